@@ -1,0 +1,31 @@
+# orrery_library(name DIR folder SOURCES … LINKS …): a layer of the house.
+#
+# `#include "base/time.h"` compiles only in code that links `base`: each library offers an include
+# directory that holds nothing but a link to its own folder. So the CMake link lists are the
+# architecture's arrows, and the compiler checks them.
+function(orrery_library name)
+  cmake_parse_arguments(ARG "" "DIR" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  if(NOT ARG_DIR)
+    set(ARG_DIR ${name})
+  endif()
+  set(view ${CMAKE_BINARY_DIR}/layers/${name})
+  cmake_path(GET ARG_DIR PARENT_PATH parent)
+  file(MAKE_DIRECTORY ${view}/${parent})
+  file(CREATE_LINK ${CMAKE_SOURCE_DIR}/${ARG_DIR} ${view}/${ARG_DIR} SYMBOLIC)
+  add_library(${name} STATIC ${ARG_SOURCES})
+  add_library(orrery::${name} ALIAS ${name})
+  set_target_properties(${name} PROPERTIES OUTPUT_NAME orrery_${name})
+  target_include_directories(${name} PUBLIC ${view})
+  target_link_libraries(${name} PUBLIC ${ARG_LINKS} PRIVATE orrery_options ${ARG_PRIVATE_LINKS})
+endfunction()
+
+# orrery_test(name SOURCES … LINKS …): one Catch2 program, its cases registered with CTest.
+function(orrery_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} orrery_catch orrery_options)
+  target_compile_definitions(${name} PRIVATE ORRERY_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+endfunction()
