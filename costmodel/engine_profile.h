@@ -1,0 +1,66 @@
+// A version of an engine as data: defaults, process layout, memory accounting, host costs. The file
+// (engine_profiles/<engine>-<version>.yaml) gives every figure a kind and a source.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/yaml_reader.h"
+#include "costmodel/figure.h"
+
+namespace orrery {
+
+// Scheduler settings after defaults, hardware rules and engine_args. Names are the engine's own.
+struct SchedulerSettings {
+  std::int64_t max_num_batched_tokens = 8192;
+  std::int64_t max_num_seqs = 1024;
+  std::int64_t max_model_len = 0;            // tokens; from the model's config unless given
+  std::int64_t block_size = 16;
+  std::int64_t num_gpu_blocks_override = 0;  // 0 = from the memory plan
+  std::int64_t kv_cache_memory_bytes = 0;    // 0 = from the memory plan; per GPU
+  double gpu_memory_utilization = 0.92;
+  bool enable_prefix_caching = true;
+  bool enable_chunked_prefill = true;
+  bool async_scheduling = true;
+  bool enforce_eager = false;
+  bool scheduler_reserve_full_isl = true;
+  std::int64_t long_prefill_token_threshold = 0;  // 0 = off
+  double watermark = 0;
+  std::vector<std::int64_t> cudagraph_sizes; // captured sizes, ascending; empty = no graphs
+};
+
+// Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).
+struct HostCosts {
+  // schedule = schedule_base + schedule_per_sequence·running + schedule_per_new_request·new requests
+  Figure<Seconds> schedule_base, schedule_per_sequence, schedule_per_new_request;
+  // prepare = prepare_base + prepare_per_sequence·sequences (input preparation, copies, RPC when multi-process)
+  Figure<Seconds> prepare_base, prepare_per_sequence, prepare_rpc;
+  // launch: a captured graph replays in launch_graph; piecewise: per layer; eager: per kernel
+  Figure<Seconds> launch_graph, launch_piece, launch_kernel;
+  // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
+  Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
+  // client side, frontend none
+  Figure<Seconds> input_delay, output_delay;
+};
+
+struct EngineProfile {
+  std::string name;                 // "vllm-0.24"
+  std::string engine;               // "vllm"
+  std::string version;              // "0.24.0"
+  std::string scheduler;            // a name of sim/policies: "vllm-v1"
+  std::int32_t steps_in_flight = 2;
+  bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one GPU
+  SchedulerSettings settings;
+  HostCosts host;
+  // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).
+  Figure<Bytes> residue_v1, residue_v2;
+  std::vector<std::string> v2_architectures;
+  std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for scenario.resolved.yaml)
+  std::string runner;               // "v1" | "v2", resolved for the model
+  double interval_host_error = 0;   // one standard deviation of log(host time)
+};
+
+}  // namespace orrery

@@ -1,0 +1,48 @@
+// A GPU as data (hardware_profiles/<name>.yaml): what the part can do, each figure with kind and source.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "costmodel/figure.h"
+
+namespace orrery {
+
+enum class DType : std::uint8_t { fp32, bf16, fp16, fp8, int8, int4, mxfp4, count };
+const char* to_string(DType dtype);
+double bytes_per_element(DType dtype);  // mxfp4: 4 bits + 8 bits per 32 elements
+
+// How far below the data sheet a class of kernels stays, with the error of saying so.
+struct Efficiency {
+  Figure<double> value{};  // achieved ÷ peak, in (0, 1]
+  double error = 0;        // one standard deviation of log(time) around the roofline with this efficiency
+};
+
+struct HardwareProfile {
+  std::string name, description, vendor, architecture;  // "h200", "NVIDIA H200 SXM 141 GB", "nvidia", "sm_90a"
+  std::map<DType, Figure<FlopsPerSecond>> matrix_rate;  // dense peak per dtype; absent = the part has no such instruction
+  std::optional<Figure<FlopsPerSecond>> vector_rate;    // fp32
+  Figure<Bytes> memory_total;                           // as the framework reports it (torch total memory)
+  Figure<BytesPerSecond> memory_bandwidth;              // data sheet
+  Figure<Bytes> l2, last_level_cache;                   // last_level_cache: Infinity Cache; equals l2 where there is none
+  Figure<double> compute_units;                         // SMs or CUs
+  Figure<Hertz> clock_peak;                             // the clock that reproduces the matrix rate
+  Figure<Seconds> kernel_floor;                         // least duration of a dependent kernel in a graph
+  Figure<BytesPerSecond> link_bandwidth;                // scale-up, one direction, one GPU to its peers together
+  Figure<BytesPerSecond> link_pair_bandwidth;           // scale-up, one direction, to one peer
+  Figure<double> link_efficiency;                       // achieved ÷ raw for large collectives
+  Figure<Seconds> collective_latency;                   // small all-reduce, inside a graph, two GPUs
+  Figure<BytesPerSecond> pcie_bandwidth, nic_bandwidth;
+  Figure<Watts> power;
+  std::optional<Figure<UsdPerHour>> price;              // set by the user; never a default
+  std::map<std::string, Efficiency> efficiency;         // gemm_bf16, gemm_fp8, grouped_gemm, attention_prefill, attention_decode, memory, …
+  std::string fp8_format;                               // "fnuz" | "ocp" | "none"
+};
+
+Result<HardwareProfile> load_hardware(const std::string& name);  // by name from hardware_profiles/, located errors
+
+}  // namespace orrery

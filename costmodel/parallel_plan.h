@@ -1,0 +1,24 @@
+// How one instance is spread over GPUs.
+#pragma once
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "base/yaml_reader.h"
+
+namespace orrery {
+
+struct ParallelPlan {
+  std::int32_t tp = 1;  // tensor parallel width
+  std::int32_t pp = 1;  // pipeline stages
+  std::int32_t ep = 1;  // expert-parallel width, a divisor of tp·dp; experts' tensor width = tp·dp/ep
+  std::int32_t dp = 1;  // attention data parallel ranks inside one instance, in lockstep
+  std::int32_t cp = 1;  // context parallel width
+  std::int32_t gpus() const { return tp * pp * dp * cp; }
+};
+
+// Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price yet
+// (pp, dp, cp, ep > 1 until the issue that builds them) are refused by name.
+ParallelPlan read_parallel_plan(const Yaml& node);
+
+}  // namespace orrery

@@ -1,0 +1,70 @@
+// An instance is a pipeline of resources (architecture §5.1): core thread (schedule, update), launcher
+// (the core thread itself in a single-process engine, worker processes otherwise), device stream, output
+// path. This file is the recurrence, in integer nanoseconds; executors and `orrery cost` share it.
+#pragma once
+
+#include <cstdint>
+
+#include "base/time.h"
+
+namespace orrery {
+
+// Durations of one step on each resource, nanoseconds, all ≥ 0.
+struct StepTiming {
+  std::int64_t schedule = 0;     // core thread: deciding what to run
+  std::int64_t prepare = 0;      // from the end of schedule to the first kernel launch (input preparation, RPC)
+  std::int64_t launch = 0;       // from the first launch to the return of the last one
+  std::int64_t busy = 0;         // device: sum of kernels, no gaps
+  std::int64_t last_kernel = 0;  // device: from the last launch's return to the end of the last kernel
+  std::int64_t copy = 0;         // device end → sampled tokens readable by the core thread
+  std::int64_t update = 0;       // core thread: processing the outputs
+  std::int64_t gap = 0;          // core thread: from the end of an update to the next schedule
+  friend bool operator==(const StepTiming&, const StepTiming&) = default;
+};
+
+// When things happened to one step.
+struct StepTimes {
+  SimTime schedule_begin, schedule_end, launch_begin, launch_end, device_begin, device_end, update_begin, update_end;
+};
+
+// The state of the pipeline between steps. Two steps may be open (submitted, not updated) at depth 2.
+//   S  = when the core is free;             L0 = S + schedule + prepare (on the launcher, when it is free)
+//   L1 = L0 + launch;                       B  = max(D(previous), L0)
+//   D  = max(B + busy, L1 + last_kernel);   U  = max(D + copy, core free) … + update
+class HostPipeline {
+ public:
+  explicit HostPipeline(bool launcher_is_core) : launcher_is_core_(launcher_is_core) {}
+
+  // Begins a step at `now` (precondition: now ≥ core_free()). Fills everything but the update times.
+  StepTimes begin(const StepTiming& t, SimTime now) {
+    StepTimes s;
+    s.schedule_begin = now;
+    s.schedule_end = now + SimDuration(t.schedule);
+    s.launch_begin = s.schedule_end + SimDuration(t.prepare);
+    if (!launcher_is_core_ && s.launch_begin < launcher_free_) s.launch_begin = launcher_free_;
+    s.launch_end = s.launch_begin + SimDuration(t.launch);
+    launcher_free_ = s.launch_end;
+    core_free_ = launcher_is_core_ ? s.launch_end : s.schedule_end;
+    s.device_begin = later(device_free_, s.launch_begin);
+    s.device_end = later(s.device_begin + SimDuration(t.busy), s.launch_end + SimDuration(t.last_kernel));
+    device_free_ = s.device_end;
+    return s;
+  }
+
+  // Processes the outputs of the oldest open step, whose begin() returned `s`.
+  void update(const StepTiming& t, StepTimes& s) {
+    s.update_begin = later(s.device_end + SimDuration(t.copy), core_free_);
+    s.update_end = s.update_begin + SimDuration(t.update);
+    core_free_ = s.update_end + SimDuration(t.gap);
+  }
+
+  SimTime core_free() const { return core_free_; }      // when the core thread may schedule again
+  SimTime device_free() const { return device_free_; }  // end of the last submitted step on the device
+  friend bool operator==(const HostPipeline&, const HostPipeline&) = default;
+
+ private:
+  bool launcher_is_core_;
+  SimTime core_free_, launcher_free_, device_free_;
+};
+
+}  // namespace orrery
