@@ -1,0 +1,25 @@
+// How long work takes, and how it ends.
+#pragma once
+
+#include "sim/step_plan.h"
+
+namespace orrery {
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  // Begins a step (or stretch) of an instance whose core thread is free. At most depth() steps are open.
+  virtual void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) = 0;
+  // Ends a running stretch at its first step boundary at or after `at` (now or later); no effect otherwise.
+  virtual void cut(InstanceId instance, SimTime at) = 0;
+  // The next instant at which collect() has something; may move either way after any call, so never cached.
+  virtual SimTime next_event() const = 0;
+  // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.
+  virtual void collect(SimTime now, Outcomes& outcomes) = 0;
+  // How many steps may be open at an instance.
+  virtual std::int32_t depth(InstanceId instance) const = 0;
+  // From the end of an update to the client.
+  virtual SimDuration output_delay(InstanceId instance) const = 0;
+};
+
+}  // namespace orrery

@@ -1,0 +1,27 @@
+// Who wants something: a trace, a closed loop of clients, or sockets.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "sim/request.h"
+
+namespace orrery {
+
+using Arrivals = std::vector<Request>;
+
+class Inbox {
+ public:
+  virtual ~Inbox() = default;
+  // The next arrival that is already known; never() when there is none (or only the outside knows).
+  virtual SimTime next() const = 0;
+  // Appends everything that has reached the engines by `now`. Order does not matter: the loop sorts by request.
+  virtual void poll(SimTime now, Arrivals& arrivals) = 0;
+  // The client has its last token, at `at` (which may lie after the loop's now).
+  virtual void on_finished(RequestId request, SimTime at) = 0;
+  // Set when the source stopped because of bad input.
+  virtual const Error* error() const { return nullptr; }
+};
+
+}  // namespace orrery

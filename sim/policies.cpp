@@ -1,0 +1,25 @@
+#include "sim/policies.h"
+
+#include "sim/schedulers/vllm_v1.h"
+
+namespace orrery {
+
+std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config) {
+  return std::make_unique<VllmV1Scheduler>(config);
+}
+
+const RouterPolicy* find_router(std::string_view name) {
+  for (const RouterPolicy& policy : router_policies) {
+    if (name == policy.name) return &policy;
+  }
+  return nullptr;
+}
+
+const SchedulerPolicy* find_scheduler(std::string_view name) {
+  for (const SchedulerPolicy& policy : scheduler_policies) {
+    if (name == policy.name) return &policy;
+  }
+  return nullptr;
+}
+
+}  // namespace orrery

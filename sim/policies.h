@@ -1,0 +1,38 @@
+// The tables of schedulers and routers: adding one is a new file and one line here.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "sim/router.h"
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+std::unique_ptr<Router> make_round_robin();
+std::unique_ptr<Router> make_least_loaded();
+std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config);
+
+struct SchedulerPolicy {
+  const char* name;
+  const char* description;
+  std::unique_ptr<Scheduler> (*make)(const SchedulerConfig& config);
+};
+
+inline constexpr std::array router_policies = {
+    RouterPolicy{"round-robin", "each instance in turn", make_round_robin},
+    RouterPolicy{"least-loaded", "fewest outstanding requests, exact at the moment of routing", make_least_loaded},
+};
+
+inline constexpr std::array scheduler_policies = {
+    SchedulerPolicy{"vllm-v1", "vLLM V1 as of 0.24: running first, chunked prefill, tail preemption, two steps in flight",
+                    make_vllm_v1},
+};
+
+// Null for an unknown name.
+const RouterPolicy* find_router(std::string_view name);
+const SchedulerPolicy* find_scheduler(std::string_view name);
+
+}  // namespace orrery

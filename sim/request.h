@@ -1,0 +1,42 @@
+// What the client sent. There is deliberately no output length here: how long the model will talk is the
+// oracle's secret (OutputLengths), which only executors see; a scheduler learns of an end from an outcome.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/time.h"
+
+namespace orrery {
+
+struct Request {
+  RequestId id;
+  SimTime arrival;                      // at the server; latencies count from here
+  std::int32_t prompt_tokens = 0;       // ≥ 1
+  std::int32_t max_output_tokens = 0;   // ≥ 1, what the client allowed
+  std::int32_t priority = 0;
+  std::int32_t hash_block_size = 512;
+  std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)
+  std::vector<std::uint64_t> hash_ids;  // names of prompt blocks; empty = private content
+};
+
+// When the model ends by itself (an EOS) before max_output_tokens. Requests that run to their limit have no
+// entry: everybody knows that end in advance.
+class OutputLengths {
+ public:
+  void set(RequestId request, std::int32_t output_tokens) { eos_[request.value()] = output_tokens; }
+  void forget(RequestId request) { eos_.erase(request.value()); }
+  // Output tokens after which the model emits EOS; 0 = not before the client's limit.
+  std::int32_t eos_after(RequestId request) const {
+    if (eos_.empty()) return 0;
+    const auto it = eos_.find(request.value());
+    return it == eos_.end() ? 0 : it->second;
+  }
+
+ private:
+  std::unordered_map<std::uint64_t, std::int32_t> eos_;  // looked up, never iterated
+};
+
+}  // namespace orrery

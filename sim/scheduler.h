@@ -1,0 +1,91 @@
+// A serving engine's scheduler: a pure function of what it was told. It sees no price list, no GPU, no
+// output length and no clock other than the `now` it is given.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sim/kv_block_manager.h"
+#include "sim/request.h"
+#include "sim/step_plan.h"
+
+namespace orrery {
+
+// Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
+struct SchedulerConfig {
+  std::int64_t max_num_batched_tokens = 8192;
+  std::int64_t max_num_seqs = 1024;
+  std::int64_t max_model_len = 40960;
+  std::int64_t num_gpu_blocks = 0;        // includes the null block
+  std::int32_t block_size = 16;
+  bool enable_prefix_caching = true;
+  bool enable_chunked_prefill = true;
+  bool scheduler_reserve_full_isl = true;
+  std::int64_t long_prefill_token_threshold = 0;
+  double watermark = 0;
+  std::int32_t steps_in_flight = 2;
+  bool stretches = true;                  // false: offer one step at a time (same decisions, same digest)
+};
+
+struct FirstToken {
+  SequenceId sequence;
+  RequestId request;
+  std::size_t update = 0;                 // index into the outcome's updates
+  bool resumed = false;                   // not the request's first token: the first after a preemption
+};
+struct Finished {
+  SequenceId sequence;
+  RequestId request;
+  std::int32_t output_tokens = 0;
+  std::size_t update = 0;
+};
+
+// What an outcome meant for sequences; valid until the next call.
+struct UpdateEffects {
+  std::vector<FirstToken> first_tokens;
+  std::vector<Finished> finished;
+  // Per updated step: decodes whose gap to the previous token is the gap between the two last updates.
+  std::vector<std::int32_t> regular_decodes;
+  std::vector<SequenceId> irregular;      // sequences that got a token in the last update after having been passed over
+  void clear();
+};
+
+struct Admission {                        // a request entered `running` in the last schedule()
+  SequenceId sequence;
+  RequestId request;
+  std::int32_t cached_tokens = 0;
+  bool resumed = false;
+};
+
+struct SchedulerView {
+  std::int32_t running = 0, waiting = 0;
+  std::int64_t free_blocks = 0, usable_blocks = 0;
+};
+
+struct SchedulerCounters {
+  std::uint64_t preemptions = 0;
+  std::uint64_t queried_tokens = 0, hit_tokens = 0;  // prefix cache, per admission
+  std::int64_t min_free_blocks = 0;
+};
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+  // A slot for the request; none() when the engine refuses it (prompt not below max_model_len).
+  virtual SequenceId add(const Request& request) = 0;
+  // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until the
+  // next call of any non-const member.
+  virtual const StepPlan& schedule() = 0;
+  virtual const std::vector<Admission>& admissions() const = 0;  // of the last schedule()
+  virtual const UpdateEffects& on_outcome(const StepOutcome& outcome) = 0;
+  virtual bool has_work() const = 0;       // any request in any state
+  virtual StepId next_step() const = 0;
+  virtual std::int32_t open_steps() const = 0;
+  virtual SchedulerView view() const = 0;
+  virtual const SchedulerCounters& counters() const = 0;
+  virtual const KvBlockManager& kv() const = 0;
+  virtual std::uint64_t digest() const = 0;  // of every decision so far
+};
+
+}  // namespace orrery

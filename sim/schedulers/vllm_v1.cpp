@@ -1,0 +1,534 @@
+#include "sim/schedulers/vllm_v1.h"
+
+#include <algorithm>
+
+namespace orrery {
+
+namespace {
+
+KvBlockManager::Config kv_config(const SchedulerConfig& c) {
+  return {.num_blocks = c.num_gpu_blocks, .block_size = c.block_size, .prefix_caching = c.enable_prefix_caching};
+}
+
+// Later ends sink: std::push_heap keeps the largest on top, so "smaller" means "ends later".
+constexpr auto ends_later = [](const auto& a, const auto& b) {
+  return a.step != b.step ? a.step > b.step : a.order > b.order;
+};
+
+}  // namespace
+
+VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
+    : config_(config), kv_(kv_config(config)), decodes_(config.block_size) {
+  counters_.min_free_blocks = kv_.usable_blocks();
+}
+
+// ---------------------------------------------------------------------------------------------------- queue
+
+SequenceId VllmV1Scheduler::add(const Request& request) {
+  if (request.prompt_tokens >= config_.max_model_len) return SequenceId::none();
+  Slot slot;
+  if (free_slots_.empty()) {
+    slot = static_cast<Slot>(sequences_.size());
+    sequences_.emplace_back();
+  } else {
+    slot = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  Sequence& s = sequences_[slot];
+  const std::uint32_t epoch = s.epoch + 1;
+  s = Sequence{};
+  s.epoch = epoch;
+  s.request = request.id;
+  s.prompt = request.prompt_tokens;
+  const std::int64_t room = config_.max_model_len - request.prompt_tokens;
+  s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
+  s.named = config_.enable_prefix_caching && (!request.hash_ids.empty() || request.stream != 0);
+  s.kv = kv_.open({.hash_ids = request.hash_ids,
+                   .hash_block_size = request.hash_block_size,
+                   .stream = request.stream,
+                   .named_tokens = request.prompt_tokens});
+  if (waiting_.empty()) head_blocked_ = false;
+  waiting_.push_back(slot);
+  return SequenceId(slot);
+}
+
+void VllmV1Scheduler::drop_slot(Slot slot) {
+  Sequence& s = sequences_[slot];
+  kv_.close(s.kv);
+  ++s.epoch;
+  free_slots_.push_back(slot);
+}
+
+void VllmV1Scheduler::link_running(Slot slot) {
+  Sequence& s = sequences_[slot];
+  s.order = ++next_order_;
+  s.previous = running_tail_;
+  s.next = no_slot;
+  (running_tail_ == no_slot ? running_head_ : sequences_[running_tail_].next) = slot;
+  running_tail_ = slot;
+  ++running_count_;
+}
+
+void VllmV1Scheduler::unlink_running(Slot slot) {
+  Sequence& s = sequences_[slot];
+  (s.previous == no_slot ? running_head_ : sequences_[s.previous].next) = s.next;
+  (s.next == no_slot ? running_tail_ : sequences_[s.next].previous) = s.previous;
+  s.previous = s.next = no_slot;
+  --running_count_;
+}
+
+SchedulerView VllmV1Scheduler::view() const {
+  return {.running = running_count_,
+          .waiting = static_cast<std::int32_t>(waiting_.size()),
+          .free_blocks = kv_.free_blocks(),
+          .usable_blocks = kv_.usable_blocks()};
+}
+
+// ------------------------------------------------------------------------------------------------- schedule
+
+const StepPlan& VllmV1Scheduler::schedule() {
+  begin_plan();
+  retire_ended(next_step_);
+  rejoin_paused();
+  std::int64_t budget = config_.max_num_batched_tokens;
+  if (!schedule_running_at_once(budget)) schedule_running_in_order(budget);
+  // §1.2 rule 3: nobody is admitted in a step that preempted somebody.
+  if (preempted_.empty()) admit_waiting(budget);
+  return finish_plan();
+}
+
+void VllmV1Scheduler::begin_plan() {
+  chunks_.clear();
+  preempted_.clear();
+  paused_now_.clear();
+  irregular_now_.clear();
+  admissions_.clear();
+  plan_ = StepPlan{};
+  plan_decodes_ = 0;
+  plan_decode_context_ = 0;
+  plan_prefill_tokens_ = 0;
+}
+
+// §1.2 rule 2, first skip: a sequence whose last token is certainly in flight is not scheduled again. It stays in
+// `running` with its blocks until the update that brings the token (§1.5 finish lag).
+void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
+  while (!ends_.empty()) {
+    const End end = ends_.front();
+    const Sequence& s = sequences_[end.slot];
+    const bool stale = s.epoch != end.epoch || s.state != State::decoding || s.last_step != end.step;
+    if (!stale && end.step >= before_step) return;
+    std::pop_heap(ends_.begin(), ends_.end(), ends_later);
+    ends_.pop_back();
+    if (stale) continue;
+    Sequence& ended = sequences_[end.slot];
+    decodes_.remove(ended.base);
+    ended.computed = ended.base + ended.last_step + 1;
+    ended.outputs = ended.max_output;
+    ended.state = State::last_token;
+    last_token_.push_back(end.slot);
+  }
+}
+
+void VllmV1Scheduler::enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context) {
+  Sequence& s = sequences_[slot];
+  s.state = State::decoding;
+  s.base = context - first_step;
+  s.last_step = first_step + (s.max_output - s.outputs) - 1;
+  decodes_.add(s.base);
+  highest_decode_order_ = std::max(highest_decode_order_, s.order);
+  ends_.push_back({.step = s.last_step, .order = s.order, .slot = slot, .epoch = s.epoch});
+  std::push_heap(ends_.begin(), ends_.end(), ends_later);
+}
+
+void VllmV1Scheduler::rejoin_paused() {
+  for (const Slot slot : paused_) {
+    if (sequences_[slot].state != State::paused) continue;
+    irregular_now_.push_back(SequenceId(slot));
+    enter_decode_set(slot, next_step_, sequences_[slot].computed);
+  }
+  paused_.clear();
+}
+
+std::int64_t VllmV1Scheduler::chunk_size(const Sequence& s, std::int64_t budget) const {
+  std::int64_t n = s.target - s.computed;
+  const std::int64_t threshold = config_.long_prefill_token_threshold;
+  if (threshold > 0) n = std::min(n, threshold);
+  return std::min(n, budget);
+}
+
+// The common case: budget and blocks suffice for everybody, so the order of the running list decides nothing.
+// Changes nothing and returns false when they might not.
+bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
+  const std::int64_t decodes = decodes_.size();
+  if (decodes > budget) return false;
+  std::int64_t left = budget - decodes, need = decodes_.new_blocks(next_step_);
+  bool cut_short = false;
+  for (const Slot slot : prefilling_) {
+    const Sequence& s = sequences_[slot];
+    const std::int64_t n = chunk_size(s, left);
+    cut_short |= n < chunk_size(s, config_.max_num_batched_tokens);
+    left -= n;
+    need += blocks_for(s.computed + n) - blocks_for(s.computed);
+  }
+  // A prefill that was cut short must really stand behind the decodes that were served first.
+  if (cut_short && decodes > 0 && sequences_[prefilling_.front()].order < highest_decode_order_) return false;
+  if (need > kv_.free_blocks()) return false;
+
+  budget -= decodes;
+  plan_decodes_ = static_cast<std::int32_t>(decodes);
+  plan_decode_context_ = decodes_.context_sum(next_step_);
+  kv_.grow_unattributed(decodes_.new_blocks(next_step_));
+  for (const Slot slot : prefilling_) {
+    const Sequence& s = sequences_[slot];
+    const std::int64_t n = chunk_size(s, budget);
+    if (n == 0) continue;
+    kv_.grow(s.kv, blocks_for(s.computed + n) - blocks_for(s.computed));
+    add_chunk(slot, n);
+    budget -= n;
+  }
+  return true;
+}
+
+// §1.2 rule 2: the running list in order; a failed allocation preempts from the tail until it fits or the victim
+// was the sequence itself, which ends the loop.
+void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
+  Slot slot = running_head_;
+  while (slot != no_slot && budget > 0) {
+    const Sequence& s = sequences_[slot];
+    if (s.state == State::decoding) {
+      const std::int64_t context = s.base + next_step_;
+      const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
+      if (!make_room(slot, blocks)) return;
+      kv_.grow_unattributed(blocks);
+      ++plan_decodes_;
+      plan_decode_context_ += context;
+      --budget;
+    } else if (s.state == State::prefilling) {
+      const std::int64_t n = chunk_size(s, budget);
+      const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
+      if (n > 0) {
+        if (!make_room(slot, blocks)) return;
+        kv_.grow(s.kv, blocks);
+        add_chunk(slot, n);
+        budget -= n;
+      }
+    }
+    slot = sequences_[slot].next;
+  }
+  for (; slot != no_slot; slot = sequences_[slot].next) {
+    if (sequences_[slot].state == State::decoding) pause(slot);
+  }
+}
+
+// False when the sequence itself had to go.
+bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks) {
+  while (kv_.free_blocks() < blocks) {
+    const Slot victim = running_tail_;
+    preempt(victim);
+    if (victim == slot) return false;
+  }
+  return true;
+}
+
+std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
+  return s.state == State::decoding ? s.base + next_step_ : s.computed;
+}
+
+// §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what survives.
+// A token in flight is delivered while it waits, and its block is not registered for it.
+void VllmV1Scheduler::preempt(Slot slot) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t computed = context_of(s);
+  std::int64_t hashed_tokens = computed;
+  bool in_flight = false;
+  if (s.state == State::decoding) {
+    decodes_.remove(s.base);
+    s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
+    in_flight = next_step_ > updated_steps_;
+  } else if (s.state == State::prefilling) {
+    prefilling_.erase(std::find(prefilling_.begin(), prefilling_.end(), slot));
+  } else if (s.state == State::last_token) {
+    in_flight = true;  // stays in last_token_: the next update finishes it from the queue
+  }
+  if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
+  s.in_flight_when_preempted = s.state == State::last_token;
+  kv_.release(s.kv, blocks_for(computed), hashed_tokens / config_.block_size);
+  unlink_running(slot);
+  ++s.epoch;
+  s.state = State::waiting;
+  s.computed = 0;
+  waiting_.push_front(slot);
+  head_blocked_ = false;
+  preempted_.push_back(SequenceId(slot));
+  ++counters_.preemptions;
+}
+
+void VllmV1Scheduler::pause(Slot slot) {
+  Sequence& s = sequences_[slot];
+  decodes_.remove(s.base);
+  s.computed = s.base + next_step_;
+  s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
+  s.state = State::paused;
+  ++s.epoch;
+  paused_.push_back(slot);
+  paused_now_.push_back(SequenceId(slot));
+}
+
+void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
+  while (!waiting_.empty() && budget > 0 && running_count_ < config_.max_num_seqs) {
+    if (head_blocked_) return;
+    // A preempted sequence whose last token is still in flight ends at the next update; the engine would try to
+    // admit it only if no update came between, which two steps in flight never allow.
+    if (sequences_[waiting_.front()].in_flight_when_preempted) return;
+    if (!admit_head(budget)) return;
+  }
+}
+
+// §1.2 rule 3 and §2.4: prefix look-up, chunk, then two gates: the whole sequence must fit, then the chunk.
+bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
+  const Slot slot = waiting_.front();
+  Sequence& s = sequences_[slot];
+  s.target = s.prompt + s.outputs;
+  KvBlockManager::Hit hit;
+  if (config_.enable_prefix_caching && (s.named || s.admitted)) hit = kv_.lookup(s.kv, s.target);
+  s.computed = hit.blocks * config_.block_size;
+  if (!config_.enable_chunked_prefill && s.target - s.computed > budget) { s.computed = 0; return false; }
+  const std::int64_t n = chunk_size(s, budget);
+  const auto usable = static_cast<double>(kv_.usable_blocks() + 1);
+  const std::int64_t reserve =
+      running_count_ > 0 ? static_cast<std::int64_t>(config_.watermark * usable) : 0;
+  const std::int64_t gate_tokens =
+      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : s.computed + n;
+  const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks;
+  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
+  if (gate + hit.idle + reserve > kv_.free_blocks()) {
+    s.computed = 0;
+    // Without the whole-sequence gate the answer depends on this step's budget, so it is asked again.
+    head_blocked_ = config_.scheduler_reserve_full_isl;
+    return false;
+  }
+  waiting_.pop_front();
+  if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
+  kv_.grow(s.kv, blocks);
+  link_running(slot);
+  counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
+  counters_.hit_tokens += static_cast<std::uint64_t>(s.computed);
+  admissions_.push_back({.sequence = SequenceId(slot), .request = s.request,
+                         .cached_tokens = static_cast<std::int32_t>(s.computed), .resumed = s.admitted});
+  s.admitted = true;
+  s.state = State::prefilling;
+  prefilling_.push_back(slot);
+  add_chunk(slot, n);
+  budget -= n;
+  return true;
+}
+
+// §2.3: blocks become visible at schedule time, so the next request in this very step can hit them.
+void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
+  Sequence& s = sequences_[slot];
+  chunks_.push_back({.sequence = SequenceId(slot), .request = s.request, .new_tokens = static_cast<std::int32_t>(tokens),
+                     .context = s.computed, .samples = s.computed + tokens == s.target, .outputs_before = s.outputs});
+  s.computed += tokens;
+  plan_prefill_tokens_ += tokens;
+  if (!s.named) return;
+  kv_.publish(s.kv, s.computed / config_.block_size);
+  head_blocked_ = false;  // the head of the queue may find more of its prefix now
+}
+
+void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
+  Sequence& s = sequences_[slot];
+  open.sampled.push_back({.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
+  ++s.outputs;
+  if (s.outputs < s.max_output) {
+    enter_decode_set(slot, next_step_ + 1, s.target);
+    return;
+  }
+  s.last_step = next_step_;
+  s.state = State::last_token;
+  last_token_.push_back(slot);
+}
+
+const StepPlan& VllmV1Scheduler::finish_plan() {
+  std::erase_if(irregular_now_, [&](SequenceId id) { return sequences_[id.value()].state != State::decoding; });
+  const std::int64_t free = kv_.free_blocks();
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  plan_.prefill = chunks_;
+  plan_.preempted = preempted_;
+  plan_.paused = paused_now_;
+  plan_.decode_sequences = plan_decodes_;
+  plan_.decode_context_tokens = plan_decode_context_;
+  plan_.decode_irregular = static_cast<std::int32_t>(irregular_now_.size());
+  plan_.prefill_tokens = plan_prefill_tokens_;
+  plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
+  plan_.running = running_count_;
+  plan_.waiting = static_cast<std::int32_t>(waiting_.size());
+  plan_.free_blocks = free;
+  for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
+  if (plan_.tokens() == 0) return plan_;
+
+  OpenStep open;
+  if (!spare_open_.empty()) {
+    open = std::move(spare_open_.back());
+    spare_open_.pop_back();
+  }
+  open.clear();
+  open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
+  open.irregular = irregular_now_;
+  for (const PrefillWork& chunk : chunks_) {
+    digest_.add(chunk.request.value() * 4 + 2);
+    digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^ static_cast<std::uint64_t>(chunk.context));
+    if (chunk.samples) start_sampling(chunk.sequence.value(), open);
+  }
+  if (!chunks_.empty()) {
+    std::erase_if(prefilling_, [&](Slot slot) { return sequences_[slot].state != State::prefilling; });
+  }
+  digest_plan(plan_decodes_, plan_decode_context_, free);
+  open_.push_back(std::move(open));
+  plan_.repeat = stretch_limit();
+  ++next_step_;
+  return plan_;
+}
+
+void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context, std::int64_t free_blocks) {
+  digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
+}
+
+// How many steps like the one just composed may follow each other without a decision: pure decode, the same
+// members, blocks for all of them, and no end among the updates inside.
+std::int64_t VllmV1Scheduler::stretch_limit() const {
+  constexpr std::int64_t longest = 256;
+  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty()) return 1;
+  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (static_cast<std::int32_t>(open_.size()) != config_.steps_in_flight) return 1;
+  // Heap entries may be stale; a stale top only shortens the stretch.
+  const std::int64_t until_end = ends_.front().step - next_step_ + 1;
+  const std::int64_t limit = std::min(longest, until_end);
+  if (limit <= 1) return 1;
+  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);
+}
+
+// -------------------------------------------------------------------------------------------------- outcome
+
+void UpdateEffects::clear() {
+  first_tokens.clear();
+  finished.clear();
+  regular_decodes.clear();
+  irregular.clear();
+}
+
+const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
+  effects_.clear();
+  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_, "outcomes come in step order");
+  if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
+  const std::size_t updates = outcome.updates.size();
+  for (std::size_t i = 0; i < updates; ++i) {
+    if (open_.empty()) {
+      effects_.regular_decodes.push_back(decodes_.size());
+    } else {
+      OpenStep& open = open_.front();
+      effects_.regular_decodes.push_back(open.regular_decodes);
+      for (FirstToken token : open.sampled) {
+        token.update = i;
+        effects_.first_tokens.push_back(token);
+      }
+      effects_.irregular.insert(effects_.irregular.end(), open.irregular.begin(), open.irregular.end());
+      spare_open_.push_back(std::move(open));
+      open_.pop_front();
+    }
+    ++updated_steps_;
+  }
+  while (static_cast<std::int64_t>(open_.size()) < next_step_ - updated_steps_) {
+    open_.emplace_back();
+    open_.back().regular_decodes = decodes_.size();
+  }
+  const std::int64_t last = updated_steps_ - 1;
+  for (const SequenceId sequence : outcome.eos) finish_early(sequence, last, updates - 1);
+  finish_ended(last, updates - 1);
+  return effects_;
+}
+
+// The executor ran more steps of the offered stretch: account for what each of them would have decided.
+void VllmV1Scheduler::extend_stretch(std::int64_t extra_steps) {
+  std::int64_t free = kv_.free_blocks();
+  const std::int64_t first = next_step_, members = decodes_.size();
+  std::int64_t context = decodes_.context_sum(first), blocks = 0;
+  for (std::int64_t i = 0; i < extra_steps; ++i) {
+    const std::int64_t fresh = decodes_.new_blocks(first + i);
+    free -= fresh;
+    blocks += fresh;
+    digest_plan(members, context, free);
+    context += members;
+  }
+  kv_.grow_unattributed(blocks);
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  next_step_ += extra_steps;
+}
+
+// Sequences whose last token this update brought, in running order: the order in which their blocks go back.
+void VllmV1Scheduler::finish_ended(std::int64_t step, std::size_t update) {
+  retire_ended(step + 1);
+  if (last_token_.empty()) return;
+  std::sort(last_token_.begin(), last_token_.end(),
+            [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < last_token_.size(); ++i) {
+    const Slot slot = last_token_[i];
+    const Sequence& s = sequences_[slot];
+    if (s.last_step > step) {
+      last_token_[kept++] = slot;
+      continue;
+    }
+    finish(slot, s.max_output, s.prompt + s.max_output - 1, update);
+  }
+  last_token_.resize(kept);
+}
+
+// An EOS: learned one update late, so that a step with one wasted token may already be under way (§1.5).
+void VllmV1Scheduler::finish_early(SequenceId sequence, std::int64_t step, std::size_t update) {
+  const Slot slot = sequence.value();
+  Sequence& s = sequences_[slot];
+  std::int32_t outputs = s.outputs;
+  std::int64_t computed = s.computed;
+  if (s.state == State::decoding) {
+    const std::int64_t wasted = next_step_ - 1 - step;
+    outputs = s.max_output - static_cast<std::int32_t>(s.last_step - step);
+    computed = s.base + next_step_;
+    decodes_.remove(s.base);
+    if (wasted > 0) forget_wasted_token(sequence);
+  } else if (s.state == State::last_token) {
+    // The limit came right behind the EOS: its last planned token is the wasted one.
+    const std::int64_t wasted = s.last_step - step;
+    outputs = s.max_output - static_cast<std::int32_t>(wasted);
+    if (wasted > 0) forget_wasted_token(sequence);
+    std::erase(last_token_, slot);
+  } else if (s.state == State::paused) {
+    std::erase(paused_, slot);
+  }
+  finish(slot, outputs, computed, update);
+}
+
+// The token that an open step computes behind an EOS reaches nobody.
+void VllmV1Scheduler::forget_wasted_token(SequenceId sequence) {
+  if (open_.empty()) return;
+  OpenStep& open = open_.back();
+  if (std::erase(open.irregular, sequence) == 0) --open.regular_decodes;
+}
+
+void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update) {
+  const Sequence& s = sequences_[slot];
+  if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone already
+    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+  } else {
+    // The last sampled token has no KV and never counts (§2.3).
+    const std::int64_t known = s.prompt + outputs - 1;
+    kv_.release(s.kv, blocks_for(computed), known / config_.block_size);
+    unlink_running(slot);
+  }
+  head_blocked_ = false;
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  effects_.finished.push_back({.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  drop_slot(slot);
+}
+
+}  // namespace orrery

@@ -1,0 +1,146 @@
+// vLLM V1's scheduler, version 0.24 (rules: ../shared/reference/vllm_0_24.md §1, §2; cited as §… below).
+//
+// The rules are the engine's; the bookkeeping is not. The engine walks every running request in every step.
+// Here the decoding ones are a DecodeSet of sums, ends stand in a heap by step, and a step in which nothing
+// is short costs O(changes). When the token budget or the KV pool is short, the running list is walked in
+// order, as the engine does.
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "base/digest.h"
+#include "sim/decode_set.h"
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+class VllmV1Scheduler final : public Scheduler {
+ public:
+  explicit VllmV1Scheduler(const SchedulerConfig& config);
+
+  SequenceId add(const Request& request) override;
+  const StepPlan& schedule() override;
+  const std::vector<Admission>& admissions() const override { return admissions_; }
+  const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  bool has_work() const override { return running_count_ > 0 || !waiting_.empty(); }
+  StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
+  std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
+  SchedulerView view() const override;
+  const SchedulerCounters& counters() const override { return counters_; }
+  const KvBlockManager& kv() const override { return kv_; }
+  std::uint64_t digest() const override { return digest_.value(); }
+
+ private:
+  using Slot = std::uint32_t;
+  static constexpr Slot no_slot = static_cast<Slot>(-1);
+
+  enum class State : std::uint8_t {
+    waiting,     // queued, holds nothing (fresh or preempted)
+    prefilling,  // running, part of its tokens computed
+    decoding,    // running, in the decode set
+    paused,      // running, decoding, passed over in the last step
+    last_token,  // running, its last token is in flight: not scheduled, holds its blocks (§1.5 finish lag)
+  };
+
+  struct Sequence {
+    RequestId request;
+    std::int32_t prompt = 0;
+    std::int32_t max_output = 0;  // client's limit, cut at max_model_len
+    std::int32_t outputs = 0;     // sampled so far; while decoding it follows from last_step
+    std::int64_t target = 0;      // tokens to compute before the next one is sampled: prompt + outputs at admission
+    std::int64_t computed = 0;    // while prefilling or paused
+    std::int64_t base = 0;        // while decoding: context before step k is base + k
+    std::int64_t last_step = -1;  // step in which its last token is sampled, if nothing intervenes
+    std::uint64_t order = 0;      // admission number: position in the running list
+    Slot previous = no_slot, next = no_slot;  // running list
+    KvBlockManager::Handle kv = 0;
+    std::uint32_t epoch = 0;      // tells stale heap entries
+    State state = State::waiting;
+    bool named = false;           // content that other sequences can share: blocks are published as they fill
+    bool admitted = false;        // was admitted before
+    bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
+  };
+
+  struct End {  // heap entry: the step that samples a decoding sequence's last token
+    std::int64_t step;
+    std::uint64_t order;
+    Slot slot;
+    std::uint32_t epoch;
+  };
+
+  struct OpenStep {
+    std::int32_t regular_decodes = 0;
+    std::vector<FirstToken> sampled;      // prefills that end in this step
+    std::vector<SequenceId> irregular;
+    void clear() { regular_decodes = 0; sampled.clear(); irregular.clear(); }
+  };
+
+  // schedule(), in the engine's order
+  void begin_plan();
+  void retire_ended(std::int64_t before_step);
+  void rejoin_paused();
+  bool schedule_running_at_once(std::int64_t& budget);
+  void schedule_running_in_order(std::int64_t& budget);
+  bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
+  bool make_room(Slot slot, std::int64_t blocks);
+  void preempt(Slot slot);
+  void pause(Slot slot);
+  void admit_waiting(std::int64_t& budget);
+  bool admit_head(std::int64_t& budget);
+  void add_chunk(Slot slot, std::int64_t tokens);
+  const StepPlan& finish_plan();
+  void start_sampling(Slot slot, OpenStep& open);
+  std::int64_t stretch_limit() const;
+  void digest_plan(std::int64_t decode_sequences, std::int64_t decode_context, std::int64_t free_blocks);
+
+  // on_outcome()
+  void extend_stretch(std::int64_t extra_steps);
+  void finish_ended(std::int64_t step, std::size_t update);
+  void finish_early(SequenceId sequence, std::int64_t step, std::size_t update);
+  void forget_wasted_token(SequenceId sequence);
+  void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
+
+  // helpers
+  std::int64_t blocks_for(std::int64_t tokens) const { return (tokens + config_.block_size - 1) / config_.block_size; }
+  std::int64_t chunk_size(const Sequence& s, std::int64_t budget) const;
+  std::int64_t context_of(const Sequence& s) const;  // tokens in the KV cache, steps in flight included
+  void enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context);
+  void link_running(Slot slot);
+  void unlink_running(Slot slot);
+  void drop_slot(Slot slot);
+
+  SchedulerConfig config_;
+  KvBlockManager kv_;
+  std::vector<Sequence> sequences_;
+  std::vector<Slot> free_slots_;
+  std::deque<Slot> waiting_;
+  Slot running_head_ = no_slot, running_tail_ = no_slot;
+  std::int32_t running_count_ = 0;
+  std::vector<Slot> prefilling_;   // running order
+  std::vector<Slot> paused_;
+  std::vector<Slot> last_token_;   // sequences whose last token is in flight
+  DecodeSet decodes_;
+  std::vector<End> ends_;          // min-heap by (step, order)
+  std::uint64_t next_order_ = 0;
+  std::uint64_t highest_decode_order_ = 0;
+  std::int64_t next_step_ = 0, updated_steps_ = 0;
+  std::deque<OpenStep> open_;
+  std::vector<OpenStep> spare_open_;
+
+  // The head of the queue failed its memory gate; it need not be tried again until memory changed hands.
+  bool head_blocked_ = false;
+
+  StepPlan plan_;
+  std::vector<PrefillWork> chunks_;
+  std::vector<SequenceId> preempted_, paused_now_, irregular_now_;
+  std::vector<Admission> admissions_;
+  std::int32_t plan_decodes_ = 0;
+  std::int64_t plan_decode_context_ = 0;
+  std::int64_t plan_prefill_tokens_ = 0;
+  UpdateEffects effects_;
+  SchedulerCounters counters_;
+  Digest digest_;
+};
+
+}  // namespace orrery
