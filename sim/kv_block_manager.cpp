@@ -250,7 +250,7 @@ void KvBlockManager::State::append_own(Sequence& sequence, Id node, std::int32_t
     extents[last].end = end;
     return;
   }
-  const Id id = extents.make(Extent{begin, end, 1, node, {}, Links{last, kNone}, {}});
+  const Id id = extents.make(Extent{begin, end, 1, node, {}, kv::Links{last, kNone}, {}});
   if (last != kNone) extents[last].run.next = id;
   tree[node].copies.push_back(extents, id);
   sequence.last_own = id;
