@@ -1,0 +1,62 @@
+#include "costmodel/op_table.h"
+
+#include <array>
+
+namespace orrery {
+
+namespace {
+
+constexpr std::array<OperatorEntry, 18> table{{
+    {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
+    {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
+     make_grouped_gemm},
+    {"attention_prefill", "causal attention of prompt chunks over their cached prefix", OpClass::attention_prefill, 1,
+     make_attention_prefill},
+    {"attention_decode", "attention of one token per sequence over its KV cache, with the combine of its splits",
+     OpClass::attention_decode, 2, make_attention_decode},
+    {"add_rms_norm", "residual add and RMSNorm, with the quantisation of its output where the engine fuses it",
+     OpClass::elementwise, 1, make_add_rms_norm},
+    {"rotary", "rotary embedding of q and k, with their per-head norm", OpClass::elementwise, 1, make_rotary},
+    {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
+    {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
+     OpClass::elementwise, 1, make_silu_mul},
+    {"quantize", "activations to 8 bits before a quantised matrix product", OpClass::elementwise, 1, make_quantize},
+    {"embedding", "token embedding rows", OpClass::elementwise, 1, make_embedding},
+    {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
+    {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
+    {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
+    {"moe_combine", "weighted sum of a token's expert outputs", OpClass::routing, 1, make_moe_combine},
+    {"logits_copy", "logits to fp32", OpClass::sampling, 1, make_logits_copy},
+    {"argmax", "greedy sampling", OpClass::sampling, 1, make_argmax},
+    {"all_reduce", "sum over tensor-parallel ranks: custom kernel below 8 MiB, ring above", OpClass::collective, 1,
+     make_all_reduce},
+    {"all_gather", "logits of all tensor-parallel ranks", OpClass::collective, 1, make_all_gather},
+}};
+
+}  // namespace
+
+std::span<const OperatorEntry> operator_table() { return table; }
+
+const OperatorEntry* find_operator(std::string_view name) {
+  for (const OperatorEntry& entry : table) {
+    if (entry.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+const char* to_string(OpClass op_class) {
+  switch (op_class) {
+    case OpClass::gemm: return "gemm";
+    case OpClass::grouped_gemm: return "grouped_gemm";
+    case OpClass::attention_prefill: return "attention_prefill";
+    case OpClass::attention_decode: return "attention_decode";
+    case OpClass::elementwise: return "elementwise";
+    case OpClass::routing: return "routing";
+    case OpClass::collective: return "collective";
+    case OpClass::sampling: return "sampling";
+    case OpClass::count: break;
+  }
+  return "?";
+}
+
+}  // namespace orrery

@@ -1,0 +1,43 @@
+// Every operator that a step can contain: one line each in op_table.cpp, nothing registers itself.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "costmodel/operator.h"
+#include "costmodel/roofline.h"
+
+namespace orrery {
+
+struct OperatorEntry {
+  const char* name;
+  const char* description;
+  OpClass op_class;
+  std::int32_t launches;  // kernels per use
+  std::unique_ptr<Operator> (*make)(const OpSpec&, const Roofline&);  // keeps a reference to the roofline
+};
+
+std::span<const OperatorEntry> operator_table();
+const OperatorEntry* find_operator(std::string_view name);  // null when there is none
+
+std::unique_ptr<Operator> make_gemm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_grouped_gemm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_attention_prefill(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_attention_decode(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_add_rms_norm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_rotary(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_kv_write(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_silu_mul(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_quantize(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_embedding(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_gather_rows(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_topk(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_moe_align(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_moe_combine(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_logits_copy(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_argmax(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_all_reduce(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_all_gather(const OpSpec&, const Roofline&);
+
+}  // namespace orrery

@@ -1,0 +1,83 @@
+// One kind of kernel in the graph of a step: its static shape is fixed when the pricer is made, and its
+// cost is arithmetic on what the step brings. Adding one: a file in ops/ and a line in op_table.cpp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "costmodel/padding.h"
+#include "costmodel/step_pricer.h"
+#include "costmodel/step_shape.h"
+
+namespace orrery {
+
+// Classes of kernels that have an efficiency of their own in a hardware profile (names: to_string).
+enum class KernelClass : std::uint8_t {
+  gemm_bf16, gemm_fp16, gemm_fp8, gemm_fp8_block, gemm_int8,
+  grouped_gemm, grouped_gemm_fp8, attention_prefill, attention_decode, memory, elementwise, collective, count
+};
+const char* to_string(KernelClass kernel_class);
+
+enum class Bound : std::uint8_t { compute, memory, link, latency };
+const char* to_string(Bound bound);
+
+// What one launch does on one GPU, and how long it takes. Times in nanoseconds.
+struct OpCost {
+  double flops = 0;
+  double bytes = 0;       // HBM traffic; what stays in a cache is not counted
+  double link_bytes = 0;  // sent by this GPU
+  double compute_ns = 0, memory_ns = 0, link_ns = 0, latency_ns = 0;
+  // A kernel starts up, then runs at the pace of its slowest resource: a dependent kernel cannot overlap its
+  // start with its own work, so the start is added (the smallest GEMMs measured, 3.8–4 µs for 8 MB of weights
+  // that stream in 1.9 µs, show it: ../shared/reference/hardware.md §7).
+  double ns() const {
+    const double work = compute_ns > memory_ns ? compute_ns : memory_ns;
+    return latency_ns + (work > link_ns ? work : link_ns);
+  }
+  Bound bound() const;
+};
+
+// What a step brings to an operator.
+struct StepInput {
+  std::int64_t tokens = 0;  // after padding to a captured graph
+  std::int64_t rows = 0;    // sampled rows: one per sequence (vLLM computes logits for unfinished chunks too)
+  const StepShape* shape = nullptr;  // real lengths, for attention
+};
+
+// Which of a step's numbers an operator depends on. The pricer keeps a table for the first two.
+enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode };
+
+class Operator {
+ public:
+  virtual ~Operator() = default;
+  virtual OpCost cost(const StepInput& input) const = 0;          // of one launch; precondition: there is work
+  virtual std::string shape_text(const StepInput& input) const = 0;  // "m=64 n=6144 k=4096 bf16", for people
+  virtual KernelClass kernel_class() const = 0;                       // whose efficiency and error apply
+};
+
+// How weights are stored and multiplied.
+struct WeightFormat {
+  DType stored = DType::bf16;
+  DType math = DType::bf16;            // the matrix instruction that multiplies them
+  double bytes_per_parameter = 2;      // with scales
+  double activation_bytes = 2;         // per element of the GEMM's input
+  std::string label = "bf16";          // "bf16", "fp8-block", … as in interfaces §7
+};
+
+// The static shape of an operator, per GPU (after sharding). Each operator reads the fields that it names.
+struct OpSpec {
+  std::int64_t n = 0, k = 0;           // features out, in
+  WeightFormat format;
+  std::int64_t experts = 0, experts_per_token = 0;
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t window = 0;             // 0 = full attention
+  double kv_bytes = 2;                 // per element of the KV cache
+  double out_bytes = 2;                // per element written by a fused quantising kernel
+  std::int32_t ranks = 1;
+  bool norm_heads = false;             // rotary: with per-head RMSNorm of q and k
+  bool expert_rows = false;            // rows = tokens · experts_per_token
+  DependsOn depends_on = DependsOn::tokens;
+};
+
+}  // namespace orrery

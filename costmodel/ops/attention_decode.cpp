@@ -1,0 +1,61 @@
+// Attention of one new token per sequence over its KV cache: the keys and values are read once. Batches too
+// small to fill the device are split along the keys and combined by a second kernel (FA3 in full graphs
+// always launches it: splits ≤ 32 are fixed at capture).
+#include <algorithm>
+
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::int64_t matrix_rows = 16;  // rows of the smallest matrix instruction: query heads of a KV head are padded
+
+class AttentionDecodeOperator : public Operator {
+ public:
+  AttentionDecodeOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
+    const std::int64_t group = spec.heads / spec.kv_heads;
+    padded_heads_ = static_cast<double>((group + matrix_rows - 1) / matrix_rows * matrix_rows * spec.kv_heads);
+    per_operation_ns_ =
+        1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
+  }
+
+  OpCost cost(const StepInput& input) const override {
+    const double sequences = input.shape->decode_sequences;
+    double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;  // the new token sees itself
+    if (spec_.window > 0) keys = std::min(keys, sequences * static_cast<double>(spec_.window));
+    const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
+    OpCost cost;
+    cost.flops = per_key * static_cast<double>(spec_.heads) * keys;
+    cost.compute_ns = per_key * padded_heads_ * keys * per_operation_ns_;
+    cost.bytes = keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim) * spec_.kv_bytes;
+    const double queries = sequences * 2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2;
+    cost.memory_ns = roofline_.stream_ns(queries, roofline_.stays_in_cache(queries), cost.bytes,
+                                         KernelClass::attention_decode);
+    // With prompt chunks in the step, one launch serves both.
+    if (input.shape->prefill.empty()) cost.latency_ns = 2 * roofline_.kernel_floor_ns();
+    return cost;
+  }
+
+  std::string shape_text(const StepInput& input) const override {
+    return "sequences=" + std::to_string(input.shape->decode_sequences) + " context=" +
+           std::to_string(input.shape->decode_context_tokens) + " heads=" + std::to_string(spec_.heads) + "/" +
+           std::to_string(spec_.kv_heads) + " d=" + std::to_string(spec_.head_dim) +
+           (spec_.window > 0 ? " window=" + std::to_string(spec_.window) : "");
+  }
+  KernelClass kernel_class() const override { return KernelClass::attention_decode; }
+
+ private:
+  OpSpec spec_;
+  const Roofline& roofline_;
+  double padded_heads_ = 0, per_operation_ns_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Operator> make_attention_decode(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<AttentionDecodeOperator>(spec, roofline);
+}
+
+}  // namespace orrery

@@ -1,0 +1,42 @@
+// Collectives of tensor parallelism as operators of the graph: bytes = rows · n · 2.
+#include "costmodel/collective.h"
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+namespace orrery {
+
+namespace {
+
+class CollectiveOperator : public Operator {
+ public:
+  CollectiveOperator(const OpSpec& spec, const Roofline& roofline, Collective collective)
+      : spec_(spec), roofline_(roofline), collective_(collective) {}
+
+  OpCost cost(const StepInput& input) const override {
+    return collective_cost(roofline_, collective_, bytes(input), spec_.ranks);
+  }
+  std::string shape_text(const StepInput& input) const override {
+    return "bytes=" + std::to_string(static_cast<std::int64_t>(bytes(input))) + " ranks=" + std::to_string(spec_.ranks);
+  }
+  KernelClass kernel_class() const override { return KernelClass::collective; }
+
+ private:
+  double bytes(const StepInput& input) const {
+    return static_cast<double>(rows_of(spec_, input) * spec_.n) * spec_.out_bytes;
+  }
+  OpSpec spec_;
+  const Roofline& roofline_;
+  Collective collective_;
+};
+
+}  // namespace
+
+std::unique_ptr<Operator> make_all_reduce(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<CollectiveOperator>(spec, roofline, Collective::all_reduce);
+}
+
+std::unique_ptr<Operator> make_all_gather(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<CollectiveOperator>(spec, roofline, Collective::all_gather);
+}
+
+}  // namespace orrery

@@ -1,0 +1,50 @@
+// Kernels that stream their operands once: norms, rotary, KV write, activation, quantise, gathers. On vLLM 0.24
+// they are Inductor's fusions, one launch each. Bytes per row: engine_semantics.md §6.1 (…/shared/reference).
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+namespace orrery {
+
+namespace {
+constexpr double activation = 2;  // bytes per element of a bf16 or fp16 activation
+
+std::unique_ptr<Operator> stream(const OpSpec& spec, const Roofline& roofline, double per_row, double hbm_per_row = 0) {
+  return std::make_unique<StreamOperator>(spec, roofline, per_row, hbm_per_row);
+}
+}  // namespace
+
+// Adds the residual, writes it back, normalises: reads two rows, writes two (one quantised where fused).
+std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * (3 * activation + spec.out_bytes));
+}
+
+// q and k of one token, read and written; the per-head norm is fused.
+std::unique_ptr<Operator> make_rotary(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>((spec.heads + spec.kv_heads) * spec.head_dim) * 2 * activation);
+}
+
+// Keys and values into the paged cache.
+std::unique_ptr<Operator> make_kv_write(const OpSpec& spec, const Roofline& roofline) {
+  const double elements = 2.0 * static_cast<double>(spec.kv_heads * spec.head_dim);
+  return stream(spec, roofline, elements * activation, elements * spec.kv_bytes);
+}
+
+// SiLU(gate)·up: reads 2n, writes n.
+std::unique_ptr<Operator> make_silu_mul(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * (2 * activation + spec.out_bytes));
+}
+
+std::unique_ptr<Operator> make_quantize(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * (activation + spec.out_bytes));
+}
+
+// A row of the table comes from memory, the activation it becomes stays near.
+std::unique_ptr<Operator> make_embedding(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * activation, static_cast<double>(spec.n) * activation);
+}
+
+std::unique_ptr<Operator> make_gather_rows(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * 2 * activation);
+}
+
+}  // namespace orrery

@@ -1,0 +1,49 @@
+// Dense matrix product: out[m×n] = in[m×k] · weights[n×k]ᵀ, output in the activation type.
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+namespace orrery {
+
+namespace {
+
+class GemmOperator : public Operator {
+ public:
+  GemmOperator(const OpSpec& spec, const Roofline& roofline)
+      : spec_(spec), roofline_(roofline), class_(roofline.gemm_class(spec.format)) {}
+
+  OpCost cost(const StepInput& input) const override {
+    const std::int64_t m = rows_of(spec_, input);
+    const double rows = static_cast<double>(m);
+    const double n = static_cast<double>(spec_.n);
+    const double k = static_cast<double>(spec_.k);
+    OpCost cost;
+    cost.flops = 2 * rows * n * k;
+    cost.compute_ns = roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, roofline_.efficiency(class_));
+    const double weights = n * k * spec_.format.bytes_per_parameter;
+    const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
+    const bool cached = roofline_.stays_in_cache(activations);
+    cost.bytes = weights + (cached ? 0 : activations);
+    cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
+    cost.latency_ns = roofline_.kernel_floor_ns();
+    return cost;
+  }
+
+  std::string shape_text(const StepInput& input) const override {
+    return "m=" + std::to_string(rows_of(spec_, input)) + " n=" + std::to_string(spec_.n) +
+           " k=" + std::to_string(spec_.k) + " " + spec_.format.label;
+  }
+  KernelClass kernel_class() const override { return class_; }
+
+ private:
+  OpSpec spec_;
+  const Roofline& roofline_;
+  KernelClass class_;
+};
+
+}  // namespace
+
+std::unique_ptr<Operator> make_gemm(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<GemmOperator>(spec, roofline);
+}
+
+}  // namespace orrery

@@ -1,0 +1,36 @@
+// Which CUDA graph a step runs in, and how many tokens its GEMMs then see
+// (vLLM 0.24, `v1/cudagraph_dispatcher.py`: ../shared/reference/vllm_0_24.md §3).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "costmodel/engine_profile.h"
+#include "costmodel/step_shape.h"
+
+namespace orrery {
+
+enum class GraphMode : std::uint8_t { full, piecewise, none };
+const char* to_string(GraphMode mode);
+
+struct PaddedStep {
+  GraphMode mode = GraphMode::none;
+  std::int64_t tokens = 0;    // after padding: what GEMMs, norms and experts see; attention sees real lengths
+  std::int64_t real_tokens = 0;
+  std::int64_t sequences = 0;  // sampled rows; not padded, logits are computed outside the graph
+};
+
+// FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as such) and a captured
+// size holds them. PIECEWISE: any other step that a captured size holds. NONE: real tokens, eager launches.
+class GraphPadding {
+ public:
+  explicit GraphPadding(const SchedulerSettings& settings);
+  PaddedStep pad(const StepShape& shape) const;
+  std::int64_t largest() const { return largest_; }  // 0 = no graphs
+
+ private:
+  std::int64_t largest_ = 0;
+  std::vector<std::int32_t> next_;  // next_[t] = smallest captured size ≥ t, t in [0, largest]
+};
+
+}  // namespace orrery

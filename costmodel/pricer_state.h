@@ -1,0 +1,74 @@
+// Inside of StepPricer, shared by pricing (step_pricer.cpp) and explaining (breakdown.cpp).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "costmodel/padding.h"
+#include "costmodel/roofline.h"
+#include "costmodel/step_graph.h"
+#include "costmodel/step_pricer.h"
+
+namespace orrery {
+
+// Host coefficients in nanoseconds, scaled.
+struct HostNanoseconds {
+  double schedule_base = 0, schedule_per_sequence = 0, schedule_per_new_request = 0;
+  double prepare_base = 0, prepare_per_sequence = 0;  // the base includes the RPC of a multi-process engine
+  double launch_graph = 0, launch_piecewise = 0, launch_kernel = 0;
+  double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
+};
+
+// One stretch of the decode-attention line: Q20 nanoseconds at `low` is base + slope·low.
+struct LineSegment {
+  std::int64_t base = 0, slope = 0, low = 0, high = 0;
+};
+
+struct StepPricer::State {
+  std::unique_ptr<Roofline> roofline;
+  std::vector<GraphNode> nodes;  // launch order
+  std::vector<double> weights;   // per node: count · scale of its class; the fixed order of every sum
+  GraphPadding padding{SchedulerSettings{}};
+  HostNanoseconds host;
+  std::int64_t kernels_without_attention = 0, attention_layers = 0;
+  std::vector<double> token_table, row_table, last_table;  // index = tokens or rows; nanoseconds
+  std::size_t last_node = 0;                               // the kernel that ends a step
+  SimDuration input_delay, output_delay;
+  std::int32_t steps_in_flight = 1;
+  bool launcher_is_core = false;
+  double host_error = 0;
+
+  double sum_tokens(std::int64_t tokens) const;  // operators that depend on padded tokens, uncached
+  double sum_rows(std::int64_t rows) const;
+  double sum_prefill(const StepShape& shape) const;
+  double node_ns(std::size_t node, const StepInput& input) const {
+    return weights[node] * nodes[node].op->cost(input).ns();
+  }
+  double tokens_ns(std::int64_t tokens) const {
+    const auto i = static_cast<std::size_t>(tokens);
+    return i < token_table.size() ? token_table[i] : sum_tokens(tokens);
+  }
+  double rows_ns(std::int64_t rows) const {
+    const auto i = static_cast<std::size_t>(rows);
+    return i < row_table.size() ? row_table[i] : sum_rows(rows);
+  }
+  double last_ns(std::int64_t rows) const {
+    const auto i = static_cast<std::size_t>(rows);
+    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr});
+  }
+
+  // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around `context_sum`.
+  std::int64_t decode_q20(const StepShape& shape, std::int64_t context_sum) const;
+  LineSegment decode_segment(const StepShape& shape, std::int64_t context_sum) const;
+  // Everything but decode attention, Q20.
+  std::int64_t fixed_q20(const StepShape& shape, const PaddedStep& padded) const;
+  StepTiming host_timing(const StepShape& shape, const PaddedStep& padded) const;
+  std::int64_t kernels(const StepShape& shape) const;
+  void fill_tables(const SchedulerSettings& settings);
+};
+
+constexpr int line_shift = 20;  // Q20
+
+}  // namespace orrery

@@ -1,0 +1,264 @@
+#include "costmodel/step_graph.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "costmodel/weight_format.h"
+
+namespace orrery {
+
+namespace {
+
+const WeightTensor* find_tensor(const std::vector<WeightTensor>& tensors, std::span<const std::string_view> names) {
+  for (const std::string_view name : names) {
+    for (const WeightTensor& tensor : tensors) {
+      if (tensor.name == name) return &tensor;
+    }
+  }
+  return nullptr;
+}
+
+// Builds the node list; errors collect in `errors_` and the graph is then thrown away.
+class GraphBuilder {
+ public:
+  GraphBuilder(const InstanceSpec& spec, const Roofline& roofline)
+      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp) {}
+
+  Result<std::vector<GraphNode>> build() {
+    check_plan();
+    if (!errors_.empty()) return std::move(errors_);
+    add_embedding();
+    for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
+    add_head();
+    if (!errors_.empty()) return std::move(errors_);
+    for (GraphNode& node : nodes_) node.op = node.entry->make(node.spec, roofline_);
+    return std::move(nodes_);
+  }
+
+ private:
+  void fail(const std::string& message, const std::string& key) { errors_.push_back(invalid_input(message, {}, key)); }
+
+  void check_divides(std::int64_t value, const std::string& what) {
+    if (value % tp_ != 0) {
+      fail(what + " (" + std::to_string(value) + ") is not divisible by tp = " + std::to_string(tp_),
+           "parallel.tp");
+    }
+  }
+
+  void check_plan() {
+    if (tp_ < 1) return fail("must be at least 1", "parallel.tp");
+    check_divides(model_.heads, "number of attention heads");
+    if (model_.kv_heads % tp_ != 0 && tp_ % std::max<std::int64_t>(1, model_.kv_heads) != 0) {
+      fail("KV heads (" + std::to_string(model_.kv_heads) + ") and tp = " + std::to_string(tp_) +
+               " do not divide one another", "parallel.tp");
+    }
+    for (const LayerKind& kind : model_.layer_kinds) {
+      if (!kind.moe) check_divides(model_.intermediate, "MLP width");
+      if (kind.moe) check_divides(model_.expert_intermediate, "expert width");
+    }
+    const DType attention = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
+    if (!roofline_.has_math(attention)) {
+      fail(spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs", "hardware");
+    }
+    if (tp_ > 1 && !roofline_.has_link()) fail("the part has no scale-up link figures, which tp > 1 needs", "parallel.tp");
+  }
+
+  // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
+  void add(const std::string& name, const char* op, const OpSpec& spec, std::int64_t count) {
+    if (count == 0) return;
+    const OperatorEntry* entry = find_operator(op);
+    ORRERY_CHECK(entry != nullptr, "an operator of the step graph is not in the table");
+    for (GraphNode& node : nodes_) {
+      if (node.name == name && node.spec.n == spec.n && node.spec.k == spec.k && node.spec.window == spec.window &&
+          node.spec.format.label == spec.format.label && node.entry == entry) {
+        node.count += count;
+        return;
+      }
+    }
+    GraphNode node;
+    node.name = name;
+    node.entry = entry;
+    node.spec = spec;
+    node.count = count;
+    nodes_.push_back(std::move(node));
+  }
+
+  // Format of a GEMM by the names its tensor may have; the first that exists decides.
+  WeightFormat format(const std::vector<WeightTensor>& tensors, std::initializer_list<std::string_view> names) {
+    const WeightTensor* tensor = find_tensor(tensors, {names.begin(), names.size()});
+    if (tensor == nullptr) {
+      fail("the model has no weight tensor \"" + std::string(*names.begin()) + "\"", "model");
+      return {};
+    }
+    const WeightFormat f = weight_format(*tensor, model_.quantization, model_.activation_dtype, roofline_);
+    if (!roofline_.has_math(f.math)) {
+      fail(spec_.hardware.name + " has no matrix rate for " + to_string(f.math) + ", which " + tensor->name + " needs",
+           "hardware");
+    } else if (!roofline_.has(tensor->copies > 1 ? roofline_.grouped_class(f) : roofline_.gemm_class(f))) {
+      fail(spec_.hardware.name + " has no efficiency for " + std::string(to_string(roofline_.gemm_class(f))), "hardware");
+    }
+    return f;
+  }
+
+  OpSpec attention_spec(const LayerKind& kind) const {
+    OpSpec s;
+    s.heads = model_.heads / tp_;
+    s.kv_heads = std::max<std::int64_t>(1, model_.kv_heads / tp_);  // replicated when there are fewer than ranks
+    s.head_dim = model_.head_dim;
+    s.window = kind.sliding_window;
+    s.kv_bytes = bytes_per_element(model_.kv_dtype);
+    s.norm_heads = model_.qk_norm;
+    s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
+    return s;
+  }
+
+  OpSpec width(std::int64_t n, double out_bytes = 2) const {
+    OpSpec s;
+    s.n = n;
+    s.out_bytes = out_bytes;
+    return s;
+  }
+
+  void add_gemm(const std::string& name, std::int64_t n, std::int64_t k, const WeightFormat& f, std::int64_t count) {
+    OpSpec s = width(n);
+    s.k = k;
+    s.format = f;
+    add(name, "gemm", s, count);
+  }
+
+  void add_all_reduce(const std::string& name, std::int64_t count) {
+    if (tp_ == 1) return;
+    OpSpec s = width(model_.hidden);
+    s.ranks = static_cast<std::int32_t>(tp_);
+    add(name, "all_reduce", s, count);
+  }
+
+  void add_embedding() {
+    add("embedding", "embedding", width(model_.hidden), 1);
+    add_all_reduce("embedding_all_reduce", 1);  // the vocabulary is sharded
+  }
+
+  void add_layer(const LayerKind& kind) {
+    add_attention(kind);
+    if (kind.moe) {
+      add_experts(kind);
+    } else {
+      add_mlp("", kind, model_.intermediate,
+              format(kind.weights, {"gate_up_proj", "gate_proj", "up_proj", "mlp.gate_up", "gate_up"}),
+              format(kind.weights, {"down_proj", "mlp.down", "down"}));
+      add_all_reduce("mlp_all_reduce", kind.count);
+    }
+  }
+
+  void add_attention(const LayerKind& kind) {
+    const std::int64_t l = kind.count;
+    const OpSpec attention = attention_spec(kind);
+    const std::int64_t q_features = attention.heads * model_.head_dim;
+    const WeightFormat qkv = format(kind.weights, {"qkv_proj", "q_proj"});
+    const WeightFormat out = format(kind.weights, {"o_proj"});
+    // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
+    add("input_norm", "add_rms_norm", width(model_.hidden, qkv.activation_bytes), l);
+    add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, model_.hidden, qkv, l);
+    add("rotary", "rotary", attention_without_window(attention), l);
+    add("kv_write", "kv_write", attention_without_window(attention), l);
+    OpSpec prefill = attention;
+    prefill.depends_on = DependsOn::prefill;
+    add("attention_prefill", "attention_prefill", prefill, l);
+    OpSpec decode = attention;
+    decode.depends_on = DependsOn::decode;
+    add("attention_decode", "attention_decode", decode, l);
+    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out.activation_bytes), l);
+    add_gemm("o_proj", model_.hidden, q_features, out, l);
+    add_all_reduce("attention_all_reduce", l);
+  }
+
+  static OpSpec attention_without_window(OpSpec s) {
+    s.window = 0;
+    return s;
+  }
+
+  void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate, const WeightFormat& gate_up,
+               const WeightFormat& down) {
+    const std::int64_t l = kind.count;
+    if (prefix.empty()) add("post_norm", "add_rms_norm", width(model_.hidden, gate_up.activation_bytes), l);
+    add_gemm(prefix + "gate_up_proj", 2 * intermediate / tp_, model_.hidden, gate_up, l);
+    add(prefix + "silu_mul", "silu_mul", width(intermediate / tp_, down.activation_bytes), l);
+    add_gemm(prefix + "down_proj", model_.hidden, intermediate / tp_, down, l);
+  }
+
+  void add_experts(const LayerKind& kind) {
+    const std::int64_t l = kind.count;
+    const std::int64_t inner = model_.expert_intermediate / tp_;
+    const WeightFormat up = format(kind.weights, {"experts.gate_up", "experts.gate_up_proj", "experts.gate_proj"});
+    const WeightFormat down = format(kind.weights, {"experts.down", "experts.down_proj"});
+    add("post_norm", "add_rms_norm", width(model_.hidden), l);
+    if (model_.shared_expert_intermediate > 0) {
+      add_mlp("shared_", kind, model_.shared_expert_intermediate,
+              format(kind.weights, {"shared_expert.gate_up", "shared_expert.gate_proj", "shared_expert.gate_up_proj"}),
+              format(kind.weights, {"shared_expert.down", "shared_expert.down_proj"}));
+    }
+    add_gemm("router", model_.experts, model_.hidden, format(kind.weights, {"router", "gate", "mlp.gate"}), l);
+    OpSpec expert = width(0);
+    expert.experts = model_.experts;
+    expert.experts_per_token = model_.experts_per_token;
+    add("topk", "topk", expert, l);
+    add("moe_align", "moe_align", expert, l);
+    if (up.activation_bytes < 2) add("moe_quantize", "quantize", width(model_.hidden, up.activation_bytes), l);
+    OpSpec gemm = expert;
+    gemm.n = 2 * inner;
+    gemm.k = model_.hidden;
+    gemm.format = up;
+    add("moe_gate_up", "grouped_gemm", gemm, l);
+    OpSpec middle = expert;  // rows = tokens · experts per token; activation and quantisation are two kernels
+    middle.expert_rows = true;
+    middle.n = inner;
+    middle.out_bytes = 2;
+    add("moe_silu_mul", "silu_mul", middle, l);
+    if (down.activation_bytes < 2) {
+      middle.out_bytes = down.activation_bytes;
+      add("moe_down_quantize", "quantize", middle, l);
+    }
+    gemm.n = model_.hidden;
+    gemm.k = inner;
+    gemm.format = down;
+    add("moe_down", "grouped_gemm", gemm, l);
+    expert.n = model_.hidden;
+    add("moe_combine", "moe_combine", expert, l);
+    add_all_reduce("moe_all_reduce", l);
+  }
+
+  void add_head() {
+    add("final_norm", "add_rms_norm", width(model_.hidden), 1);
+    OpSpec rows = width(model_.hidden);
+    rows.depends_on = DependsOn::rows;
+    add("sample_gather", "gather_rows", rows, 1);
+    const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
+    rows.format = model_.tied_embeddings ? format(model_.global_weights, {"lm_head", "embed_tokens", "embedding"})
+                                         : format(model_.global_weights, {"lm_head"});
+    rows.n = (padded + tp_ - 1) / tp_;
+    rows.k = model_.hidden;
+    add("lm_head", "gemm", rows, 1);
+    rows.n = padded;
+    rows.k = 0;
+    rows.ranks = static_cast<std::int32_t>(tp_);
+    if (tp_ > 1) add("logits_all_gather", "all_gather", rows, 1);
+    add("logits_fp32", "logits_copy", rows, 1);
+    add("argmax", "argmax", rows, 1);
+  }
+
+  const InstanceSpec& spec_;
+  const ModelSpec& model_;
+  const Roofline& roofline_;
+  std::int64_t tp_;
+  std::vector<GraphNode> nodes_;
+  Errors errors_;
+};
+
+}  // namespace
+
+Result<std::vector<GraphNode>> build_step_graph(const InstanceSpec& spec, const Roofline& roofline) {
+  return GraphBuilder(spec, roofline).build();
+}
+
+}  // namespace orrery

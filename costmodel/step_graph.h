@@ -1,0 +1,30 @@
+// The operators of one engine step in launch order, as vLLM 0.24 launches them for a dense or MoE model with
+// grouped-query attention under tensor parallelism (../shared/reference/vllm_0_24.md §7).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/op_table.h"
+#include "costmodel/operator.h"
+#include "costmodel/roofline.h"
+#include "costmodel/step_pricer.h"
+
+namespace orrery {
+
+struct GraphNode {
+  std::string name;               // "qkv_proj": what it is in this model
+  const OperatorEntry* entry = nullptr;
+  OpSpec spec;
+  std::int64_t count = 0;         // uses per step, all layers
+  std::unique_ptr<Operator> op;
+  std::int64_t kernels() const { return count * entry->launches; }
+};
+
+// The nodes keep a reference to `roofline`. Errors: heads or widths that the plan does not divide, a type that
+// the part cannot multiply, links that the plan needs and the part lacks.
+Result<std::vector<GraphNode>> build_step_graph(const InstanceSpec& spec, const Roofline& roofline);
+
+}  // namespace orrery

@@ -1,0 +1,234 @@
+#include "costmodel/step_pricer.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "costmodel/pricer_state.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::int64_t table_limit = 2048;  // tokens and rows up to here are looked up; larger ones are summed directly
+
+double nanoseconds(const Figure<Seconds>& figure, double scale) { return figure.value.value() * 1e9 * scale; }
+
+HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
+  const HostCosts& h = spec.engine.host;
+  HostNanoseconds ns;
+  ns.schedule_base = nanoseconds(h.schedule_base, scale);
+  ns.schedule_per_sequence = nanoseconds(h.schedule_per_sequence, scale);
+  ns.schedule_per_new_request = nanoseconds(h.schedule_per_new_request, scale);
+  ns.prepare_base = nanoseconds(h.prepare_base, scale);
+  if (!one_process) ns.prepare_base += nanoseconds(h.prepare_rpc, scale);
+  ns.prepare_per_sequence = nanoseconds(h.prepare_per_sequence, scale);
+  ns.launch_graph = nanoseconds(h.launch_graph, scale);
+  ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
+  // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
+  const double layers = static_cast<double>(spec.model.layers);
+  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + 1) + 2 * layers * ns.launch_kernel;
+  ns.copy = nanoseconds(h.copy, scale);
+  ns.update_base = nanoseconds(h.update_base, scale);
+  ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
+  ns.gap = nanoseconds(h.loop_gap, scale);
+  return ns;
+}
+
+Status check_scales(const PriceScales& scales) {
+  Errors errors;
+  for (std::size_t i = 0; i < op_class_count; ++i) {
+    if (scales.op[i] > 0 && scales.op[i] < 1e6) continue;
+    errors.push_back(invalid_input("a factor must be positive and below a million", {},
+                                   std::string("op_scale.") + to_string(static_cast<OpClass>(i))));
+  }
+  if (!(scales.host > 0 && scales.host < 1e6)) {
+    errors.push_back(invalid_input("a factor must be positive and below a million", {}, "op_scale.host"));
+  }
+  if (!errors.empty()) return errors;
+  return ok_status();
+}
+
+// Knots of the decode line: eight to an octave of the context sum, at most 2^20 apart, so that the rest that
+// the floor of the slope leaves at a knot stays below a nanosecond.
+struct KnotInterval {
+  std::int64_t low, next;
+};
+KnotInterval knots_around(std::int64_t context_sum) {
+  const int octave = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(context_sum))) - 1;
+  const int shift = std::clamp(octave - 3, 0, line_shift);
+  const std::int64_t low = (context_sum >> shift) << shift;
+  return {low, low + (std::int64_t{1} << shift)};
+}
+
+std::int64_t to_q20(double ns) { return round_half_even(ns * static_cast<double>(1 << line_shift)); }
+
+}  // namespace
+
+double StepPricer::State::sum_tokens(std::int64_t tokens) const {
+  const StepInput input{tokens, 0, nullptr};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::tokens) ns += node_ns(i, input);
+  }
+  return ns;
+}
+
+double StepPricer::State::sum_rows(std::int64_t rows) const {
+  const StepInput input{0, rows, nullptr};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::rows) ns += node_ns(i, input);
+  }
+  return ns;
+}
+
+double StepPricer::State::sum_prefill(const StepShape& shape) const {
+  const StepInput input{0, 0, &shape};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::prefill) ns += node_ns(i, input);
+  }
+  return ns;
+}
+
+std::int64_t StepPricer::State::decode_q20(const StepShape& shape, std::int64_t context_sum) const {
+  StepShape at_knot = shape;
+  at_knot.decode_context_tokens = context_sum;
+  const StepInput input{0, 0, &at_knot};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::decode) ns += node_ns(i, input);
+  }
+  return to_q20(ns);
+}
+
+LineSegment StepPricer::State::decode_segment(const StepShape& shape, std::int64_t context_sum) const {
+  const KnotInterval knots = knots_around(context_sum);
+  const std::int64_t at_low = decode_q20(shape, knots.low);
+  const std::int64_t at_next = decode_q20(shape, knots.next);
+  LineSegment line;
+  line.low = knots.low;
+  line.high = knots.next - 1;
+  line.slope = (at_next - at_low) / (knots.next - knots.low);  // both differences are ≥ 0: floor
+  line.base = at_low - line.slope * knots.low;
+  return line;
+}
+
+std::int64_t StepPricer::State::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
+  double ns = tokens_ns(padded.tokens) + rows_ns(padded.sequences);
+  if (!shape.prefill.empty()) ns += sum_prefill(shape);
+  return to_q20(ns);
+}
+
+std::int64_t StepPricer::State::kernels(const StepShape& shape) const {
+  // One launch of attention a layer with prompt chunks (decodes ride along), two for decodes alone.
+  return kernels_without_attention + attention_layers * (shape.prefill.empty() ? 2 : 1);
+}
+
+StepTiming StepPricer::State::host_timing(const StepShape& shape, const PaddedStep& padded) const {
+  const double sequences = static_cast<double>(padded.sequences);
+  const double running = shape.running > 0 ? static_cast<double>(shape.running) : sequences;
+  StepTiming t;
+  t.schedule = round_half_even(host.schedule_base + host.schedule_per_sequence * running +
+                               host.schedule_per_new_request * static_cast<double>(shape.new_requests));
+  t.prepare = round_half_even(host.prepare_base + host.prepare_per_sequence * sequences);
+  switch (padded.mode) {
+    case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
+    case GraphMode::piecewise: t.launch = round_half_even(host.launch_piecewise); break;
+    case GraphMode::none:
+      t.launch = round_half_even(host.launch_kernel * static_cast<double>(kernels(shape)));
+      break;
+  }
+  t.last_kernel = round_half_even(last_ns(padded.sequences));
+  t.copy = round_half_even(host.copy);
+  t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
+  t.gap = round_half_even(host.gap);
+  return t;
+}
+
+void StepPricer::State::fill_tables(const SchedulerSettings& settings) {
+  const std::int64_t tokens =
+      std::max(padding.largest(), std::min<std::int64_t>(settings.max_num_batched_tokens, table_limit));
+  const std::int64_t rows = std::clamp<std::int64_t>(settings.max_num_seqs, 1, table_limit);
+  std::vector<double> by_tokens(static_cast<std::size_t>(tokens) + 1), by_rows(static_cast<std::size_t>(rows) + 1),
+      last(static_cast<std::size_t>(rows) + 1);
+  for (std::int64_t t = 1; t <= tokens; ++t) by_tokens[static_cast<std::size_t>(t)] = sum_tokens(t);
+  for (std::int64_t r = 1; r <= rows; ++r) {
+    by_rows[static_cast<std::size_t>(r)] = sum_rows(r);
+    last[static_cast<std::size_t>(r)] = last_ns(r);
+  }
+  token_table = std::move(by_tokens);
+  row_table = std::move(by_rows);
+  last_table = std::move(last);
+}
+
+Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScales& scales) {
+  ORRERY_TRY_STATUS(check_scales(scales));
+  ORRERY_TRY(roofline, Roofline::create(spec.hardware));
+  auto state = std::make_unique<State>();
+  state->roofline = std::make_unique<Roofline>(std::move(roofline));
+  ORRERY_TRY(nodes, build_step_graph(spec, *state->roofline));
+  state->nodes = std::move(nodes);
+  for (std::size_t i = 0; i < state->nodes.size(); ++i) {
+    const GraphNode& node = state->nodes[i];
+    state->weights.push_back(static_cast<double>(node.count) *
+                             scales.op[static_cast<std::size_t>(node.entry->op_class)]);
+    const DependsOn d = node.spec.depends_on;
+    if (d == DependsOn::tokens || d == DependsOn::rows) state->kernels_without_attention += node.kernels();
+    if (d == DependsOn::decode) state->attention_layers += node.count;
+    if (d == DependsOn::rows) state->last_node = i;
+  }
+  state->padding = GraphPadding(spec.engine.settings);
+  const bool one_process = spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1;
+  state->host = host_costs(spec, scales.host, one_process);
+  state->launcher_is_core = one_process;
+  state->steps_in_flight = spec.engine.steps_in_flight;
+  state->input_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.input_delay, scales.host));
+  state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
+  state->host_error = spec.engine.interval_host_error;
+  state->fill_tables(spec.engine.settings);
+  return StepPricer(std::move(state));
+}
+
+StepPricer::StepPricer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StepPricer::StepPricer(StepPricer&&) noexcept = default;
+StepPricer& StepPricer::operator=(StepPricer&&) noexcept = default;
+StepPricer::~StepPricer() = default;
+
+StepTiming StepPricer::price(const StepShape& shape) const {
+  const PaddedStep padded = state_->padding.pad(shape);
+  ORRERY_CHECK(padded.real_tokens > 0, "a step without tokens has no price");
+  StepTiming t = state_->host_timing(shape, padded);
+  std::int64_t busy = state_->fixed_q20(shape, padded);
+  if (shape.decode_sequences > 0) {
+    const LineSegment line = state_->decode_segment(shape, shape.decode_context_tokens);
+    busy += line.base + line.slope * shape.decode_context_tokens;
+  }
+  t.busy = busy >> line_shift;
+  return t;
+}
+
+DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
+                                   std::int32_t running) const {
+  ORRERY_CHECK(decode_sequences > 0 && context_sum >= 0, "a decode step has sequences");
+  StepShape shape;
+  shape.decode_sequences = decode_sequences;
+  shape.decode_context_tokens = context_sum;
+  shape.running = running;
+  const PaddedStep padded = state_->padding.pad(shape);
+  const LineSegment segment = state_->decode_segment(shape, context_sum);
+  DecodeLine line;
+  line.base = state_->fixed_q20(shape, padded) + segment.base;
+  line.slope = segment.slope;
+  line.low = segment.low;
+  line.high = segment.high;
+  line.timing = state_->host_timing(shape, padded);
+  return line;
+}
+
+SimDuration StepPricer::output_delay() const { return state_->output_delay; }
+SimDuration StepPricer::input_delay() const { return state_->input_delay; }
+std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }
+bool StepPricer::launcher_is_core() const { return state_->launcher_is_core; }
+
+}  // namespace orrery
