@@ -1,0 +1,54 @@
+// The pipeline recurrence in its limits.
+#include "costmodel/pipeline.h"
+
+#include "catch.h"
+#include "costmodel/breakdown.h"
+
+using namespace orrery;
+
+namespace {
+StepTiming timing(std::int64_t busy) {
+  StepTiming t;
+  t.schedule = 100;
+  t.prepare = 200;
+  t.launch = 300;
+  t.busy = busy;
+  t.last_kernel = 10;
+  t.copy = 40;
+  t.update = 50;
+  t.gap = 20;
+  return t;
+}
+}  // namespace
+
+TEST_CASE("one step at a time adds everything up") {
+  // schedule + prepare, then the device, copy, update, gap.
+  CHECK(steady_step_ns(timing(5000), 1, true) == 100 + 200 + 5000 + 40 + 50 + 20);
+  CHECK(steady_step_ns(timing(100), 1, true) == 100 + 200 + 300 + 10 + 40 + 50 + 20);  // launch-bound
+}
+
+TEST_CASE("two in flight: a busy device hides the host") {
+  CHECK(steady_step_ns(timing(5000), 2, true) == 5000);
+  CHECK(steady_step_ns(timing(5000), 2, false) == 5000);
+}
+
+TEST_CASE("two in flight: an idle device shows the host") {
+  // The core thread launches itself: schedule, prepare, launch, update and gap in turn.
+  CHECK(steady_step_ns(timing(1), 2, true) == 100 + 200 + 300 + 50 + 20);
+  // A launcher of its own overlaps with the core; the slower of the two sets the pace.
+  CHECK(steady_step_ns(timing(1), 2, false) < steady_step_ns(timing(1), 2, true));
+  CHECK(steady_step_ns(timing(1), 2, false) >= 300);
+}
+
+TEST_CASE("an open pipeline begins on the device only after the step before") {
+  HostPipeline pipeline(true);
+  StepTimes first = pipeline.begin(timing(5000), SimTime(0));
+  const StepTimes second = pipeline.begin(timing(5000), pipeline.core_free());
+  CHECK(first.device_begin.ns() == 300);
+  CHECK(first.device_end.ns() == 5300);
+  CHECK(second.schedule_begin.ns() == 600);
+  CHECK(second.device_begin.ns() == 5300);
+  pipeline.update(timing(5000), first);
+  CHECK(first.update_begin.ns() == 5340);
+  CHECK(pipeline.core_free().ns() == 5410);
+}
