@@ -1,0 +1,158 @@
+#include "workloads/workload.h"
+
+#include <filesystem>
+#include <utility>
+
+#include "base/text.h"
+#include "workloads/trace_reader.h"
+
+namespace orrery {
+
+namespace {
+
+// Applies time_scale and limits to any source. The first request is read ahead, so that an empty workload is
+// an error before anything has been simulated.
+class LimitedSource final : public RequestSource {
+ public:
+  LimitedSource(std::unique_ptr<RequestSource> inner, const WorkloadSpec& spec)
+      : inner_(std::move(inner)), time_scale_(spec.time_scale), limit_requests_(spec.limit_requests) {
+    if (spec.limit_duration_s > 0) end_ = SimTime() + duration_from_seconds(spec.limit_duration_s);
+  }
+
+  bool read_ahead() { return has_first_ = read(first_); }
+
+  bool next(TraceRequest& request) override {
+    if (!has_first_) return read(request);
+    has_first_ = false;
+    request = first_;
+    return true;
+  }
+
+  const Error* error() const override { return error_ ? &*error_ : inner_->error(); }
+
+  std::uint64_t size_hint() const override {
+    const std::uint64_t inner = inner_->size_hint();
+    if (!end_.is_never()) return 0;
+    if (limit_requests_ == 0) return inner;
+    return inner == 0 ? 0 : std::min(inner, limit_requests_);
+  }
+
+ private:
+  bool read(TraceRequest& request) {
+    if (done_ || (limit_requests_ != 0 && count_ == limit_requests_)) return false;
+    if (!inner_->next(request)) return false;
+    if (time_scale_ != 1.0) {
+      const double ns = static_cast<double>(request.arrival.ns()) / time_scale_;
+      if (!(ns <= kMaxTimestampMs * 1e6)) {
+        error_ = invalid_input("request " + std::to_string(request.index) + " would arrive after more than 63 years; "
+                               "expected a larger time_scale", {}, "workload.time_scale");
+        done_ = true;
+        return false;
+      }
+      request.arrival = SimTime(round_half_even(ns));
+    }
+    if (request.arrival >= end_) {
+      done_ = true;
+      return false;
+    }
+    ++count_;
+    return true;
+  }
+
+  std::unique_ptr<RequestSource> inner_;
+  double time_scale_;
+  std::uint64_t limit_requests_;
+  SimTime end_ = SimTime::never();
+  TraceRequest first_;
+  bool has_first_ = false, done_ = false;
+  std::uint64_t count_ = 0;
+  std::optional<Error> error_;
+};
+
+std::string resolve(const std::string& folder, const std::string& path) {
+  if (path.empty() || folder.empty()) return path;
+  const std::filesystem::path given(path);
+  return given.is_absolute() ? path : (std::filesystem::path(folder) / given).lexically_normal().string();
+}
+
+void read_limits(const Yaml& node, WorkloadSpec& spec) {
+  if (const Yaml requests = node.optional("requests")) {
+    spec.limit_requests = static_cast<std::uint64_t>(requests.integer(1, 1));
+  }
+  if (const Yaml duration = node.optional("duration_s")) {
+    spec.limit_duration_s = duration.number(1, 0, 1e9);
+    if (spec.limit_duration_s <= 0) duration.fail("expected more than 0 seconds");
+  }
+}
+
+}  // namespace
+
+WorkloadSpec read_workload(const Yaml& node, const std::string& folder) {
+  WorkloadSpec spec;
+  const Yaml trace = node.optional("trace");
+  const Yaml generator = node.optional("generator");
+  if (trace && generator) {
+    generator.fail("a workload has either a trace or a generator; remove one of the two");
+  }
+  if (trace) {
+    spec.trace = resolve(folder, trace.text());
+    if (spec.trace.empty()) trace.fail("expected the path of a trace file");
+  }
+  if (generator) {
+    spec.generator = read_generator(generator);
+    spec.generator->resample = resolve(folder, spec.generator->resample);
+    if (spec.generator->servegen) {
+      spec.generator->servegen->folder = resolve(folder, spec.generator->servegen->folder);
+    }
+  }
+  if (const Yaml scale = node.optional("time_scale")) {
+    spec.time_scale = scale.number(1, 0, 1e9);
+    if (!(spec.time_scale > 0)) {
+      scale.fail("expected a number greater than 0 (2.0 plays the trace twice as fast)");
+      spec.time_scale = 1;
+    }
+  }
+  if (const Yaml loop = node.optional("closed_loop")) {
+    spec.closed_loop_concurrency = loop.require("concurrency").integer(1, 1, 1'000'000'000);
+  }
+  if (const Yaml limit = node.optional("limit")) read_limits(limit, spec);
+  if (const Yaml frontend = node.optional("frontend")) {
+    spec.frontend = frontend.choice({"none", "openai"}) == 1 ? "openai" : "none";
+    if (spec.frontend == "openai") {
+      frontend.fail("the API server is not modelled yet; expected none (the client sits beside the engine)");
+    }
+  }
+  if (const Yaml warmup = node.optional("warmup_s")) {
+    spec.warmup_s = warmup.number(0, 0);
+    if (spec.warmup_s != 0) warmup.fail("a warm-up phase is not modelled yet; expected 0, or leave the key out");
+  }
+  return spec;
+}
+
+Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, std::uint64_t seed) {
+  if (spec.trace.empty() == !spec.generator.has_value()) {
+    return invalid_input(spec.trace.empty() ? "no requests: expected a trace, a generator or --trace FILE"
+                                            : "a workload has either a trace or a generator; remove one of the two",
+                         {}, "workload");
+  }
+  std::unique_ptr<RequestSource> inner;
+  std::string file;
+  if (spec.generator) {
+    inner = make_generator(*spec.generator, seed);
+  } else {
+    ORRERY_TRY(reader, open_trace(spec.trace));
+    inner = std::move(reader);
+    file = spec.trace;
+  }
+  auto source = std::make_unique<LimitedSource>(std::move(inner), spec);
+  if (!source->read_ahead()) {
+    if (source->error() != nullptr) return *source->error();
+    const bool limited = spec.limit_duration_s > 0;
+    return invalid_input(limited ? "no request arrives before limit.duration_s = " + std::to_string(spec.limit_duration_s)
+                                 : std::string("the trace is empty; expected at least one request"),
+                         SourceLocation{file, 0, 0});
+  }
+  return std::unique_ptr<RequestSource>(std::move(source));
+}
+
+}  // namespace orrery
