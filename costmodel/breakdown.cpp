@@ -18,7 +18,8 @@ std::int64_t steady_step_ns(const StepTiming& timing, std::int32_t steps_in_flig
   std::array<StepTimes, steps> open{};
   int updated = 0;
   for (int i = 0; i < steps; ++i) {
-    for (; i - updated >= steps_in_flight; ++updated) pipeline.update(timing, open[static_cast<std::size_t>(updated)]);
+    for (; i - updated >= steps_in_flight; ++updated)
+      pipeline.update(timing, open[static_cast<std::size_t>(updated)]);
     open[static_cast<std::size_t>(i)] = pipeline.begin(timing, pipeline.core_free());
   }
   for (; updated < steps; ++updated) pipeline.update(timing, open[static_cast<std::size_t>(updated)]);
@@ -31,12 +32,46 @@ std::int64_t steady_step_ns(const StepTiming& timing, std::int32_t steps_in_flig
 
 double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviation); }
 
-double log_deviation(std::span<const OpLine> lines) {
+namespace {
+
+// One operator of one step, in numbers.
+struct PricedNode {
+  std::size_t node = 0;
+  OpCost cost;
+  std::int64_t ns = 0;
+};
+
+// The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
+// the largest.
+void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy,
+                 std::vector<PricedNode>& out) {
+  const bool has_prefill = !input.shape->prefill.empty();
+  const bool has_decode = input.shape->decode_sequences > 0;
+  out.clear();
+  std::size_t largest = 0;
+  std::int64_t rest = busy;
+  for (std::size_t i = 0; i < s.nodes.size(); ++i) {
+    const DependsOn d = s.nodes[i].spec.depends_on;
+    if ((d == DependsOn::prefill && !has_prefill) || (d == DependsOn::decode && !has_decode)) continue;
+    PricedNode priced{i, s.nodes[i].op->cost(input), 0};
+    priced.ns = round_half_even(s.weights[i] * priced.cost.ns());
+    rest -= priced.ns;
+    if (!out.empty() && priced.ns > out[largest].ns) largest = out.size();
+    out.push_back(priced);
+  }
+  out[largest].ns += rest;
+}
+
+// One standard deviation of log(Σ time): lines of one operator class are wrong together, classes
+// independently.
+double log_deviation(const PricerState& s, const std::vector<PricedNode>& nodes) {
   std::array<double, op_class_count> by_class{};
   double total = 0;
-  for (const OpLine& line : lines) {
-    const double ns = static_cast<double>(line.time_ns);
-    by_class[static_cast<std::size_t>(line.op_class)] += ns * line.error;
+  for (const PricedNode& priced : nodes) {
+    const GraphNode& node = s.nodes[priced.node];
+    const double ns = static_cast<double>(priced.ns);
+    by_class[static_cast<std::size_t>(node.entry->op_class)] +=
+        ns * s.roofline->error(node.op->kernel_class());
     total += ns;
   }
   double variance = 0;
@@ -44,85 +79,81 @@ double log_deviation(std::span<const OpLine> lines) {
   return total > 0 ? std::sqrt(variance) / total : 0;
 }
 
-namespace {
-
-bool takes_part(DependsOn depends_on, const StepShape& shape) {
-  if (depends_on == DependsOn::prefill) return !shape.prefill.empty();
-  if (depends_on == DependsOn::decode) return shape.decode_sequences > 0;
-  return true;
-}
-
-OpLine make_line(const GraphNode& node, const StepInput& input, const Roofline& roofline, OpCost& cost) {
-  cost = node.op->cost(input);
-  const double count = static_cast<double>(node.count);
-  OpLine line;
-  line.name = node.name;
-  line.op_class = node.entry->op_class;
-  line.count = node.count;
-  line.flops = cost.flops * count;
-  line.bytes = cost.bytes * count;
-  line.link_bytes = cost.link_bytes * count;
-  line.bound = to_string(cost.bound());
-  line.shape = node.op->shape_text(input);
-  line.rung = "roofline";
-  line.error = roofline.error(node.op->kernel_class());
-  return line;
-}
-
-// Gives the rounding rest to the largest line, so that the lines sum to `busy` exactly.
-void settle(std::vector<OpLine>& lines, std::int64_t busy) {
-  std::int64_t rest = busy;
-  OpLine* largest = &lines.front();
-  for (OpLine& line : lines) {
-    rest -= line.time_ns;
-    if (line.time_ns > largest->time_ns) largest = &line;
-  }
-  largest->time_ns += rest;
-}
-
 // Largest share of the device time; what the device waits for launches counts as one.
-std::string largest_share(const std::vector<OpLine>& lines, std::int64_t waiting) {
-  constexpr std::array<const char*, 4> names{"compute", "memory", "link", "latency"};
+const char* largest_share(const std::vector<PricedNode>& nodes, std::int64_t waiting) {
   std::array<std::int64_t, 4> share{};
-  for (const OpLine& line : lines) {
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      if (line.bound == names[i]) share[i] += line.time_ns;
-    }
-  }
+  for (const PricedNode& priced : nodes) share[static_cast<std::size_t>(priced.cost.bound())] += priced.ns;
   const auto best = std::max_element(share.begin(), share.end());
-  return waiting > *best ? "launch" : names[static_cast<std::size_t>(best - share.begin())];
+  return waiting > *best ? "launch" : to_string(static_cast<Bound>(best - share.begin()));
 }
 
-}  // namespace
-
-StepBreakdown StepPricer::explain(const StepShape& shape) const {
-  const State& s = *state_;
-  const PaddedStep padded = s.padding.pad(shape);
-  StepBreakdown b;
-  b.timing = price(shape);
-  b.graph_mode = to_string(padded.mode);
-  b.padded_tokens = padded.tokens;
-  const StepInput input{padded.tokens, padded.sequences, &shape};
-  b.ops.reserve(s.nodes.size());
-  for (std::size_t i = 0; i < s.nodes.size(); ++i) {
-    if (!takes_part(s.nodes[i].spec.depends_on, shape)) continue;
-    OpCost cost;
-    b.ops.push_back(make_line(s.nodes[i], input, *s.roofline, cost));
-    b.ops.back().time_ns = round_half_even(s.weights[i] * cost.ns());
-  }
-  settle(b.ops, b.timing.busy);
-  const StepTiming& t = b.timing;
+StepSummary summarize_step(const PricerState& s, const StepTiming& t, const std::vector<PricedNode>& nodes) {
+  StepSummary b;
+  b.timing = t;
   b.device_ns = device_ns_of(t);
   b.host_ns = t.schedule + t.prepare + t.launch + t.update;
   b.step_ns = steady_step_ns(t, s.steps_in_flight, s.launcher_is_core);
   const double busy = static_cast<double>(t.busy);
   const double launch = static_cast<double>(t.launch);
-  const double device_factor = interval_factor(log_deviation(b.ops));
-  const double host_factor = interval_factor(s.host_error);
   const double last = static_cast<double>(t.last_kernel);
-  b.low_ns = std::min(b.device_ns, round_half_even(std::max(busy / device_factor, launch / host_factor + last)));
-  b.high_ns = std::max(b.device_ns, round_half_even(std::max(busy * device_factor, launch * host_factor + last)));
-  b.bound = largest_share(b.ops, b.device_ns - t.busy);
+  const double device_factor = interval_factor(log_deviation(s, nodes));
+  const double host_factor = interval_factor(s.host_error);
+  b.low_ns =
+      std::min(b.device_ns, round_half_even(std::max(busy / device_factor, launch / host_factor + last)));
+  b.high_ns =
+      std::max(b.device_ns, round_half_even(std::max(busy * device_factor, launch * host_factor + last)));
+  b.bound = largest_share(nodes, b.device_ns - t.busy);
+  return b;
+}
+
+OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput& input) {
+  const GraphNode& node = s.nodes[priced.node];
+  const double count = static_cast<double>(node.count);
+  OpLine line;
+  line.name = node.name;
+  line.op_class = node.entry->op_class;
+  line.count = node.count;
+  line.flops = priced.cost.flops * count;
+  line.bytes = priced.cost.bytes * count;
+  line.link_bytes = priced.cost.link_bytes * count;
+  line.time_ns = priced.ns;
+  line.bound = to_string(priced.cost.bound());
+  line.shape = node.op->shape_text(input);
+  line.rung = "roofline";
+  line.error = s.roofline->error(node.op->kernel_class());
+  return line;
+}
+
+}  // namespace
+
+StepSummary StepPricer::summarize(const StepShape& shape) const {
+  const StepTiming timing = price(shape);
+  const PaddedStep padded = state_->padding.pad(shape);
+  std::vector<PricedNode> nodes;
+  nodes.reserve(state_->nodes.size());
+  price_nodes(*state_, {padded.tokens, padded.sequences, &shape}, timing.busy, nodes);
+  return summarize_step(*state_, timing, nodes);
+}
+
+StepBreakdown StepPricer::explain(const StepShape& shape) const {
+  const StepTiming timing = price(shape);
+  const PaddedStep padded = state_->padding.pad(shape);
+  const StepInput input{padded.tokens, padded.sequences, &shape};
+  std::vector<PricedNode> nodes;
+  price_nodes(*state_, input, timing.busy, nodes);
+  const StepSummary summary = summarize_step(*state_, timing, nodes);
+  StepBreakdown b;
+  b.ops.reserve(nodes.size());
+  for (const PricedNode& priced : nodes) b.ops.push_back(describe(*state_, priced, input));
+  b.timing = timing;
+  b.device_ns = summary.device_ns;
+  b.host_ns = summary.host_ns;
+  b.step_ns = summary.step_ns;
+  b.low_ns = summary.low_ns;
+  b.high_ns = summary.high_ns;
+  b.bound = summary.bound;
+  b.graph_mode = to_string(padded.mode);
+  b.padded_tokens = padded.tokens;
   return b;
 }
 

@@ -47,9 +47,7 @@ OpCost collective_cost(const Roofline& roofline, Collective collective, double b
       break;
     case Collective::all_gather:
     case Collective::reduce_scatter:
-    case Collective::all_to_all:
-      cost.link_bytes = (n - 1) / n * bytes;
-      break;
+    case Collective::all_to_all: cost.link_bytes = (n - 1) / n * bytes; break;
     case Collective::send_recv:
       cost.link_bytes = bytes;
       cost.latency_ns = library_latency(roofline.collective_latency_ns(), 2);

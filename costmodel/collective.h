@@ -1,5 +1,6 @@
 // Collectives inside one scale-up domain, as vLLM 0.24 dispatches them without flashinfer or symmetric
-// memory: a custom one- or two-shot kernel below a size, NCCL/RCCL above (../shared/reference/vllm_0_24.md §7).
+// memory: a custom one- or two-shot kernel below a size, NCCL/RCCL above (../shared/reference/vllm_0_24.md
+// §7).
 #pragma once
 
 #include <cstdint>

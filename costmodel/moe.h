@@ -11,12 +11,12 @@ namespace orrery {
 // Experts that at least one of `tokens` tokens chose: E·(1 − (1 − k/E)^T). k at one token, E in the limit.
 double expected_distinct_experts(double experts, double per_token, double tokens);
 
-// Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Tuned files
-// of some shapes use other blocks; those are not modelled.
+// Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Tuned
+// files of some shapes use other blocks; those are not modelled.
 std::int64_t moe_block_rows(std::int64_t tokens);
 
-// Row tiles after each expert's rows are padded to whole blocks, Σ⌈nᵢ/B⌉. Rows of an expert vary over at least
-// a block once tiles are more than one per expert, so the last block is half full on average:
+// Row tiles after each expert's rows are padded to whole blocks, Σ⌈nᵢ/B⌉. Rows of an expert vary over at
+// least a block once tiles are more than one per expert, so the last block is half full on average:
 // max(distinct, rows/B + distinct/2), within 7 % of the binomial expectation.
 double expected_row_tiles(double distinct, double rows, std::int64_t block_rows);
 

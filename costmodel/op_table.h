@@ -14,7 +14,7 @@ struct OperatorEntry {
   const char* name;
   const char* description;
   OpClass op_class;
-  std::int32_t launches;  // kernels per use
+  std::int32_t launches;                                              // kernels per use
   std::unique_ptr<Operator> (*make)(const OpSpec&, const Roofline&);  // keeps a reference to the roofline
 };
 

@@ -14,8 +14,19 @@ namespace orrery {
 
 // Classes of kernels that have an efficiency of their own in a hardware profile (names: to_string).
 enum class KernelClass : std::uint8_t {
-  gemm_bf16, gemm_fp16, gemm_fp8, gemm_fp8_block, gemm_int8,
-  grouped_gemm, grouped_gemm_fp8, attention_prefill, attention_decode, memory, elementwise, collective, count
+  gemm_bf16,
+  gemm_fp16,
+  gemm_fp8,
+  gemm_fp8_block,
+  gemm_int8,
+  grouped_gemm,
+  grouped_gemm_fp8,
+  attention_prefill,
+  attention_decode,
+  memory,
+  elementwise,
+  collective,
+  count
 };
 const char* to_string(KernelClass kernel_class);
 
@@ -51,32 +62,32 @@ enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode };
 class Operator {
  public:
   virtual ~Operator() = default;
-  virtual OpCost cost(const StepInput& input) const = 0;          // of one launch; precondition: there is work
+  virtual OpCost cost(const StepInput& input) const = 0;  // of one launch; precondition: there is work
   virtual std::string shape_text(const StepInput& input) const = 0;  // "m=64 n=6144 k=4096 bf16", for people
-  virtual KernelClass kernel_class() const = 0;                       // whose efficiency and error apply
+  virtual KernelClass kernel_class() const = 0;                      // whose efficiency and error apply
 };
 
 // How weights are stored and multiplied.
 struct WeightFormat {
   DType stored = DType::bf16;
-  DType math = DType::bf16;            // the matrix instruction that multiplies them
-  double bytes_per_parameter = 2;      // with scales
-  double activation_bytes = 2;         // per element of the GEMM's input
-  std::string label = "bf16";          // "bf16", "fp8-block", … as in interfaces §7
+  DType math = DType::bf16;        // the matrix instruction that multiplies them
+  double bytes_per_parameter = 2;  // with scales
+  double activation_bytes = 2;     // per element of the GEMM's input
+  std::string label = "bf16";      // "bf16", "fp8-block", … as in interfaces §7
 };
 
 // The static shape of an operator, per GPU (after sharding). Each operator reads the fields that it names.
 struct OpSpec {
-  std::int64_t n = 0, k = 0;           // features out, in
+  std::int64_t n = 0, k = 0;  // features out, in
   WeightFormat format;
   std::int64_t experts = 0, experts_per_token = 0;
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  std::int64_t window = 0;             // 0 = full attention
-  double kv_bytes = 2;                 // per element of the KV cache
-  double out_bytes = 2;                // per element written by a fused quantising kernel
+  std::int64_t window = 0;  // 0 = full attention
+  double kv_bytes = 2;      // per element of the KV cache
+  double out_bytes = 2;     // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
-  bool norm_heads = false;             // rotary: with per-head RMSNorm of q and k
-  bool expert_rows = false;            // rows = tokens · experts_per_token
+  bool norm_heads = false;   // rotary: with per-head RMSNorm of q and k
+  bool expert_rows = false;  // rows = tokens · experts_per_token
   DependsOn depends_on = DependsOn::tokens;
 };
 

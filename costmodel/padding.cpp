@@ -18,7 +18,8 @@ GraphPadding::GraphPadding(const SchedulerSettings& settings) {
   std::size_t filled = 0;
   for (const std::int64_t size : settings.cudagraph_sizes) {
     ORRERY_CHECK(size >= 1 && size <= largest_, "captured graph sizes must be positive and ascending");
-    for (; filled <= static_cast<std::size_t>(size); ++filled) next_[filled] = static_cast<std::int32_t>(size);
+    for (; filled <= static_cast<std::size_t>(size); ++filled)
+      next_[filled] = static_cast<std::int32_t>(size);
   }
 }
 

@@ -15,7 +15,7 @@ const char* to_string(GraphMode mode);
 
 struct PaddedStep {
   GraphMode mode = GraphMode::none;
-  std::int64_t tokens = 0;    // after padding: what GEMMs, norms and experts see; attention sees real lengths
+  std::int64_t tokens = 0;  // after padding: what GEMMs, norms and experts see; attention sees real lengths
   std::int64_t real_tokens = 0;
   std::int64_t sequences = 0;  // sampled rows; not padded, logits are computed outside the graph
 };

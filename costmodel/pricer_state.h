@@ -26,7 +26,7 @@ struct LineSegment {
   std::int64_t base = 0, slope = 0, low = 0, high = 0;
 };
 
-struct StepPricer::State {
+struct PricerState {
   std::unique_ptr<Roofline> roofline;
   std::vector<GraphNode> nodes;  // launch order
   std::vector<double> weights;   // per node: count · scale of its class; the fixed order of every sum
@@ -59,7 +59,8 @@ struct StepPricer::State {
     return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr});
   }
 
-  // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around `context_sum`.
+  // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
+  // `context_sum`.
   std::int64_t decode_q20(const StepShape& shape, std::int64_t context_sum) const;
   LineSegment decode_segment(const StepShape& shape, std::int64_t context_sum) const;
   // Everything but decode attention, Q20.
@@ -68,6 +69,8 @@ struct StepPricer::State {
   std::int64_t kernels(const StepShape& shape) const;
   void fill_tables(const SchedulerSettings& settings);
 };
+
+struct StepPricer::State : PricerState {};
 
 constexpr int line_shift = 20;  // Q20
 

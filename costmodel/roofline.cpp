@@ -31,10 +31,11 @@ constexpr std::array<KernelClassEntry, index_of(KernelClass::count)> kernel_clas
     {KernelClass::collective, "collective", KernelClass::memory, false},
 }};
 
-// Output tiles that GEMM libraries choose from (rows, columns). Factor: how far a tile falls below the largest
-// because each operand byte in shared memory feeds fewer operations. A tile does bm·bn/(bm+bn) operations per
-// byte of bf16 operand read from L2; the largest tile's rate needs about 70 (0.72 · 989e12 / 10.2e12 on an H200,
-// hardware.md §3, §5), so factor = min(1, bm·bn/(bm+bn)/70). Taken for other parts and types as well.
+// Output tiles that GEMM libraries choose from (rows, columns). Factor: how far a tile falls below the
+// largest because each operand byte in shared memory feeds fewer operations. A tile does bm·bn/(bm+bn)
+// operations per byte of bf16 operand read from L2; the largest tile's rate needs about 70 (0.72 · 989e12
+// / 10.2e12 on an H200, hardware.md §3, §5), so factor = min(1, bm·bn/(bm+bn)/70). Taken for other parts and
+// types as well.
 struct Tile {
   std::int64_t rows, columns;
   double factor;
@@ -43,8 +44,8 @@ constexpr Tile make_tile(std::int64_t rows, std::int64_t columns) {
   const double per_byte = static_cast<double>(rows * columns) / static_cast<double>(rows + columns);
   return {rows, columns, per_byte < 70 ? per_byte / 70 : 1};
 }
-constexpr std::array<Tile, 5> gemm_tiles{
-    make_tile(128, 256), make_tile(128, 128), make_tile(64, 256), make_tile(64, 128), make_tile(64, 64)};
+constexpr std::array<Tile, 5> gemm_tiles{make_tile(128, 256), make_tile(128, 128), make_tile(64, 256),
+                                         make_tile(64, 128), make_tile(64, 64)};
 constexpr std::int64_t least_split_k = 512;  // a shorter k does not hide the start of a tile's pipeline
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -83,7 +84,8 @@ Result<Roofline> Roofline::create(const HardwareProfile& hardware) {
     if (!good) errors.push_back(invalid_input("missing or not positive; " + why, {file, 0, 0}, key));
   };
   for (const auto& [dtype, figure] : hardware.matrix_rate) {
-    need(figure.value.value() > 0, std::string("matrix_rate.") + to_string(dtype), "the rate of matrix instructions");
+    need(figure.value.value() > 0, std::string("matrix_rate.") + to_string(dtype),
+         "the rate of matrix instructions");
     r.matrix_[static_cast<std::size_t>(dtype)] = figure.value.value() * 1e-9;
   }
   for (const KernelClassEntry& e : kernel_classes) {
@@ -140,12 +142,14 @@ double Roofline::link_rate(std::int32_t ranks) const {
   return std::min(link_rate_, pair_rate_ * (ranks - 1)) * link_efficiency_;
 }
 
-double Roofline::stream_ns(double activation_bytes, bool cached, double hbm_bytes, KernelClass kernel_class) const {
+double Roofline::stream_ns(double activation_bytes, bool cached, double hbm_bytes,
+                           KernelClass kernel_class) const {
   const double rate = bandwidth_ * efficiency(kernel_class);
   return (cached ? activation_bytes / cache_speedup : activation_bytes) / rate + hbm_bytes / rate;
 }
 
-double Roofline::tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType math, double efficiency) const {
+double Roofline::tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType math,
+                          double efficiency) const {
   const double unit_rate = matrix_rate(math) * efficiency / static_cast<double>(units_);
   double least = 0;
   for (const Tile& tile : gemm_tiles) {
@@ -158,20 +162,21 @@ double Roofline::tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType 
       split = std::max<std::int64_t>(1, std::min(units_ / tiles, k / least_split_k));
     }
     const double tile_work = 2.0 * static_cast<double>(tile.rows * tile.columns) * static_cast<double>(k);
-    const double ns = static_cast<double>(waves) * tile_work / (static_cast<double>(split) * unit_rate * tile.factor);
+    const double ns =
+        static_cast<double>(waves) * tile_work / (static_cast<double>(split) * unit_rate * tile.factor);
     if (least == 0 || ns < least) least = ns;
   }
   return least;
 }
 
-double Roofline::grouped_ns(double row_tiles, std::int64_t block_m, std::int64_t n, std::int64_t k, DType math,
-                            double efficiency) const {
+double Roofline::grouped_ns(double row_tiles, std::int64_t block_m, std::int64_t n, std::int64_t k,
+                            DType math, double efficiency) const {
   constexpr std::int64_t block_n = 128;  // vLLM's Triton fused MoE: N tile 128
   const double tiles = row_tiles * static_cast<double>(ceil_div(n, block_n));
   const double units = static_cast<double>(units_);
   const double unit_rate = matrix_rate(math) * efficiency / units;
-  // The expected number of tiles is not whole, so waves are counted in half-open steps of the mean: a last wave
-  // that is partly full takes as long as a full one, on average half a wave more than tiles ÷ units.
+  // The expected number of tiles is not whole, so waves are counted in half-open steps of the mean: a last
+  // wave that is partly full takes as long as a full one, on average half a wave more than tiles ÷ units.
   const double waves = tiles <= units ? 1.0 : tiles / units + 0.5;
   return waves * 2.0 * static_cast<double>(block_m * block_n) * static_cast<double>(k) / unit_rate;
 }

@@ -20,17 +20,19 @@ class Roofline {
 
   // False when the part has no such instruction; then no operator may be made for it.
   bool has_math(DType dtype) const { return matrix_[static_cast<std::size_t>(dtype)] > 0; }
-  double matrix_rate(DType dtype) const;                 // operations/ns at peak, whole device; has_math(dtype)
-  double efficiency(KernelClass kernel_class) const { return efficiency_[static_cast<std::size_t>(kernel_class)]; }
+  double matrix_rate(DType dtype) const;  // operations/ns at peak, whole device; has_math(dtype)
+  double efficiency(KernelClass kernel_class) const {
+    return efficiency_[static_cast<std::size_t>(kernel_class)];
+  }
   double error(KernelClass kernel_class) const { return error_[static_cast<std::size_t>(kernel_class)]; }
   bool has(KernelClass kernel_class) const { return efficiency(kernel_class) > 0; }
   KernelClass gemm_class(const WeightFormat& format) const;
   KernelClass grouped_class(const WeightFormat& format) const;
 
-  double bandwidth() const { return bandwidth_; }        // bytes/ns, data sheet
+  double bandwidth() const { return bandwidth_; }  // bytes/ns, data sheet
   double kernel_floor_ns() const { return floor_ns_; }
-  std::int64_t units() const { return units_; }          // SMs or CUs
-  double link_rate(std::int32_t ranks) const;            // bytes/ns that one GPU sends to ranks − 1 peers, achieved
+  std::int64_t units() const { return units_; }  // SMs or CUs
+  double link_rate(std::int32_t ranks) const;    // bytes/ns that one GPU sends to ranks − 1 peers, achieved
   double collective_latency_ns() const { return collective_latency_ns_; }
   bool has_link() const { return link_rate_ > 0; }
 
@@ -41,8 +43,8 @@ class Roofline {
   // Nanoseconds to move `bytes` of activations and `hbm_bytes` that must come from memory, as one stream.
   double stream_ns(double activation_bytes, bool cached, double hbm_bytes, KernelClass kernel_class) const;
 
-  // Nanoseconds of matrix work of an m×n×k product on tiles: the best tile of a small set, split along k where
-  // tiles do not fill the device, a whole number of waves (gemm_tiles in roofline.cpp).
+  // Nanoseconds of matrix work of an m×n×k product on tiles: the best tile of a small set, split along k
+  // where tiles do not fill the device, a whole number of waves (gemm_tiles in roofline.cpp).
   double tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType math, double efficiency) const;
   // The same for groups of rows whose row tiles of `block_m` are already counted.
   double grouped_ns(double row_tiles, std::int64_t block_m, std::int64_t n, std::int64_t k, DType math,
@@ -52,7 +54,8 @@ class Roofline {
   std::array<double, static_cast<std::size_t>(DType::count)> matrix_{};
   std::array<double, static_cast<std::size_t>(KernelClass::count)> efficiency_{};
   std::array<double, static_cast<std::size_t>(KernelClass::count)> error_{};
-  double bandwidth_ = 0, cache_bytes_ = 0, floor_ns_ = 0, link_rate_ = 0, pair_rate_ = 0, link_efficiency_ = 0;
+  double bandwidth_ = 0, cache_bytes_ = 0, floor_ns_ = 0, link_rate_ = 0, pair_rate_ = 0,
+         link_efficiency_ = 0;
   double collective_latency_ns_ = 0;
   std::int64_t units_ = 0;
 };

@@ -10,7 +10,8 @@ namespace orrery {
 
 namespace {
 
-const WeightTensor* find_tensor(const std::vector<WeightTensor>& tensors, std::span<const std::string_view> names) {
+const WeightTensor* find_tensor(const std::vector<WeightTensor>& tensors,
+                                std::span<const std::string_view> names) {
   for (const std::string_view name : names) {
     for (const WeightTensor& tensor : tensors) {
       if (tensor.name == name) return &tensor;
@@ -37,7 +38,9 @@ class GraphBuilder {
   }
 
  private:
-  void fail(const std::string& message, const std::string& key) { errors_.push_back(invalid_input(message, {}, key)); }
+  void fail(const std::string& message, const std::string& key) {
+    errors_.push_back(invalid_input(message, {}, key));
+  }
 
   void check_divides(std::int64_t value, const std::string& what) {
     if (value % tp_ != 0) {
@@ -51,7 +54,8 @@ class GraphBuilder {
     check_divides(model_.heads, "number of attention heads");
     if (model_.kv_heads % tp_ != 0 && tp_ % std::max<std::int64_t>(1, model_.kv_heads) != 0) {
       fail("KV heads (" + std::to_string(model_.kv_heads) + ") and tp = " + std::to_string(tp_) +
-               " do not divide one another", "parallel.tp");
+               " do not divide one another",
+           "parallel.tp");
     }
     for (const LayerKind& kind : model_.layer_kinds) {
       if (!kind.moe) check_divides(model_.intermediate, "MLP width");
@@ -59,9 +63,12 @@ class GraphBuilder {
     }
     const DType attention = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
     if (!roofline_.has_math(attention)) {
-      fail(spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs", "hardware");
+      fail(
+          spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs",
+          "hardware");
     }
-    if (tp_ > 1 && !roofline_.has_link()) fail("the part has no scale-up link figures, which tp > 1 needs", "parallel.tp");
+    if (tp_ > 1 && !roofline_.has_link())
+      fail("the part has no scale-up link figures, which tp > 1 needs", "parallel.tp");
   }
 
   // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
@@ -70,8 +77,9 @@ class GraphBuilder {
     const OperatorEntry* entry = find_operator(op);
     ORRERY_CHECK(entry != nullptr, "an operator of the step graph is not in the table");
     for (GraphNode& node : nodes_) {
-      if (node.name == name && node.spec.n == spec.n && node.spec.k == spec.k && node.spec.window == spec.window &&
-          node.spec.format.label == spec.format.label && node.entry == entry) {
+      if (node.name == name && node.spec.n == spec.n && node.spec.k == spec.k &&
+          node.spec.window == spec.window && node.spec.format.label == spec.format.label &&
+          node.entry == entry) {
         node.count += count;
         return;
       }
@@ -85,7 +93,8 @@ class GraphBuilder {
   }
 
   // Format of a GEMM by the names its tensor may have; the first that exists decides.
-  WeightFormat format(const std::vector<WeightTensor>& tensors, std::initializer_list<std::string_view> names) {
+  WeightFormat format(const std::vector<WeightTensor>& tensors,
+                      std::initializer_list<std::string_view> names) {
     const WeightTensor* tensor = find_tensor(tensors, {names.begin(), names.size()});
     if (tensor == nullptr) {
       fail("the model has no weight tensor \"" + std::string(*names.begin()) + "\"", "model");
@@ -93,10 +102,12 @@ class GraphBuilder {
     }
     const WeightFormat f = weight_format(*tensor, model_.quantization, model_.activation_dtype, roofline_);
     if (!roofline_.has_math(f.math)) {
-      fail(spec_.hardware.name + " has no matrix rate for " + to_string(f.math) + ", which " + tensor->name + " needs",
+      fail(spec_.hardware.name + " has no matrix rate for " + to_string(f.math) + ", which " + tensor->name +
+               " needs",
            "hardware");
     } else if (!roofline_.has(tensor->copies > 1 ? roofline_.grouped_class(f) : roofline_.gemm_class(f))) {
-      fail(spec_.hardware.name + " has no efficiency for " + std::string(to_string(roofline_.gemm_class(f))), "hardware");
+      fail(spec_.hardware.name + " has no efficiency for " + std::string(to_string(roofline_.gemm_class(f))),
+           "hardware");
     }
     return f;
   }
@@ -104,7 +115,8 @@ class GraphBuilder {
   OpSpec attention_spec(const LayerKind& kind) const {
     OpSpec s;
     s.heads = model_.heads / tp_;
-    s.kv_heads = std::max<std::int64_t>(1, model_.kv_heads / tp_);  // replicated when there are fewer than ranks
+    s.kv_heads = std::max<std::int64_t>(1, model_.kv_heads / tp_);  // replicated when there are fewer than
+                                                                    // ranks
     s.head_dim = model_.head_dim;
     s.window = kind.sliding_window;
     s.kv_bytes = bytes_per_element(model_.kv_dtype);
@@ -120,7 +132,8 @@ class GraphBuilder {
     return s;
   }
 
-  void add_gemm(const std::string& name, std::int64_t n, std::int64_t k, const WeightFormat& f, std::int64_t count) {
+  void add_gemm(const std::string& name, std::int64_t n, std::int64_t k, const WeightFormat& f,
+                std::int64_t count) {
     OpSpec s = width(n);
     s.k = k;
     s.format = f;
@@ -178,8 +191,8 @@ class GraphBuilder {
     return s;
   }
 
-  void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate, const WeightFormat& gate_up,
-               const WeightFormat& down) {
+  void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate,
+               const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
     if (prefix.empty()) add("post_norm", "add_rms_norm", width(model_.hidden, gate_up.activation_bytes), l);
     add_gemm(prefix + "gate_up_proj", 2 * intermediate / tp_, model_.hidden, gate_up, l);
@@ -190,21 +203,25 @@ class GraphBuilder {
   void add_experts(const LayerKind& kind) {
     const std::int64_t l = kind.count;
     const std::int64_t inner = model_.expert_intermediate / tp_;
-    const WeightFormat up = format(kind.weights, {"experts.gate_up", "experts.gate_up_proj", "experts.gate_proj"});
+    const WeightFormat up =
+        format(kind.weights, {"experts.gate_up", "experts.gate_up_proj", "experts.gate_proj"});
     const WeightFormat down = format(kind.weights, {"experts.down", "experts.down_proj"});
     add("post_norm", "add_rms_norm", width(model_.hidden), l);
     if (model_.shared_expert_intermediate > 0) {
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
-              format(kind.weights, {"shared_expert.gate_up", "shared_expert.gate_proj", "shared_expert.gate_up_proj"}),
+              format(kind.weights,
+                     {"shared_expert.gate_up", "shared_expert.gate_proj", "shared_expert.gate_up_proj"}),
               format(kind.weights, {"shared_expert.down", "shared_expert.down_proj"}));
     }
-    add_gemm("router", model_.experts, model_.hidden, format(kind.weights, {"router", "gate", "mlp.gate"}), l);
+    add_gemm("router", model_.experts, model_.hidden, format(kind.weights, {"router", "gate", "mlp.gate"}),
+             l);
     OpSpec expert = width(0);
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     add("topk", "topk", expert, l);
     add("moe_align", "moe_align", expert, l);
-    if (up.activation_bytes < 2) add("moe_quantize", "quantize", width(model_.hidden, up.activation_bytes), l);
+    if (up.activation_bytes < 2)
+      add("moe_quantize", "quantize", width(model_.hidden, up.activation_bytes), l);
     OpSpec gemm = expert;
     gemm.n = 2 * inner;
     gemm.k = model_.hidden;
@@ -234,8 +251,9 @@ class GraphBuilder {
     rows.depends_on = DependsOn::rows;
     add("sample_gather", "gather_rows", rows, 1);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
-    rows.format = model_.tied_embeddings ? format(model_.global_weights, {"lm_head", "embed_tokens", "embedding"})
-                                         : format(model_.global_weights, {"lm_head"});
+    rows.format = model_.tied_embeddings
+                      ? format(model_.global_weights, {"lm_head", "embed_tokens", "embedding"})
+                      : format(model_.global_weights, {"lm_head"});
     rows.n = (padded + tp_ - 1) / tp_;
     rows.k = model_.hidden;
     add("lm_head", "gemm", rows, 1);

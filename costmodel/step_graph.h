@@ -15,16 +15,16 @@
 namespace orrery {
 
 struct GraphNode {
-  std::string name;               // "qkv_proj": what it is in this model
+  std::string name;  // "qkv_proj": what it is in this model
   const OperatorEntry* entry = nullptr;
   OpSpec spec;
-  std::int64_t count = 0;         // uses per step, all layers
+  std::int64_t count = 0;  // uses per step, all layers
   std::unique_ptr<Operator> op;
   std::int64_t kernels() const { return count * entry->launches; }
 };
 
-// The nodes keep a reference to `roofline`. Errors: heads or widths that the plan does not divide, a type that
-// the part cannot multiply, links that the plan needs and the part lacks.
+// The nodes keep a reference to `roofline`. Errors: heads or widths that the plan does not divide, a type
+// that the part cannot multiply, links that the plan needs and the part lacks.
 Result<std::vector<GraphNode>> build_step_graph(const InstanceSpec& spec, const Roofline& roofline);
 
 }  // namespace orrery

@@ -9,7 +9,8 @@ namespace orrery {
 
 namespace {
 
-constexpr std::int64_t table_limit = 2048;  // tokens and rows up to here are looked up; larger ones are summed directly
+constexpr std::int64_t table_limit = 8192;  // tokens and rows up to here are looked up, more are summed
+                                            // directly
 
 double nanoseconds(const Figure<Seconds>& figure, double scale) { return figure.value.value() * 1e9 * scale; }
 
@@ -64,7 +65,7 @@ std::int64_t to_q20(double ns) { return round_half_even(ns * static_cast<double>
 
 }  // namespace
 
-double StepPricer::State::sum_tokens(std::int64_t tokens) const {
+double PricerState::sum_tokens(std::int64_t tokens) const {
   const StepInput input{tokens, 0, nullptr};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -73,7 +74,7 @@ double StepPricer::State::sum_tokens(std::int64_t tokens) const {
   return ns;
 }
 
-double StepPricer::State::sum_rows(std::int64_t rows) const {
+double PricerState::sum_rows(std::int64_t rows) const {
   const StepInput input{0, rows, nullptr};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -82,7 +83,7 @@ double StepPricer::State::sum_rows(std::int64_t rows) const {
   return ns;
 }
 
-double StepPricer::State::sum_prefill(const StepShape& shape) const {
+double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -91,7 +92,7 @@ double StepPricer::State::sum_prefill(const StepShape& shape) const {
   return ns;
 }
 
-std::int64_t StepPricer::State::decode_q20(const StepShape& shape, std::int64_t context_sum) const {
+std::int64_t PricerState::decode_q20(const StepShape& shape, std::int64_t context_sum) const {
   StepShape at_knot = shape;
   at_knot.decode_context_tokens = context_sum;
   const StepInput input{0, 0, &at_knot};
@@ -102,7 +103,7 @@ std::int64_t StepPricer::State::decode_q20(const StepShape& shape, std::int64_t 
   return to_q20(ns);
 }
 
-LineSegment StepPricer::State::decode_segment(const StepShape& shape, std::int64_t context_sum) const {
+LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t context_sum) const {
   const KnotInterval knots = knots_around(context_sum);
   const std::int64_t at_low = decode_q20(shape, knots.low);
   const std::int64_t at_next = decode_q20(shape, knots.next);
@@ -114,18 +115,18 @@ LineSegment StepPricer::State::decode_segment(const StepShape& shape, std::int64
   return line;
 }
 
-std::int64_t StepPricer::State::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
+std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.sequences);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   return to_q20(ns);
 }
 
-std::int64_t StepPricer::State::kernels(const StepShape& shape) const {
+std::int64_t PricerState::kernels(const StepShape& shape) const {
   // One launch of attention a layer with prompt chunks (decodes ride along), two for decodes alone.
   return kernels_without_attention + attention_layers * (shape.prefill.empty() ? 2 : 1);
 }
 
-StepTiming StepPricer::State::host_timing(const StepShape& shape, const PaddedStep& padded) const {
+StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& padded) const {
   const double sequences = static_cast<double>(padded.sequences);
   const double running = shape.running > 0 ? static_cast<double>(shape.running) : sequences;
   StepTiming t;
@@ -146,12 +147,12 @@ StepTiming StepPricer::State::host_timing(const StepShape& shape, const PaddedSt
   return t;
 }
 
-void StepPricer::State::fill_tables(const SchedulerSettings& settings) {
+void PricerState::fill_tables(const SchedulerSettings& settings) {
   const std::int64_t tokens =
       std::max(padding.largest(), std::min<std::int64_t>(settings.max_num_batched_tokens, table_limit));
   const std::int64_t rows = std::clamp<std::int64_t>(settings.max_num_seqs, 1, table_limit);
-  std::vector<double> by_tokens(static_cast<std::size_t>(tokens) + 1), by_rows(static_cast<std::size_t>(rows) + 1),
-      last(static_cast<std::size_t>(rows) + 1);
+  std::vector<double> by_tokens(static_cast<std::size_t>(tokens) + 1),
+      by_rows(static_cast<std::size_t>(rows) + 1), last(static_cast<std::size_t>(rows) + 1);
   for (std::int64_t t = 1; t <= tokens; ++t) by_tokens[static_cast<std::size_t>(t)] = sum_tokens(t);
   for (std::int64_t r = 1; r <= rows; ++r) {
     by_rows[static_cast<std::size_t>(r)] = sum_rows(r);

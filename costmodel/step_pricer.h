@@ -79,6 +79,14 @@ struct StepBreakdown {
   std::int64_t padded_tokens = 0;
 };
 
+// The columns of `orrery cost --steps` (interfaces §6): explain() without its words.
+struct StepSummary {
+  StepTiming timing;
+  std::int64_t device_ns = 0, host_ns = 0, step_ns = 0;  // as in StepBreakdown
+  std::int64_t low_ns = 0, high_ns = 0;
+  const char* bound = "";
+};
+
 class StepPricer {
  public:
   static Result<StepPricer> create(const InstanceSpec& spec, const PriceScales& scales = {});
@@ -100,6 +108,7 @@ class StepPricer {
 
   // For people: slower, allocates. device, host and step times as interfaces §6 defines them.
   StepBreakdown explain(const StepShape& shape) const;
+  StepSummary summarize(const StepShape& shape) const;  // the same figures, about a microsecond
 
  private:
   struct State;

@@ -48,7 +48,8 @@ WeightFormat weight_format(const WeightTensor& tensor, Quantization quantization
   format.math = math_type(tensor.dtype, quantization, activation, roofline);
   format.bytes_per_parameter = tensor.bytes().value() / static_cast<double>(tensor.parameters());
   format.activation_bytes = eight_bit(format.math) ? 1 : 2;
-  const bool plain = tensor.dtype == DType::bf16 || tensor.dtype == DType::fp16 || tensor.dtype == DType::fp32;
+  const bool plain =
+      tensor.dtype == DType::bf16 || tensor.dtype == DType::fp16 || tensor.dtype == DType::fp32;
   format.label = plain ? to_string(tensor.dtype) : to_string(quantization);
   return format;
 }
@@ -67,7 +68,8 @@ Result<WeightFormat> named_weight_format(const std::string& name, const Roofline
     format.label = f.name;
     return format;
   }
-  return invalid_input("unknown type " + quote(name) + did_you_mean(name, names) + "; use one of " + join(names, ", "));
+  return invalid_input("unknown type " + quote(name) + did_you_mean(name, names) + "; use one of " +
+                       join(names, ", "));
 }
 
 }  // namespace orrery

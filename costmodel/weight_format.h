@@ -14,8 +14,8 @@ namespace orrery {
 // 8-bit instruction multiply in the activation type (weight-only kernels).
 WeightFormat weight_format(const WeightTensor& tensor, Quantization quantization, DType activation,
                            const Roofline& roofline);
-// The format named in interfaces §7 ("bf16", "fp8-tensor", "fp8-channel", "fp8-block", "w4a8", "w4a16", "int4", "mxfp4",
-// "fp16"); an error lists the names.
+// The format named in interfaces §7 ("bf16", "fp8-tensor", "fp8-channel", "fp8-block", "w4a8", "w4a16",
+// "int4", "mxfp4", "fp16"); an error lists the names.
 Result<WeightFormat> named_weight_format(const std::string& name, const Roofline& roofline);
 
 }  // namespace orrery

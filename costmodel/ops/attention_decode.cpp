@@ -10,20 +10,23 @@ namespace orrery {
 
 namespace {
 
-constexpr std::int64_t matrix_rows = 16;  // rows of the smallest matrix instruction: query heads of a KV head are padded
+constexpr std::int64_t matrix_rows = 16;  // rows of the smallest matrix instruction: query heads of a KV head
+                                          // are padded
 
 class AttentionDecodeOperator : public Operator {
  public:
   AttentionDecodeOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
     const std::int64_t group = spec.heads / spec.kv_heads;
-    padded_heads_ = static_cast<double>((group + matrix_rows - 1) / matrix_rows * matrix_rows * spec.kv_heads);
+    padded_heads_ =
+        static_cast<double>((group + matrix_rows - 1) / matrix_rows * matrix_rows * spec.kv_heads);
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
   }
 
   OpCost cost(const StepInput& input) const override {
     const double sequences = input.shape->decode_sequences;
-    double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;  // the new token sees itself
+    double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;  // the new token sees
+                                                                                        // itself
     if (spec_.window > 0) keys = std::min(keys, sequences * static_cast<double>(spec_.window));
     const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
     OpCost cost;
@@ -39,9 +42,10 @@ class AttentionDecodeOperator : public Operator {
   }
 
   std::string shape_text(const StepInput& input) const override {
-    return "sequences=" + std::to_string(input.shape->decode_sequences) + " context=" +
-           std::to_string(input.shape->decode_context_tokens) + " heads=" + std::to_string(spec_.heads) + "/" +
-           std::to_string(spec_.kv_heads) + " d=" + std::to_string(spec_.head_dim) +
+    return "sequences=" + std::to_string(input.shape->decode_sequences) +
+           " context=" + std::to_string(input.shape->decode_context_tokens) +
+           " heads=" + std::to_string(spec_.heads) + "/" + std::to_string(spec_.kv_heads) +
+           " d=" + std::to_string(spec_.head_dim) +
            (spec_.window > 0 ? " window=" + std::to_string(spec_.window) : "");
   }
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }

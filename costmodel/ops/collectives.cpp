@@ -16,7 +16,8 @@ class CollectiveOperator : public Operator {
     return collective_cost(roofline_, collective_, bytes(input), spec_.ranks);
   }
   std::string shape_text(const StepInput& input) const override {
-    return "bytes=" + std::to_string(static_cast<std::int64_t>(bytes(input))) + " ranks=" + std::to_string(spec_.ranks);
+    return "bytes=" + std::to_string(static_cast<std::int64_t>(bytes(input))) +
+           " ranks=" + std::to_string(spec_.ranks);
   }
   KernelClass kernel_class() const override { return KernelClass::collective; }
 

@@ -1,5 +1,6 @@
-// Kernels that stream their operands once: norms, rotary, KV write, activation, quantise, gathers. On vLLM 0.24
-// they are Inductor's fusions, one launch each. Bytes per row: engine_semantics.md §6.1 (…/shared/reference).
+// Kernels that stream their operands once: norms, rotary, KV write, activation, quantise, gathers. On vLLM
+// 0.24 they are Inductor's fusions, one launch each. Bytes per row: engine_semantics.md §6.1
+// (…/shared/reference).
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
 
@@ -8,7 +9,8 @@ namespace orrery {
 namespace {
 constexpr double activation = 2;  // bytes per element of a bf16 or fp16 activation
 
-std::unique_ptr<Operator> stream(const OpSpec& spec, const Roofline& roofline, double per_row, double hbm_per_row = 0) {
+std::unique_ptr<Operator> stream(const OpSpec& spec, const Roofline& roofline, double per_row,
+                                 double hbm_per_row = 0) {
   return std::make_unique<StreamOperator>(spec, roofline, per_row, hbm_per_row);
 }
 }  // namespace
@@ -20,7 +22,8 @@ std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& 
 
 // q and k of one token, read and written; the per-head norm is fused.
 std::unique_ptr<Operator> make_rotary(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline, static_cast<double>((spec.heads + spec.kv_heads) * spec.head_dim) * 2 * activation);
+  return stream(spec, roofline,
+                static_cast<double>((spec.heads + spec.kv_heads) * spec.head_dim) * 2 * activation);
 }
 
 // Keys and values into the paged cache.
@@ -40,7 +43,8 @@ std::unique_ptr<Operator> make_quantize(const OpSpec& spec, const Roofline& roof
 
 // A row of the table comes from memory, the activation it becomes stays near.
 std::unique_ptr<Operator> make_embedding(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline, static_cast<double>(spec.n) * activation, static_cast<double>(spec.n) * activation);
+  return stream(spec, roofline, static_cast<double>(spec.n) * activation,
+                static_cast<double>(spec.n) * activation);
 }
 
 std::unique_ptr<Operator> make_gather_rows(const OpSpec& spec, const Roofline& roofline) {

@@ -18,7 +18,8 @@ class GemmOperator : public Operator {
     const double k = static_cast<double>(spec_.k);
     OpCost cost;
     cost.flops = 2 * rows * n * k;
-    cost.compute_ns = roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, roofline_.efficiency(class_));
+    cost.compute_ns =
+        roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, roofline_.efficiency(class_));
     const double weights = n * k * spec_.format.bytes_per_parameter;
     const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
     const bool cached = roofline_.stays_in_cache(activations);

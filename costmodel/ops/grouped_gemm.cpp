@@ -44,13 +44,15 @@ class GroupedGemmOperator : public Operator {
  public:
   GroupedGemmOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
 
-  OpCost cost(const StepInput& input) const override { return grouped_gemm_cost(roofline_, spec_, rows(input)); }
+  OpCost cost(const StepInput& input) const override {
+    return grouped_gemm_cost(roofline_, spec_, rows(input));
+  }
 
   std::string shape_text(const StepInput& input) const override {
     const GroupedRows r = rows(input);
-    return "rows=" + std::to_string(static_cast<std::int64_t>(r.rows)) + " experts=" +
-           std::to_string(round_half_even(r.distinct)) + "/" + std::to_string(spec_.experts) + " n=" +
-           std::to_string(spec_.n) + " k=" + std::to_string(spec_.k) + " " + spec_.format.label;
+    return "rows=" + std::to_string(static_cast<std::int64_t>(r.rows)) +
+           " experts=" + std::to_string(round_half_even(r.distinct)) + "/" + std::to_string(spec_.experts) +
+           " n=" + std::to_string(spec_.n) + " k=" + std::to_string(spec_.k) + " " + spec_.format.label;
   }
   KernelClass kernel_class() const override { return roofline_.grouped_class(spec_.format); }
 

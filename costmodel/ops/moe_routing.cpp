@@ -7,18 +7,21 @@ namespace orrery {
 // Softmax and top-k over the router's logits: reads E logits in fp32, writes k weights and k ids.
 std::unique_ptr<Operator> make_topk(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(
-      spec, roofline, 4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token));
+      spec, roofline,
+      4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token));
 }
 
 // moe_align_block_size: counts, then sorts row indices (two launches).
 std::unique_ptr<Operator> make_moe_align(const OpSpec& spec, const Roofline& roofline) {
-  return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token), 0, 2);
+  return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token),
+                                          0, 2);
 }
 
 // Weighted sum over a token's k expert outputs.
 std::unique_ptr<Operator> make_moe_combine(const OpSpec& spec, const Roofline& roofline) {
   const double row = static_cast<double>(spec.n) * 2;
-  return std::make_unique<StreamOperator>(spec, roofline, row * static_cast<double>(spec.experts_per_token + 1));
+  return std::make_unique<StreamOperator>(spec, roofline,
+                                          row * static_cast<double>(spec.experts_per_token + 1));
 }
 
 }  // namespace orrery

@@ -33,13 +33,16 @@ TEST_CASE("matrix products pay whole tiles and whole waves") {
   const auto created = Roofline::create(hand::hardware());
   REQUIRE(created.ok());
   const Roofline& roofline = created.value();
-  const auto ns = [&](std::int64_t m, std::int64_t n) { return roofline.tiled_ns(m, n, 4096, DType::bf16, 1.0); };
+  const auto ns = [&](std::int64_t m, std::int64_t n) {
+    return roofline.tiled_ns(m, n, 4096, DType::bf16, 1.0);
+  };
   // 132 tiles of 128×256 fill the device; one more row of tiles starts another wave.
   CHECK(ns(128, 132 * 256) == Approx(2.0 * 128 * 132 * 256 * 4096 / 1e6));
   CHECK(ns(129, 132 * 256) > 1.3 * ns(128, 132 * 256));
   CHECK(ns(1, 4096) == ns(64, 4096));  // a row tile is the least there is
   for (std::int64_t m = 1; m < 5000; m += 7) {
-    REQUIRE(ns(m, 6144) >= (1 - 1e-12) * 2 * static_cast<double>(m) * 6144 * 4096 / 1e6);  // never above the peak
+    REQUIRE(ns(m, 6144) >= (1 - 1e-12) * 2 * static_cast<double>(m) * 6144 * 4096 / 1e6);  // never above the
+                                                                                           // peak
     REQUIRE(ns(m + 7, 6144) >= ns(m, 6144));
   }
 }

@@ -23,8 +23,9 @@ std::vector<InstanceSpec> instances() {
   windowed.layer_kinds.push_back(windowed.layer_kinds[0]);
   windowed.layer_kinds[0].count = windowed.layer_kinds[1].count = 18;
   windowed.layer_kinds[1].sliding_window = 128;
-  return {hand::instance(hand::dense()), hand::instance(hand::dense(DType::fp8), 2), hand::instance(hand::mixture()),
-          hand::instance(hand::mixture(DType::fp8), 2), hand::instance(windowed)};
+  return {hand::instance(hand::dense()), hand::instance(hand::dense(DType::fp8), 2),
+          hand::instance(hand::mixture()), hand::instance(hand::mixture(DType::fp8), 2),
+          hand::instance(windowed)};
 }
 
 }  // namespace
@@ -35,7 +36,8 @@ TEST_CASE("price of a decode step is its decode line") {
     const StepPricer pricer = pricer_of(spec);
     for (int i = 0; i < 2000; ++i) {
       const auto n = static_cast<std::int32_t>(1 + random.below(700));
-      const auto context = static_cast<std::int64_t>(random.below(std::uint64_t{1} << (1 + random.below(26))));
+      const auto context =
+          static_cast<std::int64_t>(random.below(std::uint64_t{1} << (1 + random.below(26))));
       StepShape shape = hand::decode(n, context);
       shape.running = n + 3;
       const DecodeLine line = pricer.decode_line(n, context, n + 3);
@@ -173,6 +175,13 @@ TEST_CASE("the breakdown sums to the price and prices what it says") {
       CHECK(b.low_ns < b.device_ns);
       CHECK(b.device_ns < b.high_ns);
       CHECK(b.step_ns >= b.timing.busy);
+      const StepSummary summary = pricer.summarize(shape);
+      CHECK(summary.timing == b.timing);
+      CHECK(summary.device_ns == b.device_ns);
+      CHECK(summary.step_ns == b.step_ns);
+      CHECK(summary.low_ns == b.low_ns);
+      CHECK(summary.high_ns == b.high_ns);
+      CHECK(summary.bound == b.bound);
     }
   }
 }
@@ -225,8 +234,11 @@ TEST_CASE("a pricer says what an instance lacks") {
   CHECK(no_figure.errors()[0].key == "efficiency.attention_decode");
 }
 
-TEST_CASE("a part without 8-bit instructions multiplies quantised weights in bf16, without quantising activations") {
+TEST_CASE(
+    "a part without 8-bit instructions multiplies quantised weights in bf16, without quantising "
+    "activations") {
   InstanceSpec spec = hand::instance(hand::dense(DType::fp8));
   spec.hardware.matrix_rate.erase(DType::fp8);
-  for (const OpLine& line : pricer_of(spec).explain(hand::decode(8, 800)).ops) CHECK(line.name != "o_quantize");
+  for (const OpLine& line : pricer_of(spec).explain(hand::decode(8, 800)).ops)
+    CHECK(line.name != "o_quantize");
 }

@@ -25,7 +25,8 @@ double total_flops(const StepBreakdown& b) {
 }
 
 const OpLine& line_of(const StepBreakdown& b, const std::string& name) {
-  const auto found = std::find_if(b.ops.begin(), b.ops.end(), [&](const OpLine& l) { return l.name == name; });
+  const auto found =
+      std::find_if(b.ops.begin(), b.ops.end(), [&](const OpLine& l) { return l.name == name; });
   REQUIRE(found != b.ops.end());
   return *found;
 }
@@ -41,7 +42,8 @@ const std::vector<PrefillChunk> two_chunks{{2048, 0}, {512, 4096}};
 }  // namespace
 
 TEST_CASE("no operator beats the roofline of the data sheet") {
-  for (ModelSpec model : {hand::dense(), hand::dense(DType::fp8), hand::mixture(), hand::mixture(DType::fp8)}) {
+  for (ModelSpec model :
+       {hand::dense(), hand::dense(DType::fp8), hand::mixture(), hand::mixture(DType::fp8)}) {
     InstanceSpec spec = hand::instance(model, 2);
     for (auto& [name, efficiency] : spec.hardware.efficiency) efficiency.value.value = 1;
     const double fastest = spec.hardware.matrix_rate[DType::fp8].value.value();
@@ -73,8 +75,12 @@ TEST_CASE("a faster part is never slower") {
     }
   };
   faster([](HardwareProfile& h) { h.memory_bandwidth.value = BytesPerSecond(8e12); });
-  faster([](HardwareProfile& h) { h.matrix_rate[DType::bf16].value = h.matrix_rate[DType::fp8].value = FlopsPerSecond(3e15); });
-  faster([](HardwareProfile& h) { h.link_bandwidth.value = h.link_pair_bandwidth.value = BytesPerSecond(900e9); });
+  faster([](HardwareProfile& h) {
+    h.matrix_rate[DType::bf16].value = h.matrix_rate[DType::fp8].value = FlopsPerSecond(3e15);
+  });
+  faster([](HardwareProfile& h) {
+    h.link_bandwidth.value = h.link_pair_bandwidth.value = BytesPerSecond(900e9);
+  });
   faster([](HardwareProfile& h) { h.kernel_floor.value = Seconds(0.5e-6); });
   faster([](HardwareProfile& h) { h.l2.value = h.last_level_cache.value = Bytes(256e6); });
 }
@@ -82,7 +88,8 @@ TEST_CASE("a faster part is never slower") {
 TEST_CASE("a dense forward does two operations per parameter and token") {
   const ModelSpec model = hand::dense();
   double parameters = 0;  // of the layers; the embedding is a look-up, lm_head sees one row per sequence
-  for (const WeightTensor& t : model.layer_kinds[0].weights) parameters += static_cast<double>(t.parameters());
+  for (const WeightTensor& t : model.layer_kinds[0].weights)
+    parameters += static_cast<double>(t.parameters());
   parameters *= static_cast<double>(model.layers);
   const PrefillChunk chunk{4096, 0};
   const StepBreakdown b = explain(hand::instance(model), hand::prefill({&chunk, 1}));
@@ -96,7 +103,8 @@ TEST_CASE("an MoE forward does two operations per active parameter and token") {
   const double layer = 2048.0 * 4096 * 2 + 2 * 512.0 * 2048 + 128.0 * 2048 + 8 * 3 * 768.0 * 2048;
   const PrefillChunk chunk{4096, 0};
   const StepBreakdown b = explain(hand::instance(model), hand::prefill({&chunk, 1}));
-  CHECK(total_flops(b) - line_of(b, "attention_prefill").flops == Approx(2 * 48 * layer * 4096).epsilon(0.02));
+  CHECK(total_flops(b) - line_of(b, "attention_prefill").flops ==
+        Approx(2 * 48 * layer * 4096).epsilon(0.02));
 }
 
 TEST_CASE("decode attention reads the KV cache once") {
@@ -135,8 +143,10 @@ TEST_CASE("sliding-window layers stop reading at the window") {
   CHECK(longer.timing.busy == shorter.timing.busy);
   const PrefillChunk inside{128, 0};
   const PrefillChunk outside{128, 5000};
-  const double first = line_of(explain(hand::instance(model), hand::prefill({&inside, 1})), "attention_prefill").flops;
-  const double later = line_of(explain(hand::instance(model), hand::prefill({&outside, 1})), "attention_prefill").flops;
+  const double first =
+      line_of(explain(hand::instance(model), hand::prefill({&inside, 1})), "attention_prefill").flops;
+  const double later =
+      line_of(explain(hand::instance(model), hand::prefill({&outside, 1})), "attention_prefill").flops;
   CHECK(first == Approx(36.0 * 4 * 32 * 128 * (128 * 129 / 2)));
   CHECK(later == Approx(36.0 * 4 * 32 * 128 * (128.0 * 128)));
 }
