@@ -24,6 +24,10 @@ add_library(orrery_options INTERFACE)
 # bits on different targets (rule D6).
 target_compile_options(orrery_options INTERFACE -ffp-contract=off -Wall -Wextra -Wpedantic -Wshadow -Wconversion
                        -Wno-sign-conversion -Wnon-virtual-dtor -Woverloaded-virtual)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # g++ 12 reports std::string concatenation as overlapping memcpy (gcc bug 105651).
+  target_compile_options(orrery_options INTERFACE -Wno-restrict)
+endif()
 if(ORRERY_WERROR)
   target_compile_options(orrery_options INTERFACE -Werror)
 endif()

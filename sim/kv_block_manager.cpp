@@ -91,98 +91,6 @@ struct KvBlockManager::State {
   std::vector<Handle> closed;
 };
 
-// Blank blocks first: they stand at the head. Then the head extent gives up its end.
-void KvBlockManager::State::allocate(std::int64_t blocks) {
-  ORRERY_CHECK(blocks >= 0 && blocks <= blank + idle, "KV pool: more blocks asked for than are free");
-  allocated += blocks;
-  const std::int64_t from_blank = std::min(blocks, blank);
-  blank -= from_blank;
-  std::int64_t to_evict = blocks - from_blank;
-  idle -= to_evict;
-  evicted += to_evict;
-  while (to_evict > 0) {
-    Extent& head = extents[queue.first];
-    if (head.size() > to_evict) {
-      head.end -= static_cast<std::int32_t>(to_evict);
-      return;
-    }
-    to_evict -= head.size();
-    remove(queue.first);
-  }
-}
-
-// Appends to the free queue. What was freed just before may be the continuation of this extent; then one extent
-// says the same as two, provided that no other copy was registered between them.
-void KvBlockManager::State::make_idle(Id id) {
-  Extent& extent = extents[id];
-  idle += extent.size();
-  if (queue.last != kNone) {
-    Extent& tail = extents[queue.last];
-    if (extent.run.next == queue.last && extent.end == tail.begin && extent.node == tail.node &&
-        extent.copies.next == queue.last) {
-      tail.begin = extent.begin;
-      tail.run.prev = extent.run.prev;
-      if (tail.run.prev != kNone) extents[tail.run.prev].run.next = queue.last;
-      tree[extent.node].copies.remove(extents, id);
-      extents.drop(id);
-      return;
-    }
-  }
-  queue.push_back(extents, id);
-}
-
-// Forgets an idle extent; its blocks are no longer counted.
-void KvBlockManager::State::remove(Id id) {
-  const Extent& extent = extents[id];
-  queue.remove(extents, id);
-  if (extent.run.prev != kNone) extents[extent.run.prev].run.next = extent.run.next;
-  if (extent.run.next != kNone) extents[extent.run.next].run.prev = extent.run.prev;
-  tree[extent.node].copies.remove(extents, id);
-  tree.drop_if_unneeded(extent.node);
-  extents.drop(id);
-}
-
-// [begin, place) becomes an extent of its own in front of [place, end), which keeps the id.
-void KvBlockManager::State::split(Id id, std::int32_t place) {
-  const Id lower = extents.make(extents[id]);
-  Extent& upper = extents[id];
-  extents[lower].end = place;
-  extents[lower].run.next = id;
-  upper.begin = place;
-  upper.run.prev = lower;
-  if (extents[lower].run.prev != kNone) extents[extents[lower].run.prev].run.next = lower;
-  tree[upper.node].copies.insert_before(extents, lower, id);
-  if (upper.holders == 0) queue.insert_after(extents, lower, id);
-}
-
-// Visits the resident blocks of one node from `begin` on, as runs (extent, from, to), each from the copy that was
-// registered first; returns the first block that is missing, or `end`. `visit` may split the extent.
-template <class Visit>
-std::int32_t KvBlockManager::State::walk_node(Id node, std::int32_t begin, std::int32_t end, Visit&& visit) const {
-  std::int32_t at = begin;
-  std::int32_t takeover = end;  // where an earlier copy that starts later comes into its right
-  Id id = tree[node].copies.first;
-  while (at < end) {
-    if (id == kNone) return at;
-    const Extent& extent = extents[id];
-    if (extent.begin > at) takeover = std::min(takeover, extent.begin);
-    if (extent.begin > at || extent.end <= at) {
-      id = extent.copies.next;
-      continue;
-    }
-    const std::int32_t to = std::min(extent.end, takeover);
-    visit(id, at, to);
-    at = to;
-    if (at < takeover) {
-      id = extents[id].copies.next;
-    } else {
-      id = tree[node].copies.first;
-      takeover = end;
-    }
-  }
-  return end;
-}
-
 template <class Visit>
 std::int32_t KvBlockManager::State::walk(const Sequence& sequence, std::int32_t limit, Visit&& visit) const {
   std::int32_t at = 0;
@@ -272,18 +180,6 @@ void KvBlockManager::State::hold(Sequence& sequence, Id id, std::int32_t begin, 
     runs[sequence.last_run].last = id;
   } else {
     sequence.last_run = runs.make(PrefixRun{id, begin, sequence.last_run});
-  }
-}
-
-// One holder less for the extents from `last` back to the one that starts at `begin`.
-void KvBlockManager::State::let_go(Id last, std::int32_t begin) {
-  for (Id id = last;;) {
-    Extent& extent = extents[id];
-    const Id before = extent.run.prev;
-    const bool done = extent.begin == begin;
-    if (--extent.holders == 0) make_idle(id);
-    if (done) return;
-    id = before;
   }
 }
 
@@ -447,42 +343,6 @@ std::uint64_t KvBlockManager::state_digest() const {
     }
   }
   return digest.value();
-}
-
-// The free queue and its count; every extent is in it or held, and hangs in the lists as its fields say.
-void KvBlockManager::State::check_lists(const std::vector<std::int32_t>& holders) const {
-  std::int64_t idle_blocks = 0;
-  std::vector<char> queued(extents.slots(), 0);
-  for (Id id = queue.first, before = kNone; id != kNone; before = id, id = extents[id].queue.next) {
-    ORRERY_CHECK(extents[id].queue.prev == before, "KV pool: free queue");
-    queued[id] = 1;
-    idle_blocks += extents[id].size();
-  }
-  ORRERY_CHECK(idle_blocks == idle, "KV pool: idle count");
-  std::size_t live = 0;
-  std::vector<Id> nodes;
-  for (Id id = 0; id < extents.slots(); ++id) {
-    if (queued[id] == 0 && holders[id] == 0) continue;
-    ++live;
-    const Extent& extent = extents[id];
-    ORRERY_CHECK(extent.holders == holders[id] && (extent.holders == 0) == (queued[id] != 0), "KV pool: holders");
-    ORRERY_CHECK(extent.begin >= 0 && extent.begin < extent.end, "KV pool: empty extent");
-    const Id right = extent.run.next;
-    ORRERY_CHECK(right == kNone || (extents[right].run.prev == id && extents[right].begin >= extent.end),
-                 "KV pool: neighbours");
-    const kv::CopyList& copies = tree[extent.node].copies;
-    const Id next = extent.copies.next;
-    const Id prev = extent.copies.prev;
-    ORRERY_CHECK(next == kNone ? copies.last == id : extents[next].copies.prev == id, "KV pool: copies");
-    ORRERY_CHECK(prev == kNone ? copies.first == id : extents[prev].copies.next == id, "KV pool: copies");
-    nodes.push_back(extent.node);
-  }
-  ORRERY_CHECK(live == extents.live(), "KV pool: an extent is lost");
-  for (const Sequence& sequence : sequences) {
-    if (sequence.open && !sequence.path.empty()) nodes.push_back(sequence.path.back());
-    if (sequence.private_node != kNone) nodes.push_back(sequence.private_node);
-  }
-  ORRERY_CHECK(tree.holds_exactly(nodes), "KV pool: content tree");
 }
 
 void KvBlockManager::check_invariants() const {

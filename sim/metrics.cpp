@@ -71,7 +71,8 @@ Distribution WeightedSamples::distribution() const {
 }
 
 std::size_t TimeSeriesRecorder::bin_at(SimTime at) {
-  const std::int64_t ns = std::max<std::int64_t>(0, at.ns());
+  if (origin_ < 0) origin_ = std::max<std::int64_t>(0, at.ns());
+  const std::int64_t ns = std::max<std::int64_t>(0, at.ns() - origin_);
   const auto halve = [](std::vector<double>& v) {
     for (std::size_t i = 0; i < v.size(); ++i) {
       const double value = v[i];
@@ -99,9 +100,9 @@ void TimeSeriesRecorder::hold(Level what, SimTime from, SimTime to, double value
   const std::size_t last = bin_at(to - SimDuration(1));
   auto& v = levels_[what];
   if (v.size() <= last) v.resize(last + 1, 0.0);
-  std::int64_t begin = std::max<std::int64_t>(0, from.ns());
+  std::int64_t begin = std::max(origin_, from.ns());
   for (std::size_t bin = bin_at(from); bin <= last; ++bin) {
-    const std::int64_t end = std::min(to.ns(), static_cast<std::int64_t>(bin + 1) * width_);
+    const std::int64_t end = std::min(to.ns(), origin_ + static_cast<std::int64_t>(bin + 1) * width_);
     v[bin] += value * static_cast<double>(end - begin);
     begin = end;
   }
@@ -109,9 +110,10 @@ void TimeSeriesRecorder::hold(Level what, SimTime from, SimTime to, double value
 
 TimeSeries TimeSeriesRecorder::series(SimTime start, SimTime end, double instances) const {
   TimeSeries out;
-  const std::int64_t first_bin = std::max<std::int64_t>(0, start.ns()) / width_;
-  const std::int64_t last_bin = std::max(first_bin, std::max<std::int64_t>(0, end.ns() - 1) / width_);
-  out.start = SimTime(first_bin * width_);
+  const std::int64_t origin = std::max<std::int64_t>(0, origin_);
+  const std::int64_t first_bin = std::max<std::int64_t>(0, start.ns() - origin) / width_;
+  const std::int64_t last_bin = std::max(first_bin, std::max<std::int64_t>(0, end.ns() - origin - 1) / width_);
+  out.start = SimTime(origin + first_bin * width_);
   out.width = SimDuration(width_);
   const auto bins = static_cast<std::size_t>(last_bin - first_bin + 1);
   const auto slice = [&](const std::vector<double>& v, double scale) {

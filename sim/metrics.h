@@ -64,6 +64,7 @@ class TimeSeriesRecorder {
   static constexpr std::size_t bin_limit = 512;
   std::size_t bin_at(SimTime at);
 
+  std::int64_t origin_ = -1;        // the first instant seen: traces need not start at zero
   std::int64_t width_ = 1'000'000;  // 1 ms to begin with
   std::vector<double> points_[point_count];
   std::vector<double> levels_[level_count];  // value × nanoseconds

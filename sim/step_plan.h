@@ -39,6 +39,11 @@ struct StepPlan {
   std::int64_t tokens() const { return prefill_tokens + decode_sequences; }
 };
 
+// When the resources of an instance took up one step.
+struct StepStamp {
+  SimTime schedule_begin, launch_begin, device_begin, device_end;
+};
+
 // Outcome of `updates.size()` consecutive steps of one instance, oldest first, whose outputs the core thread has
 // processed. A stretch of n steps reports n updates at once, at the boundary where the core thread may schedule again.
 struct StepOutcome {
@@ -48,8 +53,8 @@ struct StepOutcome {
   std::span<const SimTime> updates;           // end of update, per step
   std::span<const SequenceId> eos;            // sequences that emitted EOS in the last updated step
   SimTime at;                                 // when the core thread is free again
-  // Of the last updated step (for records): its begin and end on the device, and of scheduling and launching.
-  SimTime schedule_begin, launch_begin, device_begin, device_end;
+  // For records: of the first updated step, the one after it (stretches), and the last.
+  StepStamp first_stamp, second_stamp, last_stamp;
 };
 
 // The core thread is free although fewer steps than allowed are open (after an idle start).

@@ -1,0 +1,148 @@
+#include "base/json.h"
+
+#include <charconv>
+#include <cmath>
+#include <set>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "base/time.h"
+
+namespace orrery {
+
+namespace {
+
+void write_string(const std::string& text, std::string& out) {
+  out += Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void write_value(const Json& value, std::size_t depth, std::string& out) {
+  const auto indent = [&](std::size_t d) { out.append(2 * d, ' '); };
+  if (value.is_object() || value.is_array()) {
+    const bool object = value.is_object();
+    if (value.empty()) {
+      out += object ? "{}" : "[]";
+      return;
+    }
+    out += object ? "{\n" : "[\n";
+    bool first = true;
+    for (auto it = value.begin(); it != value.end(); ++it) {
+      if (!first) out += ",\n";
+      first = false;
+      indent(depth + 1);
+      if (object) {
+        write_string(it.key(), out);
+        out += ": ";
+      }
+      write_value(*it, depth + 1, out);
+    }
+    out += '\n';
+    indent(depth);
+    out += object ? '}' : ']';
+  } else if (value.is_number_float()) {
+    const std::string number = format_number(value.get<double>());
+    out += number.empty() ? "null" : number;
+  } else if (value.is_string()) {
+    write_string(value.get_ref<const std::string&>(), out);
+  } else {
+    out += value.dump();
+  }
+}
+
+// Watches a parse for what nlohmann accepts and we do not: duplicate keys and deep nesting.
+struct StrictSax final : nlohmann::json_sax<Json> {
+  nlohmann::detail::json_sax_dom_parser<Json> dom;
+  std::vector<std::set<std::string>> keys;
+  std::string problem;
+  std::size_t position = 0;
+
+  explicit StrictSax(Json& result) : dom(result, false) {}
+  bool null() override { return dom.null(); }
+  bool boolean(bool v) override { return dom.boolean(v); }
+  bool number_integer(number_integer_t v) override { return dom.number_integer(v); }
+  bool number_unsigned(number_unsigned_t v) override { return dom.number_unsigned(v); }
+  bool number_float(number_float_t v, const string_t& s) override { return dom.number_float(v, s); }
+  bool string(string_t& v) override { return dom.string(v); }
+  bool binary(binary_t& v) override { return dom.binary(v); }
+  bool start_object(std::size_t n) override { keys.emplace_back(); return deep() && dom.start_object(n); }
+  bool end_object() override { keys.pop_back(); return dom.end_object(); }
+  bool start_array(std::size_t n) override { keys.emplace_back(); return deep() && dom.start_array(n); }
+  bool end_array() override { keys.pop_back(); return dom.end_array(); }
+  bool key(string_t& v) override {
+    if (!keys.back().insert(v).second) {
+      problem = "duplicate key " + quote(v);
+      return false;
+    }
+    return dom.key(v);
+  }
+  bool parse_error(std::size_t at, const std::string&, const nlohmann::detail::exception& e) override {
+    problem = e.what();
+    position = at > 0 ? at - 1 : 0;
+    const auto colon = problem.rfind("syntax error");
+    if (colon != std::string::npos) problem = problem.substr(colon);
+    return false;
+  }
+  bool deep() {
+    if (keys.size() <= 200) return true;
+    problem = "nested deeper than 200 levels";
+    return false;
+  }
+};
+
+}  // namespace
+
+std::string canonical_json(const Json& value) {
+  std::string out;
+  write_value(value, 0, out);
+  return out + "\n";
+}
+
+std::string format_number(double value) {
+  if (!std::isfinite(value)) return "";
+  if (value == 0) return "0";
+  char buffer[40];
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  return std::string(buffer, end);
+}
+
+std::string format_fixed(double value, int decimals) {
+  if (!std::isfinite(value)) return "";
+  char buffer[400];
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed, decimals).ptr;
+  return std::string(buffer, end);
+}
+
+std::string format_nanoseconds_as_seconds(std::int64_t ns) {
+  const bool negative = ns < 0;
+  const std::uint64_t magnitude = negative ? 0 - static_cast<std::uint64_t>(ns) : static_cast<std::uint64_t>(ns);
+  std::string fraction = std::to_string(magnitude % 1000000000u);
+  return (negative ? "-" : "") + std::to_string(magnitude / 1000000000u) + "." + std::string(9 - fraction.size(), '0') + fraction;
+}
+
+SourceLocation locate(const std::string& text, std::size_t byte, const std::string& file_name) {
+  SourceLocation where{file_name, 1, 1};
+  for (std::size_t i = 0; i < byte && i < text.size(); ++i) {
+    if (text[i] == '\n') {
+      ++where.line;
+      where.column = 1;
+    } else {
+      ++where.column;
+    }
+  }
+  return where;
+}
+
+Result<Json> parse_json(const std::string& text, const std::string& file_name) {
+  Json result;
+  StrictSax sax(result);
+  // sax_parse counts bytes only for syntax errors; for our own refusals the key is searched in the text.
+  if (Json::sax_parse(text, &sax, nlohmann::detail::input_format_t::json, true)) return result;
+  return invalid_input("invalid JSON: " + sax.problem, locate(text, sax.position, file_name));
+}
+
+Result<Json> load_json(const std::string& path) {
+  ORRERY_TRY(text, read_text_file(path));
+  return parse_json(text, path);
+}
+
+}  // namespace orrery

@@ -1,0 +1,279 @@
+#include "sim/instance.h"
+
+#include <algorithm>
+
+namespace orrery {
+
+Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
+    : scheduler_(std::move(scheduler)), wiring_(wiring), output_delay_(wiring.executor->output_delay(wiring.id)) {
+  levels_ = scheduler_->view();
+}
+
+void Instance::observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
+                               std::int64_t tokens, std::int64_t context) {
+  if (wiring_.observer == nullptr) return;
+  const SchedulerView v = scheduler_->view();
+  wiring_.observer->on_request_event({.kind = kind, .request = request.value(), .instance = wiring_.id, .at = at,
+                                      .step = step, .tokens = tokens, .context = context, .running = v.running,
+                                      .waiting = v.waiting});
+}
+
+void Instance::levels_changed() {
+  const SchedulerView v = scheduler_->view();
+  const auto used = [](const SchedulerView& x) {
+    return 1.0 - static_cast<double>(x.free_blocks) / static_cast<double>(x.usable_blocks);
+  };
+  wiring_.collector->change_levels(v.running - levels_.running, v.waiting - levels_.waiting, used(v) - used(levels_));
+  levels_ = v;
+}
+
+bool Instance::add(const Request& request, SimTime now) {
+  const SequenceId sequence = scheduler_->add(request);
+  if (sequence.is_none()) {
+    RequestRecord record;
+    record.request = request.id.value();
+    record.arrival = request.arrival;
+    record.prompt_tokens = request.prompt_tokens;
+    record.instance = wiring_.id;
+    record.status = RequestStatus::rejected;
+    times_.add(request.id.value());
+    wiring_.collector->finished(record, now);
+    observe_request(RequestEvent::Kind::rejected, request.id, now, 0, 0, 0);
+    return false;
+  }
+  if (sequence.value() >= progress_.size()) progress_.resize(sequence.value() + 1);
+  Progress& p = progress_of(sequence);
+  p = Progress{};
+  p.request = request.id;
+  p.arrival = request.arrival;
+  p.prompt = request.prompt_tokens;
+  ++outstanding_;
+  observe_request(RequestEvent::Kind::arrived, request.id, now, 0, request.prompt_tokens, 0);
+  // A queue that was not empty has a head that cannot be admitted, and nobody overtakes it: only the first one
+  // in line ends a stretch.
+  if (!idle_ && scheduler_->view().waiting == 1) wiring_.executor->cut(wiring_.id, now);
+  levels_changed();
+  return true;
+}
+
+bool Instance::schedule(SimTime now) {
+  const StepId step = scheduler_->next_step();
+  if (!scheduler_->has_work()) {
+    idle_ = scheduler_->open_steps() == 0;
+    return true;
+  }
+  const StepPlan& plan = scheduler_->schedule();
+  for (const SequenceId sequence : plan.preempted) {
+    Progress& p = progress_of(sequence);
+    ++p.preemptions;
+    break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
+    observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(), 0, 0);
+  }
+  for (const SequenceId sequence : plan.paused) break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
+  if (plan.tokens() == 0) {
+    idle_ = scheduler_->open_steps() == 0;
+    levels_changed();
+    return !idle_ || !scheduler_->has_work();
+  }
+  idle_ = false;
+  record_plan(plan, step, now);
+  wiring_.executor->submit(step, wiring_.id, plan, now);
+  levels_changed();
+  return true;
+}
+
+void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
+  for (const Admission& a : scheduler_->admissions()) {
+    Progress& p = progress_of(a.sequence);
+    if (!p.admitted) {
+      p.first_scheduled = now;
+      p.cached = a.cached_tokens;
+    }
+    p.admitted = true;
+    observe_request(a.resumed ? RequestEvent::Kind::resumed : RequestEvent::Kind::admitted, p.request, now,
+                    step.value(), a.cached_tokens, 0);
+  }
+  if (wiring_.observer == nullptr) return;
+  for (const PrefillWork& w : plan.prefill) {
+    observe_request(RequestEvent::Kind::prefill_chunk, w.request, now, step.value(), w.new_tokens, w.context);
+  }
+  StepRecord r;
+  r.instance = wiring_.id;
+  r.step = step.value();
+  r.schedule_begin = now;
+  r.prefill_tokens = plan.prefill_tokens;
+  r.prefill_chunks = static_cast<std::int32_t>(plan.prefill.size());
+  r.decode_sequences = plan.decode_sequences;
+  r.decode_context_tokens = plan.decode_context_tokens;
+  r.running = plan.running;
+  r.waiting = plan.waiting;
+  r.preempted = static_cast<std::int32_t>(plan.preempted.size());
+  r.new_requests = plan.new_requests;
+  r.free_blocks = plan.free_blocks;
+  records_.push_back(r);
+}
+
+// The sequence's next gap will not be the gap between two consecutive updates. Its last token is that of step
+// `last`, which may still be in flight.
+void Instance::break_run(SequenceId sequence, std::int64_t last) {
+  Progress& p = progress_of(sequence);
+  if (!p.admitted || p.broken) return;
+  p.broken = true;
+  p.run_last = last;
+  if (scheduler_->open_steps() > 0) {
+    awaiting_token_.push_back(sequence);
+  } else {
+    p.last_token = last_update_;
+  }
+}
+
+// The first token after a break: one gap of its own, and a new run of regular ones begins.
+void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
+  const std::int64_t gap = (at - p.last_token).ns();
+  wiring_.collector->gap(gap, 1);
+  if (wiring_.per_request_itl) {
+    p.extra_gaps.push_back(gap);
+    p.segments.push_back({p.run_first + 1, p.run_last});
+  }
+  p.broken = false;
+  p.run_first = step;
+}
+
+void Instance::on_outcome(const StepOutcome& outcome) {
+  const UpdateEffects& effects = scheduler_->on_outcome(outcome);
+  double decoded = 0;
+  for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
+    const SimTime at = outcome.updates[i];
+    const std::int64_t gap = last_update_.is_never() ? 0 : (at - last_update_).ns();
+    const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[i]);
+    if (weight > 0) wiring_.collector->gap(gap, weight);
+    decoded += static_cast<double>(weight);
+    if (wiring_.per_request_itl) gaps_.push_back(gap);
+    times_.add(at.ns());
+    last_update_ = at;
+  }
+  wiring_.collector->series().count(TimeSeriesRecorder::decode_tokens, last_update_, decoded);
+  if (outcome.scheduled > 1) ++stretches_;
+  for (const FirstToken& token : effects.first_tokens) take_first_token(token, outcome);
+  for (const SequenceId sequence : effects.irregular) {
+    join_run(progress_of(sequence), outcome.updates.back(),
+             static_cast<std::int64_t>(outcome.first.value() + outcome.updates.size()) - 1);
+  }
+  for (const SequenceId sequence : awaiting_token_) progress_of(sequence).last_token = outcome.updates.front();
+  awaiting_token_.clear();
+  for (const Finished& f : effects.finished) finish(f, outcome);
+  if (wiring_.observer != nullptr) observe_steps(outcome);
+  if (wiring_.per_request_itl) trim_gap_log();
+  levels_changed();
+}
+
+void Instance::observe_steps(const StepOutcome& outcome) {
+  const auto emit = [&](StepRecord r, const StepStamp& begin, SimTime device_end, SimTime update_end) {
+    r.schedule_begin = begin.schedule_begin;
+    r.launch_begin = begin.launch_begin;
+    r.device_begin = begin.device_begin;
+    r.device_end = device_end;
+    r.update_end = update_end;
+    wiring_.observer->on_step(r);
+  };
+  ORRERY_CHECK(!records_.empty(), "an outcome belongs to an open step");
+  if (outcome.updates.size() == 1) {
+    emit(records_.front(), outcome.first_stamp, outcome.first_stamp.device_end, outcome.updates.front());
+    records_.erase(records_.begin());
+    return;
+  }
+  // A stretch of pure decode steps behind the steps that were open when it began: those end first.
+  std::size_t done = 0;
+  if (records_.size() > 1) {
+    emit(records_.front(), outcome.first_stamp, outcome.first_stamp.device_end, outcome.updates.front());
+    records_.erase(records_.begin());
+    done = 1;
+  }
+  StepRecord& open = records_.front();
+  StepRecord stretch = open;
+  stretch.steps = static_cast<std::int64_t>(outcome.updates.size() - done);
+  emit(stretch, done == 1 ? outcome.second_stamp : outcome.first_stamp, outcome.last_stamp.device_end,
+       outcome.updates.back());
+  open.step += static_cast<std::uint64_t>(stretch.steps);
+  open.decode_context_tokens += stretch.steps * open.decode_sequences;
+  if (scheduler_->open_steps() == 0) records_.erase(records_.begin());
+}
+
+void Instance::take_first_token(const FirstToken& token, const StepOutcome& outcome) {
+  Progress& p = progress_of(token.sequence);
+  const SimTime at = outcome.updates[token.update];
+  const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
+  if (token.resumed) {
+    join_run(p, at, step);
+    return;
+  }
+  p.first_token = at + output_delay_;
+  p.has_token = true;
+  p.run_first = step;
+  // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was broken.
+  const bool just_preempted =
+      std::find(awaiting_token_.begin(), awaiting_token_.end(), token.sequence) != awaiting_token_.end();
+  if (!just_preempted) p.broken = false;
+  observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step), 0, 0);
+}
+
+void Instance::finish(const Finished& f, const StepOutcome& outcome) {
+  const Progress& p = progress_of(f.sequence);
+  const SimTime at = outcome.updates[f.update] + output_delay_;
+  RequestRecord record;
+  record.request = f.request.value();
+  record.arrival = p.arrival;
+  record.queue = p.first_scheduled - p.arrival;
+  record.ttft = p.first_token - p.arrival;
+  record.e2e = at - p.arrival;
+  record.prompt_tokens = p.prompt;
+  record.output_tokens = f.output_tokens;
+  record.cached_tokens = p.cached;
+  record.preemptions = p.preemptions;
+  record.instance = wiring_.id;
+  if (wiring_.per_request_itl) fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
+  --outstanding_;
+  wiring_.collector->finished(record, at);
+  wiring_.inbox->on_finished(f.request, at);
+  observe_request(RequestEvent::Kind::finished, f.request, at, outcome.first.value() + f.update, f.output_tokens, 0);
+  progress_of(f.sequence).request = RequestId::none();
+}
+
+void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record) {
+  std::vector<std::int64_t> all = p.extra_gaps;
+  const auto append = [&](Segment s) {
+    for (std::int64_t step = s.first; step <= s.last; ++step) {
+      all.push_back(gaps_[static_cast<std::size_t>(step - gaps_base_)]);
+    }
+  };
+  for (const Segment& s : p.segments) append(s);
+  append({p.run_first + 1, p.broken ? std::min(p.run_last, last_step) : last_step});
+  if (all.empty()) return;
+  std::sort(all.begin(), all.end());
+  const std::size_t n = all.size();
+  record.itl_p50 = all[std::min(n - 1, n / 2)];
+  record.itl_p99 = all[std::min(n - 1, n * 99 / 100)];
+  record.itl_max = all.back();
+}
+
+// Drops gaps that no request in flight can still ask for; amortised over a doubling.
+void Instance::trim_gap_log() {
+  if (gaps_.size() < trim_at_) return;
+  std::int64_t oldest = gaps_base_ + static_cast<std::int64_t>(gaps_.size());
+  for (const Progress& p : progress_) {
+    if (p.request.is_none() || !p.has_token) continue;
+    oldest = std::min(oldest, p.segments.empty() ? p.run_first + 1 : p.segments.front().first);
+  }
+  const auto drop = static_cast<std::ptrdiff_t>(std::max<std::int64_t>(0, oldest - gaps_base_));
+  gaps_.erase(gaps_.begin(), gaps_.begin() + drop);
+  gaps_base_ += drop;
+  trim_at_ = std::max<std::size_t>(1u << 16, 2 * gaps_.size());
+}
+
+std::uint64_t Instance::digest() const {
+  Digest d = times_;
+  d.add(scheduler_->digest());
+  return d.value();
+}
+
+}  // namespace orrery

@@ -1,0 +1,168 @@
+#include "sim/simulation.h"
+
+#include <algorithm>
+
+#include "base/mutation.h"
+#include "sim/instance.h"
+
+namespace orrery {
+
+namespace {
+
+class Loop {
+ public:
+  explicit Loop(SimulationSetup setup) : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink) {
+    for (std::size_t i = 0; i < setup_.schedulers.size(); ++i) {
+      const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)), .executor = setup_.executor,
+                                    .inbox = setup_.inbox, .collector = &collector_, .observer = setup_.observer,
+                                    .per_request_itl = setup_.per_request_itl};
+      instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
+    }
+    views_.resize(instances_.size());
+    marked_.assign(instances_.size(), false);
+  }
+
+  Result<RunResult> run() {
+    check_context() = {.sim_time_ns = 0, .seed = setup_.seed, .digest = 0};
+    for (;;) {
+      const SimTime due = earlier(setup_.executor->next_event(), setup_.inbox->next());
+      if (due.is_never()) break;
+      const SimTime now = setup_.clock->wait_until(due);
+      ++events_;
+      check_context().sim_time_ns = now.ns();
+      collector_.advance(now);
+      take_outcomes(now);
+      if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (!schedule_marked(now)) return exhausted(now);
+      if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(finished_)) {
+        return make_error(ErrorKind::interrupted, "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
+      }
+    }
+    if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
+    return result();
+  }
+
+ private:
+  void mark(InstanceId id) {
+    if (marked_[id.value()]) return;
+    marked_[id.value()] = true;
+    to_schedule_.push_back(id);
+  }
+
+  void take_outcomes(SimTime now) {
+    outcomes_.clear();
+    setup_.executor->collect(now, outcomes_);
+    if (!ORRERY_MUTANT(event_order_ignores_actor)) order_outcomes();
+    for (const HostFree& free : outcomes_.host_free) mark(free.instance);
+    for (const StepOutcome& outcome : outcomes_.steps) {
+      Instance& instance = *instances_[outcome.instance.value()];
+      instance.on_outcome(outcome);
+      views_[outcome.instance.value()].outstanding = instance.outstanding();
+      mark(outcome.instance);
+    }
+  }
+
+  // Within a phase by actor; an executor already delivers so, and a shuffled one must make no difference.
+  void order_outcomes() {
+    const auto by_instance = [](const auto& a, const auto& b) { return a.instance < b.instance; };
+    if (!std::is_sorted(outcomes_.host_free.begin(), outcomes_.host_free.end(), by_instance)) {
+      std::sort(outcomes_.host_free.begin(), outcomes_.host_free.end(), by_instance);
+    }
+    if (!std::is_sorted(outcomes_.steps.begin(), outcomes_.steps.end(), by_instance)) {
+      std::sort(outcomes_.steps.begin(), outcomes_.steps.end(), by_instance);
+    }
+  }
+
+  void take_arrivals(SimTime now) {
+    arrivals_.clear();
+    setup_.inbox->poll(now, arrivals_);
+    const auto by_request = [](const Request& a, const Request& b) { return a.id < b.id; };
+    if (!ORRERY_MUTANT(arrival_order_from_container) &&
+        !std::is_sorted(arrivals_.begin(), arrivals_.end(), by_request)) {
+      std::sort(arrivals_.begin(), arrivals_.end(), by_request);
+    }
+    for (const Request& request : arrivals_) {
+      collector_.arrived(request.arrival);
+      const InstanceId chosen = setup_.router->choose(request, views_);
+      Instance& instance = *instances_[chosen.value()];
+      if (!instance.add(request, now)) {
+        setup_.inbox->on_finished(request.id, now);
+        continue;
+      }
+      views_[chosen.value()].outstanding = instance.outstanding();
+      if (instance.idle()) mark(chosen);
+    }
+  }
+
+  bool schedule_marked(SimTime now) {
+    if (to_schedule_.size() > 1) std::sort(to_schedule_.begin(), to_schedule_.end());
+    for (const InstanceId id : to_schedule_) {
+      marked_[id.value()] = false;
+      if (!instances_[id.value()]->schedule(now)) {
+        stuck_ = id;
+        return false;
+      }
+    }
+    to_schedule_.clear();
+    return true;
+  }
+
+  Error exhausted(SimTime now) const {
+    const SchedulerView v = instances_[stuck_.value()]->scheduler().view();
+    return make_error(ErrorKind::infeasible,
+                      "capacity exhausted at simulated time " + std::to_string(now.seconds()) + " s: instance " +
+                          std::to_string(stuck_.value()) + " has " + std::to_string(v.waiting) +
+                          " waiting requests, nothing runs, and the first one does not fit into its " +
+                          std::to_string(v.usable_blocks) + " KV blocks; give it more KV memory or a smaller max_model_len");
+  }
+
+  Result<RunResult> result() {
+    std::uint64_t queried = 0, hit = 0;
+    Digest digest;
+    std::vector<double> wraps;
+    for (const auto& instance : instances_) {
+      if (instance->scheduler().has_work()) {
+        return make_error(ErrorKind::internal, "the run ended with requests in flight");
+      }
+    }
+    RunResult r = collector_.finish(static_cast<double>(instances_.size()));
+    PoolResult pool{.name = "main", .instances = static_cast<std::int64_t>(instances_.size())};
+    for (const auto& instance : instances_) {
+      const Scheduler& s = instance->scheduler();
+      digest.add(instance->digest());
+      r.preemptions += s.counters().preemptions;
+      r.steps += s.next_step().value();
+      r.stretches += instance->stretches();
+      queried += s.counters().queried_tokens;
+      hit += s.counters().hit_tokens;
+      const auto usable = static_cast<double>(s.kv().usable_blocks());
+      pool.peak_utilization = std::max(pool.peak_utilization,
+                                       1.0 - static_cast<double>(s.counters().min_free_blocks) / usable);
+      wraps.push_back(static_cast<double>(s.kv().allocated_in_total()) / usable);
+      pool.kv_blocks = s.kv().usable_blocks() + 1;
+    }
+    r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
+    r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
+    r.pools.push_back(pool);
+    r.events = events_;
+    r.digest = digest.value();
+    return r;
+  }
+
+  SimulationSetup setup_;
+  RunCollector collector_;
+  std::vector<std::unique_ptr<Instance>> instances_;
+  std::vector<InstanceView> views_;
+  std::vector<bool> marked_;
+  std::vector<InstanceId> to_schedule_;
+  Outcomes outcomes_;
+  Arrivals arrivals_;
+  std::uint64_t events_ = 0, finished_ = 0;
+  InstanceId stuck_;
+};
+
+}  // namespace
+
+Result<RunResult> run_simulation(SimulationSetup setup) { return Loop(std::move(setup)).run(); }
+
+}  // namespace orrery

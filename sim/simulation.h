@@ -1,0 +1,50 @@
+// The one loop: clock, executor, inbox and instances. Simulation and live differ in the three seams only.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sim/clock.h"
+#include "sim/collector.h"
+#include "sim/executor.h"
+#include "sim/inbox.h"
+#include "sim/router.h"
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+// Order of what happens at one instant (rule D2). Each phase sees the effects of those before it.
+enum class Phase : std::uint8_t {
+  host_free,        // a launch returned: its core thread may go on
+  step_finished,    // outputs processed: freed blocks must be visible to whoever schedules now
+  transfer_finished,
+  instance_ready,
+  arrival,          // after completions, so that routing sees who is free
+  telemetry,        // after work has settled: an observer changes nothing
+  route,
+  schedule,         // last, so that one step takes in everything that this instant brought
+  timeout,
+  scale,
+};
+
+struct SimulationSetup {
+  Clock* clock = nullptr;
+  Executor* executor = nullptr;
+  Inbox* inbox = nullptr;
+  Router* router = nullptr;
+  std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
+  RecordSink* sink = nullptr;                          // may be null
+  RunObserver* observer = nullptr;                     // may be null
+  Slo slo;
+  bool per_request_itl = false;
+  std::uint64_t seed = 1;
+  std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be empty
+};
+
+// Runs until every request has ended. Errors: bad trace input (located), capacity exhausted, interrupted.
+Result<RunResult> run_simulation(SimulationSetup setup);
+
+}  // namespace orrery
