@@ -24,17 +24,17 @@ struct LengthPair {
 
 // A conversation between two of its turns.
 struct Conversation {
-  SimTime arrival;            // of its next turn
-  std::uint64_t number = 0;   // from 0, in order of the first turns
+  SimTime arrival;           // of its next turn
+  std::uint64_t number = 0;  // from 0, in order of the first turns
   std::uint64_t turns_left = 0;
-  std::int32_t history = 0;   // tokens of the previous prompt and output
+  std::int32_t history = 0;  // tokens of the previous prompt and output
   std::int32_t group = 0;
-  LengthPair lengths;         // of its next turn: new tokens of the prompt, tokens of the answer
+  LengthPair lengths;  // of its next turn: new tokens of the prompt, tokens of the answer
   RandomStream session, input, output;
 };
 
-// Largest block size of at most 512 that divides the shared prefix and is a whole number of KV blocks (16 tokens);
-// a prefix that has none is one block by itself. Either way the prefix ends where a block ends.
+// Largest block size of at most 512 that divides the shared prefix and is a whole number of KV blocks (16
+// tokens); a prefix that has none is one block by itself. Either way the prefix ends where a block ends.
 std::int32_t block_size_for(std::int32_t shared_prefix_tokens) {
   for (std::int32_t size = 512; size >= 16; size /= 2) {
     if (shared_prefix_tokens % size == 0) return size;
@@ -45,10 +45,12 @@ std::int32_t block_size_for(std::int32_t shared_prefix_tokens) {
 class GeneratorSource final : public RequestSource {
  public:
   GeneratorSource(const GeneratorSpec& spec, std::uint64_t seed)
-      : spec_(spec), seed_(seed), arrivals_(spec.arrivals, spec.arrivals.rate / spec.sessions.turns_mean, seed),
-        input_(spec.input), output_(spec.output), next_start_(arrivals_.next()) {
+      : spec_(spec), seed_(seed),
+        arrivals_(spec.arrivals, spec.arrivals.rate / spec.sessions.turns_mean, seed), input_(spec.input),
+        output_(spec.output), next_start_(arrivals_.next()) {
     if (spec_.sessions.turns_mean > 1) log_go_on_ = det_log1p(-1.0 / spec_.sessions.turns_mean);
-    if (spec_.sessions.shared_prefix_tokens > 0) block_size_ = block_size_for(spec_.sessions.shared_prefix_tokens);
+    if (spec_.sessions.shared_prefix_tokens > 0)
+      block_size_ = block_size_for(spec_.sessions.shared_prefix_tokens);
     if (!spec_.resample.empty()) load_pairs();
   }
 
@@ -74,7 +76,7 @@ class GeneratorSource final : public RequestSource {
   ArrivalProcess arrivals_;
   LengthSampler input_, output_;
   std::vector<LengthPair> pairs_;
-  double log_go_on_ = 0;  // log of the probability that a conversation goes on
+  double log_go_on_ = 0;         // log of the probability that a conversation goes on
   std::int32_t block_size_ = 0;  // 0 = no shared prefix
   SimTime next_start_;
   std::uint64_t started_ = 0, emitted_ = 0;
@@ -89,9 +91,11 @@ void GeneratorSource::load_pairs() {
     return;
   }
   TraceRequest row;
-  while (pairs_.size() < kMaxPairs && (*reader)->next(row)) pairs_.push_back({row.prompt_tokens, row.output_tokens});
+  while (pairs_.size() < kMaxPairs && (*reader)->next(row))
+    pairs_.push_back({row.prompt_tokens, row.output_tokens});
   if ((*reader)->error() != nullptr) error_ = *(*reader)->error();
-  if (!error_ && pairs_.empty()) error_ = invalid_input("the trace is empty; nothing to resample", {spec_.resample, 0, 0});
+  if (!error_ && pairs_.empty())
+    error_ = invalid_input("the trace is empty; nothing to resample", {spec_.resample, 0, 0});
 }
 
 bool GeneratorSource::next(TraceRequest& request) {
@@ -116,15 +120,24 @@ bool GeneratorSource::next(TraceRequest& request) {
 
 Conversation GeneratorSource::begin() {
   const std::uint64_t number = started_++;
-  const RandomPurpose input_purpose = pairs_.empty() ? RandomPurpose::input_length : RandomPurpose::workload_resample;
-  Conversation c{next_start_, number, 1, 0, 0, {}, RandomStream(seed_, RandomPurpose::session, number),
-                 RandomStream(seed_, input_purpose, number), RandomStream(seed_, RandomPurpose::output_length, number)};
+  const RandomPurpose input_purpose =
+      pairs_.empty() ? RandomPurpose::input_length : RandomPurpose::workload_resample;
+  Conversation c{next_start_,
+                 number,
+                 1,
+                 0,
+                 0,
+                 {},
+                 RandomStream(seed_, RandomPurpose::session, number),
+                 RandomStream(seed_, input_purpose, number),
+                 RandomStream(seed_, RandomPurpose::output_length, number)};
   next_start_ = arrivals_.next();
   if (spec_.sessions.turns_mean > 1) c.turns_left = draw_turns(c.session);
   c.history = spec_.sessions.shared_prefix_tokens;
   if (spec_.sessions.prefix_groups > 1 && block_size_ > 0) {
     RandomStream prefix(seed_, RandomPurpose::prefix, number);
-    c.group = static_cast<std::int32_t>(prefix.below(static_cast<std::uint64_t>(spec_.sessions.prefix_groups)));
+    c.group =
+        static_cast<std::int32_t>(prefix.below(static_cast<std::uint64_t>(spec_.sessions.prefix_groups)));
   }
   c.lengths = draw_lengths(c);
   return c;
@@ -171,7 +184,8 @@ void GeneratorSource::fill_hash_ids(const Conversation& conversation, TraceReque
   request.hash_block_size = block_size_;
   request.hash_ids.reserve(all);
   for (std::uint64_t i = 0; i < all; ++i) {
-    request.hash_ids.push_back(i < shared ? static_cast<std::uint64_t>(conversation.group) * shared + i : own + i);
+    request.hash_ids.push_back(i < shared ? static_cast<std::uint64_t>(conversation.group) * shared + i
+                                          : own + i);
   }
 }
 

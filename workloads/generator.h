@@ -34,7 +34,7 @@ struct SessionSpec {
   double think_s = 10;                 // exponential mean gap from one turn's arrival to the next
   std::int32_t shared_prefix_tokens = 0;  // system prompt common to all requests of a prefix group
   std::int32_t prefix_groups = 1;      // how many different system prompts
-  std::int32_t max_prompt_tokens = 131072;  // a conversation ends before a later turn whose prompt would be longer
+  std::int32_t max_prompt_tokens = 131072;  // a conversation ends before a later turn with a longer prompt
 };
 
 // ServeGen (alibaba/ServeGen): a folder of chunk-<client>-trace.csv (windows of rate, shape of the gaps) and
@@ -49,19 +49,21 @@ struct GeneratorSpec {
   std::uint64_t requests = 1000;       // how many (≥ 1)
   ArrivalSpec arrivals;
   LengthSpec input, output;
-  std::string resample;                // a trace file: (input, output) pairs drawn from its first 20,000 rows, so that
-                                       // their correlation is kept; replaces input and output
+  // A trace file: (input, output) pairs drawn from its first 20,000 rows, so that their correlation is kept;
+  // replaces input and output.
+  std::string resample;
   SessionSpec sessions;
   std::optional<ServegenSpec> servegen;  // replaces everything but `requests`
 };
 
-// Streams. A conversation is one arrival of the process; its number is the entity of every stream that it draws
-// from, so that with one turn each the entity is the request's index. `arrivals` draws the gap before the
-// conversation, `session` its turns and think times, `prefix` its prefix group, `input_length`,
+// Streams. A conversation is one arrival of the process; its number is the entity of every stream that it
+// draws from, so that with one turn each the entity is the request's index. `arrivals` draws the gap before
+// the conversation, `session` its turns and think times, `prefix` its prefix group, `input_length`,
 // `output_length` (or `workload_resample`) one length a turn.
 //
-// Arrivals. `rate` counts requests: conversations start at rate / turns_mean, and later turns are added, so that the
-// rate is reached once the first conversations have gone through. fixed starts at 0; the others with a gap.
+// Arrivals. `rate` counts requests: conversations start at rate / turns_mean, and later turns are added, so
+// that the rate is reached once the first conversations have gone through. fixed starts at 0; the others
+// with a gap.
 //
 // Prompts. First turn: shared prefix + drawn input. Later turn: previous prompt + previous output + drawn input.
 // A shared prefix is stated by hash_ids whose block size divides it exactly; growth by `session`.

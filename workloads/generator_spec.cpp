@@ -36,7 +36,8 @@ std::vector<double> read_quantiles(const Yaml& node) {
       item.fail("quantiles must not decrease");
     }
   }
-  if (node.is_list() && quantiles.size() < 2) node.fail("expected at least two quantiles: the shortest and the longest");
+  if (node.is_list() && quantiles.size() < 2)
+    node.fail("expected at least two quantiles: the shortest and the longest");
   if (quantiles.size() < 2) quantiles = {1, 1};
   return quantiles;
 }
@@ -77,7 +78,8 @@ LengthSpec read_length(const Yaml& node) {
     const Yaml quantiles = node.require("quantiles");
     spec.quantiles = read_quantiles(quantiles);
     if (quantiles && (spec.quantiles.front() < spec.low || spec.quantiles.back() > spec.high)) {
-      quantiles.fail("quantiles lie outside the bounds low and high (default 1 and 131072); set them as well");
+      quantiles.fail(
+          "quantiles lie outside the bounds low and high (default 1 and 131072); set them as well");
     }
   }
   return spec;
@@ -121,7 +123,8 @@ GeneratorSpec read_generator(const Yaml& node) {
   if (const Yaml resample = node.optional("resample")) {
     spec.resample = resample.text();
     for (const char* key : {"input", "output"}) {
-      if (const Yaml other = node.optional(key)) other.fail("resample replaces input and output; remove one of the two");
+      if (const Yaml other = node.optional(key))
+        other.fail("resample replaces input and output; remove one of the two");
     }
   } else {
     spec.input = read_length(node.require("input"));

@@ -12,16 +12,20 @@ namespace orrery {
 namespace {
 
 constexpr const char* kFormats =
-    "Orrery reads Orrery and Mooncake JSON Lines, Azure 2023/2024 CSV, BurstGPT CSV and `vllm bench serve` results";
+    "Orrery reads Orrery and Mooncake JSON Lines, Azure 2023/2024 CSV, BurstGPT CSV and `vllm bench serve` "
+    "results";
 
-bool contains(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+bool contains(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
 
 Error directory_error(const std::string& path) {
   std::error_code ignored;
   const bool servegen = std::filesystem::exists(std::filesystem::path(path) / "chunk-0-trace.csv", ignored) ||
                         std::filesystem::exists(std::filesystem::path(path) / "chunk-1-trace.csv", ignored);
   std::string message = "this is a directory; expected a trace file";
-  if (servegen) message += ". It looks like ServeGen client profiles: use `generator: {servegen: {folder: …}}`";
+  if (servegen)
+    message += ". It looks like ServeGen client profiles: use `generator: {servegen: {folder: …}}`";
   return invalid_input(std::move(message), SourceLocation{path, 0, 0});
 }
 
@@ -38,7 +42,8 @@ Result<std::unique_ptr<TraceReader>> open_trace(const std::string& path, TraceRe
   }
   if (lines.error() != nullptr) return *lines.error();
   const SourceLocation where{path, static_cast<int>(lines.line_number()), 0};
-  if (first.empty()) return invalid_input("the trace is empty; expected at least one request", SourceLocation{path, 0, 0});
+  if (first.empty())
+    return invalid_input("the trace is empty; expected at least one request", SourceLocation{path, 0, 0});
 
   if (first[first.find_first_not_of(" \t")] == '{') {
     if (looks_like_vllm_bench(first)) return make_vllm_bench_reader(path, first);
@@ -50,8 +55,9 @@ Result<std::unique_ptr<TraceReader>> open_trace(const std::string& path, TraceRe
   if (contains(first, "Request tokens") || contains(first, "Response tokens")) {
     return make_burstgpt_reader(std::move(lines), first, options);
   }
-  return invalid_input("this is no trace format that Orrery knows: the first line is " + quote(first) + ". " + kFormats,
-                       where);
+  return invalid_input(
+      "this is no trace format that Orrery knows: the first line is " + quote(first) + ". " + kFormats,
+      where);
 }
 
 }  // namespace orrery

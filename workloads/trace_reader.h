@@ -20,9 +20,9 @@ struct TraceReadOptions {
 // counted from the first row.
 class TraceReader : public RequestSource {
  public:
-  virtual std::uint64_t dropped() const { return 0; }           // rows left out so far
+  virtual std::uint64_t dropped() const { return 0; }             // rows left out so far
   virtual const Error* first_dropped() const { return nullptr; }  // why the first of them was
-  virtual const char* format() const = 0;                       // "Orrery JSON Lines", "Azure CSV", …
+  virtual const char* format() const = 0;                         // "Orrery JSON Lines", "Azure CSV", …
 };
 
 // Formats: Orrery and Mooncake JSON Lines, Azure 2023 and 2024 CSV, BurstGPT CSV (six and eight columns),

@@ -49,7 +49,8 @@ LengthSummary TraceStats::summary(const Histogram& histogram) const {
   LengthSummary result;
   if (histogram.empty()) return result;
   const auto at = [&](double p) {
-    const auto index = std::min(requests_ - 1, static_cast<std::uint64_t>(std::floor(p * static_cast<double>(requests_))));
+    const auto index =
+        std::min(requests_ - 1, static_cast<std::uint64_t>(std::floor(p * static_cast<double>(requests_))));
     std::uint64_t passed = 0;
     for (const auto& [length, count] : histogram) {
       passed += count;
@@ -58,7 +59,8 @@ LengthSummary TraceStats::summary(const Histogram& histogram) const {
     return histogram.rbegin()->first;
   };
   double sum = 0;
-  for (const auto& [length, count] : histogram) sum += static_cast<double>(length) * static_cast<double>(count);
+  for (const auto& [length, count] : histogram)
+    sum += static_cast<double>(length) * static_cast<double>(count);
   result.mean = sum / static_cast<double>(requests_);
   result.min = histogram.begin()->first;
   result.max = histogram.rbegin()->first;
@@ -70,7 +72,8 @@ LengthSummary TraceStats::summary(const Histogram& histogram) const {
 
 Json TraceStats::to_json() const {
   const auto lengths = [](const LengthSummary& s) {
-    return Json{{"mean", s.mean}, {"min", s.min}, {"p50", s.p50}, {"p90", s.p90}, {"p99", s.p99}, {"max", s.max}};
+    return Json{{"mean", s.mean}, {"min", s.min}, {"p50", s.p50},
+                {"p90", s.p90},   {"p99", s.p99}, {"max", s.max}};
   };
   Json json;
   json["requests"] = requests_;
@@ -87,9 +90,9 @@ Json TraceStats::to_json() const {
 
 std::string TraceStats::to_text(const std::string& title) const {
   std::string text = title + "\n";
-  text += "  requests   " + human_count(static_cast<double>(requests_)) + " over " + human_seconds(duration_s()) + ", " +
-          format_fixed(rate(), 3) + " a second, gaps vary by " + format_fixed(gap_cv(), 2) +
-          " (1 = Poisson)\n";
+  text += "  requests   " + human_count(static_cast<double>(requests_)) + " over " +
+          human_seconds(duration_s()) + ", " + format_fixed(rate(), 3) + " a second, gaps vary by " +
+          format_fixed(gap_cv(), 2) + " (1 = Poisson)\n";
   if (blocks_ > 0) {
     text += "  sharing    " + format_fixed(100 * shared_block_share(), 1) + " % of " +
             human_count(static_cast<double>(blocks_)) + " prompt blocks begin a prompt seen before\n";
@@ -97,8 +100,8 @@ std::string TraceStats::to_text(const std::string& title) const {
   if (!sessions_.empty()) text += "  sessions   " + human_count(static_cast<double>(sessions())) + "\n";
   TextTable table({"tokens", "mean", "min", "p50", "p90", "p99", "max"});
   const auto row = [&](const char* name, const LengthSummary& s) {
-    table.add({name, format_fixed(s.mean, 1), std::to_string(s.min), std::to_string(s.p50), std::to_string(s.p90),
-               std::to_string(s.p99), std::to_string(s.max)});
+    table.add({name, format_fixed(s.mean, 1), std::to_string(s.min), std::to_string(s.p50),
+               std::to_string(s.p90), std::to_string(s.p99), std::to_string(s.max)});
   };
   row("input", input());
   row("output", output());

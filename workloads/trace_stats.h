@@ -18,20 +18,21 @@ struct LengthSummary {
   std::int32_t min = 0, p50 = 0, p90 = 0, p99 = 0, max = 0;
 };
 
-// Memory grows with the number of different lengths, prompt blocks and sessions, not with the number of requests.
+// Memory grows with the number of different lengths, prompt blocks and sessions, not with the number of
+// requests.
 class TraceStats {
  public:
   void add(const TraceRequest& request);
 
   std::uint64_t requests() const { return requests_; }
-  double duration_s() const;         // first to last arrival
-  double rate() const;               // gaps ÷ duration, requests per second; 0 when it has no duration
-  double gap_cv() const;             // coefficient of variation of the gaps; 1 for a Poisson process, 0 when unknown
+  double duration_s() const;  // first to last arrival
+  double rate() const;        // gaps ÷ duration, requests per second; 0 when it has no duration
+  double gap_cv() const;      // coefficient of variation of the gaps; 1 for a Poisson process, 0 when unknown
   LengthSummary input() const { return summary(inputs_); }
   LengthSummary output() const { return summary(outputs_); }
   std::uint64_t prompt_blocks() const { return blocks_; }
-  // Share of the prompt blocks that an unlimited prefix cache would hold already: seen before, and so all earlier
-  // blocks of the prompt. 0 without hash_ids.
+  // Share of the prompt blocks that an unlimited prefix cache would hold already: seen before, and so all
+  // earlier blocks of the prompt. 0 without hash_ids.
   double shared_block_share() const;
   std::uint64_t sessions() const { return sessions_.size(); }
 

@@ -44,7 +44,8 @@ class GzipWriter final : public Compressor {
   GzipWriter& operator=(const GzipWriter&) = delete;
   bool write(std::string_view text, bool last, AtomicFile& file) override {
     if (!ready_) return false;
-    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));  // zlib's interface lacks const
+    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));  // zlib's interface lacks
+                                                                                 // const
     stream_.avail_in = static_cast<uInt>(text.size());
     int state = Z_OK;
     do {
@@ -184,7 +185,8 @@ void TraceWriter::add(const TraceRequest& request) {
 
 Status TraceWriter::commit() {
   state_->flush(true);
-  if (state_->failed) return make_error(ErrorKind::internal, "compression failed", SourceLocation{state_->path, 0, 0});
+  if (state_->failed)
+    return make_error(ErrorKind::internal, "compression failed", SourceLocation{state_->path, 0, 0});
   return state_->file.commit();
 }
 

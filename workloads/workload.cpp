@@ -44,8 +44,10 @@ class LimitedSource final : public RequestSource {
     if (time_scale_ != 1.0) {
       const double ns = static_cast<double>(request.arrival.ns()) / time_scale_;
       if (!(ns <= kMaxTimestampMs * 1e6)) {
-        error_ = invalid_input("request " + std::to_string(request.index) + " would arrive after more than 63 years; "
-                               "expected a larger time_scale", {}, "workload.time_scale");
+        error_ = invalid_input("request " + std::to_string(request.index) +
+                                   " would arrive after more than 63 years; "
+                                   "expected a larger time_scale",
+                               {}, "workload.time_scale");
         done_ = true;
         return false;
       }
@@ -124,15 +126,17 @@ WorkloadSpec read_workload(const Yaml& node, const std::string& folder) {
   }
   if (const Yaml warmup = node.optional("warmup_s")) {
     spec.warmup_s = warmup.number(0, 0);
-    if (spec.warmup_s != 0) warmup.fail("a warm-up phase is not modelled yet; expected 0, or leave the key out");
+    if (spec.warmup_s != 0)
+      warmup.fail("a warm-up phase is not modelled yet; expected 0, or leave the key out");
   }
   return spec;
 }
 
 Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, std::uint64_t seed) {
   if (spec.trace.empty() == !spec.generator.has_value()) {
-    return invalid_input(spec.trace.empty() ? "no requests: expected a trace, a generator or --trace FILE"
-                                            : "a workload has either a trace or a generator; remove one of the two",
+    return invalid_input(spec.trace.empty()
+                             ? "no requests: expected a trace, a generator or --trace FILE"
+                             : "a workload has either a trace or a generator; remove one of the two",
                          {}, "workload");
   }
   std::unique_ptr<RequestSource> inner;
@@ -148,9 +152,10 @@ Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, s
   if (!source->read_ahead()) {
     if (source->error() != nullptr) return *source->error();
     const bool limited = spec.limit_duration_s > 0;
-    return invalid_input(limited ? "no request arrives before limit.duration_s = " + std::to_string(spec.limit_duration_s)
-                                 : std::string("the trace is empty; expected at least one request"),
-                         SourceLocation{file, 0, 0});
+    return invalid_input(
+        limited ? "no request arrives before limit.duration_s = " + std::to_string(spec.limit_duration_s)
+                : std::string("the trace is empty; expected at least one request"),
+        SourceLocation{file, 0, 0});
   }
   return std::unique_ptr<RequestSource>(std::move(source));
 }

@@ -1,7 +1,7 @@
 #include "cli/commands/trace.h"
 
-#include <algorithm>
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -51,9 +51,11 @@ int print_stats(const std::string& path, const CommandContext& context) {
 }
 
 // Streams, unless sorting needs everything at once. Returns how many requests were written.
-Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions& options, TraceWriter& writer) {
-  const SimTime end = options.limit_duration_s > 0 ? SimTime() + duration_from_seconds(options.limit_duration_s)
-                                                   : SimTime::never();
+Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions& options,
+                                    TraceWriter& writer) {
+  const SimTime end = options.limit_duration_s > 0
+                          ? SimTime() + duration_from_seconds(options.limit_duration_s)
+                          : SimTime::never();
   std::vector<TraceRequest> all;
   TraceRequest request;
   std::uint64_t written = 0;
@@ -74,7 +76,8 @@ Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions&
   std::stable_sort(all.begin(), all.end(),
                    [](const TraceRequest& a, const TraceRequest& b) { return a.arrival < b.arrival; });
   // A first row that is not the earliest leaves formats with calendar time with arrivals before zero.
-  const SimDuration shift = !all.empty() && all.front().arrival < SimTime() ? SimTime() - all.front().arrival : SimDuration();
+  const SimDuration shift =
+      !all.empty() && all.front().arrival < SimTime() ? SimTime() - all.front().arrival : SimDuration();
   for (TraceRequest& sorted : all) {
     sorted.arrival += shift;
     writer.add(sorted);
@@ -89,18 +92,22 @@ int convert(const ConvertOptions& options, const CommandContext& context) {
   if (!writer.ok()) return report_errors(writer.errors());
   const auto written = copy_requests(**reader, options, *writer);
   if (!written.ok()) return report_errors(written.errors());
-  if (*written == 0) return report_errors({invalid_input("no request is left; nothing was written", {options.in, 0, 0})});
+  if (*written == 0)
+    return report_errors({invalid_input("no request is left; nothing was written", {options.in, 0, 0})});
   if (const Status status = writer->commit(); !status.ok()) return report_errors(status.errors());
   if ((*reader)->dropped() > 0) {
-    std::fprintf(stderr, "left out %llu rows; the first: %s\n", static_cast<unsigned long long>((*reader)->dropped()),
+    std::fprintf(stderr, "left out %llu rows; the first: %s\n",
+                 static_cast<unsigned long long>((*reader)->dropped()),
                  (*reader)->first_dropped()->to_string().c_str());
   }
-  if (!context.quiet) std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(*written));
+  if (!context.quiet)
+    std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(*written));
   return 0;
 }
 
 // A file with `generator: {…}`, by itself or as part of a scenario's `workload:`, and optionally `seed:`.
-Result<WorkloadSpec> read_spec(const GenerateOptions& options, const CommandContext& context, std::uint64_t& seed) {
+Result<WorkloadSpec> read_spec(const GenerateOptions& options, const CommandContext& context,
+                               std::uint64_t& seed) {
   ORRERY_TRY(document, YamlDocument::load(options.spec));
   for (const std::string& assignment : context.overrides) ORRERY_TRY_STATUS(document.set(assignment));
   const std::size_t slash = options.spec.rfind('/');
@@ -139,7 +146,8 @@ int generate(const GenerateOptions& options, const CommandContext& context) {
   for (; (*source)->next(request); ++written) writer->add(request);
   if ((*source)->error() != nullptr) return report_errors({*(*source)->error()});
   if (const Status status = writer->commit(); !status.ok()) return report_errors(status.errors());
-  if (!context.quiet) std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(written));
+  if (!context.quiet)
+    std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(written));
   return 0;
 }
 
@@ -150,32 +158,39 @@ void register_trace_command(CLI::App& app, CommandContext& context) {
   trace->require_subcommand(1);
   trace->footer("Example: orrery trace stats workloads/excerpts/mooncake_conversation_10min.jsonl");
 
-  CLI::App* stats = trace->add_subcommand("stats", "how many requests, how bursty, how long, how much they share");
+  CLI::App* stats =
+      trace->add_subcommand("stats", "how many requests, how bursty, how long, how much they share");
   auto path = std::make_shared<std::string>();
   stats->add_option("FILE", *path, "trace in any known format")->required();
   stats->add_flag("--json", context.json, "print JSON");
   stats->footer("Example: orrery trace stats trace.jsonl.zst --json");
-  stats->callback([path, &context] { context.action = [path, &context] { return print_stats(*path, context); }; });
+  stats->callback(
+      [path, &context] { context.action = [path, &context] { return print_stats(*path, context); }; });
 
   CLI::App* convert_app = trace->add_subcommand("convert", "any known format to Orrery's JSON Lines");
   auto converting = std::make_shared<ConvertOptions>();
   convert_app->add_option("IN", converting->in, "trace in any known format")->required();
   convert_app->add_option("OUT", converting->out, "file to write; .gz and .zst are compressed")->required();
   convert_app->add_flag("--sort", converting->sort, "order by time (needs memory for the whole trace)");
-  convert_app->add_flag("--drop-invalid", converting->drop_invalid, "leave out rows that break a rule, and say how many");
-  convert_app->add_option("--limit-duration", converting->limit_duration_s, "only arrivals before this second")
+  convert_app->add_flag("--drop-invalid", converting->drop_invalid,
+                        "leave out rows that break a rule, and say how many");
+  convert_app
+      ->add_option("--limit-duration", converting->limit_duration_s, "only arrivals before this second")
       ->check(CLI::PositiveNumber);
   convert_app->add_option("--format", converting->format, "output format")->check(CLI::IsMember({"jsonl"}));
-  convert_app->footer("Example: orrery trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl --limit-duration 600");
+  convert_app->footer(
+      "Example: orrery trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl --limit-duration 600");
   convert_app->callback([converting, &context] {
     context.action = [converting, &context] { return convert(*converting, context); };
   });
 
-  CLI::App* generate_app = trace->add_subcommand("generate", "writes the requests of a `generator:` as a trace");
+  CLI::App* generate_app =
+      trace->add_subcommand("generate", "writes the requests of a `generator:` as a trace");
   auto generating = std::make_shared<GenerateOptions>();
   generate_app->add_option("SPEC", generating->spec, "YAML with generator: {…}, or a scenario")->required();
   generate_app->add_option("OUT", generating->out, "file to write; .gz and .zst are compressed")->required();
-  CLI::Option* seed = generate_app->add_option("--seed", generating->seed, "instead of the file's seed (default 1)");
+  CLI::Option* seed =
+      generate_app->add_option("--seed", generating->seed, "instead of the file's seed (default 1)");
   generate_app->footer("Example: orrery trace generate poisson.yaml poisson.jsonl --seed 7");
   generate_app->callback([generating, seed, &context] {
     generating->seed_given = seed->count() > 0;

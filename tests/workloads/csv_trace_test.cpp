@@ -19,8 +19,9 @@ TEST_CASE("calendar time") {
   CHECK(parse_calendar("2024-05-10 00:00:00.009930+00:00") == 1715299200009930000);
   CHECK(parse_calendar("2024-05-10 02:00:00.009930+02:00") == 1715299200009930000);
   CHECK(parse_calendar("2024-05-09 19:30:00.009930-04:30") == 1715299200009930000);
-  for (const char* bad : {"", "2023-11-16", "2023-02-29 00:00:00", "2023-13-01 00:00:00", "2023-11-16 24:00:00",
-                          "2023-11-16 18:15:46.", "2023-11-16 18:15:46 CET", "16.11.2023 18:15:46"}) {
+  for (const char* bad :
+       {"", "2023-11-16", "2023-02-29 00:00:00", "2023-13-01 00:00:00", "2023-11-16 24:00:00",
+        "2023-11-16 18:15:46.", "2023-11-16 18:15:46 CET", "16.11.2023 18:15:46"}) {
     INFO(bad);
     CHECK_FALSE(parse_calendar(bad));
   }
@@ -30,14 +31,16 @@ TEST_CASE("decimals are exact") {
   CHECK(parse_decimal("12.0500001", 9) == 12050000100);
   CHECK(parse_decimal("7", 9) == 7000000000);
   CHECK(parse_decimal("0.1234567899", 9) == 123456789);
-  for (const char* bad : {"", ".", "-1", "1e5", "nan", "1.2.3", "99999999999999999999"}) CHECK_FALSE(parse_decimal(bad, 9));
+  for (const char* bad : {"", ".", "-1", "1e5", "nan", "1.2.3", "99999999999999999999"})
+    CHECK_FALSE(parse_decimal(bad, 9));
   CHECK(parse_whole("120.0") == 120);
   CHECK_FALSE(parse_whole("120.5"));
 }
 
 TEST_CASE("Azure 2023: time counts from the first row, through midnight") {
   const TempFolder folder;
-  const Read read = read_trace(folder.write("a.csv", kAzure + kFirst + "2023-11-17 00:00:00.0500001,396,109\r\n"));
+  const Read read =
+      read_trace(folder.write("a.csv", kAzure + kFirst + "2023-11-17 00:00:00.0500001,396,109\r\n"));
   REQUIRE(read.error == "");
   REQUIRE(read.requests.size() == 2);
   CHECK(read.requests[0].arrival == SimTime());
@@ -106,7 +109,8 @@ TEST_CASE("bad CSV rows are named with line, column and key") {
 
 TEST_CASE("bad CSV headers") {
   const TempFolder folder;
-  const Read misspelt = read_trace(folder.write("a.csv", "TIMESTAMP,ContextToken,GeneratedTokens\n" + kFirst));
+  const Read misspelt =
+      read_trace(folder.write("a.csv", "TIMESTAMP,ContextToken,GeneratedTokens\n" + kFirst));
   CHECK(misspelt.where.line == 1);
   CHECK(contains(misspelt.message, "did you mean \"ContextTokens\""));
   CHECK(contains(read_trace(folder.write("b.csv", "TIMESTAMP,ContextTokens\n")).error, "GeneratedTokens"));

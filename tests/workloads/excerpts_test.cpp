@@ -11,7 +11,9 @@ using namespace orrery::test;
 
 namespace {
 
-std::string excerpt(const std::string& name) { return std::string(ORRERY_SOURCE_DIR) + "/workloads/excerpts/" + name; }
+std::string excerpt(const std::string& name) {
+  return std::string(ORRERY_SOURCE_DIR) + "/workloads/excerpts/" + name;
+}
 
 TraceStats stats_of(const Read& read) {
   TraceStats stats;

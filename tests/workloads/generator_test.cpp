@@ -81,7 +81,8 @@ TEST_CASE("arrival processes have their rate and their variation") {
     const TraceStats stats = stats_of(generate(spec));
     // About 5,000 cycles; a cycle's length has a standard deviation of √10 s around 4 s.
     CHECK(stats.rate() == Approx(5).epsilon(0.09));
-    // Of an interrupted Poisson process: cv² = 1 + 2·λ·r_off/(r_on + r_off)², with r_off = 1/on_s, r_on = 1/off_s.
+    // Of an interrupted Poisson process: cv² = 1 + 2·λ·r_off/(r_on + r_off)², with r_off = 1/on_s, r_on =
+    // 1/off_s.
     const double r_off = 1.0, r_on = 1.0 / 3;
     CHECK(stats.gap_cv() == Approx(std::sqrt(1 + 2 * 20 * r_off / std::pow(r_on + r_off, 2))).epsilon(0.1));
   }
@@ -199,7 +200,8 @@ TEST_CASE("conversations grow by what was said") {
     }
     last[r.session] = r;
   }
-  const double turns = static_cast<double>(requests.size()) / static_cast<double>(requests.size() - later_turns);
+  const double turns =
+      static_cast<double>(requests.size()) / static_cast<double>(requests.size() - later_turns);
   CHECK(turns == Approx(4).epsilon(0.08));  // conversations cut off at the end pull it down a little
   CHECK(stats_of({requests.begin() + 5000, requests.end()}).rate() == Approx(50).epsilon(0.1));
 }
@@ -220,7 +222,8 @@ TEST_CASE("a shared prefix is exactly as long as asked for") {
   std::map<std::uint64_t, int> own_blocks;
   for (const TraceRequest& r : generate(spec)) {
     REQUIRE(r.prompt_tokens == spec.sessions.shared_prefix_tokens + 100);
-    REQUIRE(r.hash_ids.size() == static_cast<std::size_t>((r.prompt_tokens + r.hash_block_size - 1) / r.hash_block_size));
+    REQUIRE(r.hash_ids.size() ==
+            static_cast<std::size_t>((r.prompt_tokens + r.hash_block_size - 1) / r.hash_block_size));
     REQUIRE(spec.sessions.shared_prefix_tokens % r.hash_block_size == 0);
     const auto shared = static_cast<std::size_t>(spec.sessions.shared_prefix_tokens / r.hash_block_size);
     ++first_blocks[r.hash_ids[0]];
@@ -248,7 +251,8 @@ TEST_CASE("resampling keeps pairs together and uses all of them") {
   const TempFolder folder;
   std::string text;
   for (int i = 1; i <= 10; ++i) {
-    text += "{\"timestamp\": 0, \"input_length\": " + std::to_string(i) + ", \"output_length\": " + std::to_string(1000 * i) + "}\n";
+    text += "{\"timestamp\": 0, \"input_length\": " + std::to_string(i) +
+            ", \"output_length\": " + std::to_string(1000 * i) + "}\n";
   }
   GeneratorSpec spec;
   spec.requests = 20'000;

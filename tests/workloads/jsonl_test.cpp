@@ -52,8 +52,10 @@ TEST_CASE("every key of the format is read") {
 TEST_CASE("nothing of one line survives into the next") {
   const TempFolder folder;
   const Read read = read_trace(folder.write(
-      "t.jsonl", R"({"timestamp": 0, "input_length": 600, "output_length": 2, "hash_ids": [1, 2], "session": 3, "tenant": "x", "priority": 1})"
-                 "\n" + kGood + "\n"));
+      "t.jsonl",
+      R"({"timestamp": 0, "input_length": 600, "output_length": 2, "hash_ids": [1, 2], "session": 3, "tenant": "x", "priority": 1})"
+      "\n" +
+          kGood + "\n"));
   REQUIRE(read.requests.size() == 2);
   CHECK(read.requests[1].hash_ids.empty());
   CHECK(read.requests[1].session == 0);
@@ -62,7 +64,8 @@ TEST_CASE("nothing of one line survives into the next") {
 }
 
 TEST_CASE("surplus hash ids are dropped and keys may come in any order") {
-  const Read read = read_second_line(R"({"hash_ids":[1,2,3,4],"output_length":5,"input_length":513,"timestamp":7e0})");
+  const Read read =
+      read_second_line(R"({"hash_ids":[1,2,3,4],"output_length":5,"input_length":513,"timestamp":7e0})");
   REQUIRE(read.error == "");
   CHECK(read.requests[1].hash_ids == std::vector<std::uint64_t>{1, 2});
   CHECK(read.requests[1].arrival == SimTime(7'000'000));
@@ -71,8 +74,9 @@ TEST_CASE("surplus hash ids are dropped and keys may come in any order") {
 TEST_CASE("text sessions are told apart") {
   const TempFolder folder;
   const std::string rest = R"("input_length": 9, "output_length": 1, "session": )";
-  const Read read = read_trace(folder.write("t.jsonl", "{\"timestamp\": 0, " + rest + "\"a\"}\n{\"timestamp\": 0, " + rest +
-                                                           "\"b\"}\n{\"timestamp\": 0, " + rest + "\"a\"}\n"));
+  const Read read =
+      read_trace(folder.write("t.jsonl", "{\"timestamp\": 0, " + rest + "\"a\"}\n{\"timestamp\": 0, " + rest +
+                                             "\"b\"}\n{\"timestamp\": 0, " + rest + "\"a\"}\n"));
   REQUIRE(read.requests.size() == 3);
   CHECK(read.requests[0].session != 0);
   CHECK(read.requests[0].session == read.requests[2].session);
@@ -81,30 +85,40 @@ TEST_CASE("text sessions are told apart") {
 
 TEST_CASE("a bad line is named with its place and what was expected") {
   const BadLine bad = GENERATE(values<BadLine>({
-      {R"({"timestamp": 1, "input_lenght": 5, "output_length": 5})", 18, "input_lenght", "did you mean \"input_length\""},
-      {R"({"timestamp": 1, "timestamp": 2, "input_length": 5, "output_length": 5})", 18, "timestamp", "twice"},
+      {R"({"timestamp": 1, "input_lenght": 5, "output_length": 5})", 18, "input_lenght",
+       "did you mean \"input_length\""},
+      {R"({"timestamp": 1, "timestamp": 2, "input_length": 5, "output_length": 5})", 18, "timestamp",
+       "twice"},
       {R"({"timestamp": 1, "input_length": 5})", 0, "output_length", "missing"},
       {R"({"input_length": 5, "output_length": 5})", 0, "timestamp", "missing"},
       {R"({"timestamp": 1, "input_length": 0, "output_length": 5})", 34, "input_length", "at least 1"},
       {R"({"timestamp": 1, "input_length": -4, "output_length": 5})", 34, "input_length", "found \"-4\""},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 2.5})", 54, "output_length", "whole number"},
       {R"({"timestamp": 1, "input_length": "5", "output_length": 5})", 34, "input_length", "whole number"},
-      {R"({"timestamp": 1, "input_length": 99999999999999999999, "output_length": 5})", 34, "input_length", "whole number"},
-      {R"({"timestamp": 1, "input_length": 3000000000, "output_length": 5})", 34, "input_length", "at most 1000000000"},
+      {R"({"timestamp": 1, "input_length": 99999999999999999999, "output_length": 5})", 34, "input_length",
+       "whole number"},
+      {R"({"timestamp": 1, "input_length": 3000000000, "output_length": 5})", 34, "input_length",
+       "at most 1000000000"},
       {R"({"timestamp": 1, "input_length": true, "output_length": 5})", 34, "input_length", "found \"true\""},
       {R"({"timestamp": NaN, "input_length": 5, "output_length": 5})", 15, "timestamp", "found \"NaN\""},
       {R"({"timestamp": -1, "input_length": 5, "output_length": 5})", 15, "timestamp", "at least 0"},
       {R"({"timestamp": 1e300, "input_length": 5, "output_length": 5})", 15, "timestamp", "at most 2e12"},
       {R"({"timestamp": null, "input_length": 5, "output_length": 5})", 15, "timestamp", "number"},
-      {R"({"timestamp": 1, "input_length": 513, "output_length": 5, "hash_ids": [4]})", 0, "hash_ids", "need 2"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": [-4]})", 70, "hash_ids", "at least 0"},
+      {R"({"timestamp": 1, "input_length": 513, "output_length": 5, "hash_ids": [4]})", 0, "hash_ids",
+       "need 2"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": [-4]})", 70, "hash_ids",
+       "at least 0"},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": 4})", 69, "hash_ids", "list"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "max_output_tokens": 4})", 0, "max_output_tokens", "less than"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "images": [{"width": 5}]})", 68, "images", "both"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "lora": "x"})", 57, "lora", "does not model LoRA"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "structured_output": {}})", 57, "structured_output",
-       "does not model structured output"},
-      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "guided_json": {}})", 57, "guided_json", "does not model"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "max_output_tokens": 4})", 0,
+       "max_output_tokens", "less than"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "images": [{"width": 5}]})", 68, "images",
+       "both"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "lora": "x"})", 57, "lora",
+       "does not model LoRA"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "structured_output": {}})", 57,
+       "structured_output", "does not model structured output"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "guided_json": {}})", 57, "guided_json",
+       "does not model"},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5} {})", 57, "", "one object a line"},
       {R"({"timestamp": 1, "input_length": 5, "output_le)", 0, "", "not a complete JSON object"},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5)", 0, "", "not a complete JSON object"},

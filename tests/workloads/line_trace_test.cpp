@@ -66,7 +66,8 @@ TEST_CASE("a truncated compressed trace is an error, whatever was read before") 
   REQUIRE(writer->commit().ok());
   CHECK(read_trace(folder.file(name)).requests.size() == 5000);
   const std::string bytes = read_bytes(folder.file(name));
-  const Read read = read_trace(folder.write("cut-" + name, std::string_view(bytes).substr(0, bytes.size() * 2 / 3)));
+  const Read read =
+      read_trace(folder.write("cut-" + name, std::string_view(bytes).substr(0, bytes.size() * 2 / 3)));
   CHECK(read.requests.size() < 5000);
   CHECK(read.error != "");
   CHECK(contains(read.error, "cut-" + name));
@@ -94,6 +95,9 @@ TEST_CASE("what is no trace is refused") {
   CHECK(contains(read_trace(folder.write("empty.jsonl", "")).error, "empty"));
   CHECK(contains(read_trace(folder.write("blank.jsonl", "\n  \n")).error, "empty"));
   CHECK(contains(read_trace(folder.write("prose.txt", "Dear Sir\n")).error, "no trace format"));
-  CHECK(read_trace(folder.write("binary", std::string("\x7f""ELF\0\1\2\n", 8))).error != "");
+  CHECK(read_trace(folder.write("binary", std::string("\x7f"
+                                                      "ELF\0\1\2\n",
+                                                      8)))
+            .error != "");
   CHECK(contains(read_trace(fixture("servegen")).error, "servegen"));
 }

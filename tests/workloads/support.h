@@ -82,6 +82,8 @@ inline Read read_trace(const std::string& path, TraceReadOptions options = {}) {
   return read;
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace orrery::test

@@ -22,7 +22,8 @@ TraceRequest at(double second, std::int32_t input, std::vector<std::uint64_t> id
 TEST_CASE("rate, gaps and percentiles by hand") {
   TraceStats stats;
   // Gaps 1, 3, 2 s: mean 2, variance 2/3.
-  for (const auto& [second, input] : {std::pair{10.0, 4}, {11.0, 1}, {14.0, 3}, {16.0, 2}}) stats.add(at(second, input));
+  for (const auto& [second, input] : {std::pair{10.0, 4}, {11.0, 1}, {14.0, 3}, {16.0, 2}})
+    stats.add(at(second, input));
   CHECK(stats.requests() == 4);
   CHECK(stats.duration_s() == 6);
   CHECK(stats.rate() == 0.5);

@@ -19,7 +19,8 @@ TEST_CASE("what is written is read back unchanged") {
   request.images = {{640, 480}, {1, 2}};
   request.tenant = "quote \" and\nline";
   const TempFolder folder;
-  const std::string path = folder.file(GENERATE(std::string("t.jsonl"), std::string("t.gz"), std::string("t.zst")));
+  const std::string path =
+      folder.file(GENERATE(std::string("t.jsonl"), std::string("t.gz"), std::string("t.zst")));
   auto writer = TraceWriter::create(path);
   REQUIRE(writer.ok());
   writer->add(request);

@@ -24,6 +24,7 @@ TEST_CASE("a vLLM benchmark result without time stamps needs an infinite rate") 
   const Read burst = read_trace(folder.write("b.json", R"({"request_rate": "inf", )" + lists));
   REQUIRE(burst.error == "");
   CHECK(burst.requests.size() == 2);
-  const Read failed = read_trace(folder.write("c.json", R"({"request_rate": "inf", "input_lens": [5], "output_lens": [0]})"));
+  const Read failed =
+      read_trace(folder.write("c.json", R"({"request_rate": "inf", "input_lens": [5], "output_lens": [0]})"));
   CHECK(failed.key == "output_lens");
 }

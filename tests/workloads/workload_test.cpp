@@ -42,8 +42,10 @@ Read open_and_drain(const WorkloadSpec& spec, std::uint64_t seed = 1) {
 }  // namespace
 
 TEST_CASE("all keys of a workload") {
-  const Parsed parsed = parse("{trace: a/b.jsonl, time_scale: 2.5, closed_loop: {concurrency: 32}, "
-                              "limit: {requests: 10, duration_s: 1.5}, frontend: none, warmup_s: 0}", "/data");
+  const Parsed parsed = parse(
+      "{trace: a/b.jsonl, time_scale: 2.5, closed_loop: {concurrency: 32}, "
+      "limit: {requests: 10, duration_s: 1.5}, frontend: none, warmup_s: 0}",
+      "/data");
   CHECK(parsed.errors == "");
   CHECK(parsed.spec.trace == "/data/a/b.jsonl");
   CHECK(parsed.spec.time_scale == 2.5);
@@ -53,8 +55,9 @@ TEST_CASE("all keys of a workload") {
 }
 
 TEST_CASE("mistakes in a workload") {
-  const std::string generator = "generator: {requests: 3, arrivals: {rate: 1}, input: {distribution: fixed, value: 5}, "
-                                "output: {distribution: fixed, value: 5}}";
+  const std::string generator =
+      "generator: {requests: 3, arrivals: {rate: 1}, input: {distribution: fixed, value: 5}, "
+      "output: {distribution: fixed, value: 5}}";
   CHECK(parse("{" + generator + "}").errors == "");
   CHECK(contains(parse("{trace: x, " + generator + "}").errors, "either a trace or a generator"));
   CHECK(contains(parse("{trace: x, frontend: openai}").errors, "not modelled yet"));
@@ -69,17 +72,23 @@ TEST_CASE("mistakes in a workload") {
 
 TEST_CASE("mistakes in a generator") {
   const std::string head = "generator: {requests: 3, arrivals: ";
-  const std::string lengths = ", input: {distribution: fixed, value: 5}, output: {distribution: fixed, value: 5}";
+  const std::string lengths =
+      ", input: {distribution: fixed, value: 5}, output: {distribution: fixed, value: 5}";
   const auto errors = [&](const std::string& text) { return parse("{" + text + "}").errors; };
   CHECK(contains(errors(head + "{rate: 0}" + lengths + "}"), "arrivals.rate"));
   CHECK(contains(errors(head + "{process: gama, rate: 1}" + lengths + "}"), "gamma"));
   CHECK(contains(errors(head + "{process: gamma, rate: 1}" + lengths + "}"), "cv"));
-  CHECK(contains(errors(head + "{rate: 1, cv: 2}" + lengths + "}"), "cv"));  // a Poisson process has none to set
+  CHECK(contains(errors(head + "{rate: 1, cv: 2}" + lengths + "}"), "cv"));  // a Poisson process has none to
+                                                                             // set
   CHECK(contains(errors(head + "{rate: 1}, resample: x.jsonl" + lengths + "}"), "resample replaces"));
-  CHECK(contains(errors(head + "{rate: 1}, input: {distribution: fixed, value: 200000}, output: {distribution: fixed, value: 1}}"),
-                 "outside the bounds"));
+  CHECK(contains(
+      errors(
+          head +
+          "{rate: 1}, input: {distribution: fixed, value: 200000}, output: {distribution: fixed, value: 1}}"),
+      "outside the bounds"));
   CHECK(contains(errors(head + "{rate: 1}, input: {distribution: empirical, quantiles: [5, 3]}, "
-                               "output: {distribution: fixed, value: 1}}"), "must not decrease"));
+                               "output: {distribution: fixed, value: 1}}"),
+                 "must not decrease"));
   CHECK(contains(errors(head + "{rate: 1}" + lengths + ", sessions: {turns_mean: 0.5}}"), "turns_mean"));
   CHECK(contains(errors("generator: {requests: 3, servegen: {folder: x}, arrivals: {rate: 1}}"), "arrivals"));
 }

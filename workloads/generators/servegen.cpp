@@ -75,7 +75,8 @@ void ServegenSource::check_windows() {
     if (client.windows.size() != first.size() || client.windows.front().start_s != first.front().start_s ||
         client.windows[1].start_s != first[1].start_s) {
       error_ = invalid_input("client " + std::to_string(client.id) + " has other windows than client " +
-                             std::to_string(clients_.front().id), SourceLocation{spec_.folder, 0, 0});
+                                 std::to_string(clients_.front().id),
+                             SourceLocation{spec_.folder, 0, 0});
       return;
     }
   }
@@ -94,7 +95,8 @@ void ServegenSource::fill_window(std::size_t index) {
     if (error_) return;
   }
   // Stable: requests of one instant stay in order of the client's id.
-  std::stable_sort(batch_.begin(), batch_.end(), [](const Row& a, const Row& b) { return a.arrival < b.arrival; });
+  std::stable_sort(batch_.begin(), batch_.end(),
+                   [](const Row& a, const Row& b) { return a.arrival < b.arrival; });
 }
 
 void ServegenSource::fill_client(const ServegenClient& client, std::size_t index, double scale) {
@@ -104,9 +106,10 @@ void ServegenSource::fill_client(const ServegenClient& client, std::size_t index
     if (candidate.start_s <= window.start_s || lengths == nullptr) lengths = &candidate;
   }
   if (lengths == nullptr || lengths->input.tokens.empty() || lengths->output.tokens.empty()) {
-    error_ = invalid_input("client " + std::to_string(client.id) + " sends requests at " + std::to_string(window.start_s) +
-                           " s, but has no length distribution for that time",
-                           SourceLocation{spec_.folder + "/chunk-" + std::to_string(client.id) + "-dataset.json", 0, 0});
+    error_ = invalid_input(
+        "client " + std::to_string(client.id) + " sends requests at " + std::to_string(window.start_s) +
+            " s, but has no length distribution for that time",
+        SourceLocation{spec_.folder + "/chunk-" + std::to_string(client.id) + "-dataset.json", 0, 0});
     return;
   }
   const std::uint64_t entity = client.id << 32 | index;
@@ -144,7 +147,8 @@ std::int32_t ServegenSource::draw_tokens(const TokenDistribution& distribution, 
 
 }  // namespace
 
-std::unique_ptr<RequestSource> make_servegen(const ServegenSpec& spec, std::uint64_t requests, std::uint64_t seed) {
+std::unique_ptr<RequestSource> make_servegen(const ServegenSpec& spec, std::uint64_t requests,
+                                             std::uint64_t seed) {
   return std::make_unique<ServegenSource>(spec, requests, seed);
 }
 

@@ -28,17 +28,20 @@ std::optional<double> parse_number(std::string_view text) {
 }
 
 // A row: start (s), rate, coefficient of variation, Gamma | Weibull | nothing, shape, scale.
-Result<ServegenWindow> parse_window(const std::vector<std::string_view>& fields, const SourceLocation& where) {
+Result<ServegenWindow> parse_window(const std::vector<std::string_view>& fields,
+                                    const SourceLocation& where) {
   if (fields.size() != 6) {
-    return invalid_input("expected six columns (start_s,rate,cv,pattern,shape,scale), found " +
-                         std::to_string(fields.size()), where);
+    return invalid_input(
+        "expected six columns (start_s,rate,cv,pattern,shape,scale), found " + std::to_string(fields.size()),
+        where);
   }
   ServegenWindow window;
   double* const targets[] = {&window.start_s, &window.rate, nullptr, nullptr, &window.shape, &window.scale};
   for (std::size_t i = 0; i < fields.size(); ++i) {
     if (targets[i] == nullptr) continue;
     const std::optional<double> value = parse_number(fields[i]);
-    if (!value || *value < 0) return invalid_input("expected a number of at least 0, found " + quote(fields[i]), where);
+    if (!value || *value < 0)
+      return invalid_input("expected a number of at least 0, found " + quote(fields[i]), where);
     *targets[i] = *value;
   }
   if (window.rate == 0) return window;
@@ -46,7 +49,8 @@ Result<ServegenWindow> parse_window(const std::vector<std::string_view>& fields,
   if (!window.weibull && fields[3] != "Gamma") {
     return invalid_input("expected the pattern Gamma or Weibull, found " + quote(fields[3]), where);
   }
-  if (!(window.shape > 0) || !(window.scale > 0)) return invalid_input("expected shape and scale greater than 0", where);
+  if (!(window.shape > 0) || !(window.scale > 0))
+    return invalid_input("expected shape and scale greater than 0", where);
   return window;
 }
 
@@ -73,9 +77,11 @@ Result<std::vector<ServegenWindow>> load_windows(const std::string& path) {
 }
 
 // The published value is a Python dictionary in a text: "{60: 0.21, 61: 0.08}".
-Result<TokenDistribution> parse_distribution(std::string_view text, const std::string& path, const std::string& key) {
-  const Error bad = invalid_input("expected \"{tokens: probability, …}\" with rising tokens and probabilities that add up to 1",
-                                  SourceLocation{path, 0, 0}, key);
+Result<TokenDistribution> parse_distribution(std::string_view text, const std::string& path,
+                                             const std::string& key) {
+  const Error bad = invalid_input(
+      "expected \"{tokens: probability, …}\" with rising tokens and probabilities that add up to 1",
+      SourceLocation{path, 0, 0}, key);
   if (text.size() < 2 || text.front() != '{' || text.back() != '}') return bad;
   text = text.substr(1, text.size() - 2);
   TokenDistribution result;
@@ -110,17 +116,20 @@ Result<std::vector<ServegenLengths>> load_lengths(const std::string& path) {
     ServegenLengths lengths;
     const auto start_s = parse_number(start);
     if (!start_s || !fields.is_object()) {
-      return invalid_input("expected {\"<start in s>\": {\"input_tokens\": …, \"output_tokens\": …}}", {path, 0, 0}, start);
+      return invalid_input("expected {\"<start in s>\": {\"input_tokens\": …, \"output_tokens\": …}}",
+                           {path, 0, 0}, start);
     }
     lengths.start_s = *start_s;
     for (const auto& [name, value] : fields.items()) {
       const std::string key = start + "." + name;
       if (name == "reason_ratio") continue;
       if (name != "input_tokens" && name != "output_tokens") {
-        return invalid_input("Orrery reads ServeGen's language and reasoning clients; the field is not modelled", {path, 0, 0},
-                             key);
+        return invalid_input(
+            "Orrery reads ServeGen's language and reasoning clients; the field is not modelled", {path, 0, 0},
+            key);
       }
-      if (!value.is_string()) return invalid_input("expected a text \"{tokens: probability, …}\"", {path, 0, 0}, key);
+      if (!value.is_string())
+        return invalid_input("expected a text \"{tokens: probability, …}\"", {path, 0, 0}, key);
       ORRERY_TRY(distribution, parse_distribution(value.get_ref<const std::string&>(), path, key));
       (name == "input_tokens" ? lengths.input : lengths.output) = std::move(distribution);
     }
@@ -148,8 +157,9 @@ Result<std::vector<ServegenClient>> load_servegen(const std::string& folder) {
     if (const auto id = client_id(entry.path().filename().string())) ids.push_back(*id);
   }
   if (ids.empty()) {
-    return invalid_input("no ServeGen client here; expected a folder with chunk-1-trace.csv, chunk-1-dataset.json, …",
-                         SourceLocation{folder, 0, 0}, "generator.servegen.folder");
+    return invalid_input(
+        "no ServeGen client here; expected a folder with chunk-1-trace.csv, chunk-1-dataset.json, …",
+        SourceLocation{folder, 0, 0}, "generator.servegen.folder");
   }
   std::sort(ids.begin(), ids.end());
   std::vector<ServegenClient> clients;
@@ -159,8 +169,9 @@ Result<std::vector<ServegenClient>> load_servegen(const std::string& folder) {
     client.id = id;
     ORRERY_TRY(windows, load_windows(base + "-trace.csv"));
     if (!std::filesystem::exists(base + "-dataset.json", code)) {
-      return invalid_input("the client has no length distributions; expected this file beside chunk-" + std::to_string(id) +
-                           "-trace.csv (ServeGen's repository has it)", SourceLocation{base + "-dataset.json", 0, 0});
+      return invalid_input("the client has no length distributions; expected this file beside chunk-" +
+                               std::to_string(id) + "-trace.csv (ServeGen's repository has it)",
+                           SourceLocation{base + "-dataset.json", 0, 0});
     }
     ORRERY_TRY(lengths, load_lengths(base + "-dataset.json"));
     client.windows = std::move(windows);

@@ -10,7 +10,8 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r')) text.remove_suffix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r'))
+    text.remove_suffix(1);
   return text;
 }
 
@@ -32,7 +33,8 @@ bool take(std::string_view& text, char c) {
   return true;
 }
 
-// Days since 1970-01-01 in the Gregorian calendar (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+// Days since 1970-01-01 in the Gregorian calendar (H. Hinnant, "chrono-Compatible Low-Level Date
+// Algorithms").
 std::int64_t days_from_civil(int year, int month, int day) {
   const int y = month <= 2 ? year - 1 : year;
   const int era = y / 400;
@@ -117,8 +119,8 @@ std::optional<std::int64_t> parse_calendar(std::string_view text) {
   const bool colon2 = take(text, ':');
   const int second = take_digits(text, 2);
   if (!dash1 || !dash2 || !gap || !colon1 || !colon2) return std::nullopt;
-  if (year < 1970 || year > 2200 || month < 1 || month > 12 || hour < 0 || hour > 23 || minute < 0 || minute > 59 ||
-      second < 0 || second > 59 || day < 1 || day > days_in_month(year, month)) {
+  if (year < 1970 || year > 2200 || month < 1 || month > 12 || hour < 0 || hour > 23 || minute < 0 ||
+      minute > 59 || second < 0 || second > 59 || day < 1 || day > days_in_month(year, month)) {
     return std::nullopt;
   }
   std::int64_t fraction_ns = 0;
@@ -131,7 +133,8 @@ std::optional<std::int64_t> parse_calendar(std::string_view text) {
   }
   const auto zone = parse_zone(text);
   if (!zone) return std::nullopt;
-  const std::int64_t whole = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - *zone;
+  const std::int64_t whole =
+      days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - *zone;
   return whole * 1'000'000'000 + fraction_ns;
 }
 

@@ -19,7 +19,8 @@ std::optional<std::int64_t> parse_decimal(std::string_view text, int decimals);
 // A whole number without sign: "120", also "120.0" (some published files went through floating point).
 std::optional<std::int64_t> parse_whole(std::string_view text);
 
-// "2023-11-16 18:15:46.6805900", with "T" for the blank, with "Z" or "+hh:mm" behind it → ns since 1970 (UTC).
+// "2023-11-16 18:15:46.6805900", with "T" for the blank, with "Z" or "+hh:mm" behind it → ns since 1970
+// (UTC).
 std::optional<std::int64_t> parse_calendar(std::string_view text);
 
 }  // namespace orrery

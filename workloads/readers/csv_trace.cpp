@@ -27,18 +27,27 @@ std::optional<std::int64_t> parse_seconds(std::string_view text) { return parse_
 
 // https://github.com/Azure/AzurePublicDataset: the 2024 file differs by a zone behind the time.
 const CsvLayout& azure_layout() {
-  static const CsvLayout layout{"Azure CSV", "TIMESTAMP", "ContextTokens", "GeneratedTokens", {},
-                                "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00",
-                                parse_calendar};
+  static const CsvLayout layout{
+      "Azure CSV",
+      "TIMESTAMP",
+      "ContextTokens",
+      "GeneratedTokens",
+      {},
+      "a time such as 2023-11-16 18:15:46.6805900 or 2024-05-10 00:00:00.009930+00:00",
+      parse_calendar};
   return layout;
 }
 
-// https://github.com/HPMLL/BurstGPT: files 1 and 2 have six columns, file 3 also a session and an elapsed time.
-// The session is not used: nothing published says that a later prompt contains the earlier ones.
+// https://github.com/HPMLL/BurstGPT: files 1 and 2 have six columns, file 3 also a session and an elapsed
+// time. The session is not used: nothing published says that a later prompt contains the earlier ones.
 const CsvLayout& burstgpt_layout() {
-  static const CsvLayout layout{"BurstGPT CSV", "Timestamp", "Request tokens", "Response tokens",
+  static const CsvLayout layout{"BurstGPT CSV",
+                                "Timestamp",
+                                "Request tokens",
+                                "Response tokens",
                                 {"Session ID", "Elapsed time", "Model", "Total tokens", "Log Type"},
-                                "seconds: a number of at least 0", parse_seconds};
+                                "seconds: a number of at least 0",
+                                parse_seconds};
   return layout;
 }
 
@@ -69,8 +78,9 @@ bool CsvReader::parse(std::string_view line, TraceRequest& request) {
   split_csv(line, fields_);
   if (fields_.size() != columns_.names.size()) {
     return fail(kNoColumn, "",
-                "expected " + std::to_string(columns_.names.size()) + " columns (" + join(columns_.names, ",") +
-                    "), found " + std::to_string(fields_.size()) + "; is the line cut off?");
+                "expected " + std::to_string(columns_.names.size()) + " columns (" +
+                    join(columns_.names, ",") + "), found " + std::to_string(fields_.size()) +
+                    "; is the line cut off?");
   }
   const std::string_view time_text = fields_[columns_.time];
   const std::optional<std::int64_t> time = layout_.parse_time(time_text);
@@ -78,7 +88,8 @@ bool CsvReader::parse(std::string_view line, TraceRequest& request) {
     return fail(byte_of(line, columns_.time), layout_.time_column,
                 std::string("expected ") + layout_.time_expected + ", found " + quote(time_text));
   }
-  if (!tokens(line, columns_.input, request.prompt_tokens) || !tokens(line, columns_.output, request.output_tokens)) {
+  if (!tokens(line, columns_.input, request.prompt_tokens) ||
+      !tokens(line, columns_.output, request.output_tokens)) {
     return false;
   }
   if (!first_ns_) first_ns_ = time;
@@ -106,7 +117,8 @@ bool CsvReader::tokens(std::string_view line, std::size_t column, std::int32_t& 
   return fail(byte_of(line, column), columns_.names[column], std::move(message));
 }
 
-Result<CsvReader::Columns> read_header(const LineReader& lines, const std::string& header, const CsvLayout& layout) {
+Result<CsvReader::Columns> read_header(const LineReader& lines, const std::string& header,
+                                       const CsvLayout& layout) {
   const SourceLocation where{lines.path(), static_cast<int>(lines.line_number()), 0};
   std::vector<std::string_view> fields;
   split_csv(header, fields);
@@ -117,20 +129,24 @@ Result<CsvReader::Columns> read_header(const LineReader& lines, const std::strin
   for (const std::string_view field : fields) {
     const std::string name(field);
     if (std::find(known.begin(), known.end(), name) == known.end()) {
-      errors.push_back(invalid_input("unknown column" + did_you_mean(name, known) + "; a " + layout.format + " file has " +
-                                         join(known, ", "), where, name));
+      errors.push_back(invalid_input("unknown column" + did_you_mean(name, known) + "; a " + layout.format +
+                                         " file has " + join(known, ", "),
+                                     where, name));
     }
     if (std::find(columns.names.begin(), columns.names.end(), name) != columns.names.end()) {
       errors.push_back(invalid_input("the column stands twice; keep one", where, name));
     }
     columns.names.push_back(name);
   }
-  const std::array<std::pair<const char*, std::size_t*>, 3> needed = {{
-      {layout.time_column, &columns.time}, {layout.input_column, &columns.input}, {layout.output_column, &columns.output}}};
+  const std::array<std::pair<const char*, std::size_t*>, 3> needed = {
+      {{layout.time_column, &columns.time},
+       {layout.input_column, &columns.input},
+       {layout.output_column, &columns.output}}};
   for (const auto& [name, index] : needed) {
     const auto found = std::find(columns.names.begin(), columns.names.end(), name);
     if (found == columns.names.end()) {
-      errors.push_back(invalid_input(std::string("the column is missing; a ") + layout.format + " file needs it", where, name));
+      errors.push_back(invalid_input(
+          std::string("the column is missing; a ") + layout.format + " file needs it", where, name));
     } else {
       *index = static_cast<std::size_t>(found - columns.names.begin());
     }

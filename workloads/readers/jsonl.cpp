@@ -18,8 +18,17 @@ namespace {
 namespace ondemand = simdjson::ondemand;
 
 enum Key : unsigned {
-  kTimestamp, kInputLength, kOutputLength, kHashIds, kHashBlockSize,
-  kSession, kMaxOutputTokens, kPriority, kImages, kTenant, kKeyCount,
+  kTimestamp,
+  kInputLength,
+  kOutputLength,
+  kHashIds,
+  kHashBlockSize,
+  kSession,
+  kMaxOutputTokens,
+  kPriority,
+  kImages,
+  kTenant,
+  kKeyCount,
 };
 constexpr std::array<std::string_view, kKeyCount> kKeyNames = {
     "timestamp", "input_length",      "output_length", "hash_ids", "hash_block_size",
@@ -54,7 +63,8 @@ const char* unmodelled_feature(std::string_view key) {
 
 class JsonlReader final : public LineTrace {
  public:
-  JsonlReader(LineReader lines, std::string first, TraceReadOptions options) : LineTrace(std::move(lines), options) {
+  JsonlReader(LineReader lines, std::string first, TraceReadOptions options)
+      : LineTrace(std::move(lines), options) {
     put_back(std::move(first));
   }
   const char* format() const override { return "Orrery JSON Lines"; }
@@ -67,15 +77,19 @@ class JsonlReader final : public LineTrace {
   bool parse_image(ondemand::value value, ImageSize& image);
   bool parse_session(ondemand::value value, TraceRequest& request);
   bool parse_timestamp(ondemand::value value, TraceRequest& request);
-  bool integer(ondemand::value value, std::string_view key, std::int64_t low, std::int64_t high, std::int64_t& out);
+  bool integer(ondemand::value value, std::string_view key, std::int64_t low, std::int64_t high,
+               std::int64_t& out);
   bool check(unsigned seen, TraceRequest& request);
   bool unknown_key(std::size_t byte, std::string_view key);
   bool bad_json(simdjson::error_code code, std::size_t byte);
 
-  std::size_t byte_of(std::string_view token) const { return static_cast<std::size_t>(token.data() - buffer_.data()); }
+  std::size_t byte_of(std::string_view token) const {
+    return static_cast<std::size_t>(token.data() - buffer_.data());
+  }
   bool wrong(std::string_view token, std::string_view key, const std::string& expected) {
     while (!token.empty() && token.back() <= ' ') token.remove_suffix(1);
-    return fail(byte_of(token), std::string(key), "expected " + expected + ", found " + std::string(quote(token)));
+    return fail(byte_of(token), std::string(key),
+                "expected " + expected + ", found " + std::string(quote(token)));
   }
 
   ondemand::parser parser_;
@@ -109,7 +123,7 @@ bool JsonlReader::parse(std::string_view line, TraceRequest& request) {
   for (auto item : object) {
     ondemand::field field;
     if (const auto code = std::move(item).get(field)) return bad_json(code, at);
-    at = static_cast<std::size_t>(field.key().raw() - buffer_.data());
+    at = static_cast<std::size_t>(field.key().raw() - 1 - buffer_.data());
     std::string_view name;
     if (const auto code = field.unescaped_key().get(name)) return bad_json(code, at);
     unsigned key = 0;
@@ -123,7 +137,8 @@ bool JsonlReader::parse(std::string_view line, TraceRequest& request) {
   }
   const char* rest = nullptr;
   if (document.current_location().get(rest) == simdjson::SUCCESS) {
-    return fail(static_cast<std::size_t>(rest - buffer_.data()), "", "text after the object; expected one object a line");
+    return fail(static_cast<std::size_t>(rest - buffer_.data()), "",
+                "text after the object; expected one object a line");
   }
   return check(seen, request);
 }
@@ -180,7 +195,8 @@ bool JsonlReader::parse_timestamp(ondemand::value value, TraceRequest& request) 
   const std::string_view token = value.raw_json_token();
   double ms = 0;
   if (value.get_double().get(ms) || !(ms >= 0) || ms > kMaxTimestampMs) {
-    return wrong(token, "timestamp", "milliseconds from the start of the trace: a number of at least 0 and at most 2e12");
+    return wrong(token, "timestamp",
+                 "milliseconds from the start of the trace: a number of at least 0 and at most 2e12");
   }
   request.arrival = SimTime(round_half_even(ms * 1e6));
   return true;
@@ -204,7 +220,8 @@ bool JsonlReader::parse_hash_ids(ondemand::value value, TraceRequest& request) {
 bool JsonlReader::parse_images(ondemand::value value, TraceRequest& request) {
   const std::string_view list_token = value.raw_json_token();
   ondemand::array array;
-  if (value.get_array().get(array)) return wrong(list_token, "images", "a list of {\"width\": …, \"height\": …}");
+  if (value.get_array().get(array))
+    return wrong(list_token, "images", "a list of {\"width\": …, \"height\": …}");
   for (auto item : array) {
     ondemand::value element;
     if (const auto code = std::move(item).get(element)) return bad_json(code, byte_of(list_token));
@@ -222,16 +239,18 @@ bool JsonlReader::parse_image(ondemand::value value, ImageSize& image) {
   for (auto item : object) {
     ondemand::field field;
     if (const auto code = std::move(item).get(field)) return bad_json(code, byte_of(token));
-    const auto at = static_cast<std::size_t>(field.key().raw() - buffer_.data());
+    const auto at = static_cast<std::size_t>(field.key().raw() - 1 - buffer_.data());
     std::string_view name;
     if (const auto code = field.unescaped_key().get(name)) return bad_json(code, at);
     const bool is_width = name == "width";
     if (!is_width && name != "height") {
-      return fail(at, "images", "unknown key " + quote(name) + did_you_mean(name, {"width", "height"}) +
-                                    "; expected width, height (pixels)");
+      return fail(at, "images",
+                  "unknown key " + quote(name) + did_you_mean(name, {"width", "height"}) +
+                      "; expected width, height (pixels)");
     }
     std::int32_t& side = is_width ? image.width : image.height;
-    if (side != 0) return fail(at, "images", "the key " + quote(name) + " stands twice in this image; keep one");
+    if (side != 0)
+      return fail(at, "images", "the key " + quote(name) + " stands twice in this image; keep one");
     std::int64_t number = 0;
     if (!integer(field.value(), "images", 1, 1'000'000, number)) return false;
     side = static_cast<std::int32_t>(number);
@@ -262,8 +281,9 @@ bool JsonlReader::parse_session(ondemand::value value, TraceRequest& request) {
 bool JsonlReader::check(unsigned seen, TraceRequest& request) {
   for (const Key key : {kTimestamp, kInputLength, kOutputLength}) {
     if ((seen & (1u << key)) == 0) {
-      return fail(kNoColumn, std::string(kKeyNames[key]),
-                  "the key is missing; a request needs timestamp (ms), input_length and output_length (tokens)");
+      return fail(
+          kNoColumn, std::string(kKeyNames[key]),
+          "the key is missing; a request needs timestamp (ms), input_length and output_length (tokens)");
     }
   }
   if (!has_max_output_) {
@@ -278,8 +298,9 @@ bool JsonlReader::check(unsigned seen, TraceRequest& request) {
     const auto needed = static_cast<std::size_t>((request.prompt_tokens + block - 1) / block);
     if (request.hash_ids.size() < needed) {
       return fail(kNoColumn, "hash_ids",
-                  std::to_string(request.hash_ids.size()) + " ids are too few: " + std::to_string(request.prompt_tokens) +
-                      " tokens in blocks of " + std::to_string(block) + " need " + std::to_string(needed) +
+                  std::to_string(request.hash_ids.size()) +
+                      " ids are too few: " + std::to_string(request.prompt_tokens) + " tokens in blocks of " +
+                      std::to_string(block) + " need " + std::to_string(needed) +
                       "; complete the list, correct hash_block_size, or leave hash_ids out (no sharing)");
     }
     request.hash_ids.resize(needed);
@@ -290,21 +311,26 @@ bool JsonlReader::check(unsigned seen, TraceRequest& request) {
 bool JsonlReader::unknown_key(std::size_t byte, std::string_view key) {
   if (const char* feature = unmodelled_feature(key)) {
     return fail(byte, std::string(key),
-                "Orrery does not model " + std::string(feature) + "; remove the key to replay the request without it");
+                "Orrery does not model " + std::string(feature) +
+                    "; remove the key to replay the request without it");
   }
   const std::vector<std::string> names(kKeyNames.begin(), kKeyNames.end());
-  return fail(byte, std::string(key), "unknown key" + did_you_mean(key, names) + "; expected " + join(names, ", "));
+  return fail(byte, std::string(key),
+              "unknown key" + did_you_mean(key, names) + "; expected " + join(names, ", "));
 }
 
 bool JsonlReader::bad_json(simdjson::error_code code, std::size_t byte) {
-  return fail(byte, "", std::string("not a complete JSON object (") + simdjson::error_message(code) +
-                            "); expected {\"timestamp\": ms, \"input_length\": tokens, \"output_length\": tokens, …} on "
-                            "one line; is the file cut off?");
+  return fail(
+      byte, "",
+      std::string("not a complete JSON object (") + simdjson::error_message(code) +
+          "); expected {\"timestamp\": ms, \"input_length\": tokens, \"output_length\": tokens, …} on "
+          "one line; is the file cut off?");
 }
 
 }  // namespace
 
-std::unique_ptr<TraceReader> make_jsonl_reader(LineReader lines, std::string first, TraceReadOptions options) {
+std::unique_ptr<TraceReader> make_jsonl_reader(LineReader lines, std::string first,
+                                               TraceReadOptions options) {
   return std::make_unique<JsonlReader>(std::move(lines), std::move(first), options);
 }
 

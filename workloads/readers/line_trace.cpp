@@ -10,7 +10,9 @@ namespace {
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-std::string milliseconds_text(SimTime time) { return format_number(static_cast<double>(time.ns()) * 1e-6) + " ms"; }
+std::string milliseconds_text(SimTime time) {
+  return format_number(static_cast<double>(time.ns()) * 1e-6) + " ms";
+}
 
 }  // namespace
 
@@ -47,8 +49,9 @@ bool LineTrace::next_line(std::string_view& line) {
 bool LineTrace::in_order(const TraceRequest& request) {
   if (count_ > 0 && request.arrival < last_ && !options_.allow_unsorted) {
     fail(kNoColumn, "timestamp",
-         "time goes back: " + milliseconds_text(request.arrival) + " after " + milliseconds_text(last_) + " in line " +
-             std::to_string(last_line_) + "; time stamps must not decrease. Sort the file with `orrery trace convert "
+         "time goes back: " + milliseconds_text(request.arrival) + " after " + milliseconds_text(last_) +
+             " in line " + std::to_string(last_line_) +
+             "; time stamps must not decrease. Sort the file with `orrery trace convert "
              "--sort IN OUT`");
     error_ = std::move(problem_);
     return false;

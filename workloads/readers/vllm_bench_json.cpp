@@ -1,5 +1,5 @@
-// The result file of `vllm bench serve --save-result --save-detailed`: one JSON object that holds all requests
-// in parallel lists. Read whole, since the format cannot be streamed.
+// The result file of `vllm bench serve --save-result --save-detailed`: one JSON object that holds all
+// requests in parallel lists. Read whole, since the format cannot be streamed.
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -54,7 +54,8 @@ Result<std::vector<double>> arrival_seconds(const std::string& path, const Json&
   }
   const bool all_at_once = result.contains("request_rate") && result["request_rate"] == "inf";
   if (!all_at_once) {
-    return missing(path, "start_times", "the file has no time stamps and its request_rate is not \"inf\", so nobody can "
+    return missing(path, "start_times",
+                   "the file has no time stamps and its request_rate is not \"inf\", so nobody can "
                    "say when its requests arrived; describe the same load with `generator:` instead");
   }
   return seconds;
@@ -67,11 +68,13 @@ bool looks_like_vllm_bench(std::string_view first_line) {
   return has("\"input_lens\"") || (has("\"request_throughput\"") && has("\"num_prompts\""));
 }
 
-Result<std::unique_ptr<TraceReader>> make_vllm_bench_reader(const std::string& path, const std::string& text) {
+Result<std::unique_ptr<TraceReader>> make_vllm_bench_reader(const std::string& path,
+                                                            const std::string& text) {
   ORRERY_TRY(result, parse_json(text, path));
   for (const char* key : {"input_lens", "output_lens"}) {
     if (!result.contains(key) || !result[key].is_array()) {
-      return missing(path, key, "the list is missing; run `vllm bench serve` with --save-result --save-detailed");
+      return missing(path, key,
+                     "the list is missing; run `vllm bench serve` with --save-result --save-detailed");
     }
   }
   const Json& inputs = result["input_lens"];
@@ -83,13 +86,16 @@ Result<std::unique_ptr<TraceReader>> make_vllm_bench_reader(const std::string& p
   std::vector<TraceRequest> requests(inputs.size());
   for (std::size_t i = 0; i < requests.size(); ++i) {
     for (const Json* length : {&inputs[i], &outputs[i]}) {
-      if (!length->is_number_integer() || length->get<std::int64_t>() < 1 || length->get<std::int64_t>() > kMaxTokens) {
+      if (!length->is_number_integer() || length->get<std::int64_t>() < 1 ||
+          length->get<std::int64_t>() > kMaxTokens) {
         return missing(path, length == &inputs[i] ? "input_lens" : "output_lens",
-                       "request " + std::to_string(i) + ": expected a whole number of tokens of at least 1, found " +
-                           length->dump() + " (a request that failed?); leave it out of both lists");
+                       "request " + std::to_string(i) +
+                           ": expected a whole number of tokens of at least 1, found " + length->dump() +
+                           " (a request that failed?); leave it out of both lists");
       }
     }
-    if (!(seconds[i] * 1e3 <= kMaxTimestampMs)) return missing(path, "start_times", "a time stamp is too large");
+    if (!(seconds[i] * 1e3 <= kMaxTimestampMs))
+      return missing(path, "start_times", "a time stamp is too large");
     requests[i].arrival = SimTime() + duration_from_seconds(seconds[i]);
     requests[i].prompt_tokens = inputs[i].get<std::int32_t>();
     requests[i].output_tokens = outputs[i].get<std::int32_t>();
