@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
-#include "sim/kv_content_tree.h"
-#include "sim/kv_extent.h"
+#include "sim/kv_extent_pool.h"
 #include "sim/kv_slab.h"
 
 namespace orrery {
@@ -52,45 +52,36 @@ std::int32_t to_block(std::int64_t value) {
 }  // namespace
 
 struct KvBlockManager::State {
-  explicit State(const Config& c) : config(c), blank(c.num_blocks - 1) {}
+  explicit State(const Config& c) : config(c) { pool.blank = c.num_blocks - 1; }
 
   Sequence& at(Handle handle) {
     ORRERY_CHECK(handle < sequences.size() && sequences[handle].open, "KV pool: not an open sequence");
     return sequences[handle];
   }
 
-  void allocate(std::int64_t blocks);
-  void make_idle(Id id);
-  void remove(Id id);
-  void split(Id id, std::int32_t place);
+  void allocate(std::int64_t blocks) {
+    pool.allocate(blocks);
+    allocated += blocks;
+  }
   void make_path(Sequence& sequence, const KvContent& content);
   void register_blocks(Sequence& sequence, std::int32_t begin, std::int32_t end);
   void append_own(Sequence& sequence, Id node, std::int32_t begin, std::int32_t end);
   void hold(Sequence& sequence, Id id, std::int32_t begin, std::int32_t end);
   void release_private(Sequence& sequence, std::int32_t begin, std::int32_t end);
-  void let_go(Id last, std::int32_t begin);
-  void check_lists(const std::vector<std::int32_t>& holders) const;
-
   template <class Visit>
   std::int32_t walk(const Sequence& sequence, std::int32_t limit, Visit&& visit) const;
-  template <class Visit>
-  std::int32_t walk_node(Id node, std::int32_t begin, std::int32_t end, Visit&& visit) const;
 
   Config config;
-  std::int64_t blank;             // free, without content; at the head of the free list
-  std::int64_t idle = 0;          // free, with content; in `queue`
+  kv::ExtentPool pool;
   std::int64_t unattributed = 0;  // in use, by whom only release() or publish() will say
   std::int64_t allocated = 0;
-  std::int64_t evicted = 0;
   std::uint64_t opened = 0;
-  kv::FreeQueue queue;
-  kv::Slab<Extent> extents;
   kv::Slab<PrefixRun> runs;
-  kv::ContentTree tree;
   std::vector<Sequence> sequences;
   std::vector<Handle> closed;
 };
 
+// Resident blocks from block 0 on, below `limit`: node by node, then what the sequence itself left behind.
 template <class Visit>
 std::int32_t KvBlockManager::State::walk(const Sequence& sequence, std::int32_t limit, Visit&& visit) const {
   std::int32_t at = 0;
@@ -100,11 +91,11 @@ std::int32_t KvBlockManager::State::walk(const Sequence& sequence, std::int32_t 
     tokens += sequence.node_tokens;
     const auto end = static_cast<std::int32_t>(std::min(named, tokens / config.block_size));
     if (end <= at) continue;
-    at = walk_node(sequence.path[i], at, end, visit);
+    at = pool.walk(sequence.path[i], at, end, visit);
     if (at < end) return at;
   }
   if (at == limit || sequence.private_node == kNone) return at;
-  return walk_node(sequence.private_node, at, limit, visit);
+  return pool.walk(sequence.private_node, at, limit, visit);
 }
 
 void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& content) {
@@ -123,18 +114,18 @@ void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& conte
     const auto depth = static_cast<std::size_t>(last_token / content.hash_block_size) + 1;
     node = kv::kHashRoot | static_cast<Id>(content.hash_block_size);
     for (std::size_t i = 0; i < depth; ++i) {
-      node = tree.find_or_make(node, content.hash_ids[i]);
+      node = pool.tree.find_or_make(node, content.hash_ids[i]);
       sequence.path.push_back(node);
     }
   } else if (content.stream != 0) {
     sequence.named_blocks = kAllBlocks;
     sequence.node_tokens = kEndless;
-    node = tree.find_or_make(node, content.stream);
+    node = pool.tree.find_or_make(node, content.stream);
     sequence.path.push_back(node);
   } else {
     return;
   }
-  ++tree[node].users;
+  ++pool.tree[node].users;
 }
 
 // Named blocks [begin, end) of the sequence's own become findable, held once.
@@ -154,29 +145,16 @@ void KvBlockManager::State::append_own(Sequence& sequence, Id node, std::int32_t
   const Id last = sequence.last_own;
   // Longer, only while it stays the node's newest copy: otherwise blocks registered now would count as older than
   // those registered in between.
-  if (last != kNone && tree[node].copies.last == last && extents[last].holders == 1) {
-    extents[last].end = end;
-    return;
+  if (last != kNone && pool.tree[node].copies.last == last && pool.extents[last].holders == 1) {
+    pool.extents[last].end = end;
+  } else {
+    sequence.last_own = pool.add(node, begin, end, 1, last);
   }
-  const Id id = extents.make(Extent{begin, end, 1, node, {}, kv::Links{last, kNone}, {}});
-  if (last != kNone) extents[last].run.next = id;
-  tree[node].copies.push_back(extents, id);
-  sequence.last_own = id;
 }
 
-// One more holder for [begin, end) of an extent.
 void KvBlockManager::State::hold(Sequence& sequence, Id id, std::int32_t begin, std::int32_t end) {
-  if (extents[id].begin < begin) split(id, begin);
-  if (end < extents[id].end) {
-    split(id, end);
-    id = extents[id].run.prev;
-  }
-  Extent& extent = extents[id];
-  if (extent.holders++ == 0) {
-    queue.remove(extents, id);
-    idle -= extent.size();
-  }
-  if (sequence.last_run != kNone && runs[sequence.last_run].last == extent.run.prev) {
+  id = pool.hold(id, begin, end);
+  if (sequence.last_run != kNone && runs[sequence.last_run].last == pool.extents[id].run.prev) {
     runs[sequence.last_run].last = id;
   } else {
     sequence.last_run = runs.make(PrefixRun{id, begin, sequence.last_run});
@@ -185,12 +163,10 @@ void KvBlockManager::State::hold(Sequence& sequence, Id id, std::int32_t begin, 
 
 void KvBlockManager::State::release_private(Sequence& sequence, std::int32_t begin, std::int32_t end) {
   if (sequence.private_node == kNone) {
-    sequence.private_node = tree.make_private(sequence.serial);
-    tree[sequence.private_node].users = 1;
+    sequence.private_node = pool.tree.make_private(sequence.serial);
+    pool.tree[sequence.private_node].users = 1;
   }
-  const Id id = extents.make(Extent{begin, end, 0, sequence.private_node, {}, {}, {}});
-  tree[sequence.private_node].copies.push_back(extents, id);
-  make_idle(id);
+  pool.make_idle(pool.add(sequence.private_node, begin, end, 0, kNone));
 }
 
 KvBlockManager::KvBlockManager(const Config& config) {
@@ -223,12 +199,12 @@ void KvBlockManager::close(Handle handle) {
   ORRERY_CHECK(sequence.hits == 0 && sequence.own_end == 0, "KV pool: a closed sequence still holds blocks");
   if (!sequence.path.empty()) {
     const Id node = sequence.path.back();
-    --state.tree[node].users;
-    state.tree.drop_if_unneeded(node);
+    --state.pool.tree[node].users;
+    state.pool.tree.drop_if_unneeded(node);
   }
   if (sequence.private_node != kNone) {
-    state.tree[sequence.private_node].users = 0;
-    state.tree.drop_if_unneeded(sequence.private_node);
+    state.pool.tree[sequence.private_node].users = 0;
+    state.pool.tree.drop_if_unneeded(sequence.private_node);
     sequence.private_node = kNone;
   }
   sequence.open = false;
@@ -242,15 +218,15 @@ KvBlockManager::Hit KvBlockManager::lookup(Handle handle, std::int64_t tokens) c
   if (!state.config.prefix_caching || tokens <= 0) return hit;
   const std::int64_t limit = std::min<std::int64_t>((tokens - 1) / state.config.block_size, kAllBlocks - 1);
   hit.blocks = state.walk(sequence, to_block(limit), [&](Id id, std::int32_t from, std::int32_t to) {
-    if (state.extents[id].holders == 0) hit.idle += to - from;
+    if (state.pool.extents[id].holders == 0) hit.idle += to - from;
   });
   return hit;
 }
 
 std::int64_t KvBlockManager::usable_blocks() const { return state_->config.num_blocks - 1; }
-std::int64_t KvBlockManager::free_blocks() const { return state_->blank + state_->idle; }
+std::int64_t KvBlockManager::free_blocks() const { return state_->pool.blank + state_->pool.idle; }
 std::int64_t KvBlockManager::allocated_in_total() const { return state_->allocated; }
-std::int64_t KvBlockManager::evicted_in_total() const { return state_->evicted; }
+std::int64_t KvBlockManager::evicted_in_total() const { return state_->pool.evicted; }
 
 void KvBlockManager::take_prefix(Handle handle, std::int64_t tokens, Hit hit) {
   State& state = *state_;
@@ -305,13 +281,13 @@ void KvBlockManager::release(Handle handle, std::int64_t total_blocks, std::int6
   ORRERY_CHECK(state.unattributed >= 0, "KV pool: a sequence gives back more blocks than it got");
 
   const std::int32_t hashed = state.config.prefix_caching ? sequence.published : 0;
-  state.blank += total - std::max(hashed, sequence.hits);
+  state.pool.blank += total - std::max(hashed, sequence.hits);
   const std::int32_t private_from = std::max(sequence.hits, std::min(hashed, sequence.named_blocks));
   if (private_from < hashed) state.release_private(sequence, private_from, hashed);
-  if (sequence.last_own != kNone) state.let_go(sequence.last_own, sequence.hits);
+  if (sequence.last_own != kNone) state.pool.let_go(sequence.last_own, sequence.hits);
   while (sequence.last_run != kNone) {
     const PrefixRun run = state.runs[sequence.last_run];
-    state.let_go(run.last, run.begin);
+    state.pool.let_go(run.last, run.begin);
     state.runs.drop(sequence.last_run);
     sequence.last_run = run.before;
   }
@@ -320,23 +296,20 @@ void KvBlockManager::release(Handle handle, std::int64_t total_blocks, std::int6
 }
 
 bool KvBlockManager::reset_prefix_cache() {
-  State& state = *state_;
   if (free_blocks() != usable_blocks()) return false;
-  while (!state.queue.empty()) state.remove(state.queue.first);
-  state.blank += state.idle;  // at the head or not: without content every place in the list is the same
-  state.idle = 0;
+  state_->pool.make_all_blank();
   return true;
 }
 
 std::uint64_t KvBlockManager::state_digest() const {
   const State& state = *state_;
   Digest digest;
-  digest.add(state.blank);
+  digest.add(state.pool.blank);
   digest.add(state.allocated);
-  digest.add(state.evicted);
-  for (Id id = state.queue.first; id != kNone; id = state.extents[id].queue.next) {
-    const Extent& extent = state.extents[id];
-    const std::uint64_t label = state.tree.label(extent.node);
+  digest.add(state.pool.evicted);
+  for (Id id = state.pool.queue.first; id != kNone; id = state.pool.extents[id].queue.next) {
+    const Extent& extent = state.pool.extents[id];
+    const std::uint64_t label = state.pool.tree.label(extent.node);
     for (std::int32_t block = extent.end - 1; block >= extent.begin; --block) {
       digest.add(label);
       digest.add(std::int64_t{block});
@@ -347,17 +320,21 @@ std::uint64_t KvBlockManager::state_digest() const {
 
 void KvBlockManager::check_invariants() const {
   const State& state = *state_;
-  std::vector<std::int32_t> holders(state.extents.slots(), 0);
+  std::vector<std::int32_t> holders(state.pool.extents.slots(), 0);
   std::int64_t held = state.unattributed;
   const auto count = [&state, &holders, &held](Id last, std::int32_t begin, std::int32_t end) {
-    for (Id id = last; end > begin; id = state.extents[id].run.prev) {
-      ORRERY_CHECK(id != kNone && state.extents[id].end == end, "KV pool: what a sequence holds has a gap");
-      if (holders[id]++ == 0) held += state.extents[id].size();
-      end = state.extents[id].begin;
+    for (Id id = last; end > begin; id = state.pool.extents[id].run.prev) {
+      ORRERY_CHECK(id != kNone && state.pool.extents[id].end == end, "KV pool: what a sequence holds has a gap");
+      if (holders[id]++ == 0) held += state.pool.extents[id].size();
+      end = state.pool.extents[id].begin;
     }
     ORRERY_CHECK(end == begin, "KV pool: what a sequence holds begins inside an extent");
   };
+  std::vector<Id> nodes;
   for (const Sequence& sequence : state.sequences) {
+    if (!sequence.open) continue;
+    if (!sequence.path.empty()) nodes.push_back(sequence.path.back());
+    if (sequence.private_node != kNone) nodes.push_back(sequence.private_node);
     std::int32_t end = sequence.hits;
     for (Id id = sequence.last_run; id != kNone; id = state.runs[id].before) {
       count(state.runs[id].last, state.runs[id].begin, end);
@@ -368,9 +345,8 @@ void KvBlockManager::check_invariants() const {
     count(sequence.last_own, sequence.hits, own);
     held += sequence.own_end - own;
   }
-  ORRERY_CHECK(state.blank >= 0 && state.unattributed >= 0, "KV pool: a count below zero");
   ORRERY_CHECK(held + free_blocks() == usable_blocks(), "KV pool: blocks held and free do not add up");
-  state.check_lists(holders);
+  state.pool.check(holders, std::move(nodes));
 }
 
 }  // namespace orrery
