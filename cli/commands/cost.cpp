@@ -1,0 +1,202 @@
+#include "cli/commands/cost.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "cli/commands/cost_ops.h"
+#include "cli/commands/cost_scenario.h"
+#include "cli/commands/cost_steps.h"
+#include "cli/commands/cost_text.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/step_pricer.h"
+
+namespace orrery {
+
+namespace {
+
+struct CostOptions {
+  std::string scenario, step, steps, out, ops, hardware, kernels = "orrery";
+  std::vector<std::string> compare;
+};
+
+struct Loaded {
+  CostScenario scenario;
+  MemoryPlan memory;
+  StepPricer pricer;
+};
+
+Result<Loaded> load(const std::string& path, const CommandContext& context) {
+  ORRERY_TRY(scenario, load_cost_scenario(path, context.overrides));
+  ORRERY_TRY(memory, plan_memory(scenario.instance));
+  ORRERY_TRY(pricer, StepPricer::create(scenario.instance));
+  return Loaded{std::move(scenario), memory, std::move(pricer)};
+}
+
+int put(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return 0;
+}
+
+int write_or_print(const std::string& path, const std::string& text) {
+  if (path.empty()) return put(text);
+  const Status written = write_file_atomically(path, text);
+  return written.ok() ? 0 : report_errors(written.errors());
+}
+
+// What is shown when nobody asks for a step: a decode of a middling batch, and one full prefill.
+std::vector<StepRequest> default_steps(const SchedulerSettings& settings) {
+  StepRequest decode, prefill;
+  decode.shape.decode_sequences =
+      static_cast<std::int32_t>(std::min<std::int64_t>(64, settings.max_num_seqs));
+  decode.shape.decode_context_tokens = decode.shape.decode_sequences * std::int64_t{1024};
+  const std::int64_t tokens = std::min<std::int64_t>(2048, settings.max_num_batched_tokens);
+  prefill.chunks.push_back({static_cast<std::int32_t>(tokens), 0});
+  return {decode, prefill};
+}
+
+Result<std::vector<StepRequest>> steps_to_show(const CostOptions& options,
+                                               const SchedulerSettings& settings) {
+  if (options.step.empty()) return default_steps(settings);
+  ORRERY_TRY(step, parse_step(options.step));
+  return std::vector<StepRequest>{step};
+}
+
+int explain_steps(const CostOptions& options, const CommandContext& context) {
+  // A wrong --step is wrong usage, whatever the scenario holds: look at it first.
+  if (!options.step.empty()) {
+    if (const auto step = parse_step(options.step); !step.ok()) return report_errors(step.errors());
+  }
+  auto loaded = load(options.scenario, context);
+  if (!loaded.ok()) return report_errors(loaded.errors());
+  const InstanceSpec& instance = loaded->scenario.instance;
+  auto steps = steps_to_show(options, instance.engine.settings);
+  if (!steps.ok()) return report_errors(steps.errors());
+  if (!options.out.empty()) {
+    std::string csv = step_csv_header;
+    for (std::size_t i = 0; i < steps->size(); ++i) {
+      append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view()), csv);
+    }
+    if (const int code = write_or_print(options.out, csv); code != 0) return code;
+  }
+  if (context.json) {
+    Json result{{"scenario", options.scenario},
+                {"instance", instance_line(instance)},
+                {"memory", memory_json(loaded->memory)},
+                {"steps", Json::array()}};
+    for (const StepRequest& step : *steps) {
+      result["steps"].push_back(step_json(to_text(step), loaded->pricer.explain(step.view())));
+    }
+    return put(canonical_json(result));
+  }
+  if (context.quiet) return 0;
+  std::string text = instance_line(instance) + "\n";
+  if (options.step.empty()) text += "\n" + loaded->memory.to_table();
+  for (const StepRequest& step : *steps) {
+    text += "\n" + step_table("step: " + to_text(step), loaded->pricer.explain(step.view()));
+  }
+  return put(text);
+}
+
+Result<std::string> price_rows(const std::string& path, const StepPricer& pricer) {
+  constexpr std::size_t most_errors = 20;
+  ORRERY_TRY(reader, LineReader::open(path));
+  std::string csv = step_csv_header;
+  Errors errors;
+  std::int64_t rows = 0;
+  std::string_view line;
+  while (errors.size() < most_errors && reader.next(line)) {
+    if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
+    auto step = parse_step_row(line, path, reader.line_number());
+    if (!step.ok()) {
+      errors.insert(errors.end(), step.errors().begin(), step.errors().end());
+    } else if (errors.empty()) {
+      append_step_csv(rows, pricer.summarize(step->view()), csv);
+    }
+    ++rows;
+  }
+  if (reader.error() != nullptr) errors.push_back(*reader.error());
+  if (errors.empty() && rows == 0) errors.push_back(invalid_input("no steps in it", {path, 0, 0}));
+  if (!errors.empty()) return errors;
+  return csv;
+}
+
+int price_step_list(const CostOptions& options, const CommandContext& context) {
+  auto loaded = load(options.scenario, context);
+  if (!loaded.ok()) return report_errors(loaded.errors());
+  auto csv = price_rows(options.steps, loaded->pricer);
+  if (!csv.ok()) return report_errors(csv.errors());
+  return write_or_print(options.out, *csv);
+}
+
+int compare_scenarios(const CostOptions& options, const CommandContext& context) {
+  auto a = load(options.compare[0], context);
+  if (!a.ok()) return report_errors(a.errors());
+  auto b = load(options.compare[1], context);
+  if (!b.ok()) return report_errors(b.errors());
+  auto steps = steps_to_show(options, a->scenario.instance.engine.settings);
+  if (!steps.ok()) return report_errors(steps.errors());
+  Json result = Json::array();
+  std::string text;
+  for (const StepRequest& step : *steps) {
+    const StepBreakdown of_a = a->pricer.explain(step.view());
+    const StepBreakdown of_b = b->pricer.explain(step.view());
+    result.push_back({{"a", step_json(to_text(step), of_a)}, {"b", step_json(to_text(step), of_b)}});
+    text += compare_table("step: " + to_text(step),
+                          options.compare[0] + ": " + instance_line(a->scenario.instance), of_a,
+                          options.compare[1] + ": " + instance_line(b->scenario.instance), of_b) +
+            "\n";
+  }
+  return put(context.json ? canonical_json(result) : text);
+}
+
+int usage(const std::string& message) { return report_errors({make_error(ErrorKind::usage, message)}); }
+
+int run_cost(const CostOptions& options, const CommandContext& context) {
+  if (!options.ops.empty()) {
+    if (options.hardware.empty())
+      return usage("cost --ops needs --hardware NAME (see `orrery list hardware`)");
+    return price_operators(options.ops, options.hardware, options.kernels, options.out);
+  }
+  if (!options.compare.empty()) return compare_scenarios(options, context);
+  if (options.scenario.empty())
+    return usage("cost needs a SCENARIO.yaml, --compare A B, or --ops FILE --hardware NAME");
+  return options.steps.empty() ? explain_steps(options, context) : price_step_list(options, context);
+}
+
+}  // namespace
+
+void register_cost_command(CLI::App& app, CommandContext& context) {
+  CLI::App* cost = app.add_subcommand("cost", "prices steps and operators, and explains where the time goes");
+  auto options = std::make_shared<CostOptions>();
+  CLI::Option* scenario =
+      cost->add_option("SCENARIO", options->scenario, "scenario; its workload is not needed");
+  CLI::Option* step =
+      cost->add_option("--step", options->step, "one step, e.g. \"prefill 2048@0 + decode 64@1024\"");
+  CLI::Option* steps = cost->add_option("--steps", options->steps, "steps to price, one JSON object a line");
+  CLI::Option* compare =
+      cost->add_option("--compare", options->compare, "two scenarios, side by side")->expected(2);
+  CLI::Option* ops =
+      cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
+  cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);
+  cost->add_option("--kernels", options->kernels, "whose kernels --ops means: orrery or an engine")
+      ->needs(ops);
+  cost->add_option("--out", options->out, "CSV file to write instead of printing");
+  cost->add_flag("--json", context.json, "print JSON");
+  step->excludes(steps);
+  ops->excludes(step)->excludes(steps)->excludes(compare)->excludes(scenario);
+  compare->excludes(steps)->excludes(scenario);
+  cost->footer(
+      "Examples:\n"
+      "  orrery cost scenario.yaml\n"
+      "  orrery cost scenario.yaml --step \"prefill 2048@0 + prefill 512@4096 + decode 64@1024\"\n"
+      "  orrery cost scenario.yaml --steps steps.jsonl --out prices.csv\n"
+      "  orrery cost --ops ops.jsonl --hardware h200");
+  cost->callback(
+      [options, &context] { context.action = [options, &context] { return run_cost(*options, context); }; });
+}
+
+}  // namespace orrery

@@ -1,0 +1,26 @@
+// Prices as tables, JSON and CSV.
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/step_pricer.h"
+
+namespace orrery {
+
+// Exact: nanoseconds as microseconds with three decimals.
+std::string microseconds_text(std::int64_t ns);
+
+std::string step_table(const std::string& title, const StepBreakdown& step);
+std::string compare_table(const std::string& title, const std::string& name_a, const StepBreakdown& a,
+                          const std::string& name_b, const StepBreakdown& b);
+std::string instance_line(const InstanceSpec& instance);
+
+Json step_json(const std::string& spec, const StepBreakdown& step);
+Json memory_json(const MemoryPlan& plan);
+
+constexpr const char* step_csv_header = "step,device_us,busy_us,host_us,step_us,low_us,high_us,bound\n";
+void append_step_csv(std::int64_t row, const StepSummary& step, std::string& out);
+
+}  // namespace orrery
