@@ -96,13 +96,21 @@ int convert(const ConvertOptions& options, const CommandContext& context) {
     return report_errors({invalid_input("no request is left; nothing was written", {options.in, 0, 0})});
   if (const Status status = writer->commit(); !status.ok()) return report_errors(status.errors());
   if ((*reader)->dropped() > 0) {
-    std::fprintf(stderr, "left out %llu rows; the first: %s\n",
+    std::fprintf(stderr, "rows left out: %llu; the first: %s\n",
                  static_cast<unsigned long long>((*reader)->dropped()),
                  (*reader)->first_dropped()->to_string().c_str());
   }
   if (!context.quiet)
     std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(*written));
   return 0;
+}
+
+void mark_known(const Yaml& node) {
+  if (node.is_map()) {
+    for (const auto& [key, value] : node.entries()) mark_known(value);
+  } else if (node.is_list()) {
+    for (const Yaml& item : node.items()) mark_known(item);
+  }
 }
 
 // A file with `generator: {…}`, by itself or as part of a scenario's `workload:`, and optionally `seed:`.
@@ -118,12 +126,9 @@ Result<WorkloadSpec> read_spec(const GenerateOptions& options, const CommandCont
   if (const Yaml node = root.optional("seed")) seed = static_cast<std::uint64_t>(node.integer(1, 0));
   if (workload) {
     // A whole scenario may stand here; its other parts are checked by `orrery simulate`.
-    for (const char* key : {"deployment", "slo", "overrides", "faults"}) {
-      if (const Yaml part = root.optional(key); part.is_map()) part.entries();
-    }
-  } else {
-    document.finish();
+    for (const char* key : {"deployment", "slo", "overrides", "faults"}) mark_known(root.optional(key));
   }
+  document.finish();
   if (!document.errors().empty()) return document.errors();
   if (!spec.generator) {
     return invalid_input("expected `generator: {requests: …, arrivals: {…}, input: {…}, output: {…}}`",

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "base/digest.h"
 #include "support.h"
 #include "workloads/generator.h"
 #include "workloads/trace_stats.h"
@@ -278,4 +279,27 @@ TEST_CASE("a file that cannot be resampled is the source's error") {
   CHECK_FALSE(source->next(request));
   REQUIRE(source->error() != nullptr);
   CHECK(contains(source->error()->to_string(), "pairs.jsonl"));
+}
+
+// The constant is not a physical truth: it says that compilers, build types and machines agree, and that no
+// change moves the requests of an existing specification unnoticed.
+TEST_CASE("the requests of a specification are the same everywhere") {
+  GeneratorSpec spec = fixed_lengths(5000);
+  spec.arrivals.kind = ArrivalSpec::Kind::gamma;
+  spec.arrivals.cv = 1.7;
+  spec.input.kind = LengthSpec::Kind::log_normal;
+  spec.output.kind = LengthSpec::Kind::empirical;
+  spec.output.quantiles = {1, 30, 200, 1500};
+  spec.sessions.turns_mean = 2.5;
+  spec.sessions.shared_prefix_tokens = 768;
+  spec.sessions.prefix_groups = 4;
+  Digest digest;
+  for (const TraceRequest& r : generate(spec, 42)) {
+    digest.add(r.arrival.ns());
+    digest.add(std::int64_t{r.prompt_tokens});
+    digest.add(std::int64_t{r.output_tokens});
+    digest.add(r.session);
+    for (const std::uint64_t id : r.hash_ids) digest.add(id);
+  }
+  CHECK(digest_text(digest.value()) == "399c06649623ed0e");
 }

@@ -1,5 +1,6 @@
 #include "catch.h"
 
+#include "base/random.h"
 #include "support.h"
 
 using namespace orrery;
@@ -120,6 +121,7 @@ TEST_CASE("a bad line is named with its place and what was expected") {
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5, "guided_json": {}})", 57, "guided_json",
        "does not model"},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5} {})", 57, "", "one object a line"},
+      {R"({"timestamp": 1, "input_length": 5, "output_length": 5} x)", 0, "", "does text follow the object"},
       {R"({"timestamp": 1, "input_length": 5, "output_le)", 0, "", "not a complete JSON object"},
       {R"({"timestamp": 1, "input_length": 5, "output_length": 5)", 0, "", "not a complete JSON object"},
       {R"([1, 2])", 0, "", "not a complete JSON object"},
@@ -139,4 +141,42 @@ TEST_CASE("a cut-off number is not completed by what an earlier line left in the
   const Read read = read_second_line(R"({"timestamp": 0, "input_length": 90)");
   CHECK(read.where.line == 2);
   CHECK(contains(read.message, "not a complete JSON object"));
+}
+
+TEST_CASE("whatever a line holds, it is read within the rules or refused with its place") {
+  const TempFolder folder;
+  RandomStream random(11, RandomPurpose::property_test);
+  const std::string good =
+      R"({"timestamp": 12.5, "input_length": 900, "output_length": 120, "hash_ids": [7, 8], "session": 3, )"
+      R"("images": [{"width": 6, "height": 4}], "tenant": "a"})";
+  const std::string alphabet = "\"{}[],:0123456789.-eE \\tnulrafs\t\x80\xff";
+  std::string text;
+  constexpr std::uint64_t kLines = 20'000;
+  for (std::uint64_t i = 0; i < kLines; ++i) {
+    std::string line = good;
+    for (std::uint64_t edits = 1 + random.below(4); edits > 0; --edits) {
+      const std::size_t at = random.below(line.size());
+      switch (random.below(4)) {
+        case 0: line[at] = alphabet[random.below(alphabet.size())]; break;
+        case 1: line.erase(at, 1 + random.below(12)); break;
+        case 2: line.insert(at, 1, alphabet[random.below(alphabet.size())]); break;
+        default: line.insert(at, line.substr(random.below(line.size()), random.below(20))); break;
+      }
+      if (line.empty()) line = "x";
+    }
+    text += line + "\n";
+  }
+  const Read read = read_trace(folder.write("t.jsonl", good + "\n" + text), {true, true});
+  CHECK(read.error == "");
+  CHECK(read.dropped > kLines / 2);
+  CHECK(read.requests.size() > kLines / 100);
+  for (const TraceRequest& r : read.requests) {
+    REQUIRE(r.prompt_tokens >= 1);
+    REQUIRE(r.output_tokens >= 1);
+    REQUIRE(r.max_output_tokens >= r.output_tokens);
+    REQUIRE(r.arrival >= SimTime());
+    REQUIRE((r.hash_ids.empty() ||
+             r.hash_ids.size() ==
+                 static_cast<std::size_t>((r.prompt_tokens + r.hash_block_size - 1) / r.hash_block_size)));
+  }
 }

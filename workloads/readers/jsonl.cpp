@@ -320,11 +320,12 @@ bool JsonlReader::unknown_key(std::size_t byte, std::string_view key) {
 }
 
 bool JsonlReader::bad_json(simdjson::error_code code, std::size_t byte) {
+  // simdjson finds some mistakes before it has read any key; the first column would then mislead.
   return fail(
-      byte, "",
+      byte == 0 ? kNoColumn : byte, "",
       std::string("not a complete JSON object (") + simdjson::error_message(code) +
           "); expected {\"timestamp\": ms, \"input_length\": tokens, \"output_length\": tokens, …} on "
-          "one line; is the file cut off?");
+          "one line; is the line cut off, or does text follow the object?");
 }
 
 }  // namespace

@@ -10,9 +10,7 @@ namespace {
 
 bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
 
-std::string milliseconds_text(SimTime time) {
-  return format_number(static_cast<double>(time.ns()) * 1e-6) + " ms";
-}
+std::string seconds_text(SimTime time) { return format_nanoseconds_as_seconds(time.ns()) + " s"; }
 
 }  // namespace
 
@@ -49,8 +47,8 @@ bool LineTrace::next_line(std::string_view& line) {
 bool LineTrace::in_order(const TraceRequest& request) {
   if (count_ > 0 && request.arrival < last_ && !options_.allow_unsorted) {
     fail(kNoColumn, "timestamp",
-         "time goes back: " + milliseconds_text(request.arrival) + " after " + milliseconds_text(last_) +
-             " in line " + std::to_string(last_line_) +
+         "time goes back: " + seconds_text(request.arrival) + " after " + seconds_text(last_) + " in line " +
+             std::to_string(last_line_) +
              "; time stamps must not decrease. Sort the file with `orrery trace convert "
              "--sort IN OUT`");
     error_ = std::move(problem_);
