@@ -20,8 +20,8 @@ namespace {
 constexpr std::int64_t kEndless = std::int64_t{1} << 40;  // tokens that a stream's only node covers
 constexpr std::int32_t kAllBlocks = std::numeric_limits<std::int32_t>::max();
 
-// Blocks [begin, …) that a sequence found resident: the extents that end with `last`, back to `begin`. Splitting
-// an extent leaves its id to the upper part, so the id stays right while the blocks are held.
+// Blocks [begin, …) that a sequence found resident: the extents that end with `last`, back to `begin`.
+// Splitting an extent leaves its id to the upper part, so the id stays right while the blocks are held.
 struct PrefixRun {
   Id last = kNone;
   std::int32_t begin = 0;
@@ -104,7 +104,8 @@ void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& conte
   if (!config.prefix_caching) return;
   Id node = kv::kStreamRoot;
   if (!content.hash_ids.empty()) {
-    ORRERY_CHECK(content.hash_block_size > 0, "KV content: hash_block_size must be positive");
+    ORRERY_CHECK(content.hash_block_size > 0 && content.hash_block_size < (1 << 30),
+                 "KV content: hash_block_size outside [1, 2^30)");
     const std::int64_t covered =
         static_cast<std::int64_t>(content.hash_ids.size()) * content.hash_block_size;
     sequence.named_blocks = to_block(std::min(content.named_tokens, covered) / config.block_size);
@@ -143,8 +144,8 @@ void KvBlockManager::State::register_blocks(Sequence& sequence, std::int32_t beg
 
 void KvBlockManager::State::append_own(Sequence& sequence, Id node, std::int32_t begin, std::int32_t end) {
   const Id last = sequence.last_own;
-  // Longer, only while it stays the node's newest copy: otherwise blocks registered now would count as older than
-  // those registered in between.
+  // Longer, only while it stays the node's newest copy: otherwise blocks registered now would count as older
+  // than those registered in between.
   if (last != kNone && pool.tree[node].copies.last == last && pool.extents[last].holders == 1) {
     pool.extents[last].end = end;
   } else {
@@ -170,7 +171,10 @@ void KvBlockManager::State::release_private(Sequence& sequence, std::int32_t beg
 }
 
 KvBlockManager::KvBlockManager(const Config& config) {
-  ORRERY_CHECK(config.num_blocks >= 1 && config.num_blocks < kAllBlocks, "KV pool: num_blocks outside [1, 2^31)");
+  ORRERY_CHECK(config.num_blocks >= 1 && config.num_blocks < kAllBlocks,
+               
+               
+               "KV pool: num_blocks outside [1, 2^31)");
   ORRERY_CHECK(config.block_size >= 1, "KV pool: block_size must be positive");
   state_ = std::make_unique<State>(config);
 }
@@ -324,7 +328,8 @@ void KvBlockManager::check_invariants() const {
   std::int64_t held = state.unattributed;
   const auto count = [&state, &holders, &held](Id last, std::int32_t begin, std::int32_t end) {
     for (Id id = last; end > begin; id = state.pool.extents[id].run.prev) {
-      ORRERY_CHECK(id != kNone && state.pool.extents[id].end == end, "KV pool: what a sequence holds has a gap");
+      ORRERY_CHECK(id != kNone && state.pool.extents[id].end == end,
+                   "KV pool: what a sequence holds has a gap");
       if (holders[id]++ == 0) held += state.pool.extents[id].size();
       end = state.pool.extents[id].begin;
     }

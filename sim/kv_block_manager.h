@@ -27,8 +27,8 @@ struct KvContent {
   // equal tokens; a prefix is equal when all its ids are. The last id may name a part of its block.
   std::span<const std::uint64_t> hash_ids;
   std::int32_t hash_block_size = 512;
-  // A session's token stream (0 = none): every sequence of the stream has the same token at the same position,
-  // outputs included. Ignored when hash_ids are given.
+  // A session's token stream (0 = none): every sequence of the stream has the same token at the same
+  // position, outputs included. Ignored when hash_ids are given.
   std::uint64_t stream = 0;
   // Tokens that hash_ids name (the prompt's length); tokens after them (outputs) are private.
   std::int64_t named_tokens = 0;
@@ -37,7 +37,7 @@ struct KvContent {
 class KvBlockManager {
  public:
   struct Config {
-    std::int64_t num_blocks = 0;  // as the engine logs it: block 0 is the null block, num_blocks − 1 are usable
+    std::int64_t num_blocks = 0;  // as the engine logs it: block 0 is the null block, the others are usable
     std::int32_t block_size = 16; // tokens
     bool prefix_caching = true;   // off: every released block becomes blank, lookups find nothing
   };
@@ -56,34 +56,38 @@ class KvBlockManager {
   Handle open(const KvContent& content);  // copies the content
   void close(Handle sequence);            // the sequence is gone; it must hold no block
 
-  // The longest run of resident blocks from block 0, at most (tokens − 1) / block_size of them; `tokens` = prompt +
-  // outputs known. Where content is resident twice the copy registered first counts. A preempted sequence finds its
-  // own released blocks that survived, private ones too.
+  // The longest run of resident blocks from block 0, at most (tokens − 1) / block_size of them; `tokens` =
+  // prompt + outputs known. Where content is resident twice the copy registered first counts. A preempted
+  // sequence finds its own released blocks that survived, private ones too.
   Hit lookup(Handle sequence, std::int64_t tokens) const;
 
-  std::int64_t usable_blocks() const;     // num_blocks − 1
-  std::int64_t free_blocks() const;       // blank and cached-but-idle ones; what the engine logs as free_blocks
+  std::int64_t usable_blocks() const;  // num_blocks − 1
+  std::int64_t free_blocks() const;    // blank and cached-but-idle ones; what the engine logs as free_blocks
 
-  // Takes references on the first `hit.blocks` blocks that lookup() just returned for this sequence. Precondition: the
-  // sequence holds nothing, and nothing changed since that lookup.
+  // Takes references on the first `hit.blocks` blocks that lookup() just returned for this sequence.
+  // Precondition: the sequence holds nothing, and nothing changed since that lookup. `hit.blocks` may be
+  // lowered (a drafter drops the last matched block).
   void take_prefix(Handle sequence, std::int64_t tokens, Hit hit);
-  // Allocates `blocks` from the head of the free list (dropping what was cached there) as the next blocks of the
-  // sequence. Precondition: blocks ≤ free_blocks().
+  // Allocates `blocks` from the head of the free list (dropping what was cached there) as the next blocks of
+  // the sequence. Precondition: blocks ≤ free_blocks().
   void grow(Handle sequence, std::int64_t blocks);
   // The same for decode growth, without saying whose: release() is told the sequence's total.
   void grow_unattributed(std::int64_t blocks);
-  // The sequence's first `full_blocks` blocks are full and hashed: later lookups find them, in the same step too.
-  // Monotone; calls that do not raise the count change nothing.
+  // The sequence's first `full_blocks` blocks are full and hashed: later lookups find them, in the same step
+  // too. Monotone; calls that do not raise the count change nothing. Blocks beyond those that grow() gave
+  // count as taken from grow_unattributed().
   void publish(Handle sequence, std::int64_t full_blocks);
-  // The sequence gives back all its blocks: `total_blocks` in all (hits, grown and unattributed ones), of which the first
-  // `hashed_blocks` carry a hash. In reverse order; references drop by one; blocks that reach zero are
-  // appended to the free list when hashed, and prepended as blank when not. The handle stays open (preemption).
+  // The sequence gives back all its blocks: `total_blocks` in all (hits, grown and unattributed ones), of
+  // which the first `hashed_blocks` carry a hash (what was not published yet is now). In reverse order;
+  // references drop by one; blocks that reach zero are appended to the free list when hashed, and prepended
+  // as blank when not. The handle stays open (preemption).
   void release(Handle sequence, std::int64_t total_blocks, std::int64_t hashed_blocks);
 
-  // Drops all cached content; free list order stays (the engine's reset_prefix_cache). False when a block is held.
+  // Drops all cached content; free list order stays (the engine's reset_prefix_cache). False when a block is
+  // held.
   bool reset_prefix_cache();
 
-  std::int64_t allocated_in_total() const;  // blocks handed out since the start; ÷ usable_blocks() = how often the pool wrapped
+  std::int64_t allocated_in_total() const;  // blocks handed out; ÷ usable_blocks() = times the pool wrapped
   std::int64_t evicted_in_total() const;    // cached blocks dropped to hand them out
   void check_invariants() const;            // O(everything): counts add up, list and index agree; for tests
   std::uint64_t state_digest() const;       // of counts and free-list content, for tests

@@ -1,9 +1,9 @@
 // Names of content: a tree in which the path to a node is the list of hash ids that a prefix has.
 //
-// A node covers hash_block_size tokens. An engine block belongs to the node that contains its *last* token: all
-// ids up to that one must be equal for the block to be equal, and no later one matters; so the two block sizes
-// need not divide one another. A session's stream is one node without end; what nobody else can name (outputs of
-// a sequence) is a node that is not in the table.
+// A node covers hash_block_size tokens. An engine block belongs to the node that contains its *last* token:
+// all ids up to that one must be equal for the block to be equal, and no later one matters; so the two block
+// sizes need not divide one another. A session's stream is one node without end; what nobody else can name
+// (outputs of a sequence) is a node that is not in the table.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 namespace orrery::kv {
 
 // In the place of a parent: what kind of root a node hangs on. Node ids stay below.
-inline constexpr Id kHashRoot = 0x80000000u;     // | hash_block_size: ids of different sizes are different names
+inline constexpr Id kHashRoot = 0x80000000u;  // | hash_block_size: ids of other sizes are other names
 inline constexpr Id kStreamRoot = 0xFFFFFFFEu;
 inline constexpr Id kPrivateRoot = 0xFFFFFFFFu;
 
@@ -76,7 +76,8 @@ class ContentTree {
     return digest.value();
   }
 
-  // Whether these nodes and their ancestors are all there is, counted and in the table as they should be. For tests.
+  // Whether these nodes and their ancestors are all there is, counted and in the table as they should be. For
+  // tests.
   bool holds_exactly(const std::vector<Id>& needed) const {
     std::vector<char> seen(nodes_.slots(), 0);
     std::vector<std::uint32_t> children(nodes_.slots(), 0);

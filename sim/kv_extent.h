@@ -1,5 +1,5 @@
-// An extent: consecutive blocks [begin, end) of one sequence's content that were allocated by one sequence, have
-// the same number of holders and, if nobody holds them, stand together in the free list.
+// An extent: consecutive blocks [begin, end) of one sequence's content that were allocated by one sequence,
+// have the same number of holders and, if nobody holds them, stand together in the free list.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Extent {
   std::int32_t holders = 0;  // reference count of each of its blocks; 0: in the free queue
   Id node = kNone;           // what its blocks hold
   Links copies;              // of that node, in the order in which content was registered
-  Links run;                 // neighbours among what one sequence allocated, by position; gaps after evictions
+  Links run;                 // neighbours by position among what one sequence allocated; gaps after evictions
   Links queue;               // the free queue, head first; inside an extent the block at end − 1 comes first
 
   std::int32_t size() const { return end - begin; }

@@ -1,5 +1,5 @@
-// Every cached extent of a pool, the free list, and who counts as whose copy: what the rules of vLLM's block pool
-// become when the unit is an extent. Which sequence holds what is kv_block_manager.cpp's.
+// Every cached extent of a pool, the free list, and who counts as whose copy: what the rules of vLLM's block
+// pool become when the unit is an extent. Which sequence holds what is kv_block_manager.cpp's.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,8 @@ struct ExtentPool {
   Slab<Extent> extents;
   ContentTree tree;
 
-  // Takes blocks from the head of the free list. Blank ones stand there; then the head extent gives up its end.
+  // Takes blocks from the head of the free list. Blank ones stand there; then the head extent gives up its
+  // end.
   void allocate(std::int64_t blocks) {
     ORRERY_CHECK(blocks >= 0 && blocks <= blank + idle, "KV pool: more blocks asked for than are free");
     const std::int64_t from_blank = std::min(blocks, blank);
@@ -29,7 +30,8 @@ struct ExtentPool {
     if (blocks > from_blank) evict(blocks - from_blank);
   }
 
-  // A new extent as the newest copy of a node's content, to the right of `left` in what one sequence allocated.
+  // A new extent as the newest copy of a node's content, to the right of `left` in what one sequence
+  // allocated.
   Id add(Id node, std::int32_t begin, std::int32_t end, std::int32_t holders, Id left) {
     const Id id = extents.make(Extent{begin, end, holders, node, {}, Links{left, kNone}, {}});
     if (left != kNone) extents[left].run.next = id;
@@ -63,8 +65,8 @@ struct ExtentPool {
     }
   }
 
-  // Appends to the free queue. What was freed just before may be the continuation of this extent; then one extent
-  // says the same as two, provided that no other copy was registered between them.
+  // Appends to the free queue. What was freed just before may be the continuation of this extent; then one
+  // extent says the same as two, provided that no other copy was registered between them.
   void make_idle(Id id) {
     Extent& extent = extents[id];
     idle += extent.size();
@@ -82,19 +84,20 @@ struct ExtentPool {
     queue.push_back(extents, id);
   }
 
-  // Forgets all content; everything is idle. At the head or not: without content all places in the list are equal.
+  // Forgets all content; everything is idle. At the head or not: without content all places in the list are
+  // equal.
   void make_all_blank() {
     while (!queue.empty()) remove(queue.first);
     blank += idle;
     idle = 0;
   }
 
-  // Visits the resident blocks of one node from `begin` on as (extent, from, to), each in the copy registered first;
-  // returns the first block that is missing, or `end`. `visit` may hold what it is given.
+  // Visits the resident blocks of one node from `begin` on as (extent, from, to), each in the copy registered
+  // first; returns the first block that is missing, or `end`. `visit` may hold what it is given.
   //
-  // One pass finds the first copy of every block: whoever holds a block holds the then first copies of all blocks
-  // before it, and gives them back after it. So while a block is resident, copies registered before it of all
-  // earlier blocks are, and no copy in the list starts beyond what the copies before it cover.
+  // One pass finds the first copy of every block: whoever holds a block holds the then first copies of all
+  // blocks before it, and gives them back after it. So while a block is resident, copies registered before it
+  // of all earlier blocks are, and no copy in the list starts beyond what the copies before it cover.
   template <class Visit>
   std::int32_t walk(Id node, std::int32_t begin, std::int32_t end, Visit&& visit) const {
     std::int32_t at = begin;
@@ -108,7 +111,8 @@ struct ExtentPool {
     return at;
   }
 
-  // For tests. `holders`: how often each extent is held, as counted from the sequences; `nodes`: those in use by them.
+  // For tests. `holders`: how often each extent is held, as counted from the sequences; `nodes`: those in use
+  // by them.
   void check(const std::vector<std::int32_t>& holders, std::vector<Id> nodes) const;
 
  private:
@@ -165,7 +169,8 @@ inline void ExtentPool::check(const std::vector<std::int32_t>& holders, std::vec
     if (queued[id] == 0 && holders[id] == 0) continue;
     ++live;
     const Extent& extent = extents[id];
-    ORRERY_CHECK(extent.holders == holders[id] && (extent.holders == 0) == (queued[id] != 0), "KV pool: holders");
+    ORRERY_CHECK(extent.holders == holders[id], "KV pool: holders");
+    ORRERY_CHECK((extent.holders == 0) == (queued[id] != 0), "KV pool: held and free at once, or neither");
     ORRERY_CHECK(extent.begin >= 0 && extent.begin < extent.end, "KV pool: empty extent");
     const Id right = extent.run.next;
     ORRERY_CHECK(right == kNone || (extents[right].run.prev == id && extents[right].begin >= extent.end),

@@ -42,7 +42,8 @@ KvBlockManager::Hit prefill(KvBlockManager& kv, KvBlockManager::Handle sequence,
   return hit;
 }
 
-void finish(KvBlockManager& kv, KvBlockManager::Handle sequence, std::int64_t tokens, std::int32_t size = 16) {
+void finish(KvBlockManager& kv, KvBlockManager::Handle sequence, std::int64_t tokens,
+            std::int32_t size = 16) {
   kv.release(sequence, (tokens + size - 1) / size, tokens / size);
   kv.close(sequence);
   kv.check_invariants();

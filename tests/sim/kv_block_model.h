@@ -1,6 +1,6 @@
-// vLLM's KV pool block by block, as its block_pool.py has it: one record per block, a free list of blocks, a map
-// from block hash to the blocks that carry it in order of insertion. Slow and plain on purpose: it shares no
-// idea with sim/kv_block_manager.cpp, which is compared with it.
+// vLLM's KV pool block by block, as its block_pool.py has it: one record per block, a free list of blocks, a
+// map from block hash to the blocks that carry it in order of insertion. Slow and plain on purpose: it shares
+// no idea with sim/kv_block_manager.cpp, which is compared with it.
 #pragma once
 
 #include <algorithm>
@@ -66,7 +66,10 @@ struct ModelSequence {
 class BlockModel {
  public:
   BlockModel(std::int64_t num_blocks, std::int64_t block_size, bool caching, Mistake mistake)
-      : size_(block_size), caching_(caching), mistake_(mistake), blocks_(static_cast<std::size_t>(num_blocks)) {
+      : size_(block_size),
+        caching_(caching),
+        mistake_(mistake),
+        blocks_(static_cast<std::size_t>(num_blocks)) {
     for (int i = 1; i < static_cast<int>(num_blocks); ++i) block(i).place = free_.insert(free_.end(), i);
   }
 

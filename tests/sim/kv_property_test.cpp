@@ -1,5 +1,13 @@
-// Random operations on small pools: extents (sim/kv_block_manager.cpp) against single blocks (kv_block_model.h).
-// After every operation hits, idle hits, free blocks and the content of the free list in order must be equal.
+// Random operations on small pools: extents (sim/kv_block_manager.cpp) against single blocks
+// (kv_block_model.h). After every operation hits, idle hits, free blocks and the content of the free list in
+// order must be equal.
+//
+// Seen to fail, each within the first dozen seeds, with one line of sim/kv_*.{h,cpp} changed: an extent
+// evicted from its head; the lower part of a split idle extent queued first; hits let go before own blocks;
+// the private tail after the named blocks; blank blocks not at the head; freed extents prepended; an extent
+// made longer though a copy had been registered since, or though it was shared; extents merged across another
+// copy; a prompt's started block published under the prompt's name. The mistakes of kv_block_model.h are
+// tried in every run.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -77,7 +85,8 @@ class Comparison {
  private:
   bool equal() const {
     std::uint64_t expected = 0;
-    return kv_.free_blocks() == model_.free_blocks() && model_.digest(expected) && kv_.state_digest() == expected;
+    return kv_.free_blocks() == model_.free_blocks() && model_.digest(expected) &&
+           kv_.state_digest() == expected;
   }
 
   bool step(Actor& actor, Coverage& coverage) {
@@ -145,7 +154,7 @@ class Comparison {
     coverage.idle_blocks += hit.idle;
     const bool outputs = actor.model.stream == 0 && hit.blocks * block_size_ > actor.model.named_tokens;
     coverage.resumed_hits += outputs ? 1 : 0;
-    if (hit.blocks > 0 && choose_.one_in(8)) --hit.blocks;  // as with a drafter: the last matched block is dropped
+    if (hit.blocks > 0 && choose_.one_in(8)) --hit.blocks;  // as with a drafter
     kv_.take_prefix(actor.handle, actor.tokens, hit);
     model_.take(actor.model, hit.blocks);
     actor.computed = hit.blocks * block_size_;
@@ -221,8 +230,8 @@ TEST_CASE("extents decide what single blocks decide") {
     INFO("seed " << seed << ", operation " << differs);
     REQUIRE(differs == -1);
   }
-  std::printf("kv property test: %lld operations, %lld hits of %lld blocks (%lld idle), %lld on own outputs after a "
-              "preemption, %lld evictions\n",
+  std::printf("kv property test: %lld operations, %lld hits of %lld blocks (%lld idle), %lld on own outputs "
+              "after a preemption, %lld evictions\n",
               static_cast<long long>(coverage.operations), static_cast<long long>(coverage.hits),
               static_cast<long long>(coverage.hit_blocks), static_cast<long long>(coverage.idle_blocks),
               static_cast<long long>(coverage.resumed_hits), static_cast<long long>(coverage.evicted));
@@ -234,8 +243,9 @@ TEST_CASE("extents decide what single blocks decide") {
 }
 
 TEST_CASE("the comparison notices another rule for the free list, for copies and for the limit") {
-  for (const Mistake mistake : {Mistake::free_head_first, Mistake::append_unhashed, Mistake::newest_copy_first,
-                                Mistake::no_duplicates, Mistake::limit_counts_all}) {
+  for (const Mistake mistake :
+       {Mistake::free_head_first, Mistake::append_unhashed, Mistake::newest_copy_first,
+        Mistake::no_duplicates, Mistake::limit_counts_all}) {
     Coverage coverage;
     std::int64_t noticed = 0;
     for (std::uint64_t seed = 1; seed <= 40; ++seed) {
