@@ -442,7 +442,12 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
     open_.back().regular_decodes = decodes_.size();
   }
   const std::int64_t last = updated_steps_ - 1;
-  for (const SequenceId sequence : outcome.eos) finish_early(sequence, last, updates - 1);
+  // In running order, as the engine walks a step's outputs: the order in which blocks go back.
+  early_.assign(outcome.eos.begin(), outcome.eos.end());
+  std::sort(early_.begin(), early_.end(), [&](SequenceId a, SequenceId b) {
+    return sequences_[a.value()].order < sequences_[b.value()].order;
+  });
+  for (const SequenceId sequence : early_) finish_early(sequence, last, updates - 1);
   finish_ended(last, updates - 1);
   return effects_;
 }

@@ -1,0 +1,240 @@
+#include "sim/costed/cost_model_executor.h"
+
+#include <algorithm>
+
+#include "base/mutation.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr auto later_end = [](const auto& a, const auto& b) {
+  return a.step != b.step ? a.step > b.step : a.slot > b.slot;
+};
+
+StepStamp stamp(const StepTimes& t) {
+  return {.schedule_begin = t.schedule_begin, .launch_begin = t.launch_begin, .device_begin = t.device_begin,
+          .device_end = t.device_end};
+}
+
+}  // namespace
+
+CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle)
+    : oracle_(oracle), events_(pricers.size()) {
+  engines_.reserve(pricers.size());
+  for (const StepPricer* pricer : pricers) {
+    engines_.push_back(Engine{.pricer = pricer, .pipeline = HostPipeline(pricer->launcher_is_core()),
+                              .depth = static_cast<std::size_t>(pricer->steps_in_flight()), .open = {}, .stretch = {},
+                              .updates = {}, .first_stamp = {}, .second_stamp = {}, .last_stamp = {}, .ends = {},
+                              .end_of_slot = {}, .eos = {}});
+  }
+}
+
+std::int32_t CostModelExecutor::depth(InstanceId instance) const {
+  return static_cast<std::int32_t>(engines_[instance.value()].depth);
+}
+
+SimDuration CostModelExecutor::output_delay(InstanceId instance) const {
+  return engines_[instance.value()].pricer->output_delay();
+}
+
+void CostModelExecutor::count_usage(const StepPlan& plan, std::int64_t busy) {
+  ++usage_.prices;
+  (plan.prefill.empty() ? usage_.decode_ns : plan.decode_sequences == 0 ? usage_.prefill_ns : usage_.mixed_ns) += busy;
+}
+
+void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
+  Engine& e = engines_[instance.value()];
+  ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0, "no more steps than the engine allows are open");
+  const auto index = static_cast<std::int64_t>(step.value());
+  track_ends(e, index, plan);
+  if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
+    begin_stretch(e, index, plan, now);
+  } else {
+    begin_single(e, plan, now);
+  }
+  schedule_event(instance.value());
+}
+
+// A chunk of one token is a decode to the device: graph dispatch looks at counts only (vllm_0_24.md §3).
+void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime now) {
+  chunks_.clear();
+  StepShape shape{.prefill = {}, .decode_sequences = plan.decode_sequences,
+                  .decode_context_tokens = plan.decode_context_tokens, .new_requests = plan.new_requests,
+                  .running = plan.running};
+  for (const PrefillWork& w : plan.prefill) {
+    if (w.new_tokens == 1) {
+      ++shape.decode_sequences;
+      shape.decode_context_tokens += w.context;
+    } else {
+      chunks_.push_back({w.new_tokens, w.context});
+    }
+  }
+  shape.prefill = chunks_;
+  OpenStep open{.timing = e.pricer->price(shape), .times = {}};
+  count_usage(plan, open.timing.busy);
+  open.times = e.pipeline.begin(open.timing, now);
+  e.open.push_back(open);
+  e.host_free_due = e.open.size() < e.depth;
+}
+
+void CostModelExecutor::begin_stretch(Engine& e, std::int64_t step, const StepPlan& plan, SimTime now) {
+  Stretch& s = e.stretch;
+  const std::int64_t first_update = step - static_cast<std::int64_t>(e.open.size());
+  s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, next_end(e) - first_update + 1));
+  s.taken = s.planned;
+  s.decodes = plan.decode_sequences;
+  s.running = plan.running;
+  s.context = plan.decode_context_tokens;
+  s.start = now;
+  s.pipeline = e.pipeline;
+  s.open = e.open;
+  run_stretch(e, s.planned);
+}
+
+// Schedule, launch, update, schedule …: each boundary is the core thread's next chance to do something else.
+void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
+  Stretch& s = e.stretch;
+  e.updates.clear();
+  s.boundaries.clear();
+  SimTime now = s.start;
+  std::int64_t context = s.context;
+  DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running);
+  for (std::int64_t i = 0; i < steps; ++i) {
+    if (context > line.high) line = e.pricer->decode_line(s.decodes, context, s.running);
+    OpenStep open{.timing = line.timing, .times = {}};
+    open.timing.busy = line.busy(context);
+    open.times = e.pipeline.begin(open.timing, now);
+    e.open.push_back(open);
+    OpenStep& oldest = e.open.front();
+    e.pipeline.update(oldest.timing, oldest.times);
+    e.updates.push_back(oldest.times.update_end);
+    if (i == 0) e.first_stamp = stamp(oldest.times);
+    if (i == 1) e.second_stamp = stamp(oldest.times);
+    if (i + 1 == steps) e.last_stamp = stamp(oldest.times);
+    e.open.pop_front();
+    now = e.pipeline.core_free();
+    s.boundaries.push_back(now);
+    if (!ORRERY_MUTANT(stretch_skips_context_growth)) context += s.decodes;
+  }
+}
+
+void CostModelExecutor::cut(InstanceId instance, SimTime at) {
+  Engine& e = engines_[instance.value()];
+  Stretch& s = e.stretch;
+  if (s.planned == 0) return;
+  const auto end = s.boundaries.begin() + s.taken;
+  const auto first = std::lower_bound(s.boundaries.begin(), end, at);
+  if (first == end) return;
+  s.taken = first - s.boundaries.begin() + 1;
+  schedule_event(instance.value());
+}
+
+void CostModelExecutor::schedule_event(std::uint32_t id) {
+  Engine& e = engines_[id];
+  if (e.stretch.planned > 0) {
+    events_.set(id, e.stretch.boundaries[static_cast<std::size_t>(e.stretch.taken - 1)]);
+  } else if (e.host_free_due) {
+    events_.set(id, e.pipeline.core_free());
+  } else if (!e.open.empty()) {
+    HostPipeline ahead = e.pipeline;
+    StepTimes times = e.open.front().times;
+    ahead.update(e.open.front().timing, times);
+    events_.set(id, ahead.core_free());
+  } else {
+    events_.set(id, SimTime::never());
+  }
+}
+
+void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
+  while (events_.first_time() <= now) {
+    const std::uint32_t id = events_.first();
+    const SimTime at = events_.first_time();
+    Engine& e = engines_[id];
+    if (e.stretch.planned == 0 && e.host_free_due) {
+      e.host_free_due = false;
+      outcomes.host_free.push_back({InstanceId(id), at});
+      schedule_event(id);
+      continue;
+    }
+    StepOutcome out{.instance = InstanceId(id), .first = StepId(static_cast<std::uint64_t>(e.next_update)), .scheduled = 1,
+                    .updates = {}, .eos = {}, .at = at, .first_stamp = {}, .second_stamp = {}, .last_stamp = {}};
+    if (e.stretch.planned > 0) {
+      Stretch& s = e.stretch;
+      if (s.taken < s.planned) {
+        e.pipeline = s.pipeline;
+        e.open = s.open;
+        run_stretch(e, s.taken);
+      }
+      out.scheduled = s.taken;
+      usage_.prices += static_cast<std::uint64_t>(s.taken);
+      usage_.decode_ns += (e.pipeline.device_free() - later(s.start, s.pipeline.device_free())).ns();
+      s.planned = 0;
+    } else {
+      OpenStep& oldest = e.open.front();
+      e.pipeline.update(oldest.timing, oldest.times);
+      e.updates.assign(1, oldest.times.update_end);
+      e.first_stamp = e.second_stamp = e.last_stamp = stamp(oldest.times);
+      e.open.pop_front();
+    }
+    e.next_update += static_cast<std::int64_t>(e.updates.size());
+    take_ends(e, e.next_update - 1);
+    out.updates = e.updates;
+    out.eos = e.eos;
+    out.first_stamp = e.first_stamp;
+    out.second_stamp = e.second_stamp;
+    out.last_stamp = e.last_stamp;
+    outcomes.steps.push_back(out);
+    schedule_event(id);
+  }
+}
+
+// ----------------------------------------------------------------------------------------- ends of sequences
+
+void CostModelExecutor::set_end(Engine& e, std::uint32_t slot, std::int64_t step) {
+  if (slot >= e.end_of_slot.size()) e.end_of_slot.resize(slot + 1, -1);
+  e.end_of_slot[slot] = step;
+  if (step < 0) return;
+  e.ends.push_back({step, slot});
+  std::push_heap(e.ends.begin(), e.ends.end(), later_end);
+}
+
+void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan& plan) {
+  const auto tracked = [&](SequenceId id) {
+    return id.value() < e.end_of_slot.size() && e.end_of_slot[id.value()] >= 0;
+  };
+  for (const SequenceId id : plan.paused) {
+    if (tracked(id) && e.end_of_slot[id.value()] >= step) set_end(e, id.value(), e.end_of_slot[id.value()] + 1);
+  }
+  // A preempted sequence may still have its EOS in flight; a later one will be found again after it resumes.
+  for (const SequenceId id : plan.preempted) {
+    if (tracked(id) && e.end_of_slot[id.value()] >= step) set_end(e, id.value(), -1);
+  }
+  for (const PrefillWork& w : plan.prefill) {
+    if (!w.samples) continue;
+    const std::int32_t eos = oracle_.eos_after(w.request);
+    if (eos > 0) {
+      set_end(e, w.sequence.value(), step + (eos - w.outputs_before) - 1);
+    } else if (tracked(w.sequence)) {
+      set_end(e, w.sequence.value(), -1);
+    }
+  }
+}
+
+std::int64_t CostModelExecutor::next_end(Engine& e) {
+  while (!e.ends.empty() && e.end_of_slot[e.ends.front().slot] != e.ends.front().step) {
+    std::pop_heap(e.ends.begin(), e.ends.end(), later_end);
+    e.ends.pop_back();
+  }
+  return e.ends.empty() ? INT64_MAX / 2 : e.ends.front().step;
+}
+
+void CostModelExecutor::take_ends(Engine& e, std::int64_t step) {
+  e.eos.clear();
+  while (next_end(e) == step) {
+    e.eos.push_back(SequenceId(e.ends.front().slot));
+    e.end_of_slot[e.ends.front().slot] = -1;
+  }
+}
+
+}  // namespace orrery

@@ -1,0 +1,84 @@
+// The executor that asks the cost model. Device, launcher and core thread of every instance follow the
+// pipeline recurrence of costmodel/pipeline.h; a stretch of decode steps is the same recurrence in a loop.
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "base/indexed_heap.h"
+#include "costmodel/step_pricer.h"
+#include "sim/executor.h"
+#include "sim/request.h"
+
+namespace orrery {
+
+class CostModelExecutor final : public Executor {
+ public:
+  // `pricers`: one per instance (instances of a pool share one); they and `oracle` must outlive the executor.
+  CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle);
+
+  void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
+  void cut(InstanceId instance, SimTime at) override;
+  SimTime next_event() const override { return events_.first_time(); }
+  void collect(SimTime now, Outcomes& outcomes) override;
+  std::int32_t depth(InstanceId instance) const override;
+  SimDuration output_delay(InstanceId instance) const override;
+
+  struct Usage {  // device time, all instances
+    std::int64_t prefill_ns = 0, mixed_ns = 0, decode_ns = 0;
+    std::uint64_t prices = 0;
+  };
+  const Usage& usage() const { return usage_; }
+
+ private:
+  struct OpenStep {
+    StepTiming timing;
+    StepTimes times;
+  };
+  // When each sequence will say EOS, by step; entries go stale when a sequence is preempted or passed over.
+  struct EndOfSequence {
+    std::int64_t step;
+    std::uint32_t slot;
+  };
+  struct Stretch {
+    std::int64_t planned = 0, taken = 0;  // steps; planned 0 = none is running
+    std::int32_t decodes = 0, running = 0;
+    std::int64_t context = 0;             // context sum of its first step
+    SimTime start;
+    HostPipeline pipeline{true};          // state before the first step, to run again when cut
+    std::deque<OpenStep> open;
+    std::vector<SimTime> boundaries;      // core thread free after each update
+  };
+  struct Engine {
+    const StepPricer* pricer;
+    HostPipeline pipeline;
+    std::size_t depth;
+    std::deque<OpenStep> open;
+    bool host_free_due = false;
+    std::int64_t next_update = 0;         // index of the oldest open step
+    Stretch stretch;
+    std::vector<SimTime> updates;
+    StepStamp first_stamp, second_stamp, last_stamp;
+    std::vector<EndOfSequence> ends;      // min-heap by step
+    std::vector<std::int64_t> end_of_slot;  // by sequence slot, −1 = none
+    std::vector<SequenceId> eos;
+  };
+
+  void begin_single(Engine& e, const StepPlan& plan, SimTime now);
+  void begin_stretch(Engine& e, std::int64_t step, const StepPlan& plan, SimTime now);
+  void run_stretch(Engine& e, std::int64_t steps);
+  void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
+  void set_end(Engine& e, std::uint32_t slot, std::int64_t step);
+  std::int64_t next_end(Engine& e);
+  void take_ends(Engine& e, std::int64_t step);
+  void schedule_event(std::uint32_t id);
+  void count_usage(const StepPlan& plan, std::int64_t busy);
+
+  std::vector<Engine> engines_;
+  const OutputLengths& oracle_;
+  IndexedTimeHeap events_;
+  std::vector<PrefillChunk> chunks_;
+  Usage usage_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,25 @@
+// One simulation of a scenario: clock that jumps, executor that asks the cost model, inbox that replays.
+#pragma once
+
+#include <functional>
+
+#include "base/result.h"
+#include "sim/costed/scenario.h"
+#include "sim/results.h"
+
+namespace orrery {
+
+struct RunOptions {
+  RecordSink* sink = nullptr;
+  RunObserver* observer = nullptr;
+  bool per_request_itl = false;
+  bool stretches = true;               // false: single steps; the same digest
+  PriceScales scales;                  // multiplied with the scenario's what-if factors
+  double rate_factor = 1.0;            // plays the workload so many times faster (find-rate)
+  std::uint64_t limit_requests = 0;    // 0 = the scenario's own limit
+  std::function<bool(std::uint64_t)> keep_going;
+};
+
+Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options = {});
+
+}  // namespace orrery

@@ -1,0 +1,255 @@
+#include "sim/costed/scenario.h"
+
+#include <filesystem>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "sim/policies.h"
+
+namespace orrery {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// Keys whose names interfaces §3 fixes and whose meaning a later version brings: refused by name, never ignored.
+void refuse_future_keys(const Yaml& root, const Yaml& deployment) {
+  const auto refuse = [](const Yaml& node, const char* what) {
+    if (node.present()) node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
+    if (node.is_map()) node.entries();
+  };
+  refuse(deployment.optional("pools"), "a deployment of several pools (disaggregated or heterogeneous)");
+  refuse(deployment.optional("topology"), "a network topology");
+  refuse(deployment.optional("pd"), "prefill/decode disaggregation");
+  refuse(root.optional("faults"), "fault injection");
+  const Yaml speculation = deployment.optional("speculation");
+  if (speculation.present() && speculation.optional("method").text("off") != "off") {
+    refuse(speculation, "speculative decoding");
+  }
+  const Yaml experts = deployment.optional("experts");
+  if (experts.present()) {
+    const Yaml popularity = experts.optional("popularity");
+    if (popularity.present() && popularity.scalar_text() != "uniform") {
+      popularity.fail("only uniform expert popularity is modelled by this version of Orrery");
+      if (popularity.is_map()) popularity.entries();
+    }
+    refuse(experts.optional("drift"), "expert drift");
+    const Yaml eplb = experts.optional("eplb");
+    if (eplb.present() && eplb.optional("policy").text("off") != "off") refuse(eplb, "EPLB");
+  }
+}
+
+SloSpec read_slo(const Yaml& node) {
+  SloSpec slo;
+  if (!node.present()) return slo;
+  slo.given = true;
+  slo.ttft_ms = node.optional("ttft_ms").number(0, 0);
+  slo.tpot_ms = node.optional("tpot_ms").number(0, 0);
+  slo.percentile = node.optional("percentile").number(99, 0, 100);
+  if (slo.ttft_ms == 0 && slo.tpot_ms == 0) node.fail("needs a limit: ttft_ms, tpot_ms or both, above 0");
+  return slo;
+}
+
+void read_overrides(const Yaml& node, Scenario& scenario) {
+  if (!node.present()) return;
+  if (const Yaml figures = node.optional("figures"); figures.present()) {
+    figures.fail("overriding figures is not modelled by this version of Orrery; copy the hardware profile instead");
+    figures.entries();
+  }
+  for (const auto& [name, value] : node.optional("op_scale").entries()) {
+    scenario.is_what_if = true;
+    const double factor = value.number(1, 1e-6, 1e6);
+    bool known = false;
+    const std::string wanted = name == "moe_gemm" ? "grouped_gemm" : name == "all_reduce" ? "collective" : name;
+    std::vector<std::string> names = {"moe_gemm", "all_reduce"};
+    for (std::size_t i = 0; i < op_class_count; ++i) {
+      names.emplace_back(to_string(static_cast<OpClass>(i)));
+      if (names.back() != wanted) continue;
+      scenario.what_if.op[i] = factor;
+      known = true;
+    }
+    if (!known) value.fail("unknown operator class" + did_you_mean(name, names) + "; known: " + join(names, ", "));
+  }
+}
+
+PoolSpec read_pool(const Yaml& deployment, const std::string& folder, Errors& errors) {
+  PoolSpec pool;
+  pool.instance = read_instance_spec(deployment, folder, errors);
+  pool.replicas = static_cast<std::int32_t>(deployment.optional("replicas").integer(1, 1, 100000));
+  const Yaml router = deployment.optional("router");
+  if (router.present()) {
+    std::vector<std::string> names;
+    for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
+    pool.router = names[router.choice(names)];
+  }
+  return pool;
+}
+
+std::string absolute(const std::string& path, const std::string& folder) {
+  return path.empty() ? path : (fs::path(folder) / path).lexically_normal().string();
+}
+
+// The document as used must mean the same from anywhere.
+void make_paths_absolute(YamlDocument& document, const Scenario& scenario, const std::string& folder) {
+  if (!scenario.workload.trace.empty()) {
+    (void)document.set("workload.trace=\"" + fs::absolute(scenario.workload.trace).lexically_normal().string() + "\"");
+  }
+  const std::string model = document.root().optional("deployment").optional("model").scalar_text();
+  if (model.find('/') != std::string::npos || model.ends_with(".json")) {
+    (void)document.set("deployment.model=\"" + fs::absolute(absolute(model, folder)).lexically_normal().string() + "\"");
+  }
+}
+
+}  // namespace
+
+Slo SloSpec::limits() const {
+  Slo s;
+  s.given = given;
+  if (ttft_ms > 0) s.ttft = duration_from_seconds(ttft_ms * 1e-3);
+  if (tpot_ms > 0) s.tpot = duration_from_seconds(tpot_ms * 1e-3);
+  return s;
+}
+
+Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options) {
+  ORRERY_TRY(document, YamlDocument::load(path));
+  for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
+  std::string folder = fs::path(path).parent_path().string();
+  if (folder.empty()) folder = ".";
+
+  Scenario scenario;
+  scenario.file = path;
+  const Yaml root = document.root();
+  const Yaml deployment = root.require("deployment");
+  refuse_future_keys(root, deployment);
+  Errors errors;
+  if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
+  const Yaml workload = root.optional("workload");
+  if (workload.present()) scenario.workload = read_workload(workload, folder);
+  if (!options.trace.empty()) {
+    scenario.workload.trace = options.trace;
+    scenario.workload.generator.reset();
+  }
+  if (options.needs_workload && scenario.workload.trace.empty() && !scenario.workload.generator) {
+    errors.push_back(invalid_input("there is no workload: give `trace:` or `generator:`, or --trace FILE",
+                                   {path, 0, 0}, "workload"));
+  }
+  scenario.slo = read_slo(root.optional("slo"));
+  scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
+  if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
+  read_overrides(root.optional("overrides"), scenario);
+  const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing new
+  document.finish();
+  errors.insert(errors.begin(), document.errors().begin(), document.errors().end());
+  if (resolved.present()) {
+    std::erase_if(errors, [](const Error& e) { return e.key.starts_with("resolved."); });
+  }
+  if (!errors.empty()) return errors;
+
+  ORRERY_TRY(memory, plan_memory(scenario.pool.instance));
+  scenario.pool.memory = memory;
+  make_paths_absolute(document, scenario, folder);
+  scenario.yaml = document.dump();
+  return scenario;
+}
+
+SchedulerConfig Scenario::scheduler_config() const {
+  const SchedulerSettings& s = pool.instance.engine.settings;
+  return {.max_num_batched_tokens = s.max_num_batched_tokens,
+          .max_num_seqs = s.max_num_seqs,
+          .max_model_len = s.max_model_len,
+          .num_gpu_blocks = pool.memory.kv_blocks,
+          .block_size = static_cast<std::int32_t>(s.block_size),
+          .enable_prefix_caching = s.enable_prefix_caching,
+          .enable_chunked_prefill = s.enable_chunked_prefill,
+          .scheduler_reserve_full_isl = s.scheduler_reserve_full_isl,
+          .long_prefill_token_threshold = s.long_prefill_token_threshold,
+          .watermark = s.watermark,
+          .steps_in_flight = pool.instance.engine.steps_in_flight,
+          .stretches = true};
+}
+
+namespace {
+
+template <class Q>
+void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
+  double value = 0;
+  if constexpr (std::is_same_v<Q, double>) value = figure.value; else value = figure.value.value();
+  out += std::string("      ") + name + ": {value: " + format_number(value) + ", kind: " + to_string(figure.kind) +
+         ", source: " + Json(figure.source).dump() + "}\n";
+}
+
+void write_settings(std::string& out, const EngineProfile& engine) {
+  const SchedulerSettings& s = engine.settings;
+  const auto number = [&](const char* name, std::int64_t v) { out += std::string("    ") + name + ": " + std::to_string(v) + "\n"; };
+  const auto flag = [&](const char* name, bool v) { out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n"; };
+  out += "  engine_args:\n";
+  number("max_num_batched_tokens", s.max_num_batched_tokens);
+  number("max_num_seqs", s.max_num_seqs);
+  number("max_model_len", s.max_model_len);
+  number("block_size", s.block_size);
+  out += "    gpu_memory_utilization: " + format_number(s.gpu_memory_utilization) + "\n";
+  flag("enable_prefix_caching", s.enable_prefix_caching);
+  flag("enable_chunked_prefill", s.enable_chunked_prefill);
+  flag("async_scheduling", s.async_scheduling);
+  flag("enforce_eager", s.enforce_eager);
+  number("long_prefill_token_threshold", s.long_prefill_token_threshold);
+  number("captured_graph_sizes", static_cast<std::int64_t>(s.cudagraph_sizes.size()));
+  number("largest_graph", s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back());
+  out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) + "\n";
+  out += "  ignored: " + Json(engine.ignored_args).dump() + "\n";
+}
+
+}  // namespace
+
+std::string Scenario::resolved_yaml() const {
+  const HardwareProfile& h = pool.instance.hardware;
+  const EngineProfile& e = pool.instance.engine;
+  const MemoryPlan& m = pool.memory;
+  std::string out = yaml;
+  // A file that was already resolved carries an older section; ours replaces it.
+  if (const std::size_t old = out.find("\nresolved:"); old != std::string::npos) out.resize(old + 1);
+  out += "resolved:\n";
+  out += "  hardware: " + h.name + "\n  model: " + pool.instance.model.name + "\n  engine: " + e.name + "\n";
+  out += std::string("  quantization: ") + to_string(pool.instance.model.quantization) + "\n";
+  out += "  seed: " + std::to_string(seed) + "\n  gpus: " + std::to_string(gpus()) + "\n";
+  write_settings(out, e);
+  const auto bytes = [&](const char* name, Bytes v) { out += std::string("    ") + name + ": " + format_fixed(v.value(), 0) + "\n"; };
+  out += "  memory_bytes_per_gpu:\n";
+  bytes("total", m.total);
+  bytes("requested", m.requested);
+  bytes("weights", m.weights);
+  bytes("activation_peak", m.activation_peak);
+  bytes("graphs", m.graphs);
+  bytes("residue", m.residue);
+  bytes("kv_available", m.kv_available);
+  bytes("kv_per_token", m.kv_bytes_per_token);
+  out += "    kv_blocks: " + std::to_string(m.kv_blocks) + "\n    kv_tokens: " + std::to_string(m.kv_tokens()) + "\n";
+  out += std::string("    blocks_overridden: ") + (m.blocks_overridden ? "true" : "false") + "\n";
+  out += "  figures:\n    hardware:\n";
+  for (const auto& [dtype, figure] : h.matrix_rate) write_figure(out, (std::string("matrix_rate_") + to_string(dtype)).c_str(), figure);
+  write_figure(out, "memory_total", h.memory_total);
+  write_figure(out, "memory_bandwidth", h.memory_bandwidth);
+  write_figure(out, "kernel_floor", h.kernel_floor);
+  write_figure(out, "link_bandwidth", h.link_bandwidth);
+  for (const auto& [name, efficiency] : h.efficiency) write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
+  out += "    host:\n";
+  const HostCosts& c = e.host;
+  write_figure(out, "schedule_base", c.schedule_base);
+  write_figure(out, "schedule_per_sequence", c.schedule_per_sequence);
+  write_figure(out, "schedule_per_new_request", c.schedule_per_new_request);
+  write_figure(out, "prepare_base", c.prepare_base);
+  write_figure(out, "prepare_per_sequence", c.prepare_per_sequence);
+  write_figure(out, "prepare_rpc", c.prepare_rpc);
+  write_figure(out, "launch_graph", c.launch_graph);
+  write_figure(out, "launch_piece", c.launch_piece);
+  write_figure(out, "launch_kernel", c.launch_kernel);
+  write_figure(out, "copy", c.copy);
+  write_figure(out, "update_base", c.update_base);
+  write_figure(out, "update_per_sequence", c.update_per_sequence);
+  write_figure(out, "loop_gap", c.loop_gap);
+  write_figure(out, "input_delay", c.input_delay);
+  write_figure(out, "output_delay", c.output_delay);
+  return out;
+}
+
+}  // namespace orrery

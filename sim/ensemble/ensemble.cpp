@@ -1,0 +1,122 @@
+#include "sim/ensemble/ensemble.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "base/det_math.h"
+#include "base/mutation.h"
+#include "base/random.h"
+
+namespace orrery {
+
+PriceUncertainty price_uncertainty(const StepPricer& pricer, const InstanceSpec& instance) {
+  PriceUncertainty u;
+  // A step that touches every operator class of the model.
+  const PrefillChunk chunk{.new_tokens = 512, .context = 0};
+  const StepShape shape{.prefill = std::span(&chunk, 1), .decode_sequences = 64, .decode_context_tokens = 64 * 1024};
+  for (const OpLine& line : pricer.explain(shape).ops) {
+    double& error = u.op[static_cast<std::size_t>(line.op_class)];
+    error = std::max(error, line.error);
+  }
+  u.host = instance.engine.interval_host_error;
+  return u;
+}
+
+PriceScales draw_scales(const PriceUncertainty& uncertainty, std::uint64_t seed, std::uint64_t run) {
+  RandomStream stream(seed, RandomPurpose::perturbation, run);
+  PriceScales scales;
+  for (std::size_t i = 0; i < op_class_count; ++i) scales.op[i] = stream.log_normal(0.0, uncertainty.op[i]);
+  scales.host = stream.log_normal(0.0, uncertainty.host);
+  return scales;
+}
+
+std::vector<MetricInterval> metrics_of(const RunResult& run) {
+  std::vector<MetricInterval> out;
+  const auto add = [&](std::string name, double value) { out.push_back({.name = std::move(name), .nominal = value}); };
+  const auto distribution = [&](const std::string& name, const Distribution& d) {
+    if (d.count == 0) return;
+    add(name + ".mean", d.mean * 1e-6);
+    add(name + ".p50", static_cast<double>(d.p50) * 1e-6);
+    add(name + ".p90", static_cast<double>(d.p90) * 1e-6);
+    add(name + ".p99", static_cast<double>(d.p99) * 1e-6);
+  };
+  distribution("ttft_ms", run.ttft);
+  distribution("tpot_ms", run.tpot);
+  distribution("itl_ms", run.itl);
+  distribution("e2e_ms", run.e2e);
+  const double span = (run.last_finish - run.first_arrival).seconds();
+  if (span > 0) {
+    add("throughput.requests_per_s", static_cast<double>(run.completed) / span);
+    add("throughput.output_tokens_per_s", static_cast<double>(run.output_tokens) / span);
+  }
+  if (run.has_slo) {
+    const double all = static_cast<double>(run.completed + run.failed + run.rejected);
+    add("goodput.attainment", all > 0 ? static_cast<double>(run.slo_met) / all : 0);
+  }
+  return out;
+}
+
+namespace {
+
+// 5 % and 95 % of the runs, nominal one included, read off by linear interpolation between sorted values.
+void set_bounds(MetricInterval& metric, std::vector<double> values) {
+  values.push_back(metric.nominal);
+  std::sort(values.begin(), values.end());
+  const auto at = [&](double p) {
+    const double position = p * static_cast<double>(values.size() - 1);
+    const auto i = static_cast<std::size_t>(position);
+    if (i + 1 >= values.size()) return values.back();
+    return values[i] + (position - static_cast<double>(i)) * (values[i + 1] - values[i]);
+  };
+  metric.low = std::min(at(0.05), metric.nominal);
+  metric.high = std::max(at(0.95), metric.nominal);
+}
+
+}  // namespace
+
+Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options) {
+  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
+  const PriceUncertainty uncertainty = price_uncertainty(pricer, scenario.pool.instance);
+  const auto runs = static_cast<std::size_t>(options.runs) + 1;  // run 0 is nominal
+  std::vector<std::optional<Result<RunResult>>> results(runs);
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> stop{false};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < runs && !stop; i = next++) {
+      RunOptions run;
+      run.limit_requests = options.limit_requests;
+      if (i > 0) run.scales = draw_scales(uncertainty, scenario.seed, ORRERY_MUTANT(thread_seed_from_schedule) ? next.load() : i);
+      run.keep_going = options.keep_going;
+      results[i] = run_scenario(scenario, run);
+      if (!results[i]->ok()) stop = true;
+    }
+  };
+  std::vector<std::jthread> pool;
+  for (int t = 1; t < options.threads; ++t) pool.emplace_back(work);
+  work();
+  pool.clear();
+
+  for (const auto& result : results) {
+    if (result && !result->ok()) return result->errors();
+  }
+  Intervals out;
+  out.runs = options.runs;
+  const RunResult& nominal = results[0]->value();
+  out.requests = nominal.completed + nominal.failed + nominal.rejected;
+  out.metrics = metrics_of(nominal);
+  for (std::size_t m = 0; m < out.metrics.size(); ++m) {
+    std::vector<double> values;
+    for (std::size_t i = 1; i < runs; ++i) {
+      const auto metrics = metrics_of(results[i]->value());
+      if (m < metrics.size()) values.push_back(metrics[m].nominal);
+    }
+    set_bounds(out.metrics[m], std::move(values));
+  }
+  return out;
+}
+
+}  // namespace orrery

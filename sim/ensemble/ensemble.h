@@ -1,0 +1,51 @@
+// Error bars: K runs of the same workload (common random numbers), each with its own draw of what is
+// uncertain in the prices; the spread of a metric over the runs is its interval.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sim/costed/run.h"
+
+namespace orrery {
+
+struct MetricInterval {
+  std::string name;            // "ttft_ms.p50", …, as in summary.json
+  double nominal = 0, low = 0, high = 0;  // in the unit that the name says
+};
+
+struct Intervals {
+  std::vector<MetricInterval> metrics;
+  int runs = 0;
+  std::uint64_t requests = 0;  // over how many requests; less than the run's when the trace is long
+  bool shortened = false;
+};
+
+// One standard deviation of the logarithm of each factor that is uncertain.
+struct PriceUncertainty {
+  std::array<double, op_class_count> op{};
+  double host = 0;
+};
+PriceUncertainty price_uncertainty(const StepPricer& pricer, const InstanceSpec& instance);
+
+// Draw `run` of the perturbations: log-normal, median 1, stream named by (seed, perturbation, run).
+PriceScales draw_scales(const PriceUncertainty& uncertainty, std::uint64_t seed, std::uint64_t run);
+
+struct EnsembleOptions {
+  int runs = 16;
+  std::uint64_t limit_requests = 20000;
+  int threads = 1;
+  std::function<bool(std::uint64_t)> keep_going;
+};
+
+// Independent of the number of threads: each run's draws depend on its number, results are reduced in order.
+Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options);
+
+// The metrics that intervals are given for, of one run.
+std::vector<MetricInterval> metrics_of(const RunResult& run);
+
+}  // namespace orrery
