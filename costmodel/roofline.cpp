@@ -44,8 +44,10 @@ constexpr Tile make_tile(std::int64_t rows, std::int64_t columns) {
   const double per_byte = static_cast<double>(rows * columns) / static_cast<double>(rows + columns);
   return {rows, columns, per_byte < 70 ? per_byte / 70 : 1};
 }
-constexpr std::array<Tile, 5> gemm_tiles{make_tile(128, 256), make_tile(128, 128), make_tile(64, 256),
-                                         make_tile(64, 128), make_tile(64, 64)};
+// cuBLAS's Hopper kernels come in these sizes among others (nvjet_*_128x256, _192x192, _320x128, …).
+constexpr std::array<Tile, 10> gemm_tiles{
+    make_tile(128, 256), make_tile(256, 128), make_tile(192, 192), make_tile(320, 128), make_tile(128, 192),
+    make_tile(128, 128), make_tile(64, 256),  make_tile(64, 192),  make_tile(64, 128),  make_tile(64, 64)};
 constexpr std::int64_t least_split_k = 512;  // a shorter k does not hide the start of a tile's pipeline
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

@@ -60,6 +60,20 @@ class Roofline {
   std::int64_t units_ = 0;
 };
 
+// Starts of kernels that load tiles through a pipeline before they produce anything, in units of the part's
+// kernel floor. Derived from published kernel timings on an H200 with a floor of 1.3 µs
+// (../shared/data/aiconfigurator, vLLM 0.24.0 tables; H100 and H20-3e give the same within 5 %, L40S the same
+// ratio): dense products with m ≤ 8 fit 3.9 µs + weights/4.07 TB/s over 8–600 MB (H100 3.7, H20-3e 3.9 µs);
+constexpr double gemm_start = 3.0;
+// two Triton expert products of Qwen3-30B-A3B in bf16 at one token: 40.3 µs − 18 µs of weights − 4 small
+// kernels;
+constexpr double grouped_gemm_start = 6.0;
+// FlashAttention 3 with one key and one query: 10.1 µs with the KV write;
+constexpr double attention_start = 6.5;
+// every further wave of decode tiles: 24.0 and 67.3 µs for 64 and 256 sequences of one key, 8 KV heads, 132
+// SMs.
+constexpr double attention_wave = 2.8;
+
 // An activation that stays in L2 or Infinity Cache moves at least this much faster than from HBM. Measured
 // ratios: H200 9–10 of 4.8 TB/s, MI300X 11.9 of 5.3, L40 5.2 of 0.86 (hardware.md §3); the least of them.
 constexpr double cache_speedup = 2.0;

@@ -31,13 +31,17 @@ class AttentionDecodeOperator : public Operator {
     const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
     OpCost cost;
     cost.flops = per_key * static_cast<double>(spec_.heads) * keys;
-    cost.compute_ns = per_key * padded_heads_ * keys * per_operation_ns_;
+    // Each tile (a sequence's KV head) also takes a while of its own, however short its context.
+    const std::int64_t tiles = input.shape->decode_sequences * spec_.kv_heads;
+    const double waves = static_cast<double>(tiles / roofline_.units());
+    cost.compute_ns = std::max(per_key * padded_heads_ * keys * per_operation_ns_,
+                               waves * attention_wave * roofline_.kernel_floor_ns());
     cost.bytes = keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim) * spec_.kv_bytes;
     const double queries = sequences * 2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2;
     cost.memory_ns = roofline_.stream_ns(queries, roofline_.stays_in_cache(queries), cost.bytes,
                                          KernelClass::attention_decode);
     // With prompt chunks in the step, one launch serves both.
-    if (input.shape->prefill.empty()) cost.latency_ns = 2 * roofline_.kernel_floor_ns();
+    if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
     return cost;
   }
 

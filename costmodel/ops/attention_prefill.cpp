@@ -62,7 +62,7 @@ class AttentionPrefillOperator : public Operator {
     const bool cached = roofline_.stays_in_cache(queries);
     cost.bytes = key_tokens * per_key + (cached ? 0 : queries);
     cost.memory_ns = roofline_.stream_ns(queries, cached, key_tokens * per_key, KernelClass::memory);
-    cost.latency_ns = roofline_.kernel_floor_ns();
+    cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
     return cost;
   }
 

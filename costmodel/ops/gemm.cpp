@@ -25,7 +25,7 @@ class GemmOperator : public Operator {
     const bool cached = roofline_.stays_in_cache(activations);
     cost.bytes = weights + (cached ? 0 : activations);
     cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
-    cost.latency_ns = roofline_.kernel_floor_ns();
+    cost.latency_ns = gemm_start * roofline_.kernel_floor_ns();
     return cost;
   }
 

@@ -34,7 +34,7 @@ OpCost grouped_gemm_cost(const Roofline& roofline, const OpSpec& spec, const Gro
   const bool cached = roofline.stays_in_cache(activations);
   cost.bytes = weights + (cached ? 0 : activations);
   cost.memory_ns = roofline.stream_ns(activations, cached, weights, KernelClass::memory);
-  cost.latency_ns = roofline.kernel_floor_ns();
+  cost.latency_ns = grouped_gemm_start * roofline.kernel_floor_ns();
   return cost;
 }
 
