@@ -8,11 +8,11 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "cli/commands/cost_ops.h"
-#include "cli/commands/cost_scenario.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/scenario.h"
 
 namespace orrery {
 
@@ -24,16 +24,19 @@ struct CostOptions {
 };
 
 struct Loaded {
-  CostScenario scenario;
-  MemoryPlan memory;
+  Scenario scenario;
   StepPricer pricer;
+  const InstanceSpec& instance() const { return scenario.pool.instance; }
 };
 
+// A model that does not fit has no step to price: the memory plan comes first (exit code 4).
 Result<Loaded> load(const std::string& path, const CommandContext& context) {
-  ORRERY_TRY(scenario, load_cost_scenario(path, context.overrides));
-  ORRERY_TRY(memory, plan_memory(scenario.instance));
-  ORRERY_TRY(pricer, StepPricer::create(scenario.instance));
-  return Loaded{std::move(scenario), memory, std::move(pricer)};
+  ScenarioOptions options;
+  options.overrides = context.overrides;
+  options.needs_workload = false;
+  ORRERY_TRY(scenario, load_scenario(path, options));
+  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
+  return Loaded{std::move(scenario), std::move(pricer)};
 }
 
 int put(const std::string& text) {
@@ -72,7 +75,7 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
   }
   auto loaded = load(options.scenario, context);
   if (!loaded.ok()) return report_errors(loaded.errors());
-  const InstanceSpec& instance = loaded->scenario.instance;
+  const InstanceSpec& instance = loaded->instance();
   auto steps = steps_to_show(options, instance.engine.settings);
   if (!steps.ok()) return report_errors(steps.errors());
   if (!options.out.empty()) {
@@ -85,7 +88,8 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
   if (context.json) {
     Json result{{"scenario", options.scenario},
                 {"instance", instance_line(instance)},
-                {"memory", memory_json(loaded->memory)},
+                {"what_if", loaded->scenario.is_what_if},
+                {"memory", memory_json(loaded->scenario.pool.memory)},
                 {"steps", Json::array()}};
     for (const StepRequest& step : *steps) {
       result["steps"].push_back(step_json(to_text(step), loaded->pricer.explain(step.view())));
@@ -93,8 +97,8 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     return put(canonical_json(result));
   }
   if (context.quiet) return 0;
-  std::string text = instance_line(instance) + "\n";
-  if (options.step.empty()) text += "\n" + loaded->memory.to_table();
+  std::string text = instance_line(instance) + (loaded->scenario.is_what_if ? " (what-if)\n" : "\n");
+  if (options.step.empty()) text += "\n" + loaded->scenario.pool.memory.to_table();
   for (const StepRequest& step : *steps) {
     text += "\n" + step_table("step: " + to_text(step), loaded->pricer.explain(step.view()));
   }
@@ -137,7 +141,7 @@ int compare_scenarios(const CostOptions& options, const CommandContext& context)
   if (!a.ok()) return report_errors(a.errors());
   auto b = load(options.compare[1], context);
   if (!b.ok()) return report_errors(b.errors());
-  auto steps = steps_to_show(options, a->scenario.instance.engine.settings);
+  auto steps = steps_to_show(options, a->instance().engine.settings);
   if (!steps.ok()) return report_errors(steps.errors());
   Json result = Json::array();
   std::string text;
@@ -145,9 +149,8 @@ int compare_scenarios(const CostOptions& options, const CommandContext& context)
     const StepBreakdown of_a = a->pricer.explain(step.view());
     const StepBreakdown of_b = b->pricer.explain(step.view());
     result.push_back({{"a", step_json(to_text(step), of_a)}, {"b", step_json(to_text(step), of_b)}});
-    text += compare_table("step: " + to_text(step),
-                          options.compare[0] + ": " + instance_line(a->scenario.instance), of_a,
-                          options.compare[1] + ": " + instance_line(b->scenario.instance), of_b) +
+    text += compare_table("step: " + to_text(step), options.compare[0] + ": " + instance_line(a->instance()),
+                          of_a, options.compare[1] + ": " + instance_line(b->instance()), of_b) +
             "\n";
   }
   return put(context.json ? canonical_json(result) : text);
@@ -185,7 +188,6 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
   cost->add_option("--kernels", options->kernels, "whose kernels --ops means: orrery or an engine")
       ->needs(ops);
   cost->add_option("--out", options->out, "CSV file to write instead of printing");
-  cost->add_flag("--json", context.json, "print JSON");
   step->excludes(steps);
   ops->excludes(step)->excludes(steps)->excludes(compare)->excludes(scenario);
   compare->excludes(steps)->excludes(scenario);
