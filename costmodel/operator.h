@@ -19,7 +19,7 @@ enum class KernelClass : std::uint8_t {
   gemm_fp8,
   gemm_fp8_block,
   gemm_int8,
-  grouped_gemm,
+  grouped_gemm_bf16,
   grouped_gemm_fp8,
   attention_prefill,
   attention_decode,

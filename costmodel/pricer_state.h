@@ -46,6 +46,7 @@ struct PricerState {
   double node_ns(std::size_t node, const StepInput& input) const {
     return weights[node] * nodes[node].op->cost(input).ns();
   }
+  double plus_node(double sum, std::size_t node, const StepInput& input) const;
   double tokens_ns(std::int64_t tokens) const {
     const auto i = static_cast<std::size_t>(tokens);
     return i < token_table.size() ? token_table[i] : sum_tokens(tokens);

@@ -22,8 +22,8 @@ constexpr std::array<KernelClassEntry, index_of(KernelClass::count)> kernel_clas
     {KernelClass::gemm_fp8, "gemm_fp8", KernelClass::gemm_fp8, true},
     {KernelClass::gemm_fp8_block, "gemm_fp8_block", KernelClass::gemm_fp8, true},
     {KernelClass::gemm_int8, "gemm_int8", KernelClass::gemm_fp8, true},
-    {KernelClass::grouped_gemm, "grouped_gemm", KernelClass::grouped_gemm, false},
-    {KernelClass::grouped_gemm_fp8, "grouped_gemm_fp8", KernelClass::grouped_gemm, false},
+    {KernelClass::grouped_gemm_bf16, "grouped_gemm_bf16", KernelClass::grouped_gemm_bf16, false},
+    {KernelClass::grouped_gemm_fp8, "grouped_gemm_fp8", KernelClass::grouped_gemm_bf16, false},
     {KernelClass::attention_prefill, "attention_prefill", KernelClass::attention_prefill, false},
     {KernelClass::attention_decode, "attention_decode", KernelClass::attention_decode, false},
     {KernelClass::memory, "memory", KernelClass::memory, false},
@@ -135,7 +135,7 @@ KernelClass Roofline::gemm_class(const WeightFormat& format) const {
 }
 
 KernelClass Roofline::grouped_class(const WeightFormat& format) const {
-  return format.math == DType::fp8 ? KernelClass::grouped_gemm_fp8 : KernelClass::grouped_gemm;
+  return format.math == DType::fp8 ? KernelClass::grouped_gemm_fp8 : KernelClass::grouped_gemm_bf16;
 }
 
 double Roofline::link_rate(std::int32_t ranks) const {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
+#include "base/mutation.h"
 #include "costmodel/pricer_state.h"
 
 namespace orrery {
@@ -65,11 +67,17 @@ std::int64_t to_q20(double ns) { return round_half_even(ns * static_cast<double>
 
 }  // namespace
 
+double PricerState::plus_node(double sum, std::size_t node, const StepInput& input) const {
+  if (ORRERY_MUTANT(fused_multiply_add))
+    return std::fma(weights[node], nodes[node].op->cost(input).ns(), sum);
+  return sum + node_ns(node, input);
+}
+
 double PricerState::sum_tokens(std::int64_t tokens) const {
   const StepInput input{tokens, 0, nullptr};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == DependsOn::tokens) ns += node_ns(i, input);
+    if (nodes[i].spec.depends_on == DependsOn::tokens) ns = plus_node(ns, i, input);
   }
   return ns;
 }
@@ -78,7 +86,7 @@ double PricerState::sum_rows(std::int64_t rows) const {
   const StepInput input{0, rows, nullptr};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == DependsOn::rows) ns += node_ns(i, input);
+    if (nodes[i].spec.depends_on == DependsOn::rows) ns = plus_node(ns, i, input);
   }
   return ns;
 }
@@ -87,7 +95,7 @@ double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == DependsOn::prefill) ns += node_ns(i, input);
+    if (nodes[i].spec.depends_on == DependsOn::prefill) ns = plus_node(ns, i, input);
   }
   return ns;
 }
@@ -98,7 +106,7 @@ std::int64_t PricerState::decode_q20(const StepShape& shape, std::int64_t contex
   const StepInput input{0, 0, &at_knot};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == DependsOn::decode) ns += node_ns(i, input);
+    if (nodes[i].spec.depends_on == DependsOn::decode) ns = plus_node(ns, i, input);
   }
   return to_q20(ns);
 }

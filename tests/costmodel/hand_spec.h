@@ -33,7 +33,7 @@ inline HardwareProfile hardware() {
   h.link_efficiency = plain(0.75);
   h.collective_latency = us(3.5);
   const std::initializer_list<std::pair<const char*, double>> efficiencies{
-      {"gemm_bf16", 0.75},        {"gemm_fp8", 0.6},         {"grouped_gemm", 0.5},
+      {"gemm_bf16", 0.75},        {"gemm_fp8", 0.6},         {"grouped_gemm_bf16", 0.5},
       {"attention_prefill", 0.6}, {"attention_decode", 0.8}, {"memory", 0.9}};
   for (const auto& [name, value] : efficiencies) h.efficiency[name] = Efficiency{plain(value), 0.1};
   h.fp8_format = "ocp";
