@@ -12,7 +12,7 @@ namespace orrery {
 // Durations of one step on each resource, nanoseconds, all ≥ 0.
 struct StepTiming {
   std::int64_t schedule = 0;     // core thread: deciding what to run
-  std::int64_t prepare = 0;      // from the end of schedule to the first kernel launch (input preparation, RPC)
+  std::int64_t prepare = 0;      // end of schedule to the first kernel launch (input preparation, RPC)
   std::int64_t launch = 0;       // from the first launch to the return of the last one
   std::int64_t busy = 0;         // device: sum of kernels, no gaps
   std::int64_t last_kernel = 0;  // device: from the last launch's return to the end of the last kernel
@@ -24,7 +24,8 @@ struct StepTiming {
 
 // When things happened to one step.
 struct StepTimes {
-  SimTime schedule_begin, schedule_end, launch_begin, launch_end, device_begin, device_end, update_begin, update_end;
+  SimTime schedule_begin, schedule_end, launch_begin, launch_end;
+  SimTime device_begin, device_end, update_begin, update_end;
 };
 
 // The state of the pipeline between steps. Two steps may be open (submitted, not updated) at depth 2.

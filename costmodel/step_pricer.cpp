@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 
 #include "base/mutation.h"
 #include "costmodel/pricer_state.h"
@@ -68,8 +67,10 @@ std::int64_t to_q20(double ns) { return round_half_even(ns * static_cast<double>
 }  // namespace
 
 double PricerState::plus_node(double sum, std::size_t node, const StepInput& input) const {
-  if (ORRERY_MUTANT(fused_multiply_add))
-    return std::fma(weights[node], nodes[node].op->cost(input).ns(), sum);
+  if (ORRERY_MUTANT(fused_multiply_add)) {  // the product is not rounded before the sum
+    const long double product = static_cast<long double>(weights[node]) * nodes[node].op->cost(input).ns();
+    return static_cast<double>(product + sum);
+  }
   return sum + node_ns(node, input);
 }
 

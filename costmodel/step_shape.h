@@ -19,7 +19,8 @@ struct StepShape {
   std::int32_t decode_sequences = 0;       // one new token each
   std::int64_t decode_context_tokens = 0;  // sum over the decodes of tokens in the KV cache before the step
   std::int32_t new_requests = 0;           // admitted in this step (host cost only)
-  std::int32_t running = 0;                // sequences in the scheduler's running list (host cost only); 0 = those scheduled
+  // Sequences in the scheduler's running list (host cost only); 0 = those scheduled.
+  std::int32_t running = 0;
 };
 
 }  // namespace orrery
