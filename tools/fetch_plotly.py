@@ -36,8 +36,10 @@ def download(folder):
                "--only-binary", ":all:", "--retries", "1", "--timeout", "15", f"plotly=={VERSION}", "-d", folder]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        return None, f"pip could not download plotly {VERSION}: {last}"
+        lines = (done.stderr.strip() or "no message").splitlines()
+        # When the index cannot be reached pip ends with "no matching distribution"; the cause stands before it.
+        cause = next((line for line in lines if "connection broken by" in line), lines[-1])
+        return None, f"pip could not download plotly {VERSION}: {cause[:300]}"
     return os.path.join(folder, WHEEL), None
 
 
