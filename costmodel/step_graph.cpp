@@ -1,24 +1,12 @@
 #include "costmodel/step_graph.h"
 
 #include <algorithm>
-#include <array>
-#include <string_view>
 
 #include "costmodel/weight_format.h"
 
 namespace orrery {
 
 namespace {
-
-const WeightTensor* find_tensor(const std::vector<WeightTensor>& tensors,
-                                std::span<const std::string_view> names) {
-  for (const std::string_view name : names) {
-    for (const WeightTensor& tensor : tensors) {
-      if (tensor.name == name) return &tensor;
-    }
-  }
-  return nullptr;
-}
 
 // Builds the node list; errors collect in `errors_` and the graph is then thrown away.
 class GraphBuilder {
@@ -92,12 +80,12 @@ class GraphBuilder {
     nodes_.push_back(std::move(node));
   }
 
-  // Format of a GEMM by the names its tensor may have; the first that exists decides.
-  WeightFormat format(const std::vector<WeightTensor>& tensors,
-                      std::initializer_list<std::string_view> names) {
-    const WeightTensor* tensor = find_tensor(tensors, {names.begin(), names.size()});
-    if (tensor == nullptr) {
-      fail("the model has no weight tensor \"" + std::string(*names.begin()) + "\"", "model");
+  // Format of a GEMM by the weight tensor that it multiplies; of fused ones the first.
+  WeightFormat format(const std::vector<WeightTensor>& tensors, const char* name) {
+    const auto tensor =
+        std::find_if(tensors.begin(), tensors.end(), [&](const WeightTensor& t) { return t.name == name; });
+    if (tensor == tensors.end()) {
+      fail("the model has no weight tensor \"" + std::string(name) + "\"", "model");
       return {};
     }
     const WeightFormat f = weight_format(*tensor, model_.quantization, model_.activation_dtype, roofline_);
@@ -157,9 +145,8 @@ class GraphBuilder {
     if (kind.moe) {
       add_experts(kind);
     } else {
-      add_mlp("", kind, model_.intermediate,
-              format(kind.weights, {"gate_up_proj", "gate_proj", "up_proj", "mlp.gate_up", "gate_up"}),
-              format(kind.weights, {"down_proj", "mlp.down", "down"}));
+      add_mlp("", kind, model_.intermediate, format(kind.weights, "gate_proj"),
+              format(kind.weights, "down_proj"));
       add_all_reduce("mlp_all_reduce", kind.count);
     }
   }
@@ -168,8 +155,8 @@ class GraphBuilder {
     const std::int64_t l = kind.count;
     const OpSpec attention = attention_spec(kind);
     const std::int64_t q_features = attention.heads * model_.head_dim;
-    const WeightFormat qkv = format(kind.weights, {"qkv_proj", "q_proj"});
-    const WeightFormat out = format(kind.weights, {"o_proj"});
+    const WeightFormat qkv = format(kind.weights, "q_proj");
+    const WeightFormat out = format(kind.weights, "o_proj");
     // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
     add("input_norm", "add_rms_norm", width(model_.hidden, qkv.activation_bytes), l);
     add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, model_.hidden, qkv, l);
@@ -203,18 +190,15 @@ class GraphBuilder {
   void add_experts(const LayerKind& kind) {
     const std::int64_t l = kind.count;
     const std::int64_t inner = model_.expert_intermediate / tp_;
-    const WeightFormat up =
-        format(kind.weights, {"experts.gate_up", "experts.gate_up_proj", "experts.gate_proj"});
-    const WeightFormat down = format(kind.weights, {"experts.down", "experts.down_proj"});
+    const WeightFormat up = format(kind.weights, "experts.gate_up");
+    const WeightFormat down = format(kind.weights, "experts.down");
     add("post_norm", "add_rms_norm", width(model_.hidden), l);
     if (model_.shared_expert_intermediate > 0) {
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
-              format(kind.weights,
-                     {"shared_expert.gate_up", "shared_expert.gate_proj", "shared_expert.gate_up_proj"}),
-              format(kind.weights, {"shared_expert.down", "shared_expert.down_proj"}));
+              format(kind.weights, "shared_expert.gate_proj"),
+              format(kind.weights, "shared_expert.down_proj"));
     }
-    add_gemm("router", model_.experts, model_.hidden, format(kind.weights, {"router", "gate", "mlp.gate"}),
-             l);
+    add_gemm("router", model_.experts, model_.hidden, format(kind.weights, "router"), l);
     OpSpec expert = width(0);
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
@@ -251,9 +235,7 @@ class GraphBuilder {
     rows.depends_on = DependsOn::rows;
     add("sample_gather", "gather_rows", rows, 1);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
-    rows.format = model_.tied_embeddings
-                      ? format(model_.global_weights, {"lm_head", "embed_tokens", "embedding"})
-                      : format(model_.global_weights, {"lm_head"});
+    rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
     rows.n = (padded + tp_ - 1) / tp_;
     rows.k = model_.hidden;
     add("lm_head", "gemm", rows, 1);

@@ -107,6 +107,17 @@ TEST_CASE("an MoE forward does two operations per active parameter and token") {
         Approx(2 * 48 * layer * 4096).epsilon(0.02));
 }
 
+TEST_CASE("a shared expert serves every token") {
+  ModelSpec model = hand::mixture();
+  const PrefillChunk chunk{4096, 0};
+  const double without = total_flops(explain(hand::instance(model), hand::prefill({&chunk, 1})));
+  model.shared_expert_intermediate = 1024;
+  model.layer_kinds[0].weights.push_back(hand::tensor("shared_expert.gate_proj", 1024, 2048));
+  model.layer_kinds[0].weights.push_back(hand::tensor("shared_expert.down_proj", 2048, 1024));
+  const double with = total_flops(explain(hand::instance(model), hand::prefill({&chunk, 1})));
+  CHECK(with - without == Approx(48 * 2.0 * 4096 * 3 * 1024 * 2048));
+}
+
 TEST_CASE("decode attention reads the KV cache once") {
   for (const std::int32_t tp : {1, 2, 8}) {
     const StepBreakdown b = explain(hand::instance(hand::dense(), tp), hand::decode(64, 64 * 4096));
