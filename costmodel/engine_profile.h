@@ -57,6 +57,8 @@ struct EngineProfile {
   HostCosts host;
   // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).
   Figure<Bytes> residue_v1, residue_v2;
+  Figure<Bytes> graph_estimate_v1;                    // the V1 runner subtracts it before sizing the cache; V2 does not
+  Figure<double> sampler_bytes_v1, sampler_bytes_v2;  // per logit of the dummy sampler run
   std::vector<std::string> v2_architectures;
   std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for scenario.resolved.yaml)
   std::string runner;               // "v1" | "v2", resolved for the model

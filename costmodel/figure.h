@@ -21,6 +21,7 @@ struct Figure {
   Q value{};
   FigureKind kind = FigureKind::assumed;
   std::string source;  // citation, formula or reason; never empty in a loaded profile
+  bool present() const { return !source.empty(); }  // false: the part has none, or nobody knows
 };
 
 }  // namespace orrery

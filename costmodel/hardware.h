@@ -20,6 +20,8 @@ double bytes_per_element(DType dtype);  // mxfp4: 4 bits + 8 bits per 32 element
 struct Efficiency {
   Figure<double> value{};  // achieved ÷ peak, in (0, 1]
   double error = 0;        // one standard deviation of log(time) around the roofline with this efficiency
+  FigureKind error_kind = FigureKind::assumed;
+  std::string error_source{};
 };
 
 struct HardwareProfile {
@@ -43,6 +45,11 @@ struct HardwareProfile {
   std::string fp8_format;                               // "fnuz" | "ocp" | "none"
 };
 
-Result<HardwareProfile> load_hardware(const std::string& name);  // by name from hardware_profiles/, located errors
+// By name from hardware_profiles/. Every error is located: unknown name (with did-you-mean), missing figure,
+// kind, source or unit, a unit of another dimension, unknown or repeated keys. Figures whose key is optional in
+// the file (vector_rate, l2, links, pcie_bandwidth, nic_bandwidth, power, price) are absent when it is missing:
+// Figure::present() is then false.
+Result<HardwareProfile> load_hardware(const std::string& name);
+Result<HardwareProfile> parse_hardware(const std::string& text, const std::string& file_name);
 
 }  // namespace orrery

@@ -1,0 +1,28 @@
+// Every command of the binary, once: help, dispatch and reference pages come from this table.
+#pragma once
+
+#include <array>
+
+#include "cli/command.h"
+
+namespace orrery {
+
+struct CommandEntry {
+  const char* name;
+  void (*install)(CLI::App& app, CommandContext& context);
+};
+
+void register_simulate_command(CLI::App& app, CommandContext& context);
+void register_explain_command(CLI::App& app, CommandContext& context);
+void register_diff_command(CLI::App& app, CommandContext& context);
+void register_cost_command(CLI::App& app, CommandContext& context);
+void register_list_command(CLI::App& app, CommandContext& context);
+void register_trace_command(CLI::App& app, CommandContext& context);
+
+inline constexpr std::array command_table = {
+    CommandEntry{"simulate", register_simulate_command}, CommandEntry{"explain", register_explain_command},
+    CommandEntry{"diff", register_diff_command},         CommandEntry{"cost", register_cost_command},
+    CommandEntry{"list", register_list_command},         CommandEntry{"trace", register_trace_command},
+};
+
+}  // namespace orrery

@@ -1,0 +1,34 @@
+#include "costmodel/profile_folder.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/files.h"
+#include "base/text.h"
+
+namespace orrery {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> profile_names(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code ec;
+  for (fs::directory_iterator it(data_directory() + "/" + folder, ec), end; !ec && it != end; it.increment(ec)) {
+    if (it->path().extension() == ".yaml") names.push_back(it->path().stem().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string profile_path(const std::string& folder, const std::string& name) {
+  return data_directory() + "/" + folder + "/" + name + ".yaml";
+}
+
+Result<std::string> find_profile(const std::string& folder, const std::string& name, const char* what) {
+  const std::vector<std::string> names = profile_names(folder);
+  if (std::find(names.begin(), names.end(), name) != names.end()) return profile_path(folder, name);
+  return invalid_input("unknown " + std::string(what) + " " + quote(name) + did_you_mean(name, names) + "; known: " +
+                       (names.empty() ? "none (is ORRERY_DATA_DIR right?)" : join(names, ", ")));
+}
+
+}  // namespace orrery

@@ -1,0 +1,81 @@
+// The same inputs decide the same, however they are handed over (architecture §7). Every case here is shown to be
+// able to fail by a mutant (tests/determinism/mutants.sh, base/mutation.h).
+#include <cstdio>
+
+#include "../sim/world.h"
+#include "base/det_math.h"
+#include "catch.h"
+
+using namespace orrery;
+
+namespace {
+constexpr std::uint64_t worlds = 200;
+}
+
+TEST_CASE("two runs in one process have the same digest [repeat]") {
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    CAPTURE(seed);
+    REQUIRE(world::run(w, requests).digest == world::run(w, requests).digest);
+  }
+}
+
+TEST_CASE("single steps and stretches decide the same, at the same nanosecond [stretch]") {
+  std::uint64_t stretches = 0;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    world::Records by_stretch, by_step;
+    w.sink = &by_stretch;
+    const RunResult a = world::run(w, requests);
+    w.sink = &by_step;
+    w.config.stretches = false;
+    const RunResult b = world::run(w, requests);
+    CAPTURE(seed);
+    REQUIRE(b.stretches == 0);
+    stretches += a.stretches;
+    REQUIRE(a.digest == b.digest);
+    REQUIRE(a.steps == b.steps);
+    REQUIRE(a.itl.mean == b.itl.mean);
+    REQUIRE(a.itl.p99 == b.itl.p99);
+    for (std::size_t i = 0; i < requests.size(); ++i) REQUIRE(by_stretch.all[i].e2e == by_step.all[i].e2e);
+  }
+  CHECK(stretches > worlds);
+}
+
+TEST_CASE("the order in which simultaneous events are handed over changes nothing [shuffle]") {
+  std::uint64_t simultaneous = 0;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    for (std::size_t i = 1; i < requests.size(); ++i) simultaneous += requests[i].arrival == requests[i - 1].arrival;
+    const std::uint64_t digest = world::run(w, requests).digest;
+    CAPTURE(seed);
+    for (std::uint64_t shuffle = 1; shuffle <= 3; ++shuffle) REQUIRE(world::run(w, requests, shuffle).digest == digest);
+  }
+  CHECK(simultaneous > worlds);
+}
+
+TEST_CASE("replicas that step at the same instant are handled in instance order [ties]") {
+  // Identical replicas fed identical requests finish steps at identical instants, and a closed loop turns the order in
+  // which ends are handled into the order of submissions.
+  world::World w;
+  w.replicas = 4;
+  w.router = "round-robin";
+  w.concurrency = 8;
+  std::vector<TraceRequest> requests;
+  for (std::uint64_t i = 0; i < 64; ++i) requests.push_back(world::request(i, 0, 100 + 10 * static_cast<int>(i / 8), 5));
+  const std::uint64_t digest = world::run(w, requests).digest;
+  for (std::uint64_t shuffle = 1; shuffle <= 8; ++shuffle) CHECK(world::run(w, requests, shuffle).digest == digest);
+}
+
+// Compared between compilers and build types by the gate (tests/determinism/compare_digests.sh): every build must
+// print these very values, which are also the golden ones.
+TEST_CASE("digests equal the golden ones on every compiler and build type [golden]") {
+  Digest all;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    all.add(world::run(w, requests).digest);
+  }
+  std::printf("digest of %llu random worlds: %s\n", static_cast<unsigned long long>(worlds), digest_text(all.value()).c_str());
+  // Recorded from gcc 12 Release; changes only with a change of behaviour, which the changelog names.
+  CHECK(digest_text(all.value()) == "968c29219b5f6a22");
+}

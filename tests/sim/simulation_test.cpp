@@ -1,0 +1,213 @@
+// Laws and contracts of the loop and the vLLM V1 scheduler, on hand-written and random worlds.
+#include "sim/simulation.h"
+
+#include "catch.h"
+#include "world.h"
+
+using namespace orrery;
+using world::World;
+
+TEST_CASE("one request alone takes prefill, decode steps and the way in and out") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  const RunResult r = world::run(w, {world::request(0, 0.5, 1000, 5)});
+  REQUIRE(r.completed == 1);
+  REQUIRE(r.steps == 5);
+  const RequestRecord& q = records.all.at(0);
+  const auto pricer = StepPricer::create(w.spec).value();
+  const PrefillChunk chunk{1000, 0};
+  StepShape shape = hand::prefill(std::span(&chunk, 1));
+  shape.new_requests = shape.running = 1;
+  const StepTiming t = pricer.price(shape);
+  // Nothing else is on the pipeline: TTFT is the sum of its stages (architecture §5.1), plus the launch of the
+  // second step, which the core thread finishes before it looks at the first one's output.
+  const std::int64_t device_end = std::max(t.schedule + t.prepare + t.busy, t.schedule + t.prepare + t.launch + t.last_kernel);
+  const std::int64_t least = pricer.input_delay().ns() + device_end + t.copy + t.update + pricer.output_delay().ns();
+  CHECK(q.ttft.ns() >= least);
+  CHECK(q.ttft.ns() < least + 3'000'000);
+  CHECK(q.output_tokens == 5);
+  CHECK(q.e2e > q.ttft);
+  CHECK(r.itl.count == 4);
+}
+
+TEST_CASE("chunked prefill splits at the budget and leaves decodes their place") {
+  // engine_semantics §10.4: three prompts of 5000 at an idle server with 8192: 5000 + 3192, then 1808 + 5000 + 1 decode.
+  World w;
+  struct Steps final : RunObserver {
+    std::vector<StepRecord> all;
+    void on_step(const StepRecord& s) override { all.push_back(s); }
+  } steps;
+  w.observer = &steps;
+  world::run(w, {world::request(0, 0, 5000, 3), world::request(1, 0, 5000, 3), world::request(2, 0, 5000, 3)});
+  REQUIRE(steps.all.size() >= 2);
+  CHECK(steps.all[0].prefill_tokens == 8192);
+  CHECK(steps.all[0].prefill_chunks == 2);
+  CHECK(steps.all[1].prefill_tokens == 1808 + 5000);
+  CHECK(steps.all[1].decode_sequences == 1);
+}
+
+TEST_CASE("a prefix that was computed is found, whole blocks only, never the last token") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  std::vector<TraceRequest> all;
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    auto q = world::request(i, static_cast<double>(i), i == 2 ? 96 : 100, 4);
+    q.hash_ids = {42};
+    all.push_back(q);
+  }
+  world::run(w, all);
+  CHECK(records.all[0].cached_tokens == 0);
+  CHECK(records.all[1].cached_tokens == 96);
+  CHECK(records.all[2].cached_tokens == 80);
+}
+
+TEST_CASE("a pool too small for all preempts the latest, and everybody still ends") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  w.config.num_gpu_blocks = 1 + 3 * 40;  // 120 usable blocks of 16 tokens
+  w.config.max_model_len = 1920;
+  std::vector<TraceRequest> all;
+  for (std::uint64_t i = 0; i < 6; ++i) all.push_back(world::request(i, 0.001 * static_cast<double>(i), 300, 600));
+  const RunResult r = world::run(w, all);
+  CHECK(r.completed == 6);
+  CHECK(r.preemptions > 0);
+  CHECK(records.all[0].preemptions == 0);
+  for (const RequestRecord& q : records.all) CHECK(q.output_tokens == 600);
+}
+
+TEST_CASE("a prompt at the model's limit is rejected, and outputs stop there") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  w.config.max_model_len = 1024;
+  const RunResult r = world::run(w, {world::request(0, 0, 1024, 5), world::request(1, 0, 1000, 100)});
+  CHECK(r.rejected == 1);
+  CHECK(records.all[0].status == RequestStatus::rejected);
+  CHECK(records.all[1].output_tokens == 24);
+}
+
+TEST_CASE("an EOS before the limit is learned one step late and wastes nothing else") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  auto q = world::request(0, 0, 100, 10);
+  const RunResult known = world::run(w, {q});
+  q.max_output_tokens = 50;
+  const RunResult eos = world::run(w, {q});
+  CHECK(records.all[0].output_tokens == 10);
+  CHECK(records.all[1].output_tokens == 10);
+  CHECK(eos.steps == known.steps + 1);
+  CHECK(eos.itl.count == known.itl.count);
+}
+
+TEST_CASE("a closed loop keeps so many in flight, in trace order") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  w.concurrency = 4;
+  std::vector<TraceRequest> all;
+  for (std::uint64_t i = 0; i < 40; ++i) all.push_back(world::request(i, 0, 64, 20));
+  const RunResult r = world::run(w, all);
+  REQUIRE(r.completed == 40);
+  for (std::size_t i = 0; i < 40; ++i) {
+    std::size_t in_flight = 0;
+    for (const RequestRecord& other : records.all) {
+      in_flight += other.arrival <= records.all[i].arrival && records.all[i].arrival < other.arrival + other.e2e ? 1 : 0;
+    }
+    CHECK(in_flight <= 4);
+    if (i > 0) CHECK(records.all[i].arrival >= records.all[i - 1].arrival);
+  }
+}
+
+TEST_CASE("with one sequence at a time the queue obeys Lindley's recursion") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  w.config.max_num_seqs = 1;
+  w.spec.engine.steps_in_flight = 1;
+  RandomStream random(3, RandomPurpose::property_test);
+  std::vector<TraceRequest> all;
+  double at = 0;
+  for (std::uint64_t i = 0; i < 400; ++i) {
+    at += random.exponential(0.12);
+    all.push_back(world::request(i, at, 200, 12));
+  }
+  world::run(w, all);
+  // W(n+1) = max(0, W(n) + S − T) with a constant service time S: the time a request occupies the engine. Read off a
+  // request that found it idle, without the way in and out (which overlap with other work), with the loop's gap.
+  const auto pricer = StepPricer::create(w.spec).value();
+  const std::int64_t gap = duration_from_seconds(w.spec.engine.host.loop_gap.value.value()).ns();
+  const std::int64_t service =
+      records.all[0].e2e.ns() - pricer.input_delay().ns() - pricer.output_delay().ns() + gap;
+  std::int64_t wait = 0, longest = 0;
+  for (std::size_t i = 1; i < records.all.size(); ++i) {
+    const std::int64_t between = (records.all[i].arrival - records.all[i - 1].arrival).ns();
+    wait = std::max<std::int64_t>(0, wait + service - between);
+    longest = std::max(longest, wait);
+    const std::int64_t waited = records.all[i].e2e.ns() - records.all[0].e2e.ns();
+    REQUIRE(std::abs(waited - wait) <= 100'000);  // 0.1 % of one service time
+  }
+  CHECK(longest > 3 * service);
+}
+
+TEST_CASE("random worlds: every request ends once, tokens add up, no block leaks, Little's law") {
+  std::uint64_t preemptions = 0, cached = 0, eos = 0, stretches = 0;
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    world::Records records;
+    w.sink = &records;
+    const RunResult r = world::run(w, requests);
+    CAPTURE(seed);
+    REQUIRE(records.all.size() == requests.size());
+    std::uint64_t tokens = 0, gaps = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const RequestRecord& q = records.all[i];
+      REQUIRE(q.request == i);
+      REQUIRE(q.status == RequestStatus::completed);
+      const std::int64_t room = w.config.max_model_len - requests[i].prompt_tokens;
+      REQUIRE(q.output_tokens == std::min<std::int64_t>(requests[i].output_tokens, room));
+      REQUIRE(q.ttft.ns() > 0);
+      REQUIRE(q.e2e >= q.ttft);
+      REQUIRE(q.ttft >= q.queue);
+      REQUIRE(q.cached_tokens < q.prompt_tokens);
+      tokens += static_cast<std::uint64_t>(q.output_tokens);
+      gaps += static_cast<std::uint64_t>(q.output_tokens - 1);
+      cached += q.cached_tokens > 0 ? 1 : 0;
+      eos += requests[i].max_output_tokens > requests[i].output_tokens ? 1 : 0;
+    }
+    REQUIRE(r.output_tokens == tokens);
+    REQUIRE(r.itl.count == gaps);  // each token after a request's first has exactly one gap
+    preemptions += r.preemptions;
+    stretches += r.stretches;
+  }
+  // The worlds do visit what they are meant to visit.
+  CHECK(preemptions > 100);
+  CHECK(cached > 1000);
+  CHECK(eos > 1000);
+  CHECK(stretches > 1000);
+}
+
+TEST_CASE("per-request inter-token gaps add up to the request's decode time") {
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    world::Records records;
+    w.sink = &records;
+    w.itl = true;
+    world::run(w, requests);
+    CAPTURE(seed);
+    for (const RequestRecord& q : records.all) {
+      if (q.output_tokens < 2) {
+        REQUIRE(q.itl_max == -1);
+        continue;
+      }
+      REQUIRE(q.itl_p50 <= q.itl_p99);
+      REQUIRE(q.itl_p99 <= q.itl_max);
+      const std::int64_t span = (q.e2e - q.ttft).ns();
+      REQUIRE(q.itl_max <= span);
+      REQUIRE(q.itl_max * (q.output_tokens - 1) >= span);
+    }
+  }
+}

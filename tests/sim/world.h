@@ -1,0 +1,166 @@
+// Small worlds for the simulator's tests: hand-written requests on a hand-written part, no files.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "base/random.h"
+#include "../costmodel/hand_spec.h"
+#include "sim/costed/cost_model_executor.h"
+#include "sim/policies.h"
+#include "sim/simulation.h"
+#include "sim/trace_inbox.h"
+
+namespace orrery::world {
+
+class Requests final : public RequestSource {
+ public:
+  explicit Requests(std::vector<TraceRequest> all) : all_(std::move(all)) {}
+  bool next(TraceRequest& r) override {
+    if (at_ == all_.size()) return false;
+    r = all_[at_++];
+    return true;
+  }
+  const Error* error() const override { return nullptr; }
+
+ private:
+  std::vector<TraceRequest> all_;
+  std::size_t at_ = 0;
+};
+
+inline TraceRequest request(std::uint64_t index, double at_s, std::int32_t prompt, std::int32_t output) {
+  TraceRequest r;
+  r.index = index;
+  r.arrival = SimTime(duration_from_seconds(at_s).ns());
+  r.prompt_tokens = prompt;
+  r.output_tokens = r.max_output_tokens = output;
+  return r;
+}
+
+struct World {
+  InstanceSpec spec = hand::instance(hand::dense());
+  SchedulerConfig config{.max_num_batched_tokens = 8192, .max_num_seqs = 256, .max_model_len = 40960,
+                         .num_gpu_blocks = 50000, .block_size = 16};
+  std::size_t replicas = 1;
+  const char* router = "least-loaded";
+  std::int64_t concurrency = 0;
+  bool itl = false;
+  Slo slo;
+  RecordSink* sink = nullptr;
+  RunObserver* observer = nullptr;
+};
+
+// Wrappers that hand things over in another order; the loop must not care.
+class ShuffledInbox final : public Inbox {
+ public:
+  ShuffledInbox(Inbox& inner, std::uint64_t seed) : inner_(inner), random_(seed, RandomPurpose::property_test) {}
+  SimTime next() const override { return inner_.next(); }
+  void poll(SimTime now, Arrivals& arrivals) override {
+    const std::size_t from = arrivals.size();
+    inner_.poll(now, arrivals);
+    for (std::size_t i = arrivals.size(); i > from + 1; --i) {
+      std::swap(arrivals[i - 1], arrivals[from + random_.below(i - from)]);
+    }
+  }
+  void on_finished(RequestId request, SimTime at) override { inner_.on_finished(request, at); }
+
+ private:
+  Inbox& inner_;
+  RandomStream random_;
+};
+
+class ShuffledExecutor final : public Executor {
+ public:
+  ShuffledExecutor(Executor& inner, std::uint64_t seed) : inner_(inner), random_(seed, RandomPurpose::property_test, 1) {}
+  void submit(StepId s, InstanceId i, const StepPlan& p, SimTime now) override { inner_.submit(s, i, p, now); }
+  void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
+  SimTime next_event() const override { return inner_.next_event(); }
+  void collect(SimTime now, Outcomes& out) override {
+    inner_.collect(now, out);
+    for (std::size_t i = out.steps.size(); i > 1; --i) std::swap(out.steps[i - 1], out.steps[random_.below(i)]);
+    for (std::size_t i = out.host_free.size(); i > 1; --i) std::swap(out.host_free[i - 1], out.host_free[random_.below(i)]);
+  }
+  std::int32_t depth(InstanceId i) const override { return inner_.depth(i); }
+  SimDuration output_delay(InstanceId i) const override { return inner_.output_delay(i); }
+
+ private:
+  Executor& inner_;
+  RandomStream random_;
+};
+
+inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::uint64_t shuffle_seed = 0) {
+  auto pricer = StepPricer::create(w.spec).value();
+  OutputLengths oracle;
+  TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency, oracle);
+  CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle);
+  ShuffledInbox shuffled_inbox(inbox, shuffle_seed);
+  ShuffledExecutor shuffled_executor(executor, shuffle_seed);
+  VirtualClock clock;
+  const auto router = find_router(w.router)->make();
+  SimulationSetup setup;
+  setup.clock = &clock;
+  setup.executor = shuffle_seed == 0 ? static_cast<Executor*>(&executor) : &shuffled_executor;
+  setup.inbox = shuffle_seed == 0 ? static_cast<Inbox*>(&inbox) : &shuffled_inbox;
+  setup.router = router.get();
+  SchedulerConfig config = w.config;
+  config.steps_in_flight = pricer.steps_in_flight();
+  for (std::size_t i = 0; i < w.replicas; ++i) setup.schedulers.push_back(find_scheduler("vllm-v1")->make(config));
+  setup.sink = w.sink;
+  setup.observer = w.observer;
+  setup.slo = w.slo;
+  setup.per_request_itl = w.itl;
+  RunResult result = run_simulation(std::move(setup)).value();
+  result.prices = executor.usage().prices;
+  return result;
+}
+
+struct Records final : RecordSink {
+  std::vector<RequestRecord> all;
+  void on_request(const RequestRecord& r) override { all.push_back(r); }
+};
+
+// A random world in which everything happens: bursts, long and short prompts, shared prefixes, EOS before the limit,
+// pools so small that sequences are preempted.
+struct RandomWorld {
+  World world;
+  std::vector<TraceRequest> requests;
+};
+inline RandomWorld random_world(std::uint64_t seed) {
+  RandomStream r(seed, RandomPurpose::property_test, 7);
+  RandomWorld out;
+  World& w = out.world;
+  const auto pick = [&](std::uint64_t low, std::uint64_t high) { return low + r.below(high - low + 1); };
+  w.replicas = pick(1, 3);
+  w.config.block_size = r.below(2) == 0 ? 16 : 32;
+  w.config.max_num_batched_tokens = static_cast<std::int64_t>(pick(64, 4096));
+  w.config.max_num_seqs = static_cast<std::int64_t>(pick(2, 64));
+  w.config.max_num_seqs = std::min(w.config.max_num_seqs, w.config.max_num_batched_tokens);
+  w.config.max_model_len = 4096;
+  w.config.num_gpu_blocks = 2 + static_cast<std::int64_t>(pick(1, 4)) * 4096 / w.config.block_size;
+  w.config.enable_prefix_caching = r.below(4) != 0;
+  w.config.long_prefill_token_threshold = r.below(4) == 0 ? static_cast<std::int64_t>(pick(32, 512)) : 0;
+  w.spec.engine.steps_in_flight = r.below(4) == 0 ? 1 : 2;
+  w.concurrency = r.below(4) == 0 ? static_cast<std::int64_t>(pick(1, 40)) : 0;
+  w.router = r.below(2) == 0 ? "round-robin" : "least-loaded";
+  const std::uint64_t count = pick(5, 120);
+  double at = 0;
+  for (std::uint64_t i = 0; i < count; ++i) {
+    if (r.below(3) != 0) at += r.exponential(0.05);
+    auto q = request(i, at, static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 3000 : 300)),
+                     static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 800 : 60)));
+    if (r.below(3) == 0) q.max_output_tokens += static_cast<std::int32_t>(r.below(50));
+    if (r.below(2) == 0) {
+      q.hash_block_size = 128;
+      const auto ids = static_cast<std::uint64_t>((q.prompt_tokens + 127) / 128);
+      const std::uint64_t shared = r.below(ids + 1), family = r.below(3);
+      for (std::uint64_t k = 0; k < ids; ++k) q.hash_ids.push_back(k < shared ? family * 1000 + k : (i + 10) * 1000 + k);
+    } else if (r.below(4) == 0) {
+      q.session = 1 + r.below(4);
+    }
+    out.requests.push_back(q);
+  }
+  return out;
+}
+
+}  // namespace orrery::world
