@@ -15,6 +15,16 @@ namespace orrery {
 
 namespace {
 
+// simdjson 3.6 (Ubuntu 24.04) wants to be told whether to replace broken surrogate pairs; 3.0 (Debian 12) never does.
+template <class Field>
+auto unescaped_key(Field& field) {
+  if constexpr (requires { field.unescaped_key(); }) {
+    return field.unescaped_key();
+  } else {
+    return field.unescaped_key(false);
+  }
+}
+
 namespace ondemand = simdjson::ondemand;
 
 enum Key : unsigned {
@@ -125,7 +135,7 @@ bool JsonlReader::parse(std::string_view line, TraceRequest& request) {
     if (const auto code = std::move(item).get(field)) return bad_json(code, at);
     at = static_cast<std::size_t>(field.key().raw() - 1 - buffer_.data());
     std::string_view name;
-    if (const auto code = field.unescaped_key().get(name)) return bad_json(code, at);
+    if (const auto code = unescaped_key(field).get(name)) return bad_json(code, at);
     unsigned key = 0;
     while (key < kKeyCount && kKeyNames[key] != name) ++key;
     if (key == kKeyCount) return unknown_key(at, name);
@@ -241,7 +251,7 @@ bool JsonlReader::parse_image(ondemand::value value, ImageSize& image) {
     if (const auto code = std::move(item).get(field)) return bad_json(code, byte_of(token));
     const auto at = static_cast<std::size_t>(field.key().raw() - 1 - buffer_.data());
     std::string_view name;
-    if (const auto code = field.unescaped_key().get(name)) return bad_json(code, at);
+    if (const auto code = unescaped_key(field).get(name)) return bad_json(code, at);
     const bool is_width = name == "width";
     if (!is_width && name != "height") {
       return fail(at, "images",
