@@ -15,7 +15,7 @@ namespace orrery {
 
 namespace {
 
-// simdjson 3.6 (Ubuntu 24.04) wants to be told whether to replace broken surrogate pairs; 3.0 (Debian 12) never does.
+// simdjson 3.6 (Ubuntu 24.04) asks whether to replace broken surrogate pairs; 3.0 (Debian 12) never does.
 template <class Field>
 auto unescaped_key(Field& field) {
   if constexpr (requires { field.unescaped_key(); }) {
