@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/check.h"
 #include "base/text.h"
 
 namespace orrery {
@@ -24,22 +25,22 @@ namespace {
 
 std::string system_error() { return std::strerror(errno); }
 
-// Why `path` cannot be read as a file, with the nearest existing name when it is missing.
-Error cannot_open(const std::string& path) {
+// Why open() refused `path` with `code`, with the nearest existing name when it is missing.
+Error cannot_open(const std::string& path, int code) {
   std::error_code ec;
   const SourceLocation where{path, 0, 0};
-  if (fs::is_directory(path, ec)) return invalid_input("is a directory; a file was expected", where);
-  if (!fs::exists(path, ec)) {
+  if (code == ENOENT || code == ENOTDIR) {
     fs::path folder = fs::path(path).parent_path();
     if (folder.empty()) folder = ".";
     std::vector<std::string> names;
-    for (fs::directory_iterator it(folder, ec), end; !ec && it != end && names.size() < 2000; it.increment(ec)) {
+    for (fs::directory_iterator it(folder, ec), end; !ec && it != end && names.size() < 2000;
+         it.increment(ec)) {
       names.push_back(it->path().filename().string());
     }
     std::sort(names.begin(), names.end());
     return invalid_input("no such file" + did_you_mean(fs::path(path).filename().string(), names), where);
   }
-  return invalid_input("cannot be read: " + system_error(), where);
+  return invalid_input("cannot be read: " + std::string(std::strerror(code)), where);
 }
 
 bool is_regular_or_pipe(int descriptor, std::string& problem) {
@@ -61,7 +62,7 @@ bool is_regular_or_pipe(int descriptor, std::string& problem) {
 
 Result<std::string> read_text_file(const std::string& path, std::uint64_t limit) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return cannot_open(path);
+  if (descriptor < 0) return cannot_open(path, errno);
   const SourceLocation where{path, 0, 0};
   std::string problem, text;
   if (!is_regular_or_pipe(descriptor, problem)) {
@@ -76,7 +77,8 @@ Result<std::string> read_text_file(const std::string& path, std::uint64_t limit)
     if (n <= 0) break;
     text.append(buffer.data(), static_cast<std::size_t>(n));
     if (text.size() > limit) {
-      problem = "is larger than " + human_bytes(static_cast<double>(limit)) + ", the limit for this kind of file";
+      problem =
+          "is larger than " + human_bytes(static_cast<double>(limit)) + ", the limit for this kind of file";
       break;
     }
   }
@@ -84,7 +86,8 @@ Result<std::string> read_text_file(const std::string& path, std::uint64_t limit)
   if (!problem.empty()) return invalid_input(problem, where);
   const std::size_t nul = text.find('\0');
   if (nul != std::string::npos) {
-    return invalid_input("is binary (a NUL byte at offset " + std::to_string(nul) + "); text was expected", where);
+    return invalid_input("is binary (a NUL byte at offset " + std::to_string(nul) + "); text was expected",
+                         where);
   }
   return text;
 }
@@ -100,11 +103,11 @@ struct LineReader::State {
   std::size_t raw_begin = 0, raw_end = 0;
   bool raw_eof = false, eof = false;
   bool pending_output = false;  // the decoder holds text that did not fit into the last buffer
-  bool mid_stream = false;  // inside a compressed frame: an end of file here is a truncation
+  bool mid_stream = false;      // inside a compressed frame: an end of file here is a truncation
   z_stream gzip{};
   bool gzip_ready = false;
   ZSTD_DStream* zstd = nullptr;
-  std::string text;         // decoded, not yet handed out
+  std::string text;  // decoded, not yet handed out
   std::size_t begin = 0, scanned = 0;
   std::int64_t line = 0;
   Error error;
@@ -126,12 +129,22 @@ struct LineReader::State {
     if (raw_eof) return true;
     raw_begin = 0;
     ssize_t n = 0;
-    do {
-      n = ::read(descriptor, raw.data(), raw.size());
-    } while (n < 0 && errno == EINTR);
+    do { n = ::read(descriptor, raw.data(), raw.size()); } while (n < 0 && errno == EINTR);
     if (n < 0) return fail("cannot be read: " + system_error());
     raw_end = static_cast<std::size_t>(n);
     raw_eof = n == 0;
+    return true;
+  }
+
+  // The first four bytes, which a pipe may give one by one, and whatever comes with them.
+  bool fill_magic() {
+    while (raw_end < 4 && !raw_eof) {
+      const ssize_t n = ::read(descriptor, raw.data() + raw_end, raw.size() - raw_end);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return fail("cannot be read: " + system_error());
+      raw_end += static_cast<std::size_t>(n);
+      raw_eof = n == 0;
+    }
     return true;
   }
 
@@ -167,7 +180,8 @@ struct LineReader::State {
     } else if (rc == Z_OK || rc == Z_BUF_ERROR) {
       mid_stream = true;
     } else {
-      return fail("is not valid gzip data: " + std::string(gzip.msg == nullptr ? "unknown problem" : gzip.msg));
+      return fail("is not valid gzip data: " +
+                  std::string(gzip.msg == nullptr ? "unknown problem" : gzip.msg));
     }
     return true;
   }
@@ -196,10 +210,10 @@ Result<LineReader> LineReader::open(const std::string& path, std::size_t line_li
   s->path = path;
   s->line_limit = line_limit;
   s->descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (s->descriptor < 0) return cannot_open(path);
+  if (s->descriptor < 0) return cannot_open(path, errno);
   std::string problem;
   if (!is_regular_or_pipe(s->descriptor, problem)) return invalid_input(problem, {path, 0, 0});
-  if (!s->fill_raw()) return s->error;
+  if (!s->fill_magic()) return s->error;
   const auto magic = [&](std::initializer_list<unsigned char> bytes) {
     if (s->raw_end < bytes.size()) return false;
     std::size_t i = 0;
@@ -210,7 +224,8 @@ Result<LineReader> LineReader::open(const std::string& path, std::size_t line_li
   };
   if (magic({0x1F, 0x8B})) {
     s->format = State::Format::gzip;
-    if (inflateInit2(&s->gzip, 15 + 16) != Z_OK) return make_error(ErrorKind::internal, "zlib cannot be initialised");
+    if (inflateInit2(&s->gzip, 15 + 16) != Z_OK)
+      return make_error(ErrorKind::internal, "zlib cannot be initialised");
     s->gzip_ready = true;
     s->mid_stream = true;
   } else if (magic({0x28, 0xB5, 0x2F, 0xFD})) {
@@ -279,7 +294,8 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
   auto s = std::make_unique<State>();
   s->path = path;
   std::error_code ec;
-  if (fs::is_directory(path, ec)) return invalid_input("is a directory; a file name was expected", {path, 0, 0});
+  if (fs::is_directory(path, ec))
+    return invalid_input("is a directory; a file name was expected", {path, 0, 0});
   s->temporary = path + ".partial-" + std::to_string(::getpid());
   s->file = std::fopen(s->temporary.c_str(), "wb");
   if (s->file == nullptr) {
@@ -298,6 +314,7 @@ void AtomicFile::write(std::string_view text) {
 
 Status AtomicFile::commit() {
   State& s = *state_;
+  ORRERY_CHECK(s.file != nullptr, "an output file is committed once");
   if (s.problem.empty() && std::fflush(s.file) != 0) s.problem = system_error();
   if (s.problem.empty() && ::fsync(::fileno(s.file)) != 0 && errno != EINVAL) s.problem = system_error();
   if (std::fclose(s.file) != 0 && s.problem.empty()) s.problem = system_error();
@@ -343,7 +360,8 @@ Result<AtomicDirectory> AtomicDirectory::create(const std::string& path) {
   const std::string temporary = s->path + ".partial-" + std::to_string(::getpid());
   fs::remove_all(temporary, ec);
   if (!fs::create_directory(temporary, ec)) {
-    return invalid_input("cannot be written: " + (ec ? ec.message() : std::string("already exists")), {path, 0, 0});
+    return invalid_input("cannot be written: " + (ec ? ec.message() : std::string("already exists")),
+                         {path, 0, 0});
   }
   s->temporary = temporary;
   return AtomicDirectory(std::move(s));
@@ -359,7 +377,8 @@ Status AtomicDirectory::commit() {
     fs::rename(s.temporary, s.path, ec);
   } else {
     std::vector<fs::path> files;
-    for (fs::directory_iterator it(s.temporary, ec), end; !ec && it != end; it.increment(ec)) files.push_back(it->path());
+    for (fs::directory_iterator it(s.temporary, ec), end; !ec && it != end; it.increment(ec))
+      files.push_back(it->path());
     std::sort(files.begin(), files.end());
     for (const fs::path& file : files) {
       if (!ec) fs::rename(file, fs::path(s.path) / file.filename(), ec);
@@ -375,7 +394,8 @@ std::string data_directory() {
   if (const char* given = std::getenv("ORRERY_DATA_DIR"); given != nullptr && *given != '\0') return given;
   std::error_code ec;
 #ifdef ORRERY_SOURCE_DATA_DIR
-  if (fs::is_directory(std::string(ORRERY_SOURCE_DATA_DIR) + "/hardware_profiles", ec)) return ORRERY_SOURCE_DATA_DIR;
+  if (fs::is_directory(std::string(ORRERY_SOURCE_DATA_DIR) + "/hardware_profiles", ec))
+    return ORRERY_SOURCE_DATA_DIR;
 #endif
   const fs::path self = fs::read_symlink("/proc/self/exe", ec);
   return (self.parent_path() / ".." / "share" / "orrery").lexically_normal().string();

@@ -33,6 +33,7 @@ RandomStream::RandomStream(std::uint64_t seed, RandomPurpose purpose, std::uint6
 // Counter: (draw block, purpose, entity); key: seed. Two 64-bit values a block.
 std::uint64_t RandomStream::bits() {
   if (left_ == 0) {
+    ORRERY_CHECK(draw_ >> 32 == 0, "a random stream is used up: its 2^33 values would repeat");
     block_ = philox4x32_10({static_cast<std::uint32_t>(draw_), purpose_, low(entity_), high(entity_)},
                            {low(seed_), high(seed_)});
     ++draw_;

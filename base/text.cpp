@@ -34,8 +34,8 @@ std::string with_digits(double value, int decimals) {
 
 // Characters, not bytes: continuation bytes of UTF-8 take no column.
 std::size_t width(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 double wall_seconds() {
@@ -86,7 +86,8 @@ std::string human_seconds(double s) {
   if (a < 1) return with_digits(s * 1e3, a < 1e-1 ? 2 : 1) + " ms";
   if (a < 120) return with_digits(s, 2) + " s";
   const auto minutes = static_cast<long long>(a / 60);
-  if (minutes < 120) return std::to_string(minutes) + " min " + with_digits(a - 60.0 * static_cast<double>(minutes), 0) + " s";
+  if (minutes < 120)
+    return std::to_string(minutes) + " min " + with_digits(a - 60.0 * static_cast<double>(minutes), 0) + " s";
   return std::to_string(minutes / 60) + " h " + std::to_string(minutes % 60) + " min";
 }
 
@@ -106,7 +107,11 @@ std::string human_count(double count) {
 
 std::string quote(std::string_view text) {
   std::string out = "\"";
-  for (const char c : text.substr(0, 80)) {
+  std::size_t shown = std::min<std::size_t>(text.size(), 80);
+  // Not in the middle of a UTF-8 character.
+  while (shown < text.size() && shown > 76 && (static_cast<unsigned char>(text[shown]) & 0xC0) == 0x80)
+    --shown;
+  for (const char c : text.substr(0, shown)) {
     const auto u = static_cast<unsigned char>(c);
     if (c == '"' || c == '\\') {
       out += '\\';
@@ -119,7 +124,7 @@ std::string quote(std::string_view text) {
       out += c;
     }
   }
-  return out + (text.size() > 80 ? "…\"" : "\"");
+  return out + (text.size() > shown ? "…\"" : "\"");
 }
 
 TextTable::TextTable(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
@@ -150,7 +155,8 @@ std::string TextTable::to_string() const {
 }
 
 Progress::Progress(std::string what, std::uint64_t total, bool enabled)
-    : what_(std::move(what)), total_(total), enabled_(enabled && isatty(STDERR_FILENO) == 1), started_(wall_seconds()) {}
+    : what_(std::move(what)), total_(total), enabled_(enabled && isatty(STDERR_FILENO) == 1),
+      started_(wall_seconds()) {}
 
 Progress::~Progress() {
   if (enabled_ && last_ > 0) std::fprintf(stderr, "\r\033[K");
@@ -165,7 +171,8 @@ void Progress::update(std::uint64_t done) {
   std::string line = what_ + ": " + human_count(static_cast<double>(done));
   if (total_ > 0) line += " of " + human_count(static_cast<double>(total_));
   line += ", " + human_count(std::floor(rate)) + "/s";
-  if (total_ > done && rate > 0) line += ", " + human_seconds(static_cast<double>(total_ - done) / rate) + " left";
+  if (total_ > done && rate > 0)
+    line += ", " + human_seconds(static_cast<double>(total_ - done) / rate) + " left";
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
 }
 

@@ -4,83 +4,58 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
+#include <map>
 #include <sstream>
 
 #include "base/files.h"
 #include "base/text.h"
+#include "base/yaml_tree.h"
 
 namespace orrery {
 
-struct YamlTree {
-  enum class Kind { null, scalar, list, map } kind = Kind::null;
-  struct Entry {
-    std::string key;
-    SourceLocation where;
-    std::unique_ptr<YamlTree> value;
-    bool asked = false;
-  };
-  SourceLocation where;
-  std::string path;
-  std::string scalar;
-  bool quoted = false;
-  std::vector<std::unique_ptr<YamlTree>> items;
-  std::vector<Entry> entries;
-  std::vector<std::string> asked_keys;  // every key that a reader offered, for did-you-mean
-
-  Entry* find(std::string_view key) {
-    for (Entry& e : entries) {
-      if (e.key == key) return &e;
-    }
-    return nullptr;
-  }
-};
-
-struct YamlDocument::State {
-  std::string file;
-  std::unique_ptr<YamlTree> root;
-  Errors errors;
-};
-
 namespace {
 
-constexpr std::size_t depth_limit = 100;
-
-std::string child_path(const std::string& parent, std::string_view key) {
-  return parent.empty() ? std::string(key) : parent + "." + std::string(key);
-}
-
-void set_paths(YamlTree& node, const std::string& path) {
-  node.path = path;
-  for (std::size_t i = 0; i < node.items.size(); ++i) set_paths(*node.items[i], path + "[" + std::to_string(i) + "]");
-  for (auto& e : node.entries) set_paths(*e.value, child_path(path, e.key));
-}
+constexpr std::size_t depth_limit = 100;  // yaml-cpp, which parses by recursion, gives up at 500 itself
+constexpr std::size_t error_limit = 100;
 
 // Builds our tree from yaml-cpp's events; refuses what a configuration file has no use for.
 class TreeBuilder final : public YAML::EventHandler {
  public:
-  TreeBuilder(std::string file, Errors& errors) : file_(std::move(file)), errors_(errors) {}
+  TreeBuilder(std::string_view text, std::string file, Errors& errors)
+      : text_(text), file_(std::move(file)), errors_(errors) {
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == '\n') line_starts_.push_back(i + 1);
+    }
+  }
   std::unique_ptr<YamlTree> take_root() { return std::move(root_); }
+  bool too_deep() const { return too_deep_; }
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { leaf(mark, YamlTree::Kind::null, "", false); }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    errors_.push_back(invalid_input("aliases (*name) are not supported; write the value out", place(mark)));
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    refuse_extras(mark, "", anchor);
     leaf(mark, YamlTree::Kind::null, "", false);
   }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, const std::string& value) override {
-    if (tag != "?" && tag != "!" && !tag.empty()) {
-      errors_.push_back(invalid_input("tags (" + tag + ") are not supported", place(mark)));
-    }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    fail("aliases (*name) are not supported; write the value out", place(mark));
+    leaf(mark, YamlTree::Kind::null, "", false);
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    refuse_extras(mark, tag, anchor);
+    if (tag == "!" && !quote_is_closed(mark))
+      fail("the quoted text that starts here is never closed", place(mark));
     leaf(mark, YamlTree::Kind::scalar, value, tag == "!");
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    refuse_extras(mark, tag, anchor);
     open(mark, YamlTree::Kind::list);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    refuse_extras(mark, tag, anchor);
     open(mark, YamlTree::Kind::map);
   }
   void OnMapEnd() override { close(); }
@@ -91,16 +66,51 @@ class TreeBuilder final : public YAML::EventHandler {
     bool has_key = false;
     std::string key;
     SourceLocation key_where;
+    std::map<std::string, int> lines;  // of the keys seen
   };
 
   SourceLocation place(const YAML::Mark& mark) const { return {file_, mark.line + 1, mark.column + 1}; }
+  void fail(std::string message, SourceLocation where) {
+    report(errors_, invalid_input(std::move(message), std::move(where)));
+  }
+
+  // yaml-cpp gives "!" to quoted text and "?" or "" to what has no tag.
+  void refuse_extras(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    if (tag != "?" && tag != "!" && !tag.empty()) fail("tags (" + tag + ") are not supported", place(mark));
+    if (anchor != 0)
+      fail("anchors (&name) are not supported; write the value out where it is used", place(mark));
+  }
+
+  // yaml-cpp takes the end of the file for a closing quote.
+  bool quote_is_closed(const YAML::Mark& mark) const {
+    if (mark.line < 0 || static_cast<std::size_t>(mark.line) >= line_starts_.size()) return true;
+    std::size_t i = line_starts_[static_cast<std::size_t>(mark.line)] + static_cast<std::size_t>(mark.column);
+    if (i >= text_.size() || (text_[i] != '"' && text_[i] != '\'')) return true;  // a block: | or >
+    const char quotes = text_[i];
+    for (++i; i < text_.size(); ++i) {
+      if (text_[i] == '\\' && quotes == '"') {
+        ++i;
+      } else if (text_[i] == quotes) {
+        if (quotes == '"' || i + 1 >= text_.size() || text_[i + 1] != '\'') return true;
+        ++i;  // '' inside '…'
+      }
+    }
+    return false;
+  }
+
+  bool wants_key() const {
+    return !levels_.empty() && levels_.back().node->kind == YamlTree::Kind::map && !levels_.back().has_key;
+  }
+  void take_key(const YAML::Mark& mark, const std::string& text) {
+    levels_.back().has_key = true;
+    levels_.back().key = text;
+    levels_.back().key_where = place(mark);
+  }
 
   void leaf(const YAML::Mark& mark, YamlTree::Kind kind, const std::string& text, bool quoted) {
-    if (!levels_.empty() && levels_.back().node->kind == YamlTree::Kind::map && !levels_.back().has_key) {
-      if (kind == YamlTree::Kind::null) errors_.push_back(invalid_input("a key is missing before ':'", place(mark)));
-      levels_.back().has_key = true;
-      levels_.back().key = text;
-      levels_.back().key_where = place(mark);
+    if (wants_key()) {
+      if (kind == YamlTree::Kind::null) fail("a key is missing before ':'", place(mark));
+      take_key(mark, text);
       return;
     }
     auto node = std::make_unique<YamlTree>();
@@ -123,10 +133,11 @@ class TreeBuilder final : public YAML::EventHandler {
       return raw;
     }
     level.has_key = false;
-    if (const auto* first = level.node->find(level.key)) {
-      errors_.push_back(invalid_input("duplicate key " + quote(level.key) + "; it stands in line " +
-                                          std::to_string(first->where.line) + " already",
-                                      level.key_where));
+    const auto seen = level.lines.emplace(level.key, level.key_where.line);
+    if (!seen.second) {
+      fail("duplicate key " + quote(level.key) + "; it stands in line " + std::to_string(seen.first->second) +
+               " already",
+           level.key_where);
       orphans_.push_back(std::move(node));
       return raw;
     }
@@ -135,306 +146,134 @@ class TreeBuilder final : public YAML::EventHandler {
   }
 
   void open(const YAML::Mark& mark, YamlTree::Kind kind) {
-    if (!levels_.empty() && levels_.back().node->kind == YamlTree::Kind::map && !levels_.back().has_key) {
-      errors_.push_back(invalid_input("a key must be plain text, not a list or map", place(mark)));
-      levels_.back().has_key = true;
-      levels_.back().key = "";
-      levels_.back().key_where = place(mark);
+    if (levels_.size() >= depth_limit && !too_deep_) {
+      too_deep_ = true;
+      fail("is nested deeper than " + std::to_string(depth_limit) + " levels", place(mark));
+    }
+    if (wants_key()) {
+      fail("a key must be plain text, not a list or map", place(mark));
+      take_key(mark, "");
     }
     auto node = std::make_unique<YamlTree>();
     node->kind = kind;
     node->where = place(mark);
-    levels_.push_back({attach(std::move(node)), false, "", {}});
+    levels_.push_back({attach(std::move(node)), false, "", {}, {}});
   }
   void close() { levels_.pop_back(); }
 
+  std::string_view text_;
   std::string file_;
   Errors& errors_;
+  std::vector<std::size_t> line_starts_{0};
   std::unique_ptr<YamlTree> root_;
   std::vector<std::unique_ptr<YamlTree>> orphans_;
   std::vector<Level> levels_;
+  bool too_deep_ = false;
 };
 
-// yaml-cpp parses by recursion, so depth is bounded before it sees the text: brackets and indentation.
-bool too_deep(const std::string& text, int& line) {
-  std::size_t brackets = 0, column = 0;
-  bool indenting = true;
-  std::size_t dashes = 0;
-  line = 1;
-  for (const char c : text) {
-    if (c == '\n') {
-      ++line;
-      column = 0;
-      dashes = 0;
-      indenting = true;
-      continue;
-    }
-    ++column;
-    if (indenting && c == '-') ++dashes;
-    if (indenting && c != ' ' && c != '-' && c != '?') indenting = false;
-    if (c == '[' || c == '{') ++brackets;
-    if ((c == ']' || c == '}') && brackets > 0) --brackets;
-    if (brackets > depth_limit || dashes > depth_limit || (indenting && column > 8 * depth_limit)) return true;
+// Length of the UTF-8 character at `i` (Unicode 15, table 3-7: no overlong forms, no surrogates), 0 =
+// invalid.
+std::size_t utf8_length(std::string_view text, std::size_t i) {
+  const auto byte = [&](std::size_t k) {
+    return i + k < text.size() ? static_cast<unsigned>(static_cast<unsigned char>(text[i + k])) : 0u;
+  };
+  const auto follows = [&](std::size_t k) { return (byte(k) >> 6) == 2; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return follows(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool range = (first != 0xE0 || second >= 0xA0) && (first != 0xED || second <= 0x9F);
+    return range && follows(1) && follows(2) ? 3 : 0;
   }
-  return false;
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool range = (first != 0xF0 || second >= 0x90) && (first != 0xF4 || second <= 0x8F);
+    return range && follows(1) && follows(2) && follows(3) ? 4 : 0;
+  }
+  return 0;
 }
 
-bool valid_utf8(const std::string& text, std::size_t& at) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const std::size_t n = c < 0x80 ? 1 : (c >> 5) == 6 ? 2 : (c >> 4) == 14 ? 3 : (c >> 3) == 30 ? 4 : 0;
-    at = i;
-    if (n == 0 || i + n > text.size()) return false;
-    for (std::size_t k = 1; k < n; ++k) {
-      if ((static_cast<unsigned char>(text[i + k]) >> 6) != 2) return false;
-    }
-    i += n;
+bool valid_utf8(std::string_view text, std::size_t& at) {
+  for (at = 0; at < text.size();) {
+    const std::size_t length = utf8_length(text, at);
+    if (length == 0) return false;
+    at += length;
   }
   return true;
 }
 
-SourceLocation place_of_byte(const std::string& text, std::size_t byte, const std::string& file) {
-  const auto lines = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n');
-  const std::size_t start = text.rfind('\n', byte == 0 ? 0 : byte - 1);
-  return {file, static_cast<int>(lines) + 1, static_cast<int>(byte - (start == std::string::npos ? 0 : start + 1)) + 1};
+SourceLocation place_of_byte(std::string_view text, std::size_t byte, const std::string& file) {
+  const std::string_view before = text.substr(0, byte);
+  const auto lines = std::count(before.begin(), before.end(), '\n');
+  const std::size_t last = before.rfind('\n');
+  const std::size_t start = last == std::string_view::npos ? 0 : last + 1;
+  return {file, static_cast<int>(lines) + 1, static_cast<int>(byte - start) + 1};
 }
 
-std::unique_ptr<YamlTree> build_tree(const std::string& text, const std::string& file, Errors& errors) {
-  std::size_t at = 0;
-  if (!valid_utf8(text, at)) {
-    errors.push_back(invalid_input("is not valid UTF-8 here", place_of_byte(text, at, file)));
-    return nullptr;
+// yaml-cpp's messages do not say that a tab was the reason.
+std::string tab_hint(std::string_view text, int line) {
+  for (; line > 0; --line) {
+    const std::size_t end = text.find('\n');
+    if (end == std::string_view::npos) return "";
+    text.remove_prefix(end + 1);
   }
-  int line = 0;
-  if (too_deep(text, line)) {
-    errors.push_back(invalid_input("is nested deeper than " + std::to_string(depth_limit) + " levels", {file, line, 0}));
-    return nullptr;
-  }
-  TreeBuilder builder(file, errors);
-  try {
-    std::istringstream stream(text);
-    YAML::Parser parser(stream);
-    if (!parser.HandleNextDocument(builder)) {
-      errors.push_back(invalid_input("is empty; a YAML map was expected", {file, 0, 0}));
-      return nullptr;
-    }
-    auto root = builder.take_root();
-    TreeBuilder second(file, errors);
-    if (parser.HandleNextDocument(second)) {
-      errors.push_back(invalid_input("holds more than one YAML document; one was expected", {file, 0, 0}));
-    }
-    return root;
-  } catch (const YAML::Exception& e) {
-    errors.push_back(invalid_input("invalid YAML: " + e.msg, {file, e.mark.line + 1, e.mark.column + 1}));
-    return nullptr;
-  }
-}
-
-bool plain_number_shape(const std::string& t) {  // JSON's numbers: no leading zeros, no '+', no '.5'
-  std::size_t i = t.starts_with('-') ? 1 : 0;
-  const auto digits = [&] {
-    const std::size_t from = i;
-    while (i < t.size() && t[i] >= '0' && t[i] <= '9') ++i;
-    return i - from;
-  };
-  const std::size_t first = i, whole = digits();
-  if (whole == 0 || (whole > 1 && t[first] == '0')) return false;
-  if (i < t.size() && t[i] == '.') {
-    ++i;
-    if (digits() == 0) return false;
-  }
-  if (i < t.size() && (t[i] == 'e' || t[i] == 'E')) {
-    ++i;
-    if (i < t.size() && (t[i] == '+' || t[i] == '-')) ++i;
-    if (digits() == 0) return false;
-  }
-  return i == t.size();
-}
-
-std::string what_it_is(const YamlTree& n) {
-  switch (n.kind) {
-    case YamlTree::Kind::null: return "nothing";
-    case YamlTree::Kind::list: return "a list";
-    case YamlTree::Kind::map: return "a map";
-    case YamlTree::Kind::scalar: return quote(n.scalar);
-  }
-  return "";
-}
-
-std::string range_text(const std::string& low, const std::string& high, bool has_low, bool has_high) {
-  if (has_low && has_high) return " from " + low + " to " + high;
-  if (has_low) return " of at least " + low;
-  return has_high ? " of at most " + high : "";
-}
-
-std::string number_text(double v) {
-  char buffer[40];
-  return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, v).ptr);
-}
-
-bool needs_quotes(const YamlTree& n) {
-  if (n.quoted || n.scalar.empty()) return true;
-  return n.scalar.find_first_of(":#{}[],&*!|>'\"%@`\n\t") != std::string::npos || n.scalar.front() == '-' ||
-         n.scalar.front() == '?' || n.scalar.front() == ' ' || n.scalar.back() == ' ';
-}
-
-void dump_node(const YamlTree& n, int indent, std::string& out) {
-  const std::string pad(static_cast<std::size_t>(indent) * 2, ' ');
-  switch (n.kind) {
-    case YamlTree::Kind::null: out += " ~\n"; break;
-    case YamlTree::Kind::scalar: {
-      if (!needs_quotes(n) || plain_number_shape(n.scalar)) {
-        out += " " + (n.quoted && plain_number_shape(n.scalar) ? "\"" + n.scalar + "\"" : n.scalar) + "\n";
-        break;
-      }
-      out += " \"";
-      for (const char c : n.scalar) {
-        if (c == '"' || c == '\\') out += '\\';
-        if (c == '\n') out += "\\n";
-        else if (c == '\t') out += "\\t";
-        else out += c;
-      }
-      out += "\"\n";
-      break;
-    }
-    case YamlTree::Kind::list:
-      out += n.items.empty() ? " []\n" : "\n";
-      for (const auto& item : n.items) {
-        out += pad + "-";
-        dump_node(*item, indent + 1, out);
-      }
-      break;
-    case YamlTree::Kind::map:
-      out += n.entries.empty() ? " {}\n" : "\n";
-      for (const auto& e : n.entries) {
-        out += pad + e.key + ":";
-        dump_node(*e.value, indent + 1, out);
-      }
-      break;
-  }
+  const std::size_t content = text.find_first_not_of(" \t");
+  const bool tab = text.substr(0, content).find('\t') != std::string_view::npos;
+  return tab ? "; a tab cannot indent, use spaces" : "";
 }
 
 }  // namespace
 
-// ---------------------------------------------------------------------------------------------------- Yaml
-
-bool Yaml::is_map() const { return present() && node_->kind == YamlTree::Kind::map; }
-bool Yaml::is_list() const { return present() && node_->kind == YamlTree::Kind::list; }
-bool Yaml::is_scalar() const { return present() && node_->kind == YamlTree::Kind::scalar; }
-bool Yaml::is_null() const { return present() && node_->kind == YamlTree::Kind::null; }
-SourceLocation Yaml::where() const { return present() ? node_->where : SourceLocation{}; }
-const std::string& Yaml::path() const {
-  static const std::string none;
-  return present() ? node_->path : none;
-}
-
-void Yaml::fail(std::string message) const {
-  if (errors_ != nullptr) errors_->push_back(invalid_input(std::move(message), where(), path()));
-}
-
-Yaml Yaml::optional(std::string_view key) const {
-  if (!present()) return {};
-  if (!is_map()) {
-    if (!is_null() && node_->asked_keys.empty()) fail("expected a map, found " + what_it_is(*node_));
-    node_->asked_keys.emplace_back(key);
-    return {};
+void report(Errors& errors, Error error) {
+  if (errors.size() < error_limit) {
+    errors.push_back(std::move(error));
+  } else if (errors.size() == error_limit) {
+    const std::string file = error.where.file;
+    errors.push_back(invalid_input(
+        "there are more errors; the first " + std::to_string(error_limit) + " are shown", {file, 0, 0}));
   }
-  node_->asked_keys.emplace_back(key);
-  auto* entry = node_->find(key);
-  if (entry == nullptr) return {};
-  entry->asked = true;
-  return {entry->value.get(), errors_};
 }
 
-Yaml Yaml::require(std::string_view key) const {
-  if (!present()) return {};
-  const Yaml child = optional(key);
-  if (!child.present() && (is_map() || is_null())) {
-    errors_->push_back(invalid_input("the key is missing", where(), child_path(path(), key)));
+std::string child_path(const std::string& parent, std::string_view key) {
+  return parent.empty() ? std::string(key) : parent + "." + std::string(key);
+}
+
+void set_paths(YamlTree& node, const std::string& path) {
+  node.path = path;
+  for (std::size_t i = 0; i < node.items.size(); ++i) {
+    set_paths(*node.items[i], path + "[" + std::to_string(i) + "]");
   }
-  return child;
+  for (auto& e : node.entries) set_paths(*e.value, child_path(path, e.key));
 }
 
-std::vector<std::pair<std::string, Yaml>> Yaml::entries() const {
-  std::vector<std::pair<std::string, Yaml>> out;
-  if (!present() || is_null()) return out;
-  if (!is_map()) {
-    fail("expected a map, found " + what_it_is(*node_));
-    return out;
+std::unique_ptr<YamlTree> build_tree(std::string_view text, const std::string& file, Errors& errors) {
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  std::size_t at = 0;
+  if (!valid_utf8(text, at)) {
+    report(errors, invalid_input("is not valid UTF-8 here", place_of_byte(text, at, file)));
+    return nullptr;
   }
-  for (auto& e : node_->entries) {
-    e.asked = true;
-    out.emplace_back(e.key, Yaml(e.value.get(), errors_));
+  TreeBuilder builder(text, file, errors);
+  try {
+    std::istringstream stream{std::string(text)};
+    YAML::Parser parser(stream);
+    if (!parser.HandleNextDocument(builder)) {
+      report(errors, invalid_input("is empty; a YAML map was expected", {file, 0, 0}));
+      return nullptr;
+    }
+    if (builder.too_deep()) return nullptr;
+    TreeBuilder second(text, file, errors);
+    if (parser.HandleNextDocument(second)) {
+      report(errors, invalid_input("holds more than one YAML document; one was expected", {file, 0, 0}));
+    }
+    return builder.take_root();
+  } catch (const YAML::Exception& e) {
+    if (!builder.too_deep()) {
+      report(errors, invalid_input("invalid YAML: " + e.msg + tab_hint(text, e.mark.line),
+                                   {file, e.mark.line + 1, e.mark.column + 1}));
+    }
+    return nullptr;
   }
-  return out;
 }
-
-std::vector<Yaml> Yaml::items() const {
-  std::vector<Yaml> out;
-  if (!present()) return out;
-  if (!is_list()) {
-    fail("expected a list, found " + what_it_is(*node_));
-    return out;
-  }
-  for (auto& item : node_->items) out.emplace_back(item.get(), errors_);
-  return out;
-}
-
-std::string Yaml::scalar_text() const { return is_scalar() ? node_->scalar : std::string(); }
-bool Yaml::quoted() const { return is_scalar() && node_->quoted; }
-
-std::string Yaml::text(std::string fallback) const {
-  if (!present()) return fallback;
-  if (is_scalar()) return node_->scalar;
-  fail("expected text, found " + what_it_is(*node_));
-  return fallback;
-}
-
-std::int64_t Yaml::integer(std::int64_t fallback, std::int64_t low, std::int64_t high) const {
-  if (!present()) return fallback;
-  std::int64_t value = 0;
-  const std::string& t = node_->scalar;
-  const bool shaped = is_scalar() && !node_->quoted && plain_number_shape(t);
-  const auto parsed = std::from_chars(t.data(), t.data() + t.size(), value);
-  if (shaped && parsed.ec == std::errc() && parsed.ptr == t.data() + t.size() && value >= low && value <= high) {
-    return value;
-  }
-  using Limits = std::numeric_limits<std::int64_t>;
-  fail("expected a whole number" + range_text(std::to_string(low), std::to_string(high), low != Limits::min(), high != Limits::max()) +
-       ", found " + what_it_is(*node_));
-  return fallback;
-}
-
-double Yaml::number(double fallback, double low, double high) const {
-  if (!present()) return fallback;
-  double value = 0;
-  const std::string& t = node_->scalar;
-  const bool shaped = is_scalar() && !node_->quoted && plain_number_shape(t);
-  const auto parsed = std::from_chars(t.data(), t.data() + t.size(), value);
-  if (shaped && parsed.ec == std::errc() && std::isfinite(value) && value >= low && value <= high) return value;
-  fail("expected a number" + range_text(number_text(low), number_text(high), std::isfinite(low), std::isfinite(high)) +
-       ", found " + what_it_is(*node_));
-  return fallback;
-}
-
-bool Yaml::boolean(bool fallback) const {
-  if (!present()) return fallback;
-  if (is_scalar() && !node_->quoted && node_->scalar == "true") return true;
-  if (is_scalar() && !node_->quoted && node_->scalar == "false") return false;
-  fail("expected true or false, found " + what_it_is(*node_));
-  return fallback;
-}
-
-std::size_t Yaml::choice(const std::vector<std::string>& names) const {
-  if (!present()) return 0;
-  for (std::size_t i = 0; is_scalar() && i < names.size(); ++i) {
-    if (names[i] == node_->scalar) return i;
-  }
-  fail("expected one of " + join(names, ", ") + "; found " + what_it_is(*node_) + did_you_mean(scalar_text(), names));
-  return 0;
-}
-
-// ------------------------------------------------------------------------------------------- YamlDocument
 
 YamlDocument::YamlDocument(std::unique_ptr<State> state) : state_(std::move(state)) {}
 YamlDocument::YamlDocument(YamlDocument&&) noexcept = default;
@@ -458,98 +297,5 @@ Result<YamlDocument> YamlDocument::load(const std::string& path) {
 Yaml YamlDocument::root() const { return {state_->root.get(), &state_->errors}; }
 const Errors& YamlDocument::errors() const { return state_->errors; }
 const std::string& YamlDocument::file() const { return state_->file; }
-
-std::string YamlDocument::dump() const {
-  std::string out;
-  dump_node(*state_->root, 0, out);
-  if (out.starts_with('\n')) out.erase(0, 1);
-  return out;
-}
-
-namespace {
-
-void report_unknown(const YamlTree& node, Errors& errors) {
-  for (const auto& item : node.items) report_unknown(*item, errors);
-  for (const auto& e : node.entries) {
-    if (e.asked) {
-      report_unknown(*e.value, errors);
-    } else {
-      errors.push_back(invalid_input("unknown key" + did_you_mean(e.key, node.asked_keys), e.where, e.value->path));
-    }
-  }
-}
-
-struct PathStep {
-  std::string key;
-  std::ptrdiff_t index = -1;  // list index, or −1 for a key
-};
-
-bool parse_path(const std::string& text, std::vector<PathStep>& steps) {
-  std::size_t i = 0;
-  while (i < text.size()) {
-    if (text[i] == '[') {
-      const std::size_t end = text.find(']', i);
-      std::ptrdiff_t index = -1;
-      if (end == std::string::npos) return false;
-      const auto r = std::from_chars(text.data() + i + 1, text.data() + end, index);
-      if (r.ec != std::errc() || r.ptr != text.data() + end || index < 0) return false;
-      steps.push_back({"", index});
-      i = end + 1;
-      if (i < text.size() && text[i] == '.') ++i;
-      continue;
-    }
-    std::size_t end = text.find_first_of(".[", i);
-    if (end == std::string::npos) end = text.size();
-    if (end == i) return false;
-    steps.push_back({text.substr(i, end - i), -1});
-    i = end;
-    if (i < text.size() && text[i] == '.' && ++i == text.size()) return false;
-  }
-  return !steps.empty();
-}
-
-}  // namespace
-
-void YamlDocument::finish() const { report_unknown(*state_->root, state_->errors); }
-
-Status YamlDocument::set(const std::string& assignment) {
-  const SourceLocation where{"--set " + assignment, 0, 0};
-  const std::size_t equals = assignment.find('=');
-  std::vector<PathStep> steps;
-  if (equals == std::string::npos || !parse_path(assignment.substr(0, equals), steps)) {
-    return make_error(ErrorKind::usage, "expected path.to.key=value", where);
-  }
-  Errors errors;
-  std::string value = assignment.substr(equals + 1);
-  auto fresh = build_tree(value.empty() ? "~" : value, where.file, errors);
-  if (!errors.empty()) return errors;
-  YamlTree* node = state_->root.get();
-  std::unique_ptr<YamlTree>* place = &state_->root;
-  for (const PathStep& step : steps) {
-    if (step.index >= 0) {
-      if (node->kind != YamlTree::Kind::list || static_cast<std::size_t>(step.index) >= node->items.size()) {
-        return invalid_input("there is no element [" + std::to_string(step.index) + "]", where, node->path);
-      }
-      place = &node->items[static_cast<std::size_t>(step.index)];
-    } else {
-      if (node->kind == YamlTree::Kind::null) node->kind = YamlTree::Kind::map;
-      if (node->kind != YamlTree::Kind::map) return invalid_input("is not a map, so it has no key " + quote(step.key), where, node->path);
-      auto* entry = node->find(step.key);
-      if (entry == nullptr) {
-        auto child = std::make_unique<YamlTree>();
-        child->where = where;
-        child->path = child_path(node->path, step.key);
-        node->entries.push_back({step.key, where, std::move(child), false});
-        entry = &node->entries.back();
-      }
-      place = &entry->value;
-    }
-    node = place->get();
-  }
-  const std::string path = node->path;
-  set_paths(*fresh, path);
-  *place = std::move(fresh);
-  return ok_status();
-}
 
 }  // namespace orrery
