@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Join the tests of several build trees into one CTest tree, so that the gate ends in one summary.
 
-  gate_tests.py OUT BUILD PREFIX [PART…] [-- BUILD PREFIX [PART…]]…
+  gate_tests.py OUT BUILD PREFIX [PART…] [-- BUILD PREFIX [PART…]]… [--test NAME COMMAND…]
 
 Each BUILD contributes its tests as PREFIX.name; with PARTs only tests whose program lies in BUILD/tests/PART.
 """
@@ -41,7 +41,10 @@ def tests_of(build, parts):
 
 
 def main(arguments):
-    out, groups = pathlib.Path(arguments[0]).resolve(), [[]]
+    out, groups, extra = pathlib.Path(arguments[0]).resolve(), [[]], []
+    if "--test" in arguments:
+        at = arguments.index("--test")
+        arguments, extra = arguments[:at], arguments[at + 1:]
     for argument in arguments[1:]:
         if argument == "--":
             groups.append([])
@@ -57,6 +60,9 @@ def main(arguments):
                 if key not in ("ENVIRONMENT_MODIFICATION",):
                     text += f"set_tests_properties({full} PROPERTIES {key} {quoted(property_text(value))})\n"
             total += 1
+    if extra:
+        text += f"add_test({' '.join(map(quoted, extra))})\nset_tests_properties({quoted(extra[0])} PROPERTIES TIMEOUT 900)\n"
+        total += 1
     out.mkdir(parents=True, exist_ok=True)
     (out / "CTestTestfile.cmake").write_text(text)
     print(f"gate: {total} test programs from {len(groups)} builds", file=sys.stderr)
