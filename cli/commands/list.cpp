@@ -1,0 +1,74 @@
+// `orrery list`: what is available, with provenance.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/command_table.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/profile_folder.h"
+#include "sim/policies.h"
+
+namespace orrery {
+
+namespace {
+
+std::vector<ListEntry> list_schedulers() {
+  std::vector<ListEntry> out;
+  for (const SchedulerPolicy& p : scheduler_policies) out.push_back({p.name, p.description, "rules from the engine's source"});
+  return out;
+}
+
+std::vector<ListEntry> list_routers() {
+  std::vector<ListEntry> out;
+  for (const RouterPolicy& p : router_policies) out.push_back({p.name, p.description, "Orrery"});
+  return out;
+}
+
+std::vector<ListEntry> list_workloads() {
+  std::vector<ListEntry> out;
+  for (const std::string& name : profile_names("workloads/specs")) {
+    out.push_back({name, profile_path("workloads/specs", name), "generator specification"});
+  }
+  out.push_back({"azure_2023_conversation_10min", data_directory() + "/workloads/excerpts/azure_2023_conversation_10min.jsonl",
+                 "excerpt of Azure's public trace, CC-BY-4.0"});
+  out.push_back({"mooncake_conversation_10min", data_directory() + "/workloads/excerpts/mooncake_conversation_10min.jsonl",
+                 "excerpt of Mooncake's public trace, Apache-2.0"});
+  return out;
+}
+
+int print_list(const std::string& what, const CommandContext& context) {
+  Result<std::vector<ListEntry>> entries = std::vector<ListEntry>{};
+  if (what == "hardware") entries = list_hardware();
+  if (what == "models") entries = list_models();
+  if (what == "engines") entries = list_engines();
+  if (what == "operators") entries = list_operators();
+  if (what == "schedulers") entries = list_schedulers();
+  if (what == "routers") entries = list_routers();
+  if (what == "workloads") entries = list_workloads();
+  if (!entries.ok()) return report_errors(entries.errors());
+  if (context.json) {
+    Json out = Json::array();
+    for (const ListEntry& e : *entries) out.push_back({{"name", e.name}, {"description", e.description}, {"provenance", e.provenance}});
+    std::fputs(canonical_json(out).c_str(), stdout);
+    return 0;
+  }
+  for (const ListEntry& e : *entries) {
+    std::printf("%-22s %s\n%-22s   %s\n", e.name.c_str(), e.description.c_str(), "", e.provenance.c_str());
+  }
+  return 0;
+}
+
+}  // namespace
+
+void register_list_command(CLI::App& app, CommandContext& context) {
+  CLI::App* list = app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
+  auto what = std::make_shared<std::string>();
+  list->add_option("what", *what, "hardware, models, engines, workloads, operators, schedulers or routers")
+      ->required()
+      ->check(CLI::IsMember({"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers"}));
+  list->callback([&context, what] { context.action = [&context, what] { return print_list(*what, context); }; });
+}
+
+}  // namespace orrery

@@ -1,0 +1,149 @@
+// `orrery simulate`: replays a workload against a deployment and writes the prediction.
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+
+#include "base/text.h"
+#include "cli/command_table.h"
+#include "cli/interrupt.h"
+#include "cli/version.h"
+#include "reports/run_outputs.h"
+#include "reports/summary.h"
+#include "sim/costed/run.h"
+#include "sim/ensemble/ensemble.h"
+#include "sim/ensemble/find_rate.h"
+
+namespace orrery {
+
+namespace {
+
+struct SimulateOptions {
+  std::string scenario, trace, out, outputs = "requests", intervals = "auto", tape, window;
+  bool itl = false, find_rate = false, steps_csv = false, report = true;
+  std::int64_t seed = -1;
+};
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double peak_rss_mb() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024e-6;
+}
+
+// off → 0 runs, auto → 16, N → N.
+Result<int> interval_runs(const std::string& text) {
+  if (text == "off") return 0;
+  if (text == "auto") return 16;
+  int runs = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), runs);
+  if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && runs >= 2 && runs <= 10000) return runs;
+  return make_error(ErrorKind::usage, "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
+}
+
+std::string title_of(const Scenario& s) {
+  const InstanceSpec& i = s.pool.instance;
+  return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) + " x " +
+         std::to_string(i.plan.gpus()) + " " + i.hardware.name + ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp);
+}
+
+int simulate(const SimulateOptions& options, const CommandContext& context) {
+  watch_interrupts();
+  auto runs = interval_runs(options.intervals);
+  if (!runs.ok()) return report_errors(runs.errors());
+  if (!options.tape.empty()) {
+    return report_errors({make_error(ErrorKind::usage, "--tape: tapes come with live mode; this version does not write them")});
+  }
+  auto loaded = load_scenario(options.scenario, {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
+  if (!loaded.ok()) return report_errors(loaded.errors());
+  const Scenario& scenario = loaded.value();
+
+  const double begin = seconds_now();
+  Progress progress("simulating", 0, !context.quiet);
+  const auto keep_going = [&](std::uint64_t done) {
+    progress.update(done);
+    return !interrupted();
+  };
+  RunOutputs outputs;
+  if (!options.out.empty()) {
+    auto created = RunOutputs::create(options.out, {.level = options.outputs, .itl = options.itl, .steps_csv = options.steps_csv,
+                                                    .trace_window = options.window});
+    if (!created.ok()) return report_errors(created.errors());
+    outputs = std::move(created).value();
+  }
+  RunOptions run_options;
+  run_options.sink = outputs.sink();
+  run_options.observer = outputs.observer();
+  run_options.per_request_itl = options.itl;
+  run_options.keep_going = keep_going;
+  auto run = run_scenario(scenario, run_options);
+  if (!run.ok()) return report_errors(run.errors());
+  const double wall = seconds_now() - begin;
+
+  std::unique_ptr<Intervals> intervals;
+  if (*runs > 0 && options.outputs != "summary") {
+    auto estimated = estimate_intervals(scenario, {.runs = *runs, .threads = context.threads, .keep_going = keep_going});
+    if (!estimated.ok()) return report_errors(estimated.errors());
+    intervals = std::make_unique<Intervals>(std::move(estimated).value());
+  }
+  std::unique_ptr<RateSearch> search;
+  if (options.find_rate) {
+    auto found = find_rate(scenario, keep_going);
+    if (!found.ok()) return report_errors(found.errors());
+    search = std::make_unique<RateSearch>(std::move(found).value());
+  }
+
+  SummaryInput summary;
+  summary.run = &run.value();
+  summary.intervals = intervals.get();
+  summary.rate_search = search.get();
+  summary.gpus = scenario.gpus();
+  if (scenario.pool.instance.hardware.price) summary.usd_per_gpu_hour = scenario.pool.instance.hardware.price->value.value();
+  summary.provenance = {{"roofline", 1.0}};
+  summary.what_if = scenario.is_what_if;
+  summary.slo_percentile = scenario.slo.percentile;
+  summary.seed = scenario.seed;
+  summary.version = version();
+  summary.wall_s = wall;
+  summary.peak_rss_mb = peak_rss_mb();
+  if (!options.out.empty()) {
+    const Status written = outputs.finish(scenario, summary, title_of(scenario), "orrery simulate " + options.scenario, keep_going);
+    if (!written.ok()) return report_errors(written.errors());
+  }
+  if (context.json) {
+    std::fputs(canonical_json(summary_json(summary)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(summary_text(summary, title_of(scenario)).c_str(), stdout);
+    if (!options.out.empty()) std::printf("outputs     %s\n", options.out.c_str());
+  }
+  return search != nullptr && !search->found ? static_cast<int>(ExitCode::no_deployment) : 0;
+}
+
+}  // namespace
+
+void register_simulate_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<SimulateOptions>();
+  CLI::App* c = app.add_subcommand("simulate", "replays a workload against a deployment and writes the prediction\n"
+                                               "example: orrery simulate examples/qwen3-8b-h200.yaml --out out/demo");
+  c->add_option("scenario", options->scenario, "scenario file (YAML)")->required();
+  c->add_option("--trace", options->trace, "trace file, instead of the scenario's workload");
+  c->add_option("--out", options->out, "directory for requests.csv, summary.json, report.html, trace.json, …");
+  c->add_option("--outputs", options->outputs, "summary: summary.json only; requests: also requests.csv and report.html; all: also trace.json")
+      ->check(CLI::IsMember({"summary", "requests", "all"}));
+  c->add_flag("--itl", options->itl, "per-request inter-token percentiles in requests.csv");
+  c->add_flag("--steps-csv", options->steps_csv, "steps.csv: one engine step (or stretch) a row");
+  c->add_option("--intervals", options->intervals, "off, auto (16 paired runs) or a number of runs");
+  c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
+  c->add_option("--seed", options->seed, "instead of the scenario's seed")->check(CLI::NonNegativeNumber);
+  c->add_option("--tape", options->tape, "record the run (not in this version)");
+  c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
+  c->callback([&context, options] { context.action = [&context, options] { return simulate(*options, context); }; });
+}
+
+}  // namespace orrery
