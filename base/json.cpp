@@ -176,7 +176,9 @@ std::string format_fixed(double value, int decimals) {
   char buffer[400];
   const auto end =
       std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed, decimals).ptr;
-  return std::string(buffer, end);
+  const std::string text(buffer, end);
+  const bool negative_zero = text.starts_with('-') && text.find_first_not_of("-0.") == std::string::npos;
+  return negative_zero ? text.substr(1) : text;
 }
 
 std::string format_nanoseconds_as_seconds(std::int64_t ns) {

@@ -11,17 +11,19 @@ namespace orrery {
 
 namespace {
 
+// Insertions, deletions, replacements and swaps of neighbours, the commonest slip of typing fingers.
 std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
+  std::vector<std::size_t> above(b.size() + 1), row(b.size() + 1), next(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
   for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
+    next[0] = i;
     for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0u : 1u)});
-      diagonal = above;
+      next[j] = std::min({row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] == b[j - 1] ? 0u : 1u)});
+      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (swapped) next[j] = std::min(next[j], above[j - 2] + 1);
     }
+    above.swap(row);
+    row.swap(next);
   }
   return row[b.size()];
 }
@@ -85,10 +87,10 @@ std::string human_seconds(double s) {
   if (a < 1e-3) return with_digits(s * 1e6, a < 1e-5 ? 2 : 1) + " µs";
   if (a < 1) return with_digits(s * 1e3, a < 1e-1 ? 2 : 1) + " ms";
   if (a < 120) return with_digits(s, 2) + " s";
-  const auto minutes = static_cast<long long>(a / 60);
-  if (minutes < 120)
-    return std::to_string(minutes) + " min " + with_digits(a - 60.0 * static_cast<double>(minutes), 0) + " s";
-  return std::to_string(minutes / 60) + " h " + std::to_string(minutes % 60) + " min";
+  const std::string sign = s < 0 ? "-" : "";
+  const auto whole = static_cast<long long>(a + 0.5);  // rounded first, so that 60 s cannot appear
+  if (whole < 7200) return sign + std::to_string(whole / 60) + " min " + std::to_string(whole % 60) + " s";
+  return sign + std::to_string(whole / 3600) + " h " + std::to_string(whole / 60 % 60) + " min";
 }
 
 std::string human_count(double count) {

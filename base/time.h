@@ -53,13 +53,13 @@ class SimTime {
 constexpr SimTime later(SimTime a, SimTime b) { return a < b ? b : a; }
 constexpr SimTime earlier(SimTime a, SimTime b) { return a < b ? a : b; }
 
-// The only conversion from a real number to integer nanoseconds (rule D1): round half to even. The
-// adding-and-subtracting trick is exact for |x| < 2^51 and, unlike std::nearbyint, does not depend on
-// the rounding mode set by somebody else. Precondition: finite and |nanoseconds| < 2^62.
+// The only conversion from a real number to integer nanoseconds (rule D1): round half to even. Splitting
+// off the fraction is exact and, unlike std::nearbyint, does not depend on the rounding mode set by
+// somebody else. Precondition: finite and |nanoseconds| < 4.6e18, just below 2^62.
 constexpr std::int64_t round_half_even(double x) {
   ORRERY_CHECK(x == x && x < 4.6e18 && x > -4.6e18, "a duration must be finite");
   const double magnitude = x < 0 ? -x : x;
-  if (magnitude >= 2251799813685248.0) return static_cast<std::int64_t>(x);  // 2^51: already whole
+  if (magnitude >= 4503599627370496.0) return static_cast<std::int64_t>(x);  // 2^52: already whole
   const auto floor_part = static_cast<std::int64_t>(magnitude);
   const double rest = magnitude - static_cast<double>(floor_part);
   std::int64_t rounded = floor_part;
