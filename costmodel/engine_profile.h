@@ -46,6 +46,32 @@ struct HostCosts {
   Figure<Seconds> input_delay, output_delay;
 };
 
+// Defaults that depend on the device: the first entry whose condition holds.
+struct DeviceDefaults {
+  Bytes memory_at_least;         // as the framework reports it
+  std::int64_t max_num_batched_tokens = 0, max_num_seqs = 0;
+};
+
+// Captured graph sizes: `dense`, then from `from` in steps of `step` below the next range, up to
+// min(per_sequence · max_num_seqs, maximum, max_num_batched_tokens).
+struct GraphRule {
+  struct Range {
+    std::int64_t from = 0, step = 0;
+  };
+  std::vector<std::int64_t> dense;
+  std::vector<Range> ranges;
+  std::int64_t per_sequence = 2, maximum = 512;
+};
+
+enum class ArgumentEffect : std::uint8_t { effective, ignored, fixed, elsewhere, refused };
+// An argument of the engine, by its Python name.
+struct EngineArgument {
+  std::string name;
+  ArgumentEffect effect = ArgumentEffect::ignored;
+  std::vector<std::string> only;  // fixed: the values that are modelled, as written in YAML
+  std::string why;   // fixed, refused: what it would change; elsewhere: the scenario key that says it
+};
+
 struct EngineProfile {
   std::string name;                 // "vllm-0.24"
   std::string engine;               // "vllm"
@@ -57,12 +83,30 @@ struct EngineProfile {
   HostCosts host;
   // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).
   Figure<Bytes> residue_v1, residue_v2;
-  Figure<Bytes> graph_estimate_v1;                    // the V1 runner subtracts it before sizing the cache; V2 does not
-  Figure<double> sampler_bytes_v1, sampler_bytes_v2;  // per logit of the dummy sampler run
   std::vector<std::string> v2_architectures;
   std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for scenario.resolved.yaml)
   std::string runner;               // "v1" | "v2", resolved for the model
   double interval_host_error = 0;   // one standard deviation of log(host time)
+  std::string description;
+  std::vector<DeviceDefaults> device_defaults;  // most memory first
+  GraphRule graph_rule;
+  // Bytes per logit (row × vocabulary entry) that live at once when the sampler is profiled; bytes that the engine subtracts
+  // per captured graph (0 = it does not).
+  Figure<double> logit_bytes_v1, logit_bytes_v2;
+  Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
+  std::vector<EngineArgument> arguments;
 };
+
+// By name from engine_profiles/, before any model, part or argument is known: settings hold the plain defaults.
+Result<EngineProfile> load_engine(const std::string& name);
+Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name);
+
+struct HardwareProfile;
+struct ModelSpec;
+struct ParallelPlan;
+// Resolves the runner and the settings for a model on a part. `args` is `engine_args` (absent = none); an unknown, refused or
+// impossible argument is an error there. Errors that have no argument to blame stand at `args` or at `place`.
+void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
+                    const ParallelPlan& plan, const Yaml& args, const Yaml& place);
 
 }  // namespace orrery

@@ -1,10 +1,8 @@
 #include "costmodel/hardware.h"
 
-#include <filesystem>
-
-#include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
 
 namespace orrery {
@@ -130,10 +128,8 @@ double bytes_per_element(DType dtype) {
 }
 
 Result<HardwareProfile> load_hardware(const std::string& name) {
-  if (!profile_exists("hardware_profiles", name)) {
-    return invalid_input(unknown_profile("hardware", "hardware_profiles", name), {}, "hardware");
-  }
-  ORRERY_TRY(document, YamlDocument::load(profile_path("hardware_profiles", name)));
+  ORRERY_TRY(path, find_profile("hardware_profiles", name, "hardware"));
+  ORRERY_TRY(document, YamlDocument::load(path));
   return finish(std::move(document), name);
 }
 

@@ -1,122 +1,225 @@
 #include "costmodel/instance_spec.h"
 
+#include <algorithm>
+#include <array>
+
 #include "base/text.h"
-#include "costmodel/engine_loader.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/op_table.h"
 #include "costmodel/profile_folder.h"
+#include "costmodel/profile_reader.h"
+#include "costmodel/quantization.h"
 
 namespace orrery {
 
 namespace {
 
-// Errors of a file of ours keep their place; "unknown name" errors get the place of the key that named it.
-void report(const Errors& found, const Yaml& node, Errors& errors) {
-  for (Error e : found) {
-    if (e.where.file.empty()) {
-      e.where = node.where();
-      e.key = node.path();
+// A failed load: unknown names are blamed on the scenario's key, errors inside a file keep their place.
+void report(const Yaml& key, const Errors& from, Errors& errors) {
+  for (const Error& error : from) {
+    if (error.where.file.empty()) {
+      key.fail(error.message);
+    } else {
+      errors.push_back(error);
     }
-    errors.push_back(std::move(e));
   }
 }
 
-void check_divisible(const Yaml& deployment, const InstanceSpec& s) {
-  const ModelSpec& m = s.model;
-  const std::int64_t tp = s.plan.tp;
-  const Yaml place = deployment.optional("parallel").present() ? deployment.optional("parallel") : deployment;
-  const auto need = [&](std::int64_t what, const char* name) {
-    if (what > 0 && what % tp != 0) {
-      place.fail("tp = " + std::to_string(tp) + " does not divide the model's " + name + " (" + std::to_string(what) + ")");
+class InstanceReader {
+ public:
+  InstanceReader(const Yaml& node, const std::string& folder, Errors& errors) : node_(node), folder_(folder), errors_(errors) {}
+
+  InstanceSpec read() {
+    const Yaml hardware = node_.require("hardware"), model = node_.require("model"), engine = node_.require("engine");
+    spec_.plan = read_parallel_plan(node_.optional("parallel"));
+    const Yaml args = node_.optional("engine_args");
+    bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
+    loaded = read_model(model) && loaded;
+    loaded = read_engine(engine) && loaded;
+    if (!loaded) {
+      accept_all(args);  // what they mean depends on what failed
+      return std::move(spec_);
     }
-  };
-  need(m.heads, "attention heads");
-  if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) need(m.kv_heads, "KV heads");
-  if (m.experts == 0) need(m.intermediate, "intermediate size");
-  need(m.expert_intermediate, "expert width");
-  need(m.vocabulary, "vocabulary");
-  if (m.quantization == Quantization::fp8_block && m.expert_intermediate > 0 &&
-      m.expert_intermediate / tp % m.quantization_block != 0) {
-    place.fail("tp = " + std::to_string(tp) + " leaves experts of width " + std::to_string(m.expert_intermediate / tp) +
-               ", which is no multiple of the weight block " + std::to_string(m.quantization_block));
+    check_divisible();
+    check_types(model);
+    resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
+    return std::move(spec_);
   }
+
+ private:
+  bool read_hardware(const Yaml& key) {
+    if (!key.present()) return false;
+    auto loaded = load_hardware(key.text());
+    if (!loaded.ok()) report(key, loaded.errors(), errors_);
+    else spec_.hardware = std::move(loaded).value();
+    return loaded.ok();
+  }
+
+  bool read_model(const Yaml& key) {
+    const Yaml quantization = node_.optional("quantization"), kv = node_.optional("kv_cache_dtype");
+    if (!key.present()) return false;
+    const std::string wanted = quantization.text(), kv_type = kv.text("auto");
+    auto loaded = load_model(key.text(), folder_, wanted, kv_type);
+    if (loaded.ok()) {
+      spec_.model = std::move(loaded).value();
+      return true;
+    }
+    for (const Error& error : loaded.errors()) {
+      const Yaml& place = error.key == "quantization" && quantization.present() ? quantization
+                          : error.key == "kv_cache_dtype" && kv.present()       ? kv
+                                                                                : key;
+      report(place, {error}, errors_);
+    }
+    return false;
+  }
+
+  bool read_engine(const Yaml& key) {
+    if (!key.present()) return false;
+    auto loaded = load_engine(key.text());
+    if (!loaded.ok()) report(key, loaded.errors(), errors_);
+    else spec_.engine = std::move(loaded).value();
+    return loaded.ok();
+  }
+
+  void check_width(std::int64_t value, const std::string& what) {
+    if (value % spec_.plan.tp == 0) return;
+    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp = " + std::to_string(spec_.plan.tp));
+  }
+
+  void fail_tp(const std::string& message) {
+    const Yaml parallel = node_.optional("parallel"), tp = parallel.optional("tp");
+    (tp.present() ? tp : node_).fail(spec_.model.name + ": " + message);
+  }
+
+  // What vLLM's layers assert when they are built.
+  void check_divisible() {
+    const ModelSpec& m = spec_.model;
+    const std::int64_t tp = spec_.plan.tp;
+    check_width(m.heads, "number of attention heads");
+    if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) {
+      fail_tp("number of KV heads (" + std::to_string(m.kv_heads) + ") and tp = " + std::to_string(tp) + " do not divide one another");
+    }
+    check_width((m.vocabulary + 63) / 64 * 64, "vocabulary, padded to 64,");
+    bool dense = false, sparse = false;
+    for (const LayerKind& kind : m.layer_kinds) (kind.moe ? sparse : dense) = true;
+    if (dense) check_width(m.intermediate, "MLP width");
+    if (sparse) check_width(m.expert_intermediate, "expert width");
+    if (m.quantization != Quantization::fp8_block) return;
+    const auto check_blocks = [&](std::int64_t width, const std::string& what) {
+      if (width % tp == 0 && (width / tp) % m.quantization_block != 0) {
+        fail_tp(what + " of one rank (" + std::to_string(width / tp) + ") is not a multiple of the quantisation block (" +
+                std::to_string(m.quantization_block) + ")");
+      }
+    };
+    if (dense) check_blocks(m.intermediate, "MLP width");
+    if (sparse) check_blocks(m.expert_intermediate, "expert width");
+  }
+
+  // A type without a matrix rate has no price on this part.
+  void check_types(const Yaml& model) {
+    const HardwareProfile& h = spec_.hardware;
+    if (h.matrix_rate.count(DType::bf16) == 0) node_.optional("hardware").fail("the profile has no matrix rate for bf16");
+    if (spec_.model.activation_dtype == DType::fp16 && h.matrix_rate.count(DType::fp16) == 0) {
+      model.fail("runs in float16, and " + h.name + " has no matrix rate for fp16");
+    }
+    if (spec_.plan.tp > 1 && !h.link_bandwidth.present()) {
+      fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" + h.name + ".yaml");
+    }
+  }
+
+  const Yaml node_;
+  const std::string& folder_;
+  Errors& errors_;
+  InstanceSpec spec_;
+};
+
+void append(Errors& all, const Errors& more) { all.insert(all.end(), more.begin(), more.end()); }
+
+std::string count_text(std::size_t n, const char* what) { return std::to_string(n) + " " + what; }
+
+// How many figures of each kind a part has.
+std::string provenance_of(const HardwareProfile& h) {
+  std::array<std::size_t, 5> counts{};
+  const auto add = [&](FigureKind kind, const std::string& source) {
+    if (!source.empty()) ++counts[static_cast<std::size_t>(kind)];
+  };
+  for (const auto& [dtype, f] : h.matrix_rate) add(f.kind, f.source);
+  if (h.vector_rate) add(h.vector_rate->kind, h.vector_rate->source);
+  add(h.memory_total.kind, h.memory_total.source);
+  add(h.memory_bandwidth.kind, h.memory_bandwidth.source);
+  add(h.l2.kind, h.l2.source);
+  add(h.compute_units.kind, h.compute_units.source);
+  add(h.clock_peak.kind, h.clock_peak.source);
+  add(h.kernel_floor.kind, h.kernel_floor.source);
+  add(h.link_bandwidth.kind, h.link_bandwidth.source);
+  add(h.link_pair_bandwidth.kind, h.link_pair_bandwidth.source);
+  add(h.link_efficiency.kind, h.link_efficiency.source);
+  add(h.collective_latency.kind, h.collective_latency.source);
+  add(h.pcie_bandwidth.kind, h.pcie_bandwidth.source);
+  add(h.nic_bandwidth.kind, h.nic_bandwidth.source);
+  add(h.power.kind, h.power.source);
+  for (const auto& [name, e] : h.efficiency) add(e.value.kind, e.value.source);
+  std::vector<std::string> parts;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) parts.push_back(count_text(counts[i], to_string(static_cast<FigureKind>(i))));
+  }
+  return "figures: " + join(parts, ", ");
+}
+
+template <class Make>
+Result<std::vector<ListEntry>> list_profiles(const std::string& folder, Make make) {
+  std::vector<ListEntry> entries;
+  Errors errors;
+  for (const std::string& name : profile_names(folder)) {
+    auto entry = make(name);
+    if (entry.ok()) entries.push_back(std::move(entry).value());
+    else append(errors, entry.errors());
+  }
+  if (!errors.empty()) return errors;
+  return entries;
+}
+
+// "8.2 B parameters", in tenths.
+std::string billions(std::int64_t parameters) {
+  const std::int64_t tenths = (parameters + 50'000'000) / 100'000'000;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " B";
 }
 
 }  // namespace
 
 InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors) {
-  InstanceSpec spec;
-  bool complete = true;
-  const Yaml hardware = node.require("hardware"), model = node.require("model"), engine = node.require("engine");
-  const std::string hardware_name = hardware.text(), model_name = model.text(), engine_name = engine.text();
-  std::string quantization, kv_dtype = "auto";
-  if (const Yaml q = node.optional("quantization"); q.present()) {
-    const std::vector<std::string> names = {"bf16", "fp8-block", "fp8-tensor", "fp8-channel", "w4a8", "w4a16", "int4", "mxfp4"};
-    quantization = names[q.choice(names)];
-  }
-  if (const Yaml kv = node.optional("kv_cache_dtype"); kv.present()) {
-    const std::vector<std::string> names = {"auto", "fp8"};
-    kv_dtype = names[kv.choice(names)];
-  }
-  spec.plan = read_parallel_plan(node.optional("parallel"));
-  const Yaml args = node.optional("engine_args");
-
-  if (hardware.present() && !hardware_name.empty()) {
-    if (auto h = load_hardware(hardware_name); h.ok()) spec.hardware = std::move(h).value();
-    else { report(h.errors(), hardware, errors); complete = false; }
-  }
-  if (model.present() && !model_name.empty()) {
-    if (auto m = load_model(model_name, folder, quantization, kv_dtype); m.ok()) spec.model = std::move(m).value();
-    else { report(m.errors(), model, errors); complete = false; }
-  }
-  complete &= hardware.present() && model.present() && engine.present();
-  if (engine.present() && !engine_name.empty()) {
-    auto e = load_engine(engine_name);
-    if (e.ok()) {
-      spec.engine = resolve_engine(e.value(), args, spec.hardware.memory_total.value, spec.model.architecture, spec.model.max_positions);
-    } else {
-      report(e.errors(), engine, errors);
-      complete = false;
-      if (args.is_map()) args.entries();
-    }
-  }
-  if (complete) check_divisible(node, spec);
-  return spec;
+  return InstanceReader(node, folder, errors).read();
 }
 
 Result<std::vector<ListEntry>> list_hardware() {
-  std::vector<ListEntry> out;
-  for (const std::string& name : profile_names("hardware_profiles")) {
+  return list_profiles("hardware_profiles", [](const std::string& name) -> Result<ListEntry> {
     ORRERY_TRY(h, load_hardware(name));
-    std::string rates;
-    for (const auto& [dtype, rate] : h.matrix_rate) {
-      rates += std::string(rates.empty() ? "" : ", ") + to_string(dtype) + " " + human_count(rate.value.value() * 1e-12);
-    }
-    out.push_back({name,
-                   h.description + ", " + human_bytes(h.memory_total.value.value()) + " at " +
-                       human_bytes(h.memory_bandwidth.value.value()) + "/s",
-                   "TFLOP/s " + rates + " (" + to_string(h.memory_bandwidth.kind) + "); prices: roofline with class efficiencies"});
-  }
-  return out;
+    return ListEntry{name, h.description, provenance_of(h)};
+  });
 }
 
 Result<std::vector<ListEntry>> list_models() {
-  std::vector<ListEntry> out;
-  for (const std::string& name : profile_names("model_profiles")) {
-    ORRERY_TRY(m, load_model(name, ".", "", "auto"));
-    out.push_back({name,
-                   m.architecture + ", " + human_count(static_cast<double>(m.parameters())) + " parameters, " +
-                       to_string(m.quantization) + ", " + human_bytes(m.weight_bytes().value()),
-                   "published: Hugging Face config.json"});
-  }
-  return out;
+  return list_profiles("model_profiles", [](const std::string& name) -> Result<ListEntry> {
+    ORRERY_TRY(m, load_model(name, "", "", "auto"));
+    std::string text = m.architecture + ", " + billions(m.parameters()) + " parameters";
+    if (m.experts > 0) text += " (" + billions(m.active_parameters()) + " active)";
+    return ListEntry{name, text + ", " + to_string(m.quantization), "shapes as published in config.json; source in the profile"};
+  });
 }
 
 Result<std::vector<ListEntry>> list_engines() {
-  std::vector<ListEntry> out;
-  for (const std::string& name : profile_names("engine_profiles")) {
+  return list_profiles("engine_profiles", [](const std::string& name) -> Result<ListEntry> {
     ORRERY_TRY(e, load_engine(name));
-    out.push_back({name, e.description, "rules from the engine's source; host costs published or assumed"});
+    return ListEntry{name, e.description, "scheduler " + e.scheduler + ", " + count_text(e.arguments.size(), "arguments known")};
+  });
+}
+
+std::vector<ListEntry> list_operators() {
+  std::vector<ListEntry> entries;
+  for (const OperatorEntry& entry : operator_table()) {
+    entries.push_back({entry.name, entry.description, std::string("class ") + to_string(entry.op_class)});
   }
-  return out;
+  return entries;
 }
 
 }  // namespace orrery

@@ -3,125 +3,172 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/json.h"
 #include "base/text.h"
 
 namespace orrery {
 
 namespace {
 
-// Weights of one rank: matrices are split over the tensor-parallel ranks, norms and routers are replicated; KV heads
-// are replicated when there are fewer of them than ranks.
-Bytes weights_of_rank(const ModelSpec& m, std::int32_t tp) {
-  const auto share = [&](const WeightTensor& w) {
-    const bool replicated = w.columns == 1 || w.name == "router";
-    if (replicated) return w.bytes();
-    const bool kv = w.name == "k_proj" || w.name == "v_proj";
-    const double parts = kv ? static_cast<double>(std::min<std::int64_t>(tp, m.kv_heads)) : static_cast<double>(tp);
-    return w.bytes() / parts;
-  };
-  Bytes sum;
-  for (const LayerKind& kind : m.layer_kinds) {
-    for (const WeightTensor& w : kind.weights) sum += share(w) * static_cast<double>(kind.count);
-  }
-  for (const WeightTensor& w : m.global_weights) sum += share(w);
-  return sum;
+constexpr std::int64_t vocabulary_padding = 64;  // vLLM's VocabParallelEmbedding
+
+// How a tensor is spread over tensor-parallel ranks.
+enum class Sharding : std::uint8_t { split, replicated, kv_heads };
+
+Sharding sharding_of(const WeightTensor& t) {
+  const std::string& n = t.name;
+  if (n == "k_proj" || n == "v_proj" || n == "k_proj.bias" || n == "v_proj.bias") return Sharding::kv_heads;
+  const bool row_parallel_bias = n == "o_proj.bias" || n == "down_proj.bias" || n == "experts.down.bias";
+  if (n.ends_with("norm") || n.starts_with("router") || row_parallel_bias) return Sharding::replicated;
+  return Sharding::split;
 }
 
-// Torch's peak in one dummy step of max_num_batched_tokens tokens: the widest pair of neighbouring activations of a layer
-// beside the residual stream, or the sampler on its logit rows, whichever is more (they are not alive together).
+Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, std::int64_t tp) {
+  double share = 1;
+  switch (sharding_of(t)) {
+    case Sharding::split: share = 1.0 / static_cast<double>(tp); break;
+    case Sharding::kv_heads:  // at least one head a rank
+      share = 1.0 / static_cast<double>(std::min(tp, model.kv_heads));
+      break;
+    case Sharding::replicated: break;
+  }
+  if (t.name == "embed_tokens" || t.name == "lm_head") {
+    const std::int64_t rows = (t.rows + vocabulary_padding - 1) / vocabulary_padding * vocabulary_padding;
+    share *= static_cast<double>(rows) / static_cast<double>(t.rows);
+  }
+  return t.bytes() * share;
+}
+
+Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
+  Bytes total;
+  for (const WeightTensor& t : model.global_weights) total += rank_bytes(t, model, tp);
+  for (const LayerKind& kind : model.layer_kinds) {
+    for (const WeightTensor& t : kind.weights) total += rank_bytes(t, model, tp) * static_cast<double>(kind.count);
+  }
+  return total;
+}
+
+// The most that lives at once while one dummy step of max_num_batched_tokens runs, and then the sampler on a row per
+// request (`profile_run`, `_dummy_sampler_run`): the widest part of a layer with the hidden states and the residual,
+// or the hidden states with the logits in the types that the runner's sampler holds.
 Bytes activation_peak(const InstanceSpec& spec) {
   const ModelSpec& m = spec.model;
+  const double tp = spec.plan.tp, width = bytes_per_element(m.activation_dtype);
   const SchedulerSettings& s = spec.engine.settings;
-  const auto tp = static_cast<double>(spec.plan.tp);
-  const auto tokens = static_cast<double>(s.max_num_batched_tokens);
-  const auto hidden = static_cast<double>(m.hidden);
-  double widest = 3.0 * static_cast<double>(m.intermediate) / tp;  // gate_up (2 I) and its product (I)
-  if (m.experts > 0) {
-    const double k = static_cast<double>(m.experts_per_token), i = static_cast<double>(m.expert_intermediate) / tp;
-    widest = k * (std::max(2.0 * i, hidden) + i);  // the two grouped GEMMs share one buffer (vLLM fused_experts)
-  }
-  const double forward = tokens * 2.0 * (2.0 * hidden + widest);
+  const double tokens = static_cast<double>(s.max_num_batched_tokens);
   const double rows = static_cast<double>(std::min(s.max_num_seqs, s.max_num_batched_tokens));
-  const double per_logit = spec.engine.runner == "v2" ? spec.engine.sampler_bytes_v2.value : spec.engine.sampler_bytes_v1.value;
-  const double sampler = rows * static_cast<double>(m.vocabulary) * per_logit;
+  const double stream = 2 * static_cast<double>(m.hidden);
+  const double kv_heads = static_cast<double>(std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
+  const double heads = static_cast<double>(m.heads) / tp;
+  double widest = stream + (2 * heads + 2 * kv_heads) * static_cast<double>(m.head_dim);
+  for (const LayerKind& kind : m.layer_kinds) {
+    if (kind.moe) {  // gate_up output and down output share one buffer, the activated rows have their own
+      const double inner = static_cast<double>(m.expert_intermediate) / tp, k = static_cast<double>(m.experts_per_token);
+      widest = std::max(widest, stream + static_cast<double>(m.hidden) + k * (std::max(2 * inner, static_cast<double>(m.hidden)) + inner));
+    } else {
+      widest = std::max(widest, stream + 3 * static_cast<double>(m.intermediate) / tp);
+    }
+  }
+  const Figure<double>& per_logit = spec.engine.runner == "v2" ? spec.engine.logit_bytes_v2 : spec.engine.logit_bytes_v1;
+  const double forward = tokens * widest * width;
+  const double sampler = tokens * static_cast<double>(m.hidden) * width + rows * static_cast<double>(m.vocabulary) * per_logit.value;
   return Bytes(std::max(forward, sampler));
 }
 
-std::string gib(Bytes b) { return human_bytes(b.value()); }
+// Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only (`determine_available_memory`).
+Bytes graph_bytes(const InstanceSpec& spec) {
+  const Figure<Bytes>& each = spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
+  if (spec.hardware.vendor == "amd") return Bytes(0);
+  const double graphs = 2.0 * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());  // full and piecewise
+  return each.value * graphs;
+}
 
-Error does_not_fit(const InstanceSpec& spec, const MemoryPlan& p, double missing) {
-  const std::int32_t tp = spec.plan.tp;
-  return make_error(ErrorKind::infeasible,
-                    spec.model.name + " does not fit on " + std::to_string(tp) + " x " + spec.hardware.name + ": per GPU " +
-                        gib(p.weights) + " of weights, " + gib(p.activation_peak + p.graphs + p.residue) +
-                        " of activations, graphs and framework, " + gib(p.requested) + " requested; " +
-                        human_bytes(missing) + " missing. Try tp: " + std::to_string(2 * tp) +
-                        ", a smaller quantization, or a higher gpu_memory_utilization (now " +
-                        std::to_string(spec.engine.settings.gpu_memory_utilization).substr(0, 4) + ")");
+std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
+
+Error infeasible(const std::string& message) { return make_error(ErrorKind::infeasible, message, {}, "deployment"); }
+
+// The least tensor-parallel width above the plan's whose weights leave room, 0 when none up to 64 does.
+std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
+  for (std::int64_t tp = spec.plan.tp + 1; tp <= 64; ++tp) {
+    if (spec.model.heads % tp != 0) continue;
+    if (weights_of_rank(spec.model, tp) < room) return tp;
+  }
+  return 0;
+}
+
+Error weights_too_large(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const Bytes room = plan.requested - plan.activation_peak - plan.graphs - plan.residue;
+  std::string message = "the model does not fit: each " + spec.hardware.name + " has " + gib(plan.requested) +
+                        " to give (" + format_number(spec.engine.settings.gpu_memory_utilization) + " of " + gib(plan.total) +
+                        "), but weights take " + gib(plan.weights) + " and activations, graphs and the framework " +
+                        gib(plan.requested - room) + "; " + gib(Bytes(0) - plan.kv_available) +
+                        " too much, before any KV cache";
+  const std::int64_t tp = width_that_fits(spec, room);
+  if (tp > 0) message += "; parallel.tp: " + std::to_string(tp) + " would fit";
+  if (spec.model.quantization == Quantization::none) message += (tp > 0 ? ", or " : "; ") + std::string("an 8- or 4-bit quantization");
+  return infeasible(message);
+}
+
+Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const std::int64_t length = spec.engine.settings.max_model_len;
+  const std::int64_t needed = (length + plan.block_size - 1) / plan.block_size;
+  const std::int64_t fits = std::max<std::int64_t>(0, plan.kv_tokens());
+  std::string message = "the KV cache cannot hold one sequence of max_model_len " + std::to_string(length) + ": that takes " +
+                        std::to_string(needed) + " blocks (" + gib(plan.kv_bytes_per_token * static_cast<double>(needed * plan.block_size)) +
+                        "), and there are " + std::to_string(plan.kv_blocks) + " (" +
+                        gib(plan.kv_bytes_per_token * static_cast<double>(fits)) + ")";
+  if (fits > 0) message += "; engine_args.max_model_len: " + std::to_string(fits) + " would fit";
+  if (plan.blocks_overridden) message += ", or a larger num_gpu_blocks_override";
+  else message += std::string(fits > 0 ? ", or " : "; ") + "a larger parallel.tp, kv_cache_dtype: fp8, or quantization";
+  return infeasible(message);
 }
 
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
-  const ModelSpec& m = spec.model;
   const SchedulerSettings& s = spec.engine.settings;
-  const bool v2 = spec.engine.runner == "v2";
-  MemoryPlan p;
-  p.block_size = s.block_size;
-  p.total = spec.hardware.memory_total.value;
-  p.requested = Bytes(std::ceil(p.total.value() * s.gpu_memory_utilization));
-  p.weights = weights_of_rank(m, spec.plan.tp);
-  p.activation_peak = activation_peak(spec);
-  p.graphs = v2 || s.cudagraph_sizes.empty() ? Bytes(0) : spec.engine.graph_estimate_v1.value;
-  p.residue = v2 ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
-  p.kv_available = p.requested - p.weights - p.activation_peak - p.graphs - p.residue;
-  if (s.kv_cache_memory_bytes > 0) p.kv_available = Bytes(static_cast<double>(s.kv_cache_memory_bytes));
-  // page = 2·bs·max(kv_heads/TP, 1)·d·bytes of one layer; blocks = (avail // page) // layers.
-  const std::int64_t heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
-  const double per_layer_token = 2.0 * static_cast<double>(heads * m.head_dim) * bytes_per_element(m.kv_dtype);
-  p.kv_bytes_per_token = Bytes(per_layer_token * static_cast<double>(m.layers));
-  const double page = per_layer_token * static_cast<double>(s.block_size);
-  if (p.weights.value() + p.residue.value() > p.total.value()) {
-    return does_not_fit(spec, p, p.weights.value() + p.residue.value() - p.total.value());
+  const ModelSpec& m = spec.model;
+  MemoryPlan plan;
+  plan.total = spec.hardware.memory_total.value;
+  plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
+  plan.weights = weights_of_rank(m, spec.plan.tp);
+  plan.activation_peak = activation_peak(spec);
+  plan.graphs = graph_bytes(spec);
+  plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
+  plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
+  plan.block_size = s.block_size;
+  const std::int64_t kv_heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
+  const double token_of_layer = 2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype);
+  plan.kv_bytes_per_token = Bytes(token_of_layer * static_cast<double>(m.layers));
+  if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
+
+  const Bytes cache = s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
+  const double page = token_of_layer * static_cast<double>(plan.block_size);
+  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / m.layers;
+  if (s.num_gpu_blocks_override > 0) {
+    plan.kv_blocks = s.num_gpu_blocks_override;
+    plan.blocks_overridden = true;
   }
-  p.blocks_overridden = s.num_gpu_blocks_override > 0;
-  if (p.blocks_overridden) {
-    p.kv_blocks = s.num_gpu_blocks_override;
-  } else {
-    if (p.kv_available.value() < page * static_cast<double>(m.layers)) return does_not_fit(spec, p, -p.kv_available.value());
-    p.kv_blocks = static_cast<std::int64_t>(p.kv_available.value() / page) / m.layers;
-  }
-  // The engine refuses to start when one request of max_model_len cannot be held (check_enough_kv_cache_memory).
-  const std::int64_t needed = (s.max_model_len + s.block_size - 1) / s.block_size;
-  if (p.kv_blocks < needed) {
-    const double missing = static_cast<double>(needed - p.kv_blocks) * page * static_cast<double>(m.layers);
-    return make_error(ErrorKind::infeasible,
-                      "the KV cache of " + std::to_string(p.kv_blocks) + " blocks (" + std::to_string(p.kv_tokens()) +
-                          " tokens) cannot hold one request of max_model_len = " + std::to_string(s.max_model_len) +
-                          " tokens; " + human_bytes(missing) + " per GPU are missing. What fits: max_model_len: " +
-                          std::to_string(std::max<std::int64_t>(0, p.kv_tokens() - s.block_size)) + ", or tp: " +
-                          std::to_string(2 * spec.plan.tp));
-  }
-  return p;
+  if (plan.kv_tokens() < s.max_model_len) return cache_too_small(spec, plan);
+  return plan;
 }
 
 std::string MemoryPlan::to_table() const {
-  TextTable table({"memory per GPU", "bytes", "share"});
-  const auto row = [&](const char* name, Bytes b) {
-    table.add({name, human_bytes(b.value()), std::to_string(static_cast<int>(std::lround(100.0 * (b / total)))) + " %"});
+  TextTable table({"memory of one GPU", "GiB"});
+  const auto row = [&](const char* what, Bytes bytes) {
+    table.add({what, format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2)});
   };
-  row("total (framework)", total);
+  row("total, as the framework reports it", total);
   row("requested by the engine", requested);
   row("  weights", weights);
   row("  activation peak", activation_peak);
   row("  graphs", graphs);
   row("  framework and workspaces", residue);
-  row("  KV cache", kv_available);
+  row("  left for the KV cache", kv_available);
   std::string text = table.to_string();
-  text += "KV cache: " + human_count(static_cast<double>(kv_blocks)) + " blocks of " + std::to_string(block_size) + " = " +
-          human_count(static_cast<double>(kv_tokens())) + " tokens, " + human_bytes(kv_bytes_per_token.value()) + " a token" +
-          (blocks_overridden ? " (blocks overridden)" : "") + "\n";
-  return text;
+  text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) + " tokens, " +
+          std::to_string(kv_tokens()) + " tokens, " + format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
+  return text + (blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n");
 }
 
 }  // namespace orrery

@@ -1,62 +1,160 @@
 #include "costmodel/model_spec.h"
 
+#include <filesystem>
+
+#include "base/text.h"
+#include "costmodel/model_config.h"
+#include "costmodel/profile_folder.h"
+#include "costmodel/profile_reader.h"
+#include "costmodel/quantization.h"
+
 namespace orrery {
 
-const char* to_string(Quantization q) {
-  switch (q) {
-    case Quantization::none: return "bf16";
-    case Quantization::fp8_block: return "fp8-block";
-    case Quantization::fp8_tensor: return "fp8-tensor";
-    case Quantization::fp8_channel: return "fp8-channel";
-    case Quantization::w4a8: return "w4a8";
-    case Quantization::w4a16: return "w4a16";
-    case Quantization::int4: return "int4";
-    case Quantization::mxfp4: return "mxfp4";
+namespace fs = std::filesystem;
+
+namespace {
+
+struct ModelFile {
+  std::string path, name;
+  bool is_profile = false;  // ours, with the config's fields under `config:`
+};
+
+Result<ModelFile> find_model(const std::string& name_or_path, const std::string& folder) {
+  const bool path_like = name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".json");
+  if (!path_like) {
+    const auto found = find_profile("model_profiles", name_or_path, "model");
+    if (found.ok()) return ModelFile{found.value(), name_or_path, true};
+    return invalid_input(found.errors()[0].message + "; or a path to a Hugging Face config.json", {}, "model");
   }
-  return "bf16";
+  fs::path path = name_or_path;
+  if (path.is_relative()) path = fs::path(folder) / path;
+  std::error_code ec;
+  if (fs::is_directory(path, ec)) path /= "config.json";
+  path = path.lexically_normal();
+  std::string name = path.stem().string();  // "…/Qwen3-8B/config.json" is called after its folder
+  if (name.ends_with("_config")) name.resize(name.size() - 7);
+  if (name == "config" && path.has_parent_path()) name = path.parent_path().filename().string();
+  return ModelFile{path.string(), name, false};
 }
 
+struct ReadModel {
+  ModelSpec model;
+  QuantizationPlan plan;
+};
+
+ReadModel read_document(const Yaml& root, const ModelFile& file) {
+  ReadModel read;
+  Yaml config = root;
+  if (file.is_profile) {
+    check_profile_name(root.require("name"), file.name);
+    root.require("description").text();
+    root.require("kind").choice({"published", "assumed"});
+    const Yaml source = root.require("source");
+    if (source.present() && source.text().empty()) source.fail("say where the config was published");
+    config = root.require("config");
+  }
+  if (!config.present()) return read;
+  read.model = read_model_config(config);
+  read.plan = read_quantization_config(config.optional("quantization_config"));
+  return read;
+}
+
+// What the scenario asks for replaces what the config says; its list of kept modules stays.
+Status override_quantization(const std::string& wanted, QuantizationPlan& plan) {
+  if (wanted.empty()) return ok_status();
+  Quantization scheme = Quantization::none;
+  if (!named_quantization(wanted, scheme)) {
+    const std::vector<std::string> names = quantization_names();
+    return invalid_input("unknown quantisation " + quote(wanted) + did_you_mean(wanted, names) + "; known: " + join(names, ", "),
+                         {}, "quantization");
+  }
+  if (scheme == plan.scheme) return ok_status();
+  plan.scheme = scheme;
+  plan.block = 128;
+  plan.experts_only = false;
+  return ok_status();
+}
+
+Status set_kv_dtype(const std::string& wanted, const QuantizationPlan& plan, ModelSpec& model) {
+  model.kv_dtype = model.activation_dtype;
+  if (wanted.empty() || wanted == "auto") {
+    if (plan.fp8_kv_cache) model.kv_dtype = DType::fp8;
+    return ok_status();
+  }
+  if (wanted == "fp8" || wanted == "fp8_e4m3") {
+    model.kv_dtype = DType::fp8;
+    return ok_status();
+  }
+  if (wanted == "bf16" || wanted == "bfloat16") {
+    model.kv_dtype = DType::bf16;
+    return ok_status();
+  }
+  const std::vector<std::string> names = {"auto", "fp8", "bf16"};
+  return invalid_input("unknown KV cache type " + quote(wanted) + did_you_mean(wanted, names) + "; known: " + join(names, ", "),
+                       {}, "kv_cache_dtype");
+}
+
+void append(Errors& errors, const Status& status) {
+  if (!status.ok()) errors.insert(errors.end(), status.errors().begin(), status.errors().end());
+}
+
+std::int64_t sum(const std::vector<WeightTensor>& tensors) {
+  std::int64_t total = 0;
+  for (const WeightTensor& t : tensors) total += t.parameters();
+  return total;
+}
+
+}  // namespace
+
 Bytes WeightTensor::bytes() const {
-  const double one = static_cast<double>(rows) * static_cast<double>(columns) * bytes_per_element(dtype) + scales.value();
-  return Bytes(one * static_cast<double>(copies));
+  const double copy = static_cast<double>(rows * columns) * bytes_per_element(dtype) + scales.value();
+  return Bytes(copy * static_cast<double>(copies));
 }
 
 std::int64_t ModelSpec::parameters() const {
-  std::int64_t sum = 0;
-  for (const LayerKind& kind : layer_kinds) {
-    for (const WeightTensor& w : kind.weights) sum += kind.count * w.parameters();
-  }
-  for (const WeightTensor& w : global_weights) sum += w.parameters();
-  return sum;
+  std::int64_t total = sum(global_weights);
+  for (const LayerKind& kind : layer_kinds) total += kind.count * sum(kind.weights);
+  return total;
 }
 
-// Parameters that one token touches: of the experts those it is routed to; of the embedding one row, counted as none
-// (the usual convention: lm_head in, embedding out; a tied table is the lm_head).
 std::int64_t ModelSpec::active_parameters() const {
-  std::int64_t sum = 0;
+  std::int64_t total = sum(global_weights);
   for (const LayerKind& kind : layer_kinds) {
-    for (const WeightTensor& w : kind.weights) {
-      const std::int64_t copies = w.copies > 1 ? experts_per_token : w.copies;
-      sum += kind.count * w.rows * w.columns * copies;
+    for (const WeightTensor& t : kind.weights) {
+      const bool expert = t.name.starts_with("experts.");
+      total += kind.count * (expert ? t.parameters() / t.copies * experts_per_token : t.parameters());
     }
   }
-  for (const WeightTensor& w : global_weights) {
-    if (w.name != "embed_tokens" || tied_embeddings) sum += w.parameters();
-  }
-  return sum;
+  return total;
 }
 
 Bytes ModelSpec::weight_bytes() const {
-  Bytes sum;
+  Bytes total;
+  for (const WeightTensor& t : global_weights) total += t.bytes();
   for (const LayerKind& kind : layer_kinds) {
-    for (const WeightTensor& w : kind.weights) sum += w.bytes() * static_cast<double>(kind.count);
+    for (const WeightTensor& t : kind.weights) total += t.bytes() * static_cast<double>(kind.count);
   }
-  for (const WeightTensor& w : global_weights) sum += w.bytes();
-  return sum;
+  return total;
 }
 
 Bytes ModelSpec::kv_bytes_per_token() const {
   return Bytes(2.0 * static_cast<double>(layers * kv_heads * head_dim) * bytes_per_element(kv_dtype));
+}
+
+Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder, const std::string& quantization,
+                             const std::string& kv_cache_dtype) {
+  ORRERY_TRY(file, find_model(name_or_path, folder));
+  ORRERY_TRY(document, YamlDocument::load(file.path));
+  ReadModel read = read_document(document.root(), file);
+  document.finish();
+  Errors errors = document.errors();
+  append(errors, override_quantization(quantization, read.plan));
+  append(errors, set_kv_dtype(kv_cache_dtype, read.plan, read.model));
+  if (!errors.empty()) return errors;
+  read.model.name = file.name;
+  read.model.source = file.path;
+  apply_quantization(read.plan, read.model);
+  return read.model;
 }
 
 }  // namespace orrery

@@ -50,7 +50,9 @@ struct ModelSpec {
   std::string source;          // file it came from
 
   std::int64_t parameters() const;         // all, embeddings included, tied counted once
-  std::int64_t active_parameters() const;  // touched by one token
+  // Touched by one token, with all of the embedding and lm_head (as Qwen counts "3.3B activated"; OpenAI leaves the
+  // embedding out).
+  std::int64_t active_parameters() const;
   Bytes weight_bytes() const;              // as stored on one device without sharding
   Bytes kv_bytes_per_token() const;        // all layers, all KV heads
 };

@@ -26,9 +26,15 @@ std::string profile_path(const std::string& folder, const std::string& name) {
 
 Result<std::string> find_profile(const std::string& folder, const std::string& name, const char* what) {
   const std::vector<std::string> names = profile_names(folder);
-  if (std::find(names.begin(), names.end(), name) != names.end()) return profile_path(folder, name);
-  return invalid_input("unknown " + std::string(what) + " " + quote(name) + did_you_mean(name, names) + "; known: " +
-                       (names.empty() ? "none (is ORRERY_DATA_DIR right?)" : join(names, ", ")));
+  if (std::binary_search(names.begin(), names.end(), name)) return profile_path(folder, name);
+  if (names.empty()) {
+    return invalid_input(std::string("there is no ") + what + " profile in " + data_directory() + "/" + folder +
+                             "; set ORRERY_DATA_DIR to the folder that holds Orrery's data",
+                         {}, what);
+  }
+  return invalid_input(std::string("unknown ") + what + " " + quote(name) + did_you_mean(name, names) +
+                           "; known: " + join(names, ", "),
+                       {}, what);
 }
 
 }  // namespace orrery

@@ -1,15 +1,10 @@
 #include "costmodel/profile_reader.h"
 
-#include <algorithm>
 #include <array>
-#include <filesystem>
 
-#include "base/files.h"
 #include "base/text.h"
 
 namespace orrery {
-
-namespace fs = std::filesystem;
 
 namespace {
 
@@ -93,17 +88,6 @@ constexpr std::array kinds{FigureKind::measured, FigureKind::published, FigureKi
 
 }  // namespace
 
-const char* to_string(FigureKind kind) {
-  switch (kind) {
-    case FigureKind::measured: return "measured";
-    case FigureKind::published: return "published";
-    case FigureKind::datasheet: return "datasheet";
-    case FigureKind::derived: return "derived";
-    case FigureKind::assumed: break;
-  }
-  return "assumed";
-}
-
 Figure<double> read_number_figure(const Yaml& node, Dimension dimension, bool zero_allowed) {
   Figure<double> figure;
   if (!node.present()) return figure;
@@ -130,32 +114,12 @@ Figure<double> read_number_figure(const Yaml& node, Dimension dimension, bool ze
   return figure;
 }
 
-std::vector<std::string> profile_names(const std::string& folder) {
-  std::vector<std::string> names;
-  std::error_code ec;
-  for (fs::directory_iterator it(data_directory() + "/" + folder, ec), end; !ec && it != end; it.increment(ec)) {
-    if (it->path().extension() == ".yaml") names.push_back(it->path().stem().string());
+void accept_all(const Yaml& node) {
+  if (node.is_map()) {
+    for (const auto& [key, child] : node.entries()) accept_all(child);
+  } else if (node.is_list()) {
+    for (const Yaml& child : node.items()) accept_all(child);
   }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-std::string profile_path(const std::string& folder, const std::string& name) {
-  return data_directory() + "/" + folder + "/" + name + ".yaml";
-}
-
-bool profile_exists(const std::string& folder, const std::string& name) {
-  const std::vector<std::string> names = profile_names(folder);
-  return std::binary_search(names.begin(), names.end(), name);
-}
-
-std::string unknown_profile(const std::string& what, const std::string& folder, const std::string& name) {
-  const std::vector<std::string> names = profile_names(folder);
-  if (names.empty()) {
-    return "there is no " + what + " profile in " + data_directory() + "/" + folder +
-           "; set ORRERY_DATA_DIR to the folder that holds Orrery's data";
-  }
-  return "unknown " + what + " " + quote(name) + did_you_mean(name, names) + "; known: " + join(names, ", ");
 }
 
 void check_profile_name(const Yaml& name, const std::string& expected) {

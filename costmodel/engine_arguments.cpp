@@ -1,0 +1,268 @@
+// `engine_args` of a scenario: which change the prediction, which do not, which cannot be modelled; and the
+// defaults that follow from them (vLLM 0.24: `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
+#include <algorithm>
+
+#include "base/text.h"
+#include "costmodel/engine_profile.h"
+#include "costmodel/hardware.h"
+#include "costmodel/model_spec.h"
+#include "costmodel/parallel_plan.h"
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::int64_t most = 1'000'000'000;
+
+class Resolver {
+ public:
+  Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const ParallelPlan& plan,
+           const Yaml& args, const Yaml& place)
+      : engine_(engine), settings_(engine.settings), hardware_(hardware), model_(model), plan_(plan), args_(args),
+        place_(place) {}
+
+  void resolve() {
+    const auto& v2 = engine_.v2_architectures;
+    engine_.runner = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end() ? "v2" : "v1";
+    settings_.max_model_len = model_.max_positions;
+    if (args_.present()) {
+      for (const auto& [name, value] : args_.entries()) apply(name, value);
+    }
+    apply_defaults();
+    check();
+    build_graph_sizes();
+    engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
+  }
+
+ private:
+  // null, false, 0, "none" and empty collections: how an engine says that a feature is off.
+  static bool is_off(const Yaml& value) {
+    if (value.is_null()) return true;
+    if (value.is_map()) return value.entries().empty();
+    if (value.is_list()) return value.items().empty();
+    const std::string text = value.scalar_text();
+    return text == "false" || text == "0" || text == "none" || text == "None" || text.empty();
+  }
+
+  void apply(const std::string& name, const Yaml& value) {
+    const EngineArgument* argument = nullptr;
+    std::vector<std::string> names;
+    for (const EngineArgument& a : engine_.arguments) {
+      names.push_back(a.name);
+      if (a.name == name) argument = &a;
+    }
+    const std::string version = engine_.engine + " " + engine_.version;
+    if (argument == nullptr) {
+      accept_all(value);
+      value.fail("unknown argument of " + version + did_you_mean(name, names) + "; names are those of the engine's Python API");
+      return;
+    }
+    if (value.is_null() || (argument->effect == ArgumentEffect::ignored)) {
+      accept_all(value);
+      engine_.ignored_args.push_back(name);
+      return;
+    }
+    switch (argument->effect) {
+      case ArgumentEffect::effective: apply_effective(name, value); break;
+      case ArgumentEffect::ignored: break;
+      case ArgumentEffect::elsewhere: apply_elsewhere(*argument, value); break;
+      case ArgumentEffect::fixed:
+        accept_all(value);
+        if (std::find(argument->only.begin(), argument->only.end(), value.scalar_text()) == argument->only.end()) {
+          value.fail(argument->why + " is not modelled by this version of Orrery; only " + name + ": " +
+                     join(argument->only, " or ") + " is");
+        } else {
+          engine_.ignored_args.push_back(name);
+        }
+        break;
+      case ArgumentEffect::refused:
+        if (is_off(value)) {
+          engine_.ignored_args.push_back(name);
+        } else {
+          accept_all(value);
+          value.fail(argument->why + " is not modelled by this version of Orrery; remove the argument");
+        }
+        break;
+    }
+  }
+
+  // Accepted when it repeats what the scenario says.
+  void apply_elsewhere(const EngineArgument& argument, const Yaml& value) {
+    accept_all(value);
+    const std::string text = value.scalar_text();
+    const bool width = argument.name == "tensor_parallel_size" && text == std::to_string(plan_.tp);
+    const bool one = argument.name.ends_with("_parallel_size") && text == "1" && argument.name != "tensor_parallel_size";
+    if (width || one || text == "auto") {
+      engine_.ignored_args.push_back(argument.name);
+    } else {
+      value.fail("say it by the scenario's key " + argument.why);
+    }
+  }
+
+  void apply_effective(const std::string& name, const Yaml& value) {
+    SchedulerSettings& s = settings_;
+    if (name == "max_num_batched_tokens") s.max_num_batched_tokens = tokens_given_ = value.integer(1, 1, most);
+    else if (name == "max_num_seqs") s.max_num_seqs = sequences_given_ = value.integer(1, 1, 1'000'000);
+    else if (name == "max_model_len") apply_max_model_len(value);
+    else if (name == "block_size") apply_block_size(value);
+    else if (name == "num_gpu_blocks_override") s.num_gpu_blocks_override = value.integer(2, 2, most);
+    else if (name == "kv_cache_memory_bytes") s.kv_cache_memory_bytes = value.integer(1, 1);
+    else if (name == "gpu_memory_utilization") s.gpu_memory_utilization = value.number(0.9, 0.01, 1);
+    else if (name == "long_prefill_token_threshold") s.long_prefill_token_threshold = value.integer(0, 0, most);
+    else if (name == "watermark") s.watermark = value.number(0, 0, 1);
+    else if (name == "enable_prefix_caching") s.enable_prefix_caching = value.boolean(true);
+    else if (name == "enable_chunked_prefill") s.enable_chunked_prefill = value.boolean(true);
+    else if (name == "async_scheduling") s.async_scheduling = value.boolean(true);
+    else if (name == "enforce_eager") s.enforce_eager = value.boolean(false);
+    else if (name == "scheduler_reserve_full_isl") s.scheduler_reserve_full_isl = value.boolean(true);
+    else if (name == "cudagraph_capture_sizes") read_sizes(value);
+    else if (name == "max_cudagraph_capture_size") largest_given_ = value.integer(1, 1, most);
+    else if (name == "compilation_config") apply_compilation(value);
+    else if (name == "dtype") apply_dtype(value);
+    else if (name == "performance_mode") throughput_ = value.choice({"balanced", "throughput"}) == 1;
+    else if (name == "enable_expert_parallel") refuse_expert_parallel(value);
+    else value.fail("the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  void apply_max_model_len(const Yaml& value) {
+    const std::int64_t length = value.integer(1, 1, most);
+    if (length > model_.max_positions) {
+      value.fail("is longer than the model's " + std::to_string(model_.max_positions) + " positions");
+    } else {
+      settings_.max_model_len = length;
+    }
+  }
+
+  void apply_block_size(const Yaml& value) {
+    settings_.block_size = value.integer(16, 1, 4096);
+    if (settings_.block_size % 16 != 0) value.fail("must be a multiple of 16 (FlashAttention and Triton attention)");
+  }
+
+  void read_sizes(const Yaml& value) {
+    sizes_given_.clear();
+    for (const Yaml& size : value.items()) sizes_given_.push_back(size.integer(1, 1, most));
+    if (sizes_given_.empty()) value.fail("must hold a size; enforce_eager: true turns graphs off");
+    std::sort(sizes_given_.begin(), sizes_given_.end());
+    sizes_given_.erase(std::unique(sizes_given_.begin(), sizes_given_.end()), sizes_given_.end());
+  }
+
+  void apply_compilation(const Yaml& value) {
+    for (const auto& [key, entry] : value.entries()) {
+      if (key == "cudagraph_capture_sizes") read_sizes(entry);
+      else if (key == "max_cudagraph_capture_size") largest_given_ = entry.integer(1, 1, most);
+      else if (key == "cudagraph_mode") apply_graph_mode(entry);
+      else {
+        accept_all(entry);
+        entry.fail("this part of compilation_config is not modelled by this version of Orrery; modelled: "
+                   "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode");
+      }
+    }
+  }
+
+  void apply_graph_mode(const Yaml& value) {
+    if (value.choice({"FULL_AND_PIECEWISE", "NONE"}) == 1) graphs_off_ = true;
+  }
+
+  void apply_dtype(const Yaml& value) {
+    const std::vector<std::string> names = {"auto", "bfloat16", "float16", "half"};
+    const std::size_t chosen = value.choice(names);
+    if (chosen == 0) return;
+    const DType before = model_.activation_dtype, after = chosen == 1 ? DType::bf16 : DType::fp16;
+    model_.activation_dtype = after;
+    if (model_.kv_dtype == before) model_.kv_dtype = after;
+    const auto change = [&](std::vector<WeightTensor>& tensors) {
+      for (WeightTensor& t : tensors) {
+        if (t.dtype == before) t.dtype = after;
+      }
+    };
+    for (LayerKind& kind : model_.layer_kinds) change(kind.weights);
+    change(model_.global_weights);
+  }
+
+  void refuse_expert_parallel(const Yaml& value) {
+    if (value.boolean(false)) value.fail("say it by the scenario's key deployment.parallel.ep");
+    else engine_.ignored_args.emplace_back("enable_expert_parallel");
+  }
+
+  void apply_defaults() {
+    SchedulerSettings& s = settings_;
+    for (const DeviceDefaults& d : engine_.device_defaults) {
+      if (hardware_.memory_total.value < d.memory_at_least) continue;
+      const std::int64_t factor = throughput_ ? 2 : 1;
+      if (tokens_given_ == 0) s.max_num_batched_tokens = factor * d.max_num_batched_tokens;
+      if (sequences_given_ == 0) s.max_num_seqs = factor * d.max_num_seqs;
+      break;
+    }
+    if (tokens_given_ == 0) {
+      if (!s.enable_chunked_prefill) s.max_num_batched_tokens = std::max(s.max_num_batched_tokens, s.max_model_len);
+      if (s.max_model_len > 0) s.max_num_batched_tokens = std::min(s.max_num_batched_tokens, s.max_num_seqs * s.max_model_len);
+    }
+    if (sequences_given_ == 0) s.max_num_seqs = std::min(s.max_num_seqs, s.max_num_batched_tokens);
+  }
+
+  void fail(const char* key, const std::string& message) const {
+    const Yaml argument = args_.optional(key);
+    (argument.present() ? argument : args_.present() ? args_ : place_).fail(message);
+  }
+
+  void check() const {
+    const SchedulerSettings& s = settings_;
+    if (s.max_num_batched_tokens < s.max_num_seqs) {
+      fail("max_num_batched_tokens", "max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
+                                         ") must be at least max_num_seqs (" + std::to_string(s.max_num_seqs) + ")");
+    }
+    if (!s.enable_chunked_prefill && s.max_num_batched_tokens < s.max_model_len) {
+      fail("max_num_batched_tokens", "without chunked prefill max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
+                                         ") must be at least max_model_len (" + std::to_string(s.max_model_len) + ")");
+    }
+    if (s.long_prefill_token_threshold > s.max_model_len) {
+      fail("long_prefill_token_threshold", "must not be above max_model_len (" + std::to_string(s.max_model_len) + ")");
+    }
+  }
+
+  void build_graph_sizes() {
+    std::vector<std::int64_t>& sizes = settings_.cudagraph_sizes;
+    sizes.clear();
+    if (settings_.enforce_eager || graphs_off_) return;
+    const std::int64_t tokens = settings_.max_num_batched_tokens;
+    if (!sizes_given_.empty()) {
+      for (const std::int64_t size : sizes_given_) {
+        if (size <= tokens && (largest_given_ == 0 || size <= largest_given_)) sizes.push_back(size);
+      }
+      return;
+    }
+    const GraphRule& rule = engine_.graph_rule;
+    const std::int64_t by_rule = std::min(rule.per_sequence * settings_.max_num_seqs, rule.maximum);
+    const std::int64_t largest = std::min(tokens, largest_given_ > 0 ? largest_given_ : by_rule);
+    for (const std::int64_t size : rule.dense) {
+      if (size <= largest) sizes.push_back(size);
+    }
+    for (std::size_t i = 0; i < rule.ranges.size(); ++i) {
+      const std::int64_t end = i + 1 < rule.ranges.size() ? std::min(rule.ranges[i + 1].from, largest + 1) : largest + 1;
+      for (std::int64_t size = rule.ranges[i].from; size < end; size += rule.ranges[i].step) sizes.push_back(size);
+    }
+    if (tokens <= largest) sizes.push_back(tokens);
+    std::sort(sizes.begin(), sizes.end());
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  }
+
+  EngineProfile& engine_;
+  SchedulerSettings& settings_;
+  const HardwareProfile& hardware_;
+  ModelSpec& model_;
+  const ParallelPlan& plan_;
+  const Yaml args_, place_;
+  std::int64_t tokens_given_ = 0, sequences_given_ = 0, largest_given_ = 0;
+  bool throughput_ = false, graphs_off_ = false;
+  std::vector<std::int64_t> sizes_given_;
+};
+
+}  // namespace
+
+void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
+                    const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
+  Resolver(engine, hardware, model, plan, args, place).resolve();
+}
+
+}  // namespace orrery

@@ -1,0 +1,16 @@
+// From the fields of a Hugging Face config.json to shapes. Internal to the model loader.
+#pragma once
+
+#include <string>
+
+#include "base/yaml_reader.h"
+#include "costmodel/model_spec.h"
+
+namespace orrery {
+
+// `config` is the map of config.json (JSON is read as YAML, so that every field has a place). Reads the fields that decide
+// shapes, passes over those known to change neither shapes nor prices, and reports every other one. The weights
+// carry the activation type; quantisation is applied afterwards (quantization.h).
+ModelSpec read_model_config(const Yaml& config);
+
+}  // namespace orrery

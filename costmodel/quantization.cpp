@@ -1,0 +1,240 @@
+#include "costmodel/quantization.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/text.h"
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+struct SchemeName {
+  Quantization scheme;
+  const char* name;
+};
+constexpr std::array scheme_names{
+    SchemeName{Quantization::none, "bf16"},          SchemeName{Quantization::fp8_block, "fp8-block"},
+    SchemeName{Quantization::fp8_tensor, "fp8-tensor"}, SchemeName{Quantization::fp8_channel, "fp8-channel"},
+    SchemeName{Quantization::w4a8, "w4a8"},          SchemeName{Quantization::w4a16, "w4a16"},
+    SchemeName{Quantization::int4, "int4"},          SchemeName{Quantization::mxfp4, "mxfp4"},
+};
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Our tensors and the module names that checkpoints give them, after "model.layers.N.".
+struct ModuleName {
+  const char* tensor;
+  const char* module;
+};
+constexpr std::array modules{
+    ModuleName{"q_proj", "self_attn.q_proj"},   ModuleName{"k_proj", "self_attn.k_proj"},
+    ModuleName{"v_proj", "self_attn.v_proj"},   ModuleName{"o_proj", "self_attn.o_proj"},
+    ModuleName{"gate_proj", "mlp.gate_proj"},   ModuleName{"up_proj", "mlp.up_proj"},
+    ModuleName{"down_proj", "mlp.down_proj"},   ModuleName{"router", "mlp.gate"},
+    ModuleName{"router", "mlp.router"},         ModuleName{"router", "block_sparse_moe.gate"},
+    ModuleName{"experts.gate_up", "mlp.experts"}, ModuleName{"experts.down", "mlp.experts"},
+    ModuleName{"experts.gate_up", "block_sparse_moe.experts"}, ModuleName{"experts.down", "block_sparse_moe.experts"},
+};
+
+// "model.layers.12.mlp.gate" → "mlp.gate" ("*" counts as a number); "" when it is not a module of a layer.
+std::string layer_module(const std::string& pattern) {
+  for (const char* prefix : {"model.layers.", "layers."}) {
+    if (!pattern.starts_with(prefix)) continue;
+    const std::size_t from = std::string(prefix).size(), dot = pattern.find('.', from);
+    if (dot == std::string::npos) return "";
+    const std::string index = pattern.substr(from, dot - from);
+    if (index != "*" && index.find_first_not_of("0123456789") != std::string::npos) return "";
+    return pattern.substr(dot + 1);
+  }
+  return "";
+}
+
+// "re:.*mlp.gate$" → "mlp.gate": the one shape of regular expression that checkpoints use here.
+std::string stripped(const std::string& pattern) {
+  if (!pattern.starts_with("re:.*")) return pattern;
+  std::string rest = pattern.substr(5);
+  if (rest.ends_with('$')) rest.pop_back();
+  std::erase(rest, '\\');
+  return rest;
+}
+
+bool covers(const std::string& pattern, const std::string& module) {
+  const std::string p = stripped(pattern);
+  const std::string inner = layer_module(p);
+  const std::string& name = inner.empty() ? p : inner;
+  if (module == name || module.starts_with(name + ".")) return true;
+  return module.ends_with("." + name);  // a bare "gate_proj" or a regular expression's tail
+}
+
+bool quantizable(const WeightTensor& t) {
+  if (t.columns == 1 || t.name == "router") return false;
+  return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) { return t.name == m.tensor; });
+}
+
+bool kept(const WeightTensor& t, const QuantizationPlan& plan) {
+  if (plan.experts_only && !t.name.starts_with("experts.")) return true;
+  return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
+    return t.name == m.tensor && std::any_of(plan.kept.begin(), plan.kept.end(),
+                                             [&](const std::string& p) { return covers(p, m.module); });
+  });
+}
+
+// One copy's scales, bytes. fp8: fp32 scales; 4 bits in groups: a 16-bit scale each; mxfp4's scales are in its bytes per element.
+double scale_bytes(const WeightTensor& t, const QuantizationPlan& plan) {
+  switch (plan.scheme) {
+    case Quantization::fp8_block:
+      return 4.0 * static_cast<double>(ceil_div(t.rows, plan.block) * ceil_div(t.columns, plan.block));
+    case Quantization::fp8_tensor: return 4;
+    case Quantization::fp8_channel: return 4.0 * static_cast<double>(t.rows);
+    case Quantization::w4a8:
+    case Quantization::w4a16:
+    case Quantization::int4: return 2.0 * static_cast<double>(t.rows * ceil_div(t.columns, plan.block));
+    case Quantization::mxfp4:
+    case Quantization::none: break;
+  }
+  return 0;
+}
+
+DType stored_type(Quantization scheme, DType activation) {
+  switch (scheme) {
+    case Quantization::fp8_block:
+    case Quantization::fp8_tensor:
+    case Quantization::fp8_channel: return DType::fp8;
+    case Quantization::w4a8:
+    case Quantization::w4a16:
+    case Quantization::int4: return DType::int4;
+    case Quantization::mxfp4: return DType::mxfp4;
+    case Quantization::none: break;
+  }
+  return activation;
+}
+
+void read_kept(const Yaml& list, QuantizationPlan& plan) {
+  if (!list.present() || list.is_null()) return;
+  for (const Yaml& item : list.items()) {
+    std::string pattern = item.text();
+    if (!known_module_pattern(pattern)) {
+      item.fail("module " + quote(pattern) + " is not one that Orrery knows, so it cannot leave it unquantised");
+    }
+    plan.kept.push_back(std::move(pattern));
+  }
+}
+
+void read_fp8(const Yaml& node, QuantizationPlan& plan) {
+  if (const Yaml format = node.optional("fmt"); format.present() && format.text() != "e4m3") {
+    format.fail("8-bit format " + quote(format.scalar_text()) + " is not supported; supported: e4m3");
+  }
+  plan.scheme = Quantization::fp8_tensor;
+  if (const Yaml scheme = node.optional("activation_scheme"); scheme.present()) scheme.choice({"dynamic", "static"});
+  if (const Yaml block = node.optional("weight_block_size"); block.present() && !block.is_null()) {
+    const std::vector<Yaml> sides = block.items();
+    plan.scheme = Quantization::fp8_block;
+    if (sides.size() == 2) plan.block = sides[0].integer(128, 1, 4096);
+    if (sides.size() != 2 || sides[1].integer(128, 1, 4096) != plan.block) block.fail("only square blocks are supported, as [128, 128]");
+  }
+  read_kept(node.optional("modules_to_not_convert"), plan);
+  read_kept(node.optional("ignored_layers"), plan);
+}
+
+// compressed-tensors and modelopt: one group of linear layers, 8-bit floats for weights and activations.
+void read_groups(const Yaml& node, QuantizationPlan& plan) {
+  const auto groups = node.require("config_groups").entries();
+  plan.scheme = Quantization::fp8_tensor;
+  if (groups.size() > 1) groups[1].second.fail("several groups of layers with formats of their own are not supported");
+  for (const auto& [name, group] : groups) {
+    for (const char* side : {"weights", "input_activations"}) {
+      const Yaml part = group.require(side);
+      const Yaml bits = part.require("num_bits"), type = part.require("type");
+      if (bits.present() && bits.integer() != 8) bits.fail("only 8-bit floats are supported in config_groups (fp8)");
+      if (type.present() && type.text() != "float") type.fail("only 8-bit floats are supported in config_groups (fp8)");
+      if (const Yaml strategy = part.optional("strategy"); strategy.present() && std::string(side) == "weights") {
+        if (strategy.choice({"tensor", "channel"}) == 1) plan.scheme = Quantization::fp8_channel;
+      }
+      accept_all(part);
+    }
+    accept_all(group.optional("targets"));
+    group.optional("output_activations");
+    group.optional("format");
+  }
+  read_kept(node.optional("ignore"), plan);
+  const Yaml kv = node.optional("kv_cache_scheme");
+  plan.fp8_kv_cache = kv.present() && !kv.is_null();
+  accept_all(kv);
+}
+
+}  // namespace
+
+bool known_module_pattern(const std::string& pattern) {
+  const std::string p = stripped(pattern), inner = layer_module(p);
+  const std::string& name = inner.empty() ? p : inner;
+  if (name == "lm_head" || name.ends_with("embed_tokens") || name.ends_with("norm") || name.ends_with("layernorm")) return true;
+  if (name == "self_attn" || name == "mlp") return true;
+  return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
+    const std::string module = m.module;
+    return module == name || module.ends_with("." + name);
+  });
+}
+
+bool named_quantization(const std::string& name, Quantization& scheme) {
+  for (const SchemeName& s : scheme_names) {
+    if (name != s.name) continue;
+    scheme = s.scheme;
+    return true;
+  }
+  return false;
+}
+
+std::vector<std::string> quantization_names() {
+  std::vector<std::string> names;
+  for (const SchemeName& s : scheme_names) names.emplace_back(s.name);
+  return names;
+}
+
+const char* to_string(Quantization q) {
+  for (const SchemeName& s : scheme_names) {
+    if (s.scheme == q) return s.name;
+  }
+  return "?";
+}
+
+QuantizationPlan read_quantization_config(const Yaml& node) {
+  QuantizationPlan plan;
+  if (!node.present() || node.is_null()) return plan;
+  const Yaml method = node.optional("quant_method"), algorithm = node.optional("quant_algo");
+  const std::string name = method.present() ? method.text() : "";
+  if (name == "fp8") {
+    read_fp8(node, plan);
+  } else if (name == "mxfp4") {
+    plan.scheme = Quantization::mxfp4;
+    plan.experts_only = true;
+    read_kept(node.optional("modules_to_not_convert"), plan);
+  } else if (name == "compressed-tensors" || ((name.empty() || name == "modelopt") && algorithm.present() && algorithm.text() == "FP8")) {
+    read_groups(node, plan);
+    for (const char* harmless : {"producer", "format", "quantization_status", "global_compression_ratio", "version"}) {
+      accept_all(node.optional(harmless));
+    }
+  } else {
+    node.fail("quantisation method " + quote(name.empty() ? algorithm.scalar_text() : name) +
+              " is not supported; supported in a config: fp8 (per tensor, or in blocks), compressed-tensors and modelopt with "
+              "8-bit floats, mxfp4");
+    accept_all(node);
+  }
+  return plan;
+}
+
+void apply_quantization(const QuantizationPlan& plan, ModelSpec& model) {
+  model.quantization = plan.scheme;
+  model.quantization_block = plan.scheme == Quantization::mxfp4 ? 32 : plan.block;
+  if (plan.scheme == Quantization::none) return;
+  for (LayerKind& kind : model.layer_kinds) {
+    for (WeightTensor& t : kind.weights) {
+      if (!quantizable(t) || kept(t, plan)) continue;
+      t.dtype = stored_type(plan.scheme, model.activation_dtype);
+      t.scales = Bytes(scale_bytes(t, plan));
+    }
+  }
+}
+
+}  // namespace orrery
