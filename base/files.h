@@ -22,7 +22,7 @@ class LineReader {
   LineReader(LineReader&&) noexcept;
   LineReader& operator=(LineReader&&) noexcept;
   ~LineReader();
-  // False at the end or on an error (then error() is set: truncated or damaged stream, line too long, NUL byte).
+  // False at the end or on an error (then error() is set: damaged stream, line too long, NUL byte).
   // The line is without its end ("\n" or "\r\n") and valid until the next call. A UTF-8 BOM is dropped.
   bool next(std::string_view& line);
   const Error* error() const;

@@ -13,11 +13,12 @@ namespace orrery {
 using Json = nlohmann::ordered_json;
 
 std::string canonical_json(const Json& value);              // a NaN or infinity becomes null
-std::string format_number(double value);                    // shortest text that reads back as the same double; "" for NaN
-std::string format_fixed(double value, int decimals);       // rounded half to even, '.' as decimal point
-std::string format_nanoseconds_as_seconds(std::int64_t ns); // nine decimals, exact: 1500000000 → "1.500000000"
+std::string format_number(double value);  // shortest text that reads back as the same double; "" for NaN
+std::string format_fixed(double value, int decimals);  // the exact value rounded, ties to even
+std::string format_nanoseconds_as_seconds(std::int64_t ns);  // nine decimals, exact: "1.500000000"
 Result<Json> parse_json(const std::string& text, const std::string& file_name);
 Result<Json> load_json(const std::string& path);
-SourceLocation locate(const std::string& text, std::size_t byte, const std::string& file_name);  // byte offset → line, column
+// Line and column of a byte offset.
+SourceLocation locate(const std::string& text, std::size_t byte, const std::string& file_name);
 
 }  // namespace orrery

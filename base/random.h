@@ -21,7 +21,8 @@ enum class RandomPurpose : std::uint32_t {
   client = 9,
 };
 
-std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
+                                           std::array<std::uint32_t, 2> key);
 
 class RandomStream {
  public:
@@ -32,7 +33,7 @@ class RandomStream {
   double uniform_open();                      // in (0, 1]: safe for log
   std::uint64_t below(std::uint64_t n);       // uniform in [0, n), unbiased; n ≥ 1
   double exponential(double mean);            // mean > 0
-  double normal();                            // mean 0, deviation 1 (inverse-free polar-less Box-Muller on det_math)
+  double normal();                            // mean 0, deviation 1: Box-Muller, two values a draw
   double log_normal(double mu, double sigma); // exp(mu + sigma·normal)
   double gamma(double shape, double scale);   // Marsaglia-Tsang 2000; shape, scale > 0
 

@@ -42,7 +42,8 @@ struct Error {
 using Errors = std::vector<Error>;
 std::string to_string(const Errors& errors);  // one a line, in order
 
-inline Error make_error(ErrorKind kind, std::string message, SourceLocation where = {}, std::string key = {}) {
+inline Error make_error(ErrorKind kind, std::string message, SourceLocation where = {},
+                        std::string key = {}) {
   return Error{kind, std::move(where), std::move(key), std::move(message)};
 }
 inline Error invalid_input(std::string message, SourceLocation where = {}, std::string key = {}) {
@@ -68,7 +69,10 @@ class [[nodiscard]] Result {
   const T* operator->() const { return &value(); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  const Errors& errors() const { ORRERY_CHECK(!ok(), "no error in a good Result"); return std::get<Errors>(state_); }
+  const Errors& errors() const {
+    ORRERY_CHECK(!ok(), "no error in a good Result");
+    return std::get<Errors>(state_);
+  }
 
  private:
   void check() const { ORRERY_CHECK(ok(), "value of a failed Result"); }
@@ -83,7 +87,8 @@ inline Status ok_status() { return Status(Unit{}); }
 // Early return: `ORRERY_TRY(trace, open_trace(path));` declares `trace` or returns the errors.
 #define ORRERY_TRY_CONCAT_(a, b) a##b
 #define ORRERY_TRY_CONCAT(a, b) ORRERY_TRY_CONCAT_(a, b)
-#define ORRERY_TRY(name, expression) ORRERY_TRY_IMPL(ORRERY_TRY_CONCAT(orrery_try_, __LINE__), name, expression)
+#define ORRERY_TRY(name, expression) \
+  ORRERY_TRY_IMPL(ORRERY_TRY_CONCAT(orrery_try_, __LINE__), name, expression)
 #define ORRERY_TRY_IMPL(holder, name, expression) \
   auto holder = (expression);                     \
   if (!holder.ok()) return holder.errors();       \

@@ -48,8 +48,9 @@ class Yaml {
   std::string text(std::string fallback = {}) const;
   std::int64_t integer(std::int64_t fallback = 0, std::int64_t low = std::numeric_limits<std::int64_t>::min(),
                        std::int64_t high = std::numeric_limits<std::int64_t>::max()) const;
+  // Finite: NaN and inf are errors.
   double number(double fallback = 0, double low = -std::numeric_limits<double>::infinity(),
-                double high = std::numeric_limits<double>::infinity()) const;  // finite; NaN and inf are errors
+                double high = std::numeric_limits<double>::infinity()) const;
   bool boolean(bool fallback = false) const;        // true | false only
   // One of the names; the error lists them and says which is nearest. Returns the index, 0 after an error.
   std::size_t choice(const std::vector<std::string>& names) const;
@@ -72,7 +73,8 @@ class YamlDocument {
   YamlDocument& operator=(YamlDocument&&) noexcept;
   ~YamlDocument();
 
-  // `path.to.key=value` as in --set: replaces or creates the key; the value is parsed as YAML. Errors name "--set".
+  // `path.to[0].key=value` as in --set: replaces or creates the key; the value is parsed as YAML. Errors name
+  // "--set" and leave the document as it was.
   Status set(const std::string& assignment);
 
   Yaml root() const;

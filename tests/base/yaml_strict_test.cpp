@@ -89,6 +89,8 @@ TEST_CASE("only UTF-8 is text") {
   CHECK(errors_of("a: 1\nb: x\xff\n") == "f.yaml:2:5: is not valid UTF-8 here\n");
   CHECK(contains(errors_of("\xff"), "f.yaml:1:1: "));
   CHECK(contains(errors_of("a: \xc0\x80\n"), "f.yaml:1:4: is not valid UTF-8"));      // overlong
+  CHECK(contains(errors_of("a: \xe0\x80\x80\n"), "f.yaml:1:4: is not valid UTF-8"));  // overlong
+  CHECK(contains(errors_of("a: \xf0\x80\x80\x80\n"), "is not valid UTF-8"));          // overlong
   CHECK(contains(errors_of("a: \xed\xa0\x80\n"), "f.yaml:1:4: is not valid UTF-8"));  // a surrogate
   CHECK(contains(errors_of("a: \xf4\x90\x80\x80\n"), "is not valid UTF-8"));          // beyond U+10FFFF
   CHECK(contains(errors_of("a: \xe2\x82"), "f.yaml:1:4: is not valid UTF-8"));        // cut off
