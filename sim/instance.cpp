@@ -63,11 +63,12 @@ bool Instance::schedule(SimTime now) {
     return true;
   }
   const StepPlan& plan = scheduler_->schedule();
-  for (const SequenceId sequence : plan.preempted) {
-    Progress& p = progress_of(sequence);
+  for (std::size_t i = 0; i < plan.preempted.size(); ++i) {
+    Progress& p = progress_of(plan.preempted[i]);
     ++p.preemptions;
-    break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
-    observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(), 0, 0);
+    break_run(plan.preempted[i], static_cast<std::int64_t>(step.value()) - 1);
+    observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(),
+                    static_cast<std::int64_t>(progress_of(plan.preempted_for[i]).request.value()), 0);
   }
   for (const SequenceId sequence : plan.paused) break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
   if (plan.tokens() == 0) {

@@ -56,7 +56,9 @@ struct RequestEvent {
   InstanceId instance;
   SimTime at;
   std::uint64_t step = 0;
-  std::int64_t tokens = 0;    // admitted: cached tokens; prefill_chunk: new tokens; finished: output tokens
+  // admitted, resumed: cached tokens; prefill_chunk: new tokens; preempted: the request that it made room for;
+  // finished: output tokens
+  std::int64_t tokens = 0;
   std::int64_t context = 0;   // prefill_chunk: tokens before it
   std::int32_t running = 0, waiting = 0;  // at the instance, then
 };

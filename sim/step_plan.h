@@ -32,6 +32,7 @@ struct StepPlan {
   std::int64_t prefill_tokens = 0;
   std::int64_t free_blocks = 0;               // after this step's allocations
   std::span<const SequenceId> preempted;
+  std::span<const SequenceId> preempted_for;  // whose blocks each of them had to make room for
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in a
   // row, each update followed by the next step. The executor may take fewer.

@@ -100,6 +100,7 @@ const StepPlan& VllmV1Scheduler::schedule() {
 void VllmV1Scheduler::begin_plan() {
   chunks_.clear();
   preempted_.clear();
+  preempted_for_.clear();
   paused_now_.clear();
   irregular_now_.clear();
   admissions_.clear();
@@ -225,6 +226,7 @@ bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks) {
   while (kv_.free_blocks() < blocks) {
     const Slot victim = running_tail_;
     preempt(victim);
+    preempted_for_.push_back(SequenceId(slot));
     if (victim == slot) return false;
   }
   return true;
@@ -354,6 +356,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
   plan_.preempted = preempted_;
+  plan_.preempted_for = preempted_for_;
   plan_.paused = paused_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;

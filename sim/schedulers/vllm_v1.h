@@ -133,7 +133,7 @@ class VllmV1Scheduler final : public Scheduler {
 
   StepPlan plan_;
   std::vector<PrefillWork> chunks_;
-  std::vector<SequenceId> preempted_, paused_now_, irregular_now_, early_;
+  std::vector<SequenceId> preempted_, preempted_for_, paused_now_, irregular_now_, early_;
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;
   std::int64_t plan_decode_context_ = 0;
