@@ -19,8 +19,8 @@ class Resolver {
  public:
   Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const ParallelPlan& plan,
            const Yaml& args, const Yaml& place)
-      : engine_(engine), settings_(engine.settings), hardware_(hardware), model_(model), plan_(plan), args_(args),
-        place_(place) {}
+      : engine_(engine), settings_(engine.settings), hardware_(hardware), model_(model), plan_(plan),
+        args_(args), place_(place) {}
 
   void resolve() {
     const auto& v2 = engine_.v2_architectures;
@@ -55,7 +55,8 @@ class Resolver {
     const std::string version = engine_.engine + " " + engine_.version;
     if (argument == nullptr) {
       accept_all(value);
-      value.fail("unknown argument of " + version + did_you_mean(name, names) + "; names are those of the engine's Python API");
+      value.fail("unknown argument of " + version + did_you_mean(name, names) +
+                 "; names are those of the engine's Python API");
       return;
     }
     if (value.is_null() || (argument->effect == ArgumentEffect::ignored)) {
@@ -69,7 +70,8 @@ class Resolver {
       case ArgumentEffect::elsewhere: apply_elsewhere(*argument, value); break;
       case ArgumentEffect::fixed:
         accept_all(value);
-        if (std::find(argument->only.begin(), argument->only.end(), value.scalar_text()) == argument->only.end()) {
+        if (std::find(argument->only.begin(), argument->only.end(), value.scalar_text()) ==
+            argument->only.end()) {
           value.fail(argument->why + " is not modelled by this version of Orrery; only " + name + ": " +
                      join(argument->only, " or ") + " is");
         } else {
@@ -92,7 +94,8 @@ class Resolver {
     accept_all(value);
     const std::string text = value.scalar_text();
     const bool width = argument.name == "tensor_parallel_size" && text == std::to_string(plan_.tp);
-    const bool one = argument.name.ends_with("_parallel_size") && text == "1" && argument.name != "tensor_parallel_size";
+    const bool one =
+        argument.name.ends_with("_parallel_size") && text == "1" && argument.name != "tensor_parallel_size";
     if (width || one || text == "auto") {
       engine_.ignored_args.push_back(argument.name);
     } else {
@@ -102,27 +105,49 @@ class Resolver {
 
   void apply_effective(const std::string& name, const Yaml& value) {
     SchedulerSettings& s = settings_;
-    if (name == "max_num_batched_tokens") s.max_num_batched_tokens = tokens_given_ = value.integer(1, 1, most);
-    else if (name == "max_num_seqs") s.max_num_seqs = sequences_given_ = value.integer(1, 1, 1'000'000);
-    else if (name == "max_model_len") apply_max_model_len(value);
-    else if (name == "block_size") apply_block_size(value);
-    else if (name == "num_gpu_blocks_override") s.num_gpu_blocks_override = value.integer(2, 2, most);
-    else if (name == "kv_cache_memory_bytes") s.kv_cache_memory_bytes = value.integer(1, 1);
-    else if (name == "gpu_memory_utilization") s.gpu_memory_utilization = value.number(0.9, 0.01, 1);
-    else if (name == "long_prefill_token_threshold") s.long_prefill_token_threshold = value.integer(0, 0, most);
-    else if (name == "watermark") s.watermark = value.number(0, 0, 1);
-    else if (name == "enable_prefix_caching") s.enable_prefix_caching = value.boolean(true);
-    else if (name == "enable_chunked_prefill") s.enable_chunked_prefill = value.boolean(true);
-    else if (name == "async_scheduling") s.async_scheduling = value.boolean(true);
-    else if (name == "enforce_eager") s.enforce_eager = value.boolean(false);
-    else if (name == "scheduler_reserve_full_isl") s.scheduler_reserve_full_isl = value.boolean(true);
-    else if (name == "cudagraph_capture_sizes") read_sizes(value);
-    else if (name == "max_cudagraph_capture_size") largest_given_ = value.integer(1, 1, most);
-    else if (name == "compilation_config") apply_compilation(value);
-    else if (name == "dtype") apply_dtype(value);
-    else if (name == "performance_mode") throughput_ = value.choice({"balanced", "throughput"}) == 1;
-    else if (name == "enable_expert_parallel") refuse_expert_parallel(value);
-    else value.fail("the engine profile calls this argument effective, but this version of Orrery does not read it");
+    if (name == "max_num_batched_tokens")
+      s.max_num_batched_tokens = tokens_given_ = value.integer(1, 1, most);
+    else if (name == "max_num_seqs")
+      s.max_num_seqs = sequences_given_ = value.integer(1, 1, 1'000'000);
+    else if (name == "max_model_len")
+      apply_max_model_len(value);
+    else if (name == "block_size")
+      apply_block_size(value);
+    else if (name == "num_gpu_blocks_override")
+      s.num_gpu_blocks_override = value.integer(2, 2, most);
+    else if (name == "kv_cache_memory_bytes")
+      s.kv_cache_memory_bytes = value.integer(1, 1);
+    else if (name == "gpu_memory_utilization")
+      s.gpu_memory_utilization = value.number(0.9, 0.01, 1);
+    else if (name == "long_prefill_token_threshold")
+      s.long_prefill_token_threshold = value.integer(0, 0, most);
+    else if (name == "watermark")
+      s.watermark = value.number(0, 0, 1);
+    else if (name == "enable_prefix_caching")
+      s.enable_prefix_caching = value.boolean(true);
+    else if (name == "enable_chunked_prefill")
+      s.enable_chunked_prefill = value.boolean(true);
+    else if (name == "async_scheduling")
+      s.async_scheduling = value.boolean(true);
+    else if (name == "enforce_eager")
+      s.enforce_eager = value.boolean(false);
+    else if (name == "scheduler_reserve_full_isl")
+      s.scheduler_reserve_full_isl = value.boolean(true);
+    else if (name == "cudagraph_capture_sizes")
+      read_sizes(value);
+    else if (name == "max_cudagraph_capture_size")
+      largest_given_ = value.integer(1, 1, most);
+    else if (name == "compilation_config")
+      apply_compilation(value);
+    else if (name == "dtype")
+      apply_dtype(value);
+    else if (name == "performance_mode")
+      throughput_ = value.choice({"balanced", "throughput"}) == 1;
+    else if (name == "enable_expert_parallel")
+      refuse_expert_parallel(value);
+    else
+      value.fail(
+          "the engine profile calls this argument effective, but this version of Orrery does not read it");
   }
 
   void apply_max_model_len(const Yaml& value) {
@@ -136,7 +161,8 @@ class Resolver {
 
   void apply_block_size(const Yaml& value) {
     settings_.block_size = value.integer(16, 1, 4096);
-    if (settings_.block_size % 16 != 0) value.fail("must be a multiple of 16 (FlashAttention and Triton attention)");
+    if (settings_.block_size % 16 != 0)
+      value.fail("must be a multiple of 16 (FlashAttention and Triton attention)");
   }
 
   void read_sizes(const Yaml& value) {
@@ -149,13 +175,17 @@ class Resolver {
 
   void apply_compilation(const Yaml& value) {
     for (const auto& [key, entry] : value.entries()) {
-      if (key == "cudagraph_capture_sizes") read_sizes(entry);
-      else if (key == "max_cudagraph_capture_size") largest_given_ = entry.integer(1, 1, most);
-      else if (key == "cudagraph_mode") apply_graph_mode(entry);
+      if (key == "cudagraph_capture_sizes")
+        read_sizes(entry);
+      else if (key == "max_cudagraph_capture_size")
+        largest_given_ = entry.integer(1, 1, most);
+      else if (key == "cudagraph_mode")
+        apply_graph_mode(entry);
       else {
         accept_all(entry);
-        entry.fail("this part of compilation_config is not modelled by this version of Orrery; modelled: "
-                   "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode");
+        entry.fail(
+            "this part of compilation_config is not modelled by this version of Orrery; modelled: "
+            "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode");
       }
     }
   }
@@ -181,8 +211,10 @@ class Resolver {
   }
 
   void refuse_expert_parallel(const Yaml& value) {
-    if (value.boolean(false)) value.fail("say it by the scenario's key deployment.parallel.ep");
-    else engine_.ignored_args.emplace_back("enable_expert_parallel");
+    if (value.boolean(false))
+      value.fail("say it by the scenario's key deployment.parallel.ep");
+    else
+      engine_.ignored_args.emplace_back("enable_expert_parallel");
   }
 
   void apply_defaults() {
@@ -195,8 +227,10 @@ class Resolver {
       break;
     }
     if (tokens_given_ == 0) {
-      if (!s.enable_chunked_prefill) s.max_num_batched_tokens = std::max(s.max_num_batched_tokens, s.max_model_len);
-      if (s.max_model_len > 0) s.max_num_batched_tokens = std::min(s.max_num_batched_tokens, s.max_num_seqs * s.max_model_len);
+      if (!s.enable_chunked_prefill)
+        s.max_num_batched_tokens = std::max(s.max_num_batched_tokens, s.max_model_len);
+      if (s.max_model_len > 0)
+        s.max_num_batched_tokens = std::min(s.max_num_batched_tokens, s.max_num_seqs * s.max_model_len);
     }
     if (sequences_given_ == 0) s.max_num_seqs = std::min(s.max_num_seqs, s.max_num_batched_tokens);
   }
@@ -210,14 +244,17 @@ class Resolver {
     const SchedulerSettings& s = settings_;
     if (s.max_num_batched_tokens < s.max_num_seqs) {
       fail("max_num_batched_tokens", "max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
-                                         ") must be at least max_num_seqs (" + std::to_string(s.max_num_seqs) + ")");
+                                         ") must be at least max_num_seqs (" +
+                                         std::to_string(s.max_num_seqs) + ")");
     }
     if (!s.enable_chunked_prefill && s.max_num_batched_tokens < s.max_model_len) {
-      fail("max_num_batched_tokens", "without chunked prefill max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
-                                         ") must be at least max_model_len (" + std::to_string(s.max_model_len) + ")");
+      fail("max_num_batched_tokens",
+           "without chunked prefill max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
+               ") must be at least max_model_len (" + std::to_string(s.max_model_len) + ")");
     }
     if (s.long_prefill_token_threshold > s.max_model_len) {
-      fail("long_prefill_token_threshold", "must not be above max_model_len (" + std::to_string(s.max_model_len) + ")");
+      fail("long_prefill_token_threshold",
+           "must not be above max_model_len (" + std::to_string(s.max_model_len) + ")");
     }
   }
 
@@ -239,8 +276,10 @@ class Resolver {
       if (size <= largest) sizes.push_back(size);
     }
     for (std::size_t i = 0; i < rule.ranges.size(); ++i) {
-      const std::int64_t end = i + 1 < rule.ranges.size() ? std::min(rule.ranges[i + 1].from, largest + 1) : largest + 1;
-      for (std::int64_t size = rule.ranges[i].from; size < end; size += rule.ranges[i].step) sizes.push_back(size);
+      const std::int64_t end =
+          i + 1 < rule.ranges.size() ? std::min(rule.ranges[i + 1].from, largest + 1) : largest + 1;
+      for (std::int64_t size = rule.ranges[i].from; size < end; size += rule.ranges[i].step)
+        sizes.push_back(size);
     }
     if (tokens <= largest) sizes.push_back(tokens);
     std::sort(sizes.begin(), sizes.end());

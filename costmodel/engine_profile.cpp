@@ -53,13 +53,21 @@ void read_host(const Yaml& node, HostCosts& h) {
     Figure<Seconds>* figure;
   };
   const std::array terms{
-      Term{"schedule_base", &h.schedule_base}, Term{"schedule_per_sequence", &h.schedule_per_sequence},
-      Term{"schedule_per_new_request", &h.schedule_per_new_request}, Term{"prepare_base", &h.prepare_base},
-      Term{"prepare_per_sequence", &h.prepare_per_sequence}, Term{"prepare_rpc", &h.prepare_rpc},
-      Term{"launch_graph", &h.launch_graph}, Term{"launch_piece", &h.launch_piece},
-      Term{"launch_kernel", &h.launch_kernel}, Term{"copy", &h.copy}, Term{"update_base", &h.update_base},
-      Term{"update_per_sequence", &h.update_per_sequence}, Term{"loop_gap", &h.loop_gap},
-      Term{"input_delay", &h.input_delay}, Term{"output_delay", &h.output_delay},
+      Term{"schedule_base", &h.schedule_base},
+      Term{"schedule_per_sequence", &h.schedule_per_sequence},
+      Term{"schedule_per_new_request", &h.schedule_per_new_request},
+      Term{"prepare_base", &h.prepare_base},
+      Term{"prepare_per_sequence", &h.prepare_per_sequence},
+      Term{"prepare_rpc", &h.prepare_rpc},
+      Term{"launch_graph", &h.launch_graph},
+      Term{"launch_piece", &h.launch_piece},
+      Term{"launch_kernel", &h.launch_kernel},
+      Term{"copy", &h.copy},
+      Term{"update_base", &h.update_base},
+      Term{"update_per_sequence", &h.update_per_sequence},
+      Term{"loop_gap", &h.loop_gap},
+      Term{"input_delay", &h.input_delay},
+      Term{"output_delay", &h.output_delay},
   };
   for (const Term& term : terms) *term.figure = read_figure<Seconds>(node.require(term.key), true);
 }
@@ -90,8 +98,10 @@ void add_argument(const Yaml& place, EngineArgument argument, EngineProfile& e) 
 // `effective` and `ignored` are lists of names; `fixed` maps a name to {only, why}; `elsewhere` a name to a
 // scenario key; `refused` a reason to a list of names.
 void read_arguments(const Yaml& node, EngineProfile& e) {
-  for (const Yaml& name : node.require("effective").items()) add_argument(name, {name.text(), ArgumentEffect::effective, {}, ""}, e);
-  for (const Yaml& name : node.require("ignored").items()) add_argument(name, {name.text(), ArgumentEffect::ignored, {}, ""}, e);
+  for (const Yaml& name : node.require("effective").items())
+    add_argument(name, {name.text(), ArgumentEffect::effective, {}, ""}, e);
+  for (const Yaml& name : node.require("ignored").items())
+    add_argument(name, {name.text(), ArgumentEffect::ignored, {}, ""}, e);
   for (const auto& [name, row] : node.require("fixed").entries()) {
     std::vector<std::string> only;
     if (const Yaml values = row.require("only"); values.is_list()) {
@@ -105,7 +115,8 @@ void read_arguments(const Yaml& node, EngineProfile& e) {
     add_argument(key, {name, ArgumentEffect::elsewhere, {}, key.text()}, e);
   }
   for (const auto& [why, names] : node.require("refused").entries()) {
-    for (const Yaml& name : names.items()) add_argument(name, {name.text(), ArgumentEffect::refused, {}, why}, e);
+    for (const Yaml& name : names.items())
+      add_argument(name, {name.text(), ArgumentEffect::refused, {}, why}, e);
   }
 }
 

@@ -17,7 +17,7 @@ namespace orrery {
 struct SchedulerSettings {
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_num_seqs = 1024;
-  std::int64_t max_model_len = 0;            // tokens; from the model's config unless given
+  std::int64_t max_model_len = 0;  // tokens; from the model's config unless given
   std::int64_t block_size = 16;
   std::int64_t num_gpu_blocks_override = 0;  // 0 = from the memory plan
   std::int64_t kv_cache_memory_bytes = 0;    // 0 = from the memory plan; per GPU
@@ -29,14 +29,15 @@ struct SchedulerSettings {
   bool scheduler_reserve_full_isl = true;
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
-  std::vector<std::int64_t> cudagraph_sizes; // captured sizes, ascending; empty = no graphs
+  std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).
 struct HostCosts {
   // schedule = schedule_base + schedule_per_sequence·running + schedule_per_new_request·new requests
   Figure<Seconds> schedule_base, schedule_per_sequence, schedule_per_new_request;
-  // prepare = prepare_base + prepare_per_sequence·sequences (input preparation, copies, RPC when multi-process)
+  // prepare = prepare_base + prepare_per_sequence·sequences (input preparation, copies, RPC when
+  // multi-process)
   Figure<Seconds> prepare_base, prepare_per_sequence, prepare_rpc;
   // launch: a captured graph replays in launch_graph; piecewise: per layer; eager: per kernel
   Figure<Seconds> launch_graph, launch_piece, launch_kernel;
@@ -48,7 +49,7 @@ struct HostCosts {
 
 // Defaults that depend on the device: the first entry whose condition holds.
 struct DeviceDefaults {
-  Bytes memory_at_least;         // as the framework reports it
+  Bytes memory_at_least;  // as the framework reports it
   std::int64_t max_num_batched_tokens = 0, max_num_seqs = 0;
 };
 
@@ -69,43 +70,47 @@ struct EngineArgument {
   std::string name;
   ArgumentEffect effect = ArgumentEffect::ignored;
   std::vector<std::string> only;  // fixed: the values that are modelled, as written in YAML
-  std::string why;   // fixed, refused: what it would change; elsewhere: the scenario key that says it
+  std::string why;  // fixed, refused: what it would change; elsewhere: the scenario key that says it
 };
 
 struct EngineProfile {
-  std::string name;                 // "vllm-0.24"
-  std::string engine;               // "vllm"
-  std::string version;              // "0.24.0"
-  std::string scheduler;            // a name of sim/policies: "vllm-v1"
+  std::string name;       // "vllm-0.24"
+  std::string engine;     // "vllm"
+  std::string version;    // "0.24.0"
+  std::string scheduler;  // a name of sim/policies: "vllm-v1"
   std::int32_t steps_in_flight = 2;
-  bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one GPU
+  bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one
+                                          // GPU
   SchedulerSettings settings;
   HostCosts host;
   // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).
   Figure<Bytes> residue_v1, residue_v2;
   std::vector<std::string> v2_architectures;
-  std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for scenario.resolved.yaml)
-  std::string runner;               // "v1" | "v2", resolved for the model
-  double interval_host_error = 0;   // one standard deviation of log(host time)
+  std::vector<std::string> ignored_args;  // engine_args given that change no prediction (for
+                                          // scenario.resolved.yaml)
+  std::string runner;                     // "v1" | "v2", resolved for the model
+  double interval_host_error = 0;         // one standard deviation of log(host time)
   std::string description;
   std::vector<DeviceDefaults> device_defaults;  // most memory first
   GraphRule graph_rule;
-  // Bytes per logit (row × vocabulary entry) that live at once when the sampler is profiled; bytes that the engine subtracts
-  // per captured graph (0 = it does not).
+  // Bytes per logit (row × vocabulary entry) that live at once when the sampler is profiled; bytes that the
+  // engine subtracts per captured graph (0 = it does not).
   Figure<double> logit_bytes_v1, logit_bytes_v2;
   Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
   std::vector<EngineArgument> arguments;
 };
 
-// By name from engine_profiles/, before any model, part or argument is known: settings hold the plain defaults.
+// By name from engine_profiles/, before any model, part or argument is known: settings hold the plain
+// defaults.
 Result<EngineProfile> load_engine(const std::string& name);
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name);
 
 struct HardwareProfile;
 struct ModelSpec;
 struct ParallelPlan;
-// Resolves the runner and the settings for a model on a part. `args` is `engine_args` (absent = none); an unknown, refused or
-// impossible argument is an error there. Errors that have no argument to blame stand at `args` or at `place`.
+// Resolves the runner and the settings for a model on a part. `args` is `engine_args` (absent = none); an
+// unknown, refused or impossible argument is an error there. Errors that have no argument to blame stand at
+// `args` or at `place`.
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place);
 

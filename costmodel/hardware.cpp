@@ -60,16 +60,19 @@ HardwareProfile read_hardware(const Yaml& root) {
   h.name = root.require("name").text();
   h.description = root.require("description").text();
   const std::vector<std::string> vendors = {"nvidia", "amd"};
-  if (const Yaml vendor = root.require("vendor"); vendor.present()) h.vendor = vendors[vendor.choice(vendors)];
+  if (const Yaml vendor = root.require("vendor"); vendor.present())
+    h.vendor = vendors[vendor.choice(vendors)];
   h.architecture = root.require("architecture").text();
   const std::vector<std::string> formats = {"none", "ocp", "fnuz"};
-  if (const Yaml format = root.require("fp8_format"); format.present()) h.fp8_format = formats[format.choice(formats)];
+  if (const Yaml format = root.require("fp8_format"); format.present())
+    h.fp8_format = formats[format.choice(formats)];
   const Yaml rates = root.require("matrix_rate");
   read_matrix_rates(rates, h);
   if (rates.is_map() && h.matrix_rate.count(DType::fp8) != (h.fp8_format == "none" ? 0u : 1u)) {
     rates.fail("fp8_format and a matrix rate for fp8 belong together: give both, or none and no rate");
   }
-  if (const Yaml node = root.optional("vector_rate"); node.present()) h.vector_rate = read_figure<FlopsPerSecond>(node);
+  if (const Yaml node = root.optional("vector_rate"); node.present())
+    h.vector_rate = read_figure<FlopsPerSecond>(node);
   h.memory_total = read_figure<Bytes>(root.require("memory_total"));
   h.memory_bandwidth = read_figure<BytesPerSecond>(root.require("memory_bandwidth"));
   h.l2 = read_figure<Bytes>(root.require("l2"));

@@ -27,10 +27,12 @@ void report(const Yaml& key, const Errors& from, Errors& errors) {
 
 class InstanceReader {
  public:
-  InstanceReader(const Yaml& node, const std::string& folder, Errors& errors) : node_(node), folder_(folder), errors_(errors) {}
+  InstanceReader(const Yaml& node, const std::string& folder, Errors& errors)
+      : node_(node), folder_(folder), errors_(errors) {}
 
   InstanceSpec read() {
-    const Yaml hardware = node_.require("hardware"), model = node_.require("model"), engine = node_.require("engine");
+    const Yaml hardware = node_.require("hardware"), model = node_.require("model"),
+               engine = node_.require("engine");
     spec_.plan = read_parallel_plan(node_.optional("parallel"));
     const Yaml args = node_.optional("engine_args");
     bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
@@ -50,8 +52,10 @@ class InstanceReader {
   bool read_hardware(const Yaml& key) {
     if (!key.present()) return false;
     auto loaded = load_hardware(key.text());
-    if (!loaded.ok()) report(key, loaded.errors(), errors_);
-    else spec_.hardware = std::move(loaded).value();
+    if (!loaded.ok())
+      report(key, loaded.errors(), errors_);
+    else
+      spec_.hardware = std::move(loaded).value();
     return loaded.ok();
   }
 
@@ -76,14 +80,17 @@ class InstanceReader {
   bool read_engine(const Yaml& key) {
     if (!key.present()) return false;
     auto loaded = load_engine(key.text());
-    if (!loaded.ok()) report(key, loaded.errors(), errors_);
-    else spec_.engine = std::move(loaded).value();
+    if (!loaded.ok())
+      report(key, loaded.errors(), errors_);
+    else
+      spec_.engine = std::move(loaded).value();
     return loaded.ok();
   }
 
   void check_width(std::int64_t value, const std::string& what) {
     if (value % spec_.plan.tp == 0) return;
-    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp = " + std::to_string(spec_.plan.tp));
+    fail_tp(what + " (" + std::to_string(value) +
+            ") is not divisible by tp = " + std::to_string(spec_.plan.tp));
   }
 
   void fail_tp(const std::string& message) {
@@ -97,7 +104,8 @@ class InstanceReader {
     const std::int64_t tp = spec_.plan.tp;
     check_width(m.heads, "number of attention heads");
     if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) {
-      fail_tp("number of KV heads (" + std::to_string(m.kv_heads) + ") and tp = " + std::to_string(tp) + " do not divide one another");
+      fail_tp("number of KV heads (" + std::to_string(m.kv_heads) + ") and tp = " + std::to_string(tp) +
+              " do not divide one another");
     }
     check_width((m.vocabulary + 63) / 64 * 64, "vocabulary, padded to 64,");
     bool dense = false, sparse = false;
@@ -107,8 +115,9 @@ class InstanceReader {
     if (m.quantization != Quantization::fp8_block) return;
     const auto check_blocks = [&](std::int64_t width, const std::string& what) {
       if (width % tp == 0 && (width / tp) % m.quantization_block != 0) {
-        fail_tp(what + " of one rank (" + std::to_string(width / tp) + ") is not a multiple of the quantisation block (" +
-                std::to_string(m.quantization_block) + ")");
+        fail_tp(what + " of one rank (" + std::to_string(width / tp) +
+                ") is not a multiple of the quantisation block (" + std::to_string(m.quantization_block) +
+                ")");
       }
     };
     if (dense) check_blocks(m.intermediate, "MLP width");
@@ -118,12 +127,14 @@ class InstanceReader {
   // A type without a matrix rate has no price on this part.
   void check_types(const Yaml& model) {
     const HardwareProfile& h = spec_.hardware;
-    if (h.matrix_rate.count(DType::bf16) == 0) node_.optional("hardware").fail("the profile has no matrix rate for bf16");
+    if (h.matrix_rate.count(DType::bf16) == 0)
+      node_.optional("hardware").fail("the profile has no matrix rate for bf16");
     if (spec_.model.activation_dtype == DType::fp16 && h.matrix_rate.count(DType::fp16) == 0) {
       model.fail("runs in float16, and " + h.name + " has no matrix rate for fp16");
     }
     if (spec_.plan.tp > 1 && !h.link_bandwidth.present()) {
-      fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" + h.name + ".yaml");
+      fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" +
+              h.name + ".yaml");
     }
   }
 
@@ -172,8 +183,10 @@ Result<std::vector<ListEntry>> list_profiles(const std::string& folder, Make mak
   Errors errors;
   for (const std::string& name : profile_names(folder)) {
     auto entry = make(name);
-    if (entry.ok()) entries.push_back(std::move(entry).value());
-    else append(errors, entry.errors());
+    if (entry.ok())
+      entries.push_back(std::move(entry).value());
+    else
+      append(errors, entry.errors());
   }
   if (!errors.empty()) return errors;
   return entries;
@@ -203,14 +216,16 @@ Result<std::vector<ListEntry>> list_models() {
     ORRERY_TRY(m, load_model(name, "", "", "auto"));
     std::string text = m.architecture + ", " + billions(m.parameters()) + " parameters";
     if (m.experts > 0) text += " (" + billions(m.active_parameters()) + " active)";
-    return ListEntry{name, text + ", " + to_string(m.quantization), "shapes as published in config.json; source in the profile"};
+    return ListEntry{name, text + ", " + to_string(m.quantization),
+                     "shapes as published in config.json; source in the profile"};
   });
 }
 
 Result<std::vector<ListEntry>> list_engines() {
   return list_profiles("engine_profiles", [](const std::string& name) -> Result<ListEntry> {
     ORRERY_TRY(e, load_engine(name));
-    return ListEntry{name, e.description, "scheduler " + e.scheduler + ", " + count_text(e.arguments.size(), "arguments known")};
+    return ListEntry{name, e.description,
+                     "scheduler " + e.scheduler + ", " + count_text(e.arguments.size(), "arguments known")};
   });
 }
 

@@ -11,10 +11,10 @@
 
 namespace orrery {
 
-// `node` is the `deployment:` map (or one pool). Reads hardware, model, engine, quantization, kv_cache_dtype, parallel,
-// engine_args; leaves replicas, router, role and name to the caller. `folder`: where a relative model path starts.
-// Errors go to the document (unknown names with did-you-mean; heads or expert width not divisible; engine arguments that
-// are unknown, or refused by name because Orrery does not model them).
+// `node` is the `deployment:` map (or one pool). Reads hardware, model, engine, quantization, kv_cache_dtype,
+// parallel, engine_args; leaves replicas, router, role and name to the caller. `folder`: where a relative
+// model path starts. Errors go to the document (unknown names with did-you-mean; heads or expert width not
+// divisible; engine arguments that are unknown, or refused by name because Orrery does not model them).
 InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors);
 
 // For `orrery list`: what is in the data folders. Each entry: name, one-line description, provenance.

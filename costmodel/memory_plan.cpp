@@ -43,14 +43,15 @@ Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
   Bytes total;
   for (const WeightTensor& t : model.global_weights) total += rank_bytes(t, model, tp);
   for (const LayerKind& kind : model.layer_kinds) {
-    for (const WeightTensor& t : kind.weights) total += rank_bytes(t, model, tp) * static_cast<double>(kind.count);
+    for (const WeightTensor& t : kind.weights)
+      total += rank_bytes(t, model, tp) * static_cast<double>(kind.count);
   }
   return total;
 }
 
-// The most that lives at once while one dummy step of max_num_batched_tokens runs, and then the sampler on a row per
-// request (`profile_run`, `_dummy_sampler_run`): the widest part of a layer with the hidden states and the residual,
-// or the hidden states with the logits in the types that the runner's sampler holds.
+// The most that lives at once while one dummy step of max_num_batched_tokens runs, and then the sampler on a
+// row per request (`profile_run`, `_dummy_sampler_run`): the widest part of a layer with the hidden states
+// and the residual, or the hidden states with the logits in the types that the runner's sampler holds.
 Bytes activation_peak(const InstanceSpec& spec) {
   const ModelSpec& m = spec.model;
   const double tp = spec.plan.tp, width = bytes_per_element(m.activation_dtype);
@@ -63,29 +64,38 @@ Bytes activation_peak(const InstanceSpec& spec) {
   double widest = stream + (2 * heads + 2 * kv_heads) * static_cast<double>(m.head_dim);
   for (const LayerKind& kind : m.layer_kinds) {
     if (kind.moe) {  // gate_up output and down output share one buffer, the activated rows have their own
-      const double inner = static_cast<double>(m.expert_intermediate) / tp, k = static_cast<double>(m.experts_per_token);
-      widest = std::max(widest, stream + static_cast<double>(m.hidden) + k * (std::max(2 * inner, static_cast<double>(m.hidden)) + inner));
+      const double inner = static_cast<double>(m.expert_intermediate) / tp,
+                   k = static_cast<double>(m.experts_per_token);
+      widest = std::max(widest, stream + static_cast<double>(m.hidden) +
+                                    k * (std::max(2 * inner, static_cast<double>(m.hidden)) + inner));
     } else {
       widest = std::max(widest, stream + 3 * static_cast<double>(m.intermediate) / tp);
     }
   }
-  const Figure<double>& per_logit = spec.engine.runner == "v2" ? spec.engine.logit_bytes_v2 : spec.engine.logit_bytes_v1;
+  const Figure<double>& per_logit =
+      spec.engine.runner == "v2" ? spec.engine.logit_bytes_v2 : spec.engine.logit_bytes_v1;
   const double forward = tokens * widest * width;
-  const double sampler = tokens * static_cast<double>(m.hidden) * width + rows * static_cast<double>(m.vocabulary) * per_logit.value;
+  const double sampler = tokens * static_cast<double>(m.hidden) * width +
+                         rows * static_cast<double>(m.vocabulary) * per_logit.value;
   return Bytes(std::max(forward, sampler));
 }
 
-// Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only (`determine_available_memory`).
+// Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
+// (`determine_available_memory`).
 Bytes graph_bytes(const InstanceSpec& spec) {
-  const Figure<Bytes>& each = spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
+  const Figure<Bytes>& each =
+      spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
   if (spec.hardware.vendor == "amd") return Bytes(0);
-  const double graphs = 2.0 * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());  // full and piecewise
+  const double graphs = 2.0 * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());  // full and
+                                                                                                 // piecewise
   return each.value * graphs;
 }
 
 std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
 
-Error infeasible(const std::string& message) { return make_error(ErrorKind::infeasible, message, {}, "deployment"); }
+Error infeasible(const std::string& message) {
+  return make_error(ErrorKind::infeasible, message, {}, "deployment");
+}
 
 // The least tensor-parallel width above the plan's whose weights leave room, 0 when none up to 64 does.
 std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
@@ -99,13 +109,14 @@ std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
 Error weights_too_large(const InstanceSpec& spec, const MemoryPlan& plan) {
   const Bytes room = plan.requested - plan.activation_peak - plan.graphs - plan.residue;
   std::string message = "the model does not fit: each " + spec.hardware.name + " has " + gib(plan.requested) +
-                        " to give (" + format_number(spec.engine.settings.gpu_memory_utilization) + " of " + gib(plan.total) +
-                        "), but weights take " + gib(plan.weights) + " and activations, graphs and the framework " +
-                        gib(plan.requested - room) + "; " + gib(Bytes(0) - plan.kv_available) +
-                        " too much, before any KV cache";
+                        " to give (" + format_number(spec.engine.settings.gpu_memory_utilization) + " of " +
+                        gib(plan.total) + "), but weights take " + gib(plan.weights) +
+                        " and activations, graphs and the framework " + gib(plan.requested - room) + "; " +
+                        gib(Bytes(0) - plan.kv_available) + " too much, before any KV cache";
   const std::int64_t tp = width_that_fits(spec, room);
   if (tp > 0) message += "; parallel.tp: " + std::to_string(tp) + " would fit";
-  if (spec.model.quantization == Quantization::none) message += (tp > 0 ? ", or " : "; ") + std::string("an 8- or 4-bit quantization");
+  if (spec.model.quantization == Quantization::none)
+    message += (tp > 0 ? ", or " : "; ") + std::string("an 8- or 4-bit quantization");
   return infeasible(message);
 }
 
@@ -113,13 +124,17 @@ Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
   const std::int64_t length = spec.engine.settings.max_model_len;
   const std::int64_t needed = (length + plan.block_size - 1) / plan.block_size;
   const std::int64_t fits = std::max<std::int64_t>(0, plan.kv_tokens());
-  std::string message = "the KV cache cannot hold one sequence of max_model_len " + std::to_string(length) + ": that takes " +
-                        std::to_string(needed) + " blocks (" + gib(plan.kv_bytes_per_token * static_cast<double>(needed * plan.block_size)) +
+  std::string message = "the KV cache cannot hold one sequence of max_model_len " + std::to_string(length) +
+                        ": that takes " + std::to_string(needed) + " blocks (" +
+                        gib(plan.kv_bytes_per_token * static_cast<double>(needed * plan.block_size)) +
                         "), and there are " + std::to_string(plan.kv_blocks) + " (" +
                         gib(plan.kv_bytes_per_token * static_cast<double>(fits)) + ")";
   if (fits > 0) message += "; engine_args.max_model_len: " + std::to_string(fits) + " would fit";
-  if (plan.blocks_overridden) message += ", or a larger num_gpu_blocks_override";
-  else message += std::string(fits > 0 ? ", or " : "; ") + "a larger parallel.tp, kv_cache_dtype: fp8, or quantization";
+  if (plan.blocks_overridden)
+    message += ", or a larger num_gpu_blocks_override";
+  else
+    message +=
+        std::string(fits > 0 ? ", or " : "; ") + "a larger parallel.tp, kv_cache_dtype: fp8, or quantization";
   return infeasible(message);
 }
 
@@ -138,11 +153,13 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
   plan.block_size = s.block_size;
   const std::int64_t kv_heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
-  const double token_of_layer = 2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype);
+  const double token_of_layer =
+      2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype);
   plan.kv_bytes_per_token = Bytes(token_of_layer * static_cast<double>(m.layers));
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
 
-  const Bytes cache = s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
+  const Bytes cache =
+      s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
   const double page = token_of_layer * static_cast<double>(plan.block_size);
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / m.layers;
   if (s.num_gpu_blocks_override > 0) {
@@ -166,8 +183,9 @@ std::string MemoryPlan::to_table() const {
   row("  framework and workspaces", residue);
   row("  left for the KV cache", kv_available);
   std::string text = table.to_string();
-  text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) + " tokens, " +
-          std::to_string(kv_tokens()) + " tokens, " + format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
+  text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) +
+          " tokens, " + std::to_string(kv_tokens()) + " tokens, " +
+          format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
   return text + (blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n");
 }
 

@@ -1,5 +1,6 @@
 // What fits: weights, activation peak, graphs, framework residue, and the KV blocks that remain, by the
-// engine's own accounting (vLLM 0.24: ../shared/reference/vllm_0_24.md §4, `gpu_worker.determine_available_memory`).
+// engine's own accounting (vLLM 0.24: ../shared/reference/vllm_0_24.md §4,
+// `gpu_worker.determine_available_memory`).
 #pragma once
 
 #include <cstdint>
@@ -12,19 +13,19 @@ namespace orrery {
 
 struct MemoryPlan {
   // bytes of one GPU (the fullest rank)
-  Bytes total;             // what the framework sees
-  Bytes requested;         // total × gpu_memory_utilization, rounded up
+  Bytes total;      // what the framework sees
+  Bytes requested;  // total × gpu_memory_utilization, rounded up
   Bytes weights;
-  Bytes activation_peak;   // torch peak of one dummy step of max_num_batched_tokens
-  Bytes graphs;            // what the engine subtracts for captured graphs (V2 runner: 0)
-  Bytes residue;           // framework, workspaces
-  Bytes kv_available;      // requested − the above; may be negative, then nothing fits
-  Bytes kv_bytes_per_token;   // all layers of this rank
+  Bytes activation_peak;     // torch peak of one dummy step of max_num_batched_tokens
+  Bytes graphs;              // what the engine subtracts for captured graphs (V2 runner: 0)
+  Bytes residue;             // framework, workspaces
+  Bytes kv_available;        // requested − the above; may be negative, then nothing fits
+  Bytes kv_bytes_per_token;  // all layers of this rank
   std::int64_t block_size = 0;
-  std::int64_t kv_blocks = 0;       // num_gpu_blocks as the engine logs it (includes the null block)
+  std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (includes the null block)
   bool blocks_overridden = false;
   std::int64_t kv_tokens() const { return kv_blocks * block_size; }
-  std::string to_table() const;     // for people
+  std::string to_table() const;  // for people
 };
 
 // Infeasible (exit code 4) when the weights do not fit, or when the KV cache cannot hold one sequence of

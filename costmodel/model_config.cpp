@@ -36,14 +36,17 @@ std::string supported_architectures() {
 
 // Fields that change neither a shape nor a price: token ids, training, numerics, bookkeeping.
 constexpr std::array harmless_fields{
-    "_name_or_path",       "attention_dropout",    "bos_token_id",          "eos_token_id",
-    "pad_token_id",        "initializer_range",    "rms_norm_eps",          "rope_theta",
-    "rope_interleaved",    "model_type",           "transformers_version",  "use_cache",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",  "norm_topk_prob",
-    "pretraining_tp",      "initial_context_length", "swiglu_limit",        "max_window_layers",
-    "unsloth_fixed",       "unsloth_version",      "embd_pdrop",            "resid_pdrop",
-    "hidden_dropout",      "output_attentions",    "output_hidden_states",  "return_dict",
-    "is_encoder_decoder",  "chunk_size_feed_forward", "torchscript",        "use_bfloat16",
+    "_name_or_path",        "attention_dropout",    "bos_token_id",
+    "eos_token_id",         "pad_token_id",         "initializer_range",
+    "rms_norm_eps",         "rope_theta",           "rope_interleaved",
+    "model_type",           "transformers_version", "use_cache",
+    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
+    "norm_topk_prob",       "pretraining_tp",       "initial_context_length",
+    "swiglu_limit",         "max_window_layers",    "unsloth_fixed",
+    "unsloth_version",      "embd_pdrop",           "resid_pdrop",
+    "hidden_dropout",       "output_attentions",    "output_hidden_states",
+    "return_dict",          "is_encoder_decoder",   "chunk_size_feed_forward",
+    "torchscript",          "use_bfloat16",
 };
 
 class ConfigReader {
@@ -56,6 +59,7 @@ class ConfigReader {
     read_attention();
     read_experts();
     read_positions();
+    check_redundant_fields();
     refuse_unknown_fields();
     if (config_sound()) build_layers();
     return std::move(model_);
@@ -72,7 +76,8 @@ class ConfigReader {
       if (model_.architecture == a.name) architecture_ = &a;
     }
     if (architecture_ != nullptr) return true;
-    name.fail("architecture " + quote(model_.architecture) + " is not supported; supported: " + supported_architectures());
+    name.fail("architecture " + quote(model_.architecture) +
+              " is not supported; supported: " + supported_architectures());
     accept_all(config_);  // without the architecture, no other field means anything
     return false;
   }
@@ -95,7 +100,8 @@ class ConfigReader {
     model_.intermediate = positive("intermediate_size");
     model_.vocabulary = positive("vocab_size");
     model_.kv_heads = positive("num_key_value_heads", std::max<std::int64_t>(1, model_.heads));
-    model_.head_dim = positive("head_dim", std::max<std::int64_t>(1, model_.hidden / std::max<std::int64_t>(1, model_.heads)));
+    model_.head_dim = positive(
+        "head_dim", std::max<std::int64_t>(1, model_.hidden / std::max<std::int64_t>(1, model_.heads)));
     model_.tied_embeddings = flag("tie_word_embeddings", false);
     model_.activation_dtype = model_.kv_dtype = read_dtype();
     if (const Yaml act = config_.optional("hidden_act"); act.present() && act.text() != "silu") {
@@ -129,11 +135,15 @@ class ConfigReader {
       return;
     }
     if (has_window) {
-      window.fail("sliding-window attention is supported for GptOssForCausalLM only; supported here: null, or use_sliding_window: false");
+      window.fail(
+          "sliding-window attention is supported for GptOssForCausalLM only; supported here: null, or "
+          "use_sliding_window: false");
     }
     if (types.present() && !types.is_null()) {
       for (const Yaml& type : types.items()) {
-        if (type.text() != "full_attention") type.fail("layers of type " + quote(type.scalar_text()) + " are not supported in " + model_.architecture + "; supported: full_attention");
+        if (type.text() != "full_attention")
+          type.fail("layers of type " + quote(type.scalar_text()) + " are not supported in " +
+                    model_.architecture + "; supported: full_attention");
       }
     }
   }
@@ -144,7 +154,8 @@ class ConfigReader {
     if (!types.present() || types.is_null()) return;
     const std::vector<Yaml> items = types.items();
     if (static_cast<std::int64_t>(items.size()) != model_.layers) {
-      types.fail("has " + std::to_string(items.size()) + " entries for " + std::to_string(model_.layers) + " layers");
+      types.fail("has " + std::to_string(items.size()) + " entries for " + std::to_string(model_.layers) +
+                 " layers");
       return;
     }
     const std::vector<std::string> names = {"full_attention", "sliding_attention"};
@@ -169,16 +180,19 @@ class ConfigReader {
         model_.experts = positive("num_local_experts");
         model_.expert_intermediate = model_.intermediate;
         model_.experts_per_token = positive("num_experts_per_tok", 4);
-        if (const Yaml same = config_.optional("experts_per_token"); same.present() && same.integer() != model_.experts_per_token) {
+        if (const Yaml same = config_.optional("experts_per_token");
+            same.present() && same.integer() != model_.experts_per_token) {
           same.fail("differs from num_experts_per_tok");
         }
         break;
     }
-    if (const Yaml shared = config_.optional("shared_expert_intermediate_size"); shared.present() && !shared.is_null() && shared.integer() != 0) {
+    if (const Yaml shared = config_.optional("shared_expert_intermediate_size");
+        shared.present() && !shared.is_null() && shared.integer() != 0) {
       shared.fail("a shared expert is not supported in " + model_.architecture + "; supported: 0");
     }
     if (model_.experts_per_token > model_.experts && model_.experts > 0) {
-      config_.optional("num_experts_per_tok").fail("is more than the number of experts (" + std::to_string(model_.experts) + ")");
+      config_.optional("num_experts_per_tok")
+          .fail("is more than the number of experts (" + std::to_string(model_.experts) + ")");
     }
   }
 
@@ -199,11 +213,13 @@ class ConfigReader {
   void read_positions() {
     model_.max_positions = positive("max_position_embeddings");
     Yaml scaling = config_.optional("rope_scaling");
-    if (const Yaml parameters = config_.optional("rope_parameters"); parameters.present()) scaling = parameters;
+    if (const Yaml parameters = config_.optional("rope_parameters"); parameters.present())
+      scaling = parameters;
     if (!scaling.present() || scaling.is_null()) return;
     Yaml type = scaling.optional("rope_type");
     if (const Yaml old_name = scaling.optional("type"); !type.present()) type = old_name;
-    const Yaml factor = scaling.optional("factor"), original = scaling.optional("original_max_position_embeddings");
+    const Yaml factor = scaling.optional("factor"),
+               original = scaling.optional("original_max_position_embeddings");
     accept_all(scaling);
     const std::string name = type.present() ? type.text() : "default";
     const double times = factor.present() ? factor.number(1, 1) : 1;
@@ -212,24 +228,68 @@ class ConfigReader {
     } else if (name == "linear" || name == "dynamic" || name == "yarn") {
       model_.max_positions = static_cast<std::int64_t>(static_cast<double>(model_.max_positions) * times);
     } else if (name != "default" && name != "llama3" && name != "longrope") {
-      type.fail("rope scaling " + quote(name) + " is not supported; supported: default, llama3, longrope, yarn, linear, dynamic");
+      type.fail("rope scaling " + quote(name) +
+                " is not supported; supported: default, llama3, longrope, yarn, linear, dynamic");
+    }
+  }
+
+  // Fields that say what the architecture says anyway; another value changes shapes.
+  void check_redundant_fields() {
+    struct Redundant {
+      const char* field;
+      std::string value;
+      const char* what;
+    };
+    const std::array fields = {
+        Redundant{"qkv_bias", model_.attention_bias ? "true" : "false",
+                  "biases of q, k and v other than the architecture's"},
+        Redundant{"use_qk_norm", model_.qk_norm ? "true" : "false",
+                  "per-head norms other than the architecture's"},
+        Redundant{"num_nextn_predict_layers", "0", "layers that predict several tokens"},
+        Redundant{"partial_rotary_factor", "1.0", "a partial rotary embedding"},
+        Redundant{"head_bias", "false", "a bias of lm_head"},
+    };
+    for (const Redundant& field : fields) {
+      const Yaml node = config_.optional(field.field);
+      redundant_.emplace_back(field.field);
+      if (!node.present() || node.is_null() || node.scalar_text() == field.value) continue;
+      accept_all(node);
+      node.fail(std::string(field.what) + " are not supported in " + model_.architecture +
+                "; supported: " + field.value);
     }
   }
 
   void refuse_unknown_fields() {
-    const std::array read_elsewhere = {"architectures", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                                       "intermediate_size", "vocab_size", "num_key_value_heads", "head_dim",
-                                       "tie_word_embeddings", "torch_dtype", "dtype", "hidden_act", "attention_bias",
-                                       "mlp_bias", "sliding_window", "use_sliding_window", "layer_types",
-                                       "shared_expert_intermediate_size", "max_position_embeddings", "rope_scaling",
-                                       "rope_parameters", "quantization_config"};
-    const std::array of_experts = {"num_experts", "moe_intermediate_size", "num_experts_per_tok", "decoder_sparse_step",
-                                   "mlp_only_layers", "num_local_experts", "experts_per_token"};
+    const std::array read_elsewhere = {"architectures",
+                                       "hidden_size",
+                                       "num_hidden_layers",
+                                       "num_attention_heads",
+                                       "intermediate_size",
+                                       "vocab_size",
+                                       "num_key_value_heads",
+                                       "head_dim",
+                                       "tie_word_embeddings",
+                                       "torch_dtype",
+                                       "dtype",
+                                       "hidden_act",
+                                       "attention_bias",
+                                       "mlp_bias",
+                                       "sliding_window",
+                                       "use_sliding_window",
+                                       "layer_types",
+                                       "shared_expert_intermediate_size",
+                                       "max_position_embeddings",
+                                       "rope_scaling",
+                                       "rope_parameters",
+                                       "quantization_config"};
+    const std::array of_experts = {"num_experts",         "moe_intermediate_size", "num_experts_per_tok",
+                                   "decoder_sparse_step", "mlp_only_layers",       "num_local_experts",
+                                   "experts_per_token"};
     const auto among = [](const auto& names, const std::string& key) {
       return std::find(names.begin(), names.end(), key) != names.end();
     };
     for (const auto& [key, value] : config_.entries()) {
-      if (among(read_elsewhere, key) || among(harmless_fields, key)) continue;
+      if (among(read_elsewhere, key) || among(harmless_fields, key) || among(redundant_, key)) continue;
       if (architecture_->family != Family::dense && among(of_experts, key)) continue;
       accept_all(value);
       value.fail("field " + quote(key) + " is not understood for " + model_.architecture +
@@ -240,13 +300,15 @@ class ConfigReader {
 
   bool config_sound() {
     if (model_.heads % model_.kv_heads != 0) {
-      config_.optional("num_key_value_heads").fail("does not divide num_attention_heads (" + std::to_string(model_.heads) + ")");
+      config_.optional("num_key_value_heads")
+          .fail("does not divide num_attention_heads (" + std::to_string(model_.heads) + ")");
       return false;
     }
     return model_.layers > 0 && model_.hidden > 0;
   }
 
-  WeightTensor tensor(const char* name, std::int64_t rows, std::int64_t columns, std::int64_t copies = 1) const {
+  WeightTensor tensor(const char* name, std::int64_t rows, std::int64_t columns,
+                      std::int64_t copies = 1) const {
     WeightTensor t;
     t.name = name;
     t.rows = rows;
@@ -305,9 +367,9 @@ class ConfigReader {
       const auto at = static_cast<std::size_t>(i);
       const bool moe = model_.experts > 0 && (dense_.empty() || !dense_[at]);
       const std::int64_t window = !sliding_.empty() && sliding_[at] ? window_ : 0;
-      const auto same = std::find_if(model_.layer_kinds.begin(), model_.layer_kinds.end(), [&](const LayerKind& k) {
-        return k.moe == moe && k.sliding_window == window;
-      });
+      const auto same =
+          std::find_if(model_.layer_kinds.begin(), model_.layer_kinds.end(),
+                       [&](const LayerKind& k) { return k.moe == moe && k.sliding_window == window; });
       if (same != model_.layer_kinds.end()) {
         ++same->count;
         continue;
@@ -321,7 +383,8 @@ class ConfigReader {
       model_.layer_kinds.push_back(std::move(kind));
     }
     model_.global_weights.push_back(tensor("embed_tokens", model_.vocabulary, model_.hidden));
-    if (!model_.tied_embeddings) model_.global_weights.push_back(tensor("lm_head", model_.vocabulary, model_.hidden));
+    if (!model_.tied_embeddings)
+      model_.global_weights.push_back(tensor("lm_head", model_.vocabulary, model_.hidden));
     model_.global_weights.push_back(tensor("final_norm", model_.hidden, 1));
     for (WeightTensor& t : model_.global_weights) t.per_layer = false;
   }
@@ -331,6 +394,7 @@ class ConfigReader {
   const Architecture* architecture_ = nullptr;
   bool mlp_bias_ = false, output_bias_ = false;
   std::int64_t window_ = 0;
+  std::vector<std::string> redundant_;
   std::vector<bool> sliding_, dense_;  // per layer; empty = none
 };
 

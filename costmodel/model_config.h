@@ -8,9 +8,9 @@
 
 namespace orrery {
 
-// `config` is the map of config.json (JSON is read as YAML, so that every field has a place). Reads the fields that decide
-// shapes, passes over those known to change neither shapes nor prices, and reports every other one. The weights
-// carry the activation type; quantisation is applied afterwards (quantization.h).
+// `config` is the map of config.json (JSON is read as YAML, so that every field has a place). Reads the
+// fields that decide shapes, passes over those known to change neither shapes nor prices, and reports every
+// other one. The weights carry the activation type; quantisation is applied afterwards (quantization.h).
 ModelSpec read_model_config(const Yaml& config);
 
 }  // namespace orrery

@@ -24,7 +24,8 @@ Result<ModelFile> find_model(const std::string& name_or_path, const std::string&
   if (!path_like) {
     const auto found = find_profile("model_profiles", name_or_path, "model");
     if (found.ok()) return ModelFile{found.value(), name_or_path, true};
-    return invalid_input(found.errors()[0].message + "; or a path to a Hugging Face config.json", {}, "model");
+    return invalid_input(found.errors()[0].message + "; or a path to a Hugging Face config.json", {},
+                         "model");
   }
   fs::path path = name_or_path;
   if (path.is_relative()) path = fs::path(folder) / path;
@@ -42,6 +43,21 @@ struct ReadModel {
   QuantizationPlan plan;
 };
 
+// Some exporters put the quantisation beside config.json; taking such a model for bf16 would be silently
+// wrong.
+void refuse_quantization_beside(const Yaml& config, const ModelFile& file, const std::string& wanted) {
+  const fs::path path = file.path;
+  std::string name = path.filename().string();
+  if (!wanted.empty() || config.optional("quantization_config").present() || !name.ends_with("config.json"))
+    return;
+  name.insert(name.size() - std::string("config.json").size(), "hf_quant_");
+  std::error_code ec;
+  if (!fs::exists(path.parent_path() / name, ec)) return;
+  config.fail("the weights are quantised as " + name +
+              " beside this file says, which Orrery does not read; say it by "
+              "deployment.quantization (bf16 for weights that are not)");
+}
+
 ReadModel read_document(const Yaml& root, const ModelFile& file) {
   ReadModel read;
   Yaml config = root;
@@ -55,7 +71,10 @@ ReadModel read_document(const Yaml& root, const ModelFile& file) {
   }
   if (!config.present()) return read;
   read.model = read_model_config(config);
-  read.plan = read_quantization_config(config.optional("quantization_config"));
+  if (!read.model.layer_kinds.empty())
+    read.plan = read_quantization_config(config.optional("quantization_config"), read.model.layers);
+  else
+    accept_all(config.optional("quantization_config"));
   return read;
 }
 
@@ -65,7 +84,8 @@ Status override_quantization(const std::string& wanted, QuantizationPlan& plan) 
   Quantization scheme = Quantization::none;
   if (!named_quantization(wanted, scheme)) {
     const std::vector<std::string> names = quantization_names();
-    return invalid_input("unknown quantisation " + quote(wanted) + did_you_mean(wanted, names) + "; known: " + join(names, ", "),
+    return invalid_input("unknown quantisation " + quote(wanted) + did_you_mean(wanted, names) +
+                             "; known: " + join(names, ", "),
                          {}, "quantization");
   }
   if (scheme == plan.scheme) return ok_status();
@@ -90,7 +110,8 @@ Status set_kv_dtype(const std::string& wanted, const QuantizationPlan& plan, Mod
     return ok_status();
   }
   const std::vector<std::string> names = {"auto", "fp8", "bf16"};
-  return invalid_input("unknown KV cache type " + quote(wanted) + did_you_mean(wanted, names) + "; known: " + join(names, ", "),
+  return invalid_input("unknown KV cache type " + quote(wanted) + did_you_mean(wanted, names) +
+                           "; known: " + join(names, ", "),
                        {}, "kv_cache_dtype");
 }
 
@@ -141,11 +162,12 @@ Bytes ModelSpec::kv_bytes_per_token() const {
   return Bytes(2.0 * static_cast<double>(layers * kv_heads * head_dim) * bytes_per_element(kv_dtype));
 }
 
-Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder, const std::string& quantization,
-                             const std::string& kv_cache_dtype) {
+Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder,
+                             const std::string& quantization, const std::string& kv_cache_dtype) {
   ORRERY_TRY(file, find_model(name_or_path, folder));
   ORRERY_TRY(document, YamlDocument::load(file.path));
   ReadModel read = read_document(document.root(), file);
+  if (!file.is_profile) refuse_quantization_beside(document.root(), file, quantization);
   document.finish();
   Errors errors = document.errors();
   append(errors, override_quantization(quantization, read.plan));

@@ -1,5 +1,5 @@
-// A model as shapes: layers, heads, every weight tensor with its dtype. Built from a Hugging Face config.json;
-// anything in it that Orrery does not understand is a located error naming the field.
+// A model as shapes: layers, heads, every weight tensor with its dtype. Built from a Hugging Face
+// config.json; anything in it that Orrery does not understand is a located error naming the field.
 #pragma once
 
 #include <cstdint>
@@ -16,28 +16,29 @@ const char* to_string(Quantization q);  // interfaces §3: bf16 | fp8-block | fp
 
 // One weight matrix (or vector: columns = 1) as stored, before sharding.
 struct WeightTensor {
-  std::string name;            // "q_proj", "experts.gate_up", "lm_head", …
-  std::int64_t rows = 0;       // output features
-  std::int64_t columns = 0;    // input features
-  std::int64_t copies = 1;     // per layer: number of experts
+  std::string name;          // "q_proj", "experts.gate_up", "lm_head", …
+  std::int64_t rows = 0;     // output features
+  std::int64_t columns = 0;  // input features
+  std::int64_t copies = 1;   // per layer: number of experts
   bool per_layer = true;
   DType dtype = DType::bf16;
-  Bytes scales;                // bytes of quantisation scales, one copy
+  Bytes scales;  // bytes of quantisation scales, one copy
   std::int64_t parameters() const { return rows * columns * copies; }
-  Bytes bytes() const;         // one layer's, with scales, all copies
+  Bytes bytes() const;  // one layer's, with scales, all copies
 };
 
 struct LayerKind {
-  std::int64_t count = 0;      // how many layers are like this
+  std::int64_t count = 0;  // how many layers are like this
   bool moe = false;
   std::int64_t sliding_window = 0;  // tokens; 0 = full attention
   std::vector<WeightTensor> weights;
 };
 
 struct ModelSpec {
-  std::string name;            // "qwen3-8b"
-  std::string architecture;    // "Qwen3ForCausalLM"
-  std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0, vocabulary = 0;
+  std::string name;          // "qwen3-8b"
+  std::string architecture;  // "Qwen3ForCausalLM"
+  std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
+               vocabulary = 0;
   std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0, shared_expert_intermediate = 0;
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
   std::int64_t max_positions = 0;
@@ -45,19 +46,20 @@ struct ModelSpec {
   Quantization quantization = Quantization::none;
   std::int64_t quantization_block = 128;  // block or group size
   DType kv_dtype = DType::bf16;
-  std::vector<LayerKind> layer_kinds;     // counts sum to `layers`
+  std::vector<LayerKind> layer_kinds;        // counts sum to `layers`
   std::vector<WeightTensor> global_weights;  // embedding, final norm, lm_head
-  std::string source;          // file it came from
+  std::string source;                        // file it came from
 
-  std::int64_t parameters() const;         // all, embeddings included, tied counted once
-  // Touched by one token, with all of the embedding and lm_head (as Qwen counts "3.3B activated"; OpenAI leaves the
-  // embedding out).
+  std::int64_t parameters() const;  // all, embeddings included, tied counted once
+  // Touched by one token, with all of the embedding and lm_head (as Qwen counts "3.3B activated"; OpenAI
+  // leaves the embedding out).
   std::int64_t active_parameters() const;
-  Bytes weight_bytes() const;              // as stored on one device without sharding
-  Bytes kv_bytes_per_token() const;        // all layers, all KV heads
+  Bytes weight_bytes() const;        // as stored on one device without sharding
+  Bytes kv_bytes_per_token() const;  // all layers, all KV heads
 };
 
-// `quantization`: "" = what the config says. Path to a config.json, or the name of a profile in model_profiles/.
+// `quantization`: "" = what the config says. Path to a config.json, or the name of a profile in
+// model_profiles/.
 Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder,
                              const std::string& quantization, const std::string& kv_cache_dtype);
 

@@ -5,15 +5,19 @@ namespace orrery {
 ParallelPlan read_parallel_plan(const Yaml& node) {
   ParallelPlan p;
   if (!node.present()) return p;
-  const auto width = [&](const char* key) { return static_cast<std::int32_t>(node.optional(key).integer(1, 1, 4096)); };
+  const auto width = [&](const char* key) {
+    return static_cast<std::int32_t>(node.optional(key).integer(1, 1, 4096));
+  };
   p.tp = width("tp");
   p.pp = width("pp");
   p.ep = width("ep");
   p.dp = width("dp");
   p.cp = width("cp");
-  if (p.tp * p.dp % p.ep != 0) node.optional("ep").fail("must divide tp x dp = " + std::to_string(p.tp * p.dp));
+  if (p.tp * p.dp % p.ep != 0)
+    node.optional("ep").fail("must divide tp x dp = " + std::to_string(p.tp * p.dp));
   const auto refuse = [&](const char* key, std::int32_t value, const char* what) {
-    if (value > 1) node.optional(key).fail(std::string(what) + " is not priced by this version of Orrery; use 1");
+    if (value > 1)
+      node.optional(key).fail(std::string(what) + " is not priced by this version of Orrery; use 1");
   };
   refuse("pp", p.pp, "pipeline parallelism");
   refuse("ep", p.ep, "expert parallelism");

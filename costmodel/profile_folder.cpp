@@ -13,7 +13,8 @@ namespace fs = std::filesystem;
 std::vector<std::string> profile_names(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code ec;
-  for (fs::directory_iterator it(data_directory() + "/" + folder, ec), end; !ec && it != end; it.increment(ec)) {
+  for (fs::directory_iterator it(data_directory() + "/" + folder, ec), end; !ec && it != end;
+       it.increment(ec)) {
     if (it->path().extension() == ".yaml") names.push_back(it->path().stem().string());
   }
   std::sort(names.begin(), names.end());
@@ -28,8 +29,8 @@ Result<std::string> find_profile(const std::string& folder, const std::string& n
   const std::vector<std::string> names = profile_names(folder);
   if (std::binary_search(names.begin(), names.end(), name)) return profile_path(folder, name);
   if (names.empty()) {
-    return invalid_input(std::string("there is no ") + what + " profile in " + data_directory() + "/" + folder +
-                             "; set ORRERY_DATA_DIR to the folder that holds Orrery's data",
+    return invalid_input(std::string("there is no ") + what + " profile in " + data_directory() + "/" +
+                             folder + "; set ORRERY_DATA_DIR to the folder that holds Orrery's data",
                          {}, what);
   }
   return invalid_input(std::string("unknown ") + what + " " + quote(name) + did_you_mean(name, names) +

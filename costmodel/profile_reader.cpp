@@ -77,14 +77,15 @@ double read_factor(const Yaml& node, Dimension dimension) {
     if (unit.dimension == dimension) return unit.factor;
     other = &unit;
   }
-  std::string message = other == nullptr ? "unknown unit " + quote(given) + did_you_mean(given, names)
-                                         : "unit " + quote(given) + " is of " + dimension_text(other->dimension);
+  std::string message = other == nullptr
+                            ? "unknown unit " + quote(given) + did_you_mean(given, names)
+                            : "unit " + quote(given) + " is of " + dimension_text(other->dimension);
   node.fail(message + "; " + dimension_text(dimension) + " was expected, in " + join(names, ", "));
   return 1;
 }
 
-constexpr std::array kinds{FigureKind::measured, FigureKind::published, FigureKind::datasheet, FigureKind::derived,
-                           FigureKind::assumed};
+constexpr std::array kinds{FigureKind::measured, FigureKind::published, FigureKind::datasheet,
+                           FigureKind::derived, FigureKind::assumed};
 
 }  // namespace
 
@@ -98,7 +99,8 @@ Figure<double> read_number_figure(const Yaml& node, Dimension dimension, bool ze
   const Yaml value = node.require("value"), unit = node.require("unit"), kind = node.require("kind"),
              source = node.require("source");
   const double number = value.number(1, 0);
-  if (number == 0 && !zero_allowed) value.fail("must be above 0; leave the figure out when the part has none");
+  if (number == 0 && !zero_allowed)
+    value.fail("must be above 0; leave the figure out when the part has none");
   const double factor = unit.present() ? read_factor(unit, dimension) : 1;
   if (kind.present()) {
     std::vector<std::string> names;
@@ -107,7 +109,8 @@ Figure<double> read_number_figure(const Yaml& node, Dimension dimension, bool ze
   }
   std::string text = source.text();
   const bool blank = text.find_first_not_of(" \t\n") == std::string::npos;
-  if (source.present() && blank) source.fail("a figure without a source is not allowed: cite it, derive it, or say why");
+  if (source.present() && blank)
+    source.fail("a figure without a source is not allowed: cite it, derive it, or say why");
   if (!value.present() || !unit.present() || blank) return figure;
   figure.value = number * factor;
   figure.source = std::move(text);

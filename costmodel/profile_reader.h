@@ -12,17 +12,49 @@
 
 namespace orrery {
 
-enum class Dimension { bytes, bytes_per_second, operations_per_second, seconds, hertz, watts, usd_per_hour, ratio, count };
+enum class Dimension {
+  bytes,
+  bytes_per_second,
+  operations_per_second,
+  seconds,
+  hertz,
+  watts,
+  usd_per_hour,
+  ratio,
+  count
+};
 
 namespace detail {
-template <class Q> struct DimensionOf;
-template <> struct DimensionOf<Bytes> { static constexpr Dimension value = Dimension::bytes; };
-template <> struct DimensionOf<BytesPerSecond> { static constexpr Dimension value = Dimension::bytes_per_second; };
-template <> struct DimensionOf<FlopsPerSecond> { static constexpr Dimension value = Dimension::operations_per_second; };
-template <> struct DimensionOf<Seconds> { static constexpr Dimension value = Dimension::seconds; };
-template <> struct DimensionOf<Hertz> { static constexpr Dimension value = Dimension::hertz; };
-template <> struct DimensionOf<Watts> { static constexpr Dimension value = Dimension::watts; };
-template <> struct DimensionOf<UsdPerHour> { static constexpr Dimension value = Dimension::usd_per_hour; };
+template <class Q>
+struct DimensionOf;
+template <>
+struct DimensionOf<Bytes> {
+  static constexpr Dimension value = Dimension::bytes;
+};
+template <>
+struct DimensionOf<BytesPerSecond> {
+  static constexpr Dimension value = Dimension::bytes_per_second;
+};
+template <>
+struct DimensionOf<FlopsPerSecond> {
+  static constexpr Dimension value = Dimension::operations_per_second;
+};
+template <>
+struct DimensionOf<Seconds> {
+  static constexpr Dimension value = Dimension::seconds;
+};
+template <>
+struct DimensionOf<Hertz> {
+  static constexpr Dimension value = Dimension::hertz;
+};
+template <>
+struct DimensionOf<Watts> {
+  static constexpr Dimension value = Dimension::watts;
+};
+template <>
+struct DimensionOf<UsdPerHour> {
+  static constexpr Dimension value = Dimension::usd_per_hour;
+};
 }  // namespace detail
 
 // Value in the base unit (bytes, bytes/s, operations/s, s, Hz, W, USD/h, 1); must be positive, or ≥ 0 when

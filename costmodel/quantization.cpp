@@ -15,10 +15,14 @@ struct SchemeName {
   const char* name;
 };
 constexpr std::array scheme_names{
-    SchemeName{Quantization::none, "bf16"},          SchemeName{Quantization::fp8_block, "fp8-block"},
-    SchemeName{Quantization::fp8_tensor, "fp8-tensor"}, SchemeName{Quantization::fp8_channel, "fp8-channel"},
-    SchemeName{Quantization::w4a8, "w4a8"},          SchemeName{Quantization::w4a16, "w4a16"},
-    SchemeName{Quantization::int4, "int4"},          SchemeName{Quantization::mxfp4, "mxfp4"},
+    SchemeName{Quantization::none, "bf16"},
+    SchemeName{Quantization::fp8_block, "fp8-block"},
+    SchemeName{Quantization::fp8_tensor, "fp8-tensor"},
+    SchemeName{Quantization::fp8_channel, "fp8-channel"},
+    SchemeName{Quantization::w4a8, "w4a8"},
+    SchemeName{Quantization::w4a16, "w4a16"},
+    SchemeName{Quantization::int4, "int4"},
+    SchemeName{Quantization::mxfp4, "mxfp4"},
 };
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -29,13 +33,20 @@ struct ModuleName {
   const char* module;
 };
 constexpr std::array modules{
-    ModuleName{"q_proj", "self_attn.q_proj"},   ModuleName{"k_proj", "self_attn.k_proj"},
-    ModuleName{"v_proj", "self_attn.v_proj"},   ModuleName{"o_proj", "self_attn.o_proj"},
-    ModuleName{"gate_proj", "mlp.gate_proj"},   ModuleName{"up_proj", "mlp.up_proj"},
-    ModuleName{"down_proj", "mlp.down_proj"},   ModuleName{"router", "mlp.gate"},
-    ModuleName{"router", "mlp.router"},         ModuleName{"router", "block_sparse_moe.gate"},
-    ModuleName{"experts.gate_up", "mlp.experts"}, ModuleName{"experts.down", "mlp.experts"},
-    ModuleName{"experts.gate_up", "block_sparse_moe.experts"}, ModuleName{"experts.down", "block_sparse_moe.experts"},
+    ModuleName{"q_proj", "self_attn.q_proj"},
+    ModuleName{"k_proj", "self_attn.k_proj"},
+    ModuleName{"v_proj", "self_attn.v_proj"},
+    ModuleName{"o_proj", "self_attn.o_proj"},
+    ModuleName{"gate_proj", "mlp.gate_proj"},
+    ModuleName{"up_proj", "mlp.up_proj"},
+    ModuleName{"down_proj", "mlp.down_proj"},
+    ModuleName{"router", "mlp.gate"},
+    ModuleName{"router", "mlp.router"},
+    ModuleName{"router", "block_sparse_moe.gate"},
+    ModuleName{"experts.gate_up", "mlp.experts"},
+    ModuleName{"experts.down", "mlp.experts"},
+    ModuleName{"experts.gate_up", "block_sparse_moe.experts"},
+    ModuleName{"experts.down", "block_sparse_moe.experts"},
 };
 
 // "model.layers.12.mlp.gate" → "mlp.gate" ("*" counts as a number); "" when it is not a module of a layer.
@@ -81,7 +92,8 @@ bool kept(const WeightTensor& t, const QuantizationPlan& plan) {
   });
 }
 
-// One copy's scales, bytes. fp8: fp32 scales; 4 bits in groups: a 16-bit scale each; mxfp4's scales are in its bytes per element.
+// One copy's scales, bytes. fp8: fp32 scales; 4 bits in groups: a 16-bit scale each; mxfp4's scales are in
+// its bytes per element.
 double scale_bytes(const WeightTensor& t, const QuantizationPlan& plan) {
   switch (plan.scheme) {
     case Quantization::fp8_block:
@@ -111,45 +123,93 @@ DType stored_type(Quantization scheme, DType activation) {
   return activation;
 }
 
-void read_kept(const Yaml& list, QuantizationPlan& plan) {
-  if (!list.present() || list.is_null()) return;
-  for (const Yaml& item : list.items()) {
-    std::string pattern = item.text();
-    if (!known_module_pattern(pattern)) {
-      item.fail("module " + quote(pattern) + " is not one that Orrery knows, so it cannot leave it unquantised");
-    }
-    plan.kept.push_back(std::move(pattern));
-  }
-}
+// Layers of one kind are priced alike, so a linear layer is left out everywhere or nowhere.
+class KeptModules {
+ public:
+  KeptModules(QuantizationPlan& plan, std::int64_t layers) : plan_(plan), layers_(layers) {}
 
-void read_fp8(const Yaml& node, QuantizationPlan& plan) {
+  void read(const Yaml& list) {
+    if (!list.present() || list.is_null()) return;
+    for (const Yaml& item : list.items()) {
+      std::string pattern = item.text();
+      if (!known_module_pattern(pattern)) {
+        item.fail("module " + quote(pattern) +
+                  " is not one that Orrery knows, so it cannot leave it unquantised");
+      }
+      const std::string inner = layer_module(pattern);
+      const bool linear = inner == "self_attn" || inner == "mlp" || linear_module(inner);
+      if (linear && pattern.find('*') == std::string::npos) count(item, inner);
+      plan_.kept.push_back(std::move(pattern));
+    }
+    for (const Counted& c : counted_) {
+      if (c.times == layers_) continue;
+      c.first.fail("module " + quote(c.module) + " is left unquantised in some layers only (" +
+                   std::to_string(c.times) + " of " + std::to_string(layers_) + "), which is not supported");
+    }
+  }
+
+ private:
+  struct Counted {
+    std::string module;
+    Yaml first;
+    std::int64_t times = 0;
+  };
+
+  static bool linear_module(const std::string& module) {
+    return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
+      return module == m.module && std::string(m.tensor) != "router";
+    });
+  }
+
+  void count(const Yaml& item, const std::string& module) {
+    const auto found =
+        std::find_if(counted_.begin(), counted_.end(), [&](const Counted& c) { return c.module == module; });
+    if (found != counted_.end()) {
+      ++found->times;
+    } else {
+      counted_.push_back({module, item, 1});
+    }
+  }
+
+  QuantizationPlan& plan_;
+  std::int64_t layers_;
+  std::vector<Counted> counted_;
+};
+
+void read_fp8(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) {
   if (const Yaml format = node.optional("fmt"); format.present() && format.text() != "e4m3") {
     format.fail("8-bit format " + quote(format.scalar_text()) + " is not supported; supported: e4m3");
   }
   plan.scheme = Quantization::fp8_tensor;
-  if (const Yaml scheme = node.optional("activation_scheme"); scheme.present()) scheme.choice({"dynamic", "static"});
+  if (const Yaml scheme = node.optional("activation_scheme"); scheme.present())
+    scheme.choice({"dynamic", "static"});
   if (const Yaml block = node.optional("weight_block_size"); block.present() && !block.is_null()) {
     const std::vector<Yaml> sides = block.items();
     plan.scheme = Quantization::fp8_block;
     if (sides.size() == 2) plan.block = sides[0].integer(128, 1, 4096);
-    if (sides.size() != 2 || sides[1].integer(128, 1, 4096) != plan.block) block.fail("only square blocks are supported, as [128, 128]");
+    if (sides.size() != 2 || sides[1].integer(128, 1, 4096) != plan.block)
+      block.fail("only square blocks are supported, as [128, 128]");
   }
-  read_kept(node.optional("modules_to_not_convert"), plan);
-  read_kept(node.optional("ignored_layers"), plan);
+  KeptModules(plan, layers).read(node.optional("modules_to_not_convert"));
+  KeptModules(plan, layers).read(node.optional("ignored_layers"));
 }
 
 // compressed-tensors and modelopt: one group of linear layers, 8-bit floats for weights and activations.
-void read_groups(const Yaml& node, QuantizationPlan& plan) {
+void read_groups(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) {
   const auto groups = node.require("config_groups").entries();
   plan.scheme = Quantization::fp8_tensor;
-  if (groups.size() > 1) groups[1].second.fail("several groups of layers with formats of their own are not supported");
+  if (groups.size() > 1)
+    groups[1].second.fail("several groups of layers with formats of their own are not supported");
   for (const auto& [name, group] : groups) {
     for (const char* side : {"weights", "input_activations"}) {
       const Yaml part = group.require(side);
       const Yaml bits = part.require("num_bits"), type = part.require("type");
-      if (bits.present() && bits.integer() != 8) bits.fail("only 8-bit floats are supported in config_groups (fp8)");
-      if (type.present() && type.text() != "float") type.fail("only 8-bit floats are supported in config_groups (fp8)");
-      if (const Yaml strategy = part.optional("strategy"); strategy.present() && std::string(side) == "weights") {
+      if (bits.present() && bits.integer() != 8)
+        bits.fail("only 8-bit floats are supported in config_groups (fp8)");
+      if (type.present() && type.text() != "float")
+        type.fail("only 8-bit floats are supported in config_groups (fp8)");
+      if (const Yaml strategy = part.optional("strategy");
+          strategy.present() && std::string(side) == "weights") {
         if (strategy.choice({"tensor", "channel"}) == 1) plan.scheme = Quantization::fp8_channel;
       }
       accept_all(part);
@@ -158,7 +218,7 @@ void read_groups(const Yaml& node, QuantizationPlan& plan) {
     group.optional("output_activations");
     group.optional("format");
   }
-  read_kept(node.optional("ignore"), plan);
+  KeptModules(plan, layers).read(node.optional("ignore"));
   const Yaml kv = node.optional("kv_cache_scheme");
   plan.fp8_kv_cache = kv.present() && !kv.is_null();
   accept_all(kv);
@@ -169,7 +229,9 @@ void read_groups(const Yaml& node, QuantizationPlan& plan) {
 bool known_module_pattern(const std::string& pattern) {
   const std::string p = stripped(pattern), inner = layer_module(p);
   const std::string& name = inner.empty() ? p : inner;
-  if (name == "lm_head" || name.ends_with("embed_tokens") || name.ends_with("norm") || name.ends_with("layernorm")) return true;
+  if (name == "lm_head" || name.ends_with("embed_tokens") || name.ends_with("norm") ||
+      name.ends_with("layernorm"))
+    return true;
   if (name == "self_attn" || name == "mlp") return true;
   return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
     const std::string module = m.module;
@@ -199,25 +261,28 @@ const char* to_string(Quantization q) {
   return "?";
 }
 
-QuantizationPlan read_quantization_config(const Yaml& node) {
+QuantizationPlan read_quantization_config(const Yaml& node, std::int64_t layers) {
   QuantizationPlan plan;
   if (!node.present() || node.is_null()) return plan;
   const Yaml method = node.optional("quant_method"), algorithm = node.optional("quant_algo");
   const std::string name = method.present() ? method.text() : "";
   if (name == "fp8") {
-    read_fp8(node, plan);
+    read_fp8(node, layers, plan);
   } else if (name == "mxfp4") {
     plan.scheme = Quantization::mxfp4;
     plan.experts_only = true;
-    read_kept(node.optional("modules_to_not_convert"), plan);
-  } else if (name == "compressed-tensors" || ((name.empty() || name == "modelopt") && algorithm.present() && algorithm.text() == "FP8")) {
-    read_groups(node, plan);
-    for (const char* harmless : {"producer", "format", "quantization_status", "global_compression_ratio", "version"}) {
+    KeptModules(plan, layers).read(node.optional("modules_to_not_convert"));
+  } else if (name == "compressed-tensors" ||
+             ((name.empty() || name == "modelopt") && algorithm.present() && algorithm.text() == "FP8")) {
+    read_groups(node, layers, plan);
+    for (const char* harmless :
+         {"producer", "format", "quantization_status", "global_compression_ratio", "version"}) {
       accept_all(node.optional(harmless));
     }
   } else {
     node.fail("quantisation method " + quote(name.empty() ? algorithm.scalar_text() : name) +
-              " is not supported; supported in a config: fp8 (per tensor, or in blocks), compressed-tensors and modelopt with "
+              " is not supported; supported in a config: fp8 (per tensor, or in blocks), compressed-tensors "
+              "and modelopt with "
               "8-bit floats, mxfp4");
     accept_all(node);
   }

@@ -1,0 +1,164 @@
+// What fits, by the engine's accounting; the logged KV capacities of three runs are shown beside the
+// prediction and only bound it loosely: no figure was taken from them.
+#include "costmodel/memory_plan.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "base/json.h"
+#include "catch.h"
+#include "costmodel/hand_spec.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/shared_data.h"
+
+using namespace orrery;
+
+namespace {
+
+InstanceSpec instance(const std::string& yaml) {
+  YamlDocument document = YamlDocument::parse(yaml, "s.yaml").value();
+  Errors errors;
+  InstanceSpec spec = read_instance_spec(document.root(), ".", errors);
+  document.finish();
+  errors.insert(errors.end(), document.errors().begin(), document.errors().end());
+  if (!errors.empty()) FAIL(to_string(errors));
+  return spec;
+}
+
+InstanceSpec h200(const std::string& model, const std::string& more = "") {
+  return instance("hardware: h200\nmodel: " + model + "\nengine: vllm-0.24\n" + more);
+}
+
+std::string error_of(const InstanceSpec& spec) {
+  const auto plan = plan_memory(spec);
+  REQUIRE_FALSE(plan.ok());
+  CHECK(plan.errors()[0].kind == ErrorKind::infeasible);
+  return plan.errors()[0].message;
+}
+
+bool holds(const std::string& text, const std::string& piece) {
+  return text.find(piece) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("pages: two tensors of block_size tokens, KV heads of a rank, head size, bytes") {
+  CHECK(plan_memory(h200("qwen3-8b")).value().kv_bytes_per_token.value() == 65536.0 / 16 * 36);
+  CHECK(plan_memory(h200("qwen3-32b", "parallel: {tp: 2}")).value().kv_bytes_per_token.value() ==
+        32768.0 / 16 * 64);
+  CHECK(plan_memory(h200("qwen3-30b-a3b")).value().kv_bytes_per_token.value() == 32768.0 / 16 * 48);
+  // Fewer KV heads than ranks: each rank holds one.
+  CHECK(plan_memory(h200("qwen3-30b-a3b", "parallel: {tp: 8}")).value().kv_bytes_per_token.value() ==
+        2.0 * 128 * 2 * 48);
+  CHECK(plan_memory(h200("qwen3-8b", "kv_cache_dtype: fp8")).value().kv_bytes_per_token.value() ==
+        32768.0 / 16 * 36);
+}
+
+TEST_CASE("the parts add up, and blocks are whole pages of every layer") {
+  for (const char* model : {"qwen3-8b", "qwen3-30b-a3b-fp8", "gpt-oss-20b"}) {
+    const InstanceSpec spec = h200(model);
+    const MemoryPlan p = plan_memory(spec).value();
+    CHECK(p.requested.value() == std::ceil(p.total.value() * 0.92));
+    CHECK((p.weights + p.activation_peak + p.graphs + p.residue + p.kv_available).value() ==
+          Approx(p.requested.value()));
+    const double block = p.kv_bytes_per_token.value() * 16;
+    CHECK(static_cast<double>(p.kv_blocks) * block <= p.kv_available.value());
+    CHECK(static_cast<double>(p.kv_blocks + 1) * block > p.kv_available.value());
+    CHECK(p.weights.value() == Approx(spec.model.weight_bytes().value()));
+  }
+}
+
+TEST_CASE("weights are split over ranks, except what every rank needs") {
+  const double one = plan_memory(h200("qwen3-8b")).value().weights.value();
+  const double two = plan_memory(h200("qwen3-8b", "parallel: {tp: 2}")).value().weights.value();
+  CHECK(two > one / 2);
+  CHECK(two < one / 2 * 1.001);  // norms only
+  // Eight ranks, four KV heads: k_proj and v_proj are held twice over.
+  const double eight = plan_memory(h200("qwen3-30b-a3b", "parallel: {tp: 8}")).value().weights.value();
+  const double all = plan_memory(h200("qwen3-30b-a3b")).value().weights.value();
+  const double kv = 48.0 * 2 * 512 * 2048 * 2,
+               replicated = 48.0 * (128 * 2048 + 2 * 2048 + 2 * 128) * 2 + 2048 * 2;
+  CHECK(eight == Approx((all - kv - replicated) / 8 + kv / 4 + replicated));
+}
+
+TEST_CASE("settings move the KV cache the right way") {
+  const auto blocks = [](const std::string& args) {
+    return plan_memory(h200("qwen3-8b", "engine_args: {" + args + "}")).value().kv_blocks;
+  };
+  const std::int64_t base = blocks("");
+  CHECK(blocks("gpu_memory_utilization: 0.8") < base);
+  CHECK(blocks("max_num_seqs: 256") > base);              // fewer logits while profiling
+  CHECK(blocks("max_num_batched_tokens: 32768") < base);  // wider activations
+  CHECK(blocks("block_size: 32") <= base / 2);
+  const MemoryPlan over =
+      plan_memory(h200("qwen3-8b", "engine_args: {num_gpu_blocks_override: 3000}")).value();
+  CHECK(over.kv_blocks == 3000);
+  CHECK(over.blocks_overridden);
+  CHECK(over.kv_available.value() > 1e11);  // still says what would have been
+  CHECK(holds(over.to_table(), "overridden"));
+  // 1 GiB a page set of 2,359,296 bytes.
+  CHECK(blocks("kv_cache_memory_bytes: 107374182400") == 107374182400 / 65536 / 36);
+}
+
+TEST_CASE("V1 subtracts graphs on NVIDIA parts, V2 does not") {
+  CHECK(plan_memory(h200("qwen3-8b")).value().graphs.value() == 0);
+  CHECK(plan_memory(h200("qwen3-30b-a3b")).value().graphs.value() > 0);
+  CHECK(plan_memory(h200("qwen3-30b-a3b", "engine_args: {enforce_eager: true}")).value().graphs.value() == 0);
+  CHECK(plan_memory(instance("hardware: mi300x\nmodel: qwen3-30b-a3b\nengine: vllm-0.24\n"))
+            .value()
+            .graphs.value() == 0);
+}
+
+TEST_CASE("weights that do not fit: by how much, and what would") {
+  const std::string message =
+      error_of(instance("hardware: l40s\nmodel: llama-3.1-70b\nengine: vllm-0.24\nparallel: {tp: 2}\n"));
+  CHECK(holds(message, "does not fit"));
+  CHECK(holds(message, "too much"));
+  CHECK(holds(message, "parallel.tp: 4 would fit"));
+  CHECK(plan_memory(instance("hardware: l40s\nmodel: llama-3.1-70b\nengine: vllm-0.24\nparallel: {tp: "
+                             "4}\nengine_args: {max_model_len: 4096}\n"))
+            .ok());
+}
+
+TEST_CASE("a KV cache below one longest sequence: the length that would fit does") {
+  const std::string base = "hardware: l40s\nmodel: qwen3-14b\nengine: vllm-0.24\n";
+  InstanceSpec spec = instance(base + "engine_args: {gpu_memory_utilization: 0.7}\n");
+  const std::string message = error_of(spec);
+  const std::string mark = "engine_args.max_model_len: ";
+  const std::size_t at = message.find(mark);
+  REQUIRE(at != std::string::npos);
+  spec.engine.settings.max_model_len = std::stoll(message.substr(at + mark.size()));
+  CHECK(plan_memory(spec).ok());
+  spec.engine.settings.max_model_len += 1;
+  CHECK_FALSE(plan_memory(spec).ok());
+  CHECK(holds(error_of(h200("qwen3-8b", "engine_args: {num_gpu_blocks_override: 10}")),
+              "num_gpu_blocks_override"));
+}
+
+TEST_CASE("KV blocks beside those that vLLM 0.24 logged on an H200") {
+  if (!has_shared("truth/qwen3-8b_bf16_tp1/engine.json")) return;
+  struct Run {
+    const char *folder, *model, *more;
+  };
+  for (const Run& run :
+       {Run{"qwen3-8b_bf16_tp1", "qwen3-8b", ""}, Run{"qwen3-30b-a3b_fp8_tp1", "qwen3-30b-a3b-fp8", ""},
+        Run{"qwen3-32b_bf16_tp2", "qwen3-32b", "parallel: {tp: 2}"}}) {
+    const Json log = load_json(shared_folder() + "/truth/" + run.folder + "/engine.json").value();
+    const InstanceSpec spec = h200(run.model, run.more);
+    const MemoryPlan p = plan_memory(spec).value();
+    const double logged = log["num_gpu_blocks"].get<double>();
+    const double gib = 1024.0 * 1024 * 1024, load = std::stod(log["model_load_gib"][0].get<std::string>());
+    const double error = static_cast<double>(p.kv_blocks) / logged - 1;
+    std::printf("%s: %lld blocks, logged %.0f (%+.2f %%); weights %.2f GiB, logged %.2f\n", run.folder,
+                static_cast<long long>(p.kv_blocks), logged, 100 * error, p.weights.value() / gib, load);
+    CHECK(std::abs(error) < 0.02);
+    CHECK(p.weights.value() / gib == Approx(load).epsilon(0.005));
+    // What the engine decided without measuring anything must be equal.
+    CHECK(spec.engine.settings.max_num_batched_tokens == log["max_num_batched_tokens"].get<std::int64_t>());
+    CHECK(spec.engine.settings.max_num_seqs == log["max_num_seqs"].get<std::int64_t>());
+    CHECK(spec.engine.settings.cudagraph_sizes == log["cudagraph_sizes"].get<std::vector<std::int64_t>>());
+    CHECK(spec.engine.settings.max_model_len == log["max_model_len"].get<std::int64_t>());
+  }
+}
