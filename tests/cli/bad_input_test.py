@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Bad input gives one clear message with place and remedy, the documented exit code, and no half-written output.
+
+  bad_input_test.py ORRERY_BINARY SOURCE_DIR
+"""
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+binary, source = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+root = tempfile.mkdtemp(prefix="orrery-bad-input-")
+failures = []
+count = 0
+
+SCENARIO = """deployment:
+  hardware: h200
+  model: qwen3-8b
+  engine: vllm-0.24
+workload:
+  trace: trace.jsonl
+"""
+GOOD = '{"timestamp": 0, "input_length": 100, "output_length": 10}\n'
+
+
+def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate"):
+    """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist."""
+    global count
+    count += 1
+    folder = os.path.join(root, name.replace(" ", "_").replace("/", "_"))
+    os.makedirs(folder)
+    with open(os.path.join(folder, "scenario.yaml"), "wb") as f:
+        f.write(scenario if isinstance(scenario, bytes) else scenario.encode())
+    if trace is not None:
+        with open(os.path.join(folder, "trace.jsonl"), "wb") as f:
+            f.write(trace if isinstance(trace, bytes) else trace.encode())
+    line = [binary, command, "scenario.yaml"] + list(args)
+    if command == "simulate":
+        line += ["--out", "out"]
+    p = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+    left = [n for n in os.listdir(folder) if n not in ("scenario.yaml", "trace.jsonl", "config.json")]
+    problems = []
+    if p.returncode != expected_code:
+        problems.append(f"exit code {p.returncode}, expected {expected_code}")
+    problems += [f"stderr does not say {w!r}" for w in words if w not in p.stderr]
+    if expected_code != 0 and left:
+        problems.append(f"left behind: {left}")
+    if "internal error" in p.stderr or "terminate called" in p.stderr:
+        problems.append("crashed")
+    if problems:
+        failures.append(f"{name}: {'; '.join(problems)}\n    stderr: {p.stderr.strip()[:400]}")
+    return folder
+
+
+def edit(old, new):
+    assert old in SCENARIO
+    return SCENARIO.replace(old, new)
+
+
+check("good", 0, [])
+# scenario
+check("unknown key", 3, ["scenario.yaml:5:3: deployment.routr", "unknown key", "router"], edit("workload:", "  routr: x\nworkload:"))
+check("duplicate key", 3, ["scenario.yaml:3:3", "duplicate key", "line 2"], edit("  model:", "  hardware: h100\n  model:"))
+check("unknown hardware", 3, ["scenario.yaml:2:13", "h2000", "h200"], edit("h200", "h2000"))
+check("unknown model", 3, ["scenario.yaml:3", "qwen3-8c", "qwen3-8b"], edit("qwen3-8b", "qwen3-8c"))
+check("unknown engine", 3, ["scenario.yaml:4", "vllm-0.24"], edit("vllm-0.24", "vllm-0.42"))
+check("missing key", 3, ["deployment.hardware", "missing"], edit("  hardware: h200\n", ""))
+check("two errors at once", 3, ["hardware", "engine"], edit("h200", "nope").replace("vllm-0.24", "neither"))
+check("not yaml", 3, ["scenario.yaml:2:1", "invalid YAML"], "deployment: [unclosed\n")
+check("binary scenario", 3, ["binary"], b"\x00\x01\x02\x03")
+check("empty scenario", 3, ["empty"], "")
+check("tp zero", 3, ["deployment.parallel.tp", "from 1"], edit("workload:", "  parallel: {tp: 0}\nworkload:"))
+check("heads not divisible", 3, ["tp", "heads"], edit("workload:", "  parallel: {tp: 3}\nworkload:"))
+check("pipeline refused by name", 3, ["pipeline"], edit("workload:", "  parallel: {pp: 2}\nworkload:"))
+check("pools refused by name", 3, ["pools"], edit("workload:", "  pools: [{name: p}]\nworkload:"))
+check("lora refused by name", 3, ["LoRA"], edit("workload:", "  engine_args: {enable_lora: true}\nworkload:"))
+check("structured output refused", 3, ["structured"], edit("workload:", "  engine_args: {structured_outputs_config: {backend: x}}\nworkload:"))
+check("unknown engine argument", 3, ["max_num_batched_token", "max_num_batched_tokens"],
+      edit("workload:", "  engine_args: {max_num_batched_token: 5}\nworkload:"))
+check("faults refused", 3, ["fault"], SCENARIO + "faults: [{at_s: 1}]\n")
+check("no workload", 3, ["workload"], SCENARIO.split("workload:")[0])
+check("bad set", 2, ["--set"], args=["--set", "nonsense"])
+check("set unknown key", 3, ["deployment.foo"], args=["--set", "deployment.foo=1"])
+check("unknown option", 2, [], args=["--frobnicate"])
+check("bad intervals", 2, ["--intervals"], args=["--intervals", "some"])
+check("slo without limit", 3, ["slo"], SCENARIO + "slo: {percentile: 99}\n")
+check("yes is no boolean", 3, ["true or false"], edit("workload:", "  engine_args: {enforce_eager: yes}\nworkload:"))
+check("octal", 3, ["whole number"], edit("workload:", "  replicas: 010\nworkload:"))
+# does not fit
+check("does not fit", 4, ["does not fit", "parallel.tp: 8 would fit"], edit("qwen3-8b", "llama-3.1-405b"))
+check("sequence does not fit", 4, ["max_model_len"], edit("workload:", "  engine_args: {num_gpu_blocks_override: 100}\nworkload:"))
+# trace
+line = GOOD.strip()
+check("missing trace", 3, ["trace.jsonl", "no such file"], trace=None)
+check("empty trace", 3, ["trace.jsonl", "empty"], trace="")
+check("truncated line", 3, ["trace.jsonl:2"], trace=GOOD + '{"timestamp": 5, "input_le\n')
+check("binary trace", 3, ["trace.jsonl"], trace=GOOD.encode() + b"\x00\x01\x02\n")
+check("truncated gzip", 3, ["truncated"], trace=gzip.compress(GOOD.encode() * 5000)[:-40])
+check("time goes back", 3, ["trace.jsonl:2", "--sort"], trace=GOOD.replace('"timestamp": 0', '"timestamp": 9') + GOOD)
+check("negative time", 3, ["trace.jsonl:1", "timestamp"], trace=GOOD.replace('"timestamp": 0', '"timestamp": -1'))
+check("zero length", 3, ["trace.jsonl:1", "output_length"], trace=GOOD.replace('"output_length": 10', '"output_length": 0'))
+check("fractional length", 3, ["trace.jsonl:1", "input_length"], trace=GOOD.replace("100", "100.5"))
+check("nan", 3, ["trace.jsonl:1"], trace=GOOD.replace("100", "NaN"))
+check("unknown trace key", 3, ["trace.jsonl:1", "inputlength"], trace=GOOD.replace("}", ', "inputlength": 1}'))
+check("duplicate trace key", 3, ["trace.jsonl:1", "stands twice"], trace=GOOD.replace("}", ', "input_length": 1}'))
+check("hash list too short", 3, ["trace.jsonl:1", "hash_ids"], trace=GOOD.replace("100", "1000").replace("}", ', "hash_ids": [1]}'))
+check("images refused", 3, ["image"], trace=GOOD.replace("}", ', "images": [{"width": 10, "height": 10}]}'))
+check("late bad line", 3, ["trace.jsonl:3001"], trace=GOOD * 3000 + "oops\n")
+check("trace is a directory", 3, ["directory"], SCENARIO.replace("trace.jsonl", "."), trace=None)
+# model config
+config = json.dumps({"architectures": ["Qwen3ForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                     "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 100, "strange_field": 3}, indent=1)
+folder = os.path.join(root, "configs")
+os.makedirs(folder)
+for name, text, words in [("unknown_field", config, ["strange_field", "config.json:11:19"]),
+                          ("unknown_architecture", config.replace("Qwen3For", "Mamba9For"), ["Mamba9ForCausalLM", "LlamaForCausalLM"]),
+                          ("truncated_config", config[:60], ["config.json"])]:
+    path = os.path.join(folder, name)
+    os.makedirs(path)
+    open(os.path.join(path, "config.json"), "w").write(text)
+    check("config " + name, 3, words, edit("qwen3-8b", os.path.join(path, "config.json")))
+# cost
+check("cost step syntax", 2, ["--step"], command="cost", args=["--step", "prefil 5@0"])
+check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
+
+print(f"{count - len(failures)} of {count} bad inputs answered as documented")
+for f in failures:
+    print("FAIL " + f)
+sys.exit(1 if failures else 0)
