@@ -147,8 +147,10 @@ inline RandomWorld random_world(std::uint64_t seed) {
   double at = 0;
   for (std::uint64_t i = 0; i < count; ++i) {
     if (r.below(3) != 0) at += r.exponential(0.05);
-    auto q = request(i, at, static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 3000 : 300)),
-                     static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 800 : 60)));
+    // One draw a statement: compilers evaluate arguments in different orders.
+    const auto output = static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 800 : 60));
+    const auto prompt = static_cast<std::int32_t>(pick(1, r.below(4) == 0 ? 3000 : 300));
+    auto q = request(i, at, prompt, output);
     if (r.below(3) == 0) q.max_output_tokens += static_cast<std::int32_t>(r.below(50));
     if (r.below(2) == 0) {
       q.hash_block_size = 128;
