@@ -28,6 +28,10 @@ struct MemoryPlan {
   std::string to_table() const;  // for people
 };
 
+// Layers with a sliding window are counted as if they kept every token. vLLM frees what leaves the window and
+// lets groups of layers share pages, so the capacity for gpt-oss is underestimated, up to twofold at long
+// contexts.
+//
 // Infeasible (exit code 4) when the weights do not fit, or when the KV cache cannot hold one sequence of
 // max_model_len: says by how much and what would fit (smaller max_model_len, larger tp, quantisation).
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec);
