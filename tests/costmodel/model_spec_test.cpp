@@ -57,6 +57,14 @@ ModelSpec load(const std::string& name, const std::string& quantization = "",
   return std::move(model).value();
 }
 
+WeightTensor tensor(const ModelSpec& model, const std::string& name) {
+  for (const WeightTensor& t : model.layer_kinds[0].weights) {
+    if (t.name == name) return t;
+  }
+  FAIL("no tensor " << name);
+  return {};
+}
+
 std::string config_path(const Published& p) {
   return shared_folder() + "/data/hf_configs/" + p.config + "_config.json";
 }
@@ -163,14 +171,13 @@ TEST_CASE("quantisation: scales count, norms and the router stay") {
   CHECK(block.quantization == Quantization::fp8_block);
   CHECK(block.parameters() == bf16.parameters());
   CHECK(block.weight_bytes() == load("qwen3-30b-a3b-fp8").weight_bytes());
-  for (const WeightTensor& t : block.layer_kinds[0].weights) {
-    if (t.name == "experts.gate_up") {  // 1536 x 2048 in 128 x 128 blocks: 12 · 16 scales of 4 bytes
-      CHECK(t.dtype == DType::fp8);
-      CHECK(t.scales.value() == 768);
-      CHECK(t.bytes().value() == 128.0 * (1536.0 * 2048 + 768));
-    }
-    if (t.name == "router" || t.name == "input_norm") CHECK(t.dtype == DType::bf16);
-  }
+  // 1536 x 2048 in 128 x 128 blocks: 12 · 16 scales of 4 bytes.
+  const WeightTensor experts = tensor(block, "experts.gate_up");
+  CHECK(experts.dtype == DType::fp8);
+  CHECK(experts.scales.value() == 768);
+  CHECK(experts.bytes().value() == 128.0 * (1536.0 * 2048 + 768));
+  CHECK(tensor(block, "router").dtype == DType::bf16);
+  CHECK(tensor(block, "input_norm").dtype == DType::bf16);
   for (const WeightTensor& t : block.global_weights) CHECK(t.dtype == DType::bf16);
   CHECK(load("qwen3-30b-a3b-fp8", "bf16").weight_bytes() == bf16.weight_bytes());
   const double gate = 12288.0 * 4096;
@@ -179,9 +186,7 @@ TEST_CASE("quantisation: scales count, norms and the router stay") {
                                     {"w4a16", gate / 2 + gate / 128 * 2},
                                     {"mxfp4", gate * 0.53125}}) {
     INFO(name);
-    for (const WeightTensor& t : load("qwen3-8b", name).layer_kinds[0].weights) {
-      if (t.name == "gate_proj") CHECK(t.bytes().value() == bytes);
-    }
+    CHECK(tensor(load("qwen3-8b", name), "gate_proj").bytes().value() == bytes);
   }
 }
 
@@ -281,12 +286,9 @@ TEST_CASE("context lengths with rope scaling") {
 
 TEST_CASE("modules left unquantised are read per kind of layer") {
   const std::string head = R"("quantization_config": {"quant_method": "fp8", "modules_to_not_convert": )";
-  const auto dtype = [&](const std::string& list, const std::string& tensor) {
+  const auto dtype = [&](const std::string& list, const std::string& name) {
     const ModelSpec m = TemporaryConfig(with(head + list + "}")).load().value();
-    for (const WeightTensor& t : m.layer_kinds[0].weights) {
-      if (t.name == tensor) return t.dtype;
-    }
-    return DType::count;
+    return tensor(m, name).dtype;
   };
   CHECK(dtype(R"(["lm_head"])", "o_proj") == DType::fp8);
   CHECK(dtype(R"(["model.layers.*.self_attn"])", "o_proj") == DType::bf16);
