@@ -145,6 +145,7 @@ class Loop {
     r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
     r.pools.push_back(pool);
     r.events = events_;
+    if (ORRERY_MUTANT(seed_from_address)) digest.add(reinterpret_cast<std::uintptr_t>(this));
     r.digest = digest.value();
     return r;
   }

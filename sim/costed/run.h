@@ -17,7 +17,7 @@ struct RunOptions {
   PriceScales scales;                  // multiplied with the scenario's what-if factors
   double rate_factor = 1.0;            // plays the workload so many times faster (find-rate)
   std::uint64_t limit_requests = 0;    // 0 = the scenario's own limit
-  std::function<bool(std::uint64_t)> keep_going;
+  std::function<bool(std::uint64_t)> keep_going = {};
 };
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options = {});

@@ -39,7 +39,7 @@ struct EnsembleOptions {
   int runs = 16;
   std::uint64_t limit_requests = 20000;
   int threads = 1;
-  std::function<bool(std::uint64_t)> keep_going;
+  std::function<bool(std::uint64_t)> keep_going = {};
 };
 
 // Independent of the number of threads: each run's draws depend on its number, results are reduced in order.
