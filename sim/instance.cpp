@@ -84,6 +84,12 @@ bool Instance::schedule(SimTime now) {
 }
 
 void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
+  if (plan.prefill_tokens > 0) {
+    wiring_.collector->series().count(TimeSeriesRecorder::prefill_tokens, now, static_cast<double>(plan.prefill_tokens));
+  }
+  if (!plan.preempted.empty()) {
+    wiring_.collector->series().count(TimeSeriesRecorder::preemptions, now, static_cast<double>(plan.preempted.size()));
+  }
   for (const Admission& a : scheduler_->admissions()) {
     Progress& p = progress_of(a.sequence);
     if (!p.admitted) {

@@ -89,7 +89,10 @@ int diff(const std::string& a, const std::string& b, const CommandContext& conte
     if (value.is_number() && second.is_number() && value.get<double>() != 0) {
       change = format_fixed(100 * (second.get<double>() / value.get<double>() - 1), 2) + " %";
     }
-    const auto cell = [](const Json& v) { return v.is_number_float() ? format_fixed(v.get<double>(), 4) : v.dump(); };
+    const auto cell = [](const Json& v) {
+      const std::string text = v.is_number_float() ? format_fixed(v.get<double>(), 4) : v.dump();
+      return text.size() > 24 ? text.substr(0, 21) + "..." : text;
+    };
     table.add({name, cell(value), cell(second), change});
     metrics.push_back({{"metric", name}, {"a", value}, {"b", second}});
   }
