@@ -236,6 +236,8 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
   return line;
 }
 
+double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }
+
 SimDuration StepPricer::output_delay() const { return state_->output_delay; }
 SimDuration StepPricer::input_delay() const { return state_->input_delay; }
 std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }

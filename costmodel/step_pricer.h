@@ -109,6 +109,9 @@ class StepPricer {
   // For people: slower, allocates. device, host and step times as interfaces §6 defines them.
   StepBreakdown explain(const StepShape& shape) const;
   StepSummary summarize(const StepShape& shape) const;  // the same figures, about a microsecond
+  // Nanoseconds of the operators that depend on the padded token count, before the rounding that hides last bits:
+  // what determinism tests compare.
+  double unrounded_ns(std::int64_t tokens) const;
 
  private:
   struct State;

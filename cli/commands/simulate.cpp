@@ -87,7 +87,7 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
   const double wall = seconds_now() - begin;
 
   std::unique_ptr<Intervals> intervals;
-  if (*runs > 0 && options.outputs != "summary") {
+  if (*runs > 0) {
     auto estimated = estimate_intervals(scenario, {.runs = *runs, .threads = context.threads, .keep_going = keep_going});
     if (!estimated.ok()) return report_errors(estimated.errors());
     intervals = std::make_unique<Intervals>(std::move(estimated).value());

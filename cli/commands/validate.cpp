@@ -1,0 +1,51 @@
+// `orrery validate`: what the simulation makes of runs that a real engine logged.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/files.h"
+#include "cli/command_table.h"
+#include "reports/casebook/schedule_replay.h"
+
+namespace orrery {
+
+namespace {
+
+struct ValidateOptions {
+  std::string schedule, out;
+};
+
+int validate(const ValidateOptions& options, const CommandContext& context) {
+  if (options.schedule.empty()) {
+    return report_errors({make_error(ErrorKind::usage, "validate needs --schedule RUN; validation cases are not in this version")});
+  }
+  auto run = load_measured_run(options.schedule);
+  if (!run.ok()) return report_errors(run.errors());
+  const ScheduleReplay replay = replay_schedule(*run);
+  if (!options.out.empty()) {
+    auto folder = AtomicDirectory::create(options.out);
+    if (!folder.ok()) return report_errors(folder.errors());
+    Status written = write_file_atomically(folder->file("schedule.json"), canonical_json(schedule_replay_json(replay)));
+    if (written.ok()) written = folder->commit();
+    if (!written.ok()) return report_errors(written.errors());
+  }
+  if (context.json) {
+    std::fputs(canonical_json(schedule_replay_json(replay)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(schedule_replay_text(replay).c_str(), stdout);
+  }
+  return static_cast<int>(replay.identical == replay.steps ? ExitCode::done : ExitCode::check_failed);
+}
+
+}  // namespace
+
+void register_validate_command(CLI::App& app, CommandContext& context) {
+  auto options = std::make_shared<ValidateOptions>();
+  CLI::App* c = app.add_subcommand("validate", "replays a real engine's log through our scheduler, step by step\n"
+                                               "example: orrery validate --schedule RUN --out out/schedule");
+  c->add_option("--schedule", options->schedule, "folder with engine.json, experiments, requests and steps of a run");
+  c->add_option("--out", options->out, "directory for schedule.json");
+  c->callback([&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
+}
+
+}  // namespace orrery

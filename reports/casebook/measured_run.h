@@ -1,0 +1,62 @@
+// A real engine's run as it was logged: the layout of ../shared/truth (engine.json, experiments.jsonl,
+// requests.csv, steps.csv; plain or compressed).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace orrery {
+
+struct MeasuredRequest {
+  std::int64_t submit_ns = 0;         // when the client sent it, from the experiment's start
+  std::int32_t prompt_tokens = 0;
+  std::int32_t output_tokens = 0;
+  std::vector<std::uint64_t> hash_ids;  // names of 512-token prompt blocks; empty = private
+};
+
+// One engine step. Chunks of one token are not listed by the logger: they count among the decodes.
+struct MeasuredStep {
+  struct Chunk {
+    std::int64_t tokens = 0, context = 0;
+    bool operator==(const Chunk&) const = default;
+  };
+  struct Admission {
+    std::int64_t request = 0, cached_tokens = 0;
+    bool operator==(const Admission&) const = default;
+  };
+  std::int64_t step = 0;
+  std::int64_t schedule_start_ns = 0, update_start_ns = 0;
+  std::int64_t tokens = 0, sequences = 0, running = 0, waiting = 0, free_blocks = 0;
+  std::vector<Chunk> chunks;
+  std::vector<std::int64_t> chunk_requests, preempted;
+  std::vector<Admission> admitted;
+};
+
+struct MeasuredExperiment {
+  std::string name;
+  bool serial = false;                // one request after another, each with its own zero of time
+  std::vector<MeasuredRequest> requests;
+  std::vector<MeasuredStep> steps;    // from the first admission on: what comes before is the client's warm-up
+};
+
+struct MeasuredEngine {
+  std::int64_t num_gpu_blocks = 0, max_num_batched_tokens = 0, max_num_seqs = 0, max_model_len = 0;
+  std::int64_t long_prefill_token_threshold = 0;
+  std::int32_t block_size = 0;
+  bool enable_prefix_caching = true, async_scheduling = true;
+  bool v2_runner = false;             // it reports resumed requests as new ones
+};
+
+struct MeasuredRun {
+  std::string folder;
+  MeasuredEngine engine;
+  std::vector<MeasuredExperiment> experiments;
+};
+
+// Errors: a missing file, column or field, with place.
+Result<MeasuredRun> load_measured_run(const std::string& folder);
+
+}  // namespace orrery

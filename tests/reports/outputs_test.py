@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""What `orrery simulate --out` writes, read as other people's scripts would: outputs_test.py ORRERY_BINARY SOURCE_DIR"""
+import csv
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BINARY, SOURCE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+
+SCENARIO = """deployment:
+  hardware: h200
+  model: qwen3-8b
+  engine: vllm-0.24
+  replicas: 2
+workload:
+  trace: trace.jsonl
+slo: {ttft_ms: 200, tpot_ms: 20}
+"""
+
+
+def percentile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, math.floor(p * len(values)))]
+
+
+def read_csv(path):
+    with path.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+class Outputs(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="orrery-outputs-"))
+        cls.trace = [{"timestamp": 40 * i, "input_length": 50 + 37 * i % 3000, "output_length": 1 + 13 * i % 90} for i in range(300)]
+        for i in range(0, 300, 5):
+            cls.trace[i]["max_output_tokens"] = cls.trace[i]["output_length"] + 7
+        (cls.folder / "scenario.yaml").write_text(SCENARIO)
+        (cls.folder / "trace.jsonl").write_text("".join(json.dumps(r) + "\n" for r in cls.trace))
+        first = cls.launch("simulate", "scenario.yaml", "--out", "out", "--outputs", "all", "--itl", "--steps-csv", "--intervals", "4")
+        assert first.returncode == 0, first.stderr
+        cls.out = cls.folder / "out"
+        cls.summary = json.loads((cls.out / "summary.json").read_text())
+        cls.rows = read_csv(cls.out / "requests.csv")
+
+    @classmethod
+    def launch(cls, *arguments):
+        return subprocess.run([BINARY, *arguments], cwd=cls.folder, capture_output=True, text=True)
+
+    def call(self, *arguments, code=0):
+        p = self.launch(*arguments)
+        self.assertEqual(p.returncode, code, p.stderr)
+        return p
+
+    def test_files(self):
+        self.assertEqual(sorted(p.name for p in self.out.iterdir()),
+                         ["report.html", "requests.csv", "scenario.resolved.yaml", "steps.csv", "summary.json", "trace.json"])
+        for path in self.out.iterdir():
+            self.assertTrue(path.read_bytes().endswith(b"\n"), path)
+        self.call("simulate", "scenario.yaml", "--out", "short", "--outputs", "summary", "--intervals", "off")
+        self.assertIn("summary.json", [p.name for p in (self.folder / "short").iterdir()])
+        self.assertNotIn("requests.csv", [p.name for p in (self.folder / "short").iterdir()])
+
+    def test_requests(self):
+        header = (self.out / "requests.csv").read_text().splitlines()[0]
+        self.assertEqual(header, "request,arrival_s,prompt_tokens,output_tokens,cached_tokens,queue_s,ttft_s,e2e_s,tpot_ms,"
+                                 "instance,preemptions,status,itl_p50_ms,itl_p99_ms,itl_max_ms")
+        self.assertEqual([int(r["request"]) for r in self.rows], list(range(300)))
+        for row, asked in zip(self.rows, self.trace):
+            self.assertEqual(int(row["prompt_tokens"]), asked["input_length"])
+            self.assertEqual(int(row["output_tokens"]), asked["output_length"])
+            self.assertEqual(row["arrival_s"], f"{asked['timestamp'] / 1000:.9f}")
+            self.assertEqual(row["status"], "completed")
+            queue, ttft, e2e = (round(float(row[k]) * 1e9) for k in ("queue_s", "ttft_s", "e2e_s"))
+            self.assertTrue(0 <= queue < ttft <= e2e)
+            if asked["output_length"] == 1:
+                self.assertEqual((row["tpot_ms"], ttft), ("", e2e))
+            else:
+                self.assertAlmostEqual(float(row["tpot_ms"]) * 1e6, (e2e - ttft) / (asked["output_length"] - 1), delta=1)
+                self.assertLessEqual(float(row["itl_p50_ms"]), float(row["itl_p99_ms"]))
+                self.assertLessEqual(float(row["itl_p99_ms"]), float(row["itl_max_ms"]))
+
+    def test_summary(self):
+        s = self.summary
+        for key in ("requests", "duration_s", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "throughput", "goodput", "kv_cache",
+                    "prefix_cache_hit_rate", "preemptions", "steps", "interval_90", "provenance", "cost", "simulator", "digest",
+                    "seed", "version"):
+            self.assertIn(key, s)
+        self.assertEqual(s["requests"]["completed"], 300)
+        ttft = [float(r["ttft_s"]) * 1e3 for r in self.rows]
+        for name, p in (("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)):
+            self.assertAlmostEqual(s["ttft_ms"][name], percentile(ttft, p), places=5)
+        self.assertAlmostEqual(s["ttft_ms"]["mean"], sum(ttft) / 300, places=5)
+        self.assertAlmostEqual(s["ttft_ms"]["max"], max(ttft), places=5)
+        tpot = [float(r["tpot_ms"]) for r in self.rows if r["tpot_ms"]]
+        self.assertAlmostEqual(s["tpot_ms"]["p50"], percentile(tpot, 0.5), places=5)
+        ends = [float(r["arrival_s"]) + float(r["e2e_s"]) for r in self.rows]
+        self.assertAlmostEqual(s["duration_s"], max(ends), places=6)
+        tokens = sum(int(r["output_tokens"]) for r in self.rows)
+        self.assertAlmostEqual(s["throughput"]["output_tokens_per_s"], tokens / s["duration_s"], places=3)
+        met = sum(float(r["ttft_s"]) <= 0.2 and (not r["tpot_ms"] or float(r["tpot_ms"]) <= 20) for r in self.rows)
+        self.assertAlmostEqual(s["goodput"]["attainment"], met / 300, places=9)
+        self.assertAlmostEqual(sum(s["provenance"].values()), 1, places=9)
+        for metric, (low, high) in s["interval_90"].items():
+            group, _, name = metric.partition(".")
+            self.assertTrue(low <= s[group][name] <= high, metric)
+        self.assertLess(s["interval_90"]["ttft_ms.p50"][0], s["interval_90"]["ttft_ms.p50"][1])
+
+    def test_steps(self):
+        steps = read_csv(self.out / "steps.csv")
+        self.assertEqual(sum(int(r["steps"]) for r in steps), self.summary["steps"])
+        # Every prompt token is computed once (nothing is cached or preempted here), every output token but the first
+        # of each request is one decode; an EOS wastes at most one more.
+        self.assertEqual(self.summary["preemptions"], 0)
+        prompt = sum(int(r["prompt_tokens"]) for r in self.rows)
+        decodes = sum(int(r["output_tokens"]) - 1 for r in self.rows)
+        self.assertEqual(sum(int(r["prefill_tokens"]) for r in steps), prompt)
+        done = sum(int(r["decode_sequences"]) * int(r["steps"]) for r in steps)
+        self.assertTrue(decodes <= done <= decodes + 60, f"{decodes} output tokens behind the first, {done} computed")
+        for r in steps:
+            self.assertLessEqual(float(r["schedule_begin_s"]), float(r["device_begin_s"]))
+            self.assertLess(float(r["device_begin_s"]), float(r["device_end_s"]))
+            self.assertLessEqual(float(r["device_end_s"]), float(r["update_end_s"]))
+
+    def test_trace(self):
+        events = json.loads((self.out / "trace.json").read_text())["traceEvents"]
+        self.assertLessEqual(len(events), 200_000)
+        self.assertEqual({e["ph"] for e in events}, {"M", "X", "C", "b", "e"})
+        begins = [e for e in events if e["ph"] == "b"]
+        self.assertEqual({e["id"] for e in begins}, set(range(300)))
+        self.assertEqual(len(begins), sum(e["ph"] == "e" for e in events))
+        for process in (1, 2):  # a device runs one step at a time
+            slices = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X" and e["pid"] == process)
+            for (_, end), (begin, _) in zip(slices, slices[1:]):
+                self.assertLessEqual(end, begin + 1e-3)
+
+    def test_report(self):
+        page = (self.out / "report.html").read_text()
+        body = re.sub(r'<script[^>]*id="plotly"[^>]*>.*?</script>', "", page, flags=re.S)
+        self.assertIsNone(re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', body))
+        self.assertIn("default-src 'none'", body)
+        data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', body, re.S).group(1))
+        self.assertEqual(set(data["curves"]), {"ttft", "e2e", "tpot", "itl"})
+        self.assertIn("orrery simulate", body)
+
+    def test_report_escapes_what_the_user_wrote(self):
+        nasty = self.folder / "x<script>alert(1)<&script>.yaml"
+        nasty.write_text(SCENARIO + "# </script><script>alert(2)</script>\n")
+        self.call("simulate", nasty.name, "--out", "nasty", "--intervals", "off")
+        page = (self.folder / "nasty" / "report.html").read_text()
+        self.assertNotIn("<script>alert", page)
+
+    def test_equal_runs_write_equal_bytes(self):
+        self.call("simulate", "scenario.yaml", "--out", "again", "--outputs", "all", "--itl", "--steps-csv", "--intervals", "4",
+                  "--threads", "2")
+        for name in ("requests.csv", "steps.csv", "trace.json", "scenario.resolved.yaml"):
+            self.assertEqual((self.out / name).read_bytes(), (self.folder / "again" / name).read_bytes(), name)
+        other = json.loads((self.folder / "again" / "summary.json").read_text())
+        self.assertEqual({**self.summary, "simulator": 0}, {**other, "simulator": 0})
+
+    def test_resolved_scenario_runs_to_the_same_digest(self):
+        self.call("simulate", "out/scenario.resolved.yaml", "--out", "resolved", "--intervals", "off")
+        self.assertEqual(json.loads((self.folder / "resolved" / "summary.json").read_text())["digest"], self.summary["digest"])
+
+    def test_explain(self):
+        story = json.loads(self.call("explain", "out", "--request", "7", "--json").stdout)
+        row = self.rows[7]
+        self.assertAlmostEqual(story["ttft_s"], float(row["ttft_s"]), places=9)
+        kinds = [e["event"] for e in story["events"]]
+        self.assertEqual(kinds[0], "arrived")
+        self.assertEqual(kinds[-1], "finished")
+        self.assertEqual(story["digest"], self.summary["digest"])
+        self.assertIn("7", self.call("explain", "out", "--request", "7").stdout)
+        self.assertIn("300", self.call("explain", "out", "--request", "300", code=2).stderr)
+
+    def test_diff(self):
+        self.assertIn("same", self.call("diff", "out", "out").stdout.lower())
+        self.call("simulate", "scenario.yaml", "--out", "one", "--intervals", "off", "--set", "deployment.replicas=1")
+        difference = json.loads(self.call("diff", "out", "one", "--json").stdout)
+        self.assertTrue(any("replicas" in json.dumps(d) for d in difference["scenario"]), difference.keys())
+
+    def test_find_rate(self):
+        found = json.loads(self.call("simulate", "scenario.yaml", "--find-rate", "--json", "--intervals", "off").stdout)["find_rate"]
+        self.assertTrue(found["found"])
+        self.assertTrue(any(p["meets"] for p in found["tried"]) and any(not p["meets"] for p in found["tried"]))
+        self.call("simulate", "scenario.yaml", "--find-rate", "--intervals", "off", "--set", "slo.ttft_ms=0.001", code=5)
+
+    def test_interrupt_leaves_nothing_half_written(self):
+        (self.folder / "long.yaml").write_text(SCENARIO.replace("trace: trace.jsonl", 
+            "generator: {requests: 3000000, arrivals: {process: poisson, rate: 20}, "
+            "input: {distribution: fixed, value: 500}, output: {distribution: fixed, value: 100}}"))
+        p = subprocess.Popen([BINARY, "simulate", "long.yaml", "--out", "cut"], cwd=self.folder, stderr=subprocess.PIPE, text=True)
+        time.sleep(1)
+        p.send_signal(signal.SIGINT)
+        error = p.communicate(timeout=60)[1]
+        self.assertEqual(p.returncode, 130, error)
+        self.assertFalse([n for n in os.listdir(self.folder) if n.startswith("cut")])
+
+    def test_json_is_the_summary(self):
+        printed = json.loads(self.call("simulate", "scenario.yaml", "--json", "--intervals", "off").stdout)
+        self.assertEqual(printed["digest"], self.summary["digest"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -1,0 +1,108 @@
+// The scheduler against what vLLM 0.24 really did on an H200, step by step.
+#include "reports/casebook/schedule_replay.h"
+
+#include <filesystem>
+
+#include "base/files.h"
+#include "catch.h"
+
+using namespace orrery;
+
+namespace {
+
+const std::string cases = std::string(ORRERY_SOURCE_DIR) + "/reports/cases/h200_vllm_0_24/";
+
+MeasuredRun load(const std::string& name) {
+  auto run = load_measured_run(cases + name);
+  INFO((run.ok() ? "" : to_string(run.errors())));
+  REQUIRE(run.ok());
+  return std::move(run).value();
+}
+
+MeasuredExperiment& experiment(MeasuredRun& run, const std::string& name) {
+  for (MeasuredExperiment& e : run.experiments) {
+    if (e.name == name) return e;
+  }
+  FAIL("no experiment " << name);
+  return run.experiments.front();
+}
+
+}  // namespace
+
+TEST_CASE("every logged step is composed as the engine composed it") {
+  std::int64_t steps = 0, preempting = 0;
+  for (const char* name : {"qwen3-8b_bf16_tp1", "qwen3-30b-a3b_fp8_tp1", "qwen3-32b_bf16_tp2"}) {
+    const MeasuredRun run = load(name);
+    const ScheduleReplay replay = replay_schedule(run);
+    INFO(schedule_replay_text(replay));
+    CHECK(replay.identical == replay.steps);
+    CHECK(replay.differences.empty());
+    steps += replay.steps;
+    for (const MeasuredExperiment& e : run.experiments) {
+      for (const MeasuredStep& s : e.steps) preempting += !s.preempted.empty();
+    }
+  }
+  CHECK(steps == 13'600);
+  CHECK(preempting == 4);
+}
+
+TEST_CASE("a difference is found, once, in its field") {
+  MeasuredRun run = load("qwen3-8b_bf16_tp1");
+  MeasuredExperiment& e = experiment(run, "azure_conv");
+  e.steps[100].free_blocks += 1;
+  e.steps[200].tokens += 1;
+  const ScheduleReplay replay = replay_schedule(run);
+  CHECK(replay.identical == replay.steps - 2);
+  REQUIRE(replay.differences.size() == 2);
+  CHECK(replay.differences[0].step == e.steps[100].step);
+  CHECK(replay.differences[0].field == "free_blocks");
+  CHECK(replay.differences[1].field == "tokens");
+  CHECK(replay.differences[1].got == std::to_string(e.steps[200].tokens - 1));
+  const std::string text = schedule_replay_text(replay);
+  CHECK(text.substr(text.find("identical ")) == "identical 9260 of 9262 steps\n");
+}
+
+// The rules that matter are seen to matter: another engine would not pass.
+TEST_CASE("another configuration composes other steps") {
+  MeasuredRun run = load("qwen3-8b_bf16_tp1");
+  MeasuredRun mooncake = run;
+  mooncake.experiments = {experiment(run, "mooncake")};
+  CHECK(replay_schedule(mooncake).identical == 1459);
+  SECTION("without the prefix cache") { mooncake.engine.enable_prefix_caching = false; }
+  SECTION("with a smaller budget") { mooncake.engine.max_num_batched_tokens = 4096; }
+  SECTION("with a smaller pool") { mooncake.engine.num_gpu_blocks -= 64; }
+  SECTION("with prompts of one block more") {
+    for (MeasuredRequest& r : mooncake.experiments[0].requests) r.prompt_tokens += 16;
+  }
+  CHECK(replay_schedule(mooncake).identical < 1459);
+}
+
+TEST_CASE("a damaged run is a located error") {
+  const std::string folder = std::filesystem::temp_directory_path() / "orrery-damaged-run";
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(cases + "qwen3-32b_bf16_tp2", folder);
+  const auto message = [&] {
+    const auto run = load_measured_run(folder);
+    return run.ok() ? std::string("no error") : to_string(run.errors());
+  };
+  REQUIRE(message() == "no error");
+  SECTION("a missing file") {
+    std::filesystem::remove(folder + "/steps.csv.gz");
+    CHECK(message().find("no steps.csv") != std::string::npos);
+  }
+  SECTION("a missing column") {
+    std::filesystem::remove(folder + "/steps.csv.gz");
+    REQUIRE(write_file_atomically(folder + "/steps.csv", "experiment,step\nx,1\n").ok());
+    CHECK(message().find("steps.csv:1: has no column \"schedule_start_us\"") != std::string::npos);
+  }
+  SECTION("a row that is cut off") {
+    std::filesystem::remove(folder + "/requests.csv.gz");
+    REQUIRE(write_file_atomically(folder + "/requests.csv", "experiment,request,submit_s\nprefill_single,0\n").ok());
+    CHECK(message().find("requests.csv:2: has 2 fields, the header 3") != std::string::npos);
+  }
+  SECTION("an engine.json without the pool's size") {
+    REQUIRE(write_file_atomically(folder + "/engine.json", "{\"block_size\": 16}\n").ok());
+    CHECK(message().find("num_gpu_blocks: expected a whole number") != std::string::npos);
+  }
+  std::filesystem::remove_all(folder);
+}
