@@ -59,7 +59,7 @@ class AtomicDirectory {
   static Result<AtomicDirectory> create(const std::string& path);
   AtomicDirectory(AtomicDirectory&&) noexcept;
   AtomicDirectory& operator=(AtomicDirectory&&) noexcept;
-  ~AtomicDirectory();  // removes the temporary directory unless committed
+  ~AtomicDirectory();                               // removes the temporary directory unless committed
   std::string file(const std::string& name) const;  // path inside the temporary directory
   const std::string& final_path() const;
   Status commit();

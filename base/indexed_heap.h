@@ -20,7 +20,10 @@ class IndexedTimeHeap {
   void set(std::uint32_t index, SimTime time) {
     const SimTime before = times_[index];
     times_[index] = time;
-    if (time < before) up(place_[index]); else down(place_[index]);
+    if (time < before)
+      up(place_[index]);
+    else
+      down(place_[index]);
   }
 
  private:

@@ -12,9 +12,9 @@ namespace orrery {
 
 using Json = nlohmann::ordered_json;
 
-std::string canonical_json(const Json& value);              // a NaN or infinity becomes null
+std::string canonical_json(const Json& value);  // a NaN or infinity becomes null
 std::string format_number(double value);  // shortest text that reads back as the same double; "" for NaN
-std::string format_fixed(double value, int decimals);  // the exact value rounded, ties to even
+std::string format_fixed(double value, int decimals);        // the exact value rounded, ties to even
 std::string format_nanoseconds_as_seconds(std::int64_t ns);  // nine decimals, exact: "1.500000000"
 Result<Json> parse_json(const std::string& text, const std::string& file_name);
 Result<Json> load_json(const std::string& path);

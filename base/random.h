@@ -28,14 +28,14 @@ class RandomStream {
  public:
   RandomStream(std::uint64_t seed, RandomPurpose purpose, std::uint64_t entity = 0);
 
-  std::uint64_t bits();                       // 64 uniform bits
-  double uniform();                           // in [0, 1): 53 bits
-  double uniform_open();                      // in (0, 1]: safe for log
-  std::uint64_t below(std::uint64_t n);       // uniform in [0, n), unbiased; n ≥ 1
-  double exponential(double mean);            // mean > 0
-  double normal();                            // mean 0, deviation 1: Box-Muller, two values a draw
-  double log_normal(double mu, double sigma); // exp(mu + sigma·normal)
-  double gamma(double shape, double scale);   // Marsaglia-Tsang 2000; shape, scale > 0
+  std::uint64_t bits();                        // 64 uniform bits
+  double uniform();                            // in [0, 1): 53 bits
+  double uniform_open();                       // in (0, 1]: safe for log
+  std::uint64_t below(std::uint64_t n);        // uniform in [0, n), unbiased; n ≥ 1
+  double exponential(double mean);             // mean > 0
+  double normal();                             // mean 0, deviation 1: Box-Muller, two values a draw
+  double log_normal(double mu, double sigma);  // exp(mu + sigma·normal)
+  double gamma(double shape, double scale);    // Marsaglia-Tsang 2000; shape, scale > 0
 
  private:
   std::uint64_t seed_;

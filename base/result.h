@@ -13,14 +13,14 @@ namespace orrery {
 
 // Why something failed; decides the exit code (cli/exit_code.h).
 enum class ErrorKind {
-  invalid_input,   // file, key, value: exit code 3
-  usage,           // wrong command line: 2
-  infeasible,      // does not fit: 4
-  no_deployment,   // no deployment meets the objective: 5
-  unavailable,     // device or endpoint not available: 6
-  check_failed,    // replay differs, validation outside its bar: 7
-  internal,        // 70
-  interrupted,     // 130
+  invalid_input,  // file, key, value: exit code 3
+  usage,          // wrong command line: 2
+  infeasible,     // does not fit: 4
+  no_deployment,  // no deployment meets the objective: 5
+  unavailable,    // device or endpoint not available: 6
+  check_failed,   // replay differs, validation outside its bar: 7
+  internal,       // 70
+  interrupted,    // 130
 };
 
 struct SourceLocation {
@@ -55,16 +55,25 @@ struct Unit {};
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}                  // NOLINT: implicit by design
-  Result(Error error) : state_(Errors{std::move(error)}) {}      // NOLINT
-  Result(Errors errors) : state_(std::move(errors)) {            // NOLINT
+  Result(T value) : state_(std::move(value)) {}              // NOLINT: implicit by design
+  Result(Error error) : state_(Errors{std::move(error)}) {}  // NOLINT
+  Result(Errors errors) : state_(std::move(errors)) {        // NOLINT
     ORRERY_CHECK(!std::get<Errors>(state_).empty(), "a failed Result needs an error");
   }
   bool ok() const { return std::holds_alternative<T>(state_); }
   explicit operator bool() const { return ok(); }
-  T& value() & { check(); return std::get<T>(state_); }
-  const T& value() const& { check(); return std::get<T>(state_); }
-  T&& value() && { check(); return std::get<T>(std::move(state_)); }
+  T& value() & {
+    check();
+    return std::get<T>(state_);
+  }
+  const T& value() const& {
+    check();
+    return std::get<T>(state_);
+  }
+  T&& value() && {
+    check();
+    return std::get<T>(std::move(state_));
+  }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
   T& operator*() & { return value(); }
@@ -93,9 +102,7 @@ inline Status ok_status() { return Status(Unit{}); }
   auto holder = (expression);                     \
   if (!holder.ok()) return holder.errors();       \
   auto name = std::move(holder).value()
-#define ORRERY_TRY_STATUS(expression)                             \
-  do {                                                            \
-    if (auto orrery_status = (expression); !orrery_status.ok()) { \
-      return orrery_status.errors();                              \
-    }                                                             \
+#define ORRERY_TRY_STATUS(expression)                                                              \
+  do {                                                                                             \
+    if (auto orrery_status = (expression); !orrery_status.ok()) { return orrery_status.errors(); } \
   } while (0)

@@ -12,10 +12,10 @@ namespace orrery {
 // neighbours being one: at most a third of the length, at least one), else "".
 std::string did_you_mean(std::string_view given, const std::vector<std::string>& names);
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
-std::string human_bytes(double bytes);        // "141.0 GB", decimal
-std::string human_seconds(double seconds);    // "1.24 ms", "3.2 s", "2 h 5 min"
-std::string human_count(double count);        // "12,345", "1.2 M"
-std::string quote(std::string_view text);     // "\"…\"": control characters escaped, long text cut
+std::string human_bytes(double bytes);      // "141.0 GB", decimal
+std::string human_seconds(double seconds);  // "1.24 ms", "3.2 s", "2 h 5 min"
+std::string human_count(double count);      // "12,345", "1.2 M"
+std::string quote(std::string_view text);   // "\"…\"": control characters escaped, long text cut
 
 // A table of text cells: first column left-aligned, others right-aligned, header underlined by dashes.
 class TextTable {

@@ -25,7 +25,10 @@ class SimDuration {
   friend constexpr SimDuration operator+(SimDuration a, SimDuration b) { return SimDuration(a.ns_ + b.ns_); }
   friend constexpr SimDuration operator-(SimDuration a, SimDuration b) { return SimDuration(a.ns_ - b.ns_); }
   friend constexpr SimDuration operator*(SimDuration a, std::int64_t n) { return SimDuration(a.ns_ * n); }
-  constexpr SimDuration& operator+=(SimDuration b) { ns_ += b.ns_; return *this; }
+  constexpr SimDuration& operator+=(SimDuration b) {
+    ns_ += b.ns_;
+    return *this;
+  }
 
  private:
   std::int64_t ns_ = 0;
@@ -44,7 +47,10 @@ class SimTime {
   friend constexpr SimTime operator+(SimTime t, SimDuration d) { return SimTime(t.ns_ + d.ns()); }
   friend constexpr SimTime operator-(SimTime t, SimDuration d) { return SimTime(t.ns_ - d.ns()); }
   friend constexpr SimDuration operator-(SimTime a, SimTime b) { return SimDuration(a.ns_ - b.ns_); }
-  constexpr SimTime& operator+=(SimDuration d) { ns_ += d.ns(); return *this; }
+  constexpr SimTime& operator+=(SimDuration d) {
+    ns_ += d.ns();
+    return *this;
+  }
 
  private:
   std::int64_t ns_ = 0;

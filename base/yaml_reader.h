@@ -39,10 +39,10 @@ class Yaml {
   const std::string& path() const;  // "deployment.parallel.tp", "pools[0].name"
 
   // Children of a map. Asking marks the key as known; finish() reports keys never asked for.
-  Yaml optional(std::string_view key) const;        // absent handle when missing
-  Yaml require(std::string_view key) const;         // error when missing
+  Yaml optional(std::string_view key) const;                  // absent handle when missing
+  Yaml require(std::string_view key) const;                   // error when missing
   std::vector<std::pair<std::string, Yaml>> entries() const;  // all keys, marked known; error when not a map
-  std::vector<Yaml> items() const;                  // error when not a list
+  std::vector<Yaml> items() const;                            // error when not a list
 
   // Scalars. A wrong type or range is an error naming what was expected; the fallback is returned.
   std::string text(std::string fallback = {}) const;
@@ -51,13 +51,13 @@ class Yaml {
   // Finite: NaN and inf are errors.
   double number(double fallback = 0, double low = -std::numeric_limits<double>::infinity(),
                 double high = std::numeric_limits<double>::infinity()) const;
-  bool boolean(bool fallback = false) const;        // true | false only
+  bool boolean(bool fallback = false) const;  // true | false only
   // One of the names; the error lists them and says which is nearest. Returns the index, 0 after an error.
   std::size_t choice(const std::vector<std::string>& names) const;
 
-  void fail(std::string message) const;             // an error at this node
-  std::string scalar_text() const;                  // as written, "" when not a scalar; never an error
-  bool quoted() const;                              // the scalar was quoted in the file
+  void fail(std::string message) const;  // an error at this node
+  std::string scalar_text() const;       // as written, "" when not a scalar; never an error
+  bool quoted() const;                   // the scalar was quoted in the file
 
  private:
   YamlTree* node_ = nullptr;

@@ -20,7 +20,8 @@ ExitCode exit_code(ErrorKind kind) {
 
 int report_errors(const Errors& errors) {
   for (const Error& error : errors) std::fprintf(stderr, "orrery: %s\n", error.to_string().c_str());
-  return errors.empty() ? static_cast<int>(ExitCode::internal) : static_cast<int>(exit_code(errors.front().kind));
+  return errors.empty() ? static_cast<int>(ExitCode::internal)
+                        : static_cast<int>(exit_code(errors.front().kind));
 }
 
 }  // namespace orrery

@@ -1,7 +1,8 @@
-// Ctrl-C during long work: the work is asked to stop and ends with exit code 130, leaving nothing half-written.
+// Ctrl-C during long work: the work is asked to stop and ends with exit code 130, leaving nothing
+// half-written.
 #pragma once
 
 namespace orrery {
-void watch_interrupts();   // SIGINT and SIGTERM set a flag; the second one ends the process at once
+void watch_interrupts();  // SIGINT and SIGTERM set a flag; the second one ends the process at once
 bool interrupted();
 }  // namespace orrery

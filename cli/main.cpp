@@ -20,20 +20,26 @@ std::string version_text() {
 int main(int argc, char** argv) {
   using namespace orrery;
   CommandContext context;
-  CLI::App app{"Orrery: a clockwork model of LLM serving. Replays traces against described deployments and predicts\n"
-               "TTFT, TPOT, throughput, memory and cost, with error bars.\n"
-               "Exit codes: 0 done, 2 usage, 3 invalid input, 4 does not fit, 5 objective not met, 6 device or endpoint\n"
-               "missing, 7 a check failed, 70 internal error, 130 interrupted."};
+  CLI::App app{
+      "Orrery: a clockwork model of LLM serving. Replays traces against described deployments and predicts\n"
+      "TTFT, TPOT, throughput, memory and cost, with error bars.\n"
+      "Exit codes: 0 done, 2 usage, 3 invalid input, 4 does not fit, 5 objective not met, 6 device or "
+      "endpoint\n"
+      "missing, 7 a check failed, 70 internal error, 130 interrupted."};
   app.name("orrery");
   app.set_version_flag("--version", version_text());
   app.require_subcommand(0, 1);
   app.add_flag("--quiet", context.quiet, "no summary, no progress");
   app.add_flag("--json", context.json, "main result as JSON on stdout");
-  app.add_option("--color", context.color, "auto, always or never")->check(CLI::IsMember({"auto", "always", "never"}));
+  app.add_option("--color", context.color, "auto, always or never")
+      ->check(CLI::IsMember({"auto", "always", "never"}));
   app.add_option("--log-level", context.log_level, "error, warning, info or debug")
       ->check(CLI::IsMember({"error", "warning", "info", "debug"}));
-  app.add_option("--threads", context.threads, "threads between runs (results do not depend on it)")->check(CLI::Range(1, 1024));
-  app.add_option("--set", context.overrides, "path.to.key=value: overrides a scenario key (repeatable)")->take_all()->allow_extra_args(false);
+  app.add_option("--threads", context.threads, "threads between runs (results do not depend on it)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--set", context.overrides, "path.to.key=value: overrides a scenario key (repeatable)")
+      ->take_all()
+      ->allow_extra_args(false);
   for (const CommandEntry& entry : command_table) entry.install(app, context);
   app.add_subcommand("help", "what the commands do")->callback([&] {
     context.action = [&] {

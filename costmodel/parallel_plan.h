@@ -17,8 +17,8 @@ struct ParallelPlan {
   std::int32_t gpus() const { return tp * pp * dp * cp; }
 };
 
-// Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price yet
-// (pp, dp, cp, ep > 1 until the issue that builds them) are refused by name.
+// Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price
+// yet (pp, dp, cp, ep > 1 until the issue that builds them) are refused by name.
 ParallelPlan read_parallel_plan(const Yaml& node);
 
 }  // namespace orrery

@@ -21,13 +21,21 @@ namespace orrery {
 // Everything that decides a price. All parts are resolved and validated (see costmodel/instance_spec.h).
 struct InstanceSpec {
   HardwareProfile hardware;
-  ModelSpec model;        // with quantisation and KV dtype applied
+  ModelSpec model;  // with quantisation and KV dtype applied
   ParallelPlan plan;
-  EngineProfile engine;   // with engine_args applied
+  EngineProfile engine;  // with engine_args applied
 };
 
 enum class OpClass : std::uint8_t {
-  gemm, grouped_gemm, attention_prefill, attention_decode, elementwise, routing, collective, sampling, count
+  gemm,
+  grouped_gemm,
+  attention_prefill,
+  attention_decode,
+  elementwise,
+  routing,
+  collective,
+  sampling,
+  count
 };
 const char* to_string(OpClass op_class);
 constexpr std::size_t op_class_count = static_cast<std::size_t>(OpClass::count);
@@ -43,39 +51,39 @@ struct PriceScales {
 // on [low, high]. A stretch of decode steps evaluates the same line that single steps do, so both give the
 // same nanoseconds: busy_ns = (base + slope·context_sum) >> 20.
 struct DecodeLine {
-  std::int64_t base = 0;     // Q20 ns
-  std::int64_t slope = 0;    // Q20 ns per context token, ≥ 0
-  std::int64_t low = 0;      // first context sum for which the line holds
-  std::int64_t high = 0;     // last
-  StepTiming timing;         // everything but `busy`; does not depend on the context
+  std::int64_t base = 0;   // Q20 ns
+  std::int64_t slope = 0;  // Q20 ns per context token, ≥ 0
+  std::int64_t low = 0;    // first context sum for which the line holds
+  std::int64_t high = 0;   // last
+  StepTiming timing;       // everything but `busy`; does not depend on the context
   std::int64_t busy(std::int64_t context_sum) const { return (base + slope * context_sum) >> 20; }
 };
 
 // One line of the breakdown. Times of the lines sum exactly to the step's busy time (integer nanoseconds; the
 // rounding rest is given to the largest line).
 struct OpLine {
-  std::string name;          // "qkv_proj", "attention_decode", "moe_gate_up", …
+  std::string name;  // "qkv_proj", "attention_decode", "moe_gate_up", …
   OpClass op_class = OpClass::gemm;
-  std::int64_t count = 0;    // launches in the step, all layers
-  double flops = 0;          // all launches, one GPU
-  double bytes = 0;          // HBM traffic, all launches, one GPU
-  double link_bytes = 0;     // bytes sent per GPU
+  std::int64_t count = 0;  // launches in the step, all layers
+  double flops = 0;        // all launches, one GPU
+  double bytes = 0;        // HBM traffic, all launches, one GPU
+  double link_bytes = 0;   // bytes sent per GPU
   std::int64_t time_ns = 0;
-  std::string bound;         // compute | memory | link | latency
-  std::string shape;         // "m=64 n=6144 k=4096 bf16", for people
-  std::string rung;          // measured | published | transported | roofline
-  double error = 0;          // one standard deviation of log(time)
+  std::string bound;  // compute | memory | link | latency
+  std::string shape;  // "m=64 n=6144 k=4096 bf16", for people
+  std::string rung;   // measured | published | transported | roofline
+  double error = 0;   // one standard deviation of log(time)
 };
 
 struct StepBreakdown {
-  std::vector<OpLine> ops;   // in launch order
-  StepTiming timing;         // with busy
-  std::int64_t device_ns = 0;   // D − B: busy, or longer when launches cannot keep up (interfaces §6)
-  std::int64_t host_ns = 0;     // schedule + prepare + launch + update
-  std::int64_t step_ns = 0;     // time per step when this step repeats for ever in the engine's pipeline
+  std::vector<OpLine> ops;     // in launch order
+  StepTiming timing;           // with busy
+  std::int64_t device_ns = 0;  // D − B: busy, or longer when launches cannot keep up (interfaces §6)
+  std::int64_t host_ns = 0;    // schedule + prepare + launch + update
+  std::int64_t step_ns = 0;    // time per step when this step repeats for ever in the engine's pipeline
   std::int64_t low_ns = 0, high_ns = 0;  // 90 % interval of device_ns
-  std::string bound;            // compute | memory | link | launch | latency: largest share
-  std::string graph_mode;       // full | piecewise | none
+  std::string bound;                     // compute | memory | link | launch | latency: largest share
+  std::string graph_mode;                // full | piecewise | none
   std::int64_t padded_tokens = 0;
 };
 
@@ -109,8 +117,8 @@ class StepPricer {
   // For people: slower, allocates. device, host and step times as interfaces §6 defines them.
   StepBreakdown explain(const StepShape& shape) const;
   StepSummary summarize(const StepShape& shape) const;  // the same figures, about a microsecond
-  // Nanoseconds of the operators that depend on the padded token count, before the rounding that hides last bits:
-  // what determinism tests compare.
+  // Nanoseconds of the operators that depend on the padded token count, before the rounding that hides last
+  // bits: what determinism tests compare.
   double unrounded_ns(std::int64_t tokens) const;
 
  private:

@@ -32,7 +32,10 @@ std::string escape(const std::string& text) {
 std::string script_json(const Json& json) {
   std::string out;
   for (const char c : json.dump(-1, ' ', false, Json::error_handler_t::replace)) {
-    if (c == '<') out += "\\u003c"; else out += c;
+    if (c == '<')
+      out += "\\u003c";
+    else
+      out += c;
   }
   return out;
 }
@@ -50,7 +53,8 @@ Result<std::string> gzip(const std::string& text) {
   const int rc = deflate(&z, Z_FINISH);
   out.resize(z.total_out);
   deflateEnd(&z);
-  if (rc != Z_STREAM_END) return make_error(ErrorKind::internal, "zlib could not compress the charts library");
+  if (rc != Z_STREAM_END)
+    return make_error(ErrorKind::internal, "zlib could not compress the charts library");
   return out;
 }
 
@@ -59,7 +63,9 @@ std::string base64(const std::string& bytes) {
   std::string out;
   out.reserve(bytes.size() * 4 / 3 + 4);
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const auto at = [&](std::size_t k) { return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0u; };
+    const auto at = [&](std::size_t k) {
+      return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0u;
+    };
     const unsigned v = (at(i) << 16) | (at(i + 1) << 8) | at(i + 2);
     out += digits[v >> 18];
     out += digits[(v >> 12) & 63];
@@ -82,8 +88,15 @@ Json series_json(const RunResult& r) {
     t.push_back((s.start + SimDuration(s.width.ns() * static_cast<std::int64_t>(i))).seconds());
     kv.push_back(100.0 * s.kv_utilization[i]);
   }
-  return {{"t", t}, {"arrivals", s.arrivals}, {"finished", s.finished}, {"running", s.running}, {"waiting", s.waiting},
-          {"prefill_tokens", s.prefill_tokens}, {"decode_tokens", s.decode_tokens}, {"preemptions", s.preemptions}, {"kv", kv}};
+  return {{"t", t},
+          {"arrivals", s.arrivals},
+          {"finished", s.finished},
+          {"running", s.running},
+          {"waiting", s.waiting},
+          {"prefill_tokens", s.prefill_tokens},
+          {"decode_tokens", s.decode_tokens},
+          {"preemptions", s.preemptions},
+          {"kv", kv}};
 }
 
 Json breakdown_json(const ReportInput& in) {
@@ -93,8 +106,11 @@ Json breakdown_json(const ReportInput& in) {
     const double busy = static_cast<double>(std::max<std::int64_t>(1, step.timing.busy));
     for (const OpLine& o : step.ops) {
       if (o.time_ns == 0) continue;
-      ops.push_back({{"name", o.name}, {"us", static_cast<double>(o.time_ns) * 1e-3}, {"share", 100.0 * static_cast<double>(o.time_ns) / busy},
-                     {"bound", o.bound}, {"color", static_cast<int>(o.op_class)}});
+      ops.push_back({{"name", o.name},
+                     {"us", static_cast<double>(o.time_ns) * 1e-3},
+                     {"share", 100.0 * static_cast<double>(o.time_ns) / busy},
+                     {"bound", o.bound},
+                     {"color", static_cast<int>(o.op_class)}});
     }
     out.push_back({{"name", name}, {"ops", ops}});
   }
@@ -103,8 +119,10 @@ Json breakdown_json(const ReportInput& in) {
 
 Json memory_json(const MemoryPlan& m) {
   const auto gib = [](Bytes b) { return b.value() / 1073741824.0; };
-  return Json::array({{{"name", "weights"}, {"gib", gib(m.weights)}}, {{"name", "activation peak"}, {"gib", gib(m.activation_peak)}},
-                      {{"name", "graphs"}, {"gib", gib(m.graphs)}}, {{"name", "framework"}, {"gib", gib(m.residue)}},
+  return Json::array({{{"name", "weights"}, {"gib", gib(m.weights)}},
+                      {{"name", "activation peak"}, {"gib", gib(m.activation_peak)}},
+                      {{"name", "graphs"}, {"gib", gib(m.graphs)}},
+                      {{"name", "framework"}, {"gib", gib(m.residue)}},
                       {{"name", "KV cache"}, {"gib", gib(m.kv_available)}},
                       {{"name", "left to the driver and others"}, {"gib", gib(m.total - m.requested)}}});
 }
@@ -120,15 +138,19 @@ std::string interval_cell(const SummaryInput& in, const std::string& name, int d
 std::string verdict(const ReportInput& in) {
   const RunResult& r = *in.summary->run;
   const SloSpec& slo = in.scenario->slo;
-  if (!slo.given) return "<p class=\"verdict\">No SLO was given; the numbers below speak for themselves.</p>\n";
+  if (!slo.given)
+    return "<p class=\"verdict\">No SLO was given; the numbers below speak for themselves.</p>\n";
   const double all = static_cast<double>(r.completed + r.failed + r.cancelled + r.timed_out + r.rejected);
   const double share = all > 0 ? 100.0 * static_cast<double>(r.slo_met) / all : 0;
   const bool met = share >= slo.percentile;
   std::string limits;
   if (slo.ttft_ms > 0) limits += "TTFT ≤ " + format_number(slo.ttft_ms) + " ms";
-  if (slo.tpot_ms > 0) limits += (limits.empty() ? "" : " and ") + ("TPOT ≤ " + format_number(slo.tpot_ms) + " ms");
-  std::string out = std::string("<p class=\"verdict ") + (met ? "good" : "bad") + "\"><strong>" + (met ? "Meets" : "Misses") + " the SLO.</strong> " +
-                    format_fixed(share, 2) + " % of requests have " + limits + "; " + format_number(slo.percentile) + " % are demanded";
+  if (slo.tpot_ms > 0)
+    limits += (limits.empty() ? "" : " and ") + ("TPOT ≤ " + format_number(slo.tpot_ms) + " ms");
+  std::string out = std::string("<p class=\"verdict ") + (met ? "good" : "bad") + "\"><strong>" +
+                    (met ? "Meets" : "Misses") + " the SLO.</strong> " + format_fixed(share, 2) +
+                    " % of requests have " + limits + "; " + format_number(slo.percentile) +
+                    " % are demanded";
   const std::string interval = interval_cell(*in.summary, "goodput.attainment", 4);
   if (interval != "–") out += " (90 % interval of the share: " + interval + ")";
   out += ".";
@@ -141,11 +163,19 @@ std::string tiles(const SummaryInput& in) {
   const double span = (r.last_finish - r.first_arrival).seconds();
   const auto rate = [&](std::uint64_t n) { return span > 0 ? static_cast<double>(n) / span : 0; };
   std::string out = "<div class=\"tiles\">";
-  const auto tile = [&](const std::string& value, const std::string& name) { out += "<div class=\"tile\"><b>" + value + "</b><span>" + name + "</span></div>"; };
-  tile(human_count(static_cast<double>(r.completed)), "requests completed" + (r.rejected > 0 ? ", " + human_count(static_cast<double>(r.rejected)) + " rejected" : std::string()));
+  const auto tile = [&](const std::string& value, const std::string& name) {
+    out += "<div class=\"tile\"><b>" + value + "</b><span>" + name + "</span></div>";
+  };
+  tile(human_count(static_cast<double>(r.completed)),
+       "requests completed" + (r.rejected > 0
+                                   ? ", " + human_count(static_cast<double>(r.rejected)) + " rejected"
+                                   : std::string()));
   tile(format_fixed(rate(r.completed), 2), "requests per second");
-  tile(human_count(static_cast<double>(static_cast<std::int64_t>(rate(r.output_tokens)))), "output tokens per second");
-  tile(human_count(static_cast<double>(static_cast<std::int64_t>(rate(r.output_tokens) / static_cast<double>(in.gpus)))), "… per GPU (" + std::to_string(in.gpus) + ")");
+  tile(human_count(static_cast<double>(static_cast<std::int64_t>(rate(r.output_tokens)))),
+       "output tokens per second");
+  tile(human_count(static_cast<double>(
+           static_cast<std::int64_t>(rate(r.output_tokens) / static_cast<double>(in.gpus)))),
+       "… per GPU (" + std::to_string(in.gpus) + ")");
   tile(format_fixed(100 * r.pools.front().peak_utilization, 1) + " %", "peak KV use");
   tile(format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %", "prefix cache hits");
   tile(human_count(static_cast<double>(r.preemptions)), "preemptions");
@@ -154,16 +184,20 @@ std::string tiles(const SummaryInput& in) {
 
 std::string latency_table(const SummaryInput& in) {
   const RunResult& r = *in.run;
-  std::string out = "<div class=\"scroll\"><table><caption>Latency in milliseconds; intervals from " +
-                    (in.intervals == nullptr ? std::string("no") : std::to_string(in.intervals->runs)) +
-                    " paired runs with perturbed prices</caption><thead><tr><th>metric</th><th>mean</th><th>p50</th><th>p90</th><th>p95</th>"
-                    "<th>p99</th><th>max</th><th>90 % interval, p50</th><th>90 % interval, p99</th></tr></thead><tbody>";
+  std::string out =
+      "<div class=\"scroll\"><table><caption>Latency in milliseconds; intervals from " +
+      (in.intervals == nullptr ? std::string("no") : std::to_string(in.intervals->runs)) +
+      " paired runs with perturbed "
+      "prices</caption><thead><tr><th>metric</th><th>mean</th><th>p50</th><th>p90</th><th>p95</th>"
+      "<th>p99</th><th>max</th><th>90 % interval, p50</th><th>90 % interval, p99</th></tr></thead><tbody>";
   const auto row = [&](const char* name, const std::string& key, const Distribution& d) {
     if (d.count == 0) return;
     const auto cell = [](double ms) { return "<td>" + format_fixed(ms, 2) + "</td>"; };
     const auto ms = [](std::int64_t v) { return static_cast<double>(v) * 1e-6; };
-    out += std::string("<tr><td>") + name + "</td>" + cell(d.mean * 1e-6) + cell(ms(d.p50)) + cell(ms(d.p90)) + cell(ms(d.p95)) + cell(ms(d.p99)) +
-           cell(ms(d.max)) + "<td>" + interval_cell(in, key + ".p50", 1) + "</td><td>" + interval_cell(in, key + ".p99", 1) + "</td></tr>";
+    out += std::string("<tr><td>") + name + "</td>" + cell(d.mean * 1e-6) + cell(ms(d.p50)) +
+           cell(ms(d.p90)) + cell(ms(d.p95)) + cell(ms(d.p99)) + cell(ms(d.max)) + "<td>" +
+           interval_cell(in, key + ".p50", 1) + "</td><td>" + interval_cell(in, key + ".p99", 1) +
+           "</td></tr>";
   };
   row("TTFT", "ttft_ms", r.ttft);
   row("TPOT", "tpot_ms", r.tpot);
@@ -174,65 +208,89 @@ std::string latency_table(const SummaryInput& in) {
 }
 
 std::string chart(const char* id, const char* label, bool low = false) {
-  return std::string("<div class=\"chart") + (low ? " short" : "") + "\" id=\"" + id + "\" role=\"img\" aria-label=\"" + label + "\"></div>\n";
+  return std::string("<div class=\"chart") + (low ? " short" : "") + "\" id=\"" + id +
+         "\" role=\"img\" aria-label=\"" + label + "\"></div>\n";
 }
 
 std::string breakdown_table(const StepBreakdown& step, const std::string& name) {
-  std::string out = "<div class=\"scroll\"><table><caption>" + escape(name) + ": " + format_fixed(static_cast<double>(step.device_ns) * 1e-6, 3) +
-                    " ms on the device (90 % interval " + format_fixed(static_cast<double>(step.low_ns) * 1e-6, 3) + " … " +
-                    format_fixed(static_cast<double>(step.high_ns) * 1e-6, 3) + "), bound by " + escape(step.bound) + ", graph mode " +
-                    escape(step.graph_mode) + "</caption><thead><tr><th>operator</th><th>launches</th><th>GFLOP</th><th>MB</th><th>µs</th>"
-                    "<th>bound</th><th>price from</th></tr></thead><tbody>";
+  std::string out =
+      "<div class=\"scroll\"><table><caption>" + escape(name) + ": " +
+      format_fixed(static_cast<double>(step.device_ns) * 1e-6, 3) + " ms on the device (90 % interval " +
+      format_fixed(static_cast<double>(step.low_ns) * 1e-6, 3) + " … " +
+      format_fixed(static_cast<double>(step.high_ns) * 1e-6, 3) + "), bound by " + escape(step.bound) +
+      ", graph mode " + escape(step.graph_mode) +
+      "</caption><thead><tr><th>operator</th><th>launches</th><th>GFLOP</th><th>MB</th><th>µs</th>"
+      "<th>bound</th><th>price from</th></tr></thead><tbody>";
   for (const OpLine& o : step.ops) {
     if (o.time_ns == 0) continue;
-    out += "<tr><td>" + escape(o.name) + "</td><td>" + std::to_string(o.count) + "</td><td>" + format_fixed(o.flops * 1e-9, 2) + "</td><td>" +
-           format_fixed(o.bytes * 1e-6, 1) + "</td><td>" + format_fixed(static_cast<double>(o.time_ns) * 1e-3, 1) + "</td><td>" + escape(o.bound) +
+    out += "<tr><td>" + escape(o.name) + "</td><td>" + std::to_string(o.count) + "</td><td>" +
+           format_fixed(o.flops * 1e-9, 2) + "</td><td>" + format_fixed(o.bytes * 1e-6, 1) + "</td><td>" +
+           format_fixed(static_cast<double>(o.time_ns) * 1e-3, 1) + "</td><td>" + escape(o.bound) +
            "</td><td>" + escape(o.rung) + "</td></tr>";
   }
   return out + "</tbody></table></div>\n";
 }
 
 std::string device_table(const RunResult& r) {
-  std::string out = "<table><caption>Device time of all instances</caption><thead><tr><th>kind of step</th><th>seconds</th><th>share</th></tr></thead><tbody>";
+  std::string out =
+      "<table><caption>Device time of all instances</caption><thead><tr><th>kind of "
+      "step</th><th>seconds</th><th>share</th></tr></thead><tbody>";
   for (const auto& [name, ns] : r.device_time) {
-    const double share = r.device_busy_ns > 0 ? 100.0 * static_cast<double>(ns) / static_cast<double>(r.device_busy_ns) : 0;
-    out += "<tr><td>" + escape(name) + "</td><td>" + format_fixed(static_cast<double>(ns) * 1e-9, 2) + "</td><td>" + format_fixed(share, 1) + " %</td></tr>";
+    const double share =
+        r.device_busy_ns > 0 ? 100.0 * static_cast<double>(ns) / static_cast<double>(r.device_busy_ns) : 0;
+    out += "<tr><td>" + escape(name) + "</td><td>" + format_fixed(static_cast<double>(ns) * 1e-9, 2) +
+           "</td><td>" + format_fixed(share, 1) + " %</td></tr>";
   }
   return out + "</tbody></table>\n";
 }
 
 std::string provenance(const ReportInput& in) {
   std::string out = "<p>";
-  for (const auto& [rung, share] : in.summary->provenance) out += format_fixed(100 * share, 0) + " % of the predicted device time is priced by rung “" + escape(rung) + "”. ";
-  out += "No kernel was measured for this prediction: peak rates are data-sheet figures, efficiencies are cited or assumed, and each stands "
-         "with its source in the resolved scenario below.";
+  for (const auto& [rung, share] : in.summary->provenance)
+    out += format_fixed(100 * share, 0) + " % of the predicted device time is priced by rung “" +
+           escape(rung) + "”. ";
+  out +=
+      "No kernel was measured for this prediction: peak rates are data-sheet figures, efficiencies are cited "
+      "or assumed, and each stands "
+      "with its source in the resolved scenario below.";
   if (in.summary->what_if) out += " <strong>What-if: operator times were scaled by the scenario.</strong>";
-  if (in.summary->intervals != nullptr && in.summary->intervals->shortened) out += " Intervals cover the first " + std::to_string(in.summary->intervals->requests) + " requests.";
-  out += "</p><table><caption>Efficiency of kernel classes on this part: achieved ÷ data sheet</caption><thead><tr><th>class</th><th>value</th>"
-         "<th>error (log sd)</th><th>kind</th><th>source</th></tr></thead><tbody>";
+  if (in.summary->intervals != nullptr && in.summary->intervals->shortened)
+    out += " Intervals cover the first " + std::to_string(in.summary->intervals->requests) + " requests.";
+  out +=
+      "</p><table><caption>Efficiency of kernel classes on this part: achieved ÷ data "
+      "sheet</caption><thead><tr><th>class</th><th>value</th>"
+      "<th>error (log sd)</th><th>kind</th><th>source</th></tr></thead><tbody>";
   for (const auto& [name, e] : in.scenario->pool.instance.hardware.efficiency) {
-    out += "<tr><td>" + escape(name) + "</td><td>" + format_number(e.value.value) + "</td><td>" + format_number(e.error) + "</td><td>" +
-           to_string(e.value.kind) + "</td><td style=\"text-align:left\">" + escape(e.value.source) + "</td></tr>";
+    out += "<tr><td>" + escape(name) + "</td><td>" + format_number(e.value.value) + "</td><td>" +
+           format_number(e.error) + "</td><td>" + to_string(e.value.kind) +
+           "</td><td style=\"text-align:left\">" + escape(e.value.source) + "</td></tr>";
   }
   return out + "</tbody></table>\n";
 }
 
 std::string body(const ReportInput& in) {
   const RunResult& r = *in.summary->run;
-  std::string out = "<main>\n<h1>" + escape(in.title) + "</h1>\n<p class=\"sub\">Orrery " + escape(in.summary->version) + " · seed " +
-                    std::to_string(in.summary->seed) + " · digest " + digest_text(r.digest) + " · predicted, not measured</p>\n";
+  std::string out = "<main>\n<h1>" + escape(in.title) + "</h1>\n<p class=\"sub\">Orrery " +
+                    escape(in.summary->version) + " · seed " + std::to_string(in.summary->seed) +
+                    " · digest " + digest_text(r.digest) + " · predicted, not measured</p>\n";
   out += verdict(in) + tiles(*in.summary);
-  out += "<h2>Latency</h2>\n" + latency_table(*in.summary) + chart("chart-first", "Percentile curves of TTFT and E2E") +
+  out += "<h2>Latency</h2>\n" + latency_table(*in.summary) +
+         chart("chart-first", "Percentile curves of TTFT and E2E") +
          chart("chart-token", "Percentile curves of TPOT and ITL");
-  out += "<h2>Through the run</h2>\n" + chart("chart-load", "Arrivals and finished requests per second over time", true) +
-         chart("chart-queue", "Running and waiting requests over time", true) + chart("chart-tokens", "Prefill and decode tokens per second over time", true) +
+  out += "<h2>Through the run</h2>\n" +
+         chart("chart-load", "Arrivals and finished requests per second over time", true) +
+         chart("chart-queue", "Running and waiting requests over time", true) +
+         chart("chart-tokens", "Prefill and decode tokens per second over time", true) +
          chart("chart-kv", "KV cache use and preemptions over time", true);
   out += "<h2>Where the time goes</h2>\n" + device_table(r);
-  if (!in.breakdowns.empty()) out += chart("chart-ops", "Share of device time by operator in typical steps", true);
+  if (!in.breakdowns.empty())
+    out += chart("chart-ops", "Share of device time by operator in typical steps", true);
   for (const auto& [name, step] : in.breakdowns) out += breakdown_table(step, name);
-  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true) + "<pre>" + escape(in.scenario->pool.memory.to_table()) + "</pre>\n";
+  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true) + "<pre>" +
+         escape(in.scenario->pool.memory.to_table()) + "</pre>\n";
   out += "<h2>How sure is this?</h2>\n" + provenance(in);
-  out += "<h2>Reproduce</h2>\n<pre>" + escape(in.command) + "</pre>\n<pre>" + escape(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";
+  out += "<h2>Reproduce</h2>\n<pre>" + escape(in.command) + "</pre>\n<pre>" +
+         escape(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";
   return out;
 }
 
@@ -249,7 +307,8 @@ Status write_report(const std::string& path, const ReportInput& input) {
   ORRERY_TRY(library, read_text_file(charts_library()));
   ORRERY_TRY(packed, gzip(library));
   Json data;
-  data["curves"] = {{"ttft", curve(r.ttft)}, {"tpot", curve(r.tpot)}, {"itl", curve(r.itl)}, {"e2e", curve(r.e2e)}};
+  data["curves"] = {
+      {"ttft", curve(r.ttft)}, {"tpot", curve(r.tpot)}, {"itl", curve(r.itl)}, {"e2e", curve(r.e2e)}};
   data["series"] = series_json(r);
   data["breakdowns"] = breakdown_json(input);
   data["memory"] = memory_json(input.scenario->pool.memory);

@@ -14,8 +14,8 @@ struct ReportInput {
   const Scenario* scenario = nullptr;
   const SummaryInput* summary = nullptr;
   std::string title;
-  std::string command;                                              // that reproduces the run
-  std::vector<std::pair<std::string, StepBreakdown>> breakdowns;    // typical steps, by name
+  std::string command;                                            // that reproduces the run
+  std::vector<std::pair<std::string, StepBreakdown>> breakdowns;  // typical steps, by name
 };
 
 // Path of the charts library, empty when ./dev has not fetched it (then there is no report).

@@ -68,8 +68,8 @@ Status PerfettoTrace::write(const std::string& path) const {
   for (const Slice& s : slices_) instances.insert(s.instance.value());
   std::string out;
   const auto meta = [&](std::uint32_t pid, int tid, const char* what, const std::string& name) {
-    out += "{\"ph\":\"M\",\"pid\":" + std::to_string(pid) + ",\"tid\":" + std::to_string(tid) + ",\"name\":\"" + what +
-           "\",\"args\":{\"name\":\"" + name + "\"}},\n";
+    out += "{\"ph\":\"M\",\"pid\":" + std::to_string(pid) + ",\"tid\":" + std::to_string(tid) +
+           ",\"name\":\"" + what + "\",\"args\":{\"name\":\"" + name + "\"}},\n";
   };
   for (const std::uint32_t i : instances) {
     meta(i + 1, 1, "process_name", "instance " + std::to_string(i));
@@ -79,24 +79,30 @@ Status PerfettoTrace::write(const std::string& path) const {
     const std::string pid = std::to_string(s.instance.value() + 1);
     std::string name = s.prefill_tokens == 0 ? "decode" : s.decode_sequences == 0 ? "prefill" : "mixed";
     if (s.steps > 1) name += " x" + std::to_string(s.steps);
-    out += "{\"ph\":\"X\",\"pid\":" + pid + ",\"tid\":1,\"ts\":" + us(s.device_begin) + ",\"dur\":" + us(s.device_end - s.device_begin) +
-           ",\"name\":\"" + name + "\",\"args\":{\"step\":" + std::to_string(s.step) + ",\"steps\":" + std::to_string(s.steps) +
-           ",\"prefill_tokens\":" + std::to_string(s.prefill_tokens) + ",\"prefill_chunks\":" + std::to_string(s.prefill_chunks) +
-           ",\"decode_sequences\":" + std::to_string(s.decode_sequences) + ",\"decode_context_tokens\":" +
-           std::to_string(s.decode_context_tokens) + ",\"preempted\":" + std::to_string(s.preempted) + "}},\n";
-    out += "{\"ph\":\"C\",\"pid\":" + pid + ",\"ts\":" + us(s.schedule_begin) + ",\"name\":\"requests\",\"args\":{\"running\":" +
-           std::to_string(s.running) + ",\"waiting\":" + std::to_string(s.waiting) + "}},\n";
-    out += "{\"ph\":\"C\",\"pid\":" + pid + ",\"ts\":" + us(s.schedule_begin) + ",\"name\":\"free KV blocks\",\"args\":{\"blocks\":" +
-           std::to_string(s.free_blocks) + "}},\n";
+    out += "{\"ph\":\"X\",\"pid\":" + pid + ",\"tid\":1,\"ts\":" + us(s.device_begin) +
+           ",\"dur\":" + us(s.device_end - s.device_begin) + ",\"name\":\"" + name +
+           "\",\"args\":{\"step\":" + std::to_string(s.step) + ",\"steps\":" + std::to_string(s.steps) +
+           ",\"prefill_tokens\":" + std::to_string(s.prefill_tokens) +
+           ",\"prefill_chunks\":" + std::to_string(s.prefill_chunks) +
+           ",\"decode_sequences\":" + std::to_string(s.decode_sequences) +
+           ",\"decode_context_tokens\":" + std::to_string(s.decode_context_tokens) +
+           ",\"preempted\":" + std::to_string(s.preempted) + "}},\n";
+    out += "{\"ph\":\"C\",\"pid\":" + pid + ",\"ts\":" + us(s.schedule_begin) +
+           ",\"name\":\"requests\",\"args\":{\"running\":" + std::to_string(s.running) +
+           ",\"waiting\":" + std::to_string(s.waiting) + "}},\n";
+    out += "{\"ph\":\"C\",\"pid\":" + pid + ",\"ts\":" + us(s.schedule_begin) +
+           ",\"name\":\"free KV blocks\",\"args\":{\"blocks\":" + std::to_string(s.free_blocks) + "}},\n";
     if (out.size() > (1u << 20)) {
       file.write(out);
       out.clear();
     }
   }
   for (const Slice& s : slices_) {
-    const std::string common = ",\"cat\":\"request\",\"id\":" + std::to_string(s.request) + ",\"pid\":" +
-                               std::to_string(s.instance.value() + 1) + ",\"tid\":2,\"name\":\"" + s.name + "\"";
-    out += "{\"ph\":\"b\",\"ts\":" + us(s.begin) + common + ",\"args\":{\"request\":" + std::to_string(s.request) + "}},\n";
+    const std::string common = ",\"cat\":\"request\",\"id\":" + std::to_string(s.request) +
+                               ",\"pid\":" + std::to_string(s.instance.value() + 1) +
+                               ",\"tid\":2,\"name\":\"" + s.name + "\"";
+    out += "{\"ph\":\"b\",\"ts\":" + us(s.begin) + common +
+           ",\"args\":{\"request\":" + std::to_string(s.request) + "}},\n";
     out += "{\"ph\":\"e\",\"ts\":" + us(s.end) + common + "},\n";
     if (out.size() > (1u << 20)) {
       file.write(out);

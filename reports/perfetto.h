@@ -15,7 +15,8 @@ class PerfettoTrace final : public RunObserver {
   static constexpr std::size_t event_limit = 200'000;
 
   // Keeps what touches [begin, end).
-  explicit PerfettoTrace(SimTime begin = SimTime(0), SimTime end = SimTime::never()) : begin_(begin), end_(end) {}
+  explicit PerfettoTrace(SimTime begin = SimTime(0), SimTime end = SimTime::never())
+      : begin_(begin), end_(end) {}
 
   void on_step(const StepRecord& step) override;
   void on_request_event(const RequestEvent& event) override;
@@ -23,13 +24,16 @@ class PerfettoTrace final : public RunObserver {
   Status write(const std::string& path) const;
 
  private:
-  struct Slice {          // a request's phase
+  struct Slice {  // a request's phase
     std::uint64_t request;
     InstanceId instance;
     const char* name;
     SimTime begin, end;
   };
-  struct Open { const char* name; SimTime since; };
+  struct Open {
+    const char* name;
+    SimTime since;
+  };
   void phase(const RequestEvent& e, const char* next);
   bool room(std::size_t events);
 

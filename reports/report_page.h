@@ -1,4 +1,5 @@
-// The page of report.html: text, style and script; data and the charts library are filled in by html_report.cpp.
+// The page of report.html: text, style and script; data and the charts library are filled in by
+// html_report.cpp.
 #pragma once
 
 namespace orrery {

@@ -45,8 +45,9 @@ RequestsCsv::RequestsCsv(AtomicFile file, bool with_itl) : file_(std::move(file)
 Result<RequestsCsv> RequestsCsv::create(const std::string& path, bool with_itl) {
   ORRERY_TRY(file, AtomicFile::create(path));
   RequestsCsv csv(std::move(file), with_itl);
-  csv.buffer_ = "request,arrival_s,prompt_tokens,output_tokens,cached_tokens,queue_s,ttft_s,e2e_s,tpot_ms,instance,"
-                "preemptions,status";
+  csv.buffer_ =
+      "request,arrival_s,prompt_tokens,output_tokens,cached_tokens,queue_s,ttft_s,e2e_s,tpot_ms,instance,"
+      "preemptions,status";
   if (with_itl) csv.buffer_ += ",itl_p50_ms,itl_p99_ms,itl_max_ms";
   csv.buffer_ += '\n';
   return csv;

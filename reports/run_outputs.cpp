@@ -29,10 +29,12 @@ Result<Window> parse_window(const std::string& text) {
       return Window{SimTime(duration_from_seconds(a).ns()), SimTime(duration_from_seconds(b).ns()), true};
     }
   }
-  return make_error(ErrorKind::usage, "--trace-window takes A:B, seconds of simulated time with A < B, not " + quote(text));
+  return make_error(ErrorKind::usage,
+                    "--trace-window takes A:B, seconds of simulated time with A < B, not " + quote(text));
 }
 
-// What the outputs need to see of a run: rows go to the file, the worst TTFT is remembered for the trace window.
+// What the outputs need to see of a run: rows go to the file, the worst TTFT is remembered for the trace
+// window.
 class Sink final : public RecordSink {
  public:
   explicit Sink(RequestsCsv* csv) : csv_(csv) {}
@@ -88,7 +90,8 @@ Result<RunOutputs> RunOutputs::create(const std::string& directory, const Output
   ORRERY_TRY(window, parse_window(options.trace_window));
   ORRERY_TRY(folder, AtomicDirectory::create(directory));
   RunOutputs outputs;
-  outputs.state_ = std::make_unique<State>(State{options, std::move(folder), window, nullptr, nullptr, nullptr, nullptr, nullptr});
+  outputs.state_ = std::make_unique<State>(
+      State{options, std::move(folder), window, nullptr, nullptr, nullptr, nullptr, nullptr});
   State& s = *outputs.state_;
   if (options.level != "summary") {
     ORRERY_TRY(csv, RequestsCsv::create(s.directory.file("requests.csv"), options.itl));
@@ -100,7 +103,8 @@ Result<RunOutputs> RunOutputs::create(const std::string& directory, const Output
     ORRERY_TRY(csv, StepsCsv::create(s.directory.file("steps.csv")));
     s.steps = std::make_unique<StepsCsv>(std::move(csv));
   }
-  if (s.trace != nullptr || s.steps != nullptr) s.observers = std::make_unique<Observers>(s.trace.get(), s.steps.get());
+  if (s.trace != nullptr || s.steps != nullptr)
+    s.observers = std::make_unique<Observers>(s.trace.get(), s.steps.get());
   return outputs;
 }
 
@@ -110,19 +114,23 @@ RunObserver* RunOutputs::observer() { return state_ == nullptr ? nullptr : state
 namespace {
 
 // Two steps that stand for the run: its mean decode batch, and a prompt of its mean length alone.
-Result<std::vector<std::pair<std::string, StepBreakdown>>> typical_steps(const Scenario& scenario, const RunResult& r) {
+Result<std::vector<std::pair<std::string, StepBreakdown>>> typical_steps(const Scenario& scenario,
+                                                                         const RunResult& r) {
   std::vector<std::pair<std::string, StepBreakdown>> out;
   if (r.completed == 0) return out;
   ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
   const auto requests = static_cast<double>(r.completed);
-  const double prompt = static_cast<double>(r.input_tokens) / requests, output = static_cast<double>(r.output_tokens) / requests;
+  const double prompt = static_cast<double>(r.input_tokens) / requests,
+               output = static_cast<double>(r.output_tokens) / requests;
   double running = 0;
   for (const double v : r.series.running) running += v;
-  running /= static_cast<double>(std::max<std::size_t>(1, r.series.running.size())) * static_cast<double>(scenario.pool.replicas);
+  running /= static_cast<double>(std::max<std::size_t>(1, r.series.running.size())) *
+             static_cast<double>(scenario.pool.replicas);
   const auto batch = static_cast<std::int32_t>(std::max(1.0, std::min(running + 0.5, 1e6)));
   const auto context = static_cast<std::int64_t>(prompt + output / 2);
   StepShape decode{.prefill = {}, .decode_sequences = batch, .decode_context_tokens = batch * context};
-  out.emplace_back("decode step of " + std::to_string(batch) + " at context " + std::to_string(context), pricer.explain(decode));
+  out.emplace_back("decode step of " + std::to_string(batch) + " at context " + std::to_string(context),
+                   pricer.explain(decode));
   const PrefillChunk chunk{static_cast<std::int32_t>(std::clamp(prompt, 1.0, 8192.0)), 0};
   StepShape prefill{.prefill = std::span(&chunk, 1), .decode_sequences = 0, .decode_context_tokens = 0};
   out.emplace_back("prefill of " + std::to_string(chunk.new_tokens) + " tokens", pricer.explain(prefill));
@@ -149,14 +157,22 @@ Status RunOutputs::finish(const Scenario& scenario, const SummaryInput& summary,
     ORRERY_CHECK(run->digest == summary.run->digest, "the same run again gave another digest");
   }
   if (s.trace != nullptr) ORRERY_TRY_STATUS(s.trace->write(s.directory.file("trace.json")));
-  ORRERY_TRY_STATUS(write_file_atomically(s.directory.file("summary.json"), canonical_json(summary_json(summary))));
-  ORRERY_TRY_STATUS(write_file_atomically(s.directory.file("scenario.resolved.yaml"), scenario.resolved_yaml()));
+  ORRERY_TRY_STATUS(
+      write_file_atomically(s.directory.file("summary.json"), canonical_json(summary_json(summary))));
+  ORRERY_TRY_STATUS(
+      write_file_atomically(s.directory.file("scenario.resolved.yaml"), scenario.resolved_yaml()));
   if (s.options.level != "summary") {
     if (charts_library().empty()) {
-      std::fprintf(stderr, "orrery: report.html is not written: the charts library is missing; tools/fetch_plotly.py fetches it\n");
+      std::fprintf(stderr,
+                   "orrery: report.html is not written: the charts library is missing; tools/fetch_plotly.py "
+                   "fetches it\n");
     } else {
       ORRERY_TRY(steps, typical_steps(scenario, *summary.run));
-      const ReportInput report{.scenario = &scenario, .summary = &summary, .title = title, .command = command, .breakdowns = steps};
+      const ReportInput report{.scenario = &scenario,
+                               .summary = &summary,
+                               .title = title,
+                               .command = command,
+                               .breakdowns = steps};
       ORRERY_TRY_STATUS(write_report(s.directory.file("report.html"), report));
     }
   }

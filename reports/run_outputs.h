@@ -16,7 +16,7 @@ struct OutputOptions {
   std::string level = "requests";  // summary | requests | all
   bool itl = false;
   bool steps_csv = false;
-  std::string trace_window;        // "A:B" in seconds; empty = default
+  std::string trace_window;  // "A:B" in seconds; empty = default
 };
 
 class RunOutputs {
@@ -29,10 +29,10 @@ class RunOutputs {
 
   RecordSink* sink();       // null when nobody asked for records
   RunObserver* observer();  // null when nobody asked for steps
-  // Writes what is left (summary, report, resolved scenario, trace.json) and puts the directory in place. `keep_going`
-  // stops a second pass that a long run's trace window needs.
-  Status finish(const Scenario& scenario, const SummaryInput& summary, const std::string& title, const std::string& command,
-                const std::function<bool(std::uint64_t)>& keep_going);
+  // Writes what is left (summary, report, resolved scenario, trace.json) and puts the directory in place.
+  // `keep_going` stops a second pass that a long run's trace window needs.
+  Status finish(const Scenario& scenario, const SummaryInput& summary, const std::string& title,
+                const std::string& command, const std::function<bool(std::uint64_t)>& keep_going);
 
  private:
   struct State;

@@ -13,7 +13,8 @@ double ms(std::int64_t ns) { return static_cast<double>(ns) * 1e-6; }
 
 Json distribution_json(const Distribution& d) {
   if (d.count == 0) return nullptr;
-  return {{"mean", d.mean * 1e-6}, {"p50", ms(d.p50)}, {"p90", ms(d.p90)}, {"p95", ms(d.p95)}, {"p99", ms(d.p99)}, {"max", ms(d.max)}};
+  return {{"mean", d.mean * 1e-6}, {"p50", ms(d.p50)}, {"p90", ms(d.p90)},
+          {"p95", ms(d.p95)},      {"p99", ms(d.p99)}, {"max", ms(d.max)}};
 }
 
 double span_s(const RunResult& r) { return (r.last_finish - r.first_arrival).seconds(); }
@@ -27,7 +28,9 @@ Json throughput_json(const RunResult& r, std::int64_t gpus) {
           {"output_tokens_per_s_per_gpu", per_second(r.output_tokens, span) / static_cast<double>(gpus)}};
 }
 
-std::uint64_t ended(const RunResult& r) { return r.completed + r.failed + r.cancelled + r.timed_out + r.rejected; }
+std::uint64_t ended(const RunResult& r) {
+  return r.completed + r.failed + r.cancelled + r.timed_out + r.rejected;
+}
 
 Json goodput_json(const RunResult& r) {
   if (!r.has_slo) return nullptr;
@@ -40,30 +43,45 @@ Json goodput_json(const RunResult& r) {
 Json kv_json(const RunResult& r) {
   Json pools = Json::array();
   for (const PoolResult& p : r.pools) {
-    pools.push_back({{"name", p.name}, {"instances", p.instances}, {"gpus_per_instance", p.gpus_per_instance},
-                     {"tokens", p.kv_blocks * p.kv_block_size}, {"blocks", p.kv_blocks}, {"block_size", p.kv_block_size},
+    pools.push_back({{"name", p.name},
+                     {"instances", p.instances},
+                     {"gpus_per_instance", p.gpus_per_instance},
+                     {"tokens", p.kv_blocks * p.kv_block_size},
+                     {"blocks", p.kv_blocks},
+                     {"block_size", p.kv_block_size},
                      {"peak_utilization", p.peak_utilization}});
   }
   const PoolResult& first = r.pools.front();
-  return {{"tokens", first.kv_blocks * first.kv_block_size}, {"blocks", first.kv_blocks}, {"block_size", first.kv_block_size},
-          {"peak_utilization", first.peak_utilization}, {"pools", pools}};
+  return {{"tokens", first.kv_blocks * first.kv_block_size},
+          {"blocks", first.kv_blocks},
+          {"block_size", first.kv_block_size},
+          {"peak_utilization", first.peak_utilization},
+          {"pools", pools}};
 }
 
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
-  const double hours = span_s(*in.run) / 3600.0, usd = hours * in.usd_per_gpu_hour * static_cast<double>(in.gpus);
+  const double hours = span_s(*in.run) / 3600.0,
+               usd = hours * in.usd_per_gpu_hour * static_cast<double>(in.gpus);
   const double tokens = static_cast<double>(in.run->output_tokens);
-  return {{"usd_per_gpu_hour", in.usd_per_gpu_hour}, {"usd", usd}, {"usd_per_million_output_tokens", tokens > 0 ? usd / tokens * 1e6 : 0}};
+  return {{"usd_per_gpu_hour", in.usd_per_gpu_hour},
+          {"usd", usd},
+          {"usd_per_million_output_tokens", tokens > 0 ? usd / tokens * 1e6 : 0}};
 }
 
 Json rate_json(const RateSearch& s) {
   Json points = Json::array();
   for (const RatePoint& p : s.points) {
-    points.push_back({{"rate_factor", p.rate_factor}, {"requests_per_s", p.requests_per_s}, {"attainment", p.attainment}, {"meets", p.meets}});
+    points.push_back({{"rate_factor", p.rate_factor},
+                      {"requests_per_s", p.requests_per_s},
+                      {"attainment", p.attainment},
+                      {"meets", p.meets}});
   }
-  return {{"found", s.found}, {"rate_factor", s.found ? Json(s.best.rate_factor) : Json(nullptr)},
+  return {{"found", s.found},
+          {"rate_factor", s.found ? Json(s.best.rate_factor) : Json(nullptr)},
           {"requests_per_s", s.found ? Json(s.best.requests_per_s) : Json(nullptr)},
-          {"attainment", s.found ? Json(s.best.attainment) : Json(nullptr)}, {"tried", points}};
+          {"attainment", s.found ? Json(s.best.attainment) : Json(nullptr)},
+          {"tried", points}};
 }
 
 }  // namespace
@@ -71,14 +89,20 @@ Json rate_json(const RateSearch& s) {
 Json summary_json(const SummaryInput& in) {
   const RunResult& r = *in.run;
   Json j;
-  j["requests"] = {{"completed", r.completed}, {"failed", r.failed}, {"cancelled", r.cancelled}, {"timed_out", r.timed_out}, {"rejected", r.rejected}};
+  j["requests"] = {{"completed", r.completed},
+                   {"failed", r.failed},
+                   {"cancelled", r.cancelled},
+                   {"timed_out", r.timed_out},
+                   {"rejected", r.rejected}};
   j["duration_s"] = span_s(r);
   j["ttft_ms"] = distribution_json(r.ttft);
   j["tpot_ms"] = distribution_json(r.tpot);
   j["itl_ms"] = distribution_json(r.itl);
   j["e2e_ms"] = distribution_json(r.e2e);
   j["queue_ms"] = distribution_json(r.queue);
-  j["percentiles"] = r.ttft.exact && r.tpot.exact && r.itl.exact && r.e2e.exact ? "exact" : "histogram, relative error at most 0.05 %";
+  j["percentiles"] = r.ttft.exact && r.tpot.exact && r.itl.exact && r.e2e.exact
+                         ? "exact"
+                         : "histogram, relative error at most 0.05 %";
   j["throughput"] = throughput_json(r, in.gpus);
   j["goodput"] = goodput_json(r);
   j["kv_cache"] = kv_json(r);
@@ -92,7 +116,9 @@ Json summary_json(const SummaryInput& in) {
     Json intervals = Json::object();
     for (const MetricInterval& m : in.intervals->metrics) intervals[m.name] = {m.low, m.high};
     j["interval_90"] = intervals;
-    j["intervals"] = {{"runs", in.intervals->runs}, {"requests", in.intervals->requests}, {"shortened", in.intervals->shortened}};
+    j["intervals"] = {{"runs", in.intervals->runs},
+                      {"requests", in.intervals->requests},
+                      {"shortened", in.intervals->shortened}};
   }
   j["provenance"] = Json::object();
   for (const auto& [rung, share] : in.provenance) j["provenance"][rung] = share;
@@ -104,9 +130,14 @@ Json summary_json(const SummaryInput& in) {
   j["speculation"] = nullptr;
   j["experts"] = nullptr;
   j["transfers"] = nullptr;
-  j["simulator"] = {{"wall_s", in.wall_s}, {"steps_per_s", per_second(r.steps, in.wall_s)},
-                    {"requests_per_s", per_second(ended(r), in.wall_s)}, {"peak_rss_mb", in.peak_rss_mb},
-                    {"stretches", r.stretches}, {"events", r.events}, {"prices", r.prices}, {"kv_pool_wraps", r.kv_wraps}};
+  j["simulator"] = {{"wall_s", in.wall_s},
+                    {"steps_per_s", per_second(r.steps, in.wall_s)},
+                    {"requests_per_s", per_second(ended(r), in.wall_s)},
+                    {"peak_rss_mb", in.peak_rss_mb},
+                    {"stretches", r.stretches},
+                    {"events", r.events},
+                    {"prices", r.prices},
+                    {"kv_pool_wraps", r.kv_wraps}};
   j["digest"] = digest_text(r.digest);
   j["seed"] = in.seed;
   j["version"] = in.version;
@@ -137,30 +168,37 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   out += table.to_string() + "\n";
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
-  if (r.rejected > 0) out += ", " + human_count(static_cast<double>(r.rejected)) + " rejected (prompt not below max_model_len)";
-  out += " in " + human_seconds(span) + (r.saturated ? "; SATURATED: the queue grew through the run" : "") + "\n";
+  if (r.rejected > 0)
+    out += ", " + human_count(static_cast<double>(r.rejected)) + " rejected (prompt not below max_model_len)";
+  out += " in " + human_seconds(span) + (r.saturated ? "; SATURATED: the queue grew through the run" : "") +
+         "\n";
   out += "throughput  " + format_fixed(per_second(r.completed, span), 2) + " requests/s, " +
-         human_count(static_cast<double>(static_cast<std::int64_t>(per_second(r.output_tokens, span)))) + " output tokens/s on " +
-         std::to_string(in.gpus) + (in.gpus == 1 ? " GPU\n" : " GPUs\n");
+         human_count(static_cast<double>(static_cast<std::int64_t>(per_second(r.output_tokens, span)))) +
+         " output tokens/s on " + std::to_string(in.gpus) + (in.gpus == 1 ? " GPU\n" : " GPUs\n");
   if (r.has_slo) {
     const double all = static_cast<double>(ended(r));
     const double share = all > 0 ? 100.0 * static_cast<double>(r.slo_met) / all : 0;
-    out += "SLO         " + format_fixed(share, 1) + " % of requests meet every limit (demanded: " + format_number(in.slo_percentile) +
+    out += "SLO         " + format_fixed(share, 1) +
+           " % of requests meet every limit (demanded: " + format_number(in.slo_percentile) +
            " %), goodput " + format_fixed(per_second(r.slo_met, span), 2) + " requests/s\n";
   }
   const PoolResult& pool = r.pools.front();
-  out += "KV cache    " + human_count(static_cast<double>(pool.kv_blocks * pool.kv_block_size)) + " tokens an instance, peak use " +
-         format_fixed(100 * pool.peak_utilization, 1) + " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
+  out += "KV cache    " + human_count(static_cast<double>(pool.kv_blocks * pool.kv_block_size)) +
+         " tokens an instance, peak use " + format_fixed(100 * pool.peak_utilization, 1) +
+         " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
   if (in.rate_search != nullptr) {
     const RateSearch& s = *in.rate_search;
-    out += s.found ? "find-rate   " + format_fixed(s.best.requests_per_s, 2) + " requests/s (" + format_fixed(s.best.rate_factor, 3) +
+    out += s.found ? "find-rate   " + format_fixed(s.best.requests_per_s, 2) + " requests/s (" +
+                         format_fixed(s.best.rate_factor, 3) +
                          " x the workload) is the highest rate that meets the SLO\n"
-                   : "find-rate   not even " + format_fixed(s.points.back().rate_factor, 5) + " x the workload meets the SLO\n";
+                   : "find-rate   not even " + format_fixed(s.points.back().rate_factor, 5) +
+                         " x the workload meets the SLO\n";
   }
   out += "prices      ";
   for (std::size_t i = 0; i < in.provenance.size(); ++i) {
-    out += (i > 0 ? ", " : "") + format_fixed(100 * in.provenance[i].second, 0) + " % " + in.provenance[i].first;
+    out +=
+        (i > 0 ? ", " : "") + format_fixed(100 * in.provenance[i].second, 0) + " % " + in.provenance[i].first;
   }
   out += std::string(in.what_if ? " (what-if)" : "") + "; digest " + digest_text(r.digest) + ", " +
          human_count(static_cast<double>(r.steps)) + " steps in " + human_seconds(in.wall_s) + "\n";

@@ -17,7 +17,7 @@ struct SummaryInput {
   const Intervals* intervals = nullptr;     // null: not computed
   const RateSearch* rate_search = nullptr;  // null: not asked for
   std::int64_t gpus = 1;
-  double usd_per_gpu_hour = 0;              // 0 = the user gave no price
+  double usd_per_gpu_hour = 0;                             // 0 = the user gave no price
   std::vector<std::pair<std::string, double>> provenance;  // share of predicted device time by rung
   bool what_if = false;
   double slo_percentile = 99;

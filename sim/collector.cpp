@@ -44,7 +44,8 @@ void RunCollector::finished(const RequestRecord& record, SimTime at) {
   if (sink_ != nullptr) deliver(record);
 }
 
-// Sinks see trace order, each index once. What finished early waits; the window is the span of requests in flight.
+// Sinks see trace order, each index once. What finished early waits; the window is the span of requests in
+// flight.
 void RunCollector::deliver(const RequestRecord& record) {
   ORRERY_CHECK(record.request >= next_record_, "a request ended twice");
   const std::uint64_t at = record.request - next_record_;
@@ -72,12 +73,13 @@ void RunCollector::change_levels(std::int64_t running, std::int64_t waiting, dou
   kv_used_ += kv_used;
 }
 
-// The mean queue over the last quarter of the arrivals against the second quarter: a fleet that keeps up has a
-// queue without a trend; one that does not has a queue that grows with time.
+// The mean queue over the last quarter of the arrivals against the second quarter: a fleet that keeps up has
+// a queue without a trend; one that does not has a queue that grows with time.
 bool RunCollector::queue_grew(const TimeSeries& series) const {
   const std::int64_t span = (last_arrival_ - series.start).ns();
-  const auto bins = std::min(series.waiting.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, span) /
-                                                                              std::max<std::int64_t>(1, series.width.ns())));
+  const auto bins =
+      std::min(series.waiting.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, span) /
+                                                               std::max<std::int64_t>(1, series.width.ns())));
   if (bins < 8) return false;
   const auto mean = [&](std::size_t from, std::size_t to) {
     double sum = 0;
@@ -96,7 +98,8 @@ RunResult RunCollector::finish(double instances) {
   result_.e2e = e2e_.distribution();
   result_.queue = queue_.distribution();
   result_.has_slo = slo_.given;
-  result_.series = series_.series(result_.first_arrival, later(result_.last_finish, last_arrival_), instances);
+  result_.series =
+      series_.series(result_.first_arrival, later(result_.last_finish, last_arrival_), instances);
   result_.saturated = queue_grew(result_.series);
   return std::move(result_);
 }

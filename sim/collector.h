@@ -43,7 +43,10 @@ class RunCollector {
   double kv_used_ = 0;
   bool any_arrival_ = false;
   // Records that finished before an earlier request did, by trace index from next_record_.
-  struct Held { bool done = false; RequestRecord record; };
+  struct Held {
+    bool done = false;
+    RequestRecord record;
+  };
   std::deque<Held> held_;
   std::uint64_t next_record_ = 0;
 };

@@ -16,7 +16,8 @@ class Inbox {
   virtual ~Inbox() = default;
   // The next arrival that is already known; never() when there is none (or only the outside knows).
   virtual SimTime next() const = 0;
-  // Appends everything that has reached the engines by `now`. Order does not matter: the loop sorts by request.
+  // Appends everything that has reached the engines by `now`. Order does not matter: the loop sorts by
+  // request.
   virtual void poll(SimTime now, Arrivals& arrivals) = 0;
   // The client has its last token, at `at` (which may lie after the loop's now).
   virtual void on_finished(RequestId request, SimTime at) = 0;

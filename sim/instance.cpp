@@ -5,7 +5,8 @@
 namespace orrery {
 
 Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
-    : scheduler_(std::move(scheduler)), wiring_(wiring), output_delay_(wiring.executor->output_delay(wiring.id)) {
+    : scheduler_(std::move(scheduler)), wiring_(wiring),
+      output_delay_(wiring.executor->output_delay(wiring.id)) {
   levels_ = scheduler_->view();
 }
 
@@ -13,8 +14,14 @@ void Instance::observe_request(RequestEvent::Kind kind, RequestId request, SimTi
                                std::int64_t tokens, std::int64_t context) {
   if (wiring_.observer == nullptr) return;
   const SchedulerView v = scheduler_->view();
-  wiring_.observer->on_request_event({.kind = kind, .request = request.value(), .instance = wiring_.id, .at = at,
-                                      .step = step, .tokens = tokens, .context = context, .running = v.running,
+  wiring_.observer->on_request_event({.kind = kind,
+                                      .request = request.value(),
+                                      .instance = wiring_.id,
+                                      .at = at,
+                                      .step = step,
+                                      .tokens = tokens,
+                                      .context = context,
+                                      .running = v.running,
                                       .waiting = v.waiting});
 }
 
@@ -23,7 +30,8 @@ void Instance::levels_changed() {
   const auto used = [](const SchedulerView& x) {
     return 1.0 - static_cast<double>(x.free_blocks) / static_cast<double>(x.usable_blocks);
   };
-  wiring_.collector->change_levels(v.running - levels_.running, v.waiting - levels_.waiting, used(v) - used(levels_));
+  wiring_.collector->change_levels(v.running - levels_.running, v.waiting - levels_.waiting,
+                                   used(v) - used(levels_));
   levels_ = v;
 }
 
@@ -49,8 +57,8 @@ bool Instance::add(const Request& request, SimTime now) {
   p.prompt = request.prompt_tokens;
   ++outstanding_;
   observe_request(RequestEvent::Kind::arrived, request.id, now, 0, request.prompt_tokens, 0);
-  // A queue that was not empty has a head that cannot be admitted, and nobody overtakes it: only the first one
-  // in line ends a stretch.
+  // A queue that was not empty has a head that cannot be admitted, and nobody overtakes it: only the first
+  // one in line ends a stretch.
   if (!idle_ && scheduler_->view().waiting == 1) wiring_.executor->cut(wiring_.id, now);
   levels_changed();
   return true;
@@ -70,7 +78,8 @@ bool Instance::schedule(SimTime now) {
     observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(),
                     static_cast<std::int64_t>(progress_of(plan.preempted_for[i]).request.value()), 0);
   }
-  for (const SequenceId sequence : plan.paused) break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
+  for (const SequenceId sequence : plan.paused)
+    break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
   if (plan.tokens() == 0) {
     idle_ = scheduler_->open_steps() == 0;
     levels_changed();
@@ -85,10 +94,12 @@ bool Instance::schedule(SimTime now) {
 
 void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
   if (plan.prefill_tokens > 0) {
-    wiring_.collector->series().count(TimeSeriesRecorder::prefill_tokens, now, static_cast<double>(plan.prefill_tokens));
+    wiring_.collector->series().count(TimeSeriesRecorder::prefill_tokens, now,
+                                      static_cast<double>(plan.prefill_tokens));
   }
   if (!plan.preempted.empty()) {
-    wiring_.collector->series().count(TimeSeriesRecorder::preemptions, now, static_cast<double>(plan.preempted.size()));
+    wiring_.collector->series().count(TimeSeriesRecorder::preemptions, now,
+                                      static_cast<double>(plan.preempted.size()));
   }
   for (const Admission& a : scheduler_->admissions()) {
     Progress& p = progress_of(a.sequence);
@@ -166,7 +177,8 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     join_run(progress_of(sequence), outcome.updates.back(),
              static_cast<std::int64_t>(outcome.first.value() + outcome.updates.size()) - 1);
   }
-  for (const SequenceId sequence : awaiting_token_) progress_of(sequence).last_token = outcome.updates.front();
+  for (const SequenceId sequence : awaiting_token_)
+    progress_of(sequence).last_token = outcome.updates.front();
   awaiting_token_.clear();
   for (const Finished& f : effects.finished) finish(f, outcome);
   if (wiring_.observer != nullptr) observe_steps(outcome);
@@ -217,11 +229,13 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   p.first_token = at + output_delay_;
   p.has_token = true;
   p.run_first = step;
-  // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was broken.
+  // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was
+  // broken.
   const bool just_preempted =
       std::find(awaiting_token_.begin(), awaiting_token_.end(), token.sequence) != awaiting_token_.end();
   if (!just_preempted) p.broken = false;
-  observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step), 0, 0);
+  observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
+                  0, 0);
 }
 
 void Instance::finish(const Finished& f, const StepOutcome& outcome) {
@@ -238,11 +252,13 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   record.cached_tokens = p.cached;
   record.preemptions = p.preemptions;
   record.instance = wiring_.id;
-  if (wiring_.per_request_itl) fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
+  if (wiring_.per_request_itl)
+    fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
   --outstanding_;
   wiring_.collector->finished(record, at);
   wiring_.inbox->on_finished(f.request, at);
-  observe_request(RequestEvent::Kind::finished, f.request, at, outcome.first.value() + f.update, f.output_tokens, 0);
+  observe_request(RequestEvent::Kind::finished, f.request, at, outcome.first.value() + f.update,
+                  f.output_tokens, 0);
   progress_of(f.sequence).request = RequestId::none();
 }
 

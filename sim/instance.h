@@ -27,8 +27,8 @@ class Instance {
   // False when the engine refuses the request (it has been recorded as rejected).
   bool add(const Request& request, SimTime now);
   void on_outcome(const StepOutcome& outcome);
-  // The core thread is free at `now`: compose and submit a step, if there is one. False when work waits that can
-  // never run (capacity exhausted).
+  // The core thread is free at `now`: compose and submit a step, if there is one. False when work waits that
+  // can never run (capacity exhausted).
   bool schedule(SimTime now);
   bool idle() const { return idle_; }
   std::int32_t outstanding() const { return outstanding_; }
@@ -38,17 +38,19 @@ class Instance {
   RequestId oldest_waiting() const;
 
  private:
-  struct Segment { std::int64_t first = 0, last = 0; };  // steps whose gaps belong to a request
+  struct Segment {
+    std::int64_t first = 0, last = 0;
+  };  // steps whose gaps belong to a request
   struct Progress {
     RequestId request;
     SimTime arrival, first_scheduled, first_token;
-    SimTime last_token;                      // known only across a preemption or a pause
+    SimTime last_token;  // known only across a preemption or a pause
     std::int32_t prompt = 0, cached = 0, preemptions = 0;
     bool admitted = false, has_token = false;
-    bool broken = false;                     // preempted or paused: its next gap spans more than one update
-    std::int64_t run_first = 0;              // step of the token that began the current run of gaps
-    std::int64_t run_last = 0;               // step of its last token before it was broken
-    std::vector<Segment> segments;           // closed runs (per-request ITL only)
+    bool broken = false;            // preempted or paused: its next gap spans more than one update
+    std::int64_t run_first = 0;     // step of the token that began the current run of gaps
+    std::int64_t run_last = 0;      // step of its last token before it was broken
+    std::vector<Segment> segments;  // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
   };
 
@@ -62,26 +64,26 @@ class Instance {
   void fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record);
   void trim_gap_log();
   void levels_changed();
-  void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step, std::int64_t tokens,
-                       std::int64_t context);
+  void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
+                       std::int64_t tokens, std::int64_t context);
   Progress& progress_of(SequenceId sequence) { return progress_[sequence.value()]; }
 
   std::unique_ptr<Scheduler> scheduler_;
   Wiring wiring_;
   SimDuration output_delay_;
-  std::vector<Progress> progress_;           // by sequence slot
-  std::vector<SequenceId> awaiting_token_;   // preempted or paused with a token in flight
+  std::vector<Progress> progress_;          // by sequence slot
+  std::vector<SequenceId> awaiting_token_;  // preempted or paused with a token in flight
   bool idle_ = true;
   std::int32_t outstanding_ = 0;
   SimTime last_update_ = SimTime::never();
   std::uint64_t stretches_ = 0;
-  Digest times_;                             // when every step's update ended
+  Digest times_;  // when every step's update ended
   // Gaps between consecutive updates by step, for per-request ITL.
   std::vector<std::int64_t> gaps_;
   std::int64_t gaps_base_ = 0;
   std::size_t trim_at_ = 1u << 16;
   SchedulerView levels_;
-  std::vector<StepRecord> records_;          // open steps, oldest first (observer only)
+  std::vector<StepRecord> records_;  // open steps, oldest first (observer only)
 };
 
 }  // namespace orrery

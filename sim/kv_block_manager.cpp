@@ -106,8 +106,7 @@ void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& conte
   if (!content.hash_ids.empty()) {
     ORRERY_CHECK(content.hash_block_size > 0 && content.hash_block_size < (1 << 30),
                  "KV content: hash_block_size outside [1, 2^30)");
-    const std::int64_t covered =
-        static_cast<std::int64_t>(content.hash_ids.size()) * content.hash_block_size;
+    const std::int64_t covered = static_cast<std::int64_t>(content.hash_ids.size()) * content.hash_block_size;
     sequence.named_blocks = to_block(std::min(content.named_tokens, covered) / config.block_size);
     if (sequence.named_blocks == 0) return;
     sequence.node_tokens = content.hash_block_size;
@@ -172,8 +171,7 @@ void KvBlockManager::State::release_private(Sequence& sequence, std::int32_t beg
 
 KvBlockManager::KvBlockManager(const Config& config) {
   ORRERY_CHECK(config.num_blocks >= 1 && config.num_blocks < kAllBlocks,
-               
-               
+
                "KV pool: num_blocks outside [1, 2^31)");
   ORRERY_CHECK(config.block_size >= 1, "KV pool: block_size must be positive");
   state_ = std::make_unique<State>(config);
@@ -240,10 +238,9 @@ void KvBlockManager::take_prefix(Handle handle, std::int64_t tokens, Hit hit) {
                "KV pool: take_prefix beyond the last token but one");
   if (hit.blocks == 0) return;
   const std::int32_t blocks = to_block(hit.blocks);
-  const std::int32_t found =
-      state.walk(sequence, blocks, [&state, &sequence](Id id, std::int32_t from, std::int32_t to) {
-        state.hold(sequence, id, from, to);
-      });
+  const std::int32_t found = state.walk(
+      sequence, blocks,
+      [&state, &sequence](Id id, std::int32_t from, std::int32_t to) { state.hold(sequence, id, from, to); });
   ORRERY_CHECK(found == blocks, "KV pool: take_prefix of blocks that are not resident (any more)");
   sequence.hits = sequence.own_end = sequence.published = blocks;
 }

@@ -37,11 +37,11 @@ struct KvContent {
 class KvBlockManager {
  public:
   struct Config {
-    std::int64_t num_blocks = 0;  // as the engine logs it: block 0 is the null block, the others are usable
-    std::int32_t block_size = 16; // tokens
-    bool prefix_caching = true;   // off: every released block becomes blank, lookups find nothing
+    std::int64_t num_blocks = 0;   // as the engine logs it: block 0 is the null block, the others are usable
+    std::int32_t block_size = 16;  // tokens
+    bool prefix_caching = true;    // off: every released block becomes blank, lookups find nothing
   };
-  using Handle = std::uint32_t;   // a sequence known to the pool; given by open()
+  using Handle = std::uint32_t;  // a sequence known to the pool; given by open()
 
   // Blocks at the start of a sequence that are resident under the same content.
   struct Hit {

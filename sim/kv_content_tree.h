@@ -21,11 +21,11 @@ inline constexpr Id kStreamRoot = 0xFFFFFFFEu;
 inline constexpr Id kPrivateRoot = 0xFFFFFFFFu;
 
 struct ContentNode {
-  std::uint64_t name = 0;      // hash id, stream, or the number of the sequence's open()
+  std::uint64_t name = 0;  // hash id, stream, or the number of the sequence's open()
   Id parent = kPrivateRoot;
   std::uint32_t children = 0;
-  std::uint32_t users = 0;     // open sequences whose content ends here
-  CopyList copies;             // resident blocks, in order of registration
+  std::uint32_t users = 0;  // open sequences whose content ends here
+  CopyList copies;          // resident blocks, in order of registration
 };
 
 class ContentTree {

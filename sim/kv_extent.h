@@ -20,7 +20,7 @@ struct Extent {
   Id node = kNone;           // what its blocks hold
   Links copies;              // of that node, in the order in which content was registered
   Links run;                 // neighbours by position among what one sequence allocated; gaps after evictions
-  Links queue;               // the free queue, head first; inside an extent the block at end − 1 comes first
+  Links queue;  // the free queue, head first; inside an extent the block at end − 1 comes first
 
   std::int32_t size() const { return end - begin; }
 };

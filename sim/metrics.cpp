@@ -76,7 +76,10 @@ std::size_t TimeSeriesRecorder::bin_at(SimTime at) {
   const auto halve = [](std::vector<double>& v) {
     for (std::size_t i = 0; i < v.size(); ++i) {
       const double value = v[i];
-      if (i % 2 == 0) v[i / 2] = value; else v[i / 2] += value;
+      if (i % 2 == 0)
+        v[i / 2] = value;
+      else
+        v[i / 2] += value;
     }
     v.resize((v.size() + 1) / 2);
   };
@@ -112,7 +115,8 @@ TimeSeries TimeSeriesRecorder::series(SimTime start, SimTime end, double instanc
   TimeSeries out;
   const std::int64_t origin = std::max<std::int64_t>(0, origin_);
   const std::int64_t first_bin = std::max<std::int64_t>(0, start.ns() - origin) / width_;
-  const std::int64_t last_bin = std::max(first_bin, std::max<std::int64_t>(0, end.ns() - origin - 1) / width_);
+  const std::int64_t last_bin =
+      std::max(first_bin, std::max<std::int64_t>(0, end.ns() - origin - 1) / width_);
   out.start = SimTime(origin + first_bin * width_);
   out.width = SimDuration(width_);
   const auto bins = static_cast<std::size_t>(last_bin - first_bin + 1);

@@ -9,8 +9,8 @@
 
 namespace orrery {
 
-// Nanosecond values with weights. Up to `exact_limit` values (weights counted) percentiles are exact; after that
-// values live in logarithmic bins of 2048 per octave, relative error below 0.05 %. Sums stay exact.
+// Nanosecond values with weights. Up to `exact_limit` values (weights counted) percentiles are exact; after
+// that values live in logarithmic bins of 2048 per octave, relative error below 0.05 %. Sums stay exact.
 class WeightedSamples {
  public:
   static constexpr std::uint64_t exact_limit = 1'000'000;

@@ -23,12 +23,14 @@ struct SchedulerPolicy {
 
 inline constexpr std::array router_policies = {
     RouterPolicy{"round-robin", "each instance in turn", make_round_robin},
-    RouterPolicy{"least-loaded", "fewest outstanding requests, exact at the moment of routing", make_least_loaded},
+    RouterPolicy{"least-loaded", "fewest outstanding requests, exact at the moment of routing",
+                 make_least_loaded},
 };
 
 inline constexpr std::array scheduler_policies = {
-    SchedulerPolicy{"vllm-v1", "vLLM V1 as of 0.24: running first, chunked prefill, tail preemption, two steps in flight",
-                    make_vllm_v1},
+    SchedulerPolicy{
+        "vllm-v1", "vLLM V1 as of 0.24: running first, chunked prefill, tail preemption, two steps in flight",
+        make_vllm_v1},
 };
 
 // Null for an unknown name.

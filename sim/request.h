@@ -13,9 +13,9 @@ namespace orrery {
 
 struct Request {
   RequestId id;
-  SimTime arrival;                      // at the server; latencies count from here
-  std::int32_t prompt_tokens = 0;       // ≥ 1
-  std::int32_t max_output_tokens = 0;   // ≥ 1, what the client allowed
+  SimTime arrival;                     // at the server; latencies count from here
+  std::int32_t prompt_tokens = 0;      // ≥ 1
+  std::int32_t max_output_tokens = 0;  // ≥ 1, what the client allowed
   std::int32_t priority = 0;
   std::int32_t hash_block_size = 512;
   std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)

@@ -25,7 +25,8 @@ struct RequestRecord {
   std::int32_t preemptions = 0;
   InstanceId instance;
   RequestStatus status = RequestStatus::completed;
-  // Inter-token gaps of this request, nanoseconds; filled only when asked for (--itl), −1 otherwise or without gaps.
+  // Inter-token gaps of this request, nanoseconds; filled only when asked for (--itl), −1 otherwise or
+  // without gaps.
   std::int64_t itl_p50 = -1, itl_p99 = -1, itl_max = -1;
   // (e2e − ttft) / (output_tokens − 1) in nanoseconds, rounded half to even; −1 when output_tokens < 2.
   std::int64_t tpot_ns() const;
@@ -40,26 +41,37 @@ class RecordSink {
 // One engine step (or a stretch of `steps` pure decode steps), for traces and step tables.
 struct StepRecord {
   InstanceId instance;
-  std::uint64_t step = 0;          // index in the instance; first of the stretch
+  std::uint64_t step = 0;  // index in the instance; first of the stretch
   std::int64_t steps = 1;
-  SimTime schedule_begin, launch_begin, device_begin, device_end, update_end;  // of the stretch: first begin, last end
+  SimTime schedule_begin, launch_begin, device_begin, device_end, update_end;  // of the stretch: first begin,
+                                                                               // last end
   std::int64_t prefill_tokens = 0;
-  std::int32_t prefill_chunks = 0, decode_sequences = 0, running = 0, waiting = 0, preempted = 0, new_requests = 0;
+  std::int32_t prefill_chunks = 0, decode_sequences = 0, running = 0, waiting = 0, preempted = 0,
+               new_requests = 0;
   std::int64_t decode_context_tokens = 0;
   std::int64_t free_blocks = 0;
 };
 
 // Life of a request as events, for `explain` and traces.
 struct RequestEvent {
-  enum class Kind : std::uint8_t { arrived, rejected, admitted, prefill_chunk, first_token, preempted, resumed, finished } kind;
+  enum class Kind : std::uint8_t {
+    arrived,
+    rejected,
+    admitted,
+    prefill_chunk,
+    first_token,
+    preempted,
+    resumed,
+    finished
+  } kind;
   std::uint64_t request = 0;
   InstanceId instance;
   SimTime at;
   std::uint64_t step = 0;
-  // admitted, resumed: cached tokens; prefill_chunk: new tokens; preempted: the request that it made room for;
-  // finished: output tokens
+  // admitted, resumed: cached tokens; prefill_chunk: new tokens; preempted: the request that it made room
+  // for; finished: output tokens
   std::int64_t tokens = 0;
-  std::int64_t context = 0;   // prefill_chunk: tokens before it
+  std::int64_t context = 0;               // prefill_chunk: tokens before it
   std::int32_t running = 0, waiting = 0;  // at the instance, then
 };
 
@@ -74,52 +86,55 @@ class RunObserver {
 // Percentile p of n sorted values: index min(n − 1, ⌊p·n⌋), no interpolation (interfaces: Definitions).
 struct Distribution {
   std::uint64_t count = 0;
-  double mean = 0;            // nanoseconds
+  double mean = 0;                                           // nanoseconds
   std::int64_t p50 = 0, p90 = 0, p95 = 0, p99 = 0, max = 0;  // nanoseconds
-  bool exact = true;          // false: from a log histogram, relative error ≤ 0.1 %
+  bool exact = true;  // false: from a log histogram, relative error ≤ 0.1 %
   // For charts: value at 0, 1, …, 100 % (101 entries; empty when count = 0), nanoseconds.
   std::vector<std::int64_t> curve;
 };
 
-// Averages over equal bins of simulated time, all instances together. `width` doubles as a run grows, so that there are
-// at most 512 bins whatever the length.
+// Averages over equal bins of simulated time, all instances together. `width` doubles as a run grows, so that
+// there are at most 512 bins whatever the length.
 struct TimeSeries {
   SimTime start;
   SimDuration width;
-  std::vector<double> arrivals;         // requests per second
-  std::vector<double> finished;         // requests per second
-  std::vector<double> running;          // sequences, time average
-  std::vector<double> waiting;          // sequences, time average
-  std::vector<double> kv_utilization;   // 0 … 1, time average over instances, of held blocks
-  std::vector<double> prefill_tokens;   // per second
-  std::vector<double> decode_tokens;    // per second
-  std::vector<double> preemptions;      // per second
+  std::vector<double> arrivals;        // requests per second
+  std::vector<double> finished;        // requests per second
+  std::vector<double> running;         // sequences, time average
+  std::vector<double> waiting;         // sequences, time average
+  std::vector<double> kv_utilization;  // 0 … 1, time average over instances, of held blocks
+  std::vector<double> prefill_tokens;  // per second
+  std::vector<double> decode_tokens;   // per second
+  std::vector<double> preemptions;     // per second
 };
 
 struct PoolResult {
   std::string name;
   std::int64_t instances = 0, gpus_per_instance = 0;
   std::int64_t kv_blocks = 0, kv_block_size = 0;
-  double peak_utilization = 0;          // held blocks ÷ usable, the highest of any instance
+  double peak_utilization = 0;  // held blocks ÷ usable, the highest of any instance
 };
 
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
-  std::uint64_t input_tokens = 0, output_tokens = 0, cached_tokens = 0;  // of completed requests; prompts, delivered, found
+  std::uint64_t input_tokens = 0, output_tokens = 0, cached_tokens = 0;  // of completed requests; prompts,
+                                                                         // delivered, found
   Distribution ttft, tpot, itl, e2e, queue;
   // goodput: requests that met every limit of the SLO
   bool has_slo = false;
   std::uint64_t slo_met = 0, slo_output_tokens = 0;
-  double prefix_cache_hit_rate = 0;     // hit tokens ÷ queried tokens over all admissions (the engine's own metric)
+  double prefix_cache_hit_rate = 0;  // hit tokens ÷ queried tokens over all admissions (the engine's own
+                                     // metric)
   std::uint64_t preemptions = 0, steps = 0, stretches = 0, events = 0, prices = 0;
   std::vector<PoolResult> pools;
-  bool saturated = false;               // the queue grew through the run
+  bool saturated = false;  // the queue grew through the run
   TimeSeries series;
-  // Time on the device, all instances: by operator class when the executor can say (name, nanoseconds); idle is the rest.
+  // Time on the device, all instances: by operator class when the executor can say (name, nanoseconds); idle
+  // is the rest.
   std::vector<std::pair<std::string, std::int64_t>> device_time;
   std::int64_t device_busy_ns = 0;
-  double kv_wraps = 0;                  // blocks handed out ÷ usable blocks, least of all instances
+  double kv_wraps = 0;  // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:
   double wall_s = 0;

@@ -12,8 +12,8 @@
 
 namespace orrery {
 
-// What a router may know of an instance. Here the view is exact at the moment of routing; routers that are told
-// late get dated snapshots from the issue that builds them.
+// What a router may know of an instance. Here the view is exact at the moment of routing; routers that are
+// told late get dated snapshots from the issue that builds them.
 struct InstanceView {
   std::int32_t outstanding = 0;  // requests routed there and not finished
 };

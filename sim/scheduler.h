@@ -17,7 +17,7 @@ struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_num_seqs = 1024;
   std::int64_t max_model_len = 40960;
-  std::int64_t num_gpu_blocks = 0;        // includes the null block
+  std::int64_t num_gpu_blocks = 0;  // includes the null block
   std::int32_t block_size = 16;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;
@@ -25,14 +25,14 @@ struct SchedulerConfig {
   std::int64_t long_prefill_token_threshold = 0;
   double watermark = 0;
   std::int32_t steps_in_flight = 2;
-  bool stretches = true;                  // false: offer one step at a time (same decisions, same digest)
+  bool stretches = true;  // false: offer one step at a time (same decisions, same digest)
 };
 
 struct FirstToken {
   SequenceId sequence;
   RequestId request;
-  std::size_t update = 0;                 // index into the outcome's updates
-  bool resumed = false;                   // not the request's first token: the first after a preemption
+  std::size_t update = 0;  // index into the outcome's updates
+  bool resumed = false;    // not the request's first token: the first after a preemption
 };
 struct Finished {
   SequenceId sequence;
@@ -47,11 +47,12 @@ struct UpdateEffects {
   std::vector<Finished> finished;
   // Per updated step: decodes whose gap to the previous token is the gap between the two last updates.
   std::vector<std::int32_t> regular_decodes;
-  std::vector<SequenceId> irregular;      // sequences that got a token in the last update after having been passed over
+  std::vector<SequenceId> irregular;  // sequences that got a token in the last update after having been
+                                      // passed over
   void clear();
 };
 
-struct Admission {                        // a request entered `running` in the last schedule()
+struct Admission {  // a request entered `running` in the last schedule()
   SequenceId sequence;
   RequestId request;
   std::int32_t cached_tokens = 0;
@@ -74,12 +75,12 @@ class Scheduler {
   virtual ~Scheduler() = default;
   // A slot for the request; none() when the engine refuses it (prompt not below max_model_len).
   virtual SequenceId add(const Request& request) = 0;
-  // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until the
-  // next call of any non-const member.
+  // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until
+  // the next call of any non-const member.
   virtual const StepPlan& schedule() = 0;
   virtual const std::vector<Admission>& admissions() const = 0;  // of the last schedule()
   virtual const UpdateEffects& on_outcome(const StepOutcome& outcome) = 0;
-  virtual bool has_work() const = 0;       // any request in any state
+  virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;
   virtual std::int32_t open_steps() const = 0;
   virtual SchedulerView view() const = 0;

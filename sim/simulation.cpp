@@ -13,8 +13,11 @@ class Loop {
  public:
   explicit Loop(SimulationSetup setup) : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink) {
     for (std::size_t i = 0; i < setup_.schedulers.size(); ++i) {
-      const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)), .executor = setup_.executor,
-                                    .inbox = setup_.inbox, .collector = &collector_, .observer = setup_.observer,
+      const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
+                                    .executor = setup_.executor,
+                                    .inbox = setup_.inbox,
+                                    .collector = &collector_,
+                                    .observer = setup_.observer,
                                     .per_request_itl = setup_.per_request_itl};
       instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
     }
@@ -35,7 +38,8 @@ class Loop {
       if (setup_.inbox->next() <= now) take_arrivals(now);
       if (!schedule_marked(now)) return exhausted(now);
       if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(finished_)) {
-        return make_error(ErrorKind::interrupted, "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
+        return make_error(ErrorKind::interrupted,
+                          "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
       }
     }
     if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
@@ -110,10 +114,12 @@ class Loop {
   Error exhausted(SimTime now) const {
     const SchedulerView v = instances_[stuck_.value()]->scheduler().view();
     return make_error(ErrorKind::infeasible,
-                      "capacity exhausted at simulated time " + std::to_string(now.seconds()) + " s: instance " +
-                          std::to_string(stuck_.value()) + " has " + std::to_string(v.waiting) +
+                      "capacity exhausted at simulated time " + std::to_string(now.seconds()) +
+                          " s: instance " + std::to_string(stuck_.value()) + " has " +
+                          std::to_string(v.waiting) +
                           " waiting requests, nothing runs, and the first one does not fit into its " +
-                          std::to_string(v.usable_blocks) + " KV blocks; give it more KV memory or a smaller max_model_len");
+                          std::to_string(v.usable_blocks) +
+                          " KV blocks; give it more KV memory or a smaller max_model_len");
   }
 
   Result<RunResult> result() {
@@ -136,8 +142,8 @@ class Loop {
       queried += s.counters().queried_tokens;
       hit += s.counters().hit_tokens;
       const auto usable = static_cast<double>(s.kv().usable_blocks());
-      pool.peak_utilization = std::max(pool.peak_utilization,
-                                       1.0 - static_cast<double>(s.counters().min_free_blocks) / usable);
+      pool.peak_utilization =
+          std::max(pool.peak_utilization, 1.0 - static_cast<double>(s.counters().min_free_blocks) / usable);
       wraps.push_back(static_cast<double>(s.kv().allocated_in_total()) / usable);
       pool.kv_blocks = s.kv().usable_blocks() + 1;
     }

@@ -18,14 +18,14 @@ namespace orrery {
 
 // Order of what happens at one instant (rule D2). Each phase sees the effects of those before it.
 enum class Phase : std::uint8_t {
-  host_free,        // a launch returned: its core thread may go on
-  step_finished,    // outputs processed: freed blocks must be visible to whoever schedules now
+  host_free,      // a launch returned: its core thread may go on
+  step_finished,  // outputs processed: freed blocks must be visible to whoever schedules now
   transfer_finished,
   instance_ready,
-  arrival,          // after completions, so that routing sees who is free
-  telemetry,        // after work has settled: an observer changes nothing
+  arrival,    // after completions, so that routing sees who is free
+  telemetry,  // after work has settled: an observer changes nothing
   route,
-  schedule,         // last, so that one step takes in everything that this instant brought
+  schedule,  // last, so that one step takes in everything that this instant brought
   timeout,
   scale,
 };
@@ -41,7 +41,8 @@ struct SimulationSetup {
   Slo slo;
   bool per_request_itl = false;
   std::uint64_t seed = 1;
-  std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be empty
+  std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be
+                                                           // empty
 };
 
 // Runs until every request has ended. Errors: bad trace input (located), capacity exhausted, interrupted.

@@ -15,27 +15,27 @@ struct PrefillWork {
   SequenceId sequence;
   RequestId request;
   std::int32_t new_tokens = 0;
-  std::int64_t context = 0;           // tokens already in the KV cache
-  bool samples = false;               // the last chunk: a token is sampled after it
-  std::int32_t outputs_before = 0;    // output tokens that the sequence had when it was (re)admitted
+  std::int64_t context = 0;         // tokens already in the KV cache
+  bool samples = false;             // the last chunk: a token is sampled after it
+  std::int32_t outputs_before = 0;  // output tokens that the sequence had when it was (re)admitted
 };
 
 // A view of the step: the decode set as sums, kept incrementally by the scheduler, and a short list of
 // prefill chunks. Valid until the scheduler's next call.
 struct StepPlan {
-  std::span<const PrefillWork> prefill;       // in schedule order
-  std::int32_t decode_sequences = 0;          // one token each
-  std::int64_t decode_context_tokens = 0;     // sum over decodes of tokens in the KV cache before the step
-  std::int32_t decode_irregular = 0;          // decodes whose previous token was not sampled in the previous step
-  std::int32_t new_requests = 0;              // admitted in this step, resumed ones included
-  std::int32_t running = 0, waiting = 0;      // after scheduling
+  std::span<const PrefillWork> prefill;    // in schedule order
+  std::int32_t decode_sequences = 0;       // one token each
+  std::int64_t decode_context_tokens = 0;  // sum over decodes of tokens in the KV cache before the step
+  std::int32_t decode_irregular = 0;      // decodes whose previous token was not sampled in the previous step
+  std::int32_t new_requests = 0;          // admitted in this step, resumed ones included
+  std::int32_t running = 0, waiting = 0;  // after scheduling
   std::int64_t prefill_tokens = 0;
-  std::int64_t free_blocks = 0;               // after this step's allocations
+  std::int64_t free_blocks = 0;  // after this step's allocations
   std::span<const SequenceId> preempted;
   std::span<const SequenceId> preempted_for;  // whose blocks each of them had to make room for
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
-  // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in a
-  // row, each update followed by the next step. The executor may take fewer.
+  // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
+  // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;
   std::int64_t tokens() const { return prefill_tokens + decode_sequences; }
 };
@@ -45,15 +45,17 @@ struct StepStamp {
   SimTime schedule_begin, launch_begin, device_begin, device_end;
 };
 
-// Outcome of `updates.size()` consecutive steps of one instance, oldest first, whose outputs the core thread has
-// processed. A stretch of n steps reports n updates at once, at the boundary where the core thread may schedule again.
+// Outcome of `updates.size()` consecutive steps of one instance, oldest first, whose outputs the core thread
+// has processed. A stretch of n steps reports n updates at once, at the boundary where the core thread may
+// schedule again.
 struct StepOutcome {
   InstanceId instance;
-  StepId first;                               // first updated step
-  std::int64_t scheduled = 0;                 // steps of the last submitted plan that were begun (1, or the stretch's length)
-  std::span<const SimTime> updates;           // end of update, per step
-  std::span<const SequenceId> eos;            // sequences that emitted EOS in the last updated step
-  SimTime at;                                 // when the core thread is free again
+  StepId first;                      // first updated step
+  std::int64_t scheduled = 0;        // steps of the last submitted plan that were begun (1, or the stretch's
+                                     // length)
+  std::span<const SimTime> updates;  // end of update, per step
+  std::span<const SequenceId> eos;   // sequences that emitted EOS in the last updated step
+  SimTime at;                        // when the core thread is free again
   // For records: of the first updated step, the one after it (stretches), and the last.
   StepStamp first_stamp, second_stamp, last_stamp;
 };
@@ -67,7 +69,10 @@ struct HostFree {
 struct Outcomes {
   std::vector<HostFree> host_free;
   std::vector<StepOutcome> steps;
-  void clear() { host_free.clear(); steps.clear(); }
+  void clear() {
+    host_free.clear();
+    steps.clear();
+  }
   bool empty() const { return host_free.empty() && steps.empty(); }
 };
 

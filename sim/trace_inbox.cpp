@@ -10,8 +10,8 @@ constexpr auto later_first = [](const auto& a, const auto& b) {
 };
 }  // namespace
 
-TraceInbox::TraceInbox(std::unique_ptr<RequestSource> source, SimDuration input_delay, std::int64_t concurrency,
-                       OutputLengths& oracle)
+TraceInbox::TraceInbox(std::unique_ptr<RequestSource> source, SimDuration input_delay,
+                       std::int64_t concurrency, OutputLengths& oracle)
     : source_(std::move(source)), input_delay_(input_delay), concurrency_(concurrency), oracle_(oracle) {
   for (std::int64_t i = 0; i < concurrency_; ++i) submissions_.push_back({SimTime(0), 0});
   read();
@@ -64,8 +64,8 @@ void TraceInbox::push(Arrivals& arrivals, SimTime submitted) {
   read();
 }
 
-// A session's prompts are one growing token stream while each extends the previous prompt and its answer; a prompt
-// that does not begins a stream of its own.
+// A session's prompts are one growing token stream while each extends the previous prompt and its answer; a
+// prompt that does not begins a stream of its own.
 std::uint64_t TraceInbox::stream_of(const TraceRequest& request) {
   if (request.session == 0 || !request.hash_ids.empty()) return 0;
   Stream& stream = streams_[request.session];

@@ -13,8 +13,8 @@ namespace orrery {
 
 class TraceInbox final : public Inbox {
  public:
-  // `input_delay`: from the client to the engine's input queue. `concurrency` 0 = open loop. `oracle` receives when
-  // requests end by themselves; it must outlive the inbox.
+  // `input_delay`: from the client to the engine's input queue. `concurrency` 0 = open loop. `oracle`
+  // receives when requests end by themselves; it must outlive the inbox.
   TraceInbox(std::unique_ptr<RequestSource> source, SimDuration input_delay, std::int64_t concurrency,
              OutputLengths& oracle);
 
@@ -28,7 +28,10 @@ class TraceInbox final : public Inbox {
   void push(Arrivals& arrivals, SimTime submitted);
   std::uint64_t stream_of(const TraceRequest& request);
 
-  struct Stream { std::uint64_t id = 0; std::int64_t tokens = 0; };
+  struct Stream {
+    std::uint64_t id = 0;
+    std::int64_t tokens = 0;
+  };
   struct Submission {
     SimTime at;
     std::uint64_t after;  // the request whose end made room: orders equal times
@@ -40,7 +43,7 @@ class TraceInbox final : public Inbox {
   OutputLengths& oracle_;
   TraceRequest pending_;
   bool has_pending_ = false;
-  std::vector<Submission> submissions_;  // closed loop: min-heap of free client slots
+  std::vector<Submission> submissions_;                // closed loop: min-heap of free client slots
   std::unordered_map<std::uint64_t, Stream> streams_;  // by session; looked up, never iterated
   std::uint64_t next_stream_ = 1;
   Error error_;

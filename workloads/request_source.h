@@ -20,18 +20,20 @@ struct ImageSize {
 // One request as the trace or generator has it. The output length is the oracle: it goes to executors and
 // load generators, never to a scheduler (see sim/request.h).
 struct TraceRequest {
-  std::uint64_t index = 0;              // position in the trace, from 0
-  SimTime arrival;                      // timestamp / time_scale, not rebased
-  std::int32_t prompt_tokens = 0;       // ≥ 1
-  std::int32_t output_tokens = 0;       // ≥ 1: tokens that the model emits
-  std::int32_t max_output_tokens = 0;   // what the client sent; ≥ output_tokens. Equal: the end is known in advance;
-                                        // larger: the end is an EOS, learned late
-  std::vector<std::uint64_t> hash_ids;  // names of consecutive prompt blocks of hash_block_size tokens; empty = no sharing.
-                                        // Exactly ⌈prompt_tokens / hash_block_size⌉ ids (surplus ids are dropped by readers)
-  std::int32_t hash_block_size = 512;   // tokens
-  std::uint64_t session = 0;            // 0 = none; otherwise requests of one session follow each other, and a later prompt
-                                        // that is longer than the previous prompt + output begins with exactly those tokens
-  std::int32_t priority = 0;            // smaller is more urgent, as in vLLM
+  std::uint64_t index = 0;             // position in the trace, from 0
+  SimTime arrival;                     // timestamp / time_scale, not rebased
+  std::int32_t prompt_tokens = 0;      // ≥ 1
+  std::int32_t output_tokens = 0;      // ≥ 1: tokens that the model emits
+  std::int32_t max_output_tokens = 0;  // what the client sent; ≥ output_tokens. Equal: the end is known in
+                                       // advance; larger: the end is an EOS, learned late
+  std::vector<std::uint64_t> hash_ids;  // names of consecutive prompt blocks of hash_block_size tokens; empty
+                                        // = no sharing. Exactly ⌈prompt_tokens / hash_block_size⌉ ids
+                                        // (surplus ids are dropped by readers)
+  std::int32_t hash_block_size = 512;  // tokens
+  std::uint64_t session = 0;  // 0 = none; otherwise requests of one session follow each other, and a later
+                              // prompt that is longer than the previous prompt + output begins with exactly
+                              // those tokens
+  std::int32_t priority = 0;  // smaller is more urgent, as in vLLM
   std::vector<ImageSize> images;
   std::string tenant;
 };

@@ -14,17 +14,18 @@
 namespace orrery {
 
 struct WorkloadSpec {
-  std::string trace;                        // path, resolved against the scenario's folder; empty when a generator is given
-  std::optional<GeneratorSpec> generator;   // exactly one of trace and generator
-  double time_scale = 1.0;                  // 2.0 plays the trace twice as fast; > 0
-  std::int64_t closed_loop_concurrency = 0; // 0 = open loop (arrival times count)
-  std::uint64_t limit_requests = 0;         // 0 = all
-  double limit_duration_s = 0;              // 0 = all; arrivals at or after this simulated time are not read
-  std::string frontend = "none";            // "openai" is refused until the API-server model exists
-  double warmup_s = 0;                      // must be 0 for now (refused by name otherwise)
+  std::string trace;  // path, resolved against the scenario's folder; empty when a generator is given
+  std::optional<GeneratorSpec> generator;    // exactly one of trace and generator
+  double time_scale = 1.0;                   // 2.0 plays the trace twice as fast; > 0
+  std::int64_t closed_loop_concurrency = 0;  // 0 = open loop (arrival times count)
+  std::uint64_t limit_requests = 0;          // 0 = all
+  double limit_duration_s = 0;               // 0 = all; arrivals at or after this simulated time are not read
+  std::string frontend = "none";             // "openai" is refused until the API-server model exists
+  double warmup_s = 0;                       // must be 0 for now (refused by name otherwise)
 };
 
-// Reads the map under `workload:`; `folder` is where relative paths start. Problems go to the document's errors.
+// Reads the map under `workload:`; `folder` is where relative paths start. Problems go to the document's
+// errors.
 WorkloadSpec read_workload(const Yaml& node, const std::string& folder);
 
 // Opens the source, with time_scale and limits applied. `seed` is the scenario's seed (generators use it).

@@ -18,10 +18,12 @@ void flatten(const Json& value, const std::string& path, std::vector<std::pair<s
     out.emplace_back(path, value);
     return;
   }
-  for (auto it = value.begin(); it != value.end(); ++it) flatten(*it, path.empty() ? it.key() : path + "." + it.key(), out);
+  for (auto it = value.begin(); it != value.end(); ++it)
+    flatten(*it, path.empty() ? it.key() : path + "." + it.key(), out);
 }
 
-// Lines of two texts that stand in one but not the other, in order (settings files are short and sorted alike).
+// Lines of two texts that stand in one but not the other, in order (settings files are short and sorted
+// alike).
 std::vector<std::string> line_difference(const std::string& a, const std::string& b) {
   const auto lines = [](const std::string& text) {
     std::vector<std::string> out;
@@ -38,8 +40,10 @@ std::vector<std::string> line_difference(const std::string& a, const std::string
   for (const auto& l : la) ++count[l];
   for (const auto& l : lb) --count[l];
   std::vector<std::string> out;
-  for (const auto& l : la) if (count[l] > 0) out.push_back("- " + l);
-  for (const auto& l : lb) if (count[l] < 0) out.push_back("+ " + l);
+  for (const auto& l : la)
+    if (count[l] > 0) out.push_back("- " + l);
+  for (const auto& l : lb)
+    if (count[l] < 0) out.push_back("+ " + l);
   return out;
 }
 
@@ -73,8 +77,10 @@ int diff(const std::string& a, const std::string& b, const CommandContext& conte
   Errors errors;
   auto sa = load_json(a + "/summary.json"), sb = load_json(b + "/summary.json");
   auto ya = read_text_file(a + "/scenario.resolved.yaml"), yb = read_text_file(b + "/scenario.resolved.yaml");
-  for (const auto* r : {&sa, &sb}) if (!r->ok()) errors.insert(errors.end(), r->errors().begin(), r->errors().end());
-  for (const auto* r : {&ya, &yb}) if (!r->ok()) errors.insert(errors.end(), r->errors().begin(), r->errors().end());
+  for (const auto* r : {&sa, &sb})
+    if (!r->ok()) errors.insert(errors.end(), r->errors().begin(), r->errors().end());
+  for (const auto* r : {&ya, &yb})
+    if (!r->ok()) errors.insert(errors.end(), r->errors().begin(), r->errors().end());
   if (!errors.empty()) return report_errors(errors);
   std::vector<std::pair<std::string, Json>> fa, fb;
   flatten(*sa, "", fa);
@@ -101,7 +107,11 @@ int diff(const std::string& a, const std::string& b, const CommandContext& conte
   const bool same = (*sa)["digest"] == (*sb)["digest"];
   if (context.json) {
     Json out{{"same_digest", same}, {"metrics", metrics}, {"scenario", settings}, {"requests", nullptr}};
-    if (requests.ok()) out["requests"] = {{"differing", requests->differing}, {"first", requests->first}, {"a", requests->first_a}, {"b", requests->first_b}};
+    if (requests.ok())
+      out["requests"] = {{"differing", requests->differing},
+                         {"first", requests->first},
+                         {"a", requests->first_a},
+                         {"b", requests->first_b}};
     std::fputs(canonical_json(out).c_str(), stdout);
     return 0;
   }
@@ -113,8 +123,9 @@ int diff(const std::string& a, const std::string& b, const CommandContext& conte
     std::printf("\nrequests: not compared (%s)\n", requests.errors().front().to_string().c_str());
   } else if (requests->differing > 0) {
     std::printf("\nrequests: %llu of %llu rows differ; the first is request %lld:\n  A %s\n  B %s\n",
-                static_cast<unsigned long long>(requests->differing), static_cast<unsigned long long>(requests->rows - 1),
-                static_cast<long long>(requests->first), requests->first_a.c_str(), requests->first_b.c_str());
+                static_cast<unsigned long long>(requests->differing),
+                static_cast<unsigned long long>(requests->rows - 1), static_cast<long long>(requests->first),
+                requests->first_a.c_str(), requests->first_b.c_str());
   } else {
     std::printf("\nrequests: all rows equal\n");
   }
@@ -124,12 +135,16 @@ int diff(const std::string& a, const std::string& b, const CommandContext& conte
 }  // namespace
 
 void register_diff_command(CLI::App& app, CommandContext& context) {
-  struct Options { std::string a, b; };
+  struct Options {
+    std::string a, b;
+  };
   auto options = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("diff", "what differs between two runs\nexample: orrery diff out/a out/b");
   c->add_option("A", options->a, "what simulate --out wrote")->required();
   c->add_option("B", options->b, "what simulate --out wrote")->required();
-  c->callback([&context, options] { context.action = [&context, options] { return diff(options->a, options->b, context); }; });
+  c->callback([&context, options] {
+    context.action = [&context, options] { return diff(options->a, options->b, context); };
+  });
 }
 
 }  // namespace orrery

@@ -36,10 +36,16 @@ std::string detail_of(const RequestEvent& e) {
     case Kind::arrived: return "at instance " + std::to_string(e.instance.value()) + "; " + queue;
     case Kind::rejected: return "the prompt is not below max_model_len";
     case Kind::admitted:
-    case Kind::resumed: return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens found in the prefix cache; " + queue;
-    case Kind::prefill_chunk: return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " + std::to_string(e.context);
+    case Kind::resumed:
+      return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) +
+             " tokens found in the prefix cache; " + queue;
+    case Kind::prefill_chunk:
+      return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " +
+             std::to_string(e.context);
     case Kind::first_token: return "at the client, from step " + std::to_string(e.step);
-    case Kind::preempted: return "step " + std::to_string(e.step) + ", its KV blocks made room for request " + std::to_string(e.tokens);
+    case Kind::preempted:
+      return "step " + std::to_string(e.step) + ", its KV blocks made room for request " +
+             std::to_string(e.tokens);
     case Kind::finished: return std::to_string(e.tokens) + " output tokens";
   }
   return "";
@@ -47,27 +53,32 @@ std::string detail_of(const RequestEvent& e) {
 
 std::string list_of(const std::vector<std::uint64_t>& requests) {
   std::string text = std::to_string(requests.size());
-  for (std::size_t i = 0; i < requests.size() && i < 8; ++i) text += (i == 0 ? ": " : ", ") + std::to_string(requests[i]);
+  for (std::size_t i = 0; i < requests.size() && i < 8; ++i)
+    text += (i == 0 ? ": " : ", ") + std::to_string(requests[i]);
   return text + (requests.size() > 8 ? ", …" : "");
 }
 
 std::string story_text(const RequestStory& story) {
   const RequestRecord& r = story.record;
-  std::string out = "request " + std::to_string(r.request) + ": " + to_string(r.status) + ", " + std::to_string(r.prompt_tokens) +
-                    " prompt tokens (" + std::to_string(r.cached_tokens) + " cached), " + std::to_string(r.output_tokens) +
-                    " output tokens, instance " + std::to_string(r.instance.value()) + "\n";
+  std::string out = "request " + std::to_string(r.request) + ": " + to_string(r.status) + ", " +
+                    std::to_string(r.prompt_tokens) + " prompt tokens (" + std::to_string(r.cached_tokens) +
+                    " cached), " + std::to_string(r.output_tokens) + " output tokens, instance " +
+                    std::to_string(r.instance.value()) + "\n";
   if (r.status == RequestStatus::completed) {
-    out += "TTFT " + human_seconds(r.ttft.seconds()) + " = queue " + human_seconds(r.queue.seconds()) + " + prefill and way out " +
-           human_seconds((r.ttft - r.queue).seconds()) + "; E2E " + human_seconds(r.e2e.seconds());
+    out += "TTFT " + human_seconds(r.ttft.seconds()) + " = queue " + human_seconds(r.queue.seconds()) +
+           " + prefill and way out " + human_seconds((r.ttft - r.queue).seconds()) + "; E2E " +
+           human_seconds(r.e2e.seconds());
     if (r.tpot_ns() >= 0) out += "; TPOT " + human_seconds(static_cast<double>(r.tpot_ns()) * 1e-9);
     if (r.itl_max >= 0) out += "; longest gap " + human_seconds(static_cast<double>(r.itl_max) * 1e-9);
     out += "; " + std::to_string(r.preemptions) + " preemptions\n";
   }
-  out += "there before it: " + list_of(story.ahead) + "\nran beside it:   " + list_of(story.companions) + "\n\n";
+  out +=
+      "there before it: " + list_of(story.ahead) + "\nran beside it:   " + list_of(story.companions) + "\n\n";
   std::string lines;
   for (const RequestEvent& e : story.events) {
     char buffer[64];
-    std::snprintf(buffer, sizeof buffer, "%14s  %-14s ", human_seconds((e.at - r.arrival).seconds()).c_str(), name_of(e.kind));
+    std::snprintf(buffer, sizeof buffer, "%14s  %-14s ", human_seconds((e.at - r.arrival).seconds()).c_str(),
+                  name_of(e.kind));
     lines += buffer + detail_of(e) + "\n";
   }
   out += lines;
@@ -80,7 +91,8 @@ std::string story_text(const RequestStory& story) {
       longest = std::max(longest, s.device_end - s.device_begin);
     }
   }
-  out += "\n" + std::to_string(steps) + " steps ran while it was running, " + std::to_string(mixed) + " of them with prefill";
+  out += "\n" + std::to_string(steps) + " steps ran while it was running, " + std::to_string(mixed) +
+         " of them with prefill";
   if (mixed > 0) out += " (the longest " + human_seconds(longest.seconds()) + " on the device)";
   return out + "\n";
 }
@@ -88,21 +100,43 @@ std::string story_text(const RequestStory& story) {
 Json story_json(const RequestStory& story) {
   Json events = Json::array(), steps = Json::array();
   for (const RequestEvent& e : story.events) {
-    events.push_back({{"event", name_of(e.kind)}, {"at_s", e.at.seconds()}, {"step", e.step}, {"tokens", e.tokens},
-                      {"context", e.context}, {"running", e.running}, {"waiting", e.waiting}, {"detail", detail_of(e)}});
+    events.push_back({{"event", name_of(e.kind)},
+                      {"at_s", e.at.seconds()},
+                      {"step", e.step},
+                      {"tokens", e.tokens},
+                      {"context", e.context},
+                      {"running", e.running},
+                      {"waiting", e.waiting},
+                      {"detail", detail_of(e)}});
   }
   for (const StepRecord& s : story.steps) {
-    steps.push_back({{"step", s.step}, {"steps", s.steps}, {"schedule_begin_s", s.schedule_begin.seconds()},
-                     {"device_begin_s", s.device_begin.seconds()}, {"device_end_s", s.device_end.seconds()},
-                     {"prefill_tokens", s.prefill_tokens}, {"decode_sequences", s.decode_sequences}, {"running", s.running},
+    steps.push_back({{"step", s.step},
+                     {"steps", s.steps},
+                     {"schedule_begin_s", s.schedule_begin.seconds()},
+                     {"device_begin_s", s.device_begin.seconds()},
+                     {"device_end_s", s.device_end.seconds()},
+                     {"prefill_tokens", s.prefill_tokens},
+                     {"decode_sequences", s.decode_sequences},
+                     {"running", s.running},
                      {"waiting", s.waiting}});
   }
   const RequestRecord& r = story.record;
-  return {{"request", r.request}, {"status", to_string(r.status)}, {"arrival_s", r.arrival.seconds()}, {"queue_s", r.queue.seconds()},
-          {"ttft_s", r.ttft.seconds()}, {"e2e_s", r.e2e.seconds()}, {"prompt_tokens", r.prompt_tokens},
-          {"output_tokens", r.output_tokens}, {"cached_tokens", r.cached_tokens}, {"preemptions", r.preemptions},
-          {"instance", r.instance.value()}, {"events", events}, {"steps", steps}, {"companions", story.companions},
-          {"ahead", story.ahead}, {"digest", digest_text(story.digest)}};
+  return {{"request", r.request},
+          {"status", to_string(r.status)},
+          {"arrival_s", r.arrival.seconds()},
+          {"queue_s", r.queue.seconds()},
+          {"ttft_s", r.ttft.seconds()},
+          {"e2e_s", r.e2e.seconds()},
+          {"prompt_tokens", r.prompt_tokens},
+          {"output_tokens", r.output_tokens},
+          {"cached_tokens", r.cached_tokens},
+          {"preemptions", r.preemptions},
+          {"instance", r.instance.value()},
+          {"events", events},
+          {"steps", steps},
+          {"companions", story.companions},
+          {"ahead", story.ahead},
+          {"digest", digest_text(story.digest)}};
 }
 
 int explain(const std::string& directory, std::uint64_t request, const CommandContext& context) {
@@ -115,10 +149,11 @@ int explain(const std::string& directory, std::uint64_t request, const CommandCo
   if (!story.ok()) return report_errors(story.errors());
   const std::string recorded = summary->value("digest", "");
   if (recorded != digest_text(story->digest)) {
-    return report_errors({make_error(ErrorKind::check_failed,
-                                     "the repeated run has digest " + digest_text(story->digest) + ", the recorded one " + recorded +
-                                         ": the trace, a profile or Orrery itself changed since; simulate again",
-                                     {directory, 0, 0})});
+    return report_errors(
+        {make_error(ErrorKind::check_failed,
+                    "the repeated run has digest " + digest_text(story->digest) + ", the recorded one " +
+                        recorded + ": the trace, a profile or Orrery itself changed since; simulate again",
+                    {directory, 0, 0})});
   }
   std::fputs(context.json ? canonical_json(story_json(*story)).c_str() : story_text(*story).c_str(), stdout);
   return 0;
@@ -127,10 +162,15 @@ int explain(const std::string& directory, std::uint64_t request, const CommandCo
 }  // namespace
 
 void register_explain_command(CLI::App& app, CommandContext& context) {
-  struct Options { std::string directory; std::uint64_t request = 0; };
+  struct Options {
+    std::string directory;
+    std::uint64_t request = 0;
+  };
   auto options = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("explain", "one request's time line: what it waited for, beside whom it ran, who preempted it\n"
-                                              "example: orrery explain out/demo --request 17");
+  CLI::App* c =
+      app.add_subcommand("explain",
+                         "one request's time line: what it waited for, beside whom it ran, who preempted it\n"
+                         "example: orrery explain out/demo --request 17");
   c->add_option("directory", options->directory, "what simulate --out wrote")->required();
   c->add_option("--request", options->request, "index in the trace, from 0")->required();
   c->callback([&context, options] {

@@ -16,7 +16,8 @@ namespace {
 
 std::vector<ListEntry> list_schedulers() {
   std::vector<ListEntry> out;
-  for (const SchedulerPolicy& p : scheduler_policies) out.push_back({p.name, p.description, "rules from the engine's source"});
+  for (const SchedulerPolicy& p : scheduler_policies)
+    out.push_back({p.name, p.description, "rules from the engine's source"});
   return out;
 }
 
@@ -31,9 +32,11 @@ std::vector<ListEntry> list_workloads() {
   for (const std::string& name : profile_names("workloads/specs")) {
     out.push_back({name, profile_path("workloads/specs", name), "generator specification"});
   }
-  out.push_back({"azure_2023_conversation_10min", data_directory() + "/workloads/excerpts/azure_2023_conversation_10min.jsonl",
+  out.push_back({"azure_2023_conversation_10min",
+                 data_directory() + "/workloads/excerpts/azure_2023_conversation_10min.jsonl",
                  "excerpt of Azure's public trace, CC-BY-4.0"});
-  out.push_back({"mooncake_conversation_10min", data_directory() + "/workloads/excerpts/mooncake_conversation_10min.jsonl",
+  out.push_back({"mooncake_conversation_10min",
+                 data_directory() + "/workloads/excerpts/mooncake_conversation_10min.jsonl",
                  "excerpt of Mooncake's public trace, Apache-2.0"});
   return out;
 }
@@ -50,7 +53,8 @@ int print_list(const std::string& what, const CommandContext& context) {
   if (!entries.ok()) return report_errors(entries.errors());
   if (context.json) {
     Json out = Json::array();
-    for (const ListEntry& e : *entries) out.push_back({{"name", e.name}, {"description", e.description}, {"provenance", e.provenance}});
+    for (const ListEntry& e : *entries)
+      out.push_back({{"name", e.name}, {"description", e.description}, {"provenance", e.provenance}});
     std::fputs(canonical_json(out).c_str(), stdout);
     return 0;
   }
@@ -63,12 +67,15 @@ int print_list(const std::string& what, const CommandContext& context) {
 }  // namespace
 
 void register_list_command(CLI::App& app, CommandContext& context) {
-  CLI::App* list = app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
+  CLI::App* list =
+      app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
   auto what = std::make_shared<std::string>();
   list->add_option("what", *what, "hardware, models, engines, workloads, operators, schedulers or routers")
       ->required()
-      ->check(CLI::IsMember({"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers"}));
-  list->callback([&context, what] { context.action = [&context, what] { return print_list(*what, context); }; });
+      ->check(CLI::IsMember(
+          {"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers"}));
+  list->callback(
+      [&context, what] { context.action = [&context, what] { return print_list(*what, context); }; });
 }
 
 }  // namespace orrery

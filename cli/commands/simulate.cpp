@@ -43,14 +43,17 @@ Result<int> interval_runs(const std::string& text) {
   if (text == "auto") return 16;
   int runs = 0;
   const auto parsed = std::from_chars(text.data(), text.data() + text.size(), runs);
-  if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && runs >= 2 && runs <= 10000) return runs;
-  return make_error(ErrorKind::usage, "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
+  if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && runs >= 2 && runs <= 10000)
+    return runs;
+  return make_error(ErrorKind::usage,
+                    "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
 }
 
 std::string title_of(const Scenario& s) {
   const InstanceSpec& i = s.pool.instance;
-  return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) + " x " +
-         std::to_string(i.plan.gpus()) + " " + i.hardware.name + ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp);
+  return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) +
+         " x " + std::to_string(i.plan.gpus()) + " " + i.hardware.name + ", " + i.engine.name + ", tp " +
+         std::to_string(i.plan.tp);
 }
 
 int simulate(const SimulateOptions& options, const CommandContext& context) {
@@ -58,9 +61,11 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
   auto runs = interval_runs(options.intervals);
   if (!runs.ok()) return report_errors(runs.errors());
   if (!options.tape.empty()) {
-    return report_errors({make_error(ErrorKind::usage, "--tape: tapes come with live mode; this version does not write them")});
+    return report_errors({make_error(ErrorKind::usage,
+                                     "--tape: tapes come with live mode; this version does not write them")});
   }
-  auto loaded = load_scenario(options.scenario, {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
+  auto loaded = load_scenario(options.scenario,
+                              {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
   if (!loaded.ok()) return report_errors(loaded.errors());
   const Scenario& scenario = loaded.value();
 
@@ -72,7 +77,9 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
   };
   RunOutputs outputs;
   if (!options.out.empty()) {
-    auto created = RunOutputs::create(options.out, {.level = options.outputs, .itl = options.itl, .steps_csv = options.steps_csv,
+    auto created = RunOutputs::create(options.out, {.level = options.outputs,
+                                                    .itl = options.itl,
+                                                    .steps_csv = options.steps_csv,
                                                     .trace_window = options.window});
     if (!created.ok()) return report_errors(created.errors());
     outputs = std::move(created).value();
@@ -88,7 +95,8 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
 
   std::unique_ptr<Intervals> intervals;
   if (*runs > 0) {
-    auto estimated = estimate_intervals(scenario, {.runs = *runs, .threads = context.threads, .keep_going = keep_going});
+    auto estimated =
+        estimate_intervals(scenario, {.runs = *runs, .threads = context.threads, .keep_going = keep_going});
     if (!estimated.ok()) return report_errors(estimated.errors());
     intervals = std::make_unique<Intervals>(std::move(estimated).value());
   }
@@ -104,7 +112,8 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
   summary.intervals = intervals.get();
   summary.rate_search = search.get();
   summary.gpus = scenario.gpus();
-  if (scenario.pool.instance.hardware.price) summary.usd_per_gpu_hour = scenario.pool.instance.hardware.price->value.value();
+  if (scenario.pool.instance.hardware.price)
+    summary.usd_per_gpu_hour = scenario.pool.instance.hardware.price->value.value();
   summary.provenance = {{"roofline", 1.0}};
   summary.what_if = scenario.is_what_if;
   summary.slo_percentile = scenario.slo.percentile;
@@ -113,7 +122,8 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
   summary.wall_s = wall;
   summary.peak_rss_mb = peak_rss_mb();
   if (!options.out.empty()) {
-    const Status written = outputs.finish(scenario, summary, title_of(scenario), "orrery simulate " + options.scenario, keep_going);
+    const Status written = outputs.finish(scenario, summary, title_of(scenario),
+                                          "orrery simulate " + options.scenario, keep_going);
     if (!written.ok()) return report_errors(written.errors());
   }
   if (context.json) {
@@ -129,12 +139,16 @@ int simulate(const SimulateOptions& options, const CommandContext& context) {
 
 void register_simulate_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<SimulateOptions>();
-  CLI::App* c = app.add_subcommand("simulate", "replays a workload against a deployment and writes the prediction\n"
-                                               "example: orrery simulate examples/qwen3-8b-h200.yaml --out out/demo");
+  CLI::App* c = app.add_subcommand("simulate",
+                                   "replays a workload against a deployment and writes the prediction\n"
+                                   "example: orrery simulate examples/qwen3-8b-h200.yaml --out out/demo");
   c->add_option("scenario", options->scenario, "scenario file (YAML)")->required();
   c->add_option("--trace", options->trace, "trace file, instead of the scenario's workload");
-  c->add_option("--out", options->out, "directory for requests.csv, summary.json, report.html, trace.json, …");
-  c->add_option("--outputs", options->outputs, "summary: summary.json only; requests: also requests.csv and report.html; all: also trace.json")
+  c->add_option("--out", options->out,
+                "directory for requests.csv, summary.json, report.html, trace.json, …");
+  c->add_option(
+       "--outputs", options->outputs,
+       "summary: summary.json only; requests: also requests.csv and report.html; all: also trace.json")
       ->check(CLI::IsMember({"summary", "requests", "all"}));
   c->add_flag("--itl", options->itl, "per-request inter-token percentiles in requests.csv");
   c->add_flag("--steps-csv", options->steps_csv, "steps.csv: one engine step (or stretch) a row");
@@ -143,7 +157,8 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_option("--seed", options->seed, "instead of the scenario's seed")->check(CLI::NonNegativeNumber);
   c->add_option("--tape", options->tape, "record the run (not in this version)");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
-  c->callback([&context, options] { context.action = [&context, options] { return simulate(*options, context); }; });
+  c->callback(
+      [&context, options] { context.action = [&context, options] { return simulate(*options, context); }; });
 }
 
 }  // namespace orrery

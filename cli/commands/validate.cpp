@@ -17,7 +17,8 @@ struct ValidateOptions {
 
 int validate(const ValidateOptions& options, const CommandContext& context) {
   if (options.schedule.empty()) {
-    return report_errors({make_error(ErrorKind::usage, "validate needs --schedule RUN; validation cases are not in this version")});
+    return report_errors({make_error(
+        ErrorKind::usage, "validate needs --schedule RUN; validation cases are not in this version")});
   }
   auto run = load_measured_run(options.schedule);
   if (!run.ok()) return report_errors(run.errors());
@@ -25,7 +26,8 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
   if (!options.out.empty()) {
     auto folder = AtomicDirectory::create(options.out);
     if (!folder.ok()) return report_errors(folder.errors());
-    Status written = write_file_atomically(folder->file("schedule.json"), canonical_json(schedule_replay_json(replay)));
+    Status written =
+        write_file_atomically(folder->file("schedule.json"), canonical_json(schedule_replay_json(replay)));
     if (written.ok()) written = folder->commit();
     if (!written.ok()) return report_errors(written.errors());
   }
@@ -41,11 +43,14 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
 
 void register_validate_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<ValidateOptions>();
-  CLI::App* c = app.add_subcommand("validate", "replays a real engine's log through our scheduler, step by step\n"
-                                               "example: orrery validate --schedule RUN --out out/schedule");
-  c->add_option("--schedule", options->schedule, "folder with engine.json, experiments, requests and steps of a run");
+  CLI::App* c = app.add_subcommand("validate",
+                                   "replays a real engine's log through our scheduler, step by step\n"
+                                   "example: orrery validate --schedule RUN --out out/schedule");
+  c->add_option("--schedule", options->schedule,
+                "folder with engine.json, experiments, requests and steps of a run");
   c->add_option("--out", options->out, "directory for schedule.json");
-  c->callback([&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
+  c->callback(
+      [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }
 
 }  // namespace orrery

@@ -37,7 +37,8 @@ bool parse(std::string_view text, T& value) {
 // A table with a header; `row` says what is wrong with a line, or nothing.
 class Table {
  public:
-  static Result<Table> open(const std::string& folder, const std::string& name, const std::vector<std::string>& columns) {
+  static Result<Table> open(const std::string& folder, const std::string& name,
+                            const std::vector<std::string>& columns) {
     ORRERY_TRY(path, existing(folder, name));
     ORRERY_TRY(lines, LineReader::open(path));
     Table table(std::move(lines));
@@ -78,7 +79,9 @@ class Table {
       const std::string path = folder + "/" + name + suffix;
       if (std::filesystem::exists(path)) return path;
     }
-    return invalid_input("no " + name + " (or " + name + ".gz) here: expected a run in the layout of shared/truth", {folder, 0, 0});
+    return invalid_input(
+        "no " + name + " (or " + name + ".gz) here: expected a run in the layout of shared/truth",
+        {folder, 0, 0});
   }
 
  private:
@@ -116,7 +119,8 @@ Result<MeasuredEngine> load_engine(const std::string& folder) {
   e.async_scheduling = json.value("async_scheduling", true);
   if (json.contains("engine")) e.enable_prefix_caching = json["engine"].value("enable_prefix_caching", true);
   for (const Json& line : json.value("backends", Json::array())) {
-    if (line.is_string() && line.get<std::string>().find("V2 Model Runner") != std::string::npos) e.v2_runner = true;
+    if (line.is_string() && line.get<std::string>().find("V2 Model Runner") != std::string::npos)
+      e.v2_runner = true;
   }
   return e;
 }
@@ -134,8 +138,10 @@ Status load_experiments(MeasuredRun& run) {
     if (!json.contains("name") || !json.contains("reqs") || !json["reqs"].is_array()) {
       return invalid_input("an experiment needs name and reqs", where);
     }
-    MeasuredExperiment experiment{.name = json["name"].get<std::string>(), .serial = json.value("serial", false),
-                                  .requests = {}, .steps = {}};
+    MeasuredExperiment experiment{.name = json["name"].get<std::string>(),
+                                  .serial = json.value("serial", false),
+                                  .requests = {},
+                                  .steps = {}};
     for (const Json& r : json["reqs"]) {
       if (!r.contains("in") || !r.contains("out")) return invalid_input("a request needs in and out", where);
       MeasuredRequest request;
@@ -174,7 +180,8 @@ Status load_requests(MeasuredRun& run) {
   return table.status();
 }
 
-bool parse_pairs(std::string_view text, char separator, const std::function<void(std::int64_t, std::int64_t)>& add) {
+bool parse_pairs(std::string_view text, char separator,
+                 const std::function<void(std::int64_t, std::int64_t)>& add) {
   if (text.empty()) return true;
   for (const std::string_view item : split(text, ' ')) {
     const std::vector<std::string_view> halves = split(item, separator);
@@ -195,21 +202,29 @@ bool parse_ids(std::string_view text, std::vector<std::int64_t>& ids) {
 
 bool parse_step(const Fields& f, MeasuredStep& s) {
   double schedule = 0, update = 0;
-  const bool numbers = parse(f[1], s.step) && parse(f[2], schedule) && parse(f[3], update) && parse(f[4], s.tokens) &&
-                       parse(f[5], s.sequences) && parse(f[6], s.running) && parse(f[7], s.waiting) && parse(f[8], s.free_blocks);
+  const bool numbers = parse(f[1], s.step) && parse(f[2], schedule) && parse(f[3], update) &&
+                       parse(f[4], s.tokens) && parse(f[5], s.sequences) && parse(f[6], s.running) &&
+                       parse(f[7], s.waiting) && parse(f[8], s.free_blocks);
   s.schedule_start_ns = static_cast<std::int64_t>(schedule * 1e3);
   s.update_start_ns = static_cast<std::int64_t>(update * 1e3);
-  return numbers && parse_pairs(f[9], '@', [&](std::int64_t a, std::int64_t b) { s.chunks.push_back({a, b}); }) &&
+  return numbers &&
+         parse_pairs(f[9], '@',
+                     [&](std::int64_t a, std::int64_t b) {
+                       s.chunks.push_back({a, b});
+                     }) &&
          parse_ids(f[10], s.chunk_requests) &&
-         parse_pairs(f[11], ':', [&](std::int64_t a, std::int64_t b) { s.admitted.push_back({a, b}); }) &&
+         parse_pairs(f[11], ':',
+                     [&](std::int64_t a, std::int64_t b) {
+                       s.admitted.push_back({a, b});
+                     }) &&
          parse_ids(f[12], s.preempted);
 }
 
 Status load_steps(MeasuredRun& run) {
   ORRERY_TRY(table, Table::open(run.folder, "steps.csv",
-                                {"experiment", "step", "schedule_start_us", "update_start_us", "tokens", "sequences", "running",
-                                 "waiting", "free_blocks", "prefill_chunks", "prefill_request_ids", "new_request_ids",
-                                 "preempted_request_ids"}));
+                                {"experiment", "step", "schedule_start_us", "update_start_us", "tokens",
+                                 "sequences", "running", "waiting", "free_blocks", "prefill_chunks",
+                                 "prefill_request_ids", "new_request_ids", "preempted_request_ids"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);

@@ -11,7 +11,7 @@
 namespace orrery {
 
 struct MeasuredRequest {
-  std::int64_t submit_ns = 0;         // when the client sent it, from the experiment's start
+  std::int64_t submit_ns = 0;  // when the client sent it, from the experiment's start
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
   std::vector<std::uint64_t> hash_ids;  // names of 512-token prompt blocks; empty = private
@@ -37,9 +37,9 @@ struct MeasuredStep {
 
 struct MeasuredExperiment {
   std::string name;
-  bool serial = false;                // one request after another, each with its own zero of time
+  bool serial = false;  // one request after another, each with its own zero of time
   std::vector<MeasuredRequest> requests;
-  std::vector<MeasuredStep> steps;    // from the first admission on: what comes before is the client's warm-up
+  std::vector<MeasuredStep> steps;  // from the first admission on: what comes before is the client's warm-up
 };
 
 struct MeasuredEngine {
@@ -47,7 +47,7 @@ struct MeasuredEngine {
   std::int64_t long_prefill_token_threshold = 0;
   std::int32_t block_size = 0;
   bool enable_prefix_caching = true, async_scheduling = true;
-  bool v2_runner = false;             // it reports resumed requests as new ones
+  bool v2_runner = false;  // it reports resumed requests as new ones
 };
 
 struct MeasuredRun {

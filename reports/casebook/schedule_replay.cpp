@@ -19,8 +19,9 @@ struct Action {
   const MeasuredStep* logged = nullptr;  // none: the logger lost the row
 };
 
-// With two steps in flight, schedule(k) stands between update(k−2) and update(k−1). That places the two actions of a
-// step whose row is missing: right before the update of the step ahead of it, and right after the next schedule.
+// With two steps in flight, schedule(k) stands between update(k−2) and update(k−1). That places the two
+// actions of a step whose row is missing: right before the update of the step ahead of it, and right after
+// the next schedule.
 std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
   std::vector<Action> actions;
   const MeasuredStep* previous = nullptr;
@@ -33,7 +34,8 @@ std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
     actions.push_back({Action::update, s.update_start_ns, s.step, &s});
     previous = &s;
   }
-  std::stable_sort(actions.begin(), actions.end(), [](const Action& a, const Action& b) { return a.at_ns < b.at_ns; });
+  std::stable_sort(actions.begin(), actions.end(),
+                   [](const Action& a, const Action& b) { return a.at_ns < b.at_ns; });
   return actions;
 }
 
@@ -64,7 +66,8 @@ std::string text_of(const std::vector<MeasuredStep::Chunk>& chunks) {
 }
 std::string text_of(const std::vector<MeasuredStep::Admission>& admissions) {
   std::vector<std::string> parts;
-  for (const auto& a : admissions) parts.push_back(std::to_string(a.request) + ":" + std::to_string(a.cached_tokens));
+  for (const auto& a : admissions)
+    parts.push_back(std::to_string(a.request) + ":" + std::to_string(a.cached_tokens));
   return join(parts, " ");
 }
 
@@ -133,7 +136,8 @@ class ExperimentReplayer {
   }
 
   void update(std::int64_t step) {
-    if (open_.empty() || open_.front().logged != step) return;  // we composed an empty step where the engine did not
+    if (open_.empty() || open_.front().logged != step)
+      return;  // we composed an empty step where the engine did not
     const SimTime now = SimTime();
     StepOutcome outcome;
     outcome.first = open_.front().ours;
@@ -146,7 +150,10 @@ class ExperimentReplayer {
   void compare(const MeasuredStep& s, const StepPlan& plan, std::vector<StepDifference>& differences) {
     const auto check = [&](const char* field, const auto& expected, const auto& got) {
       if (expected == got) return;
-      differences.push_back({.experiment = experiment_.name, .step = s.step, .field = field, .expected = text_of(expected),
+      differences.push_back({.experiment = experiment_.name,
+                             .step = s.step,
+                             .field = field,
+                             .expected = text_of(expected),
                              .got = text_of(got)});
     };
     std::vector<MeasuredStep::Chunk> chunks;
@@ -156,18 +163,21 @@ class ExperimentReplayer {
       chunks.push_back({w.new_tokens, w.context});
       owners.push_back(static_cast<std::int64_t>(w.request.value()));
     }
-    for (const SequenceId id : plan.preempted) preempted.push_back(static_cast<std::int64_t>(request_of_[id.value()]));
+    for (const SequenceId id : plan.preempted)
+      preempted.push_back(static_cast<std::int64_t>(request_of_[id.value()]));
     // The V2 runner sends a resumed request as a new one, listed after the really new; V1 does not list it.
     std::vector<MeasuredStep::Admission> admitted, resumed;
     for (const Admission& a : scheduler_.admissions()) {
-      (a.resumed ? resumed : admitted).push_back({static_cast<std::int64_t>(a.request.value()), a.cached_tokens});
+      (a.resumed ? resumed : admitted)
+          .push_back({static_cast<std::int64_t>(a.request.value()), a.cached_tokens});
       admitted_.resize(std::max<std::size_t>(admitted_.size(), a.request.value() + 1));
       admitted_[a.request.value()] = true;
     }
     if (engine_.v2_runner) admitted.insert(admitted.end(), resumed.begin(), resumed.end());
 
     check("tokens", s.tokens, plan.tokens());
-    check("sequences", s.sequences, static_cast<std::int64_t>(plan.decode_sequences) + static_cast<std::int64_t>(plan.prefill.size()));
+    check("sequences", s.sequences,
+          static_cast<std::int64_t>(plan.decode_sequences) + static_cast<std::int64_t>(plan.prefill.size()));
     check("prefill_chunks", s.chunks, chunks);
     check("prefill_request_ids", s.chunk_requests, owners);
     check("new_request_ids", s.admitted, admitted);
@@ -210,26 +220,36 @@ Json schedule_replay_json(const ScheduleReplay& replay) {
     experiments.push_back({{"name", e.name}, {"steps", e.steps}, {"identical", e.identical}});
   }
   for (const StepDifference& d : replay.differences) {
-    differences.push_back({{"experiment", d.experiment}, {"step", d.step}, {"field", d.field}, {"expected", d.expected}, {"got", d.got}});
+    differences.push_back({{"experiment", d.experiment},
+                           {"step", d.step},
+                           {"field", d.field},
+                           {"expected", d.expected},
+                           {"got", d.got}});
   }
-  return {{"run", replay.run}, {"steps", replay.steps}, {"identical", replay.identical}, {"experiments", experiments},
+  return {{"run", replay.run},
+          {"steps", replay.steps},
+          {"identical", replay.identical},
+          {"experiments", experiments},
           {"differences", differences}};
 }
 
 std::string schedule_replay_text(const ScheduleReplay& replay) {
   constexpr std::size_t shown = 20;
   TextTable table({"experiment", "steps", "identical"});
-  for (const ExperimentReplay& e : replay.experiments) table.add({e.name, std::to_string(e.steps), std::to_string(e.identical)});
+  for (const ExperimentReplay& e : replay.experiments)
+    table.add({e.name, std::to_string(e.steps), std::to_string(e.identical)});
   std::string text = table.to_string();
   for (std::size_t i = 0; i < std::min(shown, replay.differences.size()); ++i) {
     const StepDifference& d = replay.differences[i];
-    text += d.experiment + " step " + std::to_string(d.step) + ": " + d.field + " is " + quote(d.expected) + " in the log, " +
-            quote(d.got) + " here\n";
+    text += d.experiment + " step " + std::to_string(d.step) + ": " + d.field + " is " + quote(d.expected) +
+            " in the log, " + quote(d.got) + " here\n";
   }
   if (replay.differences.size() > shown) {
-    text += "… and " + std::to_string(replay.differences.size() - shown) + " more differences (--out writes all of them)\n";
+    text += "… and " + std::to_string(replay.differences.size() - shown) +
+            " more differences (--out writes all of them)\n";
   }
-  return text + "identical " + std::to_string(replay.identical) + " of " + std::to_string(replay.steps) + " steps\n";
+  return text + "identical " + std::to_string(replay.identical) + " of " + std::to_string(replay.steps) +
+         " steps\n";
 }
 
 }  // namespace orrery

@@ -14,7 +14,7 @@ namespace orrery {
 struct StepDifference {
   std::string experiment;
   std::int64_t step = 0;
-  std::string field, expected, got;   // the log's, ours
+  std::string field, expected, got;  // the log's, ours
 };
 
 struct ExperimentReplay {

@@ -13,7 +13,9 @@ constexpr auto later_end = [](const auto& a, const auto& b) {
 };
 
 StepStamp stamp(const StepTimes& t) {
-  return {.schedule_begin = t.schedule_begin, .launch_begin = t.launch_begin, .device_begin = t.device_begin,
+  return {.schedule_begin = t.schedule_begin,
+          .launch_begin = t.launch_begin,
+          .device_begin = t.device_begin,
           .device_end = t.device_end};
 }
 
@@ -23,10 +25,18 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
     : oracle_(oracle), events_(pricers.size()) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
-    engines_.push_back(Engine{.pricer = pricer, .pipeline = HostPipeline(pricer->launcher_is_core()),
-                              .depth = static_cast<std::size_t>(pricer->steps_in_flight()), .open = {}, .stretch = {},
-                              .updates = {}, .first_stamp = {}, .second_stamp = {}, .last_stamp = {}, .ends = {},
-                              .end_of_slot = {}, .eos = {}});
+    engines_.push_back(Engine{.pricer = pricer,
+                              .pipeline = HostPipeline(pricer->launcher_is_core()),
+                              .depth = static_cast<std::size_t>(pricer->steps_in_flight()),
+                              .open = {},
+                              .stretch = {},
+                              .updates = {},
+                              .first_stamp = {},
+                              .second_stamp = {},
+                              .last_stamp = {},
+                              .ends = {},
+                              .end_of_slot = {},
+                              .eos = {}});
   }
 }
 
@@ -40,12 +50,15 @@ SimDuration CostModelExecutor::output_delay(InstanceId instance) const {
 
 void CostModelExecutor::count_usage(const StepPlan& plan, std::int64_t busy) {
   ++usage_.prices;
-  (plan.prefill.empty() ? usage_.decode_ns : plan.decode_sequences == 0 ? usage_.prefill_ns : usage_.mixed_ns) += busy;
+  (plan.prefill.empty()         ? usage_.decode_ns
+   : plan.decode_sequences == 0 ? usage_.prefill_ns
+                                : usage_.mixed_ns) += busy;
 }
 
 void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
   Engine& e = engines_[instance.value()];
-  ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0, "no more steps than the engine allows are open");
+  ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0,
+               "no more steps than the engine allows are open");
   const auto index = static_cast<std::int64_t>(step.value());
   track_ends(e, index, plan);
   if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
@@ -59,8 +72,10 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
 // A chunk of one token is a decode to the device: graph dispatch looks at counts only (vllm_0_24.md §3).
 void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime now) {
   chunks_.clear();
-  StepShape shape{.prefill = {}, .decode_sequences = plan.decode_sequences,
-                  .decode_context_tokens = plan.decode_context_tokens, .new_requests = plan.new_requests,
+  StepShape shape{.prefill = {},
+                  .decode_sequences = plan.decode_sequences,
+                  .decode_context_tokens = plan.decode_context_tokens,
+                  .new_requests = plan.new_requests,
                   .running = plan.running};
   for (const PrefillWork& w : plan.prefill) {
     if (w.new_tokens == 1) {
@@ -157,8 +172,15 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       schedule_event(id);
       continue;
     }
-    StepOutcome out{.instance = InstanceId(id), .first = StepId(static_cast<std::uint64_t>(e.next_update)), .scheduled = 1,
-                    .updates = {}, .eos = {}, .at = at, .first_stamp = {}, .second_stamp = {}, .last_stamp = {}};
+    StepOutcome out{.instance = InstanceId(id),
+                    .first = StepId(static_cast<std::uint64_t>(e.next_update)),
+                    .scheduled = 1,
+                    .updates = {},
+                    .eos = {},
+                    .at = at,
+                    .first_stamp = {},
+                    .second_stamp = {},
+                    .last_stamp = {}};
     if (e.stretch.planned > 0) {
       Stretch& s = e.stretch;
       if (s.taken < s.planned) {
@@ -204,7 +226,8 @@ void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan&
     return id.value() < e.end_of_slot.size() && e.end_of_slot[id.value()] >= 0;
   };
   for (const SequenceId id : plan.paused) {
-    if (tracked(id) && e.end_of_slot[id.value()] >= step) set_end(e, id.value(), e.end_of_slot[id.value()] + 1);
+    if (tracked(id) && e.end_of_slot[id.value()] >= step)
+      set_end(e, id.value(), e.end_of_slot[id.value()] + 1);
   }
   // A preempted sequence may still have its EOS in flight; a later one will be found again after it resumes.
   for (const SequenceId id : plan.preempted) {

@@ -43,11 +43,11 @@ class CostModelExecutor final : public Executor {
   struct Stretch {
     std::int64_t planned = 0, taken = 0;  // steps; planned 0 = none is running
     std::int32_t decodes = 0, running = 0;
-    std::int64_t context = 0;             // context sum of its first step
+    std::int64_t context = 0;  // context sum of its first step
     SimTime start;
-    HostPipeline pipeline{true};          // state before the first step, to run again when cut
+    HostPipeline pipeline{true};  // state before the first step, to run again when cut
     std::deque<OpenStep> open;
-    std::vector<SimTime> boundaries;      // core thread free after each update
+    std::vector<SimTime> boundaries;  // core thread free after each update
   };
   struct Engine {
     const StepPricer* pricer;
@@ -55,11 +55,11 @@ class CostModelExecutor final : public Executor {
     std::size_t depth;
     std::deque<OpenStep> open;
     bool host_free_due = false;
-    std::int64_t next_update = 0;         // index of the oldest open step
+    std::int64_t next_update = 0;  // index of the oldest open step
     Stretch stretch;
     std::vector<SimTime> updates;
     StepStamp first_stamp, second_stamp, last_stamp;
-    std::vector<EndOfSequence> ends;      // min-heap by step
+    std::vector<EndOfSequence> ends;        // min-heap by step
     std::vector<std::int64_t> end_of_slot;  // by sequence slot, −1 = none
     std::vector<SequenceId> eos;
   };

@@ -76,7 +76,8 @@ Result<RequestStory> watch_request(const Scenario& scenario, std::uint64_t reque
   if (!run.ok()) return run.errors();
   if (!watch.found) {
     const RunResult& r = run.value();
-    return make_error(ErrorKind::usage, "there is no request " + std::to_string(request) + "; the run has requests 0 to " +
+    return make_error(ErrorKind::usage, "there is no request " + std::to_string(request) +
+                                            "; the run has requests 0 to " +
                                             std::to_string(r.completed + r.rejected + r.failed - 1));
   }
   watch.close();

@@ -21,7 +21,8 @@ PriceScales product(const PriceScales& a, const PriceScales& b) {
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
   WorkloadSpec workload = scenario.workload;
   workload.time_scale *= options.rate_factor;
-  if (options.limit_requests > 0 && (workload.limit_requests == 0 || workload.limit_requests > options.limit_requests)) {
+  if (options.limit_requests > 0 &&
+      (workload.limit_requests == 0 || workload.limit_requests > options.limit_requests)) {
     workload.limit_requests = options.limit_requests;
   }
   ORRERY_TRY(source, open_workload(workload, scenario.seed));
@@ -35,8 +36,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
   if (router_policy == nullptr || scheduler_policy == nullptr) {
-    return make_error(ErrorKind::invalid_input,
-                      "the engine profile names an unknown scheduler " + scenario.pool.instance.engine.scheduler);
+    return make_error(ErrorKind::invalid_input, "the engine profile names an unknown scheduler " +
+                                                    scenario.pool.instance.engine.scheduler);
   }
   const auto router = router_policy->make();
   SchedulerConfig config = scenario.scheduler_config();
@@ -61,7 +62,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   const CostModelExecutor::Usage& usage = executor.usage();
   result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill_ns}, {"mixed steps", usage.mixed_ns}, {"decode steps", usage.decode_ns}};
+  result.device_time = {{"prefill steps", usage.prefill_ns},
+                        {"mixed steps", usage.mixed_ns},
+                        {"decode steps", usage.decode_ns}};
   result.device_busy_ns = usage.prefill_ns + usage.mixed_ns + usage.decode_ns;
   result.pools.front().name = scenario.pool.name;
   result.pools.front().gpus_per_instance = scenario.pool.instance.plan.gpus();

@@ -13,10 +13,10 @@ struct RunOptions {
   RecordSink* sink = nullptr;
   RunObserver* observer = nullptr;
   bool per_request_itl = false;
-  bool stretches = true;               // false: single steps; the same digest
-  PriceScales scales;                  // multiplied with the scenario's what-if factors
-  double rate_factor = 1.0;            // plays the workload so many times faster (find-rate)
-  std::uint64_t limit_requests = 0;    // 0 = the scenario's own limit
+  bool stretches = true;             // false: single steps; the same digest
+  PriceScales scales;                // multiplied with the scenario's what-if factors
+  double rate_factor = 1.0;          // plays the workload so many times faster (find-rate)
+  std::uint64_t limit_requests = 0;  // 0 = the scenario's own limit
   std::function<bool(std::uint64_t)> keep_going = {};
 };
 

@@ -12,10 +12,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Keys whose names interfaces §3 fixes and whose meaning a later version brings: refused by name, never ignored.
+// Keys whose names interfaces §3 fixes and whose meaning a later version brings: refused by name, never
+// ignored.
 void refuse_future_keys(const Yaml& root, const Yaml& deployment) {
   const auto refuse = [](const Yaml& node, const char* what) {
-    if (node.present()) node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
+    if (node.present())
+      node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
     if (node.is_map()) node.entries();
   };
   refuse(deployment.optional("pools"), "a deployment of several pools (disaggregated or heterogeneous)");
@@ -53,14 +55,17 @@ SloSpec read_slo(const Yaml& node) {
 void read_overrides(const Yaml& node, Scenario& scenario) {
   if (!node.present()) return;
   if (const Yaml figures = node.optional("figures"); figures.present()) {
-    figures.fail("overriding figures is not modelled by this version of Orrery; copy the hardware profile instead");
+    figures.fail(
+        "overriding figures is not modelled by this version of Orrery; copy the hardware profile instead");
     figures.entries();
   }
   for (const auto& [name, value] : node.optional("op_scale").entries()) {
     scenario.is_what_if = true;
     const double factor = value.number(1, 1e-6, 1e6);
     bool known = false;
-    const std::string wanted = name == "moe_gemm" ? "grouped_gemm" : name == "all_reduce" ? "collective" : name;
+    const std::string wanted = name == "moe_gemm"     ? "grouped_gemm"
+                               : name == "all_reduce" ? "collective"
+                                                      : name;
     std::vector<std::string> names = {"moe_gemm", "all_reduce"};
     for (std::size_t i = 0; i < op_class_count; ++i) {
       names.emplace_back(to_string(static_cast<OpClass>(i)));
@@ -68,7 +73,8 @@ void read_overrides(const Yaml& node, Scenario& scenario) {
       scenario.what_if.op[i] = factor;
       known = true;
     }
-    if (!known) value.fail("unknown operator class" + did_you_mean(name, names) + "; known: " + join(names, ", "));
+    if (!known)
+      value.fail("unknown operator class" + did_you_mean(name, names) + "; known: " + join(names, ", "));
   }
 }
 
@@ -92,11 +98,13 @@ std::string absolute(const std::string& path, const std::string& folder) {
 // The document as used must mean the same from anywhere.
 void make_paths_absolute(YamlDocument& document, const Scenario& scenario, const std::string& folder) {
   if (!scenario.workload.trace.empty()) {
-    (void)document.set("workload.trace=\"" + fs::absolute(scenario.workload.trace).lexically_normal().string() + "\"");
+    (void)document.set("workload.trace=\"" +
+                       fs::absolute(scenario.workload.trace).lexically_normal().string() + "\"");
   }
   const std::string model = document.root().optional("deployment").optional("model").scalar_text();
   if (model.find('/') != std::string::npos || model.ends_with(".json")) {
-    (void)document.set("deployment.model=\"" + fs::absolute(absolute(model, folder)).lexically_normal().string() + "\"");
+    (void)document.set("deployment.model=\"" +
+                       fs::absolute(absolute(model, folder)).lexically_normal().string() + "\"");
   }
 }
 
@@ -137,7 +145,8 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
   read_overrides(root.optional("overrides"), scenario);
-  const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing new
+  const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing
+                                                    // new
   document.finish();
   errors.insert(errors.begin(), document.errors().begin(), document.errors().end());
   if (resolved.present()) {
@@ -173,15 +182,22 @@ namespace {
 template <class Q>
 void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
   double value = 0;
-  if constexpr (std::is_same_v<Q, double>) value = figure.value; else value = figure.value.value();
-  out += std::string("      ") + name + ": {value: " + format_number(value) + ", kind: " + to_string(figure.kind) +
-         ", source: " + Json(figure.source).dump() + "}\n";
+  if constexpr (std::is_same_v<Q, double>)
+    value = figure.value;
+  else
+    value = figure.value.value();
+  out += std::string("      ") + name + ": {value: " + format_number(value) +
+         ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
 }
 
 void write_settings(std::string& out, const EngineProfile& engine) {
   const SchedulerSettings& s = engine.settings;
-  const auto number = [&](const char* name, std::int64_t v) { out += std::string("    ") + name + ": " + std::to_string(v) + "\n"; };
-  const auto flag = [&](const char* name, bool v) { out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n"; };
+  const auto number = [&](const char* name, std::int64_t v) {
+    out += std::string("    ") + name + ": " + std::to_string(v) + "\n";
+  };
+  const auto flag = [&](const char* name, bool v) {
+    out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n";
+  };
   out += "  engine_args:\n";
   number("max_num_batched_tokens", s.max_num_batched_tokens);
   number("max_num_seqs", s.max_num_seqs);
@@ -195,7 +211,8 @@ void write_settings(std::string& out, const EngineProfile& engine) {
   number("long_prefill_token_threshold", s.long_prefill_token_threshold);
   number("captured_graph_sizes", static_cast<std::int64_t>(s.cudagraph_sizes.size()));
   number("largest_graph", s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back());
-  out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) + "\n";
+  out +=
+      "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) + "\n";
   out += "  ignored: " + Json(engine.ignored_args).dump() + "\n";
 }
 
@@ -213,7 +230,9 @@ std::string Scenario::resolved_yaml() const {
   out += std::string("  quantization: ") + to_string(pool.instance.model.quantization) + "\n";
   out += "  seed: " + std::to_string(seed) + "\n  gpus: " + std::to_string(gpus()) + "\n";
   write_settings(out, e);
-  const auto bytes = [&](const char* name, Bytes v) { out += std::string("    ") + name + ": " + format_fixed(v.value(), 0) + "\n"; };
+  const auto bytes = [&](const char* name, Bytes v) {
+    out += std::string("    ") + name + ": " + format_fixed(v.value(), 0) + "\n";
+  };
   out += "  memory_bytes_per_gpu:\n";
   bytes("total", m.total);
   bytes("requested", m.requested);
@@ -223,15 +242,18 @@ std::string Scenario::resolved_yaml() const {
   bytes("residue", m.residue);
   bytes("kv_available", m.kv_available);
   bytes("kv_per_token", m.kv_bytes_per_token);
-  out += "    kv_blocks: " + std::to_string(m.kv_blocks) + "\n    kv_tokens: " + std::to_string(m.kv_tokens()) + "\n";
+  out += "    kv_blocks: " + std::to_string(m.kv_blocks) +
+         "\n    kv_tokens: " + std::to_string(m.kv_tokens()) + "\n";
   out += std::string("    blocks_overridden: ") + (m.blocks_overridden ? "true" : "false") + "\n";
   out += "  figures:\n    hardware:\n";
-  for (const auto& [dtype, figure] : h.matrix_rate) write_figure(out, (std::string("matrix_rate_") + to_string(dtype)).c_str(), figure);
+  for (const auto& [dtype, figure] : h.matrix_rate)
+    write_figure(out, (std::string("matrix_rate_") + to_string(dtype)).c_str(), figure);
   write_figure(out, "memory_total", h.memory_total);
   write_figure(out, "memory_bandwidth", h.memory_bandwidth);
   write_figure(out, "kernel_floor", h.kernel_floor);
   write_figure(out, "link_bandwidth", h.link_bandwidth);
-  for (const auto& [name, efficiency] : h.efficiency) write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
+  for (const auto& [name, efficiency] : h.efficiency)
+    write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
   out += "    host:\n";
   const HostCosts& c = e.host;
   write_figure(out, "schedule_base", c.schedule_base);

@@ -31,17 +31,18 @@ struct SloSpec {
 
 struct Scenario {
   std::string file;
-  PoolSpec pool;                    // one colocated pool; several come with disaggregation
+  PoolSpec pool;  // one colocated pool; several come with disaggregation
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;
-  PriceScales what_if;              // overrides.op_scale
+  PriceScales what_if;  // overrides.op_scale
   bool is_what_if = false;
-  std::string yaml;                 // the document as used (after --set), relative paths made absolute
+  std::string yaml;  // the document as used (after --set), relative paths made absolute
 
   std::int64_t gpus() const { return std::int64_t{pool.replicas} * pool.instance.plan.gpus(); }
   SchedulerConfig scheduler_config() const;
-  std::string resolved_yaml() const;  // the document plus a `resolved:` map: settings, memory, figures with sources
+  std::string resolved_yaml() const;  // the document plus a `resolved:` map: settings, memory, figures with
+                                      // sources
 };
 
 struct ScenarioOptions {

@@ -17,7 +17,8 @@ PriceUncertainty price_uncertainty(const StepPricer& pricer, const InstanceSpec&
   PriceUncertainty u;
   // A step that touches every operator class of the model.
   const PrefillChunk chunk{.new_tokens = 512, .context = 0};
-  const StepShape shape{.prefill = std::span(&chunk, 1), .decode_sequences = 64, .decode_context_tokens = 64 * 1024};
+  const StepShape shape{
+      .prefill = std::span(&chunk, 1), .decode_sequences = 64, .decode_context_tokens = 64 * 1024};
   for (const OpLine& line : pricer.explain(shape).ops) {
     double& error = u.op[static_cast<std::size_t>(line.op_class)];
     error = std::max(error, line.error);
@@ -36,7 +37,9 @@ PriceScales draw_scales(const PriceUncertainty& uncertainty, std::uint64_t seed,
 
 std::vector<MetricInterval> metrics_of(const RunResult& run) {
   std::vector<MetricInterval> out;
-  const auto add = [&](std::string name, double value) { out.push_back({.name = std::move(name), .nominal = value}); };
+  const auto add = [&](std::string name, double value) {
+    out.push_back({.name = std::move(name), .nominal = value});
+  };
   const auto distribution = [&](const std::string& name, const Distribution& d) {
     if (d.count == 0) return;
     add(name + ".mean", d.mean * 1e-6);
@@ -89,7 +92,9 @@ Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOpt
     for (std::size_t i = next++; i < runs && !stop; i = next++) {
       RunOptions run;
       run.limit_requests = options.limit_requests;
-      if (i > 0) run.scales = draw_scales(uncertainty, scenario.seed, ORRERY_MUTANT(thread_seed_from_schedule) ? next.load() : i);
+      if (i > 0)
+        run.scales = draw_scales(uncertainty, scenario.seed,
+                                 ORRERY_MUTANT(thread_seed_from_schedule) ? next.load() : i);
       run.keep_going = options.keep_going;
       results[i] = run_scenario(scenario, run);
       if (!results[i]->ok()) stop = true;

@@ -14,7 +14,7 @@
 namespace orrery {
 
 struct MetricInterval {
-  std::string name;            // "ttft_ms.p50", …, as in summary.json
+  std::string name;                       // "ttft_ms.p50", …, as in summary.json
   double nominal = 0, low = 0, high = 0;  // in the unit that the name says
 };
 

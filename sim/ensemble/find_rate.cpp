@@ -4,7 +4,8 @@ namespace orrery {
 
 namespace {
 
-Result<RatePoint> try_rate(const Scenario& scenario, double factor, const std::function<bool(std::uint64_t)>& keep_going) {
+Result<RatePoint> try_rate(const Scenario& scenario, double factor,
+                           const std::function<bool(std::uint64_t)>& keep_going) {
   RunOptions options;
   options.rate_factor = factor;
   options.keep_going = keep_going;
@@ -31,12 +32,14 @@ Result<RatePoint> try_rate(const Scenario& scenario, double factor, const std::f
 
 Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(std::uint64_t)>& keep_going) {
   if (!scenario.slo.given) {
-    return make_error(ErrorKind::invalid_input, "--find-rate needs an SLO: add `slo: {ttft_ms: …, tpot_ms: …, percentile: 99}`",
+    return make_error(ErrorKind::invalid_input,
+                      "--find-rate needs an SLO: add `slo: {ttft_ms: …, tpot_ms: …, percentile: 99}`",
                       {scenario.file, 0, 0}, "slo");
   }
   if (scenario.workload.closed_loop_concurrency > 0) {
-    return make_error(ErrorKind::invalid_input, "--find-rate scales arrival times, which a closed loop ignores",
-                      {scenario.file, 0, 0}, "workload.closed_loop");
+    return make_error(ErrorKind::invalid_input,
+                      "--find-rate scales arrival times, which a closed loop ignores", {scenario.file, 0, 0},
+                      "workload.closed_loop");
   }
   RateSearch search;
   const auto probe = [&](double factor) -> Result<bool> {
@@ -54,7 +57,10 @@ Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(
   ORRERY_TRY(meets_now, probe(1));
   bool bracketed = false;
   for (int i = 0; i < most_doublings && !bracketed; ++i) {
-    if (meets_now) high = low * 2; else low = high / 2;
+    if (meets_now)
+      high = low * 2;
+    else
+      low = high / 2;
     ORRERY_TRY(meets, probe(meets_now ? high : low));
     if (meets_now) {
       bracketed = !meets;

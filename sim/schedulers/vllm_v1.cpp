@@ -7,7 +7,8 @@ namespace orrery {
 namespace {
 
 KvBlockManager::Config kv_config(const SchedulerConfig& c) {
-  return {.num_blocks = c.num_gpu_blocks, .block_size = c.block_size, .prefix_caching = c.enable_prefix_caching};
+  return {
+      .num_blocks = c.num_gpu_blocks, .block_size = c.block_size, .prefix_caching = c.enable_prefix_caching};
 }
 
 // Later ends sink: std::push_heap keeps the largest on top, so "smaller" means "ends later".
@@ -110,8 +111,8 @@ void VllmV1Scheduler::begin_plan() {
   plan_prefill_tokens_ = 0;
 }
 
-// §1.2 rule 2, first skip: a sequence whose last token is certainly in flight is not scheduled again. It stays in
-// `running` with its blocks until the update that brings the token (§1.5 finish lag).
+// §1.2 rule 2, first skip: a sequence whose last token is certainly in flight is not scheduled again. It
+// stays in `running` with its blocks until the update that brings the token (§1.5 finish lag).
 void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
   while (!ends_.empty()) {
     const End end = ends_.front();
@@ -190,8 +191,8 @@ bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
   return true;
 }
 
-// §1.2 rule 2: the running list in order; a failed allocation preempts from the tail until it fits or the victim
-// was the sequence itself, which ends the loop.
+// §1.2 rule 2: the running list in order; a failed allocation preempts from the tail until it fits or the
+// victim was the sequence itself, which ends the loop.
 void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
   Slot slot = running_head_;
   while (slot != no_slot && budget > 0) {
@@ -236,8 +237,8 @@ std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
   return s.state == State::decoding ? s.base + next_step_ : s.computed;
 }
 
-// §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what survives.
-// A token in flight is delivered while it waits, and its block is not registered for it.
+// §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what
+// survives. A token in flight is delivered while it waits, and its block is not registered for it.
 void VllmV1Scheduler::preempt(Slot slot) {
   Sequence& s = sequences_[slot];
   const std::int64_t computed = context_of(s);
@@ -279,8 +280,8 @@ void VllmV1Scheduler::pause(Slot slot) {
 void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
   while (!waiting_.empty() && budget > 0 && running_count_ < config_.max_num_seqs) {
     if (head_blocked_) return;
-    // A preempted sequence whose last token is still in flight ends at the next update; the engine would try to
-    // admit it only if no update came between, which two steps in flight never allow.
+    // A preempted sequence whose last token is still in flight ends at the next update; the engine would try
+    // to admit it only if no update came between, which two steps in flight never allow.
     if (sequences_[waiting_.front()].in_flight_when_preempted) return;
     if (!admit_head(budget)) return;
   }
@@ -294,11 +295,13 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
   KvBlockManager::Hit hit;
   if (config_.enable_prefix_caching && (s.named || s.admitted)) hit = kv_.lookup(s.kv, s.target);
   s.computed = hit.blocks * config_.block_size;
-  if (!config_.enable_chunked_prefill && s.target - s.computed > budget) { s.computed = 0; return false; }
+  if (!config_.enable_chunked_prefill && s.target - s.computed > budget) {
+    s.computed = 0;
+    return false;
+  }
   const std::int64_t n = chunk_size(s, budget);
   const auto usable = static_cast<double>(kv_.usable_blocks() + 1);
-  const std::int64_t reserve =
-      running_count_ > 0 ? static_cast<std::int64_t>(config_.watermark * usable) : 0;
+  const std::int64_t reserve = running_count_ > 0 ? static_cast<std::int64_t>(config_.watermark * usable) : 0;
   const std::int64_t gate_tokens =
       config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : s.computed + n;
   const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks;
@@ -315,8 +318,10 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
   link_running(slot);
   counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
   counters_.hit_tokens += static_cast<std::uint64_t>(s.computed);
-  admissions_.push_back({.sequence = SequenceId(slot), .request = s.request,
-                         .cached_tokens = static_cast<std::int32_t>(s.computed), .resumed = s.admitted});
+  admissions_.push_back({.sequence = SequenceId(slot),
+                         .request = s.request,
+                         .cached_tokens = static_cast<std::int32_t>(s.computed),
+                         .resumed = s.admitted});
   s.admitted = true;
   s.state = State::prefilling;
   prefilling_.push_back(slot);
@@ -328,8 +333,12 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
 // §2.3: blocks become visible at schedule time, so the next request in this very step can hit them.
 void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
   Sequence& s = sequences_[slot];
-  chunks_.push_back({.sequence = SequenceId(slot), .request = s.request, .new_tokens = static_cast<std::int32_t>(tokens),
-                     .context = s.computed, .samples = s.computed + tokens == s.target, .outputs_before = s.outputs});
+  chunks_.push_back({.sequence = SequenceId(slot),
+                     .request = s.request,
+                     .new_tokens = static_cast<std::int32_t>(tokens),
+                     .context = s.computed,
+                     .samples = s.computed + tokens == s.target,
+                     .outputs_before = s.outputs});
   s.computed += tokens;
   plan_prefill_tokens_ += tokens;
   if (!s.named) return;
@@ -339,7 +348,8 @@ void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
 
 void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
-  open.sampled.push_back({.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
+  open.sampled.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
   ++s.outputs;
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -351,7 +361,8 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
 }
 
 const StepPlan& VllmV1Scheduler::finish_plan() {
-  std::erase_if(irregular_now_, [&](SequenceId id) { return sequences_[id.value()].state != State::decoding; });
+  std::erase_if(irregular_now_,
+                [&](SequenceId id) { return sequences_[id.value()].state != State::decoding; });
   const std::int64_t free = kv_.free_blocks();
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
@@ -379,7 +390,8 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   open.irregular = irregular_now_;
   for (const PrefillWork& chunk : chunks_) {
     digest_.add(chunk.request.value() * 4 + 2);
-    digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^ static_cast<std::uint64_t>(chunk.context));
+    digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^
+                static_cast<std::uint64_t>(chunk.context));
     if (chunk.samples) start_sampling(chunk.sequence.value(), open);
   }
   if (!chunks_.empty()) {
@@ -392,7 +404,8 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   return plan_;
 }
 
-void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context, std::int64_t free_blocks) {
+void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
+                                  std::int64_t free_blocks) {
   digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
 }
 
@@ -400,7 +413,8 @@ void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t de
 // members, blocks for all of them, and no end among the updates inside.
 std::int64_t VllmV1Scheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty()) return 1;
+  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
+    return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
   if (static_cast<std::int32_t>(open_.size()) != config_.steps_in_flight) return 1;
   // Heap entries may be stale; a stale top only shortens the stretch.
@@ -421,7 +435,8 @@ void UpdateEffects::clear() {
 
 const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
-  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_, "outcomes come in step order");
+  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
+               "outcomes come in step order");
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   for (std::size_t i = 0; i < updates; ++i) {
@@ -535,7 +550,8 @@ void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t compu
   head_blocked_ = false;
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(static_cast<std::int64_t>(outputs));
-  effects_.finished.push_back({.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  effects_.finished.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
   drop_slot(slot);
 }
 

@@ -48,17 +48,18 @@ class VllmV1Scheduler final : public Scheduler {
     std::int32_t prompt = 0;
     std::int32_t max_output = 0;  // client's limit, cut at max_model_len
     std::int32_t outputs = 0;     // sampled so far; while decoding it follows from last_step
-    std::int64_t target = 0;      // tokens to compute before the next one is sampled: prompt + outputs at admission
+    std::int64_t target = 0;      // tokens to compute before the next one is sampled: prompt + outputs at
+                                  // admission
     std::int64_t computed = 0;    // while prefilling or paused
     std::int64_t base = 0;        // while decoding: context before step k is base + k
     std::int64_t last_step = -1;  // step in which its last token is sampled, if nothing intervenes
     std::uint64_t order = 0;      // admission number: position in the running list
     Slot previous = no_slot, next = no_slot;  // running list
     KvBlockManager::Handle kv = 0;
-    std::uint32_t epoch = 0;      // tells stale heap entries
+    std::uint32_t epoch = 0;  // tells stale heap entries
     State state = State::waiting;
-    bool named = false;           // content that other sequences can share: blocks are published as they fill
-    bool admitted = false;        // was admitted before
+    bool named = false;     // content that other sequences can share: blocks are published as they fill
+    bool admitted = false;  // was admitted before
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
   };
 
@@ -71,9 +72,13 @@ class VllmV1Scheduler final : public Scheduler {
 
   struct OpenStep {
     std::int32_t regular_decodes = 0;
-    std::vector<FirstToken> sampled;      // prefills that end in this step
+    std::vector<FirstToken> sampled;  // prefills that end in this step
     std::vector<SequenceId> irregular;
-    void clear() { regular_decodes = 0; sampled.clear(); irregular.clear(); }
+    void clear() {
+      regular_decodes = 0;
+      sampled.clear();
+      irregular.clear();
+    }
   };
 
   // schedule(), in the engine's order
@@ -102,7 +107,9 @@ class VllmV1Scheduler final : public Scheduler {
   void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
 
   // helpers
-  std::int64_t blocks_for(std::int64_t tokens) const { return (tokens + config_.block_size - 1) / config_.block_size; }
+  std::int64_t blocks_for(std::int64_t tokens) const {
+    return (tokens + config_.block_size - 1) / config_.block_size;
+  }
   std::int64_t chunk_size(const Sequence& s, std::int64_t budget) const;
   std::int64_t context_of(const Sequence& s) const;  // tokens in the KV cache, steps in flight included
   void enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context);
@@ -117,11 +124,11 @@ class VllmV1Scheduler final : public Scheduler {
   std::deque<Slot> waiting_;
   Slot running_head_ = no_slot, running_tail_ = no_slot;
   std::int32_t running_count_ = 0;
-  std::vector<Slot> prefilling_;   // running order
+  std::vector<Slot> prefilling_;  // running order
   std::vector<Slot> paused_;
-  std::vector<Slot> last_token_;   // sequences whose last token is in flight
+  std::vector<Slot> last_token_;  // sequences whose last token is in flight
   DecodeSet decodes_;
-  std::vector<End> ends_;          // min-heap by (step, order)
+  std::vector<End> ends_;  // min-heap by (step, order)
   std::uint64_t next_order_ = 0;
   std::uint64_t highest_decode_order_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;

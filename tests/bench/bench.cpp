@@ -1,6 +1,6 @@
-// How fast the simulator is: engine steps, a million requests, step prices. Prints one JSON object a line; each says
-// how many steps, stretches and prices it took, so that a figure cannot hide in an idle fleet, and how often
-// the KV pool wrapped. A hand-written part, so that a better profile does not change the work.
+// How fast the simulator is: engine steps, a million requests, step prices. Prints one JSON object a line;
+// each says how many steps, stretches and prices it took, so that a figure cannot hide in an idle fleet, and
+// how often the KV pool wrapped. A hand-written part, so that a better profile does not change the work.
 #include <sys/resource.h>
 
 #include <chrono>
@@ -16,7 +16,9 @@ using namespace orrery;
 
 namespace {
 
-double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double peak_rss_mb() {
   rusage usage{};
@@ -24,7 +26,10 @@ double peak_rss_mb() {
   return static_cast<double>(usage.ru_maxrss) * 1024e-6;
 }
 
-void print(Json json) { std::printf("%s\n", json.dump().c_str()); std::fflush(stdout); }
+void print(Json json) {
+  std::printf("%s\n", json.dump().c_str());
+  std::fflush(stdout);
+}
 
 struct Setup {
   InstanceSpec spec = hand::instance(hand::dense());
@@ -50,7 +55,8 @@ Timed simulate(const Setup& s, std::unique_ptr<RequestSource> source) {
   setup.executor = &executor;
   setup.inbox = &inbox;
   setup.router = router.get();
-  for (std::size_t i = 0; i < s.replicas; ++i) setup.schedulers.push_back(find_scheduler("vllm-v1")->make(s.config));
+  for (std::size_t i = 0; i < s.replicas; ++i)
+    setup.schedulers.push_back(find_scheduler("vllm-v1")->make(s.config));
   const double begin = now_s();
   Timed timed{.run = run_simulation(std::move(setup)).value(), .wall_s = 0};
   timed.wall_s = now_s() - begin;
@@ -60,22 +66,34 @@ Timed simulate(const Setup& s, std::unique_ptr<RequestSource> source) {
 
 Json describe(const Timed& t) {
   const RunResult& r = t.run;
-  return {{"wall_s", t.wall_s}, {"requests", r.completed}, {"steps", r.steps}, {"stretches", r.stretches}, {"events", r.events},
-          {"prices", r.prices}, {"output_tokens", r.output_tokens}, {"ns_per_step", t.wall_s * 1e9 / static_cast<double>(r.steps)},
+  return {{"wall_s", t.wall_s},
+          {"requests", r.completed},
+          {"steps", r.steps},
+          {"stretches", r.stretches},
+          {"events", r.events},
+          {"prices", r.prices},
+          {"output_tokens", r.output_tokens},
+          {"ns_per_step", t.wall_s * 1e9 / static_cast<double>(r.steps)},
           {"steps_per_s", static_cast<double>(r.steps) / t.wall_s},
-          {"requests_per_s", static_cast<double>(r.completed) / t.wall_s}, {"pool_wraps", r.kv_wraps},
-          {"peak_pool_use", r.pools.front().peak_utilization}, {"preemptions", r.preemptions}, {"peak_rss_mb", peak_rss_mb()},
+          {"requests_per_s", static_cast<double>(r.completed) / t.wall_s},
+          {"pool_wraps", r.kv_wraps},
+          {"peak_pool_use", r.pools.front().peak_utilization},
+          {"preemptions", r.preemptions},
+          {"peak_rss_mb", peak_rss_mb()},
           {"digest", digest_text(r.digest)}};
 }
 
-// A full batch in a closed loop. `outputs` is the mean number of output tokens: proportional to the batch gives the same
-// number of changes per step at every size (the cost of a step itself); constant gives as many ends per step as a real engine.
+// A full batch in a closed loop. `outputs` is the mean number of output tokens: proportional to the batch
+// gives the same number of changes per step at every size (the cost of a step itself); constant gives as many
+// ends per step as a real engine.
 void steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
   Setup s;
   s.concurrency = batch;
-  s.config = {.max_num_batched_tokens = 16384, .max_num_seqs = batch, .max_model_len = 1 << 22, .block_size = 16};
+  s.config = {
+      .max_num_batched_tokens = 16384, .max_num_seqs = batch, .max_model_len = 1 << 22, .block_size = 16};
   // Half as much again as the batch holds on average, so that the pool runs full of cached blocks.
-  s.config.num_gpu_blocks = 1 + static_cast<std::int64_t>(static_cast<double>(batch) * (256 + 1.1 * outputs) / 16 * 1.5);
+  s.config.num_gpu_blocks =
+      1 + static_cast<std::int64_t>(static_cast<double>(batch) * (256 + 1.1 * outputs) / 16 * 1.5);
   GeneratorSpec g;
   g.requests = static_cast<std::uint64_t>(batch * 24 + 20000);
   g.arrivals = {.kind = ArrivalSpec::Kind::fixed, .rate = 1e6};
@@ -84,7 +102,11 @@ void steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
   g.output.low = 1;
   g.output.high = 2 * outputs;
   const Timed t = simulate(s, make_generator(g, 1));
-  Json json{{"bench", "steps"}, {"kind", kind}, {"batch", batch}, {"mean_output_tokens", outputs}, {"prefix_caching", true}};
+  Json json{{"bench", "steps"},
+            {"kind", kind},
+            {"batch", batch},
+            {"mean_output_tokens", outputs},
+            {"prefix_caching", true}};
   json.update(describe(t));
   print(json);
 }
@@ -92,14 +114,18 @@ void steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
 void million_requests(std::uint64_t requests, double rate) {
   Setup s;
   s.replicas = 16;
-  s.config = {.max_num_batched_tokens = 8192, .max_num_seqs = 1024, .max_model_len = 40960, .num_gpu_blocks = 50898, .block_size = 16};
+  s.config = {.max_num_batched_tokens = 8192,
+              .max_num_seqs = 1024,
+              .max_model_len = 40960,
+              .num_gpu_blocks = 50898,
+              .block_size = 16};
   GeneratorSpec g;
   g.requests = requests;
   g.arrivals = {.kind = ArrivalSpec::Kind::poisson, .rate = rate};
   g.resample = data_directory() + "/workloads/excerpts/azure_2023_conversation_10min.jsonl";
   const Timed t = simulate(s, make_generator(g, 1));
-  Json json{{"bench", "million"}, {"instances", 16}, {"router", "least-loaded"}, {"rate_per_s", rate}, {"prefix_caching", true},
-            {"mean_running", 0.0}};
+  Json json{{"bench", "million"}, {"instances", 16},        {"router", "least-loaded"},
+            {"rate_per_s", rate}, {"prefix_caching", true}, {"mean_running", 0.0}};
   double running = 0;
   for (const double v : t.run.series.running) running += v;
   json["mean_running"] = running / static_cast<double>(t.run.series.running.size()) / 16;
@@ -112,16 +138,21 @@ void step_prices(const char* name, const InstanceSpec& spec) {
   const auto pricer = StepPricer::create(spec).value();
   RandomStream random(1, RandomPurpose::property_test);
   constexpr std::size_t shapes = 1 << 16;
-  struct Shape { PrefillChunk chunks[2]; StepShape shape; };
+  struct Shape {
+    PrefillChunk chunks[2];
+    StepShape shape;
+  };
   std::vector<Shape> all(shapes);
   for (Shape& x : all) {
     const std::size_t chunks = random.below(3);
     for (std::size_t i = 0; i < chunks; ++i) {
-      x.chunks[i] = {static_cast<std::int32_t>(2 + random.below(4000)), static_cast<std::int64_t>(random.below(8000))};
+      x.chunks[i] = {static_cast<std::int32_t>(2 + random.below(4000)),
+                     static_cast<std::int64_t>(random.below(8000))};
     }
     x.shape.prefill = std::span(x.chunks, chunks);
     x.shape.decode_sequences = static_cast<std::int32_t>(random.below(512) + (chunks == 0 ? 1 : 0));
-    x.shape.decode_context_tokens = x.shape.decode_sequences * static_cast<std::int64_t>(1 + random.below(8000));
+    x.shape.decode_context_tokens =
+        x.shape.decode_sequences * static_cast<std::int64_t>(1 + random.below(8000));
   }
   std::int64_t sum = 0;
   double best = 1e9;
@@ -144,7 +175,8 @@ int main(int argc, char** argv) {
     step_prices("moe fp8-block", hand::instance(hand::mixture(DType::fp8)));
   }
   if (wanted("steps")) {
-    for (const std::int64_t batch : {8, 64, 512, 4096}) steps_at_batch(batch, 32.0 * static_cast<double>(batch), "equal changes per step");
+    for (const std::int64_t batch : {8, 64, 512, 4096})
+      steps_at_batch(batch, 32.0 * static_cast<double>(batch), "equal changes per step");
     for (const std::int64_t batch : {8, 64, 512, 4096}) steps_at_batch(batch, 256, "256 output tokens");
   }
   if (wanted("million")) million_requests(1'000'000, 160);

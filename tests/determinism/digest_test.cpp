@@ -1,5 +1,5 @@
-// The same inputs decide the same, however they are handed over (architecture §7). Every case here is shown to be
-// able to fail by a mutant (tools/mutants.py, base/mutation.h).
+// The same inputs decide the same, however they are handed over (architecture §7). Every case here is shown
+// to be able to fail by a mutant (tools/mutants.py, base/mutation.h).
 #include <bit>
 #include <cstdio>
 
@@ -59,23 +59,26 @@ TEST_CASE("the order in which simultaneous events are handed over changes nothin
   std::uint64_t simultaneous = 0;
   for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
     auto [w, requests] = world::random_world(seed);
-    for (std::size_t i = 1; i < requests.size(); ++i) simultaneous += requests[i].arrival == requests[i - 1].arrival;
+    for (std::size_t i = 1; i < requests.size(); ++i)
+      simultaneous += requests[i].arrival == requests[i - 1].arrival;
     const std::uint64_t digest = world::run(w, requests).digest;
     CAPTURE(seed);
-    for (std::uint64_t shuffle = 1; shuffle <= 3; ++shuffle) REQUIRE(world::run(w, requests, shuffle).digest == digest);
+    for (std::uint64_t shuffle = 1; shuffle <= 3; ++shuffle)
+      REQUIRE(world::run(w, requests, shuffle).digest == digest);
   }
   CHECK(simultaneous > worlds);
 }
 
 TEST_CASE("replicas that step at the same instant are handled in instance order [ties]") {
-  // Identical replicas fed identical requests finish steps at identical instants, and a closed loop turns the order in
-  // which ends are handled into the order of submissions.
+  // Identical replicas fed identical requests finish steps at identical instants, and a closed loop turns the
+  // order in which ends are handled into the order of submissions.
   world::World w;
   w.replicas = 4;
   w.router = "round-robin";
   w.concurrency = 8;
   std::vector<TraceRequest> requests;
-  for (std::uint64_t i = 0; i < 64; ++i) requests.push_back(world::request(i, 0, 100 + 10 * static_cast<int>(i / 8), 5));
+  for (std::uint64_t i = 0; i < 64; ++i)
+    requests.push_back(world::request(i, 0, 100 + 10 * static_cast<int>(i / 8), 5));
   Sequence told;
   w.observer = &told;
   const std::uint64_t digest = world::run(w, requests).digest;
@@ -114,7 +117,8 @@ TEST_CASE("digests equal the golden ones on every compiler and build type [golde
     auto [w, requests] = world::random_world(seed);
     all.add(world::run(w, requests).digest);
   }
-  std::printf("digest of %llu random worlds: %s\n", static_cast<unsigned long long>(worlds), digest_text(all.value()).c_str());
+  std::printf("digest of %llu random worlds: %s\n", static_cast<unsigned long long>(worlds),
+              digest_text(all.value()).c_str());
   // Recorded from gcc 12 Release; changes only with a change of behaviour, which the changelog names.
   CHECK(digest_text(all.value()) == "968c29219b5f6a22");
 }

@@ -97,7 +97,8 @@ TEST_CASE("a damaged run is a located error") {
   }
   SECTION("a row that is cut off") {
     std::filesystem::remove(folder + "/requests.csv.gz");
-    REQUIRE(write_file_atomically(folder + "/requests.csv", "experiment,request,submit_s\nprefill_single,0\n").ok());
+    REQUIRE(write_file_atomically(folder + "/requests.csv", "experiment,request,submit_s\nprefill_single,0\n")
+                .ok());
     CHECK(message().find("requests.csv:2: has 2 fields, the header 3") != std::string::npos);
   }
   SECTION("an engine.json without the pool's size") {

@@ -17,7 +17,11 @@ TEST_CASE("throughput divides by first arrival to last finish; goodput counts wh
   run.has_slo = true;
   run.slo_met = 25;
   run.slo_output_tokens = 300;
-  run.pools.push_back({.name = "main", .instances = 2, .gpus_per_instance = 2, .kv_blocks = 100, .kv_block_size = 16,
+  run.pools.push_back({.name = "main",
+                       .instances = 2,
+                       .gpus_per_instance = 2,
+                       .kv_blocks = 100,
+                       .kv_block_size = 16,
                        .peak_utilization = 0.5});
   SummaryInput input;
   input.run = &run;
@@ -32,7 +36,7 @@ TEST_CASE("throughput divides by first arrival to last finish; goodput counts wh
   CHECK(j["goodput"]["attainment"] == 0.5);  // requests that failed did not meet it
   CHECK(j["kv_cache"]["tokens"] == 1600);
   CHECK(j["cost"]["usd"].get<double>() == Approx(0.04));
-  CHECK(j["ttft_ms"].is_null());             // nothing was measured: not zero
+  CHECK(j["ttft_ms"].is_null());  // nothing was measured: not zero
   CHECK(j["interval_90"].is_null());
   run.has_slo = false;
   input.usd_per_gpu_hour = 0;

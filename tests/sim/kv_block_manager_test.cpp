@@ -195,7 +195,7 @@ TEST_CASE("a preempted sequence finds what survived of its blocks, private ones 
   const Ids a{1};
   const auto first = kv.open(named(a, 320));
   prefill(kv, first, 320);
-  kv.grow_unattributed(5);   // 80 outputs: 5 blocks that only this sequence can find again
+  kv.grow_unattributed(5);  // 80 outputs: 5 blocks that only this sequence can find again
   kv.release(first, 25, 24);
   kv.check_invariants();
   CHECK(hit_blocks(kv, named(a, 320), 400) == 20);

@@ -17,11 +17,11 @@ namespace orrery::kv_test {
 // Deliberate mistakes, to see that the comparison notices them.
 enum class Mistake {
   none,
-  free_head_first,       // a sequence's blocks freed from its first to its last
-  append_unhashed,       // blocks without hash go to the tail of the free list, too
-  newest_copy_first,     // of two copies the one registered last is used
-  no_duplicates,         // a block whose hash is already in the cache gets none
-  limit_counts_all,      // a look-up may hit the block of the last token
+  free_head_first,    // a sequence's blocks freed from its first to its last
+  append_unhashed,    // blocks without hash go to the tail of the free list, too
+  newest_copy_first,  // of two copies the one registered last is used
+  no_duplicates,      // a block whose hash is already in the cache gets none
+  limit_counts_all,   // a look-up may hit the block of the last token
 };
 
 struct Block {
@@ -66,9 +66,7 @@ struct ModelSequence {
 class BlockModel {
  public:
   BlockModel(std::int64_t num_blocks, std::int64_t block_size, bool caching, Mistake mistake)
-      : size_(block_size),
-        caching_(caching),
-        mistake_(mistake),
+      : size_(block_size), caching_(caching), mistake_(mistake),
         blocks_(static_cast<std::size_t>(num_blocks)) {
     for (int i = 1; i < static_cast<int>(num_blocks); ++i) block(i).place = free_.insert(free_.end(), i);
   }

@@ -64,8 +64,7 @@ class Comparison {
       : choose_(seed),
         block_size_(std::vector<std::int32_t>{4, 16, 6, 48, 1}[static_cast<std::size_t>(choose_.below(5))]),
         hash_size_(std::vector<std::int32_t>{16, 10, 64, 7, 100}[static_cast<std::size_t>(choose_.below(5))]),
-        usable_(10 + choose_.below(120)),
-        caching_(!choose_.one_in(12)),
+        usable_(10 + choose_.below(120)), caching_(!choose_.one_in(12)),
         kv_(KvBlockManager::Config{usable_ + 1, block_size_, caching_}),
         model_(usable_ + 1, block_size_, caching_, mistake),
         actors_(static_cast<std::size_t>(2 + choose_.below(7))) {}
@@ -158,8 +157,8 @@ class Comparison {
     kv_.take_prefix(actor.handle, actor.tokens, hit);
     model_.take(actor.model, hit.blocks);
     actor.computed = hit.blocks * block_size_;
-    const std::int64_t chunk = choose_.one_in(2) ? actor.tokens - actor.computed
-                                                 : 1 + choose_.below(actor.tokens - actor.computed);
+    const std::int64_t chunk =
+        choose_.one_in(2) ? actor.tokens - actor.computed : 1 + choose_.below(actor.tokens - actor.computed);
     compute(actor, actor.computed + chunk, false);
     return true;
   }
@@ -230,11 +229,12 @@ TEST_CASE("extents decide what single blocks decide") {
     INFO("seed " << seed << ", operation " << differs);
     REQUIRE(differs == -1);
   }
-  std::printf("kv property test: %lld operations, %lld hits of %lld blocks (%lld idle), %lld on own outputs "
-              "after a preemption, %lld evictions\n",
-              static_cast<long long>(coverage.operations), static_cast<long long>(coverage.hits),
-              static_cast<long long>(coverage.hit_blocks), static_cast<long long>(coverage.idle_blocks),
-              static_cast<long long>(coverage.resumed_hits), static_cast<long long>(coverage.evicted));
+  std::printf(
+      "kv property test: %lld operations, %lld hits of %lld blocks (%lld idle), %lld on own outputs "
+      "after a preemption, %lld evictions\n",
+      static_cast<long long>(coverage.operations), static_cast<long long>(coverage.hits),
+      static_cast<long long>(coverage.hit_blocks), static_cast<long long>(coverage.idle_blocks),
+      static_cast<long long>(coverage.resumed_hits), static_cast<long long>(coverage.evicted));
   // The random walk must reach what it is for.
   CHECK(coverage.hits > 1000);
   CHECK(coverage.idle_blocks > 1000);

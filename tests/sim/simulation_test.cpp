@@ -20,10 +20,12 @@ TEST_CASE("one request alone takes prefill, decode steps and the way in and out"
   StepShape shape = hand::prefill(std::span(&chunk, 1));
   shape.new_requests = shape.running = 1;
   const StepTiming t = pricer.price(shape);
-  // Nothing else is on the pipeline: TTFT is the sum of its stages (architecture §5.1), plus the launch of the
-  // second step, which the core thread finishes before it looks at the first one's output.
-  const std::int64_t device_end = std::max(t.schedule + t.prepare + t.busy, t.schedule + t.prepare + t.launch + t.last_kernel);
-  const std::int64_t least = pricer.input_delay().ns() + device_end + t.copy + t.update + pricer.output_delay().ns();
+  // Nothing else is on the pipeline: TTFT is the sum of its stages (architecture §5.1), plus the launch of
+  // the second step, which the core thread finishes before it looks at the first one's output.
+  const std::int64_t device_end =
+      std::max(t.schedule + t.prepare + t.busy, t.schedule + t.prepare + t.launch + t.last_kernel);
+  const std::int64_t least =
+      pricer.input_delay().ns() + device_end + t.copy + t.update + pricer.output_delay().ns();
   CHECK(q.ttft.ns() >= least);
   CHECK(q.ttft.ns() < least + 3'000'000);
   CHECK(q.output_tokens == 5);
@@ -32,14 +34,16 @@ TEST_CASE("one request alone takes prefill, decode steps and the way in and out"
 }
 
 TEST_CASE("chunked prefill splits at the budget and leaves decodes their place") {
-  // engine_semantics §10.4: three prompts of 5000 at an idle server with 8192: 5000 + 3192, then 1808 + 5000 + 1 decode.
+  // engine_semantics §10.4: three prompts of 5000 at an idle server with 8192: 5000 + 3192, then 1808 + 5000
+  // + 1 decode.
   World w;
   struct Steps final : RunObserver {
     std::vector<StepRecord> all;
     void on_step(const StepRecord& s) override { all.push_back(s); }
   } steps;
   w.observer = &steps;
-  world::run(w, {world::request(0, 0, 5000, 3), world::request(1, 0, 5000, 3), world::request(2, 0, 5000, 3)});
+  world::run(w,
+             {world::request(0, 0, 5000, 3), world::request(1, 0, 5000, 3), world::request(2, 0, 5000, 3)});
   REQUIRE(steps.all.size() >= 2);
   CHECK(steps.all[0].prefill_tokens == 8192);
   CHECK(steps.all[0].prefill_chunks == 2);
@@ -70,7 +74,8 @@ TEST_CASE("a pool too small for all preempts the latest, and everybody still end
   w.config.num_gpu_blocks = 1 + 3 * 40;  // 120 usable blocks of 16 tokens
   w.config.max_model_len = 1920;
   std::vector<TraceRequest> all;
-  for (std::uint64_t i = 0; i < 6; ++i) all.push_back(world::request(i, 0.001 * static_cast<double>(i), 300, 600));
+  for (std::uint64_t i = 0; i < 6; ++i)
+    all.push_back(world::request(i, 0.001 * static_cast<double>(i), 300, 600));
   const RunResult r = world::run(w, all);
   CHECK(r.completed == 6);
   CHECK(r.preemptions > 0);
@@ -115,7 +120,9 @@ TEST_CASE("a closed loop keeps so many in flight, in trace order") {
   for (std::size_t i = 0; i < 40; ++i) {
     std::size_t in_flight = 0;
     for (const RequestRecord& other : records.all) {
-      in_flight += other.arrival <= records.all[i].arrival && records.all[i].arrival < other.arrival + other.e2e ? 1 : 0;
+      in_flight +=
+          other.arrival <= records.all[i].arrival && records.all[i].arrival < other.arrival + other.e2e ? 1
+                                                                                                        : 0;
     }
     CHECK(in_flight <= 4);
     if (i > 0) CHECK(records.all[i].arrival >= records.all[i - 1].arrival);
@@ -136,8 +143,9 @@ TEST_CASE("with one sequence at a time the queue obeys Lindley's recursion") {
     all.push_back(world::request(i, at, 200, 12));
   }
   world::run(w, all);
-  // W(n+1) = max(0, W(n) + S − T) with a constant service time S: the time a request occupies the engine. Read off a
-  // request that found it idle, without the way in and out (which overlap with other work), with the loop's gap.
+  // W(n+1) = max(0, W(n) + S − T) with a constant service time S: the time a request occupies the engine.
+  // Read off a request that found it idle, without the way in and out (which overlap with other work), with
+  // the loop's gap.
   const auto pricer = StepPricer::create(w.spec).value();
   const std::int64_t gap = duration_from_seconds(w.spec.engine.host.loop_gap.value.value()).ns();
   const std::int64_t service =

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "base/random.h"
 #include "../costmodel/hand_spec.h"
+#include "base/random.h"
 #include "sim/costed/cost_model_executor.h"
 #include "sim/policies.h"
 #include "sim/simulation.h"
@@ -40,8 +40,11 @@ inline TraceRequest request(std::uint64_t index, double at_s, std::int32_t promp
 
 struct World {
   InstanceSpec spec = hand::instance(hand::dense());
-  SchedulerConfig config{.max_num_batched_tokens = 8192, .max_num_seqs = 256, .max_model_len = 40960,
-                         .num_gpu_blocks = 50000, .block_size = 16};
+  SchedulerConfig config{.max_num_batched_tokens = 8192,
+                         .max_num_seqs = 256,
+                         .max_model_len = 40960,
+                         .num_gpu_blocks = 50000,
+                         .block_size = 16};
   std::size_t replicas = 1;
   const char* router = "least-loaded";
   std::int64_t concurrency = 0;
@@ -54,7 +57,8 @@ struct World {
 // Wrappers that hand things over in another order; the loop must not care.
 class ShuffledInbox final : public Inbox {
  public:
-  ShuffledInbox(Inbox& inner, std::uint64_t seed) : inner_(inner), random_(seed, RandomPurpose::property_test) {}
+  ShuffledInbox(Inbox& inner, std::uint64_t seed)
+      : inner_(inner), random_(seed, RandomPurpose::property_test) {}
   SimTime next() const override { return inner_.next(); }
   void poll(SimTime now, Arrivals& arrivals) override {
     const std::size_t from = arrivals.size();
@@ -72,14 +76,19 @@ class ShuffledInbox final : public Inbox {
 
 class ShuffledExecutor final : public Executor {
  public:
-  ShuffledExecutor(Executor& inner, std::uint64_t seed) : inner_(inner), random_(seed, RandomPurpose::property_test, 1) {}
-  void submit(StepId s, InstanceId i, const StepPlan& p, SimTime now) override { inner_.submit(s, i, p, now); }
+  ShuffledExecutor(Executor& inner, std::uint64_t seed)
+      : inner_(inner), random_(seed, RandomPurpose::property_test, 1) {}
+  void submit(StepId s, InstanceId i, const StepPlan& p, SimTime now) override {
+    inner_.submit(s, i, p, now);
+  }
   void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
   SimTime next_event() const override { return inner_.next_event(); }
   void collect(SimTime now, Outcomes& out) override {
     inner_.collect(now, out);
-    for (std::size_t i = out.steps.size(); i > 1; --i) std::swap(out.steps[i - 1], out.steps[random_.below(i)]);
-    for (std::size_t i = out.host_free.size(); i > 1; --i) std::swap(out.host_free[i - 1], out.host_free[random_.below(i)]);
+    for (std::size_t i = out.steps.size(); i > 1; --i)
+      std::swap(out.steps[i - 1], out.steps[random_.below(i)]);
+    for (std::size_t i = out.host_free.size(); i > 1; --i)
+      std::swap(out.host_free[i - 1], out.host_free[random_.below(i)]);
   }
   std::int32_t depth(InstanceId i) const override { return inner_.depth(i); }
   SimDuration output_delay(InstanceId i) const override { return inner_.output_delay(i); }
@@ -92,7 +101,8 @@ class ShuffledExecutor final : public Executor {
 inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::uint64_t shuffle_seed = 0) {
   auto pricer = StepPricer::create(w.spec).value();
   OutputLengths oracle;
-  TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency, oracle);
+  TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency,
+                   oracle);
   CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle);
   ShuffledInbox shuffled_inbox(inbox, shuffle_seed);
   ShuffledExecutor shuffled_executor(executor, shuffle_seed);
@@ -105,7 +115,8 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   setup.router = router.get();
   SchedulerConfig config = w.config;
   config.steps_in_flight = pricer.steps_in_flight();
-  for (std::size_t i = 0; i < w.replicas; ++i) setup.schedulers.push_back(find_scheduler("vllm-v1")->make(config));
+  for (std::size_t i = 0; i < w.replicas; ++i)
+    setup.schedulers.push_back(find_scheduler("vllm-v1")->make(config));
   setup.sink = w.sink;
   setup.observer = w.observer;
   setup.slo = w.slo;
@@ -120,8 +131,8 @@ struct Records final : RecordSink {
   void on_request(const RequestRecord& r) override { all.push_back(r); }
 };
 
-// A random world in which everything happens: bursts, long and short prompts, shared prefixes, EOS before the limit,
-// pools so small that sequences are preempted.
+// A random world in which everything happens: bursts, long and short prompts, shared prefixes, EOS before the
+// limit, pools so small that sequences are preempted.
 struct RandomWorld {
   World world;
   std::vector<TraceRequest> requests;
@@ -156,7 +167,8 @@ inline RandomWorld random_world(std::uint64_t seed) {
       q.hash_block_size = 128;
       const auto ids = static_cast<std::uint64_t>((q.prompt_tokens + 127) / 128);
       const std::uint64_t shared = r.below(ids + 1), family = r.below(3);
-      for (std::uint64_t k = 0; k < ids; ++k) q.hash_ids.push_back(k < shared ? family * 1000 + k : (i + 10) * 1000 + k);
+      for (std::uint64_t k = 0; k < ids; ++k)
+        q.hash_ids.push_back(k < shared ? family * 1000 + k : (i + 10) * 1000 + k);
     } else if (r.below(4) == 0) {
       q.session = 1 + r.below(4);
     }
