@@ -33,6 +33,7 @@ struct CommandContext {
   std::string color = "auto";  // auto | always | never
   std::string log_level = "warning";
   int threads = 1;
+  std::string command_line;            // as a shell would take it, for reports
   std::vector<std::string> overrides;  // --set path.to.key=value
   std::function<int()> action;         // set by the chosen subcommand's callback; run by main after parsing
 };

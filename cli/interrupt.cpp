@@ -1,7 +1,5 @@
 #include "cli/interrupt.h"
 
-#include <unistd.h>
-
 #include <csignal>
 
 namespace orrery {
@@ -10,9 +8,10 @@ namespace {
 
 volatile std::sig_atomic_t seen = 0;
 
-void on_signal(int) {
-  if (seen != 0) _exit(130);
+// The second one ends the process at once: somebody is in a hurry.
+void on_signal(int signal) {
   seen = 1;
+  std::signal(signal, SIG_DFL);
 }
 
 }  // namespace

@@ -15,11 +15,30 @@ std::string version_text() {
   return text;
 }
 
+std::string command_line(int argc, char** argv) {
+  std::string line = "orrery";
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain =
+        !word.empty() && word.find_first_of(" \t\n\"'\\$`*?[]{}()<>|&;#~") == std::string::npos;
+    line += ' ';
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   using namespace orrery;
   CommandContext context;
+  context.command_line = command_line(argc, argv);
   CLI::App app{
       "Orrery: a clockwork model of LLM serving. Replays traces against described deployments and predicts\n"
       "TTFT, TPOT, throughput, memory and cost, with error bars.\n"

@@ -317,7 +317,7 @@ Status write_report(const std::string& path, const ReportInput& input) {
   file.write(body(input));
   file.write("<script type=\"application/json\" id=\"data\">" + script_json(data) + "</script>\n");
   file.write("<script type=\"text/plain\" id=\"plotly\">\n" + base64(packed) + "\n</script>");
-  file.write(report_script);
+  file.write(report_tail);
   return file.commit();
 }
 

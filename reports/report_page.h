@@ -1,95 +1,10 @@
-// The page of report.html: text, style and script; data and the charts library are filled in by
-// html_report.cpp.
+// The page of report.html around its data: reports/page/*.html, .css and .js, embedded by
+// reports/CMakeLists.txt.
 #pragma once
 
 namespace orrery {
 
-inline constexpr const char* report_head = R"HTML(<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval' blob:; img-src data: blob:; font-src data:">
-<title>Orrery report</title>
-<style>
-:root { --ink: #1b2430; --soft: #5a6675; --line: #d9dfe6; --paper: #ffffff; --panel: #f6f8fa; --good: #1a7f4b; --bad: #b3261e; --accent: #2563a8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e9ef; --soft: #9aa7b5; --line: #36414e; --paper: #14191f; --panel: #1c232b; --good: #5bc98c; --bad: #ff8a80; --accent: #7fb4ee; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 34px 0 10px; border-bottom: 1px solid var(--line); padding-bottom: 4px; }
-p.sub { color: var(--soft); margin: 0 0 18px; }
-.verdict { border-left: 5px solid var(--accent); background: var(--panel); padding: 12px 16px; font-size: 17px; }
-.verdict.good { border-color: var(--good); } .verdict.bad { border-color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 16px 0; }
-.tile { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px; }
-.tile b { display: block; font-size: 21px; font-variant-numeric: tabular-nums; } .tile span { color: var(--soft); font-size: 13px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-caption { text-align: left; color: var(--soft); padding: 4px 0; }
-th, td { padding: 4px 8px; border-bottom: 1px solid var(--line); text-align: right; } th:first-child, td:first-child { text-align: left; }
-.chart { width: 100%; height: 320px; margin: 6px 0 14px; } .chart.short { height: 230px; }
-.scroll { overflow-x: auto; } pre { background: var(--panel); border: 1px solid var(--line); padding: 12px; overflow: auto; font-size: 12.5px; max-height: 480px; }
-.note { color: var(--soft); font-size: 13.5px; } .warn { color: var(--bad); font-weight: 600; }
-@media print { body { max-width: none; } pre { max-height: none; } .chart { break-inside: avoid; } }
-</style>
-</head>
-<body>
-)HTML";
-
-inline constexpr const char* report_script = R"HTML(
-<script>
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const style = getComputedStyle(document.documentElement), color = n => style.getPropertyValue(n).trim();
-const palette = ["#2563a8", "#d9722b", "#2a9d6f", "#8a4fbf", "#c0392b", "#7a8794"];
-function layout(extra) {
-  return Object.assign({ margin: { l: 64, r: 18, t: 30, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: color("--ink"), size: 12.5 }, colorway: palette, hovermode: "x unified", legend: { orientation: "h", y: 1.14 } }, extra);
-}
-const axis = (title, extra) => Object.assign({ title: { text: title }, gridcolor: color("--line"), zerolinecolor: color("--line") }, extra);
-function draw(id, traces, extra) {
-  const place = document.getElementById(id);
-  if (place) Plotly.newPlot(place, traces, layout(extra), { displaylogo: false, responsive: true });
-}
-function charts() {
-  const percent = Array.from({ length: 101 }, (_, i) => i);
-  for (const [id, keys] of [["chart-first", ["ttft", "e2e"]], ["chart-token", ["tpot", "itl"]]]) {
-    const names = { ttft: "TTFT", e2e: "E2E", tpot: "TPOT", itl: "ITL" };
-    draw(id, keys.filter(k => data.curves[k].length).map(k => ({ x: percent, y: data.curves[k], name: names[k], mode: "lines" })),
-      { xaxis: axis("percentile of requests (ITL: of gaps)"), yaxis: axis("ms", { type: "log" }) });
-  }
-  const s = data.series, t = s.t;
-  const line = (key, name, more) => Object.assign({ x: t, y: s[key], name: name, mode: "lines", line: { width: 1.4 } }, more);
-  draw("chart-load", [line("arrivals", "arrivals/s"), line("finished", "finished/s")], { xaxis: axis("simulated time, s"), yaxis: axis("requests per second", { rangemode: "tozero" }) });
-  draw("chart-queue", [line("running", "running", { stackgroup: "a" }), line("waiting", "waiting", { stackgroup: "a" })], { xaxis: axis("simulated time, s"), yaxis: axis("requests, all instances") });
-  draw("chart-tokens", [line("prefill_tokens", "prefill tokens/s"), line("decode_tokens", "decode tokens/s")], { xaxis: axis("simulated time, s"), yaxis: axis("tokens per second", { rangemode: "tozero" }) });
-  draw("chart-kv", [line("kv", "KV blocks held, %"), line("preemptions", "preemptions/s", { yaxis: "y2" })],
-    { xaxis: axis("simulated time, s"), yaxis: axis("% of the pool", { rangemode: "tozero" }), yaxis2: { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, title: { text: "preemptions/s" } } });
-  draw("chart-ops", data.breakdowns.flatMap(b => b.ops.map((o, i) => ({ x: [o.share], y: [b.name], name: o.name, type: "bar", orientation: "h",
-      marker: { color: palette[o.color % palette.length], line: { width: 0.5, color: color("--paper") } }, showlegend: false,
-      hovertemplate: o.name + ": %{x:.1f} %, " + o.us.toFixed(1) + " µs, bound by " + o.bound + "<extra></extra>" }))),
-    { barmode: "stack", hovermode: "closest", xaxis: axis("share of device time, %", { range: [0, 100] }), yaxis: axis("", { automargin: true }) });
-  draw("chart-memory", data.memory.map(m => ({ x: [m.gib], y: ["one GPU"], name: m.name, type: "bar", orientation: "h", hovertemplate: m.name + ": %{x:.2f} GiB<extra></extra>" })),
-    { barmode: "stack", hovermode: "closest", xaxis: axis("GiB"), yaxis: axis("", { automargin: true }), legend: { orientation: "h", y: 1.3 } });
-}
-async function start() {
-  try {
-    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent.trim()), c => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(stream).text();
-    document.head.appendChild(script);
-    charts();
-    document.body.dataset.charts = "drawn";
-  } catch (e) {
-    document.querySelectorAll(".chart").forEach(c => { c.textContent = "This browser cannot draw the chart (" + e.message + "); its numbers are in the tables and in summary.json."; });
-  }
-}
-start();
-</script>
-</body>
-</html>
-)HTML";
+extern const char* const report_head;  // up to <body>
+extern const char* const report_tail;  // the script that draws, and the end
 
 }  // namespace orrery

@@ -56,83 +56,84 @@ std::string title_of(const Scenario& s) {
          std::to_string(i.plan.tp);
 }
 
-int simulate(const SimulateOptions& options, const CommandContext& context) {
-  watch_interrupts();
-  auto runs = interval_runs(options.intervals);
-  if (!runs.ok()) return report_errors(runs.errors());
-  if (!options.tape.empty()) {
-    return report_errors({make_error(ErrorKind::usage,
-                                     "--tape: tapes come with live mode; this version does not write them")});
-  }
-  auto loaded = load_scenario(options.scenario,
-                              {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
-  if (!loaded.ok()) return report_errors(loaded.errors());
-  const Scenario& scenario = loaded.value();
+Result<RunOutputs> open_outputs(const SimulateOptions& options) {
+  if (options.out.empty()) return RunOutputs();
+  return RunOutputs::create(options.out, {.level = options.outputs,
+                                          .itl = options.itl,
+                                          .steps_csv = options.steps_csv,
+                                          .trace_window = options.window});
+}
 
+SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double wall_s) {
+  SummaryInput summary;
+  summary.run = &run;
+  summary.gpus = scenario.gpus();
+  if (const auto& price = scenario.pool.instance.hardware.price)
+    summary.usd_per_gpu_hour = price->value.value();
+  summary.provenance = {{"roofline", 1.0}};
+  summary.what_if = scenario.is_what_if;
+  summary.slo_percentile = scenario.slo.percentile;
+  summary.seed = scenario.seed;
+  summary.version = version();
+  summary.wall_s = wall_s;
+  summary.peak_rss_mb = peak_rss_mb();
+  return summary;
+}
+
+void print_summary(const SimulateOptions& options, const SummaryInput& summary, const std::string& title,
+                   const CommandContext& context) {
+  if (context.json) {
+    std::fputs(canonical_json(summary_json(summary)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(summary_text(summary, title).c_str(), stdout);
+    if (!options.out.empty()) std::printf("outputs     %s\n", options.out.c_str());
+  }
+}
+
+Result<int> simulate(const SimulateOptions& options, const CommandContext& context) {
+  watch_interrupts();
+  if (!options.tape.empty()) {
+    return make_error(ErrorKind::usage,
+                      "--tape: tapes come with live mode; this version does not write them");
+  }
+  ORRERY_TRY(runs, interval_runs(options.intervals));
+  ORRERY_TRY(scenario,
+             load_scenario(options.scenario,
+                           {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
   const double begin = seconds_now();
   Progress progress("simulating", 0, !context.quiet);
   const auto keep_going = [&](std::uint64_t done) {
     progress.update(done);
     return !interrupted();
   };
-  RunOutputs outputs;
-  if (!options.out.empty()) {
-    auto created = RunOutputs::create(options.out, {.level = options.outputs,
-                                                    .itl = options.itl,
-                                                    .steps_csv = options.steps_csv,
-                                                    .trace_window = options.window});
-    if (!created.ok()) return report_errors(created.errors());
-    outputs = std::move(created).value();
-  }
+  ORRERY_TRY(outputs, open_outputs(options));
   RunOptions run_options;
   run_options.sink = outputs.sink();
   run_options.observer = outputs.observer();
   run_options.per_request_itl = options.itl;
   run_options.keep_going = keep_going;
-  auto run = run_scenario(scenario, run_options);
-  if (!run.ok()) return report_errors(run.errors());
-  const double wall = seconds_now() - begin;
+  ORRERY_TRY(run, run_scenario(scenario, run_options));
 
-  std::unique_ptr<Intervals> intervals;
-  if (*runs > 0) {
-    auto estimated =
-        estimate_intervals(scenario, {.runs = *runs, .threads = context.threads, .keep_going = keep_going});
-    if (!estimated.ok()) return report_errors(estimated.errors());
-    intervals = std::make_unique<Intervals>(std::move(estimated).value());
+  SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
+  Intervals intervals;
+  if (runs > 0) {
+    const EnsembleOptions ensemble{.runs = runs, .threads = context.threads, .keep_going = keep_going};
+    ORRERY_TRY(estimated, estimate_intervals(scenario, ensemble));
+    intervals = std::move(estimated);
+    summary.intervals = &intervals;
   }
-  std::unique_ptr<RateSearch> search;
+  RateSearch search;
   if (options.find_rate) {
-    auto found = find_rate(scenario, keep_going);
-    if (!found.ok()) return report_errors(found.errors());
-    search = std::make_unique<RateSearch>(std::move(found).value());
+    ORRERY_TRY(found, find_rate(scenario, keep_going));
+    search = std::move(found);
+    summary.rate_search = &search;
   }
-
-  SummaryInput summary;
-  summary.run = &run.value();
-  summary.intervals = intervals.get();
-  summary.rate_search = search.get();
-  summary.gpus = scenario.gpus();
-  if (scenario.pool.instance.hardware.price)
-    summary.usd_per_gpu_hour = scenario.pool.instance.hardware.price->value.value();
-  summary.provenance = {{"roofline", 1.0}};
-  summary.what_if = scenario.is_what_if;
-  summary.slo_percentile = scenario.slo.percentile;
-  summary.seed = scenario.seed;
-  summary.version = version();
-  summary.wall_s = wall;
-  summary.peak_rss_mb = peak_rss_mb();
+  const std::string title = title_of(scenario);
   if (!options.out.empty()) {
-    const Status written = outputs.finish(scenario, summary, title_of(scenario),
-                                          "orrery simulate " + options.scenario, keep_going);
-    if (!written.ok()) return report_errors(written.errors());
+    ORRERY_TRY_STATUS(outputs.finish(scenario, summary, title, context.command_line, keep_going));
   }
-  if (context.json) {
-    std::fputs(canonical_json(summary_json(summary)).c_str(), stdout);
-  } else if (!context.quiet) {
-    std::fputs(summary_text(summary, title_of(scenario)).c_str(), stdout);
-    if (!options.out.empty()) std::printf("outputs     %s\n", options.out.c_str());
-  }
-  return search != nullptr && !search->found ? static_cast<int>(ExitCode::no_deployment) : 0;
+  print_summary(options, summary, title, context);
+  return static_cast<int>(options.find_rate && !search.found ? ExitCode::no_deployment : ExitCode::done);
 }
 
 }  // namespace
@@ -157,8 +158,12 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_option("--seed", options->seed, "instead of the scenario's seed")->check(CLI::NonNegativeNumber);
   c->add_option("--tape", options->tape, "record the run (not in this version)");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
-  c->callback(
-      [&context, options] { context.action = [&context, options] { return simulate(*options, context); }; });
+  c->callback([&context, options] {
+    context.action = [&context, options] {
+      const Result<int> code = simulate(*options, context);
+      return code.ok() ? *code : report_errors(code.errors());
+    };
+  });
 }
 
 }  // namespace orrery

@@ -1,0 +1,137 @@
+// What outcomes do to the scheduler's books: tokens delivered, ends, blocks given back (§1.4, §1.5).
+#include <algorithm>
+
+#include "sim/schedulers/vllm_v1.h"
+
+namespace orrery {
+
+void UpdateEffects::clear() {
+  first_tokens.clear();
+  finished.clear();
+  regular_decodes.clear();
+  irregular.clear();
+}
+
+const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
+  effects_.clear();
+  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
+               "outcomes come in step order");
+  if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
+  const std::size_t updates = outcome.updates.size();
+  for (std::size_t i = 0; i < updates; ++i) {
+    if (open_.empty()) {
+      effects_.regular_decodes.push_back(decodes_.size());
+    } else {
+      OpenStep& open = open_.front();
+      effects_.regular_decodes.push_back(open.regular_decodes);
+      for (FirstToken token : open.sampled) {
+        token.update = i;
+        effects_.first_tokens.push_back(token);
+      }
+      effects_.irregular.insert(effects_.irregular.end(), open.irregular.begin(), open.irregular.end());
+      spare_open_.push_back(std::move(open));
+      open_.pop_front();
+    }
+    ++updated_steps_;
+  }
+  while (static_cast<std::int64_t>(open_.size()) < next_step_ - updated_steps_) {
+    open_.emplace_back();
+    open_.back().regular_decodes = decodes_.size();
+  }
+  const std::int64_t last = updated_steps_ - 1;
+  // In running order, as the engine walks a step's outputs: the order in which blocks go back.
+  early_.assign(outcome.eos.begin(), outcome.eos.end());
+  std::sort(early_.begin(), early_.end(), [&](SequenceId a, SequenceId b) {
+    return sequences_[a.value()].order < sequences_[b.value()].order;
+  });
+  for (const SequenceId sequence : early_) finish_early(sequence, last, updates - 1);
+  finish_ended(last, updates - 1);
+  return effects_;
+}
+
+// The executor ran more steps of the offered stretch: account for what each of them would have decided.
+void VllmV1Scheduler::extend_stretch(std::int64_t extra_steps) {
+  std::int64_t free = kv_.free_blocks();
+  const std::int64_t first = next_step_, members = decodes_.size();
+  std::int64_t context = decodes_.context_sum(first), blocks = 0;
+  for (std::int64_t i = 0; i < extra_steps; ++i) {
+    const std::int64_t fresh = decodes_.new_blocks(first + i);
+    free -= fresh;
+    blocks += fresh;
+    digest_plan(members, context, free);
+    context += members;
+  }
+  kv_.grow_unattributed(blocks);
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  next_step_ += extra_steps;
+}
+
+// Sequences whose last token this update brought, in running order: the order in which their blocks go back.
+void VllmV1Scheduler::finish_ended(std::int64_t step, std::size_t update) {
+  retire_ended(step + 1);
+  if (last_token_.empty()) return;
+  std::sort(last_token_.begin(), last_token_.end(),
+            [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < last_token_.size(); ++i) {
+    const Slot slot = last_token_[i];
+    const Sequence& s = sequences_[slot];
+    if (s.last_step > step) {
+      last_token_[kept++] = slot;
+      continue;
+    }
+    finish(slot, s.max_output, s.prompt + s.max_output - 1, update);
+  }
+  last_token_.resize(kept);
+}
+
+// An EOS: learned one update late, so that a step with one wasted token may already be under way (§1.5).
+void VllmV1Scheduler::finish_early(SequenceId sequence, std::int64_t step, std::size_t update) {
+  const Slot slot = sequence.value();
+  Sequence& s = sequences_[slot];
+  std::int32_t outputs = s.outputs;
+  std::int64_t computed = s.computed;
+  if (s.state == State::decoding) {
+    const std::int64_t wasted = next_step_ - 1 - step;
+    outputs = s.max_output - static_cast<std::int32_t>(s.last_step - step);
+    computed = s.base + next_step_;
+    decodes_.remove(s.base);
+    if (wasted > 0) forget_wasted_token(sequence);
+  } else if (s.state == State::last_token) {
+    // The limit came right behind the EOS: its last planned token is the wasted one.
+    const std::int64_t wasted = s.last_step - step;
+    outputs = s.max_output - static_cast<std::int32_t>(wasted);
+    if (wasted > 0) forget_wasted_token(sequence);
+    std::erase(last_token_, slot);
+  } else if (s.state == State::paused) {
+    std::erase(paused_, slot);
+  }
+  finish(slot, outputs, computed, update);
+}
+
+// The token that an open step computes behind an EOS reaches nobody.
+void VllmV1Scheduler::forget_wasted_token(SequenceId sequence) {
+  if (open_.empty()) return;
+  OpenStep& open = open_.back();
+  if (std::erase(open.irregular, sequence) == 0) --open.regular_decodes;
+}
+
+void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update) {
+  const Sequence& s = sequences_[slot];
+  if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone already
+    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+  } else {
+    // The last sampled token has no KV and never counts (§2.3).
+    const std::int64_t known = s.prompt + outputs - 1;
+    kv_.release(s.kv, blocks_for(computed), known / config_.block_size);
+    unlink_running(slot);
+  }
+  head_blocked_ = false;
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  effects_.finished.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  drop_slot(slot);
+}
+
+}  // namespace orrery
