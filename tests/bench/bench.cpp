@@ -86,7 +86,7 @@ Json describe(const Timed& t) {
 // A full batch in a closed loop. `outputs` is the mean number of output tokens: proportional to the batch
 // gives the same number of changes per step at every size (the cost of a step itself); constant gives as many
 // ends per step as a real engine.
-void steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
+double steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
   Setup s;
   s.concurrency = batch;
   s.config = {
@@ -109,6 +109,7 @@ void steps_at_batch(std::int64_t batch, double outputs, const char* kind) {
             {"prefix_caching", true}};
   json.update(describe(t));
   print(json);
+  return t.wall_s * 1e9 / static_cast<double>(t.run.steps);
 }
 
 void million_requests(std::uint64_t requests, double rate) {
@@ -129,8 +130,10 @@ void million_requests(std::uint64_t requests, double rate) {
   double running = 0;
   for (const double v : t.run.series.running) running += v;
   json["mean_running"] = running / static_cast<double>(t.run.series.running.size()) / 16;
-  json["saturated"] = t.run.saturated;
+  json["saturated"] = t.run.saturated ? "yes" : "no";
   json.update(describe(t));
+  json["limit"] = "10 s, 300 MB, pool wrapped 10 times";
+  json["ok"] = t.wall_s <= 10 && json["peak_rss_mb"].get<double>() <= 300 && t.run.kv_wraps >= 10;
   print(json);
 }
 
@@ -161,7 +164,13 @@ void step_prices(const char* name, const InstanceSpec& spec) {
     for (const Shape& x : all) sum += pricer.price(x.shape).busy;
     best = std::min(best, (now_s() - begin) * 1e9 / shapes);
   }
-  print({{"bench", "price"}, {"model", name}, {"ns_per_price", best}, {"shapes", shapes}, {"checksum", sum}});
+  print({{"bench", "price"},
+         {"model", name},
+         {"ns_per_price", best},
+         {"shapes", shapes},
+         {"checksum", sum},
+         {"limit", "1000 ns"},
+         {"ok", best <= 1000}});
 }
 
 }  // namespace
@@ -175,10 +184,20 @@ int main(int argc, char** argv) {
     step_prices("moe fp8-block", hand::instance(hand::mixture(DType::fp8)));
   }
   if (wanted("steps")) {
-    for (const std::int64_t batch : {8, 64, 512, 4096})
-      steps_at_batch(batch, 32.0 * static_cast<double>(batch), "equal changes per step");
+    double first = 0, last = 0;
+    for (const std::int64_t batch : {8, 64, 512, 4096}) {
+      last = steps_at_batch(batch, 32.0 * static_cast<double>(batch), "equal changes per step");
+      if (batch == 8) first = last;
+    }
+    print({{"bench", "growth"},
+           {"what", "ns per step, batch 4096 over batch 8"},
+           {"ratio", last / first},
+           {"limit", "1.5"},
+           {"ok", last / first <= 1.5}});
     for (const std::int64_t batch : {8, 64, 512, 4096}) steps_at_batch(batch, 256, "256 output tokens");
   }
-  if (wanted("million")) million_requests(1'000'000, 160);
+  if (wanted("million")) {
+    for (const double rate : {160.0, 320.0, 480.0}) million_requests(1'000'000, rate);
+  }
   return 0;
 }
