@@ -127,12 +127,18 @@ Json memory_json(const MemoryPlan& m) {
                       {{"name", "left to the driver and others"}, {"gib", gib(m.total - m.requested)}}});
 }
 
-std::string interval_cell(const SummaryInput& in, const std::string& name, int decimals) {
-  if (in.intervals == nullptr) return "–";
+const MetricInterval* interval_of(const SummaryInput& in, const std::string& name) {
+  if (in.intervals == nullptr) return nullptr;
   for (const MetricInterval& m : in.intervals->metrics) {
-    if (m.name == name) return format_fixed(m.low, decimals) + " … " + format_fixed(m.high, decimals);
+    if (m.name == name) return &m;
   }
-  return "–";
+  return nullptr;
+}
+
+std::string interval_cell(const SummaryInput& in, const std::string& name, int decimals) {
+  const MetricInterval* m = interval_of(in, name);
+  if (m == nullptr) return "–";
+  return format_fixed(m->low, decimals) + " … " + format_fixed(m->high, decimals);
 }
 
 std::string verdict(const ReportInput& in) {
@@ -151,8 +157,12 @@ std::string verdict(const ReportInput& in) {
                     (met ? "Meets" : "Misses") + " the SLO.</strong> " + format_fixed(share, 2) +
                     " % of requests have " + limits + "; " + format_number(slo.percentile) +
                     " % are demanded";
-  const std::string interval = interval_cell(*in.summary, "goodput.attainment", 4);
-  if (interval != "–") out += " (90 % interval of the share: " + interval + ")";
+  if (const MetricInterval* m = interval_of(*in.summary, "goodput.attainment")) {
+    out += " (90 % interval of the share: " + format_fixed(100 * m->low, 1) + " … " +
+           format_fixed(100 * m->high, 1) + " %)";
+    if (met && 100 * m->low < slo.percentile) out += ", so that this is not safe";
+    if (!met && 100 * m->high >= slo.percentile) out += ", so that it may yet";
+  }
   out += ".";
   if (r.saturated) out += " <span class=\"warn\">Saturated: the queue grew through the run.</span>";
   return out + "</p>\n";
