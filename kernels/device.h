@@ -1,6 +1,6 @@
-// A GPU as calibration sees it: memory for a case, time for its launches, and the state of the part while they
-// ran. The CUDA implementation is in device_cuda.cpp; without a toolkit or a driver there are no devices, and
-// devices() says why.
+// A GPU as calibration sees it: memory for a case, time for its launches, and the state of the part while
+// they ran. The CUDA implementation is in device_cuda.cpp; without a toolkit or a driver there are no
+// devices, and devices() says why.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,9 @@ class Device {
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;
   virtual DeviceMemory& memory() = 0;
-  // Captures body(0) … body(launches − 1) into one graph and replays it `replays` times between events. Appends
-  // nanoseconds of a replay ÷ launches, one value a replay. False with a reason when capture or a launch fails.
+  // Captures body(0) … body(launches − 1) into one graph and replays it `replays` times between events.
+  // Appends nanoseconds of a replay ÷ launches, one value a replay. False with a reason when capture or a
+  // launch fails.
   virtual bool time(const std::function<void(int, Stream)>& body, int launches, int replays,
                     std::vector<double>& ns_per_launch, std::string& why) = 0;
   // Runs body once outside any graph and waits; false with the driver's words on an error.
