@@ -189,6 +189,11 @@ std::optional<FittedSurface> KernelSet::attention_decode(const AttentionShape& s
   return find(decode_, shape);
 }
 
+double KernelSet::correction(const std::string& op, double x) const {
+  const auto found = corrections_.find(op);
+  return found == corrections_.end() ? 1 : found->second.at(x);
+}
+
 TableError KernelSet::error(const std::string& op, const std::string& format, double x) const {
   for (const Region& region : regions_) {
     if (region.op == op && region.format == format && x >= region.low && x <= region.high) return region.error;

@@ -96,6 +96,11 @@ class KernelSet {
   std::optional<FittedCurve> row_wise(const std::string& op, std::int64_t width) const;    // axis = rows
   std::optional<FittedCurve> copy() const;                                                 // axis = bytes read
 
+  // What the engine's steps take relative to the tables, by operator class (corrections.csv); 1 where it says
+  // nothing. Axes: gemm, experts, attention_prefill: tokens; attention_decode: sequences · KV heads;
+  // attention_decode_mixed: the same, in a launch that also serves prompt chunks.
+  double correction(const std::string& op, double x) const;
+
   TableError error(const std::string& op, const std::string& format, double x) const;
   std::size_t points(const std::string& op) const;  // figures that the table holds; 0 = none
 
@@ -128,6 +133,7 @@ class KernelSet {
   Shapes shapes_;
   std::vector<AttentionTable> prefill_, decode_;
   std::vector<Region> regions_;
+  std::map<std::string, UtilisationCurve> corrections_;
   std::map<std::string, std::size_t> points_;
 };
 

@@ -186,6 +186,7 @@ class KernelSetReader {
         {"collectives", &KernelSetReader::read_collectives},
         {"elementwise", &KernelSetReader::read_elementwise},
         {"copy", &KernelSetReader::read_copy},
+        {"corrections", &KernelSetReader::read_corrections},
         {"errors", &KernelSetReader::read_errors}};
     for (const auto& [file, read] : files) {
       std::error_code ec;
@@ -432,6 +433,20 @@ class KernelSetReader {
       gather("copy/", {0, 0}, "copy", bytes, 2 * bytes / rates_.bandwidth / (us * 1000));
     }
     add_gathered();
+  }
+
+  void read_corrections(const CsvTable& table) {
+    std::map<std::string, std::vector<UtilisationPoint>> by_op;
+    for (const CsvTable::Row& row : table.rows()) {
+      std::vector<UtilisationPoint>& points = by_op[table.text(row, "op")];
+      const double x = table.positive(row, "x", errors_);
+      if (!points.empty() && x <= points.back().x) {
+        table.fail(row, "x", "must ascend within an operator", errors_);
+        continue;
+      }
+      points.push_back({x, table.positive(row, "factor", errors_)});
+    }
+    for (const auto& [op, points] : by_op) set_->corrections_.emplace(op, UtilisationCurve(points));
   }
 
   void read_errors(const CsvTable& table) {

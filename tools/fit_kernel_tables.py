@@ -357,9 +357,33 @@ def write(folder, name, header, rows):
         w.writerows(rows)
 
 
-def cells(points, axis, factor=lambda x: 1.0):
+def cells(points, axis):
     known = dict(points)
-    return [f"{known[x] / factor(x):.4g}" if x in known else "" for x in axis]
+    return [f"{known[x]:.4g}" if x in known else "" for x in axis]
+
+
+# What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of run
+# qwen3-8b_bf16_tp1 (reports/cases/h200_vllm_0_24) against the step's parts, by tools/step_residuals.py. Products
+# and prompt attention run below the tables' clock in steps that last; decode attention in captured graphs has its
+# splits fixed, and serves contexts of unequal length. The other two runs were not used.
+STEPS_ON_H200 = {
+    "gemm": [(512, 1.0), (1024, 1.09), (8192, 1.095)],
+    "experts": [(2048, 1.0), (8192, 1.06)],  # assumed from the dense products' sustained clock
+    "attention_prefill": [(512, 1.0), (2048, 1.165)],
+    "attention_decode": [(8, 0.91), (32, 0.89), (44, 1.30), (64, 1.30), (84, 1.12), (768, 1.13), (1200, 1.08),
+                         (1536, 1.11), (2048, 1.20)],
+    "attention_decode_mixed": [(8, 1.0), (256, 1.4), (2048, 1.5)],
+}
+
+
+def corrections(part, h100, on_h100):
+    """{op: [(x, factor)]}: on the H100 from our kernel profile, on the H200 from an engine's steps."""
+    if part == "h200":
+        return STEPS_ON_H200
+    if part != "h100":
+        return {}
+    shapes, _ = gemm_shapes(h100, on_h100, "bf16")
+    return {"gemm": engine_gemm_factor(h100, shapes), "attention_prefill": engine_prefill_factor(h100, on_h100)}
 
 
 def describe(folder, part, hopper):
@@ -372,9 +396,9 @@ kind: published
 {rungs}source: "operator tables of vLLM 0.24.0 (ai-dynamo/aiconfigurator @095f58a, Apache-2.0,
   aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[part]}), as utilisation of the data sheet"""
     if hopper:
-        text += """; dense and
-  attention prompt kernels corrected, block-scaled products, output layer and the kernels between products taken from
-  our own profile of vLLM 0.24.0 steps on an H100 (reports/cases/h100_vllm_0_24_kernels)"""
+        text += """; block-scaled
+  products, output layer and the kernels between products from our own profile of vLLM 0.24.0 steps on an H100
+  (reports/cases/h100_vllm_0_24_kernels)"""
     with open(os.path.join(folder, "table.yaml"), "w", encoding="utf-8") as f:
         f.write(text + '"\n')
 
@@ -387,18 +411,15 @@ def fit(part_name, data):
     hopper = part_name in ("h100", "h200")
     errors, notes = [], []
 
-    bf16_on_h100, _ = gemm_shapes(h100, on_h100, "bf16")
-    engine = engine_gemm_factor(h100, bf16_on_h100) if hopper else [(1, 1.0)]
     rows = []
     for fmt in ("bf16", "fp8-tensor"):
         shapes, dropped = gemm_shapes(part, published, fmt)
         notes.append(f"gemm {fmt}: {sum(map(len, shapes.values()))} figures, {dropped} dropped above the bound")
-        correct = (lambda m: log_interpolate(engine, m)) if fmt == "bf16" else (lambda m: 1.0)
         kernel = "torch.linear" if fmt == "bf16" else "CutlassFP8ScaledMM"
         for (n, k), points in shapes.items():
-            rows.append([fmt, n, k, kernel] + cells(points, M_KNOTS, correct))
+            rows.append([fmt, n, k, kernel] + cells(points, M_KNOTS))
             if fmt == "fp8-tensor":
-                rows.append(["fp8-channel", n, k, kernel] + cells(points, M_KNOTS, correct))
+                rows.append(["fp8-channel", n, k, kernel] + cells(points, M_KNOTS))
         for (low, high), (point, shape) in gemm_errors(shapes).items():
             for name in ([fmt] if fmt == "bf16" else [fmt, "fp8-channel"]):
                 errors.append(["gemm", name, low, f"{high:.9g}", f"{point:.4f}", f"{shape:.4f}"])
@@ -421,7 +442,6 @@ def fit(part_name, data):
                      f"{statistics.median(residuals):.3f}")
     write(folder, "gemm.csv", ["dtype", "n", "k", "kernel"] + M_KNOTS, rows)
 
-    prefill = engine_prefill_factor(h100, on_h100) if hopper else [(1, 1.0)]
     for phase in ("prefill", "decode"):
         length_name = "tokens" if phase == "prefill" else "context"
         table = list(attention(part, published, phase))
@@ -430,10 +450,9 @@ def fit(part_name, data):
         batches = sorted({b for _, _, by in table for b in by})
         out = []
         for key, length, by_batch in table:
-            factor = log_interpolate(prefill, length) if phase == "prefill" else 1.0
             heads, kv, d, window, kv_dtype, kernel = key
             out.append(["bf16", kv_dtype, heads, kv, d, window, kernel, length] +
-                       cells(by_batch.items(), batches, lambda b, f=factor: f))
+                       cells(by_batch.items(), batches))
         if out:
             write(folder, f"attention_{phase}.csv", ["dtype", "kv_dtype", "heads", "kv_heads", "head_dim", "window",
                                                       "kernel", length_name] + batches, out)
@@ -459,13 +478,13 @@ def fit(part_name, data):
               [[op, "bf16", rows_, n, 0, f"{us:.4g}", 0, "vLLM"] for op, n, rows_, us in row_wise(part, h100)])
         errors.append(["elementwise", "", 1, "1e+09", "0.08", "0.15"])
     describe(folder, part_name, hopper)
+    factors = corrections(part_name, h100, on_h100)
+    if factors:
+        write(folder, "corrections.csv", ["op", "x", "factor"],
+              [[op, x, f"{f:.4g}"] for op, points in factors.items() for x, f in points])
     write(folder, "errors.csv", ["op", "dtype", "low", "high", "points", "shapes"], errors)
     for note in notes:
         print(f"{part_name}: {note}", file=sys.stderr)
-    if hopper:
-        print(f"{part_name}: engine / table, dense products: " +
-              ", ".join(f"{m}: {f:.3f}" for m, f in engine) + "; prompt attention: " +
-              ", ".join(f"{m}: {f:.3f}" for m, f in prefill), file=sys.stderr)
 
 
 def main():

@@ -73,13 +73,13 @@ class AttentionDecodeOperator : public Operator {
   void price_from_surface(const StepInput& input, double sequences, double keys, OpCost& cost) const {
     const double mean = keys / sequences;
     double ns = grid_.at(sequences, mean);
-    if (ns <= 0) return;
+    const bool mixed = !input.shape->prefill.empty();
     // With prompt chunks in the step one launch serves both: what is left is what the keys add to a start.
-    if (!input.shape->prefill.empty()) ns = std::max(ns - grid_.at(1, 1), cost.ns() < ns ? cost.ns() : 0.0);
-    const KernelSet& kernels = *roofline_.kernels();
+    if (mixed) ns = std::max(ns - grid_.at(1, 1), ns / 2);
     // hit() looks at every line of the table; the error does not depend on it between the table's ends.
-    price_from_table(cost, kernels, "attention_decode", "bf16", 1.0, Hit::interpolated, surface_->shape_known(),
-                     sequences, ns);
+    price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode", "bf16",
+                     1.0, Hit::interpolated, surface_->shape_known(),
+                     sequences * static_cast<double>(spec_.kv_heads), ns);
   }
 
   OpSpec spec_;

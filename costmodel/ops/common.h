@@ -20,7 +20,7 @@ inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
 inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op, const std::string& format,
                              double utilisation, Hit hit, bool shape_known, double x, double bound_ns) {
   if (bound_ns <= 0 || utilisation <= 0) return;
-  cost.table_ns = bound_ns / utilisation;
+  cost.table_ns = bound_ns / utilisation * set.correction(op, x);
   cost.rung = set.rung(op);
   const TableError error = set.error(op, format, x);
   cost.hit = shape_known || hit == Hit::extrapolated ? hit : Hit::interpolated;
