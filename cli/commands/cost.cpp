@@ -10,6 +10,7 @@
 #include "cli/commands/cost_ops.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
+#include "cli/interrupt.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/scenario.h"
@@ -44,8 +45,7 @@ int put(const std::string& text) {
   return 0;
 }
 
-int write_or_print(const std::string& path, const std::string& text) {
-  if (path.empty()) return put(text);
+int write_file(const std::string& path, const std::string& text) {
   const Status written = write_file_atomically(path, text);
   return written.ok() ? 0 : report_errors(written.errors());
 }
@@ -83,7 +83,7 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     for (std::size_t i = 0; i < steps->size(); ++i) {
       append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view()), csv);
     }
-    if (const int code = write_or_print(options.out, csv); code != 0) return code;
+    if (const int code = write_file(options.out, csv); code != 0) return code;
   }
   if (context.json) {
     Json result{{"scenario", options.scenario},
@@ -112,7 +112,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
   Errors errors;
   std::int64_t rows = 0;
   std::string_view line;
-  while (errors.size() < most_errors && reader.next(line)) {
+  while (errors.size() < most_errors && !interrupted() && reader.next(line)) {
     if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
     auto step = parse_step_row(line, path, reader.line_number());
     if (!step.ok()) {
@@ -122,6 +122,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
     }
     ++rows;
   }
+  if (interrupted()) return interruption();
   if (reader.error() != nullptr) errors.push_back(*reader.error());
   if (errors.empty() && rows == 0) errors.push_back(invalid_input("no steps in it", {path, 0, 0}));
   if (!errors.empty()) return errors;
@@ -133,7 +134,7 @@ int price_step_list(const CostOptions& options, const CommandContext& context) {
   if (!loaded.ok()) return report_errors(loaded.errors());
   auto csv = price_rows(options.steps, loaded->pricer);
   if (!csv.ok()) return report_errors(csv.errors());
-  return write_or_print(options.out, *csv);
+  return put_csv(*csv, options.out, context);
 }
 
 int compare_scenarios(const CostOptions& options, const CommandContext& context) {
@@ -159,10 +160,11 @@ int compare_scenarios(const CostOptions& options, const CommandContext& context)
 int usage(const std::string& message) { return report_errors({make_error(ErrorKind::usage, message)}); }
 
 int run_cost(const CostOptions& options, const CommandContext& context) {
+  watch_interrupts();
   if (!options.ops.empty()) {
     if (options.hardware.empty())
       return usage("cost --ops needs --hardware NAME (see `orrery list hardware`)");
-    return price_operators(options.ops, options.hardware, options.kernels, options.out);
+    return price_operators(options.ops, options.hardware, options.kernels, options.out, context);
   }
   if (!options.compare.empty()) return compare_scenarios(options, context);
   if (options.scenario.empty())
