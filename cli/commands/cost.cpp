@@ -20,6 +20,7 @@ namespace orrery {
 namespace {
 
 struct CostOptions {
+  bool step_given = false;
   std::string scenario, step, steps, out, ops, hardware, kernels = "orrery";
   std::vector<std::string> compare;
 };
@@ -70,7 +71,7 @@ Result<std::vector<StepRequest>> steps_to_show(const CostOptions& options,
 
 int explain_steps(const CostOptions& options, const CommandContext& context) {
   // A wrong --step is wrong usage, whatever the scenario holds: look at it first.
-  if (!options.step.empty()) {
+  if (options.step_given) {
     if (const auto step = parse_step(options.step); !step.ok()) return report_errors(step.errors());
   }
   auto loaded = load(options.scenario, context);
@@ -199,8 +200,10 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       "  orrery cost scenario.yaml --step \"prefill 2048@0 + prefill 512@4096 + decode 64@1024\"\n"
       "  orrery cost scenario.yaml --steps steps.jsonl --out prices.csv\n"
       "  orrery cost --ops ops.jsonl --hardware h200");
-  cost->callback(
-      [options, &context] { context.action = [options, &context] { return run_cost(*options, context); }; });
+  cost->callback([options, step, &context] {
+    options->step_given = step->count() > 0;
+    context.action = [options, &context] { return run_cost(*options, context); };
+  });
 }
 
 }  // namespace orrery

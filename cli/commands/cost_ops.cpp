@@ -129,9 +129,11 @@ Result<std::string> operator_csv(const std::string& file, const Roofline& roofli
   std::string out = "operator,us,low_us,high_us,bound,rung,hit\n";
   Errors errors;
   std::string_view row;
+  std::int64_t rows = 0;
   while (errors.size() < 20 && !interrupted() && reader.next(row)) {
     if (row.find_first_not_of(" \t") == std::string_view::npos) continue;
     const std::int64_t line = reader.line_number();
+    ++rows;
     auto query = parse_operator_row(row, file, line);
     if (!query.ok()) {
       errors.insert(errors.end(), query.errors().begin(), query.errors().end());
@@ -151,6 +153,7 @@ Result<std::string> operator_csv(const std::string& file, const Roofline& roofli
   }
   if (interrupted()) return interruption();
   if (reader.error() != nullptr) errors.push_back(*reader.error());
+  if (errors.empty() && rows == 0) errors.push_back(invalid_input("no operators in it", {file, 0, 0}));
   if (!errors.empty()) return errors;
   return out;
 }

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <memory>
 
 #include "base/text.h"
@@ -211,7 +212,8 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--steps-csv", options->steps_csv, "steps.csv: one engine step (or stretch) a row");
   c->add_option("--intervals", options->intervals, "off, auto (16 paired runs) or a number of runs");
   c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
-  c->add_option("--seed", options->seed, "instead of the scenario's seed")->check(CLI::NonNegativeNumber);
+  c->add_option("--seed", options->seed, "instead of the scenario's seed")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   c->add_option("--tape", options->tape, "record the run (not in this version)");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
   c->callback([&context, options] {

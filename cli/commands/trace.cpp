@@ -196,7 +196,7 @@ void register_trace_command(CLI::App& app, CommandContext& context) {
                         "leave out rows that break a rule, and say how many");
   convert_app
       ->add_option("--limit-duration", converting->limit_duration_s, "only arrivals before this second")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1e-9, 1e9));
   convert_app->add_option("--format", converting->format, "output format")->check(CLI::IsMember({"jsonl"}));
   convert_app->footer(
       "Example: orrery trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl --limit-duration 600");

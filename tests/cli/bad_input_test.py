@@ -25,8 +25,9 @@ workload:
 GOOD = '{"timestamp": 0, "input_length": 100, "output_length": 10}\n'
 
 
-def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate", other=None):
-    """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist. `other`: one more trace."""
+def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate", other=None, bare=False):
+    """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist. `other`: one more trace;
+    `bare`: without the scenario."""
     global count
     count += 1
     folder = os.path.join(root, name.replace(" ", "_").replace("/", "_"))
@@ -36,7 +37,7 @@ def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), co
     if trace is not None:
         with open(os.path.join(folder, "trace.jsonl"), "wb") as f:
             f.write(trace if isinstance(trace, bytes) else trace.encode())
-    line = [binary, command, "scenario.yaml"] + list(args)
+    line = [binary, command] + ([] if bare else ["scenario.yaml"]) + list(args)
     if other is not None:
         with open(os.path.join(os.fsencode(folder), other), "w") as f:
             f.write(GOOD)
@@ -129,6 +130,12 @@ for name, text, words in [("unknown_field", config, ["strange_field", "config.js
     check("config " + name, 3, words, edit("qwen3-8b", os.path.join(path, "config.json")))
 # cost
 check("cost step syntax", 2, ["--step"], command="cost", args=["--step", "prefil 5@0"])
+check("cost empty step", 2, ["--step"], command="cost", args=["--step", ""])
+check("cost empty operator list", 3, ["trace.jsonl", "no operators"], trace="", command="cost", bare=True,
+      args=["--ops", "trace.jsonl", "--hardware", "h200"])
+check("cost unknown operator", 3, ["trace.jsonl:1", "frob", "gemm"], trace='{"op": "frob"}\n', command="cost", bare=True,
+      args=["--ops", "trace.jsonl", "--hardware", "h200"])
+check("negative seed", 2, ["--seed", "0 to 9223372036854775807"], args=["--seed", "-1"])
 check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
