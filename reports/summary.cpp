@@ -17,7 +17,10 @@ Json distribution_json(const Distribution& d) {
           {"p95", ms(d.p95)},      {"p99", ms(d.p99)}, {"max", ms(d.max)}};
 }
 
-double span_s(const RunResult& r) { return (r.last_finish - r.first_arrival).seconds(); }
+// Nothing completed (every request rejected): there is no last finish, and no time that passed.
+double span_s(const RunResult& r) {
+  return r.completed == 0 ? 0.0 : (r.last_finish - r.first_arrival).seconds();
+}
 double per_second(std::uint64_t n, double span) { return span > 0 ? static_cast<double>(n) / span : 0; }
 
 Json throughput_json(const RunResult& r, std::int64_t gpus) {

@@ -113,7 +113,11 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
     if (workload.generator->servegen)
       ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
-  const std::string model = document.root().optional("deployment").optional("model").scalar_text();
+  const Yaml deployment = document.root().optional("deployment");
+  const std::string hardware = deployment.optional("hardware").scalar_text();
+  if (is_hardware_path(hardware))
+    ORRERY_TRY_STATUS(set_path("deployment.hardware", absolute(hardware, folder)));
+  const std::string model = deployment.optional("model").scalar_text();
   if (model.find('/') == std::string::npos && !model.ends_with(".json")) return ok_status();
   return set_path("deployment.model", absolute(model, folder));
 }

@@ -196,6 +196,24 @@ class Outputs(unittest.TestCase):
         difference = json.loads(self.call("diff", "out", "one", "--json").stdout)
         self.assertTrue(any("replicas" in json.dumps(d) for d in difference["scenario"]), difference.keys())
 
+    def test_a_run_that_rejects_everything_takes_no_time(self):
+        (self.folder / "late.jsonl").write_text('{"timestamp": 5000, "input_length": 100, "output_length": 10}\n')
+        self.call("simulate", "scenario.yaml", "--trace", "late.jsonl", "--out", "none", "--outputs", "all", "--intervals", "off",
+                  "--set", "deployment.engine_args.max_model_len=50")
+        s = json.loads((self.folder / "none" / "summary.json").read_text())
+        self.assertEqual((s["requests"]["rejected"], s["duration_s"], s["ttft_ms"]), (1, 0, None))
+
+    def test_a_profile_of_ones_own_sets_the_price(self):
+        profile = pathlib.Path(SOURCE, "hardware_profiles", "h200.yaml").read_text()
+        (self.folder / "ours.yaml").write_text(profile + 'price: {value: 3.5, unit: USD/h, kind: assumed, source: "our contract"}\n')
+        self.call("simulate", "scenario.yaml", "--out", "priced", "--intervals", "off", "--set", "deployment.hardware=ours.yaml")
+        s = json.loads((self.folder / "priced" / "summary.json").read_text())
+        self.assertEqual(s["digest"], self.summary["digest"])
+        self.assertAlmostEqual(s["cost"]["usd"], s["duration_s"] / 3600 * 3.5 * 2, places=9)
+        self.call("explain", "priced", "--request", "7")
+        self.assertIn("nothere.yaml: no such file", self.call("simulate", "scenario.yaml", "--set", "deployment.hardware=nothere.yaml",
+                                                             code=3).stderr)
+
     def test_find_rate(self):
         found = json.loads(self.call("simulate", "scenario.yaml", "--find-rate", "--json", "--intervals", "off").stdout)["find_rate"]
         self.assertTrue(found["found"])
