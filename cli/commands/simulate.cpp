@@ -6,6 +6,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <memory>
 
@@ -159,6 +160,18 @@ Result<Scenario> open_scenario(const SimulateOptions& options, const CommandCont
   return scenario;
 }
 
+// Error bars, the search and the window of a long trace.json are further runs over the same requests.
+Status check_can_be_read_again(const Scenario& scenario, const SimulateOptions& options, int runs) {
+  std::error_code ec;
+  const std::string& trace = scenario.workload.trace;
+  const bool again = runs > 0 || options.find_rate || options.outputs == "all";
+  if (!again || trace.empty() || !std::filesystem::is_fifo(trace, ec)) return ok_status();
+  return invalid_input(
+      "is a pipe, which can be read once; error bars, --find-rate and --outputs all read the trace again: "
+      "save it to a file, or take --intervals off",
+      {trace, 0, 0});
+}
+
 Result<int> simulate(const SimulateOptions& options, const CommandContext& context) {
   watch_interrupts();
   if (!options.tape.empty()) {
@@ -167,6 +180,7 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
   }
   ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(scenario, open_scenario(options, context));
+  ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
   const double begin = seconds_now();
   ORRERY_TRY(outputs, open_outputs(options));
   ORRERY_TRY(run, run_nominal(scenario, options, outputs, context));

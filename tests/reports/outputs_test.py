@@ -196,6 +196,21 @@ class Outputs(unittest.TestCase):
         difference = json.loads(self.call("diff", "out", "one", "--json").stdout)
         self.assertTrue(any("replicas" in json.dumps(d) for d in difference["scenario"]), difference.keys())
 
+    def test_a_pipe_is_read_once(self):
+        trace = (self.folder / "trace.jsonl").read_text()
+        def piped(*options):
+            return subprocess.run([BINARY, "simulate", "scenario.yaml", "--trace", "/dev/stdin", *options], cwd=self.folder,
+                                  input=trace, capture_output=True, text=True)
+        refused = piped()
+        self.assertEqual(refused.returncode, 3)
+        self.assertIn("/dev/stdin: is a pipe", refused.stderr)
+        self.assertEqual(json.loads(piped("--intervals", "off", "--json").stdout)["digest"], self.summary["digest"])
+
+    def test_a_long_run_says_which_percentiles_are_binned(self):
+        (self.folder / "many.yaml").write_text(generated(12_000))
+        s = json.loads(self.call("simulate", "many.yaml", "--json", "--intervals", "off").stdout)
+        self.assertEqual(s["percentiles"], "exact but for itl_ms: histogram, relative error at most 0.05 %")
+
     def test_a_run_that_rejects_everything_takes_no_time(self):
         (self.folder / "late.jsonl").write_text('{"timestamp": 5000, "input_length": 100, "output_length": 10}\n')
         self.call("simulate", "scenario.yaml", "--trace", "late.jsonl", "--out", "none", "--outputs", "all", "--intervals", "off",
