@@ -47,6 +47,16 @@ CLI::App* find_command(CLI::App& app, const std::string& name) {
   return nullptr;
 }
 
+// What is wrong with the first word when it is no command; the parser would only list every word as
+// unexpected.
+std::string unknown_command(CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-' || find_command(app, argv[1]) != nullptr) return "";
+  std::vector<std::string> names;
+  for (const orrery::CommandEntry& entry : orrery::command_table) names.emplace_back(entry.name);
+  return "there is no command " + orrery::quote(argv[1]) + orrery::did_you_mean(argv[1], names) +
+         "; known: " + orrery::join(names, ", ");
+}
+
 // `orrery help` and `orrery help COMMAND`.
 void install_help(CLI::App& app, orrery::CommandContext& context) {
   using namespace orrery;
@@ -118,6 +128,8 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
+    if (const std::string unknown = unknown_command(app, argc, argv); !unknown.empty())
+      return report_errors({make_error(ErrorKind::usage, unknown)});
     const int code = app.exit(e);
     return code == 0 ? 0 : static_cast<int>(ExitCode::usage);
   }
@@ -126,5 +138,9 @@ int main(int argc, char** argv) {
     return static_cast<int>(argc == 1 ? ExitCode::done : ExitCode::usage);
   }
   set_console(context.log_level, context.color);
-  return context.action();
+  const int code = context.action();
+  // A full disk behind standard output must not look like success.
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const int lost = report_errors({invalid_input("standard output cannot be written")});
+  return code == 0 ? lost : code;
 }

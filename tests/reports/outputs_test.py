@@ -316,8 +316,15 @@ class Outputs(unittest.TestCase):
         done = json.loads(self.call("trace", "convert", "trace.jsonl", "copy.jsonl.gz", "--json").stdout)
         self.assertEqual(done, {"file": "copy.jsonl.gz", "requests": 300, "dropped": 0})
 
+    def test_lost_output_is_no_success(self):
+        with open("/dev/full", "w") as full:
+            p = subprocess.run([BINARY, "cost", "scenario.yaml"], cwd=self.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(p.returncode, 3)
+        self.assertIn("standard output cannot be written", p.stderr)
+
     def test_help_and_commands_to_come(self):
         self.assertIn("--find-rate", self.call("help", "simulate").stdout)
+        self.assertIn('did you mean "simulate"', self.call("simulat", "scenario.yaml", code=2).stderr)
         refusal = self.call("plan", "space.yaml", "--resume", code=2).stderr
         self.assertIn("`orrery plan`", refusal)
         self.assertIn("not in this version", refusal)
