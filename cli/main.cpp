@@ -52,6 +52,7 @@ CLI::App* find_command(CLI::App& app, const std::string& name) {
 std::string unknown_command(CLI::App& app, int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-' || find_command(app, argv[1]) != nullptr) return "";
   std::vector<std::string> names;
+  names.reserve(orrery::command_table.size());
   for (const orrery::CommandEntry& entry : orrery::command_table) names.emplace_back(entry.name);
   return "there is no command " + orrery::quote(argv[1]) + orrery::did_you_mean(argv[1], names) +
          "; known: " + orrery::join(names, ", ");

@@ -85,6 +85,7 @@ PoolSpec read_pool(const Yaml& deployment, const std::string& folder, Errors& er
   const Yaml router = deployment.optional("router");
   if (router.present()) {
     std::vector<std::string> names;
+    names.reserve(router_policies.size());
     for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
     pool.router = names[router.choice(names)];
   }
