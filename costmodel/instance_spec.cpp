@@ -53,7 +53,7 @@ class InstanceReader {
  private:
   bool read_hardware(const Yaml& key) {
     if (!key.present()) return false;
-    auto loaded = load_hardware(key.text());
+    auto loaded = load_hardware(key.text(), folder_);
     if (!loaded.ok())
       report(key, loaded.errors(), errors_);
     else
