@@ -20,6 +20,7 @@ enum class RandomPurpose : std::uint32_t {
   property_test = 8,
   client = 9,
   kernel_operands = 10,
+  expert_routing = 11,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
