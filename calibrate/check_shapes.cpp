@@ -1,5 +1,6 @@
 #include "calibrate/check_shapes.h"
 
+#include <algorithm>
 #include <array>
 
 #include "calibrate/point.h"
@@ -40,6 +41,13 @@ constexpr std::array<Rows, 8> row_shapes{
 struct Heads {
   std::int64_t heads, kv_heads, head_dim;
 };
+// The longest contexts take the reference gigabytes: only with few KV heads.
+constexpr std::int64_t most_long_heads = 4, long_context = 65536;
+
+bool too_long(const Heads& h, std::int64_t context) {
+  return context > long_context && h.kv_heads * h.head_dim > most_long_heads * 128;
+}
+
 constexpr std::array<Heads, 5> head_layouts{
     {{32, 8, 128}, {8, 8, 128}, {64, 4, 128}, {8, 1, 64}, {5, 1, 128}}};
 
@@ -89,6 +97,7 @@ void add_decode(std::vector<CaseSpec>& out, CaseSpec s) {
       s.kv_heads = h.kv_heads;
       s.head_dim = h.head_dim;
       for (const auto& contexts : batches) {
+        if (too_long(h, *std::max_element(contexts.begin(), contexts.end()))) continue;
         s.contexts = contexts;
         out.push_back(s);
       }
@@ -107,6 +116,7 @@ void add_prefill(std::vector<CaseSpec>& out, CaseSpec s) {
       s.kv_heads = h.kv_heads;
       s.head_dim = h.head_dim;
       for (const auto& sequences : prompts) {
+        if (too_long(h, sequences.front().second)) continue;
         s.sequences = sequences;
         out.push_back(s);
       }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/json.h"
 #include "calibrate/median.h"
 
 namespace orrery::calibrate {
@@ -103,6 +104,14 @@ bool attempt(const Replay& warm, int sets, Timer& timer, const MeasureOptions& o
   return false;
 }
 
+Measurement believed(Measurement m, double least_us) {
+  if (!has_figure(m.state) || m.us >= least_us) return m;
+  m.state = PointState::failed;
+  m.why = format_number(m.us) + " us is less than the part's data sheet allows (" + format_number(least_us) +
+          " us): nothing was computed";
+  return m;
+}
+
 }  // namespace
 
 const char* to_string(PointState state) {
@@ -148,9 +157,9 @@ Measurement measure(const Point& point, kernels::Device& device, Arena& arena, T
   // Outside a graph first: an error then has the launch's name, and what is loaded lazily is loaded.
   if (!device.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, m.why)) return m;
   const Replay replay{device, [&](int i, kernels::Stream stream) { kernel->launch(i % sets, stream); }, sets};
-  if (attempt(replay, sets, timer, options, m)) return m;
+  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
   timer.pause(std::min(options.retry_pause_s, std::max(0.0, options.deadline - timer.seconds())));
-  if (attempt(replay, sets, timer, options, m)) return m;
+  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
   m.state = PointState::rejected;
   m.why = "throttled in two attempts (reasons " + std::to_string(m.throttle_reasons) + ")";
   return m;

@@ -42,6 +42,8 @@ struct MeasureOptions {
   std::int64_t max_samples = 600;                             // and here
   double deadline = std::numeric_limits<double>::infinity();  // of the session, on its timer
   double retry_pause_s = 1.0;                                 // before a throttled point is tried once more
+  // Microseconds below which a figure is not believed: an empty graph, a launch that was refused.
+  std::function<double(const kernels::CaseSpec&)> least_us = [](const kernels::CaseSpec&) { return 0.0; };
   double graph_us = 400;  // aimed-at length of one replay: short graphs drown in event resolution
 };
 

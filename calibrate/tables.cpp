@@ -7,6 +7,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/text.h"
 
 namespace orrery::calibrate {
 
@@ -76,29 +77,36 @@ std::string device_yaml(const JournalHeader& h) {
   return text;
 }
 
+// What a table says of each of its operators.
+struct OperatorCounts {
+  std::set<std::string> kernels;
+  std::size_t points = 0, rejected = 0, unconverged = 0;
+};
+
+std::string operator_of(const Measurement& m) {
+  const bool many = m.table == "elementwise" || m.table == "collectives" || m.table == "probes";
+  return many ? m.shape.substr(0, m.shape.find(',')) : m.table;
+}
+
 std::string operators_yaml(const std::map<std::string, Rows>& tables) {
-  std::string text = "operators:\n";
-  for (const TableEntry& entry : table_entries()) {
-    const auto found = tables.find(entry.name);
-    if (found == tables.end()) continue;
-    std::set<std::string> kernels;
-    std::size_t points = 0, rejected = 0, unconverged = 0;
-    for (const auto& [shape, m] : found->second) {
-      if (has_figure(m->state)) {
-        ++points;
-        kernels.insert(m->kernel);
-      }
-      rejected += m->state == PointState::rejected ? 1 : 0;
-      unconverged += m->state == PointState::unconverged ? 1 : 0;
+  std::map<std::string, OperatorCounts> operators;
+  for (const auto& [table, rows] : tables) {
+    for (const auto& [shape, m] : rows) {
+      OperatorCounts& o = operators[operator_of(*m)];
+      o.rejected += m->state == PointState::rejected ? 1 : 0;
+      o.unconverged += m->state == PointState::unconverged ? 1 : 0;
+      if (!has_figure(m->state)) continue;
+      ++o.points;
+      o.kernels.insert(m->kernel);
     }
-    text += std::string("  ") + entry.name + ":\n    kernels: [";
-    bool first = true;
-    for (const std::string& kernel : kernels) {
-      text += (first ? "" : ", ") + yaml_text(kernel);
-      first = false;
-    }
-    text += "]\n    points: " + std::to_string(points) + "\n    rejected: " + std::to_string(rejected) +
-            "\n    unconverged: " + std::to_string(unconverged) + "\n";
+  }
+  std::string text = operators.empty() ? "operators: {}\n" : "operators:\n";
+  for (const auto& [name, o] : operators) {
+    std::vector<std::string> ids;
+    for (const std::string& kernel : o.kernels) ids.push_back(yaml_text(kernel));
+    text += "  " + name + ":\n    kernels: [" + join(ids, ", ") +
+            "]\n    points: " + std::to_string(o.points) + "\n    rejected: " + std::to_string(o.rejected) +
+            "\n    unconverged: " + std::to_string(o.unconverged) + "\n";
   }
   return text;
 }

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "calibrate/bound.h"
 #include "calibrate/duration.h"
 #include "calibrate/hardware_of.h"
 #include "calibrate/plan.h"
@@ -109,6 +110,10 @@ Result<SessionSummary> measure_plan(const CalibrateOptions& options, const Comma
   Progress progress("calibrating", points.size(), !context.quiet);
   SessionOptions session;
   session.deadline = deadline;
+  session.measure.least_us = [&profile](const kernels::CaseSpec& spec) {
+    const auto least = least_us(spec, profile);
+    return least.ok() ? *least : 0;
+  };
   session.interrupted = [] { return interrupted(); };
   session.progress = [&](std::size_t done, std::size_t) { progress.update(done); };
   session.say = [](const std::string& text) { std::fprintf(stderr, "orrery: %s\n", text.c_str()); };
