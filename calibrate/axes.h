@@ -29,9 +29,10 @@ inline constexpr std::array<std::int64_t, 10> elementwise_rows{1,   8,   32,   6
 inline constexpr std::array<std::int64_t, 16> collective_bytes{
     1024,    4096,    16384,   32768,   65536,    131072,   262144,    524288,
     1048576, 2097152, 4194304, 8388608, 16777216, 67108864, 268435456, 1073741824};
-inline constexpr std::array<std::int64_t, 12> probe_bytes{4096,      65536,     1048576,    4194304,
-                                                          16777216,  33554432,  67108864,   134217728,
-                                                          268435456, 536870912, 1073741824, 4294967296};
+// Bytes read by a copy.
+inline constexpr std::array<std::int64_t, 12> copy_bytes{4096,      65536,     1048576,    4194304,
+                                                         16777216,  33554432,  67108864,   134217728,
+                                                         268435456, 536870912, 1073741824, 4294967296};
 
 // Refinement level of the i-th of n values: 0 for both ends and the middle, then halves of halves, as van der
 // Corput's sequence fills an interval; values of level ≤ l split the axis into 2^(l+1) parts.

@@ -37,7 +37,8 @@ CheckOutcome check_one(const kernels::CaseEntry& entry, const kernels::CaseSpec&
     return o;
   }
   const Released released(target.memory);
-  if (!kernel->prepare(target.memory, 1, o.detail)) return o;
+  o.refused_here = !kernel->prepare(target.memory, 1, o.detail);
+  if (o.refused_here) return o;
   o.kernel = kernel->kernel();
   o.state = CheckState::failed;
   if (!target.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, o.detail)) return o;
@@ -79,20 +80,24 @@ CheckSummary run_checks(std::span<const kernels::CaseEntry> entries, const Check
     if (!ops.empty() && std::find(ops.begin(), ops.end(), entry.op) == ops.end()) continue;
     if (target.simulator && !entry.simulated) continue;
     const std::size_t ran_before = s.passed + s.failed;
-    std::string last_reason;
+    std::string reason, reason_here;
     for (kernels::CaseSpec spec : check_shapes(entry.op)) {
       for (const kernels::Fill fill : check_fills()) {
         s.interrupted = s.interrupted || options.interrupted();
         if (s.interrupted) return s;
         spec.fill = fill;
-        s.outcomes.push_back(check_one(entry, spec, target, options.most_work));
-        count(s, s.outcomes.back());
-        if (s.outcomes.back().state == CheckState::skipped) last_reason = s.outcomes.back().detail;
-        options.report(s.outcomes.back());
+        const CheckOutcome o = check_one(entry, spec, target, options.most_work);
+        if (o.state == CheckState::skipped) (o.refused_here ? reason_here : reason) = o.detail;
+        count(s, o);
+        options.report(o);
+        s.outcomes.push_back(o);
       }
     }
-    if (s.passed + s.failed == ran_before)
-      s.unchecked.push_back(std::string(entry.op) + " (" + last_reason + ")");
+    if (s.passed + s.failed > ran_before) continue;
+    if (reason_here.empty())
+      s.unchecked.push_back(std::string(entry.op) + " (" + reason + ")");
+    else
+      s.unavailable.push_back(std::string(entry.op) + " (" + reason_here + ")");
   }
   return s;
 }
@@ -131,6 +136,7 @@ std::string summary_text(const CheckSummary& s) {
   std::string text = table.to_string() + std::to_string(s.passed) + " passed, " + std::to_string(s.failed) +
                      " failed, " + std::to_string(s.skipped) + " skipped (not offered)\n";
   for (const std::string& op : s.unchecked) text += "unchecked: " + op + "\n";
+  for (const std::string& op : s.unavailable) text += "cannot run here: " + op + "\n";
   if (s.interrupted) text += "interrupted: the rest was not checked\n";
   return text;
 }
@@ -150,8 +156,10 @@ Json check_json(const CheckSummary& s, const std::string& where) {
   }
   Json unchecked = Json::array();
   for (const std::string& op : s.unchecked) unchecked.push_back(op);
-  return {{"where", where},   {"passed", s.passed},     {"failed", s.failed}, {"skipped", s.skipped},
-          {"good", s.good()}, {"unchecked", unchecked}, {"cases", cases}};
+  Json unavailable = Json::array();
+  for (const std::string& op : s.unavailable) unavailable.push_back(op);
+  return {{"where", where},   {"passed", s.passed},     {"failed", s.failed},         {"skipped", s.skipped},
+          {"good", s.good()}, {"unchecked", unchecked}, {"unavailable", unavailable}, {"cases", cases}};
 }
 
 }  // namespace orrery::calibrate

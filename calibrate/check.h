@@ -23,7 +23,8 @@ struct CheckOutcome {
   double worst = 0;  // largest error over its tolerance
   std::int64_t compared = 0;
   bool guards_intact = true;
-  std::string detail;  // why it failed or was skipped
+  bool refused_here = false;  // skipped because the device could not prepare it
+  std::string detail;         // why it failed or was skipped
 };
 
 // Where cases run. `run` launches and waits.
@@ -44,8 +45,10 @@ struct CheckSummary {
   std::vector<CheckOutcome> outcomes;
   std::size_t passed = 0, failed = 0, skipped = 0;
   bool interrupted = false;
-  // Operators of which no shape ran at all: a check that checks nothing does not pass.
+  // Operators whose factory refused every shape: a check that checks nothing does not pass.
   std::vector<std::string> unchecked;
+  // Operators that this machine cannot run: a library or a second device is missing.
+  std::vector<std::string> unavailable;
   bool good() const { return failed == 0 && passed > 0 && unchecked.empty() && !interrupted; }
 };
 

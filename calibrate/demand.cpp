@@ -38,10 +38,41 @@ double typicality(std::int64_t value, std::int64_t low, std::int64_t high) {
   for (; value > high; value /= 2) weight /= 2;
   return weight;
 }
+// Seconds each, so not before the operators are covered.
+constexpr int probe_level = 2;
+constexpr std::array<const char*, 4> probe_names{"bandwidth", "host_copies", "launches", "sustained"};
 constexpr double memory_share = 0.3;  // of the device, for one set of operands
+
+// Row-wise kernels that an operator of the step graph stands for.
+enum class Fields : std::uint8_t { width, routing, width_and_choices, width_and_routing, heads, kv_heads };
+struct RowWise {
+  const char* node;       // in the cost model's graph
+  const char* plain;      // kernel
+  const char* quantised;  // kernel when the output is fused to eight bits; null: none
+  const char* with_norm;  // kernel when the model norms its heads; null: none
+  Fields fields;
+  double weight;  // below 1: what an engine may do instead
+};
+constexpr std::array<RowWise, 15> row_wise{
+    {{"add_rms_norm", "add_rms_norm", "add_rms_norm_quantize", nullptr, Fields::width, 1},
+     {"add_rms_norm", "rms_norm", nullptr, nullptr, Fields::width, 0.1},
+     {"rotary", "rotary", nullptr, "qk_norm_rotary", Fields::heads, 1},
+     {"kv_write", "kv_write", nullptr, nullptr, Fields::kv_heads, 1},
+     {"silu_mul", "silu_mul", "silu_mul_quantize", nullptr, Fields::width, 1},
+     {"quantize", "quantize", "quantize", nullptr, Fields::width, 1},
+     {"embedding", "embedding", nullptr, nullptr, Fields::width, 1},
+     {"gather_rows", "gather_rows", nullptr, nullptr, Fields::width, 1},
+     {"topk", "router_topk", nullptr, nullptr, Fields::routing, 1},
+     {"moe_align", "moe_align", nullptr, nullptr, Fields::routing, 1},
+     {"moe_combine", "moe_combine", nullptr, nullptr, Fields::width_and_choices, 1},
+     {"moe_combine", "moe_permute", nullptr, nullptr, Fields::width_and_routing, 0.5},
+     {"logits_copy", "logits_copy", nullptr, nullptr, Fields::width, 1},
+     {"argmax", "argmax", nullptr, nullptr, Fields::width, 1},
+     {"argmax", "sample", nullptr, nullptr, Fields::width, 0.5}}};
 
 struct Deployment {
   const std::vector<GraphNode>& nodes;
+  std::string scheme;  // "bf16", "fp8-block": of the model's linear layers
   double weight = 1;
   bool focus = false;
 };
@@ -90,18 +121,16 @@ class Collector {
 
   // What no model asks for by itself, with a small share so that it is not forgotten.
   void add_probes() {
-    for (const char* op : {"copy", "read", "write", "host_to_device", "device_to_host"}) {
-      for (std::size_t i = 0; i < probe_bytes.size(); ++i) {
-        kernels::CaseSpec s;
-        s.op = op;
-        s.bytes = probe_bytes[i];
-        note(s, std::string("probe ") + op, axis_level(i, probe_bytes.size()), 0.01, true);
-      }
+    kernels::CaseSpec s;
+    s.op = "copy";
+    for (std::size_t i = 0; i < copy_bytes.size(); ++i) {
+      s.bytes = copy_bytes[i];
+      note(s, "copy", axis_level(i, copy_bytes.size()), 0.01, true);
     }
-    for (const char* op : {"launch_latency", "graph_replay"}) {
-      kernels::CaseSpec s;
-      s.op = op;
-      note(s, std::string("probe ") + op, 0, 0.01, true);
+    s.bytes = 0;
+    for (const char* probe : probe_names) {
+      s.op = probe;
+      note(s, std::string("probe ") + probe, probe_level, 0.01, true);
     }
     for (const char* op : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}) {
       for (std::size_t i = 0; i < collective_bytes.size(); ++i) note_collective(op, 2, i, 0.01, true);
@@ -270,28 +299,42 @@ class Collector {
   }
 
   void add_rows(const Deployment& d, const GraphNode& node, const std::string& op) {
+    for (const RowWise& r : row_wise) {
+      if (op == r.node) add_row_wise(d, node, r);
+    }
+  }
+
+  void add_row_wise(const Deployment& d, const GraphNode& node, const RowWise& r) {
+    const bool quantised = node.spec.out_bytes < 2 && r.quantised != nullptr;
     kernels::CaseSpec s;
-    s.op = op;
-    s.n = node.spec.n;
-    s.k = node.spec.k;
-    s.dtype = node.spec.out_bytes < 2 ? node.spec.format.label : "bf16";
-    if (s.dtype == "bf16" && node.spec.out_bytes < 2) s.dtype = "fp8-block";
-    s.experts = node.spec.experts;
-    s.top_k = node.spec.experts_per_token;
-    s.heads = node.spec.heads;
-    s.kv_heads = node.spec.kv_heads;
-    s.head_dim = node.spec.head_dim;
-    s.kv_dtype = node.spec.kv_bytes < 2 ? "fp8" : "bf16";
+    s.op = quantised ? r.quantised : node.spec.norm_heads && r.with_norm != nullptr ? r.with_norm : r.plain;
+    s.dtype = quantised ? d.scheme : "bf16";
+    set_fields(node.spec, r.fields, s);
     const bool sampled = node.spec.depends_on == DependsOn::rows;
     s.m = 1;
-    const std::string one_row = shape_of(s);  // "op,dtype,1,n,k"
-    const std::string family = op + " " + s.dtype + " " + one_row;
+    const std::string family = s.op + " " + s.dtype + " " + shape_of(s);
     for (std::size_t i = 0; i < elementwise_rows.size(); ++i) {
       const std::int64_t rows = elementwise_rows[i];
       if (sampled && rows > most_sampled_rows) continue;
-      s.m = node.spec.expert_rows ? rows * s.top_k : rows;
-      note(s, family, axis_level(i, elementwise_rows.size()), d.weight * share_at(d, node, rows), d.focus);
+      s.m = node.spec.expert_rows ? rows * node.spec.experts_per_token : rows;
+      const double share = d.weight * share_at(d, node, rows);
+      note(s, family, axis_level(i, elementwise_rows.size()), share * r.weight, d.focus && r.weight == 1);
     }
+  }
+
+  // An operator reads the fields that it names; the others stay zero, so that equal shapes have equal names.
+  static void set_fields(const OpSpec& from, Fields fields, kernels::CaseSpec& s) {
+    if (fields == Fields::width || fields == Fields::width_and_choices || fields == Fields::width_and_routing)
+      s.n = from.n;
+    if (fields == Fields::routing || fields == Fields::width_and_routing) s.experts = from.experts;
+    if (fields == Fields::routing || fields == Fields::width_and_choices ||
+        fields == Fields::width_and_routing)
+      s.top_k = from.experts_per_token;
+    if (fields != Fields::heads && fields != Fields::kv_heads) return;
+    if (fields == Fields::heads) s.heads = from.heads;
+    s.kv_heads = from.kv_heads;
+    s.head_dim = from.head_dim;
+    s.kv_dtype = from.kv_bytes < 2 ? "fp8" : "bf16";
   }
 
   void note_collective(const std::string& op, std::int32_t ranks, std::size_t i, double share, bool focus) {
@@ -350,7 +393,7 @@ void add_plans(const HardwareProfile& hardware, const Roofline& roofline, const 
     if (!nodes.ok()) continue;
     const bool focus = own_quantization && is_focus(model.name, tp);
     const double weight = focus ? focus_weight : own_quantization ? 1 : variant_weight;
-    collector.add({*nodes, weight, focus});
+    collector.add({*nodes, to_string(model.quantization), weight, focus});
   }
 }
 

@@ -70,7 +70,11 @@ Measurement read_measurement(Line& line) {
   }
   if (!known) line.fail("state", "unknown state " + quote(state));
   if (line.has("why")) m.why = line.text("why");
-  if (has_figure(m.state)) {
+  if (line.has("unit")) {
+    m.unit = line.text("unit");
+    m.value = line.number("value");
+    if (m.table != "probes") line.fail("unit", "only probes have one");
+  } else if (has_figure(m.state)) {
     m.us = line.number("us");
     m.spread = line.number("spread");
     m.samples = static_cast<std::int64_t>(line.whole("samples"));
@@ -170,7 +174,10 @@ Json header_json(const JournalHeader& h) {
 
 Json measurement_json(const Measurement& m) {
   Json line{{"table", m.table}, {"shape", m.shape}, {"kernel", m.kernel}, {"state", to_string(m.state)}};
-  if (has_figure(m.state)) {
+  if (!m.unit.empty()) {
+    line["value"] = m.value;
+    line["unit"] = m.unit;
+  } else if (has_figure(m.state)) {
     line["us"] = m.us;
     line["spread"] = m.spread;
     line["samples"] = m.samples;

@@ -29,7 +29,9 @@ struct Measurement {
   PointState state = PointState::failed;
   double us = 0, spread = 0;  // median of one launch; relative half-width of its 95 % interval
   std::int64_t samples = 0;
-  std::string why;  // of everything but ok
+  double value = 0;  // of a probe, in its unit; us and spread are then 0
+  std::string unit;  // empty: a timing
+  std::string why;   // of everything but ok
   bool telemetry = false;
   double sm_mhz = 0, memory_mhz = 0, power_w = 0, temperature_c = 0;  // after the replays
   std::uint64_t throttle_reasons = 0;

@@ -18,13 +18,12 @@ constexpr std::array<TableEntry, 8> tables{{
     {"attention_decode", "dtype,kv_dtype,heads,kv_heads,head_dim,batch,context", "us,spread,kernel"},
     {"elementwise", "op,dtype,rows,n,k", "us,spread,kernel"},
     {"collectives", "op,ranks,bytes", "us,spread,kernel"},
-    {"copy", "probe,bytes", "value,unit"},
+    {"copy", "probe,bytes", "us,spread,kernel"},
     {"probes", "probe,bytes", "value,unit"},
 }};
 
 constexpr std::array collectives{"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"};
-constexpr std::array probes{"copy",           "read",           "write",        "host_to_device",
-                            "device_to_host", "launch_latency", "graph_replay", "sustained"};
+constexpr std::array probes{"copy", "read", "write", "bandwidth", "host_copies", "launches", "sustained"};
 
 template <std::size_t n>
 bool among(const std::array<const char*, n>& names, const std::string& op) {
@@ -248,6 +247,7 @@ double weight_bytes_per_parameter(const std::string& dtype) { return dtype.start
 double cold_bytes(const kernels::CaseSpec& s) {
   const double matrix = static_cast<double>(s.n * s.k) * weight_bytes_per_parameter(s.dtype);
   if (s.op == "gemm") return matrix;
+  if (s.op == "copy") return 2.0 * static_cast<double>(s.bytes);
   if (s.op == "grouped_gemm") {
     const auto used = std::count_if(s.rows.begin(), s.rows.end(), [](std::int64_t n) { return n > 0; });
     return static_cast<double>(used) * matrix;

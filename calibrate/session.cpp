@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -27,8 +28,9 @@ class Session {
  public:
   Session(kernels::Device& device, Timer& timer, const MakeCase& make, JournalWriter& journal,
           const SessionOptions& options)
-      : device_(device), arena_(device, options.memory_share), timer_(timer), make_(make), journal_(journal),
-        options_(options), started_(timer.seconds()), end_(options.deadline - options.tables_s) {}
+      : device_(device), arena_(std::make_unique<Arena>(device, options.memory_share)), timer_(timer),
+        make_(make), journal_(journal), options_(options), started_(timer.seconds()),
+        end_(options.deadline - options.tables_s) {}
 
   Result<SessionSummary> run(const std::vector<Point>& plan, const std::set<std::string>& done) {
     summary_.planned = plan.size();
@@ -42,7 +44,7 @@ class Session {
         continue;
       }
       if (stop()) break;
-      ORRERY_TRY_STATUS(measure_one(point));
+      ORRERY_TRY_STATUS(point.table == "probes" ? run_probe(point) : measure_one(point));
       if (timer_.seconds() - last_sentinel_ >= options_.sentinel_every_s) ORRERY_TRY_STATUS(read_sentinel());
       options_.progress(position, plan.size());
     }
@@ -67,7 +69,7 @@ class Session {
 
   Status measure_one(const Point& point) {
     const double begun = timer_.seconds();
-    const Measurement m = measure(point, device_, arena_, timer_, make_, bounded());
+    const Measurement m = measure(point, device_, *arena_, timer_, make_, bounded());
     const double now = timer_.seconds();
     longest_of_late_ = std::max(0.97 * longest_of_late_, now - begun);
     ++summary_.states[to_string(m.state)];
@@ -87,11 +89,39 @@ class Session {
                                                   "; the device may need a new process: --resume");
   }
 
+  // Probes allocate for themselves, as much as there is.
+  Status run_probe(const Point& point) {
+    if (!options_.probe || timer_.seconds() + options_.probe_s > end_) {
+      ++summary_.states[to_string(PointState::unsupported)];
+      ++summary_
+            .unsupported[options_.probe ? "probes: too little time is left" : "probes: none in this build"];
+      return ok_status();
+    }
+    arena_.reset();
+    std::vector<ProbeFigure> figures;
+    std::string why;
+    const bool fine = options_.probe(point.spec.op, device_, figures, why);
+    if (!fine) options_.say("probe " + point.spec.op + ": " + why);
+    ++summary_.states[to_string(fine ? PointState::ok : PointState::failed)];
+    arena_ = std::make_unique<Arena>(device_, options_.memory_share);
+    for (const ProbeFigure& figure : figures) {
+      Measurement m;
+      m.table = "probes";
+      m.shape = figure.name + "," + std::to_string(figure.bytes);
+      m.kernel = "orrery.probe";
+      m.state = PointState::ok;
+      m.value = figure.value;
+      m.unit = figure.unit;
+      ORRERY_TRY_STATUS(journal_.add(m, timer_.seconds()));
+    }
+    return ok_status();
+  }
+
   Measurement time_sentinel() {
     MeasureOptions m = bounded();
     m.cap_s = std::min(m.cap_s, 0.1);
     m.retry_pause_s = 0;
-    return measure(sentinel_point(), device_, arena_, timer_, make_, m);
+    return measure(sentinel_point(), device_, *arena_, timer_, make_, m);
   }
 
   Status warm_up() {
@@ -119,7 +149,7 @@ class Session {
   }
 
   kernels::Device& device_;
-  Arena arena_;
+  std::unique_ptr<Arena> arena_;
   Timer& timer_;
   const MakeCase& make_;
   JournalWriter& journal_;
@@ -145,6 +175,7 @@ std::set<std::string> finished_keys(const Journal& journal) {
     const bool failed = m.state == PointState::failed;
     // The first of a row of failures is to blame; those behind it met a device that was already broken.
     if (has_figure(m.state) || (failed && !after_failure)) keys.insert(m.key());
+    if (m.table == "probes") keys.insert("probes:" + m.shape.substr(0, m.shape.find('.')) + ",0");
     after_failure = failed;
   }
   return keys;

@@ -14,6 +14,16 @@
 
 namespace orrery::calibrate {
 
+// What a probe found: "bandwidth.read" of so many bytes.
+struct ProbeFigure {
+  std::string name;  // <probe>.<what>
+  std::int64_t bytes = 0;
+  double value = 0;
+  std::string unit;  // "GB/s", "us", "MHz"
+};
+using RunProbe = std::function<bool(const std::string& probe, kernels::Device& device,
+                                    std::vector<ProbeFigure>& figures, std::string& why)>;
+
 struct SessionOptions {
   MeasureOptions measure;
   // Seconds on the timer at which everything, tables included, must be done.
@@ -23,6 +33,8 @@ struct SessionOptions {
   double sentinel_every_s = 30;  // a fixed GEMM, timed again: has the part changed under us?
   double drift_limit = 0.02;
   double warm_up_s = 1.0;  // of sustained work before the first point: clocks ramp up
+  RunProbe probe;          // empty: this build has none
+  double probe_s = 15;     // a probe is begun only when so much time is left
   std::function<bool()> interrupted = [] { return false; };
   std::function<void(std::size_t done, std::size_t total)> progress = [](std::size_t, std::size_t) {};
   std::function<void(const std::string&)> say = [](const std::string&) {};  // warnings, one line each

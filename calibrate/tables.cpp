@@ -25,17 +25,8 @@ double median_of(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-// A probe is a bandwidth where it moves bytes, a time where it does not.
-std::string probe_figure(const Measurement& m) {
-  const std::size_t comma = m.shape.find(',');
-  double bytes = 0;
-  std::from_chars(m.shape.data() + comma + 1, m.shape.data() + m.shape.size(), bytes);
-  if (m.table == "copy" || !(bytes > 0)) return nine_digits(m.us) + ",us";
-  return nine_digits(bytes / m.us / 1e3) + ",GB/s";
-}
-
 std::string row_text(const Measurement& m) {
-  if (m.table == "copy" || m.table == "probes") return m.shape + "," + probe_figure(m) + "\n";
+  if (!m.unit.empty()) return m.shape + "," + nine_digits(m.value) + "," + m.unit + "\n";
   return m.shape + "," + nine_digits(m.us) + "," + nine_digits(m.spread) + "," + m.kernel + "\n";
 }
 
@@ -85,7 +76,7 @@ struct OperatorCounts {
 
 std::string operator_of(const Measurement& m) {
   const bool many = m.table == "elementwise" || m.table == "collectives" || m.table == "probes";
-  return many ? m.shape.substr(0, m.shape.find(',')) : m.table;
+  return many ? m.shape.substr(0, m.shape.find_first_of(",.")) : m.table;
 }
 
 std::string operators_yaml(const std::map<std::string, Rows>& tables) {

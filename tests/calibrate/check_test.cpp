@@ -99,6 +99,7 @@ TEST_CASE("a check in which an operator never ran does not pass") {
   CHECK_FALSE(s.good());
   REQUIRE(s.unchecked.size() == 1);
   CHECK(s.unchecked[0] == "all_reduce (no library)");
+  CHECK(s.unavailable.empty());
   CheckOptions only;
   only.ops = {"gemm"};
   CHECK(run(with_absent, memory, only).good());

@@ -69,7 +69,7 @@ TEST_CASE("names of rows read back as the same case") {
     }
     const auto spec = spec_of(p.table, columns);
     REQUIRE(spec.ok());
-    if (p.table != "elementwise") CHECK(shape_of(*spec) == p.shape);
+    CHECK(shape_of(*spec) == p.shape);
   }
   CHECK(rows_text({3, 0, 0, 0, 9}) == "3 3x0 9");
   CHECK(parse_rows("64x8").value() == std::vector<std::int64_t>(64, 8));
@@ -93,8 +93,10 @@ TEST_CASE("the plan is the same every time, without repeats") {
 TEST_CASE("every prefix of the plan covers all operators coarsely before it refines one") {
   const auto plan = whole_plan();
   std::set<std::string> ops, early;
-  for (const Point& p : plan) ops.insert(p.spec.op);
-  for (std::size_t i = 0; i < 150; ++i) early.insert(plan[i].spec.op);
+  for (const Point& p : plan) {
+    if (p.table != "probes") ops.insert(p.spec.op);
+  }
+  for (std::size_t i = 0; i < 600; ++i) early.insert(plan[i].spec.op);
   CHECK(early == ops);
   // Rounds come in order, and the measured runs' GEMMs have both ends of their M axis in the first one.
   std::map<std::string, std::set<std::int64_t>> rows;

@@ -150,6 +150,34 @@ TEST_CASE("operators without a kernel are told once and tried again by another b
   CHECK(run(folder.file("j"), true, {}, better).states.at("ok") == 1);
 }
 
+TEST_CASE("probes have the device to themselves, once") {
+  const Folder folder("calibrate_probes");
+  FakeWorld world;
+  FakeDevice device(world);
+  auto writer = JournalWriter::create(folder.file("j"), fake_header(device));
+  REQUIRE(writer.ok());
+  Point probe;
+  probe.spec.op = "launches";
+  probe.table = "probes";
+  probe.shape = shape_of(probe.spec);
+  SessionOptions options;
+  int calls = 0;
+  options.probe = [&](const std::string& name, kernels::Device&, std::vector<ProbeFigure>& out,
+                      std::string&) {
+    ++calls;
+    CHECK(device.memory_.releases == 1);
+    out.push_back({name + ".graph_node", 0, 1.25, "us"});
+    return true;
+  };
+  const std::vector<Point> plan{gemm_point(1, 512, 512), probe};
+  REQUIRE(run_session(plan, {}, device, world.timer, fake_cases(world), *writer, options).ok());
+  CHECK(calls == 1);
+  auto journal = read_journal(folder.file("j"));
+  REQUIRE(journal.ok());
+  CHECK(finished_keys(*journal).count(probe.key()) == 1);
+  CHECK(table_files(*journal).at("probes.csv") == "probe,bytes,value,unit\nlaunches.graph_node,0,1.25,us\n");
+}
+
 TEST_CASE("a device that is lost ends the session with an error and keeps what was found") {
   const Folder folder("calibrate_lost");
   FakeWorld world;

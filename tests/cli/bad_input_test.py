@@ -25,7 +25,7 @@ workload:
 GOOD = '{"timestamp": 0, "input_length": 100, "output_length": 10}\n'
 
 
-def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate"):
+def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate", positional=("scenario.yaml",)):
     """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist."""
     global count
     count += 1
@@ -36,7 +36,7 @@ def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), co
     if trace is not None:
         with open(os.path.join(folder, "trace.jsonl"), "wb") as f:
             f.write(trace if isinstance(trace, bytes) else trace.encode())
-    line = [binary, command, "scenario.yaml"] + list(args)
+    line = [binary, command] + list(positional) + list(args)
     if command == "simulate":
         line += ["--out", "out"]
     p = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -124,6 +124,20 @@ for name, text, words in [("unknown_field", config, ["strange_field", "config.js
 # cost
 check("cost step syntax", 2, ["--step"], command="cost", args=["--step", "prefil 5@0"])
 check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
+# calibrate and import
+plan = ["--plan", "--hardware", "h200"]
+check("calibrate budget", 2, ["--budget", "8m"], command="calibrate", positional=[], args=["--budget", "8x"])
+check("calibrate plan without hardware", 2, ["--hardware"], command="calibrate", positional=[], args=["--plan"])
+check("calibrate plan hardware", 3, ["h2000", "h200"], command="calibrate", positional=[], args=["--plan", "--hardware", "h2000"])
+check("calibrate plan model", 3, ["qwen3-9b", "qwen3-8b"], command="calibrate", positional=[], args=plan + ["--models", "qwen3-9b"])
+check("calibrate plan operator", 2, ["gem", "gemm"], command="calibrate", positional=[],
+      args=plan + ["--models", "qwen3-8b", "--ops", "gem"])
+check("calibrate simulator operator", 2, ["rms_nrm", "rms_norm"], command="calibrate", positional=[],
+      args=["--check", "--simulator", "--ops", "rms_nrm"])
+check("pack nothing", 3, ["journal.jsonl", "no such file"], command="calibrate", positional=[], args=["--pack", "x.json", "--out", "."])
+check("import kind", 2, ["calibration"], command="import", positional=["calibrations", "scenario.yaml"])
+check("import missing", 3, ["nofile.json"], command="import", positional=["calibration", "nofile.json"])
+check("import no pack", 3, ["scenario.yaml"], command="import", positional=["calibration", "scenario.yaml"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
 for f in failures:
