@@ -8,8 +8,30 @@ namespace {
 
 constexpr bool simulated = true;
 
-constexpr std::array<CaseEntry, 1> table{{
+constexpr std::array<CaseEntry, 21> table{{
     {"rms_norm", "RMSNorm of rows, bf16", simulated, make_rms_norm_case},
+    {"add_rms_norm", "residual add and RMSNorm, bf16", simulated, make_add_rms_norm_case},
+    {"add_rms_norm_quantize",
+     "residual add, RMSNorm and quantisation to fp8, per tensor, row or group of 128", simulated,
+     make_add_rms_norm_quantize_case},
+    {"rotary", "rotary embedding of q and k (NeoX)", simulated, make_rotary_case},
+    {"qk_norm_rotary", "RMSNorm of each head of q and k, then rotary", simulated, make_qk_norm_rotary_case},
+    {"silu_mul", "SiLU of the gate times up, bf16", simulated, make_silu_mul_case},
+    {"silu_mul_quantize", "SiLU of the gate times up, to fp8", simulated, make_silu_mul_quantize_case},
+    {"quantize", "bf16 to fp8, per tensor, row or group of 128", simulated, make_quantize_case},
+    {"kv_write", "new keys and values into the paged cache, bf16 or fp8", simulated, make_kv_write_case},
+    {"embedding", "token embedding rows", simulated, make_embedding_case},
+    {"gather_rows", "rows by index", simulated, make_gather_rows_case},
+    {"router_topk", "softmax and top-k of the router", simulated, make_router_topk_case},
+    {"moe_align", "rows sorted by expert, each expert padded to blocks", simulated, make_moe_align_case},
+    {"moe_permute", "rows gathered in the order of moe_align", simulated, make_moe_permute_case},
+    {"moe_combine", "weighted sum of a token's expert outputs", simulated, make_moe_combine_case},
+    {"logits_copy", "logits from bf16 to fp32", simulated, make_logits_copy_case},
+    {"argmax", "greedy token choice", simulated, make_argmax_case},
+    {"sample", "token choice by temperature, with counter-based Gumbel noise", simulated, make_sample_case},
+    {"copy", "device memory copied", simulated, make_copy_case},
+    {"read", "device memory read", simulated, make_read_case},
+    {"write", "device memory written", simulated, make_write_case},
 }};
 
 }  // namespace
