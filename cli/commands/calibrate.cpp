@@ -196,6 +196,10 @@ int run_calibration(const CalibrateOptions& options, const CommandContext& conte
 namespace {
 
 int calibrate_action(const CalibrateOptions& options, const CommandContext& context) {
+  if (!options.from_steps.empty()) {
+    return report_errors({invalid_input(
+        "fitting from an engine's step log is not in this version (docs/limits.md)", {}, "--from-steps")});
+  }
   if (options.plan) return print_plan(options);
   if (options.check || options.simulator) return run_kernel_checks(options, context);
   if (!options.pack.empty()) return pack_calibration(options, context);
@@ -224,6 +228,7 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--plan", o->plan, "print the plan of --hardware and measure nothing");
   c->add_flag("--check", o->check, "compare every kernel with its reference over adversarial shapes");
   c->add_flag("--simulator", o->simulator, "check in the CPU simulator what runs there; needs no GPU");
+  c->add_option("--from-steps", o->from_steps, "not in this version: fits from an engine's step log");
   c->add_option("--pack", o->pack, "pack the tables, journal and check in --out into one file to send");
   c->callback([&context, o] { context.action = [&context, o] { return calibrate_action(*o, context); }; });
 }

@@ -14,7 +14,7 @@ namespace orrery {
 struct CalibrateOptions {
   int device = 0;
   std::vector<std::string> ops, models;
-  std::string budget, out = "out/calibration", tables, hardware, pack;
+  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps;
   std::size_t max_points = 0;
   bool resume = false, any_card = false, check = false, simulator = false, plan = false;
 };
