@@ -1,0 +1,19 @@
+// Every operator that has a kernel: one line each in case_table.cpp, nothing registers itself.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "kernels/kernel_case.h"
+
+namespace orrery::kernels {
+
+std::span<const CaseEntry> case_table();
+const CaseEntry* find_case(std::string_view op);  // null when there is none
+
+// Null with a reason when the spec is not one that its operator has a kernel for.
+std::unique_ptr<KernelCase> make_case(const CaseSpec& spec, std::string& why);
+
+std::unique_ptr<KernelCase> make_rms_norm_case(const CaseSpec&, std::string& why);
+
+}  // namespace orrery::kernels
