@@ -1,16 +1,27 @@
 #include "kernels/case_table.h"
 
-#include <array>
-
 namespace orrery::kernels {
 
 namespace {
 
 constexpr bool simulated = true;
 
-constexpr std::array<CaseEntry, 1> table{{
+// Emulated matrix instructions are NVIDIA's: the 64-lane simulator stands for another vendor.
+#if defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32
+#define ORRERY_MATRIX_CASES 0
+#else
+#define ORRERY_MATRIX_CASES 1
+#endif
+
+constexpr CaseEntry table[] = {
     {"rms_norm", "RMSNorm of rows, bf16", simulated, make_rms_norm_case},
-}};
+#if ORRERY_MATRIX_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
+    {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
+    {"attention_decode", "paged decode attention, split over the context", simulated,
+     make_attention_decode_case},
+#endif
+};
 
 }  // namespace
 

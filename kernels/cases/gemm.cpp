@@ -21,7 +21,7 @@ constexpr Scaling scalings[] = {
     {"fp8-block", GemmScaling::block, "cublaslt.gemm.fp8_block"},
 };
 
-struct Operands {
+struct OperandSet {
   Matrix activations, weights, out;
   void* activation_scales = nullptr;
   void* weight_scales = nullptr;
@@ -42,7 +42,7 @@ class GemmCase final : public KernelCase {
     make_all_scales();
     workspace_ = memory.allocate(cublaslt_workspace_bytes);
     for (int i = 0; i < sets; ++i) {
-      Operands set;
+      OperandSet set;
       const Element element = fp8_ ? Element::fp8 : Element::bf16;
       set.activations = {nullptr, element, spec_.m, spec_.k};
       set.weights = {nullptr, element, spec_.n, spec_.k};
@@ -76,7 +76,7 @@ class GemmCase final : public KernelCase {
   CheckResult check(DeviceMemory& memory) override {
     Comparison comparison;
     if (refused_) comparison.fail("cuBLASLt refused a launch (" + plan_->algorithm() + ")");
-    const Operands& o = sets_.front();
+    const OperandSet& o = sets_.front();
     const std::vector<std::int64_t> rows = sample(spec_.m, 64, spec_.seed);
     const auto sampled = static_cast<std::int64_t>(rows.size());
     const std::vector<std::int64_t> columns = sample(spec_.n, (4095 + sampled) / sampled, spec_.seed + 1);
@@ -152,7 +152,7 @@ class GemmCase final : public KernelCase {
   }
 
   GemmOperands operands(int set) const {
-    const Operands& o = sets_[static_cast<std::size_t>(set)];
+    const OperandSet& o = sets_[static_cast<std::size_t>(set)];
     return {o.activations.data,
             o.weights.data,
             o.out.data,
@@ -167,7 +167,7 @@ class GemmCase final : public KernelCase {
   bool refused_ = false;
   void* workspace_ = nullptr;
   std::vector<float> activation_scale_, weight_scale_;
-  std::vector<Operands> sets_;
+  std::vector<OperandSet> sets_;
   std::unique_ptr<CublasLtGemm> plan_;
 };
 

@@ -10,7 +10,7 @@ namespace orrery::kernels {
 
 namespace {
 
-struct Operands {
+struct OperandSet {
   Matrix activations, weights, out;
   void* activation_scales = nullptr;
   void* weight_scales = nullptr;
@@ -45,7 +45,7 @@ class GroupedGemmCase final : public KernelCase {
     activation_scale_ = make_scales(rows() * k_blocks_, 0.01F, spec_.fill, spec_.seed);
     weight_scale_ = make_scales(experts() * n_blocks_ * k_blocks_, 0.001F, spec_.fill, spec_.seed + 1);
     for (int i = 0; i < sets; ++i) {
-      Operands set;
+      OperandSet set;
       set.activations = {nullptr, element, rows(), spec_.k};
       set.weights = {nullptr, element, experts() * spec_.n, spec_.k};
       set.out = {nullptr, Element::bf16, rows(), spec_.n};
@@ -71,7 +71,7 @@ class GroupedGemmCase final : public KernelCase {
   }
 
   void launch(int set, Stream stream) override {
-    const Operands& o = sets_[static_cast<std::size_t>(set)];
+    const OperandSet& o = sets_[static_cast<std::size_t>(set)];
     GroupedGemm problem;
     problem.activations = o.activations.data;
     problem.activation_scales = static_cast<const float*>(o.activation_scales);
@@ -90,7 +90,7 @@ class GroupedGemmCase final : public KernelCase {
 
   CheckResult check(DeviceMemory& memory) override {
     Comparison comparison;
-    const Operands& o = sets_.front();
+    const OperandSet& o = sets_.front();
     const std::vector<std::int64_t> sampled = sample(rows(), 128, spec_.seed);
     const std::int64_t each = sampled.empty() ? 0
                                               : (4095 + static_cast<std::int64_t>(sampled.size())) /
@@ -158,7 +158,7 @@ class GroupedGemmCase final : public KernelCase {
   std::int64_t busy_ = 0, k_blocks_ = 0, n_blocks_ = 0;
   void* row_offsets_ = nullptr;
   std::vector<float> activation_scale_, weight_scale_;
-  std::vector<Operands> sets_;
+  std::vector<OperandSet> sets_;
 };
 
 }  // namespace
