@@ -20,6 +20,8 @@ constexpr CaseEntry table[] = {
     {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},
+    {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
+     make_attention_prefill_case},
 #endif
 };
 

@@ -20,5 +20,6 @@ std::unique_ptr<KernelCase> make_rms_norm_case(const CaseSpec&, std::string& why
 std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
 
 }  // namespace orrery::kernels
