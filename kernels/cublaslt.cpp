@@ -121,6 +121,7 @@ class Plan final : public CublasLtGemm {
             std::to_string(static_cast<int>(status_));
       return false;
     }
+    cudaDeviceSynchronize();  // fills of operands still under way would be timed too
     float best = 0;
     int kept = -1;
     for (int i = 0; i < found; ++i) {
