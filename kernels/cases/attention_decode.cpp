@@ -77,7 +77,7 @@ class AttentionDecodeCase final : public KernelCase {
   }
 
   CheckResult check(DeviceMemory& memory) override {
-    Comparison comparison;
+    MatrixComparison comparison;
     const OperandSet& o = sets_.front();
     const std::vector<std::int64_t> chosen = sample(sequences(), 16, spec_.seed);
     const std::int64_t rows = (4095 + spec_.head_dim) / spec_.head_dim;

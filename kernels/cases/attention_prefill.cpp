@@ -72,7 +72,7 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   CheckResult check(DeviceMemory& memory) override {
-    Comparison comparison;
+    MatrixComparison comparison;
     const auto sequences = static_cast<std::int64_t>(spec_.sequences.size());
     const std::vector<std::int64_t> chosen = sample(sequences, 8, spec_.seed);
     const std::int64_t rows = (4095 + spec_.head_dim) / spec_.head_dim;
@@ -103,7 +103,7 @@ class AttentionPrefillCase final : public KernelCase {
  private:
   // `row` counts (new token, head) within the sequence.
   void compare_row(DeviceMemory& memory, const SequenceKv& kv, std::int64_t sequence, std::int64_t context,
-                   std::int64_t row, Comparison& comparison) const {
+                   std::int64_t row, MatrixComparison& comparison) const {
     const OperandSet& o = sets_.front();
     std::int64_t before = 0;
     for (std::int64_t s = 0; s < sequence; ++s) before += spec_.sequences[static_cast<std::size_t>(s)].first;

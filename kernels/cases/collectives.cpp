@@ -63,7 +63,7 @@ class CollectiveCase final : public KernelCase {
   }
 
   CheckResult check(DeviceMemory& memory) override {
-    Comparison comparison;
+    MatrixComparison comparison;
     std::string why;
     if (!refused_.empty()) comparison.fail(refused_);
     if (!group_->synchronize(why)) comparison.fail(why);

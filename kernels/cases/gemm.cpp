@@ -74,7 +74,7 @@ class GemmCase final : public KernelCase {
   }
 
   CheckResult check(DeviceMemory& memory) override {
-    Comparison comparison;
+    MatrixComparison comparison;
     if (refused_) comparison.fail("cuBLASLt refused a launch (" + plan_->algorithm() + ")");
     const OperandSet& o = sets_.front();
     const std::vector<std::int64_t> rows = sample(spec_.m, 64, spec_.seed);

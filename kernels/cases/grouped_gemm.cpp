@@ -89,7 +89,7 @@ class GroupedGemmCase final : public KernelCase {
   }
 
   CheckResult check(DeviceMemory& memory) override {
-    Comparison comparison;
+    MatrixComparison comparison;
     const OperandSet& o = sets_.front();
     const std::vector<std::int64_t> sampled = sample(rows(), 128, spec_.seed);
     const std::int64_t each = sampled.empty() ? 0

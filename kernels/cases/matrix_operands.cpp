@@ -161,7 +161,7 @@ double sum_error(Element operand, std::int64_t k) {
   return truncated + 0x1p-24 * std::sqrt(static_cast<double>(k)) * 4;
 }
 
-void Comparison::add(double actual, double expected, double tolerance, const std::string& where) {
+void MatrixComparison::add(double actual, double expected, double tolerance, const std::string& where) {
   ++result_.compared;
   double off = 0;
   if (std::isnan(expected) || std::isnan(actual)) {
@@ -179,12 +179,12 @@ void Comparison::add(double actual, double expected, double tolerance, const std
   }
 }
 
-void Comparison::guards(DeviceMemory& memory) {
+void MatrixComparison::guards(DeviceMemory& memory) {
   std::string what;
   if (!memory.guards_intact(what)) fail(what);
 }
 
-void Comparison::fail(const std::string& what) {
+void MatrixComparison::fail(const std::string& what) {
   if (result_.passed) result_.detail = what;
   result_.passed = false;
 }

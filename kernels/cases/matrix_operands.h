@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/kernel_case.h"
+#include "kernels/reference.h"
 
 namespace orrery::kernels {
 
@@ -46,11 +47,11 @@ DotProduct dot(const std::vector<double>& a, const std::vector<double>& b);
 // bits below the largest of an instruction's terms; bf16 products are added in fp32, truncated.
 double sum_error(Element operand, std::int64_t k);
 
-constexpr double bf16_rounding = 0x1p-8;  // half a step is 2⁻⁹ of the value; as much again for double
-                                          // rounding
+// rounding
 constexpr double bf16_largest = 3.3895313892515355e38;
 
-class Comparison {
+// Unlike Comparison, knows a place in words and that bf16 overflows.
+class MatrixComparison {
  public:
   // `expected` NaN must be met by NaN, an infinity or more than bf16 holds by the largest value or infinity.
   void add(double actual, double expected, double tolerance, const std::string& where);
