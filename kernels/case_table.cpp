@@ -18,6 +18,7 @@ constexpr CaseEntry table[] = {
 #if ORRERY_MATRIX_CASES
     {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
+    {"grouped_gemm_wgmma", "the same with Hopper\'s wgmma", !simulated, make_grouped_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,

@@ -36,4 +36,8 @@ constexpr std::int32_t grouped_gemm_tile_rows(std::int64_t rows, std::int64_t bu
 // allowed.
 void grouped_gemm(const GroupedGemm& problem, void* stream);
 
+// The same with wgmma, for compute capability 9.0: tiles of 64 or 128 rows.
+void grouped_gemm_wgmma(const GroupedGemm& problem, void* stream);
+const char* grouped_gemm_wgmma_refusal();  // why the current device cannot; null when it can
+
 }  // namespace orrery::kernels

@@ -18,7 +18,8 @@ struct OperandSet {
 
 class GroupedGemmCase final : public KernelCase {
  public:
-  explicit GroupedGemmCase(const CaseSpec& spec) : spec_(spec), fp8_(spec.dtype == "fp8-block") {
+  GroupedGemmCase(const CaseSpec& spec, bool wgmma)
+      : spec_(spec), wgmma_(wgmma), fp8_(spec.dtype == "fp8-block") {
     offsets_.push_back(0);
     for (const std::int64_t rows : spec.rows) {
       offsets_.push_back(offsets_.back() + static_cast<std::int32_t>(rows));
@@ -29,7 +30,8 @@ class GroupedGemmCase final : public KernelCase {
   }
 
   std::string kernel() const override {
-    return std::string("orrery.grouped_gemm.") + (fp8_ ? "fp8_block" : "bf16") + ".v1";
+    return std::string("orrery.grouped_gemm") + (wgmma_ ? "_wgmma." : ".") + (fp8_ ? "fp8_block" : "bf16") +
+           ".v1";
   }
 
   std::size_t bytes_per_set() const override {
@@ -40,6 +42,10 @@ class GroupedGemmCase final : public KernelCase {
   }
 
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
+    if (const char* refusal = wgmma_ ? grouped_gemm_wgmma_refusal() : nullptr) {
+      why = refusal;
+      return false;
+    }
     row_offsets_ = upload_new(memory, offsets_.data(), offsets_.size() * 4);
     const Element element = fp8_ ? Element::fp8 : Element::bf16;
     activation_scale_ = make_scales(rows() * k_blocks_, 0.01F, spec_.fill, spec_.seed);
@@ -85,7 +91,7 @@ class GroupedGemmCase final : public KernelCase {
     problem.k = static_cast<std::int32_t>(spec_.k);
     problem.fp8_block = fp8_;
     problem.tile_rows = grouped_gemm_tile_rows(rows(), busy_);
-    grouped_gemm(problem, stream);
+    wgmma_ ? grouped_gemm_wgmma(problem, stream) : grouped_gemm(problem, stream);
   }
 
   CheckResult check(DeviceMemory& memory) override {
@@ -153,7 +159,7 @@ class GroupedGemmCase final : public KernelCase {
   }
 
   CaseSpec spec_;
-  bool fp8_;
+  bool wgmma_, fp8_;
   std::vector<std::int32_t> offsets_;
   std::int64_t busy_ = 0, k_blocks_ = 0, n_blocks_ = 0;
   void* row_offsets_ = nullptr;
@@ -163,6 +169,7 @@ class GroupedGemmCase final : public KernelCase {
 
 }  // namespace
 
+// The operator is "grouped_gemm", or "grouped_gemm_wgmma" for the form of it that only Hopper runs.
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec& spec, std::string& why) {
   const bool fp8 = spec.dtype == "fp8-block";
   const auto experts = static_cast<std::int64_t>(spec.rows.size());
@@ -177,7 +184,7 @@ std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec& spec, std::st
   } else if (rows >= (std::int64_t{1} << 31) || spec.n >= (1 << 28) || spec.k >= (1 << 28)) {
     why = "grouped_gemm: too large";
   } else {
-    return std::make_unique<GroupedGemmCase>(spec);
+    return std::make_unique<GroupedGemmCase>(spec, spec.op == "grouped_gemm_wgmma");
   }
   return nullptr;
 }
