@@ -48,6 +48,13 @@ GPU_DEVICE To gpu_bit_cast(From from) {
 GPU_DEVICE int gpu_atomic_add(int* address, int value) { return atomicAdd(address, value); }
 GPU_DEVICE unsigned gpu_atomic_add(unsigned* address, unsigned value) { return atomicAdd(address, value); }
 GPU_DEVICE unsigned gpu_atomic_max(unsigned* address, unsigned value) { return atomicMax(address, value); }
+// Written to and read from where the whole device sees it.
+GPU_DEVICE void gpu_atomic_write(std::uint64_t* address, std::uint64_t value) {
+  atomicExch(reinterpret_cast<unsigned long long*>(address), value);
+}
+GPU_DEVICE std::uint64_t gpu_atomic_read(const std::uint64_t* address) {
+  return *static_cast<const volatile std::uint64_t*>(address);
+}
 GPU_DEVICE void gpu_fence() { __threadfence(); }
 
 // Two floats as bf16: `low` in the low half.

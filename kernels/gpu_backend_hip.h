@@ -107,6 +107,13 @@ GPU_DEVICE unsigned gpu_atomic_add(unsigned* address, unsigned value) {
 GPU_DEVICE unsigned gpu_atomic_max(unsigned* address, unsigned value) {
   return __hip_atomic_fetch_max(address, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
+// Written to and read from where the whole device sees it.
+GPU_DEVICE void gpu_atomic_write(std::uint64_t* address, std::uint64_t value) {
+  __hip_atomic_store(address, value, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+GPU_DEVICE std::uint64_t gpu_atomic_read(const std::uint64_t* address) {
+  return __hip_atomic_load(address, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
 GPU_DEVICE void gpu_fence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
 
 // Two floats as bf16, `low` in the low half. Neither target has the instruction (gfx950 does).

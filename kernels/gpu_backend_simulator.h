@@ -84,6 +84,14 @@ T gpu_atomic_max(T* address, T value) {
   if (value > before) *address = value;
   return before;
 }
+template <class T>
+void gpu_atomic_write(T* address, T value) {
+  *address = value;
+}
+template <class T>
+T gpu_atomic_read(const T* address) {
+  return *address;
+}
 inline void gpu_fence() {}
 
 // Two floats as bf16: `low` in the low half.

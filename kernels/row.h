@@ -2,7 +2,7 @@
 // values a vector, `vectors` vectors a thread. Include it from .cu files only.
 #pragma once
 
-#include "kernels/gpu_runtime.h"
+#include "kernels/fp8_quantize.h"
 
 namespace orrery::kernels {
 
@@ -43,6 +43,23 @@ GPU_DEVICE void normalise_row(Row<vectors>& row, const std::uint16_t* weight, in
     if (at >= columns / 8) continue;
     const GpuFloat8 w = gpu_unpack_bf16(gpu_load<GpuBytes16>(weight, at));
     GPU_UNROLL for (int i = 0; i < 8; ++i) row.part[v].value[i] *= factor * w.value[i];
+  }
+}
+
+// The row as fp8. All threads of the block call it.
+template <Fp8Scaling scaling, int vectors>
+GPU_DEVICE void quantize_row(const Row<vectors>& row, const Fp8Output& out, std::int64_t index, int columns) {
+  float scale = 0;
+  if constexpr (scaling == Fp8Scaling::tensor) scale = out.scales[0];
+  if constexpr (scaling == Fp8Scaling::token) {
+    float largest = 0;
+    GPU_UNROLL for (int v = 0; v < vectors; ++v) largest = gpu_max(largest, largest_magnitude(row.part[v]));
+    scale = scale_for(gpu_block_max(largest));
+    if (threadIdx.x == 0) out.scales[index * out.row_stride] = scale;
+  }
+  GPU_UNROLL for (int v = 0; v < vectors; ++v) {
+    const int at = static_cast<int>(threadIdx.x + v * blockDim.x);
+    quantize8<scaling>(row.part[v], out, index, at, columns, at < columns / 8, scale);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/fp8_output.h"
 #include "kernels/kernel_case.h"
 #include "kernels/reference.h"
 
@@ -97,6 +98,27 @@ class CaseOf : public KernelCase {
   void (*start_)(const Launch&, void*);
   std::vector<Launch> sets_;
 };
+
+// What a spec's dtype asks of an operator that quantises: "fp8-tensor" | "fp8-channel" (a scale per row) |
+// "fp8-block" (per 128 columns); false for anything else.
+bool scaling_of(const CaseSpec& spec, Fp8Scaling& scaling);
+// Buffers for it, rows × columns, row-major scales.
+Fp8Output fp8_output(Operands& make, Fp8Scaling scaling, std::int64_t rows, std::int64_t columns);
+double fp8_output_bytes(Fp8Scaling scaling, std::int64_t rows, std::int64_t columns);
+
+// A row of quantised output against what should have been quantised: first its scales, then what values ·
+// scales are worth. `slack` is added to the tolerance of a value: an error of the computation before.
+void compare_fp8_row(Comparison& comparison, DeviceMemory& memory, const Fp8Output& out, std::int64_t row,
+                     const std::vector<double>& expected, const std::vector<double>& slack);
+
+// The experts of m tokens, top_k different ones each. spec.rows (rows per expert) is obeyed where it is
+// given; otherwise the choice is uniform, except that with Fill::saturating all tokens choose the same
+// experts. It reads m, experts, top_k, block_size (rows of an expert block) and, where given, rows.
+bool good_routing(const CaseSpec& spec);
+inline constexpr const char* routing_need =
+    "m, block_size >= 1, experts up to 512, top_k up to experts; rows, where given, one an expert, m * top_k "
+    "in all";
+std::vector<std::int32_t> draw_chosen(const CaseSpec& spec, std::uint64_t seed);
 
 // Refusals: true when the condition holds, else `why` names operator and need.
 bool needs(bool condition, const CaseSpec& spec, const char* need, std::string& why);
