@@ -1,14 +1,19 @@
 #include "kernels/case_table.h"
 
-#include <array>
-
 namespace orrery::kernels {
 
 namespace {
 
 constexpr bool simulated = true;
 
-constexpr std::array<CaseEntry, 21> table{{
+// Emulated matrix instructions are NVIDIA's: the 64-lane simulator stands for another vendor.
+#if defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32
+#define ORRERY_MATRIX_CASES 0
+#else
+#define ORRERY_MATRIX_CASES 1
+#endif
+
+constexpr CaseEntry table[] = {
     {"rms_norm", "RMSNorm of rows, bf16", simulated, make_rms_norm_case},
     {"add_rms_norm", "residual add and RMSNorm, bf16", simulated, make_add_rms_norm_case},
     {"add_rms_norm_quantize",
@@ -32,7 +37,21 @@ constexpr std::array<CaseEntry, 21> table{{
     {"copy", "device memory copied", simulated, make_copy_case},
     {"read", "device memory read", simulated, make_read_case},
     {"write", "device memory written", simulated, make_write_case},
-}};
+#if ORRERY_MATRIX_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
+    {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
+    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
+    {"attention_decode", "paged decode attention, split over the context", simulated,
+     make_attention_decode_case},
+    {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
+     make_attention_prefill_case},
+    {"all_reduce", "NCCL, bf16 sum; bytes is what a rank holds", !simulated, make_collective_case},
+    {"all_gather", "NCCL; bytes is the gathered result", !simulated, make_collective_case},
+    {"reduce_scatter", "NCCL, bf16 sum; bytes is a rank's input", !simulated, make_collective_case},
+    {"all_to_all", "NCCL send and receive among all ranks", !simulated, make_collective_case},
+    {"send_recv", "NCCL, even ranks to the next", !simulated, make_collective_case},
+#endif
+};
 
 }  // namespace
 
