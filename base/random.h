@@ -19,6 +19,8 @@ enum class RandomPurpose : std::uint32_t {
   workload_resample = 7,
   property_test = 8,
   client = 9,
+  kernel_operands = 10,
+  expert_routing = 11,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

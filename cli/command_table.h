@@ -16,14 +16,17 @@ void register_simulate_command(CLI::App& app, CommandContext& context);
 void register_explain_command(CLI::App& app, CommandContext& context);
 void register_diff_command(CLI::App& app, CommandContext& context);
 void register_cost_command(CLI::App& app, CommandContext& context);
+void register_calibrate_command(CLI::App& app, CommandContext& context);
+void register_import_command(CLI::App& app, CommandContext& context);
 void register_list_command(CLI::App& app, CommandContext& context);
 void register_trace_command(CLI::App& app, CommandContext& context);
 void register_validate_command(CLI::App& app, CommandContext& context);
 
 inline constexpr std::array command_table = {
-    CommandEntry{"simulate", register_simulate_command}, CommandEntry{"explain", register_explain_command},
-    CommandEntry{"diff", register_diff_command},         CommandEntry{"cost", register_cost_command},
-    CommandEntry{"list", register_list_command},         CommandEntry{"trace", register_trace_command},
+    CommandEntry{"simulate", register_simulate_command},   CommandEntry{"explain", register_explain_command},
+    CommandEntry{"diff", register_diff_command},           CommandEntry{"cost", register_cost_command},
+    CommandEntry{"calibrate", register_calibrate_command}, CommandEntry{"import", register_import_command},
+    CommandEntry{"list", register_list_command},           CommandEntry{"trace", register_trace_command},
     CommandEntry{"validate", register_validate_command},
 };
 

@@ -1,6 +1,6 @@
-# Which GPU toolkits are here. Both are optional: without them everything but the kernels builds.
+# Which GPU toolkits are here. Both are optional: without them everything but the device code builds.
 # orrery_gpu is an INTERFACE library; what links it sees
-#   ORRERY_CUDA_VERSION="13.0"   when nvcc compiles C++20 with the host compiler at hand
+#   ORRERY_CUDA_VERSION="13.0"   when an nvcc that compiles C++20 for sm_90a is here
 #   ORRERY_HIP_VERSION="19.1"    when a clang that knows gfx942 and gfx1201 is here (ROCm's, or Debian's clang++-19)
 set(ORRERY_CUDA AUTO CACHE STRING "CUDA: AUTO, ON (an error when it is missing) or OFF")
 set(ORRERY_HIP AUTO CACHE STRING "HIP: AUTO, ON (an error when it is missing) or OFF")
@@ -8,31 +8,24 @@ add_library(orrery_gpu INTERFACE)
 set(ORRERY_CUDA_VERSION "")
 set(ORRERY_HIP_VERSION "")
 
-# CMake 3.25 stops at C++17 for nvcc, and refuses C++20 as soon as the CUDA language is on; nvcc itself takes
-# -std=c++20. A no-op where CMake knows the flag. A macro: the variables must reach the calling directory.
-macro(orrery_enable_cuda)
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 89-real 90a-real)  # L40S; H20, H100, H200 (wgmma needs the "a")
-  endif()
-  enable_language(CUDA)
-  if(CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA" AND NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
-    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
-    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
-    list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
-    set(CMAKE_CUDA20_COMPILE_FEATURES cuda_std_20)
-  endif()
-  set(CMAKE_CUDA_STANDARD 20)
-endmacro()
-
+# nvcc is called by custom commands (cmake/Kernels.cmake); CMake 3.25's own CUDA language stops at C++17.
 if(NOT ORRERY_CUDA STREQUAL "OFF")
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
-    orrery_enable_cuda()
-    string(REGEX MATCH "^[0-9]+\\.[0-9]+" ORRERY_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
+  find_program(ORRERY_NVCC nvcc PATHS ENV CUDA_HOME PATH_SUFFIXES bin)
+  find_program(ORRERY_NVCC nvcc PATHS /usr/local/cuda/bin)
+  set(probe "no compiler")
+  if(ORRERY_NVCC)
+    file(WRITE ${CMAKE_BINARY_DIR}/cuda_probe.cu "__global__ void probe(auto x) { static_assert(sizeof x > 0); }\n")
+    execute_process(COMMAND ${ORRERY_NVCC} -std=c++20 -arch=sm_90a -cubin ${CMAKE_BINARY_DIR}/cuda_probe.cu
+                            -o ${CMAKE_BINARY_DIR}/cuda_probe.cubin
+                    RESULT_VARIABLE probe OUTPUT_QUIET ERROR_QUIET)
+    find_package(CUDAToolkit QUIET)
+  endif()
+  if(probe STREQUAL "0" AND TARGET CUDA::cudart_static)
+    string(REGEX MATCH "^[0-9]+\\.[0-9]+" ORRERY_CUDA_VERSION "${CUDAToolkit_VERSION}")
     target_compile_definitions(orrery_gpu INTERFACE ORRERY_CUDA_VERSION="${ORRERY_CUDA_VERSION}")
   elseif(ORRERY_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "ORRERY_CUDA=ON, but no working nvcc was found: set CMAKE_CUDA_COMPILER or leave it at AUTO")
+    message(FATAL_ERROR "ORRERY_CUDA=ON, but no nvcc that compiles C++20 for sm_90a with the host compiler was found: "
+                        "set ORRERY_NVCC or leave ORRERY_CUDA at AUTO")
   endif()
 endif()
 

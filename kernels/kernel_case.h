@@ -50,8 +50,8 @@ class DeviceMemory {
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;  // waits for launches
   virtual void fill(void* device, int byte, std::size_t bytes) = 0;
-  // Normal deviates · scale as bf16, fp32 or OCP fp8 (e4m3), generated where the memory is: large inputs for
-  // timing.
+  // Normal deviates · scale as "bf16", "fp32" or "fp8" (e4m3 in the device's own format), generated where the
+  // memory is: large inputs for timing.
   virtual void fill_random(void* device, std::size_t elements, const char* type, float scale,
                            std::uint64_t seed) = 0;
   virtual bool guards_intact(std::string& what) = 0;  // of all allocations

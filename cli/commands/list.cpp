@@ -1,13 +1,16 @@
 // `orrery list`: what is available, with provenance.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
 #include "base/files.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "calibrate/table_index.h"
 #include "cli/command_table.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/profile_folder.h"
+#include "kernels/case_table.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -41,12 +44,40 @@ std::vector<ListEntry> list_workloads() {
   return out;
 }
 
+// "h200 (orrery): 812 points, error 3.1 %, cublaslt.gemm.bf16", for one operator.
+std::string table_text(const calibrate::TableSummary& table, const calibrate::TableOperator& op) {
+  std::string text = table.hardware + " (" + table.kernels + "): " + std::to_string(op.points) + " points";
+  if (op.error) text += ", error " + format_fixed(100 * *op.error, 1) + " %";
+  return text + (op.kernels.empty() ? "" : ", " + join(op.kernels, " "));
+}
+
+// The cost model's operators, then those that only kernels know (collectives, probes).
+Result<std::vector<ListEntry>> list_measured_operators() {
+  ORRERY_TRY(tables, calibrate::table_index(data_directory() + "/hardware_profiles/tables"));
+  std::vector<ListEntry> entries = list_operators();
+  for (const kernels::CaseEntry& entry : kernels::case_table()) {
+    const bool known =
+        std::any_of(entries.begin(), entries.end(), [&](const ListEntry& e) { return e.name == entry.op; });
+    if (!known) entries.push_back({entry.op, entry.description, "kernel only"});
+  }
+  for (ListEntry& e : entries) {
+    std::string measured;
+    for (const calibrate::TableSummary& table : tables) {
+      const auto found = table.operators.find(e.name);
+      if (found != table.operators.end()) measured += "; " + table_text(table, found->second);
+    }
+    e.provenance += kernels::find_case(e.name) != nullptr ? "; kernel in this build" : "; no kernel of ours";
+    e.provenance += measured.empty() ? "; not measured" : measured;
+  }
+  return entries;
+}
+
 int print_list(const std::string& what, const CommandContext& context) {
   Result<std::vector<ListEntry>> entries = std::vector<ListEntry>{};
   if (what == "hardware") entries = list_hardware();
   if (what == "models") entries = list_models();
   if (what == "engines") entries = list_engines();
-  if (what == "operators") entries = list_operators();
+  if (what == "operators") entries = list_measured_operators();
   if (what == "schedulers") entries = list_schedulers();
   if (what == "routers") entries = list_routers();
   if (what == "workloads") entries = list_workloads();

@@ -137,6 +137,20 @@ check("cost unknown operator", 3, ["trace.jsonl:1", "frob", "gemm"], trace='{"op
       args=["--ops", "trace.jsonl", "--hardware", "h200"])
 check("negative seed", 2, ["--seed", "0 to 9223372036854775807"], args=["--seed", "-1"])
 check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
+# calibrate and import
+plan = ["--plan", "--hardware", "h200"]
+check("calibrate budget", 2, ["--budget", "8m"], command="calibrate", bare=True, args=["--budget", "8x"])
+check("calibrate plan without hardware", 2, ["--hardware"], command="calibrate", bare=True, args=["--plan"])
+check("calibrate plan hardware", 3, ["h2000", "h200"], command="calibrate", bare=True, args=["--plan", "--hardware", "h2000"])
+check("calibrate plan model", 3, ["qwen3-9b", "qwen3-8b"], command="calibrate", bare=True, args=plan + ["--models", "qwen3-9b"])
+check("calibrate plan operator", 2, ["gem", "gemm"], command="calibrate", bare=True,
+      args=plan + ["--models", "qwen3-8b", "--ops", "gem"])
+check("calibrate simulator operator", 2, ["rms_nrm", "rms_norm"], command="calibrate", bare=True,
+      args=["--check", "--simulator", "--ops", "rms_nrm"])
+check("pack nothing", 3, ["journal.jsonl", "no such file"], command="calibrate", bare=True, args=["--pack", "x.json", "--out", "."])
+check("import kind", 2, ["calibration"], command="import", bare=True, args=["calibrations", "scenario.yaml"])
+check("import missing", 3, ["nofile.json"], command="import", bare=True, args=["calibration", "nofile.json"])
+check("import no pack", 3, ["scenario.yaml"], command="import", bare=True, args=["calibration", "scenario.yaml"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
 for f in failures:

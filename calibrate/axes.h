@@ -1,0 +1,41 @@
+// The axes that operators are swept along, and in which order an axis is filled.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace orrery::calibrate {
+
+// Rows of a GEMM: powers of two and the thirds between them.
+inline constexpr std::array<std::int64_t, 24> gemm_rows{1,    2,    4,    8,    16,   24,   32,   48,
+                                                        64,   96,   128,  192,  256,  384,  512,  768,
+                                                        1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384};
+// Where captured graph sizes (vLLM: multiples of 8 to 256, of 16 above) meet tiles: just past a full tile,
+// and between powers of two. Measured last.
+inline constexpr std::array<std::int64_t, 14> gemm_knees{40,  56,  72,  80,  112, 136, 160,
+                                                         224, 264, 272, 320, 400, 448, 528};
+inline constexpr std::array<std::int64_t, 14> expert_tokens{1,   2,   4,   8,    16,   32,   64,
+                                                            128, 256, 512, 1024, 2048, 4096, 8192};
+inline constexpr std::array<std::int64_t, 11> decode_batches{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+inline constexpr std::array<std::int64_t, 11> decode_contexts{1,    64,   256,   512,   1024,  2048,
+                                                              4096, 8192, 16384, 32768, 131072};
+inline constexpr std::array<std::int64_t, 11> prefill_tokens{16,   64,   128,  256,   512,  1024,
+                                                             2048, 4096, 8192, 16384, 32768};
+inline constexpr std::array<std::int64_t, 6> prefill_contexts{0, 1024, 4096, 16384, 65536, 122880};
+inline constexpr std::array<std::int64_t, 5> prefill_sequences{1, 2, 4, 8, 16};
+inline constexpr std::array<std::int64_t, 10> elementwise_rows{1,   8,   32,   64,   128,
+                                                               256, 512, 2048, 8192, 16384};
+inline constexpr std::array<std::int64_t, 16> collective_bytes{
+    1024,    4096,    16384,   32768,   65536,    131072,   262144,    524288,
+    1048576, 2097152, 4194304, 8388608, 16777216, 67108864, 268435456, 1073741824};
+// Bytes read by a copy.
+inline constexpr std::array<std::int64_t, 12> copy_bytes{4096,      65536,     1048576,    4194304,
+                                                         16777216,  33554432,  67108864,   134217728,
+                                                         268435456, 536870912, 1073741824, 4294967296};
+
+// Refinement level of the i-th of n values: 0 for both ends and the middle, then halves of halves, as van der
+// Corput's sequence fills an interval; values of level ≤ l split the axis into 2^(l+1) parts.
+int axis_level(std::size_t i, std::size_t n);
+
+}  // namespace orrery::calibrate

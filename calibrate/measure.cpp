@@ -1,0 +1,168 @@
+#include "calibrate/measure.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/json.h"
+#include "calibrate/median.h"
+
+namespace orrery::calibrate {
+
+namespace {
+
+constexpr int most_sets = 256;      // small weights: a graph of 256 launches still captures in a millisecond
+constexpr int most_launches = 512;  // per graph
+constexpr int warm_up_replays = 3;
+constexpr int first_replays = 20;  // the first look; each further look doubles what is there
+
+// Prepared operands are given back whatever happens in between.
+class Prepared {
+ public:
+  explicit Prepared(kernels::DeviceMemory& memory) : memory_(memory) {}
+  ~Prepared() { memory_.release_all(); }
+  Prepared(const Prepared&) = delete;
+  Prepared& operator=(const Prepared&) = delete;
+
+ private:
+  kernels::DeviceMemory& memory_;
+};
+
+struct Replay {
+  kernels::Device& device;
+  std::function<void(int, kernels::Stream)> body;
+  int launches = 1;
+};
+
+// Launches a graph holds: every set once, and enough of them that a replay is long beside the events' grain.
+int launches_for(double ns_per_launch, int sets, double graph_us) {
+  const double wanted = std::max(1.0, graph_us * 1e3 / std::max(ns_per_launch, 100.0));
+  const int rounds = static_cast<int>(std::ceil(std::min(wanted, double{most_launches}) / sets));
+  return std::clamp(rounds * sets, sets, std::max(most_launches, sets));
+}
+
+void note_telemetry(const kernels::Telemetry& t, Measurement& m) {
+  m.telemetry = t.valid;
+  if (!t.valid) return;
+  m.sm_mhz = t.sm_clock_mhz;
+  m.memory_mhz = t.memory_clock_mhz;
+  m.power_w = t.power_w;
+  m.temperature_c = t.temperature_c;
+  m.throttle_reasons = t.throttle_reasons;
+}
+
+// Replays in growing batches until the interval is narrow, the cap is reached or the session ends. False when
+// the device reports an error.
+bool sample(const Replay& replay, Timer& timer, const MeasureOptions& options, Measurement& m) {
+  std::vector<double> ns;
+  const double started = timer.seconds();
+  int batch = first_replays;
+  for (;;) {
+    if (!replay.device.time(replay.body, replay.launches, batch, ns, m.why)) return false;
+    if (ns.empty()) {
+      m.why = "the device returned no timings";
+      return false;
+    }
+    const MedianInterval interval = median_interval(ns);
+    m.us = interval.median / 1e3;
+    m.spread = std::isfinite(interval.spread) ? interval.spread : 1;
+    m.samples = static_cast<std::int64_t>(ns.size());
+    if (m.spread <= options.target_spread) {
+      m.state = PointState::ok;
+      m.why.clear();
+      return true;
+    }
+    const double now = timer.seconds();
+    const double per_sample = (now - started) / static_cast<double>(m.samples);
+    const double left = std::min(options.cap_s - (now - started), options.deadline - now);
+    const double room = left / std::max(per_sample, 1e-9);
+    const auto rest = std::min<double>(room, static_cast<double>(options.max_samples - m.samples));
+    batch = static_cast<int>(std::min<double>(rest, static_cast<double>(m.samples)));
+    if (batch >= 1) continue;
+    m.state = PointState::unconverged;
+    m.why = "the interval of the median is wider than asked for";
+    return true;
+  }
+}
+
+// One attempt: warm-up, a first estimate, the replays. True when it may stand, i.e. nothing was throttled.
+bool attempt(const Replay& warm, int sets, Timer& timer, const MeasureOptions& options, Measurement& m) {
+  std::vector<double> first;
+  m.state = PointState::failed;
+  if (!warm.device.time(warm.body, sets, warm_up_replays, first, m.why)) return true;
+  if (first.empty()) {
+    m.why = "the device returned no timings";
+    return true;
+  }
+  const double estimate = *std::min_element(first.begin(), first.end());
+  const kernels::Telemetry before = warm.device.telemetry();
+  const Replay replay{warm.device, warm.body, launches_for(estimate, sets, options.graph_us)};
+  if (!sample(replay, timer, options, m)) return true;
+  const kernels::Telemetry after = warm.device.telemetry();
+  note_telemetry(after, m);
+  if (!(before.valid && before.throttled) && !(after.valid && after.throttled)) return true;
+  m.throttle_reasons = before.throttle_reasons | after.throttle_reasons;
+  return false;
+}
+
+Measurement believed(Measurement m, double least_us) {
+  if (!has_figure(m.state) || m.us >= least_us) return m;
+  m.state = PointState::failed;
+  m.why = format_number(m.us) + " us is less than the part's data sheet allows (" + format_number(least_us) +
+          " us): nothing was computed";
+  return m;
+}
+
+}  // namespace
+
+const char* to_string(PointState state) {
+  switch (state) {
+    case PointState::ok: return "ok";
+    case PointState::unconverged: return "unconverged";
+    case PointState::rejected: return "rejected";
+    case PointState::failed: return "failed";
+    case PointState::unsupported: return "unsupported";
+  }
+  return "?";
+}
+
+int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::size_t l2_bytes,
+                 std::size_t room) {
+  const double cold = cold_bytes(spec);
+  if (!(cold > 0)) return 1;
+  const double wanted = std::ceil(2.0 * static_cast<double>(l2_bytes) / cold) + 1;
+  // Slices are padded and aligned; a twentieth is kept for that.
+  const double fitting =
+      std::floor(0.95 * static_cast<double>(room) / std::max(1.0, static_cast<double>(bytes_per_set)));
+  return static_cast<int>(std::clamp(std::min(wanted, fitting), 1.0, double{most_sets}));
+}
+
+Measurement measure(const Point& point, kernels::Device& device, Arena& arena, Timer& timer,
+                    const MakeCase& make, const MeasureOptions& options) {
+  Measurement m;
+  m.table = point.table;
+  m.shape = point.shape;
+  const auto kernel = make(point.spec, m.why);
+  if (kernel == nullptr) {
+    m.state = PointState::unsupported;
+    return m;
+  }
+  m.kernel = kernel->kernel();
+  const Prepared prepared(arena);
+  const int sets = operand_sets(point.spec, kernel->bytes_per_set(), device.info().l2_bytes, arena.size());
+  if (!kernel->prepare(arena, sets, m.why)) {
+    m.state = PointState::unsupported;
+    return m;
+  }
+  m.kernel = kernel->kernel();  // libraries choose when they know the device
+  // Outside a graph first: an error then has the launch's name, and what is loaded lazily is loaded.
+  if (!device.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, m.why)) return m;
+  const Replay replay{device, [&](int i, kernels::Stream stream) { kernel->launch(i % sets, stream); }, sets};
+  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
+  timer.pause(std::min(options.retry_pause_s, std::max(0.0, options.deadline - timer.seconds())));
+  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
+  m.state = PointState::rejected;
+  m.why = "throttled in two attempts (reasons " + std::to_string(m.throttle_reasons) + ")";
+  return m;
+}
+
+}  // namespace orrery::calibrate

@@ -1,0 +1,184 @@
+#include "calibrate/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "base/json.h"
+#include "base/text.h"
+
+namespace orrery::calibrate {
+
+namespace {
+
+// After so many failures in a row without a success the device itself is gone (an illegal access poisons the
+// context), and going on would only fill the journal with noise.
+constexpr int most_failures_in_a_row = 12;
+
+Point sentinel_point() {
+  Point p;
+  p.spec.op = "gemm";
+  p.spec.m = p.spec.n = p.spec.k = 4096;
+  p.table = "gemm";
+  p.shape = shape_of(p.spec);
+  return p;
+}
+
+class Session {
+ public:
+  Session(kernels::Device& device, Timer& timer, const MakeCase& make, JournalWriter& journal,
+          const SessionOptions& options)
+      : device_(device), arena_(std::make_unique<Arena>(device, options.memory_share)), timer_(timer),
+        make_(make), journal_(journal), options_(options), started_(timer.seconds()),
+        end_(options.deadline - options.tables_s) {}
+
+  Result<SessionSummary> run(const std::vector<Point>& plan, const std::set<std::string>& done) {
+    summary_.planned = plan.size();
+    ORRERY_TRY_STATUS(journal_.add(JournalEvent{"session", "begins", 0}, timer_.seconds()));
+    ORRERY_TRY_STATUS(warm_up());
+    std::size_t position = 0;
+    for (const Point& point : plan) {
+      ++position;
+      if (done.count(point.key()) > 0) {
+        ++summary_.skipped;
+        continue;
+      }
+      if (stop()) break;
+      ORRERY_TRY_STATUS(point.table == "probes" ? run_probe(point) : measure_one(point));
+      if (timer_.seconds() - last_sentinel_ >= options_.sentinel_every_s) ORRERY_TRY_STATUS(read_sentinel());
+      options_.progress(position, plan.size());
+    }
+    summary_.seconds = timer_.seconds() - started_;
+    ORRERY_TRY_STATUS(journal_.sync());
+    return summary_;
+  }
+
+ private:
+  // A point may be begun only if one as long as the longest of late still fits.
+  bool stop() {
+    summary_.interrupted = options_.interrupted();
+    summary_.out_of_time = timer_.seconds() + longest_of_late_ > end_;
+    return summary_.interrupted || summary_.out_of_time;
+  }
+
+  MeasureOptions bounded() const {
+    MeasureOptions m = options_.measure;
+    m.deadline = std::min(m.deadline, end_);
+    return m;
+  }
+
+  Status measure_one(const Point& point) {
+    const double begun = timer_.seconds();
+    const Measurement m = measure(point, device_, *arena_, timer_, make_, bounded());
+    const double now = timer_.seconds();
+    longest_of_late_ = std::max(0.97 * longest_of_late_, now - begun);
+    ++summary_.states[to_string(m.state)];
+    if (m.state == PointState::unsupported) {
+      // Not journaled: a later build or a machine with more devices may have it. Each reason is told once.
+      if (++summary_.unsupported[m.table + ": " + m.why] == 1)
+        options_.say(point.table + " " + point.shape + ": " + m.why);
+      return ok_status();
+    }
+    if (m.state == PointState::rejected || m.state == PointState::failed)
+      options_.say(point.table + " " + point.shape + ": " + to_string(m.state) + ": " + m.why);
+    failures_ = m.state == PointState::failed ? failures_ + 1 : 0;
+    ORRERY_TRY_STATUS(journal_.add(m, now));
+    if (failures_ < most_failures_in_a_row) return ok_status();
+    return make_error(ErrorKind::unavailable, std::to_string(failures_) +
+                                                  " points failed one after another, the last: " + m.why +
+                                                  "; the device may need a new process: --resume");
+  }
+
+  // Probes allocate for themselves, as much as there is.
+  Status run_probe(const Point& point) {
+    if (!options_.probe || timer_.seconds() + options_.probe_s > end_) {
+      ++summary_.states[to_string(PointState::unsupported)];
+      ++summary_
+            .unsupported[options_.probe ? "probes: too little time is left" : "probes: none in this build"];
+      return ok_status();
+    }
+    arena_.reset();
+    std::vector<ProbeFigure> figures;
+    std::string why;
+    const bool fine = options_.probe(point.spec.op, device_, figures, why);
+    if (!fine) options_.say("probe " + point.spec.op + ": " + why);
+    ++summary_.states[to_string(fine ? PointState::ok : PointState::failed)];
+    arena_ = std::make_unique<Arena>(device_, options_.memory_share);
+    for (const ProbeFigure& figure : figures) {
+      Measurement m;
+      m.table = "probes";
+      m.shape = figure.name + "," + std::to_string(figure.bytes);
+      m.kernel = "orrery.probe";
+      m.state = PointState::ok;
+      m.value = figure.value;
+      m.unit = figure.unit;
+      ORRERY_TRY_STATUS(journal_.add(m, timer_.seconds()));
+    }
+    return ok_status();
+  }
+
+  Measurement time_sentinel() {
+    MeasureOptions m = bounded();
+    m.cap_s = std::min(m.cap_s, 0.1);
+    m.retry_pause_s = 0;
+    return measure(sentinel_point(), device_, *arena_, timer_, make_, m);
+  }
+
+  Status warm_up() {
+    const double until = std::min(timer_.seconds() + options_.warm_up_s, end_);
+    while (timer_.seconds() < until && !options_.interrupted()) {
+      const double begun = timer_.seconds();
+      if (!has_figure(time_sentinel().state) || timer_.seconds() <= begun) break;
+    }
+    return read_sentinel();
+  }
+
+  Status read_sentinel() {
+    last_sentinel_ = timer_.seconds();
+    const Measurement m = time_sentinel();
+    if (!has_figure(m.state)) return ok_status();
+    ORRERY_TRY_STATUS(journal_.add(JournalEvent{"sentinel", m.kernel, m.us}, timer_.seconds()));
+    if (first_sentinel_ == 0) first_sentinel_ = m.us;
+    const double moved = m.us / first_sentinel_ - 1;
+    summary_.drift = std::max(summary_.drift, std::abs(moved));
+    if (std::abs(moved) <= options_.drift_limit) return ok_status();
+    const std::string text = "the sentinel GEMM moved by " + format_fixed(100 * moved, 1) +
+                             " % since the session began: clocks or neighbours changed";
+    options_.say(text);
+    return journal_.add(JournalEvent{"drift", text, std::abs(moved)}, timer_.seconds());
+  }
+
+  kernels::Device& device_;
+  std::unique_ptr<Arena> arena_;
+  Timer& timer_;
+  const MakeCase& make_;
+  JournalWriter& journal_;
+  const SessionOptions& options_;
+  double started_, end_;
+  double longest_of_late_ = 0, last_sentinel_ = -1e300, first_sentinel_ = 0;
+  int failures_ = 0;
+  SessionSummary summary_;
+};
+
+}  // namespace
+
+Result<SessionSummary> run_session(const std::vector<Point>& plan, const std::set<std::string>& done,
+                                   kernels::Device& device, Timer& timer, const MakeCase& make,
+                                   JournalWriter& journal, const SessionOptions& options) {
+  return Session(device, timer, make, journal, options).run(plan, done);
+}
+
+std::set<std::string> finished_keys(const Journal& journal) {
+  std::set<std::string> keys;
+  bool after_failure = false;
+  for (const Measurement& m : journal.points) {
+    const bool failed = m.state == PointState::failed;
+    // The first of a row of failures is to blame; those behind it met a device that was already broken.
+    if (has_figure(m.state) || (failed && !after_failure)) keys.insert(m.key());
+    if (m.table == "probes") keys.insert("probes:" + m.shape.substr(0, m.shape.find('.')) + ",0");
+    after_failure = failed;
+  }
+  return keys;
+}
+
+}  // namespace orrery::calibrate

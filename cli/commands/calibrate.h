@@ -1,0 +1,30 @@
+// What the parts of `orrery calibrate` share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cli/command.h"
+#include "kernels/device.h"
+
+namespace orrery {
+
+struct CalibrateOptions {
+  int device = 0;
+  std::vector<std::string> ops, models;
+  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps;
+  std::size_t max_points = 0;
+  bool resume = false, any_card = false, check = false, simulator = false, plan = false;
+};
+
+// The chosen device; errors (unavailable) say why there is none.
+Result<std::unique_ptr<kernels::Device>> open_device(int index);
+
+int run_kernel_checks(const CalibrateOptions& options, const CommandContext& context);
+int run_calibration(const CalibrateOptions& options, const CommandContext& context);
+int print_plan(const CalibrateOptions& options);
+int pack_calibration(const CalibrateOptions& options, const CommandContext& context);
+
+}  // namespace orrery

@@ -1,0 +1,102 @@
+// `orrery calibrate --check` and `--pack`: are the kernels right, and what to send.
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "calibrate/check_report.h"
+#include "calibrate/pack.h"
+#include "cli/commands/calibrate.h"
+#include "cli/interrupt.h"
+#include "kernels/case_table.h"
+
+namespace orrery {
+
+namespace fs = std::filesystem;
+using namespace calibrate;
+
+namespace {
+
+std::string device_text(const kernels::Device& device) {
+  const kernels::DeviceInfo& d = device.info();
+  return d.name + ", driver " + (d.driver.empty() ? "unknown" : d.driver) + ", " + d.runtime;
+}
+
+// The simulator of one warp width is a program beside this one (calibrate/CMakeLists.txt says why).
+Result<int> run_simulator(const char* name, const CalibrateOptions& options) {
+  std::error_code ec;
+  const fs::path program = fs::read_symlink("/proc/self/exe", ec).parent_path() / name;
+  if (ec || !fs::exists(program)) {
+    return make_error(ErrorKind::unavailable, "the simulator is not here: " + program.string() +
+                                                  " is built with the tests (-DORRERY_TESTS=ON)");
+  }
+  std::vector<std::string> words{program.string(), options.out};
+  words.insert(words.end(), options.ops.begin(), options.ops.end());
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  pid_t child = 0;
+  int status = 0;
+  std::fflush(stdout);
+  const int failed = ::posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments.data(), environ);
+  if (failed != 0 || ::waitpid(child, &status, 0) != child)
+    return make_error(ErrorKind::unavailable, program.string() + " could not be started");
+  return WIFEXITED(status) ? WEXITSTATUS(status) : static_cast<int>(ExitCode::internal);
+}
+
+int run_simulators(const CalibrateOptions& options) {
+  int worst = 0;
+  for (const char* name : {"orrery-simulated-32", "orrery-simulated-64"}) {
+    const auto code = run_simulator(name, options);
+    if (!code.ok()) return report_errors(code.errors());
+    worst = std::max(worst, *code);
+  }
+  return worst;
+}
+
+}  // namespace
+
+int run_kernel_checks(const CalibrateOptions& options, const CommandContext& context) {
+  if (options.simulator) return run_simulators(options);
+  const Status known = known_operators(kernels::case_table(), options.ops);
+  if (!known.ok()) return report_errors(known.errors());
+  auto device = open_device(options.device);
+  if (!device.ok()) return report_errors(device.errors());
+  watch_interrupts();
+  kernels::Device& gpu = **device;
+  const CheckTarget target{gpu.memory(), [&](const std::function<void(kernels::Stream)>& body,
+                                             std::string& why) { return gpu.run(body, why); }};
+  CheckOptions check;
+  check.ops = options.ops;
+  check.interrupted = [] { return interrupted(); };
+  const CheckSummary summary = run_reported_checks(kernels::case_table(), target, check, !context.quiet);
+  const std::string where = device_text(gpu);
+  const Status written = write_check(summary, where, options.out, "check");
+  if (!written.ok()) return report_errors(written.errors());
+  if (context.json) {
+    std::fputs(canonical_json(check_json(summary, where)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::printf("%s\n\n%slog: %s/check.log\n", where.c_str(), summary_text(summary).c_str(),
+                options.out.c_str());
+  }
+  if (summary.interrupted) return static_cast<int>(ExitCode::interrupted);
+  return static_cast<int>(summary.good() ? ExitCode::done : ExitCode::check_failed);
+}
+
+int pack_calibration(const CalibrateOptions& options, const CommandContext& context) {
+  auto text = pack_directory(options.out);
+  if (!text.ok()) return report_errors(text.errors());
+  const Status written = write_file_atomically(options.pack, *text);
+  if (!written.ok()) return report_errors(written.errors());
+  if (!context.quiet) {
+    std::printf("%s: %s, to be read by orrery import calibration\n", options.pack.c_str(),
+                human_bytes(static_cast<double>(text->size())).c_str());
+  }
+  return static_cast<int>(ExitCode::done);
+}
+
+}  // namespace orrery

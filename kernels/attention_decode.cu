@@ -1,0 +1,256 @@
+// Paged decode attention. A block of four warps takes a piece of a sequence's context for one KV head; the
+// query heads of that KV head (up to 16) are the rows of one mma tile, so that keys and values are read once.
+// Each warp walks over 16-token blocks of its own with a cp.async pipeline of its own: no barrier until the
+// warps merge at the end. Bytes in flight, not arithmetic, decide: 24 KiB a warp, two thirds of it under way.
+#include "kernels/attention_decode.h"
+
+#include "kernels/attention_fragments.h"
+#include "kernels/gpu_runtime.h"
+#include "kernels/tensor_core.h"
+
+namespace orrery::kernels {
+namespace {
+
+constexpr int decode_warps = 4, decode_threads = 32 * decode_warps, merge_threads = 512;
+
+template <int HeadDim, bool Fp8>
+struct DecodeShape {
+  using Tile = HeadTile<HeadDim, Fp8>;
+  static constexpr int stage_bytes = 2 * Tile::bytes;
+  static constexpr int stages = 24 * 1024 / stage_bytes > 8 ? 8 : 24 * 1024 / stage_bytes;
+  static constexpr int warp_bytes = stages * stage_bytes, shared_bytes = decode_warps * warp_bytes;
+  static_assert(warp_bytes >= 16 * (HeadDim + 2) * 4, "the merge of the warps reuses the pipeline's memory");
+};
+
+// Block numbers of this warp's tiles, 32 at a time, the next 32 already asked for.
+struct BlockNumbers {
+  const std::int32_t* table;
+  int tiles, current, next;
+
+  GPU_DEVICE_MEMBER int fetch(int turn) const {
+    const int tile =
+        static_cast<int>(gpu_warp_index()) + decode_warps * (turn + static_cast<int>(gpu_lane()));
+    return tile < tiles ? table[tile] : 0;
+  }
+  GPU_DEVICE_MEMBER void start(const std::int32_t* from, int count) {
+    table = from;
+    tiles = count;
+    current = fetch(0);
+    next = fetch(32);
+  }
+  // Turns come in order.
+  GPU_DEVICE_MEMBER int of(int turn) {
+    if (turn % 32 == 0 && turn > 0) {
+      current = next;
+      next = fetch(turn + 32);
+    }
+    return gpu_shuffle(current, static_cast<unsigned>(turn % 32));
+  }
+};
+
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void load_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens,
+                            SharedAddress stage) {
+  using Tile = HeadTile<HeadDim, Fp8>;
+  const std::int64_t token_bytes = static_cast<std::int64_t>(p.kv_heads) * Tile::row_bytes;
+  const std::int64_t start =
+      block * kv_block_tokens * token_bytes + static_cast<std::int64_t>(kv_head) * Tile::row_bytes;
+  const auto* keys = static_cast<const unsigned char*>(p.kv.keys) + start;
+  const auto* values = static_cast<const unsigned char*>(p.kv.values) + start;
+  GPU_UNROLL for (int i = 0; i < Tile::chunks / 2; i++) {
+    const int index = static_cast<int>(gpu_lane()) + 32 * i;
+    const int token = index / Tile::chunks, chunk = index % Tile::chunks;
+    const bool valid = token < tokens;
+    const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
+    const std::uint32_t to = Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk));
+    copy_async(stage + to, keys + at, valid);
+    copy_async(stage + Tile::bytes + to, values + at, valid);
+  }
+}
+
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries, const float (&factor)[2], int tokens,
+                            SharedAddress stage, SoftmaxRows<HeadDim>& rows) {
+  float scores[2][4];
+  multiply_keys<HeadDim, Fp8>(queries, stage, scores);
+  const int column = static_cast<int>(gpu_lane()) % 4 * 2;
+  GPU_UNROLL for (int i = 0; i < 2; i++) {
+    GPU_UNROLL for (int c = 0; c < 4; c++) {
+      scores[i][c] = 8 * i + column + c % 2 < tokens ? scores[i][c] * factor[c / 2] : -INFINITY;
+    }
+  }
+  rows.exponentials(scores);
+  std::uint32_t weights[4];
+  GPU_UNROLL for (int i = 0; i < 4; i++) {
+    const float low = scores[i / 2][i % 2 * 2], high = scores[i / 2][i % 2 * 2 + 1];
+    weights[i] = Fp8 ? pack_f16(low, high) : gpu_pack_bf16(low, high);
+  }
+  multiply_values<HeadDim, Fp8>(weights, stage + HeadTile<HeadDim, Fp8>::bytes, rows.out);
+}
+
+// Each warp's rows, then sums of exponentials and maxima, in shared memory.
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void lay_down_rows(float* warp_memory, const SoftmaxRows<HeadDim>& rows) {
+  const int g = static_cast<int>(gpu_lane()) / 4;
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    const int row = g + 8 * half;
+    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
+      GPU_UNROLL for (int c = 0; c < 2; c++) {
+        warp_memory[row * HeadDim + HeadTile<HeadDim, Fp8>::dimension(j, c)] = rows.out[j][2 * half + c];
+      }
+    }
+    if (gpu_lane() % 4 == 0) {
+      warp_memory[16 * HeadDim + row] = rows.largest[half];
+      warp_memory[16 * HeadDim + 16 + row] = rows.sum[half];
+    }
+  }
+}
+
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, int first_head, int heads,
+                            const float* memory) {
+  constexpr int stride = DecodeShape<HeadDim, Fp8>::warp_bytes / 4;
+  for (int index = static_cast<int>(threadIdx.x); index < heads * HeadDim; index += decode_threads) {
+    const int row = index / HeadDim, dimension = index % HeadDim;
+    float largest = -INFINITY, sum = 0, value = 0;
+    GPU_UNROLL for (int w = 0; w < decode_warps; w++) {
+      largest = gpu_max(largest, memory[w * stride + 16 * HeadDim + row]);
+    }
+    GPU_UNROLL for (int w = 0; w < decode_warps; w++) {
+      const float* of_warp = memory + w * stride;
+      // A warp without tokens has nothing to add, whatever the others' maximum is.
+      const bool any = of_warp[16 * HeadDim + 16 + row] != 0.0F;
+      const float factor = any ? gpu_exp2(of_warp[16 * HeadDim + row] - largest) : 0.0F;
+      sum += of_warp[16 * HeadDim + 16 + row] * factor;
+      value += of_warp[row * HeadDim + dimension] * factor;
+    }
+    value *= p.kv.value_scale / sum;
+    const std::int64_t head = first_head + row;
+    if (piece.slot < 0) {
+      const std::int64_t at =
+          (static_cast<std::int64_t>(piece.sequence) * p.heads + head) * HeadDim + dimension;
+      static_cast<std::uint16_t*>(p.out)[at] = gpu_to_bf16(value);
+    } else {
+      const std::int64_t at = static_cast<std::int64_t>(piece.slot) * p.heads + head;
+      p.partial[at * HeadDim + dimension] = value;
+      if (dimension == 0) p.partial_log_sum[at] = largest + gpu_log2(sum);
+    }
+  }
+}
+
+template <int HeadDim, bool Fp8>
+__global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionDecode p) {
+  using Shape = DecodeShape<HeadDim, Fp8>;
+  ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
+  const DecodePiece piece = p.pieces[blockIdx.x];
+  const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
+  const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
+  const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
+  const int first_head = kv_head * group + in_group, heads = group - in_group < 16 ? group - in_group : 16;
+  const int warp = static_cast<int>(gpu_warp_index()), tokens = piece.end - piece.first;
+  const int tiles = (tokens + 15) / 16;
+  const SharedAddress ring = shared_address(shared) + static_cast<unsigned>(warp * Shape::warp_bytes);
+
+  BlockNumbers blocks;
+  blocks.start(p.kv.block_table + piece.sequence * p.kv.table_stride + piece.first / kv_block_tokens, tiles);
+  int loading = 0;
+  const auto load_next = [&] {
+    const int tile = warp + decode_warps * loading;
+    if (tile < tiles) {
+      const int block = blocks.of(loading);
+      load_tokens<HeadDim, Fp8>(p, kv_head, block, tokens - 16 * tile,
+                                ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
+    }
+    copy_async_commit();
+    loading++;
+  };
+  for (int s = 0; s < Shape::stages - 1; s++) load_next();
+
+  QueryFragments<HeadDim, Fp8> queries;
+  const auto* query_rows = static_cast<const std::uint16_t*>(p.queries);
+  queries.load(query_rows + (static_cast<std::int64_t>(piece.sequence) * p.heads + first_head) * HeadDim,
+               HeadDim, heads);
+  constexpr float log2_e = 1.4426950408889634F;
+  const float scale = p.softmax_scale * log2_e * p.kv.key_scale;
+  const float factor[2] = {scale * queries.row_factor[0], scale * queries.row_factor[1]};
+  SoftmaxRows<HeadDim> rows;
+  rows.clear();
+  int slot = 0;
+  for (int tile = warp; tile < tiles; tile += decode_warps) {
+    copy_async_wait<Shape::stages - 2>();
+    warp_sync();  // every lane's part of the tile is there, and all are through with the tile before
+    load_next();
+    attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile,
+                              ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
+    slot = slot + 1 == Shape::stages ? 0 : slot + 1;
+  }
+  rows.finish_sums();
+  copy_async_wait<0>();
+  gpu_barrier();
+  auto* memory = reinterpret_cast<float*>(shared);
+  lay_down_rows<HeadDim, Fp8>(memory + warp * (Shape::warp_bytes / 4), rows);
+  gpu_barrier();
+  merge_warps<HeadDim, Fp8>(p, piece, first_head, heads, memory);
+}
+
+// One block a sequence with several pieces and head; threads are (group of slots, dimension).
+template <int HeadDim>
+__global__ void __launch_bounds__(merge_threads) merge_kernel(const AttentionDecode p) {
+  constexpr int groups = merge_threads / HeadDim;
+  GPU_SHARED(float, values, merge_threads);
+  GPU_SHARED(float, sums, groups);
+  const DecodeMerge merge = p.merges[blockIdx.x];
+  const std::int64_t head = blockIdx.y;
+  const int dimension = static_cast<int>(threadIdx.x) % HeadDim,
+            group = static_cast<int>(threadIdx.x) / HeadDim;
+  float largest = -INFINITY;
+  for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += 32) {
+    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
+    largest = gpu_max(largest, p.partial_log_sum[at]);
+  }
+  largest = gpu_group_max(largest);
+  float value = 0, sum = 0;
+  ORRERY_UNROLL_BY(4)
+  for (int s = group; s < merge.slots; s += groups) {
+    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
+    const float factor = gpu_exp2(p.partial_log_sum[at] - largest);
+    sum += factor;
+    value += factor * p.partial[at * HeadDim + dimension];
+  }
+  values[threadIdx.x] = value;
+  if (dimension == 0) sums[group] = sum;
+  gpu_barrier();
+  if (group != 0) return;
+  for (int i = 1; i < groups; i++) {
+    value += values[i * HeadDim + dimension];
+    sum += sums[i];
+  }
+  const std::int64_t at = (static_cast<std::int64_t>(merge.sequence) * p.heads + head) * HeadDim + dimension;
+  static_cast<std::uint16_t*>(p.out)[at] = gpu_to_bf16(value / sum);
+}
+
+template <int HeadDim, bool Fp8>
+void launch_decode(const AttentionDecode& p, void* stream) {
+  const int group = p.heads / p.kv_heads;
+  const auto across = static_cast<unsigned>(p.kv_heads * ((group + 15) / 16));
+  launch_shared(decode_kernel<HeadDim, Fp8>, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
+                DecodeShape<HeadDim, Fp8>::shared_bytes, stream, p);
+  if (p.merge_count == 0) return;
+  gpu_launch(merge_kernel<HeadDim>, {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)},
+             merge_threads, stream, p);
+}
+
+}  // namespace
+
+std::int64_t attention_compute_units() { return gpu_compute_units(); }
+
+void attention_decode(const AttentionDecode& problem, void* stream) {
+  if (problem.piece_count == 0) return;
+  if (problem.head_dim == 128) {
+    problem.fp8_kv ? launch_decode<128, true>(problem, stream) : launch_decode<128, false>(problem, stream);
+  } else {
+    problem.fp8_kv ? launch_decode<64, true>(problem, stream) : launch_decode<64, false>(problem, stream);
+  }
+}
+
+}  // namespace orrery::kernels

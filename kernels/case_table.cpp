@@ -1,0 +1,74 @@
+#include "kernels/case_table.h"
+
+namespace orrery::kernels {
+
+namespace {
+
+constexpr bool simulated = true;
+
+// Emulated matrix instructions are NVIDIA's: the 64-lane simulator stands for another vendor.
+#if defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32
+#define ORRERY_MATRIX_CASES 0
+#else
+#define ORRERY_MATRIX_CASES 1
+#endif
+
+constexpr CaseEntry table[] = {
+    {"rms_norm", "RMSNorm of rows, bf16", simulated, make_rms_norm_case},
+    {"add_rms_norm", "residual add and RMSNorm, bf16", simulated, make_add_rms_norm_case},
+    {"add_rms_norm_quantize",
+     "residual add, RMSNorm and quantisation to fp8, per tensor, row or group of 128", simulated,
+     make_add_rms_norm_quantize_case},
+    {"rotary", "rotary embedding of q and k (NeoX)", simulated, make_rotary_case},
+    {"qk_norm_rotary", "RMSNorm of each head of q and k, then rotary", simulated, make_qk_norm_rotary_case},
+    {"silu_mul", "SiLU of the gate times up, bf16", simulated, make_silu_mul_case},
+    {"silu_mul_quantize", "SiLU of the gate times up, to fp8", simulated, make_silu_mul_quantize_case},
+    {"quantize", "bf16 to fp8, per tensor, row or group of 128", simulated, make_quantize_case},
+    {"kv_write", "new keys and values into the paged cache, bf16 or fp8", simulated, make_kv_write_case},
+    {"embedding", "token embedding rows", simulated, make_embedding_case},
+    {"gather_rows", "rows by index", simulated, make_gather_rows_case},
+    {"router_topk", "softmax and top-k of the router", simulated, make_router_topk_case},
+    {"moe_align", "rows sorted by expert, each expert padded to blocks", simulated, make_moe_align_case},
+    {"moe_permute", "rows gathered in the order of moe_align", simulated, make_moe_permute_case},
+    {"moe_combine", "weighted sum of a token's expert outputs", simulated, make_moe_combine_case},
+    {"logits_copy", "logits from bf16 to fp32", simulated, make_logits_copy_case},
+    {"argmax", "greedy token choice", simulated, make_argmax_case},
+    {"sample", "token choice by temperature, with counter-based Gumbel noise", simulated, make_sample_case},
+    {"copy", "device memory copied", simulated, make_copy_case},
+    {"read", "device memory read", simulated, make_read_case},
+    {"write", "device memory written", simulated, make_write_case},
+#if ORRERY_MATRIX_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
+    {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
+    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
+    {"attention_decode", "paged decode attention, split over the context", simulated,
+     make_attention_decode_case},
+    {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
+     make_attention_prefill_case},
+    {"all_reduce", "NCCL, bf16 sum; bytes is what a rank holds", !simulated, make_collective_case},
+    {"all_gather", "NCCL; bytes is the gathered result", !simulated, make_collective_case},
+    {"reduce_scatter", "NCCL, bf16 sum; bytes is a rank's input", !simulated, make_collective_case},
+    {"all_to_all", "NCCL send and receive among all ranks", !simulated, make_collective_case},
+    {"send_recv", "NCCL, even ranks to the next", !simulated, make_collective_case},
+#endif
+};
+
+}  // namespace
+
+std::span<const CaseEntry> case_table() { return table; }
+
+const CaseEntry* find_case(std::string_view op) {
+  for (const CaseEntry& entry : table) {
+    if (entry.op == op) return &entry;
+  }
+  return nullptr;
+}
+
+std::unique_ptr<KernelCase> make_case(const CaseSpec& spec, std::string& why) {
+  const CaseEntry* entry = find_case(spec.op);
+  if (entry != nullptr) return entry->make(spec, why);
+  why = "no kernel for operator '" + spec.op + "'";
+  return nullptr;
+}
+
+}  // namespace orrery::kernels

@@ -1,0 +1,162 @@
+#include "kernels/attention_prefill.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/case_table.h"
+#include "kernels/cases/paged_operands.h"
+
+namespace orrery::kernels {
+
+namespace {
+
+std::vector<std::int64_t> tokens_in_cache(const CaseSpec& spec) {
+  std::vector<std::int64_t> tokens;
+  for (const auto& [added, context] : spec.sequences) tokens.push_back(added + context);
+  return tokens;
+}
+
+struct OperandSet {
+  Matrix queries, out;  // [new tokens · heads][head_dim]
+  PagedOperands kv;
+};
+
+class AttentionPrefillCase final : public KernelCase {
+ public:
+  explicit AttentionPrefillCase(const CaseSpec& spec)
+      : spec_(spec), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
+        plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
+        scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
+    for (const auto& [added, context] : spec.sequences) new_tokens_ += added;
+  }
+
+  std::string kernel() const override { return "orrery.attention_prefill.bf16.v1"; }
+  std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
+
+  bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
+    table_ = upload_new(memory, layout_.table.data(), layout_.table.size() * 4);
+    tiles_ = upload_new(memory, plan_.data(), plan_.size() * sizeof(PrefillTile));
+    bool room = table_ != nullptr && tiles_ != nullptr;
+    for (int i = 0; i < sets && room; ++i) {
+      OperandSet set;
+      set.queries = {nullptr, Element::bf16, new_tokens_ * spec_.heads, spec_.head_dim};
+      set.out = set.queries;
+      room =
+          set.queries.allocate(memory) && set.out.allocate(memory) && set.kv.allocate(memory, layout_, false);
+      if (!room) break;
+      const std::uint64_t seed = spec_.seed + 10 * static_cast<std::uint64_t>(i);
+      set.queries.fill(memory, spec_.fill, 1.0F, seed + 2);
+      // NaNs come through queries: one of a value would reach rows that may not see it
+      // (attention_prefill.cu).
+      set.kv.fill(memory, layout_, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, seed + 3);
+      sets_.push_back(set);
+    }
+    if (!room)
+      why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
+    return room;
+  }
+
+  void launch(int set, Stream stream) override {
+    const OperandSet& o = sets_[static_cast<std::size_t>(set)];
+    AttentionPrefill problem;
+    problem.queries = o.queries.data;
+    problem.out = o.out.data;
+    problem.kv = o.kv.on_device(layout_, table_);
+    problem.tiles = static_cast<const PrefillTile*>(tiles_);
+    problem.tile_count = static_cast<std::int32_t>(plan_.size());
+    problem.heads = static_cast<std::int32_t>(spec_.heads);
+    problem.kv_heads = static_cast<std::int32_t>(spec_.kv_heads);
+    problem.head_dim = static_cast<std::int32_t>(spec_.head_dim);
+    problem.softmax_scale = scale_;
+    attention_prefill(problem, stream);
+  }
+
+  CheckResult check(DeviceMemory& memory) override {
+    MatrixComparison comparison;
+    const auto sequences = static_cast<std::int64_t>(spec_.sequences.size());
+    const std::vector<std::int64_t> chosen = sample(sequences, 8, spec_.seed);
+    const std::int64_t rows = (4095 + spec_.head_dim) / spec_.head_dim;
+    const auto each = std::max<std::int64_t>(rows / static_cast<std::int64_t>(chosen.size()) + 1, 4);
+    for (const std::int64_t sequence : chosen) {
+      const auto [added, context] = spec_.sequences[static_cast<std::size_t>(sequence)];
+      const SequenceKv kv =
+          download_sequence(memory, layout_, sets_.front().kv, static_cast<std::size_t>(sequence));
+      for (const std::int64_t row : sample(added * spec_.heads, each, spec_.seed + 1)) {
+        compare_row(memory, kv, sequence, context, row, comparison);
+      }
+    }
+    comparison.guards(memory);
+    return comparison.result();
+  }
+
+  double flops() const override {
+    return 4.0 * seen_pairs() * static_cast<double>(spec_.heads * spec_.head_dim);
+  }
+  // Queries, outputs, and keys and values of all tokens once.
+  double bytes() const override {
+    double tokens = 0;
+    for (const std::int64_t each : layout_.tokens) tokens += static_cast<double>(each);
+    return 4.0 * static_cast<double>(spec_.head_dim) *
+           (tokens * static_cast<double>(spec_.kv_heads) + static_cast<double>(new_tokens_ * spec_.heads));
+  }
+
+ private:
+  // `row` counts (new token, head) within the sequence.
+  void compare_row(DeviceMemory& memory, const SequenceKv& kv, std::int64_t sequence, std::int64_t context,
+                   std::int64_t row, MatrixComparison& comparison) const {
+    const OperandSet& o = sets_.front();
+    std::int64_t before = 0;
+    for (std::int64_t s = 0; s < sequence; ++s) before += spec_.sequences[static_cast<std::size_t>(s)].first;
+    const std::int64_t token = row / spec_.heads, head = row % spec_.heads, at = before * spec_.heads + row;
+    const AttentionReference expected =
+        attention_reference(o.queries.row(memory, at), kv, layout_, head / (spec_.heads / spec_.kv_heads),
+                            context + token + 1, scale_, 0x1p-8);
+    const std::vector<double> out = o.out.row(memory, at);
+    for (std::size_t d = 0; d < out.size(); ++d) {
+      comparison.add(out[d], expected.out[d], expected.tolerance[d],
+                     "sequence " + std::to_string(sequence) + ", token " + std::to_string(token) + ", head " +
+                         std::to_string(head) + ", dimension " + std::to_string(d));
+    }
+  }
+
+  double seen_pairs() const {
+    double pairs = 0;
+    for (const auto& [added, context] : spec_.sequences) {
+      pairs += static_cast<double>(added) * static_cast<double>(context) +
+               static_cast<double>(added) * static_cast<double>(added + 1) / 2;
+    }
+    return pairs;
+  }
+
+  CaseSpec spec_;
+  PagedLayout layout_;
+  std::vector<PrefillTile> plan_;
+  float scale_;
+  std::int64_t new_tokens_ = 0;
+  void* table_ = nullptr;
+  void* tiles_ = nullptr;
+  std::vector<OperandSet> sets_;
+};
+
+}  // namespace
+
+std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
+  bool sensible = !spec.sequences.empty();
+  for (const auto& [added, context] : spec.sequences) sensible = sensible && added >= 1 && context >= 0;
+  if (spec.head_dim != 64 && spec.head_dim != 128) {
+    why = "attention_prefill: head_dim is 64 or 128";
+  } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
+    why = "attention_prefill: heads is a multiple of kv_heads";
+  } else if (spec.block_size != kv_block_tokens) {
+    why = "attention_prefill: block_size is 16";
+  } else if (spec.dtype != "bf16" || spec.kv_dtype != "bf16") {
+    why = "attention_prefill: dtype and kv_dtype are bf16";
+  } else if (!sensible) {
+    why = "attention_prefill: sequences lists (new tokens ≥ 1, context ≥ 0)";
+  } else {
+    return std::make_unique<AttentionPrefillCase>(spec);
+  }
+  return nullptr;
+}
+
+}  // namespace orrery::kernels

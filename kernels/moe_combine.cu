@@ -1,0 +1,33 @@
+#include "kernels/moe_combine.h"
+
+#include "kernels/gpu_runtime.h"
+
+namespace orrery::kernels {
+
+namespace {
+
+__global__ void __launch_bounds__(256) moe_combine_kernel(MoeCombineLaunch a) {
+  const int width = a.columns / 8;
+  const std::int64_t at = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t token = at / width;
+  if (token >= a.tokens) return;
+  const std::int64_t vector = at - token * width;
+  GpuFloat8 sum{};
+  for (int j = 0; j < a.k; ++j) {
+    const std::int64_t row = a.positions[token * a.k + j];
+    const float weight = a.weights[token * a.k + j];
+    const GpuFloat8 y =
+        gpu_unpack_bf16(gpu_load<GpuBytes16>(a.y, static_cast<std::size_t>(row * width + vector)));
+    GPU_UNROLL for (int i = 0; i < 8; ++i) sum.value[i] += weight * y.value[i];
+  }
+  gpu_store(a.out, static_cast<std::size_t>(at), gpu_pack8_bf16(sum));
+}
+
+}  // namespace
+
+void launch_moe_combine(const MoeCombineLaunch& a, void* stream) {
+  const std::int64_t work = std::int64_t{a.tokens} * (a.columns / 8);
+  gpu_launch(moe_combine_kernel, {gpu_blocks_for(work, 256)}, 256, stream, a);
+}
+
+}  // namespace orrery::kernels

@@ -1,0 +1,70 @@
+#include "kernels/silu_mul.h"
+
+#include "kernels/row.h"
+
+namespace orrery::kernels {
+
+namespace {
+
+GPU_DEVICE float silu(float gate) {
+  constexpr float log2_e = 1.44269504F;
+  return gate * gpu_reciprocal(1.0F + gpu_exp2(-log2_e * gate));
+}
+
+// Eight results of row `row`; `half` is the row's number of vectors.
+GPU_DEVICE GpuFloat8 gated(const std::uint16_t* gate_up, std::int64_t row, int vector, int half) {
+  const std::size_t at = static_cast<std::size_t>(row * 2 * half + vector);
+  const GpuFloat8 gate = gpu_unpack_bf16(gpu_load<GpuBytes16>(gate_up, at));
+  const GpuFloat8 up = gpu_unpack_bf16(gpu_load<GpuBytes16>(gate_up, at + static_cast<std::size_t>(half)));
+  GpuFloat8 out;
+  GPU_UNROLL for (int i = 0; i < 8; ++i) out.value[i] = silu(gate.value[i]) * up.value[i];
+  return out;
+}
+
+// Everything but a scale per token: no vector needs to know of another beyond its group, so threads are dealt
+// over all rows and a single row still fills several compute units.
+template <Fp8Scaling scaling>
+__global__ void __launch_bounds__(256) silu_mul_flat_kernel(SiluMulLaunch a) {
+  const int half = a.columns / 8;
+  const std::int64_t at = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t row = at / half;
+  const int vector = static_cast<int>(at - row * half);
+  const bool inside = row < a.rows;
+  const GpuFloat8 out = inside ? gated(a.gate_up, row, vector, half) : GpuFloat8{};
+  if constexpr (scaling == Fp8Scaling::none) {
+    if (inside) gpu_store(a.out, static_cast<std::size_t>(at), gpu_pack8_bf16(out));
+  } else {
+    const float scale = scaling == Fp8Scaling::tensor ? a.quantized.scales[0] : 0;
+    quantize8<scaling>(out, a.quantized, row, vector, a.columns, inside, scale);
+  }
+}
+
+template <int vectors>
+__global__ void __launch_bounds__(1024) silu_mul_row_kernel(SiluMulLaunch a) {
+  const int half = a.columns / 8;
+  Row<vectors> row;
+  GPU_UNROLL for (int v = 0; v < vectors; ++v) {
+    const int at = static_cast<int>(threadIdx.x + v * blockDim.x);
+    row.part[v] = at < half ? gated(a.gate_up, blockIdx.x, at, half) : GpuFloat8{};
+  }
+  quantize_row<Fp8Scaling::token>(row, a.quantized, blockIdx.x, a.columns);
+}
+
+}  // namespace
+
+void launch_silu_mul(const SiluMulLaunch& a, void* stream) {
+  const GpuGrid flat = {gpu_blocks_for(std::int64_t{a.rows} * a.columns / 8, 256)};
+  switch (a.quantized.scaling) {
+    case Fp8Scaling::none: return gpu_launch(silu_mul_flat_kernel<Fp8Scaling::none>, flat, 256, stream, a);
+    case Fp8Scaling::tensor:
+      return gpu_launch(silu_mul_flat_kernel<Fp8Scaling::tensor>, flat, 256, stream, a);
+    case Fp8Scaling::group: return gpu_launch(silu_mul_flat_kernel<Fp8Scaling::group>, flat, 256, stream, a);
+    case Fp8Scaling::token: break;
+  }
+  for_row(a.columns, [&](auto vectors, unsigned threads) {
+    gpu_launch(silu_mul_row_kernel<decltype(vectors)::count>, {static_cast<unsigned>(a.rows)}, threads,
+               stream, a);
+  });
+}
+
+}  // namespace orrery::kernels

@@ -1,0 +1,37 @@
+// NVIDIA's libraries, loaded when first asked for: a binary must start where they are missing. Their headers
+// give the types at build time, dlopen gives the functions.
+#pragma once
+
+#include <string>
+
+namespace orrery::kernels {
+
+enum class Vendor : unsigned char { cublas_lt, cudnn, nccl, nvml };
+
+class VendorLibrary {
+ public:
+  // Tries the library's versioned names as the loader finds them (LD_LIBRARY_PATH, ld.so.conf), then in
+  // $CUDA_HOME/lib64 and /usr/local/cuda/lib64.
+  explicit VendorLibrary(Vendor vendor);
+
+  bool loaded() const { return handle_ != nullptr; }
+  const std::string& why() const { return why_; }    // why it is not loaded: the loader's words
+  const std::string& file() const { return file_; }  // the name that worked
+
+  void* symbol(const char* name) const;  // null when the library or the symbol is missing
+
+  // `auto* create = library.function<decltype(cublasLtCreate)>("cublasLtCreate");`
+  template <class F>
+  F* function(const char* name) const {
+    return reinterpret_cast<F*>(symbol(name));
+  }
+
+ private:
+  void* handle_ = nullptr;
+  std::string file_, why_;
+};
+
+// One for the process, loaded at the first call and never unloaded.
+const VendorLibrary& vendor_library(Vendor vendor);
+
+}  // namespace orrery::kernels

@@ -1,0 +1,217 @@
+// Every operator of the case table in the simulator, against its double-precision reference, over random and
+// adversarial shapes and operands.
+#include <functional>
+#include <vector>
+
+#include "catch.h"
+#include "kernels/case_table.h"
+#include "kernels/cpu_simulator.h"
+#include "kernels/guarded_memory.h"
+
+using namespace orrery::kernels;
+
+namespace {
+
+constexpr Fill fills[] = {Fill::random, Fill::zeros, Fill::saturating, Fill::with_nan};
+
+// Prepares, launches as often as asked and checks; the text says what went wrong.
+std::string run_case(const CaseSpec& spec, int launches = 1) {
+  std::string why;
+  const auto kernel = make_case(spec, why);
+  if (kernel == nullptr) return "refused: " + why;
+  HostMemory memory;
+  if (!kernel->prepare(memory, 1, why)) return "prepare: " + why;
+  static_cast<void>(simulator::take_error());
+  for (int i = 0; i < launches; ++i) kernel->launch(0, nullptr);
+  if (const std::string error = simulator::take_error(); !error.empty()) return "simulator: " + error;
+  if (!memory.guards_intact(why)) return "guards: " + why;
+  const CheckResult result = kernel->check(memory);
+  return result.passed ? "" : "check: " + result.detail;
+}
+
+CaseSpec rows_of(const char* op, std::int64_t m, std::int64_t n, const char* dtype = "bf16") {
+  CaseSpec spec;
+  spec.op = op;
+  spec.m = m;
+  spec.n = n;
+  spec.dtype = dtype;
+  return spec;
+}
+
+void check_all_fills(CaseSpec spec) {
+  for (const Fill fill : fills) {
+    spec.fill = fill;
+    spec.seed = static_cast<std::uint64_t>(spec.m + 7 * spec.n);
+    CAPTURE(spec.op, spec.m, spec.n, spec.dtype, spec.kv_dtype, spec.experts, static_cast<int>(fill));
+    CHECK(run_case(spec) == "");
+  }
+}
+
+const std::vector<const char*> fp8_dtypes = {"fp8-tensor", "fp8-channel", "fp8-block"};
+
+// A small spec of each operator.
+CaseSpec small(const char* op) {
+  CaseSpec spec = rows_of(op, 5, 256);
+  if (std::string(op).find("quantize") != std::string::npos) spec.dtype = "fp8-block";
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = 128;
+  spec.experts = 8;
+  spec.top_k = 2;
+  spec.k = 64;
+  spec.bytes = 4096;
+  return spec;
+}
+
+}  // namespace
+
+TEST_CASE("norms agree with their reference", "[kernels]") {
+  for (const auto& [m, n] : {std::pair{1, 8}, {7, 128}, {3, 2056}, {2, 4096}, {1, 8200}}) {
+    check_all_fills(rows_of("rms_norm", m, n));
+    check_all_fills(rows_of("add_rms_norm", m, n));
+  }
+  check_all_fills(rows_of("add_rms_norm", 1, 32768));
+  for (const char* dtype : fp8_dtypes) {
+    for (const auto& [m, n] : {std::pair{1, 128}, {5, 2176}, {3, 4096}}) {
+      check_all_fills(rows_of("add_rms_norm_quantize", m, n, dtype));
+    }
+  }
+}
+
+TEST_CASE("silu_mul and quantize agree with their reference", "[kernels]") {
+  for (const auto& [m, n] : {std::pair{1, 8}, {13, 136}, {3, 1536}})
+    check_all_fills(rows_of("silu_mul", m, n));
+  for (const char* dtype : fp8_dtypes) {
+    for (const auto& [m, n] : {std::pair{1, 128}, {7, 384}, {2, 3072}}) {
+      check_all_fills(rows_of("silu_mul_quantize", m, n, dtype));
+      check_all_fills(rows_of("quantize", m, n, dtype));
+    }
+  }
+  check_all_fills(rows_of("quantize", 11, 8, "fp8-tensor"));
+  check_all_fills(rows_of("quantize", 3, 8200, "fp8-channel"));
+}
+
+TEST_CASE("rotary agrees with its reference", "[kernels]") {
+  for (const char* op : {"rotary", "qk_norm_rotary"}) {
+    for (const int head_dim : {64, 128, 256}) {
+      CaseSpec spec = rows_of(op, 5, 0);
+      spec.heads = 6;
+      spec.kv_heads = 1;
+      spec.head_dim = head_dim;
+      check_all_fills(spec);
+      spec.m = 1;
+      spec.heads = 32;
+      spec.kv_heads = 8;
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("router_topk agrees with its reference", "[kernels]") {
+  for (const auto& [m, experts, k] : {std::tuple{1, 1, 1},
+                                      {17, 8, 2},
+                                      {5, 60, 4},
+                                      {3, 128, 8},
+                                      {4, 256, 8},
+                                      {2, 512, 10},
+                                      {3, 300, 32},
+                                      {1, 33, 32}}) {
+    CaseSpec spec = rows_of("router_topk", m, 0);
+    spec.experts = experts;
+    spec.top_k = k;
+    check_all_fills(spec);
+  }
+}
+
+TEST_CASE("moe_align, moe_permute and moe_combine agree with their reference", "[kernels]") {
+  for (const auto& [m, experts, k, block] : {std::tuple{1, 1, 1, 16},
+                                             {1, 128, 8, 16},
+                                             {61, 8, 2, 16},
+                                             {65, 128, 8, 64},
+                                             {200, 512, 8, 16},
+                                             {257, 60, 4, 128}}) {
+    CaseSpec spec = rows_of("moe_align", m, 64);
+    spec.experts = experts;
+    spec.top_k = k;
+    spec.block_size = block;
+    check_all_fills(spec);
+    spec.op = "moe_permute";
+    check_all_fills(spec);
+    spec.op = "moe_combine";
+    check_all_fills(spec);
+  }
+  CaseSpec given = rows_of("moe_align", 10, 64);
+  given.experts = 4;
+  given.top_k = 2;
+  given.rows = {3, 0, 17, 0};
+  CHECK(run_case(given) == "");
+  given.rows = {3, 0, 18, 0};
+  CHECK(run_case(given).find("refused: operator moe_align needs") == 0);
+}
+
+TEST_CASE("kv_write agrees with its reference", "[kernels]") {
+  for (const char* kv_dtype : {"bf16", "fp8"}) {
+    for (const auto& [m, heads, dim] : {std::tuple{1, 1, 8}, {37, 2, 128}, {16, 8, 64}}) {
+      CaseSpec spec = rows_of("kv_write", m, 0);
+      spec.kv_heads = heads;
+      spec.head_dim = dim;
+      spec.kv_dtype = kv_dtype;
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("gathers, logits and bandwidth kernels agree with their reference", "[kernels]") {
+  for (const char* op : {"embedding", "gather_rows"}) {
+    for (const auto& [m, n, k] : {std::tuple{1, 8, 1}, {13, 2048, 101}, {130, 40, 17}}) {
+      CaseSpec spec = rows_of(op, m, n);
+      spec.k = k;
+      check_all_fills(spec);
+    }
+  }
+  for (const auto& [m, n] : {std::pair{1, 8}, {3, 4104}}) check_all_fills(rows_of("logits_copy", m, n));
+  for (const char* op : {"copy", "read", "write"}) {
+    for (const std::int64_t bytes : {16, 8192, 200'000, 16 * 31'337}) {
+      CaseSpec spec;
+      spec.op = op;
+      spec.bytes = bytes;
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("argmax and sample agree with their reference", "[kernels]") {
+  for (const char* op : {"argmax", "sample"}) {
+    for (const auto& [m, n] : {std::pair{1, 4}, {5, 1000}, {2, 18'992}}) check_all_fills(rows_of(op, m, n));
+    CHECK(run_case(rows_of(op, 3, 5000), 2) == "");  // the second launch finds the workspace as the first did
+  }
+}
+
+TEST_CASE("a kernel that did nothing fails every check", "[kernels]") {
+  for (const CaseEntry& entry : case_table()) {
+    CAPTURE(entry.op);
+    std::string why;
+    const auto kernel = make_case(small(entry.op), why);
+    REQUIRE(kernel != nullptr);
+    HostMemory memory;
+    REQUIRE(kernel->prepare(memory, 1, why));
+    CHECK(!kernel->check(memory).passed);
+    CHECK(run_case(small(entry.op)) == "");
+  }
+}
+
+TEST_CASE("a case states its size and its work", "[kernels]") {
+  for (const CaseEntry& entry : case_table()) {
+    CAPTURE(entry.op);
+    std::string why;
+    const auto kernel = make_case(small(entry.op), why);
+    REQUIRE(kernel != nullptr);
+    CHECK(kernel->bytes_per_set() > 0);
+    CHECK(kernel->bytes() > 0);
+    CHECK(kernel->kernel().find("orrery.") == 0);
+    CaseSpec empty;
+    empty.op = entry.op;
+    CHECK(make_case(empty, why) == nullptr);
+    CHECK(why.find(std::string("operator ") + entry.op + " needs") == 0);
+  }
+}

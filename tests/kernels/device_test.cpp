@@ -1,0 +1,46 @@
+// The library that programs link: it must start without a driver or NVIDIA's libraries and say what is
+// missing. With a GPU, every case of a small shape runs and agrees with its reference.
+#include "kernels/device.h"
+
+#include "catch.h"
+#include "kernels/case_table.h"
+#include "kernels/vendor_library.h"
+
+using namespace orrery::kernels;
+
+TEST_CASE("devices are listed, or their absence has a reason", "[kernels]") {
+  std::string why;
+  const auto found = devices(why);
+  if (found.empty()) CHECK(!why.empty());
+  for (const auto& device : found) {
+    CHECK(!device->info().name.empty());
+    CHECK(device->info().compute_units > 0);
+  }
+}
+
+TEST_CASE("a case runs and is timed where there is a device", "[kernels]") {
+  std::string why;
+  for (const auto& device : devices(why)) {
+    CaseSpec spec;
+    spec.op = "rms_norm";
+    spec.m = 64;
+    spec.n = 4096;
+    const auto kernel = make_case(spec, why);
+    REQUIRE(kernel != nullptr);
+    REQUIRE(kernel->prepare(device->memory(), 1, why));
+    CHECK(device->run([&](Stream stream) { kernel->launch(0, stream); }, why));
+    CHECK(kernel->check(device->memory()).detail == "");
+    CHECK(device->memory().guards_intact(why));
+    std::vector<double> ns;
+    CHECK(device->time([&](int, Stream stream) { kernel->launch(0, stream); }, 20, 10, ns, why));
+    CHECK(ns.size() == 10);
+    device->memory().release_all();
+  }
+}
+
+TEST_CASE("a vendor's library is loaded or says why not", "[kernels]") {
+  const VendorLibrary& nvml = vendor_library(Vendor::nvml);
+  CHECK(nvml.loaded() == nvml.why().empty());
+  CHECK(nvml.symbol("no_such_function") == nullptr);
+  CHECK(find_case("no_such_operator") == nullptr);
+}
