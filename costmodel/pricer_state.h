@@ -18,6 +18,7 @@ struct HostNanoseconds {
   double schedule_base = 0, schedule_per_sequence = 0, schedule_per_new_request = 0;
   double prepare_base = 0, prepare_per_sequence = 0;  // the base includes the RPC of a multi-process engine
   double launch_graph = 0, launch_piecewise = 0, launch_kernel = 0;
+  double launch_eager_more = 0;  // of all fused expert layers and collectives of a step
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <string_view>
 
 #include "base/mutation.h"
 #include "costmodel/pricer_state.h"
@@ -23,7 +24,8 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.schedule_per_new_request = nanoseconds(h.schedule_per_new_request, scale);
   ns.prepare_base = nanoseconds(h.prepare_base, scale);
   if (!one_process) ns.prepare_base += nanoseconds(h.prepare_rpc, scale);
-  ns.prepare_per_sequence = nanoseconds(h.prepare_per_sequence, scale);
+  const bool v1 = spec.engine.runner == "v1";
+  ns.prepare_per_sequence = nanoseconds(v1 ? h.prepare_per_sequence_v1 : h.prepare_per_sequence, scale);
   ns.launch_graph = nanoseconds(h.launch_graph, scale);
   ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
@@ -155,9 +157,10 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   t.prepare = round_half_even(host.prepare_base + host.prepare_per_sequence * sequences);
   switch (padded.mode) {
     case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
-    case GraphMode::piecewise: t.launch = round_half_even(host.launch_piecewise); break;
+    case GraphMode::piecewise: t.launch = round_half_even(host.launch_graph + host.launch_piecewise); break;
     case GraphMode::none:
-      t.launch = round_half_even(host.launch_kernel * static_cast<double>(kernels(shape)));
+      t.launch = round_half_even(host.launch_graph + host.launch_eager_more +
+                                 host.launch_kernel * static_cast<double>(kernels(shape)));
       break;
   }
   t.last_kernel = round_half_even(last_ns(padded.sequences));
@@ -202,6 +205,14 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   state->padding = GraphPadding(spec.engine.settings);
   const bool one_process = spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1;
   state->host = host_costs(spec, scales.host, one_process);
+  for (const GraphNode& node : state->nodes) {
+    const double count = static_cast<double>(node.count);
+    const HostCosts& h = spec.engine.host;
+    if (std::string_view(node.entry->name) == "fused_experts")
+      state->host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
+    if (node.entry->op_class == OpClass::collective)
+      state->host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
+  }
   state->launcher_is_core = one_process;
   state->steps_in_flight = spec.engine.steps_in_flight;
   state->input_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.input_delay, scales.host));

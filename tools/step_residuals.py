@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What an engine's logged steps take relative to their price, part by part.
+
+tools/step_residuals.py RUN… [--orrery build/release/orrery] [--hardware h200] [--engine vllm-0.24]
+
+RUN is a folder as under reports/cases/h200_vllm_0_24 (engine.json, steps.csv.gz). Every logged step is priced as it
+was scheduled; the price is taken apart by operator class (overrides.op_scale). Printed for classes of steps: number,
+median of measured / predicted device time with its 10 and 90 % points, and the factor that the class which varies most
+there would need for the median step to come out right. Steps during which the host was busy longer than 95 % of the
+device time are left out: there the launches set the pace. This is where STEPS_ON_H200 of tools/fit_kernel_tables.py
+comes from, with tables without corrections.csv. Standard library only.
+"""
+import argparse
+import csv
+import gzip
+import json
+import os
+import re
+import statistics
+import subprocess
+import tempfile
+
+CLASSES = ["gemm", "attention_decode", "attention_prefill", "grouped_gemm"]
+TOKENS = [(1, 64), (65, 256), (257, 512), (513, 1024), (1025, 2048), (2049, 4096), (4097, 8191), (8192, 10**9)]
+DECODES = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 24), (25, 32), (33, 48), (49, 64), (65, 96), (97, 128),
+           (129, 160), (161, 192), (193, 224), (225, 10**9)]
+
+
+def steps_of(folder):
+    with gzip.open(os.path.join(folder, "steps.csv.gz"), "rt") as f:
+        for r in csv.DictReader(f):
+            if not r["gpu_us"] or not r["decode_sequences"]:
+                continue
+            chunks = [[int(x) for x in c.split("@")] for c in re.split(r"[; ]+", r["prefill_chunks"]) if c]
+            decodes = int(float(r["decode_sequences"]))
+            if not chunks and not decodes:
+                continue
+            yield {"prefill": chunks, "decodes": decodes, "context": int(float(r["decode_context_tokens"] or 0)),
+                   "gpu": float(r["gpu_us"]), "host": float(r["execute_host_us"]), "tokens": int(r["tokens"])}
+
+
+def prices(arguments, model, tp, steps, scale):
+    with tempfile.TemporaryDirectory() as folder:
+        scenario, listing, out = (os.path.join(folder, n) for n in ("s.yaml", "steps.jsonl", "o.csv"))
+        with open(scenario, "w", encoding="utf-8") as f:
+            f.write(f"deployment:\n  hardware: {arguments.hardware}\n  model: {model}\n  engine: {arguments.engine}\n"
+                    f"  parallel: {{tp: {tp}}}\n")
+            if scale:
+                f.write(f"overrides: {{op_scale: {{{scale}: 2.0}}}}\n")
+        with open(listing, "w", encoding="utf-8") as f:
+            for s in steps:
+                f.write(json.dumps({"prefill": s["prefill"], "decode": {"sequences": s["decodes"],
+                                                                        "context_tokens": s["context"]}}) + "\n")
+        subprocess.run([arguments.orrery, "cost", scenario, "--steps", listing, "--out", out], check=True)
+        with open(out, encoding="utf-8") as f:
+            return [float(r["busy_us"]) for r in csv.DictReader(f)]
+
+
+def quantile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(p * len(values)))]
+
+
+def report(label, steps, varying):
+    if len(steps) < 4:
+        return
+    ratios = [s["gpu"] / s["busy"] for s in steps]
+    factor = [1 + (s["gpu"] - s["busy"]) / s[varying] for s in steps if s[varying] > 0]
+    print(f"  {label:18} n {len(steps):5}  {statistics.median(ratios):6.3f}  [{quantile(ratios, .1):.3f}, "
+          f"{quantile(ratios, .9):.3f}]  {varying} x {statistics.median(factor) if factor else 0:.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--orrery", default="build/release/orrery")
+    parser.add_argument("--hardware", default="h200")
+    parser.add_argument("--engine", default="vllm-0.24")
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        with open(os.path.join(run, "engine.json"), encoding="utf-8") as f:
+            engine = json.load(f)["engine"]
+        steps = list(steps_of(run))
+        model, tp = engine["model"].split("/")[-1].lower(), engine.get("tensor_parallel_size", 1)
+        base = prices(arguments, model, tp, steps, None)
+        for s, busy in zip(steps, base):
+            s["busy"] = busy
+        for name in CLASSES:
+            for s, scaled in zip(steps, prices(arguments, model, tp, steps, name)):
+                s[name] = scaled - s["busy"]
+        on_device = [s for s in steps if s["host"] < 0.95 * s["gpu"]]
+        print(f"{os.path.basename(run.rstrip('/'))}: measured / predicted, {len(on_device)} of {len(steps)} steps")
+        for low, high in TOKENS:
+            report(f"prefill {low}-{high if high < 10**9 else ''}",
+                   [s for s in on_device if s["prefill"] and low <= s["tokens"] <= high], "gemm")
+        for low, high in DECODES:
+            report(f"decode {low}-{high if high < 10**9 else ''}",
+                   [s for s in on_device if not s["prefill"] and low <= s["decodes"] <= high], "attention_decode")
+
+
+if __name__ == "__main__":
+    main()
