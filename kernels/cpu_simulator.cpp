@@ -60,7 +60,7 @@ namespace orrery::kernels::simulator {
 
 namespace {
 
-constexpr std::size_t stack_bytes = 128 * 1024;  // sanitizers make frames several times larger
+constexpr std::size_t stack_bytes = std::size_t{128} * 1024;  // sanitizers make frames several times larger
 
 enum class State : std::uint8_t { runnable, at_barrier, at_exchange, done };
 
@@ -181,7 +181,7 @@ class Block {
     me.parity ^= 1;  // nobody writes this half again before every lane has come to the next exchange
     half[me.index] = value;
     wait(State::at_exchange);
-    return half.data() + me.index / warp_ * warp_;
+    return half.data() + std::size_t{me.index / warp_} * warp_;
   }
 
   void* shared(const void* site, std::size_t bytes) {

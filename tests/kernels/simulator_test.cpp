@@ -68,11 +68,15 @@ TEST_CASE("warp and block operations", "[kernels]") {
   std::vector<float> data(256);
   CHECK(run(256, warp_sums, data.data()).empty());
   for (unsigned i = 0; i < 256; ++i) {
-    const float first = static_cast<float>(i / GPU_WARP * GPU_WARP);
-    CHECK(data[i] == GPU_WARP * first + (GPU_WARP * (GPU_WARP - 1)) / 2.0F);
+    const unsigned begin = i / GPU_WARP * GPU_WARP;
+    const float first = static_cast<float>(begin);
+    CHECK(data[i] == GPU_WARP * first + 0.5F * (GPU_WARP * (GPU_WARP - 1)));
   }
   CHECK(run(256, small_group_sums, data.data()).empty());
-  for (unsigned i = 0; i < 256; ++i) CHECK(data[i] == 16.0F * static_cast<float>(i / 16 * 16) + 120);
+  for (unsigned i = 0; i < 256; ++i) {
+    const unsigned begin = i / 16 * 16;
+    CHECK(data[i] == 16.0F * static_cast<float>(begin) + 120);
+  }
   CHECK(run(256, block_reductions, data.data()).empty());
   for (const float v : data) CHECK(v == 256 + 2550000);
   CHECK(run(256, ballots, data.data()).empty());
