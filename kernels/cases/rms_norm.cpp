@@ -72,6 +72,7 @@ class RmsNormCase : public CaseOf<RmsNormLaunch> {
   }
   static std::vector<double> slack_of(const std::vector<double>& expected) {
     std::vector<double> slack;
+    slack.reserve(expected.size());
     for (const double e : expected) slack.push_back(fp32_tolerance(e));
     return slack;
   }
