@@ -143,19 +143,21 @@ class AttentionPrefillCase final : public KernelCase {
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
   for (const auto& [added, context] : spec.sequences) sensible = sensible && added >= 1 && context >= 0;
+  const char* need = nullptr;
   if (spec.head_dim != 64 && spec.head_dim != 128) {
-    why = "attention_prefill: head_dim is 64 or 128";
+    need = "head_dim 64 or 128";
   } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
-    why = "attention_prefill: heads is a multiple of kv_heads";
+    need = "heads, a multiple of kv_heads";
   } else if (spec.block_size != kv_block_tokens) {
-    why = "attention_prefill: block_size is 16";
+    need = "block_size 16";
   } else if (spec.dtype != "bf16" || spec.kv_dtype != "bf16") {
-    why = "attention_prefill: dtype and kv_dtype are bf16";
+    need = "dtype and kv_dtype bf16";
   } else if (!sensible) {
-    why = "attention_prefill: sequences lists (new tokens ≥ 1, context ≥ 0)";
+    need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
   } else {
     return std::make_unique<AttentionPrefillCase>(spec);
   }
+  why = "operator " + spec.op + " needs " + need;
   return nullptr;
 }
 
