@@ -5,6 +5,7 @@
 
 #include "kernels/case_table.h"
 #include "kernels/cases/paged_operands.h"
+#include "kernels/cudnn_attention.h"
 
 namespace orrery::kernels {
 
@@ -23,14 +24,18 @@ struct OperandSet {
 
 class AttentionPrefillCase final : public KernelCase {
  public:
-  explicit AttentionPrefillCase(const CaseSpec& spec)
-      : spec_(spec), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
+  AttentionPrefillCase(const CaseSpec& spec, bool through_cudnn)
+      : spec_(spec), through_cudnn_(through_cudnn),
+        layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
         plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
     for (const auto& [added, context] : spec.sequences) new_tokens_ += added;
+    if (through_cudnn) layout_.in_order();
   }
 
-  std::string kernel() const override { return "orrery.attention_prefill.bf16.v1"; }
+  std::string kernel() const override {
+    return through_cudnn_ ? "cudnn.sdpa.bf16" : "orrery.attention_prefill.bf16.v1";
+  }
   std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
 
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
@@ -51,6 +56,7 @@ class AttentionPrefillCase final : public KernelCase {
       set.kv.fill(memory, layout_, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, seed + 3);
       sets_.push_back(set);
     }
+    if (room && through_cudnn_) return plan_cudnn(memory, why);
     if (!room)
       why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
     return room;
@@ -58,6 +64,13 @@ class AttentionPrefillCase final : public KernelCase {
 
   void launch(int set, Stream stream) override {
     const OperandSet& o = sets_[static_cast<std::size_t>(set)];
+    if (through_cudnn_) {
+      std::string why;
+      const bool launched = cudnn_->launch(o.queries.data, o.kv.keys.data, o.kv.values.data, o.out.data,
+                                           workspace_, stream, why);
+      if (!launched) refused_ = why;
+      return;
+    }
     AttentionPrefill problem;
     problem.queries = o.queries.data;
     problem.out = o.out.data;
@@ -73,6 +86,7 @@ class AttentionPrefillCase final : public KernelCase {
 
   CheckResult check(DeviceMemory& memory) override {
     MatrixComparison comparison;
+    if (!refused_.empty()) comparison.fail(refused_);
     const auto sequences = static_cast<std::int64_t>(spec_.sequences.size());
     const std::vector<std::int64_t> chosen = sample(sequences, 8, spec_.seed);
     const std::int64_t rows = (4095 + spec_.head_dim) / spec_.head_dim;
@@ -101,6 +115,29 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
  private:
+  bool plan_cudnn(DeviceMemory& memory, std::string& why) {
+    CudnnAttentionShape shape;
+    shape.sequences = static_cast<std::int64_t>(spec_.sequences.size());
+    shape.added = spec_.sequences.front().first;
+    shape.context = spec_.sequences.front().second;
+    shape.heads = spec_.heads;
+    shape.kv_heads = spec_.kv_heads;
+    shape.head_dim = spec_.head_dim;
+    shape.kv_sequence_stride = layout_.table_stride * layout_.elements_per_block();
+    shape.softmax_scale = scale_;
+    cudnn_ = plan_cudnn_attention(shape, why);
+    if (cudnn_ == nullptr) return false;
+    workspace_ = memory.allocate(std::max<std::size_t>(cudnn_->workspace_bytes(), 16));
+    if (workspace_ == nullptr) {
+      why = "no room for cuDNN's workspace";
+      return false;
+    }
+    // The first launch loads modules, which a capture might not survive.
+    const OperandSet& o = sets_.front();
+    return cudnn_->launch(o.queries.data, o.kv.keys.data, o.kv.values.data, o.out.data, workspace_, nullptr,
+                          why);
+  }
+
   // `row` counts (new token, head) within the sequence.
   void compare_row(DeviceMemory& memory, const SequenceKv& kv, std::int64_t sequence, std::int64_t context,
                    std::int64_t row, MatrixComparison& comparison) const {
@@ -129,20 +166,31 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   CaseSpec spec_;
+  bool through_cudnn_;
   PagedLayout layout_;
   std::vector<PrefillTile> plan_;
   float scale_;
   std::int64_t new_tokens_ = 0;
   void* table_ = nullptr;
   void* tiles_ = nullptr;
+  void* workspace_ = nullptr;
+  std::unique_ptr<CudnnAttention> cudnn_;
+  std::string refused_;
   std::vector<OperandSet> sets_;
 };
 
 }  // namespace
 
+// The operator is "attention_prefill", or "attention_prefill_cudnn": cuDNN over keys and values without
+// blocks, all sequences alike.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
-  for (const auto& [added, context] : spec.sequences) sensible = sensible && added >= 1 && context >= 0;
+  const bool through_cudnn = spec.op == "attention_prefill_cudnn";
+  bool alike = true;
+  for (const auto& [added, context] : spec.sequences) {
+    sensible = sensible && added >= 1 && context >= 0;
+    alike = alike && std::pair(added, context) == spec.sequences.front();
+  }
   const char* need = nullptr;
   if (spec.head_dim != 64 && spec.head_dim != 128) {
     need = "head_dim 64 or 128";
@@ -154,8 +202,10 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
     need = "dtype and kv_dtype bf16";
   } else if (!sensible) {
     need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
+  } else if (through_cudnn && !alike) {
+    need = "all sequences alike";
   } else {
-    return std::make_unique<AttentionPrefillCase>(spec);
+    return std::make_unique<AttentionPrefillCase>(spec, through_cudnn);
   }
   why = "operator " + spec.op + " needs " + need;
   return nullptr;

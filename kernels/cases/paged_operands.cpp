@@ -31,6 +31,16 @@ PagedLayout::PagedLayout(std::vector<std::int64_t> tokens_per_sequence, std::int
   }
 }
 
+void PagedLayout::in_order() {
+  std::int32_t next = 0;
+  for (std::size_t s = 0; s < tokens.size(); ++s) {
+    const std::int64_t needed = (tokens[s] + kv_block_tokens - 1) / kv_block_tokens;
+    for (std::int64_t i = 0; i < needed; ++i) {
+      table[s * static_cast<std::size_t>(table_stride) + static_cast<std::size_t>(i)] = next++;
+    }
+  }
+}
+
 bool PagedOperands::allocate(DeviceMemory& memory, const PagedLayout& layout, bool fp8) {
   const Element element = fp8 ? Element::fp8 : Element::bf16;
   const std::int64_t rows = layout.blocks * kv_block_tokens * layout.kv_heads;
