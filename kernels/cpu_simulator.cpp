@@ -1,6 +1,8 @@
 #include "kernels/cpu_simulator.h"
 
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -27,6 +29,33 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
+#if defined(__x86_64__)
+// swapcontext also switches the signal mask, by a system call that takes most of a simulated kernel's time.
+// Saves what a function must keep (System V ABI), leaves the old stack pointer in *from and goes on at `to`.
+extern "C" void orrery_switch_stack(void** from, void* to);
+asm(R"(
+.text
+.type orrery_switch_stack, @function
+orrery_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size orrery_switch_stack, .-orrery_switch_stack
+)");
+#endif
+
 namespace orrery::kernels::simulator {
 
 namespace {
@@ -37,7 +66,11 @@ enum class State : std::uint8_t { runnable, at_barrier, at_exchange, done };
 
 // A stack with registers to continue from. Sanitizers must be told of every switch between stacks.
 struct Stack {
+#if defined(__x86_64__)
+  void* pointer = nullptr;
+#else
   ucontext_t context{};
+#endif
   const void* bottom = nullptr;
   std::size_t size = 0;
   void* sanitizer_state = nullptr;  // ASan: the fake stack while away; TSan: the fibre
@@ -49,7 +82,11 @@ void switch_stacks(Stack& from, Stack& to) {
 #elif ORRERY_TSAN
   __tsan_switch_to_fiber(to.sanitizer_state, 0);
 #endif
+#if defined(__x86_64__)
+  orrery_switch_stack(&from.pointer, to.pointer);
+#else
   swapcontext(&from.context, &to.context);
+#endif
 #if ORRERY_ASAN
   __sanitizer_finish_switch_fiber(from.sanitizer_state, nullptr, nullptr);
 #endif
@@ -64,8 +101,8 @@ struct Fibre {
   State state = State::done;
 
   Fibre() = default;
-  Fibre(Fibre&&) = default;
-  Fibre& operator=(Fibre&&) = default;
+  Fibre(const Fibre&) = delete;
+  Fibre& operator=(const Fibre&) = delete;
   ~Fibre() {
 #if ORRERY_TSAN
     if (stack.sanitizer_state) __tsan_destroy_fiber(stack.sanitizer_state);
@@ -83,20 +120,32 @@ class Block;
 thread_local Block* running = nullptr;
 thread_local std::string first_error;
 
+// Fibres outlive a launch, because a thousand new stacks cost more than most kernels; after a broken rule
+// they stand somewhere inside a kernel and are thrown away.
+struct Fibres {
+  Stack scheduler;  // of the thread that launches
+  std::vector<std::unique_ptr<Fibre>> all;
+};
+thread_local Fibres pool;
+
 class Block {
  public:
   Block(Extent grid, unsigned threads, unsigned warp, const std::function<void()>& body)
-      : grid_(grid), threads_(threads), warp_(warp), body_(body), fibres_(threads), slots_{} {
+      : grid_(grid), threads_(threads), warp_(warp), body_(body) {
     for (auto& half : slots_) half.resize(threads);
 #if ORRERY_TSAN
-    scheduler_.sanitizer_state = __tsan_get_current_fiber();
+    pool.scheduler.sanitizer_state = __tsan_get_current_fiber();
 #endif
-    for (unsigned i = 0; i < threads; ++i) start(fibres_[i], i);
+    while (pool.all.size() < threads) {
+      pool.all.push_back(std::make_unique<Fibre>());
+      start(*pool.all.back(), static_cast<unsigned>(pool.all.size() - 1));
+    }
   }
 
   bool run(Extent block) {
     for (SharedArray& array : shared_) std::memset(array.data.get(), 0xFF, array.bytes);
-    for (Fibre& fibre : fibres_) {
+    for (unsigned i = 0; i < threads_; ++i) {
+      Fibre& fibre = *pool.all[i];
       fibre.state = State::runnable;
       fibre.parity = 0;
       fibre.position = Position{{fibre.index, 0, 0}, block, {threads_, 1, 1}, grid_};
@@ -106,13 +155,13 @@ class Block {
     for (;;) {
       for (unsigned w = 0; w < warps; ++w) run_warp(reversed_ ? warps - 1 - w : w);
       unsigned at_barrier = 0, done = 0;
-      for (const Fibre& fibre : fibres_) {
-        at_barrier += fibre.state == State::at_barrier;
-        done += fibre.state == State::done;
+      for (unsigned i = 0; i < threads_; ++i) {
+        at_barrier += pool.all[i]->state == State::at_barrier;
+        done += pool.all[i]->state == State::done;
       }
       if (done == threads_) return true;
       if (at_barrier != threads_) return complain(block, at_barrier, done);
-      for (Fibre& fibre : fibres_) fibre.state = State::runnable;
+      for (unsigned i = 0; i < threads_; ++i) pool.all[i]->state = State::runnable;
     }
   }
 
@@ -123,7 +172,7 @@ class Block {
   void wait(State state) {
     Fibre& me = *current_;
     me.state = state;
-    switch_stacks(me.stack, scheduler_);
+    switch_stacks(me.stack, pool.scheduler);
   }
 
   const std::uint64_t* exchange(std::uint64_t value) {
@@ -153,17 +202,31 @@ class Block {
 #if ORRERY_TSAN
     fibre.stack.sanitizer_state = __tsan_create_fiber(0);
 #endif
-    getcontext(&fibre.stack.context);
-    fibre.stack.context.uc_stack.ss_sp = fibre.memory.get();
-    fibre.stack.context.uc_stack.ss_size = stack_bytes;
-    fibre.stack.context.uc_link = nullptr;
-    makecontext(&fibre.stack.context, &Block::enter, 0);
+    prepare(fibre.stack, fibre.memory.get());
   }
 
-  // A fibre lives for the whole launch and runs its thread of one block after another.
+  // The first switch to the stack calls enter().
+  static void prepare(Stack& stack, char* memory) {
+#if defined(__x86_64__)
+    // From the top: nothing to return to, where `ret` goes, six registers. The ABI wants 16 bytes' alignment.
+    const auto top = (reinterpret_cast<std::uintptr_t>(memory) + stack_bytes) / 16 * 16;
+    void** words = reinterpret_cast<void**>(top) - 8;
+    std::fill(words, words + 8, nullptr);
+    words[6] = reinterpret_cast<void*>(&Block::enter);
+    stack.pointer = words;
+#else
+    getcontext(&stack.context);
+    stack.context.uc_stack.ss_sp = memory;
+    stack.context.uc_stack.ss_size = stack_bytes;
+    stack.context.uc_link = nullptr;
+    makecontext(&stack.context, &Block::enter, 0);
+#endif
+  }
+
+  // A fibre runs its thread of one block after another, of one launch after another.
   static void enter() {
 #if ORRERY_ASAN
-    Stack& from = running->scheduler_;
+    Stack& from = pool.scheduler;
     __sanitizer_finish_switch_fiber(nullptr, &from.bottom, &from.size);
 #endif
     for (;;) {
@@ -177,15 +240,15 @@ class Block {
     const unsigned begin = warp * warp_, end = std::min(threads_, begin + warp_);
     for (;;) {
       for (unsigned k = begin; k < end; ++k) {
-        Fibre& fibre = fibres_[reversed_ ? end - 1 - (k - begin) : k];
+        Fibre& fibre = *pool.all[reversed_ ? end - 1 - (k - begin) : k];
         if (fibre.state != State::runnable) continue;
         current_ = &fibre;
-        switch_stacks(scheduler_, fibre.stack);
+        switch_stacks(pool.scheduler, fibre.stack);
       }
       unsigned at_exchange = 0;
-      for (unsigned k = begin; k < end; ++k) at_exchange += fibres_[k].state == State::at_exchange;
+      for (unsigned k = begin; k < end; ++k) at_exchange += pool.all[k]->state == State::at_exchange;
       if (at_exchange != end - begin) return;
-      for (unsigned k = begin; k < end; ++k) fibres_[k].state = State::runnable;
+      for (unsigned k = begin; k < end; ++k) pool.all[k]->state = State::runnable;
     }
   }
 
@@ -202,10 +265,8 @@ class Block {
   Extent grid_;
   unsigned threads_, warp_;
   const std::function<void()>& body_;
-  std::vector<Fibre> fibres_;
   std::vector<std::uint64_t> slots_[2];
   std::vector<SharedArray> shared_;
-  Stack scheduler_;
   Fibre* current_ = nullptr;
   bool reversed_ = false;
 };
@@ -235,6 +296,7 @@ void launch(Extent grid, unsigned threads, unsigned warp, const std::function<vo
     }
   }
   running = nullptr;
+  if (!good) pool.all.clear();
 }
 
 std::string take_error() { return std::exchange(first_error, std::string()); }

@@ -11,22 +11,21 @@ namespace {
 constexpr int pieces = 4;
 
 __global__ void __launch_bounds__(256) gather_rows_kernel(GatherRowsLaunch a) {
-  const std::int64_t width = a.row_bytes / 16;
-  const std::int64_t rows = a.used_rows != nullptr ? *a.used_rows : a.rows;
-  const std::int64_t first = std::int64_t{blockIdx.x} * blockDim.x * pieces + threadIdx.x;
+  const unsigned width = static_cast<unsigned>(a.row_bytes / 16);
+  const unsigned rows = static_cast<unsigned>(a.used_rows != nullptr ? *a.used_rows : a.rows);
+  const unsigned first = blockIdx.x * blockDim.x * pieces + threadIdx.x;
   GpuBytes16 piece[pieces];
-  GPU_UNROLL for (int i = 0; i < pieces; ++i) {
-    const std::int64_t at = first + std::int64_t{i} * blockDim.x;
-    const std::int64_t row = at / width;
+  GPU_UNROLL for (unsigned i = 0; i < pieces; ++i) {
+    const auto [row, vector] = gpu_place(first + i * blockDim.x, width);
     piece[i] = GpuBytes16{};
     if (row >= rows) continue;
     const std::int64_t from = a.indices[row] / a.divisor - a.first_index;
     if (from < 0 || from >= a.source_rows) continue;
-    piece[i] = gpu_load<GpuBytes16>(a.source, static_cast<std::size_t>(from * width + (at - row * width)));
+    piece[i] = gpu_load<GpuBytes16>(a.source, static_cast<std::size_t>(from) * width + vector);
   }
-  GPU_UNROLL for (int i = 0; i < pieces; ++i) {
-    const std::int64_t at = first + std::int64_t{i} * blockDim.x;
-    if (at < rows * width) gpu_store(a.out, static_cast<std::size_t>(at), piece[i]);
+  GPU_UNROLL for (unsigned i = 0; i < pieces; ++i) {
+    const unsigned at = first + i * blockDim.x;
+    if (at < std::size_t{rows} * width) gpu_store(a.out, at, piece[i]);
   }
 }
 

@@ -116,6 +116,18 @@ GPU_DEVICE void gpu_store(void* base, std::size_t index, const T& value) {
   static_cast<T*>(base)[index] = value;
 }
 
+// Where a thread stands when threads are dealt over all vectors of a matrix, `width` to a row. 32 bits,
+// because a 64-bit division costs as much as the rest of a small kernel: matrices have fewer than 2³²
+// vectors.
+struct GpuPlace {
+  unsigned row, vector;
+};
+GPU_DEVICE GpuPlace gpu_place(unsigned index, unsigned width) {
+  const unsigned row = index / width;
+  return {row, index - row * width};
+}
+GPU_DEVICE unsigned gpu_thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
 // Rounded up; for grids.
 constexpr unsigned gpu_blocks_for(std::int64_t work, std::int64_t per_block) {
   return static_cast<unsigned>((work + per_block - 1) / per_block);

@@ -9,13 +9,11 @@ namespace {
 // blockIdx.y 0 writes keys, 1 values; threads are dealt over tokens · width / 8.
 template <bool fp8>
 __global__ void __launch_bounds__(256) kv_write_kernel(KvWriteLaunch a) {
-  const int vectors = a.width / 8;
-  const std::int64_t item = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t token = item / vectors;
-  if (token >= a.tokens) return;
+  const unsigned vectors = static_cast<unsigned>(a.width) / 8;
+  const auto [token, vector] = gpu_place(gpu_thread_index(), vectors);
+  if (token >= static_cast<unsigned>(a.tokens)) return;
   const std::int64_t slot = a.slots[token];
   if (slot < 0) return;
-  const std::int64_t vector = item - token * vectors;
   const bool of_values = blockIdx.y == 1;
   const std::uint16_t* from = of_values ? a.values : a.keys;
   void* to = of_values ? a.value_cache : a.key_cache;

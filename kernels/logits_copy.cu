@@ -8,7 +8,7 @@ namespace {
 
 __global__ void __launch_bounds__(256) logits_copy_kernel(LogitsCopyLaunch a) {
   // Four values a thread, so that a warp's stores are one run of memory.
-  const std::int64_t quad = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t quad = gpu_thread_index();
   if (4 * quad >= a.elements) return;
   const GpuBytes8 in = gpu_load<GpuBytes8>(a.in, static_cast<std::size_t>(quad));
   gpu_store(

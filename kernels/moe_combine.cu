@@ -8,19 +8,19 @@ namespace {
 
 __global__ void __launch_bounds__(256) moe_combine_kernel(MoeCombineLaunch a) {
   const int width = a.columns / 8;
-  const std::int64_t at = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t token = at / width;
-  if (token >= a.tokens) return;
-  const std::int64_t vector = at - token * width;
+  const unsigned at = gpu_thread_index();
+  const auto [token, vector] = gpu_place(at, static_cast<unsigned>(width));
+  if (token >= static_cast<unsigned>(a.tokens)) return;
+  const std::size_t choices = std::size_t{token} * static_cast<unsigned>(a.k);
   GpuFloat8 sum{};
   for (int j = 0; j < a.k; ++j) {
-    const std::int64_t row = a.positions[token * a.k + j];
-    const float weight = a.weights[token * a.k + j];
+    const std::int64_t row = a.positions[choices + static_cast<unsigned>(j)];
+    const float weight = a.weights[choices + static_cast<unsigned>(j)];
     const GpuFloat8 y =
         gpu_unpack_bf16(gpu_load<GpuBytes16>(a.y, static_cast<std::size_t>(row * width + vector)));
     GPU_UNROLL for (int i = 0; i < 8; ++i) sum.value[i] += weight * y.value[i];
   }
-  gpu_store(a.out, static_cast<std::size_t>(at), gpu_pack8_bf16(sum));
+  gpu_store(a.out, at, gpu_pack8_bf16(sum));
 }
 
 }  // namespace

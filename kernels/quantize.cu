@@ -10,13 +10,13 @@ namespace {
 template <Fp8Scaling scaling>
 __global__ void __launch_bounds__(256) quantize_flat_kernel(QuantizeLaunch a) {
   const int vectors = a.columns / 8;
-  const std::int64_t at = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t row = at / vectors;
+  const unsigned at = gpu_thread_index();
+  const GpuPlace place = gpu_place(at, static_cast<unsigned>(vectors));
+  const std::int64_t row = place.row;
   const bool inside = row < a.rows;
-  const GpuFloat8 values =
-      inside ? gpu_unpack_bf16(gpu_load<GpuBytes16>(a.x, static_cast<std::size_t>(at))) : GpuFloat8{};
+  const GpuFloat8 values = inside ? gpu_unpack_bf16(gpu_load<GpuBytes16>(a.x, at)) : GpuFloat8{};
   const float scale = scaling == Fp8Scaling::tensor ? a.out.scales[0] : 0;
-  quantize8<scaling>(values, a.out, row, static_cast<int>(at - row * vectors), a.columns, inside, scale);
+  quantize8<scaling>(values, a.out, row, static_cast<int>(place.vector), a.columns, inside, scale);
 }
 
 template <int vectors>

@@ -29,12 +29,12 @@ GPU_DEVICE void normalise_head(GpuFloat8& x, const std::uint16_t* weight, unsign
 template <unsigned lanes, bool norm>
 __global__ void __launch_bounds__(256) rotary_kernel(RotaryLaunch a) {
   const unsigned vector = threadIdx.x % lanes;
-  const std::int64_t item = std::int64_t{blockIdx.x} * (blockDim.x / lanes) + threadIdx.x / lanes;
-  const std::int64_t all_heads = a.heads + a.kv_heads;
-  const std::int64_t token = item / all_heads;
-  const int head = static_cast<int>(item - token * all_heads);
+  const unsigned all_heads = static_cast<unsigned>(a.heads + a.kv_heads);
+  const GpuPlace place = gpu_place(blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes, all_heads);
+  const std::int64_t token = place.row;
+  const int head = static_cast<int>(place.vector);
   const bool inside = token < a.tokens;
-  const std::int64_t offset = (std::int64_t{head} * 8 * lanes) / 8 + vector;  // in vectors of eight
+  const std::int64_t offset = std::int64_t{head} * lanes + vector;  // in vectors of eight
   GpuFloat8 x{};
   if (inside) {
     x = gpu_unpack_bf16(

@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(threads) sample_kernel(SampleLaunch a) {
 }  // namespace
 
 void launch_sample(const SampleLaunch& a, void* stream) {
-  // Enough blocks to fill the part twice, none with less than two rounds of work.
-  const unsigned wanted = gpu_blocks_for(2 * gpu_compute_units(), a.rows);
+  // Eight blocks a compute unit fill it; none with less than two rounds of work.
+  const unsigned wanted = gpu_blocks_for(8 * gpu_compute_units(), a.rows);
   const unsigned useful = gpu_blocks_for(a.vocabulary / 4, 2 * threads);
   const unsigned splits = std::min({wanted, useful, static_cast<unsigned>(sample_most_splits)});
   auto* kernel = a.temperatures != nullptr ? sample_kernel<true> : sample_kernel<false>;

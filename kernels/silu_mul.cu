@@ -26,13 +26,14 @@ GPU_DEVICE GpuFloat8 gated(const std::uint16_t* gate_up, std::int64_t row, int v
 template <Fp8Scaling scaling>
 __global__ void __launch_bounds__(256) silu_mul_flat_kernel(SiluMulLaunch a) {
   const int half = a.columns / 8;
-  const std::int64_t at = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const std::int64_t row = at / half;
-  const int vector = static_cast<int>(at - row * half);
+  const unsigned at = gpu_thread_index();
+  const GpuPlace place = gpu_place(at, static_cast<unsigned>(half));
+  const std::int64_t row = place.row;
+  const int vector = static_cast<int>(place.vector);
   const bool inside = row < a.rows;
   const GpuFloat8 out = inside ? gated(a.gate_up, row, vector, half) : GpuFloat8{};
   if constexpr (scaling == Fp8Scaling::none) {
-    if (inside) gpu_store(a.out, static_cast<std::size_t>(at), gpu_pack8_bf16(out));
+    if (inside) gpu_store(a.out, at, gpu_pack8_bf16(out));
   } else {
     const float scale = scaling == Fp8Scaling::tensor ? a.quantized.scales[0] : 0;
     quantize8<scaling>(out, a.quantized, row, vector, a.columns, inside, scale);

@@ -8,20 +8,21 @@ namespace orrery::kernels {
 
 namespace {
 
-constexpr unsigned threads = 512;
+constexpr unsigned threads = 256;
 constexpr int pieces = 4;  // loads in flight a thread
 
-// Blocks walk the buffer together, so that at any time the part touches one compact range of pages.
+// Many small blocks: the hardware hands them out as compute units become free, so that units far from a
+// memory stack do not hold up the end. Beyond stream_most_blocks each goes round again.
 template <StreamKind kind>
 __global__ void __launch_bounds__(threads) stream_kernel(StreamLaunch a) {
   const std::int64_t count = a.bytes / 16;
-  const std::int64_t stride = std::int64_t{gridDim.x} * threads;
+  const std::int64_t stride = std::int64_t{gridDim.x} * threads * pieces;
   std::uint32_t mixed = 0;
-  for (std::int64_t first = std::int64_t{blockIdx.x} * threads + threadIdx.x; first < count;
-       first += stride * pieces) {
+  for (std::int64_t first = std::int64_t{blockIdx.x} * threads * pieces + threadIdx.x; first < count;
+       first += stride) {
     GpuBytes16 piece[pieces];
     GPU_UNROLL for (int i = 0; i < pieces; ++i) {
-      const std::int64_t at = first + i * stride;
+      const std::int64_t at = first + i * std::int64_t{threads};
       piece[i] = GpuBytes16{{a.pattern, a.pattern, a.pattern, a.pattern}};
       if (kind == StreamKind::write) continue;
       if (at < count)
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(threads) stream_kernel(StreamLaunch a) {
         piece[i] = GpuBytes16{};
     }
     GPU_UNROLL for (int i = 0; i < pieces; ++i) {
-      const std::int64_t at = first + i * stride;
+      const std::int64_t at = first + i * std::int64_t{threads};
       if (kind == StreamKind::read) {
         mixed ^= piece[i].word[0] ^ piece[i].word[1] ^ piece[i].word[2] ^ piece[i].word[3];
       } else if (at < count) {
@@ -53,8 +54,8 @@ __global__ void __launch_bounds__(threads) stream_kernel(StreamLaunch a) {
 }  // namespace
 
 void launch_stream(const StreamLaunch& a, void* stream) {
-  const unsigned full = std::min(4 * gpu_compute_units(), static_cast<unsigned>(stream_most_blocks));
-  const GpuGrid grid = {std::min(gpu_blocks_for(a.bytes / 16, threads), full)};
+  const unsigned full = gpu_blocks_for(a.bytes / 16, threads * pieces);
+  const GpuGrid grid = {std::min(full, static_cast<unsigned>(stream_most_blocks))};
   auto* kernel = stream_kernel<StreamKind::copy>;
   if (a.kind == StreamKind::read) kernel = stream_kernel<StreamKind::read>;
   if (a.kind == StreamKind::write) kernel = stream_kernel<StreamKind::write>;

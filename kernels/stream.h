@@ -16,7 +16,7 @@ struct StreamLaunch {
   std::int64_t bytes = 0;         // multiple of 16
   std::uint32_t pattern = 0;      // write: every 32-bit word
 };
-constexpr std::int32_t stream_most_blocks = 4096;
+constexpr std::int32_t stream_most_blocks = 65536;
 
 void launch_stream(const StreamLaunch& launch, void* stream);
 
