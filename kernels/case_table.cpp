@@ -45,6 +45,7 @@ constexpr CaseEntry table[] = {
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
      make_attention_prefill_case},
+    {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
     {"attention_prefill_cudnn", "the same through cuDNN, sequences alike, no blocks", !simulated,
      make_attention_prefill_case},
     {"all_reduce", "NCCL, bf16 sum; bytes is what a rank holds", !simulated, make_collective_case},

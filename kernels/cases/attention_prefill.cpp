@@ -22,23 +22,30 @@ struct OperandSet {
   PagedOperands kv;
 };
 
+enum class Form : std::uint8_t { mma, wgmma, cudnn };
+
 class AttentionPrefillCase final : public KernelCase {
  public:
-  AttentionPrefillCase(const CaseSpec& spec, bool through_cudnn)
-      : spec_(spec), through_cudnn_(through_cudnn),
-        layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
+  AttentionPrefillCase(const CaseSpec& spec, Form form)
+      : spec_(spec), form_(form), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
         plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
     for (const auto& [added, context] : spec.sequences) new_tokens_ += added;
-    if (through_cudnn) layout_.in_order();
+    if (form == Form::cudnn) layout_.in_order();
   }
 
   std::string kernel() const override {
-    return through_cudnn_ ? "cudnn.sdpa.bf16" : "orrery.attention_prefill.bf16.v1";
+    if (form_ == Form::cudnn) return "cudnn.sdpa.bf16";
+    return form_ == Form::wgmma ? "orrery.attention_prefill_wgmma.bf16.v1"
+                                : "orrery.attention_prefill.bf16.v1";
   }
   std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
 
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
+    if (const char* refusal = form_ == Form::wgmma ? attention_prefill_wgmma_refusal() : nullptr) {
+      why = refusal;
+      return false;
+    }
     table_ = upload_new(memory, layout_.table.data(), layout_.table.size() * 4);
     tiles_ = upload_new(memory, plan_.data(), plan_.size() * sizeof(PrefillTile));
     bool room = table_ != nullptr && tiles_ != nullptr;
@@ -56,7 +63,7 @@ class AttentionPrefillCase final : public KernelCase {
       set.kv.fill(memory, layout_, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, seed + 3);
       sets_.push_back(set);
     }
-    if (room && through_cudnn_) return plan_cudnn(memory, why);
+    if (room && form_ == Form::cudnn) return plan_cudnn(memory, why);
     if (!room)
       why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
     return room;
@@ -64,7 +71,7 @@ class AttentionPrefillCase final : public KernelCase {
 
   void launch(int set, Stream stream) override {
     const OperandSet& o = sets_[static_cast<std::size_t>(set)];
-    if (through_cudnn_) {
+    if (form_ == Form::cudnn) {
       std::string why;
       const bool launched = cudnn_->launch(o.queries.data, o.kv.keys.data, o.kv.values.data, o.out.data,
                                            workspace_, stream, why);
@@ -81,7 +88,7 @@ class AttentionPrefillCase final : public KernelCase {
     problem.kv_heads = static_cast<std::int32_t>(spec_.kv_heads);
     problem.head_dim = static_cast<std::int32_t>(spec_.head_dim);
     problem.softmax_scale = scale_;
-    attention_prefill(problem, stream);
+    form_ == Form::wgmma ? attention_prefill_wgmma(problem, stream) : attention_prefill(problem, stream);
   }
 
   CheckResult check(DeviceMemory& memory) override {
@@ -166,7 +173,7 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   CaseSpec spec_;
-  bool through_cudnn_;
+  Form form_;
   PagedLayout layout_;
   std::vector<PrefillTile> plan_;
   float scale_;
@@ -181,11 +188,12 @@ class AttentionPrefillCase final : public KernelCase {
 
 }  // namespace
 
-// The operator is "attention_prefill", or "attention_prefill_cudnn": cuDNN over keys and values without
-// blocks, all sequences alike.
+// The operator is "attention_prefill", "attention_prefill_wgmma" for the form that only Hopper runs, or
+// "attention_prefill_cudnn": cuDNN over keys and values without blocks, all sequences alike.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
-  const bool through_cudnn = spec.op == "attention_prefill_cudnn";
+  Form form = spec.op == "attention_prefill_cudnn" ? Form::cudnn : Form::mma;
+  if (spec.op == "attention_prefill_wgmma") form = Form::wgmma;
   bool alike = true;
   for (const auto& [added, context] : spec.sequences) {
     sensible = sensible && added >= 1 && context >= 0;
@@ -202,10 +210,10 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
     need = "dtype and kv_dtype bf16";
   } else if (!sensible) {
     need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
-  } else if (through_cudnn && !alike) {
+  } else if (form == Form::cudnn && !alike) {
     need = "all sequences alike";
   } else {
-    return std::make_unique<AttentionPrefillCase>(spec, through_cudnn);
+    return std::make_unique<AttentionPrefillCase>(spec, form);
   }
   why = "operator " + spec.op + " needs " + need;
   return nullptr;

@@ -71,8 +71,15 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
 }
 
 PagedKv PagedOperands::on_device(const PagedLayout& layout, const void* table) const {
-  return {keys.data,           values.data, static_cast<const std::int32_t*>(table),
-          layout.table_stride, key_scale,   value_scale};
+  PagedKv kv;
+  kv.keys = keys.data;
+  kv.values = values.data;
+  kv.block_table = static_cast<const std::int32_t*>(table);
+  kv.table_stride = layout.table_stride;
+  kv.key_scale = key_scale;
+  kv.value_scale = value_scale;
+  kv.blocks = layout.blocks;
+  return kv;
 }
 
 SequenceKv download_sequence(DeviceMemory& memory, const PagedLayout& layout, const PagedOperands& operands,
