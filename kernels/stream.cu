@@ -12,7 +12,7 @@ constexpr unsigned threads = 256;
 constexpr int pieces = 4;  // loads in flight a thread
 
 // Many small blocks: the hardware hands them out as compute units become free, so that units far from a
-// memory stack do not hold up the end. Beyond stream_most_blocks each goes round again.
+// memory stack do not hold up the end. Where there are fewer than pieces to move, each goes round again.
 template <StreamKind kind>
 __global__ void __launch_bounds__(threads) stream_kernel(StreamLaunch a) {
   const std::int64_t count = a.bytes / 16;
@@ -54,8 +54,9 @@ __global__ void __launch_bounds__(threads) stream_kernel(StreamLaunch a) {
 }  // namespace
 
 void launch_stream(const StreamLaunch& a, void* stream) {
-  const unsigned full = gpu_blocks_for(a.bytes / 16, threads * pieces);
-  const GpuGrid grid = {std::min(full, static_cast<unsigned>(stream_most_blocks))};
+  const unsigned useful = gpu_blocks_for(a.bytes / 16, threads * pieces);
+  const unsigned most = static_cast<unsigned>(a.blocks > 0 ? a.blocks : stream_most_blocks);
+  const GpuGrid grid = {std::min(useful, most)};
   auto* kernel = stream_kernel<StreamKind::copy>;
   if (a.kind == StreamKind::read) kernel = stream_kernel<StreamKind::read>;
   if (a.kind == StreamKind::write) kernel = stream_kernel<StreamKind::write>;

@@ -15,6 +15,7 @@ struct StreamLaunch {
                                   // read
   std::int64_t bytes = 0;         // multiple of 16
   std::uint32_t pattern = 0;      // write: every 32-bit word
+  std::int32_t blocks = 0;        // of 256 threads, at most stream_most_blocks; 0: as many as have work
 };
 constexpr std::int32_t stream_most_blocks = 65536;
 

@@ -7,6 +7,7 @@
 #include "kernels/case_table.h"
 #include "kernels/cpu_simulator.h"
 #include "kernels/guarded_memory.h"
+#include "kernels/specs.h"
 
 using namespace orrery::kernels;
 
@@ -48,24 +49,6 @@ void check_all_fills(CaseSpec spec) {
 }
 
 const std::vector<const char*> fp8_dtypes = {"fp8-tensor", "fp8-channel", "fp8-block"};
-
-// A small spec of each operator.
-CaseSpec small(const char* op) {
-  CaseSpec spec = rows_of(op, 5, 256);
-  if (std::string(op).find("quantize") != std::string::npos) spec.dtype = "fp8-block";
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 128;
-  spec.experts = 8;
-  spec.top_k = 2;
-  spec.k = 64;
-  spec.bytes = 4096;
-  if (std::string(op).find("grouped") == 0) spec.rows = {3, 0, 5};
-  spec.contexts = {5, 33};
-  spec.sequences = {{5, 3}};
-  spec.ranks = 2;
-  return spec;
-}
 
 }  // namespace
 
@@ -202,12 +185,12 @@ TEST_CASE("a kernel that did nothing fails every check", "[kernels]") {
     if (!entry.simulated) continue;
     CAPTURE(entry.op);
     std::string why;
-    const auto kernel = make_case(small(entry.op), why);
+    const auto kernel = make_case(small_spec(entry.op), why);
     REQUIRE(kernel != nullptr);
     HostMemory memory;
     REQUIRE(kernel->prepare(memory, 1, why));
     CHECK(!kernel->check(memory).passed);
-    CHECK(run_case(small(entry.op)) == "");
+    CHECK(run_case(small_spec(entry.op)) == "");
   }
 }
 
@@ -215,7 +198,7 @@ TEST_CASE("a case states its size and its work", "[kernels]") {
   for (const CaseEntry& entry : case_table()) {
     CAPTURE(entry.op);
     std::string why;
-    const auto kernel = make_case(small(entry.op), why);
+    const auto kernel = make_case(small_spec(entry.op), why);
     REQUIRE(kernel != nullptr);
     CHECK(kernel->bytes_per_set() > 0);
     CHECK(kernel->bytes() > 0);

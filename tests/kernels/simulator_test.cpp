@@ -61,30 +61,30 @@ TEST_CASE("the simulator names a barrier or an exchange that not all reach", "[k
         0);
   CHECK(run(64, divergent_exchange, &out).find("divergent warp exchange") == 0);
   std::vector<float> data(64);
-  CHECK(run(64, warp_sums, data.data()) == "");  // and goes on afterwards
+  CHECK(run(64, warp_sums, data.data()).empty());  // and goes on afterwards
 }
 
 TEST_CASE("warp and block operations", "[kernels]") {
   std::vector<float> data(256);
-  CHECK(run(256, warp_sums, data.data()) == "");
+  CHECK(run(256, warp_sums, data.data()).empty());
   for (unsigned i = 0; i < 256; ++i) {
     const float first = static_cast<float>(i / GPU_WARP * GPU_WARP);
-    CHECK(data[i] == GPU_WARP * first + GPU_WARP * (GPU_WARP - 1) / 2.0F);
+    CHECK(data[i] == GPU_WARP * first + (GPU_WARP * (GPU_WARP - 1)) / 2.0F);
   }
-  CHECK(run(256, small_group_sums, data.data()) == "");
+  CHECK(run(256, small_group_sums, data.data()).empty());
   for (unsigned i = 0; i < 256; ++i) CHECK(data[i] == 16.0F * static_cast<float>(i / 16 * 16) + 120);
-  CHECK(run(256, block_reductions, data.data()) == "");
+  CHECK(run(256, block_reductions, data.data()).empty());
   for (const float v : data) CHECK(v == 256 + 2550000);
-  CHECK(run(256, ballots, data.data()) == "");
+  CHECK(run(256, ballots, data.data()).empty());
   for (const float v : data) CHECK(v == 1);
 }
 
 TEST_CASE("a missing barrier shows as NaN whichever way it points", "[kernels]") {
   std::vector<float> data(128);
-  CHECK(run(64, race, data.data()) == "");
+  CHECK(run(64, race, data.data()).empty());
   CHECK(any_nan(data));
   data.assign(128, 0);
-  CHECK(run(64, race_other_way, data.data()) == "");
+  CHECK(run(64, race_other_way, data.data()).empty());
   CHECK(any_nan(data));
 }
 
