@@ -7,6 +7,7 @@
 #include "kernels/attention_prefill.h"
 
 #include "kernels/attention_fragments.h"
+#include "kernels/attention_prefill_rows.h"
 #include "kernels/gpu_runtime.h"
 #include "kernels/tensor_core.h"
 
@@ -23,31 +24,8 @@ struct PrefillShape {
   static constexpr int shared_bytes = query_bytes + 2 * stage_bytes;
 };
 
-// What a block works on, and where its rows lie.
-struct Rows {
-  PrefillTile tile;
-  int group, kv_head, count, tokens;  // rows in this tile; tokens that its last row sees
-
-  GPU_DEVICE_MEMBER void start(const AttentionPrefill& p) {
-    tile = p.tiles[static_cast<int>(blockIdx.x) / p.kv_heads];
-    kv_head = static_cast<int>(blockIdx.x) % p.kv_heads;
-    group = p.heads / p.kv_heads;
-    const int left = tile.new_tokens * group - tile.first_row;
-    count = left < prefill_tile_rows ? left : prefill_tile_rows;
-    tokens = visible(count - 1);
-  }
-  // How many tokens row `row` of the tile sees.
-  GPU_DEVICE_MEMBER int visible(int row) const { return tile.context + (tile.first_row + row) / group + 1; }
-  // Element offset of a row in queries and out.
-  GPU_DEVICE_MEMBER std::int64_t offset(const AttentionPrefill& p, int row) const {
-    const int token = (tile.first_row + row) / group, head = (tile.first_row + row) % group;
-    return ((tile.first_token + static_cast<std::int64_t>(token)) * p.heads + kv_head * group + head) *
-           p.head_dim;
-  }
-};
-
 template <int HeadDim>
-GPU_DEVICE void load_queries(const AttentionPrefill& p, const Rows& rows, SharedAddress to) {
+GPU_DEVICE void load_queries(const AttentionPrefill& p, const PrefillRows& rows, SharedAddress to) {
   using Head = HeadTile<HeadDim, false>;
   const auto* queries = static_cast<const std::uint16_t*>(p.queries);
   for (int index = static_cast<int>(threadIdx.x); index < prefill_tile_rows * Head::chunks;
@@ -61,8 +39,8 @@ GPU_DEVICE void load_queries(const AttentionPrefill& p, const Rows& rows, Shared
 
 // Keys and values of 64 tokens; behind the last visible token, zeros.
 template <int HeadDim>
-GPU_DEVICE void load_tile(const AttentionPrefill& p, const Rows& rows, const std::int32_t* table, int tile,
-                          SharedAddress stage) {
+GPU_DEVICE void load_tile(const AttentionPrefill& p, const PrefillRows& rows, const std::int32_t* table,
+                          int tile, SharedAddress stage) {
   using Head = HeadTile<HeadDim, false>;
   const std::int64_t token_bytes = static_cast<std::int64_t>(p.kv_heads) * Head::row_bytes;
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys);
@@ -114,7 +92,7 @@ GPU_DEVICE void score_tile(SharedAddress queries, SharedAddress keys, Scores& sc
 }
 
 // To base-2 units; −∞ where a row does not see the token.
-GPU_DEVICE void scale_and_mask(const Rows& rows, int tile, float factor, Scores& scores) {
+GPU_DEVICE void scale_and_mask(const PrefillRows& rows, int tile, float factor, Scores& scores) {
   const int lane = static_cast<int>(gpu_lane()),
             first = static_cast<int>(gpu_warp_index()) * 16 * row_fragments;
   const bool all_seen = (tile + 1) * tile_tokens <= rows.visible(first);
@@ -158,7 +136,8 @@ GPU_DEVICE void add_values(SharedAddress values, const Scores& weights,
 }
 
 template <int HeadDim>
-GPU_DEVICE void store_rows(const AttentionPrefill& p, const Rows& at, int first, SoftmaxRows<HeadDim>& rows) {
+GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int first,
+                           SoftmaxRows<HeadDim>& rows) {
   const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
   rows.finish_sums();
   GPU_UNROLL for (int half = 0; half < 2; half++) {
@@ -178,7 +157,7 @@ __global__ void __launch_bounds__(prefill_threads, 2) prefill_kernel(const Atten
   using Shape = PrefillShape<HeadDim>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
   const SharedAddress queries = shared_address(shared), stages = queries + Shape::query_bytes;
-  Rows at;
+  PrefillRows at;
   at.start(p);
   const std::int32_t* table = p.kv.block_table + at.tile.sequence * p.kv.table_stride;
   const int tiles = (at.tokens + tile_tokens - 1) / tile_tokens;

@@ -37,4 +37,8 @@ struct AttentionPrefill {
 // Launches only: may be captured. `stream` is a cudaStream_t.
 void attention_prefill(const AttentionPrefill& problem, void* stream);
 
+// The same with wgmma, for compute capability 9.0.
+void attention_prefill_wgmma(const AttentionPrefill& problem, void* stream);
+const char* attention_prefill_wgmma_refusal();  // why the current device cannot; null when it can
+
 }  // namespace orrery::kernels

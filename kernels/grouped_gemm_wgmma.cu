@@ -7,6 +7,7 @@
 // 14 bits of 8-bit products; without this, errors would grow with k.
 #include "kernels/grouped_gemm.h"
 #include "kernels/grouped_tiles.h"
+#include "kernels/tensor_map.h"
 #include "kernels/wgmma.h"
 
 namespace orrery::kernels {
@@ -185,49 +186,24 @@ __global__ void __launch_bounds__(S::threads, S::resident)
 #endif
 }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode find_encoder() {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess) {
-    static_cast<void>(cudaGetLastError());
-    return nullptr;
-  }
-  return reinterpret_cast<Encode>(found);
-}
-
-Encode encoder() {
-  static const Encode found = find_encoder();
-  return found;
-}
-
-// A row-major matrix in boxes of 128 bytes × `box_rows`; what lies outside reads as zero.
-CUtensorMap matrix_map(Encode encode, const void* data, bool fp8, std::int64_t rows, std::int64_t columns,
-                       int box_rows) {
-  CUtensorMap map{};
+// A row-major matrix in boxes of 128 bytes × `box_rows`.
+CUtensorMap matrix_map(const void* data, bool fp8, std::int64_t rows, std::int64_t columns, int box_rows) {
+  TensorMapShape shape;
   const std::int64_t element = fp8 ? 1 : 2;
-  const cuuint64_t extent[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t stride[1] = {static_cast<cuuint64_t>(columns * element)};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(128 / element), static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t step[2] = {1, 1};
-  // An operand that the library refuses makes the kernel fail at its first copy: launches report it.
-  static_cast<void>(encode(&map, fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-                           const_cast<void*>(data), extent, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
-  return map;
+  shape.fp8 = fp8;
+  shape.extent[0] = static_cast<cuuint64_t>(columns);
+  shape.extent[1] = static_cast<cuuint64_t>(rows);
+  shape.stride[0] = static_cast<cuuint64_t>(columns * element);
+  shape.box[0] = static_cast<cuuint32_t>(128 / element);
+  shape.box[1] = static_cast<cuuint32_t>(box_rows);
+  return tensor_map(data, shape);
 }
 
 template <class S>
 void launch_shape(const GroupedGemm& p, void* stream) {
-  const Encode encode = encoder();
-  if (encode == nullptr) return;
-  const CUtensorMap activations = matrix_map(encode, p.activations, S::fp8, p.rows, p.k, S::rows);
+  const CUtensorMap activations = matrix_map(p.activations, S::fp8, p.rows, p.k, S::rows);
   const CUtensorMap weights =
-      matrix_map(encode, p.weights, S::fp8, static_cast<std::int64_t>(p.experts) * p.n, p.k, S::columns);
+      matrix_map(p.weights, S::fp8, static_cast<std::int64_t>(p.experts) * p.n, p.k, S::columns);
   const std::int64_t row_tiles = p.rows / S::rows + p.experts;
   const std::int64_t tiles = row_tiles * ((p.n + S::columns - 1) / S::columns);
   const std::int64_t at_once = std::int64_t{gpu_compute_units()} * S::resident;
@@ -239,15 +215,7 @@ void launch_shape(const GroupedGemm& p, void* stream) {
 
 }  // namespace grouped_wgmma
 
-const char* grouped_gemm_wgmma_refusal() {
-  int device = 0, major = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      major != 9) {
-    return "wgmma needs compute capability 9.0";
-  }
-  return grouped_wgmma::encoder() == nullptr ? "the driver has no cuTensorMapEncodeTiled" : nullptr;
-}
+const char* grouped_gemm_wgmma_refusal() { return wgmma_refusal(); }
 
 void grouped_gemm_wgmma(const GroupedGemm& problem, void* stream) {
   using namespace grouped_wgmma;

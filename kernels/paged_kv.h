@@ -14,6 +14,7 @@ struct PagedKv {
   const std::int32_t* block_table = nullptr;  // device, [sequences][table_stride]: block of tokens 16 i, …
   std::int64_t table_stride = 0;
   float key_scale = 1, value_scale = 1;  // of fp8: what is stored · scale is meant
+  std::int64_t blocks = 0;               // in the pool
 };
 
 }  // namespace orrery::kernels

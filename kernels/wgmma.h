@@ -65,6 +65,30 @@ GPU_DEVICE void copy_box(SharedAddress to, const CUtensorMap* map, int x, int y,
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
+// Like copy_box, of a map of three dimensions.
+GPU_DEVICE void copy_box(SharedAddress to, const CUtensorMap* map, int x, int y, int z,
+                         SharedAddress barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+      : "memory");
+}
+// Makes ordinary stores to shared memory visible to the copy engine and wgmma.
+GPU_DEVICE void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Meets `threads` threads of the block; `id` from 1 to 15.
+GPU_DEVICE void meet(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+template <int Registers>
+GPU_DEVICE void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers>
+GPU_DEVICE void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+
 GPU_DEVICE void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -147,6 +171,56 @@ GPU_DEVICE void wgmma_e4m3(float (&d)[64], std::uint64_t a, std::uint64_t b, int
         "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
         "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
       : "l"(a), "l"(b), "r"(add)
+      : "memory");
+}
+
+// 64 rows × 128 columns, accumulators as eight columns a fragment.
+GPU_DEVICE void wgmma_bf16(float (&d)[16][4], std::uint64_t a, std::uint64_t b, int add) {
+  asm volatile(
+      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      "}, %64, %65, add, 1, 1, 0, 0;\n}\n"
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
+        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
+        "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
+        "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
+        "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]),
+        "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]),
+        "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]),
+        "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]),
+        "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
+      : "l"(a), "l"(b), "r"(add)
+      : "memory");
+}
+
+// d[8 Half …] += a · b: 64 rows from registers (an A fragment of 16 of k a warp), 64 columns of b, which lies
+// with its columns along the rows of 128 bytes.
+template <int Half, int Fragments>
+GPU_DEVICE void wgmma_bf16_transposed(float (&d)[Fragments][4], const std::uint32_t (&a)[4],
+                                      std::uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+      "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n"
+      : "+f"(d[8 * Half + 0][0]), "+f"(d[8 * Half + 0][1]), "+f"(d[8 * Half + 0][2]),
+        "+f"(d[8 * Half + 0][3]), "+f"(d[8 * Half + 1][0]), "+f"(d[8 * Half + 1][1]),
+        "+f"(d[8 * Half + 1][2]), "+f"(d[8 * Half + 1][3]), "+f"(d[8 * Half + 2][0]),
+        "+f"(d[8 * Half + 2][1]), "+f"(d[8 * Half + 2][2]), "+f"(d[8 * Half + 2][3]),
+        "+f"(d[8 * Half + 3][0]), "+f"(d[8 * Half + 3][1]), "+f"(d[8 * Half + 3][2]),
+        "+f"(d[8 * Half + 3][3]), "+f"(d[8 * Half + 4][0]), "+f"(d[8 * Half + 4][1]),
+        "+f"(d[8 * Half + 4][2]), "+f"(d[8 * Half + 4][3]), "+f"(d[8 * Half + 5][0]),
+        "+f"(d[8 * Half + 5][1]), "+f"(d[8 * Half + 5][2]), "+f"(d[8 * Half + 5][3]),
+        "+f"(d[8 * Half + 6][0]), "+f"(d[8 * Half + 6][1]), "+f"(d[8 * Half + 6][2]),
+        "+f"(d[8 * Half + 6][3]), "+f"(d[8 * Half + 7][0]), "+f"(d[8 * Half + 7][1]),
+        "+f"(d[8 * Half + 7][2]), "+f"(d[8 * Half + 7][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
       : "memory");
 }
 

@@ -138,19 +138,21 @@ class AttentionDecodeCase final : public KernelCase {
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec& spec, std::string& why) {
   std::int64_t shortest = spec.contexts.empty() ? 0 : spec.contexts.front();
   for (const std::int64_t context : spec.contexts) shortest = std::min(shortest, context);
+  const char* need = nullptr;
   if (spec.head_dim != 64 && spec.head_dim != 128) {
-    why = "attention_decode: head_dim is 64 or 128";
+    need = "head_dim 64 or 128";
   } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
-    why = "attention_decode: heads is a multiple of kv_heads";
+    need = "heads, a multiple of kv_heads";
   } else if (spec.block_size != kv_block_tokens) {
-    why = "attention_decode: block_size is 16";
+    need = "block_size 16";
   } else if (spec.dtype != "bf16" || (spec.kv_dtype != "bf16" && spec.kv_dtype != "fp8")) {
-    why = "attention_decode: dtype is bf16, kv_dtype bf16 or fp8";
+    need = "dtype bf16 and kv_dtype bf16 or fp8";
   } else if (shortest < 1) {
-    why = "attention_decode: contexts lists at least one token for each sequence";
+    need = "contexts: at least one token for each sequence";
   } else {
     return std::make_unique<AttentionDecodeCase>(spec);
   }
+  why = "operator " + spec.op + " needs " + need;
   return nullptr;
 }
 

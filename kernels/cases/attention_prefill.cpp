@@ -5,6 +5,7 @@
 
 #include "kernels/case_table.h"
 #include "kernels/cases/paged_operands.h"
+#include "kernels/cudnn_attention.h"
 
 namespace orrery::kernels {
 
@@ -21,19 +22,30 @@ struct OperandSet {
   PagedOperands kv;
 };
 
+enum class Form : std::uint8_t { mma, wgmma, cudnn };
+
 class AttentionPrefillCase final : public KernelCase {
  public:
-  explicit AttentionPrefillCase(const CaseSpec& spec)
-      : spec_(spec), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
+  AttentionPrefillCase(const CaseSpec& spec, Form form)
+      : spec_(spec), form_(form), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
         plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
     for (const auto& [added, context] : spec.sequences) new_tokens_ += added;
+    if (form == Form::cudnn) layout_.in_order();
   }
 
-  std::string kernel() const override { return "orrery.attention_prefill.bf16.v1"; }
+  std::string kernel() const override {
+    if (form_ == Form::cudnn) return "cudnn.sdpa.bf16";
+    return form_ == Form::wgmma ? "orrery.attention_prefill_wgmma.bf16.v1"
+                                : "orrery.attention_prefill.bf16.v1";
+  }
   std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
 
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
+    if (const char* refusal = form_ == Form::wgmma ? attention_prefill_wgmma_refusal() : nullptr) {
+      why = refusal;
+      return false;
+    }
     table_ = upload_new(memory, layout_.table.data(), layout_.table.size() * 4);
     tiles_ = upload_new(memory, plan_.data(), plan_.size() * sizeof(PrefillTile));
     bool room = table_ != nullptr && tiles_ != nullptr;
@@ -51,6 +63,7 @@ class AttentionPrefillCase final : public KernelCase {
       set.kv.fill(memory, layout_, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, seed + 3);
       sets_.push_back(set);
     }
+    if (room && form_ == Form::cudnn) return plan_cudnn(memory, why);
     if (!room)
       why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
     return room;
@@ -58,6 +71,13 @@ class AttentionPrefillCase final : public KernelCase {
 
   void launch(int set, Stream stream) override {
     const OperandSet& o = sets_[static_cast<std::size_t>(set)];
+    if (form_ == Form::cudnn) {
+      std::string why;
+      const bool launched = cudnn_->launch(o.queries.data, o.kv.keys.data, o.kv.values.data, o.out.data,
+                                           workspace_, stream, why);
+      if (!launched) refused_ = why;
+      return;
+    }
     AttentionPrefill problem;
     problem.queries = o.queries.data;
     problem.out = o.out.data;
@@ -68,11 +88,12 @@ class AttentionPrefillCase final : public KernelCase {
     problem.kv_heads = static_cast<std::int32_t>(spec_.kv_heads);
     problem.head_dim = static_cast<std::int32_t>(spec_.head_dim);
     problem.softmax_scale = scale_;
-    attention_prefill(problem, stream);
+    form_ == Form::wgmma ? attention_prefill_wgmma(problem, stream) : attention_prefill(problem, stream);
   }
 
   CheckResult check(DeviceMemory& memory) override {
     MatrixComparison comparison;
+    if (!refused_.empty()) comparison.fail(refused_);
     const auto sequences = static_cast<std::int64_t>(spec_.sequences.size());
     const std::vector<std::int64_t> chosen = sample(sequences, 8, spec_.seed);
     const std::int64_t rows = (4095 + spec_.head_dim) / spec_.head_dim;
@@ -101,6 +122,29 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
  private:
+  bool plan_cudnn(DeviceMemory& memory, std::string& why) {
+    CudnnAttentionShape shape;
+    shape.sequences = static_cast<std::int64_t>(spec_.sequences.size());
+    shape.added = spec_.sequences.front().first;
+    shape.context = spec_.sequences.front().second;
+    shape.heads = spec_.heads;
+    shape.kv_heads = spec_.kv_heads;
+    shape.head_dim = spec_.head_dim;
+    shape.kv_sequence_stride = layout_.table_stride * layout_.elements_per_block();
+    shape.softmax_scale = scale_;
+    cudnn_ = plan_cudnn_attention(shape, why);
+    if (cudnn_ == nullptr) return false;
+    workspace_ = memory.allocate(std::max<std::size_t>(cudnn_->workspace_bytes(), 16));
+    if (workspace_ == nullptr) {
+      why = "no room for cuDNN's workspace";
+      return false;
+    }
+    // The first launch loads modules, which a capture might not survive.
+    const OperandSet& o = sets_.front();
+    return cudnn_->launch(o.queries.data, o.kv.keys.data, o.kv.values.data, o.out.data, workspace_, nullptr,
+                          why);
+  }
+
   // `row` counts (new token, head) within the sequence.
   void compare_row(DeviceMemory& memory, const SequenceKv& kv, std::int64_t sequence, std::int64_t context,
                    std::int64_t row, MatrixComparison& comparison) const {
@@ -129,33 +173,49 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   CaseSpec spec_;
+  Form form_;
   PagedLayout layout_;
   std::vector<PrefillTile> plan_;
   float scale_;
   std::int64_t new_tokens_ = 0;
   void* table_ = nullptr;
   void* tiles_ = nullptr;
+  void* workspace_ = nullptr;
+  std::unique_ptr<CudnnAttention> cudnn_;
+  std::string refused_;
   std::vector<OperandSet> sets_;
 };
 
 }  // namespace
 
+// The operator is "attention_prefill", "attention_prefill_wgmma" for the form that only Hopper runs, or
+// "attention_prefill_cudnn": cuDNN over keys and values without blocks, all sequences alike.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
-  for (const auto& [added, context] : spec.sequences) sensible = sensible && added >= 1 && context >= 0;
-  if (spec.head_dim != 64 && spec.head_dim != 128) {
-    why = "attention_prefill: head_dim is 64 or 128";
-  } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
-    why = "attention_prefill: heads is a multiple of kv_heads";
-  } else if (spec.block_size != kv_block_tokens) {
-    why = "attention_prefill: block_size is 16";
-  } else if (spec.dtype != "bf16" || spec.kv_dtype != "bf16") {
-    why = "attention_prefill: dtype and kv_dtype are bf16";
-  } else if (!sensible) {
-    why = "attention_prefill: sequences lists (new tokens ≥ 1, context ≥ 0)";
-  } else {
-    return std::make_unique<AttentionPrefillCase>(spec);
+  Form form = spec.op == "attention_prefill_cudnn" ? Form::cudnn : Form::mma;
+  if (spec.op == "attention_prefill_wgmma") form = Form::wgmma;
+  bool alike = true;
+  for (const auto& [added, context] : spec.sequences) {
+    sensible = sensible && added >= 1 && context >= 0;
+    alike = alike && std::pair(added, context) == spec.sequences.front();
   }
+  const char* need = nullptr;
+  if (spec.head_dim != 64 && spec.head_dim != 128) {
+    need = "head_dim 64 or 128";
+  } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
+    need = "heads, a multiple of kv_heads";
+  } else if (spec.block_size != kv_block_tokens) {
+    need = "block_size 16";
+  } else if (spec.dtype != "bf16" || spec.kv_dtype != "bf16") {
+    need = "dtype and kv_dtype bf16";
+  } else if (!sensible) {
+    need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
+  } else if (form == Form::cudnn && !alike) {
+    need = "all sequences alike";
+  } else {
+    return std::make_unique<AttentionPrefillCase>(spec, form);
+  }
+  why = "operator " + spec.op + " needs " + need;
   return nullptr;
 }
 

@@ -164,11 +164,11 @@ std::unique_ptr<KernelCase> make_collective_case(const CaseSpec& spec, std::stri
   for (const Operation& operation : operations) {
     if (spec.op != operation.op) continue;
     if (spec.ranks < 2) {
-      why = spec.op + ": at least 2 ranks";
+      why = "operator " + spec.op + " needs at least 2 ranks";
     } else if (spec.bytes < 2 * spec.ranks || spec.bytes % (2 * spec.ranks) != 0) {
-      why = spec.op + ": bytes is a multiple of 2 · ranks";
+      why = "operator " + spec.op + " needs bytes, a multiple of 2 · ranks";
     } else if (spec.dtype != "bf16") {
-      why = spec.op + ": dtype is bf16";
+      why = "operator " + spec.op + " needs dtype bf16";
     } else {
       return std::make_unique<CollectiveCase>(spec, operation);
     }

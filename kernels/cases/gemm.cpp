@@ -177,12 +177,12 @@ std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec& spec, std::string& wh
   for (const Scaling& scaling : scalings) {
     if (spec.dtype != scaling.dtype) continue;
     if (spec.m < 1 || spec.n < 1 || spec.k < 1) {
-      why = "gemm: m, n and k at least 1";
+      why = "operator gemm needs m, n and k, each at least 1";
       return nullptr;
     }
     return std::make_unique<GemmCase>(spec, scaling);
   }
-  why = "gemm: dtype is bf16, fp8-tensor, fp8-channel or fp8-block, not " + spec.dtype;
+  why = "operator gemm needs dtype bf16, fp8-tensor, fp8-channel or fp8-block, not " + spec.dtype;
   return nullptr;
 }
 

@@ -175,14 +175,15 @@ std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec& spec, std::st
   const auto experts = static_cast<std::int64_t>(spec.rows.size());
   std::int64_t rows = 0;
   for (const std::int64_t each : spec.rows) rows += each;
+  const std::string needs = "operator " + spec.op + " needs ";
   if (!fp8 && spec.dtype != "bf16") {
-    why = "grouped_gemm: dtype is bf16 or fp8-block, not " + spec.dtype;
+    why = needs + "dtype bf16 or fp8-block, not " + spec.dtype;
   } else if (experts < 1 || experts > grouped_gemm_max_experts) {
-    why = "grouped_gemm: rows lists 1 to " + std::to_string(grouped_gemm_max_experts) + " experts";
+    why = needs + "rows: one number each for 1 to " + std::to_string(grouped_gemm_max_experts) + " experts";
   } else if (spec.n < 1 || spec.k < 1 || spec.k % (fp8 ? 16 : 8) != 0) {
-    why = std::string("grouped_gemm: n ≥ 1 and k a multiple of ") + (fp8 ? "16" : "8");
+    why = needs + "n ≥ 1 and k, a multiple of " + (fp8 ? "16" : "8");
   } else if (rows >= (std::int64_t{1} << 31) || spec.n >= (1 << 28) || spec.k >= (1 << 28)) {
-    why = "grouped_gemm: too large";
+    why = needs + "fewer rows or features: indices are 32 bits wide";
   } else {
     return std::make_unique<GroupedGemmCase>(spec, spec.op == "grouped_gemm_wgmma");
   }

@@ -31,6 +31,16 @@ PagedLayout::PagedLayout(std::vector<std::int64_t> tokens_per_sequence, std::int
   }
 }
 
+void PagedLayout::in_order() {
+  std::int32_t next = 0;
+  for (std::size_t s = 0; s < tokens.size(); ++s) {
+    const std::int64_t needed = (tokens[s] + kv_block_tokens - 1) / kv_block_tokens;
+    for (std::int64_t i = 0; i < needed; ++i) {
+      table[s * static_cast<std::size_t>(table_stride) + static_cast<std::size_t>(i)] = next++;
+    }
+  }
+}
+
 bool PagedOperands::allocate(DeviceMemory& memory, const PagedLayout& layout, bool fp8) {
   const Element element = fp8 ? Element::fp8 : Element::bf16;
   const std::int64_t rows = layout.blocks * kv_block_tokens * layout.kv_heads;
@@ -61,8 +71,15 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
 }
 
 PagedKv PagedOperands::on_device(const PagedLayout& layout, const void* table) const {
-  return {keys.data,           values.data, static_cast<const std::int32_t*>(table),
-          layout.table_stride, key_scale,   value_scale};
+  PagedKv kv;
+  kv.keys = keys.data;
+  kv.values = values.data;
+  kv.block_table = static_cast<const std::int32_t*>(table);
+  kv.table_stride = layout.table_stride;
+  kv.key_scale = key_scale;
+  kv.value_scale = value_scale;
+  kv.blocks = layout.blocks;
+  return kv;
 }
 
 SequenceKv download_sequence(DeviceMemory& memory, const PagedLayout& layout, const PagedOperands& operands,

@@ -17,6 +17,7 @@ struct PagedLayout {
 
   PagedLayout(std::vector<std::int64_t> tokens_per_sequence, std::int64_t kv_heads, std::int64_t head_dim,
               std::uint64_t seed);
+  void in_order();  // blocks one behind the other: without a table, [sequence][token][kv_head][head_dim]
   std::int64_t elements_per_block() const { return kv_block_tokens * kv_heads * head_dim; }
 };
 

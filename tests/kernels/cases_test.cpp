@@ -182,6 +182,7 @@ TEST_CASE("argmax and sample agree with their reference", "[kernels]") {
 
 TEST_CASE("a kernel that did nothing fails every check", "[kernels]") {
   for (const CaseEntry& entry : case_table()) {
+    if (!entry.simulated) continue;
     CAPTURE(entry.op);
     std::string why;
     const auto kernel = make_case(small_spec(entry.op), why);
@@ -201,7 +202,7 @@ TEST_CASE("a case states its size and its work", "[kernels]") {
     REQUIRE(kernel != nullptr);
     CHECK(kernel->bytes_per_set() > 0);
     CHECK(kernel->bytes() > 0);
-    CHECK(kernel->kernel().find("orrery.") == 0);
+    if (entry.simulated) CHECK(kernel->kernel().find("orrery.") == 0);
     CaseSpec empty;
     empty.op = entry.op;
     CHECK(make_case(empty, why) == nullptr);

@@ -1,0 +1,32 @@
+// Which rows a block of the prefill kernels works on, with mma.sync and with wgmma alike.
+#pragma once
+
+#include "kernels/attention_prefill.h"
+#include "kernels/gpu_runtime.h"
+
+namespace orrery::kernels {
+
+// What a block works on, and where its rows lie.
+struct PrefillRows {
+  PrefillTile tile;
+  int group, kv_head, count, tokens;  // rows in this tile; tokens that its last row sees
+
+  GPU_DEVICE_MEMBER void start(const AttentionPrefill& p) {
+    tile = p.tiles[static_cast<int>(blockIdx.x) / p.kv_heads];
+    kv_head = static_cast<int>(blockIdx.x) % p.kv_heads;
+    group = p.heads / p.kv_heads;
+    const int left = tile.new_tokens * group - tile.first_row;
+    count = left < prefill_tile_rows ? left : prefill_tile_rows;
+    tokens = visible(count - 1);
+  }
+  // How many tokens row `row` of the tile sees.
+  GPU_DEVICE_MEMBER int visible(int row) const { return tile.context + (tile.first_row + row) / group + 1; }
+  // Element offset of a row in queries and out.
+  GPU_DEVICE_MEMBER std::int64_t offset(const AttentionPrefill& p, int row) const {
+    const int token = (tile.first_row + row) / group, head = (tile.first_row + row) % group;
+    return ((tile.first_token + static_cast<std::int64_t>(token)) * p.heads + kv_head * group + head) *
+           p.head_dim;
+  }
+};
+
+}  // namespace orrery::kernels
