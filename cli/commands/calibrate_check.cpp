@@ -61,9 +61,9 @@ int run_simulators(const CalibrateOptions& options) {
 }  // namespace
 
 int run_kernel_checks(const CalibrateOptions& options, const CommandContext& context) {
-  if (options.simulator) return run_simulators(options);
   const Status known = known_operators(kernels::case_table(), options.ops);
   if (!known.ok()) return report_errors(known.errors());
+  if (options.simulator) return run_simulators(options);
   auto device = open_device(options.device);
   if (!device.ok()) return report_errors(device.errors());
   watch_interrupts();
