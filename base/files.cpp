@@ -335,10 +335,23 @@ Status write_file_atomically(const std::string& path, std::string_view text) {
 
 struct AtomicDirectory::State {
   std::string path, temporary;
+  std::vector<fs::path> made_parents;  // outermost first
   bool committed = false;
   ~State() {
     std::error_code ec;
-    if (!committed && !temporary.empty()) fs::remove_all(temporary, ec);
+    if (committed) return;
+    if (!temporary.empty()) fs::remove_all(temporary, ec);
+    // remove() spares a folder that somebody else has put something into meanwhile.
+    for (auto it = made_parents.rbegin(); it != made_parents.rend(); ++it) fs::remove(*it, ec);
+  }
+  void make_parents() {
+    std::error_code ec;
+    std::vector<fs::path> missing;
+    for (fs::path p = fs::path(path).parent_path(); !p.empty() && !fs::exists(p, ec); p = p.parent_path())
+      missing.push_back(p);
+    for (auto it = missing.rbegin(); it != missing.rend(); ++it) {
+      if (fs::create_directory(*it, ec)) made_parents.push_back(*it);
+    }
   }
 };
 
@@ -355,8 +368,7 @@ Result<AtomicDirectory> AtomicDirectory::create(const std::string& path) {
   if (fs::exists(s->path, ec) && !fs::is_directory(s->path, ec)) {
     return invalid_input("exists and is not a directory", {path, 0, 0});
   }
-  const fs::path parent = fs::path(s->path).parent_path();
-  if (!parent.empty()) fs::create_directories(parent, ec);
+  s->make_parents();
   const std::string temporary = s->path + ".partial-" + std::to_string(::getpid());
   fs::remove_all(temporary, ec);
   if (!fs::create_directory(temporary, ec)) {
@@ -370,9 +382,12 @@ Result<AtomicDirectory> AtomicDirectory::create(const std::string& path) {
 std::string AtomicDirectory::file(const std::string& name) const { return state_->temporary + "/" + name; }
 const std::string& AtomicDirectory::final_path() const { return state_->path; }
 
-Status AtomicDirectory::commit() {
+Status AtomicDirectory::commit(const std::vector<std::string>& superseded) {
   State& s = *state_;
   std::error_code ec;
+  for (const std::string& name : superseded) {
+    if (!ec) fs::remove(fs::path(s.path) / name, ec);
+  }
   if (!fs::exists(s.path, ec)) {
     fs::rename(s.temporary, s.path, ec);
   } else {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 
@@ -53,7 +54,8 @@ class AtomicFile {
 Status write_file_atomically(const std::string& path, std::string_view text);
 
 // A directory of outputs that appears as a whole: files are written into `<path>.partial-<pid>`, and commit()
-// puts them in place. An existing `path` is replaced file by file (files of other names stay).
+// puts them in place. An existing `path` is replaced file by file (files of other names stay). Without a
+// commit nothing stays, not even the parents that had to be made.
 class AtomicDirectory {
  public:
   static Result<AtomicDirectory> create(const std::string& path);
@@ -62,7 +64,8 @@ class AtomicDirectory {
   ~AtomicDirectory();                               // removes the temporary directory unless committed
   std::string file(const std::string& name) const;  // path inside the temporary directory
   const std::string& final_path() const;
-  Status commit();
+  // Removes first what an earlier run left of `superseded`: a stale file would pass for one of this run.
+  Status commit(const std::vector<std::string>& superseded = {});
 
  private:
   struct State;

@@ -183,4 +183,18 @@ Status YamlDocument::set(const std::string& assignment) {
   return ok_status();
 }
 
+Status YamlDocument::set_text(const std::string& path, const std::string& text) {
+  return set(path + "=" + in_quotes(text));
+}
+
+void YamlDocument::erase(const std::string& path) {
+  std::vector<PathStep> steps;
+  if (!parse_path(path, steps)) return;
+  YamlTree* parent = state_->root.get();
+  for (std::size_t i = 0; i + 1 < steps.size() && parent != nullptr; ++i)
+    parent = existing_child(*parent, steps[i]);
+  if (parent == nullptr) return;
+  std::erase_if(parent->entries, [&](const auto& entry) { return entry.key == steps.back().key; });
+}
+
 }  // namespace orrery

@@ -76,6 +76,9 @@ class YamlDocument {
   // `path.to[0].key=value` as in --set: replaces or creates the key; the value is parsed as YAML. Errors name
   // "--set" and leave the document as it was.
   Status set(const std::string& assignment);
+  // The same with a text that is taken as it is, quotes and all (a file name).
+  Status set_text(const std::string& path, const std::string& text);
+  void erase(const std::string& path);  // no key there: nothing happens
 
   Yaml root() const;
   void finish() const;           // reports every key that nobody asked for, with a did-you-mean

@@ -1,6 +1,6 @@
 #include "cli/command.h"
 
-#include <cstdio>
+#include "cli/console.h"
 
 namespace orrery {
 
@@ -19,7 +19,7 @@ ExitCode exit_code(ErrorKind kind) {
 }
 
 int report_errors(const Errors& errors) {
-  for (const Error& error : errors) std::fprintf(stderr, "orrery: %s\n", error.to_string().c_str());
+  for (const Error& error : errors) say(LogLevel::error, error.to_string());
   return errors.empty() ? static_cast<int>(ExitCode::internal)
                         : static_cast<int>(exit_code(errors.front().kind));
 }

@@ -30,4 +30,20 @@ inline constexpr std::array command_table = {
     CommandEntry{"validate", register_validate_command},
 };
 
+// Names that are taken for commands to come; an entry goes when its command stands above.
+struct LaterCommand {
+  const char* name;
+  const char* does;
+};
+
+inline constexpr std::array later_commands = {
+    LaterCommand{"plan", "searches deployments"},
+    LaterCommand{"calibrate", "times kernels on a GPU"},
+    LaterCommand{"live", "runs a schedule on real kernels or an endpoint"},
+    LaterCommand{"replay", "replays a tape"},
+    LaterCommand{"doctor", "says what is installed and missing"},
+    LaterCommand{"serve", "what-if web page and JSON API"},
+    LaterCommand{"import", "brings in configs, traces and results"},
+};
+
 }  // namespace orrery

@@ -23,4 +23,6 @@ void watch_interrupts() {
 
 bool interrupted() { return seen != 0; }
 
+Error interruption() { return make_error(ErrorKind::interrupted, "interrupted; nothing was written"); }
+
 }  // namespace orrery

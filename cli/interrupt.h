@@ -2,7 +2,10 @@
 // half-written.
 #pragma once
 
+#include "base/result.h"
+
 namespace orrery {
 void watch_interrupts();  // SIGINT and SIGTERM set a flag; the second one ends the process at once
 bool interrupted();
+Error interruption();  // what a command that keeps nothing reports, as exit code 130
 }  // namespace orrery

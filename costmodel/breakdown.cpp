@@ -52,7 +52,9 @@ void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy
   std::int64_t rest = busy;
   for (std::size_t i = 0; i < s.nodes.size(); ++i) {
     const DependsOn d = s.nodes[i].spec.depends_on;
-    if ((d == DependsOn::prefill && !has_prefill) || (d == DependsOn::decode && !has_decode)) continue;
+    if ((d == DependsOn::prefill && !has_prefill) || (d == DependsOn::decode && !has_decode) ||
+        (d == DependsOn::eager && input.eager_kernels == 0))
+      continue;
     PricedNode priced{i, s.nodes[i].op->cost(input), 0};
     priced.ns = round_half_even(s.weights[i] * priced.cost.ns());
     rest -= priced.ns;
@@ -60,6 +62,12 @@ void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy
     out.push_back(priced);
   }
   out[largest].ns += rest;
+}
+
+// One standard deviation of log(time): the table's where one priced it, else that of the class's efficiency.
+double error_of(const PricerState& s, const PricedNode& priced) {
+  return priced.cost.error > 0 ? priced.cost.error
+                               : s.roofline->error(s.nodes[priced.node].op->kernel_class());
 }
 
 // One standard deviation of log(Σ time): lines of one operator class are wrong together, classes
@@ -71,7 +79,7 @@ double log_deviation(const PricerState& s, const std::vector<PricedNode>& nodes)
     const GraphNode& node = s.nodes[priced.node];
     const double ns = static_cast<double>(priced.ns);
     by_class[static_cast<std::size_t>(node.entry->op_class)] +=
-        ns * s.roofline->error(node.op->kernel_class());
+        ns * error_of(s, priced);
     total += ns;
   }
   double variance = 0;
@@ -119,8 +127,9 @@ OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput&
   line.time_ns = priced.ns;
   line.bound = to_string(priced.cost.bound());
   line.shape = node.op->shape_text(input);
-  line.rung = "roofline";
-  line.error = s.roofline->error(node.op->kernel_class());
+  line.rung = to_string(priced.cost.rung);
+  line.hit = to_string(priced.cost.hit);
+  line.error = error_of(s, priced);
   return line;
 }
 
@@ -131,14 +140,15 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
   nodes.reserve(state_->nodes.size());
-  price_nodes(*state_, {padded.tokens, padded.sequences, &shape}, timing.busy, nodes);
+  const StepInput input{padded.tokens, padded.sequences, &shape, state_->eager_kernels(shape, padded)};
+  price_nodes(*state_, input, timing.busy, nodes);
   return summarize_step(*state_, timing, nodes);
 }
 
 StepBreakdown StepPricer::explain(const StepShape& shape) const {
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
-  const StepInput input{padded.tokens, padded.sequences, &shape};
+  const StepInput input{padded.tokens, padded.sequences, &shape, state_->eager_kernels(shape, padded)};
   std::vector<PricedNode> nodes;
   price_nodes(*state_, input, timing.busy, nodes);
   const StepSummary summary = summarize_step(*state_, timing, nodes);

@@ -62,6 +62,7 @@ void read_host(const Yaml& node, HostCosts& h) {
       Term{"launch_graph", &h.launch_graph},
       Term{"launch_piece", &h.launch_piece},
       Term{"launch_kernel", &h.launch_kernel},
+      Term{"stream_gap", &h.stream_gap},
       Term{"copy", &h.copy},
       Term{"update_base", &h.update_base},
       Term{"update_per_sequence", &h.update_per_sequence},
@@ -129,6 +130,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   e.engine = root.require("engine").text();
   e.version = root.require("version").text();
   e.scheduler = root.require("scheduler").text();
+  e.kernels = root.require("kernels").text();
   e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
   read_defaults(root.require("defaults"), e);
   read_graphs(root.require("graphs"), e);

@@ -41,6 +41,7 @@ struct HostCosts {
   Figure<Seconds> prepare_base, prepare_per_sequence, prepare_rpc;
   // launch: a captured graph replays in launch_graph; piecewise: per layer; eager: per kernel
   Figure<Seconds> launch_graph, launch_piece, launch_kernel;
+  Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
   // client side, frontend none
@@ -78,6 +79,7 @@ struct EngineProfile {
   std::string engine;     // "vllm"
   std::string version;    // "0.24.0"
   std::string scheduler;  // a name of sim/policies: "vllm-v1"
+  std::string kernels;    // whose tables price its operators: hardware_profiles/tables/<part>/<kernels>
   std::int32_t steps_in_flight = 2;
   bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one
                                           // GPU

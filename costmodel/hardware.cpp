@@ -1,5 +1,7 @@
 #include "costmodel/hardware.h"
 
+#include <filesystem>
+
 #include "base/text.h"
 #include "base/yaml_reader.h"
 #include "costmodel/profile_folder.h"
@@ -130,10 +132,19 @@ double bytes_per_element(DType dtype) {
   return 0;
 }
 
-Result<HardwareProfile> load_hardware(const std::string& name) {
-  ORRERY_TRY(path, find_profile("hardware_profiles", name, "hardware"));
+bool is_hardware_path(const std::string& name_or_path) {
+  return name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".yaml");
+}
+
+Result<HardwareProfile> load_hardware(const std::string& name_or_path, const std::string& folder) {
+  if (is_hardware_path(name_or_path)) {
+    const std::filesystem::path path = std::filesystem::path(folder) / name_or_path;
+    ORRERY_TRY(own, YamlDocument::load(path.lexically_normal().string()));
+    return finish(std::move(own), "");
+  }
+  ORRERY_TRY(path, find_profile("hardware_profiles", name_or_path, "hardware"));
   ORRERY_TRY(document, YamlDocument::load(path));
-  return finish(std::move(document), name);
+  return finish(std::move(document), name_or_path);
 }
 
 Result<HardwareProfile> parse_hardware(const std::string& text, const std::string& file_name) {

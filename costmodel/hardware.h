@@ -48,11 +48,13 @@ struct HardwareProfile {
   std::string fp8_format;                        // "fnuz" | "ocp" | "none"
 };
 
-// By name from hardware_profiles/. Every error is located: unknown name (with did-you-mean), missing figure,
-// kind, source or unit, a unit of another dimension, unknown or repeated keys. Figures whose key is optional
-// in the file (vector_rate, l2, links, pcie_bandwidth, nic_bandwidth, power, price) are absent when it is
-// missing: Figure::present() is then false.
-Result<HardwareProfile> load_hardware(const std::string& name);
+// By name from hardware_profiles/, or a path (with a slash, or ending in .yaml; relative to `folder`) to a
+// profile of one's own: a figure changed, a price set. Every error is located: unknown name (with
+// did-you-mean), missing figure, kind, source or unit, a unit of another dimension, unknown or repeated keys.
+// Figures whose key is optional in the file (vector_rate, l2, links, pcie_bandwidth, nic_bandwidth, power,
+// price) are absent when it is missing: Figure::present() is then false.
+Result<HardwareProfile> load_hardware(const std::string& name_or_path, const std::string& folder = ".");
+bool is_hardware_path(const std::string& name_or_path);
 Result<HardwareProfile> parse_hardware(const std::string& text, const std::string& file_name);
 
 }  // namespace orrery

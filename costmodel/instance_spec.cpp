@@ -38,12 +38,14 @@ class InstanceReader {
     bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
     loaded = read_model(model) && loaded;
     loaded = read_engine(engine) && loaded;
+    const Yaml kernels = node_.optional("kernels");
     if (!loaded) {
       accept_all(args);  // what they mean depends on what failed
       return std::move(spec_);
     }
     check_divisible();
     check_types(model);
+    read_kernels(kernels);
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
     return std::move(spec_);
   }
@@ -51,7 +53,7 @@ class InstanceReader {
  private:
   bool read_hardware(const Yaml& key) {
     if (!key.present()) return false;
-    auto loaded = load_hardware(key.text());
+    auto loaded = load_hardware(key.text(), folder_);
     if (!loaded.ok())
       report(key, loaded.errors(), errors_);
     else
@@ -85,6 +87,20 @@ class InstanceReader {
     else
       spec_.engine = std::move(loaded).value();
     return loaded.ok();
+  }
+
+  // `auto`: the engine's own where the part has them, else none. `roofline`: none.
+  void read_kernels(const Yaml& key) {
+    const std::string wanted = key.text("auto");
+    const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
+    if (wanted == "roofline") return;
+    if (wanted == "auto" && !std::binary_search(known.begin(), known.end(), spec_.engine.kernels)) return;
+    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? spec_.engine.kernels : wanted);
+    if (loaded.ok()) {
+      spec_.kernels = std::move(loaded).value();
+    } else {
+      report(key.present() ? key : node_, loaded.errors(), errors_);
+    }
   }
 
   void check_width(std::int64_t value, const std::string& what) {

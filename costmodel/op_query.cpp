@@ -54,7 +54,7 @@ Result<OpPrice> price_gemm(const OpQuery& query, const Roofline& roofline) {
   spec.n = query.n;
   spec.k = query.k;
   spec.format = format;
-  return run(*find_operator("gemm"), spec, {query.m, 0, nullptr}, roofline);
+  return run(*find_operator("gemm"), spec, {query.m, 0, nullptr, 0}, roofline);
 }
 
 Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& roofline) {
@@ -122,7 +122,7 @@ Result<OpPrice> price_attention(const OpQuery& query, const Roofline& roofline) 
     // In a step the new token sees its own key too; here `context` counts all keys.
     shape.decode_context_tokens = query.context_sum - query.batch;
   }
-  return run(*find_operator(query.op), spec, {0, 0, &shape}, roofline);
+  return run(*find_operator(query.op), spec, {0, 0, &shape, 0}, roofline);
 }
 
 Result<OpPrice> price_collective(Collective collective, const OpQuery& query, const Roofline& roofline) {

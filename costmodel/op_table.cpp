@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 18> table{{
+constexpr std::array<OperatorEntry, 22> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -28,9 +28,17 @@ constexpr std::array<OperatorEntry, 18> table{{
     {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
     {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
     {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
+    {"fused_experts", "a whole expert layer as the engine fuses it: sort, products, activation, sum",
+     OpClass::grouped_gemm, 6, make_fused_experts},
+    {"moe_copy", "copy of the experts' sum out of the engine's custom operator", OpClass::routing, 1,
+     make_moe_copy},
     {"moe_combine", "weighted sum of a token's expert outputs", OpClass::routing, 1, make_moe_combine},
     {"logits_copy", "logits to fp32", OpClass::sampling, 1, make_logits_copy},
     {"argmax", "greedy sampling", OpClass::sampling, 1, make_argmax},
+    {"step_inputs", "small kernels before and after the layers: positions, block tables, token bookkeeping",
+     OpClass::sampling, 24, make_step_inputs},
+    {"stream_gaps", "idle time between the kernels of a step that no graph holds, beyond that inside a graph",
+     OpClass::elementwise, 0, make_stream_gaps},
     {"all_reduce", "sum over tensor-parallel ranks: custom kernel below 8 MiB, ring above",
      OpClass::collective, 1, make_all_reduce},
     {"all_gather", "logits of all tensor-parallel ranks", OpClass::collective, 1, make_all_gather},

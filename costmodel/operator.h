@@ -9,6 +9,7 @@
 #include "costmodel/padding.h"
 #include "costmodel/step_pricer.h"
 #include "costmodel/step_shape.h"
+#include "costmodel/utilisation.h"
 
 namespace orrery {
 
@@ -42,7 +43,13 @@ struct OpCost {
   // A kernel starts up, then runs at the pace of its slowest resource: a dependent kernel cannot overlap its
   // start with its own work, so the start is added (the smallest GEMMs measured, 3.8–4 µs for 8 MB of weights
   // that stream in 1.9 µs, show it: ../shared/reference/hardware.md §7).
+  // Where a table knows the kernel, its time (0 = it does not) and how sure that is.
+  double table_ns = 0;
+  Rung rung = Rung::roofline;
+  Hit hit = Hit::extrapolated;
+  double error = 0;  // one standard deviation of log(table_ns)
   double ns() const {
+    if (table_ns > 0) return table_ns;
     const double work = compute_ns > memory_ns ? compute_ns : memory_ns;
     return latency_ns + (work > link_ns ? work : link_ns);
   }
@@ -54,10 +61,11 @@ struct StepInput {
   std::int64_t tokens = 0;  // after padding to a captured graph
   std::int64_t rows = 0;    // sampled rows: one per sequence (vLLM computes logits for unfinished chunks too)
   const StepShape* shape = nullptr;  // real lengths, for attention
+  std::int64_t eager_kernels = 0;    // launched one by one, outside every graph
 };
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for the first two.
-enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode };
+enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager };
 
 class Operator {
  public:
@@ -89,6 +97,8 @@ struct OpSpec {
   bool norm_heads = false;   // rotary: with per-head RMSNorm of q and k
   bool expert_rows = false;  // rows = tokens · experts_per_token
   DependsOn depends_on = DependsOn::tokens;
+  double gap_ns = 0;    // stream_gaps: between two kernels
+  std::string variant;  // of the engine's own kernels, where it has several: "v1", "v2"
 };
 
 }  // namespace orrery

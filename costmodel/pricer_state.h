@@ -43,6 +43,7 @@ struct PricerState {
   double sum_tokens(std::int64_t tokens) const;  // operators that depend on padded tokens, uncached
   double sum_rows(std::int64_t rows) const;
   double sum_prefill(const StepShape& shape) const;
+  double sum_eager(std::int64_t kernels) const;  // launched one by one
   double node_ns(std::size_t node, const StepInput& input) const {
     return weights[node] * nodes[node].op->cost(input).ns();
   }
@@ -57,7 +58,7 @@ struct PricerState {
   }
   double last_ns(std::int64_t rows) const {
     const auto i = static_cast<std::size_t>(rows);
-    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr});
+    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr, 0});
   }
 
   // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
@@ -68,6 +69,9 @@ struct PricerState {
   std::int64_t fixed_q20(const StepShape& shape, const PaddedStep& padded) const;
   StepTiming host_timing(const StepShape& shape, const PaddedStep& padded) const;
   std::int64_t kernels(const StepShape& shape) const;
+  std::int64_t eager_kernels(const StepShape& shape, const PaddedStep& padded) const {
+    return padded.mode == GraphMode::none ? kernels(shape) : 0;
+  }
   void fill_tables(const SchedulerSettings& settings);
 };
 

@@ -78,8 +78,10 @@ Bound OpCost::bound() const {
   return memory_ns >= compute_ns ? Bound::memory : Bound::compute;
 }
 
-Result<Roofline> Roofline::create(const HardwareProfile& hardware) {
+Result<Roofline> Roofline::create(const HardwareProfile& hardware, std::shared_ptr<const KernelSet> kernels) {
   Roofline r;
+  r.rates_ = PartRates::of(hardware);
+  r.kernels_ = std::move(kernels);
   Errors errors;
   const std::string file = "hardware_profiles/" + hardware.name + ".yaml";
   const auto need = [&](bool good, const std::string& key, const std::string& why) {

@@ -4,11 +4,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "costmodel/hardware.h"
+#include "costmodel/kernel_set.h"
 #include "costmodel/operator.h"
 
 namespace orrery {
@@ -16,7 +18,11 @@ namespace orrery {
 class Roofline {
  public:
   // Errors name the figure that the profile lacks and what needs it.
-  static Result<Roofline> create(const HardwareProfile& hardware);
+  // `kernels`: tables of the engine's kernels on this part, or null: then every price is the roofline's.
+  static Result<Roofline> create(const HardwareProfile& hardware,
+                                 std::shared_ptr<const KernelSet> kernels = nullptr);
+  const KernelSet* kernels() const { return kernels_.get(); }
+  const PartRates& rates() const { return rates_; }
 
   // False when the part has no such instruction; then no operator may be made for it.
   bool has_math(DType dtype) const { return matrix_[static_cast<std::size_t>(dtype)] > 0; }
@@ -58,6 +64,8 @@ class Roofline {
          link_efficiency_ = 0;
   double collective_latency_ns_ = 0;
   std::int64_t units_ = 0;
+  PartRates rates_;
+  std::shared_ptr<const KernelSet> kernels_;
 };
 
 // Starts of kernels that load tiles through a pipeline before they produce anything, in units of the part's

@@ -203,6 +203,7 @@ class GraphBuilder {
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     add("topk", "topk", expert, l);
+    if (add_fused_experts(expert, up, inner, l)) return;
     add("moe_align", "moe_align", expert, l);
     if (up.activation_bytes < 2)
       add("moe_quantize", "quantize", width(model_.hidden, up.activation_bytes), l);
@@ -229,10 +230,33 @@ class GraphBuilder {
     add_all_reduce("moe_all_reduce", l);
   }
 
+  // Where the engine's fused layer was timed as a whole, it is one line.
+  bool add_fused_experts(const OpSpec& expert, const WeightFormat& format, std::int64_t inner, std::int64_t l) {
+    const KernelSet* kernels = roofline_.kernels();
+    const ExpertShape shape{model_.hidden, inner, expert.experts, expert.experts_per_token};
+    if (kernels == nullptr || !kernels->experts(format.label, shape)) return false;
+    OpSpec fused = expert;
+    fused.n = model_.hidden;
+    fused.k = inner;
+    fused.format = format;
+    add("moe_experts", "fused_experts", fused, l);
+    OpSpec copy = expert;
+    copy.n = model_.hidden;
+    add("moe_copy", "moe_copy", copy, l);
+    add_all_reduce("moe_all_reduce", l);
+    return true;
+  }
+
   void add_head() {
     add("final_norm", "add_rms_norm", width(model_.hidden), 1);
+    OpSpec gaps;
+    gaps.depends_on = DependsOn::eager;
+    gaps.gap_ns = spec_.engine.host.stream_gap.value.value() * 1e9;
+    add("stream_gaps", "stream_gaps", gaps, 1);
     OpSpec rows = width(model_.hidden);
+    rows.variant = spec_.engine.runner;
     rows.depends_on = DependsOn::rows;
+    if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
     add("sample_gather", "gather_rows", rows, 1);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");

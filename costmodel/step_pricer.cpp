@@ -75,7 +75,7 @@ double PricerState::plus_node(double sum, std::size_t node, const StepInput& inp
 }
 
 double PricerState::sum_tokens(std::int64_t tokens) const {
-  const StepInput input{tokens, 0, nullptr};
+  const StepInput input{tokens, 0, nullptr, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].spec.depends_on == DependsOn::tokens) ns = plus_node(ns, i, input);
@@ -84,7 +84,7 @@ double PricerState::sum_tokens(std::int64_t tokens) const {
 }
 
 double PricerState::sum_rows(std::int64_t rows) const {
-  const StepInput input{0, rows, nullptr};
+  const StepInput input{0, rows, nullptr, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].spec.depends_on == DependsOn::rows) ns = plus_node(ns, i, input);
@@ -93,7 +93,7 @@ double PricerState::sum_rows(std::int64_t rows) const {
 }
 
 double PricerState::sum_prefill(const StepShape& shape) const {
-  const StepInput input{0, 0, &shape};
+  const StepInput input{0, 0, &shape, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].spec.depends_on == DependsOn::prefill) ns = plus_node(ns, i, input);
@@ -101,10 +101,20 @@ double PricerState::sum_prefill(const StepShape& shape) const {
   return ns;
 }
 
+double PricerState::sum_eager(std::int64_t kernels) const {
+  StepInput input;
+  input.eager_kernels = kernels;
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::eager) ns = plus_node(ns, i, input);
+  }
+  return ns;
+}
+
 std::int64_t PricerState::decode_q20(const StepShape& shape, std::int64_t context_sum) const {
   StepShape at_knot = shape;
   at_knot.decode_context_tokens = context_sum;
-  const StepInput input{0, 0, &at_knot};
+  const StepInput input{0, 0, &at_knot, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i].spec.depends_on == DependsOn::decode) ns = plus_node(ns, i, input);
@@ -127,6 +137,7 @@ LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t con
 std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.sequences);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
+  if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
   return to_q20(ns);
 }
 
@@ -174,7 +185,7 @@ void PricerState::fill_tables(const SchedulerSettings& settings) {
 
 Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScales& scales) {
   ORRERY_TRY_STATUS(check_scales(scales));
-  ORRERY_TRY(roofline, Roofline::create(spec.hardware));
+  ORRERY_TRY(roofline, Roofline::create(spec.hardware, spec.kernels));
   auto state = std::make_unique<State>();
   state->roofline = std::make_unique<Roofline>(std::move(roofline));
   ORRERY_TRY(nodes, build_step_graph(spec, *state->roofline));

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "costmodel/engine_profile.h"
 #include "costmodel/hardware.h"
+#include "costmodel/kernel_set.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/pipeline.h"
@@ -24,6 +25,7 @@ struct InstanceSpec {
   ModelSpec model;  // with quantisation and KV dtype applied
   ParallelPlan plan;
   EngineProfile engine;  // with engine_args applied
+  std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
 };
 
 enum class OpClass : std::uint8_t {
@@ -72,6 +74,7 @@ struct OpLine {
   std::string bound;  // compute | memory | link | latency
   std::string shape;  // "m=64 n=6144 k=4096 bf16", for people
   std::string rung;   // measured | published | transported | roofline
+  std::string hit;    // exact | interpolated | extrapolated, of that rung's table
   double error = 0;   // one standard deviation of log(time)
 };
 

@@ -110,6 +110,7 @@ Json breakdown_json(const ReportInput& in) {
                      {"us", static_cast<double>(o.time_ns) * 1e-3},
                      {"share", 100.0 * static_cast<double>(o.time_ns) / busy},
                      {"bound", o.bound},
+                     {"class", to_string(o.op_class)},
                      {"color", static_cast<int>(o.op_class)}});
     }
     out.push_back({{"name", name}, {"ops", ops}});

@@ -1,7 +1,6 @@
 #include "reports/run_outputs.h"
 
 #include <charconv>
-#include <cstdio>
 
 #include "base/text.h"
 #include "reports/html_report.h"
@@ -139,9 +138,11 @@ Result<std::vector<std::pair<std::string, StepBreakdown>>> typical_steps(const S
 
 }  // namespace
 
-Status RunOutputs::finish(const Scenario& scenario, const SummaryInput& summary, const std::string& title,
-                          const std::string& command, const std::function<bool(std::uint64_t)>& keep_going) {
+Result<std::vector<std::string>> RunOutputs::finish(const Scenario& scenario, const SummaryInput& summary,
+                                                    const std::string& title, const std::string& command,
+                                                    const std::function<bool(std::uint64_t)>& keep_going) {
   State& s = *state_;
+  std::vector<std::string> warnings;
   if (s.requests != nullptr) ORRERY_TRY_STATUS(s.requests->commit());
   if (s.steps != nullptr) ORRERY_TRY_STATUS(s.steps->commit());
   if (s.trace != nullptr && s.trace->overflowed() && !s.window.given) {
@@ -163,9 +164,8 @@ Status RunOutputs::finish(const Scenario& scenario, const SummaryInput& summary,
       write_file_atomically(s.directory.file("scenario.resolved.yaml"), scenario.resolved_yaml()));
   if (s.options.level != "summary") {
     if (charts_library().empty()) {
-      std::fprintf(stderr,
-                   "orrery: report.html is not written: the charts library is missing; tools/fetch_plotly.py "
-                   "fetches it\n");
+      warnings.emplace_back(
+          "report.html is not written: the charts library is missing; tools/fetch_plotly.py fetches it");
     } else {
       ORRERY_TRY(steps, typical_steps(scenario, *summary.run));
       const ReportInput report{.scenario = &scenario,
@@ -176,7 +176,9 @@ Status RunOutputs::finish(const Scenario& scenario, const SummaryInput& summary,
       ORRERY_TRY_STATUS(write_report(s.directory.file("report.html"), report));
     }
   }
-  return s.directory.commit();
+  // Whatever this run was not asked for and an earlier one left would be taken for this run's.
+  ORRERY_TRY_STATUS(s.directory.commit({"requests.csv", "steps.csv", "trace.json", "report.html"}));
+  return warnings;
 }
 
 }  // namespace orrery

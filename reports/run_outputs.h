@@ -30,9 +30,11 @@ class RunOutputs {
   RecordSink* sink();       // null when nobody asked for records
   RunObserver* observer();  // null when nobody asked for steps
   // Writes what is left (summary, report, resolved scenario, trace.json) and puts the directory in place.
-  // `keep_going` stops a second pass that a long run's trace window needs.
-  Status finish(const Scenario& scenario, const SummaryInput& summary, const std::string& title,
-                const std::string& command, const std::function<bool(std::uint64_t)>& keep_going);
+  // `keep_going` stops a second pass that a long run's trace window needs. Returns warnings: what the
+  // directory lacks, and why.
+  Result<std::vector<std::string>> finish(const Scenario& scenario, const SummaryInput& summary,
+                                          const std::string& title, const std::string& command,
+                                          const std::function<bool(std::uint64_t)>& keep_going);
 
  private:
   struct State;

@@ -17,8 +17,23 @@ Json distribution_json(const Distribution& d) {
           {"p95", ms(d.p95)},      {"p99", ms(d.p99)}, {"max", ms(d.max)}};
 }
 
-double span_s(const RunResult& r) { return (r.last_finish - r.first_arrival).seconds(); }
+// Nothing completed (every request rejected): there is no last finish, and no time that passed.
+double span_s(const RunResult& r) {
+  return r.completed == 0 ? 0.0 : (r.last_finish - r.first_arrival).seconds();
+}
 double per_second(std::uint64_t n, double span) { return span > 0 ? static_cast<double>(n) / span : 0; }
+
+// Which distributions are no longer exact: one that has more than a million values.
+std::string percentiles_text(const RunResult& r) {
+  std::vector<std::string> binned;
+  if (!r.ttft.exact) binned.emplace_back("ttft_ms");
+  if (!r.tpot.exact) binned.emplace_back("tpot_ms");
+  if (!r.itl.exact) binned.emplace_back("itl_ms");
+  if (!r.e2e.exact) binned.emplace_back("e2e_ms");
+  if (!r.queue.exact) binned.emplace_back("queue_ms");
+  if (binned.empty()) return "exact";
+  return "exact but for " + join(binned, ", ") + ": histogram, relative error at most 0.05 %";
+}
 
 Json throughput_json(const RunResult& r, std::int64_t gpus) {
   const double span = span_s(r);
@@ -100,9 +115,7 @@ Json summary_json(const SummaryInput& in) {
   j["itl_ms"] = distribution_json(r.itl);
   j["e2e_ms"] = distribution_json(r.e2e);
   j["queue_ms"] = distribution_json(r.queue);
-  j["percentiles"] = r.ttft.exact && r.tpot.exact && r.itl.exact && r.e2e.exact
-                         ? "exact"
-                         : "histogram, relative error at most 0.05 %";
+  j["percentiles"] = percentiles_text(r);
   j["throughput"] = throughput_json(r, in.gpus);
   j["goodput"] = goodput_json(r);
   j["kv_cache"] = kv_json(r);

@@ -18,6 +18,7 @@ void RunCollector::arrived(SimTime at) {
 }
 
 void RunCollector::finished(const RequestRecord& record, SimTime at) {
+  ++ended_;
   switch (record.status) {
     case RequestStatus::completed: ++result_.completed; break;
     case RequestStatus::failed: ++result_.failed; break;

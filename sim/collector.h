@@ -22,6 +22,7 @@ class RunCollector {
   void finished(const RequestRecord& record, SimTime at);
   void gap(std::int64_t nanoseconds, std::uint64_t weight) { itl_.add(nanoseconds, weight); }
   TimeSeriesRecorder& series() { return series_; }
+  std::uint64_t ended() const { return ended_; }  // requests that need nothing more, whatever became of them
 
   // Fleet levels: call before and after a change at `now`; integrates what was held since the last change.
   void advance(SimTime now);
@@ -48,7 +49,7 @@ class RunCollector {
     RequestRecord record;
   };
   std::deque<Held> held_;
-  std::uint64_t next_record_ = 0;
+  std::uint64_t next_record_ = 0, ended_ = 0;
 };
 
 }  // namespace orrery

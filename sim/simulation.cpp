@@ -37,7 +37,7 @@ class Loop {
       take_outcomes(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
       if (!schedule_marked(now)) return exhausted(now);
-      if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(finished_)) {
+      if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(collector_.ended())) {
         return make_error(ErrorKind::interrupted,
                           "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
       }
@@ -164,7 +164,7 @@ class Loop {
   std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;
   Arrivals arrivals_;
-  std::uint64_t events_ = 0, finished_ = 0;
+  std::uint64_t events_ = 0;
   InstanceId stuck_;
 };
 

@@ -12,8 +12,8 @@ constexpr auto later_first = [](const auto& a, const auto& b) {
 
 TraceInbox::TraceInbox(std::unique_ptr<RequestSource> source, SimDuration input_delay,
                        std::int64_t concurrency, OutputLengths& oracle)
-    : source_(std::move(source)), input_delay_(input_delay), concurrency_(concurrency), oracle_(oracle) {
-  for (std::int64_t i = 0; i < concurrency_; ++i) submissions_.push_back({SimTime(0), 0});
+    : source_(std::move(source)), input_delay_(input_delay), concurrency_(concurrency),
+      unstarted_(concurrency), oracle_(oracle) {
   read();
 }
 
@@ -33,6 +33,7 @@ const Error* TraceInbox::error() const { return failed_ ? &error_ : source_->err
 SimTime TraceInbox::next() const {
   if (!has_pending_) return SimTime::never();
   if (concurrency_ == 0) return pending_.arrival + input_delay_;
+  if (unstarted_ > 0) return SimTime(0) + input_delay_;
   return submissions_.empty() ? SimTime::never() : submissions_.front().at + input_delay_;
 }
 
@@ -40,6 +41,9 @@ void TraceInbox::poll(SimTime now, Arrivals& arrivals) {
   if (concurrency_ == 0) {
     while (has_pending_ && pending_.arrival + input_delay_ <= now) push(arrivals, pending_.arrival);
     return;
+  }
+  if (SimTime(0) + input_delay_ <= now) {
+    for (; has_pending_ && unstarted_ > 0; --unstarted_) push(arrivals, SimTime(0));
   }
   while (has_pending_ && !submissions_.empty() && submissions_.front().at + input_delay_ <= now) {
     const SimTime at = submissions_.front().at;

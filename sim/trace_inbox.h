@@ -40,10 +40,11 @@ class TraceInbox final : public Inbox {
   std::unique_ptr<RequestSource> source_;
   SimDuration input_delay_;
   std::int64_t concurrency_;
+  std::int64_t unstarted_;  // clients whose first request, at time 0, is still to come
   OutputLengths& oracle_;
   TraceRequest pending_;
   bool has_pending_ = false;
-  std::vector<Submission> submissions_;                // closed loop: min-heap of free client slots
+  std::vector<Submission> submissions_;                // closed loop: min-heap of clients that are free again
   std::unordered_map<std::uint64_t, Stream> streams_;  // by session; looked up, never iterated
   std::uint64_t next_stream_ = 1;
   Error error_;

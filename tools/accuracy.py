@@ -65,11 +65,25 @@ def kinds_of(truth, run):
     return kinds
 
 
+def first_admissions(truth, run):
+    """Per experiment: prompt tokens found in the prefix cache when each request was first admitted, and which requests
+    were preempted. interfaces §3 counts those; the engine's own counter takes a later admission's for a request that was
+    preempted before its first token, and then finds its own blocks again."""
+    found, preempted = {}, {}
+    with gzip.open(truth / run / "steps.csv.gz", "rt", newline="") as lines:
+        for row in csv.DictReader(lines):
+            for entry in row["new_request_ids"].replace(";", " ").split():
+                request, _, cached = entry.partition(":")
+                found.setdefault(row["experiment"], {}).setdefault(request, int(cached or 0))
+            preempted.setdefault(row["experiment"], set()).update(row["preempted_request_ids"].replace(";", " ").split())
+    return {e: (sum(f.values()), preempted[e]) for e, f in found.items()}
+
+
 class Run:
     """The rows of one measured run, sorted by what they are."""
 
-    def __init__(self, name, rows, kinds):
-        self.name, self.kinds = name, kinds
+    def __init__(self, name, rows, kinds, admissions):
+        self.name, self.kinds, self.admissions = name, kinds, admissions
         self.kv = next((r for r in rows if r["metric"] == "kv_tokens"), None)
         self.steps = {r["metric"]: r for r in rows if r["predicted"] == ""}
         self.single = [r for r in rows if r["metric"].startswith("ttft_ms@")]
@@ -113,7 +127,14 @@ class Run:
         text += table(["experiment"] + [title for _, title in METRICS], rows) + "\n"
         for r in self.cached:
             text += (f"Cached prompt tokens in `{r['experiment']}`: predicted {figure(r['predicted'])}, measured "
-                     f"{figure(r['measured'])}, error {float(r['error_percent']):+.1f} %.\n\n")
+                     f"{figure(r['measured'])}, error {float(r['error_percent']):+.1f} %. ")
+            at_first, preempted = self.admissions.get(r["experiment"], (None, ()))
+            if at_first is not None and at_first != round(float(r["measured"])):
+                error = 100 * (float(r["predicted"]) / at_first - 1)
+                text += (f"At first admission, which is what Orrery reports, the step log has {figure(at_first)}: error "
+                         f"{error:+.1f} %. The rest are blocks that a request preempted before its first token found again "
+                         f"(preempted in this run: {', '.join(sorted(preempted, key=int))}).")
+            text = text.rstrip() + "\n\n"
         return text
 
 
@@ -185,7 +206,7 @@ def main():
             rows = list(csv.DictReader(file))
     failures = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     names = sorted({r["run"] for r in rows})
-    runs = [Run(n, [r for r in rows if r["run"] == n], kinds_of(truth, n)) for n in names]
+    runs = [Run(n, [r for r in rows if r["run"] == n], kinds_of(truth, n), first_admissions(truth, n)) for n in names]
     commit = text_of(["git", "rev-parse", "--short=12", "HEAD"])
     dirty = " with uncommitted changes" if text_of(["git", "status", "--porcelain", "--untracked-files=no"], "") else ""
     version = text_of([options.orrery, "--version"]).splitlines()[0]

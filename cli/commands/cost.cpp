@@ -10,6 +10,7 @@
 #include "cli/commands/cost_ops.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
+#include "cli/interrupt.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/scenario.h"
@@ -19,6 +20,7 @@ namespace orrery {
 namespace {
 
 struct CostOptions {
+  bool step_given = false;
   std::string scenario, step, steps, out, ops, hardware, kernels = "orrery";
   std::vector<std::string> compare;
 };
@@ -44,8 +46,7 @@ int put(const std::string& text) {
   return 0;
 }
 
-int write_or_print(const std::string& path, const std::string& text) {
-  if (path.empty()) return put(text);
+int write_file(const std::string& path, const std::string& text) {
   const Status written = write_file_atomically(path, text);
   return written.ok() ? 0 : report_errors(written.errors());
 }
@@ -70,7 +71,7 @@ Result<std::vector<StepRequest>> steps_to_show(const CostOptions& options,
 
 int explain_steps(const CostOptions& options, const CommandContext& context) {
   // A wrong --step is wrong usage, whatever the scenario holds: look at it first.
-  if (!options.step.empty()) {
+  if (options.step_given) {
     if (const auto step = parse_step(options.step); !step.ok()) return report_errors(step.errors());
   }
   auto loaded = load(options.scenario, context);
@@ -83,7 +84,7 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     for (std::size_t i = 0; i < steps->size(); ++i) {
       append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view()), csv);
     }
-    if (const int code = write_or_print(options.out, csv); code != 0) return code;
+    if (const int code = write_file(options.out, csv); code != 0) return code;
   }
   if (context.json) {
     Json result{{"scenario", options.scenario},
@@ -112,7 +113,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
   Errors errors;
   std::int64_t rows = 0;
   std::string_view line;
-  while (errors.size() < most_errors && reader.next(line)) {
+  while (errors.size() < most_errors && !interrupted() && reader.next(line)) {
     if (line.find_first_not_of(" \t") == std::string_view::npos) continue;
     auto step = parse_step_row(line, path, reader.line_number());
     if (!step.ok()) {
@@ -122,6 +123,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
     }
     ++rows;
   }
+  if (interrupted()) return interruption();
   if (reader.error() != nullptr) errors.push_back(*reader.error());
   if (errors.empty() && rows == 0) errors.push_back(invalid_input("no steps in it", {path, 0, 0}));
   if (!errors.empty()) return errors;
@@ -133,7 +135,7 @@ int price_step_list(const CostOptions& options, const CommandContext& context) {
   if (!loaded.ok()) return report_errors(loaded.errors());
   auto csv = price_rows(options.steps, loaded->pricer);
   if (!csv.ok()) return report_errors(csv.errors());
-  return write_or_print(options.out, *csv);
+  return put_csv(*csv, options.out, context);
 }
 
 int compare_scenarios(const CostOptions& options, const CommandContext& context) {
@@ -159,10 +161,11 @@ int compare_scenarios(const CostOptions& options, const CommandContext& context)
 int usage(const std::string& message) { return report_errors({make_error(ErrorKind::usage, message)}); }
 
 int run_cost(const CostOptions& options, const CommandContext& context) {
+  watch_interrupts();
   if (!options.ops.empty()) {
     if (options.hardware.empty())
       return usage("cost --ops needs --hardware NAME (see `orrery list hardware`)");
-    return price_operators(options.ops, options.hardware, options.kernels, options.out);
+    return price_operators(options.ops, options.hardware, options.kernels, options.out, context);
   }
   if (!options.compare.empty()) return compare_scenarios(options, context);
   if (options.scenario.empty())
@@ -197,8 +200,10 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       "  orrery cost scenario.yaml --step \"prefill 2048@0 + prefill 512@4096 + decode 64@1024\"\n"
       "  orrery cost scenario.yaml --steps steps.jsonl --out prices.csv\n"
       "  orrery cost --ops ops.jsonl --hardware h200");
-  cost->callback(
-      [options, &context] { context.action = [options, &context] { return run_cost(*options, context); }; });
+  cost->callback([options, step, &context] {
+    options->step_given = step->count() > 0;
+    context.action = [options, &context] { return run_cost(*options, context); };
+  });
 }
 
 }  // namespace orrery

@@ -1,13 +1,13 @@
 #include "cli/commands/cost_ops.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <limits>
 
 #include "base/files.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/commands/cost_text.h"
+#include "cli/interrupt.h"
 
 namespace orrery {
 
@@ -129,9 +129,11 @@ Result<std::string> operator_csv(const std::string& file, const Roofline& roofli
   std::string out = "operator,us,low_us,high_us,bound,rung,hit\n";
   Errors errors;
   std::string_view row;
-  while (reader.next(row) && errors.size() < 20) {
+  std::int64_t rows = 0;
+  while (errors.size() < 20 && !interrupted() && reader.next(row)) {
     if (row.find_first_not_of(" \t") == std::string_view::npos) continue;
     const std::int64_t line = reader.line_number();
+    ++rows;
     auto query = parse_operator_row(row, file, line);
     if (!query.ok()) {
       errors.insert(errors.end(), query.errors().begin(), query.errors().end());
@@ -149,7 +151,9 @@ Result<std::string> operator_csv(const std::string& file, const Roofline& roofli
            microseconds_text(price->high_ns) + "," + to_string(price->cost.bound()) + "," + price->rung +
            "," + price->hit + "\n";
   }
+  if (interrupted()) return interruption();
   if (reader.error() != nullptr) errors.push_back(*reader.error());
+  if (errors.empty() && rows == 0) errors.push_back(invalid_input("no operators in it", {file, 0, 0}));
   if (!errors.empty()) return errors;
   return out;
 }
@@ -172,7 +176,7 @@ Result<OpQuery> parse_operator_row(std::string_view row, const std::string& file
 }
 
 int price_operators(const std::string& file, const std::string& hardware, const std::string& kernels,
-                    const std::string& out) {
+                    const std::string& out, const CommandContext& context) {
   if (const Status status = check_kernels(kernels); !status.ok()) return report_errors(status.errors());
   auto profile = load_hardware(hardware);
   if (!profile.ok()) return report_errors(profile.errors());
@@ -180,12 +184,7 @@ int price_operators(const std::string& file, const std::string& hardware, const 
   if (!roofline.ok()) return report_errors(roofline.errors());
   auto csv = operator_csv(file, *roofline);
   if (!csv.ok()) return report_errors(csv.errors());
-  if (out.empty()) {
-    std::fwrite(csv->data(), 1, csv->size(), stdout);
-    return 0;
-  }
-  const Status written = write_file_atomically(out, *csv);
-  return written.ok() ? 0 : report_errors(written.errors());
+  return put_csv(*csv, out, context);
 }
 
 }  // namespace orrery

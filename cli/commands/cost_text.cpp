@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <vector>
 
+#include "base/files.h"
 #include "base/text.h"
 
 namespace orrery {
@@ -157,6 +159,55 @@ Json memory_json(const MemoryPlan& plan) {
           {"kv_blocks", plan.kv_blocks},
           {"kv_tokens", plan.kv_tokens()},
           {"blocks_overridden", plan.blocks_overridden}};
+}
+
+namespace {
+
+std::vector<std::string> cells_of(std::string_view line) {
+  std::vector<std::string> cells;
+  for (std::size_t from = 0; from <= line.size();) {
+    const std::size_t comma = std::min(line.find(',', from), line.size());
+    cells.emplace_back(line.substr(from, comma - from));
+    from = comma + 1;
+  }
+  return cells;
+}
+
+// Numbers stay numbers; our tables quote nothing.
+Json csv_as_json(std::string_view csv) {
+  Json rows = Json::array();
+  std::vector<std::string> names;
+  while (!csv.empty()) {
+    const std::size_t end = std::min(csv.find('\n'), csv.size());
+    const std::vector<std::string> cells = cells_of(csv.substr(0, end));
+    csv.remove_prefix(std::min(end + 1, csv.size()));
+    if (names.empty()) {
+      names = cells;
+      continue;
+    }
+    Json row = Json::object();
+    for (std::size_t i = 0; i < names.size() && i < cells.size(); ++i) {
+      double number = 0;
+      const char* last = cells[i].data() + cells[i].size();
+      const auto parsed = std::from_chars(cells[i].data(), last, number);
+      const bool is_number = parsed.ec == std::errc() && parsed.ptr == last;
+      row[names[i]] = is_number ? Json(number) : Json(cells[i]);
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+}  // namespace
+
+int put_csv(const std::string& csv, const std::string& path, const CommandContext& context) {
+  if (path.empty()) {
+    const std::string text = context.json ? canonical_json(csv_as_json(csv)) : csv;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return 0;
+  }
+  const Status written = write_file_atomically(path, csv);
+  return written.ok() ? 0 : report_errors(written.errors());
 }
 
 void append_step_csv(std::int64_t row, const StepSummary& step, std::string& out) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/json.h"
+#include "cli/command.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 
@@ -21,6 +22,9 @@ Json step_json(const std::string& spec, const StepBreakdown& step);
 Json memory_json(const MemoryPlan& plan);
 
 constexpr const char* step_csv_header = "step,device_us,busy_us,host_us,step_us,low_us,high_us,bound\n";
+// A table of ours to `path`, or when that is empty to standard output: as CSV, with --json as a list of
+// objects. Returns the exit code.
+int put_csv(const std::string& csv, const std::string& path, const CommandContext& context);
 void append_step_csv(std::int64_t row, const StepSummary& step, std::string& out);
 
 }  // namespace orrery

@@ -2,13 +2,17 @@
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <limits>
 #include <memory>
 
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/version.h"
 #include "reports/run_outputs.h"
@@ -90,6 +94,84 @@ void print_summary(const SimulateOptions& options, const SummaryInput& summary, 
   }
 }
 
+// How many requests will come; 0 when only the trace knows.
+std::uint64_t expected_requests(const WorkloadSpec& workload) {
+  const std::uint64_t generated = workload.generator ? workload.generator->requests : 0;
+  if (workload.limit_duration_s > 0) return 0;
+  if (generated == 0 || workload.limit_requests == 0) return std::max(generated, workload.limit_requests);
+  return std::min(generated, workload.limit_requests);
+}
+
+Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& options, RunOutputs& outputs,
+                              const CommandContext& context) {
+  // Its line is gone from the terminal before a summary is printed.
+  Progress progress("simulating", expected_requests(scenario.workload), !context.quiet);
+  RunOptions run_options;
+  run_options.sink = outputs.sink();
+  run_options.observer = outputs.observer();
+  run_options.per_request_itl = options.itl;
+  run_options.keep_going = [&](std::uint64_t done) {
+    progress.update(done);
+    return !interrupted();
+  };
+  return run_scenario(scenario, run_options);
+}
+
+// What goes beyond the nominal run.
+struct Extras {
+  Intervals intervals;
+  RateSearch search;
+  bool has_intervals = false, has_search = false, cut_off = false;
+};
+
+// The nominal run is whole by now, so an interruption costs its error bars or its search, not the run.
+Result<Extras> run_extras(const Scenario& scenario, const SimulateOptions& options, int runs,
+                          const CommandContext& context) {
+  Extras extras;
+  const auto keep_going = [](std::uint64_t) { return !interrupted(); };
+  if (runs > 0) {
+    say(LogLevel::info, "error bars from " + std::to_string(runs) + " runs");
+    auto estimated = estimate_intervals(
+        scenario, EnsembleOptions{.runs = runs, .threads = context.threads, .keep_going = keep_going});
+    if (!estimated.ok() && !interrupted()) return estimated.errors();
+    extras.has_intervals = estimated.ok();
+    if (estimated.ok()) extras.intervals = std::move(estimated).value();
+  }
+  if (options.find_rate && !interrupted()) {
+    say(LogLevel::info, "searching for the highest rate");
+    auto found = find_rate(scenario, keep_going);
+    if (!found.ok() && !interrupted()) return found.errors();
+    extras.has_search = found.ok();
+    if (found.ok()) extras.search = std::move(found).value();
+  }
+  extras.cut_off = interrupted();
+  return extras;
+}
+
+Result<Scenario> open_scenario(const SimulateOptions& options, const CommandContext& context) {
+  ORRERY_TRY(scenario,
+             load_scenario(options.scenario,
+                           {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
+  say(LogLevel::info, options.scenario + ": " + title_of(scenario) + ", " +
+                          human_count(static_cast<double>(scenario.pool.memory.kv_tokens())) +
+                          " KV tokens an instance");
+  for (const std::string& name : scenario.pool.instance.engine.ignored_args)
+    say(LogLevel::debug, "engine argument " + name + " changes no prediction");
+  return scenario;
+}
+
+// Error bars, the search and the window of a long trace.json are further runs over the same requests.
+Status check_can_be_read_again(const Scenario& scenario, const SimulateOptions& options, int runs) {
+  std::error_code ec;
+  const std::string& trace = scenario.workload.trace;
+  const bool again = runs > 0 || options.find_rate || options.outputs == "all";
+  if (!again || trace.empty() || !std::filesystem::is_fifo(trace, ec)) return ok_status();
+  return invalid_input(
+      "is a pipe, which can be read once; error bars, --find-rate and --outputs all read the trace again: "
+      "save it to a file, or take --intervals off",
+      {trace, 0, 0});
+}
+
 Result<int> simulate(const SimulateOptions& options, const CommandContext& context) {
   watch_interrupts();
   if (!options.tape.empty()) {
@@ -97,43 +179,32 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
                       "--tape: tapes come with live mode; this version does not write them");
   }
   ORRERY_TRY(runs, interval_runs(options.intervals));
-  ORRERY_TRY(scenario,
-             load_scenario(options.scenario,
-                           {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
+  ORRERY_TRY(scenario, open_scenario(options, context));
+  ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
   const double begin = seconds_now();
-  Progress progress("simulating", 0, !context.quiet);
-  const auto keep_going = [&](std::uint64_t done) {
-    progress.update(done);
-    return !interrupted();
-  };
   ORRERY_TRY(outputs, open_outputs(options));
-  RunOptions run_options;
-  run_options.sink = outputs.sink();
-  run_options.observer = outputs.observer();
-  run_options.per_request_itl = options.itl;
-  run_options.keep_going = keep_going;
-  ORRERY_TRY(run, run_scenario(scenario, run_options));
-
+  ORRERY_TRY(run, run_nominal(scenario, options, outputs, context));
   SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
-  Intervals intervals;
-  if (runs > 0) {
-    const EnsembleOptions ensemble{.runs = runs, .threads = context.threads, .keep_going = keep_going};
-    ORRERY_TRY(estimated, estimate_intervals(scenario, ensemble));
-    intervals = std::move(estimated);
-    summary.intervals = &intervals;
-  }
-  RateSearch search;
-  if (options.find_rate) {
-    ORRERY_TRY(found, find_rate(scenario, keep_going));
-    search = std::move(found);
-    summary.rate_search = &search;
-  }
+  say(LogLevel::info,
+      human_count(static_cast<double>(run.steps)) + " steps simulated in " + human_seconds(summary.wall_s));
+  ORRERY_TRY(extras, run_extras(scenario, options, runs, context));
+  if (extras.has_intervals) summary.intervals = &extras.intervals;
+  if (extras.has_search) summary.rate_search = &extras.search;
   const std::string title = title_of(scenario);
   if (!options.out.empty()) {
-    ORRERY_TRY_STATUS(outputs.finish(scenario, summary, title, context.command_line, keep_going));
+    // Once interrupted, what is kept is written out; a second signal ends the process at once.
+    const auto keep_going = [&](std::uint64_t) { return extras.cut_off || !interrupted(); };
+    ORRERY_TRY(warnings, outputs.finish(scenario, summary, title, context.command_line, keep_going));
+    for (const std::string& warning : warnings) say(LogLevel::warning, warning);
+    say(LogLevel::info, "wrote " + options.out);
   }
   print_summary(options, summary, title, context);
-  return static_cast<int>(options.find_rate && !search.found ? ExitCode::no_deployment : ExitCode::done);
+  if (extras.cut_off) {
+    return make_error(ErrorKind::interrupted,
+                      "interrupted: the run is whole, its error bars or the search for the rate are missing");
+  }
+  return static_cast<int>(options.find_rate && !extras.search.found ? ExitCode::no_deployment
+                                                                    : ExitCode::done);
 }
 
 }  // namespace
@@ -155,7 +226,8 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--steps-csv", options->steps_csv, "steps.csv: one engine step (or stretch) a row");
   c->add_option("--intervals", options->intervals, "off, auto (16 paired runs) or a number of runs");
   c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
-  c->add_option("--seed", options->seed, "instead of the scenario's seed")->check(CLI::NonNegativeNumber);
+  c->add_option("--seed", options->seed, "instead of the scenario's seed")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   c->add_option("--tape", options->tape, "record the run (not in this version)");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
   c->callback([&context, options] {

@@ -11,6 +11,8 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
 #include "workloads/trace_reader.h"
 #include "workloads/trace_stats.h"
 #include "workloads/trace_writer.h"
@@ -33,11 +35,13 @@ struct GenerateOptions {
 };
 
 int print_stats(const std::string& path, const CommandContext& context) {
+  watch_interrupts();
   auto reader = open_trace(path);
   if (!reader.ok()) return report_errors(reader.errors());
   TraceStats stats;
   TraceRequest request;
-  while ((*reader)->next(request)) stats.add(request);
+  while (!interrupted() && (*reader)->next(request)) stats.add(request);
+  if (interrupted()) return report_errors({interruption()});
   if ((*reader)->error() != nullptr) return report_errors({*(*reader)->error()});
   const std::string format = (*reader)->format();
   if (context.json) {
@@ -59,7 +63,7 @@ Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions&
   std::vector<TraceRequest> all;
   TraceRequest request;
   std::uint64_t written = 0;
-  while (source.next(request)) {
+  while (!interrupted() && source.next(request)) {
     if (request.arrival >= end) {
       if (options.sort) continue;
       break;
@@ -71,6 +75,7 @@ Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions&
       writer.add(request);
     }
   }
+  if (interrupted()) return interruption();
   if (source.error() != nullptr) return *source.error();
   // Stable: requests of one instant keep the file's order.
   std::stable_sort(all.begin(), all.end(),
@@ -85,7 +90,19 @@ Result<std::uint64_t> copy_requests(RequestSource& source, const ConvertOptions&
   return written;
 }
 
+// What convert and generate say at their end.
+void print_written(const std::string& path, std::uint64_t written, std::uint64_t dropped,
+                   const CommandContext& context) {
+  if (context.json) {
+    const Json json{{"file", path}, {"requests", written}, {"dropped", dropped}};
+    std::fputs(canonical_json(json).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::printf("%s: %llu requests\n", path.c_str(), static_cast<unsigned long long>(written));
+  }
+}
+
 int convert(const ConvertOptions& options, const CommandContext& context) {
+  watch_interrupts();
   auto reader = open_trace(options.in, TraceReadOptions{options.drop_invalid, options.sort});
   if (!reader.ok()) return report_errors(reader.errors());
   auto writer = TraceWriter::create(options.out);
@@ -96,12 +113,10 @@ int convert(const ConvertOptions& options, const CommandContext& context) {
     return report_errors({invalid_input("no request is left; nothing was written", {options.in, 0, 0})});
   if (const Status status = writer->commit(); !status.ok()) return report_errors(status.errors());
   if ((*reader)->dropped() > 0) {
-    std::fprintf(stderr, "rows left out: %llu; the first: %s\n",
-                 static_cast<unsigned long long>((*reader)->dropped()),
-                 (*reader)->first_dropped()->to_string().c_str());
+    say(LogLevel::warning, "rows left out: " + std::to_string((*reader)->dropped()) +
+                               "; the first: " + (*reader)->first_dropped()->to_string());
   }
-  if (!context.quiet)
-    std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(*written));
+  print_written(options.out, *written, (*reader)->dropped(), context);
   return 0;
 }
 
@@ -138,6 +153,7 @@ Result<WorkloadSpec> read_spec(const GenerateOptions& options, const CommandCont
 }
 
 int generate(const GenerateOptions& options, const CommandContext& context) {
+  watch_interrupts();
   std::uint64_t seed = 1;
   auto spec = read_spec(options, context, seed);
   if (!spec.ok()) return report_errors(spec.errors());
@@ -148,11 +164,11 @@ int generate(const GenerateOptions& options, const CommandContext& context) {
   if (!writer.ok()) return report_errors(writer.errors());
   TraceRequest request;
   std::uint64_t written = 0;
-  for (; (*source)->next(request); ++written) writer->add(request);
+  for (; !interrupted() && (*source)->next(request); ++written) writer->add(request);
+  if (interrupted()) return report_errors({interruption()});
   if ((*source)->error() != nullptr) return report_errors({*(*source)->error()});
   if (const Status status = writer->commit(); !status.ok()) return report_errors(status.errors());
-  if (!context.quiet)
-    std::printf("%s: %llu requests\n", options.out.c_str(), static_cast<unsigned long long>(written));
+  print_written(options.out, written, 0, context);
   return 0;
 }
 
@@ -167,7 +183,6 @@ void register_trace_command(CLI::App& app, CommandContext& context) {
       trace->add_subcommand("stats", "how many requests, how bursty, how long, how much they share");
   auto path = std::make_shared<std::string>();
   stats->add_option("FILE", *path, "trace in any known format")->required();
-  stats->add_flag("--json", context.json, "print JSON");
   stats->footer("Example: orrery trace stats trace.jsonl.zst --json");
   stats->callback(
       [path, &context] { context.action = [path, &context] { return print_stats(*path, context); }; });
@@ -181,7 +196,7 @@ void register_trace_command(CLI::App& app, CommandContext& context) {
                         "leave out rows that break a rule, and say how many");
   convert_app
       ->add_option("--limit-duration", converting->limit_duration_s, "only arrivals before this second")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1e-9, 1e9));
   convert_app->add_option("--format", converting->format, "output format")->check(CLI::IsMember({"jsonl"}));
   convert_app->footer(
       "Example: orrery trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl --limit-duration 600");

@@ -21,6 +21,7 @@ class AttentionDecodeOperator : public Operator {
         static_cast<double>((group + matrix_rows - 1) / matrix_rows * matrix_rows * spec.kv_heads);
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
+    if (roofline.kernels() != nullptr) read_table(*roofline.kernels());
   }
 
   OpCost cost(const StepInput& input) const override {
@@ -42,6 +43,7 @@ class AttentionDecodeOperator : public Operator {
                                          KernelClass::attention_decode);
     // With prompt chunks in the step, one launch serves both.
     if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
+    if (surface_) price_from_surface(input, sequences, keys, cost);
     return cost;
   }
 
@@ -55,9 +57,36 @@ class AttentionDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
+  // The table's time of so many sequences with equally many keys each, on a dense grid: decode steps are priced
+  // millions of times.
+  void read_table(const KernelSet& kernels) {
+    const AttentionShape shape = attention_shape(spec_);
+    surface_ = kernels.attention_decode(shape);
+    if (!surface_) return;
+    constexpr int sequence_octaves = 11, key_octaves = 18;
+    grid_ = DenseGrid(sequence_octaves, key_octaves, [&](double sequences, double keys) {
+      return decode_bound_ns(roofline_.rates(), shape, sequences, sequences * keys) / surface_->at(sequences, keys);
+    });
+    grid_.make_monotone();
+  }
+
+  void price_from_surface(const StepInput& input, double sequences, double keys, OpCost& cost) const {
+    const double mean = keys / sequences;
+    double ns = grid_.at(sequences, mean);
+    const bool mixed = !input.shape->prefill.empty();
+    // With prompt chunks in the step one launch serves both: what is left is what the keys add to a start.
+    if (mixed) ns = std::max(ns - grid_.at(1, 1), ns / 2);
+    // hit() looks at every line of the table; the error does not depend on it between the table's ends.
+    price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode", "bf16",
+                     1.0, Hit::interpolated, surface_->shape_known(),
+                     sequences * static_cast<double>(spec_.kv_heads), ns);
+  }
+
   OpSpec spec_;
   const Roofline& roofline_;
   double padded_heads_ = 0, per_operation_ns_ = 0;
+  std::optional<FittedSurface> surface_;
+  DenseGrid grid_;
 };
 
 }  // namespace

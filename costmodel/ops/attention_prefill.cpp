@@ -27,42 +27,29 @@ class AttentionPrefillOperator : public Operator {
         roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill);
     per_operation_ns_ = 1 / rate;
     group_ = spec.heads / spec.kv_heads;
+    if (roofline.kernels() != nullptr) read_table(*roofline.kernels());
   }
 
   OpCost cost(const StepInput& input) const override {
     const double per_pair = 4.0 * static_cast<double>(spec_.head_dim);  // q·kᵀ and p·v, one head
     const double window = static_cast<double>(spec_.window);
     OpCost cost;
-    double padded_flops = 0, longest = 0, key_tokens = 0, fresh_tokens = 0;
-    std::int64_t tiles = 0;
+    Work work;
+    double key_tokens = 0;
     for (const PrefillChunk& chunk : input.shape->prefill) {
-      const double fresh = chunk.new_tokens;
       const double context = static_cast<double>(chunk.context);
-      const double pairs = causal_pairs(fresh, context, window);
-      cost.flops += per_pair * static_cast<double>(spec_.heads) * pairs;
-      const std::int64_t row_tiles = (chunk.new_tokens * group_ + tile_rows - 1) / tile_rows;
-      // Work per packed row: its own pairs and half a tile of masked keys on the diagonal.
-      const double per_row = pairs / fresh + static_cast<double>(tile_columns) / 2;
-      padded_flops += per_pair * static_cast<double>(row_tiles * tile_rows * spec_.kv_heads) * per_row;
-      const double reach =
-          window == 0 ? context + fresh : std::min(context + fresh, window + static_cast<double>(tile_rows));
-      longest = std::max(longest, per_pair * static_cast<double>(tile_rows) * reach);
-      tiles += row_tiles * spec_.kv_heads;
+      add(work, chunk.new_tokens, context);
       key_tokens += window == 0 ? context : std::min(context, window);
-      fresh_tokens += fresh;
     }
-    // The device is as slow as its busiest unit: the longest tile, split along the keys where tiles are too
-    // few.
-    const std::int64_t split = std::max<std::int64_t>(1, roofline_.units() / tiles);
-    const double critical = longest * static_cast<double>(roofline_.units()) / static_cast<double>(split);
-    cost.compute_ns = std::max(padded_flops, critical) * per_operation_ns_;
+    cost.flops = per_pair * static_cast<double>(spec_.heads) * work.pairs;
+    cost.compute_ns = slowest_unit(work) * per_operation_ns_;
     const double per_key = 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim) * spec_.kv_bytes;
-    const double queries =
-        fresh_tokens * (2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2 + per_key);
+    const double queries = work.tokens * (2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2 + per_key);
     const bool cached = roofline_.stays_in_cache(queries);
     cost.bytes = key_tokens * per_key + (cached ? 0 : queries);
     cost.memory_ns = roofline_.stream_ns(queries, cached, key_tokens * per_key, KernelClass::memory);
     cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
+    if (surface_) price_from_surface(work, input.shape->prefill.size(), cost);
     return cost;
   }
 
@@ -77,10 +64,78 @@ class AttentionPrefillOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_prefill; }
 
  private:
+  // What the chunks of a step add up to; operations of the padded tiles of one launch.
+  struct Work {
+    double tokens = 0, pairs = 0, padded_flops = 0, longest = 0;
+    std::int64_t tiles = 0;
+  };
+
+  void add(Work& work, double fresh, double context) const {
+    const double per_pair = 4.0 * static_cast<double>(spec_.head_dim);
+    const double window = static_cast<double>(spec_.window);
+    const double pairs = causal_pairs(fresh, context, window);
+    const double packed = fresh * static_cast<double>(group_);
+    const std::int64_t row_tiles = (static_cast<std::int64_t>(packed) + tile_rows - 1) / tile_rows;
+    // Work per packed row: its own pairs and half a tile of masked keys on the diagonal.
+    const double per_row = pairs / fresh + static_cast<double>(tile_columns) / 2;
+    work.padded_flops += per_pair * static_cast<double>(row_tiles * tile_rows * spec_.kv_heads) * per_row;
+    const double reach =
+        window == 0 ? context + fresh : std::min(context + fresh, window + static_cast<double>(tile_rows));
+    work.longest = std::max(work.longest, per_pair * static_cast<double>(tile_rows) * reach);
+    work.tiles += row_tiles * spec_.kv_heads;
+    work.tokens += fresh;
+    work.pairs += pairs;
+  }
+
+  // The device is as slow as its busiest unit: the longest tile, split along the keys where tiles are too few.
+  double slowest_unit(const Work& work) const {
+    const std::int64_t split = std::max<std::int64_t>(1, roofline_.units() / work.tiles);
+    const double critical =
+        work.longest * static_cast<double>(roofline_.units()) / static_cast<double>(split);
+    return std::max(work.padded_flops, critical);
+  }
+
+  void read_table(const KernelSet& kernels) {
+    const AttentionShape shape = attention_shape(spec_);
+    surface_ = kernels.attention_prefill(shape);
+    if (!surface_) return;
+    constexpr int sequence_octaves = 8, token_octaves = 15;
+    grid_ = DenseGrid(sequence_octaves, token_octaves, [&](double sequences, double tokens) {
+      const double pairs = sequences * causal_pairs(tokens, 0, static_cast<double>(spec_.window));
+      return prefill_bound_ns(roofline_.rates(), shape, sequences * tokens, pairs) /
+             surface_->at(sequences, tokens);
+    });
+    grid_.make_monotone();
+  }
+
+  // Tables time equal prompts without context. Chunks are priced as the equal prompts with as many rows and as
+  // many pairs per row; what has fewer rows than one such prompt (a short chunk after a long context) takes its
+  // share of it, corrected by how far its tiles fill the device.
+  void price_from_surface(const Work& work, std::size_t chunks, OpCost& cost) const {
+    double length = 2 * work.pairs / work.tokens - 1;
+    if (spec_.window > 0) length = work.tokens / static_cast<double>(chunks);
+    length = std::clamp(length, 1.0, longest_in_table);
+    const double sequences = std::max(1.0, work.tokens / length);
+    Work equal;
+    add(equal, length, 0);
+    const double scale = sequences;
+    equal.padded_flops *= scale;
+    equal.pairs *= scale;
+    equal.tiles = std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(equal.tiles) * scale));
+    const double fill = slowest_unit(work) / slowest_unit(equal);
+    const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
+    price_from_table(cost, *roofline_.kernels(), "attention_prefill", "bf16", 1.0,
+                     fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(), work.tokens, ns);
+  }
+
+  static constexpr double longest_in_table = 16384;
+
   OpSpec spec_;
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
   std::int64_t group_ = 1;
+  std::optional<FittedSurface> surface_;
+  DenseGrid grid_;
 };
 
 }  // namespace

@@ -10,10 +10,18 @@ namespace {
 class CollectiveOperator : public Operator {
  public:
   CollectiveOperator(const OpSpec& spec, const Roofline& roofline, Collective collective)
-      : spec_(spec), roofline_(roofline), collective_(collective) {}
+      : spec_(spec), roofline_(roofline), collective_(collective) {
+    if (roofline.kernels() != nullptr)
+      fitted_ = roofline.kernels()->collective(to_string(collective), spec.ranks);
+  }
 
   OpCost cost(const StepInput& input) const override {
-    return collective_cost(roofline_, collective_, bytes(input), spec_.ranks);
+    OpCost cost = collective_cost(roofline_, collective_, bytes(input), spec_.ranks);
+    if (fitted_) {
+      price_from_table(cost, *roofline_.kernels(), "collectives", "", *fitted_, bytes(input),
+                       bytes(input) / roofline_.rates().link);
+    }
+    return cost;
   }
   std::string shape_text(const StepInput& input) const override {
     return "bytes=" + std::to_string(static_cast<std::int64_t>(bytes(input))) +
@@ -28,6 +36,7 @@ class CollectiveOperator : public Operator {
   OpSpec spec_;
   const Roofline& roofline_;
   Collective collective_;
+  std::optional<FittedCurve> fitted_;
 };
 
 }  // namespace

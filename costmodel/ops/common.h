@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "costmodel/operator.h"
@@ -15,12 +16,48 @@ inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
   return spec.expert_rows ? rows * spec.experts_per_token : rows;
 }
 
+// Puts a table's time in place of the roofline's. `op` and `format` name the table's error.
+inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op, const std::string& format,
+                             double utilisation, Hit hit, bool shape_known, double x, double bound_ns) {
+  if (bound_ns <= 0 || utilisation <= 0) return;
+  cost.table_ns = bound_ns / utilisation * set.correction(op, x);
+  cost.rung = set.rung(op);
+  const TableError error = set.error(op, format, x);
+  cost.hit = shape_known || hit == Hit::extrapolated ? hit : Hit::interpolated;
+  cost.error = shape_known ? error.points : error.shapes;
+  if (hit == Hit::extrapolated) cost.error *= 2;  // nothing was measured there
+}
+
+inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op, const std::string& format,
+                             const FittedCurve& fitted, double x, double bound_ns) {
+  price_from_table(cost, set, op, format, fitted.curve.at(x), fitted.curve.hit(x), fitted.shape_known, x,
+                   bound_ns);
+}
+
+inline AttentionShape attention_shape(const OpSpec& spec) {
+  return {spec.heads, spec.kv_heads, spec.head_dim, spec.window, spec.kv_bytes < 2 ? "fp8" : "bf16"};
+}
+
+// Name and row width of a kernel in tables of row-wise kernels; an empty name: none has it.
+struct RowTable {
+  std::string name;
+  std::int64_t width = 0;
+};
+
 // A kernel that streams `per_row` bytes of activations and `hbm_per_row` bytes that must reach memory.
 class StreamOperator : public Operator {
  public:
   StreamOperator(const OpSpec& spec, const Roofline& roofline, double per_row, double hbm_per_row = 0,
-                 double launches = 1)
-      : spec_(spec), roofline_(roofline), per_row_(per_row), hbm_per_row_(hbm_per_row), launches_(launches) {}
+                 double launches = 1, const RowTable& table = {})
+      : spec_(spec),
+        roofline_(roofline),
+        per_row_(per_row),
+        hbm_per_row_(hbm_per_row),
+        launches_(launches),
+        width_(static_cast<double>(table.width)) {
+    if (roofline.kernels() != nullptr && !table.name.empty() && table.width > 0)
+      fitted_ = roofline.kernels()->row_wise(table.name, table.width);
+  }
 
   OpCost cost(const StepInput& input) const override {
     const double rows = static_cast<double>(rows_of(spec_, input));
@@ -30,6 +67,10 @@ class StreamOperator : public Operator {
     cost.bytes = rows * hbm_per_row_ + (cached ? 0 : activations);
     cost.memory_ns = roofline_.stream_ns(activations, cached, rows * hbm_per_row_, KernelClass::elementwise);
     cost.latency_ns = roofline_.kernel_floor_ns() * launches_;
+    if (fitted_) {
+      price_from_table(cost, *roofline_.kernels(), "elementwise", "", *fitted_, rows,
+                       rows * width_ / roofline_.rates().bandwidth);
+    }
     return cost;
   }
 
@@ -43,7 +84,8 @@ class StreamOperator : public Operator {
  private:
   OpSpec spec_;
   const Roofline& roofline_;
-  double per_row_, hbm_per_row_, launches_;
+  double per_row_, hbm_per_row_, launches_, width_;
+  std::optional<FittedCurve> fitted_;
 };
 
 }  // namespace orrery

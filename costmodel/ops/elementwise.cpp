@@ -7,38 +7,65 @@
 namespace orrery {
 
 namespace {
+// A kernel of a stream starts later after its predecessor than a node of a graph does.
+class StreamGaps : public Operator {
+ public:
+  explicit StreamGaps(double gap_ns) : gap_ns_(gap_ns) {}
+  OpCost cost(const StepInput& input) const override {
+    OpCost cost;
+    cost.latency_ns = gap_ns_ * static_cast<double>(input.eager_kernels);
+    return cost;
+  }
+  std::string shape_text(const StepInput& input) const override {
+    return "kernels=" + std::to_string(input.eager_kernels);
+  }
+  KernelClass kernel_class() const override { return KernelClass::elementwise; }
+
+ private:
+  double gap_ns_;
+};
+
 constexpr double activation = 2;  // bytes per element of a bf16 or fp16 activation
 
 std::unique_ptr<Operator> stream(const OpSpec& spec, const Roofline& roofline, double per_row,
-                                 double hbm_per_row = 0) {
-  return std::make_unique<StreamOperator>(spec, roofline, per_row, hbm_per_row);
+                                 double hbm_per_row = 0, const RowTable& table = {}) {
+  return std::make_unique<StreamOperator>(spec, roofline, per_row, hbm_per_row, 1, table);
+}
+
+// Kernels that quantise what they write have tables of their own.
+std::string fused(const char* name, const OpSpec& spec) {
+  return std::string(name) + (spec.out_bytes < 2 ? "_quantize" : "");
 }
 }  // namespace
 
 // Adds the residual, writes it back, normalises: reads two rows, writes two (one quantised where fused).
 std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline, static_cast<double>(spec.n) * (3 * activation + spec.out_bytes));
+  return stream(spec, roofline, static_cast<double>(spec.n) * (3 * activation + spec.out_bytes), 0,
+                {fused("add_rms_norm", spec), spec.n});
 }
 
 // q and k of one token, read and written; the per-head norm is fused.
 std::unique_ptr<Operator> make_rotary(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline,
-                static_cast<double>((spec.heads + spec.kv_heads) * spec.head_dim) * 2 * activation);
+  const std::int64_t width = (spec.heads + spec.kv_heads) * spec.head_dim;
+  return stream(spec, roofline, static_cast<double>(width) * 2 * activation, 0, {"rotary", width});
 }
 
 // Keys and values into the paged cache.
 std::unique_ptr<Operator> make_kv_write(const OpSpec& spec, const Roofline& roofline) {
   const double elements = 2.0 * static_cast<double>(spec.kv_heads * spec.head_dim);
-  return stream(spec, roofline, elements * activation, elements * spec.kv_bytes);
+  return stream(spec, roofline, elements * activation, elements * spec.kv_bytes,
+                {"kv_write", 2 * spec.kv_heads * spec.head_dim});
 }
 
 // SiLU(gate)·up: reads 2n, writes n.
 std::unique_ptr<Operator> make_silu_mul(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline, static_cast<double>(spec.n) * (2 * activation + spec.out_bytes));
+  return stream(spec, roofline, static_cast<double>(spec.n) * (2 * activation + spec.out_bytes), 0,
+                {fused("silu_mul", spec), spec.n});
 }
 
 std::unique_ptr<Operator> make_quantize(const OpSpec& spec, const Roofline& roofline) {
-  return stream(spec, roofline, static_cast<double>(spec.n) * (activation + spec.out_bytes));
+  return stream(spec, roofline, static_cast<double>(spec.n) * (activation + spec.out_bytes), 0,
+                {"quantize", spec.n});
 }
 
 // A row of the table comes from memory, the activation it becomes stays near.
@@ -49,6 +76,11 @@ std::unique_ptr<Operator> make_embedding(const OpSpec& spec, const Roofline& roo
 
 std::unique_ptr<Operator> make_gather_rows(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * 2 * activation);
+}
+
+
+std::unique_ptr<Operator> make_stream_gaps(const OpSpec& spec, const Roofline&) {
+  return std::make_unique<StreamGaps>(spec.gap_ns);
 }
 
 }  // namespace orrery

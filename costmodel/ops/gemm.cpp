@@ -9,7 +9,9 @@ namespace {
 class GemmOperator : public Operator {
  public:
   GemmOperator(const OpSpec& spec, const Roofline& roofline)
-      : spec_(spec), roofline_(roofline), class_(roofline.gemm_class(spec.format)) {}
+      : spec_(spec), roofline_(roofline), class_(roofline.gemm_class(spec.format)) {
+    if (roofline.kernels() != nullptr) fitted_ = roofline.kernels()->gemm(spec.format.label, spec.n, spec.k);
+  }
 
   OpCost cost(const StepInput& input) const override {
     const std::int64_t m = rows_of(spec_, input);
@@ -26,6 +28,10 @@ class GemmOperator : public Operator {
     cost.bytes = weights + (cached ? 0 : activations);
     cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
     cost.latency_ns = gemm_start * roofline_.kernel_floor_ns();
+    if (fitted_) {
+      price_from_table(cost, *roofline_.kernels(), "gemm", spec_.format.label, *fitted_, rows,
+                       gemm_bound_ns(roofline_.rates(), spec_.format.label, rows, n, k));
+    }
     return cost;
   }
 
@@ -39,6 +45,7 @@ class GemmOperator : public Operator {
   OpSpec spec_;
   const Roofline& roofline_;
   KernelClass class_;
+  std::optional<FittedCurve> fitted_;
 };
 
 }  // namespace

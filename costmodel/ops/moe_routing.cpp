@@ -8,20 +8,28 @@ namespace orrery {
 std::unique_ptr<Operator> make_topk(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(
       spec, roofline,
-      4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token));
+      4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token), 0, 1,
+      RowTable{"topk", spec.experts});
 }
 
 // moe_align_block_size: counts, then sorts row indices (two launches).
 std::unique_ptr<Operator> make_moe_align(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token),
-                                          0, 2);
+                                          0, 2,
+                                          RowTable{"moe_align", spec.experts_per_token});
 }
 
 // Weighted sum over a token's k expert outputs.
 std::unique_ptr<Operator> make_moe_combine(const OpSpec& spec, const Roofline& roofline) {
   const double row = static_cast<double>(spec.n) * 2;
   return std::make_unique<StreamOperator>(spec, roofline,
-                                          row * static_cast<double>(spec.experts_per_token + 1));
+                                          row * static_cast<double>(spec.experts_per_token + 1), 0, 1,
+                                          RowTable{"moe_combine", spec.n});
+}
+
+std::unique_ptr<Operator> make_moe_copy(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * 4, 0, 1,
+                                          RowTable{"moe_copy", spec.n});
 }
 
 }  // namespace orrery

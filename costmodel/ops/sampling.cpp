@@ -4,12 +4,27 @@
 
 namespace orrery {
 
+namespace {
+// The model runners of one engine sample differently.
+std::string variant(const char* name, const OpSpec& spec) {
+  return std::string(name) + (spec.variant.empty() ? "" : "_" + spec.variant);
+}
+}  // namespace
+
 std::unique_ptr<Operator> make_logits_copy(const OpSpec& spec, const Roofline& roofline) {
-  return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * (2 + 4));
+  return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * (2 + 4), 0, 1,
+                                          RowTable{variant("logits_copy", spec), spec.n});
 }
 
 std::unique_ptr<Operator> make_argmax(const OpSpec& spec, const Roofline& roofline) {
-  return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * 4);
+  return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * 4, 0, 1,
+                                          RowTable{variant("argmax", spec), spec.n});
+}
+
+// One row's share of the bookkeeping is a few dozen bytes; what counts is that there are two dozen kernels.
+std::unique_ptr<Operator> make_step_inputs(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<StreamOperator>(spec, roofline, 64, 0, 24,
+                                          RowTable{variant("step_inputs", spec), 1});
 }
 
 }  // namespace orrery

@@ -1,10 +1,11 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const style = getComputedStyle(document.documentElement), color = n => style.getPropertyValue(n).trim();
-const palette = ["#2563a8", "#d9722b", "#2a9d6f", "#8a4fbf", "#c0392b", "#7a8794"];
+const palette = ["#2563a8", "#d9722b", "#2a9d6f", "#8a4fbf", "#c0392b", "#7a8794", "#c9a227", "#3aa6b9"];
 function layout(extra) {
   return Object.assign({ margin: { l: 64, r: 18, t: 30, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: color("--ink"), size: 12.5 }, colorway: palette, hovermode: "x unified", legend: { orientation: "h", y: 1.14 } }, extra);
+    font: { color: color("--ink"), size: 12.5 }, colorway: palette, hovermode: "x unified", legend: { orientation: "h", y: 1.14 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--accent") } }, extra);
 }
 const axis = (title, extra) => Object.assign({ title: { text: title }, gridcolor: color("--line"), zerolinecolor: color("--line") }, extra);
 function draw(id, traces, extra) {
@@ -24,11 +25,12 @@ function charts() {
   draw("chart-queue", [line("running", "running", { stackgroup: "a" }), line("waiting", "waiting", { stackgroup: "a" })], { xaxis: axis("simulated time, s"), yaxis: axis("requests, all instances") });
   draw("chart-tokens", [line("prefill_tokens", "prefill tokens/s"), line("decode_tokens", "decode tokens/s")], { xaxis: axis("simulated time, s"), yaxis: axis("tokens per second", { rangemode: "tozero" }) });
   draw("chart-kv", [line("kv", "KV blocks held, %"), line("preemptions", "preemptions/s", { yaxis: "y2" })],
-    { xaxis: axis("simulated time, s"), yaxis: axis("% of the pool", { rangemode: "tozero" }), yaxis2: { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, title: { text: "preemptions/s" } } });
-  draw("chart-ops", data.breakdowns.flatMap(b => b.ops.map((o, i) => ({ x: [o.share], y: [b.name], name: o.name, type: "bar", orientation: "h",
-      marker: { color: palette[o.color % palette.length], line: { width: 0.5, color: color("--paper") } }, showlegend: false,
+    { margin: { l: 64, r: 64, t: 30, b: 44 }, xaxis: axis("simulated time, s"), yaxis: axis("% of the pool", { rangemode: "tozero" }), yaxis2: { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, title: { text: "preemptions/s" } } });
+  const named = new Set(), first = c => !named.has(c) && Boolean(named.add(c));  // one entry of the legend a class
+  draw("chart-ops", data.breakdowns.flatMap(b => b.ops.map(o => ({ x: [o.share], y: [b.name], name: o.class, legendgroup: o.class, type: "bar", orientation: "h",
+      marker: { color: palette[o.color % palette.length], line: { width: 0.5, color: color("--paper") } }, showlegend: first(o.class),
       hovertemplate: o.name + ": %{x:.1f} %, " + o.us.toFixed(1) + " µs, bound by " + o.bound + "<extra></extra>" }))),
-    { barmode: "stack", hovermode: "closest", xaxis: axis("share of device time, %", { range: [0, 100] }), yaxis: axis("", { automargin: true }) });
+    { barmode: "stack", hovermode: "closest", xaxis: axis("share of device time, %", { range: [0, 100] }), yaxis: axis("", { automargin: true }), legend: { orientation: "h", y: 1.3 } });
   draw("chart-memory", data.memory.map(m => ({ x: [m.gib], y: ["one GPU"], name: m.name, type: "bar", orientation: "h", hovertemplate: m.name + ": %{x:.2f} GiB<extra></extra>" })),
     { barmode: "stack", hovermode: "closest", xaxis: axis("GiB"), yaxis: axis("", { automargin: true }), legend: { orientation: "h", y: 1.3 } });
 }

@@ -85,6 +85,7 @@ PoolSpec read_pool(const Yaml& deployment, const std::string& folder, Errors& er
   const Yaml router = deployment.optional("router");
   if (router.present()) {
     std::vector<std::string> names;
+    names.reserve(router_policies.size());
     for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
     pool.router = names[router.choice(names)];
   }
@@ -95,17 +96,31 @@ std::string absolute(const std::string& path, const std::string& folder) {
   return path.empty() ? path : (fs::path(folder) / path).lexically_normal().string();
 }
 
-// The document as used must mean the same from anywhere.
-void make_paths_absolute(YamlDocument& document, const Scenario& scenario, const std::string& folder) {
-  if (!scenario.workload.trace.empty()) {
-    (void)document.set("workload.trace=\"" +
-                       fs::absolute(scenario.workload.trace).lexically_normal().string() + "\"");
+// The document as used: it must mean the same from any folder, and without --trace and --seed.
+Status write_back_options(YamlDocument& document, const Scenario& scenario, const ScenarioOptions& options,
+                          const std::string& folder) {
+  const auto set_path = [&](const char* key, const std::string& path) -> Status {
+    if (path.empty()) return ok_status();
+    if (document.set_text(key, fs::absolute(path).lexically_normal().string()).ok()) return ok_status();
+    return invalid_input("the name is not valid UTF-8, so no output can hold it; rename the file",
+                         {path, 0, 0}, key);
+  };
+  const WorkloadSpec& workload = scenario.workload;
+  if (!options.trace.empty()) document.erase("workload.generator");
+  if (options.seed >= 0) ORRERY_TRY_STATUS(document.set("seed=" + std::to_string(options.seed)));
+  ORRERY_TRY_STATUS(set_path("workload.trace", workload.trace));
+  if (workload.generator) {
+    ORRERY_TRY_STATUS(set_path("workload.generator.resample", workload.generator->resample));
+    if (workload.generator->servegen)
+      ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
-  const std::string model = document.root().optional("deployment").optional("model").scalar_text();
-  if (model.find('/') != std::string::npos || model.ends_with(".json")) {
-    (void)document.set("deployment.model=\"" +
-                       fs::absolute(absolute(model, folder)).lexically_normal().string() + "\"");
-  }
+  const Yaml deployment = document.root().optional("deployment");
+  const std::string hardware = deployment.optional("hardware").scalar_text();
+  if (is_hardware_path(hardware))
+    ORRERY_TRY_STATUS(set_path("deployment.hardware", absolute(hardware, folder)));
+  const std::string model = deployment.optional("model").scalar_text();
+  if (model.find('/') == std::string::npos && !model.ends_with(".json")) return ok_status();
+  return set_path("deployment.model", absolute(model, folder));
 }
 
 }  // namespace
@@ -156,7 +171,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
 
   ORRERY_TRY(memory, plan_memory(scenario.pool.instance));
   scenario.pool.memory = memory;
-  make_paths_absolute(document, scenario, folder);
+  ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));
   scenario.yaml = document.dump();
   return scenario;
 }

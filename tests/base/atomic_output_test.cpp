@@ -189,6 +189,28 @@ TEST_CASE("an existing directory is replaced file by file, others stay") {
   CHECK(folder.names() == std::vector<std::string>{"run"});
 }
 
+TEST_CASE("a directory that is given up takes the parents that were made for it along") {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder.file("kept"));
+  { REQUIRE(AtomicDirectory::create(folder.file("kept/new/er/run")).ok()); }
+  CHECK(folder.names() == std::vector<std::string>{"kept"});
+  CHECK(std::filesystem::is_empty(folder.file("kept")));
+}
+
+TEST_CASE("files that a commit supersedes are gone, others stay") {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder.file("run"));
+  folder.write("run/old.csv", "old");
+  folder.write("run/mine.txt", "mine");
+  auto directory = AtomicDirectory::create(folder.file("run"));
+  REQUIRE(directory.ok());
+  REQUIRE(write_file_atomically(directory->file("new.csv"), "new").ok());
+  REQUIRE(directory->commit({"old.csv", "none.csv", "new.csv"}).ok());
+  CHECK_FALSE(std::filesystem::exists(folder.file("run/old.csv")));
+  CHECK(read_bytes(folder.file("run/mine.txt")) == "mine");
+  CHECK(read_bytes(folder.file("run/new.csv")) == "new");
+}
+
 TEST_CASE("a stale partial directory of a dead process with our id does not matter") {
   const TempFolder folder;
   const std::string stale = folder.file("run.partial-" + std::to_string(getpid()));

@@ -102,6 +102,16 @@ TEST_CASE("an assignment replaces, and creates what is missing on the way") {
   CHECK(document.root().require("model").is_null());
 }
 
+TEST_CASE("a text is set as it is, and a key can be taken away") {
+  YamlDocument document = parsed("a: {b: 1, c: 2}\n");
+  REQUIRE(document.set_text("a.b", "x \"y\" #: [z").ok());
+  CHECK(document.root().require("a").require("b").text() == "x \"y\" #: [z");
+  CHECK_FALSE(document.set_text("a.b", "\xff").ok());
+  document.erase("a.c");
+  document.erase("a.none.below");
+  CHECK(document.dump() == "a:\n  b: \"x \\\"y\\\" #: [z\"\n");
+}
+
 TEST_CASE("a refused assignment says why and changes nothing") {
   CHECK(error_of_set("pools[2].tp=1") ==
         "--set pools[2].tp=1: pools: there is no element [2]; the list has 2\n");

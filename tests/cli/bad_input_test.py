@@ -25,8 +25,9 @@ workload:
 GOOD = '{"timestamp": 0, "input_length": 100, "output_length": 10}\n'
 
 
-def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate", positional=("scenario.yaml",)):
-    """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist."""
+def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), command="simulate", other=None, bare=False):
+    """Runs the command in a folder of its own; `words` must all be in stderr; outputs must not exist. `other`: one more trace;
+    `bare`: without the scenario."""
     global count
     count += 1
     folder = os.path.join(root, name.replace(" ", "_").replace("/", "_"))
@@ -36,11 +37,14 @@ def check(name, expected_code, words, scenario=SCENARIO, trace=GOOD, args=(), co
     if trace is not None:
         with open(os.path.join(folder, "trace.jsonl"), "wb") as f:
             f.write(trace if isinstance(trace, bytes) else trace.encode())
-    line = [binary, command] + list(positional) + list(args)
-    if command == "simulate":
+    line = [binary, command] + ([] if bare else ["scenario.yaml"]) + list(args)
+    if other is not None:
+        with open(os.path.join(os.fsencode(folder), other), "w") as f:
+            f.write(GOOD)
+    if command == "simulate" and "--out" not in args:
         line += ["--out", "out"]
-    p = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
-    left = [n for n in os.listdir(folder) if n not in ("scenario.yaml", "trace.jsonl", "config.json")]
+    p = subprocess.run(line, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
+    left = [n for n in os.listdir(folder) if n not in ("scenario.yaml", "trace.jsonl", "config.json", os.fsdecode(other or ""))]
     problems = []
     if p.returncode != expected_code:
         problems.append(f"exit code {p.returncode}, expected {expected_code}")
@@ -107,6 +111,9 @@ check("unknown trace key", 3, ["trace.jsonl:1", "inputlength"], trace=GOOD.repla
 check("duplicate trace key", 3, ["trace.jsonl:1", "stands twice"], trace=GOOD.replace("}", ', "input_length": 1}'))
 check("hash list too short", 3, ["trace.jsonl:1", "hash_ids"], trace=GOOD.replace("100", "1000").replace("}", ', "hash_ids": [1]}'))
 check("images refused", 3, ["image"], trace=GOOD.replace("}", ', "images": [{"width": 10, "height": 10}]}'))
+check("truncated zstd", 3, ["truncated"], trace=b"\x28\xb5\x2f\xfd\x24")
+check("parents go too", 3, ["trace.jsonl", "no such file"], trace=None, args=["--out", "new/deep/out"])
+check("name is not UTF-8", 3, ["UTF-8", "rename"], args=["--trace", b"trace\xff.jsonl"], other=b"trace\xff.jsonl")
 check("late bad line", 3, ["trace.jsonl:3001"], trace=GOOD * 3000 + "oops\n")
 check("trace is a directory", 3, ["directory"], SCENARIO.replace("trace.jsonl", "."), trace=None)
 # model config
@@ -123,21 +130,27 @@ for name, text, words in [("unknown_field", config, ["strange_field", "config.js
     check("config " + name, 3, words, edit("qwen3-8b", os.path.join(path, "config.json")))
 # cost
 check("cost step syntax", 2, ["--step"], command="cost", args=["--step", "prefil 5@0"])
+check("cost empty step", 2, ["--step"], command="cost", args=["--step", ""])
+check("cost empty operator list", 3, ["trace.jsonl", "no operators"], trace="", command="cost", bare=True,
+      args=["--ops", "trace.jsonl", "--hardware", "h200"])
+check("cost unknown operator", 3, ["trace.jsonl:1", "frob", "gemm"], trace='{"op": "frob"}\n', command="cost", bare=True,
+      args=["--ops", "trace.jsonl", "--hardware", "h200"])
+check("negative seed", 2, ["--seed", "0 to 9223372036854775807"], args=["--seed", "-1"])
 check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
 # calibrate and import
 plan = ["--plan", "--hardware", "h200"]
-check("calibrate budget", 2, ["--budget", "8m"], command="calibrate", positional=[], args=["--budget", "8x"])
-check("calibrate plan without hardware", 2, ["--hardware"], command="calibrate", positional=[], args=["--plan"])
-check("calibrate plan hardware", 3, ["h2000", "h200"], command="calibrate", positional=[], args=["--plan", "--hardware", "h2000"])
-check("calibrate plan model", 3, ["qwen3-9b", "qwen3-8b"], command="calibrate", positional=[], args=plan + ["--models", "qwen3-9b"])
-check("calibrate plan operator", 2, ["gem", "gemm"], command="calibrate", positional=[],
+check("calibrate budget", 2, ["--budget", "8m"], command="calibrate", bare=True, args=["--budget", "8x"])
+check("calibrate plan without hardware", 2, ["--hardware"], command="calibrate", bare=True, args=["--plan"])
+check("calibrate plan hardware", 3, ["h2000", "h200"], command="calibrate", bare=True, args=["--plan", "--hardware", "h2000"])
+check("calibrate plan model", 3, ["qwen3-9b", "qwen3-8b"], command="calibrate", bare=True, args=plan + ["--models", "qwen3-9b"])
+check("calibrate plan operator", 2, ["gem", "gemm"], command="calibrate", bare=True,
       args=plan + ["--models", "qwen3-8b", "--ops", "gem"])
-check("calibrate simulator operator", 2, ["rms_nrm", "rms_norm"], command="calibrate", positional=[],
+check("calibrate simulator operator", 2, ["rms_nrm", "rms_norm"], command="calibrate", bare=True,
       args=["--check", "--simulator", "--ops", "rms_nrm"])
-check("pack nothing", 3, ["journal.jsonl", "no such file"], command="calibrate", positional=[], args=["--pack", "x.json", "--out", "."])
-check("import kind", 2, ["calibration"], command="import", positional=["calibrations", "scenario.yaml"])
-check("import missing", 3, ["nofile.json"], command="import", positional=["calibration", "nofile.json"])
-check("import no pack", 3, ["scenario.yaml"], command="import", positional=["calibration", "scenario.yaml"])
+check("pack nothing", 3, ["journal.jsonl", "no such file"], command="calibrate", bare=True, args=["--pack", "x.json", "--out", "."])
+check("import kind", 2, ["calibration"], command="import", bare=True, args=["calibrations", "scenario.yaml"])
+check("import missing", 3, ["nofile.json"], command="import", bare=True, args=["calibration", "nofile.json"])
+check("import no pack", 3, ["scenario.yaml"], command="import", bare=True, args=["calibration", "scenario.yaml"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
 for f in failures:

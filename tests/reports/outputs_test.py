@@ -5,7 +5,9 @@ import json
 import math
 import os
 import pathlib
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,13 @@ workload:
   trace: trace.jsonl
 slo: {ttft_ms: 200, tpot_ms: 20}
 """
+
+
+def generated(requests):
+    """The scenario with a workload as long as one likes."""
+    return SCENARIO.replace("trace: trace.jsonl",
+        f"generator: {{requests: {requests}, arrivals: {{process: poisson, rate: 20}}, "
+        "input: {distribution: fixed, value: 500}, output: {distribution: fixed, value: 100}}")
 
 
 def percentile(values, p):
@@ -187,22 +196,138 @@ class Outputs(unittest.TestCase):
         difference = json.loads(self.call("diff", "out", "one", "--json").stdout)
         self.assertTrue(any("replicas" in json.dumps(d) for d in difference["scenario"]), difference.keys())
 
+    def test_a_pipe_is_read_once(self):
+        trace = (self.folder / "trace.jsonl").read_text()
+        def piped(*options):
+            return subprocess.run([BINARY, "simulate", "scenario.yaml", "--trace", "/dev/stdin", *options], cwd=self.folder,
+                                  input=trace, capture_output=True, text=True)
+        refused = piped()
+        self.assertEqual(refused.returncode, 3)
+        self.assertIn("/dev/stdin: is a pipe", refused.stderr)
+        self.assertEqual(json.loads(piped("--intervals", "off", "--json").stdout)["digest"], self.summary["digest"])
+
+    def test_a_long_run_says_which_percentiles_are_binned(self):
+        (self.folder / "many.yaml").write_text(generated(12_000))
+        s = json.loads(self.call("simulate", "many.yaml", "--json", "--intervals", "off").stdout)
+        self.assertEqual(s["percentiles"], "exact but for itl_ms: histogram, relative error at most 0.05 %")
+
+    def test_a_run_that_rejects_everything_takes_no_time(self):
+        (self.folder / "late.jsonl").write_text('{"timestamp": 5000, "input_length": 100, "output_length": 10}\n')
+        self.call("simulate", "scenario.yaml", "--trace", "late.jsonl", "--out", "none", "--outputs", "all", "--intervals", "off",
+                  "--set", "deployment.engine_args.max_model_len=50")
+        s = json.loads((self.folder / "none" / "summary.json").read_text())
+        self.assertEqual((s["requests"]["rejected"], s["duration_s"], s["ttft_ms"]), (1, 0, None))
+
+    def test_a_profile_of_ones_own_sets_the_price(self):
+        profile = pathlib.Path(SOURCE, "hardware_profiles", "h200.yaml").read_text()
+        (self.folder / "ours.yaml").write_text(profile + 'price: {value: 3.5, unit: USD/h, kind: assumed, source: "our contract"}\n')
+        self.call("simulate", "scenario.yaml", "--out", "priced", "--intervals", "off", "--set", "deployment.hardware=ours.yaml")
+        s = json.loads((self.folder / "priced" / "summary.json").read_text())
+        self.assertEqual(s["digest"], self.summary["digest"])
+        self.assertAlmostEqual(s["cost"]["usd"], s["duration_s"] / 3600 * 3.5 * 2, places=9)
+        self.call("explain", "priced", "--request", "7")
+        self.assertIn("nothere.yaml: no such file", self.call("simulate", "scenario.yaml", "--set", "deployment.hardware=nothere.yaml",
+                                                             code=3).stderr)
+
     def test_find_rate(self):
         found = json.loads(self.call("simulate", "scenario.yaml", "--find-rate", "--json", "--intervals", "off").stdout)["find_rate"]
         self.assertTrue(found["found"])
         self.assertTrue(any(p["meets"] for p in found["tried"]) and any(not p["meets"] for p in found["tried"]))
         self.call("simulate", "scenario.yaml", "--find-rate", "--intervals", "off", "--set", "slo.ttft_ms=0.001", code=5)
 
-    def test_interrupt_leaves_nothing_half_written(self):
-        (self.folder / "long.yaml").write_text(SCENARIO.replace("trace: trace.jsonl", 
-            "generator: {requests: 3000000, arrivals: {process: poisson, rate: 20}, "
-            "input: {distribution: fixed, value: 500}, output: {distribution: fixed, value: 100}}"))
-        p = subprocess.Popen([BINARY, "simulate", "long.yaml", "--out", "cut"], cwd=self.folder, stderr=subprocess.PIPE, text=True)
-        time.sleep(1)
+    def test_options_of_the_command_line_are_in_the_resolved_scenario(self):
+        """--seed and --trace belong to the run, so explain must find them there."""
+        (self.folder / "made.yaml").write_text(generated(300))
+        (self.folder / 'a "b" c.jsonl').write_text((self.folder / "trace.jsonl").read_text())
+        self.call("simulate", "made.yaml", "--seed", "7", "--out", "seed7", "--intervals", "off")
+        self.call("explain", "seed7", "--request", "5")
+        self.call("simulate", "made.yaml", "--trace", 'a "b" c.jsonl', "--out", "other", "--intervals", "off")
+        self.assertEqual(json.loads(self.call("explain", "other", "--request", "5", "--json").stdout)["prompt_tokens"],
+                         self.trace[5]["input_length"])
+
+    def test_a_resampled_workload_is_found_from_the_output_directory(self):
+        (self.folder / "again.yaml").write_text(SCENARIO.replace("trace: trace.jsonl",
+            "generator: {requests: 50, resample: trace.jsonl, arrivals: {process: poisson, rate: 20}}"))
+        self.call("simulate", "again.yaml", "--out", "resampled", "--intervals", "off")
+        self.call("explain", "resampled", "--request", "5")
+
+    def test_outputs_of_an_earlier_run_do_not_stay(self):
+        """They would pass for this run's: a requests.csv beside another run's summary.json."""
+        self.call("simulate", "scenario.yaml", "--out", "used", "--outputs", "all", "--steps-csv", "--intervals", "off")
+        (self.folder / "used" / "notes.txt").write_text("mine")
+        self.call("simulate", "scenario.yaml", "--out", "used", "--outputs", "summary", "--intervals", "off")
+        self.assertEqual(sorted(os.listdir(self.folder / "used")), ["notes.txt", "scenario.resolved.yaml", "summary.json"])
+
+    def interrupt(self, after_s, *arguments):
+        p = subprocess.Popen([BINARY, *arguments], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(after_s)
         p.send_signal(signal.SIGINT)
         error = p.communicate(timeout=60)[1]
         self.assertEqual(p.returncode, 130, error)
-        self.assertFalse([n for n in os.listdir(self.folder) if n.startswith("cut")])
+        self.assertIn("interrupted", error)
+        return [n for n in os.listdir(self.folder) if n.startswith("cut")]
+
+    def test_interrupt_leaves_nothing_half_written(self):
+        (self.folder / "long.yaml").write_text(generated(30_000_000))
+        (self.folder / "long.jsonl").write_text('{"prefill": [[2048, 0]], "decode": {"sequences": 9, "context_tokens": 999}}\n' * 3_000_000)
+        self.assertFalse(self.interrupt(1, "simulate", "long.yaml", "--out", "cut"))
+        self.assertFalse(self.interrupt(1, "trace", "generate", "long.yaml", "cut.jsonl.zst"))
+        self.assertFalse(self.interrupt(0.5, "cost", "long.yaml", "--steps", "long.jsonl", "--out", "cut.csv"))
+
+    def test_interrupt_behind_the_run_keeps_the_run(self):
+        (self.folder / "kept.yaml").write_text(generated(20_000))
+        kept = self.interrupt(3, "simulate", "kept.yaml", "--intervals", "10000", "--out", "cut")
+        self.assertEqual(kept, ["cut"])
+        summary = json.loads((self.folder / "cut" / "summary.json").read_text())
+        self.assertEqual((summary["requests"]["completed"], summary["interval_90"]), (20_000, None))
+        shutil.rmtree(self.folder / "cut")
+
+    def test_progress_counts_requests_and_leaves_the_terminal(self):
+        (self.folder / "watched.yaml").write_text(generated(400_000))
+        terminal, end = pty.openpty()
+        p = subprocess.Popen([BINARY, "simulate", "watched.yaml", "--intervals", "off"], cwd=self.folder,
+                             stdout=end, stderr=end)
+        os.close(end)
+        shown = b""
+        try:
+            while more := os.read(terminal, 1 << 16):
+                shown += more
+        except OSError:  # the terminal's way to say that nobody writes any more
+            pass
+        self.assertEqual(p.wait(), 0)
+        lines = shown.decode().replace("\r", "\n").splitlines()
+        counts = [int(m.group(1).replace(",", "")) for m in map(re.compile(r".*simulating: ([\d,]+) of 400,000").match, lines) if m]
+        self.assertTrue(counts and counts == sorted(counts) and counts[-1] > 0, lines[:5])
+        self.assertFalse([l for l in lines if "simulating" in l and "qwen3-8b" in l])
+
+    def test_messages_obey_level_and_colour(self):
+        quiet = self.call("simulate", "scenario.yaml", "--intervals", "off").stderr
+        told = self.call("simulate", "scenario.yaml", "--intervals", "off", "--log-level", "info").stderr
+        self.assertEqual(quiet, "")
+        self.assertIn("orrery: info: scenario.yaml: qwen3-8b", told)
+        self.assertNotIn("\033", self.call("simulate", "no.yaml", code=3).stderr)
+        self.assertIn("\033[1;31morrery:\033[0m no.yaml", self.call("simulate", "no.yaml", "--color", "always", code=3).stderr)
+
+    def test_json_of_tables_and_conversions(self):
+        (self.folder / "steps.jsonl").write_text('{"prefill": [[2048, 0]]}\n{"decode": {"sequences": 9, "context_tokens": 999}}\n')
+        rows = json.loads(self.call("cost", "scenario.yaml", "--steps", "steps.jsonl", "--json").stdout)
+        self.assertEqual([r["step"] for r in rows], [0, 1])
+        self.assertTrue(all(r["low_us"] <= r["device_us"] <= r["high_us"] for r in rows))
+        done = json.loads(self.call("trace", "convert", "trace.jsonl", "copy.jsonl.gz", "--json").stdout)
+        self.assertEqual(done, {"file": "copy.jsonl.gz", "requests": 300, "dropped": 0})
+
+    def test_lost_output_is_no_success(self):
+        with open("/dev/full", "w") as full:
+            p = subprocess.run([BINARY, "cost", "scenario.yaml"], cwd=self.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(p.returncode, 3)
+        self.assertIn("standard output cannot be written", p.stderr)
+
+    def test_help_and_commands_to_come(self):
+        self.assertIn("--find-rate", self.call("help", "simulate").stdout)
+        self.assertIn('did you mean "simulate"', self.call("simulat", "scenario.yaml", code=2).stderr)
+        refusal = self.call("plan", "space.yaml", "--resume", code=2).stderr
+        self.assertIn("`orrery plan`", refusal)
+        self.assertIn("not in this version", refusal)
 
     def test_json_is_the_summary(self):
         printed = json.loads(self.call("simulate", "scenario.yaml", "--json", "--intervals", "off").stdout)

@@ -129,6 +129,16 @@ TEST_CASE("a closed loop keeps so many in flight, in trace order") {
   }
 }
 
+TEST_CASE("more clients than requests cost nothing and change nothing") {
+  std::vector<TraceRequest> requests;
+  for (std::uint64_t i = 0; i < 40; ++i) requests.push_back(world::request(i, 0, 300, 20));
+  World w;
+  w.concurrency = 40;
+  const auto digest = world::run(w, requests).digest;
+  w.concurrency = 1'000'000'000;  // a slot for each would take 16 GB
+  CHECK(world::run(w, requests).digest == digest);
+}
+
 TEST_CASE("with one sequence at a time the queue obeys Lindley's recursion") {
   World w;
   world::Records records;

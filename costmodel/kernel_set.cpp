@@ -1,0 +1,209 @@
+#include "costmodel/kernel_set.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/det_math.h"
+
+namespace orrery {
+
+namespace {
+
+double log_of(std::int64_t value) { return det_log(static_cast<double>(value)); }
+
+struct FormatBytes {
+  const char* format;
+  DType math;
+  double weight, activation;
+};
+constexpr std::array<FormatBytes, 5> formats{{{"bf16", DType::bf16, 2, 2},
+                                              {"fp16", DType::fp16, 2, 2},
+                                              {"fp8-tensor", DType::fp8, 1, 1},
+                                              {"fp8-channel", DType::fp8, 1, 1},
+                                              {"fp8-block", DType::fp8, 1, 1}}};
+
+}  // namespace
+
+PartRates PartRates::of(const HardwareProfile& hardware) {
+  PartRates rates;
+  for (const auto& [dtype, figure] : hardware.matrix_rate)
+    rates.matrix[static_cast<std::size_t>(dtype)] = figure.value.value() * 1e-9;
+  rates.bandwidth = hardware.memory_bandwidth.value.value() * 1e-9;
+  rates.link = hardware.link_bandwidth.value.value() * 1e-9;
+  return rates;
+}
+
+double PartRates::bound_ns(double flops, DType math, double bytes) const {
+  const double rate = matrix[static_cast<std::size_t>(math)];
+  return rate > 0 && bandwidth > 0 ? std::max(flops / rate, bytes / bandwidth) : 0;
+}
+
+double gemm_bound_ns(const PartRates& rates, const std::string& format, double m, double n, double k) {
+  for (const FormatBytes& f : formats) {
+    if (format == f.format)
+      return rates.bound_ns(2 * m * n * k, f.math, n * k * f.weight + m * k * f.activation + m * n * 2);
+  }
+  return 0;
+}
+
+double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape, double rows,
+                        double distinct) {
+  const double hidden = static_cast<double>(shape.hidden), inner = static_cast<double>(shape.intermediate);
+  for (const FormatBytes& f : formats) {
+    if (format != f.format) continue;
+    const double bytes = distinct * 3 * hidden * inner * f.weight + rows * (hidden + inner) * (f.activation + 2);
+    return rates.bound_ns(6 * rows * hidden * inner, f.math, bytes);
+  }
+  return 0;
+}
+
+double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys) {
+  const double element = shape.kv_dtype == "fp8" ? 1 : 2;
+  const double d = static_cast<double>(shape.head_dim);
+  const double bytes = 2 * keys * static_cast<double>(shape.kv_heads) * d * element +
+                       4 * sequences * static_cast<double>(shape.heads) * d;
+  return bytes / rates.bandwidth;
+}
+
+double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs) {
+  const double d = static_cast<double>(shape.head_dim), heads = static_cast<double>(shape.heads);
+  const double bytes = tokens * d * (4 * heads + 4 * static_cast<double>(shape.kv_heads));
+  return rates.bound_ns(4 * d * heads * pairs, DType::bf16, bytes);
+}
+
+Rung KernelSet::rung(const std::string& op) const {
+  const auto found = rungs_.find(op);
+  return found == rungs_.end() ? rung_ : found->second;
+}
+
+FittedSurface::FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known)
+    : parts_(std::move(parts)), kernel_(std::move(kernel)), shape_known_(shape_known) {}
+
+double FittedSurface::at(double sequences, double length) const {
+  double log_mean = 0;
+  for (const Part& part : parts_) {
+    const std::vector<Line>& lines = *part.lines;
+    const auto above = std::find_if(lines.begin(), lines.end(),
+                                    [&](const Line& line) { return line.length >= length; });
+    double log_u = 0;
+    if (above == lines.end()) {
+      log_u = det_log(lines.back().over_sequences.at(sequences));
+    } else if (above == lines.begin() || above->length == length) {
+      log_u = det_log(above->over_sequences.at(sequences));
+    } else {
+      const Line& below = *(above - 1);
+      const double share = (det_log(length) - det_log(below.length)) /
+                           (det_log(above->length) - det_log(below.length));
+      log_u = (1 - share) * det_log(below.over_sequences.at(sequences)) +
+              share * det_log(above->over_sequences.at(sequences));
+    }
+    log_mean += part.weight * log_u;
+  }
+  return det_exp(log_mean);
+}
+
+Hit FittedSurface::hit(double sequences, double length) const {
+  Hit worst = Hit::exact;
+  for (const Part& part : parts_) {
+    const std::vector<Line>& lines = *part.lines;
+    if (length < lines.front().length || length > lines.back().length) return Hit::extrapolated;
+    const auto above = std::find_if(lines.begin(), lines.end(),
+                                    [&](const Line& line) { return line.length >= length; });
+    if (above->length != length) worst = Hit::interpolated;
+    const Hit along = above->over_sequences.hit(sequences);
+    if (along == Hit::extrapolated) return along;
+    if (along == Hit::interpolated) worst = along;
+  }
+  return worst;
+}
+
+std::optional<FittedCurve> KernelSet::find(const std::string& key, const LogShape& logs) const {
+  const auto table = shapes_.find(key);
+  if (table == shapes_.end()) return std::nullopt;
+  std::vector<LogShape> all;
+  all.reserve(table->second.size());
+  for (const Shape& shape : table->second) all.push_back(shape.logs);
+  const auto weights = neighbour_weights(all, logs);
+  std::vector<std::pair<const UtilisationCurve*, double>> curves;
+  for (const auto& [index, weight] : weights) curves.emplace_back(&table->second[index].curve, weight);
+  FittedCurve fitted;
+  const Shape& nearest = table->second[weights.front().first];
+  fitted.kernel = nearest.kernel;
+  fitted.shape_known = nearest.logs == logs;
+  fitted.curve = weights.size() == 1 ? nearest.curve : blend(curves);
+  return fitted;
+}
+
+std::optional<FittedCurve> KernelSet::gemm(const std::string& format, std::int64_t n, std::int64_t k) const {
+  return find("gemm/" + format, {log_of(n), log_of(k)});
+}
+
+std::optional<FittedCurve> KernelSet::grouped_gemm(const std::string& format, std::int64_t n, std::int64_t k,
+                                                   double distinct) const {
+  return find("grouped_gemm/" + format, {log_of(n) + log_of(k), det_log(std::max(1.0, distinct))});
+}
+
+std::optional<FittedCurve> KernelSet::experts(const std::string& format, const ExpertShape& shape) const {
+  // Other numbers of experts or choices per token change how rows fall into tiles: only the widths blend.
+  const std::string key = "experts/" + format + "/" + std::to_string(shape.experts) + "/" +
+                          std::to_string(shape.per_token);
+  return find(key, {log_of(shape.hidden), log_of(shape.intermediate)});
+}
+
+std::optional<FittedCurve> KernelSet::collective(const std::string& op, std::int64_t ranks) const {
+  return find(op + "/" + std::to_string(ranks), {0, 0});
+}
+
+std::optional<FittedCurve> KernelSet::row_wise(const std::string& op, std::int64_t width) const {
+  return find(op + "/rows", {log_of(width), 0});
+}
+
+std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }
+
+std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& tables,
+                                             const AttentionShape& shape) {
+  std::vector<LogShape> all;
+  std::vector<const AttentionTable*> candidates;
+  for (const AttentionTable& table : tables) {
+    if (table.shape.head_dim != shape.head_dim || table.shape.kv_dtype != shape.kv_dtype ||
+        table.shape.window != shape.window)
+      continue;
+    candidates.push_back(&table);
+    all.push_back({log_of(table.shape.kv_heads), log_of(table.shape.heads) - log_of(table.shape.kv_heads)});
+  }
+  if (candidates.empty()) return std::nullopt;
+  const auto weights = neighbour_weights(
+      all, {log_of(shape.kv_heads), log_of(shape.heads) - log_of(shape.kv_heads)});
+  std::vector<FittedSurface::Part> parts;
+  for (const auto& [index, weight] : weights) parts.push_back({&candidates[index]->lines, weight});
+  const AttentionTable& nearest = *candidates[weights.front().first];
+  const bool known = nearest.shape.heads == shape.heads && nearest.shape.kv_heads == shape.kv_heads;
+  return FittedSurface(std::move(parts), nearest.kernel, known);
+}
+
+std::optional<FittedSurface> KernelSet::attention_prefill(const AttentionShape& shape) const {
+  return find(prefill_, shape);
+}
+
+std::optional<FittedSurface> KernelSet::attention_decode(const AttentionShape& shape) const {
+  return find(decode_, shape);
+}
+
+double KernelSet::correction(const std::string& op, double x) const {
+  const auto found = corrections_.find(op);
+  return found == corrections_.end() ? 1 : found->second.at(x);
+}
+
+TableError KernelSet::error(const std::string& op, const std::string& format, double x) const {
+  for (const Region& region : regions_) {
+    if (region.op == op && region.format == format && x >= region.low && x <= region.high) return region.error;
+  }
+  return {};
+}
+
+std::size_t KernelSet::points(const std::string& op) const {
+  const auto found = points_.find(op);
+  return found == points_.end() ? 0 : found->second;
+}
+
+}  // namespace orrery

@@ -1,0 +1,148 @@
+// Timings of a set of kernels on a part, as data: hardware_profiles/tables/<part>/<set>/. A set is an engine's
+// kernels ("vllm-0.24") or our own ("orrery"). docs/calibration.md says what stands in its files, how they were
+// made and what the errors mean.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/hardware.h"
+#include "costmodel/utilisation.h"
+
+namespace orrery {
+
+// A part's data-sheet rates, operations and bytes per nanosecond; 0 where it has none. What tables measure
+// utilisation against is made of these and nothing else.
+struct PartRates {
+  std::array<double, static_cast<std::size_t>(DType::count)> matrix{};
+  double bandwidth = 0, link = 0;
+  static PartRates of(const HardwareProfile& hardware);
+  double bound_ns(double flops, DType math, double bytes) const;
+};
+
+// What a table says about one static shape: utilisation along the operator's moving axis.
+struct FittedCurve {
+  UtilisationCurve curve;
+  std::string kernel;        // "cublaslt.gemm", "vllm_flash_attn_fa3"
+  bool shape_known = false;  // the shape itself was timed; else it is blended from its neighbours
+};
+
+// Attention: utilisation over sequences at several lengths, as one function of both.
+class FittedSurface {
+ public:
+  struct Line {
+    double length = 0;  // keys or new tokens per sequence
+    UtilisationCurve over_sequences;
+  };
+  // One configuration of heads with its weight in the blend.
+  struct Part {
+    const std::vector<Line>* lines = nullptr;  // ascending length
+    double weight = 1;
+  };
+  FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known);
+  double at(double sequences, double length) const;
+  Hit hit(double sequences, double length) const;
+  const std::string& kernel() const { return kernel_; }
+  bool shape_known() const { return shape_known_; }
+
+ private:
+  std::vector<Part> parts_;
+  std::string kernel_;
+  bool shape_known_;
+};
+
+// Heads of one rank, as attention tables name them.
+struct AttentionShape {
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0, window = 0;
+  std::string kv_dtype = "bf16";
+};
+
+struct ExpertShape {
+  std::int64_t hidden = 0, intermediate = 0, experts = 0, per_token = 0;  // of one rank
+};
+
+// One standard deviation of log(time), by leaving points out and by leaving whole shapes out.
+struct TableError {
+  double points = 0, shapes = 0;
+};
+
+class KernelSet {
+ public:
+  // Unknown names are an error that lists the sets of this part. Every row that is wrong is reported with its
+  // line. Utilisation of timed samples is computed here, against the part's data sheet.
+  static Result<std::shared_ptr<const KernelSet>> load(const HardwareProfile& hardware, const std::string& name);
+  static std::vector<std::string> names(const std::string& hardware);  // sorted; empty when it has none
+
+  const std::string& name() const { return name_; }
+  const std::string& source() const { return source_; }
+  Rung rung(const std::string& op) const;  // an operator may stand on another rung than its set
+
+  // Null when the set says nothing about the operator, or nothing near the shape.
+  // gemm: axis = rows m. `format` as in interfaces §7. grouped: axis = rows per expert that has any.
+  std::optional<FittedCurve> gemm(const std::string& format, std::int64_t n, std::int64_t k) const;
+  std::optional<FittedCurve> grouped_gemm(const std::string& format, std::int64_t n, std::int64_t k,
+                                          double distinct) const;
+  // The whole of a fused expert layer; axis = tokens of the batch, spread evenly.
+  std::optional<FittedCurve> experts(const std::string& format, const ExpertShape& shape) const;
+  std::optional<FittedSurface> attention_prefill(const AttentionShape& shape) const;
+  std::optional<FittedSurface> attention_decode(const AttentionShape& shape) const;
+  std::optional<FittedCurve> collective(const std::string& op, std::int64_t ranks) const;  // axis = bytes
+  std::optional<FittedCurve> row_wise(const std::string& op, std::int64_t width) const;    // axis = rows
+  std::optional<FittedCurve> copy() const;                                                 // axis = bytes read
+
+  // What the engine's steps take relative to the tables, by operator class (corrections.csv); 1 where it says
+  // nothing. Axes: gemm, experts, attention_prefill: tokens; attention_decode: sequences · KV heads;
+  // attention_decode_mixed: the same, in a launch that also serves prompt chunks.
+  double correction(const std::string& op, double x) const;
+
+  TableError error(const std::string& op, const std::string& format, double x) const;
+  std::size_t points(const std::string& op) const;  // figures that the table holds; 0 = none
+
+ private:
+  friend class KernelSetReader;
+  struct Shape {
+    LogShape logs{};
+    UtilisationCurve curve;
+    std::string kernel;
+  };
+  struct AttentionTable {
+    AttentionShape shape;
+    std::string kernel;
+    std::vector<FittedSurface::Line> lines;
+  };
+  struct Region {
+    std::string op, format;
+    double low = 0, high = 0;
+    TableError error;
+  };
+  using Shapes = std::map<std::string, std::vector<Shape>>;  // by "op/format"
+
+  std::optional<FittedCurve> find(const std::string& key, const LogShape& logs) const;
+  static std::optional<FittedSurface> find(const std::vector<AttentionTable>& tables,
+                                           const AttentionShape& shape);
+
+  std::string name_, source_;
+  Rung rung_ = Rung::published;
+  std::map<std::string, Rung> rungs_;
+  Shapes shapes_;
+  std::vector<AttentionTable> prefill_, decode_;
+  std::vector<Region> regions_;
+  std::map<std::string, UtilisationCurve> corrections_;
+  std::map<std::string, std::size_t> points_;
+};
+
+// Bounds of single operators. Formats as in interfaces §7; 0 for one that the part cannot multiply or that no
+// table knows. Keys are counted once: those that a window hides are not among them.
+double gemm_bound_ns(const PartRates& rates, const std::string& format, double m, double n, double k);
+double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape, double rows,
+                        double distinct);
+double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys);
+double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs);
+
+}  // namespace orrery

@@ -1,0 +1,490 @@
+// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds figures.
+// A CSV is either fitted (columns that are numbers are points of the moving axis, cells utilisation, blank where
+// there is none) or timed (a column `us`, one launch a row). Figures of a shape may stand in any order.
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "base/det_math.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "base/yaml_reader.h"
+#include "costmodel/kernel_set.h"
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string folder_of(const std::string& hardware, const std::string& name) {
+  return data_directory() + "/hardware_profiles/tables/" + hardware + (name.empty() ? "" : "/" + name);
+}
+
+std::vector<std::string_view> split(std::string_view line) {
+  std::vector<std::string_view> cells;
+  for (std::size_t at = 0;;) {
+    const std::size_t comma = line.find(',', at);
+    cells.push_back(line.substr(at, comma == std::string_view::npos ? comma : comma - at));
+    if (comma == std::string_view::npos) return cells;
+    at = comma + 1;
+  }
+}
+
+bool number(std::string_view text, double& value) {
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
+}
+
+// A CSV with its header; cells by column name, numbers checked where they are asked for.
+class CsvTable {
+ public:
+  static Result<CsvTable> load(const std::string& path) {
+    ORRERY_TRY(text, read_text_file(path));
+    CsvTable table;
+    table.path_ = path;
+    table.text_ = std::make_unique<std::string>(std::move(text));
+    std::string_view rest = *table.text_;
+    for (int line = 1; !rest.empty(); ++line) {
+      const std::size_t end = rest.find('\n');
+      const std::string_view row = rest.substr(0, end);
+      rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
+      if (row.empty() || row.front() == '#') continue;
+      if (table.header_.empty()) {
+        table.read_header(row);
+      } else {
+        table.rows_.push_back({line, split(row)});
+        if (table.rows_.back().cells.size() != table.header_.size()) {
+          return invalid_input("has " + std::to_string(table.rows_.back().cells.size()) + " cells, the header " +
+                                   std::to_string(table.header_.size()),
+                               {path, line, 0});
+        }
+      }
+    }
+    if (table.header_.empty()) return invalid_input("has no header", {path, 1, 0});
+    return table;
+  }
+
+  struct Row {
+    int line = 0;
+    std::vector<std::string_view> cells;
+  };
+  const std::vector<Row>& rows() const { return rows_; }
+  const std::vector<std::pair<double, std::size_t>>& axis() const { return axis_; }  // value, column
+  bool timed() const { return column("us") < header_.size(); }
+
+  std::string text(const Row& row, const char* name) const {
+    const std::size_t c = column(name);
+    return c < header_.size() ? std::string(row.cells[c]) : "";
+  }
+  // A positive number; anything else is an error at the row.
+  double positive(const Row& row, const char* name, Errors& errors) const {
+    const std::size_t c = column(name);
+    double value = 0;
+    if (c < header_.size() && number(row.cells[c], value) && value > 0) return value;
+    fail(row, name, "must be a positive number", errors);
+    return 1;
+  }
+  std::int64_t whole(const Row& row, const char* name, Errors& errors, std::int64_t absent = 0) const {
+    const std::size_t c = column(name);
+    if (c >= header_.size() && absent >= 0) return absent;
+    double value = -1;
+    if (c < header_.size() && number(row.cells[c], value) && value >= 0 && value < 1e15)
+      return static_cast<std::int64_t>(value);
+    fail(row, name, "must be a whole number", errors);
+    return 1;
+  }
+  void fail(const Row& row, const char* name, const std::string& message, Errors& errors) const {
+    errors.push_back(invalid_input(message, {path_, row.line, 0}, name));
+  }
+  // The utilisations of a fitted row, ascending.
+  std::vector<UtilisationPoint> points(const Row& row, Errors& errors) const {
+    std::vector<UtilisationPoint> out;
+    for (const auto& [x, c] : axis_) {
+      if (row.cells[c].empty()) continue;
+      double u = 0;
+      if (number(row.cells[c], u) && u > 0 && u < 4) {
+        out.push_back({x, u});
+      } else {
+        fail(row, std::string(header_[c]).c_str(), "a utilisation is above 0 and below 4", errors);
+      }
+    }
+    return out;
+  }
+
+ private:
+  std::size_t column(std::string_view name) const {
+    return static_cast<std::size_t>(std::find(header_.begin(), header_.end(), name) - header_.begin());
+  }
+  void read_header(std::string_view row) {
+    header_ = split(row);
+    for (std::size_t c = 0; c < header_.size(); ++c) {
+      double x = 0;
+      if (number(header_[c], x)) axis_.emplace_back(x, c);
+    }
+    std::sort(axis_.begin(), axis_.end());
+  }
+
+  std::string path_;
+  std::unique_ptr<std::string> text_;  // cells point into it
+  std::vector<std::string_view> header_;
+  std::vector<std::pair<double, std::size_t>> axis_;
+  std::vector<Row> rows_;
+};
+
+// "3 0 9 4", or "64x8" for 64 experts of 8 rows each: total rows and experts that have any.
+bool rows_per_expert(std::string_view text, double& rows, double& distinct) {
+  rows = distinct = 0;
+  while (!text.empty()) {
+    const std::size_t space = text.find(' ');
+    const std::string_view item = text.substr(0, space);
+    text = space == std::string_view::npos ? std::string_view{} : text.substr(space + 1);
+    const std::size_t times = item.find('x');
+    double experts = 1, each = 0;
+    if (times != std::string_view::npos && !number(item.substr(0, times), experts)) return false;
+    if (!number(times == std::string_view::npos ? item : item.substr(times + 1), each)) return false;
+    if (each < 0 || experts < 0) return false;
+    rows += experts * each;
+    distinct += each > 0 ? experts : 0;
+  }
+  return rows > 0;
+}
+
+// Samples of one static shape, gathered until the file ends; the median of equal points.
+struct Gathered {
+  LogShape logs{};
+  std::string kernel;
+  std::map<double, std::vector<double>> by_x;
+  std::vector<UtilisationPoint> points() const {
+    std::vector<UtilisationPoint> out;
+    for (auto [x, values] : by_x) {
+      std::sort(values.begin(), values.end());
+      out.push_back({x, values[values.size() / 2]});
+    }
+    return out;
+  }
+};
+
+double log_of(double value) { return det_log(std::max(1.0, value)); }
+
+}  // namespace
+
+class KernelSetReader {
+ public:
+  KernelSetReader(const HardwareProfile& hardware, std::string folder)
+      : hardware_(hardware), rates_(PartRates::of(hardware)), folder_(std::move(folder)) {}
+
+  Result<std::shared_ptr<const KernelSet>> read(const std::string& name) {
+    ORRERY_TRY_STATUS(read_description(name));
+    const std::pair<const char*, void (KernelSetReader::*)(const CsvTable&)> files[] = {
+        {"gemm", &KernelSetReader::read_gemm},
+        {"grouped_gemm", &KernelSetReader::read_grouped},
+        {"experts", &KernelSetReader::read_experts},
+        {"attention_prefill", &KernelSetReader::read_prefill},
+        {"attention_decode", &KernelSetReader::read_decode},
+        {"collectives", &KernelSetReader::read_collectives},
+        {"elementwise", &KernelSetReader::read_elementwise},
+        {"copy", &KernelSetReader::read_copy},
+        {"corrections", &KernelSetReader::read_corrections},
+        {"errors", &KernelSetReader::read_errors}};
+    for (const auto& [file, read] : files) {
+      std::error_code ec;
+      const std::string path = folder_ + "/" + file + ".csv";
+      if (!fs::exists(path, ec)) continue;
+      auto table = CsvTable::load(path);
+      if (!table.ok()) {
+        errors_.insert(errors_.end(), table.errors().begin(), table.errors().end());
+        continue;
+      }
+      (this->*read)(*table);
+    }
+    if (!errors_.empty()) {
+      if (errors_.size() > 20) errors_.resize(20);
+      return errors_;
+    }
+    return std::shared_ptr<const KernelSet>(set_);
+  }
+
+ private:
+  Status read_description(const std::string& name) {
+    ORRERY_TRY(document, YamlDocument::load(folder_ + "/table.yaml"));
+    const Yaml root = document.root();
+    const Yaml hardware = root.require("hardware"), kernels = root.require("kernels"), kind = root.require("kind");
+    if (hardware.text() != hardware_.name) hardware.fail("must be " + quote(hardware_.name) + ", its folder");
+    if (kernels.text() != name) kernels.fail("must be " + quote(name) + ", its folder");
+    set_->name_ = name;
+    set_->source_ = root.require("source").text();
+    set_->rung_ = read_rung(kind);
+    for (const auto& [op, rung] : root.optional("rungs").entries()) set_->rungs_[op] = read_rung(rung);
+    accept_all(root);  // device, libraries, clocks: for people
+    document.finish();
+    if (!document.errors().empty()) return document.errors();
+    return ok_status();
+  }
+
+  static Rung read_rung(const Yaml& node) {
+    for (const Rung rung : {Rung::measured, Rung::published, Rung::transported}) {
+      if (node.text() == to_string(rung)) return rung;
+    }
+    node.fail("must be measured, published or transported");
+    return Rung::transported;
+  }
+
+  void add_shape(const std::string& key, const LogShape& logs, const std::string& kernel,
+                 const std::vector<UtilisationPoint>& points) {
+    if (points.empty()) return;
+    set_->points_[key.substr(0, key.find('/'))] += points.size();
+    set_->shapes_[key].push_back({logs, UtilisationCurve(points), kernel});
+  }
+
+  // Timed rows of one shape go together: key and logs name it.
+  void gather(const std::string& key, const LogShape& logs, const std::string& kernel, double x, double u) {
+    std::vector<Gathered>& shapes = gathered_[key];
+    auto found =
+        std::find_if(shapes.begin(), shapes.end(), [&](const Gathered& g) { return g.logs == logs; });
+    if (found == shapes.end()) {
+      shapes.push_back({logs, kernel, {}});
+      found = shapes.end() - 1;
+    }
+    found->by_x[x].push_back(u);
+  }
+  void add_gathered() {
+    for (const auto& [key, shapes] : gathered_) {
+      for (const Gathered& g : shapes) add_shape(key, g.logs, g.kernel, g.points());
+    }
+    gathered_.clear();
+  }
+
+  void read_gemm(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const double n = table.positive(row, "n", errors_), k = table.positive(row, "k", errors_);
+      const std::string format = table.text(row, "dtype"), kernel = table.text(row, "kernel");
+      const LogShape logs{log_of(n), log_of(k)};
+      if (!table.timed()) {
+        add_shape("gemm/" + format, logs, kernel, table.points(row, errors_));
+        continue;
+      }
+      const double m = table.positive(row, "m", errors_), us = table.positive(row, "us", errors_);
+      const double bound = gemm_bound_ns(rates_, format, m, n, k);
+      if (bound <= 0) {
+        table.fail(row, "dtype", "the part has no matrix rate for " + quote(format), errors_);
+        continue;
+      }
+      gather("gemm/" + format, logs, kernel, m, bound / (us * 1000));
+    }
+    add_gathered();
+  }
+
+  // Balanced groups: bytes of the weights that are read and the rows' operations.
+  void read_grouped(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const double n = table.positive(row, "n", errors_), k = table.positive(row, "k", errors_);
+      const double us = table.positive(row, "us", errors_);
+      double rows = 0, distinct = 0;
+      if (!rows_per_expert(table.text(row, "rows"), rows, distinct)) {
+        table.fail(row, "rows", "must be rows per expert, as \"3 0 9\" or \"64x8\"", errors_);
+        continue;
+      }
+      const std::string format = table.text(row, "dtype");
+      const double bound = gemm_bound_ns(rates_, format, rows / distinct, n, k) * distinct;
+      if (bound <= 0) continue;
+      gather("grouped_gemm/" + format, {log_of(n) + log_of(k), log_of(distinct)}, table.text(row, "kernel"),
+             rows / distinct, bound / (us * 1000));
+    }
+    add_gathered();
+  }
+
+  void read_experts(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const std::string key = "experts/" + table.text(row, "dtype") + "/" + table.text(row, "experts") + "/" +
+                              table.text(row, "per_token");
+      add_shape(key,
+                {log_of(table.positive(row, "hidden", errors_)),
+                 log_of(table.positive(row, "intermediate", errors_))},
+                table.text(row, "kernel"), table.points(row, errors_));
+    }
+  }
+
+  AttentionShape attention_shape(const CsvTable& table, const CsvTable::Row& row) {
+    AttentionShape shape;
+    shape.heads = table.whole(row, "heads", errors_, -1);
+    shape.kv_heads = table.whole(row, "kv_heads", errors_, -1);
+    shape.head_dim = table.whole(row, "head_dim", errors_, -1);
+    shape.window = table.whole(row, "window", errors_);
+    shape.kv_dtype = table.text(row, "kv_dtype");
+    return shape;
+  }
+
+  void add_line(std::vector<KernelSet::AttentionTable>& tables, const char* op, const AttentionShape& shape,
+                const std::string& kernel, double length, const std::vector<UtilisationPoint>& points) {
+    if (points.empty()) return;
+    set_->points_[op] += points.size();
+    auto found = std::find_if(tables.begin(), tables.end(), [&](const KernelSet::AttentionTable& t) {
+      return t.shape.heads == shape.heads && t.shape.kv_heads == shape.kv_heads &&
+             t.shape.head_dim == shape.head_dim && t.shape.window == shape.window &&
+             t.shape.kv_dtype == shape.kv_dtype;
+    });
+    if (found == tables.end()) {
+      tables.push_back({shape, kernel, {}});
+      found = tables.end() - 1;
+    }
+    found->lines.push_back({length, UtilisationCurve(points)});
+    std::sort(found->lines.begin(), found->lines.end(),
+              [](const auto& a, const auto& b) { return a.length < b.length; });
+  }
+
+  void read_fitted_attention(const CsvTable& table, const char* op, const char* length,
+                             std::vector<KernelSet::AttentionTable>& tables) {
+    for (const CsvTable::Row& row : table.rows()) {
+      add_line(tables, op, attention_shape(table, row), table.text(row, "kernel"),
+               table.positive(row, length, errors_), table.points(row, errors_));
+    }
+  }
+
+  void read_prefill(const CsvTable& table) {
+    if (!table.timed()) read_fitted_attention(table, "attention_prefill", "tokens", set_->prefill_);
+    if (table.timed()) read_timed_prefill(table);
+  }
+
+  // Timed prefill: chunks of equal length without context make the surface; others are for checks.
+  void read_timed_prefill(const CsvTable& table) {
+    std::map<std::pair<std::string, double>, std::pair<AttentionShape, std::map<double, double>>> lines;
+    for (const CsvTable::Row& row : table.rows()) {
+      const AttentionShape shape = attention_shape(table, row);
+      const double us = table.positive(row, "us", errors_);
+      const std::string chunks = table.text(row, "sequences");
+      const std::size_t times = chunks.find('x'), at = chunks.find('@');
+      double count = 1, tokens = 0, context = 0;
+      const std::size_t first = times == std::string::npos ? 0 : times + 1;
+      const bool single = chunks.find(' ') == std::string::npos && at != std::string::npos;
+      if (!single || (first > 0 && !number(std::string_view(chunks).substr(0, times), count)) ||
+          !number(std::string_view(chunks).substr(first, at - first), tokens) ||
+          !number(std::string_view(chunks).substr(at + 1), context) || context != 0 || tokens < 1)
+        continue;
+      const double bound = prefill_bound_ns(rates_, shape, count * tokens, count * tokens * (tokens + 1) / 2);
+      if (bound <= 0) continue;
+      auto& line = lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
+                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" +
+                              table.text(row, "kernel"),
+                          tokens}];
+      line.first = shape;
+      line.second[count] = bound / (us * 1000);
+    }
+    for (const auto& [key, line] : lines) {
+      std::vector<UtilisationPoint> points;
+      for (const auto& [x, u] : line.second) points.push_back({x, u});
+      add_line(set_->prefill_, "attention_prefill", line.first, key.first.substr(key.first.rfind('/') + 1),
+               key.second, points);
+    }
+  }
+
+  void read_decode(const CsvTable& table) {
+    if (!table.timed()) return read_fitted_attention(table, "attention_decode", "context", set_->decode_);
+    std::map<std::pair<std::string, double>, std::pair<AttentionShape, std::map<double, double>>> lines;
+    for (const CsvTable::Row& row : table.rows()) {
+      const AttentionShape shape = attention_shape(table, row);
+      const double us = table.positive(row, "us", errors_), batch = table.positive(row, "batch", errors_);
+      const double context = table.positive(row, "context", errors_);
+      auto& line = lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
+                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" +
+                              table.text(row, "kernel"),
+                          context}];
+      line.first = shape;
+      line.second[batch] = decode_bound_ns(rates_, shape, batch, batch * context) / (us * 1000);
+    }
+    for (const auto& [key, line] : lines) {
+      std::vector<UtilisationPoint> points;
+      for (const auto& [x, u] : line.second) points.push_back({x, u});
+      add_line(set_->decode_, "attention_decode", line.first, key.first.substr(key.first.rfind('/') + 1),
+               key.second, points);
+    }
+  }
+
+  // Utilisation of collectives and row-wise kernels is against bytes at the part's link or memory rate; the
+  // constant is the same when the curve is used, so any would do.
+  void read_collectives(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const std::string key = table.text(row, "op") + "/" + table.text(row, "ranks");
+      if (!table.timed()) {
+        add_shape(key, {0, 0}, table.text(row, "kernel"), table.points(row, errors_));
+        continue;
+      }
+      const double bytes = table.positive(row, "bytes", errors_), us = table.positive(row, "us", errors_);
+      if (rates_.link <= 0) continue;
+      gather(key, {0, 0}, table.text(row, "kernel"), bytes, bytes / rates_.link / (us * 1000));
+    }
+    add_gathered();
+  }
+
+  void read_elementwise(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const double rows = table.positive(row, "rows", errors_), n = table.positive(row, "n", errors_);
+      const double us = table.positive(row, "us", errors_);
+      gather(table.text(row, "op") + "/rows", {log_of(n), 0}, table.text(row, "kernel"), rows,
+             rows * n / rates_.bandwidth / (us * 1000));
+    }
+    add_gathered();
+  }
+
+  void read_copy(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      const double bytes = table.positive(row, "bytes", errors_), us = table.positive(row, "us", errors_);
+      gather("copy/", {0, 0}, "copy", bytes, 2 * bytes / rates_.bandwidth / (us * 1000));
+    }
+    add_gathered();
+  }
+
+  void read_corrections(const CsvTable& table) {
+    std::map<std::string, std::vector<UtilisationPoint>> by_op;
+    for (const CsvTable::Row& row : table.rows()) {
+      std::vector<UtilisationPoint>& points = by_op[table.text(row, "op")];
+      const double x = table.positive(row, "x", errors_);
+      if (!points.empty() && x <= points.back().x) {
+        table.fail(row, "x", "must ascend within an operator", errors_);
+        continue;
+      }
+      points.push_back({x, table.positive(row, "factor", errors_)});
+    }
+    for (const auto& [op, points] : by_op) set_->corrections_.emplace(op, UtilisationCurve(points));
+  }
+
+  void read_errors(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      set_->regions_.push_back({table.text(row, "op"), table.text(row, "dtype"),
+                                table.positive(row, "low", errors_), table.positive(row, "high", errors_),
+                                {table.positive(row, "points", errors_), table.positive(row, "shapes", errors_)}});
+    }
+  }
+
+  const HardwareProfile& hardware_;
+  PartRates rates_;
+  std::string folder_;
+  std::shared_ptr<KernelSet> set_ = std::make_shared<KernelSet>();
+  std::map<std::string, std::vector<Gathered>> gathered_;
+  Errors errors_;
+};
+
+std::vector<std::string> KernelSet::names(const std::string& hardware) {
+  std::vector<std::string> out;
+  std::error_code ec;
+  for (fs::directory_iterator it(folder_of(hardware, ""), ec), end; !ec && it != end; it.increment(ec)) {
+    if (fs::exists(it->path() / "table.yaml")) out.push_back(it->path().filename().string());
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+Result<std::shared_ptr<const KernelSet>> KernelSet::load(const HardwareProfile& hardware,
+                                                         const std::string& name) {
+  const std::vector<std::string> known = names(hardware.name);
+  if (!std::binary_search(known.begin(), known.end(), name)) {
+    return invalid_input("no tables of kernels " + quote(name) + " for " + hardware.name +
+                             did_you_mean(name, known) + "; there are: " +
+                             (known.empty() ? "none" : join(known, ", ")) + ", and roofline",
+                         {}, "kernels");
+  }
+  return KernelSetReader(hardware, folder_of(hardware.name, name)).read(name);
+}
+
+}  // namespace orrery
