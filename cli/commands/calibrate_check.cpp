@@ -37,6 +37,7 @@ Result<int> run_simulator(const char* name, const CalibrateOptions& options) {
   std::vector<std::string> words{program.string(), options.out};
   words.insert(words.end(), options.ops.begin(), options.ops.end());
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   pid_t child = 0;

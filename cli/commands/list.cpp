@@ -19,6 +19,7 @@ namespace {
 
 std::vector<ListEntry> list_schedulers() {
   std::vector<ListEntry> out;
+  out.reserve(std::size(scheduler_policies));
   for (const SchedulerPolicy& p : scheduler_policies)
     out.push_back({p.name, p.description, "rules from the engine's source"});
   return out;
@@ -26,6 +27,7 @@ std::vector<ListEntry> list_schedulers() {
 
 std::vector<ListEntry> list_routers() {
   std::vector<ListEntry> out;
+  out.reserve(std::size(router_policies));
   for (const RouterPolicy& p : router_policies) out.push_back({p.name, p.description, "Orrery"});
   return out;
 }
@@ -65,6 +67,7 @@ Result<std::vector<ListEntry>> list_measured_operators() {
     if (!known) entries.push_back({entry.op, entry.description, "kernel only"});
   }
   std::vector<std::string> names;
+  names.reserve(entries.size());
   for (const ListEntry& e : entries) names.push_back(e.name);
   ORRERY_TRY(tables, calibrate::table_index(names));
   for (ListEntry& e : entries) {
