@@ -48,7 +48,7 @@ std::vector<Point> small_plan() {
 }
 
 // A session on a fresh fake; noise off, so that two halves find what a whole one finds.
-SessionSummary run(const std::string& path, bool resume, SessionOptions options, FakeWorld& world) {
+SessionSummary run(const std::string& path, bool resume, const SessionOptions& options, FakeWorld& world) {
   world.noise = 0;
   FakeDevice device(world);
   std::set<std::string> done;
