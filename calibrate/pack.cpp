@@ -114,11 +114,11 @@ class Validator {
         fail(0, m.key(), spec.errors().front().message);
         continue;
       }
+      if (!m.unit.empty()) continue;  // a probe's: nothing is priced by it
       if (table_of(*spec) != m.table) {
         fail(0, m.key(), quote(spec->op) + " does not belong into the table " + m.table);
         continue;
       }
-      if (!m.unit.empty()) continue;  // a probe's: nothing is priced by it
       if (m.kernel.empty()) fail(0, m.key(), "has no kernel");
       if (m.spread > 10) fail(0, m.key(), "a spread above 10 is no measurement");
       const auto least = least_us(*spec, profile);

@@ -16,6 +16,7 @@ constexpr double zipf_exponent = 1.1;
 // Cumulative weights of the experts; draws repeat until a token has top_k different ones.
 std::vector<std::int64_t> drawn(const std::vector<double>& weights, std::int64_t top_k, std::int64_t tokens) {
   std::vector<double> cumulative;
+  cumulative.reserve(weights.size());
   double total = 0;
   for (const double w : weights) cumulative.push_back(total += w);
   const auto entity =
@@ -47,6 +48,7 @@ std::vector<std::int64_t> expert_rows(RowPattern pattern, std::int64_t experts, 
     case RowPattern::routed: return drawn(std::vector<double>(count, 1), top_k, tokens);
     case RowPattern::zipf: {
       std::vector<double> weights;
+      weights.reserve(count);
       for (std::size_t i = 0; i < count; ++i)
         weights.push_back(det_pow(static_cast<double>(i + 1), -zipf_exponent));
       return drawn(weights, top_k, tokens);

@@ -24,6 +24,19 @@ Point sentinel_point() {
   return p;
 }
 
+// A reason that names its shape is the same reason at every shape.
+std::string without_numbers(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit)
+      out += c;
+    else if (out.empty() || out.back() != '#')
+      out += '#';
+  }
+  return out;
+}
+
 class Session {
  public:
   Session(kernels::Device& device, Timer& timer, const MakeCase& make, JournalWriter& journal,
@@ -75,7 +88,7 @@ class Session {
     ++summary_.states[to_string(m.state)];
     if (m.state == PointState::unsupported) {
       // Not journaled: a later build or a machine with more devices may have it. Each reason is told once.
-      if (++summary_.unsupported[m.table + ": " + m.why] == 1)
+      if (++summary_.unsupported[m.table + ": " + without_numbers(m.why)] == 1)
         options_.say(point.table + " " + point.shape + ": " + m.why);
       return ok_status();
     }

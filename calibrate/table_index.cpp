@@ -1,9 +1,14 @@
 #include "calibrate/table_index.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 
+#include "base/files.h"
 #include "base/yaml_reader.h"
+#include "costmodel/hardware.h"
+#include "costmodel/kernel_set.h"
+#include "costmodel/profile_folder.h"
 
 namespace orrery::calibrate {
 
@@ -11,48 +16,84 @@ namespace fs = std::filesystem;
 
 namespace {
 
-TableOperator read_operator(const Yaml& node) {
-  TableOperator op;
-  for (const Yaml& kernel : node.require("kernels").items()) op.kernels.push_back(kernel.text());
-  op.points = node.require("points").integer(0, 0);
-  if (const Yaml error = node.optional("error")) op.error = error.number(0, 0);
-  return op;
-}
-
-// The other keys are the cost model's to read; what is looked at here must be right.
-Result<TableSummary> read_summary(const std::string& path) {
+// Kernel ids by operator, where the table is one of ours; the rest of table.yaml is the cost model's to
+// check.
+Status read_kernels(const std::string& path, TableSummary& table) {
   ORRERY_TRY(document, YamlDocument::load(path));
   const Yaml root = document.root();
-  TableSummary table;
-  table.hardware = root.require("hardware").text();
-  table.kernels = root.require("kernels").text();
-  table.date = root.optional("date").text();
-  table.device = root.optional("device").optional("name").text();
+  table.kind = root.require("kind").text();
   const Yaml operators = root.optional("operators");
-  if (operators.is_map()) {
-    for (const auto& [name, node] : operators.entries()) table.operators[name] = read_operator(node);
+  if (!operators.is_map()) return document.errors().empty() ? ok_status() : Status(document.errors());
+  for (const auto& [name, node] : operators.entries()) {
+    TableOperator& op = table.operators[name];
+    for (const Yaml& kernel : node.require("kernels").items()) op.kernels.push_back(kernel.text());
+    op.points = static_cast<std::size_t>(node.require("points").integer(0, 0));
   }
-  if (!document.errors().empty()) return document.errors();
+  return document.errors().empty() ? ok_status() : Status(document.errors());
+}
+
+Result<TableSummary> summarise(const HardwareProfile& hardware, const std::string& name,
+                               const std::vector<std::string>& ops) {
+  TableSummary table;
+  table.hardware = hardware.name;
+  table.kernels = name;
+  const std::string folder = data_directory() + "/hardware_profiles/tables/" + hardware.name + "/" + name;
+  ORRERY_TRY_STATUS(read_kernels(folder + "/table.yaml", table));
+  ORRERY_TRY(set, KernelSet::load(hardware, name));
+  for (const std::string& op : ops) {
+    const std::size_t points = set->points(op);
+    if (points > 0 && table.operators[op].points == 0) table.operators[op].points = points;
+  }
+  std::error_code ec;
+  const std::string errors = folder + "/errors.csv";
+  if (fs::exists(errors, ec)) ORRERY_TRY_STATUS(read_errors(errors, table.operators));
   return table;
 }
 
 }  // namespace
 
-Result<std::vector<TableSummary>> table_index(const std::string& folder) {
-  std::vector<std::string> paths;
-  std::error_code ec;
-  for (fs::recursive_directory_iterator it(folder, ec), end; !ec && it != end; it.increment(ec)) {
-    if (it->path().filename() == "table.yaml") paths.push_back(it->path().string());
+Status read_errors(const std::string& path, std::map<std::string, TableOperator>& operators) {
+  ORRERY_TRY(reader, LineReader::open(path));
+  std::string_view line;
+  while (reader.next(line)) {
+    std::vector<std::string> cells{""};
+    for (const char c : line) {
+      if (c == ',')
+        cells.emplace_back();
+      else
+        cells.back() += c;
+    }
+    if (cells.size() < 6 || operators.count(cells[0]) == 0)
+      continue;  // header, or an operator without points
+    double error = 0;
+    const std::string& text = cells[4];
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), error);
+    if (parsed.ec != std::errc() || !(error > 0)) {
+      return invalid_input("an error above 0 was expected", {path, static_cast<int>(reader.line_number()), 0},
+                           "points");
+    }
+    TableOperator& op = operators[cells[0]];
+    op.least_error = op.least_error > 0 ? std::min(op.least_error, error) : error;
+    op.most_error = std::max(op.most_error, error);
   }
-  std::sort(paths.begin(), paths.end());
+  if (reader.error() != nullptr) return *reader.error();
+  return ok_status();
+}
+
+Result<std::vector<TableSummary>> table_index(const std::vector<std::string>& ops) {
   std::vector<TableSummary> tables;
   Errors errors;
-  for (const std::string& path : paths) {
-    auto table = read_summary(path);
-    if (table.ok())
-      tables.push_back(std::move(table).value());
-    else
-      errors.insert(errors.end(), table.errors().begin(), table.errors().end());
+  for (const std::string& hardware : profile_names("hardware_profiles")) {
+    const std::vector<std::string> sets = KernelSet::names(hardware);
+    if (sets.empty()) continue;
+    ORRERY_TRY(profile, load_hardware(hardware));
+    for (const std::string& name : sets) {
+      auto table = summarise(profile, name, ops);
+      if (table.ok())
+        tables.push_back(std::move(table).value());
+      else
+        errors.insert(errors.end(), table.errors().begin(), table.errors().end());
+    }
   }
   if (!errors.empty()) return errors;
   return tables;

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <ctime>
@@ -27,6 +26,11 @@ std::string WallTimer::date() {
   return text;
 }
 
+namespace {
+// Sandboxes exist whose processes all started at boot; loading takes seconds at most.
+constexpr double slowest_start = 20;
+}  // namespace
+
 // Field 22 of /proc/self/stat is the start in clock ticks after boot; the name before it may hold blanks.
 double process_age() {
   std::ifstream stat("/proc/self/stat"), uptime("/proc/uptime");
@@ -39,7 +43,8 @@ double process_age() {
   std::string field;
   for (int i = 3; i <= 22; ++i) fields >> field;
   const double started = std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
-  return std::max(0.0, up - started);
+  const double age = up - started;
+  return age > 0 && age < slowest_start ? age : 0;
 }
 
 }  // namespace orrery::calibrate

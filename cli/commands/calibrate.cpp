@@ -13,6 +13,7 @@
 #include "calibrate/duration.h"
 #include "calibrate/hardware_of.h"
 #include "calibrate/plan.h"
+#include "calibrate/probes.h"
 #include "calibrate/session.h"
 #include "calibrate/tables.h"
 #include "cli/command_table.h"
@@ -114,6 +115,7 @@ Result<SessionSummary> measure_plan(const CalibrateOptions& options, const Comma
     const auto least = least_us(spec, profile);
     return least.ok() ? *least : 0;
   };
+  session.probe = run_probe;
   session.interrupted = [] { return interrupted(); };
   session.progress = [&](std::size_t done, std::size_t) { progress.update(done); };
   session.say = [](const std::string& text) { std::fprintf(stderr, "orrery: %s\n", text.c_str()); };

@@ -37,6 +37,7 @@ Result<int> run_simulator(const char* name, const CalibrateOptions& options) {
   std::vector<std::string> words{program.string(), options.out};
   words.insert(words.end(), options.ops.begin(), options.ops.end());
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   pid_t child = 0;
@@ -61,9 +62,9 @@ int run_simulators(const CalibrateOptions& options) {
 }  // namespace
 
 int run_kernel_checks(const CalibrateOptions& options, const CommandContext& context) {
-  if (options.simulator) return run_simulators(options);
   const Status known = known_operators(kernels::case_table(), options.ops);
   if (!known.ok()) return report_errors(known.errors());
+  if (options.simulator) return run_simulators(options);
   auto device = open_device(options.device);
   if (!device.ok()) return report_errors(device.errors());
   watch_interrupts();

@@ -19,6 +19,7 @@ namespace {
 
 std::vector<ListEntry> list_schedulers() {
   std::vector<ListEntry> out;
+  out.reserve(std::size(scheduler_policies));
   for (const SchedulerPolicy& p : scheduler_policies)
     out.push_back({p.name, p.description, "rules from the engine's source"});
   return out;
@@ -26,6 +27,7 @@ std::vector<ListEntry> list_schedulers() {
 
 std::vector<ListEntry> list_routers() {
   std::vector<ListEntry> out;
+  out.reserve(std::size(router_policies));
   for (const RouterPolicy& p : router_policies) out.push_back({p.name, p.description, "Orrery"});
   return out;
 }
@@ -44,30 +46,40 @@ std::vector<ListEntry> list_workloads() {
   return out;
 }
 
-// "h200 (orrery): 812 points, error 3.1 %, cublaslt.gemm.bf16", for one operator.
+// "h200 (vllm-0.24, published): 812 points, error 2.6 to 6.5 %", for one operator.
 std::string table_text(const calibrate::TableSummary& table, const calibrate::TableOperator& op) {
-  std::string text = table.hardware + " (" + table.kernels + "): " + std::to_string(op.points) + " points";
-  if (op.error) text += ", error " + format_fixed(100 * *op.error, 1) + " %";
+  std::string text = table.hardware + " (" + table.kernels + ", " + table.kind +
+                     "): " + std::to_string(op.points) + (op.points == 1 ? " point" : " points");
+  if (op.most_error > 0) {
+    const std::string least = format_fixed(100 * op.least_error, 1),
+                      most = format_fixed(100 * op.most_error, 1);
+    text += ", error " + (least == most ? most : least + " to " + most) + " %";
+  }
   return text + (op.kernels.empty() ? "" : ", " + join(op.kernels, " "));
 }
 
 // The cost model's operators, then those that only kernels know (collectives, probes).
 Result<std::vector<ListEntry>> list_measured_operators() {
-  ORRERY_TRY(tables, calibrate::table_index(data_directory() + "/hardware_profiles/tables"));
   std::vector<ListEntry> entries = list_operators();
   for (const kernels::CaseEntry& entry : kernels::case_table()) {
     const bool known =
         std::any_of(entries.begin(), entries.end(), [&](const ListEntry& e) { return e.name == entry.op; });
     if (!known) entries.push_back({entry.op, entry.description, "kernel only"});
   }
+  std::vector<std::string> names;
+  names.reserve(entries.size());
+  for (const ListEntry& e : entries) names.push_back(e.name);
+  ORRERY_TRY(tables, calibrate::table_index(names));
   for (ListEntry& e : entries) {
-    std::string measured;
+    e.provenance += kernels::find_case(e.name) != nullptr ? "; kernel of ours" : "; no kernel of ours";
+    bool measured = false;
     for (const calibrate::TableSummary& table : tables) {
       const auto found = table.operators.find(e.name);
-      if (found != table.operators.end()) measured += "; " + table_text(table, found->second);
+      if (found == table.operators.end() || found->second.points == 0) continue;
+      e.provenance += "; " + table_text(table, found->second);
+      measured = true;
     }
-    e.provenance += kernels::find_case(e.name) != nullptr ? "; kernel in this build" : "; no kernel of ours";
-    e.provenance += measured.empty() ? "; not measured" : measured;
+    if (!measured) e.provenance += "; no table";
   }
   return entries;
 }

@@ -40,7 +40,7 @@ struct FakeWorld {
 
 class FakeMemory : public kernels::DeviceMemory {
  public:
-  void* allocate(std::size_t bytes) override { return bytes < largest ? storage : nullptr; }
+  void* allocate(std::size_t bytes) override { return bytes < largest ? storage_ : nullptr; }
   void upload(void*, const void*, std::size_t) override {}
   void download(void*, const void*, std::size_t) override {}
   void fill(void*, int, std::size_t) override {}
@@ -55,7 +55,7 @@ class FakeMemory : public kernels::DeviceMemory {
   std::size_t largest = std::size_t{1} << 40;
 
  private:
-  unsigned char storage[256] = {};  // an address; nobody reads or writes behind it
+  unsigned char storage_[256] = {};  // an address; nobody reads or writes behind it
 };
 
 class FakeDevice : public kernels::Device {

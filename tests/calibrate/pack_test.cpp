@@ -41,6 +41,14 @@ std::string packed(const std::function<void(Journal&)>& change, const std::strin
     figure.samples = 20;
     journal.points.push_back(figure);
   }
+  Measurement probe;
+  probe.table = "probes";
+  probe.shape = "launches.graph_node,0";
+  probe.kernel = "orrery.probe";
+  probe.state = PointState::ok;
+  probe.value = 1.3;
+  probe.unit = "us";
+  journal.points.push_back(probe);
   change(journal);
   std::string text = header_json(journal.header).dump() + "\n";
   for (const Measurement& m : journal.points) text += measurement_json(m).dump() + "\n";
@@ -75,7 +83,8 @@ TEST_CASE("what is packed is imported as it was measured") {
   const std::string pack = packed([](Journal&) {});
   const auto import = parse_pack(pack, "pack.json");
   REQUIRE(import.ok());
-  CHECK(import->figures == 2);
+  CHECK(import->figures == 3);
+  CHECK(import->tables.at("probes.csv").find("launches.graph_node,0,1.3,us") != std::string::npos);
   CHECK(import->check == "12 passed, 0 failed");
   CHECK(import->notes.empty());
   CHECK(import->tables.at("gemm.csv").find("bf16,64,4096,4096,") != std::string::npos);

@@ -49,7 +49,7 @@ TEST_CASE("row patterns hold all rows, and are the same every time") {
   for (const RowPattern pattern :
        {RowPattern::routed, RowPattern::balanced, RowPattern::zipf, RowPattern::one_hot}) {
     const auto rows = expert_rows(pattern, 128, 8, 77);
-    CHECK(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}) == 77 * 8);
+    CHECK(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}) == std::int64_t{77} * 8);
     CHECK(*std::max_element(rows.begin(), rows.end()) <= 77);
     CHECK(rows == expert_rows(pattern, 128, 8, 77));
   }

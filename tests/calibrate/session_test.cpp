@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "calibrate/duration.h"
 #include "calibrate/hardware_of.h"
+#include "calibrate/table_index.h"
 #include "calibrate/tables.h"
 #include "catch.h"
 #include "fake_device.h"
@@ -47,7 +48,7 @@ std::vector<Point> small_plan() {
 }
 
 // A session on a fresh fake; noise off, so that two halves find what a whole one finds.
-SessionSummary run(const std::string& path, bool resume, SessionOptions options, FakeWorld& world) {
+SessionSummary run(const std::string& path, bool resume, const SessionOptions& options, FakeWorld& world) {
   world.noise = 0;
   FakeDevice device(world);
   std::set<std::string> done;
@@ -232,6 +233,24 @@ TEST_CASE("damaged journals are located errors") {
   REQUIRE_FALSE(negative.ok());
   CHECK(negative.errors()[0].key == "us");
   CHECK_FALSE(JournalWriter::create("/proc/nowhere/j", fake_header(device)).ok());
+}
+
+TEST_CASE("errors of a table are its operators' least and most") {
+  const Folder folder("calibrate_errors");
+  const std::string path = folder.file("errors.csv");
+  const std::string text =
+      "op,dtype,low,high,points,shapes\ngemm,bf16,1,64,0.03,0.05\ngemm,bf16,65,512,0.06,0.05\n";
+  REQUIRE(write_file_atomically(path, text + "copy,,1,2,0.01,0.01\n").ok());
+  std::map<std::string, TableOperator> operators;
+  operators["gemm"].points = 9;
+  REQUIRE(read_errors(path, operators).ok());
+  CHECK(operators.size() == 1);
+  CHECK(operators["gemm"].least_error == 0.03);
+  CHECK(operators["gemm"].most_error == 0.06);
+  REQUIRE(write_file_atomically(path, text + "gemm,bf16,1,2,x,0.01\n").ok());
+  const Status wrong = read_errors(path, operators);
+  REQUIRE_FALSE(wrong.ok());
+  CHECK(wrong.errors()[0].where.line == 4);
 }
 
 TEST_CASE("durations and devices by name") {
