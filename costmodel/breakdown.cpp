@@ -78,8 +78,7 @@ double log_deviation(const PricerState& s, const std::vector<PricedNode>& nodes)
   for (const PricedNode& priced : nodes) {
     const GraphNode& node = s.nodes[priced.node];
     const double ns = static_cast<double>(priced.ns);
-    by_class[static_cast<std::size_t>(node.entry->op_class)] +=
-        ns * error_of(s, priced);
+    by_class[static_cast<std::size_t>(node.entry->op_class)] += ns * error_of(s, priced);
     total += ns;
   }
   double variance = 0;
@@ -130,6 +129,9 @@ OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput&
   line.rung = to_string(priced.cost.rung);
   line.hit = to_string(priced.cost.hit);
   line.error = error_of(s, priced);
+  const double bound =
+      s.roofline->rates().bound_ns(priced.cost.flops, node.spec.format.math, priced.cost.bytes);
+  if (priced.cost.ns() > 0) line.achieved = bound / priced.cost.ns();
   return line;
 }
 

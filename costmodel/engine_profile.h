@@ -40,8 +40,9 @@ struct HostCosts {
   // multi-process)
   // (V1 model runner: _v1)
   Figure<Seconds> prepare_base, prepare_per_sequence, prepare_per_sequence_v1, prepare_rpc;
-  // launch = launch_graph (a part of every step) and, piecewise, launch_piece per graph and launch_kernel for what
-  // stands between them; eager, launch_kernel per kernel, and what a fused expert layer or a collective takes more
+  // launch = launch_graph (a part of every step) and, piecewise, launch_piece per graph and launch_kernel for
+  // what stands between them; eager, launch_kernel per kernel, and what a fused expert layer or a collective
+  // takes more
   Figure<Seconds> launch_graph, launch_piece, launch_kernel, launch_experts, launch_collective;
   Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule

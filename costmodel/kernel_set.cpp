@@ -46,12 +46,13 @@ double gemm_bound_ns(const PartRates& rates, const std::string& format, double m
   return 0;
 }
 
-double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape, double rows,
-                        double distinct) {
+double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape,
+                        double rows, double distinct) {
   const double hidden = static_cast<double>(shape.hidden), inner = static_cast<double>(shape.intermediate);
   for (const FormatBytes& f : formats) {
     if (format != f.format) continue;
-    const double bytes = distinct * 3 * hidden * inner * f.weight + rows * (hidden + inner) * (f.activation + 2);
+    const double bytes =
+        distinct * 3 * hidden * inner * f.weight + rows * (hidden + inner) * (f.activation + 2);
     return rates.bound_ns(6 * rows * hidden * inner, f.math, bytes);
   }
   return 0;
@@ -83,8 +84,8 @@ double FittedSurface::at(double sequences, double length) const {
   double log_mean = 0;
   for (const Part& part : parts_) {
     const std::vector<Line>& lines = *part.lines;
-    const auto above = std::find_if(lines.begin(), lines.end(),
-                                    [&](const Line& line) { return line.length >= length; });
+    const auto above =
+        std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.length >= length; });
     double log_u = 0;
     if (above == lines.end()) {
       log_u = det_log(lines.back().over_sequences.at(sequences));
@@ -92,8 +93,8 @@ double FittedSurface::at(double sequences, double length) const {
       log_u = det_log(above->over_sequences.at(sequences));
     } else {
       const Line& below = *(above - 1);
-      const double share = (det_log(length) - det_log(below.length)) /
-                           (det_log(above->length) - det_log(below.length));
+      const double share =
+          (det_log(length) - det_log(below.length)) / (det_log(above->length) - det_log(below.length));
       log_u = (1 - share) * det_log(below.over_sequences.at(sequences)) +
               share * det_log(above->over_sequences.at(sequences));
     }
@@ -107,8 +108,8 @@ Hit FittedSurface::hit(double sequences, double length) const {
   for (const Part& part : parts_) {
     const std::vector<Line>& lines = *part.lines;
     if (length < lines.front().length || length > lines.back().length) return Hit::extrapolated;
-    const auto above = std::find_if(lines.begin(), lines.end(),
-                                    [&](const Line& line) { return line.length >= length; });
+    const auto above =
+        std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.length >= length; });
     if (above->length != length) worst = Hit::interpolated;
     const Hit along = above->over_sequences.hit(sequences);
     if (along == Hit::extrapolated) return along;
@@ -145,8 +146,8 @@ std::optional<FittedCurve> KernelSet::grouped_gemm(const std::string& format, st
 
 std::optional<FittedCurve> KernelSet::experts(const std::string& format, const ExpertShape& shape) const {
   // Other numbers of experts or choices per token change how rows fall into tiles: only the widths blend.
-  const std::string key = "experts/" + format + "/" + std::to_string(shape.experts) + "/" +
-                          std::to_string(shape.per_token);
+  const std::string key =
+      "experts/" + format + "/" + std::to_string(shape.experts) + "/" + std::to_string(shape.per_token);
   return find(key, {log_of(shape.hidden), log_of(shape.intermediate)});
 }
 
@@ -172,8 +173,8 @@ std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& 
     all.push_back({log_of(table.shape.kv_heads), log_of(table.shape.heads) - log_of(table.shape.kv_heads)});
   }
   if (candidates.empty()) return std::nullopt;
-  const auto weights = neighbour_weights(
-      all, {log_of(shape.kv_heads), log_of(shape.heads) - log_of(shape.kv_heads)});
+  const auto weights =
+      neighbour_weights(all, {log_of(shape.kv_heads), log_of(shape.heads) - log_of(shape.kv_heads)});
   std::vector<FittedSurface::Part> parts;
   for (const auto& [index, weight] : weights) parts.push_back({&candidates[index]->lines, weight});
   const AttentionTable& nearest = *candidates[weights.front().first];
@@ -196,7 +197,8 @@ double KernelSet::correction(const std::string& op, double x) const {
 
 TableError KernelSet::error(const std::string& op, const std::string& format, double x) const {
   for (const Region& region : regions_) {
-    if (region.op == op && region.format == format && x >= region.low && x <= region.high) return region.error;
+    if (region.op == op && region.format == format && x >= region.low && x <= region.high)
+      return region.error;
   }
   return {};
 }

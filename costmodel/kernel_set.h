@@ -1,6 +1,6 @@
-// Timings of a set of kernels on a part, as data: hardware_profiles/tables/<part>/<set>/. A set is an engine's
-// kernels ("vllm-0.24") or our own ("orrery"). docs/calibration.md says what stands in its files, how they were
-// made and what the errors mean.
+// Timings of a set of kernels on a part, as data: hardware_profiles/tables/<part>/<set>/. A set is an
+// engine's kernels ("vllm-0.24") or our own ("orrery"). docs/calibration.md says what stands in its files,
+// how they were made and what the errors mean.
 #pragma once
 
 #include <array>
@@ -76,7 +76,8 @@ class KernelSet {
  public:
   // Unknown names are an error that lists the sets of this part. Every row that is wrong is reported with its
   // line. Utilisation of timed samples is computed here, against the part's data sheet.
-  static Result<std::shared_ptr<const KernelSet>> load(const HardwareProfile& hardware, const std::string& name);
+  static Result<std::shared_ptr<const KernelSet>> load(const HardwareProfile& hardware,
+                                                       const std::string& name);
   static std::vector<std::string> names(const std::string& hardware);  // sorted; empty when it has none
 
   const std::string& name() const { return name_; }
@@ -94,7 +95,7 @@ class KernelSet {
   std::optional<FittedSurface> attention_decode(const AttentionShape& shape) const;
   std::optional<FittedCurve> collective(const std::string& op, std::int64_t ranks) const;  // axis = bytes
   std::optional<FittedCurve> row_wise(const std::string& op, std::int64_t width) const;    // axis = rows
-  std::optional<FittedCurve> copy() const;                                                 // axis = bytes read
+  std::optional<FittedCurve> copy() const;  // axis = bytes read
 
   // What the engine's steps take relative to the tables, by operator class (corrections.csv); 1 where it says
   // nothing. Axes: gemm, experts, attention_prefill: tokens; attention_decode: sequences · KV heads;
@@ -140,8 +141,8 @@ class KernelSet {
 // Bounds of single operators. Formats as in interfaces §7; 0 for one that the part cannot multiply or that no
 // table knows. Keys are counted once: those that a window hides are not among them.
 double gemm_bound_ns(const PartRates& rates, const std::string& format, double m, double n, double k);
-double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape, double rows,
-                        double distinct);
+double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape,
+                        double rows, double distinct);
 double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys);
 double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs);
 

@@ -1,6 +1,7 @@
-// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds figures.
-// A CSV is either fitted (columns that are numbers are points of the moving axis, cells utilisation, blank where
-// there is none) or timed (a column `us`, one launch a row). Figures of a shape may stand in any order.
+// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds
+// figures. A CSV is either fitted (columns that are numbers are points of the moving axis, cells utilisation,
+// blank where there is none) or timed (a column `us`, one launch a row). Figures of a shape may stand in any
+// order.
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -56,8 +57,8 @@ class CsvTable {
       } else {
         table.rows_.push_back({line, split(row)});
         if (table.rows_.back().cells.size() != table.header_.size()) {
-          return invalid_input("has " + std::to_string(table.rows_.back().cells.size()) + " cells, the header " +
-                                   std::to_string(table.header_.size()),
+          return invalid_input("has " + std::to_string(table.rows_.back().cells.size()) +
+                                   " cells, the header " + std::to_string(table.header_.size()),
                                {path, line, 0});
         }
       }
@@ -210,7 +211,8 @@ class KernelSetReader {
   Status read_description(const std::string& name) {
     ORRERY_TRY(document, YamlDocument::load(folder_ + "/table.yaml"));
     const Yaml root = document.root();
-    const Yaml hardware = root.require("hardware"), kernels = root.require("kernels"), kind = root.require("kind");
+    const Yaml hardware = root.require("hardware"), kernels = root.require("kernels"),
+               kind = root.require("kind");
     if (hardware.text() != hardware_.name) hardware.fail("must be " + quote(hardware_.name) + ", its folder");
     if (kernels.text() != name) kernels.fail("must be " + quote(name) + ", its folder");
     set_->name_ = name;
@@ -364,10 +366,10 @@ class KernelSetReader {
         continue;
       const double bound = prefill_bound_ns(rates_, shape, count * tokens, count * tokens * (tokens + 1) / 2);
       if (bound <= 0) continue;
-      auto& line = lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
-                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" +
-                              table.text(row, "kernel"),
-                          tokens}];
+      auto& line =
+          lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
+                     std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" + table.text(row, "kernel"),
+                 tokens}];
       line.first = shape;
       line.second[count] = bound / (us * 1000);
     }
@@ -386,10 +388,10 @@ class KernelSetReader {
       const AttentionShape shape = attention_shape(table, row);
       const double us = table.positive(row, "us", errors_), batch = table.positive(row, "batch", errors_);
       const double context = table.positive(row, "context", errors_);
-      auto& line = lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
-                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" +
-                              table.text(row, "kernel"),
-                          context}];
+      auto& line =
+          lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
+                     std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" + table.text(row, "kernel"),
+                 context}];
       line.first = shape;
       line.second[batch] = decode_bound_ns(rates_, shape, batch, batch * context) / (us * 1000);
     }
@@ -451,9 +453,12 @@ class KernelSetReader {
 
   void read_errors(const CsvTable& table) {
     for (const CsvTable::Row& row : table.rows()) {
-      set_->regions_.push_back({table.text(row, "op"), table.text(row, "dtype"),
-                                table.positive(row, "low", errors_), table.positive(row, "high", errors_),
-                                {table.positive(row, "points", errors_), table.positive(row, "shapes", errors_)}});
+      set_->regions_.push_back(
+          {table.text(row, "op"),
+           table.text(row, "dtype"),
+           table.positive(row, "low", errors_),
+           table.positive(row, "high", errors_),
+           {table.positive(row, "points", errors_), table.positive(row, "shapes", errors_)}});
     }
   }
 
@@ -479,10 +484,10 @@ Result<std::shared_ptr<const KernelSet>> KernelSet::load(const HardwareProfile& 
                                                          const std::string& name) {
   const std::vector<std::string> known = names(hardware.name);
   if (!std::binary_search(known.begin(), known.end(), name)) {
-    return invalid_input("no tables of kernels " + quote(name) + " for " + hardware.name +
-                             did_you_mean(name, known) + "; there are: " +
-                             (known.empty() ? "none" : join(known, ", ")) + ", and roofline",
-                         {}, "kernels");
+    return invalid_input(
+        "no tables of kernels " + quote(name) + " for " + hardware.name + did_you_mean(name, known) +
+            "; there are: " + (known.empty() ? "none" : join(known, ", ")) + ", and roofline",
+        {}, "kernels");
   }
   return KernelSetReader(hardware, folder_of(hardware.name, name)).read(name);
 }

@@ -7,6 +7,7 @@
 #include "costmodel/collective.h"
 #include "costmodel/moe.h"
 #include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
 #include "costmodel/weight_format.h"
 
 namespace orrery {
@@ -30,8 +31,11 @@ Result<WeightFormat> usable_format(const OpQuery& query, const Roofline& rooflin
   return format;
 }
 
-OpPrice finish(const OpCost& cost, double error) {
+OpPrice finish(const OpCost& cost, double class_error) {
   OpPrice price;
+  const double error = cost.error > 0 ? cost.error : class_error;
+  price.rung = to_string(cost.rung);
+  price.hit = to_string(cost.hit);
   price.cost = cost;
   price.ns = round_half_even(cost.ns());
   price.low_ns = round_half_even(cost.ns() / interval_factor(error));
@@ -66,20 +70,33 @@ Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& rooflin
   spec.k = query.k;
   spec.format = format;
   OpCost best;
+  double rows = 0, distinct = 0;
+  for (const std::int64_t count : query.rows) {
+    rows += static_cast<double>(std::max<std::int64_t>(0, count));
+    distinct += count > 0 ? 1 : 0;
+  }
   // The number of tokens, by which engines choose the row block, is not given: take the faster block.
   for (const std::int64_t block : {std::int64_t{16}, std::int64_t{64}}) {
     GroupedRows grouped;
     grouped.block_rows = block;
-    for (const std::int64_t rows : query.rows) {
-      if (rows < 0) return invalid_input("rows per expert cannot be negative", {}, "rows");
-      if (rows == 0) continue;
-      grouped.rows += static_cast<double>(rows);
+    for (const std::int64_t in_group : query.rows) {
+      if (in_group < 0) return invalid_input("rows per expert cannot be negative", {}, "rows");
+      if (in_group == 0) continue;
+      grouped.rows += static_cast<double>(in_group);
       grouped.distinct += 1;
-      grouped.row_tiles += static_cast<double>((rows + block - 1) / block);
+      grouped.row_tiles += static_cast<double>((in_group + block - 1) / block);
     }
     if (grouped.rows == 0) return invalid_input("needs at least one row", {}, "rows");
     const OpCost cost = grouped_gemm_cost(roofline, spec, grouped);
     if (best.ns() == 0 || cost.ns() < best.ns()) best = cost;
+  }
+  if (const KernelSet* kernels = roofline.kernels()) {
+    if (const auto fitted = kernels->grouped_gemm(query.dtype, query.n, query.k, distinct)) {
+      const double bound = gemm_bound_ns(roofline.rates(), query.dtype, rows / distinct,
+                                         static_cast<double>(query.n), static_cast<double>(query.k));
+      price_from_table(best, *kernels, "grouped_gemm", query.dtype, *fitted, rows / distinct,
+                       bound * distinct);
+    }
   }
   return finish(best, roofline.error(roofline.grouped_class(format)));
 }
@@ -129,8 +146,14 @@ Result<OpPrice> price_collective(Collective collective, const OpQuery& query, co
   if (query.ranks < 2) return invalid_input("must be at least 2", {}, "ranks");
   if (!(query.bytes > 0)) return invalid_input("must be positive", {}, "bytes");
   if (!roofline.has_link()) return invalid_input("this part has no link figures", {}, "op");
-  return finish(collective_cost(roofline, collective, query.bytes, query.ranks),
-                roofline.error(KernelClass::collective));
+  OpCost cost = collective_cost(roofline, collective, query.bytes, query.ranks);
+  if (const KernelSet* kernels = roofline.kernels()) {
+    if (const auto fitted = kernels->collective(query.op, query.ranks)) {
+      price_from_table(cost, *kernels, "collectives", "", *fitted, query.bytes,
+                       query.bytes / roofline.rates().link);
+    }
+  }
+  return finish(cost, roofline.error(KernelClass::collective));
 }
 
 Result<OpPrice> price_copy(const OpQuery& query, const Roofline& roofline) {
@@ -139,6 +162,10 @@ Result<OpPrice> price_copy(const OpQuery& query, const Roofline& roofline) {
   cost.bytes = 2 * query.bytes;
   cost.memory_ns = roofline.stream_ns(0, false, cost.bytes, KernelClass::memory);
   cost.latency_ns = roofline.kernel_floor_ns();
+  if (const KernelSet* kernels = roofline.kernels()) {
+    if (const auto fitted = kernels->copy())
+      price_from_table(cost, *kernels, "copy", "", *fitted, query.bytes, cost.bytes / roofline.bandwidth());
+  }
   return finish(cost, roofline.error(KernelClass::memory));
 }
 

@@ -231,7 +231,8 @@ class GraphBuilder {
   }
 
   // Where the engine's fused layer was timed as a whole, it is one line.
-  bool add_fused_experts(const OpSpec& expert, const WeightFormat& format, std::int64_t inner, std::int64_t l) {
+  bool add_fused_experts(const OpSpec& expert, const WeightFormat& format, std::int64_t inner,
+                         std::int64_t l) {
     const KernelSet* kernels = roofline_.kernels();
     const ExpertShape shape{model_.hidden, inner, expert.experts, expert.experts_per_token};
     if (kernels == nullptr || !kernels->experts(format.label, shape)) return false;

@@ -24,7 +24,7 @@ struct InstanceSpec {
   HardwareProfile hardware;
   ModelSpec model;  // with quantisation and KV dtype applied
   ParallelPlan plan;
-  EngineProfile engine;  // with engine_args applied
+  EngineProfile engine;                      // with engine_args applied
   std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
 };
 
@@ -71,11 +71,12 @@ struct OpLine {
   double bytes = 0;        // HBM traffic, all launches, one GPU
   double link_bytes = 0;   // bytes sent per GPU
   std::int64_t time_ns = 0;
-  std::string bound;  // compute | memory | link | latency
-  std::string shape;  // "m=64 n=6144 k=4096 bf16", for people
-  std::string rung;   // measured | published | transported | roofline
-  std::string hit;    // exact | interpolated | extrapolated, of that rung's table
-  double error = 0;   // one standard deviation of log(time)
+  std::string bound;    // compute | memory | link | latency
+  std::string shape;    // "m=64 n=6144 k=4096 bf16", for people
+  std::string rung;     // measured | published | transported | roofline
+  std::string hit;      // exact | interpolated | extrapolated, of that rung's table
+  double achieved = 0;  // data-sheet bound ÷ time: how near the roofline; 0 where neither rate is used
+  double error = 0;     // one standard deviation of log(time)
 };
 
 struct StepBreakdown {

@@ -20,6 +20,13 @@ const char* to_string(Rung rung) {
   return "roofline";
 }
 
+Rung rung_named(std::string_view name) {
+  for (const Rung rung : {Rung::measured, Rung::published, Rung::transported}) {
+    if (name == to_string(rung)) return rung;
+  }
+  return Rung::roofline;
+}
+
 const char* to_string(Hit hit) {
   switch (hit) {
     case Hit::exact: return "exact";
@@ -139,7 +146,8 @@ std::vector<std::pair<std::size_t, double>> neighbour_weights(const std::vector<
 UtilisationCurve blend(const std::vector<std::pair<const UtilisationCurve*, double>>& curves) {
   ORRERY_CHECK(!curves.empty(), "nothing to blend");
   std::vector<double> axis;
-  for (const auto& [curve, weight] : curves) axis.insert(axis.end(), curve->axis().begin(), curve->axis().end());
+  for (const auto& [curve, weight] : curves)
+    axis.insert(axis.end(), curve->axis().begin(), curve->axis().end());
   std::sort(axis.begin(), axis.end());
   axis.erase(std::unique(axis.begin(), axis.end()), axis.end());
   std::vector<UtilisationPoint> points;
@@ -153,8 +161,8 @@ UtilisationCurve blend(const std::vector<std::pair<const UtilisationCurve*, doub
 
 namespace {
 
-// Position on a lattice of eight points to an octave: whole part and rest. The bits of a double are its octave
-// and, as the first three of the fraction, its eighth.
+// Position on a lattice of eight points to an octave: whole part and rest. The bits of a double are its
+// octave and, as the first three of the fraction, its eighth.
 struct Position {
   std::size_t index = 0;
   double rest = 0;

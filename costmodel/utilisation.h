@@ -1,10 +1,11 @@
-// Utilisation = bound ÷ measured, where the bound is what the data sheet's rates alone would allow. Tables keep
-// it on the operator's own axes: it moves slowly where time has knees, so that points between measured ones can
-// be had by interpolation.
+// Utilisation = bound ÷ measured, where the bound is what the data sheet's rates alone would allow. Tables
+// keep it on the operator's own axes: it moves slowly where time has knees, so that points between measured
+// ones can be had by interpolation.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,7 @@ namespace orrery {
 // Where a price comes from, best first (architecture §4).
 enum class Rung : std::uint8_t { measured, published, transported, roofline, count };
 const char* to_string(Rung rung);
+Rung rung_named(std::string_view name);  // roofline for any other name
 // How it stands to the points of its table.
 enum class Hit : std::uint8_t { exact, interpolated, extrapolated };
 const char* to_string(Hit hit);
@@ -21,8 +23,8 @@ struct UtilisationPoint {
   double x = 0, utilisation = 0;  // both > 0
 };
 
-// Utilisation along one axis. Between points a power law (a straight line in the logarithms), so that a stretch
-// of constant time stays constant; beyond the ends the nearest point's.
+// Utilisation along one axis. Between points a power law (a straight line in the logarithms), so that a
+// stretch of constant time stays constant; beyond the ends the nearest point's.
 class UtilisationCurve {
  public:
   UtilisationCurve() = default;
@@ -37,10 +39,10 @@ class UtilisationCurve {
   std::vector<double> x_, log_x_, log_utilisation_;
 };
 
-// How much each of `points` (logarithms of static shapes) says about `query`: a plane through the nearest eight,
-// weighted by distance⁻³ and held flat by a ridge, so that a grid is interpolated and a lone neighbour taken as
-// it is. Weights sum to 1; an exact match alone has all of it. The query is moved into the points' box first.
-// Chosen on published GEMM tables by leaving whole shapes out (docs/calibration.md).
+// How much each of `points` (logarithms of static shapes) says about `query`: a plane through the nearest
+// eight, weighted by distance⁻³ and held flat by a ridge, so that a grid is interpolated and a lone neighbour
+// taken as it is. Weights sum to 1; an exact match alone has all of it. The query is moved into the points'
+// box first. Chosen on published GEMM tables by leaving whole shapes out (docs/calibration.md).
 constexpr std::size_t shape_axes = 2;
 using LogShape = std::array<double, shape_axes>;
 std::vector<std::pair<std::size_t, double>> neighbour_weights(const std::vector<LogShape>& points,

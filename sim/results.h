@@ -134,6 +134,8 @@ struct RunResult {
   // is the rest.
   std::vector<std::pair<std::string, std::int64_t>> device_time;
   std::int64_t device_busy_ns = 0;
+  // Share of that time by the rung of evidence that its prices stand on ("measured", "published", …).
+  std::vector<std::pair<std::string, double>> price_sources;
   double kv_wraps = 0;  // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:

@@ -188,7 +188,8 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
   cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);
-  cost->add_option("--kernels", options->kernels, "whose kernels --ops means: orrery or an engine")
+  cost->add_option("--kernels", options->kernels,
+                   "whose tables price --ops: orrery, vllm-0.24, …, or roofline")
       ->needs(ops);
   cost->add_option("--out", options->out, "CSV file to write instead of printing");
   step->excludes(steps);

@@ -116,12 +116,13 @@ class OperatorRow {
   Errors errors_;
 };
 
-Status check_kernels(const std::string& kernels) {
-  const std::vector<std::string> known{"orrery", "vllm-0.24"};
-  if (std::find(known.begin(), known.end(), kernels) != known.end()) return ok_status();
-  return invalid_input("no kernels named " + quote(kernels) + did_you_mean(kernels, known) + "; use one of " +
-                           join(known, ", "),
-                       {}, "--kernels");
+// The tables that price the list. Our own are the default; a part that has none is priced by the roofline,
+// and the column `rung` says so. Any other set must be there.
+Result<std::shared_ptr<const KernelSet>> kernels_named(const std::string& name, const HardwareProfile& part) {
+  const std::vector<std::string> known = KernelSet::names(part.name);
+  const bool there = std::find(known.begin(), known.end(), name) != known.end();
+  if (name == "roofline" || (name == "orrery" && !there)) return std::shared_ptr<const KernelSet>();
+  return KernelSet::load(part, name);
 }
 
 Result<std::string> operator_csv(const std::string& file, const Roofline& roofline) {
@@ -177,10 +178,11 @@ Result<OpQuery> parse_operator_row(std::string_view row, const std::string& file
 
 int price_operators(const std::string& file, const std::string& hardware, const std::string& kernels,
                     const std::string& out, const CommandContext& context) {
-  if (const Status status = check_kernels(kernels); !status.ok()) return report_errors(status.errors());
   auto profile = load_hardware(hardware);
   if (!profile.ok()) return report_errors(profile.errors());
-  auto roofline = Roofline::create(*profile);
+  auto set = kernels_named(kernels, *profile);
+  if (!set.ok()) return report_errors(set.errors());
+  auto roofline = Roofline::create(*profile, *set);
   if (!roofline.ok()) return report_errors(roofline.errors());
   auto csv = operator_csv(file, *roofline);
   if (!csv.ok()) return report_errors(csv.errors());

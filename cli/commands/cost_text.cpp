@@ -66,14 +66,15 @@ std::string microseconds_text(std::int64_t ns) {
 }
 
 std::string step_table(const std::string& title, const StepBreakdown& step) {
-  TextTable table(
-      {"operator", "count", "FLOPs", "bytes", "link bytes", "time µs", "bound", "share", "shape"});
+  TextTable table({"operator", "count", "FLOPs", "bytes", "link bytes", "time µs", "bound", "achieved",
+                   "rung", "share", "shape"});
   for (const OpLine& line : step.ops) {
     table.add({line.name, std::to_string(line.count), scaled(line.flops), scaled(line.bytes),
                scaled(line.link_bytes), microseconds_text(line.time_ns), line.bound,
+               line.achieved > 0 ? format_fixed(100 * line.achieved, 0) + " %" : "-", line.rung,
                percent(line.time_ns, step.timing.busy), line.shape});
   }
-  table.add({"busy", "", "", "", "", microseconds_text(step.timing.busy), "", "100.0 %", ""});
+  table.add({"busy", "", "", "", "", microseconds_text(step.timing.busy), "", "", "", "100.0 %", ""});
   return title + "\n" + table.to_string() + timing_lines(step);
 }
 
@@ -123,7 +124,10 @@ Json step_json(const std::string& spec, const StepBreakdown& step) {
                    {"time_us", us(line.time_ns)},
                    {"bound", line.bound},
                    {"share", static_cast<double>(line.time_ns) / static_cast<double>(step.timing.busy)},
-                   {"rung", line.rung}});
+                   {"achieved_fraction", line.achieved},
+                   {"intensity_flops_per_byte", line.bytes > 0 ? line.flops / line.bytes : 0},
+                   {"rung", line.rung},
+                   {"hit", line.hit}});
   }
   const StepTiming& t = step.timing;
   return {{"step", spec},

@@ -74,7 +74,7 @@ SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double w
   summary.gpus = scenario.gpus();
   if (const auto& price = scenario.pool.instance.hardware.price)
     summary.usd_per_gpu_hour = price->value.value();
-  summary.provenance = {{"roofline", 1.0}};
+  summary.provenance = run.price_sources;
   summary.what_if = scenario.is_what_if;
   summary.slo_percentile = scenario.slo.percentile;
   summary.seed = scenario.seed;

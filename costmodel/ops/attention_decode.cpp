@@ -57,15 +57,16 @@ class AttentionDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
-  // The table's time of so many sequences with equally many keys each, on a dense grid: decode steps are priced
-  // millions of times.
+  // The table's time of so many sequences with equally many keys each, on a dense grid: decode steps are
+  // priced millions of times.
   void read_table(const KernelSet& kernels) {
     const AttentionShape shape = attention_shape(spec_);
     surface_ = kernels.attention_decode(shape);
     if (!surface_) return;
     constexpr int sequence_octaves = 11, key_octaves = 18;
     grid_ = DenseGrid(sequence_octaves, key_octaves, [&](double sequences, double keys) {
-      return decode_bound_ns(roofline_.rates(), shape, sequences, sequences * keys) / surface_->at(sequences, keys);
+      return decode_bound_ns(roofline_.rates(), shape, sequences, sequences * keys) /
+             surface_->at(sequences, keys);
     });
     grid_.make_monotone();
   }
@@ -77,8 +78,8 @@ class AttentionDecodeOperator : public Operator {
     // With prompt chunks in the step one launch serves both: what is left is what the keys add to a start.
     if (mixed) ns = std::max(ns - grid_.at(1, 1), ns / 2);
     // hit() looks at every line of the table; the error does not depend on it between the table's ends.
-    price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode", "bf16",
-                     1.0, Hit::interpolated, surface_->shape_known(),
+    price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode",
+                     "bf16", 1.0, Hit::interpolated, surface_->shape_known(),
                      sequences * static_cast<double>(spec_.kv_heads), ns);
   }
 

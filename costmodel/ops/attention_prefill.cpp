@@ -44,7 +44,8 @@ class AttentionPrefillOperator : public Operator {
     cost.flops = per_pair * static_cast<double>(spec_.heads) * work.pairs;
     cost.compute_ns = slowest_unit(work) * per_operation_ns_;
     const double per_key = 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim) * spec_.kv_bytes;
-    const double queries = work.tokens * (2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2 + per_key);
+    const double queries =
+        work.tokens * (2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2 + per_key);
     const bool cached = roofline_.stays_in_cache(queries);
     cost.bytes = key_tokens * per_key + (cached ? 0 : queries);
     cost.memory_ns = roofline_.stream_ns(queries, cached, key_tokens * per_key, KernelClass::memory);
@@ -87,7 +88,8 @@ class AttentionPrefillOperator : public Operator {
     work.pairs += pairs;
   }
 
-  // The device is as slow as its busiest unit: the longest tile, split along the keys where tiles are too few.
+  // The device is as slow as its busiest unit: the longest tile, split along the keys where tiles are too
+  // few.
   double slowest_unit(const Work& work) const {
     const std::int64_t split = std::max<std::int64_t>(1, roofline_.units() / work.tiles);
     const double critical =
@@ -108,9 +110,9 @@ class AttentionPrefillOperator : public Operator {
     grid_.make_monotone();
   }
 
-  // Tables time equal prompts without context. Chunks are priced as the equal prompts with as many rows and as
-  // many pairs per row; what has fewer rows than one such prompt (a short chunk after a long context) takes its
-  // share of it, corrected by how far its tiles fill the device.
+  // Tables time equal prompts without context. Chunks are priced as the equal prompts with as many rows and
+  // as many pairs per row; what has fewer rows than one such prompt (a short chunk after a long context)
+  // takes its share of it, corrected by how far its tiles fill the device.
   void price_from_surface(const Work& work, std::size_t chunks, OpCost& cost) const {
     double length = 2 * work.pairs / work.tokens - 1;
     if (spec_.window > 0) length = work.tokens / static_cast<double>(chunks);
@@ -121,11 +123,13 @@ class AttentionPrefillOperator : public Operator {
     const double scale = sequences;
     equal.padded_flops *= scale;
     equal.pairs *= scale;
-    equal.tiles = std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(equal.tiles) * scale));
+    equal.tiles =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(equal.tiles) * scale));
     const double fill = slowest_unit(work) / slowest_unit(equal);
     const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
     price_from_table(cost, *roofline_.kernels(), "attention_prefill", "bf16", 1.0,
-                     fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(), work.tokens, ns);
+                     fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(),
+                     work.tokens, ns);
   }
 
   static constexpr double longest_in_table = 16384;

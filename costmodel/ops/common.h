@@ -17,8 +17,9 @@ inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
 }
 
 // Puts a table's time in place of the roofline's. `op` and `format` name the table's error.
-inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op, const std::string& format,
-                             double utilisation, Hit hit, bool shape_known, double x, double bound_ns) {
+inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op,
+                             const std::string& format, double utilisation, Hit hit, bool shape_known,
+                             double x, double bound_ns) {
   if (bound_ns <= 0 || utilisation <= 0) return;
   cost.table_ns = bound_ns / utilisation * set.correction(op, x);
   cost.rung = set.rung(op);
@@ -28,8 +29,9 @@ inline void price_from_table(OpCost& cost, const KernelSet& set, const std::stri
   if (hit == Hit::extrapolated) cost.error *= 2;  // nothing was measured there
 }
 
-inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op, const std::string& format,
-                             const FittedCurve& fitted, double x, double bound_ns) {
+inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op,
+                             const std::string& format, const FittedCurve& fitted, double x,
+                             double bound_ns) {
   price_from_table(cost, set, op, format, fitted.curve.at(x), fitted.curve.hit(x), fitted.shape_known, x,
                    bound_ns);
 }
@@ -49,11 +51,7 @@ class StreamOperator : public Operator {
  public:
   StreamOperator(const OpSpec& spec, const Roofline& roofline, double per_row, double hbm_per_row = 0,
                  double launches = 1, const RowTable& table = {})
-      : spec_(spec),
-        roofline_(roofline),
-        per_row_(per_row),
-        hbm_per_row_(hbm_per_row),
-        launches_(launches),
+      : spec_(spec), roofline_(roofline), per_row_(per_row), hbm_per_row_(hbm_per_row), launches_(launches),
         width_(static_cast<double>(table.width)) {
     if (roofline.kernels() != nullptr && !table.name.empty() && table.width > 0)
       fitted_ = roofline.kernels()->row_wise(table.name, table.width);

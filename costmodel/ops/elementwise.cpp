@@ -78,7 +78,6 @@ std::unique_ptr<Operator> make_gather_rows(const OpSpec& spec, const Roofline& r
   return stream(spec, roofline, static_cast<double>(spec.n) * 2 * activation);
 }
 
-
 std::unique_ptr<Operator> make_stream_gaps(const OpSpec& spec, const Roofline&) {
   return std::make_unique<StreamGaps>(spec.gap_ns);
 }

@@ -1,5 +1,6 @@
-// A whole fused expert layer as engines' tables time it: rows sorted by expert, both products with the activation
-// between them, quantisation where the format needs it, weighted sum. n = hidden width, k = expert width.
+// A whole fused expert layer as engines' tables time it: rows sorted by expert, both products with the
+// activation between them, quantisation where the format needs it, weighted sum. n = hidden width, k = expert
+// width.
 #include "costmodel/moe.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"

@@ -50,9 +50,16 @@ SimDuration CostModelExecutor::output_delay(InstanceId instance) const {
 
 void CostModelExecutor::count_usage(const StepPlan& plan, std::int64_t busy) {
   ++usage_.prices;
-  (plan.prefill.empty()         ? usage_.decode_ns
-   : plan.decode_sequences == 0 ? usage_.prefill_ns
-                                : usage_.mixed_ns) += busy;
+  StepKind& kind = plan.prefill.empty()         ? usage_.decode
+                   : plan.decode_sequences == 0 ? usage_.prefill
+                                                : usage_.mixed;
+  kind.ns += busy;
+  ++kind.steps;
+  kind.prefill_tokens += plan.prefill_tokens;
+  kind.chunks += static_cast<std::int64_t>(plan.prefill.size());
+  for (const PrefillWork& w : plan.prefill) kind.prefill_context += w.context;
+  kind.decodes += plan.decode_sequences;
+  kind.decode_context += plan.decode_context_tokens;
 }
 
 void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
@@ -190,7 +197,10 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       }
       out.scheduled = s.taken;
       usage_.prices += static_cast<std::uint64_t>(s.taken);
-      usage_.decode_ns += (e.pipeline.device_free() - later(s.start, s.pipeline.device_free())).ns();
+      usage_.decode.ns += (e.pipeline.device_free() - later(s.start, s.pipeline.device_free())).ns();
+      usage_.decode.steps += s.taken;
+      usage_.decode.decodes += s.taken * s.decodes;
+      usage_.decode.decode_context += s.taken * s.context;
       s.planned = 0;
     } else {
       OpenStep& oldest = e.open.front();

@@ -24,8 +24,14 @@ class CostModelExecutor final : public Executor {
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
 
-  struct Usage {  // device time, all instances
-    std::int64_t prefill_ns = 0, mixed_ns = 0, decode_ns = 0;
+  // Steps of one kind: their device time and what they add up to, for saying what they rest on.
+  struct StepKind {
+    std::int64_t ns = 0, steps = 0;
+    std::int64_t prefill_tokens = 0, chunks = 0, prefill_context = 0;
+    std::int64_t decodes = 0, decode_context = 0;
+  };
+  struct Usage {  // all instances
+    StepKind prefill, mixed, decode;
     std::uint64_t prices = 0;
   };
   const Usage& usage() const { return usage_; }

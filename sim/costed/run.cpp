@@ -1,5 +1,8 @@
 #include "sim/costed/run.h"
 
+#include <algorithm>
+#include <array>
+
 #include "sim/costed/cost_model_executor.h"
 #include "sim/policies.h"
 #include "sim/simulation.h"
@@ -14,6 +17,39 @@ PriceScales product(const PriceScales& a, const PriceScales& b) {
   for (std::size_t i = 0; i < op_class_count; ++i) p.op[i] = a.op[i] * b.op[i];
   p.host = a.host * b.host;
   return p;
+}
+
+// Which rung of evidence the device time stands on: the mean step of each kind, taken apart, weighted by the
+// kind's time. Every step by itself would cost more than the simulation.
+std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pricer,
+                                                          const CostModelExecutor::Usage& usage) {
+  std::array<double, static_cast<std::size_t>(Rung::count)> ns{};
+  double total = 0;
+  for (const CostModelExecutor::StepKind& kind : {usage.prefill, usage.mixed, usage.decode}) {
+    if (kind.steps == 0 || kind.ns == 0) continue;
+    const auto mean = [&](std::int64_t sum) { return (sum + kind.steps / 2) / kind.steps; };
+    std::vector<PrefillChunk> chunks;
+    if (kind.chunks > 0)
+      chunks.push_back({static_cast<std::int32_t>(std::max<std::int64_t>(2, mean(kind.prefill_tokens))),
+                        kind.prefill_context / kind.chunks});
+    StepShape shape;
+    shape.prefill = chunks;
+    shape.decode_sequences = static_cast<std::int32_t>(mean(kind.decodes));
+    if (chunks.empty()) shape.decode_sequences = std::max(1, shape.decode_sequences);
+    shape.decode_context_tokens = mean(kind.decode_context);
+    const StepBreakdown step = pricer.explain(shape);
+    for (const OpLine& line : step.ops) {
+      const double share = static_cast<double>(line.time_ns) / static_cast<double>(step.timing.busy);
+      ns[static_cast<std::size_t>(rung_named(line.rung))] += share * static_cast<double>(kind.ns);
+    }
+    total += static_cast<double>(kind.ns);
+  }
+  std::vector<std::pair<std::string, double>> out;
+  for (std::size_t i = 0; i < ns.size(); ++i) {
+    if (ns[i] > 0) out.emplace_back(to_string(static_cast<Rung>(i)), ns[i] / total);
+  }
+  if (out.empty()) out.emplace_back(to_string(Rung::roofline), 1.0);
+  return out;
 }
 
 }  // namespace
@@ -62,10 +98,11 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   const CostModelExecutor::Usage& usage = executor.usage();
   result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill_ns},
-                        {"mixed steps", usage.mixed_ns},
-                        {"decode steps", usage.decode_ns}};
-  result.device_busy_ns = usage.prefill_ns + usage.mixed_ns + usage.decode_ns;
+  result.device_time = {{"prefill steps", usage.prefill.ns},
+                        {"mixed steps", usage.mixed.ns},
+                        {"decode steps", usage.decode.ns}};
+  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.price_sources = price_sources(pricer, usage);
   result.pools.front().name = scenario.pool.name;
   result.pools.front().gpus_per_instance = scenario.pool.instance.plan.gpus();
   result.pools.front().kv_block_size = config.block_size;
