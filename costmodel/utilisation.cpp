@@ -152,9 +152,15 @@ UtilisationCurve blend(const std::vector<std::pair<const UtilisationCurve*, doub
   axis.erase(std::unique(axis.begin(), axis.end()), axis.end());
   std::vector<UtilisationPoint> points;
   for (const double x : axis) {
-    double log_mean = 0;
-    for (const auto& [curve, weight] : curves) log_mean += weight * det_log(curve->at(x));
-    points.push_back({x, det_exp(log_mean)});
+    double log_mean = 0, least = curves.front().first->at(x), most = least;
+    for (const auto& [curve, weight] : curves) {
+      const double u = curve->at(x);
+      log_mean += weight * det_log(u);
+      least = std::min(least, u);
+      most = std::max(most, u);
+    }
+    // A plane through neighbours on one side would run away: never beyond what one of them was seen to reach.
+    points.push_back({x, std::clamp(det_exp(log_mean), least, most)});
   }
   return UtilisationCurve(points);
 }

@@ -135,7 +135,9 @@ def neighbour_weights(points, query):
 def blended(shapes, keys, query, m):
     weights = neighbour_weights([(math.log(n), math.log(k)) for n, k in keys],
                                 (math.log(query[0]), math.log(query[1])))
-    return math.exp(sum(w * math.log(log_interpolate(shapes[keys[i]], m)) for i, w in weights))
+    values = [log_interpolate(shapes[keys[i]], m) for i, _ in weights]
+    mean = math.exp(sum(w * math.log(v) for (_, w), v in zip(weights, values)))
+    return min(max(mean, min(values)), max(values))
 
 
 def gemm_errors(shapes):

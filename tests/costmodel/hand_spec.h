@@ -56,6 +56,10 @@ inline EngineProfile engine() {
   e.host.launch_graph = us(300);
   e.host.launch_piece = us(50);
   e.host.launch_kernel = us(5);
+  e.host.launch_experts = us(40);
+  e.host.launch_collective = us(20);
+  e.host.stream_gap = us(1);
+  e.host.prepare_per_sequence_v1 = us(6);
   e.host.copy = us(100);
   e.host.update_base = us(70);
   e.host.update_per_sequence = us(5);

@@ -1,0 +1,198 @@
+// Tables of kernel timings: interpolation keeps what was measured, wrong files are located, committed tables
+// stay within physics.
+#include "costmodel/kernel_set.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "base/det_math.h"
+#include "base/files.h"
+#include "catch.h"
+#include "costmodel/op_query.h"
+
+using namespace orrery;
+namespace fs = std::filesystem;
+
+namespace {
+
+HardwareProfile part(const std::string& name) {
+  auto loaded = load_hardware(name);
+  REQUIRE(loaded.ok());
+  return std::move(loaded).value();
+}
+
+std::shared_ptr<const KernelSet> committed(const HardwareProfile& hardware) {
+  auto set = KernelSet::load(hardware, "vllm-0.24");
+  if (!set.ok()) INFO(to_string(set.errors()));
+  REQUIRE(set.ok());
+  return *set;
+}
+
+// A data directory of its own, with one table in it.
+class TableFolder {
+ public:
+  explicit TableFolder(const std::string& csv) : root_(fs::temp_directory_path() / "orrery_kernel_set_test") {
+    const fs::path folder = root_ / "hardware_profiles/tables/h200/mine";
+    fs::remove_all(root_);
+    fs::create_directories(folder);
+    std::ofstream(folder / "table.yaml")
+        << "hardware: h200\nkernels: mine\nkind: measured\nsource: \"a test\"\n";
+    std::ofstream(folder / "gemm.csv") << csv;
+    setenv("ORRERY_DATA_DIR", root_.c_str(), 1);
+  }
+  ~TableFolder() {
+    unsetenv("ORRERY_DATA_DIR");
+    fs::remove_all(root_);
+  }
+
+ private:
+  fs::path root_;
+};
+
+OpPrice price(const OpQuery& query, const HardwareProfile& hardware, std::shared_ptr<const KernelSet> set) {
+  const auto roofline = Roofline::create(hardware, std::move(set));
+  REQUIRE(roofline.ok());
+  const auto priced = price_operator(query, *roofline);
+  REQUIRE(priced.ok());
+  return *priced;
+}
+
+}  // namespace
+
+TEST_CASE("a curve keeps its points, is a power law between and flat beyond") {
+  const UtilisationCurve curve({{1, 0.1}, {4, 0.4}, {64, 0.8}});
+  CHECK(curve.at(1) == Approx(0.1));
+  CHECK(curve.at(4) == Approx(0.4));
+  CHECK(curve.at(2) == Approx(0.2));  // proportional between 1 and 4: constant time stays constant
+  CHECK(curve.at(16) == Approx(0.4 * 1.41421356));
+  CHECK(curve.at(0.5) == Approx(0.1));
+  CHECK(curve.at(1000) == Approx(0.8));
+  CHECK(curve.hit(4) == Hit::exact);
+  CHECK(curve.hit(5) == Hit::interpolated);
+  CHECK(curve.hit(65) == Hit::extrapolated);
+}
+
+TEST_CASE("neighbours' weights sum to one, keep a plane and give an exact match everything") {
+  std::vector<LogShape> grid;
+  for (int i = 0; i < 5; ++i) {
+    for (int j = 0; j < 5; ++j) grid.push_back({i * 0.7, j * 0.7});
+  }
+  const auto exact = neighbour_weights(grid, {1.4, 2.1});
+  REQUIRE(exact.size() == 1);
+  CHECK(grid[exact[0].first][0] == Approx(1.4));
+  const LogShape query{1.05, 1.75};
+  double sum = 0, plane = 0;
+  for (const auto& [index, weight] : neighbour_weights(grid, query)) {
+    sum += weight;
+    plane += weight * (0.3 + 0.5 * grid[index][0] - 0.2 * grid[index][1]);
+  }
+  CHECK(sum == Approx(1));
+  CHECK(plane == Approx(0.3 + 0.5 * query[0] - 0.2 * query[1]).margin(0.01));
+}
+
+TEST_CASE("a dense grid is bilinear, exact on its lattice, and can be made monotone") {
+  const auto law = [](double x, double y) { return 3 + 2 * x + 5 * y + 0.5 * x * y; };
+  const DenseGrid grid(6, 10, law);
+  for (const double x : {1.0, 1.125, 3.0, 17.3, 64.0}) {
+    for (const double y : {1.0, 2.5, 100.0, 777.7, 1024.0}) CHECK(grid.at(x, y) == Approx(law(x, y)));
+  }
+  CHECK(grid.at(1e9, 1e9) == Approx(law(64, 1024)));
+  CHECK(grid.at(0, 0) == Approx(law(1, 1)));
+  DenseGrid noisy(6, 10,
+                  [](double x, double y) { return x * y * (static_cast<int>(y) % 2 == 0 ? 0.5 : 1.0); });
+  noisy.make_monotone();
+  for (double y = 1; y < 1000; y *= 1.1) CHECK(noisy.at(8, y * 1.1) >= noisy.at(8, y));
+}
+
+TEST_CASE("a timed sample is priced as it was measured, and the rung says so") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder(
+      "dtype,m,n,k,us,spread,kernel\nbf16,64,6144,4096,17.79,0.001,cublaslt\nbf16,128,6144,4096,18.05,0.001,"
+      "cublaslt\n");
+  auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  OpQuery query;
+  query.op = "gemm";
+  query.n = 6144;
+  query.k = 4096;
+  query.m = 64;
+  const OpPrice exact = price(query, h200, *set);
+  CHECK(exact.ns == 17790);
+  CHECK(exact.rung == "measured");
+  CHECK(exact.hit == "exact");
+  query.m = 90;
+  const OpPrice between = price(query, h200, *set);
+  CHECK(between.ns > 17790);
+  CHECK(between.ns < 18050);
+  CHECK(between.hit == "interpolated");
+  query.m = 4096;
+  CHECK(price(query, h200, *set).hit == "extrapolated");
+}
+
+TEST_CASE("wrong tables are located errors") {
+  const HardwareProfile h200 = part("h200");
+  const auto message = [&](const std::string& csv) {
+    const TableFolder folder(csv);
+    const auto set = KernelSet::load(h200, "mine");
+    REQUIRE_FALSE(set.ok());
+    return to_string(set.errors());
+  };
+  CHECK(message("dtype,m,n,k,us,spread,kernel\nbf16,64,6144,4096,-1,0,x\n").find("gemm.csv:2") !=
+        std::string::npos);
+  CHECK(message("dtype,m,n,k,us,spread,kernel\nbf16,64,6144\n").find("3 cells, the header 7") !=
+        std::string::npos);
+  CHECK(message("dtype,n,k,kernel,1,64\nbf16,6144,4096,x,0.5,7\n").find("below 4") != std::string::npos);
+  CHECK(message("").find("gemm.csv") != std::string::npos);
+  const TableFolder folder("dtype,n,k,kernel,1\nbf16,6144,4096,x,0.5\n");
+  const auto unknown = KernelSet::load(h200, "mime");
+  REQUIRE_FALSE(unknown.ok());
+  CHECK(to_string(unknown.errors()).find("did you mean \"mine\"") != std::string::npos);
+}
+
+TEST_CASE("no committed table claims more than the data sheet") {
+  for (const char* name : {"h200", "h100", "l40s"}) {
+    const HardwareProfile hardware = part(name);
+    const auto set = committed(hardware);
+    CHECK(set->points("gemm") > 1000);
+    CHECK(set->points("attention_decode") > 1000);
+    const PartRates rates = PartRates::of(hardware);
+    for (const std::int64_t n : {512, 1024, 4096, 6144, 11008, 24576, 151936}) {
+      for (const std::int64_t k : {1024, 4096, 12288, 28672}) {
+        const auto fitted = set->gemm("bf16", n, k);
+        REQUIRE(fitted);
+        for (double m = 1; m < 40000; m *= 1.7) {
+          const double bound =
+              gemm_bound_ns(rates, "bf16", m, static_cast<double>(n), static_cast<double>(k));
+          INFO(name << " " << m << " " << n << " " << k);
+          CHECK(fitted->curve.at(m) <= 1.0);
+          CHECK(fitted->curve.at(m) * 1e6 > bound * 1e-3);  // and no kernel takes a thousand times a
+                                                            // millisecond
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("decode attention never gets shorter with more keys or more sequences") {
+  const HardwareProfile h200 = part("h200");
+  const auto set = committed(h200);
+  OpQuery query;
+  query.op = "attention_decode";
+  query.head_dim = 128;
+  for (const auto& [heads, kv_heads] :
+       {std::pair{32, 8}, std::pair{32, 4}, std::pair{40, 8}, std::pair{28, 4}}) {
+    query.heads = heads;
+    query.kv_heads = kv_heads;
+    for (const std::int32_t batch : {1, 3, 16, 100, 256}) {
+      query.batch = batch;
+      std::int64_t before = 0;
+      for (std::int64_t context = 16; context < 100000; context = context * 3 / 2) {
+        query.context_sum = context * batch;
+        const std::int64_t ns = price(query, h200, set).ns;
+        CHECK(ns >= before);
+        before = ns;
+      }
+    }
+  }
+}
