@@ -127,7 +127,7 @@ class InstanceReader {
     bool dense = false, sparse = false;
     for (const LayerKind& kind : m.layer_kinds) (kind.moe ? sparse : dense) = true;
     if (dense) check_width(m.intermediate, "MLP width");
-    if (sparse) check_width(m.expert_intermediate, "expert width");
+    if (sparse) check_experts();
     if (m.quantization != Quantization::fp8_block) return;
     const auto check_blocks = [&](std::int64_t width, const std::string& what) {
       if (width % tp == 0 && (width / tp) % m.quantization_block != 0) {
@@ -137,7 +137,17 @@ class InstanceReader {
       }
     };
     if (dense) check_blocks(m.intermediate, "MLP width");
-    if (sparse) check_blocks(m.expert_intermediate, "expert width");
+    if (sparse && spec_.plan.ep == 1) check_blocks(m.expert_intermediate, "expert width");
+  }
+
+  void check_experts() {
+    const ModelSpec& m = spec_.model;
+    const std::int64_t ep = spec_.plan.ep;
+    if (ep == 1) return check_width(m.expert_intermediate, "expert width");
+    if (m.experts % ep != 0) {
+      fail_tp("number of experts (" + std::to_string(m.experts) +
+              ") is not divisible by ep = " + std::to_string(ep));
+    }
   }
 
   // A type without a matrix rate has no price on this part.

@@ -88,7 +88,8 @@ struct WeightFormat {
 struct OpSpec {
   std::int64_t n = 0, k = 0;  // features out, in
   WeightFormat format;
-  std::int64_t experts = 0, experts_per_token = 0;
+  std::int64_t experts = 0, experts_per_token = 0;  // of the model
+  std::int64_t expert_ranks = 1;  // expert-parallel width: this GPU holds experts ÷ expert_ranks
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::int64_t window = 0;  // 0 = full attention
   double kv_bytes = 2;      // per element of the KV cache

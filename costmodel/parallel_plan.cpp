@@ -20,7 +20,12 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
       node.optional(key).fail(std::string(what) + " is not priced by this version of Orrery; use 1");
   };
   refuse("pp", p.pp, "pipeline parallelism");
-  refuse("ep", p.ep, "expert parallelism");
+  // Inside a tensor-parallel group: every rank sees every token, runs its own experts, and an all-reduce adds
+  // up.
+  if (p.ep != 1 && p.ep != p.tp) {
+    node.optional("ep").fail("must be 1 or tp = " + std::to_string(p.tp) +
+                             "; other widths of expert parallelism are not priced by this version of Orrery");
+  }
   refuse("dp", p.dp, "attention data parallelism");
   refuse("cp", p.cp, "context parallelism");
   return p;

@@ -18,7 +18,7 @@ struct ParallelPlan {
 };
 
 // Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price
-// yet (pp, dp, cp, ep > 1 until the issue that builds them) are refused by name.
+// yet (pp, dp, cp above 1, ep other than 1 or tp) are refused by name.
 ParallelPlan read_parallel_plan(const Yaml& node);
 
 }  // namespace orrery

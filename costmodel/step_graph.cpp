@@ -47,7 +47,12 @@ class GraphBuilder {
     }
     for (const LayerKind& kind : model_.layer_kinds) {
       if (!kind.moe) check_divides(model_.intermediate, "MLP width");
-      if (kind.moe) check_divides(model_.expert_intermediate, "expert width");
+      if (kind.moe) check_divides(model_.expert_intermediate * spec_.plan.ep, "expert width");
+      if (kind.moe && model_.experts % spec_.plan.ep != 0) {
+        fail("number of experts (" + std::to_string(model_.experts) +
+                 ") is not divisible by ep = " + std::to_string(spec_.plan.ep),
+             "parallel.ep");
+      }
     }
     const DType attention = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
     if (!roofline_.has_math(attention)) {
@@ -189,7 +194,9 @@ class GraphBuilder {
 
   void add_experts(const LayerKind& kind) {
     const std::int64_t l = kind.count;
-    const std::int64_t inner = model_.expert_intermediate / tp_;
+    const std::int64_t ep = spec_.plan.ep;  // inside the tensor-parallel group: its ranks share out the
+                                            // experts
+    const std::int64_t inner = model_.expert_intermediate * ep / tp_;
     const WeightFormat up = format(kind.weights, "experts.gate_up");
     const WeightFormat down = format(kind.weights, "experts.down");
     add("post_norm", "add_rms_norm", width(model_.hidden), l);
@@ -202,6 +209,7 @@ class GraphBuilder {
     OpSpec expert = width(0);
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
+    expert.expert_ranks = ep;
     add("topk", "topk", expert, l);
     if (add_fused_experts(expert, up, inner, l)) return;
     add("moe_align", "moe_align", expert, l);

@@ -13,7 +13,9 @@ namespace orrery {
 // What a step calls the rows of an operator.
 inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
   const std::int64_t rows = spec.depends_on == DependsOn::rows ? input.rows : input.tokens;
-  return spec.expert_rows ? rows * spec.experts_per_token : rows;
+  if (!spec.expert_rows) return rows;
+  return (rows * spec.experts_per_token + spec.expert_ranks - 1) / spec.expert_ranks;  // its share, on
+                                                                                       // average
 }
 
 // Puts a table's time in place of the roofline's. `op` and `format` name the table's error.

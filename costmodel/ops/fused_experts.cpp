@@ -19,9 +19,11 @@ class FusedExpertsOperator : public Operator {
 
   OpCost cost(const StepInput& input) const override {
     const double tokens = static_cast<double>(input.tokens);
-    const double rows = tokens * static_cast<double>(spec_.experts_per_token);
+    const double ranks = static_cast<double>(spec_.expert_ranks);
+    const double rows = tokens * static_cast<double>(spec_.experts_per_token) / ranks;
     const double distinct = expected_distinct_experts(static_cast<double>(spec_.experts),
-                                                      static_cast<double>(spec_.experts_per_token), tokens);
+                                                      static_cast<double>(spec_.experts_per_token), tokens) /
+                            ranks;
     const double n = static_cast<double>(spec_.n), k = static_cast<double>(spec_.k);
     OpCost cost;
     cost.flops = 6 * rows * n * k;

@@ -60,9 +60,11 @@ class GroupedGemmOperator : public Operator {
   GroupedRows rows(const StepInput& input) const {
     const double tokens = static_cast<double>(input.tokens);
     GroupedRows r;
-    r.rows = tokens * static_cast<double>(spec_.experts_per_token);
+    const double ranks = static_cast<double>(spec_.expert_ranks);
+    r.rows = tokens * static_cast<double>(spec_.experts_per_token) / ranks;
     r.distinct = expected_distinct_experts(static_cast<double>(spec_.experts),
-                                           static_cast<double>(spec_.experts_per_token), tokens);
+                                           static_cast<double>(spec_.experts_per_token), tokens) /
+                 ranks;
     r.block_rows = moe_block_rows(input.tokens);
     r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
     return r;
