@@ -4,17 +4,20 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
+#include "calibrate/timer.h"
 #include "kernels/device.h"
 #include "kernels/kernel_case.h"
 
 namespace orrery::calibrate {
 
-enum class CheckState : std::uint8_t { passed, failed, skipped };
+// left_out: there was no time for it.
+enum class CheckState : std::uint8_t { passed, failed, skipped, left_out };
 const char* to_string(CheckState state);
 
 struct CheckOutcome {
@@ -34,29 +37,53 @@ struct CheckTarget {
   bool simulator = false;
 };
 
+// What became of one operator, told when the last of its cases has ended.
+struct OperatorSummary {
+  std::string op;
+  std::size_t passed = 0, failed = 0, skipped = 0, left_out = 0;
+  double worst = 0;  // error over tolerance, of finite ones
+  bool guards_intact = true;
+  double seconds = 0;
+};
+
 struct CheckOptions {
   std::vector<std::string> ops;  // empty = all
   double most_work = 0;          // flops + bytes of a case; larger ones are skipped; 0 = no bound
+  // Of `seconds`; operators share what is left of it, each begins with its cheapest cases.
+  double deadline = std::numeric_limits<double>::infinity();
+  std::function<double()> seconds = [] { return WallTimer().seconds(); };
   std::function<bool()> interrupted = [] { return false; };
+  std::function<void(const CheckOutcome&)> begin = [](const CheckOutcome&) {};  // op, shape and fill are
+                                                                                // known
   std::function<void(const CheckOutcome&)> report = [](const CheckOutcome&) {};
+  std::function<void(const OperatorSummary&)> operator_done = [](const OperatorSummary&) {};
 };
 
 struct CheckSummary {
   std::vector<CheckOutcome> outcomes;
-  std::size_t passed = 0, failed = 0, skipped = 0;
+  std::size_t passed = 0, failed = 0, skipped = 0, left_out = 0;
   bool interrupted = false;
   // Operators whose factory refused every shape: a check that checks nothing does not pass.
   std::vector<std::string> unchecked;
   // Operators that this machine cannot run: a library or a second device is missing.
   std::vector<std::string> unavailable;
-  bool good() const { return failed == 0 && passed > 0 && unchecked.empty() && !interrupted; }
+  // A check that was cut short by its budget is good as far as it went.
+  bool good() const { return failed == 0 && passed + left_out > 0 && unchecked.empty() && !interrupted; }
+  void add(const CheckOutcome& o);
 };
 
 CheckSummary run_checks(std::span<const kernels::CaseEntry> entries, const CheckTarget& target,
                         const CheckOptions& options);
 
-std::string outcome_text(const CheckOutcome& o);  // one line
+OperatorSummary summarise(const std::string& op, const std::vector<CheckOutcome>& outcomes);
+// Notes an operator of which no case ran as unchecked, unavailable or, where there was no time, neither.
+void note_unchecked(const std::string& op, const std::vector<CheckOutcome>& outcomes, CheckSummary& s);
+
+std::string outcome_text(const CheckOutcome& o);      // one line
+std::string operator_text(const OperatorSummary& o);  // one line
 std::string summary_text(const CheckSummary& s);
+Json outcome_json(const CheckOutcome& o);
+bool parse_outcome(const Json& json, CheckOutcome& o);  // false when it is not one
 Json check_json(const CheckSummary& s, const std::string& where);
 
 }  // namespace orrery::calibrate

@@ -182,11 +182,11 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
   s.seed = 7;
   if (op == "gemm")
     add_gemm(out, s);
-  else if (op == "grouped_gemm")
+  else if (op.starts_with("grouped_gemm"))
     add_grouped(out, s);
   else if (op == "attention_decode")
     add_decode(out, s);
-  else if (op == "attention_prefill")
+  else if (op.starts_with("attention_prefill"))
     add_prefill(out, s);
   else if (is_collective(op) || is_probe(op))
     add_bytes(out, s);

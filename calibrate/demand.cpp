@@ -28,6 +28,8 @@ constexpr std::array<const char*, 3> dense_variants{"fp8-block", "fp8-tensor", "
 // Steps in which a row count is typical: decodes of this context up to so many rows, prompts above.
 constexpr std::int64_t decode_rows_limit = 512, typical_context = 1024, typical_prompt = 2048;
 constexpr std::int64_t most_sampled_rows = 1024;
+// Of a prefill, over its sequences: engines cut longer prompts into chunks.
+constexpr std::int64_t most_new_tokens = 16384, most_prefill_context = 65536;
 constexpr std::int64_t most_cached_tokens = 1 << 20;  // what the pool of a model on one part holds
 
 // How often a serving system meets a length or a batch, beside the commonest: an octave off the usual range
@@ -39,7 +41,7 @@ double typicality(std::int64_t value, std::int64_t low, std::int64_t high) {
   return weight;
 }
 // Seconds each, so not before the operators are covered.
-constexpr int probe_level = 2;
+constexpr int probe_level = 1;
 constexpr std::array<const char*, 4> probe_names{"bandwidth", "host_copies", "launches", "sustained"};
 constexpr double memory_share = 0.3;  // of the device, for one set of operands
 
@@ -284,7 +286,7 @@ class Collector {
         for (std::size_t q = 0; q < prefill_sequences.size(); ++q) {
           const std::int64_t fresh = prefill_tokens[t], context = prefill_contexts[c];
           const std::int64_t count = prefill_sequences[q];
-          if (count * fresh > 32768 || count * context > 131072) continue;
+          if (count * fresh > most_new_tokens || count * context > most_prefill_context) continue;
           const std::vector<PrefillChunk> chunks(static_cast<std::size_t>(count),
                                                  {static_cast<std::int32_t>(fresh), context});
           s.sequences.assign(chunks.size(), {fresh, context});

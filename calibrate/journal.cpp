@@ -80,6 +80,8 @@ Measurement read_measurement(Line& line) {
     m.samples = static_cast<std::int64_t>(line.whole("samples"));
     if (!(m.us > 0)) line.fail("us", "must be positive");
   }
+  if (line.has("prepare_ms")) m.prepare_ms = line.number("prepare_ms");
+  if (line.has("run_ms")) m.run_ms = line.number("run_ms");
   m.telemetry = line.has("sm_mhz");
   if (!m.telemetry) return m;
   m.sm_mhz = line.number("sm_mhz");
@@ -183,6 +185,10 @@ Json measurement_json(const Measurement& m) {
     line["samples"] = m.samples;
   }
   if (!m.why.empty()) line["why"] = m.why;
+  if (m.run_ms > 0) {
+    line["prepare_ms"] = std::round(10 * m.prepare_ms) / 10;
+    line["run_ms"] = std::round(10 * m.run_ms) / 10;
+  }
   if (!m.telemetry) return line;
   line["sm_mhz"] = m.sm_mhz;
   line["memory_mhz"] = m.memory_mhz;

@@ -12,8 +12,11 @@ namespace {
 
 constexpr int most_sets = 256;      // small weights: a graph of 256 launches still captures in a millisecond
 constexpr int most_launches = 512;  // per graph
-constexpr int warm_up_replays = 3;
+constexpr int warm_up_replays = 2;
 constexpr int first_replays = 20;  // the first look; each further look doubles what is there
+// Of replays longer than this, fewer: events and clocks disturb them less.
+constexpr double long_replay_ns = 1.5e6;
+constexpr int first_long_replays = 10;
 
 // Prepared operands are given back whatever happens in between.
 class Prepared {
@@ -31,6 +34,7 @@ struct Replay {
   kernels::Device& device;
   std::function<void(int, kernels::Stream)> body;
   int launches = 1;
+  double expected_ns = 0;  // of a replay, from the warm-up
 };
 
 // Launches a graph holds: every set once, and enough of them that a replay is long beside the events' grain.
@@ -55,7 +59,7 @@ void note_telemetry(const kernels::Telemetry& t, Measurement& m) {
 bool sample(const Replay& replay, Timer& timer, const MeasureOptions& options, Measurement& m) {
   std::vector<double> ns;
   const double started = timer.seconds();
-  int batch = first_replays;
+  int batch = replay.expected_ns > long_replay_ns ? first_long_replays : first_replays;
   for (;;) {
     if (!replay.device.time(replay.body, replay.launches, batch, ns, m.why)) return false;
     if (ns.empty()) {
@@ -84,6 +88,7 @@ bool sample(const Replay& replay, Timer& timer, const MeasureOptions& options, M
   }
 }
 
+// Telemetry is read once, after the replays: a reading takes the driver milliseconds.
 // One attempt: warm-up, a first estimate, the replays. True when it may stand, i.e. nothing was throttled.
 bool attempt(const Replay& warm, int sets, Timer& timer, const MeasureOptions& options, Measurement& m) {
   std::vector<double> first;
@@ -94,14 +99,12 @@ bool attempt(const Replay& warm, int sets, Timer& timer, const MeasureOptions& o
     return true;
   }
   const double estimate = *std::min_element(first.begin(), first.end());
-  const kernels::Telemetry before = warm.device.telemetry();
-  const Replay replay{warm.device, warm.body, launches_for(estimate, sets, options.graph_us)};
+  const int launches = launches_for(estimate, sets, options.graph_us);
+  const Replay replay{warm.device, warm.body, launches, estimate * launches};
   if (!sample(replay, timer, options, m)) return true;
   const kernels::Telemetry after = warm.device.telemetry();
   note_telemetry(after, m);
-  if (!(before.valid && before.throttled) && !(after.valid && after.throttled)) return true;
-  m.throttle_reasons = before.throttle_reasons | after.throttle_reasons;
-  return false;
+  return !(after.valid && after.throttled);
 }
 
 Measurement believed(Measurement m, double least_us) {
@@ -136,11 +139,26 @@ int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::
   return static_cast<int>(std::clamp(std::min(wanted, fitting), 1.0, double{most_sets}));
 }
 
+namespace {
+
+// Operands and a first launch outside a graph: an error then has the launch's name, and what is loaded lazily
+// is loaded. False with m's state and reason.
+bool prepare(kernels::KernelCase& kernel, int sets, kernels::Device& device, Arena& arena, Measurement& m) {
+  m.state = PointState::unsupported;
+  if (!kernel.prepare(arena, sets, m.why)) return false;
+  m.kernel = kernel.kernel();  // libraries choose when they know the device
+  m.state = PointState::failed;
+  return device.run([&](kernels::Stream stream) { kernel.launch(0, stream); }, m.why);
+}
+
+}  // namespace
+
 Measurement measure(const Point& point, kernels::Device& device, Arena& arena, Timer& timer,
                     const MakeCase& make, const MeasureOptions& options) {
   Measurement m;
   m.table = point.table;
   m.shape = point.shape;
+  const double begun = timer.seconds();
   const auto kernel = make(point.spec, m.why);
   if (kernel == nullptr) {
     m.state = PointState::unsupported;
@@ -149,17 +167,17 @@ Measurement measure(const Point& point, kernels::Device& device, Arena& arena, T
   m.kernel = kernel->kernel();
   const Prepared prepared(arena);
   const int sets = operand_sets(point.spec, kernel->bytes_per_set(), device.info().l2_bytes, arena.size());
-  if (!kernel->prepare(arena, sets, m.why)) {
-    m.state = PointState::unsupported;
-    return m;
-  }
-  m.kernel = kernel->kernel();  // libraries choose when they know the device
-  // Outside a graph first: an error then has the launch's name, and what is loaded lazily is loaded.
-  if (!device.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, m.why)) return m;
+  if (!prepare(*kernel, sets, device, arena, m)) return m;
+  const double ready = timer.seconds();
+  m.prepare_ms = 1e3 * (ready - begun);
   const Replay replay{device, [&](int i, kernels::Stream stream) { kernel->launch(i % sets, stream); }, sets};
-  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
-  timer.pause(std::min(options.retry_pause_s, std::max(0.0, options.deadline - timer.seconds())));
-  if (attempt(replay, sets, timer, options, m)) return believed(m, options.least_us(point.spec));
+  bool stands = attempt(replay, sets, timer, options, m);
+  if (!stands) {
+    timer.pause(std::min(options.retry_pause_s, std::max(0.0, options.deadline - timer.seconds())));
+    stands = attempt(replay, sets, timer, options, m);
+  }
+  m.run_ms = 1e3 * (timer.seconds() - ready);
+  if (stands) return believed(m, options.least_us(point.spec));
   m.state = PointState::rejected;
   m.why = "throttled in two attempts (reasons " + std::to_string(m.throttle_reasons) + ")";
   return m;

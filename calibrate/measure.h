@@ -29,9 +29,10 @@ struct Measurement {
   PointState state = PointState::failed;
   double us = 0, spread = 0;  // median of one launch; relative half-width of its 95 % interval
   std::int64_t samples = 0;
-  double value = 0;  // of a probe, in its unit; us and spread are then 0
-  std::string unit;  // empty: a timing
-  std::string why;   // of everything but ok
+  double prepare_ms = 0, run_ms = 0;  // what the point took: operands and choice of an algorithm; replays
+  double value = 0;                   // of a probe, in its unit; us and spread are then 0
+  std::string unit;                   // empty: a timing
+  std::string why;                    // of everything but ok
   bool telemetry = false;
   double sm_mhz = 0, memory_mhz = 0, power_w = 0, temperature_c = 0;  // after the replays
   std::uint64_t throttle_reasons = 0;
@@ -40,10 +41,10 @@ struct Measurement {
 
 struct MeasureOptions {
   double target_spread = 0.01;
-  double cap_s = 0.35;                                        // replays of a point end here, converged or not
+  double cap_s = 0.12;                                        // replays of a point end here, converged or not
   std::int64_t max_samples = 600;                             // and here
   double deadline = std::numeric_limits<double>::infinity();  // of the session, on its timer
-  double retry_pause_s = 1.0;                                 // before a throttled point is tried once more
+  double retry_pause_s = 0.5;                                 // before a throttled point is tried once more
   // Microseconds below which a figure is not believed: an empty graph, a launch that was refused.
   std::function<double(const kernels::CaseSpec&)> least_us = [](const kernels::CaseSpec&) { return 0.0; };
   double graph_us = 400;  // aimed-at length of one replay: short graphs drown in event resolution

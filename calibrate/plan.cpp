@@ -5,6 +5,8 @@
 #include <map>
 
 #include "base/text.h"
+#include "calibrate/bound.h"
+#include "calibrate/routing.h"
 
 namespace orrery::calibrate {
 
@@ -67,9 +69,69 @@ void take_turns(std::map<std::string, Queue>& queues, std::vector<Point>& out) {
   }
 }
 
+// Operators without a point in round 0 get their coarsest ones there.
+void lift_coarsest(Demand& demand) {
+  std::map<std::string, int> first;
+  for (const auto& [key, point] : demand.points) {
+    const auto [at, is_new] = first.emplace(point.spec.op, point.round);
+    if (!is_new) at->second = std::min(at->second, point.round);
+  }
+  std::map<std::string, std::string> family;  // of those points, the one with the largest share
+  for (const auto& [key, point] : demand.points) {
+    if (point.round != first[point.spec.op]) continue;
+    const auto [at, is_new] = family.emplace(point.spec.op, demand.family_of[key]);
+    if (!is_new && demand.families[demand.family_of[key]].share > demand.families[at->second].share)
+      at->second = demand.family_of[key];
+  }
+  for (auto& [key, point] : demand.points) {
+    const int round = first[point.spec.op];
+    if (round > 0 && point.table != "probes" && point.round == round &&
+        demand.family_of[key] == family[point.spec.op])
+      point.round = 0;
+  }
+}
+
+// Which of the grids that round 1 begins with a point belongs to; negative: to none.
+int grid_of(const Point& p, bool focus) {
+  if (p.table == "probes") return 0;
+  if (!focus) return -1;
+  if (p.table == "gemm") return 1;
+  if (p.table == "attention_decode") return 2;
+  if (p.table == "attention_prefill") return 3;
+  if (p.table == "grouped_gemm") {
+    std::int64_t rows = 0;
+    for (const std::int64_t each : p.spec.rows) rows += each;
+    const bool routed = p.spec.top_k > 0 && p.spec.rows == expert_rows(RowPattern::routed, p.spec.experts,
+                                                                       p.spec.top_k, rows / p.spec.top_k);
+    return routed ? 4 : -1;
+  }
+  return p.table == "elementwise" ? 5 : -1;
+}
+
+// Grid by grid, coarse to fine, by share.
+void take_grids(std::vector<std::pair<int, Point>> grids, std::vector<Point>& out) {
+  std::sort(grids.begin(), grids.end(), [](const auto& a, const auto& b) {
+    if (a.first != b.first) return a.first < b.first;
+    if (a.second.round != b.second.round) return a.second.round < b.second.round;
+    return a.second.share != b.second.share ? a.second.share > b.second.share
+                                            : a.second.key() < b.second.key();
+  });
+  for (auto& [grid, point] : grids) {
+    point.round = 1;
+    out.push_back(std::move(point));
+  }
+}
+
 bool wanted(const Point& p, const std::vector<std::string>& ops) {
   return ops.empty() || std::find(ops.begin(), ops.end(), p.spec.op) != ops.end() ||
          std::find(ops.begin(), ops.end(), p.table) != ops.end();
+}
+
+constexpr double longest_us = 6000;
+
+bool too_long(const Point& p, const HardwareProfile& hardware) {
+  const auto least = least_us(p.spec, hardware);
+  return least.ok() && *least > longest_us;
 }
 
 // `--ops` with a name that nothing has is a slip, not an empty plan.
@@ -110,13 +172,23 @@ std::vector<Point> order_points(Demand demand) {
       starts[families[i].second] =
           starting_round(i, first_of(kind), demand.families[families[i].second].focus);
   }
+  for (auto& [key, point] : demand.points) point.round += starts[demand.family_of[key]];
+  lift_coarsest(demand);
   std::map<int, std::map<std::string, Queue>> rounds;
+  std::vector<std::pair<int, Point>> grids;  // with what they belong to
   for (auto& [key, point] : demand.points) {
-    point.round += starts[demand.family_of[key]];
-    rounds[point.round][turn_of(point)].points.push_back(point);
+    const int grid = point.round == 0 ? -1 : grid_of(point, demand.families[demand.family_of[key]].focus);
+    if (grid >= 0)
+      grids.emplace_back(grid, point);
+    else
+      rounds[point.round][turn_of(point)].points.push_back(point);
   }
   std::vector<Point> out;
-  for (auto& [round, queues] : rounds) take_turns(queues, out);
+  take_turns(rounds[0], out);
+  take_grids(std::move(grids), out);
+  for (auto& [round, queues] : rounds) {
+    if (round > 0) take_turns(queues, out);
+  }
   return out;
 }
 
@@ -124,7 +196,8 @@ Result<std::vector<Point>> plan_points(const HardwareProfile& hardware, const Pl
   ORRERY_TRY(demand, collect_demand(hardware, options.demand));
   ORRERY_TRY_STATUS(check_ops(demand, options.ops));
   for (auto at = demand.points.begin(); at != demand.points.end();) {
-    at = wanted(at->second, options.ops) ? std::next(at) : demand.points.erase(at);
+    const bool kept = wanted(at->second, options.ops) && !too_long(at->second, hardware);
+    at = kept ? std::next(at) : demand.points.erase(at);
   }
   std::vector<Point> points = order_points(std::move(demand));
   if (options.max_points > 0 && points.size() > options.max_points) points.resize(options.max_points);

@@ -5,9 +5,14 @@
 // nothing near is known, so the list goes in rounds: round 0 takes the ends and the middle of every axis for
 // the shapes of the measured runs' models; each later round halves the gaps there, and adds further shapes
 // coarsely. A shape's first round grows with the logarithm of its rank by share: the tenth shape of an
-// operator tells less than the first, because utilisation carries over between shapes. Inside a round
+// operator tells less than the first, because utilisation carries over between shapes. Round 0 also takes the
+// coarsest points of operators that it would lack. Round 1 begins with the probes and then completes the
+// grids of the measured runs' models, the one after the other: GEMMs, decode, prefill, routed grouped GEMMs,
+// row-wise operators; each coarse to fine. Inside a round
 // operators take turns in proportion to their share, at least a few per cent each; an operator's own points
-// go by value. Equal values go by name, so the order is a function of the profiles alone.
+// go by value. Equal values go by name, so the order is a function of the profiles alone. What takes more
+// than 6 ms by its roofline is not planned: the same time buys dozens of points, and long kernels are the ones
+// that utilisation carries over to.
 #pragma once
 
 #include <string>

@@ -169,9 +169,22 @@ Result<std::vector<std::pair<std::int64_t, std::int64_t>>> parse_sequences(const
   return out;
 }
 
+namespace {
+
+// "attention_prefill_wgmma" is another kernel for the same operator.
+std::string operator_of(const std::string& op) {
+  for (const char* known : {"grouped_gemm", "attention_prefill"}) {
+    if (op.starts_with(known)) return known;
+  }
+  return op;
+}
+
+}  // namespace
+
 std::string table_of(const kernels::CaseSpec& s) {
-  if (s.op == "gemm" || s.op == "grouped_gemm" || s.op == "attention_prefill" || s.op == "attention_decode")
-    return s.op;
+  const std::string op = operator_of(s.op);
+  if (op == "gemm" || op == "grouped_gemm" || op == "attention_prefill" || op == "attention_decode")
+    return op;
   if (is_collective(s.op)) return "collectives";
   if (s.op == "copy") return "copy";
   return is_probe(s.op) ? "probes" : "elementwise";
@@ -179,9 +192,9 @@ std::string table_of(const kernels::CaseSpec& s) {
 
 std::string shape_of(const kernels::CaseSpec& s) {
   if (s.op == "gemm") return s.dtype + joined({s.m, s.n, s.k});
-  if (s.op == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
+  if (operator_of(s.op) == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
   const std::string heads = s.dtype + "," + s.kv_dtype + joined({s.heads, s.kv_heads, s.head_dim});
-  if (s.op == "attention_prefill") return heads + "," + sequences_text(s.sequences);
+  if (operator_of(s.op) == "attention_prefill") return heads + "," + sequences_text(s.sequences);
   if (s.op == "attention_decode") {
     std::int64_t sum = 0;
     for (const std::int64_t c : s.contexts) sum += c;

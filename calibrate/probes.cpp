@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t largest_working_set = std::int64_t{2} << 30;
 constexpr std::int64_t largest_host_copy = std::int64_t{256} << 20;
-constexpr double sustained_s = 6;
+constexpr double sustained_s = 4;
 
 double median_of(std::vector<double> values) {
   if (values.empty()) return 0;

@@ -34,7 +34,7 @@ struct SessionOptions {
   double drift_limit = 0.02;
   double warm_up_s = 1.0;  // of sustained work before the first point: clocks ramp up
   RunProbe probe;          // empty: this build has none
-  double probe_s = 15;     // a probe is begun only when so much time is left
+  double probe_s = 6;      // a probe is begun only when so much time is left
   std::function<bool()> interrupted = [] { return false; };
   std::function<void(std::size_t done, std::size_t total)> progress = [](std::size_t, std::size_t) {};
   std::function<void(const std::string&)> say = [](const std::string&) {};  // warnings, one line each

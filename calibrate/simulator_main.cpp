@@ -51,8 +51,12 @@ int main(int argc, char** argv) {
                                         return why.empty();
                                       },
                                       true};
-  const auto summary = calibrate::run_reported_checks(kernels::case_table(), target, options, true);
-  const Status written = calibrate::write_check(summary, where, out, "check_simulated_" + width);
+  const std::string name = "check_simulated_" + width;
+  auto log = calibrate::CheckLog::open(out, name, false);
+  if (!log.ok()) return fail(log.errors(), input_code);
+  log->quiet = true;
+  const auto summary = calibrate::run_logged_checks(kernels::case_table(), target, options, *log);
+  const Status written = calibrate::write_check(summary, where, out, name, *log);
   if (!written.ok()) return fail(written.errors(), input_code);
   std::printf("%s\n\n%s\n", where.c_str(), calibrate::summary_text(summary).c_str());
   return summary.good() ? 0 : failed_code;

@@ -70,6 +70,25 @@ Library& library() {
   return *found;
 }
 
+// A stream and two events; `end` is null when one of them is missing.
+struct Stopwatch {
+  cudaStream_t stream = nullptr;
+  cudaEvent_t begin = nullptr, end = nullptr;
+
+  Stopwatch() {
+    const bool fine = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+                      cudaEventCreate(&begin) == cudaSuccess;
+    if (!fine || cudaEventCreate(&end) != cudaSuccess) end = nullptr;
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() {
+    if (begin != nullptr) cudaEventDestroy(begin);
+    if (end != nullptr) cudaEventDestroy(end);
+    if (stream != nullptr) cudaStreamDestroy(stream);
+  }
+};
+
 class Plan final : public CublasLtGemm {
  public:
   Plan(Library& lt, const GemmShape& shape) : lt_(lt), shape_(shape) {}
@@ -106,7 +125,7 @@ class Plan final : public CublasLtGemm {
   }
 
   bool choose(const GemmOperands& trial, std::string& why) {
-    std::array<cublasLtMatmulHeuristicResult_t, 8> candidates{};
+    std::array<cublasLtMatmulHeuristicResult_t, 4> candidates{};
     int found = 0;
     cublasLtMatmulPreference_t preference = nullptr;
     const std::size_t workspace = cublaslt_workspace_bytes;
@@ -122,12 +141,17 @@ class Plan final : public CublasLtGemm {
       return false;
     }
     cudaDeviceSynchronize();  // fills of operands still under way would be timed too
+    const Stopwatch watch;
+    if (watch.end == nullptr) {
+      why = "no stream or events to time cuBLASLt's candidates with";
+      return false;
+    }
     float best = 0;
     int kept = -1;
     for (int i = 0; i < found; ++i) {
       if (candidates[static_cast<std::size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
       algorithm_ = candidates[static_cast<std::size_t>(i)].algo;
-      const float took = time_once(trial);
+      const float took = time_once(trial, watch);
       if (took > 0 && (kept < 0 || took < best)) {
         best = took;
         kept = i;
@@ -182,27 +206,22 @@ class Plan final : public CublasLtGemm {
            attribute(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, o.activation_scales);
   }
 
-  // Milliseconds of the fastest of five launches after one to warm up; negative when it fails.
-  float time_once(const GemmOperands& trial) {
-    cudaStream_t stream = nullptr;
-    cudaEvent_t begin = nullptr, end = nullptr;
-    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return -1;
+  // Milliseconds of the fastest of three launches after one to warm up, of one where it is long; negative
+  // when it fails.
+  float time_once(const GemmOperands& trial, const Stopwatch& watch) {
+    constexpr float long_ms = 0.5F;
     float best = -1;
-    if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess &&
-        launch(trial, stream)) {
-      for (int i = 0; i < 5; ++i) {
-        float took = 0;
-        cudaEventRecord(begin, stream);
-        const bool launched = launch(trial, stream);
-        cudaEventRecord(end, stream);
-        if (!launched || cudaStreamSynchronize(stream) != cudaSuccess) break;
-        if (cudaEventElapsedTime(&took, begin, end) == cudaSuccess && (best < 0 || took < best)) best = took;
-      }
+    if (!launch(trial, watch.stream)) return best;
+    for (int i = 0; i < 3 && best < long_ms; ++i) {
+      float took = 0;
+      cudaEventRecord(watch.begin, watch.stream);
+      const bool launched = launch(trial, watch.stream);
+      cudaEventRecord(watch.end, watch.stream);
+      if (!launched || cudaStreamSynchronize(watch.stream) != cudaSuccess) break;
+      if (cudaEventElapsedTime(&took, watch.begin, watch.end) != cudaSuccess) break;
+      if (best < 0 || took < best) best = took;
     }
-    cudaStreamSynchronize(stream);
-    if (begin != nullptr) cudaEventDestroy(begin);
-    if (end != nullptr) cudaEventDestroy(end);
-    cudaStreamDestroy(stream);
+    cudaStreamSynchronize(watch.stream);
     return best;
   }
 

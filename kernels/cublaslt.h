@@ -41,7 +41,7 @@ class CublasLtGemm {
   virtual ~CublasLtGemm() = default;
   // Launches only; may be captured. False when the library refuses.
   virtual bool launch(const GemmOperands& operands, void* stream) = 0;
-  // The algorithm that was kept, for tables: "algo 67, tile 20, stages 35, split 1, of 8".
+  // The algorithm that was kept, for tables: "algo 67, tile 20, stages 35, split 1, of 4".
   virtual const std::string& algorithm() const = 0;
 };
 

@@ -68,12 +68,16 @@ class CudaMemory : public GuardedMemory {
 };
 
 // Holds a stream back while work is queued behind it, so that the first replays do not run at the pace of the
-// CPU's submissions. Gives up by itself: a full launch queue must not wait for a gate that waits for it.
+// CPU's submissions. Gives up by itself: a full launch queue must not wait for a gate that waits for it. A
+// graph of hundreds of kernels fills the queue within a few replays, and each wait then costs all of the
+// gate's patience; so it opens after the first few, and is not patient.
 struct Gate {
+  static constexpr int replays = 4;
+  static constexpr auto patience = std::chrono::milliseconds(3);
   std::atomic<bool> open{false};
 
   static void CUDART_CB wait(void* gate) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
+    const auto deadline = std::chrono::steady_clock::now() + patience;
     while (!static_cast<Gate*>(gate)->open && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::yield();
     }
@@ -157,6 +161,7 @@ class CudaDevice : public Device {
     bool fine = good(cudaLaunchHostFunc(stream_, Gate::wait, &gate), "gate", why);
     fine = fine && good(cudaEventRecord(events_[0], stream_), "event", why);
     for (int i = 0; fine && i < replays; ++i) {
+      if (i == Gate::replays) gate.open = true;
       fine = good(cudaGraphLaunch(graph, stream_), "replay", why) &&
              good(cudaEventRecord(events_[static_cast<std::size_t>(i) + 1], stream_), "event", why);
     }

@@ -229,6 +229,10 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--any-card", o->any_card, "with --resume: another card of the same name and driver will do");
   c->add_flag("--plan", o->plan, "print the plan of --hardware and measure nothing");
   c->add_flag("--check", o->check, "compare every kernel with its reference over adversarial shapes");
+  c->add_option("--child-timeout", o->child_timeout,
+                "with --check: seconds that an operator's process may take; 0 = all in this process")
+      ->check(CLI::NonNegativeNumber);
+  c->add_option("--part", o->part, "with --check: write outcomes to this file")->group("");
   c->add_flag("--simulator", o->simulator, "check in the CPU simulator what runs there; needs no GPU");
   c->add_option("--from-steps", o->from_steps, "not in this version: fits from an engine's step log");
   c->add_option("--pack", o->pack, "pack the tables, journal and check in --out into one file to send");

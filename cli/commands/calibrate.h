@@ -14,7 +14,8 @@ namespace orrery {
 struct CalibrateOptions {
   int device = 0;
   std::vector<std::string> ops, models;
-  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps;
+  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, part;
+  double child_timeout = 25;  // of a check's operator, in seconds; 0: all in this process
   std::size_t max_points = 0;
   bool resume = false, any_card = false, check = false, simulator = false, plan = false;
 };

@@ -1,8 +1,9 @@
 #include <algorithm>
-#include <map>
+#include <array>
 
 #include "kernels/case_table.h"
 #include "kernels/cases/matrix_operands.h"
+#include "kernels/cases/parallel.h"
 #include "kernels/cublaslt.h"
 
 namespace orrery::kernels {
@@ -32,41 +33,44 @@ class GemmCase final : public KernelCase {
   GemmCase(const CaseSpec& spec, const Scaling& scaling)
       : spec_(spec), scaling_(scaling), fp8_(scaling.scaling != GemmScaling::none) {}
 
-  std::string kernel() const override { return scaling_.kernel; }
+  // "…pad4": run with rows padded to a multiple of four.
+  std::string kernel() const override {
+    return pad_ > 1 ? std::string(scaling_.kernel) + ".pad" + std::to_string(pad_) : scaling_.kernel;
+  }
 
   // Without the workspace, which all sets share: sets are counted to be more than the last cache holds.
   std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
 
-  // The workspace is shared: launches of one stream follow each other.
+  // Workspace, activations and outputs are shared: launches of one stream follow each other, and a model's
+  // activations were written by the kernel before. Weights are cold and rotate.
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
-    make_all_scales();
+    const Element element = fp8_ ? Element::fp8 : Element::bf16;
+    const std::int64_t rows = padded_to(fp8_block_pads.back());
     workspace_ = memory.allocate(cublaslt_workspace_bytes);
-    for (int i = 0; i < sets; ++i) {
-      OperandSet set;
-      const Element element = fp8_ ? Element::fp8 : Element::bf16;
-      set.activations = {nullptr, element, spec_.m, spec_.k};
+    OperandSet shared;
+    shared.activations = {nullptr, element, rows, spec_.k};
+    shared.out = {nullptr, Element::bf16, rows, spec_.n};
+    bool room = workspace_ != nullptr && shared.activations.allocate(memory) && shared.out.allocate(memory);
+    make_weight_scales();
+    for (int i = 0; room && i < sets; ++i) {
+      OperandSet set = shared;
       set.weights = {nullptr, element, spec_.n, spec_.k};
-      set.out = {nullptr, Element::bf16, spec_.m, spec_.n};
-      bool room = workspace_ != nullptr && set.activations.allocate(memory) && set.weights.allocate(memory) &&
-                  set.out.allocate(memory);
+      room = set.weights.allocate(memory);
       if (room && fp8_) {
-        set.activation_scales = upload_new(memory, activation_scale_.data(), activation_scale_.size() * 4);
         set.weight_scales = upload_new(memory, weight_scale_.data(), weight_scale_.size() * 4);
-        room = set.activation_scales != nullptr && set.weight_scales != nullptr;
+        room = set.weight_scales != nullptr;
       }
-      if (!room) {
-        why =
-            "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
-        return false;
-      }
-      const std::uint64_t seed = spec_.seed + 10 * static_cast<std::uint64_t>(i);
-      set.activations.fill(memory, spec_.fill, fp8_ ? 100.0F : 1.0F, seed + 2);
+      if (!room) break;
       set.weights.fill(memory, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill,
-                       fp8_ ? 100.0F : 0.02F, seed + 3);
+                       fp8_ ? 100.0F : 0.02F, spec_.seed + 10 * static_cast<std::uint64_t>(i) + 3);
       sets_.push_back(set);
     }
-    plan_ = plan_cublaslt_gemm({scaling_.scaling, spec_.m, spec_.n, spec_.k}, operands(0), why);
-    return plan_ != nullptr;
+    if (!room) {
+      why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
+      return false;
+    }
+    shared.activations.fill(memory, spec_.fill, fp8_ ? 100.0F : 1.0F, spec_.seed + 2);
+    return plan(memory, why);
   }
 
   void launch(int set, Stream stream) override {
@@ -80,22 +84,22 @@ class GemmCase final : public KernelCase {
     const std::vector<std::int64_t> rows = sample(spec_.m, 64, spec_.seed);
     const auto sampled = static_cast<std::int64_t>(rows.size());
     const std::vector<std::int64_t> columns = sample(spec_.n, (4095 + sampled) / sampled, spec_.seed + 1);
-    std::map<std::int64_t, std::vector<double>> weights;
-    for (const std::int64_t column : columns) {
-      weights[column] = o.weights.row(memory, column);
-      scale_weights(weights[column], column);
-    }
+    auto weights = o.weights.some_rows(memory, columns);
+    auto activations = o.activations.some_rows(memory, rows);
+    const auto out = o.out.some_rows(memory, rows);
+    in_parallel(columns.size(), [&](std::size_t i) { scale_weights(weights[i], columns[i]); });
+    in_parallel(rows.size(), [&](std::size_t i) { scale_activations(activations[i], rows[i]); });
+    std::vector<DotProduct> expected(rows.size() * columns.size());
+    in_parallel(expected.size(), [&](std::size_t i) {
+      expected[i] = dot(activations[i / columns.size()], weights[i % columns.size()]);
+    });
     const double error = sum_error(fp8_ ? Element::fp8 : Element::bf16, spec_.k);
-    for (const std::int64_t row : rows) {
-      std::vector<double> a = o.activations.row(memory, row);
-      scale_activations(a, row);
-      const std::vector<double> out = o.out.row(memory, row);
-      for (const auto& [column, weight] : weights) {
-        const DotProduct expected = dot(a, weight);
-        const double tolerance = bf16_rounding * std::abs(expected.value) + error * expected.magnitude;
-        comparison.add(out[static_cast<std::size_t>(column)], expected.value, tolerance,
-                       "row " + std::to_string(row) + ", column " + std::to_string(column));
-      }
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const std::size_t row = i / columns.size();
+      const std::int64_t column = columns[i % columns.size()];
+      const double tolerance = bf16_rounding * std::abs(expected[i].value) + error * expected[i].magnitude;
+      comparison.add(out[row][static_cast<std::size_t>(column)], expected[i].value, tolerance,
+                     "row " + std::to_string(rows[row]) + ", column " + std::to_string(column));
     }
     comparison.guards(memory);
     return comparison.result();
@@ -111,23 +115,48 @@ class GemmCase final : public KernelCase {
   }
 
  private:
-  void make_all_scales() {
-    const std::int64_t blocks = (spec_.k + 127) / 128;
-    std::int64_t of_activations = 0, of_weights = 0;
-    switch (scaling_.scaling) {
-      case GemmScaling::none: break;
-      case GemmScaling::tensor: of_activations = of_weights = 1; break;
-      case GemmScaling::channel:
-        of_activations = spec_.m;
-        of_weights = spec_.n;
-        break;
-      case GemmScaling::block:
-        of_activations = blocks * spec_.m;
-        of_weights = (spec_.n + 127) / 128 * gemm_padded_blocks(spec_.k);
-        break;
+  // Rows that a block-scaled product runs with: as they are, or padded, as an engine pads them, to the first
+  // multiple that the library takes.
+  static constexpr std::array<std::int64_t, 5> fp8_block_pads{1, 4, 16, 32, 64};
+  std::int64_t padded_to(std::int64_t multiple) const {
+    if (scaling_.scaling != GemmScaling::block) return spec_.m;
+    return (spec_.m + multiple - 1) / multiple * multiple;
+  }
+
+  bool plan(DeviceMemory& memory, std::string& why) {
+    for (const std::int64_t pad : fp8_block_pads) {
+      const std::int64_t before = rows_;
+      rows_ = padded_to(pad);
+      if (rows_ == before) continue;  // tried
+      pad_ = rows_ == spec_.m ? 1 : pad;
+      make_activation_scales();
+      void* scales = nullptr;
+      if (fp8_) scales = upload_new(memory, activation_scale_.data(), activation_scale_.size() * 4);
+      if (fp8_ && scales == nullptr) {
+        why = "no room for scales";
+        return false;
+      }
+      for (OperandSet& set : sets_) set.activation_scales = scales;
+      plan_ = plan_cublaslt_gemm({scaling_.scaling, rows_, spec_.n, spec_.k}, operands(0), why);
+      if (plan_ != nullptr) return true;
     }
-    activation_scale_ = make_scales(of_activations, 0.01F, spec_.fill, spec_.seed);
-    weight_scale_ = make_scales(of_weights, 0.001F, spec_.fill, spec_.seed + 1);
+    return false;
+  }
+
+  void make_activation_scales() {
+    const std::int64_t blocks = (spec_.k + 127) / 128;
+    std::int64_t count = 0;
+    if (scaling_.scaling == GemmScaling::tensor) count = 1;
+    if (scaling_.scaling == GemmScaling::channel) count = rows_;
+    if (scaling_.scaling == GemmScaling::block) count = blocks * rows_;
+    activation_scale_ = make_scales(count, 0.01F, spec_.fill, spec_.seed);
+  }
+  void make_weight_scales() {
+    std::int64_t count = 0;
+    if (scaling_.scaling == GemmScaling::tensor) count = 1;
+    if (scaling_.scaling == GemmScaling::channel) count = spec_.n;
+    if (scaling_.scaling == GemmScaling::block) count = (spec_.n + 127) / 128 * gemm_padded_blocks(spec_.k);
+    weight_scale_ = make_scales(count, 0.001F, spec_.fill, spec_.seed + 1);
   }
 
   void scale_activations(std::vector<double>& row, std::int64_t index) const {
@@ -137,7 +166,7 @@ class GemmCase final : public KernelCase {
         row[i] *= activation_scale_[static_cast<std::size_t>(index)];
       if (scaling_.scaling == GemmScaling::block) {
         row[i] *=
-            activation_scale_[i / 128 * static_cast<std::size_t>(spec_.m) + static_cast<std::size_t>(index)];
+            activation_scale_[i / 128 * static_cast<std::size_t>(rows_) + static_cast<std::size_t>(index)];
       }
     }
   }
@@ -165,6 +194,7 @@ class GemmCase final : public KernelCase {
   Scaling scaling_;
   bool fp8_;
   bool refused_ = false;
+  std::int64_t rows_ = 0, pad_ = 1;  // rows as launched; the multiple that they are padded to
   void* workspace_ = nullptr;
   std::vector<float> activation_scale_, weight_scale_;
   std::vector<OperandSet> sets_;

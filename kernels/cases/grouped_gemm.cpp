@@ -1,10 +1,10 @@
 #include "kernels/grouped_gemm.h"
 
 #include <algorithm>
-#include <map>
 
 #include "kernels/case_table.h"
 #include "kernels/cases/matrix_operands.h"
+#include "kernels/cases/parallel.h"
 
 namespace orrery::kernels {
 
@@ -50,29 +50,32 @@ class GroupedGemmCase final : public KernelCase {
     const Element element = fp8_ ? Element::fp8 : Element::bf16;
     activation_scale_ = make_scales(rows() * k_blocks_, 0.01F, spec_.fill, spec_.seed);
     weight_scale_ = make_scales(experts() * n_blocks_ * k_blocks_, 0.001F, spec_.fill, spec_.seed + 1);
-    for (int i = 0; i < sets; ++i) {
-      OperandSet set;
-      set.activations = {nullptr, element, rows(), spec_.k};
+    OperandSet shared;  // activations and outputs are warm: the kernel before wrote them
+    shared.activations = {nullptr, element, rows(), spec_.k};
+    shared.out = {nullptr, Element::bf16, rows(), spec_.n};
+    bool room = row_offsets_ != nullptr && shared.activations.allocate(memory) && shared.out.allocate(memory);
+    if (room && fp8_) {
+      shared.activation_scales = upload_new(memory, activation_scale_.data(), activation_scale_.size() * 4);
+      room = shared.activation_scales != nullptr;
+    }
+    for (int i = 0; room && i < sets; ++i) {
+      OperandSet set = shared;
       set.weights = {nullptr, element, experts() * spec_.n, spec_.k};
-      set.out = {nullptr, Element::bf16, rows(), spec_.n};
-      bool room = row_offsets_ != nullptr && set.activations.allocate(memory) &&
-                  set.weights.allocate(memory) && set.out.allocate(memory);
+      room = set.weights.allocate(memory);
       if (room && fp8_) {
-        set.activation_scales = upload_new(memory, activation_scale_.data(), activation_scale_.size() * 4);
         set.weight_scales = upload_new(memory, weight_scale_.data(), weight_scale_.size() * 4);
-        room = set.activation_scales != nullptr && set.weight_scales != nullptr;
+        room = set.weight_scales != nullptr;
       }
-      if (!room) {
-        why =
-            "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
-        return false;
-      }
-      const std::uint64_t seed = spec_.seed + 10 * static_cast<std::uint64_t>(i);
-      set.activations.fill(memory, spec_.fill, fp8_ ? 100.0F : 1.0F, seed + 2);
+      if (!room) break;
       set.weights.fill(memory, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill,
-                       fp8_ ? 100.0F : 0.02F, seed + 3);
+                       fp8_ ? 100.0F : 0.02F, spec_.seed + 10 * static_cast<std::uint64_t>(i) + 3);
       sets_.push_back(set);
     }
+    if (!room) {
+      why = "no room for " + std::to_string(sets) + " sets of " + std::to_string(bytes_per_set()) + " bytes";
+      return false;
+    }
+    shared.activations.fill(memory, spec_.fill, fp8_ ? 100.0F : 1.0F, spec_.seed + 2);
     return true;
   }
 
@@ -103,24 +106,26 @@ class GroupedGemmCase final : public KernelCase {
                                                     static_cast<std::int64_t>(sampled.size());
     const std::vector<std::int64_t> columns =
         sample(spec_.n, std::max<std::int64_t>(each, 2), spec_.seed + 1);
-    std::map<std::int64_t, std::vector<double>> weight_rows;  // of one expert
-    std::int64_t expert = -1;
-    const double error = sum_error(fp8_ ? Element::fp8 : Element::bf16, spec_.k);
+    std::vector<std::int64_t> places;  // of weights, one for each output that is compared
     for (const std::int64_t row : sampled) {
-      const std::int64_t of_row = expert_of(row);
-      if (of_row != expert) weight_rows.clear();
-      expert = of_row;
-      const std::vector<double> a = activation_row(memory, row);
-      const std::vector<double> out = o.out.row(memory, row);
-      for (const std::int64_t column : columns) {
-        std::vector<double>& w = weight_rows[column];
-        if (w.empty()) w = weight_row(memory, expert, column);
-        const DotProduct expected = dot(a, w);
-        const double tolerance = bf16_rounding * std::abs(expected.value) + error * expected.magnitude;
-        comparison.add(out[static_cast<std::size_t>(column)], expected.value, tolerance,
-                       "row " + std::to_string(row) + " (expert " + std::to_string(expert) + "), column " +
-                           std::to_string(column));
-      }
+      for (const std::int64_t column : columns) places.push_back(expert_of(row) * spec_.n + column);
+    }
+    const auto activations = o.activations.some_rows(memory, sampled);
+    const auto out = o.out.some_rows(memory, sampled);
+    const auto weights = o.weights.some_rows(memory, places);
+    std::vector<DotProduct> expected(places.size());
+    in_parallel(places.size(), [&](std::size_t i) {
+      expected[i] = dot(
+          scaled(activations[i / columns.size()], activation_scale_, sampled[i / columns.size()] * k_blocks_),
+          scaled(weights[i], weight_scale_, first_scale(places[i])));
+    });
+    const double error = sum_error(fp8_ ? Element::fp8 : Element::bf16, spec_.k);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      const std::int64_t row = sampled[i / columns.size()], column = columns[i % columns.size()];
+      const double tolerance = bf16_rounding * std::abs(expected[i].value) + error * expected[i].magnitude;
+      comparison.add(out[i / columns.size()][static_cast<std::size_t>(column)], expected[i].value, tolerance,
+                     "row " + std::to_string(row) + " (expert " + std::to_string(expert_of(row)) +
+                         "), column " + std::to_string(column));
     }
     comparison.guards(memory);
     return comparison.result();
@@ -143,19 +148,15 @@ class GroupedGemmCase final : public KernelCase {
     return std::upper_bound(offsets_.begin(), offsets_.end(), static_cast<std::int32_t>(row)) -
            offsets_.begin() - 1;
   }
-  std::vector<double> activation_row(DeviceMemory& memory, std::int64_t row) const {
-    std::vector<double> values = sets_.front().activations.row(memory, row);
-    if (fp8_) scale(values, activation_scale_, row * k_blocks_);
-    return values;
+  // Where the scales of a row of weights begin.
+  std::int64_t first_scale(std::int64_t place) const {
+    return (place / spec_.n * n_blocks_ + place % spec_.n / 128) * k_blocks_;
   }
-  std::vector<double> weight_row(DeviceMemory& memory, std::int64_t expert, std::int64_t column) const {
-    std::vector<double> values = sets_.front().weights.row(memory, expert * spec_.n + column);
-    if (fp8_) scale(values, weight_scale_, (expert * n_blocks_ + column / 128) * k_blocks_);
-    return values;
-  }
-  static void scale(std::vector<double>& values, const std::vector<float>& scales, std::int64_t first) {
-    for (std::size_t i = 0; i < values.size(); ++i)
+  std::vector<double> scaled(std::vector<double> values, const std::vector<float>& scales,
+                             std::int64_t first) const {
+    for (std::size_t i = 0; fp8_ && i < values.size(); ++i)
       values[i] *= scales[static_cast<std::size_t>(first) + i / 128];
+    return values;
   }
 
   CaseSpec spec_;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/random.h"
+#include "kernels/cases/parallel.h"
 #include "kernels/small_floats.h"
 
 namespace orrery::kernels {
@@ -26,18 +27,6 @@ void encode(Element element, double value, unsigned char* to) {
   }
 }
 
-double decode(Element element, const unsigned char* from) {
-  if (element == Element::fp8) return fp8_to_float(*from, Fp8Format::ocp);
-  if (element == Element::bf16) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, from, 2);
-    return bf16_to_float(bits);
-  }
-  float value = 0;
-  std::memcpy(&value, from, 4);
-  return value;
-}
-
 const char* type_name(Element element) {
   if (element == Element::bf16) return "bf16";
   return element == Element::fp8 ? "fp8" : "fp32";
@@ -45,17 +34,23 @@ const char* type_name(Element element) {
 
 void fill_saturating(const Matrix& m, DeviceMemory& memory, float scale, std::uint64_t seed) {
   const std::size_t each = element_bytes(m.element);
-  std::vector<unsigned char> row(static_cast<std::size_t>(m.columns) * each);
-  for (std::int64_t r = 0; r < m.rows; ++r) {
-    RandomStream random(seed, RandomPurpose::property_test, static_cast<std::uint64_t>(r));
+  const std::size_t row_bytes = static_cast<std::size_t>(m.columns) * each;
+  // The rows repeat after a number that no tile or block divides: draws of gigabytes would take minutes.
+  const std::int64_t period = std::min<std::int64_t>(m.rows, 17 * 15);
+  std::vector<unsigned char> rows(static_cast<std::size_t>(period) * row_bytes);
+  in_parallel(static_cast<std::size_t>(period), [&](std::size_t r) {
+    RandomStream random(seed, RandomPurpose::property_test, r);
     const double factor = scale * power_of_two(static_cast<int>(r % 17) - 8);
     for (std::int64_t c = 0; c < m.columns; ++c) {
       double value = random.normal() * factor;
       if (c % 7 == 0) value = m.element == Element::fp8 ? (value < 0 ? -1e9 : 1e9) : value * 65536;
-      encode(m.element, value, row.data() + static_cast<std::size_t>(c) * each);
+      encode(m.element, value, rows.data() + r * row_bytes + static_cast<std::size_t>(c) * each);
     }
-    auto* to = static_cast<unsigned char*>(m.data) + static_cast<std::size_t>(r) * row.size();
-    memory.upload(to, row.data(), row.size());
+  });
+  for (std::int64_t first = 0; first < m.rows; first += period) {
+    const auto count = static_cast<std::size_t>(std::min(period, m.rows - first));
+    auto* to = static_cast<unsigned char*>(m.data) + static_cast<std::size_t>(first) * row_bytes;
+    memory.upload(to, rows.data(), count * row_bytes);
   }
 }
 
@@ -72,6 +67,18 @@ void put_nan(const Matrix& m, DeviceMemory& memory) {
 }
 
 }  // namespace
+
+double decode_element(Element element, const unsigned char* from) {
+  if (element == Element::fp8) return fp8_to_float(*from, Fp8Format::ocp);
+  if (element == Element::bf16) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, from, 2);
+    return bf16_to_float(bits);
+  }
+  float value = 0;
+  std::memcpy(&value, from, 4);
+  return value;
+}
 
 std::size_t element_bytes(Element element) {
   if (element == Element::fp8) return 1;
@@ -102,8 +109,30 @@ std::vector<double> Matrix::elements(DeviceMemory& memory, std::int64_t first, s
                   static_cast<const unsigned char*>(data) + static_cast<std::size_t>(first) * each,
                   raw.size());
   std::vector<double> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = decode(element, raw.data() + i * each);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = decode_element(element, raw.data() + i * each);
   return values;
+}
+
+std::vector<std::vector<double>> Matrix::some_rows(DeviceMemory& memory,
+                                                   const std::vector<std::int64_t>& indices) const {
+  constexpr std::size_t most_at_once = 256U << 20;
+  std::vector<std::vector<double>> out(indices.size());
+  const std::size_t row_bytes = static_cast<std::size_t>(columns) * element_bytes(element);
+  // A download costs as much as some ten kilobytes of it.
+  const bool whole = bytes() <= most_at_once && bytes() < indices.size() * (row_bytes + (64U << 10));
+  std::vector<unsigned char> raw(whole ? bytes() : indices.size() * row_bytes);
+  if (whole) memory.download(raw.data(), data, raw.size());
+  for (std::size_t i = 0; !whole && i < indices.size(); ++i) {
+    const std::size_t at = static_cast<std::size_t>(indices[i]) * row_bytes;
+    memory.download(raw.data() + i * row_bytes, static_cast<const unsigned char*>(data) + at, row_bytes);
+  }
+  in_parallel(indices.size(), [&](std::size_t i) {
+    const unsigned char* from = raw.data() + (whole ? static_cast<std::size_t>(indices[i]) : i) * row_bytes;
+    out[i].resize(static_cast<std::size_t>(columns));
+    for (std::size_t c = 0; c < out[i].size(); ++c)
+      out[i][c] = decode_element(element, from + c * element_bytes(element));
+  });
+  return out;
 }
 
 std::vector<double> Matrix::row(DeviceMemory& memory, std::int64_t index) const {

@@ -13,6 +13,7 @@ namespace orrery::kernels {
 
 enum class Element : std::uint8_t { bf16, fp8, fp32 };
 std::size_t element_bytes(Element element);
+double decode_element(Element element, const unsigned char* from);
 
 // A row-major matrix on the device.
 struct Matrix {
@@ -23,10 +24,12 @@ struct Matrix {
   std::size_t bytes() const { return static_cast<std::size_t>(rows * columns) * element_bytes(element); }
   bool allocate(DeviceMemory& memory);
   // `scale` is the deviation of random values. Saturating: neighbouring rows differ by powers of two from 2⁻⁸
-  // to 2⁸ and every 7th element is the largest of fp8 (bf16: 2¹⁶ times the rest). NaN: one element of the
-  // first, a middle and the last row.
+  // to 2⁸, repeat every 255 rows, and every 7th element is the largest of fp8 (bf16: 2¹⁶ times the rest).
+  // NaN: one element of the first, a middle and the last row.
   void fill(DeviceMemory& memory, Fill how, float scale, std::uint64_t seed) const;
   std::vector<double> row(DeviceMemory& memory, std::int64_t index) const;
+  std::vector<std::vector<double>> some_rows(DeviceMemory& memory,
+                                             const std::vector<std::int64_t>& indices) const;
   std::vector<double> elements(DeviceMemory& memory, std::int64_t first, std::int64_t count) const;
 };
 

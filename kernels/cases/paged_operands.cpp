@@ -6,6 +6,7 @@
 
 #include "base/det_math.h"
 #include "base/random.h"
+#include "kernels/cases/parallel.h"
 
 namespace orrery::kernels {
 
@@ -51,13 +52,13 @@ bool PagedOperands::allocate(DeviceMemory& memory, const PagedLayout& layout, bo
   return keys.allocate(memory) && values.allocate(memory);
 }
 
-void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill how,
-                         std::uint64_t seed) const {
+void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill how, std::uint64_t seed,
+                         bool spoil_tails) const {
   keys.fill(memory, how == Fill::with_nan ? Fill::random : how, 1 / key_scale, seed);
   values.fill(memory, how, 1 / value_scale, seed + 1);
   const std::size_t token_bytes =
       static_cast<std::size_t>(layout.kv_heads * layout.head_dim) * element_bytes(keys.element);
-  for (std::size_t s = 0; s < layout.tokens.size(); ++s) {
+  for (std::size_t s = 0; spoil_tails && s < layout.tokens.size(); ++s) {
     const std::int64_t used = layout.tokens[s] % kv_block_tokens;
     if (used == 0) continue;
     const std::int64_t last = layout.tokens[s] / kv_block_tokens;
@@ -82,70 +83,132 @@ PagedKv PagedOperands::on_device(const PagedLayout& layout, const void* table) c
   return kv;
 }
 
-SequenceKv download_sequence(DeviceMemory& memory, const PagedLayout& layout, const PagedOperands& operands,
-                             std::size_t sequence) {
-  SequenceKv kv;
-  const std::int64_t each = layout.elements_per_block(), tokens = layout.tokens[sequence];
-  kv.keys.reserve(static_cast<std::size_t>(tokens * layout.kv_heads * layout.head_dim));
-  kv.values.reserve(kv.keys.capacity());
-  for (std::int64_t i = 0; i * kv_block_tokens < tokens; ++i) {
-    const std::size_t at =
-        sequence * static_cast<std::size_t>(layout.table_stride) + static_cast<std::size_t>(i);
-    const std::int64_t block = layout.table[at];
-    const std::int64_t used = std::min<std::int64_t>(kv_block_tokens, tokens - i * kv_block_tokens);
-    const std::int64_t count = used * layout.kv_heads * layout.head_dim;
-    for (const double value : operands.keys.elements(memory, block * each, count)) {
-      kv.keys.push_back(value * operands.key_scale);
-    }
-    for (const double value : operands.values.elements(memory, block * each, count)) {
-      kv.values.push_back(value * operands.value_scale);
-    }
-  }
+HostKv download_cache(DeviceMemory& memory, const PagedLayout& layout, const PagedOperands& operands) {
+  HostKv kv;
+  kv.layout = &layout;
+  kv.element = operands.keys.element;
+  kv.keys.resize(operands.keys.bytes());
+  kv.values.resize(operands.values.bytes());
+  memory.download(kv.keys.data(), operands.keys.data, kv.keys.size());
+  memory.download(kv.values.data(), operands.values.data, kv.values.size());
+  kv.key_scale = operands.key_scale;
+  kv.value_scale = operands.value_scale;
   return kv;
 }
 
-AttentionReference attention_reference(const std::vector<double>& query, const SequenceKv& kv,
-                                       const PagedLayout& layout, std::int64_t kv_head, std::int64_t tokens,
-                                       double softmax_scale, double weight_rounding) {
-  const auto dim = static_cast<std::size_t>(layout.head_dim),
-             stride = static_cast<std::size_t>(layout.kv_heads) * dim;
-  const std::size_t head = static_cast<std::size_t>(kv_head) * dim, count = static_cast<std::size_t>(tokens);
-  std::vector<double> scores(count);
-  double largest = -1e300, score_error = 0;
+namespace {
+
+// One head of one token of keys or values as doubles.
+class HeadReader {
+ public:
+  HeadReader(const HostKv& kv, const std::vector<unsigned char>& raw, double scale, const AttentionRow& row)
+      : layout_(*kv.layout), raw_(raw), scale_(scale), element_(kv.element), row_(row),
+        values_(static_cast<std::size_t>(kv.layout->head_dim)) {}
+
+  const std::vector<double>& token(std::size_t t) {
+    const std::size_t entry = row_.sequence * static_cast<std::size_t>(layout_.table_stride) +
+                              t / static_cast<std::size_t>(kv_block_tokens);
+    const std::int64_t slot =
+        layout_.table[entry] * kv_block_tokens + static_cast<std::int64_t>(t) % std::int64_t{kv_block_tokens};
+    const std::size_t each = element_bytes(element_);
+    const auto first = static_cast<std::size_t>((slot * layout_.kv_heads + row_.kv_head) * layout_.head_dim);
+    for (std::size_t d = 0; d < values_.size(); ++d)
+      values_[d] = decode_element(element_, raw_.data() + (first + d) * each) * scale_;
+    return values_;
+  }
+
+ private:
+  const PagedLayout& layout_;
+  const std::vector<unsigned char>& raw_;
+  double scale_;
+  Element element_;
+  const AttentionRow& row_;
+  std::vector<double> values_;
+};
+
+struct Scores {
+  std::vector<double> weights;  // exponentials, not yet divided by their sum
+  double total = 0, error = 0;  // error: of a score
+};
+
+Scores score_tokens(const std::vector<double>& query, const HostKv& kv, const AttentionRow& row,
+                    double softmax_scale) {
+  Scores s;
+  s.weights.resize(static_cast<std::size_t>(row.tokens));
+  HeadReader keys(kv, kv.keys, kv.key_scale, row);
+  double largest = -1e300;
   bool nan = false;
-  for (std::size_t t = 0; t < count; ++t) {
+  for (std::size_t t = 0; t < s.weights.size(); ++t) {
+    const std::vector<double>& key = keys.token(t);
     double sum = 0, magnitude = 0;
-    for (std::size_t d = 0; d < dim; ++d) {
-      const double product = query[d] * kv.keys[t * stride + head + d];
+    for (std::size_t d = 0; d < key.size(); ++d) {
+      const double product = query[d] * key[d];
       sum += product;
       magnitude += std::fabs(product);
     }
-    scores[t] = sum * softmax_scale;
+    s.weights[t] = sum * softmax_scale;
     nan = nan || std::isnan(sum);
-    score_error = std::max(score_error, magnitude * softmax_scale * 0x1p-21);
-    largest = std::max(largest, scores[t]);
+    s.error = std::max(s.error, magnitude * softmax_scale * 0x1p-21);
+    largest = std::max(largest, s.weights[t]);
   }
-  double total = 0;
-  for (double& score : scores) total += score = nan ? score : det_exp(score - largest);
+  for (double& score : s.weights) s.total += score = nan ? score : det_exp(score - largest);
+  return s;
+}
+
+}  // namespace
+
+AttentionReference attention_reference(const std::vector<double>& query, const HostKv& kv,
+                                       const AttentionRow& row, double softmax_scale,
+                                       double weight_rounding) {
+  const auto dim = static_cast<std::size_t>(kv.layout->head_dim);
+  const Scores s = score_tokens(query, kv, row, softmax_scale);
+  HeadReader values(kv, kv.values, kv.value_scale, row);
+  std::vector<double> out(dim), squares(dim), most(dim);
+  for (std::size_t t = 0; t < s.weights.size(); ++t) {
+    const std::vector<double>& value = values.token(t);
+    for (std::size_t d = 0; d < dim; ++d) {
+      const double term = s.weights[t] * value[d];
+      out[d] += term;
+      squares[d] += term * term;
+      most[d] = std::max(most[d], std::fabs(value[d]));
+    }
+  }
   AttentionReference reference;
   for (std::size_t d = 0; d < dim; ++d) {
-    double out = 0, squares = 0, most = 0;
-    for (std::size_t t = 0; t < count; ++t) {
-      const double value = kv.values[t * stride + head + d];
-      out += scores[t] * value;
-      squares += scores[t] * value * (scores[t] * value);
-      most = std::max(most, std::fabs(value));
-    }
     // Errors of scores move weights between tokens: by e^error − 1 at most, and by no more than all of it.
-    const double moved = std::min(2.0, 2 * score_error) * most;
-    reference.out.push_back(out / total);
+    const double moved = std::min(2.0, 2 * s.error) * most[d];
     // Roundings of weights are independent: four deviations, or a lost block of a long context would not
     // show.
-    const double rounded = 4 * weight_rounding * std::sqrt(squares) / total;
-    const double result = out / total;
-    reference.tolerance.push_back(bf16_rounding * std::fabs(result) + rounded + moved + 0x1p-20 * most);
+    const double rounded = 4 * weight_rounding * std::sqrt(squares[d]) / s.total;
+    const double result = out[d] / s.total;
+    reference.out.push_back(result);
+    reference.tolerance.push_back(bf16_rounding * std::fabs(result) + rounded + moved + 0x1p-20 * most[d]);
   }
   return reference;
+}
+
+std::int64_t rows_to_compare(std::int64_t head_dim, std::int64_t tokens) {
+  constexpr std::int64_t long_row = 8192;
+  const std::int64_t outputs = tokens > long_row ? 512 : 4096;
+  return (outputs + head_dim - 1) / head_dim;
+}
+
+void compare_attention(DeviceMemory& memory, const Matrix& queries, const Matrix& out, const HostKv& kv,
+                       const std::vector<AttentionRow>& rows, double softmax_scale, double weight_rounding,
+                       MatrixComparison& comparison) {
+  std::vector<std::int64_t> indices;
+  for (const AttentionRow& row : rows) indices.push_back(row.row);
+  const auto asked = queries.some_rows(memory, indices), found = out.some_rows(memory, indices);
+  std::vector<AttentionReference> expected(rows.size());
+  in_parallel(rows.size(), [&](std::size_t i) {
+    expected[i] = attention_reference(asked[i], kv, rows[i], softmax_scale, weight_rounding);
+  });
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    for (std::size_t d = 0; d < found[i].size(); ++d) {
+      comparison.add(found[i][d], expected[i].out[d], expected[i].tolerance[d],
+                     rows[i].where + ", dimension " + std::to_string(d));
+    }
+  }
 }
 
 }  // namespace orrery::kernels

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
+#include "base/files.h"
+#include "calibrate/check_children.h"
 #include "calibrate/check_shapes.h"
 #include "calibrate/point.h"
 #include "catch.h"
@@ -85,7 +88,10 @@ TEST_CASE("one wrong fill, a broken guard zone, a failed launch and an empty com
   memory.intact = false;
   const CheckSummary broken = run(entries, memory);
   CHECK(broken.passed == 0);
-  CHECK(outcome_text(broken.outcomes[0]).find("BROKEN") != std::string::npos);
+  const auto failed = std::find_if(broken.outcomes.begin(), broken.outcomes.end(),
+                                   [](const CheckOutcome& o) { return o.state == CheckState::failed; });
+  REQUIRE(failed != broken.outcomes.end());
+  CHECK(outcome_text(*failed).find("BROKEN") != std::string::npos);
   memory.intact = true;
   CHECK(run(entries, memory, {}, "illegal address").passed == 0);
   behaviour.compares_nothing = true;
@@ -120,4 +126,81 @@ TEST_CASE("shapes hold what kernels get wrong") {
     }));
   }
   CHECK(check_fills().size() == 4);
+}
+
+TEST_CASE("every kernel of an operator is checked over that operator's shapes") {
+  CHECK(check_shapes("grouped_gemm_wgmma").size() == check_shapes("grouped_gemm").size());
+  CHECK(check_shapes("attention_prefill_cudnn").size() == check_shapes("attention_prefill").size());
+  CHECK(shape_of(check_shapes("attention_prefill_wgmma")[0]) ==
+        shape_of(check_shapes("attention_prefill")[0]));
+}
+
+TEST_CASE("a check that runs out of time says what it left out, and is good as far as it went") {
+  behaviour = {};
+  FakeMemory memory;
+  double now = 0;
+  std::vector<OperatorSummary> told;
+  CheckOptions options;
+  options.deadline = 10;
+  options.seconds = [&] { return now; };
+  options.report = [&](const CheckOutcome& o) { now += o.state == CheckState::passed ? 0.5 : 0; };
+  options.operator_done = [&](const OperatorSummary& o) { told.push_back(o); };
+  const CheckSummary s = run(entries, memory, options);
+  CHECK(s.good());
+  CHECK(now <= 10.5);
+  CHECK(s.left_out > 0);
+  CHECK(s.passed == 20);
+  CHECK(summary_text(s).find(std::to_string(s.left_out) + " cases were LEFT OUT") != std::string::npos);
+  REQUIRE(told.size() == 2);  // each got its share of the time
+  CHECK(told[0].passed == 10);
+  CHECK(told[1].passed == 10);
+  CHECK(operator_text(told[0]).find("LEFT OUT") != std::string::npos);
+}
+
+TEST_CASE("a child that hangs, crashes or is missing fails its own operator and no other") {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / "orrery_check_children";
+  fs::remove_all(folder);
+  auto log = CheckLog::open(folder.string(), "check", false);
+  REQUIRE(log.ok());
+  log->quiet = true;
+  CheckOutcome fine;
+  fine.op = "gemm";
+  fine.shape = "bf16,1,2,3";
+  fine.fill = "zeros";
+  fine.state = CheckState::passed;
+  fine.compared = 4096;
+  const std::string line = outcome_json(fine).dump(), begun = R"({"begin":)" + line + "}";
+  const auto script = [&](const std::string& op) -> std::string {
+    const std::string write = "printf '%s\\n' '" + begun + "' '" + line + "' > \"$0\"; ";
+    if (op == "hangs") return write + "printf '%s\\n' '" + begun + "' >> \"$0\"; exec sleep 30";
+    return op == "crashes" ? write + "kill -SEGV $$" : write;
+  };
+  ChildOptions options;
+  options.directory = folder.string();
+  options.timeout_s = 1;
+  options.at_once = 2;
+  options.command = [&](const std::string& op, const std::string& part, double) {
+    return std::vector<std::string>{op == "absent" ? "/nowhere/orrery" : "/bin/sh", "-c", script(op), part};
+  };
+  WallTimer timer;
+  const double began = timer.seconds();
+  const CheckSummary s = run_children({"hangs", "gemm", "crashes", "absent", "gemm"}, options, timer, *log);
+  CHECK(timer.seconds() - began < 10);
+  CHECK(s.passed >= 2);
+  CHECK(s.failed == 3);
+  CHECK_FALSE(s.good());
+  std::string details;
+  for (const CheckOutcome& o : s.outcomes) details += o.op + " " + o.shape + ": " + o.detail + "\n";
+  CHECK(details.find("hangs bf16,1,2,3: hung: killed after 1.") != std::string::npos);
+  CHECK(details.find("crashes after the last case: crashed: signal 11") != std::string::npos);
+  CHECK(details.find("absent before the first case: its process") != std::string::npos);
+  const auto text = read_text_file((folder / "check.log").string());
+  REQUIRE(text.ok());
+  CHECK(text->find("== hangs: 0 passed, 1 failed") != std::string::npos);
+  options.deadline = timer.seconds();
+  const CheckSummary late = run_children({"gemm"}, options, timer, *log);
+  CHECK(late.left_out == 1);
+  CHECK(late.good());
+  fs::remove_all(folder);
 }

@@ -125,7 +125,7 @@ TEST_CASE("throttled samples are retried once after a pause, then rejected") {
   world.throttled_readings = 1;
   const Measurement retried = measure(gemm_point(1, 512, 512), device, arena, world.timer, make, {});
   CHECK(retried.state == PointState::ok);
-  CHECK(world.timer.paused == Approx(1.0));
+  CHECK(world.timer.paused == Approx(0.5));
   world.throttled_readings = 100;
   const Measurement rejected = measure(gemm_point(1, 512, 512), device, arena, world.timer, make, {});
   CHECK(rejected.state == PointState::rejected);

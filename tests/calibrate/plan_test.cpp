@@ -96,8 +96,13 @@ TEST_CASE("every prefix of the plan covers all operators coarsely before it refi
   for (const Point& p : plan) {
     if (p.table != "probes") ops.insert(p.spec.op);
   }
-  for (std::size_t i = 0; i < 600; ++i) early.insert(plan[i].spec.op);
+  std::size_t probes = 0;
+  for (std::size_t i = 0; i < 300; ++i) {
+    probes += plan[i].table == "probes" ? 1 : 0;
+    if (plan[i].table != "probes") early.insert(plan[i].spec.op);
+  }
   CHECK(early == ops);
+  CHECK(probes == 4);
   // Rounds come in order, and the measured runs' GEMMs have both ends of their M axis in the first one.
   std::map<std::string, std::set<std::int64_t>> rows;
   for (std::size_t i = 1; i < plan.size(); ++i) {
@@ -108,6 +113,27 @@ TEST_CASE("every prefix of the plan covers all operators coarsely before it refi
   CHECK(rows["6144x4096"].count(1) == 1);  // qkv of Qwen3-8B
   CHECK(rows["6144x4096"].count(16384) == 1);
   CHECK(rows["25600x5120"].size() >= 3);  // gate_up of Qwen3-32B on two GPUs
+}
+
+TEST_CASE("round 1 begins with the measured runs' grids, GEMMs first, and nothing long is planned") {
+  const auto plan = whole_plan();
+  std::vector<std::string> order;  // of tables, from the first point of round 1 on
+  std::set<std::int64_t> rows;
+  for (const Point& p : plan) {
+    if (p.round == 1 && order.size() < 6 && (order.empty() || order.back() != p.table))
+      order.push_back(p.table);
+    if (p.round <= 1 && p.table == "gemm" && p.spec.n == 6144 && p.spec.k == 4096) rows.insert(p.spec.m);
+    std::int64_t fresh = 0, context = 0;
+    for (const auto& [added, before] : p.spec.sequences) {
+      fresh += added;
+      context += before;
+    }
+    CHECK(fresh <= 16384);
+    CHECK(context <= 65536);
+  }
+  CHECK(order == std::vector<std::string>{"probes", "gemm", "attention_decode", "attention_prefill",
+                                          "grouped_gemm", "elementwise"});
+  CHECK(rows.size() == gemm_rows.size() + gemm_knees.size());
 }
 
 TEST_CASE("the plan holds the models' shapes at every width that divides them") {
