@@ -11,8 +11,8 @@
 // row-wise operators; each coarse to fine. Inside a round
 // operators take turns in proportion to their share, at least a few per cent each; an operator's own points
 // go by value. Equal values go by name, so the order is a function of the profiles alone. What takes more
-// than 6 ms by its roofline is not planned: the same time buys dozens of points, and long kernels are the ones
-// that utilisation carries over to.
+// than 6 ms by its roofline is not planned: the same time buys dozens of points, and utilisation carries over
+// to long kernels best.
 #pragma once
 
 #include <string>

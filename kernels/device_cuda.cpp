@@ -72,7 +72,7 @@ class CudaMemory : public GuardedMemory {
 // graph of hundreds of kernels fills the queue within a few replays, and each wait then costs all of the
 // gate's patience; so it opens after the first few, and is not patient.
 struct Gate {
-  static constexpr int replays = 4;
+  static constexpr int replays = 4, kernels = 256;  // queued behind it, whichever is more
   static constexpr auto patience = std::chrono::milliseconds(3);
   std::atomic<bool> open{false};
 
@@ -160,8 +160,9 @@ class CudaDevice : public Device {
     Gate gate;
     bool fine = good(cudaLaunchHostFunc(stream_, Gate::wait, &gate), "gate", why);
     fine = fine && good(cudaEventRecord(events_[0], stream_), "event", why);
+    const int held = std::max(Gate::replays, Gate::kernels / launches);
     for (int i = 0; fine && i < replays; ++i) {
-      if (i == Gate::replays) gate.open = true;
+      if (i == held) gate.open = true;
       fine = good(cudaGraphLaunch(graph, stream_), "replay", why) &&
              good(cudaEventRecord(events_[static_cast<std::size_t>(i) + 1], stream_), "event", why);
     }

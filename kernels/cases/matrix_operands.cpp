@@ -36,7 +36,7 @@ void fill_saturating(const Matrix& m, DeviceMemory& memory, float scale, std::ui
   const std::size_t each = element_bytes(m.element);
   const std::size_t row_bytes = static_cast<std::size_t>(m.columns) * each;
   // The rows repeat after a number that no tile or block divides: draws of gigabytes would take minutes.
-  const std::int64_t period = std::min<std::int64_t>(m.rows, 17 * 15);
+  const std::int64_t period = std::min<std::int64_t>(m.rows, 255);
   std::vector<unsigned char> rows(static_cast<std::size_t>(period) * row_bytes);
   in_parallel(static_cast<std::size_t>(period), [&](std::size_t r) {
     RandomStream random(seed, RandomPurpose::property_test, r);

@@ -64,7 +64,7 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
     const std::int64_t last = layout.tokens[s] / kv_block_tokens;
     const std::int32_t block =
         layout.table[s * static_cast<std::size_t>(layout.table_stride) + static_cast<std::size_t>(last)];
-    const auto first = static_cast<std::size_t>(block * kv_block_tokens + used) * token_bytes;
+    const auto first = static_cast<std::size_t>(std::int64_t{block} * kv_block_tokens + used) * token_bytes;
     const std::size_t bytes = static_cast<std::size_t>(kv_block_tokens - used) * token_bytes;
     memory.fill(static_cast<unsigned char*>(keys.data) + first, 0xFF, bytes);
     memory.fill(static_cast<unsigned char*>(values.data) + first, 0xFF, bytes);
@@ -108,8 +108,8 @@ class HeadReader {
   const std::vector<double>& token(std::size_t t) {
     const std::size_t entry = row_.sequence * static_cast<std::size_t>(layout_.table_stride) +
                               t / static_cast<std::size_t>(kv_block_tokens);
-    const std::int64_t slot =
-        layout_.table[entry] * kv_block_tokens + static_cast<std::int64_t>(t) % std::int64_t{kv_block_tokens};
+    const std::int64_t slot = std::int64_t{layout_.table[entry]} * kv_block_tokens +
+                              static_cast<std::int64_t>(t) % std::int64_t{kv_block_tokens};
     const std::size_t each = element_bytes(element_);
     const auto first = static_cast<std::size_t>((slot * layout_.kv_heads + row_.kv_head) * layout_.head_dim);
     for (std::size_t d = 0; d < values_.size(); ++d)
@@ -197,6 +197,7 @@ void compare_attention(DeviceMemory& memory, const Matrix& queries, const Matrix
                        const std::vector<AttentionRow>& rows, double softmax_scale, double weight_rounding,
                        MatrixComparison& comparison) {
   std::vector<std::int64_t> indices;
+  indices.reserve(rows.size());
   for (const AttentionRow& row : rows) indices.push_back(row.row);
   const auto asked = queries.some_rows(memory, indices), found = out.some_rows(memory, indices);
   std::vector<AttentionReference> expected(rows.size());
