@@ -156,7 +156,11 @@ std::optional<FittedCurve> KernelSet::collective(const std::string& op, std::int
 }
 
 std::optional<FittedCurve> KernelSet::row_wise(const std::string& op, std::int64_t width) const {
-  return find(op + "/rows", {log_of(width), 0});
+  if (auto found = find(op + "/rows", {log_of(width), 0})) return found;
+  // With and without the heads' norm is nearly the same kernel.
+  if (op == "qk_norm_rotary") return find("rotary/rows", {log_of(width), 0});
+  if (op == "rotary") return find("qk_norm_rotary/rows", {log_of(width), 0});
+  return std::nullopt;
 }
 
 std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }

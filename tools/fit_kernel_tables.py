@@ -328,6 +328,12 @@ def row_wise(part, h100):
         if op in ("bias", "gumbel", "argmax", "logits_copy"):
             op += "_v2" if r["model"] == "qwen3-8b" else "_v1"
         us = r["us"] + GRAPH_GAP_US * r["kernels"]
+        if op == "rotary":
+            op = "qk_norm_rotary"  # both models norm their heads
+        if op == "kv_write":
+            r["n"] /= 2  # width of the keys; the digest counts values too
+        if op == "moe_align":
+            r["n"] = 128  # experts
         table.setdefault((op, int(r["n"])), {}).setdefault(rows, []).append(us)
     v2 = {}  # V2's sampler is three kernels; so is our operator
     for op in ("bias_v2", "gumbel_v2", "argmax_v2"):

@@ -47,14 +47,15 @@ std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& 
 // q and k of one token, read and written; the per-head norm is fused.
 std::unique_ptr<Operator> make_rotary(const OpSpec& spec, const Roofline& roofline) {
   const std::int64_t width = (spec.heads + spec.kv_heads) * spec.head_dim;
-  return stream(spec, roofline, static_cast<double>(width) * 2 * activation, 0, {"rotary", width});
+  return stream(spec, roofline, static_cast<double>(width) * 2 * activation, 0,
+                {spec.norm_heads ? "qk_norm_rotary" : "rotary", width});
 }
 
 // Keys and values into the paged cache.
 std::unique_ptr<Operator> make_kv_write(const OpSpec& spec, const Roofline& roofline) {
   const double elements = 2.0 * static_cast<double>(spec.kv_heads * spec.head_dim);
   return stream(spec, roofline, elements * activation, elements * spec.kv_bytes,
-                {"kv_write", 2 * spec.kv_heads * spec.head_dim});
+                {"kv_write", spec.kv_heads * spec.head_dim});
 }
 
 // SiLU(gate)·up: reads 2n, writes n.

@@ -15,7 +15,7 @@ std::unique_ptr<Operator> make_topk(const OpSpec& spec, const Roofline& roofline
 // moe_align_block_size: counts, then sorts row indices (two launches).
 std::unique_ptr<Operator> make_moe_align(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token),
-                                          0, 2, RowTable{"moe_align", spec.experts_per_token});
+                                          0, 2, RowTable{"moe_align", spec.experts});
 }
 
 // Weighted sum over a token's k expert outputs.

@@ -196,3 +196,25 @@ TEST_CASE("decode attention never gets shorter with more keys or more sequences"
     }
   }
 }
+
+TEST_CASE("timings carried to a relative keep compute and scale memory") {
+  const HardwareProfile h100 = part("h100"), h200 = part("h200");
+  const auto ours = KernelSet::load(h100, "orrery"), carried = KernelSet::load(h200, "orrery");
+  REQUIRE(ours.ok());
+  REQUIRE(carried.ok());
+  OpQuery query;
+  query.op = "gemm";
+  query.n = 6144;
+  query.k = 4096;
+  query.m = 4096;
+  const OpPrice there = price(query, h100, *ours), here = price(query, h200, *carried);
+  CHECK(there.rung == "measured");
+  CHECK(here.rung == "transported");
+  CHECK(here.ns == there.ns);  // one die, one clock
+  query.m = 1;
+  const double ratio = static_cast<double>(price(query, h200, *carried).ns) /
+                       static_cast<double>(price(query, h100, *ours).ns);
+  CHECK(ratio > 3.35 / 4.8);  // the start does not scale
+  CHECK(ratio < 0.85);
+  CHECK(here.high_ns - here.low_ns > there.high_ns - there.low_ns);
+}
