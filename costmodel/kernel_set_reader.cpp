@@ -3,13 +3,13 @@
 // blank where there is none) or timed (a column `us`, one launch a row). Figures of a shape may stand in any
 // order.
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 
 #include "base/det_math.h"
 #include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "costmodel/csv_table.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/profile_reader.h"
 
@@ -22,117 +22,6 @@ namespace fs = std::filesystem;
 std::string folder_of(const std::string& hardware, const std::string& name) {
   return data_directory() + "/hardware_profiles/tables/" + hardware + (name.empty() ? "" : "/" + name);
 }
-
-std::vector<std::string_view> split(std::string_view line) {
-  std::vector<std::string_view> cells;
-  for (std::size_t at = 0;;) {
-    const std::size_t comma = line.find(',', at);
-    cells.push_back(line.substr(at, comma == std::string_view::npos ? comma : comma - at));
-    if (comma == std::string_view::npos) return cells;
-    at = comma + 1;
-  }
-}
-
-bool number(std::string_view text, double& value) {
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-  return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
-}
-
-// A CSV with its header; cells by column name, numbers checked where they are asked for.
-class CsvTable {
- public:
-  static Result<CsvTable> load(const std::string& path) {
-    ORRERY_TRY(text, read_text_file(path));
-    CsvTable table;
-    table.path_ = path;
-    table.text_ = std::make_unique<std::string>(std::move(text));
-    std::string_view rest = *table.text_;
-    for (int line = 1; !rest.empty(); ++line) {
-      const std::size_t end = rest.find('\n');
-      const std::string_view row = rest.substr(0, end);
-      rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
-      if (row.empty() || row.front() == '#') continue;
-      if (table.header_.empty()) {
-        table.read_header(row);
-      } else {
-        table.rows_.push_back({line, split(row)});
-        if (table.rows_.back().cells.size() != table.header_.size()) {
-          return invalid_input("has " + std::to_string(table.rows_.back().cells.size()) +
-                                   " cells, the header " + std::to_string(table.header_.size()),
-                               {path, line, 0});
-        }
-      }
-    }
-    if (table.header_.empty()) return invalid_input("has no header", {path, 1, 0});
-    return table;
-  }
-
-  struct Row {
-    int line = 0;
-    std::vector<std::string_view> cells;
-  };
-  const std::vector<Row>& rows() const { return rows_; }
-  const std::vector<std::pair<double, std::size_t>>& axis() const { return axis_; }  // value, column
-  bool timed() const { return column("us") < header_.size(); }
-
-  std::string text(const Row& row, const char* name) const {
-    const std::size_t c = column(name);
-    return c < header_.size() ? std::string(row.cells[c]) : "";
-  }
-  // A positive number; anything else is an error at the row.
-  double positive(const Row& row, const char* name, Errors& errors) const {
-    const std::size_t c = column(name);
-    double value = 0;
-    if (c < header_.size() && number(row.cells[c], value) && value > 0) return value;
-    fail(row, name, "must be a positive number", errors);
-    return 1;
-  }
-  std::int64_t whole(const Row& row, const char* name, Errors& errors, std::int64_t absent = 0) const {
-    const std::size_t c = column(name);
-    if (c >= header_.size() && absent >= 0) return absent;
-    double value = -1;
-    if (c < header_.size() && number(row.cells[c], value) && value >= 0 && value < 1e15)
-      return static_cast<std::int64_t>(value);
-    fail(row, name, "must be a whole number", errors);
-    return 1;
-  }
-  void fail(const Row& row, const char* name, const std::string& message, Errors& errors) const {
-    errors.push_back(invalid_input(message, {path_, row.line, 0}, name));
-  }
-  // The utilisations of a fitted row, ascending.
-  std::vector<UtilisationPoint> points(const Row& row, Errors& errors) const {
-    std::vector<UtilisationPoint> out;
-    for (const auto& [x, c] : axis_) {
-      if (row.cells[c].empty()) continue;
-      double u = 0;
-      if (number(row.cells[c], u) && u > 0 && u < 4) {
-        out.push_back({x, u});
-      } else {
-        fail(row, std::string(header_[c]).c_str(), "a utilisation is above 0 and below 4", errors);
-      }
-    }
-    return out;
-  }
-
- private:
-  std::size_t column(std::string_view name) const {
-    return static_cast<std::size_t>(std::find(header_.begin(), header_.end(), name) - header_.begin());
-  }
-  void read_header(std::string_view row) {
-    header_ = split(row);
-    for (std::size_t c = 0; c < header_.size(); ++c) {
-      double x = 0;
-      if (number(header_[c], x)) axis_.emplace_back(x, c);
-    }
-    std::sort(axis_.begin(), axis_.end());
-  }
-
-  std::string path_;
-  std::unique_ptr<std::string> text_;  // cells point into it
-  std::vector<std::string_view> header_;
-  std::vector<std::pair<double, std::size_t>> axis_;
-  std::vector<Row> rows_;
-};
 
 // "3 0 9 4", or "64x8" for 64 experts of 8 rows each: total rows and experts that have any.
 bool rows_per_expert(std::string_view text, double& rows, double& distinct) {
