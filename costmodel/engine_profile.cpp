@@ -72,6 +72,7 @@ void read_host(const Yaml& node, HostCosts& h) {
       Term{"loop_gap", &h.loop_gap},
       Term{"input_delay", &h.input_delay},
       Term{"output_delay", &h.output_delay},
+      Term{"output_per_sequence", &h.output_per_sequence},
   };
   for (const Term& term : terms) *term.figure = read_figure<Seconds>(node.require(term.key), true);
 }

@@ -48,7 +48,7 @@ struct HostCosts {
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
   // client side, frontend none
-  Figure<Seconds> input_delay, output_delay;
+  Figure<Seconds> input_delay, output_delay, output_per_sequence;
 };
 
 // Defaults that depend on the device: the first entry whose condition holds.

@@ -216,6 +216,8 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   state->launcher_is_core = one_process;
   state->steps_in_flight = spec.engine.steps_in_flight;
   state->input_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.input_delay, scales.host));
+  state->output_per_sequence =
+      duration_from_nanoseconds(nanoseconds(spec.engine.host.output_per_sequence, scales.host));
   state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
   state->host_error = spec.engine.interval_host_error;
   state->fill_tables(spec.engine.settings);
@@ -261,6 +263,7 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }
 
 SimDuration StepPricer::output_delay() const { return state_->output_delay; }
+SimDuration StepPricer::output_per_sequence() const { return state_->output_per_sequence; }
 SimDuration StepPricer::input_delay() const { return state_->input_delay; }
 std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }
 bool StepPricer::launcher_is_core() const { return state_->launcher_is_core; }

@@ -113,6 +113,7 @@ class StepPricer {
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.
   SimDuration output_delay() const;
+  SimDuration output_per_sequence() const;
   SimDuration input_delay() const;
   // Steps that may be open at once, and whether the core thread launches kernels itself.
   std::int32_t steps_in_flight() const;

@@ -6,7 +6,8 @@ namespace orrery {
 
 Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
     : scheduler_(std::move(scheduler)), wiring_(wiring),
-      output_delay_(wiring.executor->output_delay(wiring.id)) {
+      output_delay_(wiring.executor->output_delay(wiring.id)),
+      output_per_sequence_(wiring.executor->output_per_sequence(wiring.id)) {
   levels_ = scheduler_->view();
 }
 
@@ -111,6 +112,8 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
     observe_request(a.resumed ? RequestEvent::Kind::resumed : RequestEvent::Kind::admitted, p.request, now,
                     step.value(), a.cached_tokens, 0);
   }
+  const std::int64_t batch = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
+  for (const PrefillWork& w : plan.prefill) progress_of(w.sequence).batch = batch;
   if (wiring_.observer == nullptr) return;
   for (const PrefillWork& w : plan.prefill) {
     observe_request(RequestEvent::Kind::prefill_chunk, w.request, now, step.value(), w.new_tokens, w.context);
@@ -226,7 +229,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
     join_run(p, at, step);
     return;
   }
-  p.first_token = at + output_delay_;
+  p.first_token = at + output_delay_ + SimDuration(output_per_sequence_.ns() * (p.batch - 1));
   p.has_token = true;
   p.run_first = step;
   // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was
@@ -240,7 +243,8 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
 
 void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   const Progress& p = progress_of(f.sequence);
-  const SimTime at = outcome.updates[f.update] + output_delay_;
+  // A first token that is the last one too has waited its turn in the step's outputs.
+  const SimTime at = later(outcome.updates[f.update] + output_delay_, p.first_token);
   RequestRecord record;
   record.request = f.request.value();
   record.arrival = p.arrival;

@@ -46,6 +46,7 @@ class Instance {
     SimTime arrival, first_scheduled, first_token;
     SimTime last_token;  // known only across a preemption or a pause
     std::int32_t prompt = 0, cached = 0, preemptions = 0;
+    std::int64_t batch = 0;  // sequences of the step with its latest prompt chunk
     bool admitted = false, has_token = false;
     bool broken = false;            // preempted or paused: its next gap spans more than one update
     std::int64_t run_first = 0;     // step of the token that began the current run of gaps
@@ -70,7 +71,7 @@ class Instance {
 
   std::unique_ptr<Scheduler> scheduler_;
   Wiring wiring_;
-  SimDuration output_delay_;
+  SimDuration output_delay_, output_per_sequence_;
   std::vector<Progress> progress_;          // by sequence slot
   std::vector<SequenceId> awaiting_token_;  // preempted or paused with a token in flight
   bool idle_ = true;

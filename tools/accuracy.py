@@ -20,6 +20,9 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from step_residuals import steps_of  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Mean absolute error of AIConfigurator 0.12.0 and AISimulate's replay engine 0.12.0 on the same models and plans, in
 # percent: ../shared/reference/peers.md §0.1. Their set of runs is larger than ours here.
@@ -179,6 +182,36 @@ def peers(runs):
     return table(["metric", "8B bf16", "32B bf16 TP2", "30B-A3B FP8"], rows)
 
 
+def coverage(orrery, run):
+    """Share of logged steps whose device time lies inside the 90 % interval of `orrery cost --steps`."""
+    folder = ROOT / "reports/cases/h200_vllm_0_24" / run
+    if not folder.is_dir():
+        return []
+    with open(folder / "engine.json", encoding="utf-8") as f:
+        engine = json.load(f)["engine"]
+    steps = list(steps_of(str(folder)))
+    with tempfile.TemporaryDirectory() as place:
+        scenario, listing, out = (os.path.join(place, n) for n in ("s.yaml", "steps.jsonl", "o.csv"))
+        with open(scenario, "w", encoding="utf-8") as f:
+            f.write(f"deployment: {{hardware: h200, model: {engine['model'].lower()}, engine: vllm-0.24, "
+                    f"parallel: {{tp: {engine.get('tensor_parallel_size', 1)}}}}}\n")
+        with open(listing, "w", encoding="utf-8") as f:
+            for s in steps:
+                f.write(json.dumps({"prefill": s["prefill"], "decode": {"sequences": s["decodes"],
+                                                                        "context_tokens": s["context"]}}) + "\n")
+        if subprocess.run([orrery, "cost", scenario, "--steps", listing, "--out", out]).returncode != 0:
+            return []
+        with open(out, newline="") as f:
+            priced = list(csv.DictReader(f))
+    rows = []
+    for title, wanted in (("decode", False), ("prefill and mixed", True)):
+        chosen = [(s, p) for s, p in zip(steps, priced) if bool(s["prefill"]) == wanted]
+        inside = sum(float(p["low_us"]) <= s["gpu"] <= float(p["high_us"]) for s, p in chosen)
+        half = statistics.median(float(p["high_us"]) / float(p["device_us"]) - 1 for _, p in chosen)
+        rows.append([f"{run}, {title}", str(len(chosen)), f"{100 * inside / len(chosen):.0f} %", f"{100 * half:.0f} %"])
+    return rows
+
+
 def text_of(command, fallback="unknown"):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else fallback
@@ -234,6 +267,9 @@ Medians over experiments (end to end) or over step classes (device time) of all 
 The same without `{FITTED}`, whose steps were used:
 
 {summary([run for run in runs if run.name != FITTED])}
+How often the measured device time of a logged step lies inside the 90 % interval that `orrery cost --steps` gives:
+
+{table(["steps of", "n", "inside", "median half-width"], [row for n in names for row in coverage(os.path.abspath(options.orrery), n)])}
 Beside two other tools on the same models and plans: *their* error / *ours*, mean absolute, in percent. Theirs were
 measured on more runs than are here (`../shared/reference/peers.md` §0.1), with kernel tables measured on the H200; ours
 for steps are medians over step classes. So this shows where we stand, not a ranking.

@@ -215,6 +215,8 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
     need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
   } else if (form == Form::cudnn && !alike) {
     need = "all sequences alike";
+  } else if (form == Form::cudnn && spec.sequences.front().first + spec.sequences.front().second > 65536) {
+    need = "at most 65,536 keys a sequence: cuDNN 9.19 read beyond them on an H100 at 131,072";
   } else {
     return std::make_unique<AttentionPrefillCase>(spec, form);
   }

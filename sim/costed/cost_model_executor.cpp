@@ -44,6 +44,10 @@ std::int32_t CostModelExecutor::depth(InstanceId instance) const {
   return static_cast<std::int32_t>(engines_[instance.value()].depth);
 }
 
+SimDuration CostModelExecutor::output_per_sequence(InstanceId instance) const {
+  return engines_[instance.value()].pricer->output_per_sequence();
+}
+
 SimDuration CostModelExecutor::output_delay(InstanceId instance) const {
   return engines_[instance.value()].pricer->output_delay();
 }

@@ -23,6 +23,7 @@ class CostModelExecutor final : public Executor {
   void collect(SimTime now, Outcomes& outcomes) override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
+  SimDuration output_per_sequence(InstanceId instance) const override;
 
   // Steps of one kind: their device time and what they add up to, for saying what they rest on.
   struct StepKind {

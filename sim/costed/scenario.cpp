@@ -243,6 +243,11 @@ std::string Scenario::resolved_yaml() const {
   out += "resolved:\n";
   out += "  hardware: " + h.name + "\n  model: " + pool.instance.model.name + "\n  engine: " + e.name + "\n";
   out += std::string("  quantization: ") + to_string(pool.instance.model.quantization) + "\n";
+  const KernelSet* kernels = pool.instance.kernels.get();
+  out += "  kernels: " +
+         (kernels == nullptr ? std::string("none, roofline only")
+                             : kernels->name() + " (" + to_string(kernels->rung("")) + ")") +
+         "\n";
   out += "  seed: " + std::to_string(seed) + "\n  gpus: " + std::to_string(gpus()) + "\n";
   write_settings(out, e);
   const auto bytes = [&](const char* name, Bytes v) {
@@ -280,12 +285,16 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "launch_graph", c.launch_graph);
   write_figure(out, "launch_piece", c.launch_piece);
   write_figure(out, "launch_kernel", c.launch_kernel);
+  write_figure(out, "launch_experts", c.launch_experts);
+  write_figure(out, "launch_collective", c.launch_collective);
+  write_figure(out, "stream_gap", c.stream_gap);
   write_figure(out, "copy", c.copy);
   write_figure(out, "update_base", c.update_base);
   write_figure(out, "update_per_sequence", c.update_per_sequence);
   write_figure(out, "loop_gap", c.loop_gap);
   write_figure(out, "input_delay", c.input_delay);
   write_figure(out, "output_delay", c.output_delay);
+  write_figure(out, "output_per_sequence", c.output_per_sequence);
   return out;
 }
 

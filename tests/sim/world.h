@@ -92,6 +92,7 @@ class ShuffledExecutor final : public Executor {
   }
   std::int32_t depth(InstanceId i) const override { return inner_.depth(i); }
   SimDuration output_delay(InstanceId i) const override { return inner_.output_delay(i); }
+  SimDuration output_per_sequence(InstanceId i) const override { return inner_.output_per_sequence(i); }
 
  private:
   Executor& inner_;
