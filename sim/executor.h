@@ -20,7 +20,7 @@ class Executor {
   virtual std::int32_t depth(InstanceId instance) const = 0;
   // From the end of an update to the client.
   virtual SimDuration output_delay(InstanceId instance) const = 0;
-  // More for each output that the step's message holds before this one. A first token is the last of its step.
+  // More for each output that the step's message holds before this one; a first token is its step's last.
   virtual SimDuration output_per_sequence(InstanceId instance) const = 0;
 };
 
