@@ -39,6 +39,16 @@ class Line {
     fail(key, "must be a whole number");
     return 0;
   }
+  std::vector<std::pair<std::string, double>> numbers(const char* key) {
+    std::vector<std::pair<std::string, double>> out;
+    bool good = object_[key].is_object();
+    for (const auto& item : object_[key].items()) {
+      good = good && item.value().is_number();
+      if (good) out.emplace_back(item.key(), item.value().get<double>());
+    }
+    if (!good) fail(key, "must be an object of numbers");
+    return out;
+  }
   bool has(const char* key) const { return object_.contains(key); }
   void fail(const std::string& key, const std::string& message) {
     errors.push_back(invalid_input(message, where_, key));
@@ -79,6 +89,7 @@ Measurement read_measurement(Line& line) {
     m.spread = line.number("spread");
     m.samples = static_cast<std::int64_t>(line.whole("samples"));
     if (!(m.us > 0)) line.fail("us", "must be positive");
+    if (line.has("slower")) m.slower = line.numbers("slower");
   }
   if (line.has("prepare_ms")) m.prepare_ms = line.number("prepare_ms");
   if (line.has("run_ms")) m.run_ms = line.number("run_ms");
@@ -183,6 +194,7 @@ Json measurement_json(const Measurement& m) {
     line["us"] = m.us;
     line["spread"] = m.spread;
     line["samples"] = m.samples;
+    for (const auto& [kernel, us] : m.slower) line["slower"][kernel] = us;
   }
   if (!m.why.empty()) line["why"] = m.why;
   if (m.run_ms > 0) {

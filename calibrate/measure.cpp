@@ -151,15 +151,15 @@ bool prepare(kernels::KernelCase& kernel, int sets, kernels::Device& device, Are
   return device.run([&](kernels::Stream stream) { kernel.launch(0, stream); }, m.why);
 }
 
-}  // namespace
-
-Measurement measure(const Point& point, kernels::Device& device, Arena& arena, Timer& timer,
-                    const MakeCase& make, const MeasureOptions& options) {
+Measurement measure_form(const Point& point, const std::string& form, kernels::Device& device, Arena& arena,
+                         Timer& timer, const MakeCase& make, const MeasureOptions& options) {
   Measurement m;
   m.table = point.table;
   m.shape = point.shape;
   const double begun = timer.seconds();
-  const auto kernel = make(point.spec, m.why);
+  kernels::CaseSpec spec = point.spec;
+  spec.op = form;
+  const auto kernel = make(spec, m.why);
   if (kernel == nullptr) {
     m.state = PointState::unsupported;
     return m;
@@ -181,6 +181,31 @@ Measurement measure(const Point& point, kernels::Device& device, Arena& arena, T
   m.state = PointState::rejected;
   m.why = "throttled in two attempts (reasons " + std::to_string(m.throttle_reasons) + ")";
   return m;
+}
+
+// A kernel that the device lacks is no reason to do without the others' figures.
+bool better(const Measurement& a, const Measurement& b) {
+  if (has_figure(a.state) != has_figure(b.state)) return has_figure(a.state);
+  return has_figure(a.state) ? a.us < b.us : a.state < b.state;
+}
+
+}  // namespace
+
+Measurement measure(const Point& point, kernels::Device& device, Arena& arena, Timer& timer,
+                    const MakeCase& make, const MeasureOptions& options) {
+  std::vector<Measurement> all;
+  for (const std::string& form : forms_of(point.spec)) {
+    all.push_back(measure_form(point, form, device, arena, timer, make, options));
+    if (all.back().state == PointState::failed) return all.back();  // the device may be gone
+  }
+  std::stable_sort(all.begin(), all.end(), better);
+  Measurement best = all.front();
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    best.prepare_ms += all[i].prepare_ms;
+    best.run_ms += all[i].run_ms;
+    if (has_figure(all[i].state)) best.slower.emplace_back(all[i].kernel, all[i].us);
+  }
+  return best;
 }
 
 }  // namespace orrery::calibrate

@@ -6,6 +6,8 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "calibrate/arena.h"
 #include "calibrate/point.h"
@@ -32,6 +34,7 @@ struct Measurement {
   double prepare_ms = 0, run_ms = 0;  // what the point took: operands and choice of an algorithm; replays
   double value = 0;                   // of a probe, in its unit; us and spread are then 0
   std::string unit;                   // empty: a timing
+  std::vector<std::pair<std::string, double>> slower;  // other kernels that did the same, and their medians
   std::string why;                    // of everything but ok
   bool telemetry = false;
   double sm_mhz = 0, memory_mhz = 0, power_w = 0, temperature_c = 0;  // after the replays
@@ -56,7 +59,8 @@ using MakeCase = std::function<std::unique_ptr<kernels::KernelCase>(const kernel
 int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::size_t l2_bytes,
                  std::size_t room);
 
-// Operands come from the arena, which is empty again afterwards.
+// Times every kernel that can do the point (forms_of) and returns the fastest. Operands come from the arena,
+// which is empty again afterwards.
 Measurement measure(const Point& point, kernels::Device& device, Arena& arena, Timer& timer,
                     const MakeCase& make, const MeasureOptions& options);
 

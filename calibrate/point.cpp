@@ -208,6 +208,16 @@ std::string shape_of(const kernels::CaseSpec& s) {
   return s.op + "," + dtype + joined({s.m, width_of(s), second_of(s)});
 }
 
+std::vector<std::string> forms_of(const kernels::CaseSpec& s) {
+  if (s.op == "grouped_gemm") return {s.op, "grouped_gemm_wgmma"};
+  if (s.op != "attention_prefill") return {s.op};
+  std::vector<std::string> forms{s.op, "attention_prefill_wgmma"};
+  const bool prompts =
+      std::all_of(s.sequences.begin(), s.sequences.end(), [](const auto& each) { return each.second == 0; });
+  if (prompts) forms.emplace_back("attention_prefill_cudnn");
+  return forms;
+}
+
 Result<kernels::CaseSpec> spec_of(const std::string& table, const std::vector<std::string>& columns) {
   const TableEntry* entry = find_table(table);
   ORRERY_CHECK(entry != nullptr, "a table that nobody knows");

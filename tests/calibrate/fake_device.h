@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -35,6 +36,7 @@ struct FakeWorld {
   int time_calls = 0, kernels_made = 0, sets_prepared = 0;
   std::string fail_with;                    // of time()
   std::set<std::string> without;            // operators that there is no kernel for
+  std::map<std::string, double> takes;      // of operators that do not take 1 × the law
   std::vector<kernels::CaseSpec> measured;  // in order of their making
 };
 
@@ -134,7 +136,10 @@ class FakeKernel : public kernels::KernelCase {
     world_.timer.now += 2e-3;
     return true;
   }
-  void launch(int, kernels::Stream) override { world_.pending_ns += law_ns(spec_); }
+  void launch(int, kernels::Stream) override {
+    const auto factor = world_.takes.find(spec_.op);
+    world_.pending_ns += law_ns(spec_) * (factor == world_.takes.end() ? 1 : factor->second);
+  }
   kernels::CheckResult check(kernels::DeviceMemory&) override { return {true, 0.5, 4096, ""}; }
   double flops() const override { return 1; }
   double bytes() const override { return 1; }

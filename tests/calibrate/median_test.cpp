@@ -117,6 +117,67 @@ TEST_CASE("weights rotate over more than twice the last cache; activations stay 
   CHECK(world.sets_prepared == 1);
 }
 
+namespace {
+
+Point prompts(std::int64_t tokens, std::int64_t context) {
+  Point p;
+  p.spec.op = "attention_prefill";
+  p.spec.heads = 32;
+  p.spec.kv_heads = 8;
+  p.spec.head_dim = 128;
+  p.spec.sequences = {{tokens, context}};
+  p.table = table_of(p.spec);
+  p.shape = shape_of(p.spec);
+  return p;
+}
+
+}  // namespace
+
+TEST_CASE("of several kernels for an operator the fastest that the device has is the figure") {
+  FakeWorld world;
+  world.noise = 0;
+  world.takes = {{"attention_prefill", 3}, {"attention_prefill_wgmma", 1.5}, {"attention_prefill_cudnn", 1}};
+  FakeDevice device(world);
+  Arena arena(device, 0.5);
+  const MakeCase make = fake_cases(world);
+  const Measurement prompt = measure(prompts(2048, 0), device, arena, world.timer, make, {});
+  CHECK(prompt.kernel == "fake.attention_prefill_cudnn");
+  REQUIRE(prompt.slower.size() == 2);
+  CHECK(prompt.slower[0].first == "fake.attention_prefill_wgmma");
+  CHECK(prompt.slower[0].second == Approx(1.5 * prompt.us));
+  CHECK(prompt.slower[1].second == Approx(3 * prompt.us));
+  // A context lies in blocks, which cuDNN's kernel does not read.
+  CHECK(measure(prompts(64, 4096), device, arena, world.timer, make, {}).kernel ==
+        "fake.attention_prefill_wgmma");
+  world.without = {"attention_prefill_wgmma"};
+  const Measurement plain = measure(prompts(64, 4096), device, arena, world.timer, make, {});
+  CHECK(plain.kernel == "fake.attention_prefill");
+  CHECK(plain.state == PointState::ok);
+  CHECK(plain.slower.empty());
+  world.without = {"attention_prefill", "attention_prefill_wgmma", "attention_prefill_cudnn"};
+  CHECK(measure(prompts(64, 0), device, arena, world.timer, make, {}).state == PointState::unsupported);
+}
+
+TEST_CASE("slower kernels of a point stay in the journal") {
+  Measurement m;
+  m.table = "grouped_gemm";
+  m.shape = "bf16,64,64,4 0";
+  m.kernel = "a";
+  m.state = PointState::ok;
+  m.us = 2;
+  m.samples = 20;
+  m.slower = {{"b", 2.5}, {"c", 3}};
+  FakeWorld world;
+  FakeDevice device(world);
+  const std::string text = header_json(fake_header(device)).dump() + "\n";
+  const auto back = parse_journal(text + measurement_json(m).dump() + "\n", "j");
+  REQUIRE(back.ok());
+  CHECK(back->points.at(0).slower == m.slower);
+  Json broken = measurement_json(m);
+  broken["slower"]["b"] = "fast";
+  CHECK(parse_journal(text + broken.dump() + "\n", "j").errors().at(0).key == "slower");
+}
+
 TEST_CASE("throttled samples are retried once after a pause, then rejected") {
   FakeWorld world;
   FakeDevice device(world);
