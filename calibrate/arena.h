@@ -27,6 +27,7 @@ class Arena : public kernels::DeviceMemory {
                    std::uint64_t seed) override;
   bool guards_intact(std::string& what) override;  // of the whole: slices have no guards
   void release_all() override { used_ = 0; }
+  int device_index() const override { return under_.device_index(); }
 
  private:
   kernels::DeviceMemory& under_;

@@ -37,7 +37,9 @@ void check_one(const kernels::CaseEntry& entry, const kernels::CaseSpec& spec, c
   if (o.refused_here) return;
   o.kernel = kernel->kernel();
   o.state = CheckState::failed;
-  if (!target.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, o.detail)) return;
+  const bool ran = target.run([&](kernels::Stream stream) { kernel->launch(0, stream); }, o.detail);
+  if (!kernel->refusal().empty()) o.detail = kernel->refusal();
+  if (!ran || !kernel->refusal().empty()) return;
   const kernels::CheckResult result = kernel->check(target.memory);
   o.worst = result.worst;
   o.compared = result.compared;

@@ -130,9 +130,10 @@ const char* to_string(PointState state) {
 
 int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::size_t l2_bytes,
                  std::size_t room) {
-  const double cold = cold_bytes(spec);
-  if (!(cold > 0)) return 1;
-  const double wanted = std::ceil(2.0 * static_cast<double>(l2_bytes) / cold) + 1;
+  if (!(cold_bytes(spec) > 0)) return 1;
+  // Everything that a launch touches, activations too, pushes the set before it out.
+  const double touched = std::max(cold_bytes(spec), static_cast<double>(bytes_per_set));
+  const double wanted = std::ceil(2.0 * static_cast<double>(l2_bytes) / touched) + 1;
   // Slices are padded and aligned; a twentieth is kept for that.
   const double fitting =
       std::floor(0.95 * static_cast<double>(room) / std::max(1.0, static_cast<double>(bytes_per_set)));
@@ -148,7 +149,9 @@ bool prepare(kernels::KernelCase& kernel, int sets, kernels::Device& device, Are
   if (!kernel.prepare(arena, sets, m.why)) return false;
   m.kernel = kernel.kernel();  // libraries choose when they know the device
   m.state = PointState::failed;
-  return device.run([&](kernels::Stream stream) { kernel.launch(0, stream); }, m.why);
+  const bool ran = device.run([&](kernels::Stream stream) { kernel.launch(0, stream); }, m.why);
+  if (!kernel.refusal().empty()) m.why = kernel.refusal();
+  return ran && kernel.refusal().empty();
 }
 
 Measurement measure_form(const Point& point, const std::string& form, kernels::Device& device, Arena& arena,
@@ -203,7 +206,10 @@ Measurement measure(const Point& point, kernels::Device& device, Arena& arena, T
   for (std::size_t i = 1; i < all.size(); ++i) {
     best.prepare_ms += all[i].prepare_ms;
     best.run_ms += all[i].run_ms;
-    if (has_figure(all[i].state)) best.slower.emplace_back(all[i].kernel, all[i].us);
+    if (has_figure(all[i].state))
+      best.slower.emplace_back(all[i].kernel, all[i].us);
+    else if (has_figure(best.state))
+      best.passed_over.push_back(all[i].kernel + ": " + all[i].why);
   }
   return best;
 }

@@ -35,6 +35,7 @@ struct Measurement {
   double value = 0;                   // of a probe, in its unit; us and spread are then 0
   std::string unit;                   // empty: a timing
   std::vector<std::pair<std::string, double>> slower;  // other kernels that did the same, and their medians
+  std::vector<std::string> passed_over;                // those that this device or build cannot run, and why
   std::string why;                    // of everything but ok
   bool telemetry = false;
   double sm_mhz = 0, memory_mhz = 0, power_w = 0, temperature_c = 0;  // after the replays
@@ -55,7 +56,7 @@ struct MeasureOptions {
 
 using MakeCase = std::function<std::unique_ptr<kernels::KernelCase>(const kernels::CaseSpec&, std::string&)>;
 
-// Independent operand sets so that what is streamed from memory returns only after twice the last cache.
+// Independent operand sets (of `bytes_per_set` touched by a launch) so that what is streamed from memory returns only after twice the last cache.
 int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::size_t l2_bytes,
                  std::size_t room);
 

@@ -94,12 +94,30 @@ class Session {
     }
     if (m.state == PointState::rejected || m.state == PointState::failed)
       options_.say(point.table + " " + point.shape + ": " + to_string(m.state) + ": " + m.why);
+    for (const std::string& other : m.passed_over) {
+      if (++summary_.unsupported[without_numbers(other)] == 1) options_.say(other);
+    }
     failures_ = m.state == PointState::failed ? failures_ + 1 : 0;
     ORRERY_TRY_STATUS(journal_.add(m, now));
+    rest(m);
     if (failures_ < most_failures_in_a_row) return ok_status();
     return make_error(ErrorKind::unavailable, std::to_string(failures_) +
                                                   " points failed one after another, the last: " + m.why +
                                                   "; the device may need a new process: --resume");
+  }
+
+  // At the power cap the clock falls, and stays low for a while: without a rest the next point, however light,
+  // would be timed at the clock of this one.
+  void rest(const Measurement& m) {
+    if (!m.telemetry) return;
+    highest_mhz_ = std::max(highest_mhz_, m.sm_mhz);
+    const double enough = options_.rested * highest_mhz_;
+    const double until = std::min(timer_.seconds() + options_.rest_s, end_);
+    for (double mhz = m.sm_mhz; mhz < enough && timer_.seconds() < until;) {
+      timer_.pause(options_.rest_s / 16);
+      const kernels::Telemetry now = device_.telemetry();
+      mhz = now.valid ? now.sm_clock_mhz : enough;
+    }
   }
 
   // Probes allocate for themselves, as much as there is.
@@ -168,6 +186,7 @@ class Session {
   JournalWriter& journal_;
   const SessionOptions& options_;
   double started_, end_;
+  double highest_mhz_ = 0;
   double longest_of_late_ = 0, last_sentinel_ = -1e300, first_sentinel_ = 0;
   int failures_ = 0;
   SessionSummary summary_;

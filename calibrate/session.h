@@ -33,6 +33,8 @@ struct SessionOptions {
   double sentinel_every_s = 30;  // a fixed GEMM, timed again: has the part changed under us?
   double drift_limit = 0.02;
   double warm_up_s = 1.0;  // of sustained work before the first point: clocks ramp up
+  double rest_s = 0.32;    // at most, after a point that left the clock below
+  double rested = 0.97;    // this share of the highest seen
   RunProbe probe;          // empty: this build has none
   double probe_s = 6;      // a probe is begun only when so much time is left
   std::function<bool()> interrupted = [] { return false; };

@@ -34,6 +34,7 @@ class CudaMemory : public GuardedMemory {
   CudaMemory(const CudaMemory&) = delete;
   CudaMemory& operator=(const CudaMemory&) = delete;
   ~CudaMemory() override { release_all(); }
+  int device_index() const override { return device_; }
 
  protected:
   // Errors of copies are left to the runtime's last error: the next run() or time() reports them.

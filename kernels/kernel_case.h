@@ -56,6 +56,7 @@ class DeviceMemory {
                            std::uint64_t seed) = 0;
   virtual bool guards_intact(std::string& what) = 0;  // of all allocations
   virtual void release_all() = 0;
+  virtual int device_index() const { return 0; }  // in the driver's order
 };
 
 struct CheckResult {
@@ -75,6 +76,8 @@ class KernelCase {
   // run it.
   virtual bool prepare(DeviceMemory& memory, int sets, std::string& why) = 0;
   virtual void launch(int set, Stream stream) = 0;  // only kernel launches: no allocation, no synchronisation
+  // What a library said when it refused a launch, which then did nothing; empty: none was.
+  virtual std::string refusal() const { return {}; }
   // After a launch on set 0: compares at least min(all, 4096) outputs with a double-precision reference.
   virtual CheckResult check(DeviceMemory& memory) = 0;
   // Work of one launch, for the roofline: as the cost model counts it.

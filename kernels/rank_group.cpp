@@ -105,6 +105,13 @@ class Group final : public RankGroup {
  public:
   Group(const std::vector<Rank>& ranks, std::vector<std::unique_ptr<Device>> others)
       : ranks_(ranks), others_(std::move(others)) {}
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+  // Giving back what lies on the others makes them current.
+  ~Group() override {
+    others_.clear();
+    static_cast<void>(cudaSetDevice(ranks_.front().device));
+  }
 
   DeviceMemory& memory(std::int32_t rank) override {
     return others_[static_cast<std::size_t>(rank - 1)]->memory();
@@ -134,10 +141,6 @@ class Group final : public RankGroup {
     for (std::size_t r = 1; r < ranks_.size() && fine; ++r) {
       fine = good(cudaStreamWaitEvent(first, ranks_[r].event, 0), "join", why);
     }
-    // Every call above was asked. After a graph that held a collective is gone, NCCL's own clean-up leaves an
-    // error of the runtime behind in its next call, which succeeds: the caller would take it for this
-    // launch's.
-    if (fine) static_cast<void>(cudaGetLastError());
     return fine;
   }
 
@@ -192,17 +195,15 @@ class Group final : public RankGroup {
 
 }  // namespace
 
-std::unique_ptr<RankGroup> make_rank_group(std::int32_t ranks, std::string& why) {
+std::unique_ptr<RankGroup> make_rank_group(std::int32_t ranks, int first, std::string& why) {
   if (!nccl().why.empty()) {
     why = nccl().why;
     return nullptr;
   }
-  int current = 0;
-  if (!good(cudaGetDevice(&current), "cudaGetDevice", why)) return nullptr;
   std::vector<std::unique_ptr<Device>> all = devices(why), others;
-  std::vector<int> chosen = {current};
+  std::vector<int> chosen = {first};
   for (std::unique_ptr<Device>& device : all) {
-    if (device->info().index == current || static_cast<std::int32_t>(chosen.size()) == ranks) continue;
+    if (device->info().index == first || static_cast<std::int32_t>(chosen.size()) == ranks) continue;
     chosen.push_back(device->info().index);
     others.push_back(std::move(device));
   }
@@ -212,6 +213,7 @@ std::unique_ptr<RankGroup> make_rank_group(std::int32_t ranks, std::string& why)
   }
   const std::vector<Rank>* made = connected(chosen, why);
   if (made == nullptr) return nullptr;
+  if (!good(cudaSetDevice(first), "cudaSetDevice", why)) return nullptr;
   return std::make_unique<Group>(*made, std::move(others));
 }
 

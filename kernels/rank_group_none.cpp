@@ -3,7 +3,7 @@
 
 namespace orrery::kernels {
 
-std::unique_ptr<RankGroup> make_rank_group(std::int32_t, std::string& why) {
+std::unique_ptr<RankGroup> make_rank_group(std::int32_t, int, std::string& why) {
   why = "built without a CUDA toolkit: no NCCL";
   return nullptr;
 }

@@ -32,6 +32,8 @@ struct FakeWorld {
   double noise = 0.002;        // relative deviation of a replay
   double pending_ns = 0;       // of the launches since the last reading
   double slowdown = 1;         // of everything: a drifting part
+  std::vector<double> clocks;  // the next readings, MHz; 1980 when there are none
+  std::string refusal;         // of every launch
   int throttled_readings = 0;  // so many telemetry readings from now on say throttled
   int time_calls = 0, kernels_made = 0, sets_prepared = 0;
   std::string fail_with;                    // of time()
@@ -100,6 +102,10 @@ class FakeDevice : public kernels::Device {
     kernels::Telemetry t;
     t.valid = true;
     t.sm_clock_mhz = 1980;
+    if (!world_.clocks.empty()) {
+      t.sm_clock_mhz = world_.clocks.front();
+      world_.clocks.erase(world_.clocks.begin());
+    }
     t.memory_clock_mhz = 3201;
     t.power_w = 480;
     t.temperature_c = 51;
@@ -140,6 +146,7 @@ class FakeKernel : public kernels::KernelCase {
     const auto factor = world_.takes.find(spec_.op);
     world_.pending_ns += law_ns(spec_) * (factor == world_.takes.end() ? 1 : factor->second);
   }
+  std::string refusal() const override { return world_.refusal; }
   kernels::CheckResult check(kernels::DeviceMemory&) override { return {true, 0.5, 4096, ""}; }
   double flops() const override { return 1; }
   double bytes() const override { return 1; }

@@ -158,6 +158,16 @@ TEST_CASE("of several kernels for an operator the fastest that the device has is
   CHECK(measure(prompts(64, 0), device, arena, world.timer, make, {}).state == PointState::unsupported);
 }
 
+TEST_CASE("a launch that its library refused is a failure, not a very fast kernel") {
+  FakeWorld world;
+  world.refusal = "not for this shape";
+  FakeDevice device(world);
+  Arena arena(device, 0.5);
+  const Measurement m = measure(gemm_point(1, 512, 512), device, arena, world.timer, fake_cases(world), {});
+  CHECK(m.state == PointState::failed);
+  CHECK(m.why == "not for this shape");
+}
+
 TEST_CASE("slower kernels of a point stay in the journal") {
   Measurement m;
   m.table = "grouped_gemm";

@@ -87,6 +87,24 @@ TEST_CASE("a session measures its plan and its journal becomes tables") {
   CHECK(files.at("table.yaml").find("points: 10") != std::string::npos);
 }
 
+TEST_CASE("a point that left the clock low is followed by a rest until it is back, but not by a long one") {
+  const Folder folder("calibrate_rest");
+  SessionOptions options;
+  options.warm_up_s = 0;
+  {
+    FakeWorld world;
+    world.clocks = {1980, 1980, 1300, 1310, 1700, 1975};  // sentinel, point, point that is hot, three looks
+    run(folder.file("recovers"), false, options, world);
+    CHECK(world.timer.paused == Approx(3 * options.rest_s / 16));
+  }
+  FakeWorld stuck;
+  stuck.clocks = {1980, 1980};
+  stuck.clocks.insert(stuck.clocks.end(), 60, 1300);
+  run(folder.file("stuck"), false, options, stuck);
+  CHECK(stuck.timer.paused >= options.rest_s);
+  CHECK(stuck.timer.paused <= 60.0 / 16 * options.rest_s);
+}
+
 TEST_CASE("a session that is killed after any number of points and resumed gives the same tables") {
   const Folder folder("calibrate_resume");
   FakeWorld whole_world;
