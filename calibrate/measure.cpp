@@ -159,6 +159,7 @@ Measurement measure_form(const Point& point, const std::string& form, kernels::D
   Measurement m;
   m.table = point.table;
   m.shape = point.shape;
+  m.kernel = form;  // until the case says more
   const double begun = timer.seconds();
   kernels::CaseSpec spec = point.spec;
   spec.op = form;

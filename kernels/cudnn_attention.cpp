@@ -14,29 +14,25 @@ enum Id : std::int64_t {
   values_id,
   out_id,
   scale_id,
-  minus_infinity_id,
-  kv_id,
-  q_id
+  minus_infinity_id
 };
 
 class Plan final : public CudnnAttention {
  public:
-  explicit Plan(const CudnnAttentionShape& shape)
-      : scale_(shape.softmax_scale), tokens_(static_cast<std::int32_t>(shape.added + shape.context)),
-        added_(static_cast<std::int32_t>(shape.added)) {}
+  explicit Plan(const CudnnAttentionShape& shape) : scale_(shape.softmax_scale) {}
 
   bool build(const CudnnAttentionShape& s, std::string& why) {
     CudnnGraph graph;
-    const std::int64_t all = s.added + s.context, d = s.head_dim;
-    const CudnnGraph::Dimensions square = {s.sequences, s.heads, s.added, all};
-    const CudnnGraph::Dimensions column = {s.sequences, s.heads, s.added, 1};
-    const CudnnGraph::Dimensions rows = {s.sequences, s.heads, s.added, d};
-    const CudnnGraph::Dimensions rows_stride = {s.added * s.heads * d, d, s.heads * d, 1};
+    const std::int64_t d = s.head_dim;
+    const CudnnGraph::Dimensions square = {s.sequences, s.heads, s.tokens, s.tokens};
+    const CudnnGraph::Dimensions column = {s.sequences, s.heads, s.tokens, 1};
+    const CudnnGraph::Dimensions rows = {s.sequences, s.heads, s.tokens, d};
+    const CudnnGraph::Dimensions rows_stride = {s.tokens * s.heads * d, d, s.heads * d, 1};
     const auto queries = graph.tensor(queries_id, CUDNN_DATA_BFLOAT16, rows, rows_stride);
     const auto out = graph.tensor(out_id, CUDNN_DATA_BFLOAT16, rows, rows_stride);
-    const auto keys = graph.tensor(keys_id, CUDNN_DATA_BFLOAT16, {s.sequences, s.kv_heads, d, all},
+    const auto keys = graph.tensor(keys_id, CUDNN_DATA_BFLOAT16, {s.sequences, s.kv_heads, d, s.tokens},
                                    {s.kv_sequence_stride, d, 1, s.kv_heads * d});
-    const auto values = graph.tensor(values_id, CUDNN_DATA_BFLOAT16, {s.sequences, s.kv_heads, all, d},
+    const auto values = graph.tensor(values_id, CUDNN_DATA_BFLOAT16, {s.sequences, s.kv_heads, s.tokens, d},
                                      {s.kv_sequence_stride, d, s.kv_heads * d, 1});
     const auto products = graph.between(CUDNN_DATA_FLOAT, square);
     graph.matmul(queries, keys, products);
@@ -52,6 +48,11 @@ class Plan final : public CudnnAttention {
     graph.pointwise(CUDNN_POINTWISE_EXP, CUDNN_DATA_FLOAT, shifted, nullptr, exponentials);
     const auto sums = graph.between(CUDNN_DATA_FLOAT, column);
     graph.reduce(CUDNN_REDUCE_TENSOR_ADD, exponentials, sums);
+    // Nobody asks for the logarithm of the sums, but the engines know the graph only with it.
+    const auto logarithms = graph.between(CUDNN_DATA_FLOAT, column);
+    graph.pointwise(CUDNN_POINTWISE_LOG, CUDNN_DATA_FLOAT, sums, nullptr, logarithms);
+    graph.pointwise(CUDNN_POINTWISE_ADD, CUDNN_DATA_FLOAT, largest, logarithms,
+                    graph.between(CUDNN_DATA_FLOAT, column));
     const auto weights = graph.between(CUDNN_DATA_BFLOAT16, square);
     graph.pointwise(CUDNN_POINTWISE_DIV, CUDNN_DATA_FLOAT, exponentials, sums, weights);
     graph.matmul(weights, values, out);
@@ -68,10 +69,6 @@ class Plan final : public CudnnAttention {
               void* stream, std::string& why) override {
     std::vector<std::int64_t> ids = {queries_id, keys_id, values_id, out_id, scale_id, minus_infinity_id};
     std::vector<const void*> pointers = {queries, keys, values, out, &scale_, &minus_infinity_};
-    if (shifted()) {
-      ids.insert(ids.end(), {kv_id, q_id});
-      pointers.insert(pointers.end(), {&tokens_, &added_});
-    }
     CudnnDescriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     const auto count = static_cast<std::int64_t>(ids.size());
     pack.set_many(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data());
@@ -88,23 +85,13 @@ class Plan final : public CudnnAttention {
   }
 
  private:
-  bool shifted() const { return tokens_ != added_; }
-
-  // −∞ where the token's index is beyond row + tokens − new tokens.
-  CudnnGraph::Tensor mask(CudnnGraph& graph, CudnnGraph::Tensor scores,
-                          const CudnnGraph::Dimensions& square) const {
-    auto row = graph.between(CUDNN_DATA_INT32, square);
+  // −∞ where the token's index is beyond the row's.
+  static CudnnGraph::Tensor mask(CudnnGraph& graph, CudnnGraph::Tensor scores,
+                                 const CudnnGraph::Dimensions& square) {
+    const auto row = graph.between(CUDNN_DATA_INT32, square);
     graph.index(2, scores, row);
     const auto column = graph.between(CUDNN_DATA_INT32, square);
     graph.index(3, scores, column);
-    if (shifted()) {
-      const auto further = graph.between(CUDNN_DATA_INT32, square);
-      graph.pointwise(CUDNN_POINTWISE_ADD, CUDNN_DATA_INT32, row, graph.value(kv_id, CUDNN_DATA_INT32),
-                      further);
-      row = graph.between(CUDNN_DATA_INT32, square);
-      graph.pointwise(CUDNN_POINTWISE_SUB, CUDNN_DATA_INT32, further, graph.value(q_id, CUDNN_DATA_INT32),
-                      row);
-    }
     const auto seen = graph.between(CUDNN_DATA_BOOLEAN, square);
     graph.pointwise(CUDNN_POINTWISE_CMP_GE, CUDNN_DATA_BOOLEAN, row, column, seen);
     const auto masked = graph.between(CUDNN_DATA_FLOAT, square);
@@ -114,7 +101,6 @@ class Plan final : public CudnnAttention {
   }
 
   float scale_, minus_infinity_ = -std::numeric_limits<float>::infinity();
-  std::int32_t tokens_, added_;
   std::int64_t workspace_ = 0;
   std::unique_ptr<CudnnDescriptor> plan_;
 };

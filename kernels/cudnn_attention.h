@@ -1,5 +1,5 @@
-// Prefill attention through cuDNN's graph API (its C form, loaded at run time): scaled dot products, causal
-// from the end, softmax, product with values, written as the graph that cuDNN's fused attention engines
+// Attention of whole prompts through cuDNN's graph API (its C form, loaded at run time): scaled dot products, causal
+// mask, softmax, product with values, written as the graph that cuDNN's fused attention engines
 // recognise.
 #pragma once
 
@@ -9,10 +9,9 @@
 
 namespace orrery::kernels {
 
-// All sequences alike: `added` new tokens behind a context. Memory is [sequence][token][head][head_dim],
-// bf16.
+// All sequences alike. Memory is [sequence][token][head][head_dim], bf16.
 struct CudnnAttentionShape {
-  std::int64_t sequences = 0, added = 0, context = 0;
+  std::int64_t sequences = 0, tokens = 0;
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::int64_t kv_sequence_stride = 0;  // elements from one sequence's keys (or values) to the next one's
   float softmax_scale = 1;

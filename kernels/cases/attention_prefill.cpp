@@ -124,8 +124,7 @@ class AttentionPrefillCase final : public KernelCase {
   bool plan_cudnn(DeviceMemory& memory, std::string& why) {
     CudnnAttentionShape shape;
     shape.sequences = static_cast<std::int64_t>(spec_.sequences.size());
-    shape.added = spec_.sequences.front().first;
-    shape.context = spec_.sequences.front().second;
+    shape.tokens = spec_.sequences.front().first;
     shape.heads = spec_.heads;
     shape.kv_heads = spec_.kv_heads;
     shape.head_dim = spec_.head_dim;
@@ -193,7 +192,8 @@ class AttentionPrefillCase final : public KernelCase {
 }  // namespace
 
 // The operator is "attention_prefill", "attention_prefill_wgmma" for the form that only Hopper runs, or
-// "attention_prefill_cudnn": cuDNN over keys and values without blocks, all sequences alike.
+// "attention_prefill_cudnn": cuDNN over the keys and values of prompts as they were just computed, without blocks,
+// all sequences alike.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
   Form form = spec.op == "attention_prefill_cudnn" ? Form::cudnn : Form::mma;
@@ -214,10 +214,12 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
     need = "dtype and kv_dtype bf16";
   } else if (!sensible) {
     need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
-  } else if (form == Form::cudnn && !alike) {
-    need = "all sequences alike";
-  } else if (form == Form::cudnn && spec.sequences.front().first + spec.sequences.front().second > 65536) {
-    need = "at most 65,536 keys a sequence: cuDNN 9.19 read beyond them on an H100 at 131,072";
+  } else if (form == Form::cudnn && (!alike || spec.sequences.front().second > 0)) {
+    need = "all sequences alike and without a context";
+  } else if (form == Form::cudnn && spec.sequences.front().first % 128 != 0) {
+    // cuDNN up to 9.15 reads beyond other numbers of keys, unless they are masked as padding
+    // (NVIDIA/cudnn-frontend, scaled_dot_product_flash_attention.h: has_workaround_padding_mask).
+    need = "prompts of a multiple of 128 tokens";
   } else {
     return std::make_unique<AttentionPrefillCase>(spec, form);
   }
