@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace orrery::calibrate {
 
@@ -33,6 +34,16 @@ inline constexpr std::array<std::int64_t, 16> collective_bytes{
 inline constexpr std::array<std::int64_t, 12> copy_bytes{4096,      65536,     1048576,    4194304,
                                                          16777216,  33554432,  67108864,   134217728,
                                                          268435456, 536870912, 1073741824, 4294967296};
+
+// What a plan sweeps: the values above, or, to test tables on what they were not made from, values between them (their
+// geometric means, where a whole number lies there; contexts of prompts keep their zero).
+struct Axes {
+  using Values = std::vector<std::int64_t>;
+  Values gemm_rows, gemm_knees, expert_tokens, decode_batches, decode_contexts, prefill_tokens,
+      prefill_contexts, prefill_sequences, elementwise_rows, collective_bytes, copy_bytes;
+};
+Axes grid_axes();
+Axes axes_between();
 
 // Refinement level of the i-th of n values: 0 for both ends and the middle, then halves of halves, as van der
 // Corput's sequence fills an interval; values of level ≤ l split the axis into 2^(l+1) parts.

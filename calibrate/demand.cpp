@@ -101,7 +101,8 @@ bool has_kernels(const WeightFormat& format, std::int64_t n, std::int64_t k) {
 
 class Collector {
  public:
-  Collector(const DemandOptions& options, Demand& demand) : options_(options), demand_(demand) {}
+  Collector(const DemandOptions& options, Demand& demand)
+      : options_(options), axes_(options.between ? axes_between() : grid_axes()), demand_(demand) {}
 
   void add(const Deployment& d) {
     for (const GraphNode& node : d.nodes) {
@@ -125,17 +126,17 @@ class Collector {
   void add_probes() {
     kernels::CaseSpec s;
     s.op = "copy";
-    for (std::size_t i = 0; i < copy_bytes.size(); ++i) {
-      s.bytes = copy_bytes[i];
-      note(s, "copy", axis_level(i, copy_bytes.size()), 0.01, true);
+    for (std::size_t i = 0; i < axes_.copy_bytes.size(); ++i) {
+      s.bytes = axes_.copy_bytes[i];
+      note(s, "copy", axis_level(i, axes_.copy_bytes.size()), 0.01, true);
     }
     s.bytes = 0;
     for (const char* probe : probe_names) {
       s.op = probe;
-      note(s, std::string("probe ") + probe, probe_level, 0.01, true);
+      if (!options_.between) note(s, std::string("probe ") + probe, probe_level, 0.01, true);
     }
     for (const char* op : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}) {
-      for (std::size_t i = 0; i < collective_bytes.size(); ++i) note_collective(op, 2, i, 0.01, true);
+      for (std::size_t i = 0; i < axes_.collective_bytes.size(); ++i) note_collective(op, 2, i, 0.01, true);
     }
   }
 
@@ -199,8 +200,9 @@ class Collector {
       if (fits(static_cast<double>(m) * static_cast<double>(s.n + s.k) * 2 + cold_bytes(s)))
         note(s, family, level, d.weight * share_at(d, node, m), d.focus);
     };
-    for (std::size_t i = 0; i < gemm_rows.size(); ++i) at(gemm_rows[i], axis_level(i, gemm_rows.size()));
-    for (const std::int64_t m : gemm_knees) at(m, 4);
+    for (std::size_t i = 0; i < axes_.gemm_rows.size(); ++i)
+      at(axes_.gemm_rows[i], axis_level(i, axes_.gemm_rows.size()));
+    for (const std::int64_t m : axes_.gemm_knees) at(m, 4);
   }
 
   void add_grouped(const Deployment& d, const GraphNode& node) {
@@ -225,11 +227,11 @@ class Collector {
                                std::to_string(s.k) + " " + std::to_string(s.experts);
     const double weights = static_cast<double>(s.experts * s.n * s.k) * weight_bytes_per_parameter(s.dtype);
     if (!fits(weights)) return;
-    for (std::size_t i = 0; i < expert_tokens.size(); ++i) {
-      const double share = d.weight * share_at(d, node, expert_tokens[i]);
+    for (std::size_t i = 0; i < axes_.expert_tokens.size(); ++i) {
+      const double share = d.weight * share_at(d, node, axes_.expert_tokens[i]);
       for (const Pattern& p : patterns) {
-        s.rows = expert_rows(p.pattern, s.experts, s.top_k, expert_tokens[i]);
-        note(s, family, axis_level(i, expert_tokens.size()) + p.level, share * p.weight, d.focus);
+        s.rows = expert_rows(p.pattern, s.experts, s.top_k, axes_.expert_tokens[i]);
+        note(s, family, axis_level(i, axes_.expert_tokens.size()) + p.level, share * p.weight, d.focus);
       }
     }
   }
@@ -251,16 +253,16 @@ class Collector {
       s.kv_dtype = kv;
       const bool own = (node.spec.kv_bytes < 2) == (s.kv_dtype == "fp8");
       const std::string family = attention_family(node, s);
-      for (std::size_t b = 0; b < decode_batches.size(); ++b) {
-        for (std::size_t c = 0; c < decode_contexts.size(); ++c) {
-          const std::int64_t batch = decode_batches[b], context = decode_contexts[c];
+      for (std::size_t b = 0; b < axes_.decode_batches.size(); ++b) {
+        for (std::size_t c = 0; c < axes_.decode_contexts.size(); ++c) {
+          const std::int64_t batch = axes_.decode_batches[b], context = axes_.decode_contexts[c];
           s.contexts.assign(static_cast<std::size_t>(batch), context);
           if (!fits(cold_bytes(s)) || batch * context > most_cached_tokens) continue;
           StepShape shape;
           shape.decode_sequences = static_cast<std::int32_t>(batch);
           shape.decode_context_tokens = batch * (context - 1);
           const int level =
-              std::max(axis_level(b, decode_batches.size()), axis_level(c, decode_contexts.size()));
+              std::max(axis_level(b, axes_.decode_batches.size()), axis_level(c, axes_.decode_contexts.size()));
           const double weight = (own ? 1 : variant_weight) * d.weight * typicality(context, 512, 8192) *
                                 typicality(batch, 4, 256);
           note(s, family, level, weight * share_of(d, node, batch, shape), d.focus && own);
@@ -281,18 +283,18 @@ class Collector {
     kernels::CaseSpec s;
     s.op = "attention_prefill";
     const std::string family = attention_family(node, s);
-    for (std::size_t t = 0; t < prefill_tokens.size(); ++t) {
-      for (std::size_t c = 0; c < prefill_contexts.size(); ++c) {
-        for (std::size_t q = 0; q < prefill_sequences.size(); ++q) {
-          const std::int64_t fresh = prefill_tokens[t], context = prefill_contexts[c];
-          const std::int64_t count = prefill_sequences[q];
+    for (std::size_t t = 0; t < axes_.prefill_tokens.size(); ++t) {
+      for (std::size_t c = 0; c < axes_.prefill_contexts.size(); ++c) {
+        for (std::size_t q = 0; q < axes_.prefill_sequences.size(); ++q) {
+          const std::int64_t fresh = axes_.prefill_tokens[t], context = axes_.prefill_contexts[c];
+          const std::int64_t count = axes_.prefill_sequences[q];
           if (count * fresh > most_new_tokens || count * context > most_prefill_context) continue;
           const std::vector<PrefillChunk> chunks(static_cast<std::size_t>(count),
                                                  {static_cast<std::int32_t>(fresh), context});
           s.sequences.assign(chunks.size(), {fresh, context});
           StepShape shape;
           shape.prefill = chunks;
-          const int level = axis_level(t, prefill_tokens.size()) + (c == 0 ? 0 : 1) + (q == 0 ? 0 : 1);
+          const int level = axis_level(t, axes_.prefill_tokens.size()) + (c == 0 ? 0 : 1) + (q == 0 ? 0 : 1);
           const double weight = d.weight * typicality(fresh, 256, 8192) * (c == 0 ? 1 : 0.5);
           note(s, family, level, weight * share_of(d, node, count * fresh, shape), d.focus);
         }
@@ -315,12 +317,12 @@ class Collector {
     const bool sampled = node.spec.depends_on == DependsOn::rows;
     s.m = 1;
     const std::string family = s.op + " " + s.dtype + " " + shape_of(s);
-    for (std::size_t i = 0; i < elementwise_rows.size(); ++i) {
-      const std::int64_t rows = elementwise_rows[i];
+    for (std::size_t i = 0; i < axes_.elementwise_rows.size(); ++i) {
+      const std::int64_t rows = axes_.elementwise_rows[i];
       if (sampled && rows > most_sampled_rows) continue;
       s.m = node.spec.expert_rows ? rows * node.spec.experts_per_token : rows;
       const double share = d.weight * share_at(d, node, rows);
-      note(s, family, axis_level(i, elementwise_rows.size()), share * r.weight, d.focus && r.weight == 1);
+      note(s, family, axis_level(i, axes_.elementwise_rows.size()), share * r.weight, d.focus && r.weight == 1);
     }
   }
 
@@ -343,14 +345,14 @@ class Collector {
     kernels::CaseSpec s;
     s.op = op;
     s.ranks = ranks;
-    s.bytes = collective_bytes[i];
-    note(s, op + " " + std::to_string(ranks), axis_level(i, collective_bytes.size()), share, focus);
+    s.bytes = axes_.collective_bytes[i];
+    note(s, op + " " + std::to_string(ranks), axis_level(i, axes_.collective_bytes.size()), share, focus);
   }
 
   // Messages are rows · width; the sizes on the axis stand for them.
   void add_collective(const Deployment& d, const GraphNode& node, const std::string& op) {
-    for (std::size_t i = 0; i < collective_bytes.size(); ++i) {
-      const std::int64_t rows = std::clamp<std::int64_t>(collective_bytes[i] / (2 * node.spec.n), 1, 16384);
+    for (std::size_t i = 0; i < axes_.collective_bytes.size(); ++i) {
+      const std::int64_t rows = std::clamp<std::int64_t>(axes_.collective_bytes[i] / (2 * node.spec.n), 1, 16384);
       note_collective(op, node.spec.ranks, i, d.weight * share_at(d, node, rows), d.focus);
     }
   }
@@ -360,6 +362,7 @@ class Collector {
   }
 
   const DemandOptions& options_;
+  const Axes axes_;
   Demand& demand_;
 };
 

@@ -14,6 +14,7 @@ namespace orrery::calibrate {
 
 struct DemandOptions {
   std::vector<std::string> models;  // names in model_profiles/; empty = all
+  bool between = false;             // values between those of the axes: axes_between()
   std::size_t memory_bytes = 0;     // of the device: operands that cannot fit are not planned
 };
 

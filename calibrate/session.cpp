@@ -164,8 +164,10 @@ class Session {
     return read_sentinel();
   }
 
+  // At a rested clock, like the points.
   Status read_sentinel() {
     last_sentinel_ = timer_.seconds();
+    rest(time_sentinel());
     const Measurement m = time_sentinel();
     if (!has_figure(m.state)) return ok_status();
     ORRERY_TRY_STATUS(journal_.add(JournalEvent{"sentinel", m.kernel, m.us}, timer_.seconds()));

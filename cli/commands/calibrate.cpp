@@ -39,6 +39,7 @@ Result<HardwareProfile> profile_for(const CalibrateOptions& options, const std::
 PlanOptions plan_options(const CalibrateOptions& options, std::size_t memory_bytes) {
   PlanOptions plan;
   plan.demand.models = options.models;
+  plan.demand.between = options.between;
   plan.demand.memory_bytes = memory_bytes;
   plan.ops = options.ops;
   plan.max_points = options.max_points;
@@ -226,6 +227,8 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
                 "where tables go, below it <hardware>/<kernels> (default: OUT/tables)");
   c->add_option("--hardware", o->hardware, "profile of the device, when its name is not known");
   c->add_flag("--resume", o->resume, "go on with the journal in --out");
+  c->add_flag("--between", o->between,
+              "points between those of the plan: to test the tables on what they were not made from");
   c->add_flag("--any-card", o->any_card, "with --resume: another card of the same name and driver will do");
   c->add_flag("--plan", o->plan, "print the plan of --hardware and measure nothing");
   c->add_flag("--check", o->check, "compare every kernel with its reference over adversarial shapes");

@@ -17,7 +17,7 @@ struct CalibrateOptions {
   std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, part;
   double child_timeout = 25;  // of a check's operator, in seconds; 0: all in this process
   std::size_t max_points = 0;
-  bool resume = false, any_card = false, check = false, simulator = false, plan = false;
+  bool resume = false, any_card = false, check = false, simulator = false, plan = false, between = false;
 };
 
 // The chosen device; errors (unavailable) say why there is none.

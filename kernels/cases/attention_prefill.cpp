@@ -11,26 +11,35 @@ namespace orrery::kernels {
 
 namespace {
 
-std::vector<std::int64_t> tokens_in_cache(const CaseSpec& spec) {
+enum class Form : std::uint8_t { mma, wgmma, cudnn };
+
+// cuDNN up to 9.15 reads beyond the keys when they are not a multiple of 128, unless they are masked as padding
+// (NVIDIA/cudnn-frontend, scaled_dot_product_flash_attention.h: has_workaround_padding_mask). So prompts are
+// padded: under the causal mask no token sees what lies behind it.
+std::int64_t rows_of(const CaseSpec& spec, std::size_t sequence, Form form) {
+  const std::int64_t added = spec.sequences[sequence].first;
+  return form == Form::cudnn ? (added + 127) / 128 * 128 : added;
+}
+
+std::vector<std::int64_t> tokens_in_cache(const CaseSpec& spec, Form form) {
   std::vector<std::int64_t> tokens;
-  for (const auto& [added, context] : spec.sequences) tokens.push_back(added + context);
+  for (std::size_t s = 0; s < spec.sequences.size(); ++s)
+    tokens.push_back(rows_of(spec, s, form) + spec.sequences[s].second);
   return tokens;
 }
 
 struct OperandSet {
-  Matrix queries, out;  // [new tokens · heads][head_dim]
+  Matrix queries, out;  // [rows · heads][head_dim]
   PagedOperands kv;
 };
-
-enum class Form : std::uint8_t { mma, wgmma, cudnn };
 
 class AttentionPrefillCase final : public KernelCase {
  public:
   AttentionPrefillCase(const CaseSpec& spec, Form form)
-      : spec_(spec), form_(form), layout_(tokens_in_cache(spec), spec.kv_heads, spec.head_dim, spec.seed),
+      : spec_(spec), form_(form), layout_(tokens_in_cache(spec, form), spec.kv_heads, spec.head_dim, spec.seed),
         plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
-    for (const auto& [added, context] : spec.sequences) new_tokens_ += added;
+    for (std::size_t s = 0; s < spec.sequences.size(); ++s) rows_ += rows_of(spec, s, form);
     if (form == Form::cudnn) layout_.in_order();
   }
 
@@ -39,7 +48,11 @@ class AttentionPrefillCase final : public KernelCase {
     return form_ == Form::wgmma ? "orrery.attention_prefill_wgmma.bf16.v1"
                                 : "orrery.attention_prefill.bf16.v1";
   }
-  std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
+  std::size_t bytes_per_set() const override {
+    double tokens = 0;
+    for (const std::int64_t each : layout_.tokens) tokens += static_cast<double>(each);
+    return static_cast<std::size_t>(bytes_of(static_cast<double>(rows_), tokens));
+  }
 
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
     if (const char* refusal = form_ == Form::wgmma ? attention_prefill_wgmma_refusal() : nullptr) {
@@ -51,7 +64,7 @@ class AttentionPrefillCase final : public KernelCase {
     bool room = table_ != nullptr && tiles_ != nullptr;
     for (int i = 0; i < sets && room; ++i) {
       OperandSet set;
-      set.queries = {nullptr, Element::bf16, new_tokens_ * spec_.heads, spec_.head_dim};
+      set.queries = {nullptr, Element::bf16, rows_ * spec_.heads, spec_.head_dim};
       set.out = set.queries;
       // Queries were written by the kernel before: they are warm, and all sets share them.
       if (i == 0) {
@@ -114,17 +127,19 @@ class AttentionPrefillCase final : public KernelCase {
   }
   // Queries, outputs, and keys and values of all tokens once.
   double bytes() const override {
-    double tokens = 0;
-    for (const std::int64_t each : layout_.tokens) tokens += static_cast<double>(each);
-    return 4.0 * static_cast<double>(spec_.head_dim) *
-           (tokens * static_cast<double>(spec_.kv_heads) + static_cast<double>(new_tokens_ * spec_.heads));
+    double added = 0, tokens = 0;
+    for (const auto& [fresh, context] : spec_.sequences) {
+      added += static_cast<double>(fresh);
+      tokens += static_cast<double>(fresh + context);
+    }
+    return bytes_of(added, tokens);
   }
 
  private:
   bool plan_cudnn(DeviceMemory& memory, std::string& why) {
     CudnnAttentionShape shape;
     shape.sequences = static_cast<std::int64_t>(spec_.sequences.size());
-    shape.tokens = spec_.sequences.front().first;
+    shape.tokens = rows_of(spec_, 0, form_);
     shape.heads = spec_.heads;
     shape.kv_heads = spec_.kv_heads;
     shape.head_dim = spec_.head_dim;
@@ -152,7 +167,7 @@ class AttentionPrefillCase final : public KernelCase {
       const auto [added, context] = spec_.sequences[static_cast<std::size_t>(sequence)];
       std::int64_t before = 0;
       for (std::int64_t s = 0; s < sequence; ++s)
-        before += spec_.sequences[static_cast<std::size_t>(s)].first;
+        before += rows_of(spec_, static_cast<std::size_t>(s), form_);
       const std::int64_t all = rows_to_compare(spec_.head_dim, added + context);
       const auto each = std::max<std::int64_t>(all / static_cast<std::int64_t>(chosen.size()) + 1, 4);
       for (const std::int64_t row : sample(added * spec_.heads, each, spec_.seed + 1)) {
@@ -164,6 +179,11 @@ class AttentionPrefillCase final : public KernelCase {
       }
     }
     return rows;
+  }
+
+  double bytes_of(double added, double tokens) const {
+    return 4.0 * static_cast<double>(spec_.head_dim) *
+           (tokens * static_cast<double>(spec_.kv_heads) + added * static_cast<double>(spec_.heads));
   }
 
   double seen_pairs() const {
@@ -180,7 +200,7 @@ class AttentionPrefillCase final : public KernelCase {
   PagedLayout layout_;
   std::vector<PrefillTile> plan_;
   float scale_;
-  std::int64_t new_tokens_ = 0;
+  std::int64_t rows_ = 0;  // of queries and outputs, padding included
   void* table_ = nullptr;
   void* tiles_ = nullptr;
   void* workspace_ = nullptr;
@@ -216,10 +236,6 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
     need = "sequences: (new tokens ≥ 1, context ≥ 0) of each";
   } else if (form == Form::cudnn && (!alike || spec.sequences.front().second > 0)) {
     need = "all sequences alike and without a context";
-  } else if (form == Form::cudnn && spec.sequences.front().first % 128 != 0) {
-    // cuDNN up to 9.15 reads beyond other numbers of keys, unless they are masked as padding
-    // (NVIDIA/cudnn-frontend, scaled_dot_product_flash_attention.h: has_workaround_padding_mask).
-    need = "prompts of a multiple of 128 tokens";
   } else {
     return std::make_unique<AttentionPrefillCase>(spec, form);
   }

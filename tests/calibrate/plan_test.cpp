@@ -45,6 +45,41 @@ TEST_CASE("an axis is filled from its ends and middle inwards") {
   }
 }
 
+TEST_CASE("values to test tables with lie between those that the tables are made from") {
+  const Axes grid = grid_axes(), between = axes_between();
+  for (const std::int64_t m : between.gemm_rows) {
+    const auto above = std::upper_bound(grid.gemm_rows.begin(), grid.gemm_rows.end(), m);
+    REQUIRE(above != grid.gemm_rows.begin());
+    REQUIRE(above != grid.gemm_rows.end());
+    CHECK(*(above - 1) < m);
+  }
+  CHECK(between.gemm_rows.size() == grid.gemm_rows.size() - 2);  // 23 gaps, the first without a whole number
+  for (const std::int64_t bytes : between.collective_bytes) CHECK(bytes % 16 == 0);
+  CHECK(between.prefill_contexts.front() == 0);
+}
+
+TEST_CASE("a plan of values between shares no timed shape with the plan itself") {
+  PlanOptions options;
+  options.demand.models = {"qwen3-8b"};
+  auto hardware = load_hardware("h200");
+  REQUIRE(hardware.ok());
+  auto plan = plan_points(*hardware, options);
+  REQUIRE(plan.ok());
+  std::set<std::string> keys;
+  for (const Point& p : *plan) keys.insert(p.key());
+  options.demand.between = true;
+  auto other = plan_points(*hardware, options);
+  REQUIRE(other.ok());
+  CHECK(other->size() > 200);
+  std::set<std::string> tables;
+  for (const Point& p : *other) {
+    CHECK(keys.count(p.key()) == 0);
+    tables.insert(p.table);
+  }
+  CHECK(tables == std::set<std::string>{"attention_decode", "attention_prefill", "collectives", "copy",
+                                        "elementwise", "gemm"});
+}
+
 TEST_CASE("row patterns hold all rows, and are the same every time") {
   for (const RowPattern pattern :
        {RowPattern::routed, RowPattern::balanced, RowPattern::zipf, RowPattern::one_hot}) {
