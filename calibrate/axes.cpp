@@ -28,22 +28,17 @@ Axes::Values between(const std::array<std::int64_t, n>& values, std::int64_t mul
 }  // namespace
 
 Axes grid_axes() {
-  return {all(gemm_rows),        all(gemm_knees),        all(expert_tokens),    all(decode_batches),
-          all(decode_contexts),  all(prefill_tokens),    all(prefill_contexts), all(prefill_sequences),
+  return {all(gemm_rows),        all(gemm_knees),       all(expert_tokens),    all(decode_batches),
+          all(decode_contexts),  all(prefill_tokens),   all(prefill_contexts), all(prefill_sequences),
           all(elementwise_rows), all(collective_bytes), all(copy_bytes)};
 }
 
 Axes axes_between() {
-  Axes axes{between(gemm_rows),
-            {},
-            between(expert_tokens),
-            between(decode_batches),
-            between(decode_contexts),
-            between(prefill_tokens),
-            between(prefill_contexts),
-            between(prefill_sequences),
-            between(elementwise_rows),
-            between(collective_bytes, 16),
+  Axes axes{between(gemm_rows),        {},
+            between(expert_tokens),    between(decode_batches),
+            between(decode_contexts),  between(prefill_tokens),
+            between(prefill_contexts), between(prefill_sequences),
+            between(elementwise_rows), between(collective_bytes, 16),
             between(copy_bytes, 16)};
   axes.prefill_contexts.insert(axes.prefill_contexts.begin(), 0);
   axes.prefill_sequences.insert(axes.prefill_sequences.begin(), 1);

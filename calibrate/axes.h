@@ -35,8 +35,8 @@ inline constexpr std::array<std::int64_t, 12> copy_bytes{4096,      65536,     1
                                                          16777216,  33554432,  67108864,   134217728,
                                                          268435456, 536870912, 1073741824, 4294967296};
 
-// What a plan sweeps: the values above, or, to test tables on what they were not made from, values between them (their
-// geometric means, where a whole number lies there; contexts of prompts keep their zero).
+// What a plan sweeps: the values above, or, to test tables on what they were not made from, values between
+// them (their geometric means, where a whole number lies there; contexts of prompts keep their zero).
 struct Axes {
   using Values = std::vector<std::int64_t>;
   Values gemm_rows, gemm_knees, expert_tokens, decode_batches, decode_contexts, prefill_tokens,

@@ -107,7 +107,7 @@ void add_decode(std::vector<CaseSpec>& out, CaseSpec s) {
 
 void add_prefill(std::vector<CaseSpec>& out, CaseSpec s) {
   const std::vector<std::vector<std::pair<std::int64_t, std::int64_t>>> prompts{
-      {{1, 0}},      {{17, 0}},     {{128, 0}, {1, 5}, {67, 131}}, {{257, 0}}, {{64, 4096}},
+      {{1, 0}},      {{17, 0}},     {{128, 0}, {1, 5}, {67, 131}},  {{257, 0}}, {{64, 4096}},
       {{5, 131067}}, {{1, 131071}}, {{384, 0}, {384, 0}, {384, 0}}, {{1024, 0}}};
   for (const char* kv : {"bf16", "fp8"}) {
     s.kv_dtype = kv;

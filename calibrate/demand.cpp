@@ -261,8 +261,8 @@ class Collector {
           StepShape shape;
           shape.decode_sequences = static_cast<std::int32_t>(batch);
           shape.decode_context_tokens = batch * (context - 1);
-          const int level =
-              std::max(axis_level(b, axes_.decode_batches.size()), axis_level(c, axes_.decode_contexts.size()));
+          const int level = std::max(axis_level(b, axes_.decode_batches.size()),
+                                     axis_level(c, axes_.decode_contexts.size()));
           const double weight = (own ? 1 : variant_weight) * d.weight * typicality(context, 512, 8192) *
                                 typicality(batch, 4, 256);
           note(s, family, level, weight * share_of(d, node, batch, shape), d.focus && own);
@@ -322,7 +322,8 @@ class Collector {
       if (sampled && rows > most_sampled_rows) continue;
       s.m = node.spec.expert_rows ? rows * node.spec.experts_per_token : rows;
       const double share = d.weight * share_at(d, node, rows);
-      note(s, family, axis_level(i, axes_.elementwise_rows.size()), share * r.weight, d.focus && r.weight == 1);
+      note(s, family, axis_level(i, axes_.elementwise_rows.size()), share * r.weight,
+           d.focus && r.weight == 1);
     }
   }
 
@@ -352,7 +353,8 @@ class Collector {
   // Messages are rows · width; the sizes on the axis stand for them.
   void add_collective(const Deployment& d, const GraphNode& node, const std::string& op) {
     for (std::size_t i = 0; i < axes_.collective_bytes.size(); ++i) {
-      const std::int64_t rows = std::clamp<std::int64_t>(axes_.collective_bytes[i] / (2 * node.spec.n), 1, 16384);
+      const std::int64_t rows =
+          std::clamp<std::int64_t>(axes_.collective_bytes[i] / (2 * node.spec.n), 1, 16384);
       note_collective(op, node.spec.ranks, i, d.weight * share_at(d, node, rows), d.focus);
     }
   }

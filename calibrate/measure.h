@@ -36,7 +36,7 @@ struct Measurement {
   std::string unit;                   // empty: a timing
   std::vector<std::pair<std::string, double>> slower;  // other kernels that did the same, and their medians
   std::vector<std::string> passed_over;                // those that this device or build cannot run, and why
-  std::string why;                    // of everything but ok
+  std::string why;                                     // of everything but ok
   bool telemetry = false;
   double sm_mhz = 0, memory_mhz = 0, power_w = 0, temperature_c = 0;  // after the replays
   std::uint64_t throttle_reasons = 0;
@@ -56,7 +56,8 @@ struct MeasureOptions {
 
 using MakeCase = std::function<std::unique_ptr<kernels::KernelCase>(const kernels::CaseSpec&, std::string&)>;
 
-// Independent operand sets (of `bytes_per_set` touched by a launch) so that what is streamed from memory returns only after twice the last cache.
+// Independent operand sets (of `bytes_per_set` touched by a launch) so that what is streamed from memory
+// returns only after twice the last cache.
 int operand_sets(const kernels::CaseSpec& spec, std::size_t bytes_per_set, std::size_t l2_bytes,
                  std::size_t room);
 

@@ -38,9 +38,9 @@ std::string shape_of(const kernels::CaseSpec& spec);
 // The reverse, for imports: a row's columns as text → case. Errors have no place (the caller knows the line).
 Result<kernels::CaseSpec> spec_of(const std::string& table, const std::vector<std::string>& columns);
 
-// Kernels that can do the case, as operators of kernels/case_table.h, the plain one first: an engine would take the fastest,
-// so a table holds the fastest that the device has. cuDNN's counts for prompts without a context only, since it
-// knows no block table here.
+// Kernels that can do the case, as operators of kernels/case_table.h, the plain one first: an engine would
+// take the fastest, so a table holds the fastest that the device has. cuDNN's counts for prompts without a
+// context only, since it knows no block table here.
 std::vector<std::string> forms_of(const kernels::CaseSpec& spec);
 
 // "3 0 64x8": counts in order, a run of equal ones as length × value.

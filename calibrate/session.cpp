@@ -106,8 +106,8 @@ class Session {
                                                   "; the device may need a new process: --resume");
   }
 
-  // At the power cap the clock falls, and stays low for a while: without a rest the next point, however light,
-  // would be timed at the clock of this one.
+  // At the power cap the clock falls, and stays low for a while: without a rest the next point, however
+  // light, would be timed at the clock of this one.
   void rest(const Measurement& m) {
     if (!m.telemetry) return;
     highest_mhz_ = std::max(highest_mhz_, m.sm_mhz);
@@ -161,6 +161,7 @@ class Session {
       const double begun = timer_.seconds();
       if (!has_figure(time_sentinel().state) || timer_.seconds() <= begun) break;
     }
+    if (options_.warm_up_s > 0) timer_.pause(options_.rest_s);  // how high the clock goes is not known yet
     return read_sentinel();
   }
 

@@ -30,6 +30,7 @@ PartRates PartRates::of(const HardwareProfile& hardware) {
     rates.matrix[static_cast<std::size_t>(dtype)] = figure.value.value() * 1e-9;
   rates.bandwidth = hardware.memory_bandwidth.value.value() * 1e-9;
   rates.link = hardware.link_bandwidth.value.value() * 1e-9;
+  rates.units = static_cast<double>(hardware.compute_units.value);
   return rates;
 }
 
@@ -70,6 +71,20 @@ double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, dou
   const double d = static_cast<double>(shape.head_dim), heads = static_cast<double>(shape.heads);
   const double bytes = tokens * d * (4 * heads + 4 * static_cast<double>(shape.kv_heads));
   return rates.bound_ns(4 * d * heads * pairs, DType::bf16, bytes);
+}
+
+void ChunkTiles::add(double fresh, double context, double group) {
+  const double packed = fresh * group;
+  const double more = static_cast<double>((static_cast<std::int64_t>(packed) + rows - 1) / rows);
+  const double seen = context + (fresh + 1) / 2;
+  keys = (tiles * keys + more * seen) / (tiles + more);
+  tiles += more;
+}
+
+double ChunkTiles::bound_ns(const PartRates& rates, const AttentionShape& shape) const {
+  const double all = tiles * static_cast<double>(shape.kv_heads), units = std::max(1.0, rates.units);
+  const double filled = std::ceil(all / units) * units;
+  return rates.bound_ns(4 * static_cast<double>(shape.head_dim * rows) * filled * keys, DType::bf16, 0);
 }
 
 Rung KernelSet::rung(const std::string& op) const {
@@ -141,7 +156,7 @@ std::optional<FittedCurve> KernelSet::gemm(const std::string& format, std::int64
 
 std::optional<FittedCurve> KernelSet::grouped_gemm(const std::string& format, std::int64_t n, std::int64_t k,
                                                    double distinct) const {
-  return find("grouped_gemm/" + format, {log_of(n) + log_of(k), det_log(std::max(1.0, distinct))});
+  return find("grouped_gemm/" + format, {log_of(n), log_of(k), det_log(std::max(1.0, distinct))});
 }
 
 std::optional<FittedCurve> KernelSet::experts(const std::string& format, const ExpertShape& shape) const {
@@ -188,6 +203,10 @@ std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& 
 
 std::optional<FittedSurface> KernelSet::attention_prefill(const AttentionShape& shape) const {
   return find(prefill_, shape);
+}
+
+std::optional<FittedSurface> KernelSet::attention_chunks(const AttentionShape& shape) const {
+  return find(chunks_, shape);
 }
 
 std::optional<FittedSurface> KernelSet::attention_decode(const AttentionShape& shape) const {

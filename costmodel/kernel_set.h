@@ -22,6 +22,7 @@ namespace orrery {
 struct PartRates {
   std::array<double, static_cast<std::size_t>(DType::count)> matrix{};
   double bandwidth = 0, link = 0;
+  double units = 0;  // SMs or CUs
   static PartRates of(const HardwareProfile& hardware);
   double bound_ns(double flops, DType math, double bytes) const;
 };
@@ -92,6 +93,9 @@ class KernelSet {
   // The whole of a fused expert layer; axis = tokens of the batch, spread evenly.
   std::optional<FittedCurve> experts(const std::string& format, const ExpertShape& shape) const;
   std::optional<FittedSurface> attention_prefill(const AttentionShape& shape) const;
+  // Chunks behind a context, of sets that timed some: axes = keys per row, tiles (lengths); utilisation of
+  // ChunkTiles' bound.
+  std::optional<FittedSurface> attention_chunks(const AttentionShape& shape) const;
   std::optional<FittedSurface> attention_decode(const AttentionShape& shape) const;
   std::optional<FittedCurve> collective(const std::string& op, std::int64_t ranks) const;  // axis = bytes
   std::optional<FittedCurve> row_wise(const std::string& op, std::int64_t width) const;    // axis = rows
@@ -132,10 +136,21 @@ class KernelSet {
   Rung rung_ = Rung::published;
   std::map<std::string, Rung> rungs_;
   Shapes shapes_;
-  std::vector<AttentionTable> prefill_, decode_;
+  std::vector<AttentionTable> prefill_, chunks_, decode_;
   std::vector<Region> regions_;
   std::map<std::string, UtilisationCurve> corrections_;
   std::map<std::string, std::size_t> points_;
+};
+
+// Chunks of one launch as a prefill kernel cuts them: rows are new tokens × query heads of a KV head, 128 to
+// a tile; a tile multiplies its rows with all keys that they see, and a unit works on one tile at a time: the
+// bound is that of whole waves of tiles.
+struct ChunkTiles {
+  static constexpr std::int64_t rows = 128;
+  double tiles = 0;  // of one KV head
+  double keys = 0;   // per row, their mean over tiles; 0 when there are none
+  void add(double fresh, double context, double group);
+  double bound_ns(const PartRates& rates, const AttentionShape& shape) const;  // 0 without matrix units
 };
 
 // Bounds of single operators. Formats as in interfaces §7; 0 for one that the part cannot multiply or that no

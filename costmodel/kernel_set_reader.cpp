@@ -207,7 +207,7 @@ class KernelSetReader {
       const double bound = gemm_bound_ns(rates_, format, rows / distinct, n, k) * distinct;
       if (bound <= 0) continue;
       const double source = gemm_bound_ns(source_rates_, format, rows / distinct, n, k) * distinct;
-      gather("grouped_gemm/" + format, {log_of(n) + log_of(k), log_of(distinct)}, table.text(row, "kernel"),
+      gather("grouped_gemm/" + format, {log_of(n), log_of(k), log_of(distinct)}, table.text(row, "kernel"),
              rows / distinct, bound / (carried(us, bound, source) * 1000));
     }
     add_gathered();
@@ -265,62 +265,104 @@ class KernelSetReader {
     if (table.timed()) read_timed_prefill(table);
   }
 
-  // Timed prefill: chunks of equal length without context make the surface; others are for checks.
-  void read_timed_prefill(const CsvTable& table) {
-    std::map<std::pair<std::string, double>, std::pair<AttentionShape, std::map<double, double>>> lines;
-    for (const CsvTable::Row& row : table.rows()) {
-      const AttentionShape shape = attention_shape(table, row);
-      const double us = table.positive(row, "us", errors_);
-      const std::string chunks = table.text(row, "sequences");
-      const std::size_t times = chunks.find('x'), at = chunks.find('@');
-      double count = 1, tokens = 0, context = 0;
-      const std::size_t first = times == std::string::npos ? 0 : times + 1;
-      const bool single = chunks.find(' ') == std::string::npos && at != std::string::npos;
-      if (!single || (first > 0 && !number(std::string_view(chunks).substr(0, times), count)) ||
-          !number(std::string_view(chunks).substr(first, at - first), tokens) ||
-          !number(std::string_view(chunks).substr(at + 1), context) || context != 0 || tokens < 1)
-        continue;
-      const double bound = prefill_bound_ns(rates_, shape, count * tokens, count * tokens * (tokens + 1) / 2);
-      if (bound <= 0) continue;
-      auto& line =
-          lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
-                     std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" + table.text(row, "kernel"),
-                 tokens}];
-      line.first = shape;
-      const double source =
-          prefill_bound_ns(source_rates_, shape, count * tokens, count * tokens * (tokens + 1) / 2);
-      line.second[count] = bound / (carried(us, bound, source) * 1000);
+  // Equal chunks of one launch: "16x512@4096". False for anything else.
+  static bool equal_chunks(const std::string& text, double& count, double& tokens, double& context) {
+    const std::size_t times = text.find('x'), at = text.find('@');
+    const std::size_t first = times == std::string::npos ? 0 : times + 1;
+    if (text.find(' ') != std::string::npos || at == std::string::npos) return false;
+    count = 1;
+    return (first == 0 || number(std::string_view(text).substr(0, times), count)) &&
+           number(std::string_view(text).substr(first, at - first), tokens) &&
+           number(std::string_view(text).substr(at + 1), context) && count >= 1 && tokens >= 1;
+  }
+
+  // Lines of a timed attention: by head layout, then length; whichever kernel was fastest at a point.
+  struct TimedLine {
+    AttentionShape shape;
+    std::string kernel;
+    double length = 0;
+    std::map<double, std::pair<double, int>> points;  // x → sum of log(utilisation), how many
+    void add(double x, double utilisation) {
+      auto& point = points[x];
+      point.first += det_log(utilisation);
+      ++point.second;
     }
+  };
+  using TimedLines = std::map<std::pair<std::string, double>, TimedLine>;
+
+  static TimedLine& line_of(TimedLines& lines, const AttentionShape& shape, double length,
+                            const std::string& kernel) {
+    const std::string heads = std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
+                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype;
+    TimedLine& line = lines[{heads, length}];
+    line.shape = shape;
+    line.kernel = kernel;
+    line.length = length;
+    return line;
+  }
+
+  void add_lines(std::vector<KernelSet::AttentionTable>& tables, const char* op, const TimedLines& lines) {
     for (const auto& [key, line] : lines) {
       std::vector<UtilisationPoint> points;
-      for (const auto& [x, u] : line.second) points.push_back({x, u});
-      add_line(set_->prefill_, "attention_prefill", line.first, key.first.substr(key.first.rfind('/') + 1),
-               key.second, points);
+      for (const auto& [x, sum] : line.points) points.push_back({x, det_exp(sum.first / sum.second)});
+      add_line(tables, op, line.shape, line.kernel, line.length, points);
     }
   }
 
+  void read_timed_prefill(const CsvTable& table) {
+    TimedLines prompts, chunks;
+    for (const CsvTable::Row& row : table.rows()) {
+      const AttentionShape shape = attention_shape(table, row);
+      const double us = table.positive(row, "us", errors_);
+      double count = 0, tokens = 0, context = 0;
+      if (!equal_chunks(table.text(row, "sequences"), count, tokens, context) || shape.kv_heads < 1) continue;
+      if (context > 0) {
+        add_chunks(chunks, shape, {count, tokens, context}, us, table.text(row, "kernel"));
+        continue;
+      }
+      const double pairs = count * tokens * (tokens + 1) / 2;
+      const double bound = prefill_bound_ns(rates_, shape, count * tokens, pairs);
+      const double source = prefill_bound_ns(source_rates_, shape, count * tokens, pairs);
+      if (bound > 0)
+        line_of(prompts, shape, tokens, table.text(row, "kernel"))
+            .add(count, bound / (carried(us, bound, source) * 1000));
+    }
+    add_lines(set_->prefill_, "attention_prefill", prompts);
+    add_lines(set_->chunks_, "attention_prefill", chunks);
+  }
+
+  struct EqualChunks {
+    double count, tokens, context;
+  };
+  void add_chunks(TimedLines& lines, const AttentionShape& shape, const EqualChunks& chunks, double us,
+                  const std::string& kernel) {
+    ChunkTiles tiles;
+    const double group = static_cast<double>(shape.heads) / static_cast<double>(shape.kv_heads);
+    for (double i = 0; i < chunks.count; ++i) tiles.add(chunks.tokens, chunks.context, group);
+    const double bound = tiles.bound_ns(rates_, shape);
+    if (bound <= 0) return;
+    const double source = tiles.bound_ns(source_rates_, shape);
+    line_of(lines, shape, tiles.tiles, kernel)
+        .add(near(tiles.keys), bound / (carried(us, bound, source) * 1000));
+  }
+
+  // Chunks of different lengths may fill equally many tiles with nearly as many keys: one point for those
+  // within an eighth of an octave.
+  static double near(double keys) { return det_exp(std::round(det_log(keys) * 11.5) / 11.5); }
+
   void read_decode(const CsvTable& table) {
     if (!table.timed()) return read_fitted_attention(table, "attention_decode", "context", set_->decode_);
-    std::map<std::pair<std::string, double>, std::pair<AttentionShape, std::map<double, double>>> lines;
+    TimedLines lines;
     for (const CsvTable::Row& row : table.rows()) {
       const AttentionShape shape = attention_shape(table, row);
       const double us = table.positive(row, "us", errors_), batch = table.positive(row, "batch", errors_);
       const double context = table.positive(row, "context", errors_);
-      auto& line =
-          lines[{std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
-                     std::to_string(shape.head_dim) + "/" + shape.kv_dtype + "/" + table.text(row, "kernel"),
-                 context}];
-      line.first = shape;
       const double bound = decode_bound_ns(rates_, shape, batch, batch * context);
       const double source = decode_bound_ns(source_rates_, shape, batch, batch * context);
-      line.second[batch] = bound / (carried(us, bound, source) * 1000);
+      line_of(lines, shape, context, table.text(row, "kernel"))
+          .add(batch, bound / (carried(us, bound, source) * 1000));
     }
-    for (const auto& [key, line] : lines) {
-      std::vector<UtilisationPoint> points;
-      for (const auto& [x, u] : line.second) points.push_back({x, u});
-      add_line(set_->decode_, "attention_decode", line.first, key.first.substr(key.first.rfind('/') + 1),
-               key.second, points);
-    }
+    add_lines(set_->decode_, "attention_decode", lines);
   }
 
   // Utilisation of collectives and row-wise kernels is against bytes at the part's link or memory rate; the

@@ -133,7 +133,7 @@ std::vector<std::pair<std::size_t, double>> neighbour_weights(const std::vector<
     }
   }
   for (std::size_t axis = 1; axis <= shape_axes; ++axis) normal[axis][axis] += ridge * total;
-  const auto first_row = solve(normal, {1, 0, 0});  // of the inverse, which is symmetric
+  const auto first_row = solve(normal, {1});  // of the inverse, which is symmetric
   std::vector<std::pair<std::size_t, double>> out;
   for (std::size_t i = 0; i < count; ++i) {
     double share = 0;

@@ -43,7 +43,7 @@ class UtilisationCurve {
 // eight, weighted by distance⁻³ and held flat by a ridge, so that a grid is interpolated and a lone neighbour
 // taken as it is. Weights sum to 1; an exact match alone has all of it. The query is moved into the points'
 // box first. Chosen on published GEMM tables by leaving whole shapes out (docs/calibration.md).
-constexpr std::size_t shape_axes = 2;
+constexpr std::size_t shape_axes = 3;  // those that an operator does not use are 0
 using LogShape = std::array<double, shape_axes>;
 std::vector<std::pair<std::size_t, double>> neighbour_weights(const std::vector<LogShape>& points,
                                                               const LogShape& query);

@@ -8,14 +8,7 @@ namespace orrery::kernels {
 
 namespace {
 
-enum Id : std::int64_t {
-  queries_id = 1,
-  keys_id,
-  values_id,
-  out_id,
-  scale_id,
-  minus_infinity_id
-};
+enum Id : std::int64_t { queries_id = 1, keys_id, values_id, out_id, scale_id, minus_infinity_id };
 
 class Plan final : public CudnnAttention {
  public:

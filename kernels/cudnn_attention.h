@@ -1,5 +1,5 @@
-// Attention of whole prompts through cuDNN's graph API (its C form, loaded at run time): scaled dot products, causal
-// mask, softmax, product with values, written as the graph that cuDNN's fused attention engines
+// Attention of whole prompts through cuDNN's graph API (its C form, loaded at run time): scaled dot products,
+// causal mask, softmax, product with values, written as the graph that cuDNN's fused attention engines
 // recognise.
 #pragma once
 

@@ -42,9 +42,9 @@ class RankGroup {
   virtual bool synchronize(std::string& why) = 0;  // all ranks' devices
 };
 
-// Rank 0 is the device `first`, the others are the rest in the driver's order; launch(), synchronize() and the
-// group's end leave `first` current. Null with a reason when there are too few devices or NCCL is missing.
-// Communicators are made once per list of devices and kept.
+// Rank 0 is the device `first`, the others are the rest in the driver's order; launch(), synchronize() and
+// the group's end leave `first` current. Null with a reason when there are too few devices or NCCL is
+// missing. Communicators are made once per list of devices and kept.
 std::unique_ptr<RankGroup> make_rank_group(std::int32_t ranks, int first, std::string& why);
 
 }  // namespace orrery::kernels

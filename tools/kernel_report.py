@@ -72,19 +72,43 @@ def decode(part_name, part):
     return markdown(["sequences × context, 32/8 heads of 128", "ours, µs", "of the bound", "FlashAttention 3 (published), µs"], rows)
 
 
+def forms(part_name, table_name):
+    """{shape: {kernel: us}} of every kernel that did the point."""
+    out = {}
+    path = f"{ROOT}/reports/cases/{part_name}_kernel_forms/forms.csv"
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            for r in csv.DictReader(f):
+                if r["table"] == table_name:
+                    out.setdefault(r["shape"], {})[r["kernel"]] = float(r["us"])
+    return out
+
+
+def torch_sdpa(part_name, tokens, backend):
+    path = f"{ROOT}/reports/cases/{part_name}_kernel_forms/torch_sdpa.csv"
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as f:
+        return next((float(r["us"]) for r in csv.DictReader(f) if r["tokens"] == str(tokens) and r["backend"].startswith(backend)), None)
+
+
 def prefill(part_name, part):
-    ours, theirs = table(part_name, "orrery", "attention_prefill"), table(part_name, "vllm-0.24", "attention_prefill")
-    rows = []
-    for tokens in (128, 512, 1024, 2048, 4096, 8192):
-        key = (32, 8, 128, 0, "bf16", "")
-        bound = fit.attention_bound_us(part, "prefill", key, 1, tokens)
-        us = next((float(r["us"]) for r in ours if (r["heads"], r["kv_heads"], r["head_dim"], r["sequences"]) ==
-                   ("32", "8", "128", f"{tokens}@0")), None)
-        published = fitted(theirs, {"heads": 32, "kv_heads": 8, "head_dim": 128, "kv_dtype": "bf16", "window": 0,
-                                    "tokens": tokens}, 1, bound)
-        if us:
-            rows.append([tokens, number(us), f"{100 * bound / us:.0f} %", number(published)])
-    return markdown(["prompt tokens, 32/8 heads of 128", "ours (mma.sync), µs", "of the bound", "FlashAttention 3 (published), µs"], rows)
+    theirs, rows = table(part_name, "vllm-0.24", "attention_prefill"), []
+    for text in ("128@0", "512@0", "1024@0", "2048@0", "4096@0", "8192@0", "512@4096", "1024@16384", "16@65536"):
+        tokens, context = map(int, text.split("@"))
+        timed = forms(part_name, "attention_prefill").get(f"bf16,bf16,32,8,128,{text}", {})
+        if not timed:
+            continue
+        pairs = tokens * context + tokens * (tokens + 1) / 2
+        bound = max(4 * 128 * 32 * pairs / part["bf16"], 4 * 128 * ((tokens + context) * 8 + tokens * 32) / part["bandwidth"]) * 1e6
+        published = fitted(theirs, {"heads": 32, "kv_heads": 8, "head_dim": 128, "kv_dtype": "bf16", "window": 0, "tokens": tokens},
+                           1, bound) if context == 0 else None
+        of = [timed.get(k) for k in ("cudnn.sdpa.bf16", "orrery.attention_prefill_wgmma.bf16.v1", "orrery.attention_prefill.bf16.v1")]
+        rows.append([text.replace("@0", "").replace("@", " after "), *map(number, of),
+                     f"{100 * bound / min(us for us in of if us):.0f} %", number(published),
+                     *([number(torch_sdpa(part_name, tokens, b)) for b in ("cudnn", "Flash")] if context == 0 else ["–", "–"])])
+    return markdown(["prompt tokens, 32/8 heads of 128", "cuDNN 9.14, µs", "ours (wgmma), µs", "ours (mma.sync), µs", "best, of the bound",
+                     "FlashAttention 3 (published), µs", "PyTorch: cuDNN 9.19, µs", "PyTorch: FlashAttention 2, µs"], rows)
 
 
 def grouped(part_name, part):
@@ -99,9 +123,11 @@ def grouped(part_name, part):
         bound = fit.gemm_bound_us(part, r["dtype"], count / distinct, int(r["n"]), int(r["k"])) * distinct
         triton = next((e["us"] for e in engine if (e["n"], e["k"]) == (float(r["n"]), float(r["k"])) and
                        e["tokens"] * 8 == count), None) if r["dtype"] == "fp8-block" else None
-        rows.append([f"{r['dtype']} {r['n']}×{r['k']}, {count} rows over {distinct} of 128", number(float(r["us"])),
+        timed = forms(part_name, "grouped_gemm").get(f"{r['dtype']},{r['n']},{r['k']},{r['rows']}", {})
+        ours_of = [next((us for k, us in timed.items() if ("wgmma" in k) == wgmma), None) for wgmma in (True, False)]
+        rows.append([f"{r['dtype']} {r['n']}×{r['k']}, {count} rows over {distinct} of 128", *map(number, ours_of),
                      f"{100 * bound / float(r['us']):.0f} %", number(triton)])
-    return markdown(["products of Qwen3-30B-A3B", "ours, µs", "of the bound", "Triton in vLLM's step, µs"], rows)
+    return markdown(["products of Qwen3-30B-A3B", "ours (wgmma), µs", "ours (mma.sync), µs", "best, of the bound", "Triton in vLLM's step, µs"], rows)
 
 
 def collectives(part_name, part):
@@ -125,7 +151,7 @@ def main():
     text = f"""# Kernels on the {name.upper()}
 
 Made by `tools/kernel_report.py`. Ours: medians of replayed graphs on random data, weights and KV rotated over twice the last
-cache, activations warm, on a card that other points keep at its power cap. Published: vLLM 0.24.0 operator tables
+cache, activations warm, each point after a rest of the clock. Published: vLLM 0.24.0 operator tables
 (ai-dynamo/aiconfigurator). In vLLM's step: our kernel profile of real steps (reports/cases/h100_vllm_0_24_kernels). Different
 runs on different cards: a difference of 5 % says little. Every kernel of ours here passed its check against a double-precision
 reference on this part (reports/results/kernel_check_{name}.log).

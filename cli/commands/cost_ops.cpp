@@ -69,7 +69,7 @@ class OperatorRow {
   // Either `batch` sequences of one `context`, or `contexts` one by one.
   void read_contexts(OpQuery& q) {
     const std::int64_t batch = integer("batch", most_int32);
-    const std::int64_t context = integer("context", most / most_int32);
+    const std::int64_t context = integer("context", most_int32);
     q.batch = static_cast<std::int32_t>(batch);
     q.context_sum = batch * context;
     if (!object_.contains("contexts")) return;
@@ -77,7 +77,7 @@ class OperatorRow {
     q.context_sum = 0;
     std::int64_t count = 0;
     for (const Json& item : list("contexts")) {
-      q.context_sum += integer_of(item, "contexts", most / most_int32);
+      q.context_sum += integer_of(item, "contexts", most_int32);
       ++count;
     }
     if (object_.contains("batch") && batch != count) fail("contexts", "must have `batch` entries");

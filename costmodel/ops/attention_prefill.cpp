@@ -27,7 +27,10 @@ class AttentionPrefillOperator : public Operator {
         roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill);
     per_operation_ns_ = 1 / rate;
     group_ = spec.heads / spec.kv_heads;
-    if (roofline.kernels() != nullptr) read_table(*roofline.kernels());
+    if (roofline.kernels() != nullptr) {
+      read_prompts(*roofline.kernels());
+      read_chunks(*roofline.kernels());
+    }
   }
 
   OpCost cost(const StepInput& input) const override {
@@ -50,7 +53,10 @@ class AttentionPrefillOperator : public Operator {
     cost.bytes = key_tokens * per_key + (cached ? 0 : queries);
     cost.memory_ns = roofline_.stream_ns(queries, cached, key_tokens * per_key, KernelClass::memory);
     cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
-    if (surface_) price_from_surface(work, input.shape->prefill.size(), cost);
+    if (chunk_surface_ && key_tokens > 0)
+      price_from_chunks(input.shape->prefill, cost);
+    else if (surface_)
+      price_from_surface(work, input.shape->prefill.size(), cost);
     return cost;
   }
 
@@ -97,7 +103,7 @@ class AttentionPrefillOperator : public Operator {
     return std::max(work.padded_flops, critical);
   }
 
-  void read_table(const KernelSet& kernels) {
+  void read_prompts(const KernelSet& kernels) {
     const AttentionShape shape = attention_shape(spec_);
     surface_ = kernels.attention_prefill(shape);
     if (!surface_) return;
@@ -110,9 +116,39 @@ class AttentionPrefillOperator : public Operator {
     grid_.make_monotone();
   }
 
-  // Tables time equal prompts without context. Chunks are priced as the equal prompts with as many rows and
-  // as many pairs per row; what has fewer rows than one such prompt (a short chunk after a long context)
-  // takes its share of it, corrected by how far its tiles fill the device.
+  void read_chunks(const KernelSet& kernels) {
+    chunk_surface_ = kernels.attention_chunks(attention_shape(spec_));
+    if (!chunk_surface_) return;
+    constexpr int key_octaves = 18, tile_octaves = 15;
+    chunk_slowness_ = DenseGrid(key_octaves, tile_octaves, [&](double keys, double tiles) {
+      return 1 / chunk_surface_->at(keys, tiles);
+    });
+  }
+
+  // Waves are counted here: a grid would blur their steps.
+  double chunk_ns(const ChunkTiles& tiles) const {
+    return tiles.bound_ns(roofline_.rates(), attention_shape(spec_)) *
+           chunk_slowness_.at(tiles.keys, tiles.tiles);
+  }
+
+  // All chunks together, but no shorter than the one that takes longest by itself.
+  void price_from_chunks(std::span<const PrefillChunk> chunks, OpCost& cost) const {
+    ChunkTiles all;
+    double longest = 0, tokens = 0;
+    for (const PrefillChunk& chunk : chunks) {
+      ChunkTiles one;
+      one.add(chunk.new_tokens, static_cast<double>(chunk.context), static_cast<double>(group_));
+      longest = std::max(longest, chunk_ns(one));
+      all.add(chunk.new_tokens, static_cast<double>(chunk.context), static_cast<double>(group_));
+      tokens += chunk.new_tokens;
+    }
+    price_from_table(cost, *roofline_.kernels(), "attention_prefill", "bf16", 1.0, Hit::interpolated,
+                     chunk_surface_->shape_known(), tokens, std::max(longest, chunk_ns(all)));
+  }
+
+  // Most tables time equal prompts without context. Chunks are then priced as the equal prompts with as many
+  // rows and as many pairs per row; what has fewer rows than one such prompt (a short chunk after a long
+  // context) takes its share of it, corrected by how far its tiles fill the device.
   void price_from_surface(const Work& work, std::size_t chunks, OpCost& cost) const {
     double length = 2 * work.pairs / work.tokens - 1;
     if (spec_.window > 0) length = work.tokens / static_cast<double>(chunks);
@@ -138,8 +174,8 @@ class AttentionPrefillOperator : public Operator {
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
   std::int64_t group_ = 1;
-  std::optional<FittedSurface> surface_;
-  DenseGrid grid_;
+  std::optional<FittedSurface> surface_, chunk_surface_;
+  DenseGrid grid_, chunk_slowness_;
 };
 
 }  // namespace

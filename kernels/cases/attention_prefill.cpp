@@ -13,9 +13,9 @@ namespace {
 
 enum class Form : std::uint8_t { mma, wgmma, cudnn };
 
-// cuDNN up to 9.15 reads beyond the keys when they are not a multiple of 128, unless they are masked as padding
-// (NVIDIA/cudnn-frontend, scaled_dot_product_flash_attention.h: has_workaround_padding_mask). So prompts are
-// padded: under the causal mask no token sees what lies behind it.
+// cuDNN up to 9.15 reads beyond the keys when they are not a multiple of 128, unless they are masked as
+// padding (NVIDIA/cudnn-frontend, scaled_dot_product_flash_attention.h: has_workaround_padding_mask). So
+// prompts are padded: under the causal mask no token sees what lies behind it.
 std::int64_t rows_of(const CaseSpec& spec, std::size_t sequence, Form form) {
   const std::int64_t added = spec.sequences[sequence].first;
   return form == Form::cudnn ? (added + 127) / 128 * 128 : added;
@@ -36,7 +36,8 @@ struct OperandSet {
 class AttentionPrefillCase final : public KernelCase {
  public:
   AttentionPrefillCase(const CaseSpec& spec, Form form)
-      : spec_(spec), form_(form), layout_(tokens_in_cache(spec, form), spec.kv_heads, spec.head_dim, spec.seed),
+      : spec_(spec), form_(form),
+        layout_(tokens_in_cache(spec, form), spec.kv_heads, spec.head_dim, spec.seed),
         plan_(plan_attention_prefill(spec.sequences, spec.heads / spec.kv_heads)),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
     for (std::size_t s = 0; s < spec.sequences.size(); ++s) rows_ += rows_of(spec, s, form);
@@ -212,8 +213,8 @@ class AttentionPrefillCase final : public KernelCase {
 }  // namespace
 
 // The operator is "attention_prefill", "attention_prefill_wgmma" for the form that only Hopper runs, or
-// "attention_prefill_cudnn": cuDNN over the keys and values of prompts as they were just computed, without blocks,
-// all sequences alike.
+// "attention_prefill_cudnn": cuDNN over the keys and values of prompts as they were just computed, without
+// blocks, all sequences alike.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
   Form form = spec.op == "attention_prefill_cudnn" ? Form::cudnn : Form::mma;

@@ -135,6 +135,9 @@ check("cost empty operator list", 3, ["trace.jsonl", "no operators"], trace="", 
       args=["--ops", "trace.jsonl", "--hardware", "h200"])
 check("cost unknown operator", 3, ["trace.jsonl:1", "frob", "gemm"], trace='{"op": "frob"}\n', command="cost", bare=True,
       args=["--ops", "trace.jsonl", "--hardware", "h200"])
+check("cost operator far beyond a context", 3, ["trace.jsonl:1", "context"], command="cost", bare=True,
+      trace='{"op": "attention_decode", "heads": 8, "kv_heads": 8, "head_dim": 128, "batch": 1, "context": 99999999999}\n',
+      args=["--ops", "trace.jsonl", "--hardware", "h200"])
 check("negative seed", 2, ["--seed", "0 to 9223372036854775807"], args=["--seed", "-1"])
 check("cost missing steps file", 3, ["nofile"], command="cost", args=["--steps", "nofile.jsonl"])
 # calibrate and import

@@ -32,13 +32,14 @@ std::shared_ptr<const KernelSet> committed(const HardwareProfile& hardware) {
 // A data directory of its own, with one table in it.
 class TableFolder {
  public:
-  explicit TableFolder(const std::string& csv) : root_(fs::temp_directory_path() / "orrery_kernel_set_test") {
+  explicit TableFolder(const std::string& csv, const std::string& table = "gemm")
+      : root_(fs::temp_directory_path() / "orrery_kernel_set_test") {
     const fs::path folder = root_ / "hardware_profiles/tables/h200/mine";
     fs::remove_all(root_);
     fs::create_directories(folder);
     std::ofstream(folder / "table.yaml")
         << "hardware: h200\nkernels: mine\nkind: measured\nsource: \"a test\"\n";
-    std::ofstream(folder / "gemm.csv") << csv;
+    std::ofstream(folder / (table + ".csv")) << csv;
     setenv("ORRERY_DATA_DIR", root_.c_str(), 1);
   }
   ~TableFolder() {
@@ -128,6 +129,61 @@ TEST_CASE("a timed sample is priced as it was measured, and the rung says so") {
   CHECK(between.hit == "interpolated");
   query.m = 4096;
   CHECK(price(query, h200, *set).hit == "extrapolated");
+}
+
+TEST_CASE("grouped products of one size but other proportions do not answer for each other") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder(
+      "dtype,n,k,rows,us,spread,kernel\nbf16,384,4096,8x1,26.8,0,a\nbf16,2048,768,8x1,13.5,0,a\n"
+      "bf16,2048,768,8x4,13.7,0,a\n",
+      "grouped_gemm");
+  auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  OpQuery query;
+  query.op = "grouped_gemm";
+  query.n = 2048;
+  query.k = 768;
+  query.rows.assign(8, 4);
+  CHECK(price(query, h200, *set).ns == 13700);
+  query.rows.assign(8, 1);
+  CHECK(price(query, h200, *set).ns == 13500);
+  query.n = 384;
+  query.k = 4096;
+  CHECK(price(query, h200, *set).ns == 26800);
+}
+
+TEST_CASE("chunks behind a context are priced from timed chunks, by whole waves of tiles") {
+  const HardwareProfile h200 = part("h200");  // 132 SMs
+  // 8 KV heads, groups of 4: 32 new tokens fill a tile of each KV head. The law: 40 us a wave at 4,096 keys.
+  const auto row = [](std::int64_t chunks, std::int64_t fresh, std::int64_t context, double us) {
+    return "bf16,bf16,32,8,128," + std::to_string(chunks) + "x" + std::to_string(fresh) + "@" +
+           std::to_string(context) + "," + std::to_string(us) + ",0,ours\n";
+  };
+  const TableFolder folder("dtype,kv_dtype,heads,kv_heads,head_dim,sequences,us,spread,kernel\n" +
+                               row(1, 32, 4096, 40) + row(16, 32, 4096, 40) + row(64, 32, 4096, 160) +
+                               row(1, 32, 16384, 160) + row(16, 32, 16384, 160) + row(64, 32, 16384, 640),
+                           "attention_prefill");
+  auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  OpQuery query;
+  query.op = "attention_prefill";
+  query.heads = 32;
+  query.kv_heads = 8;
+  query.head_dim = 128;
+  const auto us = [&](std::size_t chunks, std::int64_t context) {
+    query.sequences.assign(chunks, PrefillChunk{32, context});
+    const OpPrice priced = price(query, h200, *set);
+    CHECK(priced.rung == "measured");
+    return static_cast<double>(priced.ns) / 1000;
+  };
+  CHECK(us(1, 4096) == Approx(40).epsilon(0.02));
+  CHECK(us(16, 16384) == Approx(160).epsilon(0.02));
+  CHECK(us(16, 4096) == Approx(40).epsilon(0.02));  // 128 tiles: one wave
+  CHECK(us(17, 4096) == Approx(80).epsilon(0.05));  // 136: two
+  CHECK(us(32, 4096) == Approx(80).epsilon(0.05));
+  // One long chunk among short ones sets the pace.
+  query.sequences = {PrefillChunk{32, 16384}, PrefillChunk{32, 64}, PrefillChunk{32, 64}};
+  CHECK(static_cast<double>(price(query, h200, *set).ns) / 1000 == Approx(160).epsilon(0.02));
 }
 
 TEST_CASE("wrong tables are located errors") {
