@@ -136,23 +136,6 @@ GPU_DEVICE void add_values(SharedAddress values, const Scores& weights,
 }
 
 template <int HeadDim>
-GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int first,
-                           SoftmaxRows<HeadDim>& rows) {
-  const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
-  rows.finish_sums();
-  GPU_UNROLL for (int half = 0; half < 2; half++) {
-    const int row = first + g + 8 * half;
-    if (row >= at.count) continue;
-    const float inverse = gpu_reciprocal(rows.sum[half]);
-    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row) + 2 * t;
-    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
-      const float low = rows.out[j][2 * half] * inverse, high = rows.out[j][2 * half + 1] * inverse;
-      *reinterpret_cast<std::uint32_t*>(out + 8 * j) = gpu_pack_bf16(low, high);
-    }
-  }
-}
-
-template <int HeadDim>
 __global__ void __launch_bounds__(prefill_threads, 2) prefill_kernel(const AttentionPrefill p) {
   using Shape = PrefillShape<HeadDim>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);

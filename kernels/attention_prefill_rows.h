@@ -1,6 +1,7 @@
 // Which rows a block of the prefill kernels works on, with mma.sync and with wgmma alike.
 #pragma once
 
+#include "kernels/attention_fragments.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/gpu_runtime.h"
 
@@ -28,5 +29,23 @@ struct PrefillRows {
            p.head_dim;
   }
 };
+
+// A warp's 16 rows from `first` on, divided by their sums.
+template <int HeadDim>
+GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int first,
+                           SoftmaxRows<HeadDim>& rows) {
+  const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
+  rows.finish_sums();
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    const int row = first + g + 8 * half;
+    if (row >= at.count) continue;
+    const float inverse = gpu_reciprocal(rows.sum[half]);
+    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row) + 2 * t;
+    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
+      const float low = rows.out[j][2 * half] * inverse, high = rows.out[j][2 * half + 1] * inverse;
+      *reinterpret_cast<std::uint32_t*>(out + 8 * j) = gpu_pack_bf16(low, high);
+    }
+  }
+}
 
 }  // namespace orrery::kernels

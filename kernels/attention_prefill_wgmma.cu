@@ -160,23 +160,6 @@ GPU_DEVICE void clear_values(unsigned char* tile, int from_token) {
 }
 
 template <int HeadDim>
-GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int first,
-                           SoftmaxRows<HeadDim>& rows) {
-  const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
-  rows.finish_sums();
-  GPU_UNROLL for (int half = 0; half < 2; half++) {
-    const int row = first + g + 8 * half;
-    if (row >= at.count) continue;
-    const float inverse = gpu_reciprocal(rows.sum[half]);
-    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row) + 2 * t;
-    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
-      const float low = rows.out[j][2 * half] * inverse, high = rows.out[j][2 * half + 1] * inverse;
-      *reinterpret_cast<std::uint32_t*>(out + 8 * j) = gpu_pack_bf16(low, high);
-    }
-  }
-}
-
-template <int HeadDim>
 GPU_DEVICE void attend(const AttentionPrefill& p, const PrefillRows& at, unsigned char* shared,
                        Ring<HeadDim> ring) {
   using S = Shape<HeadDim>;

@@ -31,28 +31,20 @@ struct Library {
   decltype(&cublasLtMatmulPreferenceDestroy) drop_preference = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) set_preference = nullptr;
 
-  template <class F>
-  void take(F& function, const char* name) {
-    function = reinterpret_cast<F>(vendor_library(Vendor::cublas_lt).symbol(name));
-    if (function == nullptr && why.empty()) {
-      why = vendor_library(Vendor::cublas_lt).loaded() ? std::string("cuBLASLt lacks ") + name
-                                                       : vendor_library(Vendor::cublas_lt).why();
-    }
-  }
-
   Library() {
-    take(create, "cublasLtCreate");
-    take(matmul, "cublasLtMatmul");
-    take(heuristic, "cublasLtMatmulAlgoGetHeuristic");
-    take(config, "cublasLtMatmulAlgoConfigGetAttribute");
-    take(describe, "cublasLtMatmulDescCreate");
-    take(forget, "cublasLtMatmulDescDestroy");
-    take(set, "cublasLtMatmulDescSetAttribute");
-    take(layout, "cublasLtMatrixLayoutCreate");
-    take(drop_layout, "cublasLtMatrixLayoutDestroy");
-    take(prefer, "cublasLtMatmulPreferenceCreate");
-    take(drop_preference, "cublasLtMatmulPreferenceDestroy");
-    take(set_preference, "cublasLtMatmulPreferenceSetAttribute");
+    const VendorLibrary& cublas_lt = vendor_library(Vendor::cublas_lt);
+    cublas_lt.take(create, "cublasLtCreate", why);
+    cublas_lt.take(matmul, "cublasLtMatmul", why);
+    cublas_lt.take(heuristic, "cublasLtMatmulAlgoGetHeuristic", why);
+    cublas_lt.take(config, "cublasLtMatmulAlgoConfigGetAttribute", why);
+    cublas_lt.take(describe, "cublasLtMatmulDescCreate", why);
+    cublas_lt.take(forget, "cublasLtMatmulDescDestroy", why);
+    cublas_lt.take(set, "cublasLtMatmulDescSetAttribute", why);
+    cublas_lt.take(layout, "cublasLtMatrixLayoutCreate", why);
+    cublas_lt.take(drop_layout, "cublasLtMatrixLayoutDestroy", why);
+    cublas_lt.take(prefer, "cublasLtMatmulPreferenceCreate", why);
+    cublas_lt.take(drop_preference, "cublasLtMatmulPreferenceDestroy", why);
+    cublas_lt.take(set_preference, "cublasLtMatmulPreferenceSetAttribute", why);
     if (!why.empty()) return;
     const cublasStatus_t status = create(&handle);
     if (status != CUBLAS_STATUS_SUCCESS)

@@ -10,27 +10,19 @@ namespace orrery::kernels {
 
 namespace {
 
-template <class F>
-void take(Cudnn& library, F& function, const char* name) {
-  const VendorLibrary& loaded = vendor_library(Vendor::cudnn);
-  function = reinterpret_cast<F>(loaded.symbol(name));
-  if (function == nullptr && library.why.empty()) {
-    library.why = loaded.loaded() ? std::string("cuDNN lacks ") + name : loaded.why();
-  }
-}
-
 std::unique_ptr<Cudnn> load() {
   auto made = std::make_unique<Cudnn>();
   Cudnn& c = *made;
-  take(c, c.create, "cudnnCreate");
-  take(c, c.set_stream, "cudnnSetStream");
-  take(c, c.words, "cudnnGetErrorString");
-  take(c, c.create_descriptor, "cudnnBackendCreateDescriptor");
-  take(c, c.destroy_descriptor, "cudnnBackendDestroyDescriptor");
-  take(c, c.set, "cudnnBackendSetAttribute");
-  take(c, c.get, "cudnnBackendGetAttribute");
-  take(c, c.finalize, "cudnnBackendFinalize");
-  take(c, c.execute, "cudnnBackendExecute");
+  const VendorLibrary& library = vendor_library(Vendor::cudnn);
+  library.take(c.create, "cudnnCreate", c.why);
+  library.take(c.set_stream, "cudnnSetStream", c.why);
+  library.take(c.words, "cudnnGetErrorString", c.why);
+  library.take(c.create_descriptor, "cudnnBackendCreateDescriptor", c.why);
+  library.take(c.destroy_descriptor, "cudnnBackendDestroyDescriptor", c.why);
+  library.take(c.set, "cudnnBackendSetAttribute", c.why);
+  library.take(c.get, "cudnnBackendGetAttribute", c.why);
+  library.take(c.finalize, "cudnnBackendFinalize", c.why);
+  library.take(c.execute, "cudnnBackendExecute", c.why);
   if (!c.why.empty()) return made;
   const cudnnStatus_t status = c.create(&c.handle);
   if (status != CUDNN_STATUS_SUCCESS) c.why = std::string("cudnnCreate: ") + c.words(status);

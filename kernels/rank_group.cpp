@@ -25,26 +25,19 @@ struct Nccl {
   decltype(&ncclRecv) receive = nullptr;
   decltype(&ncclGetErrorString) words = nullptr;
 
-  template <class F>
-  void take(F& function, const char* name) {
-    const VendorLibrary& library = vendor_library(Vendor::nccl);
-    function = reinterpret_cast<F>(library.symbol(name));
-    if (function == nullptr && why.empty())
-      why = library.loaded() ? std::string("NCCL lacks ") + name : library.why();
-  }
-
   Nccl() {
+    const VendorLibrary& library = vendor_library(Vendor::nccl);
     // Read when the library makes its first communicator; an explicit choice of the user's stands.
     setenv("NCCL_NVLS_ENABLE", "0", 0);
-    take(init_all, "ncclCommInitAll");
-    take(group_start, "ncclGroupStart");
-    take(group_end, "ncclGroupEnd");
-    take(all_reduce, "ncclAllReduce");
-    take(all_gather, "ncclAllGather");
-    take(reduce_scatter, "ncclReduceScatter");
-    take(send, "ncclSend");
-    take(receive, "ncclRecv");
-    take(words, "ncclGetErrorString");
+    library.take(init_all, "ncclCommInitAll", why);
+    library.take(group_start, "ncclGroupStart", why);
+    library.take(group_end, "ncclGroupEnd", why);
+    library.take(all_reduce, "ncclAllReduce", why);
+    library.take(all_gather, "ncclAllGather", why);
+    library.take(reduce_scatter, "ncclReduceScatter", why);
+    library.take(send, "ncclSend", why);
+    library.take(receive, "ncclRecv", why);
+    library.take(words, "ncclGetErrorString", why);
   }
 };
 

@@ -26,6 +26,13 @@ class VendorLibrary {
     return reinterpret_cast<F*>(symbol(name));
   }
 
+  // The same into a pointer. The first that is missing is said in `why`, unless that says something already.
+  template <class F>
+  void take(F& function, const char* name, std::string& why) const {
+    function = reinterpret_cast<F>(symbol(name));
+    if (function == nullptr && why.empty()) why = loaded() ? file() + " lacks " + name : this->why();
+  }
+
  private:
   void* handle_ = nullptr;
   std::string file_, why_;
