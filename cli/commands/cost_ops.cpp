@@ -69,7 +69,7 @@ class OperatorRow {
   // Either `batch` sequences of one `context`, or `contexts` one by one.
   void read_contexts(OpQuery& q) {
     const std::int64_t batch = integer("batch", most_int32);
-    const std::int64_t context = integer("context", most / most_int32);
+    const std::int64_t context = integer("context", most / std::max<std::int64_t>(1, batch));
     q.batch = static_cast<std::int32_t>(batch);
     q.context_sum = batch * context;
     if (!object_.contains("contexts")) return;

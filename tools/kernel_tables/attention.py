@@ -16,6 +16,8 @@ def published_times(published, engine, part_name, phase):
     for r in published.rows("attention", engine.table(stem, part_name, phase)):
         d, window = int(r["head_dim"]), int(r.get("window_size") or 0)
         heads, kv = int(r["num_heads"]), int(r["num_key_value_heads"])
+        if heads % kv:  # some collections have 12 heads over 8
+            continue
         if d not in (64, 128, 256) or window not in (0, 128) or (window == 128 and d != 64):
             continue
         if kv == heads and heads > 16:
@@ -54,6 +56,8 @@ def without_warm_keys(timed, table):
     for key, n, b, us in everything:
         if kv_bytes(key, b, n) > 2 * timed["l2"] and us > 5 * start(key, b):
             rates.setdefault((key[0] // key[1], key[2], key[4]), []).append(kv_bytes(key, b, n) / (us - start(key, b)))
+    if not rates:
+        return 0
     rate = {k: statistics.median(v) for k, v in rates.items()}
     usual = statistics.median(rate.values())
     first = {(key, b): start(key, b) for key, _, b, _ in everything}

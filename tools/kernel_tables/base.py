@@ -18,7 +18,7 @@ BYTES = {"bf16": 2, "fp8-tensor": 1, "fp8-channel": 1, "fp8-block": 1}
 def figures(part):
     with open(f"{ROOT}/hardware_profiles/{part}.yaml", encoding="utf-8") as f:
         text = f.read()
-    scale = {"TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "MB": 1e6}
+    scale = {"TFLOP/s": 1e12, "TB/s": 1e12, "GB/s": 1e9, "MB": 1e6, "MiB": 1 << 20}
 
     def figure(key):
         found = re.search(rf"^\s*{key}: {{value: ([\d.]+), unit: (\S+),", text, re.M)

@@ -11,7 +11,7 @@ LATER = 1.3  # a time this much above a later one of the same shape is a hiccup 
 def one_collection(published, table, gemm):
     raw = {}
     for r in published.rows("gemm", table):
-        if r["gemm_dtype"] == gemm.source and int(r["n"]) >= 256 and int(r["k"]) >= 256:
+        if r["gemm_dtype"] == gemm.source and int(r["n"]) >= 256 and int(r["k"]) >= 256 and int(r["m"]) > 0:
             raw.setdefault((int(r["n"]), int(r["k"])), {}).setdefault(int(r["m"]), []).append(float(r["latency"]) * 1e3)
     return {shape: {m: statistics.median(us) for m, us in sorted(by_m.items())} for shape, by_m in sorted(raw.items())}
 
