@@ -75,9 +75,13 @@ def without_warm_keys(timed, table):
 def surfaces(part, timed, phase, table):
     """{key: {length: [(sequences, utilisation)]}} and how many figures above the bound were put on it (prompts whose
     activations stay in the cache; the bound counts them as read from memory)."""
-    out, above = {}, 0
+    out, above, first = {}, 0, {}
+    for key, by_length in table.items():  # a shape may have another kernel for its shortest prompts
+        first[key[:5]] = min([first.get(key[:5], 1 << 60), *by_length])
     for key, by_length in table.items():
-        lines = {}
+        lines, shortest = {}, first[key[:5]]
+        if phase == "prefill" and shortest > 1:  # TensorRT-LLM 1.2's begin at 16 tokens: what is shorter is a launch too
+            by_length = {1: by_length[shortest], **by_length} if shortest in by_length else by_length
         for n, row in by_length.items():
             if phase == "decode" and n != 2 and n < 64:
                 continue
