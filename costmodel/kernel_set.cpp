@@ -70,7 +70,9 @@ double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, doub
 double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs) {
   const double d = static_cast<double>(shape.head_dim), heads = static_cast<double>(shape.heads);
   const double bytes = tokens * d * (4 * heads + 4 * static_cast<double>(shape.kv_heads));
-  return rates.bound_ns(4 * d * heads * pairs, DType::bf16, bytes);
+  // With FP8 keys some kernels multiply in FP8 (TensorRT-LLM's reach 1.8 times the H20's bf16 rate).
+  const bool fp8 = shape.kv_dtype == "fp8" && rates.matrix[static_cast<std::size_t>(DType::fp8)] > 0;
+  return rates.bound_ns(4 * d * heads * pairs, fp8 ? DType::fp8 : DType::bf16, bytes);
 }
 
 void ChunkTiles::add(double fresh, double context, double group) {
@@ -92,29 +94,33 @@ Rung KernelSet::rung(const std::string& op) const {
   return found == rungs_.end() ? rung_ : found->second;
 }
 
-FittedSurface::FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known)
-    : parts_(std::move(parts)), kernel_(std::move(kernel)), shape_known_(shape_known) {}
+FittedSurface::FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known,
+                             bool smooth_lengths)
+    : parts_(std::move(parts)), kernel_(std::move(kernel)), shape_known_(shape_known),
+      smooth_lengths_(smooth_lengths) {}
+
+double FittedSurface::log_at(const std::vector<Line>& lines, double sequences, double length, bool smooth) {
+  const auto above =
+      std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.length >= length; });
+  if (above == lines.end()) return lines.back().over_sequences.smooth_log(sequences);
+  if (above == lines.begin() || above->length == length) return above->over_sequences.smooth_log(sequences);
+  // The two lines around the length; for a cubic also their neighbours.
+  const auto from = smooth && above - 1 != lines.begin() ? above - 2 : above - 1;
+  const auto to = smooth && above + 1 != lines.end() ? above + 2 : above + 1;
+  std::array<double, 4> x{}, y{};
+  std::size_t count = 0;
+  for (auto line = from; line != to; ++line, ++count) {
+    x[count] = det_log(line->length);
+    y[count] = line->over_sequences.smooth_log(sequences);
+  }
+  return monotone_cubic(x.data(), y.data(), count, static_cast<std::size_t>(above - from) - 1,
+                        det_log(length));
+}
 
 double FittedSurface::at(double sequences, double length) const {
   double log_mean = 0;
-  for (const Part& part : parts_) {
-    const std::vector<Line>& lines = *part.lines;
-    const auto above =
-        std::find_if(lines.begin(), lines.end(), [&](const Line& line) { return line.length >= length; });
-    double log_u = 0;
-    if (above == lines.end()) {
-      log_u = det_log(lines.back().over_sequences.at(sequences));
-    } else if (above == lines.begin() || above->length == length) {
-      log_u = det_log(above->over_sequences.at(sequences));
-    } else {
-      const Line& below = *(above - 1);
-      const double share =
-          (det_log(length) - det_log(below.length)) / (det_log(above->length) - det_log(below.length));
-      log_u = (1 - share) * det_log(below.over_sequences.at(sequences)) +
-              share * det_log(above->over_sequences.at(sequences));
-    }
-    log_mean += part.weight * log_u;
-  }
+  for (const Part& part : parts_)
+    log_mean += part.weight * log_at(*part.lines, sequences, length, smooth_lengths_);
   return det_exp(log_mean);
 }
 
@@ -181,7 +187,7 @@ std::optional<FittedCurve> KernelSet::row_wise(const std::string& op, std::int64
 std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }
 
 std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& tables,
-                                             const AttentionShape& shape) {
+                                             const AttentionShape& shape, bool smooth_lengths) {
   std::vector<LogShape> all;
   std::vector<const AttentionTable*> candidates;
   for (const AttentionTable& table : tables) {
@@ -191,26 +197,30 @@ std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& 
     candidates.push_back(&table);
     all.push_back({log_of(table.shape.kv_heads), log_of(table.shape.heads) - log_of(table.shape.kv_heads)});
   }
-  if (candidates.empty()) return std::nullopt;
+  // Wider groups of query heads than a table has run other kernels (TensorRT-LLM above 16: three to ten times
+  // as long).
+  double widest = 0;
+  for (const LogShape& logs : all) widest = std::max(widest, logs[1]);
+  if (candidates.empty() || log_of(shape.heads) - log_of(shape.kv_heads) > widest + 0.5) return std::nullopt;
   const auto weights =
       neighbour_weights(all, {log_of(shape.kv_heads), log_of(shape.heads) - log_of(shape.kv_heads)});
   std::vector<FittedSurface::Part> parts;
   for (const auto& [index, weight] : weights) parts.push_back({&candidates[index]->lines, weight});
   const AttentionTable& nearest = *candidates[weights.front().first];
   const bool known = nearest.shape.heads == shape.heads && nearest.shape.kv_heads == shape.kv_heads;
-  return FittedSurface(std::move(parts), nearest.kernel, known);
+  return FittedSurface(std::move(parts), nearest.kernel, known, smooth_lengths);
 }
 
 std::optional<FittedSurface> KernelSet::attention_prefill(const AttentionShape& shape) const {
-  return find(prefill_, shape);
+  return find(prefill_, shape, true);
 }
 
 std::optional<FittedSurface> KernelSet::attention_chunks(const AttentionShape& shape) const {
-  return find(chunks_, shape);
+  return find(chunks_, shape, false);
 }
 
 std::optional<FittedSurface> KernelSet::attention_decode(const AttentionShape& shape) const {
-  return find(decode_, shape);
+  return find(decode_, shape, false);
 }
 
 double KernelSet::correction(const std::string& op, double x) const {
@@ -223,7 +233,14 @@ TableError KernelSet::error(const std::string& op, const std::string& format, do
     if (region.op == op && region.format == format && x >= region.low && x <= region.high)
       return region.error;
   }
-  return {};
+  // A format that the errors do not tell apart (our own sets time attention's keys in bf16 only): the least
+  // certain one's.
+  TableError most;
+  for (const Region& region : regions_) {
+    if (region.op == op && x >= region.low && x <= region.high && region.error.points > most.points)
+      most = region.error;
+  }
+  return most;
 }
 
 std::size_t KernelSet::points(const std::string& op) const {

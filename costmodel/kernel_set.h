@@ -46,7 +46,8 @@ class FittedSurface {
     const std::vector<Line>* lines = nullptr;  // ascending length
     double weight = 1;
   };
-  FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known);
+  // Over sequences a monotone cubic. Over lengths a cubic too (`smooth_lengths`, prompts) or a power law.
+  FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known, bool smooth_lengths);
   double at(double sequences, double length) const;
   Hit hit(double sequences, double length) const;
   const std::string& kernel() const { return kernel_; }
@@ -54,8 +55,10 @@ class FittedSurface {
 
  private:
   std::vector<Part> parts_;
+  static double log_at(const std::vector<Line>& lines, double sequences, double length, bool smooth);
+
   std::string kernel_;
-  bool shape_known_;
+  bool shape_known_, smooth_lengths_;
 };
 
 // Heads of one rank, as attention tables name them.
@@ -130,7 +133,7 @@ class KernelSet {
 
   std::optional<FittedCurve> find(const std::string& key, const LogShape& logs) const;
   static std::optional<FittedSurface> find(const std::vector<AttentionTable>& tables,
-                                           const AttentionShape& shape);
+                                           const AttentionShape& shape, bool smooth_lengths);
 
   std::string name_, source_;
   Rung rung_ = Rung::published;

@@ -36,6 +36,30 @@ const char* to_string(Hit hit) {
   return "extrapolated";
 }
 
+namespace {
+
+// Of the cubic at point i: zero at an extremum, else the weighted harmonic mean of the slopes on both sides.
+double cubic_slope(const double* x, const double* y, std::size_t count, std::size_t i) {
+  const auto secant = [&](std::size_t k) { return (y[k + 1] - y[k]) / (x[k + 1] - x[k]); };
+  if (i == 0) return secant(0);
+  if (i + 1 == count) return secant(i - 1);
+  const double before = secant(i - 1), after = secant(i);
+  if (before * after <= 0) return 0;
+  const double left = x[i] - x[i - 1], right = x[i + 1] - x[i];
+  const double w1 = 2 * right + left, w2 = right + 2 * left;
+  return (w1 + w2) / (w1 / before + w2 / after);
+}
+
+}  // namespace
+
+double monotone_cubic(const double* x, const double* y, std::size_t count, std::size_t below, double query) {
+  const double width = x[below + 1] - x[below], t = (query - x[below]) / width;
+  const double t2 = t * t, t3 = t2 * t;
+  return (2 * t3 - 3 * t2 + 1) * y[below] + (3 * t2 - 2 * t3) * y[below + 1] +
+         width * ((t3 - 2 * t2 + t) * cubic_slope(x, y, count, below) +
+                  (t3 - t2) * cubic_slope(x, y, count, below + 1));
+}
+
 UtilisationCurve::UtilisationCurve(const std::vector<UtilisationPoint>& points) {
   ORRERY_CHECK(!points.empty(), "a curve needs a point");
   for (const UtilisationPoint& point : points) {
@@ -55,6 +79,14 @@ double UtilisationCurve::at(double x) const {
   const std::size_t below = above - 1;
   const double part = (det_log(x) - log_x_[below]) / (log_x_[above] - log_x_[below]);
   return det_exp(log_utilisation_[below] + part * (log_utilisation_[above] - log_utilisation_[below]));
+}
+
+double UtilisationCurve::smooth_log(double x) const {
+  if (x <= x_.front()) return log_utilisation_.front();
+  if (x >= x_.back()) return log_utilisation_.back();
+  const auto above = static_cast<std::size_t>(std::lower_bound(x_.begin(), x_.end(), x) - x_.begin());
+  if (x_[above] == x) return log_utilisation_[above];
+  return monotone_cubic(log_x_.data(), log_utilisation_.data(), x_.size(), above - 1, det_log(x));
 }
 
 Hit UtilisationCurve::hit(double x) const {

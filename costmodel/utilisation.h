@@ -30,6 +30,8 @@ class UtilisationCurve {
   UtilisationCurve() = default;
   explicit UtilisationCurve(const std::vector<UtilisationPoint>& points);  // ascending x, at least one
   double at(double x) const;
+  // Logarithm of the utilisation on a monotone cubic through the points instead: no kink at a knee.
+  double smooth_log(double x) const;
   Hit hit(double x) const;
   double first() const { return x_.front(); }
   double last() const { return x_.back(); }
@@ -38,6 +40,10 @@ class UtilisationCurve {
  private:
   std::vector<double> x_, log_x_, log_utilisation_;
 };
+
+// Value at `query` of the monotone cubic through points of ascending x, in the stretch from `below` on.
+// Slopes are harmonic means, so that it never overshoots (Fritsch and Butland 1984).
+double monotone_cubic(const double* x, const double* y, std::size_t count, std::size_t below, double query);
 
 // How much each of `points` (logarithms of static shapes) says about `query`: a plane through the nearest
 // eight, weighted by distance⁻³ and held flat by a ridge, so that a grid is interpolated and a lone neighbour

@@ -79,7 +79,7 @@ class AttentionDecodeOperator : public Operator {
     if (mixed) ns = std::max(ns - grid_.at(1, 1), ns / 2);
     // hit() looks at every line of the table; the error does not depend on it between the table's ends.
     price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode",
-                     "bf16", 1.0, Hit::interpolated, surface_->shape_known(),
+                     spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0, Hit::interpolated, surface_->shape_known(),
                      sequences * static_cast<double>(spec_.kv_heads), ns);
   }
 

@@ -163,8 +163,8 @@ class AttentionPrefillOperator : public Operator {
         std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(equal.tiles) * scale));
     const double fill = slowest_unit(work) / slowest_unit(equal);
     const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
-    price_from_table(cost, *roofline_.kernels(), "attention_prefill", "bf16", 1.0,
-                     fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(),
+    price_from_table(cost, *roofline_.kernels(), "attention_prefill", spec_.kv_bytes < 2 ? "fp8" : "bf16",
+                     1.0, fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(),
                      work.tokens, ns);
   }
 

@@ -133,3 +133,14 @@ TEST_CASE("operators that cannot be priced are refused by name") {
       R"({"op": "attention_decode", "heads": 6, "kv_heads": 4, "head_dim": 64, "batch": 1, "context": 1})",
       "kv_heads");
 }
+
+TEST_CASE("a decode of few sequences may have a long context; only their product is limited") {
+  const auto row = [](const char* rest) {
+    return parse_operator_row(
+        std::string(R"({"op": "attention_decode", "heads": 32, "kv_heads": 8, "head_dim": 128, )") + rest,
+        "o.jsonl", 1);
+  };
+  REQUIRE(row(R"("batch": 2, "context": 131072})").ok());
+  CHECK(row(R"("batch": 2, "context": 131072})")->context_sum == 262144);
+  CHECK_FALSE(row(R"("batch": 2147483647, "context": 131072})").ok());
+}

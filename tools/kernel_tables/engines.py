@@ -1,0 +1,74 @@
+"""Which published table stands for which kernels of which engine: data, one record a set.
+
+Versions are those that the tables were collected on. A set is named after the release that its users run; what the
+distance means is `versions` of tools/kernel_tables/leave_out.py.
+"""
+from dataclasses import dataclass, field
+
+# Not "fp8": 0.24.0's (FlashInfer's CUTLASS experts through ModelOpt) takes 4 to 6 times what 0.19.0, 0.22.0 and TensorRT-LLM
+# take for the same layers, nearly the same from 64 to 1,024 tokens: kernels without their tuning, not an engine's.
+VLLM_EXPERTS = {"bfloat16": "vllm_unquantizedfusedmoe_triton_tritonexperts", "fp8_block": "vllm_fp8moe_triton_tritonexperts"}
+EXPERT_FORMATS = {"bfloat16": "bf16", "fp8_block": "fp8-block", "fp8": "fp8-tensor"}
+MIB = 1 << 20
+
+
+@dataclass
+class Gemm:
+    source: str                    # gemm_dtype of the table
+    formats: list                  # formats of ours that this kernel serves
+    kernel: str
+    quantises: str = ""            # the timing holds the quantisation of the input: "static" or "dynamic"
+
+
+@dataclass
+class Engine:
+    name: str                      # of the set
+    prefix: str                    # of the published files
+    versions: dict                 # operator group -> version; (part, group) wins
+    gemm: list
+    experts: dict                  # moe_dtype -> kernel_source; None = the only one
+    all_reduce: str                # kernel_source of the all-reduce in graphs
+    custom_below: dict             # ranks -> bytes from which NCCL takes over; none = never
+    before: dict = field(default_factory=dict)  # group -> earlier version, to see what versions change
+    thin: bool = True
+    repeats: list = field(default_factory=list)  # other collections of the same dense kernels: the median of all is taken
+
+    def version(self, part, group):
+        keys = ((part, group), (part, "all"), group, "all")
+        return next(self.versions[key] for key in keys if key in self.versions)
+
+    def table(self, stem, part, group):
+        return f"{stem}__{self.prefix}-{self.version(part, group)}"
+
+
+ENGINES = {
+    # As tools/fit_kernel_tables.py made it first; block products, output layer and small kernels are our own profile's.
+    "vllm-0.24": Engine(
+        "vllm-0.24", "vllm", {"all": "0.24.0"},
+        [Gemm("bfloat16", ["bf16"], "torch.linear"),
+         Gemm("fp8", ["fp8-tensor", "fp8-channel"], "CutlassFP8ScaledMM")],
+        VLLM_EXPERTS, "vLLM_custom_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 256 << 10}, thin=False),
+    # The collector times products with the quantisation of their input, in a graph (ai-dynamo/aiconfigurator
+    # collector/sglang/collect_gemm.py). SGLang's custom all-reduce takes buffers up to 8 MiB.
+    "sglang-0.5": Engine(
+        "sglang-0.5", "sglang", {"all": "0.5.14"},
+        [Gemm("bfloat16", ["bf16"], "torch.linear"),
+         Gemm("fp8", ["fp8-tensor", "fp8-channel"], "sgl_kernel.fp8_scaled_mm", "static"),
+         Gemm("fp8_block", ["fp8-block"], "DeepGEMM", "static")],
+        {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton"},
+        "SGLang_CustomAllReduce_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB},
+        before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
+        repeats=["0.5.9", "0.5.10"]),
+    # FP8 products are timed with the dynamic quantisation of their input (collector/trtllm/collect_gemm.py); a
+    # checkpoint with scales for its inputs has the static one, which is an operator of its own here. Decode attention
+    # of 1.2.0rc5 and 1.3.0rc10 reads keys faster than memory can (up to 1.6 times the data sheet at 8 sequences of
+    # 65,536): collected on a cache that was too small; 1.3.0rc20 does not.
+    "tensorrt-llm-1.2": Engine(
+        "tensorrt-llm-1.2", "trtllm",
+        {"all": "1.2.0rc5", "decode": "1.3.0rc20", ("l40s", "all"): "1.3.0rc20", ("h20", "all"): "1.3.0rc20"},
+        [Gemm("bfloat16", ["bf16"], "torch_flow"),
+         Gemm("fp8", ["fp8-tensor"], "torch_flow", "dynamic"),
+         Gemm("fp8_block", ["fp8-block"], "torch_flow", "static")],
+        {"bfloat16": None, "fp8": None, "fp8_block": None}, "TRTLLM", {},
+        before={"gemm": "1.3.0rc10", "attention": "1.3.0rc10", "experts": "1.3.0rc10", "collectives": "1.3.0rc10"}),
+}

@@ -1,0 +1,135 @@
+"""Fused expert layers, collectives and the quantisation of activations out of published tables."""
+import math
+import statistics
+
+from .base import blended, carried, experts_bound_us, log_interpolate
+from .engines import EXPERT_FORMATS
+
+
+def expert_times(published, engine, part_name, distributions=("balanced",)):
+    """{(format, hidden, inner, experts, k, kernel): {tokens: us}}: whole layers on one rank."""
+    raw = {}
+    for r in published.rows("moe", engine.table("moe_perf", part_name, "experts")):
+        dtype = r["moe_dtype"]
+        if dtype not in engine.experts or "nongated" in r["kernel_source"] or r["distribution"] not in distributions:
+            continue
+        if engine.experts[dtype] not in (None, r["kernel_source"]):
+            continue
+        inner = int(r["inter_size"]) // int(r["moe_tp_size"])
+        if int(r["moe_ep_size"]) != 1 or inner < 64:
+            continue
+        key = (EXPERT_FORMATS[dtype], int(r["hidden_size"]), inner, int(r["num_experts"]), int(r["topk"]), r["kernel_source"])
+        raw.setdefault(key, {})[int(r["num_tokens"])] = float(r["latency"]) * 1e3
+    return {key: dict(sorted(v.items())) for key, v in sorted(raw.items())}
+
+
+def expert_curves(part, timed, engine, table):
+    """Utilisation by tokens; what is above the bound is dropped, as are hiccups (new sets: the vLLM set has none)."""
+    curves, dropped = {}, 0
+    for key, by_tokens in table.items():
+        points = []
+        for t, us in by_tokens.items():
+            bound = experts_bound_us(part, *key[:5], t)
+            u = bound / carried(us, bound, experts_bound_us(timed, *key[:5], t))
+            later = min([x for n, x in by_tokens.items() if n > t], default=math.inf)
+            if engine.thin and (u > 1 or us > 1.3 * later):
+                dropped += 1
+                continue
+            points.append((t, u))
+        if points:
+            curves[key] = points
+    return curves, dropped
+
+
+EXPERT_REGIONS = [(1, 64), (65, 512), (513, 1e9)]
+
+
+def expert_deviations(curves):
+    """{format: {region: (points, whole widths left out among layers with as many experts and choices)}}"""
+    out = {}
+    for key, curve in curves.items():
+        group = {k[1:3]: v for k, v in curves.items() if (k[0], *k[3:5]) == (key[0], *key[3:5]) and k != key}
+        for i, (t, u) in enumerate(curve):
+            region = next(r for r in EXPERT_REGIONS if r[0] <= t <= r[1])
+            points, left_out = out.setdefault(key[0], {}).setdefault(region, ([], []))
+            if 0 < i < len(curve) - 1:
+                points.append(abs(math.log(log_interpolate([curve[i - 1], curve[i + 1]], t) / u)))
+            if group:
+                left_out.append(abs(math.log(blended(group, sorted(group), key[1:3], t) / u)))
+    return out
+
+
+def collective_times(published, engine, part_name):
+    """{(op, ranks): {bytes: us}}: the engine's all-reduce in graphs below its limit, NCCL for the rest."""
+    out = {}
+    below = lambda ranks, size: not engine.custom_below or size < engine.custom_below.get(ranks, 0)  # noqa: E731
+    for r in published.rows("comm", engine.table("custom_allreduce_perf", part_name, "collectives")):
+        ranks, size = int(r["num_gpus"]), int(r["message_size"]) * 2
+        if r["kernel_source"] == engine.all_reduce and below(ranks, size):
+            out.setdefault(("all_reduce", ranks), {})[size] = float(r["latency"]) * 1e3
+    names = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
+             "alltoall": "all_to_all"}
+    for version in ("nccl-2.29.2", "nccl-2.27.3", "nccl-2.26.2", "nccl-2.23"):
+        rows = published.rows("comm", "nccl_perf__" + version)
+        for r in rows:
+            ranks, size = int(r["num_gpus"]), int(r["message_size"]) * 2
+            op = names.get(r["op_name"])
+            if op is None or r["nccl_dtype"] != "half":
+                continue
+            if op != "all_reduce" or not below(ranks, size):
+                out.setdefault((op, ranks), {}).setdefault(size, float(r["latency"]) * 1e3)
+        if rows:
+            break
+    return {key: dict(sorted(v.items())) for key, v in sorted(out.items())}
+
+
+def without_spikes(by_size):
+    """A size that takes over 1.5 times as long as a larger one was disturbed."""
+    return {s: us for s, us in by_size.items() if us <= 1.5 * min([u for n, u in by_size.items() if n > s], default=us)}
+
+
+def collective_curves(part, engine, table):
+    curves, dropped = {}, 0
+    for key, by_size in table.items():
+        kept = without_spikes(by_size) if engine.thin else by_size
+        dropped += len(by_size) - len(kept)
+        curves[key] = [(s, s / part["link"] * 1e6 / us) for s, us in kept.items()]
+    return curves, dropped
+
+
+def along_axis(curves):
+    """|log(time)| of inner points left out."""
+    return [abs(math.log(log_interpolate([c[i - 1], c[i + 1]], c[i][0]) / c[i][1]))
+            for c in curves.values() for i in range(1, len(c) - 1)]
+
+
+class Quantise:
+    """Time of the quantisation of m x k activations to FP8, from TensorRT-LLM's published tables of the same part (of
+    the H200 for its relative the H20-3e, which has the same memory): with scales given, or computed first."""
+
+    def __init__(self, published, engine_of_tables, part_name):
+        self.static, self.dynamic = {}, {}
+        for stem, into in (("scale_matrix_perf", (self.static, self.dynamic)), ("computescale_perf", (self.dynamic,))):
+            for r in published.rows("quantize", engine_of_tables.table(stem, part_name, "quantise")):
+                m, k = int(r["m"]), int(r["k"])
+                if m >= 1 and k >= 256:
+                    for table in into:
+                        row = table.setdefault(k, {})
+                        row[m] = row.get(m, 0) + float(r["latency"]) * 1e3
+        self.lines = {kind: {k: sorted(by_m.items()) for k, by_m in sorted(table.items())}
+                      for kind, table in (("static", self.static), ("dynamic", self.dynamic))}
+
+    def __call__(self, kind, m, k):
+        lines = self.lines[kind]
+        points = [(width, log_interpolate(row, m)) for width, row in lines.items()]
+        us = log_interpolate(points, k)
+        rows = next(iter(lines.values()))
+        return us * max(1.0, m / rows[-1][0]) * max(1.0, k / points[-1][0])  # beyond the table: by size
+
+    def rows(self):
+        """(rows, width, us) of the kernel with scales given."""
+        return [(m, k, us) for k, by_m in sorted(self.static.items()) for m, us in sorted(by_m.items())]
+
+
+def median(values):
+    return statistics.median(values) if values else None

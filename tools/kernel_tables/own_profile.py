@@ -1,0 +1,166 @@
+"""What vLLM's own steps say: our kernel-by-kernel profile of vLLM 0.24 on an H100 (reports/cases/h100_vllm_0_24_kernels)
+and the logged steps of one run on an H200."""
+import csv
+import math
+import statistics
+
+from .base import M_KNOTS, ROOT, blended, gemm_bound_us, log_interpolate
+
+GRAPH_GAP_US = 0.43   # between dependent kernels inside a CUDA graph: median of the profile
+STREAM_GAP_US = 1.4   # between dependent kernels of a stream: likewise
+
+# What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of run
+# qwen3-8b_bf16_tp1 (reports/cases/h200_vllm_0_24) against the step's parts, by tools/step_residuals.py. Products
+# and prompt attention run below the tables' clock in steps that last; decode attention in captured graphs has its
+# splits fixed, and serves contexts of unequal length. The other two runs were not used.
+STEPS_ON_H200 = {
+    "gemm": [(512, 1.0), (1024, 1.09), (8192, 1.095)],
+    "experts": [(2048, 1.0), (8192, 1.06)],  # assumed from the dense products' sustained clock
+    "attention_prefill": [(512, 1.0), (2048, 1.165)],
+    "attention_decode": [(8, 0.91), (32, 0.89), (44, 1.30), (64, 1.30), (84, 1.12), (768, 1.13), (1200, 1.08),
+                         (1536, 1.11), (2048, 1.20)],
+    "attention_decode_mixed": [(8, 1.0), (256, 1.4), (2048, 1.5)],
+}
+
+
+def digest():
+    path = f"{ROOT}/reports/cases/h100_vllm_0_24_kernels/kernels.csv"
+    with open(path, encoding="utf-8") as f:
+        return [{**r, **{c: float(r[c]) for c in ("tokens", "sequences", "context", "n", "k", "kernels", "us")}}
+                for r in csv.DictReader(f)]
+
+
+def engine_gemm_factor(h100, shapes):
+    """What the engine's own products take relative to the table, on the part that both timed (H100): by tokens."""
+    keys = sorted(shapes)
+    by_m = {}
+    for r in digest():
+        n, k = int(r["n"]), int(r["k"])
+        if r["op"] != "gemm" or n < 1024 or n > 65536:
+            continue
+        m = int(r["tokens"])
+        expected = gemm_bound_us(h100, "bf16", m, n, k) / blended(shapes, keys, (n, k), m)
+        by_m.setdefault(m, []).append(math.log(r["us"] / expected))
+    return [(m, math.exp(statistics.fmean(v))) for m, v in sorted(by_m.items())]
+
+
+# Block-scaled products in the engine (DeepGEMM, our profile): start + the slower of weights at 0.85 of the
+# memory rate and operations at the efficiency below. The published times of this format contain quantisation
+# and, below about 4,096 rows, 82 to 88 us of launch: not used.
+BLOCK_START_US, BLOCK_MEMORY, BLOCK_COMPUTE = 4.3, 0.85, 0.66
+
+
+def block_shapes(part):
+    shapes = {}
+    for n in (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536):
+        for k in (512, 1024, 2048, 4096, 8192, 16384, 32768):
+            points = []
+            for m in M_KNOTS:
+                data = n * k + m * k + 2 * m * n
+                us = BLOCK_START_US + max(data / (BLOCK_MEMORY * part["bandwidth"]),
+                                          2 * max(m, 64) * n * k / (BLOCK_COMPUTE * part["fp8"])) * 1e6
+                points.append((m, gemm_bound_us(part, "fp8-block", m, n, k) / us))
+            shapes[(n, k)] = points
+    return shapes
+
+
+def block_errors(h100):
+    errors = []
+    for r in digest():
+        if r["op"] == "gemm_fp8_block":
+            m, n, k = r["tokens"], r["n"], r["k"]
+            us = BLOCK_START_US + max((n * k + m * k + 2 * m * n) / (BLOCK_MEMORY * h100["bandwidth"]),
+                                      2 * max(m, 64) * n * k / (BLOCK_COMPUTE * h100["fp8"])) * 1e6
+            errors.append((math.log(us / (r["us"] + GRAPH_GAP_US)), r))
+    return errors
+
+
+def engine_prefill_factor(published):
+    """As engine_gemm_factor, for one prompt's attention of Qwen3-8B and 30B-A3B."""
+    table = {}
+    for key, by_length in published.items():
+        for length, by_batch in by_length.items():
+            if key[2:5] == (128, 0, "bf16") and 1 in by_batch:
+                table.setdefault(key[:2], []).append((length, by_batch[1]))
+    logs = {}
+    for r in digest():
+        if r["op"] == "attention" and r["case"].startswith("p:") and r["tokens"] >= 1024:
+            heads = (32, 8) if r["model"] == "qwen3-8b" else (32, 4)
+            expected = log_interpolate(sorted(table[heads]), r["tokens"])
+            logs.setdefault(int(r["tokens"]), []).append(math.log(r["us"] / expected))
+    return [(t, math.exp(statistics.fmean(v))) for t, v in sorted(logs.items())]
+
+
+def row_wise(part, h100):
+    """(op, n, rows, us): duration in the engine plus the gap inside a graph; what streams from memory is scaled by
+    the parts' memory rates, what is start and cache is not (H100 and H200 are one die)."""
+    ratio = h100["bandwidth"] / part["bandwidth"]
+    table = {}
+    for r in digest():
+        op, rows = r["op"], int(r["tokens"])
+        if op in ("gumbel", "bias", "argmax", "logits_copy"):
+            rows = int(r["sequences"])
+        if op in ("silu_mul", "quantize") and r["model"] != "qwen3-8b" and r["n"] == 768:
+            rows *= 8
+        if op not in ("add_rms_norm", "add_rms_norm_quantize", "rotary", "kv_write", "silu_mul", "quantize", "topk",
+                      "moe_align", "moe_combine", "moe_copy", "logits_copy", "bias", "gumbel", "argmax",
+                      "outside_graph"):
+            continue
+        if op == "outside_graph":
+            if r["case"].startswith("d:"):
+                us = r["us"] + STREAM_GAP_US * r["kernels"]
+                name = "step_inputs_v2" if r["model"] == "qwen3-8b" else "step_inputs_v1"
+                table.setdefault((name, 1), {}).setdefault(rows, []).append(us)
+            continue
+        if op in ("bias", "gumbel", "argmax", "logits_copy"):
+            op += "_v2" if r["model"] == "qwen3-8b" else "_v1"
+        us = r["us"] + GRAPH_GAP_US * r["kernels"]
+        if op == "rotary":
+            op = "qk_norm_rotary"  # both models norm their heads
+        if op == "kv_write":
+            r["n"] /= 2  # width of the keys; the digest counts values too
+        if op == "moe_align":
+            r["n"] = 128  # experts
+        table.setdefault((op, int(r["n"])), {}).setdefault(rows, []).append(us)
+    v2 = {}  # V2's sampler is three kernels; so is our operator
+    for op in ("bias_v2", "gumbel_v2", "argmax_v2"):
+        for (name, n), by_rows in list(table.items()):
+            if name == op:
+                for rows, us in by_rows.items():
+                    v2.setdefault(n, {}).setdefault(rows, 0)
+                    v2[n][rows] += statistics.median(us)
+                del table[(name, n)]
+    for n, by_rows in v2.items():
+        table[("argmax_v2", n)] = {rows: [us] for rows, us in by_rows.items()}
+    for (op, n), by_rows in sorted(table.items()):
+        start = min(statistics.median(us) for us in by_rows.values())
+        highest = 0
+        for rows in sorted(by_rows):
+            us = statistics.median(by_rows[rows])
+            if rows * n * 2 > 8e6:  # its operands no longer stay in the cache between kernels
+                us = start + (us - start) * ratio
+            highest = max(highest, us)
+            yield op, n, rows, highest
+
+
+def corrections(part, h100, gemm_shapes, prefill_times):
+    """{op: [(x, factor)]}: on the H100 from our kernel profile, on the H200 from an engine's steps."""
+    if part == "h200":
+        return STEPS_ON_H200
+    if part != "h100":
+        return {}
+    return {"gemm": engine_gemm_factor(h100, gemm_shapes), "attention_prefill": engine_prefill_factor(prefill_times)}
+
+
+def output_layer(h100):
+    """{k: [(m, utilisation)]} of n = 151,936 as the engine ran it: memory bound, so utilisation carries over."""
+    out = {}
+    for k in (4096, 2048):
+        heads = {}
+        for r in digest():
+            if r["op"] == "gemm" and r["n"] == 151936 and r["k"] == k:
+                heads.setdefault(int(r["sequences"]), []).append(
+                    gemm_bound_us(h100, "bf16", r["sequences"], r["n"], r["k"]) / (r["us"] + GRAPH_GAP_US))
+        points = sorted((m, statistics.median(u)) for m, u in heads.items())
+        out[k] = [(m, log_interpolate(points, m)) for m in M_KNOTS if m <= points[-1][0]]
+    return out
