@@ -247,6 +247,8 @@ class KernelSetReader {
       tables.push_back({shape, kernel, {}});
       found = tables.end() - 1;
     }
+    // Short ones may run another kernel: the one of the longest stands for the table.
+    if (found->lines.empty() || length > found->lines.back().length) found->kernel = kernel;
     found->lines.push_back({length, UtilisationCurve(points)});
     std::sort(found->lines.begin(), found->lines.end(),
               [](const auto& a, const auto& b) { return a.length < b.length; });

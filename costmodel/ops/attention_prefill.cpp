@@ -1,6 +1,7 @@
 // Causal attention of prompt chunks over their cached prefix, FlashAttention style: one launch for all
 // chunks, tiles of 128 query rows (the query heads of one KV head packed together).
 #include <algorithm>
+#include <cmath>
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
@@ -107,6 +108,7 @@ class AttentionPrefillOperator : public Operator {
     const AttentionShape shape = attention_shape(spec_);
     surface_ = kernels.attention_prefill(shape);
     if (!surface_) return;
+    pads_prompts_ = surface_->kernel().starts_with("cudnn.");  // kernels/cases/attention_prefill.cpp: to 128
     constexpr int sequence_octaves = 8, token_octaves = 15;
     grid_ = DenseGrid(sequence_octaves, token_octaves, [&](double sequences, double tokens) {
       const double pairs = sequences * causal_pairs(tokens, 0, static_cast<double>(spec_.window));
@@ -154,6 +156,8 @@ class AttentionPrefillOperator : public Operator {
     if (spec_.window > 0) length = work.tokens / static_cast<double>(chunks);
     length = std::clamp(length, 1.0, longest_in_table);
     const double sequences = std::max(1.0, work.tokens / length);
+    if (pads_prompts_ && length > tile_rows)
+      length = std::min(std::ceil(length / tile_rows) * tile_rows, longest_in_table);
     Work equal;
     add(equal, length, 0);
     const double scale = sequences;
@@ -161,7 +165,7 @@ class AttentionPrefillOperator : public Operator {
     equal.pairs *= scale;
     equal.tiles =
         std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(equal.tiles) * scale));
-    const double fill = slowest_unit(work) / slowest_unit(equal);
+    const double fill = pads_prompts_ ? 1 : slowest_unit(work) / slowest_unit(equal);
     const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
     price_from_table(cost, *roofline_.kernels(), "attention_prefill", spec_.kv_bytes < 2 ? "fp8" : "bf16",
                      1.0, fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(),
@@ -174,6 +178,7 @@ class AttentionPrefillOperator : public Operator {
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
   std::int64_t group_ = 1;
+  bool pads_prompts_ = false;
   std::optional<FittedSurface> surface_, chunk_surface_;
   DenseGrid grid_, chunk_slowness_;
 };
