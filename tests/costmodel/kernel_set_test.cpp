@@ -41,6 +41,7 @@ class TableFolder {
     std::ofstream(folder / "gemm.csv") << csv;
     setenv("ORRERY_DATA_DIR", root_.c_str(), 1);
   }
+  fs::path file(const std::string& name) const { return root_ / "hardware_profiles/tables/h200/mine" / name; }
   ~TableFolder() {
     unsetenv("ORRERY_DATA_DIR");
     fs::remove_all(root_);
@@ -148,6 +149,17 @@ TEST_CASE("wrong tables are located errors") {
   const auto unknown = KernelSet::load(h200, "mime");
   REQUIRE_FALSE(unknown.ok());
   CHECK(to_string(unknown.errors()).find("did you mean \"mine\"") != std::string::npos);
+}
+
+TEST_CASE("a length that stands twice for a shape is a located error") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder("dtype,n,k,kernel,1\nbf16,6144,4096,x,0.5\n");
+  std::ofstream(folder.file("attention_decode.csv"))
+      << "dtype,kv_dtype,heads,kv_heads,head_dim,window,kernel,context,1,2\n"
+         "bf16,bf16,32,8,128,0,a,64,0.1,0.2\nbf16,bf16,32,8,128,0,b,64,0.1,0.2\n";
+  const auto set = KernelSet::load(h200, "mine");
+  REQUIRE_FALSE(set.ok());
+  CHECK(to_string(set.errors()).find("attention_decode.csv:3") != std::string::npos);
 }
 
 TEST_CASE("no committed table claims more than the data sheet") {
