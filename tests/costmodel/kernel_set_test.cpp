@@ -2,6 +2,8 @@
 // stay within physics.
 #include "costmodel/kernel_set.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -72,6 +74,24 @@ TEST_CASE("a curve keeps its points, is a power law between and flat beyond") {
   CHECK(curve.hit(4) == Hit::exact);
   CHECK(curve.hit(5) == Hit::interpolated);
   CHECK(curve.hit(65) == Hit::extrapolated);
+}
+
+TEST_CASE("the cubic of a curve keeps its points, stays between them and halves a knee's error") {
+  // A launch of 1 and work of x/16: utilisation x/16 over their sum, in truth a smooth knee.
+  const auto truth = [](double x) { return x / 16 / (1 + x / 16); };
+  std::vector<UtilisationPoint> points;
+  for (double x = 1; x <= 4096; x *= 4) points.push_back({x, truth(x)});
+  const UtilisationCurve curve(points);
+  double linear = 0, cubic = 0;
+  for (std::size_t i = 0; i + 1 < points.size(); ++i) {
+    CHECK(curve.smooth_log(points[i].x) == Approx(det_log(points[i].utilisation)));
+    const double x = points[i].x * 2, between = det_exp(curve.smooth_log(x));
+    CHECK(between >= points[i].utilisation);
+    CHECK(between <= points[i + 1].utilisation);
+    linear = std::max(linear, std::abs(det_log(curve.at(x) / truth(x))));
+    cubic = std::max(cubic, std::abs(det_log(between / truth(x))));
+  }
+  CHECK(cubic < linear / 2);
 }
 
 TEST_CASE("neighbours' weights sum to one, keep a plane and give an exact match everything") {
