@@ -234,9 +234,10 @@ class KernelSetReader {
     return shape;
   }
 
-  void add_line(std::vector<KernelSet::AttentionTable>& tables, const char* op, const AttentionShape& shape,
+  // False when the shape has a line of this length already: between equal lengths there is no slope.
+  bool add_line(std::vector<KernelSet::AttentionTable>& tables, const char* op, const AttentionShape& shape,
                 const std::string& kernel, double length, const std::vector<UtilisationPoint>& points) {
-    if (points.empty()) return;
+    if (points.empty()) return true;
     set_->points_[op] += points.size();
     auto found = std::find_if(tables.begin(), tables.end(), [&](const KernelSet::AttentionTable& t) {
       return t.shape.heads == shape.heads && t.shape.kv_heads == shape.kv_heads &&
@@ -247,18 +248,23 @@ class KernelSetReader {
       tables.push_back({shape, kernel, {}});
       found = tables.end() - 1;
     }
+    for (const FittedSurface::Line& line : found->lines) {
+      if (line.length == length) return false;
+    }
     // Short ones may run another kernel: the one of the longest stands for the table.
     if (found->lines.empty() || length > found->lines.back().length) found->kernel = kernel;
     found->lines.push_back({length, UtilisationCurve(points)});
     std::sort(found->lines.begin(), found->lines.end(),
               [](const auto& a, const auto& b) { return a.length < b.length; });
+    return true;
   }
 
   void read_fitted_attention(const CsvTable& table, const char* op, const char* length,
                              std::vector<KernelSet::AttentionTable>& tables) {
     for (const CsvTable::Row& row : table.rows()) {
-      add_line(tables, op, attention_shape(table, row), table.text(row, "kernel"),
-               table.positive(row, length, errors_), table.points(row, errors_));
+      if (!add_line(tables, op, attention_shape(table, row), table.text(row, "kernel"),
+                    table.positive(row, length, errors_), table.points(row, errors_)))
+        table.fail(row, length, "stands twice for this shape", errors_);
     }
   }
 

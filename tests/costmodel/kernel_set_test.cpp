@@ -2,6 +2,8 @@
 // stay within physics.
 #include "costmodel/kernel_set.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -42,6 +44,7 @@ class TableFolder {
     std::ofstream(folder / (table + ".csv")) << csv;
     setenv("ORRERY_DATA_DIR", root_.c_str(), 1);
   }
+  fs::path file(const std::string& name) const { return root_ / "hardware_profiles/tables/h200/mine" / name; }
   ~TableFolder() {
     unsetenv("ORRERY_DATA_DIR");
     fs::remove_all(root_);
@@ -72,6 +75,24 @@ TEST_CASE("a curve keeps its points, is a power law between and flat beyond") {
   CHECK(curve.hit(4) == Hit::exact);
   CHECK(curve.hit(5) == Hit::interpolated);
   CHECK(curve.hit(65) == Hit::extrapolated);
+}
+
+TEST_CASE("the cubic of a curve keeps its points, stays between them and halves a knee's error") {
+  // A launch of 1 and work of x/16: utilisation x/16 over their sum, in truth a smooth knee.
+  const auto truth = [](double x) { return x / 16 / (1 + x / 16); };
+  std::vector<UtilisationPoint> points;
+  for (double x = 1; x <= 4096; x *= 4) points.push_back({x, truth(x)});
+  const UtilisationCurve curve(points);
+  double linear = 0, cubic = 0;
+  for (std::size_t i = 0; i + 1 < points.size(); ++i) {
+    CHECK(curve.smooth_log(points[i].x) == Approx(det_log(points[i].utilisation)));
+    const double x = points[i].x * 2, between = det_exp(curve.smooth_log(x));
+    CHECK(between >= points[i].utilisation);
+    CHECK(between <= points[i + 1].utilisation);
+    linear = std::max(linear, std::abs(det_log(curve.at(x) / truth(x))));
+    cubic = std::max(cubic, std::abs(det_log(between / truth(x))));
+  }
+  CHECK(cubic < linear / 2);
 }
 
 TEST_CASE("neighbours' weights sum to one, keep a plane and give an exact match everything") {
@@ -204,6 +225,17 @@ TEST_CASE("wrong tables are located errors") {
   const auto unknown = KernelSet::load(h200, "mime");
   REQUIRE_FALSE(unknown.ok());
   CHECK(to_string(unknown.errors()).find("did you mean \"mine\"") != std::string::npos);
+}
+
+TEST_CASE("a length that stands twice for a shape is a located error") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder("dtype,n,k,kernel,1\nbf16,6144,4096,x,0.5\n");
+  std::ofstream(folder.file("attention_decode.csv"))
+      << "dtype,kv_dtype,heads,kv_heads,head_dim,window,kernel,context,1,2\n"
+         "bf16,bf16,32,8,128,0,a,64,0.1,0.2\nbf16,bf16,32,8,128,0,b,64,0.1,0.2\n";
+  const auto set = KernelSet::load(h200, "mine");
+  REQUIRE_FALSE(set.ok());
+  CHECK(to_string(set.errors()).find("attention_decode.csv:3") != std::string::npos);
 }
 
 TEST_CASE("no committed table claims more than the data sheet") {
