@@ -189,6 +189,7 @@ SchedulerConfig Scenario::scheduler_config() const {
           .long_prefill_token_threshold = s.long_prefill_token_threshold,
           .watermark = s.watermark,
           .steps_in_flight = pool.instance.engine.steps_in_flight,
+          .options = {},
           .stretches = true};
 }
 
