@@ -22,7 +22,7 @@ constexpr std::array evictions{
 };
 
 template <class Table, class Value>
-void read_name(const Options& options, const char* name, const Table& table, Value& value) {
+void read_name(const NamedOptions& options, const char* name, const Table& table, Value& value) {
   if (!options.has(name)) return;
   for (const auto& [text, meaning] : table) {
     if (text == options.text(name)) {
@@ -33,20 +33,20 @@ void read_name(const Options& options, const char* name, const Table& table, Val
   ORRERY_CHECK(false, "SGLang: a policy that the engine profile should have refused");
 }
 
-void read(const Options& options, const char* name, std::int64_t& value) {
+void read(const NamedOptions& options, const char* name, std::int64_t& value) {
   if (options.has(name)) value = options.integer(name);
 }
-void read(const Options& options, const char* name, double& value) {
+void read(const NamedOptions& options, const char* name, double& value) {
   if (options.has(name)) value = options.number(name);
 }
-void read(const Options& options, const char* name, bool& value) {
+void read(const NamedOptions& options, const char* name, bool& value) {
   if (options.has(name)) value = options.flag(name);
 }
 
 }  // namespace
 
 SglangConfig sglang_config(const SchedulerConfig& config) {
-  const Options& o = config.options;
+  const NamedOptions& o = config.options;
   SglangConfig c;
   c.cache.tokens = config.num_gpu_blocks * config.block_size;
   c.cache.page_size = config.block_size;

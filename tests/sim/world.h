@@ -199,8 +199,8 @@ inline RandomWorld random_sglang_world(std::uint64_t seed) {
   w.config.max_num_seqs = pick(2, 48);
   const bool small = r.below(2) == 0;
   w.config.num_gpu_blocks = pick(4112, small ? 5000 : 12000) / w.config.block_size;
-  Options& o = w.config.options;
-  o = Options{};
+  NamedOptions& o = w.config.options;
+  o = NamedOptions{};
   const bool whole = r.below(5) == 0;
   o.set("chunked_prefill_size", whole ? std::int64_t{-1} : 16 * pick(4, 200));
   o.set("max_prefill_tokens", pick(256, 16384));

@@ -13,7 +13,7 @@ namespace orrery {
 
 using OptionValue = std::variant<std::int64_t, double, bool, std::string>;
 
-class Options {
+class NamedOptions {
  public:
   void set(const std::string& name, OptionValue value) { values_[name] = std::move(value); }
   bool has(std::string_view name) const { return values_.find(name) != values_.end(); }
