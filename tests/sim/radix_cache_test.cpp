@@ -166,108 +166,135 @@ struct Model {
 struct Sequence {
   TokenRuns names;
   Tokens tokens;
-  std::int64_t length = 0, in_tree = 0, inserted = 0, held = 0;
+  std::int64_t prompt = 0, length = 0, in_tree = 0, inserted = 0, held = 0;
   RadixCache::Node node = RadixCache::root;
   Model::Node* model = nullptr;
 };
 
 struct Coverage {
-  std::int64_t hits = 0, evicted = 0, splits = 0;
+  std::int64_t hits = 0, evicted = 0;
 };
 
-void compare(std::uint64_t seed, Coverage& coverage) {
-  RandomStream r(seed, RandomPurpose::property_test, 9);
-  const auto pick = [&](std::int64_t low, std::int64_t high) {
-    return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
-  };
-  const std::int64_t page = std::array<std::int64_t, 3>{1, 1, 4}[r.below(3)];
-  const auto eviction = static_cast<Eviction>(r.below(4));
-  const std::int64_t capacity = pick(20, 120) * page, block = pick(3, 9);
-  RadixCache cache({.tokens = capacity, .page_size = static_cast<std::int32_t>(page), .eviction = eviction});
-  Model model(page, eviction);
-  model.free = capacity;
-  std::vector<Sequence> running;
-  std::uint64_t serial = 0;
-  for (int operation = 0; operation < 300; ++operation) {
-    if (running.size() < 5 && r.below(2) == 0) {  // admit
-      Sequence s;
-      const std::int64_t prompt = pick(1, 20 * page);
-      std::vector<std::uint64_t> ids;
-      const std::uint64_t family = r.below(3), shared = r.below(8);
-      ++serial;
-      for (std::int64_t i = 0; i * block < prompt; ++i) {
-        const auto k = static_cast<std::uint64_t>(i);
-        ids.push_back(k < shared ? family * 100 + k : serial * 1000 + k);
-      }
-      s.names = name_tokens(ids, static_cast<std::int32_t>(block), 0, prompt, serial);
-      const std::int64_t longest = prompt + pick(0, 8 * page);
-      for (std::int64_t t = 0; t < longest; ++t) {
-        const auto id = t < prompt ? static_cast<std::int64_t>(ids[static_cast<std::size_t>(t / block)])
-                                   : -static_cast<std::int64_t>(serial);
-        s.tokens.push_back(id * 100000 + t);
-      }
-      const std::int64_t limit = prompt - 1;
-      const RadixCache::Match hit = cache.match(s.names, limit);
-      const auto [tokens, node] = model.match(Tokens(s.tokens.begin(), s.tokens.begin() + limit));
-      REQUIRE(hit.tokens == tokens);
-      coverage.hits += tokens;
-      s.in_tree = tokens;
-      s.node = hit.node;
-      s.model = node;
-      cache.lock(s.node);
-      model.lock(s.model, 1);
-      s.length = longest;
-      s.held = cache.page_ceil(longest) - tokens;
-      const bool fits = cache.make_room(s.held);
-      REQUIRE(model.make_room(s.held) == fits);
-      REQUIRE(cache.available() == model.free);
-      if (!fits) {
-        cache.unlock(s.node);
-        model.lock(s.model, -1);
-        continue;
-      }
-      cache.take(s.held);
-      model.free -= s.held;
-      running.push_back(std::move(s));
-    } else if (!running.empty()) {
-      const std::size_t i = r.below(running.size());
-      Sequence& s = running[i];
-      const bool finish = r.below(2) == 0, keep = r.below(5) != 0;
-      if (keep) {  // checkpoint
-        const std::int64_t upto = finish ? s.length : pick(s.in_tree, s.length);
-        const auto priority = static_cast<std::int64_t>(r.below(2));
-        const RadixCache::Node node =
-            cache.insert(s.names, upto, {.begin = s.in_tree, .counted = s.inserted, .priority = priority});
-        Model::Node* other =
-            model.insert(Tokens(s.tokens.begin(), s.tokens.begin() + upto), s.in_tree, s.inserted, priority);
-        cache.unlock(s.node);
-        cache.lock(node);
-        model.lock(s.model, -1);
-        model.lock(other, 1);
-        s.node = node;
-        s.model = other;
-        const std::int64_t kept = cache.page_floor(upto);
-        s.held -= kept - s.in_tree;
-        s.in_tree = kept;
-        s.inserted = std::max(s.inserted, kept);
-      }
-      if (finish) {
-        cache.give_back(s.held);
-        model.free += s.held;
-        cache.unlock(s.node);
-        model.lock(s.model, -1);
-        running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
-      }
-    }
-    std::int64_t idle = 0, locked = 0;
-    model.count(model.root, idle, locked);
-    REQUIRE(cache.available() == model.free);
-    REQUIRE(cache.evictable() == idle);
-    REQUIRE(cache.protected_tokens() == locked);
-    cache.check_invariants();
+class Comparison {
+ public:
+  Comparison(std::uint64_t seed, Coverage& coverage)
+      : r_(seed, RandomPurpose::property_test, 9), coverage_(coverage),
+        page_(std::array<std::int64_t, 3>{1, 1, 4}[r_.below(3)]),
+        eviction_(static_cast<Eviction>(r_.below(4))), capacity_(pick(20, 120) * page_), block_(pick(3, 9)),
+        cache_({.tokens = capacity_,
+                .page_size = static_cast<std::int32_t>(page_),
+                .prefix_sharing = true,
+                .eviction = eviction_}),
+        model_(page_, eviction_) {
+    model_.free = capacity_;
   }
-  coverage.evicted += cache.evicted_in_total();
-}
+
+  void run(int operations) {
+    for (; operations > 0; --operations) {
+      if (running_.size() < 5 && r_.below(2) == 0) {
+        admit(fresh());
+      } else if (!running_.empty()) {
+        go_on(r_.below(running_.size()));
+      }
+      std::int64_t idle = 0, locked = 0;
+      model_.count(model_.root, idle, locked);
+      REQUIRE(cache_.available() == model_.free);
+      REQUIRE(cache_.evictable() == idle);
+      REQUIRE(cache_.protected_tokens() == locked);
+      cache_.check_invariants();
+    }
+    coverage_.evicted += cache_.evicted_in_total();
+  }
+
+ private:
+  std::int64_t pick(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(r_.below(static_cast<std::uint64_t>(high - low + 1)));
+  }
+
+  // A prompt that shares some blocks with its family, and outputs of its own.
+  Sequence fresh() {
+    Sequence s;
+    s.prompt = pick(1, 20 * page_);
+    std::vector<std::uint64_t> ids;
+    const std::uint64_t family = r_.below(3), shared = r_.below(8);
+    ++serial_;
+    for (std::int64_t i = 0; i * block_ < s.prompt; ++i) {
+      const auto k = static_cast<std::uint64_t>(i);
+      ids.push_back(k < shared ? family * 100 + k : serial_ * 1000 + k);
+    }
+    s.names = name_tokens(ids, static_cast<std::int32_t>(block_), 0, s.prompt, serial_);
+    s.length = s.prompt + pick(0, 8 * page_);
+    for (std::int64_t t = 0; t < s.length; ++t) {
+      const auto id = t < s.prompt ? static_cast<std::int64_t>(ids[static_cast<std::size_t>(t / block_)])
+                                   : -static_cast<std::int64_t>(serial_);
+      s.tokens.push_back(id * 100000 + t);
+    }
+    return s;
+  }
+
+  void admit(Sequence s) {
+    const RadixCache::Match hit = cache_.match(s.names, s.prompt - 1);
+    const auto [tokens, node] = model_.match(Tokens(s.tokens.begin(), s.tokens.begin() + s.prompt - 1));
+    REQUIRE(hit.tokens == tokens);
+    coverage_.hits += tokens;
+    s.in_tree = tokens;
+    s.node = hit.node;
+    s.model = node;
+    cache_.lock(s.node);
+    model_.lock(s.model, 1);
+    s.held = cache_.page_ceil(s.length) - tokens;
+    const bool fits = cache_.make_room(s.held);
+    REQUIRE(model_.make_room(s.held) == fits);
+    if (!fits) {
+      cache_.unlock(s.node);
+      model_.lock(s.model, -1);
+      return;
+    }
+    cache_.take(s.held);
+    model_.free -= s.held;
+    running_.push_back(std::move(s));
+  }
+
+  void go_on(std::size_t i) {
+    Sequence& s = running_[i];
+    const bool finish = r_.below(2) == 0, keep = r_.below(5) != 0;
+    if (keep) checkpoint(s, finish ? s.length : pick(s.in_tree, s.length));
+    if (!finish) return;
+    cache_.give_back(s.held);
+    model_.free += s.held;
+    cache_.unlock(s.node);
+    model_.lock(s.model, -1);
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+
+  void checkpoint(Sequence& s, std::int64_t upto) {
+    const auto priority = static_cast<std::int64_t>(r_.below(2));
+    const RadixCache::Node node =
+        cache_.insert(s.names, upto, {.begin = s.in_tree, .counted = s.inserted, .priority = priority});
+    Model::Node* other =
+        model_.insert(Tokens(s.tokens.begin(), s.tokens.begin() + upto), s.in_tree, s.inserted, priority);
+    cache_.unlock(s.node);
+    cache_.lock(node);
+    model_.lock(s.model, -1);
+    model_.lock(other, 1);
+    s.node = node;
+    s.model = other;
+    const std::int64_t kept = cache_.page_floor(upto);
+    s.held -= kept - s.in_tree;
+    s.in_tree = kept;
+    s.inserted = std::max(s.inserted, kept);
+  }
+
+  RandomStream r_;
+  Coverage& coverage_;
+  std::int64_t page_;
+  Eviction eviction_;
+  std::int64_t capacity_, block_;
+  RadixCache cache_;
+  Model model_;
+  std::vector<Sequence> running_;
+  std::uint64_t serial_ = 0;
+};
 
 }  // namespace
 
@@ -275,7 +302,7 @@ TEST_CASE("random operations: the cache does what a tree of tokens does") {
   Coverage coverage;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     CAPTURE(seed);
-    compare(seed, coverage);
+    Comparison(seed, coverage).run(300);
   }
   CHECK(coverage.hits > 10000);
   CHECK(coverage.evicted > 10000);
