@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
 #include "costmodel/figure.h"
+#include "costmodel/typed_profile.h"
 
 namespace orrery {
 
@@ -30,6 +32,12 @@ struct SchedulerSettings {
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
   std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
+  // Engines that capture decode steps and steps with prompts apart: the sizes above are for decodes then,
+  // these for the others, used when not more than widest_padding times the tokens.
+  bool graphs_by_phase = false;
+  std::vector<std::int64_t> prefill_graph_sizes;
+  double widest_padding = 0;
+  NamedOptions options;  // of this engine alone, resolved, by its own names
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).
@@ -84,6 +92,7 @@ struct EngineProfile {
   std::string scheduler;  // a name of sim/policies: "vllm-v1"
   std::string kernels;    // whose tables price its operators: hardware_profiles/tables/<part>/<kernels>
   std::int32_t steps_in_flight = 2;
+  bool single_process_per_gpu = false;    // every rank schedules for itself and launches from the core thread
   bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one
                                           // GPU
   SchedulerSettings settings;
@@ -103,6 +112,7 @@ struct EngineProfile {
   Figure<double> logit_bytes_v1, logit_bytes_v2;
   Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
   std::vector<EngineArgument> arguments;
+  std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
 // By name from engine_profiles/, before any model, part or argument is known: settings hold the plain

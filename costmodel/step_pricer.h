@@ -117,6 +117,7 @@ class StepPricer {
   SimDuration input_delay() const;
   // Steps that may be open at once, and whether the core thread launches kernels itself.
   std::int32_t steps_in_flight() const;
+  bool single_token_is_decode() const;  // a prompt's chunk of one token, see padding.h
   bool launcher_is_core() const;
 
   // For people: slower, allocates. device, host and step times as interfaces §6 defines them.

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "sim/kv_block_manager.h"
+#include "base/named_options.h"
 #include "sim/request.h"
 #include "sim/step_plan.h"
 
@@ -25,7 +25,8 @@ struct SchedulerConfig {
   std::int64_t long_prefill_token_threshold = 0;
   double watermark = 0;
   std::int32_t steps_in_flight = 2;
-  bool stretches = true;  // false: offer one step at a time (same decisions, same digest)
+  NamedOptions options = {};  // of this engine alone, by its own names
+  bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
 };
 
 struct FirstToken {
@@ -33,6 +34,7 @@ struct FirstToken {
   RequestId request;
   std::size_t update = 0;  // index into the outcome's updates
   bool resumed = false;    // not the request's first token: the first after a preemption
+  bool apart = false;      // the sequence's next token is reported as irregular
 };
 struct Finished {
   SequenceId sequence;
@@ -41,14 +43,20 @@ struct Finished {
   std::size_t update = 0;
 };
 
+struct Irregular {  // a token whose gap is no gap between two updates of the decode set
+  SequenceId sequence;
+  std::size_t update = 0;
+};
+
 // What an outcome meant for sequences; valid until the next call.
 struct UpdateEffects {
   std::vector<FirstToken> first_tokens;
   std::vector<Finished> finished;
-  // Per updated step: decodes whose gap to the previous token is the gap between the two last updates.
+  // Per updated step: decodes whose previous token came with the last update that was not stalled.
   std::vector<std::int32_t> regular_decodes;
-  std::vector<SequenceId> irregular;  // sequences that got a token in the last update after having been
-                                      // passed over
+  std::vector<bool> stalled;  // per updated step: it ran no decode although it might have; empty = none did
+  std::vector<Irregular> irregular;
+  bool was_stalled(std::size_t update) const { return !stalled.empty() && stalled[update]; }
   void clear();
 };
 
@@ -70,6 +78,13 @@ struct SchedulerCounters {
   std::int64_t min_free_blocks = 0;
 };
 
+// What results say about the KV pool, whatever its unit of eviction is.
+struct KvUsage {
+  std::int64_t total_blocks = 0;   // as the engine logs it
+  std::int64_t usable_blocks = 0;  // that sequences can be given
+  std::int64_t allocated = 0;      // blocks handed out since the start
+};
+
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
@@ -80,12 +95,13 @@ class Scheduler {
   virtual const StepPlan& schedule() = 0;
   virtual const std::vector<Admission>& admissions() const = 0;  // of the last schedule()
   virtual const UpdateEffects& on_outcome(const StepOutcome& outcome) = 0;
+  virtual void on_idle() {}           // the core thread found no request at all
   virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;
   virtual std::int32_t open_steps() const = 0;
   virtual SchedulerView view() const = 0;
   virtual const SchedulerCounters& counters() const = 0;
-  virtual const KvBlockManager& kv() const = 0;
+  virtual KvUsage kv_usage() const = 0;
   virtual std::uint64_t digest() const = 0;  // of every decision so far
 };
 
