@@ -65,6 +65,30 @@ TEST_CASE("§2.2 shortest-prefill-first takes the least uncached work first") {
   CHECK(d.passes(3) == Rows{"extend 1:100@0", "extend 2:200@0", "extend 0:300@0"});
 }
 
+TEST_CASE("§2.2 every 32nd attempt touches the prefixes of those that wait") {
+  for (const int tiny : {29, 28}) {
+    Driver d(config(156 + 2 * tiny));
+    const std::vector<std::uint64_t> a{1, 2}, b{3, 4};
+    d.add({20, 2, a});  // attempt 0
+    d.drain();
+    d.add({20, 2, b});  // 1
+    d.drain();
+    for (int i = 0; i < tiny; ++i) {  // 2 …
+      d.add({2, 1});
+      d.drain();
+    }
+    d.add({10, 120, {}, 16, true});  // 31, or 30
+    d.pass();
+    // 32, or 31: the head does not fit, so that nobody looks up what stands behind it.
+    d.add({100, 50});
+    d.add({20, 2, a});
+    // The decodes need 15 tokens more than there are: the outputs of a and b go, then the older of both
+    // prompts, which is a unless it was touched.
+    const std::string row = d.until("extend").back();
+    CHECK(row == (tiny == 29 ? "extend 32:100@0 33:1@19" : "extend 31:100@0 32:20@0"));
+  }
+}
+
 TEST_CASE("random configurations: no KV leaks, each request ends once, no token comes twice") {
   std::uint64_t retracted = 0, aborted = 0, ended = 0;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
