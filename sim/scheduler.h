@@ -6,7 +6,6 @@
 #include <memory>
 #include <vector>
 
-#include "sim/kv_block_manager.h"
 #include "sim/request.h"
 #include "sim/step_plan.h"
 
@@ -70,6 +69,13 @@ struct SchedulerCounters {
   std::int64_t min_free_blocks = 0;
 };
 
+// What results say about the KV pool, whatever its unit of eviction is.
+struct KvUsage {
+  std::int64_t total_blocks = 0;   // as the engine logs it
+  std::int64_t usable_blocks = 0;  // that sequences can be given
+  std::int64_t allocated = 0;      // blocks handed out since the start
+};
+
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
@@ -85,7 +91,7 @@ class Scheduler {
   virtual std::int32_t open_steps() const = 0;
   virtual SchedulerView view() const = 0;
   virtual const SchedulerCounters& counters() const = 0;
-  virtual const KvBlockManager& kv() const = 0;
+  virtual KvUsage kv_usage() const = 0;
   virtual std::uint64_t digest() const = 0;  // of every decision so far
 };
 

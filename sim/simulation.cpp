@@ -141,11 +141,12 @@ class Loop {
       r.stretches += instance->stretches();
       queried += s.counters().queried_tokens;
       hit += s.counters().hit_tokens;
-      const auto usable = static_cast<double>(s.kv().usable_blocks());
+      const KvUsage kv = s.kv_usage();
+      const auto usable = static_cast<double>(kv.usable_blocks);
       pool.peak_utilization =
           std::max(pool.peak_utilization, 1.0 - static_cast<double>(s.counters().min_free_blocks) / usable);
-      wraps.push_back(static_cast<double>(s.kv().allocated_in_total()) / usable);
-      pool.kv_blocks = s.kv().usable_blocks() + 1;
+      wraps.push_back(static_cast<double>(kv.allocated) / usable);
+      pool.kv_blocks = kv.total_blocks;
     }
     r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
     r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);

@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "sim/decode_set.h"
+#include "sim/kv_block_manager.h"
 #include "sim/scheduler.h"
 
 namespace orrery {
@@ -28,7 +29,11 @@ class VllmV1Scheduler final : public Scheduler {
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;
   const SchedulerCounters& counters() const override { return counters_; }
-  const KvBlockManager& kv() const override { return kv_; }
+  KvUsage kv_usage() const override {
+    return {.total_blocks = kv_.usable_blocks() + 1,
+            .usable_blocks = kv_.usable_blocks(),
+            .allocated = kv_.allocated_in_total()};
+  }
   std::uint64_t digest() const override { return digest_.value(); }
 
  private:
