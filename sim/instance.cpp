@@ -69,13 +69,19 @@ bool Instance::schedule(SimTime now) {
   const StepId step = scheduler_->next_step();
   if (!scheduler_->has_work()) {
     idle_ = scheduler_->open_steps() == 0;
+    scheduler_->on_idle();
     return true;
   }
   const StepPlan& plan = scheduler_->schedule();
+  for (const SequenceId sequence : plan.aborted) abort(sequence, now);
   for (std::size_t i = 0; i < plan.preempted.size(); ++i) {
     Progress& p = progress_of(plan.preempted[i]);
     ++p.preemptions;
-    break_run(plan.preempted[i], static_cast<std::int64_t>(step.value()) - 1);
+    if (plan.preemption_drops_token) {
+      drop_token(plan.preempted[i]);
+    } else {
+      break_run(plan.preempted[i], static_cast<std::int64_t>(step.value()) - 1);
+    }
     observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(),
                     static_cast<std::int64_t>(progress_of(plan.preempted_for[i]).request.value()), 0);
   }
@@ -148,6 +154,20 @@ void Instance::break_run(SequenceId sequence, std::int64_t last) {
   }
 }
 
+// The same for a sequence whose token in flight is thrown away: its last token is that of the last update.
+void Instance::drop_token(SequenceId sequence) {
+  Progress& p = progress_of(sequence);
+  if (!p.has_token || p.broken) return;
+  stand_apart(p, last_update_, last_update_step_);
+}
+
+// The sequence's last token came at `at` with `step`; its next gap counts from there.
+void Instance::stand_apart(Progress& p, SimTime at, std::int64_t step) {
+  p.broken = true;
+  p.run_last = step;
+  p.last_token = at;
+}
+
 // The first token after a break: one gap of its own, and a new run of regular ones begins.
 void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
   const std::int64_t gap = (at - p.last_token).ns();
@@ -165,20 +185,25 @@ void Instance::on_outcome(const StepOutcome& outcome) {
   double decoded = 0;
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
     const SimTime at = outcome.updates[i];
+    times_.add(at.ns());
+    if (effects.was_stalled(i)) {
+      if (wiring_.per_request_itl) gaps_.push_back(-1);
+      continue;
+    }
     const std::int64_t gap = last_update_.is_never() ? 0 : (at - last_update_).ns();
     const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[i]);
     if (weight > 0) wiring_.collector->gap(gap, weight);
     decoded += static_cast<double>(weight);
     if (wiring_.per_request_itl) gaps_.push_back(gap);
-    times_.add(at.ns());
     last_update_ = at;
+    last_update_step_ = static_cast<std::int64_t>(outcome.first.value() + i);
   }
-  wiring_.collector->series().count(TimeSeriesRecorder::decode_tokens, last_update_, decoded);
+  wiring_.collector->series().count(TimeSeriesRecorder::decode_tokens, outcome.updates.back(), decoded);
   if (outcome.scheduled > 1) ++stretches_;
   for (const FirstToken& token : effects.first_tokens) take_first_token(token, outcome);
-  for (const SequenceId sequence : effects.irregular) {
-    join_run(progress_of(sequence), outcome.updates.back(),
-             static_cast<std::int64_t>(outcome.first.value() + outcome.updates.size()) - 1);
+  for (const Irregular& token : effects.irregular) {
+    join_run(progress_of(token.sequence), outcome.updates[token.update],
+             static_cast<std::int64_t>(outcome.first.value() + token.update));
   }
   for (const SequenceId sequence : awaiting_token_)
     progress_of(sequence).last_token = outcome.updates.front();
@@ -227,6 +252,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
   if (token.resumed) {
     join_run(p, at, step);
+    if (token.apart) stand_apart(p, at, step);
     return;
   }
   p.first_token = at + output_delay_ + SimDuration(output_per_sequence_.ns() * (p.batch - 1));
@@ -237,6 +263,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   const bool just_preempted =
       std::find(awaiting_token_.begin(), awaiting_token_.end(), token.sequence) != awaiting_token_.end();
   if (!just_preempted) p.broken = false;
+  if (token.apart) stand_apart(p, at, step);
   observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
                   0, 0);
 }
@@ -266,11 +293,32 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   progress_of(f.sequence).request = RequestId::none();
 }
 
+void Instance::abort(SequenceId sequence, SimTime now) {
+  Progress& p = progress_of(sequence);
+  RequestRecord record;
+  record.request = p.request.value();
+  record.arrival = p.arrival;
+  record.queue = p.first_scheduled - p.arrival;
+  record.e2e = now - p.arrival;
+  record.prompt_tokens = p.prompt;
+  record.cached_tokens = p.cached;
+  record.preemptions = p.preemptions;
+  record.instance = wiring_.id;
+  record.status = RequestStatus::failed;
+  --outstanding_;
+  times_.add(p.request.value());
+  wiring_.collector->finished(record, now);
+  wiring_.inbox->on_finished(p.request, now);
+  observe_request(RequestEvent::Kind::rejected, p.request, now, 0, 0, 0);
+  p.request = RequestId::none();
+}
+
 void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record) {
   std::vector<std::int64_t> all = p.extra_gaps;
   const auto append = [&](Segment s) {
     for (std::int64_t step = s.first; step <= s.last; ++step) {
-      all.push_back(gaps_[static_cast<std::size_t>(step - gaps_base_)]);
+      const std::int64_t gap = gaps_[static_cast<std::size_t>(step - gaps_base_)];
+      if (gap >= 0) all.push_back(gap);
     }
   };
   for (const Segment& s : p.segments) append(s);

@@ -57,8 +57,10 @@ class Instance {
 
   void record_plan(const StepPlan& plan, StepId step, SimTime now);
   void break_run(SequenceId sequence, std::int64_t step);
+  void drop_token(SequenceId sequence);
+  void stand_apart(Progress& p, SimTime at, std::int64_t step);
+  void abort(SequenceId sequence, SimTime now);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);
-  void take_irregular(SequenceId sequence, const StepOutcome& outcome);
   void join_run(Progress& p, SimTime at, std::int64_t step);
   void observe_steps(const StepOutcome& outcome);
   void finish(const Finished& finished, const StepOutcome& outcome);
@@ -76,10 +78,11 @@ class Instance {
   std::vector<SequenceId> awaiting_token_;  // preempted or paused with a token in flight
   bool idle_ = true;
   std::int32_t outstanding_ = 0;
-  SimTime last_update_ = SimTime::never();
+  SimTime last_update_ = SimTime::never();  // that was not stalled, and its step
+  std::int64_t last_update_step_ = -1;
   std::uint64_t stretches_ = 0;
   Digest times_;  // when every step's update ended
-  // Gaps between consecutive updates by step, for per-request ITL.
+  // Gaps between consecutive updates by step, for per-request ITL; −1 = the step stalled the decodes.
   std::vector<std::int64_t> gaps_;
   std::int64_t gaps_base_ = 0;
   std::size_t trim_at_ = 1u << 16;

@@ -32,6 +32,7 @@ struct FirstToken {
   RequestId request;
   std::size_t update = 0;  // index into the outcome's updates
   bool resumed = false;    // not the request's first token: the first after a preemption
+  bool apart = false;      // the sequence's next token is reported as irregular
 };
 struct Finished {
   SequenceId sequence;
@@ -40,14 +41,20 @@ struct Finished {
   std::size_t update = 0;
 };
 
+struct Irregular {  // a token whose gap is no gap between two updates of the decode set
+  SequenceId sequence;
+  std::size_t update = 0;
+};
+
 // What an outcome meant for sequences; valid until the next call.
 struct UpdateEffects {
   std::vector<FirstToken> first_tokens;
   std::vector<Finished> finished;
-  // Per updated step: decodes whose gap to the previous token is the gap between the two last updates.
+  // Per updated step: decodes whose previous token came with the last update that was not stalled.
   std::vector<std::int32_t> regular_decodes;
-  std::vector<SequenceId> irregular;  // sequences that got a token in the last update after having been
-                                      // passed over
+  std::vector<bool> stalled;  // per updated step: it ran no decode although it might have; empty = none did
+  std::vector<Irregular> irregular;
+  bool was_stalled(std::size_t update) const { return !stalled.empty() && stalled[update]; }
   void clear();
 };
 
@@ -86,6 +93,7 @@ class Scheduler {
   virtual const StepPlan& schedule() = 0;
   virtual const std::vector<Admission>& admissions() const = 0;  // of the last schedule()
   virtual const UpdateEffects& on_outcome(const StepOutcome& outcome) = 0;
+  virtual void on_idle() {}           // the core thread found no request at all
   virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;
   virtual std::int32_t open_steps() const = 0;

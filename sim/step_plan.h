@@ -34,6 +34,12 @@ struct StepPlan {
   std::span<const SequenceId> preempted;
   std::span<const SequenceId> preempted_for;  // whose blocks each of them had to make room for
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
+  // Ended without an answer by the engine itself (SGLang: not even one sequence fits).
+  std::span<const SequenceId> aborted;
+  // No member of the decode set runs in this step, whoever is in it: all ends move back by one step.
+  bool stalls_decodes = false;
+  // The token that an open step samples for a preempted sequence is thrown away and sampled again later.
+  bool preemption_drops_token = false;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

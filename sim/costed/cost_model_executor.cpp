@@ -31,11 +31,14 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
                               .open = {},
                               .stretch = {},
                               .updates = {},
+                              .updated_decode = -1,
                               .first_stamp = {},
                               .second_stamp = {},
                               .last_stamp = {},
+                              .next_decode = 0,
                               .ends = {},
                               .end_of_slot = {},
+                              .at_once = {},
                               .eos = {}});
   }
 }
@@ -73,7 +76,7 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   const auto index = static_cast<std::int64_t>(step.value());
   track_ends(e, index, plan);
   if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
-    begin_stretch(e, index, plan, now);
+    begin_stretch(e, plan, now);
   } else {
     begin_single(e, plan, now);
   }
@@ -97,17 +100,17 @@ void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime no
     }
   }
   shape.prefill = chunks_;
-  OpenStep open{.timing = e.pricer->price(shape), .times = {}};
+  OpenStep open{
+      .timing = e.pricer->price(shape), .times = {}, .decode = plan.stalls_decodes ? -1 : e.next_decode++};
   count_usage(plan, open.timing.busy);
   open.times = e.pipeline.begin(open.timing, now);
   e.open.push_back(open);
   e.host_free_due = e.open.size() < e.depth;
 }
 
-void CostModelExecutor::begin_stretch(Engine& e, std::int64_t step, const StepPlan& plan, SimTime now) {
+void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
-  const std::int64_t first_update = step - static_cast<std::int64_t>(e.open.size());
-  s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, next_end(e) - first_update + 1));
+  s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
   s.taken = s.planned;
   s.decodes = plan.decode_sequences;
   s.running = plan.running;
@@ -128,7 +131,7 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running);
   for (std::int64_t i = 0; i < steps; ++i) {
     if (context > line.high) line = e.pricer->decode_line(s.decodes, context, s.running);
-    OpenStep open{.timing = line.timing, .times = {}};
+    OpenStep open{.timing = line.timing, .times = {}, .decode = e.next_decode++};
     open.timing.busy = line.busy(context);
     open.times = e.pipeline.begin(open.timing, now);
     e.open.push_back(open);
@@ -138,6 +141,7 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
     if (i == 0) e.first_stamp = stamp(oldest.times);
     if (i == 1) e.second_stamp = stamp(oldest.times);
     if (i + 1 == steps) e.last_stamp = stamp(oldest.times);
+    e.updated_decode = oldest.decode;
     e.open.pop_front();
     now = e.pipeline.core_free();
     s.boundaries.push_back(now);
@@ -197,6 +201,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       if (s.taken < s.planned) {
         e.pipeline = s.pipeline;
         e.open = s.open;
+        e.next_decode -= s.planned;
         run_stretch(e, s.taken);
       }
       out.scheduled = s.taken;
@@ -211,10 +216,11 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       e.pipeline.update(oldest.timing, oldest.times);
       e.updates.assign(1, oldest.times.update_end);
       e.first_stamp = e.second_stamp = e.last_stamp = stamp(oldest.times);
+      e.updated_decode = oldest.decode;
       e.open.pop_front();
     }
     e.next_update += static_cast<std::int64_t>(e.updates.size());
-    take_ends(e, e.next_update - 1);
+    take_ends(e, e.next_update - 1, e.updated_decode);
     out.updates = e.updates;
     out.eos = e.eos;
     out.first_stamp = e.first_stamp;
@@ -239,19 +245,25 @@ void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan&
   const auto tracked = [&](SequenceId id) {
     return id.value() < e.end_of_slot.size() && e.end_of_slot[id.value()] >= 0;
   };
+  const std::int64_t decode = e.next_decode;  // this step's, unless it stalls
   for (const SequenceId id : plan.paused) {
-    if (tracked(id) && e.end_of_slot[id.value()] >= step)
+    if (tracked(id) && e.end_of_slot[id.value()] >= decode)
       set_end(e, id.value(), e.end_of_slot[id.value()] + 1);
   }
   // A preempted sequence may still have its EOS in flight; a later one will be found again after it resumes.
-  for (const SequenceId id : plan.preempted) {
-    if (tracked(id) && e.end_of_slot[id.value()] >= step) set_end(e, id.value(), -1);
+  for (const std::span<const SequenceId> gone : {plan.preempted, plan.aborted}) {
+    for (const SequenceId id : gone) {
+      if (tracked(id) && e.end_of_slot[id.value()] >= decode) set_end(e, id.value(), -1);
+    }
   }
   for (const PrefillWork& w : plan.prefill) {
     if (!w.samples) continue;
     const std::int32_t eos = oracle_.eos_after(w.request);
-    if (eos > 0) {
-      set_end(e, w.sequence.value(), step + (eos - w.outputs_before) - 1);
+    const std::int64_t left = eos - w.outputs_before;
+    if (eos > 0 && plan.stalls_decodes && left == 1) {
+      e.at_once.push_back({step, w.sequence.value()});
+    } else if (eos > 0) {
+      set_end(e, w.sequence.value(), decode + left - (plan.stalls_decodes ? 2 : 1));
     } else if (tracked(w.sequence)) {
       set_end(e, w.sequence.value(), -1);
     }
@@ -266,9 +278,27 @@ std::int64_t CostModelExecutor::next_end(Engine& e) {
   return e.ends.empty() ? INT64_MAX / 2 : e.ends.front().step;
 }
 
-void CostModelExecutor::take_ends(Engine& e, std::int64_t step) {
+// Updates from now on up to and with the first one that brings an EOS, when decode steps follow.
+std::int64_t CostModelExecutor::updates_until_end(Engine& e) {
+  std::int64_t end = next_end(e), updates = 0;
+  for (const OpenStep& open : e.open) {
+    const std::int64_t step = e.next_update + updates++;
+    for (const EndOfSequence& first : e.at_once) {
+      if (first.step == step) return updates;
+    }
+    if (open.decode >= 0 && open.decode == end) return updates;
+  }
+  return updates + end - e.next_decode + 1;
+}
+
+void CostModelExecutor::take_ends(Engine& e, std::int64_t step, std::int64_t decode) {
   e.eos.clear();
-  while (next_end(e) == step) {
+  std::erase_if(e.at_once, [&](const EndOfSequence& first) {
+    if (first.step == step) e.eos.push_back(SequenceId(first.slot));
+    return first.step == step;
+  });
+  if (decode < 0) return;
+  while (next_end(e) == decode) {
     e.eos.push_back(SequenceId(e.ends.front().slot));
     e.end_of_slot[e.ends.front().slot] = -1;
   }

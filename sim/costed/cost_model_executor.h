@@ -38,11 +38,14 @@ class CostModelExecutor final : public Executor {
   const Usage& usage() const { return usage_; }
 
  private:
+  // Steps that run the decode set are numbered by themselves, so that a step that stalls it moves no end.
   struct OpenStep {
     StepTiming timing;
     StepTimes times;
+    std::int64_t decode = -1;  // number among them; −1 = stalls the decode set
   };
-  // When each sequence will say EOS, by step; entries go stale when a sequence is preempted or passed over.
+  // When each sequence will say EOS, by decode step; entries go stale when a sequence is preempted or passed
+  // over.
   struct EndOfSequence {
     std::int64_t step;
     std::uint32_t slot;
@@ -65,19 +68,23 @@ class CostModelExecutor final : public Executor {
     std::int64_t next_update = 0;  // index of the oldest open step
     Stretch stretch;
     std::vector<SimTime> updates;
+    std::int64_t updated_decode = -1;  // of the last updated step
     StepStamp first_stamp, second_stamp, last_stamp;
-    std::vector<EndOfSequence> ends;        // min-heap by step
+    std::int64_t next_decode = 0;           // number of the next step that runs the decode set
+    std::vector<EndOfSequence> ends;        // min-heap by decode step
     std::vector<std::int64_t> end_of_slot;  // by sequence slot, −1 = none
+    std::vector<EndOfSequence> at_once;     // first tokens that are the last: by step, of steps that stall
     std::vector<SequenceId> eos;
   };
 
   void begin_single(Engine& e, const StepPlan& plan, SimTime now);
-  void begin_stretch(Engine& e, std::int64_t step, const StepPlan& plan, SimTime now);
+  void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
   void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
+  std::int64_t updates_until_end(Engine& e);
   void set_end(Engine& e, std::uint32_t slot, std::int64_t step);
   std::int64_t next_end(Engine& e);
-  void take_ends(Engine& e, std::int64_t step);
+  void take_ends(Engine& e, std::int64_t step, std::int64_t decode);
   void schedule_event(std::uint32_t id);
   void count_usage(const StepPlan& plan, std::int64_t busy);
 

@@ -9,6 +9,7 @@ void UpdateEffects::clear() {
   first_tokens.clear();
   finished.clear();
   regular_decodes.clear();
+  stalled.clear();
   irregular.clear();
 }
 
@@ -28,7 +29,7 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
         token.update = i;
         effects_.first_tokens.push_back(token);
       }
-      effects_.irregular.insert(effects_.irregular.end(), open.irregular.begin(), open.irregular.end());
+      for (const SequenceId id : open.irregular) effects_.irregular.push_back({.sequence = id, .update = i});
       spare_open_.push_back(std::move(open));
       open_.pop_front();
     }

@@ -5,6 +5,7 @@
 
 #include "../sim/world.h"
 #include "base/det_math.h"
+#include "base/digest.h"
 #include "catch.h"
 
 using namespace orrery;
