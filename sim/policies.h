@@ -14,6 +14,7 @@ namespace orrery {
 std::unique_ptr<Router> make_round_robin();
 std::unique_ptr<Router> make_least_loaded();
 std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config);
+std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config);
 
 struct SchedulerPolicy {
   const char* name;
@@ -31,6 +32,10 @@ inline constexpr std::array scheduler_policies = {
     SchedulerPolicy{
         "vllm-v1", "vLLM V1 as of 0.24: running first, chunked prefill, tail preemption, two steps in flight",
         make_vllm_v1},
+    SchedulerPolicy{
+        "tensorrt-llm",
+        "TensorRT-LLM 1.2, PyExecutor: capacity scheduler (no evict or max utilization), then micro-batches",
+        make_tensorrt_llm},
 };
 
 // Null for an unknown name.

@@ -11,6 +11,14 @@
 
 namespace orrery {
 
+// What only TensorRT-LLM's scheduler reads.
+struct TensorRtLlmRules {
+  bool max_utilization = false;  // capacity_scheduler_policy; false: GUARANTEED_NO_EVICT
+  bool equal_progress = false;   // context_chunking_policy; false: FIRST_COME_FIRST_SERVED
+  bool partial_reuse = true, copy_on_partial_reuse = true;
+  bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -25,6 +33,7 @@ struct SchedulerConfig {
   double watermark = 0;
   std::int32_t steps_in_flight = 2;
   bool stretches = true;  // false: offer one step at a time (same decisions, same digest)
+  TensorRtLlmRules tensorrt_llm = {};
 };
 
 struct FirstToken {

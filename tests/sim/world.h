@@ -47,6 +47,7 @@ struct World {
                          .block_size = 16};
   std::size_t replicas = 1;
   const char* router = "least-loaded";
+  const char* scheduler = "vllm-v1";
   std::int64_t concurrency = 0;
   bool itl = false;
   Slo slo;
@@ -117,7 +118,7 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   SchedulerConfig config = w.config;
   config.steps_in_flight = pricer.steps_in_flight();
   for (std::size_t i = 0; i < w.replicas; ++i)
-    setup.schedulers.push_back(find_scheduler("vllm-v1")->make(config));
+    setup.schedulers.push_back(find_scheduler(w.scheduler)->make(config));
   setup.sink = w.sink;
   setup.observer = w.observer;
   setup.slo = w.slo;
