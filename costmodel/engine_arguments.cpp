@@ -1,8 +1,9 @@
-// `engine_args` of a scenario: which change the prediction, which do not, which cannot be modelled; and the
-// defaults that follow from them (vLLM 0.24: `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
+// What vLLM's effective `engine_args` mean, and the defaults that follow from them (vLLM 0.24:
+// `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
 #include <algorithm>
 
 #include "base/text.h"
+#include "costmodel/engine_argument_table.h"
 #include "costmodel/engine_profile.h"
 #include "costmodel/hardware.h"
 #include "costmodel/model_spec.h"
@@ -26,9 +27,9 @@ class Resolver {
     const auto& v2 = engine_.v2_architectures;
     engine_.runner = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end() ? "v2" : "v1";
     settings_.max_model_len = model_.max_positions;
-    if (args_.present()) {
-      for (const auto& [name, value] : args_.entries()) apply(name, value);
-    }
+    apply_engine_arguments(engine_, plan_, args_, [this](const std::string& name, const Yaml& value) {
+      apply_effective(name, value);
+    });
     apply_defaults();
     check();
     build_graph_sizes();
@@ -36,73 +37,6 @@ class Resolver {
   }
 
  private:
-  // null, false, 0, "none" and empty collections: how an engine says that a feature is off.
-  static bool is_off(const Yaml& value) {
-    if (value.is_null()) return true;
-    if (value.is_map()) return value.entries().empty();
-    if (value.is_list()) return value.items().empty();
-    const std::string text = value.scalar_text();
-    return text == "false" || text == "0" || text == "none" || text == "None" || text.empty();
-  }
-
-  void apply(const std::string& name, const Yaml& value) {
-    const EngineArgument* argument = nullptr;
-    std::vector<std::string> names;
-    for (const EngineArgument& a : engine_.arguments) {
-      names.push_back(a.name);
-      if (a.name == name) argument = &a;
-    }
-    const std::string version = engine_.engine + " " + engine_.version;
-    if (argument == nullptr) {
-      accept_all(value);
-      value.fail("unknown argument of " + version + did_you_mean(name, names) +
-                 "; names are those of the engine's Python API");
-      return;
-    }
-    if (value.is_null() || (argument->effect == ArgumentEffect::ignored)) {
-      accept_all(value);
-      engine_.ignored_args.push_back(name);
-      return;
-    }
-    switch (argument->effect) {
-      case ArgumentEffect::effective: apply_effective(name, value); break;
-      case ArgumentEffect::ignored: break;
-      case ArgumentEffect::elsewhere: apply_elsewhere(*argument, value); break;
-      case ArgumentEffect::fixed:
-        accept_all(value);
-        if (std::find(argument->only.begin(), argument->only.end(), value.scalar_text()) ==
-            argument->only.end()) {
-          value.fail(argument->why + " is not modelled by this version of Orrery; only " + name + ": " +
-                     join(argument->only, " or ") + " is");
-        } else {
-          engine_.ignored_args.push_back(name);
-        }
-        break;
-      case ArgumentEffect::refused:
-        if (is_off(value)) {
-          engine_.ignored_args.push_back(name);
-        } else {
-          accept_all(value);
-          value.fail(argument->why + " is not modelled by this version of Orrery; remove the argument");
-        }
-        break;
-    }
-  }
-
-  // Accepted when it repeats what the scenario says.
-  void apply_elsewhere(const EngineArgument& argument, const Yaml& value) {
-    accept_all(value);
-    const std::string text = value.scalar_text();
-    const bool width = argument.name == "tensor_parallel_size" && text == std::to_string(plan_.tp);
-    const bool one =
-        argument.name.ends_with("_parallel_size") && text == "1" && argument.name != "tensor_parallel_size";
-    if (width || one || text == "auto") {
-      engine_.ignored_args.push_back(argument.name);
-    } else {
-      value.fail("say it by the scenario's key " + argument.why);
-    }
-  }
-
   void apply_effective(const std::string& name, const Yaml& value) {
     SchedulerSettings& s = settings_;
     if (name == "max_num_batched_tokens")
