@@ -59,6 +59,8 @@ class ArgumentTable {
                  "; names are those of the engine's Python API");
       return;
     }
+    const bool null_means_off = value.is_null() && is_group(name);
+    if (null_means_off && argument->effect == ArgumentEffect::effective) return effective_(name, value);
     if (value.is_null() || (argument->effect == ArgumentEffect::ignored)) {
       accept_all(value);
       engine_.ignored_args.push_back(name);

@@ -9,6 +9,7 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/tensorrt_llm_profile.h"
 
 namespace orrery {
 
@@ -235,7 +236,10 @@ class Resolver {
 
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
-  Resolver(engine, hardware, model, plan, args, place).resolve();
+  if (engine.engine == "tensorrt-llm")
+    resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+  else
+    Resolver(engine, hardware, model, plan, args, place).resolve();
 }
 
 }  // namespace orrery

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/tensorrt_llm_profile.h"
 
 namespace orrery {
 
@@ -136,10 +137,15 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   e.scheduler = root.require("scheduler").text();
   e.kernels = root.require("kernels").text();
   e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
-  read_defaults(root.require("defaults"), e);
-  read_graphs(root.require("graphs"), e);
-  for (const Yaml& name : root.require("v2_architectures").items()) e.v2_architectures.push_back(name.text());
-  read_memory(root.require("memory"), e);
+  if (e.engine == "tensorrt-llm") {
+    read_tensorrt_llm(root, e);
+  } else {
+    read_defaults(root.require("defaults"), e);
+    read_graphs(root.require("graphs"), e);
+    for (const Yaml& name : root.require("v2_architectures").items())
+      e.v2_architectures.push_back(name.text());
+    read_memory(root.require("memory"), e);
+  }
   read_host(root.require("host"), e.host);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_arguments(root.require("arguments"), e);

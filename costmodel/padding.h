@@ -20,6 +20,9 @@ struct PaddedStep {
   std::int64_t sequences = 0;  // sampled rows; not padded, logits are computed outside the graph
 };
 
+// Of an engine whose graphs hold no prompts any chunk makes the step eager, a tail of one token too; of one
+// that does not pad, every number of sequences without a graph of its own.
+//
 // FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as such) and a captured
 // size holds them. PIECEWISE: any other step that a captured size holds. NONE: real tokens, eager launches.
 class GraphPadding {
@@ -27,9 +30,11 @@ class GraphPadding {
   explicit GraphPadding(const SchedulerSettings& settings);
   PaddedStep pad(const StepShape& shape) const;
   std::int64_t largest() const { return largest_; }  // 0 = no graphs
+  bool holds_prompts() const { return holds_prompts_; }
 
  private:
   std::int64_t largest_ = 0;
+  bool holds_prompts_ = true, pads_ = true;
   std::vector<std::int32_t> next_;  // next_[t] = smallest captured size ≥ t, t in [0, largest]
 };
 

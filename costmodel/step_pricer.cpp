@@ -203,7 +203,8 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
     if (d == DependsOn::rows) state->last_node = i;
   }
   state->padding = GraphPadding(spec.engine.settings);
-  const bool one_process = spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1;
+  const bool one_process =
+      spec.engine.each_rank_schedules || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
   state->host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : state->nodes) {
     const double count = static_cast<double>(node.count);
@@ -241,6 +242,8 @@ StepTiming StepPricer::price(const StepShape& shape) const {
   t.busy = busy >> line_shift;
   return t;
 }
+
+bool StepPricer::one_token_prompts_decode() const { return state_->padding.holds_prompts(); }
 
 DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
                                    std::int32_t running) const {

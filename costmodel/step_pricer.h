@@ -109,6 +109,8 @@ class StepPricer {
   // Hot path. Pure function of the shape (internal tables are filled at construction); thread-safe. At most
   // 1 µs for any shape with a few chunks. A shape without tokens is a broken precondition.
   StepTiming price(const StepShape& shape) const;
+  // Whether a prompt's tail of one token runs like a decode (by counts) or as the prompt it is.
+  bool one_token_prompts_decode() const;
   // The line that price() of a pure decode step evaluates, around `context_sum`.
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.

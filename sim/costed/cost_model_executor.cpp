@@ -83,7 +83,7 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   schedule_event(instance.value());
 }
 
-// A chunk of one token is a decode to the device: graph dispatch looks at counts only (vllm_0_24.md §3).
+// A chunk of one token is a decode to the device where graph dispatch looks at counts only (vllm_0_24.md §3).
 void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime now) {
   chunks_.clear();
   StepShape shape{.prefill = {},
@@ -92,7 +92,7 @@ void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime no
                   .new_requests = plan.new_requests,
                   .running = plan.running};
   for (const PrefillWork& w : plan.prefill) {
-    if (w.new_tokens == 1) {
+    if (w.new_tokens == 1 && e.pricer->one_token_prompts_decode()) {
       ++shape.decode_sequences;
       shape.decode_context_tokens += w.context;
     } else {
