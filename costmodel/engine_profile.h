@@ -42,7 +42,7 @@ struct SchedulerSettings {
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
   std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
-  bool graphs_hold_prompts = true;            // false: a step with a prompt chunk never runs in a graph
+  bool graphs_by_phase = false;               // they hold decodes only: a step with a prompt chunk is eager
   bool pad_to_graph = true;                   // false: only a step of exactly a captured size does
   TensorRtLlmSettings tensorrt_llm = {};
 };
@@ -107,9 +107,9 @@ struct EngineProfile {
   std::string scheduler;  // a name of sim/policies: "vllm-v1"
   std::string kernels;    // whose tables price its operators: hardware_profiles/tables/<part>/<kernels>
   std::int32_t steps_in_flight = 2;
+  bool single_process_per_gpu = false;    // every rank schedules for itself and launches from the core thread
   bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one
                                           // GPU
-  bool each_rank_schedules = false;       // the core thread launches kernels itself at any number of GPUs
   SchedulerSettings settings;
   HostCosts host;
   // Memory that is neither weights nor KV, per model-runner generation (bytes per GPU).

@@ -12,7 +12,7 @@ const char* to_string(GraphMode mode) {
 }
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
-    : holds_prompts_(settings.graphs_hold_prompts), pads_(settings.pad_to_graph) {
+    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph) {
   if (settings.enforce_eager || settings.cudagraph_sizes.empty()) return;
   largest_ = settings.cudagraph_sizes.back();
   next_.assign(static_cast<std::size_t>(largest_) + 1, 0);
@@ -30,7 +30,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
   std::int64_t tokens = shape.decode_sequences;
   for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.new_tokens;
   step.real_tokens = step.tokens = tokens;
-  if (tokens > largest_ || (!holds_prompts_ && !shape.prefill.empty())) return step;
+  if (tokens > largest_ || (by_phase_ && !shape.prefill.empty())) return step;
   if (!pads_ && next_[static_cast<std::size_t>(tokens)] != tokens) return step;
   step.tokens = next_[static_cast<std::size_t>(tokens)];
   step.mode = tokens == step.sequences ? GraphMode::full : GraphMode::piecewise;

@@ -30,11 +30,12 @@ class GraphPadding {
   explicit GraphPadding(const SchedulerSettings& settings);
   PaddedStep pad(const StepShape& shape) const;
   std::int64_t largest() const { return largest_; }  // 0 = no graphs
-  bool holds_prompts() const { return holds_prompts_; }
+  // Whether a prompt's chunk of one token is a decode to the device: dispatch looks at counts only.
+  bool single_token_is_decode() const { return !by_phase_; }
 
  private:
   std::int64_t largest_ = 0;
-  bool holds_prompts_ = true, pads_ = true;
+  bool by_phase_ = false, pads_ = true;
   std::vector<std::int32_t> next_;  // next_[t] = smallest captured size ≥ t, t in [0, largest]
 };
 

@@ -204,7 +204,7 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   }
   state->padding = GraphPadding(spec.engine.settings);
   const bool one_process =
-      spec.engine.each_rank_schedules || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
+      spec.engine.single_process_per_gpu || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
   state->host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : state->nodes) {
     const double count = static_cast<double>(node.count);
@@ -243,8 +243,6 @@ StepTiming StepPricer::price(const StepShape& shape) const {
   return t;
 }
 
-bool StepPricer::one_token_prompts_decode() const { return state_->padding.holds_prompts(); }
-
 DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
                                    std::int32_t running) const {
   ORRERY_CHECK(decode_sequences > 0 && context_sum >= 0, "a decode step has sequences");
@@ -270,5 +268,6 @@ SimDuration StepPricer::output_per_sequence() const { return state_->output_per_
 SimDuration StepPricer::input_delay() const { return state_->input_delay; }
 std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }
 bool StepPricer::launcher_is_core() const { return state_->launcher_is_core; }
+bool StepPricer::single_token_is_decode() const { return state_->padding.single_token_is_decode(); }
 
 }  // namespace orrery

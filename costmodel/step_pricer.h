@@ -109,8 +109,6 @@ class StepPricer {
   // Hot path. Pure function of the shape (internal tables are filled at construction); thread-safe. At most
   // 1 µs for any shape with a few chunks. A shape without tokens is a broken precondition.
   StepTiming price(const StepShape& shape) const;
-  // Whether a prompt's tail of one token runs like a decode (by counts) or as the prompt it is.
-  bool one_token_prompts_decode() const;
   // The line that price() of a pure decode step evaluates, around `context_sum`.
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.
@@ -119,6 +117,7 @@ class StepPricer {
   SimDuration input_delay() const;
   // Steps that may be open at once, and whether the core thread launches kernels itself.
   std::int32_t steps_in_flight() const;
+  bool single_token_is_decode() const;  // a prompt's chunk of one token, see padding.h
   bool launcher_is_core() const;
 
   // For people: slower, allocates. device, host and step times as interfaces §6 defines them.

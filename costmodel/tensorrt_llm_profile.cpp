@@ -34,7 +34,7 @@ void read_defaults(const Yaml& node, EngineProfile& e) {
   t.equal_progress = scheduler.require("context_chunking_policy").choice(chunking_policies) == 1;
   t.store_at_first_chunk = node.require("store_context_blocks").choice({"first chunk", "last chunk"}) == 0;
   s.gpu_memory_utilization = 1;
-  s.graphs_hold_prompts = false;
+  s.graphs_by_phase = true;
 }
 
 void read_graphs(const Yaml& node, EngineProfile& e) {
@@ -179,7 +179,7 @@ class Resolver {
 }  // namespace
 
 void read_tensorrt_llm(const Yaml& root, EngineProfile& e) {
-  e.each_rank_schedules = root.require("each_rank_schedules").boolean(true);
+  e.single_process_per_gpu = root.require("single_process_per_gpu").boolean(true);
   read_defaults(root.require("defaults"), e);
   read_graphs(root.require("graphs"), e);
   const Yaml memory = root.require("memory");

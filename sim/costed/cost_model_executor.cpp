@@ -92,7 +92,7 @@ void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime no
                   .new_requests = plan.new_requests,
                   .running = plan.running};
   for (const PrefillWork& w : plan.prefill) {
-    if (w.new_tokens == 1 && e.pricer->one_token_prompts_decode()) {
+    if (w.new_tokens == 1 && e.pricer->single_token_is_decode()) {
       ++shape.decode_sequences;
       shape.decode_context_tokens += w.context;
     } else {

@@ -154,7 +154,7 @@ struct Both {  // one sequence in both pools
   std::vector<int> held;
   plain::Tokens tokens;                              // prompt and outputs known
   std::int64_t prompt = 0, in_cache = 0, least = 0;  // least: stored already
-  std::uint64_t own = 0, stream = 0, steps = 0;
+  std::uint64_t own = 0, stream = 0;
   bool running = false, stored = false;
 };
 
@@ -179,103 +179,151 @@ plain::Tokens prompt_tokens(const std::vector<std::uint64_t>& ids, std::int32_t 
   return tokens;
 }
 
+// One random history of sequences in the pool and in the model, compared after every event.
+class History {
+ public:
+  explicit History(std::uint64_t seed)
+      : random_(seed, RandomPurpose::property_test, 9), partial_(random_.below(4) != 0),
+        copies_(random_.below(3) != 0), blocks_(static_cast<int>(pick(20, 60))),
+        pool_({.num_blocks = blocks_,
+               .block_size = block_size,
+               .block_reuse = true,
+               .partial_reuse = partial_,
+               .copy_on_partial_reuse = copies_}),
+        model_(blocks_, block_size, partial_, copies_) {}
+
+  void step() {
+    const auto action = random_.below(10);
+    if (action < 3 && all_.size() < 8) {
+      open();
+    } else if (!all_.empty()) {
+      const std::size_t at = random_.below(all_.size());
+      Both& s = all_[at];
+      if (!s.running)
+        start(s);
+      else if (action < 5 && !s.stored)
+        store(s);
+      else if (action < 8)
+        grow(s);
+      else
+        release(at);
+    }
+    pool_.check_invariants();
+    REQUIRE(pool_.free_blocks() == static_cast<std::int64_t>(model_.free_blocks()));
+    compare_missing();
+  }
+
+  std::uint64_t hits = 0, partial_hits = 0, pauses = 0, duplicates = 0;
+
+ private:
+  std::int64_t pick(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(random_.below(static_cast<std::uint64_t>(high - low + 1)));
+  }
+  static std::int64_t blocks_of(std::int64_t tokens) { return (tokens + block_size - 1) / block_size; }
+  static std::int64_t count_of(const Both& s) { return static_cast<std::int64_t>(s.tokens.size()); }
+
+  void open() {
+    Both s;
+    const auto name_size = static_cast<std::int32_t>(4 * pick(1, 3));
+    s.prompt = pick(1, 60);
+    s.own = ++opened_;
+    std::vector<std::uint64_t> ids;
+    const auto kind = random_.below(5);
+    if (kind == 0) s.stream = 1 + random_.below(2);
+    if (kind > 1) {
+      const auto shared = static_cast<std::int64_t>(random_.below(20));
+      const std::int64_t family = pick(0, 1);
+      for (std::int64_t i = 0; i * name_size < s.prompt; ++i)
+        ids.push_back(static_cast<std::uint64_t>(i < shared ? family * 100 + i : 1000 * pick(1, 3) + i));
+    }
+    s.tokens = prompt_tokens(ids, name_size, s.stream, s.own, s.prompt, 0);
+    s.handle = pool_.open(
+        {.hash_ids = ids, .hash_block_size = name_size, .stream = s.stream, .named_tokens = s.prompt});
+    all_.push_back(s);
+  }
+
+  void know_one_more(Both& s) {
+    s.tokens.push_back(prompt_tokens({}, 1, s.stream, s.own, count_of(s) + 1, count_of(s)).front());
+  }
+
+  void start(Both& s) {
+    if (blocks_of(count_of(s)) > pool_.free_blocks()) return;
+    const std::int64_t found = pool_.add_sequence(s.handle, count_of(s));
+    REQUIRE(found == model_.add(s.held, s.tokens));
+    hits += found > 0 ? 1 : 0;
+    partial_hits += found % block_size != 0 ? 1 : 0;
+    s.running = true;
+    s.stored = false;
+    s.in_cache = count_of(s);
+    s.least = 0;
+    know_one_more(s);
+  }
+
+  void store(Both& s) {
+    s.least = count_of(s) - 1;
+    pool_.store(s.handle, s.least);
+    model_.store(s.held, s.tokens, static_cast<std::size_t>(s.least), false);
+    s.stored = true;
+  }
+
+  void grow(Both& s) {
+    if (s.in_cache % block_size == 0) {
+      if (pool_.free_blocks() == 0) return;
+      pool_.grow_unattributed(1);
+      model_.grow(s.held);
+    }
+    ++s.in_cache;
+    know_one_more(s);
+  }
+
+  void release(std::size_t at) {
+    Both& s = all_[at];
+    const bool comes_back = random_.below(2) == 0;
+    const std::int64_t stored = std::max(s.least, s.in_cache - pick(0, 1));
+    pool_.release(s.handle, blocks_of(s.in_cache), stored, comes_back);
+    model_.store(s.held, s.tokens, static_cast<std::size_t>(stored), true);
+    model_.release(s.held);
+    pauses += comes_back ? 1 : 0;
+    s.running = false;
+    if (comes_back && s.tokens.size() <= 150) return;
+    pool_.close(s.handle);
+    all_.erase(all_.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+
+  void compare_missing() {
+    for (std::size_t i = 0; i + 1 < all_.size(); ++i) {
+      const Both &a = all_[i], &b = all_[i + 1];
+      if (a.running || b.running) continue;
+      const auto ours_a = pool_.first_missing(a.handle, count_of(a));
+      const auto ours_b = pool_.first_missing(b.handle, count_of(b));
+      const auto theirs_a = model_.first_missing(a.tokens), theirs_b = model_.first_missing(b.tokens);
+      REQUIRE(ours_a.has_value() == theirs_a.has_value());
+      REQUIRE((ours_a == ours_b) == (theirs_a == theirs_b));
+      duplicates += ours_a.has_value() && ours_a == ours_b ? 1 : 0;
+    }
+  }
+
+  RandomStream random_;
+  bool partial_, copies_;
+  int blocks_;
+  TensorRtLlmKvPool pool_;
+  plain::Pool model_;
+  std::vector<Both> all_;
+  std::uint64_t opened_ = 0;
+};
+
 }  // namespace
 
 TEST_CASE("§4 random use: hits, free blocks and missing blocks are those of a plain model") {
   std::uint64_t hits = 0, partial = 0, pauses = 0, duplicates = 0;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
-    RandomStream r(seed, RandomPurpose::property_test, 9);
-    const auto pick = [&](std::int64_t low, std::int64_t high) {
-      return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
-    };
-    const bool partly = r.below(4) != 0, copies = r.below(3) != 0;
-    const int blocks = static_cast<int>(pick(20, 60));
-    TensorRtLlmKvPool pool({.num_blocks = blocks,
-                            .block_size = block_size,
-                            .block_reuse = true,
-                            .partial_reuse = partly,
-                            .copy_on_partial_reuse = copies});
-    plain::Pool model(blocks, block_size, partly, copies);
-    std::vector<Both> all;
-    std::uint64_t opened = 0;
     CAPTURE(seed);
-    for (int step = 0; step < 300; ++step) {
-      const auto blocks_of = [](std::int64_t tokens) { return (tokens + block_size - 1) / block_size; };
-      const auto action = r.below(10);
-      if (action < 3 && all.size() < 8) {
-        Both s;
-        const std::int32_t name_size = static_cast<std::int32_t>(4 * pick(1, 3));
-        s.prompt = pick(1, 60);
-        s.own = ++opened;
-        std::vector<std::uint64_t> ids;
-        const auto kind = r.below(5);
-        if (kind == 0) s.stream = 1 + r.below(2);
-        if (kind > 1) {
-          const auto shared = static_cast<std::int64_t>(r.below(20)), family = pick(0, 1);
-          for (std::int64_t i = 0; i * name_size < s.prompt; ++i)
-            ids.push_back(static_cast<std::uint64_t>(i < shared ? family * 100 + i : 1000 * pick(1, 3) + i));
-        }
-        s.tokens = prompt_tokens(ids, name_size, s.stream, s.own, s.prompt, 0);
-        s.handle = pool.open(
-            {.hash_ids = ids, .hash_block_size = name_size, .stream = s.stream, .named_tokens = s.prompt});
-        all.push_back(s);
-        continue;
-      }
-      if (all.empty()) continue;
-      const std::size_t at = r.below(all.size());
-      Both& s = all[at];
-      const auto count = static_cast<std::int64_t>(s.tokens.size());
-      if (!s.running) {
-        if (blocks_of(count) > pool.free_blocks()) continue;
-        const std::int64_t found = pool.add_sequence(s.handle, count);
-        REQUIRE(found == model.add(s.held, s.tokens));
-        hits += found > 0 ? 1 : 0;
-        partial += found % block_size != 0 ? 1 : 0;
-        s.running = true;
-        s.stored = false;
-        s.in_cache = count;
-        s.least = 0;
-        const auto first_output = prompt_tokens({}, 1, s.stream, s.own, count + 1, count);
-        s.tokens.push_back(first_output.front());
-      } else if (action < 5 && !s.stored) {
-        pool.store(s.handle, count - 1);
-        model.store(s.held, s.tokens, static_cast<std::size_t>(count - 1), false);
-        s.stored = true;
-        s.least = count - 1;
-      } else if (action < 8) {
-        if (s.in_cache % block_size == 0) {
-          if (pool.free_blocks() == 0) continue;
-          pool.grow_unattributed(1);
-          model.grow(s.held);
-        }
-        ++s.in_cache;
-        s.tokens.push_back(prompt_tokens({}, 1, s.stream, s.own, count + 1, count).front());
-      } else {
-        const bool comes_back = r.below(2) == 0;
-        const std::int64_t stored = std::max(s.least, s.in_cache - pick(0, 1));
-        pool.release(s.handle, blocks_of(s.in_cache), stored, comes_back);
-        model.store(s.held, s.tokens, static_cast<std::size_t>(stored), true);
-        model.release(s.held);
-        pauses += comes_back ? 1 : 0;
-        s.running = false;
-        if (!comes_back || s.tokens.size() > 150) {
-          pool.close(s.handle);
-          all.erase(all.begin() + static_cast<std::ptrdiff_t>(at));
-        }
-      }
-      pool.check_invariants();
-      REQUIRE(pool.free_blocks() == static_cast<std::int64_t>(model.free_blocks()));
-      for (std::size_t i = 0; i + 1 < all.size(); ++i) {
-        const Both &a = all[i], &b = all[i + 1];
-        if (a.running || b.running) continue;
-        const auto ours_a = pool.first_missing(a.handle, static_cast<std::int64_t>(a.tokens.size()));
-        const auto ours_b = pool.first_missing(b.handle, static_cast<std::int64_t>(b.tokens.size()));
-        const auto theirs_a = model.first_missing(a.tokens), theirs_b = model.first_missing(b.tokens);
-        REQUIRE(ours_a.has_value() == theirs_a.has_value());
-        REQUIRE((ours_a == ours_b) == (theirs_a == theirs_b));
-        duplicates += ours_a.has_value() && ours_a == ours_b ? 1 : 0;
-      }
-    }
+    History history(seed);
+    for (int i = 0; i < 300; ++i) history.step();
+    hits += history.hits;
+    partial += history.partial_hits;
+    pauses += history.pauses;
+    duplicates += history.duplicates;
   }
   CHECK(hits > 1000);
   CHECK(partial > 500);
