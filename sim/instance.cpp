@@ -73,7 +73,7 @@ bool Instance::schedule(SimTime now) {
     return true;
   }
   const StepPlan& plan = scheduler_->schedule();
-  for (const SequenceId sequence : plan.aborted) abort(sequence, now);
+  for (const SequenceId sequence : plan.aborted) fail_request(sequence, now);
   for (std::size_t i = 0; i < plan.preempted.size(); ++i) {
     Progress& p = progress_of(plan.preempted[i]);
     ++p.preemptions;
@@ -293,7 +293,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   progress_of(f.sequence).request = RequestId::none();
 }
 
-void Instance::abort(SequenceId sequence, SimTime now) {
+void Instance::fail_request(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
   RequestRecord record;
   record.request = p.request.value();

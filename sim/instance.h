@@ -59,7 +59,7 @@ class Instance {
   void break_run(SequenceId sequence, std::int64_t step);
   void drop_token(SequenceId sequence);
   void stand_apart(Progress& p, SimTime at, std::int64_t step);
-  void abort(SequenceId sequence, SimTime now);
+  void fail_request(SequenceId sequence, SimTime now);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);
   void join_run(Progress& p, SimTime at, std::int64_t step);
   void observe_steps(const StepOutcome& outcome);
