@@ -136,6 +136,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   void note_keys_in_progress();
   bool add_whole(Slot slot, std::int64_t& budget);
   void add_chunk(Slot slot, std::int64_t& budget);
+  bool fits_behind(Slot slot, std::int64_t budget) const;
   void spread_chunks(std::int64_t budget);
   void order_rows();
   void run_generation(Slot slot);

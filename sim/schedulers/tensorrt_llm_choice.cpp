@@ -162,7 +162,7 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
     bool goes_on = true;
     if (config_.enable_chunked_prefill) {
       add_chunk(slot, budget);
-      goes_on = budget > 0 || rules_.equal_progress;
+      goes_on = rules_.equal_progress || budget >= config_.block_size || fits_behind(slot, budget);
     } else {
       goes_on = add_whole(slot, budget);
     }
@@ -172,6 +172,16 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
   }
   if (config_.enable_chunked_prefill && rules_.equal_progress) spread_chunks(capacity);
   return true;
+}
+
+// Whether a context behind this one could still run in less than a unit of tokens: only one that ends with
+// them.
+bool TensorRtLlmScheduler::fits_behind(Slot slot, std::int64_t budget) const {
+  if (budget == 0) return false;
+  auto at = std::find(contexts_.begin(), contexts_.end(), slot);
+  return std::any_of(at + 1, contexts_.end(), [&](Slot behind) {
+    return sequences_[behind].target - sequences_[behind].computed <= budget;
+  });
 }
 
 // §2.4. The key of the first full block that the tree lacks; none when it has them all.

@@ -26,8 +26,14 @@ struct Sequence {
   std::int32_t name_size = 1;  // tokens of a hash id
   std::vector<std::uint64_t> names;
   Id root = trtllm::kPrivateRoot;
-  std::vector<Id> blocks;  // records of its first blocks
-  std::int64_t more = 0;   // blocks behind those that add_sequence() gave
+  // Where first_missing() came to last time: its first `seen` blocks led to `seen_node`, while that has the
+  // serial (a node in the tree has all its ancestors there).
+  Id seen_node = kNone;
+  std::uint64_t seen_serial = 0;
+  std::int64_t seen = 0;
+  std::vector<Id> blocks;   // records of its first blocks
+  std::int64_t linked = 0;  // so many were found or stored, full ones; while the last is in the tree all are
+  std::int64_t more = 0;    // blocks behind those that add_sequence() gave
 };
 
 }  // namespace
@@ -104,8 +110,14 @@ Id TensorRtLlmKvPool::State::claim(const trtllm::BlockTree::Match& match) {
 // enter. Returns the last node.
 Id TensorRtLlmKvPool::State::store(Sequence& s, std::int64_t blocks, std::int64_t end) {
   Id node = s.root;
+  std::int64_t first = std::min(s.linked, blocks);
+  if (first > 0 && tree.blocks[s.blocks[static_cast<std::size_t>(first - 1)]].in_tree)
+    node = s.blocks[static_cast<std::size_t>(first - 1)];
+  else
+    first = 0;
+  s.linked = std::max(first, std::min(blocks, end / config.block_size));
   bool matching = true;
-  for (std::int64_t i = 0; i < blocks; ++i) {
+  for (std::int64_t i = first; i < blocks; ++i) {
     BlockKey key = key_of(s, i, tokens_of(i, end));
     const Id found = matching ? tree.find_exact(node, key) : kNone;
     if (found != kNone) {
@@ -189,6 +201,7 @@ std::int64_t TensorRtLlmKvPool::add_sequence(Handle handle, std::int64_t tokens)
       s.blocks.push_back(state.claim(match));
       if (match.partial) break;
       node = match.block;
+      s.linked = i + 1;
     }
     const std::int64_t named = state.named_blocks(s, tokens);
     while (static_cast<std::int64_t>(s.blocks.size()) < named) s.blocks.push_back(state.new_block());
@@ -250,17 +263,22 @@ void TensorRtLlmKvPool::release(Handle handle, std::int64_t total_blocks, std::i
     }
   }
   s.blocks.clear();
+  s.linked = 0;
 }
 
-std::optional<std::uint64_t> TensorRtLlmKvPool::first_missing(Handle handle, std::int64_t tokens) const {
-  const State& state = *state_;
-  const Sequence& s = state_->at(handle);
-  Id node = s.root;
-  for (std::int64_t i = 0; i < tokens / state.config.block_size; ++i) {
+std::optional<std::uint64_t> TensorRtLlmKvPool::first_missing(Handle handle, std::int64_t tokens) {
+  State& state = *state_;
+  Sequence& s = state.at(handle);
+  const bool still_there = s.seen > 0 && state.tree.blocks[s.seen_node].serial == s.seen_serial;
+  Id node = still_there ? s.seen_node : s.root;
+  for (std::int64_t i = still_there ? s.seen : 0; i < tokens / state.config.block_size; ++i) {
     const BlockKey key = state.key_of(s, i, state.config.block_size);
     const Id found = state.tree.find_exact(node, key);
     if (found != kNone) {
       node = found;
+      s.seen_node = node;
+      s.seen_serial = state.tree.blocks[node].serial;
+      s.seen = i + 1;
       continue;
     }
     Digest name;

@@ -52,7 +52,7 @@ class TensorRtLlmKvPool {
 
   // §2.4: a name for the prefix up to the first full block of `tokens` that is not in the tree; nothing when
   // all are. Equal names mean equal prefixes as long as tree_version() stays.
-  std::optional<std::uint64_t> first_missing(Handle sequence, std::int64_t tokens) const;
+  std::optional<std::uint64_t> first_missing(Handle sequence, std::int64_t tokens);
   std::uint64_t tree_version() const;
 
   // §2.3: how many blocks the release of a sequence would free, after those simulated since

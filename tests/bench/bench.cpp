@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "../sim/world.h"
+#include "base/digest.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "workloads/workload.h"
