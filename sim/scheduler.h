@@ -95,7 +95,7 @@ struct KvUsage {
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
-  // A slot for the request; none() when the engine refuses it (prompt not below max_model_len).
+  // A slot for the request; none() when the engine refuses it (the prompt is too long for it).
   virtual SequenceId add(const Request& request) = 0;
   // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until
   // the next call of any non-const member.
