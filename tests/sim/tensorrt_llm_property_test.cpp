@@ -1,4 +1,7 @@
 // Random worlds under TensorRT-LLM's scheduler: conservation, and the same decisions by sums and by walking.
+#include <cstdio>
+
+#include "base/digest.h"
 #include "catch.h"
 #include "tensorrt_llm_world.h"
 
@@ -6,7 +9,7 @@ using namespace orrery;
 
 TEST_CASE("random worlds: every request ends once, tokens add up, gaps are complete [trtllm]") {
   std::uint64_t preemptions = 0, cached = 0, eos = 0, stretches = 0, rejected = 0;
-  for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     auto [w, requests] = world::tensorrt_llm_world(seed);
     world::Records records;
     w.sink = &records;
@@ -51,7 +54,7 @@ TEST_CASE("random worlds: every request ends once, tokens add up, gaps are compl
 
 TEST_CASE("sums and stretches decide what walking every pass decides, at the same nanosecond [trtllm]") {
   std::uint64_t stretches = 0;
-  for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     auto [w, requests] = world::tensorrt_llm_world(seed);
     const RunResult a = world::run(w, requests);
     w.config.stretches = false;
@@ -67,11 +70,23 @@ TEST_CASE("sums and stretches decide what walking every pass decides, at the sam
 }
 
 TEST_CASE("the order in which simultaneous events are handed over changes nothing [trtllm]") {
-  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     auto [w, requests] = world::tensorrt_llm_world(seed);
     const std::uint64_t digest = world::run(w, requests).digest;
     CAPTURE(seed);
     REQUIRE(world::run(w, requests).digest == digest);
     REQUIRE(world::run(w, requests, 1).digest == digest);
   }
+}
+
+// The gate runs this in gcc Release and in clang Debug; both must find this very value.
+TEST_CASE("digests equal the golden one on every compiler and build type [trtllm][golden]") {
+  Digest all;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    auto [w, requests] = world::tensorrt_llm_world(seed);
+    all.add(world::run(w, requests).digest);
+  }
+  std::printf("digest of 60 TensorRT-LLM worlds: %s\n", digest_text(all.value()).c_str());
+  // Recorded from gcc 12 Release; changes only with a change of behaviour, which the changelog names.
+  CHECK(digest_text(all.value()) == "2ac2ba9e158a2bc9");
 }
