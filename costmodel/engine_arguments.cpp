@@ -2,14 +2,14 @@
 // `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
 #include <algorithm>
 
-#include "base/text.h"
-#include "costmodel/engine_argument_table.h"
+#include "costmodel/argument_resolver.h"
 #include "costmodel/engine_profile.h"
 #include "costmodel/hardware.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/profile_reader.h"
 #include "costmodel/tensorrt_llm_profile.h"
+#include "costmodel/typed_profile.h"
 
 namespace orrery {
 
@@ -17,20 +17,18 @@ namespace {
 
 constexpr std::int64_t most = 1'000'000'000;
 
-class Resolver {
+class Resolver final : ArgumentResolver {
  public:
   Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const ParallelPlan& plan,
            const Yaml& args, const Yaml& place)
-      : engine_(engine), settings_(engine.settings), hardware_(hardware), model_(model), plan_(plan),
+      : ArgumentResolver(engine, plan), settings_(engine.settings), hardware_(hardware), model_(model),
         args_(args), place_(place) {}
 
   void resolve() {
     const auto& v2 = engine_.v2_architectures;
     engine_.runner = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end() ? "v2" : "v1";
     settings_.max_model_len = model_.max_positions;
-    apply_engine_arguments(engine_, plan_, args_, [this](const std::string& name, const Yaml& value) {
-      apply_effective(name, value);
-    });
+    apply_all(args_);
     apply_defaults();
     check();
     build_graph_sizes();
@@ -38,7 +36,7 @@ class Resolver {
   }
 
  private:
-  void apply_effective(const std::string& name, const Yaml& value) {
+  void apply_effective(const std::string& name, const Yaml& value) override {
     SchedulerSettings& s = settings_;
     if (name == "max_num_batched_tokens")
       s.max_num_batched_tokens = tokens_given_ = value.integer(1, 1, most);
@@ -221,11 +219,9 @@ class Resolver {
     sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   }
 
-  EngineProfile& engine_;
   SchedulerSettings& settings_;
   const HardwareProfile& hardware_;
   ModelSpec& model_;
-  const ParallelPlan& plan_;
   const Yaml args_, place_;
   std::int64_t tokens_given_ = 0, sequences_given_ = 0, largest_given_ = 0;
   bool throughput_ = false, graphs_off_ = false;
@@ -236,10 +232,10 @@ class Resolver {
 
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
+  if (engine.typed) return resolve_typed(engine, hardware, model, plan, args, place);
   if (engine.engine == "tensorrt-llm")
-    resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
-  else
-    Resolver(engine, hardware, model, plan, args, place).resolve();
+    return resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+  Resolver(engine, hardware, model, plan, args, place).resolve();
 }
 
 }  // namespace orrery

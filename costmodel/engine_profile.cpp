@@ -104,8 +104,15 @@ void add_argument(const Yaml& place, EngineArgument argument, EngineProfile& e) 
 // `effective` and `ignored` are lists of names; `fixed` maps a name to {only, why}; `elsewhere` a name to a
 // scenario key; `refused` a reason to a list of names.
 void read_arguments(const Yaml& node, EngineProfile& e) {
-  for (const Yaml& name : node.require("effective").items())
-    add_argument(name, {name.text(), ArgumentEffect::effective, {}, ""}, e);
+  const Yaml effective = node.require("effective");
+  if (e.typed) {
+    read_typed_arguments(effective, *e.typed);
+    for (const auto& [name, row] : effective.entries())
+      add_argument(row, {name, ArgumentEffect::effective, {}, ""}, e);
+  } else {
+    for (const Yaml& name : effective.items())
+      add_argument(name, {name.text(), ArgumentEffect::effective, {}, ""}, e);
+  }
   for (const Yaml& name : node.require("ignored").items())
     add_argument(name, {name.text(), ArgumentEffect::ignored, {}, ""}, e);
   for (const auto& [name, row] : node.require("fixed").entries()) {
@@ -136,10 +143,15 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   e.version = root.require("version").text();
   e.scheduler = root.require("scheduler").text();
   e.kernels = root.require("kernels").text();
-  e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
-  if (e.engine == "tensorrt-llm") {
+  if (root.optional("roles").present()) {
+    e.typed = read_typed_profile(root);
+    e.single_process_per_gpu = root.require("single_process_per_gpu").boolean(false);
+    e.single_process_at_one_gpu = true;
+  } else if (e.engine == "tensorrt-llm") {
+    e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
     read_tensorrt_llm(root, e);
   } else {
+    e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
     read_defaults(root.require("defaults"), e);
     read_graphs(root.require("graphs"), e);
     for (const Yaml& name : root.require("v2_architectures").items())

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
 #include "costmodel/figure.h"
+#include "costmodel/typed_profile.h"
 
 namespace orrery {
 
@@ -42,8 +44,13 @@ struct SchedulerSettings {
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
   std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
-  bool graphs_by_phase = false;               // they hold decodes only: a step with a prompt chunk is eager
-  bool pad_to_graph = true;                   // false: only a step of exactly a captured size does
+  // Engines that capture decode steps and steps with prompts apart: the sizes above are for decodes then,
+  // these for the others, used when not more than widest_padding times the tokens.
+  bool graphs_by_phase = false;
+  std::vector<std::int64_t> prefill_graph_sizes;
+  double widest_padding = 0;
+  NamedOptions options;      // of this engine alone, resolved, by its own names
+  bool pad_to_graph = true;  // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
 };
 
@@ -128,6 +135,7 @@ struct EngineProfile {
   Figure<double> logit_bytes_v1, logit_bytes_v2;
   Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
   std::vector<EngineArgument> arguments;
+  std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
 // By name from engine_profiles/, before any model, part or argument is known: settings hold the plain

@@ -98,6 +98,13 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   return each.value * graphs;
 }
 
+Bytes kv_bytes_per_token(const InstanceSpec& spec) {
+  const ModelSpec& m = spec.model;
+  const std::int64_t kv_heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
+  return Bytes(2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype) *
+               static_cast<double>(m.layers));
+}
+
 std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
 
 Error infeasible(const std::string& message) {
@@ -178,21 +185,24 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.total = spec.hardware.memory_total.value;
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   plan.weights = weights_of_rank(m, spec.plan.tp);
+  plan.block_size = s.block_size;
+  plan.kv_bytes_per_token = kv_bytes_per_token(spec);
+  if (spec.engine.typed) {
+    share_by_fraction(spec, plan);
+    if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
+    return plan;
+  }
   plan.activation_peak = activation_peak(spec);
   plan.graphs = graph_bytes(spec);
   plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
   if (is_tensorrt_llm(spec)) plan.kv_available = plan.kv_available * s.tensorrt_llm.free_gpu_memory_fraction;
-  plan.block_size = s.block_size;
-  const std::int64_t kv_heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
-  const double token_of_layer =
-      2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype);
-  plan.kv_bytes_per_token = Bytes(token_of_layer * static_cast<double>(m.layers));
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
 
   const Bytes cache =
       s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
-  const double page = token_of_layer * static_cast<double>(plan.block_size);
+  const double page =
+      plan.kv_bytes_per_token.value() / static_cast<double>(m.layers) * static_cast<double>(plan.block_size);
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / m.layers;
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());

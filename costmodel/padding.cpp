@@ -11,17 +11,21 @@ const char* to_string(GraphMode mode) {
   return "none";
 }
 
-GraphPadding::GraphPadding(const SchedulerSettings& settings)
-    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph) {
-  if (settings.enforce_eager || settings.cudagraph_sizes.empty()) return;
-  largest_ = settings.cudagraph_sizes.back();
-  next_.assign(static_cast<std::size_t>(largest_) + 1, 0);
+void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
+  if (sizes.empty()) return;
+  next.assign(static_cast<std::size_t>(sizes.back()) + 1, 0);
   std::size_t filled = 0;
-  for (const std::int64_t size : settings.cudagraph_sizes) {
-    ORRERY_CHECK(size >= 1 && size <= largest_, "captured graph sizes must be positive and ascending");
-    for (; filled <= static_cast<std::size_t>(size); ++filled)
-      next_[filled] = static_cast<std::int32_t>(size);
+  for (const std::int64_t size : sizes) {
+    ORRERY_CHECK(size >= 1 && size <= sizes.back(), "captured graph sizes must be positive and ascending");
+    for (; filled <= static_cast<std::size_t>(size); ++filled) next[filled] = static_cast<std::int32_t>(size);
   }
+}
+
+GraphPadding::GraphPadding(const SchedulerSettings& settings)
+    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph), widest_(settings.widest_padding) {
+  if (settings.enforce_eager) return;
+  all_.fill(settings.cudagraph_sizes);
+  prefill_.fill(settings.prefill_graph_sizes);
 }
 
 PaddedStep GraphPadding::pad(const StepShape& shape) const {
@@ -30,10 +34,12 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
   std::int64_t tokens = shape.decode_sequences;
   for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.new_tokens;
   step.real_tokens = step.tokens = tokens;
-  if (tokens > largest_ || (by_phase_ && !shape.prefill.empty())) return step;
-  if (!pads_ && next_[static_cast<std::size_t>(tokens)] != tokens) return step;
-  step.tokens = next_[static_cast<std::size_t>(tokens)];
-  step.mode = tokens == step.sequences ? GraphMode::full : GraphMode::piecewise;
+  const bool prefill = by_phase_ && !shape.prefill.empty();
+  const std::int64_t size = (prefill ? prefill_ : all_).above(tokens);
+  if (size == 0 || (!pads_ && size != tokens)) return step;
+  if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
+  step.tokens = size;
+  step.mode = tokens == step.sequences && !prefill ? GraphMode::full : GraphMode::piecewise;
   return step;
 }
 

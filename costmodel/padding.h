@@ -2,6 +2,7 @@
 // (vLLM 0.24, `v1/cudagraph_dispatcher.py`: ../shared/reference/vllm_0_24.md §3).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -20,23 +21,32 @@ struct PaddedStep {
   std::int64_t sequences = 0;  // sampled rows; not padded, logits are computed outside the graph
 };
 
-// Of an engine whose graphs hold no prompts any chunk makes the step eager, a tail of one token too; of one
-// that does not pad, every number of sequences without a graph of its own.
-//
-// FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as such) and a captured
-// size holds them. PIECEWISE: any other step that a captured size holds. NONE: real tokens, eager launches.
+// By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
+// such) and a captured size holds them. PIECEWISE: any other step that a captured size holds. NONE: real
+// tokens, eager launches. By phase (SGLang, ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in
+// the step and a decode size holds it. PIECEWISE: a prompt in it, and a prefill size holds it that is not too
+// much wider.
+// An engine that does not pad runs every number of sequences without a graph of its own eagerly.
 class GraphPadding {
  public:
   explicit GraphPadding(const SchedulerSettings& settings);
   PaddedStep pad(const StepShape& shape) const;
-  std::int64_t largest() const { return largest_; }  // 0 = no graphs
+  std::int64_t largest() const { return std::max(all_.largest(), prefill_.largest()); }  // 0 = no graphs
   // Whether a prompt's chunk of one token is a decode to the device: dispatch looks at counts only.
   bool single_token_is_decode() const { return !by_phase_; }
 
  private:
-  std::int64_t largest_ = 0;
+  struct Sizes {
+    std::vector<std::int32_t> next;  // next[t] = smallest captured size ≥ t, t in [0, largest]
+    void fill(const std::vector<std::int64_t>& sizes);
+    std::int64_t largest() const { return next.empty() ? 0 : static_cast<std::int64_t>(next.size()) - 1; }
+    std::int64_t above(std::int64_t tokens) const {  // 0 = none
+      return tokens > largest() || next.empty() ? 0 : next[static_cast<std::size_t>(tokens)];
+    }
+  };
+  Sizes all_, prefill_;  // by phase, all_ are those of decodes
   bool by_phase_ = false, pads_ = true;
-  std::vector<std::int32_t> next_;  // next_[t] = smallest captured size ≥ t, t in [0, largest]
+  double widest_ = 0;
 };
 
 }  // namespace orrery

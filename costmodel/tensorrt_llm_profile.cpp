@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "costmodel/engine_argument_table.h"
+#include "costmodel/argument_resolver.h"
 #include "costmodel/hardware.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/profile_reader.h"
@@ -47,19 +47,18 @@ void read_graphs(const Yaml& node, EngineProfile& e) {
   rule.enable_padding = node.require("enable_padding").boolean(false);
 }
 
-class Resolver {
+class Resolver final : public ArgumentResolver {
  public:
-  Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const Yaml& args,
-           const Yaml& place)
-      : engine_(engine), settings_(engine.settings), rules_(engine.settings.tensorrt_llm),
+  Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const ParallelPlan& plan,
+           const Yaml& args, const Yaml& place)
+      : ArgumentResolver(engine, plan), settings_(engine.settings), rules_(engine.settings.tensorrt_llm),
         hardware_(hardware), model_(model), args_(args), place_(place) {}
 
-  void resolve(const ParallelPlan& plan) {
+  void resolve() {
     if (hardware_.vendor != "nvidia") place_.fail("TensorRT-LLM runs on NVIDIA parts only");
     engine_.runner = "pytorch";
     settings_.max_model_len = model_.max_positions;
-    apply_engine_arguments(engine_, plan, args_,
-                           [this](const std::string& name, const Yaml& value) { apply(name, value); });
+    apply_all(args_);
     if (settings_.enable_chunked_prefill && settings_.max_num_batched_tokens < settings_.block_size) {
       const Yaml given = args_.optional("max_num_tokens");
       (given.present() ? given : place_)
@@ -72,7 +71,7 @@ class Resolver {
   }
 
  private:
-  void apply(const std::string& name, const Yaml& value) {
+  void apply_effective(const std::string& name, const Yaml& value) override {
     SchedulerSettings& s = settings_;
     if (name == "max_num_tokens")
       s.max_num_batched_tokens = value.integer(1, 1, most);
@@ -166,7 +165,6 @@ class Resolver {
     settings_.pad_to_graph = rule.enable_padding;
   }
 
-  EngineProfile& engine_;
   SchedulerSettings& settings_;
   TensorRtLlmSettings& rules_;
   const HardwareProfile& hardware_;
@@ -190,7 +188,7 @@ void read_tensorrt_llm(const Yaml& root, EngineProfile& e) {
 
 void resolve_tensorrt_llm(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                           const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
-  Resolver(engine, hardware, model, args, place).resolve(plan);
+  Resolver(engine, hardware, model, plan, args, place).resolve();
 }
 
 }  // namespace orrery

@@ -1,5 +1,6 @@
 #include "sim/policies.h"
 
+#include "sim/schedulers/sglang.h"
 #include "sim/schedulers/tensorrt_llm.h"
 #include "sim/schedulers/vllm_v1.h"
 
@@ -7,6 +8,10 @@ namespace orrery {
 
 std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config) {
   return std::make_unique<VllmV1Scheduler>(config);
+}
+
+std::unique_ptr<Scheduler> make_sglang(const SchedulerConfig& config) {
+  return std::make_unique<SglangScheduler>(sglang_config(config));
 }
 
 std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config) {

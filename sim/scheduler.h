@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/named_options.h"
 #include "sim/request.h"
 #include "sim/step_plan.h"
 
@@ -32,7 +33,8 @@ struct SchedulerConfig {
   std::int64_t long_prefill_token_threshold = 0;
   double watermark = 0;
   std::int32_t steps_in_flight = 2;
-  bool stretches = true;  // false: offer one step at a time (same decisions, same digest)
+  NamedOptions options = {};  // of this engine alone, by its own names
+  bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
   TensorRtLlmRules tensorrt_llm = {};
 };
 

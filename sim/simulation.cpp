@@ -106,6 +106,7 @@ class Loop {
         stuck_ = id;
         return false;
       }
+      views_[id.value()].outstanding = instances_[id.value()]->outstanding();  // an engine may abort
     }
     to_schedule_.clear();
     return true;

@@ -63,7 +63,8 @@ void TraceInbox::push(Arrivals& arrivals, SimTime submitted) {
   r.hash_block_size = pending_.hash_block_size;
   r.stream = stream_of(pending_);
   r.hash_ids.swap(pending_.hash_ids);
-  if (pending_.output_tokens < pending_.max_output_tokens) oracle_.set(r.id, pending_.output_tokens);
+  r.ignore_eos = pending_.output_tokens == pending_.max_output_tokens;
+  if (!r.ignore_eos) oracle_.set(r.id, pending_.output_tokens);
   arrivals.push_back(std::move(r));
   read();
 }

@@ -83,7 +83,7 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   schedule_event(instance.value());
 }
 
-// A chunk of one token is a decode to the device where graph dispatch looks at counts only (vllm_0_24.md §3).
+// Where graph dispatch looks at counts only, a chunk of one token is a decode (vllm_0_24.md §3).
 void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime now) {
   chunks_.clear();
   StepShape shape{.prefill = {},
@@ -91,8 +91,9 @@ void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime no
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
                   .running = plan.running};
+  const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
-    if (w.new_tokens == 1 && e.pricer->single_token_is_decode()) {
+    if (fold && w.new_tokens == 1) {
       ++shape.decode_sequences;
       shape.decode_context_tokens += w.context;
     } else {

@@ -179,7 +179,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
 SchedulerConfig Scenario::scheduler_config() const {
   const SchedulerSettings& s = pool.instance.engine.settings;
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
-          .max_num_seqs = s.max_num_seqs,
+          .max_num_seqs = pool.memory.max_sequences > 0 ? pool.memory.max_sequences : s.max_num_seqs,
           .max_model_len = s.max_model_len,
           .num_gpu_blocks = pool.memory.kv_blocks,
           .block_size = static_cast<std::int32_t>(s.block_size),
@@ -189,6 +189,7 @@ SchedulerConfig Scenario::scheduler_config() const {
           .long_prefill_token_threshold = s.long_prefill_token_threshold,
           .watermark = s.watermark,
           .steps_in_flight = pool.instance.engine.steps_in_flight,
+          .options = s.options,
           .stretches = true,
           .tensorrt_llm = {.max_utilization = s.tensorrt_llm.max_utilization,
                            .equal_progress = s.tensorrt_llm.equal_progress,
@@ -231,6 +232,13 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
          ", max_batch_size: " + number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back()) + "}\n";
 }
 
+std::string option_text(const OptionValue& value) {
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
+  if (const auto* whole = std::get_if<std::int64_t>(&value)) return std::to_string(*whole);
+  return format_number(std::get<double>(value));
+}
+
 void write_settings(std::string& out, const EngineProfile& engine) {
   const SchedulerSettings& s = engine.settings;
   const auto number = [&](const char* name, std::int64_t v) {
@@ -246,6 +254,16 @@ void write_settings(std::string& out, const EngineProfile& engine) {
     return;
   }
   out += "  engine_args:\n";
+  const auto finish = [&] {
+    out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) +
+           "\n  ignored: " + Json(engine.ignored_args).dump() + "\n";
+  };
+  if (engine.typed) {
+    for (const auto& [name, value] : s.options.all()) out += "    " + name + ": " + option_text(value) + "\n";
+    number("captured_decode_sizes", static_cast<std::int64_t>(s.cudagraph_sizes.size()));
+    number("captured_prefill_sizes", static_cast<std::int64_t>(s.prefill_graph_sizes.size()));
+    return finish();
+  }
   number("max_num_batched_tokens", s.max_num_batched_tokens);
   number("max_num_seqs", s.max_num_seqs);
   number("max_model_len", s.max_model_len);
@@ -258,9 +276,7 @@ void write_settings(std::string& out, const EngineProfile& engine) {
   number("long_prefill_token_threshold", s.long_prefill_token_threshold);
   number("captured_graph_sizes", static_cast<std::int64_t>(s.cudagraph_sizes.size()));
   number("largest_graph", s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back());
-  out +=
-      "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) + "\n";
-  out += "  ignored: " + Json(engine.ignored_args).dump() + "\n";
+  finish();
 }
 
 }  // namespace
@@ -296,6 +312,7 @@ std::string Scenario::resolved_yaml() const {
   bytes("kv_per_token", m.kv_bytes_per_token);
   out += "    kv_blocks: " + std::to_string(m.kv_blocks) +
          "\n    kv_tokens: " + std::to_string(m.kv_tokens()) + "\n";
+  if (m.max_sequences > 0) out += "    max_sequences: " + std::to_string(m.max_sequences) + "\n";
   out += std::string("    blocks_overridden: ") + (m.blocks_overridden ? "true" : "false") + "\n";
   out += "  figures:\n    hardware:\n";
   for (const auto& [dtype, figure] : h.matrix_rate)

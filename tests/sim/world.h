@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <memory>
 #include <vector>
 
@@ -45,9 +47,9 @@ struct World {
                          .max_model_len = 40960,
                          .num_gpu_blocks = 50000,
                          .block_size = 16};
+  const char* scheduler = "vllm-v1";
   std::size_t replicas = 1;
   const char* router = "least-loaded";
-  const char* scheduler = "vllm-v1";
   std::int64_t concurrency = 0;
   bool itl = false;
   Slo slo;
@@ -123,7 +125,11 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   setup.observer = w.observer;
   setup.slo = w.slo;
   setup.per_request_itl = w.itl;
-  RunResult result = run_simulation(std::move(setup)).value();
+  auto run = run_simulation(std::move(setup));
+  if (!run.ok()) {
+    for (const Error& error : run.errors()) std::fprintf(stderr, "%s\n", error.message.c_str());
+  }
+  RunResult result = std::move(run).value();
   result.prices = executor.usage().prices;
   return result;
 }
@@ -175,6 +181,59 @@ inline RandomWorld random_world(std::uint64_t seed) {
       q.session = 1 + r.below(4);
     }
     out.requests.push_back(q);
+  }
+  return out;
+}
+
+// The same for SGLang: pools so small that requests are retracted, chunks, policies, pages.
+inline RandomWorld random_sglang_world(std::uint64_t seed) {
+  RandomWorld out = random_world(seed);
+  World& w = out.world;
+  RandomStream r(seed, RandomPurpose::property_test, 8);
+  const auto pick = [&](std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
+  };
+  w.scheduler = "sglang";
+  w.config.block_size = r.below(3) == 0 ? 16 : 1;
+  w.config.max_model_len = 4096;
+  w.config.max_num_seqs = pick(2, 48);
+  const bool small = r.below(2) == 0;
+  w.config.num_gpu_blocks = pick(4112, small ? 5000 : 12000) / w.config.block_size;
+  NamedOptions& o = w.config.options;
+  o = NamedOptions{};
+  const bool whole = r.below(5) == 0;
+  o.set("chunked_prefill_size", whole ? std::int64_t{-1} : 16 * pick(4, 200));
+  o.set("max_prefill_tokens", pick(256, 16384));
+  o.set("disable_radix_cache", r.below(5) == 0);
+  o.set("enable_mixed_chunk", r.below(4) == 0);
+  o.set("schedule_conservativeness", r.below(2) == 0 ? 1.0 : 0.02);
+  const auto choose = [&](const std::array<const char*, 4>& names) {
+    const std::uint64_t usual = r.below(2), other = r.below(4);
+    return std::string(names[usual == 0 ? 0 : other]);
+  };
+  const std::array<const char*, 4> policies{"fcfs", "lpm", "lof", "shortest-prefill-first"};
+  o.set("schedule_policy", choose(policies));
+  const std::array<const char*, 4> evictions{"lru", "lfu", "slru", "priority"};
+  o.set("radix_eviction_policy", choose(evictions));
+  const bool spaced = r.below(5) == 0;
+  o.set("prefill_decode_interval", spaced ? pick(1, 5) : 0);
+  if (r.below(6) == 0) o.set("prefill_max_requests", pick(1, 4));
+  const bool talkative = small && r.below(2) == 0;
+  if (talkative) o.set("schedule_conservativeness", 0.02);
+  for (TraceRequest& q : out.requests) {
+    if (talkative) {
+      q.prompt_tokens = std::min(q.prompt_tokens, 300);
+      q.hash_ids.resize(std::min(q.hash_ids.size(), static_cast<std::size_t>((q.prompt_tokens + 127) / 128)));
+      q.output_tokens += static_cast<std::int32_t>(r.below(600));
+      q.max_output_tokens = q.output_tokens;
+    }
+    // Most say EOS well before their limit, which is where admission bets too high and retraction comes from.
+    const auto room =
+        std::min<std::int64_t>(w.config.max_model_len - q.prompt_tokens, 1200) - q.output_tokens;
+    if (room > 0 && r.below(3) != 0) {
+      q.max_output_tokens =
+          q.output_tokens + static_cast<std::int32_t>(r.below(static_cast<std::uint64_t>(room)));
+    }
   }
   return out;
 }

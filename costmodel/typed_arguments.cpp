@@ -1,0 +1,195 @@
+// `engine_args` of an engine with typed arguments, and what follows from them: defaults by device, captured
+// sizes, the static fraction of memory.
+#include <algorithm>
+#include <cmath>
+
+#include "base/json.h"
+#include "costmodel/argument_resolver.h"
+#include "costmodel/hardware.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/model_spec.h"
+
+namespace orrery {
+
+namespace {
+
+class TypedResolver final : ArgumentResolver {
+ public:
+  TypedResolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
+                const ParallelPlan& plan, const Yaml& args, const Yaml& place)
+      : ArgumentResolver(engine, plan), profile_(*engine.typed), options_(engine.settings.options),
+        hardware_(hardware), model_(model), args_(args), place_(place) {}
+
+  void resolve() {
+    engine_.runner = engine_.engine;
+    options_ = profile_.constants;
+    apply_all(args_);
+    for (const TypedArgument& a : profile_.arguments) {
+      if (!options_.has(a.name)) set_default(a);
+    }
+    fill_settings();
+    build_graphs();
+    if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
+    engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
+  }
+
+ private:
+  const std::string& role(const char* name) const { return profile_.roles.at(name); }
+  std::int64_t integer(const char* name) const { return options_.integer(role(name)); }
+  bool flag(const char* name) const { return options_.flag(role(name)); }
+  bool given(const char* name) const { return options_.has(role(name)); }
+
+  void apply_effective(const std::string& name, const Yaml& value) override {
+    for (const TypedArgument& a : profile_.arguments) {
+      if (a.name == name) options_.set(name, read(a, value));
+    }
+  }
+
+  OptionValue read(const TypedArgument& a, const Yaml& value) const {
+    switch (a.type) {
+      case TypedArgument::Type::integer:
+        return value.integer(static_cast<std::int64_t>(a.least), static_cast<std::int64_t>(a.least),
+                             static_cast<std::int64_t>(a.most));
+      case TypedArgument::Type::number: return value.number(a.least, a.least, a.most);
+      case TypedArgument::Type::boolean: return value.boolean(false);
+      case TypedArgument::Type::choice: break;
+    }
+    return a.choices[value.choice(a.choices)];
+  }
+
+  void set_default(const TypedArgument& a) {
+    switch (a.fallback) {
+      case TypedArgument::Default::fixed: options_.set(a.name, a.value); break;
+      case TypedArgument::Default::by_model: options_.set(a.name, model_.max_positions); break;
+      case TypedArgument::Default::by_device: set_by_device(a.name); break;
+      case TypedArgument::Default::open: break;
+    }
+  }
+
+  Bytes driver_memory() const { return hardware_.memory_total.value + profile_.memory.driver_more.value; }
+
+  void set_by_device(const std::string& name) {
+    for (const TypedProfile::Device& device : profile_.devices) {
+      if (device.memory_below.value() > 0 && driver_memory() >= device.memory_below) continue;
+      const auto it = device.values.find(name);
+      if (it == device.values.end()) break;
+      const bool wide = plan_.tp >= profile_.wide_from_tp;
+      options_.set(name, wide ? it->second.back() : it->second.front());
+      return;
+    }
+    place_.fail("the engine profile has no default of " + name + " for this device");
+    options_.set(name, std::int64_t{1});
+  }
+
+  void fail(const char* at, const std::string& message) const {
+    const Yaml argument = args_.optional(role(at));
+    (argument.present() ? argument : place_).fail(message);
+  }
+
+  void fill_settings() {
+    SchedulerSettings& s = engine_.settings;
+    s.max_model_len = integer("context");
+    if (s.max_model_len > model_.max_positions) {
+      fail("context", "is longer than the model's " + std::to_string(model_.max_positions) + " positions");
+      s.max_model_len = model_.max_positions;
+    }
+    s.block_size = integer("page");
+    engine_.steps_in_flight = flag("one_step_in_flight") ? 1 : 2;
+    const StaticFraction& m = profile_.memory;
+    const std::int64_t chunk = integer("step_tokens");
+    if (chunk == 0) fail("step_tokens", "must be positive, or -1 for no chunks");
+    // For tables of prices: what a step may hold.
+    s.max_num_seqs =
+        given("sequences") ? integer("sequences") : static_cast<std::int64_t>(m.most_sequences.value);
+    s.max_num_batched_tokens =
+        std::max(s.max_num_seqs, chunk > 0 ? chunk : std::max(integer("prefill_tokens"), s.max_model_len));
+    s.enable_chunked_prefill = chunk > 0;
+  }
+
+  bool captured_here(const GraphSizes& sizes) const {
+    return sizes.vendors.empty() ||
+           std::find(sizes.vendors.begin(), sizes.vendors.end(), hardware_.vendor) != sizes.vendors.end();
+  }
+
+  void build_graphs() {
+    SchedulerSettings& s = engine_.settings;
+    s.graphs_by_phase = true;
+    s.widest_padding = profile_.widest_padding;
+    // A default limit gives way to fewer running requests; one that was asked for does not.
+    std::int64_t decode = integer("decode_graphs");
+    const bool asked = args_.present() && args_.optional(role("decode_graphs")).present();
+    if (!asked && given("sequences")) decode = std::min(decode, integer("sequences"));
+    options_.set(role("decode_graphs"), decode);
+    decode_limit_ = decode;
+    std::int64_t prefill = given("prefill_graphs") ? integer("prefill_graphs") : integer("step_tokens");
+    if (!given("prefill_graphs") && given("kv_tokens")) prefill = std::min(prefill, integer("kv_tokens"));
+    if (flag("no_graphs")) return;
+    if (!flag("no_decode_graphs") && captured_here(profile_.decode_graphs))
+      s.cudagraph_sizes = profile_.decode_graphs.up_to(decode);
+    if (!flag("no_prefill_graphs") && captured_here(profile_.prefill_graphs))
+      s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
+  }
+
+  // §5.1, in bytes.
+  double fraction() const {
+    const StaticFraction& m = profile_.memory;
+    const SchedulerSettings& s = engine_.settings;
+    const std::int64_t chunk = integer("step_tokens");
+    const double tokens =
+        std::max(static_cast<double>(chunk > 0 ? chunk : integer("prefill_tokens")), m.least_tokens.value);
+    double reserved = m.constant.value.value() + tokens * m.per_token.value.value() +
+                      static_cast<double>(plan_.gpus()) * m.per_gpu.value.value();
+    if (!s.cudagraph_sizes.empty())
+      reserved += static_cast<double>(decode_limit_) * m.per_decode_slot.value.value();
+    reserved += static_cast<double>(s.prefill_graph_sizes.size()) * m.per_prefill_graph.value.value();
+    const double total = driver_memory().value();
+    if (total > m.floor_above.value.value()) reserved = std::max(reserved, m.floor.value.value());
+    return std::round((total - reserved) / total * 1000) / 1000;
+  }
+
+  TypedProfile& profile_;
+  NamedOptions& options_;
+  const HardwareProfile& hardware_;
+  ModelSpec& model_;
+  const Yaml args_, place_;
+  std::int64_t decode_limit_ = 0;
+};
+
+}  // namespace
+
+void resolve_typed(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
+                   const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
+  TypedResolver(engine, hardware, model, plan, args, place).resolve();
+}
+
+// §5.2: what is free before loading, by the fraction, less the weights.
+void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
+  const TypedProfile& profile = *spec.engine.typed;
+  const StaticFraction& m = profile.memory;
+  const NamedOptions& options = spec.engine.settings.options;
+  const auto given = [&](const char* role) { return options.has(profile.roles.at(role)); };
+  const auto integer = [&](const char* role) { return options.integer(profile.roles.at(role)); };
+  const Bytes free_before = plan.total - m.before_load.value;
+  plan.residue = m.before_load.value;
+  plan.requested = free_before * options.number(profile.roles.at("static_fraction"));
+  plan.kv_available = plan.requested - plan.weights;
+  if (plan.kv_available.value() <= 0) return;
+  std::int64_t tokens =
+      static_cast<std::int64_t>(plan.kv_available.value() / plan.kv_bytes_per_token.value());
+  if (given("kv_tokens")) {
+    plan.blocks_overridden = integer("kv_tokens") < tokens;
+    tokens = std::min(tokens, integer("kv_tokens"));
+  }
+  plan.kv_blocks = tokens / plan.block_size;
+  const double by_context = m.sequences_per_context.value * static_cast<double>(plan.kv_tokens()) /
+                            static_cast<double>(spec.engine.settings.max_model_len);
+  const auto by_pool =
+      static_cast<std::int64_t>(static_cast<double>(plan.kv_tokens()) / m.tokens_per_sequence.value);
+  const std::int64_t wanted = given("sequences")
+                                  ? integer("sequences")
+                                  : static_cast<std::int64_t>(std::clamp(by_context, m.least_sequences.value,
+                                                                         m.most_sequences.value));
+  plan.max_sequences = std::max<std::int64_t>(1, std::min(wanted, by_pool));
+}
+
+}  // namespace orrery

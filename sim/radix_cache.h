@@ -1,0 +1,122 @@
+// The KV pool of one SGLang 0.5 instance: a radix tree of cached content over pages of tokens, and counts
+// (../shared/reference/sglang_0_5.md §4; facts from mem_cache/unified_cache/unified_tree_core.py and
+// components/full.py of 0.5.23).
+//
+// Every token of the pool is free, held by a sequence alone (`take`), or in the tree: protected while a
+// sequence has locked it or something below it, evictable otherwise. Addresses do not change what is batched,
+// so that a count of free tokens serves. The engine builds a heap of leaves for every eviction; here an
+// ordered set of the evictable ones is kept, which gives the same order.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "sim/kv_slab.h"
+#include "sim/token_names.h"
+
+namespace orrery {
+
+// arg_groups/choices.py; `tlru` needs a config of its own and is not modelled.
+enum class Eviction : std::uint8_t { lru, lfu, slru, priority };
+
+class RadixCache {
+ public:
+  struct Config {
+    std::int64_t tokens = 0;     // usable, a multiple of page_size
+    std::int32_t page_size = 1;  // tokens
+    bool prefix_sharing = true;  // off: nothing is ever in the tree
+    Eviction eviction = Eviction::lru;
+  };
+  using Node = kv::Id;
+  static constexpr Node root = 0;
+
+  struct Match {
+    std::int64_t tokens = 0;
+    Node node = root;  // where it ends
+  };
+  struct Insertion {
+    std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
+    std::int64_t counted = 0;  // hits count on nodes that end behind here
+    std::int64_t priority = 0;
+  };
+
+  explicit RadixCache(const Config& config);
+
+  // The longest cached prefix of the first `limit` tokens, in whole pages. Touches what it walks (the end is
+  // the newest) and splits a node where it ends.
+  Match match(const TokenRuns& content, std::int64_t limit);
+  // The sequence's first `length` tokens, floored to pages, become the tree's. Of those from `begin` on,
+  // which the sequence holds, the ones that are cached already are free again. Returns where the prefix ends.
+  Node insert(const TokenRuns& content, std::int64_t length, const Insertion& how);
+  void lock(Node node);  // the path from the root: it cannot be evicted
+  void unlock(Node node);
+
+  // Evicts whole leaves until `tokens` are free or nothing evictable remains; whether they are free.
+  bool make_room(std::int64_t tokens);
+  void take(std::int64_t tokens);       // free ones become a sequence's own
+  void give_back(std::int64_t tokens);  // and the reverse
+
+  const Config& config() const { return config_; }
+  std::int64_t page_floor(std::int64_t tokens) const {
+    return tokens / config_.page_size * config_.page_size;
+  }
+  std::int64_t page_ceil(std::int64_t tokens) const { return page_floor(tokens + config_.page_size - 1); }
+  std::int64_t available() const { return available_; }
+  std::int64_t evictable() const { return evictable_; }
+  std::int64_t protected_tokens() const { return protected_; }
+  std::int64_t held() const { return held_; }  // by sequences alone
+  std::int64_t allocated_in_total() const { return allocated_; }
+  std::int64_t evicted_in_total() const { return evicted_; }
+  std::size_t nodes() const { return nodes_.live() - 1; }  // without the root
+  std::int64_t size_of(Node node) const { return nodes_[node].end - nodes_[node].begin; }
+  void check_invariants() const;  // O(everything); for tests
+
+ private:
+  using EvictionKey = std::tuple<std::int64_t, std::int64_t, std::int64_t, Node>;  // smallest goes first
+  struct Record {
+    Node parent = root;
+    std::int64_t begin = 0, end = 0;  // token positions
+    TokenRuns key;                    // names of [begin, end)
+    std::uint64_t first_page = 0;
+    std::int32_t locks = 0, children = 0;
+    std::int64_t used = 0;  // logical time
+    std::int64_t hits = 0, priority = 0;
+    bool queued = false;       // in leaves_, under `place`
+    EvictionKey place{};
+  };
+  struct ChildKey {
+    Node parent;
+    std::uint64_t first_page;
+    friend bool operator==(const ChildKey&, const ChildKey&) = default;
+  };
+  struct ChildHash {
+    std::size_t operator()(const ChildKey& key) const {
+      return static_cast<std::size_t>(key.first_page ^ (std::uint64_t{key.parent} * 0x9E3779B97F4A7C15ull));
+    }
+  };
+
+  std::int64_t now() { return clock_++ << 20; }  // leaves room for the steps of one path below it
+  std::uint64_t page_name(const TokenRuns& content, std::size_t run, std::int64_t begin) const;
+  Node child(Node parent, const TokenRuns& content, std::size_t run, std::int64_t begin) const;
+  std::int64_t agreement(const Record& node, const TokenRuns& content, std::size_t run,
+                         std::int64_t limit) const;
+  Node split(Node node, std::int64_t place);
+  Node add_leaf(Node parent, const TokenRuns& content, std::size_t run, std::int64_t begin, std::int64_t end,
+                std::int64_t priority);
+  void requeue(Node node);
+  EvictionKey key_of(Node id) const;
+  std::int64_t evict_first();
+
+  Config config_;
+  kv::Slab<Record> nodes_;
+  std::unordered_map<ChildKey, Node, ChildHash> children_;  // looked up, never iterated
+  std::set<EvictionKey> leaves_;
+  std::int64_t available_ = 0, evictable_ = 0, protected_ = 0, held_ = 0;
+  std::int64_t allocated_ = 0, evicted_ = 0;
+  std::int64_t clock_ = 1;
+};
+
+}  // namespace orrery

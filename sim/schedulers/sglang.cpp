@@ -1,0 +1,259 @@
+// The loop: what one pass does, in the engine's order (§1.4, `Scheduler.get_next_batch_to_run`).
+#include "sim/schedulers/sglang.h"
+
+#include <algorithm>
+
+namespace orrery {
+
+namespace {
+
+constexpr auto ends_later = [](const auto& a, const auto& b) {
+  return a.decode != b.decode ? a.decode > b.decode : a.order > b.order;
+};
+
+}  // namespace
+
+SglangScheduler::SglangScheduler(const SglangConfig& config)
+    : config_(config), cache_(config.cache),
+      ratio_(config.init_new_token_ratio, config.schedule_conservativeness, config.min_new_token_ratio_factor,
+             config.new_token_ratio_decay_steps),
+      decodes_(config.cache.page_size), reserves_{OutputReserve(config.clip_max_new_tokens),
+                                                  OutputReserve(config.clip_max_new_tokens)} {
+  counters_.min_free_blocks = config.cache.tokens / config.cache.page_size;
+}
+
+// ---------------------------------------------------------------------------------------------------- queue
+
+// §1.5: refusals and limits (`TokenizerManager._validate_one_request`, `init_req_max_new_tokens`).
+SequenceId SglangScheduler::add(const Request& request) {
+  const std::int64_t prompt = request.prompt_tokens;
+  const std::int64_t longest = std::min(config_.context_length, config_.cache.tokens) - 1;
+  if (prompt >= longest - 5) return SequenceId::none();
+  if (prompt + request.max_output_tokens > config_.context_length) return SequenceId::none();
+  Slot slot;
+  if (free_slots_.empty()) {
+    slot = static_cast<Slot>(sequences_.size());
+    sequences_.emplace_back();
+  } else {
+    slot = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  Sequence& s = sequences_[slot];
+  const std::uint32_t epoch = s.epoch + 1;
+  s = Sequence{};
+  s.epoch = epoch;
+  s.request = request.id;
+  s.prompt = request.prompt_tokens;
+  s.ignore_eos = request.ignore_eos;
+  const std::int64_t room = std::min(
+      longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
+  s.max_output = static_cast<std::int32_t>(
+      std::max<std::int64_t>(1, std::min<std::int64_t>(request.max_output_tokens, room)));
+  s.content = name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
+  enqueue(slot);
+  ++live_;
+  return SequenceId(slot);
+}
+
+SchedulerView SglangScheduler::view() const {
+  const std::int64_t page = config_.cache.page_size;
+  return {.running = live_ - static_cast<std::int32_t>(waiting_.size()),
+          .waiting = static_cast<std::int32_t>(waiting_.size()),
+          .free_blocks = free_tokens() / page,
+          .usable_blocks = config_.cache.tokens / page};
+}
+
+KvUsage SglangScheduler::kv_usage() const {
+  const std::int64_t page = config_.cache.page_size;
+  return {.total_blocks = config_.cache.tokens / page,
+          .usable_blocks = config_.cache.tokens / page,
+          .allocated = cache_.allocated_in_total() / page};
+}
+
+// ----------------------------------------------------------------------------------------------------- pass
+
+const StepPlan& SglangScheduler::schedule() {
+  begin_plan();
+  if (out_of_memory_) return plan_;
+  Kind kind = run_pass();
+  // A pass without a batch is over at once: with no result to wait for, the next one follows.
+  for (bool aborted = !aborted_.empty();
+       kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
+    if (!deferred_ && !aborted) break;
+    aborted = false;
+    kind = run_pass();
+  }
+  return finish_plan(kind);
+}
+
+void SglangScheduler::begin_plan() {
+  chunks_.clear();
+  preempted_.clear();
+  preempted_for_.clear();
+  aborted_.clear();
+  admissions_.clear();
+  plan_ = StepPlan{};
+  plan_decodes_ = 0;
+  plan_context_ = plan_prefill_tokens_ = 0;
+}
+
+SglangScheduler::Kind SglangScheduler::run_pass() {
+  stash_chunk();
+  merge_last_batch();
+  if (running_shrank_) batch_is_full_ = false;
+  running_shrank_ = false;
+  retire_ended(decodes_launched_);
+  Kind kind = Kind::none;
+  if (!defer_prefill()) kind = prefill();
+  if (kind == Kind::none && running_count_ > 0 && !out_of_memory_) kind = decode();
+  if (kind == Kind::extend || kind == Kind::mixed) interval_left_ = config_.prefill_decode_interval;
+  return kind;
+}
+
+// §1.4 step 2: a chunk that is not the last goes into the tree now, although the device may still compute it.
+void SglangScheduler::stash_chunk() {
+  if (chunked_ == no_slot) return;
+  Sequence& s = sequences_[chunked_];
+  if (s.extend_end <= s.prefix) return;
+  checkpoint(chunked_, s.extend_end);
+  s.prefix = s.extend_end;
+}
+
+// §1.4 step 3: prompts of the last step join the running batch, whether their first token is known or not.
+void SglangScheduler::merge_last_batch() {
+  if (last_batch_had_chunk_) batch_is_full_ = false;  // the batch without it is smaller
+  last_batch_had_chunk_ = false;
+  bool was_empty = running_count_ == 0;
+  if (last_batch_mixed_) batch_is_full_ = false;  // it is the running batch from now on
+  last_batch_mixed_ = false;
+  for (const Entry& entry : last_batch_) {
+    if (!known(entry)) {
+      batch_is_full_ = false;  // finished in the meantime
+      continue;
+    }
+    if (was_empty) batch_is_full_ = false;  // the last batch becomes the running one, with a latch of its own
+    was_empty = false;
+    merge(entry.slot);
+  }
+  last_batch_.clear();
+}
+
+void SglangScheduler::merge(Slot slot) {
+  Sequence& s = sequences_[slot];
+  s.running = true;
+  ++running_count_;
+  const std::int64_t left = s.max_output - (s.outputs + 1);
+  if (left <= 0) {
+    s.state = State::ending;
+    ending_.push_back(slot);
+    ++ending_running_[s.ignore_eos ? 1 : 0];
+    return;
+  }
+  s.state = State::decoding;
+  s.base = s.input() - decodes_launched_;
+  s.last_decode = decodes_launched_ + left - 1;
+  decodes_.add(s.base);
+  reserves_[s.ignore_eos ? 1 : 0].add(s.last_decode);
+  ends_.push_back({.decode = s.last_decode, .order = s.order, .who = entry_of(slot)});
+  std::push_heap(ends_.begin(), ends_.end(), ends_later);
+  fresh_.push_back(entry_of(slot));
+}
+
+// Members whose last token was scheduled leave the decode set; they run on, in name, until a decode step
+// leaves them out (§1.2 "length finish") or their result is processed.
+void SglangScheduler::retire_ended(std::int64_t before_decode) {
+  while (!ends_.empty()) {
+    const End end = ends_.front();
+    const Sequence& s = sequences_[end.who.slot];
+    const bool stale = !known(end.who) || s.state != State::decoding;
+    if (!stale && end.decode >= before_decode) return;
+    std::pop_heap(ends_.begin(), ends_.end(), ends_later);
+    ends_.pop_back();
+    if (stale) continue;
+    leave_decode_set(end.who.slot);
+    sequences_[end.who.slot].state = State::ending;
+    ending_.push_back(end.who.slot);
+    ++ending_running_[s.ignore_eos ? 1 : 0];
+  }
+}
+
+// §2.8: after a prefill the next N passes decode only.
+bool SglangScheduler::defer_prefill() {
+  deferred_ = false;
+  if (interval_left_ == 0) return false;
+  if (running_count_ < config_.prefill_decode_interval_min_bs) {
+    interval_left_ = 0;
+    return false;
+  }
+  --interval_left_;
+  return deferred_ = true;
+}
+
+std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
+  if (s.state == State::ending) return s.max_output - 1;
+  const bool in_flight = decode_in_flight() || (!open_.empty() && s.prefill_step == next_step_ - 1);
+  return s.max_output - static_cast<std::int32_t>(s.last_decode - decodes_launched_ + 1) -
+         (in_flight ? 1 : 0);
+}
+
+// ---------------------------------------------------------------------------------------------------- the
+// plan
+
+const StepPlan& SglangScheduler::finish_plan(Kind kind) {
+  const std::int64_t free = free_tokens() / config_.cache.page_size;
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  plan_.prefill = chunks_;
+  plan_.preempted = preempted_;
+  plan_.preempted_for = preempted_for_;
+  plan_.preemption_drops_token = true;
+  plan_.aborted = aborted_;
+  plan_.decode_sequences = plan_decodes_;
+  plan_.decode_context_tokens = plan_context_;
+  plan_.prefill_tokens = plan_prefill_tokens_;
+  plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
+  plan_.waiting = static_cast<std::int32_t>(waiting_.size());
+  plan_.running = live_ - plan_.waiting;
+  plan_.free_blocks = free;
+  for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
+  digest_.add(static_cast<std::uint64_t>(aborted_.size()));
+  if (kind == Kind::none) return plan_;
+
+  plan_.stalls_decodes = kind == Kind::extend;
+  plan_.decode_irregular = static_cast<std::int32_t>(launching_.irregular.size());
+  for (const PrefillWork& chunk : chunks_) {
+    digest_.add(chunk.request.value() * 4 + 2);
+    digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^
+                static_cast<std::uint64_t>(chunk.context));
+  }
+  digest_plan(plan_decodes_, plan_context_, free);
+  open_.push_back(std::move(launching_));
+  launching_ = OpenStep{};
+  plan_.repeat = stretch_limit(kind);
+  ++next_step_;
+  return plan_;
+}
+
+void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, std::int64_t free) {
+  digest_.add((decodes << 48) ^ (context << 20) ^ free);
+}
+
+// How many decode steps like the one just composed may follow each other without a decision: no attempt to
+// prefill, the same members, room for all of them, and no result among the updates inside that says more than
+// "one token each".
+std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
+  constexpr std::int64_t longest = 256;
+  if (!config_.stretches || kind != Kind::decode || chunked_ != no_slot || interval_left_ > 0) return 1;
+  if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
+  if (!waiting_.empty() && !batch_is_full_) return 1;
+  if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;
+  for (const OpenStep& open : open_) {
+    if (!open.decodes || !open.prefilled.empty() || !open.irregular.empty()) return 1;
+  }
+  // Heap entries may be stale; a stale top only shortens the stretch.
+  const std::int64_t until_end = ends_.front().decode - (decodes_launched_ - 1) + 1;
+  const std::int64_t limit = std::min(longest, until_end);
+  if (limit <= 1) return 1;
+  return 1 + decodes_.steps_within(decodes_launched_, free_tokens() / config_.cache.page_size, limit - 1);
+}
+
+}  // namespace orrery

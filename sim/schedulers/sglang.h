@@ -1,0 +1,222 @@
+// SGLang's scheduler, version 0.5.23 (rules: ../shared/reference/sglang_0_5.md, cited as §… below).
+//
+// Prefill first: a step is a prefill batch whenever one can be composed, and the running requests stand still
+// meanwhile (§1.4). With the overlap loop, schedule() runs while the step before is on the device, so that
+// its tokens are not counted anywhere yet (§1.2).
+//
+// The running batch decodes all together or not at all. So its members are a DecodeSet of sums over a count
+// of *decode steps*, which a prefill step does not move; ends stand in a heap by decode step. A decode step
+// costs O(changes); only retraction walks the batch.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "base/digest.h"
+#include "sim/decode_set.h"
+#include "sim/schedulers/sglang_budget.h"
+#include "sim/schedulers/sglang_config.h"
+
+namespace orrery {
+
+class SglangScheduler final : public Scheduler {
+ public:
+  explicit SglangScheduler(const SglangConfig& config);
+
+  SequenceId add(const Request& request) override;
+  const StepPlan& schedule() override;
+  const std::vector<Admission>& admissions() const override { return admissions_; }
+  const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  void on_idle() override { ratio_.reset(); }  // §1.5
+  bool has_work() const override { return live_ > 0; }
+  StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
+  std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
+  SchedulerView view() const override;
+  const SchedulerCounters& counters() const override { return counters_; }
+  KvUsage kv_usage() const override;
+  std::uint64_t digest() const override { return digest_.value(); }
+
+  const RadixCache& cache() const { return cache_; }  // for tests
+  double new_token_ratio() const { return ratio_.now(); }
+  bool batch_is_full() const { return batch_is_full_; }
+
+ private:
+  using Slot = std::uint32_t;
+  static constexpr Slot no_slot = static_cast<Slot>(-1);
+
+  enum class State : std::uint8_t {
+    waiting,    // queued, holds nothing (fresh or retracted)
+    chunked,    // part of its prompt computed or being computed: at most one
+    prefilled,  // its prompt is in the last step; not in the running batch yet
+    decoding,   // running, in the decode set
+    ending,     // its last token is in flight; running until a decode step leaves it out
+  };
+
+  struct Sequence {
+    RequestId request;
+    std::int32_t prompt = 0;
+    std::int32_t max_output = 0;  // client's limit, cut (§1.5)
+    std::int32_t outputs = 0;     // known when it was queued last; decoding, they follow from last_decode
+    bool ignore_eos = false;
+    TokenRuns content;
+    std::int64_t prefix = 0, extend_end = 0;   // of its latest chunk: [prefix, extend_end)
+    std::int64_t in_tree = 0;                  // tokens that the tree owns (cache_protected_len)
+    std::int64_t inserted = 0;                 // of them, those it brought (cache_inserted_len)
+    RadixCache::Node node = RadixCache::root;  // locked
+    std::int64_t base = 0;                     // decoding: context before decode step k is base + k
+    std::int64_t last_decode = -1;             // decode step that samples its last token
+    std::int64_t prefill_step = -1;            // step that sampled its latest token after a prompt
+    std::int64_t order = 0;                    // place in its batch
+    std::int64_t queued = 0;                   // when it entered the queue, by count
+    std::uint32_t epoch = 0;                   // tells stale entries
+    State state = State::waiting;
+    bool locked = false;
+    bool running = false;                                                  // in the running batch
+    bool admitted = false;                                                 // was admitted before
+    std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
+  };
+
+  struct Entry {
+    Slot slot;
+    std::uint32_t epoch;
+  };
+  struct End {  // heap entry
+    std::int64_t decode;
+    std::int64_t order;
+    Entry who;
+  };
+  struct OpenStep {
+    bool decodes = true;  // ran the decode set
+    std::int32_t regular = 0;
+    std::vector<SequenceId> irregular;
+    std::vector<Entry> prefilled;  // prompts that end in this step, in batch order
+  };
+
+  // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
+  struct Adder {
+    double total_offset = 0;  // reserved of free and evictable tokens, futures of the running included
+    std::int64_t current_offset = 0;  // of them, what this batch allocates
+    std::int64_t rem_input = 0, rem_chunk = 0;
+    std::vector<Slot> batch;
+    Slot new_chunked = no_slot;
+    std::vector<std::pair<double, std::int64_t>> states;  // §2.5: tokens left, tokens occupied
+    bool has_states = false;
+  };
+  enum class Answer : std::uint8_t { go_on, no_token, other };
+  enum class Kind : std::uint8_t { none, extend, mixed, decode };
+
+  // sglang.cpp: one pass of the loop
+  Kind run_pass();
+  void begin_plan();
+  void stash_chunk();
+  void merge_last_batch();
+  void merge(Slot slot);
+  void retire_ended(std::int64_t before_decode);
+  bool defer_prefill();
+  const StepPlan& finish_plan(Kind kind);
+  std::int64_t stretch_limit(Kind kind) const;
+  void digest_plan(std::int64_t decodes, std::int64_t context, std::int64_t free);
+
+  // sglang_prefill.cpp
+  Kind prefill();
+  Adder make_adder();
+  double running_offset();
+  void continue_chunk(Adder& adder);
+  void admit_from_queue(Adder& adder);
+  Answer add_one(Adder& adder, Slot slot);
+  Answer add_fixed_length(Adder& adder, Slot slot);
+  bool outlasts(Adder& adder, Slot slot, std::int64_t cost);
+  void commit(Adder& adder, Slot slot, std::int64_t extend, bool chunked);
+  Answer budget_state(const Adder& adder) const;
+  void reserve(Adder& adder, std::int64_t extend, std::int64_t future);
+  double remaining_total(const Adder& adder) const;
+  std::int64_t remaining_current(const Adder& adder) const;
+  bool allocate_batch(const Adder& adder);
+  void launch_batch(const Adder& adder);
+  Kind mix_with_running();
+
+  // sglang_queue.cpp
+  void enqueue(Slot slot);
+  void order_queue();
+  void touch_waiting_prefixes();
+  void sort_by_prefix();
+  std::int64_t shorter_work_limit(const Adder& adder) const;
+
+  // sglang_decode.cpp
+  Kind decode();
+  bool leave_out_ending();
+  void retract();
+  std::vector<Slot> running_in_order() const;
+  void retract_one(Slot slot, std::size_t remaining);
+  void forget_token_in_flight(Slot slot);
+  void launch_decode();
+  void leave_decode_set(Slot slot);
+
+  // sglang_update.cpp
+  void extend_stretch(std::int64_t extra_steps);
+  void take_prefilled(const OpenStep& open, std::size_t update);
+  void take_ends(const StepOutcome& outcome, const OpenStep& open, std::size_t update);
+  void finish(Slot slot, std::int32_t outputs, std::size_t update);
+  void checkpoint(Slot slot, std::int64_t up_to);
+  void release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep);
+  void drop_slot(Slot slot);
+
+  // helpers
+  bool decode_in_flight() const { return !open_.empty() && open_.back().decodes; }
+  std::int64_t decodes_known() const { return decodes_launched_ - (decode_in_flight() ? 1 : 0); }
+  std::int32_t known_outputs(const Sequence& s) const;
+  std::int64_t context_of(const Sequence& s) const { return s.base + decodes_launched_; }
+  std::int64_t free_tokens() const { return cache_.available() + cache_.evictable(); }
+  std::int64_t decode_need() const {
+    return std::int64_t{decodes_.new_blocks(decodes_launched_)} * config_.cache.page_size;
+  }
+  bool known(const Entry& entry) const { return sequences_[entry.slot].epoch == entry.epoch; }
+  Entry entry_of(Slot slot) const { return {slot, sequences_[slot].epoch}; }
+
+  SglangConfig config_;
+  RadixCache cache_;
+  NewTokenRatio ratio_;
+  std::vector<Sequence> sequences_;
+  std::vector<Slot> free_slots_;
+  std::deque<Slot> waiting_;
+  std::int32_t live_ = 0;          // requests in any state
+  std::int64_t rows_held_ = 0;     // request rows taken
+  std::uint64_t next_serial_ = 0;  // names private content
+  std::int64_t next_queued_ = 0;
+  Slot chunked_ = no_slot;
+  std::vector<Entry> last_batch_;      // prompts that ended in the last step, if it was a prefill
+  bool last_batch_had_chunk_ = false;  // and a prompt that goes on
+  bool last_batch_mixed_ = false;      // and the running batch
+  std::int32_t running_count_ = 0;
+  bool batch_is_full_ = false;
+  bool running_shrank_ = false;  // since the last pass
+  bool out_of_memory_ = false;   // the engine would have stopped with an error
+  DecodeSet decodes_;
+  std::array<OutputReserve, 2> reserves_;  // by ignore_eos
+  std::array<std::int32_t, 2> ending_running_{};
+  std::vector<Slot> ending_;  // last token in flight
+  std::vector<End> ends_;     // min-heap by (decode, order)
+  std::vector<Entry> fresh_;  // merged since the last decode step: their next gap is their own
+  std::int64_t next_order_ = 0, front_order_ = 0;
+  std::int64_t decodes_launched_ = 0;
+  std::int64_t next_step_ = 0, updated_steps_ = 0;
+  bool deferred_ = false;            // the last pass did not try to prefill
+  std::int64_t interval_left_ = 0;   // §2.8 prefill_decode_interval
+  std::uint64_t refresh_calls_ = 0;  // §2.2
+  std::deque<OpenStep> open_;        // launched, result not processed
+
+  StepPlan plan_;
+  OpenStep launching_;
+  std::vector<PrefillWork> chunks_;
+  std::vector<SequenceId> preempted_, preempted_for_, aborted_;
+  std::vector<Admission> admissions_;
+  std::int32_t plan_decodes_ = 0;
+  std::int64_t plan_context_ = 0, plan_prefill_tokens_ = 0;
+  std::vector<std::pair<std::int64_t, Slot>> done_;
+  UpdateEffects effects_;
+  SchedulerCounters counters_;
+  Digest digest_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,79 @@
+#include "sim/schedulers/sglang_config.h"
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+namespace orrery {
+
+namespace {
+
+constexpr std::array policies{
+    std::pair<std::string_view, QueuePolicy>{"fcfs", QueuePolicy::fcfs},
+    std::pair<std::string_view, QueuePolicy>{"lpm", QueuePolicy::lpm},
+    std::pair<std::string_view, QueuePolicy>{"lof", QueuePolicy::lof},
+    std::pair<std::string_view, QueuePolicy>{"shortest-prefill-first", QueuePolicy::shortest_prefill_first},
+};
+constexpr std::array evictions{
+    std::pair<std::string_view, Eviction>{"lru", Eviction::lru},
+    std::pair<std::string_view, Eviction>{"lfu", Eviction::lfu},
+    std::pair<std::string_view, Eviction>{"slru", Eviction::slru},
+    std::pair<std::string_view, Eviction>{"priority", Eviction::priority},
+};
+
+template <class Table, class Value>
+void read_name(const NamedOptions& options, const char* name, const Table& table, Value& value) {
+  if (!options.has(name)) return;
+  for (const auto& [text, meaning] : table) {
+    if (text == options.text(name)) {
+      value = meaning;
+      return;
+    }
+  }
+  ORRERY_CHECK(false, "SGLang: a policy that the engine profile should have refused");
+}
+
+void read(const NamedOptions& options, const char* name, std::int64_t& value) {
+  if (options.has(name)) value = options.integer(name);
+}
+void read(const NamedOptions& options, const char* name, double& value) {
+  if (options.has(name)) value = options.number(name);
+}
+void read(const NamedOptions& options, const char* name, bool& value) {
+  if (options.has(name)) value = options.flag(name);
+}
+
+}  // namespace
+
+SglangConfig sglang_config(const SchedulerConfig& config) {
+  const NamedOptions& o = config.options;
+  SglangConfig c;
+  c.cache.tokens = config.num_gpu_blocks * config.block_size;
+  c.cache.page_size = config.block_size;
+  c.context_length = config.max_model_len;
+  c.max_running_requests = config.max_num_seqs;
+  c.overlap = config.steps_in_flight > 1;
+  c.stretches = config.stretches;
+  bool no_sharing = false;
+  read(o, "disable_radix_cache", no_sharing);
+  c.cache.prefix_sharing = !no_sharing;
+  read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
+  read_name(o, "schedule_policy", policies, c.schedule_policy);
+  read(o, "max_prefill_tokens", c.max_prefill_tokens);
+  read(o, "chunked_prefill_size", c.chunked_prefill_size);
+  read(o, "prefill_max_requests", c.prefill_max_requests);
+  read(o, "prefill_decode_interval", c.prefill_decode_interval);
+  read(o, "prefill_decode_interval_min_bs", c.prefill_decode_interval_min_bs);
+  read(o, "enable_mixed_chunk", c.enable_mixed_chunk);
+  read(o, "schedule_conservativeness", c.schedule_conservativeness);
+  read(o, "init_new_token_ratio", c.init_new_token_ratio);
+  read(o, "min_new_token_ratio_factor", c.min_new_token_ratio_factor);
+  read(o, "new_token_ratio_decay_steps", c.new_token_ratio_decay_steps);
+  read(o, "retract_decode_steps", c.retract_decode_steps);
+  read(o, "clip_max_new_tokens", c.clip_max_new_tokens);
+  // §2.2: cache-aware policies are fcfs without a cache.
+  if (no_sharing && c.schedule_policy != QueuePolicy::lof) c.schedule_policy = QueuePolicy::fcfs;
+  return c;
+}
+
+}  // namespace orrery

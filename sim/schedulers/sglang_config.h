@@ -1,0 +1,37 @@
+// Settings of SGLang's scheduler, by the engine's own names where it has one. Defaults are those of 0.5.23
+// on an H100 or H200; the engine profile gives the ones in force.
+#pragma once
+
+#include <cstdint>
+
+#include "sim/radix_cache.h"
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first };
+
+struct SglangConfig {
+  RadixCache::Config cache;  // max_total_num_tokens, page_size, disable_radix_cache, …
+  std::int64_t context_length = 40960;
+  std::int64_t max_running_requests = 2048;
+  std::int64_t max_prefill_tokens = 16384;
+  std::int64_t chunked_prefill_size = 8192;  // ≤ 0: no chunking
+  std::int64_t prefill_max_requests = 0;     // 0 = no limit
+  std::int64_t prefill_decode_interval = 0, prefill_decode_interval_min_bs = 0;
+  QueuePolicy schedule_policy = QueuePolicy::fcfs;
+  bool enable_mixed_chunk = false;
+  bool overlap = true;  // not disable_overlap_schedule
+  bool stretches = true;
+  // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
+  // SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS, SGLANG_RETRACT_DECODE_STEPS, SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
+  double init_new_token_ratio = 0.7, schedule_conservativeness = 1, min_new_token_ratio_factor = 0.14;
+  std::int64_t new_token_ratio_decay_steps = 600, retract_decode_steps = 20, clip_max_new_tokens = 4096;
+
+  bool chunking() const { return chunked_prefill_size > 0; }
+};
+
+// From what every engine has (blocks, steps in flight) and the options of this one.
+SglangConfig sglang_config(const SchedulerConfig& config);
+
+}  // namespace orrery

@@ -1,0 +1,181 @@
+// What results do to the books: tokens, ends, and what becomes of the KV (§1.2, §4; `process_batch_result_*`,
+// `checkpoint_into_tree`, `release_kv_cache`).
+#include <algorithm>
+
+#include "sim/schedulers/sglang.h"
+
+namespace orrery {
+
+const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
+  effects_.clear();
+  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
+               "outcomes come in step order");
+  if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
+  for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
+    const OpenStep open = std::move(open_.front());
+    open_.pop_front();
+    ++updated_steps_;
+    effects_.stalled.push_back(!open.decodes);
+    effects_.regular_decodes.push_back(open.regular);
+    for (const SequenceId id : open.irregular) effects_.irregular.push_back({.sequence = id, .update = i});
+    if (i + 1 == outcome.updates.size()) {
+      take_ends(outcome, open, i);
+    } else {
+      take_prefilled(open, i);
+    }
+  }
+  return effects_;
+}
+
+// The executor ran more steps of the offered stretch: what each of them would have decided.
+void SglangScheduler::extend_stretch(std::int64_t extra_steps) {
+  const std::int64_t page = config_.cache.page_size;
+  const std::int32_t members = decodes_.size();
+  std::int64_t free = 0;
+  for (std::int64_t i = 0; i < extra_steps; ++i) {
+    const std::int64_t need = decode_need();
+    cache_.make_room(need);
+    ratio_.decay();
+    if (page > 1) cache_.make_room(members * page);
+    cache_.take(need);
+    free = free_tokens() / page;
+    digest_.add(std::uint64_t{0});  // nobody was aborted
+    digest_plan(members, decodes_.context_sum(decodes_launched_), free);
+    ++decodes_launched_;
+    OpenStep open;
+    open.regular = members;
+    open_.push_back(std::move(open));
+  }
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  next_step_ += extra_steps;
+}
+
+// First tokens of prompts. Those that were retracted in the meantime lose theirs.
+void SglangScheduler::take_prefilled(const OpenStep& open, std::size_t update) {
+  for (const Entry& entry : open.prefilled) {
+    if (!known(entry)) continue;
+    const Sequence& s = sequences_[entry.slot];
+    effects_.first_tokens.push_back({.sequence = SequenceId(entry.slot),
+                                     .request = s.request,
+                                     .update = update,
+                                     .resumed = s.outputs > 0,
+                                     .apart = true});
+  }
+}
+
+// The batch in its order: who ends gives back its KV at once, who goes on leaves its prompt in the tree.
+void SglangScheduler::take_ends(const StepOutcome& outcome, const OpenStep& open, std::size_t update) {
+  take_prefilled(open, update);
+  const auto said_eos = [&](Slot slot) {
+    return std::find(outcome.eos.begin(), outcome.eos.end(), SequenceId(slot)) != outcome.eos.end();
+  };
+  done_.clear();
+  for (const Entry& entry : open.prefilled) {
+    if (known(entry)) done_.emplace_back(sequences_[entry.slot].order, entry.slot);
+  }
+  const std::size_t prompts = done_.size();
+  if (open.decodes) {
+    const std::int64_t last = decodes_launched_ - 1 - (decode_in_flight() ? 1 : 0);  // the updated one
+    retire_ended(last + 1);
+    for (const Slot slot : ending_) {
+      const Sequence& s = sequences_[slot];
+      if (s.last_decode == last && s.prefill_step != updated_steps_ - 1) done_.emplace_back(s.order, slot);
+    }
+    for (const SequenceId id : outcome.eos) {
+      const Sequence& s = sequences_[id.value()];
+      const bool decoding = s.state == State::decoding || (s.state == State::ending && s.last_decode > last);
+      if (decoding && s.prefill_step != updated_steps_ - 1) done_.emplace_back(s.order, id.value());
+    }
+    std::sort(done_.begin() + static_cast<std::ptrdiff_t>(prompts), done_.end());
+  }
+  for (std::size_t i = 0; i < done_.size(); ++i) {
+    const Slot slot = done_[i].second;
+    const Sequence& s = sequences_[slot];
+    if (i < prompts) {
+      const std::int32_t outputs = s.outputs + 1;
+      if (outputs >= s.max_output || said_eos(slot)) {
+        finish(slot, outputs, update);
+      } else {
+        checkpoint(slot, s.extend_end);
+      }
+      continue;
+    }
+    const std::int64_t ahead = s.last_decode - (decodes_launched_ - 1 - (decode_in_flight() ? 1 : 0));
+    finish(slot, s.max_output - static_cast<std::int32_t>(ahead), update);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------ ends
+
+void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update) {
+  Sequence& s = sequences_[slot];
+  std::int64_t allocated = s.input();
+  if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
+    const bool in_set = s.state == State::decoding;
+    allocated = in_set ? context_of(s) : s.base + s.last_decode + 1;
+    // An EOS is learned one step late: a row is wasted, and its KV is kept (§1.2, §4).
+    const bool wasted = decode_in_flight() && (in_set || s.last_decode == decodes_launched_ - 1);
+    if (wasted) {
+      OpenStep& open = open_.back();
+      if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular;
+    }
+    if (in_set) leave_decode_set(slot);
+  }
+  if (s.state == State::ending) {
+    std::erase(ending_, slot);
+    if (s.running) --ending_running_[s.ignore_eos ? 1 : 0];
+  }
+  if (s.running) {
+    --running_count_;
+    running_shrank_ = true;
+  }
+  release(slot, std::min(allocated, std::int64_t{s.prompt} + outputs), allocated, true);
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  effects_.finished.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  drop_slot(slot);
+}
+
+// Leaves the first `up_to` tokens to the tree and moves the lock to where they end.
+void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to) {
+  if (!config_.cache.prefix_sharing) return;
+  Sequence& s = sequences_[slot];
+  const std::int64_t kept = cache_.page_floor(up_to), prompt = cache_.page_floor(s.prompt);
+  const RadixCache::Node node =
+      cache_.insert(s.content, kept, {.begin = s.in_tree, .counted = s.inserted, .priority = 0});
+  s.inserted = std::max(s.inserted, kept);
+  // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
+  if (prompt > 0 && prompt < kept)
+    cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});
+  if (s.locked) cache_.unlock(s.node);
+  cache_.lock(node);
+  s.locked = true;
+  s.node = node;
+  s.in_tree = kept;
+}
+
+// `owned` tokens have KV that the tree may keep, `allocated` were given.
+void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep) {
+  Sequence& s = sequences_[slot];
+  if (keep) checkpoint(slot, owned);
+  cache_.give_back(cache_.page_ceil(allocated) - s.in_tree);
+  if (s.locked) cache_.unlock(s.node);
+  s.locked = false;
+  s.node = RadixCache::root;
+  s.in_tree = s.inserted = s.prefix = 0;
+  --rows_held_;
+}
+
+void SglangScheduler::drop_slot(Slot slot) {
+  Sequence& s = sequences_[slot];
+  ++s.epoch;
+  s.state = State::waiting;
+  s.running = false;
+  s.last_decode = -1;
+  s.content.clear();
+  free_slots_.push_back(slot);
+  --live_;
+}
+
+}  // namespace orrery

@@ -1,0 +1,131 @@
+// SGLang's profile as data: what its tables give (goldens of ../shared/reference/sglang_0_5.md §5), and what
+// becomes of each argument.
+#include "base/files.h"
+#include "catch.h"
+#include "costmodel/engine_profile.h"
+#include "costmodel/hardware.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/model_spec.h"
+#include "costmodel/padding.h"
+#include "costmodel/profile_folder.h"
+#include "costmodel/parallel_plan.h"
+
+using namespace orrery;
+
+namespace {
+
+struct Resolved {
+  InstanceSpec spec;
+  std::string error;
+};
+
+Resolved resolve(const std::string& args, const std::string& part = "h200", int tp = 1,
+                 const std::string& model = "qwen3-8b") {
+  Resolved r;
+  r.spec.hardware = load_hardware(part).value();
+  r.spec.model = load_model(model, "", "", "auto").value();
+  r.spec.engine = load_engine("sglang-0.5").value();
+  r.spec.plan.tp = tp;
+  YamlDocument document = YamlDocument::parse("engine_args: {" + args + "}", "s.yaml").value();
+  resolve_engine(r.spec.engine, r.spec.hardware, r.spec.model, r.spec.plan,
+                 document.root().optional("engine_args"), document.root());
+  if (!document.errors().empty()) r.error = document.errors()[0].key + ": " + document.errors()[0].message;
+  return r;
+}
+
+std::int64_t integer(const Resolved& r, const char* name) {
+  return r.spec.engine.settings.options.integer(name);
+}
+
+}  // namespace
+
+TEST_CASE("§5.1 golden: defaults by device and the static fraction") {
+  const Resolved h100 = resolve("", "h100"), h200 = resolve("", "h200");
+  CHECK(integer(h100, "chunked_prefill_size") == 8192);
+  CHECK(integer(h100, "cuda_graph_max_bs_decode") == 256);
+  CHECK(integer(resolve("", "h100", 4), "cuda_graph_max_bs_decode") == 512);
+  CHECK(h100.spec.engine.settings.prefill_graph_sizes.size() == 58);
+  CHECK(h100.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.830));
+  CHECK(h200.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.903));
+  const Resolved r9700 = resolve("", "r9700");
+  CHECK(integer(r9700, "chunked_prefill_size") == 4096);
+  CHECK(integer(r9700, "cuda_graph_max_bs_decode") == 48);
+  CHECK(r9700.spec.engine.settings.prefill_graph_sizes.empty());  // HIP: eager
+  const Resolved mi300x = resolve("", "mi300x");
+  CHECK(integer(mi300x, "chunked_prefill_size") == 16384);
+  CHECK(mi300x.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.866).margin(0.001));
+  CHECK(integer(resolve("max_running_requests: 100"), "cuda_graph_max_bs_decode") == 100);
+}
+
+TEST_CASE("§5.2 capacity: the fraction of what is free before loading, less the weights") {
+  const Resolved r = resolve("");
+  const MemoryPlan plan = plan_memory(r.spec).value();
+  const double free_before = plan.total.value() - plan.residue.value();
+  CHECK(plan.kv_tokens() ==
+        static_cast<std::int64_t>((free_before * 0.903 - plan.weights.value()) / (36 * 2 * 8 * 128 * 2)));
+  CHECK(plan.max_sequences == 4096);  // 512 · tokens ÷ 40960 is above
+  CHECK(plan_memory(resolve("max_running_requests: 77").spec).value().max_sequences == 77);
+  CHECK(plan_memory(resolve("max_total_tokens: 100").spec).value().kv_tokens() == 100);
+  CHECK(plan_memory(resolve("max_total_tokens: 100").spec).value().max_sequences == 50);
+  CHECK(plan_memory(resolve("max_total_tokens: 1000, page_size: 64").spec).value().kv_blocks == 15);
+}
+
+TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
+  const auto pad = [](const Resolved& r, std::int32_t decodes, std::int32_t prompt) {
+    const GraphPadding padding(r.spec.engine.settings);
+    const PrefillChunk chunk{prompt, 0};
+    StepShape shape;
+    shape.decode_sequences = decodes;
+    if (prompt > 0) shape.prefill = std::span(&chunk, 1);
+    const PaddedStep step = padding.pad(shape);
+    return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
+  };
+  const Resolved h100 = resolve("", "h100");
+  CHECK(pad(h100, 33, 0) == "full 40");
+  CHECK(pad(h100, 250, 0) == "full 256");
+  CHECK(pad(h100, 257, 0) == "none 257");
+  CHECK(pad(resolve("", "h100", 4), 257, 0) == "full 272");
+  CHECK(pad(h100, 0, 513) == "piecewise 576");
+  CHECK(pad(h100, 0, 1025) == "piecewise 1280");
+  CHECK(pad(h100, 0, 4097) == "piecewise 4608");
+  CHECK(pad(h100, 0, 8193) == "none 8193");
+  CHECK(pad(h100, 0, 1) == "none 1");  // bucket 4 is above twice the tokens
+  CHECK(pad(h100, 0, 2) == "piecewise 4");
+  CHECK(pad(h100, 7, 1) == "piecewise 8");  // mixed: never a decode graph
+  CHECK(pad(resolve("disable_cuda_graph: true", "h100"), 4, 0) == "none 4");
+  CHECK(pad(resolve("disable_prefill_cuda_graph: true", "h100"), 0, 64) == "none 64");
+  CHECK_FALSE(GraphPadding(h100.spec.engine.settings).single_token_is_decode());
+}
+
+TEST_CASE("every field of ServerArgs is effective, ignored, fixed, elsewhere or refused") {
+  // 543 fields in arg_groups/fields/*.py of the 0.5.23 wheel.
+  CHECK(load_engine("sglang-0.5").value().arguments.size() == 543);
+}
+
+TEST_CASE("what becomes of SGLang's arguments") {
+  const auto error = [](const char* args) { return resolve(args).error; };
+  CHECK(error("chunked_prefil_size: 5").find("did you mean \"chunked_prefill_size\"") != std::string::npos);
+  CHECK(error("max_num_seqs: 5").find("unknown argument of sglang 0.5.23") != std::string::npos);
+  CHECK(error("speculative_algorithm: EAGLE").find("speculative decoding is not modelled") !=
+        std::string::npos);
+  CHECK(error("enable_dp_attention: true").find("data-parallel attention") != std::string::npos);
+  CHECK(error("enable_hierarchical_cache: true").find("engine_args.enable_hierarchical_cache") == 0);
+  CHECK(error("enable_lora: true").find("LoRA") != std::string::npos);
+  CHECK(error("disaggregation_mode: prefill").find("disaggregation") != std::string::npos);
+  CHECK(error("schedule_policy: priority").find("expected one of") != std::string::npos);
+  CHECK(error("chunked_prefill_size: 0").find("must be positive") != std::string::npos);
+  CHECK(error("context_length: 50000").find("positions") != std::string::npos);
+  CHECK(error("tp_size: 2").find("deployment.parallel.tp") != std::string::npos);
+  CHECK(error("tp_size: 1, speculative_algorithm: null, enable_lora: false, log_level: debug").empty());
+  CHECK(resolve("log_level: debug").spec.engine.ignored_args == std::vector<std::string>{"log_level"});
+  CHECK(resolve("disable_overlap_schedule: true").spec.engine.steps_in_flight == 1);
+}
+
+TEST_CASE("a typed profile with a role that no argument has is an error") {
+  std::string text = read_text_file(profile_path("engine_profiles", "sglang-0.5")).value();
+  const std::string role = "page: page_size";
+  text.replace(text.find(role), role.size(), "page: pages_size");
+  const auto broken = parse_engine(text, "sglang.yaml");
+  REQUIRE_FALSE(broken.ok());
+  CHECK(broken.errors()[0].message.find("pages_size") != std::string::npos);
+}

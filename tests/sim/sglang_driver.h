@@ -1,0 +1,156 @@
+// Drives SGLang's scheduler pass by pass, without time: schedule and launch i, then the result of i − 1 (or
+// of i, without overlap). Each pass becomes a row of text that can be checked by hand:
+//   extend 0:5000@0 1:3192@0     prefill chunks, request:tokens@prefix
+//   decode 3 ctx 300             decodes and the sum of their contexts
+//   mixed 4:100@0 + 2 ctx 210    both
+//   none                         a pass without a launch
+// followed by "retract 2,1" and "abort 0" where it happened. What the results said is in `ended`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sim/schedulers/sglang.h"
+
+namespace orrery::sglang_test {
+
+inline SglangConfig config(std::int64_t tokens = 100000) {
+  SglangConfig c;
+  c.cache.tokens = tokens;
+  c.stretches = false;
+  return c;
+}
+
+class Driver {
+ public:
+  explicit Driver(const SglangConfig& c) : overlap_(c.overlap), scheduler(c) {}
+
+  struct Ask {
+    std::int32_t prompt = 0, max_output = 0;
+    std::vector<std::uint64_t> ids = {};
+    std::int32_t id_size = 16;
+    bool ignore_eos = false;
+    std::uint64_t stream = 0;
+  };
+  // False when refused.
+  bool add(const Ask& ask) {
+    Request r;
+    r.id = RequestId(next_++);
+    r.prompt_tokens = ask.prompt;
+    r.max_output_tokens = ask.max_output;
+    r.hash_ids = ask.ids;
+    r.hash_block_size = ask.id_size;
+    r.ignore_eos = ask.ignore_eos;
+    r.stream = ask.stream;
+    const SequenceId id = scheduler.add(r);
+    if (id.is_none()) return false;
+    if (id.value() >= request_of_.size()) request_of_.resize(id.value() + 1);
+    request_of_[id.value()] = r.id.value();
+    slot_of_.resize(next_);
+    slot_of_[r.id.value()] = id;
+    return true;
+  }
+
+  // The request says EOS with the result of the step that is launched next but `later` ones.
+  void say_eos(std::uint64_t request, std::int64_t later = 0) {
+    eos_.push_back({static_cast<std::int64_t>(scheduler.next_step().value()) + later, request});
+  }
+
+  std::string pass() {
+    const bool pending = scheduler.open_steps() > 0;
+    const StepPlan& plan = scheduler.schedule();
+    std::string row = describe(plan);
+    if (pending || (!overlap_ && plan.tokens() > 0)) result();
+    scheduler.cache().check_invariants();
+    return row;
+  }
+  std::vector<std::string> passes(int n) {
+    std::vector<std::string> rows;
+    for (int i = 0; i < n; ++i) rows.push_back(pass());
+    return rows;
+  }
+  // Up to and with the first row that has the word in it.
+  std::vector<std::string> until(const std::string& word, int at_most = 2000) {
+    std::vector<std::string> rows;
+    while (at_most-- > 0) {
+      rows.push_back(pass());
+      if (rows.back().find(word) != std::string::npos) break;
+    }
+    return rows;
+  }
+  // Until nothing is left; the number of passes.
+  int drain(int at_most = 100000) {
+    int n = 0;
+    for (; scheduler.has_work() && n < at_most; ++n) pass();
+    return n;
+  }
+
+  struct Ended {
+    std::uint64_t request;
+    std::int32_t outputs;
+    std::int64_t step;
+    friend bool operator==(const Ended&, const Ended&) = default;
+  };
+  std::vector<Ended> ended;
+  std::vector<std::uint64_t> aborted;
+  std::int64_t tokens = 0;      // delivered: first ones, regular and irregular ones
+  std::int32_t hit_tokens = 0;  // of the last admission
+
+ private:
+  void result() {
+    const auto step = static_cast<std::int64_t>(updated_++);
+    StepOutcome out;
+    out.first = StepId(static_cast<std::uint64_t>(step));
+    out.scheduled = 1;
+    const SimTime now(step);
+    out.updates = std::span(&now, 1);
+    std::vector<SequenceId> eos;
+    for (const auto& [at, request] : eos_) {
+      if (at == step) eos.push_back(slot_of_[request]);
+    }
+    out.eos = eos;
+    const UpdateEffects& effects = scheduler.on_outcome(out);
+    tokens += static_cast<std::int64_t>(effects.first_tokens.size() + effects.irregular.size());
+    tokens += effects.regular_decodes[0];
+    for (const Finished& f : effects.finished) ended.push_back({f.request.value(), f.output_tokens, step});
+  }
+
+  std::string describe(const StepPlan& plan) {
+    std::string row;
+    for (const PrefillWork& w : plan.prefill) {
+      row += ' ' + std::to_string(w.request.value()) + ':' + std::to_string(w.new_tokens) + '@' +
+             std::to_string(w.context);
+    }
+    for (const Admission& a : scheduler.admissions()) hit_tokens = a.cached_tokens;
+    const std::string decodes =
+        ' ' + std::to_string(plan.decode_sequences) + " ctx " + std::to_string(plan.decode_context_tokens);
+    if (plan.tokens() == 0) {
+      row = "none";
+    } else if (plan.prefill.empty()) {
+      row = "decode" + decodes;
+    } else if (plan.decode_sequences == 0) {
+      row = "extend" + row;
+    } else {
+      row = "mixed" + row + " +" + decodes;
+    }
+    const auto list = [&](const char* word, std::span<const SequenceId> ids) {
+      for (std::size_t i = 0; i < ids.size(); ++i)
+        row += (i == 0 ? std::string(" ") + word + ' ' : ",") + std::to_string(request_of_[ids[i].value()]);
+    };
+    list("retract", plan.preempted);
+    list("abort", plan.aborted);
+    for (const SequenceId id : plan.aborted) aborted.push_back(request_of_[id.value()]);
+    return row;
+  }
+
+  bool overlap_;
+  std::uint64_t next_ = 0, updated_ = 0;
+  std::vector<std::uint64_t> request_of_;  // by slot
+  std::vector<SequenceId> slot_of_;        // by request
+  std::vector<std::pair<std::int64_t, std::uint64_t>> eos_;
+
+ public:
+  SglangScheduler scheduler;
+};
+
+}  // namespace orrery::sglang_test

@@ -1,0 +1,64 @@
+// A scenario with `engine: sglang-0.5`, from the file to the digest.
+#include <map>
+
+#include "catch.h"
+#include "sim/costed/run.h"
+
+using namespace orrery;
+
+namespace {
+
+Scenario scenario(std::vector<std::string> more = {}) {
+  ScenarioOptions options;
+  options.overrides = {"deployment.engine=sglang-0.5", "workload.limit={requests: 300}",
+                       "workload.time_scale=4"};
+  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
+  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+}
+
+RunResult run(const Scenario& s, bool stretches = true) {
+  RunOptions options;
+  options.stretches = stretches;
+  return run_scenario(s, options).value();
+}
+
+}  // namespace
+
+TEST_CASE("a scenario with SGLang: the same digest twice, and with stretches off") {
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{},
+        {"deployment.engine_args={max_total_tokens: 12000, context_length: 8000, schedule_conservativeness: "
+         "0.1, "
+         "max_running_requests: 64, page_size: 16}"},
+        {"deployment.engine_args={enable_mixed_chunk: true, chunked_prefill_size: 512}"},
+        {"deployment.engine_args={disable_overlap_schedule: true, disable_radix_cache: true}"}}) {
+    const Scenario s = scenario(more);
+    const RunResult a = run(s), b = run(s), single = run(s, false);
+    CHECK(a.completed > 200);
+    CHECK(a.digest == b.digest);
+    CHECK(a.digest == single.digest);
+    CHECK(a.stretches > 0);
+    CHECK(single.stretches == 0);
+  }
+}
+
+TEST_CASE("engine_args reach the scheduler") {
+  const std::uint64_t usual = run(scenario()).digest;
+  for (const char* args :
+       {"chunked_prefill_size: 300", "max_running_requests: 2", "enable_mixed_chunk: true",
+        "disable_overlap_schedule: true", "disable_cuda_graph: true", "prefill_decode_interval: 8",
+        "max_total_tokens: 5000", "schedule_policy: lof", "page_size: 64"}) {
+    CAPTURE(args);
+    CHECK(run(scenario({"deployment.engine_args={" + std::string(args) + "}"})).digest != usual);
+  }
+}
+
+TEST_CASE("the resolved scenario shows the engine's own names and loads again") {
+  const std::string text = scenario().resolved_yaml();
+  for (const char* line :
+       {"chunked_prefill_size: 8192", "mem_fraction_static: 0.903", "schedule_policy: fcfs",
+        "captured_decode_sizes: 36", "captured_prefill_sizes: 58", "max_sequences: 4096"}) {
+    CAPTURE(line);
+    CHECK(text.find(line) != std::string::npos);
+  }
+}
