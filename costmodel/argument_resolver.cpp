@@ -21,7 +21,23 @@ bool is_off(const Yaml& value) {
 
 void ArgumentResolver::apply_all(const Yaml& args) {
   if (!args.present()) return;
-  for (const auto& [name, value] : args.entries()) apply(name, value);
+  apply_map(args, "");
+}
+
+// An argument that the profile lists by the names inside it ("kv_cache_config.dtype") is a map of those.
+void ArgumentResolver::apply_map(const Yaml& map, const std::string& prefix) {
+  for (const auto& [key, value] : map.entries()) {
+    const std::string name = prefix + key;
+    if (is_group(name) && value.is_map())
+      apply_map(value, name + ".");
+    else
+      apply(name, value);
+  }
+}
+
+bool ArgumentResolver::is_group(const std::string& name) const {
+  return std::any_of(engine_.arguments.begin(), engine_.arguments.end(),
+                     [&](const EngineArgument& a) { return a.name.starts_with(name + "."); });
 }
 
 void ArgumentResolver::apply(const std::string& name, const Yaml& value) {
@@ -32,12 +48,20 @@ void ArgumentResolver::apply(const std::string& name, const Yaml& value) {
     if (a.name == name) argument = &a;
   }
   const std::string version = engine_.engine + " " + engine_.version;
+  if (argument == nullptr && is_group(name)) {
+    accept_all(value);
+    value.fail("expected a map of its settings");
+    return;
+  }
   if (argument == nullptr) {
     accept_all(value);
     value.fail("unknown argument of " + version + did_you_mean(name, names) +
                "; names are those of the engine's Python API");
     return;
   }
+  // null turns a group off, where the engine's file says so.
+  if (value.is_null() && is_group(name) && argument->effect == ArgumentEffect::effective)
+    return apply_effective(name, value);
   if (value.is_null() || (argument->effect == ArgumentEffect::ignored)) {
     accept_all(value);
     engine_.ignored_args.push_back(name);

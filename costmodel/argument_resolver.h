@@ -23,7 +23,9 @@ class ArgumentResolver {
   const ParallelPlan& plan_;
 
  private:
+  void apply_map(const Yaml& map, const std::string& prefix);
   void apply(const std::string& name, const Yaml& value);
+  bool is_group(const std::string& name) const;
   void apply_elsewhere(const EngineArgument& argument, const Yaml& value);
 };
 

@@ -1,5 +1,5 @@
-// `engine_args` of a scenario: which change the prediction, which do not, which cannot be modelled; and the
-// defaults that follow from them (vLLM 0.24: `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
+// What vLLM's effective `engine_args` mean, and the defaults that follow from them (vLLM 0.24:
+// `arg_utils.py`, `config/vllm.py::_set_cudagraph_sizes`).
 #include <algorithm>
 
 #include "costmodel/argument_resolver.h"
@@ -8,6 +8,7 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/tensorrt_llm_profile.h"
 #include "costmodel/typed_profile.h"
 
 namespace orrery {
@@ -232,6 +233,8 @@ class Resolver final : ArgumentResolver {
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
   if (engine.typed) return resolve_typed(engine, hardware, model, plan, args, place);
+  if (engine.engine == "tensorrt-llm")
+    return resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
   Resolver(engine, hardware, model, plan, args, place).resolve();
 }
 

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/tensorrt_llm_profile.h"
 
 namespace orrery {
 
@@ -146,6 +147,9 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
     e.typed = read_typed_profile(root);
     e.single_process_per_gpu = root.require("single_process_per_gpu").boolean(false);
     e.single_process_at_one_gpu = true;
+  } else if (e.engine == "tensorrt-llm") {
+    e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
+    read_tensorrt_llm(root, e);
   } else {
     e.single_process_at_one_gpu = root.require("single_process_at_one_gpu").boolean(true);
     read_defaults(root.require("defaults"), e);

@@ -15,7 +15,19 @@
 
 namespace orrery {
 
-// Scheduler settings after defaults, hardware rules and engine_args. Names are the engine's own.
+// Settings that only TensorRT-LLM has, by its names.
+struct TensorRtLlmSettings {
+  double free_gpu_memory_fraction = 0.9;  // kv_cache_config.*
+  std::int64_t max_tokens = 0;            // 0 = as many as fit
+  std::int64_t max_gpu_total_bytes = 0;   // 0 = no limit
+  bool enable_partial_reuse = true, copy_on_partial_reuse = true;
+  bool max_utilization = false;  // scheduler_config.capacity_scheduler_policy
+  bool equal_progress = false;   // scheduler_config.context_chunking_policy
+  bool store_at_first_chunk = true;
+};
+
+// Scheduler settings after defaults, hardware rules and engine_args. Names are vLLM's; what another engine
+// calls otherwise but means the same stands here too (max_num_tokens is max_num_batched_tokens, and so on).
 struct SchedulerSettings {
   std::int64_t max_num_batched_tokens = 8192;
   std::int64_t max_num_seqs = 1024;
@@ -37,7 +49,9 @@ struct SchedulerSettings {
   bool graphs_by_phase = false;
   std::vector<std::int64_t> prefill_graph_sizes;
   double widest_padding = 0;
-  NamedOptions options;  // of this engine alone, resolved, by its own names
+  NamedOptions options;      // of this engine alone, resolved, by its own names
+  bool pad_to_graph = true;  // false: only a step of exactly a captured size runs in a graph
+  TensorRtLlmSettings tensorrt_llm = {};
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).
@@ -76,6 +90,14 @@ struct GraphRule {
   std::int64_t per_sequence = 2, maximum = 512;
 };
 
+// TensorRT-LLM's: `exact` without padding, `padded` with it, then powers of two from `powers_from` below
+// max_batch_size, and that.
+struct BatchSizeRule {
+  std::vector<std::int64_t> exact, padded;
+  std::int64_t powers_from = 256, max_batch_size = 128;
+  bool enable_padding = false;
+};
+
 enum class ArgumentEffect : std::uint8_t { effective, ignored, fixed, elsewhere, refused };
 // An argument of the engine, by its Python name.
 struct EngineArgument {
@@ -107,6 +129,7 @@ struct EngineProfile {
   std::string description;
   std::vector<DeviceDefaults> device_defaults;  // most memory first
   GraphRule graph_rule;
+  BatchSizeRule batch_size_rule;
   // Bytes per logit (row × vocabulary entry) that live at once when the sampler is profiled; bytes that the
   // engine subtracts per captured graph (0 = it does not).
   Figure<double> logit_bytes_v1, logit_bytes_v2;

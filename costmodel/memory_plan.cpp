@@ -49,6 +49,8 @@ Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
   return total;
 }
 
+bool is_tensorrt_llm(const InstanceSpec& spec) { return spec.engine.engine == "tensorrt-llm"; }
+
 // The most that lives at once while one dummy step of max_num_batched_tokens runs, and then the sampler on a
 // row per request (`profile_run`, `_dummy_sampler_run`): the widest part of a layer with the hidden states
 // and the residual, or the hidden states with the logits in the types that the runner's sampler holds.
@@ -57,7 +59,12 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double tp = spec.plan.tp, width = bytes_per_element(m.activation_dtype);
   const SchedulerSettings& s = spec.engine.settings;
   const double tokens = static_cast<double>(s.max_num_batched_tokens);
-  const double rows = static_cast<double>(std::min(s.max_num_seqs, s.max_num_batched_tokens));
+  // vLLM samples a row per request; TensorRT-LLM's estimation run holds whole prompts, so few rows have
+  // logits.
+  const std::int64_t prompts =
+      (s.max_num_batched_tokens + s.max_model_len - 2) / std::max<std::int64_t>(1, s.max_model_len - 1);
+  const double rows = static_cast<double>(
+      is_tensorrt_llm(spec) ? prompts : std::min(s.max_num_seqs, s.max_num_batched_tokens));
   const double stream = 2 * static_cast<double>(m.hidden);
   const double kv_heads = static_cast<double>(std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
   const double heads = static_cast<double>(m.heads) / tp;
@@ -86,8 +93,8 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   const Figure<Bytes>& each =
       spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
   if (spec.hardware.vendor == "amd") return Bytes(0);
-  const double graphs = 2.0 * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());  // full and
-                                                                                                 // piecewise
+  const double kinds = is_tensorrt_llm(spec) ? 1 : 2;  // vLLM: full and piecewise
+  const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
   return each.value * graphs;
 }
 
@@ -128,21 +135,45 @@ Error weights_too_large(const InstanceSpec& spec, const MemoryPlan& plan) {
 }
 
 Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const bool trt = is_tensorrt_llm(spec);
+  const std::string limit = trt ? "max_seq_len" : "max_model_len";
   const std::int64_t length = spec.engine.settings.max_model_len;
   const std::int64_t needed = (length + plan.block_size - 1) / plan.block_size;
   const std::int64_t fits = std::max<std::int64_t>(0, plan.kv_tokens());
-  std::string message = "the KV cache cannot hold one sequence of max_model_len " + std::to_string(length) +
+  std::string message = "the KV cache cannot hold one sequence of " + limit + " " + std::to_string(length) +
                         ": that takes " + std::to_string(needed) + " blocks (" +
                         gib(plan.kv_bytes_per_token * static_cast<double>(needed * plan.block_size)) +
                         "), and there are " + std::to_string(plan.kv_blocks) + " (" +
                         gib(plan.kv_bytes_per_token * static_cast<double>(fits)) + ")";
-  if (fits > 0) message += "; engine_args.max_model_len: " + std::to_string(fits) + " would fit";
+  if (fits > 0) message += "; engine_args." + limit + ": " + std::to_string(fits) + " would fit";
   if (plan.blocks_overridden)
-    message += ", or a larger num_gpu_blocks_override";
+    message +=
+        std::string(", or a larger ") + (trt ? "kv_cache_config.max_tokens" : "num_gpu_blocks_override");
   else
     message +=
         std::string(fits > 0 ? ", or " : "; ") + "a larger parallel.tp, kv_cache_dtype: fp8, or quantization";
   return infeasible(message);
+}
+
+// §4.6 of ../shared/reference/tensorrt_llm_1_2.md: a fraction of what an estimation run with graphs leaves.
+// It reckons a token's bytes with head width × KV heads ÷ tp even where heads are replicated; then a second
+// line, the same fraction of what is free when the real cache is built, in true bytes, is what binds.
+std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, double token_bytes) {
+  const TensorRtLlmSettings& t = spec.engine.settings.tensorrt_llm;
+  const ModelSpec& m = spec.model;
+  const double shared =
+      static_cast<double>(m.head_dim * m.kv_heads / spec.plan.tp) /
+      static_cast<double>(m.head_dim * std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
+  const double built = plan.total.value() - plan.weights.value() - plan.residue.value();
+  double tokens = std::floor(plan.kv_available.value() / (token_bytes * shared));
+  tokens = std::min(tokens, std::floor(t.free_gpu_memory_fraction * built / token_bytes));
+  if (t.max_gpu_total_bytes > 0)
+    tokens = std::min(tokens, std::floor(static_cast<double>(t.max_gpu_total_bytes) / token_bytes));
+  if (t.max_tokens > 0 && static_cast<double>(t.max_tokens) <= tokens) {
+    tokens = static_cast<double>(t.max_tokens);
+    plan.blocks_overridden = true;
+  }
+  return (static_cast<std::int64_t>(tokens) + plan.block_size - 1) / plan.block_size;
 }
 
 }  // namespace
@@ -165,6 +196,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.graphs = graph_bytes(spec);
   plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
+  if (is_tensorrt_llm(spec)) plan.kv_available = plan.kv_available * s.tensorrt_llm.free_gpu_memory_fraction;
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
 
   const Bytes cache =
@@ -172,6 +204,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   const double page =
       plan.kv_bytes_per_token.value() / static_cast<double>(m.layers) * static_cast<double>(plan.block_size);
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / m.layers;
+  if (is_tensorrt_llm(spec))
+    plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {
     plan.kv_blocks = s.num_gpu_blocks_override;
     plan.blocks_overridden = true;

@@ -14,15 +14,16 @@ namespace orrery {
 struct MemoryPlan {
   // bytes of one GPU (the fullest rank)
   Bytes total;      // what the framework sees
-  Bytes requested;  // total × gpu_memory_utilization, rounded up
+  Bytes requested;  // total × gpu_memory_utilization, rounded up (TensorRT-LLM: all of it)
   Bytes weights;
-  Bytes activation_peak;     // torch peak of one dummy step of max_num_batched_tokens
-  Bytes graphs;              // what the engine subtracts for captured graphs (V2 runner: 0)
-  Bytes residue;             // framework, workspaces
-  Bytes kv_available;        // requested − the above; may be negative, then nothing fits
+  Bytes activation_peak;  // torch peak of one dummy step of max_num_batched_tokens
+  Bytes graphs;           // what the engine subtracts for captured graphs (V2 runner: 0)
+  Bytes residue;          // framework, workspaces
+  Bytes kv_available;     // requested − the above; may be negative, then nothing fits (TensorRT-LLM: × its
+                          // free_gpu_memory_fraction)
   Bytes kv_bytes_per_token;  // all layers of this rank
   std::int64_t block_size = 0;
-  std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (includes the null block)
+  std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (vLLM: with the null block)
   bool blocks_overridden = false;
   std::int64_t max_sequences = 0;  // running requests that follow from the pool (SGLang); 0 = the settings'
   std::int64_t kv_tokens() const { return kv_blocks * block_size; }

@@ -22,7 +22,7 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 }
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
-    : by_phase_(settings.graphs_by_phase), widest_(settings.widest_padding) {
+    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph), widest_(settings.widest_padding) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
   prefill_.fill(settings.prefill_graph_sizes);
@@ -36,7 +36,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
   step.real_tokens = step.tokens = tokens;
   const bool prefill = by_phase_ && !shape.prefill.empty();
   const std::int64_t size = (prefill ? prefill_ : all_).above(tokens);
-  if (size == 0) return step;
+  if (size == 0 || (!pads_ && size != tokens)) return step;
   if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
   step.tokens = size;
   step.mode = tokens == step.sequences && !prefill ? GraphMode::full : GraphMode::piecewise;

@@ -26,6 +26,7 @@ struct PaddedStep {
 // tokens, eager launches. By phase (SGLang, ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in
 // the step and a decode size holds it. PIECEWISE: a prompt in it, and a prefill size holds it that is not too
 // much wider.
+// An engine that does not pad runs every number of sequences without a graph of its own eagerly.
 class GraphPadding {
  public:
   explicit GraphPadding(const SchedulerSettings& settings);
@@ -44,7 +45,7 @@ class GraphPadding {
     }
   };
   Sizes all_, prefill_;  // by phase, all_ are those of decodes
-  bool by_phase_ = false;
+  bool by_phase_ = false, pads_ = true;
   double widest_ = 0;
 };
 

@@ -182,7 +182,8 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
   if (r.rejected > 0)
-    out += ", " + human_count(static_cast<double>(r.rejected)) + " rejected (prompt not below max_model_len)";
+    out += ", " + human_count(static_cast<double>(r.rejected)) +
+           " rejected (the engine does not take so long a prompt)";
   out += " in " + human_seconds(span) + (r.saturated ? "; SATURATED: the queue grew through the run" : "") +
          "\n";
   out += "throughput  " + format_fixed(per_second(r.completed, span), 2) + " requests/s, " +

@@ -45,7 +45,7 @@ bool Instance::add(const Request& request, SimTime now) {
     record.prompt_tokens = request.prompt_tokens;
     record.instance = wiring_.id;
     record.status = RequestStatus::rejected;
-    times_.add(request.id.value());
+    rejected_.push_back(request.id);
     wiring_.collector->finished(record, now);
     observe_request(RequestEvent::Kind::rejected, request.id, now, 0, 0, 0);
     return false;
@@ -348,6 +348,7 @@ void Instance::trim_gap_log() {
 std::uint64_t Instance::digest() const {
   Digest d = times_;
   d.add(scheduler_->digest());
+  for (const RequestId id : rejected_) d.add(id.value());
   return d.value();
 }
 

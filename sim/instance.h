@@ -82,6 +82,7 @@ class Instance {
   std::int64_t last_update_step_ = -1;
   std::uint64_t stretches_ = 0;
   Digest times_;  // when every step's update ended
+  std::vector<RequestId> rejected_;  // apart: a stretch reports its updates after what arrived inside it
   // Gaps between consecutive updates by step, for per-request ITL; −1 = the step stalled the decodes.
   std::vector<std::int64_t> gaps_;
   std::int64_t gaps_base_ = 0;

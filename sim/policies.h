@@ -15,6 +15,7 @@ std::unique_ptr<Router> make_round_robin();
 std::unique_ptr<Router> make_least_loaded();
 std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config);
 std::unique_ptr<Scheduler> make_sglang(const SchedulerConfig& config);
+std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config);
 
 struct SchedulerPolicy {
   const char* name;
@@ -36,6 +37,10 @@ inline constexpr std::array scheduler_policies = {
         "sglang",
         "SGLang as of 0.5.23: prefill first, reserved futures, radix tree, retraction, overlap loop",
         make_sglang},
+    SchedulerPolicy{
+        "tensorrt-llm",
+        "TensorRT-LLM 1.2, PyExecutor: capacity scheduler (no evict or max utilization), then micro-batches",
+        make_tensorrt_llm},
 };
 
 // Null for an unknown name.

@@ -12,6 +12,14 @@
 
 namespace orrery {
 
+// What only TensorRT-LLM's scheduler reads.
+struct TensorRtLlmRules {
+  bool max_utilization = false;  // capacity_scheduler_policy; false: GUARANTEED_NO_EVICT
+  bool equal_progress = false;   // context_chunking_policy; false: FIRST_COME_FIRST_SERVED
+  bool partial_reuse = true, copy_on_partial_reuse = true;
+  bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -27,6 +35,7 @@ struct SchedulerConfig {
   std::int32_t steps_in_flight = 2;
   NamedOptions options = {};  // of this engine alone, by its own names
   bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
+  TensorRtLlmRules tensorrt_llm = {};
 };
 
 struct FirstToken {
@@ -88,7 +97,7 @@ struct KvUsage {
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
-  // A slot for the request; none() when the engine refuses it (prompt not below max_model_len).
+  // A slot for the request; none() when the engine refuses it (the prompt is too long for it).
   virtual SequenceId add(const Request& request) = 0;
   // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until
   // the next call of any non-const member.

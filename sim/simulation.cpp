@@ -120,7 +120,7 @@ class Loop {
                           std::to_string(v.waiting) +
                           " waiting requests, nothing runs, and the first one does not fit into its " +
                           std::to_string(v.usable_blocks) +
-                          " KV blocks; give it more KV memory or a smaller max_model_len");
+                          " KV blocks; give it more KV memory or let it take shorter sequences only");
   }
 
   Result<RunResult> result() {

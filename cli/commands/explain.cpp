@@ -34,7 +34,7 @@ std::string detail_of(const RequestEvent& e) {
   const std::string queue = std::to_string(e.running) + " running, " + std::to_string(e.waiting) + " waiting";
   switch (e.kind) {
     case Kind::arrived: return "at instance " + std::to_string(e.instance.value()) + "; " + queue;
-    case Kind::rejected: return "the prompt is not below max_model_len";
+    case Kind::rejected: return "the engine does not take so long a prompt";
     case Kind::admitted:
     case Kind::resumed:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) +

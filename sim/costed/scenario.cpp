@@ -190,7 +190,12 @@ SchedulerConfig Scenario::scheduler_config() const {
           .watermark = s.watermark,
           .steps_in_flight = pool.instance.engine.steps_in_flight,
           .options = s.options,
-          .stretches = true};
+          .stretches = true,
+          .tensorrt_llm = {.max_utilization = s.tensorrt_llm.max_utilization,
+                           .equal_progress = s.tensorrt_llm.equal_progress,
+                           .partial_reuse = s.tensorrt_llm.enable_partial_reuse,
+                           .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
+                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk}};
 }
 
 namespace {
@@ -204,6 +209,27 @@ void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
     value = figure.value.value();
   out += std::string("      ") + name + ": {value: " + format_number(value) +
          ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
+}
+
+// TensorRT-LLM's arguments as used, nested as it nests them.
+void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
+  const TensorRtLlmSettings& t = s.tensorrt_llm;
+  const auto number = [](std::int64_t v) { return std::to_string(v); };
+  const auto flag = [](bool v) { return std::string(v ? "true" : "false"); };
+  out += "  engine_args:\n    max_num_tokens: " + number(s.max_num_batched_tokens) +
+         "\n    max_batch_size: " + number(s.max_num_seqs) + "\n    max_seq_len: " + number(s.max_model_len) +
+         "\n    enable_chunked_prefill: " + flag(s.enable_chunked_prefill) +
+         "\n    disable_overlap_scheduler: " + flag(!s.async_scheduling) +
+         "\n    kv_cache_config: {free_gpu_memory_fraction: " + format_number(t.free_gpu_memory_fraction) +
+         ", tokens_per_block: " + number(s.block_size) +
+         ", enable_block_reuse: " + flag(s.enable_prefix_caching) +
+         ", enable_partial_reuse: " + flag(t.enable_partial_reuse) +
+         ", copy_on_partial_reuse: " + flag(t.copy_on_partial_reuse) +
+         "}\n    scheduler_config: {capacity_scheduler_policy: " +
+         (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
+         ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
+         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) +
+         ", max_batch_size: " + number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back()) + "}\n";
 }
 
 std::string option_text(const OptionValue& value) {
@@ -221,6 +247,12 @@ void write_settings(std::string& out, const EngineProfile& engine) {
   const auto flag = [&](const char* name, bool v) {
     out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n";
   };
+  if (engine.engine == "tensorrt-llm") {
+    write_tensorrt_llm(out, s);
+    out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) +
+           "\n  ignored: " + Json(engine.ignored_args).dump() + "\n";
+    return;
+  }
   out += "  engine_args:\n";
   const auto finish = [&] {
     out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) +

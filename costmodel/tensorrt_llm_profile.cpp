@@ -1,0 +1,194 @@
+#include "costmodel/tensorrt_llm_profile.h"
+
+#include <algorithm>
+
+#include "costmodel/argument_resolver.h"
+#include "costmodel/hardware.h"
+#include "costmodel/model_spec.h"
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::int64_t most = 1'000'000'000;
+const std::vector<std::string> capacity_policies = {"GUARANTEED_NO_EVICT", "MAX_UTILIZATION"};
+const std::vector<std::string> chunking_policies = {"FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"};
+
+void read_defaults(const Yaml& node, EngineProfile& e) {
+  SchedulerSettings& s = e.settings;
+  TensorRtLlmSettings& t = s.tensorrt_llm;
+  node.require("source").text();
+  s.max_num_batched_tokens = node.require("max_num_tokens").integer(8192, 1, most);
+  s.max_num_seqs = node.require("max_batch_size").integer(2048, 1, 1'000'000);
+  s.enable_chunked_prefill = node.require("enable_chunked_prefill").boolean(false);
+  s.async_scheduling = !node.require("disable_overlap_scheduler").boolean(false);
+  const Yaml kv = node.require("kv_cache_config");
+  t.free_gpu_memory_fraction = kv.require("free_gpu_memory_fraction").number(0.9, 0.01, 1);
+  s.block_size = kv.require("tokens_per_block").integer(32, 1, 4096);
+  s.enable_prefix_caching = kv.require("enable_block_reuse").boolean(true);
+  t.enable_partial_reuse = kv.require("enable_partial_reuse").boolean(true);
+  t.copy_on_partial_reuse = kv.require("copy_on_partial_reuse").boolean(true);
+  const Yaml scheduler = node.require("scheduler_config");
+  t.max_utilization = scheduler.require("capacity_scheduler_policy").choice(capacity_policies) == 1;
+  t.equal_progress = scheduler.require("context_chunking_policy").choice(chunking_policies) == 1;
+  t.store_at_first_chunk = node.require("store_context_blocks").choice({"first chunk", "last chunk"}) == 0;
+  s.gpu_memory_utilization = 1;
+  s.graphs_by_phase = true;
+}
+
+void read_graphs(const Yaml& node, EngineProfile& e) {
+  BatchSizeRule& rule = e.batch_size_rule;
+  node.require("source").text();
+  for (const Yaml& size : node.require("exact").items()) rule.exact.push_back(size.integer(1, 1));
+  for (const Yaml& size : node.require("padded").items()) rule.padded.push_back(size.integer(1, 1));
+  rule.powers_from = node.require("powers_from").integer(256, 1);
+  rule.max_batch_size = node.require("max_batch_size").integer(128, 1);
+  rule.enable_padding = node.require("enable_padding").boolean(false);
+}
+
+class Resolver final : public ArgumentResolver {
+ public:
+  Resolver(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model, const ParallelPlan& plan,
+           const Yaml& args, const Yaml& place)
+      : ArgumentResolver(engine, plan), settings_(engine.settings), rules_(engine.settings.tensorrt_llm),
+        hardware_(hardware), model_(model), args_(args), place_(place) {}
+
+  void resolve() {
+    if (hardware_.vendor != "nvidia") place_.fail("TensorRT-LLM runs on NVIDIA parts only");
+    engine_.runner = "pytorch";
+    settings_.max_model_len = model_.max_positions;
+    apply_all(args_);
+    if (settings_.enable_chunked_prefill && settings_.max_num_batched_tokens < settings_.block_size) {
+      const Yaml given = args_.optional("max_num_tokens");
+      (given.present() ? given : place_)
+          .fail("max_num_tokens (" + std::to_string(settings_.max_num_batched_tokens) +
+                ") is less than a chunk of tokens_per_block (" + std::to_string(settings_.block_size) +
+                "): no long prompt would ever run");
+    }
+    build_graph_sizes();
+    engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
+  }
+
+ private:
+  void apply_effective(const std::string& name, const Yaml& value) override {
+    SchedulerSettings& s = settings_;
+    if (name == "max_num_tokens")
+      s.max_num_batched_tokens = value.integer(1, 1, most);
+    else if (name == "max_batch_size")
+      s.max_num_seqs = value.integer(1, 1, 1'000'000);
+    else if (name == "max_seq_len")
+      apply_max_seq_len(value);
+    else if (name == "enable_chunked_prefill")
+      s.enable_chunked_prefill = value.boolean(false);
+    else if (name == "disable_overlap_scheduler")
+      s.async_scheduling = !value.boolean(false);
+    else if (name == "kv_cache_config.tokens_per_block")
+      apply_tokens_per_block(value);
+    else if (name == "kv_cache_config.enable_block_reuse")
+      s.enable_prefix_caching = value.boolean(true);
+    else if (name == "kv_cache_config.enable_partial_reuse")
+      rules_.enable_partial_reuse = value.boolean(true);
+    else if (name == "kv_cache_config.copy_on_partial_reuse")
+      rules_.copy_on_partial_reuse = value.boolean(true);
+    else if (name == "kv_cache_config.free_gpu_memory_fraction")
+      rules_.free_gpu_memory_fraction = value.number(0.9, 0.01, 1);
+    else if (name == "kv_cache_config.max_tokens")
+      rules_.max_tokens = value.integer(1, 1);
+    else if (name == "kv_cache_config.max_gpu_total_bytes")
+      rules_.max_gpu_total_bytes = value.integer(0, 0);
+    else if (name == "scheduler_config.capacity_scheduler_policy")
+      rules_.max_utilization = value.choice(capacity_policies) == 1;
+    else if (name == "scheduler_config.context_chunking_policy")
+      rules_.equal_progress = value.choice(chunking_policies) == 1;
+    else if (name == "cuda_graph_config")
+      apply_no_graphs(value);
+    else if (name == "cuda_graph_config.batch_sizes")
+      read_sizes(value);
+    else if (name == "cuda_graph_config.max_batch_size")
+      largest_given_ = value.integer(0, 0, most);
+    else if (name == "cuda_graph_config.enable_padding")
+      engine_.batch_size_rule.enable_padding = value.boolean(false);
+    else
+      value.fail(
+          "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  void apply_max_seq_len(const Yaml& value) {
+    const std::int64_t length = value.integer(1, 1, most);
+    if (length > model_.max_positions) {
+      value.fail("is longer than the model's " + std::to_string(model_.max_positions) + " positions");
+    } else {
+      settings_.max_model_len = length;
+    }
+  }
+
+  void apply_tokens_per_block(const Yaml& value) {
+    settings_.block_size = value.integer(32, 8, 1024);
+    if ((settings_.block_size & (settings_.block_size - 1)) != 0) value.fail("must be a power of two");
+  }
+
+  void apply_no_graphs(const Yaml& value) {
+    accept_all(value);
+    if (!value.is_null()) value.fail("expected a map of its settings, or null for no graphs");
+    settings_.enforce_eager = true;
+  }
+
+  void read_sizes(const Yaml& value) {
+    sizes_given_.clear();
+    for (const Yaml& size : value.items()) sizes_given_.push_back(size.integer(1, 1, most));
+    std::sort(sizes_given_.begin(), sizes_given_.end());
+    sizes_given_.erase(std::unique(sizes_given_.begin(), sizes_given_.end()), sizes_given_.end());
+  }
+
+  // §5: CudaGraphConfig, then what max_batch_size lets the runner capture.
+  void build_graph_sizes() {
+    const BatchSizeRule& rule = engine_.batch_size_rule;
+    std::vector<std::int64_t> sizes = sizes_given_;
+    if (!sizes.empty()) {
+      if (largest_given_ > 0 && largest_given_ != sizes.back()) {
+        args_.optional("cuda_graph_config")
+            .optional("max_batch_size")
+            .fail("must be the largest of batch_sizes (" + std::to_string(sizes.back()) + ")");
+      }
+    } else {
+      const std::int64_t largest = largest_given_ > 0 ? largest_given_ : rule.max_batch_size;
+      for (const std::int64_t size : rule.enable_padding ? rule.padded : rule.exact) {
+        if (size <= largest) sizes.push_back(size);
+      }
+      for (std::int64_t size = rule.powers_from; size < largest; size *= 2) sizes.push_back(size);
+      if (sizes.empty() || sizes.back() != largest) sizes.push_back(largest);
+    }
+    std::erase_if(sizes, [&](std::int64_t size) { return size > settings_.max_num_seqs; });
+    if (settings_.enforce_eager) sizes.clear();
+    settings_.cudagraph_sizes = std::move(sizes);
+    settings_.pad_to_graph = rule.enable_padding;
+  }
+
+  SchedulerSettings& settings_;
+  TensorRtLlmSettings& rules_;
+  const HardwareProfile& hardware_;
+  ModelSpec& model_;
+  const Yaml args_, place_;
+  std::int64_t largest_given_ = 0;
+  std::vector<std::int64_t> sizes_given_;
+};
+
+}  // namespace
+
+void read_tensorrt_llm(const Yaml& root, EngineProfile& e) {
+  e.single_process_per_gpu = root.require("single_process_per_gpu").boolean(true);
+  read_defaults(root.require("defaults"), e);
+  read_graphs(root.require("graphs"), e);
+  const Yaml memory = root.require("memory");
+  e.logit_bytes_v1 = read_number_figure(memory.require("bytes_per_logit"), Dimension::count);
+  e.graph_bytes_v1 = read_figure<Bytes>(memory.require("bytes_per_graph"), true);
+  e.residue_v1 = read_figure<Bytes>(memory.require("residue"), true);
+}
+
+void resolve_tensorrt_llm(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
+                          const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
+  Resolver(engine, hardware, model, plan, args, place).resolve();
+}
+
+}  // namespace orrery

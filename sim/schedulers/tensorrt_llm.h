@@ -1,0 +1,221 @@
+// TensorRT-LLM 1.2's scheduler as PyExecutor drives it (rules: ../shared/reference/tensorrt_llm_1_2.md, cited
+// as §… below): a capacity scheduler decides who may hold blocks, a micro-batch scheduler who gets tokens.
+// PP 1, beam 1, no drafts, no LoRA, one attention window.
+//
+// The engine walks every active request twice a pass. Here generations are a DecodeSet of sums, what they may
+// still claim is one number (`owed_`), and ends stand in a heap, so a pass costs O(changes + contexts looked
+// at). Where the order of generations decides something, the active list is walked as the engine does; with
+// `stretches` off it always is, so that a test compares both ways.
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "base/digest.h"
+#include "sim/decode_set.h"
+#include "sim/scheduler.h"
+#include "sim/schedulers/tensorrt_llm_kv.h"
+
+namespace orrery {
+
+class TensorRtLlmScheduler final : public Scheduler {
+ public:
+  explicit TensorRtLlmScheduler(const SchedulerConfig& config);
+
+  SequenceId add(const Request& request) override;
+  const StepPlan& schedule() override;
+  const std::vector<Admission>& admissions() const override { return admissions_; }
+  const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  bool has_work() const override { return requests_ > 0; }
+  StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
+  std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
+  SchedulerView view() const override;
+  const SchedulerCounters& counters() const override { return counters_; }
+  KvUsage kv_usage() const override {
+    return {.total_blocks = kv_.num_blocks(),
+            .usable_blocks = kv_.num_blocks(),
+            .allocated = kv_.allocated_in_total()};
+  }
+  std::uint64_t digest() const override { return digest_.value(); }
+  void check_invariants() const { kv_.check_invariants(); }  // O(everything), for tests
+
+ private:
+  using Slot = std::uint32_t;
+  static constexpr Slot no_slot = static_cast<Slot>(-1);
+
+  enum class State : std::uint8_t {
+    queued,       // not fetched: the executor does not see it
+    context,      // active, no chunk run, holds nothing (fresh or paused)
+    prefilling,   // active, holds its whole prompt's blocks
+    decoding,     // in the decode set
+    passed,       // decoding, passed over in the last step: no budget left for it
+    to_complete,  // its last token is in flight: not scheduled, holds blocks and its place (§1.2)
+  };
+
+  struct Sequence {
+    RequestId request;
+    std::int32_t prompt = 0;
+    std::int32_t max_output = 0;  // client's limit, cut at max_seq_len
+    std::int32_t outputs = 0;     // sampled so far; while decoding it follows from last_step
+    std::int64_t target = 0;      // the engine's prompt_len: prompt + outputs at the last pause
+    std::int64_t computed = 0;    // tokens in the KV cache while not decoding
+    std::int64_t base = 0;        // while decoding: context before step k is base + k
+    std::int64_t last_step = -1;  // step in which its last token is sampled, if nothing intervenes
+    std::uint64_t order = 0;      // place in the active list, kept across pauses
+    Slot previous = no_slot, next = no_slot;
+    TensorRtLlmKvPool::Handle kv = 0;
+    std::uint32_t epoch = 0;  // tells stale heap entries
+    std::uint32_t stay = 0;   // counts pauses and ends: tells stale stores
+    State state = State::queued;
+    bool admitted = false;          // was admitted before
+    std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
+    bool has_key = false;           //   if any,
+    std::uint64_t key_version = 0;  //   as of this version of the tree (+ 1)
+  };
+
+  struct End {  // heap entry: the step that samples a decoding sequence's last token
+    std::int64_t step;
+    std::uint64_t order;
+    Slot slot;
+    std::uint32_t epoch;
+  };
+
+  struct Store {  // §4.3: blocks that the update of a step makes findable
+    Slot slot;
+    std::uint32_t stay;
+    std::int64_t tokens;
+  };
+
+  struct Ended {
+    std::uint64_t order;
+    Slot slot;
+    bool by_eos;
+  };
+
+  struct OpenStep {
+    std::int32_t regular_decodes = 0;
+    std::vector<FirstToken> sampled;  // contexts that end in this step
+    std::vector<SequenceId> irregular;
+    std::vector<Store> stores;
+    void clear() {
+      regular_decodes = 0;
+      sampled.clear();
+      irregular.clear();
+      stores.clear();
+    }
+  };
+
+  struct Row {  // a context that runs in this step
+    Slot slot;
+    std::int64_t tokens;
+  };
+
+  // schedule(), in the engine's order
+  void begin_plan();
+  void fetch();
+  void retire_ended(std::int64_t before_step);
+  void rejoin_passed();
+  void choose();
+  void pause(Slot slot);
+  void prepare_contexts();
+  void prepare_generations();
+  const StepPlan& finish_plan();
+  void start_sampling(Slot slot, OpenStep& open);
+  std::int64_t stretch_limit() const;
+  void digest_plan(std::int64_t decode_sequences, std::int64_t decode_context, std::int64_t free_blocks);
+
+  // tensorrt_llm_choice.cpp: who runs
+  bool choose_at_once();
+  void choose_no_evict();
+  void choose_max_utilization();
+  void fit_max_utilization();
+  void run_in_list_order();
+  bool take_contexts(std::int64_t available, std::int64_t& budget);
+  bool find_key(Slot slot);
+  bool is_duplicate(Slot slot);
+  void note_keys_in_progress();
+  bool add_whole(Slot slot, std::int64_t& budget);
+  void add_chunk(Slot slot, std::int64_t& budget);
+  bool fits_behind(Slot slot, std::int64_t budget) const;
+  void spread_chunks(std::int64_t budget);
+  void order_rows();
+  void run_generation(Slot slot);
+  void pass_over(Slot slot);
+  std::int64_t blocks_to_completion(const Sequence& s) const;
+  std::int64_t blocks_of_next_step(const Sequence& s) const;
+  bool started_behind(std::uint64_t order) const;
+
+  // on_outcome()
+  void extend_stretch(std::int64_t extra_steps);
+  void finish_ended(const StepOutcome& outcome, std::int64_t step, std::size_t update);
+  void finish_early(Slot slot, std::int64_t step, std::size_t update);
+  void forget_wasted_token(Slot slot);
+  void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
+  void store_contexts();
+
+  // helpers
+  std::int64_t blocks_for(std::int64_t tokens) const {
+    return (tokens + config_.block_size - 1) / config_.block_size;
+  }
+  std::int64_t reserve_of(const Sequence& s) const { return blocks_for(s.prompt + s.max_output); }
+  static bool is_generation(const Sequence& s) {
+    return s.state == State::decoding || s.state == State::passed || s.state == State::to_complete;
+  }
+  static bool is_started(const Sequence& s) { return is_generation(s) || s.state == State::prefilling; }
+  std::int64_t context_of(const Sequence& s) const {  // tokens in the KV cache, steps in flight included
+    return s.state == State::decoding ? s.base + next_step_ : s.computed;
+  }
+  std::int64_t held_blocks(const Sequence& s) const {
+    return s.state == State::prefilling ? blocks_for(s.target) : blocks_for(context_of(s));
+  }
+  std::int32_t outputs_before_next_step(const Sequence& s) const {
+    return s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
+  }
+  bool needs_new_block(std::int64_t context) const { return context % config_.block_size == 0; }
+  void enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context);
+  void link_active(Slot slot);
+  void unlink_active(Slot slot);
+  void drop_slot(Slot slot);
+
+  SchedulerConfig config_;
+  TensorRtLlmRules rules_;
+  TensorRtLlmKvPool kv_;
+  std::vector<Sequence> sequences_;
+  std::vector<Slot> free_slots_;
+  std::int64_t requests_ = 0;
+  std::deque<Slot> queue_;     // §1.1: behind the cap on active requests, or not fetched yet
+  bool waits_in_get_ = false;  // §1.4: idle when the first of `queue_` came
+  Slot active_head_ = no_slot, active_tail_ = no_slot;
+  std::int32_t active_count_ = 0, started_ = 0;
+  std::vector<Slot> contexts_;  // states context and prefilling, in list order
+  std::int32_t prefilling_ = 0;
+  std::vector<Slot> passed_, to_complete_;
+  DecodeSet decodes_;
+  std::int64_t owed_ = 0;  // blocks that generations may still take until their limits
+  std::vector<End> ends_;  // min-heap by (step, order)
+  std::uint64_t next_order_ = 0;
+  std::uint64_t highest_started_ = 0;  // no started sequence has a higher order
+  std::int64_t next_step_ = 0, updated_steps_ = 0;
+  std::deque<OpenStep> open_;
+  std::vector<OpenStep> spare_open_;
+  std::vector<Ended> ended_;
+  std::vector<Store> stores_;
+
+  // The plan being composed
+  StepPlan plan_;
+  std::vector<Row> rows_;
+  std::vector<Slot> fits_, victims_, victims_for_;
+  std::vector<std::uint64_t> keys_;  // §2.4, sorted
+  std::vector<PrefillWork> chunks_;
+  std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;
+  std::vector<Admission> admissions_;
+  bool chunked_ = false;         // some context was cut or left out: the rows are partitioned (§3.3)
+  bool budget_blocked_ = false;  // a context with blocks at hand found no token
+  std::int32_t plan_decodes_ = 0;
+  std::int64_t plan_decode_context_ = 0, plan_decode_blocks_ = 0, plan_prefill_tokens_ = 0;
+  UpdateEffects effects_;
+  SchedulerCounters counters_;
+  Digest digest_;
+};
+
+}  // namespace orrery

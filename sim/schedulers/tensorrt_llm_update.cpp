@@ -1,0 +1,141 @@
+// What outcomes do to the scheduler's books, in the order of a pass's steps 7 to 10 (§1.2 of
+// ../shared/reference/tensorrt_llm_1_2.md): tokens delivered, ends, blocks given back, contexts stored.
+#include <algorithm>
+
+#include "sim/schedulers/tensorrt_llm.h"
+
+namespace orrery {
+
+const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome) {
+  effects_.clear();
+  ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
+               "outcomes come in step order");
+  if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
+  const std::size_t updates = outcome.updates.size();
+  stores_.clear();
+  for (std::size_t i = 0; i < updates; ++i) {
+    if (open_.empty()) {
+      effects_.regular_decodes.push_back(decodes_.size());
+    } else {
+      OpenStep& open = open_.front();
+      effects_.regular_decodes.push_back(open.regular_decodes);
+      for (FirstToken token : open.sampled) {
+        token.update = i;
+        effects_.first_tokens.push_back(token);
+      }
+      for (const SequenceId id : open.irregular) effects_.irregular.push_back({.sequence = id, .update = i});
+      stores_.insert(stores_.end(), open.stores.begin(), open.stores.end());
+      spare_open_.push_back(std::move(open));
+      open_.pop_front();
+    }
+    ++updated_steps_;
+  }
+  while (static_cast<std::int64_t>(open_.size()) < next_step_ - updated_steps_) {
+    open_.emplace_back();
+    open_.back().regular_decodes = decodes_.size();
+  }
+  const std::int64_t last = updated_steps_ - 1;
+  finish_ended(outcome, last, updates - 1);
+  store_contexts();
+  return effects_;
+}
+
+// The executor ran more steps of the offered stretch: account for what each of them would have decided.
+void TensorRtLlmScheduler::extend_stretch(std::int64_t extra_steps) {
+  std::int64_t free = kv_.free_blocks();
+  const std::int64_t first = next_step_, members = decodes_.size();
+  std::int64_t context = decodes_.context_sum(first), blocks = 0;
+  for (std::int64_t i = 0; i < extra_steps; ++i) {
+    const std::int64_t fresh = decodes_.new_blocks(first + i);
+    free -= fresh;
+    blocks += fresh;
+    digest_plan(members, context, free);
+    context += members;
+  }
+  kv_.grow_unattributed(blocks);
+  owed_ -= blocks;
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  next_step_ += extra_steps;
+}
+
+// Sequences whose last token this update brought, by an EOS or by their limit, in list order, as responses
+// are handled: the order in which blocks go back.
+void TensorRtLlmScheduler::finish_ended(const StepOutcome& outcome, std::int64_t step, std::size_t update) {
+  retire_ended(step + 1);
+  ended_.clear();
+  for (const SequenceId id : outcome.eos) ended_.push_back({sequences_[id.value()].order, id.value(), true});
+  for (const Slot slot : to_complete_) {
+    const Sequence& s = sequences_[slot];
+    const bool said_eos =
+        std::find(outcome.eos.begin(), outcome.eos.end(), SequenceId(slot)) != outcome.eos.end();
+    if (s.last_step <= step && !said_eos) ended_.push_back({s.order, slot, false});
+  }
+  std::sort(ended_.begin(), ended_.end(), [](const Ended& a, const Ended& b) { return a.order < b.order; });
+  for (const Ended& ended : ended_) {
+    const Sequence& s = sequences_[ended.slot];
+    if (ended.by_eos)
+      finish_early(ended.slot, step, update);
+    else
+      finish(ended.slot, s.max_output, s.prompt + s.max_output - 1, update);
+  }
+}
+
+// §1.2: an EOS is learned one pass late, so that a row with a token for nobody may already be under way.
+void TensorRtLlmScheduler::finish_early(Slot slot, std::int64_t step, std::size_t update) {
+  const Sequence& s = sequences_[slot];
+  std::int32_t outputs = s.outputs;
+  std::int64_t computed = s.computed;
+  if (s.state == State::decoding) {
+    const std::int64_t wasted = next_step_ - 1 - step;
+    outputs = s.max_output - static_cast<std::int32_t>(s.last_step - step);
+    computed = s.base + next_step_;
+    if (wasted > 0) forget_wasted_token(slot);
+  } else if (s.state == State::to_complete) {
+    // The limit came right behind the EOS: its last planned token is the wasted one.
+    const std::int64_t wasted = s.last_step - step;
+    outputs = s.max_output - static_cast<std::int32_t>(wasted);
+    if (wasted > 0) forget_wasted_token(slot);
+  }
+  finish(slot, outputs, computed, update);
+}
+
+// The token that an open step computes behind an EOS reaches nobody.
+void TensorRtLlmScheduler::forget_wasted_token(Slot slot) {
+  if (open_.empty()) return;
+  OpenStep& open = open_.back();
+  if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular_decodes;
+}
+
+void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed,
+                                  std::size_t update) {
+  const Sequence& s = sequences_[slot];
+  if (s.state == State::context) {  // paused with its last token in flight: its blocks are gone already
+    std::erase(contexts_, slot);
+    std::erase(to_complete_, slot);
+  } else {
+    const std::int64_t held = blocks_for(computed);
+    if (s.state == State::decoding) decodes_.remove(s.base);
+    if (s.state == State::passed) std::erase(passed_, slot);
+    if (s.state == State::to_complete) std::erase(to_complete_, slot);
+    owed_ -= reserve_of(s) - held;
+    kv_.release(s.kv, held, s.prompt + outputs - 1, false);  // §4.3: all tokens but the last
+    --started_;
+  }
+  unlink_active(slot);
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  effects_.finished.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  drop_slot(slot);
+}
+
+// §4.3, step 10 of the pass: behind the ends, so that a request that ended with its context was stored by
+// that.
+void TensorRtLlmScheduler::store_contexts() {
+  for (const Store& store : stores_) {
+    const Sequence& s = sequences_[store.slot];
+    if (s.stay == store.stay) kv_.store(s.kv, store.tokens);
+  }
+}
+
+}  // namespace orrery

@@ -1,0 +1,160 @@
+// TensorRT-LLM as data: defaults, nested arguments, captured sizes, memory. Rules cited by section of
+// ../shared/reference/tensorrt_llm_1_2.md.
+#include <string>
+
+#include "base/files.h"
+#include "catch.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/padding.h"
+
+using namespace orrery;
+
+namespace {
+
+struct Resolved {
+  InstanceSpec spec;
+  std::string errors;
+};
+
+Resolved resolve(const std::string& args, const std::string& more = "hardware: h200") {
+  const std::string yaml =
+      more + "\nmodel: qwen3-8b\nengine: tensorrt-llm-1.2\nengine_args: {" + args + "}\n";
+  YamlDocument document = YamlDocument::parse(yaml, "s.yaml").value();
+  Errors errors;
+  Resolved r;
+  r.spec = read_instance_spec(document.root(), ".", errors);
+  document.finish();
+  errors.insert(errors.end(), document.errors().begin(), document.errors().end());
+  r.errors = errors.empty() ? "" : to_string(errors);
+  return r;
+}
+
+SchedulerSettings settings(const std::string& args) {
+  const Resolved r = resolve(args);
+  INFO(r.errors);
+  REQUIRE(r.errors.empty());
+  return r.spec.engine.settings;
+}
+
+std::string error_of(const std::string& args, const std::string& more = "hardware: h200") {
+  return resolve(args, more).errors;
+}
+
+bool holds(const std::string& text, const std::string& piece) {
+  return text.find(piece) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("§11 the defaults of TensorRT-LLM 1.2") {
+  const SchedulerSettings s = settings("");
+  CHECK(s.max_num_seqs == 2048);
+  CHECK(s.max_num_batched_tokens == 8192);
+  CHECK(s.max_model_len == 40960);
+  CHECK(s.block_size == 32);
+  CHECK(s.enable_prefix_caching);
+  CHECK_FALSE(s.enable_chunked_prefill);
+  CHECK(s.async_scheduling);
+  CHECK(s.tensorrt_llm.free_gpu_memory_fraction == 0.9);
+  CHECK_FALSE(s.tensorrt_llm.max_utilization);
+  CHECK_FALSE(s.tensorrt_llm.equal_progress);
+  CHECK(s.tensorrt_llm.enable_partial_reuse);
+  CHECK(resolve("").spec.engine.steps_in_flight == 2);
+  CHECK(resolve("disable_overlap_scheduler: true").spec.engine.steps_in_flight == 1);
+}
+
+TEST_CASE("arguments nest as the engine nests them") {
+  const SchedulerSettings s = settings(
+      "max_batch_size: 64, enable_chunked_prefill: true, kv_cache_config: {tokens_per_block: 64, "
+      "enable_block_reuse: false, max_tokens: 100000}, scheduler_config: {capacity_scheduler_policy: "
+      "MAX_UTILIZATION, context_chunking_policy: EQUAL_PROGRESS}, cuda_graph_config: {enable_padding: true}");
+  CHECK(s.max_num_seqs == 64);
+  CHECK(s.block_size == 64);
+  CHECK_FALSE(s.enable_prefix_caching);
+  CHECK(s.tensorrt_llm.max_tokens == 100000);
+  CHECK(s.tensorrt_llm.max_utilization);
+  CHECK(s.tensorrt_llm.equal_progress);
+  CHECK(s.cudagraph_sizes.back() == 64);
+}
+
+TEST_CASE("what is unknown, impossible or not modelled is an error where it stands") {
+  CHECK(holds(error_of("max_num_batched_tokens: 100"), "s.yaml:4"));
+  CHECK(holds(error_of("max_num_batched_tokens: 100"), "unknown argument of tensorrt-llm 1.2"));
+  CHECK(holds(error_of("kv_cache_config: {tokens_per_blok: 64}"), "kv_cache_config.tokens_per_block"));
+  CHECK(holds(error_of("kv_cache_config: 3"), "a map"));
+  CHECK(holds(error_of("kv_cache_config: {tokens_per_block: 48}"), "power of two"));
+  CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: STATIC_BATCH}"), "MAX_UTILIZATION"));
+  CHECK(holds(error_of("enable_attention_dp: true"), "attention data parallelism"));
+  CHECK(holds(error_of("speculative_config: {decoding_type: MTP}"), "deployment.speculation"));
+  CHECK(holds(error_of("kv_cache_config: {host_cache_size: 1000000}"), "offloading"));
+  CHECK(holds(error_of("max_beam_width: 2"), "beam search"));
+  CHECK(holds(error_of("enable_lora: true"), "LoRA"));
+  CHECK(holds(error_of("max_seq_len: 99999999"), "positions"));
+  CHECK(holds(error_of("enable_chunked_prefill: true, max_num_tokens: 16"), "tokens_per_block"));
+  CHECK(holds(error_of("cuda_graph_config: {batch_sizes: [8, 4], max_batch_size: 16}"), "largest"));
+  CHECK(holds(error_of("", "hardware: mi300x"), "NVIDIA"));
+  CHECK(error_of("enable_attention_dp: false, tensor_parallel_size: 1, print_iter_log: true").empty());
+}
+
+TEST_CASE("§5 graphs: exact sizes without padding, multiples of eight with it, powers of two above") {
+  const auto sizes = settings("").cudagraph_sizes;
+  CHECK(sizes.size() == 34);
+  CHECK(sizes[30] == 31);
+  CHECK(sizes.back() == 128);
+  const auto padded =
+      settings("cuda_graph_config: {enable_padding: true, max_batch_size: 1000}").cudagraph_sizes;
+  CHECK(std::vector<std::int64_t>(padded.begin(), padded.begin() + 5) ==
+        std::vector<std::int64_t>{1, 2, 4, 8, 16});
+  CHECK(std::vector<std::int64_t>(padded.end() - 4, padded.end()) ==
+        std::vector<std::int64_t>{128, 256, 512, 1000});
+  CHECK(settings("cuda_graph_config: null").cudagraph_sizes.empty());
+  CHECK(settings("max_batch_size: 40, cuda_graph_config: {batch_sizes: [64, 8]}").cudagraph_sizes ==
+        std::vector<std::int64_t>{8});
+}
+
+TEST_CASE("§5 a context row makes a step eager; unmatched decodes are eager unless padded") {
+  const auto mode = [](const std::string& args, std::int32_t decodes, std::int32_t prompt) {
+    const GraphPadding padding(settings(args));
+    const PrefillChunk chunk{prompt, 0};
+    StepShape shape;
+    shape.decode_sequences = decodes;
+    if (prompt > 0) shape.prefill = {&chunk, 1};
+    const PaddedStep step = padding.pad(shape);
+    return std::string(to_string(step.mode)) + " " + std::to_string(step.tokens);
+  };
+  const std::string padded = "cuda_graph_config: {enable_padding: true, max_batch_size: 512}";
+  CHECK(mode("", 31, 0) == "full 31");
+  CHECK(mode("", 40, 0) == "none 40");
+  CHECK(mode("", 129, 0) == "none 129");
+  CHECK(mode(padded, 40, 0) == "full 40");
+  CHECK(mode(padded, 41, 0) == "full 48");
+  CHECK(mode(padded, 129, 0) == "full 256");
+  CHECK(mode(padded, 513, 0) == "none 513");
+  CHECK(mode(padded, 7, 1) == "none 8");  // a tail of one token is a context row all the same
+}
+
+TEST_CASE("§4.6 the KV cache gets a fraction of what is left, in whole blocks, and max_tokens caps it") {
+  const auto plan = [](const std::string& args) { return plan_memory(resolve(args).spec).value(); };
+  const MemoryPlan whole = plan("kv_cache_config: {free_gpu_memory_fraction: 1.0}");
+  const MemoryPlan p = plan("");
+  const double left = whole.kv_available.value();
+  CHECK(p.kv_available.value() == Approx(0.9 * left));
+  CHECK(left == Approx(p.total.value() - p.weights.value() - p.activation_peak.value() - p.graphs.value() -
+                       p.residue.value()));
+  CHECK(p.kv_blocks == static_cast<std::int64_t>(0.9 * left / 147456) / 32 + 1);
+  CHECK(plan("kv_cache_config: {max_tokens: 50001}").kv_blocks == 1563);  // 1562.5: rounded up
+  CHECK(plan("kv_cache_config: {max_tokens: 99999999}").kv_blocks == p.kv_blocks);
+  CHECK(plan("cuda_graph_config: null").kv_blocks > p.kv_blocks);
+  const auto small = plan_memory(resolve("kv_cache_config: {max_tokens: 1000}").spec);
+  REQUIRE_FALSE(small.ok());
+  CHECK(holds(small.errors()[0].message, "max_seq_len"));
+}
+
+TEST_CASE("no figure of the profile claims to be measured on TensorRT-LLM") {
+  const EngineProfile e = load_engine("tensorrt-llm-1.2").value();
+  CHECK(e.host.schedule_base.kind == FigureKind::assumed);
+  CHECK(e.host.launch_graph.kind == FigureKind::assumed);
+  CHECK(holds(e.host.schedule_base.source, "no measurement of TensorRT-LLM"));
+  CHECK(e.interval_host_error > load_engine("vllm-0.24").value().interval_host_error);
+}

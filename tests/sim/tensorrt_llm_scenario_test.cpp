@@ -1,0 +1,50 @@
+// End to end: a scenario with engine tensorrt-llm-1.2, as `orrery simulate` runs it.
+#include "catch.h"
+#include "sim/costed/run.h"
+
+using namespace orrery;
+
+namespace {
+
+Scenario scenario(std::vector<std::string> overrides) {
+  ScenarioOptions options;
+  options.overrides = std::move(overrides);
+  options.overrides.insert(options.overrides.begin(),
+                           {"deployment.engine=tensorrt-llm-1.2", "workload.limit={requests: 400}"});
+  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+}
+
+}  // namespace
+
+TEST_CASE("a scenario with TensorRT-LLM decides the same twice, and without stretches [trtllm]") {
+  const std::string pool = "kv_cache_config: {max_tokens: 45000}";  // little more than max_seq_len: it pauses
+  for (const std::string& args : {
+           std::string("deployment.engine_args={}"),
+           "deployment.engine_args={enable_chunked_prefill: true, max_num_tokens: 1024, " + pool + "}",
+           "deployment.engine_args={scheduler_config: {capacity_scheduler_policy: MAX_UTILIZATION}, " + pool +
+               "}",
+           std::string("deployment.engine_args={disable_overlap_scheduler: true}"),
+       }) {
+    CAPTURE(args);
+    const Scenario s = scenario({args, "workload.time_scale=8"});
+    const RunResult a = run_scenario(s).value();
+    REQUIRE(a.completed == 400);
+    REQUIRE(a.stretches > 0);
+    CHECK(run_scenario(s).value().digest == a.digest);
+    RunOptions single;
+    single.stretches = false;
+    const RunResult b = run_scenario(s, single).value();
+    CHECK(b.stretches == 0);
+    CHECK(b.digest == a.digest);
+    const bool pauses = args.find("MAX_UTILIZATION") != std::string::npos;
+    CHECK((a.preemptions > 0) == pauses);
+  }
+}
+
+TEST_CASE("what the scenario resolved is in the engine's own names, and can be run again [trtllm]") {
+  const Scenario s = scenario({"deployment.engine_args={max_batch_size: 7}"});
+  const std::string text = s.resolved_yaml();
+  CHECK(text.find("max_batch_size: 7") != std::string::npos);
+  CHECK(text.find("capacity_scheduler_policy: GUARANTEED_NO_EVICT") != std::string::npos);
+  CHECK(text.find("max_num_seqs") == std::string::npos);
+}
