@@ -1,6 +1,7 @@
 // Shared by the operators: the pieces of a cost that most of them have.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,18 +23,25 @@ inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
 // H100's as tables are carried, are off by 3.3 to 6.1 % (median, by format and region of m).
 constexpr double transport_error = 0.07;
 
+// A correction comes from the steps of one run, and why it is needed is known in part only: half of it is
+// taken as one standard deviation.
+constexpr double correction_doubt = 0.5;
+
 // Puts a table's time in place of the roofline's. `op` and `format` name the table's error.
 inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op,
                              const std::string& format, double utilisation, Hit hit, bool shape_known,
                              double x, double bound_ns) {
   if (bound_ns <= 0 || utilisation <= 0) return;
-  cost.table_ns = bound_ns / utilisation * set.correction(op, x);
+  const double correction = set.correction(op, x);
+  cost.table_ns = bound_ns / utilisation * correction;
   cost.rung = set.rung(op);
   const TableError error = set.error(op, format, x);
   cost.hit = shape_known || hit == Hit::extrapolated ? hit : Hit::interpolated;
   cost.error = shape_known ? error.points : error.shapes;
   if (hit == Hit::extrapolated) cost.error *= 2;  // nothing was measured there
   if (cost.rung == Rung::transported) cost.error += transport_error;
+  const double doubt = correction_doubt * (correction - 1);
+  if (cost.error > 0) cost.error = std::sqrt(cost.error * cost.error + doubt * doubt);
 }
 
 inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op,
