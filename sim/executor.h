@@ -12,6 +12,9 @@ class Executor {
   virtual void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) = 0;
   // Ends a running stretch at its first step boundary at or after `at` (now or later); no effect otherwise.
   virtual void cut(InstanceId instance, SimTime at) = 0;
+  // The sequence is over, by whatever end came first: its place goes to another one, which none of its later
+  // ends may reach.
+  virtual void ended(InstanceId instance, SequenceId sequence) = 0;
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.

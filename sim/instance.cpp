@@ -269,6 +269,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
 }
 
 void Instance::finish(const Finished& f, const StepOutcome& outcome) {
+  wiring_.executor->ended(wiring_.id, f.sequence);
   const Progress& p = progress_of(f.sequence);
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(outcome.updates[f.update] + output_delay_, p.first_token);

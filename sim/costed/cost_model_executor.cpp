@@ -242,6 +242,11 @@ void CostModelExecutor::set_end(Engine& e, std::uint32_t slot, std::int64_t step
   std::push_heap(e.ends.begin(), e.ends.end(), later_end);
 }
 
+void CostModelExecutor::ended(InstanceId instance, SequenceId sequence) {
+  Engine& e = engines_[instance.value()];
+  if (sequence.value() < e.end_of_slot.size()) set_end(e, sequence.value(), -1);
+}
+
 void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan& plan) {
   const auto tracked = [&](SequenceId id) {
     return id.value() < e.end_of_slot.size() && e.end_of_slot[id.value()] >= 0;

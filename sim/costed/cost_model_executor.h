@@ -19,6 +19,7 @@ class CostModelExecutor final : public Executor {
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId instance, SimTime at) override;
+  void ended(InstanceId instance, SequenceId sequence) override;
   SimTime next_event() const override { return events_.first_time(); }
   void collect(SimTime now, Outcomes& outcomes) override;
   std::int32_t depth(InstanceId instance) const override;

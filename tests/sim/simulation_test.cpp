@@ -108,6 +108,30 @@ TEST_CASE("an EOS before the limit is learned one step late and wastes nothing e
   CHECK(eos.itl.count == known.itl.count);
 }
 
+TEST_CASE("an EOS that the model's limit came before is nobody's: not of the next request in its place") {
+  World w;
+  world::Records records;
+  w.sink = &records;
+  w.config.max_model_len = 1024;
+  w.concurrency = 1;
+  std::vector<TraceRequest> all;
+  for (std::uint64_t i = 0; i < 12; ++i) {
+    // Stopped after 24 tokens, while its EOS would be the 40th; then one that needs many steps for its
+    // prompt.
+    auto cut = world::request(2 * i, 0, 1000, 40);
+    cut.max_output_tokens = 100;
+    all.push_back(cut);
+    all.push_back(world::request(2 * i + 1, 0, 900, 60));
+  }
+  w.config.max_num_batched_tokens = 32;
+  const RunResult r = world::run(w, all);
+  REQUIRE(r.completed == 24);
+  for (std::size_t i = 0; i < 12; ++i) {
+    CHECK(records.all[2 * i].output_tokens == 24);
+    CHECK(records.all[2 * i + 1].output_tokens == 60);
+  }
+}
+
 TEST_CASE("a closed loop keeps so many in flight, in trace order") {
   World w;
   world::Records records;

@@ -85,6 +85,7 @@ class ShuffledExecutor final : public Executor {
     inner_.submit(s, i, p, now);
   }
   void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
+  void ended(InstanceId i, SequenceId s) override { inner_.ended(i, s); }
   SimTime next_event() const override { return inner_.next_event(); }
   void collect(SimTime now, Outcomes& out) override {
     inner_.collect(now, out);
