@@ -26,6 +26,18 @@ class DecodeSet {
     for (std::int64_t i = 0; i < count % block_size_; ++i) sum += new_blocks(first + i);
     return sum;
   }
+  // The same, showing each step: `each(context sum, new blocks)`.
+  template <class Each>
+  std::int64_t walk(std::int64_t first, std::int64_t count, Each each) const {
+    std::int64_t sum = 0, context = context_sum(first);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t fresh = new_blocks(first + i);
+      sum += fresh;
+      each(context, fresh);
+      context += size_;
+    }
+    return sum;
+  }
   // How many steps from `first` on can be given blocks out of `free`; at most `limit`.
   std::int64_t steps_within(std::int64_t first, std::int64_t free, std::int64_t limit) const {
     if (size_ == 0) return limit;

@@ -5,14 +5,6 @@
 
 namespace orrery {
 
-namespace {
-
-constexpr auto ends_later = [](const auto& a, const auto& b) {
-  return a.decode != b.decode ? a.decode > b.decode : a.order > b.order;
-};
-
-}  // namespace
-
 SglangScheduler::SglangScheduler(const SglangConfig& config)
     : config_(config), cache_(config.cache),
       ratio_(config.init_new_token_ratio, config.schedule_conservativeness, config.min_new_token_ratio_factor,
@@ -30,14 +22,7 @@ SequenceId SglangScheduler::add(const Request& request) {
   const std::int64_t longest = std::min(config_.context_length, config_.cache.tokens) - 1;
   if (prompt >= longest - 5) return SequenceId::none();
   if (prompt + request.max_output_tokens > config_.context_length) return SequenceId::none();
-  Slot slot;
-  if (free_slots_.empty()) {
-    slot = static_cast<Slot>(sequences_.size());
-    sequences_.emplace_back();
-  } else {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  }
+  const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
   s = Sequence{};
@@ -154,25 +139,21 @@ void SglangScheduler::merge(Slot slot) {
   s.last_decode = decodes_launched_ + left - 1;
   decodes_.add(s.base);
   reserves_[s.ignore_eos ? 1 : 0].add(s.last_decode);
-  ends_.push_back({.decode = s.last_decode, .order = s.order, .who = entry_of(slot)});
-  std::push_heap(ends_.begin(), ends_.end(), ends_later);
+  ends_.push({.step = s.last_decode, .order = s.order, .slot = slot, .epoch = s.epoch});
   fresh_.push_back(entry_of(slot));
 }
 
 // Members whose last token was scheduled leave the decode set; they run on, in name, until a decode step
 // leaves them out (§1.2 "length finish") or their result is processed.
 void SglangScheduler::retire_ended(std::int64_t before_decode) {
-  while (!ends_.empty()) {
-    const End end = ends_.front();
-    const Sequence& s = sequences_[end.who.slot];
-    const bool stale = !known(end.who) || s.state != State::decoding;
-    if (!stale && end.decode >= before_decode) return;
-    std::pop_heap(ends_.begin(), ends_.end(), ends_later);
-    ends_.pop_back();
-    if (stale) continue;
-    leave_decode_set(end.who.slot);
-    sequences_[end.who.slot].state = State::ending;
-    ending_.push_back(end.who.slot);
+  const auto stale = [&](const DecodeEnds::End& end) {
+    return !known({end.slot, end.epoch}) || sequences_[end.slot].state != State::decoding;
+  };
+  while (const auto end = ends_.take_before(before_decode, stale)) {
+    leave_decode_set(end->slot);
+    Sequence& s = sequences_[end->slot];
+    s.state = State::ending;
+    ending_.push_back(end->slot);
     ++ending_running_[s.ignore_eos ? 1 : 0];
   }
 }
@@ -227,7 +208,7 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   }
   digest_plan(plan_decodes_, plan_context_, free);
   open_.push_back(std::move(launching_));
-  launching_ = OpenStep{};
+  launching_ = Launched{};
   plan_.repeat = stretch_limit(kind);
   ++next_step_;
   return plan_;
@@ -246,11 +227,11 @@ std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
   if (!waiting_.empty() && !batch_is_full_) return 1;
   if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;
-  for (const OpenStep& open : open_) {
+  for (const Launched& open : open_) {
     if (!open.decodes || !open.prefilled.empty() || !open.irregular.empty()) return 1;
   }
   // Heap entries may be stale; a stale top only shortens the stretch.
-  const std::int64_t until_end = ends_.front().decode - (decodes_launched_ - 1) + 1;
+  const std::int64_t until_end = ends_.earliest() - (decodes_launched_ - 1) + 1;
   const std::int64_t limit = std::min(longest, until_end);
   if (limit <= 1) return 1;
   return 1 + decodes_.steps_within(decodes_launched_, free_tokens() / config_.cache.page_size, limit - 1);

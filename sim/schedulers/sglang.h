@@ -14,9 +14,11 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "sim/decode_ends.h"
 #include "sim/decode_set.h"
 #include "sim/schedulers/sglang_budget.h"
 #include "sim/schedulers/sglang_config.h"
+#include "sim/slot_pool.h"
 
 namespace orrery {
 
@@ -81,12 +83,7 @@ class SglangScheduler final : public Scheduler {
     Slot slot;
     std::uint32_t epoch;
   };
-  struct End {  // heap entry
-    std::int64_t decode;
-    std::int64_t order;
-    Entry who;
-  };
-  struct OpenStep {
+  struct Launched {
     bool decodes = true;  // ran the decode set
     std::int32_t regular = 0;
     std::vector<SequenceId> irregular;
@@ -155,8 +152,8 @@ class SglangScheduler final : public Scheduler {
 
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);
-  void take_prefilled(const OpenStep& open, std::size_t update);
-  void take_ends(const StepOutcome& outcome, const OpenStep& open, std::size_t update);
+  void take_prefilled(const Launched& open, std::size_t update);
+  void take_ends(const StepOutcome& outcome, const Launched& open, std::size_t update);
   void finish(Slot slot, std::int32_t outputs, std::size_t update);
   void checkpoint(Slot slot, std::int64_t up_to);
   void release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep);
@@ -178,7 +175,7 @@ class SglangScheduler final : public Scheduler {
   RadixCache cache_;
   NewTokenRatio ratio_;
   std::vector<Sequence> sequences_;
-  std::vector<Slot> free_slots_;
+  SlotPool slots_;
   std::deque<Slot> waiting_;
   std::int32_t live_ = 0;          // requests in any state
   std::int64_t rows_held_ = 0;     // request rows taken
@@ -196,7 +193,7 @@ class SglangScheduler final : public Scheduler {
   std::array<OutputReserve, 2> reserves_;  // by ignore_eos
   std::array<std::int32_t, 2> ending_running_{};
   std::vector<Slot> ending_;  // last token in flight
-  std::vector<End> ends_;     // min-heap by (decode, order)
+  DecodeEnds ends_;           // steps: decode steps
   std::vector<Entry> fresh_;  // merged since the last decode step: their next gap is their own
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;
@@ -204,10 +201,10 @@ class SglangScheduler final : public Scheduler {
   bool deferred_ = false;            // the last pass did not try to prefill
   std::int64_t interval_left_ = 0;   // §2.8 prefill_decode_interval
   std::uint64_t refresh_calls_ = 0;  // §2.2
-  std::deque<OpenStep> open_;        // launched, result not processed
+  std::deque<Launched> open_;        // launched, result not processed
 
   StepPlan plan_;
-  OpenStep launching_;
+  Launched launching_;
   std::vector<PrefillWork> chunks_;
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
   std::vector<Admission> admissions_;

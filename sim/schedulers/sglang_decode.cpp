@@ -136,7 +136,7 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
 void SglangScheduler::forget_token_in_flight(Slot slot) {
   // After a prompt it is no decode's: then its entry in the step is stale, which is enough.
   if (!decode_in_flight() || sequences_[slot].prefill_step == next_step_ - 1) return;
-  OpenStep& open = open_.back();
+  Launched& open = open_.back();
   if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular;
 }
 

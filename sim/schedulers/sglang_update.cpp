@@ -12,7 +12,7 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
                "outcomes come in step order");
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
-    const OpenStep open = std::move(open_.front());
+    const Launched open = std::move(open_.front());
     open_.pop_front();
     ++updated_steps_;
     effects_.stalled.push_back(!open.decodes);
@@ -42,7 +42,7 @@ void SglangScheduler::extend_stretch(std::int64_t extra_steps) {
     digest_.add(std::uint64_t{0});  // nobody was aborted
     digest_plan(members, decodes_.context_sum(decodes_launched_), free);
     ++decodes_launched_;
-    OpenStep open;
+    Launched open;
     open.regular = members;
     open_.push_back(std::move(open));
   }
@@ -51,7 +51,7 @@ void SglangScheduler::extend_stretch(std::int64_t extra_steps) {
 }
 
 // First tokens of prompts. Those that were retracted in the meantime lose theirs.
-void SglangScheduler::take_prefilled(const OpenStep& open, std::size_t update) {
+void SglangScheduler::take_prefilled(const Launched& open, std::size_t update) {
   for (const Entry& entry : open.prefilled) {
     if (!known(entry)) continue;
     const Sequence& s = sequences_[entry.slot];
@@ -64,7 +64,7 @@ void SglangScheduler::take_prefilled(const OpenStep& open, std::size_t update) {
 }
 
 // The batch in its order: who ends gives back its KV at once, who goes on leaves its prompt in the tree.
-void SglangScheduler::take_ends(const StepOutcome& outcome, const OpenStep& open, std::size_t update) {
+void SglangScheduler::take_ends(const StepOutcome& outcome, const Launched& open, std::size_t update) {
   take_prefilled(open, update);
   const auto said_eos = [&](Slot slot) {
     return std::find(outcome.eos.begin(), outcome.eos.end(), SequenceId(slot)) != outcome.eos.end();
@@ -116,7 +116,7 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     // An EOS is learned one step late: a row is wasted, and its KV is kept (§1.2, §4).
     const bool wasted = decode_in_flight() && (in_set || s.last_decode == decodes_launched_ - 1);
     if (wasted) {
-      OpenStep& open = open_.back();
+      Launched& open = open_.back();
       if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular;
     }
     if (in_set) leave_decode_set(slot);
@@ -174,7 +174,7 @@ void SglangScheduler::drop_slot(Slot slot) {
   s.running = false;
   s.last_decode = -1;
   s.content.clear();
-  free_slots_.push_back(slot);
+  slots_.give_back(slot);
   --live_;
 }
 

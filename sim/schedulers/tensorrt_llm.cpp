@@ -14,11 +14,6 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
           .copy_on_partial_reuse = c.tensorrt_llm.copy_on_partial_reuse};
 }
 
-// Later ends sink: std::push_heap keeps the largest on top, so "smaller" means "ends later".
-constexpr auto ends_later = [](const auto& a, const auto& b) {
-  return a.step != b.step ? a.step > b.step : a.order > b.order;
-};
-
 }  // namespace
 
 TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
@@ -34,14 +29,7 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
   if (request.prompt_tokens >= config_.max_model_len) return SequenceId::none();
   if (!config_.enable_chunked_prefill && request.prompt_tokens > config_.max_num_batched_tokens)
     return SequenceId::none();
-  Slot slot;
-  if (free_slots_.empty()) {
-    slot = static_cast<Slot>(sequences_.size());
-    sequences_.emplace_back();
-  } else {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  }
+  const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
   const std::uint32_t stay = s.stay;
@@ -69,7 +57,7 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   ++s.epoch;
   ++s.stay;
   --requests_;
-  free_slots_.push_back(slot);
+  slots_.give_back(slot);
 }
 
 void TensorRtLlmScheduler::link_active(Slot slot) {
@@ -142,20 +130,17 @@ void TensorRtLlmScheduler::fetch() {
 // §1.2: a sequence whose last token is certainly in flight is TO_COMPLETE: not scheduled, but it holds its
 // blocks and its place until the update that brings the token. (Without overlap the update came before.)
 void TensorRtLlmScheduler::retire_ended(std::int64_t before_step) {
-  while (!ends_.empty()) {
-    const End end = ends_.front();
+  const auto stale = [&](const DecodeEnds::End& end) {
     const Sequence& s = sequences_[end.slot];
-    const bool stale = s.epoch != end.epoch || s.state != State::decoding || s.last_step != end.step;
-    if (!stale && end.step >= before_step) return;
-    std::pop_heap(ends_.begin(), ends_.end(), ends_later);
-    ends_.pop_back();
-    if (stale) continue;
-    Sequence& ended = sequences_[end.slot];
+    return s.epoch != end.epoch || s.state != State::decoding || s.last_step != end.step;
+  };
+  while (const auto end = ends_.take_before(before_step, stale)) {
+    Sequence& ended = sequences_[end->slot];
     decodes_.remove(ended.base);
     ended.computed = ended.base + ended.last_step + 1;
     ended.outputs = ended.max_output;
     ended.state = State::to_complete;
-    to_complete_.push_back(end.slot);
+    to_complete_.push_back(end->slot);
   }
 }
 
@@ -165,8 +150,8 @@ void TensorRtLlmScheduler::enter_decode_set(Slot slot, std::int64_t first_step, 
   s.base = context - first_step;
   s.last_step = first_step + (s.max_output - s.outputs) - 1;
   decodes_.add(s.base);
-  ends_.push_back({.step = s.last_step, .order = s.order, .slot = slot, .epoch = s.epoch});
-  std::push_heap(ends_.begin(), ends_.end(), ends_later);
+  ends_.push(
+      {.step = s.last_step, .order = static_cast<std::int64_t>(s.order), .slot = slot, .epoch = s.epoch});
 }
 
 void TensorRtLlmScheduler::rejoin_passed() {
@@ -318,12 +303,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   if (plan_.tokens() == 0) return plan_;
 
-  OpenStep open;
-  if (!spare_open_.empty()) {
-    open = std::move(spare_open_.back());
-    spare_open_.pop_back();
-  }
-  open.clear();
+  Open open = open_.blank();
   open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
   open.irregular = irregular_now_;
   for (const PrefillWork& chunk : chunks_) {
@@ -342,7 +322,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
     std::erase_if(contexts_, [&](Slot slot) { return is_generation(sequences_[slot]); });
   }
   digest_plan(plan_decodes_, plan_decode_context_, free);
-  open_.push_back(std::move(open));
+  open_.push(std::move(open));
   plan_.repeat = stretch_limit();
   ++next_step_;
   return plan_;
@@ -361,12 +341,12 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
-  if (static_cast<std::int32_t>(open_.size()) != config_.steps_in_flight) return 1;
-  for (const OpenStep& open : open_) {
+  if (open_.size() != config_.steps_in_flight) return 1;
+  for (const Open& open : open_) {
     if (!open.stores.empty()) return 1;
   }
   // Heap entries may be stale; a stale top only shortens the stretch.
-  const std::int64_t until_end = ends_.front().step - next_step_ + 1;
+  const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
   const std::int64_t limit = std::min(longest, until_end);
   if (limit <= 1) return 1;
   return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);

@@ -12,9 +12,12 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "sim/decode_ends.h"
 #include "sim/decode_set.h"
+#include "sim/open_steps.h"
 #include "sim/scheduler.h"
 #include "sim/schedulers/tensorrt_llm_kv.h"
+#include "sim/slot_pool.h"
 
 namespace orrery {
 
@@ -73,13 +76,6 @@ class TensorRtLlmScheduler final : public Scheduler {
     std::uint64_t key_version = 0;  //   as of this version of the tree (+ 1)
   };
 
-  struct End {  // heap entry: the step that samples a decoding sequence's last token
-    std::int64_t step;
-    std::uint64_t order;
-    Slot slot;
-    std::uint32_t epoch;
-  };
-
   struct Store {  // §4.3: blocks that the update of a step makes findable
     Slot slot;
     std::uint32_t stay;
@@ -92,15 +88,10 @@ class TensorRtLlmScheduler final : public Scheduler {
     bool by_eos;
   };
 
-  struct OpenStep {
-    std::int32_t regular_decodes = 0;
-    std::vector<FirstToken> sampled;  // contexts that end in this step
-    std::vector<SequenceId> irregular;
+  struct Open : OpenStep {
     std::vector<Store> stores;
     void clear() {
-      regular_decodes = 0;
-      sampled.clear();
-      irregular.clear();
+      OpenStep::clear();
       stores.clear();
     }
   };
@@ -149,7 +140,6 @@ class TensorRtLlmScheduler final : public Scheduler {
   void extend_stretch(std::int64_t extra_steps);
   void finish_ended(const StepOutcome& outcome, std::int64_t step, std::size_t update);
   void finish_early(Slot slot, std::int64_t step, std::size_t update);
-  void forget_wasted_token(Slot slot);
   void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
   void store_contexts();
 
@@ -181,7 +171,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   TensorRtLlmRules rules_;
   TensorRtLlmKvPool kv_;
   std::vector<Sequence> sequences_;
-  std::vector<Slot> free_slots_;
+  SlotPool slots_;
   std::int64_t requests_ = 0;
   std::deque<Slot> queue_;     // §1.1: behind the cap on active requests, or not fetched yet
   bool waits_in_get_ = false;  // §1.4: idle when the first of `queue_` came
@@ -192,12 +182,11 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::vector<Slot> passed_, to_complete_;
   DecodeSet decodes_;
   std::int64_t owed_ = 0;  // blocks that generations may still take until their limits
-  std::vector<End> ends_;  // min-heap by (step, order)
+  DecodeEnds ends_;
   std::uint64_t next_order_ = 0;
   std::uint64_t highest_started_ = 0;  // no started sequence has a higher order
   std::int64_t next_step_ = 0, updated_steps_ = 0;
-  std::deque<OpenStep> open_;
-  std::vector<OpenStep> spare_open_;
+  OpenSteps<Open> open_;
   std::vector<Ended> ended_;
   std::vector<Store> stores_;
 

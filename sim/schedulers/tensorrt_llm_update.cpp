@@ -13,27 +13,11 @@ const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   stores_.clear();
-  for (std::size_t i = 0; i < updates; ++i) {
-    if (open_.empty()) {
-      effects_.regular_decodes.push_back(decodes_.size());
-    } else {
-      OpenStep& open = open_.front();
-      effects_.regular_decodes.push_back(open.regular_decodes);
-      for (FirstToken token : open.sampled) {
-        token.update = i;
-        effects_.first_tokens.push_back(token);
-      }
-      for (const SequenceId id : open.irregular) effects_.irregular.push_back({.sequence = id, .update = i});
-      stores_.insert(stores_.end(), open.stores.begin(), open.stores.end());
-      spare_open_.push_back(std::move(open));
-      open_.pop_front();
-    }
-    ++updated_steps_;
-  }
-  while (static_cast<std::int64_t>(open_.size()) < next_step_ - updated_steps_) {
-    open_.emplace_back();
-    open_.back().regular_decodes = decodes_.size();
-  }
+  open_.update(updates, decodes_.size(), effects_, [&](const Open& open) {
+    stores_.insert(stores_.end(), open.stores.begin(), open.stores.end());
+  });
+  updated_steps_ += static_cast<std::int64_t>(updates);
+  open_.fill_up(next_step_ - updated_steps_, decodes_.size());
   const std::int64_t last = updated_steps_ - 1;
   finish_ended(outcome, last, updates - 1);
   store_contexts();
@@ -43,15 +27,12 @@ const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome
 // The executor ran more steps of the offered stretch: account for what each of them would have decided.
 void TensorRtLlmScheduler::extend_stretch(std::int64_t extra_steps) {
   std::int64_t free = kv_.free_blocks();
-  const std::int64_t first = next_step_, members = decodes_.size();
-  std::int64_t context = decodes_.context_sum(first), blocks = 0;
-  for (std::int64_t i = 0; i < extra_steps; ++i) {
-    const std::int64_t fresh = decodes_.new_blocks(first + i);
-    free -= fresh;
-    blocks += fresh;
-    digest_plan(members, context, free);
-    context += members;
-  }
+  const std::int64_t members = decodes_.size();
+  const std::int64_t blocks =
+      decodes_.walk(next_step_, extra_steps, [&](std::int64_t context, std::int64_t fresh) {
+        free -= fresh;
+        digest_plan(members, context, free);
+      });
   kv_.grow_unattributed(blocks);
   owed_ -= blocks;
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
@@ -89,21 +70,14 @@ void TensorRtLlmScheduler::finish_early(Slot slot, std::int64_t step, std::size_
     const std::int64_t wasted = next_step_ - 1 - step;
     outputs = s.max_output - static_cast<std::int32_t>(s.last_step - step);
     computed = s.base + next_step_;
-    if (wasted > 0) forget_wasted_token(slot);
+    if (wasted > 0) open_.forget_wasted_token(SequenceId(slot));
   } else if (s.state == State::to_complete) {
     // The limit came right behind the EOS: its last planned token is the wasted one.
     const std::int64_t wasted = s.last_step - step;
     outputs = s.max_output - static_cast<std::int32_t>(wasted);
-    if (wasted > 0) forget_wasted_token(slot);
+    if (wasted > 0) open_.forget_wasted_token(SequenceId(slot));
   }
   finish(slot, outputs, computed, update);
-}
-
-// The token that an open step computes behind an EOS reaches nobody.
-void TensorRtLlmScheduler::forget_wasted_token(Slot slot) {
-  if (open_.empty()) return;
-  OpenStep& open = open_.back();
-  if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular_decodes;
 }
 
 void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed,

@@ -11,11 +11,6 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
       .num_blocks = c.num_gpu_blocks, .block_size = c.block_size, .prefix_caching = c.enable_prefix_caching};
 }
 
-// Later ends sink: std::push_heap keeps the largest on top, so "smaller" means "ends later".
-constexpr auto ends_later = [](const auto& a, const auto& b) {
-  return a.step != b.step ? a.step > b.step : a.order > b.order;
-};
-
 }  // namespace
 
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
@@ -27,14 +22,7 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
 
 SequenceId VllmV1Scheduler::add(const Request& request) {
   if (request.prompt_tokens >= config_.max_model_len) return SequenceId::none();
-  Slot slot;
-  if (free_slots_.empty()) {
-    slot = static_cast<Slot>(sequences_.size());
-    sequences_.emplace_back();
-  } else {
-    slot = free_slots_.back();
-    free_slots_.pop_back();
-  }
+  const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
   s = Sequence{};
@@ -57,7 +45,7 @@ void VllmV1Scheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
   kv_.close(s.kv);
   ++s.epoch;
-  free_slots_.push_back(slot);
+  slots_.give_back(slot);
 }
 
 void VllmV1Scheduler::link_running(Slot slot) {
@@ -114,20 +102,17 @@ void VllmV1Scheduler::begin_plan() {
 // §1.2 rule 2, first skip: a sequence whose last token is certainly in flight is not scheduled again. It
 // stays in `running` with its blocks until the update that brings the token (§1.5 finish lag).
 void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
-  while (!ends_.empty()) {
-    const End end = ends_.front();
+  const auto stale = [&](const DecodeEnds::End& end) {
     const Sequence& s = sequences_[end.slot];
-    const bool stale = s.epoch != end.epoch || s.state != State::decoding || s.last_step != end.step;
-    if (!stale && end.step >= before_step) return;
-    std::pop_heap(ends_.begin(), ends_.end(), ends_later);
-    ends_.pop_back();
-    if (stale) continue;
-    Sequence& ended = sequences_[end.slot];
+    return s.epoch != end.epoch || s.state != State::decoding || s.last_step != end.step;
+  };
+  while (const auto end = ends_.take_before(before_step, stale)) {
+    Sequence& ended = sequences_[end->slot];
     decodes_.remove(ended.base);
     ended.computed = ended.base + ended.last_step + 1;
     ended.outputs = ended.max_output;
     ended.state = State::last_token;
-    last_token_.push_back(end.slot);
+    last_token_.push_back(end->slot);
   }
 }
 
@@ -138,8 +123,8 @@ void VllmV1Scheduler::enter_decode_set(Slot slot, std::int64_t first_step, std::
   s.last_step = first_step + (s.max_output - s.outputs) - 1;
   decodes_.add(s.base);
   highest_decode_order_ = std::max(highest_decode_order_, s.order);
-  ends_.push_back({.step = s.last_step, .order = s.order, .slot = slot, .epoch = s.epoch});
-  std::push_heap(ends_.begin(), ends_.end(), ends_later);
+  ends_.push(
+      {.step = s.last_step, .order = static_cast<std::int64_t>(s.order), .slot = slot, .epoch = s.epoch});
 }
 
 void VllmV1Scheduler::rejoin_paused() {
@@ -380,12 +365,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   if (plan_.tokens() == 0) return plan_;
 
-  OpenStep open;
-  if (!spare_open_.empty()) {
-    open = std::move(spare_open_.back());
-    spare_open_.pop_back();
-  }
-  open.clear();
+  OpenStep open = open_.blank();
   open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
   open.irregular = irregular_now_;
   for (const PrefillWork& chunk : chunks_) {
@@ -398,7 +378,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
     std::erase_if(prefilling_, [&](Slot slot) { return sequences_[slot].state != State::prefilling; });
   }
   digest_plan(plan_decodes_, plan_decode_context_, free);
-  open_.push_back(std::move(open));
+  open_.push(std::move(open));
   plan_.repeat = stretch_limit();
   ++next_step_;
   return plan_;
@@ -416,9 +396,9 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
   if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
     return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
-  if (static_cast<std::int32_t>(open_.size()) != config_.steps_in_flight) return 1;
+  if (open_.size() != config_.steps_in_flight) return 1;
   // Heap entries may be stale; a stale top only shortens the stretch.
-  const std::int64_t until_end = ends_.front().step - next_step_ + 1;
+  const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
   const std::int64_t limit = std::min(longest, until_end);
   if (limit <= 1) return 1;
   return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);

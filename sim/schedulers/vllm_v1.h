@@ -10,9 +10,12 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "sim/decode_ends.h"
 #include "sim/decode_set.h"
 #include "sim/kv_block_manager.h"
+#include "sim/open_steps.h"
 #include "sim/scheduler.h"
+#include "sim/slot_pool.h"
 
 namespace orrery {
 
@@ -68,24 +71,6 @@ class VllmV1Scheduler final : public Scheduler {
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
   };
 
-  struct End {  // heap entry: the step that samples a decoding sequence's last token
-    std::int64_t step;
-    std::uint64_t order;
-    Slot slot;
-    std::uint32_t epoch;
-  };
-
-  struct OpenStep {
-    std::int32_t regular_decodes = 0;
-    std::vector<FirstToken> sampled;  // prefills that end in this step
-    std::vector<SequenceId> irregular;
-    void clear() {
-      regular_decodes = 0;
-      sampled.clear();
-      irregular.clear();
-    }
-  };
-
   // schedule(), in the engine's order
   void begin_plan();
   void retire_ended(std::int64_t before_step);
@@ -108,7 +93,6 @@ class VllmV1Scheduler final : public Scheduler {
   void extend_stretch(std::int64_t extra_steps);
   void finish_ended(std::int64_t step, std::size_t update);
   void finish_early(SequenceId sequence, std::int64_t step, std::size_t update);
-  void forget_wasted_token(SequenceId sequence);
   void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
 
   // helpers
@@ -125,7 +109,7 @@ class VllmV1Scheduler final : public Scheduler {
   SchedulerConfig config_;
   KvBlockManager kv_;
   std::vector<Sequence> sequences_;
-  std::vector<Slot> free_slots_;
+  SlotPool slots_;
   std::deque<Slot> waiting_;
   Slot running_head_ = no_slot, running_tail_ = no_slot;
   std::int32_t running_count_ = 0;
@@ -133,12 +117,11 @@ class VllmV1Scheduler final : public Scheduler {
   std::vector<Slot> paused_;
   std::vector<Slot> last_token_;  // sequences whose last token is in flight
   DecodeSet decodes_;
-  std::vector<End> ends_;  // min-heap by (step, order)
+  DecodeEnds ends_;
   std::uint64_t next_order_ = 0;
   std::uint64_t highest_decode_order_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
-  std::deque<OpenStep> open_;
-  std::vector<OpenStep> spare_open_;
+  OpenSteps<OpenStep> open_;
 
   // The head of the queue failed its memory gate; it need not be tried again until memory changed hands.
   bool head_blocked_ = false;
