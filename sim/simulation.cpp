@@ -131,6 +131,12 @@ class Loop {
       if (instance->scheduler().has_work()) {
         return make_error(ErrorKind::internal, "the run ended with requests in flight");
       }
+      const SchedulerView end = instance->scheduler().view();
+      if (end.free_blocks != end.usable_blocks) {
+        return make_error(ErrorKind::internal,
+                          "KV blocks leaked: the run ended with " + std::to_string(end.free_blocks) + " of " +
+                              std::to_string(end.usable_blocks) + " free");
+      }
     }
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
     PoolResult pool{.name = "main", .instances = static_cast<std::int64_t>(instances_.size())};

@@ -2,6 +2,7 @@
 #include "sim/simulation.h"
 
 #include "catch.h"
+#include "conservation.h"
 #include "world.h"
 
 using namespace orrery;
@@ -196,60 +197,23 @@ TEST_CASE("with one sequence at a time the queue obeys Lindley's recursion") {
 }
 
 TEST_CASE("random worlds: every request ends once, tokens add up, no block leaks, Little's law") {
-  std::uint64_t preemptions = 0, cached = 0, eos = 0, stretches = 0;
+  world::Visited visited;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
-    auto [w, requests] = world::random_world(seed);
-    world::Records records;
-    w.sink = &records;
-    const RunResult r = world::run(w, requests);
+    const auto [w, requests] = world::random_world(seed);
     CAPTURE(seed);
-    REQUIRE(records.all.size() == requests.size());
-    std::uint64_t tokens = 0, gaps = 0;
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      const RequestRecord& q = records.all[i];
-      REQUIRE(q.request == i);
-      REQUIRE(q.status == RequestStatus::completed);
-      const std::int64_t room = w.config.max_model_len - requests[i].prompt_tokens;
-      REQUIRE(q.output_tokens == std::min<std::int64_t>(requests[i].output_tokens, room));
-      REQUIRE(q.ttft.ns() > 0);
-      REQUIRE(q.e2e >= q.ttft);
-      REQUIRE(q.ttft >= q.queue);
-      REQUIRE(q.cached_tokens < q.prompt_tokens);
-      tokens += static_cast<std::uint64_t>(q.output_tokens);
-      gaps += static_cast<std::uint64_t>(q.output_tokens - 1);
-      cached += q.cached_tokens > 0 ? 1 : 0;
-      eos += requests[i].max_output_tokens > requests[i].output_tokens ? 1 : 0;
-    }
-    REQUIRE(r.output_tokens == tokens);
-    REQUIRE(r.itl.count == gaps);  // each token after a request's first has exactly one gap
-    preemptions += r.preemptions;
-    stretches += r.stretches;
+    world::check_conservation(
+        w, requests, [](const TraceRequest&) { return false; }, visited);
   }
-  // The worlds do visit what they are meant to visit.
-  CHECK(preemptions > 100);
-  CHECK(cached > 1000);
-  CHECK(eos > 1000);
-  CHECK(stretches > 1000);
+  CHECK(visited.preemptions > 100);
+  CHECK(visited.cached > 1000);
+  CHECK(visited.eos > 1000);
+  CHECK(visited.stretches > 1000);
 }
 
 TEST_CASE("per-request inter-token gaps add up to the request's decode time") {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
-    auto [w, requests] = world::random_world(seed);
-    world::Records records;
-    w.sink = &records;
-    w.itl = true;
-    world::run(w, requests);
+    const auto [w, requests] = world::random_world(seed);
     CAPTURE(seed);
-    for (const RequestRecord& q : records.all) {
-      if (q.output_tokens < 2) {
-        REQUIRE(q.itl_max == -1);
-        continue;
-      }
-      REQUIRE(q.itl_p50 <= q.itl_p99);
-      REQUIRE(q.itl_p99 <= q.itl_max);
-      const std::int64_t span = (q.e2e - q.ttft).ns();
-      REQUIRE(q.itl_max <= span);
-      REQUIRE(q.itl_max * (q.output_tokens - 1) >= span);
-    }
+    world::check_gaps(w, requests, 0);
   }
 }
