@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Raw logs of ../shared/examples/vllm_on_gpu (plugin and client) → a run folder as under reports/cases/.
+
+  tools/vllm_probe_to_run.py RAW_FOLDER EXPERIMENTS.json OUT_FOLDER [--engine-log FILE] [--gpu TEXT]
+
+RAW_FOLDER holds info.json, requests.jsonl.gz and {sched,exec,upd}.PID.jsonl; EXPERIMENTS.json is what the client was given.
+Written: engine.json, experiments.jsonl.gz, requests.csv.gz, steps.csv.gz (columns: ../shared/truth/README.md). The plugin
+here also logs how many sequences decoded and their context sum, so nothing has to be reconstructed. Scheduled steps
+and their executions are joined by order, where the executions of the engine's start-up are passed over; if the plugin lost
+a row (it does now and then; the step is then left out, as in ../shared/truth), by time. Token counts must agree. Standard
+library only.
+"""
+import argparse
+import csv
+import glob
+import gzip
+import json
+import os
+import re
+import sys
+
+STEP_COLUMNS = ("experiment,step,schedule_start_us,schedule_us,tokens,sequences,prefill_chunks,new_requests,running,waiting,"
+                "free_blocks,preempted,execute_start_us,execute_host_us,sample_end_us,gpu_us,gpu_us_rank1,update_start_us,update_us,"
+                "decode_sequences,decode_context_tokens,prefill_request_ids,new_request_ids,preempted_request_ids").split(",")
+REQUEST_COLUMNS = ("experiment,request,arrival_s,submit_s,prompt_tokens,output_tokens,cached_tokens,ttft_s,e2e_s,tpot_ms,"
+                   "itl_p50_ms,itl_p99_ms,itl_max_ms").split(",")
+
+
+def lines(pattern):
+    """One list of rows per file that matches, in order of the process id."""
+    found = sorted(glob.glob(pattern), key=lambda p: int(p.split(".")[-2]))
+    out = []
+    for path in found:
+        with open(path, encoding="utf-8") as f:
+            out.append([json.loads(line) for line in f if line.strip()])
+    return out
+
+
+def executions(scheduled, executed):
+    """Per scheduled step the row of its execution, or None: by order; else the first that begins before the next step was
+    scheduled, which holds where one process does both."""
+    for shift in range(len(executed) - len(scheduled) + 1):
+        if all(s[3] == e[4] for s, e in zip(scheduled, executed[shift:])):
+            return executed[shift:shift + len(scheduled)]
+    out, at = [], 0
+    for i, s in enumerate(scheduled):
+        until = scheduled[i + 1][2] if i + 1 < len(scheduled) else float("inf")
+        while at < len(executed) and executed[at][1] < s[2]:
+            at += 1
+        row = executed[at] if at < len(executed) and executed[at][1] < until else None
+        if row and row[4] != s[3]:
+            sys.exit(f"step {s[0]} was scheduled with {s[3]} tokens and executed with {row[4]}")
+        out.append(row)
+    return out
+
+
+def percentile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(p * len(values)))] if values else None
+
+
+def number(value, digits):
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def write_gz(path, rows, columns):
+    with gzip.GzipFile(path, "wb", mtime=0) as raw:
+        text = [",".join(columns)] + [",".join(str(row[c]) for c in columns) for row in rows]
+        raw.write(("\n".join(text) + "\n").encode())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("raw")
+    parser.add_argument("experiments")
+    parser.add_argument("out")
+    parser.add_argument("--engine-log")
+    parser.add_argument("--gpu", default="")
+    a = parser.parse_args()
+
+    with open(a.experiments, encoding="utf-8") as f:
+        definitions = {e["name"]: e for e in json.load(f)}
+    scheduled = lines(f"{a.raw}/sched.*.jsonl")[0]
+    ranks = lines(f"{a.raw}/exec.*.jsonl")
+    updates = {row[0]: row for row in lines(f"{a.raw}/upd.*.jsonl")[0]}
+    executed = [executions(scheduled, rank) for rank in ranks]
+
+    headers, requests = [], []
+    with gzip.open(f"{a.raw}/requests.jsonl.gz", "rt") as f:
+        for line in f:
+            row = json.loads(line)
+            if "t0_monotonic" in row:
+                headers.append(row)
+            else:
+                requests.append(row)
+    starts = {h["exp"]: h["t0_monotonic"] * 1e9 for h in headers}
+    order = [h["exp"] for h in headers]
+    # The client waits 0.3 s for t0, but not with requests one after another.
+    begins = {e: starts[e] - (3.5e8 if definitions[e].get("serial") else 1e7) for e in order}
+
+    def experiment_of(step):
+        """By its request names, `experiment-index-…`; a step of decodes belongs to the experiment that was on."""
+        names = [r[0] for r in step[5]] + [r[0] for r in step[6]]
+        for name in names:
+            for e in order:
+                if re.match(re.escape(e) + r"-\d+(-|$)", name):
+                    return e
+        begun = [e for e in order if begins[e] <= step[1]]
+        return begun[-1] if begun and not any(n.startswith("warm-") for n in names) else None
+
+    def index(name, e):
+        return re.match(re.escape(e) + r"-(\d+)", name).group(1)
+
+    steps = []
+    for i, s in enumerate(scheduled):
+        e = experiment_of(s)
+        if e is None or s[1] < begins[e]:
+            continue
+        t0 = starts[e]
+        us = lambda ns: number((ns - t0) / 1e3, 1)  # noqa: E731
+        run = [rank[i] for rank in executed]
+        update = updates.get(s[0])
+        if update is None or None in run:
+            continue
+        steps.append({
+            "experiment": e, "step": s[0], "schedule_start_us": us(s[1]), "schedule_us": number((s[2] - s[1]) / 1e3, 1),
+            "tokens": s[3], "sequences": s[4], "prefill_chunks": " ".join(f"{n}@{c - n}" for _, n, c in s[5]),
+            "new_requests": len(s[6]), "running": s[7], "waiting": s[8], "free_blocks": s[9], "preempted": len(s[10]),
+            "execute_start_us": us(run[0][1]),
+            "execute_host_us": number((run[0][2] - run[0][1]) / 1e3, 1),
+            "sample_end_us": us(run[0][3]), "gpu_us": run[0][5],
+            "gpu_us_rank1": run[1][5] if len(run) > 1 else "",
+            "update_start_us": us(update[1]),
+            "update_us": number((update[2] - update[1]) / 1e3, 1),
+            "decode_sequences": s[11], "decode_context_tokens": s[12],
+            "prefill_request_ids": " ".join(index(r[0], e) for r in s[5]),
+            "new_request_ids": " ".join(f"{index(r[0], e)}:{r[1]}" for r in s[6]),
+            "preempted_request_ids": " ".join(index(r, e) for r in s[10])})
+    os.makedirs(a.out, exist_ok=True)
+    write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS)
+
+    rows = []
+    for r in requests:
+        gaps = [x / 1e3 for x in r["itl_us"]]
+        if r["st"] != "ok" or r["got"] != r["out"]:
+            sys.exit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
+        rows.append({
+            "experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
+            "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
+            "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
+            "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
+            "itl_max_ms": number(max(gaps, default=None), 3)})
+    write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS)
+
+    with gzip.GzipFile(f"{a.out}/experiments.jsonl.gz", "wb", mtime=0) as raw:
+        for e in order:
+            kept = dict(definitions[e])
+            kept.pop("need", None)
+            kept["reqs"] = [{k: v for k, v in r.items() if k != "seed"} for r in kept["reqs"]]
+            raw.write((json.dumps(kept, separators=(",", ":")) + "\n").encode())
+
+    with open(f"{a.raw}/info.json", encoding="utf-8") as f:
+        info = json.load(f)
+    info.pop("init_s", None)
+    info["engine"]["model"] = os.path.basename(info["engine"]["model"])
+    info["gpu"] = a.gpu
+    if a.engine_log:
+        with open(a.engine_log, encoding="utf-8", errors="replace") as f:
+            log = f.read()
+        for key, pattern in [("vllm", r"(?:engine \(|version )v?([\d.]+\d)"), ("available_kv_cache_gib", r"Available KV cache memory: ([\d.]+) GiB"),
+                             ("kv_cache_tokens", r"GPU KV cache size: ([\d,]+) tokens"), ("model_load_gib", r"Model loading took ([\d.]+) GiB"),
+                             ("graph_capture_gib", r"Graph capturing finished in \d+ secs, took ([\d.]+) GiB"),
+                             ("backends", r"((?:Using|Selected) [^\n]*(?:[Bb]ackend|kernel|[Kk]ernel for|Model Runner|FlashAttention)[^\n]*)")]:
+            found = list(dict.fromkeys(m.strip().rstrip(".") for m in re.findall(pattern, log)))
+            info[key] = found[0] if key == "vllm" and found else found
+    with open(f"{a.out}/engine.json", "w", encoding="utf-8") as f:
+        json.dump(info, f, indent=1)
+        f.write("\n")
+    print(f"{a.out}: {len(order)} experiments, {len(rows)} requests, {len(steps)} steps, {len(executed)} ranks")
+
+
+if __name__ == "__main__":
+    main()
