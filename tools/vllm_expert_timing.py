@@ -1,65 +1,118 @@
-import json, os, sys, time, torch
-from vllm.model_executor.layers.fused_moe import override_config
-from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
-from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
-import vllm.model_executor.layers.fused_moe as fm
+#!/usr/bin/env python3
+"""Times vLLM's Triton fused expert layer, whole and as one rank of an expert-parallel group holds it.
+
+  vllm_expert_timing.py OUT.csv SECONDS
+
+On a GPU machine with vLLM on PYTHONPATH (../shared/examples/vllm_on_gpu packs it). Appends rows of
+reports/cases/h100_vllm_0_24_experts/layers.csv until the budget is spent; a combination that fails is printed and skipped.
+"""
+import json
+import os
+import sys
+import time
 from contextlib import nullcontext
-out = open(sys.argv[1], "a"); budget = float(sys.argv[2]); T0 = time.time()
-CF = os.path.join(os.path.dirname(fm.__file__), "configs")
-dev = "cuda"; torch.manual_seed(1)
-def tuned(E, N, fp8, gpu="NVIDIA_H200"):
-    p = f"{CF}/E={E},N={N},device_name={gpu}" + (",dtype=fp8_w8a8,block_shape=[128,128]" if fp8 else "") + ".json"
-    c = json.load(open(p)); c.pop("triton_version", None); return {int(k): v for k, v in c.items()}
-class W:
-    def __init__(s, El, Et, N, fp8, K=2048):
-        s.El, s.Et, s.N, s.K, s.fp8 = El, Et, N, K, fp8
-        def w(a, b):
-            t = torch.empty(El, a, b, device=dev, dtype=torch.float8_e4m3fn if fp8 else torch.bfloat16)
-            for e in range(El):
-                r = torch.randn(a, b, device=dev); t[e].copy_((r * 60).clamp_(-440, 440) if fp8 else r * .02)
-            return t
-        s.w1, s.w2 = w(2 * N, K), w(K, N)
-        s.q = None
+
+import torch
+import vllm.model_executor.layers.fused_moe as fused_moe
+from vllm.model_executor.layers.fused_moe import override_config
+from vllm.model_executor.layers.fused_moe.config import fp8_w8a8_moe_quant_config
+from vllm.model_executor.layers.fused_moe.fused_moe import fused_experts
+
+HIDDEN, EXPERTS, PER_TOKEN = 2048, 128, 8
+TOKENS = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192]
+PLAN = [  # experts here, width, FP8 blocks, tile file; most wanted first
+    (64, 768, True, "default"), (64, 768, True, "tuned"), (128, 768, True, "tuned"), (64, 768, False, "default"),
+    (128, 768, False, "default"), (128, 768, True, "default"), (64, 768, False, "tuned"), (128, 768, False, "tuned"),
+    (128, 384, True, "tuned"), (128, 384, True, "default")]
+
+
+def tuned_tiles(width, fp8):
+    suffix = ",dtype=fp8_w8a8,block_shape=[128,128]" if fp8 else ""
+    name = f"E={EXPERTS},N={width},device_name=NVIDIA_H200{suffix}.json"
+    with open(os.path.join(os.path.dirname(fused_moe.__file__), "configs", name), encoding="utf-8") as f:
+        tiles = json.load(f)
+    tiles.pop("triton_version", None)
+    return {int(tokens): tile for tokens, tile in tiles.items()}
+
+
+class Layer:
+    def __init__(self, local, width, fp8):
+        self.local, self.width, self.fp8 = local, width, fp8
+        self.w1, self.w2 = self.weights(2 * width, HIDDEN), self.weights(HIDDEN, width)
+        self.quantization = self.map = None
         if fp8:
-            sc = lambda a, b: torch.full((El, (a + 127) // 128, (b + 127) // 128), .02 / 60, device=dev)
-            s.q = fp8_w8a8_moe_quant_config(w1_scale=sc(2 * N, K), w2_scale=sc(K, N), block_shape=[128, 128])
-        s.map = None
-        if El != Et:
-            s.map = torch.full((Et,), -1, dtype=torch.int32, device=dev); s.map[:El] = torch.arange(El, dtype=torch.int32, device=dev)
-    def call(s, x, tw, ti):
-        return fused_experts(x, s.w1, s.w2, tw, ti, global_num_experts=s.Et, expert_map=s.map, quant_config=s.q)
-def time_one(w, M, cfg, calls=6):
-    xs = []
-    for i in range(calls):
-        x = torch.randn(M, w.K, device=dev, dtype=torch.bfloat16)
-        tw, ti = torch.topk(torch.softmax(torch.randn(M, w.Et, device=dev), -1), 8); tw = tw / tw.sum(-1, keepdim=True)
-        xs.append((x, tw.float(), ti.to(torch.int32)))
-    with (override_config(cfg) if cfg else nullcontext()):
-        for a in xs[:2]: w.call(*a)
-        torch.cuda.synchronize(); g = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(g):
-            for a in xs: w.call(*a)
-    ts = []
-    for r in range(12):
-        e0, e1 = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        e0.record(); g.replay(); e1.record(); e1.synchronize(); ts.append(e0.elapsed_time(e1) * 1e3 / calls)
-    ts.sort(); loc = [float((t[2] < w.El).sum()) for t in xs]
-    return ts[len(ts) // 2], sum(loc) / len(loc), sum(len(set(t[2][t[2] < w.El].tolist())) for t in xs) / len(xs)
-Ms = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192]
-plan = [(64, 128, 768, True, "default"), (64, 128, 768, True, "tuned"), (128, 128, 768, True, "tuned"), (64, 128, 768, False, "default"), (128, 128, 768, False, "default"),
-        (128, 128, 768, True, "default"), (64, 128, 768, False, "tuned"), (128, 128, 768, False, "tuned"), (128, 128, 384, True, "tuned"), (128, 128, 384, True, "default")]
-cur = None
-for El, Et, N, fp8, kind in plan:
-    if time.time() - T0 > budget: print("SKIP", El, N, fp8, kind); continue
-    try:
-        if cur is None or (cur.El, cur.N, cur.fp8) != (El, N, fp8):
-            cur = None; torch.cuda.empty_cache(); cur = W(El, Et, N, fp8)
-        table = tuned(128, N, fp8) if kind == "tuned" else None
-        for M in Ms:
-            if time.time() - T0 > budget + 20: print("CUT"); break
-            cfg = table[min(table, key=lambda k: abs(k - M))] if table else None
-            us, rows, distinct = time_one(cur, M, cfg)
-            out.write(f"{El},{Et},{N},{'fp8-block' if fp8 else 'bf16'},{kind},{M},{us:.2f},{rows:.1f},{distinct:.1f}\n"); out.flush()
-        print("DONE", El, N, fp8, kind, round(time.time() - T0, 1), flush=True)
-    except Exception as e:
-        print("FAIL", El, N, fp8, kind, type(e).__name__, str(e)[:300], flush=True)
+            scales = lambda n, k: torch.full((local, n // 128, k // 128), .02 / 60, device="cuda")  # noqa: E731
+            self.quantization = fp8_w8a8_moe_quant_config(
+                w1_scale=scales(2 * width, HIDDEN), w2_scale=scales(HIDDEN, width), block_shape=[128, 128])
+        if local != EXPERTS:
+            self.map = torch.full((EXPERTS,), -1, dtype=torch.int32, device="cuda")
+            self.map[:local] = torch.arange(local, dtype=torch.int32, device="cuda")
+
+    def weights(self, n, k):
+        out = torch.empty(self.local, n, k, device="cuda", dtype=torch.float8_e4m3fn if self.fp8 else torch.bfloat16)
+        for expert in out:
+            values = torch.randn(n, k, device="cuda")
+            expert.copy_((values * 60).clamp_(-440, 440) if self.fp8 else values * .02)
+        return out
+
+    def __call__(self, x, weights, ids):
+        return fused_experts(x, self.w1, self.w2, weights, ids, global_num_experts=EXPERTS, expert_map=self.map,
+                             quant_config=self.quantization)
+
+
+def routed(tokens):
+    x = torch.randn(tokens, HIDDEN, device="cuda", dtype=torch.bfloat16)
+    weights, ids = torch.topk(torch.softmax(torch.randn(tokens, EXPERTS, device="cuda"), -1), PER_TOKEN)
+    return x, (weights / weights.sum(-1, keepdim=True)).float(), ids.to(torch.int32)
+
+
+def time_layer(layer, tokens, tile, calls=6, repeats=12):
+    """Median microseconds of one call, rows and experts with rows on this GPU (means over the routings)."""
+    inputs = [routed(tokens) for _ in range(calls)]
+    with override_config(tile) if tile else nullcontext():
+        for arguments in inputs[:2]:  # compiles
+            layer(*arguments)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for arguments in inputs:
+                layer(*arguments)
+    times = []
+    for _ in range(repeats):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3 / calls)
+    here = [ids[ids < layer.local] for _, _, ids in inputs]
+    return sorted(times)[repeats // 2], sum(len(h) for h in here) / calls, sum(len(set(h.tolist())) for h in here) / calls
+
+
+def main():
+    start, budget = time.time(), float(sys.argv[2])
+    torch.manual_seed(1)
+    layer = None
+    with open(sys.argv[1], "a", encoding="utf-8") as out:
+        for local, width, fp8, config in PLAN:
+            if time.time() - start > budget:
+                print("SKIP", local, width, fp8, config)
+                continue
+            try:
+                if layer is None or (layer.local, layer.width, layer.fp8) != (local, width, fp8):
+                    layer = None
+                    torch.cuda.empty_cache()
+                    layer = Layer(local, width, fp8)
+                tiles = tuned_tiles(width, fp8) if config == "tuned" else None
+                for tokens in TOKENS:
+                    tile = tiles[min(tiles, key=lambda known: abs(known - tokens))] if tiles else None
+                    us, rows, distinct = time_layer(layer, tokens, tile)
+                    out.write(f"{local},{EXPERTS},{width},{'fp8-block' if fp8 else 'bf16'},{config},{tokens},{us:.2f},{rows:.1f},{distinct:.1f}\n")
+                    out.flush()
+                print("DONE", local, width, fp8, config, flush=True)
+            except Exception as error:  # a kernel that does not compile must not end the others
+                print("FAIL", local, width, fp8, config, type(error).__name__, str(error)[:300], flush=True)
+
+
+if __name__ == "__main__":
+    main()
