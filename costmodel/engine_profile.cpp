@@ -91,6 +91,9 @@ void read_memory(const Yaml& node, EngineProfile& e) {
     *runner.logit = read_number_figure(row.require("bytes_per_logit"), Dimension::count);
     *runner.graph = read_figure<Bytes>(row.require("bytes_per_graph"), true);
     *runner.residue = read_figure<Bytes>(row.require("residue"), true);
+    if (const Yaml layer = row.optional("bytes_per_graph_layer");
+        runner.key == std::string_view("v1") && layer.present())
+      e.graph_layer_bytes_v1 = read_figure<Bytes>(layer);
   }
 }
 

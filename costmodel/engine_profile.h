@@ -134,6 +134,8 @@ struct EngineProfile {
   // engine subtracts per captured graph (0 = it does not).
   Figure<double> logit_bytes_v1, logit_bytes_v2;
   Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
+  Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
+                                       // nodes
   std::vector<EngineArgument> arguments;
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };

@@ -51,6 +51,12 @@ Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
 
 bool is_tensorrt_llm(const InstanceSpec& spec) { return spec.engine.engine == "tensorrt-llm"; }
 
+// vLLM's modular expert kernels keep two buffers of max_num_batched_tokens · k rows
+// (`TritonExperts.workspace_shapes`, v1/worker/workspace.py); the mxfp4 kernels allocate for themselves.
+bool has_expert_workspace(const InstanceSpec& spec) {
+  return spec.engine.engine == "vllm" && spec.model.quantization != Quantization::mxfp4;
+}
+
 // The most that lives at once while one dummy step of max_num_batched_tokens runs, and then the sampler on a
 // row per request (`profile_run`, `_dummy_sampler_run`): the widest part of a layer with the hidden states
 // and the residual, or the hidden states with the logits in the types that the runner's sampler holds.
@@ -69,12 +75,17 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double kv_heads = static_cast<double>(std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
   const double heads = static_cast<double>(m.heads) / tp;
   double widest = stream + (2 * heads + 2 * kv_heads) * static_cast<double>(m.head_dim);
+  double kept = 0;  // elements of a token that stay allocated between layers and steps
   for (const LayerKind& kind : m.layer_kinds) {
-    if (kind.moe) {  // gate_up output and down output share one buffer, the activated rows have their own
-      const double inner = static_cast<double>(m.expert_intermediate) / tp,
-                   k = static_cast<double>(m.experts_per_token);
-      widest = std::max(widest, stream + static_cast<double>(m.hidden) +
-                                    k * (std::max(2 * inner, static_cast<double>(m.hidden)) + inner));
+    if (kind.moe) {
+      const double inner = static_cast<double>(m.expert_intermediate * spec.plan.ep) / tp,
+                   k = static_cast<double>(m.experts_per_token), hidden = static_cast<double>(m.hidden);
+      if (has_expert_workspace(spec)) {
+        kept = std::max(kept, k * (std::max(inner, hidden) + std::max(2 * inner, hidden)));
+        widest = std::max(widest, stream + hidden);
+      } else {  // gate_up output and down output share one buffer, the activated rows have their own
+        widest = std::max(widest, stream + hidden + k * (std::max(2 * inner, hidden) + inner));
+      }
     } else {
       widest = std::max(widest, stream + 3 * static_cast<double>(m.intermediate) / tp);
     }
@@ -84,7 +95,7 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double forward = tokens * widest * width;
   const double sampler = tokens * static_cast<double>(m.hidden) * width +
                          rows * static_cast<double>(m.vocabulary) * per_logit.value;
-  return Bytes(std::max(forward, sampler));
+  return Bytes(tokens * kept * width + std::max(forward, sampler));
 }
 
 // Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
@@ -95,7 +106,8 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   if (spec.hardware.vendor == "amd") return Bytes(0);
   const double kinds = is_tensorrt_llm(spec) ? 1 : 2;  // vLLM: full and piecewise
   const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
-  return each.value * graphs;
+  const Bytes layers = spec.engine.runner == "v2" ? Bytes(0) : spec.engine.graph_layer_bytes_v1.value;
+  return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;
 }
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {

@@ -11,6 +11,18 @@ namespace orrery {
 // Experts that at least one of `tokens` tokens chose: E·(1 − (1 − k/E)^T). k at one token, E in the limit.
 double expected_distinct_experts(double experts, double per_token, double tokens);
 
+// What one rank of an expert-parallel group has to do: rows (token, expert) and experts with rows.
+struct ExpertShare {
+  double rows = 0, distinct = 0;
+};
+// Expected share of the slowest of `ranks` ranks that hold E/R experts each; a collective after the layer
+// makes all wait for it. With rows T·k/R ± σ and distinct ± σ′ of the mean, the largest of R ranks lies m_R·σ
+// above it, m_R being the expected largest of R standard normals and
+//   σ² = T·k/R·(E−k)/(E−1),   σ′² = E/R·p(1−p)·E/(E−1),   p = 1 − (1 − k/E)^T
+// (T draws without replacement of k of E; the deviations of the ranks sum to zero, which the factors
+// contain). One rank: everything, exactly.
+ExpertShare expected_slowest_rank(double experts, double per_token, double tokens, double ranks);
+
 // Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Tuned
 // files of some shapes use other blocks; those are not modelled.
 std::int64_t moe_block_rows(std::int64_t tokens);

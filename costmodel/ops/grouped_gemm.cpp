@@ -2,24 +2,11 @@
 // row block. Time is that of the distinct experts' weights or of the padded row tiles, whichever is longer.
 #include <algorithm>
 
-#include "base/det_math.h"
 #include "costmodel/moe.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
 
 namespace orrery {
-
-double expected_distinct_experts(double experts, double per_token, double tokens) {
-  if (per_token >= experts) return experts;
-  // 1 − (1 − k/E)^T = −expm1(T·log1p(−k/E)), exact for large E as well.
-  return -experts * det_expm1(tokens * det_log1p(-per_token / experts));
-}
-
-std::int64_t moe_block_rows(std::int64_t tokens) { return tokens <= 64 ? 16 : 64; }
-
-double expected_row_tiles(double distinct, double rows, std::int64_t block_rows) {
-  return std::max(distinct, rows / static_cast<double>(block_rows) + distinct / 2);
-}
 
 OpCost grouped_gemm_cost(const Roofline& roofline, const OpSpec& spec, const GroupedRows& rows) {
   const KernelClass kernel_class = roofline.grouped_class(spec.format);
@@ -60,11 +47,11 @@ class GroupedGemmOperator : public Operator {
   GroupedRows rows(const StepInput& input) const {
     const double tokens = static_cast<double>(input.tokens);
     GroupedRows r;
-    const double ranks = static_cast<double>(spec_.expert_ranks);
-    r.rows = tokens * static_cast<double>(spec_.experts_per_token) / ranks;
-    r.distinct = expected_distinct_experts(static_cast<double>(spec_.experts),
-                                           static_cast<double>(spec_.experts_per_token), tokens) /
-                 ranks;
+    const ExpertShare share = expected_slowest_rank(static_cast<double>(spec_.experts),
+                                                    static_cast<double>(spec_.experts_per_token), tokens,
+                                                    static_cast<double>(spec_.expert_ranks));
+    r.rows = share.rows;
+    r.distinct = share.distinct;
     r.block_rows = moe_block_rows(input.tokens);
     r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
     return r;

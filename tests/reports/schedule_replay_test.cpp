@@ -46,6 +46,25 @@ TEST_CASE("every logged step is composed as the engine composed it") {
   CHECK(preempting == 4);
 }
 
+// Runs that no rule was checked on before: another model, a pool so small that requests are preempted again
+// and again, shared prefixes, and experts spread over two ranks.
+TEST_CASE("every step of runs on another part is composed as the engine composed it") {
+  std::int64_t steps = 0, preemptions = 0;
+  for (const char* name :
+       {"llama-3.1-8b_bf16_tp1", "qwen3-4b_bf16_tp1_small", "qwen3-30b-a3b_bf16_tp2_ep2"}) {
+    const MeasuredRun run = load("../h100_vllm_0_24/" + std::string(name));
+    const ScheduleReplay replay = replay_schedule(run);
+    INFO(schedule_replay_text(replay));
+    CHECK(replay.identical == replay.steps);
+    steps += replay.steps;
+    for (const MeasuredExperiment& e : run.experiments) {
+      for (const MeasuredStep& s : e.steps) preemptions += static_cast<std::int64_t>(s.preempted.size());
+    }
+  }
+  CHECK(steps == 11'372);
+  CHECK(preemptions == 63);
+}
+
 TEST_CASE("a difference is found, once, in its field") {
   MeasuredRun run = load("qwen3-8b_bf16_tp1");
   MeasuredExperiment& e = experiment(run, "azure_conv");
