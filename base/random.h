@@ -21,6 +21,7 @@ enum class RandomPurpose : std::uint32_t {
   client = 9,
   kernel_operands = 10,
   expert_routing = 11,
+  launch_jitter = 12,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

@@ -76,6 +76,9 @@ void read_host(const Yaml& node, HostCosts& h) {
       Term{"output_per_sequence", &h.output_per_sequence},
   };
   for (const Term& term : terms) *term.figure = read_figure<Seconds>(node.require(term.key), true);
+  h.launch_jitter = read_number_figure(node.require("launch_jitter"), Dimension::ratio);
+  h.launch_jitter_correlation =
+      read_number_figure(node.require("launch_jitter_correlation"), Dimension::ratio);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {

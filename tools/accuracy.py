@@ -182,9 +182,9 @@ def peers(runs):
     return table(["metric", "8B bf16", "32B bf16 TP2", "30B-A3B FP8"], rows)
 
 
-def coverage(orrery, run):
+def coverage(orrery, run, hardware="h200"):
     """Share of logged steps whose device time lies inside the 90 % interval of `orrery cost --steps`."""
-    folder = ROOT / "reports/cases/h200_vllm_0_24" / run
+    folder = ROOT / f"reports/cases/{hardware}_vllm_0_24" / run
     if not folder.is_dir():
         return []
     with open(folder / "engine.json", encoding="utf-8") as f:
@@ -193,8 +193,10 @@ def coverage(orrery, run):
     with tempfile.TemporaryDirectory() as place:
         scenario, listing, out = (os.path.join(place, n) for n in ("s.yaml", "steps.jsonl", "o.csv"))
         with open(scenario, "w", encoding="utf-8") as f:
-            f.write(f"deployment: {{hardware: h200, model: {engine['model'].lower()}, engine: vllm-0.24, "
-                    f"parallel: {{tp: {engine.get('tensor_parallel_size', 1)}}}}}\n")
+            width = engine.get("tensor_parallel_size", 1)
+            model = engine["model"].lower().replace("meta-", "")
+            f.write(f"deployment: {{hardware: {hardware}, model: {model}, engine: vllm-0.24, "
+                    f"parallel: {{tp: {width}, ep: {width if engine.get('enable_expert_parallel') else 1}}}}}\n")
         with open(listing, "w", encoding="utf-8") as f:
             for s in steps:
                 f.write(json.dumps({"prefill": s["prefill"], "decode": {"sequences": s["decodes"],

@@ -1,6 +1,7 @@
 #include "sim/costed/cost_model_executor.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/mutation.h"
 
@@ -21,8 +22,9 @@ StepStamp stamp(const StepTimes& t) {
 
 }  // namespace
 
-CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle)
-    : oracle_(oracle), events_(pricers.size()) {
+CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
+                                     LaunchJitter jitter)
+    : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
     engines_.push_back(Engine{.pricer = pricer,
@@ -78,13 +80,13 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
-    begin_single(e, plan, now);
+    begin_single(e, instance.value(), plan, now);
   }
   schedule_event(instance.value());
 }
 
 // Where graph dispatch looks at counts only, a chunk of one token is a decode (vllm_0_24.md §3).
-void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime now) {
+void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
   chunks_.clear();
   StepShape shape{.prefill = {},
                   .decode_sequences = plan.decode_sequences,
@@ -103,6 +105,11 @@ void CostModelExecutor::begin_single(Engine& e, const StepPlan& plan, SimTime no
   shape.prefill = chunks_;
   OpenStep open{
       .timing = e.pricer->price(shape), .times = {}, .decode = plan.stalls_decodes ? -1 : e.next_decode++};
+  // A decode step is one captured graph; a step with prompts is launched piece by piece, and beside decodes
+  // the core thread shares the host with the path of their outputs. What was measured is that; alone a prompt
+  // takes the median.
+  if (!plan.prefill.empty() && plan.decode_sequences > 0)
+    open.timing.launch = jitter_.next(instance, open.timing.launch);
   count_usage(plan, open.timing.busy);
   open.times = e.pipeline.begin(open.timing, now);
   e.open.push_back(open);

@@ -7,6 +7,7 @@
 
 #include "base/indexed_heap.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
 #include "sim/request.h"
 
@@ -15,7 +16,9 @@ namespace orrery {
 class CostModelExecutor final : public Executor {
  public:
   // `pricers`: one per instance (instances of a pool share one); they and `oracle` must outlive the executor.
-  CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle);
+  // `jitter` belongs to as many instances.
+  CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
+                    LaunchJitter jitter = {});
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId instance, SimTime at) override;
@@ -78,7 +81,7 @@ class CostModelExecutor final : public Executor {
     std::vector<SequenceId> eos;
   };
 
-  void begin_single(Engine& e, const StepPlan& plan, SimTime now);
+  void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
   void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
@@ -91,6 +94,7 @@ class CostModelExecutor final : public Executor {
 
   std::vector<Engine> engines_;
   const OutputLengths& oracle_;
+  LaunchJitter jitter_;
   IndexedTimeHeap events_;
   std::vector<PrefillChunk> chunks_;
   Usage usage_;

@@ -67,7 +67,10 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   const auto replicas = static_cast<std::size_t>(scenario.pool.replicas);
   OutputLengths oracle;
   TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle);
-  CostModelExecutor executor(std::vector<const StepPricer*>(replicas, &pricer), oracle);
+  const HostCosts& host = scenario.pool.instance.engine.host;
+  CostModelExecutor executor(
+      std::vector<const StepPricer*>(replicas, &pricer), oracle,
+      LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);

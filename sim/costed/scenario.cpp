@@ -59,6 +59,10 @@ void read_overrides(const Yaml& node, Scenario& scenario) {
         "overriding figures is not modelled by this version of Orrery; copy the hardware profile instead");
     figures.entries();
   }
+  if (const Yaml host = node.optional("host_scale"); host.present()) {
+    scenario.is_what_if = true;
+    scenario.what_if.host = host.number(1, 1e-6, 1e6);
+  }
   for (const auto& [name, value] : node.optional("op_scale").entries()) {
     scenario.is_what_if = true;
     const double factor = value.number(1, 1e-6, 1e6);
