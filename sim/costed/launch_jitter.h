@@ -10,6 +10,7 @@
 
 #include "base/det_math.h"
 #include "base/random.h"
+#include "base/time.h"
 
 namespace orrery {
 
