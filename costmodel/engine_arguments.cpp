@@ -28,9 +28,11 @@ class Resolver final : ArgumentResolver {
     const auto& v2 = engine_.v2_architectures;
     engine_.runner = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end() ? "v2" : "v1";
     settings_.max_model_len = model_.max_positions;
+    settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
     apply_all(args_);
     apply_defaults();
     check();
+    resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
     build_graph_sizes();
     engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
   }
@@ -78,7 +80,7 @@ class Resolver final : ArgumentResolver {
       throughput_ = value.choice({"balanced", "throughput"}) == 1;
     else if (name == "enable_expert_parallel")
       refuse_expert_parallel(value);
-    else
+    else if (!apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
   }
@@ -232,9 +234,13 @@ class Resolver final : ArgumentResolver {
 
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
-  if (engine.typed) return resolve_typed(engine, hardware, model, plan, args, place);
-  if (engine.engine == "tensorrt-llm")
-    return resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+  if (engine.typed || engine.engine == "tensorrt-llm") {
+    if (engine.typed)
+      resolve_typed(engine, hardware, model, plan, args, place);
+    else
+      resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+    return resolve_encoder_on_touch(engine, model, plan, args.present() ? args : place);
+  }
   Resolver(engine, hardware, model, plan, args, place).resolve();
 }
 

@@ -165,6 +165,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
     read_memory(root.require("memory"), e);
   }
   read_host(root.require("host"), e.host);
+  e.image_costs = read_image_costs(root.optional("images"));
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_arguments(root.require("arguments"), e);
   document.finish();

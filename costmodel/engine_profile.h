@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
+#include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
 #include "costmodel/typed_profile.h"
 
@@ -52,6 +53,7 @@ struct SchedulerSettings {
   NamedOptions options;      // of this engine alone, resolved, by its own names
   bool pad_to_graph = true;  // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
+  EncoderSettings encoder = {};  // of multimodal models
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).
@@ -140,6 +142,7 @@ struct EngineProfile {
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
   std::vector<EngineArgument> arguments;
+  ImageCosts image_costs;             // absent: the profile says nothing about images
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

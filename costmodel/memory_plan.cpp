@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "costmodel/encoder_pricer.h"
 
 namespace orrery {
 
@@ -196,7 +197,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   MemoryPlan plan;
   plan.total = spec.hardware.memory_total.value;
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
-  plan.weights = weights_of_rank(m, spec.plan.tp);
+  const EncoderMemory encoder = encoder_memory(spec);
+  plan.encoder = encoder.weights;
+  plan.weights = weights_of_rank(m, spec.plan.tp) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   if (spec.engine.typed) {
@@ -204,7 +207,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
     return plan;
   }
-  plan.activation_peak = activation_peak(spec);
+  // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.
+  plan.activation_peak =
+      encoder.outputs + Bytes(std::max(activation_peak(spec).value(), encoder.activations.value()));
   plan.graphs = graph_bytes(spec);
   plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
@@ -234,6 +239,7 @@ std::string MemoryPlan::to_table() const {
   row("total, as the framework reports it", total);
   row("requested by the engine", requested);
   row("  weights", weights);
+  if (encoder.value() > 0) row("    of them the vision encoder", encoder);
   row("  activation peak", activation_peak);
   row("  graphs", graphs);
   row("  framework and workspaces", residue);

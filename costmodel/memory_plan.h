@@ -13,9 +13,10 @@ namespace orrery {
 
 struct MemoryPlan {
   // bytes of one GPU (the fullest rank)
-  Bytes total;      // what the framework sees
-  Bytes requested;  // total × gpu_memory_utilization, rounded up (TensorRT-LLM: all of it)
-  Bytes weights;
+  Bytes total;            // what the framework sees
+  Bytes requested;        // total × gpu_memory_utilization, rounded up (TensorRT-LLM: all of it)
+  Bytes weights;          // the encoder's included
+  Bytes encoder;          // of them, the vision encoder's; 0 for a text-only model
   Bytes activation_peak;  // torch peak of one dummy step of max_num_batched_tokens
   Bytes graphs;           // what the engine subtracts for captured graphs (V2 runner: 0)
   Bytes residue;          // framework, workspaces

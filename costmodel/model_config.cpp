@@ -49,9 +49,17 @@ constexpr std::array harmless_fields{
     "torchscript",          "use_bfloat16",
 };
 
+// The same in a decoder that stands beside the encoder's map, and the encoder's map.
+constexpr std::array beside_vision{
+    "vision_config",     "vision_token_id",       "image_token_id",       "video_token_id",
+    "image_token_index", "vision_start_token_id", "vision_end_token_id",  "text_config",
+    "is_composition",    "ignore_index",          "projector_hidden_act",
+};
+
 class ConfigReader {
  public:
-  explicit ConfigReader(const Yaml& config) : config_(config) {}
+  ConfigReader(const Yaml& config, const std::string& decoder, const Yaml& outer)
+      : config_(config), decoder_(decoder), outer_(outer) {}
 
   ModelSpec read() {
     if (!read_architecture()) return std::move(model_);
@@ -67,16 +75,17 @@ class ConfigReader {
 
  private:
   bool read_architecture() {
-    const Yaml list = config_.require("architectures");
-    if (!list.present()) return false;
-    const std::vector<Yaml> items = list.items();
+    const Yaml list = decoder_.empty() ? config_.require("architectures") : config_.optional("architectures");
+    if (!list.present() && decoder_.empty()) return false;
+    const std::vector<Yaml> items = list.present() ? list.items() : std::vector<Yaml>{};
     const Yaml name = items.size() == 1 ? items[0] : list;
-    model_.architecture = name.scalar_text();
+    model_.architecture = decoder_.empty() ? name.scalar_text() : decoder_;
     for (const Architecture& a : architectures) {
       if (model_.architecture == a.name) architecture_ = &a;
     }
     if (architecture_ != nullptr) return true;
-    name.fail("architecture " + quote(model_.architecture) +
+    (name.present() ? name : config_)
+        .fail("architecture " + quote(model_.architecture) +
               " is not supported; supported: " + supported_architectures());
     accept_all(config_);  // without the architecture, no other field means anything
     return false;
@@ -93,6 +102,11 @@ class ConfigReader {
     return node.present() && !node.is_null() ? node.boolean(fallback) : fallback;
   }
 
+  bool outer_flag(const char* key) const {
+    const Yaml node = outer_.present() ? outer_.optional(key) : Yaml{};
+    return node.present() && !node.is_null() && node.boolean(false);
+  }
+
   void read_sizes() {
     model_.hidden = positive("hidden_size");
     model_.layers = positive("num_hidden_layers");
@@ -102,7 +116,7 @@ class ConfigReader {
     model_.kv_heads = positive("num_key_value_heads", std::max<std::int64_t>(1, model_.heads));
     model_.head_dim = positive(
         "head_dim", std::max<std::int64_t>(1, model_.hidden / std::max<std::int64_t>(1, model_.heads)));
-    model_.tied_embeddings = flag("tie_word_embeddings", false);
+    model_.tied_embeddings = flag("tie_word_embeddings", false) || outer_flag("tie_word_embeddings");
     model_.activation_dtype = model_.kv_dtype = read_dtype();
     if (const Yaml act = config_.optional("hidden_act"); act.present() && act.text() != "silu") {
       act.fail("activation " + quote(act.scalar_text()) + " is not supported; supported: silu");
@@ -112,7 +126,11 @@ class ConfigReader {
   // float32 checkpoints run in bfloat16 (vLLM's `--dtype auto`).
   DType read_dtype() {
     const Yaml old_name = config_.optional("torch_dtype"), new_name = config_.optional("dtype");
-    const Yaml node = new_name.present() ? new_name : old_name;
+    Yaml node = new_name.present() ? new_name : old_name;
+    if (!node.present() && outer_.present()) {
+      const Yaml outer_old = outer_.optional("torch_dtype"), outer_new = outer_.optional("dtype");
+      node = outer_new.present() ? outer_new : outer_old;
+    }
     if (!node.present() || node.is_null()) return DType::bf16;
     const std::vector<std::string> names = {"bfloat16", "float16", "float32"};
     return node.choice(names) == 1 ? DType::fp16 : DType::bf16;
@@ -227,7 +245,8 @@ class ConfigReader {
       model_.max_positions = static_cast<std::int64_t>(static_cast<double>(original.integer(1, 1)) * times);
     } else if (name == "linear" || name == "dynamic" || name == "yarn") {
       model_.max_positions = static_cast<std::int64_t>(static_cast<double>(model_.max_positions) * times);
-    } else if (name != "default" && name != "llama3" && name != "longrope") {
+    } else if (name != "default" && name != "llama3" && name != "longrope" &&
+               (name != "mrope" || decoder_.empty())) {
       type.fail("rope scaling " + quote(name) +
                 " is not supported; supported: default, llama3, longrope, yarn, linear, dynamic");
     }
@@ -291,6 +310,7 @@ class ConfigReader {
     for (const auto& [key, value] : config_.entries()) {
       if (among(read_elsewhere, key) || among(harmless_fields, key) || among(redundant_, key)) continue;
       if (architecture_->family != Family::dense && among(of_experts, key)) continue;
+      if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);
       value.fail("field " + quote(key) + " is not understood for " + model_.architecture +
                  "; Orrery reads dense and mixture-of-experts decoders with grouped-query attention (" +
@@ -390,6 +410,8 @@ class ConfigReader {
   }
 
   const Yaml config_;
+  const std::string& decoder_;  // of a multimodal model: what it is; "" = what the config says
+  const Yaml outer_;
   ModelSpec model_;
   const Architecture* architecture_ = nullptr;
   bool mlp_bias_ = false, output_bias_ = false;
@@ -400,6 +422,8 @@ class ConfigReader {
 
 }  // namespace
 
-ModelSpec read_model_config(const Yaml& config) { return ConfigReader(config).read(); }
+ModelSpec read_model_config(const Yaml& config, const std::string& architecture, const Yaml& outer) {
+  return ConfigReader(config, architecture, outer).read();
+}
 
 }  // namespace orrery

@@ -11,6 +11,9 @@ namespace orrery {
 // `config` is the map of config.json (JSON is read as YAML, so that every field has a place). Reads the
 // fields that decide shapes, passes over those known to change neither shapes nor prices, and reports every
 // other one. The weights carry the activation type; quantisation is applied afterwards (quantization.h).
-ModelSpec read_model_config(const Yaml& config);
+//
+// The decoder of a multimodal model: `architecture` names it, since its map does not, and `outer` is the
+// document around it, where some files keep the type and whether embeddings are tied.
+ModelSpec read_model_config(const Yaml& config, const std::string& architecture = "", const Yaml& outer = {});
 
 }  // namespace orrery

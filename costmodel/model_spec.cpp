@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "costmodel/model_config.h"
+#include "costmodel/multimodal_config.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
 #include "costmodel/quantization.h"
@@ -70,7 +71,9 @@ ReadModel read_document(const Yaml& root, const ModelFile& file) {
     config = root.require("config");
   }
   if (!config.present()) return read;
-  read.model = read_model_config(config);
+  const VisionArchitecture* multimodal = vision_architecture_of(config);
+  read.model =
+      multimodal != nullptr ? read_multimodal_config(config, *multimodal) : read_model_config(config);
   if (!read.model.layer_kinds.empty())
     read.plan = read_quantization_config(config.optional("quantization_config"), read.model.layers);
   else
@@ -135,6 +138,7 @@ Bytes WeightTensor::bytes() const {
 std::int64_t ModelSpec::parameters() const {
   std::int64_t total = sum(global_weights);
   for (const LayerKind& kind : layer_kinds) total += kind.count * sum(kind.weights);
+  if (vision != nullptr) total += vision->parameters();
   return total;
 }
 

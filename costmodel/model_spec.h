@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "costmodel/hardware.h"
+#include "costmodel/vision_spec.h"
 
 namespace orrery {
 
@@ -49,8 +51,9 @@ struct ModelSpec {
   std::vector<LayerKind> layer_kinds;        // counts sum to `layers`
   std::vector<WeightTensor> global_weights;  // embedding, final norm, lm_head
   std::string source;                        // file it came from
+  std::shared_ptr<const VisionSpec> vision;  // encoder of a multimodal model; null = text only
 
-  std::int64_t parameters() const;  // all, embeddings included, tied counted once
+  std::int64_t parameters() const;  // all, embeddings and encoder included, tied counted once
   // Touched by one token, with all of the embedding and lm_head (as Qwen counts "3.3B activated"; OpenAI
   // leaves the embedding out).
   std::int64_t active_parameters() const;

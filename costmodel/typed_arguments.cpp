@@ -144,7 +144,17 @@ class TypedResolver final : ArgumentResolver {
     reserved += static_cast<double>(s.prefill_graph_sizes.size()) * m.per_prefill_graph.value.value();
     const double total = driver_memory().value();
     if (total > m.floor_above.value.value()) reserved = std::max(reserved, m.floor.value.value());
-    return std::round((total - reserved) / total * 1000) / 1000;
+    return std::round((total - reserved) / total * 1000) / 1000 * encoder_share();
+  }
+
+  // memory_hook.py, adjust_mem_fraction_for_vlm: less for the pool, by layers · width² of the encoder against
+  // those of ViT-L. Configs that call their layers `depth` (Qwen) count as 24.
+  double encoder_share() const {
+    if (model_.vision == nullptr) return 1;
+    const VisionSpec& v = *model_.vision;
+    const double layers = v.rule == ImageRule::qwen_vl ? 24 : static_cast<double>(v.layers);
+    const double ratio = layers * static_cast<double>(v.hidden * v.hidden) / (24.0 * 1024 * 1024);
+    return 0.95 * std::clamp(1 - 0.1 * (ratio - 1), 0.8, 1.05);
   }
 
   TypedProfile& profile_;

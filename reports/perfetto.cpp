@@ -56,7 +56,8 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::resumed: phase(e, "prefill again"); break;
     case Kind::finished: phase(e, nullptr); break;
     case Kind::rejected:
-    case Kind::prefill_chunk: break;
+    case Kind::prefill_chunk:
+    case Kind::encoded: break;
   }
 }
 

@@ -74,6 +74,26 @@ Json kv_json(const RunResult& r) {
           {"pools", pools}};
 }
 
+// Images: what they became, and what preparing and encoding them took. Null in a run without any.
+Json images_json(const RunResult& r) {
+  const ImageResult& i = r.images;
+  if (i.arrived == 0) return nullptr;
+  const double seen = static_cast<double>(i.encoded + i.found);
+  return {{"images", i.arrived},
+          {"tokens", i.tokens},
+          {"text_tokens", r.input_tokens > i.tokens ? r.input_tokens - i.tokens : 0},
+          {"encoded", i.encoded},
+          {"embeddings", i.embeddings},
+          {"encoder_cache_hit_rate", seen > 0 ? static_cast<double>(i.found) / seen : 0},
+          {"encoder_cache_embeddings", i.cache_size},
+          {"encoder_cache_peak", i.cache_peak},
+          {"steps_with_encoder", i.passes},
+          {"encoder_device_s", static_cast<double>(i.encoder_ns) * 1e-9},
+          {"prepare_cpu_s", static_cast<double>(i.prepare_ns) * 1e-9},
+          {"prepare_wait_s", static_cast<double>(i.prepare_wait_ns) * 1e-9},
+          {"prepared_before", i.kept_prepared}};
+}
+
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
   const double hours = span_s(*in.run) / 3600.0,
@@ -139,6 +159,7 @@ Json summary_json(const SummaryInput& in) {
   j["cost"] = cost_json(in);
   j["find_rate"] = in.rate_search == nullptr ? Json(nullptr) : rate_json(*in.rate_search);
   j["gpus"] = in.gpus;
+  j["images"] = images_json(r);
   j["energy"] = nullptr;
   j["speculation"] = nullptr;
   j["experts"] = nullptr;
@@ -201,6 +222,14 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
          " tokens an instance, peak use " + format_fixed(100 * pool.peak_utilization, 1) +
          " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
+  if (r.images.arrived > 0) {
+    const ImageResult& i = r.images;
+    out += "images      " + human_count(static_cast<double>(i.arrived)) + " (" +
+           human_count(static_cast<double>(i.tokens)) + " tokens), " +
+           human_count(static_cast<double>(i.encoded)) + " encoded in " +
+           human_seconds(static_cast<double>(i.encoder_ns) * 1e-9) + " of device time, prepared in " +
+           human_seconds(static_cast<double>(i.prepare_ns) * 1e-9) + " of CPU time\n";
+  }
   if (in.rate_search != nullptr) {
     const RateSearch& s = *in.rate_search;
     out += s.found ? "find-rate   " + format_fixed(s.best.requests_per_s, 2) + " requests/s (" +

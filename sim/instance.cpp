@@ -121,6 +121,13 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
   const std::int64_t batch = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
   for (const PrefillWork& w : plan.prefill) progress_of(w.sequence).batch = batch;
   if (wiring_.observer == nullptr) return;
+  for (std::size_t i = 0; i < plan.encode.size();) {
+    const RequestId request = plan.encode[i].request;
+    std::int64_t images = 0, embeddings = 0;
+    for (; i < plan.encode.size() && plan.encode[i].request == request; ++i, ++images)
+      embeddings += plan.encode[i].embeddings;
+    observe_request(RequestEvent::Kind::encoded, request, now, step.value(), images, embeddings);
+  }
   for (const PrefillWork& w : plan.prefill) {
     observe_request(RequestEvent::Kind::prefill_chunk, w.request, now, step.value(), w.new_tokens, w.context);
   }

@@ -8,6 +8,7 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/images.h"
 
 namespace orrery {
 
@@ -21,6 +22,7 @@ struct Request {
   std::int32_t hash_block_size = 512;
   std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)
   std::vector<std::uint64_t> hash_ids;  // names of prompt blocks; empty = private content
+  std::vector<PlacedImage> images;      // by offset; their placeholders are part of prompt_tokens
 };
 
 // When the model ends by itself (an EOS) before max_output_tokens. Requests that run to their limit have no

@@ -59,6 +59,7 @@ struct RequestEvent {
     rejected,
     admitted,
     prefill_chunk,
+    encoded,
     first_token,
     preempted,
     resumed,
@@ -68,10 +69,10 @@ struct RequestEvent {
   InstanceId instance;
   SimTime at;
   std::uint64_t step = 0;
-  // admitted, resumed: cached tokens; prefill_chunk: new tokens; preempted: the request that it made room
-  // for; finished: output tokens
+  // admitted, resumed: cached tokens; prefill_chunk: new tokens; encoded: images; preempted: the request that
+  // it made room for; finished: output tokens
   std::int64_t tokens = 0;
-  std::int64_t context = 0;               // prefill_chunk: tokens before it
+  std::int64_t context = 0;               // prefill_chunk: tokens before it; encoded: their embeddings
   std::int32_t running = 0, waiting = 0;  // at the instance, then
 };
 
@@ -115,6 +116,18 @@ struct PoolResult {
   double peak_utilization = 0;  // held blocks ÷ usable, the highest of any instance
 };
 
+// Images of a multimodal run; all 0 without any.
+struct ImageResult {
+  std::uint64_t arrived = 0, tokens = 0;  // images of all requests, and their placeholder tokens
+  std::uint64_t kept_prepared = 0;        // were still prepared from an earlier request
+  std::uint64_t encoded = 0, embeddings = 0, found = 0;  // encoder: computed (with outputs), found in its
+                                                         // cache
+  std::uint64_t passes = 0;                              // steps with encoder work
+  std::int64_t prepare_ns = 0, prepare_wait_ns = 0;      // CPU time; time that requests waited for their turn
+  std::int64_t encoder_ns = 0;                           // device time
+  std::int64_t cache_size = 0, cache_peak = 0;           // encoder cache of an instance, embeddings
+};
+
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
@@ -136,6 +149,7 @@ struct RunResult {
   std::int64_t device_busy_ns = 0;
   // Share of that time by the rung of evidence that its prices stand on ("measured", "published", …).
   std::vector<std::pair<std::string, double>> price_sources;
+  ImageResult images;
   double kv_wraps = 0;  // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:

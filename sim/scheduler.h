@@ -20,6 +20,13 @@ struct TensorRtLlmRules {
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
 };
 
+// What the engine allows its vision encoder, in embeddings; all 0 = there is none.
+struct EncoderRules {
+  std::int64_t compute_budget = 0;  // of one step
+  std::int64_t cache_size = 0;
+  bool disable_chunked_input = false;  // an image is never split over two steps
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -36,6 +43,7 @@ struct SchedulerConfig {
   NamedOptions options = {};  // of this engine alone, by its own names
   bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
   TensorRtLlmRules tensorrt_llm = {};
+  EncoderRules encoder = {};
 };
 
 struct FirstToken {
@@ -87,6 +95,12 @@ struct SchedulerCounters {
   std::int64_t min_free_blocks = 0;
 };
 
+struct EncoderCounters {
+  std::uint64_t encoded = 0, embeddings = 0;    // images that the encoder computed, and their outputs
+  std::uint64_t found = 0;                      // images whose outputs were still there
+  std::int64_t cache_size = 0, cache_peak = 0;  // embeddings
+};
+
 // What results say about the KV pool, whatever its unit of eviction is.
 struct KvUsage {
   std::int64_t total_blocks = 0;   // as the engine logs it
@@ -111,6 +125,7 @@ class Scheduler {
   virtual SchedulerView view() const = 0;
   virtual const SchedulerCounters& counters() const = 0;
   virtual KvUsage kv_usage() const = 0;
+  virtual EncoderCounters encoder_counters() const { return {}; }
   virtual std::uint64_t digest() const = 0;  // of every decision so far
 };
 

@@ -133,9 +133,9 @@ class Loop {
       }
       const SchedulerView end = instance->scheduler().view();
       if (end.free_blocks != end.usable_blocks) {
-        return make_error(ErrorKind::internal,
-                          "KV blocks leaked: the run ended with " + std::to_string(end.free_blocks) + " of " +
-                              std::to_string(end.usable_blocks) + " free");
+        return make_error(ErrorKind::internal, "KV blocks leaked: the run ended with " +
+                                                   std::to_string(end.free_blocks) + " of " +
+                                                   std::to_string(end.usable_blocks) + " free");
       }
     }
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
@@ -148,6 +148,12 @@ class Loop {
       r.stretches += instance->stretches();
       queried += s.counters().queried_tokens;
       hit += s.counters().hit_tokens;
+      const EncoderCounters images = s.encoder_counters();
+      r.images.encoded += images.encoded;
+      r.images.embeddings += images.embeddings;
+      r.images.found += images.found;
+      r.images.cache_size = images.cache_size;
+      r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
       const KvUsage kv = s.kv_usage();
       const auto usable = static_cast<double>(kv.usable_blocks);
       pool.peak_utilization =

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/images.h"
 
 namespace orrery {
 
@@ -30,7 +31,8 @@ struct StepPlan {
   std::int32_t new_requests = 0;          // admitted in this step, resumed ones included
   std::int32_t running = 0, waiting = 0;  // after scheduling
   std::int64_t prefill_tokens = 0;
-  std::int64_t free_blocks = 0;  // after this step's allocations
+  std::int64_t free_blocks = 0;        // after this step's allocations
+  std::span<const EncodeWork> encode;  // images that the encoder computes before this step's chunks
   std::span<const SequenceId> preempted;
   std::span<const SequenceId> preempted_for;  // whose blocks each of them had to make room for
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "sim/image_front_end.h"
 #include "sim/inbox.h"
 #include "workloads/request_source.h"
 
@@ -14,9 +15,11 @@ namespace orrery {
 class TraceInbox final : public Inbox {
  public:
   // `input_delay`: from the client to the engine's input queue. `concurrency` 0 = open loop. `oracle`
-  // receives when requests end by themselves; it must outlive the inbox.
+  // receives when requests end by themselves; it must outlive the inbox. `images`: what becomes of images,
+  // null when the model or the engine takes none (a request that has some is then an error); it must outlive
+  // the inbox too.
   TraceInbox(std::unique_ptr<RequestSource> source, SimDuration input_delay, std::int64_t concurrency,
-             OutputLengths& oracle);
+             OutputLengths& oracle, ImageFrontEnd* images = nullptr);
 
   SimTime next() const override;
   void poll(SimTime now, Arrivals& arrivals) override;
@@ -26,11 +29,18 @@ class TraceInbox final : public Inbox {
  private:
   void read();
   void push(Arrivals& arrivals, SimTime submitted);
-  std::uint64_t stream_of(const TraceRequest& request);
+  void submit(SimTime now, Arrivals& arrivals);
+  void prepare(Request request, SimTime submitted);
+  SimTime next_submission() const;
+  std::uint64_t stream_of(const TraceRequest& request, std::int32_t prompt_tokens, bool continues);
 
   struct Stream {
     std::uint64_t id = 0;
-    std::int64_t tokens = 0;
+    SessionImages before;  // tokens, and images, of the session's last prompt
+  };
+  struct Preparing {  // its images are being prepared
+    SimTime ready;
+    Request request;
   };
   struct Submission {
     SimTime at;
@@ -44,6 +54,8 @@ class TraceInbox final : public Inbox {
   OutputLengths& oracle_;
   TraceRequest pending_;
   bool has_pending_ = false;
+  ImageFrontEnd* images_;
+  std::vector<Preparing> preparing_;                   // min-heap by (ready, request)
   std::vector<Submission> submissions_;                // closed loop: min-heap of clients that are free again
   std::unordered_map<std::uint64_t, Stream> streams_;  // by session; looked up, never iterated
   std::uint64_t next_stream_ = 1;

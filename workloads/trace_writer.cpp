@@ -136,7 +136,10 @@ void append_trace_line(std::string& text, const TraceRequest& request) {
     for (std::size_t i = 0; i < request.images.size(); ++i) {
       text += i == 0 ? "{\"width\": " : ", {\"width\": ";
       text += std::to_string(request.images[i].width);
-      append_number(text, "height", static_cast<std::uint64_t>(request.images[i].height));
+      const ImageSize& image = request.images[i];
+      append_number(text, "height", static_cast<std::uint64_t>(image.height));
+      if (image.id != 0) append_number(text, "id", image.id - 1);
+      if (image.position != 0) append_number(text, "position", static_cast<std::uint64_t>(image.position));
       text += '}';
     }
     text += ']';

@@ -7,6 +7,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "cli/commands/cost_images.h"
 #include "cli/commands/cost_ops.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
@@ -99,7 +100,12 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
   }
   if (context.quiet) return 0;
   std::string text = instance_line(instance) + (loaded->scenario.is_what_if ? " (what-if)\n" : "\n");
-  if (options.step.empty()) text += "\n" + loaded->scenario.pool.memory.to_table();
+  if (options.step.empty()) {
+    text += "\n" + loaded->scenario.pool.memory.to_table();
+    auto images = image_table(loaded->scenario);
+    if (!images.ok()) return report_errors(images.errors());
+    if (!images->empty()) text += "\n" + *images;
+  }
   for (const StepRequest& step : *steps) {
     text += "\n" + step_table("step: " + to_text(step), loaded->pricer.explain(step.view()));
   }

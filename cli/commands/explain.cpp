@@ -21,6 +21,7 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::rejected: return "rejected";
     case Kind::admitted: return "admitted";
     case Kind::prefill_chunk: return "prefill chunk";
+    case Kind::encoded: return "images encoded";
     case Kind::first_token: return "first token";
     case Kind::preempted: return "preempted";
     case Kind::resumed: return "resumed";
@@ -42,6 +43,9 @@ std::string detail_of(const RequestEvent& e) {
     case Kind::prefill_chunk:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " +
              std::to_string(e.context);
+    case Kind::encoded:
+      return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " images, " +
+             std::to_string(e.context) + " embeddings";
     case Kind::first_token: return "at the client, from step " + std::to_string(e.step);
     case Kind::preempted:
       return "step " + std::to_string(e.step) + ", its KV blocks made room for request " +

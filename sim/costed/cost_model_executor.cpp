@@ -23,8 +23,8 @@ StepStamp stamp(const StepTimes& t) {
 }  // namespace
 
 CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
-                                     LaunchJitter jitter)
-    : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()) {
+                                     LaunchJitter jitter, const EncoderPricer* encoder)
+    : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
     engines_.push_back(Engine{.pricer = pricer,
@@ -111,9 +111,29 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   if (!plan.prefill.empty() && plan.decode_sequences > 0)
     open.timing.launch = jitter_.next(instance, open.timing.launch);
   count_usage(plan, open.timing.busy);
+  if (!plan.encode.empty()) add_images(plan, open.timing);
   open.times = e.pipeline.begin(open.timing, now);
   e.open.push_back(open);
   e.host_free_due = e.open.size() < e.depth;
+}
+
+// The encoder runs first in its step, on the same stream and launched by the same thread.
+void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
+  ORRERY_CHECK(encoder_ != nullptr, "a step with images has an encoder to price them");
+  images_.clear();
+  std::int64_t patches = 0;
+  for (const EncodeWork& image : plan.encode) {
+    images_.push_back({image.rows, image.columns, image.tiles});
+    patches += images_.back().patches();
+  }
+  const EncoderTiming encoder = encoder_->price(images_);
+  timing.busy += encoder.busy;
+  timing.launch += encoder.launch;
+  usage_.encoder_ns += encoder.busy;
+  ++usage_.encoder_passes;
+  std::int64_t largest = 0;
+  for (const EncoderImage& image : usage_.largest_pass) largest += image.patches();
+  if (patches > largest) usage_.largest_pass = images_;
 }
 
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/indexed_heap.h"
+#include "costmodel/encoder_pricer.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
@@ -16,9 +17,10 @@ namespace orrery {
 class CostModelExecutor final : public Executor {
  public:
   // `pricers`: one per instance (instances of a pool share one); they and `oracle` must outlive the executor.
-  // `jitter` belongs to as many instances.
+  // `jitter` belongs to as many instances. `encoder`: prices the images of a step, null for a text-only
+  // model.
   CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
-                    LaunchJitter jitter = {});
+                    LaunchJitter jitter = {}, const EncoderPricer* encoder = nullptr);
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId instance, SimTime at) override;
@@ -38,6 +40,8 @@ class CostModelExecutor final : public Executor {
   struct Usage {  // all instances
     StepKind prefill, mixed, decode;
     std::uint64_t prices = 0;
+    std::int64_t encoder_ns = 0, encoder_passes = 0;
+    std::vector<EncoderImage> largest_pass;  // what the encoder's prices rest on is asked of this one
   };
   const Usage& usage() const { return usage_; }
 
@@ -90,12 +94,15 @@ class CostModelExecutor final : public Executor {
   std::int64_t next_end(Engine& e);
   void take_ends(Engine& e, std::int64_t step, std::int64_t decode);
   void schedule_event(std::uint32_t id);
+  void add_images(const StepPlan& plan, StepTiming& timing);
   void count_usage(const StepPlan& plan, std::int64_t busy);
 
   std::vector<Engine> engines_;
   const OutputLengths& oracle_;
   LaunchJitter jitter_;
   IndexedTimeHeap events_;
+  const EncoderPricer* encoder_;
+  std::vector<EncoderImage> images_;
   std::vector<PrefillChunk> chunks_;
   Usage usage_;
 };

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "sim/costed/cost_model_executor.h"
+#include "sim/costed/image_processor.h"
 #include "sim/policies.h"
 #include "sim/simulation.h"
 #include "sim/trace_inbox.h"
@@ -22,6 +24,7 @@ PriceScales product(const PriceScales& a, const PriceScales& b) {
 // Which rung of evidence the device time stands on: the mean step of each kind, taken apart, weighted by the
 // kind's time. Every step by itself would cost more than the simulation.
 std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pricer,
+                                                          const EncoderPricer* encoder,
                                                           const CostModelExecutor::Usage& usage) {
   std::array<double, static_cast<std::size_t>(Rung::count)> ns{};
   double total = 0;
@@ -44,6 +47,16 @@ std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pric
     }
     total += static_cast<double>(kind.ns);
   }
+  if (usage.encoder_ns > 0) {
+    const std::vector<OpLine> lines = encoder->explain(usage.largest_pass);
+    double busy = 0;
+    for (const OpLine& line : lines) busy += static_cast<double>(line.time_ns);
+    for (const OpLine& line : lines) {
+      ns[static_cast<std::size_t>(rung_named(line.rung))] +=
+          static_cast<double>(line.time_ns) / busy * static_cast<double>(usage.encoder_ns);
+    }
+    total += static_cast<double>(usage.encoder_ns);
+  }
   std::vector<std::pair<std::string, double>> out;
   for (std::size_t i = 0; i < ns.size(); ++i) {
     if (ns[i] > 0) out.emplace_back(to_string(static_cast<Rung>(i)), ns[i] / total);
@@ -51,6 +64,44 @@ std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pric
   if (out.empty()) out.emplace_back(to_string(Rung::roofline), 1.0);
   return out;
 }
+
+// Tokens that a name of content covers: engines that share prefixes by blocks need no finer names.
+std::int32_t content_block(const EngineProfile& engine) {
+  return engine.engine == "vllm" ? static_cast<std::int32_t>(engine.settings.block_size) : 1;
+}
+
+// What only a multimodal model has; all null for another.
+struct ImageParts {
+  std::unique_ptr<EncoderPricer> encoder;
+  std::unique_ptr<ModelImages> processor;
+  std::unique_ptr<ImageFrontEnd> front_end;
+
+  static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales) {
+    ImageParts parts;
+    if (!takes_images(pool.instance)) return parts;
+    ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
+    parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
+    parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
+    parts.front_end =
+        std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine), pool.replicas);
+    return parts;
+  }
+
+  void report(const CostModelExecutor::Usage& usage, RunResult& result) const {
+    if (front_end == nullptr) return;
+    if (usage.encoder_ns > 0) result.device_time.emplace_back("image encoding", usage.encoder_ns);
+    result.device_busy_ns += usage.encoder_ns;
+    const ImageCounts& c = front_end->counts();
+    ImageResult& i = result.images;
+    i.arrived = c.images;
+    i.tokens = c.tokens;
+    i.kept_prepared = c.kept;
+    i.prepare_ns = c.prepare_ns;
+    i.prepare_wait_ns = c.prepare_wait_ns;
+    i.encoder_ns = usage.encoder_ns;
+    i.passes = static_cast<std::uint64_t>(usage.encoder_passes);
+  }
+};
 
 }  // namespace
 
@@ -62,15 +113,20 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
     workload.limit_requests = options.limit_requests;
   }
   ORRERY_TRY(source, open_workload(workload, scenario.seed));
-  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, product(scenario.what_if, options.scales)));
+  const InstanceSpec& instance = scenario.pool.instance;
+  const PriceScales scales = product(scenario.what_if, options.scales);
+  ORRERY_TRY(pricer, StepPricer::create(instance, scales));
 
   const auto replicas = static_cast<std::size_t>(scenario.pool.replicas);
   OutputLengths oracle;
-  TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle);
-  const HostCosts& host = scenario.pool.instance.engine.host;
+  ORRERY_TRY(images, ImageParts::create(scenario.pool, scales));
+  TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle,
+                   images.front_end.get());
+  const HostCosts& host = instance.engine.host;
   CostModelExecutor executor(
       std::vector<const StepPricer*>(replicas, &pricer), oracle,
-      LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas));
+      LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas),
+      images.encoder.get());
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
@@ -105,7 +161,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
                         {"mixed steps", usage.mixed.ns},
                         {"decode steps", usage.decode.ns}};
   result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
-  result.price_sources = price_sources(pricer, usage);
+  images.report(usage, result);
+  result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   result.pools.front().name = scenario.pool.name;
   result.pools.front().gpus_per_instance = scenario.pool.instance.plan.gpus();
   result.pools.front().kv_block_size = config.block_size;

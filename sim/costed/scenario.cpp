@@ -199,7 +199,10 @@ SchedulerConfig Scenario::scheduler_config() const {
                            .equal_progress = s.tensorrt_llm.equal_progress,
                            .partial_reuse = s.tensorrt_llm.enable_partial_reuse,
                            .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
-                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk}};
+                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk},
+          .encoder = {.compute_budget = s.encoder.compute_budget,
+                      .cache_size = s.encoder.cache_size,
+                      .disable_chunked_input = s.encoder.disable_chunked_mm_input}};
 }
 
 namespace {

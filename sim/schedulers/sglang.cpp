@@ -12,6 +12,8 @@ SglangScheduler::SglangScheduler(const SglangConfig& config)
       decodes_(config.cache.page_size), reserves_{OutputReserve(config.clip_max_new_tokens),
                                                   OutputReserve(config.clip_max_new_tokens)} {
   counters_.min_free_blocks = config.cache.tokens / config.cache.page_size;
+  if (config.encoder.compute_budget > 0)
+    encoder_ = std::make_unique<EncodeOnTouch>(config.encoder.cache_size, false);
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -28,6 +30,7 @@ SequenceId SglangScheduler::add(const Request& request) {
   s = Sequence{};
   s.epoch = epoch;
   s.request = request.id;
+  if (encoder_ != nullptr) encoder_->open(slot, request);
   s.prompt = request.prompt_tokens;
   s.ignore_eos = request.ignore_eos;
   const std::int64_t room = std::min(
@@ -180,10 +183,23 @@ std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
 // ---------------------------------------------------------------------------------------------------- the
 // plan
 
+// What the engine would encode for the chunks just composed.
+void SglangScheduler::encode_images() {
+  encoder_->begin_step();
+  for (const PrefillWork& chunk : chunks_)
+    encoder_->touch(chunk.sequence.value(), chunk.context, chunk.new_tokens);
+  plan_.encode = encoder_->encoded();
+  for (const EncodeWork& image : plan_.encode) {
+    digest_.add(image.request.value() * 4);
+    digest_.add(std::int64_t{image.embeddings});
+  }
+}
+
 const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   const std::int64_t free = free_tokens() / config_.cache.page_size;
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
+  if (encoder_ != nullptr) encode_images();
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
   plan_.preemption_drops_token = true;

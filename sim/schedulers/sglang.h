@@ -16,6 +16,7 @@
 #include "base/digest.h"
 #include "sim/decode_ends.h"
 #include "sim/decode_set.h"
+#include "sim/encode_on_touch.h"
 #include "sim/schedulers/sglang_budget.h"
 #include "sim/schedulers/sglang_config.h"
 #include "sim/slot_pool.h"
@@ -37,6 +38,9 @@ class SglangScheduler final : public Scheduler {
   SchedulerView view() const override;
   const SchedulerCounters& counters() const override { return counters_; }
   KvUsage kv_usage() const override;
+  EncoderCounters encoder_counters() const override {
+    return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
+  }
   std::uint64_t digest() const override { return digest_.value(); }
 
   const RadixCache& cache() const { return cache_; }  // for tests
@@ -111,6 +115,7 @@ class SglangScheduler final : public Scheduler {
   void merge(Slot slot);
   void retire_ended(std::int64_t before_decode);
   bool defer_prefill();
+  void encode_images();
   const StepPlan& finish_plan(Kind kind);
   std::int64_t stretch_limit(Kind kind) const;
   void digest_plan(std::int64_t decodes, std::int64_t context, std::int64_t free);
@@ -206,6 +211,7 @@ class SglangScheduler final : public Scheduler {
   StepPlan plan_;
   Launched launching_;
   std::vector<PrefillWork> chunks_;
+  std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;

@@ -54,6 +54,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   c.max_running_requests = config.max_num_seqs;
   c.overlap = config.steps_in_flight > 1;
   c.stretches = config.stretches;
+  c.encoder = config.encoder;
   bool no_sharing = false;
   read(o, "disable_radix_cache", no_sharing);
   c.cache.prefix_sharing = !no_sharing;

@@ -169,6 +169,7 @@ void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t alloca
 
 void SglangScheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (encoder_ != nullptr) encoder_->close(slot);
   ++s.epoch;
   s.state = State::waiting;
   s.running = false;

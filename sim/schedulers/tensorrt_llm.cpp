@@ -19,6 +19,7 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
 TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
     : config_(config), rules_(config.tensorrt_llm), kv_(kv_config(config)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.num_blocks();
+  if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -37,6 +38,7 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
   s.epoch = epoch;
   s.stay = stay;
   s.request = request.id;
+  if (encoder_ != nullptr) encoder_->open(slot, request);
   s.prompt = request.prompt_tokens;
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
   s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
@@ -53,6 +55,7 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
 
 void TensorRtLlmScheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (encoder_ != nullptr) encoder_->close(slot);
   kv_.close(s.kv);
   ++s.epoch;
   ++s.stay;
@@ -283,12 +286,25 @@ void TensorRtLlmScheduler::start_sampling(Slot slot, OpenStep& open) {
   to_complete_.push_back(slot);
 }
 
+// What the engine would encode for the chunks just composed.
+void TensorRtLlmScheduler::encode_images() {
+  encoder_->begin_step();
+  for (const PrefillWork& chunk : chunks_)
+    encoder_->touch(chunk.sequence.value(), chunk.context, chunk.new_tokens);
+  plan_.encode = encoder_->encoded();
+  for (const EncodeWork& image : plan_.encode) {
+    digest_.add(image.request.value() * 4);
+    digest_.add(std::int64_t{image.embeddings});
+  }
+}
+
 const StepPlan& TensorRtLlmScheduler::finish_plan() {
   std::erase_if(irregular_now_,
                 [&](SequenceId id) { return sequences_[id.value()].state != State::decoding; });
   const std::int64_t free = kv_.free_blocks();
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
+  if (encoder_ != nullptr) encode_images();
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
   plan_.paused = passed_now_;

@@ -14,6 +14,7 @@
 #include "base/digest.h"
 #include "sim/decode_ends.h"
 #include "sim/decode_set.h"
+#include "sim/encode_on_touch.h"
 #include "sim/open_steps.h"
 #include "sim/scheduler.h"
 #include "sim/schedulers/tensorrt_llm_kv.h"
@@ -38,6 +39,9 @@ class TensorRtLlmScheduler final : public Scheduler {
     return {.total_blocks = kv_.num_blocks(),
             .usable_blocks = kv_.num_blocks(),
             .allocated = kv_.allocated_in_total()};
+  }
+  EncoderCounters encoder_counters() const override {
+    return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
   std::uint64_t digest() const override { return digest_.value(); }
   void check_invariants() const { kv_.check_invariants(); }  // O(everything), for tests
@@ -110,6 +114,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   void pause(Slot slot);
   void prepare_contexts();
   void prepare_generations();
+  void encode_images();
   const StepPlan& finish_plan();
   void start_sampling(Slot slot, OpenStep& open);
   std::int64_t stretch_limit() const;
@@ -196,6 +201,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::vector<Slot> fits_, victims_, victims_for_;
   std::vector<std::uint64_t> keys_;  // §2.4, sorted
   std::vector<PrefillWork> chunks_;
+  std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;
   std::vector<Admission> admissions_;
   bool chunked_ = false;         // some context was cut or left out: the rows are partitioned (§3.3)

@@ -16,6 +16,7 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
     : config_(config), kv_(kv_config(config)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.usable_blocks();
+  if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder);
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -36,6 +37,7 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
                    .hash_block_size = request.hash_block_size,
                    .stream = request.stream,
                    .named_tokens = request.prompt_tokens});
+  if (encoder_ != nullptr) encoder_->open(slot, request);
   if (waiting_.empty()) head_blocked_ = false;
   waiting_.push_back(slot);
   return SequenceId(slot);
@@ -44,6 +46,7 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
 void VllmV1Scheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
   kv_.close(s.kv);
+  if (encoder_ != nullptr) encoder_->close(slot);
   ++s.epoch;
   slots_.give_back(slot);
 }
@@ -93,6 +96,7 @@ void VllmV1Scheduler::begin_plan() {
   paused_now_.clear();
   irregular_now_.clear();
   admissions_.clear();
+  if (encoder_ != nullptr) encoder_->begin_step();
   plan_ = StepPlan{};
   plan_decodes_ = 0;
   plan_decode_context_ = 0;
@@ -152,6 +156,7 @@ bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
   bool cut_short = false;
   for (const Slot slot : prefilling_) {
     const Sequence& s = sequences_[slot];
+    if (encoder_ != nullptr && encoder_->has_images_behind(slot, s.computed)) return false;
     const std::int64_t n = chunk_size(s, left);
     cut_short |= n < chunk_size(s, config_.max_num_batched_tokens);
     left -= n;
@@ -191,10 +196,11 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       plan_decode_context_ += context;
       --budget;
     } else if (s.state == State::prefilling) {
-      const std::int64_t n = chunk_size(s, budget);
+      const std::int64_t n = with_images(slot, chunk_size(s, budget));
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
         if (!make_room(slot, blocks)) return;
+        if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         add_chunk(slot, n);
         budget -= n;
@@ -241,6 +247,7 @@ void VllmV1Scheduler::preempt(Slot slot) {
   if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
   s.in_flight_when_preempted = s.state == State::last_token;
   kv_.release(s.kv, blocks_for(computed), hashed_tokens / config_.block_size);
+  if (encoder_ != nullptr) encoder_->preempted(slot);
   unlink_running(slot);
   ++s.epoch;
   s.state = State::waiting;
@@ -284,7 +291,11 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
     s.computed = 0;
     return false;
   }
-  const std::int64_t n = chunk_size(s, budget);
+  const std::int64_t n = with_images(slot, chunk_size(s, budget));
+  if (n == 0) {
+    s.computed = 0;
+    return false;
+  }
   const auto usable = static_cast<double>(kv_.usable_blocks() + 1);
   const std::int64_t reserve = running_count_ > 0 ? static_cast<std::int64_t>(config_.watermark * usable) : 0;
   const std::int64_t gate_tokens =
@@ -293,10 +304,14 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
   const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
   if (gate + hit.idle + reserve > kv_.free_blocks()) {
     s.computed = 0;
-    // Without the whole-sequence gate the answer depends on this step's budget, so it is asked again.
-    head_blocked_ = config_.scheduler_reserve_full_isl;
+    const bool images = encoder_ != nullptr && encoder_->has_images(slot);
+    if (images) encoder_->abandon(slot);
+    // Without the whole-sequence gate the answer depends on this step's budget, so it is asked again; and
+    // asking moves the references to images, which decides what the encoder's cache drops.
+    head_blocked_ = config_.scheduler_reserve_full_isl && !images;
     return false;
   }
+  if (encoder_ != nullptr) encoder_->commit(slot);
   waiting_.pop_front();
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
   kv_.grow(s.kv, blocks);
@@ -351,6 +366,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   const std::int64_t free = kv_.free_blocks();
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
+  if (encoder_ != nullptr) plan_.encode = encoder_->encoded();
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
   plan_.paused = paused_now_;
@@ -372,10 +388,18 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
     digest_.add(chunk.request.value() * 4 + 2);
     digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^
                 static_cast<std::uint64_t>(chunk.context));
+    if (encoder_ != nullptr) {
+      const Slot slot = chunk.sequence.value();
+      encoder_->ran(slot, next_step_, chunk.samples, sequences_[slot].target);
+    }
     if (chunk.samples) start_sampling(chunk.sequence.value(), open);
   }
   if (!chunks_.empty()) {
     std::erase_if(prefilling_, [&](Slot slot) { return sequences_[slot].state != State::prefilling; });
+  }
+  for (const EncodeWork& image : plan_.encode) {
+    digest_.add(image.request.value() * 4);
+    digest_.add(std::int64_t{image.embeddings});
   }
   digest_plan(plan_decodes_, plan_decode_context_, free);
   open_.push(std::move(open));
@@ -396,6 +420,8 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
   if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
     return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  // An update may give back room in the encoder's cache, for which the head of the queue waits.
+  if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
   // Heap entries may be stale; a stale top only shortens the stretch.
   const std::int64_t until_end = ends_.earliest() - next_step_ + 1;

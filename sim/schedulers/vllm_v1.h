@@ -15,6 +15,7 @@
 #include "sim/kv_block_manager.h"
 #include "sim/open_steps.h"
 #include "sim/scheduler.h"
+#include "sim/schedulers/vllm_encoder.h"
 #include "sim/slot_pool.h"
 
 namespace orrery {
@@ -36,6 +37,9 @@ class VllmV1Scheduler final : public Scheduler {
     return {.total_blocks = kv_.usable_blocks() + 1,
             .usable_blocks = kv_.usable_blocks(),
             .allocated = kv_.allocated_in_total()};
+  }
+  EncoderCounters encoder_counters() const override {
+    return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
   std::uint64_t digest() const override { return digest_.value(); }
 
@@ -100,6 +104,10 @@ class VllmV1Scheduler final : public Scheduler {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
   std::int64_t chunk_size(const Sequence& s, std::int64_t budget) const;
+  // What the encoder lets through of a chunk; all of it when the model has none.
+  std::int64_t with_images(Slot slot, std::int64_t tokens) {
+    return encoder_ == nullptr ? tokens : encoder_->limit(slot, sequences_[slot].computed, tokens);
+  }
   std::int64_t context_of(const Sequence& s) const;  // tokens in the KV cache, steps in flight included
   void enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context);
   void link_running(Slot slot);
@@ -108,6 +116,7 @@ class VllmV1Scheduler final : public Scheduler {
 
   SchedulerConfig config_;
   KvBlockManager kv_;
+  std::unique_ptr<VllmEncoder> encoder_;  // null: a text-only model
   std::vector<Sequence> sequences_;
   SlotPool slots_;
   std::deque<Slot> waiting_;

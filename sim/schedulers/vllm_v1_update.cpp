@@ -23,6 +23,7 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
   updated_steps_ += static_cast<std::int64_t>(updates);
   open_.fill_up(next_step_ - updated_steps_, decodes_.size());
   const std::int64_t last = updated_steps_ - 1;
+  if (encoder_ != nullptr) encoder_->updated(last, [&](Slot slot) { return sequences_[slot].computed; });
   // In running order, as the engine walks a step's outputs: the order in which blocks go back.
   early_.assign(outcome.eos.begin(), outcome.eos.end());
   std::sort(early_.begin(), early_.end(), [&](SequenceId a, SequenceId b) {

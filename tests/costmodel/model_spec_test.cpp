@@ -311,9 +311,15 @@ TEST_CASE("weights quantised by a file beside the config are not taken for bf16"
 
 TEST_CASE("configs outside the supported family are refused, never misread") {
   if (!has_shared("data/hf_configs")) return;
-  const std::array supported = {"LlamaForCausalLM", "MistralForCausalLM",  "Qwen2ForCausalLM",
-                                "Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "MixtralForCausalLM",
-                                "GptOssForCausalLM"};
+  const std::array supported = {"LlamaForCausalLM",
+                                "MistralForCausalLM",
+                                "Qwen2ForCausalLM",
+                                "Qwen3ForCausalLM",
+                                "Qwen3MoeForCausalLM",
+                                "MixtralForCausalLM",
+                                "GptOssForCausalLM",
+                                "Qwen3VLForConditionalGeneration",
+                                "Qwen3VLMoeForConditionalGeneration"};
   int read = 0;
   for (const auto& entry : std::filesystem::directory_iterator(shared_folder() + "/data/hf_configs")) {
     if (!entry.path().string().ends_with("_config.json")) continue;

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "../costmodel/hand_spec.h"
@@ -55,6 +57,8 @@ struct World {
   Slo slo;
   RecordSink* sink = nullptr;
   RunObserver* observer = nullptr;
+  const ImageProcessor* images = nullptr;  // of a multimodal model, with what encodes them
+  const EncoderPricer* encoder = nullptr;
 };
 
 // Wrappers that hand things over in another order; the loop must not care.
@@ -106,9 +110,14 @@ class ShuffledExecutor final : public Executor {
 inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::uint64_t shuffle_seed = 0) {
   auto pricer = StepPricer::create(w.spec).value();
   OutputLengths oracle;
+  std::optional<ImageFrontEnd> front_end;
+  if (w.images != nullptr) {
+    const std::int32_t block = w.scheduler == std::string_view("vllm-v1") ? w.config.block_size : 1;
+    front_end.emplace(*w.images, block, static_cast<std::int32_t>(w.replicas));
+  }
   TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency,
-                   oracle);
-  CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle);
+                   oracle, front_end ? &*front_end : nullptr);
+  CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle, {}, w.encoder);
   ShuffledInbox shuffled_inbox(inbox, shuffle_seed);
   ShuffledExecutor shuffled_executor(executor, shuffle_seed);
   VirtualClock clock;

@@ -44,6 +44,8 @@ constexpr std::array<std::string_view, kKeyCount> kKeyNames = {
     "timestamp", "input_length",      "output_length", "hash_ids", "hash_block_size",
     "session",   "max_output_tokens", "priority",      "images",   "tenant"};
 
+constexpr std::array<const char*, 4> kImageKeys = {"width", "height", "id", "position"};
+
 // Features of real requests that would change the prediction and that Orrery has no model of.
 struct Unmodelled {
   std::string_view prefix;
@@ -85,6 +87,7 @@ class JsonlReader final : public LineTrace {
   bool parse_hash_ids(ondemand::value value, TraceRequest& request);
   bool parse_images(ondemand::value value, TraceRequest& request);
   bool parse_image(ondemand::value value, ImageSize& image);
+  bool parse_image_field(unsigned key, ondemand::value value, ImageSize& image);
   bool parse_session(ondemand::value value, TraceRequest& request);
   bool parse_timestamp(ondemand::value value, TraceRequest& request);
   bool integer(ondemand::value value, std::string_view key, std::int64_t low, std::int64_t high,
@@ -242,8 +245,25 @@ bool JsonlReader::parse_images(ondemand::value value, TraceRequest& request) {
   return true;
 }
 
+// Any whole number names an image, 0 too: the reader's 0 means that nobody named it.
+bool JsonlReader::parse_image_field(unsigned key, ondemand::value value, ImageSize& image) {
+  if (key == 2) {
+    const std::string_view token = value.raw_json_token();
+    std::uint64_t id = 0;
+    if (value.get_uint64().get(id) || id == UINT64_MAX)
+      return wrong(token, "images", "a whole number of at least 0 that equal images share");
+    image.id = id + 1;
+    return true;
+  }
+  std::int64_t number = 0;
+  if (!integer(value, "images", key == 3 ? 0 : 1, key == 3 ? kMaxTokens : 1'000'000, number)) return false;
+  (key == 0 ? image.width : key == 1 ? image.height : image.position) = static_cast<std::int32_t>(number);
+  return true;
+}
+
 bool JsonlReader::parse_image(ondemand::value value, ImageSize& image) {
   const std::string_view token = value.raw_json_token();
+  unsigned seen = 0;
   ondemand::object object;
   if (value.get_object().get(object)) return wrong(token, "images", "{\"width\": …, \"height\": …}");
   for (auto item : object) {
@@ -252,18 +272,18 @@ bool JsonlReader::parse_image(ondemand::value value, ImageSize& image) {
     const auto at = static_cast<std::size_t>(field.key().raw() - 1 - buffer_.data());
     std::string_view name;
     if (const auto code = unescaped_key(field).get(name)) return bad_json(code, at);
-    const bool is_width = name == "width";
-    if (!is_width && name != "height") {
+    const auto known = std::find(std::begin(kImageKeys), std::end(kImageKeys), name);
+    if (known == std::end(kImageKeys)) {
       return fail(at, "images",
-                  "unknown key " + quote(name) + did_you_mean(name, {"width", "height"}) +
-                      "; expected width, height (pixels)");
+                  "unknown key " + quote(name) +
+                      did_you_mean(name, {std::begin(kImageKeys), std::end(kImageKeys)}) +
+                      "; expected width, height (pixels), and if need be id, position");
     }
-    std::int32_t& side = is_width ? image.width : image.height;
-    if (side != 0)
+    const auto key = static_cast<unsigned>(known - std::begin(kImageKeys));
+    if ((seen & (1u << key)) != 0)
       return fail(at, "images", "the key " + quote(name) + " stands twice in this image; keep one");
-    std::int64_t number = 0;
-    if (!integer(field.value(), "images", 1, 1'000'000, number)) return false;
-    side = static_cast<std::int32_t>(number);
+    seen |= 1u << key;
+    if (!parse_image_field(key, field.value(), image)) return false;
   }
   if (image.width == 0 || image.height == 0) {
     return fail(byte_of(token), "images", "an image needs both width and height, in pixels");

@@ -30,6 +30,8 @@ bool LineTrace::next(TraceRequest& request) {
     }
     if (!in_order(request)) return false;
     request.index = count_++;
+    if (!request.images.empty())
+      request.where = SourceLocation{lines_.path(), static_cast<int>(lines_.line_number()), 0};
     return true;
   }
   if (!error_ && lines_.error() != nullptr) error_ = *lines_.error();
