@@ -80,6 +80,10 @@ class Resolver final : ArgumentResolver {
       throughput_ = value.choice({"balanced", "throughput"}) == 1;
     else if (name == "enable_expert_parallel")
       refuse_expert_parallel(value);
+    else if (name == "kv_offloading_size")
+      s.kv_offload_bytes = static_cast<std::int64_t>(value.number(0, 0, 1e6) * 1024 * 1024 * 1024);
+    else if (name == "kv_transfer_config")
+      apply_connector(value);
     else if (!apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
@@ -127,6 +131,34 @@ class Resolver final : ArgumentResolver {
 
   void apply_graph_mode(const Yaml& value) {
     if (value.choice({"FULL_AND_PIECEWISE", "NONE"}) == 1) graphs_off_ = true;
+  }
+
+  // The native connector to host memory by its long name; the others are said by deployment.pd.
+  void apply_connector(const Yaml& value) {
+    const Yaml connector = value.require("kv_connector"), role = value.optional("kv_role");
+    if (connector.text() != "OffloadingConnector") {
+      accept_all(value);
+      connector.fail(
+          "only OffloadingConnector is modelled here; transfers between instances are said by the "
+          "scenario's key deployment.pd");
+      return;
+    }
+    if (role.present()) role.choice({"kv_both"});
+    const Yaml extra = value.require("kv_connector_extra_config");
+    for (const auto& [key, entry] : extra.entries()) {
+      if (key == "cpu_bytes_to_use")
+        settings_.kv_offload_bytes = entry.integer(0, 1);
+      else if (key == "offload_prompt_only")
+        settings_.kv_offload_prompt_only = entry.boolean(false);
+      else if (key == "eviction_policy")
+        entry.choice({"lru"});
+      else {
+        accept_all(entry);
+        entry.fail(
+            "this part of the connector's configuration is not modelled; modelled: cpu_bytes_to_use, "
+            "offload_prompt_only, eviction_policy: lru");
+      }
+    }
   }
 
   void apply_dtype(const Yaml& value) {

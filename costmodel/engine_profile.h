@@ -53,7 +53,9 @@ struct SchedulerSettings {
   NamedOptions options;      // of this engine alone, resolved, by its own names
   bool pad_to_graph = true;  // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
-  EncoderSettings encoder = {};  // of multimodal models
+  EncoderSettings encoder = {};       // of multimodal models
+  std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
+  bool kv_offload_prompt_only = false;
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).

@@ -228,6 +228,11 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
     plan.blocks_overridden = true;
   }
   if (plan.kv_tokens() < s.max_model_len) return cache_too_small(spec, plan);
+  // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
+  const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size * spec.plan.tp);
+  plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);
+  if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
+    return infeasible("kv_offloading_size holds not even one KV block, which takes " + gib(Bytes(block)));
   return plan;
 }
 

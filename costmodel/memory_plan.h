@@ -26,6 +26,7 @@ struct MemoryPlan {
   std::int64_t block_size = 0;
   std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (vLLM: with the null block)
   bool blocks_overridden = false;
+  std::int64_t host_blocks = 0;    // blocks of the tier in host memory; 0 = none
   std::int64_t max_sequences = 0;  // running requests that follow from the pool (SGLang); 0 = the settings'
   std::int64_t kv_tokens() const { return kv_blocks * block_size; }
   std::string to_table() const;  // for people

@@ -57,7 +57,8 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::finished: phase(e, nullptr); break;
     case Kind::rejected:
     case Kind::prefill_chunk:
-    case Kind::encoded: break;
+    case Kind::encoded:
+    case Kind::loading: break;
   }
 }
 

@@ -94,6 +94,14 @@ Json images_json(const RunResult& r) {
           {"prepared_before", i.kept_prepared}};
 }
 
+Json offload_json(const RunResult& r) {
+  const OffloadResult& o = r.offload;
+  if (o.capacity == 0) return nullptr;
+  return {{"capacity_blocks", o.capacity},  {"stored_blocks", o.stored},   {"loaded_blocks", o.loaded},
+          {"dropped_blocks", o.dropped},    {"refused_stores", o.refused}, {"requests_that_loaded", o.loads},
+          {"deferred_lookups", o.deferrals}};
+}
+
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
   const double hours = span_s(*in.run) / 3600.0,
@@ -160,6 +168,7 @@ Json summary_json(const SummaryInput& in) {
   j["find_rate"] = in.rate_search == nullptr ? Json(nullptr) : rate_json(*in.rate_search);
   j["gpus"] = in.gpus;
   j["images"] = images_json(r);
+  j["kv_offload"] = offload_json(r);
   j["energy"] = nullptr;
   j["speculation"] = nullptr;
   j["experts"] = nullptr;
@@ -177,6 +186,32 @@ Json summary_json(const SummaryInput& in) {
   j["version"] = in.version;
   return j;
 }
+
+namespace {
+
+// Lines that only runs with a host tier or images have.
+std::string lines_of_features(const RunResult& r) {
+  std::string out;
+  if (r.offload.capacity > 0) {
+    const OffloadResult& o = r.offload;
+    out += "host tier   " + human_count(static_cast<double>(o.stored)) + " blocks stored, " +
+           human_count(static_cast<double>(o.loaded)) + " loaded for " +
+           human_count(static_cast<double>(o.loads)) + " requests, " +
+           human_count(static_cast<double>(o.dropped)) + " dropped; room for " +
+           human_count(static_cast<double>(o.capacity)) + "\n";
+  }
+  if (r.images.arrived > 0) {
+    const ImageResult& i = r.images;
+    out += "images      " + human_count(static_cast<double>(i.arrived)) + " (" +
+           human_count(static_cast<double>(i.tokens)) + " tokens), " +
+           human_count(static_cast<double>(i.encoded)) + " encoded in " +
+           human_seconds(static_cast<double>(i.encoder_ns) * 1e-9) + " of device time, prepared in " +
+           human_seconds(static_cast<double>(i.prepare_ns) * 1e-9) + " of CPU time\n";
+  }
+  return out;
+}
+
+}  // namespace
 
 std::string summary_text(const SummaryInput& in, const std::string& title) {
   const RunResult& r = *in.run;
@@ -222,14 +257,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
          " tokens an instance, peak use " + format_fixed(100 * pool.peak_utilization, 1) +
          " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
-  if (r.images.arrived > 0) {
-    const ImageResult& i = r.images;
-    out += "images      " + human_count(static_cast<double>(i.arrived)) + " (" +
-           human_count(static_cast<double>(i.tokens)) + " tokens), " +
-           human_count(static_cast<double>(i.encoded)) + " encoded in " +
-           human_seconds(static_cast<double>(i.encoder_ns) * 1e-9) + " of device time, prepared in " +
-           human_seconds(static_cast<double>(i.prepare_ns) * 1e-9) + " of CPU time\n";
-  }
+  out += lines_of_features(r);
   if (in.rate_search != nullptr) {
     const RateSearch& s = *in.rate_search;
     out += s.found ? "find-rate   " + format_fixed(s.best.requests_per_s, 2) + " requests/s (" +

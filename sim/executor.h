@@ -1,6 +1,8 @@
 // How long work takes, and how it ends.
 #pragma once
 
+#include "base/check.h"
+#include "sim/host_link.h"
 #include "sim/step_plan.h"
 
 namespace orrery {
@@ -10,6 +12,11 @@ class Executor {
   virtual ~Executor() = default;
   // Begins a step (or stretch) of an instance whose core thread is free. At most depth() steps are open.
   virtual void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) = 0;
+  // Begins transfers over the instance's host link, in this order; `behind_step` means the step submitted
+  // last.
+  virtual void transfer(InstanceId, std::span<const TransferWork> work, SimTime) {
+    ORRERY_CHECK(work.empty(), "this executor has no host link");
+  }
   // Ends a running stretch at its first step boundary at or after `at` (now or later); no effect otherwise.
   virtual void cut(InstanceId instance, SimTime at) = 0;
   // The sequence is over, by whatever end came first: its place goes to another one, which none of its later

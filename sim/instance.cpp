@@ -60,7 +60,7 @@ bool Instance::add(const Request& request, SimTime now) {
   observe_request(RequestEvent::Kind::arrived, request.id, now, 0, request.prompt_tokens, 0);
   // A queue that was not empty has a head that cannot be admitted, and nobody overtakes it: only the first
   // one in line ends a stretch.
-  if (!idle_ && scheduler_->view().waiting == 1) wiring_.executor->cut(wiring_.id, now);
+  if (!idle_ && scheduler_->newcomer_may_run()) wiring_.executor->cut(wiring_.id, now);
   levels_changed();
   return true;
 }
@@ -87,16 +87,26 @@ bool Instance::schedule(SimTime now) {
   }
   for (const SequenceId sequence : plan.paused)
     break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
+  for (const HostLoad& load : scheduler_->host_loads())
+    observe_request(RequestEvent::Kind::loading, load.request, now, step.value(), load.tokens, 0);
   if (plan.tokens() == 0) {
+    wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), now);
     idle_ = scheduler_->open_steps() == 0;
     levels_changed();
-    return !idle_ || !scheduler_->has_work();
+    return !idle_ || !scheduler_->has_work() || scheduler_->awaits_transfer();
   }
   idle_ = false;
   record_plan(plan, step, now);
   wiring_.executor->submit(step, wiring_.id, plan, now);
+  wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), now);
   levels_changed();
   return true;
+}
+
+bool Instance::on_transfer(std::uint64_t transfer, SimTime now) {
+  if (!scheduler_->on_transfer(transfer)) return false;
+  if (!idle_) wiring_.executor->cut(wiring_.id, now);
+  return idle_;
 }
 
 void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
@@ -216,6 +226,7 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     progress_of(sequence).last_token = outcome.updates.front();
   awaiting_token_.clear();
   for (const Finished& f : effects.finished) finish(f, outcome);
+  wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), outcome.at);
   if (wiring_.observer != nullptr) observe_steps(outcome);
   if (wiring_.per_request_itl) trim_gap_log();
   levels_changed();

@@ -27,6 +27,8 @@ class Instance {
   // False when the engine refuses the request (it has been recorded as rejected).
   bool add(const Request& request, SimTime now);
   void on_outcome(const StepOutcome& outcome);
+  // A transfer has ended; true when an idle instance may go on.
+  bool on_transfer(std::uint64_t transfer, SimTime now);
   // The core thread is free at `now`: compose and submit a step, if there is one. False when work waits that
   // can never run (capacity exhausted).
   bool schedule(SimTime now);
@@ -81,7 +83,7 @@ class Instance {
   SimTime last_update_ = SimTime::never();  // that was not stalled, and its step
   std::int64_t last_update_step_ = -1;
   std::uint64_t stretches_ = 0;
-  Digest times_;  // when every step's update ended
+  Digest times_;                     // when every step's update ended
   std::vector<RequestId> rejected_;  // apart: a stretch reports its updates after what arrived inside it
   // Gaps between consecutive updates by step, for per-request ITL; −1 = the step stalled the decodes.
   std::vector<std::int64_t> gaps_;

@@ -60,6 +60,7 @@ struct RequestEvent {
     admitted,
     prefill_chunk,
     encoded,
+    loading,
     first_token,
     preempted,
     resumed,
@@ -69,8 +70,8 @@ struct RequestEvent {
   InstanceId instance;
   SimTime at;
   std::uint64_t step = 0;
-  // admitted, resumed: cached tokens; prefill_chunk: new tokens; encoded: images; preempted: the request that
-  // it made room for; finished: output tokens
+  // admitted, resumed: cached tokens; prefill_chunk: new tokens; encoded: images; loading: tokens; preempted:
+  // the request that it made room for; finished: output tokens
   std::int64_t tokens = 0;
   std::int64_t context = 0;               // prefill_chunk: tokens before it; encoded: their embeddings
   std::int32_t running = 0, waiting = 0;  // at the instance, then
@@ -128,6 +129,14 @@ struct ImageResult {
   std::int64_t cache_size = 0, cache_peak = 0;           // encoder cache of an instance, embeddings
 };
 
+// The host tier of KV blocks, all instances; all 0 without one.
+struct OffloadResult {
+  std::int64_t capacity = 0;               // blocks
+  std::uint64_t stored = 0, loaded = 0;    // blocks over the link
+  std::uint64_t dropped = 0, refused = 0;  // blocks evicted; stores that found no room
+  std::uint64_t loads = 0, deferrals = 0;  // requests that waited for blocks; look-ups put off
+};
+
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
@@ -150,6 +159,7 @@ struct RunResult {
   // Share of that time by the rung of evidence that its prices stand on ("measured", "published", …).
   std::vector<std::pair<std::string, double>> price_sources;
   ImageResult images;
+  OffloadResult offload;
   double kv_wraps = 0;  // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/named_options.h"
+#include "sim/host_link.h"
 #include "sim/request.h"
 #include "sim/step_plan.h"
 
@@ -27,6 +29,12 @@ struct EncoderRules {
   bool disable_chunked_input = false;  // an image is never split over two steps
 };
 
+// A tier of KV blocks in host memory; 0 blocks = there is none.
+struct OffloadRules {
+  std::int64_t blocks = 0;
+  bool prompt_only = false;  // outputs are not stored
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -44,6 +52,7 @@ struct SchedulerConfig {
   bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
   TensorRtLlmRules tensorrt_llm = {};
   EncoderRules encoder = {};
+  OffloadRules offload = {};
 };
 
 struct FirstToken {
@@ -101,6 +110,20 @@ struct EncoderCounters {
   std::int64_t cache_size = 0, cache_peak = 0;  // embeddings
 };
 
+struct OffloadCounters {
+  std::int64_t capacity = 0, used = 0;   // blocks
+  std::uint64_t stored = 0, loaded = 0;  // blocks that crossed the link
+  std::uint64_t dropped = 0;             // blocks evicted from the tier
+  std::uint64_t loads = 0;               // requests that waited for blocks
+  std::uint64_t deferrals = 0;           // look-ups put off because a transfer was under way
+  std::uint64_t refused = 0;             // stores without room
+};
+
+struct HostLoad {  // a request began to wait for its prefix from host memory, in the last schedule()
+  RequestId request;
+  std::int64_t tokens = 0;
+};
+
 // What results say about the KV pool, whatever its unit of eviction is.
 struct KvUsage {
   std::int64_t total_blocks = 0;   // as the engine logs it
@@ -126,6 +149,16 @@ class Scheduler {
   virtual const SchedulerCounters& counters() const = 0;
   virtual KvUsage kv_usage() const = 0;
   virtual EncoderCounters encoder_counters() const { return {}; }
+  virtual OffloadCounters offload_counters() const { return {}; }
+  // Transfers over the host link that were decided since the last call; valid until the next one.
+  virtual std::span<const TransferWork> take_transfers() { return {}; }
+  virtual std::span<const HostLoad> host_loads() const { return {}; }
+  // One of them has ended; true when somebody in the queue may have waited for it.
+  virtual bool on_transfer(std::uint64_t) { return false; }
+  virtual bool awaits_transfer() const { return false; }  // some are under way
+  // Whether a request that has just been queued might run in the next step although steps are offered as a
+  // stretch: with a plain queue only when it is the first one in line.
+  virtual bool newcomer_may_run() const { return view().waiting == 1; }
   virtual std::uint64_t digest() const = 0;  // of every decision so far
 };
 

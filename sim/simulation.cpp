@@ -64,6 +64,9 @@ class Loop {
       views_[outcome.instance.value()].outstanding = instance.outstanding();
       mark(outcome.instance);
     }
+    for (const TransferDone& done : outcomes_.transfers) {
+      if (instances_[done.instance.value()]->on_transfer(done.id, now)) mark(done.instance);
+    }
   }
 
   // Within a phase by actor; an executor already delivers so, and a shuffled one must make no difference.
@@ -148,6 +151,14 @@ class Loop {
       r.stretches += instance->stretches();
       queried += s.counters().queried_tokens;
       hit += s.counters().hit_tokens;
+      const OffloadCounters tier = s.offload_counters();
+      r.offload.capacity += tier.capacity;
+      r.offload.stored += tier.stored;
+      r.offload.loaded += tier.loaded;
+      r.offload.dropped += tier.dropped;
+      r.offload.loads += tier.loads;
+      r.offload.deferrals += tier.deferrals;
+      r.offload.refused += tier.refused;
       const EncoderCounters images = s.encoder_counters();
       r.images.encoded += images.encoded;
       r.images.embeddings += images.embeddings;

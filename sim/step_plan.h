@@ -74,14 +74,23 @@ struct HostFree {
   SimTime at;
 };
 
+// A transfer over an instance's host link has ended.
+struct TransferDone {
+  InstanceId instance;
+  std::uint64_t id = 0;  // as issued
+  SimTime at;
+};
+
 struct Outcomes {
   std::vector<HostFree> host_free;
   std::vector<StepOutcome> steps;
+  std::vector<TransferDone> transfers;
   void clear() {
     host_free.clear();
     steps.clear();
+    transfers.clear();
   }
-  bool empty() const { return host_free.empty() && steps.empty(); }
+  bool empty() const { return host_free.empty() && steps.empty() && transfers.empty(); }
 };
 
 }  // namespace orrery

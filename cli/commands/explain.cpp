@@ -22,6 +22,7 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::admitted: return "admitted";
     case Kind::prefill_chunk: return "prefill chunk";
     case Kind::encoded: return "images encoded";
+    case Kind::loading: return "loads prefix";
     case Kind::first_token: return "first token";
     case Kind::preempted: return "preempted";
     case Kind::resumed: return "resumed";
@@ -43,6 +44,7 @@ std::string detail_of(const RequestEvent& e) {
     case Kind::prefill_chunk:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " +
              std::to_string(e.context);
+    case Kind::loading: return std::to_string(e.tokens) + " tokens from host memory; waits for them";
     case Kind::encoded:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " images, " +
              std::to_string(e.context) + " embeddings";

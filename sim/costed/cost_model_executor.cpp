@@ -13,6 +13,11 @@ constexpr auto later_end = [](const auto& a, const auto& b) {
   return a.step != b.step ? a.step > b.step : a.slot > b.slot;
 };
 
+constexpr auto done_later = [](const TransferDone& a, const TransferDone& b) {
+  if (a.at != b.at) return a.at > b.at;
+  return a.instance != b.instance ? a.instance > b.instance : a.id > b.id;
+};
+
 StepStamp stamp(const StepTimes& t) {
   return {.schedule_begin = t.schedule_begin,
           .launch_begin = t.launch_begin,
@@ -136,6 +141,16 @@ void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
   if (patches > largest) usage_.largest_pass = images_;
 }
 
+// What a step computes is there when it has ended on the device.
+void CostModelExecutor::transfer(InstanceId instance, std::span<const TransferWork> work, SimTime now) {
+  for (const TransferWork& w : work) {
+    const Engine& e = engines_[instance.value()];
+    const SimTime ready = w.behind_step && !e.open.empty() ? later(now, e.open.back().times.device_end) : now;
+    transfers_.push_back({instance, w.id, links_[instance.value()].end_of(w, ready)});
+    std::push_heap(transfers_.begin(), transfers_.end(), done_later);
+  }
+}
+
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
   s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
@@ -256,6 +271,11 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
     out.last_stamp = e.last_stamp;
     outcomes.steps.push_back(out);
     schedule_event(id);
+  }
+  while (!transfers_.empty() && transfers_.front().at <= now) {
+    std::pop_heap(transfers_.begin(), transfers_.end(), done_later);
+    outcomes.transfers.push_back(transfers_.back());
+    transfers_.pop_back();
   }
 }
 

@@ -23,9 +23,14 @@ class CostModelExecutor final : public Executor {
                     LaunchJitter jitter = {}, const EncoderPricer* encoder = nullptr);
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
+  void transfer(InstanceId instance, std::span<const TransferWork> work, SimTime now) override;
+  // Every instance gets a host link of its own.
+  void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
   void ended(InstanceId instance, SequenceId sequence) override;
-  SimTime next_event() const override { return events_.first_time(); }
+  SimTime next_event() const override {
+    return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
+  }
   void collect(SimTime now, Outcomes& outcomes) override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
@@ -101,6 +106,8 @@ class CostModelExecutor final : public Executor {
   const OutputLengths& oracle_;
   LaunchJitter jitter_;
   IndexedTimeHeap events_;
+  std::vector<HostLink> links_;
+  std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)
   const EncoderPricer* encoder_;
   std::vector<EncoderImage> images_;
   std::vector<PrefillChunk> chunks_;

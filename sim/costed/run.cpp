@@ -103,6 +103,20 @@ struct ImageParts {
   }
 };
 
+Status add_host_links(const PoolSpec& pool, CostModelExecutor& executor) {
+  if (pool.memory.host_blocks == 0) return ok_status();
+  const HardwareProfile& hardware = pool.instance.hardware;
+  if (!hardware.pcie_bandwidth.present()) {
+    return invalid_input(hardware.name +
+                             " has no pcie_bandwidth, which offloading of the KV cache needs; add it to the "
+                             "hardware profile",
+                         {}, "hardware");
+  }
+  const double block = pool.memory.kv_bytes_per_token.value() * static_cast<double>(pool.memory.block_size);
+  executor.add_host_links(HostLink(block, hardware.pcie_bandwidth.value.value()));
+  return ok_status();
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -127,6 +141,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
       std::vector<const StepPricer*>(replicas, &pricer), oracle,
       LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas),
       images.encoder.get());
+  ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);

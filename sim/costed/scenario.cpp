@@ -202,7 +202,8 @@ SchedulerConfig Scenario::scheduler_config() const {
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk},
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
-                      .disable_chunked_input = s.encoder.disable_chunked_mm_input}};
+                      .disable_chunked_input = s.encoder.disable_chunked_mm_input},
+          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only}};
 }
 
 namespace {

@@ -16,6 +16,7 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
     : config_(config), kv_(kv_config(config)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.usable_blocks();
+  if (config.offload.blocks > 0) offload_ = std::make_unique<VllmOffload>(config.offload, config.block_size);
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder);
 }
 
@@ -38,6 +39,7 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
                    .stream = request.stream,
                    .named_tokens = request.prompt_tokens});
   if (encoder_ != nullptr) encoder_->open(slot, request);
+  if (offload_ != nullptr) offload_->open(slot, request);
   if (waiting_.empty()) head_blocked_ = false;
   waiting_.push_back(slot);
   return SequenceId(slot);
@@ -47,6 +49,7 @@ void VllmV1Scheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
   kv_.close(s.kv);
   if (encoder_ != nullptr) encoder_->close(slot);
+  if (offload_ != nullptr) offload_->close(slot);
   ++s.epoch;
   slots_.give_back(slot);
 }
@@ -71,7 +74,7 @@ void VllmV1Scheduler::unlink_running(Slot slot) {
 
 SchedulerView VllmV1Scheduler::view() const {
   return {.running = running_count_,
-          .waiting = static_cast<std::int32_t>(waiting_.size()),
+          .waiting = static_cast<std::int32_t>(waiting_.size() + skipped_.size()),
           .free_blocks = kv_.free_blocks(),
           .usable_blocks = kv_.usable_blocks()};
 }
@@ -96,6 +99,7 @@ void VllmV1Scheduler::begin_plan() {
   paused_now_.clear();
   irregular_now_.clear();
   admissions_.clear();
+  host_loads_.clear();
   if (encoder_ != nullptr) encoder_->begin_step();
   plan_ = StepPlan{};
   plan_decodes_ = 0;
@@ -270,54 +274,65 @@ void VllmV1Scheduler::pause(Slot slot) {
 }
 
 void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
+  if (offload_ != nullptr) return admit_around_transfers(budget);
   while (!waiting_.empty() && budget > 0 && running_count_ < config_.max_num_seqs) {
     if (head_blocked_) return;
     // A preempted sequence whose last token is still in flight ends at the next update; the engine would try
     // to admit it only if no update came between, which two steps in flight never allow.
     if (sequences_[waiting_.front()].in_flight_when_preempted) return;
-    if (!admit_head(budget)) return;
+    if (try_admit(waiting_.front(), budget) != Admit::admitted) return;
+    waiting_.pop_front();
   }
 }
 
 // §1.2 rule 3 and §2.4: prefix look-up, chunk, then two gates: the whole sequence must fit, then the chunk.
-bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
-  const Slot slot = waiting_.front();
+VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budget) {
   Sequence& s = sequences_[slot];
   s.target = s.prompt + s.outputs;
   KvBlockManager::Hit hit;
-  if (config_.enable_prefix_caching && (s.named || s.admitted)) hit = kv_.lookup(s.kv, s.target);
-  s.computed = hit.blocks * config_.block_size;
-  if (!config_.enable_chunked_prefill && s.target - s.computed > budget) {
-    s.computed = 0;
-    return false;
+  const bool loaded = s.state == State::loading;
+  if (loaded) {
+    if (offload_->loading(slot)) return Admit::set_aside;
+    s.computed = std::min(s.computed, s.target - 1);  // one token has to run
+  } else {
+    const bool shares = config_.enable_prefix_caching && (s.named || s.admitted);
+    if (shares) hit = kv_.lookup(s.kv, s.target);
+    if (shares && offload_ != nullptr) {
+      const std::optional<std::int64_t> more = offload_->match(slot, hit.blocks, s.target);
+      if (!more) return Admit::set_aside;
+      if (*more > 0) return begin_load(slot, hit, *more);
+    }
+    s.computed = hit.blocks * config_.block_size;
   }
+  const std::int64_t held = loaded ? blocks_for(s.computed) : 0;
+  const auto blocked = [&] {
+    if (!loaded) s.computed = 0;
+    return Admit::blocked;
+  };
+  if (!config_.enable_chunked_prefill && s.target - s.computed > budget) return blocked();
   const std::int64_t n = with_images(slot, chunk_size(s, budget));
-  if (n == 0) {
-    s.computed = 0;
-    return false;
-  }
-  const auto usable = static_cast<double>(kv_.usable_blocks() + 1);
-  const std::int64_t reserve = running_count_ > 0 ? static_cast<std::int64_t>(config_.watermark * usable) : 0;
+  if (n == 0) return blocked();
+  const std::int64_t reserve = watermark_blocks();
   const std::int64_t gate_tokens =
       config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : s.computed + n;
-  const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks;
-  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
+  const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks - held;
+  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks - held, blocks);
   if (gate + hit.idle + reserve > kv_.free_blocks()) {
-    s.computed = 0;
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);
     // Without the whole-sequence gate the answer depends on this step's budget, so it is asked again; and
     // asking moves the references to images, which decides what the encoder's cache drops.
     head_blocked_ = config_.scheduler_reserve_full_isl && !images;
-    return false;
+    return blocked();
   }
   if (encoder_ != nullptr) encoder_->commit(slot);
-  waiting_.pop_front();
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
   kv_.grow(s.kv, blocks);
   link_running(slot);
-  counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
-  counters_.hit_tokens += static_cast<std::uint64_t>(s.computed);
+  if (!loaded) {
+    counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
+    counters_.hit_tokens += static_cast<std::uint64_t>(s.computed);
+  }
   admissions_.push_back({.sequence = SequenceId(slot),
                          .request = s.request,
                          .cached_tokens = static_cast<std::int32_t>(s.computed),
@@ -327,7 +342,12 @@ bool VllmV1Scheduler::admit_head(std::int64_t& budget) {
   prefilling_.push_back(slot);
   add_chunk(slot, n);
   budget -= n;
-  return true;
+  return Admit::admitted;
+}
+
+std::int64_t VllmV1Scheduler::watermark_blocks() const {
+  if (running_count_ == 0) return 0;
+  return static_cast<std::int64_t>(config_.watermark * static_cast<double>(kv_.usable_blocks() + 1));
 }
 
 // §2.3: blocks become visible at schedule time, so the next request in this very step can hit them.
@@ -341,6 +361,7 @@ void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
                      .outputs_before = s.outputs});
   s.computed += tokens;
   plan_prefill_tokens_ += tokens;
+  if (offload_ != nullptr) offload_->store(slot, s.computed / config_.block_size, s.prompt, true);
   if (!s.named) return;
   kv_.publish(s.kv, s.computed / config_.block_size);
   head_blocked_ = false;  // the head of the queue may find more of its prefix now
@@ -376,7 +397,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   plan_.prefill_tokens = plan_prefill_tokens_;
   plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
   plan_.running = running_count_;
-  plan_.waiting = static_cast<std::int32_t>(waiting_.size());
+  plan_.waiting = static_cast<std::int32_t>(waiting_.size() + skipped_.size());
   plan_.free_blocks = free;
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   if (plan_.tokens() == 0) return plan_;

@@ -16,6 +16,7 @@
 #include "sim/open_steps.h"
 #include "sim/scheduler.h"
 #include "sim/schedulers/vllm_encoder.h"
+#include "sim/schedulers/vllm_offload.h"
 #include "sim/slot_pool.h"
 
 namespace orrery {
@@ -28,7 +29,7 @@ class VllmV1Scheduler final : public Scheduler {
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
-  bool has_work() const override { return running_count_ > 0 || !waiting_.empty(); }
+  bool has_work() const override { return running_count_ > 0 || !waiting_.empty() || !skipped_.empty(); }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;
@@ -41,7 +42,17 @@ class VllmV1Scheduler final : public Scheduler {
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
-  std::uint64_t digest() const override { return digest_.value(); }
+  OffloadCounters offload_counters() const override {
+    return offload_ == nullptr ? OffloadCounters{} : offload_->counters();
+  }
+  std::span<const TransferWork> take_transfers() override;
+  std::span<const HostLoad> host_loads() const override { return host_loads_; }
+  bool on_transfer(std::uint64_t transfer) override;
+  bool awaits_transfer() const override { return offload_ != nullptr && offload_->busy(); }
+  bool newcomer_may_run() const override {
+    return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
+  }
+  std::uint64_t digest() const override;
 
  private:
   using Slot = std::uint32_t;
@@ -49,6 +60,7 @@ class VllmV1Scheduler final : public Scheduler {
 
   enum class State : std::uint8_t {
     waiting,     // queued, holds nothing (fresh or preempted)
+    loading,     // set aside in the queue, holds blocks that come from host memory
     prefilling,  // running, part of its tokens computed
     decoding,    // running, in the decode set
     paused,      // running, decoding, passed over in the last step
@@ -86,7 +98,16 @@ class VllmV1Scheduler final : public Scheduler {
   void preempt(Slot slot);
   void pause(Slot slot);
   void admit_waiting(std::int64_t& budget);
-  bool admit_head(std::int64_t& budget);
+  enum class Admit : std::uint8_t {
+    admitted,
+    set_aside,  // waits for a transfer; others may pass it
+    blocked,    // nobody behind it is tried
+  };
+  void admit_around_transfers(std::int64_t& budget);
+  Admit try_admit(Slot slot, std::int64_t& budget);
+  Admit begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks);
+  std::int64_t reserved_for_prefills() const;
+  std::int64_t watermark_blocks() const;
   void add_chunk(Slot slot, std::int64_t tokens);
   const StepPlan& finish_plan();
   void start_sampling(Slot slot, OpenStep& open);
@@ -116,6 +137,12 @@ class VllmV1Scheduler final : public Scheduler {
 
   SchedulerConfig config_;
   KvBlockManager kv_;
+  std::unique_ptr<VllmOffload> offload_;  // null: no tier in host memory
+  std::deque<Slot> skipped_;              // set aside: `skipped_waiting`, served before waiting_
+  std::vector<Slot> aside_;               // of the pass under way: back to the front of skipped_ after it
+  std::vector<TransferWork> transfers_;
+  std::vector<HostLoad> host_loads_;
+  Digest transfer_digest_;                // of the ends of transfers
   std::unique_ptr<VllmEncoder> encoder_;  // null: a text-only model
   std::vector<Sequence> sequences_;
   SlotPool slots_;

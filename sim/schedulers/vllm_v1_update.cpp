@@ -94,10 +94,12 @@ void VllmV1Scheduler::finish_early(SequenceId sequence, std::int64_t step, std::
 void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update) {
   const Sequence& s = sequences_[slot];
   if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone already
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+    std::erase(waiting_, slot);
+    std::erase(skipped_, slot);
   } else {
     // The last sampled token has no KV and never counts (§2.3).
     const std::int64_t known = s.prompt + outputs - 1;
+    if (offload_ != nullptr) offload_->store(slot, known / config_.block_size, s.prompt, false);
     kv_.release(s.kv, blocks_for(computed), known / config_.block_size);
     unlink_running(slot);
   }

@@ -59,6 +59,7 @@ struct World {
   RunObserver* observer = nullptr;
   const ImageProcessor* images = nullptr;  // of a multimodal model, with what encodes them
   const EncoderPricer* encoder = nullptr;
+  double host_blocks_per_s = 0;  // of the host link, one direction
 };
 
 // Wrappers that hand things over in another order; the loop must not care.
@@ -87,6 +88,9 @@ class ShuffledExecutor final : public Executor {
       : inner_(inner), random_(seed, RandomPurpose::property_test, 1) {}
   void submit(StepId s, InstanceId i, const StepPlan& p, SimTime now) override {
     inner_.submit(s, i, p, now);
+  }
+  void transfer(InstanceId i, std::span<const TransferWork> work, SimTime now) override {
+    inner_.transfer(i, work, now);
   }
   void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
   void ended(InstanceId i, SequenceId s) override { inner_.ended(i, s); }
@@ -118,6 +122,7 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency,
                    oracle, front_end ? &*front_end : nullptr);
   CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle, {}, w.encoder);
+  if (w.host_blocks_per_s > 0) executor.add_host_links(HostLink(1, w.host_blocks_per_s));
   ShuffledInbox shuffled_inbox(inbox, shuffle_seed);
   ShuffledExecutor shuffled_executor(executor, shuffle_seed);
   VirtualClock clock;

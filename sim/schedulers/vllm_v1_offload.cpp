@@ -1,0 +1,93 @@
+// Requests that wait for a part of their prefix from host memory (vllm_0_24.md §1.2 rule 3, §8): set aside,
+// holding their blocks, while others pass them.
+#include <algorithm>
+
+#include "sim/schedulers/vllm_v1.h"
+
+namespace orrery {
+
+// `skipped_waiting` goes first; who cannot go on now returns to its front in the old order.
+void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
+  aside_.clear();
+  while ((!skipped_.empty() || !waiting_.empty()) && budget > 0 && running_count_ < config_.max_num_seqs) {
+    std::deque<Slot>& queue = skipped_.empty() ? waiting_ : skipped_;
+    const Slot slot = queue.front();
+    if (sequences_[slot].in_flight_when_preempted) break;
+    const Admit done = try_admit(slot, budget);
+    if (done == Admit::blocked) break;
+    queue.pop_front();
+    if (done == Admit::set_aside) aside_.push_back(slot);
+  }
+  skipped_.insert(skipped_.begin(), aside_.begin(), aside_.end());
+  aside_.clear();
+}
+
+// All blocks of the local and the loaded prefix are held from now on, without a place among the running: let
+// in only beside what prefills under way still need, since nobody can preempt it.
+VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t tokens = (hit.blocks + blocks) * config_.block_size;
+  const std::int64_t gate_tokens =
+      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : tokens;
+  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
+  // kv_cache_manager.allocate_slots: the whole sequence against what is free, what is taken now against what
+  // is free beside the reservations.
+  const std::int64_t free = kv_.free_blocks() - hit.idle - watermark_blocks();
+  if (gate > free) return Admit::blocked;
+  if (blocks > free - reserved_for_prefills()) {
+    // The reservation may be that of a loaded request behind this one. By its source the engine would then
+    // stand still for good; here the other one gets its turn.
+    const bool stuck = running_count_ == 0 && !offload_->busy();
+    return stuck ? Admit::set_aside : Admit::blocked;
+  }
+  if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
+  kv_.grow(s.kv, blocks);
+  counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
+  counters_.hit_tokens += static_cast<std::uint64_t>(hit.blocks * config_.block_size);
+  s.computed = tokens;
+  s.state = State::loading;
+  offload_->load(slot, hit.blocks, blocks);
+  host_loads_.push_back({s.request, blocks * config_.block_size});
+  digest_.add(s.request.value() * 4);
+  digest_.add(blocks);
+  return Admit::set_aside;
+}
+
+std::int64_t VllmV1Scheduler::reserved_for_prefills() const {
+  std::int64_t blocks = 0;
+  const auto rest = [&](Slot slot) {
+    const Sequence& s = sequences_[slot];
+    blocks += blocks_for(s.target) - blocks_for(s.computed);
+  };
+  for (const Slot slot : prefilling_) rest(slot);
+  for (const Slot slot : skipped_) {
+    if (sequences_[slot].state == State::loading) rest(slot);
+  }
+  for (const Slot slot : aside_) {
+    if (sequences_[slot].state == State::loading) rest(slot);
+  }
+  return blocks;
+}
+
+std::span<const TransferWork> VllmV1Scheduler::take_transfers() {
+  if (offload_ == nullptr) return {};
+  transfers_ = offload_->issued();
+  offload_->clear_issued();
+  return transfers_;
+}
+
+bool VllmV1Scheduler::on_transfer(std::uint64_t transfer) {
+  offload_->ended(transfer);
+  // Apart: a stretch reports its steps after what ended inside it.
+  transfer_digest_.add(transfer);
+  return !skipped_.empty() || !waiting_.empty();
+}
+
+std::uint64_t VllmV1Scheduler::digest() const {
+  if (offload_ == nullptr) return digest_.value();
+  Digest both = digest_;
+  both.add(transfer_digest_.value());
+  return both.value();
+}
+
+}  // namespace orrery
