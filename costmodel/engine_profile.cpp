@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "base/text.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/step_pricer.h"
 #include "costmodel/tensorrt_llm_profile.h"
 
 namespace orrery {
@@ -48,12 +50,14 @@ void read_graphs(const Yaml& node, EngineProfile& e) {
   e.graph_rule.maximum = node.require("maximum").integer(512, 1);
 }
 
-void read_host(const Yaml& node, HostCosts& h) {
-  struct Term {
-    const char* key;
-    Figure<Seconds>* figure;
-  };
-  const std::array terms{
+struct HostTerm {
+  const char* key;
+  Figure<Seconds>* figure;
+};
+
+auto host_terms(HostCosts& h) {
+  using Term = HostTerm;
+  return std::array{
       Term{"schedule_base", &h.schedule_base},
       Term{"schedule_per_sequence", &h.schedule_per_sequence},
       Term{"schedule_per_new_request", &h.schedule_per_new_request},
@@ -75,7 +79,11 @@ void read_host(const Yaml& node, HostCosts& h) {
       Term{"output_delay", &h.output_delay},
       Term{"output_per_sequence", &h.output_per_sequence},
   };
-  for (const Term& term : terms) *term.figure = read_figure<Seconds>(node.require(term.key), true);
+}
+
+void read_host(const Yaml& node, HostCosts& h) {
+  for (const HostTerm& term : host_terms(h))
+    *term.figure = read_figure<Seconds>(node.require(term.key), true);
   h.launch_jitter = read_number_figure(node.require("launch_jitter"), Dimension::ratio);
   h.launch_jitter_correlation =
       read_number_figure(node.require("launch_jitter_correlation"), Dimension::ratio);
@@ -173,9 +181,53 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   return e;
 }
 
+bool is_path(const std::string& name_or_path) {
+  return name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".yaml");
+}
+
+// One's own figures over a profile of ours.
+Result<EngineProfile> read_overlay(YamlDocument document) {
+  const Yaml root = document.root();
+  const Yaml base = root.require("base");
+  if (is_path(base.text())) base.fail("must name a profile of engine_profiles/, not a file");
+  if (!document.errors().empty()) return document.errors();
+  ORRERY_TRY(e, load_engine(base.text()));
+  e.name = root.require("name").text();
+  e.description = root.require("description").text();
+  for (const auto& [name, row] : root.optional("host").entries()) {
+    bool known = false;
+    std::vector<std::string> names;
+    for (const HostTerm& term : host_terms(e.host)) {
+      names.emplace_back(term.key);
+      if (name != term.key) continue;
+      *term.figure = read_figure<Seconds>(row, true);
+      known = true;
+    }
+    if (!known) row.fail("unknown host term" + did_you_mean(name, names) + "; known: " + join(names, ", "));
+  }
+  if (const Yaml error = root.optional("host_error"); error.present())
+    e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
+  for (const auto& [name, row] : root.optional("operators").entries()) {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < op_class_count; ++i) names.emplace_back(to_string(static_cast<OpClass>(i)));
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      row.fail("unknown operator class" + did_you_mean(name, names) + "; known: " + join(names, ", "));
+    e.operator_factors.emplace_back(name, read_number_figure(row, Dimension::ratio));
+  }
+  document.finish();
+  if (!document.errors().empty()) return document.errors();
+  return e;
+}
+
 }  // namespace
 
-Result<EngineProfile> load_engine(const std::string& name) {
+Result<EngineProfile> load_engine(const std::string& name, const std::string& folder) {
+  if (is_path(name)) {
+    const std::string own = (std::filesystem::path(folder) / name).lexically_normal().string();
+    ORRERY_TRY(document, YamlDocument::load(own));
+    return document.root().optional("base").present() ? read_overlay(std::move(document))
+                                                      : read_engine(std::move(document), "");
+  }
   ORRERY_TRY(path, find_profile("engine_profiles", name, "engine"));
   ORRERY_TRY(document, YamlDocument::load(path));
   return read_engine(std::move(document), name);

@@ -140,6 +140,7 @@ struct EngineProfile {
   // Bytes per logit (row × vocabulary entry) that live at once when the sampler is profiled; bytes that the
   // engine subtracts per captured graph (0 = it does not).
   Figure<double> logit_bytes_v1, logit_bytes_v2;
+  std::vector<std::pair<std::string, Figure<double>>> operator_factors;  // by operator class; absent = 1
   Figure<Bytes> graph_bytes_v1, graph_bytes_v2;
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
@@ -148,9 +149,11 @@ struct EngineProfile {
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
-// By name from engine_profiles/, before any model, part or argument is known: settings hold the plain
-// defaults.
-Result<EngineProfile> load_engine(const std::string& name);
+// By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:
+// settings hold the plain defaults. A file may be a whole profile or one's own figures over another
+// (docs/from_steps.md):
+//   name, description, base: NAME, host: {some of its terms}, operators: {operator class: factor on its time}
+Result<EngineProfile> load_engine(const std::string& name_or_path, const std::string& folder = ".");
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name);
 
 struct HardwareProfile;

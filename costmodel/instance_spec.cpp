@@ -81,7 +81,7 @@ class InstanceReader {
 
   bool read_engine(const Yaml& key) {
     if (!key.present()) return false;
-    auto loaded = load_engine(key.text());
+    auto loaded = load_engine(key.text(), folder_);
     if (!loaded.ok())
       report(key, loaded.errors(), errors_);
     else

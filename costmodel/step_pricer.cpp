@@ -38,6 +38,13 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   return ns;
 }
 
+double fitted_factor(const EngineProfile& engine, OpClass op_class) {
+  for (const auto& [name, factor] : engine.operator_factors) {
+    if (name == to_string(op_class)) return factor.value;
+  }
+  return 1;
+}
+
 Status check_scales(const PriceScales& scales) {
   Errors errors;
   for (std::size_t i = 0; i < op_class_count; ++i) {
@@ -196,7 +203,8 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   for (std::size_t i = 0; i < state->nodes.size(); ++i) {
     const GraphNode& node = state->nodes[i];
     state->weights.push_back(static_cast<double>(node.count) *
-                             scales.op[static_cast<std::size_t>(node.entry->op_class)]);
+                             scales.op[static_cast<std::size_t>(node.entry->op_class)] *
+                             fitted_factor(spec.engine, node.entry->op_class));
     const DependsOn d = node.spec.depends_on;
     if (d == DependsOn::tokens || d == DependsOn::rows) state->kernels_without_attention += node.kernels();
     if (d == DependsOn::decode) state->attention_layers += node.count;

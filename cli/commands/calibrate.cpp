@@ -199,10 +199,7 @@ int run_calibration(const CalibrateOptions& options, const CommandContext& conte
 namespace {
 
 int calibrate_action(const CalibrateOptions& options, const CommandContext& context) {
-  if (!options.from_steps.empty()) {
-    return report_errors({invalid_input(
-        "fitting from an engine's step log is not in this version (docs/limits.md)", {}, "--from-steps")});
-  }
+  if (!options.from_steps.empty()) return fit_from_steps(options, context);
   if (options.plan) return print_plan(options);
   if (options.check || options.simulator) return run_kernel_checks(options, context);
   if (!options.pack.empty()) return pack_calibration(options, context);
@@ -213,10 +210,12 @@ int calibrate_action(const CalibrateOptions& options, const CommandContext& cont
 
 void register_calibrate_command(CLI::App& app, CommandContext& context) {
   auto o = std::make_shared<CalibrateOptions>();
-  CLI::App* c = app.add_subcommand("calibrate",
-                                   "times this machine's kernels, most valuable points first, into tables\n"
-                                   "example: orrery calibrate --budget 8m --out out/calibration\n"
-                                   "         orrery calibrate --check --out out/check");
+  CLI::App* c =
+      app.add_subcommand("calibrate",
+                         "times this machine's kernels, most valuable points first, into tables\n"
+                         "example: orrery calibrate --budget 8m --out out/calibration\n"
+                         "         orrery calibrate --check --out out/check\n"
+                         "         orrery calibrate --from-steps RUN --scenario s.yaml --out out/fit");
   c->add_option("--device", o->device, "which GPU, from 0, in the driver's order");
   c->add_option("--ops", o->ops, "operators or tables, separated by commas")->delimiter(',');
   c->add_option("--models", o->models, "plan for these models only, separated by commas")->delimiter(',');
@@ -237,7 +236,12 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::NonNegativeNumber);
   c->add_option("--part", o->part, "with --check: write outcomes to this file")->group("");
   c->add_flag("--simulator", o->simulator, "check in the CPU simulator what runs there; needs no GPU");
-  c->add_option("--from-steps", o->from_steps, "not in this version: fits from an engine's step log");
+  c->add_option("--from-steps", o->from_steps,
+                "fits host costs and operator factors to an engine's step log (a run folder)");
+  c->add_option("--scenario", o->scenario, "with --from-steps: the scenario of what was logged");
+  c->add_option("--leave-out", o->leave_out,
+                "with --from-steps: experiments not to look at, separated by commas")
+      ->delimiter(',');
   c->add_option("--pack", o->pack, "pack the tables, journal and check in --out into one file to send");
   c->callback([&context, o] { context.action = [&context, o] { return calibrate_action(*o, context); }; });
 }

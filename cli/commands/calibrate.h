@@ -13,8 +13,8 @@ namespace orrery {
 
 struct CalibrateOptions {
   int device = 0;
-  std::vector<std::string> ops, models;
-  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, part;
+  std::vector<std::string> ops, models, leave_out;
+  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, scenario, part;
   double child_timeout = 25;  // of a check's operator, in seconds; 0: all in this process
   std::size_t max_points = 0;
   bool resume = false, any_card = false, check = false, simulator = false, plan = false, between = false;
@@ -26,6 +26,7 @@ Result<std::unique_ptr<kernels::Device>> open_device(int index);
 int run_kernel_checks(const CalibrateOptions& options, const CommandContext& context);
 int run_calibration(const CalibrateOptions& options, const CommandContext& context);
 int print_plan(const CalibrateOptions& options);
+int fit_from_steps(const CalibrateOptions& options, const CommandContext& context);
 int pack_calibration(const CalibrateOptions& options, const CommandContext& context);
 
 }  // namespace orrery

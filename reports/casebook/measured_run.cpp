@@ -38,7 +38,8 @@ bool parse(std::string_view text, T& value) {
 class Table {
  public:
   static Result<Table> open(const std::string& folder, const std::string& name,
-                            const std::vector<std::string>& columns) {
+                            const std::vector<std::string>& columns,
+                            const std::vector<std::string>& optional = {}) {
     ORRERY_TRY(path, existing(folder, name));
     ORRERY_TRY(lines, LineReader::open(path));
     Table table(std::move(lines));
@@ -49,6 +50,10 @@ class Table {
       const auto at = std::find(names.begin(), names.end(), column);
       if (at == names.end()) return table.failure("has no column " + quote(column));
       table.columns_.push_back(static_cast<std::size_t>(at - names.begin()));
+    }
+    for (const std::string& column : optional) {
+      const auto at = std::find(names.begin(), names.end(), column);
+      table.columns_.push_back(at == names.end() ? absent : static_cast<std::size_t>(at - names.begin()));
     }
     table.width_ = names.size();
     return table;
@@ -64,7 +69,7 @@ class Table {
       return false;
     }
     fields.clear();
-    for (const std::size_t at : columns_) fields.push_back(all_[at]);
+    for (const std::size_t at : columns_) fields.push_back(at == absent ? std::string_view() : all_[at]);
     return true;
   }
   void fail(const std::string& what) { error_ = std::make_unique<Error>(failure(what)); }
@@ -90,6 +95,7 @@ class Table {
     return invalid_input(what, {lines_.path(), static_cast<int>(lines_.line_number()), 0});
   }
 
+  static constexpr std::size_t absent = SIZE_MAX;
   LineReader lines_;
   std::vector<std::size_t> columns_;
   std::size_t width_ = 0;
@@ -205,9 +211,25 @@ bool parse_step(const Fields& f, MeasuredStep& s) {
   const bool numbers = parse(f[1], s.step) && parse(f[2], schedule) && parse(f[3], update) &&
                        parse(f[4], s.tokens) && parse(f[5], s.sequences) && parse(f[6], s.running) &&
                        parse(f[7], s.waiting) && parse(f[8], s.free_blocks);
+  // Times and the decode set, where logged.
+  bool times = true;
+  const auto microseconds = [&](std::size_t field, std::int64_t& ns) {
+    double us = 0;
+    if (f[field].empty()) return;
+    times = times && parse(f[field], us);
+    ns = static_cast<std::int64_t>(us * 1e3);
+  };
+  microseconds(13, s.schedule_ns);
+  microseconds(14, s.execute_start_ns);
+  microseconds(15, s.execute_ns);
+  microseconds(16, s.sample_end_ns);
+  microseconds(17, s.update_ns);
+  microseconds(18, s.device_ns);
+  if (!f[19].empty()) times = times && parse(f[19], s.decode_sequences);
+  if (!f[20].empty()) times = times && parse(f[20], s.decode_context_tokens);
   s.schedule_start_ns = static_cast<std::int64_t>(schedule * 1e3);
   s.update_start_ns = static_cast<std::int64_t>(update * 1e3);
-  return numbers &&
+  return numbers && times &&
          parse_pairs(f[9], '@',
                      [&](std::int64_t a, std::int64_t b) {
                        s.chunks.push_back({a, b});
@@ -224,7 +246,9 @@ Status load_steps(MeasuredRun& run) {
   ORRERY_TRY(table, Table::open(run.folder, "steps.csv",
                                 {"experiment", "step", "schedule_start_us", "update_start_us", "tokens",
                                  "sequences", "running", "waiting", "free_blocks", "prefill_chunks",
-                                 "prefill_request_ids", "new_request_ids", "preempted_request_ids"}));
+                                 "prefill_request_ids", "new_request_ids", "preempted_request_ids"},
+                                {"schedule_us", "execute_start_us", "execute_host_us", "sample_end_us",
+                                 "update_us", "gpu_us", "decode_sequences", "decode_context_tokens"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);
@@ -232,7 +256,7 @@ Status load_steps(MeasuredRun& run) {
     if (experiment == nullptr) {
       table.fail("names the experiment " + quote(f[0]) + ", which experiments.jsonl lacks");
     } else if (!parse_step(f, step)) {
-      table.fail("expected whole numbers, chunks as length@context and new requests as id:cached");
+      table.fail("expected numbers, chunks as length@context and new requests as id:cached");
     } else if (!experiment->steps.empty() || !step.admitted.empty()) {
       experiment->steps.push_back(std::move(step));
     }

@@ -33,6 +33,11 @@ struct MeasuredStep {
   std::vector<Chunk> chunks;
   std::vector<std::int64_t> chunk_requests, preempted;
   std::vector<Admission> admitted;
+  // Where the log has them; 0 = not logged. Host times on the core or worker, ns; device: between two events
+  // in stream order around the step, so with the bubble of a late host.
+  std::int64_t schedule_ns = 0, execute_start_ns = 0, execute_ns = 0, sample_end_ns = 0, update_ns = 0,
+               device_ns = 0;
+  std::int64_t decode_sequences = -1, decode_context_tokens = 0;  // −1 = not logged
 };
 
 struct MeasuredExperiment {

@@ -1,0 +1,55 @@
+// Host costs and operator factors of an engine from its own step log: how a user makes a profile right for an
+// engine, a host and a part (docs/from_steps.md).
+//
+// Each host term comes from the logged interval that it is part of; terms that only ever occur together in
+// the log keep the profile's proportions and are scaled together, and what the log does not contain is kept
+// and said so. Device times give one factor per operator class: relative least squares of the logged device
+// time over the classes' predicted times, with a prior of 1 ± 0.2, on steps whose launches did not hold the
+// device up.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/step_pricer.h"
+#include "reports/casebook/measured_run.h"
+
+namespace orrery {
+
+struct FittedTerm {
+  std::string key;    // of the engine profile's `host`, or an operator class
+  double before = 0;  // microseconds; operator classes: factor
+  double value = 0;
+  double deviation = 0;  // jackknife over experiments; 0 where there is one experiment only
+  bool fitted = false;   // false: kept, `note` says why
+  std::string note;      // "with launch_experts: the log cannot tell them apart"
+};
+
+// Median absolute relative error of what was left out while fitting, over all steps of a kind.
+struct FitError {
+  std::string kind;  // "launch, graph" | "launch, piecewise" | "launch, eager" | "device, decode" | "device,
+                     // prompts"
+  std::size_t steps = 0;
+  double before = 0, after = 0;  // percent
+};
+
+struct StepFit {
+  std::vector<FittedTerm> host, operators;
+  std::vector<FitError> left_out;  // each experiment predicted from the others
+  std::size_t steps = 0, experiments = 0;
+  double condition = 0;  // of the operator classes (robust_fit.h)
+};
+
+// Errors: a log without times; no step that can be used. `spec` is what ran: part, model, plan and the engine
+// profile that the result is relative to. `leave_out`: experiments that are not looked at, by name.
+Result<StepFit> fit_steps(const MeasuredRun& run, const InstanceSpec& spec,
+                          const std::vector<std::string>& leave_out = {});
+
+// An engine profile over `spec`'s (costmodel/engine_profile.h) that holds the fitted figures with their
+// source.
+std::string overlay_yaml(const StepFit& fit, const InstanceSpec& spec, const std::string& name,
+                         const std::string& source);
+std::string step_fit_text(const StepFit& fit);
+
+}  // namespace orrery

@@ -1,0 +1,227 @@
+// Fitting to a step log: known answers come back, and on runs of another host what is left out gets better.
+#include "reports/casebook/step_fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "base/files.h"
+#include "base/random.h"
+#include "catch.h"
+#include "costmodel/instance_spec.h"
+#include "reports/casebook/robust_fit.h"
+
+using namespace orrery;
+
+namespace {
+
+InstanceSpec instance(const std::string& hardware, const std::string& model, const std::string& engine,
+                      const std::string& plan = "") {
+  YamlDocument document =
+      YamlDocument::parse("hardware: " + hardware + "\nmodel: " + model + "\nengine: " + engine + "\n" + plan,
+                          "s.yaml")
+          .value();
+  Errors errors;
+  InstanceSpec spec = read_instance_spec(document.root(), ".", errors);
+  if (!errors.empty()) FAIL(to_string(errors));
+  return spec;
+}
+
+MeasuredRun load(const std::string& name) {
+  auto run = load_measured_run(std::string(ORRERY_SOURCE_DIR) + "/reports/cases/" + name);
+  INFO((run.ok() ? "" : to_string(run.errors())));
+  REQUIRE(run.ok());
+  return std::move(run).value();
+}
+
+const FittedTerm& term(const std::vector<FittedTerm>& terms, const std::string& key) {
+  for (const FittedTerm& t : terms) {
+    if (t.key == key) return t;
+  }
+  FAIL("no term " << key);
+  return terms.front();
+}
+
+const FitError& error(const StepFit& fit, const std::string& kind) {
+  for (const FitError& e : fit.left_out) {
+    if (e.kind == kind) return e;
+  }
+  FAIL("no kind " << kind);
+  return fit.left_out.front();
+}
+
+// The log of an engine that behaves exactly as a profile says, with every host time multiplied and, one step
+// in ten, delayed for no reason.
+MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
+  const StepPricer pricer = StepPricer::create(spec).value();
+  MeasuredRun run;
+  RandomStream random(5, RandomPurpose::property_test);
+  for (int e = 0; e < 4; ++e) {
+    MeasuredExperiment experiment;
+    experiment.name = "e" + std::to_string(e);
+    std::int64_t now = 0;  // one step after another: the device is never behind
+    for (int i = 0; i < 300; ++i) {
+      MeasuredStep s;
+      s.step = i;
+      s.decode_sequences = 1 + static_cast<std::int64_t>(random.below(120));
+      s.decode_context_tokens = s.decode_sequences * static_cast<std::int64_t>(200 + random.below(4000));
+      s.sequences = s.running = s.decode_sequences;
+      std::vector<PrefillChunk> chunks;
+      const std::uint64_t kind = random.below(4);
+      if (kind > 1) {
+        const auto tokens =
+            static_cast<std::int32_t>(kind == 2 ? 100 + random.below(250) : 1000 + random.below(200));
+        chunks.push_back({tokens, 0});
+        s.chunks.push_back({tokens, 0});
+        s.admitted.push_back({i, 0});
+        ++s.sequences;
+        ++s.running;
+      }
+      StepShape shape{.prefill = {},
+                      .decode_sequences = static_cast<std::int32_t>(s.decode_sequences),
+                      .decode_context_tokens = s.decode_context_tokens,
+                      .new_requests = static_cast<std::int32_t>(chunks.size()),
+                      .running = static_cast<std::int32_t>(s.running)};
+      shape.prefill = chunks;
+      const StepBreakdown priced = pricer.explain(shape);
+      double device = 0;
+      for (const OpLine& line : priced.ops)
+        device += static_cast<double>(line.time_ns) * (line.op_class == OpClass::gemm ? gemm : 1);
+      const double late = i % 10 == 0 ? 5e6 : 0;
+      const HostCosts& h = spec.engine.host;
+      s.schedule_ns = static_cast<std::int64_t>(host * static_cast<double>(priced.timing.schedule) + late);
+      s.schedule_start_ns = now;
+      s.execute_start_ns =
+          now + s.schedule_ns + static_cast<std::int64_t>(host * h.prepare_base.value.value() * 1e9);
+      s.execute_ns = 1;
+      s.sample_end_ns =
+          s.execute_start_ns + static_cast<std::int64_t>(host * (static_cast<double>(priced.timing.launch) +
+                                                                 h.prepare_per_sequence.value.value() * 1e9 *
+                                                                     static_cast<double>(s.sequences)) +
+                                                         late);
+      s.update_ns = static_cast<std::int64_t>(host * static_cast<double>(priced.timing.update) + late);
+      s.device_ns = static_cast<std::int64_t>(device + late);
+      now = std::max(s.sample_end_ns, s.execute_start_ns + s.device_ns) + s.update_ns + 1000;
+      experiment.steps.push_back(std::move(s));
+    }
+    run.experiments.push_back(std::move(experiment));
+  }
+  return run;
+}
+
+}  // namespace
+
+TEST_CASE("robust fit: exact data come back, a tenth of outliers does not matter, a bound holds") {
+  RandomStream random(3, RandomPurpose::property_test);
+  std::vector<std::vector<double>> rows;
+  std::vector<double> y;
+  for (int i = 0; i < 200; ++i) {
+    rows.push_back({1, random.uniform() * 100, random.uniform() * 10});
+    y.push_back(5 + 2 * rows.back()[1] + 0.1 * random.normal() + (i % 10 == 0 ? 400 : 0));
+  }
+  const RobustFit fit = robust_fit(rows, y, std::vector<Prior>(3));
+  CHECK(fit.value[0] == Approx(5).margin(0.3));
+  CHECK(fit.value[1] == Approx(2).margin(0.005));
+  CHECK(fit.value[2] >= 0);
+  CHECK(fit.value[2] < 0.05);
+  CHECK(fit.condition < 100);
+  // Two columns that are one cannot be told apart, and the fit says so.
+  for (auto& row : rows) row[2] = row[1];
+  CHECK(robust_fit(rows, y, std::vector<Prior>(3)).condition > 1e6);
+  CHECK(shorth_of({1, 1.1, 1.2, 1.1, 9, 20, 1.05}) == Approx(1.1));
+  CHECK(median_of({3, 1, 2}) == 2);
+}
+
+TEST_CASE("a made-up engine's host and products come back from its log") {
+  const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
+  const StepFit fit = fit_steps(made_up(spec, 1.4, 1.1), spec).value();
+  for (const char* key :
+       {"schedule_base", "schedule_per_sequence", "prepare_base", "prepare_per_sequence", "launch_graph",
+        "launch_piece", "launch_kernel", "update_base", "update_per_sequence"}) {
+    const FittedTerm& t = term(fit.host, key);
+    INFO(key);
+    CHECK(t.fitted);
+    CHECK(t.value == Approx(1.4 * t.before).epsilon(0.03));
+  }
+  CHECK(term(fit.operators, "gemm").value == Approx(1.1).epsilon(0.01));
+  CHECK_FALSE(term(fit.operators, "collective").fitted);
+  for (const FitError& e : fit.left_out) {
+    INFO(e.kind);
+    CHECK(e.after < 1);
+    CHECK(e.before > 4);
+  }
+}
+
+TEST_CASE("the profile's own run gives back the profile") {
+  const StepFit fit =
+      fit_steps(load("h200_vllm_0_24/qwen3-8b_bf16_tp1"), instance("h200", "qwen3-8b", "vllm-0.24")).value();
+  for (const char* key : {"schedule_base", "schedule_per_sequence", "prepare_base", "prepare_per_sequence",
+                          "launch_graph", "launch_kernel", "update_base", "update_per_sequence"}) {
+    const FittedTerm& t = term(fit.host, key);
+    INFO(key << " " << t.value);
+    CHECK(t.value == Approx(t.before).epsilon(0.1));
+  }
+}
+
+TEST_CASE("another host: left-out experiments come nearer, and the file that is written says so again") {
+  const InstanceSpec spec = instance("h100", "qwen3-30b-a3b", "vllm-0.24", "parallel: {tp: 2, ep: 2}\n");
+  const StepFit fit = fit_steps(load("h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2"), spec).value();
+  for (const char* kind : {"launch, graph", "launch, eager", "device, decode"})
+    CHECK(error(fit, kind).after < 0.6 * error(fit, kind).before);
+  const std::string text = overlay_yaml(fit, spec, "mine", "step log \"of mine\"");
+  const std::string path = (std::filesystem::temp_directory_path() / "orrery_step_fit_test.yaml").string();
+  REQUIRE(write_file_atomically(path, text).ok());
+  const auto loaded = load_engine(path);
+  INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+  REQUIRE(loaded.ok());
+  CHECK(loaded->name == "mine");
+  CHECK(loaded->scheduler == "vllm-v1");
+  CHECK(loaded->host.launch_experts.value.value() * 1e6 ==
+        Approx(term(fit.host, "launch_experts").value).epsilon(1e-4));
+  CHECK(loaded->host.launch_experts.kind == FigureKind::measured);
+  CHECK(loaded->host.copy.value.value() == spec.engine.host.copy.value.value());
+  CHECK_FALSE(loaded->operator_factors.empty());
+  // What was fitted is what a scenario with that file is priced with.
+  const InstanceSpec fitted = instance("h100", "qwen3-30b-a3b", path, "parallel: {tp: 2, ep: 2}\n");
+  const StepShape decode{.prefill = {},
+                         .decode_sequences = 16,
+                         .decode_context_tokens = 16000,
+                         .new_requests = 0,
+                         .running = 16};
+  const auto experts = [&](const InstanceSpec& s) {
+    for (const OpLine& line : StepPricer::create(s).value().explain(decode).ops)
+      if (line.name == "moe_experts") return static_cast<double>(line.time_ns);
+    return 0.0;
+  };
+  CHECK(experts(fitted) / experts(spec) == Approx(term(fit.operators, "grouped_gemm").value).epsilon(1e-3));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("figures over a profile: unknown terms and bases are located errors") {
+  const auto errors = [](const std::string& text) {
+    const std::string path = (std::filesystem::temp_directory_path() / "orrery_overlay_test.yaml").string();
+    REQUIRE(write_file_atomically(path, text).ok());
+    const auto loaded = load_engine(path);
+    REQUIRE_FALSE(loaded.ok());
+    return to_string(loaded.errors());
+  };
+  const std::string head = "name: x\ndescription: y\nbase: vllm-0.24\n";
+  CHECK(errors(head + "host:\n  launch_kernels: {value: 1, unit: us, kind: measured, source: z}\n")
+            .find("launch_kernel") != std::string::npos);
+  CHECK(errors(head + "host:\n  launch_kernels: {value: 1, unit: us, kind: measured, source: z}\n")
+            .find(":5:") != std::string::npos);
+  CHECK(errors(head + "operators: {matmul: {value: 1, unit: ratio, kind: measured, source: z}}\n")
+            .find("gemm") != std::string::npos);
+  CHECK(errors("name: x\ndescription: y\nbase: vllm-9\n").find("vllm-9") != std::string::npos);
+  CHECK(errors(head + "graphs: {}\n").find("graphs") != std::string::npos);
+}
+
+TEST_CASE("a log without times is an error that says what to do") {
+  MeasuredRun run = load("h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2");
+  for (MeasuredExperiment& e : run.experiments)
+    for (MeasuredStep& s : e.steps) s.execute_ns = 0;
+  const auto fit =
+      fit_steps(run, instance("h100", "qwen3-30b-a3b", "vllm-0.24", "parallel: {tp: 2, ep: 2}\n"));
+  REQUIRE_FALSE(fit.ok());
+  CHECK(fit.errors()[0].message.find("vllm_step_log.py") != std::string::npos);
+}

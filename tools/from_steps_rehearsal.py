@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Fits an engine to half of a run's experiments and predicts the other half, as reports/results/from_steps.md.
+
+  tools/from_steps_rehearsal.py --orrery build/release/orrery [--out reports/results/from_steps.md] [--shared ../shared]
+
+For every committed vLLM run: `orrery calibrate --from-steps` sees every second experiment of its log (counted from the first); the
+others are predicted with the profile and with the fitted engine, and scored by ../shared/tools/score_truth.py.
+Without ../shared: says so, exit 0.
+"""
+import argparse
+import csv
+import datetime
+import gzip
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import accuracy  # noqa: E402
+
+ROOT = accuracy.ROOT
+RUNS = [("h200_vllm_0_24", "h200", "qwen3-8b_bf16_tp1"), ("h200_vllm_0_24", "h200", "qwen3-30b-a3b_fp8_tp1"),
+        ("h200_vllm_0_24", "h200", "qwen3-32b_bf16_tp2"), ("h100_vllm_0_24", "h100", "llama-3.1-8b_bf16_tp1"),
+        ("h100_vllm_0_24", "h100", "qwen3-4b_bf16_tp1_small"), ("h100_vllm_0_24", "h100", "qwen3-30b-a3b_bf16_tp2_ep2")]
+SHOWN = [("ttft_p50_ms", "TTFT p50"), ("ttft_p99_ms", "TTFT p99"), ("tpot_mean_ms", "TPOT mean")]
+
+
+def scenario_of(folder, hardware, place):
+    with open(folder / "engine.json", encoding="utf-8") as f:
+        engine = json.load(f)["engine"]
+    width = engine.get("tensor_parallel_size", 1)
+    experts = width if engine.get("enable_expert_parallel") else 1
+    path = pathlib.Path(place) / "scenario.yaml"
+    path.write_text(f"deployment:\n  hardware: {hardware}\n  model: {engine['model'].lower().replace('meta-', '')}\n"
+                    f"  engine: vllm-0.24\n  parallel: {{tp: {width}, ep: {experts}}}\n")
+    return str(path)
+
+
+def experiments(folder):
+    with gzip.open(folder / "experiments.jsonl.gz", "rt") as f:
+        return [json.loads(line)["name"] for line in f]
+
+
+def scores(score, orrery, cases, hardware, run, names, engine, place):
+    out = os.path.join(place, "scores.csv")
+    subprocess.run([sys.executable, score, "--orrery", orrery, "--truth", str(cases), "--runs", run, "--experiments", ",".join(names),
+                    "--hardware", hardware, "--engine", engine, "--csv", out], check=True, stdout=subprocess.DEVNULL)
+    with open(out, newline="") as f:
+        return {(r["experiment"], r["metric"]): float(r["error_percent"]) for r in csv.DictReader(f) if r["predicted"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--orrery", default=str(ROOT / "build/release/orrery"))
+    parser.add_argument("--out", default=str(ROOT / "reports/results/from_steps.md"))
+    parser.add_argument("--shared", default=str(ROOT.parent / "shared"))
+    options = parser.parse_args()
+    score = os.path.join(options.shared, "tools", "score_truth.py")
+    if not os.path.isfile(score):
+        print(f"from_steps: skipped: no {score} (it lies beside the repository, not in it)")
+        return 0
+    orrery = os.path.abspath(options.orrery)
+    rows, steps, pooled = [], [], {}
+    for cases, hardware, run in RUNS:
+        folder = ROOT / "reports/cases" / cases / run
+        names = experiments(folder)
+        seen, left = names[0::2], names[1::2]
+        with tempfile.TemporaryDirectory() as place:
+            fit = os.path.join(place, "fit")
+            subprocess.run([orrery, "calibrate", "--from-steps", str(folder), "--scenario", scenario_of(folder, hardware, place),
+                            "--leave-out", ",".join(left), "--out", fit, "--quiet"], check=True)
+            with open(os.path.join(fit, "fit.json"), encoding="utf-8") as f:
+                fitted = json.load(f)
+            launch = {t["key"]: t for t in fitted["host_us"]}
+            steps.append([run, ", ".join(seen), f"{launch['launch_graph']['value'] / launch['launch_graph']['profile']:.2f}",
+                          f"{launch['launch_kernel']['value'] / launch['launch_kernel']['profile']:.2f}",
+                          ", ".join(f"{t['key']} {t['value']:.2f}" for t in fitted["operators"] if t["fitted"]) or "–"])
+            before = scores(score, orrery, ROOT / "reports/cases" / cases, hardware, run, left, "vllm-0.24", place)
+            after = scores(score, orrery, ROOT / "reports/cases" / cases, hardware, run, left, os.path.join(fit, "engine.yaml"), place)
+        for name in left:
+            if (name, "ttft_p50_ms") not in before:
+                continue
+            rows.append([run, name] + [f"{before[name, m]:+.1f} → {after[name, m]:+.1f} %" for m, _ in SHOWN])
+            for m, _ in SHOWN:
+                pooled.setdefault((hardware, m), []).append((abs(before[name, m]), abs(after[name, m])))
+    summary = [[hardware, title, str(len(v)), f"{statistics.median(b for b, _ in v):.1f} %", f"{statistics.median(a for _, a in v):.1f} %"]
+               for (hardware, m), v in pooled.items() for key, title in SHOWN if key == m]
+    commit = accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])
+    text = f"""# Fitting an engine to its step log: rehearsed
+
+Made by `tools/from_steps_rehearsal.py` on {datetime.date.today().isoformat()}, commit {commit}. Every second experiment of a run is fitted (`orrery calibrate --from-steps
+… --leave-out …`, docs/from_steps.md), the others are predicted: error with the profile → with the fitted engine. The profile's own host costs come from the three H200 runs, so
+there is little to gain on them; the H100 runs are another host.
+
+Median absolute error of the experiments that were not fitted:
+
+{accuracy.table(["runs on", "metric", "n", "profile", "fitted"], summary)}
+What was fitted to (factors on the profile's figures):
+
+{accuracy.table(["run", "experiments seen", "launch_graph", "launch_kernel", "operator classes"], steps)}
+Each experiment that was not:
+
+{accuracy.table(["run", "experiment"] + [title for _, title in SHOWN], rows)}"""
+    path = pathlib.Path(options.out)
+    partial = path.with_name(path.name + f".partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    print(accuracy.table(["runs on", "metric", "n", "profile", "fitted"], summary) + str(path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
