@@ -122,8 +122,8 @@ TEST_CASE("layers are spread over groups of the rarer kind's number, or of the c
   const auto groups = [](std::int64_t windowed, std::int64_t full) {
     ModelSpec model;
     model.layers = windowed + full;
-    if (windowed > 0) model.layer_kinds.push_back({.count = windowed, .sliding_window = 1024});
-    if (full > 0) model.layer_kinds.push_back({.count = full});
+    if (windowed > 0) model.layer_kinds.push_back({.count = windowed, .sliding_window = 1024, .weights = {}});
+    if (full > 0) model.layer_kinds.push_back({.count = full, .weights = {}});
     EngineProfile engine;
     engine.engine = "vllm";
     const KvCacheGroups g = kv_cache_groups(model, engine);
