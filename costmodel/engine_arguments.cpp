@@ -68,6 +68,8 @@ class Resolver final : ArgumentResolver {
       s.enforce_eager = value.boolean(false);
     else if (name == "scheduler_reserve_full_isl")
       s.scheduler_reserve_full_isl = value.boolean(true);
+    else if (name == "disable_hybrid_kv_cache_manager")
+      s.disable_hybrid_kv_cache_manager = value.boolean(false);
     else if (name == "cudagraph_capture_sizes")
       read_sizes(value);
     else if (name == "max_cudagraph_capture_size")
@@ -238,7 +240,11 @@ class Resolver final : ArgumentResolver {
     }
     const GraphRule& rule = engine_.graph_rule;
     const std::int64_t by_rule = std::min(rule.per_sequence * settings_.max_num_seqs, rule.maximum);
-    const std::int64_t largest = std::min(tokens, largest_given_ > 0 ? largest_given_ : by_rule);
+    std::int64_t unless_given = by_rule;
+    for (const auto& [architecture, size] : rule.maximum_of) {
+      if (architecture == model_.architecture) unless_given = size;
+    }
+    const std::int64_t largest = std::min(tokens, largest_given_ > 0 ? largest_given_ : unless_given);
     for (const std::int64_t size : rule.dense) {
       if (size <= largest) sizes.push_back(size);
     }

@@ -48,6 +48,10 @@ void read_graphs(const Yaml& node, EngineProfile& e) {
   }
   e.graph_rule.per_sequence = node.require("per_sequence").integer(2, 1);
   e.graph_rule.maximum = node.require("maximum").integer(512, 1);
+  if (const Yaml own = node.optional("maximum_of"); own.present()) {
+    for (const auto& [architecture, size] : own.entries())
+      e.graph_rule.maximum_of.emplace_back(architecture, size.integer(1024, 1));
+  }
 }
 
 struct HostTerm {

@@ -42,6 +42,7 @@ struct SchedulerSettings {
   bool async_scheduling = true;
   bool enforce_eager = false;
   bool scheduler_reserve_full_isl = true;
+  bool disable_hybrid_kv_cache_manager = false;
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
   std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
@@ -95,6 +96,7 @@ struct GraphRule {
   std::vector<std::int64_t> dense;
   std::vector<Range> ranges;
   std::int64_t per_sequence = 2, maximum = 512;
+  std::vector<std::pair<std::string, std::int64_t>> maximum_of;  // by architecture; whatever max_num_seqs is
 };
 
 // TensorRT-LLM's: `exact` without padding, `padded` with it, then powers of two from `powers_from` below

@@ -147,17 +147,30 @@ Error weights_too_large(const InstanceSpec& spec, const MemoryPlan& plan) {
   return infeasible(message);
 }
 
+// The longest sequence that the blocks can hold.
+std::int64_t longest_sequence(const InstanceSpec& spec, const MemoryPlan& plan) {
+  std::int64_t fits = 0, too_long = plan.kv_blocks * plan.block_size + 1;
+  while (too_long - fits > 1) {
+    const std::int64_t middle = fits + (too_long - fits) / 2;
+    (plan.groups.blocks_of_sequence(middle, spec.engine.settings) <= plan.kv_blocks ? fits : too_long) =
+        middle;
+  }
+  return fits;
+}
+
 Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
   const bool trt = is_tensorrt_llm(spec);
   const std::string limit = trt ? "max_seq_len" : "max_model_len";
   const std::int64_t length = spec.engine.settings.max_model_len;
-  const std::int64_t needed = (length + plan.block_size - 1) / plan.block_size;
-  const std::int64_t fits = std::max<std::int64_t>(0, plan.kv_tokens());
+  const std::int64_t needed = plan.groups.blocks_of_sequence(length, spec.engine.settings);
+  const std::int64_t fits = longest_sequence(spec, plan);
+  const Bytes block = plan.kv_bytes_per_token / static_cast<double>(spec.model.layers) *
+                      static_cast<double>(plan.groups.layers * plan.block_size);
   std::string message = "the KV cache cannot hold one sequence of " + limit + " " + std::to_string(length) +
                         ": that takes " + std::to_string(needed) + " blocks (" +
-                        gib(plan.kv_bytes_per_token * static_cast<double>(needed * plan.block_size)) +
-                        "), and there are " + std::to_string(plan.kv_blocks) + " (" +
-                        gib(plan.kv_bytes_per_token * static_cast<double>(fits)) + ")";
+                        gib(block * static_cast<double>(needed)) + "), and there are " +
+                        std::to_string(plan.kv_blocks) + " (" +
+                        gib(block * static_cast<double>(std::max<std::int64_t>(0, plan.kv_blocks))) + ")";
   if (fits > 0) message += "; engine_args." + limit + ": " + std::to_string(fits) + " would fit";
   if (plan.blocks_overridden)
     message +=
@@ -202,6 +215,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.weights = weights_of_rank(m, spec.plan.tp) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
+  plan.groups = kv_cache_groups(m, spec.engine);
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
@@ -220,17 +234,25 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
   const double page =
       plan.kv_bytes_per_token.value() / static_cast<double>(m.layers) * static_cast<double>(plan.block_size);
-  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / m.layers;
+  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / plan.groups.layers;
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {
     plan.kv_blocks = s.num_gpu_blocks_override;
     plan.blocks_overridden = true;
   }
-  if (plan.kv_tokens() < s.max_model_len) return cache_too_small(spec, plan);
+  const std::int64_t needed = plan.groups.blocks_of_sequence(s.max_model_len, s);
+  if (plan.kv_blocks < needed) return cache_too_small(spec, plan);
+  plan.window_tokens =
+      static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks) / static_cast<double>(needed) *
+                                static_cast<double>(s.max_model_len));
   // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
   const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size * spec.plan.tp);
   plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);
+  if (s.kv_offload_bytes > 0 && !plan.groups.simple())
+    return invalid_input(
+        "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
+        "disable_hybrid_kv_cache_manager: true");
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
     return infeasible("kv_offloading_size holds not even one KV block, which takes " + gib(Bytes(block)));
   return plan;
@@ -253,7 +275,17 @@ std::string MemoryPlan::to_table() const {
   text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) +
           " tokens, " + std::to_string(kv_tokens()) + " tokens, " +
           format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
-  return text + (blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n");
+  text += blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n";
+  if (!groups.simple()) {
+    text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
+            std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
+            "; tokens are those of sequences of max_model_len\n";
+  }
+  if (groups.window_layers > 0) {
+    text += "Note: " + std::to_string(groups.window_layers) +
+            " layers have a sliding window and are counted as if they kept every token\n";
+  }
+  return text;
 }
 
 }  // namespace orrery

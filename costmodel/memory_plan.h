@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "costmodel/kv_groups.h"
 #include "costmodel/step_pricer.h"
 
 namespace orrery {
@@ -28,13 +29,17 @@ struct MemoryPlan {
   bool blocks_overridden = false;
   std::int64_t host_blocks = 0;    // blocks of the tier in host memory; 0 = none
   std::int64_t max_sequences = 0;  // running requests that follow from the pool (SGLang); 0 = the settings'
-  std::int64_t kv_tokens() const { return kv_blocks * block_size; }
+  KvCacheGroups groups;
+  // Tokens that the cache holds as the engine logs it; with windowed layers in sequences of max_model_len.
+  std::int64_t kv_tokens() const { return groups.simple() ? kv_blocks * block_size : window_tokens; }
+  std::int64_t window_tokens = 0;
   std::string to_table() const;  // for people
 };
 
-// Layers with a sliding window are counted as if they kept every token. vLLM frees what leaves the window and
-// lets groups of layers share pages, so the capacity for gpt-oss is underestimated, up to twofold at long
-// contexts.
+// Layers with a sliding window: vLLM's groups of layers share the pool (costmodel/kv_groups.h). For the other
+// engines they are counted as if they kept every token, and the table says so: SGLang splits its pool by
+// swa_full_tokens_ratio and TensorRT-LLM by max_attention_window, which is not modelled, so their capacity
+// for gpt-oss is underestimated, up to twofold at long contexts.
 //
 // Infeasible (exit code 4) when the weights do not fit, or when the KV cache cannot hold one sequence of
 // max_model_len: says by how much and what would fit (smaller max_model_len, larger tp, quantisation).

@@ -61,13 +61,13 @@ Json kv_json(const RunResult& r) {
     pools.push_back({{"name", p.name},
                      {"instances", p.instances},
                      {"gpus_per_instance", p.gpus_per_instance},
-                     {"tokens", p.kv_blocks * p.kv_block_size},
+                     {"tokens", p.kv_tokens()},
                      {"blocks", p.kv_blocks},
                      {"block_size", p.kv_block_size},
                      {"peak_utilization", p.peak_utilization}});
   }
   const PoolResult& first = r.pools.front();
-  return {{"tokens", first.kv_blocks * first.kv_block_size},
+  return {{"tokens", first.kv_tokens()},
           {"blocks", first.kv_blocks},
           {"block_size", first.kv_block_size},
           {"peak_utilization", first.peak_utilization},
@@ -253,7 +253,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
            " %), goodput " + format_fixed(per_second(r.slo_met, span), 2) + " requests/s\n";
   }
   const PoolResult& pool = r.pools.front();
-  out += "KV cache    " + human_count(static_cast<double>(pool.kv_blocks * pool.kv_block_size)) +
+  out += "KV cache    " + human_count(static_cast<double>(pool.kv_tokens())) +
          " tokens an instance, peak use " + format_fixed(100 * pool.peak_utilization, 1) +
          " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";

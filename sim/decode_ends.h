@@ -34,6 +34,7 @@ class DecodeEnds {
     }
     return std::nullopt;
   }
+  bool empty() const { return heap_.empty(); }
   // No end comes before this step; a stale entry may make it too early. There must be an entry.
   std::int64_t earliest() const { return heap_.front().step; }
 

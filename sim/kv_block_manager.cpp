@@ -1,108 +1,26 @@
 #include "sim/kv_block_manager.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
-#include "sim/kv_extent_pool.h"
-#include "sim/kv_slab.h"
+#include "sim/kv_pool_state.h"
 
 namespace orrery {
 
 using kv::Extent;
 using kv::Id;
+using kv::kAllBlocks;
 using kv::kNone;
+using kv::Sequence;
+using kv::to_block;
 
-namespace {
-
-constexpr std::int64_t kEndless = std::int64_t{1} << 40;  // tokens that a stream's only node covers
-constexpr std::int32_t kAllBlocks = std::numeric_limits<std::int32_t>::max();
-
-// Blocks [begin, …) that a sequence found resident: the extents that end with `last`, back to `begin`.
-// Splitting an extent leaves its id to the upper part, so the id stays right while the blocks are held.
-struct PrefixRun {
-  Id last = kNone;
-  std::int32_t begin = 0;
-  Id before = kNone;  // the sequence's previous run
-};
-
-// Of its own blocks [hits, own_end) a sequence keeps extents only for those that others can find, [hits,
-// min(published, named)); the rest is a count until it is released.
-struct Sequence {
-  std::int32_t hits = 0;
-  std::int32_t own_end = 0;
-  std::int32_t published = 0;
-  std::int32_t named_blocks = 0;  // blocks from here on are private
-  Id last_run = kNone;
-  Id last_own = kNone;
-  Id private_node = kNone;  // what it released of its private blocks; made when first needed
-  bool open = false;
-  std::uint64_t serial = 0;
-  std::int64_t node_tokens = 0;
-  std::vector<Id> path;  // content nodes of the named blocks, from the root's child down
-};
-
-std::int32_t to_block(std::int64_t value) {
-  ORRERY_CHECK(value >= 0 && value < kAllBlocks, "KV pool: a block count outside [0, 2^31)");
-  return static_cast<std::int32_t>(value);
-}
-
-}  // namespace
-
-struct KvBlockManager::State {
-  explicit State(const Config& c) : config(c) { pool.blank = c.num_blocks - 1; }
-
-  Sequence& at(Handle handle) {
-    ORRERY_CHECK(handle < sequences.size() && sequences[handle].open, "KV pool: not an open sequence");
-    return sequences[handle];
-  }
-
-  void allocate(std::int64_t blocks) {
-    pool.allocate(blocks);
-    allocated += blocks;
-  }
-  void make_path(Sequence& sequence, const KvContent& content);
-  void register_blocks(Sequence& sequence, std::int32_t begin, std::int32_t end);
-  void append_own(Sequence& sequence, Id node, std::int32_t begin, std::int32_t end);
-  void hold(Sequence& sequence, Id id, std::int32_t begin, std::int32_t end);
-  void release_private(Sequence& sequence, std::int32_t begin, std::int32_t end);
-  template <class Visit>
-  std::int32_t walk(const Sequence& sequence, std::int32_t limit, Visit&& visit) const;
-
-  Config config;
-  kv::ExtentPool pool;
-  std::int64_t unattributed = 0;  // in use, by whom only release() or publish() will say
-  std::int64_t allocated = 0;
-  std::uint64_t opened = 0;
-  kv::Slab<PrefixRun> runs;
-  std::vector<Sequence> sequences;
-  std::vector<Handle> closed;
-};
-
-// Resident blocks from block 0 on, below `limit`: node by node, then what the sequence itself left behind.
-template <class Visit>
-std::int32_t KvBlockManager::State::walk(const Sequence& sequence, std::int32_t limit, Visit&& visit) const {
-  std::int32_t at = 0;
-  const std::int64_t named = std::min(limit, sequence.named_blocks);
-  std::int64_t tokens = 0;
-  for (std::size_t i = 0; at < named; ++i) {
-    tokens += sequence.node_tokens;
-    const auto end = static_cast<std::int32_t>(std::min(named, tokens / config.block_size));
-    if (end <= at) continue;
-    at = pool.walk(sequence.path[i], at, end, visit);
-    if (at < end) return at;
-  }
-  if (at == limit || sequence.private_node == kNone) return at;
-  return pool.walk(sequence.private_node, at, limit, visit);
-}
-
-void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& content) {
+void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& content, std::int32_t group) {
   sequence.named_blocks = 0;
   sequence.path.clear();
   if (!config.prefix_caching) return;
-  Id node = kv::kStreamRoot;
+  Id node = group == 0 ? kv::kStreamRoot : kv::stream_root_of_group(group);
   if (!content.hash_ids.empty()) {
     ORRERY_CHECK(content.hash_block_size > 0 && content.hash_block_size < (1 << 30),
                  "KV content: hash_block_size outside [1, 2^30)");
@@ -112,14 +30,14 @@ void KvBlockManager::State::make_path(Sequence& sequence, const KvContent& conte
     sequence.node_tokens = content.hash_block_size;
     const std::int64_t last_token = std::int64_t{sequence.named_blocks} * config.block_size - 1;
     const auto depth = static_cast<std::size_t>(last_token / content.hash_block_size) + 1;
-    node = kv::kHashRoot | static_cast<Id>(content.hash_block_size);
+    node = kv::hash_root(content.hash_block_size, group);
     for (std::size_t i = 0; i < depth; ++i) {
       node = pool.tree.find_or_make(node, content.hash_ids[i]);
       sequence.path.push_back(node);
     }
   } else if (content.stream != 0) {
     sequence.named_blocks = kAllBlocks;
-    sequence.node_tokens = kEndless;
+    sequence.node_tokens = kv::kEndless;
     node = pool.tree.find_or_make(node, content.stream);
     sequence.path.push_back(node);
   } else {
@@ -157,7 +75,7 @@ void KvBlockManager::State::hold(Sequence& sequence, Id id, std::int32_t begin, 
   if (sequence.last_run != kNone && runs[sequence.last_run].last == pool.extents[id].run.prev) {
     runs[sequence.last_run].last = id;
   } else {
-    sequence.last_run = runs.make(PrefixRun{id, begin, sequence.last_run});
+    sequence.last_run = runs.make(kv::PrefixRun{id, begin, sequence.last_run});
   }
 }
 
@@ -171,9 +89,13 @@ void KvBlockManager::State::release_private(Sequence& sequence, std::int32_t beg
 
 KvBlockManager::KvBlockManager(const Config& config) {
   ORRERY_CHECK(config.num_blocks >= 1 && config.num_blocks < kAllBlocks,
-
                "KV pool: num_blocks outside [1, 2^31)");
   ORRERY_CHECK(config.block_size >= 1, "KV pool: block_size must be positive");
+  ORRERY_CHECK(config.full_groups >= 0 && config.window_groups >= 0 &&
+                   config.full_groups + config.window_groups >= 1 &&
+                   config.full_groups + config.window_groups < 64,
+               "KV pool: between 1 and 63 groups of layers");
+  ORRERY_CHECK(config.window_groups == 0 || config.window >= 2, "KV pool: a window of fewer than 2 tokens");
   state_ = std::make_unique<State>(config);
 }
 KvBlockManager::KvBlockManager(KvBlockManager&&) noexcept = default;
@@ -181,36 +103,51 @@ KvBlockManager::~KvBlockManager() = default;
 
 KvBlockManager::Handle KvBlockManager::open(const KvContent& content) {
   State& state = *state_;
-  Handle handle = static_cast<Handle>(state.sequences.size());
+  const auto groups = static_cast<std::size_t>(state.groups);
+  Handle handle = static_cast<Handle>(state.sequences.size() / groups);
   if (state.closed.empty()) {
-    state.sequences.emplace_back();
+    state.sequences.resize(state.sequences.size() + groups);
   } else {
     handle = state.closed.back();
     state.closed.pop_back();
   }
-  Sequence& sequence = state.sequences[handle];
-  sequence.open = true;
-  sequence.serial = ++state.opened;
-  state.make_path(sequence, content);
+  ++state.opened;
+  for (std::int32_t g = 0; g < state.groups; ++g) {
+    Sequence& sequence = state.sequences[std::size_t{handle} * groups + static_cast<std::size_t>(g)];
+    sequence.open = true;
+    sequence.serial = state.opened;
+    state.make_path(sequence, content, g);
+  }
   return handle;
 }
 
 void KvBlockManager::close(Handle handle) {
   State& state = *state_;
-  Sequence& sequence = state.at(handle);
-  ORRERY_CHECK(sequence.hits == 0 && sequence.own_end == 0, "KV pool: a closed sequence still holds blocks");
-  if (!sequence.path.empty()) {
-    const Id node = sequence.path.back();
-    --state.pool.tree[node].users;
-    state.pool.tree.drop_if_unneeded(node);
+  for (std::int32_t g = state.groups - 1; g >= 0; --g) {
+    Sequence& sequence = state.at(handle, g);
+    ORRERY_CHECK(sequence.hits == 0 && sequence.own_end == 0,
+                 "KV pool: a closed sequence still holds blocks");
+    if (!sequence.path.empty()) {
+      const Id node = sequence.path.back();
+      --state.pool.tree[node].users;
+      state.pool.tree.drop_if_unneeded(node);
+    }
+    if (sequence.private_node != kNone) {
+      state.pool.tree[sequence.private_node].users = 0;
+      state.pool.tree.drop_if_unneeded(sequence.private_node);
+      sequence.private_node = kNone;
+    }
+    sequence.open = false;
   }
-  if (sequence.private_node != kNone) {
-    state.pool.tree[sequence.private_node].users = 0;
-    state.pool.tree.drop_if_unneeded(sequence.private_node);
-    sequence.private_node = kNone;
-  }
-  sequence.open = false;
   state.closed.push_back(handle);
+}
+
+std::int64_t KvBlockManager::State::idle_within(const Sequence& sequence, std::int32_t limit) const {
+  std::int64_t idle = 0;
+  walk(sequence, limit, [&](Id id, std::int32_t from, std::int32_t to) {
+    if (pool.extents[id].holders == 0) idle += to - from;
+  });
+  return idle;
 }
 
 KvBlockManager::Hit KvBlockManager::lookup(Handle handle, std::int64_t tokens) const {
@@ -219,6 +156,7 @@ KvBlockManager::Hit KvBlockManager::lookup(Handle handle, std::int64_t tokens) c
   Hit hit;
   if (!state.config.prefix_caching || tokens <= 0) return hit;
   const std::int64_t limit = std::min<std::int64_t>((tokens - 1) / state.config.block_size, kAllBlocks - 1);
+  if (state.config.window_groups > 0) return state_->lookup_in_groups(handle, to_block(limit));
   hit.blocks = state.walk(sequence, to_block(limit), [&](Id id, std::int32_t from, std::int32_t to) {
     if (state.pool.extents[id].holders == 0) hit.idle += to - from;
   });
@@ -238,6 +176,7 @@ void KvBlockManager::take_prefix(Handle handle, std::int64_t tokens, Hit hit) {
                "KV pool: take_prefix beyond the last token but one");
   if (hit.blocks == 0) return;
   const std::int32_t blocks = to_block(hit.blocks);
+  if (state.config.window_groups > 0) return state.take_in_groups(handle, blocks);
   const std::int32_t found = state.walk(
       sequence, blocks,
       [&state, &sequence](Id id, std::int32_t from, std::int32_t to) { state.hold(sequence, id, from, to); });
@@ -246,54 +185,73 @@ void KvBlockManager::take_prefix(Handle handle, std::int64_t tokens, Hit hit) {
 }
 
 void KvBlockManager::grow(Handle handle, std::int64_t blocks) {
-  Sequence& sequence = state_->at(handle);
-  state_->allocate(blocks);
-  sequence.own_end = to_block(sequence.own_end + blocks);
+  state_->allocate(blocks * state_->groups);
+  for (std::int32_t g = 0; g < state_->groups; ++g) {
+    Sequence& sequence = state_->at(handle, g);
+    sequence.own_end = to_block(sequence.own_end + blocks);
+  }
 }
 
 void KvBlockManager::grow_unattributed(std::int64_t blocks) {
-  state_->allocate(blocks);
-  state_->unattributed += blocks;
+  state_->allocate(blocks * state_->groups);
+  state_->unattributed += blocks * state_->groups;
 }
 
 void KvBlockManager::publish(Handle handle, std::int64_t full_blocks) {
-  State& state = *state_;
-  Sequence& sequence = state.at(handle);
   const std::int32_t full = to_block(full_blocks);
+  for (std::int32_t g = 0; g < state_->groups; ++g) state_->publish(state_->at(handle, g), full);
+}
+
+void KvBlockManager::State::publish(Sequence& sequence, std::int32_t full) {
   if (full <= sequence.published) return;
   if (full > sequence.own_end) {  // they are among those of grow_unattributed()
-    state.unattributed -= full - sequence.own_end;
-    ORRERY_CHECK(state.unattributed >= 0, "KV pool: published blocks that were never allocated");
+    unattributed -= full - sequence.own_end;
+    ORRERY_CHECK(unattributed >= 0, "KV pool: published blocks that were never allocated");
     sequence.own_end = full;
   }
   const std::int32_t named = std::min(full, sequence.named_blocks);
-  if (sequence.published < named) state.register_blocks(sequence, sequence.published, named);
+  const std::int32_t from = std::max(sequence.published, sequence.begin);
+  if (from < named) register_blocks(sequence, from, named);
   sequence.published = full;
 }
 
-void KvBlockManager::release(Handle handle, std::int64_t total_blocks, std::int64_t hashed_blocks) {
+void KvBlockManager::release(Handle handle, std::int64_t total_blocks, std::int64_t hashed_blocks,
+                             std::int64_t begin) {
   State& state = *state_;
-  Sequence& sequence = state.at(handle);
   const std::int32_t total = to_block(total_blocks);
   ORRERY_CHECK(hashed_blocks <= total_blocks, "KV pool: more hashed blocks than blocks");
-  publish(handle, hashed_blocks);
-  ORRERY_CHECK(total >= sequence.own_end, "KV pool: a sequence gives back fewer blocks than it got");
-  state.unattributed -= total - sequence.own_end;
-  ORRERY_CHECK(state.unattributed >= 0, "KV pool: a sequence gives back more blocks than it got");
+  // The engine walks its groups in the order in which the model's layers bring them up; models with windows
+  // begin with one.
+  for (std::int32_t g = state.groups - 1; g >= 0; --g) {
+    Sequence& sequence = state.at(handle, g);
+    if (sequence.counted) {
+      sequence.begin = sequence.hits = sequence.own_end = sequence.published = to_block(begin);
+      sequence.counted = false;
+    }
+    state.release(sequence, total, to_block(hashed_blocks));
+  }
+}
 
-  const std::int32_t hashed = state.config.prefix_caching ? sequence.published : 0;
-  state.pool.blank += total - std::max(hashed, sequence.hits);
-  const std::int32_t private_from = std::max(sequence.hits, std::min(hashed, sequence.named_blocks));
-  if (private_from < hashed) state.release_private(sequence, private_from, hashed);
-  if (sequence.last_own != kNone) state.pool.let_go(sequence.last_own, sequence.hits);
+void KvBlockManager::State::release(Sequence& sequence, std::int32_t total, std::int32_t hashed_blocks) {
+  publish(sequence, hashed_blocks);
+  ORRERY_CHECK(total >= sequence.own_end, "KV pool: a sequence gives back fewer blocks than it got");
+  unattributed -= total - sequence.own_end;
+  ORRERY_CHECK(unattributed >= 0, "KV pool: a sequence gives back more blocks than it got");
+
+  const std::int32_t hashed = config.prefix_caching ? sequence.published : 0;
+  const std::int32_t own = sequence.own_begin();
+  pool.blank += total - std::max(hashed, own);
+  const std::int32_t private_from = std::max(own, std::min(hashed, sequence.named_blocks));
+  if (private_from < hashed) release_private(sequence, private_from, hashed);
+  if (sequence.last_own != kNone) pool.let_go(sequence.last_own, own);
   while (sequence.last_run != kNone) {
-    const PrefixRun run = state.runs[sequence.last_run];
-    state.pool.let_go(run.last, run.begin);
-    state.runs.drop(sequence.last_run);
+    const kv::PrefixRun run = runs[sequence.last_run];
+    pool.let_go(run.last, run.begin);
+    runs.drop(sequence.last_run);
     sequence.last_run = run.before;
   }
   sequence.last_own = kNone;
-  sequence.hits = sequence.own_end = sequence.published = 0;
+  sequence.begin = sequence.hits = sequence.own_end = sequence.published = 0;
 }
 
 bool KvBlockManager::reset_prefix_cache() {
@@ -342,12 +300,14 @@ void KvBlockManager::check_invariants() const {
       count(state.runs[id].last, state.runs[id].begin, end);
       end = state.runs[id].begin;
     }
-    ORRERY_CHECK(end == 0, "KV pool: prefix runs do not reach block 0");
-    const std::int32_t own = std::max(sequence.hits, std::min(sequence.published, sequence.named_blocks));
-    count(sequence.last_own, sequence.hits, own);
+    ORRERY_CHECK(end == std::min(sequence.begin, sequence.hits),
+                 "KV pool: prefix runs do not reach the first block that is held");
+    const std::int32_t own = sequence.private_begin();
+    count(sequence.last_own, sequence.own_begin(), own);
     held += sequence.own_end - own;
   }
   ORRERY_CHECK(held + free_blocks() == usable_blocks(), "KV pool: blocks held and free do not add up");
+  if (state.pool.nameless != kNone) nodes.push_back(state.pool.nameless);
   state.pool.check(holders, std::move(nodes));
 }
 

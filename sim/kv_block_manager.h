@@ -40,13 +40,19 @@ class KvBlockManager {
     std::int64_t num_blocks = 0;   // as the engine logs it: block 0 is the null block, the others are usable
     std::int32_t block_size = 16;  // tokens
     bool prefix_caching = true;    // off: every released block becomes blank, lookups find nothing
+    // Groups of layers that have block tables of their own in this one pool (vLLM's KV cache groups). All
+    // grow alike; those with a sliding window give back what the window has left behind.
+    std::int32_t full_groups = 1, window_groups = 0;
+    std::int32_t window = 0;  // tokens that a layer with a window sees, the newest included
   };
   using Handle = std::uint32_t;  // a sequence known to the pool; given by open()
 
-  // Blocks at the start of a sequence that are resident under the same content.
+  // Blocks at the start of a sequence that are resident under the same content. With windows: of each group;
+  // of those with a window only the last ones need be resident, and only those are taken.
   struct Hit {
     std::int64_t blocks = 0;
-    std::int64_t idle = 0;  // of them, those that no sequence holds: they leave the free list when taken
+    std::int64_t idle = 0;  // in all groups, those that no sequence holds: they leave the free list when
+                            // taken
   };
 
   explicit KvBlockManager(const Config& config);
@@ -68,8 +74,8 @@ class KvBlockManager {
   // Precondition: the sequence holds nothing, and nothing changed since that lookup. `hit.blocks` may be
   // lowered (a drafter drops the last matched block).
   void take_prefix(Handle sequence, std::int64_t tokens, Hit hit);
-  // Allocates `blocks` from the head of the free list (dropping what was cached there) as the next blocks of
-  // the sequence. Precondition: blocks ≤ free_blocks().
+  // Allocates `blocks` for each group from the head of the free list (dropping what was cached there) as the
+  // next blocks of the sequence. Precondition: groups · blocks ≤ free_blocks().
   void grow(Handle sequence, std::int64_t blocks);
   // The same for decode growth, without saying whose: release() is told the sequence's total.
   void grow_unattributed(std::int64_t blocks);
@@ -80,8 +86,19 @@ class KvBlockManager {
   // The sequence gives back all its blocks: `total_blocks` in all (hits, grown and unattributed ones), of
   // which the first `hashed_blocks` carry a hash (what was not published yet is now). In reverse order;
   // references drop by one; blocks that reach zero are appended to the free list when hashed, and prepended
-  // as blank when not. The handle stays open (preemption).
-  void release(Handle sequence, std::int64_t total_blocks, std::int64_t hashed_blocks);
+  // as blank when not. The handle stays open (preemption). Counts are of one group; `window_begin` is read
+  // after count_window() only: the blocks that slide_counted() took of this sequence's front, and all before.
+  void release(Handle sequence, std::int64_t total_blocks, std::int64_t hashed_blocks,
+               std::int64_t window_begin = 0);
+
+  // Windows. The blocks before block `begin` leave the window: references drop by one, tail first.
+  void slide_window(Handle sequence, std::int64_t begin);
+  // From here on the blocks in the sequence's window are a count, as those of grow_unattributed() are. Not
+  // (false) while some of them are shared or could be found by others.
+  bool count_window(Handle sequence);
+  // So many sequences, of those counted, give back the first block in their windows. Its content is not
+  // remembered: only the sequence itself could ask for it, and not before everything released later is gone.
+  void slide_counted(std::int64_t sequences);
 
   // Drops all cached content; free list order stays (the engine's reset_prefix_cache). False when a block is
   // held.

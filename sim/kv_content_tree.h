@@ -20,6 +20,15 @@ inline constexpr Id kHashRoot = 0x80000000u;  // | hash_block_size: ids of other
 inline constexpr Id kStreamRoot = 0xFFFFFFFEu;
 inline constexpr Id kPrivateRoot = 0xFFFFFFFFu;
 
+// Groups of layers have blocks of their own for the same tokens, so each has roots of its own.
+inline Id hash_root(std::int32_t hash_block_size, std::int32_t group) {
+  ORRERY_CHECK(group == 0 || hash_block_size < (1 << 24), "KV content: hash_block_size outside [1, 2^24)");
+  return kHashRoot | static_cast<Id>(group) << 24 | static_cast<Id>(hash_block_size);
+}
+inline Id stream_root_of_group(std::int32_t group) {
+  return kHashRoot | 0x40000000u | static_cast<Id>(group);
+}
+
 struct ContentNode {
   std::uint64_t name = 0;  // hash id, stream, or the number of the sequence's open()
   Id parent = kPrivateRoot;

@@ -20,6 +20,7 @@ struct ExtentPool {
   FreeQueue queue;
   Slab<Extent> extents;
   ContentTree tree;
+  Id nameless = kNone;  // node of cached blocks that nobody will ask for; made when first needed
 
   // Takes blocks from the head of the free list. Blank ones stand there; then the head extent gives up its
   // end.
@@ -82,6 +83,29 @@ struct ExtentPool {
       }
     }
     queue.push_back(extents, id);
+  }
+
+  // The part of an extent before block `place` as an extent of its own; the id given stays with the rest. The
+  // extent itself when all of it lies before.
+  Id part_before(Id id, std::int32_t place) {
+    if (extents[id].end <= place) return id;
+    split(id, place);
+    return extents[id].run.prev;
+  }
+
+  // Appends cached blocks to the free queue whose content nobody will ask for again.
+  void add_nameless(std::int64_t blocks) {
+    if (blocks == 0) return;
+    if (nameless == kNone) {
+      nameless = tree.make_private(0);
+      tree[nameless].users = 1;
+    }
+    idle += blocks;
+    if (queue.last != kNone && extents[queue.last].node == nameless) {
+      extents[queue.last].end += static_cast<std::int32_t>(blocks);
+      return;
+    }
+    queue.push_back(extents, add(nameless, 0, static_cast<std::int32_t>(blocks), 0, kNone));
   }
 
   // Forgets all content; everything is idle. At the head or not: without content all places in the list are

@@ -114,7 +114,10 @@ struct PoolResult {
   std::string name;
   std::int64_t instances = 0, gpus_per_instance = 0;
   std::int64_t kv_blocks = 0, kv_block_size = 0;
-  double peak_utilization = 0;  // held blocks ÷ usable, the highest of any instance
+  std::int64_t window_tokens = 0;  // what the engine logs instead of all blocks' tokens when layers have
+                                   // windows
+  double peak_utilization = 0;     // held blocks ÷ usable, the highest of any instance
+  std::int64_t kv_tokens() const { return window_tokens > 0 ? window_tokens : kv_blocks * kv_block_size; }
 };
 
 // Images of a multimodal run; all 0 without any.

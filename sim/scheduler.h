@@ -35,6 +35,13 @@ struct OffloadRules {
   bool prompt_only = false;  // outputs are not stored
 };
 
+// Groups of layers with block tables of their own in one pool (vLLM's KV cache groups).
+struct KvGroups {
+  std::int32_t full = 1, windowed = 0;
+  std::int32_t window = 0;  // tokens; of all windowed groups
+  std::int32_t count() const { return full + windowed; }
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -53,6 +60,7 @@ struct SchedulerConfig {
   TensorRtLlmRules tensorrt_llm = {};
   EncoderRules encoder = {};
   OffloadRules offload = {};
+  KvGroups kv_groups = {};  // vLLM
 };
 
 struct FirstToken {

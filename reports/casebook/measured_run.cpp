@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "reports/casebook/measured_model.h"
 
 namespace orrery {
 
@@ -123,7 +124,11 @@ Result<MeasuredEngine> load_engine(const std::string& folder) {
   number("long_prefill", e.long_prefill_token_threshold, false);
   if (!errors.empty()) return errors;
   e.async_scheduling = json.value("async_scheduling", true);
+  if (json.contains("engine")) e.model = json["engine"].value("model", "");
   if (json.contains("engine")) e.enable_prefix_caching = json["engine"].value("enable_prefix_caching", true);
+  const bool hybrid =
+      !json.contains("engine") || !json["engine"].value("disable_hybrid_kv_cache_manager", false);
+  if (hybrid) e.kv_groups = kv_groups_of_model(e.model);
   for (const Json& line : json.value("backends", Json::array())) {
     if (line.is_string() && line.get<std::string>().find("V2 Model Runner") != std::string::npos)
       e.v2_runner = true;

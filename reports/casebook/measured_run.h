@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "sim/scheduler.h"
 
 namespace orrery {
 
@@ -17,7 +18,7 @@ struct MeasuredRequest {
   std::vector<std::uint64_t> hash_ids;  // names of 512-token prompt blocks; empty = private
 };
 
-// One engine step. Chunks of one token are not listed by the logger: they count among the decodes.
+// One engine step. Some loggers count chunks of one token among the decodes instead of listing them.
 struct MeasuredStep {
   struct Chunk {
     std::int64_t tokens = 0, context = 0;
@@ -52,7 +53,9 @@ struct MeasuredEngine {
   std::int64_t long_prefill_token_threshold = 0;
   std::int32_t block_size = 0;
   bool enable_prefix_caching = true, async_scheduling = true;
-  bool v2_runner = false;  // it reports resumed requests as new ones
+  std::string model;        // as the engine was given it
+  KvGroups kv_groups = {};  // the log does not name them: from the model's profile
+  bool v2_runner = false;   // it reports resumed requests as new ones
 };
 
 struct MeasuredRun {

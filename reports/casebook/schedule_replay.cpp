@@ -50,6 +50,7 @@ SchedulerConfig config_of(const MeasuredEngine& e) {
   c.long_prefill_token_threshold = e.long_prefill_token_threshold;
   c.steps_in_flight = e.async_scheduling ? 2 : 1;
   c.stretches = false;
+  c.kv_groups = e.kv_groups;
   return c;
 }
 
@@ -159,7 +160,7 @@ class ExperimentReplayer {
     std::vector<MeasuredStep::Chunk> chunks;
     std::vector<std::int64_t> owners, preempted;
     for (const PrefillWork& w : plan.prefill) {
-      if (w.new_tokens == 1) continue;
+      if (w.new_tokens == 1 && !lists(s, w)) continue;
       chunks.push_back({w.new_tokens, w.context});
       owners.push_back(static_cast<std::int64_t>(w.request.value()));
     }
@@ -185,6 +186,16 @@ class ExperimentReplayer {
     check("waiting", s.waiting, static_cast<std::int64_t>(plan.waiting));
     check("free_blocks", s.free_blocks, plan.free_blocks);
     check("preempted_request_ids", s.preempted, preempted);
+  }
+
+  // Some loggers count a chunk of one token among the decodes, some list it.
+  static bool lists(const MeasuredStep& s, const PrefillWork& w) {
+    for (std::size_t i = 0; i < s.chunks.size() && i < s.chunk_requests.size(); ++i) {
+      if (s.chunks[i].tokens == 1 && s.chunks[i].context == w.context &&
+          s.chunk_requests[i] == static_cast<std::int64_t>(w.request.value()))
+        return true;
+    }
+    return false;
   }
 
   struct Open {

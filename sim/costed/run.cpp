@@ -181,6 +181,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   result.pools.front().name = scenario.pool.name;
   result.pools.front().gpus_per_instance = scenario.pool.instance.plan.gpus();
   result.pools.front().kv_block_size = config.block_size;
+  result.pools.front().window_tokens =
+      scenario.pool.memory.groups.simple() ? 0 : scenario.pool.memory.kv_tokens();
   return result;
 }
 

@@ -203,7 +203,10 @@ SchedulerConfig Scenario::scheduler_config() const {
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
                       .disable_chunked_input = s.encoder.disable_chunked_mm_input},
-          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only}};
+          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
+          .kv_groups = {.full = static_cast<std::int32_t>(pool.memory.groups.full),
+                        .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
+                        .window = static_cast<std::int32_t>(pool.memory.groups.window)}};
 }
 
 namespace {

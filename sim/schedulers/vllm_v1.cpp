@@ -7,8 +7,12 @@ namespace orrery {
 namespace {
 
 KvBlockManager::Config kv_config(const SchedulerConfig& c) {
-  return {
-      .num_blocks = c.num_gpu_blocks, .block_size = c.block_size, .prefix_caching = c.enable_prefix_caching};
+  return {.num_blocks = c.num_gpu_blocks,
+          .block_size = c.block_size,
+          .prefix_caching = c.enable_prefix_caching,
+          .full_groups = c.kv_groups.full,
+          .window_groups = c.kv_groups.windowed,
+          .window = c.kv_groups.window};
 }
 
 }  // namespace
@@ -18,6 +22,8 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
   counters_.min_free_blocks = kv_.usable_blocks();
   if (config.offload.blocks > 0) offload_ = std::make_unique<VllmOffload>(config.offload, config.block_size);
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder);
+  if (config.kv_groups.windowed > 0)
+    windows_ = std::make_unique<WindowSlides>(config.kv_groups.window, config.block_size, kv_);
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -83,6 +89,7 @@ SchedulerView VllmV1Scheduler::view() const {
 
 const StepPlan& VllmV1Scheduler::schedule() {
   begin_plan();
+  if (windows_) head_blocked_ = false;  // windows free blocks as they slide
   retire_ended(next_step_);
   rejoin_paused();
   std::int64_t budget = config_.max_num_batched_tokens;
@@ -116,7 +123,7 @@ void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
   };
   while (const auto end = ends_.take_before(before_step, stale)) {
     Sequence& ended = sequences_[end->slot];
-    decodes_.remove(ended.base);
+    leave_decode_set(end->slot, ended.last_step);
     ended.computed = ended.base + ended.last_step + 1;
     ended.outputs = ended.max_output;
     ended.state = State::last_token;
@@ -133,6 +140,12 @@ void VllmV1Scheduler::enter_decode_set(Slot slot, std::int64_t first_step, std::
   highest_decode_order_ = std::max(highest_decode_order_, s.order);
   ends_.push(
       {.step = s.last_step, .order = static_cast<std::int64_t>(s.order), .slot = slot, .epoch = s.epoch});
+  if (windows_) windows_->start(slot, s.kv, s.order, s.base, first_step);
+}
+
+void VllmV1Scheduler::leave_decode_set(Slot slot, std::int64_t last_step) {
+  decodes_.remove(sequences_[slot].base);
+  if (windows_) windows_->stop(slot, last_step);
 }
 
 void VllmV1Scheduler::rejoin_paused() {
@@ -168,16 +181,18 @@ bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
   }
   // A prefill that was cut short must really stand behind the decodes that were served first.
   if (cut_short && decodes > 0 && sequences_[prefilling_.front()].order < highest_decode_order_) return false;
-  if (need > kv_.free_blocks()) return false;
+  if (need * config_.kv_groups.count() > kv_.free_blocks()) return false;
 
   budget -= decodes;
   plan_decodes_ = static_cast<std::int32_t>(decodes);
   plan_decode_context_ = decodes_.context_sum(next_step_);
+  if (windows_) windows_->whole_step(next_step_);
   kv_.grow_unattributed(decodes_.new_blocks(next_step_));
   for (const Slot slot : prefilling_) {
     const Sequence& s = sequences_[slot];
     const std::int64_t n = chunk_size(s, budget);
     if (n == 0) continue;
+    if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
     kv_.grow(s.kv, blocks_for(s.computed + n) - blocks_for(s.computed));
     add_chunk(slot, n);
     budget -= n;
@@ -194,6 +209,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
     if (s.state == State::decoding) {
       const std::int64_t context = s.base + next_step_;
       const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
+      if (windows_) windows_->member_step(slot, next_step_);
       if (!make_room(slot, blocks)) return;
       kv_.grow_unattributed(blocks);
       ++plan_decodes_;
@@ -203,6 +219,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t n = with_images(slot, chunk_size(s, budget));
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
+        if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
         if (!make_room(slot, blocks)) return;
         if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
@@ -219,9 +236,9 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
 
 // False when the sequence itself had to go.
 bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks) {
-  while (kv_.free_blocks() < blocks) {
+  while (kv_.free_blocks() < blocks * config_.kv_groups.count()) {
     const Slot victim = running_tail_;
-    preempt(victim);
+    preempt(victim, victim == slot);
     preempted_for_.push_back(SequenceId(slot));
     if (victim == slot) return false;
   }
@@ -234,13 +251,13 @@ std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
 
 // §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what
 // survives. A token in flight is delivered while it waits, and its block is not registered for it.
-void VllmV1Scheduler::preempt(Slot slot) {
+void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
   Sequence& s = sequences_[slot];
   const std::int64_t computed = context_of(s);
   std::int64_t hashed_tokens = computed;
   bool in_flight = false;
   if (s.state == State::decoding) {
-    decodes_.remove(s.base);
+    leave_decode_set(slot, given_slots ? next_step_ : next_step_ - 1);
     s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
     in_flight = next_step_ > updated_steps_;
   } else if (s.state == State::prefilling) {
@@ -250,7 +267,7 @@ void VllmV1Scheduler::preempt(Slot slot) {
   }
   if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
   s.in_flight_when_preempted = s.state == State::last_token;
-  kv_.release(s.kv, blocks_for(computed), hashed_tokens / config_.block_size);
+  release_blocks(slot, blocks_for(computed), hashed_tokens / config_.block_size);
   if (encoder_ != nullptr) encoder_->preempted(slot);
   unlink_running(slot);
   ++s.epoch;
@@ -262,9 +279,13 @@ void VllmV1Scheduler::preempt(Slot slot) {
   ++counters_.preemptions;
 }
 
+void VllmV1Scheduler::release_blocks(Slot slot, std::int64_t total, std::int64_t hashed) {
+  kv_.release(sequences_[slot].kv, total, hashed, windows_ ? windows_->begin(slot) : 0);
+}
+
 void VllmV1Scheduler::pause(Slot slot) {
   Sequence& s = sequences_[slot];
-  decodes_.remove(s.base);
+  leave_decode_set(slot, next_step_ - 1);
   s.computed = s.base + next_step_;
   s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
   s.state = State::paused;
@@ -283,6 +304,18 @@ void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
     if (try_admit(waiting_.front(), budget) != Admit::admitted) return;
     waiting_.pop_front();
   }
+}
+
+// The whole-sequence gate over all groups of layers. In one with a window a sequence never holds more than a
+// window and a step's chunk (`max_admission_blocks_per_request`).
+std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const {
+  const std::int64_t whole = blocks_for(tokens);
+  std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks);
+  if (windows_) {
+    const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
+    blocks += config_.kv_groups.windowed * std::max<std::int64_t>(0, std::min(whole, most) - hit_blocks);
+  }
+  return blocks;
 }
 
 // §1.2 rule 3 and §2.4: prefix look-up, chunk, then two gates: the whole sequence must fit, then the chunk.
@@ -313,10 +346,10 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   const std::int64_t n = with_images(slot, chunk_size(s, budget));
   if (n == 0) return blocked();
   const std::int64_t reserve = watermark_blocks();
-  const std::int64_t gate_tokens =
-      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : s.computed + n;
   const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks - held;
-  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks - held, blocks);
+  std::int64_t gate = config_.kv_groups.count() * blocks;
+  if (config_.scheduler_reserve_full_isl)
+    gate = std::max(gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len)), gate);
   if (gate + hit.idle + reserve > kv_.free_blocks()) {
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);
@@ -327,6 +360,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   }
   if (encoder_ != nullptr) encoder_->commit(slot);
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
+  if (windows_) windows_->admit(slot, s.computed);
   kv_.grow(s.kv, blocks);
   link_running(slot);
   if (!loaded) {
@@ -446,9 +480,14 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
   if (open_.size() != config_.steps_in_flight) return 1;
   // Heap entries may be stale; a stale top only shortens the stretch.
   const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
-  const std::int64_t limit = std::min(longest, until_end);
+  std::int64_t limit = std::min(longest, until_end);
+  if (windows_) {
+    // Windows free blocks on the way: whoever waits for memory is asked again in every step.
+    if (!waiting_.empty() && running_count_ < config_.max_num_seqs) return 1;
+    limit = std::min(limit, windows_->next_event() - next_step_);
+  }
   if (limit <= 1) return 1;
-  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);
+  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks() / config_.kv_groups.count(), limit - 1);
 }
 
 }  // namespace orrery

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "base/digest.h"
@@ -18,12 +19,14 @@
 #include "sim/schedulers/vllm_encoder.h"
 #include "sim/schedulers/vllm_offload.h"
 #include "sim/slot_pool.h"
+#include "sim/window_slides.h"
 
 namespace orrery {
 
 class VllmV1Scheduler final : public Scheduler {
  public:
   explicit VllmV1Scheduler(const SchedulerConfig& config);
+  VllmV1Scheduler(const VllmV1Scheduler&) = delete;
 
   SequenceId add(const Request& request) override;
   const StepPlan& schedule() override;
@@ -95,7 +98,7 @@ class VllmV1Scheduler final : public Scheduler {
   void schedule_running_in_order(std::int64_t& budget);
   bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
   bool make_room(Slot slot, std::int64_t blocks);
-  void preempt(Slot slot);
+  void preempt(Slot slot, bool given_slots);
   void pause(Slot slot);
   void admit_waiting(std::int64_t& budget);
   enum class Admit : std::uint8_t {
@@ -124,6 +127,9 @@ class VllmV1Scheduler final : public Scheduler {
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
+  std::int64_t gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const;
+  void leave_decode_set(Slot slot, std::int64_t last_step);
+  void release_blocks(Slot slot, std::int64_t total, std::int64_t hashed);
   std::int64_t chunk_size(const Sequence& s, std::int64_t budget) const;
   // What the encoder lets through of a chunk; all of it when the model has none.
   std::int64_t with_images(Slot slot, std::int64_t tokens) {
@@ -144,6 +150,7 @@ class VllmV1Scheduler final : public Scheduler {
   std::vector<HostLoad> host_loads_;
   Digest transfer_digest_;                // of the ends of transfers
   std::unique_ptr<VllmEncoder> encoder_;  // null: a text-only model
+  std::unique_ptr<WindowSlides> windows_;  // only when some layers have a sliding window
   std::vector<Sequence> sequences_;
   SlotPool slots_;
   std::deque<Slot> waiting_;

@@ -36,15 +36,23 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
 
 // The executor ran more steps of the offered stretch: account for what each of them would have decided.
 void VllmV1Scheduler::extend_stretch(std::int64_t extra_steps) {
-  std::int64_t free = kv_.free_blocks();
-  const std::int64_t members = decodes_.size();
+  std::int64_t free = kv_.free_blocks(), lowest = free;
+  std::int64_t step = next_step_, slid = 0;
+  const std::int64_t members = decodes_.size(), groups = config_.kv_groups.count();
   const std::int64_t blocks =
       decodes_.walk(next_step_, extra_steps, [&](std::int64_t context, std::int64_t fresh) {
-        free -= fresh;
+        free -= groups * fresh;
+        if (windows_) {
+          const std::int64_t sliding = windows_->counted(step++);
+          free += config_.kv_groups.windowed * sliding;
+          slid += sliding;
+        }
+        lowest = std::min(lowest, free);
         digest_plan(members, context, free);
       });
   kv_.grow_unattributed(blocks);
-  counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
+  if (slid > 0) kv_.slide_counted(slid);
+  counters_.min_free_blocks = std::min(counters_.min_free_blocks, lowest);
   next_step_ += extra_steps;
 }
 
@@ -77,7 +85,7 @@ void VllmV1Scheduler::finish_early(SequenceId sequence, std::int64_t step, std::
     const std::int64_t wasted = next_step_ - 1 - step;
     outputs = s.max_output - static_cast<std::int32_t>(s.last_step - step);
     computed = s.base + next_step_;
-    decodes_.remove(s.base);
+    leave_decode_set(slot, next_step_ - 1);
     if (wasted > 0) open_.forget_wasted_token(sequence);
   } else if (s.state == State::last_token) {
     // The limit came right behind the EOS: its last planned token is the wasted one.
@@ -100,7 +108,7 @@ void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t compu
     // The last sampled token has no KV and never counts (§2.3).
     const std::int64_t known = s.prompt + outputs - 1;
     if (offload_ != nullptr) offload_->store(slot, known / config_.block_size, s.prompt, false);
-    kv_.release(s.kv, blocks_for(computed), known / config_.block_size);
+    release_blocks(slot, blocks_for(computed), known / config_.block_size);
     unlink_running(slot);
   }
   head_blocked_ = false;

@@ -63,7 +63,8 @@ TEST_CASE("the parts add up, and blocks are whole pages of every layer") {
     CHECK(p.requested.value() == std::ceil(p.total.value() * 0.92));
     CHECK((p.weights + p.activation_peak + p.graphs + p.residue + p.kv_available).value() ==
           Approx(p.requested.value()));
-    const double block = p.kv_bytes_per_token.value() * 16;
+    const double block = p.kv_bytes_per_token.value() * 16 * static_cast<double>(p.groups.layers) /
+                         static_cast<double>(spec.model.layers);
     CHECK(static_cast<double>(p.kv_blocks) * block <= p.kv_available.value());
     CHECK(static_cast<double>(p.kv_blocks + 1) * block > p.kv_available.value());
     CHECK(p.weights.value() == Approx(spec.model.weight_bytes().value()));
@@ -81,6 +82,60 @@ TEST_CASE("weights are split over ranks, except what every rank needs") {
   const double kv = 48.0 * 2 * 512 * 2048 * 2,
                replicated = 48.0 * (128 * 2048 + 2 * 2048 + 2 * 128) * 2 + 2048 * 2;
   CHECK(eight == Approx((all - kv - replicated) / 8 + kv / 4 + replicated));
+}
+
+// A run of vLLM 0.24 on an H100 logged 151,787 blocks, "GPU KV cache size: 2,283,372 tokens" and "Maximum
+// concurrency for 131,072 tokens per request: 17.42x" (reports/cases/h100_vllm_0_24/gpt-oss-20b_mxfp4_tp1).
+TEST_CASE(
+    "layers with a window share the pool with the others, and capacity is reckoned as the engine does") {
+  const auto h100 = [](const std::string& more) {
+    return instance("hardware: h100\nmodel: gpt-oss-20b\nengine: vllm-0.24\n" + more);
+  };
+  const MemoryPlan logged = plan_memory(h100("engine_args: {num_gpu_blocks_override: 151787}")).value();
+  CHECK(logged.groups.full == 1);
+  CHECK(logged.groups.windowed == 1);
+  CHECK(logged.groups.window == 128);
+  CHECK(logged.groups.layers == 12);
+  CHECK(logged.kv_tokens() == 2'283'372);
+  const MemoryPlan planned = plan_memory(h100("")).value();
+  CHECK(std::abs(static_cast<double>(planned.kv_blocks) / 151'787 - 1) < 0.02);
+  CHECK(h100("").engine.settings.cudagraph_sizes.size() == 83);
+  CHECK(h100("").engine.settings.cudagraph_sizes.back() == 1024);
+  CHECK(h100("engine_args: {max_cudagraph_capture_size: 512}").engine.settings.cudagraph_sizes.back() == 512);
+
+  const MemoryPlan all = plan_memory(h100("engine_args: {disable_hybrid_kv_cache_manager: true}")).value();
+  CHECK(all.groups.simple());
+  CHECK(all.groups.layers == 24);
+  CHECK(all.kv_blocks == planned.kv_blocks / 2);
+  CHECK(all.kv_tokens() < planned.kv_tokens());
+  CHECK(holds(all.to_table(), "12 layers have a sliding window and are counted as if they kept every token"));
+
+  // What one sequence needs: 8192 blocks in the one group, a window and a step's tokens in the other.
+  const std::string message = error_of(h100("engine_args: {num_gpu_blocks_override: 8000}"));
+  CHECK(holds(message, "takes 8713 blocks"));
+  CHECK(plan_memory(h100("engine_args: {num_gpu_blocks_override: 8713}")).ok());
+  CHECK_FALSE(plan_memory(h100("engine_args: {num_gpu_blocks_override: 8712}")).ok());
+  CHECK(holds(message, "max_model_len: " + std::to_string((8000 - 521) * 16) + " would fit"));
+}
+
+TEST_CASE("layers are spread over groups of the rarer kind's number, or of the commoner's when near") {
+  const auto groups = [](std::int64_t windowed, std::int64_t full) {
+    ModelSpec model;
+    model.layers = windowed + full;
+    if (windowed > 0) model.layer_kinds.push_back({.count = windowed, .sliding_window = 1024, .weights = {}});
+    if (full > 0) model.layer_kinds.push_back({.count = full, .weights = {}});
+    EngineProfile engine;
+    engine.engine = "vllm";
+    const KvCacheGroups g = kv_cache_groups(model, engine);
+    return std::array<std::int64_t, 3>{g.full, g.windowed, g.layers};
+  };
+  using Three = std::array<std::int64_t, 3>;
+  CHECK(groups(0, 36) == Three{1, 0, 36});
+  CHECK(groups(32, 0) == Three{0, 1, 32});   // Mistral 7B v0.1
+  CHECK(groups(21, 21) == Three{1, 1, 21});  // Gemma 2 9B
+  CHECK(groups(52, 10) == Three{1, 6, 10});  // Gemma 3 27B: the last group is padded
+  CHECK(groups(12, 13) == Three{1, 1, 13});  // gpt-oss-20b with an EAGLE head (the engine's own example)
+  CHECK(groups(3, 2) == Three{1, 2, 2});     // 1.5 times as many is not less
 }
 
 TEST_CASE("settings move the KV cache the right way") {

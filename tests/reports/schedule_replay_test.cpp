@@ -65,6 +65,21 @@ TEST_CASE("every step of runs on another part is composed as the engine composed
   CHECK(preemptions == 63);
 }
 
+// Layers that alternate between a window of 128 and full attention: blocks that left the window are free.
+TEST_CASE("every step of a model with sliding windows is composed as the engine composed it") {
+  MeasuredRun run = load("../h100_vllm_0_24/gpt-oss-20b_mxfp4_tp1");
+  CHECK(run.engine.kv_groups.full == 1);
+  CHECK(run.engine.kv_groups.windowed == 1);
+  CHECK(run.engine.kv_groups.window == 128);
+  const ScheduleReplay replay = replay_schedule(run);
+  INFO(schedule_replay_text(replay));
+  CHECK(replay.identical == replay.steps);
+  CHECK(replay.steps == 1'286);
+  SECTION("a window of one block more frees others") { run.engine.kv_groups.window = 144; }
+  SECTION("without windows nothing is freed early") { run.engine.kv_groups = {}; }
+  CHECK(replay_schedule(run).identical < replay.steps / 2);
+}
+
 TEST_CASE("a difference is found, once, in its field") {
   MeasuredRun run = load("qwen3-8b_bf16_tp1");
   MeasuredExperiment& e = experiment(run, "azure_conv");

@@ -1,0 +1,46 @@
+#include "costmodel/kv_groups.h"
+
+#include <algorithm>
+
+namespace orrery {
+
+namespace {
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const {
+  const std::int64_t most = std::min(window - 1 + settings.max_num_batched_tokens, tokens);
+  return full * divided_up(tokens, settings.block_size) +
+         (windowed == 0 ? 0 : windowed * (divided_up(most, settings.block_size) + 1));
+}
+
+KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine) {
+  std::int64_t with_window = 0, window = 0;
+  for (const LayerKind& kind : model.layer_kinds) {
+    if (kind.sliding_window == 0) continue;
+    with_window += kind.count;
+    window = kind.sliding_window;  // one width a model: the reader of configs allows no other
+  }
+  KvCacheGroups groups{.layers = model.layers};
+  if (with_window == 0) return groups;
+  if (engine.engine != "vllm" || engine.settings.disable_hybrid_kv_cache_manager) {
+    groups.window_layers = with_window;
+    return groups;
+  }
+  groups.window = window;
+  const std::int64_t without = model.layers - with_window;
+  if (without == 0) {
+    groups.full = 0;
+    groups.windowed = 1;
+    return groups;
+  }
+  const std::int64_t fewer = std::min(with_window, without), more = std::max(with_window, without);
+  groups.layers = 2 * more < 3 * fewer ? more : fewer;
+  groups.full = divided_up(without, groups.layers);
+  groups.windowed = divided_up(with_window, groups.layers);
+  return groups;
+}
+
+}  // namespace orrery

@@ -1,0 +1,31 @@
+// Groups of layers that share a block table, for models in which layers keep different tokens
+// (vLLM 0.24: v1/core/kv_cache_utils.py `get_kv_cache_groups`, `get_kv_cache_capacity`;
+// ../shared/reference/vllm_0_24.md §2.7, §4).
+#pragma once
+
+#include <cstdint>
+
+#include "costmodel/engine_profile.h"
+#include "costmodel/model_spec.h"
+
+namespace orrery {
+
+struct KvCacheGroups {
+  std::int64_t full = 1, windowed = 0;  // groups of layers that keep all tokens, and a window of them
+  std::int64_t window = 0;              // tokens that a windowed layer sees, the newest included
+  std::int64_t layers = 0;              // of one group; the last of a kind may be padded up to it
+  std::int64_t window_layers = 0;       // layers with a window that the engine nevertheless keeps in full
+  bool simple() const { return windowed == 0; }
+
+  // Blocks that the engine reckons for one sequence of `tokens`, in all groups: a windowed one holds at most
+  // a window and a step's tokens, and a block for the odd end (`max_admission_blocks_per_request`).
+  std::int64_t blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const;
+};
+
+// vLLM's rule: layers of one kind are spread over groups of equal size, the number of layers of the rarer
+// kind, or of the commoner when it has less than 1.5 times as many. Other engines, and vLLM with
+// disable_hybrid_kv_cache_manager, keep every token of every layer here: one group, and `window_layers` says
+// for how many layers that is more than the model needs.
+KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine);
+
+}  // namespace orrery
