@@ -150,8 +150,16 @@ class InstanceReader {
     }
   }
 
+  // TensorRT-LLM knows one 8-bit cache type; e5m2 is a type of vLLM's and SGLang's.
+  void check_cache_type() {
+    const Yaml kv = node_.optional("kv_cache_dtype");
+    if (spec_.engine.engine == "tensorrt-llm" && kv.present() && kv.scalar_text().starts_with("fp8_"))
+      kv.fail(kv.scalar_text() + " is not a cache type of tensorrt-llm; it takes auto or fp8");
+  }
+
   // A type without a matrix rate has no price on this part.
   void check_types(const Yaml& model) {
+    check_cache_type();
     const HardwareProfile& h = spec_.hardware;
     if (h.matrix_rate.count(DType::bf16) == 0)
       node_.optional("hardware").fail("the profile has no matrix rate for bf16");

@@ -20,7 +20,9 @@ Sharding sharding_of(const WeightTensor& t) {
   const std::string& n = t.name;
   if (n == "k_proj" || n == "v_proj" || n == "k_proj.bias" || n == "v_proj.bias") return Sharding::kv_heads;
   const bool row_parallel_bias = n == "o_proj.bias" || n == "down_proj.bias" || n == "experts.down.bias";
-  if (n.ends_with("norm") || n.starts_with("router") || row_parallel_bias) return Sharding::replicated;
+  const bool down_to_latent = n == "q_a_proj" || n == "kv_a_proj";
+  if (n.ends_with("norm") || n.starts_with("router") || row_parallel_bias || down_to_latent)
+    return Sharding::replicated;
   return Sharding::split;
 }
 
@@ -47,7 +49,11 @@ Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
     for (const WeightTensor& t : kind.weights)
       total += rank_bytes(t, model, tp) * static_cast<double>(kind.count);
   }
-  return total;
+  // Absorbed decodes have copies of kv_b_proj in the activation type (W_UK_T, W_UV in mla_attention.py).
+  const LatentAttention& latent = model.latent;
+  const std::int64_t copied =
+      model.layers * model.heads / tp * latent.rank * (latent.key_dim + latent.value_dim);
+  return total + Bytes(static_cast<double>(copied) * bytes_per_element(model.activation_dtype));
 }
 
 bool is_tensorrt_llm(const InstanceSpec& spec) { return spec.engine.engine == "tensorrt-llm"; }
@@ -76,6 +82,11 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double kv_heads = static_cast<double>(std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
   const double heads = static_cast<double>(m.heads) / tp;
   double widest = stream + (2 * heads + 2 * kv_heads) * static_cast<double>(m.head_dim);
+  if (m.latent.present()) {  // queries, keys, values and outputs of a prompt, expanded, with the latent
+    const double key = static_cast<double>(m.latent.key_dim + m.latent.rotary_dim);
+    widest = stream + static_cast<double>(m.head_dim + m.latent.query_rank) +
+             heads * (2 * key + 2 * static_cast<double>(m.latent.value_dim));
+  }
   double kept = 0;  // elements of a token that stay allocated between layers and steps
   for (const LayerKind& kind : m.layer_kinds) {
     if (kind.moe) {
@@ -113,8 +124,7 @@ Bytes graph_bytes(const InstanceSpec& spec) {
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {
   const ModelSpec& m = spec.model;
-  const std::int64_t kv_heads = std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp);
-  return Bytes(2.0 * static_cast<double>(kv_heads * m.head_dim) * bytes_per_element(m.kv_dtype) *
+  return Bytes(static_cast<double>(m.kv_elements(spec.plan.tp)) * bytes_per_element(m.kv_dtype) *
                static_cast<double>(m.layers));
 }
 
@@ -187,9 +197,11 @@ Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
 std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, double token_bytes) {
   const TensorRtLlmSettings& t = spec.engine.settings.tensorrt_llm;
   const ModelSpec& m = spec.model;
-  const double shared =
-      static_cast<double>(m.head_dim * m.kv_heads / spec.plan.tp) /
-      static_cast<double>(m.head_dim * std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
+  const double shared =  // latents are reckoned whole
+      m.latent.present()
+          ? 1
+          : static_cast<double>(m.head_dim * m.kv_heads / spec.plan.tp) /
+                static_cast<double>(m.head_dim * std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
   const double built = plan.total.value() - plan.weights.value() - plan.residue.value();
   double tokens = std::floor(plan.kv_available.value() / (token_bytes * shared));
   tokens = std::min(tokens, std::floor(t.free_gpu_memory_fraction * built / token_bytes));

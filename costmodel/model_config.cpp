@@ -4,13 +4,14 @@
 #include <array>
 
 #include "base/text.h"
+#include "costmodel/harmless_fields.h"
 #include "costmodel/profile_reader.h"
 
 namespace orrery {
 
 namespace {
 
-enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss };
+enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek };
 
 struct Architecture {
   const char* name;
@@ -26,6 +27,8 @@ constexpr std::array architectures{
     Architecture{"Qwen3MoeForCausalLM", Family::qwen_moe, true, false},
     Architecture{"MixtralForCausalLM", Family::mixtral, false, false},
     Architecture{"GptOssForCausalLM", Family::gpt_oss, false, true},
+    Architecture{"DeepseekV2ForCausalLM", Family::deepseek, false, false},
+    Architecture{"DeepseekV3ForCausalLM", Family::deepseek, false, false},
 };
 
 std::string supported_architectures() {
@@ -33,28 +36,6 @@ std::string supported_architectures() {
   for (const Architecture& a : architectures) names.emplace_back(a.name);
   return join(names, ", ");
 }
-
-// Fields that change neither a shape nor a price: token ids, training, numerics, bookkeeping.
-constexpr std::array harmless_fields{
-    "_name_or_path",        "attention_dropout",    "bos_token_id",
-    "eos_token_id",         "pad_token_id",         "initializer_range",
-    "rms_norm_eps",         "rope_theta",           "rope_interleaved",
-    "model_type",           "transformers_version", "use_cache",
-    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
-    "norm_topk_prob",       "pretraining_tp",       "initial_context_length",
-    "swiglu_limit",         "max_window_layers",    "unsloth_fixed",
-    "unsloth_version",      "embd_pdrop",           "resid_pdrop",
-    "hidden_dropout",       "output_attentions",    "output_hidden_states",
-    "return_dict",          "is_encoder_decoder",   "chunk_size_feed_forward",
-    "torchscript",          "use_bfloat16",
-};
-
-// The same in a decoder that stands beside the encoder's map, and the encoder's map.
-constexpr std::array beside_vision{
-    "vision_config",     "vision_token_id",       "image_token_id",       "video_token_id",
-    "image_token_index", "vision_start_token_id", "vision_end_token_id",  "text_config",
-    "is_composition",    "ignore_index",          "projector_hidden_act",
-};
 
 class ConfigReader {
  public:
@@ -116,11 +97,25 @@ class ConfigReader {
     model_.kv_heads = positive("num_key_value_heads", std::max<std::int64_t>(1, model_.heads));
     model_.head_dim = positive(
         "head_dim", std::max<std::int64_t>(1, model_.hidden / std::max<std::int64_t>(1, model_.heads)));
+    if (architecture_->family == Family::deepseek) read_latent();
     model_.tied_embeddings = flag("tie_word_embeddings", false) || outer_flag("tie_word_embeddings");
     model_.activation_dtype = model_.kv_dtype = read_dtype();
     if (const Yaml act = config_.optional("hidden_act"); act.present() && act.text() != "silu") {
       act.fail("activation " + quote(act.scalar_text()) + " is not supported; supported: silu");
     }
+  }
+
+  // num_key_value_heads of these configs counts expanded heads, which nothing stores.
+  void read_latent() {
+    LatentAttention& a = model_.latent;
+    a.rank = positive("kv_lora_rank");
+    a.key_dim = positive("qk_nope_head_dim");
+    a.rotary_dim = positive("qk_rope_head_dim");
+    a.value_dim = positive("v_head_dim");
+    if (const Yaml rank = config_.optional("q_lora_rank"); rank.present() && !rank.is_null())
+      a.query_rank = rank.integer(1, 1, 1'000'000'000);
+    model_.kv_heads = 1;
+    model_.head_dim = a.rank + a.rotary_dim;
   }
 
   // float32 checkpoints run in bfloat16 (vLLM's `--dtype auto`).
@@ -203,6 +198,7 @@ class ConfigReader {
           same.fail("differs from num_experts_per_tok");
         }
         break;
+      case Family::deepseek: read_deepseek_experts(); break;
     }
     if (const Yaml shared = config_.optional("shared_expert_intermediate_size");
         shared.present() && !shared.is_null() && shared.integer() != 0) {
@@ -212,6 +208,26 @@ class ConfigReader {
       config_.optional("num_experts_per_tok")
           .fail("is more than the number of experts (" + std::to_string(model_.experts) + ")");
     }
+  }
+
+  // The first layers are dense, then every moe_layer_freq-th is sparse. `topk_method: greedy` has no groups.
+  void read_deepseek_experts() {
+    model_.experts = positive("n_routed_experts");
+    model_.expert_intermediate = positive("moe_intermediate_size");
+    model_.experts_per_token = positive("num_experts_per_tok");
+    if (const Yaml shared = config_.optional("n_shared_experts"); shared.present() && !shared.is_null())
+      model_.shared_expert_intermediate = shared.integer(0, 0, 1024) * model_.expert_intermediate;
+    const std::int64_t groups = positive("n_group", 1), chosen = positive("topk_group", 1);
+    const Yaml method = config_.optional("topk_method");
+    const std::size_t rule =
+        method.present() ? method.choice({"greedy", "group_limited_greedy", "noaux_tc"}) : 0;
+    if (chosen > groups || (model_.experts > 0 && model_.experts % groups != 0))
+      config_.optional("n_group").fail("must divide n_routed_experts and be at least topk_group");
+    if (rule > 0) model_.expert_groups = groups;
+    router_bias_ = rule == 2;
+    const std::int64_t first = config_.optional("first_k_dense_replace").integer(0, 0, model_.layers);
+    const std::int64_t step = positive("moe_layer_freq", 1);
+    for (std::int64_t i = 0; i < model_.layers; ++i) dense_.push_back(i < first || i % step != 0);
   }
 
   // A layer is sparse when (index + 1) is a multiple of decoder_sparse_step and it is not in mlp_only_layers.
@@ -264,7 +280,8 @@ class ConfigReader {
                   "biases of q, k and v other than the architecture's"},
         Redundant{"use_qk_norm", model_.qk_norm ? "true" : "false",
                   "per-head norms other than the architecture's"},
-        Redundant{"num_nextn_predict_layers", "0", "layers that predict several tokens"},
+        Redundant{architecture_->family == Family::deepseek ? "" : "num_nextn_predict_layers", "0",
+                  "layers that predict several tokens"},
         Redundant{"partial_rotary_factor", "1.0", "a partial rotary embedding"},
         Redundant{"head_bias", "false", "a bias of lm_head"},
     };
@@ -304,17 +321,24 @@ class ConfigReader {
     const std::array of_experts = {"num_experts",         "moe_intermediate_size", "num_experts_per_tok",
                                    "decoder_sparse_step", "mlp_only_layers",       "num_local_experts",
                                    "experts_per_token"};
+    const std::array of_deepseek = {
+        "kv_lora_rank",     "q_lora_rank",      "qk_nope_head_dim",      "qk_rope_head_dim",     "v_head_dim",
+        "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "num_experts_per_tok",  "n_group",
+        "topk_group",       "topk_method",      "moe_layer_freq",        "first_k_dense_replace"};
+    const bool deepseek = architecture_->family == Family::deepseek;
     const auto among = [](const auto& names, const std::string& key) {
       return std::find(names.begin(), names.end(), key) != names.end();
     };
     for (const auto& [key, value] : config_.entries()) {
       if (among(read_elsewhere, key) || among(harmless_fields, key) || among(redundant_, key)) continue;
-      if (architecture_->family != Family::dense && among(of_experts, key)) continue;
+      if (deepseek && (among(of_deepseek, key) || among(harmless_in_deepseek, key))) continue;
+      if (architecture_->family != Family::dense && !deepseek && among(of_experts, key)) continue;
       if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);
-      value.fail("field " + quote(key) + " is not understood for " + model_.architecture +
-                 "; Orrery reads dense and mixture-of-experts decoders with grouped-query attention (" +
-                 supported_architectures() + ") and does not guess what other fields change");
+      value.fail(
+          "field " + quote(key) + " is not understood for " + model_.architecture +
+          "; Orrery reads dense and mixture-of-experts decoders with grouped-query or latent attention (" +
+          supported_architectures() + ") and does not guess what other fields change");
     }
   }
 
@@ -339,6 +363,7 @@ class ConfigReader {
   }
 
   void add_attention(std::vector<WeightTensor>& w) const {
+    if (model_.latent.present()) return add_latent_attention(w);
     const std::int64_t q = model_.heads * model_.head_dim, kv = model_.kv_heads * model_.head_dim;
     w.push_back(tensor("input_norm", model_.hidden, 1));
     w.push_back(tensor("q_proj", q, model_.hidden));
@@ -359,6 +384,24 @@ class ConfigReader {
     w.push_back(tensor("post_norm", model_.hidden, 1));
   }
 
+  void add_latent_attention(std::vector<WeightTensor>& w) const {
+    const LatentAttention& a = model_.latent;
+    const std::int64_t queries = model_.heads * (a.key_dim + a.rotary_dim);
+    w.push_back(tensor("input_norm", model_.hidden, 1));
+    if (a.query_rank > 0) {
+      w.push_back(tensor("q_a_proj", a.query_rank, model_.hidden));
+      w.push_back(tensor("q_a_norm", a.query_rank, 1));
+      w.push_back(tensor("q_b_proj", queries, a.query_rank));
+    } else {
+      w.push_back(tensor("q_proj", queries, model_.hidden));
+    }
+    w.push_back(tensor("kv_a_proj", a.rank + a.rotary_dim, model_.hidden));
+    w.push_back(tensor("kv_a_norm", a.rank, 1));
+    w.push_back(tensor("kv_b_proj", model_.heads * (a.key_dim + a.value_dim), a.rank));
+    w.push_back(tensor("o_proj", model_.hidden, model_.heads * a.value_dim));
+    w.push_back(tensor("post_norm", model_.hidden, 1));
+  }
+
   void add_mlp(std::vector<WeightTensor>& w, bool moe) const {
     if (!moe) {
       w.push_back(tensor("gate_proj", model_.intermediate, model_.hidden));
@@ -375,6 +418,12 @@ class ConfigReader {
     w.push_back(tensor("router", model_.experts, model_.hidden));
     w.push_back(tensor("experts.gate_up", 2 * inner, model_.hidden, model_.experts));
     w.push_back(tensor("experts.down", model_.hidden, inner, model_.experts));
+    if (const std::int64_t shared = model_.shared_expert_intermediate; shared > 0) {
+      w.push_back(tensor("shared_expert.gate_proj", shared, model_.hidden));
+      w.push_back(tensor("shared_expert.up_proj", shared, model_.hidden));
+      w.push_back(tensor("shared_expert.down_proj", model_.hidden, shared));
+    }
+    if (router_bias_) w.push_back(tensor("router.bias", model_.experts, 1));
     if (architecture_->family == Family::gpt_oss) {
       w.push_back(tensor("router.bias", model_.experts, 1));
       w.push_back(tensor("experts.gate_up.bias", 2 * inner, 1, model_.experts));
@@ -414,7 +463,7 @@ class ConfigReader {
   const Yaml outer_;
   ModelSpec model_;
   const Architecture* architecture_ = nullptr;
-  bool mlp_bias_ = false, output_bias_ = false;
+  bool mlp_bias_ = false, output_bias_ = false, router_bias_ = false;
   std::int64_t window_ = 0;
   std::vector<std::string> redundant_;
   std::vector<bool> sliding_, dense_;  // per layer; empty = none

@@ -104,7 +104,7 @@ Status set_kv_dtype(const std::string& wanted, const QuantizationPlan& plan, Mod
     if (plan.fp8_kv_cache) model.kv_dtype = DType::fp8;
     return ok_status();
   }
-  if (wanted == "fp8" || wanted == "fp8_e4m3") {
+  if (wanted == "fp8" || wanted == "fp8_e4m3" || wanted == "fp8_e5m2") {
     model.kv_dtype = DType::fp8;
     return ok_status();
   }
@@ -112,7 +112,7 @@ Status set_kv_dtype(const std::string& wanted, const QuantizationPlan& plan, Mod
     model.kv_dtype = DType::bf16;
     return ok_status();
   }
-  const std::vector<std::string> names = {"auto", "fp8", "bf16"};
+  const std::vector<std::string> names = {"auto", "fp8", "fp8_e4m3", "fp8_e5m2", "bf16", "bfloat16"};
   return invalid_input("unknown KV cache type " + quote(wanted) + did_you_mean(wanted, names) +
                            "; known: " + join(names, ", "),
                        {}, "kv_cache_dtype");
@@ -163,7 +163,7 @@ Bytes ModelSpec::weight_bytes() const {
 }
 
 Bytes ModelSpec::kv_bytes_per_token() const {
-  return Bytes(2.0 * static_cast<double>(layers * kv_heads * head_dim) * bytes_per_element(kv_dtype));
+  return Bytes(static_cast<double>(layers * kv_elements(1)) * bytes_per_element(kv_dtype));
 }
 
 Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder,

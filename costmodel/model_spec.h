@@ -29,6 +29,14 @@ struct WeightTensor {
   Bytes bytes() const;  // one layer's, with scales, all copies
 };
 
+// Multi-head latent attention: the cache holds a latent and one rotary key, the same for all heads.
+struct LatentAttention {
+  std::int64_t query_rank = 0;  // 0 = queries are made in one product
+  std::int64_t rank = 0;        // elements of the latent; 0 = the model has ordinary heads
+  std::int64_t key_dim = 0, rotary_dim = 0, value_dim = 0;  // of a head: key without rotary part, …
+  bool present() const { return rank > 0; }
+};
+
 struct LayerKind {
   std::int64_t count = 0;  // how many layers are like this
   bool moe = false;
@@ -42,6 +50,8 @@ struct ModelSpec {
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
                vocabulary = 0;
   std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0, shared_expert_intermediate = 0;
+  LatentAttention latent;          // if present: kv_heads = 1, head_dim = latent and rotary key
+  std::int64_t expert_groups = 0;  // router picks groups of experts first; 0 = it does not
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
   std::int64_t max_positions = 0;
   DType activation_dtype = DType::bf16;
@@ -59,6 +69,12 @@ struct ModelSpec {
   std::int64_t active_parameters() const;
   Bytes weight_bytes() const;        // as stored on one device without sharding
   Bytes kv_bytes_per_token() const;  // all layers, all KV heads
+  // Elements that one of `tp` ranks keeps of a token in one layer. Heads are shared out, at least one a rank;
+  // a latent is kept whole by every rank.
+  std::int64_t kv_elements(std::int64_t tp) const {
+    if (latent.present()) return latent.rank + latent.rotary_dim;
+    return 2 * (kv_heads > tp ? kv_heads / tp : 1) * head_dim;
+  }
 };
 
 // `quantization`: "" = what the config says. Path to a config.json, or the name of a profile in

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 22> table{{
+constexpr std::array<OperatorEntry, 28> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -15,6 +15,17 @@ constexpr std::array<OperatorEntry, 22> table{{
     {"attention_decode",
      "attention of one token per sequence over its KV cache, with the combine of its splits",
      OpClass::attention_decode, 2, make_attention_decode},
+    {"mla_prefill", "latent attention of prompts: causal, keys and values expanded",
+     OpClass::attention_prefill, 2, make_mla_prefill},
+    {"mla_decode",
+     "latent attention of one token per sequence, absorbed: the cached latent is all heads' key and value",
+     OpClass::attention_decode, 2, make_mla_decode},
+    {"mla_expand", "latents of prompts and of their cached prefix to keys and values (kv_b_proj)",
+     OpClass::gemm, 1, make_mla_expand},
+    {"mla_absorb", "decodes' queries into the latent's space and outputs out of it, a product per head",
+     OpClass::gemm, 2, make_mla_absorb},
+    {"mla_cache_write", "new latents and rotary keys into the paged cache", OpClass::elementwise, 1,
+     make_mla_cache_write},
     {"add_rms_norm",
      "residual add and RMSNorm, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_add_rms_norm},
@@ -27,6 +38,7 @@ constexpr std::array<OperatorEntry, 22> table{{
     {"embedding", "token embedding rows", OpClass::elementwise, 1, make_embedding},
     {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
     {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
+    {"grouped_topk", "top groups of experts, then top-k inside them", OpClass::routing, 1, make_grouped_topk},
     {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
     {"fused_experts", "a whole expert layer as the engine fuses it: sort, products, activation, sum",
      OpClass::grouped_gemm, 6, make_fused_experts},

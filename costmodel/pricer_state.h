@@ -34,8 +34,9 @@ struct PricerState {
   GraphPadding padding{SchedulerSettings{}};
   HostNanoseconds host;
   std::int64_t kernels_without_attention = 0, attention_layers = 0;
-  std::vector<double> token_table, row_table, last_table;  // index = tokens or rows; nanoseconds
-  std::size_t last_node = 0;                               // the kernel that ends a step
+  std::int64_t kernels_of_prefill = 0, kernels_of_decode = 0;  // beside attention itself: latent attention
+  std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
+  std::size_t last_node = 0;                                   // the kernel that ends a step
   SimDuration input_delay, output_delay, output_per_sequence;
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;

@@ -156,7 +156,51 @@ class GraphBuilder {
     }
   }
 
+  // Queries through their own low rank where the model has one; the products with the latent's weights by
+  // what the step holds (costmodel/ops/mla.cpp).
+  void add_latent_attention(const LayerKind& kind) {
+    const std::int64_t l = kind.count;
+    const LatentAttention& a = model_.latent;
+    OpSpec s = attention_spec(kind);
+    s.head_dim = a.key_dim;
+    s.value_dim = a.value_dim;
+    s.n = a.rank;
+    s.k = a.rotary_dim;
+    const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
+    const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
+    add("input_norm", "add_rms_norm", width(model_.hidden, down.activation_bytes), l);
+    if (a.query_rank > 0) {
+      add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
+      const WeightFormat up = format(kind.weights, "q_b_proj");
+      add("q_a_norm", "add_rms_norm", width(a.query_rank, up.activation_bytes), l);
+      add_gemm("q_b_proj", queries, a.query_rank, up, l);
+    } else {
+      add_gemm("q_proj", queries, model_.hidden, format(kind.weights, "q_proj"), l);
+      add_gemm("kv_a_proj", stored, model_.hidden, down, l);
+    }
+    add("kv_a_norm", "add_rms_norm", width(a.rank), l);
+    OpSpec rotary = s;
+    rotary.head_dim = a.rotary_dim;
+    add("rotary", "rotary", rotary, l);
+    add("kv_write", "mla_cache_write", s, l);
+    OpSpec prefill = s;
+    prefill.depends_on = DependsOn::prefill;
+    prefill.format = format(kind.weights, "kv_b_proj");
+    add("kv_b_proj", "mla_expand", prefill, l);
+    prefill.format = s.format;
+    add("attention_prefill", "mla_prefill", prefill, l);
+    OpSpec decode = s;
+    decode.depends_on = DependsOn::decode;
+    add("absorb", "mla_absorb", decode, l);
+    add("attention_decode", "mla_decode", decode, l);
+    const std::int64_t values = s.heads * a.value_dim;
+    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out.activation_bytes), l);
+    add_gemm("o_proj", model_.hidden, values, out, l);
+    add_all_reduce("attention_all_reduce", l);
+  }
+
   void add_attention(const LayerKind& kind) {
+    if (model_.latent.present()) return add_latent_attention(kind);
     const std::int64_t l = kind.count;
     const OpSpec attention = attention_spec(kind);
     const std::int64_t q_features = attention.heads * model_.head_dim;
@@ -167,6 +211,9 @@ class GraphBuilder {
     add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, model_.hidden, qkv, l);
     add("rotary", "rotary", attention_without_window(attention), l);
     add("kv_write", "kv_write", attention_without_window(attention), l);
+    // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
+    if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
+      add("q_quantize", "quantize", width(q_features, 1), l);
     OpSpec prefill = attention;
     prefill.depends_on = DependsOn::prefill;
     add("attention_prefill", "attention_prefill", prefill, l);
@@ -210,7 +257,7 @@ class GraphBuilder {
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
-    add("topk", "topk", expert, l);
+    add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
     if (add_fused_experts(expert, up, inner, l)) return;
     add("moe_align", "moe_align", expert, l);
     if (up.activation_bytes < 2)

@@ -152,7 +152,9 @@ std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& pa
 
 std::int64_t PricerState::kernels(const StepShape& shape) const {
   // One launch of attention a layer with prompt chunks (decodes ride along), two for decodes alone.
-  return kernels_without_attention + attention_layers * (shape.prefill.empty() ? 2 : 1);
+  return kernels_without_attention + attention_layers * (shape.prefill.empty() ? 2 : 1) +
+         (shape.prefill.empty() ? 0 : kernels_of_prefill) +
+         (shape.decode_sequences > 0 ? kernels_of_decode : 0);
 }
 
 StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& padded) const {
@@ -207,7 +209,11 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
                              fitted_factor(spec.engine, node.entry->op_class));
     const DependsOn d = node.spec.depends_on;
     if (d == DependsOn::tokens || d == DependsOn::rows) state->kernels_without_attention += node.kernels();
-    if (d == DependsOn::decode) state->attention_layers += node.count;
+    const OpClass c = node.entry->op_class;
+    if (d == DependsOn::decode && c == OpClass::attention_decode) state->attention_layers += node.count;
+    if (d == DependsOn::decode && c != OpClass::attention_decode) state->kernels_of_decode += node.kernels();
+    if (d == DependsOn::prefill && c != OpClass::attention_prefill)
+      state->kernels_of_prefill += node.kernels();
     if (d == DependsOn::rows) state->last_node = i;
   }
   state->padding = GraphPadding(spec.engine.settings);

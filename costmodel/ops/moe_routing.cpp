@@ -12,6 +12,15 @@ std::unique_ptr<Operator> make_topk(const OpSpec& spec, const Roofline& roofline
       RowTable{"topk", spec.experts});
 }
 
+// Group-limited top-k (DeepSeek): scores with their correction, groups' sums, then k of the best groups; one
+// kernel, no table of its own. Which experts of a token are chosen together changes; how many rows an expert
+// gets on average does not, and that is what the experts' price is made of.
+std::unique_ptr<Operator> make_grouped_topk(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<StreamOperator>(
+      spec, roofline,
+      2 * 4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token));
+}
+
 // moe_align_block_size: counts, then sorts row indices (two launches).
 std::unique_ptr<Operator> make_moe_align(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token),

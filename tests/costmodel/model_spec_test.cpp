@@ -255,7 +255,7 @@ TEST_CASE("harmless fields and inactive features pass") {
 
 TEST_CASE("other architectures, and configs that contradict themselves") {
   std::string text = small_config;
-  text.replace(text.find("Qwen3ForCausalLM"), 16, "DeepseekV3ForCausalLM");
+  text.replace(text.find("Qwen3ForCausalLM"), 16, "DeepseekV32ForCausalLM");
   const std::string errors = errors_of(text);
   CHECK(holds(errors, ".json:2:21: architectures[0]"));
   CHECK(holds(errors, "Qwen3MoeForCausalLM"));

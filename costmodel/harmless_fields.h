@@ -1,0 +1,36 @@
+// Fields of a Hugging Face config.json that a reader of shapes may pass over.
+#pragma once
+
+#include <array>
+
+namespace orrery {
+
+// Fields that change neither a shape nor a price: token ids, training, numerics, bookkeeping.
+inline constexpr std::array harmless_fields{
+    "_name_or_path",        "attention_dropout",    "bos_token_id",
+    "eos_token_id",         "pad_token_id",         "initializer_range",
+    "rms_norm_eps",         "rope_theta",           "rope_interleaved",
+    "model_type",           "transformers_version", "use_cache",
+    "output_router_logits", "router_aux_loss_coef", "router_jitter_noise",
+    "norm_topk_prob",       "pretraining_tp",       "initial_context_length",
+    "swiglu_limit",         "max_window_layers",    "unsloth_fixed",
+    "unsloth_version",      "embd_pdrop",           "resid_pdrop",
+    "hidden_dropout",       "output_attentions",    "output_hidden_states",
+    "return_dict",          "is_encoder_decoder",   "chunk_size_feed_forward",
+    "torchscript",          "use_bfloat16",
+};
+
+// Of DeepSeek's configs: how scores become weights, training, and layers that only speculation loads.
+inline constexpr std::array harmless_in_deepseek{
+    "auto_map",     "aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "routed_scaling_factor",
+    "scoring_func", "seq_aux",
+};
+
+// The same in a decoder that stands beside the encoder's map, and the encoder's map.
+inline constexpr std::array beside_vision{
+    "vision_config",     "vision_token_id",       "image_token_id",       "video_token_id",
+    "image_token_index", "vision_start_token_id", "vision_end_token_id",  "text_config",
+    "is_composition",    "ignore_index",          "projector_hidden_act",
+};
+
+}  // namespace orrery
