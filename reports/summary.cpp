@@ -144,6 +144,7 @@ Json summary_json(const SummaryInput& in) {
   j["e2e_ms"] = distribution_json(r.e2e);
   j["queue_ms"] = distribution_json(r.queue);
   j["percentiles"] = percentiles_text(r);
+  j["latencies_count"] = "completed requests; itl_ms: every gap between tokens that the engine sent";
   j["throughput"] = throughput_json(r, in.gpus);
   j["goodput"] = goodput_json(r);
   j["kv_cache"] = kv_json(r);
@@ -240,6 +241,9 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   if (r.rejected > 0)
     out += ", " + human_count(static_cast<double>(r.rejected)) +
            " rejected (the engine does not take so long a prompt)";
+  if (r.timed_out > 0) out += ", " + human_count(static_cast<double>(r.timed_out)) + " timed out";
+  if (r.cancelled > 0)
+    out += ", " + human_count(static_cast<double>(r.cancelled)) + " cancelled by their clients";
   out += " in " + human_seconds(span) + (r.saturated ? "; SATURATED: the queue grew through the run" : "") +
          "\n";
   out += "throughput  " + format_fixed(per_second(r.completed, span), 2) + " requests/s, " +

@@ -152,6 +152,11 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
   const Yaml workload = root.optional("workload");
   if (workload.present()) scenario.workload = read_workload(workload, folder);
+  if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
+    workload.optional("frontend")
+        .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
+              " has no front_end figures; give it some, or say none");
+  }
   if (!options.trace.empty()) {
     scenario.workload.trace = options.trace;
     scenario.workload.generator.reset();
@@ -192,6 +197,7 @@ SchedulerConfig Scenario::scheduler_config() const {
           .scheduler_reserve_full_isl = s.scheduler_reserve_full_isl,
           .long_prefill_token_threshold = s.long_prefill_token_threshold,
           .watermark = s.watermark,
+          .by_priority = s.by_priority,
           .steps_in_flight = pool.instance.engine.steps_in_flight,
           .options = s.options,
           .stretches = true,
@@ -352,6 +358,16 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "input_delay", c.input_delay);
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
+  if (workload.openai_frontend && e.front_end) {
+    const FrontEndCosts& f = *e.front_end;
+    out += "    front_end:\n";
+    write_figure(out, "request", f.request);
+    write_figure(out, "tokenize", f.tokenize);
+    write_figure(out, "message", f.message);
+    write_figure(out, "detokenize", f.detokenize);
+    write_figure(out, "event", f.event);
+    out += "      processes: " + std::to_string(f.processes) + "\n";
+  }
   return out;
 }
 

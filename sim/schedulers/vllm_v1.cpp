@@ -30,6 +30,8 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
   s = Sequence{};
   s.epoch = epoch;
   s.request = request.id;
+  s.priority = request.priority;
+  s.arrival = request.arrival;
   s.prompt = request.prompt_tokens;
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
   s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
@@ -40,9 +42,31 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
                    .named_tokens = request.prompt_tokens});
   if (encoder_ != nullptr) encoder_->open(slot, request);
   if (offload_ != nullptr) offload_->open(slot, request);
-  if (waiting_.empty()) head_blocked_ = false;
-  waiting_.push_back(slot);
+  enqueue(slot, false);
   return SequenceId(slot);
+}
+
+// §1.2: FCFS serves by arrival, preempted ones first; PRIORITY by (priority, arrival, request), preempted or
+// not (request_queue.py).
+void VllmV1Scheduler::enqueue(Slot slot, bool preempted) {
+  if (config_.by_priority) {
+    const auto place = std::upper_bound(waiting_.begin(), waiting_.end(), slot,
+                                        [&](Slot a, Slot b) { return before(a, b); });
+    if (place == waiting_.begin()) head_blocked_ = false;
+    waiting_.insert(place, slot);
+    return;
+  }
+  if (waiting_.empty() || preempted) head_blocked_ = false;
+  if (preempted)
+    waiting_.push_front(slot);
+  else
+    waiting_.push_back(slot);
+}
+
+bool VllmV1Scheduler::before(Slot a, Slot b) const {
+  const Sequence &x = sequences_[a], &y = sequences_[b];
+  if (x.priority != y.priority) return x.priority < y.priority;
+  return x.arrival != y.arrival ? x.arrival < y.arrival : x.request < y.request;
 }
 
 void VllmV1Scheduler::drop_slot(Slot slot) {
@@ -119,6 +143,7 @@ void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
     decodes_.remove(ended.base);
     ended.computed = ended.base + ended.last_step + 1;
     ended.outputs = ended.max_output;
+    ended.left_decode = ended.last_step + 1;
     ended.state = State::last_token;
     last_token_.push_back(end->slot);
   }
@@ -128,6 +153,7 @@ void VllmV1Scheduler::enter_decode_set(Slot slot, std::int64_t first_step, std::
   Sequence& s = sequences_[slot];
   s.state = State::decoding;
   s.base = context - first_step;
+  s.first_decode = first_step;
   s.last_step = first_step + (s.max_output - s.outputs) - 1;
   decodes_.add(s.base);
   highest_decode_order_ = std::max(highest_decode_order_, s.order);
@@ -194,7 +220,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
     if (s.state == State::decoding) {
       const std::int64_t context = s.base + next_step_;
       const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
-      if (!make_room(slot, blocks)) return;
+      if (!make_room(slot, blocks, budget)) return;
       kv_.grow_unattributed(blocks);
       ++plan_decodes_;
       plan_decode_context_ += context;
@@ -203,7 +229,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t n = with_images(slot, chunk_size(s, budget));
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
-        if (!make_room(slot, blocks)) return;
+        if (!make_room(slot, blocks, budget)) return;
         if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         add_chunk(slot, n);
@@ -218,14 +244,42 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
 }
 
 // False when the sequence itself had to go.
-bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks) {
+bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& budget) {
   while (kv_.free_blocks() < blocks) {
-    const Slot victim = running_tail_;
-    preempt(victim);
+    const Slot gone = victim(slot, budget);
+    preempt(gone);
     preempted_for_.push_back(SequenceId(slot));
-    if (victim == slot) return false;
+    if (gone == slot) return false;
   }
   return true;
+}
+
+// FCFS: the last of the running list. PRIORITY: the least urgent of all, the latest of equals; what it was
+// given in this very step is taken back.
+VllmV1Scheduler::Slot VllmV1Scheduler::victim(Slot needy, std::int64_t& budget) {
+  if (!config_.by_priority) return running_tail_;
+  Slot least = running_head_;
+  for (Slot slot = least; slot != no_slot; slot = sequences_[slot].next) {
+    const Sequence &x = sequences_[slot], &y = sequences_[least];
+    if (std::pair(x.priority, x.arrival) > std::pair(y.priority, y.arrival)) least = slot;
+  }
+  Sequence& s = sequences_[least];
+  if (s.order >= sequences_[needy].order) return least;
+  if (s.state == State::decoding) {
+    const std::int64_t context = s.base + next_step_;
+    --plan_decodes_;
+    plan_decode_context_ -= context;
+    ++budget;
+    s.grown_this_step = context % config_.block_size == 0;
+    return least;
+  }
+  const auto chunk = std::find_if(chunks_.begin(), chunks_.end(),
+                                  [&](const PrefillWork& w) { return w.sequence == SequenceId(least); });
+  if (chunk == chunks_.end()) return least;
+  budget += chunk->new_tokens;
+  plan_prefill_tokens_ -= chunk->new_tokens;
+  chunks_.erase(chunk);
+  return least;
 }
 
 std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
@@ -242,6 +296,7 @@ void VllmV1Scheduler::preempt(Slot slot) {
   if (s.state == State::decoding) {
     decodes_.remove(s.base);
     s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
+    s.left_decode = next_step_;
     in_flight = next_step_ > updated_steps_;
   } else if (s.state == State::prefilling) {
     prefilling_.erase(std::find(prefilling_.begin(), prefilling_.end(), slot));
@@ -250,13 +305,14 @@ void VllmV1Scheduler::preempt(Slot slot) {
   }
   if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
   s.in_flight_when_preempted = s.state == State::last_token;
-  kv_.release(s.kv, blocks_for(computed), hashed_tokens / config_.block_size);
+  kv_.release(s.kv, blocks_for(computed) + (s.grown_this_step ? 1 : 0), hashed_tokens / config_.block_size);
+  s.grown_this_step = false;
   if (encoder_ != nullptr) encoder_->preempted(slot);
   unlink_running(slot);
   ++s.epoch;
   s.state = State::waiting;
   s.computed = 0;
-  waiting_.push_front(slot);
+  enqueue(slot, true);
   head_blocked_ = false;
   preempted_.push_back(SequenceId(slot));
   ++counters_.preemptions;
@@ -266,6 +322,7 @@ void VllmV1Scheduler::pause(Slot slot) {
   Sequence& s = sequences_[slot];
   decodes_.remove(s.base);
   s.computed = s.base + next_step_;
+  s.left_decode = next_step_;
   s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
   s.state = State::paused;
   ++s.epoch;
@@ -338,6 +395,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
                          .cached_tokens = static_cast<std::int32_t>(s.computed),
                          .resumed = s.admitted});
   s.admitted = true;
+  s.first_decode = s.left_decode = 0;
   s.state = State::prefilling;
   prefilling_.push_back(slot);
   add_chunk(slot, n);
@@ -377,6 +435,7 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
     return;
   }
   s.last_step = next_step_;
+  s.first_decode = s.left_decode = next_step_ + 1;
   s.state = State::last_token;
   last_token_.push_back(slot);
 }
