@@ -225,6 +225,15 @@ void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
          ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
 }
 
+void write_front_end(std::string& out, const FrontEndCosts& f) {
+  out += "    front_end:\n      processes: " + std::to_string(f.processes) + "\n";
+  write_figure(out, "request", f.request);
+  write_figure(out, "tokenize", f.tokenize);
+  write_figure(out, "message", f.message);
+  write_figure(out, "detokenize", f.detokenize);
+  write_figure(out, "event", f.event);
+}
+
 // TensorRT-LLM's arguments as used, nested as it nests them.
 void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
   const TensorRtLlmSettings& t = s.tensorrt_llm;
@@ -358,16 +367,7 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "input_delay", c.input_delay);
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
-  if (workload.openai_frontend && e.front_end) {
-    const FrontEndCosts& f = *e.front_end;
-    out += "    front_end:\n";
-    write_figure(out, "request", f.request);
-    write_figure(out, "tokenize", f.tokenize);
-    write_figure(out, "message", f.message);
-    write_figure(out, "detokenize", f.detokenize);
-    write_figure(out, "event", f.event);
-    out += "      processes: " + std::to_string(f.processes) + "\n";
-  }
+  if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   return out;
 }
 
