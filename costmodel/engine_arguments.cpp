@@ -70,6 +70,10 @@ class Resolver final : ArgumentResolver {
       s.scheduler_reserve_full_isl = value.boolean(true);
     else if (name == "disable_hybrid_kv_cache_manager")
       s.disable_hybrid_kv_cache_manager = value.boolean(false);
+    else if (name == "scheduling_policy")
+      s.by_priority = value.choice({"fcfs", "priority"}) == 1;
+    else if (name == "api_server_count")
+      apply_api_servers(value);
     else if (name == "cudagraph_capture_sizes")
       read_sizes(value);
     else if (name == "max_cudagraph_capture_size")
@@ -89,6 +93,11 @@ class Resolver final : ArgumentResolver {
     else if (!apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  void apply_api_servers(const Yaml& value) {
+    const std::int64_t count = value.integer(1, 1, 1024);
+    if (engine_.front_end) engine_.front_end->processes = count;
   }
 
   void apply_max_model_len(const Yaml& value) {
@@ -221,6 +230,9 @@ class Resolver final : ArgumentResolver {
            "without chunked prefill max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
                ") must be at least max_model_len (" + std::to_string(s.max_model_len) + ")");
     }
+    if (s.by_priority && s.kv_offload_bytes > 0)
+      fail("scheduling_policy",
+           "priority together with offloading of the KV cache is not modelled; expected fcfs");
     if (s.long_prefill_token_threshold > s.max_model_len) {
       fail("long_prefill_token_threshold",
            "must not be above max_model_len (" + std::to_string(s.max_model_len) + ")");

@@ -178,6 +178,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   }
   read_host(root.require("host"), e.host);
   e.image_costs = read_image_costs(root.optional("images"));
+  if (const Yaml front_end = root.optional("front_end")) e.front_end = read_front_end(front_end);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_arguments(root.require("arguments"), e);
   document.finish();

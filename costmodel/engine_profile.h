@@ -12,6 +12,7 @@
 #include "base/yaml_reader.h"
 #include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
+#include "costmodel/front_end.h"
 #include "costmodel/typed_profile.h"
 
 namespace orrery {
@@ -43,6 +44,7 @@ struct SchedulerSettings {
   bool enforce_eager = false;
   bool scheduler_reserve_full_isl = true;
   bool disable_hybrid_kv_cache_manager = false;
+  bool by_priority = false;                       // scheduling_policy: priority
   std::int64_t long_prefill_token_threshold = 0;  // 0 = off
   double watermark = 0;
   std::vector<std::int64_t> cudagraph_sizes;  // captured sizes, ascending; empty = no graphs
@@ -147,8 +149,9 @@ struct EngineProfile {
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
   std::vector<EngineArgument> arguments;
-  ImageCosts image_costs;             // absent: the profile says nothing about images
-  std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
+  ImageCosts image_costs;                  // absent: the profile says nothing about images
+  std::optional<FrontEndCosts> front_end;  // read with `workload.frontend: openai` only
+  std::optional<TypedProfile> typed;       // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
 // By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:

@@ -54,7 +54,8 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::first_token: phase(e, "decode"); break;
     case Kind::preempted: phase(e, "preempted"); break;
     case Kind::resumed: phase(e, "prefill again"); break;
-    case Kind::finished: phase(e, nullptr); break;
+    case Kind::finished:
+    case Kind::departed: phase(e, nullptr); break;
     case Kind::rejected:
     case Kind::prefill_chunk:
     case Kind::encoded:

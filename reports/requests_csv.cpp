@@ -56,6 +56,8 @@ Result<RequestsCsv> RequestsCsv::create(const std::string& path, bool with_itl) 
 void RequestsCsv::on_request(const RequestRecord& r) {
   std::string& out = buffer_;
   const bool served = r.status == RequestStatus::completed;
+  // Who gave up: when, and what had come by then.
+  const bool gave_up = r.status == RequestStatus::cancelled || r.status == RequestStatus::timed_out;
   put(out, static_cast<std::int64_t>(r.request));
   out += ',';
   put_fixed(out, r.arrival.ns(), 9);
@@ -66,11 +68,11 @@ void RequestsCsv::on_request(const RequestRecord& r) {
   out += ',';
   put(out, r.cached_tokens);
   out += ',';
-  if (served) put_fixed(out, r.queue.ns(), 9);
+  if (served || gave_up) put_fixed(out, r.queue.ns(), 9);
   out += ',';
-  if (served) put_fixed(out, r.ttft.ns(), 9);
+  if (served || (gave_up && r.output_tokens > 0)) put_fixed(out, r.ttft.ns(), 9);
   out += ',';
-  if (served) put_fixed(out, r.e2e.ns(), 9);
+  if (served || gave_up) put_fixed(out, r.e2e.ns(), 9);
   out += ',';
   if (served) put_ms(out, r.tpot_ns());
   out += ',';

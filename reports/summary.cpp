@@ -24,6 +24,15 @@ double span_s(const RunResult& r) {
 double per_second(std::uint64_t n, double span) { return span > 0 ? static_cast<double>(n) / span : 0; }
 
 // Which distributions are no longer exact: one that has more than a million values.
+std::string unanswered_text(const RunResult& r) {
+  const auto count = [](std::uint64_t n) { return ", " + human_count(static_cast<double>(n)); };
+  std::string out;
+  if (r.rejected > 0) out += count(r.rejected) + " rejected (the engine does not take so long a prompt)";
+  if (r.timed_out > 0) out += count(r.timed_out) + " timed out";
+  if (r.cancelled > 0) out += count(r.cancelled) + " cancelled by their clients";
+  return out;
+}
+
 std::string percentiles_text(const RunResult& r) {
   std::vector<std::string> binned;
   if (!r.ttft.exact) binned.emplace_back("ttft_ms");
@@ -144,6 +153,7 @@ Json summary_json(const SummaryInput& in) {
   j["e2e_ms"] = distribution_json(r.e2e);
   j["queue_ms"] = distribution_json(r.queue);
   j["percentiles"] = percentiles_text(r);
+  j["latencies_count"] = "completed requests; itl_ms: every gap between tokens that the engine sent";
   j["throughput"] = throughput_json(r, in.gpus);
   j["goodput"] = goodput_json(r);
   j["kv_cache"] = kv_json(r);
@@ -237,9 +247,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   out += table.to_string() + "\n";
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
-  if (r.rejected > 0)
-    out += ", " + human_count(static_cast<double>(r.rejected)) +
-           " rejected (the engine does not take so long a prompt)";
+  out += unanswered_text(r);
   out += " in " + human_seconds(span) + (r.saturated ? "; SATURATED: the queue grew through the run" : "") +
          "\n";
   out += "throughput  " + format_fixed(per_second(r.completed, span), 2) + " requests/s, " +

@@ -36,7 +36,7 @@ void Instance::levels_changed() {
   levels_ = v;
 }
 
-bool Instance::add(const Request& request, SimTime now) {
+SequenceId Instance::add(const Request& request, SimTime now) {
   const SequenceId sequence = scheduler_->add(request);
   if (sequence.is_none()) {
     RequestRecord record;
@@ -48,7 +48,7 @@ bool Instance::add(const Request& request, SimTime now) {
     rejected_.push_back(request.id);
     wiring_.collector->finished(record, now);
     observe_request(RequestEvent::Kind::rejected, request.id, now, 0, 0, 0);
-    return false;
+    return SequenceId::none();
   }
   if (sequence.value() >= progress_.size()) progress_.resize(sequence.value() + 1);
   Progress& p = progress_of(sequence);
@@ -56,16 +56,21 @@ bool Instance::add(const Request& request, SimTime now) {
   p.request = request.id;
   p.arrival = request.arrival;
   p.prompt = request.prompt_tokens;
+  p.gives_up = request.gives_up;
+  p.times_out = request.times_out;
+  clients_may_leave_ |= !request.gives_up.is_never();
   ++outstanding_;
   observe_request(RequestEvent::Kind::arrived, request.id, now, 0, request.prompt_tokens, 0);
   // A queue that was not empty has a head that cannot be admitted, and nobody overtakes it: only the first
   // one in line ends a stretch.
-  if (!idle_ && scheduler_->newcomer_may_run()) wiring_.executor->cut(wiring_.id, now);
+  if (!idle_ && (scheduler_->newcomer_may_run() || scheduler_->may_overtake()))
+    wiring_.executor->cut(wiring_.id, now);
   levels_changed();
-  return true;
+  return sequence;
 }
 
 bool Instance::schedule(SimTime now) {
+  if (!departed_.empty()) drop_departed();
   const StepId step = scheduler_->next_step();
   if (!scheduler_->has_work()) {
     idle_ = scheduler_->open_steps() == 0;
@@ -97,7 +102,13 @@ bool Instance::schedule(SimTime now) {
   }
   idle_ = false;
   record_plan(plan, step, now);
-  wiring_.executor->submit(step, wiring_.id, plan, now);
+  if (departed_.empty()) {
+    wiring_.executor->submit(step, wiring_.id, plan, now);
+  } else {
+    StepPlan one = plan;  // somebody leaves with its outcome
+    one.repeat = 1;
+    wiring_.executor->submit(step, wiring_.id, one, now);
+  }
   wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), now);
   levels_changed();
   return true;
@@ -194,15 +205,19 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
     p.segments.push_back({p.run_first + 1, p.run_last});
   }
   p.broken = false;
+  p.rejoined = true;
   p.run_first = step;
 }
 
 void Instance::on_outcome(const StepOutcome& outcome) {
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
+  told_ = outcome.updates;
+  if (wiring_.front_end != nullptr) tell_clients(outcome, effects);
   double decoded = 0;
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
-    const SimTime at = outcome.updates[i];
-    times_.add(at.ns());
+    const SimTime at = told_[i];
+    times_.add(outcome.updates[i].ns());
+    if (wiring_.front_end != nullptr) times_.add(at.ns());
     if (effects.was_stalled(i)) {
       if (wiring_.per_request_itl) gaps_.push_back(-1);
       continue;
@@ -219,12 +234,12 @@ void Instance::on_outcome(const StepOutcome& outcome) {
   if (outcome.scheduled > 1) ++stretches_;
   for (const FirstToken& token : effects.first_tokens) take_first_token(token, outcome);
   for (const Irregular& token : effects.irregular) {
-    join_run(progress_of(token.sequence), outcome.updates[token.update],
+    join_run(progress_of(token.sequence), told_[token.update],
              static_cast<std::int64_t>(outcome.first.value() + token.update));
   }
-  for (const SequenceId sequence : awaiting_token_)
-    progress_of(sequence).last_token = outcome.updates.front();
+  for (const SequenceId sequence : awaiting_token_) progress_of(sequence).last_token = told_.front();
   awaiting_token_.clear();
+  if (clients_may_leave_) note_deliveries(outcome, effects);
   for (const Finished& f : effects.finished) finish(f, outcome);
   wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), outcome.at);
   if (wiring_.observer != nullptr) observe_steps(outcome);
@@ -266,14 +281,16 @@ void Instance::observe_steps(const StepOutcome& outcome) {
 
 void Instance::take_first_token(const FirstToken& token, const StepOutcome& outcome) {
   Progress& p = progress_of(token.sequence);
-  const SimTime at = outcome.updates[token.update];
+  const SimTime at = told_[token.update];
   const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
   if (token.resumed) {
     join_run(p, at, step);
     if (token.apart) stand_apart(p, at, step);
     return;
   }
-  p.first_token = at + output_delay_ + SimDuration(output_per_sequence_.ns() * (p.batch - 1));
+  p.first_token = at + output_delay_;
+  // With a front end `at` is when the last output of the message has left.
+  if (wiring_.front_end == nullptr) p.first_token += SimDuration(output_per_sequence_.ns() * (p.batch - 1));
   p.has_token = true;
   p.run_first = step;
   // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was
@@ -288,25 +305,20 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
 
 void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   wiring_.executor->ended(wiring_.id, f.sequence);
+  if (!departed_.empty()) std::erase(departed_, f.sequence);
   const Progress& p = progress_of(f.sequence);
   // A first token that is the last one too has waited its turn in the step's outputs.
-  const SimTime at = later(outcome.updates[f.update] + output_delay_, p.first_token);
-  RequestRecord record;
-  record.request = f.request.value();
-  record.arrival = p.arrival;
-  record.queue = p.first_scheduled - p.arrival;
+  const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
+  if (p.gives_up < at) return end_unanswered(progress_of(f.sequence), f.output_tokens);
+  RequestRecord record = begin_record(p);
   record.ttft = p.first_token - p.arrival;
   record.e2e = at - p.arrival;
-  record.prompt_tokens = p.prompt;
   record.output_tokens = f.output_tokens;
-  record.cached_tokens = p.cached;
-  record.preemptions = p.preemptions;
-  record.instance = wiring_.id;
   if (wiring_.per_request_itl)
     fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
   --outstanding_;
   wiring_.collector->finished(record, at);
-  wiring_.inbox->on_finished(f.request, at);
+  if (!p.left) wiring_.inbox->on_finished(f.request, at);
   observe_request(RequestEvent::Kind::finished, f.request, at, outcome.first.value() + f.update,
                   f.output_tokens, 0);
   progress_of(f.sequence).request = RequestId::none();
@@ -314,15 +326,10 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
 
 void Instance::fail_request(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
-  RequestRecord record;
-  record.request = p.request.value();
-  record.arrival = p.arrival;
-  record.queue = p.first_scheduled - p.arrival;
+  std::erase(departed_, sequence);
+  if (p.left) return end_unanswered(p, 0);
+  RequestRecord record = begin_record(p);
   record.e2e = now - p.arrival;
-  record.prompt_tokens = p.prompt;
-  record.cached_tokens = p.cached;
-  record.preemptions = p.preemptions;
-  record.instance = wiring_.id;
   record.status = RequestStatus::failed;
   --outstanding_;
   times_.add(p.request.value());
@@ -330,6 +337,110 @@ void Instance::fail_request(SequenceId sequence, SimTime now) {
   wiring_.inbox->on_finished(p.request, now);
   observe_request(RequestEvent::Kind::rejected, p.request, now, 0, 0, 0);
   p.request = RequestId::none();
+}
+
+RequestRecord Instance::begin_record(const Progress& p) const {
+  RequestRecord record;
+  record.request = p.request.value();
+  record.arrival = p.arrival;
+  record.queue = p.first_scheduled - p.arrival;
+  record.prompt_tokens = p.prompt;
+  record.cached_tokens = p.cached;
+  record.preemptions = p.preemptions;
+  record.instance = wiring_.id;
+  return record;
+}
+
+// ------------------------------------------------------------------------------------------- clients that go
+
+void Instance::turn_away(const Request& request) {
+  RequestRecord record;
+  record.request = request.id.value();
+  record.arrival = request.arrival;
+  record.e2e = request.gives_up - request.arrival;
+  record.prompt_tokens = request.prompt_tokens;
+  record.instance = wiring_.id;
+  record.status = request.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
+  rejected_.push_back(request.id);
+  wiring_.collector->finished(record, request.gives_up);
+}
+
+// Engines look at their queue of messages between steps, so a stretch ends at its next boundary; the step in
+// flight runs to its end all the same.
+void Instance::client_left(SequenceId sequence, SimTime now) {
+  Progress& p = progress_of(sequence);
+  p.left = true;
+  departed_.push_back(sequence);
+  wiring_.inbox->on_finished(p.request, p.gives_up);
+  wiring_.executor->cut(wiring_.id, now);
+}
+
+void Instance::drop_departed() {
+  std::size_t kept = 0;
+  for (const SequenceId sequence : departed_) {
+    const std::int32_t outputs = scheduler_->drop_departed(sequence);
+    if (outputs < 0) {
+      departed_[kept++] = sequence;
+      continue;
+    }
+    wiring_.executor->ended(wiring_.id, sequence);
+    std::erase(awaiting_token_, sequence);
+    end_unanswered(progress_of(sequence), outputs);
+  }
+  departed_.resize(kept);
+  levels_changed();
+}
+
+// The client went away before the answer was complete; `outputs` tokens had been processed by then or since.
+void Instance::end_unanswered(Progress& p, std::int32_t outputs) {
+  RequestRecord record = begin_record(p);
+  if (!p.admitted) record.queue = p.gives_up - p.arrival;
+  if (p.has_token && p.first_token <= p.gives_up) {
+    record.ttft = p.first_token - p.arrival;
+    record.output_tokens = delivered_by(p, p.gives_up, outputs);
+  }
+  record.e2e = p.gives_up - p.arrival;
+  record.status = p.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
+  --outstanding_;
+  times_.add(p.request.value());
+  times_.add(static_cast<std::int64_t>(record.output_tokens));
+  wiring_.collector->finished(record, p.gives_up);
+  if (!p.left) wiring_.inbox->on_finished(p.request, p.gives_up);
+  observe_request(RequestEvent::Kind::departed, p.request, p.gives_up, 0, record.output_tokens, 0);
+  p.request = RequestId::none();
+}
+
+// Of its tokens those that came too late are taken away: at least the first one was in time.
+std::int32_t Instance::delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const {
+  std::int32_t late = 0;
+  for (auto d = deliveries_.rbegin(); d != deliveries_.rend() && d->at > at; ++d) {
+    const bool in_run = d->step > p.run_first || (d->step == p.run_first && p.rejoined);
+    if (in_run && (!p.broken || d->step <= p.run_last)) ++late;
+  }
+  return std::max(1, outputs - late);
+}
+
+// Remembers updates for as long as a client may turn out to have left before them.
+void Instance::note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects) {
+  for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
+    if (effects.was_stalled(i)) continue;
+    deliveries_.push_back({told_[i] + output_delay_, static_cast<std::int64_t>(outcome.first.value() + i)});
+  }
+  SimTime oldest = outcome.at - wiring_.abort_delay;
+  for (const SequenceId sequence : departed_) oldest = earlier(oldest, progress_of(sequence).gives_up);
+  while (!deliveries_.empty() && deliveries_.front().at <= oldest) deliveries_.pop_front();
+}
+
+// The event loops of the API server take every step's message in turn.
+void Instance::tell_clients(const StepOutcome& outcome, const UpdateEffects& effects) {
+  outputs_of_.assign(effects.regular_decodes.begin(), effects.regular_decodes.end());
+  for (const FirstToken& token : effects.first_tokens) ++outputs_of_[token.update];
+  for (const Irregular& token : effects.irregular) ++outputs_of_[token.update];
+  told_late_.clear();
+  for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
+    told_late_.push_back(wiring_.front_end->deliver(outcome.updates[i], outputs_of_[i]));
+  }
+  told_ = told_late_;
 }
 
 void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record) {

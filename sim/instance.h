@@ -1,12 +1,14 @@
 // One engine: a scheduler, the progress of its requests, and when its core thread may schedule.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
 #include "base/digest.h"
 #include "sim/collector.h"
 #include "sim/executor.h"
+#include "sim/front_end.h"
 #include "sim/inbox.h"
 #include "sim/scheduler.h"
 
@@ -20,12 +22,21 @@ class Instance {
     Inbox* inbox = nullptr;
     RunCollector* collector = nullptr;
     RunObserver* observer = nullptr;  // may be null
+    FrontEnd* front_end = nullptr;    // null: the client sits beside the engine
+    SimDuration abort_delay;          // from a client that gives up to the core
     bool per_request_itl = false;
   };
   Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring);
 
-  // False when the engine refuses the request (it has been recorded as rejected).
-  bool add(const Request& request, SimTime now);
+  // None when the engine refuses the request (it has been recorded as rejected).
+  SequenceId add(const Request& request, SimTime now);
+  // The client gave up before the request reached the core: recorded, and nothing else.
+  void turn_away(const Request& request);
+  bool holds(SequenceId sequence, RequestId request) const {
+    return progress_[sequence.value()].request == request;
+  }
+  // The core learns that the client of a live request is gone. The next pass of its thread drops it.
+  void client_left(SequenceId sequence, SimTime now);
   void on_outcome(const StepOutcome& outcome);
   // A transfer has ended; true when an idle instance may go on.
   bool on_transfer(std::uint64_t transfer, SimTime now);
@@ -50,10 +61,13 @@ class Instance {
     std::int32_t prompt = 0, cached = 0, preemptions = 0;
     std::int64_t batch = 0;  // sequences of the step with its latest prompt chunk
     bool admitted = false, has_token = false;
-    bool broken = false;            // preempted or paused: its next gap spans more than one update
-    std::int64_t run_first = 0;     // step of the token that began the current run of gaps
-    std::int64_t run_last = 0;      // step of its last token before it was broken
-    std::vector<Segment> segments;  // closed runs (per-request ITL only)
+    SimTime gives_up = SimTime::never();
+    bool times_out = false, left = false;  // left: the engine knows that its client is gone
+    bool rejoined = false;                 // its present run began with a token that was not its first
+    bool broken = false;                   // preempted or paused: its next gap spans more than one update
+    std::int64_t run_first = 0;            // step of the token that began the current run of gaps
+    std::int64_t run_last = 0;             // step of its last token before it was broken
+    std::vector<Segment> segments;         // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
   };
 
@@ -62,6 +76,12 @@ class Instance {
   void drop_token(SequenceId sequence);
   void stand_apart(Progress& p, SimTime at, std::int64_t step);
   void fail_request(SequenceId sequence, SimTime now);
+  void drop_departed();
+  RequestRecord begin_record(const Progress& p) const;
+  void end_unanswered(Progress& p, std::int32_t outputs);
+  std::int32_t delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const;
+  void tell_clients(const StepOutcome& outcome, const UpdateEffects& effects);
+  void note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);
   void join_run(Progress& p, SimTime at, std::int64_t step);
   void observe_steps(const StepOutcome& outcome);
@@ -90,6 +110,17 @@ class Instance {
   std::int64_t gaps_base_ = 0;
   std::size_t trim_at_ = 1u << 16;
   SchedulerView levels_;
+  // When clients have the tokens of each update of the present outcome, but for output_delay_.
+  std::span<const SimTime> told_;
+  std::vector<SimTime> told_late_;        // with a front end
+  std::vector<std::int64_t> outputs_of_;  // by update
+  std::vector<SequenceId> departed_;      // their clients are gone; the scheduler still holds them
+  struct Delivery {
+    SimTime at;
+    std::int64_t step;
+  };
+  std::deque<Delivery> deliveries_;  // of late; only once a client may give up
+  bool clients_may_leave_ = false;
   std::vector<StepRecord> records_;  // open steps, oldest first (observer only)
 };
 

@@ -59,6 +59,18 @@ class OpenSteps {
       steps_.pop_front();
     }
   }
+  // A sequence that is dropped while its steps are in flight: what they sample for it reaches nobody.
+  // `decoded(i)`: it was in the decode set of the i-th open step, counted from the oldest.
+  template <class Decoded>
+  void forget(SequenceId sequence, Decoded decoded) {
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+      Step& step = steps_[i];
+      if (std::erase_if(step.sampled, [&](const FirstToken& t) { return t.sequence == sequence; }) > 0)
+        continue;
+      if (std::erase(step.irregular, sequence) == 0 && decoded(static_cast<std::int64_t>(i)))
+        --step.regular_decodes;
+    }
+  }
   // The last steps of a stretch, until there are `count`.
   void fill_up(std::int64_t count, std::int32_t members) {
     while (static_cast<std::int64_t>(steps_.size()) < count) {

@@ -18,6 +18,8 @@ struct Request {
   std::int32_t prompt_tokens = 0;      // ≥ 1
   std::int32_t max_output_tokens = 0;  // ≥ 1, what the client allowed
   std::int32_t priority = 0;
+  SimTime gives_up = SimTime::never();  // the client goes away, and with what status its request ends then
+  bool times_out = false;
   bool ignore_eos = false;  // the client wants max_output_tokens, whatever the model says
   std::int32_t hash_block_size = 512;
   std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)

@@ -64,7 +64,8 @@ struct RequestEvent {
     first_token,
     preempted,
     resumed,
-    finished
+    finished,
+    departed  // its client had gone away, and the engine dropped it; at: when the client went
   } kind;
   std::uint64_t request = 0;
   InstanceId instance;

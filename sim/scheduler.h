@@ -54,6 +54,7 @@ struct SchedulerConfig {
   bool scheduler_reserve_full_isl = true;
   std::int64_t long_prefill_token_threshold = 0;
   double watermark = 0;
+  bool by_priority = false;  // vLLM's scheduling_policy
   std::int32_t steps_in_flight = 2;
   NamedOptions options = {};  // of this engine alone, by its own names
   bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
@@ -149,6 +150,12 @@ class Scheduler {
   virtual const StepPlan& schedule() = 0;
   virtual const std::vector<Admission>& admissions() const = 0;  // of the last schedule()
   virtual const UpdateEffects& on_outcome(const StepOutcome& outcome) = 0;
+  // The client of a live sequence is gone, and the engine knows. Returns the output tokens that were
+  // processed so far when the engine drops the sequence at once (its slot is free again); −1 when it drops it
+  // with an outcome still to come, as a Finished. Asked again before every schedule() until it is gone.
+  virtual std::int32_t drop_departed(SequenceId sequence) = 0;
+  // A new request may stand before others that wait.
+  virtual bool may_overtake() const { return false; }
   virtual void on_idle() {}           // the core thread found no request at all
   virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/mutation.h"
+#include "sim/departures.h"
 #include "sim/instance.h"
 
 namespace orrery {
@@ -12,23 +13,29 @@ namespace {
 class Loop {
  public:
   explicit Loop(SimulationSetup setup) : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink) {
+    if (setup_.front_end) front_ends_.assign(setup_.schedulers.size(), FrontEnd(*setup_.front_end));
     for (std::size_t i = 0; i < setup_.schedulers.size(); ++i) {
       const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
                                     .executor = setup_.executor,
                                     .inbox = setup_.inbox,
                                     .collector = &collector_,
                                     .observer = setup_.observer,
+                                    .front_end = front_end_of(i),
+                                    .abort_delay = setup_.abort_delay,
                                     .per_request_itl = setup_.per_request_itl};
       instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
     }
     views_.resize(instances_.size());
+    entering_count_.assign(instances_.size(), 0);
     marked_.assign(instances_.size(), false);
   }
 
   Result<RunResult> run() {
     check_context() = {.sim_time_ns = 0, .seed = setup_.seed, .digest = 0};
     for (;;) {
-      const SimTime due = earlier(setup_.executor->next_event(), setup_.inbox->next());
+      drop_stale_departures();
+      const SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
+                                  earlier(entering_.next(), departures_.next()));
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       ++events_;
@@ -36,7 +43,9 @@ class Loop {
       collector_.advance(now);
       take_outcomes(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
+      if (departures_.next() <= now) take_departures(now);
       if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(collector_.ended())) {
         return make_error(ErrorKind::interrupted,
                           "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
@@ -47,6 +56,10 @@ class Loop {
   }
 
  private:
+  FrontEnd* front_end_of(std::size_t instance) {
+    return front_ends_.empty() ? nullptr : &front_ends_[instance];
+  }
+
   void mark(InstanceId id) {
     if (marked_[id.value()]) return;
     marked_[id.value()] = true;
@@ -61,7 +74,7 @@ class Loop {
     for (const StepOutcome& outcome : outcomes_.steps) {
       Instance& instance = *instances_[outcome.instance.value()];
       instance.on_outcome(outcome);
-      views_[outcome.instance.value()].outstanding = instance.outstanding();
+      update_view(outcome.instance);
       mark(outcome.instance);
     }
     for (const TransferDone& done : outcomes_.transfers) {
@@ -91,13 +104,71 @@ class Loop {
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
       const InstanceId chosen = setup_.router->choose(request, views_);
-      Instance& instance = *instances_[chosen.value()];
-      if (!instance.add(request, now)) {
-        setup_.inbox->on_finished(request.id, now);
+      SimTime at = now;
+      if (setup_.front_end)
+        at = front_ends_[chosen.value()].accept(request.id.value(), request.prompt_tokens, now);
+      if (known_gone(request) < at) {  // the API server drops it: the core never hears of it
+        instances_[chosen.value()]->turn_away(request);
+        // Images may have taken longer to prepare than the client waited.
+        setup_.inbox->on_finished(request.id, later(request.gives_up, now - setup_.abort_delay));
         continue;
       }
-      views_[chosen.value()].outstanding = instance.outstanding();
-      if (instance.idle()) mark(chosen);
+      if (!setup_.front_end) {
+        enter(request, chosen, now);
+        continue;
+      }
+      ++entering_count_[chosen.value()];
+      update_view(chosen);
+      entering_.push({.at = at, .instance = chosen, .request = request});
+    }
+  }
+
+  SimTime known_gone(const Request& request) const {
+    return request.gives_up.is_never() ? request.gives_up : request.gives_up + setup_.abort_delay;
+  }
+
+  void take_entrances(SimTime now) {
+    while (entering_.next() <= now) {
+      const Entrance e = entering_.pop();
+      --entering_count_[e.instance.value()];
+      enter(e.request, e.instance, now);
+    }
+  }
+
+  void enter(const Request& request, InstanceId chosen, SimTime now) {
+    Instance& instance = *instances_[chosen.value()];
+    const SequenceId sequence = instance.add(request, now);
+    if (sequence.is_none()) {
+      setup_.inbox->on_finished(request.id, now);
+      return update_view(chosen);
+    }
+    if (!request.gives_up.is_never()) {
+      departures_.push(
+          {.at = known_gone(request), .instance = chosen, .sequence = sequence, .request = request.id});
+    }
+    update_view(chosen);
+    if (instance.idle()) mark(chosen);
+  }
+
+  void update_view(InstanceId id) {
+    views_[id.value()].outstanding = instances_[id.value()]->outstanding() + entering_count_[id.value()];
+  }
+
+  // Departures of requests that have ended never become events.
+  void drop_stale_departures() {
+    while (!departures_.empty()) {
+      const Departure& d = departures_.front();
+      if (instances_[d.instance.value()]->holds(d.sequence, d.request)) return;
+      departures_.pop();
+    }
+  }
+
+  void take_departures(SimTime now) {
+    while (departures_.next() <= now) {
+      const Departure d = departures_.pop();
+      Instance& instance = *instances_[d.instance.value()];
+      if (!instance.holds(d.sequence, d.request)) continue;
+      instance.client_left(d.sequence, now);
     }
   }
 
@@ -109,7 +180,7 @@ class Loop {
         stuck_ = id;
         return false;
       }
-      views_[id.value()].outstanding = instances_[id.value()]->outstanding();  // an engine may abort
+      update_view(id);  // an engine may abort
     }
     to_schedule_.clear();
     return true;
@@ -185,6 +256,10 @@ class Loop {
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
   std::vector<InstanceView> views_;
+  std::vector<FrontEnd> front_ends_;  // none, or one per instance
+  TimedHeap<Entrance> entering_;
+  TimedHeap<Departure> departures_;
+  std::vector<std::int32_t> entering_count_;  // by instance
   std::vector<bool> marked_;
   std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "sim/clock.h"
 #include "sim/collector.h"
 #include "sim/executor.h"
+#include "sim/front_end.h"
 #include "sim/inbox.h"
 #include "sim/router.h"
 #include "sim/scheduler.h"
@@ -22,11 +24,11 @@ enum class Phase : std::uint8_t {
   step_finished,  // outputs processed: freed blocks must be visible to whoever schedules now
   transfer_finished,
   instance_ready,
-  arrival,    // after completions, so that routing sees who is free
+  arrival,    // at the front end, then at the core; after completions, so that routing sees who is free
   telemetry,  // after work has settled: an observer changes nothing
   route,
   schedule,  // last, so that one step takes in everything that this instant brought
-  timeout,
+  timeout,   // a client went away, and the engine learns of it: what was complete by now is complete
   scale,
 };
 
@@ -38,6 +40,8 @@ struct SimulationSetup {
   std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
+  std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
+  SimDuration abort_delay;                  // from a client that gives up to the core's input queue
   Slo slo;
   bool per_request_itl = false;
   std::uint64_t seed = 1;

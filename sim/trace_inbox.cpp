@@ -85,6 +85,10 @@ void TraceInbox::push(Arrivals& arrivals, SimTime submitted) {
   r.prompt_tokens = pending_.prompt_tokens;
   r.max_output_tokens = pending_.max_output_tokens;
   r.priority = pending_.priority;
+  const SimDuration timeout = pending_.timeout, cancel = pending_.cancel_after;
+  if (timeout.ns() > 0) r.gives_up = submitted + timeout;
+  r.times_out = timeout.ns() > 0 && (cancel.ns() == 0 || timeout <= cancel);
+  if (cancel.ns() > 0 && !r.times_out) r.gives_up = submitted + cancel;
   r.hash_block_size = pending_.hash_block_size;
   r.ignore_eos = pending_.output_tokens == pending_.max_output_tokens;
   if (!r.ignore_eos) oracle_.set(r.id, pending_.output_tokens);

@@ -36,6 +36,7 @@ struct TraceRequest {
                               // prompt that is longer than the previous prompt + output begins with exactly
                               // those tokens
   std::int32_t priority = 0;  // smaller is more urgent, as in vLLM
+  SimDuration timeout, cancel_after;  // the client gives up so long after submitting; 0 = never
   std::vector<ImageSize> images;
   SourceLocation where;  // of a request with images, whose sizes are judged later
   std::string tenant;

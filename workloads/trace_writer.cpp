@@ -130,6 +130,13 @@ void append_trace_line(std::string& text, const TraceRequest& request) {
     }
   }
   if (request.session != 0) append_number(text, "session", request.session);
+  const auto append_patience = [&](const char* key, SimDuration patience) {
+    if (patience.ns() == 0) return;
+    text += std::string(", \"") + key + "\": ";
+    append_milliseconds(text, SimTime(patience.ns()));
+  };
+  append_patience("timeout_ms", request.timeout);
+  append_patience("cancel_after_ms", request.cancel_after);
   if (request.priority != 0) text += ", \"priority\": " + std::to_string(request.priority);
   if (!request.images.empty()) {
     text += ", \"images\": [";

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "base/random.h"
 #include "base/text.h"
 #include "workloads/trace_reader.h"
 
@@ -14,8 +15,11 @@ namespace {
 // an error before anything has been simulated.
 class LimitedSource final : public RequestSource {
  public:
-  LimitedSource(std::unique_ptr<RequestSource> inner, const WorkloadSpec& spec)
-      : inner_(std::move(inner)), time_scale_(spec.time_scale), limit_requests_(spec.limit_requests) {
+  LimitedSource(std::unique_ptr<RequestSource> inner, const WorkloadSpec& spec, std::uint64_t seed)
+      : inner_(std::move(inner)), time_scale_(spec.time_scale), limit_requests_(spec.limit_requests),
+        seed_(seed), disconnect_share_(spec.client.disconnect_share) {
+    if (spec.client.timeout_s > 0) timeout_ = duration_from_seconds(spec.client.timeout_s);
+    if (disconnect_share_ > 0) disconnect_after_ = duration_from_seconds(spec.client.disconnect_after_s);
     if (spec.limit_duration_s > 0) end_ = SimTime() + duration_from_seconds(spec.limit_duration_s);
   }
 
@@ -40,6 +44,7 @@ class LimitedSource final : public RequestSource {
  private:
   bool read(TraceRequest& request) {
     if (done_ || (limit_requests_ != 0 && count_ == limit_requests_)) return false;
+    request.timeout = request.cancel_after = SimDuration(0);
     if (!inner_->next(request)) return false;
     if (time_scale_ != 1.0) {
       const double ns = static_cast<double>(request.arrival.ns()) / time_scale_;
@@ -58,12 +63,20 @@ class LimitedSource final : public RequestSource {
       return false;
     }
     ++count_;
+    if (request.timeout.ns() == 0) request.timeout = timeout_;
+    if (request.cancel_after.ns() == 0 && disconnect_share_ > 0 &&
+        RandomStream(seed_, RandomPurpose::client, request.index).uniform() < disconnect_share_) {
+      request.cancel_after = disconnect_after_;
+    }
     return true;
   }
 
   std::unique_ptr<RequestSource> inner_;
   double time_scale_;
   std::uint64_t limit_requests_;
+  std::uint64_t seed_;
+  double disconnect_share_;
+  SimDuration timeout_, disconnect_after_;
   SimTime end_ = SimTime::never();
   TraceRequest first_;
   bool has_first_ = false, done_ = false;
@@ -84,6 +97,19 @@ void read_limits(const Yaml& node, WorkloadSpec& spec) {
   if (const Yaml duration = node.optional("duration_s")) {
     spec.limit_duration_s = duration.number(1, 0, 1e9);
     if (spec.limit_duration_s <= 0) duration.fail("expected more than 0 seconds");
+  }
+}
+
+void read_client(const Yaml& node, ClientSpec& client) {
+  const auto seconds = [](const Yaml& value) {
+    const double s = value.number(1, 0, 1e9);
+    if (s <= 0) value.fail("expected more than 0 seconds");
+    return s;
+  };
+  if (const Yaml timeout = node.optional("timeout_s")) client.timeout_s = seconds(timeout);
+  if (const Yaml disconnect = node.optional("disconnect")) {
+    client.disconnect_share = disconnect.require("share").number(0, 0, 1);
+    client.disconnect_after_s = seconds(disconnect.require("after_s"));
   }
 }
 
@@ -119,11 +145,9 @@ WorkloadSpec read_workload(const Yaml& node, const std::string& folder) {
   }
   if (const Yaml limit = node.optional("limit")) read_limits(limit, spec);
   if (const Yaml frontend = node.optional("frontend")) {
-    spec.frontend = frontend.choice({"none", "openai"}) == 1 ? "openai" : "none";
-    if (spec.frontend == "openai") {
-      frontend.fail("the API server is not modelled yet; expected none (the client sits beside the engine)");
-    }
+    spec.openai_frontend = frontend.choice({"none", "openai"}) == 1;
   }
+  if (const Yaml client = node.optional("client")) read_client(client, spec.client);
   if (const Yaml warmup = node.optional("warmup_s")) {
     spec.warmup_s = warmup.number(0, 0);
     if (spec.warmup_s != 0)
@@ -148,7 +172,7 @@ Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, s
     inner = std::move(reader);
     file = spec.trace;
   }
-  auto source = std::make_unique<LimitedSource>(std::move(inner), spec);
+  auto source = std::make_unique<LimitedSource>(std::move(inner), spec, seed);
   if (!source->read_ahead()) {
     if (source->error() != nullptr) return *source->error();
     const bool limited = spec.limit_duration_s > 0;

@@ -13,6 +13,13 @@
 
 namespace orrery {
 
+// When clients give up; a request's own timeout_ms or cancel_after_ms (trace) wins over these.
+struct ClientSpec {
+  double timeout_s = 0;           // 0 = never; after submission
+  double disconnect_share = 0;    // of the requests, drawn by trace index
+  double disconnect_after_s = 0;  // after submission
+};
+
 struct WorkloadSpec {
   std::string trace;  // path, resolved against the scenario's folder; empty when a generator is given
   std::optional<GeneratorSpec> generator;    // exactly one of trace and generator
@@ -20,8 +27,9 @@ struct WorkloadSpec {
   std::int64_t closed_loop_concurrency = 0;  // 0 = open loop (arrival times count)
   std::uint64_t limit_requests = 0;          // 0 = all
   double limit_duration_s = 0;               // 0 = all; arrivals at or after this simulated time are not read
-  std::string frontend = "none";             // "openai" is refused until the API-server model exists
-  double warmup_s = 0;                       // must be 0 for now (refused by name otherwise)
+  bool openai_frontend = false;              // frontend: openai adds the engine profile's API server
+  ClientSpec client;
+  double warmup_s = 0;  // must be 0 for now (refused by name otherwise)
 };
 
 // Reads the map under `workload:`; `folder` is where relative paths start. Problems go to the document's

@@ -27,6 +27,7 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::preempted: return "preempted";
     case Kind::resumed: return "resumed";
     case Kind::finished: return "finished";
+    case Kind::departed: return "client gone";
   }
   return "";
 }
@@ -53,6 +54,7 @@ std::string detail_of(const RequestEvent& e) {
       return "step " + std::to_string(e.step) + ", its KV blocks made room for request " +
              std::to_string(e.tokens);
     case Kind::finished: return std::to_string(e.tokens) + " output tokens";
+    case Kind::departed: return std::to_string(e.tokens) + " output tokens delivered by then";
   }
   return "";
 }

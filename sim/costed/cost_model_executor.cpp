@@ -292,6 +292,8 @@ void CostModelExecutor::set_end(Engine& e, std::uint32_t slot, std::int64_t step
 void CostModelExecutor::ended(InstanceId instance, SequenceId sequence) {
   Engine& e = engines_[instance.value()];
   if (sequence.value() < e.end_of_slot.size()) set_end(e, sequence.value(), -1);
+  if (!e.at_once.empty())
+    std::erase_if(e.at_once, [&](const auto& end) { return end.slot == sequence.value(); });
 }
 
 void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan& plan) {

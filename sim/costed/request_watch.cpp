@@ -17,6 +17,7 @@ class Watch final : public RunObserver, public RecordSink {
   void on_request_event(const RequestEvent& e) override {
     using Kind = RequestEvent::Kind;
     std::set<std::uint64_t>& present = present_[e.instance];
+    const bool over = e.kind == Kind::finished || e.kind == Kind::departed;
     std::set<std::uint64_t>& running = running_[e.instance];
     if (e.request == request_) {
       story.events.push_back(e);
@@ -26,15 +27,15 @@ class Watch final : public RunObserver, public RecordSink {
         instance_ = e.instance;
         companions_.insert(running.begin(), running.end());
       }
-      if (e.kind == Kind::preempted || e.kind == Kind::finished) here_ = false;
-      if (e.kind == Kind::finished) seen_ = true;
+      if (e.kind == Kind::preempted || over) here_ = false;
+      if (over) seen_ = true;
     } else if (here_ && e.instance == instance_ && (e.kind == Kind::admitted || e.kind == Kind::resumed)) {
       companions_.insert(e.request);
     }
     if (e.kind == Kind::arrived) present.insert(e.request);
-    if (e.kind == Kind::finished) present.erase(e.request);
+    if (over) present.erase(e.request);
     if (e.kind == Kind::admitted || e.kind == Kind::resumed) running.insert(e.request);
-    if (e.kind == Kind::preempted || e.kind == Kind::finished) running.erase(e.request);
+    if (e.kind == Kind::preempted || over) running.erase(e.request);
   }
 
   // A step is reported when its outputs are processed, after the events that its scheduling caused.

@@ -117,6 +117,23 @@ Status add_host_links(const PoolSpec& pool, CostModelExecutor& executor) {
   return ok_status();
 }
 
+// Host scales reach the API server too: the same CPU, the same doubt.
+std::optional<FrontEndConfig> front_end_config(const EngineProfile& engine, double scale) {
+  if (!engine.front_end) return std::nullopt;
+  const FrontEndCosts& f = *engine.front_end;
+  const auto ps = [&](const Figure<Seconds>& figure) {
+    return round_half_even(figure.value.value() * 1e12 * scale);
+  };
+  return FrontEndConfig{.processes = static_cast<std::int32_t>(f.processes),
+                        .tokenizer_beside_loop = f.tokenizer_beside_loop,
+                        .detokenizer_apart = f.detokenizer_apart,
+                        .request = SimDuration(ps(f.request) / 1000),
+                        .message = SimDuration(ps(f.message) / 1000),
+                        .tokenize_ps = ps(f.tokenize),
+                        .detokenize_ps = ps(f.detokenize),
+                        .event_ps = ps(f.event) + ps(engine.host.output_per_sequence)};
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -160,6 +177,11 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.inbox = &inbox;
   setup.router = router.get();
   for (std::size_t i = 0; i < replicas; ++i) setup.schedulers.push_back(scheduler_policy->make(config));
+  if (workload.openai_frontend) {
+    setup.front_end =
+        front_end_config(scenario.pool.instance.engine, product(scenario.what_if, options.scales).host);
+  }
+  setup.abort_delay = pricer.input_delay();
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();

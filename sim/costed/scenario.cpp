@@ -152,6 +152,11 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
   const Yaml workload = root.optional("workload");
   if (workload.present()) scenario.workload = read_workload(workload, folder);
+  if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
+    workload.optional("frontend")
+        .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
+              " has no front_end figures; give it some, or say none");
+  }
   if (!options.trace.empty()) {
     scenario.workload.trace = options.trace;
     scenario.workload.generator.reset();
@@ -192,6 +197,7 @@ SchedulerConfig Scenario::scheduler_config() const {
           .scheduler_reserve_full_isl = s.scheduler_reserve_full_isl,
           .long_prefill_token_threshold = s.long_prefill_token_threshold,
           .watermark = s.watermark,
+          .by_priority = s.by_priority,
           .steps_in_flight = pool.instance.engine.steps_in_flight,
           .options = s.options,
           .stretches = true,
@@ -220,6 +226,15 @@ void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
     value = figure.value.value();
   out += std::string("      ") + name + ": {value: " + format_number(value) +
          ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
+}
+
+void write_front_end(std::string& out, const FrontEndCosts& f) {
+  out += "    front_end:\n      processes: " + std::to_string(f.processes) + "\n";
+  write_figure(out, "request", f.request);
+  write_figure(out, "tokenize", f.tokenize);
+  write_figure(out, "message", f.message);
+  write_figure(out, "detokenize", f.detokenize);
+  write_figure(out, "event", f.event);
 }
 
 // TensorRT-LLM's arguments as used, nested as it nests them.
@@ -355,6 +370,7 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "input_delay", c.input_delay);
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
+  if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   return out;
 }
 

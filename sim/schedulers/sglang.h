@@ -31,6 +31,7 @@ class SglangScheduler final : public Scheduler {
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  std::int32_t drop_departed(SequenceId sequence) override;
   void on_idle() override { ratio_.reset(); }  // §1.5
   bool has_work() const override { return live_ > 0; }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
@@ -158,7 +159,7 @@ class SglangScheduler final : public Scheduler {
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);
   void take_prefilled(const Launched& open, std::size_t update);
-  void take_ends(const StepOutcome& outcome, const Launched& open, std::size_t update);
+  void take_ends(const Launched& open, std::size_t update);
   void finish(Slot slot, std::int32_t outputs, std::size_t update);
   void checkpoint(Slot slot, std::int64_t up_to);
   void release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep);
@@ -217,6 +218,8 @@ class SglangScheduler final : public Scheduler {
   std::int32_t plan_decodes_ = 0;
   std::int64_t plan_context_ = 0, plan_prefill_tokens_ = 0;
   std::vector<std::pair<std::int64_t, Slot>> done_;
+  std::vector<SequenceId> leaving_;     // aborted, to end with their next token
+  std::vector<SequenceId> saying_eos_;  // and those that end in the update under way by themselves
   UpdateEffects effects_;
   SchedulerCounters counters_;
   Digest digest_;

@@ -11,6 +11,10 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
+  saying_eos_.assign(outcome.eos.begin(), outcome.eos.end());
+  for (const SequenceId id : leaving_) {
+    if (std::find(saying_eos_.begin(), saying_eos_.end(), id) == saying_eos_.end()) saying_eos_.push_back(id);
+  }
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
     const Launched open = std::move(open_.front());
     open_.pop_front();
@@ -19,7 +23,7 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
     effects_.regular_decodes.push_back(open.regular);
     for (const SequenceId id : open.irregular) effects_.irregular.push_back({.sequence = id, .update = i});
     if (i + 1 == outcome.updates.size()) {
-      take_ends(outcome, open, i);
+      take_ends(open, i);
     } else {
       take_prefilled(open, i);
     }
@@ -64,10 +68,10 @@ void SglangScheduler::take_prefilled(const Launched& open, std::size_t update) {
 }
 
 // The batch in its order: who ends gives back its KV at once, who goes on leaves its prompt in the tree.
-void SglangScheduler::take_ends(const StepOutcome& outcome, const Launched& open, std::size_t update) {
+void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
   take_prefilled(open, update);
   const auto said_eos = [&](Slot slot) {
-    return std::find(outcome.eos.begin(), outcome.eos.end(), SequenceId(slot)) != outcome.eos.end();
+    return std::find(saying_eos_.begin(), saying_eos_.end(), SequenceId(slot)) != saying_eos_.end();
   };
   done_.clear();
   for (const Entry& entry : open.prefilled) {
@@ -81,7 +85,7 @@ void SglangScheduler::take_ends(const StepOutcome& outcome, const Launched& open
       const Sequence& s = sequences_[slot];
       if (s.last_decode == last && s.prefill_step != updated_steps_ - 1) done_.emplace_back(s.order, slot);
     }
-    for (const SequenceId id : outcome.eos) {
+    for (const SequenceId id : saying_eos_) {
       const Sequence& s = sequences_[id.value()];
       const bool decoding = s.state == State::decoding || (s.state == State::ending && s.last_decode > last);
       if (decoding && s.prefill_step != updated_steps_ - 1) done_.emplace_back(s.order, id.value());
@@ -137,6 +141,29 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
   drop_slot(slot);
 }
 
+// `Scheduler.abort_request`: a waiting request goes at once, a chunked one before the next pass; a running
+// one is marked (`to_finish`) and ends when its next token is processed.
+std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
+  const Slot slot = sequence.value();
+  const Sequence& s = sequences_[slot];
+  const bool chunked = slot == chunked_;
+  if (s.state != State::waiting && !chunked) {
+    if (std::find(leaving_.begin(), leaving_.end(), sequence) == leaving_.end()) leaving_.push_back(sequence);
+    return -1;
+  }
+  const std::int32_t outputs = s.outputs;
+  if (chunked) {
+    release(slot, s.extend_end, s.extend_end, true);
+    chunked_ = no_slot;
+    batch_is_full_ = false;
+  } else {
+    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+  }
+  digest_.add(s.request.value() * 4);
+  drop_slot(slot);
+  return outputs;
+}
+
 // Leaves the first `up_to` tokens to the tree and moves the lock to where they end.
 void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to) {
   if (!config_.cache.prefix_sharing) return;
@@ -170,6 +197,7 @@ void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t alloca
 void SglangScheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
   if (encoder_ != nullptr) encoder_->close(slot);
+  if (!leaving_.empty()) std::erase(leaving_, SequenceId(slot));
   ++s.epoch;
   s.state = State::waiting;
   s.running = false;

@@ -60,6 +60,7 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   ++s.epoch;
   ++s.stay;
   --requests_;
+  if (!leaving_.empty()) std::erase(leaving_, slot);
   slots_.give_back(slot);
 }
 
@@ -216,6 +217,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
   --started_;
   // Its last token in flight ends it at the next update, from wherever it is ([I]: the engine sets the state
   // of a request that just completed back to context here).
+  s.paused_at = next_step_;
   s.state = State::context;
   s.computed = 0;
   s.has_key = false;

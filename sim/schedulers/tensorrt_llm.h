@@ -43,6 +43,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
+  std::int32_t drop_departed(SequenceId sequence) override;
   std::uint64_t digest() const override { return digest_.value(); }
   void check_invariants() const { kv_.check_invariants(); }  // O(everything), for tests
 
@@ -74,6 +75,7 @@ class TensorRtLlmScheduler final : public Scheduler {
     std::uint32_t epoch = 0;  // tells stale heap entries
     std::uint32_t stay = 0;   // counts pauses and ends: tells stale stores
     State state = State::queued;
+    std::int64_t paused_at = 0;     // the first step without it
     bool admitted = false;          // was admitted before
     std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
     bool has_key = false;           //   if any,
@@ -193,6 +195,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::int64_t next_step_ = 0, updated_steps_ = 0;
   OpenSteps<Open> open_;
   std::vector<Ended> ended_;
+  std::vector<Slot> leaving_;  // cancelled, to end with the next update
   std::vector<Store> stores_;
 
   // The plan being composed

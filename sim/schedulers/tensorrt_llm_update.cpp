@@ -51,6 +51,15 @@ void TensorRtLlmScheduler::finish_ended(const StepOutcome& outcome, std::int64_t
         std::find(outcome.eos.begin(), outcome.eos.end(), SequenceId(slot)) != outcome.eos.end();
     if (s.last_step <= step && !said_eos) ended_.push_back({s.order, slot, false});
   }
+  for (const Slot slot : leaving_) {
+    // A first token that is not known yet is waited for.
+    const Sequence& s = sequences_[slot];
+    const bool running =
+        s.state == State::passed || (s.state == State::decoding && s.target - s.base <= step + 1);
+    const bool counted =
+        std::any_of(ended_.begin(), ended_.end(), [&](const Ended& e) { return e.slot == slot; });
+    if (running && !counted) ended_.push_back({s.order, slot, true});
+  }
   std::sort(ended_.begin(), ended_.end(), [](const Ended& a, const Ended& b) { return a.order < b.order; });
   for (const Ended& ended : ended_) {
     const Sequence& s = sequences_[ended.slot];
@@ -78,6 +87,29 @@ void TensorRtLlmScheduler::finish_early(Slot slot, std::int64_t step, std::size_
     if (wasted > 0) open_.forget_wasted_token(SequenceId(slot));
   }
   finish(slot, outputs, computed, update);
+}
+
+// `_handle_canceled_requests`: with the results of the step under way, before their responses. What was not
+// begun goes at once. A prompt under way runs to its first token here; the engine drops it a step later at
+// the latest.
+std::int32_t TensorRtLlmScheduler::drop_departed(SequenceId sequence) {
+  const Slot slot = sequence.value();
+  const Sequence& s = sequences_[slot];
+  const bool idle_context = s.state == State::context && (!s.admitted || updated_steps_ >= s.paused_at);
+  if (s.state != State::queued && !idle_context) {
+    if (std::find(leaving_.begin(), leaving_.end(), slot) == leaving_.end()) leaving_.push_back(slot);
+    return -1;
+  }
+  const std::int32_t outputs = s.outputs;
+  if (idle_context) {
+    std::erase(contexts_, slot);
+    unlink_active(slot);
+  } else {
+    queue_.erase(std::find(queue_.begin(), queue_.end(), slot));
+  }
+  digest_.add(s.request.value() * 4);
+  drop_slot(slot);
+  return outputs;
 }
 
 void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed,

@@ -36,6 +36,8 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
   s = Sequence{};
   s.epoch = epoch;
   s.request = request.id;
+  s.priority = request.priority;
+  s.arrival = request.arrival;
   s.prompt = request.prompt_tokens;
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
   s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
@@ -46,8 +48,7 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
                    .named_tokens = request.prompt_tokens});
   if (encoder_ != nullptr) encoder_->open(slot, request);
   if (offload_ != nullptr) offload_->open(slot, request);
-  if (waiting_.empty()) head_blocked_ = false;
-  waiting_.push_back(slot);
+  enqueue(slot, false);
   return SequenceId(slot);
 }
 
@@ -126,6 +127,7 @@ void VllmV1Scheduler::retire_ended(std::int64_t before_step) {
     leave_decode_set(end->slot, ended.last_step);
     ended.computed = ended.base + ended.last_step + 1;
     ended.outputs = ended.max_output;
+    ended.left_decode = ended.last_step + 1;
     ended.state = State::last_token;
     last_token_.push_back(end->slot);
   }
@@ -135,6 +137,7 @@ void VllmV1Scheduler::enter_decode_set(Slot slot, std::int64_t first_step, std::
   Sequence& s = sequences_[slot];
   s.state = State::decoding;
   s.base = context - first_step;
+  s.first_decode = first_step;
   s.last_step = first_step + (s.max_output - s.outputs) - 1;
   decodes_.add(s.base);
   highest_decode_order_ = std::max(highest_decode_order_, s.order);
@@ -210,7 +213,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t context = s.base + next_step_;
       const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
       if (windows_) windows_->member_step(slot, next_step_);
-      if (!make_room(slot, blocks)) return;
+      if (!make_room(slot, blocks, budget)) return;
       kv_.grow_unattributed(blocks);
       ++plan_decodes_;
       plan_decode_context_ += context;
@@ -220,7 +223,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
         if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
-        if (!make_room(slot, blocks)) return;
+        if (!make_room(slot, blocks, budget)) return;
         if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         add_chunk(slot, n);
@@ -235,12 +238,12 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
 }
 
 // False when the sequence itself had to go.
-bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks) {
+bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& budget) {
   while (kv_.free_blocks() < blocks * config_.kv_groups.count()) {
-    const Slot victim = running_tail_;
-    preempt(victim, victim == slot);
+    const Slot gone = victim(slot, budget);
+    preempt(gone, sequences_[gone].order <= sequences_[slot].order);
     preempted_for_.push_back(SequenceId(slot));
-    if (victim == slot) return false;
+    if (gone == slot) return false;
   }
   return true;
 }
@@ -259,6 +262,7 @@ void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
   if (s.state == State::decoding) {
     leave_decode_set(slot, given_slots ? next_step_ : next_step_ - 1);
     s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
+    s.left_decode = next_step_;
     in_flight = next_step_ > updated_steps_;
   } else if (s.state == State::prefilling) {
     prefilling_.erase(std::find(prefilling_.begin(), prefilling_.end(), slot));
@@ -267,13 +271,14 @@ void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
   }
   if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
   s.in_flight_when_preempted = s.state == State::last_token;
-  release_blocks(slot, blocks_for(computed), hashed_tokens / config_.block_size);
+  release_blocks(slot, blocks_for(computed) + (s.grown_this_step ? 1 : 0), hashed_tokens / config_.block_size);
+  s.grown_this_step = false;
   if (encoder_ != nullptr) encoder_->preempted(slot);
   unlink_running(slot);
   ++s.epoch;
   s.state = State::waiting;
   s.computed = 0;
-  waiting_.push_front(slot);
+  enqueue(slot, true);
   head_blocked_ = false;
   preempted_.push_back(SequenceId(slot));
   ++counters_.preemptions;
@@ -287,6 +292,7 @@ void VllmV1Scheduler::pause(Slot slot) {
   Sequence& s = sequences_[slot];
   leave_decode_set(slot, next_step_ - 1);
   s.computed = s.base + next_step_;
+  s.left_decode = next_step_;
   s.outputs = s.max_output - static_cast<std::int32_t>(s.last_step - next_step_ + 1);
   s.state = State::paused;
   ++s.epoch;
@@ -372,6 +378,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
                          .cached_tokens = static_cast<std::int32_t>(s.computed),
                          .resumed = s.admitted});
   s.admitted = true;
+  s.first_decode = s.left_decode = 0;
   s.state = State::prefilling;
   prefilling_.push_back(slot);
   add_chunk(slot, n);
@@ -411,6 +418,7 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
     return;
   }
   s.last_step = next_step_;
+  s.first_decode = s.left_decode = next_step_ + 1;
   s.state = State::last_token;
   last_token_.push_back(slot);
 }

@@ -32,6 +32,8 @@ class VllmV1Scheduler final : public Scheduler {
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  std::int32_t drop_departed(SequenceId sequence) override;
+  bool may_overtake() const override { return config_.by_priority; }
   bool has_work() const override { return running_count_ > 0 || !waiting_.empty() || !skipped_.empty(); }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
@@ -72,6 +74,8 @@ class VllmV1Scheduler final : public Scheduler {
 
   struct Sequence {
     RequestId request;
+    std::int32_t priority = 0;
+    SimTime arrival;
     std::int32_t prompt = 0;
     std::int32_t max_output = 0;  // client's limit, cut at max_model_len
     std::int32_t outputs = 0;     // sampled so far; while decoding it follows from last_step
@@ -79,6 +83,7 @@ class VllmV1Scheduler final : public Scheduler {
                                   // admission
     std::int64_t computed = 0;    // while prefilling or paused
     std::int64_t base = 0;        // while decoding: context before step k is base + k
+    std::int64_t first_decode = 0, left_decode = 0;  // it decodes in steps [first, left); left: not decoding
     std::int64_t last_step = -1;  // step in which its last token is sampled, if nothing intervenes
     std::uint64_t order = 0;      // admission number: position in the running list
     Slot previous = no_slot, next = no_slot;  // running list
@@ -87,6 +92,7 @@ class VllmV1Scheduler final : public Scheduler {
     State state = State::waiting;
     bool named = false;     // content that other sequences can share: blocks are published as they fill
     bool admitted = false;  // was admitted before
+    bool grown_this_step = false;  // holds a block for a decode of the step under way, to be taken back
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
   };
 
@@ -97,9 +103,12 @@ class VllmV1Scheduler final : public Scheduler {
   bool schedule_running_at_once(std::int64_t& budget);
   void schedule_running_in_order(std::int64_t& budget);
   bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
-  bool make_room(Slot slot, std::int64_t blocks);
+  bool make_room(Slot slot, std::int64_t blocks, std::int64_t& budget);
   void preempt(Slot slot, bool given_slots);
   void pause(Slot slot);
+  void enqueue(Slot slot, bool preempted);
+  bool before(Slot a, Slot b) const;
+  Slot victim(Slot needy, std::int64_t& budget);
   void admit_waiting(std::int64_t& budget);
   enum class Admit : std::uint8_t {
     admitted,
@@ -139,6 +148,7 @@ class VllmV1Scheduler final : public Scheduler {
   void enter_decode_set(Slot slot, std::int64_t first_step, std::int64_t context);
   void link_running(Slot slot);
   void unlink_running(Slot slot);
+  std::int32_t known_outputs(const Sequence& s) const;
   void drop_slot(Slot slot);
 
   SchedulerConfig config_;

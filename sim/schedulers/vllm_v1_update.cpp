@@ -99,6 +99,55 @@ void VllmV1Scheduler::finish_early(SequenceId sequence, std::int64_t step, std::
   finish(slot, outputs, computed, update);
 }
 
+// Output tokens that updates have brought so far.
+std::int32_t VllmV1Scheduler::known_outputs(const Sequence& s) const {
+  const std::int64_t updated = updated_steps_ - 1;
+  switch (s.state) {
+    case State::prefilling: return s.outputs;
+    case State::decoding:
+    case State::last_token:
+      return s.max_output - static_cast<std::int32_t>(std::max<std::int64_t>(0, s.last_step - updated));
+    case State::waiting:
+    case State::loading:
+    case State::paused: break;
+  }
+  return s.outputs - static_cast<std::int32_t>(std::max<std::int64_t>(0, s.left_decode - 1 - updated));
+}
+
+// `finish_requests` with FINISHED_ABORTED: out of its queue, blocks free at once, even those that a step in
+// flight still writes (without a KV connector; §1.5 defer_block_free). What that step samples is dropped.
+std::int32_t VllmV1Scheduler::drop_departed(SequenceId sequence) {
+  const Slot slot = sequence.value();
+  const Sequence& s = sequences_[slot];
+  // Blocks that a transfer still fills are kept until it has ended (`delay_free_blocks`).
+  if (s.state == State::loading) return -1;
+  const std::int32_t outputs = known_outputs(s);
+  const std::int64_t end = s.state == State::decoding ? next_step_ : s.left_decode;
+  open_.forget(sequence, [&](std::int64_t i) {
+    return updated_steps_ + i >= s.first_decode && updated_steps_ + i < end;
+  });
+  std::erase(last_token_, slot);
+  if (s.state == State::waiting) {
+    std::erase(waiting_, slot);
+    std::erase(skipped_, slot);
+  } else {
+    const std::int64_t computed = context_of(s);
+    // As in preempt(): the block of a token in flight is not registered.
+    const bool in_flight = s.state != State::prefilling && next_step_ > updated_steps_;
+    const std::int64_t hashed = in_flight ? std::max(s.target, computed - 1) : computed;
+    if (s.state == State::decoding) leave_decode_set(slot, next_step_ - 1);
+    if (s.state == State::prefilling) std::erase(prefilling_, slot);
+    if (s.state == State::paused) std::erase(paused_, slot);
+    release_blocks(slot, blocks_for(computed), hashed / config_.block_size);
+    unlink_running(slot);
+  }
+  head_blocked_ = false;
+  digest_.add(s.request.value() * 4);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  drop_slot(slot);
+  return outputs;
+}
+
 void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update) {
   const Sequence& s = sequences_[slot];
   if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone already

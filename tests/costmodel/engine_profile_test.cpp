@@ -105,14 +105,14 @@ TEST_CASE("arguments that change no prediction are accepted and listed") {
       "speculative_config: null, scheduling_policy: fcfs, tensor_parallel_size: 2",
       "h200", "qwen3-8b", 2);
   CHECK(r.errors.empty());
-  CHECK(r.engine.ignored_args.size() == 7);
+  CHECK(r.engine.ignored_args.size() == 6);
 }
 
 TEST_CASE("arguments that are not modelled are refused by name, where they stand") {
   for (const auto& [args, piece] :
        {std::pair{"enable_lora: true", "engine_args.enable_lora: LoRA is not modelled"},
         {"speculative_config: {method: ngram}", "deployment.speculation"},
-        {"scheduling_policy: priority", "only scheduling_policy: fcfs"},
+        {"scheduling_policy: lottery", "expected one of"},
         {"enable_expert_parallel: true", "deployment.parallel.ep"},
         {"tensor_parallel_size: 2", "deployment.parallel.tp"},
         {"kv_transfer_config: {kv_connector: NixlConnector}", "deployment.pd"},

@@ -54,6 +54,7 @@ struct World {
   const char* router = "least-loaded";
   std::int64_t concurrency = 0;
   bool itl = false;
+  std::optional<FrontEndConfig> front_end;
   Slo slo;
   RecordSink* sink = nullptr;
   RunObserver* observer = nullptr;
@@ -136,6 +137,8 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   config.steps_in_flight = pricer.steps_in_flight();
   for (std::size_t i = 0; i < w.replicas; ++i)
     setup.schedulers.push_back(find_scheduler(w.scheduler)->make(config));
+  setup.front_end = w.front_end;
+  setup.abort_delay = pricer.input_delay();
   setup.sink = w.sink;
   setup.observer = w.observer;
   setup.slo = w.slo;

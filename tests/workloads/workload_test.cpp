@@ -60,7 +60,10 @@ TEST_CASE("mistakes in a workload") {
       "output: {distribution: fixed, value: 5}}";
   CHECK(parse("{" + generator + "}").errors == "");
   CHECK(contains(parse("{trace: x, " + generator + "}").errors, "either a trace or a generator"));
-  CHECK(contains(parse("{trace: x, frontend: openai}").errors, "not modelled yet"));
+  CHECK(contains(parse("{trace: x, frontend: http}").errors, "frontend"));
+  CHECK(contains(parse("{trace: x, client: {timeout_s: 0}}").errors, "more than 0 seconds"));
+  CHECK(contains(parse("{trace: x, client: {disconnect: {share: 0.1}}}").errors, "after_s"));
+  CHECK(contains(parse("{trace: x, client: {disconnect: {share: 1.5, after_s: 1}}}").errors, "share"));
   CHECK(contains(parse("{trace: x, warmup_s: 5}").errors, "warmup_s"));
   CHECK(contains(parse("{trace: x, time_scale: 0}").errors, "time_scale"));
   CHECK(contains(parse("{trace: x, closed_loop: {concurrency: 0}}").errors, "closed_loop.concurrency"));

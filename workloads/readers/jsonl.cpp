@@ -36,13 +36,15 @@ enum Key : unsigned {
   kSession,
   kMaxOutputTokens,
   kPriority,
+  kTimeout,
+  kCancelAfter,
   kImages,
   kTenant,
   kKeyCount,
 };
 constexpr std::array<std::string_view, kKeyCount> kKeyNames = {
-    "timestamp", "input_length",      "output_length", "hash_ids", "hash_block_size",
-    "session",   "max_output_tokens", "priority",      "images",   "tenant"};
+    "timestamp",         "input_length", "output_length", "hash_ids",        "hash_block_size", "session",
+    "max_output_tokens", "priority",     "timeout_ms",    "cancel_after_ms", "images",          "tenant"};
 
 constexpr std::array<const char*, 4> kImageKeys = {"width", "height", "id", "position"};
 
@@ -90,6 +92,7 @@ class JsonlReader final : public LineTrace {
   bool parse_image_field(unsigned key, ondemand::value value, ImageSize& image);
   bool parse_session(ondemand::value value, TraceRequest& request);
   bool parse_timestamp(ondemand::value value, TraceRequest& request);
+  bool parse_patience(ondemand::value value, std::string_view key, SimDuration& out);
   bool integer(ondemand::value value, std::string_view key, std::int64_t low, std::int64_t high,
                std::int64_t& out);
   bool check(unsigned seen, TraceRequest& request);
@@ -123,6 +126,7 @@ bool JsonlReader::parse(std::string_view line, TraceRequest& request) {
   request.hash_block_size = 512;
   request.session = 0;
   request.priority = 0;
+  request.timeout = request.cancel_after = SimDuration(0);
   has_max_output_ = false;
 
   ondemand::document document;
@@ -184,6 +188,8 @@ bool JsonlReader::parse_field(Key key, ondemand::value value, TraceRequest& requ
       if (!integer(value, kKeyNames[key], INT32_MIN, INT32_MAX, number)) return false;
       request.priority = static_cast<std::int32_t>(number);
       return true;
+    case kTimeout: return parse_patience(value, kKeyNames[key], request.timeout);
+    case kCancelAfter: return parse_patience(value, kKeyNames[key], request.cancel_after);
     case kTenant: {
       const std::string_view token = value.raw_json_token();
       std::string_view text;
@@ -202,6 +208,17 @@ bool JsonlReader::integer(ondemand::value value, std::string_view key, std::int6
   if (!value.get_int64().get(out) && out >= low && out <= high) return true;
   if (low == 1) return wrong(token, key, "a whole number of at least 1 and at most " + std::to_string(high));
   return wrong(token, key, "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
+}
+
+// How long a client waits before it gives up.
+bool JsonlReader::parse_patience(ondemand::value value, std::string_view key, SimDuration& out) {
+  const std::string_view token = value.raw_json_token();
+  double ms = 0;
+  if (value.get_double().get(ms) || !(ms >= 1e-6) || ms > kMaxTimestampMs) {
+    return wrong(token, key, "milliseconds after the request was sent: a number above 0 and at most 2e12");
+  }
+  out = SimDuration(round_half_even(ms * 1e6));
+  return true;
 }
 
 bool JsonlReader::parse_timestamp(ondemand::value value, TraceRequest& request) {

@@ -1,0 +1,158 @@
+// Clients that go away: every request ends once, no block is lost, and stretches decide what single steps
+// decide.
+#include <map>
+
+#include "catch.h"
+#include "tensorrt_llm_world.h"
+#include "world.h"
+
+namespace orrery {
+namespace {
+
+using world::RandomWorld;
+
+RandomWorld priority_world(std::uint64_t seed) {
+  RandomWorld out = world::random_world(seed);
+  out.world.config.by_priority = true;
+  return out;
+}
+
+constexpr std::array engines{world::random_world, priority_world, world::random_sglang_world,
+                             world::tensorrt_llm_world};
+
+// Four in ten lose their patience after a millisecond to three seconds, some of them by a time-out.
+void lose_patience(RandomWorld& w, std::uint64_t seed) {
+  RandomStream r(seed, RandomPurpose::property_test, 99);
+  for (TraceRequest& q : w.requests) {
+    const std::uint64_t what = r.below(5);
+    const double seconds = 0.001 + 3 * r.uniform() * r.uniform() * r.uniform();
+    q.priority = static_cast<std::int32_t>(r.below(3)) - 1;
+    if (what == 0) q.timeout = duration_from_seconds(seconds);
+    if (what == 1) q.cancel_after = duration_from_seconds(seconds);
+  }
+}
+
+FrontEndConfig front_end() {
+  return {.processes = 2,
+          .tokenizer_beside_loop = true,
+          .request = SimDuration(200'000),
+          .message = SimDuration(20'000),
+          .tokenize_ps = 3'000'000,
+          .detokenize_ps = 1'000'000,
+          .event_ps = 60'000'000};
+}
+
+TEST_CASE("who goes away ends once, in time, with the tokens that had come, and leaves no block behind") {
+  std::uint64_t cancelled = 0, timed_out = 0, partial = 0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    for (const auto make : engines) {
+      RandomWorld w = make(seed);
+      lose_patience(w, seed);
+      if (seed % 2 == 1) w.world.front_end = front_end();
+      world::Records records;
+      w.world.sink = &records;
+      const RunResult r = world::run(w.world, w.requests);  // an error if blocks are missing at the end
+      REQUIRE(records.all.size() == w.requests.size());
+      CHECK(r.completed + r.cancelled + r.timed_out + r.rejected + r.failed == w.requests.size());
+      cancelled += r.cancelled;
+      timed_out += r.timed_out;
+      for (const RequestRecord& record : records.all) {
+        const TraceRequest& q = w.requests[record.request];
+        const SimDuration patience = q.timeout.ns() > 0 ? q.timeout : q.cancel_after;
+        if (record.status == RequestStatus::completed) {
+          if (patience.ns() > 0) CHECK(record.e2e <= patience);
+          continue;
+        }
+        if (record.status == RequestStatus::rejected || record.status == RequestStatus::failed) continue;
+        CHECK((record.status == RequestStatus::timed_out) == (q.timeout.ns() > 0));
+        CHECK(record.e2e == patience);
+        CHECK(record.output_tokens <= q.output_tokens);
+        if (record.output_tokens > 0) CHECK(record.ttft <= record.e2e);
+        partial += record.output_tokens > 0 ? 1 : 0;
+      }
+    }
+  }
+  CHECK(cancelled > 100);
+  CHECK(timed_out > 100);
+  CHECK(partial > 50);
+}
+
+TEST_CASE("stretches, ties and single steps see the same departures") {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    for (const auto make : engines) {
+      RandomWorld w = make(seed);
+      lose_patience(w, seed);
+      if (seed % 2 == 1) w.world.front_end = front_end();
+      world::Records together, alone;
+      w.world.sink = &together;
+      const RunResult stretched = world::run(w.world, w.requests);
+      w.world.sink = nullptr;
+      CHECK(world::run(w.world, w.requests, 17 + seed).digest == stretched.digest);
+      w.world.config.stretches = false;
+      w.world.sink = &alone;
+      const RunResult single = world::run(w.world, w.requests);
+      INFO("seed " << seed << " scheduler " << w.world.scheduler);
+      CHECK(single.digest == stretched.digest);
+      REQUIRE(alone.all.size() == together.all.size());
+      for (std::size_t i = 0; i < alone.all.size(); ++i) {
+        CHECK(alone.all[i].e2e == together.all[i].e2e);
+        CHECK(alone.all[i].output_tokens == together.all[i].output_tokens);
+      }
+      CHECK(single.itl.count == stretched.itl.count);
+      CHECK(single.itl.mean == stretched.itl.mean);
+    }
+  }
+}
+
+// One sequence decodes alone; its client leaves in the middle. Tokens count while they reach the client.
+TEST_CASE("tokens are counted that came before the client left") {
+  world::World w;
+  world::Records full;
+  w.sink = &full;
+  std::vector<TraceRequest> one{world::request(0, 0, 100, 400)};
+  world::run(w, one);
+  const RequestRecord& whole = full.all.front();
+  const SimDuration gap((whole.e2e - whole.ttft).ns() / 399);
+  for (const std::int64_t tokens : {0, 1, 2, 50, 399}) {
+    world::Records cut;
+    w.sink = &cut;
+    one.front().cancel_after = SimDuration(whole.ttft.ns() + gap.ns() * (tokens - 1) + gap.ns() / 2);
+    world::run(w, one);
+    CHECK(cut.all.front().status == RequestStatus::cancelled);
+    CHECK(std::abs(cut.all.front().output_tokens - tokens) <= 1);
+  }
+}
+
+// The pool holds one of two; the second can only run when the first one's blocks are given back.
+TEST_CASE("blocks of a client that left are free for the next request at the next step") {
+  for (const char* scheduler : {"vllm-v1", "tensorrt-llm"}) {
+    world::World w;
+    w.scheduler = scheduler;
+    w.config.num_gpu_blocks = 1 + 2100 / 16;
+    world::Records records;
+    w.sink = &records;
+    std::vector<TraceRequest> two{world::request(0, 0, 1000, 1000), world::request(1, 0.001, 1500, 10)};
+    two[0].cancel_after = duration_from_seconds(0.2);
+    world::run(w, two);
+    CHECK(records.all[0].status == RequestStatus::cancelled);
+    CHECK(records.all[1].status == RequestStatus::completed);
+    const double began = (records.all[1].arrival + records.all[1].queue).seconds();
+    CHECK(began > 0.2);
+    CHECK(began < 0.21);
+  }
+}
+
+TEST_CASE("a closed loop sends the next request when a client gives up") {
+  world::World w;
+  w.concurrency = 1;
+  world::Records records;
+  w.sink = &records;
+  std::vector<TraceRequest> two{world::request(0, 0, 100, 1000), world::request(1, 0, 100, 10)};
+  two[0].timeout = duration_from_seconds(0.05);
+  world::run(w, two);
+  CHECK(records.all[0].status == RequestStatus::timed_out);
+  CHECK(records.all[1].arrival == SimTime(0) + duration_from_seconds(0.05));
+}
+
+}  // namespace
+}  // namespace orrery
