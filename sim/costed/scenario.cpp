@@ -24,10 +24,6 @@ void refuse_future_keys(const Yaml& root, const Yaml& deployment) {
   refuse(deployment.optional("topology"), "a network topology");
   refuse(deployment.optional("pd"), "prefill/decode disaggregation");
   refuse(root.optional("faults"), "fault injection");
-  const Yaml speculation = deployment.optional("speculation");
-  if (speculation.present() && speculation.optional("method").text("off") != "off") {
-    refuse(speculation, "speculative decoding");
-  }
   const Yaml experts = deployment.optional("experts");
   if (experts.present()) {
     const Yaml popularity = experts.optional("popularity");
@@ -118,6 +114,8 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
     if (workload.generator->servegen)
       ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
+  ORRERY_TRY_STATUS(
+      set_path("deployment.speculation.acceptance_log", scenario.pool.instance.speculation.log));
   const Yaml deployment = document.root().optional("deployment");
   const std::string hardware = deployment.optional("hardware").scalar_text();
   if (is_hardware_path(hardware))
@@ -203,7 +201,11 @@ SchedulerConfig Scenario::scheduler_config() const {
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
                       .disable_chunked_input = s.encoder.disable_chunked_mm_input},
-          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only}};
+          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
+          .speculation = {
+              .tokens = pool.instance.speculation.tokens,
+              .lookahead = pool.instance.speculation.has_network() ? pool.instance.speculation.tokens : 0,
+              .drops_last_hit = pool.instance.speculation.has_network()}};
 }
 
 namespace {
