@@ -157,6 +157,15 @@ Json speculation_json(const SummaryInput& in) {
           {"conditional_acceptance_by_position", conditional}};
 }
 
+std::string speculation_text(const SummaryInput& in) {
+  if (in.speculation.empty()) return "";
+  const SpeculationCounters& c = in.run->speculation;
+  return "speculation " + in.speculation + ", " + std::to_string(in.speculation_tokens) +
+         " drafts a step: " + format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
+         format_fixed(accepted_length(c), 2) + " tokens a verification, " +
+         format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
+}
+
 }  // namespace
 
 Json summary_json(const SummaryInput& in) {
