@@ -22,6 +22,8 @@ enum class RandomPurpose : std::uint32_t {
   kernel_operands = 10,
   expert_routing = 11,
   launch_jitter = 12,
+  draft_acceptance = 13,
+  draft_match = 14,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

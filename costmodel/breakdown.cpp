@@ -142,7 +142,8 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
   nodes.reserve(state_->nodes.size());
-  const StepInput input{padded.tokens, padded.sequences, &shape, state_->eager_kernels(shape, padded)};
+  const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
+                        padded.drafting};
   price_nodes(*state_, input, timing.busy, nodes);
   return summarize_step(*state_, timing, nodes);
 }
@@ -150,7 +151,8 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
 StepBreakdown StepPricer::explain(const StepShape& shape) const {
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
-  const StepInput input{padded.tokens, padded.sequences, &shape, state_->eager_kernels(shape, padded)};
+  const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
+                        padded.drafting};
   std::vector<PricedNode> nodes;
   price_nodes(*state_, input, timing.busy, nodes);
   const StepSummary summary = summarize_step(*state_, timing, nodes);

@@ -26,9 +26,12 @@ class Resolver final : ArgumentResolver {
 
   void resolve() {
     const auto& v2 = engine_.v2_architectures;
-    engine_.runner = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end() ? "v2" : "v1";
+    // `_get_v2_model_runner_unsupported_features`: n-grams are V1's, EAGLE and MTP are in both.
+    const bool v2_runs = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end();
+    engine_.runner = v2_runs && !engine_.speculates_on_host ? "v2" : "v1";
     settings_.max_model_len = model_.max_positions;
     settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
+    if (engine_.speculates_on_host) settings_.async_scheduling = false;
     apply_all(args_);
     apply_defaults();
     check();
@@ -63,7 +66,7 @@ class Resolver final : ArgumentResolver {
     else if (name == "enable_chunked_prefill")
       s.enable_chunked_prefill = value.boolean(true);
     else if (name == "async_scheduling")
-      s.async_scheduling = value.boolean(true);
+      apply_async(value);
     else if (name == "enforce_eager")
       s.enforce_eager = value.boolean(false);
     else if (name == "scheduler_reserve_full_isl")
@@ -98,6 +101,12 @@ class Resolver final : ArgumentResolver {
   void apply_api_servers(const Yaml& value) {
     const std::int64_t count = value.integer(1, 1, 1024);
     if (engine_.front_end) engine_.front_end->processes = count;
+  }
+
+  void apply_async(const Yaml& value) {
+    settings_.async_scheduling = value.boolean(true);
+    if (settings_.async_scheduling && engine_.speculates_on_host)
+      value.fail("vLLM refuses asynchronous scheduling with n-gram drafts; remove the argument");
   }
 
   void apply_max_model_len(const Yaml& value) {
@@ -248,10 +257,12 @@ class Resolver final : ArgumentResolver {
       for (const std::int64_t size : sizes_given_) {
         if (size <= tokens && (largest_given_ == 0 || size <= largest_given_)) sizes.push_back(size);
       }
+      if (settings_.draft_tokens > 0) round_to_queries(1 + settings_.draft_tokens);
       return;
     }
     const GraphRule& rule = engine_.graph_rule;
-    const std::int64_t by_rule = std::min(rule.per_sequence * settings_.max_num_seqs, rule.maximum);
+    const std::int64_t query = 1 + settings_.draft_tokens;  // of a uniform decode
+    const std::int64_t by_rule = std::min(rule.per_sequence * settings_.max_num_seqs * query, rule.maximum);
     std::int64_t unless_given = by_rule;
     for (const auto& [architecture, size] : rule.maximum_of) {
       if (architecture == model_.architecture) unless_given = size;
@@ -267,6 +278,20 @@ class Resolver final : ArgumentResolver {
         sizes.push_back(size);
     }
     if (tokens <= largest) sizes.push_back(tokens);
+    std::sort(sizes.begin(), sizes.end());
+    sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+    if (query > 1) round_to_queries(query);
+  }
+
+  // `adjust_cudagraph_sizes_for_spec_decode`: sizes that hold whole decodes only, up to the largest as it
+  // was.
+  void round_to_queries(std::int64_t query) {
+    std::vector<std::int64_t>& sizes = settings_.cudagraph_sizes;
+    if (sizes.empty()) return;
+    const std::int64_t largest = sizes.back();
+    for (std::int64_t& size : sizes) size = (size + query - 1) / query * query;
+    std::erase_if(sizes, [&](std::int64_t size) { return size > largest; });
+    if (sizes.empty() && query <= largest) sizes.push_back(query);
     std::sort(sizes.begin(), sizes.end());
     sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
   }

@@ -91,6 +91,8 @@ void read_host(const Yaml& node, HostCosts& h) {
   h.launch_jitter = read_number_figure(node.require("launch_jitter"), Dimension::ratio);
   h.launch_jitter_correlation =
       read_number_figure(node.require("launch_jitter_correlation"), Dimension::ratio);
+  if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
+    h.ngram_token = read_figure<Seconds>(ngram);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {

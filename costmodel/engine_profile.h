@@ -53,8 +53,9 @@ struct SchedulerSettings {
   bool graphs_by_phase = false;
   std::vector<std::int64_t> prefill_graph_sizes;
   double widest_padding = 0;
-  NamedOptions options;      // of this engine alone, resolved, by its own names
-  bool pad_to_graph = true;  // false: only a step of exactly a captured size runs in a graph
+  NamedOptions options;           // of this engine alone, resolved, by its own names
+  std::int64_t draft_tokens = 0;  // of a decode, with speculation: graphs hold 1 + that many tokens of each
+  bool pad_to_graph = true;       // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
   EncoderSettings encoder = {};       // of multimodal models
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
@@ -79,6 +80,8 @@ struct HostCosts {
   Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
+  Figure<Seconds> ngram_token;  // device end to copy, per token of context that is searched; absent = not
+                                // known
   // client side, frontend none
   Figure<Seconds> input_delay, output_delay, output_per_sequence;
 };
@@ -125,7 +128,8 @@ struct EngineProfile {
   std::string scheduler;  // a name of sim/policies: "vllm-v1"
   std::string kernels;    // whose tables price its operators: hardware_profiles/tables/<part>/<kernels>
   std::int32_t steps_in_flight = 2;
-  bool single_process_per_gpu = false;    // every rank schedules for itself and launches from the core thread
+  bool speculates_on_host = false;      // by n-grams: needs a step's tokens before the next step is composed
+  bool single_process_per_gpu = false;  // every rank schedules for itself and launches from the core thread
   bool single_process_at_one_gpu = true;  // the core thread launches kernels itself when the instance has one
                                           // GPU
   SchedulerSettings settings;

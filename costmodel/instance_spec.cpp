@@ -38,15 +38,30 @@ class InstanceReader {
     bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
     loaded = read_model(model) && loaded;
     loaded = read_engine(engine) && loaded;
-    const Yaml kernels = node_.optional("kernels");
+    const Yaml kernels = node_.optional("kernels"), speculation = node_.optional("speculation");
     if (!loaded) {
       accept_all(args);  // what they mean depends on what failed
+      accept_all(speculation);
       return std::move(spec_);
     }
     check_divisible();
     check_types(model);
     read_kernels(kernels);
+    spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
+    spec_.engine.settings.draft_tokens = spec_.speculation.tokens;
+    spec_.engine.speculates_on_host = spec_.speculation.method == SpeculationMethod::ngram;
+    if (spec_.engine.speculates_on_host && spec_.engine.host.ngram_token.source.empty()) {
+      speculation.optional("method").fail(spec_.engine.name +
+                                          " has no figure host.ngram_token: what looking for "
+                                          "an n-gram costs for each token is not known");
+    }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
+    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0) {
+      speculation.optional("method").fail(
+          "speculation beside offloading of the KV cache is not modelled by this version of Orrery; use "
+          "method: "
+          "off, or leave out the offloading arguments");
+    }
     return std::move(spec_);
   }
 

@@ -21,7 +21,8 @@ Sharding sharding_of(const WeightTensor& t) {
   if (n == "k_proj" || n == "v_proj" || n == "k_proj.bias" || n == "v_proj.bias") return Sharding::kv_heads;
   const bool row_parallel_bias = n == "o_proj.bias" || n == "down_proj.bias" || n == "experts.down.bias";
   const bool down_to_latent = n == "q_a_proj" || n == "kv_a_proj";
-  if (n.ends_with("norm") || n.starts_with("router") || row_parallel_bias || down_to_latent)
+  if (n.ends_with("norm") || n == "draft_projection" || n.starts_with("router") || row_parallel_bias ||
+      down_to_latent)
     return Sharding::replicated;
   return Sharding::split;
 }
@@ -40,6 +41,18 @@ Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, std::int64_t tp)
     share *= static_cast<double>(rows) / static_cast<double>(t.rows);
   }
   return t.bytes() * share;
+}
+
+// The drafting network's, where there is one.
+Bytes draft_weights_of_rank(const InstanceSpec& spec, std::int64_t tp) {
+  const std::int64_t layers = draft_layers_loaded(spec.speculation, spec.model);
+  Bytes total;
+  if (layers == 0) return total;
+  for (const WeightTensor& t : draft_globals(spec.speculation, spec.model))
+    total += rank_bytes(t, spec.model, tp);
+  for (const WeightTensor& t : draft_layer(spec.speculation, spec.model).weights)
+    total += rank_bytes(t, spec.model, tp) * static_cast<double>(layers);
+  return total;
 }
 
 Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
@@ -122,10 +135,15 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;
 }
 
+// The drafting network keeps keys and values of its own in the same pool.
+std::int64_t kv_layers(const InstanceSpec& spec) {
+  return spec.model.layers + draft_layers_loaded(spec.speculation, spec.model);
+}
+
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {
   const ModelSpec& m = spec.model;
   return Bytes(static_cast<double>(m.kv_elements(spec.plan.tp)) * bytes_per_element(m.kv_dtype) *
-               static_cast<double>(m.layers));
+               static_cast<double>(kv_layers(spec)));
 }
 
 std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
@@ -224,7 +242,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  plan.weights = weights_of_rank(m, spec.plan.tp) + encoder.weights;
+  plan.weights =
+      weights_of_rank(m, spec.plan.tp) + draft_weights_of_rank(spec, spec.plan.tp) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   plan.groups = kv_cache_groups(m, spec.engine);
@@ -244,9 +263,12 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
 
   const Bytes cache =
       s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
+  const std::int64_t layers = kv_layers(spec);
   const double page =
-      plan.kv_bytes_per_token.value() / static_cast<double>(m.layers) * static_cast<double>(plan.block_size);
-  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) / plan.groups.layers;
+      plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
+  // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
+  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
+                   (plan.groups.layers + (layers - spec.model.layers));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {

@@ -246,6 +246,8 @@ class ConfigReader {
   // max_position_embeddings; yarn multiplies the original length, linear and dynamic the given one.
   void read_positions() {
     model_.max_positions = positive("max_position_embeddings");
+    const Yaml nextn = config_.optional("num_nextn_predict_layers");
+    model_.mtp_layers = nextn.is_null() ? 0 : nextn.integer(0, 0, 16);
     Yaml scaling = config_.optional("rope_scaling");
     if (const Yaml parameters = config_.optional("rope_parameters"); parameters.present())
       scaling = parameters;
@@ -280,8 +282,6 @@ class ConfigReader {
                   "biases of q, k and v other than the architecture's"},
         Redundant{"use_qk_norm", model_.qk_norm ? "true" : "false",
                   "per-head norms other than the architecture's"},
-        Redundant{architecture_->family == Family::deepseek ? "" : "num_nextn_predict_layers", "0",
-                  "layers that predict several tokens"},
         Redundant{"partial_rotary_factor", "1.0", "a partial rotary embedding"},
         Redundant{"head_bias", "false", "a bias of lm_head"},
     };
@@ -315,6 +315,7 @@ class ConfigReader {
                                        "layer_types",
                                        "shared_expert_intermediate_size",
                                        "max_position_embeddings",
+                                       "num_nextn_predict_layers",
                                        "rope_scaling",
                                        "rope_parameters",
                                        "quantization_config"};

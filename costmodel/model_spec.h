@@ -54,6 +54,7 @@ struct ModelSpec {
   std::int64_t expert_groups = 0;  // router picks groups of experts first; 0 = it does not
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
   std::int64_t max_positions = 0;
+  std::int64_t mtp_layers = 0;  // for speculation only: loaded, counted and run only when it uses them
   DType activation_dtype = DType::bf16;
   Quantization quantization = Quantization::none;
   std::int64_t quantization_block = 128;  // block or group size

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 28> table{{
+constexpr std::array<OperatorEntry, 29> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -47,6 +47,8 @@ constexpr std::array<OperatorEntry, 28> table{{
     {"moe_combine", "weighted sum of a token's expert outputs", OpClass::routing, 1, make_moe_combine},
     {"logits_copy", "logits to fp32", OpClass::sampling, 1, make_logits_copy},
     {"argmax", "greedy sampling", OpClass::sampling, 1, make_argmax},
+    {"verify_drafts", "drafts against sampled tokens: which are accepted", OpClass::sampling, 2,
+     make_verify_drafts},
     {"step_inputs", "small kernels before and after the layers: positions, block tables, token bookkeeping",
      OpClass::sampling, 24, make_step_inputs},
     {"stream_gaps", "idle time between the kernels of a step that no graph holds, beyond that inside a graph",

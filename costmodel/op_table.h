@@ -47,6 +47,7 @@ std::unique_ptr<Operator> make_stream_gaps(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_moe_combine(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_logits_copy(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_argmax(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_verify_drafts(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_all_reduce(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_all_gather(const OpSpec&, const Roofline&);
 

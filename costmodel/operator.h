@@ -60,12 +60,14 @@ struct OpCost {
 struct StepInput {
   std::int64_t tokens = 0;  // after padding to a captured graph
   std::int64_t rows = 0;    // sampled rows: one per sequence (vLLM computes logits for unfinished chunks too)
+                          // and one per draft
   const StepShape* shape = nullptr;  // real lengths, for attention
   std::int64_t eager_kernels = 0;    // launched one by one, outside every graph
+  std::int64_t drafting = 0;         // tokens of a drafting pass: one a sequence, padded
 };
 
-// Which of a step's numbers an operator depends on. The pricer keeps a table for the first two.
-enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager };
+// Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
+enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager, drafting };
 
 class Operator {
  public:
@@ -97,6 +99,7 @@ struct OpSpec {
   double out_bytes = 2;        // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
   bool norm_heads = false;   // rotary: with per-head RMSNorm of q and k
+  bool one_query = false;    // attention_decode: one token a sequence, whatever the step verifies
   bool expert_rows = false;  // rows = tokens · experts_per_token
   DependsOn depends_on = DependsOn::tokens;
   double gap_ns = 0;    // stream_gaps: between two kernels

@@ -22,16 +22,26 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 }
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
-    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph), widest_(settings.widest_padding) {
+    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph), drafts_(settings.draft_tokens),
+      widest_(settings.widest_padding) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
   prefill_.fill(settings.prefill_graph_sizes);
 }
 
+// Counts only: a prompt's chunk of as many tokens as a decode brings is one.
+bool GraphPadding::uniform(const StepShape& shape) const {
+  if (shape.draft_tokens != drafts_ * shape.decode_sequences) return false;
+  return std::all_of(shape.prefill.begin(), shape.prefill.end(),
+                     [&](const PrefillChunk& chunk) { return chunk.new_tokens == 1 + drafts_; });
+}
+
 PaddedStep GraphPadding::pad(const StepShape& shape) const {
   PaddedStep step;
   step.sequences = shape.decode_sequences + static_cast<std::int64_t>(shape.prefill.size());
-  std::int64_t tokens = shape.decode_sequences;
+  step.rows = step.sequences + shape.draft_tokens;
+  step.drafting = std::max(step.sequences, all_.above(step.sequences));
+  std::int64_t tokens = std::int64_t{shape.decode_sequences} + shape.draft_tokens;
   for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.new_tokens;
   step.real_tokens = step.tokens = tokens;
   const bool prefill = by_phase_ && !shape.prefill.empty();
@@ -39,7 +49,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
   if (size == 0 || (!pads_ && size != tokens)) return step;
   if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
   step.tokens = size;
-  step.mode = tokens == step.sequences && !prefill ? GraphMode::full : GraphMode::piecewise;
+  step.mode = uniform(shape) && !prefill ? GraphMode::full : GraphMode::piecewise;
   return step;
 }
 

@@ -18,15 +18,19 @@ struct PaddedStep {
   GraphMode mode = GraphMode::none;
   std::int64_t tokens = 0;  // after padding: what GEMMs, norms and experts see; attention sees real lengths
   std::int64_t real_tokens = 0;
-  std::int64_t sequences = 0;  // sampled rows; not padded, logits are computed outside the graph
+  std::int64_t sequences = 0;
+  std::int64_t drafting = 0;  // tokens of a pass of a drafting network over one token of each sequence,
+                              // padded
+  std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
+                          // the graph
 };
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
-// such) and a captured size holds them. PIECEWISE: any other step that a captured size holds. NONE: real
-// tokens, eager launches. By phase (SGLang, ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in
-// the step and a decode size holds it. PIECEWISE: a prompt in it, and a prefill size holds it that is not too
-// much wider.
-// An engine that does not pad runs every number of sequences without a graph of its own eagerly.
+// such; with speculation one and all its drafts) and a captured size holds them. PIECEWISE: any other step
+// that a captured size holds. NONE: real tokens, eager launches. By phase (SGLang,
+// ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in the step and a decode size holds it.
+// PIECEWISE: a prompt in it, and a prefill size holds it that is not too much wider. An engine that does not
+// pad runs every number of sequences without a graph of its own eagerly.
 class GraphPadding {
  public:
   explicit GraphPadding(const SchedulerSettings& settings);
@@ -44,8 +48,11 @@ class GraphPadding {
       return tokens > largest() || next.empty() ? 0 : next[static_cast<std::size_t>(tokens)];
     }
   };
+  bool uniform(const StepShape& shape) const;
+
   Sizes all_, prefill_;  // by phase, all_ are those of decodes
   bool by_phase_ = false, pads_ = true;
+  std::int64_t drafts_ = 0;  // of a decode in a full graph
   double widest_ = 0;
 };
 

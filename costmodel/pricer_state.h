@@ -19,6 +19,9 @@ struct HostNanoseconds {
   double prepare_base = 0, prepare_per_sequence = 0;  // the base includes the RPC of a multi-process engine
   double launch_graph = 0, launch_piecewise = 0, launch_kernel = 0;
   double launch_eager_more = 0;  // of all fused expert layers and collectives of a step
+  // Speculation: launches of the drafting network's passes, the first one in graph pieces or kernel by
+  // kernel; n-grams: the search, per token of context, before the tokens are copied.
+  double draft_pieces = 0, draft_eager = 0, draft_next = 0, ngram_token = 0;
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
 
@@ -36,7 +39,8 @@ struct PricerState {
   std::int64_t kernels_without_attention = 0, attention_layers = 0;
   std::int64_t kernels_of_prefill = 0, kernels_of_decode = 0;  // beside attention itself: latent attention
   std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
-  std::size_t last_node = 0;                                   // the kernel that ends a step
+  std::vector<double> draft_table;  // index = tokens of a drafting pass; empty without a drafting network
+  std::size_t last_node = 0;        // the kernel that ends a step
   SimDuration input_delay, output_delay, output_per_sequence;
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
@@ -44,6 +48,7 @@ struct PricerState {
 
   double sum_tokens(std::int64_t tokens) const;  // operators that depend on padded tokens, uncached
   double sum_rows(std::int64_t rows) const;
+  double sum_drafting(std::int64_t tokens) const;  // passes over one token of each sequence, and draft heads
   double sum_prefill(const StepShape& shape) const;
   double sum_eager(std::int64_t kernels) const;  // launched one by one
   double node_ns(std::size_t node, const StepInput& input) const {
@@ -58,9 +63,14 @@ struct PricerState {
     const auto i = static_cast<std::size_t>(rows);
     return i < row_table.size() ? row_table[i] : sum_rows(rows);
   }
+  double drafting_ns(std::int64_t tokens) const {
+    if (draft_table.empty()) return 0;
+    const auto i = static_cast<std::size_t>(tokens);
+    return i < draft_table.size() ? draft_table[i] : sum_drafting(tokens);
+  }
   double last_ns(std::int64_t rows) const {
     const auto i = static_cast<std::size_t>(rows);
-    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr, 0});
+    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr, 0, rows});
   }
 
   // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
@@ -74,6 +84,8 @@ struct PricerState {
   std::int64_t eager_kernels(const StepShape& shape, const PaddedStep& padded) const {
     return padded.mode == GraphMode::none ? kernels(shape) : 0;
   }
+  double searched_tokens(const StepShape& shape) const;
+  void add_speculation(const InstanceSpec& spec, double scale);
   void fill_tables(const SchedulerSettings& settings);
 };
 

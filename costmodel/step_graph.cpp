@@ -20,6 +20,7 @@ class GraphBuilder {
     add_embedding();
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
     add_head();
+    if (spec_.speculation.has_network()) add_draft();
     if (!errors_.empty()) return std::move(errors_);
     for (GraphNode& node : nodes_) node.op = node.entry->make(node.spec, roofline_);
     return std::move(nodes_);
@@ -65,8 +66,18 @@ class GraphBuilder {
   }
 
   // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
-  void add(const std::string& name, const char* op, const OpSpec& spec, std::int64_t count) {
+  void add(const std::string& use, const char* op, const OpSpec& given, std::int64_t count) {
     if (count == 0) return;
+    OpSpec spec = given;
+    if (pass_ == Pass::next) {  // one token of each sequence: no prompts, no drafts to verify
+      if (spec.depends_on == DependsOn::prefill) return;
+      if (spec.depends_on == DependsOn::tokens) spec.depends_on = DependsOn::drafting;
+      spec.one_query = true;
+    }
+    const std::string name = (pass_ == Pass::model   ? ""
+                              : pass_ == Pass::first ? "draft_"
+                                                     : "draft_next_") +
+                             use;
     const OperatorEntry* entry = find_operator(op);
     ORRERY_CHECK(entry != nullptr, "an operator of the step graph is not in the table");
     for (GraphNode& node : nodes_) {
@@ -82,6 +93,7 @@ class GraphBuilder {
     node.entry = entry;
     node.spec = spec;
     node.count = count;
+    node.draft = pass_ != Pass::model;
     nodes_.push_back(std::move(node));
   }
 
@@ -208,7 +220,7 @@ class GraphBuilder {
     const WeightFormat out = format(kind.weights, "o_proj");
     // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
     add("input_norm", "add_rms_norm", width(model_.hidden, qkv.activation_bytes), l);
-    add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, model_.hidden, qkv, l);
+    add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, qkv_width_, qkv, l);
     add("rotary", "rotary", attention_without_window(attention), l);
     add("kv_write", "kv_write", attention_without_window(attention), l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
@@ -325,12 +337,79 @@ class GraphBuilder {
     if (tp_ > 1) add("logits_all_gather", "all_gather", rows, 1);
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);
+    if (!spec_.speculation.on()) return;
+    rows.n = 1;
+    rows.ranks = 1;
+    add("verify_drafts", "verify_drafts", rows, 1);
+  }
+
+  // The drafting network after the model's step: one pass over all its tokens, then one over a token of each
+  // sequence for every further draft (`llm_base_proposer.py`).
+  void add_draft() {
+    const SpeculationSpec& s = spec_.speculation;
+    LayerKind layer = draft_layer(s, model_);
+    const std::vector<WeightTensor> globals = draft_globals(s, model_);
+    if (!layer.moe)
+      check_divides(s.method == SpeculationMethod::eagle ? s.draft.intermediate : model_.intermediate,
+                    "MLP width of the drafting layer");
+    const std::int64_t per_pass = layer.count;
+    for (const Pass pass : {Pass::first, Pass::next}) {
+      pass_ = pass;
+      const std::int64_t passes = pass == Pass::first ? 1 : s.tokens - 1;
+      if (passes == 0) break;
+      add("embedding", "embedding", width(model_.hidden), passes);
+      add_all_reduce("embedding_all_reduce", passes);
+      const bool third = s.draft.projected == 3;  // EAGLE-3 projects the model's hidden states, once
+      add("input_norms", "add_rms_norm", width(model_.hidden), passes);
+      if (!third || pass == Pass::first) {
+        add_gemm("projection", model_.hidden, s.draft.projected * model_.hidden,
+                 format(globals, "draft_projection"), passes);
+      }
+      qkv_width_ = third ? 2 * model_.hidden : model_.hidden;
+      layer.count = per_pass * passes;
+      add_draft_layer(layer);
+      qkv_width_ = model_.hidden;
+      add_draft_head(globals, passes);
+    }
+    pass_ = Pass::model;
+  }
+
+  void add_draft_layer(const LayerKind& layer) {
+    if (layer.moe || spec_.speculation.method == SpeculationMethod::mtp) return add_layer(layer);
+    add_attention(layer);
+    add_mlp("", layer, spec_.speculation.draft.intermediate, format(layer.weights, "gate_proj"),
+            format(layer.weights, "down_proj"));
+    add_all_reduce("mlp_all_reduce", layer.count);
+  }
+
+  void add_draft_head(const std::vector<WeightTensor>& globals, std::int64_t passes) {
+    add("final_norm", "add_rms_norm", width(model_.hidden), passes);
+    OpSpec rows = width(model_.hidden);
+    rows.variant = spec_.engine.runner;
+    rows.depends_on = DependsOn::drafting;
+    add("sample_gather", "gather_rows", rows, passes);
+    const std::int64_t own = spec_.speculation.draft.vocabulary;
+    rows.format = own > 0
+                      ? format(globals, "lm_head")
+                      : format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
+    const std::int64_t padded = ((own > 0 ? own : model_.vocabulary) + 63) / 64 * 64;
+    rows.n = (padded + tp_ - 1) / tp_;
+    rows.k = model_.hidden;
+    add("lm_head", "gemm", rows, passes);
+    rows.n = padded;
+    rows.k = 0;
+    rows.ranks = static_cast<std::int32_t>(tp_);
+    if (tp_ > 1) add("logits_all_gather", "all_gather", rows, passes);
+    add("argmax", "argmax", rows, passes);
   }
 
   const InstanceSpec& spec_;
   const ModelSpec& model_;
   const Roofline& roofline_;
   std::int64_t tp_;
+  enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
+  Pass pass_ = Pass::model;
+  std::int64_t qkv_width_ = model_.hidden;
   std::vector<GraphNode> nodes_;
   Errors errors_;
 };

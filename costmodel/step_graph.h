@@ -19,6 +19,7 @@ struct GraphNode {
   const OperatorEntry* entry = nullptr;
   OpSpec spec;
   std::int64_t count = 0;  // uses per step, all layers
+  bool draft = false;      // of the drafting network, which is launched by itself
   std::unique_ptr<Operator> op;
   std::int64_t kernels() const { return count * entry->launches; }
 };

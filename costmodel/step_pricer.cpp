@@ -101,6 +101,15 @@ double PricerState::sum_rows(std::int64_t rows) const {
   return ns;
 }
 
+double PricerState::sum_drafting(std::int64_t tokens) const {
+  const StepInput input{0, 0, nullptr, 0, tokens};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::drafting) ns = plus_node(ns, i, input);
+  }
+  return ns;
+}
+
 double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape, 0};
   double ns = 0;
@@ -144,7 +153,8 @@ LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t con
 }
 
 std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
-  double ns = tokens_ns(padded.tokens) + rows_ns(padded.sequences);
+  double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
+  ns += drafting_ns(padded.drafting);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
   return to_q20(ns);
@@ -172,17 +182,55 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
                                  host.launch_kernel * static_cast<double>(kernels(shape)));
       break;
   }
-  t.last_kernel = round_half_even(last_ns(padded.sequences));
-  t.copy = round_half_even(host.copy);
+  if (!draft_table.empty()) {
+    const bool pieces = padded.mode != GraphMode::none;
+    t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
+  }
+  t.last_kernel = round_half_even(last_ns(draft_table.empty() ? padded.rows : padded.drafting));
+  t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
   t.gap = round_half_even(host.gap);
   return t;
 }
 
+// What an n-gram proposer looks through: all tokens that its sequences have after the step.
+double PricerState::searched_tokens(const StepShape& shape) const {
+  if (host.ngram_token == 0) return 0;
+  std::int64_t tokens = shape.decode_context_tokens + shape.decode_sequences + shape.draft_tokens;
+  for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.context + chunk.new_tokens;
+  return static_cast<double>(tokens);
+}
+
+// A pass of the drafting network runs in graph pieces between its attention, its head kernel by kernel
+// (vLLM's V1 proposer; the V2 runner's full graphs for later passes are not told apart).
+void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
+  if (spec.speculation.method == SpeculationMethod::ngram)
+    host.ngram_token = nanoseconds(spec.engine.host.ngram_token, scale);
+  if (!spec.speculation.has_network()) return;
+  const double layers = static_cast<double>(spec.speculation.draft.layers);
+  double head = 0, kernels = 0;
+  for (const GraphNode& node : nodes) {
+    if (!node.draft || !node.name.starts_with("draft_") || node.name.starts_with("draft_next_")) continue;
+    kernels += static_cast<double>(node.kernels());
+    if (node.spec.depends_on == DependsOn::drafting) head += static_cast<double>(node.kernels());
+  }
+  host.draft_pieces = nanoseconds(spec.engine.host.launch_piece, scale) * (layers + 1) +
+                      (2 * layers + head) * host.launch_kernel;
+  host.draft_eager = kernels * host.launch_kernel;
+  host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
+                    (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
+  // Room for every batch that a pass can have.
+  const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_seqs);
+  std::vector<double> table(static_cast<std::size_t>(std::min(most, table_limit)) + 1);
+  for (std::size_t t = 1; t < table.size(); ++t) table[t] = sum_drafting(static_cast<std::int64_t>(t));
+  draft_table = std::move(table);
+}
+
 void PricerState::fill_tables(const SchedulerSettings& settings) {
   const std::int64_t tokens =
       std::max(padding.largest(), std::min<std::int64_t>(settings.max_num_batched_tokens, table_limit));
-  const std::int64_t rows = std::clamp<std::int64_t>(settings.max_num_seqs, 1, table_limit);
+  const std::int64_t rows =
+      std::clamp<std::int64_t>(settings.max_num_seqs * (1 + settings.draft_tokens), 1, table_limit);
   std::vector<double> by_tokens(static_cast<std::size_t>(tokens) + 1),
       by_rows(static_cast<std::size_t>(rows) + 1), last(static_cast<std::size_t>(rows) + 1);
   for (std::int64_t t = 1; t <= tokens; ++t) by_tokens[static_cast<std::size_t>(t)] = sum_tokens(t);
@@ -208,19 +256,21 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
                              scales.op[static_cast<std::size_t>(node.entry->op_class)] *
                              fitted_factor(spec.engine, node.entry->op_class));
     const DependsOn d = node.spec.depends_on;
+    if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) state->last_node = i;
+    if (node.draft) continue;
     if (d == DependsOn::tokens || d == DependsOn::rows) state->kernels_without_attention += node.kernels();
     const OpClass c = node.entry->op_class;
     if (d == DependsOn::decode && c == OpClass::attention_decode) state->attention_layers += node.count;
     if (d == DependsOn::decode && c != OpClass::attention_decode) state->kernels_of_decode += node.kernels();
     if (d == DependsOn::prefill && c != OpClass::attention_prefill)
       state->kernels_of_prefill += node.kernels();
-    if (d == DependsOn::rows) state->last_node = i;
   }
   state->padding = GraphPadding(spec.engine.settings);
   const bool one_process =
       spec.engine.single_process_per_gpu || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
   state->host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : state->nodes) {
+    if (node.draft) continue;
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
     if (std::string_view(node.entry->name) == "fused_experts")
@@ -235,6 +285,7 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
       duration_from_nanoseconds(nanoseconds(spec.engine.host.output_per_sequence, scales.host));
   state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
   state->host_error = spec.engine.interval_host_error;
+  state->add_speculation(spec, scales.host);
   state->fill_tables(spec.engine.settings);
   return StepPricer(std::move(state));
 }

@@ -15,6 +15,7 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/pipeline.h"
+#include "costmodel/speculation.h"
 #include "costmodel/step_shape.h"
 
 namespace orrery {
@@ -26,6 +27,7 @@ struct InstanceSpec {
   ParallelPlan plan;
   EngineProfile engine;                      // with engine_args applied
   std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
+  SpeculationSpec speculation = {};
 };
 
 enum class OpClass : std::uint8_t {

@@ -21,6 +21,8 @@ struct StepShape {
   std::int32_t new_requests = 0;           // admitted in this step (host cost only)
   // Sequences in the scheduler's running list (host cost only); 0 = those scheduled.
   std::int32_t running = 0;
+  // Drafts that the decodes verify in this step, beyond their one token each (speculation).
+  std::int32_t draft_tokens = 0;
 };
 
 }  // namespace orrery

@@ -190,6 +190,15 @@ std::string tiles(const SummaryInput& in) {
   tile(format_fixed(100 * r.pools.front().peak_utilization, 1) + " %", "peak KV use");
   tile(format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %", "prefix cache hits");
   tile(human_count(static_cast<double>(r.preemptions)), "preemptions");
+  if (!in.speculation.empty()) {
+    const SpeculationCounters& c = r.speculation;
+    const double per_decode =
+        c.decodes > 0 ? static_cast<double>(c.tokens) / static_cast<double>(c.decodes) : 0;
+    const double share = c.drafts > 0 ? static_cast<double>(c.accepted) / static_cast<double>(c.drafts) : 0;
+    tile(format_fixed(per_decode, 2), "tokens a decode (" + in.speculation + ", " +
+                                          std::to_string(in.speculation_tokens) + " drafts, " +
+                                          format_fixed(100 * share, 1) + " % accepted)");
+  }
   return out + "</div>\n";
 }
 

@@ -136,6 +136,45 @@ Json rate_json(const RateSearch& s) {
           {"tried", points}};
 }
 
+double ratio(std::uint64_t part, std::uint64_t whole) {
+  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
+}
+
+// Accepted length as the engine logs it: tokens of a step with drafts, the bonus included.
+double accepted_length(const SpeculationCounters& c) {
+  return c.verifications > 0 ? 1 + ratio(c.accepted, c.verifications) : 0;
+}
+
+Json speculation_json(const SummaryInput& in) {
+  if (in.speculation.empty()) return nullptr;
+  const SpeculationCounters& c = in.run->speculation;
+  Json marginal = Json::array(), conditional = Json::array();
+  for (std::size_t i = 0; i < c.offered_at.size(); ++i) {
+    const std::uint64_t reached = i == 0 ? c.offered_at[0] : c.accepted_at[i - 1];
+    marginal.push_back(ratio(c.accepted_at[i], c.offered_at[i]));
+    conditional.push_back(ratio(c.accepted_at[i], reached));
+  }
+  return {{"method", in.speculation},
+          {"tokens", in.speculation_tokens},
+          {"verifications", c.verifications},
+          {"drafts", c.drafts},
+          {"accepted", c.accepted},
+          {"acceptance_rate", ratio(c.accepted, c.drafts)},
+          {"mean_accepted_length", accepted_length(c)},
+          {"tokens_per_decode", ratio(c.tokens, c.decodes)},
+          {"acceptance_by_position", marginal},
+          {"conditional_acceptance_by_position", conditional}};
+}
+
+std::string speculation_text(const SummaryInput& in) {
+  if (in.speculation.empty()) return "";
+  const SpeculationCounters& c = in.run->speculation;
+  return "speculation " + in.speculation + ", " + std::to_string(in.speculation_tokens) +
+         " drafts a step: " + format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
+         format_fixed(accepted_length(c), 2) + " tokens a verification, " +
+         format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
+}
+
 }  // namespace
 
 Json summary_json(const SummaryInput& in) {
@@ -180,7 +219,7 @@ Json summary_json(const SummaryInput& in) {
   j["images"] = images_json(r);
   j["kv_offload"] = offload_json(r);
   j["energy"] = nullptr;
-  j["speculation"] = nullptr;
+  j["speculation"] = speculation_json(in);
   j["experts"] = nullptr;
   j["transfers"] = nullptr;
   j["simulator"] = {{"wall_s", in.wall_s},
@@ -266,6 +305,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
          " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
   out += lines_of_features(r);
+  out += speculation_text(in);
   if (in.rate_search != nullptr) {
     const RateSearch& s = *in.rate_search;
     out += s.found ? "find-rate   " + format_fixed(s.best.requests_per_s, 2) + " requests/s (" +

@@ -21,6 +21,8 @@ struct SummaryInput {
   std::vector<std::pair<std::string, double>> provenance;  // share of predicted device time by rung
   bool what_if = false;
   double slo_percentile = 99;
+  std::string speculation;  // method; empty = off
+  std::int64_t speculation_tokens = 0;
   std::uint64_t seed = 1;
   std::string version;
   double wall_s = 0, peak_rss_mb = 0;

@@ -172,6 +172,7 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
 // `last`, which may still be in flight.
 void Instance::break_run(SequenceId sequence, std::int64_t last) {
   Progress& p = progress_of(sequence);
+  p.left_out = last;
   if (!p.admitted || p.broken) return;
   p.broken = true;
   p.run_last = last;
@@ -230,12 +231,16 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     last_update_ = at;
     last_update_step_ = static_cast<std::int64_t>(outcome.first.value() + i);
   }
+  decoded += static_cast<double>(effects.further_tokens);
   wiring_.collector->series().count(TimeSeriesRecorder::decode_tokens, outcome.updates.back(), decoded);
   if (outcome.scheduled > 1) ++stretches_;
   for (const FirstToken& token : effects.first_tokens) take_first_token(token, outcome);
   for (const Irregular& token : effects.irregular) {
-    join_run(progress_of(token.sequence), told_[token.update],
-             static_cast<std::int64_t>(outcome.first.value() + token.update));
+    Progress& p = progress_of(token.sequence);
+    const SimTime at = told_[token.update];
+    const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
+    join_run(p, at, step);
+    if (p.left_out >= step) stand_apart(p, at, step);  // left out again while this token was in flight
   }
   for (const SequenceId sequence : awaiting_token_) progress_of(sequence).last_token = told_.front();
   awaiting_token_.clear();
@@ -314,6 +319,8 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   record.ttft = p.first_token - p.arrival;
   record.e2e = at - p.arrival;
   record.output_tokens = f.output_tokens;
+  record.drafts = f.drafts;
+  record.accepted_drafts = f.accepted;
   if (wiring_.per_request_itl)
     fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
   --outstanding_;

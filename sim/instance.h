@@ -67,6 +67,7 @@ class Instance {
     bool broken = false;                   // preempted or paused: its next gap spans more than one update
     std::int64_t run_first = 0;            // step of the token that began the current run of gaps
     std::int64_t run_last = 0;             // step of its last token before it was broken
+    std::int64_t left_out = -1;            // step before the one that last left it out
     std::vector<Segment> segments;         // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
   };

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/speculation_counters.h"
 
 namespace orrery {
 
@@ -28,6 +29,7 @@ struct RequestRecord {
   // Inter-token gaps of this request, nanoseconds; filled only when asked for (--itl), −1 otherwise or
   // without gaps.
   std::int64_t itl_p50 = -1, itl_p99 = -1, itl_max = -1;
+  std::int32_t drafts = 0, accepted_drafts = 0;  // speculation: that were verified for it
   // (e2e − ttft) / (output_tokens − 1) in nanoseconds, rounded half to even; −1 when output_tokens < 2.
   std::int64_t tpot_ns() const;
 };
@@ -164,7 +166,8 @@ struct RunResult {
   std::vector<std::pair<std::string, double>> price_sources;
   ImageResult images;
   OffloadResult offload;
-  double kv_wraps = 0;  // blocks handed out ÷ usable blocks, least of all instances
+  SpeculationCounters speculation;  // all instances
+  double kv_wraps = 0;              // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:
   double wall_s = 0;

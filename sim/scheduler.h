@@ -10,6 +10,7 @@
 #include "base/named_options.h"
 #include "sim/host_link.h"
 #include "sim/request.h"
+#include "sim/speculation_counters.h"
 #include "sim/step_plan.h"
 
 namespace orrery {
@@ -42,6 +43,13 @@ struct KvGroups {
   std::int32_t count() const { return full + windowed; }
 };
 
+// Speculative decoding, as a scheduler has to know it.
+struct SpeculationRules {
+  std::int32_t tokens = 0;      // drafts of a decode, at most; 0 = off
+  std::int32_t lookahead = 0;   // slots that the drafting network writes ahead of what is scheduled
+  bool drops_last_hit = false;  // the last block found in the prefix cache is computed again
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -62,6 +70,7 @@ struct SchedulerConfig {
   EncoderRules encoder = {};
   OffloadRules offload = {};
   KvGroups kv_groups = {};  // vLLM
+  SpeculationRules speculation = {};
 };
 
 struct FirstToken {
@@ -76,6 +85,7 @@ struct Finished {
   RequestId request;
   std::int32_t output_tokens = 0;
   std::size_t update = 0;
+  std::int32_t drafts = 0, accepted = 0;  // speculation: verified in its life
 };
 
 struct Irregular {  // a token whose gap is no gap between two updates of the decode set
@@ -91,6 +101,7 @@ struct UpdateEffects {
   std::vector<std::int32_t> regular_decodes;
   std::vector<bool> stalled;  // per updated step: it ran no decode although it might have; empty = none did
   std::vector<Irregular> irregular;
+  std::int64_t further_tokens = 0;  // speculation: said in the update beyond one a sequence
   bool was_stalled(std::size_t update) const { return !stalled.empty() && stalled[update]; }
   void clear();
 };
@@ -111,6 +122,7 @@ struct SchedulerCounters {
   std::uint64_t preemptions = 0;
   std::uint64_t queried_tokens = 0, hit_tokens = 0;  // prefix cache, per admission
   std::int64_t min_free_blocks = 0;
+  SpeculationCounters speculation = {};
 };
 
 struct EncoderCounters {

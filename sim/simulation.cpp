@@ -218,6 +218,7 @@ class Loop {
       const Scheduler& s = instance->scheduler();
       digest.add(instance->digest());
       r.preemptions += s.counters().preemptions;
+      r.speculation.add(s.counters().speculation);
       r.steps += s.next_step().value();
       r.stretches += instance->stretches();
       queried += s.counters().queried_tokens;

@@ -21,6 +21,24 @@ struct PrefillWork {
   std::int32_t outputs_before = 0;  // output tokens that the sequence had when it was (re)admitted
 };
 
+// Speculation: a decode with the drafts that it verifies.
+struct VerifyWork {
+  SequenceId sequence;
+  RequestId request;
+  std::int32_t drafts = 0;
+};
+
+// Speculation: what a sequence said in an updated step.
+struct SpokenTokens {
+  SequenceId sequence;
+  RequestId request;
+  std::int32_t drafts = 0, accepted = 0;  // verified, and of them accepted
+  std::int32_t tokens = 0;                // accepted + 1, or up to an EOS
+  std::int32_t next_drafts = 0;           // proposed to follow
+  bool eos = false;
+  bool first = false;  // after a prompt
+};
+
 // A view of the step: the decode set as sums, kept incrementally by the scheduler, and a short list of
 // prefill chunks. Valid until the scheduler's next call.
 struct StepPlan {
@@ -42,10 +60,14 @@ struct StepPlan {
   bool stalls_decodes = false;
   // The token that an open step samples for a preempted sequence is thrown away and sampled again later.
   bool preemption_drops_token = false;
+  // Speculation: all decodes of the step, in running order, and the drafts among them; contexts are then what
+  // the scheduler allows for, which steps in flight may not reach. Empty otherwise.
+  std::span<const VerifyWork> verify;
+  std::int64_t draft_tokens = 0;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;
-  std::int64_t tokens() const { return prefill_tokens + decode_sequences; }
+  std::int64_t tokens() const { return prefill_tokens + decode_sequences + draft_tokens; }
 };
 
 // When the resources of an instance took up one step.
@@ -63,7 +85,8 @@ struct StepOutcome {
                                      // length)
   std::span<const SimTime> updates;  // end of update, per step
   std::span<const SequenceId> eos;   // sequences that emitted EOS in the last updated step
-  SimTime at;                        // when the core thread is free again
+  std::span<const SpokenTokens> spoken;  // speculation: of the one updated step, everybody who said something
+  SimTime at;                            // when the core thread is free again
   // For records: of the first updated step, the one after it (stretches), and the last.
   StepStamp first_stamp, second_stamp, last_stamp;
 };

@@ -70,6 +70,10 @@ Result<std::vector<StepRequest>> steps_to_show(const CostOptions& options,
   return std::vector<StepRequest>{step};
 }
 
+std::string drafts_text(const StepShape& shape) {
+  return shape.draft_tokens > 0 ? " with " + std::to_string(shape.draft_tokens) + " drafts to verify" : "";
+}
+
 int explain_steps(const CostOptions& options, const CommandContext& context) {
   // A wrong --step is wrong usage, whatever the scenario holds: look at it first.
   if (options.step_given) {
@@ -78,12 +82,13 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
   auto loaded = load(options.scenario, context);
   if (!loaded.ok()) return report_errors(loaded.errors());
   const InstanceSpec& instance = loaded->instance();
+  const std::int32_t drafts = instance.speculation.tokens;
   auto steps = steps_to_show(options, instance.engine.settings);
   if (!steps.ok()) return report_errors(steps.errors());
   if (!options.out.empty()) {
     std::string csv = step_csv_header;
     for (std::size_t i = 0; i < steps->size(); ++i) {
-      append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view()), csv);
+      append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view(drafts)), csv);
     }
     if (const int code = write_file(options.out, csv); code != 0) return code;
   }
@@ -94,7 +99,7 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
                 {"memory", memory_json(loaded->scenario.pool.memory)},
                 {"steps", Json::array()}};
     for (const StepRequest& step : *steps) {
-      result["steps"].push_back(step_json(to_text(step), loaded->pricer.explain(step.view())));
+      result["steps"].push_back(step_json(to_text(step), loaded->pricer.explain(step.view(drafts))));
     }
     return put(canonical_json(result));
   }
@@ -107,12 +112,13 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     if (!images->empty()) text += "\n" + *images;
   }
   for (const StepRequest& step : *steps) {
-    text += "\n" + step_table("step: " + to_text(step), loaded->pricer.explain(step.view()));
+    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)),
+                              loaded->pricer.explain(step.view(drafts)));
   }
   return put(text);
 }
 
-Result<std::string> price_rows(const std::string& path, const StepPricer& pricer) {
+Result<std::string> price_rows(const std::string& path, const StepPricer& pricer, std::int32_t drafts) {
   constexpr std::size_t most_errors = 20;
   ORRERY_TRY(reader, LineReader::open(path));
   std::string csv = step_csv_header;
@@ -125,7 +131,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
     if (!step.ok()) {
       errors.insert(errors.end(), step.errors().begin(), step.errors().end());
     } else if (errors.empty()) {
-      append_step_csv(rows, pricer.summarize(step->view()), csv);
+      append_step_csv(rows, pricer.summarize(step->view(drafts)), csv);
     }
     ++rows;
   }
@@ -139,7 +145,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
 int price_step_list(const CostOptions& options, const CommandContext& context) {
   auto loaded = load(options.scenario, context);
   if (!loaded.ok()) return report_errors(loaded.errors());
-  auto csv = price_rows(options.steps, loaded->pricer);
+  auto csv = price_rows(options.steps, loaded->pricer, loaded->instance().speculation.tokens);
   if (!csv.ok()) return report_errors(csv.errors());
   return put_csv(*csv, options.out, context);
 }
@@ -154,8 +160,8 @@ int compare_scenarios(const CostOptions& options, const CommandContext& context)
   Json result = Json::array();
   std::string text;
   for (const StepRequest& step : *steps) {
-    const StepBreakdown of_a = a->pricer.explain(step.view());
-    const StepBreakdown of_b = b->pricer.explain(step.view());
+    const StepBreakdown of_a = a->pricer.explain(step.view(a->instance().speculation.tokens));
+    const StepBreakdown of_b = b->pricer.explain(step.view(b->instance().speculation.tokens));
     result.push_back({{"a", step_json(to_text(step), of_a)}, {"b", step_json(to_text(step), of_b)}});
     text += compare_table("step: " + to_text(step), options.compare[0] + ": " + instance_line(a->instance()),
                           of_a, options.compare[1] + ": " + instance_line(b->instance()), of_b) +

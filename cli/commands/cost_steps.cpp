@@ -83,7 +83,8 @@ class RowReader {
     }
   }
 
-  void decode(const Json& object, StepShape& shape) {
+  void decode(const Json& object, StepRequest& step) {
+    StepShape& shape = step.shape;
     if (!object.is_object()) return fail("decode", "must be {\"sequences\": n, \"context_tokens\": sum}");
     for (const auto& item : object.items()) {
       if (item.key() == "sequences") {
@@ -91,14 +92,20 @@ class RowReader {
             static_cast<std::int32_t>(integer(item.value(), "decode.sequences", 0, most_tokens));
       } else if (item.key() == "context_tokens") {
         shape.decode_context_tokens = integer(item.value(), "decode.context_tokens", 0, most_context);
+      } else if (item.key() == "drafts") {
+        shape.draft_tokens =
+            static_cast<std::int32_t>(integer(item.value(), "decode.drafts", 0, most_tokens));
+        step.drafts_given = true;
       } else {
         fail("decode." + item.key(),
-             "unknown key" + did_you_mean(item.key(), {"sequences", "context_tokens"}));
+             "unknown key" + did_you_mean(item.key(), {"sequences", "context_tokens", "drafts"}));
       }
     }
     if (!object.contains("sequences")) fail("decode.sequences", "missing");
     if (!object.contains("context_tokens"))
       fail("decode.context_tokens", "missing (the sum over the decodes)");
+    if (shape.decode_sequences == 0 && shape.draft_tokens != 0)
+      fail("decode.drafts", "must be 0 without sequences");
     if (shape.decode_sequences == 0 && shape.decode_context_tokens != 0) {
       fail("decode.context_tokens", "must be 0 without sequences");
     }
@@ -146,7 +153,7 @@ Result<StepRequest> parse_step_row(std::string_view row, const std::string& file
     if (key == "prefill") {
       reader.chunks(item.value(), step.chunks);
     } else if (key == "decode") {
-      reader.decode(item.value(), step.shape);
+      reader.decode(item.value(), step);
     } else if (key == "new_requests") {
       step.shape.new_requests = static_cast<std::int32_t>(reader.integer(item.value(), key, 0, most_tokens));
     } else if (key == "running") {

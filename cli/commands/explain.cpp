@@ -80,6 +80,10 @@ std::string story_text(const RequestStory& story) {
     if (r.itl_max >= 0) out += "; longest gap " + human_seconds(static_cast<double>(r.itl_max) * 1e-9);
     out += "; " + std::to_string(r.preemptions) + " preemptions\n";
   }
+  if (r.drafts > 0) {
+    out += "speculation: " + std::to_string(r.accepted_drafts) + " of " + std::to_string(r.drafts) +
+           " drafts accepted\n";
+  }
   out +=
       "there before it: " + list_of(story.ahead) + "\nran beside it:   " + list_of(story.companions) + "\n\n";
   std::string lines;
@@ -139,6 +143,8 @@ Json story_json(const RequestStory& story) {
           {"output_tokens", r.output_tokens},
           {"cached_tokens", r.cached_tokens},
           {"preemptions", r.preemptions},
+          {"drafts", r.drafts},
+          {"accepted_drafts", r.accepted_drafts},
           {"instance", r.instance.value()},
           {"events", events},
           {"steps", steps},

@@ -70,6 +70,10 @@ Result<RunOutputs> open_outputs(const SimulateOptions& options) {
 
 SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double wall_s) {
   SummaryInput summary;
+  if (const SpeculationSpec& s = scenario.pool.instance.speculation; s.on()) {
+    summary.speculation = to_string(s.method);
+    summary.speculation_tokens = s.tokens;
+  }
   summary.run = &run;
   summary.gpus = scenario.gpus();
   if (const auto& price = scenario.pool.instance.hardware.price)

@@ -2,6 +2,7 @@
 // small to fill the device are split along the keys and combined by a second kernel (FA3 in full graphs
 // always launches it: splits ≤ 32 are fixed at capture).
 #include <algorithm>
+#include <cmath>
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
@@ -16,9 +17,7 @@ constexpr std::int64_t matrix_rows = 16;  // rows of the smallest matrix instruc
 class AttentionDecodeOperator : public Operator {
  public:
   AttentionDecodeOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
-    const std::int64_t group = spec.heads / spec.kv_heads;
-    padded_heads_ =
-        static_cast<double>((group + matrix_rows - 1) / matrix_rows * matrix_rows * spec.kv_heads);
+    padded_heads_ = padded_heads(static_cast<double>(spec.heads / spec.kv_heads));
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
     if (roofline.kernels() != nullptr) read_table(*roofline.kernels());
@@ -26,8 +25,10 @@ class AttentionDecodeOperator : public Operator {
 
   OpCost cost(const StepInput& input) const override {
     const double sequences = input.shape->decode_sequences;
+    const double drafts = spec_.one_query ? 0 : input.shape->draft_tokens;
     double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;  // the new token sees
                                                                                         // itself
+    if (drafts > 0) keys += drafts;
     if (spec_.window > 0) keys = std::min(keys, sequences * static_cast<double>(spec_.window));
     const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
     OpCost cost;
@@ -38,17 +39,24 @@ class AttentionDecodeOperator : public Operator {
     cost.compute_ns = std::max(per_key * padded_heads_ * keys * per_operation_ns_,
                                waves * attention_wave * roofline_.kernel_floor_ns());
     cost.bytes = keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim) * spec_.kv_bytes;
-    const double queries = sequences * 2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2;
+    if (drafts > 0) several_queries(1 + drafts / sequences, keys, cost);
+    const double queries = (sequences + drafts) * 2.0 * static_cast<double>(spec_.heads * spec_.head_dim) * 2;
     cost.memory_ns = roofline_.stream_ns(queries, roofline_.stays_in_cache(queries), cost.bytes,
                                          KernelClass::attention_decode);
     // With prompt chunks in the step, one launch serves both.
     if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
     if (surface_) price_from_surface(input, sequences, keys, cost);
+    // The tables know one query a sequence; more of them read the keys once and multiply more.
+    if (drafts > 0 && cost.table_ns > 0)
+      cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);
     return cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
     return "sequences=" + std::to_string(input.shape->decode_sequences) +
+           (input.shape->draft_tokens > 0 && !spec_.one_query
+                ? " drafts=" + std::to_string(input.shape->draft_tokens)
+                : "") +
            " context=" + std::to_string(input.shape->decode_context_tokens) +
            " heads=" + std::to_string(spec_.heads) + "/" + std::to_string(spec_.kv_heads) +
            " d=" + std::to_string(spec_.head_dim) +
@@ -57,6 +65,22 @@ class AttentionDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
+  // Query heads of a KV head, and those of a sequence's drafts, share a matrix instruction.
+  double padded_heads(double rows) const {
+    const auto blocks = static_cast<std::int64_t>(std::ceil(rows / static_cast<double>(matrix_rows)));
+    return static_cast<double>(blocks * matrix_rows * spec_.kv_heads);
+  }
+
+  // Verification: each of a sequence's `queries` sees its keys (the few that causality hides are not taken
+  // off).
+  void several_queries(double queries, double keys, OpCost& cost) const {
+    const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
+    const double group = static_cast<double>(spec_.heads / spec_.kv_heads);
+    cost.flops *= queries;
+    cost.compute_ns =
+        std::max(cost.compute_ns, per_key * padded_heads(group * queries) * keys * per_operation_ns_);
+  }
+
   // The table's time of so many sequences with equally many keys each, on a dense grid: decode steps are
   // priced millions of times.
   void read_table(const KernelSet& kernels) {

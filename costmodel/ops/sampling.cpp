@@ -21,6 +21,12 @@ std::unique_ptr<Operator> make_argmax(const OpSpec& spec, const Roofline& roofli
                                           RowTable{variant("argmax", spec), spec.n});
 }
 
+// Drafts against what the model sampled: a row's token ids and its place, two small kernels
+// (`rejection_sampler.py`: greedy drafts).
+std::unique_ptr<Operator> make_verify_drafts(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<StreamOperator>(spec, roofline, 32, 0, 2);
+}
+
 // One row's share of the bookkeeping is a few dozen bytes; what counts is that there are two dozen kernels.
 std::unique_ptr<Operator> make_step_inputs(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, 64, 0, 24,

@@ -28,7 +28,8 @@ StepStamp stamp(const StepTimes& t) {
 }  // namespace
 
 CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
-                                     LaunchJitter jitter, const EncoderPricer* encoder)
+                                     LaunchJitter jitter, const EncoderPricer* encoder,
+                                     const AcceptanceOracle* acceptance)
     : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
@@ -46,7 +47,9 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
                               .ends = {},
                               .end_of_slot = {},
                               .at_once = {},
-                              .eos = {}});
+                              .eos = {},
+                              .speech = {}});
+    if (acceptance != nullptr) engines_.back().speech.emplace(*acceptance, oracle);
   }
 }
 
@@ -62,7 +65,7 @@ SimDuration CostModelExecutor::output_delay(InstanceId instance) const {
   return engines_[instance.value()].pricer->output_delay();
 }
 
-void CostModelExecutor::count_usage(const StepPlan& plan, std::int64_t busy) {
+void CostModelExecutor::count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy) {
   ++usage_.prices;
   StepKind& kind = plan.prefill.empty()         ? usage_.decode
                    : plan.decode_sequences == 0 ? usage_.prefill
@@ -73,7 +76,8 @@ void CostModelExecutor::count_usage(const StepPlan& plan, std::int64_t busy) {
   kind.chunks += static_cast<std::int64_t>(plan.prefill.size());
   for (const PrefillWork& w : plan.prefill) kind.prefill_context += w.context;
   kind.decodes += plan.decode_sequences;
-  kind.decode_context += plan.decode_context_tokens;
+  kind.decode_context += plan.verify.empty() ? plan.decode_context_tokens : shape.decode_context_tokens;
+  kind.drafts += plan.draft_tokens;
 }
 
 void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
@@ -81,7 +85,7 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0,
                "no more steps than the engine allows are open");
   const auto index = static_cast<std::int64_t>(step.value());
-  track_ends(e, index, plan);
+  if (!e.speech) track_ends(e, index, plan);
   if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
@@ -97,7 +101,9 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
                   .decode_sequences = plan.decode_sequences,
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
-                  .running = plan.running};
+                  .running = plan.running,
+                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens)};
+  if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
     if (fold && w.new_tokens == 1) {
@@ -115,7 +121,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   // takes the median.
   if (!plan.prefill.empty() && plan.decode_sequences > 0)
     open.timing.launch = jitter_.next(instance, open.timing.launch);
-  count_usage(plan, open.timing.busy);
+  count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
   open.times = e.pipeline.begin(open.timing, now);
   e.open.push_back(open);
@@ -235,6 +241,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
                     .scheduled = 1,
                     .updates = {},
                     .eos = {},
+                    .spoken = {},
                     .at = at,
                     .first_stamp = {},
                     .second_stamp = {},
@@ -263,7 +270,11 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       e.open.pop_front();
     }
     e.next_update += static_cast<std::int64_t>(e.updates.size());
-    take_ends(e, e.next_update - 1, e.updated_decode);
+    if (e.speech) {
+      out.spoken = e.speech->end();
+    } else {
+      take_ends(e, e.next_update - 1, e.updated_decode);
+    }
     out.updates = e.updates;
     out.eos = e.eos;
     out.first_stamp = e.first_stamp;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "base/indexed_heap.h"
@@ -11,6 +12,7 @@
 #include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
 #include "sim/request.h"
+#include "sim/speculation.h"
 
 namespace orrery {
 
@@ -19,8 +21,10 @@ class CostModelExecutor final : public Executor {
   // `pricers`: one per instance (instances of a pool share one); they and `oracle` must outlive the executor.
   // `jitter` belongs to as many instances. `encoder`: prices the images of a step, null for a text-only
   // model.
+  // `acceptance`: who decides how drafts fare; null = no speculation.
   CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
-                    LaunchJitter jitter = {}, const EncoderPricer* encoder = nullptr);
+                    LaunchJitter jitter = {}, const EncoderPricer* encoder = nullptr,
+                    const AcceptanceOracle* acceptance = nullptr);
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void transfer(InstanceId instance, std::span<const TransferWork> work, SimTime now) override;
@@ -40,7 +44,7 @@ class CostModelExecutor final : public Executor {
   struct StepKind {
     std::int64_t ns = 0, steps = 0;
     std::int64_t prefill_tokens = 0, chunks = 0, prefill_context = 0;
-    std::int64_t decodes = 0, decode_context = 0;
+    std::int64_t decodes = 0, decode_context = 0, drafts = 0;
   };
   struct Usage {  // all instances
     StepKind prefill, mixed, decode;
@@ -88,6 +92,7 @@ class CostModelExecutor final : public Executor {
     std::vector<std::int64_t> end_of_slot;  // by sequence slot, −1 = none
     std::vector<EndOfSequence> at_once;     // first tokens that are the last: by step, of steps that stall
     std::vector<SequenceId> eos;
+    std::optional<SpokenSteps> speech;  // speculation: instead of ends by decode step
   };
 
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
@@ -100,7 +105,7 @@ class CostModelExecutor final : public Executor {
   void take_ends(Engine& e, std::int64_t step, std::int64_t decode);
   void schedule_event(std::uint32_t id);
   void add_images(const StepPlan& plan, StepTiming& timing);
-  void count_usage(const StepPlan& plan, std::int64_t busy);
+  void count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy);
 
   std::vector<Engine> engines_;
   const OutputLengths& oracle_;

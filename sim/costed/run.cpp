@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/image_processor.h"
@@ -40,6 +41,7 @@ std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pric
     shape.decode_sequences = static_cast<std::int32_t>(mean(kind.decodes));
     if (chunks.empty()) shape.decode_sequences = std::max(1, shape.decode_sequences);
     shape.decode_context_tokens = mean(kind.decode_context);
+    shape.draft_tokens = static_cast<std::int32_t>(mean(kind.drafts));
     const StepBreakdown step = pricer.explain(shape);
     for (const OpLine& line : step.ops) {
       const double share = static_cast<double>(line.time_ns) / static_cast<double>(step.timing.busy);
@@ -134,6 +136,37 @@ std::optional<FrontEndConfig> front_end_config(const EngineProfile& engine, doub
                         .event_ps = ps(f.event) + ps(engine.host.output_per_sequence)};
 }
 
+// How drafts fare in this scenario: drawn, or as a log says.
+struct Acceptance {
+  std::optional<SampledAcceptance> sampled;
+  std::optional<LoggedAcceptance> logged;
+  const AcceptanceOracle* oracle() const {
+    if (logged) return &*logged;
+    return sampled ? &*sampled : nullptr;
+  }
+};
+
+Result<Acceptance> open_acceptance(const SpeculationSpec& s, std::uint64_t seed) {
+  Acceptance acceptance;
+  if (!s.on()) return acceptance;
+  if (s.log.empty()) {
+    acceptance.sampled.emplace(seed, s.acceptance, s.match_rate);
+  } else {
+    ORRERY_TRY(log, LoggedAcceptance::load(s.log, s.tokens));
+    acceptance.logged.emplace(std::move(log));
+  }
+  return acceptance;
+}
+
+// A run that left the log's path is no replay of it.
+Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
+  if (!acceptance.logged || acceptance.logged->missing() == 0) return ok_status();
+  return invalid_input("the log has no row for " + std::to_string(acceptance.logged->missing()) +
+                           " verifications of this run, first for " + acceptance.logged->first_missing() +
+                           "; it must come from a run of this trace with the same number of drafts",
+                       {s.log, 0, 0}, "deployment.speculation.acceptance_log");
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -150,6 +183,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
 
   const auto replicas = static_cast<std::size_t>(scenario.pool.replicas);
   OutputLengths oracle;
+  const SpeculationSpec& speculation = scenario.pool.instance.speculation;
+  ORRERY_TRY(acceptance, open_acceptance(speculation, scenario.seed));
   ORRERY_TRY(images, ImageParts::create(scenario.pool, scales));
   TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle,
                    images.front_end.get());
@@ -157,7 +192,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   CostModelExecutor executor(
       std::vector<const StepPricer*>(replicas, &pricer), oracle,
       LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas),
-      images.encoder.get());
+      images.encoder.get(), acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
@@ -191,6 +226,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   auto run = run_simulation(std::move(setup));
   if (!run.ok()) return run.errors();
 
+  ORRERY_TRY_STATUS(check_log(speculation, acceptance));
   RunResult result = std::move(run).value();
   const CostModelExecutor::Usage& usage = executor.usage();
   result.prices = usage.prices;

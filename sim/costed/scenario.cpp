@@ -24,10 +24,6 @@ void refuse_future_keys(const Yaml& root, const Yaml& deployment) {
   refuse(deployment.optional("topology"), "a network topology");
   refuse(deployment.optional("pd"), "prefill/decode disaggregation");
   refuse(root.optional("faults"), "fault injection");
-  const Yaml speculation = deployment.optional("speculation");
-  if (speculation.present() && speculation.optional("method").text("off") != "off") {
-    refuse(speculation, "speculative decoding");
-  }
   const Yaml experts = deployment.optional("experts");
   if (experts.present()) {
     const Yaml popularity = experts.optional("popularity");
@@ -118,6 +114,8 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
     if (workload.generator->servegen)
       ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
+  ORRERY_TRY_STATUS(
+      set_path("deployment.speculation.acceptance_log", scenario.pool.instance.speculation.log));
   const Yaml deployment = document.root().optional("deployment");
   const std::string hardware = deployment.optional("hardware").scalar_text();
   if (is_hardware_path(hardware))
@@ -152,6 +150,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
   const Yaml workload = root.optional("workload");
   if (workload.present()) scenario.workload = read_workload(workload, folder);
+  refuse_with_speculation(scenario, deployment, workload);
   if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
     workload.optional("frontend")
         .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
@@ -212,7 +211,11 @@ SchedulerConfig Scenario::scheduler_config() const {
           .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
           .kv_groups = {.full = static_cast<std::int32_t>(pool.memory.groups.full),
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
-                        .window = static_cast<std::int32_t>(pool.memory.groups.window)}};
+                        .window = static_cast<std::int32_t>(pool.memory.groups.window)},
+          .speculation = {
+              .tokens = pool.instance.speculation.tokens,
+              .lookahead = pool.instance.speculation.has_network() ? pool.instance.speculation.tokens : 0,
+              .drops_last_hit = pool.instance.speculation.has_network()}};
 }
 
 namespace {

@@ -58,6 +58,7 @@ void VllmV1Scheduler::drop_slot(Slot slot) {
   if (encoder_ != nullptr) encoder_->close(slot);
   if (offload_ != nullptr) offload_->close(slot);
   ++s.epoch;
+  s.request = RequestId::none();
   slots_.give_back(slot);
 }
 
@@ -94,7 +95,11 @@ const StepPlan& VllmV1Scheduler::schedule() {
   retire_ended(next_step_);
   rejoin_paused();
   std::int64_t budget = config_.max_num_batched_tokens;
-  if (!schedule_running_at_once(budget)) schedule_running_in_order(budget);
+  if (speculates()) {
+    schedule_running_speculating(budget);
+  } else if (!schedule_running_at_once(budget)) {
+    schedule_running_in_order(budget);
+  }
   // §1.2 rule 3: nobody is admitted in a step that preempted somebody.
   if (preempted_.empty()) admit_waiting(budget);
   return finish_plan();
@@ -102,6 +107,7 @@ const StepPlan& VllmV1Scheduler::schedule() {
 
 void VllmV1Scheduler::begin_plan() {
   chunks_.clear();
+  verify_.clear();
   preempted_.clear();
   preempted_for_.clear();
   paused_now_.clear();
@@ -255,6 +261,7 @@ std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
 // §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what
 // survives. A token in flight is delivered while it waits, and its block is not registered for it.
 void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
+  if (speculates()) return preempt_speaking(slot);
   Sequence& s = sequences_[slot];
   const std::int64_t computed = context_of(s);
   std::int64_t hashed_tokens = computed;
@@ -273,6 +280,11 @@ void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
   s.in_flight_when_preempted = s.state == State::last_token;
   release_blocks(slot, blocks_for(computed) + (s.grown_this_step ? 1 : 0), hashed_tokens / config_.block_size);
   s.grown_this_step = false;
+  requeue(slot);
+}
+
+void VllmV1Scheduler::requeue(Slot slot) {
+  Sequence& s = sequences_[slot];
   if (encoder_ != nullptr) encoder_->preempted(slot);
   unlink_running(slot);
   ++s.epoch;
@@ -336,6 +348,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   } else {
     const bool shares = config_.enable_prefix_caching && (s.named || s.admitted);
     if (shares) hit = kv_.lookup(s.kv, s.target);
+    if (config_.speculation.drops_last_hit) hit = drop_last(s, hit);
     if (shares && offload_ != nullptr) {
       const std::optional<std::int64_t> more = offload_->match(slot, hit.blocks, s.target);
       if (!more) return Admit::set_aside;
@@ -352,22 +365,25 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   const std::int64_t n = with_images(slot, chunk_size(s, budget));
   if (n == 0) return blocked();
   const std::int64_t reserve = watermark_blocks();
-  const std::int64_t blocks = blocks_for(s.computed + n) - hit.blocks - held;
-  std::int64_t gate = config_.kv_groups.count() * blocks;
-  if (config_.scheduler_reserve_full_isl)
-    gate = std::max(gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len)), gate);
-  if (gate + hit.idle + reserve > kv_.free_blocks()) {
+  const std::int64_t blocks = blocks_for(with_lookahead(s.computed + n)) - hit.blocks - held;
+  const std::int64_t around = hit.idle + reserve;
+  const std::int64_t whole =
+      config_.scheduler_reserve_full_isl
+          ? gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len))
+          : 0;
+  if (std::max(whole, config_.kv_groups.count() * blocks) + around > kv_.free_blocks()) {
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);
-    // Without the whole-sequence gate the answer depends on this step's budget, so it is asked again; and
-    // asking moves the references to images, which decides what the encoder's cache drops.
-    head_blocked_ = config_.scheduler_reserve_full_isl && !images;
+    // Where the whole-sequence gate did not decide, the answer depends on this step's budget, so it is asked
+    // again; and asking moves the references to images, which decides what the encoder's cache drops.
+    head_blocked_ = config_.scheduler_reserve_full_isl && !images && whole + around > kv_.free_blocks();
     return blocked();
   }
   if (encoder_ != nullptr) encoder_->commit(slot);
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
   if (windows_) windows_->admit(slot, s.computed);
   kv_.grow(s.kv, blocks);
+  s.speech.blocks = hit.blocks + blocks;
   link_running(slot);
   if (!loaded) {
     counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
@@ -412,6 +428,7 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
   open.sampled.push_back(
       {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
+  if (speculates()) return start_speaking(slot);
   ++s.outputs;
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -430,6 +447,8 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
   if (encoder_ != nullptr) plan_.encode = encoder_->encoded();
+  plan_.verify = verify_;
+  for (const VerifyWork& work : verify_) plan_.draft_tokens += work.drafts;
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
   plan_.paused = paused_now_;
@@ -480,7 +499,8 @@ void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t de
 // members, blocks for all of them, and no end among the updates inside.
 std::int64_t VllmV1Scheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
+  if (!config_.stretches || speculates() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+      !preempted_.empty())
     return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
   // An update may give back room in the encoder's cache, for which the head of the queue waits.

@@ -6,6 +6,7 @@
 // order, as the engine does.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -94,6 +95,16 @@ class VllmV1Scheduler final : public Scheduler {
     bool admitted = false;  // was admitted before
     bool grown_this_step = false;  // holds a block for a decode of the step under way, to be taken back
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
+    // Speculation (§1.8): the engine's own counts, because a sequence's advance is known from outcomes only.
+    // `outputs` are those delivered then, and `computed` holds while decoding too.
+    struct Speech {
+      std::int64_t blocks = 0;        // held, hits included
+      std::int64_t hashed = 0;        // tokens whose full blocks are registered
+      std::int32_t placeholders = 0;  // tokens in flight, drafts included (num_output_placeholders)
+      std::int32_t drafts = 0;        // to be verified next (spec_token_ids)
+      std::int32_t drafts_seen = 0, accepted_seen = 0;
+      bool passed_over = false;  // in the last step that ran others
+    } speech = {};
   };
 
   // schedule(), in the engine's order
@@ -105,6 +116,7 @@ class VllmV1Scheduler final : public Scheduler {
   bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
   bool make_room(Slot slot, std::int64_t blocks, std::int64_t& budget);
   void preempt(Slot slot, bool given_slots);
+  void requeue(Slot slot);
   void pause(Slot slot);
   void enqueue(Slot slot, bool preempted);
   bool before(Slot a, Slot b) const;
@@ -125,6 +137,27 @@ class VllmV1Scheduler final : public Scheduler {
   void start_sampling(Slot slot, OpenStep& open);
   std::int64_t stretch_limit() const;
   void digest_plan(std::int64_t decode_sequences, std::int64_t decode_context, std::int64_t free_blocks);
+
+  // speculation (vllm_v1_speculation.cpp)
+  bool speculates() const { return config_.speculation.tokens > 0; }
+  bool asynchronous() const { return config_.steps_in_flight > 1; }
+  void schedule_running_speculating(std::int64_t& budget);
+  bool schedule_verification(Slot slot, std::int64_t& budget);
+  bool last_token_certain(const Sequence& s) const;
+  void pass_over(Slot slot);
+  void start_speaking(Slot slot);
+  void preempt_speaking(Slot slot);
+  std::int32_t drop_speaking(Slot slot);
+  const UpdateEffects& take_spoken(const StepOutcome& outcome);
+  bool take_tokens(const SpokenTokens& said);
+  KvBlockManager::Hit drop_last(const Sequence& s, KvBlockManager::Hit hit) const;
+  // Tokens that need a slot when so many are computed; drafts of the network come on top.
+  std::int64_t with_lookahead(std::int64_t tokens) const {
+    return std::min(tokens + config_.speculation.lookahead, config_.max_model_len);
+  }
+  std::int64_t blocks_held(const Sequence& s, std::int64_t computed) const {
+    return speculates() ? s.speech.blocks : blocks_for(computed);
+  }
 
   // on_outcome()
   void extend_stretch(std::int64_t extra_steps);
@@ -181,6 +214,8 @@ class VllmV1Scheduler final : public Scheduler {
 
   StepPlan plan_;
   std::vector<PrefillWork> chunks_;
+  std::vector<VerifyWork> verify_;
+  std::vector<Slot> ended_;  // by the outcome at hand
   std::vector<SequenceId> preempted_, preempted_for_, paused_now_, irregular_now_, early_;
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;

@@ -11,12 +11,14 @@ void UpdateEffects::clear() {
   regular_decodes.clear();
   stalled.clear();
   irregular.clear();
+  further_tokens = 0;
 }
 
 const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
+  if (speculates()) return take_spoken(outcome);
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   open_.update(updates, decodes_.size(), effects_, [](const OpenStep&) {});
@@ -121,6 +123,7 @@ std::int32_t VllmV1Scheduler::drop_departed(SequenceId sequence) {
   const Sequence& s = sequences_[slot];
   // Blocks that a transfer still fills are kept until it has ended (`delay_free_blocks`).
   if (s.state == State::loading) return -1;
+  if (speculates()) return drop_speaking(slot);
   const std::int32_t outputs = known_outputs(s);
   const std::int64_t end = s.state == State::decoding ? next_step_ : s.left_decode;
   open_.forget(sequence, [&](std::int64_t i) {
@@ -157,14 +160,18 @@ void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t compu
     // The last sampled token has no KV and never counts (§2.3).
     const std::int64_t known = s.prompt + outputs - 1;
     if (offload_ != nullptr) offload_->store(slot, known / config_.block_size, s.prompt, false);
-    release_blocks(slot, blocks_for(computed), known / config_.block_size);
+    release_blocks(slot, blocks_held(s, computed), known / config_.block_size);
     unlink_running(slot);
   }
   head_blocked_ = false;
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(static_cast<std::int64_t>(outputs));
-  effects_.finished.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  effects_.finished.push_back({.sequence = SequenceId(slot),
+                               .request = s.request,
+                               .output_tokens = outputs,
+                               .update = update,
+                               .drafts = s.speech.drafts_seen,
+                               .accepted = s.speech.accepted_seen});
   drop_slot(slot);
 }
 

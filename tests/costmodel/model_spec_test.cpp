@@ -227,7 +227,7 @@ TEST_CASE("a field that changes shapes and is not understood is refused where it
        {R"("hidden_act": "gelu")", "supported: silu"},
        {R"("sliding_window": 4096)", "supported for GptOssForCausalLM only"},
        {R"("layer_types": ["linear_attention"])", "linear_attention"},
-       {R"("num_nextn_predict_layers": 1)", "supported: 0"},
+       {R"("num_nextn_predict_layers": -1)", "num_nextn_predict_layers"},
        {R"("rope_scaling": {"rope_type": "mrope"})", "rope scaling \"mrope\" is not supported"},
        {R"("torch_dtype": "float8")", "torch_dtype"},
        {R"("quantization_config": {"quant_method": "awq"})", "quantisation method \"awq\" is not supported"},

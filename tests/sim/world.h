@@ -60,7 +60,8 @@ struct World {
   RunObserver* observer = nullptr;
   const ImageProcessor* images = nullptr;  // of a multimodal model, with what encodes them
   const EncoderPricer* encoder = nullptr;
-  double host_blocks_per_s = 0;  // of the host link, one direction
+  double host_blocks_per_s = 0;                  // of the host link, one direction
+  const AcceptanceOracle* acceptance = nullptr;  // with config.speculation
 };
 
 // Wrappers that hand things over in another order; the loop must not care.
@@ -122,7 +123,8 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   }
   TraceInbox inbox(std::make_unique<Requests>(std::move(requests)), pricer.input_delay(), w.concurrency,
                    oracle, front_end ? &*front_end : nullptr);
-  CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle, {}, w.encoder);
+  CostModelExecutor executor(std::vector<const StepPricer*>(w.replicas, &pricer), oracle, {}, w.encoder,
+                             w.acceptance);
   if (w.host_blocks_per_s > 0) executor.add_host_links(HostLink(1, w.host_blocks_per_s));
   ShuffledInbox shuffled_inbox(inbox, shuffle_seed);
   ShuffledExecutor shuffled_executor(executor, shuffle_seed);

@@ -1,0 +1,181 @@
+#include "costmodel/speculation.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "costmodel/model_spec.h"
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::int64_t most_tokens = 16;  // drafts of a step; engines are run with 1 to 8
+
+// A single number serves for all positions; a list has one for each.
+std::vector<double> read_acceptance(const Yaml& node, std::int64_t tokens) {
+  const auto count = static_cast<std::size_t>(tokens);
+  if (!node.is_list()) return std::vector<double>(count, node.number(0, 0, 1));
+  std::vector<double> out;
+  for (const Yaml& item : node.items()) out.push_back(item.number(0, 0, 1));
+  if (out.size() == 1) out.resize(count, out.front());
+  if (out.size() != count) {
+    node.fail("needs one number for all positions or one for each of the " + std::to_string(tokens) +
+              " drafts, not " + std::to_string(out.size()));
+    out.resize(count, 0);
+  }
+  return out;
+}
+
+void read_draft(const Yaml& node, const ModelSpec& model, const Yaml& place, SpeculationSpec& s) {
+  DraftShape& d = s.draft;
+  const bool eagle = s.method == SpeculationMethod::eagle;
+  if (node.present() && !eagle) {
+    node.fail(s.method == SpeculationMethod::mtp
+                  ? "an MTP layer has the shape of the model's last layer; remove the key"
+                  : "n-gram drafts without a network; remove the key");
+    accept_all(node);
+    return;
+  }
+  const bool dense = std::any_of(model.layer_kinds.begin(), model.layer_kinds.end(),
+                                 [](const LayerKind& kind) { return !kind.moe; });
+  d.intermediate = dense ? model.intermediate : 0;
+  if (node.present()) {
+    const bool third =
+        node.optional("kind").present() && node.optional("kind").choice({"eagle", "eagle3"}) == 1;
+    d.projected = third ? 3 : 2;
+    d.layers = node.optional("layers").integer(1, 1, 64);
+    d.intermediate = node.optional("intermediate").integer(d.intermediate, 1, 1 << 20);
+    d.vocabulary = node.optional("vocabulary").integer(0, 1, 1 << 24);
+  }
+  if (eagle && d.intermediate == 0) {
+    (node.present() ? node : place)
+        .fail("the MLP width of the EAGLE layer is not known: " + model.name +
+              " has no dense layer to take it from; say it by deployment.speculation.draft.intermediate");
+  }
+}
+
+}  // namespace
+
+LayerKind draft_layer(const SpeculationSpec& speculation, const ModelSpec& model) {
+  LayerKind layer = model.layer_kinds.back();
+  layer.sliding_window = 0;
+  layer.count = speculation.draft.layers;
+  if (speculation.method == SpeculationMethod::mtp) return layer;
+  // EAGLE: a dense layer in the activation type, whatever the model is quantised to; EAGLE-3 attends over
+  // (token, hidden state) side by side.
+  const std::int64_t width = speculation.draft.projected == 3 ? 2 * model.hidden : model.hidden;
+  const std::int64_t inner = speculation.draft.intermediate;
+  std::erase_if(layer.weights, [](const WeightTensor& t) {
+    return t.copies > 1 || t.name.starts_with("router") || t.name.starts_with("experts") ||
+           t.name.starts_with("shared") || t.name.starts_with("gate_proj") || t.name.starts_with("up_proj") ||
+           t.name.starts_with("down_proj");
+  });
+  const auto add = [&](const char* name, std::int64_t rows, std::int64_t columns) {
+    WeightTensor t;
+    t.name = name;
+    t.rows = rows;
+    t.columns = columns;
+    layer.weights.push_back(std::move(t));
+  };
+  add("gate_proj", inner, model.hidden);
+  add("up_proj", inner, model.hidden);
+  add("down_proj", model.hidden, inner);
+  for (WeightTensor& t : layer.weights) {
+    if (t.name == "q_proj" || t.name == "k_proj" || t.name == "v_proj") t.columns = width;
+    t.dtype = model.activation_dtype;
+    t.scales = Bytes(0);
+  }
+  layer.moe = false;
+  return layer;
+}
+
+std::vector<WeightTensor> draft_globals(const SpeculationSpec& speculation, const ModelSpec& model) {
+  std::vector<WeightTensor> out(1);
+  out.front().name = "draft_projection";
+  out.front().rows = model.hidden;
+  out.front().columns = speculation.draft.projected * model.hidden;
+  if (speculation.draft.vocabulary > 0) {
+    out.emplace_back();
+    out.back().name = "lm_head";
+    out.back().rows = speculation.draft.vocabulary;
+    out.back().columns = model.hidden;
+  }
+  for (WeightTensor& t : out) {
+    t.per_layer = false;
+    t.dtype = model.activation_dtype;
+  }
+  return out;
+}
+
+std::int64_t draft_layers_loaded(const SpeculationSpec& speculation, const ModelSpec& model) {
+  if (!speculation.has_network()) return 0;
+  return speculation.method == SpeculationMethod::mtp ? model.mtp_layers : speculation.draft.layers;
+}
+
+const char* to_string(SpeculationMethod method) {
+  switch (method) {
+    case SpeculationMethod::off: return "off";
+    case SpeculationMethod::ngram: return "ngram";
+    case SpeculationMethod::eagle: return "eagle";
+    case SpeculationMethod::mtp: return "mtp";
+  }
+  return "?";
+}
+
+SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const std::string& engine,
+                                 const std::string& folder) {
+  SpeculationSpec s;
+  if (!node.present()) return s;
+  const Yaml method = node.require("method");
+  if (method.present())
+    s.method = static_cast<SpeculationMethod>(method.choice({"off", "ngram", "eagle", "mtp"}));
+  const Yaml tokens = node.optional("tokens"), acceptance = node.optional("acceptance"),
+             log = node.optional("acceptance_log"), match = node.optional("match_rate"),
+             draft = node.optional("draft");
+  if (!s.on()) {
+    for (const Yaml& unused : {tokens, acceptance, log, match, draft}) accept_all(unused);
+    return s;
+  }
+  if (engine != "vllm") {
+    method.fail("speculative decoding is modelled for vLLM only by this version of Orrery, not for " +
+                engine + "; use an engine of vLLM or method: off");
+  }
+  if (model.vision != nullptr)
+    method.fail(
+        "speculation beside images is not modelled by this version of Orrery; use method: off, or a "
+        "text-only model");
+  s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));
+  if (acceptance.present() == log.present()) {
+    node.fail(
+        "needs either `acceptance` (a probability for each draft, given that all before it were accepted) "
+        "or `acceptance_log` (a CSV file of what a real run accepted)");
+    accept_all(acceptance);
+  } else if (acceptance.present()) {
+    s.acceptance = read_acceptance(acceptance, s.tokens);
+  } else {
+    const std::filesystem::path path = log.text();
+    s.log = path.is_relative() ? (std::filesystem::path(folder) / path).lexically_normal().string()
+                               : path.string();
+  }
+  if (s.method == SpeculationMethod::ngram) {
+    // How often text repeats itself is a property of the traffic; there is no default that would be right.
+    if (s.log.empty() && !match.present())
+      node.fail(
+          "n-gram drafts only where a sequence's last tokens occur earlier in it: say how often by "
+          "`match_rate`, between 0 and 1");
+    s.match_rate = match.number(1, 0, 1);
+  } else if (match.present()) {
+    match.fail("only n-gram drafting may find no match; remove the key");
+    accept_all(match);
+  }
+  if (s.method == SpeculationMethod::mtp && model.mtp_layers == 0) {
+    method.fail(model.name +
+                " has no layers that predict several tokens (num_nextn_predict_layers); use eagle "
+                "or ngram");
+  }
+  read_draft(draft, model, node, s);
+  return s;
+}
+
+}  // namespace orrery

@@ -1,0 +1,189 @@
+// Speculative decoding (../shared/reference/vllm_0_24.md §1.8; `v1/core/sched/scheduler.py`,
+// `async_scheduler.py`): a decode brings one token and its drafts, an outcome says how many tokens came of
+// it.
+//
+// A sequence's advance is random, so the sums of a decode set do not hold: each step walks the running list
+// as the engine does, O(running). Without speculation nothing here runs.
+#include <algorithm>
+
+#include "sim/schedulers/vllm_v1.h"
+
+namespace orrery {
+
+// §1.2 rule 2 with n = num_tokens_with_spec + placeholders − computed.
+void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
+  Slot slot = running_head_;
+  while (slot != no_slot && budget > 0) {
+    Sequence& s = sequences_[slot];
+    if (s.state == State::decoding) {
+      if (!schedule_verification(slot, budget)) return;
+    } else if (s.state == State::prefilling) {
+      const std::int64_t n = chunk_size(s, budget);
+      if (n > 0) {
+        const std::int64_t blocks =
+            std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
+        if (!make_room(slot, blocks, budget)) return;
+        kv_.grow(s.kv, blocks);
+        s.speech.blocks += blocks;
+        add_chunk(slot, n);
+        budget -= n;
+      }
+    }
+    slot = sequences_[slot].next;
+  }
+  for (; slot != no_slot; slot = sequences_[slot].next) {
+    if (sequences_[slot].state == State::decoding && !last_token_certain(sequences_[slot])) pass_over(slot);
+  }
+}
+
+// First skip of the engine's loop: what is in flight ends the sequence even if every draft of it is rejected.
+bool VllmV1Scheduler::last_token_certain(const Sequence& s) const {
+  const Sequence::Speech& speech = s.speech;
+  return speech.placeholders > 0 &&
+         s.computed + 2 - speech.placeholders >= std::int64_t{s.prompt} + s.max_output;
+}
+
+// False when the sequence itself had to go, which ends the loop. Drafts are not cut at the client's limit,
+// only by the budget, the threshold and the model's length.
+bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
+  Sequence& s = sequences_[slot];
+  Sequence::Speech& speech = s.speech;
+  if (last_token_certain(s)) return true;
+  const std::int64_t known = std::int64_t{s.prompt} + s.outputs;
+  std::int64_t n = known + speech.drafts + speech.placeholders - s.computed;
+  const std::int64_t threshold = config_.long_prefill_token_threshold;
+  if (threshold > 0) n = std::min(n, threshold);
+  n = std::min({n, budget, config_.max_model_len - s.computed - 1});
+  if (n <= 0) {
+    pass_over(slot);
+    return true;
+  }
+  const std::int64_t blocks =
+      std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - speech.blocks);
+  if (!make_room(slot, blocks, budget)) return false;
+  kv_.grow_unattributed(blocks);
+  speech.blocks += blocks;
+  const auto drafts = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(n + s.computed - known - speech.placeholders, 0, speech.drafts));
+  verify_.push_back({.sequence = SequenceId(slot), .request = s.request, .drafts = drafts});
+  if (speech.passed_over) irregular_now_.push_back(SequenceId(slot));
+  speech.passed_over = false;
+  ++plan_decodes_;
+  plan_decode_context_ += s.computed;
+  budget -= n;
+  speech.hashed = std::max(speech.hashed, std::min(s.computed + n, known));
+  s.computed += n;
+  // `_update_after_schedule`: the next step's drafts are placeholders until this one has run.
+  speech.drafts = asynchronous() ? config_.speculation.tokens : 0;
+  if (asynchronous()) speech.placeholders += 1 + drafts;
+  return true;
+}
+
+void VllmV1Scheduler::pass_over(Slot slot) {
+  sequences_[slot].speech.passed_over = true;
+  paused_now_.push_back(SequenceId(slot));
+}
+
+// The prompt is complete with this step, whose drafting network proposes what follows.
+void VllmV1Scheduler::start_speaking(Slot slot) {
+  Sequence& s = sequences_[slot];
+  s.state = State::decoding;
+  s.speech.hashed = s.target;
+  s.speech.placeholders = asynchronous() ? 1 : 0;
+  s.speech.drafts = asynchronous() ? config_.speculation.tokens : 0;
+}
+
+// §1.3. Tokens in flight are delivered while it waits: `placeholders` stay until then.
+void VllmV1Scheduler::preempt_speaking(Slot slot) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t hashed = s.state == State::decoding ? s.speech.hashed : s.computed;
+  if (s.state == State::prefilling)
+    prefilling_.erase(std::find(prefilling_.begin(), prefilling_.end(), slot));
+  kv_.release(s.kv, s.speech.blocks, hashed / config_.block_size);
+  s.speech.blocks = s.speech.hashed = 0;
+  s.speech.drafts = 0;
+  s.speech.passed_over = false;
+  requeue(slot);
+}
+
+// As drop_departed(): outcomes in flight find the request gone (take_tokens).
+std::int32_t VllmV1Scheduler::drop_speaking(Slot slot) {
+  const Sequence& s = sequences_[slot];
+  const std::int32_t outputs = s.outputs;
+  open_.forget(SequenceId(slot), [](std::int64_t) { return false; });
+  if (s.state == State::waiting) {
+    std::erase(waiting_, slot);
+    std::erase(skipped_, slot);
+  } else {
+    const std::int64_t hashed = s.state == State::decoding ? s.speech.hashed : s.computed;
+    std::erase(prefilling_, slot);
+    kv_.release(s.kv, s.speech.blocks, hashed / config_.block_size);
+    unlink_running(slot);
+  }
+  head_blocked_ = false;
+  digest_.add(s.request.value() * 4);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  drop_slot(slot);
+  return outputs;
+}
+
+// EAGLE and MTP compute the last block that was found again: the network needs its hidden states (§2.2).
+KvBlockManager::Hit VllmV1Scheduler::drop_last(const Sequence& s, KvBlockManager::Hit hit) const {
+  if (hit.blocks == 0) return hit;
+  return kv_.lookup(s.kv, hit.blocks * config_.block_size);
+}
+
+// ----------------------------------------------------------------------------------------------------
+// outcomes
+
+const UpdateEffects& VllmV1Scheduler::take_spoken(const StepOutcome& outcome) {
+  ORRERY_CHECK(outcome.updates.size() == 1 && outcome.scheduled == 1, "speculating steps come one by one");
+  open_.update(1, 0, effects_, [](const OpenStep&) {});
+  ++updated_steps_;
+  ended_.clear();
+  std::int32_t decodes = 0;
+  for (const SpokenTokens& said : outcome.spoken) {
+    if (take_tokens(said) && !said.first) ++decodes;
+  }
+  effects_.regular_decodes[0] = decodes - static_cast<std::int32_t>(effects_.irregular.size());
+  std::sort(ended_.begin(), ended_.end(),
+            [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
+  for (const Slot slot : ended_) {
+    open_.forget_wasted_token(SequenceId(slot));
+    finish(slot, sequences_[slot].outputs, 0, 0);
+  }
+  return effects_;
+}
+
+// False when the request ended before: nobody is told (`update_from_output`).
+bool VllmV1Scheduler::take_tokens(const SpokenTokens& said) {
+  Sequence& s = sequences_[said.sequence.value()];
+  if (s.request != said.request) return false;
+  Sequence::Speech& speech = s.speech;
+  const std::int32_t rejected = said.drafts - said.accepted;
+  const bool runs = s.state != State::waiting;
+  if (runs) s.computed -= rejected;
+  const std::int32_t tokens = std::min(said.tokens, s.max_output - s.outputs);  // trimmed at the client's
+                                                                                // limit
+  s.outputs += tokens;
+  if (asynchronous()) speech.placeholders -= said.drafts + 1;
+  if (runs && asynchronous()) {
+    speech.hashed = std::max(speech.hashed, std::int64_t{s.prompt} + s.outputs - 1);
+  } else if (runs) {
+    speech.drafts = said.next_drafts;
+  }
+  digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
+  if (!said.first) {
+    SpeculationCounters& c = counters_.speculation;
+    ++c.decodes;
+    c.tokens += static_cast<std::uint64_t>(tokens);
+    effects_.further_tokens += tokens - 1;
+    c.count(said.drafts, said.accepted);
+    speech.drafts_seen += said.drafts;
+    speech.accepted_seen += said.accepted;
+  }
+  if (said.eos || s.outputs >= s.max_output) ended_.push_back(said.sequence.value());
+  return true;
+}
+
+}  // namespace orrery
