@@ -267,8 +267,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   const double page =
       plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
   // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
-  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
-                   (plan.groups.layers + (layers - spec.model.layers));
+  plan.kv_blocks =
+      static_cast<std::int64_t>(cache.value() / page) / (plan.groups.layers + (layers - spec.model.layers));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {

@@ -84,6 +84,23 @@ class LimitedSource final : public RequestSource {
   std::optional<Error> error_;
 };
 
+class ListSource final : public RequestSource {
+ public:
+  explicit ListSource(std::shared_ptr<const std::vector<TraceRequest>> requests)
+      : requests_(std::move(requests)) {}
+  bool next(TraceRequest& request) override {
+    if (position_ == requests_->size()) return false;
+    request = (*requests_)[position_++];
+    return true;
+  }
+  const Error* error() const override { return nullptr; }
+  std::uint64_t size_hint() const override { return requests_->size(); }
+
+ private:
+  std::shared_ptr<const std::vector<TraceRequest>> requests_;
+  std::size_t position_ = 0;
+};
+
 std::string resolve(const std::string& folder, const std::string& path) {
   if (path.empty() || folder.empty()) return path;
   const std::filesystem::path given(path);
@@ -157,7 +174,7 @@ WorkloadSpec read_workload(const Yaml& node, const std::string& folder) {
 }
 
 Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, std::uint64_t seed) {
-  if (spec.trace.empty() == !spec.generator.has_value()) {
+  if (spec.requests == nullptr && spec.trace.empty() == !spec.generator.has_value()) {
     return invalid_input(spec.trace.empty()
                              ? "no requests: expected a trace, a generator or --trace FILE"
                              : "a workload has either a trace or a generator; remove one of the two",
@@ -165,7 +182,9 @@ Result<std::unique_ptr<RequestSource>> open_workload(const WorkloadSpec& spec, s
   }
   std::unique_ptr<RequestSource> inner;
   std::string file;
-  if (spec.generator) {
+  if (spec.requests != nullptr) {
+    inner = std::make_unique<ListSource>(spec.requests);
+  } else if (spec.generator) {
     inner = make_generator(*spec.generator, seed);
   } else {
     ORRERY_TRY(reader, open_trace(spec.trace));

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
@@ -22,7 +23,9 @@ struct ClientSpec {
 
 struct WorkloadSpec {
   std::string trace;  // path, resolved against the scenario's folder; empty when a generator is given
-  std::optional<GeneratorSpec> generator;    // exactly one of trace and generator
+  std::optional<GeneratorSpec> generator;  // exactly one of trace and generator
+  // Requests that the program itself made, in order of arrival: instead of either of them.
+  std::shared_ptr<const std::vector<TraceRequest>> requests;
   double time_scale = 1.0;                   // 2.0 plays the trace twice as fast; > 0
   std::int64_t closed_loop_concurrency = 0;  // 0 = open loop (arrival times count)
   std::uint64_t limit_requests = 0;          // 0 = all

@@ -8,6 +8,7 @@
 #include "calibrate/pack.h"
 #include "calibrate/tables.h"
 #include "cli/command_table.h"
+#include "cli/commands/benchmark.h"
 
 namespace orrery {
 
@@ -15,6 +16,7 @@ namespace {
 
 struct ImportOptions {
   std::string kind, file, to;
+  BenchmarkFileOptions benchmark;
 };
 
 int import_calibration(const ImportOptions& options, const CommandContext& context) {
@@ -42,16 +44,28 @@ int import_calibration(const ImportOptions& options, const CommandContext& conte
 
 void register_import_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<ImportOptions>();
-  CLI::App* c = app.add_subcommand("import",
-                                   "brings in what was measured elsewhere\n"
-                                   "example: orrery import calibration mi300x.orrery.json");
-  c->add_option("kind", options->kind, "calibration: a file that orrery calibrate --pack wrote")
+  CLI::App* c =
+      app.add_subcommand("import",
+                         "brings in what was measured elsewhere\n"
+                         "example: orrery import calibration mi300x.orrery.json\n"
+                         "example: orrery import benchmark openai-4.0qps-Qwen3-8B.json --to out/bench");
+  c->add_option("kind", options->kind,
+                "calibration: a file that orrery calibrate --pack wrote; benchmark: what vllm bench serve "
+                "--save-result or sglang.bench_serving --output-file wrote")
       ->required()
-      ->check(CLI::IsMember({"calibration"}));
+      ->check(CLI::IsMember({"calibration", "benchmark"}));
   c->add_option("file", options->file, "the file")->required();
-  c->add_option("--to", options->to, "folder of tables (default: hardware_profiles/tables of this Orrery)");
+  c->add_option(
+      "--to", options->to,
+      "calibration: folder of tables (default: hardware_profiles/tables of this Orrery); benchmark: "
+      "folder for trace.jsonl and benchmark.json (default: only says what the file holds)");
+  add_benchmark_options(*c, options->benchmark);
   c->callback([&context, options] {
-    context.action = [&context, options] { return import_calibration(*options, context); };
+    context.action = [&context, options] {
+      if (options->kind == "calibration") return import_calibration(*options, context);
+      const auto code = import_benchmark(options->file, options->benchmark, options->to, context);
+      return code.ok() ? *code : report_errors(code.errors());
+    };
   });
 }
 

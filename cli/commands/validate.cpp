@@ -5,6 +5,7 @@
 
 #include "base/files.h"
 #include "cli/command_table.h"
+#include "cli/commands/benchmark.h"
 #include "reports/casebook/schedule_replay.h"
 
 namespace orrery {
@@ -12,13 +13,20 @@ namespace orrery {
 namespace {
 
 struct ValidateOptions {
-  std::string schedule, out;
+  std::string schedule, out, benchmark, scenario;
+  BenchmarkFileOptions benchmark_file;
 };
 
 int validate(const ValidateOptions& options, const CommandContext& context) {
+  if (!options.benchmark.empty()) {
+    const auto code =
+        validate_benchmark(options.benchmark, options.scenario, options.benchmark_file, options.out, context);
+    return code.ok() ? *code : report_errors(code.errors());
+  }
   if (options.schedule.empty()) {
-    return report_errors({make_error(
-        ErrorKind::usage, "validate needs --schedule RUN; validation cases are not in this version")});
+    return report_errors({make_error(ErrorKind::usage,
+                                     "validate needs --schedule RUN or --benchmark FILE SCENARIO; validation "
+                                     "cases are not in this version")});
   }
   auto run = load_measured_run(options.schedule);
   if (!run.ok()) return report_errors(run.errors());
@@ -43,12 +51,20 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
 
 void register_validate_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<ValidateOptions>();
-  CLI::App* c = app.add_subcommand("validate",
-                                   "replays a real engine's log through our scheduler, step by step\n"
-                                   "example: orrery validate --schedule RUN --out out/schedule");
+  CLI::App* c = app.add_subcommand(
+      "validate",
+      "replays a real engine's log through our scheduler, step by step, or sets a benchmark's "
+      "figures beside ours\n"
+      "example: orrery validate --schedule RUN --out out/schedule\n"
+      "example: orrery validate --benchmark result.json examples/qwen3-8b-h200.yaml");
   c->add_option("--schedule", options->schedule,
                 "folder with engine.json, experiments, requests and steps of a run");
-  c->add_option("--out", options->out, "directory for schedule.json");
+  c->add_option("--benchmark", options->benchmark,
+                "result of vllm bench serve or sglang.bench_serving, measured on SCENARIO's deployment");
+  c->add_option("scenario", options->scenario,
+                "with --benchmark: the scenario file; its workload is not used");
+  add_benchmark_options(*c, options->benchmark_file);
+  c->add_option("--out", options->out, "directory for schedule.json, or comparison.json and trace.jsonl");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

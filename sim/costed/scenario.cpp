@@ -125,6 +125,22 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
   return set_path("deployment.model", absolute(model, folder));
 }
 
+// What speculation was not built to stand beside: each changes when tokens come or which blocks are free in a
+// way that its own counts do not follow.
+void refuse_with_speculation(const Scenario& scenario, const Yaml& deployment, const Yaml& workload) {
+  const InstanceSpec& instance = scenario.pool.instance;
+  if (!instance.speculation.on()) return;
+  const Yaml at = deployment.optional("speculation");
+  const auto refuse = [&](const std::string& what) {
+    at.fail("speculation together with " + what + " is not modelled; leave one of them out");
+  };
+  if (scenario.pool.memory.groups.windowed > 0) refuse("sliding-window groups of layers");
+  if (instance.engine.settings.by_priority) refuse("scheduling by priority");
+  if (scenario.workload.openai_frontend)
+    workload.optional("frontend")
+        .fail("the API front end together with speculation is not modelled; expected none");
+}
+
 }  // namespace
 
 Slo SloSpec::limits() const {

@@ -10,6 +10,7 @@
 #include "base/det_math.h"
 #include "base/mutation.h"
 #include "base/random.h"
+#include "base/statistics.h"
 
 namespace orrery {
 
@@ -69,23 +70,25 @@ namespace {
 void set_bounds(MetricInterval& metric, std::vector<double> values) {
   values.push_back(metric.nominal);
   std::sort(values.begin(), values.end());
-  const auto at = [&](double p) {
-    const double position = p * static_cast<double>(values.size() - 1);
-    const auto i = static_cast<std::size_t>(position);
-    if (i + 1 >= values.size()) return values.back();
-    return values[i] + (position - static_cast<double>(i)) * (values[i + 1] - values[i]);
-  };
-  metric.low = std::min(at(0.05), metric.nominal);
-  metric.high = std::max(at(0.95), metric.nominal);
+  metric.low = std::min(linear_percentile(values, 5), metric.nominal);
+  metric.high = std::max(linear_percentile(values, 95), metric.nominal);
 }
 
 }  // namespace
 
 Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options) {
+  return estimate_intervals(scenario, options, [&](const RunOptions& run) -> Result<RunMetrics> {
+    ORRERY_TRY(result, run_scenario(scenario, run));
+    return RunMetrics{metrics_of(result), result.completed + result.failed + result.rejected};
+  });
+}
+
+Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options,
+                                     const MeasureRun& measure) {
   ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
   const PriceUncertainty uncertainty = price_uncertainty(pricer, scenario.pool.instance);
   const auto runs = static_cast<std::size_t>(options.runs) + 1;  // run 0 is nominal
-  std::vector<std::optional<Result<RunResult>>> results(runs);
+  std::vector<std::optional<Result<RunMetrics>>> results(runs);
   std::atomic<std::size_t> next{0};
   std::atomic<bool> stop{false};
   const auto work = [&] {
@@ -96,7 +99,7 @@ Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOpt
         run.scales = draw_scales(uncertainty, scenario.seed,
                                  ORRERY_MUTANT(thread_seed_from_schedule) ? next.load() : i);
       run.keep_going = options.keep_going;
-      results[i] = run_scenario(scenario, run);
+      results[i] = measure(run);
       if (!results[i]->ok()) stop = true;
     }
   };
@@ -110,13 +113,12 @@ Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOpt
   }
   Intervals out;
   out.runs = options.runs;
-  const RunResult& nominal = results[0]->value();
-  out.requests = nominal.completed + nominal.failed + nominal.rejected;
-  out.metrics = metrics_of(nominal);
+  out.requests = results[0]->value().requests;
+  out.metrics = results[0]->value().metrics;
   for (std::size_t m = 0; m < out.metrics.size(); ++m) {
     std::vector<double> values;
     for (std::size_t i = 1; i < runs; ++i) {
-      const auto metrics = metrics_of(results[i]->value());
+      const auto& metrics = results[i]->value().metrics;
       if (m < metrics.size()) values.push_back(metrics[m].nominal);
     }
     set_bounds(out.metrics[m], std::move(values));

@@ -45,6 +45,17 @@ struct EnsembleOptions {
 // Independent of the number of threads: each run's draws depend on its number, results are reduced in order.
 Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options);
 
+// The same over other metrics than metrics_of. `measure` makes one run with the options it is given and says
+// what it found, the same metrics every time; it is called from several threads at once. With 0 runs only the
+// nominal run is made, and low = nominal = high.
+struct RunMetrics {
+  std::vector<MetricInterval> metrics;
+  std::uint64_t requests = 0;  // that ended, whichever way
+};
+using MeasureRun = std::function<Result<RunMetrics>(const RunOptions&)>;
+Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options,
+                                     const MeasureRun& measure);
+
 // The metrics that intervals are given for, of one run.
 std::vector<MetricInterval> metrics_of(const RunResult& run);
 

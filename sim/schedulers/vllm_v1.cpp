@@ -278,7 +278,8 @@ void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
   }
   if (in_flight) hashed_tokens = std::max(s.target, computed - 1);
   s.in_flight_when_preempted = s.state == State::last_token;
-  release_blocks(slot, blocks_for(computed) + (s.grown_this_step ? 1 : 0), hashed_tokens / config_.block_size);
+  release_blocks(slot, blocks_for(computed) + (s.grown_this_step ? 1 : 0),
+                 hashed_tokens / config_.block_size);
   s.grown_this_step = false;
   requeue(slot);
 }
@@ -367,10 +368,9 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   const std::int64_t reserve = watermark_blocks();
   const std::int64_t blocks = blocks_for(with_lookahead(s.computed + n)) - hit.blocks - held;
   const std::int64_t around = hit.idle + reserve;
-  const std::int64_t whole =
-      config_.scheduler_reserve_full_isl
-          ? gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len))
-          : 0;
+  const std::int64_t whole = config_.scheduler_reserve_full_isl
+                                 ? gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len))
+                                 : 0;
   if (std::max(whole, config_.kv_groups.count() * blocks) + around > kv_.free_blocks()) {
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);

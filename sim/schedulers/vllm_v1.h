@@ -191,8 +191,8 @@ class VllmV1Scheduler final : public Scheduler {
   std::vector<Slot> aside_;               // of the pass under way: back to the front of skipped_ after it
   std::vector<TransferWork> transfers_;
   std::vector<HostLoad> host_loads_;
-  Digest transfer_digest_;                // of the ends of transfers
-  std::unique_ptr<VllmEncoder> encoder_;  // null: a text-only model
+  Digest transfer_digest_;                 // of the ends of transfers
+  std::unique_ptr<VllmEncoder> encoder_;   // null: a text-only model
   std::unique_ptr<WindowSlides> windows_;  // only when some layers have a sliding window
   std::vector<Sequence> sequences_;
   SlotPool slots_;

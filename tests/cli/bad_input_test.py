@@ -154,6 +154,18 @@ check("pack nothing", 3, ["journal.jsonl", "no such file"], command="calibrate",
 check("import kind", 2, ["calibration"], command="import", bare=True, args=["calibrations", "scenario.yaml"])
 check("import missing", 3, ["nofile.json"], command="import", bare=True, args=["calibration", "nofile.json"])
 check("import no pack", 3, ["scenario.yaml"], command="import", bare=True, args=["calibration", "scenario.yaml"])
+# benchmark results
+TOTALS = ('{"backend": "openai", "request_rate": 4.0, "max_concurrency": null, "duration": 5.0, "completed": 20, "total_input_tokens": 2000, '
+          '"total_output_tokens": 400, "total_token_throughput": 480.0, "mean_ttft_ms": 50.0}\n')
+check("benchmark without lengths", 3, ["trace.jsonl:1", "--input-len N", "--output-len N", "100.0"], trace=TOTALS, command="import", bare=True,
+      args=["benchmark", "trace.jsonl"])
+check("benchmark of several runs", 3, ["trace.jsonl:2", "--run"], trace=TOTALS * 2, command="import", bare=True, args=["benchmark", "trace.jsonl"])
+check("benchmark of no client", 3, ["trace.jsonl:1", "vllm bench serve"], command="import", bare=True, args=["benchmark", "trace.jsonl"])
+check("benchmark without scenario", 2, ["SCENARIO"], trace=TOTALS, command="validate", bare=True, args=["--benchmark", "trace.jsonl"])
+check("benchmark length", 2, ["--input-len"], trace=TOTALS, command="validate", args=["--benchmark", "trace.jsonl", "--input-len", "0"])
+check("benchmark missing", 3, ["nofile.json", "no such file"], command="validate", args=["--benchmark", "nofile.json", "--out", "out"])
+check("benchmark good", 0, [], trace=TOTALS, command="validate",
+      args=["--benchmark", "trace.jsonl", "--input-len", "100", "--output-len", "20", "--out", "out"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
 for f in failures:

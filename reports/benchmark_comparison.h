@@ -1,0 +1,51 @@
+// A benchmark client's figures beside ours, for the requests that it sent.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "sim/costed/scenario.h"
+#include "workloads/benchmark_result.h"
+#include "workloads/benchmark_workload.h"
+
+namespace orrery {
+
+// Statistics follow the client's own rule (numpy: linear interpolation between neighbours) over requests; the
+// exception is itl_ms, whose percentiles are read off the pooled gaps without interpolation, at most one gap
+// away in rank.
+struct ComparedMetric {
+  std::string name;
+  double predicted = 0, low = 0, high = 0;  // 90 % interval of the prices; equal without intervals
+  double measured = 0;
+  double error_percent() const { return (predicted / measured - 1) * 100; }  // measured > 0
+  bool inside() const { return low <= measured && measured <= high; }
+};
+
+struct BenchmarkComparison {
+  std::vector<ComparedMetric> metrics;  // in the file's order
+  std::vector<std::string> notes;
+  int runs = 0;  // behind the intervals; 0 = none
+};
+
+struct BenchmarkCompareOptions {
+  int runs = 16;  // 0: no intervals
+  int threads = 1;
+  std::function<bool(std::uint64_t)> keep_going = {};
+};
+
+// Simulates the workload on the scenario's deployment. The scenario's own requests, time_scale, closed_loop
+// and limit do not count; its front end does.
+Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const BenchmarkResult& measured,
+                                                   const BenchmarkWorkload& workload,
+                                                   const BenchmarkCompareOptions& options = {});
+
+// comparison.json: {metric: {predicted, low, high, measured, error_percent, inside}}; low, high, inside null
+// without intervals.
+Json comparison_json(const BenchmarkComparison& comparison);
+std::string comparison_text(const BenchmarkComparison& comparison);
+
+}  // namespace orrery
