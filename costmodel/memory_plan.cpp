@@ -287,6 +287,11 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
     return invalid_input(
         "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
         "disable_hybrid_kv_cache_manager: true");
+  if (spec.speculation.on() && !plan.groups.simple())
+    return invalid_input(
+        "speculation is not modelled for layers with a sliding window in groups of their own; use method: off, "
+        "or set disable_hybrid_kv_cache_manager: true",
+        {}, "deployment.speculation");
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
     return infeasible("kv_offloading_size holds not even one KV block, which takes " + gib(Bytes(block)));
   return plan;

@@ -174,6 +174,8 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
                 " has no layers that predict several tokens (num_nextn_predict_layers); use eagle "
                 "or ngram");
   }
+  if (s.method == SpeculationMethod::eagle && model.latent.present())
+    method.fail("an EAGLE layer for a model with latent attention is not modelled; use mtp or ngram");
   read_draft(draft, model, node, s);
   return s;
 }

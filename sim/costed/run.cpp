@@ -167,6 +167,13 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
                        {s.log, 0, 0}, "deployment.speculation.acceptance_log");
 }
 
+void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& result) {
+  result.name = pool.name;
+  result.gpus_per_instance = pool.instance.plan.gpus();
+  result.kv_block_size = block_size;
+  result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -236,11 +243,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
   images.report(usage, result);
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
-  result.pools.front().name = scenario.pool.name;
-  result.pools.front().gpus_per_instance = scenario.pool.instance.plan.gpus();
-  result.pools.front().kv_block_size = config.block_size;
-  result.pools.front().window_tokens =
-      scenario.pool.memory.groups.simple() ? 0 : scenario.pool.memory.kv_tokens();
+  describe_pool(scenario.pool, config.block_size, result.pools.front());
   return result;
 }
 

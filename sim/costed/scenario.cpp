@@ -134,7 +134,6 @@ void refuse_with_speculation(const Scenario& scenario, const Yaml& deployment, c
   const auto refuse = [&](const std::string& what) {
     at.fail("speculation together with " + what + " is not modelled; leave one of them out");
   };
-  if (scenario.pool.memory.groups.windowed > 0) refuse("sliding-window groups of layers");
   if (instance.engine.settings.by_priority) refuse("scheduling by priority");
   if (scenario.workload.openai_frontend)
     workload.optional("frontend")

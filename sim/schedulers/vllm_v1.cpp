@@ -243,17 +243,6 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
   }
 }
 
-// False when the sequence itself had to go.
-bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& budget) {
-  while (kv_.free_blocks() < blocks * config_.kv_groups.count()) {
-    const Slot gone = victim(slot, budget);
-    preempt(gone, sequences_[gone].order <= sequences_[slot].order);
-    preempted_for_.push_back(SequenceId(slot));
-    if (gone == slot) return false;
-  }
-  return true;
-}
-
 std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
   return s.state == State::decoding ? s.base + next_step_ : s.computed;
 }
@@ -282,19 +271,6 @@ void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
                  hashed_tokens / config_.block_size);
   s.grown_this_step = false;
   requeue(slot);
-}
-
-void VllmV1Scheduler::requeue(Slot slot) {
-  Sequence& s = sequences_[slot];
-  if (encoder_ != nullptr) encoder_->preempted(slot);
-  unlink_running(slot);
-  ++s.epoch;
-  s.state = State::waiting;
-  s.computed = 0;
-  enqueue(slot, true);
-  head_blocked_ = false;
-  preempted_.push_back(SequenceId(slot));
-  ++counters_.preemptions;
 }
 
 void VllmV1Scheduler::release_blocks(Slot slot, std::int64_t total, std::int64_t hashed) {

@@ -56,4 +56,28 @@ VllmV1Scheduler::Slot VllmV1Scheduler::victim(Slot needy, std::int64_t& budget) 
   return least;
 }
 
+// False when the sequence itself had to go.
+bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& budget) {
+  while (kv_.free_blocks() < blocks * config_.kv_groups.count()) {
+    const Slot gone = victim(slot, budget);
+    preempt(gone, sequences_[gone].order <= sequences_[slot].order);
+    preempted_for_.push_back(SequenceId(slot));
+    if (gone == slot) return false;
+  }
+  return true;
+}
+
+void VllmV1Scheduler::requeue(Slot slot) {
+  Sequence& s = sequences_[slot];
+  if (encoder_ != nullptr) encoder_->preempted(slot);
+  unlink_running(slot);
+  ++s.epoch;
+  s.state = State::waiting;
+  s.computed = 0;
+  enqueue(slot, true);
+  head_blocked_ = false;
+  preempted_.push_back(SequenceId(slot));
+  ++counters_.preemptions;
+}
+
 }  // namespace orrery
