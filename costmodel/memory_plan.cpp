@@ -289,7 +289,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
         "disable_hybrid_kv_cache_manager: true");
   if (spec.speculation.on() && !plan.groups.simple())
     return invalid_input(
-        "speculation is not modelled for layers with a sliding window in groups of their own; use method: off, "
+        "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
+        "off, "
         "or set disable_hybrid_kv_cache_manager: true",
         {}, "deployment.speculation");
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
