@@ -1,9 +1,5 @@
 // Groups of layers with and without a window (sim/kv_windows.cpp) against the engine's rules block by block
 // (kv_groups_model.h), over random operations: hits, the idle among them, and free blocks after each.
-//
-// Seen to fail with one line changed: a window of one block less; the blocks left behind freed from the first
-// on; groups of full attention released first; a hit that needs only its last block; a slide that forgets to
-// move the first run's begin.
 #include <algorithm>
 
 #include "base/random.h"
