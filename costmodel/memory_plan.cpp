@@ -192,7 +192,7 @@ Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
   const std::int64_t length = spec.engine.settings.max_model_len;
   const std::int64_t needed = plan.groups.blocks_of_sequence(length, spec.engine.settings);
   const std::int64_t fits = longest_sequence(spec, plan);
-  const Bytes block = plan.kv_bytes_per_token / static_cast<double>(spec.model.layers) *
+  const Bytes block = plan.kv_bytes_per_token / static_cast<double>(kv_layers(spec)) *
                       static_cast<double>(plan.groups.layers * plan.block_size);
   std::string message = "the KV cache cannot hold one sequence of " + limit + " " + std::to_string(length) +
                         ": that takes " + std::to_string(needed) + " blocks (" +
