@@ -1,10 +1,12 @@
 // `orrery validate`: what the simulation makes of runs that a real engine logged.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "base/files.h"
 #include "cli/command_table.h"
+#include "reports/casebook/engine_fidelity.h"
 #include "reports/casebook/schedule_replay.h"
 
 namespace orrery {
@@ -13,12 +15,44 @@ namespace {
 
 struct ValidateOptions {
   std::string schedule, out;
+  bool engines = false;
 };
 
+Status write_fidelity(const EngineFidelity& f, const std::string& folder) {
+  ORRERY_TRY_STATUS(write_file_atomically(folder + "/engine_fidelity.md", fidelity_markdown(f)));
+  ORRERY_TRY_STATUS(
+      write_file_atomically(folder + "/engine_fidelity.json", canonical_json(fidelity_json(f))));
+  return write_file_atomically(folder + "/engine_fidelity.csv", fidelity_csv(f));
+}
+
+int validate_engines(const ValidateOptions& options, const CommandContext& context) {
+  auto fidelity = measure_engine_fidelity([&](const std::string& what) {
+    if (!context.quiet) std::fprintf(stderr, "orrery: %s\n", what.c_str());
+  });
+  if (!fidelity.ok()) return report_errors(fidelity.errors());
+  std::error_code ec;
+  std::string folder = options.out;
+  if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
+  if (!folder.empty()) {
+    std::filesystem::create_directories(folder, ec);
+    const Status written = write_fidelity(*fidelity, folder);
+    if (!written.ok()) return report_errors(written.errors());
+  }
+  if (context.json) {
+    std::fputs(canonical_json(fidelity_json(*fidelity)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(fidelity_text(*fidelity).c_str(), stdout);
+    if (!folder.empty()) std::printf("written: %s/engine_fidelity.md\n", folder.c_str());
+  }
+  return static_cast<int>(fidelity->failures.empty() ? ExitCode::done : ExitCode::check_failed);
+}
+
 int validate(const ValidateOptions& options, const CommandContext& context) {
+  if (options.engines) return validate_engines(options, context);
   if (options.schedule.empty()) {
-    return report_errors({make_error(
-        ErrorKind::usage, "validate needs --schedule RUN; validation cases are not in this version")});
+    return report_errors(
+        {make_error(ErrorKind::usage,
+                    "validate needs --engines or --schedule RUN; validation cases are not in this version")});
   }
   auto run = load_measured_run(options.schedule);
   if (!run.ok()) return report_errors(run.errors());
@@ -48,7 +82,10 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
                                    "example: orrery validate --schedule RUN --out out/schedule");
   c->add_option("--schedule", options->schedule,
                 "folder with engine.json, experiments, requests and steps of a run");
-  c->add_option("--out", options->out, "directory for schedule.json");
+  c->add_flag(
+      "--engines", options->engines,
+      "compare with all measured engine runs: schedules, step times, errors and where they come from");
+  c->add_option("--out", options->out, "directory for schedule.json or engine_fidelity.{md,json,csv}");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }
