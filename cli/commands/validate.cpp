@@ -1,11 +1,13 @@
 // `orrery validate`: what the simulation makes of runs that a real engine logged.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 
 #include "base/files.h"
 #include "cli/command_table.h"
 #include "cli/commands/benchmark.h"
+#include "reports/casebook/engine_fidelity.h"
 #include "reports/casebook/schedule_replay.h"
 
 namespace orrery {
@@ -15,9 +17,40 @@ namespace {
 struct ValidateOptions {
   std::string schedule, out, benchmark, scenario;
   BenchmarkFileOptions benchmark_file;
+  bool engines = false;
 };
 
+Status write_fidelity(const EngineFidelity& f, const std::string& folder) {
+  ORRERY_TRY_STATUS(write_file_atomically(folder + "/engine_fidelity.md", fidelity_markdown(f)));
+  ORRERY_TRY_STATUS(
+      write_file_atomically(folder + "/engine_fidelity.json", canonical_json(fidelity_json(f))));
+  return write_file_atomically(folder + "/engine_fidelity.csv", fidelity_csv(f));
+}
+
+int validate_engines(const ValidateOptions& options, const CommandContext& context) {
+  auto fidelity = measure_engine_fidelity([&](const std::string& what) {
+    if (!context.quiet) std::fprintf(stderr, "orrery: %s\n", what.c_str());
+  });
+  if (!fidelity.ok()) return report_errors(fidelity.errors());
+  std::error_code ec;
+  std::string folder = options.out;
+  if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
+  if (!folder.empty()) {
+    std::filesystem::create_directories(folder, ec);
+    const Status written = write_fidelity(*fidelity, folder);
+    if (!written.ok()) return report_errors(written.errors());
+  }
+  if (context.json) {
+    std::fputs(canonical_json(fidelity_json(*fidelity)).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(fidelity_text(*fidelity).c_str(), stdout);
+    if (!folder.empty()) std::printf("written: %s/engine_fidelity.md\n", folder.c_str());
+  }
+  return static_cast<int>(fidelity->failures.empty() ? ExitCode::done : ExitCode::check_failed);
+}
+
 int validate(const ValidateOptions& options, const CommandContext& context) {
+  if (options.engines) return validate_engines(options, context);
   if (!options.benchmark.empty()) {
     const auto code =
         validate_benchmark(options.benchmark, options.scenario, options.benchmark_file, options.out, context);
@@ -25,8 +58,8 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
   }
   if (options.schedule.empty()) {
     return report_errors({make_error(ErrorKind::usage,
-                                     "validate needs --schedule RUN or --benchmark FILE SCENARIO; validation "
-                                     "cases are not in this version")});
+                                     "validate needs --engines, --schedule RUN or --benchmark FILE SCENARIO; "
+                                     "validation cases are not in this version")});
   }
   auto run = load_measured_run(options.schedule);
   if (!run.ok()) return report_errors(run.errors());
@@ -64,7 +97,12 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   c->add_option("scenario", options->scenario,
                 "with --benchmark: the scenario file; its workload is not used");
   add_benchmark_options(*c, options->benchmark_file);
-  c->add_option("--out", options->out, "directory for schedule.json, or comparison.json and trace.jsonl");
+  c->add_flag(
+      "--engines", options->engines,
+      "compare with all measured engine runs: schedules, step times, errors and where they come from");
+  c->add_option(
+      "--out", options->out,
+      "directory for schedule.json, comparison.json and trace.jsonl, or engine_fidelity.{md,json,csv}");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

@@ -40,7 +40,7 @@ class Table {
  public:
   static Result<Table> open(const std::string& folder, const std::string& name,
                             const std::vector<std::string>& columns,
-                            const std::vector<std::string>& optional = {}) {
+                            const std::vector<std::string>& may_lack = {}) {
     ORRERY_TRY(path, existing(folder, name));
     ORRERY_TRY(lines, LineReader::open(path));
     Table table(std::move(lines));
@@ -52,7 +52,7 @@ class Table {
       if (at == names.end()) return table.failure("has no column " + quote(column));
       table.columns_.push_back(static_cast<std::size_t>(at - names.begin()));
     }
-    for (const std::string& column : optional) {
+    for (const std::string& column : may_lack) {
       const auto at = std::find(names.begin(), names.end(), column);
       table.columns_.push_back(at == names.end() ? absent : static_cast<std::size_t>(at - names.begin()));
     }
@@ -91,12 +91,12 @@ class Table {
   }
 
  private:
+  static constexpr std::size_t absent = SIZE_MAX;
   explicit Table(LineReader lines) : lines_(std::move(lines)) {}
   Error failure(const std::string& what) const {
     return invalid_input(what, {lines_.path(), static_cast<int>(lines_.line_number()), 0});
   }
 
-  static constexpr std::size_t absent = SIZE_MAX;
   LineReader lines_;
   std::vector<std::size_t> columns_;
   std::size_t width_ = 0;
@@ -124,7 +124,14 @@ Result<MeasuredEngine> load_engine(const std::string& folder) {
   number("long_prefill", e.long_prefill_token_threshold, false);
   if (!errors.empty()) return errors;
   e.async_scheduling = json.value("async_scheduling", true);
-  if (json.contains("engine")) e.model = json["engine"].value("model", "");
+  e.arguments = json.value("engine", Json::object());
+  if (e.arguments.contains("model") && e.arguments["model"].is_string())
+    e.model = e.arguments["model"].get<std::string>();
+  const auto text = [&](const char* key) {
+    return json.contains(key) && json[key].is_string() ? json[key].get<std::string>() : std::string();
+  };
+  e.gpu = text("gpu");
+  e.version = text("vllm");
   if (json.contains("engine")) e.enable_prefix_caching = json["engine"].value("enable_prefix_caching", true);
   const bool hybrid =
       !json.contains("engine") || !json["engine"].value("disable_hybrid_kv_cache_manager", false);
@@ -151,6 +158,7 @@ Status load_experiments(MeasuredRun& run) {
     }
     MeasuredExperiment experiment{.name = json["name"].get<std::string>(),
                                   .serial = json.value("serial", false),
+                                  .concurrency = json.value("conc", std::int64_t{0}),
                                   .requests = {},
                                   .steps = {}};
     for (const Json& r : json["reqs"]) {
@@ -174,7 +182,8 @@ MeasuredExperiment* find(MeasuredRun& run, std::string_view name) {
 }
 
 Status load_requests(MeasuredRun& run) {
-  ORRERY_TRY(table, Table::open(run.folder, "requests.csv", {"experiment", "request", "submit_s"}));
+  ORRERY_TRY(table, Table::open(run.folder, "requests.csv", {"experiment", "request", "submit_s"},
+                                {"ttft_s", "e2e_s"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);
@@ -185,7 +194,13 @@ Status load_requests(MeasuredRun& run) {
     } else if (!parse(f[1], index) || index >= experiment->requests.size() || !parse(f[2], submit)) {
       table.fail("expected a request of the experiment and the second in which it was sent");
     } else {
-      experiment->requests[index].submit_ns = static_cast<std::int64_t>(submit * 1e9);
+      MeasuredRequest& request = experiment->requests[index];
+      request.submit_ns = static_cast<std::int64_t>(submit * 1e9);
+      double ttft = 0, e2e = 0;
+      if (parse(f[3], ttft) && parse(f[4], e2e)) {
+        request.ttft_ns = static_cast<std::int64_t>(ttft * 1e9);
+        request.e2e_ns = static_cast<std::int64_t>(e2e * 1e9);
+      }
     }
   }
   return table.status();
@@ -211,30 +226,35 @@ bool parse_ids(std::string_view text, std::vector<std::int64_t>& ids) {
   return true;
 }
 
+// The columns behind those that schedules need; an empty cell = not logged.
+void parse_times(const Fields& f, MeasuredStep& s) {
+  double schedule = 0, execute = 0, sampled = 0, gpu = 0, gpu1 = 0, update = 0;
+  s.times.known = parse(f[13], schedule) && parse(f[14], execute) && parse(f[15], sampled) &&
+                  parse(f[16], gpu) && parse(f[18], update);
+  s.times.gpu_rank0_ns = static_cast<std::int64_t>(gpu * 1e3);
+  if (parse(f[17], gpu1)) gpu = std::max(gpu, gpu1);
+  const auto ns = [](double us) { return static_cast<std::int64_t>(us * 1e3); };
+  s.times.schedule_ns = ns(schedule);
+  s.times.execute_start_ns = ns(execute);
+  s.times.sample_end_ns = ns(sampled);
+  s.times.gpu_ns = ns(gpu);
+  s.times.update_ns = ns(update);
+  double decodes = 0, context = 0;
+  if (parse(f[19], decodes)) {
+    s.decodes = static_cast<std::int64_t>(decodes);
+    s.decode_context = parse(f[20], context) ? static_cast<std::int64_t>(context) : 0;
+  }
+  if (!parse(f[21], s.new_requests)) s.new_requests = static_cast<std::int64_t>(s.admitted.size());
+}
+
 bool parse_step(const Fields& f, MeasuredStep& s) {
   double schedule = 0, update = 0;
   const bool numbers = parse(f[1], s.step) && parse(f[2], schedule) && parse(f[3], update) &&
                        parse(f[4], s.tokens) && parse(f[5], s.sequences) && parse(f[6], s.running) &&
                        parse(f[7], s.waiting) && parse(f[8], s.free_blocks);
-  // Times and the decode set, where logged.
-  bool times = true;
-  const auto microseconds = [&](std::size_t field, std::int64_t& ns) {
-    double us = 0;
-    if (f[field].empty()) return;
-    times = times && parse(f[field], us);
-    ns = static_cast<std::int64_t>(us * 1e3);
-  };
-  microseconds(13, s.schedule_ns);
-  microseconds(14, s.execute_start_ns);
-  microseconds(15, s.execute_ns);
-  microseconds(16, s.sample_end_ns);
-  microseconds(17, s.update_ns);
-  microseconds(18, s.device_ns);
-  if (!f[19].empty()) times = times && parse(f[19], s.decode_sequences);
-  if (!f[20].empty()) times = times && parse(f[20], s.decode_context_tokens);
   s.schedule_start_ns = static_cast<std::int64_t>(schedule * 1e3);
   s.update_start_ns = static_cast<std::int64_t>(update * 1e3);
-  return numbers && times &&
+  return numbers &&
          parse_pairs(f[9], '@',
                      [&](std::int64_t a, std::int64_t b) {
                        s.chunks.push_back({a, b});
@@ -252,8 +272,8 @@ Status load_steps(MeasuredRun& run) {
                                 {"experiment", "step", "schedule_start_us", "update_start_us", "tokens",
                                  "sequences", "running", "waiting", "free_blocks", "prefill_chunks",
                                  "prefill_request_ids", "new_request_ids", "preempted_request_ids"},
-                                {"schedule_us", "execute_start_us", "execute_host_us", "sample_end_us",
-                                 "update_us", "gpu_us", "decode_sequences", "decode_context_tokens"}));
+                                {"schedule_us", "execute_start_us", "sample_end_us", "gpu_us", "gpu_us_rank1",
+                                 "update_us", "decode_sequences", "decode_context_tokens", "new_requests"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);
@@ -263,6 +283,7 @@ Status load_steps(MeasuredRun& run) {
     } else if (!parse_step(f, step)) {
       table.fail("expected numbers, chunks as length@context and new requests as id:cached");
     } else if (!experiment->steps.empty() || !step.admitted.empty()) {
+      parse_times(f, step);
       experiment->steps.push_back(std::move(step));
     }
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "base/result.h"
 #include "sim/scheduler.h"
 
@@ -15,7 +16,17 @@ struct MeasuredRequest {
   std::int64_t submit_ns = 0;  // when the client sent it, from the experiment's start
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
-  std::vector<std::uint64_t> hash_ids;  // names of 512-token prompt blocks; empty = private
+  std::vector<std::uint64_t> hash_ids;     // names of 512-token prompt blocks; empty = private
+  std::int64_t ttft_ns = -1, e2e_ns = -1;  // from submit_ns; −1 = not logged
+};
+
+// When a step's parts happened, where the log has them (all of them or none): host clock of the core thread
+// and of rank 0, from the experiment's start; `gpu_ns` lies between two events in stream order around the
+// step, slowest rank, so it contains the bubble when launches come late.
+struct MeasuredTimes {
+  bool known = false;
+  std::int64_t schedule_ns = 0, execute_start_ns = 0, sample_end_ns = 0, gpu_rank0_ns = 0, gpu_ns = 0,
+               update_ns = 0;
 };
 
 // One engine step. Some loggers count chunks of one token among the decodes instead of listing them.
@@ -34,16 +45,15 @@ struct MeasuredStep {
   std::vector<Chunk> chunks;
   std::vector<std::int64_t> chunk_requests, preempted;
   std::vector<Admission> admitted;
-  // Where the log has them; 0 = not logged. Host times on the core or worker, ns; device: between two events
-  // in stream order around the step, so with the bubble of a late host.
-  std::int64_t schedule_ns = 0, execute_start_ns = 0, execute_ns = 0, sample_end_ns = 0, update_ns = 0,
-               device_ns = 0;
-  std::int64_t decode_sequences = -1, decode_context_tokens = 0;  // −1 = not logged
+  MeasuredTimes times;
+  std::int64_t decodes = -1, decode_context = -1;  // −1 = not logged
+  std::int64_t new_requests = 0;
 };
 
 struct MeasuredExperiment {
   std::string name;
-  bool serial = false;  // one request after another, each with its own zero of time
+  bool serial = false;           // one request after another, each with its own zero of time
+  std::int64_t concurrency = 0;  // closed loop of so many; 0 = open
   std::vector<MeasuredRequest> requests;
   std::vector<MeasuredStep> steps;  // from the first admission on: what comes before is the client's warm-up
 };
@@ -53,9 +63,11 @@ struct MeasuredEngine {
   std::int64_t long_prefill_token_threshold = 0;
   std::int32_t block_size = 0;
   bool enable_prefix_caching = true, async_scheduling = true;
-  std::string model;        // as the engine was given it
-  KvGroups kv_groups = {};  // the log does not name them: from the model's profile
-  bool v2_runner = false;   // it reports resumed requests as new ones
+  KvGroups kv_groups = {};   // the log does not name them: from the model's profile
+  bool v2_runner = false;    // it reports resumed requests as new ones
+  std::string model;         // as the engine was told
+  Json arguments;            // what the engine was started with, by its own names
+  std::string gpu, version;  // empty where the log does not say
 };
 
 struct MeasuredRun {

@@ -85,7 +85,8 @@ class ExperimentReplayer {
   }
 
   ExperimentReplay play(std::vector<StepDifference>& differences) {
-    ExperimentReplay result{.name = experiment_.name};
+    ExperimentReplay result{.name = experiment_.name, .known_at_ns = {}};
+    known_at_.assign(experiment_.requests.size(), -1);
     for (const Action& action : actions_of(experiment_)) {
       if (action.kind == Action::update) {
         update(action.step);
@@ -99,6 +100,7 @@ class ExperimentReplayer {
         result.identical += differences.size() == before;
       }
     }
+    result.known_at_ns = std::move(known_at_);
     return result;
   }
 
@@ -111,7 +113,10 @@ class ExperimentReplayer {
     }
     const std::int64_t preempted = static_cast<std::int64_t>(s.preempted.size());
     std::int64_t missing = s.waiting + admitted - preempted - scheduler_.view().waiting;
-    for (; missing > 0 && arrived_ < arrival_order_.size(); --missing) add(arrival_order_[arrived_++]);
+    for (; missing > 0 && arrived_ < arrival_order_.size(); --missing) {
+      known_at_[arrival_order_[arrived_]] = s.schedule_start_ns;
+      add(arrival_order_[arrived_++]);
+    }
   }
 
   void add(std::size_t index) {
@@ -207,6 +212,7 @@ class ExperimentReplayer {
   VllmV1Scheduler scheduler_;
   std::vector<std::size_t> arrival_order_;
   std::size_t arrived_ = 0;
+  std::vector<std::int64_t> known_at_;
   std::vector<std::size_t> request_of_;  // by sequence
   std::vector<bool> admitted_;           // by request
   std::deque<Open> open_;

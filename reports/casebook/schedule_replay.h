@@ -20,6 +20,8 @@ struct StepDifference {
 struct ExperimentReplay {
   std::string name;
   std::int64_t steps = 0, identical = 0;
+  // By request: start of the schedule() in which the engine first knew it; −1 = never.
+  std::vector<std::int64_t> known_at_ns;
 };
 
 struct ScheduleReplay {

@@ -83,19 +83,20 @@ Sample sample_of(const MeasuredStep& s, std::size_t experiment, const StepPricer
   for (const MeasuredStep::Chunk& c : s.chunks)
     chunks.push_back({static_cast<std::int32_t>(c.tokens), c.context});
   StepShape shape{.prefill = {},
-                  .decode_sequences = static_cast<std::int32_t>(s.decode_sequences),
-                  .decode_context_tokens = s.decode_context_tokens,
+                  .decode_sequences = static_cast<std::int32_t>(s.decodes),
+                  .decode_context_tokens = s.decode_context,
                   .new_requests = static_cast<std::int32_t>(s.admitted.size()),
                   .running = static_cast<std::int32_t>(s.running)};
   shape.prefill = chunks;
   const StepBreakdown priced = pricer.explain(shape);
   Sample out;
   out.experiment = experiment;
-  out.schedule = static_cast<double>(s.schedule_ns) / 1e3;
-  out.handover = static_cast<double>(s.execute_start_ns - s.schedule_start_ns - s.schedule_ns) / 1e3;
-  out.launch = static_cast<double>(s.sample_end_ns - s.execute_start_ns) / 1e3;
-  out.update = static_cast<double>(s.update_ns) / 1e3;
-  out.device = static_cast<double>(s.device_ns) / 1e3;
+  out.schedule = static_cast<double>(s.times.schedule_ns) / 1e3;
+  out.handover =
+      static_cast<double>(s.times.execute_start_ns - s.schedule_start_ns - s.times.schedule_ns) / 1e3;
+  out.launch = static_cast<double>(s.times.sample_end_ns - s.times.execute_start_ns) / 1e3;
+  out.update = static_cast<double>(s.times.update_ns) / 1e3;
+  out.device = static_cast<double>(s.times.gpu_rank0_ns) / 1e3;
   out.running = static_cast<double>(s.running);
   out.admitted = static_cast<double>(s.admitted.size());
   out.sequences = static_cast<double>(s.sequences);
@@ -122,17 +123,17 @@ Result<std::vector<Sample>> samples_of(const MeasuredRun& run, const InstanceSpe
     // timed from there.
     std::int64_t step = -1, device_end = 0;
     for (const MeasuredStep& s : experiment.steps) {
-      logged = logged || s.execute_ns > 0;
-      if (s.execute_ns <= 0 || s.device_ns <= 0) {
+      logged = logged || s.times.known;
+      if (!s.times.known || s.times.gpu_rank0_ns <= 0) {
         step = -1;
         continue;
       }
       const bool follows = s.step == step + 1;
-      const bool clear =
-          follows && device_end <= s.execute_start_ns + (s.sample_end_ns - s.execute_start_ns) / 2;
-      device_end = std::max(follows ? device_end : 0, s.execute_start_ns) + s.device_ns;
+      const bool clear = follows && device_end <= s.times.execute_start_ns +
+                                                      (s.times.sample_end_ns - s.times.execute_start_ns) / 2;
+      device_end = std::max(follows ? device_end : 0, s.times.execute_start_ns) + s.times.gpu_rank0_ns;
       step = s.step;
-      if (s.decode_sequences < 0 || (s.chunks.empty() && s.decode_sequences == 0)) continue;
+      if (s.decodes < 0 || (s.chunks.empty() && s.decodes == 0)) continue;
       samples.push_back(sample_of(s, e, pricer, us(spec.engine.host.launch_graph)));
       samples.back().clear = clear || experiment.serial;
     }

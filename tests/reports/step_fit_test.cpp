@@ -63,9 +63,9 @@ MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
     for (int i = 0; i < 300; ++i) {
       MeasuredStep s;
       s.step = i;
-      s.decode_sequences = 1 + static_cast<std::int64_t>(random.below(120));
-      s.decode_context_tokens = s.decode_sequences * static_cast<std::int64_t>(200 + random.below(4000));
-      s.sequences = s.running = s.decode_sequences;
+      s.decodes = 1 + static_cast<std::int64_t>(random.below(120));
+      s.decode_context = s.decodes * static_cast<std::int64_t>(200 + random.below(4000));
+      s.sequences = s.running = s.decodes;
       std::vector<PrefillChunk> chunks;
       const std::uint64_t kind = random.below(4);
       if (kind > 1) {
@@ -78,8 +78,8 @@ MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
         ++s.running;
       }
       StepShape shape{.prefill = {},
-                      .decode_sequences = static_cast<std::int32_t>(s.decode_sequences),
-                      .decode_context_tokens = s.decode_context_tokens,
+                      .decode_sequences = static_cast<std::int32_t>(s.decodes),
+                      .decode_context_tokens = s.decode_context,
                       .new_requests = static_cast<std::int32_t>(chunks.size()),
                       .running = static_cast<std::int32_t>(s.running)};
       shape.prefill = chunks;
@@ -89,19 +89,21 @@ MeasuredRun made_up(const InstanceSpec& spec, double host, double gemm) {
         device += static_cast<double>(line.time_ns) * (line.op_class == OpClass::gemm ? gemm : 1);
       const double late = i % 10 == 0 ? 5e6 : 0;
       const HostCosts& h = spec.engine.host;
-      s.schedule_ns = static_cast<std::int64_t>(host * static_cast<double>(priced.timing.schedule) + late);
+      s.times.schedule_ns =
+          static_cast<std::int64_t>(host * static_cast<double>(priced.timing.schedule) + late);
       s.schedule_start_ns = now;
-      s.execute_start_ns =
-          now + s.schedule_ns + static_cast<std::int64_t>(host * h.prepare_base.value.value() * 1e9);
-      s.execute_ns = 1;
-      s.sample_end_ns =
-          s.execute_start_ns + static_cast<std::int64_t>(host * (static_cast<double>(priced.timing.launch) +
-                                                                 h.prepare_per_sequence.value.value() * 1e9 *
-                                                                     static_cast<double>(s.sequences)) +
-                                                         late);
-      s.update_ns = static_cast<std::int64_t>(host * static_cast<double>(priced.timing.update) + late);
-      s.device_ns = static_cast<std::int64_t>(device + late);
-      now = std::max(s.sample_end_ns, s.execute_start_ns + s.device_ns) + s.update_ns + 1000;
+      s.times.execute_start_ns =
+          now + s.times.schedule_ns + static_cast<std::int64_t>(host * h.prepare_base.value.value() * 1e9);
+      s.times.known = true;
+      s.times.sample_end_ns = s.times.execute_start_ns +
+                              static_cast<std::int64_t>(host * (static_cast<double>(priced.timing.launch) +
+                                                                h.prepare_per_sequence.value.value() * 1e9 *
+                                                                    static_cast<double>(s.sequences)) +
+                                                        late);
+      s.times.update_ns = static_cast<std::int64_t>(host * static_cast<double>(priced.timing.update) + late);
+      s.times.gpu_rank0_ns = static_cast<std::int64_t>(device + late);
+      now = std::max(s.times.sample_end_ns, s.times.execute_start_ns + s.times.gpu_rank0_ns) +
+            s.times.update_ns + 1000;
       experiment.steps.push_back(std::move(s));
     }
     run.experiments.push_back(std::move(experiment));
@@ -219,7 +221,7 @@ TEST_CASE("figures over a profile: unknown terms and bases are located errors") 
 TEST_CASE("a log without times is an error that says what to do") {
   MeasuredRun run = load("h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2");
   for (MeasuredExperiment& e : run.experiments)
-    for (MeasuredStep& s : e.steps) s.execute_ns = 0;
+    for (MeasuredStep& s : e.steps) s.times.known = false;
   const auto fit =
       fit_steps(run, instance("h100", "qwen3-30b-a3b", "vllm-0.24", "parallel: {tp: 2, ep: 2}\n"));
   REQUIRE_FALSE(fit.ok());
