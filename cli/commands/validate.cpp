@@ -1,4 +1,6 @@
 // `orrery validate`: what the simulation makes of runs that a real engine logged.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <filesystem>
@@ -29,7 +31,7 @@ Status write_fidelity(const EngineFidelity& f, const std::string& folder) {
 
 int validate_engines(const ValidateOptions& options, const CommandContext& context) {
   auto fidelity = measure_engine_fidelity([&](const std::string& what) {
-    if (!context.quiet) std::fprintf(stderr, "orrery: %s\n", what.c_str());
+    if (!context.quiet && isatty(STDERR_FILENO) != 0) std::fprintf(stderr, "orrery: %s\n", what.c_str());
   });
   if (!fidelity.ok()) return report_errors(fidelity.errors());
   std::error_code ec;

@@ -31,7 +31,7 @@ struct EngineFidelity {
 
 // The bars that fail the check (exit code 7).
 constexpr double least_identical = 0.99;    // teacher-forced schedule, each run
-constexpr double most_replay_error = 0.02;  // median of step-time replay, each run
+constexpr double most_replay_error = 0.02;  // median of step-time replay that runs on by itself, each run
 // Errors of predictions have no bar here: they are what the report is for.
 
 // `said` is told what is being worked on.

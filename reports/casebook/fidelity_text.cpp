@@ -65,7 +65,8 @@ std::string schedules(const EngineFidelity& f) {
                     r.skipped.empty() ? percent(r.times.running_on_median_abs, 2) : "–"});
   }
   return markdown_table({"run", "fitted to it", "steps", "teacher-forced", "free-running, in place",
-                         "free-running, anywhere", "step-time replay, median", "90 %", "running on"},
+                         "free-running, anywhere", "step-time replay, each step from the one ahead: median",
+                         "90 %", "running on by itself (the check, 2 %)"},
                         rows);
 }
 

@@ -31,6 +31,6 @@ RobustFit robust_fit(const std::vector<std::vector<double>>& rows, const std::ve
 
 // Median of the shortest interval that holds half of a non-empty list: where the values are densest.
 double shorth_of(std::vector<double> values);
-double median_of(std::vector<double> values);  // of a non-empty list: the upper one of two
+double median_of(std::vector<double> values);  // the upper one of two in the middle; 0 when empty
 
 }  // namespace orrery

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <deque>
 #include <map>
 #include <set>
 
+#include "base/det_math.h"
 #include "costmodel/pipeline.h"
 
 namespace orrery {
@@ -17,8 +19,6 @@ double quantile_of(std::vector<double> values, double p) {
   const auto at = static_cast<std::size_t>(p * static_cast<double>(values.size()));
   return values[std::min(values.size() - 1, at)];
 }
-
-double median_of(std::vector<double> values) { return quantile_of(std::move(values), 0.5); }
 
 bool shape_of(const MeasuredStep& step, std::vector<PrefillChunk>& chunks, StepShape& shape) {
   if (step.decodes < 0) return false;
@@ -126,8 +126,9 @@ class RecurrenceReplay {
 };
 
 std::pair<bool, int> class_of(const MeasuredStep& s) {
-  return {!s.chunks.empty(),
-          static_cast<int>(std::log2(static_cast<double>(std::max<std::int64_t>(1, s.tokens))))};
+  return {
+      !s.chunks.empty(),
+      static_cast<int>(std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(1, s.tokens)))) - 1};
 }
 
 }  // namespace
@@ -197,9 +198,9 @@ LoggedStepTimes::LoggedStepTimes(const MeasuredRun& run, const StepPricer& price
       const bool host_paced = static_cast<double>(logged.launch) >= 0.95 * static_cast<double>(logged.busy);
       const float device = ratio(logged.busy, priced.busy);
       steps_[chunks.empty() ? 0 : 1].push_back(
-          {.tokens = static_cast<float>(std::log(1.0 + static_cast<double>(s.tokens))),
-           .decodes = static_cast<float>(std::log(1.0 + static_cast<double>(s.decodes))),
-           .context = static_cast<float>(std::log(1.0 + static_cast<double>(s.decode_context))),
+          {.tokens = static_cast<float>(det_log(1.0 + static_cast<double>(s.tokens))),
+           .decodes = static_cast<float>(det_log(1.0 + static_cast<double>(s.decodes))),
+           .context = static_cast<float>(det_log(1.0 + static_cast<double>(s.decode_context))),
            .device = host_paced ? -1.0F : device,
            .schedule = ratio(logged.schedule, priced.schedule),
            .prepare = ratio(logged.prepare, priced.prepare),
@@ -216,9 +217,9 @@ StepTiming LoggedStepTimes::at(const StepShape& shape, const StepTiming& priced,
   if (steps.empty()) return priced;
   double tokens = shape.decode_sequences;
   for (const PrefillChunk& c : shape.prefill) tokens += c.new_tokens;
-  const auto t = static_cast<float>(std::log(1.0 + tokens));
-  const auto d = static_cast<float>(std::log(1.0 + static_cast<double>(shape.decode_sequences)));
-  const auto c = static_cast<float>(std::log(1.0 + static_cast<double>(shape.decode_context_tokens)));
+  const auto t = static_cast<float>(det_log(1.0 + tokens));
+  const auto d = static_cast<float>(det_log(1.0 + static_cast<double>(shape.decode_sequences)));
+  const auto c = static_cast<float>(det_log(1.0 + static_cast<double>(shape.decode_context_tokens)));
   std::array<std::pair<float, const Logged*>, nearest> best{};
   std::size_t found = 0;
   for (const Logged& l : steps) {

@@ -8,6 +8,7 @@
 
 #include "costmodel/step_pricer.h"
 #include "reports/casebook/measured_run.h"
+#include "reports/casebook/robust_fit.h"
 
 namespace orrery {
 
@@ -69,7 +70,6 @@ class LoggedStepTimes {
 // log does not say what decoded.
 bool shape_of(const MeasuredStep& step, std::vector<PrefillChunk>& chunks, StepShape& shape);
 
-double median_of(std::vector<double> values);  // 0 when empty
 double quantile_of(std::vector<double> values, double p);
 
 }  // namespace orrery
