@@ -75,6 +75,7 @@ auto host_terms(HostCosts& h) {
       Term{"launch_experts", &h.launch_experts},
       Term{"launch_collective", &h.launch_collective},
       Term{"stream_gap", &h.stream_gap},
+      Term{"step_gap", &h.step_gap},
       Term{"copy", &h.copy},
       Term{"update_base", &h.update_base},
       Term{"update_per_sequence", &h.update_per_sequence},
@@ -88,9 +89,14 @@ auto host_terms(HostCosts& h) {
 void read_host(const Yaml& node, HostCosts& h) {
   for (const HostTerm& term : host_terms(h))
     *term.figure = read_figure<Seconds>(node.require(term.key), true);
-  h.launch_jitter = read_number_figure(node.require("launch_jitter"), Dimension::ratio);
-  h.launch_jitter_correlation =
-      read_number_figure(node.require("launch_jitter_correlation"), Dimension::ratio);
+  const auto ratio = [&](const char* key, Figure<double>& figure) {
+    figure = read_number_figure(node.require(key), Dimension::ratio, true);
+  };
+  ratio("first_kernel", h.first_kernel);
+  ratio("launch_jitter_median", h.launch_jitter_median);
+  ratio("launch_jitter_below", h.launch_jitter_below);
+  ratio("launch_jitter_above", h.launch_jitter_above);
+  ratio("launch_jitter_correlation", h.launch_jitter_correlation);
   if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
     h.ngram_token = read_figure<Seconds>(ngram);
 }

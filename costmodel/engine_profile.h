@@ -74,9 +74,15 @@ struct HostCosts {
   // what stands between them; eager, launch_kernel per kernel, and what a fused expert layer or a collective
   // takes more
   Figure<Seconds> launch_graph, launch_piece, launch_kernel, launch_experts, launch_collective;
-  // Launching of a step with prompts varies: standard deviation of log(launch time) around its median, and
-  // correlation of one such step with the next.
-  Figure<double> launch_jitter, launch_jitter_correlation;
+  // The part of launch_graph that passes before the first kernel runs on a device that waits for it (input
+  // preparation, copies). And the device time between two steps back to back.
+  Figure<double> first_kernel;
+  Figure<Seconds> step_gap;
+  // Launching of a step with prompts beside decodes varies: median of its time over the terms above,
+  // deviation of log(time) below the median and above it (a host that is slow for a while), and correlation
+  // of one such step with the next.
+  Figure<double> launch_jitter_median, launch_jitter_below, launch_jitter_above;
+  Figure<double> launch_jitter_correlation;
   Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;

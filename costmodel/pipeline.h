@@ -14,6 +14,8 @@ struct StepTiming {
   std::int64_t schedule = 0;     // core thread: deciding what to run
   std::int64_t prepare = 0;      // end of schedule to the first kernel launch (input preparation, RPC)
   std::int64_t launch = 0;       // from the first launch to the return of the last one
+  std::int64_t first_kernel = 0;  // from the first launch to the first kernel on a device that waits for it
+  std::int64_t step_gap = 0;     // device: between the last kernel of a step and the first of the next
   std::int64_t busy = 0;         // device: sum of kernels, no gaps
   std::int64_t last_kernel = 0;  // device: from the last launch's return to the end of the last kernel
   std::int64_t copy = 0;         // device end → sampled tokens readable by the core thread
@@ -31,7 +33,9 @@ struct StepTimes {
 // The state of the pipeline between steps. Two steps may be open (submitted, not updated) at depth 2.
 //   S  = when the core is free;             L0 = S + schedule + prepare (on the launcher, when it is free)
 //   L1 = L0 + launch;                       B  = max(D(previous), L0)
-//   D  = max(B + busy, L1 + last_kernel);   U  = max(D + copy, core free) … + update
+//   K  = max(D(previous) + step_gap, L0 + first_kernel)
+//   D  = max(K + busy, L1 + last_kernel);   U  = max(D + copy, core free) … + update
+// B is where a log's clock starts (an event recorded as the launch begins), K where kernels begin to run.
 class HostPipeline {
  public:
   explicit HostPipeline(bool launcher_is_core) : launcher_is_core_(launcher_is_core) {}
@@ -47,7 +51,9 @@ class HostPipeline {
     launcher_free_ = s.launch_end;
     core_free_ = launcher_is_core_ ? s.launch_end : s.schedule_end;
     s.device_begin = later(device_free_, s.launch_begin);
-    s.device_end = later(s.device_begin + SimDuration(t.busy), s.launch_end + SimDuration(t.last_kernel));
+    const SimTime runs =
+        later(device_free_ + SimDuration(t.step_gap), s.launch_begin + SimDuration(t.first_kernel));
+    s.device_end = later(runs + SimDuration(t.busy), s.launch_end + SimDuration(t.last_kernel));
     device_free_ = s.device_end;
     return s;
   }
@@ -58,6 +64,9 @@ class HostPipeline {
     s.update_end = s.update_begin + SimDuration(t.update);
     core_free_ = s.update_end + SimDuration(t.gap);
   }
+
+  // A log says when the device was done with what it does not list: the next step follows that.
+  void device_known_free(SimTime at) { device_free_ = at; }
 
   SimTime core_free() const { return core_free_; }      // when the core thread may schedule again
   SimTime device_free() const { return device_free_; }  // end of the last submitted step on the device

@@ -28,6 +28,8 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.prepare_per_sequence = nanoseconds(v1 ? h.prepare_per_sequence_v1 : h.prepare_per_sequence, scale);
   ns.launch_graph = nanoseconds(h.launch_graph, scale);
   ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
+  ns.first_kernel = ns.launch_graph * h.first_kernel.value;
+  ns.step_gap = nanoseconds(h.step_gap, 1);
   // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
   const double layers = static_cast<double>(spec.model.layers);
   ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + 1) + 2 * layers * ns.launch_kernel;
@@ -186,6 +188,8 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
   }
+  t.first_kernel = round_half_even(host.first_kernel);
+  t.step_gap = round_half_even(host.step_gap);
   t.last_kernel = round_half_even(last_ns(draft_table.empty() ? padded.rows : padded.drafting));
   t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);

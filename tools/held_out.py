@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Predictions for runs that nothing was fitted to, as reports/results/held_out_h100.md.
+"""Predictions for runs on another part and host than what was fitted, as reports/results/held_out_h100.md.
 
   tools/held_out.py --orrery build/release/orrery [--out reports/results/held_out_h100.md] [--shared ../shared]
 
@@ -91,7 +91,7 @@ def main():
         hosts = host_table(orrery, kept, runs)
     commit = accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])
     covered = [row for n in names for row in accuracy.coverage(orrery, n, "h100")]
-    text = f"""# Runs that nothing was fitted to
+    text = f"""# Runs on another part and host
 
 Made by `tools/held_out.py` on {datetime.date.today().isoformat()}, commit {commit}. vLLM 0.24.0 on H100: Llama-3.1-8B, Qwen3-4B with a small pool, Qwen3-30B-A3B bf16
 over two GPUs with expert parallelism (`reports/cases/h100_vllm_0_24`, whose README says what was taken from them: the factor of decodes that share a launch with a

@@ -35,8 +35,9 @@ bool shape_of(const MeasuredStep& step, std::vector<PrefillChunk>& chunks, StepS
 
 namespace {
 
-StepTiming logged_timing(const MeasuredStep& s, std::int64_t copy) {
-  StepTiming t;
+StepTiming logged_timing(const MeasuredStep& s, std::int64_t copy, std::int64_t step_gap) {
+  StepTiming t;  // first_kernel stays 0: the logged device time counts from the begin of the launch
+  t.step_gap = step_gap;
   t.schedule = s.times.schedule_ns;
   t.prepare = std::max<std::int64_t>(0, s.times.execute_start_ns - s.schedule_start_ns - t.schedule);
   t.launch = std::max<std::int64_t>(0, s.times.sample_end_ns - s.times.execute_start_ns);
@@ -55,8 +56,12 @@ struct OpenLogged {
 
 class RecurrenceReplay {
  public:
-  RecurrenceReplay(bool launcher_is_core, std::int64_t copy, bool anchored)
-      : launcher_is_core_(launcher_is_core), anchored_(anchored), pipeline_(launcher_is_core), copy_(copy) {}
+  RecurrenceReplay(bool launcher_is_core, const StepTiming& profile, bool anchored)
+      : launcher_is_core_(launcher_is_core),
+        anchored_(anchored),
+        pipeline_(launcher_is_core),
+        copy_(profile.copy),
+        step_gap_(profile.step_gap) {}
 
   void play(const MeasuredExperiment& experiment) {
     pipeline_ = HostPipeline(launcher_is_core_);
@@ -67,14 +72,19 @@ class RecurrenceReplay {
       const MeasuredStep& s = experiment.steps[i];
       while (!open_.empty() && open_.front().step->update_start_ns < s.schedule_start_ns) update();
       // Nothing open: the device is idle. Serial experiments set their clock back here.
-      if (open_.empty()) pipeline_ = HostPipeline(launcher_is_core_);
+      if (open_.empty()) {
+        pipeline_ = HostPipeline(launcher_is_core_);
+        lost_ = false;
+      }
       const bool clean = s.times.known && (previous == nullptr || s.step == previous->step + 1);
       previous = &s;
+      lost_ = lost_ || !clean;
       if (!s.times.known) continue;
       if (last_update_end_ >= 0 && s.schedule_start_ns - last_update_end_ < 300'000)
         gaps_.push_back(static_cast<double>(s.schedule_start_ns - last_update_end_));
-      OpenLogged o{&s, logged_timing(s, copy_), {}, clean};
+      OpenLogged o{&s, logged_timing(s, copy_, step_gap_), {}, clean && !lost_};
       o.times = pipeline_.begin(o.timing, SimTime(s.schedule_start_ns));
+      if (lost_) take_up(o);
       if (anchored_ && clean && !open_.empty()) follow(*open_.back().step, o);
       last_update_end_ = -1;
       open_.push_back(o);
@@ -104,6 +114,16 @@ class RecurrenceReplay {
     o.times.device_end = later(begin + SimDuration(o.timing.busy), o.times.launch_end);
   }
 
+  // The device's time for a row that the log lacks is nowhere: go on from the first end that the log shows
+  // (the core thread was waiting for it). That step is not judged.
+  void take_up(OpenLogged& o) {
+    const std::int64_t left = o.step->update_start_ns - copy_;
+    if (left < o.times.launch_end.ns() + 100'000) return;
+    o.times.device_end = SimTime(left);
+    pipeline_.device_known_free(o.times.device_end);
+    lost_ = false;
+  }
+
   void update() {
     OpenLogged o = open_.front();
     open_.pop_front();
@@ -118,9 +138,9 @@ class RecurrenceReplay {
       copies_.push_back(static_cast<double>(s.update_start_ns - o.times.device_end.ns()));
   }
 
-  bool launcher_is_core_, anchored_;
+  bool launcher_is_core_, anchored_, lost_ = false;
   HostPipeline pipeline_;
-  std::int64_t copy_, last_update_end_ = -1;
+  std::int64_t copy_, step_gap_, last_update_end_ = -1;
   std::deque<OpenLogged> open_;
   std::vector<double> errors_, copies_, gaps_;
 };
@@ -136,9 +156,9 @@ std::pair<bool, int> class_of(const MeasuredStep& s) {
 StepTimeReplay replay_step_times(const MeasuredRun& run, const StepPricer& pricer) {
   StepShape one;
   one.decode_sequences = 1;
-  const std::int64_t copy = pricer.price(one).copy;
-  RecurrenceReplay replay(pricer.launcher_is_core(), copy, true);
-  RecurrenceReplay running_on(pricer.launcher_is_core(), copy, false);
+  const StepTiming profile = pricer.price(one);
+  RecurrenceReplay replay(pricer.launcher_is_core(), profile, true);
+  RecurrenceReplay running_on(pricer.launcher_is_core(), profile, false);
   for (const MeasuredExperiment& e : run.experiments) {
     replay.play(e);
     running_on.play(e);
@@ -190,7 +210,7 @@ LoggedStepTimes::LoggedStepTimes(const MeasuredRun& run, const StepPricer& price
       StepShape shape;
       if (!s.times.known || left_out.contains({e.name, s.step}) || !shape_of(s, chunks, shape)) continue;
       const StepTiming priced = pricer.price(shape);
-      const StepTiming logged = logged_timing(s, 0);
+      const StepTiming logged = logged_timing(s, 0, 0);
       const auto ratio = [](std::int64_t measured, std::int64_t model) {
         return static_cast<float>(static_cast<double>(measured) /
                                   static_cast<double>(std::max<std::int64_t>(1, model)));

@@ -174,6 +174,13 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
 
+LaunchJitter::Spread launch_spread(const HostCosts& host) {
+  return {.median = host.launch_jitter_median.value,
+          .below = host.launch_jitter_below.value,
+          .above = host.launch_jitter_above.value,
+          .correlation = host.launch_jitter_correlation.value};
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -195,10 +202,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY(images, ImageParts::create(scenario.pool, scales));
   TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle,
                    images.front_end.get());
-  const HostCosts& host = instance.engine.host;
   CostModelExecutor executor(
       std::vector<const StepPricer*>(replicas, &pricer), oracle,
-      LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas),
+      LaunchJitter(launch_spread(instance.engine.host), scenario.seed, replicas),
       images.encoder.get(), acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
   VirtualClock clock;

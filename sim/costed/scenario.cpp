@@ -381,6 +381,8 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "launch_experts", c.launch_experts);
   write_figure(out, "launch_collective", c.launch_collective);
   write_figure(out, "stream_gap", c.stream_gap);
+  write_figure(out, "first_kernel", c.first_kernel);
+  write_figure(out, "step_gap", c.step_gap);
   write_figure(out, "copy", c.copy);
   write_figure(out, "update_base", c.update_base);
   write_figure(out, "update_per_sequence", c.update_per_sequence);

@@ -59,6 +59,8 @@ inline EngineProfile engine() {
   e.host.launch_experts = us(40);
   e.host.launch_collective = us(20);
   e.host.stream_gap = us(1);
+  e.host.step_gap = us(0);
+  e.host.launch_jitter_median.value = 1;
   e.host.prepare_per_sequence_v1 = us(6);
   e.host.copy = us(100);
   e.host.update_base = us(70);

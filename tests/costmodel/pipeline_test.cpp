@@ -52,3 +52,33 @@ TEST_CASE("an open pipeline begins on the device only after the step before") {
   CHECK(first.update_begin.ns() == 5340);
   CHECK(pipeline.core_free().ns() == 5410);
 }
+
+TEST_CASE("a device that waits sees its first kernel only after the inputs are prepared") {
+  StepTiming t = timing(5000);
+  t.first_kernel = 150;
+  HostPipeline pipeline(true);
+  const StepTimes first = pipeline.begin(t, SimTime(0));
+  CHECK(first.device_begin.ns() == 300);  // a log's clock starts with the launch
+  CHECK(first.device_end.ns() == 300 + 150 + 5000);
+  const StepTimes second = pipeline.begin(t, pipeline.core_free());  // behind it: prepared long before
+  CHECK(second.device_end.ns() == 5450 + 5000);
+  // Launches that take longer than the device hide it.
+  t.busy = 100;
+  HostPipeline slow(true);
+  CHECK(slow.begin(t, SimTime(0)).device_end.ns() == 300 + 300 + 10);
+}
+
+TEST_CASE("two steps back to back stand a gap apart on the device") {
+  StepTiming t = timing(5000);
+  t.step_gap = 3;
+  CHECK(steady_step_ns(t, 2, true) == 5003);
+  HostPipeline pipeline(true);
+  CHECK(pipeline.begin(t, SimTime(0)).device_end.ns() == 5300);  // nothing ahead of it
+}
+
+TEST_CASE("a log that knows when the device was free is followed") {
+  HostPipeline pipeline(true);
+  pipeline.begin(timing(5000), SimTime(0));
+  pipeline.device_known_free(SimTime(9000));
+  CHECK(pipeline.begin(timing(5000), pipeline.core_free()).device_end.ns() == 14000);
+}

@@ -11,6 +11,8 @@ using namespace orrery;
 
 namespace {
 
+constexpr LaunchJitter::Spread even{.median = 1, .below = 0.15, .above = 0.15, .correlation = 0.6};
+
 std::vector<double> logs(LaunchJitter jitter, std::size_t instance, int steps) {
   std::vector<double> out;
   for (int i = 0; i < steps; ++i)
@@ -30,7 +32,7 @@ double correlation(const std::vector<double>& x, std::size_t lag) {
 }  // namespace
 
 TEST_CASE("launch times: median 1, the stated deviation, memory that fades as stated") {
-  std::vector<double> x = logs(LaunchJitter(0.15, 0.6, 11, 1), 0, 40000);
+  std::vector<double> x = logs(LaunchJitter(even, 11, 1), 0, 40000);
   double square = 0;
   for (const double v : x) square += v * v / static_cast<double>(x.size());
   // 40,000 values with memory 0.6 are worth 10,000: four standard errors.
@@ -41,16 +43,25 @@ TEST_CASE("launch times: median 1, the stated deviation, memory that fades as st
   CHECK(std::abs(x[20000]) < 0.006);
 }
 
+TEST_CASE("launch times: further up than down, around the stated median") {
+  std::vector<double> x = logs(
+      LaunchJitter({.median = 1.06, .below = 0.1, .above = 0.3, .correlation = 0.6}, 11, 1), 0, 40000);
+  std::sort(x.begin(), x.end());
+  CHECK(x[20000] == Approx(std::log(1.06)).margin(0.006));
+  CHECK(x[4000] == Approx(std::log(1.06) - 1.2816 * 0.1).margin(0.006));
+  CHECK(x[36000] == Approx(std::log(1.06) + 1.2816 * 0.3).margin(0.015));
+}
+
 TEST_CASE("a seed and an instance name one stream, whatever the others do") {
-  const auto a = logs(LaunchJitter(0.15, 0.6, 11, 4), 2, 50);
-  CHECK(a == logs(LaunchJitter(0.15, 0.6, 11, 9), 2, 50));  // more instances beside it
-  CHECK(a != logs(LaunchJitter(0.15, 0.6, 12, 4), 2, 50));
-  CHECK(a != logs(LaunchJitter(0.15, 0.6, 11, 4), 1, 50));
+  const auto a = logs(LaunchJitter(even, 11, 4), 2, 50);
+  CHECK(a == logs(LaunchJitter(even, 11, 9), 2, 50));  // more instances beside it
+  CHECK(a != logs(LaunchJitter(even, 12, 4), 2, 50));
+  CHECK(a != logs(LaunchJitter(even, 11, 4), 1, 50));
 }
 
 TEST_CASE("no deviation, no change") {
   LaunchJitter none;
-  LaunchJitter zero(0, 0.6, 11, 3);
+  LaunchJitter zero({}, 11, 3);
   for (const std::int64_t ns : {std::int64_t{0}, std::int64_t{1}, std::int64_t{123'456'789}}) {
     CHECK(none.next(2, ns) == ns);
     CHECK(zero.next(2, ns) == ns);

@@ -12,9 +12,12 @@ STREAM_GAP_US = 1.4   # between dependent kernels of a stream: likewise
 # What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of run
 # qwen3-8b_bf16_tp1 (reports/cases/h200_vllm_0_24) against the step's parts, by tools/step_residuals.py. Products
 # and prompt attention run below the tables' clock in steps that last; decode attention in captured graphs has its
-# splits fixed, and serves contexts of unequal length. The other two runs were not used.
+# splits fixed, and serves contexts of unequal length. "gemm" is from qwen3-32b_bf16_tp2 too (steps with prompts that
+# the host did not hold up, factor that the dense products need, median): 8B 1.10 (265 tokens), 1.15 (411), 1.26
+# (478), 1.29 (572), 1.17 (910), 1.06 (1045), 1.11 (1404), 1.16 (2125), 1.10 (3642), 1.06 (6696), 1.05 (8192); 32B 1.12 (1042), 1.14 (2067),
+# 1.12 (3088), 1.11 (8192). The 30B run was not used.
 STEPS_ON_H200 = {
-    "gemm": [(512, 1.0), (1024, 1.09), (8192, 1.095)],
+    "gemm": [(192, 1.0), (400, 1.14), (600, 1.18), (1000, 1.13), (2000, 1.14), (8192, 1.075)],
     "experts": [(2048, 1.0), (8192, 1.06)],  # assumed from the dense products' sustained clock
     "attention_prefill": [(512, 1.0), (2048, 1.165)],
     "attention_decode": [(8, 0.91), (32, 0.89), (44, 1.30), (64, 1.30), (84, 1.12), (768, 1.13), (1200, 1.08),
