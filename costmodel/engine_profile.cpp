@@ -81,6 +81,8 @@ auto host_terms(HostCosts& h) {
       Term{"update_per_sequence", &h.update_per_sequence},
       Term{"loop_gap", &h.loop_gap},
       Term{"input_delay", &h.input_delay},
+      Term{"core_wake", &h.core_wake},
+      Term{"input_per_request", &h.input_per_request},
       Term{"output_delay", &h.output_delay},
       Term{"output_per_sequence", &h.output_per_sequence},
   };

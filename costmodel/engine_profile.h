@@ -89,7 +89,8 @@ struct HostCosts {
   Figure<Seconds> ngram_token;  // device end to copy, per token of context that is searched; absent = not
                                 // known
   // client side, frontend none
-  Figure<Seconds> input_delay, output_delay, output_per_sequence;
+  Figure<Seconds> input_delay, core_wake, input_per_request;
+  Figure<Seconds> output_delay, output_per_sequence;
 };
 
 // Defaults that depend on the device: the first entry whose condition holds.

@@ -42,7 +42,7 @@ struct PricerState {
   std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
   std::vector<double> draft_table;  // index = tokens of a drafting pass; empty without a drafting network
   std::size_t last_node = 0;        // the kernel that ends a step
-  SimDuration input_delay, output_delay, output_per_sequence;
+  SimDuration input_delay, core_wake, input_per_request, output_delay, output_per_sequence;
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
   double host_error = 0;

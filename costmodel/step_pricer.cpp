@@ -284,7 +284,10 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   }
   state->launcher_is_core = one_process;
   state->steps_in_flight = spec.engine.steps_in_flight;
-  state->input_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.input_delay, scales.host));
+  const HostCosts& h = spec.engine.host;
+  state->input_delay = duration_from_nanoseconds(nanoseconds(h.input_delay, scales.host));
+  state->core_wake = duration_from_nanoseconds(nanoseconds(h.core_wake, scales.host));
+  state->input_per_request = duration_from_nanoseconds(nanoseconds(h.input_per_request, scales.host));
   state->output_per_sequence =
       duration_from_nanoseconds(nanoseconds(spec.engine.host.output_per_sequence, scales.host));
   state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
@@ -335,6 +338,8 @@ double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_
 SimDuration StepPricer::output_delay() const { return state_->output_delay; }
 SimDuration StepPricer::output_per_sequence() const { return state_->output_per_sequence; }
 SimDuration StepPricer::input_delay() const { return state_->input_delay; }
+SimDuration StepPricer::core_wake() const { return state_->core_wake; }
+SimDuration StepPricer::input_per_request() const { return state_->input_per_request; }
 std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }
 bool StepPricer::launcher_is_core() const { return state_->launcher_is_core; }
 bool StepPricer::single_token_is_decode() const { return state_->padding.single_token_is_decode(); }

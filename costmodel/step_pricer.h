@@ -117,6 +117,8 @@ class StepPricer {
   SimDuration output_delay() const;
   SimDuration output_per_sequence() const;
   SimDuration input_delay() const;
+  SimDuration core_wake() const;          // from there to a core that was idle
+  SimDuration input_per_request() const;  // between requests that come at once
   // Steps that may be open at once, and whether the core thread launches kernels itself.
   std::int32_t steps_in_flight() const;
   bool single_token_is_decode() const;  // a prompt's chunk of one token, see padding.h

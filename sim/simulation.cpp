@@ -27,6 +27,8 @@ class Loop {
     }
     views_.resize(instances_.size());
     entering_count_.assign(instances_.size(), 0);
+    input_free_.assign(instances_.size(), SimTime(0));
+    awake_.assign(instances_.size(), SimTime(0));
     marked_.assign(instances_.size(), false);
   }
 
@@ -104,16 +106,14 @@ class Loop {
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
       const InstanceId chosen = setup_.router->choose(request, views_);
-      SimTime at = now;
-      if (setup_.front_end)
-        at = front_ends_[chosen.value()].accept(request.id.value(), request.prompt_tokens, now);
+      const SimTime at = taken_in(request, chosen, now);
       if (known_gone(request) < at) {  // the API server drops it: the core never hears of it
         instances_[chosen.value()]->turn_away(request);
         // Images may have taken longer to prepare than the client waited.
         setup_.inbox->on_finished(request.id, later(request.gives_up, now - setup_.abort_delay));
         continue;
       }
-      if (!setup_.front_end) {
+      if (!setup_.front_end && at == now) {
         enter(request, chosen, now);
         continue;
       }
@@ -121,6 +121,21 @@ class Loop {
       update_view(chosen);
       entering_.push({.at = at, .instance = chosen, .request = request});
     }
+  }
+
+  // When the core of `chosen` can do something about `request`.
+  SimTime taken_in(const Request& request, InstanceId chosen, SimTime now) {
+    const std::size_t i = chosen.value();
+    SimTime at = now;
+    if (setup_.front_end) {
+      at = front_ends_[i].accept(request.id.value(), request.prompt_tokens, now);
+    } else {
+      at = later(now, input_free_[i]);
+      input_free_[i] = at + setup_.input_per_request;
+    }
+    if (setup_.core_wake <= SimDuration(0)) return at;
+    if (entering_count_[i] == 0 && instances_[i]->idle()) awake_[i] = at + setup_.core_wake;
+    return later(at, awake_[i]);
   }
 
   SimTime known_gone(const Request& request) const {
@@ -258,6 +273,8 @@ class Loop {
   std::vector<std::unique_ptr<Instance>> instances_;
   std::vector<InstanceView> views_;
   std::vector<FrontEnd> front_ends_;  // none, or one per instance
+  std::vector<SimTime> input_free_;   // by instance: when its input path can take the next request
+  std::vector<SimTime> awake_;        // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
   std::vector<std::int32_t> entering_count_;  // by instance

@@ -41,6 +41,11 @@ struct SimulationSetup {
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
+  // Without one: the process that hands requests to an instance's core takes them one after another, each
+  // this much after the one before.
+  SimDuration input_per_request;
+  // An idle core sees a request this much after it has come, and by then whatever else has come.
+  SimDuration core_wake;
   SimDuration abort_delay;                  // from a client that gives up to the core's input queue
   Slo slo;
   bool per_request_itl = false;

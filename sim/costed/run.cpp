@@ -174,6 +174,12 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
 
+void set_input_path(const StepPricer& pricer, SimulationSetup& setup) {
+  setup.input_per_request = pricer.input_per_request();
+  setup.core_wake = pricer.core_wake();
+  setup.abort_delay = pricer.input_delay();
+}
+
 LaunchJitter::Spread launch_spread(const HostCosts& host) {
   return {.median = host.launch_jitter_median.value,
           .below = host.launch_jitter_below.value,
@@ -229,7 +235,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
     setup.front_end =
         front_end_config(scenario.pool.instance.engine, product(scenario.what_if, options.scales).host);
   }
-  setup.abort_delay = pricer.input_delay();
+  set_input_path(pricer, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();

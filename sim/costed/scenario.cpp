@@ -388,6 +388,8 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "update_per_sequence", c.update_per_sequence);
   write_figure(out, "loop_gap", c.loop_gap);
   write_figure(out, "input_delay", c.input_delay);
+  write_figure(out, "core_wake", c.core_wake);
+  write_figure(out, "input_per_request", c.input_per_request);
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);

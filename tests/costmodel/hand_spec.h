@@ -67,6 +67,8 @@ inline EngineProfile engine() {
   e.host.update_per_sequence = us(5);
   e.host.loop_gap = us(50);
   e.host.input_delay = us(200);
+  e.host.input_per_request = us(0);
+  e.host.core_wake = us(0);
   e.host.output_delay = us(300);
   e.interval_host_error = 0.3;
   return e;

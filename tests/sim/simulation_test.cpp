@@ -52,6 +52,32 @@ TEST_CASE("chunked prefill splits at the budget and leaves decodes their place")
   CHECK(steps.all[1].decode_sequences == 1);
 }
 
+TEST_CASE("requests at once come in one after another; an idle core's first step holds those of its wake") {
+  World w;
+  w.spec.engine.host.input_per_request.value = Seconds(220e-6);
+  w.spec.engine.host.core_wake.value = Seconds(500e-6);
+  struct Steps final : RunObserver {
+    std::vector<StepRecord> all;
+    void on_step(const StepRecord& s) override { all.push_back(s); }
+  } steps;
+  w.observer = &steps;
+  std::vector<TraceRequest> batch;
+  for (std::uint64_t i = 0; i < 12; ++i) batch.push_back(world::request(i, 1.0, 100, 3));
+  batch.push_back(world::request(12, 5.0, 100, 3));  // alone, long after
+  const RunResult r = world::run(w, batch);
+  CHECK(r.completed == 13);
+  const auto pricer = StepPricer::create(w.spec).value();
+  const std::int64_t first = 1'000'000'000 + pricer.input_delay().ns() + 500'000;
+  REQUIRE(steps.all.size() > 3);
+  // 0, 220 and 440 µs are inside the wake; the fourth comes at 660 µs.
+  CHECK(steps.all[0].prefill_chunks == 3);
+  CHECK(steps.all[0].schedule_begin.ns() == first);
+  // The second step follows when the core is free again, at once: nobody wakes it.
+  CHECK(steps.all[1].prefill_chunks >= 1);
+  CHECK(steps.all[1].schedule_begin < steps.all[0].device_end);
+  CHECK(steps.all.back().schedule_begin.ns() > 5'000'000'000 + pricer.input_delay().ns());
+}
+
 TEST_CASE("a prefix that was computed is found, whole blocks only, never the last token") {
   World w;
   world::Records records;

@@ -140,6 +140,8 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   for (std::size_t i = 0; i < w.replicas; ++i)
     setup.schedulers.push_back(find_scheduler(w.scheduler)->make(config));
   setup.front_end = w.front_end;
+  setup.input_per_request = pricer.input_per_request();
+  setup.core_wake = pricer.core_wake();
   setup.abort_delay = pricer.input_delay();
   setup.sink = w.sink;
   setup.observer = w.observer;
