@@ -123,7 +123,7 @@ class StepLog:
         self.step = 0
         self.updating = None   # step whose output the scheduler is taking in
         self.told = set()      # which infos are in the log
-        self.launched = None   # execution under way: [step, start, end, event]
+        self.launched = None   # execution under way: [step, start, end, event, what logging took before it]
         self.pending = collections.deque()
         self.spare = []        # events to use again
 
@@ -248,10 +248,12 @@ def record_schedule(log, scheduler, output, start, end):
                 context -= 0 if request_id in fresh else before
             elif request_id in fresh:
                 context += before
-    log.out.add(["s", log.step, start, end, output.total_num_scheduled_tokens, len(counts), chunks,
+    row = ["s", log.step, start, end, output.total_num_scheduled_tokens, len(counts), chunks,
                  [[log.number(r.req_id), r.num_computed_tokens] for r in new], len(scheduler.running), len(scheduler.waiting),
                  scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
-                 [log.number(r) for r in output.preempted_req_ids or ()], decodes, context])
+                 [log.number(r) for r in output.preempted_req_ids or ()], decodes, context]
+    row.append(now() - end)  # what all this took stands between schedule and launch
+    log.out.add(row)
 
 
 def record_request(log, scheduler, _, request):
@@ -307,9 +309,10 @@ def hook_worker(log, Worker, cuda):
             begun = None
             if log.on:
                 try:
+                    entered = now()
                     drain(log)
                     if step is not None:
-                        begun = begin_execution(log, self, step, cuda)
+                        begun = begin_execution(log, self, step, cuda, entered)
                 except Exception as e:
                     log.disable("execute_model", e)
             result = original(self, scheduler_output, *a, **k)
@@ -322,13 +325,13 @@ def hook_worker(log, Worker, cuda):
     def after_sampling(log, worker, _, *a, **k):
         if log.launched is None:
             return
-        step, start, launched, first = log.launched
-        log.launched = None
-        last = None
+        sampled = now()
+        step, start, launched, first, logging_ns = log.launched
+        log.launched, last = None, None
         if first is not None:
             last = event(log, cuda)
             last.record()
-        log.pending.append((step, start, launched, now(), first, last))
+        log.pending.append((step, start, launched, sampled, first, last, logging_ns))
         if len(log.pending) > EVENTS_KEPT:
             log.pending.popleft()
 
@@ -352,7 +355,7 @@ def event(log, cuda):
     return log.spare.pop() if log.spare else cuda.Event(enable_timing=True)
 
 
-def begin_execution(log, worker, step, cuda):
+def begin_execution(log, worker, step, cuda, entered):
     if "worker" not in log.told:
         log.told.add("worker")
         info = {"rank": worker.rank}
@@ -362,22 +365,23 @@ def begin_execution(log, worker, step, cuda):
             info.update(gpu=gpu.name, gpu_memory_bytes=gpu.total_memory, torch=torch.__version__,
                         cuda=getattr(torch.version, "cuda", None))
         log.out.add(["i", info])
-    start, first = now(), None
+    first = None
     if cuda is not None:
         first = event(log, cuda)
         first.record()
-    return [step, start, start, first]
+    start = now()
+    return [step, start, start, first, start - entered]
 
 
 def drain(log):
     """Device times of steps that are over, without waiting for any."""
     while log.pending and (log.pending[0][5] is None or log.pending[0][5].query()):
-        step, start, launched, sampled, first, last = log.pending.popleft()
+        step, start, launched, sampled, first, last, logging_ns = log.pending.popleft()
         gpu = None
         if last is not None:
             gpu = round(first.elapsed_time(last) * 1e3, 1)
             log.spare += (first, last)
-        log.out.add(["x", step, start, launched, sampled, gpu])
+        log.out.add(["x", step, start, launched, sampled, gpu, logging_ns])
 
 
 # The front end: what its own statistics say when a request ends (absent with --disable-log-stats)

@@ -18,7 +18,7 @@ import sys
 STEP_COLUMNS = ("experiment,step,schedule_start_us,schedule_us,tokens,sequences,prefill_chunks,new_requests,running,"
                 "waiting,free_blocks,preempted,execute_start_us,execute_host_us,sample_end_us,gpu_us,gpu_us_rank1,"
                 "update_start_us,update_us,decode_sequences,decode_context_tokens,prefill_request_ids,"
-                "new_request_ids,preempted_request_ids").split(",")
+                "new_request_ids,preempted_request_ids,logging_us").split(",")
 REQUEST_COLUMNS = ("experiment,request,arrival_s,submit_s,known_s,prompt_tokens,output_tokens,max_output_tokens,"
                    "cached_tokens,ttft_s,e2e_s,tpot_ms,core_ttft_s,core_e2e_s,core_itl_p50_ms,core_itl_p99_ms,"
                    "core_itl_max_ms,preemptions,finish_reason,finish_step,finish_s").split(",")
@@ -28,6 +28,7 @@ LOGGED_BY = {
     "ttft_s, e2e_s, tpot_ms": "front end: vLLM's own statistics, from arrival_time on; empty with --disable-log-stats",
     "core_ttft_s, core_e2e_s": "derived: from arrival_time to the end of the update that brought the token",
     "core_itl_*": "derived: gaps between ends of updates from the first token's to the last; empty for preempted requests",
+    "logging_us": "what logging itself took between schedule and launch (rank 0); the fit takes it off the handover",
     "gpu_us": "two CUDA events in stream order around a step's launches, per rank; includes waiting for launches",
 }
 ACCEPTED_ROWS = 1
@@ -198,7 +199,8 @@ class Run:
                 "finish_s": "" if r["end"] is None else seconds(r["end"] - e["t0"])}
 
     def step_row(self, e, row, index):
-        step, start, end, tokens, sequences, chunks, new, running, waiting, free, preempted, decodes, context = row
+        (step, start, end, tokens, sequences, chunks, new, running, waiting, free, preempted, decodes, context,
+         logging_ns) = row
         update = self.updates[step]
         us = lambda ns: fixed((ns - e["t0"]) / 1e3, 1)  # noqa: E731
         ran = [x.get(step) for x in self.executions]
@@ -206,14 +208,15 @@ class Run:
                "schedule_us": fixed((end - start) / 1e3, 1), "tokens": tokens, "sequences": sequences,
                "prefill_chunks": " ".join(f"{n}@{before}" for _, n, before in chunks), "new_requests": len(new),
                "running": running, "waiting": waiting, "free_blocks": free, "preempted": len(preempted),
-               "execute_start_us": "", "execute_host_us": "", "sample_end_us": "", "gpu_us": "", "gpu_us_rank1": "",
+               "logging_us": "", "execute_start_us": "", "execute_host_us": "", "sample_end_us": "", "gpu_us": "", "gpu_us_rank1": "",
                "update_start_us": us(update[1]), "update_us": fixed((update[2] - update[1]) / 1e3, 1),
                "decode_sequences": decodes, "decode_context_tokens": context,
                "prefill_request_ids": " ".join(str(index[n]) for n, _, _ in chunks),
                "new_request_ids": " ".join(f"{index[n]}:{cached}" for n, cached in new),
                "preempted_request_ids": " ".join(str(i) for i in sorted((index[n] for n in preempted), reverse=True))}
         if ran and ran[0]:
-            _, begin, launched, sampled, gpu = ran[0]
+            _, begin, launched, sampled, gpu, before = ran[0]
+            out["logging_us"] = fixed((logging_ns + before) / 1e3, 1)
             others = [x[4] for x in ran[1:] if x and x[4] is not None]
             out.update(execute_start_us=us(begin), execute_host_us=fixed((launched - begin) / 1e3, 1),
                        sample_end_us=us(sampled), gpu_us=fixed(gpu, 1), gpu_us_rank1=fixed(max(others, default=None), 1))

@@ -92,8 +92,9 @@ Sample sample_of(const MeasuredStep& s, std::size_t experiment, const StepPricer
   Sample out;
   out.experiment = experiment;
   out.schedule = static_cast<double>(s.times.schedule_ns) / 1e3;
-  out.handover =
-      static_cast<double>(s.times.execute_start_ns - s.schedule_start_ns - s.times.schedule_ns) / 1e3;
+  out.handover = static_cast<double>(s.times.execute_start_ns - s.schedule_start_ns - s.times.schedule_ns -
+                                     s.times.logging_ns) /
+                 1e3;
   out.launch = static_cast<double>(s.times.sample_end_ns - s.times.execute_start_ns) / 1e3;
   out.update = static_cast<double>(s.times.update_ns) / 1e3;
   out.device = static_cast<double>(s.times.gpu_rank0_ns) / 1e3;

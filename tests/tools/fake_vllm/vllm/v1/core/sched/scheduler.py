@@ -1,4 +1,7 @@
-"""First come, first served; chunked prompts; two steps in flight; prefix cache over full blocks; a pool that never runs dry."""
+"""First come, first served; chunked prompts; two steps in flight; prefix cache over full blocks; a pool that never
+runs dry. FAKE_POOL_ANSWERS: how often the pool says how many blocks are free, which only a logger asks, before it raises."""
+import os
+
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 
 
@@ -6,8 +9,12 @@ class BlockPool:
     def __init__(self, blocks):
         self.free = blocks - 1  # the null block
         self.cached = {}        # hash → users
+        self.answers = int(os.environ.get("FAKE_POOL_ANSWERS", "1000000"))
 
     def get_num_free_blocks(self):
+        self.answers -= 1
+        if self.answers < 0:
+            raise RuntimeError("the pool has changed its mind")
         return self.free
 
 
