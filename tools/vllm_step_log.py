@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Step log of one's own vLLM 0.24 server: what each step scheduled, when, and how long the device took.
 
-  python3 vllm_step_log.py install DIR     puts this file and its entry point into DIR (default: this Python's packages)
-  PYTHONPATH=DIR ORRERY_STEP_LOG=LOG vllm serve …      logs into the folder LOG; without the variable nothing happens
-  python3 vllm_step_log.py collect LOG OUT             OUT is a run for `orrery calibrate --from-steps`, `validate --schedule`
+  python3 vllm_step_log.py install [DIR]     this file and its entry point into DIR (default: Python's)
+  PYTHONPATH=DIR ORRERY_STEP_LOG=LOG vllm serve …    logs into the folder LOG; without the variable, nothing
+  python3 vllm_step_log.py collect LOG OUT   a run for `orrery calibrate --from-steps`, `validate --schedule`
 
-As a plugin (entry point vllm.general_plugins) it reaches the front end, the core process and every worker. A hook that fails
-takes all hooks of its process away, says so once and leaves serving alone. Rows wait in a bounded queue that a thread writes
-twice a second, so a crash loses half a second. No text and no token enters the log: request ids are hashed with a salt, prompt
-blocks are known by vLLM's own prefix-cache hashes, cut to eight bytes, and both are numbers in the collected run.
+As a plugin (entry point vllm.general_plugins) it reaches the front end, the core process and every worker. A
+hook that fails takes all hooks of its process away, says so once and leaves serving alone. Rows wait in a
+bounded queue that a thread writes twice a second, so a crash loses half a second. No text and no token enters
+the log: request ids are hashed with a salt, prompt blocks are known by vLLM's own prefix-cache hashes, cut to
+eight bytes, and both are numbers in the collected run.
 
 Variables: ORRERY_STEP_LOG (folder) · ORRERY_STEP_LOG_ANY_VERSION=1 (hook a vLLM this was not written for) ·
 ORRERY_STEP_LOG_PREFIXES=0 (no prompt blocks) · ORRERY_STEP_LOG_MAX_MB (of each process, default 2048).
@@ -37,8 +38,8 @@ now = time.monotonic_ns  # one clock for all processes of a host
 
 
 class Writer:
-    """Rows of one process, in a file of its own, written by a thread of its own. Appending is a deque's: atomic, so no row falls
-    between two batches."""
+    """Rows of one process, in a file of its own, written by a thread of its own. Appending is a deque's, which is
+    atomic, so that no row falls between two batches."""
 
     def __init__(self, folder, on_error, max_bytes):
         self.folder, self.on_error, self.left = folder, on_error, max_bytes
@@ -59,7 +60,8 @@ class Writer:
 
     def start(self):
         self.started = True
-        self.rows.appendleft(["p", {"rows": VERSION, "pid": os.getpid(), "parent": os.getppid(), "wall_s": time.time(),
+        self.rows.appendleft(["p", {"rows": VERSION, "pid": os.getpid(), "parent": os.getppid(),
+                                    "wall_s": time.time(),
                                     "monotonic_ns": now()}])
         threading.Thread(target=self.run, name="orrery-step-log", daemon=True).start()
         # Processes of multiprocessing end without atexit, but with its own finalisers.
@@ -220,12 +222,13 @@ def hook_scheduler(log, Scheduler):
     log.hook(Scheduler, "update_from_output", around_update)
     log.after(Scheduler, "add_request", record_request)
     log.after(Scheduler, "_free_request", record_end)
-    log.after(Scheduler, "reset_prefix_cache", lambda log, self, result, *a, **k: log.out.add(["c", now(), bool(result)]))
+    log.after(Scheduler, "reset_prefix_cache",
+              lambda log, scheduler, emptied, *a, **k: log.out.add(["c", now(), bool(emptied)]))
     log.after(Scheduler, "shutdown", lambda log, *a, **k: log.out.flush())
 
 
 def record_schedule(log, scheduler, output, start, end):
-    """Costs O(changes), except in steps with prompts, where a dictionary of the step's sequences is walked."""
+    """Costs O(changes), except in steps with prompts, which walk the dictionary of the step's sequences."""
     log.step += 1
     output._orrery_step = log.step  # travels to the workers with the output, and comes back with the update
     if "engine" not in log.told:
@@ -249,7 +252,8 @@ def record_schedule(log, scheduler, output, start, end):
             elif request_id in fresh:
                 context += before
     row = ["s", log.step, start, end, output.total_num_scheduled_tokens, len(counts), chunks,
-                 [[log.number(r.req_id), r.num_computed_tokens] for r in new], len(scheduler.running), len(scheduler.waiting),
+                 [[log.number(r.req_id), r.num_computed_tokens] for r in new], len(scheduler.running),
+           len(scheduler.waiting),
                  scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
                  [log.number(r) for r in output.preempted_req_ids or ()], decodes, context]
     row.append(now() - end)  # what all this took stands between schedule and launch
@@ -262,14 +266,16 @@ def record_request(log, scheduler, _, request):
     blocks = None
     if log.prefixes and request.block_hashes:
         blocks = base64.b64encode(b"".join(h[:8] for h in request.block_hashes)).decode()
-    log.out.add(["r", log.number(request.request_id), log.key(request.request_id), request.arrival_time, now(),
+    log.out.add(["r", log.number(request.request_id), log.key(request.request_id), request.arrival_time,
+                 now(),
                  request.num_prompt_tokens, request.max_tokens, blocks])
 
 
 def record_end(log, scheduler, _, request, *a, **k):
     number = log.numbers.pop(request.request_id, None)
     if number is not None:
-        log.out.add(["e", number, now(), log.updating, str(request.get_finished_reason()), request.num_output_tokens,
+        log.out.add(["e", number, now(), log.updating, str(request.get_finished_reason()),
+                     request.num_output_tokens,
                      request.num_preemptions])
 
 
@@ -281,8 +287,10 @@ def engine_info(scheduler):
         return value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)
 
     import vllm
-    plain = {"vllm": vllm.__version__, "model": os.path.basename(str(get("model_config", "model")).rstrip("/")),
-             "v2_runner": bool(getattr(c, "use_v2_model_runner", False)), "num_gpu_blocks": scheduler.kv_cache_config.num_blocks,
+    plain = {"vllm": vllm.__version__,
+             "model": os.path.basename(str(get("model_config", "model")).rstrip("/")),
+             "v2_runner": bool(getattr(c, "use_v2_model_runner", False)),
+             "num_gpu_blocks": scheduler.kv_cache_config.num_blocks,
              "speculative": getattr(getattr(c, "speculative_config", None), "method", None),
              "kv_connector": scheduler.connector is not None,
              "scheduler": type(scheduler).__name__, "python": sys.version.split()[0],
@@ -291,10 +299,14 @@ def engine_info(scheduler):
                            for g in scheduler.kv_cache_config.kv_cache_groups]}
     for part, names in {
             "model_config": "dtype quantization max_model_len enforce_eager",
-            "cache_config": "block_size hash_block_size enable_prefix_caching gpu_memory_utilization cache_dtype",
-            "scheduler_config": "max_num_batched_tokens max_num_seqs long_prefill_token_threshold max_num_partial_prefills "
-                                "async_scheduling policy disable_hybrid_kv_cache_manager enable_chunked_prefill",
-            "parallel_config": "tensor_parallel_size pipeline_parallel_size data_parallel_size enable_expert_parallel",
+            "cache_config": "block_size hash_block_size enable_prefix_caching gpu_memory_utilization "
+                            "cache_dtype",
+            "scheduler_config": "max_num_batched_tokens max_num_seqs long_prefill_token_threshold "
+                                "max_num_partial_prefills "
+                                "async_scheduling policy disable_hybrid_kv_cache_manager "
+                                "enable_chunked_prefill",
+            "parallel_config": "tensor_parallel_size pipeline_parallel_size data_parallel_size "
+                               "enable_expert_parallel",
             "compilation_config": "cudagraph_mode cudagraph_capture_sizes"}.items():
         plain.update({name: get(part, name) for name in names.split()})
     return plain
@@ -389,7 +401,8 @@ def drain(log):
 def record_front_end(log, processor, _, state, reason, statistics):
     if statistics is not None and state.stats is not None:
         log.out.add(["f", log.key(state.request_id), state.stats.first_token_latency,
-                     statistics.iteration_timestamp - state.stats.arrival_time, state.stats.num_generation_tokens])
+                     statistics.iteration_timestamp - state.stats.arrival_time,
+                     state.stats.num_generation_tokens])
 
 
 _log = None
@@ -403,16 +416,21 @@ def register():
         return
     try:
         import vllm
-        if not vllm.__version__.startswith(WRITTEN_FOR) and os.environ.get("ORRERY_STEP_LOG_ANY_VERSION") != "1":
-            warn(f"step log off: written for vLLM {WRITTEN_FOR}x, this is {vllm.__version__}. ORRERY_STEP_LOG_ANY_VERSION=1 "
+        known = vllm.__version__.startswith(WRITTEN_FOR)
+        if not known and os.environ.get("ORRERY_STEP_LOG_ANY_VERSION") != "1":
+            warn(f"step log off: written for vLLM {WRITTEN_FOR}x, this is {vllm.__version__}. "
+                 f"ORRERY_STEP_LOG_ANY_VERSION=1 "
                  "tries all the same.")
             return
         from vllm.v1.core.sched.scheduler import Scheduler
         from vllm.v1.engine.output_processor import OutputProcessor
         from vllm.v1.worker.gpu_worker import Worker
         import torch
-        for cls, names in [(Scheduler, "schedule update_from_output add_request _free_request reset_prefix_cache shutdown"),
-                           (Worker, "execute_model sample_tokens shutdown"), (OutputProcessor, "_update_stats_from_finished")]:
+        for cls, names in [
+                (Scheduler, "schedule update_from_output add_request _free_request reset_prefix_cache "
+                            "shutdown"),
+                (Worker, "execute_model sample_tokens shutdown"),
+                (OutputProcessor, "_update_stats_from_finished")]:
             for name in names.split():
                 if not callable(getattr(cls, name, None)):
                     raise AttributeError(f"{cls.__name__} has no {name}")
@@ -439,16 +457,18 @@ def install(folder):
     os.makedirs(meta, exist_ok=True)
     with open(os.path.abspath(__file__), encoding="utf-8") as f:
         source = f.read()
+    texts = {"METADATA": f"Metadata-Version: 2.1\nName: {MODULE.replace('_', '-')}\nVersion: 1.0\n",
+             "INSTALLER": "vllm_step_log.py\n",
+             "entry_points.txt": f"[vllm.general_plugins]\norrery_step_log = {MODULE}:register\n",
+             "RECORD": ""}
     files = {os.path.join(folder, MODULE + ".py"): source,
-             os.path.join(meta, "METADATA"): f"Metadata-Version: 2.1\nName: {MODULE.replace('_', '-')}\nVersion: 1.0\n",
-             os.path.join(meta, "INSTALLER"): "vllm_step_log.py\n",
-             os.path.join(meta, "entry_points.txt"): f"[vllm.general_plugins]\norrery_step_log = {MODULE}:register\n",
-             os.path.join(meta, "RECORD"): ""}
+             **{os.path.join(meta, name): text for name, text in texts.items()}}
     files[os.path.join(meta, "RECORD")] = "".join(os.path.relpath(p, folder) + ",,\n" for p in files)
     for path, text in files.items():
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
-    print(f"{folder}: installed. Start the server with ORRERY_STEP_LOG=LOG_FOLDER (and PYTHONPATH={folder} unless Python looks "
+    print(f"{folder}: installed. Start the server with ORRERY_STEP_LOG=LOG_FOLDER (and PYTHONPATH={folder} "
+          f"unless Python looks "
           f"there anyway); then: {os.path.basename(sys.argv[0])} collect LOG_FOLDER RUN")
 
 

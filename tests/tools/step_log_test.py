@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/vllm_step_log.py on a stand-in for vLLM: what is logged is what was served, `orrery` reads it, and no fault of the
-logger reaches the server.
+"""tools/vllm_step_log.py on a stand-in for vLLM: what is logged is what was served, `orrery` reads it, and no
+fault of the logger reaches the server.
 
   step_log_test.py ORRERY_BINARY SOURCE_DIR
 """
@@ -109,7 +109,8 @@ class Logged(unittest.TestCase):
                                      if r["finish_reason"] != "abort")
         self.assertEqual(said, logged)
         by_prompt = {int(r["prompt_tokens"]): r for r in requests if r["experiment"] == "load_1"}
-        self.assertEqual(by_prompt[700]["cached_tokens"], "688")  # 43 full blocks of the first request's prompt
+        # 43 full blocks of the first request's prompt, and 10
+        self.assertEqual(by_prompt[700]["cached_tokens"], "688")
         self.assertEqual(by_prompt[380]["cached_tokens"], "160")
         self.assertEqual((by_prompt[40]["output_tokens"], by_prompt[40]["max_output_tokens"]), ("7", "30"))
         self.assertEqual(by_prompt[50]["finish_reason"], "abort")
@@ -135,7 +136,8 @@ class Logged(unittest.TestCase):
         decode = next(s for s in steps if s["step"] == "30")  # alone: 33 tokens of prompt, 10 steps before
         self.assertEqual((decode["decode_sequences"], decode["prefill_chunks"]), ("1", ""))
         late = next(s for s in steps if "33@0" in s["prefill_chunks"])
-        self.assertEqual(int(decode["decode_context_tokens"]), 33 + int(decode["step"]) - int(late["step"]) - 1)
+        since = int(decode["step"]) - int(late["step"])
+        self.assertEqual(int(decode["decode_context_tokens"]), 33 + since - 1)
 
     def test_no_text_no_token_no_name(self):
         for folder in (self.log, self.folder):
@@ -150,7 +152,8 @@ class Logged(unittest.TestCase):
         with open(os.path.join(self.folder, "engine.json"), encoding="utf-8") as f:
             engine = json.load(f)
         self.assertEqual(engine["engine"]["model"], "Qwen3-8B")
-        self.assertEqual((engine["num_gpu_blocks"], engine["gpu"], engine["ranks"]), (4096, "Imagined GPU", 1))
+        self.assertEqual((engine["num_gpu_blocks"], engine["gpu"], engine["ranks"]),
+                         (4096, "Imagined GPU", 1))
         self.assertIn("V2 Model Runner", engine["backends"])
 
     def test_a_profile_can_be_fitted(self):
@@ -177,10 +180,12 @@ class Logged(unittest.TestCase):
                     data = gzip.compress(change(gzip.decompress(data).decode()).encode())
                 write(os.path.join(folder, f), data)
             return validate(folder, code=None)
-        cache = without("no_cache", "experiments.jsonl.gz", lambda t: t.replace('"cache":"kept"', '"cache":"new"'))
+        cache = without("no_cache", "experiments.jsonl.gz",
+                        lambda t: t.replace('"cache":"kept"', '"cache":"new"'))
         self.assertEqual(cache["load_1"], (32, 32))
         self.assertLess(cache["load_2"][0], 12)
-        size = without("no_size", "experiments.jsonl.gz", lambda t: t.replace('"hash_block_size":16', '"x":16'))
+        size = without("no_size", "experiments.jsonl.gz",
+                       lambda t: t.replace('"hash_block_size":16', '"x":16'))
         self.assertLess(size["load_1"][0], 32)
         for word in ("stop", "abort"):
             ends = without("no_" + word, "requests.csv.gz", lambda t, w=word: t.replace(f",{w},", ",length,"))

@@ -1,6 +1,7 @@
-"""A server's life: serve.py TP [crash]. Two bursts of requests with a pause of 0.6 s between; prints what each request got.
+"""A server's life: serve.py TP [crash]. Two bursts of requests, 0.6 s between; prints what each request got.
 
-The second burst begins with prompts of the first. `crash`: the process ends without a word while the second is served."""
+The second burst begins with prompts of the first. `crash`: the process ends without a word while the second
+is served."""
 import os
 import sys
 import time
@@ -44,14 +45,17 @@ def main():
     load_general_plugins()  # the front end does, too
     engine = core.EngineCore(tp=int(sys.argv[1]))
     front = OutputProcessor()
-    first = {0: [Request("secret-alpha", prompt(1, 1300), 20), Request("secret-beta", prompt(2, 40), 30, eos_after=7)],
+    first = {0: [Request("secret-alpha", prompt(1, 1300), 20),
+                 Request("secret-beta", prompt(2, 40), 30, eos_after=7)],
              3: [Request(f"many-{i}", prompt(10 + i, 64 + 16 * i), 12 + i) for i in range(8)],
              9: [Request("like-alpha", prompt(1, 700), 5)],
-             12: [Request("forks-from-alpha", prompt(1, 160) + prompt(5, 220), 4)], 30: [Request("late", prompt(3, 33), 9)]}
+             12: [Request("forks-from-alpha", prompt(1, 160) + prompt(5, 220), 4)],
+             30: [Request("late", prompt(3, 33), 9)]}
     first[5] = [Request("gone", prompt(4, 50), 40)]  # its client leaves before step 15
     print(serve(engine, front, first, leaves={15: ["gone"]}))
     time.sleep(0.6)
-    second = {0: [Request("again", prompt(1, 1300), 6)], 2: [Request(f"more-{i}", prompt(30 + i, 100), 10) for i in range(5)]}
+    second = {0: [Request("again", prompt(1, 1300), 6)],
+              2: [Request(f"more-{i}", prompt(30 + i, 100), 10) for i in range(5)]}
     print(serve(engine, front, second, crash_at=8 if "crash" in sys.argv else None))
     engine.shutdown()
 

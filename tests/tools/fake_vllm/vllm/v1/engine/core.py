@@ -1,4 +1,4 @@
-"""One process that schedules; workers in it (one rank) or in processes of their own. Two steps are in flight."""
+"""One process that schedules; workers in it (one rank) or in processes of their own. Two steps in flight."""
 import collections
 import multiprocessing
 import types
@@ -11,14 +11,16 @@ def config(tp, blocks):
     return part(
         model_config=part(model="/models/Qwen3-8B/", dtype="bfloat16", quantization=None, max_model_len=40960,
                           enforce_eager=False),
-        cache_config=part(block_size=16, hash_block_size=None, enable_prefix_caching=True, gpu_memory_utilization=0.92,
+        cache_config=part(block_size=16, hash_block_size=None, enable_prefix_caching=True,
+                          gpu_memory_utilization=0.92,
                           cache_dtype="auto", num_gpu_blocks=blocks),
         scheduler_config=part(max_num_batched_tokens=512, max_num_seqs=64, long_prefill_token_threshold=0,
                               max_num_partial_prefills=1, async_scheduling=True, policy="fcfs",
                               disable_hybrid_kv_cache_manager=False, enable_chunked_prefill=True),
         parallel_config=part(tensor_parallel_size=tp, pipeline_parallel_size=1, data_parallel_size=1,
                              enable_expert_parallel=False),
-        compilation_config=part(cudagraph_mode="FULL_AND_PIECEWISE", cudagraph_capture_sizes=[1, 2, 4, 8, 16, 32, 64]),
+        compilation_config=part(cudagraph_mode="FULL_AND_PIECEWISE",
+                                cudagraph_capture_sizes=[1, 2, 4, 8, 16, 32, 64]),
         speculative_config=None, use_v2_model_runner=True)
 
 
@@ -68,8 +70,10 @@ class EngineCore:
         load_general_plugins()
         from vllm.v1.core.sched.scheduler import Scheduler
         self.executor = Executor(tp)
-        groups = [types.SimpleNamespace(layer_names=["a"] * 36, kv_cache_spec=types.SimpleNamespace(block_size=16))]
-        self.scheduler = Scheduler(config(tp, blocks), types.SimpleNamespace(num_blocks=blocks, kv_cache_groups=groups))
+        groups = [types.SimpleNamespace(layer_names=["a"] * 36,
+                                        kv_cache_spec=types.SimpleNamespace(block_size=16))]
+        self.scheduler = Scheduler(config(tp, blocks),
+                                   types.SimpleNamespace(num_blocks=blocks, kv_cache_groups=groups))
         self.queue = collections.deque()
 
     def add_request(self, request):

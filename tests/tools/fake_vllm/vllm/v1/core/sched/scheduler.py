@@ -1,5 +1,6 @@
-"""First come, first served; chunked prompts; two steps in flight; prefix cache over full blocks; a pool that never
-runs dry. FAKE_POOL_ANSWERS: how often the pool says how many blocks are free, which only a logger asks, before it raises."""
+"""First come, first served; chunked prompts; two steps in flight; prefix cache over full blocks; a pool that
+never runs dry. FAKE_POOL_ANSWERS: how often the pool says how many blocks are free, which only a logger asks,
+before it raises."""
 import os
 
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
@@ -64,7 +65,8 @@ class Scheduler:
     def __init__(self, vllm_config, kv_cache_config):
         self.vllm_config, self.kv_cache_config = vllm_config, kv_cache_config
         self.connector = None
-        self.kv_cache_manager = KvCacheManager(kv_cache_config.num_blocks, vllm_config.cache_config.block_size)
+        self.kv_cache_manager = KvCacheManager(kv_cache_config.num_blocks,
+                                               vllm_config.cache_config.block_size)
         self.requests, self.running, self.waiting = {}, [], []
 
     def add_request(self, request):
@@ -76,7 +78,7 @@ class Scheduler:
         budget, counts, new = config.max_num_batched_tokens, {}, []
         cached = CachedRequestData([], [], [])
         for r in self.running:
-            wanted = r.num_prompt_tokens - r.num_computed_tokens if r.num_computed_tokens < r.num_prompt_tokens else 1
+            wanted = max(1, r.num_prompt_tokens - r.num_computed_tokens)
             if r.num_computed_tokens >= r.num_prompt_tokens and r.planned >= r.max_tokens:
                 continue  # its last token is under way
             tokens = min(wanted, budget)
