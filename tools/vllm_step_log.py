@@ -38,8 +38,8 @@ now = time.monotonic_ns  # one clock for all processes of a host
 
 
 class Writer:
-    """Rows of one process, in a file of its own, written by a thread of its own. Appending is a deque's, which is
-    atomic, so that no row falls between two batches."""
+    """Rows of one process, in a file of its own, written by a thread of its own. Appending is a deque's, which
+    is atomic, so that no row falls between two batches."""
 
     def __init__(self, folder, on_error, max_bytes):
         self.folder, self.on_error, self.left = folder, on_error, max_bytes
@@ -299,7 +299,7 @@ def engine_info(scheduler):
                            for g in scheduler.kv_cache_config.kv_cache_groups]}
     for part, names in {
             "model_config": "dtype quantization max_model_len enforce_eager",
-            "cache_config": "block_size hash_block_size enable_prefix_caching gpu_memory_utilization "
+            "cache_config": "block_size enable_prefix_caching gpu_memory_utilization "
                             "cache_dtype",
             "scheduler_config": "max_num_batched_tokens max_num_seqs long_prefill_token_threshold "
                                 "max_num_partial_prefills "
@@ -309,6 +309,9 @@ def engine_info(scheduler):
                                "enable_expert_parallel",
             "compilation_config": "cudagraph_mode cudagraph_capture_sizes"}.items():
         plain.update({name: get(part, name) for name in names.split()})
+    plain["dtype"] = str(plain["dtype"]).removeprefix("torch.")
+    # What prefix hashes were made with; the configuration names it only where it was overridden.
+    plain["hash_block_size"] = getattr(scheduler.kv_cache_manager.block_pool, "hash_block_size", None)
     return plain
 
 

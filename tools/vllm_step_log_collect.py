@@ -111,7 +111,6 @@ class Requests:
         clients = {r[0]: r for p in fronts for r in p.rows["f"]}
         self.by_number = {}
         for number, key, arrival, known, prompt, limit, blocks in core.rows["r"]:
-            end = ends.get(number)
             self.by_number[number] = {
                 "arrival": core.monotonic + int((arrival - core.wall) * 1e9), "known": known,
                 "prompt": prompt, "limit": limit, "blocks": base64.b64decode(blocks) if blocks else b"",

@@ -9,6 +9,7 @@ from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, Schedul
 class BlockPool:
     def __init__(self, blocks):
         self.free = blocks - 1  # the null block
+        self.hash_block_size = 16
         self.cached = {}        # hash → users
         self.answers = int(os.environ.get("FAKE_POOL_ANSWERS", "1000000"))
 
