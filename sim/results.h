@@ -146,6 +146,10 @@ struct OffloadResult {
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
+  // Where the measured part begins: the first arrival after the warm-up. All counts and distributions below
+  // that speak of requests are of those that arrived from then on; `warmup_requests` came before.
+  SimTime measured_from;
+  std::uint64_t warmup_requests = 0;
   std::uint64_t input_tokens = 0, output_tokens = 0, cached_tokens = 0;  // of completed requests; prompts,
                                                                          // delivered, found
   Distribution ttft, tpot, itl, e2e, queue;

@@ -43,6 +43,7 @@ struct SimulationSetup {
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
   SimDuration abort_delay;                  // from a client that gives up to the core's input queue
   Slo slo;
+  SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;
   std::uint64_t seed = 1;
   std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be

@@ -227,6 +227,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();
+  setup.warmup = SimDuration(round_half_even(workload.warmup_s * 1e9));
   setup.per_request_itl = options.per_request_itl;
   setup.seed = scenario.seed;
   setup.keep_going = options.keep_going;
@@ -235,6 +236,14 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
 
   ORRERY_TRY_STATUS(check_log(speculation, acceptance));
   RunResult result = std::move(run).value();
+  const bool measured =
+      result.completed + result.failed + result.cancelled + result.timed_out + result.rejected > 0;
+  if (result.warmup_requests > 0 && !measured && options.limit_requests == 0) {
+    return invalid_input("all " + std::to_string(result.warmup_requests) +
+                             " requests arrive within the warm-up, so that nothing is measured; expected "
+                             "less than the workload's span",
+                         {}, "workload.warmup_s");
+  }
   const CostModelExecutor::Usage& usage = executor.usage();
   result.prices = usage.prices;
   result.device_time = {{"prefill steps", usage.prefill.ns},
