@@ -118,6 +118,12 @@ Json warmup_json(const RunResult& r) {
   return {{"requests", r.warmup_requests}, {"measured_from_s", r.measured_from.seconds()}};
 }
 
+// Steps that compiled a kernel; null where none did, or nobody asked.
+Json first_use_json(const RunResult& r) {
+  if (r.first_uses == 0) return nullptr;
+  return {{"steps", r.first_uses}, {"stall_s", static_cast<double>(r.first_use_ns) * 1e-9}};
+}
+
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
   const double hours = span_s(*in.run) / 3600.0,
@@ -228,6 +234,7 @@ Json summary_json(const SummaryInput& in) {
   j["energy"] = nullptr;
   j["speculation"] = speculation_json(in);
   j["warmup"] = warmup_json(r);
+  j["first_use"] = first_use_json(r);
   j["experts"] = nullptr;
   j["transfers"] = nullptr;
   j["simulator"] = {{"wall_s", in.wall_s},
@@ -246,7 +253,7 @@ Json summary_json(const SummaryInput& in) {
 
 namespace {
 
-// Lines that only runs with a host tier or images have.
+// Lines that only some runs have.
 std::string lines_of_features(const RunResult& r) {
   std::string out;
   if (r.offload.capacity > 0) {
@@ -256,6 +263,11 @@ std::string lines_of_features(const RunResult& r) {
            human_count(static_cast<double>(o.loads)) + " requests, " +
            human_count(static_cast<double>(o.dropped)) + " dropped; room for " +
            human_count(static_cast<double>(o.capacity)) + "\n";
+  }
+  if (r.first_uses > 0) {
+    out += "first use   " + human_count(static_cast<double>(r.first_uses)) +
+           " steps compiled a kernel, held up by " +
+           human_seconds(static_cast<double>(r.first_use_ns) * 1e-9) + " in all\n";
   }
   if (r.images.arrived > 0) {
     const ImageResult& i = r.images;

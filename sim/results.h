@@ -171,6 +171,8 @@ struct RunResult {
   ImageResult images;
   OffloadResult offload;
   SpeculationCounters speculation;  // all instances
+  std::uint64_t first_uses = 0;     // steps that compiled a kernel (first_request_effects), all instances,
+  std::int64_t first_use_ns = 0;    // and by how much that held them up
   double kv_wraps = 0;              // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:

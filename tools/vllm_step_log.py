@@ -324,10 +324,8 @@ def hook_worker(log, Worker, cuda):
             begun = None
             if log.on:
                 try:
-                    entered = now()
-                    drain(log)
                     if step is not None:
-                        begun = begin_execution(log, self, step, cuda, entered)
+                        begun = begin_execution(log, self, step, cuda, now())
                 except Exception as e:
                     log.disable("execute_model", e)
             result = original(self, scheduler_output, *a, **k)
@@ -349,6 +347,7 @@ def hook_worker(log, Worker, cuda):
         log.pending.append((step, start, launched, sampled, first, last, logging_ns))
         if len(log.pending) > EVENTS_KEPT:
             log.pending.popleft()
+        drain(log)  # here the device has work and the host time
 
     log.hook(Worker, "execute_model", around_execute)
     log.after(Worker, "sample_tokens", after_sampling)

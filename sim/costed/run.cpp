@@ -201,6 +201,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
       LaunchJitter(host.launch_jitter.value, host.launch_jitter_correlation.value, scenario.seed, replicas),
       images.encoder.get(), acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
+  if (scenario.pool.first_request_effects)
+    executor.charge_first_use(FirstUse(instance, scales.host, replicas));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
@@ -251,6 +253,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
                         {"decode steps", usage.decode.ns}};
   result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
   images.report(usage, result);
+  result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
+  result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   describe_pool(scenario.pool, config.block_size, result.pools.front());
   return result;
