@@ -174,6 +174,27 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
 
+void report_device(const CostModelExecutor& executor, RunResult& result) {
+  const CostModelExecutor::Usage& usage = executor.usage();
+  result.prices = usage.prices;
+  result.device_time = {{"prefill steps", usage.prefill.ns},
+                        {"mixed steps", usage.mixed.ns},
+                        {"decode steps", usage.decode.ns}};
+  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
+  result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
+}
+
+// A warm-up that takes in every request leaves nothing to say. (A shortened run may well end in it.)
+Status check_measured(const RunResult& r, const RunOptions& options) {
+  const bool measured = r.completed + r.failed + r.cancelled + r.timed_out + r.rejected > 0;
+  if (r.warmup_requests == 0 || measured || options.limit_requests > 0) return ok_status();
+  return invalid_input("all " + std::to_string(r.warmup_requests) +
+                           " requests arrive within the warm-up, so that nothing is measured; expected less "
+                           "than the workload's span",
+                       {}, "workload.warmup_s");
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -238,23 +259,10 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
 
   ORRERY_TRY_STATUS(check_log(speculation, acceptance));
   RunResult result = std::move(run).value();
-  const bool measured =
-      result.completed + result.failed + result.cancelled + result.timed_out + result.rejected > 0;
-  if (result.warmup_requests > 0 && !measured && options.limit_requests == 0) {
-    return invalid_input("all " + std::to_string(result.warmup_requests) +
-                             " requests arrive within the warm-up, so that nothing is measured; expected "
-                             "less than the workload's span",
-                         {}, "workload.warmup_s");
-  }
+  ORRERY_TRY_STATUS(check_measured(result, options));
   const CostModelExecutor::Usage& usage = executor.usage();
-  result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill.ns},
-                        {"mixed steps", usage.mixed.ns},
-                        {"decode steps", usage.decode.ns}};
-  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  report_device(executor, result);
   images.report(usage, result);
-  result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
-  result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   describe_pool(scenario.pool, config.block_size, result.pools.front());
   return result;

@@ -262,6 +262,12 @@ void write_front_end(std::string& out, const FrontEndCosts& f) {
   write_figure(out, "event", f.event);
 }
 
+void write_first_use(std::string& out, const FirstUseCosts& f) {
+  out += "    first_use:\n";
+  write_figure(out, "fused_experts", f.fused_experts);
+  write_figure(out, "mxfp4_experts", f.mxfp4_experts);
+}
+
 // TensorRT-LLM's arguments as used, nested as it nests them.
 void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
   const TensorRtLlmSettings& t = s.tensorrt_llm;
@@ -396,11 +402,7 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
-  if (pool.first_request_effects && e.first_use) {
-    out += "    first_use:\n";
-    write_figure(out, "fused_experts", e.first_use->fused_experts);
-    write_figure(out, "mxfp4_experts", e.first_use->mxfp4_experts);
-  }
+  if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   return out;
 }
 

@@ -14,7 +14,7 @@ Scenario scenario(const std::string& model, const std::string& more, const std::
   const std::string text = "deployment:\n  hardware: " + hardware + "\n  model: " + model +
                            "\n  engine: vllm-0.24\n" + more +
                            "workload:\n  generator: {requests: 60, arrivals: {process: poisson, rate: 8}, "
-                           "input: {distribution: lognormal, mean: 1500, cv: 0.8}, "
+                           "input: {distribution: log-normal, mean: 1500, cv: 0.8}, "
                            "output: {distribution: fixed, value: 40}}\n";
   const std::string path = "first_use_test.yaml";
   std::FILE* file = std::fopen(path.c_str(), "w");
