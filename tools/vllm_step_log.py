@@ -469,9 +469,9 @@ def install(folder):
     for path, text in files.items():
         with open(path, "w", encoding="utf-8") as f:
             f.write(text)
-    print(f"{folder}: installed. Start the server with ORRERY_STEP_LOG=LOG_FOLDER (and PYTHONPATH={folder} "
-          f"unless Python looks "
-          f"there anyway); then: {os.path.basename(sys.argv[0])} collect LOG_FOLDER RUN")
+    path = "" if folder in sys.path else f"PYTHONPATH={folder} "
+    print(f"{folder}: installed. Start the server as always, behind {path}ORRERY_STEP_LOG=LOG_FOLDER; then: "
+          f"{os.path.basename(sys.argv[0])} collect LOG_FOLDER RUN")
 
 
 def main():
