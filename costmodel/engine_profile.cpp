@@ -189,6 +189,10 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   read_host(root.require("host"), e.host);
   e.image_costs = read_image_costs(root.optional("images"));
   if (const Yaml front_end = root.optional("front_end")) e.front_end = read_front_end(front_end);
+  if (const Yaml first = root.optional("first_use")) {
+    e.first_use = FirstUseCosts{.fused_experts = read_figure<Seconds>(first.require("fused_experts")),
+                                .mxfp4_experts = read_figure<Seconds>(first.require("mxfp4_experts"))};
+  }
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_arguments(root.require("arguments"), e);
   document.finish();

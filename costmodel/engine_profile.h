@@ -128,6 +128,12 @@ struct EngineArgument {
   std::string why;  // fixed, refused: what it would change; elsewhere: the scenario key that says it
 };
 
+// What the first step of its kind takes more to launch, while a kernel is compiled for it.
+struct FirstUseCosts {
+  Figure<Seconds> fused_experts;  // a step whose rows (tokens · chosen experts) are no multiple of 16
+  Figure<Seconds> mxfp4_experts;  // a step of tokens that, rounded up to 32, were not seen
+};
+
 struct EngineProfile {
   std::string name;       // "vllm-0.24"
   std::string engine;     // "vllm"
@@ -162,6 +168,7 @@ struct EngineProfile {
   std::vector<EngineArgument> arguments;
   ImageCosts image_costs;                  // absent: the profile says nothing about images
   std::optional<FrontEndCosts> front_end;  // read with `workload.frontend: openai` only
+  std::optional<FirstUseCosts> first_use;  // read with `deployment.first_request_effects` only
   std::optional<TypedProfile> typed;       // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

@@ -171,16 +171,19 @@ std::string verdict(const ReportInput& in) {
 
 std::string tiles(const SummaryInput& in) {
   const RunResult& r = *in.run;
-  const double span = (r.last_finish - r.first_arrival).seconds();
+  const double span = (r.last_finish - r.measured_from).seconds();
   const auto rate = [&](std::uint64_t n) { return span > 0 ? static_cast<double>(n) / span : 0; };
   std::string out = "<div class=\"tiles\">";
   const auto tile = [&](const std::string& value, const std::string& name) {
     out += "<div class=\"tile\"><b>" + value + "</b><span>" + name + "</span></div>";
   };
   tile(human_count(static_cast<double>(r.completed)),
-       "requests completed" + (r.rejected > 0
-                                   ? ", " + human_count(static_cast<double>(r.rejected)) + " rejected"
-                                   : std::string()));
+       "requests completed" +
+           (r.rejected > 0 ? ", " + human_count(static_cast<double>(r.rejected)) + " rejected"
+                           : std::string()) +
+           (r.warmup_requests > 0 ? ", " + human_count(static_cast<double>(r.warmup_requests)) +
+                                        " more in the warm-up are not measured"
+                                  : std::string()));
   tile(format_fixed(rate(r.completed), 2), "requests per second");
   tile(human_count(static_cast<double>(static_cast<std::int64_t>(rate(r.output_tokens)))),
        "output tokens per second");

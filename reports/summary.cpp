@@ -19,7 +19,7 @@ Json distribution_json(const Distribution& d) {
 
 // Nothing completed (every request rejected): there is no last finish, and no time that passed.
 double span_s(const RunResult& r) {
-  return r.completed == 0 ? 0.0 : (r.last_finish - r.first_arrival).seconds();
+  return r.completed == 0 ? 0.0 : (r.last_finish - r.measured_from).seconds();
 }
 double per_second(std::uint64_t n, double span) { return span > 0 ? static_cast<double>(n) / span : 0; }
 
@@ -30,6 +30,7 @@ std::string unanswered_text(const RunResult& r) {
   if (r.rejected > 0) out += count(r.rejected) + " rejected (the engine does not take so long a prompt)";
   if (r.timed_out > 0) out += count(r.timed_out) + " timed out";
   if (r.cancelled > 0) out += count(r.cancelled) + " cancelled by their clients";
+  if (r.warmup_requests > 0) out += count(r.warmup_requests) + " more in the warm-up, not measured,";
   return out;
 }
 
@@ -109,6 +110,18 @@ Json offload_json(const RunResult& r) {
   return {{"capacity_blocks", o.capacity},  {"stored_blocks", o.stored},   {"loaded_blocks", o.loaded},
           {"dropped_blocks", o.dropped},    {"refused_stores", o.refused}, {"requests_that_loaded", o.loads},
           {"deferred_lookups", o.deferrals}};
+}
+
+// What was served and not measured; null where everything was.
+Json warmup_json(const RunResult& r) {
+  if (r.warmup_requests == 0) return nullptr;
+  return {{"requests", r.warmup_requests}, {"measured_from_s", r.measured_from.seconds()}};
+}
+
+// Steps that compiled a kernel; null where none did, or nobody asked.
+Json first_use_json(const RunResult& r) {
+  if (r.first_uses == 0) return nullptr;
+  return {{"steps", r.first_uses}, {"stall_s", static_cast<double>(r.first_use_ns) * 1e-9}};
 }
 
 Json cost_json(const SummaryInput& in) {
@@ -220,6 +233,8 @@ Json summary_json(const SummaryInput& in) {
   j["kv_offload"] = offload_json(r);
   j["energy"] = nullptr;
   j["speculation"] = speculation_json(in);
+  j["warmup"] = warmup_json(r);
+  j["first_use"] = first_use_json(r);
   j["experts"] = nullptr;
   j["transfers"] = nullptr;
   j["simulator"] = {{"wall_s", in.wall_s},
@@ -238,7 +253,7 @@ Json summary_json(const SummaryInput& in) {
 
 namespace {
 
-// Lines that only runs with a host tier or images have.
+// Lines that only some runs have.
 std::string lines_of_features(const RunResult& r) {
   std::string out;
   if (r.offload.capacity > 0) {
@@ -248,6 +263,11 @@ std::string lines_of_features(const RunResult& r) {
            human_count(static_cast<double>(o.loads)) + " requests, " +
            human_count(static_cast<double>(o.dropped)) + " dropped; room for " +
            human_count(static_cast<double>(o.capacity)) + "\n";
+  }
+  if (r.first_uses > 0) {
+    out += "first use   " + human_count(static_cast<double>(r.first_uses)) +
+           " steps compiled a kernel, held up by " +
+           human_seconds(static_cast<double>(r.first_use_ns) * 1e-9) + " in all\n";
   }
   if (r.images.arrived > 0) {
     const ImageResult& i = r.images;

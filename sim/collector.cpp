@@ -10,15 +10,30 @@ void RunCollector::arrived(SimTime at) {
   if (!any_arrival_) {
     result_.first_arrival = at;
     level_since_ = at;
+    measured_from_ = warmup_ > SimDuration() ? at + warmup_ : SimTime();
   }
   any_arrival_ = true;
   result_.first_arrival = earlier(result_.first_arrival, at);
   last_arrival_ = later(last_arrival_, at);
+  if (at >= measured_from_) {
+    result_.measured_from = any_measured_ ? earlier(result_.measured_from, at) : at;
+    any_measured_ = true;
+  }
   series_.count(TimeSeriesRecorder::arrivals, at, 1);
 }
 
 void RunCollector::finished(const RequestRecord& record, SimTime at) {
   ++ended_;
+  if (record.arrival < measured_from_) {
+    ++result_.warmup_requests;
+    if (record.status == RequestStatus::completed) series_.count(TimeSeriesRecorder::finished, at, 1);
+  } else {
+    measure(record, at);
+  }
+  if (sink_ != nullptr) deliver(record);
+}
+
+void RunCollector::measure(const RequestRecord& record, SimTime at) {
   switch (record.status) {
     case RequestStatus::completed: ++result_.completed; break;
     case RequestStatus::failed: ++result_.failed; break;
@@ -42,7 +57,6 @@ void RunCollector::finished(const RequestRecord& record, SimTime at) {
     }
     series_.count(TimeSeriesRecorder::finished, at, 1);
   }
-  if (sink_ != nullptr) deliver(record);
 }
 
 // Sinks see trace order, each index once. What finished early waits; the window is the span of requests in

@@ -16,11 +16,17 @@ struct Slo {
 
 class RunCollector {
  public:
-  RunCollector(const Slo& slo, RecordSink* sink) : slo_(slo), sink_(sink) {}
+  // Requests that arrive within `warmup` of the first arrival are recorded and not measured.
+  RunCollector(const Slo& slo, RecordSink* sink, SimDuration warmup = {})
+      : slo_(slo), sink_(sink), warmup_(warmup) {}
 
   void arrived(SimTime at);
   void finished(const RequestRecord& record, SimTime at);
-  void gap(std::int64_t nanoseconds, std::uint64_t weight) { itl_.add(nanoseconds, weight); }
+  // Between two tokens, the second of which came at `at`. Gaps are counted by time: nobody knows whose they
+  // are.
+  void gap(std::int64_t nanoseconds, std::uint64_t weight, SimTime at) {
+    if (at >= measured_from_) itl_.add(nanoseconds, weight);
+  }
   TimeSeriesRecorder& series() { return series_; }
   std::uint64_t ended() const { return ended_; }  // requests that need nothing more, whatever became of them
 
@@ -31,11 +37,15 @@ class RunCollector {
   RunResult finish(double instances);
 
  private:
+  void measure(const RequestRecord& record, SimTime at);
   void deliver(const RequestRecord& record);
   bool queue_grew(const TimeSeries& series) const;
 
   Slo slo_;
   RecordSink* sink_;
+  SimDuration warmup_;
+  SimTime measured_from_;  // end of the warm-up; requests that arrive before it are not measured
+  bool any_measured_ = false;
   RunResult result_;
   WeightedSamples ttft_, tpot_, e2e_, queue_, itl_;
   TimeSeriesRecorder series_;

@@ -200,7 +200,7 @@ void Instance::stand_apart(Progress& p, SimTime at, std::int64_t step) {
 // The first token after a break: one gap of its own, and a new run of regular ones begins.
 void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
   const std::int64_t gap = (at - p.last_token).ns();
-  wiring_.collector->gap(gap, 1);
+  wiring_.collector->gap(gap, 1, at);
   if (wiring_.per_request_itl) {
     p.extra_gaps.push_back(gap);
     p.segments.push_back({p.run_first + 1, p.run_last});
@@ -225,7 +225,7 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     }
     const std::int64_t gap = last_update_.is_never() ? 0 : (at - last_update_).ns();
     const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[i]);
-    if (weight > 0) wiring_.collector->gap(gap, weight);
+    if (weight > 0) wiring_.collector->gap(gap, weight, at);
     decoded += static_cast<double>(weight);
     if (wiring_.per_request_itl) gaps_.push_back(gap);
     last_update_ = at;

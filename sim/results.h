@@ -146,6 +146,10 @@ struct OffloadResult {
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
+  // Where the measured part begins: the first arrival after the warm-up. All counts and distributions below
+  // that speak of requests are of those that arrived from then on; `warmup_requests` came before.
+  SimTime measured_from;
+  std::uint64_t warmup_requests = 0;
   std::uint64_t input_tokens = 0, output_tokens = 0, cached_tokens = 0;  // of completed requests; prompts,
                                                                          // delivered, found
   Distribution ttft, tpot, itl, e2e, queue;
@@ -167,6 +171,8 @@ struct RunResult {
   ImageResult images;
   OffloadResult offload;
   SpeculationCounters speculation;  // all instances
+  std::uint64_t first_uses = 0;     // steps that compiled a kernel (first_request_effects), all instances,
+  std::int64_t first_use_ns = 0;    // and by how much that held them up
   double kv_wraps = 0;              // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:

@@ -12,7 +12,8 @@ namespace {
 
 class Loop {
  public:
-  explicit Loop(SimulationSetup setup) : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink) {
+  explicit Loop(SimulationSetup setup)
+      : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink, setup_.warmup) {
     if (setup_.front_end) front_ends_.assign(setup_.schedulers.size(), FrontEnd(*setup_.front_end));
     for (std::size_t i = 0; i < setup_.schedulers.size(); ++i) {
       const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),

@@ -48,6 +48,7 @@ struct SimulationSetup {
   SimDuration core_wake;
   SimDuration abort_delay;                  // from a client that gives up to the core's input queue
   Slo slo;
+  SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;
   std::uint64_t seed = 1;
   std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be

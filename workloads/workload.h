@@ -32,7 +32,7 @@ struct WorkloadSpec {
   double limit_duration_s = 0;               // 0 = all; arrivals at or after this simulated time are not read
   bool openai_frontend = false;              // frontend: openai adds the engine profile's API server
   ClientSpec client;
-  double warmup_s = 0;  // must be 0 for now (refused by name otherwise)
+  double warmup_s = 0;  // requests that arrive within so long of the first one are served, but not measured
 };
 
 // Reads the map under `workload:`; `folder` is where relative paths start. Problems go to the document's

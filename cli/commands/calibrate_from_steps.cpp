@@ -35,7 +35,8 @@ Json fit_json(const StepFit& fit) {
           {"left_out", errors},
           {"condition", fit.condition},
           {"steps", fit.steps},
-          {"experiments", fit.experiments}};
+          {"experiments", fit.experiments},
+          {"parts", fit.parts}};
 }
 
 }  // namespace
@@ -59,9 +60,10 @@ int fit_from_steps(const CalibrateOptions& options, const CommandContext& contex
 
   const std::string run_name =
       std::filesystem::path(options.from_steps).lexically_normal().filename().string();
-  const std::string source = "step log " + run_name + ": " + spec.model.name + " on " + spec.hardware.name +
-                             ", " + std::to_string(fit->steps) + " steps of " +
-                             std::to_string(fit->experiments) + " experiments";
+  const std::string source =
+      "step log " + run_name + ": " + spec.model.name + " on " + spec.hardware.name + ", " +
+      std::to_string(fit->steps) + " steps of " +
+      (fit->parts > 0 ? "one experiment" : std::to_string(fit->experiments) + " experiments");
   auto folder = AtomicDirectory::create(options.out);
   if (!folder.ok()) return report_errors(folder.errors());
   Status written = write_file_atomically(folder->file("engine.yaml"),

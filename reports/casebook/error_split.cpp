@@ -83,6 +83,7 @@ class ExperimentSource final : public RequestSource {
     r.prompt_tokens = m.prompt_tokens;
     r.output_tokens = r.max_output_tokens = m.output_tokens;
     r.hash_ids = m.hash_ids;
+    r.hash_block_size = experiment_.hash_block_size;
     return true;
   }
   const Error* error() const override { return nullptr; }

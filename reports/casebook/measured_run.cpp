@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -159,6 +160,8 @@ Status load_experiments(MeasuredRun& run) {
     MeasuredExperiment experiment{.name = json["name"].get<std::string>(),
                                   .serial = json.value("serial", false),
                                   .concurrency = json.value("conc", std::int64_t{0}),
+                                  .keeps_cache = json.value("cache", std::string()) == "kept",
+                                  .hash_block_size = json.value("hash_block_size", 512),
                                   .requests = {},
                                   .steps = {}};
     for (const Json& r : json["reqs"]) {
@@ -181,9 +184,21 @@ MeasuredExperiment* find(MeasuredRun& run, std::string_view name) {
   return at == run.experiments.end() ? nullptr : &*at;
 }
 
+// The columns of tools/vllm_step_log.py; an empty cell = does not apply.
+void parse_life(const Fields& f, MeasuredRequest& r) {
+  double known = 0, finished = 0;
+  if (parse(f[5], known)) r.known_ns = static_cast<std::int64_t>(std::llround(known * 1e9));
+  if (!parse(f[6], r.max_output_tokens)) r.max_output_tokens = 0;
+  const std::string_view reason = f[7];
+  if ((reason == "stop" || reason == "repetition") && !parse(f[8], r.stop_step)) r.stop_step = -1;
+  if ((reason == "abort" || reason == "error") && parse(f[9], finished))
+    r.gone_ns = static_cast<std::int64_t>(std::llround(finished * 1e9));
+}
+
 Status load_requests(MeasuredRun& run) {
   ORRERY_TRY(table, Table::open(run.folder, "requests.csv", {"experiment", "request", "submit_s"},
-                                {"ttft_s", "e2e_s"}));
+                                {"ttft_s", "e2e_s", "known_s", "max_output_tokens", "finish_reason",
+                                 "finish_step", "finish_s"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);
@@ -201,6 +216,7 @@ Status load_requests(MeasuredRun& run) {
         request.ttft_ns = static_cast<std::int64_t>(ttft * 1e9);
         request.e2e_ns = static_cast<std::int64_t>(e2e * 1e9);
       }
+      parse_life(f, request);
     }
   }
   return table.status();
@@ -244,6 +260,7 @@ void parse_times(const Fields& f, MeasuredStep& s) {
     s.decodes = static_cast<std::int64_t>(decodes);
     s.decode_context = parse(f[20], context) ? static_cast<std::int64_t>(context) : 0;
   }
+  if (double logging = 0; parse(f[22], logging)) s.times.logging_ns = ns(logging);
   if (!parse(f[21], s.new_requests)) s.new_requests = static_cast<std::int64_t>(s.admitted.size());
 }
 
@@ -273,7 +290,8 @@ Status load_steps(MeasuredRun& run) {
                                  "sequences", "running", "waiting", "free_blocks", "prefill_chunks",
                                  "prefill_request_ids", "new_request_ids", "preempted_request_ids"},
                                 {"schedule_us", "execute_start_us", "sample_end_us", "gpu_us", "gpu_us_rank1",
-                                 "update_us", "decode_sequences", "decode_context_tokens", "new_requests"}));
+                                 "update_us", "decode_sequences", "decode_context_tokens", "new_requests",
+                                 "logging_us"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);

@@ -1,5 +1,5 @@
 // A real engine's run as it was logged: the layout of ../shared/truth (engine.json, experiments.jsonl,
-// requests.csv, steps.csv; plain or compressed).
+// requests.csv, steps.csv; plain or compressed), with the additions of docs/step_log.md.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,13 @@ struct MeasuredRequest {
   std::int64_t submit_ns = 0;  // when the client sent it, from the experiment's start
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
-  std::vector<std::uint64_t> hash_ids;     // names of 512-token prompt blocks; empty = private
+  std::vector<std::uint64_t> hash_ids;     // names of prompt blocks; empty = private
   std::int64_t ttft_ns = -1, e2e_ns = -1;  // from submit_ns; −1 = not logged
+  // Logged by tools/vllm_step_log.py, else absent:
+  std::int64_t known_ns = -1;          // when the core process learned of it; −1 = follows from the queue
+  std::int32_t max_output_tokens = 0;  // what the client allowed; 0 = output_tokens
+  std::int64_t stop_step = -1;         // the step whose output ended it before that; −1 = none
+  std::int64_t gone_ns = -1;           // when the core process learned that its client is gone; −1 = never
 };
 
 // When a step's parts happened, where the log has them (all of them or none): host clock of the core thread
@@ -27,6 +32,7 @@ struct MeasuredTimes {
   bool known = false;
   std::int64_t schedule_ns = 0, execute_start_ns = 0, sample_end_ns = 0, gpu_rank0_ns = 0, gpu_ns = 0,
                update_ns = 0;
+  std::int64_t logging_ns = 0;  // what the logger itself took between schedule and execute; 0 = not logged
 };
 
 // One engine step. Some loggers count chunks of one token among the decodes instead of listing them.
@@ -54,6 +60,8 @@ struct MeasuredExperiment {
   std::string name;
   bool serial = false;           // one request after another, each with its own zero of time
   std::int64_t concurrency = 0;  // closed loop of so many; 0 = open
+  bool keeps_cache = false;      // begins with the prefix cache that the experiment before it left
+  std::int32_t hash_block_size = 512;
   std::vector<MeasuredRequest> requests;
   std::vector<MeasuredStep> steps;  // from the first admission on: what comes before is the client's warm-up
 };

@@ -151,6 +151,7 @@ LoggedInbox::LoggedInbox(const MeasuredExperiment& experiment, const std::vector
     r.max_output_tokens = m.output_tokens;
     r.ignore_eos = true;
     r.hash_ids = m.hash_ids;
+    r.hash_block_size = experiment.hash_block_size;
     requests_.emplace_back(SimTime(known_at_ns[order[i]]), std::move(r));
   }
   std::stable_sort(requests_.begin(), requests_.end(),

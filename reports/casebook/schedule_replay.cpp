@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
+#include <memory>
 #include <numeric>
 
 #include "base/text.h"
@@ -13,9 +15,9 @@ namespace {
 
 // What the core thread did, in the order in which it did it.
 struct Action {
-  enum Kind { schedule, update } kind = schedule;
+  enum Kind { schedule, update, leave } kind = schedule;
   std::int64_t at_ns = 0;
-  std::int64_t step = 0;
+  std::int64_t step = 0;                 // leave: the request whose client is gone
   const MeasuredStep* logged = nullptr;  // none: the logger lost the row
 };
 
@@ -33,6 +35,10 @@ std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
     actions.push_back({Action::schedule, s.schedule_start_ns, s.step, &s});
     actions.push_back({Action::update, s.update_start_ns, s.step, &s});
     previous = &s;
+  }
+  for (std::size_t i = 0; i < experiment.requests.size(); ++i) {
+    const std::int64_t gone = experiment.requests[i].gone_ns;
+    if (gone >= 0) actions.push_back({Action::leave, gone, static_cast<std::int64_t>(i), nullptr});
   }
   std::stable_sort(actions.begin(), actions.end(),
                    [](const Action& a, const Action& b) { return a.at_ns < b.at_ns; });
@@ -74,22 +80,34 @@ std::string text_of(const std::vector<MeasuredStep::Admission>& admissions) {
 
 class ExperimentReplayer {
  public:
-  ExperimentReplayer(const MeasuredRun& run, const MeasuredExperiment& experiment)
-      : engine_(run.engine), experiment_(experiment), scheduler_(config_of(run.engine)) {
-    arrival_order_.resize(experiment.requests.size());
+  // `first`: number of the experiment's first request among those that the scheduler has seen.
+  ExperimentReplayer(const MeasuredRun& run, const MeasuredExperiment& experiment, VllmV1Scheduler& scheduler,
+                     std::size_t first)
+      : engine_(run.engine), experiment_(experiment), scheduler_(scheduler), first_(first) {
+    const std::vector<MeasuredRequest>& requests = experiment.requests;
+    arrival_order_.resize(requests.size());
     std::iota(arrival_order_.begin(), arrival_order_.end(), 0);
+    known_ = !requests.empty() && std::all_of(requests.begin(), requests.end(),
+                                              [](const MeasuredRequest& r) { return r.known_ns >= 0; });
     if (experiment.serial) return;
     std::stable_sort(arrival_order_.begin(), arrival_order_.end(), [&](std::size_t a, std::size_t b) {
-      return experiment.requests[a].submit_ns < experiment.requests[b].submit_ns;
+      return known_ ? requests[a].known_ns < requests[b].known_ns
+                    : requests[a].submit_ns < requests[b].submit_ns;
     });
   }
 
   ExperimentReplay play(std::vector<StepDifference>& differences) {
     ExperimentReplay result{.name = experiment_.name, .known_at_ns = {}};
     known_at_.assign(experiment_.requests.size(), -1);
+    sequence_of_.assign(experiment_.requests.size(), SequenceId::none());
+    for (std::size_t i = 0; i < experiment_.requests.size(); ++i) {
+      if (experiment_.requests[i].stop_step >= 0) stops_.emplace(experiment_.requests[i].stop_step, i);
+    }
     for (const Action& action : actions_of(experiment_)) {
       if (action.kind == Action::update) {
         update(action.step);
+      } else if (action.kind == Action::leave) {
+        leave(static_cast<std::size_t>(action.step), action.at_ns);
       } else if (action.logged == nullptr) {
         schedule(action.step);
       } else {
@@ -105,8 +123,13 @@ class ExperimentReplayer {
   }
 
  private:
-  // As many as make the logged length of the queue come out.
+  // Those that the core process knew; where the log does not say, as many as make the logged length of the
+  // queue come out.
   void add_arrivals(const MeasuredStep& s) {
+    if (known_) {
+      add_known(s.schedule_start_ns);
+      return;
+    }
     std::int64_t admitted = 0;
     for (const MeasuredStep::Admission& a : s.admitted) {
       admitted += engine_.v2_runner || !was_admitted(static_cast<std::size_t>(a.request));
@@ -119,15 +142,34 @@ class ExperimentReplayer {
     }
   }
 
+  void add_known(std::int64_t until) {
+    for (; arrived_ < arrival_order_.size(); ++arrived_) {
+      const std::size_t index = arrival_order_[arrived_];
+      if (experiment_.requests[index].known_ns > until) return;
+      known_at_[index] = until;
+      add(index);
+    }
+  }
+
+  void leave(std::size_t index, std::int64_t at) {
+    if (known_) add_known(at);
+    const SequenceId sequence = sequence_of_[index];
+    if (sequence == SequenceId::none()) return;  // ended for us already
+    sequence_of_[index] = SequenceId::none();
+    scheduler_.drop_departed(sequence);
+  }
+
   void add(std::size_t index) {
     const MeasuredRequest& r = experiment_.requests[index];
     Request request;
-    request.id = RequestId(index);
+    request.id = RequestId(first_ + index);
     request.prompt_tokens = r.prompt_tokens;
-    request.max_output_tokens = r.output_tokens;
+    request.max_output_tokens = r.max_output_tokens > 0 ? r.max_output_tokens : r.output_tokens;
     request.hash_ids = r.hash_ids;
+    request.hash_block_size = experiment_.hash_block_size;
     const SequenceId sequence = scheduler_.add(request);
     if (sequence == SequenceId::none()) return;
+    sequence_of_[index] = sequence;
     if (sequence.value() >= request_of_.size()) request_of_.resize(sequence.value() + 1);
     request_of_[sequence.value()] = index;
   }
@@ -150,8 +192,18 @@ class ExperimentReplayer {
     outcome.scheduled = 1;
     outcome.updates = {&now, 1};
     open_.pop_front();
-    scheduler_.on_outcome(outcome);
+    std::vector<SequenceId> stopped;
+    const auto [begin, end] = stops_.equal_range(step);
+    for (auto at = begin; at != end; ++at) {
+      if (sequence_of_[at->second] != SequenceId::none() && was_admitted(at->second))
+        stopped.push_back(sequence_of_[at->second]);
+    }
+    outcome.eos = stopped;
+    for (const auto& ended : scheduler_.on_outcome(outcome).finished)
+      sequence_of_[index_of(ended.request)] = SequenceId::none();
   }
+
+  std::size_t index_of(RequestId request) const { return request.value() - first_; }
 
   void compare(const MeasuredStep& s, const StepPlan& plan, std::vector<StepDifference>& differences) {
     const auto check = [&](const char* field, const auto& expected, const auto& got) {
@@ -167,17 +219,20 @@ class ExperimentReplayer {
     for (const PrefillWork& w : plan.prefill) {
       if (w.new_tokens == 1 && !lists(s, w)) continue;
       chunks.push_back({w.new_tokens, w.context});
-      owners.push_back(static_cast<std::int64_t>(w.request.value()));
+      owners.push_back(static_cast<std::int64_t>(index_of(w.request)));
     }
     for (const SequenceId id : plan.preempted)
       preempted.push_back(static_cast<std::int64_t>(request_of_[id.value()]));
+    std::vector<std::int64_t> logged_preempted = s.preempted;  // the engine keeps a set: without order
+    std::sort(preempted.begin(), preempted.end());
+    std::sort(logged_preempted.begin(), logged_preempted.end());
     // The V2 runner sends a resumed request as a new one, listed after the really new; V1 does not list it.
     std::vector<MeasuredStep::Admission> admitted, resumed;
     for (const Admission& a : scheduler_.admissions()) {
       (a.resumed ? resumed : admitted)
-          .push_back({static_cast<std::int64_t>(a.request.value()), a.cached_tokens});
-      admitted_.resize(std::max<std::size_t>(admitted_.size(), a.request.value() + 1));
-      admitted_[a.request.value()] = true;
+          .push_back({static_cast<std::int64_t>(index_of(a.request)), a.cached_tokens});
+      admitted_.resize(std::max<std::size_t>(admitted_.size(), index_of(a.request) + 1));
+      admitted_[index_of(a.request)] = true;
     }
     if (engine_.v2_runner) admitted.insert(admitted.end(), resumed.begin(), resumed.end());
 
@@ -190,14 +245,14 @@ class ExperimentReplayer {
     check("running", s.running, static_cast<std::int64_t>(plan.running));
     check("waiting", s.waiting, static_cast<std::int64_t>(plan.waiting));
     check("free_blocks", s.free_blocks, plan.free_blocks);
-    check("preempted_request_ids", s.preempted, preempted);
+    check("preempted_request_ids", logged_preempted, preempted);
   }
 
   // Some loggers count a chunk of one token among the decodes, some list it.
-  static bool lists(const MeasuredStep& s, const PrefillWork& w) {
+  bool lists(const MeasuredStep& s, const PrefillWork& w) const {
     for (std::size_t i = 0; i < s.chunks.size() && i < s.chunk_requests.size(); ++i) {
       if (s.chunks[i].tokens == 1 && s.chunks[i].context == w.context &&
-          s.chunk_requests[i] == static_cast<std::int64_t>(w.request.value()))
+          s.chunk_requests[i] == static_cast<std::int64_t>(index_of(w.request)))
         return true;
     }
     return false;
@@ -209,12 +264,16 @@ class ExperimentReplayer {
   };
   const MeasuredEngine& engine_;
   const MeasuredExperiment& experiment_;
-  VllmV1Scheduler scheduler_;
+  VllmV1Scheduler& scheduler_;
+  const std::size_t first_;
+  bool known_ = false;  // the log says when the core process learned of each request
   std::vector<std::size_t> arrival_order_;
   std::size_t arrived_ = 0;
   std::vector<std::int64_t> known_at_;
-  std::vector<std::size_t> request_of_;  // by sequence
-  std::vector<bool> admitted_;           // by request
+  std::vector<std::size_t> request_of_;             // by sequence
+  std::vector<SequenceId> sequence_of_;             // by request, while the scheduler has it
+  std::multimap<std::int64_t, std::size_t> stops_;  // step whose output ended a request → the request
+  std::vector<bool> admitted_;                      // by request
   std::deque<Open> open_;
 };
 
@@ -223,8 +282,16 @@ class ExperimentReplayer {
 ScheduleReplay replay_schedule(const MeasuredRun& run) {
   ScheduleReplay replay;
   replay.run = run.folder;
+  std::unique_ptr<VllmV1Scheduler> scheduler;
+  std::size_t seen = 0;
   for (const MeasuredExperiment& experiment : run.experiments) {
-    replay.experiments.push_back(ExperimentReplayer(run, experiment).play(replay.differences));
+    // One that the replay before left in disorder is of no use to the next.
+    if (scheduler == nullptr || !experiment.keeps_cache || scheduler->has_work() ||
+        scheduler->open_steps() > 0)
+      scheduler = std::make_unique<VllmV1Scheduler>(config_of(run.engine));
+    ExperimentReplayer replayer(run, experiment, *scheduler, seen);
+    seen += experiment.requests.size();
+    replay.experiments.push_back(replayer.play(replay.differences));
     replay.steps += replay.experiments.back().steps;
     replay.identical += replay.experiments.back().identical;
   }

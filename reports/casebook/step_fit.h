@@ -21,7 +21,7 @@ struct FittedTerm {
   std::string key;    // of the engine profile's `host`, or an operator class
   double before = 0;  // microseconds; operator classes: factor
   double value = 0;
-  double deviation = 0;  // jackknife over experiments; 0 where there is one experiment only
+  double deviation = 0;  // jackknife over experiments, or over the parts of one
   bool fitted = false;   // false: kept, `note` says why
   std::string note;      // "with launch_experts: the log cannot tell them apart"
 };
@@ -36,9 +36,10 @@ struct FitError {
 
 struct StepFit {
   std::vector<FittedTerm> host, operators;
-  std::vector<FitError> left_out;  // each experiment predicted from the others
+  std::vector<FitError> left_out;  // each experiment (or part of one) predicted from the others
   std::size_t steps = 0, experiments = 0;
-  double condition = 0;  // of the operator classes (robust_fit.h)
+  std::size_t parts = 0;  // that a log of one experiment was cut into, to have something to leave out; or 0
+  double condition = 0;   // of the operator classes (robust_fit.h)
 };
 
 // Errors: a log without times; no step that can be used. `spec` is what ran: part, model, plan and the engine

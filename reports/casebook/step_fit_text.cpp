@@ -41,8 +41,11 @@ std::string overlay_yaml(const StepFit& fit, const InstanceSpec& spec, const std
 
 std::string step_fit_text(const StepFit& fit) {
   char line[256];
-  std::string text =
-      std::to_string(fit.steps) + " steps of " + std::to_string(fit.experiments) + " experiments\n\n";
+  std::string text = std::to_string(fit.steps) + " steps of " +
+                     (fit.parts > 0 ? "one experiment, cut into " + std::to_string(fit.parts) +
+                                          " parts of like steps: deviations and errors are flattered"
+                                    : std::to_string(fit.experiments) + " experiments") +
+                     "\n\n";
   const auto table = [&](const char* title, const char* unit, const std::vector<FittedTerm>& terms) {
     std::snprintf(line, sizeof line, "%-26s %10s %10s %10s  %s\n", title, "profile", "fitted", "± (jack.)",
                   unit);

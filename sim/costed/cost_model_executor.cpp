@@ -86,7 +86,9 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
                "no more steps than the engine allows are open");
   const auto index = static_cast<std::int64_t>(step.value());
   if (!e.speech) track_ends(e, index, plan);
-  if (plan.repeat > 1 && e.open.size() + 1 == e.depth) {
+  // A step that compiles is no part of a stretch of equal ones.
+  const bool alike = !first_use_.is_new(instance.value(), plan.tokens());
+  if (plan.repeat > 1 && alike && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
     begin_single(e, instance.value(), plan, now);
@@ -121,6 +123,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   // takes the median.
   if (!plan.prefill.empty() && plan.decode_sequences > 0)
     open.timing.launch = jitter_.next(instance, open.timing.launch);
+  open.timing.launch += first_use_.charge(instance, plan.tokens());
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
   open.times = e.pipeline.begin(open.timing, now);

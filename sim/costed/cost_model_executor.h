@@ -9,6 +9,7 @@
 #include "base/indexed_heap.h"
 #include "costmodel/encoder_pricer.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/first_use.h"
 #include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
 #include "sim/request.h"
@@ -28,6 +29,9 @@ class CostModelExecutor final : public Executor {
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void transfer(InstanceId instance, std::span<const TransferWork> work, SimTime now) override;
+  // For as many instances; before the first step.
+  void charge_first_use(FirstUse first_use) { first_use_ = std::move(first_use); }
+  const FirstUse& first_use() const { return first_use_; }
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
@@ -110,6 +114,7 @@ class CostModelExecutor final : public Executor {
   std::vector<Engine> engines_;
   const OutputLengths& oracle_;
   LaunchJitter jitter_;
+  FirstUse first_use_;
   IndexedTimeHeap events_;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)

@@ -187,6 +187,27 @@ LaunchJitter::Spread launch_spread(const HostCosts& host) {
           .correlation = host.launch_jitter_correlation.value};
 }
 
+void report_device(const CostModelExecutor& executor, RunResult& result) {
+  const CostModelExecutor::Usage& usage = executor.usage();
+  result.prices = usage.prices;
+  result.device_time = {{"prefill steps", usage.prefill.ns},
+                        {"mixed steps", usage.mixed.ns},
+                        {"decode steps", usage.decode.ns}};
+  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
+  result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
+}
+
+// A warm-up that takes in every request leaves nothing to say. (A shortened run may well end in it.)
+Status check_measured(const RunResult& r, const RunOptions& options) {
+  const bool measured = r.completed + r.failed + r.cancelled + r.timed_out + r.rejected > 0;
+  if (r.warmup_requests == 0 || measured || options.limit_requests > 0) return ok_status();
+  return invalid_input("all " + std::to_string(r.warmup_requests) +
+                           " requests arrive within the warm-up, so that nothing is measured; expected less "
+                           "than the workload's span",
+                       {}, "workload.warmup_s");
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -213,6 +234,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
       LaunchJitter(launch_spread(instance.engine.host), scenario.seed, replicas),
       images.encoder.get(), acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
+  if (scenario.pool.first_request_effects)
+    executor.charge_first_use(FirstUse(instance, scales.host, replicas));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
@@ -239,6 +262,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();
+  setup.warmup = SimDuration(round_half_even(workload.warmup_s * 1e9));
   setup.per_request_itl = options.per_request_itl;
   setup.seed = scenario.seed;
   setup.keep_going = options.keep_going;
@@ -247,12 +271,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
 
   ORRERY_TRY_STATUS(check_log(speculation, acceptance));
   RunResult result = std::move(run).value();
+  ORRERY_TRY_STATUS(check_measured(result, options));
   const CostModelExecutor::Usage& usage = executor.usage();
-  result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill.ns},
-                        {"mixed steps", usage.mixed.ns},
-                        {"decode steps", usage.decode.ns}};
-  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  report_device(executor, result);
   images.report(usage, result);
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   describe_pool(scenario.pool, config.block_size, result.pools.front());

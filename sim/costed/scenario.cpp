@@ -82,6 +82,13 @@ PoolSpec read_pool(const Yaml& deployment, const std::string& folder, Errors& er
   PoolSpec pool;
   pool.instance = read_instance_spec(deployment, folder, errors);
   pool.replicas = static_cast<std::int32_t>(deployment.optional("replicas").integer(1, 1, 100000));
+  if (const Yaml first = deployment.optional("first_request_effects")) {
+    pool.first_request_effects = first.boolean(false);
+    if (pool.first_request_effects && !pool.instance.engine.first_use && errors.empty()) {
+      first.fail("the profile of engine " + quote(pool.instance.engine.name) +
+                 " has no first_use figures; give it some, or say false");
+    }
+  }
   const Yaml router = deployment.optional("router");
   if (router.present()) {
     std::vector<std::string> names;
@@ -255,6 +262,12 @@ void write_front_end(std::string& out, const FrontEndCosts& f) {
   write_figure(out, "event", f.event);
 }
 
+void write_first_use(std::string& out, const FirstUseCosts& f) {
+  out += "    first_use:\n";
+  write_figure(out, "fused_experts", f.fused_experts);
+  write_figure(out, "mxfp4_experts", f.mxfp4_experts);
+}
+
 // TensorRT-LLM's arguments as used, nested as it nests them.
 void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
   const TensorRtLlmSettings& t = s.tensorrt_llm;
@@ -393,6 +406,7 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
+  if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   return out;
 }
 

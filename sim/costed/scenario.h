@@ -20,6 +20,7 @@ struct PoolSpec {
   MemoryPlan memory;
   std::int32_t replicas = 1;
   std::string router = "least-loaded";
+  bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
 };
 
 struct SloSpec {

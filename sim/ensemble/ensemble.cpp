@@ -52,7 +52,7 @@ std::vector<MetricInterval> metrics_of(const RunResult& run) {
   distribution("tpot_ms", run.tpot);
   distribution("itl_ms", run.itl);
   distribution("e2e_ms", run.e2e);
-  const double span = (run.last_finish - run.first_arrival).seconds();
+  const double span = (run.last_finish - run.measured_from).seconds();
   if (span > 0) {
     add("throughput.requests_per_s", static_cast<double>(run.completed) / span);
     add("throughput.output_tokens_per_s", static_cast<double>(run.output_tokens) / span);

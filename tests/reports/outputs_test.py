@@ -218,6 +218,39 @@ class Outputs(unittest.TestCase):
         s = json.loads((self.folder / "none" / "summary.json").read_text())
         self.assertEqual((s["requests"]["rejected"], s["duration_s"], s["ttft_ms"]), (1, 0, None))
 
+    def test_a_warm_up_is_served_and_not_measured(self):
+        """The same run, to the bit; metrics are those of the requests that arrive after the window."""
+        (self.folder / "warm.yaml").write_text(SCENARIO.replace("trace: trace.jsonl", "trace: trace.jsonl\n  warmup_s: 4.02"))
+        p = self.launch("simulate", "warm.yaml", "--out", "warm", "--intervals", "2")
+        self.assertEqual(p.returncode, 0, p.stderr)
+        self.assertIn("101 more in the warm-up", p.stdout)
+        s = json.loads((self.folder / "warm" / "summary.json").read_text())
+        self.assertEqual(s["digest"], self.summary["digest"])
+        self.assertEqual((s["steps"], s["prefix_cache_hit_rate"]),
+                         (self.summary["steps"], self.summary["prefix_cache_hit_rate"]))
+        rows = read_csv(self.folder / "warm" / "requests.csv")
+        self.assertEqual(len(rows), 300)
+        measured = [r for r in rows if float(r["arrival_s"]) >= 4.02]
+        self.assertEqual((len(measured), s["requests"]["completed"], s["warmup"]["requests"]), (199, 199, 101))
+        self.assertAlmostEqual(s["warmup"]["measured_from_s"], 4.04)
+        for key in ("ttft", "e2e"):
+            values = [float(r[key + "_s"]) * 1e3 for r in measured]
+            self.assertAlmostEqual(s[key + "_ms"]["p99"], percentile(values, 0.99), places=5)
+            self.assertAlmostEqual(s[key + "_ms"]["mean"], sum(values) / len(values), places=5)
+        span = max(float(r["arrival_s"]) + float(r["e2e_s"]) for r in measured) - 4.04
+        self.assertAlmostEqual(s["duration_s"], span, places=6)
+        tokens = sum(int(r["output_tokens"]) for r in measured)
+        self.assertAlmostEqual(s["throughput"]["output_tokens_per_s"], tokens / span, places=3)
+        met = [r for r in measured if float(r["ttft_s"]) <= 0.2 and (not r["tpot_ms"] or float(r["tpot_ms"]) <= 20)]
+        self.assertAlmostEqual(s["goodput"]["attainment"], len(met) / len(measured), places=9)
+        self.assertIsNone(self.summary["warmup"])
+        (self.folder / "warm.yaml").write_text(SCENARIO.replace("trace: trace.jsonl", "trace: trace.jsonl\n  warmup_s: 12"))
+        p = self.launch("simulate", "warm.yaml", "--out", "never")
+        self.assertEqual(p.returncode, 3)
+        self.assertIn("workload.warmup_s", p.stderr)
+        self.assertIn("nothing is measured", p.stderr)
+        self.assertFalse((self.folder / "never").exists())
+
     def test_a_profile_of_ones_own_sets_the_price(self):
         profile = pathlib.Path(SOURCE, "hardware_profiles", "h200.yaml").read_text()
         (self.folder / "ours.yaml").write_text(profile + 'price: {value: 3.5, unit: USD/h, kind: assumed, source: "our contract"}\n')

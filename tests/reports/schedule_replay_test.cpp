@@ -141,3 +141,39 @@ TEST_CASE("a damaged run is a located error") {
   }
   std::filesystem::remove_all(folder);
 }
+
+// Written by tools/vllm_step_log.py: requests that end by EOS, arrivals when the core process knew of them,
+// blocks named by the engine's own hashes of 16 tokens, and a prefix cache kept from load to load.
+TEST_CASE("every step of a server's own log is composed as the engine composed it") {
+  std::int64_t steps = 0, stopped = 0, cached = 0, kept = 0;
+  for (const char* name : {"qwen3-4b_bf16_loads", "qwen3-4b_bf16_api_server"}) {
+    MeasuredRun run = load("../h100_vllm_0_24_server/" + std::string(name));
+    const ScheduleReplay replay = replay_schedule(run);
+    INFO(schedule_replay_text(replay));
+    CHECK(replay.identical == replay.steps);
+    steps += replay.steps;
+    for (const MeasuredExperiment& e : run.experiments) {
+      kept += e.keeps_cache;
+      CHECK(e.hash_block_size == 16);
+      for (const MeasuredRequest& r : e.requests) {
+        stopped += r.stop_step >= 0;
+        CHECK((r.known_ns >= r.submit_ns && r.output_tokens <= r.max_output_tokens));
+      }
+      for (const MeasuredStep& s : e.steps) {
+        for (const MeasuredStep::Admission& a : s.admitted) cached += a.cached_tokens;
+      }
+    }
+    if (std::string(name) == "qwen3-4b_bf16_loads") {
+      // Told that they run to what the client allowed, the requests of the last load do not end where they
+      // did.
+      for (MeasuredRequest& r : run.experiments.back().requests) r.stop_step = -1;
+      const ScheduleReplay other = replay_schedule(run);
+      CHECK(other.experiments.back().identical < other.experiments.back().steps);
+      CHECK(other.experiments.front().identical == other.experiments.front().steps);
+    }
+  }
+  CHECK(steps == 7'588 + 3'952);
+  CHECK(stopped == 113);
+  CHECK(cached > 300'000);
+  CHECK(kept == 10);
+}

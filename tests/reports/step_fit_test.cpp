@@ -134,6 +134,39 @@ TEST_CASE("robust fit: exact data come back, a tenth of outliers does not matter
   CHECK(median_of({3, 1, 2}) == 2);
 }
 
+TEST_CASE("a log of one experiment is cut, so that something can be left out") {
+  const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
+  MeasuredRun run = made_up(spec, 1.4, 1.1);
+  CHECK(fit_steps(run, spec).value().parts == 0);
+  const std::vector<std::string> others{"e1", "e2", "e3"};
+  const StepFit fit = fit_steps(run, spec, others).value();
+  CHECK(fit.parts == 4);
+  CHECK(fit.experiments == 1);
+  CHECK(term(fit.operators, "gemm").deviation > 0);
+  CHECK(error(fit, "device, decode").steps > 50);
+  CHECK(step_fit_text(fit).find("cut into 4 parts") != std::string::npos);
+  run.experiments[0].steps.resize(20);
+  CHECK(fit_steps(run, spec, others).value().parts == 0);  // too few to cut
+}
+
+TEST_CASE("what logging itself takes before a launch is no cost of the engine") {
+  const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
+  MeasuredRun run = made_up(spec, 1, 1);
+  const double before = term(fit_steps(run, spec).value().host, "prepare_base").value;
+  for (const std::int64_t logged : {std::int64_t{20'000}, std::int64_t{0}}) {
+    MeasuredRun late = run;
+    for (MeasuredExperiment& e : late.experiments) {
+      for (MeasuredStep& s : e.steps) {
+        s.times.execute_start_ns += 20'000;
+        s.times.sample_end_ns += 20'000;
+        s.times.logging_ns = logged;
+      }
+    }
+    const double after = term(fit_steps(late, spec).value().host, "prepare_base").value;
+    CHECK(after == Approx(before + (logged > 0 ? 0 : 20)).margin(0.5));
+  }
+}
+
 TEST_CASE("a made-up engine's host and products come back from its log") {
   const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
   const StepFit fit = fit_steps(made_up(spec, 1.4, 1.1), spec).value();

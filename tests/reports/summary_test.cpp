@@ -11,6 +11,7 @@ TEST_CASE("throughput divides by first arrival to last finish; goodput counts wh
   run.completed = 40;
   run.failed = 10;
   run.first_arrival = SimTime(2'000'000'000);
+  run.measured_from = run.first_arrival;
   run.last_finish = SimTime(12'000'000'000);
   run.input_tokens = 1000;
   run.output_tokens = 500;

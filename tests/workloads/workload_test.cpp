@@ -44,7 +44,7 @@ Read open_and_drain(const WorkloadSpec& spec, std::uint64_t seed = 1) {
 TEST_CASE("all keys of a workload") {
   const Parsed parsed = parse(
       "{trace: a/b.jsonl, time_scale: 2.5, closed_loop: {concurrency: 32}, "
-      "limit: {requests: 10, duration_s: 1.5}, frontend: none, warmup_s: 0}",
+      "limit: {requests: 10, duration_s: 1.5}, frontend: none, warmup_s: 2.5}",
       "/data");
   CHECK(parsed.errors == "");
   CHECK(parsed.spec.trace == "/data/a/b.jsonl");
@@ -52,6 +52,7 @@ TEST_CASE("all keys of a workload") {
   CHECK(parsed.spec.closed_loop_concurrency == 32);
   CHECK(parsed.spec.limit_requests == 10);
   CHECK(parsed.spec.limit_duration_s == 1.5);
+  CHECK(parsed.spec.warmup_s == 2.5);
 }
 
 TEST_CASE("mistakes in a workload") {
@@ -64,7 +65,7 @@ TEST_CASE("mistakes in a workload") {
   CHECK(contains(parse("{trace: x, client: {timeout_s: 0}}").errors, "more than 0 seconds"));
   CHECK(contains(parse("{trace: x, client: {disconnect: {share: 0.1}}}").errors, "after_s"));
   CHECK(contains(parse("{trace: x, client: {disconnect: {share: 1.5, after_s: 1}}}").errors, "share"));
-  CHECK(contains(parse("{trace: x, warmup_s: 5}").errors, "warmup_s"));
+  CHECK(contains(parse("{trace: x, warmup_s: -1}").errors, "warmup_s"));
   CHECK(contains(parse("{trace: x, time_scale: 0}").errors, "time_scale"));
   CHECK(contains(parse("{trace: x, closed_loop: {concurrency: 0}}").errors, "closed_loop.concurrency"));
   CHECK(contains(parse("{trace: x, closed_loop: {}}").errors, "concurrency"));

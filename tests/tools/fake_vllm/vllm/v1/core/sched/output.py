@@ -1,0 +1,24 @@
+from dataclasses import dataclass
+
+
+@dataclass
+class NewRequestData:
+    req_id: str
+    num_computed_tokens: int
+
+
+@dataclass
+class CachedRequestData:
+    req_ids: list
+    num_computed_tokens: list
+    num_output_tokens: list
+
+
+@dataclass
+class SchedulerOutput:
+    scheduled_new_reqs: list
+    scheduled_cached_reqs: CachedRequestData
+    num_scheduled_tokens: dict
+    total_num_scheduled_tokens: int
+    scheduled_spec_decode_tokens: dict
+    preempted_req_ids: set
