@@ -27,8 +27,11 @@ class TypedResolver final : ArgumentResolver {
     for (const TypedArgument& a : profile_.arguments) {
       if (!options_.has(a.name)) set_default(a);
     }
+    // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
+    const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
+    if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     fill_settings();
-    build_graphs();
+    build_graphs(few);
     if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
     engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
   }
@@ -111,23 +114,34 @@ class TypedResolver final : ArgumentResolver {
            std::find(sizes.vendors.begin(), sizes.vendors.end(), hardware_.vendor) != sizes.vendors.end();
   }
 
-  void build_graphs() {
+  void build_graphs(bool default_sequences) {
     SchedulerSettings& s = engine_.settings;
     s.graphs_by_phase = true;
     s.widest_padding = profile_.widest_padding;
     // A default limit gives way to fewer running requests; one that was asked for does not.
     std::int64_t decode = integer("decode_graphs");
     const bool asked = args_.present() && args_.optional(role("decode_graphs")).present();
-    if (!asked && given("sequences")) decode = std::min(decode, integer("sequences"));
+    if (!asked && !default_sequences && given("sequences")) decode = std::min(decode, integer("sequences"));
     options_.set(role("decode_graphs"), decode);
     decode_limit_ = decode;
     std::int64_t prefill = given("prefill_graphs") ? integer("prefill_graphs") : integer("step_tokens");
     if (!given("prefill_graphs") && given("kv_tokens")) prefill = std::min(prefill, integer("kv_tokens"));
     if (flag("no_graphs")) return;
     if (!flag("no_decode_graphs") && captured_here(profile_.decode_graphs))
-      s.cudagraph_sizes = profile_.decode_graphs.up_to(decode);
+      s.cudagraph_sizes = decode_sizes(decode);
     if (!flag("no_prefill_graphs") && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
+  }
+
+  // Of whole decodes, in tokens: with speculation each brings its drafts (§5.3: other sizes, none above the
+  // running requests).
+  std::vector<std::int64_t> decode_sizes(std::int64_t limit) const {
+    const std::int64_t drafts = engine_.settings.draft_tokens;
+    if (drafts == 0) return profile_.decode_graphs.up_to(limit);
+    std::vector<std::int64_t> sizes = profile_.speculating_graphs.up_to(limit);
+    std::erase_if(sizes, [&](std::int64_t size) { return size > engine_.settings.max_num_seqs; });
+    for (std::int64_t& size : sizes) size *= 1 + drafts;
+    return sizes;
   }
 
   // §5.1, in bytes.

@@ -139,8 +139,11 @@ TypedProfile read_typed_profile(const Yaml& root) {
   graphs.require("source").text();
   profile.decode_graphs = read_sizes(graphs.require("decode"));
   profile.prefill_graphs = read_sizes(graphs.require("prefill"));
+  profile.speculating_graphs = read_sizes(graphs.require("decode_speculating"));
   profile.widest_padding = graphs.require("widest_padding").number(2, 1);
   profile.memory = read_memory(root.require("memory"));
+  profile.speculating_sequences = static_cast<std::int64_t>(
+      read_number_figure(root.require("speculation").require("running_requests"), Dimension::count).value);
   const Yaml constants = root.require("constants");
   for (const auto& [name, value] : constants.entries()) {
     if (name == "source")

@@ -67,6 +67,8 @@ struct TypedProfile {
   std::vector<Device> devices;  // least memory first
   std::int64_t wide_from_tp = 4;
   GraphSizes decode_graphs, prefill_graphs;
+  GraphSizes speculating_graphs;           // decode graphs with speculation
+  std::int64_t speculating_sequences = 0;  // running requests unless said, with speculation
   double widest_padding = 0;  // a prefill graph of more than so many times the tokens is not used
   StaticFraction memory;
   NamedOptions constants;

@@ -26,6 +26,7 @@ struct VerifyWork {
   SequenceId sequence;
   RequestId request;
   std::int32_t drafts = 0;
+  bool padded = false;  // so many are computed however few were proposed; the rest is rejected
 };
 
 // Speculation: what a sequence said in an updated step.

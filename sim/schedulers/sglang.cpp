@@ -37,7 +37,9 @@ SequenceId SglangScheduler::add(const Request& request) {
       longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
   s.max_output = static_cast<std::int32_t>(
       std::max<std::int64_t>(1, std::min<std::int64_t>(request.max_output_tokens, room)));
-  s.content = name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
+  const TokenRuns content =
+      name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
+  s.content = config_.drafting_network() ? name_pairs(content) : content;
   enqueue(slot);
   ++live_;
   return SequenceId(slot);
@@ -76,6 +78,8 @@ const StepPlan& SglangScheduler::schedule() {
 
 void SglangScheduler::begin_plan() {
   chunks_.clear();
+  verify_.clear();
+  plan_drafts_ = 0;
   preempted_.clear();
   preempted_for_.clear();
   aborted_.clear();
@@ -130,6 +134,7 @@ void SglangScheduler::merge(Slot slot) {
   Sequence& s = sequences_[slot];
   s.running = true;
   ++running_count_;
+  if (config_.speculating()) return start_speaking(slot);
   const std::int64_t left = s.max_output - (s.outputs + 1);
   if (left <= 0) {
     s.state = State::ending;
@@ -174,6 +179,7 @@ bool SglangScheduler::defer_prefill() {
 }
 
 std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
+  if (config_.speculating()) return s.speech.outputs;
   if (s.state == State::ending) return s.max_output - 1;
   const bool in_flight = decode_in_flight() || (!open_.empty() && s.prefill_step == next_step_ - 1);
   return s.max_output - static_cast<std::int32_t>(s.last_decode - decodes_launched_ + 1) -
@@ -216,6 +222,11 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   if (kind == Kind::none) return plan_;
 
   plan_.stalls_decodes = kind == Kind::extend;
+  if (config_.speculating()) {
+    plan_.verify = verify_;
+    plan_.draft_tokens = plan_drafts_;
+    digest_.add(plan_drafts_);
+  }
   plan_.decode_irregular = static_cast<std::int32_t>(launching_.irregular.size());
   for (const PrefillWork& chunk : chunks_) {
     digest_.add(chunk.request.value() * 4 + 2);
@@ -239,7 +250,9 @@ void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, st
 // "one token each".
 std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || kind != Kind::decode || chunked_ != no_slot || interval_left_ > 0) return 1;
+  if (!config_.stretches || config_.speculating() || kind != Kind::decode || chunked_ != no_slot ||
+      interval_left_ > 0)
+    return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
   if (!waiting_.empty() && !batch_is_full_) return 1;
   if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;

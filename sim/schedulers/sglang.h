@@ -6,7 +6,8 @@
 //
 // The running batch decodes all together or not at all. So its members are a DecodeSet of sums over a count
 // of *decode steps*, which a prefill step does not move; ends stand in a heap by decode step. A decode step
-// costs O(changes); only retraction walks the batch.
+// costs O(changes); only retraction walks the batch. With speculation, whose advance is random, every step
+// walks it (sglang_speculation.cpp).
 #pragma once
 
 #include <array>
@@ -60,6 +61,14 @@ class SglangScheduler final : public Scheduler {
     ending,     // its last token is in flight; running until a decode step leaves it out
   };
 
+  // With speculation only: what is known of a sequence since its last admission.
+  struct Speech {
+    std::int32_t outputs = 0;               // processed
+    std::int64_t committed = 0;             // tokens whose KV stays (kv_committed_len)
+    std::int64_t allocated = 0;             // tokens that have a slot (kv_allocated_len)
+    std::int64_t step = -1;                 // that it last took part in
+    std::int32_t drafts = 0, accepted = 0;  // in its life
+  };
   struct Sequence {
     RequestId request;
     std::int32_t prompt = 0;
@@ -79,8 +88,9 @@ class SglangScheduler final : public Scheduler {
     std::uint32_t epoch = 0;                   // tells stale entries
     State state = State::waiting;
     bool locked = false;
-    bool running = false;                                                  // in the running batch
-    bool admitted = false;                                                 // was admitted before
+    bool running = false;   // in the running batch
+    bool admitted = false;  // was admitted before
+    Speech speech;
     std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
   };
 
@@ -93,6 +103,12 @@ class SglangScheduler final : public Scheduler {
     std::int32_t regular = 0;
     std::vector<SequenceId> irregular;
     std::vector<Entry> prefilled;  // prompts that end in this step, in batch order
+    struct Verified {
+      Entry entry;
+      bool irregular;
+    };
+    std::vector<Verified> verified;  // speculation: decodes in batch order
+    bool mixed = false;              // speculation: beside prompts, without drafts
   };
 
   // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
@@ -153,8 +169,19 @@ class SglangScheduler final : public Scheduler {
   std::vector<Slot> running_in_order() const;
   void retract_one(Slot slot, std::size_t remaining);
   void forget_token_in_flight(Slot slot);
-  void launch_decode();
+  void launch_decode(bool mixed);
   void leave_decode_set(Slot slot);
+
+  // sglang_speculation.cpp
+  void start_speaking(Slot slot);
+  void stop_speaking(Slot slot);
+  bool leave_out_ending_speakers();
+  std::int64_t speakers_need(bool in_whole_pages) const;
+  void launch_verification(bool mixed);
+  double speakers_offset() const;
+  void take_spoken(const Launched& open, std::span<const SpokenTokens> spoken);
+  void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
+  std::int64_t key_length(std::int64_t tokens) const;
 
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);
@@ -169,9 +196,12 @@ class SglangScheduler final : public Scheduler {
   bool decode_in_flight() const { return !open_.empty() && open_.back().decodes; }
   std::int64_t decodes_known() const { return decodes_launched_ - (decode_in_flight() ? 1 : 0); }
   std::int32_t known_outputs(const Sequence& s) const;
-  std::int64_t context_of(const Sequence& s) const { return s.base + decodes_launched_; }
+  std::int64_t context_of(const Sequence& s) const {
+    return config_.speculating() ? s.speech.allocated : s.base + decodes_launched_;
+  }
   std::int64_t free_tokens() const { return cache_.available() + cache_.evictable(); }
   std::int64_t decode_need() const {
+    if (config_.speculating()) return speakers_need(true);
     return std::int64_t{decodes_.new_blocks(decodes_launched_)} * config_.cache.page_size;
   }
   bool known(const Entry& entry) const { return sequences_[entry.slot].epoch == entry.epoch; }
@@ -198,9 +228,10 @@ class SglangScheduler final : public Scheduler {
   DecodeSet decodes_;
   std::array<OutputReserve, 2> reserves_;  // by ignore_eos
   std::array<std::int32_t, 2> ending_running_{};
-  std::vector<Slot> ending_;  // last token in flight
-  DecodeEnds ends_;           // steps: decode steps
-  std::vector<Entry> fresh_;  // merged since the last decode step: their next gap is their own
+  std::vector<Slot> speakers_;  // speculation: the running batch in its order
+  std::vector<Slot> ending_;    // last token in flight
+  DecodeEnds ends_;             // steps: decode steps
+  std::vector<Entry> fresh_;    // merged since the last decode step: their next gap is their own
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
@@ -212,6 +243,8 @@ class SglangScheduler final : public Scheduler {
   StepPlan plan_;
   Launched launching_;
   std::vector<PrefillWork> chunks_;
+  std::vector<VerifyWork> verify_;
+  std::int64_t plan_drafts_ = 0;
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
   std::vector<Admission> admissions_;

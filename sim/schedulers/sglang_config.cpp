@@ -55,6 +55,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   c.overlap = config.steps_in_flight > 1;
   c.stretches = config.stretches;
   c.encoder = config.encoder;
+  c.speculation = config.speculation;
   bool no_sharing = false;
   read(o, "disable_radix_cache", no_sharing);
   c.cache.prefix_sharing = !no_sharing;
@@ -72,6 +73,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "new_token_ratio_decay_steps", c.new_token_ratio_decay_steps);
   read(o, "retract_decode_steps", c.retract_decode_steps);
   read(o, "clip_max_new_tokens", c.clip_max_new_tokens);
+  // speculative_hook.py, `_handle_ngram`; SpeculativeAlgorithm.supports_mixed_chunk.
+  if (c.speculating() && !c.drafting_network()) c.enable_mixed_chunk = false;
   // §2.2: cache-aware policies are fcfs without a cache.
   if (no_sharing && c.schedule_policy != QueuePolicy::lof) c.schedule_policy = QueuePolicy::fcfs;
   return c;

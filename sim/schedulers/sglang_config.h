@@ -23,6 +23,7 @@ struct SglangConfig {
   bool enable_mixed_chunk = false;
   bool overlap = true;  // not disable_overlap_schedule
   bool stretches = true;
+  SpeculationRules speculation = {};
   EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
   // SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS, SGLANG_RETRACT_DECODE_STEPS, SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
@@ -30,6 +31,11 @@ struct SglangConfig {
   std::int64_t new_token_ratio_decay_steps = 600, retract_decode_steps = 20, clip_max_new_tokens = 4096;
 
   bool chunking() const { return chunked_prefill_size > 0; }
+  bool speculating() const { return speculation.tokens > 0; }
+  bool drafting_network() const { return speculation.lookahead > 0; }
+  // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
+  // contexts are known one step late.
+  std::int64_t decode_reserve() const { return 2 * (std::int64_t{speculation.tokens} + 1); }
 };
 
 // From what every engine has (blocks, steps in flight) and the options of this one.

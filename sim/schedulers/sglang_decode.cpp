@@ -24,13 +24,14 @@ SglangScheduler::Kind SglangScheduler::decode() {
   }
   if (running_count_ < before) batch_is_full_ = false;
   if (running_count_ == 0) return Kind::none;
-  launch_decode();
+  launch_decode(false);
   return Kind::decode;
 }
 
 // §1.2: those whose result in flight is their last by length. Without overlap their results are known and
 // they are gone already.
 bool SglangScheduler::leave_out_ending() {
+  if (config_.speculating()) return leave_out_ending_speakers();
   bool any = false;
   for (const Slot slot : ending_) {
     Sequence& s = sequences_[slot];
@@ -43,7 +44,8 @@ bool SglangScheduler::leave_out_ending() {
   return any;
 }
 
-void SglangScheduler::launch_decode() {
+void SglangScheduler::launch_decode(bool mixed) {
+  if (config_.speculating()) return launch_verification(mixed);
   const std::int64_t page = config_.cache.page_size;
   // With pages the engine makes room as if everybody began one (`alloc_paged_token_slots_decode`).
   if (page > 1) cache_.make_room(running_count_ * page);
@@ -62,6 +64,7 @@ void SglangScheduler::launch_decode() {
 
 void SglangScheduler::leave_decode_set(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (config_.speculating()) return stop_speaking(slot);
   decodes_.remove(s.base);
   reserves_[s.ignore_eos ? 1 : 0].remove(s.last_decode);
 }
@@ -134,6 +137,7 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
 
 // The token that a step in flight samples for the sequence reaches nobody.
 void SglangScheduler::forget_token_in_flight(Slot slot) {
+  if (config_.speculating()) return;  // its entry in the step is stale from now on
   // After a prompt it is no decode's: then its entry in the step is stale, which is enough.
   if (!decode_in_flight() || sequences_[slot].prefill_step == next_step_ - 1) return;
   Launched& open = open_.back();

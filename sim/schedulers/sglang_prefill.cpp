@@ -46,6 +46,7 @@ SglangScheduler::Adder SglangScheduler::make_adder() {
 // flight are not known yet. The engine adds rounded products where this multiplies a sum: the two differ by
 // less than 10⁻⁹ tokens.
 double SglangScheduler::running_offset() {
+  if (config_.speculating()) return speakers_offset();
   const std::int64_t known_decodes = decodes_known();
   std::array<std::int64_t, 2> left{reserves_[0].sum(known_decodes), reserves_[1].sum(known_decodes)};
   const std::int64_t clip = config_.clip_max_new_tokens;
@@ -115,7 +116,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     if (taken >= room) batch_is_full_ = true;
     if (batch_is_full_) break;
     Sequence& s = sequences_[slot];
-    const RadixCache::Match hit = cache_.match(s.content, s.input() - 1);
+    const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
     s.prefix = s.in_tree = hit.tokens;
     s.node = hit.node;
     const Answer answer = add_one(adder, slot);
@@ -269,6 +270,11 @@ void SglangScheduler::launch_batch(const Adder& adder) {
                        .samples = samples,
                        .outputs_before = s.outputs});
     plan_prefill_tokens_ += s.extend_end - s.prefix;
+    if (config_.speculating()) {
+      s.speech.outputs = s.outputs;
+      s.speech.committed = s.speech.allocated = s.extend_end;
+      s.speech.step = next_step_;
+    }
     if (!samples) {
       s.state = State::chunked;
       last_batch_had_chunk_ = true;
@@ -290,7 +296,7 @@ SglangScheduler::Kind SglangScheduler::mix_with_running() {
   front_order_ -= static_cast<std::int64_t>(last_batch_.size());
   std::int64_t order = front_order_;
   for (const Entry& entry : last_batch_) sequences_[entry.slot].order = order++;
-  launch_decode();
+  launch_decode(true);
   last_batch_mixed_ = true;
   return Kind::mixed;
 }

@@ -10,6 +10,14 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
+  if (config_.speculating()) {
+    ORRERY_CHECK(outcome.updates.size() == 1 && outcome.scheduled == 1, "speculating steps come one by one");
+    const Launched open = std::move(open_.front());
+    open_.pop_front();
+    ++updated_steps_;
+    take_spoken(open, outcome.spoken);
+    return effects_;
+  }
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   saying_eos_.assign(outcome.eos.begin(), outcome.eos.end());
   for (const SequenceId id : leaving_) {
@@ -114,7 +122,10 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
 void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update) {
   Sequence& s = sequences_[slot];
   std::int64_t allocated = s.input();
-  if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
+  if (config_.speculating()) {
+    allocated = s.speech.allocated;
+    if (s.running) stop_speaking(slot);
+  } else if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
     const bool in_set = s.state == State::decoding;
     allocated = in_set ? context_of(s) : s.base + s.last_decode + 1;
     // An EOS is learned one step late: a row is wasted, and its KV is kept (§1.2, §4).
@@ -125,7 +136,7 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     }
     if (in_set) leave_decode_set(slot);
   }
-  if (s.state == State::ending) {
+  if (s.state == State::ending && !config_.speculating()) {
     std::erase(ending_, slot);
     if (s.running) --ending_running_[s.ignore_eos ? 1 : 0];
   }
@@ -133,11 +144,16 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     --running_count_;
     running_shrank_ = true;
   }
-  release(slot, std::min(allocated, std::int64_t{s.prompt} + outputs), allocated, true);
+  const std::int64_t written = config_.speculating() ? s.speech.committed : allocated;
+  release(slot, std::min(written, std::int64_t{s.prompt} + outputs), allocated, true);
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(static_cast<std::int64_t>(outputs));
-  effects_.finished.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  effects_.finished.push_back({.sequence = SequenceId(slot),
+                               .request = s.request,
+                               .output_tokens = outputs,
+                               .update = update,
+                               .drafts = s.speech.drafts,
+                               .accepted = s.speech.accepted});
   drop_slot(slot);
 }
 
@@ -168,7 +184,8 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
 void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to) {
   if (!config_.cache.prefix_sharing) return;
   Sequence& s = sequences_[slot];
-  const std::int64_t kept = cache_.page_floor(up_to), prompt = cache_.page_floor(s.prompt);
+  const std::int64_t kept = cache_.page_floor(key_length(up_to)),
+                     prompt = cache_.page_floor(key_length(s.prompt));
   const RadixCache::Node node =
       cache_.insert(s.content, kept, {.begin = s.in_tree, .counted = s.inserted, .priority = 0});
   s.inserted = std::max(s.inserted, kept);

@@ -7,8 +7,8 @@
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/padding.h"
-#include "costmodel/profile_folder.h"
 #include "costmodel/parallel_plan.h"
+#include "costmodel/profile_folder.h"
 
 using namespace orrery;
 
@@ -97,6 +97,30 @@ TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
   CHECK_FALSE(GraphPadding(h100.spec.engine.settings).single_token_is_decode());
 }
 
+TEST_CASE("§5.2, §5.3 speculation: 48 requests unless said, graphs of whole decodes at sizes of their own") {
+  const auto speculating = [](const std::string& args) {
+    Resolved r;
+    r.spec.hardware = load_hardware("h100").value();
+    r.spec.model = load_model("qwen3-8b", "", "", "auto").value();
+    r.spec.engine = load_engine("sglang-0.5").value();
+    r.spec.engine.settings.draft_tokens = 3;
+    YamlDocument document = YamlDocument::parse("engine_args: {" + args + "}", "s.yaml").value();
+    resolve_engine(r.spec.engine, r.spec.hardware, r.spec.model, r.spec.plan,
+                   document.root().optional("engine_args"), document.root());
+    return r;
+  };
+  const Resolved usual = speculating("");
+  CHECK(plan_memory(usual.spec).value().max_sequences == 48);
+  CHECK(plan_memory(speculating("max_running_requests: 70").spec).value().max_sequences == 70);
+  const std::vector<std::int64_t>& sizes = usual.spec.engine.settings.cudagraph_sizes;
+  CHECK(sizes.front() == 4);
+  CHECK(sizes.back() == 4 * 48);
+  CHECK(sizes.size() == 8 + 12 + 3);  // 1…8, 10…32 by 2, 40, 44, 48
+  // The reserve of memory was reckoned with the limit before.
+  CHECK(integer(usual, "cuda_graph_max_bs_decode") == 256);
+  CHECK(usual.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.830));
+}
+
 TEST_CASE("every field of ServerArgs is effective, ignored, fixed, elsewhere or refused") {
   // 543 fields in arg_groups/fields/*.py of the 0.5.23 wheel.
   CHECK(load_engine("sglang-0.5").value().arguments.size() == 543);
@@ -106,8 +130,7 @@ TEST_CASE("what becomes of SGLang's arguments") {
   const auto error = [](const char* args) { return resolve(args).error; };
   CHECK(error("chunked_prefil_size: 5").find("did you mean \"chunked_prefill_size\"") != std::string::npos);
   CHECK(error("max_num_seqs: 5").find("unknown argument of sglang 0.5.23") != std::string::npos);
-  CHECK(error("speculative_algorithm: EAGLE").find("speculative decoding is not modelled") !=
-        std::string::npos);
+  CHECK(error("speculative_algorithm: EAGLE").find("deployment.speculation") != std::string::npos);
   CHECK(error("enable_dp_attention: true").find("data-parallel attention") != std::string::npos);
   CHECK(error("enable_hierarchical_cache: true").find("engine_args.enable_hierarchical_cache") == 0);
   CHECK(error("enable_lora: true").find("LoRA") != std::string::npos);

@@ -42,6 +42,21 @@ TEST_CASE("a scenario with SGLang: the same digest twice, and with stretches off
   }
 }
 
+TEST_CASE("§5.2, §6 speculation from the file to the digest: 48 requests at once, tokens per verification") {
+  const std::string key = "deployment.speculation={method: eagle, tokens: 3, acceptance: [0.8, 0.6, 0.5]}";
+  const Scenario s = scenario({key});
+  CHECK(s.pool.memory.max_sequences == 48);
+  const RunResult a = run(s), b = run(s);
+  CHECK(a.digest == b.digest);
+  CHECK(a.completed == run(scenario()).completed);
+  CHECK(a.speculation.accepted > 1000);
+  const RunResult ngram = run(scenario(
+      {"deployment.speculation={method: ngram, tokens: 3, acceptance: [0.8, 0.6, 0.5], match_rate: 0.3}"}));
+  CHECK(ngram.completed == a.completed);
+  CHECK(ngram.speculation.drafts == 3 * ngram.speculation.verifications);
+  CHECK(ngram.speculation.verifications < ngram.speculation.decodes);
+}
+
 TEST_CASE("engine_args reach the scheduler") {
   const std::uint64_t usual = run(scenario()).digest;
   for (const char* args :

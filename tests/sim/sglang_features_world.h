@@ -1,0 +1,33 @@
+// Random worlds of SGLang in which its other features are on: each draws some of them.
+#pragma once
+
+#include "world.h"
+
+namespace orrery::world {
+
+inline void speculate(World& w, RandomStream& r) {
+  const auto k = static_cast<std::int32_t>(1 + r.below(4));
+  std::vector<double> acceptance;
+  for (std::int32_t i = 0; i < k; ++i) acceptance.push_back(r.uniform());
+  const bool network = r.below(3) != 0;
+  const double found = network ? 1 : r.uniform();
+  w.own_acceptance = std::make_shared<SampledAcceptance>(r.below(1000), acceptance, found);
+  w.acceptance = w.own_acceptance.get();
+  w.config.speculation = {.tokens = k, .lookahead = network ? k : 0, .drops_last_hit = network};
+  w.spec.engine.settings.draft_tokens = k;
+  w.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
+  w.spec.speculation.tokens = k;
+  w.spec.speculation.draft.intermediate = 12288;
+  w.spec.engine.host.ngram_token = hand::us(0.001);
+  // A sequence holds slots for two verifications ahead of its context, in whole pages.
+  w.config.num_gpu_blocks += 64 / w.config.block_size;
+}
+
+inline RandomWorld random_sglang_features(std::uint64_t seed) {
+  RandomWorld out = random_sglang_world(seed);
+  RandomStream r(seed, RandomPurpose::property_test, 9);
+  if (r.below(2) == 0) speculate(out.world, r);
+  return out;
+}
+
+}  // namespace orrery::world
