@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/json.h"
+#include "base/text.h"
 #include "costmodel/argument_resolver.h"
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
@@ -27,6 +28,7 @@ class TypedResolver final : ArgumentResolver {
     for (const TypedArgument& a : profile_.arguments) {
       if (!options_.has(a.name)) set_default(a);
     }
+    for (const TypedArgument& a : profile_.arguments) check_needs(a);
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
@@ -67,6 +69,14 @@ class TypedResolver final : ArgumentResolver {
       case TypedArgument::Default::by_device: set_by_device(a.name); break;
       case TypedArgument::Default::open: break;
     }
+  }
+
+  void check_needs(const TypedArgument& a) const {
+    if (a.needs.empty() || !options_.flag(a.name)) return;
+    const std::string& has = options_.text(a.needs);
+    if (std::find(a.among.begin(), a.among.end(), has) != a.among.end()) return;
+    args_.optional(a.name).fail("the engine does not start with " + a.needs + ": " + has + "; expected " +
+                                a.needs + " to be one of " + join(a.among, ", "));
   }
 
   Bytes driver_memory() const { return hardware_.memory_total.value + profile_.memory.driver_more.value; }

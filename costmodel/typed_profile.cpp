@@ -31,6 +31,10 @@ TypedArgument read_argument(const std::string& name, const Yaml& row) {
   if (a.type == TypedArgument::Type::choice) {
     for (const Yaml& choice : row.require("choices").items()) a.choices.push_back(choice.text());
   }
+  if (const Yaml needs = row.optional("needs"); needs.present()) {
+    a.needs = needs.require("argument").text();
+    for (const Yaml& value : needs.require("among").items()) a.among.push_back(value.text());
+  }
   const Yaml fallback = row.require("default");
   const std::string text = fallback.scalar_text();
   if (text == "by_device") {

@@ -32,6 +32,9 @@ struct TypedArgument {
   OptionValue value;
   double least = 0, most = 0;
   std::vector<std::string> choices;
+  // A flag that is refused unless another argument has one of these values.
+  std::string needs;
+  std::vector<std::string> among;
 };
 
 struct GraphSizes {

@@ -57,6 +57,7 @@ struct StepPlan {
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
   // Ended without an answer by the engine itself (SGLang: not even one sequence fits).
   std::span<const SequenceId> aborted;
+  std::size_t turned_away = 0;  // the first of them: a full queue has no place for them (any more)
   // No member of the decode set runs in this step, whoever is in it: all ends move back by one step.
   bool stalls_decodes = false;
   // The token that an open step samples for a preempted sequence is thrown away and sampled again later.

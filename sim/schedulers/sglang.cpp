@@ -24,6 +24,16 @@ SequenceId SglangScheduler::add(const Request& request) {
   const std::int64_t longest = std::min(config_.context_length, config_.cache.tokens) - 1;
   if (prompt >= longest - 5) return SequenceId::none();
   if (prompt + request.max_output_tokens > config_.context_length) return SequenceId::none();
+  const std::int64_t priority =
+      config_.schedule_low_priority_values_first ? request.priority : -std::int64_t{request.priority};
+  if (queue_is_full()) {
+    // `_abort_on_queued_limit`: 503 for the newcomer, or for the worst that waits if that is worse.
+    if (!config_.enable_priority_scheduling) return SequenceId::none();
+    const Slot worst = worst_waiting();
+    if (priority >= sequences_[worst].priority) return SequenceId::none();
+    std::erase(waiting_, worst);
+    turned_away_.push_back(worst);
+  }
   const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
@@ -33,6 +43,7 @@ SequenceId SglangScheduler::add(const Request& request) {
   if (encoder_ != nullptr) encoder_->open(slot, request);
   s.prompt = request.prompt_tokens;
   s.ignore_eos = request.ignore_eos;
+  s.priority = priority;
   const std::int64_t room = std::min(
       longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
   s.max_output = static_cast<std::int32_t>(
@@ -47,7 +58,7 @@ SequenceId SglangScheduler::add(const Request& request) {
 
 SchedulerView SglangScheduler::view() const {
   const std::int64_t page = config_.cache.page_size;
-  return {.running = live_ - static_cast<std::int32_t>(waiting_.size()),
+  return {.running = live_ - static_cast<std::int32_t>(waiting_.size() + turned_away_.size()),
           .waiting = static_cast<std::int32_t>(waiting_.size()),
           .free_blocks = free_tokens() / page,
           .usable_blocks = config_.cache.tokens / page};
@@ -202,6 +213,17 @@ void SglangScheduler::encode_images() {
 }
 
 const StepPlan& SglangScheduler::finish_plan(Kind kind) {
+  if (!turned_away_.empty()) {
+    plan_.turned_away = turned_away_.size();
+    std::vector<SequenceId> gone;
+    for (const Slot slot : turned_away_) {
+      gone.push_back(SequenceId(slot));
+      digest_.add(sequences_[slot].request.value() * 4 + 1);
+      drop_slot(slot);
+    }
+    turned_away_.clear();
+    aborted_.insert(aborted_.begin(), gone.begin(), gone.end());
+  }
   const std::int64_t free = free_tokens() / config_.cache.page_size;
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
@@ -254,7 +276,7 @@ std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
       interval_left_ > 0)
     return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
-  if (!waiting_.empty() && !batch_is_full_) return 1;
+  if (!waiting_.empty() && (!batch_is_full_ || config_.preempts())) return 1;
   if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;
   for (const Launched& open : open_) {
     if (!open.decodes || !open.prefilled.empty() || !open.irregular.empty()) return 1;

@@ -33,6 +33,8 @@ class SglangScheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
+  // Somebody who waited was turned away for the newcomer: the next plan says so.
+  bool may_overtake() const override { return !turned_away_.empty(); }
   void on_idle() override { ratio_.reset(); }  // §1.5
   bool has_work() const override { return live_ > 0; }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
@@ -73,6 +75,7 @@ class SglangScheduler final : public Scheduler {
     RequestId request;
     std::int32_t prompt = 0;
     std::int32_t max_output = 0;  // client's limit, cut (§1.5)
+    std::int64_t priority = 0;    // the less, the sooner, whatever the engine's direction
     std::int32_t outputs = 0;     // known when it was queued last; decoding, they follow from last_decode
     bool ignore_eos = false;
     TokenRuns content;
@@ -84,6 +87,7 @@ class SglangScheduler final : public Scheduler {
     std::int64_t last_decode = -1;             // decode step that samples its last token
     std::int64_t prefill_step = -1;            // step that sampled its latest token after a prompt
     std::int64_t order = 0;                    // place in its batch
+    std::int64_t looked_up = 0;                // length of its input when it was looked up last
     std::int64_t queued = 0;                   // when it entered the queue, by count
     std::uint32_t epoch = 0;                   // tells stale entries
     State state = State::waiting;
@@ -156,11 +160,22 @@ class SglangScheduler final : public Scheduler {
   Kind mix_with_running();
 
   // sglang_queue.cpp
-  void enqueue(Slot slot);
   void order_queue();
   void touch_waiting_prefixes();
   void sort_by_prefix();
   std::int64_t shorter_work_limit(const Adder& adder) const;
+
+  // sglang_priority.cpp
+  bool enqueue(Slot slot);
+  bool queue_is_full() const {
+    return config_.max_queued_requests > 0 &&
+           static_cast<std::int64_t>(waiting_.size()) >= config_.max_queued_requests;
+  }
+  bool before(Slot a, Slot b) const;
+  Slot worst_waiting() const;
+  bool preempt_for(Adder& adder, Slot slot);
+  void note_preemption(Slot slot, Slot by);
+  double future_of(const Sequence& s) const;
 
   // sglang_decode.cpp
   Kind decode();
@@ -198,6 +213,11 @@ class SglangScheduler final : public Scheduler {
   std::int32_t known_outputs(const Sequence& s) const;
   std::int64_t context_of(const Sequence& s) const {
     return config_.speculating() ? s.speech.allocated : s.base + decodes_launched_;
+  }
+  // Tokens that a running sequence has been given.
+  std::int64_t held_by(const Sequence& s) const {
+    if (config_.speculating() || s.state == State::decoding) return context_of(s);
+    return s.last_decode < 0 ? s.input() : s.base + s.last_decode + 1;
   }
   std::int64_t free_tokens() const { return cache_.available() + cache_.evictable(); }
   std::int64_t decode_need() const {
@@ -247,6 +267,11 @@ class SglangScheduler final : public Scheduler {
   std::int64_t plan_drafts_ = 0;
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
+  std::vector<Slot> turned_away_;  // from a full queue; their slots are kept until the plan says so
+  struct Displaced {
+    Slot slot, by;
+  };
+  std::vector<Displaced> displaced_;  // preempted in this attempt, to be queued behind it
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;
   std::int64_t plan_context_ = 0, plan_prefill_tokens_ = 0;

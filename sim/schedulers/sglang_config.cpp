@@ -20,6 +20,10 @@ constexpr std::array evictions{
     std::pair<std::string_view, Eviction>{"slru", Eviction::slru},
     std::pair<std::string_view, Eviction>{"priority", Eviction::priority},
 };
+constexpr std::array retractions{
+    std::pair<std::string_view, bool>{"length", false},
+    std::pair<std::string_view, bool>{"priority", true},
+};
 
 template <class Table, class Value>
 void read_name(const NamedOptions& options, const char* name, const Table& table, Value& value) {
@@ -67,6 +71,12 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "prefill_decode_interval", c.prefill_decode_interval);
   read(o, "prefill_decode_interval_min_bs", c.prefill_decode_interval_min_bs);
   read(o, "enable_mixed_chunk", c.enable_mixed_chunk);
+  read(o, "enable_priority_scheduling", c.enable_priority_scheduling);
+  read(o, "disable_priority_preemption", c.disable_priority_preemption);
+  read(o, "schedule_low_priority_values_first", c.schedule_low_priority_values_first);
+  read(o, "priority_scheduling_preemption_threshold", c.priority_scheduling_preemption_threshold);
+  read_name(o, "retraction_policy", retractions, c.retraction_by_priority);
+  read(o, "max_queued_requests", c.max_queued_requests);
   read(o, "schedule_conservativeness", c.schedule_conservativeness);
   read(o, "init_new_token_ratio", c.init_new_token_ratio);
   read(o, "min_new_token_ratio_factor", c.min_new_token_ratio_factor);

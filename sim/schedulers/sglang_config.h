@@ -21,7 +21,12 @@ struct SglangConfig {
   std::int64_t prefill_decode_interval = 0, prefill_decode_interval_min_bs = 0;
   QueuePolicy schedule_policy = QueuePolicy::fcfs;
   bool enable_mixed_chunk = false;
-  bool overlap = true;  // not disable_overlap_schedule
+  bool enable_priority_scheduling = false, disable_priority_preemption = false;
+  bool schedule_low_priority_values_first = false;
+  std::int64_t priority_scheduling_preemption_threshold = 10;
+  bool retraction_by_priority = false;   // retraction_policy
+  std::int64_t max_queued_requests = 0;  // 0 = no limit
+  bool overlap = true;                   // not disable_overlap_schedule
   bool stretches = true;
   SpeculationRules speculation = {};
   EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
@@ -30,6 +35,7 @@ struct SglangConfig {
   double init_new_token_ratio = 0.7, schedule_conservativeness = 1, min_new_token_ratio_factor = 0.14;
   std::int64_t new_token_ratio_decay_steps = 600, retract_decode_steps = 20, clip_max_new_tokens = 4096;
 
+  bool preempts() const { return enable_priority_scheduling && !disable_priority_preemption; }
   bool chunking() const { return chunked_prefill_size > 0; }
   bool speculating() const { return speculation.tokens > 0; }
   bool drafting_network() const { return speculation.lookahead > 0; }

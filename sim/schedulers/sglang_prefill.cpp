@@ -7,10 +7,10 @@ namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::prefill() {
   // §2.1, in this order
-  if (running_count_ == 0) batch_is_full_ = false;
+  if (running_count_ == 0 || config_.preempts()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
-  if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot) {
+  if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
     batch_is_full_ = true;
     return Kind::none;
   }
@@ -18,6 +18,10 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   Adder adder = make_adder();
   if (chunked_ != no_slot) continue_chunk(adder);
   admit_from_queue(adder);
+  for (const Displaced& d : displaced_) {
+    if (enqueue(d.slot)) note_preemption(d.slot, d.by);
+  }
+  displaced_.clear();
   if (adder.batch.empty()) return Kind::none;
   if (!allocate_batch(adder)) {
     out_of_memory_ = true;
@@ -107,17 +111,18 @@ void SglangScheduler::continue_chunk(Adder& adder) {
 void SglangScheduler::admit_from_queue(Adder& adder) {
   // What the batch may hold; a chunk under way keeps its row.
   const std::int64_t rows = config_.max_running_requests;
-  const std::int64_t room =
-      std::min(rows - running_count_, rows - rows_held_ + static_cast<std::int64_t>(adder.batch.size()));
+  const auto going = static_cast<std::int64_t>(adder.batch.size());
   std::size_t admitted = 0;
   for (const Slot slot : waiting_) {
     if (budget_state(adder) == Answer::other) break;
     const auto taken = static_cast<std::int64_t>(adder.batch.size());
-    if (taken >= room) batch_is_full_ = true;
-    if (batch_is_full_) break;
+    const std::int64_t held = rows_held_ - static_cast<std::int64_t>(admitted);
+    if (taken >= std::min(rows - running_count_, rows - held + going)) batch_is_full_ = true;
+    if (batch_is_full_ && (!config_.preempts() || !preempt_for(adder, slot))) break;
     Sequence& s = sequences_[slot];
     const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
     s.prefix = s.in_tree = hit.tokens;
+    s.looked_up = s.input();
     s.node = hit.node;
     const Answer answer = add_one(adder, slot);
     if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;

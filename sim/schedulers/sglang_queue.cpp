@@ -17,15 +17,11 @@ constexpr std::int64_t unlimited = std::int64_t{1} << 60;
 
 }  // namespace
 
-void SglangScheduler::enqueue(Slot slot) {
-  sequences_[slot].queued = next_queued_++;
-  waiting_.push_back(slot);
-}
-
 void SglangScheduler::order_queue() {
   switch (config_.schedule_policy) {
     case QueuePolicy::fcfs: break;
     case QueuePolicy::lof:
+      if (config_.enable_priority_scheduling) break;  // the queue is kept in order (sglang_priority.cpp)
       std::stable_sort(waiting_.begin(), waiting_.end(),
                        [&](Slot a, Slot b) { return sequences_[a].max_output > sequences_[b].max_output; });
       break;

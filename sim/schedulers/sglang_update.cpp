@@ -173,7 +173,8 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
     chunked_ = no_slot;
     batch_is_full_ = false;
   } else {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+    if (std::erase(turned_away_, slot) == 0)
+      waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
   }
   digest_.add(s.request.value() * 4);
   drop_slot(slot);

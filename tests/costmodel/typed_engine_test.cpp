@@ -138,6 +138,13 @@ TEST_CASE("what becomes of SGLang's arguments") {
   CHECK(error("schedule_policy: priority").find("expected one of") != std::string::npos);
   CHECK(error("chunked_prefill_size: 0").find("must be positive") != std::string::npos);
   CHECK(error("context_length: 50000").find("positions") != std::string::npos);
+  CHECK(error("enable_priority_scheduling: true, schedule_policy: lof").empty());
+  CHECK(error("enable_priority_scheduling: true, schedule_policy: lpm")
+            .find("engine_args.enable_priority_scheduling: the engine does not start with schedule_policy: "
+                  "lpm") == 0);
+  CHECK(integer(resolve("enable_priority_scheduling: true"), "priority_scheduling_preemption_threshold") ==
+        10);
+  CHECK(error("default_priority_value: 3").find("default priority") != std::string::npos);
   CHECK(error("tp_size: 2").find("deployment.parallel.tp") != std::string::npos);
   CHECK(error("tp_size: 1, speculative_algorithm: null, enable_lora: false, log_level: debug").empty());
   CHECK(resolve("log_level: debug").spec.engine.ignored_args == std::vector<std::string>{"log_level"});

@@ -113,6 +113,7 @@ class Driver {
   };
   std::vector<Ended> ended;
   std::vector<std::uint64_t> aborted;
+  std::size_t turned_away = 0;  // of them, by a full queue
   std::int64_t tokens = 0;      // delivered: first ones, regular and irregular ones
   std::int32_t hit_tokens = 0;  // of the last admission
   FixedAcceptance acceptance;
@@ -165,6 +166,7 @@ class Driver {
     };
     list("retract", plan.preempted);
     list("abort", plan.aborted);
+    turned_away += plan.turned_away;
     for (const SequenceId id : plan.aborted) aborted.push_back(request_of_[id.value()]);
     return row;
   }

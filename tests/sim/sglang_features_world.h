@@ -23,10 +23,24 @@ inline void speculate(World& w, RandomStream& r) {
   w.config.num_gpu_blocks += 64 / w.config.block_size;
 }
 
+// Priorities from −30 to 30, so that differences are on both sides of the threshold.
+inline void prioritize(RandomWorld& out, RandomStream& r) {
+  NamedOptions& o = out.world.config.options;
+  o.set("enable_priority_scheduling", true);
+  o.set("disable_priority_preemption", r.below(4) == 0);
+  o.set("schedule_low_priority_values_first", r.below(2) == 0);
+  o.set("schedule_policy", std::string(r.below(2) == 0 ? "fcfs" : "lof"));
+  o.set("retraction_policy", std::string(r.below(2) == 0 ? "length" : "priority"));
+  for (TraceRequest& q : out.requests) q.priority = static_cast<std::int32_t>(r.below(61)) - 30;
+}
+
 inline RandomWorld random_sglang_features(std::uint64_t seed) {
   RandomWorld out = random_sglang_world(seed);
   RandomStream r(seed, RandomPurpose::property_test, 9);
   if (r.below(2) == 0) speculate(out.world, r);
+  if (r.below(2) == 0) prioritize(out, r);
+  if (r.below(4) == 0)
+    out.world.config.options.set("max_queued_requests", static_cast<std::int64_t>(1 + r.below(20)));
   return out;
 }
 
