@@ -250,6 +250,17 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
+    if (plan.windowed_pool_tokens == 0) return plan;
+    if (spec.speculation.on())
+      return invalid_input(
+          "speculation is not modelled beside a pool for layers with a sliding window; use method: off, or "
+          "set "
+          "disable_hybrid_swa_memory: true",
+          {}, "deployment.speculation");
+    if (plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)  // validate_swa_pool_size
+      return infeasible("the pool of the layers with a sliding window has " +
+                        std::to_string(plan.windowed_pool_tokens) +
+                        " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
     return plan;
   }
   // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.
@@ -320,6 +331,10 @@ std::string MemoryPlan::to_table() const {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
             "; tokens are those of sequences of max_model_len\n";
+  }
+  if (windowed_pool_tokens > 0) {
+    text += "Layers with a window of " + std::to_string(groups.window) +
+            " have a pool of their own: " + std::to_string(windowed_pool_tokens) + " tokens\n";
   }
   if (groups.window_layers > 0) {
     text += "Note: " + std::to_string(groups.window_layers) +

@@ -208,13 +208,33 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   plan.requested = free_before * options.number(profile.roles.at("static_fraction"));
   plan.kv_available = plan.requested - plan.weights;
   if (plan.kv_available.value() <= 0) return;
-  std::int64_t tokens =
-      static_cast<std::int64_t>(plan.kv_available.value() / plan.kv_bytes_per_token.value());
+  const auto role = [&](const char* name) {
+    const auto it = profile.roles.find(name);
+    return it == profile.roles.end() ? std::string() : it->second;
+  };
+  // _recompute_cell_size: a token has a slot in the windowed layers' pool for every `share` of the other one.
+  const std::string share_name = role("windowed_share"), one_pool = role("one_pool");
+  const std::int64_t windowed = plan.groups.window_layers, layers = spec.model.layers;
+  const bool two_pools = windowed > 0 && windowed < layers && !share_name.empty() &&
+                         !(!one_pool.empty() && options.flag(one_pool));
+  const double share = two_pools ? options.number(share_name) : 1;
+  const double cell = plan.kv_bytes_per_token.value() *
+                      (static_cast<double>(layers - windowed) + share * static_cast<double>(windowed)) /
+                      static_cast<double>(layers);
+  std::int64_t tokens = static_cast<std::int64_t>(plan.kv_available.value() /
+                                                  (two_pools ? cell : plan.kv_bytes_per_token.value()));
   if (given("kv_tokens")) {
     plan.blocks_overridden = integer("kv_tokens") < tokens;
     tokens = std::min(tokens, integer("kv_tokens"));
   }
   plan.kv_blocks = tokens / plan.block_size;
+  if (two_pools) {
+    const auto slots =
+        static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks * plan.block_size) * share);
+    plan.windowed_pool_tokens = slots / plan.block_size * plan.block_size;
+    plan.groups.window = window_of(spec.model);
+    plan.groups.window_layers = 0;
+  }
   const double by_context = m.sequences_per_context.value * static_cast<double>(plan.kv_tokens()) /
                             static_cast<double>(spec.engine.settings.max_model_len);
   const auto by_pool =

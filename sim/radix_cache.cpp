@@ -28,6 +28,7 @@ TokenRuns cut(const TokenRuns& content, std::size_t run, std::int64_t end) {
 RadixCache::RadixCache(const Config& config) : config_(config), available_(config.tokens) {
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
+  windowed_.available = config.windowed_tokens;
   nodes_.make(Record{});
 }
 
@@ -38,17 +39,27 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
   limit = page_floor(limit);
   if (!config_.prefix_sharing || limit <= 0) return found;
   std::size_t run = 0;
-  while (found.tokens < limit) {
-    run = run_at(content, run, found.tokens);
-    const Node next = child(found.node, content, run, found.tokens);
+  Node node = root;
+  std::int64_t live_from = -config_.window;  // from the root on everything counts as seen
+  while (found.full_tokens < limit) {
+    const std::int64_t begin = found.full_tokens;
+    run = run_at(content, run, begin);
+    const Node next = child(node, content, run, begin);
     if (next == kv::kNone) break;
     const std::int64_t end = agreement(nodes_[next], content, run, limit);
-    if (end == found.tokens) break;
+    if (end == begin) break;
     const bool whole = end == nodes_[next].end;
-    found.tokens = end;
-    found.node = whole ? next : split(next, end);
+    found.full_tokens = end;
+    node = whole ? next : split(next, end);
+    const bool live = !windowed() || nodes_[node].live;
+    if (!live) live_from = end;
+    if (live && end - live_from >= config_.window) {
+      found.tokens = end;
+      found.node = node;
+    }
     if (!whole) break;
   }
+  if (windowed()) touch_window(found.node);
   std::int64_t time = now();
   for (Node id = found.node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
@@ -104,6 +115,9 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.children = 1;
     upper.hits = node.hits;
     upper.priority = node.priority;
+    upper.live = node.live;
+    upper.window_locks = node.window_locks;
+    upper.window_used = node.window_used - 1;
   }
   upper.used = now();
   const Node above = nodes_.make(upper);
@@ -117,6 +131,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
   children_[{upper.parent, upper.first_page}] = above;
   children_[{above, lower.first_page}] = id;
   requeue(id);
+  if (windowed()) requeue_window(above);
   return above;
 }
 
@@ -140,6 +155,7 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
     if (end > how.counted) ++walked.hits;
     duplicate += std::max<std::int64_t>(0, end - std::max(at, how.begin));
     requeue(next);
+    if (windowed() && end > how.begin) take_over_windows(next, at, end, how);
     node = next;
     at = end;
   }
@@ -150,7 +166,9 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
     node = add_leaf(node, content, run, at, length, how.priority);
     if (length > how.counted) ++nodes_[node].hits;
     requeue(node);
+    if (windowed()) make_leaf_live(node, how);
   }
+  if (windowed()) touch_window(node);
   held_ -= duplicate + fresh;
   available_ += duplicate;
   evictable_ += fresh;
@@ -203,6 +221,10 @@ void RadixCache::take(std::int64_t tokens) {
   available_ -= tokens;
   held_ += tokens;
   allocated_ += tokens;
+  if (!windowed()) return;
+  ORRERY_CHECK(tokens <= windowed_.available, "radix cache: more windowed slots taken than are free");
+  windowed_.available -= tokens;
+  windowed_.held += tokens;
 }
 
 void RadixCache::give_back(std::int64_t tokens) {
@@ -214,27 +236,28 @@ void RadixCache::give_back(std::int64_t tokens) {
 // -------------------------------------------------------------------------------------------------- eviction
 
 bool RadixCache::make_room(std::int64_t tokens) {
-  while (available_ < tokens && !leaves_.empty()) {
-    const std::int64_t freed = evict_first();
-    available_ += freed;
-    evictable_ -= freed;
-    evicted_ += freed;
-  }
-  return available_ >= tokens;
+  while (available_ < tokens && !leaves_.empty()) evict_first();
+  if (!windowed()) return available_ >= tokens;
+  while (windowed_.available < tokens && evict_first_window()) {}
+  return available_ >= tokens && windowed_.available >= tokens;
 }
 
 // Whole nodes only; a parent without children is a leaf from then on.
-std::int64_t RadixCache::evict_first() {
-  const Node id = std::get<3>(*leaves_.begin());
+void RadixCache::evict_first() { drop_leaf(std::get<3>(*leaves_.begin())); }
+
+void RadixCache::drop_leaf(Node id) {
   const Node parent = nodes_[id].parent;
   const std::int64_t freed = size_of(id);
-  leaves_.erase(leaves_.begin());
+  leaves_.erase(nodes_[id].place);
+  if (nodes_[id].live) give_up_window(id);
   children_.erase({parent, nodes_[id].first_page});
   nodes_[id] = Record{};
   nodes_.drop(id);
   --nodes_[parent].children;
   requeue(parent);
-  return freed;
+  available_ += freed;
+  evictable_ -= freed;
+  evicted_ += freed;
 }
 
 // Puts the node in or out of the evictable leaves, at the place that its fields give it now.
@@ -295,6 +318,7 @@ void RadixCache::check_invariants() const {
   ORRERY_CHECK(live == nodes() && children_.size() == live && leaves_.size() == queued,
                "radix cache: lost nodes");
   ORRERY_CHECK(idle == evictable_ && locked == protected_, "radix cache: tree and counts disagree");
+  if (windowed()) check_windows();
 }
 
 }  // namespace orrery

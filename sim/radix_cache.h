@@ -6,6 +6,11 @@
 // sequence has locked it or something below it, evictable otherwise. Addresses do not change what is batched,
 // so that a count of free tokens serves. The engine builds a heap of leaves for every eviction; here an
 // ordered set of the evictable ones is kept, which gives the same order.
+//
+// Layers with a sliding window have a second pool (sim/radix_windows.cpp; components/swa.py): a token has a
+// slot in both, and the windowed one is given up earlier. A node whose windowed slots are gone ("not live")
+// still serves the other layers; a prefix can be reused up to a node behind which a window's worth of nodes
+// is live.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +34,8 @@ class RadixCache {
     std::int32_t page_size = 1;  // tokens
     bool prefix_sharing = true;  // off: nothing is ever in the tree
     Eviction eviction = Eviction::lru;
+    std::int64_t window = 0;           // tokens that a windowed layer looks back; 0 = there is none
+    std::int64_t windowed_tokens = 0;  // of the second pool
   };
   using Node = kv::Id;
   static constexpr Node root = 0;
@@ -36,11 +43,14 @@ class RadixCache {
   struct Match {
     std::int64_t tokens = 0;
     Node node = root;  // where it ends
+    // How far the other layers alone would reach; without windows the same.
+    std::int64_t full_tokens = 0;
   };
   struct Insertion {
     std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
     std::int64_t counted = 0;  // hits count on nodes that end behind here
     std::int64_t priority = 0;
+    std::int64_t window_begin = 0;  // before, the sequence has no windowed slots any more
   };
 
   explicit RadixCache(const Config& config);
@@ -58,6 +68,17 @@ class RadixCache {
   bool make_room(std::int64_t tokens);
   void take(std::int64_t tokens);       // free ones become a sequence's own
   void give_back(std::int64_t tokens);  // and the reverse
+
+  // Windows. take() and make_room() concern both pools, give_back() the first only.
+  bool windowed() const { return config_.window > 0; }
+  // Locks the nodes that cover the window before the node's end, whole ones; returns where they begin.
+  std::int64_t lock_window(Node node);
+  void unlock_window(Node node, std::int64_t begin);
+  void give_back_windowed(std::int64_t tokens);
+  std::int64_t windowed_available() const { return windowed_.available; }
+  std::int64_t windowed_evictable() const { return windowed_.evictable; }
+  std::int64_t windowed_protected() const { return windowed_.locked; }
+  std::int64_t windowed_held() const { return windowed_.held; }
 
   const Config& config() const { return config_; }
   std::int64_t page_floor(std::int64_t tokens) const {
@@ -84,7 +105,11 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
-    bool queued = false;       // in leaves_, under `place`
+    bool live = false;  // has its windowed slots
+    std::int32_t window_locks = 0;
+    std::int64_t window_used = 0;  // logical time of the windowed pool's own order
+    bool window_queued = false;    // in idle_windows_
+    bool queued = false;           // in leaves_, under `place`
     EvictionKey place{};
   };
   struct ChildKey {
@@ -108,7 +133,16 @@ class RadixCache {
                 std::int64_t priority);
   void requeue(Node node);
   EvictionKey key_of(Node id) const;
-  std::int64_t evict_first();
+  void evict_first();
+  void drop_leaf(Node id);
+  void give_up_window(Node id);
+  void requeue_window(Node id);
+  void touch_window(Node end);
+  bool evict_first_window();
+  void revive(Node id);
+  void take_over_windows(Node node, std::int64_t begin, std::int64_t end, const Insertion& how);
+  void make_leaf_live(Node leaf, const Insertion& how);
+  void check_windows() const;
 
   Config config_;
   kv::Slab<Record> nodes_;
@@ -117,6 +151,11 @@ class RadixCache {
   std::int64_t available_ = 0, evictable_ = 0, protected_ = 0, held_ = 0;
   std::int64_t allocated_ = 0, evicted_ = 0;
   std::int64_t clock_ = 1;
+  struct Windowed {
+    std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
+  };
+  Windowed windowed_;
+  std::set<std::pair<std::int64_t, Node>> idle_windows_;  // live, not locked; least recently used first
 };
 
 }  // namespace orrery

@@ -56,6 +56,12 @@ SequenceId SglangScheduler::add(const Request& request) {
   return SequenceId(slot);
 }
 
+void SglangScheduler::on_idle() {
+  ratio_.reset();
+  ORRERY_CHECK(cache_.windowed_held() == 0 && cache_.windowed_protected() == 0,
+               "without requests nobody holds slots of windowed layers");
+}
+
 SchedulerView SglangScheduler::view() const {
   const std::int64_t page = config_.cache.page_size;
   return {.running = live_ - static_cast<std::int32_t>(waiting_.size() + turned_away_.size()),
@@ -118,7 +124,7 @@ void SglangScheduler::stash_chunk() {
   if (chunked_ == no_slot) return;
   Sequence& s = sequences_[chunked_];
   if (s.extend_end <= s.prefix) return;
-  checkpoint(chunked_, s.extend_end);
+  checkpoint(chunked_, s.extend_end, false);
   s.prefix = s.extend_end;
 }
 
@@ -160,6 +166,7 @@ void SglangScheduler::merge(Slot slot) {
   reserves_[s.ignore_eos ? 1 : 0].add(s.last_decode);
   ends_.push({.step = s.last_decode, .order = s.order, .slot = slot, .epoch = s.epoch});
   fresh_.push_back(entry_of(slot));
+  if (cache_.windowed()) plan_slide(slot);
 }
 
 // Members whose last token was scheduled leave the decode set; they run on, in name, until a decode step
@@ -272,8 +279,8 @@ void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, st
 // "one token each".
 std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || config_.speculating() || kind != Kind::decode || chunked_ != no_slot ||
-      interval_left_ > 0)
+  if (!config_.stretches || config_.speculating() || cache_.windowed() || kind != Kind::decode ||
+      chunked_ != no_slot || interval_left_ > 0)
     return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
   if (!waiting_.empty() && (!batch_is_full_ || config_.preempts())) return 1;

@@ -35,7 +35,7 @@ class SglangScheduler final : public Scheduler {
   std::int32_t drop_departed(SequenceId sequence) override;
   // Somebody who waited was turned away for the newcomer: the next plan says so.
   bool may_overtake() const override { return !turned_away_.empty(); }
-  void on_idle() override { ratio_.reset(); }  // §1.5
+  void on_idle() override;  // §1.5
   bool has_work() const override { return live_ > 0; }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
@@ -94,6 +94,11 @@ class SglangScheduler final : public Scheduler {
     bool locked = false;
     bool running = false;   // in the running batch
     bool admitted = false;  // was admitted before
+    // With a pool for windowed layers only.
+    std::int64_t window_begin = 0;  // tokens before have lost their slots (swa_evicted_seqlen)
+    std::int64_t window_lock = 0;   // where the locked part of the tree begins
+    std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen)
+    std::int64_t extends = 0;       // chunks since its admission
     Speech speech;
     std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
   };
@@ -118,7 +123,8 @@ class SglangScheduler final : public Scheduler {
   // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
   struct Adder {
     double total_offset = 0;  // reserved of free and evictable tokens, futures of the running included
-    std::int64_t current_offset = 0;  // of them, what this batch allocates
+    std::int64_t current_offset = 0;   // of them, what this batch allocates
+    std::int64_t windowed_offset = 0;  // reserved in the windowed layers' pool
     std::int64_t rem_input = 0, rem_chunk = 0;
     std::vector<Slot> batch;
     Slot new_chunked = no_slot;
@@ -198,12 +204,25 @@ class SglangScheduler final : public Scheduler {
   void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
   std::int64_t key_length(std::int64_t tokens) const;
 
+  // sglang_windows.cpp
+  void lock_prefix(Sequence& s, RadixCache::Node node);
+  void unlock_prefix(Sequence& s);
+  std::int64_t remaining_windowed(const Adder& adder) const {
+    return cache_.windowed_available() + cache_.windowed_evictable() - adder.windowed_offset;
+  }
+  std::int64_t windowed_need(std::int64_t extend, std::int64_t future, std::int64_t limit) const;
+  bool windows_admit(const Adder& adder, std::int64_t extend, std::int64_t future, std::int64_t& limit) const;
+  void slide(Sequence& s, std::int64_t place, std::int64_t interval);
+  void plan_slide(Slot slot);
+  void slide_running();
+  void slide_prompts(const Adder& adder);
+
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);
   void take_prefilled(const Launched& open, std::size_t update);
   void take_ends(const Launched& open, std::size_t update);
   void finish(Slot slot, std::int32_t outputs, std::size_t update);
-  void checkpoint(Slot slot, std::int64_t up_to);
+  void checkpoint(Slot slot, std::int64_t up_to, bool ends);
   void release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep);
   void drop_slot(Slot slot);
 
@@ -251,6 +270,7 @@ class SglangScheduler final : public Scheduler {
   std::vector<Slot> speakers_;  // speculation: the running batch in its order
   std::vector<Slot> ending_;    // last token in flight
   DecodeEnds ends_;             // steps: decode steps
+  DecodeEnds slides_;           // decode steps before which windows are to be looked at
   std::vector<Entry> fresh_;    // merged since the last decode step: their next gap is their own
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;

@@ -54,6 +54,11 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   SglangConfig c;
   c.cache.tokens = config.num_gpu_blocks * config.block_size;
   c.cache.page_size = config.block_size;
+  if (config.kv_groups.windowed_tokens > 0) {
+    // `get_attention_sliding_window_size`: without the token itself.
+    c.cache.window = config.kv_groups.window - 1;
+    c.cache.windowed_tokens = config.kv_groups.windowed_tokens / config.block_size * config.block_size;
+  }
   c.context_length = config.max_model_len;
   c.max_running_requests = config.max_num_seqs;
   c.overlap = config.steps_in_flight > 1;
@@ -83,6 +88,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "new_token_ratio_decay_steps", c.new_token_ratio_decay_steps);
   read(o, "retract_decode_steps", c.retract_decode_steps);
   read(o, "clip_max_new_tokens", c.clip_max_new_tokens);
+  read(o, "swa_eviction_interval", c.swa_eviction_interval);
   // speculative_hook.py, `_handle_ngram`; SpeculativeAlgorithm.supports_mixed_chunk.
   if (c.speculating() && !c.drafting_network()) c.enable_mixed_chunk = false;
   // §2.2: cache-aware policies are fcfs without a cache.

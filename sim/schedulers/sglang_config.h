@@ -29,7 +29,8 @@ struct SglangConfig {
   bool overlap = true;                   // not disable_overlap_schedule
   bool stretches = true;
   SpeculationRules speculation = {};
-  EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
   // SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS, SGLANG_RETRACT_DECODE_STEPS, SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
   double init_new_token_ratio = 0.7, schedule_conservativeness = 1, min_new_token_ratio_factor = 0.14;

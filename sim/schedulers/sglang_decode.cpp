@@ -47,6 +47,7 @@ bool SglangScheduler::leave_out_ending() {
 void SglangScheduler::launch_decode(bool mixed) {
   if (config_.speculating()) return launch_verification(mixed);
   const std::int64_t page = config_.cache.page_size;
+  if (cache_.windowed()) slide_running();
   // With pages the engine makes room as if everybody began one (`alloc_paged_token_slots_decode`).
   if (page > 1) cache_.make_room(running_count_ * page);
   cache_.take(decode_need());

@@ -7,7 +7,7 @@ namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::prefill() {
   // §2.1, in this order
-  if (running_count_ == 0 || config_.preempts()) batch_is_full_ = false;
+  if (running_count_ == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
   if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
@@ -76,6 +76,7 @@ std::int64_t SglangScheduler::remaining_current(const Adder& adder) const {
 
 SglangScheduler::Answer SglangScheduler::budget_state(const Adder& adder) const {
   if (remaining_total(adder) <= 0 || remaining_current(adder) <= 0) return Answer::no_token;
+  if (cache_.windowed() && remaining_windowed(adder) <= 0) return Answer::no_token;
   if (adder.rem_input <= 0 || (config_.chunking() && adder.rem_chunk <= 0)) return Answer::other;
   return Answer::go_on;
 }
@@ -84,6 +85,7 @@ void SglangScheduler::reserve(Adder& adder, std::int64_t extend, std::int64_t fu
   const std::int64_t paged = cache_.page_ceil(extend), now = paged + config_.cache.page_size;
   adder.total_offset += static_cast<double>(now + future);
   adder.current_offset += now;
+  if (cache_.windowed()) adder.windowed_offset += windowed_need(paged, future, adder.rem_chunk);
   adder.rem_input -= paged;
   adder.rem_chunk -= paged;
 }
@@ -96,6 +98,11 @@ void SglangScheduler::continue_chunk(Adder& adder) {
   const Slot slot = chunked_;
   Sequence& s = sequences_[slot];
   std::int64_t tokens = std::min(adder.rem_chunk, static_cast<std::int64_t>(remaining_total(adder)));
+  if (cache_.windowed()) {
+    // `SWAPrefillBudget.available_chunk_tokens`: here it may have to wait.
+    tokens = std::min(tokens, remaining_windowed(adder) - config_.cache.page_size);
+    if (tokens <= 0) return;
+  }
   if (tokens <= 0) tokens = adder.rem_chunk;
   if (const std::int64_t limit = shorter_work_limit(adder); limit > 0) tokens = std::min(tokens, limit);
   const std::int64_t left = s.input() - s.prefix;
@@ -124,6 +131,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     s.prefix = s.in_tree = hit.tokens;
     s.looked_up = s.input();
     s.node = hit.node;
+    s.branch = hit.full_tokens > hit.tokens ? hit.full_tokens : 0;
     const Answer answer = add_one(adder, slot);
     if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;
     if (answer == Answer::go_on) continue;
@@ -145,28 +153,28 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot) {
   const std::int64_t future =
       std::min<std::int64_t>(std::max(s.max_output - s.outputs, 0), config_.clip_max_new_tokens);
   const std::int64_t total = extend + future + config_.cache.page_size;
-  cache_.lock(s.node);  // what it hits is not there to be evicted for it
-  s.locked = true;
+  lock_prefix(s, s.node);  // what it hits is not there to be evicted for it
   const auto refuse = [&](Answer answer) {
-    cache_.unlock(s.node);
-    s.locked = false;
+    unlock_prefix(s);
     return answer;
   };
   if (static_cast<double>(total) >= remaining_total(adder)) return refuse(Answer::no_token);
+  std::int64_t limit = adder.rem_chunk;
+  if (cache_.windowed() && !windows_admit(adder, extend, future, limit)) return refuse(Answer::no_token);
   const std::int64_t paged = cache_.page_ceil(extend);
   if (!config_.chunking()) {
     if (!adder.batch.empty() && paged >= adder.rem_input) return refuse(Answer::other);
     commit(adder, slot, extend, false);
     return budget_state(adder);
   }
-  if (paged <= adder.rem_chunk) {
+  if (paged <= limit) {
     commit(adder, slot, extend, false);
     return budget_state(adder);
   }
   // Only one prompt can be under way in chunks. (The engine forgets the first of two that it starts in one
   // batch, which takes pages, no cache and a mix of lengths.)
   if (chunked_ != no_slot || adder.new_chunked != no_slot) return refuse(Answer::other);
-  const std::int64_t end = cache_.page_floor(s.prefix + cache_.page_floor(adder.rem_chunk));
+  const std::int64_t end = cache_.page_floor(s.prefix + cache_.page_floor(limit));
   if (end <= s.prefix) return refuse(Answer::other);
   commit(adder, slot, end - s.prefix, true);
   return budget_state(adder);
@@ -197,6 +205,10 @@ SglangScheduler::Answer SglangScheduler::add_fixed_length(Adder& adder, Slot slo
   if (cost > remaining_current(adder) || static_cast<double>(cost) > remaining_total(adder)) {
     return Answer::no_token;
   }
+  const std::int64_t future =
+      std::min<std::int64_t>(std::max(s.max_output - s.outputs, 0), config_.clip_max_new_tokens);
+  if (cache_.windowed() && windowed_need(extend, future, adder.rem_chunk) > remaining_windowed(adder))
+    return Answer::no_token;
   if (!outlasts(adder, slot, cost)) return Answer::no_token;
   if (!config_.chunking() || extend <= adder.rem_chunk) {
     commit(adder, slot, extend, false);
@@ -250,6 +262,7 @@ bool SglangScheduler::outlasts(Adder& adder, Slot slot, std::int64_t cost) {
 // `alloc_for_extend`. False where the engine would stop with "Out of memory".
 bool SglangScheduler::allocate_batch(const Adder& adder) {
   const std::int64_t page = config_.cache.page_size;
+  if (cache_.windowed()) slide_prompts(adder);
   std::int64_t tokens = 0, need = 0;
   for (const Slot slot : adder.batch) {
     const Sequence& s = sequences_[slot];
@@ -258,7 +271,7 @@ bool SglangScheduler::allocate_batch(const Adder& adder) {
   }
   if (page > 1) tokens += static_cast<std::int64_t>(adder.batch.size()) * page;  // as if each began a page
   cache_.make_room(tokens);
-  if (cache_.available() < need) return false;
+  if (cache_.available() < need || (cache_.windowed() && cache_.windowed_available() < need)) return false;
   cache_.take(need);
   return true;
 }

@@ -139,7 +139,7 @@ void SglangScheduler::take_tokens(Slot slot, const SpokenTokens& said, bool mixe
   const bool leaves = std::find(leaving_.begin(), leaving_.end(), said.sequence) != leaving_.end();
   const bool ends = said.eos || k.outputs >= s.max_output || leaves;
   if (said.first) {
-    if (!ends) checkpoint(slot, s.extend_end);
+    if (!ends) checkpoint(slot, s.extend_end, false);
   } else {
     // The whole accepted run, the client's limit and an EOS inside it notwithstanding. A plain token beside
     // prompts counts only while the request goes on (`process_batch_result_prefill`).

@@ -108,7 +108,7 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
       if (outputs >= s.max_output || said_eos(slot)) {
         finish(slot, outputs, update);
       } else {
-        checkpoint(slot, s.extend_end);
+        checkpoint(slot, s.extend_end, false);
       }
       continue;
     }
@@ -182,32 +182,39 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
 }
 
 // Leaves the first `up_to` tokens to the tree and moves the lock to where they end.
-void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to) {
+void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
   if (!config_.cache.prefix_sharing) return;
   Sequence& s = sequences_[slot];
-  const std::int64_t kept = cache_.page_floor(key_length(up_to)),
-                     prompt = cache_.page_floor(key_length(s.prompt));
-  const RadixCache::Node node =
-      cache_.insert(s.content, kept, {.begin = s.in_tree, .counted = s.inserted, .priority = 0});
+  std::int64_t keys = key_length(up_to);
+  if (cache_.windowed()) {
+    // The first insertion past a place where the other layers' cache goes on ends there, with its window.
+    if (s.branch > s.in_tree && s.branch <= keys) keys = s.branch;
+    if (keys >= s.branch) s.branch = 0;
+    if (!ends) slide(s, keys - 1, 1);
+  }
+  const std::int64_t kept = cache_.page_floor(keys), prompt = cache_.page_floor(key_length(s.prompt));
+  const RadixCache::Node node = cache_.insert(
+      s.content, kept,
+      {.begin = s.in_tree, .counted = s.inserted, .priority = 0, .window_begin = s.window_begin});
   s.inserted = std::max(s.inserted, kept);
   // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
-  if (prompt > 0 && prompt < kept)
+  if (prompt > 0 && prompt < kept && !cache_.windowed())
     cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});
-  if (s.locked) cache_.unlock(s.node);
-  cache_.lock(node);
-  s.locked = true;
-  s.node = node;
+  unlock_prefix(s);
+  lock_prefix(s, node);
   s.in_tree = kept;
 }
 
 // `owned` tokens have KV that the tree may keep, `allocated` were given.
 void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep) {
   Sequence& s = sequences_[slot];
-  if (keep) checkpoint(slot, owned);
+  if (keep) checkpoint(slot, owned, true);
   cache_.give_back(cache_.page_ceil(allocated) - s.in_tree);
-  if (s.locked) cache_.unlock(s.node);
-  s.locked = false;
+  if (cache_.windowed())
+    cache_.give_back_windowed(cache_.page_ceil(allocated) - std::max(s.window_begin, s.in_tree));
+  unlock_prefix(s);
   s.node = RadixCache::root;
+  s.window_begin = s.extends = s.branch = 0;
   s.in_tree = s.inserted = s.prefix = 0;
   --rows_held_;
 }

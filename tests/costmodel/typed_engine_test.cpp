@@ -70,6 +70,23 @@ TEST_CASE("§5.2 capacity: the fraction of what is free before loading, less the
   CHECK(plan_memory(resolve("max_total_tokens: 1000, page_size: 64").spec).value().kv_blocks == 15);
 }
 
+TEST_CASE("§5.2, §4 SWA: layers with a window have a pool of their own, 0.8 of the tokens of the others") {
+  const auto plan_of = [](const std::string& args) {
+    return plan_memory(resolve(args, "h200", 1, "gpt-oss-20b").spec);
+  };
+  const MemoryPlan usual = plan_of("").value(), one = plan_of("disable_hybrid_swa_memory: true").value();
+  // 12 of 24 layers: a token costs 12 + 0.8 · 12 layers instead of 24.
+  CHECK(static_cast<double>(usual.kv_tokens()) ==
+        Approx(static_cast<double>(one.kv_tokens()) * 24 / (12 + 0.8 * 12)).epsilon(1e-6));
+  CHECK(usual.windowed_pool_tokens ==
+        static_cast<std::int64_t>(static_cast<double>(usual.kv_tokens()) * 0.8));
+  CHECK(usual.groups.window == 128);
+  CHECK(one.windowed_pool_tokens == 0);
+  CHECK(plan_of("swa_full_tokens_ratio: 0.1").value().kv_tokens() > usual.kv_tokens());
+  CHECK(plan_of("max_total_tokens: 1000, swa_full_tokens_ratio: 0.5").value().windowed_pool_tokens == 500);
+  CHECK_FALSE(plan_of("max_total_tokens: 1000, swa_full_tokens_ratio: 0.1").ok());  // 100: not a window
+}
+
 TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
   const auto pad = [](const Resolved& r, std::int32_t decodes, std::int32_t prompt) {
     const GraphPadding padding(r.spec.engine.settings);

@@ -23,6 +23,20 @@ inline void speculate(World& w, RandomStream& r) {
   w.config.num_gpu_blocks += 64 / w.config.block_size;
 }
 
+// A pool of their own for layers with a window, as small as the longest prompt allows.
+inline void window(World& w, RandomStream& r) {
+  const std::int32_t windows[] = {16, 33, 128, 512};
+  const std::int64_t window = windows[r.below(4)], page = w.config.block_size;
+  const std::int64_t tokens = w.config.num_gpu_blocks * page;
+  const std::int64_t chunk = w.config.options.integer("chunked_prefill_size");
+  const std::int64_t least = 3 * (window + 128 + 2 * page) + (chunk > 0 ? chunk : 4200);
+  const std::int64_t share = tokens * static_cast<std::int64_t>(20 + r.below(81)) / 100;
+  w.config.kv_groups = {.full = 1,
+                        .windowed = 1,
+                        .window = static_cast<std::int32_t>(window),
+                        .windowed_tokens = std::max(least, share)};
+}
+
 // Priorities from −30 to 30, so that differences are on both sides of the threshold.
 inline void prioritize(RandomWorld& out, RandomStream& r) {
   NamedOptions& o = out.world.config.options;
@@ -37,7 +51,9 @@ inline void prioritize(RandomWorld& out, RandomStream& r) {
 inline RandomWorld random_sglang_features(std::uint64_t seed) {
   RandomWorld out = random_sglang_world(seed);
   RandomStream r(seed, RandomPurpose::property_test, 9);
-  if (r.below(2) == 0) speculate(out.world, r);
+  const std::uint64_t kind = r.below(3);
+  if (kind == 0) speculate(out.world, r);
+  if (kind == 1) window(out.world, r);
   if (r.below(2) == 0) prioritize(out, r);
   if (r.below(4) == 0)
     out.world.config.options.set("max_queued_requests", static_cast<std::int64_t>(1 + r.below(20)));

@@ -57,6 +57,20 @@ TEST_CASE("§5.2, §6 speculation from the file to the digest: 48 requests at on
   CHECK(ngram.speculation.verifications < ngram.speculation.decodes);
 }
 
+TEST_CASE("§4 SWA: gpt-oss with a pool for its windowed layers, from the file to the digest") {
+  const auto args = [](const char* more) {
+    return std::vector<std::string>{
+        "deployment.model=gpt-oss-20b",
+        std::string("deployment.engine_args={max_total_tokens: 30000, ") + more + "}"};
+  };
+  const Scenario s = scenario(args("swa_full_tokens_ratio: 0.3"));
+  CHECK(s.pool.memory.windowed_pool_tokens == 9000);
+  const RunResult a = run(s), b = run(s), one = run(scenario(args("disable_hybrid_swa_memory: true")));
+  CHECK(a.digest == b.digest);
+  CHECK(a.completed == one.completed);
+  CHECK(a.digest != one.digest);
+}
+
 TEST_CASE("engine_args reach the scheduler") {
   const std::uint64_t usual = run(scenario()).digest;
   for (const char* args :
