@@ -73,7 +73,9 @@ class TypedResolver final : ArgumentResolver {
 
   void check_needs(const TypedArgument& a) const {
     if (a.needs.empty() || !options_.flag(a.name)) return;
-    const std::string& has = options_.text(a.needs);
+    const OptionValue& value = options_.all().at(a.needs);
+    const auto* flag = std::get_if<bool>(&value);
+    const std::string has = flag != nullptr ? (*flag ? "true" : "false") : std::get<std::string>(value);
     if (std::find(a.among.begin(), a.among.end(), has) != a.among.end()) return;
     args_.optional(a.name).fail("the engine does not start with " + a.needs + ": " + has + "; expected " +
                                 a.needs + " to be one of " + join(a.among, ", "));
@@ -234,6 +236,14 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     plan.windowed_pool_tokens = slots / plan.block_size * plan.block_size;
     plan.groups.window = window_of(spec.model);
     plan.groups.window_layers = 0;
+  }
+  if (const std::string tier = role("host_tier"); !tier.empty() && options.flag(tier)) {
+    // HostKVCache: so many tokens of the device's, or of gigabytes a rank.
+    const std::int64_t size = options.integer(role("host_gigabytes"));
+    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size);
+    plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
+                                                          : static_cast<double>(plan.kv_blocks) *
+                                                                options.number(role("host_ratio")));
   }
   const double by_context = m.sequences_per_context.value * static_cast<double>(plan.kv_tokens()) /
                             static_cast<double>(spec.engine.settings.max_model_len);

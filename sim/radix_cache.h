@@ -17,6 +17,7 @@
 #include <set>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "sim/kv_slab.h"
@@ -36,6 +37,9 @@ class RadixCache {
     Eviction eviction = Eviction::lru;
     std::int64_t window = 0;           // tokens that a windowed layer looks back; 0 = there is none
     std::int64_t windowed_tokens = 0;  // of the second pool
+    std::int64_t host_tokens = 0;      // of the tier in host memory; 0 = there is none
+    std::int64_t backup_at_hits = 1;   // a node is copied there when it was inserted so often; 0 = when
+                                       // evicted
   };
   using Node = kv::Id;
   static constexpr Node root = 0;
@@ -43,8 +47,9 @@ class RadixCache {
   struct Match {
     std::int64_t tokens = 0;
     Node node = root;  // where it ends
-    // How far the other layers alone would reach; without windows the same.
+    // How far the other layers alone, or host memory, would reach; without both the same.
     std::int64_t full_tokens = 0;
+    Node full_node = root;
   };
   struct Insertion {
     std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
@@ -68,6 +73,24 @@ class RadixCache {
   bool make_room(std::int64_t tokens);
   void take(std::int64_t tokens);       // free ones become a sequence's own
   void give_back(std::int64_t tokens);  // and the reverse
+
+  // Host memory (sim/radix_host.cpp; unified_radix_cache.py). A node that was copied there can lose its slots
+  // on the device and still be found; it holds a place in the host's pool until it is the least recently used
+  // leaf.
+  bool tiered() const { return config_.host_tokens > 0; }
+  struct Backup {
+    Node node = root;
+    std::int64_t begin = 0, end = 0;  // tokens; locked on the device until end_backup()
+  };
+  // Since the last call; copies that an eviction had to wait for are only counted.
+  std::vector<Backup> take_backups() { return std::exchange(backups_, {}); }
+  std::int64_t take_blocking_backups() { return std::exchange(blocking_tokens_, 0); }
+  void end_backup(const Backup& backup);
+  // The nodes of `end`'s path that are in host memory alone get slots; 0 when there are fewer than `least`
+  // tokens of them, or no room. They are as if inserted; the copies stay.
+  std::int64_t load(Node end, std::int64_t least);
+  std::int64_t host_used() const { return host_used_; }
+  std::int64_t host_dropped_in_total() const { return host_dropped_; }
 
   // Windows. take() and make_room() concern both pools, give_back() the first only.
   bool windowed() const { return config_.window > 0; }
@@ -105,7 +128,12 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
-    bool live = false;  // has its windowed slots
+    bool live = false;         // has its windowed slots
+    bool device = true;        // its slots are on the device
+    bool host = false;         // and a copy of it in host memory
+    bool host_queued = false;  // in host_leaves_, under `place`
+    std::int32_t host_pins = 0;
+    std::int32_t device_children = 0;
     std::int32_t window_locks = 0;
     std::int64_t window_used = 0;  // logical time of the windowed pool's own order
     bool window_queued = false;    // in idle_windows_
@@ -143,6 +171,13 @@ class RadixCache {
   void take_over_windows(Node node, std::int64_t begin, std::int64_t end, const Insertion& how);
   void make_leaf_live(Node leaf, const Insertion& how);
   void check_windows() const;
+  void want_backup(Node id);
+  bool back_up(Node id);
+  void start_backups();
+  bool make_host_room(std::int64_t tokens);
+  void requeue_host(Node id);
+  void forget(Node id);
+  void bring_back(Node id);
 
   Config config_;
   kv::Slab<Record> nodes_;
@@ -154,6 +189,10 @@ class RadixCache {
   struct Windowed {
     std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
   };
+  std::vector<Backup> backups_;
+  std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
+  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
+  std::set<EvictionKey> host_leaves_;
   Windowed windowed_;
   std::set<std::pair<std::int64_t, Node>> idle_windows_;  // live, not locked; least recently used first
 };

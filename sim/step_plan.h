@@ -66,6 +66,9 @@ struct StepPlan {
   // the scheduler allows for, which steps in flight may not reach. Empty otherwise.
   std::span<const VerifyWork> verify;
   std::int64_t draft_tokens = 0;
+  // Blocks that cross the host link layer by layer while the step runs, which does not end before them, and
+  // copies that the core thread waited for before it could compose the step.
+  std::int64_t load_blocks = 0, blocking_store_blocks = 0;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

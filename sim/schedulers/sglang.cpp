@@ -96,6 +96,7 @@ const StepPlan& SglangScheduler::schedule() {
 void SglangScheduler::begin_plan() {
   chunks_.clear();
   verify_.clear();
+  host_loads_.clear();
   plan_drafts_ = 0;
   preempted_.clear();
   preempted_for_.clear();
@@ -251,6 +252,7 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   if (kind == Kind::none) return plan_;
 
   plan_.stalls_decodes = kind == Kind::extend;
+  if (cache_.tiered()) plan_host_work();
   if (config_.speculating()) {
     plan_.verify = verify_;
     plan_.draft_tokens = plan_drafts_;
@@ -279,7 +281,8 @@ void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, st
 // "one token each".
 std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || config_.speculating() || cache_.windowed() || kind != Kind::decode ||
+  const bool copies = !open_backups_.empty() || (cache_.tiered() && config_.cache.backup_at_hits == 0);
+  if (!config_.stretches || config_.speculating() || cache_.windowed() || copies || kind != Kind::decode ||
       chunked_ != no_slot || interval_left_ > 0)
     return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;

@@ -45,7 +45,13 @@ class SglangScheduler final : public Scheduler {
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
-  std::uint64_t digest() const override { return digest_.value(); }
+  std::uint64_t digest() const override;
+
+  OffloadCounters offload_counters() const override;
+  std::span<const TransferWork> take_transfers() override;
+  std::span<const HostLoad> host_loads() const override { return host_loads_; }
+  bool on_transfer(std::uint64_t transfer) override;
+  bool awaits_transfer() const override { return !open_backups_.empty(); }
 
   const RadixCache& cache() const { return cache_; }  // for tests
   double new_token_ratio() const { return ratio_.now(); }
@@ -132,6 +138,11 @@ class SglangScheduler final : public Scheduler {
     bool has_states = false;
   };
   enum class Answer : std::uint8_t { go_on, no_token, other };
+  struct Shape {
+    Answer verdict = Answer::go_on;
+    std::int64_t extend = 0;
+    bool chunked = false;
+  };
   enum class Kind : std::uint8_t { none, extend, mixed, decode };
 
   // sglang.cpp: one pass of the loop
@@ -153,7 +164,8 @@ class SglangScheduler final : public Scheduler {
   double running_offset();
   void continue_chunk(Adder& adder);
   void admit_from_queue(Adder& adder);
-  Answer add_one(Adder& adder, Slot slot);
+  Answer add_one(Adder& adder, Slot slot, const RadixCache::Match& hit);
+  Shape shape_of(const Adder& adder, const Sequence& s, std::int64_t on_host, std::int64_t limit) const;
   Answer add_fixed_length(Adder& adder, Slot slot);
   bool outlasts(Adder& adder, Slot slot, std::int64_t cost);
   void commit(Adder& adder, Slot slot, std::int64_t extend, bool chunked);
@@ -203,6 +215,11 @@ class SglangScheduler final : public Scheduler {
   void take_spoken(const Launched& open, std::span<const SpokenTokens> spoken);
   void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
   std::int64_t key_length(std::int64_t tokens) const;
+
+  // sglang_host.cpp
+  std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
+  void issue_backups(bool behind_step);
+  void plan_host_work();
 
   // sglang_windows.cpp
   void lock_prefix(Sequence& s, RadixCache::Node node);
@@ -286,6 +303,17 @@ class SglangScheduler final : public Scheduler {
   std::vector<VerifyWork> verify_;
   std::int64_t plan_drafts_ = 0;
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
+  struct OpenBackup {
+    std::uint64_t id;
+    RadixCache::Backup backup;
+  };
+  std::vector<OpenBackup> open_backups_;
+  std::vector<TransferWork> issued_, taken_;
+  std::vector<HostLoad> host_loads_;
+  std::uint64_t next_transfer_ = 0;
+  std::int64_t plan_loads_ = 0, plan_blocking_ = 0;  // pages
+  OffloadCounters host_;
+  Digest transfer_digest_;  // apart: a stretch reports its steps after what ended inside it
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
   std::vector<Slot> turned_away_;  // from a full queue; their slots are kept until the plan says so
   struct Displaced {

@@ -20,6 +20,11 @@ constexpr std::array evictions{
     std::pair<std::string_view, Eviction>{"slru", Eviction::slru},
     std::pair<std::string_view, Eviction>{"priority", Eviction::priority},
 };
+constexpr std::array write_policies{
+    std::pair<std::string_view, std::int64_t>{"write_through", 1},
+    std::pair<std::string_view, std::int64_t>{"write_through_selective", 2},
+    std::pair<std::string_view, std::int64_t>{"write_back", 0},
+};
 constexpr std::array retractions{
     std::pair<std::string_view, bool>{"length", false},
     std::pair<std::string_view, bool>{"priority", true},
@@ -68,6 +73,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   bool no_sharing = false;
   read(o, "disable_radix_cache", no_sharing);
   c.cache.prefix_sharing = !no_sharing;
+  if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
+  read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
   read_name(o, "schedule_policy", policies, c.schedule_policy);
   read(o, "max_prefill_tokens", c.max_prefill_tokens);

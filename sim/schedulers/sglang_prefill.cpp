@@ -132,7 +132,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     s.looked_up = s.input();
     s.node = hit.node;
     s.branch = hit.full_tokens > hit.tokens ? hit.full_tokens : 0;
-    const Answer answer = add_one(adder, slot);
+    const Answer answer = add_one(adder, slot, hit);
     if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;
     if (answer == Answer::go_on) continue;
     if (answer == Answer::no_token) batch_is_full_ = !adder.batch.empty() || running_count_ > 0;
@@ -142,7 +142,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
 }
 
 // The answer after an admission is about the next one.
-SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot) {
+SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot, const RadixCache::Match& hit) {
   Sequence& s = sequences_[slot];
   if (config_.prefill_max_requests > 0 &&
       static_cast<std::int64_t>(adder.batch.size()) >= config_.prefill_max_requests) {
@@ -161,23 +161,33 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot) {
   if (static_cast<double>(total) >= remaining_total(adder)) return refuse(Answer::no_token);
   std::int64_t limit = adder.rem_chunk;
   if (cache_.windowed() && !windows_admit(adder, extend, future, limit)) return refuse(Answer::no_token);
+  const std::int64_t on_host = cache_.tiered() ? hit.full_tokens - hit.tokens : 0;
+  Shape shape = shape_of(adder, s, on_host, limit);
+  if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
+  if (on_host > 0 && load_back(s, hit) == 0) {
+    shape = shape_of(adder, s, 0, limit);
+    if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
+  }
+  commit(adder, slot, shape.extend, shape.chunked);
+  return budget_state(adder);
+}
+
+// `_select_prefill_admission`: whole, or a chunk, or not now; `on_host` tokens behind the prefix are there.
+SglangScheduler::Shape SglangScheduler::shape_of(const Adder& adder, const Sequence& s, std::int64_t on_host,
+                                                 std::int64_t limit) const {
+  const std::int64_t prefix = s.prefix + on_host, extend = s.input() - prefix;
   const std::int64_t paged = cache_.page_ceil(extend);
   if (!config_.chunking()) {
-    if (!adder.batch.empty() && paged >= adder.rem_input) return refuse(Answer::other);
-    commit(adder, slot, extend, false);
-    return budget_state(adder);
+    const bool too_much = !adder.batch.empty() && paged >= adder.rem_input;
+    return {.verdict = too_much ? Answer::other : Answer::go_on, .extend = extend};
   }
-  if (paged <= limit) {
-    commit(adder, slot, extend, false);
-    return budget_state(adder);
-  }
+  if (paged <= limit) return {.extend = extend};
   // Only one prompt can be under way in chunks. (The engine forgets the first of two that it starts in one
   // batch, which takes pages, no cache and a mix of lengths.)
-  if (chunked_ != no_slot || adder.new_chunked != no_slot) return refuse(Answer::other);
-  const std::int64_t end = cache_.page_floor(s.prefix + cache_.page_floor(limit));
-  if (end <= s.prefix) return refuse(Answer::other);
-  commit(adder, slot, end - s.prefix, true);
-  return budget_state(adder);
+  if (chunked_ != no_slot || adder.new_chunked != no_slot) return {.verdict = Answer::other};
+  const std::int64_t end = cache_.page_floor(prefix + cache_.page_floor(limit));
+  if (end <= prefix) return {.verdict = Answer::other};
+  return {.extend = end - prefix, .chunked = true};
 }
 
 void SglangScheduler::commit(Adder& adder, Slot slot, std::int64_t extend, bool chunked) {

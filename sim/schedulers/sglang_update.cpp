@@ -197,6 +197,7 @@ void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
       s.content, kept,
       {.begin = s.in_tree, .counted = s.inserted, .priority = 0, .window_begin = s.window_begin});
   s.inserted = std::max(s.inserted, kept);
+  if (cache_.tiered()) issue_backups(!ends && s.state == State::chunked);
   // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
   if (prompt > 0 && prompt < kept && !cache_.windowed())
     cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});

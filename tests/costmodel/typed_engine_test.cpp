@@ -87,6 +87,22 @@ TEST_CASE("§5.2, §4 SWA: layers with a window have a pool of their own, 0.8 of
   CHECK_FALSE(plan_of("max_total_tokens: 1000, swa_full_tokens_ratio: 0.1").ok());  // 100: not a window
 }
 
+TEST_CASE("§4 HiCache: twice the device's tokens in host memory unless said, by ratio or gigabytes a rank") {
+  const auto plan_of = [](const std::string& args, const std::string& model = "qwen3-8b") {
+    return plan_memory(resolve(args, "h200", 1, model).spec);
+  };
+  const std::string on = "enable_hierarchical_cache: true";
+  const MemoryPlan plan = plan_of(on).value();
+  CHECK(plan_of("").value().host_blocks == 0);
+  CHECK(plan.host_blocks == 2 * plan.kv_blocks);
+  CHECK(plan_of(on + ", hicache_ratio: 0.5, page_size: 64").value().host_blocks ==
+        plan_of("page_size: 64").value().kv_blocks / 2);
+  CHECK(plan_of(on + ", hicache_size: 10").value().host_blocks ==
+        static_cast<std::int64_t>(10e9 / (36 * 2 * 8 * 128 * 2)));
+  CHECK_FALSE(plan_of(on, "gpt-oss-20b").ok());
+  CHECK(plan_of(on + ", disable_hybrid_swa_memory: true", "gpt-oss-20b").ok());
+}
+
 TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
   const auto pad = [](const Resolved& r, std::int32_t decodes, std::int32_t prompt) {
     const GraphPadding padding(r.spec.engine.settings);
@@ -149,7 +165,10 @@ TEST_CASE("what becomes of SGLang's arguments") {
   CHECK(error("max_num_seqs: 5").find("unknown argument of sglang 0.5.23") != std::string::npos);
   CHECK(error("speculative_algorithm: EAGLE").find("deployment.speculation") != std::string::npos);
   CHECK(error("enable_dp_attention: true").find("data-parallel attention") != std::string::npos);
-  CHECK(error("enable_hierarchical_cache: true").find("engine_args.enable_hierarchical_cache") == 0);
+  CHECK(error("enable_hisparse: true").find("engine_args.enable_hisparse") == 0);
+  CHECK(error("enable_hierarchical_cache: true, disable_radix_cache: true")
+            .find("expected disable_radix_cache to be one of false") != std::string::npos);
+  CHECK(error("hicache_storage_backend: file").find("storage behind host memory") != std::string::npos);
   CHECK(error("enable_lora: true").find("LoRA") != std::string::npos);
   CHECK(error("disaggregation_mode: prefill").find("disaggregation") != std::string::npos);
   CHECK(error("schedule_policy: priority").find("expected one of") != std::string::npos);

@@ -79,6 +79,7 @@ class Driver {
     const bool pending = scheduler.open_steps() > 0;
     const StepPlan& plan = scheduler.schedule();
     std::string row = describe(plan);
+    last_loads = plan.load_blocks;
     if (speaks_ && plan.tokens() > 0) speech_.begin(plan);
     if (pending || (!overlap_ && plan.tokens() > 0)) result();
     scheduler.cache().check_invariants();
@@ -116,6 +117,7 @@ class Driver {
   std::size_t turned_away = 0;  // of them, by a full queue
   std::int64_t tokens = 0;      // delivered: first ones, regular and irregular ones
   std::int32_t hit_tokens = 0;  // of the last admission
+  std::int64_t last_loads = 0;  // pages that the last pass brought back from host memory
   FixedAcceptance acceptance;
 
  private:

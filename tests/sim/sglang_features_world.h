@@ -37,6 +37,14 @@ inline void window(World& w, RandomStream& r) {
                         .windowed_tokens = std::max(least, share)};
 }
 
+// A tier in host memory, smaller or larger than the device's, and a link slow enough to matter.
+inline void tier(World& w, RandomStream& r) {
+  w.config.offload.blocks = w.config.num_gpu_blocks * static_cast<std::int64_t>(10 + r.below(300)) / 100;
+  w.host_blocks_per_s = (r.below(2) == 0 ? 2e4 : 1e6) / w.config.block_size;
+  const char* policies[] = {"write_through", "write_through_selective", "write_back"};
+  w.config.options.set("hicache_write_policy", std::string(policies[r.below(3)]));
+}
+
 // Priorities from −30 to 30, so that differences are on both sides of the threshold.
 inline void prioritize(RandomWorld& out, RandomStream& r) {
   NamedOptions& o = out.world.config.options;
@@ -51,9 +59,10 @@ inline void prioritize(RandomWorld& out, RandomStream& r) {
 inline RandomWorld random_sglang_features(std::uint64_t seed) {
   RandomWorld out = random_sglang_world(seed);
   RandomStream r(seed, RandomPurpose::property_test, 9);
-  const std::uint64_t kind = r.below(3);
+  const std::uint64_t kind = r.below(4);
   if (kind == 0) speculate(out.world, r);
   if (kind == 1) window(out.world, r);
+  if (kind == 2) tier(out.world, r);
   if (r.below(2) == 0) prioritize(out, r);
   if (r.below(4) == 0)
     out.world.config.options.set("max_queued_requests", static_cast<std::int64_t>(1 + r.below(20)));

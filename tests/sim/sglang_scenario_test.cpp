@@ -71,6 +71,27 @@ TEST_CASE("§4 SWA: gpt-oss with a pool for its windowed layers, from the file t
   CHECK(a.digest != one.digest);
 }
 
+TEST_CASE("§4 HiCache from the file to the digest: prefixes come back from host memory over the link") {
+  const auto args = [](const char* more) {
+    return std::vector<std::string>{
+        "workload.trace=../workloads/excerpts/mooncake_conversation_10min.jsonl",
+        "workload.closed_loop={concurrency: 4}", "workload.limit={requests: 200}",
+        std::string("deployment.engine_args={max_total_tokens: 100000, ") + more + "}"};
+  };
+  const Scenario s = scenario(args("enable_hierarchical_cache: true, hicache_ratio: 20"));
+  const RunResult a = run(s), b = run(s), single = run(s, false), off = run(scenario(args("page_size: 1")));
+  CHECK(a.digest == b.digest);
+  CHECK(a.digest == single.digest);
+  CHECK(a.completed == off.completed);
+  CHECK(a.offload.loads > 5);
+  CHECK(off.offload.loads == 0);
+  const RunResult back = run(
+      scenario(args("enable_hierarchical_cache: true, hicache_ratio: 20, hicache_write_policy: write_back")));
+  CHECK(back.completed == a.completed);
+  CHECK(back.offload.stored > 0);
+  CHECK(back.offload.stored < a.offload.stored);  // only what leaves the device
+}
+
 TEST_CASE("engine_args reach the scheduler") {
   const std::uint64_t usual = run(scenario()).digest;
   for (const char* args :

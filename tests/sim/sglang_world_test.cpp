@@ -27,7 +27,7 @@ TEST_CASE("random worlds: every request ends once, tokens add up, one gap a toke
 }
 
 TEST_CASE("random worlds with other features on: every request ends once, no slot is lost, in any order") {
-  std::uint64_t accepted = 0, rejected_drafts = 0, preemptions = 0, cached = 0, turned_away = 0,
+  std::uint64_t loads = 0, accepted = 0, rejected_drafts = 0, preemptions = 0, cached = 0, turned_away = 0,
                 stretches = 0;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     auto [w, requests] = world::random_sglang_features(seed);
@@ -66,6 +66,7 @@ TEST_CASE("random worlds with other features on: every request ends once, no slo
     rejected_drafts += run.speculation.drafts - run.speculation.accepted;
     preemptions += run.preemptions;
     stretches += run.stretches;
+    loads += run.offload.loads;
     if (seed % 4 != 0) continue;
     w.sink = nullptr;
     REQUIRE(world::run(w, requests, seed).digest == run.digest);
@@ -78,6 +79,7 @@ TEST_CASE("random worlds with other features on: every request ends once, no slo
   CHECK(cached > 300);
   CHECK(turned_away > 100);
   CHECK(stretches > 1000);
+  CHECK(loads > 50);
 }
 
 TEST_CASE("per-request inter-token gaps add up to the request's decode time") {
