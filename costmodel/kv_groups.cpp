@@ -16,12 +16,17 @@ std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const Schedu
          (windowed == 0 ? 0 : windowed * (divided_up(most, settings.block_size) + 1));
 }
 
-KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine) {
-  std::int64_t with_window = 0, window = 0;
+std::int64_t window_of(const ModelSpec& model) {
   for (const LayerKind& kind : model.layer_kinds) {
-    if (kind.sliding_window == 0) continue;
-    with_window += kind.count;
-    window = kind.sliding_window;  // one width a model: the reader of configs allows no other
+    if (kind.sliding_window > 0) return kind.sliding_window;  // one width a model: its reader allows no other
+  }
+  return 0;
+}
+
+KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine) {
+  std::int64_t with_window = 0;
+  for (const LayerKind& kind : model.layer_kinds) {
+    if (kind.sliding_window > 0) with_window += kind.count;
   }
   KvCacheGroups groups{.layers = model.layers};
   if (with_window == 0) return groups;
@@ -29,7 +34,7 @@ KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engin
     groups.window_layers = with_window;
     return groups;
   }
-  groups.window = window;
+  groups.window = window_of(model);
   const std::int64_t without = model.layers - with_window;
   if (without == 0) {
     groups.full = 0;

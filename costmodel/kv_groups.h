@@ -22,6 +22,9 @@ struct KvCacheGroups {
   std::int64_t blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const;
 };
 
+// The width of the model's windowed layers; 0 = it has none.
+std::int64_t window_of(const ModelSpec& model);
+
 // vLLM's rule: layers of one kind are spread over groups of equal size, the number of layers of the rarer
 // kind, or of the commoner when it has less than 1.5 times as many. Other engines, and vLLM with
 // disable_hybrid_kv_cache_manager, keep every token of every layer here: one group, and `window_layers` says

@@ -232,6 +232,27 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
   return (static_cast<std::int64_t>(tokens) + plan.block_size - 1) / plan.block_size;
 }
 
+// What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
+Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const bool windowed = plan.windowed_pool_tokens > 0;
+  if (windowed && spec.speculation.on())
+    return invalid_input(
+        "speculation is not modelled beside a pool for layers with a sliding window; use method: off, or set "
+        "disable_hybrid_swa_memory: true",
+        {}, "deployment.speculation");
+  if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
+    return infeasible("the pool of the layers with a sliding window has " +
+                      std::to_string(plan.windowed_pool_tokens) +
+                      " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
+  if (plan.host_blocks > 0 && (windowed || spec.speculation.on()))
+    return invalid_input(
+        "a tier of the KV cache in host memory is not modelled beside speculation or a pool for layers with "
+        "a "
+        "sliding window; leave one of them out",
+        {}, "deployment.engine_args");
+  return ok_status();
+}
+
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
@@ -250,6 +271,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
+    ORRERY_TRY_STATUS(check_pools_of_typed(spec, plan));
     return plan;
   }
   // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.
@@ -320,6 +342,10 @@ std::string MemoryPlan::to_table() const {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
             "; tokens are those of sequences of max_model_len\n";
+  }
+  if (windowed_pool_tokens > 0) {
+    text += "Layers with a window of " + std::to_string(groups.window) +
+            " have a pool of their own: " + std::to_string(windowed_pool_tokens) + " tokens\n";
   }
   if (groups.window_layers > 0) {
     text += "Note: " + std::to_string(groups.window_layers) +

@@ -33,13 +33,15 @@ struct MemoryPlan {
   // Tokens that the cache holds as the engine logs it; with windowed layers in sequences of max_model_len.
   std::int64_t kv_tokens() const { return groups.simple() ? kv_blocks * block_size : window_tokens; }
   std::int64_t window_tokens = 0;
+  // SGLang: tokens of the windowed layers' own pool (groups.window wide); 0 = one pool for all layers
+  std::int64_t windowed_pool_tokens = 0;
   std::string to_table() const;  // for people
 };
 
-// Layers with a sliding window: vLLM's groups of layers share the pool (costmodel/kv_groups.h). For the other
-// engines they are counted as if they kept every token, and the table says so: SGLang splits its pool by
-// swa_full_tokens_ratio and TensorRT-LLM by max_attention_window, which is not modelled, so their capacity
-// for gpt-oss is underestimated, up to twofold at long contexts.
+// Layers with a sliding window: vLLM's groups of layers share the pool (costmodel/kv_groups.h); SGLang gives
+// them a pool of their own, swa_full_tokens_ratio times the tokens of the other (pool_configurator.py). On
+// TensorRT-LLM they are counted as if they kept every token, and the table says so: its max_attention_window
+// is not modelled, so its capacity for gpt-oss is underestimated, up to twofold at long contexts.
 //
 // Infeasible (exit code 4) when the weights do not fit, or when the KV cache cannot hold one sequence of
 // max_model_len: says by how much and what would fit (smaller max_model_len, larger tp, quantisation).

@@ -21,6 +21,7 @@ struct StepTiming {
   std::int64_t copy = 0;         // device end → sampled tokens readable by the core thread
   std::int64_t update = 0;       // core thread: processing the outputs
   std::int64_t gap = 0;          // core thread: from the end of an update to the next schedule
+  bool needs_tokens = false;     // launched only when the tokens of the step before are on the host
   friend bool operator==(const StepTiming&, const StepTiming&) = default;
 };
 
@@ -32,6 +33,7 @@ struct StepTimes {
 
 // The state of the pipeline between steps. Two steps may be open (submitted, not updated) at depth 2.
 //   S  = when the core is free;             L0 = S + schedule + prepare (on the launcher, when it is free)
+//                                           (needs_tokens: not before D(previous) + copy)
 //   L1 = L0 + launch;                       B  = max(D(previous), L0)
 //   K  = max(D(previous) + step_gap, L0 + first_kernel)
 //   D  = max(K + busy, L1 + last_kernel);   U  = max(D + copy, core free) … + update
@@ -47,6 +49,7 @@ class HostPipeline {
     s.schedule_end = now + SimDuration(t.schedule);
     s.launch_begin = s.schedule_end + SimDuration(t.prepare);
     if (!launcher_is_core_ && s.launch_begin < launcher_free_) s.launch_begin = launcher_free_;
+    if (t.needs_tokens) s.launch_begin = later(s.launch_begin, device_free_ + SimDuration(t.copy));
     s.launch_end = s.launch_begin + SimDuration(t.launch);
     launcher_free_ = s.launch_end;
     core_free_ = launcher_is_core_ ? s.launch_end : s.schedule_end;

@@ -137,9 +137,9 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
     for (const Yaml& unused : {tokens, acceptance, log, match, draft}) accept_all(unused);
     return s;
   }
-  if (engine != "vllm") {
-    method.fail("speculative decoding is modelled for vLLM only by this version of Orrery, not for " +
-                engine + "; use an engine of vLLM or method: off");
+  if (engine != "vllm" && engine != "sglang") {
+    method.fail("speculative decoding is modelled for vLLM and SGLang by this version of Orrery, not for " +
+                engine + "; use one of their profiles or method: off");
   }
   if (model.vision != nullptr)
     method.fail(

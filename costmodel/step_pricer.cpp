@@ -194,6 +194,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
   t.gap = round_half_even(host.gap);
+  t.needs_tokens = host.ngram_token > 0 && shape.decode_sequences > 0;
   return t;
 }
 

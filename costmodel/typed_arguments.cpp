@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/json.h"
+#include "base/text.h"
 #include "costmodel/argument_resolver.h"
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
@@ -27,8 +28,12 @@ class TypedResolver final : ArgumentResolver {
     for (const TypedArgument& a : profile_.arguments) {
       if (!options_.has(a.name)) set_default(a);
     }
+    for (const TypedArgument& a : profile_.arguments) check_needs(a);
+    // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
+    const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
+    if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     fill_settings();
-    build_graphs();
+    build_graphs(few);
     if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
     engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
   }
@@ -64,6 +69,16 @@ class TypedResolver final : ArgumentResolver {
       case TypedArgument::Default::by_device: set_by_device(a.name); break;
       case TypedArgument::Default::open: break;
     }
+  }
+
+  void check_needs(const TypedArgument& a) const {
+    if (a.needs.empty() || !options_.flag(a.name)) return;
+    const OptionValue& value = options_.all().at(a.needs);
+    const auto* flag = std::get_if<bool>(&value);
+    const std::string has = flag != nullptr ? (*flag ? "true" : "false") : std::get<std::string>(value);
+    if (std::find(a.among.begin(), a.among.end(), has) != a.among.end()) return;
+    args_.optional(a.name).fail("the engine does not start with " + a.needs + ": " + has + "; expected " +
+                                a.needs + " to be one of " + join(a.among, ", "));
   }
 
   Bytes driver_memory() const { return hardware_.memory_total.value + profile_.memory.driver_more.value; }
@@ -111,23 +126,34 @@ class TypedResolver final : ArgumentResolver {
            std::find(sizes.vendors.begin(), sizes.vendors.end(), hardware_.vendor) != sizes.vendors.end();
   }
 
-  void build_graphs() {
+  void build_graphs(bool default_sequences) {
     SchedulerSettings& s = engine_.settings;
     s.graphs_by_phase = true;
     s.widest_padding = profile_.widest_padding;
     // A default limit gives way to fewer running requests; one that was asked for does not.
     std::int64_t decode = integer("decode_graphs");
     const bool asked = args_.present() && args_.optional(role("decode_graphs")).present();
-    if (!asked && given("sequences")) decode = std::min(decode, integer("sequences"));
+    if (!asked && !default_sequences && given("sequences")) decode = std::min(decode, integer("sequences"));
     options_.set(role("decode_graphs"), decode);
     decode_limit_ = decode;
     std::int64_t prefill = given("prefill_graphs") ? integer("prefill_graphs") : integer("step_tokens");
     if (!given("prefill_graphs") && given("kv_tokens")) prefill = std::min(prefill, integer("kv_tokens"));
     if (flag("no_graphs")) return;
     if (!flag("no_decode_graphs") && captured_here(profile_.decode_graphs))
-      s.cudagraph_sizes = profile_.decode_graphs.up_to(decode);
+      s.cudagraph_sizes = decode_sizes(decode);
     if (!flag("no_prefill_graphs") && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
+  }
+
+  // Of whole decodes, in tokens: with speculation each brings its drafts (§5.3: other sizes, none above the
+  // running requests).
+  std::vector<std::int64_t> decode_sizes(std::int64_t limit) const {
+    const std::int64_t drafts = engine_.settings.draft_tokens;
+    if (drafts == 0) return profile_.decode_graphs.up_to(limit);
+    std::vector<std::int64_t> sizes = profile_.speculating_graphs.up_to(limit);
+    std::erase_if(sizes, [&](std::int64_t size) { return size > engine_.settings.max_num_seqs; });
+    for (std::int64_t& size : sizes) size *= 1 + drafts;
+    return sizes;
   }
 
   // §5.1, in bytes.
@@ -184,13 +210,41 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   plan.requested = free_before * options.number(profile.roles.at("static_fraction"));
   plan.kv_available = plan.requested - plan.weights;
   if (plan.kv_available.value() <= 0) return;
-  std::int64_t tokens =
-      static_cast<std::int64_t>(plan.kv_available.value() / plan.kv_bytes_per_token.value());
+  const auto role = [&](const char* name) {
+    const auto it = profile.roles.find(name);
+    return it == profile.roles.end() ? std::string() : it->second;
+  };
+  // _recompute_cell_size: a token has a slot in the windowed layers' pool for every `share` of the other one.
+  const std::string share_name = role("windowed_share"), one_pool = role("one_pool");
+  const std::int64_t windowed = plan.groups.window_layers, layers = spec.model.layers;
+  const bool two_pools = windowed > 0 && windowed < layers && !share_name.empty() &&
+                         !(!one_pool.empty() && options.flag(one_pool));
+  const double share = two_pools ? options.number(share_name) : 1;
+  const double cell = plan.kv_bytes_per_token.value() *
+                      (static_cast<double>(layers - windowed) + share * static_cast<double>(windowed)) /
+                      static_cast<double>(layers);
+  std::int64_t tokens = static_cast<std::int64_t>(plan.kv_available.value() /
+                                                  (two_pools ? cell : plan.kv_bytes_per_token.value()));
   if (given("kv_tokens")) {
     plan.blocks_overridden = integer("kv_tokens") < tokens;
     tokens = std::min(tokens, integer("kv_tokens"));
   }
   plan.kv_blocks = tokens / plan.block_size;
+  if (two_pools) {
+    const auto slots =
+        static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks * plan.block_size) * share);
+    plan.windowed_pool_tokens = slots / plan.block_size * plan.block_size;
+    plan.groups.window = window_of(spec.model);
+    plan.groups.window_layers = 0;
+  }
+  if (const std::string tier = role("host_tier"); !tier.empty() && options.flag(tier)) {
+    // HostKVCache: so many tokens of the device's, or of gigabytes a rank.
+    const std::int64_t size = options.integer(role("host_gigabytes"));
+    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size);
+    plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
+                                                          : static_cast<double>(plan.kv_blocks) *
+                                                                options.number(role("host_ratio")));
+  }
   const double by_context = m.sequences_per_context.value * static_cast<double>(plan.kv_tokens()) /
                             static_cast<double>(spec.engine.settings.max_model_len);
   const auto by_pool =

@@ -31,6 +31,10 @@ TypedArgument read_argument(const std::string& name, const Yaml& row) {
   if (a.type == TypedArgument::Type::choice) {
     for (const Yaml& choice : row.require("choices").items()) a.choices.push_back(choice.text());
   }
+  if (const Yaml needs = row.optional("needs"); needs.present()) {
+    a.needs = needs.require("argument").text();
+    for (const Yaml& value : needs.require("among").items()) a.among.push_back(value.text());
+  }
   const Yaml fallback = row.require("default");
   const std::string text = fallback.scalar_text();
   if (text == "by_device") {
@@ -139,8 +143,11 @@ TypedProfile read_typed_profile(const Yaml& root) {
   graphs.require("source").text();
   profile.decode_graphs = read_sizes(graphs.require("decode"));
   profile.prefill_graphs = read_sizes(graphs.require("prefill"));
+  profile.speculating_graphs = read_sizes(graphs.require("decode_speculating"));
   profile.widest_padding = graphs.require("widest_padding").number(2, 1);
   profile.memory = read_memory(root.require("memory"));
+  profile.speculating_sequences = static_cast<std::int64_t>(
+      read_number_figure(root.require("speculation").require("running_requests"), Dimension::count).value);
   const Yaml constants = root.require("constants");
   for (const auto& [name, value] : constants.entries()) {
     if (name == "source")

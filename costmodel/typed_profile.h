@@ -32,6 +32,9 @@ struct TypedArgument {
   OptionValue value;
   double least = 0, most = 0;
   std::vector<std::string> choices;
+  // A flag that is refused unless another argument has one of these values.
+  std::string needs;
+  std::vector<std::string> among;
 };
 
 struct GraphSizes {
@@ -67,6 +70,8 @@ struct TypedProfile {
   std::vector<Device> devices;  // least memory first
   std::int64_t wide_from_tp = 4;
   GraphSizes decode_graphs, prefill_graphs;
+  GraphSizes speculating_graphs;           // decode graphs with speculation
+  std::int64_t speculating_sequences = 0;  // running requests unless said, with speculation
   double widest_padding = 0;  // a prefill graph of more than so many times the tokens is not used
   StaticFraction memory;
   NamedOptions constants;

@@ -78,7 +78,9 @@ bool Instance::schedule(SimTime now) {
     return true;
   }
   const StepPlan& plan = scheduler_->schedule();
-  for (const SequenceId sequence : plan.aborted) fail_request(sequence, now);
+  for (std::size_t i = 0; i < plan.aborted.size(); ++i)
+    fail_request(plan.aborted[i], now,
+                 i < plan.turned_away ? RequestStatus::rejected : RequestStatus::failed);
   for (std::size_t i = 0; i < plan.preempted.size(); ++i) {
     Progress& p = progress_of(plan.preempted[i]);
     ++p.preemptions;
@@ -331,13 +333,13 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   progress_of(f.sequence).request = RequestId::none();
 }
 
-void Instance::fail_request(SequenceId sequence, SimTime now) {
+void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus status) {
   Progress& p = progress_of(sequence);
   std::erase(departed_, sequence);
   if (p.left) return end_unanswered(p, 0);
   RequestRecord record = begin_record(p);
   record.e2e = now - p.arrival;
-  record.status = RequestStatus::failed;
+  record.status = status;
   --outstanding_;
   times_.add(p.request.value());
   wiring_.collector->finished(record, now);

@@ -76,7 +76,7 @@ class Instance {
   void break_run(SequenceId sequence, std::int64_t step);
   void drop_token(SequenceId sequence);
   void stand_apart(Progress& p, SimTime at, std::int64_t step);
-  void fail_request(SequenceId sequence, SimTime now);
+  void fail_request(SequenceId sequence, SimTime now, RequestStatus status);
   void drop_departed();
   RequestRecord begin_record(const Progress& p) const;
   void end_unanswered(Progress& p, std::int32_t outputs);

@@ -28,6 +28,7 @@ TokenRuns cut(const TokenRuns& content, std::size_t run, std::int64_t end) {
 RadixCache::RadixCache(const Config& config) : config_(config), available_(config.tokens) {
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
+  windowed_.available = config.windowed_tokens;
   nodes_.make(Record{});
 }
 
@@ -38,19 +39,30 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
   limit = page_floor(limit);
   if (!config_.prefix_sharing || limit <= 0) return found;
   std::size_t run = 0;
-  while (found.tokens < limit) {
-    run = run_at(content, run, found.tokens);
-    const Node next = child(found.node, content, run, found.tokens);
+  Node node = root;
+  std::int64_t live_from = -config_.window;  // from the root on everything counts as seen
+  while (found.full_tokens < limit) {
+    const std::int64_t begin = found.full_tokens;
+    run = run_at(content, run, begin);
+    const Node next = child(node, content, run, begin);
     if (next == kv::kNone) break;
     const std::int64_t end = agreement(nodes_[next], content, run, limit);
-    if (end == found.tokens) break;
+    if (end == begin) break;
     const bool whole = end == nodes_[next].end;
-    found.tokens = end;
-    found.node = whole ? next : split(next, end);
+    found.full_tokens = end;
+    node = whole ? next : split(next, end);
+    found.full_node = node;
+    const bool live = nodes_[node].device && (!windowed() || nodes_[node].live);
+    if (!live) live_from = end;
+    if (live && (!windowed() || end - live_from >= config_.window)) {
+      found.tokens = end;
+      found.node = node;
+    }
     if (!whole) break;
   }
+  if (windowed()) touch_window(found.node);
   std::int64_t time = now();
-  for (Node id = found.node; id != root; id = nodes_[id].parent) {
+  for (Node id = tiered() ? found.full_node : found.node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
     requeue(id);
   }
@@ -104,6 +116,13 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.children = 1;
     upper.hits = node.hits;
     upper.priority = node.priority;
+    upper.live = node.live;
+    upper.device = node.device;
+    upper.host = node.host;
+    upper.host_pins = node.host_pins;
+    upper.device_children = node.device ? 1 : 0;
+    upper.window_locks = node.window_locks;
+    upper.window_used = node.window_used - 1;
   }
   upper.used = now();
   const Node above = nodes_.make(upper);
@@ -117,6 +136,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
   children_[{upper.parent, upper.first_page}] = above;
   children_[{above, lower.first_page}] = id;
   requeue(id);
+  if (windowed()) requeue_window(above);
   return above;
 }
 
@@ -124,7 +144,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
 
 RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t length, const Insertion& how) {
   length = page_floor(length);
-  std::int64_t at = 0, duplicate = 0;
+  std::int64_t at = 0, duplicate = 0, fresh_again = 0;
   Node node = root;
   std::size_t run = 0;
   while (at < length) {
@@ -140,6 +160,13 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
     if (end > how.counted) ++walked.hits;
     duplicate += std::max<std::int64_t>(0, end - std::max(at, how.begin));
     requeue(next);
+    if (!nodes_[next].device) {
+      bring_back(next);  // with the sequence's own, which are no duplicates
+      duplicate -= end - at;
+      fresh_again += end - at;
+    }
+    if (end > how.counted) want_backup(next);
+    if (windowed() && end > how.begin) take_over_windows(next, at, end, how);
     node = next;
     at = end;
   }
@@ -150,11 +177,15 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
     node = add_leaf(node, content, run, at, length, how.priority);
     if (length > how.counted) ++nodes_[node].hits;
     requeue(node);
+    if (length > how.counted) want_backup(node);
+    if (windowed()) make_leaf_live(node, how);
   }
-  held_ -= duplicate + fresh;
+  if (windowed()) touch_window(node);
+  held_ -= duplicate + fresh + fresh_again;
   available_ += duplicate;
-  evictable_ += fresh;
+  evictable_ += fresh + fresh_again;
   ORRERY_CHECK(held_ >= 0, "radix cache: inserted tokens that nobody held");
+  start_backups();
   return node;
 }
 
@@ -171,6 +202,7 @@ RadixCache::Node RadixCache::add_leaf(Node parent, const TokenRuns& content, std
   const Node id = nodes_.make(leaf);
   children_[{parent, leaf.first_page}] = id;
   ++nodes_[parent].children;
+  ++nodes_[parent].device_children;
   requeue(parent);
   return id;
 }
@@ -203,6 +235,10 @@ void RadixCache::take(std::int64_t tokens) {
   available_ -= tokens;
   held_ += tokens;
   allocated_ += tokens;
+  if (!windowed()) return;
+  ORRERY_CHECK(tokens <= windowed_.available, "radix cache: more windowed slots taken than are free");
+  windowed_.available -= tokens;
+  windowed_.held += tokens;
 }
 
 void RadixCache::give_back(std::int64_t tokens) {
@@ -214,34 +250,41 @@ void RadixCache::give_back(std::int64_t tokens) {
 // -------------------------------------------------------------------------------------------------- eviction
 
 bool RadixCache::make_room(std::int64_t tokens) {
-  while (available_ < tokens && !leaves_.empty()) {
-    const std::int64_t freed = evict_first();
-    available_ += freed;
-    evictable_ -= freed;
-    evicted_ += freed;
-  }
-  return available_ >= tokens;
+  while (available_ < tokens && !leaves_.empty()) evict_first();
+  if (!windowed()) return available_ >= tokens;
+  while (windowed_.available < tokens && evict_first_window()) {}
+  return available_ >= tokens && windowed_.available >= tokens;
 }
 
 // Whole nodes only; a parent without children is a leaf from then on.
-std::int64_t RadixCache::evict_first() {
-  const Node id = std::get<3>(*leaves_.begin());
+void RadixCache::evict_first() { drop_leaf(std::get<3>(*leaves_.begin())); }
+
+void RadixCache::drop_leaf(Node id) {
   const Node parent = nodes_[id].parent;
   const std::int64_t freed = size_of(id);
-  leaves_.erase(leaves_.begin());
-  children_.erase({parent, nodes_[id].first_page});
-  nodes_[id] = Record{};
-  nodes_.drop(id);
-  --nodes_[parent].children;
+  const bool stays = tiered() && (nodes_[id].host || (config_.backup_at_hits == 0 && back_up(id)));
+  leaves_.erase(nodes_[id].place);
+  nodes_[id].queued = false;
+  if (nodes_[id].live) give_up_window(id);
+  if (stays) {
+    nodes_[id].device = false;
+    requeue_host(id);
+  } else {
+    forget(id);
+  }
+  --nodes_[parent].device_children;
   requeue(parent);
-  return freed;
+  available_ += freed;
+  evictable_ -= freed;
+  evicted_ += freed;
 }
 
 // Puts the node in or out of the evictable leaves, at the place that its fields give it now.
 void RadixCache::requeue(Node id) {
   if (id == root) return;
   Record& node = nodes_[id];
-  const bool leaf = node.locks == 0 && node.children == 0;
+  const bool leaf = node.device && node.locks == 0 && node.device_children == 0;
+  if (!node.device) return requeue_host(id);
   if (!leaf && !node.queued) return;
   const EvictionKey place = key_of(id);
   if (leaf && node.queued && place == node.place) return;
@@ -249,6 +292,15 @@ void RadixCache::requeue(Node id) {
   node.queued = leaf;
   node.place = place;
   if (leaf) leaves_.insert(place);
+}
+
+void RadixCache::forget(Node id) {
+  const Node parent = nodes_[id].parent;
+  ORRERY_CHECK(nodes_[id].children == 0, "radix cache: a node goes before its children");
+  children_.erase({parent, nodes_[id].first_page});
+  nodes_[id] = Record{};
+  nodes_.drop(id);
+  --nodes_[parent].children;
 }
 
 // mem_cache/evict_policy.py; ties go to the older one.
@@ -268,15 +320,23 @@ void RadixCache::check_invariants() const {
                "radix cache: a count is negative");
   ORRERY_CHECK(available_ + evictable_ + protected_ + held_ == config_.tokens,
                "radix cache: counts do not add up");
-  std::vector<std::int32_t> children(nodes_.slots(), 0);
-  std::int64_t idle = 0, locked = 0;
+  std::vector<std::int32_t> children(nodes_.slots(), 0), on_device(nodes_.slots(), 0);
+  std::int64_t idle = 0, locked = 0, in_host = 0;
   std::size_t live = 0, queued = 0;
   for (Node id = 1; id < nodes_.slots(); ++id) {
     const Record& n = nodes_[id];
     if (n.end == 0) continue;  // dropped
     ++live;
     ++children[n.parent];
-    (n.locks > 0 ? locked : idle) += n.end - n.begin;
+    if (n.device) ++on_device[n.parent];
+    if (n.device) (n.locks > 0 ? locked : idle) += n.end - n.begin;
+    if (n.host) in_host += n.end - n.begin;
+    ORRERY_CHECK(n.device || (n.host && n.locks == 0),
+                 "radix cache: a node that is nowhere, or locked there");
+    ORRERY_CHECK(n.parent == root || !n.device || nodes_[n.parent].device,
+                 "radix cache: above it is host memory");
+    ORRERY_CHECK(n.parent == root || !n.host || nodes_[n.parent].host || config_.backup_at_hits == 0,
+                 "radix cache: copied before its parent");
     ORRERY_CHECK(n.begin < n.end && n.key.back().end == n.end, "radix cache: a node's key");
     ORRERY_CHECK((n.end - n.begin) % config_.page_size == 0, "radix cache: a part of a page");
     ORRERY_CHECK(n.parent == root || nodes_[n.parent].end == n.begin, "radix cache: a gap in a path");
@@ -290,11 +350,17 @@ void RadixCache::check_invariants() const {
     const Record& n = nodes_[id];
     if (n.end == 0) continue;
     ORRERY_CHECK(n.children == children[id], "radix cache: children");
-    ORRERY_CHECK(n.queued == (n.locks == 0 && n.children == 0), "radix cache: evictable leaves");
+    ORRERY_CHECK(n.device_children == on_device[id], "radix cache: children on the device");
+    ORRERY_CHECK(n.queued == (n.device && n.locks == 0 && n.device_children == 0),
+                 "radix cache: evictable leaves");
+    ORRERY_CHECK(n.host_queued == (!n.device && n.children == 0 && n.host_pins == 0),
+                 "radix cache: evictable leaves of host memory");
   }
   ORRERY_CHECK(live == nodes() && children_.size() == live && leaves_.size() == queued,
                "radix cache: lost nodes");
   ORRERY_CHECK(idle == evictable_ && locked == protected_, "radix cache: tree and counts disagree");
+  ORRERY_CHECK(in_host == host_used_ && host_used_ <= config_.host_tokens, "radix cache: host memory");
+  if (windowed()) check_windows();
 }
 
 }  // namespace orrery

@@ -6,12 +6,18 @@
 // sequence has locked it or something below it, evictable otherwise. Addresses do not change what is batched,
 // so that a count of free tokens serves. The engine builds a heap of leaves for every eviction; here an
 // ordered set of the evictable ones is kept, which gives the same order.
+//
+// Layers with a sliding window have a second pool (sim/radix_windows.cpp; components/swa.py): a token has a
+// slot in both, and the windowed one is given up earlier. A node whose windowed slots are gone ("not live")
+// still serves the other layers; a prefix can be reused up to a node behind which a window's worth of nodes
+// is live.
 #pragma once
 
 #include <cstdint>
 #include <set>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "sim/kv_slab.h"
@@ -29,6 +35,11 @@ class RadixCache {
     std::int32_t page_size = 1;  // tokens
     bool prefix_sharing = true;  // off: nothing is ever in the tree
     Eviction eviction = Eviction::lru;
+    std::int64_t window = 0;           // tokens that a windowed layer looks back; 0 = there is none
+    std::int64_t windowed_tokens = 0;  // of the second pool
+    std::int64_t host_tokens = 0;      // of the tier in host memory; 0 = there is none
+    std::int64_t backup_at_hits = 1;   // a node is copied there when it was inserted so often; 0 = when
+                                       // evicted
   };
   using Node = kv::Id;
   static constexpr Node root = 0;
@@ -36,11 +47,15 @@ class RadixCache {
   struct Match {
     std::int64_t tokens = 0;
     Node node = root;  // where it ends
+    // How far the other layers alone, or host memory, would reach; without both the same.
+    std::int64_t full_tokens = 0;
+    Node full_node = root;
   };
   struct Insertion {
     std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
     std::int64_t counted = 0;  // hits count on nodes that end behind here
     std::int64_t priority = 0;
+    std::int64_t window_begin = 0;  // before, the sequence has no windowed slots any more
   };
 
   explicit RadixCache(const Config& config);
@@ -58,6 +73,35 @@ class RadixCache {
   bool make_room(std::int64_t tokens);
   void take(std::int64_t tokens);       // free ones become a sequence's own
   void give_back(std::int64_t tokens);  // and the reverse
+
+  // Host memory (sim/radix_host.cpp; unified_radix_cache.py). A node that was copied there can lose its slots
+  // on the device and still be found; it holds a place in the host's pool until it is the least recently used
+  // leaf.
+  bool tiered() const { return config_.host_tokens > 0; }
+  struct Backup {
+    Node node = root;
+    std::int64_t begin = 0, end = 0;  // tokens; locked on the device until end_backup()
+  };
+  // Since the last call; copies that an eviction had to wait for are only counted.
+  std::vector<Backup> take_backups() { return std::exchange(backups_, {}); }
+  std::int64_t take_blocking_backups() { return std::exchange(blocking_tokens_, 0); }
+  void end_backup(const Backup& backup);
+  // The nodes of `end`'s path that are in host memory alone get slots; 0 when there are fewer than `least`
+  // tokens of them, or no room. They are as if inserted; the copies stay.
+  std::int64_t load(Node end, std::int64_t least);
+  std::int64_t host_used() const { return host_used_; }
+  std::int64_t host_dropped_in_total() const { return host_dropped_; }
+
+  // Windows. take() and make_room() concern both pools, give_back() the first only.
+  bool windowed() const { return config_.window > 0; }
+  // Locks the nodes that cover the window before the node's end, whole ones; returns where they begin.
+  std::int64_t lock_window(Node node);
+  void unlock_window(Node node, std::int64_t begin);
+  void give_back_windowed(std::int64_t tokens);
+  std::int64_t windowed_available() const { return windowed_.available; }
+  std::int64_t windowed_evictable() const { return windowed_.evictable; }
+  std::int64_t windowed_protected() const { return windowed_.locked; }
+  std::int64_t windowed_held() const { return windowed_.held; }
 
   const Config& config() const { return config_; }
   std::int64_t page_floor(std::int64_t tokens) const {
@@ -84,7 +128,16 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
-    bool queued = false;       // in leaves_, under `place`
+    bool live = false;         // has its windowed slots
+    bool device = true;        // its slots are on the device
+    bool host = false;         // and a copy of it in host memory
+    bool host_queued = false;  // in host_leaves_, under `place`
+    std::int32_t host_pins = 0;
+    std::int32_t device_children = 0;
+    std::int32_t window_locks = 0;
+    std::int64_t window_used = 0;  // logical time of the windowed pool's own order
+    bool window_queued = false;    // in idle_windows_
+    bool queued = false;           // in leaves_, under `place`
     EvictionKey place{};
   };
   struct ChildKey {
@@ -108,7 +161,23 @@ class RadixCache {
                 std::int64_t priority);
   void requeue(Node node);
   EvictionKey key_of(Node id) const;
-  std::int64_t evict_first();
+  void evict_first();
+  void drop_leaf(Node id);
+  void give_up_window(Node id);
+  void requeue_window(Node id);
+  void touch_window(Node end);
+  bool evict_first_window();
+  void revive(Node id);
+  void take_over_windows(Node node, std::int64_t begin, std::int64_t end, const Insertion& how);
+  void make_leaf_live(Node leaf, const Insertion& how);
+  void check_windows() const;
+  void want_backup(Node id);
+  bool back_up(Node id);
+  void start_backups();
+  bool make_host_room(std::int64_t tokens);
+  void requeue_host(Node id);
+  void forget(Node id);
+  void bring_back(Node id);
 
   Config config_;
   kv::Slab<Record> nodes_;
@@ -117,6 +186,15 @@ class RadixCache {
   std::int64_t available_ = 0, evictable_ = 0, protected_ = 0, held_ = 0;
   std::int64_t allocated_ = 0, evicted_ = 0;
   std::int64_t clock_ = 1;
+  struct Windowed {
+    std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
+  };
+  std::vector<Backup> backups_;
+  std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
+  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
+  std::set<EvictionKey> host_leaves_;
+  Windowed windowed_;
+  std::set<std::pair<std::int64_t, Node>> idle_windows_;  // live, not locked; least recently used first
 };
 
 }  // namespace orrery

@@ -39,7 +39,8 @@ struct OffloadRules {
 // Groups of layers with block tables of their own in one pool (vLLM's KV cache groups).
 struct KvGroups {
   std::int32_t full = 1, windowed = 0;
-  std::int32_t window = 0;  // tokens; of all windowed groups
+  std::int32_t window = 0;           // tokens; of all windowed groups
+  std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
   std::int32_t count() const { return full + windowed; }
 };
 
@@ -69,7 +70,7 @@ struct SchedulerConfig {
   TensorRtLlmRules tensorrt_llm = {};
   EncoderRules encoder = {};
   OffloadRules offload = {};
-  KvGroups kv_groups = {};  // vLLM
+  KvGroups kv_groups = {};  // vLLM; SGLang: window and windowed_tokens
   SpeculationRules speculation = {};
 };
 

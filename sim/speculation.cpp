@@ -149,9 +149,10 @@ SpokenTokens SpokenSteps::speak(const VerifyWork& work) {
   Voice& v = voices_[work.sequence.value()];
   ORRERY_CHECK(v.request == work.request, "a sequence that decodes has said its first token");
   SpokenTokens said{.sequence = work.sequence, .request = work.request, .drafts = work.drafts};
+  if (work.padded) said.drafts = std::min(work.drafts, acceptance_->proposed(work.request, v.outputs));
   // Behind an EOS that the scheduler has not seen yet, what the step computes reaches nobody.
   const bool over = v.eos > 0 && v.outputs >= v.eos;
-  if (work.drafts > 0 && !over) said.accepted = acceptance_->accepted(work.request, v.outputs, work.drafts);
+  if (said.drafts > 0 && !over) said.accepted = acceptance_->accepted(work.request, v.outputs, said.drafts);
   said.tokens = said.accepted + 1;
   if (v.eos > 0 && v.outputs < v.eos && v.outputs + said.tokens >= v.eos) {
     said.tokens = v.eos - v.outputs;  // no bonus, and no accepted draft, behind an EOS

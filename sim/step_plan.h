@@ -26,6 +26,7 @@ struct VerifyWork {
   SequenceId sequence;
   RequestId request;
   std::int32_t drafts = 0;
+  bool padded = false;  // so many are computed however few were proposed; the rest is rejected
 };
 
 // Speculation: what a sequence said in an updated step.
@@ -56,6 +57,7 @@ struct StepPlan {
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
   // Ended without an answer by the engine itself (SGLang: not even one sequence fits).
   std::span<const SequenceId> aborted;
+  std::size_t turned_away = 0;  // the first of them: a full queue has no place for them (any more)
   // No member of the decode set runs in this step, whoever is in it: all ends move back by one step.
   bool stalls_decodes = false;
   // The token that an open step samples for a preempted sequence is thrown away and sampled again later.
@@ -64,6 +66,9 @@ struct StepPlan {
   // the scheduler allows for, which steps in flight may not reach. Empty otherwise.
   std::span<const VerifyWork> verify;
   std::int64_t draft_tokens = 0;
+  // Blocks that cross the host link layer by layer while the step runs, which does not end before them, and
+  // copies that the core thread waited for before it could compose the step.
+  std::int64_t load_blocks = 0, blocking_store_blocks = 0;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

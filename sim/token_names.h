@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "base/digest.h"
+
 namespace orrery {
 
 struct TokenName {
@@ -17,6 +19,8 @@ struct TokenName {
 };
 inline constexpr std::uint32_t session_tokens = 0xFFFFFFFEu;  // id = stream: the same token at one position
 inline constexpr std::uint32_t private_tokens = 0xFFFFFFFFu;  // id = the sequence: nobody else has them
+
+inline constexpr std::uint32_t pair_of_runs = 0xFFFFFFFDu;  // where one name meets the next (name_pairs)
 
 struct TokenRun {
   TokenName name;
@@ -43,6 +47,28 @@ inline TokenRuns name_tokens(std::span<const std::uint64_t> hash_ids, std::int32
   }
   runs.push_back({{serial, private_tokens}, endless});
   return runs;
+}
+
+// The same content by pairs of neighbouring tokens: two sequences agree on one pair fewer than on tokens.
+// Only the last pair of a run reaches into the next one.
+inline TokenRuns name_pairs(const TokenRuns& tokens) {
+  TokenRuns pairs;
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const TokenRun& run = tokens[i];
+    if (i + 1 == tokens.size()) {
+      pairs.push_back(run);
+      break;
+    }
+    if (run.end - begin > 1) pairs.push_back({run.name, run.end - 1});
+    Digest both;
+    both.add(run.name.id);
+    both.add(tokens[i + 1].name.id);
+    both.add((std::uint64_t{run.name.kind} << 32) ^ tokens[i + 1].name.kind);
+    pairs.push_back({{both.value(), pair_of_runs}, run.end});
+    begin = run.end;
+  }
+  return pairs;
 }
 
 }  // namespace orrery

@@ -126,7 +126,26 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
+  if (plan.blocking_store_blocks > 0)
+    now = later(now, links_[instance].end_of({.direction = TransferWork::Direction::to_host,
+                                              .id = 0,
+                                              .blocks = plan.blocking_store_blocks,
+                                              .behind_step = false},
+                                             now));
+  const HostPipeline before = e.pipeline;
   open.times = e.pipeline.begin(open.timing, now);
+  if (plan.load_blocks > 0) {
+    const SimTime loaded = links_[instance].end_of({.direction = TransferWork::Direction::to_device,
+                                                    .id = 0,
+                                                    .blocks = plan.load_blocks,
+                                                    .behind_step = false},
+                                                   now);
+    if (loaded > open.times.device_end) {
+      open.timing.busy = (loaded - open.times.device_begin).ns();
+      e.pipeline = before;
+      open.times = e.pipeline.begin(open.timing, now);
+    }
+  }
   e.open.push_back(open);
   e.host_free_due = e.open.size() < e.depth;
 }

@@ -233,7 +233,8 @@ SchedulerConfig Scenario::scheduler_config() const {
           .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
           .kv_groups = {.full = static_cast<std::int32_t>(pool.memory.groups.full),
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
-                        .window = static_cast<std::int32_t>(pool.memory.groups.window)},
+                        .window = static_cast<std::int32_t>(pool.memory.groups.window),
+                        .windowed_tokens = pool.memory.windowed_pool_tokens},
           .speculation = {
               .tokens = pool.instance.speculation.tokens,
               .lookahead = pool.instance.speculation.has_network() ? pool.instance.speculation.tokens : 0,

@@ -24,6 +24,16 @@ SequenceId SglangScheduler::add(const Request& request) {
   const std::int64_t longest = std::min(config_.context_length, config_.cache.tokens) - 1;
   if (prompt >= longest - 5) return SequenceId::none();
   if (prompt + request.max_output_tokens > config_.context_length) return SequenceId::none();
+  const std::int64_t priority =
+      config_.schedule_low_priority_values_first ? request.priority : -std::int64_t{request.priority};
+  if (queue_is_full()) {
+    // `_abort_on_queued_limit`: 503 for the newcomer, or for the worst that waits if that is worse.
+    if (!config_.enable_priority_scheduling) return SequenceId::none();
+    const Slot worst = worst_waiting();
+    if (priority >= sequences_[worst].priority) return SequenceId::none();
+    std::erase(waiting_, worst);
+    turned_away_.push_back(worst);
+  }
   const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
@@ -33,19 +43,28 @@ SequenceId SglangScheduler::add(const Request& request) {
   if (encoder_ != nullptr) encoder_->open(slot, request);
   s.prompt = request.prompt_tokens;
   s.ignore_eos = request.ignore_eos;
+  s.priority = priority;
   const std::int64_t room = std::min(
       longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
   s.max_output = static_cast<std::int32_t>(
       std::max<std::int64_t>(1, std::min<std::int64_t>(request.max_output_tokens, room)));
-  s.content = name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
+  const TokenRuns content =
+      name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
+  s.content = config_.drafting_network() ? name_pairs(content) : content;
   enqueue(slot);
   ++live_;
   return SequenceId(slot);
 }
 
+void SglangScheduler::on_idle() {
+  ratio_.reset();
+  ORRERY_CHECK(cache_.windowed_held() == 0 && cache_.windowed_protected() == 0,
+               "without requests nobody holds slots of windowed layers");
+}
+
 SchedulerView SglangScheduler::view() const {
   const std::int64_t page = config_.cache.page_size;
-  return {.running = live_ - static_cast<std::int32_t>(waiting_.size()),
+  return {.running = live_ - static_cast<std::int32_t>(waiting_.size() + turned_away_.size()),
           .waiting = static_cast<std::int32_t>(waiting_.size()),
           .free_blocks = free_tokens() / page,
           .usable_blocks = config_.cache.tokens / page};
@@ -76,6 +95,9 @@ const StepPlan& SglangScheduler::schedule() {
 
 void SglangScheduler::begin_plan() {
   chunks_.clear();
+  verify_.clear();
+  host_loads_.clear();
+  plan_drafts_ = 0;
   preempted_.clear();
   preempted_for_.clear();
   aborted_.clear();
@@ -103,7 +125,7 @@ void SglangScheduler::stash_chunk() {
   if (chunked_ == no_slot) return;
   Sequence& s = sequences_[chunked_];
   if (s.extend_end <= s.prefix) return;
-  checkpoint(chunked_, s.extend_end);
+  checkpoint(chunked_, s.extend_end, false);
   s.prefix = s.extend_end;
 }
 
@@ -130,6 +152,7 @@ void SglangScheduler::merge(Slot slot) {
   Sequence& s = sequences_[slot];
   s.running = true;
   ++running_count_;
+  if (config_.speculating()) return start_speaking(slot);
   const std::int64_t left = s.max_output - (s.outputs + 1);
   if (left <= 0) {
     s.state = State::ending;
@@ -144,6 +167,7 @@ void SglangScheduler::merge(Slot slot) {
   reserves_[s.ignore_eos ? 1 : 0].add(s.last_decode);
   ends_.push({.step = s.last_decode, .order = s.order, .slot = slot, .epoch = s.epoch});
   fresh_.push_back(entry_of(slot));
+  if (cache_.windowed()) plan_slide(slot);
 }
 
 // Members whose last token was scheduled leave the decode set; they run on, in name, until a decode step
@@ -174,6 +198,7 @@ bool SglangScheduler::defer_prefill() {
 }
 
 std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
+  if (config_.speculating()) return s.speech.outputs;
   if (s.state == State::ending) return s.max_output - 1;
   const bool in_flight = decode_in_flight() || (!open_.empty() && s.prefill_step == next_step_ - 1);
   return s.max_output - static_cast<std::int32_t>(s.last_decode - decodes_launched_ + 1) -
@@ -196,6 +221,17 @@ void SglangScheduler::encode_images() {
 }
 
 const StepPlan& SglangScheduler::finish_plan(Kind kind) {
+  if (!turned_away_.empty()) {
+    plan_.turned_away = turned_away_.size();
+    std::vector<SequenceId> gone;
+    for (const Slot slot : turned_away_) {
+      gone.push_back(SequenceId(slot));
+      digest_.add(sequences_[slot].request.value() * 4 + 1);
+      drop_slot(slot);
+    }
+    turned_away_.clear();
+    aborted_.insert(aborted_.begin(), gone.begin(), gone.end());
+  }
   const std::int64_t free = free_tokens() / config_.cache.page_size;
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, free);
   plan_.prefill = chunks_;
@@ -216,6 +252,12 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   if (kind == Kind::none) return plan_;
 
   plan_.stalls_decodes = kind == Kind::extend;
+  if (cache_.tiered()) plan_host_work();
+  if (config_.speculating()) {
+    plan_.verify = verify_;
+    plan_.draft_tokens = plan_drafts_;
+    digest_.add(plan_drafts_);
+  }
   plan_.decode_irregular = static_cast<std::int32_t>(launching_.irregular.size());
   for (const PrefillWork& chunk : chunks_) {
     digest_.add(chunk.request.value() * 4 + 2);
@@ -239,9 +281,12 @@ void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, st
 // "one token each".
 std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || kind != Kind::decode || chunked_ != no_slot || interval_left_ > 0) return 1;
+  const bool copies = !open_backups_.empty() || (cache_.tiered() && config_.cache.backup_at_hits == 0);
+  if (!config_.stretches || config_.speculating() || cache_.windowed() || copies || kind != Kind::decode ||
+      chunked_ != no_slot || interval_left_ > 0)
+    return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
-  if (!waiting_.empty() && !batch_is_full_) return 1;
+  if (!waiting_.empty() && (!batch_is_full_ || config_.preempts())) return 1;
   if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;
   for (const Launched& open : open_) {
     if (!open.decodes || !open.prefilled.empty() || !open.irregular.empty()) return 1;

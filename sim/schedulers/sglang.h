@@ -6,7 +6,8 @@
 //
 // The running batch decodes all together or not at all. So its members are a DecodeSet of sums over a count
 // of *decode steps*, which a prefill step does not move; ends stand in a heap by decode step. A decode step
-// costs O(changes); only retraction walks the batch.
+// costs O(changes); only retraction walks the batch. With speculation, whose advance is random, every step
+// walks it (sglang_speculation.cpp).
 #pragma once
 
 #include <array>
@@ -32,7 +33,9 @@ class SglangScheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
-  void on_idle() override { ratio_.reset(); }  // §1.5
+  // Somebody who waited was turned away for the newcomer: the next plan says so.
+  bool may_overtake() const override { return !turned_away_.empty(); }
+  void on_idle() override;  // §1.5
   bool has_work() const override { return live_ > 0; }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
@@ -42,7 +45,13 @@ class SglangScheduler final : public Scheduler {
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
-  std::uint64_t digest() const override { return digest_.value(); }
+  std::uint64_t digest() const override;
+
+  OffloadCounters offload_counters() const override;
+  std::span<const TransferWork> take_transfers() override;
+  std::span<const HostLoad> host_loads() const override { return host_loads_; }
+  bool on_transfer(std::uint64_t transfer) override;
+  bool awaits_transfer() const override { return !open_backups_.empty(); }
 
   const RadixCache& cache() const { return cache_; }  // for tests
   double new_token_ratio() const { return ratio_.now(); }
@@ -60,10 +69,19 @@ class SglangScheduler final : public Scheduler {
     ending,     // its last token is in flight; running until a decode step leaves it out
   };
 
+  // With speculation only: what is known of a sequence since its last admission.
+  struct Speech {
+    std::int32_t outputs = 0;               // processed
+    std::int64_t committed = 0;             // tokens whose KV stays (kv_committed_len)
+    std::int64_t allocated = 0;             // tokens that have a slot (kv_allocated_len)
+    std::int64_t step = -1;                 // that it last took part in
+    std::int32_t drafts = 0, accepted = 0;  // in its life
+  };
   struct Sequence {
     RequestId request;
     std::int32_t prompt = 0;
     std::int32_t max_output = 0;  // client's limit, cut (§1.5)
+    std::int64_t priority = 0;    // the less, the sooner, whatever the engine's direction
     std::int32_t outputs = 0;     // known when it was queued last; decoding, they follow from last_decode
     bool ignore_eos = false;
     TokenRuns content;
@@ -75,12 +93,19 @@ class SglangScheduler final : public Scheduler {
     std::int64_t last_decode = -1;             // decode step that samples its last token
     std::int64_t prefill_step = -1;            // step that sampled its latest token after a prompt
     std::int64_t order = 0;                    // place in its batch
+    std::int64_t looked_up = 0;                // length of its input when it was looked up last
     std::int64_t queued = 0;                   // when it entered the queue, by count
     std::uint32_t epoch = 0;                   // tells stale entries
     State state = State::waiting;
     bool locked = false;
-    bool running = false;                                                  // in the running batch
-    bool admitted = false;                                                 // was admitted before
+    bool running = false;   // in the running batch
+    bool admitted = false;  // was admitted before
+    // With a pool for windowed layers only.
+    std::int64_t window_begin = 0;  // tokens before have lost their slots (swa_evicted_seqlen)
+    std::int64_t window_lock = 0;   // where the locked part of the tree begins
+    std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen)
+    std::int64_t extends = 0;       // chunks since its admission
+    Speech speech;
     std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
   };
 
@@ -93,12 +118,19 @@ class SglangScheduler final : public Scheduler {
     std::int32_t regular = 0;
     std::vector<SequenceId> irregular;
     std::vector<Entry> prefilled;  // prompts that end in this step, in batch order
+    struct Verified {
+      Entry entry;
+      bool irregular;
+    };
+    std::vector<Verified> verified;  // speculation: decodes in batch order
+    bool mixed = false;              // speculation: beside prompts, without drafts
   };
 
   // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
   struct Adder {
     double total_offset = 0;  // reserved of free and evictable tokens, futures of the running included
-    std::int64_t current_offset = 0;  // of them, what this batch allocates
+    std::int64_t current_offset = 0;   // of them, what this batch allocates
+    std::int64_t windowed_offset = 0;  // reserved in the windowed layers' pool
     std::int64_t rem_input = 0, rem_chunk = 0;
     std::vector<Slot> batch;
     Slot new_chunked = no_slot;
@@ -106,6 +138,11 @@ class SglangScheduler final : public Scheduler {
     bool has_states = false;
   };
   enum class Answer : std::uint8_t { go_on, no_token, other };
+  struct Shape {
+    Answer verdict = Answer::go_on;
+    std::int64_t extend = 0;
+    bool chunked = false;
+  };
   enum class Kind : std::uint8_t { none, extend, mixed, decode };
 
   // sglang.cpp: one pass of the loop
@@ -127,7 +164,8 @@ class SglangScheduler final : public Scheduler {
   double running_offset();
   void continue_chunk(Adder& adder);
   void admit_from_queue(Adder& adder);
-  Answer add_one(Adder& adder, Slot slot);
+  Answer add_one(Adder& adder, Slot slot, const RadixCache::Match& hit);
+  Shape shape_of(const Adder& adder, const Sequence& s, std::int64_t on_host, std::int64_t limit) const;
   Answer add_fixed_length(Adder& adder, Slot slot);
   bool outlasts(Adder& adder, Slot slot, std::int64_t cost);
   void commit(Adder& adder, Slot slot, std::int64_t extend, bool chunked);
@@ -140,11 +178,22 @@ class SglangScheduler final : public Scheduler {
   Kind mix_with_running();
 
   // sglang_queue.cpp
-  void enqueue(Slot slot);
   void order_queue();
   void touch_waiting_prefixes();
   void sort_by_prefix();
   std::int64_t shorter_work_limit(const Adder& adder) const;
+
+  // sglang_priority.cpp
+  bool enqueue(Slot slot);
+  bool queue_is_full() const {
+    return config_.max_queued_requests > 0 &&
+           static_cast<std::int64_t>(waiting_.size()) >= config_.max_queued_requests;
+  }
+  bool before(Slot a, Slot b) const;
+  Slot worst_waiting() const;
+  bool preempt_for(Adder& adder, Slot slot);
+  void note_preemption(Slot slot, Slot by);
+  double future_of(const Sequence& s) const;
 
   // sglang_decode.cpp
   Kind decode();
@@ -153,15 +202,44 @@ class SglangScheduler final : public Scheduler {
   std::vector<Slot> running_in_order() const;
   void retract_one(Slot slot, std::size_t remaining);
   void forget_token_in_flight(Slot slot);
-  void launch_decode();
+  void launch_decode(bool mixed);
   void leave_decode_set(Slot slot);
+
+  // sglang_speculation.cpp
+  void start_speaking(Slot slot);
+  void stop_speaking(Slot slot);
+  bool leave_out_ending_speakers();
+  std::int64_t speakers_need(bool in_whole_pages) const;
+  void launch_verification(bool mixed);
+  double speakers_offset() const;
+  void take_spoken(const Launched& open, std::span<const SpokenTokens> spoken);
+  void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
+  std::int64_t key_length(std::int64_t tokens) const;
+
+  // sglang_host.cpp
+  std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
+  void issue_backups(bool behind_step);
+  void plan_host_work();
+
+  // sglang_windows.cpp
+  void lock_prefix(Sequence& s, RadixCache::Node node);
+  void unlock_prefix(Sequence& s);
+  std::int64_t remaining_windowed(const Adder& adder) const {
+    return cache_.windowed_available() + cache_.windowed_evictable() - adder.windowed_offset;
+  }
+  std::int64_t windowed_need(std::int64_t extend, std::int64_t future, std::int64_t limit) const;
+  bool windows_admit(const Adder& adder, std::int64_t extend, std::int64_t future, std::int64_t& limit) const;
+  void slide(Sequence& s, std::int64_t place, std::int64_t interval);
+  void plan_slide(Slot slot);
+  void slide_running();
+  void slide_prompts(const Adder& adder);
 
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);
   void take_prefilled(const Launched& open, std::size_t update);
   void take_ends(const Launched& open, std::size_t update);
   void finish(Slot slot, std::int32_t outputs, std::size_t update);
-  void checkpoint(Slot slot, std::int64_t up_to);
+  void checkpoint(Slot slot, std::int64_t up_to, bool ends);
   void release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep);
   void drop_slot(Slot slot);
 
@@ -169,9 +247,17 @@ class SglangScheduler final : public Scheduler {
   bool decode_in_flight() const { return !open_.empty() && open_.back().decodes; }
   std::int64_t decodes_known() const { return decodes_launched_ - (decode_in_flight() ? 1 : 0); }
   std::int32_t known_outputs(const Sequence& s) const;
-  std::int64_t context_of(const Sequence& s) const { return s.base + decodes_launched_; }
+  std::int64_t context_of(const Sequence& s) const {
+    return config_.speculating() ? s.speech.allocated : s.base + decodes_launched_;
+  }
+  // Tokens that a running sequence has been given.
+  std::int64_t held_by(const Sequence& s) const {
+    if (config_.speculating() || s.state == State::decoding) return context_of(s);
+    return s.last_decode < 0 ? s.input() : s.base + s.last_decode + 1;
+  }
   std::int64_t free_tokens() const { return cache_.available() + cache_.evictable(); }
   std::int64_t decode_need() const {
+    if (config_.speculating()) return speakers_need(true);
     return std::int64_t{decodes_.new_blocks(decodes_launched_)} * config_.cache.page_size;
   }
   bool known(const Entry& entry) const { return sequences_[entry.slot].epoch == entry.epoch; }
@@ -198,9 +284,11 @@ class SglangScheduler final : public Scheduler {
   DecodeSet decodes_;
   std::array<OutputReserve, 2> reserves_;  // by ignore_eos
   std::array<std::int32_t, 2> ending_running_{};
-  std::vector<Slot> ending_;  // last token in flight
-  DecodeEnds ends_;           // steps: decode steps
-  std::vector<Entry> fresh_;  // merged since the last decode step: their next gap is their own
+  std::vector<Slot> speakers_;  // speculation: the running batch in its order
+  std::vector<Slot> ending_;    // last token in flight
+  DecodeEnds ends_;             // steps: decode steps
+  DecodeEnds slides_;           // decode steps before which windows are to be looked at
+  std::vector<Entry> fresh_;    // merged since the last decode step: their next gap is their own
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
@@ -212,8 +300,26 @@ class SglangScheduler final : public Scheduler {
   StepPlan plan_;
   Launched launching_;
   std::vector<PrefillWork> chunks_;
+  std::vector<VerifyWork> verify_;
+  std::int64_t plan_drafts_ = 0;
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
+  struct OpenBackup {
+    std::uint64_t id;
+    RadixCache::Backup backup;
+  };
+  std::vector<OpenBackup> open_backups_;
+  std::vector<TransferWork> issued_, taken_;
+  std::vector<HostLoad> host_loads_;
+  std::uint64_t next_transfer_ = 0;
+  std::int64_t plan_loads_ = 0, plan_blocking_ = 0;  // pages
+  OffloadCounters host_;
+  Digest transfer_digest_;  // apart: a stretch reports its steps after what ended inside it
   std::vector<SequenceId> preempted_, preempted_for_, aborted_;
+  std::vector<Slot> turned_away_;  // from a full queue; their slots are kept until the plan says so
+  struct Displaced {
+    Slot slot, by;
+  };
+  std::vector<Displaced> displaced_;  // preempted in this attempt, to be queued behind it
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;
   std::int64_t plan_context_ = 0, plan_prefill_tokens_ = 0;

@@ -20,6 +20,15 @@ constexpr std::array evictions{
     std::pair<std::string_view, Eviction>{"slru", Eviction::slru},
     std::pair<std::string_view, Eviction>{"priority", Eviction::priority},
 };
+constexpr std::array write_policies{
+    std::pair<std::string_view, std::int64_t>{"write_through", 1},
+    std::pair<std::string_view, std::int64_t>{"write_through_selective", 2},
+    std::pair<std::string_view, std::int64_t>{"write_back", 0},
+};
+constexpr std::array retractions{
+    std::pair<std::string_view, bool>{"length", false},
+    std::pair<std::string_view, bool>{"priority", true},
+};
 
 template <class Table, class Value>
 void read_name(const NamedOptions& options, const char* name, const Table& table, Value& value) {
@@ -50,14 +59,22 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   SglangConfig c;
   c.cache.tokens = config.num_gpu_blocks * config.block_size;
   c.cache.page_size = config.block_size;
+  if (config.kv_groups.windowed_tokens > 0) {
+    // `get_attention_sliding_window_size`: without the token itself.
+    c.cache.window = config.kv_groups.window - 1;
+    c.cache.windowed_tokens = config.kv_groups.windowed_tokens / config.block_size * config.block_size;
+  }
   c.context_length = config.max_model_len;
   c.max_running_requests = config.max_num_seqs;
   c.overlap = config.steps_in_flight > 1;
   c.stretches = config.stretches;
   c.encoder = config.encoder;
+  c.speculation = config.speculation;
   bool no_sharing = false;
   read(o, "disable_radix_cache", no_sharing);
   c.cache.prefix_sharing = !no_sharing;
+  if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
+  read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
   read_name(o, "schedule_policy", policies, c.schedule_policy);
   read(o, "max_prefill_tokens", c.max_prefill_tokens);
@@ -66,12 +83,21 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "prefill_decode_interval", c.prefill_decode_interval);
   read(o, "prefill_decode_interval_min_bs", c.prefill_decode_interval_min_bs);
   read(o, "enable_mixed_chunk", c.enable_mixed_chunk);
+  read(o, "enable_priority_scheduling", c.enable_priority_scheduling);
+  read(o, "disable_priority_preemption", c.disable_priority_preemption);
+  read(o, "schedule_low_priority_values_first", c.schedule_low_priority_values_first);
+  read(o, "priority_scheduling_preemption_threshold", c.priority_scheduling_preemption_threshold);
+  read_name(o, "retraction_policy", retractions, c.retraction_by_priority);
+  read(o, "max_queued_requests", c.max_queued_requests);
   read(o, "schedule_conservativeness", c.schedule_conservativeness);
   read(o, "init_new_token_ratio", c.init_new_token_ratio);
   read(o, "min_new_token_ratio_factor", c.min_new_token_ratio_factor);
   read(o, "new_token_ratio_decay_steps", c.new_token_ratio_decay_steps);
   read(o, "retract_decode_steps", c.retract_decode_steps);
   read(o, "clip_max_new_tokens", c.clip_max_new_tokens);
+  read(o, "swa_eviction_interval", c.swa_eviction_interval);
+  // speculative_hook.py, `_handle_ngram`; SpeculativeAlgorithm.supports_mixed_chunk.
+  if (c.speculating() && !c.drafting_network()) c.enable_mixed_chunk = false;
   // §2.2: cache-aware policies are fcfs without a cache.
   if (no_sharing && c.schedule_policy != QueuePolicy::lof) c.schedule_policy = QueuePolicy::fcfs;
   return c;

@@ -21,15 +21,29 @@ struct SglangConfig {
   std::int64_t prefill_decode_interval = 0, prefill_decode_interval_min_bs = 0;
   QueuePolicy schedule_policy = QueuePolicy::fcfs;
   bool enable_mixed_chunk = false;
-  bool overlap = true;  // not disable_overlap_schedule
+  bool enable_priority_scheduling = false, disable_priority_preemption = false;
+  bool schedule_low_priority_values_first = false;
+  std::int64_t priority_scheduling_preemption_threshold = 10;
+  bool retraction_by_priority = false;   // retraction_policy
+  std::int64_t max_queued_requests = 0;  // 0 = no limit
+  bool overlap = true;                   // not disable_overlap_schedule
   bool stretches = true;
-  EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  SpeculationRules speculation = {};
+  EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
+  std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
   // SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS, SGLANG_RETRACT_DECODE_STEPS, SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
   double init_new_token_ratio = 0.7, schedule_conservativeness = 1, min_new_token_ratio_factor = 0.14;
   std::int64_t new_token_ratio_decay_steps = 600, retract_decode_steps = 20, clip_max_new_tokens = 4096;
 
+  bool preempts() const { return enable_priority_scheduling && !disable_priority_preemption; }
   bool chunking() const { return chunked_prefill_size > 0; }
+  bool speculating() const { return speculation.tokens > 0; }
+  bool drafting_network() const { return speculation.lookahead > 0; }
+  // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
+  // contexts are known one step late.
+  std::int64_t decode_reserve() const { return 2 * (std::int64_t{speculation.tokens} + 1); }
 };
 
 // From what every engine has (blocks, steps in flight) and the options of this one.

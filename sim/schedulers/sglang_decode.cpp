@@ -24,13 +24,14 @@ SglangScheduler::Kind SglangScheduler::decode() {
   }
   if (running_count_ < before) batch_is_full_ = false;
   if (running_count_ == 0) return Kind::none;
-  launch_decode();
+  launch_decode(false);
   return Kind::decode;
 }
 
 // §1.2: those whose result in flight is their last by length. Without overlap their results are known and
 // they are gone already.
 bool SglangScheduler::leave_out_ending() {
+  if (config_.speculating()) return leave_out_ending_speakers();
   bool any = false;
   for (const Slot slot : ending_) {
     Sequence& s = sequences_[slot];
@@ -43,8 +44,10 @@ bool SglangScheduler::leave_out_ending() {
   return any;
 }
 
-void SglangScheduler::launch_decode() {
+void SglangScheduler::launch_decode(bool mixed) {
+  if (config_.speculating()) return launch_verification(mixed);
   const std::int64_t page = config_.cache.page_size;
+  if (cache_.windowed()) slide_running();
   // With pages the engine makes room as if everybody began one (`alloc_paged_token_slots_decode`).
   if (page > 1) cache_.make_room(running_count_ * page);
   cache_.take(decode_need());
@@ -62,6 +65,7 @@ void SglangScheduler::launch_decode() {
 
 void SglangScheduler::leave_decode_set(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (config_.speculating()) return stop_speaking(slot);
   decodes_.remove(s.base);
   reserves_[s.ignore_eos ? 1 : 0].remove(s.last_decode);
 }
@@ -84,6 +88,7 @@ void SglangScheduler::retract() {
   const Slot head = keep.front();
   std::stable_sort(keep.begin(), keep.end(), [&](Slot a, Slot b) {
     const Sequence &x = sequences_[a], &y = sequences_[b];
+    if (config_.retraction_by_priority && x.priority != y.priority) return x.priority < y.priority;
     const std::int32_t have = known_outputs(x), has = known_outputs(y);
     return have != has ? have > has : x.prompt < y.prompt;
   });
@@ -94,10 +99,7 @@ void SglangScheduler::retract() {
     const Slot slot = keep.back();
     keep.pop_back();
     retract_one(slot, keep.size());
-    enqueue(slot);  // at the tail (§3)
-    preempted_.push_back(SequenceId(slot));
-    preempted_for_.push_back(SequenceId(slot == head ? keep.front() : head));
-    ++counters_.preemptions;
+    if (enqueue(slot)) note_preemption(slot, slot == head ? keep.front() : head);  // at the tail (§3)
   }
   if (keep.size() <= 1 && !cache_.make_room(decode_need())) {
     const Slot slot = keep.back();
@@ -119,9 +121,14 @@ void SglangScheduler::retract() {
 void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
   Sequence& s = sequences_[slot];
   const std::int32_t outputs = known_outputs(s);
-  const std::int64_t context = context_of(s);
+  const std::int64_t context = held_by(s);
   forget_token_in_flight(slot);
-  leave_decode_set(slot);
+  if (s.state == State::ending && !config_.speculating()) {
+    std::erase(ending_, slot);
+    --ending_running_[s.ignore_eos ? 1 : 0];
+  } else {
+    leave_decode_set(slot);
+  }
   release(slot, context, context, false);
   if (config_.cache.prefix_sharing)
     cache_.make_room(static_cast<std::int64_t>(remaining) * config_.retract_decode_steps);
@@ -134,8 +141,11 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
 
 // The token that a step in flight samples for the sequence reaches nobody.
 void SglangScheduler::forget_token_in_flight(Slot slot) {
+  if (config_.speculating()) return;  // its entry in the step is stale from now on
   // After a prompt it is no decode's: then its entry in the step is stale, which is enough.
-  if (!decode_in_flight() || sequences_[slot].prefill_step == next_step_ - 1) return;
+  const Sequence& s = sequences_[slot];
+  if (!decode_in_flight() || s.prefill_step == next_step_ - 1) return;
+  if (s.state == State::ending && s.last_decode != decodes_launched_ - 1) return;
   Launched& open = open_.back();
   if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular;
 }

@@ -7,10 +7,10 @@ namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::prefill() {
   // §2.1, in this order
-  if (running_count_ == 0) batch_is_full_ = false;
+  if (running_count_ == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
-  if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot) {
+  if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
     batch_is_full_ = true;
     return Kind::none;
   }
@@ -18,6 +18,10 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   Adder adder = make_adder();
   if (chunked_ != no_slot) continue_chunk(adder);
   admit_from_queue(adder);
+  for (const Displaced& d : displaced_) {
+    if (enqueue(d.slot)) note_preemption(d.slot, d.by);
+  }
+  displaced_.clear();
   if (adder.batch.empty()) return Kind::none;
   if (!allocate_batch(adder)) {
     out_of_memory_ = true;
@@ -46,6 +50,7 @@ SglangScheduler::Adder SglangScheduler::make_adder() {
 // flight are not known yet. The engine adds rounded products where this multiplies a sum: the two differ by
 // less than 10⁻⁹ tokens.
 double SglangScheduler::running_offset() {
+  if (config_.speculating()) return speakers_offset();
   const std::int64_t known_decodes = decodes_known();
   std::array<std::int64_t, 2> left{reserves_[0].sum(known_decodes), reserves_[1].sum(known_decodes)};
   const std::int64_t clip = config_.clip_max_new_tokens;
@@ -71,6 +76,7 @@ std::int64_t SglangScheduler::remaining_current(const Adder& adder) const {
 
 SglangScheduler::Answer SglangScheduler::budget_state(const Adder& adder) const {
   if (remaining_total(adder) <= 0 || remaining_current(adder) <= 0) return Answer::no_token;
+  if (cache_.windowed() && remaining_windowed(adder) <= 0) return Answer::no_token;
   if (adder.rem_input <= 0 || (config_.chunking() && adder.rem_chunk <= 0)) return Answer::other;
   return Answer::go_on;
 }
@@ -79,6 +85,7 @@ void SglangScheduler::reserve(Adder& adder, std::int64_t extend, std::int64_t fu
   const std::int64_t paged = cache_.page_ceil(extend), now = paged + config_.cache.page_size;
   adder.total_offset += static_cast<double>(now + future);
   adder.current_offset += now;
+  if (cache_.windowed()) adder.windowed_offset += windowed_need(paged, future, adder.rem_chunk);
   adder.rem_input -= paged;
   adder.rem_chunk -= paged;
 }
@@ -91,6 +98,11 @@ void SglangScheduler::continue_chunk(Adder& adder) {
   const Slot slot = chunked_;
   Sequence& s = sequences_[slot];
   std::int64_t tokens = std::min(adder.rem_chunk, static_cast<std::int64_t>(remaining_total(adder)));
+  if (cache_.windowed()) {
+    // `SWAPrefillBudget.available_chunk_tokens`: here it may have to wait.
+    tokens = std::min(tokens, remaining_windowed(adder) - config_.cache.page_size);
+    if (tokens <= 0) return;
+  }
   if (tokens <= 0) tokens = adder.rem_chunk;
   if (const std::int64_t limit = shorter_work_limit(adder); limit > 0) tokens = std::min(tokens, limit);
   const std::int64_t left = s.input() - s.prefix;
@@ -106,19 +118,21 @@ void SglangScheduler::continue_chunk(Adder& adder) {
 void SglangScheduler::admit_from_queue(Adder& adder) {
   // What the batch may hold; a chunk under way keeps its row.
   const std::int64_t rows = config_.max_running_requests;
-  const std::int64_t room =
-      std::min(rows - running_count_, rows - rows_held_ + static_cast<std::int64_t>(adder.batch.size()));
+  const auto going = static_cast<std::int64_t>(adder.batch.size());
   std::size_t admitted = 0;
   for (const Slot slot : waiting_) {
     if (budget_state(adder) == Answer::other) break;
     const auto taken = static_cast<std::int64_t>(adder.batch.size());
-    if (taken >= room) batch_is_full_ = true;
-    if (batch_is_full_) break;
+    const std::int64_t held = rows_held_ - static_cast<std::int64_t>(admitted);
+    if (taken >= std::min(rows - running_count_, rows - held + going)) batch_is_full_ = true;
+    if (batch_is_full_ && (!config_.preempts() || !preempt_for(adder, slot))) break;
     Sequence& s = sequences_[slot];
-    const RadixCache::Match hit = cache_.match(s.content, s.input() - 1);
+    const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
     s.prefix = s.in_tree = hit.tokens;
+    s.looked_up = s.input();
     s.node = hit.node;
-    const Answer answer = add_one(adder, slot);
+    s.branch = hit.full_tokens > hit.tokens ? hit.full_tokens : 0;
+    const Answer answer = add_one(adder, slot, hit);
     if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;
     if (answer == Answer::go_on) continue;
     if (answer == Answer::no_token) batch_is_full_ = !adder.batch.empty() || running_count_ > 0;
@@ -128,7 +142,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
 }
 
 // The answer after an admission is about the next one.
-SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot) {
+SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot, const RadixCache::Match& hit) {
   Sequence& s = sequences_[slot];
   if (config_.prefill_max_requests > 0 &&
       static_cast<std::int64_t>(adder.batch.size()) >= config_.prefill_max_requests) {
@@ -139,31 +153,41 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot) {
   const std::int64_t future =
       std::min<std::int64_t>(std::max(s.max_output - s.outputs, 0), config_.clip_max_new_tokens);
   const std::int64_t total = extend + future + config_.cache.page_size;
-  cache_.lock(s.node);  // what it hits is not there to be evicted for it
-  s.locked = true;
+  lock_prefix(s, s.node);  // what it hits is not there to be evicted for it
   const auto refuse = [&](Answer answer) {
-    cache_.unlock(s.node);
-    s.locked = false;
+    unlock_prefix(s);
     return answer;
   };
   if (static_cast<double>(total) >= remaining_total(adder)) return refuse(Answer::no_token);
+  std::int64_t limit = adder.rem_chunk;
+  if (cache_.windowed() && !windows_admit(adder, extend, future, limit)) return refuse(Answer::no_token);
+  const std::int64_t on_host = cache_.tiered() ? hit.full_tokens - hit.tokens : 0;
+  Shape shape = shape_of(adder, s, on_host, limit);
+  if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
+  if (on_host > 0 && load_back(s, hit) == 0) {
+    shape = shape_of(adder, s, 0, limit);
+    if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
+  }
+  commit(adder, slot, shape.extend, shape.chunked);
+  return budget_state(adder);
+}
+
+// `_select_prefill_admission`: whole, or a chunk, or not now; `on_host` tokens behind the prefix are there.
+SglangScheduler::Shape SglangScheduler::shape_of(const Adder& adder, const Sequence& s, std::int64_t on_host,
+                                                 std::int64_t limit) const {
+  const std::int64_t prefix = s.prefix + on_host, extend = s.input() - prefix;
   const std::int64_t paged = cache_.page_ceil(extend);
   if (!config_.chunking()) {
-    if (!adder.batch.empty() && paged >= adder.rem_input) return refuse(Answer::other);
-    commit(adder, slot, extend, false);
-    return budget_state(adder);
+    const bool too_much = !adder.batch.empty() && paged >= adder.rem_input;
+    return {.verdict = too_much ? Answer::other : Answer::go_on, .extend = extend};
   }
-  if (paged <= adder.rem_chunk) {
-    commit(adder, slot, extend, false);
-    return budget_state(adder);
-  }
+  if (paged <= limit) return {.extend = extend};
   // Only one prompt can be under way in chunks. (The engine forgets the first of two that it starts in one
   // batch, which takes pages, no cache and a mix of lengths.)
-  if (chunked_ != no_slot || adder.new_chunked != no_slot) return refuse(Answer::other);
-  const std::int64_t end = cache_.page_floor(s.prefix + cache_.page_floor(adder.rem_chunk));
-  if (end <= s.prefix) return refuse(Answer::other);
-  commit(adder, slot, end - s.prefix, true);
-  return budget_state(adder);
+  if (chunked_ != no_slot || adder.new_chunked != no_slot) return {.verdict = Answer::other};
+  const std::int64_t end = cache_.page_floor(prefix + cache_.page_floor(limit));
+  if (end <= prefix) return {.verdict = Answer::other};
+  return {.extend = end - prefix, .chunked = true};
 }
 
 void SglangScheduler::commit(Adder& adder, Slot slot, std::int64_t extend, bool chunked) {
@@ -191,6 +215,10 @@ SglangScheduler::Answer SglangScheduler::add_fixed_length(Adder& adder, Slot slo
   if (cost > remaining_current(adder) || static_cast<double>(cost) > remaining_total(adder)) {
     return Answer::no_token;
   }
+  const std::int64_t future =
+      std::min<std::int64_t>(std::max(s.max_output - s.outputs, 0), config_.clip_max_new_tokens);
+  if (cache_.windowed() && windowed_need(extend, future, adder.rem_chunk) > remaining_windowed(adder))
+    return Answer::no_token;
   if (!outlasts(adder, slot, cost)) return Answer::no_token;
   if (!config_.chunking() || extend <= adder.rem_chunk) {
     commit(adder, slot, extend, false);
@@ -244,6 +272,7 @@ bool SglangScheduler::outlasts(Adder& adder, Slot slot, std::int64_t cost) {
 // `alloc_for_extend`. False where the engine would stop with "Out of memory".
 bool SglangScheduler::allocate_batch(const Adder& adder) {
   const std::int64_t page = config_.cache.page_size;
+  if (cache_.windowed()) slide_prompts(adder);
   std::int64_t tokens = 0, need = 0;
   for (const Slot slot : adder.batch) {
     const Sequence& s = sequences_[slot];
@@ -252,7 +281,7 @@ bool SglangScheduler::allocate_batch(const Adder& adder) {
   }
   if (page > 1) tokens += static_cast<std::int64_t>(adder.batch.size()) * page;  // as if each began a page
   cache_.make_room(tokens);
-  if (cache_.available() < need) return false;
+  if (cache_.available() < need || (cache_.windowed() && cache_.windowed_available() < need)) return false;
   cache_.take(need);
   return true;
 }
@@ -269,6 +298,11 @@ void SglangScheduler::launch_batch(const Adder& adder) {
                        .samples = samples,
                        .outputs_before = s.outputs});
     plan_prefill_tokens_ += s.extend_end - s.prefix;
+    if (config_.speculating()) {
+      s.speech.outputs = s.outputs;
+      s.speech.committed = s.speech.allocated = s.extend_end;
+      s.speech.step = next_step_;
+    }
     if (!samples) {
       s.state = State::chunked;
       last_batch_had_chunk_ = true;
@@ -290,7 +324,7 @@ SglangScheduler::Kind SglangScheduler::mix_with_running() {
   front_order_ -= static_cast<std::int64_t>(last_batch_.size());
   std::int64_t order = front_order_;
   for (const Entry& entry : last_batch_) sequences_[entry.slot].order = order++;
-  launch_decode();
+  launch_decode(true);
   last_batch_mixed_ = true;
   return Kind::mixed;
 }

@@ -17,15 +17,11 @@ constexpr std::int64_t unlimited = std::int64_t{1} << 60;
 
 }  // namespace
 
-void SglangScheduler::enqueue(Slot slot) {
-  sequences_[slot].queued = next_queued_++;
-  waiting_.push_back(slot);
-}
-
 void SglangScheduler::order_queue() {
   switch (config_.schedule_policy) {
     case QueuePolicy::fcfs: break;
     case QueuePolicy::lof:
+      if (config_.enable_priority_scheduling) break;  // the queue is kept in order (sglang_priority.cpp)
       std::stable_sort(waiting_.begin(), waiting_.end(),
                        [&](Slot a, Slot b) { return sequences_[a].max_output > sequences_[b].max_output; });
       break;
@@ -44,7 +40,7 @@ void SglangScheduler::touch_waiting_prefixes() {
   if (refresh_calls_++ % refresh_interval != 0) return;
   for (std::size_t i = std::min(waiting_.size(), longest_matched_queue); i-- > 0;) {
     const Sequence& s = sequences_[waiting_[i]];
-    cache_.match(s.content, s.input());
+    cache_.match(s.content, key_length(s.input()));
   }
 }
 
@@ -60,13 +56,13 @@ void SglangScheduler::sort_by_prefix() {
   std::vector<Rank> ranks;
   for (const Slot slot : waiting_) {
     Sequence& s = sequences_[slot];
-    const std::int64_t hit = cache_.match(s.content, s.input()).tokens;
+    const std::int64_t hit = cache_.match(s.content, key_length(s.input())).tokens;
     bool later = false;
     if (hit <= in_batch_threshold) {
-      later = queue.match(s.content, s.input()).tokens >= in_batch_threshold;
+      later = queue.match(s.content, key_length(s.input())).tokens >= in_batch_threshold;
       if (!later) {
-        queue.take(s.input());
-        queue.insert(s.content, s.input(), {});
+        queue.take(key_length(s.input()));
+        queue.insert(s.content, key_length(s.input()), {});
       }
     }
     s.prefix = std::min(hit, s.input() - 1);

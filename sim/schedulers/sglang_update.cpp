@@ -10,6 +10,14 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
+  if (config_.speculating()) {
+    ORRERY_CHECK(outcome.updates.size() == 1 && outcome.scheduled == 1, "speculating steps come one by one");
+    const Launched open = std::move(open_.front());
+    open_.pop_front();
+    ++updated_steps_;
+    take_spoken(open, outcome.spoken);
+    return effects_;
+  }
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   saying_eos_.assign(outcome.eos.begin(), outcome.eos.end());
   for (const SequenceId id : leaving_) {
@@ -100,7 +108,7 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
       if (outputs >= s.max_output || said_eos(slot)) {
         finish(slot, outputs, update);
       } else {
-        checkpoint(slot, s.extend_end);
+        checkpoint(slot, s.extend_end, false);
       }
       continue;
     }
@@ -114,7 +122,10 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
 void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update) {
   Sequence& s = sequences_[slot];
   std::int64_t allocated = s.input();
-  if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
+  if (config_.speculating()) {
+    allocated = s.speech.allocated;
+    if (s.running) stop_speaking(slot);
+  } else if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
     const bool in_set = s.state == State::decoding;
     allocated = in_set ? context_of(s) : s.base + s.last_decode + 1;
     // An EOS is learned one step late: a row is wasted, and its KV is kept (§1.2, §4).
@@ -125,7 +136,7 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     }
     if (in_set) leave_decode_set(slot);
   }
-  if (s.state == State::ending) {
+  if (s.state == State::ending && !config_.speculating()) {
     std::erase(ending_, slot);
     if (s.running) --ending_running_[s.ignore_eos ? 1 : 0];
   }
@@ -133,11 +144,16 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     --running_count_;
     running_shrank_ = true;
   }
-  release(slot, std::min(allocated, std::int64_t{s.prompt} + outputs), allocated, true);
+  const std::int64_t written = config_.speculating() ? s.speech.committed : allocated;
+  release(slot, std::min(written, std::int64_t{s.prompt} + outputs), allocated, true);
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(static_cast<std::int64_t>(outputs));
-  effects_.finished.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .output_tokens = outputs, .update = update});
+  effects_.finished.push_back({.sequence = SequenceId(slot),
+                               .request = s.request,
+                               .output_tokens = outputs,
+                               .update = update,
+                               .drafts = s.speech.drafts,
+                               .accepted = s.speech.accepted});
   drop_slot(slot);
 }
 
@@ -157,7 +173,8 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
     chunked_ = no_slot;
     batch_is_full_ = false;
   } else {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
+    if (std::erase(turned_away_, slot) == 0)
+      waiting_.erase(std::find(waiting_.begin(), waiting_.end(), slot));
   }
   digest_.add(s.request.value() * 4);
   drop_slot(slot);
@@ -165,31 +182,40 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
 }
 
 // Leaves the first `up_to` tokens to the tree and moves the lock to where they end.
-void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to) {
+void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
   if (!config_.cache.prefix_sharing) return;
   Sequence& s = sequences_[slot];
-  const std::int64_t kept = cache_.page_floor(up_to), prompt = cache_.page_floor(s.prompt);
-  const RadixCache::Node node =
-      cache_.insert(s.content, kept, {.begin = s.in_tree, .counted = s.inserted, .priority = 0});
+  std::int64_t keys = key_length(up_to);
+  if (cache_.windowed()) {
+    // The first insertion past a place where the other layers' cache goes on ends there, with its window.
+    if (s.branch > s.in_tree && s.branch <= keys) keys = s.branch;
+    if (keys >= s.branch) s.branch = 0;
+    if (!ends) slide(s, keys - 1, 1);
+  }
+  const std::int64_t kept = cache_.page_floor(keys), prompt = cache_.page_floor(key_length(s.prompt));
+  const RadixCache::Node node = cache_.insert(
+      s.content, kept,
+      {.begin = s.in_tree, .counted = s.inserted, .priority = 0, .window_begin = s.window_begin});
   s.inserted = std::max(s.inserted, kept);
+  if (cache_.tiered()) issue_backups(!ends && s.state == State::chunked);
   // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
-  if (prompt > 0 && prompt < kept)
+  if (prompt > 0 && prompt < kept && !cache_.windowed())
     cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});
-  if (s.locked) cache_.unlock(s.node);
-  cache_.lock(node);
-  s.locked = true;
-  s.node = node;
+  unlock_prefix(s);
+  lock_prefix(s, node);
   s.in_tree = kept;
 }
 
 // `owned` tokens have KV that the tree may keep, `allocated` were given.
 void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t allocated, bool keep) {
   Sequence& s = sequences_[slot];
-  if (keep) checkpoint(slot, owned);
+  if (keep) checkpoint(slot, owned, true);
   cache_.give_back(cache_.page_ceil(allocated) - s.in_tree);
-  if (s.locked) cache_.unlock(s.node);
-  s.locked = false;
+  if (cache_.windowed())
+    cache_.give_back_windowed(cache_.page_ceil(allocated) - std::max(s.window_begin, s.in_tree));
+  unlock_prefix(s);
   s.node = RadixCache::root;
+  s.window_begin = s.extends = s.branch = 0;
   s.in_tree = s.inserted = s.prefix = 0;
   --rows_held_;
 }

@@ -40,6 +40,18 @@ TEST_CASE("two in flight: an idle device shows the host") {
   CHECK(steady_step_ns(timing(1), 2, false) >= 300);
 }
 
+TEST_CASE("two in flight: a step that needs the tokens of the one before is launched behind their copy") {
+  HostPipeline pipeline(true);
+  StepTiming t = timing(5000);
+  t.needs_tokens = true;
+  const StepTimes first = pipeline.begin(t, SimTime(0));
+  const StepTimes second = pipeline.begin(t, pipeline.core_free());
+  CHECK(first.device_end.ns() == 5300);
+  CHECK(second.launch_begin.ns() == 5300 + 40);
+  // Scheduling is hidden, launch and copy are not.
+  CHECK(steady_step_ns(t, 2, true) == 5000 + 40);
+}
+
 TEST_CASE("an open pipeline begins on the device only after the step before") {
   HostPipeline pipeline(true);
   StepTimes first = pipeline.begin(timing(5000), SimTime(0));

@@ -7,8 +7,8 @@
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/padding.h"
-#include "costmodel/profile_folder.h"
 #include "costmodel/parallel_plan.h"
+#include "costmodel/profile_folder.h"
 
 using namespace orrery;
 
@@ -70,6 +70,39 @@ TEST_CASE("§5.2 capacity: the fraction of what is free before loading, less the
   CHECK(plan_memory(resolve("max_total_tokens: 1000, page_size: 64").spec).value().kv_blocks == 15);
 }
 
+TEST_CASE("§5.2, §4 SWA: layers with a window have a pool of their own, 0.8 of the tokens of the others") {
+  const auto plan_of = [](const std::string& args) {
+    return plan_memory(resolve(args, "h200", 1, "gpt-oss-20b").spec);
+  };
+  const MemoryPlan usual = plan_of("").value(), one = plan_of("disable_hybrid_swa_memory: true").value();
+  // 12 of 24 layers: a token costs 12 + 0.8 · 12 layers instead of 24.
+  CHECK(static_cast<double>(usual.kv_tokens()) ==
+        Approx(static_cast<double>(one.kv_tokens()) * 24 / (12 + 0.8 * 12)).epsilon(1e-6));
+  CHECK(usual.windowed_pool_tokens ==
+        static_cast<std::int64_t>(static_cast<double>(usual.kv_tokens()) * 0.8));
+  CHECK(usual.groups.window == 128);
+  CHECK(one.windowed_pool_tokens == 0);
+  CHECK(plan_of("swa_full_tokens_ratio: 0.1").value().kv_tokens() > usual.kv_tokens());
+  CHECK(plan_of("max_total_tokens: 1000, swa_full_tokens_ratio: 0.5").value().windowed_pool_tokens == 500);
+  CHECK_FALSE(plan_of("max_total_tokens: 1000, swa_full_tokens_ratio: 0.1").ok());  // 100: not a window
+}
+
+TEST_CASE("§4 HiCache: twice the device's tokens in host memory unless said, by ratio or gigabytes a rank") {
+  const auto plan_of = [](const std::string& args, const std::string& model = "qwen3-8b") {
+    return plan_memory(resolve(args, "h200", 1, model).spec);
+  };
+  const std::string on = "enable_hierarchical_cache: true";
+  const MemoryPlan plan = plan_of(on).value();
+  CHECK(plan_of("").value().host_blocks == 0);
+  CHECK(plan.host_blocks == 2 * plan.kv_blocks);
+  CHECK(plan_of(on + ", hicache_ratio: 0.5, page_size: 64").value().host_blocks ==
+        plan_of("page_size: 64").value().kv_blocks / 2);
+  CHECK(plan_of(on + ", hicache_size: 10").value().host_blocks ==
+        static_cast<std::int64_t>(10e9 / (36 * 2 * 8 * 128 * 2)));
+  CHECK_FALSE(plan_of(on, "gpt-oss-20b").ok());
+  CHECK(plan_of(on + ", disable_hybrid_swa_memory: true", "gpt-oss-20b").ok());
+}
+
 TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
   const auto pad = [](const Resolved& r, std::int32_t decodes, std::int32_t prompt) {
     const GraphPadding padding(r.spec.engine.settings);
@@ -97,6 +130,30 @@ TEST_CASE("§5.3, §5.4 golden: which graph a step runs in") {
   CHECK_FALSE(GraphPadding(h100.spec.engine.settings).single_token_is_decode());
 }
 
+TEST_CASE("§5.2, §5.3 speculation: 48 requests unless said, graphs of whole decodes at sizes of their own") {
+  const auto speculating = [](const std::string& args) {
+    Resolved r;
+    r.spec.hardware = load_hardware("h100").value();
+    r.spec.model = load_model("qwen3-8b", "", "", "auto").value();
+    r.spec.engine = load_engine("sglang-0.5").value();
+    r.spec.engine.settings.draft_tokens = 3;
+    YamlDocument document = YamlDocument::parse("engine_args: {" + args + "}", "s.yaml").value();
+    resolve_engine(r.spec.engine, r.spec.hardware, r.spec.model, r.spec.plan,
+                   document.root().optional("engine_args"), document.root());
+    return r;
+  };
+  const Resolved usual = speculating("");
+  CHECK(plan_memory(usual.spec).value().max_sequences == 48);
+  CHECK(plan_memory(speculating("max_running_requests: 70").spec).value().max_sequences == 70);
+  const std::vector<std::int64_t>& sizes = usual.spec.engine.settings.cudagraph_sizes;
+  CHECK(sizes.front() == 4);
+  CHECK(sizes.back() == 4 * 48);
+  CHECK(sizes.size() == 8 + 12 + 3);  // 1…8, 10…32 by 2, 40, 44, 48
+  // The reserve of memory was reckoned with the limit before.
+  CHECK(integer(usual, "cuda_graph_max_bs_decode") == 256);
+  CHECK(usual.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.830));
+}
+
 TEST_CASE("every field of ServerArgs is effective, ignored, fixed, elsewhere or refused") {
   // 543 fields in arg_groups/fields/*.py of the 0.5.23 wheel.
   CHECK(load_engine("sglang-0.5").value().arguments.size() == 543);
@@ -106,15 +163,24 @@ TEST_CASE("what becomes of SGLang's arguments") {
   const auto error = [](const char* args) { return resolve(args).error; };
   CHECK(error("chunked_prefil_size: 5").find("did you mean \"chunked_prefill_size\"") != std::string::npos);
   CHECK(error("max_num_seqs: 5").find("unknown argument of sglang 0.5.23") != std::string::npos);
-  CHECK(error("speculative_algorithm: EAGLE").find("speculative decoding is not modelled") !=
-        std::string::npos);
+  CHECK(error("speculative_algorithm: EAGLE").find("deployment.speculation") != std::string::npos);
   CHECK(error("enable_dp_attention: true").find("data-parallel attention") != std::string::npos);
-  CHECK(error("enable_hierarchical_cache: true").find("engine_args.enable_hierarchical_cache") == 0);
+  CHECK(error("enable_hisparse: true").find("engine_args.enable_hisparse") == 0);
+  CHECK(error("enable_hierarchical_cache: true, disable_radix_cache: true")
+            .find("expected disable_radix_cache to be one of false") != std::string::npos);
+  CHECK(error("hicache_storage_backend: file").find("storage behind host memory") != std::string::npos);
   CHECK(error("enable_lora: true").find("LoRA") != std::string::npos);
   CHECK(error("disaggregation_mode: prefill").find("disaggregation") != std::string::npos);
   CHECK(error("schedule_policy: priority").find("expected one of") != std::string::npos);
   CHECK(error("chunked_prefill_size: 0").find("must be positive") != std::string::npos);
   CHECK(error("context_length: 50000").find("positions") != std::string::npos);
+  CHECK(error("enable_priority_scheduling: true, schedule_policy: lof").empty());
+  CHECK(error("enable_priority_scheduling: true, schedule_policy: lpm")
+            .find("engine_args.enable_priority_scheduling: the engine does not start with schedule_policy: "
+                  "lpm") == 0);
+  CHECK(integer(resolve("enable_priority_scheduling: true"), "priority_scheduling_preemption_threshold") ==
+        10);
+  CHECK(error("default_priority_value: 3").find("default priority") != std::string::npos);
   CHECK(error("tp_size: 2").find("deployment.parallel.tp") != std::string::npos);
   CHECK(error("tp_size: 1, speculative_algorithm: null, enable_lora: false, log_level: debug").empty());
   CHECK(resolve("log_level: debug").spec.engine.ignored_args == std::vector<std::string>{"log_level"});

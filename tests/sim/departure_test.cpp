@@ -3,6 +3,7 @@
 #include <map>
 
 #include "catch.h"
+#include "sglang_features_world.h"
 #include "tensorrt_llm_world.h"
 #include "world.h"
 
@@ -18,7 +19,7 @@ RandomWorld priority_world(std::uint64_t seed) {
 }
 
 constexpr std::array engines{world::random_world, priority_world, world::random_sglang_world,
-                             world::tensorrt_llm_world};
+                             world::random_sglang_features, world::tensorrt_llm_world};
 
 // Four in ten lose their patience after a millisecond to three seconds, some of them by a time-out.
 void lose_patience(RandomWorld& w, std::uint64_t seed) {

@@ -219,3 +219,47 @@ TEST_CASE("§3 the last one that does not fit is aborted") {
   CHECK(d.ended.size() == 1);
   CHECK(d.ended.at(0).outputs == 5);
 }
+
+TEST_CASE("§2.4 max_output_tokens, not what the model will say, decides who is admitted beside whom") {
+  // Both worlds say exactly the same: 0 ends after ten tokens. What the client allowed differs.
+  for (const std::int32_t allowed : {10, 600}) {
+    Driver d(config(1000));
+    d.add({100, allowed});
+    d.pass();
+    if (allowed > 10) d.say_eos(0, 9);
+    d.add({400, 50});
+    d.add({100, 50});
+    // Reserved: 0.7 · 600 = 420 of the 899 left: 451 + 101 fit not both; 0.7 · 10: they do.
+    const std::string row = d.pass();
+    CHECK(row == (allowed == 10 ? "extend 1:400@0 2:100@0" : "extend 1:400@0"));
+    d.drain();
+    REQUIRE(d.ended.size() == 3);
+    for (const Driver::Ended& e : d.ended) CHECK(e.outputs == (e.request == 0 ? 10 : 50));
+    CHECK(d.tokens == 10 + 50 + 50);
+  }
+}
+
+TEST_CASE("§2.4 beyond 4096 max_output_tokens reserves no more") {
+  for (const std::int32_t allowed : {4096, 9000}) {
+    SglangConfig c = config(20000);
+    c.init_new_token_ratio = 1;
+    Driver d(c);
+    d.add({100, allowed});
+    d.pass();
+    // 20000 − 100 − 4096 = 15804 left for it; the test is strict.
+    d.add({15804 - 4096 - 1 - 1, 4096});
+    CHECK(d.pass().substr(0, 8) == "extend 1");
+  }
+  // A request admitted before in the same batch counts with 100 + 1 + 4096.
+  for (const bool fits : {true, false}) {
+    SglangConfig c = config(20000);
+    c.init_new_token_ratio = 1;
+    Driver d(c);
+    d.add({100, 4096});
+    d.pass();
+    d.add({100, 4096});
+    const std::int32_t room = 15804 - 4197 - 4096 - 1;
+    d.add({fits ? room - 1 : room, 4096});
+    CHECK(d.pass() == (fits ? "extend 1:100@0 2:7509@0" : "extend 1:100@0"));
+  }
+}

@@ -3,6 +3,7 @@
 //   extend 0:5000@0 1:3192@0     prefill chunks, request:tokens@prefix
 //   decode 3 ctx 300             decodes and the sum of their contexts
 //   mixed 4:100@0 + 2 ctx 210    both
+//   verify 2+3 ctx 300           with speculation: decodes and drafts of each
 //   none                         a pass without a launch
 // followed by "retract 2,1" and "abort 0" where it happened. What the results said is in `ended`.
 #pragma once
@@ -11,8 +12,19 @@
 #include <vector>
 
 #include "sim/schedulers/sglang.h"
+#include "sim/speculation.h"
 
 namespace orrery::sglang_test {
+
+// Proposes and accepts as many drafts as it was told, the same for everybody.
+class FixedAcceptance final : public AcceptanceOracle {
+ public:
+  std::int32_t accepts = 0, proposes = 16;
+  std::int32_t accepted(RequestId, std::int32_t, std::int32_t drafts) const override {
+    return std::min(accepts, drafts);
+  }
+  std::int32_t proposed(RequestId, std::int32_t) const override { return proposes; }
+};
 
 inline SglangConfig config(std::int64_t tokens = 100000) {
   SglangConfig c;
@@ -23,7 +35,9 @@ inline SglangConfig config(std::int64_t tokens = 100000) {
 
 class Driver {
  public:
-  explicit Driver(const SglangConfig& c) : overlap_(c.overlap), scheduler(c) {}
+  explicit Driver(const SglangConfig& c) : overlap_(c.overlap), speaks_(c.speculating()), scheduler(c) {}
+  Driver(const Driver&) = delete;
+  Driver& operator=(const Driver&) = delete;
 
   struct Ask {
     std::int32_t prompt = 0, max_output = 0;
@@ -31,6 +45,8 @@ class Driver {
     std::int32_t id_size = 16;
     bool ignore_eos = false;
     std::uint64_t stream = 0;
+    std::int32_t eos = 0;  // speculation: after so many outputs
+    std::int32_t priority = 0;
   };
   // False when refused.
   bool add(const Ask& ask) {
@@ -42,6 +58,9 @@ class Driver {
     r.hash_block_size = ask.id_size;
     r.ignore_eos = ask.ignore_eos;
     r.stream = ask.stream;
+    r.priority = ask.priority;
+    r.arrival = SimTime(static_cast<std::int64_t>(r.id.value()));
+    if (ask.eos > 0) lengths_.set(r.id, ask.eos);
     const SequenceId id = scheduler.add(r);
     if (id.is_none()) return false;
     if (id.value() >= request_of_.size()) request_of_.resize(id.value() + 1);
@@ -60,6 +79,8 @@ class Driver {
     const bool pending = scheduler.open_steps() > 0;
     const StepPlan& plan = scheduler.schedule();
     std::string row = describe(plan);
+    last_loads = plan.load_blocks;
+    if (speaks_ && plan.tokens() > 0) speech_.begin(plan);
     if (pending || (!overlap_ && plan.tokens() > 0)) result();
     scheduler.cache().check_invariants();
     return row;
@@ -93,8 +114,11 @@ class Driver {
   };
   std::vector<Ended> ended;
   std::vector<std::uint64_t> aborted;
+  std::size_t turned_away = 0;  // of them, by a full queue
   std::int64_t tokens = 0;      // delivered: first ones, regular and irregular ones
   std::int32_t hit_tokens = 0;  // of the last admission
+  std::int64_t last_loads = 0;  // pages that the last pass brought back from host memory
+  FixedAcceptance acceptance;
 
  private:
   void result() {
@@ -109,9 +133,10 @@ class Driver {
       if (at == step) eos.push_back(slot_of_[request]);
     }
     out.eos = eos;
+    if (speaks_) out.spoken = speech_.end();
     const UpdateEffects& effects = scheduler.on_outcome(out);
     tokens += static_cast<std::int64_t>(effects.first_tokens.size() + effects.irregular.size());
-    tokens += effects.regular_decodes[0];
+    tokens += effects.regular_decodes[0] + effects.further_tokens;
     for (const Finished& f : effects.finished) ended.push_back({f.request.value(), f.output_tokens, step});
   }
 
@@ -122,10 +147,14 @@ class Driver {
              std::to_string(w.context);
     }
     for (const Admission& a : scheduler.admissions()) hit_tokens = a.cached_tokens;
+    const std::string drafts = '+' + std::to_string(plan.verify.empty() ? 0 : plan.verify[0].drafts);
     const std::string decodes =
         ' ' + std::to_string(plan.decode_sequences) + " ctx " + std::to_string(plan.decode_context_tokens);
     if (plan.tokens() == 0) {
       row = "none";
+    } else if (plan.prefill.empty() && !plan.verify.empty()) {
+      row = "verify " + std::to_string(plan.decode_sequences) + drafts + " ctx " +
+            std::to_string(plan.decode_context_tokens);
     } else if (plan.prefill.empty()) {
       row = "decode" + decodes;
     } else if (plan.decode_sequences == 0) {
@@ -139,15 +168,18 @@ class Driver {
     };
     list("retract", plan.preempted);
     list("abort", plan.aborted);
+    turned_away += plan.turned_away;
     for (const SequenceId id : plan.aborted) aborted.push_back(request_of_[id.value()]);
     return row;
   }
 
-  bool overlap_;
+  bool overlap_, speaks_;
   std::uint64_t next_ = 0, updated_ = 0;
   std::vector<std::uint64_t> request_of_;  // by slot
   std::vector<SequenceId> slot_of_;        // by request
   std::vector<std::pair<std::int64_t, std::uint64_t>> eos_;
+  OutputLengths lengths_;
+  SpokenSteps speech_{acceptance, lengths_};
 
  public:
   SglangScheduler scheduler;

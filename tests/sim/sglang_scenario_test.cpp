@@ -42,6 +42,56 @@ TEST_CASE("a scenario with SGLang: the same digest twice, and with stretches off
   }
 }
 
+TEST_CASE("§5.2, §6 speculation from the file to the digest: 48 requests at once, tokens per verification") {
+  const std::string key = "deployment.speculation={method: eagle, tokens: 3, acceptance: [0.8, 0.6, 0.5]}";
+  const Scenario s = scenario({key});
+  CHECK(s.pool.memory.max_sequences == 48);
+  const RunResult a = run(s), b = run(s);
+  CHECK(a.digest == b.digest);
+  CHECK(a.completed == run(scenario()).completed);
+  CHECK(a.speculation.accepted > 1000);
+  const RunResult ngram = run(scenario(
+      {"deployment.speculation={method: ngram, tokens: 3, acceptance: [0.8, 0.6, 0.5], match_rate: 0.3}"}));
+  CHECK(ngram.completed == a.completed);
+  CHECK(ngram.speculation.drafts == 3 * ngram.speculation.verifications);
+  CHECK(ngram.speculation.verifications < ngram.speculation.decodes);
+}
+
+TEST_CASE("§4 SWA: gpt-oss with a pool for its windowed layers, from the file to the digest") {
+  const auto args = [](const char* more) {
+    return std::vector<std::string>{
+        "deployment.model=gpt-oss-20b",
+        std::string("deployment.engine_args={max_total_tokens: 30000, ") + more + "}"};
+  };
+  const Scenario s = scenario(args("swa_full_tokens_ratio: 0.3"));
+  CHECK(s.pool.memory.windowed_pool_tokens == 9000);
+  const RunResult a = run(s), b = run(s), one = run(scenario(args("disable_hybrid_swa_memory: true")));
+  CHECK(a.digest == b.digest);
+  CHECK(a.completed == one.completed);
+  CHECK(a.digest != one.digest);
+}
+
+TEST_CASE("§4 HiCache from the file to the digest: prefixes come back from host memory over the link") {
+  const auto args = [](const char* more) {
+    return std::vector<std::string>{
+        "workload.trace=../workloads/excerpts/mooncake_conversation_10min.jsonl",
+        "workload.closed_loop={concurrency: 4}", "workload.limit={requests: 200}",
+        std::string("deployment.engine_args={max_total_tokens: 100000, ") + more + "}"};
+  };
+  const Scenario s = scenario(args("enable_hierarchical_cache: true, hicache_ratio: 20"));
+  const RunResult a = run(s), b = run(s), single = run(s, false), off = run(scenario(args("page_size: 1")));
+  CHECK(a.digest == b.digest);
+  CHECK(a.digest == single.digest);
+  CHECK(a.completed == off.completed);
+  CHECK(a.offload.loads > 5);
+  CHECK(off.offload.loads == 0);
+  const RunResult back = run(
+      scenario(args("enable_hierarchical_cache: true, hicache_ratio: 20, hicache_write_policy: write_back")));
+  CHECK(back.completed == a.completed);
+  CHECK(back.offload.stored > 0);
+  CHECK(back.offload.stored < a.offload.stored);  // only what leaves the device
+}
+
 TEST_CASE("engine_args reach the scheduler") {
   const std::uint64_t usual = run(scenario()).digest;
   for (const char* args :

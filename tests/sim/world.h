@@ -14,6 +14,7 @@
 #include "sim/costed/cost_model_executor.h"
 #include "sim/policies.h"
 #include "sim/simulation.h"
+#include "sim/speculation.h"
 #include "sim/trace_inbox.h"
 
 namespace orrery::world {
@@ -60,8 +61,9 @@ struct World {
   RunObserver* observer = nullptr;
   const ImageProcessor* images = nullptr;  // of a multimodal model, with what encodes them
   const EncoderPricer* encoder = nullptr;
-  double host_blocks_per_s = 0;                  // of the host link, one direction
-  const AcceptanceOracle* acceptance = nullptr;  // with config.speculation
+  double host_blocks_per_s = 0;                                 // of the host link, one direction
+  const AcceptanceOracle* acceptance = nullptr;                 // with config.speculation
+  std::shared_ptr<const AcceptanceOracle> own_acceptance = {};  // the same, where the world keeps it
 };
 
 // Wrappers that hand things over in another order; the loop must not care.

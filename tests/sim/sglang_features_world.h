@@ -1,0 +1,72 @@
+// Random worlds of SGLang in which its other features are on: each draws some of them.
+#pragma once
+
+#include "world.h"
+
+namespace orrery::world {
+
+inline void speculate(World& w, RandomStream& r) {
+  const auto k = static_cast<std::int32_t>(1 + r.below(4));
+  std::vector<double> acceptance;
+  for (std::int32_t i = 0; i < k; ++i) acceptance.push_back(r.uniform());
+  const bool network = r.below(3) != 0;
+  const double found = network ? 1 : r.uniform();
+  w.own_acceptance = std::make_shared<SampledAcceptance>(r.below(1000), acceptance, found);
+  w.acceptance = w.own_acceptance.get();
+  w.config.speculation = {.tokens = k, .lookahead = network ? k : 0, .drops_last_hit = network};
+  w.spec.engine.settings.draft_tokens = k;
+  w.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
+  w.spec.speculation.tokens = k;
+  w.spec.speculation.draft.intermediate = 12288;
+  w.spec.engine.host.ngram_token = hand::us(0.001);
+  // A sequence holds slots for two verifications ahead of its context, in whole pages.
+  w.config.num_gpu_blocks += 64 / w.config.block_size;
+}
+
+// A pool of their own for layers with a window, as small as the longest prompt allows.
+inline void window(World& w, RandomStream& r) {
+  const std::int32_t windows[] = {16, 33, 128, 512};
+  const std::int64_t window = windows[r.below(4)], page = w.config.block_size;
+  const std::int64_t tokens = w.config.num_gpu_blocks * page;
+  const std::int64_t chunk = w.config.options.integer("chunked_prefill_size");
+  const std::int64_t least = 3 * (window + 128 + 2 * page) + (chunk > 0 ? chunk : 4200);
+  const std::int64_t share = tokens * static_cast<std::int64_t>(20 + r.below(81)) / 100;
+  w.config.kv_groups = {.full = 1,
+                        .windowed = 1,
+                        .window = static_cast<std::int32_t>(window),
+                        .windowed_tokens = std::max(least, share)};
+}
+
+// A tier in host memory, smaller or larger than the device's, and a link slow enough to matter.
+inline void tier(World& w, RandomStream& r) {
+  w.config.offload.blocks = w.config.num_gpu_blocks * static_cast<std::int64_t>(10 + r.below(300)) / 100;
+  w.host_blocks_per_s = (r.below(2) == 0 ? 2e4 : 1e6) / w.config.block_size;
+  const char* policies[] = {"write_through", "write_through_selective", "write_back"};
+  w.config.options.set("hicache_write_policy", std::string(policies[r.below(3)]));
+}
+
+// Priorities from −30 to 30, so that differences are on both sides of the threshold.
+inline void prioritize(RandomWorld& out, RandomStream& r) {
+  NamedOptions& o = out.world.config.options;
+  o.set("enable_priority_scheduling", true);
+  o.set("disable_priority_preemption", r.below(4) == 0);
+  o.set("schedule_low_priority_values_first", r.below(2) == 0);
+  o.set("schedule_policy", std::string(r.below(2) == 0 ? "fcfs" : "lof"));
+  o.set("retraction_policy", std::string(r.below(2) == 0 ? "length" : "priority"));
+  for (TraceRequest& q : out.requests) q.priority = static_cast<std::int32_t>(r.below(61)) - 30;
+}
+
+inline RandomWorld random_sglang_features(std::uint64_t seed) {
+  RandomWorld out = random_sglang_world(seed);
+  RandomStream r(seed, RandomPurpose::property_test, 9);
+  const std::uint64_t kind = r.below(4);
+  if (kind == 0) speculate(out.world, r);
+  if (kind == 1) window(out.world, r);
+  if (kind == 2) tier(out.world, r);
+  if (r.below(2) == 0) prioritize(out, r);
+  if (r.below(4) == 0)
+    out.world.config.options.set("max_queued_requests", static_cast<std::int64_t>(1 + r.below(20)));
+  return out;
+}
+
+}  // namespace orrery::world
