@@ -106,7 +106,7 @@ Result<std::vector<ListEntry>> list_cases() {
     else if (!c.needs.empty())
       status += "; its file says refused: remove that line";
     out.push_back({id, "published: " + c.title + "; " + c.model + " on " + c.hardware + ", " + c.engine,
-                   status + "; fitted to it: nothing; " + c.source + ", " + c.url});
+                   status + "; fitted to it: nothing; " + c.url});
   }
   return out;
 }

@@ -93,6 +93,15 @@ Result<RequestComparison> compare_requests(const PublishedRun& run, const CaseOp
   return out;
 }
 
+ComparedRun compare_capacity(const PublishedRun& run) {
+  ComparedRun row;
+  row.name = run.name;
+  row.data = run.data;
+  const auto blocks = static_cast<double>(run.scenario.pool.memory.kv_blocks);
+  for (const BenchmarkMetric& m : run.measured) row.metrics.push_back({m.name(), blocks, blocks, blocks, m.value});
+  return row;
+}
+
 }  // namespace
 
 std::string verdict(const ComparedMetric& m, bool intervals) {
@@ -106,6 +115,10 @@ Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOp
   out.about = published;
   for (const PublishedRun& run : published.runs) {
     if (options.said) options.said(published.id + ": " + run.name);
+    if (run.is_capacity()) {
+      out.runs.push_back(compare_capacity(run));
+      continue;
+    }
     ORRERY_TRY(workload, drain(run.scenario));
     BenchmarkResult figures;
     figures.metrics = run.measured;

@@ -4,6 +4,7 @@
 #include <array>
 #include <filesystem>
 
+#include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
 #include "costmodel/profile_folder.h"
@@ -15,9 +16,9 @@ namespace {
 constexpr const char* kFolder = "reports/cases/published";
 
 constexpr std::array<const char*, 4> kLatencies = {"ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"};
-constexpr std::array<const char*, 5> kValues = {
-    "throughput.requests_per_s", "throughput.input_tokens_per_s", "throughput.output_tokens_per_s",
-    "throughput.total_tokens_per_s", "duration_s"};
+constexpr std::array<const char*, 6> kValues = {
+    "throughput.requests_per_s",     "throughput.input_tokens_per_s", "throughput.output_tokens_per_s",
+    "throughput.total_tokens_per_s", "duration_s",                    capacity_metric};
 
 // "ttft_ms.p99" → quantity and statistic. False: no such metric.
 bool parse_metric(const std::string& name, BenchmarkMetric& metric) {
@@ -108,7 +109,8 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   const Yaml deployment = own.present() ? own : common;
   if (!deployment.present())
     node.fail("no deployment: give the run one, or the case one for all its runs");
-  const Yaml workload = node.require("workload");
+  run.measured = read_measured(node.require("measured"));
+  const Yaml workload = run.is_capacity() ? Yaml() : node.require("workload");
   const std::size_t before = in.document.errors().size();
   Errors errors;
   run.scenario = read_scenario_parts(deployment, workload, in.folder, errors);
@@ -132,7 +134,11 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   }
   run.scenario.file = out.file;
   run.scenario.seed = seed;
-  run.measured = read_measured(node.require("measured"));
+  if (!run.is_capacity() && std::any_of(run.measured.begin(), run.measured.end(), [](const BenchmarkMetric& m) {
+        return m.quantity == capacity_metric;
+      }))
+    node.optional("measured").fail(std::string(capacity_metric) +
+                                   " needs no workload: give it a run of its own, without other metrics");
   if (const Yaml requests = node.optional("requests")) run.requests = read_requests(requests);
   if (out.hardware.empty()) {
     const Yaml pools = deployment.optional("pools");
@@ -144,6 +150,12 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
 }
 
 }  // namespace
+
+bool PublishedRun::is_capacity() const {
+  return !measured.empty() && std::all_of(measured.begin(), measured.end(), [](const BenchmarkMetric& m) {
+    return m.quantity == capacity_metric;
+  });
+}
 
 Result<PublishedCase> load_published_case(const std::string& path) {
   ORRERY_TRY(document, YamlDocument::load(path));
@@ -178,7 +190,10 @@ Result<PublishedCase> load_published_case(const std::string& path) {
   }
   if (!errors.empty()) return errors;
   if (!in.refusals.empty()) {
-    out.refusal = in.refusals.front().to_string();
+    Error first = in.refusals.front();
+    const std::string root_folder = data_directory() + "/";  // reports must not depend on where it stands
+    if (first.where.file.starts_with(root_folder)) first.where.file.erase(0, root_folder.size());
+    out.refusal = first.to_string();
     out.runs.clear();
   }
   return out;

@@ -21,12 +21,16 @@ struct PublishedRequests {
   std::string ttft_ms, e2e_ms;                          // needed: what is compared
 };
 
+// KV blocks of the memory plan: needs no workload, and stands in a run of its own.
+constexpr const char* capacity_metric = "kv_cache.blocks";
+
 struct PublishedRun {
   std::string name;
   std::string data;  // where the figures stand: file in ../shared and row
   Scenario scenario;
   std::vector<BenchmarkMetric> measured;  // named as in summary.json; percentiles as numpy computes them
   std::optional<PublishedRequests> requests;
+  bool is_capacity() const;  // what is compared is the memory plan
 };
 
 struct PublishedCase {

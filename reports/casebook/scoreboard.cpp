@@ -126,12 +126,12 @@ std::string markdown_table(const Row& header, std::size_t text_columns, const st
   return text;
 }
 
-// By metric over all published rows: what a reader wants first.
+// Over all published rows, by case and by metric: what a reader wants first.
 std::string summary_table(const std::vector<CaseComparison>& cases) {
-  std::map<std::string, Group> by_metric, by_part;
+  std::map<std::string, Group> by_metric, by_case;
   each_published(cases, [&](const CaseComparison& c, const ComparedRun& run, const ComparedMetric& m) {
     by_metric[m.name].add(m, run.intervals);
-    by_part[c.about.hardware].add(m, run.intervals);
+    by_case[c.about.id].add(m, run.intervals);
   });
   std::vector<Row> rows;
   const auto add = [&](const std::string& name, const Group& g) {
@@ -141,9 +141,9 @@ std::string summary_table(const std::vector<CaseComparison>& cases) {
                         ? "–"
                         : std::to_string(g.inside) + " of " + std::to_string(g.with_interval)});
   };
-  for (const auto& [name, group] : by_metric) add(name, group);
-  for (const auto& [name, group] : by_part) add("all on " + name, group);
-  return markdown_table({"metric", "rows", "median error", "median abs. error", "in the 90 % interval"}, 1,
+  for (const auto& [name, group] : by_case) add(name, group);
+  for (const auto& [name, group] : by_metric) add("all cases, " + name, group);
+  return markdown_table({"case, metric", "rows", "median error", "median abs. error", "in the 90 % interval"}, 1,
                         rows);
 }
 
