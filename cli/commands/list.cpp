@@ -115,7 +115,8 @@ void register_list_command(CLI::App& app, CommandContext& context) {
   CLI::App* list =
       app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
   auto what = std::make_shared<std::string>();
-  list->add_option("what", *what, "hardware, models, engines, workloads, operators, schedulers, routers or cases")
+  list->add_option("what", *what,
+                   "hardware, models, engines, workloads, operators, schedulers, routers or cases")
       ->required()
       ->check(CLI::IsMember(
           {"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers", "cases"}));

@@ -26,7 +26,8 @@ struct ValidateOptions {
 };
 
 std::string published_sections(const std::vector<CaseComparison>& cases) {
-  return "## Published runs\n\nMeasured by others, cited in `reports/cases/published`, not measured by us and "
+  return "## Published runs\n\nMeasured by others, cited in `reports/cases/published`, not measured by us "
+         "and "
          "used for no fit. Each was predicted\nfrom what its source says and the assumptions below it "
          "(docs/validation.md); where a source is silent, the\nassumption decides as much as the model.\n\n" +
          scoreboard_sections(cases, "##");
@@ -71,8 +72,7 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
     return report_errors(
         {make_error(ErrorKind::usage, "--engines, --schedule and --benchmark exclude each other")});
   if ((options.engines || !options.schedule.empty()) && !options.names.empty())
-    return report_errors(
-        {make_error(ErrorKind::usage, "cases are named without --engines and --schedule")});
+    return report_errors({make_error(ErrorKind::usage, "cases are named without --engines and --schedule")});
   if (options.engines) return validate_engines(options, context);
   if (!options.benchmark.empty()) {
     if (options.names.size() > 1)

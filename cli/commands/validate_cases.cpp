@@ -71,8 +71,9 @@ Result<std::vector<CaseComparison>> compare_published_cases(bool fast, const Com
 Result<int> validate_cases(const CaseCommandOptions& options, const CommandContext& context) {
   watch_interrupts();
   if (!context.overrides.empty())
-    return make_error(ErrorKind::usage, "--set does not reach into a case: copy its file, change it there, "
-                                        "and pass its path");
+    return make_error(ErrorKind::usage,
+                      "--set does not reach into a case: copy its file, change it there, "
+                      "and pass its path");
   std::vector<CaseComparison> cases;
   for (const std::string& name : options.names.empty() ? published_case_ids() : options.names) {
     ORRERY_TRY(compared, compare_named(name, comparing(options.fast, context)));
@@ -85,17 +86,21 @@ Result<int> validate_cases(const CaseCommandOptions& options, const CommandConte
     std::fputs(scoreboard_text(cases).c_str(), stdout);
     if (!options.out.empty()) std::printf("written: %s/scoreboard.md\n", options.out.c_str());
   }
-  const bool none_ran =
-      std::all_of(cases.begin(), cases.end(), [](const CaseComparison& c) { return c.runs.empty(); });
-  return static_cast<int>(none_ran ? ExitCode::invalid_input : ExitCode::done);
+  for (const CaseComparison& c : cases) {
+    if (!c.runs.empty()) return static_cast<int>(ExitCode::done);
+  }
+  Errors refused;
+  for (const CaseComparison& c : cases)
+    refused.push_back(invalid_input("case " + c.about.id + " cannot be compared: " + c.about.refusal));
+  if (refused.empty()) refused.push_back(invalid_input("there are no cases in " + data_directory()));
+  return refused;
 }
 
 Result<std::vector<ListEntry>> list_cases() {
   std::vector<ListEntry> out;
   ORRERY_TRY(runs, list_engine_runs());
   for (const EngineRun& run : runs) {
-    out.push_back({run.name,
-                   "our own step log: " + run.model + " on " + run.hardware + ", vLLM 0.24.0",
+    out.push_back({run.name, "our own step log: " + run.model + " on " + run.hardware + ", vLLM 0.24.0",
                    "runs; fitted to it: " + run.fitted + (run.from_shared ? "; read from ../shared" : "")});
   }
   for (const std::string& id : published_case_ids()) {

@@ -51,7 +51,8 @@ Result<RequestComparison> compare_requests(const PublishedRun& run, const CaseOp
   out.file = run.requests->file;
   const std::string path = find_shared_file(out.file);
   if (path.empty()) {
-    out.skipped = "../shared/" + out.file + " is not here: its requests were not replayed one by one";
+    out.skipped = (out.file.starts_with("/") ? "" : "../shared/") + out.file +
+                  " is not here: its requests were not replayed one by one";
     return out;
   }
   ORRERY_TRY(trace, read_published_requests(path, *run.requests));
@@ -98,7 +99,8 @@ ComparedRun compare_capacity(const PublishedRun& run) {
   row.name = run.name;
   row.data = run.data;
   const auto blocks = static_cast<double>(run.scenario.pool.memory.kv_blocks);
-  for (const BenchmarkMetric& m : run.measured) row.metrics.push_back({m.name(), blocks, blocks, blocks, m.value});
+  for (const BenchmarkMetric& m : run.measured)
+    row.metrics.push_back({m.name(), blocks, blocks, blocks, m.value});
   return row;
 }
 
@@ -134,7 +136,8 @@ Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOp
     row.intervals = options.runs > 0;
     row.provenance = std::move(compared.provenance);
     for (const std::string& note : compared.notes) {
-      // The last two notes of every comparison speak of a benchmark's client; the case says how it was measured.
+      // The last two notes of every comparison speak of a benchmark's client; the case says how it was
+      // measured.
       if (note.starts_with("no prediction") || note.find("not answered") != std::string::npos)
         row.notes.push_back(note);
     }

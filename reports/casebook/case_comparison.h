@@ -15,8 +15,8 @@ namespace orrery {
 
 // The same requests one by one, as the source recorded them (only with ../shared).
 struct RequestComparison {
-  std::string file;     // in ../shared
-  std::string skipped;  // why there is none; else empty
+  std::string file;                     // in ../shared
+  std::string skipped;                  // why there is none; else empty
   std::vector<ComparedMetric> metrics;  // no intervals
   std::size_t requests = 0;
   double ttft_median_abs = 0, e2e_median_abs = 0;  // of predicted ÷ measured − 1 per request
@@ -33,7 +33,7 @@ struct ComparedRun {
 
 struct CaseComparison {
   PublishedCase about;
-  bool own = false;  // measured by us
+  bool own = false;               // measured by us
   std::vector<ComparedRun> runs;  // empty when the case is refused
 };
 

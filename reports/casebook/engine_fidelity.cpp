@@ -142,8 +142,7 @@ Json fidelity_json(const EngineFidelity& f) {
                        {"uncited", e.uncited},
                        {"missing", e.missing}});
   }
-  return {
-      {"runs", runs}, {"published", f.published_data}, {"engines", engines}, {"failures", f.failures}};
+  return {{"runs", runs}, {"published", f.published_data}, {"engines", engines}, {"failures", f.failures}};
 }
 
 std::string fidelity_csv(const EngineFidelity& f) {

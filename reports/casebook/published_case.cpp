@@ -16,9 +16,12 @@ namespace {
 constexpr const char* kFolder = "reports/cases/published";
 
 constexpr std::array<const char*, 4> kLatencies = {"ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"};
-constexpr std::array<const char*, 6> kValues = {
-    "throughput.requests_per_s",     "throughput.input_tokens_per_s", "throughput.output_tokens_per_s",
-    "throughput.total_tokens_per_s", "duration_s",                    capacity_metric};
+constexpr std::array<const char*, 6> kValues = {"throughput.requests_per_s",
+                                                "throughput.input_tokens_per_s",
+                                                "throughput.output_tokens_per_s",
+                                                "throughput.total_tokens_per_s",
+                                                "duration_s",
+                                                capacity_metric};
 
 // "ttft_ms.p99" → quantity and statistic. False: no such metric.
 bool parse_metric(const std::string& name, BenchmarkMetric& metric) {
@@ -53,9 +56,10 @@ std::vector<BenchmarkMetric> read_measured(const Yaml& node) {
   for (const auto& [name, value] : node.entries()) {
     BenchmarkMetric metric;
     if (!parse_metric(name, metric)) {
-      value.fail("unknown metric; expected one of ttft_ms, tpot_ms, itl_ms, e2e_ms with .mean, .max or .p1 "
-                 "to .p99, or " +
-                 join({kValues.begin(), kValues.end()}, ", "));
+      value.fail(
+          "unknown metric; expected one of ttft_ms, tpot_ms, itl_ms, e2e_ms with .mean, .max or .p1 "
+          "to .p99, or " +
+          join({kValues.begin(), kValues.end()}, ", "));
       continue;
     }
     metric.value = value.number(0, 0);
@@ -107,8 +111,7 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   run.data = node.require("data").text();
   const Yaml own = node.optional("deployment");
   const Yaml deployment = own.present() ? own : common;
-  if (!deployment.present())
-    node.fail("no deployment: give the run one, or the case one for all its runs");
+  if (!deployment.present()) node.fail("no deployment: give the run one, or the case one for all its runs");
   run.measured = read_measured(node.require("measured"));
   const Yaml workload = run.is_capacity() ? Yaml() : node.require("workload");
   const std::size_t before = in.document.errors().size();
@@ -134,11 +137,12 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   }
   run.scenario.file = out.file;
   run.scenario.seed = seed;
-  if (!run.is_capacity() && std::any_of(run.measured.begin(), run.measured.end(), [](const BenchmarkMetric& m) {
-        return m.quantity == capacity_metric;
-      }))
-    node.optional("measured").fail(std::string(capacity_metric) +
-                                   " needs no workload: give it a run of its own, without other metrics");
+  if (!run.is_capacity() &&
+      std::any_of(run.measured.begin(), run.measured.end(),
+                  [](const BenchmarkMetric& m) { return m.quantity == capacity_metric; }))
+    node.optional("measured")
+        .fail(std::string(capacity_metric) +
+              " needs no workload: give it a run of its own, without other metrics");
   if (const Yaml requests = node.optional("requests")) run.requests = read_requests(requests);
   if (out.hardware.empty()) {
     const Yaml pools = deployment.optional("pools");

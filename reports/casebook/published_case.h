@@ -14,9 +14,9 @@
 
 namespace orrery {
 
-// A file of ../shared with a row per request. Columns by name; it is read only when it is there.
+// A file with a row per request. Columns by name; it is read only when it is there.
 struct PublishedRequests {
-  std::string file;                                    // relative to ../shared
+  std::string file;                                     // relative to ../shared, or absolute
   std::string arrival_s, prompt_tokens, output_tokens;  // needed: the same requests are simulated
   std::string ttft_ms, e2e_ms;                          // needed: what is compared
 };
@@ -34,8 +34,8 @@ struct PublishedRun {
 };
 
 struct PublishedCase {
-  std::string id, file;  // id: the file's name without .yaml
-  std::string title, engine;  // engine: as measured, with version
+  std::string id, file;         // id: the file's name without .yaml
+  std::string title, engine;    // engine: as measured, with version
   std::string hardware, model;  // as the deployment names them, for lists
   std::string source, url, license;
   std::vector<std::string> assumptions;
@@ -47,7 +47,8 @@ struct PublishedCase {
 };
 
 // Errors are located in the file. A deployment that cannot be read is an error unless the file says
-// `refused:`; one that can be read although the file says so runs, and `needs` stays as the hint to remove it.
+// `refused:`; one that can be read although the file says so runs, and `needs` stays as the hint to remove
+// it.
 Result<PublishedCase> load_published_case(const std::string& path);
 
 // Ids of reports/cases/published, sorted.

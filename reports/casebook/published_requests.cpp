@@ -45,6 +45,7 @@ Result<PublishedTrace> read_published_requests(const std::string& path, const Pu
   }
   std::vector<Row> rows;
   while (reader.next(line)) {
+    if (line.empty()) continue;
     const std::vector<std::string_view> cells = split(line);
     Row row;
     double* const fields[] = {&row.arrival, &row.prompt, &row.output, &row.ttft, &row.e2e};
@@ -77,7 +78,7 @@ Result<PublishedTrace> read_published_requests(const std::string& path, const Pu
 }
 
 std::string find_shared_file(const std::string& file) {
-  const std::string path = data_directory() + "/../shared/" + file;
+  const std::string path = file.starts_with("/") ? file : data_directory() + "/../shared/" + file;
   std::error_code ec;
   return std::filesystem::is_regular_file(path, ec) ? path : std::string();
 }

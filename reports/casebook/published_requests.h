@@ -11,7 +11,7 @@
 namespace orrery {
 
 struct PublishedTrace {
-  std::vector<TraceRequest> requests;  // in order of arrival, the first at 0
+  std::vector<TraceRequest> requests;   // in order of arrival, the first at 0
   std::vector<double> ttft_ms, e2e_ms;  // of the same requests
 };
 
@@ -19,7 +19,7 @@ struct PublishedTrace {
 // that is no number or not above 0; with file and line.
 Result<PublishedTrace> read_published_requests(const std::string& path, const PublishedRequests& columns);
 
-// Where the file would be; empty when it is not there.
+// Path of a file of ../shared, or of an absolute name; empty when it is not there.
 std::string find_shared_file(const std::string& file);
 
 }  // namespace orrery

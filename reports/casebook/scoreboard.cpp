@@ -135,16 +135,15 @@ std::string summary_table(const std::vector<CaseComparison>& cases) {
   });
   std::vector<Row> rows;
   const auto add = [&](const std::string& name, const Group& g) {
-    rows.push_back({name, std::to_string(g.rows), signed_percent(Group::median(g.with_sign)),
-                    format_fixed(Group::median(g.absolute), 1) + " %",
-                    g.with_interval == 0
-                        ? "–"
-                        : std::to_string(g.inside) + " of " + std::to_string(g.with_interval)});
+    rows.push_back(
+        {name, std::to_string(g.rows), signed_percent(Group::median(g.with_sign)),
+         format_fixed(Group::median(g.absolute), 1) + " %",
+         g.with_interval == 0 ? "–" : std::to_string(g.inside) + " of " + std::to_string(g.with_interval)});
   };
   for (const auto& [name, group] : by_case) add(name, group);
   for (const auto& [name, group] : by_metric) add("all cases, " + name, group);
-  return markdown_table({"case, metric", "rows", "median error", "median abs. error", "in the 90 % interval"}, 1,
-                        rows);
+  return markdown_table({"case, metric", "rows", "median error", "median abs. error", "in the 90 % interval"},
+                        1, rows);
 }
 
 std::string bullets(const std::string& what, const std::vector<std::string>& texts) {
@@ -205,9 +204,9 @@ Json scoreboard_json(const std::vector<CaseComparison>& cases) {
   for (const auto& [name, group] : by_part) parts[name] = group.json();
   for (const auto& [name, group] : by_engine) engines[name] = group.json();
   return {{"cases", rows},
-          {"coverage", all.with_interval == 0 ? Json()
-                                              : Json(static_cast<double>(all.inside) /
-                                                     static_cast<double>(all.with_interval))},
+          {"coverage", all.with_interval == 0
+                           ? Json()
+                           : Json(static_cast<double>(all.inside) / static_cast<double>(all.with_interval))},
           {"by_part", parts},
           {"by_engine", engines},
           {"requests", requests},
@@ -244,12 +243,12 @@ std::string scoreboard_sections(const std::vector<CaseComparison>& cases, const 
     text += heading + "# " + c.about.id + "\n\n" + c.about.title + ". " + c.about.model + " on " +
             c.about.hardware + ", " + c.about.engine + ".";
     if (!c.own)
-      text += " Measured by others: " + c.about.source + ", <" + c.about.url + ">, license: " +
-              c.about.license + ".";
+      text += " Measured by others: " + c.about.source + ", <" + c.about.url +
+              ">, license: " + c.about.license + ".";
     text += "\n\n";
     if (!c.about.refusal.empty()) {
-      text += "**Not compared.** " + (c.about.needs.empty() ? "" : c.about.needs + ". ") + "Reading it says: `" +
-              c.about.refusal + "`\n\n";
+      text += "**Not compared.** " + (c.about.needs.empty() ? "" : c.about.needs + ". ") +
+              "Reading it says: `" + c.about.refusal + "`\n\n";
     } else if (!c.about.needs.empty()) {
       text += "The file says `refused: " + c.about.needs +
               "`, and yet this version can describe it: remove that line.\n\n";
@@ -258,9 +257,8 @@ std::string scoreboard_sections(const std::vector<CaseComparison>& cases, const 
     for (const ComparedRun& run : c.runs) {
       for (const ComparedMetric& m : run.metrics) {
         const std::string v = verdict(m, run.intervals);
-        rows.push_back({run.name, m.name, number(m.measured), number(m.predicted),
-                        interval(m, run.intervals), signed_percent(m.error_percent()), v.empty() ? "–" : v,
-                        shares(run.provenance)});
+        rows.push_back({run.name, m.name, number(m.measured), number(m.predicted), interval(m, run.intervals),
+                        signed_percent(m.error_percent()), v.empty() ? "–" : v, shares(run.provenance)});
       }
     }
     if (!rows.empty())
@@ -277,7 +275,8 @@ std::string scoreboard_sections(const std::vector<CaseComparison>& cases, const 
 
 std::string scoreboard_markdown(const std::vector<CaseComparison>& cases) {
   return "# Scoreboard\n\nMade by `orrery validate`; the same as data: scoreboard.json, scoreboard.csv. "
-         "Definitions:\ndocs/validation.md. Error = predicted ÷ measured − 1. Nothing of Orrery was fitted to "
+         "Definitions:\ndocs/validation.md. Error = predicted ÷ measured − 1. Nothing of Orrery was fitted "
+         "to "
          "a case that others measured.\n\n" +
          scoreboard_sections(cases, "#");
 }
@@ -288,7 +287,8 @@ std::string scoreboard_text(const std::vector<CaseComparison>& cases) {
     text += c.about.id + ": " + c.about.title + "; " + c.about.model + " on " + c.about.hardware + ", " +
             c.about.engine + (c.own ? "" : "; measured by others, not used for fitting") + "\n";
     if (!c.about.refusal.empty())
-      text += "  not compared: " + (c.about.needs.empty() ? "" : c.about.needs + "; ") + c.about.refusal + "\n";
+      text +=
+          "  not compared: " + (c.about.needs.empty() ? "" : c.about.needs + "; ") + c.about.refusal + "\n";
     if (c.about.refusal.empty() && !c.about.needs.empty())
       text += "  its file says refused (" + c.about.needs + "), and yet it runs: remove that line\n";
     TextTable table({"run", "metric", "measured", "predicted", "90 % interval", "error", "verdict",

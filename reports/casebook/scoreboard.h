@@ -10,8 +10,8 @@
 namespace orrery {
 
 // {cases: [{id, run, metric, published, predicted, low, high, error_percent, verdict, …}], coverage, by_part,
-// by_engine, about: [{id, title, …, assumptions, residuals, refused}], requests: […]}. Own runs are in `cases`
-// with `own: true` and in no summary: coverage and medians are of what others published.
+// by_engine, about: [{id, title, …, assumptions, residuals, refused}], requests: […]}. Own runs are in
+// `cases` with `own: true` and in no summary: coverage and medians are of what others published.
 Json scoreboard_json(const std::vector<CaseComparison>& cases);
 std::string scoreboard_csv(const std::vector<CaseComparison>& cases);  // a row per run and metric
 std::string scoreboard_text(const std::vector<CaseComparison>& cases);
