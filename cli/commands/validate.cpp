@@ -33,7 +33,9 @@ std::string published_sections(const std::vector<CaseComparison>& cases) {
          scoreboard_sections(cases, "##");
 }
 
-Status write_fidelity(const EngineFidelity& f, const std::string& folder) {
+Status write_fidelity(const EngineFidelity& f, const std::vector<CaseComparison>& published,
+                      const std::string& folder) {
+  ORRERY_TRY_STATUS(write_file_atomically(folder + "/published_cases.csv", scoreboard_csv(published)));
   ORRERY_TRY_STATUS(write_file_atomically(folder + "/engine_fidelity.md", fidelity_markdown(f)));
   ORRERY_TRY_STATUS(
       write_file_atomically(folder + "/engine_fidelity.json", canonical_json(fidelity_json(f))));
@@ -54,13 +56,13 @@ int validate_engines(const ValidateOptions& options, const CommandContext& conte
   if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
   if (!folder.empty()) {
     std::filesystem::create_directories(folder, ec);
-    const Status written = write_fidelity(*fidelity, folder);
+    const Status written = write_fidelity(*fidelity, *published, folder);
     if (!written.ok()) return report_errors(written.errors());
   }
   if (context.json) {
     std::fputs(canonical_json(fidelity_json(*fidelity)).c_str(), stdout);
   } else if (!context.quiet) {
-    std::fputs(fidelity_text(*fidelity).c_str(), stdout);
+    std::fputs((fidelity_text(*fidelity) + scoreboard_summary(*published)).c_str(), stdout);
     if (!folder.empty()) std::printf("written: %s/engine_fidelity.md\n", folder.c_str());
   }
   return static_cast<int>(fidelity->failures.empty() ? ExitCode::done : ExitCode::check_failed);
@@ -130,7 +132,7 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--fast", options->fast, "cases without intervals: one run each instead of 17");
   c->add_option("--out", options->out,
                 "directory for scoreboard.{json,csv,md}, schedule.json, comparison.json and trace.jsonl, or "
-                "engine_fidelity.{md,json,csv}");
+                "engine_fidelity.{md,json,csv} and published_cases.csv");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

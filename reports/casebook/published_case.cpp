@@ -96,6 +96,12 @@ std::vector<std::string> read_texts(const Yaml& node) {
   return out;
 }
 
+// Names of a list with commas, each once.
+void add_name(std::string& names, const std::string& name) {
+  if ((", " + names + ", ").find(", " + name + ", ") != std::string::npos) return;
+  names += (names.empty() ? "" : ", ") + name;
+}
+
 struct Reading {
   const YamlDocument& document;
   std::string folder;
@@ -144,12 +150,10 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
         .fail(std::string(capacity_metric) +
               " needs no workload: give it a run of its own, without other metrics");
   if (const Yaml requests = node.optional("requests")) run.requests = read_requests(requests);
-  if (out.hardware.empty()) {
-    const Yaml pools = deployment.optional("pools");
-    const Yaml first = pools.is_list() && !pools.items().empty() ? pools.items().front() : deployment;
-    out.hardware = first.optional("hardware").scalar_text();
-    out.model = first.optional("model").scalar_text();
-  }
+  const Yaml pools = deployment.optional("pools");
+  const Yaml first = pools.is_list() && !pools.items().empty() ? pools.items().front() : deployment;
+  add_name(out.hardware, first.optional("hardware").scalar_text());
+  add_name(out.model, first.optional("model").scalar_text());
   out.runs.push_back(std::move(run));
 }
 

@@ -36,7 +36,7 @@ struct PublishedRun {
 struct PublishedCase {
   std::string id, file;         // id: the file's name without .yaml
   std::string title, engine;    // engine: as measured, with version
-  std::string hardware, model;  // as the deployment names them, for lists
+  std::string hardware, model;  // as the deployments name them, for lists
   std::string source, url, license;
   std::vector<std::string> assumptions;
   std::vector<std::string> residuals;  // where a prediction is off, and the physical reason as far as known

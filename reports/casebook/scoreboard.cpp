@@ -318,4 +318,24 @@ std::string scoreboard_text(const std::vector<CaseComparison>& cases) {
   return text;
 }
 
+std::string scoreboard_summary(const std::vector<CaseComparison>& cases) {
+  TextTable table({"published case (not ours, no fit)", "rows", "median abs. error", "in the 90 % interval"});
+  std::string refused;
+  for (const CaseComparison& c : cases) {
+    Group group;
+    each_published({c}, [&](const CaseComparison&, const ComparedRun& run, const ComparedMetric& m) {
+      group.add(m, run.intervals);
+    });
+    if (group.rows == 0) {
+      refused += c.about.id + ": not compared: " + c.about.needs + "\n";
+      continue;
+    }
+    table.add({c.about.id, std::to_string(group.rows), format_fixed(Group::median(group.absolute), 1) + " %",
+               group.with_interval == 0
+                   ? "–"
+                   : std::to_string(group.inside) + " of " + std::to_string(group.with_interval)});
+  }
+  return table.to_string() + refused;
+}
+
 }  // namespace orrery

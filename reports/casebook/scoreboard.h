@@ -15,6 +15,7 @@ namespace orrery {
 Json scoreboard_json(const std::vector<CaseComparison>& cases);
 std::string scoreboard_csv(const std::vector<CaseComparison>& cases);  // a row per run and metric
 std::string scoreboard_text(const std::vector<CaseComparison>& cases);
+std::string scoreboard_summary(const std::vector<CaseComparison>& cases);  // a line per case
 // Sections of one heading level below `heading` ("##"), without a title of its own.
 std::string scoreboard_sections(const std::vector<CaseComparison>& cases, const std::string& heading);
 std::string scoreboard_markdown(const std::vector<CaseComparison>& cases);

@@ -148,6 +148,7 @@ TEST_CASE("a made-up case: predictions are the simulator's, errors and verdicts 
     CHECK(says(text, "e2e_ms.max"));
   }
   CHECK(says(scoreboard_text({*compared}), "assumed: everything"));
+  CHECK(says(scoreboard_summary({*compared}), "made_up"));
   CHECK(says(scoreboard_text({*compared}), "measured by others, not used for fitting"));
 }
 
