@@ -224,6 +224,10 @@ Result<EngineProfile> read_overlay(YamlDocument document) {
     }
     if (!known) row.fail("unknown host term" + did_you_mean(name, names) + "; known: " + join(names, ", "));
   }
+  if (const Yaml runner = root.optional("v2_architectures"); runner.present()) {
+    e.v2_architectures.clear();
+    for (const Yaml& name : runner.items()) e.v2_architectures.push_back(name.text());
+  }
   if (const Yaml error = root.optional("host_error"); error.present())
     e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
   for (const auto& [name, row] : root.optional("operators").entries()) {

@@ -85,15 +85,22 @@ std::uint64_t unanswered(const RunResult& run) {
   return run.failed + run.cancelled + run.timed_out + run.rejected;
 }
 
+// What only the nominal run is asked for.
+struct NominalRun {
+  std::uint64_t unanswered = 0;
+  std::vector<std::pair<std::string, double>> price_sources;
+};
+
 Result<RunMetrics> measure(const Scenario& scenario, const std::vector<BenchmarkMetric>& wanted,
-                           RunOptions options, std::uint64_t& unanswered_requests) {
+                           RunOptions options, NominalRun& nominal) {
   LatencySink sink;
   options.sink = &sink;
   ORRERY_TRY(run, run_scenario(scenario, options));
   sink.sort();
   RunMetrics out;
   out.requests = run.completed + unanswered(run);
-  unanswered_requests = unanswered(run);
+  nominal.unanswered = unanswered(run);
+  nominal.price_sources = run.price_sources;
   const bool closed_loop = scenario.workload.closed_loop_concurrency > 0;
   for (const BenchmarkMetric& metric : wanted) {
     // A perturbed run that lacks what the nominal one has keeps its place in the list.
@@ -118,25 +125,26 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   spec.limit_duration_s = 0;
 
   // The nominal run by itself, for what only it reports; perturbed runs may be on several threads.
-  std::uint64_t lost = 0;
+  NominalRun nominal;
   EnsembleOptions ensemble;
   ensemble.runs = 0;
   ensemble.limit_requests = 0;
   ensemble.threads = options.threads;
   ensemble.keep_going = options.keep_going;
   ORRERY_TRY(intervals, estimate_intervals(scenario, ensemble, [&](const RunOptions& run) {
-               return measure(scenario, measured.metrics, run, lost);
+               return measure(scenario, measured.metrics, run, nominal);
              }));
   if (options.runs > 0) {
     ensemble.runs = options.runs;
     ORRERY_TRY(estimated, estimate_intervals(scenario, ensemble, [&](const RunOptions& run) {
-                 std::uint64_t ignored = 0;
+                 NominalRun ignored;
                  return measure(scenario, measured.metrics, run, ignored);
                }));
     intervals = std::move(estimated);
   }
   BenchmarkComparison out;
   out.runs = options.runs;
+  out.provenance = std::move(nominal.price_sources);
   out.notes = workload.notes;
   std::vector<std::string> without;
   for (std::size_t i = 0; i < measured.metrics.size(); ++i) {
@@ -147,8 +155,8 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
       out.metrics.push_back({m.name, m.nominal, m.low, m.high, measured.metrics[i].value});
   }
   if (!without.empty()) out.notes.push_back("no prediction of " + join(without, ", "));
-  if (lost > 0)
-    out.notes.push_back(std::to_string(lost) +
+  if (nominal.unanswered > 0)
+    out.notes.push_back(std::to_string(nominal.unanswered) +
                         " requests were not answered in the simulation; they count nowhere");
   out.notes.emplace_back(
       "percentiles by linear interpolation, as the client computes them; itl_ms: the nearest gap");

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -29,6 +30,8 @@ struct BenchmarkComparison {
   std::vector<ComparedMetric> metrics;  // in the file's order
   std::vector<std::string> notes;
   int runs = 0;  // behind the intervals; 0 = none
+  // Share of the nominal run's device time by the rung that its prices stand on.
+  std::vector<std::pair<std::string, double>> provenance;
 };
 
 struct BenchmarkCompareOptions {

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "calibrate/table_index.h"
 #include "cli/command_table.h"
+#include "cli/commands/validate_cases.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/profile_folder.h"
 #include "kernels/case_table.h"
@@ -93,6 +94,7 @@ int print_list(const std::string& what, const CommandContext& context) {
   if (what == "schedulers") entries = list_schedulers();
   if (what == "routers") entries = list_routers();
   if (what == "workloads") entries = list_workloads();
+  if (what == "cases") entries = list_cases();
   if (!entries.ok()) return report_errors(entries.errors());
   if (context.json) {
     Json out = Json::array();
@@ -113,10 +115,11 @@ void register_list_command(CLI::App& app, CommandContext& context) {
   CLI::App* list =
       app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
   auto what = std::make_shared<std::string>();
-  list->add_option("what", *what, "hardware, models, engines, workloads, operators, schedulers or routers")
+  list->add_option("what", *what,
+                   "hardware, models, engines, workloads, operators, schedulers, routers or cases")
       ->required()
       ->check(CLI::IsMember(
-          {"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers"}));
+          {"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers", "cases"}));
   list->callback(
       [&context, what] { context.action = [&context, what] { return print_list(*what, context); }; });
 }

@@ -9,20 +9,33 @@
 #include "base/files.h"
 #include "cli/command_table.h"
 #include "cli/commands/benchmark.h"
+#include "cli/commands/validate_cases.h"
 #include "reports/casebook/engine_fidelity.h"
 #include "reports/casebook/schedule_replay.h"
+#include "reports/casebook/scoreboard.h"
 
 namespace orrery {
 
 namespace {
 
 struct ValidateOptions {
-  std::string schedule, out, benchmark, scenario;
+  std::string schedule, out, benchmark;
+  std::vector<std::string> names;  // cases; with --benchmark the scenario
   BenchmarkFileOptions benchmark_file;
-  bool engines = false;
+  bool engines = false, fast = false;
 };
 
-Status write_fidelity(const EngineFidelity& f, const std::string& folder) {
+std::string published_sections(const std::vector<CaseComparison>& cases) {
+  return "## Published runs\n\nMeasured by others, cited in `reports/cases/published`, not measured by us "
+         "and "
+         "used for no fit. Each was predicted\nfrom what its source says and the assumptions below it "
+         "(docs/validation.md); where a source is silent, the\nassumption decides as much as the model.\n\n" +
+         scoreboard_sections(cases, "##");
+}
+
+Status write_fidelity(const EngineFidelity& f, const std::vector<CaseComparison>& published,
+                      const std::string& folder) {
+  ORRERY_TRY_STATUS(write_file_atomically(folder + "/published_cases.csv", scoreboard_csv(published)));
   ORRERY_TRY_STATUS(write_file_atomically(folder + "/engine_fidelity.md", fidelity_markdown(f)));
   ORRERY_TRY_STATUS(
       write_file_atomically(folder + "/engine_fidelity.json", canonical_json(fidelity_json(f))));
@@ -34,34 +47,46 @@ int validate_engines(const ValidateOptions& options, const CommandContext& conte
     if (!context.quiet && isatty(STDERR_FILENO) != 0) std::fprintf(stderr, "orrery: %s\n", what.c_str());
   });
   if (!fidelity.ok()) return report_errors(fidelity.errors());
+  auto published = compare_published_cases(options.fast, context);
+  if (!published.ok()) return report_errors(published.errors());
+  fidelity->published = published_sections(*published);
+  fidelity->published_data = scoreboard_json(*published);
   std::error_code ec;
   std::string folder = options.out;
   if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
   if (!folder.empty()) {
     std::filesystem::create_directories(folder, ec);
-    const Status written = write_fidelity(*fidelity, folder);
+    const Status written = write_fidelity(*fidelity, *published, folder);
     if (!written.ok()) return report_errors(written.errors());
   }
   if (context.json) {
     std::fputs(canonical_json(fidelity_json(*fidelity)).c_str(), stdout);
   } else if (!context.quiet) {
-    std::fputs(fidelity_text(*fidelity).c_str(), stdout);
+    std::fputs((fidelity_text(*fidelity) + scoreboard_summary(*published)).c_str(), stdout);
     if (!folder.empty()) std::printf("written: %s/engine_fidelity.md\n", folder.c_str());
   }
   return static_cast<int>(fidelity->failures.empty() ? ExitCode::done : ExitCode::check_failed);
 }
 
 int validate(const ValidateOptions& options, const CommandContext& context) {
+  const int forms = options.engines + !options.schedule.empty() + !options.benchmark.empty();
+  if (forms > 1)
+    return report_errors(
+        {make_error(ErrorKind::usage, "--engines, --schedule and --benchmark exclude each other")});
+  if ((options.engines || !options.schedule.empty()) && !options.names.empty())
+    return report_errors({make_error(ErrorKind::usage, "cases are named without --engines and --schedule")});
   if (options.engines) return validate_engines(options, context);
   if (!options.benchmark.empty()) {
+    if (options.names.size() > 1)
+      return report_errors({make_error(ErrorKind::usage, "--benchmark FILE takes one scenario")});
     const auto code =
-        validate_benchmark(options.benchmark, options.scenario, options.benchmark_file, options.out, context);
+        validate_benchmark(options.benchmark, options.names.empty() ? "" : options.names.front(),
+                           options.benchmark_file, options.out, context);
     return code.ok() ? *code : report_errors(code.errors());
   }
   if (options.schedule.empty()) {
-    return report_errors({make_error(ErrorKind::usage,
-                                     "validate needs --engines, --schedule RUN or --benchmark FILE SCENARIO; "
-                                     "validation cases are not in this version")});
+    const auto code = validate_cases({options.names, options.out, options.fast}, context);
+    return code.ok() ? *code : report_errors(code.errors());
   }
   auto run = load_measured_run(options.schedule);
   if (!run.ok()) return report_errors(run.errors());
@@ -88,23 +113,26 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   auto options = std::make_shared<ValidateOptions>();
   CLI::App* c = app.add_subcommand(
       "validate",
-      "replays a real engine's log through our scheduler, step by step, or sets a benchmark's "
-      "figures beside ours\n"
+      "predicts validation cases and sets what was measured beside it; replays a real engine's log "
+      "through our scheduler, step by step; or does the same with a benchmark's figures\n"
+      "example: orrery validate residency-vllm-h100 --out out/cases\n"
       "example: orrery validate --schedule RUN --out out/schedule\n"
       "example: orrery validate --benchmark result.json examples/qwen3-8b-h200.yaml");
   c->add_option("--schedule", options->schedule,
                 "folder with engine.json, experiments, requests and steps of a run");
   c->add_option("--benchmark", options->benchmark,
                 "result of vllm bench serve or sglang.bench_serving, measured on SCENARIO's deployment");
-  c->add_option("scenario", options->scenario,
-                "with --benchmark: the scenario file; its workload is not used");
+  c->add_option("case", options->names,
+                "names of cases (orrery list cases), or case files; none: every published case. With "
+                "--benchmark: the scenario file; its workload is not used");
   add_benchmark_options(*c, options->benchmark_file);
   c->add_flag(
       "--engines", options->engines,
       "compare with all measured engine runs: schedules, step times, errors and where they come from");
-  c->add_option(
-      "--out", options->out,
-      "directory for schedule.json, comparison.json and trace.jsonl, or engine_fidelity.{md,json,csv}");
+  c->add_flag("--fast", options->fast, "cases without intervals: one run each instead of 17");
+  c->add_option("--out", options->out,
+                "directory for scoreboard.{json,csv,md}, schedule.json, comparison.json and trace.jsonl, or "
+                "engine_fidelity.{md,json,csv} and published_cases.csv");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

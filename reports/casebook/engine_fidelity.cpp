@@ -103,15 +103,21 @@ Json run_json(const RunFidelity& r) {
 
 }  // namespace
 
+Result<RunFidelity> measure_run_fidelity(const EngineRun& run,
+                                         const std::function<void(const std::string&)>& said) {
+  RunFidelity r;
+  r.run = run;
+  ORRERY_TRY_STATUS(measure_run(r, said));
+  return r;
+}
+
 Result<EngineFidelity> measure_engine_fidelity(const std::function<void(const std::string&)>& said) {
   EngineFidelity f;
   f.shared_found = std::filesystem::exists(data_directory() + "/../shared/truth");
   ORRERY_TRY(runs, list_engine_runs());
-  for (EngineRun& run : runs) {
-    RunFidelity r;
-    r.run = std::move(run);
-    ORRERY_TRY_STATUS(measure_run(r, said));
-    f.runs.push_back(std::move(r));
+  for (const EngineRun& run : runs) {
+    ORRERY_TRY(measured, measure_run_fidelity(run, said));
+    f.runs.push_back(std::move(measured));
   }
   ORRERY_TRY(engines, rule_coverage());
   f.engines = std::move(engines);
@@ -136,7 +142,7 @@ Json fidelity_json(const EngineFidelity& f) {
                        {"uncited", e.uncited},
                        {"missing", e.missing}});
   }
-  return {{"runs", runs}, {"engines", engines}, {"failures", f.failures}};
+  return {{"runs", runs}, {"published", f.published_data}, {"engines", engines}, {"failures", f.failures}};
 }
 
 std::string fidelity_csv(const EngineFidelity& f) {

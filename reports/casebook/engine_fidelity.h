@@ -25,6 +25,8 @@ struct RunFidelity {
 struct EngineFidelity {
   std::vector<RunFidelity> runs;
   std::vector<EngineCoverage> engines;
+  std::string published;  // Markdown of the published cases (scoreboard.h), none of them ours
+  Json published_data;    // the same as data; null: not compared
   bool shared_found = false;
   std::vector<std::string> failures;  // checks outside their bar, each one sentence
 };
@@ -34,7 +36,9 @@ constexpr double least_identical = 0.99;    // teacher-forced schedule, each run
 constexpr double most_replay_error = 0.02;  // median of step-time replay that runs on by itself, each run
 // Errors of predictions have no bar here: they are what the report is for.
 
-// `said` is told what is being worked on.
+// One run of the list; `said` is told what is being worked on.
+Result<RunFidelity> measure_run_fidelity(const EngineRun& run,
+                                         const std::function<void(const std::string&)>& said);
 Result<EngineFidelity> measure_engine_fidelity(const std::function<void(const std::string&)>& said);
 
 Json fidelity_json(const EngineFidelity& f);

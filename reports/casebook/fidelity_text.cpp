@@ -162,6 +162,7 @@ std::string fidelity_markdown(const EngineFidelity& f) {
     text += "### " + r.run.name + "\n\n";
     text += r.skipped.empty() ? splits(r) + "\n" + stalls(r) + "\n" : "Not compared: " + r.skipped + "\n\n";
   }
+  text += f.published;
   text +=
       "## Rules of the other engines\n\nNo step log of SGLang or TensorRT-LLM exists here: what stands below "
       "is "

@@ -14,16 +14,16 @@ namespace {
 
 // Keys whose names interfaces §3 fixes and whose meaning a later version brings: refused by name, never
 // ignored.
-void refuse_future_keys(const Yaml& root, const Yaml& deployment) {
-  const auto refuse = [](const Yaml& node, const char* what) {
-    if (node.present())
-      node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
-    if (node.is_map()) node.entries();
-  };
+void refuse(const Yaml& node, const char* what) {
+  if (node.present())
+    node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
+  if (node.is_map()) node.entries();
+}
+
+void refuse_future_keys(const Yaml& deployment) {
   refuse(deployment.optional("pools"), "a deployment of several pools (disaggregated or heterogeneous)");
   refuse(deployment.optional("topology"), "a network topology");
   refuse(deployment.optional("pd"), "prefill/decode disaggregation");
-  refuse(root.optional("faults"), "fault injection");
   const Yaml experts = deployment.optional("experts");
   if (experts.present()) {
     const Yaml popularity = experts.optional("popularity");
@@ -157,20 +157,11 @@ Slo SloSpec::limits() const {
   return s;
 }
 
-Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options) {
-  ORRERY_TRY(document, YamlDocument::load(path));
-  for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
-  std::string folder = fs::path(path).parent_path().string();
-  if (folder.empty()) folder = ".";
-
+Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
+                             Errors& errors) {
   Scenario scenario;
-  scenario.file = path;
-  const Yaml root = document.root();
-  const Yaml deployment = root.require("deployment");
-  refuse_future_keys(root, deployment);
-  Errors errors;
+  refuse_future_keys(deployment);
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
-  const Yaml workload = root.optional("workload");
   if (workload.present()) scenario.workload = read_workload(workload, folder);
   refuse_with_speculation(scenario, deployment, workload);
   if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
@@ -178,6 +169,21 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
         .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
               " has no front_end figures; give it some, or say none");
   }
+  return scenario;
+}
+
+Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options) {
+  ORRERY_TRY(document, YamlDocument::load(path));
+  for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
+  std::string folder = fs::path(path).parent_path().string();
+  if (folder.empty()) folder = ".";
+
+  Errors errors;
+  const Yaml root = document.root();
+  refuse(root.optional("faults"), "fault injection");
+  Scenario scenario =
+      read_scenario_parts(root.require("deployment"), root.optional("workload"), folder, errors);
+  scenario.file = path;
   if (!options.trace.empty()) {
     scenario.workload.trace = options.trace;
     scenario.workload.generator.reset();

@@ -56,4 +56,9 @@ struct ScenarioOptions {
 // All problems of the file at once; after that, whether it fits (infeasible).
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options);
 
+// `deployment:` and `workload:` (either may be absent) as parts of another document. Problems go to that
+// document and to `errors`; the memory plan is left to the caller.
+Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
+                             Errors& errors);
+
 }  // namespace orrery

@@ -251,6 +251,18 @@ TEST_CASE("figures over a profile: unknown terms and bases are located errors") 
   CHECK(errors(head + "graphs: {}\n").find("graphs") != std::string::npos);
 }
 
+TEST_CASE("a profile over ours may give all models to the V1 runner, as earlier versions did") {
+  const std::string path = (std::filesystem::temp_directory_path() / "orrery_v1_runner_test.yaml").string();
+  REQUIRE(
+      write_file_atomically(path, "name: x\ndescription: y\nbase: vllm-0.24\nv2_architectures: []\n").ok());
+  CHECK(instance("h200", "qwen3-8b", "vllm-0.24", "").engine.runner == "v2");
+  const InstanceSpec v1 = instance("h200", "qwen3-8b", path, "");
+  CHECK(v1.engine.runner == "v1");
+  CHECK(v1.engine.host.prepare_per_sequence_v1.value.value() >
+        v1.engine.host.prepare_per_sequence.value.value());
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("a log without times is an error that says what to do") {
   MeasuredRun run = load("h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2");
   for (MeasuredExperiment& e : run.experiments)

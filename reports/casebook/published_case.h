@@ -1,0 +1,58 @@
+// Measurements that others published, as files of reports/cases/published: what was deployed and asked, the
+// figures with their source, and every assumption that a prediction needs. Nothing of Orrery is fitted to
+// them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sim/costed/scenario.h"
+#include "workloads/benchmark_result.h"
+
+namespace orrery {
+
+// A file with a row per request. Columns by name; it is read only when it is there.
+struct PublishedRequests {
+  std::string file;                                     // relative to ../shared, or absolute
+  std::string arrival_s, prompt_tokens, output_tokens;  // needed: the same requests are simulated
+  std::string ttft_ms, e2e_ms;                          // needed: what is compared
+};
+
+// KV blocks of the memory plan: needs no workload, and stands in a run of its own.
+constexpr const char* capacity_metric = "kv_cache.blocks";
+
+struct PublishedRun {
+  std::string name;
+  std::string data;  // where the figures stand: file in ../shared and row
+  Scenario scenario;
+  std::vector<BenchmarkMetric> measured;  // named as in summary.json; percentiles as numpy computes them
+  std::optional<PublishedRequests> requests;
+  bool is_capacity() const;  // what is compared is the memory plan
+};
+
+struct PublishedCase {
+  std::string id, file;         // id: the file's name without .yaml
+  std::string title, engine;    // engine: as measured, with version
+  std::string hardware, model;  // as the deployments name them, for lists
+  std::string source, url, license;
+  std::vector<std::string> assumptions;
+  std::vector<std::string> residuals;  // where a prediction is off, and the physical reason as far as known
+  // Why this version of Orrery cannot describe the deployment. `needs` is the file's `refused:`; `refusal`
+  // the located error that reading the deployment gives. Both empty: the case runs.
+  std::string needs, refusal;
+  std::vector<PublishedRun> runs;  // empty when refused
+};
+
+// Errors are located in the file. A deployment that cannot be read is an error unless the file says
+// `refused:`; one that can be read although the file says so runs, and `needs` stays as the hint to remove
+// it.
+Result<PublishedCase> load_published_case(const std::string& path);
+
+// Ids of reports/cases/published, sorted.
+std::vector<std::string> published_case_ids();
+std::string published_case_path(const std::string& id);
+
+}  // namespace orrery

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""`orrery list cases` and `orrery validate CASE…` as a user meets them: cases_test.py ORRERY_BINARY SOURCE_DIR"""
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BINARY, SOURCE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+
+
+def orrery(*args):
+    return subprocess.run([BINARY, *args], capture_output=True, text=True, timeout=300, cwd=tempfile.gettempdir())
+
+
+def read(folder, name):
+    with open(os.path.join(folder, name), encoding="utf-8") as f:
+        return f.read()
+
+
+class Cases(unittest.TestCase):
+    def test_list_has_own_runs_and_published_cases_with_their_status(self):
+        cases = {c["name"]: c for c in json.loads(orrery("--json", "list", "cases").stdout)}
+        own = cases["llama-3.1-8b_bf16_tp1"]
+        self.assertIn("our own step log: llama-3.1-8b on h100, vLLM 0.24.0", own["description"])
+        self.assertIn("fitted to it: nothing", own["provenance"])
+        published = cases["residency-vllm-h100"]
+        self.assertIn("published: ", published["description"])
+        self.assertIn("qwen3-14b on h100, vLLM 0.23.0", published["description"])
+        self.assertIn("runs (7); fitted to it: nothing; https://", published["provenance"])
+        refused = cases["moriio-mi300x-disaggregated"]["provenance"]
+        self.assertIn("refused: needs prefill and decode pools", refused)
+        self.assertIn("reports/cases/published/moriio-mi300x-disaggregated.yaml:", refused)
+        self.assertIn("deployment.pools", refused)
+
+    def test_named_cases_give_a_table_and_three_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out = os.path.join(folder, "out")
+            p = orrery("validate", "kv-capacity-h100", "cmontemuino-vllm-mi300x", "--out", out)
+            self.assertEqual(p.returncode, 0, p.stderr)
+            self.assertIn("measured by others, not used for fitting", p.stdout)
+            self.assertIn("· assumed: ", p.stdout)
+            self.assertEqual(sorted(os.listdir(out)), ["scoreboard.csv", "scoreboard.json", "scoreboard.md"])
+            board = json.loads(read(out, "scoreboard.json"))
+            rows = list(csv.DictReader(read(out, "scoreboard.csv").splitlines()))
+            self.assertEqual(len(rows), len(board["cases"]))
+            for row, case in zip(rows, board["cases"]):
+                self.assertEqual((row["id"], row["run"], row["metric"]), (case["id"], case["run"], case["metric"]))
+                error = 100 * (case["predicted"] / case["published"] - 1)
+                self.assertAlmostEqual(case["error_percent"], error, places=6)
+                self.assertAlmostEqual(float(row["error_percent"]), error, places=2)
+                if case["low"] is None:
+                    self.assertIsNone(case["verdict"])
+                else:
+                    inside = case["low"] <= case["published"] <= case["high"]
+                    narrow = (case["high"] - case["low"]) / 2 <= 0.25 * case["predicted"]
+                    self.assertEqual(case["verdict"], "outside" if not inside else "inside" if narrow else "uninformative")
+            with_interval = [c for c in board["cases"] if c["low"] is not None]
+            share = sum(c["low"] <= c["published"] <= c["high"] for c in with_interval) / len(with_interval)
+            self.assertAlmostEqual(board["coverage"], share)
+            self.assertIn("## kv-capacity-h100", read(out, "scoreboard.md"))
+
+    def test_fast_has_no_intervals(self):
+        board = json.loads(orrery("--json", "validate", "--fast", "cmontemuino-vllm-mi300x").stdout)
+        self.assertTrue(all(c["low"] is None and c["verdict"] is None for c in board["cases"]))
+
+    def test_an_own_run_is_a_case_too(self):
+        board = json.loads(orrery("--json", "validate", "qwen3-32b_bf16_tp2").stdout)
+        self.assertTrue(board["cases"])
+        self.assertTrue(all(c["own"] for c in board["cases"]))
+        self.assertEqual(board["by_part"], {})  # no summary of what others measured
+
+    def test_exit_codes(self):
+        p = orrery("validate", "residency-vlm-h100")
+        self.assertEqual(p.returncode, 2)
+        self.assertIn('did you mean "residency-vllm-h100"', p.stderr)
+        p = orrery("validate", "blis-vllm-0.15-a100")
+        self.assertEqual(p.returncode, 3)
+        self.assertIn("blis-vllm-0.15-a100.yaml:", p.stderr)
+        self.assertIn('unknown hardware "a100"', p.stderr)
+        self.assertEqual(orrery("validate", "blis-vllm-0.15-a100", "kv-capacity-h100").returncode, 0)
+        self.assertEqual(orrery("validate", "nofile.yaml").returncode, 3)
+        self.assertEqual(orrery("validate", "--engines", "kv-capacity-h100").returncode, 2)
+        self.assertEqual(orrery("--set", "seed=2", "validate", "kv-capacity-h100").returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])

@@ -1,0 +1,303 @@
+// Published cases: their files are read strictly, a made-up one is predicted and its errors are what one gets
+// by hand, and what cannot be compared says why.
+#include "reports/casebook/published_case.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "catch.h"
+#include "reports/casebook/case_comparison.h"
+#include "reports/casebook/published_requests.h"
+#include "reports/casebook/scoreboard.h"
+#include "sim/costed/run.h"
+
+using namespace orrery;
+
+namespace {
+
+const std::string kHead = R"(title: a made-up case
+engine: vLLM 9.9
+source: {text: nobody, url: "https://example.org", license: none}
+assumptions: ["everything"]
+)";
+
+// Two requests that never meet, so that a run of each alone is the same.
+const std::string kRuns = R"(deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}
+runs:
+  - name: two
+    data: "made up"
+    workload:
+      generator:
+        requests: 2
+        arrivals: {process: fixed, rate: 0.1}
+        input: {distribution: fixed, value: 300}
+        output: {distribution: fixed, value: 5}
+    measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}
+)";
+
+struct Folder {
+  Folder() {
+    char name[] = "/tmp/orrery-cases-XXXXXX";
+    REQUIRE(mkdtemp(name) != nullptr);
+    path = name;
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::string write(const std::string& name, const std::string& text) const {
+    std::ofstream(path + "/" + name) << text;
+    return path + "/" + name;
+  }
+  std::string path;
+};
+
+std::string replaced(std::string text, const std::string& what, const std::string& by) {
+  const std::size_t at = text.find(what);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, what.size(), by);
+}
+
+std::string errors_of(const std::string& text) {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write("bad.yaml", text));
+  REQUIRE_FALSE(loaded.ok());
+  return to_string(loaded.errors());
+}
+
+bool says(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
+
+struct Records final : RecordSink {
+  void on_request(const RequestRecord& r) override { all.push_back(r); }
+  std::vector<RequestRecord> all;
+};
+
+CaseOptions fast() {
+  CaseOptions options;
+  options.runs = 0;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("an error in a case file names file, line, column and key") {
+  const std::string metric = errors_of(replaced(kHead + kRuns, "tpot_ms.p50", "tpot_ms.median"));
+  INFO(metric);
+  CHECK(says(metric, "bad.yaml:15:"));
+  CHECK(says(metric, "runs[0].measured"));
+  CHECK(says(metric, "unknown metric"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.max: 0")), "above 0"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.p100: 9")), "unknown metric"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "engine: vLLM", "enigne: vLLM")), "bad.yaml:2:"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "    data: \"made up\"\n", "")), "data"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "assumptions: [\"everything\"]\n", "")), "assumptions"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "hardware: h200", "hardware: h201")), "did you mean"));
+  CHECK(says(errors_of(kHead + "runs: []\n"), "at least one run"));
+  CHECK(says(errors_of(replaced(kHead + kRuns, "tpot_ms.p50: 4", "kv_cache.blocks: 4")), "run of its own"));
+}
+
+TEST_CASE("a made-up case: predictions are the simulator's, errors and verdicts are what one gets by hand") {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write("made_up.yaml", kHead + kRuns));
+  INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+  REQUIRE(loaded.ok());
+  CHECK(loaded->id == "made_up");
+  REQUIRE(loaded->runs.size() == 1);
+  Records records;
+  RunOptions running;
+  running.sink = &records;
+  REQUIRE(run_scenario(loaded->runs[0].scenario, running).ok());
+  REQUIRE(records.all.size() == 2);
+  double ttft[2], tpot[2], e2e[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    ttft[i] = records.all[i].ttft.milliseconds();
+    e2e[i] = records.all[i].e2e.milliseconds();
+    tpot[i] = (e2e[i] - ttft[i]) / 4;
+  }
+
+  const auto compared = compare_case(*loaded, fast());
+  REQUIRE(compared.ok());
+  REQUIRE(compared->runs.size() == 1);
+  const ComparedRun& run = compared->runs[0];
+  REQUIRE(run.metrics.size() == 3);
+  CHECK(run.metrics[0].predicted == Approx((ttft[0] + ttft[1]) / 2));
+  CHECK(run.metrics[0].error_percent() == Approx(100 * ((ttft[0] + ttft[1]) / 2 - 20) / 20));
+  CHECK(run.metrics[1].predicted == Approx((tpot[0] + tpot[1]) / 2));
+  CHECK(run.metrics[1].error_percent() == Approx(100 * ((tpot[0] + tpot[1]) / 2 - 4) / 4));
+  CHECK(run.metrics[2].predicted == Approx(std::max(e2e[0], e2e[1])));
+  CHECK(run.metrics[2].error_percent() < -90);
+  double shares = 0;
+  for (const auto& [rung, share] : run.provenance) shares += share;
+  CHECK(shares == Approx(1));
+  CHECK_FALSE(run.intervals);
+
+  const Json board = scoreboard_json({*compared});
+  CHECK(board["cases"].size() == 3);
+  CHECK(board["cases"][0]["id"] == "made_up");
+  CHECK(board["cases"][0]["published"] == 20);
+  CHECK(board["cases"][0]["low"].is_null());
+  CHECK(board["cases"][0]["verdict"].is_null());
+  CHECK(board["coverage"].is_null());
+  CHECK(board["by_part"]["h200"]["rows"] == 3);
+  CHECK(board["by_engine"]["vLLM 9.9"]["median_error_percent"].get<double>() ==
+        Approx(std::min(run.metrics[0].error_percent(), run.metrics[1].error_percent())));
+  for (const std::string& text :
+       {scoreboard_text({*compared}), scoreboard_markdown({*compared}), scoreboard_csv({*compared})}) {
+    CHECK(says(text, "made_up"));
+    CHECK(says(text, "e2e_ms.max"));
+  }
+  CHECK(says(scoreboard_text({*compared}), "assumed: everything"));
+  CHECK(says(scoreboard_summary({*compared}), "made_up"));
+  CHECK(says(scoreboard_text({*compared}), "measured by others, not used for fitting"));
+}
+
+TEST_CASE("a verdict needs a narrow interval") {
+  const auto at = [](double low, double predicted, double high, double measured) {
+    return verdict({"m", predicted, low, high, measured}, true);
+  };
+  CHECK(at(80, 100, 120, 119) == "inside");
+  CHECK(at(80, 100, 120, 121) == "outside");
+  CHECK(at(75, 100, 125, 100) == "inside");  // half-width of exactly a quarter
+  CHECK(at(74, 100, 125, 100) == "uninformative");
+  CHECK(at(10, 100, 200, 300) == "outside");
+  CHECK(verdict({"m", 100, 100, 100, 100}, false).empty());
+}
+
+TEST_CASE("with intervals a case has coverage, and the nominal prediction is the same") {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write("made_up.yaml", kHead + kRuns));
+  REQUIRE(loaded.ok());
+  CaseOptions options;
+  options.runs = 8;
+  const auto wide = compare_case(*loaded, options), narrow = compare_case(*loaded, fast());
+  REQUIRE(wide.ok());
+  REQUIRE(narrow.ok());
+  const ComparedMetric& m = wide->runs[0].metrics[1];
+  CHECK(m.predicted == narrow->runs[0].metrics[1].predicted);
+  CHECK(m.low < m.predicted);
+  CHECK(m.high > m.predicted);
+  const Json board = scoreboard_json({*wide});
+  CHECK(board["coverage"].get<double>() <= 2.0 / 3.0);  // 1,000 ms is in no interval
+}
+
+TEST_CASE("recorded requests are replayed one by one where their file is, and else the reason is given") {
+  const Folder folder;
+  // Out of order, as a file that is written when requests end.
+  const std::string rows = folder.write("requests.csv",
+                                        "id,sent,prompt,output,first,all\n"
+                                        "1,1000010.5,300,5,40,80\n"
+                                        "0,1000000.5,300,5,20,1000\n"
+                                        "\n");
+  const std::string columns = R"(    requests: {file: )" + rows +
+                              R"(, arrival_s: sent, prompt_tokens: prompt,
+               output_tokens: output, ttft_ms: first, e2e_ms: all}
+)";
+  const auto loaded = load_published_case(folder.write("made_up.yaml", kHead + kRuns + columns));
+  INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+  REQUIRE(loaded.ok());
+  const auto compared = compare_case(*loaded, fast());
+  REQUIRE(compared.ok());
+  REQUIRE(compared->runs[0].requests.size() == 1);
+  const RequestComparison& r = compared->runs[0].requests[0];
+  CHECK(r.skipped.empty());
+  CHECK(r.requests == 2);
+  const auto metric = [&](const std::string& name) {
+    const auto found =
+        std::find_if(r.metrics.begin(), r.metrics.end(), [&](const auto& m) { return m.name == name; });
+    REQUIRE(found != r.metrics.end());
+    return *found;
+  };
+  CHECK(metric("ttft_ms.mean").measured == 30);
+  CHECK(metric("ttft_ms.p50").measured == 30);
+  CHECK(metric("tpot_ms.mean").measured == (980.0 / 4 + 10) / 2);
+  CHECK(metric("e2e_ms.p90").measured == Approx(80 + 0.9 * 920));
+  // Requests ten seconds apart are alike; ours are those of the generated workload.
+  const double first = compared->runs[0].metrics[0].predicted;
+  CHECK(metric("ttft_ms.mean").predicted == Approx(first));
+  CHECK(r.ttft_median_abs == Approx((std::abs(first / 20 - 1) + std::abs(first / 40 - 1)) / 2));
+
+  std::filesystem::remove(rows);
+  const auto without = compare_case(*loaded, fast());
+  REQUIRE(without.ok());
+  CHECK(says(without->runs[0].requests[0].skipped, "requests.csv is not here"));
+  CHECK(without->runs[0].metrics.size() == 3);
+  CHECK(says(scoreboard_text({*without}), "requests.csv is not here"));
+
+  const auto bad =
+      read_published_requests(folder.write("bad.csv", "sent,prompt\n1,2\n"), *loaded->runs[0].requests);
+  REQUIRE_FALSE(bad.ok());
+  CHECK(says(to_string(bad.errors()), "bad.csv:1: output: no such column"));
+  const auto worse = read_published_requests(
+      folder.write("worse.csv", "sent,prompt,output,first,all\n1,300,5,20,30\n2,300,x,20,30\n"),
+      *loaded->runs[0].requests);
+  REQUIRE_FALSE(worse.ok());
+  CHECK(says(to_string(worse.errors()), "worse.csv:3: output: expected a number above 0"));
+}
+
+TEST_CASE("a deployment that cannot be described is refused with its place, when the file says so") {
+  const Folder folder;
+  const std::string pools =
+      replaced(kHead + kRuns, "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}",
+               "deployment:\n  pools:\n    - {name: p, role: prefill, hardware: h200, model: qwen3-8b}");
+  CHECK(says(errors_of(pools), "not modelled"));
+  const auto refused = load_published_case(folder.write("refused.yaml", "refused: needs pools\n" + pools));
+  INFO((refused.ok() ? "" : to_string(refused.errors())));
+  REQUIRE(refused.ok());
+  CHECK(refused->needs == "needs pools");
+  CHECK(says(refused->refusal, "refused.yaml:8:"));
+  CHECK(says(refused->refusal, "deployment.pools"));
+  CHECK(refused->hardware == "h200");
+  CHECK(refused->runs.empty());
+  const auto compared = compare_case(*refused, fast());
+  REQUIRE(compared.ok());
+  CHECK(says(scoreboard_text({*compared}), "not compared: needs pools; "));
+  // Mistakes elsewhere in such a file are still errors.
+  CHECK(says(errors_of("refused: needs pools\n" + replaced(pools, "tpot_ms.p50", "tpot.p50")),
+             "unknown metric"));
+
+  const auto outdated =
+      load_published_case(folder.write("old.yaml", "refused: needs pools\n" + kHead + kRuns));
+  REQUIRE(outdated.ok());
+  CHECK(outdated->refusal.empty());
+  CHECK(outdated->runs.size() == 1);
+  const auto runs = compare_case(*outdated, fast());
+  REQUIRE(runs.ok());
+  CHECK(says(scoreboard_text({*runs}), "remove that line"));
+}
+
+TEST_CASE("the memory plan is compared without a workload") {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write("kv.yaml", kHead + R"(runs:
+  - name: kv
+    data: "made up"
+    deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24,
+                 engine_args: {num_gpu_blocks_override: 1100, max_model_len: 4096}}
+    measured: {kv_cache.blocks: 1000}
+)"));
+  REQUIRE(loaded.ok());
+  const auto compared = compare_case(*loaded, fast());
+  REQUIRE(compared.ok());
+  REQUIRE(compared->runs[0].metrics.size() == 1);
+  CHECK(compared->runs[0].metrics[0].predicted == 1100);
+  CHECK(compared->runs[0].metrics[0].error_percent() == Approx(10));
+}
+
+TEST_CASE("every published case of the repository can be read, says where it is from and what it assumes") {
+  const std::vector<std::string> ids = published_case_ids();
+  REQUIRE(ids.size() >= 13);
+  std::size_t refused = 0, runs = 0;
+  for (const std::string& id : ids) {
+    const auto loaded = load_published_case(published_case_path(id));
+    INFO(id << ": " << (loaded.ok() ? "" : to_string(loaded.errors())));
+    REQUIRE(loaded.ok());
+    CHECK(loaded->url.starts_with("https://"));
+    CHECK_FALSE(loaded->assumptions.empty());
+    CHECK(loaded->refusal.empty() == loaded->needs.empty());  // nothing is refused any longer that could run
+    CHECK_FALSE(says(loaded->refusal, ORRERY_SOURCE_DIR));
+    refused += loaded->refusal.empty() ? 0 : 1;
+    runs += loaded->runs.size();
+  }
+  CHECK(refused == 2);
+  CHECK(runs >= 50);
+}
