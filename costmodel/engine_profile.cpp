@@ -92,7 +92,7 @@ void read_host(const Yaml& node, HostCosts& h) {
   h.launch_jitter_correlation =
       read_number_figure(node.require("launch_jitter_correlation"), Dimension::ratio);
   if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
-    h.ngram_token = read_figure<Seconds>(ngram);
+    h.ngram_token = read_figure<Seconds>(ngram, true);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {

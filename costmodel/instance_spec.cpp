@@ -49,6 +49,7 @@ class InstanceReader {
     read_kernels(kernels);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.engine.settings.draft_tokens = spec_.speculation.tokens;
+    spec_.engine.settings.graphs_without_drafts = spec_.speculation.max_concurrency > 0;
     spec_.engine.speculates_on_host = spec_.speculation.method == SpeculationMethod::ngram;
     if (spec_.engine.speculates_on_host && spec_.engine.host.ngram_token.source.empty()) {
       speculation.optional("method").fail(spec_.engine.name +

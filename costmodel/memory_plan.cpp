@@ -129,7 +129,8 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   const Figure<Bytes>& each =
       spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
   if (spec.hardware.vendor == "amd") return Bytes(0);
-  const double kinds = is_tensorrt_llm(spec) ? 1 : 2;  // vLLM: full and piecewise
+  const bool without = spec.engine.settings.graphs_without_drafts;
+  const double kinds = is_tensorrt_llm(spec) && !without ? 1 : 2;  // vLLM: full and piecewise
   const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
   const Bytes layers = spec.engine.runner == "v2" ? Bytes(0) : spec.engine.graph_layer_bytes_v1.value;
   return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;
@@ -137,7 +138,7 @@ Bytes graph_bytes(const InstanceSpec& spec) {
 
 // The drafting network keeps keys and values of its own in the same pool.
 std::int64_t kv_layers(const InstanceSpec& spec) {
-  return spec.model.layers + draft_layers_loaded(spec.speculation, spec.model);
+  return spec.model.layers + draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
 }
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {

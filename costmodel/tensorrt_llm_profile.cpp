@@ -67,7 +67,8 @@ class Resolver final : public ArgumentResolver {
                 "): no long prompt would ever run");
     }
     build_graph_sizes();
-    engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
+    // §1.3: n-grams need a step's tokens before the next one is composed.
+    engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
   }
 
  private:
@@ -161,6 +162,7 @@ class Resolver final : public ArgumentResolver {
     }
     std::erase_if(sizes, [&](std::int64_t size) { return size > settings_.max_num_seqs; });
     if (settings_.enforce_eager) sizes.clear();
+    for (std::int64_t& size : sizes) size *= 1 + settings_.draft_tokens;  // a graph holds whole rows
     settings_.cudagraph_sizes = std::move(sizes);
     settings_.pad_to_graph = rule.enable_padding;
   }

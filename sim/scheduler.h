@@ -48,6 +48,10 @@ struct SpeculationRules {
   std::int32_t tokens = 0;      // drafts of a decode, at most; 0 = off
   std::int32_t lookahead = 0;   // slots that the drafting network writes ahead of what is scheduled
   bool drops_last_hit = false;  // the last block found in the prefix cache is computed again
+  // TensorRT-LLM: rows are padded to all `tokens` drafts, proposed or not; and nobody drafts while more
+  // requests than this are active (0 = no such limit).
+  bool padded = false;
+  std::int32_t max_concurrency = 0;
 };
 
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).

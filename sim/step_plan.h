@@ -63,7 +63,8 @@ struct StepPlan {
   // Speculation: all decodes of the step, in running order, and the drafts among them; contexts are then what
   // the scheduler allows for, which steps in flight may not reach. Empty otherwise.
   std::span<const VerifyWork> verify;
-  std::int64_t draft_tokens = 0;
+  std::int64_t draft_tokens = 0;  // of the rows, padding included where the engine pads them
+  bool without_drafting = false;  // nobody drafts for the step after this one
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

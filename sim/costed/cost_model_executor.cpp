@@ -102,7 +102,8 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
                   .running = plan.running,
-                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens)};
+                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
+                  .without_drafting = plan.without_drafting};
   if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {

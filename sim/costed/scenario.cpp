@@ -199,6 +199,23 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   return scenario;
 }
 
+namespace {
+
+SpeculationRules speculation_rules(const InstanceSpec& instance) {
+  const SpeculationSpec& s = instance.speculation;
+  if (instance.engine.engine == "tensorrt-llm") {
+    // get_num_extra_kv_tokens of 1.2: one-model EAGLE-3 alone has some.
+    const bool extra = s.method == SpeculationMethod::eagle && s.one_model;
+    return {.tokens = s.tokens,
+            .lookahead = extra ? s.tokens - 1 : 0,
+            .padded = s.method == SpeculationMethod::ngram,
+            .max_concurrency = s.max_concurrency};
+  }
+  return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
+}
+
+}  // namespace
+
 SchedulerConfig Scenario::scheduler_config() const {
   const SchedulerSettings& s = pool.instance.engine.settings;
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
@@ -227,10 +244,7 @@ SchedulerConfig Scenario::scheduler_config() const {
           .kv_groups = {.full = static_cast<std::int32_t>(pool.memory.groups.full),
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
                         .window = static_cast<std::int32_t>(pool.memory.groups.window)},
-          .speculation = {
-              .tokens = pool.instance.speculation.tokens,
-              .lookahead = pool.instance.speculation.has_network() ? pool.instance.speculation.tokens : 0,
-              .drops_last_hit = pool.instance.speculation.has_network()}};
+          .speculation = speculation_rules(pool.instance)};
 }
 
 namespace {
@@ -272,8 +286,8 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
          "}\n    scheduler_config: {capacity_scheduler_policy: " +
          (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
-         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) +
-         ", max_batch_size: " + number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back()) + "}\n";
+         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
+         number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";
 }
 
 std::string option_text(const OptionValue& value) {

@@ -59,6 +59,7 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   kv_.close(s.kv);
   ++s.epoch;
   ++s.stay;
+  s.request = RequestId::none();
   --requests_;
   if (!leaving_.empty()) std::erase(leaving_, slot);
   slots_.give_back(slot);
@@ -96,6 +97,7 @@ const StepPlan& TensorRtLlmScheduler::schedule() {
   fetch();
   retire_ended(next_step_);
   rejoin_passed();
+  if (speculates()) begin_speaking();
   choose();
   // A pass that only paused somebody runs nothing; the loop spins (§1.2), and with nothing in flight the next
   // pass follows at once.
@@ -170,6 +172,7 @@ void TensorRtLlmScheduler::rejoin_passed() {
 // §2, §3. Paused sequences give their blocks back before anybody takes new ones (§1.2 step 3).
 void TensorRtLlmScheduler::choose() {
   rows_.clear();
+  verify_.clear();
   victims_.clear();
   victims_for_.clear();
   keys_.clear();
@@ -199,6 +202,8 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     stored = rules_.store_at_first_chunk ? s.target - 1 : s.computed;
     --prefilling_;
     std::erase(contexts_, slot);
+  } else if (speculates()) {
+    stored = pause_speaking(s);
   } else {
     const bool waited =
         std::find(irregular_now_.begin(), irregular_now_.end(), SequenceId(slot)) != irregular_now_.end();
@@ -220,6 +225,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
   s.paused_at = next_step_;
   s.state = State::context;
   s.computed = 0;
+  s.speech.blocks = s.speech.tokens = 0;
   s.has_key = false;
   s.key_version = 0;
   const auto place = std::lower_bound(contexts_.begin(), contexts_.end(), slot, [&](Slot a, Slot b) {
@@ -244,6 +250,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
         tokens = std::min(tokens, s.target - hit);
       }
       s.computed = hit;
+      s.speech.blocks = blocks_for(s.target);
       s.state = State::prefilling;
       ++prefilling_;
       ++started_;
@@ -268,6 +275,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
 }
 
 void TensorRtLlmScheduler::prepare_generations() {
+  if (speculates()) return prepare_speaking();
   kv_.grow_unattributed(plan_decode_blocks_);
   owed_ -= plan_decode_blocks_;
 }
@@ -276,8 +284,9 @@ void TensorRtLlmScheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
   open.sampled.push_back(
       {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
-  ++s.outputs;
   --prefilling_;
+  if (speculates()) return start_speaking(slot);
+  ++s.outputs;
   owed_ += reserve_of(s) - blocks_for(s.target);
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -312,6 +321,9 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   plan_.paused = passed_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;
+  plan_.verify = verify_;
+  plan_.draft_tokens = drafting_ ? config_.speculation.tokens * std::int64_t{plan_decodes_} : 0;
+  plan_.without_drafting = speculates() && !drafting_;
   plan_.decode_irregular = static_cast<std::int32_t>(irregular_now_.size());
   plan_.prefill_tokens = plan_prefill_tokens_;
   plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
@@ -356,7 +368,8 @@ void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64
 // wait for blocks go on waiting: what they need stays, what is left for them never grows.
 std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
+  if (!config_.stretches || speculates() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+      !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

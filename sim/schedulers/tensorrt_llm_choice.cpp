@@ -8,13 +8,20 @@
 namespace orrery {
 
 std::int64_t TensorRtLlmScheduler::blocks_to_completion(const Sequence& s) const {
-  return reserve_of(s) - (is_started(s) ? held_blocks(s) : 0);
+  // Drafts may hold a block behind the limit. The engine then reckons less than nothing, and hands that block
+  // out twice; here it does not.
+  return std::max<std::int64_t>(0, reserve_of(s) - (is_started(s) ? held_blocks(s) : 0));
 }
 
 // §2.1 one_step, without look-ahead: that is for PP.
 std::int64_t TensorRtLlmScheduler::blocks_of_next_step(const Sequence& s) const {
   if (s.state == State::context) return blocks_for(s.target);
   if (s.state == State::prefilling) return 0;
+  if (speculates()) {  // drafts behind the limit are not reckoned
+    const std::int64_t limit = std::int64_t{s.prompt} + s.max_output;
+    return std::max<std::int64_t>(
+        0, blocks_for(std::min(s.speech.tokens + row_tokens(), limit)) - held_blocks(s));
+  }
   return needs_new_block(context_of(s)) ? 1 : 0;
 }
 
@@ -23,7 +30,7 @@ bool TensorRtLlmScheduler::started_behind(std::uint64_t order) const { return hi
 // The common case: tokens and blocks suffice for all generations, so their order decides nothing. Changes
 // nothing but `rows_` and `keys_`, and returns false, when it might.
 bool TensorRtLlmScheduler::choose_at_once() {
-  if (!config_.stretches) return false;
+  if (!config_.stretches || speculates()) return false;
   std::int64_t budget = config_.max_num_batched_tokens - decodes_.size();
   std::int64_t available = kv_.free_blocks();
   if (budget < 0) return false;
@@ -59,15 +66,15 @@ void TensorRtLlmScheduler::choose_no_evict() {
     if (!is_generation(s)) continue;
     available -= blocks_to_completion(s);
     if (s.state != State::decoding) continue;
-    all &= budget > 0;  // §3.1: the first misfit ends the batch
+    all &= budget >= row_tokens();  // §3.1: the first misfit ends the batch
     if (!all) {
       pass_over(slot);
       continue;
     }
     run_generation(slot);
-    --budget;
+    budget -= row_tokens();
   }
-  ORRERY_CHECK(available == kv_.free_blocks() - owed_, "what generations are owed adds up");
+  ORRERY_CHECK(speculates() || available == kv_.free_blocks() - owed_, "what generations are owed adds up");
   if (!all) return;
   note_keys_in_progress();
   take_contexts(available, budget);
@@ -123,12 +130,12 @@ void TensorRtLlmScheduler::run_in_list_order() {
     const Sequence& s = sequences_[slot];
     if (s.state == State::to_complete) continue;
     if (s.state == State::decoding) {
-      stopped |= budget < 1;
+      stopped |= budget < row_tokens();
       if (stopped) {
         pass_over(slot);
       } else {
         run_generation(slot);
-        --budget;
+        budget -= row_tokens();
       }
     } else if (!stopped) {
       if (config_.enable_chunked_prefill)
@@ -294,11 +301,17 @@ void TensorRtLlmScheduler::run_generation(Slot slot) {
   const std::int64_t context = context_of(sequences_[slot]);
   ++plan_decodes_;
   plan_decode_context_ += context;
+  if (speculates()) return run_speaking(slot);
   plan_decode_blocks_ += needs_new_block(context) ? 1 : 0;
 }
 
 void TensorRtLlmScheduler::pass_over(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (speculates()) {
+    s.speech.passed_over = true;
+    passed_now_.push_back(SequenceId(slot));
+    return;
+  }
   const std::int64_t context = context_of(s);
   s.outputs = outputs_before_next_step(s);
   decodes_.remove(s.base);

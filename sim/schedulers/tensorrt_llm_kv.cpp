@@ -218,6 +218,13 @@ void TensorRtLlmKvPool::grow_unattributed(std::int64_t blocks) {
   state_->unattributed += blocks;
 }
 
+// They hold nothing that anybody could find, as blocks do that were never used and stand at the front too.
+void TensorRtLlmKvPool::shrink_unattributed(std::int64_t blocks) {
+  ORRERY_CHECK(blocks >= 0 && blocks <= state_->unattributed, "KV pool: more is taken back than was given");
+  state_->tree.blank += blocks;
+  state_->unattributed -= blocks;
+}
+
 void TensorRtLlmKvPool::store(Handle handle, std::int64_t tokens) {
   State& state = *state_;
   if (!state.config.block_reuse) return;

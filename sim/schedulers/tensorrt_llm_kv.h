@@ -44,6 +44,8 @@ class TensorRtLlmKvPool {
   std::int64_t add_sequence(Handle sequence, std::int64_t tokens);
   // Blocks of decoding sequences, without saying whose: release() is told the sequence's total.
   void grow_unattributed(std::int64_t blocks);
+  // §8: some of them again, of rejected drafts: to the front of the queue (releaseLastBlock).
+  void shrink_unattributed(std::int64_t blocks);
   // §4.3: the full blocks among the first `tokens` tokens can be found from now on.
   void store(Handle sequence, std::int64_t tokens);
   // Gives back all its blocks, tail first, after storing the first `stored_tokens` tokens (the last block may

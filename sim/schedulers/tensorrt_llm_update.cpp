@@ -10,6 +10,7 @@ const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
+  if (speculates()) return take_spoken(outcome);
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   stores_.clear();

@@ -27,6 +27,30 @@ TEST_CASE("random worlds: every request ends once, tokens add up, gaps are compl
   CHECK(visited.rejected + never_evicting.rejected > 10);
 }
 
+TEST_CASE(
+    "§8 random worlds that speculate: every request ends once, every token once, every block back [trtllm]") {
+  world::Visited visited, never_evicting;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    const world::FeaturedWorld f = world::tensorrt_llm_featured_world(seed);
+    const auto& [w, requests] = f.random;
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    if (seed % 5 == 0) {
+      const std::uint64_t digest = world::run(w, requests).digest;
+      REQUIRE(world::run(w, requests, seed).digest == digest);
+    }
+  }
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.preemptions > 50);
+  CHECK(visited.cached + never_evicting.cached > 500);
+  CHECK(visited.accepted + never_evicting.accepted > 10000);
+  CHECK(visited.rejected_drafts + never_evicting.rejected_drafts > 10000);
+}
+
 TEST_CASE("sums and stretches decide what walking every pass decides, at the same nanosecond [trtllm]") {
   std::uint64_t stretches = 0;
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
