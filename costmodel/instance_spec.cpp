@@ -57,7 +57,8 @@ class InstanceReader {
                                           "an n-gram costs for each token is not known");
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
-    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0) {
+    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
+        spec_.engine.engine == "vllm") {
       speculation.optional("method").fail(
           "speculation beside offloading of the KV cache is not modelled by this version of Orrery; use "
           "method: "

@@ -295,7 +295,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
         "or set disable_hybrid_kv_cache_manager: true",
         {}, "deployment.speculation");
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
-    return infeasible("kv_offloading_size holds not even one KV block, which takes " + gib(Bytes(block)));
+    return infeasible(std::string(is_tensorrt_llm(spec) ? "kv_cache_config.host_cache_size of all ranks"
+                                                        : "kv_offloading_size") +
+                      " holds not even one KV block, which takes " + gib(Bytes(block)));
   return plan;
 }
 

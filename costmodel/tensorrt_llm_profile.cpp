@@ -66,6 +66,8 @@ class Resolver final : public ArgumentResolver {
                 ") is less than a chunk of tokens_per_block (" + std::to_string(settings_.block_size) +
                 "): no long prompt would ever run");
     }
+    // §4.5: what could not be brought back is not taken there either.
+    if (!onboards_) settings_.kv_offload_bytes = 0;
     build_graph_sizes();
     // §1.3: n-grams need a step's tokens before the next one is composed.
     engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
@@ -96,6 +98,10 @@ class Resolver final : public ArgumentResolver {
       rules_.free_gpu_memory_fraction = value.number(0.9, 0.01, 1);
     else if (name == "kv_cache_config.max_tokens")
       rules_.max_tokens = value.integer(1, 1);
+    else if (name == "kv_cache_config.host_cache_size")  // of each rank
+      s.kv_offload_bytes = value.integer(0, 0) * plan_.tp;
+    else if (name == "kv_cache_config.onboard_blocks")
+      onboards_ = value.boolean(true);
     else if (name == "kv_cache_config.max_gpu_total_bytes")
       rules_.max_gpu_total_bytes = value.integer(0, 0);
     else if (name == "scheduler_config.capacity_scheduler_policy")
@@ -173,6 +179,7 @@ class Resolver final : public ArgumentResolver {
   ModelSpec& model_;
   const Yaml args_, place_;
   std::int64_t largest_given_ = 0;
+  bool onboards_ = true;
   std::vector<std::int64_t> sizes_given_;
 };
 

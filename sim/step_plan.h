@@ -65,6 +65,8 @@ struct StepPlan {
   std::span<const VerifyWork> verify;
   std::int64_t draft_tokens = 0;  // of the rows, padding included where the engine pads them
   bool without_drafting = false;  // nobody drafts for the step after this one
+  // KV blocks that cross the host link between the step before and this one, which waits for them.
+  std::int64_t onboarded_blocks = 0, offloaded_blocks = 0;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

@@ -124,6 +124,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     open.timing.launch = jitter_.next(instance, open.timing.launch);
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
+  if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
   open.times = e.pipeline.begin(open.timing, now);
   e.open.push_back(open);
   e.host_free_due = e.open.size() < e.depth;
@@ -146,6 +147,20 @@ void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
   std::int64_t largest = 0;
   for (const EncoderImage& image : usage_.largest_pass) largest += image.patches();
   if (patches > largest) usage_.largest_pass = images_;
+}
+
+// Copies wait for the step before, and the step for both directions (TensorRT-LLM,
+// `sync_transfer_manager_with_…` and `refresh_blocks`).
+void CostModelExecutor::copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
+  using Direction = TransferWork::Direction;
+  HostLink& link = links_[instance];
+  const SimTime ready = later(now, e.pipeline.device_free());
+  const SimTime up =
+      link.end_of({.direction = Direction::to_device, .id = 0, .blocks = plan.onboarded_blocks}, ready);
+  const SimTime down =
+      link.end_of({.direction = Direction::to_host, .id = 0, .blocks = plan.offloaded_blocks}, ready);
+  e.pipeline.occupy_device(later(up, down));
+  usage_.copy_ns += (later(up, down) - ready).ns();
 }
 
 // What a step computes is there when it has ended on the device.

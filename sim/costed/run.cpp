@@ -167,6 +167,15 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
                        {s.log, 0, 0}, "deployment.speculation.acceptance_log");
 }
 
+void report_usage(const CostModelExecutor::Usage& usage, RunResult& result) {
+  result.prices = usage.prices;
+  result.device_time = {{"prefill steps", usage.prefill.ns},
+                        {"mixed steps", usage.mixed.ns},
+                        {"decode steps", usage.decode.ns}};
+  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.offload.device_wait_ns = usage.copy_ns;
+}
+
 void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& result) {
   result.name = pool.name;
   result.gpus_per_instance = pool.instance.plan.gpus();
@@ -236,11 +245,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY_STATUS(check_log(speculation, acceptance));
   RunResult result = std::move(run).value();
   const CostModelExecutor::Usage& usage = executor.usage();
-  result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill.ns},
-                        {"mixed steps", usage.mixed.ns},
-                        {"decode steps", usage.decode.ns}};
-  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  report_usage(usage, result);
   images.report(usage, result);
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   describe_pool(scenario.pool, config.block_size, result.pools.front());

@@ -11,7 +11,8 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
           .block_size = c.block_size,
           .block_reuse = c.enable_prefix_caching,
           .partial_reuse = c.tensorrt_llm.partial_reuse,
-          .copy_on_partial_reuse = c.tensorrt_llm.copy_on_partial_reuse};
+          .copy_on_partial_reuse = c.tensorrt_llm.copy_on_partial_reuse,
+          .host_blocks = c.offload.blocks};
 }
 
 }  // namespace
@@ -81,6 +82,16 @@ void TensorRtLlmScheduler::unlink_active(Slot slot) {
   (s.next == no_slot ? active_tail_ : sequences_[s.next].previous) = s.previous;
   s.previous = s.next = no_slot;
   --active_count_;
+}
+
+OffloadCounters TensorRtLlmScheduler::offload_counters() const {
+  const TensorRtLlmKvPool::HostUse host = kv_.host();
+  return {.capacity = host.capacity,
+          .used = host.used,
+          .stored = static_cast<std::uint64_t>(host.offloaded),
+          .loaded = static_cast<std::uint64_t>(host.onboarded),
+          .dropped = static_cast<std::uint64_t>(host.dropped),
+          .loads = onboarding_};
 }
 
 SchedulerView TensorRtLlmScheduler::view() const {
@@ -243,7 +254,9 @@ void TensorRtLlmScheduler::prepare_contexts() {
     Sequence& s = sequences_[row.slot];
     std::int64_t tokens = row.tokens;
     if (s.state == State::context) {
+      const std::int64_t before = kv_.host().onboarded;
       const std::int64_t hit = kv_.add_sequence(s.kv, s.target);
+      onboarding_ += kv_.host().onboarded > before ? 1 : 0;
       if (hit > 0 && hit + tokens < s.target) {
         tokens = (hit + tokens) / config_.block_size * config_.block_size - hit;
       } else {
@@ -321,6 +334,10 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   plan_.paused = passed_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;
+  plan_.onboarded_blocks = kv_.host().onboarded - onboarded_;
+  plan_.offloaded_blocks = kv_.host().offloaded - offloaded_;
+  onboarded_ += plan_.onboarded_blocks;
+  offloaded_ += plan_.offloaded_blocks;
   plan_.verify = verify_;
   plan_.draft_tokens = drafting_ ? config_.speculation.tokens * std::int64_t{plan_decodes_} : 0;
   plan_.without_drafting = speculates() && !drafting_;
@@ -373,6 +390,7 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
+  if (plan_.onboarded_blocks + plan_.offloaded_blocks > 0) return 1;
   for (const Open& open : open_) {
     if (!open.stores.empty()) return 1;
   }
@@ -380,7 +398,8 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
   const std::int64_t limit = std::min(longest, until_end);
   if (limit <= 1) return 1;
-  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);
+  // A block that is copied to host memory belongs to its step.
+  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_without_offload(), limit - 1);
 }
 
 }  // namespace orrery

@@ -40,6 +40,7 @@ class TensorRtLlmScheduler final : public Scheduler {
             .usable_blocks = kv_.num_blocks(),
             .allocated = kv_.allocated_in_total()};
   }
+  OffloadCounters offload_counters() const override;
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
@@ -231,8 +232,10 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::vector<Slot> fits_, victims_, victims_for_;
   std::vector<std::uint64_t> keys_;  // §2.4, sorted
   std::vector<PrefillWork> chunks_;
-  std::vector<VerifyWork> verify_;  // speculation: the generations
-  bool drafting_ = false;           // §8 max_concurrency
+  std::vector<VerifyWork> verify_;              // speculation: the generations
+  std::int64_t offloaded_ = 0, onboarded_ = 0;  // §4.5: until the last plan
+  std::uint64_t onboarding_ = 0;                // prompts that found blocks in host memory
+  bool drafting_ = false;                       // §8 max_concurrency
   std::vector<Slot> spoken_ends_;
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;

@@ -87,7 +87,7 @@ TEST_CASE("what is unknown, impossible or not modelled is an error where it stan
   CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: STATIC_BATCH}"), "MAX_UTILIZATION"));
   CHECK(holds(error_of("enable_attention_dp: true"), "attention data parallelism"));
   CHECK(holds(error_of("speculative_config: {decoding_type: MTP}"), "deployment.speculation"));
-  CHECK(holds(error_of("kv_cache_config: {host_cache_size: 1000000}"), "offloading"));
+  CHECK(holds(error_of("kv_connector_config: {connector: x}"), "a connector"));
   CHECK(holds(error_of("max_beam_width: 2"), "beam search"));
   CHECK(holds(error_of("enable_lora: true"), "LoRA"));
   CHECK(holds(error_of("max_seq_len: 99999999"), "positions"));
@@ -157,4 +157,24 @@ TEST_CASE("no figure of the profile claims to be measured on TensorRT-LLM") {
   CHECK(e.host.launch_graph.kind == FigureKind::assumed);
   CHECK(holds(e.host.schedule_base.source, "no measurement of TensorRT-LLM"));
   CHECK(e.interval_host_error > load_engine("vllm-0.24").value().interval_host_error);
+}
+
+TEST_CASE("§4.5 host_cache_size is each rank's own; without onboarding there is no tier") {
+  const auto blocks = [](const std::string& args, const std::string& more) {
+    const Resolved r = resolve("max_seq_len: 4096, " + args, more);
+    INFO(r.errors);
+    REQUIRE(r.errors.empty());
+    const auto plan = plan_memory(r.spec);
+    REQUIRE(plan.ok());
+    return plan.value().host_blocks;
+  };
+  const std::string gib = "kv_cache_config: {host_cache_size: 1073741824}";
+  // qwen3-8b keeps 144 KiB a token; 32 tokens are 4.5 MiB, and half of that on each of two ranks.
+  CHECK(blocks(gib, "hardware: h200") == 227);
+  CHECK(blocks(gib, "hardware: h200\nparallel: {tp: 2}") == 455);
+  CHECK(blocks("kv_cache_config: {host_cache_size: 1073741824, onboard_blocks: false}", "hardware: h200") ==
+        0);
+  const Resolved small = resolve("kv_cache_config: {host_cache_size: 4000000}");
+  REQUIRE(small.errors.empty());
+  CHECK(holds(to_string(plan_memory(small.spec).errors()), "not even one KV block"));
 }

@@ -81,6 +81,8 @@ class Desk {
     line += "free " + std::to_string(plan.free_blocks);
     tokens_ = plan.tokens();
     drafting_ = !plan.without_drafting;
+    offloaded_ = plan.offloaded_blocks;
+    onboarded_ = plan.onboarded_blocks;
     const bool ran = plan.tokens() > 0;
     if (ran && speech_) speech_->begin(plan);
     if (scheduler_->open_steps() == depth_ || (!ran && scheduler_->open_steps() > 0)) line += update();
@@ -103,6 +105,8 @@ class Desk {
   }
   std::int64_t tokens() const { return tokens_; }
   bool drafting() const { return drafting_; }
+  std::int64_t offloaded() const { return offloaded_; }
+  std::int64_t onboarded() const { return onboarded_; }
   std::int64_t cached(std::uint64_t request) const { return cached_[request]; }
   Scheduler& scheduler() { return *scheduler_; }
 
@@ -120,7 +124,7 @@ class Desk {
   std::vector<std::int64_t> cached_;
   OutputLengths lengths_;
   std::optional<SpokenSteps> speech_;
-  std::int64_t tokens_ = 0;
+  std::int64_t tokens_ = 0, offloaded_ = 0, onboarded_ = 0;
   bool drafting_ = false;
   std::uint64_t requests_ = 0, updated_ = 0;
   bool refused_ = false;

@@ -78,6 +78,33 @@ TEST_CASE("the order in which simultaneous events are handed over changes nothin
   }
 }
 
+TEST_CASE(
+    "§4.5 random worlds with blocks in host memory: conservation, and stretches decide the same [trtllm]") {
+  world::Visited visited;
+  std::uint64_t stored = 0, loaded = 0, stretches = 0;
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    auto [w, requests] = world::tensorrt_llm_tier_world(seed);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused, visited);
+    const RunResult a = world::run(w, requests);
+    w.config.stretches = false;
+    const RunResult b = world::run(w, requests);
+    REQUIRE(a.digest == b.digest);
+    REQUIRE(a.itl.mean == b.itl.mean);
+    REQUIRE(a.offload.stored == b.offload.stored);
+    stored += a.offload.stored;
+    loaded += a.offload.loaded;
+    stretches += a.stretches;
+  }
+  CHECK(stored > 1000);
+  CHECK(loaded > 500);
+  CHECK(stretches > 300);
+  CHECK(visited.preemptions > 50);
+}
+
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.
 TEST_CASE("digests equal the golden one on every compiler and build type [trtllm][golden]") {
   Digest all;

@@ -314,3 +314,26 @@ TEST_CASE("§3.4 a chunk behind a hit ends on a block border") {
   CHECK(d.pass() == "1:78@50... +0 free 1993");
   CHECK(d.pass() == "1:72@128 +0 free 1993");
 }
+
+TEST_CASE(
+    "§4.5 a step says what crosses the host link before it, and a hit in host memory computes nothing") {
+  auto c = desk::config(8);
+  c.offload = {.blocks = 16};
+  Desk d(c);
+  const auto pass = [&] {
+    d.pass();
+    return std::pair(d.offloaded(), d.onboarded());
+  };
+  d.add({.prompt = 128, .max_output = 1, .hash_ids = names(1, 128)});
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(0, 0));
+  pass();
+  d.add({.prompt = 220, .max_output = 1});  // four blocks never used, and three of the other's
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(3, 0));
+  pass();
+  d.add({.prompt = 130, .max_output = 1, .hash_ids = names(1, 130)});
+  // One is found on the device, three come back; they and the tail's block cost four others their place.
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(4, 3));
+  CHECK(d.cached(2) == 128);
+  CHECK(d.scheduler().offload_counters().loads == 1);
+  CHECK(d.scheduler().offload_counters().stored == 7);
+}

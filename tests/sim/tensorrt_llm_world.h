@@ -29,6 +29,11 @@ inline RandomWorld tensorrt_llm_world(std::uint64_t seed) {
   return out;
 }
 
+inline void keep_in_host_memory(World& w, RandomStream& r) {
+  w.config.offload.blocks = 1 + static_cast<std::int64_t>(r.below(400));
+  w.host_blocks_per_s = 10.0 + static_cast<double>(r.below(40000));
+}
+
 // The same with what a deployment may add to it. What it draws, it draws behind everything above, so that the
 // worlds without stay as they are.
 struct FeaturedWorld {
@@ -64,6 +69,15 @@ inline FeaturedWorld tensorrt_llm_featured_world(std::uint64_t seed) {
   w.spec.speculation.one_model = kind != 2;
   w.spec.speculation.draft.intermediate = 12288;
   if (kind == 3) w.spec.engine.steps_in_flight = 1;
+  if (r.below(2) == 0) keep_in_host_memory(w, r);
+  return out;
+}
+
+// Without speculation, so that stretches are there: a tier that at times holds less than the device.
+inline RandomWorld tensorrt_llm_tier_world(std::uint64_t seed) {
+  RandomWorld out = tensorrt_llm_world(seed);
+  RandomStream r(seed, RandomPurpose::property_test, 10);
+  keep_in_host_memory(out.world, r);
   return out;
 }
 
