@@ -129,6 +129,7 @@ std::optional<FrontEndConfig> front_end_config(const EngineProfile& engine, doub
   return FrontEndConfig{.processes = static_cast<std::int32_t>(f.processes),
                         .tokenizer_beside_loop = f.tokenizer_beside_loop,
                         .detokenizer_apart = f.detokenizer_apart,
+                        .detokenizers = static_cast<std::int32_t>(f.detokenizers),
                         .request = SimDuration(ps(f.request) / 1000),
                         .message = SimDuration(ps(f.message) / 1000),
                         .tokenize_ps = ps(f.tokenize),
