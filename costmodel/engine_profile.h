@@ -26,6 +26,7 @@ struct TensorRtLlmSettings {
   bool max_utilization = false;  // scheduler_config.capacity_scheduler_policy
   bool equal_progress = false;   // scheduler_config.context_chunking_policy
   bool store_at_first_chunk = true;
+  std::int64_t window = 0;  // kv_cache_config.max_attention_window: of the layers that do not keep everything
 };
 
 // Scheduler settings after defaults, hardware rules and engine_args. Names are vLLM's; what another engine

@@ -21,6 +21,8 @@ struct TensorRtLlmRules {
   bool equal_progress = false;   // context_chunking_policy; false: FIRST_COME_FIRST_SERVED
   bool partial_reuse = true, copy_on_partial_reuse = true;
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
+  // max_attention_window: layers that keep so many tokens have a pool of so many blocks; 0 = there are none.
+  std::int64_t window = 0, window_blocks = 0;
 };
 
 // What the engine allows its vision encoder, in embeddings; all 0 = there is none.

@@ -20,6 +20,9 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
 TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
     : config_(config), rules_(config.tensorrt_llm), kv_(kv_config(config)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.num_blocks();
+  window_free_ = rules_.window_blocks;
+  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !speculates()),
+               "windows are modelled without reuse and without drafts");
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
 
@@ -62,6 +65,8 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   ++s.stay;
   s.request = RequestId::none();
   --requests_;
+  ORRERY_CHECK(requests_ > 0 || window_free_ == rules_.window_blocks,
+               "the windows' pool is whole when nobody is there");
   if (!leaving_.empty()) std::erase(leaving_, slot);
   slots_.give_back(slot);
 }
@@ -227,6 +232,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     }
     s.target = s.prompt + s.outputs;
   }
+  release_window(s, held);
   kv_.release(s.kv, held, stored, true);
   ++s.epoch;
   ++s.stay;
@@ -264,6 +270,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
       }
       s.computed = hit;
       s.speech.blocks = blocks_for(s.target);
+      if (windowed()) window_free_ -= blocks_for(s.target);  // whole, whatever a window needs
       s.state = State::prefilling;
       ++prefilling_;
       ++started_;
@@ -289,6 +296,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
 
 void TensorRtLlmScheduler::prepare_generations() {
   if (speculates()) return prepare_speaking();
+  if (windowed()) grow_windows();
   kv_.grow_unattributed(plan_decode_blocks_);
   owed_ -= plan_decode_blocks_;
 }
@@ -378,6 +386,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
 void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
                                        std::int64_t free_blocks) {
   digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
+  if (windowed()) digest_.add(window_free_);
 }
 
 // How many steps like the one just composed may follow each other without a decision: pure decode, the same
@@ -385,8 +394,8 @@ void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64
 // wait for blocks go on waiting: what they need stays, what is left for them never grows.
 std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || speculates() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
-      !preempted_.empty())
+  if (!config_.stretches || speculates() || windowed() || !chunks_.empty() ||
+      plan_decodes_ != decodes_.size() || !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

@@ -1,6 +1,6 @@
 // TensorRT-LLM 1.2's scheduler as PyExecutor drives it (rules: ../shared/reference/tensorrt_llm_1_2.md, cited
 // as §… below): a capacity scheduler decides who may hold blocks, a micro-batch scheduler who gets tokens.
-// PP 1, beam 1, no LoRA, one attention window.
+// PP 1, beam 1, no LoRA, at most one attention window beside the whole sequence.
 //
 // The engine walks every active request twice a pass. Here generations are a DecodeSet of sums, what they may
 // still claim is one number (`owed_`), and ends stand in a heap, so a pass costs O(changes + contexts looked
@@ -46,7 +46,8 @@ class TensorRtLlmScheduler final : public Scheduler {
   }
   std::int32_t drop_departed(SequenceId sequence) override;
   std::uint64_t digest() const override { return digest_.value(); }
-  void check_invariants() const { kv_.check_invariants(); }  // O(everything), for tests
+  std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
+  void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests
 
  private:
   using Slot = std::uint32_t;
@@ -80,6 +81,7 @@ class TensorRtLlmScheduler final : public Scheduler {
     bool admitted = false;          // was admitted before
     std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
     bool has_key = false;           //   if any,
+    std::int64_t left_window = 0;   // blocks that its window has left behind
     std::uint64_t key_version = 0;  //   as of this version of the tree (+ 1)
     // Speculation (§8): an advance is known from outcomes only, and `outputs` are those delivered then.
     struct Speech {
@@ -176,6 +178,14 @@ class TensorRtLlmScheduler final : public Scheduler {
   void rewind(Sequence& s, std::int64_t tokens);
   void finish_speaking(Slot slot);
 
+  // tensorrt_llm_windows.cpp
+  bool windowed() const { return rules_.window > 0; }
+  std::int64_t window_held(const Sequence& s) const { return held_blocks(s) - s.left_window; }
+  std::int64_t window_to_completion(const Sequence& s) const;
+  std::int64_t window_next_step(const Sequence& s) const;
+  void grow_windows();
+  void release_window(Sequence& s, std::int64_t held);
+
   // helpers
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
@@ -237,6 +247,8 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::uint64_t onboarding_ = 0;                // prompts that found blocks in host memory
   bool drafting_ = false;                       // §8 max_concurrency
   std::vector<Slot> spoken_ends_;
+  std::int64_t window_free_ = 0;            // blocks of the windowed layers' pool
+  std::int64_t window_available_ = 0;       // of them, for the contexts that are looked at next
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;
   std::vector<Admission> admissions_;

@@ -30,7 +30,7 @@ bool TensorRtLlmScheduler::started_behind(std::uint64_t order) const { return hi
 // The common case: tokens and blocks suffice for all generations, so their order decides nothing. Changes
 // nothing but `rows_` and `keys_`, and returns false, when it might.
 bool TensorRtLlmScheduler::choose_at_once() {
-  if (!config_.stretches || speculates()) return false;
+  if (!config_.stretches || speculates() || windowed()) return false;
   std::int64_t budget = config_.max_num_batched_tokens - decodes_.size();
   std::int64_t available = kv_.free_blocks();
   if (budget < 0) return false;
@@ -61,10 +61,12 @@ bool TensorRtLlmScheduler::choose_at_once() {
 void TensorRtLlmScheduler::choose_no_evict() {
   std::int64_t available = kv_.free_blocks(), budget = config_.max_num_batched_tokens;
   bool all = true;
+  window_available_ = window_free_;
   for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
     const Sequence& s = sequences_[slot];
     if (!is_generation(s)) continue;
     available -= blocks_to_completion(s);
+    if (windowed()) window_available_ -= window_to_completion(s);
     if (s.state != State::decoding) continue;
     all &= budget >= row_tokens();  // §3.1: the first misfit ends the batch
     if (!all) {
@@ -91,7 +93,8 @@ void TensorRtLlmScheduler::fit_max_utilization() {
   fits_.clear();
   note_keys_in_progress();
   kv_.begin_simulation();
-  std::int64_t free = kv_.free_blocks(), scheduled = 0;
+  std::int64_t free = kv_.free_blocks(), scheduled = 0, window_scheduled = 0;
+  window_available_ = window_free_;
   Slot end = no_slot;
   for (Slot slot = active_head_; slot != end;) {
     const Sequence& s = sequences_[slot];
@@ -100,8 +103,10 @@ void TensorRtLlmScheduler::fit_max_utilization() {
       continue;
     }
     const std::int64_t need = blocks_of_next_step(s);
-    if (scheduled + need <= free) {
+    const std::int64_t window_need = windowed() ? window_next_step(s) : 0;
+    if (scheduled + need <= free && window_scheduled + window_need <= window_available_) {
       scheduled += need;
+      window_scheduled += window_need;
       fits_.push_back(slot);
       slot = s.next;
       continue;
@@ -110,6 +115,7 @@ void TensorRtLlmScheduler::fit_max_utilization() {
     while (victim != slot && !is_started(sequences_[victim])) victim = sequences_[victim].previous;
     if (!is_started(sequences_[victim])) break;
     free += kv_.simulate_release(sequences_[victim].kv, held_blocks(sequences_[victim]));
+    if (windowed()) window_available_ += window_held(sequences_[victim]);
     victims_.push_back(victim);
     victims_for_.push_back(slot);
     end = victim;
@@ -158,7 +164,8 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
   for (const Slot slot : contexts_) {
     const Sequence& s = sequences_[slot];
     const std::int64_t need = list_order ? blocks_of_next_step(s) : blocks_to_completion(s);
-    const bool misfit = need > available;
+    const std::int64_t window_need = windowed() ? window_to_completion(s) : 0;
+    const bool misfit = need > available || (windowed() && window_need > window_available_);
     const bool skippable = !(misfit && keys_.empty());  // else the tree need not be asked
     if (s.state == State::context && skippable && is_duplicate(slot)) continue;
     if (misfit) {
@@ -166,6 +173,7 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
       break;
     }
     available -= need;
+    window_available_ -= window_need;
     bool goes_on = true;
     if (config_.enable_chunked_prefill) {
       add_chunk(slot, budget);

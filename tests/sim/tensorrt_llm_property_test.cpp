@@ -105,6 +105,27 @@ TEST_CASE(
   CHECK(visited.preemptions > 50);
 }
 
+TEST_CASE(
+    "§4.1 random worlds with a pool for windows: every request ends once, every block goes back [trtllm]") {
+  world::Visited visited, never_evicting;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    const std::uint64_t digest = world::run(w, requests).digest;
+    w.config.tensorrt_llm.window = 0;  // the same without: other decisions at least where the pool is smaller
+    w.config.tensorrt_llm.window_blocks = 0;
+    visited.stretches += world::run(w, requests).digest != digest ? 1 : 0;
+  }
+  CHECK(visited.preemptions > 50);
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.stretches > 100);
+}
+
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.
 TEST_CASE("digests equal the golden one on every compiler and build type [trtllm][golden]") {
   Digest all;

@@ -34,6 +34,17 @@ inline void keep_in_host_memory(World& w, RandomStream& r) {
   w.host_blocks_per_s = 10.0 + static_cast<double>(r.below(40000));
 }
 
+// Without reuse, and with a second pool for layers that keep a window; at times it is the smaller one.
+inline RandomWorld tensorrt_llm_windows_world(std::uint64_t seed) {
+  RandomWorld out = tensorrt_llm_world(seed);
+  RandomStream r(seed, RandomPurpose::property_test, 11);
+  SchedulerConfig& c = out.world.config;
+  c.enable_prefix_caching = false;
+  c.tensorrt_llm.window = 1 + static_cast<std::int64_t>(r.below(600));
+  c.tensorrt_llm.window_blocks = static_cast<std::int64_t>(1 + r.below(3)) * c.max_model_len / c.block_size;
+  return out;
+}
+
 // The same with what a deployment may add to it. What it draws, it draws behind everything above, so that the
 // worlds without stay as they are.
 struct FeaturedWorld {
