@@ -100,7 +100,7 @@ void read_host(const Yaml& node, HostCosts& h) {
   ratio("launch_jitter_above", h.launch_jitter_above);
   ratio("launch_jitter_correlation", h.launch_jitter_correlation);
   if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
-    h.ngram_token = read_figure<Seconds>(ngram);
+    h.ngram_token = read_figure<Seconds>(ngram, true);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {

@@ -26,6 +26,7 @@ struct TensorRtLlmSettings {
   bool max_utilization = false;  // scheduler_config.capacity_scheduler_policy
   bool equal_progress = false;   // scheduler_config.context_chunking_policy
   bool store_at_first_chunk = true;
+  std::int64_t window = 0;  // kv_cache_config.max_attention_window: of the layers that do not keep everything
 };
 
 // Scheduler settings after defaults, hardware rules and engine_args. Names are vLLM's; what another engine
@@ -55,7 +56,8 @@ struct SchedulerSettings {
   double widest_padding = 0;
   NamedOptions options;           // of this engine alone, resolved, by its own names
   std::int64_t draft_tokens = 0;  // of a decode, with speculation: graphs hold 1 + that many tokens of each
-  bool pad_to_graph = true;       // false: only a step of exactly a captured size runs in a graph
+  bool graphs_without_drafts = false;  // and others that hold one token of each, for when nobody drafts
+  bool pad_to_graph = true;            // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
   EncoderSettings encoder = {};       // of multimodal models
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none

@@ -13,6 +13,7 @@ struct FrontEndCosts {
   std::int64_t processes = 1;          // equal API servers, each with an event loop of its own
   bool tokenizer_beside_loop = false;  // in a thread of its own; false: the event loop waits for it
   bool detokenizer_apart = false;      // in a process of its own, before the API server
+  std::int64_t detokenizers = 1;       // or in so many, each with its share of the requests
   // CPU time on the event loop unless said otherwise.
   Figure<Seconds> request;     // per request: HTTP, validation, chat template, message to the core
   Figure<Seconds> tokenize;    // per prompt token

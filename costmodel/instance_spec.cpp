@@ -49,6 +49,7 @@ class InstanceReader {
     read_kernels(kernels);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.engine.settings.draft_tokens = spec_.speculation.tokens;
+    spec_.engine.settings.graphs_without_drafts = spec_.speculation.max_concurrency > 0;
     spec_.engine.speculates_on_host = spec_.speculation.method == SpeculationMethod::ngram;
     if (spec_.engine.speculates_on_host && spec_.engine.host.ngram_token.source.empty()) {
       speculation.optional("method").fail(spec_.engine.name +
@@ -56,7 +57,8 @@ class InstanceReader {
                                           "an n-gram costs for each token is not known");
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
-    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0) {
+    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
+        spec_.engine.engine == "vllm") {
       speculation.optional("method").fail(
           "speculation beside offloading of the KV cache is not modelled by this version of Orrery; use "
           "method: "

@@ -31,7 +31,7 @@ KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engin
   KvCacheGroups groups{.layers = model.layers};
   if (with_window == 0) return groups;
   if (engine.engine != "vllm" || engine.settings.disable_hybrid_kv_cache_manager) {
-    groups.window_layers = with_window;
+    if (engine.settings.tensorrt_llm.window == 0) groups.window_layers = with_window;
     return groups;
   }
   groups.window = window_of(model);

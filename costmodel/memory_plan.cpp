@@ -129,7 +129,8 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   const Figure<Bytes>& each =
       spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
   if (spec.hardware.vendor == "amd") return Bytes(0);
-  const double kinds = is_tensorrt_llm(spec) ? 1 : 2;  // vLLM: full and piecewise
+  const bool without = spec.engine.settings.graphs_without_drafts;
+  const double kinds = is_tensorrt_llm(spec) && !without ? 1 : 2;  // vLLM: full and piecewise
   const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
   const Bytes layers = spec.engine.runner == "v2" ? Bytes(0) : spec.engine.graph_layer_bytes_v1.value;
   return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;
@@ -137,7 +138,7 @@ Bytes graph_bytes(const InstanceSpec& spec) {
 
 // The drafting network keeps keys and values of its own in the same pool.
 std::int64_t kv_layers(const InstanceSpec& spec) {
-  return spec.model.layers + draft_layers_loaded(spec.speculation, spec.model);
+  return spec.model.layers + draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
 }
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {
@@ -209,6 +210,21 @@ Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
   return infeasible(message);
 }
 
+// §4.6, VSWA: each window size has an equal share of the memory, whatever it needs (`calculateMaxNumBlocks`),
+// and max_tokens says nothing. Returns the blocks of the layers that keep everything.
+std::int64_t blocks_by_window(const InstanceSpec& spec, MemoryPlan& plan, double bytes) {
+  double with_window = 0;
+  for (const LayerKind& kind : spec.model.layer_kinds)
+    with_window += kind.sliding_window > 0 ? static_cast<double>(kind.count) : 0;
+  const double layer = plan.kv_bytes_per_token.value() / static_cast<double>(kv_layers(spec));
+  const auto blocks = [&](double layers) {
+    const auto tokens = static_cast<std::int64_t>(bytes / 2 / (layer * layers));
+    return (tokens + plan.block_size - 1) / plan.block_size;
+  };
+  plan.windowed_blocks = blocks(with_window);
+  return blocks(static_cast<double>(kv_layers(spec)) - with_window);
+}
+
 // §4.6 of ../shared/reference/tensorrt_llm_1_2.md: a fraction of what an estimation run with graphs leaves.
 // It reckons a token's bytes with head width × KV heads ÷ tp even where heads are replicated; then a second
 // line, the same fraction of what is free when the real cache is built, in true bytes, is what binds.
@@ -225,6 +241,7 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
   tokens = std::min(tokens, std::floor(t.free_gpu_memory_fraction * built / token_bytes));
   if (t.max_gpu_total_bytes > 0)
     tokens = std::min(tokens, std::floor(static_cast<double>(t.max_gpu_total_bytes) / token_bytes));
+  if (t.window > 0) return blocks_by_window(spec, plan, tokens * token_bytes);
   if (t.max_tokens > 0 && static_cast<double>(t.max_tokens) <= tokens) {
     tokens = static_cast<double>(t.max_tokens);
     plan.blocks_overridden = true;
@@ -299,6 +316,11 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   }
   const std::int64_t needed = plan.groups.blocks_of_sequence(s.max_model_len, s);
   if (plan.kv_blocks < needed) return cache_too_small(spec, plan);
+  // A prompt takes its blocks whole there too.
+  if (plan.windowed_blocks > 0 && plan.windowed_blocks < needed)
+    return infeasible("the KV cache of the layers with a window holds " +
+                      std::to_string(plan.windowed_blocks) + " blocks, and a prompt of max_seq_len takes " +
+                      std::to_string(needed) + "; a smaller max_seq_len, or leave out max_attention_window");
   plan.window_tokens =
       static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks) / static_cast<double>(needed) *
                                 static_cast<double>(s.max_model_len));
@@ -316,7 +338,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
         "or set disable_hybrid_kv_cache_manager: true",
         {}, "deployment.speculation");
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
-    return infeasible("kv_offloading_size holds not even one KV block, which takes " + gib(Bytes(block)));
+    return infeasible(std::string(is_tensorrt_llm(spec) ? "kv_cache_config.host_cache_size of all ranks"
+                                                        : "kv_offloading_size") +
+                      " holds not even one KV block, which takes " + gib(Bytes(block)));
   return plan;
 }
 
@@ -347,6 +371,8 @@ std::string MemoryPlan::to_table() const {
     text += "Layers with a window of " + std::to_string(groups.window) +
             " have a pool of their own: " + std::to_string(windowed_pool_tokens) + " tokens\n";
   }
+  if (windowed_blocks > 0)
+    text += "and a pool of " + std::to_string(windowed_blocks) + " blocks for the layers with a window\n";
   if (groups.window_layers > 0) {
     text += "Note: " + std::to_string(groups.window_layers) +
             " layers have a sliding window and are counted as if they kept every token\n";

@@ -27,8 +27,9 @@ struct MemoryPlan {
   std::int64_t block_size = 0;
   std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (vLLM: with the null block)
   bool blocks_overridden = false;
-  std::int64_t host_blocks = 0;    // blocks of the tier in host memory; 0 = none
-  std::int64_t max_sequences = 0;  // running requests that follow from the pool (SGLang); 0 = the settings'
+  std::int64_t windowed_blocks = 0;  // TensorRT-LLM: of the pool of layers with a window; 0 = there is none
+  std::int64_t host_blocks = 0;      // blocks of the tier in host memory; 0 = none
+  std::int64_t max_sequences = 0;    // running requests that follow from the pool (SGLang); 0 = the settings'
   KvCacheGroups groups;
   // Tokens that the cache holds as the engine logs it; with windowed layers in sequences of max_model_len.
   std::int64_t kv_tokens() const { return groups.simple() ? kv_blocks * block_size : window_tokens; }

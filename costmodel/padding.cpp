@@ -22,7 +22,8 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 }
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
-    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph), drafts_(settings.draft_tokens),
+    : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph),
+      without_drafts_(settings.graphs_without_drafts), drafts_(settings.draft_tokens),
       widest_(settings.widest_padding) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
@@ -36,20 +37,31 @@ bool GraphPadding::uniform(const StepShape& shape) const {
                      [&](const PrefillChunk& chunk) { return chunk.new_tokens == 1 + drafts_; });
 }
 
+// By phase sizes are those of whole rows: sequences, each with its token and all drafts.
+std::int64_t GraphPadding::drafting_above(std::int64_t sequences) const {
+  return by_phase_ ? all_.above(sequences * (1 + drafts_)) / (1 + drafts_) : all_.above(sequences);
+}
+
+// Captured a second time with one token of each sequence, for steps in which nobody drafts; 0 = not captured.
+std::int64_t GraphPadding::without_drafts(std::int64_t sequences) const {
+  return without_drafts_ ? drafting_above(sequences) : 0;
+}
+
 PaddedStep GraphPadding::pad(const StepShape& shape) const {
   PaddedStep step;
   step.sequences = shape.decode_sequences + static_cast<std::int64_t>(shape.prefill.size());
   step.rows = step.sequences + shape.draft_tokens;
-  step.drafting = std::max(step.sequences, all_.above(step.sequences));
+  step.drafting = shape.without_drafting ? 0 : std::max(step.sequences, drafting_above(step.sequences));
   std::int64_t tokens = std::int64_t{shape.decode_sequences} + shape.draft_tokens;
   for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.new_tokens;
   step.real_tokens = step.tokens = tokens;
   const bool prefill = by_phase_ && !shape.prefill.empty();
-  const std::int64_t size = (prefill ? prefill_ : all_).above(tokens);
+  const bool undrafted = by_phase_ && drafts_ > 0 && !prefill && shape.draft_tokens == 0;
+  const std::int64_t size = undrafted ? without_drafts(tokens) : (prefill ? prefill_ : all_).above(tokens);
   if (size == 0 || (!pads_ && size != tokens)) return step;
   if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
   step.tokens = size;
-  step.mode = uniform(shape) && !prefill ? GraphMode::full : GraphMode::piecewise;
+  step.mode = (undrafted || uniform(shape)) && !prefill ? GraphMode::full : GraphMode::piecewise;
   return step;
 }
 

@@ -50,8 +50,11 @@ class GraphPadding {
   };
   bool uniform(const StepShape& shape) const;
 
+  std::int64_t without_drafts(std::int64_t sequences) const;
+  std::int64_t drafting_above(std::int64_t sequences) const;
+
   Sizes all_, prefill_;  // by phase, all_ are those of decodes
-  bool by_phase_ = false, pads_ = true;
+  bool by_phase_ = false, pads_ = true, without_drafts_ = false;
   std::int64_t drafts_ = 0;  // of a decode in a full graph
   double widest_ = 0;
 };

@@ -61,6 +61,9 @@ class HostPipeline {
     return s;
   }
 
+  // The device has something else to do until then.
+  void occupy_device(SimTime until) { device_free_ = later(device_free_, until); }
+
   // Processes the outputs of the oldest open step, whose begin() returned `s`.
   void update(const StepTiming& t, StepTimes& s) {
     s.update_begin = later(s.device_end + SimDuration(t.copy), core_free_);

@@ -21,7 +21,8 @@ struct HostNanoseconds {
   double launch_eager_more = 0;  // of all fused expert layers and collectives of a step
   // Speculation: launches of the drafting network's passes, the first one in graph pieces or kernel by
   // kernel; n-grams: the search, per token of context, before the tokens are copied.
-  double draft_pieces = 0, draft_eager = 0, draft_next = 0, ngram_token = 0;
+  double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
+  bool draft_in_graph = false;
   double first_kernel = 0, step_gap = 0;
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };

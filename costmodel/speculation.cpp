@@ -27,6 +27,28 @@ std::vector<double> read_acceptance(const Yaml& node, std::int64_t tokens) {
   return out;
 }
 
+// What only TensorRT-LLM has: two engines for an EAGLE-3 network (without MTP's: its two-model form is not),
+// and an end of drafting when many requests are active, which a network inside the model's own engine cannot
+// have.
+void read_tensorrt_llm(const Yaml& node, const std::string& engine, SpeculationSpec& s) {
+  const Yaml one_model = node.optional("one_model"), most = node.optional("max_concurrency");
+  const bool trt = engine == "tensorrt-llm";
+  for (const Yaml& key : {one_model, most}) {
+    if (key.present() && !trt) key.fail("only TensorRT-LLM has this key; remove it");
+    if (!trt) accept_all(key);
+  }
+  if (!trt) return;
+  if (one_model.present() && s.method != SpeculationMethod::eagle)
+    one_model.fail("only EAGLE-3 comes in two forms; remove the key");
+  s.one_model = one_model.boolean(true);
+  s.max_concurrency = static_cast<std::int32_t>(most.integer(0, 1, 1'000'000));
+  if (most.present() && s.inside_engine(engine))
+    most.fail("a network inside the model's engine always drafts; use ngram, or eagle with one_model: false");
+  if (s.method == SpeculationMethod::eagle && s.draft.projected != 3)
+    (node.optional("draft").present() ? node.optional("draft") : node.optional("method"))
+        .fail("the PyTorch back end runs EAGLE-3 only; say kind: eagle3");
+}
+
 void read_draft(const Yaml& node, const ModelSpec& model, const Yaml& place, SpeculationSpec& s) {
   DraftShape& d = s.draft;
   const bool eagle = s.method == SpeculationMethod::eagle;
@@ -113,6 +135,12 @@ std::int64_t draft_layers_loaded(const SpeculationSpec& speculation, const Model
   return speculation.method == SpeculationMethod::mtp ? model.mtp_layers : speculation.draft.layers;
 }
 
+std::int64_t draft_layers_cached(const SpeculationSpec& speculation, const ModelSpec& model,
+                                 const std::string& engine) {
+  if (engine == "tensorrt-llm" && speculation.method == SpeculationMethod::mtp) return speculation.tokens;
+  return draft_layers_loaded(speculation, model);
+}
+
 const char* to_string(SpeculationMethod method) {
   switch (method) {
     case SpeculationMethod::off: return "off";
@@ -134,12 +162,14 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
              log = node.optional("acceptance_log"), match = node.optional("match_rate"),
              draft = node.optional("draft");
   if (!s.on()) {
-    for (const Yaml& unused : {tokens, acceptance, log, match, draft}) accept_all(unused);
+    for (const Yaml& unused : {tokens, acceptance, log, match, draft, node.optional("one_model"),
+                               node.optional("max_concurrency")})
+      accept_all(unused);
     return s;
   }
-  if (engine != "vllm" && engine != "sglang") {
-    method.fail("speculative decoding is modelled for vLLM and SGLang by this version of Orrery, not for " +
-                engine + "; use one of their profiles or method: off");
+  if (engine != "vllm" && engine != "sglang" && engine != "tensorrt-llm") {
+    method.fail("speculative decoding is not modelled for " + engine +
+                " by this version of Orrery; use an engine of vLLM, SGLang or TensorRT-LLM, or method: off");
   }
   if (model.vision != nullptr)
     method.fail(
@@ -177,6 +207,7 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
   if (s.method == SpeculationMethod::eagle && model.latent.present())
     method.fail("an EAGLE layer for a model with latent attention is not modelled; use mtp or ngram");
   read_draft(draft, model, node, s);
+  read_tensorrt_llm(node, engine, s);
   return s;
 }
 

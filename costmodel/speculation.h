@@ -31,9 +31,18 @@ struct SpeculationSpec {
   double match_rate = 1;  // n-gram: probability that a sequence's last tokens occur earlier in it
   std::string log;        // CSV of logged acceptances instead of drawn ones; path as in the scenario
   DraftShape draft;
+  // TensorRT-LLM: an EAGLE network inside the model's engine, or one of its own; and how many active requests
+  // there may be for drafting to go on (0 = any number).
+  bool one_model = true;
+  std::int32_t max_concurrency = 0;
 
   bool on() const { return method != SpeculationMethod::off; }
   bool has_network() const { return method == SpeculationMethod::eagle || method == SpeculationMethod::mtp; }
+  // TensorRT-LLM's MTP and one-model EAGLE-3: drafting is a part of the model's own forward pass and graph.
+  bool inside_engine(const std::string& engine) const {
+    return engine == "tensorrt-llm" &&
+           (method == SpeculationMethod::mtp || (method == SpeculationMethod::eagle && one_model));
+  }
   std::int32_t query_length() const { return 1 + tokens; }  // of a decode whose drafts are all there
 };
 
@@ -48,6 +57,10 @@ std::vector<WeightTensor> draft_globals(const SpeculationSpec& speculation, cons
 // Layers whose weights are loaded and whose keys and values take room in the pool: 0 without a network. An
 // MTP pass runs one of the model's MTP layers, all of which are loaded.
 std::int64_t draft_layers_loaded(const SpeculationSpec& speculation, const ModelSpec& model);
+// Of them, those with keys and values in the pool: TensorRT-LLM keeps some for each pass of MTP
+// (`get_num_spec_layers`).
+std::int64_t draft_layers_cached(const SpeculationSpec& speculation, const ModelSpec& model,
+                                 const std::string& engine);
 
 // Problems go to the document; absent means off. `folder`: where a relative path of `log` starts. `engine`:
 // vllm, sglang, tensorrt-llm.

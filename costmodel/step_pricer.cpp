@@ -184,13 +184,16 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
                                  host.launch_kernel * static_cast<double>(kernels(shape)));
       break;
   }
-  if (!draft_table.empty()) {
+  const bool drafting = !draft_table.empty() && !shape.without_drafting;
+  if (drafting && host.draft_in_graph) {  // launched with the step's graph, or kernel by kernel with the rest
+    if (padded.mode == GraphMode::none) t.launch += round_half_even(host.draft_eager * host.draft_passes);
+  } else if (drafting) {
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
   }
   t.first_kernel = round_half_even(host.first_kernel);
   t.step_gap = round_half_even(host.step_gap);
-  t.last_kernel = round_half_even(last_ns(draft_table.empty() ? padded.rows : padded.drafting));
+  t.last_kernel = round_half_even(last_ns(drafting ? padded.drafting : padded.rows));
   t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
   t.gap = round_half_even(host.gap);
@@ -222,6 +225,8 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   host.draft_pieces = nanoseconds(spec.engine.host.launch_piece, scale) * (layers + 1) +
                       (2 * layers + head) * host.launch_kernel;
   host.draft_eager = kernels * host.launch_kernel;
+  host.draft_passes = static_cast<double>(spec.speculation.tokens);
+  host.draft_in_graph = spec.speculation.inside_engine(spec.engine.engine);
   host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
   // Room for every batch that a pass can have.

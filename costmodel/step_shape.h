@@ -23,6 +23,7 @@ struct StepShape {
   std::int32_t running = 0;
   // Drafts that the decodes verify in this step, beyond their one token each (speculation).
   std::int32_t draft_tokens = 0;
+  bool without_drafting = false;  // the drafting network, if there is one, does not run
 };
 
 }  // namespace orrery

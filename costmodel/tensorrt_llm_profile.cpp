@@ -1,6 +1,7 @@
 #include "costmodel/tensorrt_llm_profile.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "costmodel/argument_resolver.h"
 #include "costmodel/hardware.h"
@@ -66,8 +67,12 @@ class Resolver final : public ArgumentResolver {
                 ") is less than a chunk of tokens_per_block (" + std::to_string(settings_.block_size) +
                 "): no long prompt would ever run");
     }
+    if (windows_) apply_windows(*windows_);
+    // §4.5: what could not be brought back is not taken there either.
+    if (!onboards_) settings_.kv_offload_bytes = 0;
     build_graph_sizes();
-    engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
+    // §1.3: n-grams need a step's tokens before the next one is composed.
+    engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
   }
 
  private:
@@ -95,6 +100,14 @@ class Resolver final : public ArgumentResolver {
       rules_.free_gpu_memory_fraction = value.number(0.9, 0.01, 1);
     else if (name == "kv_cache_config.max_tokens")
       rules_.max_tokens = value.integer(1, 1);
+    else if (name == "kv_cache_config.host_cache_size")  // of each rank
+      s.kv_offload_bytes = value.integer(0, 0) * plan_.tp;
+    else if (name == "num_postprocess_workers")
+      apply_postprocess_workers(value.integer(0, 0, 1000));
+    else if (name == "kv_cache_config.max_attention_window")
+      windows_ = value;
+    else if (name == "kv_cache_config.onboard_blocks")
+      onboards_ = value.boolean(true);
     else if (name == "kv_cache_config.max_gpu_total_bytes")
       rules_.max_gpu_total_bytes = value.integer(0, 0);
     else if (name == "scheduler_config.capacity_scheduler_policy")
@@ -121,6 +134,48 @@ class Resolver final : public ArgumentResolver {
     } else {
       settings_.max_model_len = length;
     }
+  }
+
+  // executor/worker.py: a request's outputs go to worker (request mod workers), and from there to the server.
+  void apply_postprocess_workers(std::int64_t workers) {
+    if (!engine_.front_end || workers == 0) return;
+    engine_.front_end->detokenizer_apart = true;
+    engine_.front_end->detokenizers = workers;
+  }
+
+  // A list of window sizes, repeated over the layers; those above max_seq_len are that. Where a layer of the
+  // model sees more than it would keep, other text would come out.
+  void apply_windows(const Yaml& value) {
+    std::vector<std::int64_t> sizes;
+    for (const Yaml& size : value.items())
+      sizes.push_back(std::min(size.integer(1, 1), settings_.max_model_len));
+    if (sizes.empty()) return value.fail("expected a list of window sizes, repeated over the layers");
+    std::int64_t cut = 0, with_window = 0, sees = 0, window = 0;
+    for (std::int64_t layer = 0; layer < model_.layers; ++layer) {
+      const std::int64_t size = sizes[static_cast<std::size_t>(layer) % sizes.size()];
+      if (size == settings_.max_model_len) continue;
+      ++cut;
+      if (window > 0 && size != window)
+        return value.fail("two window sizes below max_seq_len are not modelled");
+      window = size;
+    }
+    if (cut == 0) return;
+    for (const LayerKind& kind : model_.layer_kinds) {
+      if (kind.sliding_window == 0) continue;
+      with_window += kind.count;
+      sees = kind.sliding_window;
+    }
+    if (cut != with_window || window < sees || sizes.front() != window) {
+      return value.fail("would keep less than the model's layers see: " + std::to_string(with_window) +
+                        " of " + std::to_string(model_.layers) + " layers have a window, of " +
+                        std::to_string(sees) + " tokens" +
+                        (with_window > 0 ? ", the first one and every second" : ""));
+    }
+    if (settings_.enable_prefix_caching)
+      value.fail("block reuse with several window sizes is not modelled; set enable_block_reuse: false");
+    if (settings_.draft_tokens > 0)
+      value.fail("speculation with several window sizes is not modelled; leave one of them out");
+    rules_.window = window;
   }
 
   void apply_tokens_per_block(const Yaml& value) {
@@ -161,6 +216,7 @@ class Resolver final : public ArgumentResolver {
     }
     std::erase_if(sizes, [&](std::int64_t size) { return size > settings_.max_num_seqs; });
     if (settings_.enforce_eager) sizes.clear();
+    for (std::int64_t& size : sizes) size *= 1 + settings_.draft_tokens;  // a graph holds whole rows
     settings_.cudagraph_sizes = std::move(sizes);
     settings_.pad_to_graph = rule.enable_padding;
   }
@@ -171,6 +227,8 @@ class Resolver final : public ArgumentResolver {
   ModelSpec& model_;
   const Yaml args_, place_;
   std::int64_t largest_given_ = 0;
+  bool onboards_ = true;
+  std::optional<Yaml> windows_;
   std::vector<std::int64_t> sizes_given_;
 };
 

@@ -107,9 +107,10 @@ Json images_json(const RunResult& r) {
 Json offload_json(const RunResult& r) {
   const OffloadResult& o = r.offload;
   if (o.capacity == 0) return nullptr;
-  return {{"capacity_blocks", o.capacity},  {"stored_blocks", o.stored},   {"loaded_blocks", o.loaded},
-          {"dropped_blocks", o.dropped},    {"refused_stores", o.refused}, {"requests_that_loaded", o.loads},
-          {"deferred_lookups", o.deferrals}};
+  return {{"capacity_blocks", o.capacity},   {"stored_blocks", o.stored},
+          {"loaded_blocks", o.loaded},       {"dropped_blocks", o.dropped},
+          {"refused_stores", o.refused},     {"requests_that_loaded", o.loads},
+          {"deferred_lookups", o.deferrals}, {"device_wait_s", static_cast<double>(o.device_wait_ns) * 1e-9}};
 }
 
 // What was served and not measured; null where everything was.

@@ -38,7 +38,8 @@ SimTime FrontEnd::deliver(SimTime update, std::int64_t outputs) {
   if (outputs == 0) return update;  // a step without outputs sends no message
   SimTime ready = update;
   if (config_.detokenizer_apart) {
-    detokenizer_ = later(detokenizer_, update) + config_.message + rounded(outputs * config_.detokenize_ps);
+    const std::int64_t share = (outputs + config_.detokenizers - 1) / config_.detokenizers;
+    detokenizer_ = later(detokenizer_, update) + config_.message + rounded(share * config_.detokenize_ps);
     ready = detokenizer_;
   }
   const std::int64_t mine = (outputs + config_.processes - 1) / config_.processes;

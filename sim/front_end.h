@@ -23,6 +23,7 @@ namespace orrery {
 struct FrontEndConfig {
   std::int32_t processes = 1;
   bool tokenizer_beside_loop = false, detokenizer_apart = false;
+  std::int32_t detokenizers = 1;  // processes that share every message in equal parts, if apart
   SimDuration request, message;
   // Picoseconds: a prompt token takes less than a few hundred nanoseconds.
   std::int64_t tokenize_ps = 0, detokenize_ps = 0, event_ps = 0;

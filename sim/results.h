@@ -137,6 +137,7 @@ struct ImageResult {
 
 // The host tier of KV blocks, all instances; all 0 without one.
 struct OffloadResult {
+  std::int64_t device_wait_ns = 0;         // for copies that steps wait for (TensorRT-LLM)
   std::int64_t capacity = 0;               // blocks
   std::uint64_t stored = 0, loaded = 0;    // blocks over the link
   std::uint64_t dropped = 0, refused = 0;  // blocks evicted; stores that found no room

@@ -21,6 +21,8 @@ struct TensorRtLlmRules {
   bool equal_progress = false;   // context_chunking_policy; false: FIRST_COME_FIRST_SERVED
   bool partial_reuse = true, copy_on_partial_reuse = true;
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
+  // max_attention_window: layers that keep so many tokens have a pool of so many blocks; 0 = there are none.
+  std::int64_t window = 0, window_blocks = 0;
 };
 
 // What the engine allows its vision encoder, in embeddings; all 0 = there is none.
@@ -49,6 +51,10 @@ struct SpeculationRules {
   std::int32_t tokens = 0;      // drafts of a decode, at most; 0 = off
   std::int32_t lookahead = 0;   // slots that the drafting network writes ahead of what is scheduled
   bool drops_last_hit = false;  // the last block found in the prefix cache is computed again
+  // TensorRT-LLM: rows are padded to all `tokens` drafts, proposed or not; and nobody drafts while more
+  // requests than this are active (0 = no such limit).
+  bool padded = false;
+  std::int32_t max_concurrency = 0;
 };
 
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).

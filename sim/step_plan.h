@@ -65,10 +65,13 @@ struct StepPlan {
   // Speculation: all decodes of the step, in running order, and the drafts among them; contexts are then what
   // the scheduler allows for, which steps in flight may not reach. Empty otherwise.
   std::span<const VerifyWork> verify;
-  std::int64_t draft_tokens = 0;
+  std::int64_t draft_tokens = 0;  // of the rows, padding included where the engine pads them
+  bool without_drafting = false;  // nobody drafts for the step after this one
   // Blocks that cross the host link layer by layer while the step runs, which does not end before them, and
   // copies that the core thread waited for before it could compose the step.
   std::int64_t load_blocks = 0, blocking_store_blocks = 0;
+  // KV blocks that cross the host link between the step before and this one, which waits for them.
+  std::int64_t onboarded_blocks = 0, offloaded_blocks = 0;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

@@ -104,7 +104,8 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
                   .running = plan.running,
-                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens)};
+                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
+                  .without_drafting = plan.without_drafting};
   if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
@@ -126,6 +127,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
+  if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
   if (plan.blocking_store_blocks > 0)
     now = later(now, links_[instance].end_of({.direction = TransferWork::Direction::to_host,
                                               .id = 0,
@@ -167,6 +169,20 @@ void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
   std::int64_t largest = 0;
   for (const EncoderImage& image : usage_.largest_pass) largest += image.patches();
   if (patches > largest) usage_.largest_pass = images_;
+}
+
+// Copies wait for the step before, and the step for both directions (TensorRT-LLM,
+// `sync_transfer_manager_with_…` and `refresh_blocks`).
+void CostModelExecutor::copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
+  using Direction = TransferWork::Direction;
+  HostLink& link = links_[instance];
+  const SimTime ready = later(now, e.pipeline.device_free());
+  const SimTime up =
+      link.end_of({.direction = Direction::to_device, .id = 0, .blocks = plan.onboarded_blocks}, ready);
+  const SimTime down =
+      link.end_of({.direction = Direction::to_host, .id = 0, .blocks = plan.offloaded_blocks}, ready);
+  e.pipeline.occupy_device(later(up, down));
+  usage_.copy_ns += (later(up, down) - ready).ns();
 }
 
 // What a step computes is there when it has ended on the device.

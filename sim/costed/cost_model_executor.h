@@ -54,6 +54,7 @@ class CostModelExecutor final : public Executor {
     StepKind prefill, mixed, decode;
     std::uint64_t prices = 0;
     std::int64_t encoder_ns = 0, encoder_passes = 0;
+    std::int64_t copy_ns = 0;                // KV blocks over the host link with the device waiting
     std::vector<EncoderImage> largest_pass;  // what the encoder's prices rest on is asked of this one
   };
   const Usage& usage() const { return usage_; }
@@ -108,6 +109,7 @@ class CostModelExecutor final : public Executor {
   std::int64_t next_end(Engine& e);
   void take_ends(Engine& e, std::int64_t step, std::int64_t decode);
   void schedule_event(std::uint32_t id);
+  void copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void add_images(const StepPlan& plan, StepTiming& timing);
   void count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy);
 

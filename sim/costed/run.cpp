@@ -129,6 +129,7 @@ std::optional<FrontEndConfig> front_end_config(const EngineProfile& engine, doub
   return FrontEndConfig{.processes = static_cast<std::int32_t>(f.processes),
                         .tokenizer_beside_loop = f.tokenizer_beside_loop,
                         .detokenizer_apart = f.detokenizer_apart,
+                        .detokenizers = static_cast<std::int32_t>(f.detokenizers),
                         .request = SimDuration(ps(f.request) / 1000),
                         .message = SimDuration(ps(f.message) / 1000),
                         .tokenize_ps = ps(f.tokenize),
@@ -194,6 +195,7 @@ void report_device(const CostModelExecutor& executor, RunResult& result) {
                         {"mixed steps", usage.mixed.ns},
                         {"decode steps", usage.decode.ns}};
   result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.offload.device_wait_ns = usage.copy_ns;
   result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
   result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
 }

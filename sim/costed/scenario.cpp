@@ -212,6 +212,23 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   return scenario;
 }
 
+namespace {
+
+SpeculationRules speculation_rules(const InstanceSpec& instance) {
+  const SpeculationSpec& s = instance.speculation;
+  if (instance.engine.engine == "tensorrt-llm") {
+    // get_num_extra_kv_tokens of 1.2: one-model EAGLE-3 alone has some.
+    const bool extra = s.method == SpeculationMethod::eagle && s.one_model;
+    return {.tokens = s.tokens,
+            .lookahead = extra ? s.tokens - 1 : 0,
+            .padded = s.method == SpeculationMethod::ngram,
+            .max_concurrency = s.max_concurrency};
+  }
+  return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
+}
+
+}  // namespace
+
 SchedulerConfig Scenario::scheduler_config() const {
   const SchedulerSettings& s = pool.instance.engine.settings;
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
@@ -232,7 +249,9 @@ SchedulerConfig Scenario::scheduler_config() const {
                            .equal_progress = s.tensorrt_llm.equal_progress,
                            .partial_reuse = s.tensorrt_llm.enable_partial_reuse,
                            .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
-                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk},
+                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
+                           .window = s.tensorrt_llm.window,
+                           .window_blocks = pool.memory.windowed_blocks},
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
                       .disable_chunked_input = s.encoder.disable_chunked_mm_input},
@@ -241,10 +260,7 @@ SchedulerConfig Scenario::scheduler_config() const {
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
                         .window = static_cast<std::int32_t>(pool.memory.groups.window),
                         .windowed_tokens = pool.memory.windowed_pool_tokens},
-          .speculation = {
-              .tokens = pool.instance.speculation.tokens,
-              .lookahead = pool.instance.speculation.has_network() ? pool.instance.speculation.tokens : 0,
-              .drops_last_hit = pool.instance.speculation.has_network()}};
+          .speculation = speculation_rules(pool.instance)};
 }
 
 namespace {
@@ -292,8 +308,8 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
          "}\n    scheduler_config: {capacity_scheduler_policy: " +
          (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
-         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) +
-         ", max_batch_size: " + number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back()) + "}\n";
+         "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
+         number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";
 }
 
 std::string option_text(const OptionValue& value) {

@@ -11,7 +11,8 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
           .block_size = c.block_size,
           .block_reuse = c.enable_prefix_caching,
           .partial_reuse = c.tensorrt_llm.partial_reuse,
-          .copy_on_partial_reuse = c.tensorrt_llm.copy_on_partial_reuse};
+          .copy_on_partial_reuse = c.tensorrt_llm.copy_on_partial_reuse,
+          .host_blocks = c.offload.blocks};
 }
 
 }  // namespace
@@ -19,6 +20,9 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
 TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
     : config_(config), rules_(config.tensorrt_llm), kv_(kv_config(config)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.num_blocks();
+  window_free_ = rules_.window_blocks;
+  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !speculates()),
+               "windows are modelled without reuse and without drafts");
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
 
@@ -59,7 +63,10 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   kv_.close(s.kv);
   ++s.epoch;
   ++s.stay;
+  s.request = RequestId::none();
   --requests_;
+  ORRERY_CHECK(requests_ > 0 || window_free_ == rules_.window_blocks,
+               "the windows' pool is whole when nobody is there");
   if (!leaving_.empty()) std::erase(leaving_, slot);
   slots_.give_back(slot);
 }
@@ -82,6 +89,16 @@ void TensorRtLlmScheduler::unlink_active(Slot slot) {
   --active_count_;
 }
 
+OffloadCounters TensorRtLlmScheduler::offload_counters() const {
+  const TensorRtLlmKvPool::HostUse host = kv_.host();
+  return {.capacity = host.capacity,
+          .used = host.used,
+          .stored = static_cast<std::uint64_t>(host.offloaded),
+          .loaded = static_cast<std::uint64_t>(host.onboarded),
+          .dropped = static_cast<std::uint64_t>(host.dropped),
+          .loads = onboarding_};
+}
+
 SchedulerView TensorRtLlmScheduler::view() const {
   return {.running = started_,
           .waiting = static_cast<std::int32_t>(requests_) - started_,
@@ -96,6 +113,7 @@ const StepPlan& TensorRtLlmScheduler::schedule() {
   fetch();
   retire_ended(next_step_);
   rejoin_passed();
+  if (speculates()) begin_speaking();
   choose();
   // A pass that only paused somebody runs nothing; the loop spins (§1.2), and with nothing in flight the next
   // pass follows at once.
@@ -170,6 +188,7 @@ void TensorRtLlmScheduler::rejoin_passed() {
 // §2, §3. Paused sequences give their blocks back before anybody takes new ones (§1.2 step 3).
 void TensorRtLlmScheduler::choose() {
   rows_.clear();
+  verify_.clear();
   victims_.clear();
   victims_for_.clear();
   keys_.clear();
@@ -199,6 +218,8 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     stored = rules_.store_at_first_chunk ? s.target - 1 : s.computed;
     --prefilling_;
     std::erase(contexts_, slot);
+  } else if (speculates()) {
+    stored = pause_speaking(s);
   } else {
     const bool waited =
         std::find(irregular_now_.begin(), irregular_now_.end(), SequenceId(slot)) != irregular_now_.end();
@@ -211,6 +232,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     }
     s.target = s.prompt + s.outputs;
   }
+  release_window(s, held);
   kv_.release(s.kv, held, stored, true);
   ++s.epoch;
   ++s.stay;
@@ -220,6 +242,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
   s.paused_at = next_step_;
   s.state = State::context;
   s.computed = 0;
+  s.speech.blocks = s.speech.tokens = 0;
   s.has_key = false;
   s.key_version = 0;
   const auto place = std::lower_bound(contexts_.begin(), contexts_.end(), slot, [&](Slot a, Slot b) {
@@ -237,13 +260,17 @@ void TensorRtLlmScheduler::prepare_contexts() {
     Sequence& s = sequences_[row.slot];
     std::int64_t tokens = row.tokens;
     if (s.state == State::context) {
+      const std::int64_t before = kv_.host().onboarded;
       const std::int64_t hit = kv_.add_sequence(s.kv, s.target);
+      onboarding_ += kv_.host().onboarded > before ? 1 : 0;
       if (hit > 0 && hit + tokens < s.target) {
         tokens = (hit + tokens) / config_.block_size * config_.block_size - hit;
       } else {
         tokens = std::min(tokens, s.target - hit);
       }
       s.computed = hit;
+      s.speech.blocks = blocks_for(s.target);
+      if (windowed()) window_free_ -= blocks_for(s.target);  // whole, whatever a window needs
       s.state = State::prefilling;
       ++prefilling_;
       ++started_;
@@ -268,6 +295,8 @@ void TensorRtLlmScheduler::prepare_contexts() {
 }
 
 void TensorRtLlmScheduler::prepare_generations() {
+  if (speculates()) return prepare_speaking();
+  if (windowed()) grow_windows();
   kv_.grow_unattributed(plan_decode_blocks_);
   owed_ -= plan_decode_blocks_;
 }
@@ -276,8 +305,9 @@ void TensorRtLlmScheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
   open.sampled.push_back(
       {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
-  ++s.outputs;
   --prefilling_;
+  if (speculates()) return start_speaking(slot);
+  ++s.outputs;
   owed_ += reserve_of(s) - blocks_for(s.target);
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -312,6 +342,13 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   plan_.paused = passed_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;
+  plan_.onboarded_blocks = kv_.host().onboarded - onboarded_;
+  plan_.offloaded_blocks = kv_.host().offloaded - offloaded_;
+  onboarded_ += plan_.onboarded_blocks;
+  offloaded_ += plan_.offloaded_blocks;
+  plan_.verify = verify_;
+  plan_.draft_tokens = drafting_ ? config_.speculation.tokens * std::int64_t{plan_decodes_} : 0;
+  plan_.without_drafting = speculates() && !drafting_;
   plan_.decode_irregular = static_cast<std::int32_t>(irregular_now_.size());
   plan_.prefill_tokens = plan_prefill_tokens_;
   plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
@@ -349,6 +386,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
 void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
                                        std::int64_t free_blocks) {
   digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
+  if (windowed()) digest_.add(window_free_);
 }
 
 // How many steps like the one just composed may follow each other without a decision: pure decode, the same
@@ -356,10 +394,12 @@ void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64
 // wait for blocks go on waiting: what they need stays, what is left for them never grows.
 std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || !chunks_.empty() || plan_decodes_ != decodes_.size() || !preempted_.empty())
+  if (!config_.stretches || speculates() || windowed() || !chunks_.empty() ||
+      plan_decodes_ != decodes_.size() || !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
+  if (plan_.onboarded_blocks + plan_.offloaded_blocks > 0) return 1;
   for (const Open& open : open_) {
     if (!open.stores.empty()) return 1;
   }
@@ -367,7 +407,8 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
   const std::int64_t limit = std::min(longest, until_end);
   if (limit <= 1) return 1;
-  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks(), limit - 1);
+  // A block that is copied to host memory belongs to its step.
+  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_without_offload(), limit - 1);
 }
 
 }  // namespace orrery

@@ -1,6 +1,6 @@
 // TensorRT-LLM 1.2's scheduler as PyExecutor drives it (rules: ../shared/reference/tensorrt_llm_1_2.md, cited
 // as §… below): a capacity scheduler decides who may hold blocks, a micro-batch scheduler who gets tokens.
-// PP 1, beam 1, no drafts, no LoRA, one attention window.
+// PP 1, beam 1, no LoRA, at most one attention window beside the whole sequence.
 //
 // The engine walks every active request twice a pass. Here generations are a DecodeSet of sums, what they may
 // still claim is one number (`owed_`), and ends stand in a heap, so a pass costs O(changes + contexts looked
@@ -40,12 +40,14 @@ class TensorRtLlmScheduler final : public Scheduler {
             .usable_blocks = kv_.num_blocks(),
             .allocated = kv_.allocated_in_total()};
   }
+  OffloadCounters offload_counters() const override;
   EncoderCounters encoder_counters() const override {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
   std::int32_t drop_departed(SequenceId sequence) override;
   std::uint64_t digest() const override { return digest_.value(); }
-  void check_invariants() const { kv_.check_invariants(); }  // O(everything), for tests
+  std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
+  void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests
 
  private:
   using Slot = std::uint32_t;
@@ -79,7 +81,19 @@ class TensorRtLlmScheduler final : public Scheduler {
     bool admitted = false;          // was admitted before
     std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
     bool has_key = false;           //   if any,
+    std::int64_t left_window = 0;   // blocks that its window has left behind
     std::uint64_t key_version = 0;  //   as of this version of the tree (+ 1)
+    // Speculation (§8): an advance is known from outcomes only, and `outputs` are those delivered then.
+    struct Speech {
+      std::int64_t tokens = 0;     // the engine's count for the KV cache: drafts not yet taken back included
+      std::int64_t blocks = 0;     // held
+      std::int32_t in_flight = 0;  // rows in open steps
+      std::int32_t given = 0;      // drafts that its newest row has room for
+      std::int32_t proposed = 0;   // by n-grams, for its next row
+      std::int32_t drafts_seen = 0, accepted_seen = 0;
+      bool spoke = false;        // its first token since the admission is known
+      bool passed_over = false;  // in the last step that ran others
+    } speech = {};
   };
 
   struct Store {  // §4.3: blocks that the update of a step makes findable
@@ -150,6 +164,28 @@ class TensorRtLlmScheduler final : public Scheduler {
   void finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update);
   void store_contexts();
 
+  // tensorrt_llm_speculation.cpp
+  bool speculates() const { return config_.speculation.tokens > 0; }
+  std::int64_t row_tokens() const { return 1 + config_.speculation.tokens; }  // of a generation (§3.1)
+  void begin_speaking();
+  void run_speaking(Slot slot);
+  void prepare_speaking();
+  void grow_speaking(Sequence& s, std::int64_t blocks);
+  void start_speaking(Slot slot);
+  std::int64_t pause_speaking(Sequence& s);
+  const UpdateEffects& take_spoken(const StepOutcome& outcome);
+  bool take_tokens(const SpokenTokens& said);
+  void rewind(Sequence& s, std::int64_t tokens);
+  void finish_speaking(Slot slot);
+
+  // tensorrt_llm_windows.cpp
+  bool windowed() const { return rules_.window > 0; }
+  std::int64_t window_held(const Sequence& s) const { return held_blocks(s) - s.left_window; }
+  std::int64_t window_to_completion(const Sequence& s) const;
+  std::int64_t window_next_step(const Sequence& s) const;
+  void grow_windows();
+  void release_window(Sequence& s, std::int64_t held);
+
   // helpers
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
@@ -160,9 +196,11 @@ class TensorRtLlmScheduler final : public Scheduler {
   }
   static bool is_started(const Sequence& s) { return is_generation(s) || s.state == State::prefilling; }
   std::int64_t context_of(const Sequence& s) const {  // tokens in the KV cache, steps in flight included
+    if (speculates() && is_generation(s)) return s.speech.tokens - config_.speculation.lookahead;
     return s.state == State::decoding ? s.base + next_step_ : s.computed;
   }
   std::int64_t held_blocks(const Sequence& s) const {
+    if (speculates()) return s.speech.blocks;
     return s.state == State::prefilling ? blocks_for(s.target) : blocks_for(context_of(s));
   }
   std::int32_t outputs_before_next_step(const Sequence& s) const {
@@ -204,6 +242,13 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::vector<Slot> fits_, victims_, victims_for_;
   std::vector<std::uint64_t> keys_;  // §2.4, sorted
   std::vector<PrefillWork> chunks_;
+  std::vector<VerifyWork> verify_;              // speculation: the generations
+  std::int64_t offloaded_ = 0, onboarded_ = 0;  // §4.5: until the last plan
+  std::uint64_t onboarding_ = 0;                // prompts that found blocks in host memory
+  bool drafting_ = false;                       // §8 max_concurrency
+  std::vector<Slot> spoken_ends_;
+  std::int64_t window_free_ = 0;            // blocks of the windowed layers' pool
+  std::int64_t window_available_ = 0;       // of them, for the contexts that are looked at next
   std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;
   std::vector<Admission> admissions_;

@@ -8,13 +8,20 @@
 namespace orrery {
 
 std::int64_t TensorRtLlmScheduler::blocks_to_completion(const Sequence& s) const {
-  return reserve_of(s) - (is_started(s) ? held_blocks(s) : 0);
+  // Drafts may hold a block behind the limit. The engine then reckons less than nothing, and hands that block
+  // out twice; here it does not.
+  return std::max<std::int64_t>(0, reserve_of(s) - (is_started(s) ? held_blocks(s) : 0));
 }
 
 // §2.1 one_step, without look-ahead: that is for PP.
 std::int64_t TensorRtLlmScheduler::blocks_of_next_step(const Sequence& s) const {
   if (s.state == State::context) return blocks_for(s.target);
   if (s.state == State::prefilling) return 0;
+  if (speculates()) {  // drafts behind the limit are not reckoned
+    const std::int64_t limit = std::int64_t{s.prompt} + s.max_output;
+    return std::max<std::int64_t>(
+        0, blocks_for(std::min(s.speech.tokens + row_tokens(), limit)) - held_blocks(s));
+  }
   return needs_new_block(context_of(s)) ? 1 : 0;
 }
 
@@ -23,7 +30,7 @@ bool TensorRtLlmScheduler::started_behind(std::uint64_t order) const { return hi
 // The common case: tokens and blocks suffice for all generations, so their order decides nothing. Changes
 // nothing but `rows_` and `keys_`, and returns false, when it might.
 bool TensorRtLlmScheduler::choose_at_once() {
-  if (!config_.stretches) return false;
+  if (!config_.stretches || speculates() || windowed()) return false;
   std::int64_t budget = config_.max_num_batched_tokens - decodes_.size();
   std::int64_t available = kv_.free_blocks();
   if (budget < 0) return false;
@@ -54,20 +61,22 @@ bool TensorRtLlmScheduler::choose_at_once() {
 void TensorRtLlmScheduler::choose_no_evict() {
   std::int64_t available = kv_.free_blocks(), budget = config_.max_num_batched_tokens;
   bool all = true;
+  window_available_ = window_free_;
   for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
     const Sequence& s = sequences_[slot];
     if (!is_generation(s)) continue;
     available -= blocks_to_completion(s);
+    if (windowed()) window_available_ -= window_to_completion(s);
     if (s.state != State::decoding) continue;
-    all &= budget > 0;  // §3.1: the first misfit ends the batch
+    all &= budget >= row_tokens();  // §3.1: the first misfit ends the batch
     if (!all) {
       pass_over(slot);
       continue;
     }
     run_generation(slot);
-    --budget;
+    budget -= row_tokens();
   }
-  ORRERY_CHECK(available == kv_.free_blocks() - owed_, "what generations are owed adds up");
+  ORRERY_CHECK(speculates() || available == kv_.free_blocks() - owed_, "what generations are owed adds up");
   if (!all) return;
   note_keys_in_progress();
   take_contexts(available, budget);
@@ -84,7 +93,8 @@ void TensorRtLlmScheduler::fit_max_utilization() {
   fits_.clear();
   note_keys_in_progress();
   kv_.begin_simulation();
-  std::int64_t free = kv_.free_blocks(), scheduled = 0;
+  std::int64_t free = kv_.free_blocks(), scheduled = 0, window_scheduled = 0;
+  window_available_ = window_free_;
   Slot end = no_slot;
   for (Slot slot = active_head_; slot != end;) {
     const Sequence& s = sequences_[slot];
@@ -93,8 +103,10 @@ void TensorRtLlmScheduler::fit_max_utilization() {
       continue;
     }
     const std::int64_t need = blocks_of_next_step(s);
-    if (scheduled + need <= free) {
+    const std::int64_t window_need = windowed() ? window_next_step(s) : 0;
+    if (scheduled + need <= free && window_scheduled + window_need <= window_available_) {
       scheduled += need;
+      window_scheduled += window_need;
       fits_.push_back(slot);
       slot = s.next;
       continue;
@@ -103,6 +115,7 @@ void TensorRtLlmScheduler::fit_max_utilization() {
     while (victim != slot && !is_started(sequences_[victim])) victim = sequences_[victim].previous;
     if (!is_started(sequences_[victim])) break;
     free += kv_.simulate_release(sequences_[victim].kv, held_blocks(sequences_[victim]));
+    if (windowed()) window_available_ += window_held(sequences_[victim]);
     victims_.push_back(victim);
     victims_for_.push_back(slot);
     end = victim;
@@ -123,12 +136,12 @@ void TensorRtLlmScheduler::run_in_list_order() {
     const Sequence& s = sequences_[slot];
     if (s.state == State::to_complete) continue;
     if (s.state == State::decoding) {
-      stopped |= budget < 1;
+      stopped |= budget < row_tokens();
       if (stopped) {
         pass_over(slot);
       } else {
         run_generation(slot);
-        --budget;
+        budget -= row_tokens();
       }
     } else if (!stopped) {
       if (config_.enable_chunked_prefill)
@@ -151,7 +164,8 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
   for (const Slot slot : contexts_) {
     const Sequence& s = sequences_[slot];
     const std::int64_t need = list_order ? blocks_of_next_step(s) : blocks_to_completion(s);
-    const bool misfit = need > available;
+    const std::int64_t window_need = windowed() ? window_to_completion(s) : 0;
+    const bool misfit = need > available || (windowed() && window_need > window_available_);
     const bool skippable = !(misfit && keys_.empty());  // else the tree need not be asked
     if (s.state == State::context && skippable && is_duplicate(slot)) continue;
     if (misfit) {
@@ -159,6 +173,7 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
       break;
     }
     available -= need;
+    window_available_ -= window_need;
     bool goes_on = true;
     if (config_.enable_chunked_prefill) {
       add_chunk(slot, budget);
@@ -294,11 +309,17 @@ void TensorRtLlmScheduler::run_generation(Slot slot) {
   const std::int64_t context = context_of(sequences_[slot]);
   ++plan_decodes_;
   plan_decode_context_ += context;
+  if (speculates()) return run_speaking(slot);
   plan_decode_blocks_ += needs_new_block(context) ? 1 : 0;
 }
 
 void TensorRtLlmScheduler::pass_over(Slot slot) {
   Sequence& s = sequences_[slot];
+  if (speculates()) {
+    s.speech.passed_over = true;
+    passed_now_.push_back(SequenceId(slot));
+    return;
+  }
   const std::int64_t context = context_of(s);
   s.outputs = outputs_before_next_step(s);
   decodes_.remove(s.base);

@@ -39,7 +39,10 @@ struct Sequence {
 }  // namespace
 
 struct TensorRtLlmKvPool::State {
-  explicit State(const Config& c) : config(c) { tree.blank = c.num_blocks; }
+  explicit State(const Config& c) : config(c) {
+    tree.device.blank = c.num_blocks;
+    if (c.block_reuse) tree.host.blank = c.host_blocks;  // else no block ever holds names of tokens (§4.5)
+  }
 
   Sequence& at(Handle handle) {
     ORRERY_CHECK(handle < sequences.size() && sequences[handle].open, "KV pool: not an open sequence");
@@ -60,11 +63,12 @@ struct TensorRtLlmKvPool::State {
   BlockKey key_of(const Sequence& s, std::int64_t index, std::int32_t tokens) const;
   Id new_block();
   Id claim(const trtllm::BlockTree::Match& match);
+  void onboard(Id id);
   Id store(Sequence& s, std::int64_t blocks, std::int64_t end);
 
   Config config;
   trtllm::BlockTree tree;
-  std::int64_t unattributed = 0, allocated = 0;
+  std::int64_t unattributed = 0, allocated = 0, onboarded = 0;
   std::uint64_t opened = 0, simulation = 0;
   std::vector<Sequence> sequences;
   std::vector<Handle> closed;
@@ -100,10 +104,32 @@ Id TensorRtLlmKvPool::State::new_block() {
 // §4.2: a full match is shared. Of a partial one the sequence gets a block of its own: a copy, or the block
 // itself when it is a leaf that nobody holds.
 Id TensorRtLlmKvPool::State::claim(const trtllm::BlockTree::Match& match) {
-  if (match.partial && !tree.is_idle_leaf(match.block)) return new_block();
-  if (match.partial) tree.detach(match.block);
-  if (tree.blocks[match.block].refs++ == 0) tree.take_out(match.block);
-  return match.block;
+  const Id found = match.block;
+  if (match.partial && !tree.is_idle_leaf(found)) {
+    // The block that makes room may be this very one; then its serial is gone.
+    const std::uint64_t serial = tree.blocks[found].serial;
+    tree.allocate(1);
+    ++allocated;
+    if (tree.blocks[found].serial == serial && tree.blocks[found].in_host) ++onboarded;
+    Block b;
+    b.refs = 1;
+    return tree.blocks.make(b);
+  }
+  if (match.partial) tree.detach(found);
+  if (tree.blocks[found].refs++ == 0) {
+    tree.take_out(found);
+    if (tree.blocks[found].in_host) onboard(found);
+  }
+  return found;
+}
+
+// §4.5: a device block takes its content over, and its place in host memory goes to the end of the queue.
+void TensorRtLlmKvPool::State::onboard(Id id) {
+  tree.blocks[id].in_host = false;
+  tree.allocate(1);
+  ++allocated;
+  ++onboarded;
+  tree.append_run(1, kNone, true);
 }
 
 // §4.3: walks the tree along the content; from the first block that is not there on, the sequence's own
@@ -180,7 +206,18 @@ void TensorRtLlmKvPool::close(Handle handle) {
 }
 
 std::int64_t TensorRtLlmKvPool::num_blocks() const { return state_->config.num_blocks; }
-std::int64_t TensorRtLlmKvPool::free_blocks() const { return state_->tree.blank + state_->tree.idle; }
+std::int64_t TensorRtLlmKvPool::free_blocks() const { return state_->tree.device.free(); }
+TensorRtLlmKvPool::HostUse TensorRtLlmKvPool::host() const {
+  const trtllm::BlockTree& tree = state_->tree;
+  return {.capacity = tree.host.free(),
+          .used = tree.host.idle,
+          .offloaded = tree.offloaded,
+          .onboarded = state_->onboarded,
+          .dropped = tree.dropped};
+}
+std::int64_t TensorRtLlmKvPool::free_without_offload() const {
+  return state_->tree.host.free() > 0 ? state_->tree.device.blank : free_blocks();
+}
 std::int64_t TensorRtLlmKvPool::allocated_in_total() const { return state_->allocated; }
 std::uint64_t TensorRtLlmKvPool::tree_version() const { return state_->tree.version(); }
 
@@ -216,6 +253,13 @@ void TensorRtLlmKvPool::grow_unattributed(std::int64_t blocks) {
   state_->tree.allocate(blocks);
   state_->allocated += blocks;
   state_->unattributed += blocks;
+}
+
+// They hold nothing that anybody could find, as blocks do that were never used and stand at the front too.
+void TensorRtLlmKvPool::shrink_unattributed(std::int64_t blocks) {
+  ORRERY_CHECK(blocks >= 0 && blocks <= state_->unattributed, "KV pool: more is taken back than was given");
+  state_->tree.device.blank += blocks;
+  state_->unattributed -= blocks;
 }
 
 void TensorRtLlmKvPool::store(Handle handle, std::int64_t tokens) {
@@ -321,15 +365,23 @@ void TensorRtLlmKvPool::check_invariants() const {
   std::int64_t idle = 0;
   std::size_t records = 0;
   std::vector<char> queued(refs.size(), 0);
-  for (Id id = state.tree.head, before = kNone; id != kNone;
-       before = id, id = state.tree.blocks[id].queue.next) {
-    const Block& b = state.tree.blocks[id];
-    ORRERY_CHECK(b.queue.prev == before && refs[id] == 0 && b.refs == 0, "KV pool: free queue");
-    queued[id] = 1;
-    ++records;
-    idle += b.run > 0 ? b.run : 1;
+  for (const bool in_host : {true, false}) {
+    idle = 0;
+    const trtllm::BlockTree::Queue& queue = in_host ? state.tree.host : state.tree.device;
+    for (Id id = queue.head, before = kNone; id != kNone;
+         before = id, id = state.tree.blocks[id].queue.next) {
+      const Block& b = state.tree.blocks[id];
+      ORRERY_CHECK(b.queue.prev == before && refs[id] == 0 && b.refs == 0 && b.in_host == in_host,
+                   "KV pool: free queue");
+      queued[id] = 1;
+      ++records;
+      idle += b.run > 0 ? b.run : 1;
+    }
+    ORRERY_CHECK(!in_host || idle == queue.idle, "KV pool: count in host memory");
   }
-  ORRERY_CHECK(idle == state.tree.idle && state.tree.blank >= 0, "KV pool: free count");
+  ORRERY_CHECK(state.tree.host.free() == (state.config.block_reuse ? state.config.host_blocks : 0),
+               "KV pool: blocks in host memory");
+  ORRERY_CHECK(idle == state.tree.device.idle && state.tree.device.blank >= 0, "KV pool: free count");
   ORRERY_CHECK(held + free_blocks() == num_blocks(), "KV pool: blocks held and free do not add up");
   for (Id id = 0; id < refs.size(); ++id) {
     if (refs[id] == 0 && queued[id] == 0) continue;

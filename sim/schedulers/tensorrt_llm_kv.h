@@ -4,7 +4,9 @@
 // It differs from vLLM's pool (sim/kv_block_manager.h) in what is found and when: content is in the tree once
 // (a duplicate stays outside), a hit may end inside a block, prompts are stored one pass after they were
 // computed and outputs when the request ends, and blocks without content stand in the queue like any other.
-// There is no null block. All priorities are the default 35, so the queue is one; offloading is off.
+// There is no null block. All priorities are the default 35, so there is one queue on the device and, with
+// host_blocks, one in host memory: what a device block held that is handed out again is copied there (any
+// block that was used before: the engine never clears a block's tokens), and found there it is copied back.
 //
 // Blocks that nobody will ever look up (outputs and prompts without a name) have no record: they are counted,
 // and stand in the queue as runs. So costs are per block with a name, and per sequence.
@@ -26,6 +28,11 @@ class TensorRtLlmKvPool {
     bool block_reuse = true;
     bool partial_reuse = true;
     bool copy_on_partial_reuse = true;  // off: only a leaf that nobody holds may be matched in part
+    std::int64_t host_blocks = 0;       // §4.5: the secondary pool
+  };
+  struct HostUse {
+    std::int64_t capacity = 0, used = 0;  // blocks
+    std::int64_t offloaded = 0, onboarded = 0, dropped = 0;
   };
   using Handle = std::uint32_t;
 
@@ -44,6 +51,8 @@ class TensorRtLlmKvPool {
   std::int64_t add_sequence(Handle sequence, std::int64_t tokens);
   // Blocks of decoding sequences, without saying whose: release() is told the sequence's total.
   void grow_unattributed(std::int64_t blocks);
+  // §8: some of them again, of rejected drafts: to the front of the queue (releaseLastBlock).
+  void shrink_unattributed(std::int64_t blocks);
   // §4.3: the full blocks among the first `tokens` tokens can be found from now on.
   void store(Handle sequence, std::int64_t tokens);
   // Gives back all its blocks, tail first, after storing the first `stored_tokens` tokens (the last block may
@@ -59,6 +68,9 @@ class TensorRtLlmKvPool {
   // begin_simulation().
   void begin_simulation();
   std::int64_t simulate_release(Handle sequence, std::int64_t total_blocks);
+
+  HostUse host() const;
+  std::int64_t free_without_offload() const;  // so many may be taken without a copy to host memory
 
   std::int64_t allocated_in_total() const;
   void check_invariants() const;       // O(everything), for tests

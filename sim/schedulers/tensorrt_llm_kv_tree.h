@@ -1,5 +1,5 @@
-// Stored blocks of a TensorRT-LLM pool and the free queue (§4.2 to §4.4 of
-// ../shared/reference/tensorrt_llm_1_2.md). What sequences hold is tensorrt_llm_kv.cpp's.
+// Stored blocks of a TensorRT-LLM pool and its free queues, one on the device and one in host memory (§4.2 to
+// §4.5 of ../shared/reference/tensorrt_llm_1_2.md). What sequences hold is tensorrt_llm_kv.cpp's.
 #pragma once
 
 #include <algorithm>
@@ -57,6 +57,7 @@ struct Links {
 struct Block {
   Id parent = kNone;
   bool in_tree = false;
+  bool in_host = false;   // then nobody holds it
   std::int32_t refs = 0;  // 0: in the free queue
   BlockKey key;
   std::uint64_t serial = 0;  // of its entry into the tree
@@ -153,36 +154,45 @@ class BlockTree {
 
   // ------------------------------------------------------------------------------------------- free queue
 
-  std::int64_t blank = 0;  // never used: at the head
-  std::int64_t idle = 0;   // in the queue
-  Id head = kNone, tail = kNone;
+  struct Queue {
+    std::int64_t blank = 0;  // never used: at the head
+    std::int64_t idle = 0;   // in the queue
+    Id head = kNone, tail = kNone;
+    std::int64_t free() const { return blank + idle; }
+  };
+  Queue device, host;
+  std::int64_t offloaded = 0, dropped = 0;  // blocks copied to host memory; forgotten there
   kv::Slab<Block> blocks;
 
   void append(Id id) {
     Block& b = blocks[id];
-    b.queue = {tail, kNone};
-    (tail == kNone ? head : blocks[tail].queue.next) = id;
-    tail = id;
-    idle += b.run > 0 ? b.run : 1;
+    Queue& q = queue_of(b);
+    b.queue = {q.tail, kNone};
+    (q.tail == kNone ? q.head : blocks[q.tail].queue.next) = id;
+    q.tail = id;
+    q.idle += size_of(b);
   }
   void take_out(Id id) {
     const Block& b = blocks[id];
-    (b.queue.prev == kNone ? head : blocks[b.queue.prev].queue.next) = b.queue.next;
-    (b.queue.next == kNone ? tail : blocks[b.queue.next].queue.prev) = b.queue.prev;
-    idle -= b.run > 0 ? b.run : 1;
+    Queue& q = queue_of(b);
+    (b.queue.prev == kNone ? q.head : blocks[b.queue.prev].queue.next) = b.queue.next;
+    (b.queue.next == kNone ? q.tail : blocks[b.queue.next].queue.prev) = b.queue.prev;
+    q.idle -= size_of(b);
   }
 
   // `count` blocks that nobody can find; `below`: the stored block that they hang under, if any.
-  void append_run(std::int64_t count, Id below) {
+  void append_run(std::int64_t count, Id below, bool in_host = false) {
     if (count == 0) return;
+    Queue& q = in_host ? host : device;
     const bool hangs = below < kFirstRoot;
-    if (!hangs && tail != kNone && blocks[tail].run > 0 && blocks[tail].below == kNone) {
-      blocks[tail].run += count;
-      idle += count;
+    if (!hangs && q.tail != kNone && blocks[q.tail].run > 0 && blocks[q.tail].below == kNone) {
+      blocks[q.tail].run += count;
+      q.idle += count;
       return;
     }
     Block b;
     b.run = count;
+    b.in_host = in_host;
     if (hangs) {
       b.below = below;
       b.below_serial = blocks[below].serial;
@@ -191,30 +201,77 @@ class BlockTree {
     append(blocks.make(b));
   }
 
-  // §4.4: from the head of the queue, whatever stands there.
+  // §4.4: from the head of the queue, whatever stands there. §4.5: with room in host memory its content goes
+  // there.
   void allocate(std::int64_t count) {
-    ORRERY_CHECK(count <= blank + idle, "KV pool: can't allocate new blocks, no free blocks left");
-    const std::int64_t fresh = std::min(count, blank);
-    blank -= fresh;
+    ORRERY_CHECK(count <= device.free(), "KV pool: can't allocate new blocks, no free blocks left");
+    const std::int64_t fresh = std::min(count, device.blank);
+    device.blank -= fresh;
     count -= fresh;
     while (count > 0) {
-      const Id id = head;
-      if (blocks[id].run > count) {
-        blocks[id].run -= count;
-        idle -= count;
-        return;
+      std::int64_t some = std::min(count, size_of(blocks[device.head]));
+      if (host.free() > 0) {
+        some = std::min(some, host.free());
+        offload_head(some);
+      } else {
+        forget_head(device, some);
       }
-      count -= blocks[id].run > 0 ? blocks[id].run : 1;
-      if (blocks[id].run > 0) leave_parent(id);
-      detach(id);
-      take_out(id);
-      blocks.drop(id);
+      count -= some;
     }
   }
 
   void digest(Digest& out) const {
-    out.add(blank);
-    for (Id id = head; id != kNone; id = blocks[id].queue.next) {
+    digest(device, out);
+    if (host.free() > 0) digest(host, out);
+  }
+
+ private:
+  static std::int64_t size_of(const Block& b) { return b.run > 0 ? b.run : 1; }
+  Queue& queue_of(const Block& b) { return b.in_host ? host : device; }
+
+  // The first `count` blocks of a queue, of one record.
+  void forget_head(Queue& q, std::int64_t count) {
+    const Id id = q.head;
+    if (blocks[id].run > count) {
+      blocks[id].run -= count;
+      q.idle -= count;
+      return;
+    }
+    if (blocks[id].run > 0) leave_parent(id);
+    detach(id);
+    take_out(id);
+    blocks.drop(id);
+  }
+
+  // They take the places of the first ones there, which are forgotten with all that hangs below them, and go
+  // to the end of that queue; what they are in the tree they stay.
+  void offload_head(std::int64_t count) {
+    offloaded += count;
+    const std::int64_t fresh = std::min(count, host.blank);
+    host.blank -= fresh;
+    for (std::int64_t rest = count - fresh; rest > 0;) {
+      const std::int64_t some = std::min(rest, size_of(blocks[host.head]));
+      forget_head(host, some);
+      dropped += some;
+      rest -= some;
+    }
+    const Id id = device.head;
+    if (blocks[id].run > count || (blocks[id].run > 0 && blocks[id].below == kNone)) {
+      const bool hangs =
+          blocks[id].below != kNone && blocks[blocks[id].below].serial == blocks[id].below_serial;
+      const Id below = hangs ? blocks[id].below : kNone;
+      forget_head(device, count);
+      append_run(count, below, true);
+      return;
+    }
+    take_out(id);
+    blocks[id].in_host = true;
+    append(id);
+  }
+
+  void digest(const Queue& q, Digest& out) const {
+    out.add(q.blank);
+    for (Id id = q.head; id != kNone; id = blocks[id].queue.next) {
       const Block& b = blocks[id];
       out.add(b.run);
       out.add(static_cast<std::uint64_t>(b.in_tree));
@@ -226,7 +283,6 @@ class BlockTree {
     }
   }
 
- private:
   struct Name {
     Id parent;
     std::uint64_t id;

@@ -10,6 +10,7 @@ const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
+  if (speculates()) return take_spoken(outcome);
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   stores_.clear();
@@ -124,6 +125,7 @@ void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t 
     if (s.state == State::passed) std::erase(passed_, slot);
     if (s.state == State::to_complete) std::erase(to_complete_, slot);
     owed_ -= reserve_of(s) - held;
+    release_window(sequences_[slot], held);
     kv_.release(s.kv, held, s.prompt + outputs - 1, false);  // §4.3: all tokens but the last
     --started_;
   }

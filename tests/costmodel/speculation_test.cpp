@@ -194,9 +194,9 @@ TEST_CASE("what is wrong with a speculation is said where it stands") {
   }
   CHECK(read("{method: off}").errors.empty());
   CHECK(read("{method: off, tokens: 3, acceptance: [0.5]}").errors.empty());
-  CHECK(to_string(read("{method: eagle, tokens: 1, acceptance: 0.8}", "engine: tensorrt-llm-1.2").errors)
-            .find("for vLLM and SGLang") != std::string::npos);
   CHECK(read("{method: eagle, tokens: 1, acceptance: 0.8}", "engine: sglang-0.5").errors.empty());
+  CHECK(to_string(read("{method: eagle, tokens: 1, acceptance: 0.8, one_model: false}").errors)
+            .find("only TensorRT-LLM") != std::string::npos);
   const Read moe = read("{method: eagle, tokens: 1, acceptance: 0.8}", "engine: vllm-0.24", "qwen3-30b-a3b");
   CHECK(to_string(moe.errors).find("draft.intermediate") != std::string::npos);
   CHECK(read("{method: eagle, tokens: 1, acceptance: 0.8, draft: {kind: eagle3, intermediate: 12288, "

@@ -87,7 +87,7 @@ TEST_CASE("what is unknown, impossible or not modelled is an error where it stan
   CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: STATIC_BATCH}"), "MAX_UTILIZATION"));
   CHECK(holds(error_of("enable_attention_dp: true"), "attention data parallelism"));
   CHECK(holds(error_of("speculative_config: {decoding_type: MTP}"), "deployment.speculation"));
-  CHECK(holds(error_of("kv_cache_config: {host_cache_size: 1000000}"), "offloading"));
+  CHECK(holds(error_of("kv_connector_config: {connector: x}"), "a connector"));
   CHECK(holds(error_of("max_beam_width: 2"), "beam search"));
   CHECK(holds(error_of("enable_lora: true"), "LoRA"));
   CHECK(holds(error_of("max_seq_len: 99999999"), "positions"));
@@ -157,4 +157,70 @@ TEST_CASE("no figure of the profile claims to be measured on TensorRT-LLM") {
   CHECK(e.host.launch_graph.kind == FigureKind::assumed);
   CHECK(holds(e.host.schedule_base.source, "no measurement of TensorRT-LLM"));
   CHECK(e.interval_host_error > load_engine("vllm-0.24").value().interval_host_error);
+}
+
+TEST_CASE("§4.5 host_cache_size is each rank's own; without onboarding there is no tier") {
+  const auto blocks = [](const std::string& args, const std::string& more) {
+    const Resolved r = resolve("max_seq_len: 4096, " + args, more);
+    INFO(r.errors);
+    REQUIRE(r.errors.empty());
+    const auto plan = plan_memory(r.spec);
+    REQUIRE(plan.ok());
+    return plan.value().host_blocks;
+  };
+  const std::string gib = "kv_cache_config: {host_cache_size: 1073741824}";
+  // qwen3-8b keeps 144 KiB a token; 32 tokens are 4.5 MiB, and half of that on each of two ranks.
+  CHECK(blocks(gib, "hardware: h200") == 227);
+  CHECK(blocks(gib, "hardware: h200\nparallel: {tp: 2}") == 455);
+  CHECK(blocks("kv_cache_config: {host_cache_size: 1073741824, onboard_blocks: false}", "hardware: h200") ==
+        0);
+  const Resolved small = resolve("kv_cache_config: {host_cache_size: 4000000}");
+  REQUIRE(small.errors.empty());
+  CHECK(holds(to_string(plan_memory(small.spec).errors()), "not even one KV block"));
+}
+
+TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss is as many tokens as before") {
+  const auto read = [](const std::string& args) {
+    const std::string yaml =
+        "hardware: h200\nmodel: gpt-oss-20b\nengine: tensorrt-llm-1.2\nengine_args: "
+        "{max_seq_len: 32768, kv_cache_config: {" +
+        args + "}}\n";
+    const YamlDocument document = YamlDocument::parse(yaml, "s.yaml").value();
+    Errors errors;
+    Resolved r;
+    r.spec = read_instance_spec(document.root(), ".", errors);
+    document.finish();
+    errors.insert(errors.end(), document.errors().begin(), document.errors().end());
+    r.errors = errors.empty() ? "" : to_string(errors);
+    return r;
+  };
+  const Resolved plain = read("enable_block_reuse: false"),
+                 split = read("enable_block_reuse: false, max_attention_window: [128, 32768]");
+  INFO(plain.errors << split.errors);
+  REQUIRE(plain.errors.empty());
+  REQUIRE(split.errors.empty());
+  CHECK(split.spec.engine.settings.tensorrt_llm.window == 128);
+  const MemoryPlan one = plan_memory(plain.spec).value(), two = plan_memory(split.spec).value();
+  CHECK(one.windowed_blocks == 0);
+  CHECK(two.kv_blocks == one.kv_blocks);
+  CHECK(two.windowed_blocks == one.kv_blocks);
+  CHECK(holds(one.to_table(), "kept every token"));
+  CHECK_FALSE(holds(two.to_table(), "kept every token"));
+  // A list of the whole length alone says nothing new; longer than max_seq_len is that.
+  CHECK(read("max_attention_window: [131072]").spec.engine.settings.tensorrt_llm.window == 0);
+  CHECK(holds(read("max_attention_window: [128, 32768]").errors, "enable_block_reuse: false"));
+  for (const char* list : {"[64, 32768]", "[32768, 128]", "[128]", "[128, 128, 32768]"})
+    CHECK(holds(read("enable_block_reuse: false, max_attention_window: " + std::string(list)).errors,
+                "less than the model's layers see"));
+  CHECK(
+      holds(read("enable_block_reuse: false, max_attention_window: [128, 256]").errors, "two window sizes"));
+  CHECK(holds(error_of("kv_cache_config: {max_attention_window: [512, 40960]}"), "0 of 36 layers"));
+}
+
+TEST_CASE("§9 num_postprocess_workers detokenise in processes of their own") {
+  const auto front_end = [](const std::string& args) { return *resolve(args).spec.engine.front_end; };
+  CHECK_FALSE(front_end("").detokenizer_apart);
+  CHECK_FALSE(front_end("num_postprocess_workers: 0").detokenizer_apart);
+  CHECK(front_end("num_postprocess_workers: 4").detokenizer_apart);
+  CHECK(front_end("num_postprocess_workers: 4").detokenizers == 4);
 }

@@ -13,6 +13,7 @@ namespace orrery::world {
 // What random worlds came across, so that a test can say that they visit what they are meant to visit.
 struct Visited {
   std::uint64_t preemptions = 0, cached = 0, eos = 0, stretches = 0, rejected = 0;
+  std::uint64_t accepted = 0, rejected_drafts = 0;  // with speculation
 };
 
 // Every request ends once, as it should; tokens add up; each token after a request's first has exactly one
@@ -57,7 +58,16 @@ void check_conservation(World w, const std::vector<TraceRequest>& requests, Refu
   REQUIRE(present <= stays * (1 + 1e-9));
   REQUIRE(present >= stays - ways);
   REQUIRE(r.output_tokens == tokens);
-  REQUIRE(r.itl.count == gaps);
+  if (w.config.speculation.tokens == 0) {
+    REQUIRE(r.itl.count == gaps);
+  } else {  // one event of a sequence and step, however many tokens it carries
+    REQUIRE(r.speculation.tokens <= tokens);
+    REQUIRE(r.speculation.tokens + records.all.size() + r.preemptions >= tokens);
+    REQUIRE(r.itl.count >= r.speculation.decodes);
+    REQUIRE(r.itl.count <= r.speculation.decodes + r.preemptions);
+    visited.accepted += r.speculation.accepted;
+    visited.rejected_drafts += r.speculation.drafts - r.speculation.accepted;
+  }
   visited.preemptions += r.preemptions;
   visited.stretches += r.stretches;
 }

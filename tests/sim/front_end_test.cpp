@@ -44,6 +44,9 @@ TEST_CASE("a detokeniser of its own works while the loop sends") {
   config.detokenizer_apart = true;
   FrontEnd f(config);
   CHECK(f.deliver(SimTime(0), 10) == SimTime(50'000 + 10'000 + 50'000 + 640'000));
+  config.detokenizers = 4;  // each with three of ten at most
+  FrontEnd g(config);
+  CHECK(g.deliver(SimTime(0), 10) == SimTime(50'000 + 3'000 + 50'000 + 640'000));
 }
 
 TEST_CASE("processes share a message") {

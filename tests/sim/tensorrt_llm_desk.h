@@ -5,15 +5,18 @@
 // A line reads "0:5000@0 1:3168@0… +3 free 20": request 0 gets 5000 tokens at context 0 and samples;
 // request 1 gets 3168 and has more to come; three sequences decode; 20 blocks are free after the step's
 // allocations. "pause 2" before it: request 2 lost its blocks in this pass. "; end 4" after it: 4 ended in
-// its update.
+// its update. With speculation generations stand by name with what they verify, "0+3 1+3" for "+2", and an
+// end says after how many tokens.
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "sim/policies.h"
 #include "sim/schedulers/tensorrt_llm.h"
+#include "sim/speculation.h"
 
 namespace orrery::desk {
 
@@ -21,14 +24,31 @@ struct Job {
   std::int32_t prompt = 1, max_output = 1;
   std::vector<std::uint64_t> hash_ids = {};  // of 32 tokens
   std::uint64_t stream = 0;
+  std::int32_t eos = 0;  // after so many tokens, with speculation; 0 = at the limit
+};
+
+// Accepts as many drafts as it was told, the same for everybody.
+class Fixed final : public AcceptanceOracle {
+ public:
+  std::int32_t accepts = 0, proposes = 0;
+  std::int32_t accepted(RequestId, std::int32_t, std::int32_t drafts) const override {
+    return std::min(accepts, drafts);
+  }
+  std::int32_t proposed(RequestId, std::int32_t) const override { return proposes; }
 };
 
 class Desk {
  public:
   explicit Desk(const SchedulerConfig& config, const char* scheduler = "tensorrt-llm")
       : depth_(config.steps_in_flight), scheduler_(find_scheduler(scheduler)->make(config)) {}
+  Desk(const SchedulerConfig& config, const AcceptanceOracle& oracle) : Desk(config) {
+    speech_.emplace(oracle, lengths_);
+  }
+  Desk(const Desk&) = delete;
+  Desk& operator=(const Desk&) = delete;
 
   std::uint64_t add(const Job& job) {
+    if (job.eos > 0) lengths_.set(RequestId(requests_), job.eos);
     Request r;
     r.id = RequestId(requests_);
     r.prompt_tokens = job.prompt;
@@ -55,8 +75,16 @@ class Desk {
       line += std::to_string(w.request.value()) + ":" + std::to_string(w.new_tokens) + "@" +
               std::to_string(w.context) + (w.samples ? " " : "... ");
     }
-    line += "+" + std::to_string(plan.decode_sequences) + " free " + std::to_string(plan.free_blocks);
+    if (!speech_) line += "+" + std::to_string(plan.decode_sequences) + " ";
+    for (const VerifyWork& w : plan.verify)
+      line += std::to_string(w.request.value()) + "+" + std::to_string(w.drafts) + " ";
+    line += "free " + std::to_string(plan.free_blocks);
+    tokens_ = plan.tokens();
+    drafting_ = !plan.without_drafting;
+    offloaded_ = plan.offloaded_blocks;
+    onboarded_ = plan.onboarded_blocks;
     const bool ran = plan.tokens() > 0;
+    if (ran && speech_) speech_->begin(plan);
     if (scheduler_->open_steps() == depth_ || (!ran && scheduler_->open_steps() > 0)) line += update();
     return line;
   }
@@ -67,12 +95,18 @@ class Desk {
     outcome.scheduled = 1;
     outcome.updates = {&at, 1};
     outcome.eos = eos_;
+    if (speech_) outcome.spoken = speech_->end();
     std::string line;
     for (const Finished& f : scheduler_->on_outcome(outcome).finished)
-      line += "; end " + std::to_string(f.request.value());
+      line += "; end " + std::to_string(f.request.value()) +
+              (speech_ ? " after " + std::to_string(f.output_tokens) : std::string());
     eos_.clear();
     return line;
   }
+  std::int64_t tokens() const { return tokens_; }
+  bool drafting() const { return drafting_; }
+  std::int64_t offloaded() const { return offloaded_; }
+  std::int64_t onboarded() const { return onboarded_; }
   std::int64_t cached(std::uint64_t request) const { return cached_[request]; }
   Scheduler& scheduler() { return *scheduler_; }
 
@@ -88,6 +122,10 @@ class Desk {
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<SequenceId> sequences_, eos_;
   std::vector<std::int64_t> cached_;
+  OutputLengths lengths_;
+  std::optional<SpokenSteps> speech_;
+  std::int64_t tokens_ = 0, offloaded_ = 0, onboarded_ = 0;
+  bool drafting_ = false;
   std::uint64_t requests_ = 0, updated_ = 0;
   bool refused_ = false;
 };

@@ -21,17 +21,24 @@ struct Block {
   std::vector<int> children;
   int refs = 0;
   bool in_tree = false;
+  bool in_host = false, used = false;
 };
 
 class Pool {
  public:
-  Pool(int blocks, int size, bool partial, bool copies) : size_(size), partial_(partial), copies_(copies) {
-    blocks_.resize(static_cast<std::size_t>(blocks) + 1);  // 0 is the root
+  Pool(int blocks, int size, bool partial, bool copies, int host = 0)
+      : size_(size), partial_(partial), copies_(copies) {
+    blocks_.resize(static_cast<std::size_t>(blocks + host) + 1);  // 0 is the root
+    for (int i = blocks + 1; i <= blocks + host; ++i) {
+      at(i).in_host = true;
+      host_free_.push_back(i);
+    }
     blocks_[0].in_tree = true;
     for (int i = 1; i <= blocks; ++i) free_.push_back(i);
   }
 
   std::size_t free_blocks() const { return free_.size(); }
+  std::int64_t offloaded = 0, onboarded = 0;
 
   // loadOrAllocateBlocks; `tokens` is the whole prompt.
   std::int64_t add(std::vector<int>& held, const Tokens& tokens) {
@@ -59,6 +66,7 @@ class Pool {
       }
       if (at(found).refs > 0 || !at(found).children.empty()) {
         held.push_back(take());
+        if (at(found).in_host && at(found).in_tree) ++onboarded;
       } else {
         detach(found);
         claim(found);
@@ -152,15 +160,40 @@ class Pool {
     }
   }
 
+  // getFreeBlock
   int take() {
     ORRERY_CHECK(!free_.empty(), "model: no free block");
-    const int id = free_.front();
+    int id = free_.front();
+    if (at(id).used && !host_free_.empty()) {
+      const int other = host_free_.front();
+      host_free_.pop_front();
+      free_.pop_front();
+      at(id).in_host = true;
+      at(other).in_host = false;
+      host_free_.push_back(id);
+      free_.push_front(other);
+      id = other;
+      ++offloaded;
+    }
     detach(id);
     claim(id);
+    at(id).used = true;
     return id;
   }
+  // claimBlock, and onboardBlock
   void claim(int id) {
-    if (at(id).refs++ == 0) free_.erase(std::find(free_.begin(), free_.end(), id));
+    if (at(id).refs++ > 0) return;
+    if (!at(id).in_host) {
+      free_.erase(std::find(free_.begin(), free_.end(), id));
+      return;
+    }
+    host_free_.erase(std::find(host_free_.begin(), host_free_.end(), id));
+    const int other = take();
+    at(id).in_host = false;
+    at(other).in_host = true;
+    at(other).refs = 0;
+    host_free_.push_back(other);
+    ++onboarded;
   }
   void detach(int id) {
     const std::vector<int> children = at(id).children;
@@ -175,7 +208,7 @@ class Pool {
   int size_;
   bool partial_, copies_;
   std::vector<Block> blocks_;
-  std::deque<int> free_;
+  std::deque<int> free_, host_free_;
 };
 
 }  // namespace orrery::plain

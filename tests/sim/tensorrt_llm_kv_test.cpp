@@ -182,15 +182,16 @@ plain::Tokens prompt_tokens(const std::vector<std::uint64_t>& ids, std::int32_t 
 // One random history of sequences in the pool and in the model, compared after every event.
 class History {
  public:
-  explicit History(std::uint64_t seed)
+  explicit History(std::uint64_t seed, bool tier = false)
       : random_(seed, RandomPurpose::property_test, 9), partial_(random_.below(4) != 0),
         copies_(random_.below(3) != 0), blocks_(static_cast<int>(pick(20, 60))),
-        pool_({.num_blocks = blocks_,
-               .block_size = block_size,
-               .block_reuse = true,
-               .partial_reuse = partial_,
-               .copy_on_partial_reuse = copies_}),
-        model_(blocks_, block_size, partial_, copies_) {}
+        host_blocks_(tier ? static_cast<int>(pick(1, 80)) : 0), pool_({.num_blocks = blocks_,
+                                                                       .block_size = block_size,
+                                                                       .block_reuse = true,
+                                                                       .partial_reuse = partial_,
+                                                                       .copy_on_partial_reuse = copies_,
+                                                                       .host_blocks = host_blocks_}),
+        model_(blocks_, block_size, partial_, copies_, host_blocks_) {}
 
   void step() {
     const auto action = random_.below(10);
@@ -210,8 +211,11 @@ class History {
     }
     pool_.check_invariants();
     REQUIRE(pool_.free_blocks() == static_cast<std::int64_t>(model_.free_blocks()));
+    REQUIRE(pool_.host().offloaded == model_.offloaded);
+    REQUIRE(pool_.host().onboarded == model_.onboarded);
     compare_missing();
   }
+  TensorRtLlmKvPool::HostUse host() const { return pool_.host(); }
 
   std::uint64_t hits = 0, partial_hits = 0, pauses = 0, duplicates = 0;
 
@@ -305,7 +309,7 @@ class History {
 
   RandomStream random_;
   bool partial_, copies_;
-  int blocks_;
+  int blocks_, host_blocks_;
   TensorRtLlmKvPool pool_;
   plain::Pool model_;
   std::vector<Both> all_;
@@ -329,4 +333,75 @@ TEST_CASE("§4 random use: hits, free blocks and missing blocks are those of a p
   CHECK(partial > 500);
   CHECK(pauses > 500);
   CHECK(duplicates > 100);
+}
+
+TEST_CASE("§4.5 random use with blocks in host memory: hits and copies are those of a plain model") {
+  std::int64_t onboarded = 0, dropped = 0;
+  std::uint64_t hits = 0, pauses = 0;
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    CAPTURE(seed);
+    History history(seed, true);
+    for (int i = 0; i < 300; ++i) history.step();
+    hits += history.hits;
+    pauses += history.pauses;
+    onboarded += history.host().onboarded;
+    dropped += history.host().dropped;
+  }
+  CHECK(hits > 1000);
+  CHECK(pauses > 500);
+  CHECK(onboarded > 1000);
+  CHECK(dropped > 1000);
+}
+
+TEST_CASE("§4.5 a block is copied to host memory when it is handed out again, and back when it is found") {
+  TensorRtLlmKvPool pool({.num_blocks = 4, .host_blocks = 3});
+  const auto a = names(1, 96);
+  run_through(pool, a, 96, 1);  // free: one never used, then a2 a1 a0
+  CHECK(pool.free_without_offload() == 1);
+  const auto h = pool.open({});
+  pool.add_sequence(h, 3 * 32);  // the blank one; a2 and a1 go to host memory
+  CHECK(pool.host().offloaded == 2);
+  CHECK(pool.host().used == 2);
+  pool.release(h, 3, 0, false);
+  const auto x = pool.open(named(a, 97));
+  CHECK(pool.add_sequence(x, 97) == 96);  // a0 on the device, a1 and a2 brought back
+  CHECK(pool.host().onboarded == 2);
+  // The places of the device blocks that made room: h's, whose content went to host memory in turn.
+  CHECK(pool.host().offloaded == 5);
+  CHECK(pool.free_blocks() == 0);
+  pool.release(x, 4, 96, false);
+  pool.close(h);
+  pool.close(x);
+  pool.check_invariants();
+}
+
+TEST_CASE("§4.5 host memory drops what came first, with all that hangs below it") {
+  TensorRtLlmKvPool pool({.num_blocks = 4, .host_blocks = 3});
+  const auto a = names(1, 128);
+  run_through(pool, a, 128, 1);  // free: a3 a2 a1 a0
+  const auto h = pool.open({});
+  pool.add_sequence(h, 3 * 32);  // host: a3 a2 a1
+  pool.release(h, 3, 0, false);  // free: a0 h h h
+  const auto g = pool.open({});
+  pool.add_sequence(g, 2 * 32);  // a0 goes, which costs a3, then one of h's, which costs a2
+  pool.release(g, 2, 0, false);
+  CHECK(pool.host().dropped == 2);
+  const auto x = pool.open(named(a, 129));
+  // a0 comes back; the block that makes room for it is copied to host memory and costs a1, three more cost
+  // what nobody could find.
+  CHECK(pool.add_sequence(x, 128) == 32);
+  CHECK(pool.host().dropped == 6);
+  pool.check_invariants();
+}
+
+TEST_CASE("§4.5 without reuse nothing is offloaded: no block has tokens that one could look for") {
+  TensorRtLlmKvPool pool({.num_blocks = 4, .block_reuse = false, .host_blocks = 9});
+  for (int i = 0; i < 3; ++i) {
+    const auto h = pool.open({});
+    pool.add_sequence(h, 128);
+    pool.release(h, 4, 0, false);
+    pool.close(h);
+  }
+  CHECK(pool.host().offloaded == 0);
+  pool.check_invariants();
 }

@@ -27,6 +27,30 @@ TEST_CASE("random worlds: every request ends once, tokens add up, gaps are compl
   CHECK(visited.rejected + never_evicting.rejected > 10);
 }
 
+TEST_CASE(
+    "§8 random worlds that speculate: every request ends once, every token once, every block back [trtllm]") {
+  world::Visited visited, never_evicting;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    const world::FeaturedWorld f = world::tensorrt_llm_featured_world(seed);
+    const auto& [w, requests] = f.random;
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    if (seed % 5 == 0) {
+      const std::uint64_t digest = world::run(w, requests).digest;
+      REQUIRE(world::run(w, requests, seed).digest == digest);
+    }
+  }
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.preemptions > 50);
+  CHECK(visited.cached + never_evicting.cached > 500);
+  CHECK(visited.accepted + never_evicting.accepted > 10000);
+  CHECK(visited.rejected_drafts + never_evicting.rejected_drafts > 10000);
+}
+
 TEST_CASE("sums and stretches decide what walking every pass decides, at the same nanosecond [trtllm]") {
   std::uint64_t stretches = 0;
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
@@ -52,6 +76,54 @@ TEST_CASE("the order in which simultaneous events are handed over changes nothin
     REQUIRE(world::run(w, requests).digest == digest);
     REQUIRE(world::run(w, requests, 1).digest == digest);
   }
+}
+
+TEST_CASE(
+    "§4.5 random worlds with blocks in host memory: conservation, and stretches decide the same [trtllm]") {
+  world::Visited visited;
+  std::uint64_t stored = 0, loaded = 0, stretches = 0;
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    auto [w, requests] = world::tensorrt_llm_tier_world(seed);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused, visited);
+    const RunResult a = world::run(w, requests);
+    w.config.stretches = false;
+    const RunResult b = world::run(w, requests);
+    REQUIRE(a.digest == b.digest);
+    REQUIRE(a.itl.mean == b.itl.mean);
+    REQUIRE(a.offload.stored == b.offload.stored);
+    stored += a.offload.stored;
+    loaded += a.offload.loaded;
+    stretches += a.stretches;
+  }
+  CHECK(stored > 1000);
+  CHECK(loaded > 500);
+  CHECK(stretches > 300);
+  CHECK(visited.preemptions > 50);
+}
+
+TEST_CASE(
+    "§4.1 random worlds with a pool for windows: every request ends once, every block goes back [trtllm]") {
+  world::Visited visited, never_evicting;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    const std::uint64_t digest = world::run(w, requests).digest;
+    w.config.tensorrt_llm.window = 0;  // the same without: other decisions at least where the pool is smaller
+    w.config.tensorrt_llm.window_blocks = 0;
+    visited.stretches += world::run(w, requests).digest != digest ? 1 : 0;
+  }
+  CHECK(visited.preemptions > 50);
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.stretches > 100);
 }
 
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.

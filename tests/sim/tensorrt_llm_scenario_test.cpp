@@ -1,6 +1,8 @@
 // End to end: a scenario with engine tensorrt-llm-1.2, as `orrery simulate` runs it.
 #include "catch.h"
 #include "sim/costed/run.h"
+#include "tensorrt_llm_desk.h"
+#include "world.h"
 
 using namespace orrery;
 
@@ -47,4 +49,30 @@ TEST_CASE("what the scenario resolved is in the engine's own names, and can be r
   CHECK(text.find("max_batch_size: 7") != std::string::npos);
   CHECK(text.find("capacity_scheduler_policy: GUARANTEED_NO_EVICT") != std::string::npos);
   CHECK(text.find("max_num_seqs") == std::string::npos);
+}
+
+TEST_CASE("§4.5 a step waits for what crosses the host link, the slower direction of the two [trtllm]") {
+  const auto ttft = [](double blocks_per_s) {
+    world::World w;
+    w.scheduler = "tensorrt-llm";
+    w.config = desk::config(8);
+    w.config.offload = {.blocks = 16};
+    w.host_blocks_per_s = blocks_per_s;
+    world::Records records;
+    w.sink = &records;
+    // As in the scheduler's own test: the third request brings three blocks back, and four others make room.
+    std::vector<TraceRequest> requests{world::request(0, 0, 128, 1), world::request(1, 10, 220, 1),
+                                       world::request(2, 20, 130, 1)};
+    for (const std::size_t i : {std::size_t{0}, std::size_t{2}}) {
+      requests[i].hash_block_size = 32;
+      requests[i].hash_ids = desk::names(1, requests[i].prompt_tokens);
+    }
+    world::run(w, requests);
+    REQUIRE(records.all.size() == 3);
+    REQUIRE(records.all[2].cached_tokens == 128);
+    return std::pair(records.all[1].ttft, records.all[2].ttft);
+  };
+  const auto slow = ttft(10), fast = ttft(20);
+  CHECK((slow.first - fast.first).ns() == 150'000'000);    // three blocks to host memory
+  CHECK((slow.second - fast.second).ns() == 200'000'000);  // four there, three back meanwhile
 }

@@ -314,3 +314,117 @@ TEST_CASE("§3.4 a chunk behind a hit ends on a block border") {
   CHECK(d.pass() == "1:78@50... +0 free 1993");
   CHECK(d.pass() == "1:72@128 +0 free 1993");
 }
+
+TEST_CASE(
+    "§4.5 a step says what crosses the host link before it, and a hit in host memory computes nothing") {
+  auto c = desk::config(8);
+  c.offload = {.blocks = 16};
+  Desk d(c);
+  const auto pass = [&] {
+    d.pass();
+    return std::pair(d.offloaded(), d.onboarded());
+  };
+  d.add({.prompt = 128, .max_output = 1, .hash_ids = names(1, 128)});
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(0, 0));
+  pass();
+  d.add({.prompt = 220, .max_output = 1});  // four blocks never used, and three of the other's
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(3, 0));
+  pass();
+  d.add({.prompt = 130, .max_output = 1, .hash_ids = names(1, 130)});
+  // One is found on the device, three come back; they and the tail's block cost four others their place.
+  CHECK(pass() == std::pair<std::int64_t, std::int64_t>(4, 3));
+  CHECK(d.cached(2) == 128);
+  CHECK(d.scheduler().offload_counters().loads == 1);
+  CHECK(d.scheduler().offload_counters().stored == 7);
+}
+
+namespace {
+SchedulerConfig windows(std::int64_t blocks, std::int64_t window_blocks, std::int64_t tokens = 8192) {
+  auto c = desk::config(blocks, tokens);
+  c.enable_prefix_caching = false;
+  c.tensorrt_llm.window = 64;
+  c.tensorrt_llm.window_blocks = window_blocks;
+  return c;
+}
+std::int64_t window_free(Desk& d) {
+  return dynamic_cast<TensorRtLlmScheduler&>(d.scheduler()).window_free_blocks();
+}
+}  // namespace
+
+TEST_CASE("§4.1 a window's pool gives a prompt all its blocks, and gets the front back as tokens are added") {
+  Desk d(windows(20, 20));
+  d.add({.prompt = 200, .max_output = 60});
+  CHECK(d.pass() == "0:200@0 +0 free 13");
+  CHECK(window_free(d) == 13);
+  CHECK(d.pass() == "+1 free 13");  // 201 tokens: 137 are out of the window, four blocks of them whole
+  CHECK(window_free(d) == 17);
+  for (int tokens = 202; tokens < 224; ++tokens) d.pass();
+  CHECK(window_free(d) == 17);
+  CHECK(d.pass() == "+1 free 13");  // 224: the fifth
+  CHECK(window_free(d) == 18);
+  CHECK(d.pass() == "+1 free 12");  // 225 begins a block, in both pools
+  CHECK(window_free(d) == 17);
+  for (int i = 0; i < 40 && d.scheduler().has_work(); ++i) d.pass();
+  CHECK(window_free(d) == 20);
+  CHECK(d.scheduler().view().free_blocks == 20);
+}
+
+TEST_CASE(
+    "§2.1 §2.2 admission asks every window's pool: a window, a batch of tokens, and one for the slide") {
+  // 64 + 128 tokens are six blocks, and one more: 7 a request. The first one holds 4 and is owed 3.
+  for (const std::int64_t blocks : {13, 14}) {
+    Desk d(windows(80, blocks, 128));
+    d.add({.prompt = 100, .max_output = 1000});
+    d.add({.prompt = 100, .max_output = 1000});
+    CHECK(d.pass() == "0:100@0 +0 free 76");
+    CHECK(d.pass() == (blocks == 14 ? "1:100@0 +1 free 72" : "+1 free 76"));
+  }
+  // Once the first one slides it holds two to four blocks and is owed one.
+  Desk d(windows(80, 13, 128));
+  d.add({.prompt = 100, .max_output = 1000});
+  d.add({.prompt = 100, .max_output = 1000});
+  std::string line;
+  int passes = 0;
+  while (line.find("1:100@0") == std::string::npos && ++passes < 1000) line = d.pass();
+  CHECK(passes > 2);
+  CHECK(passes < 200);
+}
+
+TEST_CASE("§2.3 max utilization pauses for the smaller pool") {
+  auto c = windows(40, 8);
+  c.tensorrt_llm.max_utilization = true;
+  Desk d(c);
+  d.add({.prompt = 60, .max_output = 60});
+  d.add({.prompt = 100, .max_output = 60});
+  CHECK(d.pass() == "0:60@0 +0 free 38");
+  CHECK(d.pass() == "1:100@0 +1 free 34");
+  CHECK(window_free(d) == 2);
+  d.add({.prompt = 90, .max_output = 9});  // three blocks: not there until something is left behind
+  CHECK(d.pass() == "+2 free 34");
+  CHECK(window_free(d) == 3);  // 1 has 101 tokens, of which a block is out of the window
+  CHECK(d.pass() == "2:90@0 +2 free 31");
+  CHECK(window_free(d) == 0);
+  std::string line;
+  int passes = 0;
+  while (line.rfind("pause", 0) != 0 && ++passes < 100) line = d.pass();
+  CHECK(line.rfind("pause 2", 0) == 0);  // 0 begins its third block at 64
+  for (int i = 0; i < 300 && d.scheduler().has_work(); ++i) d.pass();
+  CHECK(window_free(d) == 8);
+}
+
+TEST_CASE("§2.1 §2.2 max_tokens bounds admission, whatever a request then says") {
+  // Both say five tokens. What they asked for decides whether the second one waits for the first.
+  for (const std::int32_t limit : {320, 32}) {
+    Desk d(desk::config(12));
+    d.add({.prompt = 32, .max_output = limit});
+    d.add({.prompt = 32, .max_output = limit});
+    CHECK(d.pass() == "0:32@0 +0 free 11");
+    CHECK(d.pass() == (limit == 320 ? "+1 free 10" : "1:32@0 +1 free 9"));
+    d.pass();
+    d.pass();
+    d.pass();
+    d.say_eos(0);
+    CHECK(d.pass() == (limit == 320 ? "+1 free 10; end 0" : "+2 free 8; end 0"));
+    CHECK(d.pass() == (limit == 320 ? "1:32@0 +0 free 11" : "+1 free 10"));
+  }
+}
