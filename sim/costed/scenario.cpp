@@ -292,7 +292,7 @@ void write_first_use(std::string& out, const FirstUseCosts& f) {
 }
 
 // TensorRT-LLM's arguments as used, nested as it nests them.
-void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
+void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64_t tp) {
   const TensorRtLlmSettings& t = s.tensorrt_llm;
   const auto number = [](std::int64_t v) { return std::to_string(v); };
   const auto flag = [](bool v) { return std::string(v ? "true" : "false"); };
@@ -305,6 +305,9 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s) {
          ", enable_block_reuse: " + flag(s.enable_prefix_caching) +
          ", enable_partial_reuse: " + flag(t.enable_partial_reuse) +
          ", copy_on_partial_reuse: " + flag(t.copy_on_partial_reuse) +
+         (t.window > 0 ? ", max_attention_window: [" + number(t.window) + ", " + number(s.max_model_len) + "]"
+                       : "") +
+         (s.kv_offload_bytes > 0 ? ", host_cache_size: " + number(s.kv_offload_bytes / tp) : "") +
          "}\n    scheduler_config: {capacity_scheduler_policy: " +
          (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
@@ -319,7 +322,7 @@ std::string option_text(const OptionValue& value) {
   return format_number(std::get<double>(value));
 }
 
-void write_settings(std::string& out, const EngineProfile& engine) {
+void write_settings(std::string& out, const EngineProfile& engine, std::int64_t tp) {
   const SchedulerSettings& s = engine.settings;
   const auto number = [&](const char* name, std::int64_t v) {
     out += std::string("    ") + name + ": " + std::to_string(v) + "\n";
@@ -328,7 +331,7 @@ void write_settings(std::string& out, const EngineProfile& engine) {
     out += std::string("    ") + name + ": " + (v ? "true" : "false") + "\n";
   };
   if (engine.engine == "tensorrt-llm") {
-    write_tensorrt_llm(out, s);
+    write_tensorrt_llm(out, s, tp);
     out += "  runner: " + engine.runner + "\n  steps_in_flight: " + std::to_string(engine.steps_in_flight) +
            "\n  ignored: " + Json(engine.ignored_args).dump() + "\n";
     return;
@@ -377,7 +380,7 @@ std::string Scenario::resolved_yaml() const {
                              : kernels->name() + " (" + to_string(kernels->rung("")) + ")") +
          "\n";
   out += "  seed: " + std::to_string(seed) + "\n  gpus: " + std::to_string(gpus()) + "\n";
-  write_settings(out, e);
+  write_settings(out, e, pool.instance.plan.tp);
   const auto bytes = [&](const char* name, Bytes v) {
     out += std::string("    ") + name + ": " + format_fixed(v.value(), 0) + "\n";
   };

@@ -49,6 +49,29 @@ TEST_CASE("what the scenario resolved is in the engine's own names, and can be r
   CHECK(text.find("max_batch_size: 7") != std::string::npos);
   CHECK(text.find("capacity_scheduler_policy: GUARANTEED_NO_EVICT") != std::string::npos);
   CHECK(text.find("max_num_seqs") == std::string::npos);
+  const Scenario tier = scenario({"deployment.engine_args={kv_cache_config: {host_cache_size: 1000000000}}"});
+  CHECK(tier.resolved_yaml().find("host_cache_size: 1000000000") != std::string::npos);
+}
+
+TEST_CASE(
+    "§8 a scenario that speculates on TensorRT-LLM decides the same twice, beside a host tier too [trtllm]") {
+  const std::string tier =
+      "deployment.engine_args={kv_cache_config: {max_tokens: 45000, host_cache_size: 9000000000}}";
+  for (const std::string& speculation : {
+           std::string("{method: eagle, tokens: 3, acceptance: [0.8, 0.7, 0.6], draft: {kind: eagle3}}"),
+           std::string("{method: eagle, tokens: 2, acceptance: 0.7, draft: {kind: eagle3}, one_model: false, "
+                       "max_concurrency: 4}"),
+           std::string("{method: ngram, tokens: 4, acceptance: 0.7, match_rate: 0.4}"),
+       }) {
+    CAPTURE(speculation);
+    const Scenario s = scenario({tier, "deployment.speculation=" + speculation, "workload.time_scale=4"});
+    const RunResult a = run_scenario(s).value();
+    REQUIRE(a.completed == 400);
+    CHECK(run_scenario(s).value().digest == a.digest);
+    CHECK(a.speculation.accepted > 1000);
+    CHECK(a.offload.stored > 1000);
+    CHECK(a.offload.device_wait_ns > 0);
+  }
 }
 
 TEST_CASE("§4.5 a step waits for what crosses the host link, the slower direction of the two [trtllm]") {
