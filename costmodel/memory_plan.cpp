@@ -270,6 +270,21 @@ Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
   return ok_status();
 }
 
+// What is not modelled beside layers with a window in groups of their own.
+Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
+  if (spec.engine.settings.kv_offload_bytes > 0 && !plan.groups.simple())
+    return invalid_input(
+        "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
+        "disable_hybrid_kv_cache_manager: true");
+  if (spec.speculation.on() && !plan.groups.simple())
+    return invalid_input(
+        "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
+        "off, "
+        "or set disable_hybrid_kv_cache_manager: true",
+        {}, "deployment.speculation");
+  return ok_status();
+}
+
 }  // namespace
 
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
@@ -327,16 +342,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
   const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size * spec.plan.tp);
   plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);
-  if (s.kv_offload_bytes > 0 && !plan.groups.simple())
-    return invalid_input(
-        "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
-        "disable_hybrid_kv_cache_manager: true");
-  if (spec.speculation.on() && !plan.groups.simple())
-    return invalid_input(
-        "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
-        "off, "
-        "or set disable_hybrid_kv_cache_manager: true",
-        {}, "deployment.speculation");
+  ORRERY_TRY_STATUS(check_windows(spec, plan));
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
     return infeasible(std::string(is_tensorrt_llm(spec) ? "kv_cache_config.host_cache_size of all ranks"
                                                         : "kv_offloading_size") +

@@ -276,6 +276,37 @@ void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
          ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
 }
 
+void write_host(std::string& out, const HostCosts& c) {
+  out += "    host:\n";
+  write_figure(out, "schedule_base", c.schedule_base);
+  write_figure(out, "schedule_per_sequence", c.schedule_per_sequence);
+  write_figure(out, "schedule_per_new_request", c.schedule_per_new_request);
+  write_figure(out, "prepare_base", c.prepare_base);
+  write_figure(out, "prepare_per_sequence", c.prepare_per_sequence);
+  write_figure(out, "prepare_rpc", c.prepare_rpc);
+  write_figure(out, "launch_graph", c.launch_graph);
+  write_figure(out, "launch_piece", c.launch_piece);
+  write_figure(out, "launch_kernel", c.launch_kernel);
+  write_figure(out, "launch_experts", c.launch_experts);
+  write_figure(out, "launch_collective", c.launch_collective);
+  write_figure(out, "stream_gap", c.stream_gap);
+  write_figure(out, "first_kernel", c.first_kernel);
+  write_figure(out, "step_gap", c.step_gap);
+  write_figure(out, "launch_jitter_median", c.launch_jitter_median);
+  write_figure(out, "launch_jitter_below", c.launch_jitter_below);
+  write_figure(out, "launch_jitter_above", c.launch_jitter_above);
+  write_figure(out, "launch_jitter_correlation", c.launch_jitter_correlation);
+  write_figure(out, "copy", c.copy);
+  write_figure(out, "update_base", c.update_base);
+  write_figure(out, "update_per_sequence", c.update_per_sequence);
+  write_figure(out, "loop_gap", c.loop_gap);
+  write_figure(out, "input_delay", c.input_delay);
+  write_figure(out, "core_wake", c.core_wake);
+  write_figure(out, "input_per_request", c.input_per_request);
+  write_figure(out, "output_delay", c.output_delay);
+  write_figure(out, "output_per_sequence", c.output_per_sequence);
+}
+
 void write_front_end(std::string& out, const FrontEndCosts& f) {
   out += "    front_end:\n      processes: " + std::to_string(f.processes) + "\n";
   write_figure(out, "request", f.request);
@@ -406,31 +437,7 @@ std::string Scenario::resolved_yaml() const {
   write_figure(out, "link_bandwidth", h.link_bandwidth);
   for (const auto& [name, efficiency] : h.efficiency)
     write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
-  out += "    host:\n";
-  const HostCosts& c = e.host;
-  write_figure(out, "schedule_base", c.schedule_base);
-  write_figure(out, "schedule_per_sequence", c.schedule_per_sequence);
-  write_figure(out, "schedule_per_new_request", c.schedule_per_new_request);
-  write_figure(out, "prepare_base", c.prepare_base);
-  write_figure(out, "prepare_per_sequence", c.prepare_per_sequence);
-  write_figure(out, "prepare_rpc", c.prepare_rpc);
-  write_figure(out, "launch_graph", c.launch_graph);
-  write_figure(out, "launch_piece", c.launch_piece);
-  write_figure(out, "launch_kernel", c.launch_kernel);
-  write_figure(out, "launch_experts", c.launch_experts);
-  write_figure(out, "launch_collective", c.launch_collective);
-  write_figure(out, "stream_gap", c.stream_gap);
-  write_figure(out, "first_kernel", c.first_kernel);
-  write_figure(out, "step_gap", c.step_gap);
-  write_figure(out, "copy", c.copy);
-  write_figure(out, "update_base", c.update_base);
-  write_figure(out, "update_per_sequence", c.update_per_sequence);
-  write_figure(out, "loop_gap", c.loop_gap);
-  write_figure(out, "input_delay", c.input_delay);
-  write_figure(out, "core_wake", c.core_wake);
-  write_figure(out, "input_per_request", c.input_per_request);
-  write_figure(out, "output_delay", c.output_delay);
-  write_figure(out, "output_per_sequence", c.output_per_sequence);
+  write_host(out, e.host);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   return out;
