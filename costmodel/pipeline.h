@@ -11,17 +11,17 @@ namespace orrery {
 
 // Durations of one step on each resource, nanoseconds, all ≥ 0.
 struct StepTiming {
-  std::int64_t schedule = 0;     // core thread: deciding what to run
-  std::int64_t prepare = 0;      // end of schedule to the first kernel launch (input preparation, RPC)
-  std::int64_t launch = 0;       // from the first launch to the return of the last one
+  std::int64_t schedule = 0;      // core thread: deciding what to run
+  std::int64_t prepare = 0;       // end of schedule to the first kernel launch (input preparation, RPC)
+  std::int64_t launch = 0;        // from the first launch to the return of the last one
   std::int64_t first_kernel = 0;  // from the first launch to the first kernel on a device that waits for it
-  std::int64_t step_gap = 0;     // device: between the last kernel of a step and the first of the next
-  std::int64_t busy = 0;         // device: sum of kernels, no gaps
-  std::int64_t last_kernel = 0;  // device: from the last launch's return to the end of the last kernel
-  std::int64_t copy = 0;         // device end → sampled tokens readable by the core thread
-  std::int64_t update = 0;       // core thread: processing the outputs
-  std::int64_t gap = 0;          // core thread: from the end of an update to the next schedule
-  bool needs_tokens = false;     // launched only when the tokens of the step before are on the host
+  std::int64_t step_gap = 0;      // device: between the last kernel of a step and the first of the next
+  std::int64_t busy = 0;          // device: sum of kernels, no gaps
+  std::int64_t last_kernel = 0;   // device: from the last launch's return to the end of the last kernel
+  std::int64_t copy = 0;          // device end → sampled tokens readable by the core thread
+  std::int64_t update = 0;        // core thread: processing the outputs
+  std::int64_t gap = 0;           // core thread: from the end of an update to the next schedule
+  bool needs_tokens = false;      // launched only when the tokens of the step before are on the host
   friend bool operator==(const StepTiming&, const StepTiming&) = default;
 };
 

@@ -46,7 +46,7 @@ struct SimulationSetup {
   SimDuration input_per_request;
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
-  SimDuration abort_delay;                  // from a client that gives up to the core's input queue
+  SimDuration abort_delay;  // from a client that gives up to the core's input queue
   Slo slo;
   SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;

@@ -29,7 +29,9 @@ RUNS = {"h200_vllm_0_24/qwen3-8b_bf16_tp1": ("none", 0), "h200_vllm_0_24/qwen3-3
         "h100_vllm_0_24/qwen3-30b-a3b_bf16_tp2_ep2": ("fused", 8),
         "h100_vllm_0_24/gpt-oss-20b_mxfp4_tp1": ("mxfp4", 4),
         "h100_vllm_0_24_server/qwen3-4b_bf16_loads": ("none", 0),
-        "h100_vllm_0_24_server/qwen3-4b_bf16_api_server": ("none", 0)}
+        "h100_vllm_0_24_server/qwen3-4b_bf16_api_server": ("none", 0),
+        "h100_vllm_0_24_server/qwen3-4b_bf16_tp2_loads": ("none", 0),
+        "h100_vllm_0_24_server/qwen3-4b_bf16_tp2_api_server": ("none", 0)}
 HEAD = """# First-request effects of vLLM 0.24 in the measured runs
 
 Written by `tools/first_request_effects.py`. A step stalls when its device time (which contains waiting for

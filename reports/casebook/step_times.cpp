@@ -57,11 +57,8 @@ struct OpenLogged {
 class RecurrenceReplay {
  public:
   RecurrenceReplay(bool launcher_is_core, const StepTiming& profile, bool anchored)
-      : launcher_is_core_(launcher_is_core),
-        anchored_(anchored),
-        pipeline_(launcher_is_core),
-        copy_(profile.copy),
-        step_gap_(profile.step_gap) {}
+      : launcher_is_core_(launcher_is_core), anchored_(anchored), pipeline_(launcher_is_core),
+        copy_(profile.copy), step_gap_(profile.step_gap) {}
 
   void play(const MeasuredExperiment& experiment) {
     pipeline_ = HostPipeline(launcher_is_core_);

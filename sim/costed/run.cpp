@@ -231,10 +231,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY(images, ImageParts::create(scenario.pool, scales));
   TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle,
                    images.front_end.get());
-  CostModelExecutor executor(
-      std::vector<const StepPricer*>(replicas, &pricer), oracle,
-      LaunchJitter(launch_spread(instance.engine.host), scenario.seed, replicas),
-      images.encoder.get(), acceptance.oracle());
+  CostModelExecutor executor(std::vector<const StepPricer*>(replicas, &pricer), oracle,
+                             LaunchJitter(launch_spread(instance.engine.host), scenario.seed, replicas),
+                             images.encoder.get(), acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
   if (scenario.pool.first_request_effects)
     executor.charge_first_use(FirstUse(instance, scales.host, replicas));

@@ -141,12 +141,29 @@ TEST_CASE("impossible values") {
 
 TEST_CASE("every host cost has a kind and a source, and a profile without one does not load") {
   const HostCosts& h = resolve("").engine.host;
-  for (const Figure<Seconds>* figure :
-       {&h.schedule_base, &h.schedule_per_sequence, &h.schedule_per_new_request, &h.prepare_base,
-        &h.prepare_per_sequence, &h.prepare_per_sequence_v1, &h.prepare_rpc, &h.launch_graph, &h.launch_piece,
-        &h.launch_kernel, &h.launch_experts, &h.launch_collective, &h.stream_gap, &h.step_gap, &h.copy,
-        &h.update_base, &h.update_per_sequence, &h.loop_gap, &h.input_delay, &h.core_wake,
-        &h.input_per_request, &h.output_delay, &h.output_per_sequence}) {
+  for (const Figure<Seconds>* figure : {&h.schedule_base,
+                                        &h.schedule_per_sequence,
+                                        &h.schedule_per_new_request,
+                                        &h.prepare_base,
+                                        &h.prepare_per_sequence,
+                                        &h.prepare_per_sequence_v1,
+                                        &h.prepare_rpc,
+                                        &h.launch_graph,
+                                        &h.launch_piece,
+                                        &h.launch_kernel,
+                                        &h.launch_experts,
+                                        &h.launch_collective,
+                                        &h.stream_gap,
+                                        &h.step_gap,
+                                        &h.copy,
+                                        &h.update_base,
+                                        &h.update_per_sequence,
+                                        &h.loop_gap,
+                                        &h.input_delay,
+                                        &h.core_wake,
+                                        &h.input_per_request,
+                                        &h.output_delay,
+                                        &h.output_per_sequence}) {
     CHECK(figure->present());
     CHECK(figure->source.size() > 20);  // says which run, or why this value
     CHECK(figure->value.value() < 0.01);

@@ -44,8 +44,8 @@ TEST_CASE("launch times: median 1, the stated deviation, memory that fades as st
 }
 
 TEST_CASE("launch times: further up than down, around the stated median") {
-  std::vector<double> x = logs(
-      LaunchJitter({.median = 1.06, .below = 0.1, .above = 0.3, .correlation = 0.6}, 11, 1), 0, 40000);
+  std::vector<double> x =
+      logs(LaunchJitter({.median = 1.06, .below = 0.1, .above = 0.3, .correlation = 0.6}, 11, 1), 0, 40000);
   std::sort(x.begin(), x.end());
   CHECK(x[20000] == Approx(std::log(1.06)).margin(0.006));
   CHECK(x[4000] == Approx(std::log(1.06) - 1.2816 * 0.1).margin(0.006));
