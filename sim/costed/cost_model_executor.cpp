@@ -1,6 +1,7 @@
 #include "sim/costed/cost_model_executor.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/mutation.h"
@@ -8,6 +9,8 @@
 namespace orrery {
 
 namespace {
+
+constexpr std::size_t stretch_ring = 8;  // more than the steps that any engine has in flight
 
 constexpr auto later_end = [](const auto& a, const auto& b) {
   return a.step != b.step ? a.step > b.step : a.slot > b.slot;
@@ -215,24 +218,42 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   s.boundaries.clear();
   SimTime now = s.start;
   std::int64_t context = s.context;
+  const std::int64_t first_decode = e.next_decode;
   DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running);
+  // The steps open before the stretch stand in e.open; of its own, whose timings differ by `busy` only, which
+  // an update does not read, the ring keeps when things happened.
+  const std::size_t ahead = e.open.size();
+  ORRERY_CHECK(ahead < stretch_ring, "steps in flight");
+  std::array<StepTimes, stretch_ring> ring;
+  std::array<std::int64_t, stretch_ring> busy{};
+  StepTiming timing = line.timing;
   for (std::int64_t i = 0; i < steps; ++i) {
-    if (context > line.high) line = e.pricer->decode_line(s.decodes, context, s.running);
-    OpenStep open{.timing = line.timing, .times = {}, .decode = e.next_decode++};
-    open.timing.busy = line.busy(context);
-    open.times = e.pipeline.begin(open.timing, now);
-    e.open.push_back(open);
-    OpenStep& oldest = e.open.front();
-    e.pipeline.update(oldest.timing, oldest.times);
-    e.updates.push_back(oldest.times.update_end);
-    if (i == 0) e.first_stamp = stamp(oldest.times);
-    if (i == 1) e.second_stamp = stamp(oldest.times);
-    if (i + 1 == steps) e.last_stamp = stamp(oldest.times);
-    e.updated_decode = oldest.decode;
-    e.open.pop_front();
+    if (context > line.high) {
+      line = e.pricer->decode_line(s.decodes, context, s.running);
+      timing = line.timing;
+    }
+    timing.busy = line.busy(context);
+    const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
+    ring[place] = e.pipeline.begin(timing, now);
+    busy[place] = timing.busy;
+    ++e.next_decode;
+    const std::int64_t own = i - static_cast<std::int64_t>(ahead);  // of the stretch's steps the oldest open
+    StepTimes& times = own < 0 ? e.open.front().times : ring[static_cast<std::size_t>(own) % stretch_ring];
+    e.pipeline.update(own < 0 ? e.open.front().timing : timing, times);
+    e.updates.push_back(times.update_end);
+    if (i == 0) e.first_stamp = stamp(times);
+    if (i == 1) e.second_stamp = stamp(times);
+    if (i + 1 == steps) e.last_stamp = stamp(times);
+    e.updated_decode = own < 0 ? e.open.front().decode : first_decode + own;
+    if (own < 0) e.open.pop_front();
     now = e.pipeline.core_free();
     s.boundaries.push_back(now);
     if (!ORRERY_MUTANT(stretch_skips_context_growth)) context += s.decodes;
+  }
+  for (std::int64_t i = std::max<std::int64_t>(0, steps - static_cast<std::int64_t>(ahead)); i < steps; ++i) {
+    const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
+    timing.busy = busy[place];
+    e.open.push_back({.timing = timing, .times = ring[place], .decode = first_decode + i});
   }
 }
 
