@@ -46,7 +46,7 @@ void read_tensorrt_llm(const Yaml& node, const std::string& engine, SpeculationS
     most.fail("a network inside the model's engine always drafts; use ngram, or eagle with one_model: false");
   if (s.method == SpeculationMethod::eagle && s.draft.projected != 3)
     (node.optional("draft").present() ? node.optional("draft") : node.optional("method"))
-        .fail("the PyTorch back end runs EAGLE-3 only; say kind: eagle3");
+        .fail("the PyTorch back end runs EAGLE-3 only; say draft: {kind: eagle3}");
 }
 
 void read_draft(const Yaml& node, const ModelSpec& model, const Yaml& place, SpeculationSpec& s) {
