@@ -2,7 +2,9 @@
 
 namespace orrery {
 
-void SpeculationCounters::count(std::int32_t offered, std::int32_t taken) {
+void SpeculationCounters::count(std::int32_t delivered, std::int32_t offered, std::int32_t taken) {
+  ++decodes;
+  tokens += static_cast<std::uint64_t>(delivered);
   if (offered == 0) return;
   ++verifications;
   drafts += static_cast<std::uint64_t>(offered);

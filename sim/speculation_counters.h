@@ -12,8 +12,9 @@ struct SpeculationCounters {
   std::uint64_t drafts = 0, accepted = 0;
   std::uint64_t tokens = 0;  // delivered by decodes, with or without drafts
   std::uint64_t decodes = 0;
-  std::vector<std::uint64_t> offered_at, accepted_at;    // by draft position
-  void count(std::int32_t offered, std::int32_t taken);  // one verification
+  std::vector<std::uint64_t> offered_at, accepted_at;  // by draft position
+  // One decode that delivered `delivered` tokens after verifying `offered` drafts, of which it took `taken`.
+  void count(std::int32_t delivered, std::int32_t offered, std::int32_t taken);
   void add(const SpeculationCounters& other);
 };
 

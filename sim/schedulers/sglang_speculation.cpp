@@ -144,11 +144,8 @@ void SglangScheduler::take_tokens(Slot slot, const SpokenTokens& said, bool mixe
     // The whole accepted run, the client's limit and an EOS inside it notwithstanding. A plain token beside
     // prompts counts only while the request goes on (`process_batch_result_prefill`).
     if (!mixed || !ends) k.committed += said.accepted + 1;
-    SpeculationCounters& c = counters_.speculation;
-    ++c.decodes;
-    c.tokens += static_cast<std::uint64_t>(tokens);
+    counters_.speculation.count(tokens, said.drafts, said.accepted);
     effects_.further_tokens += tokens - 1;
-    c.count(said.drafts, said.accepted);
     k.drafts += said.drafts;
     k.accepted += said.accepted;
   }

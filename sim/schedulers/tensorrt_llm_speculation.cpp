@@ -142,11 +142,8 @@ bool TensorRtLlmScheduler::take_tokens(const SpokenTokens& said) {
   }
   digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
   if (!said.first) {
-    SpeculationCounters& c = counters_.speculation;
-    ++c.decodes;
-    c.tokens += static_cast<std::uint64_t>(tokens);
+    counters_.speculation.count(tokens, said.drafts, said.accepted);
     effects_.further_tokens += tokens - 1;
-    c.count(said.drafts, said.accepted);
     speech.drafts_seen += said.drafts;
     speech.accepted_seen += said.accepted;
   }

@@ -17,9 +17,10 @@ struct Resolved {
   std::string errors;
 };
 
-Resolved resolve(const std::string& args, const std::string& more = "hardware: h200") {
+Resolved resolve(const std::string& args, const std::string& more = "hardware: h200",
+                 const std::string& model = "qwen3-8b") {
   const std::string yaml =
-      more + "\nmodel: qwen3-8b\nengine: tensorrt-llm-1.2\nengine_args: {" + args + "}\n";
+      more + "\nmodel: " + model + "\nengine: tensorrt-llm-1.2\nengine_args: {" + args + "}\n";
   YamlDocument document = YamlDocument::parse(yaml, "s.yaml").value();
   Errors errors;
   Resolved r;
@@ -181,18 +182,7 @@ TEST_CASE("§4.5 host_cache_size is each rank's own; without onboarding there is
 
 TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss is as many tokens as before") {
   const auto read = [](const std::string& args) {
-    const std::string yaml =
-        "hardware: h200\nmodel: gpt-oss-20b\nengine: tensorrt-llm-1.2\nengine_args: "
-        "{max_seq_len: 32768, kv_cache_config: {" +
-        args + "}}\n";
-    const YamlDocument document = YamlDocument::parse(yaml, "s.yaml").value();
-    Errors errors;
-    Resolved r;
-    r.spec = read_instance_spec(document.root(), ".", errors);
-    document.finish();
-    errors.insert(errors.end(), document.errors().begin(), document.errors().end());
-    r.errors = errors.empty() ? "" : to_string(errors);
-    return r;
+    return resolve("max_seq_len: 32768, kv_cache_config: {" + args + "}", "hardware: h200", "gpt-oss-20b");
   };
   const Resolved plain = read("enable_block_reuse: false"),
                  split = read("enable_block_reuse: false, max_attention_window: [128, 32768]");
