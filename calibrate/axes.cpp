@@ -28,18 +28,37 @@ Axes::Values between(const std::array<std::int64_t, n>& values, std::int64_t mul
 }  // namespace
 
 Axes grid_axes() {
-  return {all(gemm_rows),        all(gemm_knees),       all(expert_tokens),    all(decode_batches),
-          all(decode_contexts),  all(prefill_tokens),   all(prefill_contexts), all(prefill_sequences),
-          all(elementwise_rows), all(collective_bytes), all(copy_bytes)};
+  Axes axes;
+  axes.gemm_rows = all(gemm_rows);
+  axes.gemm_knees = all(gemm_knees);
+  axes.expert_tokens = all(expert_tokens);
+  axes.expert_thirds = all(expert_thirds);
+  axes.decode_batches = all(decode_batches);
+  axes.decode_thirds = all(decode_thirds);
+  axes.decode_contexts = all(decode_contexts);
+  axes.prefill_tokens = all(prefill_tokens);
+  axes.prompt_thirds = all(prompt_thirds);
+  axes.prefill_contexts = all(prefill_contexts);
+  axes.prefill_sequences = all(prefill_sequences);
+  axes.elementwise_rows = all(elementwise_rows);
+  axes.collective_bytes = all(collective_bytes);
+  axes.copy_bytes = all(copy_bytes);
+  return axes;
 }
 
 Axes axes_between() {
-  Axes axes{between(gemm_rows),        {},
-            between(expert_tokens),    between(decode_batches),
-            between(decode_contexts),  between(prefill_tokens),
-            between(prefill_contexts), between(prefill_sequences),
-            between(elementwise_rows), between(collective_bytes, 16),
-            between(copy_bytes, 16)};
+  Axes axes;
+  axes.gemm_rows = between(gemm_rows);
+  axes.expert_tokens = between(expert_tokens);
+  axes.decode_batches = between(decode_batches);
+  axes.decode_contexts = between(decode_contexts);
+  axes.prefill_tokens = between(prefill_tokens);
+  axes.prompt_thirds = between(prompt_thirds);
+  axes.prefill_contexts = between(prefill_contexts);
+  axes.prefill_sequences = between(prefill_sequences);
+  axes.elementwise_rows = between(elementwise_rows);
+  axes.collective_bytes = between(collective_bytes, 16);
+  axes.copy_bytes = between(copy_bytes, 16);
   axes.prefill_contexts.insert(axes.prefill_contexts.begin(), 0);
   axes.prefill_sequences.insert(axes.prefill_sequences.begin(), 1);
   return axes;

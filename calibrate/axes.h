@@ -18,11 +18,17 @@ inline constexpr std::array<std::int64_t, 14> gemm_knees{40,  56,  72,  80,  112
                                                          224, 264, 272, 320, 400, 448, 528};
 inline constexpr std::array<std::int64_t, 14> expert_tokens{1,   2,   4,   8,    16,   32,   64,
                                                             128, 256, 512, 1024, 2048, 4096, 8192};
+// Of routed rows only, measured last, as all thirds below.
+inline constexpr std::array<std::int64_t, 7> expert_thirds{96, 192, 384, 768, 1536, 3072, 6144};
 inline constexpr std::array<std::int64_t, 11> decode_batches{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+// Between powers of two blocks of threads come in other numbers of waves.
+inline constexpr std::array<std::int64_t, 8> decode_thirds{3, 6, 12, 24, 48, 96, 192, 384};
 inline constexpr std::array<std::int64_t, 11> decode_contexts{1,    64,   256,   512,   1024,  2048,
                                                               4096, 8192, 16384, 32768, 131072};
 inline constexpr std::array<std::int64_t, 11> prefill_tokens{16,   64,   128,  256,   512,  1024,
                                                              2048, 4096, 8192, 16384, 32768};
+// Of prompts without a context.
+inline constexpr std::array<std::int64_t, 9> prompt_thirds{48, 96, 192, 384, 768, 1536, 3072, 6144, 12288};
 inline constexpr std::array<std::int64_t, 6> prefill_contexts{0, 1024, 4096, 16384, 65536, 122880};
 inline constexpr std::array<std::int64_t, 5> prefill_sequences{1, 2, 4, 8, 16};
 inline constexpr std::array<std::int64_t, 10> elementwise_rows{1,   8,   32,   64,   128,
@@ -39,8 +45,9 @@ inline constexpr std::array<std::int64_t, 12> copy_bytes{4096,      65536,     1
 // them (their geometric means, where a whole number lies there; contexts of prompts keep their zero).
 struct Axes {
   using Values = std::vector<std::int64_t>;
-  Values gemm_rows, gemm_knees, expert_tokens, decode_batches, decode_contexts, prefill_tokens,
-      prefill_contexts, prefill_sequences, elementwise_rows, collective_bytes, copy_bytes;
+  Values gemm_rows, gemm_knees, expert_tokens, expert_thirds, decode_batches, decode_thirds, decode_contexts,
+      prefill_tokens, prompt_thirds, prefill_contexts, prefill_sequences, elementwise_rows, collective_bytes,
+      copy_bytes;
 };
 Axes grid_axes();
 Axes axes_between();

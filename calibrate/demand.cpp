@@ -21,6 +21,7 @@ struct Focus {
 constexpr std::array<Focus, 4> focus_runs{
     {{"qwen3-8b", 1}, {"qwen3-32b", 2}, {"qwen3-30b-a3b-fp8", 1}, {"qwen3-30b-a3b", 1}}};
 constexpr double focus_weight = 8;
+constexpr int level_of_thirds = 4;       // values between powers of two: last
 constexpr double variant_weight = 0.25;  // a model in a quantisation that its checkpoint does not have
 constexpr std::array<std::int32_t, 4> tensor_widths{1, 2, 4, 8};
 constexpr std::array<const char*, 3> dense_variants{"fp8-block", "fp8-tensor", "fp8-channel"};
@@ -202,7 +203,7 @@ class Collector {
     };
     for (std::size_t i = 0; i < axes_.gemm_rows.size(); ++i)
       at(axes_.gemm_rows[i], axis_level(i, axes_.gemm_rows.size()));
-    for (const std::int64_t m : axes_.gemm_knees) at(m, 4);
+    for (const std::int64_t m : axes_.gemm_knees) at(m, level_of_thirds);
   }
 
   void add_grouped(const Deployment& d, const GraphNode& node) {
@@ -234,6 +235,10 @@ class Collector {
         note(s, family, axis_level(i, axes_.expert_tokens.size()) + p.level, share * p.weight, d.focus);
       }
     }
+    for (const std::int64_t tokens : axes_.expert_thirds) {
+      s.rows = expert_rows(RowPattern::routed, s.experts, s.top_k, tokens);
+      note(s, family, level_of_thirds, d.weight * share_at(d, node, tokens), d.focus);
+    }
   }
 
   // Heads, head size and the cache's type: the family of an attention.
@@ -253,21 +258,36 @@ class Collector {
       s.kv_dtype = kv;
       const bool own = (node.spec.kv_bytes < 2) == (s.kv_dtype == "fp8");
       const std::string family = attention_family(node, s);
+      const double weight = (own ? 1 : variant_weight) * d.weight;
       for (std::size_t b = 0; b < axes_.decode_batches.size(); ++b) {
-        for (std::size_t c = 0; c < axes_.decode_contexts.size(); ++c) {
-          const std::int64_t batch = axes_.decode_batches[b], context = axes_.decode_contexts[c];
-          s.contexts.assign(static_cast<std::size_t>(batch), context);
-          if (!fits(cold_bytes(s)) || batch * context > most_cached_tokens) continue;
-          StepShape shape;
-          shape.decode_sequences = static_cast<std::int32_t>(batch);
-          shape.decode_context_tokens = batch * (context - 1);
-          const int level = std::max(axis_level(b, axes_.decode_batches.size()),
-                                     axis_level(c, axes_.decode_contexts.size()));
-          const double weight = (own ? 1 : variant_weight) * d.weight * typicality(context, 512, 8192) *
-                                typicality(batch, 4, 256);
-          note(s, family, level, weight * share_of(d, node, batch, shape), d.focus && own);
-        }
+        const int level = axis_level(b, axes_.decode_batches.size());
+        add_decodes(d, node, family, s, {axes_.decode_batches[b], level, weight, d.focus && own});
       }
+      for (const std::int64_t batch : axes_.decode_thirds)
+        add_decodes(d, node, family, s, {batch, level_of_thirds, weight, d.focus && own});
+    }
+  }
+
+  // A batch over all contexts.
+  struct DecodeBatch {
+    std::int64_t sequences;
+    int level;
+    double weight;
+    bool focus;
+  };
+  void add_decodes(const Deployment& d, const GraphNode& node, const std::string& family,
+                   kernels::CaseSpec& s, const DecodeBatch& batch) {
+    for (std::size_t c = 0; c < axes_.decode_contexts.size(); ++c) {
+      const std::int64_t context = axes_.decode_contexts[c];
+      s.contexts.assign(static_cast<std::size_t>(batch.sequences), context);
+      if (!fits(cold_bytes(s)) || batch.sequences * context > most_cached_tokens) continue;
+      StepShape shape;
+      shape.decode_sequences = static_cast<std::int32_t>(batch.sequences);
+      shape.decode_context_tokens = batch.sequences * (context - 1);
+      const int level = std::max(batch.level, axis_level(c, axes_.decode_contexts.size()));
+      const double weight =
+          batch.weight * typicality(context, 512, 8192) * typicality(batch.sequences, 4, 256);
+      note(s, family, level, weight * share_of(d, node, batch.sequences, shape), batch.focus);
     }
   }
 
@@ -284,21 +304,28 @@ class Collector {
     s.op = "attention_prefill";
     const std::string family = attention_family(node, s);
     for (std::size_t t = 0; t < axes_.prefill_tokens.size(); ++t) {
-      for (std::size_t c = 0; c < axes_.prefill_contexts.size(); ++c) {
-        for (std::size_t q = 0; q < axes_.prefill_sequences.size(); ++q) {
-          const std::int64_t fresh = axes_.prefill_tokens[t], context = axes_.prefill_contexts[c];
-          const std::int64_t count = axes_.prefill_sequences[q];
-          if (count * fresh > most_new_tokens || count * context > most_prefill_context) continue;
-          const std::vector<PrefillChunk> chunks(static_cast<std::size_t>(count),
-                                                 {static_cast<std::int32_t>(fresh), context});
-          s.sequences.assign(chunks.size(), {fresh, context});
-          StepShape shape;
-          shape.prefill = chunks;
-          const int level = axis_level(t, axes_.prefill_tokens.size()) + (c == 0 ? 0 : 1) + (q == 0 ? 0 : 1);
-          const double weight = d.weight * typicality(fresh, 256, 8192) * (c == 0 ? 1 : 0.5);
-          note(s, family, level, weight * share_of(d, node, count * fresh, shape), d.focus);
-        }
-      }
+      const int level = axis_level(t, axes_.prefill_tokens.size());
+      for (const std::int64_t context : axes_.prefill_contexts)
+        add_chunks(d, node, family, s, axes_.prefill_tokens[t], context, level);
+    }
+    for (const std::int64_t fresh : axes_.prompt_thirds)
+      add_chunks(d, node, family, s, fresh, 0, level_of_thirds);
+  }
+
+  // Batches of equal chunks.
+  void add_chunks(const Deployment& d, const GraphNode& node, const std::string& family, kernels::CaseSpec& s,
+                  std::int64_t fresh, std::int64_t context, int axis_level) {
+    for (std::size_t q = 0; q < axes_.prefill_sequences.size(); ++q) {
+      const std::int64_t count = axes_.prefill_sequences[q];
+      if (count * fresh > most_new_tokens || count * context > most_prefill_context) continue;
+      const std::vector<PrefillChunk> chunks(static_cast<std::size_t>(count),
+                                             {static_cast<std::int32_t>(fresh), context});
+      s.sequences.assign(chunks.size(), {fresh, context});
+      StepShape shape;
+      shape.prefill = chunks;
+      const int level = axis_level + (context == 0 ? 0 : 1) + (q == 0 ? 0 : 1);
+      const double weight = d.weight * typicality(fresh, 256, 8192) * (context == 0 ? 1 : 0.5);
+      note(s, family, level, weight * share_of(d, node, count * fresh, shape), d.focus);
     }
   }
 

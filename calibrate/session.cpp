@@ -155,13 +155,25 @@ class Session {
     return measure(sentinel_point(), device_, *arena_, timer_, make_, m);
   }
 
+  // How high the clock goes, from a pause after the warm-up: what a rest waits for is not known before.
+  void learn_clock() {
+    const double until = std::min(timer_.seconds() + options_.warm_up_s, end_);
+    while (timer_.seconds() < until && !options_.interrupted()) {
+      const double begun = timer_.seconds();
+      timer_.pause(options_.rest_s / 4);
+      const kernels::Telemetry now = device_.telemetry();
+      if (now.valid) highest_mhz_ = std::max(highest_mhz_, now.sm_clock_mhz);
+      if (timer_.seconds() <= begun) break;
+    }
+  }
+
   Status warm_up() {
     const double until = std::min(timer_.seconds() + options_.warm_up_s, end_);
     while (timer_.seconds() < until && !options_.interrupted()) {
       const double begun = timer_.seconds();
       if (!has_figure(time_sentinel().state) || timer_.seconds() <= begun) break;
     }
-    if (options_.warm_up_s > 0) timer_.pause(options_.rest_s);  // how high the clock goes is not known yet
+    learn_clock();
     return read_sentinel();
   }
 
@@ -169,7 +181,14 @@ class Session {
   Status read_sentinel() {
     last_sentinel_ = timer_.seconds();
     rest(time_sentinel());
-    const Measurement m = time_sentinel();
+    Measurement m = time_sentinel();
+    // A reading straight after a hot point says nothing of the part: one that has moved is taken again.
+    if (has_figure(m.state) && first_sentinel_ > 0 && m.us / first_sentinel_ - 1 > options_.drift_limit) {
+      timer_.pause(options_.rest_s);
+      rest(m);
+      const Measurement again = time_sentinel();
+      if (has_figure(again.state) && again.us < m.us) m = again;
+    }
     if (!has_figure(m.state)) return ok_status();
     ORRERY_TRY_STATUS(journal_.add(JournalEvent{"sentinel", m.kernel, m.us}, timer_.seconds()));
     if (first_sentinel_ == 0) first_sentinel_ = m.us;

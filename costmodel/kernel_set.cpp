@@ -176,12 +176,17 @@ std::optional<FittedCurve> KernelSet::collective(const std::string& op, std::int
   return find(op + "/" + std::to_string(ranks), {0, 0});
 }
 
-std::optional<FittedCurve> KernelSet::row_wise(const std::string& op, std::int64_t width) const {
-  if (auto found = find(op + "/rows", {log_of(width), 0})) return found;
+std::optional<FittedCurve> KernelSet::row_wise(const RowTable& table) const {
+  std::string key = table.name + ":" + table.format + "/rows";
+  if (table.format.empty() || shapes_.count(key) == 0) key = table.name + "/rows";
   // With and without the heads' norm is nearly the same kernel.
-  if (op == "qk_norm_rotary") return find("rotary/rows", {log_of(width), 0});
-  if (op == "rotary") return find("qk_norm_rotary/rows", {log_of(width), 0});
-  return std::nullopt;
+  if (shapes_.count(key) == 0 && table.name == "qk_norm_rotary") key = "rotary/rows";
+  if (shapes_.count(key) == 0 && table.name == "rotary") key = "qk_norm_rotary/rows";
+  const auto found = shapes_.find(key);
+  if (found == shapes_.end()) return std::nullopt;
+  const bool by_choices = std::any_of(found->second.begin(), found->second.end(),
+                                      [](const Shape& shape) { return shape.logs[1] != 0; });
+  return find(key, {log_of(table.width), by_choices ? log_of(std::max<std::int64_t>(1, table.choices)) : 0});
 }
 
 std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }

@@ -67,6 +67,20 @@ struct AttentionShape {
   std::string kv_dtype = "bf16";
 };
 
+// Name and row width of a kernel in tables of row-wise kernels; an empty name: none has it. `choices`:
+// experts a token where the kernel's work depends on them; `format` of what it writes ("fp8-block"), where a
+// set tells formats apart.
+struct RowTable {
+  RowTable() = default;
+  RowTable(std::string its_name, std::int64_t its_width, std::int64_t its_choices = 0,
+           std::string its_format = {})
+      : name(std::move(its_name)), width(its_width), choices(its_choices), format(std::move(its_format)) {}
+  std::string name;
+  std::int64_t width = 0;
+  std::int64_t choices = 0;
+  std::string format;
+};
+
 struct ExpertShape {
   std::int64_t hidden = 0, intermediate = 0, experts = 0, per_token = 0;  // of one rank
 };
@@ -101,7 +115,7 @@ class KernelSet {
   std::optional<FittedSurface> attention_chunks(const AttentionShape& shape) const;
   std::optional<FittedSurface> attention_decode(const AttentionShape& shape) const;
   std::optional<FittedCurve> collective(const std::string& op, std::int64_t ranks) const;  // axis = bytes
-  std::optional<FittedCurve> row_wise(const std::string& op, std::int64_t width) const;    // axis = rows
+  std::optional<FittedCurve> row_wise(const RowTable& table) const;                        // axis = rows
   std::optional<FittedCurve> copy() const;  // axis = bytes read
 
   // What the engine's steps take relative to the tables, by operator class (corrections.csv); 1 where it says

@@ -12,6 +12,7 @@
 #include "costmodel/csv_table.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/timed_attention.h"
 
 namespace orrery {
 
@@ -58,6 +59,11 @@ struct Gathered {
 
 // Our kernels' names where the step graph calls the operator by another.
 std::string row_wise_name(const std::string& kernel) { return kernel == "router_topk" ? "topk" : kernel; }
+
+// Rows move, or are added up, once for each expert that a token chose.
+bool depends_on_choices(const std::string& op) {
+  return op == "topk" || op == "moe_align" || op == "moe_permute" || op == "moe_combine";
+}
 
 double log_of(double value) { return det_log(std::max(1.0, value)); }
 
@@ -289,31 +295,6 @@ class KernelSetReader {
            number(std::string_view(text).substr(at + 1), context) && count >= 1 && tokens >= 1;
   }
 
-  // Lines of a timed attention: by head layout, then length; whichever kernel was fastest at a point.
-  struct TimedLine {
-    AttentionShape shape;
-    std::string kernel;
-    double length = 0;
-    std::map<double, std::pair<double, int>> points;  // x → sum of log(utilisation), how many
-    void add(double x, double utilisation) {
-      auto& point = points[x];
-      point.first += det_log(utilisation);
-      ++point.second;
-    }
-  };
-  using TimedLines = std::map<std::pair<std::string, double>, TimedLine>;
-
-  static TimedLine& line_of(TimedLines& lines, const AttentionShape& shape, double length,
-                            const std::string& kernel) {
-    const std::string heads = std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + "/" +
-                              std::to_string(shape.head_dim) + "/" + shape.kv_dtype;
-    TimedLine& line = lines[{heads, length}];
-    line.shape = shape;
-    line.kernel = kernel;
-    line.length = length;
-    return line;
-  }
-
   void add_lines(std::vector<KernelSet::AttentionTable>& tables, const char* op, const TimedLines& lines) {
     for (const auto& [key, line] : lines) {
       std::vector<UtilisationPoint> points;
@@ -340,7 +321,7 @@ class KernelSetReader {
         line_of(prompts, shape, tokens, table.text(row, "kernel"))
             .add(count, bound / (carried(us, bound, source) * 1000));
     }
-    add_lines(set_->prefill_, "attention_prefill", prompts);
+    add_lines(set_->prefill_, "attention_prefill", completed(prompts));
     add_lines(set_->chunks_, "attention_prefill", chunks);
   }
 
@@ -399,8 +380,13 @@ class KernelSetReader {
       const double rows = table.positive(row, "rows", errors_), n = table.positive(row, "n", errors_);
       const double us = table.positive(row, "us", errors_);
       const double bound = rows * n / rates_.bandwidth, source = rows * n / source_rates_.bandwidth;
-      gather(row_wise_name(table.text(row, "op")) + "/rows", {log_of(n), 0}, table.text(row, "kernel"), rows,
-             bound / (carried(us, bound, source) * 1000));
+      const std::string op = row_wise_name(table.text(row, "op")), kernel = table.text(row, "kernel");
+      const double choices = depends_on_choices(op) ? static_cast<double>(table.whole(row, "k", errors_)) : 0;
+      const LogShape logs{log_of(n), log_of(choices)};
+      const double utilisation = bound / (carried(us, bound, source) * 1000);
+      gather(op + "/rows", logs, kernel, rows, utilisation);
+      const std::string format = table.text(row, "dtype");
+      if (format.starts_with("fp8")) gather(op + ":" + format + "/rows", logs, kernel, rows, utilisation);
     }
     add_gathered();
   }

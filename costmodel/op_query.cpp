@@ -6,6 +6,7 @@
 #include "costmodel/breakdown.h"
 #include "costmodel/collective.h"
 #include "costmodel/moe.h"
+#include "costmodel/op_query_rows.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
 #include "costmodel/weight_format.h"
@@ -172,9 +173,13 @@ Result<OpPrice> price_copy(const OpQuery& query, const Roofline& roofline) {
 }  // namespace
 
 const std::vector<std::string>& operator_queries() {
-  static const std::vector<std::string> names{
-      "gemm",       "grouped_gemm",   "attention_prefill", "attention_decode", "all_reduce",
-      "all_gather", "reduce_scatter", "all_to_all",        "send_recv",        "copy"};
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all{"gemm",       "grouped_gemm", "attention_prefill", "attention_decode",
+                                 "all_reduce", "all_gather",   "reduce_scatter",    "all_to_all",
+                                 "send_recv",  "copy"};
+    all.insert(all.end(), row_wise_queries().begin(), row_wise_queries().end());
+    return all;
+  }();
   return names;
 }
 
@@ -186,6 +191,10 @@ Result<OpPrice> price_operator(const OpQuery& query, const Roofline& roofline) {
   if (query.op == "copy") return price_copy(query, roofline);
   for (const Collective collective : collectives) {
     if (query.op == to_string(collective)) return price_collective(collective, query, roofline);
+  }
+  if (std::find(row_wise_queries().begin(), row_wise_queries().end(), query.op) != row_wise_queries().end()) {
+    ORRERY_TRY(cost, row_wise_cost(query, roofline));
+    return finish(cost, roofline.error(KernelClass::elementwise));
   }
   return invalid_input("unknown operator " + quote(query.op) + did_you_mean(query.op, operator_queries()) +
                            "; use one of " + join(operator_queries(), ", "),

@@ -182,9 +182,9 @@ def peers(runs):
     return table(["metric", "8B bf16", "32B bf16 TP2", "30B-A3B FP8"], rows)
 
 
-def coverage(orrery, run, hardware="h200"):
+def coverage(orrery, run, hardware="h200", cases=ROOT / "reports/cases/h200_vllm_0_24"):
     """Share of logged steps whose device time lies inside the 90 % interval of `orrery cost --steps`."""
-    folder = ROOT / f"reports/cases/{hardware}_vllm_0_24" / run
+    folder = cases / run
     if not folder.is_dir():
         return []
     with open(folder / "engine.json", encoding="utf-8") as f:

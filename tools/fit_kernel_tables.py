@@ -4,8 +4,8 @@
 tools/fit_kernel_tables.py [--data ../shared/data/aiconfigurator] [--part h200 …] [--set sglang-0.5 …]
 
 Writes hardware_profiles/tables/<part>/<set>/. Input: the published operator tables (ai-dynamo/aiconfigurator,
-Apache-2.0; not committed here) and, for vLLM, reports/cases/h100_vllm_0_24_kernels/kernels.csv, our own
-kernel-by-kernel profile of vLLM 0.24 steps on an H100. Utilisation = bound by the data sheet / time. What is dropped,
+Apache-2.0; not committed here) and, for vLLM, reports/cases/{h100,h200}_vllm_0_24_kernels/kernels.csv, our own
+kernel-by-kernel profiles of vLLM 0.24 steps. Utilisation = bound by the data sheet / time. What is dropped,
 what is corrected and what the errors mean: docs/calibration.md; which table stands for which kernels:
 tools/kernel_tables/engines.py. Standard library and the zstd command only; the same input gives the same bytes.
 """
@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from kernel_tables import attention as att  # noqa: E402
-from kernel_tables import dense, layers, leave_out, own_profile  # noqa: E402
+from kernel_tables import dense, layers, leave_out, own_products, own_profile  # noqa: E402
 from kernel_tables.base import (M_KNOTS, ROOT, SYSTEMS, Published, attention_bound_us, blended, cells,  # noqa: E402,F401
                                 figures, gemm_bound_us, log_interpolate, smooth, thinned, timed_part, write)
 from kernel_tables.engines import ENGINES  # noqa: E402
@@ -76,6 +76,11 @@ class Fit:
             for (n, k), points in shapes.items():
                 kept = self.points(points)
                 rows += [[name, n, k, gemm.kernel] + cells(kept, M_KNOTS) for name in gemm.formats]
+            if fmt == "bf16" and gemm.kernel == "torch.linear":
+                own = own_products.anchored(self.part_name, self.part, shapes)
+                rows += [[fmt, n, k, "cuBLASLt (timed by us)"] + cells(self.points(points), M_KNOTS)
+                         for (n, k), points in own.items() if n != own_profile.OUTPUT_LAYER]
+                self.notes.append(f"gemm {fmt}: {len(own)} more shapes from our own timings")
             # A quarter of the quantisation that was taken off: another engine's kernel, timed by itself (assumed).
             deviations = dense.gemm_deviations(self.part, self.timed, fmt, times, shapes)
             for region, (points, left_out) in deviations.items():
@@ -85,8 +90,8 @@ class Fit:
                 for name in gemm.formats:
                     self.error("gemm", name, region, points, left_out, version)
         if self.profiled:
-            rows += [["bf16", 151936, k, "nvjet"] + cells(points, M_KNOTS)
-                     for k, points in own_profile.output_layer(self.h100).items()]
+            rows += [["bf16", own_profile.OUTPUT_LAYER, k, "nvjet"] + cells(points, M_KNOTS)
+                     for k, points in own_profile.output_layer(self.part_name).items()]
             rows += [["fp8-block", n, k, "DeepGEMM"] + cells(points, M_KNOTS)
                      for (n, k), points in own_profile.block_shapes(self.part).items()]
             residuals = [abs(e) for e, _ in own_profile.block_errors(self.h100)]
@@ -145,7 +150,7 @@ class Fit:
     def elementwise(self):
         header = ["op", "dtype", "rows", "n", "k", "us", "spread", "kernel"]
         if self.profiled:
-            rows = list(own_profile.row_wise(self.part, self.h100))
+            rows = list(own_profile.row_wise(self.part_name))
             write(self.folder, "elementwise.csv", header,
                   [[op, "bf16", rows_, n, 0, f"{us:.4g}", 0, "vLLM"] for op, n, rows_, us in rows])
             curves = {}
@@ -171,7 +176,7 @@ class Fit:
     def describe(self):
         """table.yaml: what the figures are."""
         kind = "transported" if self.part_name == "h20" else "published"
-        rungs = f"rungs: {{elementwise: {'measured' if self.part_name == 'h100' else 'transported'}}}\n" if self.profiled else ""
+        rungs = f"rungs: {{elementwise: {'measured' if own_profile.profiled(self.part_name) == self.part_name else 'transported'}}}\n" if self.profiled else ""
         where = REPOSITORY.get(self.part_name, "ai-dynamo/aiconfigurator @095f58a, Apache-2.0,\n"
                                f"  aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}")
         versions = sorted({self.engine.version(self.part_name, g)
@@ -186,9 +191,10 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
             text += """; timed on
   an H20-3e (the same die with 141 GB at 4.8 TB/s) and carried to the 96 GB part's 4.0 TB/s"""
         if self.profiled:
-            text += """; block-scaled
-  products, output layer and the kernels between products from our own profile of vLLM 0.24.0 steps on an H100
-  (reports/cases/h100_vllm_0_24_kernels)"""
+            own = own_profile.profiled(self.part_name)
+            text += f"""; block-scaled
+  products from our own profile of vLLM 0.24.0 steps on an H100, output layer and the kernels between products from
+  that on an {own.upper()} (reports/cases/h100_vllm_0_24_kernels, {own}_vllm_0_24_kernels)"""
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
             f.write(text + '"\n')
 

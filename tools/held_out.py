@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Predictions for runs on another part and host than what was fitted, as reports/results/held_out_h100.md.
+"""Predictions for runs that nothing was fitted to, as reports/results/held_out_<part>.md.
 
-  tools/held_out.py --orrery build/release/orrery [--out reports/results/held_out_h100.md] [--shared ../shared]
+  tools/held_out.py --orrery build/release/orrery [--part h100 h200] [--out reports/results] [--shared ../shared]
 
-The runs are reports/cases/h100_vllm_0_24 (its README says what little was taken from them). Scored with
-../shared/tools/score_truth.py like the H200 runs of tools/accuracy.py; then again with the host slowed down by one factor,
-because their host was another one: how much of the end-to-end error is that. Without ../shared: says so, exit 0.
+The runs are reports/cases/h100_vllm_0_24 (its README says what little was taken from them) and
+h200_vllm_0_24_held_out (nothing was). Scored with ../shared/tools/score_truth.py like the H200 runs of tools/accuracy.py;
+then again with the host slowed down by one factor: how much of the end-to-end error is that. Without ../shared: says so,
+exit 0.
 """
 import argparse
 import csv
@@ -22,7 +23,22 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import accuracy  # noqa: E402
 
 ROOT = accuracy.ROOT
-CASES = ROOT / "reports/cases/h100_vllm_0_24"
+INTRODUCTIONS = {
+    "h100": ("h100_vllm_0_24", """# Runs on another part and host
+
+vLLM 0.24.0 on H100: Llama-3.1-8B, Qwen3-4B with a small pool, Qwen3-30B-A3B bf16 over two GPUs with expert parallelism
+(`reports/cases/h100_vllm_0_24`, whose README says what was taken from them: the factor of decodes that share a launch with a
+prompt, and the memory of a captured graph).
+
+Their *host* is another one than that of the H200 runs, which the engine profile's host costs come from: kernel-by-kernel launches
+take 1.2 times as long there (30B, one engine on the machine) to 1.7 (8B and 4B, two engines at a time). So what the host decides is
+off by that, prompts under about 2,048 tokens above all; device times, schedules and KV capacity are not."""),
+    "h200": ("h200_vllm_0_24_held_out", """# Runs on an H200 that nothing was fitted to
+
+vLLM 0.24.0 on one H200: Llama-3.1-8B and Qwen3-4B (`reports/cases/h200_vllm_0_24_held_out`), models of which no H200 run was
+used anywhere. Another machine of the same kind as that of `reports/cases/h200_vllm_0_24`, whose steps the host costs and the part's
+correction come from."""),
+}
 LEFT_OUT = {"gpt-oss-20b_mxfp4_tp1", "gpt-oss-20b_mxfp4_tp1_again"}  # its Triton kernels compiled during the run; priced for its schedule only
 HOST_SCALES = [1.0, 1.2, 1.5, 1.7]
 
@@ -50,10 +66,10 @@ def with_slower_host(orrery, kept, run, experiment, scale):
             return figures(list(csv.DictReader(f)), "ttft_s", "tpot_ms")
 
 
-def host_table(orrery, kept, runs):
+def host_table(orrery, kept, cases, runs):
     rows = []
     for run in runs:
-        with gzip.open(CASES / run.name / "requests.csv.gz", "rt", newline="") as f:
+        with gzip.open(cases / run.name / "requests.csv.gz", "rt", newline="") as f:
             measured = list(csv.DictReader(f))
         for experiment, kind in run.kinds.items():
             if kind != "open":
@@ -65,41 +81,29 @@ def host_table(orrery, kept, runs):
     return accuracy.table(["experiment", "metric"] + [f"host × {s:g}" for s in HOST_SCALES], rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--orrery", default=str(ROOT / "build/release/orrery"))
-    parser.add_argument("--out", default=str(ROOT / "reports/results/held_out_h100.md"))
-    parser.add_argument("--shared", default=str(ROOT.parent / "shared"))
-    options = parser.parse_args()
-    score = pathlib.Path(options.shared) / "tools" / "score_truth.py"
-    if not score.is_file():
-        print(f"held_out: skipped: no {score} (it lies beside the repository, not in it)")
-        return 0
-    orrery = os.path.abspath(options.orrery)
-    names = sorted(p.name for p in CASES.iterdir() if p.is_dir() and p.name not in LEFT_OUT)
+def report(orrery, part, score):
+    """The text of one part's report; None when it could not be scored."""
+    folder, introduction = INTRODUCTIONS[part]
+    cases = ROOT / "reports/cases" / folder
+    names = sorted(p.name for p in cases.iterdir() if p.is_dir() and p.name not in LEFT_OUT)
     with tempfile.TemporaryDirectory() as kept:
         out = os.path.join(kept, "scores.csv")
-        done = subprocess.run([sys.executable, str(score), "--orrery", orrery, "--truth", str(CASES), "--hardware", "h100", "--runs",
+        done = subprocess.run([sys.executable, str(score), "--orrery", orrery, "--truth", str(cases), "--hardware", part, "--runs",
                                ",".join(names), "--keep", kept, "--csv", out], capture_output=True, text=True)
         if done.returncode != 0 or not os.path.exists(out):
             print(done.stdout[-2000:] + done.stderr, file=sys.stderr)
-            return 1
+            return None
         with open(out, newline="") as f:
             rows = list(csv.DictReader(f))
-        runs = [accuracy.Run(n, [r for r in rows if r["run"] == n], accuracy.kinds_of(CASES, n), accuracy.first_admissions(CASES, n))
+        runs = [accuracy.Run(n, [r for r in rows if r["run"] == n], accuracy.kinds_of(cases, n), accuracy.first_admissions(cases, n))
                 for n in names]
-        hosts = host_table(orrery, kept, runs)
+        hosts = host_table(orrery, kept, cases, runs)
     commit = accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])
-    covered = [row for n in names for row in accuracy.coverage(orrery, n, "h100")]
-    text = f"""# Runs on another part and host
+    covered = [row for n in names for row in accuracy.coverage(orrery, n, part, cases)]
+    print(part, accuracy.summary(runs), sep="\n")
+    return f"""{introduction}
 
-Made by `tools/held_out.py` on {datetime.date.today().isoformat()}, commit {commit}. vLLM 0.24.0 on H100: Llama-3.1-8B, Qwen3-4B with a small pool, Qwen3-30B-A3B bf16
-over two GPUs with expert parallelism (`reports/cases/h100_vllm_0_24`, whose README says what was taken from them: the factor of decodes that share a launch with a
-prompt, and the memory of a captured graph). Error = predicted ÷ measured − 1.
-
-Their *host* is another one than that of the H200 runs, which the engine profile's host costs come from: kernel-by-kernel launches take 1.2 times as long there (30B, one engine on the
-machine) to 1.7 (8B and 4B, two engines at a time). So what the host decides is off by that, prompts under about 2,048 tokens above all; device times, schedules and
-KV capacity are not.
+Made by `tools/held_out.py` on {datetime.date.today().isoformat()}, commit {commit}. Error = predicted ÷ measured − 1.
 
 {accuracy.summary(runs)}
 How often the measured device time of a logged step lies inside the 90 % interval:
@@ -110,13 +114,28 @@ How often the measured device time of a logged step lies inside the 90 % interva
 `overrides: {{host_scale: …}}` multiplies all host costs by one factor. Errors of the open-loop experiments:
 
 {hosts}
-"""
-    text += "\n".join(run.write().rstrip() + "\n" for run in runs)
-    path = pathlib.Path(options.out)
-    partial = path.with_name(path.name + f".partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    print(accuracy.summary(runs) + f"{path}")
+""" + "\n".join(run.write().rstrip() + "\n" for run in runs)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--orrery", default=str(ROOT / "build/release/orrery"))
+    parser.add_argument("--part", nargs="*", default=list(INTRODUCTIONS), choices=list(INTRODUCTIONS))
+    parser.add_argument("--out", default=str(ROOT / "reports/results"))
+    parser.add_argument("--shared", default=str(ROOT.parent / "shared"))
+    options = parser.parse_args()
+    score = pathlib.Path(options.shared) / "tools" / "score_truth.py"
+    if not score.is_file():
+        print(f"held_out: skipped: no {score} (it lies beside the repository, not in it)")
+        return 0
+    for part in options.part:
+        text = report(os.path.abspath(options.orrery), part, score)
+        if text is None:
+            return 1
+        path = pathlib.Path(options.out) / f"held_out_{part}.md"
+        partial = path.with_name(path.name + f".partial-{os.getpid()}")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
     return 0
 
 

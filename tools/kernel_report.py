@@ -24,6 +24,11 @@ def table(part, kernels, name):
         return list(csv.DictReader(f))
 
 
+def engine_profile(part_name):
+    """Kernels of real vLLM steps on this part; empty where none was profiled."""
+    return fit.digest(part_name) if os.path.exists(f"{ROOT}/reports/cases/{part_name}_vllm_0_24_kernels/kernels.csv") else []
+
+
 def markdown(header, rows):
     line = lambda cells: "| " + " | ".join(str(c) for c in cells) + " |\n"  # noqa: E731
     return line(header) + line(["---"] + ["--:"] * (len(header) - 1)) + "".join(map(line, rows))
@@ -42,16 +47,16 @@ def number(us):
 
 
 def gemm(part_name, part):
-    ours, theirs, engine = table(part_name, "orrery", "gemm"), table(part_name, "vllm-0.24", "gemm"), fit.digest()
+    ours, theirs, engine = table(part_name, "orrery", "gemm"), table(part_name, "vllm-0.24", "gemm"), engine_profile(part_name)
     rows = []
     for n, k in ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288)):
         for m in (1, 64, 256, 1024, 4096, 8192):
             us = next((float(r["us"]) for r in ours if (r["dtype"], r["m"], r["n"], r["k"]) ==
                        ("bf16", str(m), str(n), str(k))), None)
             bound = fit.gemm_bound_us(part, "bf16", m, n, k)
-            published = fitted(theirs, {"dtype": "bf16", "n": n, "k": k}, m, bound)
+            published = fitted(theirs, {"dtype": "bf16", "n": n, "k": k, "kernel": "torch.linear"}, m, bound)
             in_engine = next((r["us"] for r in engine if r["op"] == "gemm" and (r["n"], r["k"]) == (n, k) and
-                              r["tokens"] == m), None) if part_name == "h100" else None
+                              r["tokens"] == m), None)
             if us:
                 rows.append([f"{m}×{n}×{k}", number(us), f"{100 * bound / us:.0f} %", number(published), number(in_engine)])
     return markdown(["m×n×k, bf16", "cuBLASLt, ours, µs", "of the bound", "published (torch), µs", "in vLLM's step, µs"], rows)
@@ -113,7 +118,7 @@ def prefill(part_name, part):
 
 def grouped(part_name, part):
     ours, rows = table(part_name, "orrery", "grouped_gemm"), []
-    engine = [r for r in fit.digest() if r["op"] == "grouped_gemm"] if part_name == "h100" else []
+    engine = [r for r in engine_profile(part_name) if r["op"] == "grouped_gemm"]
     for r in sorted(ours, key=lambda r: (r["dtype"], int(r["n"]), rows_per_expert(r["rows"]))):
         count, distinct = rows_per_expert(r["rows"])
         if (r["n"], r["k"]) not in (("1536", "2048"), ("2048", "768")) or count not in (8, 128, 512, 2048, 8192, 65536):
@@ -152,7 +157,7 @@ def main():
 
 Made by `tools/kernel_report.py`. Ours: medians of replayed graphs on random data, weights and KV rotated over twice the last
 cache, activations warm, each point after a rest of the clock. Published: vLLM 0.24.0 operator tables
-(ai-dynamo/aiconfigurator). In vLLM's step: our kernel profile of real steps (reports/cases/h100_vllm_0_24_kernels). Different
+(ai-dynamo/aiconfigurator). In vLLM's step: our kernel profile of real steps (reports/cases/{name}_vllm_0_24_kernels). Different
 runs on different cards: a difference of 5 % says little. Every kernel of ours here passed its check against a double-precision
 reference on this part (reports/results/kernel_check_{name}.log).
 

@@ -2,8 +2,8 @@
 """reports/results/operator_accuracy.{md,csv}: prices of single operators against timings that no table was made from.
 
 tools/operator_accuracy.py --orrery build/release/orrery [--out reports/results] — the timings are
-reports/cases/h100_orrery_between: made by `orrery calibrate --between` (values between those of the tables' axes), on a
-card of its own call. Prices come from `orrery cost --ops`, as a user would ask for them.
+reports/cases/<part>_orrery_between: made by `orrery calibrate --between` (values between those of the tables' axes). Prices
+come from `orrery cost --ops`, as a user would ask for them.
 """
 import argparse
 import csv
@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CASES = [("h100_orrery_between", "h100", "orrery")]
+CASES = [("h200_orrery_between", "h200", "orrery"), ("h100_orrery_between", "h100", "orrery")]
 TARGETS = {"gemm": 5, "grouped_gemm": 5, "attention_prefill": 5, "attention_decode": 5, "copy": 10}
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
@@ -64,11 +64,17 @@ def copy(row):
     return "", {"op": "copy", "bytes": int(row["bytes"])}
 
 
-READERS = {f.__name__: f for f in (gemm, grouped_gemm, attention_prefill, attention_decode, collectives, copy)}
+def elementwise(row):
+    return row["op"], {"op": row["op"], "dtype": row["dtype"], "m": int(row["rows"]), "n": int(row["n"]), "k": int(row["k"])}
+
+
+READERS = {f.__name__: f for f in (gemm, grouped_gemm, attention_prefill, attention_decode, collectives, copy, elementwise)}
 
 
 def timings(folder):
     for name, read in READERS.items():
+        if not os.path.exists(os.path.join(folder, name + ".csv")):
+            continue
         with open(os.path.join(folder, name + ".csv"), encoding="utf-8") as f:
             for row in csv.DictReader(f):
                 region, op = read(row)
@@ -104,7 +110,7 @@ def main():
             error = float(price["us"]) / us - 1
             inside = float(price["low_us"]) <= us <= float(price["high_us"])
             groups.setdefault((name, region), []).append((error, inside, price.get("hit"), us))
-            worst.append((abs(math.log1p(error)), name, op, us, float(price["us"])))
+            worst.append((abs(math.log1p(error)), f"{part} {name}", op, us, float(price["us"])))
         for (name, region), items in sorted(groups.items()):
             errors = [abs(e) for e, *_ in items]
             rows.append({"part": part, "kernels": kernels, "operator": name, "region": region, "points": len(items),
@@ -119,14 +125,15 @@ def main():
     with open(os.path.join(arguments.out, "operator_accuracy.md"), "w", encoding="utf-8") as f:
         f.write("# Single operators: predicted against measured\n\n"
                 "Made by `tools/operator_accuracy.py`. The points lie between those of the tables (`orrery calibrate "
-                "--between`), so none was used\nto make them; they were timed in a call of their own on an H100 SXM (driver 580.159.04, "
-                "CUDA 13.0). Prices: `orrery cost --ops`.\n\n"
-                "| operator | region | points | median | mean, signed | worst decile from | inside the 90 % interval | target |\n"
-                "|---|---|--:|--:|--:|--:|--:|---|\n")
+                "--between`), so none was used\nto make them; driver 580.159.04, CUDA 13.0. On the H200 (2026-11-26) table and points are of one card, collectives "
+                "of two others;\non the H100 (2026-11-25) of cards of different calls. Row-wise operators between rows of the H200 only. Prices: "
+                "`orrery cost --ops`.\n\n"
+                "| part | operator | region | points | median | mean, signed | worst decile from | inside the 90 % interval | target |\n"
+                "|---|---|---|--:|--:|--:|--:|--:|---|\n")
         for r in rows:
             target = TARGETS.get(r["operator"], 10)
             verdict = "met" if r["median_percent"] <= target else "missed"
-            f.write(f"| {r['operator']} | {r['region']} | {r['points']} | {r['median_percent']} % | {r['mean_signed_percent']:+} % "
+            f.write(f"| {r['part']} | {r['operator']} | {r['region']} | {r['points']} | {r['median_percent']} % | {r['mean_signed_percent']:+} % "
                     f"| {r['worst_decile_percent']} % | {r['inside_90_percent_interval']} % | {target} %: {verdict} |\n")
         f.write("\nThe ten worst:\n\n| operator | measured, µs | predicted, µs |\n|---|--:|--:|\n")
         for _, name, op, us, price in sorted(worst, key=lambda w: -w[0])[:10]:

@@ -8,12 +8,14 @@ was scheduled; the price is taken apart by operator class (overrides.op_scale). 
 median of measured / predicted device time with its 10 and 90 % points, and the factor that the class which varies most
 there would need for the median step to come out right. Steps during which the host was busy longer than 95 % of the
 device time are left out: there the launches set the pace. This is where STEPS_ON_H200 of tools/fit_kernel_tables.py
-comes from, with tables without corrections.csv. Standard library only.
+comes from, with tables without corrections.csv. Last, over all runs given, the factor of decode attention by its tiles
+(sequences × KV heads of a rank). Standard library only.
 """
 import argparse
 import csv
 import gzip
 import json
+import math
 import os
 import re
 import statistics
@@ -58,6 +60,31 @@ def prices(arguments, model, tp, steps, scale):
             return [float(r["busy_us"]) for r in csv.DictReader(f)]
 
 
+def kv_heads(arguments, model, tp):
+    """KV heads of a rank, as the price list names them."""
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = os.path.join(folder, "s.yaml")
+        with open(scenario, "w", encoding="utf-8") as f:
+            f.write(f"deployment: {{hardware: {arguments.hardware}, model: {model}, engine: {arguments.engine}, parallel: {{tp: {tp}}}}}\n")
+        priced = subprocess.run([arguments.orrery, "cost", scenario, "--step", "decode 1@1024", "--json"], check=True,
+                                capture_output=True, text=True).stdout
+    return int(re.search(r"heads=\d+/(\d+)", priced).group(1))
+
+
+def by_tiles(steps):
+    """Median factor of decode attention by tiles, eight bins to two octaves, runs weighted by their steps."""
+    bins = {}
+    for s in steps:
+        if not s["prefill"] and s["attention_decode"] > 0:
+            bins.setdefault(round(4 * math.log2(s["tiles"])), []).append(s)
+    print("decode attention by tiles, all runs")
+    for key, inside in sorted(bins.items()):
+        if len(inside) >= 10:
+            factor = [1 + (s["gpu"] - s["busy"]) / s["attention_decode"] for s in inside]
+            print(f"  {statistics.median(s['tiles'] for s in inside):6.0f} tiles  n {len(inside):5}  x {statistics.median(factor):.3f}  "
+                  f"[{quantile(factor, .1):.2f}, {quantile(factor, .9):.2f}]")
+
+
 def quantile(values, p):
     values = sorted(values)
     return values[min(len(values) - 1, int(p * len(values)))]
@@ -79,14 +106,16 @@ def main():
     parser.add_argument("--hardware", default="h200")
     parser.add_argument("--engine", default="vllm-0.24")
     arguments = parser.parse_args()
+    pooled = []
     for run in arguments.runs:
         with open(os.path.join(run, "engine.json"), encoding="utf-8") as f:
             engine = json.load(f)["engine"]
         steps = list(steps_of(run))
-        model, tp = engine["model"].split("/")[-1].lower(), engine.get("tensor_parallel_size", 1)
+        model, tp = engine["model"].split("/")[-1].lower().replace("meta-", ""), engine.get("tensor_parallel_size", 1)
+        heads = kv_heads(arguments, model, tp)
         base = prices(arguments, model, tp, steps, None)
         for s, busy in zip(steps, base):
-            s["busy"] = busy
+            s["busy"], s["tiles"] = busy, s["decodes"] * heads
         for name in CLASSES:
             for s, scaled in zip(steps, prices(arguments, model, tp, steps, name)):
                 s[name] = scaled - s["busy"]
@@ -98,6 +127,8 @@ def main():
         for low, high in DECODES:
             report(f"decode {low}-{high if high < 10**9 else ''}",
                    [s for s in on_device if not s["prefill"] and low <= s["decodes"] <= high], "attention_decode")
+        pooled += on_device
+    by_tiles(pooled)
 
 
 if __name__ == "__main__":

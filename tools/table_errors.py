@@ -45,7 +45,7 @@ def samples(folder, part):
         shape = tuple(int(r[c]) for c in ("heads", "kv_heads", "head_dim"))
         key = shape + (0, r["kv_dtype"], "")
         bound = fit.attention_bound_us(part, "decode", key, int(r["batch"]), int(r["context"]))
-        yield "attention_decode", "bf16", shape + (r["kv_dtype"], int(r["batch"])), int(r["context"]), bound / float(r["us"])
+        yield "attention_decode", r["kv_dtype"], shape + (int(r["batch"]),), int(r["context"]), bound / float(r["us"])
     for r in table("attention_prefill"):
         count, _, chunk = r["sequences"].partition("x") if "x" in r["sequences"] else ("1", "", r["sequences"])
         tokens, _, context = chunk.partition("@")

@@ -57,12 +57,6 @@ inline AttentionShape attention_shape(const OpSpec& spec) {
   return {spec.heads, spec.kv_heads, spec.head_dim, spec.window, spec.kv_bytes < 2 ? "fp8" : "bf16"};
 }
 
-// Name and row width of a kernel in tables of row-wise kernels; an empty name: none has it.
-struct RowTable {
-  std::string name;
-  std::int64_t width = 0;
-};
-
 // A kernel that streams `per_row` bytes of activations and `hbm_per_row` bytes that must reach memory.
 class StreamOperator : public Operator {
  public:
@@ -71,7 +65,7 @@ class StreamOperator : public Operator {
       : spec_(spec), roofline_(roofline), per_row_(per_row), hbm_per_row_(hbm_per_row), launches_(launches),
         width_(static_cast<double>(table.width)) {
     if (roofline.kernels() != nullptr && !table.name.empty() && table.width > 0)
-      fitted_ = roofline.kernels()->row_wise(table.name, table.width);
+      fitted_ = roofline.kernels()->row_wise(table);
   }
 
   OpCost cost(const StepInput& input) const override {

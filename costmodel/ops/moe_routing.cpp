@@ -9,7 +9,7 @@ std::unique_ptr<Operator> make_topk(const OpSpec& spec, const Roofline& roofline
   return std::make_unique<StreamOperator>(
       spec, roofline,
       4.0 * static_cast<double>(spec.experts) + 8.0 * static_cast<double>(spec.experts_per_token), 0, 1,
-      RowTable{"topk", spec.experts});
+      RowTable{"topk", spec.experts, spec.experts_per_token});
 }
 
 // Group-limited top-k (DeepSeek): scores with their correction, groups' sums, then k of the best groups; one
@@ -24,7 +24,7 @@ std::unique_ptr<Operator> make_grouped_topk(const OpSpec& spec, const Roofline& 
 // moe_align_block_size: counts, then sorts row indices (two launches).
 std::unique_ptr<Operator> make_moe_align(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, 12.0 * static_cast<double>(spec.experts_per_token),
-                                          0, 2, RowTable{"moe_align", spec.experts});
+                                          0, 2, RowTable{"moe_align", spec.experts, spec.experts_per_token});
 }
 
 // Weighted sum over a token's k expert outputs.
@@ -32,7 +32,7 @@ std::unique_ptr<Operator> make_moe_combine(const OpSpec& spec, const Roofline& r
   const double row = static_cast<double>(spec.n) * 2;
   return std::make_unique<StreamOperator>(spec, roofline,
                                           row * static_cast<double>(spec.experts_per_token + 1), 0, 1,
-                                          RowTable{"moe_combine", spec.n});
+                                          RowTable{"moe_combine", spec.n, spec.experts_per_token});
 }
 
 std::unique_ptr<Operator> make_moe_copy(const OpSpec& spec, const Roofline& roofline) {

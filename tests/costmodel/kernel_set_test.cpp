@@ -54,6 +54,29 @@ class TableFolder {
   fs::path root_;
 };
 
+// The committed profiles, but for our own kernels on the H200: carried over from the H100's.
+class CarriedFolder {
+ public:
+  CarriedFolder() : root_(fs::temp_directory_path() / "orrery_carried_set_test") {
+    const fs::path here = fs::path(ORRERY_SOURCE_DIR) / "hardware_profiles",
+                   there = root_ / "hardware_profiles";
+    fs::remove_all(root_);
+    fs::create_directories(there / "tables/h200/orrery");
+    for (const char* name : {"h100.yaml", "h200.yaml", "tables/h100"})
+      fs::create_symlink(here / name, there / name);
+    std::ofstream(there / "tables/h200/orrery/table.yaml")
+        << "hardware: h200\nkernels: orrery\nkind: transported\nfrom: h100\nsource: \"a test\"\n";
+    setenv("ORRERY_DATA_DIR", root_.c_str(), 1);
+  }
+  ~CarriedFolder() {
+    unsetenv("ORRERY_DATA_DIR");
+    fs::remove_all(root_);
+  }
+
+ private:
+  fs::path root_;
+};
+
 OpPrice price(const OpQuery& query, const HardwareProfile& hardware, std::shared_ptr<const KernelSet> set) {
   const auto roofline = Roofline::create(hardware, std::move(set));
   REQUIRE(roofline.ok());
@@ -286,6 +309,7 @@ TEST_CASE("decode attention never gets shorter with more keys or more sequences"
 }
 
 TEST_CASE("timings carried to a relative keep compute and scale memory") {
+  const CarriedFolder folder;
   const HardwareProfile h100 = part("h100"), h200 = part("h200");
   const auto ours = KernelSet::load(h100, "orrery"), carried = KernelSet::load(h200, "orrery");
   REQUIRE(ours.ok());
@@ -305,4 +329,51 @@ TEST_CASE("timings carried to a relative keep compute and scale memory") {
   CHECK(ratio > 3.35 / 4.8);  // the start does not scale
   CHECK(ratio < 0.85);
   CHECK(here.high_ns - here.low_ns > there.high_ns - there.low_ns);
+}
+
+TEST_CASE("row-wise kernels are priced by their choices and formats") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder(
+      "op,dtype,rows,n,k,us,spread,kernel\n"
+      "moe_combine,bf16,64,2048,4,4,0,a\nmoe_combine,bf16,64,2048,8,8,0,a\n"
+      "quantize,fp8-block,64,2048,0,3,0,a\nquantize,fp8-tensor,64,2048,0,2,0,a\n",
+      "elementwise");
+  const auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  OpQuery query;
+  query.op = "moe_combine";
+  query.m = 64;
+  query.n = 2048;
+  for (const std::int64_t choices : {4, 8}) {
+    query.k = choices;
+    CHECK(price(query, h200, *set).ns == 1000 * choices);
+  }
+  query.op = "quantize";
+  query.dtype = "fp8-block";
+  CHECK(price(query, h200, *set).ns == 3000);
+  query.dtype = "fp8-tensor";
+  CHECK(price(query, h200, *set).ns == 2000);
+  query.n = 0;
+  const auto roofline = Roofline::create(h200, *set);
+  CHECK(price_operator(query, *roofline).errors().front().key == "n");
+}
+
+TEST_CASE("prompts of a head layout that was timed for one sequence follow layouts with more heads") {
+  const HardwareProfile h200 = part("h200");
+  const TableFolder folder(
+      "dtype,kv_dtype,heads,kv_heads,head_dim,sequences,us,spread,kernel\n"
+      "bf16,bf16,4,1,128,64@0,7,0,a\nbf16,bf16,8,2,128,64@0,8,0,a\nbf16,bf16,32,8,128,64@0,9,0,a\n"
+      "bf16,bf16,32,8,128,4x64@0,20,0,a\n",
+      "attention_prefill");
+  const auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  OpQuery query;
+  query.op = "attention_prefill";
+  query.heads = 4;
+  query.kv_heads = 1;
+  query.head_dim = 128;
+  query.sequences.assign(8, {64, 0});  // as many tiles as one prompt of 32 heads
+  CHECK(price(query, h200, *set).ns == Approx(9000).epsilon(0.01));
+  query.sequences.assign(32, {64, 0});
+  CHECK(price(query, h200, *set).ns == Approx(20000).epsilon(0.01));
 }

@@ -149,7 +149,7 @@ TEST_CASE("every operator that a set has figures of has an error in it") {
       if (set.points(op) > 0) CHECK(set.error(op, "bf16", 100).points > 0);
     }
     if (set.collective("all_reduce", 8)) CHECK(set.error("collectives", "", 1e6).points > 0);
-    if (set.row_wise("quantize", 4096)) CHECK(set.error("elementwise", "", 100).points > 0);
+    if (set.row_wise({"quantize", 4096})) CHECK(set.error("elementwise", "", 100).points > 0);
   });
 }
 

@@ -2,17 +2,20 @@
 and the logged steps of one run on an H200."""
 import csv
 import math
+import os
 import statistics
 
-from .base import M_KNOTS, ROOT, blended, gemm_bound_us, log_interpolate
+from .base import M_KNOTS, ROOT, blended, figures, gemm_bound_us, log_interpolate
 
 GRAPH_GAP_US = 0.43   # between dependent kernels inside a CUDA graph: median of the profile
 STREAM_GAP_US = 1.4   # between dependent kernels of a stream: likewise
 
-# What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of run
-# qwen3-8b_bf16_tp1 (reports/cases/h200_vllm_0_24) against the step's parts, by tools/step_residuals.py. Products
-# and prompt attention run below the tables' clock in steps that last; decode attention in captured graphs has its
-# splits fixed, and serves contexts of unequal length. "gemm" is from qwen3-32b_bf16_tp2 too (steps with prompts that
+# What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of runs
+# qwen3-8b_bf16_tp1 and, for decode attention and products, qwen3-32b_bf16_tp2 (reports/cases/h200_vllm_0_24) against the step's
+# parts, by tools/step_residuals.py. Products and prompt attention run below the tables' clock in steps that last: one at a time on a
+# cool part the same engine takes what the tables say (reports/cases/h200_vllm_0_24_kernels). Decode attention in captured
+# graphs has its splits fixed, so tiles (sequences × KV heads) come in waves over 132 SMs: the same humps at 48 to 88, 150 and
+# 350 tiles on every run and card, but 0.05 to 0.2 lower on the card of h200_vllm_0_24_held_out. "gemm" is from qwen3-32b_bf16_tp2 too (steps with prompts that
 # the host did not hold up, factor that the dense products need, median): 8B 1.10 (265 tokens), 1.15 (411), 1.26
 # (478), 1.29 (572), 1.17 (910), 1.06 (1045), 1.11 (1404), 1.16 (2125), 1.10 (3642), 1.06 (6696), 1.05 (8192); 32B 1.12 (1042), 1.14 (2067),
 # 1.12 (3088), 1.11 (8192). The 30B run was not used.
@@ -20,8 +23,9 @@ STEPS_ON_H200 = {
     "gemm": [(192, 1.0), (400, 1.14), (600, 1.18), (1000, 1.13), (2000, 1.14), (8192, 1.075)],
     "experts": [(2048, 1.0), (8192, 1.06)],  # assumed from the dense products' sustained clock
     "attention_prefill": [(512, 1.0), (2048, 1.165)],
-    "attention_decode": [(8, 0.91), (32, 0.89), (44, 1.30), (64, 1.30), (84, 1.12), (768, 1.13), (1200, 1.08),
-                         (1536, 1.11), (2048, 1.20)],
+    "attention_decode": [(16, 1.03), (32, 0.95), (40, 1.2), (48, 1.4), (64, 1.42), (80, 1.38), (112, 1.16), (128, 1.15),
+                         (152, 1.19), (256, 1.145), (304, 1.18), (352, 1.25), (448, 1.19), (608, 1.155), (840, 1.12),
+                         (1024, 1.083), (1280, 1.081), (1384, 1.117), (1688, 1.14), (2048, 1.207)],
     "attention_decode_mixed": [(8, 1.0), (256, 1.4), (2048, 1.5)],
 }
 
@@ -31,8 +35,11 @@ STEPS_ON_H200 = {
 MIXED_ON_H100 = [(8, 1.0), (256, 1.25), (2048, 1.25)]
 
 
-def digest():
-    path = f"{ROOT}/reports/cases/h100_vllm_0_24_kernels/kernels.csv"
+OUTPUT_LAYER = 151936  # features of the profiled models' output layer
+
+
+def digest(part="h100"):
+    path = f"{ROOT}/reports/cases/{part}_vllm_0_24_kernels/kernels.csv"
     with open(path, encoding="utf-8") as f:
         return [{**r, **{c: float(r[c]) for c in ("tokens", "sequences", "context", "n", "k", "kernels", "us")}}
                 for r in csv.DictReader(f)]
@@ -99,12 +106,17 @@ def engine_prefill_factor(published):
     return [(t, math.exp(statistics.fmean(v))) for t, v in sorted(logs.items())]
 
 
-def row_wise(part, h100):
-    """(op, n, rows, us): duration in the engine plus the gap inside a graph; what streams from memory is scaled by
-    the parts' memory rates, what is start and cache is not (H100 and H200 are one die)."""
-    ratio = h100["bandwidth"] / part["bandwidth"]
+def profiled(name):
+    """The part whose profile serves this one: its own, or the H100's."""
+    return name if os.path.exists(f"{ROOT}/reports/cases/{name}_vllm_0_24_kernels/kernels.csv") else "h100"
+
+
+def row_wise(name):
+    """(op, n, rows, us): duration in the engine plus the gap inside a graph. A part without a profile of its own takes the
+    H100's: what streams from memory is scaled by the parts' memory rates, what is start and cache is not."""
+    ratio = figures(profiled(name))["bandwidth"] / figures(name)["bandwidth"]
     table = {}
-    for r in digest():
+    for r in digest(profiled(name)):
         op, rows = r["op"], int(r["tokens"])
         if op in ("gumbel", "bias", "argmax", "logits_copy"):
             rows = int(r["sequences"])
@@ -161,15 +173,15 @@ def corrections(part, h100, gemm_shapes, prefill_times):
             "attention_decode_mixed": MIXED_ON_H100}
 
 
-def output_layer(h100):
-    """{k: [(m, utilisation)]} of n = 151,936 as the engine ran it: memory bound, so utilisation carries over."""
-    out = {}
+def output_layer(name):
+    """{k: [(m, utilisation)]} of the profiled output layers as the engine ran it: memory bound, so utilisation carries over."""
+    timed, out = figures(profiled(name)), {}
     for k in (4096, 2048):
         heads = {}
-        for r in digest():
-            if r["op"] == "gemm" and r["n"] == 151936 and r["k"] == k:
+        for r in digest(profiled(name)):
+            if r["op"] == "gemm" and r["n"] == OUTPUT_LAYER and r["k"] == k:
                 heads.setdefault(int(r["sequences"]), []).append(
-                    gemm_bound_us(h100, "bf16", r["sequences"], r["n"], r["k"]) / (r["us"] + GRAPH_GAP_US))
+                    gemm_bound_us(timed, "bf16", r["sequences"], r["n"], r["k"]) / (r["us"] + GRAPH_GAP_US))
         points = sorted((m, statistics.median(u)) for m, u in heads.items())
         out[k] = [(m, log_interpolate(points, m)) for m in M_KNOTS if m <= points[-1][0]]
     return out
