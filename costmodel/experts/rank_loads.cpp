@@ -51,17 +51,15 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
   return high - step * integral;
 }
 
-LayerLoads::LayerLoads(std::span<const double> weights, std::int32_t per_token,
-                       const ExpertPlacement& placement)
-    : per_token_(per_token), ranks_(static_cast<std::size_t>(placement.ranks)),
-      slots_(static_cast<std::size_t>(placement.slots())),
-      inclusion_(inclusion_probabilities(weights, per_token)), mean_(ranks_, 0.0), spread_(ranks_, 0.0),
-      choice_(weights) {
-  const std::vector<std::int32_t> replicas = placement.replicas(static_cast<std::int32_t>(weights.size()));
+LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement)
+    : demand_(std::move(demand)), ranks_(static_cast<std::size_t>(placement.ranks)),
+      slots_(static_cast<std::size_t>(placement.slots())), mean_(ranks_, 0.0), spread_(ranks_, 0.0) {
+  const std::vector<std::int32_t> replicas =
+      placement.replicas(static_cast<std::int32_t>(demand_->inclusion.size()));
   const double all = static_cast<double>(ranks_ * slots_);
   for (std::size_t s = 0; s < placement.expert_of_slot.size(); ++s) {
     const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
-    const double q = inclusion_[e] / replicas[e];
+    const double q = demand_->inclusion[e] / replicas[e];
     slot_.push_back(q);
     mean_[s / slots_] += q;
     spread_[s / slots_] += q * (1 - q) * (all > 1 ? all / (all - 1) : 1);
@@ -91,13 +89,13 @@ void LayerLoads::distinct_moments(double tokens, std::vector<double>& mean,
 }
 
 double LayerLoads::most_rows(double tokens) const {
-  return tokens * std::min(static_cast<double>(per_token_), static_cast<double>(slots_));
+  return tokens * std::min(static_cast<double>(demand_->per_token), static_cast<double>(slots_));
 }
 
 RankLoad LayerLoads::expected(double tokens) const {
   std::vector<double> mean, deviation;
   distinct_moments(tokens, mean, deviation);
-  if (ranks_ == 1) return {tokens * per_token_, mean[0]};
+  if (ranks_ == 1) return {tokens * demand_->per_token, mean[0]};
   for (double& v : deviation) v = std::sqrt(v);
   RankLoad out;
   double distinct = 0;
@@ -115,10 +113,10 @@ RankLoad LayerLoads::counted_batch(std::int64_t tokens, RandomStream& stream) co
   std::vector<std::int32_t> rows(ranks_, 0), distinct(ranks_, 0);
   std::vector<bool> touched(slot_.size(), false);
   std::array<std::int32_t, 64> chosen{};
-  ORRERY_CHECK(static_cast<std::size_t>(per_token_) <= chosen.size(), "experts of a token");
-  const std::span<std::int32_t> mine(chosen.data(), static_cast<std::size_t>(per_token_));
+  ORRERY_CHECK(static_cast<std::size_t>(demand_->per_token) <= chosen.size(), "experts of a token");
+  const std::span<std::int32_t> mine(chosen.data(), static_cast<std::size_t>(demand_->per_token));
   for (std::int64_t t = 0; t < tokens; ++t) {
-    choice_.draw(stream, mine);
+    demand_->choice.draw(stream, mine);
     for (const std::int32_t expert : mine) {
       const auto e = static_cast<std::size_t>(expert);
       const auto count = static_cast<std::int64_t>(first_[e + 1] - first_[e]);
@@ -146,7 +144,7 @@ RankLoad LayerLoads::sampled(std::int64_t tokens, RandomStream& stream) const {
     out.distinct = std::max(out.distinct, mean[r] + std::sqrt(variance[r]) * stream.normal());
   }
   out.distinct = std::min({out.distinct, static_cast<double>(slots_), touched});
-  if (ranks_ == 1) return {t * per_token_, out.distinct};
+  if (ranks_ == 1) return {t * demand_->per_token, out.distinct};
   double together = 0, spread = 0;
   for (std::size_t r = 0; r < ranks_; ++r) {
     deviates[r] = std::sqrt(t * spread_[r]) * stream.normal();

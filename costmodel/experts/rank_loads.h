@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -20,10 +21,21 @@ struct RankLoad {
 // 10⁻³ of the largest deviation.
 double expected_maximum(std::span<const double> means, std::span<const double> deviations);
 
+// What tokens ask of a layer, wherever its experts are.
+struct ExpertDemand {
+  ExpertDemand(std::span<const double> weights, std::int32_t k)
+      : per_token(k), inclusion(inclusion_probabilities(weights, k)), choice(weights) {}
+  std::int32_t per_token;
+  std::vector<double> inclusion;  // of each expert, of one token
+  ExpertChoice choice;
+};
+
 class LayerLoads {
  public:
   // A token's row for an expert with several replicas goes to each of them equally often.
-  LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement);
+  LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement)
+      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token), placement) {}
+  LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement);
 
   // Means over batches of the largest number of rows, and of experts with rows, on any rank. With one rank
   // exact. Else rank r has normal rows with mean T·μ_r, μ_r = Σ qᵢ over its slots (qᵢ = πᵢ ÷ replicas), and
@@ -39,21 +51,20 @@ class LayerLoads {
   // Mean rows of a rank over those of the rank with most, of many tokens: 1 = balanced.
   double balancedness() const;
   std::span<const double> mean_rows() const { return mean_; }  // of a token, by rank
-  std::span<const double> inclusion() const { return inclusion_; }
+  std::span<const double> inclusion() const { return demand_->inclusion; }
+  const std::shared_ptr<const ExpertDemand>& demand() const { return demand_; }
 
  private:
   RankLoad counted_batch(std::int64_t tokens, RandomStream& stream) const;
   void distinct_moments(double tokens, std::vector<double>& mean, std::vector<double>& variance) const;
   double most_rows(double tokens) const;
 
-  std::int32_t per_token_;
+  std::shared_ptr<const ExpertDemand> demand_;
   std::size_t ranks_, slots_;                // slots: of a rank
-  std::vector<double> inclusion_;            // of experts
   std::vector<double> slot_;                 // πᵢ ÷ replicas, by slot
   std::vector<double> mean_, spread_;        // by rank, of one token: μ and d
   std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −
                                              // 1]
-  ExpertChoice choice_;
 };
 
 }  // namespace orrery
