@@ -90,9 +90,11 @@ RankLoad ExpertLoads::mean_load(double tokens) const {
   RankLoad mean;
   for (const LayerLoads& layer : layers_) {
     const RankLoad one = layer.expected(tokens);
-    mean.rows += one.rows / static_cast<double>(layers_.size());
-    mean.distinct += one.distinct / static_cast<double>(layers_.size());
+    mean.rows += one.rows;
+    mean.distinct += one.distinct;
   }
+  mean.rows /= static_cast<double>(layers_.size());
+  mean.distinct /= static_cast<double>(layers_.size());
   return mean;
 }
 
