@@ -113,7 +113,7 @@ Json offload_json(const RunResult& r) {
           {"deferred_lookups", o.deferrals}, {"device_wait_s", static_cast<double>(o.device_wait_ns) * 1e-9}};
 }
 
-// Balancedness over time and the balancer's work; null where loads did not change in the run.
+// Balancedness over time and the balancer's work; null where popularity is uniform and nobody balances.
 Json experts_json(const RunResult& r) {
   const ExpertResult& e = r.experts;
   if (!e.on) return nullptr;

@@ -124,7 +124,7 @@ struct PoolResult {
 };
 
 // Images of a multimodal run; all 0 without any.
-// Experts whose popularity or places changed in the run, all instances; what did not change has no entry.
+// Experts where popularity is not uniform, or a balancer works; all instances.
 struct ExpertResult {
   struct Sample {
     SimTime at;

@@ -16,7 +16,7 @@ constexpr std::int32_t drawn_layers = 4;
 
 ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances)
     : pricer_(&pricer), spec_(spec.experts) {
-  if (!spec_.moves()) return;
+  if (!spec_.on()) return;
   popularity_ = std::make_shared<const ExpertPopularity>(
       spec_.popularity, spec_.layers, static_cast<std::int32_t>(spec.model.experts),
       static_cast<std::int32_t>(spec.model.experts_per_token), spec_.seed);
@@ -24,8 +24,13 @@ ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::si
   std::vector<ExpertPlacement> placements;
   for (std::int32_t l = 0; l < spec_.layers; ++l)
     placements.push_back(first_placement(spec_, *popularity_, spec.plan.ep, l));
+  auto shared = loads(0, std::move(placements));  // until an instance's placement changes
+  if (!spec_.moves()) {
+    unchanging_.push_back({SimTime(0), 0, shared->balancedness()});
+    return;
+  }
   Instance first;
-  first.state.loads = loads(0, std::move(placements));  // shared until an instance's placement changes
+  first.state.loads = std::move(shared);
   first.state.rebalance_step = spec_.eplb.first_steps;
   note(first, SimTime(0));
   instances_.assign(instances, first);
@@ -152,6 +157,11 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
 }
 
 void ExpertRun::report(ExpertResult& result) const {
+  if (!unchanging_.empty()) {
+    result.on = true;
+    result.series = unchanging_;
+    result.balancedness = result.least_balancedness = unchanging_.front().balancedness;
+  }
   if (!on()) return;
   result.on = true;
   double steps = 0;

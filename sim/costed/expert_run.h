@@ -62,6 +62,7 @@ class ExpertRun {
   std::shared_ptr<const ExpertPopularity> popularity_;
   ExpertPrice price_;
   std::vector<Instance> instances_;
+  std::vector<ExpertResult::Sample> unchanging_;  // where nothing changes but popularity is not uniform
 };
 
 }  // namespace orrery

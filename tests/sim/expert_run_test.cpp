@@ -156,6 +156,13 @@ TEST_CASE("rebalancing too often costs more than it brings") {
   CHECK(looked.experts.stall_ns < often.experts.stall_ns / 4);
 }
 
+TEST_CASE("where nothing changes, balancedness is said once") {
+  const RunResult r = run("{popularity: {zipf: 1}, eplb: {policy: static, redundant: 32}}");
+  REQUIRE(r.experts.series.size() == 1);
+  CHECK(r.experts.balancedness == r.experts.series.front().balancedness);
+  CHECK(r.experts.balancedness > run("{popularity: {zipf: 1}}").experts.balancedness + 0.2);
+}
+
 TEST_CASE("redundant experts take the room of KV blocks") {
   const Scenario none = load("").value(),
                  some = load("{popularity: {zipf: 1}, eplb: {policy: static, redundant: 32}}").value();
