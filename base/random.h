@@ -24,6 +24,8 @@ enum class RandomPurpose : std::uint32_t {
   launch_jitter = 12,
   draft_acceptance = 13,
   draft_match = 14,
+  expert_popularity = 40,
+  expert_statistics = 41,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

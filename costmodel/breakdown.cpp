@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include "base/det_math.h"
 #include "costmodel/pricer_state.h"
@@ -41,9 +42,16 @@ struct PricedNode {
   std::int64_t ns = 0;
 };
 
+// Where popularity is not uniform: what the layers' slowest ranks have on average. Their times on average are
+// another thing by a few percent at most, which goes to the largest line with the rounding rest.
+std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
+  if (s.expert_loads == nullptr) return std::nullopt;
+  return s.expert_loads->mean_load(static_cast<double>(tokens));
+}
+
 // The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
 // the largest.
-void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy,
+void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy, const RankLoad* load,
                  std::vector<PricedNode>& out) {
   const bool has_prefill = !input.shape->prefill.empty();
   const bool has_decode = input.shape->decode_sequences > 0;
@@ -55,7 +63,9 @@ void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy
     if ((d == DependsOn::prefill && !has_prefill) || (d == DependsOn::decode && !has_decode) ||
         (d == DependsOn::eager && input.eager_kernels == 0))
       continue;
-    PricedNode priced{i, s.nodes[i].op->cost(input), 0};
+    StepInput seen = input;
+    if (d == DependsOn::experts) seen.load = load;
+    PricedNode priced{i, s.nodes[i].op->cost(seen), 0};
     priced.ns = round_half_even(s.weights[i] * priced.cost.ns());
     rest -= priced.ns;
     if (!out.empty() && priced.ns > out[largest].ns) largest = out.size();
@@ -144,7 +154,8 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
   nodes.reserve(state_->nodes.size());
   const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
                         padded.drafting};
-  price_nodes(*state_, input, timing.busy, nodes);
+  const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
+  price_nodes(*state_, input, timing.busy, load ? &*load : nullptr, nodes);
   return summarize_step(*state_, timing, nodes);
 }
 
@@ -154,11 +165,16 @@ StepBreakdown StepPricer::explain(const StepShape& shape) const {
   const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
                         padded.drafting};
   std::vector<PricedNode> nodes;
-  price_nodes(*state_, input, timing.busy, nodes);
+  const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
+  price_nodes(*state_, input, timing.busy, load ? &*load : nullptr, nodes);
   const StepSummary summary = summarize_step(*state_, timing, nodes);
   StepBreakdown b;
   b.ops.reserve(nodes.size());
-  for (const PricedNode& priced : nodes) b.ops.push_back(describe(*state_, priced, input));
+  for (const PricedNode& priced : nodes) {
+    StepInput seen = input;
+    if (load && state_->nodes[priced.node].spec.depends_on == DependsOn::experts) seen.load = &*load;
+    b.ops.push_back(describe(*state_, priced, seen));
+  }
   b.timing = timing;
   b.device_ns = summary.device_ns;
   b.host_ns = summary.host_ns;

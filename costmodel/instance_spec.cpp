@@ -42,12 +42,15 @@ class InstanceReader {
     if (!loaded) {
       accept_all(args);  // what they mean depends on what failed
       accept_all(speculation);
+      accept_all(node_.optional("experts"));
       return std::move(spec_);
     }
     check_divisible();
     check_types(model);
     read_kernels(kernels);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
+    spec_.experts =
+        read_experts(node_.optional("experts"), spec_.model, spec_.plan, spec_.engine.engine, folder_);
     spec_.engine.settings.draft_tokens = spec_.speculation.tokens;
     spec_.engine.settings.graphs_without_drafts = spec_.speculation.max_concurrency > 0;
     spec_.engine.speculates_on_host = spec_.speculation.method == SpeculationMethod::ngram;

@@ -55,6 +55,13 @@ Bytes draft_weights_of_rank(const InstanceSpec& spec, std::int64_t tp) {
   return total;
 }
 
+// Redundant experts are whole ones, an equal number on each rank and layer.
+Bytes redundant_experts_of_rank(const InstanceSpec& spec) {
+  const ExpertSpec& e = spec.experts;
+  return Bytes(e.expert_bytes * static_cast<double>(e.eplb.redundant) * static_cast<double>(e.layers) /
+               static_cast<double>(spec.plan.ep));
+}
+
 Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
   Bytes total;
   for (const WeightTensor& t : model.global_weights) total += rank_bytes(t, model, tp);
@@ -295,8 +302,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  plan.weights =
-      weights_of_rank(m, spec.plan.tp) + draft_weights_of_rank(spec, spec.plan.tp) + encoder.weights;
+  plan.weights = weights_of_rank(m, spec.plan.tp) + draft_weights_of_rank(spec, spec.plan.tp) +
+                 redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   plan.groups = kv_cache_groups(m, spec.engine);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "costmodel/experts/rank_loads.h"
 #include "costmodel/operator.h"
 #include "costmodel/roofline.h"
 
@@ -12,9 +13,7 @@ namespace orrery {
 double expected_distinct_experts(double experts, double per_token, double tokens);
 
 // What one rank of an expert-parallel group has to do: rows (token, expert) and experts with rows.
-struct ExpertShare {
-  double rows = 0, distinct = 0;
-};
+using ExpertShare = RankLoad;
 // Expected share of the slowest of `ranks` ranks that hold E/R experts each; a collective after the layer
 // makes all wait for it. With rows T·k/R ± σ and distinct ± σ′ of the mean, the largest of R ranks lies m_R·σ
 // above it, m_R being the expected largest of R standard normals and

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "costmodel/experts/rank_loads.h"
 #include "costmodel/padding.h"
 #include "costmodel/step_pricer.h"
 #include "costmodel/step_shape.h"
@@ -60,14 +61,16 @@ struct OpCost {
 struct StepInput {
   std::int64_t tokens = 0;  // after padding to a captured graph
   std::int64_t rows = 0;    // sampled rows: one per sequence (vLLM computes logits for unfinished chunks too)
-                          // and one per draft
+                            // and one per draft
   const StepShape* shape = nullptr;  // real lengths, for attention
   std::int64_t eager_kernels = 0;    // launched one by one, outside every graph
   std::int64_t drafting = 0;         // tokens of a drafting pass: one a sequence, padded
+  const RankLoad* load = nullptr;    // of a layer's slowest rank; null = expectation over uniform popularity
 };
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
-enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager, drafting };
+// `experts`: tokens and the load of the ranks, where popularity is not uniform (costmodel/expert_loads.h).
+enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager, drafting, experts };
 
 class Operator {
  public:

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "costmodel/expert_loads.h"
 #include "costmodel/padding.h"
 #include "costmodel/roofline.h"
 #include "costmodel/step_graph.h"
@@ -43,6 +44,9 @@ struct PricerState {
   std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
   std::vector<double> draft_table;  // index = tokens of a drafting pass; empty without a drafting network
   std::size_t last_node = 0;        // the kernel that ends a step
+  std::shared_ptr<ExpertLoads> expert_loads;  // of the first instant; null = uniform, in the token table
+  std::vector<double> expert_table;           // under them, by tokens
+  std::int32_t expert_ranks = 1;
   SimDuration input_delay, core_wake, input_per_request, output_delay, output_per_sequence;
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
@@ -57,6 +61,10 @@ struct PricerState {
     return weights[node] * nodes[node].op->cost(input).ns();
   }
   double plus_node(double sum, std::size_t node, const StepInput& input) const;
+  double sum_experts(std::int64_t tokens, const RankLoad& load) const;
+  // Under the loads of the first instant; 0 where the token table has them.
+  double experts_ns(std::int64_t tokens) const;
+  void add_experts(const InstanceSpec& spec);
   double tokens_ns(std::int64_t tokens) const {
     const auto i = static_cast<std::size_t>(tokens);
     return i < token_table.size() ? token_table[i] : sum_tokens(tokens);

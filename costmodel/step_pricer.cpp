@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/mutation.h"
+#include "costmodel/collective.h"
 #include "costmodel/pricer_state.h"
 
 namespace orrery {
@@ -94,6 +95,47 @@ double PricerState::sum_tokens(std::int64_t tokens) const {
   return ns;
 }
 
+double PricerState::sum_experts(std::int64_t tokens, const RankLoad& load) const {
+  StepInput input{tokens, 0, nullptr, 0};
+  input.load = &load;
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == DependsOn::experts) ns = plus_node(ns, i, input);
+  }
+  return ns;
+}
+
+double PricerState::experts_ns(std::int64_t tokens) const {
+  if (expert_loads == nullptr) return 0;
+  const auto i = static_cast<std::size_t>(tokens);
+  if (i < expert_table.size()) return expert_table[i];
+  return sum_experts(tokens, expert_loads->mean_load(static_cast<double>(tokens)));
+}
+
+// The drafting network's experts stay uniform: their popularity is not the model's.
+void PricerState::add_experts(const InstanceSpec& spec) {
+  for (GraphNode& node : nodes) {
+    const std::string_view op = node.entry->name;
+    if (!node.draft && (op == "grouped_gemm" || op == "fused_experts"))
+      node.spec.depends_on = DependsOn::experts;
+  }
+  const ExpertSpec& e = spec.experts;
+  expert_ranks = spec.plan.ep;
+  const ExpertPopularity popularity(e.popularity, e.layers, static_cast<std::int32_t>(spec.model.experts),
+                                    static_cast<std::int32_t>(spec.model.experts_per_token), e.seed);
+  std::vector<ExpertPlacement> placements;
+  for (std::int32_t l = 0; l < e.layers; ++l)
+    placements.push_back(first_placement(e, popularity, expert_ranks, l));
+  expert_loads = std::make_shared<ExpertLoads>(popularity, 0, std::move(placements));
+  const std::int64_t most = std::max(
+      padding.largest(), std::min<std::int64_t>(spec.engine.settings.max_num_batched_tokens, table_limit));
+  const ExpertPrice price = [this](std::int64_t t, const RankLoad& load) { return sum_experts(t, load); };
+  std::vector<double> table(static_cast<std::size_t>(most) + 1);
+  for (std::int64_t t = 1; t <= most; ++t)
+    table[static_cast<std::size_t>(t)] = expert_loads->expected_ns(t, price);
+  expert_table = std::move(table);
+}
+
 double PricerState::sum_rows(std::int64_t rows) const {
   const StepInput input{0, rows, nullptr, 0};
   double ns = 0;
@@ -157,9 +199,10 @@ LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t con
 std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
   ns += drafting_ns(padded.drafting);
+  if (expert_loads != nullptr && shape.expert_q20 < 0) ns += experts_ns(padded.tokens);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
-  return to_q20(ns);
+  return to_q20(ns) + std::max<std::int64_t>(0, shape.expert_q20);
 }
 
 std::int64_t PricerState::kernels(const StepShape& shape) const {
@@ -276,6 +319,7 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
       state->kernels_of_prefill += node.kernels();
   }
   state->padding = GraphPadding(spec.engine.settings);
+  if (spec.experts.on()) state->add_experts(spec);
   const bool one_process =
       spec.engine.single_process_per_gpu || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
   state->host = host_costs(spec, scales.host, one_process);
@@ -322,12 +366,13 @@ StepTiming StepPricer::price(const StepShape& shape) const {
 }
 
 DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
-                                   std::int32_t running) const {
+                                   std::int32_t running, bool with_experts) const {
   ORRERY_CHECK(decode_sequences > 0 && context_sum >= 0, "a decode step has sequences");
   StepShape shape;
   shape.decode_sequences = decode_sequences;
   shape.decode_context_tokens = context_sum;
   shape.running = running;
+  if (!with_experts) shape.expert_q20 = 0;
   const PaddedStep padded = state_->padding.pad(shape);
   const LineSegment segment = state_->decode_segment(shape, context_sum);
   DecodeLine line;
@@ -337,6 +382,21 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
   line.high = segment.high;
   line.timing = state_->host_timing(shape, padded);
   return line;
+}
+
+double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) const {
+  return state_->sum_experts(padded_tokens, load);
+}
+
+std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
+  return state_->padding.pad(shape).tokens;
+}
+
+double StepPricer::expert_move_ns(double bytes) const {
+  const std::int32_t ranks = state_->expert_ranks;
+  if (ranks < 2 || bytes <= 0) return 0;
+  // An all-to-all sends (n − 1)/n of its buffer.
+  return collective_cost(*state_->roofline, Collective::all_to_all, bytes * ranks / (ranks - 1), ranks).ns();
 }
 
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }

@@ -10,6 +10,8 @@
 
 #include "base/result.h"
 #include "costmodel/engine_profile.h"
+#include "costmodel/expert_spec.h"
+#include "costmodel/experts/rank_loads.h"
 #include "costmodel/hardware.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/model_spec.h"
@@ -28,6 +30,7 @@ struct InstanceSpec {
   EngineProfile engine;                      // with engine_args applied
   std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
   SpeculationSpec speculation = {};
+  ExpertSpec experts = {};
 };
 
 enum class OpClass : std::uint8_t {
@@ -60,7 +63,10 @@ struct DecodeLine {
   std::int64_t low = 0;    // first context sum for which the line holds
   std::int64_t high = 0;   // last
   StepTiming timing;       // everything but `busy`; does not depend on the context
-  std::int64_t busy(std::int64_t context_sum) const { return (base + slope * context_sum) >> 20; }
+  // `more`: what the line leaves out (Q20 ns), see decode_line.
+  std::int64_t busy(std::int64_t context_sum, std::int64_t more = 0) const {
+    return (base + slope * context_sum + more) >> 20;
+  }
 };
 
 // One line of the breakdown. Times of the lines sum exactly to the step's busy time (integer nanoseconds; the
@@ -112,7 +118,15 @@ class StepPricer {
   // 1 µs for any shape with a few chunks. A shape without tokens is a broken precondition.
   StepTiming price(const StepShape& shape) const;
   // The line that price() of a pure decode step evaluates, around `context_sum`.
-  DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running) const;
+  // `with_experts` false: without the expert products whose load changes from step to step.
+  DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running,
+                         bool with_experts = true) const;
+  // Of the products of the experts alone, all layers with this load. Precondition: experts.on().
+  double expert_ns(std::int64_t padded_tokens, const RankLoad& load) const;
+  std::int64_t padded_tokens(const StepShape& shape) const;
+  // Nanoseconds until every rank of an expert-parallel group has received `bytes` (of the one that receives
+  // most), over the scale-up links and beside nothing else.
+  double expert_move_ns(double bytes) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.
   SimDuration output_delay() const;
   SimDuration output_per_sequence() const;

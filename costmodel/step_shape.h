@@ -24,6 +24,9 @@ struct StepShape {
   // Drafts that the decodes verify in this step, beyond their one token each (speculation).
   std::int32_t draft_tokens = 0;
   bool without_drafting = false;  // the drafting network, if there is one, does not run
+  // What the products of the experts take under the loads of this very step (Q20 nanoseconds, all layers; see
+  // StepPricer::expert_ns); below 0 = as the pricer expects them at the run's first instant.
+  std::int64_t expert_q20 = -1;
 };
 
 }  // namespace orrery

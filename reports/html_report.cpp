@@ -193,6 +193,10 @@ std::string tiles(const SummaryInput& in) {
   tile(format_fixed(100 * r.pools.front().peak_utilization, 1) + " %", "peak KV use");
   tile(format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %", "prefix cache hits");
   tile(human_count(static_cast<double>(r.preemptions)), "preemptions");
+  if (r.experts.on) {
+    tile(format_fixed(r.experts.balancedness, 3),
+         "balancedness of expert ranks, " + std::to_string(r.experts.rebalances) + " rebalancings");
+  }
   if (!in.speculation.empty()) {
     const SpeculationCounters& c = r.speculation;
     const double per_decode =
@@ -291,6 +295,25 @@ std::string provenance(const ReportInput& in) {
   return out + "</tbody></table>\n";
 }
 
+// The first instance's balancedness, at the start and at every change of popularity or places.
+std::string experts_table(const ExpertResult& e) {
+  if (!e.on) return "";
+  constexpr std::size_t most = 40;
+  std::string out =
+      "<div class=\"scroll\"><table><caption>Balancedness of expert ranks (mean load ÷ largest, over all "
+      "layers, of many tokens) as popularity and places change" +
+      std::string(e.series.size() > most ? "; the first " + std::to_string(most) + " of " +
+                                               std::to_string(e.series.size()) + " changes"
+                                         : "") +
+      "</caption><thead><tr><th>from, s</th><th>step</th><th>balancedness</th></tr></thead><tbody>";
+  for (std::size_t i = 0; i < std::min(most, e.series.size()); ++i) {
+    const ExpertResult::Sample& s = e.series[i];
+    out += "<tr><td>" + format_fixed(s.at.seconds(), 3) + "</td><td>" + std::to_string(s.step) + "</td><td>" +
+           format_fixed(s.balancedness, 3) + "</td></tr>";
+  }
+  return out + "</tbody></table></div>\n";
+}
+
 std::string body(const ReportInput& in) {
   const RunResult& r = *in.summary->run;
   std::string out = "<main>\n<h1>" + escape(in.title) + "</h1>\n<p class=\"sub\">Orrery " +
@@ -305,6 +328,7 @@ std::string body(const ReportInput& in) {
          chart("chart-queue", "Running and waiting requests over time", true) +
          chart("chart-tokens", "Prefill and decode tokens per second over time", true) +
          chart("chart-kv", "KV cache use and preemptions over time", true);
+  out += experts_table(r.experts);
   out += "<h2>Where the time goes</h2>\n" + device_table(r);
   if (!in.breakdowns.empty())
     out += chart("chart-ops", "Share of device time by operator in typical steps", true);

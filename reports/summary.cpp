@@ -113,6 +113,23 @@ Json offload_json(const RunResult& r) {
           {"deferred_lookups", o.deferrals}, {"device_wait_s", static_cast<double>(o.device_wait_ns) * 1e-9}};
 }
 
+// Balancedness over time and the balancer's work; null where popularity is uniform and nobody balances.
+Json experts_json(const RunResult& r) {
+  const ExpertResult& e = r.experts;
+  if (!e.on) return nullptr;
+  Json series = Json::array();
+  for (const ExpertResult::Sample& s : e.series)
+    series.push_back({{"at_s", s.at.seconds()}, {"step", s.step}, {"balancedness", s.balancedness}});
+  return {{"balancedness", {{"mean", e.balancedness}, {"least", e.least_balancedness}}},
+          {"rebalances", e.rebalances},
+          {"looks_without_change", e.looks_without_change},
+          {"moved_experts", e.moved_experts},
+          {"moved_bytes", e.moved_bytes},
+          {"stall_s", static_cast<double>(e.stall_ns) * 1e-9},
+          {"moving_s", static_cast<double>(e.moving_ns) * 1e-9},
+          {"series", series}};
+}
+
 // What was served and not measured; null where everything was.
 Json warmup_json(const RunResult& r) {
   if (r.warmup_requests == 0) return nullptr;
@@ -236,7 +253,7 @@ Json summary_json(const SummaryInput& in) {
   j["speculation"] = speculation_json(in);
   j["warmup"] = warmup_json(r);
   j["first_use"] = first_use_json(r);
-  j["experts"] = nullptr;
+  j["experts"] = experts_json(r);
   j["transfers"] = nullptr;
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},
@@ -269,6 +286,14 @@ std::string lines_of_features(const RunResult& r) {
     out += "first use   " + human_count(static_cast<double>(r.first_uses)) +
            " steps compiled a kernel, held up by " +
            human_seconds(static_cast<double>(r.first_use_ns) * 1e-9) + " in all\n";
+  }
+  if (r.experts.on) {
+    const ExpertResult& e = r.experts;
+    out += "experts     balancedness " + format_fixed(e.balancedness, 3) + " in the mean, " +
+           format_fixed(e.least_balancedness, 3) + " at the least; " +
+           human_count(static_cast<double>(e.rebalances)) + " rebalancings moved " +
+           human_count(static_cast<double>(e.moved_experts)) + " experts, steps waited " +
+           human_seconds(static_cast<double>(e.stall_ns) * 1e-9) + "\n";
   }
   if (r.images.arrived > 0) {
     const ImageResult& i = r.images;

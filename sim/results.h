@@ -124,6 +124,23 @@ struct PoolResult {
 };
 
 // Images of a multimodal run; all 0 without any.
+// Experts where popularity is not uniform, or a balancer works; all instances.
+struct ExpertResult {
+  struct Sample {
+    SimTime at;
+    std::int64_t step = 0;
+    double balancedness = 1;
+  };
+  bool on = false;
+  // Mean rows of a rank ÷ those of the rank with most, summed over layers, as the popularity makes them (a
+  // finite batch is less balanced): mean over steps, and the least.
+  double balancedness = 0, least_balancedness = 0;
+  std::vector<Sample> series;  // of the first instance: at the start and at every change
+  std::int64_t rebalances = 0, looks_without_change = 0, moved_experts = 0;
+  double moved_bytes = 0;
+  std::int64_t stall_ns = 0, moving_ns = 0;  // steps waited; weights were on their way
+};
+
 struct ImageResult {
   std::uint64_t arrived = 0, tokens = 0;  // images of all requests, and their placeholder tokens
   std::uint64_t kept_prepared = 0;        // were still prepared from an earlier request
@@ -172,9 +189,10 @@ struct RunResult {
   ImageResult images;
   OffloadResult offload;
   SpeculationCounters speculation;  // all instances
-  std::uint64_t first_uses = 0;     // steps that compiled a kernel (first_request_effects), all instances,
-  std::int64_t first_use_ns = 0;    // and by how much that held them up
-  double kv_wraps = 0;              // blocks handed out ÷ usable blocks, least of all instances
+  ExpertResult experts;
+  std::uint64_t first_uses = 0;   // steps that compiled a kernel (first_request_effects), all instances,
+  std::int64_t first_use_ns = 0;  // and by how much that held them up
+  double kv_wraps = 0;            // blocks handed out ÷ usable blocks, least of all instances
   std::uint64_t digest = 0;
   // Not part of the digest; may differ between equal runs:
   double wall_s = 0;

@@ -34,7 +34,8 @@ class FusedExpertsOperator : public Operator {
     price_from_table(
         cost, *roofline_.kernels(), "experts", spec_.format.label, *fitted_, tokens,
         experts_bound_ns(roofline_.rates(), spec_.format.label, shape(), all.rows, all.distinct));
-    return spec_.expert_ranks > 1 ? one_rank(cost, tokens) : cost;
+    if (input.load != nullptr) return one_rank(cost, tokens, *input.load);
+    return spec_.expert_ranks > 1 ? one_rank(cost, tokens, share(tokens, spec_.expert_ranks)) : cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
@@ -62,8 +63,9 @@ class FusedExpertsOperator : public Operator {
   }
 
   // The timed layer holds all experts. A rank of several drops the rows of the others in both products only:
-  // what passes over rows stays whole, and the rows that nobody writes are zeroed first.
-  OpCost one_rank(const OpCost& layer, double tokens) const {
+  // what passes over rows stays whole, and the rows that nobody writes are zeroed first. With a load of its
+  // own a layer that one GPU holds whole goes the same way: its products are other ones than those timed.
+  OpCost one_rank(const OpCost& layer, double tokens, const ExpertShare& load) const {
     const double n = static_cast<double>(spec_.n), k = static_cast<double>(spec_.k);
     const bool quantised = spec_.format.activation_bytes < 2;
     const double rows = tokens * static_cast<double>(spec_.experts_per_token);
@@ -76,9 +78,14 @@ class FusedExpertsOperator : public Operator {
                              small_kernel_start * roofline_.kernel_floor_ns() +
                          stream_ns(passes);
     const double bound = std::max(layer.compute_ns, layer.memory_ns);
-    OpCost cost = products(share(tokens, spec_.expert_ranks));
+    OpCost cost = products(load);
     const double part = std::max(cost.compute_ns, cost.memory_ns) / bound;
-    cost.table_ns = std::max(layer.table_ns - small, bound) * part + small + stream_ns(rows * 2 * n);
+    const double work = std::max(layer.table_ns - small, bound);
+    if (spec_.expert_ranks > 1) {
+      cost.table_ns = work * part + small + stream_ns(rows * 2 * n);
+    } else {  // the timed layer with other products
+      cost.table_ns = layer.table_ns + (part - 1) * std::min(work, layer.table_ns);
+    }
     cost.rung = layer.rung;
     cost.hit = layer.hit == Hit::exact ? Hit::interpolated : layer.hit;
     cost.error = std::sqrt(layer.error * layer.error + one_rank_error * one_rank_error);

@@ -47,9 +47,11 @@ class GroupedGemmOperator : public Operator {
   GroupedRows rows(const StepInput& input) const {
     const double tokens = static_cast<double>(input.tokens);
     GroupedRows r;
-    const ExpertShare share = expected_slowest_rank(static_cast<double>(spec_.experts),
-                                                    static_cast<double>(spec_.experts_per_token), tokens,
-                                                    static_cast<double>(spec_.expert_ranks));
+    const ExpertShare share = input.load != nullptr
+                                  ? *input.load
+                                  : expected_slowest_rank(static_cast<double>(spec_.experts),
+                                                          static_cast<double>(spec_.experts_per_token),
+                                                          tokens, static_cast<double>(spec_.expert_ranks));
     r.rows = share.rows;
     r.distinct = share.distinct;
     r.block_rows = moe_block_rows(input.tokens);

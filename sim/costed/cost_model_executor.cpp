@@ -120,6 +120,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     }
   }
   shape.prefill = chunks_;
+  if (experts_.on()) shape.expert_q20 = experts_.next(instance, e.pricer->padded_tokens(shape), now);
   OpenStep open{
       .timing = e.pricer->price(shape), .times = {}, .decode = plan.stalls_decodes ? -1 : e.next_decode++};
   // A decode step is one captured graph; a step with prompts is launched piece by piece, and beside decodes
@@ -198,6 +199,13 @@ void CostModelExecutor::transfer(InstanceId instance, std::span<const TransferWo
   }
 }
 
+std::int64_t CostModelExecutor::padded_decodes(const Engine& e, const Stretch& s) const {
+  StepShape shape;
+  shape.decode_sequences = s.decodes;
+  shape.decode_context_tokens = s.context;
+  return e.pricer->padded_tokens(shape);
+}
+
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
   s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
@@ -208,6 +216,7 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   s.start = now;
   s.pipeline = e.pipeline;
   s.open = e.open;
+  if (experts_.on()) s.experts = experts_.state(index_of(e));
   run_stretch(e, s.planned);
 }
 
@@ -219,7 +228,10 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   SimTime now = s.start;
   std::int64_t context = s.context;
   const std::int64_t first_decode = e.next_decode;
-  DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running);
+  const bool moving = experts_.on();
+  DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running, !moving);
+  const std::size_t id = index_of(e);
+  const std::int64_t tokens = moving ? padded_decodes(e, s) : 0;
   // The steps open before the stretch stand in e.open; of its own, whose timings differ by `busy` only, which
   // an update does not read, the ring keeps when things happened.
   const std::size_t ahead = e.open.size();
@@ -229,10 +241,10 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   StepTiming timing = line.timing;
   for (std::int64_t i = 0; i < steps; ++i) {
     if (context > line.high) {
-      line = e.pricer->decode_line(s.decodes, context, s.running);
+      line = e.pricer->decode_line(s.decodes, context, s.running, !moving);
       timing = line.timing;
     }
-    timing.busy = line.busy(context);
+    timing.busy = line.busy(context, moving ? experts_.next(id, tokens, now) : 0);
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
     ring[place] = e.pipeline.begin(timing, now);
     busy[place] = timing.busy;
@@ -311,6 +323,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
         e.pipeline = s.pipeline;
         e.open = s.open;
         e.next_decode -= s.planned;
+        if (experts_.on()) experts_.restore(id, s.experts);
         run_stretch(e, s.taken);
       }
       out.scheduled = s.taken;

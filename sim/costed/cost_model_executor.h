@@ -9,6 +9,7 @@
 #include "base/indexed_heap.h"
 #include "costmodel/encoder_pricer.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/expert_run.h"
 #include "sim/costed/first_use.h"
 #include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
@@ -32,6 +33,9 @@ class CostModelExecutor final : public Executor {
   // For as many instances; before the first step.
   void charge_first_use(FirstUse first_use) { first_use_ = std::move(first_use); }
   const FirstUse& first_use() const { return first_use_; }
+  // For as many instances; before the first step.
+  void follow_experts(ExpertRun experts) { experts_ = std::move(experts); }
+  const ExpertRun& experts() const { return experts_; }
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
@@ -80,6 +84,7 @@ class CostModelExecutor final : public Executor {
     HostPipeline pipeline{true};  // state before the first step, to run again when cut
     std::deque<OpenStep> open;
     std::vector<SimTime> boundaries;  // core thread free after each update
+    ExpertRun::State experts;         // before the first step, where they change
   };
   struct Engine {
     const StepPricer* pricer;
@@ -103,6 +108,8 @@ class CostModelExecutor final : public Executor {
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
+  std::int64_t padded_decodes(const Engine& e, const Stretch& s) const;
+  std::size_t index_of(const Engine& e) const { return static_cast<std::size_t>(&e - engines_.data()); }
   void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
   std::int64_t updates_until_end(Engine& e);
   void set_end(Engine& e, std::uint32_t slot, std::int64_t step);
@@ -117,6 +124,7 @@ class CostModelExecutor final : public Executor {
   const OutputLengths& oracle_;
   LaunchJitter jitter_;
   FirstUse first_use_;
+  ExpertRun experts_;
   IndexedTimeHeap events_;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)

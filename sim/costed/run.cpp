@@ -237,6 +237,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
   if (scenario.pool.first_request_effects)
     executor.charge_first_use(FirstUse(instance, scales.host, replicas));
+  executor.follow_experts(ExpertRun(instance, pricer, replicas));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
@@ -276,6 +277,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   const CostModelExecutor::Usage& usage = executor.usage();
   report_device(executor, result);
   images.report(usage, result);
+  executor.experts().report(result.experts);
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);
   describe_pool(scenario.pool, config.block_size, result.pools.front());
   return result;

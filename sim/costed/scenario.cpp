@@ -24,17 +24,6 @@ void refuse_future_keys(const Yaml& deployment) {
   refuse(deployment.optional("pools"), "a deployment of several pools (disaggregated or heterogeneous)");
   refuse(deployment.optional("topology"), "a network topology");
   refuse(deployment.optional("pd"), "prefill/decode disaggregation");
-  const Yaml experts = deployment.optional("experts");
-  if (experts.present()) {
-    const Yaml popularity = experts.optional("popularity");
-    if (popularity.present() && popularity.scalar_text() != "uniform") {
-      popularity.fail("only uniform expert popularity is modelled by this version of Orrery");
-      if (popularity.is_map()) popularity.entries();
-    }
-    refuse(experts.optional("drift"), "expert drift");
-    const Yaml eplb = experts.optional("eplb");
-    if (eplb.present() && eplb.optional("policy").text("off") != "off") refuse(eplb, "EPLB");
-  }
 }
 
 SloSpec read_slo(const Yaml& node) {
@@ -123,6 +112,8 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
   }
   ORRERY_TRY_STATUS(
       set_path("deployment.speculation.acceptance_log", scenario.pool.instance.speculation.log));
+  ORRERY_TRY_STATUS(
+      set_path("deployment.experts.popularity.file", scenario.pool.instance.experts.popularity.file));
   const Yaml deployment = document.root().optional("deployment");
   const std::string hardware = deployment.optional("hardware").scalar_text();
   if (is_hardware_path(hardware))
@@ -195,6 +186,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   scenario.slo = read_slo(root.optional("slo"));
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
+  scenario.pool.instance.experts.seed = scenario.seed;
   read_overrides(root.optional("overrides"), scenario);
   const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing
                                                     // new

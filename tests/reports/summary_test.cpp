@@ -39,6 +39,18 @@ TEST_CASE("throughput divides by first arrival to last finish; goodput counts wh
   CHECK(j["cost"]["usd"].get<double>() == Approx(0.04));
   CHECK(j["ttft_ms"].is_null());  // nothing was measured: not zero
   CHECK(j["interval_90"].is_null());
+  CHECK(j["experts"].is_null());
+  run.experts = {.on = true,
+                 .balancedness = 0.7,
+                 .least_balancedness = 0.5,
+                 .series = {{SimTime(0), 0, 0.5}, {SimTime(1'500'000'000), 12, 0.9}},
+                 .rebalances = 1,
+                 .stall_ns = 2'000'000};
+  const Json experts = summary_json(input)["experts"];
+  CHECK(experts["balancedness"]["least"] == 0.5);
+  CHECK(experts["series"][1]["at_s"] == 1.5);
+  CHECK(experts["series"][1]["step"] == 12);
+  CHECK(experts["stall_s"].get<double>() == Approx(0.002));
   run.has_slo = false;
   input.usd_per_gpu_hour = 0;
   CHECK(summary_json(input)["goodput"].is_null());

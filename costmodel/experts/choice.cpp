@@ -1,0 +1,205 @@
+#include "costmodel/experts/choice.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/det_math.h"
+
+namespace orrery {
+
+namespace {
+
+// Numbers of rung experts among the first i (row i) or from i on (row i of the other table), up to `most`.
+class CountTables {
+ public:
+  CountTables(std::size_t experts, std::size_t most)
+      : experts_(experts), width_(most + 1), before_((experts + 1) * width_), from_((experts + 1) * width_) {}
+
+  void fill(const std::vector<double>& rung) {
+    std::fill(before_.begin(), before_.end(), 0.0);
+    std::fill(from_.begin(), from_.end(), 0.0);
+    before_[0] = 1;
+    from_[experts_ * width_] = 1;
+    for (std::size_t i = 0; i < experts_; ++i) add(&before_[i * width_], rung[i], &before_[(i + 1) * width_]);
+    for (std::size_t i = experts_; i-- > 0;) add(&from_[(i + 1) * width_], rung[i], &from_[i * width_]);
+  }
+  // P(at most `count` of all but i rang).
+  double others_at_most(std::size_t i, std::size_t count) const {
+    const double* a = &before_[i * width_];
+    const double* b = &from_[(i + 1) * width_];
+    double sum = 0, cumulated = 0;
+    for (std::size_t n = 0; n <= count; ++n) {  // n of b with at most count − n of a
+      cumulated += b[n];
+      sum += a[count - n] * cumulated;
+    }
+    return sum;
+  }
+  double all_at_most(std::size_t count) const {
+    double sum = 0;
+    for (std::size_t n = 0; n <= count; ++n) sum += from_[n];
+    return sum;
+  }
+
+ private:
+  void add(const double* given, double p, double* out) const {
+    out[0] = given[0] * (1 - p);
+    for (std::size_t n = 1; n < width_; ++n) out[n] = given[n] * (1 - p) + given[n - 1] * p;
+  }
+  std::size_t experts_, width_;
+  std::vector<double> before_, from_;
+};
+
+// τ with Σ(1 − exp(−wᵢτ)) = k: about the time of the k-th ring.
+double time_of_rings(std::span<const double> weights, double k) {
+  const auto rung = [&](double t) {
+    double sum = 0;
+    for (const double w : weights) sum -= det_expm1(-w * t);
+    return sum;
+  };
+  double low = 0, high = 1;
+  for (int i = 0; i < 200 && rung(high) < k; ++i) high *= 2;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (rung(middle) < k ? low : high) = middle;
+  }
+  return (low + high) / 2;
+}
+
+std::vector<double> scaled_to_one(std::span<const double> weights) {
+  double sum = 0;
+  for (const double w : weights) {
+    ORRERY_CHECK(w > 0, "weights of experts are positive");
+    sum += w;
+  }
+  std::vector<double> out(weights.begin(), weights.end());
+  for (double& w : out) w /= sum;
+  return out;
+}
+
+}  // namespace
+
+std::vector<double> inclusion_probabilities(std::span<const double> given, std::int32_t k) {
+  const std::size_t n = given.size(), chosen = static_cast<std::size_t>(k);
+  ORRERY_CHECK(k >= 1 && chosen <= n, "no more experts are chosen than there are");
+  if (chosen == n) return std::vector<double>(n, 1.0);
+  std::vector<double> w = scaled_to_one(given);
+  if (chosen == 1) return w;
+  const double tau = time_of_rings(w, k), largest = *std::max_element(w.begin(), w.end());
+  constexpr double h = 0.25;
+  const double first = std::min(tau, 1 / largest) * 1e-3, ratio = det_exp(h);
+  std::vector<double> p(n, 0.0), rung(n);
+  // Below `first` everything is linear: the rest of the trapezoidal sum is a geometric series, with its
+  // second term.
+  for (std::size_t i = 0; i < n; ++i) {
+    const double x = w[i] * first;
+    p[i] = h * (x / (ratio - 1) - x * x / (ratio * ratio - 1));
+  }
+  CountTables counts(n, chosen);
+  for (double t = first;; t *= ratio) {
+    for (std::size_t i = 0; i < n; ++i) rung[i] = -det_expm1(-w[i] * t);
+    counts.fill(rung);
+    for (std::size_t i = 0; i < n; ++i)
+      p[i] += h * w[i] * t * (1 - rung[i]) * counts.others_at_most(i, chosen - 1);
+    if (counts.all_at_most(chosen) < 1e-12) break;
+  }
+  // What the sum missed is shared out: the probabilities add up to k.
+  double sum = 0;
+  for (const double x : p) sum += x;
+  for (double& x : p) x = std::min(1.0, x * k / sum);
+  return p;
+}
+
+std::vector<double> weights_of_counts(std::span<const double> counts, std::int32_t k) {
+  std::vector<double> wanted = scaled_to_one(counts);
+  constexpr double most = 0.995;
+  if (static_cast<std::size_t>(k) >= wanted.size()) return wanted;
+  for (int round = 0; round < 50; ++round) {  // what is cut off goes to the others in proportion
+    double cut = 0, open = 0;
+    for (const double x : wanted) (x * k >= most ? cut : open) += x * k >= most ? most / k : x;
+    for (double& x : wanted) x = x * k >= most ? most / k : x * (1 - cut) / open;
+  }
+  std::vector<double> w(wanted.size());
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = -det_log1p(-std::min(most, wanted[i] * k));
+  for (int round = 0; round < 40; ++round) {
+    const std::vector<double> p = inclusion_probabilities(w, k);
+    double worst = 0;
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      // In log(1 − π), as a certain expert's weight says little of its probability.
+      const double want = std::min(most, wanted[i] * k);
+      w[i] *= det_log1p(-want) / det_log1p(-std::min(p[i], 1 - 1e-12));
+      worst = std::max(worst, std::abs(p[i] / want - 1));
+    }
+    if (worst < 5e-5) break;
+  }
+  return scaled_to_one(w);
+}
+
+ExpertChoice::ExpertChoice(std::span<const double> weights)
+    : weights_(scaled_to_one(weights)), keep_(weights.size(), 1.0), other_(weights.size(), 0) {
+  const std::size_t n = weights_.size();
+  std::vector<double> scaled(n);
+  std::vector<std::size_t> small, large;
+  for (std::size_t i = 0; i < n; ++i) {
+    scaled[i] = weights_[i] * static_cast<double>(n);
+    (scaled[i] < 1 ? small : large).push_back(i);
+  }
+  while (!small.empty() && !large.empty()) {
+    const std::size_t s = small.back(), l = large.back();
+    small.pop_back();
+    keep_[s] = scaled[s];
+    other_[s] = static_cast<std::int32_t>(l);
+    scaled[l] -= 1 - scaled[s];
+    if (scaled[l] < 1) {
+      large.pop_back();
+      small.push_back(l);
+    }
+  }
+}
+
+void ExpertChoice::draw(RandomStream& stream, std::span<std::int32_t> out) const {
+  constexpr int patience = 32;  // repeats after which the rest is drawn from those left
+  const double n = static_cast<double>(weights_.size());
+  for (std::size_t have = 0; have < out.size(); ++have) {
+    const auto chosen = [&](std::int32_t expert) {
+      return std::find(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(have), expert) !=
+             out.begin() + static_cast<std::ptrdiff_t>(have);
+    };
+    std::int32_t expert = -1;
+    for (int tries = 0; tries < patience; ++tries) {
+      const double x = stream.uniform() * n;
+      const std::size_t i = std::min(static_cast<std::size_t>(x), weights_.size() - 1);
+      const double part = x - static_cast<double>(i);
+      expert = part < keep_[i] ? static_cast<std::int32_t>(i) : other_[i];
+      if (!chosen(expert)) break;
+      expert = -1;
+    }
+    if (expert < 0) {
+      double left = 0;
+      for (std::size_t i = 0; i < weights_.size(); ++i)
+        left += chosen(static_cast<std::int32_t>(i)) ? 0 : weights_[i];
+      double x = stream.uniform() * left;
+      for (std::size_t i = 0; i < weights_.size(); ++i) {
+        if (chosen(static_cast<std::int32_t>(i))) continue;
+        expert = static_cast<std::int32_t>(i);
+        x -= weights_[i];
+        if (x < 0) break;
+      }
+    }
+    out[have] = expert;
+  }
+}
+
+RandomStream token_choices(std::uint64_t seed, std::uint64_t request, std::uint64_t token,
+                           std::uint64_t layer) {
+  // Three names in one: the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014) after each.
+  const auto mix = [](std::uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+  };
+  constexpr std::uint64_t golden = 0x9e3779b97f4a7c15ULL;
+  const std::uint64_t name = mix(mix(mix(request + golden) + token + golden) + layer + golden);
+  return RandomStream(seed, RandomPurpose::expert_routing, name);
+}
+
+}  // namespace orrery

@@ -1,0 +1,70 @@
+// What a batch of tokens leaves for the ranks of one layer: rows (token, expert) and experts with rows, of
+// the rank that has most of each. Tokens choose independently of one another, given the popularity.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/random.h"
+#include "costmodel/experts/balancer.h"
+#include "costmodel/experts/choice.h"
+
+namespace orrery {
+
+struct RankLoad {
+  double rows = 0, distinct = 0;
+};
+
+// Expected largest of independent normals, E max = b − ∫_{−∞}^{b} ∏Φ: a trapezoidal sum, absolute error below
+// 10⁻³ of the largest deviation.
+double expected_maximum(std::span<const double> means, std::span<const double> deviations);
+
+// What tokens ask of a layer, wherever its experts are.
+struct ExpertDemand {
+  ExpertDemand(std::span<const double> weights, std::int32_t k)
+      : per_token(k), inclusion(inclusion_probabilities(weights, k)), choice(weights) {}
+  std::int32_t per_token;
+  std::vector<double> inclusion;  // of each expert, of one token
+  ExpertChoice choice;
+};
+
+class LayerLoads {
+ public:
+  // A token's row for an expert with several replicas goes to each of them equally often.
+  LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement)
+      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token), placement) {}
+  LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement);
+
+  // Means over batches of the largest number of rows, and of experts with rows, on any rank. With one rank
+  // exact. Else rank r has normal rows with mean T·μ_r, μ_r = Σ qᵢ over its slots (qᵢ = πᵢ ÷ replicas), and
+  // covariances T·(D − d·dᵀ/Σd), d_r = Σ qᵢ(1 − qᵢ)·S/(S − 1) over its slots, S = all slots: the variances of
+  // k distinct draws to first order (Hájek 1964), exact for equal weights. Σ over ranks is fixed: what they
+  // deviate together is taken out.
+  RankLoad expected(double tokens) const;
+  // One batch. Up to `counted` tokens are drawn one by one, exactly the law; more from the normals above,
+  // one a rank.
+  RankLoad sampled(std::int64_t tokens, RandomStream& stream) const;
+  static constexpr std::int64_t counted = 64;
+
+  // Mean rows of a rank over those of the rank with most, of many tokens: 1 = balanced.
+  double balancedness() const;
+  std::span<const double> mean_rows() const { return mean_; }  // of a token, by rank
+  std::span<const double> inclusion() const { return demand_->inclusion; }
+  const std::shared_ptr<const ExpertDemand>& demand() const { return demand_; }
+
+ private:
+  RankLoad counted_batch(std::int64_t tokens, RandomStream& stream) const;
+  void distinct_moments(double tokens, std::vector<double>& mean, std::vector<double>& variance) const;
+  double most_rows(double tokens) const;
+
+  std::shared_ptr<const ExpertDemand> demand_;
+  std::size_t ranks_, slots_;                // slots: of a rank
+  std::vector<double> slot_;                 // πᵢ ÷ replicas, by slot
+  std::vector<double> mean_, spread_;        // by rank, of one token: μ and d
+  std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −
+                                             // 1]
+};
+
+}  // namespace orrery

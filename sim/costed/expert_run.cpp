@@ -1,0 +1,188 @@
+#include "sim/costed/expert_run.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace orrery {
+
+namespace {
+
+constexpr double q20 = 1 << 20;
+// Layers drawn for a step, where loads are sampled. What they deviate from their expectations is scaled so
+// that the sum over all layers keeps its variance; its mean is that of the expectations.
+constexpr std::int32_t drawn_layers = 4;
+
+}  // namespace
+
+ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances)
+    : pricer_(&pricer), spec_(spec.experts) {
+  if (!spec_.on()) return;
+  popularity_ = std::make_shared<const ExpertPopularity>(
+      spec_.popularity, spec_.layers, static_cast<std::int32_t>(spec.model.experts),
+      static_cast<std::int32_t>(spec.model.experts_per_token), spec_.seed);
+  price_ = [&pricer](std::int64_t tokens, const RankLoad& load) { return pricer.expert_ns(tokens, load); };
+  std::vector<ExpertPlacement> placements;
+  for (std::int32_t l = 0; l < spec_.layers; ++l)
+    placements.push_back(first_placement(spec_, *popularity_, spec.plan.ep, l));
+  auto shared = loads(0, std::move(placements));  // until an instance's placement changes
+  if (!spec_.moves()) {
+    unchanging_.push_back({SimTime(0), 0, shared->balancedness()});
+    return;
+  }
+  Instance first;
+  first.state.loads = std::move(shared);
+  first.state.rebalance_step = spec_.eplb.first_steps;
+  note(first, SimTime(0));
+  instances_.assign(instances, first);
+}
+
+std::shared_ptr<ExpertLoads> ExpertRun::loads(std::int64_t epoch,
+                                              std::vector<ExpertPlacement> placements) const {
+  return std::make_shared<ExpertLoads>(*popularity_, epoch, std::move(placements));
+}
+
+void ExpertRun::note(Instance& instance, SimTime at) const {
+  State& s = instance.state;
+  instance.series.resize(s.samples);  // what a stretch took back
+  instance.series.push_back({at, s.step, s.loads->balancedness()});
+  s.samples = instance.series.size();
+}
+
+void ExpertRun::restore(std::size_t instance, const State& state) { instances_[instance].state = state; }
+
+double ExpertRun::products_ns(std::size_t instance, const State& s, std::int64_t tokens) const {
+  ExpertLoads& l = *s.loads;
+  const double expected = l.expected_ns(tokens, price_);
+  if (!spec_.sampled) return expected;
+  const std::int32_t all = l.layers(), drawn = std::min(all, drawn_layers);
+  const auto step = static_cast<std::uint64_t>(s.step);
+  const auto first = static_cast<std::int32_t>(s.step % all);  // every layer has its turn
+  double deviation = 0;
+  for (std::int32_t i = 0; i < drawn; ++i) {
+    const std::int32_t layer = (first + i * all / drawn) % all;
+    RandomStream stream = token_choices(spec_.seed, instance, step, static_cast<std::uint64_t>(layer));
+    deviation += price_(tokens, l.layer(layer).sampled(tokens, stream)) - l.layer_ns(tokens, layer, price_);
+  }
+  const double sum = expected + deviation * std::sqrt(static_cast<double>(all) / drawn) / all;
+  return std::max(sum, expected / 4);
+}
+
+std::int64_t ExpertRun::next(std::size_t id, std::int64_t tokens, SimTime now) {
+  Instance& instance = instances_[id];
+  State& s = instance.state;
+  const std::int64_t epoch = popularity_->epoch(now);
+  const bool arrived = s.next != nullptr && now >= s.next_at && s.step >= s.next_step;
+  if (arrived || epoch != s.loads->epoch()) {
+    const ExpertLoads& placed = arrived ? *s.next : *s.loads;
+    // Weights still on their way keep their places, whatever the popularity.
+    s.loads = arrived && s.next->epoch() == epoch ? s.next : loads(epoch, placed.placements());
+    if (arrived) s.next = nullptr;
+    note(instance, now);
+  }
+  double ns = products_ns(id, s, tokens);
+  s.balance_steps += s.loads->balancedness();
+  const bool balances = spec_.eplb.moves();
+  if (balances && s.rebalance_step - s.step <= spec_.eplb.window_steps) {
+    if (s.window.empty() || s.window.back().loads != s.loads) s.window.push_back({s.loads, 0});
+    s.window.back().tokens += tokens;
+  }
+  ++s.step;
+  if (balances && s.step >= s.rebalance_step && s.next == nullptr) ns += rebalance(id, s, now);
+  return round_half_even(ns * q20);
+}
+
+// Tokens that chose each expert in the window: its expectation, and where loads are drawn the deviation of a
+// count of so many tokens.
+std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std::int32_t layer) const {
+  std::vector<double> count(static_cast<std::size_t>(popularity_->experts()), 0), variance(count.size(), 0);
+  for (const Segment& segment : s.window) {
+    const std::span<const double> p = segment.loads->layer(layer).inclusion();
+    const double t = static_cast<double>(segment.tokens);
+    for (std::size_t e = 0; e < count.size(); ++e) {
+      count[e] += t * p[e];
+      variance[e] += t * p[e] * (1 - p[e]);
+    }
+  }
+  if (!spec_.sampled) return count;
+  RandomStream stream(spec_.seed, RandomPurpose::expert_statistics,
+                      (static_cast<std::uint64_t>(instance) << 40) |
+                          (static_cast<std::uint64_t>(layer) << 24) | static_cast<std::uint64_t>(s.rounds));
+  for (std::size_t e = 0; e < count.size(); ++e)
+    count[e] = std::max(0.0, count[e] + std::sqrt(variance[e]) * stream.normal());
+  return count;
+}
+
+// Returns what the step has to wait, nanoseconds.
+double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
+  const BalancingSpec& eplb = spec_.eplb;
+  s.rebalance_step = s.step + eplb.every_steps;
+  double mean = 0, most = 0, ns = 0;
+  std::int64_t moved = 0;
+  std::vector<ExpertPlacement> placements;
+  for (std::int32_t l = 0; l < spec_.layers; ++l) {
+    const ExpertPlacement& old = s.loads->placements()[static_cast<std::size_t>(l)];
+    const std::vector<double> count = counts(id, s, l);
+    const std::vector<std::int32_t> replicas = old.replicas(popularity_->experts());
+    std::vector<double> rank(static_cast<std::size_t>(old.ranks), 0);
+    for (std::size_t slot = 0; slot < old.expert_of_slot.size(); ++slot) {
+      const auto e = static_cast<std::size_t>(old.expert_of_slot[slot]);
+      rank[slot / static_cast<std::size_t>(old.slots())] += count[e] / replicas[e];
+    }
+    for (const double r : rank) mean += r / old.ranks;
+    most += *std::max_element(rank.begin(), rank.end());
+    const PlacementMove move = move_to(old, balance_experts(count, {.redundant = eplb.redundant,
+                                                                    .ranks = old.ranks,
+                                                                    .groups = eplb.groups,
+                                                                    .nodes = eplb.nodes}));
+    ns += pricer_->expert_move_ns(move.busiest_rank * spec_.expert_bytes);
+    moved += move.moved;
+    placements.push_back(move.placement);
+  }
+  s.window.clear();
+  ++s.rounds;
+  if (eplb.policy == BalancingSpec::Policy::threshold && mean >= eplb.threshold * most) {
+    ++s.kept;
+    return 0;
+  }
+  ++s.rebalanced;
+  s.moved += moved;
+  const std::int64_t whole = round_half_even(ns);
+  s.moving_ns += whole;
+  s.next = std::make_shared<ExpertLoads>(*s.loads, std::move(placements));
+  s.next_at = eplb.overlapped ? now + SimDuration(whole) : now;
+  s.next_step = eplb.overlapped ? s.step + spec_.layers : s.step;
+  if (eplb.overlapped) return 0;
+  s.stall_ns += whole;
+  return ns;
+}
+
+void ExpertRun::report(ExpertResult& result) const {
+  if (!unchanging_.empty()) {
+    result.on = true;
+    result.series = unchanging_;
+    result.balancedness = result.least_balancedness = unchanging_.front().balancedness;
+  }
+  if (!on()) return;
+  result.on = true;
+  double steps = 0;
+  result.least_balancedness = 1;
+  for (const Instance& i : instances_) {
+    const State& s = i.state;
+    result.balancedness += s.balance_steps;
+    steps += static_cast<double>(s.step);
+    result.rebalances += s.rebalanced;
+    result.looks_without_change += s.kept;
+    result.moved_experts += s.moved;
+    result.stall_ns += s.stall_ns;
+    result.moving_ns += s.moving_ns;
+    for (std::size_t n = 0; n < s.samples; ++n)
+      result.least_balancedness = std::min(result.least_balancedness, i.series[n].balancedness);
+  }
+  if (steps > 0) result.balancedness /= steps;
+  result.moved_bytes = static_cast<double>(result.moved_experts) * spec_.expert_bytes;
+  const Instance& first = instances_.front();
+  result.series.assign(first.series.begin(),
+                       first.series.begin() + static_cast<std::ptrdiff_t>(first.state.samples));
+}
+
+}  // namespace orrery

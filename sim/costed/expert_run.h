@@ -1,0 +1,68 @@
+// Experts whose load changes while a run goes on: popularity that drifts, loads drawn for each step, and a
+// balancer that moves experts. One state per instance; all of it follows from the seed, the steps' numbers,
+// their tokens and the time they were scheduled at, so that a stretch and single steps see the same.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/time.h"
+#include "costmodel/expert_loads.h"
+#include "costmodel/step_pricer.h"
+#include "sim/results.h"
+
+namespace orrery {
+
+class ExpertRun {
+ public:
+  ExpertRun() = default;  // nothing changes: the pricer knows it all
+  // `pricer` must outlive it.
+  ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances);
+
+  bool on() const { return !instances_.empty(); }
+
+  // What a stretch must be able to take back. Cheap to copy.
+  struct Segment {  // steps of the statistics' window under one popularity
+    std::shared_ptr<ExpertLoads> loads;
+    std::int64_t tokens = 0;
+  };
+  struct State {
+    std::shared_ptr<ExpertLoads> loads, next;  // as placed now; as placed when the weights have moved
+    SimTime next_at;                           // not before
+    std::int64_t next_step = 0;                // nor before that step: a layer a step
+    std::int64_t step = 0, rebalance_step = 0, rounds = 0;
+    std::vector<Segment> window;
+    std::size_t samples = 0;   // of the instance's series
+    double balance_steps = 0;  // Σ balancedness over steps
+    std::int64_t rebalanced = 0, kept = 0, moved = 0, stall_ns = 0, moving_ns = 0;
+  };
+  const State& state(std::size_t instance) const { return instances_[instance].state; }
+  void restore(std::size_t instance, const State& state);
+
+  // Q20 nanoseconds of the expert products of the instance's next step, of so many padded tokens and
+  // scheduled at `now`; weights that a step has to wait for are part of it.
+  std::int64_t next(std::size_t instance, std::int64_t tokens, SimTime now);
+
+  void report(ExpertResult& result) const;
+
+ private:
+  struct Instance {
+    State state;
+    std::vector<ExpertResult::Sample> series;
+  };
+  double products_ns(std::size_t instance, const State& s, std::int64_t tokens) const;
+  double rebalance(std::size_t instance, State& s, SimTime now);
+  std::vector<double> counts(std::size_t instance, const State& s, std::int32_t layer) const;
+  std::shared_ptr<ExpertLoads> loads(std::int64_t epoch, std::vector<ExpertPlacement> placements) const;
+  void note(Instance& instance, SimTime at) const;
+
+  const StepPricer* pricer_ = nullptr;
+  ExpertSpec spec_;
+  std::shared_ptr<const ExpertPopularity> popularity_;
+  ExpertPrice price_;
+  std::vector<Instance> instances_;
+  std::vector<ExpertResult::Sample> unchanging_;  // where nothing changes but popularity is not uniform
+};
+
+}  // namespace orrery
