@@ -81,6 +81,10 @@ std::vector<LinkId> Routes::find(DeviceId from, DeviceId to, std::uint64_t key) 
       const bool ends = next == to || topology_.device(next).kind != DeviceKind::gpu;
       if (!failed_[link.value()] && ends && left[next.value()] + 1 == left[at.value()]) equal.push_back(link);
     }
+    std::int64_t most = 0;
+    for (const LinkId link : equal) most = std::max(most, topology_.link(link).bytes_per_second);
+    const auto narrower = [&](LinkId link) { return topology_.link(link).bytes_per_second < most; };
+    equal.erase(std::remove_if(equal.begin(), equal.end(), narrower), equal.end());
     std::sort(equal.begin(), equal.end());
     route.push_back(choose(equal, from, to, at, key));
     at = topology_.link(route.back()).to;

@@ -1,8 +1,10 @@
 // Routes over a topology: fewest hops, and between equal ways a fixed rule.
 //
 // 1. GPUs end routes and never forward (a copy through a third GPU is a step of a collective, not a route).
-// 2. Of all routes the one with the fewest links. Nothing looks at load: routing is static, as ECMP is.
-// 3. Where several next links are equally near: towards a NIC, or down to one, rail alignment (the NIC whose
+// 2. Of all routes the one with the fewest links; of equally near next links only the widest (NVLink before
+// PCIe). Nothing
+//    looks at load: routing is static, as ECMP is.
+// 3. Where several next links are left: towards a NIC, or down to one, rail alignment (the NIC whose
 // place
 //    among the equal ones is the GPU's index modulo their number: the sender's index on the way out, the
 //    receiver's on the way in); elsewhere (spines, several switches) by a hash of flow key and device. Equal

@@ -40,6 +40,9 @@ TEST_CASE("presets: GPUs reach each other over what the board has") {
   Routes routes(hopper);
   CHECK(text(hopper, hopper.gpu(0, 3), routes.find(hopper.gpu(0, 3), hopper.gpu(0, 5), 1)) ==
         "node0.gpu3 node0.nvswitch0 node0.gpu5");
+  for (std::uint64_t key = 0; key < 20; ++key)  // as near over their PCIe switch, and narrower
+    CHECK(hopper.link(routes.find(hopper.gpu(0, 0), hopper.gpu(0, 1), key)[0]).link_class ==
+          LinkClass::nvlink);
   const Topology mi300x = preset("mi300x-8");
   Routes mesh(mi300x);
   for (std::int32_t i = 0; i < 8; ++i) {
