@@ -12,6 +12,7 @@
 #include "costmodel/instance_spec.h"
 #include "costmodel/profile_folder.h"
 #include "kernels/case_table.h"
+#include "sim/fabric/presets.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -44,6 +45,24 @@ std::vector<ListEntry> list_workloads() {
   out.push_back({"mooncake_conversation_10min",
                  data_directory() + "/workloads/excerpts/mooncake_conversation_10min.jsonl",
                  "excerpt of Mooncake's public trace, Apache-2.0"});
+  return out;
+}
+
+// Presets as they are built for one node, with what their figures rest on.
+std::vector<ListEntry> list_topologies() {
+  std::vector<ListEntry> out;
+  for (const fabric::TopologyPreset& preset : fabric::topology_presets) {
+    fabric::PresetOptions options;
+    options.preset = preset.name;
+    std::string provenance;
+    for (const fabric::LinkSource& link : fabric::build_preset(options).sources) {
+      provenance += (provenance.empty() ? "" : "; ") + link.what + " " +
+                    format_fixed(link.bandwidth.value / 1e9, 0) + " GB/s (" + to_string(link.bandwidth.kind) +
+                    "), " + format_fixed(link.latency.value * 1e6, 1) + " us (" +
+                    to_string(link.latency.kind) + ")";
+    }
+    out.push_back({preset.name, preset.description, provenance});
+  }
   return out;
 }
 
@@ -94,6 +113,7 @@ int print_list(const std::string& what, const CommandContext& context) {
   if (what == "schedulers") entries = list_schedulers();
   if (what == "routers") entries = list_routers();
   if (what == "workloads") entries = list_workloads();
+  if (what == "topologies") entries = list_topologies();
   if (what == "cases") entries = list_cases();
   if (!entries.ok()) return report_errors(entries.errors());
   if (context.json) {
@@ -115,11 +135,12 @@ void register_list_command(CLI::App& app, CommandContext& context) {
   CLI::App* list =
       app.add_subcommand("list", "what is available, with provenance\nexample: orrery list hardware");
   auto what = std::make_shared<std::string>();
-  list->add_option("what", *what,
-                   "hardware, models, engines, workloads, operators, schedulers, routers or cases")
+  list->add_option(
+          "what", *what,
+          "hardware, models, engines, workloads, operators, schedulers, routers, topologies or cases")
       ->required()
-      ->check(CLI::IsMember(
-          {"hardware", "models", "engines", "workloads", "operators", "schedulers", "routers", "cases"}));
+      ->check(CLI::IsMember({"hardware", "models", "engines", "workloads", "operators", "schedulers",
+                             "routers", "topologies", "cases"}));
   list->callback(
       [&context, what] { context.action = [&context, what] { return print_list(*what, context); }; });
 }
