@@ -63,6 +63,7 @@ inline constexpr std::array generation_defaults{
     "suppress_tokens",
     "task_specific_params",
     "temperature",
+    "tf_legacy_loss",
     "tie_encoder_decoder",
     "tokenizer_class",
     "top_k",
