@@ -32,6 +32,7 @@ class Resolver final : ArgumentResolver {
     settings_.max_model_len = model_.max_positions;
     settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
     if (engine_.speculates_on_host) settings_.async_scheduling = false;
+    choose_latent_backend(engine_, hardware_, model_, place_);
     apply_all(args_);
     apply_defaults();
     check();
@@ -122,6 +123,8 @@ class Resolver final : ArgumentResolver {
     settings_.block_size = value.integer(16, 1, 4096);
     if (settings_.block_size % 16 != 0)
       value.fail("must be a multiple of 16 (FlashAttention and Triton attention)");
+    else
+      check_latent_blocks(engine_, value);
   }
 
   void read_sizes(const Yaml& value) {
@@ -310,6 +313,7 @@ class Resolver final : ArgumentResolver {
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
                     const ParallelPlan& plan, const Yaml& args, const Yaml& place) {
   if (engine.typed || engine.engine == "tensorrt-llm") {
+    choose_latent_backend(engine, hardware, model, place);
     if (engine.typed)
       resolve_typed(engine, hardware, model, plan, args, place);
     else

@@ -194,6 +194,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
                                 .mxfp4_experts = read_figure<Seconds>(first.require("mxfp4_experts"))};
   }
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
+  read_latent_backends(root.optional("latent_attention"), e);
   read_arguments(root.require("arguments"), e);
   document.finish();
   if (!document.errors().empty()) return document.errors();

@@ -136,6 +136,17 @@ struct FirstUseCosts {
   Figure<Seconds> mxfp4_experts;  // a step of tokens that, rounded up to 32, were not seen
 };
 
+// A backend of latent attention, of those that an engine chooses from by the part and the cache's type.
+struct LatentBackend {
+  std::string name;                 // "FLASHMLA"; "" = the profile does not say which would run
+  std::string architecture;         // of the part, "sm_90a"; "" = any
+  std::int64_t kv_bytes = 0;        // of an element of the cache; 0 = any
+  std::int64_t block_size = 0;      // tokens: the block is this or a multiple of it; 0 = as for other models
+  std::int64_t absorbed_chunk = 0;  // prompts of up to so many new tokens run as decodes do
+  bool absorbed_graphs = false;     // and so do all steps with prompts that a captured graph holds
+  std::string refused;              // why this one is not modelled; "" = it is
+};
+
 struct EngineProfile {
   std::string name;       // "vllm-0.24"
   std::string engine;     // "vllm"
@@ -168,10 +179,12 @@ struct EngineProfile {
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
   std::vector<EngineArgument> arguments;
-  ImageCosts image_costs;                  // absent: the profile says nothing about images
-  std::optional<FrontEndCosts> front_end;  // read with `workload.frontend: openai` only
-  std::optional<FirstUseCosts> first_use;  // read with `deployment.first_request_effects` only
-  std::optional<TypedProfile> typed;       // instead of defaults, graph_rule, logit, graph and residue bytes
+  ImageCosts image_costs;                      // absent: the profile says nothing about images
+  std::optional<FrontEndCosts> front_end;      // read with `workload.frontend: openai` only
+  std::optional<FirstUseCosts> first_use;      // read with `deployment.first_request_effects` only
+  std::vector<LatentBackend> latent_backends;  // in order of preference
+  LatentBackend latent;                        // resolved, for a model with latent attention
+  std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
 // By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:
@@ -185,6 +198,14 @@ Result<EngineProfile> parse_engine(const std::string& text, const std::string& f
 struct HardwareProfile;
 struct ModelSpec;
 struct ParallelPlan;
+// costmodel/latent_backend.cpp, for the loader and the resolvers of arguments. `latent_attention` of a
+// profile: {source, backends: [{backend, architecture, kv_bytes, block_size, absorbed_chunk, absorbed_graphs,
+// refused}]}
+void read_latent_backends(const Yaml& node, EngineProfile& engine);
+void choose_latent_backend(EngineProfile& engine, const HardwareProfile& hardware, const ModelSpec& model,
+                           const Yaml& place);
+void check_latent_blocks(const EngineProfile& engine, const Yaml& place);
+
 // Resolves the runner and the settings for a model on a part. `args` is `engine_args` (absent = none); an
 // unknown, refused or impossible argument is an error there. Errors that have no argument to blame stand at
 // `args` or at `place`.

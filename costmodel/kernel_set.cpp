@@ -75,6 +75,27 @@ double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, dou
   return rates.bound_ns(4 * d * heads * pairs, fp8 ? DType::fp8 : DType::bf16, bytes);
 }
 
+double mla_decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences,
+                           double keys) {
+  const double element = shape.kv_dtype == "fp8" ? 1 : 2, heads = static_cast<double>(shape.heads);
+  const double key = static_cast<double>(shape.head_dim), widths = key + static_cast<double>(shape.value_dim);
+  return rates.bound_ns(2 * keys * heads * widths, DType::bf16,
+                        keys * key * element + 2 * sequences * heads * widths);
+}
+
+double mla_prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens,
+                            double pairs) {
+  const double widths = static_cast<double>(shape.heads * (shape.head_dim + shape.value_dim));
+  return rates.bound_ns(2 * widths * pairs, DType::bf16, 2 * tokens * widths);
+}
+
+double mla_absorb_bound_ns(const PartRates& rates, std::int64_t heads, const LatentWidths& widths,
+                           double tokens) {
+  const double weights = static_cast<double>(heads * widths.latent * (widths.key + widths.value));
+  const double row = static_cast<double>(heads * (2 * widths.latent + widths.key + widths.value));
+  return rates.bound_ns(2 * tokens * weights, DType::bf16, 2 * (weights + tokens * row));
+}
+
 void ChunkTiles::add(double fresh, double context, double group) {
   const double packed = fresh * group;
   const double more = static_cast<double>((static_cast<std::int64_t>(packed) + rows - 1) / rows);
@@ -197,7 +218,7 @@ std::optional<FittedSurface> KernelSet::find(const std::vector<AttentionTable>& 
   std::vector<const AttentionTable*> candidates;
   for (const AttentionTable& table : tables) {
     if (table.shape.head_dim != shape.head_dim || table.shape.kv_dtype != shape.kv_dtype ||
-        table.shape.window != shape.window)
+        table.shape.window != shape.window || table.shape.value_dim != shape.value_dim)
       continue;
     candidates.push_back(&table);
     all.push_back({log_of(table.shape.kv_heads), log_of(table.shape.heads) - log_of(table.shape.kv_heads)});
@@ -226,6 +247,20 @@ std::optional<FittedSurface> KernelSet::attention_chunks(const AttentionShape& s
 
 std::optional<FittedSurface> KernelSet::attention_decode(const AttentionShape& shape) const {
   return find(decode_, shape, false);
+}
+
+std::optional<FittedSurface> KernelSet::mla_decode(const AttentionShape& shape) const {
+  return find(mla_decode_, shape, false);
+}
+
+std::optional<FittedSurface> KernelSet::mla_prefill(const AttentionShape& shape) const {
+  return find(mla_prefill_, shape, true);
+}
+
+std::optional<FittedCurve> KernelSet::mla_absorb(std::int64_t heads, const LatentWidths& widths) const {
+  return find("mla_absorb/bf16/" + std::to_string(widths.latent) + "/" + std::to_string(widths.key) + "/" +
+                  std::to_string(widths.value),
+              {log_of(heads), 0});
 }
 
 double KernelSet::correction(const std::string& op, double x) const {

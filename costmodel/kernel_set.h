@@ -65,6 +65,14 @@ class FittedSurface {
 struct AttentionShape {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0, window = 0;
   std::string kv_dtype = "bf16";
+  // Latent attention: width of a head's values; head_dim is that of its keys with the rotary part, kv_heads
+  // is 1. Else 0.
+  std::int64_t value_dim = 0;
+};
+
+// Of one head: latent, key without rotary part, value.
+struct LatentWidths {
+  std::int64_t latent = 0, key = 0, value = 0;
 };
 
 // Name and row width of a kernel in tables of row-wise kernels; an empty name: none has it. `choices`:
@@ -114,6 +122,11 @@ class KernelSet {
   // ChunkTiles' bound.
   std::optional<FittedSurface> attention_chunks(const AttentionShape& shape) const;
   std::optional<FittedSurface> attention_decode(const AttentionShape& shape) const;
+  // Latent attention, with the latent as key and value ("absorbed") or, of prompts, expanded: by its widths.
+  std::optional<FittedSurface> mla_decode(const AttentionShape& shape) const;
+  std::optional<FittedSurface> mla_prefill(const AttentionShape& shape) const;
+  // Both products of an absorbed row; axis = tokens.
+  std::optional<FittedCurve> mla_absorb(std::int64_t heads, const LatentWidths& widths) const;
   std::optional<FittedCurve> collective(const std::string& op, std::int64_t ranks) const;  // axis = bytes
   std::optional<FittedCurve> row_wise(const RowTable& table) const;                        // axis = rows
   std::optional<FittedCurve> copy() const;  // axis = bytes read
@@ -153,7 +166,7 @@ class KernelSet {
   Rung rung_ = Rung::published;
   std::map<std::string, Rung> rungs_;
   Shapes shapes_;
-  std::vector<AttentionTable> prefill_, chunks_, decode_;
+  std::vector<AttentionTable> prefill_, chunks_, decode_, mla_prefill_, mla_decode_;
   std::vector<Region> regions_;
   std::map<std::string, UtilisationCurve> corrections_;
   std::map<std::string, std::size_t> points_;
@@ -177,5 +190,12 @@ double experts_bound_ns(const PartRates& rates, const std::string& format, const
                         double rows, double distinct);
 double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys);
 double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs);
+// Latent attention multiplies in 16 bits whatever its cache holds. Prompts: queries and outputs alone count
+// as bytes, pairs as multiplied without padding. Absorbing: both products of `tokens` rows.
+double mla_decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences,
+                           double keys);
+double mla_prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs);
+double mla_absorb_bound_ns(const PartRates& rates, std::int64_t heads, const LatentWidths& widths,
+                           double tokens);
 
 }  // namespace orrery

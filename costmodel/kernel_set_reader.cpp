@@ -83,6 +83,9 @@ class KernelSetReader {
         {"experts", &KernelSetReader::read_experts},
         {"attention_prefill", &KernelSetReader::read_prefill},
         {"attention_decode", &KernelSetReader::read_decode},
+        {"mla_prefill", &KernelSetReader::read_mla_prefill},
+        {"mla_decode", &KernelSetReader::read_mla_decode},
+        {"mla_absorb", &KernelSetReader::read_mla_absorb},
         {"collectives", &KernelSetReader::read_collectives},
         {"elementwise", &KernelSetReader::read_elementwise},
         {"copy", &KernelSetReader::read_copy},
@@ -235,6 +238,31 @@ class KernelSetReader {
     }
   }
 
+  // The widths of a head say whether its keys are the latent or were expanded.
+  void read_mla(const CsvTable& table, const char* op, std::vector<KernelSet::AttentionTable>& tables) {
+    for (const CsvTable::Row& row : table.rows()) {
+      AttentionShape shape;
+      shape.heads = table.whole(row, "heads", errors_, -1);
+      shape.kv_heads = 1;
+      shape.head_dim = table.whole(row, "head_dim", errors_, -1);
+      shape.value_dim = table.whole(row, "value_dim", errors_, -1);
+      shape.kv_dtype = table.text(row, "kv_dtype");
+      if (!add_line(tables, op, shape, table.text(row, "kernel"), table.positive(row, "length", errors_),
+                    table.points(row, errors_)))
+        table.fail(row, "length", "stands twice for this shape", errors_);
+    }
+  }
+  void read_mla_prefill(const CsvTable& t) { read_mla(t, "mla_prefill", set_->mla_prefill_); }
+  void read_mla_decode(const CsvTable& t) { read_mla(t, "mla_decode", set_->mla_decode_); }
+  void read_mla_absorb(const CsvTable& table) {
+    for (const CsvTable::Row& row : table.rows()) {
+      std::string key = "mla_absorb/" + table.text(row, "dtype");
+      for (const char* width : {"latent", "key_dim", "value_dim"}) key += "/" + table.text(row, width);
+      add_shape(key, {log_of(table.positive(row, "heads", errors_)), 0}, table.text(row, "kernel"),
+                table.points(row, errors_));
+    }
+  }
+
   AttentionShape attention_shape(const CsvTable& table, const CsvTable::Row& row) {
     AttentionShape shape;
     shape.heads = table.whole(row, "heads", errors_, -1);
@@ -253,7 +281,7 @@ class KernelSetReader {
     auto found = std::find_if(tables.begin(), tables.end(), [&](const KernelSet::AttentionTable& t) {
       return t.shape.heads == shape.heads && t.shape.kv_heads == shape.kv_heads &&
              t.shape.head_dim == shape.head_dim && t.shape.window == shape.window &&
-             t.shape.kv_dtype == shape.kv_dtype;
+             t.shape.kv_dtype == shape.kv_dtype && t.shape.value_dim == shape.value_dim;
     });
     if (found == tables.end()) {
       tables.push_back({shape, kernel, {}});

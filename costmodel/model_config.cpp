@@ -331,8 +331,11 @@ class ConfigReader {
       return std::find(names.begin(), names.end(), key) != names.end();
     };
     for (const auto& [key, value] : config_.entries()) {
-      if (among(read_elsewhere, key) || among(harmless_fields, key) || among(redundant_, key)) continue;
-      if (deepseek && (among(of_deepseek, key) || among(harmless_in_deepseek, key))) continue;
+      if (among(read_elsewhere, key) || among(redundant_, key)) continue;
+      const bool harmless = among(harmless_fields, key) || (deepseek && among(harmless_in_deepseek, key)) ||
+                            (!decoder_.empty() && among(generation_defaults, key));
+      if (harmless) accept_all(value);  // some are maps (auto_map)
+      if (harmless || (deepseek && among(of_deepseek, key))) continue;
       if (architecture_->family != Family::dense && !deepseek && among(of_experts, key)) continue;
       if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);

@@ -59,6 +59,20 @@ void refuse_quantization_beside(const Yaml& config, const ModelFile& file, const
               "deployment.quantization (bf16 for weights that are not)");
 }
 
+// Kimi-K2.5: the decoder of a multimodal model whose encoder is not modelled. Its other fields are accepted:
+// they describe the encoder and placeholders of images, which a scenario cannot send to a model without one.
+Yaml text_only(const Yaml& root) {
+  const Yaml list = root.is_map() ? root.optional("architectures") : Yaml{};
+  if (!list.present() || !list.is_list()) return {};
+  const std::vector<Yaml> items = list.items();
+  if (items.size() != 1 || items[0].scalar_text() != "KimiK25ForConditionalGeneration") return {};
+  const Yaml text = root.require("text_config");
+  for (const auto& [key, value] : root.entries()) {
+    if (key != "text_config") accept_all(value);
+  }
+  return text;
+}
+
 ReadModel read_document(const Yaml& root, const ModelFile& file) {
   ReadModel read;
   Yaml config = root;
@@ -72,8 +86,13 @@ ReadModel read_document(const Yaml& root, const ModelFile& file) {
   }
   if (!config.present()) return read;
   const VisionArchitecture* multimodal = vision_architecture_of(config);
-  read.model =
-      multimodal != nullptr ? read_multimodal_config(config, *multimodal) : read_model_config(config);
+  if (const Yaml text = text_only(config); text.present()) {
+    read.model = read_model_config(text, "DeepseekV3ForCausalLM", config);
+    config = text;  // holds the quantisation
+  } else {
+    read.model =
+        multimodal != nullptr ? read_multimodal_config(config, *multimodal) : read_model_config(config);
+  }
   if (!read.model.layer_kinds.empty())
     read.plan = read_quantization_config(config.optional("quantization_config"), read.model.layers);
   else

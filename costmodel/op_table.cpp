@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 29> table{{
+constexpr std::array<OperatorEntry, 31> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -24,6 +24,10 @@ constexpr std::array<OperatorEntry, 29> table{{
      OpClass::gemm, 1, make_mla_expand},
     {"mla_absorb", "decodes' queries into the latent's space and outputs out of it, a product per head",
      OpClass::gemm, 2, make_mla_absorb},
+    {"mla_prefill_absorbed", "latent attention of prompts that the engine serves absorbed, as decodes",
+     OpClass::attention_prefill, 2, make_mla_absorbed},
+    {"mla_absorb_prompts", "the products of mla_absorb for such prompts", OpClass::attention_prefill, 0,
+     make_mla_absorb},
     {"mla_cache_write", "new latents and rotary keys into the paged cache", OpClass::elementwise, 1,
      make_mla_cache_write},
     {"add_rms_norm",

@@ -32,6 +32,7 @@ std::unique_ptr<Operator> make_mla_decode(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_absorb(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_expand(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_prefill(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_mla_absorbed(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_cache_write(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_grouped_topk(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_silu_mul(const OpSpec&, const Roofline&);

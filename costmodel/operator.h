@@ -97,9 +97,12 @@ struct OpSpec {
   std::int64_t expert_ranks = 1;  // expert-parallel width: this GPU holds experts ÷ expert_ranks
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::int64_t value_dim = 0;  // latent attention: width of a head's values, where it is not head_dim
-  std::int64_t window = 0;     // 0 = full attention
-  double kv_bytes = 2;         // per element of the KV cache
-  double out_bytes = 2;        // per element written by a fused quantising kernel
+  // Latent attention: prompts of up to so many new tokens, and all of steps of up to so many, are served with
+  // the latent as key and value, as decodes are.
+  std::int64_t absorbed_chunk = 0, absorbed_step = 0;
+  std::int64_t window = 0;  // 0 = full attention
+  double kv_bytes = 2;      // per element of the KV cache
+  double out_bytes = 2;     // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
   bool norm_heads = false;   // rotary: with per-head RMSNorm of q and k
   bool one_query = false;    // attention_decode: one token a sequence, whatever the step verifies

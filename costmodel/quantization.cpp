@@ -69,19 +69,43 @@ std::string layer_module(const std::string& pattern) {
   return "";
 }
 
-// "re:.*mlp.gate$" → "mlp.gate": the one shape of regular expression that checkpoints use here.
+bool is_expression(const std::string& pattern) { return pattern.starts_with("re:.*"); }
+
+// "re:.*mlp.gate$" → "mlp.gate", "re:.*self_attn.*" → "self_attn": the shapes of regular expression that
+// checkpoints use here.
 std::string stripped(const std::string& pattern) {
-  if (!pattern.starts_with("re:.*")) return pattern;
+  if (!is_expression(pattern)) return pattern;
   std::string rest = pattern.substr(5);
   if (rest.ends_with('$')) rest.pop_back();
+  if (rest.ends_with(".*")) rest.resize(rest.size() - 2);
   std::erase(rest, '\\');
   return rest;
+}
+
+// "mlp.(gate|up)_proj" → "mlp.gate_proj", "mlp.up_proj"; one group at most.
+std::vector<std::string> alternatives(const std::string& pattern) {
+  const std::size_t open = pattern.find('('), close = pattern.find(')', open);
+  if (!is_expression(pattern) || open == std::string::npos || close == std::string::npos) return {pattern};
+  std::vector<std::string> all;
+  std::size_t from = open + 1;
+  while (from <= close) {
+    const std::size_t to = std::min(pattern.find('|', from), close);
+    all.push_back(pattern.substr(0, open) + pattern.substr(from, to - from) + pattern.substr(close + 1));
+    from = to + 1;
+  }
+  return all;
+}
+
+// Whether `name` stands in a module's name as whole parts: "shared_experts" in "mlp.shared_experts.up_proj".
+bool part_of(const std::string& name, const std::string& module) {
+  return ("." + module + ".").find("." + name + ".") != std::string::npos;
 }
 
 bool covers(const std::string& pattern, const std::string& module) {
   const std::string p = stripped(pattern);
   const std::string inner = layer_module(p);
   const std::string& name = inner.empty() ? p : inner;
+  if (is_expression(pattern) && pattern.ends_with(".*")) return part_of(name, module);
   if (module == name || module.starts_with(name + ".")) return true;
   return module.ends_with("." + name);  // a bare "gate_proj" or a regular expression's tail
 }
@@ -138,7 +162,13 @@ class KeptModules {
   void read(const Yaml& list) {
     if (!list.present() || list.is_null()) return;
     for (const Yaml& item : list.items()) {
-      std::string pattern = item.text();
+      const std::string text = item.text();
+      const std::vector<std::string> patterns = alternatives(text);
+      if (patterns.size() > 1 && std::any_of(patterns.begin(), patterns.end(), known_module_pattern)) {
+        plan_.kept.insert(plan_.kept.end(), patterns.begin(), patterns.end());
+        continue;
+      }
+      std::string pattern = text;
       if (!known_module_pattern(pattern)) {
         item.fail("module " + quote(pattern) +
                   " is not one that Orrery knows, so it cannot leave it unquantised");
@@ -201,6 +231,23 @@ void read_fp8(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) {
   KeptModules(plan, layers).read(node.optional("ignored_layers"));
 }
 
+// compressed-tensors, "pack-quantized": integers of 4 bits, symmetric, a 16-bit scale for each group of
+// inputs, 16-bit activations. False when the group is none of these.
+bool read_packed_group(const Yaml& group, QuantizationPlan& plan) {
+  const Yaml weights = group.require("weights"), inputs = group.optional("input_activations");
+  const Yaml bits = weights.optional("num_bits"), type = weights.optional("type");
+  if (!bits.present() || bits.integer() != 4 || type.text() != "int") return false;
+  if (inputs.present() && !inputs.is_null())
+    inputs.fail("weights of 4 bits are supported with 16-bit activations only: null");
+  weights.require("strategy").choice({"group"});
+  if (const Yaml symmetric = weights.optional("symmetric"); symmetric.present() && !symmetric.boolean(true))
+    symmetric.fail("only symmetric groups are supported: no zero points");
+  plan.scheme = Quantization::w4a16;
+  plan.block = weights.require("group_size").integer(32, 1, 4096);
+  accept_all(weights);
+  return true;
+}
+
 // compressed-tensors and modelopt: one group of linear layers, 8-bit floats for weights and activations.
 void read_groups(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) {
   const auto groups = node.require("config_groups").entries();
@@ -208,13 +255,15 @@ void read_groups(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) 
   if (groups.size() > 1)
     groups[1].second.fail("several groups of layers with formats of their own are not supported");
   for (const auto& [name, group] : groups) {
+    const bool packed = read_packed_group(group, plan);
     for (const char* side : {"weights", "input_activations"}) {
+      if (packed) break;
       const Yaml part = group.require(side);
       const Yaml bits = part.require("num_bits"), type = part.require("type");
       if (bits.present() && bits.integer() != 8)
-        bits.fail("only 8-bit floats are supported in config_groups (fp8)");
+        bits.fail("only 8-bit floats (fp8) and integers of 4 bits in groups are supported in config_groups");
       if (type.present() && type.text() != "float")
-        type.fail("only 8-bit floats are supported in config_groups (fp8)");
+        type.fail("only 8-bit floats (fp8) and integers of 4 bits in groups are supported in config_groups");
       if (const Yaml strategy = part.optional("strategy");
           strategy.present() && std::string(side) == "weights") {
         if (strategy.choice({"tensor", "channel"}) == 1) plan.scheme = Quantization::fp8_channel;
@@ -242,7 +291,8 @@ bool known_module_pattern(const std::string& pattern) {
   if (name == "self_attn" || name == "mlp") return true;
   return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
     const std::string module = m.module;
-    return module == name || module.ends_with("." + name);
+    return module == name || module.ends_with("." + name) ||
+           (is_expression(pattern) && pattern.ends_with(".*") && part_of(name, module));
   });
 }
 

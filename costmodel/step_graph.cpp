@@ -193,14 +193,15 @@ class GraphBuilder {
     add("kv_a_norm", "add_rms_norm", width(a.rank), l);
     OpSpec rotary = s;
     rotary.head_dim = a.rotary_dim;
-    add("rotary", "rotary", rotary, l);
-    add("kv_write", "mla_cache_write", s, l);
-    OpSpec prefill = s;
-    prefill.depends_on = DependsOn::prefill;
-    prefill.format = format(kind.weights, "kv_b_proj");
-    add("kv_b_proj", "mla_expand", prefill, l);
-    prefill.format = s.format;
-    add("attention_prefill", "mla_prefill", prefill, l);
+    // Tables of TensorRT-LLM's attention hold both (ai-dynamo/aiconfigurator
+    // collector/trtllm/collect_mla.py).
+    const bool fused = spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
+                       roofline_.kernels()->points("mla_decode") > 0;
+    if (!fused) {
+      add("rotary", "rotary", rotary, l);
+      add("kv_write", "mla_cache_write", s, l);
+    }
+    add_latent_prompts(kind, s);
     OpSpec decode = s;
     decode.depends_on = DependsOn::decode;
     add("absorb", "mla_absorb", decode, l);
@@ -209,6 +210,24 @@ class GraphBuilder {
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out.activation_bytes), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // Expanded, or absorbed where the engine's backend serves short prompts or captured steps so.
+  void add_latent_prompts(const LayerKind& kind, const OpSpec& given) {
+    OpSpec prefill = given;
+    prefill.depends_on = DependsOn::prefill;
+    const LatentBackend& backend = spec_.engine.latent;
+    const std::vector<std::int64_t>& graphs = spec_.engine.settings.prefill_graph_sizes;
+    prefill.absorbed_chunk = backend.absorbed_chunk;
+    if (backend.absorbed_graphs && !graphs.empty()) prefill.absorbed_step = graphs.back();
+    if (prefill.absorbed_chunk > 0 || prefill.absorbed_step > 0) {
+      add("absorb_prompts", "mla_absorb_prompts", prefill, kind.count);
+      add("attention_absorbed", "mla_prefill_absorbed", prefill, kind.count);
+    }
+    OpSpec expand = prefill;
+    expand.format = format(kind.weights, "kv_b_proj");
+    add("kv_b_proj", "mla_expand", expand, kind.count);
+    add("attention_prefill", "mla_prefill", prefill, kind.count);
   }
 
   void add_attention(const LayerKind& kind) {

@@ -180,7 +180,11 @@ class Resolver final : public ArgumentResolver {
 
   void apply_tokens_per_block(const Yaml& value) {
     settings_.block_size = value.integer(32, 8, 1024);
-    if ((settings_.block_size & (settings_.block_size - 1)) != 0) value.fail("must be a power of two");
+    if ((settings_.block_size & (settings_.block_size - 1)) != 0)
+      value.fail("must be a power of two");
+    else if (engine_.latent.block_size > 0 && settings_.block_size != engine_.latent.block_size)
+      value.fail("the engine sets " + std::to_string(engine_.latent.block_size) + " for " +
+                 engine_.latent.name + "; leave the argument out");
   }
 
   void apply_no_graphs(const Yaml& value) {

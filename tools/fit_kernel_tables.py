@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from kernel_tables import attention as att  # noqa: E402
-from kernel_tables import dense, layers, leave_out, own_products, own_profile  # noqa: E402
+from kernel_tables import dense, layers, leave_out, mla, own_products, own_profile  # noqa: E402
 from kernel_tables.base import (M_KNOTS, ROOT, SYSTEMS, Published, attention_bound_us, blended, cells,  # noqa: E402,F401
                                 figures, gemm_bound_us, log_interpolate, smooth, thinned, timed_part, write)
 from kernel_tables.engines import ENGINES  # noqa: E402
@@ -166,6 +166,11 @@ class Fit:
                    for k, curve in curves.items() for m, us in thinned(curve)])
             self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
 
+    def latent(self):
+        # L40S: keys stay in its cache while the tables are made. H20: none were published.
+        if self.part_name in ("h100", "h200"):
+            mla.Latent(self).run()
+
     def corrections(self):
         if not self.profiled:
             return
@@ -200,7 +205,7 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
 
     def run(self):
         os.makedirs(self.folder, exist_ok=True)
-        for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.corrections,
+        for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.latent, self.corrections,
                      self.describe):
             step()
         write(self.folder, "errors.csv", ["op", "dtype", "low", "high", "points", "shapes", "version"], self.errors)

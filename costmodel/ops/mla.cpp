@@ -4,18 +4,13 @@
 // wide and whose values are the latent itself. Prompts expand keys and values and attend as ordinary heads do
 // (vLLM 0.24, model_executor/layers/attention/mla_attention.py, forward_mha and forward_mqa).
 //
-// No table prices these kernels: they cost the roofline's time with the efficiencies of their classes. Beside
-// published timings on an H200 (../shared/data/aiconfigurator/h200_sxm/mla), our time ÷ theirs, median (10 to
-// 90 % of the rows), rows chosen by their own time:
-//   bf16 decode  > 30 µs   TensorRT-LLM 1.3 0.91 (0.47–1.06) · SGLang 0.5.10 0.83 (0.55–1.01)
-//                > 1 ms    vLLM 0.14, FA3 1.00 (0.20–1.04); its shorter rows hold 0.13 ms of launching
-//   8-bit decode > 30 µs   TensorRT-LLM 1.06 (0.42–1.25) · SGLang's FA3 0.18 (0.13–0.41)
-//                > 1 ms    vLLM 0.14, FlashMLA 0.63 (0.01–0.65)
-//   prompts      > 0.1 ms  TensorRT-LLM 0.77 (0.38–0.98) · SGLang 0.5.14 0.29 (0.20–0.33)
-//                > 1 ms    vLLM 0.14, FA3 0.86 (0.10–1.21)
-// So they are too short as a rule, and 8-bit decodes of SGLang and vLLM by much. latent_start below was read
-// off the shortest of the same rows, which these rows therefore do not test.
+// Some engines serve prompts that way too: vLLM short ones, SGLang all that fit a captured prefill graph.
+//
+// Where a table has them (mla_decode, mla_prefill, mla_absorb; latent of 512 + 64, heads of 128: docs/
+// calibration.md) their times are published kernels'; elsewhere the roofline's with the efficiencies of their
+// classes. latent_start below was read off the shortest of those rows.
 #include <algorithm>
+#include <cmath>
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
@@ -36,30 +31,50 @@ constexpr double latent_start = 9.0;
 double stored_elements(const OpSpec& s) { return static_cast<double>(s.n + s.k); }
 double expanded_width(const OpSpec& s) { return static_cast<double>(s.head_dim + s.value_dim); }
 
+AttentionShape absorbed_shape(const OpSpec& s) {
+  return {s.heads, 1, s.n + s.k, 0, s.kv_bytes < 2 ? "fp8" : "bf16", s.n};
+}
+
 class MlaDecodeOperator : public Operator {
  public:
   MlaDecodeOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
-    padded_heads_ = static_cast<double>((spec.heads + query_rows - 1) / query_rows * query_rows);
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
+    if (roofline.kernels() != nullptr) surface_ = roofline.kernels()->mla_decode(absorbed_shape(spec));
+    if (!surface_) return;
+    constexpr int sequence_octaves = 11, key_octaves = 18;
+    grid_ = DenseGrid(sequence_octaves, key_octaves, [&](double sequences, double keys) {
+      return mla_decode_bound_ns(roofline_.rates(), absorbed_shape(spec_), sequences, sequences * keys) /
+             surface_->at(sequences, keys);
+    });
+    grid_.make_monotone();
   }
 
   OpCost cost(const StepInput& input) const override {
     const double sequences = input.shape->decode_sequences;
-    const double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;
-    // q·kᵀ over latent and rotary part, p·v over the latent.
+    const double drafts = spec_.one_query ? 0 : input.shape->draft_tokens;
+    const double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences + drafts;
+    // q·kᵀ over latent and rotary part, p·v over the latent; a sequence's drafts share its tiles of rows.
     const double per_key = 2.0 * (stored_elements(spec_) + static_cast<double>(spec_.n));
+    const double rows = static_cast<double>(spec_.heads) * (1 + drafts / sequences);
+    const double padded = std::ceil(rows / static_cast<double>(query_rows)) * query_rows;
     OpCost cost;
-    cost.flops = per_key * static_cast<double>(spec_.heads) * keys;
+    cost.flops = per_key * rows * keys;
     const double waves = static_cast<double>(input.shape->decode_sequences / roofline_.units());
-    cost.compute_ns = std::max(per_key * padded_heads_ * keys * per_operation_ns_,
+    cost.compute_ns = std::max(per_key * padded * keys * per_operation_ns_,
                                waves * attention_wave * roofline_.kernel_floor_ns());
     cost.bytes = keys * stored_elements(spec_) * spec_.kv_bytes;  // read once for keys and values
-    const double queries = sequences * static_cast<double>(spec_.heads) *
-                           (stored_elements(spec_) + static_cast<double>(spec_.n)) * activation;
+    const double queries =
+        sequences * rows * (stored_elements(spec_) + static_cast<double>(spec_.n)) * activation;
     cost.memory_ns = roofline_.stream_ns(queries, roofline_.stays_in_cache(queries), cost.bytes,
                                          KernelClass::attention_decode);
     cost.latency_ns = latent_start * roofline_.kernel_floor_ns();  // prompts have a launch of their own
+    if (!surface_) return cost;
+    price_from_table(cost, *roofline_.kernels(), "mla_decode", spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0,
+                     Hit::interpolated, surface_->shape_known(), sequences,
+                     grid_.at(sequences, keys / sequences));
+    // The tables know one query a sequence; more of them read the keys once and multiply more.
+    if (drafts > 0) cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);
     return cost;
   }
 
@@ -74,17 +89,80 @@ class MlaDecodeOperator : public Operator {
  private:
   OpSpec spec_;
   const Roofline& roofline_;
-  double padded_heads_ = 0, per_operation_ns_ = 0;
+  double per_operation_ns_ = 0;
+  std::optional<FittedSurface> surface_;
+  DenseGrid grid_;
 };
 
-// Two products with a matrix per head, of the decodes' rows: q_nope · W_UK before attention, its output ·
-// W_UV after. Weights in the activation type, whatever the checkpoint (process_weights_after_loading).
+// Prompts of a step, by how they are served.
+struct Prompts {
+  std::size_t chunks = 0;
+  double fresh = 0, cached = 0, pairs = 0, padded = 0;  // padded: pairs of whole tiles
+};
+
+Prompts prompts(const OpSpec& spec, const StepShape& shape, bool absorbed) {
+  std::int64_t step = shape.decode_sequences + shape.draft_tokens;
+  for (const PrefillChunk& chunk : shape.prefill) step += chunk.new_tokens;
+  Prompts p;
+  for (const PrefillChunk& chunk : shape.prefill) {
+    if ((step <= spec.absorbed_step || chunk.new_tokens <= spec.absorbed_chunk) != absorbed) continue;
+    const double n = chunk.new_tokens, context = static_cast<double>(chunk.context);
+    const std::int64_t tiles = (chunk.new_tokens + prompt_rows - 1) / prompt_rows;
+    const double mine = n * context + n * (n + 1) / 2;
+    ++p.chunks;
+    p.fresh += n;
+    p.cached += context;
+    p.pairs += mine;
+    p.padded += static_cast<double>(tiles * prompt_rows) *
+                (mine / n + static_cast<double>(prompt_rows) / 2);  // half a tile masked on the diagonal
+  }
+  return p;
+}
+
+// Utilisation of equal prompts without a context, of a table, for any chunks: those of as many pairs per row.
+class PromptTable {
+ public:
+  PromptTable(const AttentionShape& shape, const Roofline& roofline) : shape_(shape), roofline_(roofline) {
+    if (roofline.kernels() != nullptr) surface_ = roofline.kernels()->mla_prefill(shape);
+    if (!surface_) return;
+    constexpr int sequence_octaves = 8, token_octaves = 15;
+    slowness_ = DenseGrid(sequence_octaves, token_octaves, [&](double sequences, double tokens) {
+      return 1 / surface_->at(sequences, tokens);
+    });
+    start_ns_ = mla_prefill_bound_ns(roofline.rates(), shape, 1, 1) * slowness_.at(1, 1);
+  }
+
+  void price(const Prompts& p, OpCost& cost) const {
+    if (!surface_) return;
+    const double length = std::clamp(2 * p.pairs / p.fresh - 1, 1.0, 32768.0);
+    const double sequences = std::max(1.0, p.fresh / length);
+    const double bound = mla_prefill_bound_ns(roofline_.rates(), shape_, p.fresh, p.pairs);
+    price_from_table(cost, *roofline_.kernels(), "mla_prefill", shape_.kv_dtype, 1.0,
+                     p.cached > 0 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(), p.fresh,
+                     std::max(start_ns_, bound * slowness_.at(sequences, length)));
+  }
+
+ private:
+  AttentionShape shape_;
+  const Roofline& roofline_;
+  std::optional<FittedSurface> surface_;
+  DenseGrid slowness_;
+  double start_ns_ = 0;
+};
+
+// Two products with a matrix per head, of the decodes' rows or of the prompts' that run absorbed: q_nope ·
+// W_UK before attention, its output · W_UV after. Weights in the activation type, whatever the checkpoint
+// (process_weights_after_loading).
 class MlaAbsorbOperator : public Operator {
  public:
-  MlaAbsorbOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
+  MlaAbsorbOperator(const OpSpec& spec, const Roofline& roofline)
+      : spec_(spec), roofline_(roofline), widths_{spec.n, spec.head_dim, spec.value_dim} {
+    if (roofline.kernels() != nullptr) fitted_ = roofline.kernels()->mla_absorb(spec.heads, widths_);
+  }
 
   OpCost cost(const StepInput& input) const override {
-    const std::int64_t rows = input.shape->decode_sequences;
+    const std::int64_t rows = rows_of_step(input);
+    if (rows == 0) return {};
     const double pairs = static_cast<double>(spec_.heads * spec_.n) * expanded_width(spec_);
     OpCost cost;
     cost.flops = 2.0 * static_cast<double>(rows) * pairs;
@@ -100,117 +178,188 @@ class MlaAbsorbOperator : public Operator {
     cost.bytes = weights + (cached ? 0 : rows_bytes);
     cost.memory_ns = roofline_.stream_ns(rows_bytes, cached, weights, KernelClass::memory);
     cost.latency_ns = 2 * gemm_start * roofline_.kernel_floor_ns();
+    if (fitted_) {
+      const double m = static_cast<double>(rows);
+      price_from_table(cost, *roofline_.kernels(), "mla_absorb", "bf16", *fitted_, m,
+                       mla_absorb_bound_ns(roofline_.rates(), spec_.heads, widths_, m));
+    }
     return cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
-    return "m=" + std::to_string(input.shape->decode_sequences) + " heads=" + std::to_string(spec_.heads) +
-           " " + std::to_string(spec_.head_dim) + "x" + std::to_string(spec_.n) + "x" +
+    return "m=" + std::to_string(rows_of_step(input)) + " heads=" + std::to_string(spec_.heads) + " " +
+           std::to_string(spec_.head_dim) + "x" + std::to_string(spec_.n) + "x" +
            std::to_string(spec_.value_dim);
   }
   KernelClass kernel_class() const override { return roofline_.gemm_class(spec_.format); }
 
  private:
+  std::int64_t rows_of_step(const StepInput& input) const {
+    if (spec_.depends_on == DependsOn::prefill)
+      return static_cast<std::int64_t>(prompts(spec_, *input.shape, true).fresh);
+    return input.shape->decode_sequences + (spec_.one_query ? 0 : input.shape->draft_tokens);
+  }
+
   static constexpr std::int64_t tile = 64;
   OpSpec spec_;
   const Roofline& roofline_;
+  LatentWidths widths_;
+  std::optional<FittedCurve> fitted_;
 };
 
 // kv_b_proj of the prompts' tokens, and again of all that they have in the cache: a chunk after a long
 // context expands that context anew, every step.
 class MlaExpandOperator : public Operator {
  public:
-  MlaExpandOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
+  MlaExpandOperator(const OpSpec& spec, const Roofline& roofline)
+      : spec_(spec), roofline_(roofline), columns_(static_cast<double>(spec.heads) * expanded_width(spec)) {
+    if (roofline.kernels() != nullptr)
+      fitted_ = roofline.kernels()->gemm(spec.format.label, static_cast<std::int64_t>(columns_), spec.n);
+  }
 
   OpCost cost(const StepInput& input) const override {
-    const Tokens t = count(input);
-    const double columns = static_cast<double>(spec_.heads) * expanded_width(spec_);
-    const double tokens = static_cast<double>(t.fresh + t.cached), latent = static_cast<double>(spec_.n);
+    const Prompts p = prompts(spec_, *input.shape, false);
+    if (p.chunks == 0) return {};
+    const double tokens = p.fresh + p.cached, latent = static_cast<double>(spec_.n);
     OpCost cost;
-    cost.flops = 2.0 * tokens * columns * latent;
-    cost.compute_ns = roofline_.tiled_ns(t.fresh + t.cached, static_cast<std::int64_t>(columns), spec_.n,
-                                         spec_.format.math, roofline_.efficiency(kernel_class()));
+    cost.flops = 2.0 * tokens * columns_ * latent;
+    cost.compute_ns =
+        roofline_.tiled_ns(static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(columns_), spec_.n,
+                           spec_.format.math, roofline_.efficiency(kernel_class()));
     // The cached latents are gathered into a workspace first: read from the cache, written and read again.
-    const double gathered = static_cast<double>(t.cached) * stored_elements(spec_);
-    const double activations = tokens * (latent + columns) * activation + gathered * activation;
+    const double gathered = p.cached * stored_elements(spec_);
+    const double activations = tokens * (latent + columns_) * activation + gathered * activation;
     const double from_memory =
-        columns * latent * spec_.format.bytes_per_parameter + gathered * spec_.kv_bytes;
+        columns_ * latent * spec_.format.bytes_per_parameter + gathered * spec_.kv_bytes;
     const bool cached = roofline_.stays_in_cache(activations);
     cost.bytes = from_memory + (cached ? 0 : activations);
     cost.memory_ns = roofline_.stream_ns(activations, cached, from_memory, KernelClass::memory);
-    cost.latency_ns = (t.cached > 0 ? 2 : 1) * gemm_start * roofline_.kernel_floor_ns();
+    cost.latency_ns = (p.cached > 0 ? 2 : 1) * gemm_start * roofline_.kernel_floor_ns();
+    // Keys are then copied beside the rotary key that all heads share.
+    const double copied =
+        tokens * static_cast<double>(spec_.heads * (2 * spec_.head_dim + spec_.k)) * activation;
+    const double copy_ns =
+        roofline_.stream_ns(copied, roofline_.stays_in_cache(copied), 0, KernelClass::memory) +
+        roofline_.kernel_floor_ns();
+    cost.bytes += roofline_.stays_in_cache(copied) ? 0 : copied;
+    cost.latency_ns += copy_ns;
+    if (fitted_) price_product(p, gathered, copy_ns, cost);
     return cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
-    const Tokens t = count(input);
-    return "new=" + std::to_string(t.fresh) + " cached=" + std::to_string(t.cached) +
+    const Prompts p = prompts(spec_, *input.shape, false);
+    return "new=" + std::to_string(static_cast<std::int64_t>(p.fresh)) +
+           " cached=" + std::to_string(static_cast<std::int64_t>(p.cached)) +
            " heads=" + std::to_string(spec_.heads) + " k=" + std::to_string(spec_.n) + " " +
            spec_.format.label;
   }
   KernelClass kernel_class() const override { return roofline_.gemm_class(spec_.format); }
 
  private:
-  struct Tokens {
-    std::int64_t fresh = 0, cached = 0;
-  };
-  static Tokens count(const StepInput& input) {
-    Tokens t;
-    for (const PrefillChunk& chunk : input.shape->prefill) {
-      t.fresh += chunk.new_tokens;
-      t.cached += chunk.context;
-    }
-    return t;
+  // The product by the table of dense ones; gathering and copying stay the roofline's.
+  void price_product(const Prompts& p, double gathered, double copy_ns, OpCost& cost) const {
+    const double tokens = p.fresh + p.cached;
+    price_from_table(
+        cost, *roofline_.kernels(), "gemm", spec_.format.label, *fitted_, tokens,
+        gemm_bound_ns(roofline_.rates(), spec_.format.label, tokens, columns_, static_cast<double>(spec_.n)));
+    if (cost.table_ns <= 0) return;
+    cost.table_ns += copy_ns;
+    if (p.cached > 0)
+      cost.table_ns +=
+          roofline_.stream_ns(gathered * activation, false, gathered * spec_.kv_bytes, KernelClass::memory) +
+          gemm_start * roofline_.kernel_floor_ns();
   }
 
   OpSpec spec_;
   const Roofline& roofline_;
+  double columns_;
+  std::optional<FittedCurve> fitted_;
 };
 
 // Causal attention of prompts with expanded keys (head_dim + rotary wide) and values (value_dim wide).
 class MlaPrefillOperator : public Operator {
  public:
-  MlaPrefillOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
+  MlaPrefillOperator(const OpSpec& spec, const Roofline& roofline)
+      : spec_(spec), roofline_(roofline),
+        table_({spec.heads, 1, spec.head_dim + spec.k, 0, spec.kv_bytes < 2 ? "fp8" : "bf16", spec.value_dim},
+               roofline) {
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
   }
 
   OpCost cost(const StepInput& input) const override {
+    const Prompts p = prompts(spec_, *input.shape, false);
+    if (p.chunks == 0) return {};
     const double heads = static_cast<double>(spec_.heads);
     const double width = static_cast<double>(spec_.head_dim + spec_.k + spec_.value_dim);
-    double pairs = 0, padded = 0, fresh = 0, cached = 0;
-    for (const PrefillChunk& chunk : input.shape->prefill) {
-      const double n = chunk.new_tokens, context = static_cast<double>(chunk.context);
-      const std::int64_t tiles = (chunk.new_tokens + prompt_rows - 1) / prompt_rows;
-      const double mine = n * context + n * (n + 1) / 2;
-      pairs += mine;
-      padded += static_cast<double>(tiles * prompt_rows) *
-                (mine / n + static_cast<double>(prompt_rows) / 2);  // half a tile masked on the diagonal
-      fresh += n;
-      cached += context;
-    }
     OpCost cost;
-    cost.flops = 2.0 * width * heads * pairs;
-    cost.compute_ns = 2.0 * width * heads * padded * per_operation_ns_;
+    cost.flops = 2.0 * width * heads * p.pairs;
+    cost.compute_ns = 2.0 * width * heads * p.padded * per_operation_ns_;
     // Queries and outputs of the new tokens, expanded keys and values of all.
-    const double bytes = heads * width * (2 * fresh + cached) * activation;
+    const double bytes = heads * width * (2 * p.fresh + p.cached) * activation;
     const bool stays = roofline_.stays_in_cache(bytes);
     cost.bytes = stays ? 0 : bytes;
     cost.memory_ns = roofline_.stream_ns(bytes, stays, 0, KernelClass::memory);
     // Attention over the context is a kernel of its own, merged by a third.
-    cost.latency_ns = (cached > 0 ? 2 : 1) * latent_start * roofline_.kernel_floor_ns();
+    cost.latency_ns = (p.cached > 0 ? 2 : 1) * latent_start * roofline_.kernel_floor_ns();
+    table_.price(p, cost);
     return cost;
   }
 
   std::string shape_text(const StepInput& input) const override {
-    return "chunks=" + std::to_string(input.shape->prefill.size()) + " heads=" + std::to_string(spec_.heads) +
-           " qk=" + std::to_string(spec_.head_dim + spec_.k) + " v=" + std::to_string(spec_.value_dim);
+    return "chunks=" + std::to_string(prompts(spec_, *input.shape, false).chunks) +
+           " heads=" + std::to_string(spec_.heads) + " qk=" + std::to_string(spec_.head_dim + spec_.k) +
+           " v=" + std::to_string(spec_.value_dim);
   }
   KernelClass kernel_class() const override { return KernelClass::attention_prefill; }
 
  private:
   OpSpec spec_;
   const Roofline& roofline_;
+  PromptTable table_;
+  double per_operation_ns_ = 0;
+};
+
+// Causal attention of prompts with the latent as key and value of all heads: 3.4 times the products of
+// expanded heads of 128, and nothing to expand.
+class MlaAbsorbedOperator : public Operator {
+ public:
+  MlaAbsorbedOperator(const OpSpec& spec, const Roofline& roofline)
+      : spec_(spec), roofline_(roofline), table_(absorbed_shape(spec), roofline) {
+    per_operation_ns_ =
+        1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
+  }
+
+  OpCost cost(const StepInput& input) const override {
+    const Prompts p = prompts(spec_, *input.shape, true);
+    if (p.chunks == 0) return {};
+    const double heads = static_cast<double>(spec_.heads);
+    const double width = stored_elements(spec_) + static_cast<double>(spec_.n);
+    OpCost cost;
+    cost.flops = 2.0 * width * heads * p.pairs;
+    // Rows of all heads fill tiles together: only the diagonal is padded.
+    cost.compute_ns = 2.0 * width * heads * p.pairs * per_operation_ns_;
+    cost.bytes = (p.fresh + p.cached) * stored_elements(spec_) * spec_.kv_bytes;
+    const double queries = p.fresh * heads * width * activation;
+    cost.memory_ns =
+        roofline_.stream_ns(queries, roofline_.stays_in_cache(queries), cost.bytes, KernelClass::memory);
+    cost.latency_ns = latent_start * roofline_.kernel_floor_ns();
+    table_.price(p, cost);
+    return cost;
+  }
+
+  std::string shape_text(const StepInput& input) const override {
+    return "chunks=" + std::to_string(prompts(spec_, *input.shape, true).chunks) +
+           " heads=" + std::to_string(spec_.heads) + " latent=" + std::to_string(spec_.n) + "+" +
+           std::to_string(spec_.k);
+  }
+  KernelClass kernel_class() const override { return KernelClass::attention_prefill; }
+
+ private:
+  OpSpec spec_;
+  const Roofline& roofline_;
+  PromptTable table_;
   double per_operation_ns_ = 0;
 };
 
@@ -230,6 +379,10 @@ std::unique_ptr<Operator> make_mla_expand(const OpSpec& spec, const Roofline& ro
 
 std::unique_ptr<Operator> make_mla_prefill(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<MlaPrefillOperator>(spec, roofline);
+}
+
+std::unique_ptr<Operator> make_mla_absorbed(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<MlaAbsorbedOperator>(spec, roofline);
 }
 
 // Latent and rotary key of one token into the paged cache (concat_and_cache_mla).

@@ -318,6 +318,8 @@ TEST_CASE("configs outside the supported family are refused, never misread") {
                                 "Qwen3MoeForCausalLM",
                                 "MixtralForCausalLM",
                                 "GptOssForCausalLM",
+                                "DeepseekV2ForCausalLM",
+                                "DeepseekV3ForCausalLM",
                                 "Qwen3VLForConditionalGeneration",
                                 "Qwen3VLMoeForConditionalGeneration"};
   int read = 0;

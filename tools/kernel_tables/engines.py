@@ -31,6 +31,7 @@ class Engine:
     custom_below: dict             # ranks -> bytes from which NCCL takes over; none = never
     before: dict = field(default_factory=dict)  # group -> earlier version, to see what versions change
     thin: bool = True
+    latent: dict = field(default_factory=dict)  # latent attention: versions of decode, prefill, absorb; before = another
     repeats: list = field(default_factory=list)  # other collections of the same dense kernels: the median of all is taken
 
     def version(self, part, group):
@@ -47,7 +48,8 @@ ENGINES = {
         "vllm-0.24", "vllm", {"all": "0.24.0"},
         [Gemm("bfloat16", ["bf16"], "torch.linear"),
          Gemm("fp8", ["fp8-tensor", "fp8-channel"], "CutlassFP8ScaledMM")],
-        VLLM_EXPERTS, "vLLM_custom_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 256 << 10}, thin=False),
+        VLLM_EXPERTS, "vLLM_custom_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 256 << 10}, thin=False,
+        latent={"decode": "0.24.0", "prefill": "0.24.0", "absorb": "0.24.0", "before": {"decode": "0.19.0", "prefill": "0.19.0"}, "start": "0.5.14"}),
     # The collector times products with the quantisation of their input, in a graph (ai-dynamo/aiconfigurator
     # collector/sglang/collect_gemm.py). SGLang's custom all-reduce takes buffers up to 8 MiB.
     "sglang-0.5": Engine(
@@ -58,6 +60,7 @@ ENGINES = {
         {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton"},
         "SGLang_CustomAllReduce_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB},
         before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
+        latent={"decode": "0.5.14", "prefill": "0.5.14", "absorb": "0.5.14", "before": {"decode": "0.5.10", "prefill": "0.5.10"}},
         repeats=["0.5.9", "0.5.10"]),
     # FP8 products are timed with the dynamic quantisation of their input (collector/trtllm/collect_gemm.py); a
     # checkpoint with scales for its inputs has the static one, which is an operator of its own here. Decode attention
@@ -70,5 +73,7 @@ ENGINES = {
          Gemm("fp8", ["fp8-tensor"], "torch_flow", "dynamic"),
          Gemm("fp8_block", ["fp8-block"], "torch_flow", "static")],
         {"bfloat16": None, "fp8": None, "fp8_block": None}, "TRTLLM", {},
-        before={"gemm": "1.3.0rc10", "attention": "1.3.0rc10", "experts": "1.3.0rc10", "collectives": "1.3.0rc10"}),
+        before={"gemm": "1.3.0rc10", "attention": "1.3.0rc10", "experts": "1.3.0rc10", "collectives": "1.3.0rc10"},
+        # Decodes as the set's others; 1.2.0rc5's start 11 to 13 us later (25 to 28 us for 13 to 15), which is in the error.
+        latent={"decode": "1.3.0rc20", "prefill": "1.2.0rc5", "absorb": "1.2.0rc5", "before": {"decode": "1.2.0rc5", "prefill": "1.3.0rc10"}}),
 }
