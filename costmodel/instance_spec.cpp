@@ -47,6 +47,7 @@ class InstanceReader {
     }
     check_divisible();
     check_types(model);
+    check_windows(model);
     read_kernels(kernels);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =
@@ -190,6 +191,19 @@ class InstanceReader {
       fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" +
               h.name + ".yaml");
     }
+  }
+
+  // SGLang 0.5.23 has no window in its Llama and Mistral layers (models/llama.py, mistral.py; neither is
+  // among `is_hybrid_swa_model`); what it and TensorRT-LLM do with the other architectures' was not read.
+  void check_windows(const Yaml& model) {
+    const ModelSpec& m = spec_.model;
+    const bool windowed = std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
+                                      [](const LayerKind& kind) { return kind.sliding_window > 0; });
+    if (!windowed || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;
+    model.fail("sliding windows of " + m.architecture + " are modelled on vllm only, not on " +
+               spec_.engine.engine +
+               "; a config with sliding_window: null stands for layers that keep and read every token, which "
+               "is how SGLang 0.5.23 runs MistralForCausalLM");
   }
 
   const Yaml node_;

@@ -30,12 +30,14 @@ KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engin
   }
   KvCacheGroups groups{.layers = model.layers};
   if (with_window == 0) return groups;
-  if (engine.engine != "vllm" || engine.settings.disable_hybrid_kv_cache_manager) {
+  const std::int64_t without = model.layers - with_window;
+  // Layers that are all alike are one group with a window even then (`unify_hybrid_kv_cache_specs`).
+  const bool unified = without > 0 && engine.settings.disable_hybrid_kv_cache_manager;
+  if (engine.engine != "vllm" || unified) {
     if (engine.settings.tensorrt_llm.window == 0) groups.window_layers = with_window;
     return groups;
   }
   groups.window = window_of(model);
-  const std::int64_t without = model.layers - with_window;
   if (without == 0) {
     groups.full = 0;
     groups.windowed = 1;

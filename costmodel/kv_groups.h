@@ -26,9 +26,10 @@ struct KvCacheGroups {
 std::int64_t window_of(const ModelSpec& model);
 
 // vLLM's rule: layers of one kind are spread over groups of equal size, the number of layers of the rarer
-// kind, or of the commoner when it has less than 1.5 times as many. Other engines, and vLLM with
-// disable_hybrid_kv_cache_manager, keep every token of every layer here: one group, and `window_layers` says
-// for how many layers that is more than the model needs.
+// kind, or of the commoner when it has less than 1.5 times as many; a model whose layers all have the window
+// is one group. Other engines, and vLLM with disable_hybrid_kv_cache_manager where layers differ, keep every
+// token of every layer here: one group, and `window_layers` says for how many layers that is more than the
+// model needs.
 KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine);
 
 }  // namespace orrery

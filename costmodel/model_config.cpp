@@ -141,29 +141,50 @@ class ConfigReader {
     const Yaml window = config_.optional("sliding_window");
     const bool active = flag("use_sliding_window", model_.architecture != "Qwen2ForCausalLM");
     const Yaml types = config_.optional("layer_types");
-    const bool has_window = window.present() && !window.is_null() && active;
+    const bool has_window = window.present() && !window.is_null() && window.scalar_text() != "0" && active;
     if (architecture_->family == Family::gpt_oss) {
       window_ = has_window ? window.integer(128, 1, 1'000'000'000) : 0;
+      // Alternating, beginning with a sliding layer, unless the config lists the layers.
+      for (std::int64_t i = 0; i < model_.layers; ++i) sliding_.push_back(i % 2 == 0);
       read_layer_types(types);
       return;
     }
-    if (has_window) {
-      window.fail(
-          "sliding-window attention is supported for GptOssForCausalLM only; supported here: null, or "
-          "use_sliding_window: false");
-    }
-    if (types.present() && !types.is_null()) {
-      for (const Yaml& type : types.items()) {
-        if (type.text() != "full_attention")
-          type.fail("layers of type " + quote(type.scalar_text()) + " are not supported in " +
-                    model_.architecture + "; supported: full_attention");
-      }
+    if (has_window) return read_dense_windows(window, types);
+    if (!types.present() || types.is_null()) return;
+    for (const Yaml& type : types.items()) {
+      if (type.text() != "full_attention")
+        type.fail("layers of type " + quote(type.scalar_text()) + " are not supported in " +
+                  model_.architecture + " without a sliding_window; supported: full_attention");
     }
   }
 
-  // gpt-oss alternates, beginning with a sliding layer, unless the config lists the layers.
+  // vLLM 0.24: the layers that the config lists (models/llama.py), or all when it does not say that they
+  // differ (arg_utils.py). Qwen's configs say it with max_window_layers, whose default is transformers';
+  // above 0 the engine refuses, or does other than the config says (models/qwen2.py, qwen3.py).
+  void read_dense_windows(const Yaml& window, const Yaml& types) {
+    const std::string& name = model_.architecture;
+    const bool qwen = name == "Qwen2ForCausalLM" || name == "Qwen3ForCausalLM";
+    const Yaml from = config_.optional("max_window_layers");
+    if ((!qwen && name != "MistralForCausalLM") || !decoder_.empty())
+      return window.fail("a sliding window is not supported in " + name +
+                         (decoder_.empty() ? "" : " beside images") +
+                         "; supported: null, or tokens in MistralForCausalLM, Qwen2ForCausalLM, "
+                         "Qwen3ForCausalLM and GptOssForCausalLM without images");
+    if (qwen && from.integer(28, 0) != 0)
+      return (from.present() ? from : window)
+          .fail("a sliding window of some layers is not supported in " + name +
+                " (nor by vLLM 0.24); "
+                "supported: max_window_layers: 0, or use_sliding_window: false");
+    window_ = window.integer(0, 2, 1'000'000'000);
+    sliding_.assign(static_cast<std::size_t>(model_.layers), true);
+    read_layer_types(types);
+    if (std::find(sliding_.begin(), sliding_.end(), true) == sliding_.end())
+      types.fail(
+          "lists full_attention only, beside a sliding_window that vLLM 0.24 then gives to every "
+          "layer; set sliding_window: null, or leave layer_types out");
+  }
+
   void read_layer_types(const Yaml& types) {
-    for (std::int64_t i = 0; i < model_.layers; ++i) sliding_.push_back(i % 2 == 0);
     if (!types.present() || types.is_null()) return;
     const std::vector<Yaml> items = types.items();
     if (static_cast<std::int64_t>(items.size()) != model_.layers) {

@@ -118,6 +118,21 @@ TEST_CASE(
   CHECK(holds(message, "max_model_len: " + std::to_string((8000 - 521) * 16) + " would fit"));
 }
 
+// A window of 4096 and a step of 8192 tokens: 768 blocks and one, whatever the sequence's length.
+TEST_CASE("a model whose layers all have a window holds more sequences, whatever the hybrid manager's flag") {
+  const MemoryPlan plan = plan_memory(h200("mistral-7b-v0.1")).value();
+  CHECK(plan.groups.full == 0);
+  CHECK(plan.groups.windowed == 1);
+  CHECK(plan.groups.layers == 32);
+  CHECK(plan.kv_bytes_per_token.value() == 2.0 * 32 * 8 * 128 * 2);
+  const InstanceSpec spec = h200("mistral-7b-v0.1", "engine_args: {max_num_batched_tokens: 8192}");
+  CHECK(plan.groups.blocks_of_sequence(32768, spec.engine.settings) == (4095 + 8192 + 15) / 16 + 1);
+  const MemoryPlan same =
+      plan_memory(h200("mistral-7b-v0.1", "engine_args: {disable_hybrid_kv_cache_manager: true}")).value();
+  CHECK(same.groups.windowed == 1);
+  CHECK(same.kv_tokens() == plan.kv_tokens());
+}
+
 TEST_CASE("layers are spread over groups of the rarer kind's number, or of the commoner's when near") {
   const auto groups = [](std::int64_t windowed, std::int64_t full) {
     ModelSpec model;

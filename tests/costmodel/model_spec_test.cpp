@@ -41,6 +41,7 @@ constexpr std::array published{
     Published{"llama-3.1-70b", "meta-llama--Meta-Llama-3.1-70B", 70'553'706'496, 70'553'706'496, 0},
     Published{"llama-3.1-405b", "meta-llama--Meta-Llama-3.1-405B", 405'853'388'800, 405'853'388'800, 0},
     Published{"codellama-34b", "codellama--CodeLlama-34b-Instruct-hf", 33'743'970'304, 33'743'970'304, 0},
+    Published{"mistral-7b-v0.1", nullptr, 7'241'732'096, 7'241'732'096, 0},
     Published{"mistral-nemo-12b", "blis--mistral-nemo-instruct-2407", 12'247'782'400, 12'247'782'400, 0},
     Published{"yi-34b", "blis--yi-34b", 34'388'917'248, 34'388'917'248, 0},
     Published{"mixtral-8x7b", "mistralai--Mixtral-8x7B-v0.1", 46'702'792'704, 12'879'925'248, 0},
@@ -225,7 +226,9 @@ TEST_CASE("a field that changes shapes and is not understood is refused where it
        {R"("vision_config": {"depth": 3})", "field \"vision_config\" is not understood"},
        {R"("num_experts": 8)", "field \"num_experts\" is not understood"},
        {R"("hidden_act": "gelu")", "supported: silu"},
-       {R"("sliding_window": 4096)", "supported for GptOssForCausalLM only"},
+       {R"("sliding_window": 4096)", "of some layers is not supported in Qwen3ForCausalLM"},
+       {R"("sliding_window": 4096, "max_window_layers": 2)", "max_window_layers: 0"},
+       {R"("sliding_window": 1, "max_window_layers": 0)", "sliding_window"},
        {R"("layer_types": ["linear_attention"])", "linear_attention"},
        {R"("num_nextn_predict_layers": -1)", "num_nextn_predict_layers"},
        {R"("rope_scaling": {"rope_type": "mrope"})", "rope scaling \"mrope\" is not supported"},
@@ -251,6 +254,33 @@ TEST_CASE("harmless fields and inactive features pass") {
     INFO(field);
     CHECK(TemporaryConfig(with(field)).load().ok());
   }
+}
+
+TEST_CASE("windows of dense models: of all layers, or of those that the config lists") {
+  const ModelSpec mistral = load("mistral-7b-v0.1");
+  REQUIRE(mistral.layer_kinds.size() == 1);
+  CHECK(mistral.layer_kinds[0].sliding_window == 4096);
+  CHECK(mistral.layer_kinds[0].count == 32);
+  const auto qwen = TemporaryConfig(with(R"("sliding_window": 512, "max_window_layers": 0)")).load();
+  REQUIRE(qwen.ok());
+  CHECK(qwen->layer_kinds[0].sliding_window == 512);
+  const auto as_mistral = [](const std::string& field) {
+    std::string text = with(field);
+    return text.replace(text.find("Qwen3For"), 8, "MistralFor");
+  };
+  const std::string mixed =
+      R"("full_attention", "sliding_attention", "sliding_attention", "sliding_attention")";
+  const auto listed =
+      TemporaryConfig(as_mistral(R"("sliding_window": 64, "layer_types": [)" + mixed + "]")).load();
+  REQUIRE(listed.ok());
+  REQUIRE(listed->layer_kinds.size() == 2);
+  CHECK(listed->layer_kinds[0].sliding_window == 0);
+  CHECK(listed->layer_kinds[0].count == 1);
+  CHECK(listed->layer_kinds[1].sliding_window == 64);
+  const std::string full = R"("full_attention", "full_attention", "full_attention", "full_attention")";
+  CHECK(holds(errors_of(as_mistral(R"("sliding_window": 64, "layer_types": [)" + full + "]")),
+              "gives to every layer"));
+  CHECK(TemporaryConfig(as_mistral(R"("sliding_window": 0)")).load()->layer_kinds[0].sliding_window == 0);
 }
 
 TEST_CASE("other architectures, and configs that contradict themselves") {
