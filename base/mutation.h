@@ -12,6 +12,8 @@ enum class Mutant : int {
   thread_seed_from_schedule = 4,     // a paired run's seed taken from its completion order
   seed_from_address = 5,             // a value that differs between processes in the digest
   fused_multiply_add = 6,            // a price through std::fma, as contraction would do
+  prompts_leave_other_ranks_graphs = 7,  // a rank with prompts does not take the decode graph from the others
+  no_barrier_between_ranks = 8,          // a joint step is as long as its first rank alone
 };
 #ifdef ORRERY_MUTANTS
 bool mutant_is(Mutant m);
