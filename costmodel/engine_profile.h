@@ -170,11 +170,11 @@ struct EngineProfile {
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
   std::vector<EngineArgument> arguments;
-  ImageCosts image_costs;                  // absent: the profile says nothing about images
-  std::optional<FrontEndCosts> front_end;  // read with `workload.frontend: openai` only
-  std::optional<FirstUseCosts> first_use;  // read with `deployment.first_request_effects` only
+  ImageCosts image_costs;                          // absent: the profile says nothing about images
+  std::optional<FrontEndCosts> front_end;          // read with `workload.frontend: openai` only
+  std::optional<FirstUseCosts> first_use;          // read with `deployment.first_request_effects` only
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
-  std::optional<TypedProfile> typed;       // instead of defaults, graph_rule, logit, graph and residue bytes
+  std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
 // By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:

@@ -136,8 +136,8 @@ class InstanceReader {
   void check_spread(std::int64_t value, const std::string& what) {
     if (spec_.plan.dp == 1) return check_width(value, what);
     if (value % spec_.plan.mlp_ranks() == 0) return;
-    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp = " +
-            std::to_string(spec_.plan.mlp_ranks()));
+    fail_tp(what + " (" + std::to_string(value) +
+            ") is not divisible by tp x dp = " + std::to_string(spec_.plan.mlp_ranks()));
   }
 
   // Whether the engine's ranks are modelled, and for this model.
@@ -166,12 +166,11 @@ class InstanceReader {
 
   void set_joint_settings() {
     const DataParallelRules& rules = *spec_.engine.data_parallel;
-    spec_.engine.settings.joint = {
-        .ranks = spec_.plan.dp,
-        .rule = rules.rule,
-        .row_bytes =
-            static_cast<double>(spec_.model.hidden) * bytes_per_element(spec_.model.activation_dtype),
-        .sum_bytes = rules.largest_custom_all_reduce.value.value()};
+    spec_.engine.settings.joint = {.ranks = spec_.plan.dp,
+                                   .rule = rules.rule,
+                                   .row_bytes = static_cast<double>(spec_.model.hidden) *
+                                                bytes_per_element(spec_.model.activation_dtype),
+                                   .sum_bytes = rules.largest_custom_all_reduce.value.value()};
   }
 
   void fail_tp(const std::string& message) {

@@ -1,6 +1,6 @@
-// The price of a step that several attention ranks run together. Every rank runs what stands over the tokens of
-// all ranks, and waits there for the slowest; layers are alike, so the rank that is slowest in one is slowest
-// in all, and the step is as long as the longest rank.
+// The price of a step that several attention ranks run together. Every rank runs what stands over the tokens
+// of all ranks, and waits there for the slowest; layers are alike, so the rank that is slowest in one is
+// slowest in all, and the step is as long as the longest rank.
 #include <algorithm>
 
 #include "base/mutation.h"

@@ -65,9 +65,9 @@ JointStep GraphPadding::join_prompts(std::span<const StepShape> ranks, const Joi
   JointStep step;
   step.gathered_rows = t.sequences;
   const bool graph = t.least > 0 && std::all_of(ranks.begin(), ranks.end(), [&](const StepShape& rank) {
-    const std::int64_t tokens = tokens_of(rank), size = prefill_.above(tokens);
-    return size > 0 && static_cast<double>(size) <= widest_ * static_cast<double>(tokens);
-  });
+                       const std::int64_t tokens = tokens_of(rank), size = prefill_.above(tokens);
+                       return size > 0 && static_cast<double>(size) <= widest_ * static_cast<double>(tokens);
+                     });
   if (graph) {
     step.mode = GraphMode::piecewise;
     step.rank_tokens = prefill_.above(t.most);

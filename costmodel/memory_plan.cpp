@@ -36,8 +36,8 @@ struct Widths {
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
 // (`get_embedding_tp_kwargs`), MLPs, experts and the head over all GPUs.
 bool of_attention(const WeightTensor& t) {
-  constexpr std::array names{"q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_a_proj",
-                             "kv_b_proj", "embed_tokens"};
+  constexpr std::array names{"q_proj",   "k_proj",    "v_proj",    "o_proj",      "q_a_proj",
+                             "q_b_proj", "kv_a_proj", "kv_b_proj", "embed_tokens"};
   return std::any_of(names.begin(), names.end(), [&](const char* name) {
     return t.name == name || t.name == std::string(name) + ".bias";
   });

@@ -60,15 +60,15 @@ struct OpCost {
 struct StepInput {
   std::int64_t tokens = 0;  // after padding to a captured graph
   std::int64_t rows = 0;    // sampled rows: one per sequence (vLLM computes logits for unfinished chunks too)
-                          // and one per draft
+                            // and one per draft
   const StepShape* shape = nullptr;  // real lengths, for attention
   std::int64_t eager_kernels = 0;    // launched one by one, outside every graph
   std::int64_t drafting = 0;         // tokens of a drafting pass: one a sequence, padded
 };
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
-// gathered…: attention data parallelism, the tokens (rows of the head) of all ranks; of the collectives around
-// them those of the way that the step gathers. StepInput::tokens is that number for them.
+// gathered…: attention data parallelism, the tokens (rows of the head) of all ranks; of the collectives
+// around them those of the way that the step gathers. StepInput::tokens is that number for them.
 enum class DependsOn : std::uint8_t {
   tokens,
   rows,

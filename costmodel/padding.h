@@ -78,7 +78,6 @@ class GraphPadding {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
   }
 
-
   std::int64_t without_drafts(std::int64_t sequences) const;
   std::int64_t drafting_above(std::int64_t sequences) const;
 

@@ -5,14 +5,14 @@
 #include "costmodel/weight_format.h"
 
 namespace orrery {
-
 namespace {
 
 // Builds the node list; errors collect in `errors_` and the graph is then thrown away.
 class GraphBuilder {
  public:
   GraphBuilder(const InstanceSpec& spec, const Roofline& roofline)
-      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp), mlp_ranks_(spec.plan.mlp_ranks()) {}
+      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp),
+        mlp_ranks_(spec.plan.mlp_ranks()) {}
 
   Result<std::vector<GraphNode>> build() {
     check_plan();
@@ -58,8 +58,7 @@ class GraphBuilder {
     for (const LayerKind& kind : model_.layer_kinds) {
       if (!kind.moe) check_spreads(model_.intermediate, "MLP width");
       if (kind.moe) check_spreads(model_.expert_intermediate * spec_.plan.ep, "expert width");
-      if (kind.moe && spec_.plan.dp > 1)
-        check_spreads(model_.shared_expert_intermediate, "width of the shared experts");
+      if (kind.moe) check_spreads(model_.shared_expert_intermediate, "width of the shared experts");
       if (kind.moe && model_.experts % spec_.plan.ep != 0) {
         fail("number of experts (" + std::to_string(model_.experts) +
                  ") is not divisible by ep = " + std::to_string(spec_.plan.ep),
@@ -184,8 +183,9 @@ class GraphBuilder {
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
   void add_post_norm(double activation_bytes, std::int64_t l) {
-    if (spec_.plan.dp == 1) return add("post_norm", "add_rms_norm", width(model_.hidden, activation_bytes), l);
-    add("post_norm", "add_rms_norm", width(model_.hidden), l);
+    const bool alone = spec_.plan.dp == 1;
+    add("post_norm", "add_rms_norm", width(model_.hidden, alone ? activation_bytes : 2), l);
+    if (alone) return;
     add_gather(l);
     if (activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, activation_bytes), l);
   }
@@ -197,7 +197,7 @@ class GraphBuilder {
     return s;
   }
 
-  // A rank's own rows of a buffer of all ranks' (their mean number).
+  // A rank's own rows of a buffer of all ranks', their mean number.
   OpSpec own_share(std::int64_t n, DependsOn depends_on) const {
     OpSpec s = joint(n, depends_on);
     s.expert_rows = true;
@@ -216,8 +216,8 @@ class GraphBuilder {
     over_ = DependsOn::gathered;
   }
 
-  // Back: a reduce-scatter of equal shares (layer_boundary/exit.py), else an all-reduce, of which a rank copies
-  // its rows into a cleared buffer.
+  // Back: a reduce-scatter of equal shares (layer_boundary/exit.py), else an all-reduce, of which a rank
+  // copies its rows into a cleared buffer.
   void add_scatter(std::int64_t l) {
     over_ = DependsOn::tokens;
     add("dp_reduce_scatter", "reduce_scatter", joint(model_.hidden, DependsOn::gathered_evenly), l);
@@ -400,11 +400,11 @@ class GraphBuilder {
     add("verify_drafts", "verify_drafts", rows, 1);
   }
 
-  // LogitsProcessor of SGLang without enable_dp_lm_head: the ranks' rows by an all-reduce, logits of a part of
-  // the vocabulary for all of them, all parts to every rank, which keeps its own rows.
+  // LogitsProcessor of SGLang without enable_dp_lm_head: the ranks' rows by an all-reduce, logits of a part
+  // of the vocabulary for all of them, all parts to every rank, which keeps its own rows.
   void add_joint_head(OpSpec rows) {
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;
-    const DependsOn all = DependsOn::gathered_rows;
+    constexpr auto all = DependsOn::gathered_rows;
     add("dp_rows_clear", "rank_copy", joint(model_.hidden, all), 1);
     add("dp_rows_copy_in", "rank_copy", own_share(model_.hidden, all), 1);
     add("dp_rows_all_reduce", "all_reduce", joint(model_.hidden, all), 1);
@@ -483,7 +483,7 @@ class GraphBuilder {
   const ModelSpec& model_;
   const Roofline& roofline_;
   std::int64_t tp_, mlp_ranks_;
-  DependsOn over_ = DependsOn::tokens;  // whose tokens the operators being added run over
+  DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;
   std::int64_t qkv_width_ = model_.hidden;

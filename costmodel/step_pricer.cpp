@@ -296,7 +296,8 @@ DecodeLine PricerState::decode_line(const StepShape& shape, const PaddedStep& pa
 
 void PricerState::fill_joint_tables(const SchedulerSettings& settings) {
   if (!settings.joint.on()) return;
-  const std::int64_t most = settings.joint.ranks * std::max(padding.largest(), settings.max_num_batched_tokens);
+  const std::int64_t most =
+      settings.joint.ranks * std::max(padding.largest(), settings.max_num_batched_tokens);
   const auto limit = static_cast<std::size_t>(std::min(most, table_limit));
   const auto fill = [&](DependsOn depends_on, std::vector<double>& table) {
     std::vector<double> by_rows(limit + 1);

@@ -64,12 +64,12 @@ class Instance {
     SimTime gives_up = SimTime::never();
     bool times_out = false, left = false;  // left: the engine knows that its client is gone
     std::uint32_t lane = 0;
-    bool rejoined = false;                 // its present run began with a token that was not its first
-    bool broken = false;                   // preempted or paused: its next gap spans more than one update
-    std::int64_t run_first = 0;            // step of the token that began the current run of gaps
-    std::int64_t run_last = 0;             // step of its last token before it was broken
-    std::int64_t left_out = -1;            // step before the one that last left it out
-    std::vector<Segment> segments;         // closed runs (per-request ITL only)
+    bool rejoined = false;          // its present run began with a token that was not its first
+    bool broken = false;            // preempted or paused: its next gap spans more than one update
+    std::int64_t run_first = 0;     // step of the token that began the current run of gaps
+    std::int64_t run_last = 0;      // step of its last token before it was broken
+    std::int64_t left_out = -1;     // step before the one that last left it out
+    std::vector<Segment> segments;  // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
   };
 
@@ -116,7 +116,7 @@ class Instance {
   std::uint64_t stretches_ = 0;
   Digest times_;                     // when every step's update ended
   std::vector<RequestId> rejected_;  // apart: a stretch reports its updates after what arrived inside it
-  std::int64_t gaps_base_ = 0;  // step of every lane's first gap
+  std::int64_t gaps_base_ = 0;       // step of every lane's first gap
   std::size_t trim_at_ = 1u << 16;
   SchedulerView levels_;
   // When clients have the tokens of each update of the present outcome, but for output_delay_.

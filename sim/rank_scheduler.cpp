@@ -218,7 +218,8 @@ SchedulerView RankScheduler::view() const {
   return sum;
 }
 
-// min_free_blocks: of the fullest rank, for that many times the ranks, so that a share of all blocks means it.
+// min_free_blocks: of the fullest rank, for that many times the ranks, so that a share of all blocks means
+// it.
 const SchedulerCounters& RankScheduler::counters() const {
   counters_ = SchedulerCounters{};
   std::int64_t least = INT64_MAX;

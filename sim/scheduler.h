@@ -104,7 +104,8 @@ struct Irregular {  // a token whose gap is no gap between two updates of the de
 struct UpdateEffects {
   std::vector<FirstToken> first_tokens;
   std::vector<Finished> finished;
-  // By lane (see Scheduler::lanes) and within it per updated step: decodes whose previous token came with the last update that was not stalled.
+  // By lane (see Scheduler::lanes) and within it per updated step: decodes whose previous token came with the
+  // last update that was not stalled.
   std::vector<std::int32_t> regular_decodes;
   std::vector<bool> stalled;  // likewise: it ran no decode although it might have; empty = none did
   std::vector<Irregular> irregular;

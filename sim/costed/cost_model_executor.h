@@ -68,7 +68,7 @@ class CostModelExecutor final : public Executor {
   struct Stretch {
     std::int64_t planned = 0, taken = 0;  // steps; planned 0 = none is running
     std::int32_t decodes = 0, running = 0;
-    std::int64_t context = 0;  // context sum of its first step
+    std::int64_t context = 0;     // context sum of its first step
     std::vector<RankPlan> ranks;  // attention data parallelism: of its first step
     SimTime start;
     HostPipeline pipeline{true};  // state before the first step, to run again when cut

@@ -172,6 +172,7 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
 void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& result) {
   result.name = pool.name;
   result.gpus_per_instance = pool.instance.plan.gpus();
+  result.ranks = pool.instance.plan.dp;
   result.kv_block_size = block_size;
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
@@ -255,7 +256,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.executor = &executor;
   setup.inbox = &inbox;
   setup.router = router.get();
-  for (std::size_t i = 0; i < replicas; ++i) setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
+  for (std::size_t i = 0; i < replicas; ++i)
+    setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
   if (workload.openai_frontend) {
     setup.front_end =
         front_end_config(scenario.pool.instance.engine, product(scenario.what_if, options.scales).host);
