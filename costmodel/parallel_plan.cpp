@@ -27,7 +27,8 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
   // Inside a tensor-parallel group: every rank sees every token, runs its own experts, and an all-reduce adds
   // up.
   if (p.ep != 1 && p.ep != p.mlp_ranks()) {
-    node.optional("ep").fail("must be 1 or tp x dp = " + std::to_string(p.mlp_ranks()) +
+    node.optional("ep").fail(std::string("must be 1 or ") + (p.dp > 1 ? "tp x dp" : "tp") + " = " +
+                             std::to_string(p.mlp_ranks()) +
                              "; other widths of expert parallelism are not priced by this version of Orrery");
   }
   // Attention sharded inside a rank would scatter and gather along two axes.
