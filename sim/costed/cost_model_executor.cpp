@@ -42,7 +42,7 @@ std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks) {
 CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
                                      LaunchJitter jitter, const EncoderPricer* encoder,
                                      const AcceptanceOracle* acceptance)
-    : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
+    : jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
     engines_.push_back(Engine{.pricer = pricer,

@@ -108,7 +108,6 @@ class CostModelExecutor final : public Executor {
   void count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy);
 
   std::vector<Engine> engines_;
-  const OutputLengths& oracle_;
   LaunchJitter jitter_;
   FirstUse first_use_;
   IndexedTimeHeap events_;
