@@ -31,6 +31,26 @@ std::int64_t steady_step_ns(const StepTiming& timing, std::int32_t steps_in_flig
   return (span.ns() + averaged / 2) / averaged;
 }
 
+bool PricerState::takes_part(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const {
+  switch (node.spec.depends_on) {
+    case DependsOn::prefill: return !shape.prefill.empty();
+    case DependsOn::decode: return shape.decode_sequences > 0;
+    case DependsOn::eager: return eager_kernels(shape, padded) > 0;
+    case DependsOn::gathered_evenly: return !padded.by_sum;
+    case DependsOn::gathered_by_sum: return padded.by_sum;
+    default: return true;
+  }
+}
+
+StepInput PricerState::input_of(const GraphNode& node, const StepShape& shape,
+                                const PaddedStep& padded) const {
+  const DependsOn d = node.spec.depends_on;
+  const std::int64_t tokens = d == DependsOn::gathered_rows ? padded.gathered_rows
+                              : is_gathered(d)              ? padded.gathered
+                                                            : padded.tokens;
+  return {tokens, padded.rows, &shape, eager_kernels(shape, padded), padded.drafting};
+}
+
 double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviation); }
 
 namespace {
@@ -51,21 +71,16 @@ std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
 
 // The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
 // the largest.
-void price_nodes(const PricerState& s, const StepInput& input, std::int64_t busy, const RankLoad* load,
-                 std::vector<PricedNode>& out) {
-  const bool has_prefill = !input.shape->prefill.empty();
-  const bool has_decode = input.shape->decode_sequences > 0;
+void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep& padded, std::int64_t busy,
+                 const RankLoad* load, std::vector<PricedNode>& out) {
   out.clear();
   std::size_t largest = 0;
   std::int64_t rest = busy;
   for (std::size_t i = 0; i < s.nodes.size(); ++i) {
-    const DependsOn d = s.nodes[i].spec.depends_on;
-    if ((d == DependsOn::prefill && !has_prefill) || (d == DependsOn::decode && !has_decode) ||
-        (d == DependsOn::eager && input.eager_kernels == 0))
-      continue;
-    StepInput seen = input;
-    if (d == DependsOn::experts) seen.load = load;
-    PricedNode priced{i, s.nodes[i].op->cost(seen), 0};
+    if (!s.takes_part(s.nodes[i], shape, padded)) continue;
+    StepInput input = s.input_of(s.nodes[i], shape, padded);
+    if (s.nodes[i].spec.depends_on == DependsOn::experts) input.load = load;
+    PricedNode priced{i, s.nodes[i].op->cost(input), 0};
     priced.ns = round_half_even(s.weights[i] * priced.cost.ns());
     rest -= priced.ns;
     if (!out.empty() && priced.ns > out[largest].ns) largest = out.size();
@@ -152,28 +167,24 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
   nodes.reserve(state_->nodes.size());
-  const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
-                        padded.drafting};
   const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
-  price_nodes(*state_, input, timing.busy, load ? &*load : nullptr, nodes);
+  price_nodes(*state_, shape, padded, timing.busy, load ? &*load : nullptr, nodes);
   return summarize_step(*state_, timing, nodes);
 }
 
 StepBreakdown StepPricer::explain(const StepShape& shape) const {
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
-  const StepInput input{padded.tokens, padded.rows, &shape, state_->eager_kernels(shape, padded),
-                        padded.drafting};
   std::vector<PricedNode> nodes;
   const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
-  price_nodes(*state_, input, timing.busy, load ? &*load : nullptr, nodes);
+  price_nodes(*state_, shape, padded, timing.busy, load ? &*load : nullptr, nodes);
   const StepSummary summary = summarize_step(*state_, timing, nodes);
   StepBreakdown b;
   b.ops.reserve(nodes.size());
   for (const PricedNode& priced : nodes) {
-    StepInput seen = input;
-    if (load && state_->nodes[priced.node].spec.depends_on == DependsOn::experts) seen.load = &*load;
-    b.ops.push_back(describe(*state_, priced, seen));
+    StepInput input = state_->input_of(state_->nodes[priced.node], shape, padded);
+    if (load && state_->nodes[priced.node].spec.depends_on == DependsOn::experts) input.load = &*load;
+    b.ops.push_back(describe(*state_, priced, input));
   }
   b.timing = timing;
   b.device_ns = summary.device_ns;

@@ -193,6 +193,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
     e.first_use = FirstUseCosts{.fused_experts = read_figure<Seconds>(first.require("fused_experts")),
                                 .mxfp4_experts = read_figure<Seconds>(first.require("mxfp4_experts"))};
   }
+  if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_latent_backends(root.optional("latent_attention"), e);
   read_arguments(root.require("arguments"), e);

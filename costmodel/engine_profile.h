@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
+#include "costmodel/data_parallel.h"
 #include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
 #include "costmodel/front_end.h"
@@ -60,6 +61,7 @@ struct SchedulerSettings {
   bool pad_to_graph = true;            // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
   EncoderSettings encoder = {};       // of multimodal models
+  JointSettings joint = {};           // attention data parallelism
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
   bool kv_offload_prompt_only = false;
 };
@@ -179,11 +181,12 @@ struct EngineProfile {
   Figure<Bytes> graph_layer_bytes_v1;  // more for each layer of the model: a graph's memory is that of its
                                        // nodes
   std::vector<EngineArgument> arguments;
-  ImageCosts image_costs;                      // absent: the profile says nothing about images
-  std::optional<FrontEndCosts> front_end;      // read with `workload.frontend: openai` only
-  std::optional<FirstUseCosts> first_use;      // read with `deployment.first_request_effects` only
-  std::vector<LatentBackend> latent_backends;  // in order of preference
-  LatentBackend latent;                        // resolved, for a model with latent attention
+  ImageCosts image_costs;                          // absent: the profile says nothing about images
+  std::optional<FrontEndCosts> front_end;          // read with `workload.frontend: openai` only
+  std::optional<FirstUseCosts> first_use;          // read with `deployment.first_request_effects` only
+  std::vector<LatentBackend> latent_backends;      // in order of preference
+  LatentBackend latent;                            // resolved, for a model with latent attention
+  std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

@@ -48,6 +48,11 @@ class InstanceReader {
     check_divisible();
     check_types(model);
     check_windows(model);
+    if (spec_.plan.dp > 1 && !check_ranks()) {
+      accept_all(args);
+      accept_all(speculation);
+      return std::move(spec_);
+    }
     read_kernels(kernels);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =
@@ -61,6 +66,7 @@ class InstanceReader {
                                           "an n-gram costs for each token is not known");
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
+    if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
         spec_.engine.engine == "vllm") {
       speculation.optional("method").fail(
@@ -130,6 +136,50 @@ class InstanceReader {
             ") is not divisible by tp = " + std::to_string(spec_.plan.tp));
   }
 
+  // What is spread over the GPUs of all ranks.
+  void check_spread(std::int64_t value, const std::string& what) {
+    if (spec_.plan.dp == 1) return check_width(value, what);
+    if (value % spec_.plan.mlp_ranks() == 0) return;
+    fail_tp(what + " (" + std::to_string(value) +
+            ") is not divisible by tp x dp = " + std::to_string(spec_.plan.mlp_ranks()));
+  }
+
+  // Whether the engine's ranks are modelled, and for this model.
+  bool check_ranks() {
+    const Yaml dp = node_.optional("parallel").optional("dp");
+    const ModelSpec& m = spec_.model;
+    if (!spec_.engine.data_parallel) {
+      dp.fail("attention data parallelism of " + spec_.engine.name +
+              " is not modelled by this version of Orrery (sglang-0.5 is); use dp: 1, or replicas for "
+              "independent copies");
+      return false;
+    }
+    const auto refuse = [&](bool condition, const char* what) {
+      if (condition)
+        dp.fail(std::string(what) + " is not modelled under attention data parallelism; use dp: 1");
+      return condition;
+    };
+    const Yaml speculation = node_.optional("speculation").optional("method");
+    const bool speculates = speculation.present() && speculation.text() != "off";
+    const Yaml tier = node_.optional("engine_args").optional("enable_hierarchical_cache");
+    return !(refuse(m.tied_embeddings, "a head that shares the embedding's weights") ||
+             refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
+             refuse(node_.optional("experts").present(), "deployment.experts") ||
+             refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
+             refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
+                                [](const LayerKind& kind) { return kind.sliding_window > 0; }),
+                    "a sliding window"));
+  }
+
+  void set_joint_settings() {
+    const DataParallelRules& rules = *spec_.engine.data_parallel;
+    spec_.engine.settings.joint = {.ranks = spec_.plan.dp,
+                                   .rule = rules.rule,
+                                   .row_bytes = static_cast<double>(spec_.model.hidden) *
+                                                bytes_per_element(spec_.model.activation_dtype),
+                                   .sum_bytes = rules.largest_custom_all_reduce.value.value()};
+  }
+
   void fail_tp(const std::string& message) {
     const Yaml parallel = node_.optional("parallel"), tp = parallel.optional("tp");
     (tp.present() ? tp : node_).fail(spec_.model.name + ": " + message);
@@ -147,12 +197,13 @@ class InstanceReader {
     check_width((m.vocabulary + 63) / 64 * 64, "vocabulary, padded to 64,");
     bool dense = false, sparse = false;
     for (const LayerKind& kind : m.layer_kinds) (kind.moe ? sparse : dense) = true;
-    if (dense) check_width(m.intermediate, "MLP width");
+    if (dense) check_spread(m.intermediate, "MLP width");
     if (sparse) check_experts();
     if (m.quantization != Quantization::fp8_block) return;
+    const std::int64_t ranks = spec_.plan.mlp_ranks();
     const auto check_blocks = [&](std::int64_t width, const std::string& what) {
-      if (width % tp == 0 && (width / tp) % m.quantization_block != 0) {
-        fail_tp(what + " of one rank (" + std::to_string(width / tp) +
+      if (width % ranks == 0 && (width / ranks) % m.quantization_block != 0) {
+        fail_tp(what + " of one rank (" + std::to_string(width / ranks) +
                 ") is not a multiple of the quantisation block (" + std::to_string(m.quantization_block) +
                 ")");
       }
@@ -164,7 +215,7 @@ class InstanceReader {
   void check_experts() {
     const ModelSpec& m = spec_.model;
     const std::int64_t ep = spec_.plan.ep;
-    if (ep == 1) return check_width(m.expert_intermediate, "expert width");
+    if (ep == 1) return check_spread(m.expert_intermediate, "expert width");
     if (m.experts % ep != 0) {
       fail_tp("number of experts (" + std::to_string(m.experts) +
               ") is not divisible by ep = " + std::to_string(ep));
@@ -187,7 +238,7 @@ class InstanceReader {
     if (spec_.model.activation_dtype == DType::fp16 && h.matrix_rate.count(DType::fp16) == 0) {
       model.fail("runs in float16, and " + h.name + " has no matrix rate for fp16");
     }
-    if (spec_.plan.tp > 1 && !h.link_bandwidth.present()) {
+    if (spec_.plan.mlp_ranks() > 1 && !h.link_bandwidth.present()) {
       fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" +
               h.name + ".yaml");
     }

@@ -1,6 +1,7 @@
 #include "costmodel/memory_plan.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/json.h"
@@ -27,12 +28,28 @@ Sharding sharding_of(const WeightTensor& t) {
   return Sharding::split;
 }
 
-Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, std::int64_t tp) {
+// Widths that a rank's share of the weights follows: of attention and the embedding, and of the rest.
+struct Widths {
+  std::int64_t attention = 1, others = 1;
+};
+
+// SGLang under attention data parallelism: the embedding too is split inside a rank only
+// (`get_embedding_tp_kwargs`), MLPs, experts and the head over all GPUs.
+bool of_attention(const WeightTensor& t) {
+  constexpr std::array names{"q_proj",   "k_proj",    "v_proj",    "o_proj",      "q_a_proj",
+                             "q_b_proj", "kv_a_proj", "kv_b_proj", "embed_tokens"};
+  return std::any_of(names.begin(), names.end(), [&](const char* name) {
+    return t.name == name || t.name == std::string(name) + ".bias";
+  });
+}
+
+Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, Widths widths) {
   double share = 1;
+  const std::int64_t tp = of_attention(t) ? widths.attention : widths.others;
   switch (sharding_of(t)) {
     case Sharding::split: share = 1.0 / static_cast<double>(tp); break;
     case Sharding::kv_heads:  // at least one head a rank
-      share = 1.0 / static_cast<double>(std::min(tp, model.kv_heads));
+      share = 1.0 / static_cast<double>(std::min(widths.attention, model.kv_heads));
       break;
     case Sharding::replicated: break;
   }
@@ -44,7 +61,7 @@ Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, std::int64_t tp)
 }
 
 // The drafting network's, where there is one.
-Bytes draft_weights_of_rank(const InstanceSpec& spec, std::int64_t tp) {
+Bytes draft_weights_of_rank(const InstanceSpec& spec, Widths tp) {
   const std::int64_t layers = draft_layers_loaded(spec.speculation, spec.model);
   Bytes total;
   if (layers == 0) return total;
@@ -62,7 +79,7 @@ Bytes redundant_experts_of_rank(const InstanceSpec& spec) {
                static_cast<double>(spec.plan.ep));
 }
 
-Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
+Bytes weights_of_rank(const ModelSpec& model, Widths tp) {
   Bytes total;
   for (const WeightTensor& t : model.global_weights) total += rank_bytes(t, model, tp);
   for (const LayerKind& kind : model.layer_kinds) {
@@ -72,7 +89,7 @@ Bytes weights_of_rank(const ModelSpec& model, std::int64_t tp) {
   // Absorbed decodes have copies of kv_b_proj in the activation type (W_UK_T, W_UV in mla_attention.py).
   const LatentAttention& latent = model.latent;
   const std::int64_t copied =
-      model.layers * model.heads / tp * latent.rank * (latent.key_dim + latent.value_dim);
+      model.layers * model.heads / tp.attention * latent.rank * (latent.key_dim + latent.value_dim);
   return total + Bytes(static_cast<double>(copied) * bytes_per_element(model.activation_dtype));
 }
 
@@ -162,9 +179,10 @@ Error infeasible(const std::string& message) {
 
 // The least tensor-parallel width above the plan's whose weights leave room, 0 when none up to 64 does.
 std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
+  if (spec.plan.dp > 1) return 0;
   for (std::int64_t tp = spec.plan.tp + 1; tp <= 64; ++tp) {
     if (spec.model.heads % tp != 0) continue;
-    if (weights_of_rank(spec.model, tp) < room) return tp;
+    if (weights_of_rank(spec.model, {tp, tp}) < room) return tp;
   }
   return 0;
 }
@@ -302,7 +320,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  plan.weights = weights_of_rank(m, spec.plan.tp) + draft_weights_of_rank(spec, spec.plan.tp) +
+  const Widths widths{spec.plan.tp, spec.plan.mlp_ranks()};
+  plan.weights = weights_of_rank(m, widths) + draft_weights_of_rank(spec, widths) +
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 31> table{{
+constexpr std::array<OperatorEntry, 33> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -59,7 +59,11 @@ constexpr std::array<OperatorEntry, 31> table{{
      OpClass::elementwise, 0, make_stream_gaps},
     {"all_reduce", "sum over tensor-parallel ranks: custom kernel below 8 MiB, ring above",
      OpClass::collective, 1, make_all_reduce},
-    {"all_gather", "logits of all tensor-parallel ranks", OpClass::collective, 1, make_all_gather},
+    {"all_gather", "rows or logits of all ranks", OpClass::collective, 1, make_all_gather},
+    {"reduce_scatter", "sum over ranks, of which each keeps its own tokens", OpClass::collective, 1,
+     make_reduce_scatter},
+    {"rank_copy", "a rank's rows into or out of the buffer of all ranks, or that buffer's clearing",
+     OpClass::elementwise, 1, make_gather_rows},
 }};
 
 }  // namespace

@@ -69,8 +69,23 @@ struct StepInput {
 };
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
-// `experts`: tokens and the load of the ranks, where popularity is not uniform (costmodel/expert_loads.h).
-enum class DependsOn : std::uint8_t { tokens, rows, prefill, decode, eager, drafting, experts };
+// experts: tokens and the load of the ranks, where popularity is not uniform (costmodel/expert_loads.h).
+// gathered…: attention data parallelism, the tokens (rows of the head) of all ranks; of the collectives
+// around them those of the way that the step gathers. StepInput::tokens is that number for them.
+enum class DependsOn : std::uint8_t {
+  tokens,
+  rows,
+  prefill,
+  decode,
+  eager,
+  drafting,
+  experts,
+  gathered,
+  gathered_evenly,  // all-gather of equal shares, reduce-scatter
+  gathered_by_sum,  // all-reduces over a sparse buffer
+  gathered_rows
+};
+inline bool is_gathered(DependsOn d) { return d >= DependsOn::gathered; }
 
 class Operator {
  public:

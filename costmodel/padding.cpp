@@ -24,7 +24,7 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
     : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph),
       without_drafts_(settings.graphs_without_drafts), drafts_(settings.draft_tokens),
-      widest_(settings.widest_padding) {
+      widest_(settings.widest_padding), joint_(settings.joint) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
   prefill_.fill(settings.prefill_graph_sizes);
@@ -48,6 +48,10 @@ std::int64_t GraphPadding::without_drafts(std::int64_t sequences) const {
 }
 
 PaddedStep GraphPadding::pad(const StepShape& shape) const {
+  if (joint_.on()) {
+    const std::vector<StepShape> alike(static_cast<std::size_t>(joint_.ranks), shape);
+    return pad(shape, join(alike));
+  }
   PaddedStep step;
   step.sequences = shape.decode_sequences + static_cast<std::int64_t>(shape.prefill.size());
   step.rows = step.sequences + shape.draft_tokens;

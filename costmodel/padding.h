@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "costmodel/engine_profile.h"
@@ -21,8 +22,21 @@ struct PaddedStep {
   std::int64_t sequences = 0;
   std::int64_t drafting = 0;  // tokens of a pass of a drafting network over one token of each sequence,
                               // padded
+  // Attention data parallelism: see JointStep.
+  std::int64_t gathered = 0, gathered_rows = 0;
+  bool by_sum = false;
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
                           // the graph
+};
+
+// What the ranks of an instance with attention data parallelism agree on for one step.
+struct JointStep {
+  GraphMode mode = GraphMode::none;
+  std::int64_t rank_tokens = 0;    // that every rank is padded to; 0 = each keeps its own
+  std::int64_t gathered = 0;       // rows that run over the tokens of all ranks
+  std::int64_t gathered_rows = 0;  // of them, rows of the head
+  bool by_sum = false;  // gathered and reduced by all-reduces over a sparse buffer, else all-gather and
+                        // reduce-scatter
 };
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
@@ -34,7 +48,12 @@ struct PaddedStep {
 class GraphPadding {
  public:
   explicit GraphPadding(const SchedulerSettings& settings);
+  // With ranks: the step of a rank beside others like it.
   PaddedStep pad(const StepShape& shape) const;
+  // One shape a rank, idle ones without tokens. costmodel/joint_step.cpp
+  JointStep join(std::span<const StepShape> ranks) const;
+  PaddedStep pad(const StepShape& shape, const JointStep& joint) const;
+  std::int32_t ranks() const { return joint_.ranks; }
   std::int64_t largest() const { return std::max(all_.largest(), prefill_.largest()); }  // 0 = no graphs
   // Whether a prompt's chunk of one token is a decode to the device: dispatch looks at counts only.
   bool single_token_is_decode() const { return !by_phase_; }
@@ -49,6 +68,15 @@ class GraphPadding {
     }
   };
   bool uniform(const StepShape& shape) const;
+  struct JointTokens {
+    std::int64_t sum = 0, most = 0, least = 0, sequences = 0;
+    bool prompts = false;
+  };
+  JointStep join_decodes(const JointTokens& t) const;
+  JointStep join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const;
+  bool sum_fits(std::int64_t rows) const {
+    return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
+  }
 
   std::int64_t without_drafts(std::int64_t sequences) const;
   std::int64_t drafting_above(std::int64_t sequences) const;
@@ -57,6 +85,7 @@ class GraphPadding {
   bool by_phase_ = false, pads_ = true, without_drafts_ = false;
   std::int64_t drafts_ = 0;  // of a decode in a full graph
   double widest_ = 0;
+  JointSettings joint_;
 };
 
 }  // namespace orrery

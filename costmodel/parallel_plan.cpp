@@ -2,6 +2,10 @@
 
 namespace orrery {
 
+namespace {
+constexpr std::int32_t most_ranks = 64;  // of one scale-up domain; a bit each in sim/rank_scheduler.h
+}  // namespace
+
 ParallelPlan read_parallel_plan(const Yaml& node) {
   ParallelPlan p;
   if (!node.present()) return p;
@@ -22,11 +26,19 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
   refuse("pp", p.pp, "pipeline parallelism");
   // Inside a tensor-parallel group: every rank sees every token, runs its own experts, and an all-reduce adds
   // up.
-  if (p.ep != 1 && p.ep != p.tp) {
-    node.optional("ep").fail("must be 1 or tp = " + std::to_string(p.tp) +
+  if (p.ep != 1 && p.ep != p.mlp_ranks()) {
+    node.optional("ep").fail(std::string("must be 1 or ") + (p.dp > 1 ? "tp x dp" : "tp") + " = " +
+                             std::to_string(p.mlp_ranks()) +
                              "; other widths of expert parallelism are not priced by this version of Orrery");
   }
-  refuse("dp", p.dp, "attention data parallelism");
+  // Attention sharded inside a rank would scatter and gather along two axes.
+  if (p.dp > 1 && p.tp > 1) {
+    node.optional("dp").fail(
+        "attention data parallelism beside tp > 1 is not priced by this version of Orrery; use tp: 1");
+  }
+  if (p.dp > most_ranks)
+    node.optional("dp").fail("more than " + std::to_string(most_ranks) +
+                             " ranks of attention data parallelism are not priced by this version of Orrery");
   refuse("cp", p.cp, "context parallelism");
   return p;
 }

@@ -15,10 +15,13 @@ struct ParallelPlan {
   std::int32_t dp = 1;  // attention data parallel ranks inside one instance, in lockstep
   std::int32_t cp = 1;  // context parallel width
   std::int32_t gpus() const { return tp * pp * dp * cp; }
+  std::int32_t mlp_ranks() const {
+    return tp * dp;
+  }  // that experts and, where gathered, MLPs are spread over
 };
 
 // Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price
-// yet (pp, dp, cp above 1, ep other than 1 or tp) are refused by name.
+// yet (pp, cp above 1, dp beside tp or above 64, ep other than 1 or tp·dp) are refused by name.
 ParallelPlan read_parallel_plan(const Yaml& node);
 
 }  // namespace orrery

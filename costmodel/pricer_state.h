@@ -25,6 +25,7 @@ struct HostNanoseconds {
   double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
   bool draft_in_graph = false;
   double first_kernel = 0, step_gap = 0;
+  double rank_sync = 0;  // between the ranks of attention data parallelism, before a step
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
 
@@ -42,6 +43,9 @@ struct PricerState {
   std::int64_t kernels_without_attention = 0, attention_layers = 0;
   std::int64_t kernels_of_prefill = 0, kernels_of_decode = 0;  // beside attention itself: latent attention
   std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
+  // Attention data parallelism, by rows of all ranks: what runs over them, the collectives of the two ways to
+  // gather them, the head. Empty without.
+  std::vector<double> gathered_table, evenly_table, by_sum_table, gathered_rows_table;
   std::vector<double> draft_table;  // index = tokens of a drafting pass; empty without a drafting network
   std::size_t last_node = 0;        // the kernel that ends a step
   std::shared_ptr<ExpertLoads> expert_loads;  // of the first instant; null = uniform, in the token table
@@ -55,6 +59,15 @@ struct PricerState {
   double sum_tokens(std::int64_t tokens) const;  // operators that depend on padded tokens, uncached
   double sum_rows(std::int64_t rows) const;
   double sum_drafting(std::int64_t tokens) const;  // passes over one token of each sequence, and draft heads
+  double sum_over(DependsOn depends_on, std::int64_t tokens) const;  // of one kind of gathered operators
+  double over_ns(const std::vector<double>& table, DependsOn depends_on, std::int64_t tokens) const {
+    const auto i = static_cast<std::size_t>(tokens);
+    return i < table.size() ? table[i] : sum_over(depends_on, tokens);
+  }
+  double gathered_ns(const PaddedStep& padded) const;
+  // Whether a node takes part in a step, and what it is given.
+  bool takes_part(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
+  StepInput input_of(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
   double sum_prefill(const StepShape& shape) const;
   double sum_eager(std::int64_t kernels) const;  // launched one by one
   double node_ns(std::size_t node, const StepInput& input) const {
@@ -90,6 +103,8 @@ struct PricerState {
   // Everything but decode attention, Q20.
   std::int64_t fixed_q20(const StepShape& shape, const PaddedStep& padded) const;
   StepTiming host_timing(const StepShape& shape, const PaddedStep& padded) const;
+  StepTiming price(const StepShape& shape, const PaddedStep& padded) const;
+  DecodeLine decode_line(const StepShape& shape, const PaddedStep& padded) const;
   std::int64_t kernels(const StepShape& shape) const;
   std::int64_t eager_kernels(const StepShape& shape, const PaddedStep& padded) const {
     return padded.mode == GraphMode::none ? kernels(shape) : 0;
@@ -97,6 +112,7 @@ struct PricerState {
   double searched_tokens(const StepShape& shape) const;
   void add_speculation(const InstanceSpec& spec, double scale);
   void fill_tables(const SchedulerSettings& settings);
+  void fill_joint_tables(const SchedulerSettings& settings);
 };
 
 struct StepPricer::State : PricerState {};

@@ -5,14 +5,14 @@
 #include "costmodel/weight_format.h"
 
 namespace orrery {
-
 namespace {
 
 // Builds the node list; errors collect in `errors_` and the graph is then thrown away.
 class GraphBuilder {
  public:
   GraphBuilder(const InstanceSpec& spec, const Roofline& roofline)
-      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp) {}
+      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp),
+        mlp_ranks_(spec.plan.mlp_ranks()) {}
 
   Result<std::vector<GraphNode>> build() {
     check_plan();
@@ -38,6 +38,15 @@ class GraphBuilder {
     }
   }
 
+  void check_spreads(std::int64_t value, const std::string& what) {
+    if (spec_.plan.dp == 1) return check_divides(value, what);
+    if (value % mlp_ranks_ != 0) {
+      fail(what + " (" + std::to_string(value) + ") is not divisible by the " + std::to_string(mlp_ranks_) +
+               " GPUs (tp x dp) that it is spread over",
+           "parallel.dp");
+    }
+  }
+
   void check_plan() {
     if (tp_ < 1) return fail("must be at least 1", "parallel.tp");
     check_divides(model_.heads, "number of attention heads");
@@ -47,8 +56,9 @@ class GraphBuilder {
            "parallel.tp");
     }
     for (const LayerKind& kind : model_.layer_kinds) {
-      if (!kind.moe) check_divides(model_.intermediate, "MLP width");
-      if (kind.moe) check_divides(model_.expert_intermediate * spec_.plan.ep, "expert width");
+      if (!kind.moe) check_spreads(model_.intermediate, "MLP width");
+      if (kind.moe) check_spreads(model_.expert_intermediate * spec_.plan.ep, "expert width");
+      if (kind.moe) check_spreads(model_.shared_expert_intermediate, "width of the shared experts");
       if (kind.moe && model_.experts % spec_.plan.ep != 0) {
         fail("number of experts (" + std::to_string(model_.experts) +
                  ") is not divisible by ep = " + std::to_string(spec_.plan.ep),
@@ -61,8 +71,8 @@ class GraphBuilder {
           spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs",
           "hardware");
     }
-    if (tp_ > 1 && !roofline_.has_link())
-      fail("the part has no scale-up link figures, which tp > 1 needs", "parallel.tp");
+    if (mlp_ranks_ > 1 && !roofline_.has_link())
+      fail("the part has no scale-up link figures, which tp > 1 and dp > 1 need", "parallel.tp");
   }
 
   // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
@@ -134,6 +144,7 @@ class GraphBuilder {
     OpSpec s;
     s.n = n;
     s.out_bytes = out_bytes;
+    s.depends_on = over_;
     return s;
   }
 
@@ -166,6 +177,52 @@ class GraphBuilder {
               format(kind.weights, "down_proj"));
       add_all_reduce("mlp_all_reduce", kind.count);
     }
+    if (spec_.plan.dp > 1) add_scatter(kind.count);
+  }
+
+  // The norm after attention, with the quantisation of its output where nothing stands between it and the
+  // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
+  void add_post_norm(double activation_bytes, std::int64_t l) {
+    const bool alone = spec_.plan.dp == 1;
+    add("post_norm", "add_rms_norm", width(model_.hidden, alone ? activation_bytes : 2), l);
+    if (alone) return;
+    add_gather(l);
+    if (activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, activation_bytes), l);
+  }
+
+  OpSpec joint(std::int64_t n, DependsOn depends_on) const {
+    OpSpec s = width(n);
+    s.depends_on = depends_on;
+    s.ranks = static_cast<std::int32_t>(mlp_ranks_);
+    return s;
+  }
+
+  // A rank's own rows of a buffer of all ranks', their mean number.
+  OpSpec own_share(std::int64_t n, DependsOn depends_on) const {
+    OpSpec s = joint(n, depends_on);
+    s.expert_rows = true;
+    s.experts_per_token = 1;
+    s.expert_ranks = mlp_ranks_;
+    return s;
+  }
+
+  // SGLang, layers/dp_attention.py: equal shares by `all_gather_into_tensor`; else each rank writes its rows
+  // into a cleared buffer, which an all-reduce adds up. What follows runs over the rows of all ranks.
+  void add_gather(std::int64_t l) {
+    add("dp_all_gather", "all_gather", joint(model_.hidden, DependsOn::gathered_evenly), l);
+    add("dp_clear", "rank_copy", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_copy_in", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    over_ = DependsOn::gathered;
+  }
+
+  // Back: a reduce-scatter of equal shares (layer_boundary/exit.py), else an all-reduce, of which a rank
+  // copies its rows into a cleared buffer.
+  void add_scatter(std::int64_t l) {
+    over_ = DependsOn::tokens;
+    add("dp_reduce_scatter", "reduce_scatter", joint(model_.hidden, DependsOn::gathered_evenly), l);
+    add("dp_mlp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_copy_out", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), 2 * l);
   }
 
   // Queries through their own low rank where the model has one; the products with the latent's weights by
@@ -264,20 +321,19 @@ class GraphBuilder {
   void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate,
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
-    if (prefix.empty()) add("post_norm", "add_rms_norm", width(model_.hidden, gate_up.activation_bytes), l);
-    add_gemm(prefix + "gate_up_proj", 2 * intermediate / tp_, model_.hidden, gate_up, l);
-    add(prefix + "silu_mul", "silu_mul", width(intermediate / tp_, down.activation_bytes), l);
-    add_gemm(prefix + "down_proj", model_.hidden, intermediate / tp_, down, l);
+    if (prefix.empty()) add_post_norm(gate_up.activation_bytes, l);
+    add_gemm(prefix + "gate_up_proj", 2 * intermediate / mlp_ranks_, model_.hidden, gate_up, l);
+    add(prefix + "silu_mul", "silu_mul", width(intermediate / mlp_ranks_, down.activation_bytes), l);
+    add_gemm(prefix + "down_proj", model_.hidden, intermediate / mlp_ranks_, down, l);
   }
 
   void add_experts(const LayerKind& kind) {
     const std::int64_t l = kind.count;
-    const std::int64_t ep = spec_.plan.ep;  // inside the tensor-parallel group: its ranks share out the
-                                            // experts
-    const std::int64_t inner = model_.expert_intermediate * ep / tp_;
+    const std::int64_t ep = spec_.plan.ep;  // the ranks that see the same tokens share out the experts
+    const std::int64_t inner = model_.expert_intermediate * ep / mlp_ranks_;
     const WeightFormat up = format(kind.weights, "experts.gate_up");
     const WeightFormat down = format(kind.weights, "experts.down");
-    add("post_norm", "add_rms_norm", width(model_.hidden), l);
+    add_post_norm(2, l);
     if (model_.shared_expert_intermediate > 0) {
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
               format(kind.weights, "shared_expert.gate_proj"),
@@ -345,6 +401,7 @@ class GraphBuilder {
     rows.depends_on = DependsOn::rows;
     if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
     add("sample_gather", "gather_rows", rows, 1);
+    if (spec_.plan.dp > 1) return add_joint_head(rows);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
     rows.n = (padded + tp_ - 1) / tp_;
@@ -360,6 +417,25 @@ class GraphBuilder {
     rows.n = 1;
     rows.ranks = 1;
     add("verify_drafts", "verify_drafts", rows, 1);
+  }
+
+  // LogitsProcessor of SGLang without enable_dp_lm_head: the ranks' rows by an all-reduce, logits of a part
+  // of the vocabulary for all of them, all parts to every rank, which keeps its own rows.
+  void add_joint_head(OpSpec rows) {
+    const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;
+    constexpr auto all = DependsOn::gathered_rows;
+    add("dp_rows_clear", "rank_copy", joint(model_.hidden, all), 1);
+    add("dp_rows_copy_in", "rank_copy", own_share(model_.hidden, all), 1);
+    add("dp_rows_all_reduce", "all_reduce", joint(model_.hidden, all), 1);
+    OpSpec head = joint((padded + mlp_ranks_ - 1) / mlp_ranks_, all);
+    head.k = model_.hidden;
+    head.format = format(model_.global_weights, "lm_head");
+    add("lm_head", "gemm", head, 1);
+    add("logits_all_gather", "all_gather", joint(padded, all), 1);
+    add("dp_logits_copy_out", "rank_copy", own_share(padded, all), 2);
+    rows.n = padded;
+    add("logits_fp32", "logits_copy", rows, 1);
+    add("argmax", "argmax", rows, 1);
   }
 
   // The drafting network after the model's step: one pass over all its tokens, then one over a token of each
@@ -425,7 +501,8 @@ class GraphBuilder {
   const InstanceSpec& spec_;
   const ModelSpec& model_;
   const Roofline& roofline_;
-  std::int64_t tp_;
+  std::int64_t tp_, mlp_ranks_;
+  DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;
   std::int64_t qkv_width_ = model_.hidden;

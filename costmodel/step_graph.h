@@ -1,5 +1,6 @@
 // The operators of one engine step in launch order, as vLLM 0.24 launches them for a dense or MoE model with
-// grouped-query attention under tensor parallelism (../shared/reference/vllm_0_24.md §7).
+// grouped-query attention under tensor parallelism (../shared/reference/vllm_0_24.md §7); under attention
+// data parallelism as SGLang 0.5.23 spreads them (docs/parallel_plans.md).
 #pragma once
 
 #include <memory>

@@ -154,6 +154,22 @@ double PricerState::sum_drafting(std::int64_t tokens) const {
   return ns;
 }
 
+double PricerState::sum_over(DependsOn depends_on, std::int64_t tokens) const {
+  const StepInput input{tokens, 0, nullptr, 0};
+  double ns = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (nodes[i].spec.depends_on == depends_on) ns = plus_node(ns, i, input);
+  }
+  return ns;
+}
+
+double PricerState::gathered_ns(const PaddedStep& padded) const {
+  double ns = over_ns(gathered_table, DependsOn::gathered, padded.gathered);
+  ns += padded.by_sum ? over_ns(by_sum_table, DependsOn::gathered_by_sum, padded.gathered)
+                      : over_ns(evenly_table, DependsOn::gathered_evenly, padded.gathered);
+  return ns + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
+}
+
 double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape, 0};
   double ns = 0;
@@ -200,6 +216,7 @@ std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& pa
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
   ns += drafting_ns(padded.drafting);
   if (expert_loads != nullptr && shape.expert_q20 < 0) ns += experts_ns(padded.tokens);
+  if (padded.gathered > 0) ns += gathered_ns(padded);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
   return to_q20(ns) + std::max<std::int64_t>(0, shape.expert_q20);
@@ -218,6 +235,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   StepTiming t;
   t.schedule = round_half_even(host.schedule_base + host.schedule_per_sequence * running +
                                host.schedule_per_new_request * static_cast<double>(shape.new_requests));
+  if (padded.gathered > 0) t.schedule += round_half_even(host.rank_sync);
   t.prepare = round_half_even(host.prepare_base + host.prepare_per_sequence * sequences);
   switch (padded.mode) {
     case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
@@ -296,6 +314,45 @@ void PricerState::fill_tables(const SchedulerSettings& settings) {
   last_table = std::move(last);
 }
 
+StepTiming PricerState::price(const StepShape& shape, const PaddedStep& padded) const {
+  ORRERY_CHECK(padded.real_tokens > 0, "a step without tokens has no price");
+  StepTiming t = host_timing(shape, padded);
+  std::int64_t busy = fixed_q20(shape, padded);
+  if (shape.decode_sequences > 0) {
+    const LineSegment line = decode_segment(shape, shape.decode_context_tokens);
+    busy += line.base + line.slope * shape.decode_context_tokens;
+  }
+  t.busy = busy >> line_shift;
+  return t;
+}
+
+DecodeLine PricerState::decode_line(const StepShape& shape, const PaddedStep& padded) const {
+  const LineSegment segment = decode_segment(shape, shape.decode_context_tokens);
+  DecodeLine line;
+  line.base = fixed_q20(shape, padded) + segment.base;
+  line.slope = segment.slope;
+  line.low = segment.low;
+  line.high = segment.high;
+  line.timing = host_timing(shape, padded);
+  return line;
+}
+
+void PricerState::fill_joint_tables(const SchedulerSettings& settings) {
+  if (!settings.joint.on()) return;
+  const std::int64_t most =
+      settings.joint.ranks * std::max(padding.largest(), settings.max_num_batched_tokens);
+  const auto limit = static_cast<std::size_t>(std::min(most, table_limit));
+  const auto fill = [&](DependsOn depends_on, std::vector<double>& table) {
+    std::vector<double> by_rows(limit + 1);
+    for (std::size_t t = 1; t <= limit; ++t) by_rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
+    table = std::move(by_rows);
+  };
+  fill(DependsOn::gathered, gathered_table);
+  fill(DependsOn::gathered_evenly, evenly_table);
+  fill(DependsOn::gathered_by_sum, by_sum_table);
+  fill(DependsOn::gathered_rows, gathered_rows_table);
+}
+
 Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScales& scales) {
   ORRERY_TRY_STATUS(check_scales(scales));
   ORRERY_TRY(roofline, Roofline::create(spec.hardware, spec.kernels));
@@ -311,7 +368,10 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
     const DependsOn d = node.spec.depends_on;
     if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) state->last_node = i;
     if (node.draft) continue;
-    if (d == DependsOn::tokens || d == DependsOn::rows) state->kernels_without_attention += node.kernels();
+    // Steps that launch kernel by kernel gather by sum (costmodel/joint_step.cpp), but for wide decodes.
+    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly;
+    if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
+      state->kernels_without_attention += node.kernels();
     const OpClass c = node.entry->op_class;
     if (d == DependsOn::decode && c == OpClass::attention_decode) state->attention_layers += node.count;
     if (d == DependsOn::decode && c != OpClass::attention_decode) state->kernels_of_decode += node.kernels();
@@ -329,9 +389,11 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
     const HostCosts& h = spec.engine.host;
     if (std::string_view(node.entry->name) == "fused_experts")
       state->host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
-    if (node.entry->op_class == OpClass::collective)
+    if (node.entry->op_class == OpClass::collective && node.spec.depends_on != DependsOn::gathered_evenly)
       state->host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
   }
+  if (spec.engine.settings.joint.on() && spec.engine.data_parallel)
+    state->host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host);
   state->launcher_is_core = one_process;
   state->steps_in_flight = spec.engine.steps_in_flight;
   const HostCosts& h = spec.engine.host;
@@ -344,6 +406,7 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   state->host_error = spec.engine.interval_host_error;
   state->add_speculation(spec, scales.host);
   state->fill_tables(spec.engine.settings);
+  state->fill_joint_tables(spec.engine.settings);
   return StepPricer(std::move(state));
 }
 
@@ -353,16 +416,7 @@ StepPricer& StepPricer::operator=(StepPricer&&) noexcept = default;
 StepPricer::~StepPricer() = default;
 
 StepTiming StepPricer::price(const StepShape& shape) const {
-  const PaddedStep padded = state_->padding.pad(shape);
-  ORRERY_CHECK(padded.real_tokens > 0, "a step without tokens has no price");
-  StepTiming t = state_->host_timing(shape, padded);
-  std::int64_t busy = state_->fixed_q20(shape, padded);
-  if (shape.decode_sequences > 0) {
-    const LineSegment line = state_->decode_segment(shape, shape.decode_context_tokens);
-    busy += line.base + line.slope * shape.decode_context_tokens;
-  }
-  t.busy = busy >> line_shift;
-  return t;
+  return state_->price(shape, state_->padding.pad(shape));
 }
 
 DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
@@ -373,15 +427,7 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
   shape.decode_context_tokens = context_sum;
   shape.running = running;
   if (!with_experts) shape.expert_q20 = 0;
-  const PaddedStep padded = state_->padding.pad(shape);
-  const LineSegment segment = state_->decode_segment(shape, context_sum);
-  DecodeLine line;
-  line.base = state_->fixed_q20(shape, padded) + segment.base;
-  line.slope = segment.slope;
-  line.low = segment.low;
-  line.high = segment.high;
-  line.timing = state_->host_timing(shape, padded);
-  return line;
+  return state_->decode_line(shape, state_->padding.pad(shape));
 }
 
 double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) const {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -117,6 +118,12 @@ class StepPricer {
   // Hot path. Pure function of the shape (internal tables are filled at construction); thread-safe. At most
   // 1 µs for any shape with a few chunks. A shape without tokens is a broken precondition.
   StepTiming price(const StepShape& shape) const;
+  // Attention data parallelism: one step of all ranks, one shape each (idle ranks: no tokens; at least one
+  // rank has some). As long as the slowest rank in every part; each distinct shape is priced once.
+  std::int32_t ranks() const;
+  StepTiming price_joint(std::span<const StepShape> ranks) const;
+  // The line of each rank with decodes beside the others; the step's busy time is the largest of theirs.
+  std::vector<DecodeLine> joint_decode_lines(std::span<const StepShape> ranks) const;
   // The line that price() of a pure decode step evaluates, around `context_sum`.
   // `with_experts` false: without the expert products whose load changes from step to step.
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running,

@@ -36,6 +36,7 @@ class TypedResolver final : ArgumentResolver {
     build_graphs(few);
     if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
     engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
+    if (plan_.dp > 1) share_over_ranks();
   }
 
  private:
@@ -88,7 +89,7 @@ class TypedResolver final : ArgumentResolver {
       if (device.memory_below.value() > 0 && driver_memory() >= device.memory_below) continue;
       const auto it = device.values.find(name);
       if (it == device.values.end()) break;
-      const bool wide = plan_.tp >= profile_.wide_from_tp;
+      const bool wide = plan_.mlp_ranks() >= profile_.wide_from_tp;  // the engine's tp_size
       options_.set(name, wide ? it->second.back() : it->second.front());
       return;
     }
@@ -119,6 +120,27 @@ class TypedResolver final : ArgumentResolver {
     s.max_num_batched_tokens =
         std::max(s.max_num_seqs, chunk > 0 ? chunk : std::max(integer("prefill_tokens"), s.max_model_len));
     s.enable_chunked_prefill = chunk > 0;
+  }
+
+  // Arguments are the engine's, for all ranks together; what a rank's scheduler has of them
+  // (arg_groups/parallel_hook.py, `_handle_data_parallelism`; `resolve_max_num_reqs`). Prefill graphs are
+  // captured for a rank's chunk only.
+  void share_over_ranks() {
+    SchedulerSettings& s = engine_.settings;
+    const DataParallelRules& rules = *engine_.data_parallel;
+    const std::int64_t chunk = integer("step_tokens");
+    if (chunk > 0) {
+      const std::int64_t own = std::max<std::int64_t>(1, chunk / plan_.dp);
+      options_.set(role("step_tokens"), own);
+      std::erase_if(s.prefill_graph_sizes, [&](std::int64_t size) { return size > own; });
+    }
+    if (given("sequences"))
+      options_.set(role("sequences"), std::max<std::int64_t>(1, integer("sequences") / plan_.dp));
+    if (options_.has("schedule_conservativeness")) {
+      options_.set("schedule_conservativeness",
+                   options_.number("schedule_conservativeness") * rules.conservativeness.value);
+    }
+    fill_settings();
   }
 
   bool captured_here(const GraphSizes& sizes) const {
@@ -167,6 +189,13 @@ class TypedResolver final : ArgumentResolver {
                       static_cast<double>(plan_.gpus()) * m.per_gpu.value.value();
     if (!s.cudagraph_sizes.empty())
       reserved += static_cast<double>(decode_limit_) * m.per_decode_slot.value.value();
+    if (plan_.dp > 1) {
+      const DataParallelRules& rules = *engine_.data_parallel;
+      const auto slots = static_cast<double>(decode_limit_);
+      reserved += slots * plan_.dp * rules.per_decode_slot.value.value();
+      if (slots > rules.many_slots.value)
+        reserved += slots * plan_.dp * rules.per_decode_slot_of_many.value.value();
+    }
     reserved += static_cast<double>(s.prefill_graph_sizes.size()) * m.per_prefill_graph.value.value();
     const double total = driver_memory().value();
     if (total > m.floor_above.value.value()) reserved = std::max(reserved, m.floor.value.value());

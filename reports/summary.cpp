@@ -347,8 +347,9 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   }
   const PoolResult& pool = r.pools.front();
   out += "KV cache    " + human_count(static_cast<double>(pool.kv_tokens())) +
-         " tokens an instance, peak use " + format_fixed(100 * pool.peak_utilization, 1) +
-         " %, prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
+         (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
+         format_fixed(100 * pool.peak_utilization, 1) + " %, prefix hits " +
+         format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
   out += lines_of_features(r);
   out += speculation_text(in);

@@ -7,7 +7,8 @@ namespace orrery {
 Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
     : scheduler_(std::move(scheduler)), wiring_(wiring),
       output_delay_(wiring.executor->output_delay(wiring.id)),
-      output_per_sequence_(wiring.executor->output_per_sequence(wiring.id)) {
+      output_per_sequence_(wiring.executor->output_per_sequence(wiring.id)),
+      lanes_(static_cast<std::size_t>(scheduler_->lanes())) {
   levels_ = scheduler_->view();
 }
 
@@ -56,6 +57,7 @@ SequenceId Instance::add(const Request& request, SimTime now) {
   p.request = request.id;
   p.arrival = request.arrival;
   p.prompt = request.prompt_tokens;
+  p.lane = static_cast<std::uint32_t>(sequence.value() % lanes_.size());
   p.gives_up = request.gives_up;
   p.times_out = request.times_out;
   clients_may_leave_ |= !request.gives_up.is_never();
@@ -143,6 +145,10 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
   }
   const std::int64_t batch = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
   for (const PrefillWork& w : plan.prefill) progress_of(w.sequence).batch = batch;
+  for (const RankPlan& rank : plan.ranks) {  // each sends a message of its own
+    for (const PrefillWork& w : plan.prefill.subspan(rank.first_prefill, rank.prefills))
+      progress_of(w.sequence).batch = rank.decode_sequences + static_cast<std::int64_t>(rank.prefills);
+  }
   if (wiring_.observer == nullptr) return;
   for (std::size_t i = 0; i < plan.encode.size();) {
     const RequestId request = plan.encode[i].request;
@@ -181,7 +187,7 @@ void Instance::break_run(SequenceId sequence, std::int64_t last) {
   if (scheduler_->open_steps() > 0) {
     awaiting_token_.push_back(sequence);
   } else {
-    p.last_token = last_update_;
+    p.last_token = lane_of(p).last_update;
   }
 }
 
@@ -189,7 +195,7 @@ void Instance::break_run(SequenceId sequence, std::int64_t last) {
 void Instance::drop_token(SequenceId sequence) {
   Progress& p = progress_of(sequence);
   if (!p.has_token || p.broken) return;
-  stand_apart(p, last_update_, last_update_step_);
+  stand_apart(p, lane_of(p).last_update, lane_of(p).last_update_step);
 }
 
 // The sequence's last token came at `at` with `step`; its next gap counts from there.
@@ -216,23 +222,12 @@ void Instance::on_outcome(const StepOutcome& outcome) {
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
   told_ = outcome.updates;
   if (wiring_.front_end != nullptr) tell_clients(outcome, effects);
-  double decoded = 0;
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
-    const SimTime at = told_[i];
     times_.add(outcome.updates[i].ns());
-    if (wiring_.front_end != nullptr) times_.add(at.ns());
-    if (effects.was_stalled(i)) {
-      if (wiring_.per_request_itl) gaps_.push_back(-1);
-      continue;
-    }
-    const std::int64_t gap = last_update_.is_never() ? 0 : (at - last_update_).ns();
-    const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[i]);
-    if (weight > 0) wiring_.collector->gap(gap, weight, at);
-    decoded += static_cast<double>(weight);
-    if (wiring_.per_request_itl) gaps_.push_back(gap);
-    last_update_ = at;
-    last_update_step_ = static_cast<std::int64_t>(outcome.first.value() + i);
+    if (wiring_.front_end != nullptr) times_.add(told_[i].ns());
   }
+  double decoded = 0;
+  for (std::size_t lane = 0; lane < lanes_.size(); ++lane) decoded += note_updates(outcome, effects, lane);
   decoded += static_cast<double>(effects.further_tokens);
   wiring_.collector->series().count(TimeSeriesRecorder::decode_tokens, outcome.updates.back(), decoded);
   if (outcome.scheduled > 1) ++stretches_;
@@ -252,6 +247,29 @@ void Instance::on_outcome(const StepOutcome& outcome) {
   if (wiring_.observer != nullptr) observe_steps(outcome);
   if (wiring_.per_request_itl) trim_gap_log();
   levels_changed();
+}
+
+// Gaps between one rank's updates; returns its regular decodes.
+double Instance::note_updates(const StepOutcome& outcome, const UpdateEffects& effects, std::size_t lane) {
+  Lane& l = lanes_[lane];
+  const std::size_t updates = outcome.updates.size();
+  double decoded = 0;
+  for (std::size_t i = 0; i < updates; ++i) {
+    const SimTime at = told_[i];
+    const std::size_t place = lane * updates + i;
+    if (effects.was_stalled(place)) {
+      if (wiring_.per_request_itl) l.gaps.push_back(-1);
+      continue;
+    }
+    const std::int64_t gap = l.last_update.is_never() ? 0 : (at - l.last_update).ns();
+    const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[place]);
+    if (weight > 0) wiring_.collector->gap(gap, weight, at);
+    decoded += static_cast<double>(weight);
+    if (wiring_.per_request_itl) l.gaps.push_back(gap);
+    l.last_update = at;
+    l.last_update_step = static_cast<std::int64_t>(outcome.first.value() + i);
+  }
+  return decoded;
 }
 
 void Instance::observe_steps(const StepOutcome& outcome) {
@@ -360,89 +378,11 @@ RequestRecord Instance::begin_record(const Progress& p) const {
   return record;
 }
 
-// ------------------------------------------------------------------------------------------- clients that go
-
-void Instance::turn_away(const Request& request) {
-  RequestRecord record;
-  record.request = request.id.value();
-  record.arrival = request.arrival;
-  record.e2e = request.gives_up - request.arrival;
-  record.prompt_tokens = request.prompt_tokens;
-  record.instance = wiring_.id;
-  record.status = request.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
-  rejected_.push_back(request.id);
-  wiring_.collector->finished(record, request.gives_up);
-}
-
-// Engines look at their queue of messages between steps, so a stretch ends at its next boundary; the step in
-// flight runs to its end all the same.
-void Instance::client_left(SequenceId sequence, SimTime now) {
-  Progress& p = progress_of(sequence);
-  p.left = true;
-  departed_.push_back(sequence);
-  wiring_.inbox->on_finished(p.request, p.gives_up);
-  wiring_.executor->cut(wiring_.id, now);
-}
-
-void Instance::drop_departed() {
-  std::size_t kept = 0;
-  for (const SequenceId sequence : departed_) {
-    const std::int32_t outputs = scheduler_->drop_departed(sequence);
-    if (outputs < 0) {
-      departed_[kept++] = sequence;
-      continue;
-    }
-    wiring_.executor->ended(wiring_.id, sequence);
-    std::erase(awaiting_token_, sequence);
-    end_unanswered(progress_of(sequence), outputs);
-  }
-  departed_.resize(kept);
-  levels_changed();
-}
-
-// The client went away before the answer was complete; `outputs` tokens had been processed by then or since.
-void Instance::end_unanswered(Progress& p, std::int32_t outputs) {
-  RequestRecord record = begin_record(p);
-  if (!p.admitted) record.queue = p.gives_up - p.arrival;
-  if (p.has_token && p.first_token <= p.gives_up) {
-    record.ttft = p.first_token - p.arrival;
-    record.output_tokens = delivered_by(p, p.gives_up, outputs);
-  }
-  record.e2e = p.gives_up - p.arrival;
-  record.status = p.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
-  --outstanding_;
-  times_.add(p.request.value());
-  times_.add(static_cast<std::int64_t>(record.output_tokens));
-  wiring_.collector->finished(record, p.gives_up);
-  if (!p.left) wiring_.inbox->on_finished(p.request, p.gives_up);
-  observe_request(RequestEvent::Kind::departed, p.request, p.gives_up, 0, record.output_tokens, 0);
-  p.request = RequestId::none();
-}
-
-// Of its tokens those that came too late are taken away: at least the first one was in time.
-std::int32_t Instance::delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const {
-  std::int32_t late = 0;
-  for (auto d = deliveries_.rbegin(); d != deliveries_.rend() && d->at > at; ++d) {
-    const bool in_run = d->step > p.run_first || (d->step == p.run_first && p.rejoined);
-    if (in_run && (!p.broken || d->step <= p.run_last)) ++late;
-  }
-  return std::max(1, outputs - late);
-}
-
-// Remembers updates for as long as a client may turn out to have left before them.
-void Instance::note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects) {
-  for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
-    if (effects.was_stalled(i)) continue;
-    deliveries_.push_back({told_[i] + output_delay_, static_cast<std::int64_t>(outcome.first.value() + i)});
-  }
-  SimTime oldest = outcome.at - wiring_.abort_delay;
-  for (const SequenceId sequence : departed_) oldest = earlier(oldest, progress_of(sequence).gives_up);
-  while (!deliveries_.empty() && deliveries_.front().at <= oldest) deliveries_.pop_front();
-}
-
 // The event loops of the API server take every step's message in turn.
 void Instance::tell_clients(const StepOutcome& outcome, const UpdateEffects& effects) {
-  outputs_of_.assign(effects.regular_decodes.begin(), effects.regular_decodes.end());
+  outputs_of_.assign(outcome.updates.size(), 0);
+  for (std::size_t i = 0; i < effects.regular_decodes.size(); ++i)
+    outputs_of_[i % outcome.updates.size()] += effects.regular_decodes[i];
   for (const FirstToken& token : effects.first_tokens) ++outputs_of_[token.update];
   for (const Irregular& token : effects.irregular) ++outputs_of_[token.update];
   told_late_.clear();
@@ -456,7 +396,7 @@ void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord
   std::vector<std::int64_t> all = p.extra_gaps;
   const auto append = [&](Segment s) {
     for (std::int64_t step = s.first; step <= s.last; ++step) {
-      const std::int64_t gap = gaps_[static_cast<std::size_t>(step - gaps_base_)];
+      const std::int64_t gap = lanes_[p.lane].gaps[static_cast<std::size_t>(step - gaps_base_)];
       if (gap >= 0) all.push_back(gap);
     }
   };
@@ -472,16 +412,17 @@ void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord
 
 // Drops gaps that no request in flight can still ask for; amortised over a doubling.
 void Instance::trim_gap_log() {
-  if (gaps_.size() < trim_at_) return;
-  std::int64_t oldest = gaps_base_ + static_cast<std::int64_t>(gaps_.size());
+  const std::size_t known = lanes_.front().gaps.size();
+  if (known < trim_at_) return;
+  std::int64_t oldest = gaps_base_ + static_cast<std::int64_t>(known);
   for (const Progress& p : progress_) {
     if (p.request.is_none() || !p.has_token) continue;
     oldest = std::min(oldest, p.segments.empty() ? p.run_first + 1 : p.segments.front().first);
   }
   const auto drop = static_cast<std::ptrdiff_t>(std::max<std::int64_t>(0, oldest - gaps_base_));
-  gaps_.erase(gaps_.begin(), gaps_.begin() + drop);
+  for (Lane& lane : lanes_) lane.gaps.erase(lane.gaps.begin(), lane.gaps.begin() + drop);
   gaps_base_ += drop;
-  trim_at_ = std::max<std::size_t>(1u << 16, 2 * gaps_.size());
+  trim_at_ = std::max<std::size_t>(1u << 16, 2 * lanes_.front().gaps.size());
 }
 
 std::uint64_t Instance::digest() const {

@@ -63,13 +63,22 @@ class Instance {
     bool admitted = false, has_token = false;
     SimTime gives_up = SimTime::never();
     bool times_out = false, left = false;  // left: the engine knows that its client is gone
-    bool rejoined = false;                 // its present run began with a token that was not its first
-    bool broken = false;                   // preempted or paused: its next gap spans more than one update
-    std::int64_t run_first = 0;            // step of the token that began the current run of gaps
-    std::int64_t run_last = 0;             // step of its last token before it was broken
-    std::int64_t left_out = -1;            // step before the one that last left it out
-    std::vector<Segment> segments;         // closed runs (per-request ITL only)
+    std::uint32_t lane = 0;
+    bool rejoined = false;          // its present run began with a token that was not its first
+    bool broken = false;            // preempted or paused: its next gap spans more than one update
+    std::int64_t run_first = 0;     // step of the token that began the current run of gaps
+    std::int64_t run_last = 0;      // step of its last token before it was broken
+    std::int64_t left_out = -1;     // step before the one that last left it out
+    std::vector<Segment> segments;  // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
+  };
+
+  // What one rank's decode set has seen; one without attention data parallelism.
+  struct Lane {
+    SimTime last_update = SimTime::never();  // that was not stalled, and its step
+    std::int64_t last_update_step = -1;
+    // Gaps between consecutive updates by step, for per-request ITL; −1 = the step stalled the decodes.
+    std::vector<std::int64_t> gaps;
   };
 
   void record_plan(const StepPlan& plan, StepId step, SimTime now);
@@ -92,6 +101,8 @@ class Instance {
   void levels_changed();
   void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
                        std::int64_t tokens, std::int64_t context);
+  Lane& lane_of(const Progress& p) { return lanes_[p.lane]; }
+  double note_updates(const StepOutcome& outcome, const UpdateEffects& effects, std::size_t lane);
   Progress& progress_of(SequenceId sequence) { return progress_[sequence.value()]; }
 
   std::unique_ptr<Scheduler> scheduler_;
@@ -101,14 +112,11 @@ class Instance {
   std::vector<SequenceId> awaiting_token_;  // preempted or paused with a token in flight
   bool idle_ = true;
   std::int32_t outstanding_ = 0;
-  SimTime last_update_ = SimTime::never();  // that was not stalled, and its step
-  std::int64_t last_update_step_ = -1;
+  std::vector<Lane> lanes_;
   std::uint64_t stretches_ = 0;
   Digest times_;                     // when every step's update ended
   std::vector<RequestId> rejected_;  // apart: a stretch reports its updates after what arrived inside it
-  // Gaps between consecutive updates by step, for per-request ITL; −1 = the step stalled the decodes.
-  std::vector<std::int64_t> gaps_;
-  std::int64_t gaps_base_ = 0;
+  std::int64_t gaps_base_ = 0;       // step of every lane's first gap
   std::size_t trim_at_ = 1u << 16;
   SchedulerView levels_;
   // When clients have the tokens of each update of the present outcome, but for output_delay_.
@@ -119,6 +127,7 @@ class Instance {
   struct Delivery {
     SimTime at;
     std::int64_t step;
+    std::uint32_t lane;
   };
   std::deque<Delivery> deliveries_;  // of late; only once a client may give up
   bool clients_may_leave_ = false;

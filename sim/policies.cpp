@@ -1,5 +1,6 @@
 #include "sim/policies.h"
 
+#include "sim/rank_scheduler.h"
 #include "sim/schedulers/sglang.h"
 #include "sim/schedulers/tensorrt_llm.h"
 #include "sim/schedulers/vllm_v1.h"
@@ -16,6 +17,15 @@ std::unique_ptr<Scheduler> make_sglang(const SchedulerConfig& config) {
 
 std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config) {
   return std::make_unique<TensorRtLlmScheduler>(config);
+}
+
+std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy,
+                                                   const SchedulerConfig& config, std::int32_t ranks) {
+  if (ranks == 1) return policy.make(config);
+  std::vector<std::unique_ptr<Scheduler>> schedulers;
+  for (std::int32_t r = 0; r < ranks; ++r) schedulers.push_back(policy.make(config));
+  auto balancer = make_rank_round_robin(schedulers.size());
+  return std::make_unique<RankScheduler>(std::move(schedulers), std::move(balancer));
 }
 
 const RouterPolicy* find_router(std::string_view name) {

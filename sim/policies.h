@@ -43,6 +43,11 @@ inline constexpr std::array scheduler_policies = {
         make_tensorrt_llm},
 };
 
+// The engine of an instance: one scheduler, or one for each of `ranks` of attention data parallelism, who
+// share the engine's way to choose a rank.
+std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy,
+                                                   const SchedulerConfig& config, std::int32_t ranks);
+
 // Null for an unknown name.
 const RouterPolicy* find_router(std::string_view name);
 const SchedulerPolicy* find_scheduler(std::string_view name);

@@ -116,6 +116,7 @@ struct TimeSeries {
 struct PoolResult {
   std::string name;
   std::int64_t instances = 0, gpus_per_instance = 0;
+  std::int32_t ranks = 1;  // of attention data parallelism; the blocks are one rank's
   std::int64_t kv_blocks = 0, kv_block_size = 0;
   std::int64_t window_tokens = 0;  // what the engine logs instead of all blocks' tokens when layers have
                                    // windows

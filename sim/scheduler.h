@@ -104,9 +104,10 @@ struct Irregular {  // a token whose gap is no gap between two updates of the de
 struct UpdateEffects {
   std::vector<FirstToken> first_tokens;
   std::vector<Finished> finished;
-  // Per updated step: decodes whose previous token came with the last update that was not stalled.
+  // By lane (see Scheduler::lanes) and within it per updated step: decodes whose previous token came with the
+  // last update that was not stalled.
   std::vector<std::int32_t> regular_decodes;
-  std::vector<bool> stalled;  // per updated step: it ran no decode although it might have; empty = none did
+  std::vector<bool> stalled;  // likewise: it ran no decode although it might have; empty = none did
   std::vector<Irregular> irregular;
   std::int64_t further_tokens = 0;  // speculation: said in the update beyond one a sequence
   bool was_stalled(std::size_t update) const { return !stalled.empty() && stalled[update]; }
@@ -179,6 +180,9 @@ class Scheduler {
   virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;
   virtual std::int32_t open_steps() const = 0;
+  // Ranks whose decode sets step, stall and rest on their own (attention data parallelism); the lane of a
+  // sequence is its slot modulo this.
+  virtual std::int32_t lanes() const { return 1; }
   virtual SchedulerView view() const = 0;
   virtual const SchedulerCounters& counters() const = 0;
   virtual KvUsage kv_usage() const = 0;

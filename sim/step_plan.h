@@ -40,6 +40,16 @@ struct SpokenTokens {
   bool first = false;  // after a prompt
 };
 
+// Attention data parallelism: one rank's part of a joint step.
+struct RankPlan {
+  std::size_t first_prefill = 0, prefills = 0;  // its part of StepPlan::prefill
+  std::int32_t decode_sequences = 0;
+  std::int64_t decode_context_tokens = 0;
+  std::int32_t new_requests = 0, running = 0;
+  bool runs = false;            // false: it sits the step out
+  bool stalls_decodes = false;  // as StepPlan's, of this rank
+};
+
 // A view of the step: the decode set as sums, kept incrementally by the scheduler, and a short list of
 // prefill chunks. Valid until the scheduler's next call.
 struct StepPlan {
@@ -75,6 +85,9 @@ struct StepPlan {
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;
+  // Attention data parallelism: every rank's part, in order; the rest of the plan is their sums and lists.
+  // Empty without. Sequence slots of rank r are r modulo the number of ranks.
+  std::span<const RankPlan> ranks;
   std::int64_t tokens() const { return prefill_tokens + decode_sequences + draft_tokens; }
 };
 

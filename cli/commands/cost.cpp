@@ -112,7 +112,10 @@ int explain_steps(const CostOptions& options, const CommandContext& context) {
     if (!images->empty()) text += "\n" + *images;
   }
   for (const StepRequest& step : *steps) {
-    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)),
+    const std::string alike = instance.plan.dp > 1 ? ", on each of " + std::to_string(instance.plan.dp) +
+                                                         " ranks of attention data parallelism"
+                                                   : "";
+    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike,
                               loaded->pricer.explain(step.view(drafts)));
   }
   return put(text);

@@ -49,4 +49,8 @@ std::unique_ptr<Operator> make_all_gather(const OpSpec& spec, const Roofline& ro
   return std::make_unique<CollectiveOperator>(spec, roofline, Collective::all_gather);
 }
 
+std::unique_ptr<Operator> make_reduce_scatter(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<CollectiveOperator>(spec, roofline, Collective::reduce_scatter);
+}
+
 }  // namespace orrery

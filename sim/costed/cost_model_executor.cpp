@@ -12,10 +12,6 @@ namespace {
 
 constexpr std::size_t stretch_ring = 8;  // more than the steps that any engine has in flight
 
-constexpr auto later_end = [](const auto& a, const auto& b) {
-  return a.step != b.step ? a.step > b.step : a.slot > b.slot;
-};
-
 constexpr auto done_later = [](const TransferDone& a, const TransferDone& b) {
   if (a.at != b.at) return a.at > b.at;
   return a.instance != b.instance ? a.instance > b.instance : a.id > b.id;
@@ -28,12 +24,25 @@ StepStamp stamp(const StepTimes& t) {
           .device_end = t.device_end};
 }
 
+// Of pure decode steps.
+std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks) {
+  std::vector<StepShape> shapes;
+  for (const RankPlan& rank : ranks) {
+    StepShape shape;
+    shape.decode_sequences = rank.decode_sequences;
+    shape.decode_context_tokens = rank.decode_context_tokens;
+    shape.running = rank.running;
+    shapes.push_back(shape);
+  }
+  return shapes;
+}
+
 }  // namespace
 
 CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
                                      LaunchJitter jitter, const EncoderPricer* encoder,
                                      const AcceptanceOracle* acceptance)
-    : oracle_(oracle), jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
+    : jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
     engines_.push_back(Engine{.pricer = pricer,
@@ -42,16 +51,15 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
                               .open = {},
                               .stretch = {},
                               .updates = {},
-                              .updated_decode = -1,
                               .first_stamp = {},
                               .second_stamp = {},
                               .last_stamp = {},
-                              .next_decode = 0,
-                              .ends = {},
-                              .end_of_slot = {},
-                              .at_once = {},
+                              .lanes = {},
                               .eos = {},
                               .speech = {}});
+    const auto lanes = static_cast<std::uint32_t>(pricer->ranks());
+    for (std::uint32_t lane = 0; lane < lanes; ++lane)
+      engines_.back().lanes.emplace_back(oracle, lane, lanes);
     if (acceptance != nullptr) engines_.back().speech.emplace(*acceptance, oracle);
   }
 }
@@ -100,15 +108,15 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
 }
 
 // Where graph dispatch looks at counts only, a chunk of one token is a decode (vllm_0_24.md §3).
-void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
+StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape) {
   chunks_.clear();
-  StepShape shape{.prefill = {},
-                  .decode_sequences = plan.decode_sequences,
-                  .decode_context_tokens = plan.decode_context_tokens,
-                  .new_requests = plan.new_requests,
-                  .running = plan.running,
-                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
-                  .without_drafting = plan.without_drafting};
+  shape = {.prefill = {},
+           .decode_sequences = plan.decode_sequences,
+           .decode_context_tokens = plan.decode_context_tokens,
+           .new_requests = plan.new_requests,
+           .running = plan.running,
+           .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
+           .without_drafting = plan.without_drafting};
   if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
@@ -120,9 +128,37 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     }
   }
   shape.prefill = chunks_;
-  if (experts_.on()) shape.expert_q20 = experts_.next(instance, e.pricer->padded_tokens(shape), now);
-  OpenStep open{
-      .timing = e.pricer->price(shape), .times = {}, .decode = plan.stalls_decodes ? -1 : e.next_decode++};
+  if (experts_.on()) shape.expert_q20 = experts_.next(index_of(e), e.pricer->padded_tokens(shape), now);
+  return e.pricer->price(shape);
+}
+
+StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan) {
+  ORRERY_CHECK(plan.ranks.size() == e.lanes.size(), "a plan for every rank");
+  chunks_.clear();
+  for (const PrefillWork& w : plan.prefill) chunks_.push_back({w.new_tokens, w.context});
+  rank_shapes_.clear();
+  for (const RankPlan& rank : plan.ranks) {
+    StepShape shape;
+    shape.prefill = std::span<const PrefillChunk>(chunks_).subspan(rank.first_prefill, rank.prefills);
+    shape.decode_sequences = rank.decode_sequences;
+    shape.decode_context_tokens = rank.decode_context_tokens;
+    shape.new_requests = rank.new_requests;
+    shape.running = rank.running;
+    rank_shapes_.push_back(shape);
+  }
+  return e.pricer->price_joint(rank_shapes_);
+}
+
+void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
+  StepShape shape;
+  OpenStep open{.timing = plan.ranks.empty() ? price_alone(e, plan, now, shape) : price_ranks(e, plan),
+                .times = {}};
+  if (plan.ranks.empty()) {
+    e.lanes.front().begin(!plan.stalls_decodes);
+  } else {
+    for (std::size_t r = 0; r < e.lanes.size(); ++r)
+      e.lanes[r].begin(plan.ranks[r].runs && !plan.ranks[r].stalls_decodes);
+  }
   // A decode step is one captured graph; a step with prompts is launched piece by piece, and beside decodes
   // the core thread shares the host with the path of their outputs. What was measured is that; alone a prompt
   // takes the median.
@@ -213,6 +249,7 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   s.decodes = plan.decode_sequences;
   s.running = plan.running;
   s.context = plan.decode_context_tokens;
+  s.ranks.assign(plan.ranks.begin(), plan.ranks.end());
   s.start = now;
   s.pipeline = e.pipeline;
   s.open = e.open;
@@ -220,35 +257,86 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   run_stretch(e, s.planned);
 }
 
-// Schedule, launch, update, schedule …: each boundary is the core thread's next chance to do something else.
+// The price of each step of a stretch: the decode line, followed as the context grows, and where loads of
+// experts change, what they take in this very step.
+struct CostModelExecutor::AlonePrices {
+  const StepPricer* pricer;
+  std::int32_t decodes, running;
+  std::int64_t context;
+  ExpertRun* experts;  // null: their price is in the line
+  std::size_t instance;
+  std::int64_t padded_tokens;
+  DecodeLine line = pricer->decode_line(decodes, context, running, experts == nullptr);
+
+  const StepTiming& timing() const { return line.timing; }
+  std::int64_t busy(SimTime now) {
+    if (context > line.high) line = pricer->decode_line(decodes, context, running, experts == nullptr);
+    if (experts == nullptr) return line.busy(context);
+    return line.busy(context, experts->next(instance, padded_tokens, now));
+  }
+  void grow() { context += decodes; }
+};
+
+// The same for ranks in lockstep: the longest of their lines.
+struct CostModelExecutor::JointPrices {
+  const StepPricer* pricer;
+  std::vector<StepShape> ranks;
+  std::vector<DecodeLine> lines = pricer->joint_decode_lines(ranks);
+
+  const StepTiming& timing() const { return lines.front().timing; }
+  std::int64_t busy(SimTime) {
+    bool left = false;
+    for (std::size_t r = 0; r < ranks.size(); ++r)
+      left |= ranks[r].decode_sequences > 0 && ranks[r].decode_context_tokens > lines[r].high;
+    if (left) lines = pricer->joint_decode_lines(ranks);
+    std::int64_t longest = 0;
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      if (ranks[r].decode_sequences > 0)
+        longest = std::max(longest, lines[r].busy(ranks[r].decode_context_tokens));
+    }
+    return longest;
+  }
+  void grow() {
+    for (StepShape& rank : ranks) rank.decode_context_tokens += rank.decode_sequences;
+  }
+};
+
 void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
+  const Stretch& s = e.stretch;
+  if (s.ranks.empty()) {
+    ExpertRun* const experts = experts_.on() ? &experts_ : nullptr;
+    return run_steps(e, steps,
+                     AlonePrices{.pricer = e.pricer,
+                                 .decodes = s.decodes,
+                                 .running = s.running,
+                                 .context = s.context,
+                                 .experts = experts,
+                                 .instance = index_of(e),
+                                 .padded_tokens = experts != nullptr ? padded_decodes(e, s) : 0});
+  }
+  JointPrices prices{.pricer = e.pricer, .ranks = shapes_of(s.ranks)};
+  run_steps(e, steps, std::move(prices));
+}
+
+// Schedule, launch, update, schedule …: each boundary is the core thread's next chance to do something else.
+template <class Prices>
+void CostModelExecutor::run_steps(Engine& e, std::int64_t steps, Prices prices) {
   Stretch& s = e.stretch;
   e.updates.clear();
   s.boundaries.clear();
   SimTime now = s.start;
-  std::int64_t context = s.context;
-  const std::int64_t first_decode = e.next_decode;
-  const bool moving = experts_.on();
-  DecodeLine line = e.pricer->decode_line(s.decodes, context, s.running, !moving);
-  const std::size_t id = index_of(e);
-  const std::int64_t tokens = moving ? padded_decodes(e, s) : 0;
   // The steps open before the stretch stand in e.open; of its own, whose timings differ by `busy` only, which
   // an update does not read, the ring keeps when things happened.
   const std::size_t ahead = e.open.size();
   ORRERY_CHECK(ahead < stretch_ring, "steps in flight");
   std::array<StepTimes, stretch_ring> ring;
   std::array<std::int64_t, stretch_ring> busy{};
-  StepTiming timing = line.timing;
+  StepTiming timing = prices.timing();
   for (std::int64_t i = 0; i < steps; ++i) {
-    if (context > line.high) {
-      line = e.pricer->decode_line(s.decodes, context, s.running, !moving);
-      timing = line.timing;
-    }
-    timing.busy = line.busy(context, moving ? experts_.next(id, tokens, now) : 0);
+    timing.busy = prices.busy(now);
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
     ring[place] = e.pipeline.begin(timing, now);
     busy[place] = timing.busy;
-    ++e.next_decode;
     const std::int64_t own = i - static_cast<std::int64_t>(ahead);  // of the stretch's steps the oldest open
     StepTimes& times = own < 0 ? e.open.front().times : ring[static_cast<std::size_t>(own) % stretch_ring];
     e.pipeline.update(own < 0 ? e.open.front().timing : timing, times);
@@ -256,16 +344,15 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
     if (i == 0) e.first_stamp = stamp(times);
     if (i == 1) e.second_stamp = stamp(times);
     if (i + 1 == steps) e.last_stamp = stamp(times);
-    e.updated_decode = own < 0 ? e.open.front().decode : first_decode + own;
     if (own < 0) e.open.pop_front();
     now = e.pipeline.core_free();
     s.boundaries.push_back(now);
-    if (!ORRERY_MUTANT(stretch_skips_context_growth)) context += s.decodes;
+    if (!ORRERY_MUTANT(stretch_skips_context_growth)) prices.grow();
   }
   for (std::int64_t i = std::max<std::int64_t>(0, steps - static_cast<std::int64_t>(ahead)); i < steps; ++i) {
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
     timing.busy = busy[place];
-    e.open.push_back({.timing = timing, .times = ring[place], .decode = first_decode + i});
+    e.open.push_back({.timing = timing, .times = ring[place]});
   }
 }
 
@@ -322,7 +409,6 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       if (s.taken < s.planned) {
         e.pipeline = s.pipeline;
         e.open = s.open;
-        e.next_decode -= s.planned;
         if (experts_.on()) experts_.restore(id, s.experts);
         run_stretch(e, s.taken);
       }
@@ -332,20 +418,22 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       usage_.decode.steps += s.taken;
       usage_.decode.decodes += s.taken * s.decodes;
       usage_.decode.decode_context += s.taken * s.context;
+      for (std::size_t r = 0; r < e.lanes.size(); ++r)
+        e.lanes[r].run(s.taken, s.ranks.empty() || s.ranks[r].runs);
       s.planned = 0;
     } else {
       OpenStep& oldest = e.open.front();
       e.pipeline.update(oldest.timing, oldest.times);
       e.updates.assign(1, oldest.times.update_end);
       e.first_stamp = e.second_stamp = e.last_stamp = stamp(oldest.times);
-      e.updated_decode = oldest.decode;
+      for (EndTracker& lane : e.lanes) lane.update();
       e.open.pop_front();
     }
     e.next_update += static_cast<std::int64_t>(e.updates.size());
     if (e.speech) {
       out.spoken = e.speech->end();
     } else {
-      take_ends(e, e.next_update - 1, e.updated_decode);
+      take_ends(e, e.next_update - 1);
     }
     out.updates = e.updates;
     out.eos = e.eos;
@@ -364,82 +452,29 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
 
 // ----------------------------------------------------------------------------------------- ends of sequences
 
-void CostModelExecutor::set_end(Engine& e, std::uint32_t slot, std::int64_t step) {
-  if (slot >= e.end_of_slot.size()) e.end_of_slot.resize(slot + 1, -1);
-  e.end_of_slot[slot] = step;
-  if (step < 0) return;
-  e.ends.push_back({step, slot});
-  std::push_heap(e.ends.begin(), e.ends.end(), later_end);
-}
-
 void CostModelExecutor::ended(InstanceId instance, SequenceId sequence) {
-  Engine& e = engines_[instance.value()];
-  if (sequence.value() < e.end_of_slot.size()) set_end(e, sequence.value(), -1);
-  if (!e.at_once.empty())
-    std::erase_if(e.at_once, [&](const auto& end) { return end.slot == sequence.value(); });
+  for (EndTracker& lane : engines_[instance.value()].lanes) lane.ended(sequence);
 }
 
 void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan& plan) {
-  const auto tracked = [&](SequenceId id) {
-    return id.value() < e.end_of_slot.size() && e.end_of_slot[id.value()] >= 0;
-  };
-  const std::int64_t decode = e.next_decode;  // this step's, unless it stalls
-  for (const SequenceId id : plan.paused) {
-    if (tracked(id) && e.end_of_slot[id.value()] >= decode)
-      set_end(e, id.value(), e.end_of_slot[id.value()] + 1);
-  }
-  // A preempted sequence may still have its EOS in flight; a later one will be found again after it resumes.
-  for (const std::span<const SequenceId> gone : {plan.preempted, plan.aborted}) {
-    for (const SequenceId id : gone) {
-      if (tracked(id) && e.end_of_slot[id.value()] >= decode) set_end(e, id.value(), -1);
-    }
-  }
-  for (const PrefillWork& w : plan.prefill) {
-    if (!w.samples) continue;
-    const std::int32_t eos = oracle_.eos_after(w.request);
-    const std::int64_t left = eos - w.outputs_before;
-    if (eos > 0 && plan.stalls_decodes && left == 1) {
-      e.at_once.push_back({step, w.sequence.value()});
-    } else if (eos > 0) {
-      set_end(e, w.sequence.value(), decode + left - (plan.stalls_decodes ? 2 : 1));
-    } else if (tracked(w.sequence)) {
-      set_end(e, w.sequence.value(), -1);
-    }
+  if (plan.ranks.empty()) return e.lanes.front().track(step, plan, plan.prefill, plan.stalls_decodes);
+  for (std::size_t r = 0; r < e.lanes.size(); ++r) {
+    const RankPlan& rank = plan.ranks[r];
+    e.lanes[r].track(step, plan, plan.prefill.subspan(rank.first_prefill, rank.prefills),
+                     rank.stalls_decodes);
   }
 }
 
-std::int64_t CostModelExecutor::next_end(Engine& e) {
-  while (!e.ends.empty() && e.end_of_slot[e.ends.front().slot] != e.ends.front().step) {
-    std::pop_heap(e.ends.begin(), e.ends.end(), later_end);
-    e.ends.pop_back();
-  }
-  return e.ends.empty() ? INT64_MAX / 2 : e.ends.front().step;
-}
-
-// Updates from now on up to and with the first one that brings an EOS, when decode steps follow.
 std::int64_t CostModelExecutor::updates_until_end(Engine& e) {
-  std::int64_t end = next_end(e), updates = 0;
-  for (const OpenStep& open : e.open) {
-    const std::int64_t step = e.next_update + updates++;
-    for (const EndOfSequence& first : e.at_once) {
-      if (first.step == step) return updates;
-    }
-    if (open.decode >= 0 && open.decode == end) return updates;
-  }
-  return updates + end - e.next_decode + 1;
+  std::int64_t updates = e.lanes.front().updates_until_end(e.next_update);
+  for (std::size_t r = 1; r < e.lanes.size(); ++r)
+    updates = std::min(updates, e.lanes[r].updates_until_end(e.next_update));
+  return updates;
 }
 
-void CostModelExecutor::take_ends(Engine& e, std::int64_t step, std::int64_t decode) {
+void CostModelExecutor::take_ends(Engine& e, std::int64_t step) {
   e.eos.clear();
-  std::erase_if(e.at_once, [&](const EndOfSequence& first) {
-    if (first.step == step) e.eos.push_back(SequenceId(first.slot));
-    return first.step == step;
-  });
-  if (decode < 0) return;
-  while (next_end(e) == decode) {
-    e.eos.push_back(SequenceId(e.ends.front().slot));
-    e.end_of_slot[e.ends.front().slot] = -1;
-  }
+  for (EndTracker& lane : e.lanes) lane.take(step, e.eos);
 }
 
 }  // namespace orrery

@@ -9,6 +9,7 @@
 #include "base/indexed_heap.h"
 #include "costmodel/encoder_pricer.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/end_tracker.h"
 #include "sim/costed/expert_run.h"
 #include "sim/costed/first_use.h"
 #include "sim/costed/launch_jitter.h"
@@ -64,22 +65,15 @@ class CostModelExecutor final : public Executor {
   const Usage& usage() const { return usage_; }
 
  private:
-  // Steps that run the decode set are numbered by themselves, so that a step that stalls it moves no end.
   struct OpenStep {
     StepTiming timing;
     StepTimes times;
-    std::int64_t decode = -1;  // number among them; −1 = stalls the decode set
-  };
-  // When each sequence will say EOS, by decode step; entries go stale when a sequence is preempted or passed
-  // over.
-  struct EndOfSequence {
-    std::int64_t step;
-    std::uint32_t slot;
   };
   struct Stretch {
     std::int64_t planned = 0, taken = 0;  // steps; planned 0 = none is running
     std::int32_t decodes = 0, running = 0;
-    std::int64_t context = 0;  // context sum of its first step
+    std::int64_t context = 0;     // context sum of its first step
+    std::vector<RankPlan> ranks;  // attention data parallelism: of its first step
     SimTime start;
     HostPipeline pipeline{true};  // state before the first step, to run again when cut
     std::deque<OpenStep> open;
@@ -95,12 +89,8 @@ class CostModelExecutor final : public Executor {
     std::int64_t next_update = 0;  // index of the oldest open step
     Stretch stretch;
     std::vector<SimTime> updates;
-    std::int64_t updated_decode = -1;  // of the last updated step
     StepStamp first_stamp, second_stamp, last_stamp;
-    std::int64_t next_decode = 0;           // number of the next step that runs the decode set
-    std::vector<EndOfSequence> ends;        // min-heap by decode step
-    std::vector<std::int64_t> end_of_slot;  // by sequence slot, −1 = none
-    std::vector<EndOfSequence> at_once;     // first tokens that are the last: by step, of steps that stall
+    std::vector<EndTracker> lanes;  // one a rank
     std::vector<SequenceId> eos;
     std::optional<SpokenSteps> speech;  // speculation: instead of ends by decode step
   };
@@ -110,18 +100,21 @@ class CostModelExecutor final : public Executor {
   void run_stretch(Engine& e, std::int64_t steps);
   std::int64_t padded_decodes(const Engine& e, const Stretch& s) const;
   std::size_t index_of(const Engine& e) const { return static_cast<std::size_t>(&e - engines_.data()); }
+  struct AlonePrices;
+  struct JointPrices;
+  template <class Prices>
+  void run_steps(Engine& e, std::int64_t steps, Prices prices);
+  StepTiming price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape);
+  StepTiming price_ranks(const Engine& e, const StepPlan& plan);
   void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
   std::int64_t updates_until_end(Engine& e);
-  void set_end(Engine& e, std::uint32_t slot, std::int64_t step);
-  std::int64_t next_end(Engine& e);
-  void take_ends(Engine& e, std::int64_t step, std::int64_t decode);
+  void take_ends(Engine& e, std::int64_t step);
   void schedule_event(std::uint32_t id);
   void copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void add_images(const StepPlan& plan, StepTiming& timing);
   void count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy);
 
   std::vector<Engine> engines_;
-  const OutputLengths& oracle_;
   LaunchJitter jitter_;
   FirstUse first_use_;
   ExpertRun experts_;
@@ -131,6 +124,7 @@ class CostModelExecutor final : public Executor {
   const EncoderPricer* encoder_;
   std::vector<EncoderImage> images_;
   std::vector<PrefillChunk> chunks_;
+  std::vector<StepShape> rank_shapes_;
   Usage usage_;
 };
 

@@ -31,7 +31,8 @@ std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pric
   double total = 0;
   for (const CostModelExecutor::StepKind& kind : {usage.prefill, usage.mixed, usage.decode}) {
     if (kind.steps == 0 || kind.ns == 0) continue;
-    const auto mean = [&](std::int64_t sum) { return (sum + kind.steps / 2) / kind.steps; };
+    const std::int64_t parts = kind.steps * pricer.ranks();  // of a step, those of its ranks
+    const auto mean = [&](std::int64_t sum) { return (sum + parts / 2) / parts; };
     std::vector<PrefillChunk> chunks;
     if (kind.chunks > 0)
       chunks.push_back({static_cast<std::int32_t>(std::max<std::int64_t>(2, mean(kind.prefill_tokens))),
@@ -171,6 +172,7 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
 void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& result) {
   result.name = pool.name;
   result.gpus_per_instance = pool.instance.plan.gpus();
+  result.ranks = pool.instance.plan.dp;
   result.kv_block_size = block_size;
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
@@ -255,7 +257,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.executor = &executor;
   setup.inbox = &inbox;
   setup.router = router.get();
-  for (std::size_t i = 0; i < replicas; ++i) setup.schedulers.push_back(scheduler_policy->make(config));
+  for (std::size_t i = 0; i < replicas; ++i)
+    setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
   if (workload.openai_frontend) {
     setup.front_end =
         front_end_config(scenario.pool.instance.engine, product(scenario.what_if, options.scales).host);

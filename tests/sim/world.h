@@ -140,7 +140,7 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   SchedulerConfig config = w.config;
   config.steps_in_flight = pricer.steps_in_flight();
   for (std::size_t i = 0; i < w.replicas; ++i)
-    setup.schedulers.push_back(find_scheduler(w.scheduler)->make(config));
+    setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(w.scheduler), config, pricer.ranks()));
   setup.front_end = w.front_end;
   setup.input_per_request = pricer.input_per_request();
   setup.core_wake = pricer.core_wake();

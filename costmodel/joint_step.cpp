@@ -1,0 +1,96 @@
+// How the ranks of attention data parallelism are padded together. SGLang 0.5.23: the votes of
+// managers/scheduler_components/dp_attn.py, DpPaddingMode of layers/dp_attention.py, and
+// ForwardBatch.prepare_mlp_sync_batch (model_executor/forward_batch_info.py).
+#include <algorithm>
+
+#include "base/mutation.h"
+#include "costmodel/padding.h"
+
+namespace orrery {
+
+namespace {
+
+std::int64_t tokens_of(const StepShape& shape) {
+  std::int64_t tokens = std::int64_t{shape.decode_sequences} + shape.draft_tokens;
+  for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.new_tokens;
+  return tokens;
+}
+
+std::int64_t sequences_of(const StepShape& shape) {
+  return shape.decode_sequences + static_cast<std::int64_t>(shape.prefill.size());
+}
+
+}  // namespace
+
+JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
+  ORRERY_CHECK(static_cast<std::int32_t>(ranks.size()) == joint_.ranks, "one shape a rank");
+  JointTokens t;
+  t.least = tokens_of(ranks.front());
+  for (const StepShape& rank : ranks) {
+    const std::int64_t tokens = tokens_of(rank);
+    t.sum += tokens;
+    t.most = std::max(t.most, tokens);
+    t.least = std::min(t.least, tokens);
+    t.sequences += sequences_of(rank);
+    t.prompts |= !rank.prefill.empty();
+  }
+  ORRERY_CHECK(t.sum > 0, "a joint step without tokens has no price");
+  return t.prompts && !ORRERY_MUTANT(prompts_leave_other_ranks_graphs) ? join_prompts(ranks, t)
+                                                                       : join_decodes(t);
+}
+
+// Decode graphs hold the same number of rows of every rank; idle ranks replay them too. Inside a graph the
+// way to gather was chosen at capture (`get_default_mode_in_cuda_graph`), from padded counts.
+JointStep GraphPadding::join_decodes(const JointTokens& t) const {
+  JointStep step;
+  const std::int64_t size = all_.above(t.most);
+  if (size > 0 && (pads_ || size == t.most)) {
+    step.mode = GraphMode::full;
+    step.rank_tokens = size;
+    step.gathered = step.gathered_rows = joint_.ranks * size;
+    step.by_sum = sum_fits(step.gathered);
+    return step;
+  }
+  step.gathered_rows = t.sequences;
+  const bool unequal = 2 * t.sum < t.most * joint_.ranks;  // the cheaper of the two, by rows moved
+  step.by_sum = (t.least > 0 && sum_fits(t.sum)) || unequal;
+  step.rank_tokens = step.by_sum ? 0 : t.most;
+  step.gathered = step.by_sum ? t.sum : joint_.ranks * t.most;
+  return step;
+}
+
+// A prompt anywhere takes the decode graphs from all. They replay one prefill graph together when every rank
+// has tokens and a size for them; else all run eagerly over exactly their tokens.
+JointStep GraphPadding::join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const {
+  JointStep step;
+  step.gathered_rows = t.sequences;
+  const bool graph = t.least > 0 && std::all_of(ranks.begin(), ranks.end(), [&](const StepShape& rank) {
+                       const std::int64_t tokens = tokens_of(rank), size = prefill_.above(tokens);
+                       return size > 0 && static_cast<double>(size) <= widest_ * static_cast<double>(tokens);
+                     });
+  if (graph) {
+    step.mode = GraphMode::piecewise;
+    step.rank_tokens = prefill_.above(t.most);
+    step.gathered = joint_.ranks * step.rank_tokens;
+    return step;
+  }
+  step.by_sum = true;
+  step.gathered = t.sum;
+  return step;
+}
+
+PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) const {
+  PaddedStep step;
+  step.mode = joint.mode;
+  step.sequences = sequences_of(shape);
+  step.rows = step.sequences + shape.draft_tokens;
+  step.drafting = shape.without_drafting ? 0 : step.sequences;
+  step.real_tokens = tokens_of(shape);
+  step.tokens = std::max(step.real_tokens, joint.rank_tokens);
+  step.gathered = joint.gathered;
+  step.gathered_rows = joint.gathered_rows;
+  step.by_sum = joint.by_sum;
+  return step;
+}
+
+}  // namespace orrery

@@ -1,0 +1,255 @@
+#include "sim/rank_scheduler.h"
+
+#include <algorithm>
+
+#include "base/digest.h"
+
+namespace orrery {
+
+namespace {
+
+class RankRoundRobin final : public RankBalancer {
+ public:
+  explicit RankRoundRobin(std::size_t ranks) : ranks_(ranks) {}
+  std::size_t choose(const Request&) override {
+    const std::size_t chosen = next_;
+    next_ = (next_ + 1) % ranks_;
+    return chosen;
+  }
+
+ private:
+  std::size_t ranks_, next_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks) {
+  return std::make_unique<RankRoundRobin>(ranks);
+}
+
+RankScheduler::RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks,
+                             std::unique_ptr<RankBalancer> balancer)
+    : ranks_(std::move(ranks)), balancer_(std::move(balancer)), updated_(ranks_.size(), 0) {
+  ORRERY_CHECK(ranks_.size() >= 2 && ranks_.size() <= 64, "ranks of attention data parallelism");
+}
+
+// ---------------------------------------------------------------------------------------------------- queue
+
+SequenceId RankScheduler::add(const Request& request) {
+  last_chosen_ = balancer_->choose(request);
+  const SequenceId own = ranks_[last_chosen_]->add(request);
+  return own.is_none() ? own : global(own, last_chosen_);
+}
+
+std::int32_t RankScheduler::drop_departed(SequenceId sequence) {
+  return ranks_[rank_of(sequence)]->drop_departed(local(sequence));
+}
+
+bool RankScheduler::may_overtake() const { return ranks_[last_chosen_]->may_overtake(); }
+
+// A rank without requests beside ranks that have some runs idle batches and never finds the engine idle.
+void RankScheduler::on_idle() {
+  for (const auto& rank : ranks_) rank->on_idle();
+}
+
+bool RankScheduler::has_work() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->has_work(); });
+}
+
+// ----------------------------------------------------------------------------------------------------- plan
+
+void RankScheduler::clear_plan() {
+  plan_ = StepPlan{};
+  rank_plans_.clear();
+  prefill_.clear();
+  preempted_.clear();
+  preempted_for_.clear();
+  paused_.clear();
+  aborted_.clear();
+  turned_away_.clear();
+  admissions_.clear();
+}
+
+const StepPlan& RankScheduler::schedule() {
+  clear_plan();
+  Members members = 0;
+  constexpr std::int64_t longest = INT64_MAX;
+  std::int64_t repeat = longest;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r]->has_work()) {
+      join(StepPlan{}, r);
+      const SchedulerView v = ranks_[r]->view();
+      plan_.free_blocks += v.free_blocks;
+      continue;
+    }
+    const StepPlan& plan = ranks_[r]->schedule();
+    join(plan, r);
+    plan_.free_blocks += plan.free_blocks;
+    for (const Admission& a : ranks_[r]->admissions()) {
+      admissions_.push_back(a);
+      admissions_.back().sequence = global(a.sequence, r);
+    }
+    // Whoever waits while nothing of its rank can run may be let in by any outcome.
+    if (plan.tokens() > 0) members |= Members{1} << r;
+    repeat = std::min(repeat, plan.tokens() > 0 ? plan.repeat : 1);
+  }
+  plan_.repeat = repeat == longest ? 1 : repeat;
+  close_plan(members);
+  return plan_;
+}
+
+void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
+  ORRERY_CHECK(plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 &&
+                   plan.blocking_store_blocks == 0 && plan.onboarded_blocks + plan.offloaded_blocks == 0,
+               "ranks neither speculate, encode nor move blocks");
+  const std::size_t first = prefill_.size();
+  for (const PrefillWork& w : plan.prefill) {
+    prefill_.push_back(w);
+    prefill_.back().sequence = global(w.sequence, rank);
+  }
+  rank_plans_.push_back({.first_prefill = first,
+                         .prefills = plan.prefill.size(),
+                         .decode_sequences = plan.decode_sequences,
+                         .decode_context_tokens = plan.decode_context_tokens,
+                         .new_requests = plan.new_requests,
+                         .running = plan.running,
+                         .runs = plan.tokens() > 0,
+                         .stalls_decodes = plan.stalls_decodes});
+  const auto take = [&](std::span<const SequenceId> from, std::vector<SequenceId>& into) {
+    for (const SequenceId id : from) into.push_back(global(id, rank));
+  };
+  take(plan.preempted, preempted_);
+  take(plan.preempted_for, preempted_for_);
+  take(plan.paused, paused_);
+  take(plan.aborted.first(plan.turned_away), turned_away_);
+  take(plan.aborted.subspan(plan.turned_away), aborted_);
+  plan_.decode_sequences += plan.decode_sequences;
+  plan_.decode_context_tokens += plan.decode_context_tokens;
+  plan_.decode_irregular += plan.decode_irregular;
+  plan_.new_requests += plan.new_requests;
+  plan_.running += plan.running;
+  plan_.waiting += plan.waiting;
+  plan_.prefill_tokens += plan.prefill_tokens;
+  plan_.preemption_drops_token |= plan.preemption_drops_token;
+}
+
+void RankScheduler::close_plan(Members members) {
+  plan_.turned_away = turned_away_.size();
+  aborted_.insert(aborted_.begin(), turned_away_.begin(), turned_away_.end());
+  plan_.prefill = prefill_;
+  plan_.preempted = preempted_;
+  plan_.preempted_for = preempted_for_;
+  plan_.paused = paused_;
+  plan_.aborted = aborted_;
+  plan_.ranks = rank_plans_;
+  if (members == 0) return;
+  const bool same = std::all_of(open_.begin(), open_.end(), [&](Members open) { return open == members; });
+  if (!same) plan_.repeat = 1;
+  open_.push_back(members);
+  ++next_step_;
+}
+
+// -------------------------------------------------------------------------------------------------- outcome
+
+const UpdateEffects& RankScheduler::on_outcome(const StepOutcome& outcome) {
+  effects_.clear();
+  ORRERY_CHECK(!open_.empty(), "an outcome belongs to an open step");
+  for (std::int64_t i = 1; i < outcome.scheduled; ++i) open_.push_back(open_.back());
+  next_step_ += outcome.scheduled - 1;
+  const std::size_t updates = outcome.updates.size();
+  const Members members = open_.front();
+  for (std::size_t i = 0; i < updates; ++i) {
+    ORRERY_CHECK(open_.front() == members, "steps reported together ran on the same ranks");
+    open_.pop_front();
+  }
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    if ((members >> r & 1) != 0)
+      update_rank(outcome, r);
+    else
+      sit_out(updates);
+  }
+  return effects_;
+}
+
+void RankScheduler::sit_out(std::size_t updates) {
+  effects_.regular_decodes.insert(effects_.regular_decodes.end(), updates, 0);
+  effects_.stalled.insert(effects_.stalled.end(), updates, true);
+}
+
+void RankScheduler::update_rank(const StepOutcome& outcome, std::size_t rank) {
+  const std::size_t updates = outcome.updates.size();
+  StepOutcome own = outcome;
+  own.first = StepId(static_cast<std::uint64_t>(updated_[rank]));
+  updated_[rank] += static_cast<std::int64_t>(updates);
+  eos_.clear();
+  for (const SequenceId id : outcome.eos) {
+    if (rank_of(id) == rank) eos_.push_back(local(id));
+  }
+  own.eos = eos_;
+  const UpdateEffects& effects = ranks_[rank]->on_outcome(own);
+  for (FirstToken token : effects.first_tokens) {
+    token.sequence = global(token.sequence, rank);
+    effects_.first_tokens.push_back(token);
+  }
+  for (Finished end : effects.finished) {
+    end.sequence = global(end.sequence, rank);
+    effects_.finished.push_back(end);
+  }
+  for (Irregular token : effects.irregular) {
+    token.sequence = global(token.sequence, rank);
+    effects_.irregular.push_back(token);
+  }
+  effects_.regular_decodes.insert(effects_.regular_decodes.end(), effects.regular_decodes.begin(),
+                                  effects.regular_decodes.end());
+  for (std::size_t i = 0; i < updates; ++i) effects_.stalled.push_back(effects.was_stalled(i));
+}
+
+// ------------------------------------------------------------------------------------------------- accounts
+
+SchedulerView RankScheduler::view() const {
+  SchedulerView sum;
+  for (const auto& rank : ranks_) {
+    const SchedulerView v = rank->view();
+    sum.running += v.running;
+    sum.waiting += v.waiting;
+    sum.free_blocks += v.free_blocks;
+    sum.usable_blocks += v.usable_blocks;
+  }
+  return sum;
+}
+
+// min_free_blocks: of the fullest rank, for that many times the ranks, so that a share of all blocks means
+// it.
+const SchedulerCounters& RankScheduler::counters() const {
+  counters_ = SchedulerCounters{};
+  std::int64_t least = INT64_MAX;
+  for (const auto& rank : ranks_) {
+    const SchedulerCounters& c = rank->counters();
+    counters_.preemptions += c.preemptions;
+    counters_.queried_tokens += c.queried_tokens;
+    counters_.hit_tokens += c.hit_tokens;
+    least = std::min(least, c.min_free_blocks);
+  }
+  counters_.min_free_blocks = least * static_cast<std::int64_t>(ranks_.size());
+  return counters_;
+}
+
+// What the engine logs is one rank's.
+KvUsage RankScheduler::kv_usage() const {
+  KvUsage sum;
+  for (const auto& rank : ranks_) {
+    const KvUsage own = rank->kv_usage();
+    sum.total_blocks = own.total_blocks;
+    sum.usable_blocks += own.usable_blocks;
+    sum.allocated += own.allocated;
+  }
+  return sum;
+}
+
+std::uint64_t RankScheduler::digest() const {
+  Digest d;
+  for (const auto& rank : ranks_) d.add(rank->digest());
+  return d.value();
+}
+
+}  // namespace orrery

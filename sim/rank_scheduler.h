@@ -1,0 +1,79 @@
+// Attention data parallelism inside one instance: a scheduler over one scheduler of the engine for each rank,
+// in lockstep (docs/parallel_plans.md). Sequence slot s of rank r is slot s·ranks + r of the instance.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+// Chooses the rank for a request.
+class RankBalancer {
+ public:
+  virtual ~RankBalancer() = default;
+  virtual std::size_t choose(const Request& request) = 0;
+};
+
+// SGLang's default (`round_robin_scheduler`, data_parallel_controller.py): each rank in turn.
+std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks);
+
+class RankScheduler final : public Scheduler {
+ public:
+  // 2 to 64 ranks, none of which speculates, encodes images or moves blocks over a host link.
+  RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer);
+
+  SequenceId add(const Request& request) override;
+  const StepPlan& schedule() override;
+  const std::vector<Admission>& admissions() const override { return admissions_; }
+  const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
+  std::int32_t drop_departed(SequenceId sequence) override;
+  bool may_overtake() const override;
+  void on_idle() override;
+  bool has_work() const override;
+  StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
+  std::int32_t open_steps() const override { return static_cast<std::int32_t>(open_.size()); }
+  std::int32_t lanes() const override { return static_cast<std::int32_t>(ranks_.size()); }
+  SchedulerView view() const override;
+  const SchedulerCounters& counters() const override;
+  KvUsage kv_usage() const override;
+  // A rank that sits steps out, or has an empty queue, may take a newcomer in whatever the others offer.
+  bool newcomer_may_run() const override { return ranks_[last_chosen_]->newcomer_may_run(); }
+  std::uint64_t digest() const override;
+
+ private:
+  using Members = std::uint64_t;  // a bit for each rank that runs in a step
+
+  SequenceId global(SequenceId local, std::size_t rank) const {
+    return SequenceId(static_cast<std::uint32_t>(local.value() * ranks_.size() + rank));
+  }
+  std::size_t rank_of(SequenceId sequence) const { return sequence.value() % ranks_.size(); }
+  SequenceId local(SequenceId sequence) const {
+    return SequenceId(static_cast<std::uint32_t>(sequence.value() / ranks_.size()));
+  }
+  void clear_plan();
+  void join(const StepPlan& plan, std::size_t rank);
+  void close_plan(Members members);
+  void update_rank(const StepOutcome& outcome, std::size_t rank);
+  void sit_out(std::size_t updates);
+
+  std::vector<std::unique_ptr<Scheduler>> ranks_;
+  std::unique_ptr<RankBalancer> balancer_;
+  std::size_t last_chosen_ = 0;
+  std::int64_t next_step_ = 0;
+  std::deque<Members> open_;           // steps in flight, oldest first
+  std::vector<std::int64_t> updated_;  // by rank: its own steps whose outcome is known
+  StepPlan plan_;
+  std::vector<RankPlan> rank_plans_;
+  std::vector<PrefillWork> prefill_;
+  std::vector<SequenceId> preempted_, preempted_for_, paused_, aborted_, turned_away_;
+  std::vector<Admission> admissions_;
+  std::vector<SequenceId> eos_;
+  UpdateEffects effects_;
+  mutable SchedulerCounters counters_;
+};
+
+}  // namespace orrery
