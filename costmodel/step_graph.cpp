@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "costmodel/plan_check.h"
 #include "costmodel/weight_format.h"
 
 namespace orrery {
@@ -15,7 +16,7 @@ class GraphBuilder {
         mlp_ranks_(spec.plan.mlp_ranks()) {}
 
   Result<std::vector<GraphNode>> build() {
-    check_plan();
+    errors_ = check_plan(spec_, roofline_);
     if (!errors_.empty()) return std::move(errors_);
     add_embedding();
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
@@ -29,50 +30,6 @@ class GraphBuilder {
  private:
   void fail(const std::string& message, const std::string& key) {
     errors_.push_back(invalid_input(message, {}, key));
-  }
-
-  void check_divides(std::int64_t value, const std::string& what) {
-    if (value % tp_ != 0) {
-      fail(what + " (" + std::to_string(value) + ") is not divisible by tp = " + std::to_string(tp_),
-           "parallel.tp");
-    }
-  }
-
-  void check_spreads(std::int64_t value, const std::string& what) {
-    if (spec_.plan.dp == 1) return check_divides(value, what);
-    if (value % mlp_ranks_ != 0) {
-      fail(what + " (" + std::to_string(value) + ") is not divisible by the " + std::to_string(mlp_ranks_) +
-               " GPUs (tp x dp) that it is spread over",
-           "parallel.dp");
-    }
-  }
-
-  void check_plan() {
-    if (tp_ < 1) return fail("must be at least 1", "parallel.tp");
-    check_divides(model_.heads, "number of attention heads");
-    if (model_.kv_heads % tp_ != 0 && tp_ % std::max<std::int64_t>(1, model_.kv_heads) != 0) {
-      fail("KV heads (" + std::to_string(model_.kv_heads) + ") and tp = " + std::to_string(tp_) +
-               " do not divide one another",
-           "parallel.tp");
-    }
-    for (const LayerKind& kind : model_.layer_kinds) {
-      if (!kind.moe) check_spreads(model_.intermediate, "MLP width");
-      if (kind.moe) check_spreads(model_.expert_intermediate * spec_.plan.ep, "expert width");
-      if (kind.moe) check_spreads(model_.shared_expert_intermediate, "width of the shared experts");
-      if (kind.moe && model_.experts % spec_.plan.ep != 0) {
-        fail("number of experts (" + std::to_string(model_.experts) +
-                 ") is not divisible by ep = " + std::to_string(spec_.plan.ep),
-             "parallel.ep");
-      }
-    }
-    const DType attention = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
-    if (!roofline_.has_math(attention)) {
-      fail(
-          spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs",
-          "hardware");
-    }
-    if (mlp_ranks_ > 1 && !roofline_.has_link())
-      fail("the part has no scale-up link figures, which tp > 1 and dp > 1 need", "parallel.tp");
   }
 
   // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
@@ -444,9 +401,6 @@ class GraphBuilder {
     const SpeculationSpec& s = spec_.speculation;
     LayerKind layer = draft_layer(s, model_);
     const std::vector<WeightTensor> globals = draft_globals(s, model_);
-    if (!layer.moe)
-      check_divides(s.method == SpeculationMethod::eagle ? s.draft.intermediate : model_.intermediate,
-                    "MLP width of the drafting layer");
     const std::int64_t per_pass = layer.count;
     for (const Pass pass : {Pass::first, Pass::next}) {
       pass_ = pass;

@@ -259,10 +259,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.router = router.get();
   for (std::size_t i = 0; i < replicas; ++i)
     setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
-  if (workload.openai_frontend) {
-    setup.front_end =
-        front_end_config(scenario.pool.instance.engine, product(scenario.what_if, options.scales).host);
-  }
+  if (workload.openai_frontend) setup.front_end = front_end_config(instance.engine, scales.host);
   set_input_path(pricer, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;

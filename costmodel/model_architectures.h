@@ -1,0 +1,39 @@
+// Architectures whose configurations are read (costmodel/model_config.cpp), by the name in `architectures`.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/text.h"
+
+namespace orrery {
+
+enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek };
+
+struct Architecture {
+  const char* name;
+  Family family;
+  bool qk_norm;
+  bool qkv_bias;  // always, whatever the config says
+};
+inline constexpr std::array architectures{
+    Architecture{"LlamaForCausalLM", Family::dense, false, false},
+    Architecture{"MistralForCausalLM", Family::dense, false, false},
+    Architecture{"Qwen2ForCausalLM", Family::dense, false, true},
+    Architecture{"Qwen3ForCausalLM", Family::dense, true, false},
+    Architecture{"Qwen3MoeForCausalLM", Family::qwen_moe, true, false},
+    Architecture{"MixtralForCausalLM", Family::mixtral, false, false},
+    Architecture{"GptOssForCausalLM", Family::gpt_oss, false, true},
+    Architecture{"DeepseekV2ForCausalLM", Family::deepseek, false, false},
+    Architecture{"DeepseekV3ForCausalLM", Family::deepseek, false, false},
+};
+
+inline std::string supported_architectures() {
+  std::vector<std::string> names;
+  for (const Architecture& a : architectures) names.emplace_back(a.name);
+  return join(names, ", ");
+}
+
+}  // namespace orrery
