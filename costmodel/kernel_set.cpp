@@ -22,6 +22,39 @@ constexpr std::array<FormatBytes, 5> formats{{{"bf16", DType::bf16, 2, 2},
                                               {"fp8-channel", DType::fp8, 1, 1},
                                               {"fp8-block", DType::fp8, 1, 1}}};
 
+// A shape narrower than any that was timed, from the narrowest: what that takes beyond its bound stays, and
+// the difference of the bounds is credited in proportion to the utilisation, in full from 0.7 on (the law
+// that carries timings to a relative: KernelSetReader::carried). Kept utilisation instead would say that half
+// a kernel that waits for its start takes half as long. `ratio(x)`: this bound ÷ the narrowest one's.
+template <class Ratio>
+FittedCurve narrowed(FittedCurve fitted, const Ratio& ratio) {
+  constexpr double full_credit = 0.7;
+  std::vector<UtilisationPoint> points;
+  for (const double x : fitted.curve.axis()) {
+    const double utilisation = fitted.curve.at(x), bound = ratio(x);
+    const double credit = std::min(1.0, utilisation / full_credit);
+    points.push_back({x, bound / std::max(1 / utilisation + credit * (bound - 1), bound)});
+  }
+  fitted.curve = UtilisationCurve(points);
+  fitted.shape_known = false;
+  return fitted;
+}
+
+// The same of a row-wise kernel, whose bound counts elements, not bytes: its start, the least time of the
+// narrowest one, stays, and what comes on top follows the width.
+FittedCurve narrowed_rows(FittedCurve fitted, double ratio) {
+  double start = 1e300;
+  for (const double rows : fitted.curve.axis()) start = std::min(start, rows / fitted.curve.at(rows));
+  std::vector<UtilisationPoint> points;
+  for (const double rows : fitted.curve.axis()) {
+    const double time = start + (rows / fitted.curve.at(rows) - start) * ratio;
+    points.push_back({rows, ratio * rows / time});
+  }
+  fitted.curve = UtilisationCurve(points);
+  fitted.shape_known = false;
+  return fitted;
+}
+
 }  // namespace
 
 PartRates PartRates::of(const HardwareProfile& hardware) {
@@ -177,8 +210,22 @@ std::optional<FittedCurve> KernelSet::find(const std::string& key, const LogShap
   return fitted;
 }
 
+double KernelSet::narrowest(const std::string& key, std::size_t axis) const {
+  double least = 1e9;
+  for (const Shape& shape : shapes_.at(key)) least = std::min(least, shape.logs[axis]);
+  return least;
+}
+
 std::optional<FittedCurve> KernelSet::gemm(const std::string& format, std::int64_t n, std::int64_t k) const {
-  return find("gemm/" + format, {log_of(n), log_of(k)});
+  const std::string key = "gemm/" + format;
+  if (shapes_.count(key) == 0) return std::nullopt;
+  const LogShape asked{log_of(n), log_of(k)};
+  const LogShape timed{std::max(asked[0], narrowest(key, 0)), std::max(asked[1], narrowest(key, 1))};
+  if (timed == asked) return find(key, asked);
+  return narrowed(*find(key, timed), [&, n, k](double m) {
+    return gemm_bound_ns(rates_, format, m, static_cast<double>(n), static_cast<double>(k)) /
+           gemm_bound_ns(rates_, format, m, det_exp(timed[0]), det_exp(timed[1]));
+  });
 }
 
 std::optional<FittedCurve> KernelSet::grouped_gemm(const std::string& format, std::int64_t n, std::int64_t k,
@@ -207,7 +254,10 @@ std::optional<FittedCurve> KernelSet::row_wise(const RowTable& table) const {
   if (found == shapes_.end()) return std::nullopt;
   const bool by_choices = std::any_of(found->second.begin(), found->second.end(),
                                       [](const Shape& shape) { return shape.logs[1] != 0; });
-  return find(key, {log_of(table.width), by_choices ? log_of(std::max<std::int64_t>(1, table.choices)) : 0});
+  const double choices = by_choices ? log_of(std::max<std::int64_t>(1, table.choices)) : 0;
+  const double width = log_of(table.width), least = narrowest(key, 0);
+  if (width >= least) return find(key, {width, choices});
+  return narrowed_rows(*find(key, {least, choices}), det_exp(width - least));
 }
 
 std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }
@@ -263,8 +313,10 @@ std::optional<FittedCurve> KernelSet::mla_absorb(std::int64_t heads, const Laten
               {log_of(heads), 0});
 }
 
-double KernelSet::correction(const std::string& op, double x) const {
-  const auto found = corrections_.find(op);
+double KernelSet::correction(const std::string& op, const std::string& format, double x) const {
+  if (corrections_.empty()) return 1;
+  auto found = corrections_.find(op + "/" + format);
+  if (found == corrections_.end()) found = corrections_.find(op);
   return found == corrections_.end() ? 1 : found->second.at(x);
 }
 

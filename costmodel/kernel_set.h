@@ -133,8 +133,9 @@ class KernelSet {
 
   // What the engine's steps take relative to the tables, by operator class (corrections.csv); 1 where it says
   // nothing. Axes: gemm, experts, attention_prefill: tokens; attention_decode: sequences · KV heads;
-  // attention_decode_mixed: the same, in a launch that also serves prompt chunks.
-  double correction(const std::string& op, double x) const;
+  // attention_decode_mixed: the same, in a launch that also serves prompt chunks. "op/format" goes before
+  // "op".
+  double correction(const std::string& op, const std::string& format, double x) const;
 
   TableError error(const std::string& op, const std::string& format, double x) const;
   std::size_t points(const std::string& op) const;  // figures that the table holds; 0 = none
@@ -159,10 +160,12 @@ class KernelSet {
   using Shapes = std::map<std::string, std::vector<Shape>>;  // by "op/format"
 
   std::optional<FittedCurve> find(const std::string& key, const LogShape& logs) const;
+  double narrowest(const std::string& key, std::size_t axis) const;  // logarithm
   static std::optional<FittedSurface> find(const std::vector<AttentionTable>& tables,
                                            const AttentionShape& shape, bool smooth_lengths);
 
   std::string name_, source_;
+  PartRates rates_;  // utilisation is against these
   Rung rung_ = Rung::published;
   std::map<std::string, Rung> rungs_;
   Shapes shapes_;

@@ -118,6 +118,7 @@ class KernelSetReader {
     if (hardware.text() != hardware_.name) hardware.fail("must be " + quote(hardware_.name) + ", its folder");
     if (kernels.text() != name) kernels.fail("must be " + quote(name) + ", its folder");
     set_->name_ = name;
+    set_->rates_ = rates_;
     set_->source_ = root.require("source").text();
     set_->rung_ = read_rung(kind);
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);

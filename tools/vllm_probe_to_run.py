@@ -37,11 +37,16 @@ def lines(pattern):
 
 
 def executions(scheduled, executed):
-    """Per scheduled step the row of its execution, or None: by order; else the first that begins before the next step was
+    """Per scheduled step the row of its execution, or None: by order; else by number; else the first that begins before the next step was
     scheduled, which holds where one process does both."""
     for shift in range(len(executed) - len(scheduled) + 1):
         if all(s[3] == e[4] for s, e in zip(scheduled, executed[shift:])):
             return executed[shift:shift + len(scheduled)]
+    numbered = {e[0]: e for e in executed}  # rows of the schedule are missing: by the steps' numbers
+    for shift in range(len(executed) - len(scheduled) + 1):
+        rows = [numbered.get(s[0] + shift) for s in scheduled]
+        if all(e and s[3] == e[4] for s, e in zip(scheduled, rows)):
+            return rows
     out, at = [], 0
     for i, s in enumerate(scheduled):
         until = scheduled[i + 1][2] if i + 1 < len(scheduled) else float("inf")

@@ -34,7 +34,7 @@ inline void price_from_table(OpCost& cost, const KernelSet& set, const std::stri
                              const std::string& format, double utilisation, Hit hit, bool shape_known,
                              double x, double bound_ns) {
   if (bound_ns <= 0 || utilisation <= 0) return;
-  const double correction = set.correction(op, x);
+  const double correction = set.correction(op, format, x);
   cost.table_ns = bound_ns / utilisation * correction;
   cost.rung = set.rung(op);
   const TableError error = set.error(op, format, x);

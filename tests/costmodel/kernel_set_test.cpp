@@ -377,3 +377,33 @@ TEST_CASE("prompts of a head layout that was timed for one sequence follow layou
   query.sequences.assign(32, {64, 0});
   CHECK(price(query, h200, *set).ns == Approx(20000).epsilon(0.01));
 }
+
+TEST_CASE("a shape narrower than any timed one waits for its start as long") {
+  const HardwareProfile h200 = part("h200");
+  OpQuery query;
+  {
+    const TableFolder folder(
+        "op,dtype,rows,n,k,us,spread,kernel\nkv_write,bf16,1,512,0,2.7,0,a\nkv_write,bf16,65536,512,0,60,0,"
+        "a\n",
+        "elementwise");
+    const auto set = KernelSet::load(h200, "mine");
+    REQUIRE(set.ok());
+    query.op = "kv_write";
+    query.n = 128;
+    query.m = 1;
+    CHECK(price(query, h200, *set).ns > 2650);
+    CHECK(price(query, h200, *set).ns <= 2700);
+    query.m = 65536;  // what moves bytes moves fewer
+    CHECK(price(query, h200, *set).ns < 55000);
+  }
+  const TableFolder folder(
+      "dtype,m,n,k,us,spread,kernel\nbf16,1,256,2048,5.6,0,a\nbf16,64,256,2048,5.8,0,a\n");
+  const auto set = KernelSet::load(h200, "mine");
+  REQUIRE(set.ok());
+  query.op = "gemm";
+  query.m = 64;
+  query.n = 128;
+  query.k = 2048;
+  CHECK(price(query, h200, *set).ns > 5500);
+  CHECK(price(query, h200, *set).ns <= 5800);
+}

@@ -12,8 +12,6 @@ import os
 
 from .base import M_KNOTS, ROOT, blended, gemm_bound_us, log_interpolate
 
-NARROWEST = 256  # as of the published shapes
-
 
 def timed(part_name):
     """{(n, k): {m: us}} of a table that was measured on this part; empty where it was carried over."""
@@ -23,7 +21,7 @@ def timed(part_name):
         return out
     with open(f"{folder}/gemm.csv", encoding="utf-8") as f:
         for r in csv.DictReader(f):
-            if r["dtype"] == "bf16" and min(int(r["n"]), int(r["k"])) >= NARROWEST:
+            if r["dtype"] == "bf16":
                 out.setdefault((int(r["n"]), int(r["k"])), {})[int(r["m"])] = float(r["us"])
     return out
 
