@@ -251,16 +251,16 @@ def main():
 Made by `./dev accuracy` on {datetime.date.today().isoformat()}: {version}, commit {commit}{dirty}, {platform.machine()}.
 Error = predicted ÷ measured − 1. Measured: vLLM 0.24.0 on one or two H200, `../shared/truth` (its README says how).
 
-What was fitted to what: kernel times come from published tables and from our own kernel profile of vLLM steps on an
-H100. From the *steps* of `{FITTED}` come the H200's correction of four operator classes
-(`hardware_profiles/tables/h200/vllm-0.24/corrections.csv`; that of dense products from the 32B run's steps with prompts too) and most
+What was fitted to what: kernel times come from published tables and from our own kernel profiles of vLLM steps on an
+H100 and an H200. From the *steps* of `{FITTED}` come the H200's correction of four operator classes
+(`hardware_profiles/tables/h200/vllm-0.24/corrections.csv`; those of dense products and of decode attention from the 32B run's too; that of FP8-block experts from the H200 profile) and most
 host costs; the variation of launch times is that of the open-loop steps of all three runs. Single host terms come from the steps
 of the run that has them (launch of fused experts and per-sequence cost of the V1 runner: 30B-A3B; messages and launch
 of collectives: 32B TP2), each named in `engine_profiles/vllm-0.24.yaml`. No TTFT, TPOT, throughput or KV figure was
 fitted to anything. The second summary leaves `{FITTED}` out.
 
-So what is held out, and what is not: of 30B-A3B and 32B nothing was used for the device time of decode steps and for KV
-tokens. Their prefill and mixed steps, TTFT and, where the host sets the pace, TPOT rest on one or two host terms from steps
+So what is held out, and what is not: of 30B-A3B nothing was used for the device time of decode steps, of neither 30B-A3B nor 32B for KV
+tokens. Three more runs on H200 that nothing at all was taken from: [held_out_h200.md](held_out_h200.md). The prefill and mixed steps of 30B-A3B and 32B, TTFT and, where the host sets the pace, TPOT rest on one or two host terms from steps
 of the same run (30B: 860 µs a launched expert layer, from its single prefills, and 15.8 µs a sequence; 32B: 150 µs a message
 and 90 µs a launched all-reduce), and 32B's on dense products corrected by its own steps as well: those are tests of the model's form, not of these terms on another run.
 
