@@ -84,8 +84,13 @@ class AttentionDecodeOperator : public Operator {
   // The table's time of so many sequences with equally many keys each, on a dense grid: decode steps are
   // priced millions of times.
   void read_table(const KernelSet& kernels) {
-    const AttentionShape shape = attention_shape(spec_);
+    AttentionShape shape = attention_shape(spec_);
     surface_ = kernels.attention_decode(shape);
+    if (!surface_ && shape.window >= least_borrowing_window) {
+      shape.window = 0;
+      surface_ = kernels.attention_decode(shape);
+      hit_ = Hit::extrapolated;
+    }
     if (!surface_) return;
     constexpr int sequence_octaves = 11, key_octaves = 18;
     grid_ = DenseGrid(sequence_octaves, key_octaves, [&](double sequences, double keys) {
@@ -103,7 +108,7 @@ class AttentionDecodeOperator : public Operator {
     if (mixed) ns = std::max(ns - grid_.at(1, 1), ns / 2);
     // hit() looks at every line of the table; the error does not depend on it between the table's ends.
     price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode",
-                     spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0, Hit::interpolated, surface_->shape_known(),
+                     spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0, hit_, surface_->shape_known(),
                      sequences * static_cast<double>(spec_.kv_heads), ns);
   }
 
@@ -111,6 +116,7 @@ class AttentionDecodeOperator : public Operator {
   const Roofline& roofline_;
   double padded_heads_ = 0, per_operation_ns_ = 0;
   std::optional<FittedSurface> surface_;
+  Hit hit_ = Hit::interpolated;
   DenseGrid grid_;
 };
 

@@ -105,8 +105,13 @@ class AttentionPrefillOperator : public Operator {
   }
 
   void read_prompts(const KernelSet& kernels) {
-    const AttentionShape shape = attention_shape(spec_);
+    AttentionShape shape = attention_shape(spec_);
     surface_ = kernels.attention_prefill(shape);
+    if (!surface_ && shape.window >= least_borrowing_window) {
+      shape.window = 0;
+      surface_ = kernels.attention_prefill(shape);
+      borrowed_ = true;
+    }
     if (!surface_) return;
     pads_prompts_ = surface_->kernel().starts_with("cudnn.");  // kernels/cases/attention_prefill.cpp: to 128
     constexpr int sequence_octaves = 8, token_octaves = 15;
@@ -168,8 +173,8 @@ class AttentionPrefillOperator : public Operator {
     const double fill = pads_prompts_ ? 1 : slowest_unit(work) / slowest_unit(equal);
     const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
     price_from_table(cost, *roofline_.kernels(), "attention_prefill", spec_.kv_bytes < 2 ? "fp8" : "bf16",
-                     1.0, fill < 0.99 ? Hit::extrapolated : Hit::interpolated, surface_->shape_known(),
-                     work.tokens, ns);
+                     1.0, borrowed_ || fill < 0.99 ? Hit::extrapolated : Hit::interpolated,
+                     surface_->shape_known(), work.tokens, ns);
   }
 
   static constexpr double longest_in_table = 16384;
@@ -178,7 +183,7 @@ class AttentionPrefillOperator : public Operator {
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
   std::int64_t group_ = 1;
-  bool pads_prompts_ = false;
+  bool pads_prompts_ = false, borrowed_ = false;
   std::optional<FittedSurface> surface_, chunk_surface_;
   DenseGrid grid_, chunk_slowness_;
 };

@@ -57,6 +57,10 @@ inline AttentionShape attention_shape(const OpSpec& spec) {
   return {spec.heads, spec.kv_heads, spec.head_dim, spec.window, spec.kv_bytes < 2 ? "fp8" : "bf16"};
 }
 
+// A window that no table has, if it is this wide, is priced from the full kernel's table at the keys that it
+// leaves (the same kernel walks fewer tiles of keys), with the error of an extrapolation.
+constexpr std::int64_t least_borrowing_window = 1024;
+
 // A kernel that streams `per_row` bytes of activations and `hbm_per_row` bytes that must reach memory.
 class StreamOperator : public Operator {
  public:

@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "catch.h"
 #include "costmodel/op_query.h"
+#include "costmodel/op_table.h"
 
 using namespace orrery;
 namespace fs = std::filesystem;
@@ -406,4 +407,33 @@ TEST_CASE("a shape narrower than any timed one waits for its start as long") {
   query.k = 2048;
   CHECK(price(query, h200, *set).ns > 5500);
   CHECK(price(query, h200, *set).ns <= 5800);
+}
+
+TEST_CASE("a wide window without a table of its own is the full kernel at the keys that it leaves") {
+  const HardwareProfile h200 = part("h200");
+  const auto roofline = Roofline::create(h200, committed(h200));
+  REQUIRE(roofline.ok());
+  const auto cost = [&](const char* op, std::int64_t window, const StepShape& shape) {
+    OpSpec spec;
+    spec.heads = 32;
+    spec.kv_heads = 8;
+    spec.head_dim = 128;
+    spec.window = window;
+    return find_operator(op)->make(spec, *roofline)->cost({0, 0, &shape, 0});
+  };
+  StepShape shape;
+  shape.decode_sequences = 16;
+  shape.decode_context_tokens = 16 * 4095;
+  const OpCost inside = cost("attention_decode", 4096, shape), full = cost("attention_decode", 0, shape);
+  CHECK(inside.ns() == full.ns());
+  CHECK(inside.error > full.error);
+  shape.decode_context_tokens = 16 * 30000;  // no key beyond the window is read
+  CHECK(cost("attention_decode", 4096, shape).ns() == full.ns());
+  const std::vector<PrefillChunk> chunks{{16384, 0}};
+  const StepShape prompt{.prefill = chunks};
+  const double windowed = cost("attention_prefill", 4096, prompt).ns(),
+               whole = cost("attention_prefill", 0, prompt).ns();
+  // Pairs within 4,096 keys of 16,384 tokens: 7/16 of all.
+  CHECK(windowed > 0.40 * whole);
+  CHECK(windowed < 0.50 * whole);
 }
