@@ -60,8 +60,8 @@ def text():
     out = ["# What nobody has verified", "",
            "Made by `tools/unverified.py` from the kinds of figures in the profiles; a test keeps it current. *measured*: by",
            "Orrery. *published*: measured by somebody else, cited. *assumed*: nobody measured it; the profile says why this value.",
-           "", "No AMD GPU, no L40S, no H20 and no H200 was at hand: no kernel of ours has run on them (real vLLM ran on an H200: reports/cases). Ours were checked and",
-           "timed on an H100 SXM only. Prices of parts without tables are a roofline with assumed or published efficiencies.", "",
+           "", "No AMD GPU, no L40S and no H20 was at hand: no kernel of ours has run on them. Ours were checked and timed on H100 SXM and",
+           "H200, where real vLLM ran too (reports/cases). Prices of parts without tables are a roofline with assumed or published efficiencies.", "",
            "| part | " + " | ".join(KINDS) + " | kernel tables |", "|---|" + "--:|" * len(KINDS) + "---|"]
     out += [f"| {name} | " + " | ".join(counts) + f" | {tables_of(name)} |" for name, counts, _ in parts]
     out += ["", "| engine | " + " | ".join(KINDS) + " |", "|---|" + "--:|" * len(KINDS)]
