@@ -51,6 +51,7 @@ class InstanceReader {
     if (spec_.plan.dp > 1 && !check_ranks()) {
       accept_all(args);
       accept_all(speculation);
+      accept_all(node_.optional("experts"));
       return std::move(spec_);
     }
     read_kernels(kernels);

@@ -42,7 +42,7 @@ class AttentionPrefillOperator : public Operator {
     double key_tokens = 0;
     for (const PrefillChunk& chunk : input.shape->prefill) {
       const double context = static_cast<double>(chunk.context);
-      add(work, chunk.new_tokens, context);
+      add(work, chunk.new_tokens, context, window);
       key_tokens += window == 0 ? context : std::min(context, window);
     }
     cost.flops = per_pair * static_cast<double>(spec_.heads) * work.pairs;
@@ -78,9 +78,8 @@ class AttentionPrefillOperator : public Operator {
     std::int64_t tiles = 0;
   };
 
-  void add(Work& work, double fresh, double context) const {
+  void add(Work& work, double fresh, double context, double window) const {
     const double per_pair = 4.0 * static_cast<double>(spec_.head_dim);
-    const double window = static_cast<double>(spec_.window);
     const double pairs = causal_pairs(fresh, context, window);
     const double packed = fresh * static_cast<double>(group_);
     const std::int64_t row_tiles = (static_cast<std::int64_t>(packed) + tile_rows - 1) / tile_rows;
@@ -116,7 +115,7 @@ class AttentionPrefillOperator : public Operator {
     pads_prompts_ = surface_->kernel().starts_with("cudnn.");  // kernels/cases/attention_prefill.cpp: to 128
     constexpr int sequence_octaves = 8, token_octaves = 15;
     grid_ = DenseGrid(sequence_octaves, token_octaves, [&](double sequences, double tokens) {
-      const double pairs = sequences * causal_pairs(tokens, 0, static_cast<double>(spec_.window));
+      const double pairs = sequences * causal_pairs(tokens, 0, static_cast<double>(shape.window));
       return prefill_bound_ns(roofline_.rates(), shape, sequences * tokens, pairs) /
              surface_->at(sequences, tokens);
     });
@@ -158,13 +157,13 @@ class AttentionPrefillOperator : public Operator {
   // context) takes its share of it, corrected by how far its tiles fill the device.
   void price_from_surface(const Work& work, std::size_t chunks, OpCost& cost) const {
     double length = 2 * work.pairs / work.tokens - 1;
-    if (spec_.window > 0) length = work.tokens / static_cast<double>(chunks);
+    if (spec_.window > 0 && !borrowed_) length = work.tokens / static_cast<double>(chunks);
     length = std::clamp(length, 1.0, longest_in_table);
     const double sequences = std::max(1.0, work.tokens / length);
     if (pads_prompts_ && length > tile_rows)
       length = std::min(std::ceil(length / tile_rows) * tile_rows, longest_in_table);
     Work equal;
-    add(equal, length, 0);
+    add(equal, length, 0, borrowed_ ? 0 : static_cast<double>(spec_.window));
     const double scale = sequences;
     equal.padded_flops *= scale;
     equal.pairs *= scale;

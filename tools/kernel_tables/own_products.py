@@ -13,6 +13,9 @@ import os
 from .base import M_KNOTS, ROOT, blended, gemm_bound_us, log_interpolate
 
 
+FORGOTTEN = 4096  # rows from which the last ratio is kept; below, it returns to 1 within three octaves
+
+
 def timed(part_name):
     """{(n, k): {m: us}} of a table that was measured on this part; empty where it was carried over."""
     folder = f"{ROOT}/hardware_profiles/tables/{part_name}/orrery"
@@ -34,7 +37,8 @@ def anchored(part_name, part, shapes):
             continue
         ratio = [(m, gemm_bound_us(part, "bf16", m, *shape) / us / blended(shapes, keys, shape, m))
                  for m, us in sorted(by_m.items())]
-        largest = ratio[-1][0]
-        points = [(m, min(1.0, blended(shapes, keys, shape, m) * log_interpolate(ratio, m))) for m in M_KNOTS if m <= largest]
+        if ratio[-1][0] < FORGOTTEN:  # waves at the last size say nothing of much larger ones
+            ratio.append((8 * ratio[-1][0], 1.0))
+        points = [(m, min(1.0, blended(shapes, keys, shape, m) * log_interpolate(ratio, m))) for m in M_KNOTS]
         out[shape] = [(m, u) for m, u in points if math.isfinite(u)]
     return out
