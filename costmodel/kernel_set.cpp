@@ -22,19 +22,13 @@ constexpr std::array<FormatBytes, 5> formats{{{"bf16", DType::bf16, 2, 2},
                                               {"fp8-channel", DType::fp8, 1, 1},
                                               {"fp8-block", DType::fp8, 1, 1}}};
 
-// A shape narrower than any that was timed, from the narrowest: what that takes beyond its bound stays, and
-// the difference of the bounds is credited in proportion to the utilisation, in full from 0.7 on (the law
-// that carries timings to a relative: KernelSetReader::carried). Kept utilisation instead would say that half
-// a kernel that waits for its start takes half as long. `ratio(x)`: this bound ÷ the narrowest one's.
+// A shape narrower than any that was timed, from the narrowest. Kept utilisation would say that half a kernel
+// that waits for its start takes half as long. `ratio(x)`: this bound ÷ the narrowest one's.
 template <class Ratio>
 FittedCurve narrowed(FittedCurve fitted, const Ratio& ratio) {
-  constexpr double full_credit = 0.7;
   std::vector<UtilisationPoint> points;
-  for (const double x : fitted.curve.axis()) {
-    const double utilisation = fitted.curve.at(x), bound = ratio(x);
-    const double credit = std::min(1.0, utilisation / full_credit);
-    points.push_back({x, bound / std::max(1 / utilisation + credit * (bound - 1), bound)});
-  }
+  for (const double x : fitted.curve.axis())
+    points.push_back({x, ratio(x) / under_other_bound(1 / fitted.curve.at(x), 1, ratio(x))});
   fitted.curve = UtilisationCurve(points);
   fitted.shape_known = false;
   return fitted;
@@ -90,6 +84,12 @@ double experts_bound_ns(const PartRates& rates, const std::string& format, const
     return rates.bound_ns(6 * rows * hidden * inner, f.math, bytes);
   }
   return 0;
+}
+
+double under_other_bound(double ns, double bound, double other) {
+  constexpr double full_credit = 0.7;
+  const double credit = std::min(1.0, bound / ns / full_credit);
+  return std::max(ns + credit * (other - bound), other);
 }
 
 double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys) {

@@ -191,6 +191,12 @@ struct ChunkTiles {
 double gemm_bound_ns(const PartRates& rates, const std::string& format, double m, double n, double k);
 double experts_bound_ns(const PartRates& rates, const std::string& format, const ExpertShape& shape,
                         double rows, double distinct);
+// What a launch that took `ns` under `bound` takes under `other`: the bounds' difference is credited in
+// proportion to how near its bound it ran, in full from 0.7 on. A kernel far from memory's rate waits for
+// something else (a start, a reduction, the matrix units) that fewer or faster bytes do not shorten. By
+// published H100 and H200 timings of equal launches (reports/results/transport.md) what is saved rises from
+// 0.2 of the difference at a utilisation of 0.15 over 0.55 at 0.35 and 0.8 at 0.55 to 1.0 at 0.75.
+double under_other_bound(double ns, double bound, double other);
 double decode_bound_ns(const PartRates& rates, const AttentionShape& shape, double sequences, double keys);
 double prefill_bound_ns(const PartRates& rates, const AttentionShape& shape, double tokens, double pairs);
 // Latent attention multiplies in 16 bits whatever its cache holds. Prompts: queries and outputs alone count

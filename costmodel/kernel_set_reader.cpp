@@ -141,17 +141,10 @@ class KernelSetReader {
     carried_ = true;
   }
 
-  // What a launch that took `us` on the part it was timed on takes on this one: its bound's difference is
-  // credited in proportion to how near that bound it ran, in full from 0.7 on. A kernel far from memory's
-  // rate waits for something else (a start, a reduction, the matrix units) that faster memory does not
-  // shorten. By published H100 and H200 timings of equal launches (reports/results/transport.md) what is
-  // saved rises from 0.2 of the difference at a utilisation of 0.15 over 0.55 at 0.35 and 0.8 at 0.55 to 1.0
-  // at 0.75.
+  // What a launch that took `us` on the part it was timed on takes on this one.
   double carried(double us, double bound, double source_bound) const {
     if (!carried_ || bound <= 0 || source_bound <= 0) return us;
-    constexpr double full_credit = 0.7;
-    const double credit = std::min(1.0, source_bound / (us * 1000) / full_credit);
-    return std::max(us + credit * (bound - source_bound) / 1000, bound / 1000);
+    return under_other_bound(us * 1000, source_bound, bound) / 1000;
   }
 
   static Rung read_rung(const Yaml& node) {

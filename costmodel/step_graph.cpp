@@ -105,6 +105,13 @@ class GraphBuilder {
     return s;
   }
 
+  // Of a kernel that writes what a product in this format reads.
+  OpSpec width(std::int64_t n, const WeightFormat& reader) const {
+    OpSpec s = width(n, reader.activation_bytes);
+    s.format = reader;
+    return s;
+  }
+
   void add_gemm(const std::string& name, std::int64_t n, std::int64_t k, const WeightFormat& f,
                 std::int64_t count) {
     OpSpec s = width(n);
@@ -139,12 +146,12 @@ class GraphBuilder {
 
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
-  void add_post_norm(double activation_bytes, std::int64_t l) {
+  void add_post_norm(const WeightFormat& gate_up, std::int64_t l) {
     const bool alone = spec_.plan.dp == 1;
-    add("post_norm", "add_rms_norm", width(model_.hidden, alone ? activation_bytes : 2), l);
+    add("post_norm", "add_rms_norm", alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
     if (alone) return;
     add_gather(l);
-    if (activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, activation_bytes), l);
+    if (gate_up.activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, gate_up), l);
   }
 
   OpSpec joint(std::int64_t n, DependsOn depends_on) const {
@@ -194,11 +201,11 @@ class GraphBuilder {
     s.k = a.rotary_dim;
     const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
     const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
-    add("input_norm", "add_rms_norm", width(model_.hidden, down.activation_bytes), l);
+    add("input_norm", "add_rms_norm", width(model_.hidden, down), l);
     if (a.query_rank > 0) {
       add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
       const WeightFormat up = format(kind.weights, "q_b_proj");
-      add("q_a_norm", "add_rms_norm", width(a.query_rank, up.activation_bytes), l);
+      add("q_a_norm", "add_rms_norm", width(a.query_rank, up), l);
       add_gemm("q_b_proj", queries, a.query_rank, up, l);
     } else {
       add_gemm("q_proj", queries, model_.hidden, format(kind.weights, "q_proj"), l);
@@ -221,7 +228,7 @@ class GraphBuilder {
     add("absorb", "mla_absorb", decode, l);
     add("attention_decode", "mla_decode", decode, l);
     const std::int64_t values = s.heads * a.value_dim;
-    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out.activation_bytes), l);
+    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
   }
@@ -252,7 +259,7 @@ class GraphBuilder {
     const WeightFormat qkv = format(kind.weights, "q_proj");
     const WeightFormat out = format(kind.weights, "o_proj");
     // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
-    add("input_norm", "add_rms_norm", width(model_.hidden, qkv.activation_bytes), l);
+    add("input_norm", "add_rms_norm", width(model_.hidden, qkv), l);
     add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, qkv_width_, qkv, l);
     add("rotary", "rotary", attention_without_window(attention), l);
     add("kv_write", "kv_write", attention_without_window(attention), l);
@@ -265,7 +272,7 @@ class GraphBuilder {
     OpSpec decode = attention;
     decode.depends_on = DependsOn::decode;
     add("attention_decode", "attention_decode", decode, l);
-    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out.activation_bytes), l);
+    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out), l);
     add_gemm("o_proj", model_.hidden, q_features, out, l);
     add_all_reduce("attention_all_reduce", l);
   }
@@ -278,9 +285,9 @@ class GraphBuilder {
   void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate,
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
-    if (prefix.empty()) add_post_norm(gate_up.activation_bytes, l);
+    if (prefix.empty()) add_post_norm(gate_up, l);
     add_gemm(prefix + "gate_up_proj", 2 * intermediate / mlp_ranks_, model_.hidden, gate_up, l);
-    add(prefix + "silu_mul", "silu_mul", width(intermediate / mlp_ranks_, down.activation_bytes), l);
+    add(prefix + "silu_mul", "silu_mul", width(intermediate / mlp_ranks_, down), l);
     add_gemm(prefix + "down_proj", model_.hidden, intermediate / mlp_ranks_, down, l);
   }
 
@@ -290,7 +297,7 @@ class GraphBuilder {
     const std::int64_t inner = model_.expert_intermediate * ep / mlp_ranks_;
     const WeightFormat up = format(kind.weights, "experts.gate_up");
     const WeightFormat down = format(kind.weights, "experts.down");
-    add_post_norm(2, l);
+    add_post_norm(WeightFormat{}, l);
     if (model_.shared_expert_intermediate > 0) {
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
               format(kind.weights, "shared_expert.gate_proj"),
@@ -304,8 +311,7 @@ class GraphBuilder {
     add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
     if (add_fused_experts(expert, up, inner, l)) return;
     add("moe_align", "moe_align", expert, l);
-    if (up.activation_bytes < 2)
-      add("moe_quantize", "quantize", width(model_.hidden, up.activation_bytes), l);
+    if (up.activation_bytes < 2) add("moe_quantize", "quantize", width(model_.hidden, up), l);
     OpSpec gemm = expert;
     gemm.n = 2 * inner;
     gemm.k = model_.hidden;
@@ -318,6 +324,7 @@ class GraphBuilder {
     add("moe_silu_mul", "silu_mul", middle, l);
     if (down.activation_bytes < 2) {
       middle.out_bytes = down.activation_bytes;
+      middle.format = down;
       add("moe_down_quantize", "quantize", middle, l);
     }
     gemm.n = model_.hidden;

@@ -8,20 +8,23 @@ was scheduled; the price is taken apart by operator class (overrides.op_scale). 
 median of measured / predicted device time with its 10 and 90 % points, and the factor that the class which varies most
 there would need for the median step to come out right. Steps during which the host was busy longer than 95 % of the
 device time are left out: there the launches set the pace. This is where STEPS_ON_H200 of tools/fit_kernel_tables.py
-comes from, with tables without corrections.csv. Last, over all runs given, the factor of decode attention by its tiles
+comes from, with --uncorrected. Last, over all runs given, the factor of decode attention by its tiles
 (sequences × KV heads of a rank). Standard library only.
 """
 import argparse
+import contextlib
 import csv
 import gzip
 import json
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import tempfile
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES = ["gemm", "attention_decode", "attention_prefill", "grouped_gemm"]
 TOKENS = [(1, 64), (65, 192), (193, 320), (321, 450), (451, 512), (513, 640), (641, 800), (801, 1024), (1025, 1100),
           (1101, 1300), (1301, 1600), (1601, 2048), (2049, 2600), (2601, 3300), (3301, 4096), (4097, 5500), (5501, 8191),
@@ -43,12 +46,37 @@ def steps_of(folder):
                    "gpu": float(r["gpu_us"]), "host": float(r["execute_host_us"]), "tokens": int(r["tokens"])}
 
 
-def prices(arguments, model, tp, steps, scale):
+@contextlib.contextmanager
+def without_corrections(arguments):
+    """Prices from the committed profiles, but for the corrections of this part and engine."""
+    table = f"hardware_profiles/tables/{arguments.hardware}/{arguments.engine}"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("model_profiles", "engine_profiles", "workloads"):
+            os.symlink(f"{ROOT}/{name}", f"{folder}/{name}")
+        shutil.copytree(f"{ROOT}/hardware_profiles", f"{folder}/hardware_profiles",
+                        ignore=lambda d, names: [n for n in names if n == "corrections.csv" and d.endswith(table)])
+        before = os.environ.get("ORRERY_DATA_DIR")
+        os.environ["ORRERY_DATA_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("ORRERY_DATA_DIR")
+            if before is not None:
+                os.environ["ORRERY_DATA_DIR"] = before
+
+
+def plan_of(engine):
+    """parallel: as the engine's arguments say."""
+    tp = engine.get("tensor_parallel_size", 1)
+    return f"{{tp: {tp}, ep: {tp if engine.get('enable_expert_parallel') else 1}}}"
+
+
+def prices(arguments, model, plan, steps, scale):
     with tempfile.TemporaryDirectory() as folder:
         scenario, listing, out = (os.path.join(folder, n) for n in ("s.yaml", "steps.jsonl", "o.csv"))
         with open(scenario, "w", encoding="utf-8") as f:
             f.write(f"deployment:\n  hardware: {arguments.hardware}\n  model: {model}\n  engine: {arguments.engine}\n"
-                    f"  parallel: {{tp: {tp}}}\n")
+                    f"  parallel: {plan}\n")
             if scale:
                 f.write(f"overrides: {{op_scale: {{{scale}: 2.0}}}}\n")
         with open(listing, "w", encoding="utf-8") as f:
@@ -60,12 +88,12 @@ def prices(arguments, model, tp, steps, scale):
             return [float(r["busy_us"]) for r in csv.DictReader(f)]
 
 
-def kv_heads(arguments, model, tp):
+def kv_heads(arguments, model, plan):
     """KV heads of a rank, as the price list names them."""
     with tempfile.TemporaryDirectory() as folder:
         scenario = os.path.join(folder, "s.yaml")
         with open(scenario, "w", encoding="utf-8") as f:
-            f.write(f"deployment: {{hardware: {arguments.hardware}, model: {model}, engine: {arguments.engine}, parallel: {{tp: {tp}}}}}\n")
+            f.write(f"deployment: {{hardware: {arguments.hardware}, model: {model}, engine: {arguments.engine}, parallel: {plan}}}\n")
         priced = subprocess.run([arguments.orrery, "cost", scenario, "--step", "decode 1@1024", "--json"], check=True,
                                 capture_output=True, text=True).stdout
     return int(re.search(r"heads=\d+/(\d+)", priced).group(1))
@@ -99,35 +127,42 @@ def report(label, steps, varying):
           f"{quantile(ratios, .9):.3f}]  {varying} x {statistics.median(factor) if factor else 0:.3f}")
 
 
+def residuals(arguments, run):
+    """Name of a run, number of its steps, and those during which the device did not wait for the host, each with its price
+    (`busy`), what twice the price of a class adds, and its tiles."""
+    with open(os.path.join(run, "engine.json"), encoding="utf-8") as f:
+        engine = json.load(f)["engine"]
+    steps = list(steps_of(run))
+    model, plan = engine["model"].split("/")[-1].lower().replace("meta-", ""), plan_of(engine)
+    heads = kv_heads(arguments, model, plan)
+    for s, busy in zip(steps, prices(arguments, model, plan, steps, None)):
+        s["busy"], s["tiles"] = busy, s["decodes"] * heads
+    for name in CLASSES:
+        for s, scaled in zip(steps, prices(arguments, model, plan, steps, name)):
+            s[name] = scaled - s["busy"]
+    return os.path.basename(run.rstrip("/")), len(steps), [s for s in steps if s["host"] < 0.95 * s["gpu"]]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--orrery", default="build/release/orrery")
     parser.add_argument("--hardware", default="h200")
     parser.add_argument("--engine", default="vllm-0.24")
+    parser.add_argument("--uncorrected", action="store_true", help="with tables whose corrections.csv is left out")
     arguments = parser.parse_args()
     pooled = []
-    for run in arguments.runs:
-        with open(os.path.join(run, "engine.json"), encoding="utf-8") as f:
-            engine = json.load(f)["engine"]
-        steps = list(steps_of(run))
-        model, tp = engine["model"].split("/")[-1].lower().replace("meta-", ""), engine.get("tensor_parallel_size", 1)
-        heads = kv_heads(arguments, model, tp)
-        base = prices(arguments, model, tp, steps, None)
-        for s, busy in zip(steps, base):
-            s["busy"], s["tiles"] = busy, s["decodes"] * heads
-        for name in CLASSES:
-            for s, scaled in zip(steps, prices(arguments, model, tp, steps, name)):
-                s[name] = scaled - s["busy"]
-        on_device = [s for s in steps if s["host"] < 0.95 * s["gpu"]]
-        print(f"{os.path.basename(run.rstrip('/'))}: measured / predicted, {len(on_device)} of {len(steps)} steps")
-        for low, high in TOKENS:
-            report(f"prefill {low}-{high if high < 10**9 else ''}",
-                   [s for s in on_device if s["prefill"] and low <= s["tokens"] <= high], "gemm")
-        for low, high in DECODES:
-            report(f"decode {low}-{high if high < 10**9 else ''}",
-                   [s for s in on_device if not s["prefill"] and low <= s["decodes"] <= high], "attention_decode")
-        pooled += on_device
+    with without_corrections(arguments) if arguments.uncorrected else contextlib.nullcontext():
+        for run in arguments.runs:
+            name, count, on_device = residuals(arguments, run)
+            print(f"{name}: measured / predicted, {len(on_device)} of {count} steps")
+            for low, high in TOKENS:
+                report(f"prefill {low}-{high if high < 10**9 else ''}",
+                       [s for s in on_device if s["prefill"] and low <= s["tokens"] <= high], "gemm")
+            for low, high in DECODES:
+                report(f"decode {low}-{high if high < 10**9 else ''}",
+                       [s for s in on_device if not s["prefill"] and low <= s["decodes"] <= high], "attention_decode")
+            pooled += on_device
     by_tiles(pooled)
 
 

@@ -32,16 +32,16 @@ std::unique_ptr<Operator> stream(const OpSpec& spec, const Roofline& roofline, d
   return std::make_unique<StreamOperator>(spec, roofline, per_row, hbm_per_row, 1, table);
 }
 
-// Kernels that quantise what they write have tables of their own.
-std::string fused(const char* name, const OpSpec& spec) {
-  return std::string(name) + (spec.out_bytes < 2 ? "_quantize" : "");
+// Where a set tells the formats of what is written apart, that of the product that reads it.
+RowTable row_table(const char* name, const OpSpec& spec) {
+  return {name, spec.n, 0, spec.out_bytes < 2 ? spec.format.label : ""};
 }
 }  // namespace
 
 // Adds the residual, writes it back, normalises: reads two rows, writes two (one quantised where fused).
 std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * (3 * activation + spec.out_bytes), 0,
-                {fused("add_rms_norm", spec), spec.n});
+                row_table(spec.out_bytes < 2 ? "add_rms_norm_quantize" : "add_rms_norm", spec));
 }
 
 // q and k of one token, read and written; the per-head norm is fused.
@@ -61,12 +61,12 @@ std::unique_ptr<Operator> make_kv_write(const OpSpec& spec, const Roofline& roof
 // SiLU(gate)·up: reads 2n, writes n.
 std::unique_ptr<Operator> make_silu_mul(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * (2 * activation + spec.out_bytes), 0,
-                {fused("silu_mul", spec), spec.n});
+                row_table(spec.out_bytes < 2 ? "silu_mul_quantize" : "silu_mul", spec));
 }
 
 std::unique_ptr<Operator> make_quantize(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * (activation + spec.out_bytes), 0,
-                {"quantize", spec.n});
+                row_table("quantize", spec));
 }
 
 // A row of the table comes from memory, the activation it becomes stays near.

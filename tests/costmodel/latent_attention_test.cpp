@@ -6,23 +6,11 @@
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
+#include "read_instance.h"
 
 using namespace orrery;
 
 namespace {
-
-struct Read {
-  InstanceSpec spec;
-  Errors errors;
-};
-
-Read read(const std::string& text) {
-  YamlDocument document = YamlDocument::parse(text, "s.yaml").value();
-  Read r;
-  r.spec = read_instance_spec(document.root(), ".", r.errors);
-  for (const Error& error : document.errors()) r.errors.push_back(error);
-  return r;
-}
 
 InstanceSpec instance(const std::string& model, const std::string& more, const char* engine = "vllm-0.24") {
   Read r = read("hardware: h200\nmodel: " + model + "\nengine: " + engine + "\n" + more);

@@ -5,23 +5,11 @@
 #include "costmodel/kernel_set.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
+#include "read_instance.h"
 
 using namespace orrery;
 
 namespace {
-
-struct Read {
-  InstanceSpec spec;
-  Errors errors;
-};
-
-Read read(const std::string& text) {
-  YamlDocument document = YamlDocument::parse(text, "s.yaml").value();
-  Read r;
-  r.spec = read_instance_spec(document.root(), ".", r.errors);
-  for (const Error& error : document.errors()) r.errors.push_back(error);
-  return r;
-}
 
 InstanceSpec instance(const std::string& more, const std::string& engine = "vllm-0.24",
                       const std::string& model = "deepseek-v3", const std::string& hardware = "h200") {

@@ -1,7 +1,6 @@
 """Dense bf16 products that the published tables lack, from our own timings of cuBLASLt on the same part.
 
-An engine's unquantised products are cuBLAS's, and so are ours: over the shapes that both timed (105 on the H200, 60 on the
-H100) ours differ from the published ones by 0.4 % (H200) and 0.6 % (H100) in the median of all sizes, by 5 % in spread.
+An engine's unquantised products are cuBLAS's, and so are ours (how far they agree: tools/correction_evidence.py).
 Between shapes the published ones are blended, which misses wide layers (28,672 × 4,096 at one row: 13 % too long on the
 H200). A shape that we timed is the blend, anchored at the sizes that we timed: their ratio to the blend, a power law
 between them.

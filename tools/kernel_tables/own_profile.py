@@ -12,10 +12,10 @@ STREAM_GAP_US = 1.4   # between dependent kernels of a stream: likewise
 
 # What the engine's own steps take on an H200 relative to these tables, by operator class: the device times of runs
 # qwen3-8b_bf16_tp1 and, for decode attention and products, qwen3-32b_bf16_tp2 (reports/cases/h200_vllm_0_24) against the step's
-# parts, by tools/step_residuals.py. Products and prompt attention run below the tables' clock in steps that last: one at a time on a
-# cool part the same engine takes what the tables say (reports/cases/h200_vllm_0_24_kernels). Decode attention in captured
-# graphs has its splits fixed, so tiles (sequences × KV heads) come in waves over 132 SMs: the same humps at 48 to 88, 150 and
-# 350 tiles on every run and card, but 0.05 to 0.2 lower on the card of h200_vllm_0_24_held_out. "gemm" is from qwen3-32b_bf16_tp2 too (steps with prompts that
+# parts, by tools/step_residuals.py. Products and prompt attention run below the tables' clock in steps that last: in steps run
+# one at a time the same engine takes about what the tables say (tools/correction_evidence.py, which also has what other runs
+# need). Decode attention in captured graphs has its splits fixed, so tiles (sequences × KV heads) should come in waves over 132
+# SMs; other runs need 0.05 to 0.3 less. "gemm" is from qwen3-32b_bf16_tp2 too (steps with prompts that
 # the host did not hold up, factor that the dense products need, median): 8B 1.10 (265 tokens), 1.15 (411), 1.26
 # (478), 1.29 (572), 1.17 (910), 1.06 (1045), 1.11 (1404), 1.16 (2125), 1.10 (3642), 1.06 (6696), 1.05 (8192); 32B 1.12 (1042), 1.14 (2067),
 # 1.12 (3088), 1.11 (8192). The 30B run was not used.
