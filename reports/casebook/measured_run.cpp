@@ -132,7 +132,8 @@ Result<MeasuredEngine> load_engine(const std::string& folder) {
     return json.contains(key) && json[key].is_string() ? json[key].get<std::string>() : std::string();
   };
   e.gpu = text("gpu");
-  e.version = text("vllm");
+  e.sglang = json.contains("sglang");
+  e.version = text(e.sglang ? "sglang" : "vllm");
   if (json.contains("engine")) e.enable_prefix_caching = json["engine"].value("enable_prefix_caching", true);
   const bool hybrid =
       !json.contains("engine") || !json["engine"].value("disable_hybrid_kv_cache_manager", false);

@@ -47,7 +47,8 @@ struct MeasuredStep {
   };
   std::int64_t step = 0;
   std::int64_t schedule_start_ns = 0, update_start_ns = 0;
-  std::int64_t tokens = 0, sequences = 0, running = 0, waiting = 0, free_blocks = 0;
+  std::int64_t tokens = 0, sequences = 0, running = 0, waiting = 0, free_blocks = 0;  // running −1: not
+                                                                                      // logged
   std::vector<Chunk> chunks;
   std::vector<std::int64_t> chunk_requests, preempted;
   std::vector<Admission> admitted;
@@ -73,6 +74,7 @@ struct MeasuredEngine {
   bool enable_prefix_caching = true, async_scheduling = true;
   KvGroups kv_groups = {};   // the log does not name them: from the model's profile
   bool v2_runner = false;    // it reports resumed requests as new ones
+  bool sglang = false;       // logged by tools/sglang_step_log.py; else vLLM
   std::string model;         // as the engine was told
   Json arguments;            // what the engine was started with, by its own names
   std::string gpu, version;  // empty where the log does not say

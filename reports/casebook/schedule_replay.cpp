@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "base/text.h"
-#include "sim/schedulers/vllm_v1.h"
+#include "sim/policies.h"
 
 namespace orrery {
 
@@ -45,6 +45,19 @@ std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
   return actions;
 }
 
+// What SGLang's own scheduler reads; a name without a value in the log keeps the engine's default.
+NamedOptions sglang_options(const MeasuredEngine& e) {
+  NamedOptions options;
+  options.set("rules_of_0_5_17", e.version == "0.5.17");
+  for (const auto& [name, value] : e.arguments.items()) {
+    if (value.is_boolean()) options.set(name, value.get<bool>());
+    if (value.is_number_integer()) options.set(name, value.get<std::int64_t>());
+    if (value.is_number_float()) options.set(name, value.get<double>());
+    if (value.is_string()) options.set(name, value.get<std::string>());
+  }
+  return options;
+}
+
 SchedulerConfig config_of(const MeasuredEngine& e) {
   SchedulerConfig c;
   c.max_num_batched_tokens = e.max_num_batched_tokens;
@@ -57,6 +70,7 @@ SchedulerConfig config_of(const MeasuredEngine& e) {
   c.steps_in_flight = e.async_scheduling ? 2 : 1;
   c.stretches = false;
   c.kv_groups = e.kv_groups;
+  if (e.sglang) c.options = sglang_options(e);
   return c;
 }
 
@@ -81,7 +95,7 @@ std::string text_of(const std::vector<MeasuredStep::Admission>& admissions) {
 class ExperimentReplayer {
  public:
   // `first`: number of the experiment's first request among those that the scheduler has seen.
-  ExperimentReplayer(const MeasuredRun& run, const MeasuredExperiment& experiment, VllmV1Scheduler& scheduler,
+  ExperimentReplayer(const MeasuredRun& run, const MeasuredExperiment& experiment, Scheduler& scheduler,
                      std::size_t first)
       : engine_(run.engine), experiment_(experiment), scheduler_(scheduler), first_(first) {
     const std::vector<MeasuredRequest>& requests = experiment.requests;
@@ -165,6 +179,7 @@ class ExperimentReplayer {
     request.id = RequestId(first_ + index);
     request.prompt_tokens = r.prompt_tokens;
     request.max_output_tokens = r.max_output_tokens > 0 ? r.max_output_tokens : r.output_tokens;
+    request.ignore_eos = engine_.sglang;  // so the client asked
     request.hash_ids = r.hash_ids;
     request.hash_block_size = experiment_.hash_block_size;
     const SequenceId sequence = scheduler_.add(request);
@@ -201,6 +216,8 @@ class ExperimentReplayer {
     outcome.eos = stopped;
     for (const auto& ended : scheduler_.on_outcome(outcome).finished)
       sequence_of_[index_of(ended.request)] = SequenceId::none();
+    // The engine's loop turns without work until somebody comes.
+    if (!scheduler_.has_work() && scheduler_.open_steps() == 0) scheduler_.on_idle();
   }
 
   std::size_t index_of(RequestId request) const { return request.value() - first_; }
@@ -242,7 +259,9 @@ class ExperimentReplayer {
     check("prefill_chunks", s.chunks, chunks);
     check("prefill_request_ids", s.chunk_requests, owners);
     check("new_request_ids", s.admitted, admitted);
-    check("running", s.running, static_cast<std::int64_t>(plan.running));
+    if (s.running >= 0) check("running", s.running, static_cast<std::int64_t>(plan.running));
+    if (engine_.sglang && s.chunks.empty())
+      check("decode_context_tokens", s.decode_context, plan.decode_context_tokens);
     check("waiting", s.waiting, static_cast<std::int64_t>(plan.waiting));
     check("free_blocks", s.free_blocks, plan.free_blocks);
     check("preempted_request_ids", logged_preempted, preempted);
@@ -264,7 +283,7 @@ class ExperimentReplayer {
   };
   const MeasuredEngine& engine_;
   const MeasuredExperiment& experiment_;
-  VllmV1Scheduler& scheduler_;
+  Scheduler& scheduler_;
   const std::size_t first_;
   bool known_ = false;  // the log says when the core process learned of each request
   std::vector<std::size_t> arrival_order_;
@@ -282,13 +301,14 @@ class ExperimentReplayer {
 ScheduleReplay replay_schedule(const MeasuredRun& run) {
   ScheduleReplay replay;
   replay.run = run.folder;
-  std::unique_ptr<VllmV1Scheduler> scheduler;
+  std::unique_ptr<Scheduler> scheduler;
   std::size_t seen = 0;
   for (const MeasuredExperiment& experiment : run.experiments) {
     // One that the replay before left in disorder is of no use to the next.
     if (scheduler == nullptr || !experiment.keeps_cache || scheduler->has_work() ||
         scheduler->open_steps() > 0)
-      scheduler = std::make_unique<VllmV1Scheduler>(config_of(run.engine));
+      scheduler =
+          run.engine.sglang ? make_sglang(config_of(run.engine)) : make_vllm_v1(config_of(run.engine));
     ExperimentReplayer replayer(run, experiment, *scheduler, seen);
     seen += experiment.requests.size();
     replay.experiments.push_back(replayer.play(replay.differences));

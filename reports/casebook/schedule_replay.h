@@ -32,7 +32,8 @@ struct ScheduleReplay {
 };
 
 // A step counts as identical when tokens, sequences, chunks with order and owners, admissions with cached
-// tokens, running, waiting, free blocks and preempted requests are all equal.
+// tokens, running (where it is logged), waiting, free blocks and preempted requests are all equal. SGLang's:
+// also the context of the decodes; a free block there is a free or evictable page.
 ScheduleReplay replay_schedule(const MeasuredRun& run);
 
 Json schedule_replay_json(const ScheduleReplay& replay);         // interfaces §8

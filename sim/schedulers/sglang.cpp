@@ -58,6 +58,7 @@ SequenceId SglangScheduler::add(const Request& request) {
 
 void SglangScheduler::on_idle() {
   ratio_.reset();
+  dead_rows_ = 0;
   ORRERY_CHECK(cache_.windowed_held() == 0 && cache_.windowed_protected() == 0,
                "without requests nobody holds slots of windowed layers");
 }
@@ -84,10 +85,10 @@ const StepPlan& SglangScheduler::schedule() {
   if (out_of_memory_) return plan_;
   Kind kind = run_pass();
   // A pass without a batch is over at once: with no result to wait for, the next one follows.
-  for (bool aborted = !aborted_.empty();
+  for (bool again = !aborted_.empty();
        kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
-    if (!deferred_ && !aborted) break;
-    aborted = false;
+    if (!deferred_ && !again && !emptied_) break;
+    again = false;
     kind = run_pass();
   }
   return finish_plan(kind);
@@ -109,13 +110,15 @@ void SglangScheduler::begin_plan() {
 
 SglangScheduler::Kind SglangScheduler::run_pass() {
   stash_chunk();
+  if (last_batch_mixed_) dead_rows_ = 0;
+  emptied_ = false;
   merge_last_batch();
   if (running_shrank_) batch_is_full_ = false;
   running_shrank_ = false;
-  retire_ended(decodes_launched_);
+  if (!config_.rules_of_0_5_17) retire_ended(decodes_launched_);
   Kind kind = Kind::none;
   if (!defer_prefill()) kind = prefill();
-  if (kind == Kind::none && running_count_ > 0 && !out_of_memory_) kind = decode();
+  if (kind == Kind::none && batch_rows() > 0 && !out_of_memory_) kind = decode();
   if (kind == Kind::extend || kind == Kind::mixed) interval_left_ = config_.prefill_decode_interval;
   return kind;
 }
@@ -133,7 +136,7 @@ void SglangScheduler::stash_chunk() {
 void SglangScheduler::merge_last_batch() {
   if (last_batch_had_chunk_) batch_is_full_ = false;  // the batch without it is smaller
   last_batch_had_chunk_ = false;
-  bool was_empty = running_count_ == 0;
+  bool was_empty = batch_rows() == 0;
   if (last_batch_mixed_) batch_is_full_ = false;  // it is the running batch from now on
   last_batch_mixed_ = false;
   for (const Entry& entry : last_batch_) {
@@ -154,7 +157,7 @@ void SglangScheduler::merge(Slot slot) {
   ++running_count_;
   if (config_.speculating()) return start_speaking(slot);
   const std::int64_t left = s.max_output - (s.outputs + 1);
-  if (left <= 0) {
+  if (left <= 0 && !config_.rules_of_0_5_17) {
     s.state = State::ending;
     ending_.push_back(slot);
     ++ending_running_[s.ignore_eos ? 1 : 0];

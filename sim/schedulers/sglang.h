@@ -244,6 +244,7 @@ class SglangScheduler final : public Scheduler {
   void drop_slot(Slot slot);
 
   // helpers
+  std::int32_t batch_rows() const { return running_count_ + dead_rows_; }
   bool decode_in_flight() const { return !open_.empty() && open_.back().decodes; }
   std::int64_t decodes_known() const { return decodes_launched_ - (decode_in_flight() ? 1 : 0); }
   std::int32_t known_outputs(const Sequence& s) const;
@@ -280,6 +281,8 @@ class SglangScheduler final : public Scheduler {
   std::int32_t running_count_ = 0;
   bool batch_is_full_ = false;
   bool running_shrank_ = false;  // since the last pass
+  std::int32_t dead_rows_ = 0;   // 0.5.17: ended, and in the running batch until it is filtered
+  bool emptied_ = false;         // 0.5.17: this pass did no more than filter the last of them
   bool out_of_memory_ = false;   // the engine would have stopped with an error
   DecodeSet decodes_;
   std::array<OutputReserve, 2> reserves_;  // by ignore_eos

@@ -67,7 +67,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   c.context_length = config.max_model_len;
   c.max_running_requests = config.max_num_seqs;
   c.overlap = config.steps_in_flight > 1;
-  c.stretches = config.stretches;
+  read(o, "rules_of_0_5_17", c.rules_of_0_5_17);
+  c.stretches = config.stretches && !c.rules_of_0_5_17;
   c.encoder = config.encoder;
   c.speculation = config.speculation;
   bool no_sharing = false;

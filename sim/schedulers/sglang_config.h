@@ -27,6 +27,11 @@ struct SglangConfig {
   bool retraction_by_priority = false;   // retraction_policy
   std::int64_t max_queued_requests = 0;  // 0 = no limit
   bool overlap = true;                   // not disable_overlap_schedule
+  // Rules of 0.5.17, as its wheel has them and runs of it show (reports/cases/h200_sglang_0_5_17); 0.5.23 has
+  // others. An end by length is learned with its token, as an EOS is: the next decode wastes a row on it. Who
+  // ended stays in the running batch, and counts there, until a decode or a mixed step filters it. The ratio
+  // of new tokens holds for fixed lengths too. The prefixes of those who wait are not touched.
+  bool rules_of_0_5_17 = false;
   bool stretches = true;
   SpeculationRules speculation = {};
   EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB

@@ -6,7 +6,9 @@
 namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::decode() {
-  const std::int32_t before = running_count_;
+  const std::int32_t before = batch_rows();
+  emptied_ = dead_rows_ > 0 && running_count_ == 0;
+  dead_rows_ = 0;
   const bool some_end = leave_out_ending();
   if (running_count_ == 0) {
     batch_is_full_ = false;

@@ -7,10 +7,10 @@ namespace orrery {
 
 SglangScheduler::Kind SglangScheduler::prefill() {
   // §2.1, in this order
-  if (running_count_ == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
+  if (batch_rows() == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
-  if (std::min(rows - running_count_, rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
+  if (std::min(rows - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
     batch_is_full_ = true;
     return Kind::none;
   }
@@ -29,15 +29,15 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   }
   if (adder.new_chunked != no_slot) chunked_ = adder.new_chunked;
   launch_batch(adder);
-  return config_.enable_mixed_chunk && config_.chunking() && running_count_ > 0 ? mix_with_running()
-                                                                                : Kind::extend;
+  return config_.enable_mixed_chunk && config_.chunking() && batch_rows() > 0 ? mix_with_running()
+                                                                              : Kind::extend;
 }
 
 // ----------------------------------------------------------------------------------------------------
 // budgets
 
 SglangScheduler::Adder SglangScheduler::make_adder() {
-  const std::int64_t mixed = config_.enable_mixed_chunk && config_.chunking() ? running_count_ : 0;
+  const std::int64_t mixed = config_.enable_mixed_chunk && config_.chunking() ? batch_rows() : 0;
   Adder adder;
   adder.rem_input = config_.max_prefill_tokens - mixed;
   adder.rem_chunk = config_.chunked_prefill_size - mixed;
@@ -63,6 +63,7 @@ double SglangScheduler::running_offset() {
       left[s.ignore_eos ? 1 : 0] += std::min(rest + 1, clip) - std::min(rest, clip);
     }
   }
+  if (config_.rules_of_0_5_17) return static_cast<double>(left[0] + left[1]) * ratio_.now();
   return static_cast<double>(left[0]) * ratio_.now() + static_cast<double>(left[1]);
 }
 
@@ -124,7 +125,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     if (budget_state(adder) == Answer::other) break;
     const auto taken = static_cast<std::int64_t>(adder.batch.size());
     const std::int64_t held = rows_held_ - static_cast<std::int64_t>(admitted);
-    if (taken >= std::min(rows - running_count_, rows - held + going)) batch_is_full_ = true;
+    if (taken >= std::min(rows - batch_rows(), rows - held + going)) batch_is_full_ = true;
     if (batch_is_full_ && (!config_.preempts() || !preempt_for(adder, slot))) break;
     Sequence& s = sequences_[slot];
     const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
@@ -135,7 +136,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     const Answer answer = add_one(adder, slot, hit);
     if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;
     if (answer == Answer::go_on) continue;
-    if (answer == Answer::no_token) batch_is_full_ = !adder.batch.empty() || running_count_ > 0;
+    if (answer == Answer::no_token) batch_is_full_ = !adder.batch.empty() || batch_rows() > 0;
     break;
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(admitted));
@@ -319,6 +320,7 @@ void SglangScheduler::launch_batch(const Adder& adder) {
 // §2.8 `enable_mixed_chunk`: the running requests join with one token each, behind the prompts, if there is
 // room; nobody is retracted for it.
 SglangScheduler::Kind SglangScheduler::mix_with_running() {
+  dead_rows_ = 0;
   if (leave_out_ending()) batch_is_full_ = false;
   if (running_count_ == 0 || !cache_.make_room(decode_need())) return Kind::extend;
   front_order_ -= static_cast<std::int64_t>(last_batch_.size());

@@ -36,6 +36,7 @@ void SglangScheduler::order_queue() {
 // Every 32nd time the prefixes of the first 128 are touched, the head's last, so that they are evicted in
 // reverse order of admission.
 void SglangScheduler::touch_waiting_prefixes() {
+  if (config_.rules_of_0_5_17) return;
   if (!config_.cache.prefix_sharing || config_.cache.eviction != Eviction::lru || waiting_.empty()) return;
   if (refresh_calls_++ % refresh_interval != 0) return;
   for (std::size_t i = std::min(waiting_.size(), longest_matched_queue); i-- > 0;) {

@@ -127,9 +127,10 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     if (s.running) stop_speaking(slot);
   } else if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
     const bool in_set = s.state == State::decoding;
-    allocated = in_set ? context_of(s) : s.base + s.last_decode + 1;
+    const bool late = in_set || config_.rules_of_0_5_17;  // its end was not known when the open step was made
+    allocated = late ? s.base + decodes_launched_ : s.base + s.last_decode + 1;
     // An EOS is learned one step late: a row is wasted, and its KV is kept (§1.2, §4).
-    const bool wasted = decode_in_flight() && (in_set || s.last_decode == decodes_launched_ - 1);
+    const bool wasted = decode_in_flight() && (late || s.last_decode == decodes_launched_ - 1);
     if (wasted) {
       Launched& open = open_.back();
       if (std::erase(open.irregular, SequenceId(slot)) == 0) --open.regular;
@@ -142,7 +143,11 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
   }
   if (s.running) {
     --running_count_;
-    running_shrank_ = true;
+    if (config_.rules_of_0_5_17) {
+      ++dead_rows_;
+    } else {
+      running_shrank_ = true;
+    }
   }
   const std::int64_t written = config_.speculating() ? s.speech.committed : allocated;
   release(slot, std::min(written, std::int64_t{s.prompt} + outputs), allocated, true);

@@ -142,6 +142,29 @@ TEST_CASE("a damaged run is a located error") {
   std::filesystem::remove_all(folder);
 }
 
+// Written by tools/sglang_step_log.py. 0.5.17 differs from the release that the profile follows in three
+// rules.
+TEST_CASE("the steps of real SGLang runs are composed as the engine composed them") {
+  std::int64_t steps = 0, identical = 0, retractions = 0;
+  for (const char* name : {"qwen3-8b_bf16_tp1", "qwen3-8b_bf16_tp1_smallpool", "qwen3-8b_bf16_tp1_mixed"}) {
+    MeasuredRun run = load("../h200_sglang_0_5_17/" + std::string(name));
+    CHECK(run.engine.sglang);
+    const ScheduleReplay replay = replay_schedule(run);
+    INFO(schedule_replay_text(replay));
+    steps += replay.steps;
+    identical += replay.identical;
+    for (const MeasuredExperiment& e : run.experiments) {
+      for (const MeasuredStep& s : e.steps) retractions += static_cast<std::int64_t>(s.preempted.size());
+    }
+    MeasuredRun later = run;
+    later.engine.version = "0.5.23";  // whose rules are others
+    CHECK(replay_schedule(later).identical < replay.steps * 19 / 20);
+  }
+  CHECK(steps == 7'931 + 8'966 + 4'662);
+  CHECK(identical == steps - 2);  // the README of the runs names the two
+  CHECK(retractions == 7);
+}
+
 // Written by tools/vllm_step_log.py: requests that end by EOS, arrivals when the core process knew of them,
 // blocks named by the engine's own hashes of 16 tokens, and a prefix cache kept from load to load.
 TEST_CASE("every step of a server's own log is composed as the engine composed it") {
