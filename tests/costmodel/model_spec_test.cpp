@@ -47,6 +47,12 @@ constexpr std::array published{
     Published{"mixtral-8x7b", "mistralai--Mixtral-8x7B-v0.1", 46'702'792'704, 12'879'925'248, 0},
     Published{"mixtral-8x22b", "mistralai--Mixtral-8x22B-v0.1", 140'620'634'112, 39'152'031'744, 0},
     Published{"qwen2.5-7b", "Qwen--Qwen2.5-7B-Instruct", 7'615'616'512, 7'615'616'512, 0},
+    Published{"gemma-2-9b", nullptr, 9'241'705'984, 9'241'705'984, 0},
+    Published{"gemma-2-27b", nullptr, 27'227'128'320, 27'227'128'320, 0},
+    Published{"gemma-3-1b-it", nullptr, 999'885'952, 999'885'952, 0},
+    Published{"phi-3-mini", nullptr, 3'821'079'552, 3'821'079'552, 0},
+    Published{"phi-3-medium-128k", nullptr, 13'960'238'080, 13'960'238'080, 0},
+    Published{"phi-4-mini", nullptr, 3'836'021'760, 3'836'021'760, 0},
     Published{"gpt-oss-20b", "openai--gpt-oss-20b", 20'914'757'184, 4'187'440'704, 13.761e9},
     Published{"gpt-oss-120b", "openai--gpt-oss-120b", 116'829'156'672, 5'711'982'912, 65.249e9},
 };
