@@ -259,6 +259,12 @@ class InstanceReader {
   // among `is_hybrid_swa_model`); what it and TensorRT-LLM do with the other architectures' was not read.
   void check_windows(const Yaml& model) {
     const ModelSpec& m = spec_.model;
+    if (m.router_fp32 && spec_.engine.engine != "vllm")
+      return model.fail(
+          m.architecture +
+          " is modelled on vllm only: SGLang 0.5.23 lets its router multiply in TF32, for which "
+          "parts have no rate here, and runs its shared expert among the routed ones; of "
+          "tensorrt-llm it was not read");
     const bool windowed = std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
                                       [](const LayerKind& kind) { return kind.sliding_window > 0; });
     if (!windowed || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;

@@ -10,7 +10,7 @@
 
 namespace orrery {
 
-enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek, gemma };
+enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek, gemma, glm };
 
 struct Architecture {
   const char* name;
@@ -29,6 +29,7 @@ inline constexpr std::array architectures{
     Architecture{"GptOssForCausalLM", Family::gpt_oss, false, true},
     Architecture{"Gemma2ForCausalLM", Family::gemma, false, false},
     Architecture{"Gemma3ForCausalLM", Family::gemma, true, false},
+    Architecture{"Glm4MoeForCausalLM", Family::glm, false, false},  // both as the config says
     Architecture{"DeepseekV2ForCausalLM", Family::deepseek, false, false},
     Architecture{"DeepseekV3ForCausalLM", Family::deepseek, false, false},
 };

@@ -89,6 +89,7 @@ class ConfigReader {
   }
 
   bool gemma() const { return architecture_->family == Family::gemma; }
+  bool glm() const { return architecture_->family == Family::glm; }
 
   // What transformers' Gemma2Config and Gemma3TextConfig assume of fields that a config leaves out, as the
   // published Gemma-3 configs do (models/gemma3/configuration_gemma3.py). 0 = the field is needed.
@@ -128,7 +129,7 @@ class ConfigReader {
   }
 
   void read_attention() {
-    model_.qk_norm = architecture_->qk_norm;
+    model_.qk_norm = glm() ? flag("use_qk_norm", false) : architecture_->qk_norm;
     model_.attention_bias = flag("attention_bias", architecture_->qkv_bias) || architecture_->qkv_bias;
     layers_.mlp_bias = flag("mlp_bias", false);
     layers_.output_bias = architecture_->family == Family::gpt_oss ||
@@ -244,6 +245,7 @@ class ConfigReader {
           same.fail("differs from num_experts_per_tok");
         }
         break;
+      case Family::glm: model_.router_fp32 = true; [[fallthrough]];
       case Family::deepseek: read_deepseek_experts(); break;
     }
     if (const Yaml shared = config_.optional("shared_expert_intermediate_size");
@@ -265,8 +267,10 @@ class ConfigReader {
       model_.shared_expert_intermediate = shared.integer(0, 0, 1024) * model_.expert_intermediate;
     const std::int64_t groups = positive("n_group", 1), chosen = positive("topk_group", 1);
     const Yaml method = config_.optional("topk_method");
-    const std::size_t rule =
-        method.present() ? method.choice({"greedy", "group_limited_greedy", "noaux_tc"}) : 0;
+    const std::size_t rule = glm() ? 2  // always with a correction that joins the scores
+                             : method.present()
+                                 ? method.choice({"greedy", "group_limited_greedy", "noaux_tc"})
+                                 : 0;
     if (chosen > groups || (model_.experts > 0 && model_.experts % groups != 0))
       config_.optional("n_group").fail("must divide n_routed_experts and be at least topk_group");
     if (rule > 0) model_.expert_groups = groups;
@@ -354,12 +358,13 @@ class ConfigReader {
     }
   }
 
-  // Phi-4-mini turns three quarters of a head's features. Prices are those of whole heads, a little too long.
+  // Phi-4-mini turns three quarters of a head's features, GLM-4.5 half of them. Prices are those of whole
+  // heads, a little too long.
   void read_partial_rotary() {
     const Yaml part = config_.optional("partial_rotary_factor");
     redundant_.emplace_back("partial_rotary_factor");
     if (!part.present() || part.is_null()) return;
-    if (model_.architecture == "Phi3ForCausalLM") {
+    if (model_.architecture == "Phi3ForCausalLM" || glm()) {
       part.number(1, 0.01, 1);
     } else if (part.number(1) != 1) {
       part.fail("a partial rotary embedding is not supported in " + model_.architecture + "; supported: 1.0");
@@ -401,6 +406,9 @@ class ConfigReader {
     const std::array of_gemma = {"attn_logit_softcapping", "final_logit_softcapping",
                                  "use_bidirectional_attention", "sliding_window_pattern",
                                  "_sliding_window_pattern"};
+    const std::array of_glm = {"n_routed_experts",     "n_shared_experts", "moe_intermediate_size",
+                               "num_experts_per_tok",  "n_group",          "topk_group",
+                               "first_k_dense_replace"};
     const bool deepseek = architecture_->family == Family::deepseek;
     const bool phi = model_.architecture == "Phi3ForCausalLM";
     const auto among = [](const auto& names, const std::string& key) {
@@ -408,17 +416,19 @@ class ConfigReader {
     };
     for (const auto& [key, value] : config_.entries()) {
       if (among(read_elsewhere, key) || among(redundant_, key)) continue;
-      const bool harmless = among(harmless_fields, key) || (deepseek && among(harmless_in_deepseek, key)) ||
-                            (gemma() && among(harmless_in_gemma, key)) ||
-                            (phi && among(harmless_in_phi, key)) ||
-                            (!decoder_.empty() && among(generation_defaults, key));
+      const bool harmless =
+          among(harmless_fields, key) || ((deepseek || glm()) && among(harmless_in_deepseek, key)) ||
+          (gemma() && among(harmless_in_gemma, key)) || (phi && among(harmless_in_phi, key)) ||
+          (!decoder_.empty() && among(generation_defaults, key));
       if (harmless) accept_all(value);  // some are maps (auto_map)
       if (harmless || (deepseek && among(of_deepseek, key)) || (gemma() && among(of_gemma, key))) continue;
+      if (glm() && among(of_glm, key)) continue;
       if (phi && key == "original_max_position_embeddings") {
         accept_all(value);  // read with LongRoPE only
         continue;
       }
-      if (architecture_->family != Family::dense && !deepseek && !gemma() && among(of_experts, key)) continue;
+      if (architecture_->family != Family::dense && !deepseek && !gemma() && !glm() && among(of_experts, key))
+        continue;
       if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);
       value.fail(

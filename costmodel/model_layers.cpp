@@ -105,6 +105,7 @@ class LayerBuilder {
     }
     const std::int64_t inner = model_.expert_intermediate;
     w.push_back(tensor("router", model_.experts, model_.hidden));
+    if (model_.router_fp32) w.back().dtype = DType::fp32;
     w.push_back(tensor("experts.gate_up", 2 * inner, model_.hidden, model_.experts));
     w.push_back(tensor("experts.down", model_.hidden, inner, model_.experts));
     if (const std::int64_t shared = model_.shared_expert_intermediate; shared > 0) {

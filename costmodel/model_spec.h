@@ -58,6 +58,7 @@ struct ModelSpec {
   bool gelu = false;  // GELU of the gate (tanh approximation) instead of SiLU
   bool attention_softcap = false, logit_softcap = false;  // scores, logits go through cap · tanh(x / cap)
   bool scaled_embedding = false;                          // embeddings are multiplied by √hidden
+  bool router_fp32 = false;                               // GLM-4.5: the router multiplies in fp32
   std::int64_t max_positions = 0;
   // LongRoPE: context that vLLM gives when nobody asks for another; 0 = max_positions.
   std::int64_t original_positions = 0;

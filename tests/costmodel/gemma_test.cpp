@@ -260,7 +260,14 @@ TEST_CASE("prices that no table stands behind say so and are less sure") {
   const std::array<PrefillChunk, 1> chunk{PrefillChunk{4000, 0}};
   prompt.prefill = chunk;
   prompt.running = 1;
-  CHECK(lines(pricer(instance("gemma-2-9b")), prompt, "attention_prefill").back().error > 0.12);
+  const InstanceSpec capped = instance("gemma-2-9b");
+  InstanceSpec open = capped;
+  open.model.attention_softcap = false;
+  const auto prefill = [&](const InstanceSpec& spec) {
+    return lines(pricer(spec), prompt, "attention_prefill").back();
+  };
+  CHECK(prefill(capped).error > prefill(open).error);
+  CHECK(prefill(capped).time_ns == prefill(open).time_ns);
   const OpLine norm = lines(pricer(instance("gemma-2-9b")), decodes(32, 300), "post_norm")[0];
   CHECK(norm.hit == "extrapolated");
 }
@@ -317,4 +324,23 @@ TEST_CASE("Phi-3: LongRoPE's context must be asked for, and a window that nobody
   CHECK(longer.original_positions == 4096);
   CHECK(longer.max_positions == 131072);
   CHECK(holds(refusal(phi_3 + std::string(R"("lm_head_bias": true)")), "lm_head"));
+}
+
+// 2 · 4,000 · 5,120 · 160 operations of a layer on 67 TFLOP/s at best, where matrix units would take a tenth.
+TEST_CASE("GLM-4.5's router multiplies in fp32, not on matrix units") {
+  const StepPricer p = pricer(instance("glm-4.5", "parallel: {tp: 8}\n"));
+  StepShape prompt{};
+  const std::array<PrefillChunk, 1> chunk{PrefillChunk{4000, 0}};
+  prompt.prefill = chunk;
+  prompt.running = 1;
+  const OpLine router = lines(p, prompt, "router")[0];
+  CHECK(router.count == 89);
+  CHECK(holds(router.shape, "fp32"));
+  CHECK(router.rung == "roofline");
+  CHECK(static_cast<double>(router.time_ns) / 89 > 2.0 * 4000 * 5120 * 160 / 67e3);
+  CHECK(static_cast<double>(router.time_ns) / 89 < 5 * 2.0 * 4000 * 5120 * 160 / 67e3);
+  CHECK(router.error ==
+        Approx(2 * lines(pricer(instance("qwen3-8b", "kernels: roofline\n")), prompt, "qkv_proj")[0].error));
+  CHECK(holds(errors_of("glm-4.5-air", "", "tensorrt-llm-1.2"), "on vllm only"));
+  CHECK(holds(errors_of("glm-4.5-air", "", "sglang-0.5"), "TF32"));
 }

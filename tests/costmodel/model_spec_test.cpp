@@ -134,6 +134,31 @@ TEST_CASE("parameters and bytes are those that the makers publish") {
   }
 }
 
+// GLM-4.5's card says 355B and 106B, 32B and 12B active; ours leave out the layer that predicts further
+// tokens.
+TEST_CASE("GLM-4.5: first layers dense, a shared expert, a router in fp32") {
+  const ModelSpec m = load("glm-4.5");
+  CHECK(static_cast<double>(m.parameters()) == Approx(355e9).epsilon(0.01));
+  CHECK(static_cast<double>(m.active_parameters()) == Approx(32e9).epsilon(0.06));
+  REQUIRE(m.layer_kinds.size() == 2);
+  CHECK(m.layer_kinds[0].count == 3);
+  CHECK_FALSE(m.layer_kinds[0].moe);
+  CHECK(m.qk_norm);
+  CHECK(m.attention_bias);
+  for (const WeightTensor& t : m.layer_kinds[1].weights) {
+    if (t.name == "router") CHECK(t.dtype == DType::fp32);
+    if (t.name == "shared_expert.up_proj") CHECK(t.rows == 1536);
+  }
+  const ModelSpec air = load("glm-4.5-air");
+  CHECK(static_cast<double>(air.parameters()) == Approx(106e9).epsilon(0.01));
+  CHECK(static_cast<double>(air.active_parameters()) == Approx(12e9).epsilon(0.15));
+  CHECK_FALSE(air.qk_norm);
+  // Qwen counts its decoder: 235B, 22B active.
+  const ModelSpec vl = load("qwen3-vl-235b-a22b");
+  CHECK(vl.parameters() - vl.vision->parameters() == 235'093'634'560);
+  CHECK(vl.max_positions == 262144);
+}
+
 TEST_CASE("profiles say what the config.json says") {
   if (!has_shared("data/hf_configs")) return;
   for (const Published& p : published) {
