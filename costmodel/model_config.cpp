@@ -132,8 +132,10 @@ class ConfigReader {
     model_.qk_norm = glm() ? flag("use_qk_norm", false) : architecture_->qk_norm;
     model_.attention_bias = flag("attention_bias", architecture_->qkv_bias) || architecture_->qkv_bias;
     layers_.mlp_bias = flag("mlp_bias", false);
-    layers_.output_bias = architecture_->family == Family::gpt_oss ||
-                          (model_.attention_bias && model_.architecture == "LlamaForCausalLM");
+    const bool of_output_too =
+        gemma() || model_.architecture == "LlamaForCausalLM" || model_.architecture == "Phi3ForCausalLM";
+    layers_.output_bias =
+        architecture_->family == Family::gpt_oss || (model_.attention_bias && of_output_too);
     model_.attention_sinks = architecture_->family == Family::gpt_oss;
     const Yaml window = config_.optional("sliding_window");
     const bool active = flag("use_sliding_window", model_.architecture != "Qwen2ForCausalLM");
@@ -180,6 +182,7 @@ class ConfigReader {
         positive("sliding_window_pattern", positive("_sliding_window_pattern", gemma_defaults().pattern));
     for (std::int64_t i = 0; i < model_.layers; ++i) layers_.sliding.push_back((i + 1) % pattern != 0);
     read_layer_types(types);
+    refuse_idle_window(types.present() ? types : config_);
   }
 
   // vLLM 0.24: the layers that the config lists (models/llama.py), or all when it does not say that they
@@ -203,7 +206,12 @@ class ConfigReader {
     layers_.window = window.integer(0, 2, 1'000'000'000);
     layers_.sliding.assign(static_cast<std::size_t>(model_.layers), true);
     read_layer_types(types);
-    if (std::find(layers_.sliding.begin(), layers_.sliding.end(), true) == layers_.sliding.end())
+    refuse_idle_window(types);
+  }
+
+  void refuse_idle_window(const Yaml& types) const {
+    if (layers_.window > 0 &&
+        std::find(layers_.sliding.begin(), layers_.sliding.end(), true) == layers_.sliding.end())
       types.fail(
           "lists full_attention only, beside a sliding_window that vLLM 0.24 then gives to every "
           "layer; set sliding_window: null, or leave layer_types out");

@@ -159,6 +159,7 @@ TEST_CASE("what is not Gemma as the engines run it is refused by its field") {
        {std::pair{R"("hidden_activation": "silu")", "supported: gelu_pytorch_tanh"},
         {R"("attn_logit_softcapping": 50.0)", "leaves the cap out"},
         {R"("use_bidirectional_attention": true)", "embedding model"},
+        {R"("sliding_window_pattern": 1)", "gives to every layer"},
         {R"("num_experts": 4)", "field \"num_experts\" is not understood"}}) {
     INFO(field);
     CHECK(holds(refusal(gemma_3 + std::string(field)), piece));
