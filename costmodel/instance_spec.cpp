@@ -277,7 +277,7 @@ class InstanceReader {
     model.fail("sliding windows of " + m.architecture + " are modelled on vllm only, not on " +
                spec_.engine.engine +
                "; a config with sliding_window: null stands for layers that keep and read every token, which "
-               "is how SGLang 0.5.23 runs MistralForCausalLM");
+               "is how SGLang 0.5.23 runs MistralForCausalLM and Phi3ForCausalLM");
   }
 
   const Yaml node_;
