@@ -100,6 +100,11 @@ bool has_kernels(const WeightFormat& format, std::int64_t n, std::int64_t k) {
   return format.label == "bf16";
 }
 
+// No sliding windows and no capped scores yet.
+bool has_attention_kernel(const OpSpec& spec) {
+  return spec.window == 0 && !spec.softcap && (spec.head_dim == 64 || spec.head_dim == 128);
+}
+
 class Collector {
  public:
   Collector(const DemandOptions& options, Demand& demand)
@@ -251,7 +256,7 @@ class Collector {
   }
 
   void add_decode(const Deployment& d, const GraphNode& node) {
-    if (node.spec.window > 0) return;  // sliding windows: no kernel yet
+    if (!has_attention_kernel(node.spec)) return;
     kernels::CaseSpec s;
     s.op = "attention_decode";
     for (const char* kv : {"bf16", "fp8"}) {
@@ -299,7 +304,7 @@ class Collector {
   }
 
   void add_prefill(const Deployment& d, const GraphNode& node) {
-    if (node.spec.window > 0) return;
+    if (!has_attention_kernel(node.spec)) return;
     kernels::CaseSpec s;
     s.op = "attention_prefill";
     const std::string family = attention_family(node, s);

@@ -106,6 +106,7 @@ void resolve_encoder(EngineProfile& engine, const ModelSpec& model, const Parall
                      const Yaml& place) {
   if (model.vision == nullptr) return;
   EncoderSettings& s = engine.settings.encoder;
+  if (serves_image_prefixes(model, engine)) s.disable_chunked_mm_input = true;  // whatever was asked
   if (s.language_model_only) {
     s.image_limit = 0;
     s.videos = false;

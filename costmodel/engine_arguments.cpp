@@ -29,7 +29,8 @@ class Resolver final : ArgumentResolver {
     // `_get_v2_model_runner_unsupported_features`: n-grams are V1's, EAGLE and MTP are in both.
     const bool v2_runs = std::find(v2.begin(), v2.end(), model_.architecture) != v2.end();
     engine_.runner = v2_runs && !engine_.speculates_on_host ? "v2" : "v1";
-    settings_.max_model_len = model_.max_positions;
+    settings_.max_model_len =
+        model_.original_positions > 0 ? model_.original_positions : model_.max_positions;
     settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
     if (engine_.speculates_on_host) settings_.async_scheduling = false;
     choose_latent_backend(engine_, hardware_, model_, place_);

@@ -26,6 +26,18 @@ inline constexpr std::array harmless_in_deepseek{
     "scoring_func", "seq_aux",
 };
 
+// Of Gemma's: scales of scores (numbers, not kernels), rotary bases, and how transformers keeps its own
+// cache.
+inline constexpr std::array harmless_in_gemma{
+    "query_pre_attn_scalar",
+    "rope_local_base_freq",
+    "cache_implementation",
+    "sliding_window_size",
+};
+
+// Of Phi-3's: their own code's names, and switches of it that vLLM does not read.
+inline constexpr std::array harmless_in_phi{"auto_map", "full_attn_mod", "interpolate_factor"};
+
 // Defaults that Hugging Face's writer leaves in a nested decoder: of generation, of classifiers, of the file.
 inline constexpr std::array generation_defaults{
     "add_cross_attention",

@@ -67,6 +67,7 @@ class InstanceReader {
                                           "an n-gram costs for each token is not known");
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
+    check_compiled(args);
     if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
         spec_.engine.engine == "vllm") {
@@ -181,6 +182,15 @@ class InstanceReader {
                                    .sum_bytes = rules.largest_custom_all_reduce.value.value()};
   }
 
+  // Gemma's norms have weights in fp32 that vLLM's own kernels do not take: uncompiled they are PyTorch
+  // operators, one kernel each (kernels/vllm_c.py of 0.24.0).
+  void check_compiled(const Yaml& args) {
+    if (spec_.engine.engine == "vllm" && spec_.model.output_norms && spec_.engine.settings.enforce_eager)
+      args.optional("enforce_eager")
+          .fail("uncompiled, " + spec_.model.architecture +
+                " norms by single PyTorch operators, which are not priced; use enforce_eager: false");
+  }
+
   void fail_tp(const std::string& message) {
     const Yaml parallel = node_.optional("parallel"), tp = parallel.optional("tp");
     (tp.present() ? tp : node_).fail(spec_.model.name + ": " + message);
@@ -249,13 +259,25 @@ class InstanceReader {
   // among `is_hybrid_swa_model`); what it and TensorRT-LLM do with the other architectures' was not read.
   void check_windows(const Yaml& model) {
     const ModelSpec& m = spec_.model;
+    if (m.router_fp32 && spec_.engine.engine != "vllm")
+      return model.fail(
+          m.architecture +
+          " is modelled on vllm only: SGLang 0.5.23 lets its router multiply in TF32, for which "
+          "parts have no rate here, and runs its shared expert among the routed ones; of "
+          "tensorrt-llm it was not read");
     const bool windowed = std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
                                       [](const LayerKind& kind) { return kind.sliding_window > 0; });
     if (!windowed || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;
+    // Gemma 2 keeps every token there (arg_groups/model_overrides/gemma2_gemma3.py).
+    if (spec_.engine.engine == "sglang" && m.architecture == "Gemma2ForCausalLM") return;
+    if (m.output_norms && m.qk_norm)
+      return model.fail(m.architecture +
+                        " is modelled on vllm only: SGLang 0.5.23 norms its heads and turns them by "
+                        "PyTorch operators that are not priced, and of tensorrt-llm it was not read");
     model.fail("sliding windows of " + m.architecture + " are modelled on vllm only, not on " +
                spec_.engine.engine +
                "; a config with sliding_window: null stands for layers that keep and read every token, which "
-               "is how SGLang 0.5.23 runs MistralForCausalLM");
+               "is how SGLang 0.5.23 runs MistralForCausalLM and Phi3ForCausalLM");
   }
 
   const Yaml node_;

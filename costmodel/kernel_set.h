@@ -47,7 +47,9 @@ class FittedSurface {
     double weight = 1;
   };
   // Over sequences a monotone cubic. Over lengths a cubic too (`smooth_lengths`, prompts) or a power law.
-  FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known, bool smooth_lengths);
+  // `fold`: a sequence asked for stands for so many of the timed ones.
+  FittedSurface(std::vector<Part> parts, std::string kernel, bool shape_known, bool smooth_lengths,
+                double fold = 1);
   double at(double sequences, double length) const;
   Hit hit(double sequences, double length) const;
   const std::string& kernel() const { return kernel_; }
@@ -59,6 +61,7 @@ class FittedSurface {
 
   std::string kernel_;
   bool shape_known_, smooth_lengths_;
+  double fold_;
 };
 
 // Heads of one rank, as attention tables name them.
@@ -161,6 +164,7 @@ class KernelSet {
 
   std::optional<FittedCurve> find(const std::string& key, const LogShape& logs) const;
   double narrowest(const std::string& key, std::size_t axis) const;  // logarithm
+  static double fold_of(const std::vector<AttentionTable>& tables, const AttentionShape& shape);
   static std::optional<FittedSurface> find(const std::vector<AttentionTable>& tables,
                                            const AttentionShape& shape, bool smooth_lengths);
 

@@ -16,6 +16,11 @@ std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const Schedu
          (windowed == 0 ? 0 : windowed * (divided_up(most, settings.block_size) + 1));
 }
 
+std::int64_t window_met(const LayerKind& kind, const EngineProfile& engine) {
+  const std::int64_t longest = engine.settings.max_model_len;
+  return longest > 0 && kind.sliding_window >= longest ? 0 : kind.sliding_window;
+}
+
 std::int64_t window_of(const ModelSpec& model) {
   for (const LayerKind& kind : model.layer_kinds) {
     if (kind.sliding_window > 0) return kind.sliding_window;  // one width a model: its reader allows no other

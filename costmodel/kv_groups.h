@@ -22,6 +22,9 @@ struct KvCacheGroups {
   std::int64_t blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const;
 };
 
+// The window as attention meets it: 0 = none, or one that no sequence of max_model_len outgrows.
+std::int64_t window_met(const LayerKind& kind, const EngineProfile& engine);
+
 // The width of the model's windowed layers; 0 = it has none.
 std::int64_t window_of(const ModelSpec& model);
 

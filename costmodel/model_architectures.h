@@ -10,7 +10,7 @@
 
 namespace orrery {
 
-enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek };
+enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek, gemma, glm };
 
 struct Architecture {
   const char* name;
@@ -21,11 +21,15 @@ struct Architecture {
 inline constexpr std::array architectures{
     Architecture{"LlamaForCausalLM", Family::dense, false, false},
     Architecture{"MistralForCausalLM", Family::dense, false, false},
+    Architecture{"Phi3ForCausalLM", Family::dense, false, false},  // q, k, v and gate, up stored as one each
     Architecture{"Qwen2ForCausalLM", Family::dense, false, true},
     Architecture{"Qwen3ForCausalLM", Family::dense, true, false},
     Architecture{"Qwen3MoeForCausalLM", Family::qwen_moe, true, false},
     Architecture{"MixtralForCausalLM", Family::mixtral, false, false},
     Architecture{"GptOssForCausalLM", Family::gpt_oss, false, true},
+    Architecture{"Gemma2ForCausalLM", Family::gemma, false, false},
+    Architecture{"Gemma3ForCausalLM", Family::gemma, true, false},
+    Architecture{"Glm4MoeForCausalLM", Family::glm, false, false},  // both as the config says
     Architecture{"DeepseekV2ForCausalLM", Family::deepseek, false, false},
     Architecture{"DeepseekV3ForCausalLM", Family::deepseek, false, false},
 };

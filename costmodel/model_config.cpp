@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "costmodel/harmless_fields.h"
 #include "costmodel/model_architectures.h"
+#include "costmodel/model_layers.h"
 #include "costmodel/profile_reader.h"
 
 namespace orrery {
@@ -25,7 +26,7 @@ class ConfigReader {
     read_positions();
     check_redundant_fields();
     refuse_unknown_fields();
-    if (config_sound()) build_layers();
+    if (config_sound()) build_layers(layers_, model_);
     return std::move(model_);
   }
 
@@ -66,18 +67,39 @@ class ConfigReader {
   void read_sizes() {
     model_.hidden = positive("hidden_size");
     model_.layers = positive("num_hidden_layers");
-    model_.heads = positive("num_attention_heads");
+    const GemmaDefaults left_out = gemma_defaults();
+    model_.heads = positive("num_attention_heads", left_out.heads);
     model_.intermediate = positive("intermediate_size");
-    model_.vocabulary = positive("vocab_size");
-    model_.kv_heads = positive("num_key_value_heads", std::max<std::int64_t>(1, model_.heads));
-    model_.head_dim = positive(
-        "head_dim", std::max<std::int64_t>(1, model_.hidden / std::max<std::int64_t>(1, model_.heads)));
+    model_.vocabulary = positive("vocab_size", left_out.vocabulary);
+    const std::int64_t heads = std::max<std::int64_t>(1, model_.heads);
+    model_.kv_heads = positive("num_key_value_heads", left_out.kv_heads > 0 ? left_out.kv_heads : heads);
+    model_.head_dim =
+        positive("head_dim", left_out.head_dim > 0 ? left_out.head_dim
+                                                   : std::max<std::int64_t>(1, model_.hidden / heads));
     if (architecture_->family == Family::deepseek) read_latent();
-    model_.tied_embeddings = flag("tie_word_embeddings", false) || outer_flag("tie_word_embeddings");
+    model_.tied_embeddings = flag("tie_word_embeddings", gemma()) || outer_flag("tie_word_embeddings");
     model_.activation_dtype = model_.kv_dtype = read_dtype();
-    if (const Yaml act = config_.optional("hidden_act"); act.present() && act.text() != "silu") {
-      act.fail("activation " + quote(act.scalar_text()) + " is not supported; supported: silu");
+    const std::string activation = gemma() ? "gelu_pytorch_tanh" : "silu";
+    for (const char* key : {"hidden_act", "hidden_activation"}) {
+      const Yaml act = config_.optional(key);
+      if (act.present() && !act.is_null() && act.text() != activation)
+        act.fail("activation " + quote(act.scalar_text()) + " is not supported in " + model_.architecture +
+                 "; supported: " + activation);
     }
+  }
+
+  bool gemma() const { return architecture_->family == Family::gemma; }
+  bool glm() const { return architecture_->family == Family::glm; }
+
+  // What transformers' Gemma2Config and Gemma3TextConfig assume of fields that a config leaves out, as the
+  // published Gemma-3 configs do (models/gemma3/configuration_gemma3.py). 0 = the field is needed.
+  struct GemmaDefaults {
+    std::int64_t heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, positions = 0, pattern = 0;
+  };
+  GemmaDefaults gemma_defaults() const {
+    if (!gemma()) return {};
+    if (model_.architecture == "Gemma2ForCausalLM") return {8, 4, 256, 256'000, 8192, 2};
+    return {8, 4, 256, 262'208, 131'072, 6};
   }
 
   // num_key_value_heads of these configs counts expanded heads, which nothing stores.
@@ -107,20 +129,24 @@ class ConfigReader {
   }
 
   void read_attention() {
-    model_.qk_norm = architecture_->qk_norm;
+    model_.qk_norm = glm() ? flag("use_qk_norm", false) : architecture_->qk_norm;
     model_.attention_bias = flag("attention_bias", architecture_->qkv_bias) || architecture_->qkv_bias;
-    mlp_bias_ = flag("mlp_bias", false);
-    output_bias_ = architecture_->family == Family::gpt_oss ||
-                   (model_.attention_bias && model_.architecture == "LlamaForCausalLM");
+    layers_.mlp_bias = flag("mlp_bias", false);
+    const bool of_output_too =
+        gemma() || model_.architecture == "LlamaForCausalLM" || model_.architecture == "Phi3ForCausalLM";
+    layers_.output_bias =
+        architecture_->family == Family::gpt_oss || (model_.attention_bias && of_output_too);
     model_.attention_sinks = architecture_->family == Family::gpt_oss;
     const Yaml window = config_.optional("sliding_window");
     const bool active = flag("use_sliding_window", model_.architecture != "Qwen2ForCausalLM");
     const Yaml types = config_.optional("layer_types");
     const bool has_window = window.present() && !window.is_null() && window.scalar_text() != "0" && active;
+    if (gemma()) return read_gemma(window, types);
     if (architecture_->family == Family::gpt_oss) {
-      window_ = has_window ? window.integer(128, 1, 1'000'000'000) : 0;
+      layers_.expert_biases = true;
+      layers_.window = has_window ? window.integer(128, 1, 1'000'000'000) : 0;
       // Alternating, beginning with a sliding layer, unless the config lists the layers.
-      for (std::int64_t i = 0; i < model_.layers; ++i) sliding_.push_back(i % 2 == 0);
+      for (std::int64_t i = 0; i < model_.layers; ++i) layers_.sliding.push_back(i % 2 == 0);
       read_layer_types(types);
       return;
     }
@@ -133,6 +159,32 @@ class ConfigReader {
     }
   }
 
+  // Every `pattern`-th layer sees all tokens, the others a window, unless the config lists the layers.
+  void read_gemma(const Yaml& window, const Yaml& types) {
+    const bool second = model_.architecture == "Gemma2ForCausalLM";
+    model_.output_norms = model_.gelu = model_.scaled_embedding = true;
+    const auto capped = [&](const char* key, bool unless_said) {
+      const Yaml cap = config_.optional(key);
+      if (!cap.present()) return unless_said;
+      return !cap.is_null() && cap.number(1) > 0;
+    };
+    model_.attention_softcap = capped("attn_logit_softcapping", second);
+    model_.logit_softcap = capped("final_logit_softcapping", second);
+    if (model_.attention_softcap && !second)
+      config_.optional("attn_logit_softcapping")
+          .fail("capped scores are not supported in " + model_.architecture +
+                " (vLLM 0.24 leaves the cap out); supported: null");
+    if (const Yaml both = config_.optional("use_bidirectional_attention");
+        both.present() && !both.is_null() && both.boolean(false))
+      both.fail("attention to later tokens (an embedding model) is not supported; supported: false");
+    layers_.window = window.is_null() ? 0 : window.integer(4096, 2, 1'000'000'000);
+    const std::int64_t pattern =
+        positive("sliding_window_pattern", positive("_sliding_window_pattern", gemma_defaults().pattern));
+    for (std::int64_t i = 0; i < model_.layers; ++i) layers_.sliding.push_back((i + 1) % pattern != 0);
+    read_layer_types(types);
+    refuse_idle_window(types.present() ? types : config_);
+  }
+
   // vLLM 0.24: the layers that the config lists (models/llama.py), or all when it does not say that they
   // differ (arg_utils.py). Qwen's configs say it with max_window_layers, whose default is transformers';
   // above 0 the engine refuses, or does other than the config says (models/qwen2.py, qwen3.py).
@@ -140,20 +192,26 @@ class ConfigReader {
     const std::string& name = model_.architecture;
     const bool qwen = name == "Qwen2ForCausalLM" || name == "Qwen3ForCausalLM";
     const Yaml from = config_.optional("max_window_layers");
-    if ((!qwen && name != "MistralForCausalLM") || !decoder_.empty())
+    if ((!qwen && name != "MistralForCausalLM" && name != "Phi3ForCausalLM") || !decoder_.empty())
       return window.fail("a sliding window is not supported in " + name +
                          (decoder_.empty() ? "" : " beside images") +
-                         "; supported: null, or tokens in MistralForCausalLM, Qwen2ForCausalLM, "
-                         "Qwen3ForCausalLM and GptOssForCausalLM without images");
+                         "; supported: null, or tokens in MistralForCausalLM, Phi3ForCausalLM, "
+                         "Qwen2ForCausalLM, Qwen3ForCausalLM and GptOssForCausalLM without images, and in "
+                         "Gemma 2 and 3");
     if (qwen && from.integer(28, 0) != 0)
       return (from.present() ? from : window)
           .fail("a sliding window of some layers is not supported in " + name +
                 " (nor by vLLM 0.24); "
                 "supported: max_window_layers: 0, or use_sliding_window: false");
-    window_ = window.integer(0, 2, 1'000'000'000);
-    sliding_.assign(static_cast<std::size_t>(model_.layers), true);
+    layers_.window = window.integer(0, 2, 1'000'000'000);
+    layers_.sliding.assign(static_cast<std::size_t>(model_.layers), true);
     read_layer_types(types);
-    if (std::find(sliding_.begin(), sliding_.end(), true) == sliding_.end())
+    refuse_idle_window(types);
+  }
+
+  void refuse_idle_window(const Yaml& types) const {
+    if (layers_.window > 0 &&
+        std::find(layers_.sliding.begin(), layers_.sliding.end(), true) == layers_.sliding.end())
       types.fail(
           "lists full_attention only, beside a sliding_window that vLLM 0.24 then gives to every "
           "layer; set sliding_window: null, or leave layer_types out");
@@ -168,12 +226,13 @@ class ConfigReader {
       return;
     }
     const std::vector<std::string> names = {"full_attention", "sliding_attention"};
-    for (std::size_t i = 0; i < items.size(); ++i) sliding_[i] = items[i].choice(names) == 1;
+    for (std::size_t i = 0; i < items.size(); ++i) layers_.sliding[i] = items[i].choice(names) == 1;
   }
 
   void read_experts() {
     switch (architecture_->family) {
-      case Family::dense: break;
+      case Family::dense:
+      case Family::gemma: break;
       case Family::qwen_moe:
         model_.experts = positive("num_experts");
         model_.expert_intermediate = positive("moe_intermediate_size");
@@ -194,6 +253,7 @@ class ConfigReader {
           same.fail("differs from num_experts_per_tok");
         }
         break;
+      case Family::glm: model_.router_fp32 = true; [[fallthrough]];
       case Family::deepseek: read_deepseek_experts(); break;
     }
     if (const Yaml shared = config_.optional("shared_expert_intermediate_size");
@@ -215,39 +275,44 @@ class ConfigReader {
       model_.shared_expert_intermediate = shared.integer(0, 0, 1024) * model_.expert_intermediate;
     const std::int64_t groups = positive("n_group", 1), chosen = positive("topk_group", 1);
     const Yaml method = config_.optional("topk_method");
-    const std::size_t rule =
-        method.present() ? method.choice({"greedy", "group_limited_greedy", "noaux_tc"}) : 0;
+    const std::size_t rule = glm() ? 2  // always with a correction that joins the scores
+                             : method.present()
+                                 ? method.choice({"greedy", "group_limited_greedy", "noaux_tc"})
+                                 : 0;
     if (chosen > groups || (model_.experts > 0 && model_.experts % groups != 0))
       config_.optional("n_group").fail("must divide n_routed_experts and be at least topk_group");
     if (rule > 0) model_.expert_groups = groups;
-    router_bias_ = rule == 2;
+    layers_.router_bias = rule == 2;
     const std::int64_t first = config_.optional("first_k_dense_replace").integer(0, 0, model_.layers);
     const std::int64_t step = positive("moe_layer_freq", 1);
-    for (std::int64_t i = 0; i < model_.layers; ++i) dense_.push_back(i < first || i % step != 0);
+    for (std::int64_t i = 0; i < model_.layers; ++i) layers_.dense.push_back(i < first || i % step != 0);
   }
 
   // A layer is sparse when (index + 1) is a multiple of decoder_sparse_step and it is not in mlp_only_layers.
   void read_dense_layers() {
     const std::int64_t step = positive("decoder_sparse_step", 1);
-    for (std::int64_t i = 0; i < model_.layers; ++i) dense_.push_back((i + 1) % step != 0);
+    for (std::int64_t i = 0; i < model_.layers; ++i) layers_.dense.push_back((i + 1) % step != 0);
     const Yaml list = config_.optional("mlp_only_layers");
     if (!list.present() || list.is_null()) return;
     for (const Yaml& layer : list.items()) {
       const std::int64_t i = layer.integer(0, 0, model_.layers - 1);
-      if (!dense_.empty()) dense_[static_cast<std::size_t>(i)] = true;
+      if (!layers_.dense.empty()) layers_.dense[static_cast<std::size_t>(i)] = true;
     }
   }
 
   // Longest context, by vLLM's rule (`_get_and_verify_max_len`): llama3 and longrope scale inside
   // max_position_embeddings; yarn multiplies the original length, linear and dynamic the given one.
   void read_positions() {
-    model_.max_positions = positive("max_position_embeddings");
+    model_.max_positions = positive("max_position_embeddings", gemma_defaults().positions);
     const Yaml nextn = config_.optional("num_nextn_predict_layers");
     model_.mtp_layers = nextn.is_null() ? 0 : nextn.integer(0, 0, 16);
     Yaml scaling = config_.optional("rope_scaling");
     if (const Yaml parameters = config_.optional("rope_parameters"); parameters.present())
       scaling = parameters;
     if (!scaling.present() || scaling.is_null()) return;
+    // vLLM's rule for "gemma3": max_position_embeddings holds the factor already; there are two bases, nested
+    // by layer type or one of them as rope_local_base_freq.
+    if (model_.architecture == "Gemma3ForCausalLM") return accept_all(scaling);
     Yaml type = scaling.optional("rope_type");
     if (const Yaml old_name = scaling.optional("type"); !type.present()) type = old_name;
     const Yaml factor = scaling.optional("factor"),
@@ -259,11 +324,20 @@ class ConfigReader {
       model_.max_positions = static_cast<std::int64_t>(static_cast<double>(original.integer(1, 1)) * times);
     } else if (name == "linear" || name == "dynamic" || name == "yarn") {
       model_.max_positions = static_cast<std::int64_t>(static_cast<double>(model_.max_positions) * times);
-    } else if (name != "default" && name != "llama3" && name != "longrope" &&
-               (name != "mrope" || decoder_.empty())) {
+    } else if (name == "longrope" || name == "su") {
+      read_long_rope();
+    } else if (name != "default" && name != "llama3" && (name != "mrope" || decoder_.empty())) {
       type.fail("rope scaling " + quote(name) +
                 " is not supported; supported: default, llama3, longrope, yarn, linear, dynamic");
     }
+  }
+
+  // Without max_model_len vLLM serves the context that the model was first trained for ("su" is what Phi-3
+  // called longrope at first).
+  void read_long_rope() {
+    const Yaml original = config_.optional("original_max_position_embeddings");
+    if (original.present() && !original.is_null())
+      model_.original_positions = original.integer(1, 1, model_.max_positions);
   }
 
   // Fields that say what the architecture says anyway; another value changes shapes.
@@ -278,9 +352,10 @@ class ConfigReader {
                   "biases of q, k and v other than the architecture's"},
         Redundant{"use_qk_norm", model_.qk_norm ? "true" : "false",
                   "per-head norms other than the architecture's"},
-        Redundant{"partial_rotary_factor", "1.0", "a partial rotary embedding"},
         Redundant{"head_bias", "false", "a bias of lm_head"},
+        Redundant{"lm_head_bias", "false", "a bias of lm_head"},
     };
+    read_partial_rotary();
     for (const Redundant& field : fields) {
       const Yaml node = config_.optional(field.field);
       redundant_.emplace_back(field.field);
@@ -288,6 +363,19 @@ class ConfigReader {
       accept_all(node);
       node.fail(std::string(field.what) + " are not supported in " + model_.architecture +
                 "; supported: " + field.value);
+    }
+  }
+
+  // Phi-4-mini turns three quarters of a head's features, GLM-4.5 half of them. Prices are those of whole
+  // heads, a little too long.
+  void read_partial_rotary() {
+    const Yaml part = config_.optional("partial_rotary_factor");
+    redundant_.emplace_back("partial_rotary_factor");
+    if (!part.present() || part.is_null()) return;
+    if (model_.architecture == "Phi3ForCausalLM" || glm()) {
+      part.number(1, 0.01, 1);
+    } else if (part.number(1) != 1) {
+      part.fail("a partial rotary embedding is not supported in " + model_.architecture + "; supported: 1.0");
     }
   }
 
@@ -304,6 +392,7 @@ class ConfigReader {
                                        "torch_dtype",
                                        "dtype",
                                        "hidden_act",
+                                       "hidden_activation",
                                        "attention_bias",
                                        "mlp_bias",
                                        "sliding_window",
@@ -322,17 +411,32 @@ class ConfigReader {
         "kv_lora_rank",     "q_lora_rank",      "qk_nope_head_dim",      "qk_rope_head_dim",     "v_head_dim",
         "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "num_experts_per_tok",  "n_group",
         "topk_group",       "topk_method",      "moe_layer_freq",        "first_k_dense_replace"};
+    const std::array of_gemma = {"attn_logit_softcapping", "final_logit_softcapping",
+                                 "use_bidirectional_attention", "sliding_window_pattern",
+                                 "_sliding_window_pattern"};
+    const std::array of_glm = {"n_routed_experts",     "n_shared_experts", "moe_intermediate_size",
+                               "num_experts_per_tok",  "n_group",          "topk_group",
+                               "first_k_dense_replace"};
     const bool deepseek = architecture_->family == Family::deepseek;
+    const bool phi = model_.architecture == "Phi3ForCausalLM";
     const auto among = [](const auto& names, const std::string& key) {
       return std::find(names.begin(), names.end(), key) != names.end();
     };
     for (const auto& [key, value] : config_.entries()) {
       if (among(read_elsewhere, key) || among(redundant_, key)) continue;
-      const bool harmless = among(harmless_fields, key) || (deepseek && among(harmless_in_deepseek, key)) ||
-                            (!decoder_.empty() && among(generation_defaults, key));
+      const bool harmless =
+          among(harmless_fields, key) || ((deepseek || glm()) && among(harmless_in_deepseek, key)) ||
+          (gemma() && among(harmless_in_gemma, key)) || (phi && among(harmless_in_phi, key)) ||
+          (!decoder_.empty() && among(generation_defaults, key));
       if (harmless) accept_all(value);  // some are maps (auto_map)
-      if (harmless || (deepseek && among(of_deepseek, key))) continue;
-      if (architecture_->family != Family::dense && !deepseek && among(of_experts, key)) continue;
+      if (harmless || (deepseek && among(of_deepseek, key)) || (gemma() && among(of_gemma, key))) continue;
+      if (glm() && among(of_glm, key)) continue;
+      if (phi && key == "original_max_position_embeddings") {
+        accept_all(value);  // read with LongRoPE only
+        continue;
+      }
+      if (architecture_->family != Family::dense && !deepseek && !gemma() && !glm() && among(of_experts, key))
+        continue;
       if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);
       value.fail(
@@ -351,122 +455,13 @@ class ConfigReader {
     return model_.layers > 0 && model_.hidden > 0;
   }
 
-  WeightTensor tensor(const char* name, std::int64_t rows, std::int64_t columns,
-                      std::int64_t copies = 1) const {
-    WeightTensor t;
-    t.name = name;
-    t.rows = rows;
-    t.columns = columns;
-    t.copies = copies;
-    t.dtype = model_.activation_dtype;
-    return t;
-  }
-
-  void add_attention(std::vector<WeightTensor>& w) const {
-    if (model_.latent.present()) return add_latent_attention(w);
-    const std::int64_t q = model_.heads * model_.head_dim, kv = model_.kv_heads * model_.head_dim;
-    w.push_back(tensor("input_norm", model_.hidden, 1));
-    w.push_back(tensor("q_proj", q, model_.hidden));
-    w.push_back(tensor("k_proj", kv, model_.hidden));
-    w.push_back(tensor("v_proj", kv, model_.hidden));
-    w.push_back(tensor("o_proj", model_.hidden, q));
-    if (model_.attention_bias) {
-      w.push_back(tensor("q_proj.bias", q, 1));
-      w.push_back(tensor("k_proj.bias", kv, 1));
-      w.push_back(tensor("v_proj.bias", kv, 1));
-    }
-    if (output_bias_) w.push_back(tensor("o_proj.bias", model_.hidden, 1));
-    if (model_.attention_sinks) w.push_back(tensor("sinks", model_.heads, 1));
-    if (model_.qk_norm) {
-      w.push_back(tensor("q_norm", model_.head_dim, 1));
-      w.push_back(tensor("k_norm", model_.head_dim, 1));
-    }
-    w.push_back(tensor("post_norm", model_.hidden, 1));
-  }
-
-  void add_latent_attention(std::vector<WeightTensor>& w) const {
-    const LatentAttention& a = model_.latent;
-    const std::int64_t queries = model_.heads * (a.key_dim + a.rotary_dim);
-    w.push_back(tensor("input_norm", model_.hidden, 1));
-    if (a.query_rank > 0) {
-      w.push_back(tensor("q_a_proj", a.query_rank, model_.hidden));
-      w.push_back(tensor("q_a_norm", a.query_rank, 1));
-      w.push_back(tensor("q_b_proj", queries, a.query_rank));
-    } else {
-      w.push_back(tensor("q_proj", queries, model_.hidden));
-    }
-    w.push_back(tensor("kv_a_proj", a.rank + a.rotary_dim, model_.hidden));
-    w.push_back(tensor("kv_a_norm", a.rank, 1));
-    w.push_back(tensor("kv_b_proj", model_.heads * (a.key_dim + a.value_dim), a.rank));
-    w.push_back(tensor("o_proj", model_.hidden, model_.heads * a.value_dim));
-    w.push_back(tensor("post_norm", model_.hidden, 1));
-  }
-
-  void add_mlp(std::vector<WeightTensor>& w, bool moe) const {
-    if (!moe) {
-      w.push_back(tensor("gate_proj", model_.intermediate, model_.hidden));
-      w.push_back(tensor("up_proj", model_.intermediate, model_.hidden));
-      w.push_back(tensor("down_proj", model_.hidden, model_.intermediate));
-      if (mlp_bias_) {
-        w.push_back(tensor("gate_proj.bias", model_.intermediate, 1));
-        w.push_back(tensor("up_proj.bias", model_.intermediate, 1));
-        w.push_back(tensor("down_proj.bias", model_.hidden, 1));
-      }
-      return;
-    }
-    const std::int64_t inner = model_.expert_intermediate;
-    w.push_back(tensor("router", model_.experts, model_.hidden));
-    w.push_back(tensor("experts.gate_up", 2 * inner, model_.hidden, model_.experts));
-    w.push_back(tensor("experts.down", model_.hidden, inner, model_.experts));
-    if (const std::int64_t shared = model_.shared_expert_intermediate; shared > 0) {
-      w.push_back(tensor("shared_expert.gate_proj", shared, model_.hidden));
-      w.push_back(tensor("shared_expert.up_proj", shared, model_.hidden));
-      w.push_back(tensor("shared_expert.down_proj", model_.hidden, shared));
-    }
-    if (router_bias_) w.push_back(tensor("router.bias", model_.experts, 1));
-    if (architecture_->family == Family::gpt_oss) {
-      w.push_back(tensor("router.bias", model_.experts, 1));
-      w.push_back(tensor("experts.gate_up.bias", 2 * inner, 1, model_.experts));
-      w.push_back(tensor("experts.down.bias", model_.hidden, 1, model_.experts));
-    }
-  }
-
-  void build_layers() {
-    for (std::int64_t i = 0; i < model_.layers; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      const bool moe = model_.experts > 0 && (dense_.empty() || !dense_[at]);
-      const std::int64_t window = !sliding_.empty() && sliding_[at] ? window_ : 0;
-      const auto same =
-          std::find_if(model_.layer_kinds.begin(), model_.layer_kinds.end(),
-                       [&](const LayerKind& k) { return k.moe == moe && k.sliding_window == window; });
-      if (same != model_.layer_kinds.end()) {
-        ++same->count;
-        continue;
-      }
-      LayerKind kind;
-      kind.count = 1;
-      kind.moe = moe;
-      kind.sliding_window = window;
-      add_attention(kind.weights);
-      add_mlp(kind.weights, moe);
-      model_.layer_kinds.push_back(std::move(kind));
-    }
-    model_.global_weights.push_back(tensor("embed_tokens", model_.vocabulary, model_.hidden));
-    if (!model_.tied_embeddings)
-      model_.global_weights.push_back(tensor("lm_head", model_.vocabulary, model_.hidden));
-    model_.global_weights.push_back(tensor("final_norm", model_.hidden, 1));
-    for (WeightTensor& t : model_.global_weights) t.per_layer = false;
-  }
-
   const Yaml config_;
   const std::string& decoder_;  // of a multimodal model: what it is; "" = what the config says
   const Yaml outer_;
   ModelSpec model_;
   const Architecture* architecture_ = nullptr;
-  bool mlp_bias_ = false, output_bias_ = false, router_bias_ = false;
-  std::int64_t window_ = 0;
   std::vector<std::string> redundant_;
-  std::vector<bool> sliding_, dense_;  // per layer; empty = none
+  LayerRules layers_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "base/text.h"
+#include "costmodel/engine_profile.h"
 #include "costmodel/model_config.h"
 #include "costmodel/multimodal_config.h"
 #include "costmodel/profile_folder.h"
@@ -183,6 +184,10 @@ Bytes ModelSpec::weight_bytes() const {
 
 Bytes ModelSpec::kv_bytes_per_token() const {
   return Bytes(static_cast<double>(layers * kv_elements(1)) * bytes_per_element(kv_dtype));
+}
+
+bool serves_image_prefixes(const ModelSpec& model, const EngineProfile& engine) {
+  return engine.engine == "vllm" && model.architecture == "Gemma3ForConditionalGeneration";
 }
 
 Result<ModelSpec> load_model(const std::string& name_or_path, const std::string& folder,

@@ -53,7 +53,15 @@ struct ModelSpec {
   LatentAttention latent;          // if present: kv_heads = 1, head_dim = latent and rotary key
   std::int64_t expert_groups = 0;  // router picks groups of experts first; 0 = it does not
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
+  // Gemma: what attention and the MLP give is normed before it joins the residual, so four norms a layer.
+  bool output_norms = false;
+  bool gelu = false;  // GELU of the gate (tanh approximation) instead of SiLU
+  bool attention_softcap = false, logit_softcap = false;  // scores, logits go through cap · tanh(x / cap)
+  bool scaled_embedding = false;                          // embeddings are multiplied by √hidden
+  bool router_fp32 = false;                               // GLM-4.5: the router multiplies in fp32
   std::int64_t max_positions = 0;
+  // LongRoPE: context that vLLM gives when nobody asks for another; 0 = max_positions.
+  std::int64_t original_positions = 0;
   std::int64_t mtp_layers = 0;  // for speculation only: loaded, counted and run only when it uses them
   DType activation_dtype = DType::bf16;
   Quantization quantization = Quantization::none;
@@ -77,6 +85,13 @@ struct ModelSpec {
     return 2 * (kv_heads > tp ? kv_heads / tp : 1) * head_dim;
   }
 };
+
+// Whether `engine` attends to the later tokens of the same image (Gemma 3 with its encoder): vLLM 0.24 then
+// runs Triton attention in every layer and step, because its FlashAttention of Hopper cannot
+// (v1/attention/backends/flash_attn.py, supports_combination; model_arch_config_convertor.py,
+// is_mm_prefix_lm), and keeps an image in one chunk (platforms/cuda.py).
+struct EngineProfile;
+bool serves_image_prefixes(const ModelSpec& model, const EngineProfile& engine);
 
 // `quantization`: "" = what the config says. Path to a config.json, or the name of a profile in
 // model_profiles/.

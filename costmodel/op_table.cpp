@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 33> table{{
+constexpr std::array<OperatorEntry, 38> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -33,13 +33,21 @@ constexpr std::array<OperatorEntry, 33> table{{
     {"add_rms_norm",
      "residual add and RMSNorm, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_add_rms_norm},
+    {"rms_norm", "RMSNorm of what attention or an MLP gives, before it joins the residual (Gemma)",
+     OpClass::elementwise, 1, make_rms_norm},
+    {"norm_add_rms_norm", "that norm, residual add and the norm that follows in one kernel",
+     OpClass::elementwise, 1, make_norm_add_rms_norm},
     {"rotary", "rotary embedding of q and k, with their per-head norm", OpClass::elementwise, 1, make_rotary},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
     {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_silu_mul},
+    {"gelu_mul", "GELU (tanh approximation) of the gate times up, else as silu_mul", OpClass::elementwise, 1,
+     make_gelu_mul},
     {"quantize", "activations to 8 bits before a quantised matrix product", OpClass::elementwise, 1,
      make_quantize},
     {"embedding", "token embedding rows", OpClass::elementwise, 1, make_embedding},
+    {"scale_embedding", "embeddings times the root of their width, where no compiler fuses it",
+     OpClass::elementwise, 1, make_gather_rows},
     {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
     {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
     {"grouped_topk", "top groups of experts, then top-k inside them", OpClass::routing, 1, make_grouped_topk},
@@ -49,6 +57,8 @@ constexpr std::array<OperatorEntry, 33> table{{
     {"moe_copy", "copy of the experts' sum out of the engine's custom operator", OpClass::routing, 1,
      make_moe_copy},
     {"moe_combine", "weighted sum of a token's expert outputs", OpClass::routing, 1, make_moe_combine},
+    {"softcap_logits", "cap · tanh(logits / cap), three passes in 16 bits", OpClass::sampling, 3,
+     make_softcap_logits},
     {"logits_copy", "logits to fp32", OpClass::sampling, 1, make_logits_copy},
     {"argmax", "greedy sampling", OpClass::sampling, 1, make_argmax},
     {"verify_drafts", "drafts against sampled tokens: which are accepted", OpClass::sampling, 2,

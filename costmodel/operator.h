@@ -119,9 +119,12 @@ struct OpSpec {
   double kv_bytes = 2;      // per element of the KV cache
   double out_bytes = 2;     // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
-  bool norm_heads = false;   // rotary: with per-head RMSNorm of q and k
-  bool one_query = false;    // attention_decode: one token a sequence, whatever the step verifies
-  bool expert_rows = false;  // rows = tokens · experts_per_token
+  bool norm_heads = false;    // rotary: with per-head RMSNorm of q and k
+  bool softcap = false;       // attention: scores go through cap · tanh(score / cap)
+  bool other_kernel = false;  // attention: the engine runs a kernel that is not the one in its tables
+  bool relative = false;      // row-wise: the table's figures are those of a kernel alike; twice their error
+  bool one_query = false;     // attention_decode: one token a sequence, whatever the step verifies
+  bool expert_rows = false;   // rows = tokens · experts_per_token
   DependsOn depends_on = DependsOn::tokens;
   double gap_ns = 0;    // stream_gaps: between two kernels
   std::string variant;  // of the engine's own kernels, where it has several: "v1", "v2"

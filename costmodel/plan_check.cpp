@@ -67,6 +67,9 @@ class PlanCheck {
 
   void check_draft() {
     const SpeculationSpec& s = spec_.speculation;
+    if (model_.output_norms)
+      fail("a drafting network of " + model_.architecture + " is not modelled; use method: ngram, or off",
+           "speculation.method");
     if (draft_layer(s, model_).moe) return;
     check_divides(s.method == SpeculationMethod::eagle ? s.draft.intermediate : model_.intermediate,
                   "MLP width of the drafting layer");

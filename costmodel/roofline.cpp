@@ -92,6 +92,9 @@ Result<Roofline> Roofline::create(const HardwareProfile& hardware, std::shared_p
          "the rate of matrix instructions");
     r.matrix_[static_cast<std::size_t>(dtype)] = figure.value.value() * 1e-9;
   }
+  // Products in fp32 run on the vector units.
+  if (hardware.vector_rate && !r.has_math(DType::fp32))
+    r.matrix_[static_cast<std::size_t>(DType::fp32)] = hardware.vector_rate->value.value() * 1e-9;
   for (const KernelClassEntry& e : kernel_classes) {
     const auto found = hardware.efficiency.find(e.name);
     if (found != hardware.efficiency.end()) {

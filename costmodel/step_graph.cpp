@@ -1,7 +1,9 @@
 #include "costmodel/step_graph.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "costmodel/kv_groups.h"
 #include "costmodel/plan_check.h"
 #include "costmodel/weight_format.h"
 
@@ -90,9 +92,11 @@ class GraphBuilder {
     s.kv_heads = std::max<std::int64_t>(1, model_.kv_heads / tp_);  // replicated when there are fewer than
                                                                     // ranks
     s.head_dim = model_.head_dim;
-    s.window = kind.sliding_window;
+    s.window = window_met(kind, spec_.engine);
     s.kv_bytes = bytes_per_element(model_.kv_dtype);
     s.norm_heads = model_.qk_norm;
+    s.softcap = model_.attention_softcap;
+    s.other_kernel = serves_image_prefixes(model_, spec_.engine);
     s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
     return s;
   }
@@ -130,6 +134,21 @@ class GraphBuilder {
   void add_embedding() {
     add("embedding", "embedding", width(model_.hidden), 1);
     add_all_reduce("embedding_all_reduce", 1);  // the vocabulary is sharded
+    if (model_.scaled_embedding && !compiled_)
+      add("scale_embedding", "scale_embedding", width(model_.hidden), 1);
+  }
+
+  // Residual add and norm. Gemma first norms what is added: in the same kernel, or as a use of its own.
+  void add_norm(const char* use, const char* first, const OpSpec& spec, std::int64_t count) {
+    if (model_.output_norms && !compiled_) add(first, "rms_norm", width(model_.hidden), count);
+    add(use, model_.output_norms && compiled_ ? "norm_add_rms_norm" : "add_rms_norm", spec, count);
+  }
+
+  // Before the first layer's there is no MLP whose output waits to be normed.
+  void add_input_norm(const WeightFormat& reader, std::int64_t l) {
+    const OpSpec spec = width(model_.hidden, reader);
+    add("input_norm", "add_rms_norm", spec, first_layers_);
+    add_norm("input_norm", "mlp_output_norm", spec, l - std::exchange(first_layers_, 0));
   }
 
   void add_layer(const LayerKind& kind) {
@@ -148,7 +167,8 @@ class GraphBuilder {
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
   void add_post_norm(const WeightFormat& gate_up, std::int64_t l) {
     const bool alone = spec_.plan.dp == 1;
-    add("post_norm", "add_rms_norm", alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
+    add_norm("post_norm", "attention_output_norm",
+             alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
     if (alone) return;
     add_gather(l);
     if (gate_up.activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, gate_up), l);
@@ -259,10 +279,12 @@ class GraphBuilder {
     const WeightFormat qkv = format(kind.weights, "q_proj");
     const WeightFormat out = format(kind.weights, "o_proj");
     // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
-    add("input_norm", "add_rms_norm", width(model_.hidden, qkv), l);
+    add_input_norm(qkv, l);
     add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, qkv_width_, qkv, l);
-    add("rotary", "rotary", attention_without_window(attention), l);
-    add("kv_write", "kv_write", attention_without_window(attention), l);
+    OpSpec new_tokens = attention;
+    new_tokens.window = 0;
+    add("rotary", "rotary", new_tokens, l);
+    add("kv_write", "kv_write", new_tokens, l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
       add("q_quantize", "quantize", width(q_features, 1), l);
@@ -277,17 +299,13 @@ class GraphBuilder {
     add_all_reduce("attention_all_reduce", l);
   }
 
-  static OpSpec attention_without_window(OpSpec s) {
-    s.window = 0;
-    return s;
-  }
-
   void add_mlp(const std::string& prefix, const LayerKind& kind, std::int64_t intermediate,
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
     if (prefix.empty()) add_post_norm(gate_up, l);
     add_gemm(prefix + "gate_up_proj", 2 * intermediate / mlp_ranks_, model_.hidden, gate_up, l);
-    add(prefix + "silu_mul", "silu_mul", width(intermediate / mlp_ranks_, down), l);
+    const char* activation = model_.gelu ? "gelu_mul" : "silu_mul";
+    add(prefix + activation, activation, width(intermediate / mlp_ranks_, down), l);
     add_gemm(prefix + "down_proj", model_.hidden, intermediate / mlp_ranks_, down, l);
   }
 
@@ -355,7 +373,7 @@ class GraphBuilder {
   }
 
   void add_head() {
-    add("final_norm", "add_rms_norm", width(model_.hidden), 1);
+    add_norm("final_norm", "mlp_output_norm", width(model_.hidden), 1);
     OpSpec gaps;
     gaps.depends_on = DependsOn::eager;
     gaps.gap_ns = spec_.engine.host.stream_gap.value.value() * 1e9;
@@ -375,6 +393,7 @@ class GraphBuilder {
     rows.k = 0;
     rows.ranks = static_cast<std::int32_t>(tp_);
     if (tp_ > 1) add("logits_all_gather", "all_gather", rows, 1);
+    if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);
     if (!spec_.speculation.on()) return;
@@ -466,7 +485,8 @@ class GraphBuilder {
   DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;
-  std::int64_t qkv_width_ = model_.hidden;
+  const bool compiled_ = spec_.engine.engine != "sglang";  // neighbours that run row by row are one kernel
+  std::int64_t qkv_width_ = model_.hidden, first_layers_ = 1;
   std::vector<GraphNode> nodes_;
   Errors errors_;
 };

@@ -28,6 +28,10 @@ class TypedResolver final : ArgumentResolver {
     for (const TypedArgument& a : profile_.arguments) {
       if (!options_.has(a.name)) set_default(a);
     }
+    // model_overrides/gemma2_gemma3.py: Gemma's layers share one pool, whatever was asked.
+    if (const auto one_pool = profile_.roles.find("one_pool");
+        one_pool != profile_.roles.end() && model_.output_norms)
+      options_.set(one_pool->second, true);
     for (const TypedArgument& a : profile_.arguments) check_needs(a);
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");

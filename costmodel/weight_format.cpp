@@ -12,6 +12,7 @@ namespace {
 bool eight_bit(DType dtype) { return dtype == DType::fp8 || dtype == DType::int8; }
 
 DType math_type(DType stored, Quantization quantization, DType activation, const Roofline& roofline) {
+  if (stored == DType::fp32) return DType::fp32;
   if (stored == DType::fp8 && roofline.has_math(DType::fp8)) return DType::fp8;
   if (stored == DType::int8 && roofline.has_math(DType::int8)) return DType::int8;
   if (quantization == Quantization::w4a8 && (stored == DType::int4 || stored == DType::int8)) {
@@ -47,7 +48,7 @@ WeightFormat weight_format(const WeightTensor& tensor, Quantization quantization
   format.stored = tensor.dtype;
   format.math = math_type(tensor.dtype, quantization, activation, roofline);
   format.bytes_per_parameter = tensor.bytes().value() / static_cast<double>(tensor.parameters());
-  format.activation_bytes = eight_bit(format.math) ? 1 : 2;
+  format.activation_bytes = eight_bit(format.math) ? 1 : format.math == DType::fp32 ? 4 : 2;
   const bool plain =
       tensor.dtype == DType::bf16 || tensor.dtype == DType::fp16 || tensor.dtype == DType::fp32;
   format.label = plain ? to_string(tensor.dtype) : to_string(quantization);

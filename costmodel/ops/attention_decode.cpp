@@ -20,7 +20,7 @@ class AttentionDecodeOperator : public Operator {
     padded_heads_ = padded_heads(static_cast<double>(spec.heads / spec.kv_heads));
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
-    if (roofline.kernels() != nullptr) read_table(*roofline.kernels());
+    if (roofline.kernels() != nullptr && !spec.other_kernel) read_table(*roofline.kernels());
   }
 
   OpCost cost(const StepInput& input) const override {
@@ -49,6 +49,9 @@ class AttentionDecodeOperator : public Operator {
     // The tables know one query a sequence; more of them read the keys once and multiply more.
     if (drafts > 0 && cost.table_ns > 0)
       cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);
+    widen_attention(cost, spec_, roofline_.error(kernel_class()));
+    // Capped scores: their tanh hides behind the keys' way from memory, where it was not timed either.
+    if (spec_.softcap && cost.table_ns > 0) not_its_own(cost);
     return cost;
   }
 

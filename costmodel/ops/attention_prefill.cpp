@@ -28,7 +28,7 @@ class AttentionPrefillOperator : public Operator {
         roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill);
     per_operation_ns_ = 1 / rate;
     group_ = spec.heads / spec.kv_heads;
-    if (roofline.kernels() != nullptr) {
+    if (roofline.kernels() != nullptr && !spec.other_kernel) {
       read_prompts(*roofline.kernels());
       read_chunks(*roofline.kernels());
     }
@@ -58,6 +58,8 @@ class AttentionPrefillOperator : public Operator {
       price_from_chunks(input.shape->prefill, cost);
     else if (surface_)
       price_from_surface(work, input.shape->prefill.size(), cost);
+    widen_attention(cost, spec_, roofline_.error(kernel_class()));
+    doubt_softcap(cost, spec_, roofline_.error(kernel_class()));
     return cost;
   }
 

@@ -53,6 +53,32 @@ inline void price_from_table(OpCost& cost, const KernelSet& set, const std::stri
                    bound_ns);
 }
 
+// Of a price that rests on another kernel's or shape's timings: the error of an extrapolation.
+inline void not_its_own(OpCost& cost) {
+  if (cost.hit == Hit::extrapolated) return;
+  cost.hit = Hit::extrapolated;
+  cost.error *= 2;
+}
+
+// Attention that no timing stands behind. The classes' efficiencies come from heads of 64 and 128 and from
+// kernels of tables: other widths and other kernels have twice the class's error.
+inline void widen_attention(OpCost& cost, const OpSpec& spec, double class_error) {
+  if (cost.table_ns == 0 && (spec.other_kernel || (spec.head_dim != 64 && spec.head_dim != 128)))
+    cost.error = 2 * class_error;
+}
+
+// Prompts with capped scores: a tanh beside every exp. An SM of Hopper takes head_dim / 1024 cycles for a
+// score's products and 1/16 for each such function: from nothing, where the products hide it, to a fifth
+// (head_dim 256) or a third (128). Nobody timed it; the middle is one standard deviation, and the price
+// stays.
+constexpr double softcap_doubt = 0.12;
+inline void doubt_softcap(OpCost& cost, const OpSpec& spec, double class_error) {
+  if (!spec.softcap) return;
+  if (cost.table_ns > 0) not_its_own(cost);
+  const double error = cost.error > 0 ? cost.error : class_error;
+  cost.error = std::sqrt(error * error + softcap_doubt * softcap_doubt);
+}
+
 inline AttentionShape attention_shape(const OpSpec& spec) {
   return {spec.heads, spec.kv_heads, spec.head_dim, spec.window, spec.kv_bytes < 2 ? "fp8" : "bf16"};
 }
@@ -83,6 +109,7 @@ class StreamOperator : public Operator {
     if (fitted_) {
       price_from_table(cost, *roofline_.kernels(), "elementwise", "", *fitted_, rows,
                        rows * width_ / roofline_.rates().bandwidth);
+      if (spec_.relative) not_its_own(cost);
     }
     return cost;
   }

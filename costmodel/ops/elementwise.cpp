@@ -44,6 +44,20 @@ std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& 
                 row_table(spec.out_bytes < 2 ? "add_rms_norm_quantize" : "add_rms_norm", spec));
 }
 
+// Reads a row, writes a row.
+std::unique_ptr<Operator> make_rms_norm(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * (activation + spec.out_bytes), 0,
+                row_table("rms_norm", spec));
+}
+
+// The bytes of add_rms_norm: the row that is normed first stays in the unit. Nobody timed what the second
+// reduction adds.
+std::unique_ptr<Operator> make_norm_add_rms_norm(const OpSpec& spec, const Roofline& roofline) {
+  OpSpec like = spec;
+  like.relative = true;
+  return make_add_rms_norm(like, roofline);
+}
+
 // q and k of one token, read and written; the per-head norm is fused.
 std::unique_ptr<Operator> make_rotary(const OpSpec& spec, const Roofline& roofline) {
   const std::int64_t width = (spec.heads + spec.kv_heads) * spec.head_dim;
@@ -62,6 +76,13 @@ std::unique_ptr<Operator> make_kv_write(const OpSpec& spec, const Roofline& roof
 std::unique_ptr<Operator> make_silu_mul(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * (2 * activation + spec.out_bytes), 0,
                 row_table(spec.out_bytes < 2 ? "silu_mul_quantize" : "silu_mul", spec));
+}
+
+// The same bytes; tanh instead of a sigmoid.
+std::unique_ptr<Operator> make_gelu_mul(const OpSpec& spec, const Roofline& roofline) {
+  OpSpec like = spec;
+  like.relative = true;
+  return make_silu_mul(like, roofline);
 }
 
 std::unique_ptr<Operator> make_quantize(const OpSpec& spec, const Roofline& roofline) {

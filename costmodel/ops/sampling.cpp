@@ -16,6 +16,14 @@ std::unique_ptr<Operator> make_logits_copy(const OpSpec& spec, const Roofline& r
                                           RowTable{variant("logits_copy", spec), spec.n});
 }
 
+// vLLM's LogitsProcessor divides, takes the tanh and multiplies, each a kernel of its own that reads and
+// writes the logits (layers/logits_processor.py of 0.24.0).
+std::unique_ptr<Operator> make_softcap_logits(const OpSpec& spec, const Roofline& roofline) {
+  constexpr double passes = 3;
+  return std::make_unique<StreamOperator>(spec, roofline, passes * static_cast<double>(spec.n) * (2 + 2), 0,
+                                          passes);
+}
+
 std::unique_ptr<Operator> make_argmax(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, static_cast<double>(spec.n) * 4, 0, 1,
                                           RowTable{variant("argmax", spec), spec.n});

@@ -47,6 +47,12 @@ constexpr std::array published{
     Published{"mixtral-8x7b", "mistralai--Mixtral-8x7B-v0.1", 46'702'792'704, 12'879'925'248, 0},
     Published{"mixtral-8x22b", "mistralai--Mixtral-8x22B-v0.1", 140'620'634'112, 39'152'031'744, 0},
     Published{"qwen2.5-7b", "Qwen--Qwen2.5-7B-Instruct", 7'615'616'512, 7'615'616'512, 0},
+    Published{"gemma-2-9b", nullptr, 9'241'705'984, 9'241'705'984, 0},
+    Published{"gemma-2-27b", nullptr, 27'227'128'320, 27'227'128'320, 0},
+    Published{"gemma-3-1b-it", nullptr, 999'885'952, 999'885'952, 0},
+    Published{"phi-3-mini", nullptr, 3'821'079'552, 3'821'079'552, 0},
+    Published{"phi-3-medium-128k", nullptr, 13'960'238'080, 13'960'238'080, 0},
+    Published{"phi-4-mini", nullptr, 3'836'021'760, 3'836'021'760, 0},
     Published{"gpt-oss-20b", "openai--gpt-oss-20b", 20'914'757'184, 4'187'440'704, 13.761e9},
     Published{"gpt-oss-120b", "openai--gpt-oss-120b", 116'829'156'672, 5'711'982'912, 65.249e9},
 };
@@ -126,6 +132,31 @@ TEST_CASE("parameters and bytes are those that the makers publish") {
     for (const LayerKind& kind : m.layer_kinds) layers += kind.count;
     CHECK(layers == m.layers);
   }
+}
+
+// GLM-4.5's card says 355B and 106B, 32B and 12B active; ours leave out the layer that predicts further
+// tokens.
+TEST_CASE("GLM-4.5: first layers dense, a shared expert, a router in fp32") {
+  const ModelSpec m = load("glm-4.5");
+  CHECK(static_cast<double>(m.parameters()) == Approx(355e9).epsilon(0.01));
+  CHECK(static_cast<double>(m.active_parameters()) == Approx(32e9).epsilon(0.06));
+  REQUIRE(m.layer_kinds.size() == 2);
+  CHECK(m.layer_kinds[0].count == 3);
+  CHECK_FALSE(m.layer_kinds[0].moe);
+  CHECK(m.qk_norm);
+  CHECK(m.attention_bias);
+  for (const WeightTensor& t : m.layer_kinds[1].weights) {
+    if (t.name == "router") CHECK(t.dtype == DType::fp32);
+    if (t.name == "shared_expert.up_proj") CHECK(t.rows == 1536);
+  }
+  const ModelSpec air = load("glm-4.5-air");
+  CHECK(static_cast<double>(air.parameters()) == Approx(106e9).epsilon(0.01));
+  CHECK(static_cast<double>(air.active_parameters()) == Approx(12e9).epsilon(0.15));
+  CHECK_FALSE(air.qk_norm);
+  // Qwen counts its decoder: 235B, 22B active.
+  const ModelSpec vl = load("qwen3-vl-235b-a22b");
+  CHECK(vl.parameters() - vl.vision->parameters() == 235'093'634'560);
+  CHECK(vl.max_positions == 262144);
 }
 
 TEST_CASE("profiles say what the config.json says") {

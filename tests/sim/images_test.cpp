@@ -200,6 +200,30 @@ TEST_CASE("Images are prepared one after another in the API process") {
   CHECK((at_once[1].queue - at_once[0].queue).ns() >= one);
 }
 
+// Gemma 3: images in a model of five windowed groups to a full one.
+TEST_CASE("Nothing is lost with images beside sliding windows, and single steps decide as stretches do") {
+  std::uint64_t encoded = 0, stretches = 0, preemptions = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    RandomImages w = random_images(seed);
+    SchedulerConfig& c = w.images.world.config;
+    c.kv_groups = {.full = 1, .windowed = 5, .window = seed % 2 == 0 ? 128 : 512};
+    c.num_gpu_blocks = (c.num_gpu_blocks + 80) * c.kv_groups.count();
+    Records records;
+    w.images.world.sink = &records;
+    const RunResult r = run(w.images.world, w.requests);
+    REQUIRE(records.all.size() == w.requests.size());
+    c.stretches = false;
+    w.images.world.sink = nullptr;
+    REQUIRE(run(w.images.world, w.requests).digest == r.digest);
+    encoded += r.images.encoded;
+    stretches += r.stretches;
+    preemptions += r.preemptions;
+  }
+  CHECK(encoded > 300);
+  CHECK(stretches > 100);
+  CHECK(preemptions > 0);
+}
+
 TEST_CASE("SGLang and TensorRT-LLM encode what a chunk touches, and keep what their caches hold") {
   const auto ask = [](std::uint64_t index, double at) {
     return with_image(request(index, at, 100, 4), 560, 560, 7, 32);
