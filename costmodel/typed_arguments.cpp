@@ -110,6 +110,7 @@ class TypedResolver final : ArgumentResolver {
       s.max_model_len = model_.max_positions;
     }
     s.block_size = integer("page");
+    if (options_.has("stream_interval")) s.stream_interval = options_.integer("stream_interval");
     engine_.steps_in_flight = flag("one_step_in_flight") ? 1 : 2;
     const StaticFraction& m = profile_.memory;
     const std::int64_t chunk = integer("step_tokens");
