@@ -178,7 +178,8 @@ class InstanceReader {
                                    .rule = rules.rule,
                                    .row_bytes = static_cast<double>(spec_.model.hidden) *
                                                 bytes_per_element(spec_.model.activation_dtype),
-                                   .sum_bytes = rules.largest_custom_all_reduce.value.value()};
+                                   .sum_bytes = rules.largest_custom_all_reduce.value.value(),
+                                   .width = spec_.plan.tp};
   }
 
   void fail_tp(const std::string& message) {
