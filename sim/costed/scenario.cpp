@@ -123,18 +123,6 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
   return set_path("deployment.model", absolute(model, folder));
 }
 
-// What speculation was not built to stand beside: each changes when tokens come or which blocks are free in a
-// way that its own counts do not follow.
-void refuse_with_speculation(const Scenario& scenario, const Yaml& deployment) {
-  const InstanceSpec& instance = scenario.pool.instance;
-  if (!instance.speculation.on()) return;
-  const Yaml at = deployment.optional("speculation");
-  const auto refuse = [&](const std::string& what) {
-    at.fail("speculation together with " + what + " is not modelled; leave one of them out");
-  };
-  if (instance.engine.settings.by_priority) refuse("scheduling by priority");
-}
-
 }  // namespace
 
 Slo SloSpec::limits() const {
@@ -151,7 +139,6 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
   refuse_future_keys(deployment);
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
-  refuse_with_speculation(scenario, deployment);
   if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
     workload.optional("frontend")
         .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +

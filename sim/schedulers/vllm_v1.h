@@ -143,6 +143,7 @@ class VllmV1Scheduler final : public Scheduler {
   bool asynchronous() const { return config_.steps_in_flight > 1; }
   void schedule_running_speculating(std::int64_t& budget);
   bool schedule_verification(Slot slot, std::int64_t& budget);
+  void take_back_verification(Slot slot, std::int64_t& budget);
   bool last_token_certain(const Sequence& s) const;
   void pass_over(Slot slot);
   void start_speaking(Slot slot);

@@ -39,6 +39,10 @@ VllmV1Scheduler::Slot VllmV1Scheduler::victim(Slot needy, std::int64_t& budget) 
   }
   Sequence& s = sequences_[least];
   if (s.order >= sequences_[needy].order) return least;
+  if (speculates() && s.state == State::decoding) {
+    take_back_verification(least, budget);
+    return least;
+  }
   if (s.state == State::decoding) {
     const std::int64_t context = s.base + next_step_;
     --plan_decodes_;

@@ -79,6 +79,21 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
   return true;
 }
 
+// PRIORITY: who was given its row in this very step loses it to somebody more urgent; it is no step of its.
+void VllmV1Scheduler::take_back_verification(Slot slot, std::int64_t& budget) {
+  const auto row = std::find_if(verify_.begin(), verify_.end(),
+                                [&](const VerifyWork& w) { return w.sequence == SequenceId(slot); });
+  if (row == verify_.end()) return;  // certain to end with what is in flight, or passed over
+  Sequence& s = sequences_[slot];
+  const std::int64_t tokens = row->drafts + 1;
+  budget += tokens;
+  s.computed -= tokens;
+  --plan_decodes_;
+  plan_decode_context_ -= s.computed;
+  if (asynchronous()) s.speech.placeholders -= row->drafts + 1;
+  verify_.erase(row);
+}
+
 void VllmV1Scheduler::pass_over(Slot slot) {
   sequences_[slot].speech.passed_over = true;
   paused_now_.push_back(SequenceId(slot));

@@ -1,5 +1,7 @@
 // vLLM's scheduling_policy: priority (../shared/reference/vllm_0_24.md §1.2; request_queue.py).
 #include "catch.h"
+#include "conservation.h"
+#include "sglang_features_world.h"
 #include "world.h"
 
 namespace orrery {
@@ -56,6 +58,54 @@ TEST_CASE("equal priorities preempt the latest arrival, as FCFS does") {
     const RunResult r = world::run(w, requests);
     CHECK(r.completed + r.rejected == requests.size());
   }
+}
+
+// Three sequences with drafts outgrow the pool; the row of the least urgent, served first, is taken back.
+TEST_CASE("with drafts too the least urgent goes, and what it was given in the step goes back") {
+  for (const std::int32_t depth : {1, 2}) {
+    const SampledAcceptance oracle(3, {0.7, 0.5}, 1);
+    world::World w;
+    w.acceptance = &oracle;
+    w.config.speculation = {.tokens = 2, .lookahead = 2, .drops_last_hit = true};
+    w.spec.engine.settings.draft_tokens = 2;
+    w.spec.engine.steps_in_flight = depth;
+    w.spec.speculation.method = SpeculationMethod::eagle;
+    w.spec.speculation.tokens = 2;
+    w.spec.speculation.draft.intermediate = 12288;
+    w.config.by_priority = true;
+    w.config.num_gpu_blocks = 1 + 3 * 30;
+    std::vector<TraceRequest> requests;
+    for (std::uint64_t i = 0; i < 3; ++i)
+      requests.push_back(world::request(i, 0.001 * static_cast<double>(i), 320, 300));
+    requests[0].priority = 5;
+    world::Records records;
+    w.sink = &records;
+    const RunResult r = world::run(w, requests);
+    CHECK(r.completed == 3);
+    CHECK(r.output_tokens == 900);
+    CHECK(records.all[0].preemptions > 0);
+    CHECK(records.all[1].preemptions + records.all[2].preemptions == 0);
+  }
+}
+
+TEST_CASE("random worlds by priority with drafts: nothing leaks, and order does not matter") {
+  std::uint64_t preemptions = 0;
+  for (std::uint64_t seed = 0; seed < 80; ++seed) {
+    auto [w, requests] = world::random_world(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 43);
+    world::speculate(w, r);
+    w.config.by_priority = true;
+    if (seed % 3 == 0) w.config.num_gpu_blocks = 2 + 4096 / w.config.block_size;
+    for (TraceRequest& q : requests) q.priority = static_cast<std::int32_t>(r.below(5)) - 2;
+    world::Visited visited;
+    CAPTURE(seed);
+    const auto refused = [&](const TraceRequest& q) { return q.prompt_tokens >= w.config.max_model_len; };
+    world::check_conservation(w, requests, refused, visited);
+    const RunResult a = world::run(w, requests);
+    CHECK(world::run(w, requests, seed + 5).digest == a.digest);
+    preemptions += a.preemptions;
+  }
+  CHECK(preemptions > 100);
 }
 
 }  // namespace
