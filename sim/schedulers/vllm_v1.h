@@ -115,6 +115,7 @@ class VllmV1Scheduler final : public Scheduler {
   void schedule_running_in_order(std::int64_t& budget);
   bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
   bool make_room(Slot slot, std::int64_t blocks, std::int64_t& budget);
+  void leave_out_behind(Slot gone);
   void preempt(Slot slot, bool given_slots);
   void requeue(Slot slot);
   void pause(Slot slot);

@@ -71,6 +71,21 @@ bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& bu
   return true;
 }
 
+// The sequence itself had to go, which ends the loop over the running list. By priority others may stand
+// behind it: they sit the step out.
+void VllmV1Scheduler::leave_out_behind(Slot gone) {
+  const auto order = sequences_[gone].order;
+  for (Slot slot = running_head_; slot != no_slot; slot = sequences_[slot].next) {
+    const Sequence& s = sequences_[slot];
+    if (s.order < order || s.state != State::decoding) continue;
+    if (!speculates()) {
+      pause(slot);
+    } else if (!last_token_certain(s)) {
+      pass_over(slot);
+    }
+  }
+}
+
 void VllmV1Scheduler::requeue(Slot slot) {
   Sequence& s = sequences_[slot];
   if (encoder_ != nullptr) encoder_->preempted(slot);

@@ -16,13 +16,13 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
   while (slot != no_slot && budget > 0) {
     Sequence& s = sequences_[slot];
     if (s.state == State::decoding) {
-      if (!schedule_verification(slot, budget)) return;
+      if (!schedule_verification(slot, budget)) return leave_out_behind(slot);
     } else if (s.state == State::prefilling) {
       const std::int64_t n = chunk_size(s, budget);
       if (n > 0) {
         const std::int64_t blocks =
             std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
-        if (!make_room(slot, blocks, budget)) return;
+        if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
         kv_.grow(s.kv, blocks);
         s.speech.blocks += blocks;
         add_chunk(slot, n);
