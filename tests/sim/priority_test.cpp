@@ -121,7 +121,9 @@ TEST_CASE("random worlds by priority, with and without drafts: nothing leaks, a 
     for (TraceRequest& q : requests) q.priority = static_cast<std::int32_t>(r.below(5)) - 2;
     world::Visited visited;
     CAPTURE(seed);
-    const auto refused = [&](const TraceRequest& q) { return q.prompt_tokens >= w.config.max_model_len; };
+    const auto refused = [limit = w.config.max_model_len](const TraceRequest& q) {
+      return q.prompt_tokens >= limit;
+    };
     world::check_conservation(w, requests, refused, visited);
     const RunResult a = world::run(w, requests);
     CHECK(world::run(w, requests, seed + 5).digest == a.digest);
