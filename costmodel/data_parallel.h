@@ -32,8 +32,9 @@ DataParallelRules read_data_parallel(const Yaml& node);
 struct JointSettings {
   std::int32_t ranks = 1;
   JointRule rule = JointRule::sglang;
-  double row_bytes = 0;  // of hidden states
-  double sum_bytes = 0;  // largest_custom_all_reduce
+  double row_bytes = 0;    // of hidden states
+  double sum_bytes = 0;    // largest_custom_all_reduce
+  std::int64_t width = 1;  // GPUs of a rank; its tokens are padded to a multiple of them
   bool on() const { return ranks > 1; }
 };
 

@@ -77,6 +77,8 @@ class Resolver final : ArgumentResolver {
       s.disable_hybrid_kv_cache_manager = value.boolean(false);
     else if (name == "scheduling_policy")
       s.by_priority = value.choice({"fcfs", "priority"}) == 1;
+    else if (name == "stream_interval")
+      s.stream_interval = value.integer(1, 1, longest_stream_interval);
     else if (name == "api_server_count")
       apply_api_servers(value);
     else if (name == "cudagraph_capture_sizes")

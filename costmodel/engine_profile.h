@@ -30,6 +30,8 @@ struct TensorRtLlmSettings {
   std::int64_t window = 0;  // kv_cache_config.max_attention_window: of the layers that do not keep everything
 };
 
+constexpr std::int64_t longest_stream_interval = 1'000'000;  // tokens
+
 // Scheduler settings after defaults, hardware rules and engine_args. Names are vLLM's; what another engine
 // calls otherwise but means the same stands here too (max_num_tokens is max_num_batched_tokens, and so on).
 struct SchedulerSettings {
@@ -64,6 +66,7 @@ struct SchedulerSettings {
   JointSettings joint = {};           // attention data parallelism
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
   bool kv_offload_prompt_only = false;
+  std::int64_t stream_interval = 1;  // tokens that a stream event waits for (sim/stream_events.h)
 };
 
 // Host-side coefficients, microseconds; each term is measured per step on one resource (see pipeline.h).

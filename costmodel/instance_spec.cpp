@@ -179,7 +179,8 @@ class InstanceReader {
                                    .rule = rules.rule,
                                    .row_bytes = static_cast<double>(spec_.model.hidden) *
                                                 bytes_per_element(spec_.model.activation_dtype),
-                                   .sum_bytes = rules.largest_custom_all_reduce.value.value()};
+                                   .sum_bytes = rules.largest_custom_all_reduce.value.value(),
+                                   .width = spec_.plan.tp};
   }
 
   // Gemma's norms have weights in fp32 that vLLM's own kernels do not take: uncompiled they are PyTorch

@@ -25,9 +25,9 @@ std::int64_t sequences_of(const StepShape& shape) {
 JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
   ORRERY_CHECK(static_cast<std::int32_t>(ranks.size()) == joint_.ranks, "one shape a rank");
   JointTokens t;
-  t.least = tokens_of(ranks.front());
+  t.least = in_equal_parts(tokens_of(ranks.front()));
   for (const StepShape& rank : ranks) {
-    const std::int64_t tokens = tokens_of(rank);
+    const std::int64_t tokens = in_equal_parts(tokens_of(rank));  // before the mode is chosen
     t.sum += tokens;
     t.most = std::max(t.most, tokens);
     t.least = std::min(t.least, tokens);
@@ -86,7 +86,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.rows = step.sequences + shape.draft_tokens;
   step.drafting = shape.without_drafting ? 0 : step.sequences;
   step.real_tokens = tokens_of(shape);
-  step.tokens = std::max(step.real_tokens, joint.rank_tokens);
+  step.tokens = std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;

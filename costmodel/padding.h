@@ -74,6 +74,10 @@ class GraphPadding {
   };
   JointStep join_decodes(const JointTokens& t) const;
   JointStep join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const;
+  // What a rank's tokens are dealt to its GPUs in equal parts of.
+  std::int64_t in_equal_parts(std::int64_t tokens) const {
+    return (tokens + joint_.width - 1) / joint_.width * joint_.width;
+  }
   bool sum_fits(std::int64_t rows) const {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
   }

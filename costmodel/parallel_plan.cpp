@@ -3,7 +3,7 @@
 namespace orrery {
 
 namespace {
-constexpr std::int32_t most_ranks = 64;  // of one scale-up domain; a bit each in sim/rank_scheduler.h
+constexpr std::int32_t most_ranks = 64;  // of one scale-up domain; ranks: a bit each in sim/rank_scheduler.h
 }  // namespace
 
 ParallelPlan read_parallel_plan(const Yaml& node) {
@@ -31,14 +31,11 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
                              std::to_string(p.mlp_ranks()) +
                              "; other widths of expert parallelism are not priced by this version of Orrery");
   }
-  // Attention sharded inside a rank would scatter and gather along two axes.
-  if (p.dp > 1 && p.tp > 1) {
+  if (p.dp > 1 && p.mlp_ranks() > most_ranks)
     node.optional("dp").fail(
-        "attention data parallelism beside tp > 1 is not priced by this version of Orrery; use tp: 1");
-  }
-  if (p.dp > most_ranks)
-    node.optional("dp").fail("more than " + std::to_string(most_ranks) +
-                             " ranks of attention data parallelism are not priced by this version of Orrery");
+        "more than " + std::to_string(most_ranks) +
+        " GPUs (tp x dp) under attention data parallelism are not priced by this version of "
+        "Orrery");
   refuse("cp", p.cp, "context parallelism");
   return p;
 }

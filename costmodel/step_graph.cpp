@@ -124,8 +124,9 @@ class GraphBuilder {
     add(name, "gemm", s, count);
   }
 
-  void add_all_reduce(const std::string& name, std::int64_t count) {
-    if (tp_ == 1) return;
+  // Under attention data parallelism the ways to the tokens of all ranks and back add up.
+  void add_all_reduce(const std::string& name, std::int64_t count, bool inside_rank = false) {
+    if (tp_ == 1 || (spec_.plan.dp > 1 && !inside_rank)) return;
     OpSpec s = width(model_.hidden);
     s.ranks = static_cast<std::int32_t>(tp_);
     add(name, "all_reduce", s, count);
@@ -133,7 +134,7 @@ class GraphBuilder {
 
   void add_embedding() {
     add("embedding", "embedding", width(model_.hidden), 1);
-    add_all_reduce("embedding_all_reduce", 1);  // the vocabulary is sharded
+    add_all_reduce("embedding_all_reduce", 1, true);  // the vocabulary is sharded, inside a rank
     if (model_.scaled_embedding && !compiled_)
       add("scale_embedding", "scale_embedding", width(model_.hidden), 1);
   }
@@ -166,11 +167,14 @@ class GraphBuilder {
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
   void add_post_norm(const WeightFormat& gate_up, std::int64_t l) {
-    const bool alone = spec_.plan.dp == 1;
-    add_norm("post_norm", "attention_output_norm",
-             alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
+    const bool alone = spec_.plan.dp == 1, parts = !alone && tp_ > 1;
+    if (parts) add_gather_of_parts(l);
+    if (!parts) {
+      add_norm("post_norm", "attention_output_norm",
+               alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
+    }
     if (alone) return;
-    add_gather(l);
+    if (!parts) add_gather(l);
     if (gate_up.activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, gate_up), l);
   }
 
@@ -186,8 +190,24 @@ class GraphBuilder {
     OpSpec s = joint(n, depends_on);
     s.expert_rows = true;
     s.experts_per_token = 1;
-    s.expert_ranks = mlp_ranks_;
+    s.expert_ranks = spec_.plan.dp;
     return s;
+  }
+
+  OpSpec inside_rank() const {  // among its GPUs, of its share of what is gathered in equal shares
+    OpSpec s = own_share(model_.hidden, DependsOn::gathered_evenly);
+    s.ranks = static_cast<std::int32_t>(tp_);
+    return s;
+  }
+
+  // layer_boundary/prepare.py, `_dp_gather_sum_read`: the first GPU adds the residual to its part of the sum.
+  void add_gather_of_parts(std::int64_t l) {
+    add("dp_add_residual", "rank_copy", width(model_.hidden * 3 / 2), l);  // reads two rows, writes one
+    const OpSpec residual = width(model_.hidden);
+    add("dp_part_reduce_scatter", "reduce_scatter", inside_rank(), l);
+    add_gather(l);
+    add("dp_residual_out", "rank_copy", residual, 2 * l);  // into a cleared buffer
+    add("post_norm", "add_rms_norm", width(model_.hidden), l);
   }
 
   // SGLang, layers/dp_attention.py: equal shares by `all_gather_into_tensor`; else each rank writes its rows
@@ -205,6 +225,7 @@ class GraphBuilder {
   void add_scatter(std::int64_t l) {
     over_ = DependsOn::tokens;
     add("dp_reduce_scatter", "reduce_scatter", joint(model_.hidden, DependsOn::gathered_evenly), l);
+    if (tp_ > 1) add("dp_part_all_gather", "all_gather", inside_rank(), l);
     add("dp_mlp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
     add("dp_copy_out", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), 2 * l);
   }

@@ -102,6 +102,8 @@ class Resolver final : public ArgumentResolver {
       rules_.max_tokens = value.integer(1, 1);
     else if (name == "kv_cache_config.host_cache_size")  // of each rank
       s.kv_offload_bytes = value.integer(0, 0) * plan_.tp;
+    else if (name == "stream_interval")
+      s.stream_interval = value.integer(1, 1, longest_stream_interval);
     else if (name == "num_postprocess_workers")
       apply_postprocess_workers(value.integer(0, 0, 1000));
     else if (name == "kv_cache_config.max_attention_window")

@@ -114,6 +114,7 @@ class TypedResolver final : ArgumentResolver {
       s.max_model_len = model_.max_positions;
     }
     s.block_size = integer("page");
+    if (options_.has("stream_interval")) s.stream_interval = options_.integer("stream_interval");
     engine_.steps_in_flight = flag("one_step_in_flight") ? 1 : 2;
     const StaticFraction& m = profile_.memory;
     const std::int64_t chunk = integer("step_tokens");
@@ -175,7 +176,12 @@ class TypedResolver final : ArgumentResolver {
   // running requests).
   std::vector<std::int64_t> decode_sizes(std::int64_t limit) const {
     const std::int64_t drafts = engine_.settings.draft_tokens;
-    if (drafts == 0) return profile_.decode_graphs.up_to(limit);
+    if (drafts == 0) {
+      std::vector<std::int64_t> sizes = profile_.decode_graphs.up_to(limit);
+      // A rank's rows are dealt to its GPUs in equal parts (`get_batch_sizes_to_capture`).
+      if (plan_.dp > 1) std::erase_if(sizes, [&](std::int64_t size) { return size % plan_.tp != 0; });
+      return sizes;
+    }
     std::vector<std::int64_t> sizes = profile_.speculating_graphs.up_to(limit);
     std::erase_if(sizes, [&](std::int64_t size) { return size > engine_.settings.max_num_seqs; });
     for (std::int64_t& size : sizes) size *= 1 + drafts;

@@ -33,18 +33,19 @@ void FrontEnd::take_requests(SimTime before) {
   }
 }
 
-SimTime FrontEnd::deliver(SimTime update, std::int64_t outputs) {
+SimTime FrontEnd::deliver(SimTime update, const Outputs& outputs) {
   take_requests(update);
-  if (outputs == 0) return update;  // a step without outputs sends no message
+  if (outputs.sequences == 0) return update;  // a step without outputs sends no message
   SimTime ready = update;
   if (config_.detokenizer_apart) {
-    const std::int64_t share = (outputs + config_.detokenizers - 1) / config_.detokenizers;
+    const std::int64_t share = (outputs.tokens + config_.detokenizers - 1) / config_.detokenizers;
     detokenizer_ = later(detokenizer_, update) + config_.message + rounded(share * config_.detokenize_ps);
     ready = detokenizer_;
   }
-  const std::int64_t mine = (outputs + config_.processes - 1) / config_.processes;
-  const std::int64_t per_output = config_.event_ps + (config_.detokenizer_apart ? 0 : config_.detokenize_ps);
-  const std::int64_t work = config_.message.ns() * 1000 + mine * per_output;
+  const auto mine = [&](std::int64_t all) { return (all + config_.processes - 1) / config_.processes; };
+  std::int64_t work = config_.message.ns() * 1000 + mine(outputs.sequences) * config_.output_ps +
+                      mine(outputs.events) * config_.event_ps;
+  if (!config_.detokenizer_apart) work += mine(outputs.tokens) * config_.detokenize_ps;
   loop_work_ps_ += work;
   loop_out_ = later(loop_out_, ready) + rounded(work);
   return loop_out_;

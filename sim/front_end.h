@@ -2,9 +2,9 @@
 //
 //   request   event loop: HTTP, validation, template, message to the core; then the tokeniser, on the loop or
 //             in a thread beside it; then the core's queue
-//   output    one message a step: detokenise every token, serialise and send every event; first come, first
-//             served, with the loop's share of the requests that came before. A loop that gets more work than
-//             it can do falls behind, and what the client sees is the loop's pace
+//   output    one message a step: walk its sequences, detokenise every token, serialise and send every event;
+//             first come, first served, with the loop's share of the requests that came before. A loop that
+//             gets more work than it can do falls behind, and what the client sees is the loop's pace
 //
 // Requests do not wait for the backlog of outputs: the loop takes turns, and an output handler gives way
 // after at most 128 of them (vLLM: VLLM_V1_OUTPUT_PROC_CHUNK_SIZE); the wait for one such turn is left out.
@@ -26,7 +26,7 @@ struct FrontEndConfig {
   std::int32_t detokenizers = 1;  // processes that share every message in equal parts, if apart
   SimDuration request, message;
   // Picoseconds: a prompt token takes less than a few hundred nanoseconds.
-  std::int64_t tokenize_ps = 0, detokenize_ps = 0, event_ps = 0;
+  std::int64_t tokenize_ps = 0, detokenize_ps = 0, output_ps = 0, event_ps = 0;
 };
 
 class FrontEnd {
@@ -35,9 +35,14 @@ class FrontEnd {
 
   // A request comes at `at` (calls in order of time); returns when it reaches the core's queue, ≥ `at`.
   SimTime accept(std::uint64_t request, std::int32_t prompt_tokens, SimTime at);
+  // What the core's message of a step holds, and what becomes of it.
+  struct Outputs {
+    std::int64_t sequences = 0, tokens = 0;  // in the message
+    std::int64_t events = 0;                 // sent to clients
+  };
   // The core sent the outputs of a step at `update` (calls in order); returns when the last of them has left.
   // Every request that came before `update` must have been accepted.
-  SimTime deliver(SimTime update, std::int64_t outputs);
+  SimTime deliver(SimTime update, const Outputs& outputs);
   // Work of the busiest event loop so far.
   SimDuration loop_work() const { return SimDuration(loop_work_ps_ / 1000); }
 

@@ -10,6 +10,7 @@ Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
       output_per_sequence_(wiring.executor->output_per_sequence(wiring.id)),
       lanes_(static_cast<std::size_t>(scheduler_->lanes())) {
   levels_ = scheduler_->view();
+  if (wiring_.stream.interval > 1) streams_.emplace(wiring_.stream, lanes_.size(), wiring_.per_request_itl);
 }
 
 void Instance::observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
@@ -54,6 +55,7 @@ SequenceId Instance::add(const Request& request, SimTime now) {
   if (sequence.value() >= progress_.size()) progress_.resize(sequence.value() + 1);
   Progress& p = progress_of(sequence);
   p = Progress{};
+  if (holds_tokens()) streams_->open(sequence);
   p.request = request.id;
   p.arrival = request.arrival;
   p.prompt = request.prompt_tokens;
@@ -80,6 +82,7 @@ bool Instance::schedule(SimTime now) {
     return true;
   }
   const StepPlan& plan = scheduler_->schedule();
+  const bool in_flight = scheduler_->open_steps() > (plan.tokens() > 0 ? 1 : 0);  // the step before
   for (std::size_t i = 0; i < plan.aborted.size(); ++i)
     fail_request(plan.aborted[i], now,
                  i < plan.turned_away ? RequestStatus::rejected : RequestStatus::failed);
@@ -89,13 +92,13 @@ bool Instance::schedule(SimTime now) {
     if (plan.preemption_drops_token) {
       drop_token(plan.preempted[i]);
     } else {
-      break_run(plan.preempted[i], static_cast<std::int64_t>(step.value()) - 1);
+      break_run(plan.preempted[i], static_cast<std::int64_t>(step.value()) - 1, in_flight);
     }
     observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(),
                     static_cast<std::int64_t>(progress_of(plan.preempted_for[i]).request.value()), 0);
   }
   for (const SequenceId sequence : plan.paused)
-    break_run(sequence, static_cast<std::int64_t>(step.value()) - 1);
+    break_run(sequence, static_cast<std::int64_t>(step.value()) - 1, in_flight);
   for (const HostLoad& load : scheduler_->host_loads())
     observe_request(RequestEvent::Kind::loading, load.request, now, step.value(), load.tokens, 0);
   if (plan.tokens() == 0) {
@@ -178,13 +181,14 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
 
 // The sequence's next gap will not be the gap between two consecutive updates. Its last token is that of step
 // `last`, which may still be in flight.
-void Instance::break_run(SequenceId sequence, std::int64_t last) {
+void Instance::break_run(SequenceId sequence, std::int64_t last, bool in_flight) {
   Progress& p = progress_of(sequence);
+  if (holds_tokens()) streams_->leaves_after(sequence, last, !in_flight);
   p.left_out = last;
   if (!p.admitted || p.broken) return;
   p.broken = true;
   p.run_last = last;
-  if (scheduler_->open_steps() > 0) {
+  if (in_flight) {
     awaiting_token_.push_back(sequence);
   } else {
     p.last_token = lane_of(p).last_update;
@@ -194,6 +198,7 @@ void Instance::break_run(SequenceId sequence, std::int64_t last) {
 // The same for a sequence whose token in flight is thrown away: its last token is that of the last update.
 void Instance::drop_token(SequenceId sequence) {
   Progress& p = progress_of(sequence);
+  if (holds_tokens()) streams_->leaves_now(sequence);
   if (!p.has_token || p.broken) return;
   stand_apart(p, lane_of(p).last_update, lane_of(p).last_update_step);
 }
@@ -208,8 +213,8 @@ void Instance::stand_apart(Progress& p, SimTime at, std::int64_t step) {
 // The first token after a break: one gap of its own, and a new run of regular ones begins.
 void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
   const std::int64_t gap = (at - p.last_token).ns();
-  wiring_.collector->gap(gap, 1, at);
-  if (wiring_.per_request_itl) {
+  if (!holds_tokens()) wiring_.collector->gap(gap, 1, at);
+  if (wiring_.per_request_itl && !holds_tokens()) {
     p.extra_gaps.push_back(gap);
     p.segments.push_back({p.run_first + 1, p.run_last});
   }
@@ -221,7 +226,10 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
 void Instance::on_outcome(const StepOutcome& outcome) {
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
   told_ = outcome.updates;
-  if (wiring_.front_end != nullptr) tell_clients(outcome, effects);
+  if (holds_tokens())
+    told_ = streams_->take(outcome, effects, wiring_.front_end, *wiring_.collector);
+  else if (wiring_.front_end != nullptr)
+    tell_clients(outcome, effects);
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
     times_.add(outcome.updates[i].ns());
     if (wiring_.front_end != nullptr) times_.add(told_[i].ns());
@@ -245,7 +253,7 @@ void Instance::on_outcome(const StepOutcome& outcome) {
   for (const Finished& f : effects.finished) finish(f, outcome);
   wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), outcome.at);
   if (wiring_.observer != nullptr) observe_steps(outcome);
-  if (wiring_.per_request_itl) trim_gap_log();
+  if (wiring_.per_request_itl && !holds_tokens()) trim_gap_log();
   levels_changed();
 }
 
@@ -253,19 +261,20 @@ void Instance::on_outcome(const StepOutcome& outcome) {
 double Instance::note_updates(const StepOutcome& outcome, const UpdateEffects& effects, std::size_t lane) {
   Lane& l = lanes_[lane];
   const std::size_t updates = outcome.updates.size();
+  const bool log = wiring_.per_request_itl && !holds_tokens();
   double decoded = 0;
   for (std::size_t i = 0; i < updates; ++i) {
     const SimTime at = told_[i];
     const std::size_t place = lane * updates + i;
     if (effects.was_stalled(place)) {
-      if (wiring_.per_request_itl) l.gaps.push_back(-1);
+      if (log) l.gaps.push_back(-1);
       continue;
     }
     const std::int64_t gap = l.last_update.is_never() ? 0 : (at - l.last_update).ns();
     const auto weight = static_cast<std::uint64_t>(effects.regular_decodes[place]);
-    if (weight > 0) wiring_.collector->gap(gap, weight, at);
+    if (weight > 0 && !holds_tokens()) wiring_.collector->gap(gap, weight, at);
     decoded += static_cast<double>(weight);
-    if (wiring_.per_request_itl) l.gaps.push_back(gap);
+    if (log) l.gaps.push_back(gap);
     l.last_update = at;
     l.last_update_step = static_cast<std::int64_t>(outcome.first.value() + i);
   }
@@ -308,9 +317,11 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   Progress& p = progress_of(token.sequence);
   const SimTime at = told_[token.update];
   const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
+  // Preempted again, or for the first time, while this very token was in flight.
+  const bool apart = token.apart || p.left_out >= step;
   if (token.resumed) {
     join_run(p, at, step);
-    if (token.apart) stand_apart(p, at, step);
+    if (apart) stand_apart(p, at, step);
     return;
   }
   p.first_token = at + output_delay_;
@@ -318,12 +329,8 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   if (wiring_.front_end == nullptr) p.first_token += SimDuration(output_per_sequence_.ns() * (p.batch - 1));
   p.has_token = true;
   p.run_first = step;
-  // Preempted while this very token was in flight: the run stays broken. Preempted before: nothing was
-  // broken.
-  const bool just_preempted =
-      std::find(awaiting_token_.begin(), awaiting_token_.end(), token.sequence) != awaiting_token_.end();
-  if (!just_preempted) p.broken = false;
-  if (token.apart) stand_apart(p, at, step);
+  p.broken = false;  // preempted before: there was nothing to break
+  if (apart) stand_apart(p, at, step);
   observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
                   0, 0);
 }
@@ -334,7 +341,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   const Progress& p = progress_of(f.sequence);
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
-  if (p.gives_up < at) return end_unanswered(progress_of(f.sequence), f.output_tokens);
+  if (p.gives_up < at) return end_unanswered(f.sequence, f.output_tokens);
   RequestRecord record = begin_record(p);
   record.ttft = p.first_token - p.arrival;
   record.e2e = at - p.arrival;
@@ -342,7 +349,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   record.drafts = f.drafts;
   record.accepted_drafts = f.accepted;
   if (wiring_.per_request_itl)
-    fill_itl(p, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
+    fill_itl(f.sequence, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
   --outstanding_;
   wiring_.collector->finished(record, at);
   if (!p.left) wiring_.inbox->on_finished(f.request, at);
@@ -353,8 +360,9 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
 
 void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus status) {
   Progress& p = progress_of(sequence);
+  if (holds_tokens()) streams_->close(sequence);
   std::erase(departed_, sequence);
-  if (p.left) return end_unanswered(p, 0);
+  if (p.left) return end_unanswered(sequence, 0);
   RequestRecord record = begin_record(p);
   record.e2e = now - p.arrival;
   record.status = status;
@@ -387,21 +395,27 @@ void Instance::tell_clients(const StepOutcome& outcome, const UpdateEffects& eff
   for (const Irregular& token : effects.irregular) ++outputs_of_[token.update];
   told_late_.clear();
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
-    told_late_.push_back(wiring_.front_end->deliver(outcome.updates[i], outputs_of_[i]));
+    const std::int64_t sequences = outputs_of_[i];
+    told_late_.push_back(wiring_.front_end->deliver(
+        outcome.updates[i],
+        {.sequences = sequences, .tokens = sequences + effects.further_tokens, .events = sequences}));
   }
   told_ = told_late_;
 }
 
-void Instance::fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record) {
-  std::vector<std::int64_t> all = p.extra_gaps;
+void Instance::fill_itl(SequenceId sequence, std::int64_t last_step, RequestRecord& record) {
+  const Progress& p = progress_of(sequence);
+  std::vector<std::int64_t> all = holds_tokens() ? streams_->gaps(sequence) : p.extra_gaps;
   const auto append = [&](Segment s) {
     for (std::int64_t step = s.first; step <= s.last; ++step) {
       const std::int64_t gap = lanes_[p.lane].gaps[static_cast<std::size_t>(step - gaps_base_)];
       if (gap >= 0) all.push_back(gap);
     }
   };
-  for (const Segment& s : p.segments) append(s);
-  append({p.run_first + 1, p.broken ? std::min(p.run_last, last_step) : last_step});
+  if (!holds_tokens()) {
+    for (const Segment& s : p.segments) append(s);
+    append({p.run_first + 1, p.broken ? std::min(p.run_last, last_step) : last_step});
+  }
   if (all.empty()) return;
   std::sort(all.begin(), all.end());
   const std::size_t n = all.size();

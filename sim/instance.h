@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/digest.h"
@@ -11,6 +12,7 @@
 #include "sim/front_end.h"
 #include "sim/inbox.h"
 #include "sim/scheduler.h"
+#include "sim/stream_events.h"
 
 namespace orrery {
 
@@ -24,6 +26,7 @@ class Instance {
     RunObserver* observer = nullptr;  // may be null
     FrontEnd* front_end = nullptr;    // null: the client sits beside the engine
     SimDuration abort_delay;          // from a client that gives up to the core
+    StreamRule stream;
     bool per_request_itl = false;
   };
   Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring);
@@ -82,31 +85,33 @@ class Instance {
   };
 
   void record_plan(const StepPlan& plan, StepId step, SimTime now);
-  void break_run(SequenceId sequence, std::int64_t step);
+  void break_run(SequenceId sequence, std::int64_t step, bool in_flight);
   void drop_token(SequenceId sequence);
   void stand_apart(Progress& p, SimTime at, std::int64_t step);
   void fail_request(SequenceId sequence, SimTime now, RequestStatus status);
   void drop_departed();
   RequestRecord begin_record(const Progress& p) const;
-  void end_unanswered(Progress& p, std::int32_t outputs);
-  std::int32_t delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const;
+  void end_unanswered(SequenceId sequence, std::int32_t outputs);
+  std::int32_t delivered_by(SequenceId sequence, SimTime at, std::int32_t outputs) const;
   void tell_clients(const StepOutcome& outcome, const UpdateEffects& effects);
   void note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);
   void join_run(Progress& p, SimTime at, std::int64_t step);
   void observe_steps(const StepOutcome& outcome);
   void finish(const Finished& finished, const StepOutcome& outcome);
-  void fill_itl(const Progress& p, std::int64_t last_step, RequestRecord& record);
+  void fill_itl(SequenceId sequence, std::int64_t last_step, RequestRecord& record);
   void trim_gap_log();
   void levels_changed();
   void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
                        std::int64_t tokens, std::int64_t context);
+  bool holds_tokens() const { return streams_.has_value(); }  // stream_interval above 1
   Lane& lane_of(const Progress& p) { return lanes_[p.lane]; }
   double note_updates(const StepOutcome& outcome, const UpdateEffects& effects, std::size_t lane);
   Progress& progress_of(SequenceId sequence) { return progress_[sequence.value()]; }
 
   std::unique_ptr<Scheduler> scheduler_;
   Wiring wiring_;
+  std::optional<StreamEvents> streams_;  // who has events when; none: an event a token
   SimDuration output_delay_, output_per_sequence_;
   std::vector<Progress> progress_;          // by sequence slot
   std::vector<SequenceId> awaiting_token_;  // preempted or paused with a token in flight

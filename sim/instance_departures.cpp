@@ -22,6 +22,7 @@ void Instance::turn_away(const Request& request) {
 void Instance::client_left(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
   p.left = true;
+  if (holds_tokens()) streams_->client_left(sequence);
   departed_.push_back(sequence);
   wiring_.inbox->on_finished(p.request, p.gives_up);
   wiring_.executor->cut(wiring_.id, now);
@@ -37,19 +38,21 @@ void Instance::drop_departed() {
     }
     wiring_.executor->ended(wiring_.id, sequence);
     std::erase(awaiting_token_, sequence);
-    end_unanswered(progress_of(sequence), outputs);
+    if (holds_tokens()) streams_->close(sequence);
+    end_unanswered(sequence, outputs);
   }
   departed_.resize(kept);
   levels_changed();
 }
 
 // The client went away before the answer was complete; `outputs` tokens had been processed by then or since.
-void Instance::end_unanswered(Progress& p, std::int32_t outputs) {
+void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
+  Progress& p = progress_of(sequence);
   RequestRecord record = begin_record(p);
   if (!p.admitted) record.queue = p.gives_up - p.arrival;
   if (p.has_token && p.first_token <= p.gives_up) {
     record.ttft = p.first_token - p.arrival;
-    record.output_tokens = delivered_by(p, p.gives_up, outputs);
+    record.output_tokens = delivered_by(sequence, p.gives_up, outputs);
   }
   record.e2e = p.gives_up - p.arrival;
   record.status = p.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
@@ -63,14 +66,16 @@ void Instance::end_unanswered(Progress& p, std::int32_t outputs) {
 }
 
 // Of its tokens those that came too late are taken away: at least the first one was in time.
-std::int32_t Instance::delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const {
+std::int32_t Instance::delivered_by(SequenceId sequence, SimTime at, std::int32_t outputs) const {
+  const Progress& p = progress_[sequence.value()];
   std::int32_t late = 0;
   for (auto d = deliveries_.rbegin(); d != deliveries_.rend() && d->at > at; ++d) {
     if (d->lane != p.lane) continue;
     const bool in_run = d->step > p.run_first || (d->step == p.run_first && p.rejoined);
     if (in_run && (!p.broken || d->step <= p.run_last)) ++late;
   }
-  return std::max(1, outputs - late);
+  const std::int32_t processed = std::max(1, outputs - late);
+  return holds_tokens() ? streams_->sent_by(sequence, at - output_delay_, processed) : processed;
 }
 
 // Remembers updates for as long as a client may turn out to have left before them.

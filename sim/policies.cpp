@@ -4,6 +4,7 @@
 #include "sim/schedulers/sglang.h"
 #include "sim/schedulers/tensorrt_llm.h"
 #include "sim/schedulers/vllm_v1.h"
+#include "sim/sglang_balancer.h"
 
 namespace orrery {
 
@@ -19,12 +20,31 @@ std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config) {
   return std::make_unique<TensorRtLlmScheduler>(config);
 }
 
+namespace {
+
+// SGLang's; `auto` is round_robin (handle_load_balance_method).
+std::unique_ptr<RankBalancer> make_balancer(const SchedulerConfig& config,
+                                            const std::vector<std::unique_ptr<Scheduler>>& ranks) {
+  const NamedOptions& o = config.options;
+  const std::string method = o.has("load_balance_method") ? o.text("load_balance_method") : "auto";
+  if (method == "auto" || method == "round_robin") return make_rank_round_robin(ranks.size());
+  std::vector<const SglangScheduler*> schedulers;
+  for (const auto& rank : ranks) schedulers.push_back(static_cast<const SglangScheduler*>(rank.get()));
+  SglangBalancer::Rules rules{.by_tokens = method == "total_tokens"};
+  if (o.has("load_snapshot_publish_interval"))
+    rules.publish_interval = o.integer("load_snapshot_publish_interval");
+  return std::make_unique<SglangBalancer>(
+      ranks.size(), rules, [schedulers](std::size_t rank) { return schedulers[rank]->load(); });
+}
+
+}  // namespace
+
 std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy,
                                                    const SchedulerConfig& config, std::int32_t ranks) {
   if (ranks == 1) return policy.make(config);
   std::vector<std::unique_ptr<Scheduler>> schedulers;
   for (std::int32_t r = 0; r < ranks; ++r) schedulers.push_back(policy.make(config));
-  auto balancer = make_rank_round_robin(schedulers.size());
+  auto balancer = make_balancer(config, schedulers);
   return std::make_unique<RankScheduler>(std::move(schedulers), std::move(balancer));
 }
 

@@ -50,6 +50,7 @@ bool RankScheduler::may_overtake() const { return ranks_[last_chosen_]->may_over
 // A rank without requests beside ranks that have some runs idle batches and never finds the engine idle.
 void RankScheduler::on_idle() {
   for (const auto& rank : ranks_) rank->on_idle();
+  balancer_->idle();
 }
 
 bool RankScheduler::has_work() const {
@@ -147,6 +148,18 @@ void RankScheduler::close_plan(Members members) {
   if (!same) plan_.repeat = 1;
   open_.push_back(members);
   ++next_step_;
+  if (!balancer_->watches()) return;
+  plan_.repeat = 1;
+  Members prompts = 0;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    if (rank_plans_[r].prefills > 0) prompts |= Members{1} << r;
+  }
+  prompts_.push_back(prompts);
+}
+
+void RankScheduler::watch() {
+  for (std::size_t r = 0; r < ranks_.size(); ++r) balancer_->processing(r, (prompts_.front() >> r & 1) != 0);
+  prompts_.pop_front();
 }
 
 // -------------------------------------------------------------------------------------------------- outcome
@@ -154,6 +167,7 @@ void RankScheduler::close_plan(Members members) {
 const UpdateEffects& RankScheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(!open_.empty(), "an outcome belongs to an open step");
+  if (balancer_->watches()) watch();
   for (std::int64_t i = 1; i < outcome.scheduled; ++i) open_.push_back(open_.back());
   next_step_ += outcome.scheduled - 1;
   const std::size_t updates = outcome.updates.size();

@@ -16,6 +16,11 @@ class RankBalancer {
  public:
   virtual ~RankBalancer() = default;
   virtual std::size_t choose(const Request& request) = 0;
+  // Whether it wants to see every step: then none is offered as a stretch.
+  virtual bool watches() const { return false; }
+  // The rank begins to process the result of a step, which held prompts of it (or nothing at all).
+  virtual void processing(std::size_t, bool /* prompts */) {}
+  virtual void idle() {}  // nobody has requests
 };
 
 // SGLang's default (`round_robin_scheduler`, data_parallel_controller.py): each rank in turn.
@@ -57,6 +62,7 @@ class RankScheduler final : public Scheduler {
   void clear_plan();
   void join(const StepPlan& plan, std::size_t rank);
   void close_plan(Members members);
+  void watch();
   void update_rank(const StepOutcome& outcome, std::size_t rank);
   void sit_out(std::size_t updates);
 
@@ -65,6 +71,7 @@ class RankScheduler final : public Scheduler {
   std::size_t last_chosen_ = 0;
   std::int64_t next_step_ = 0;
   std::deque<Members> open_;           // steps in flight, oldest first
+  std::deque<Members> prompts_;        // who has prompts in them; only for a balancer that watches
   std::vector<std::int64_t> updated_;  // by rank: its own steps whose outcome is known
   StepPlan plan_;
   std::vector<RankPlan> rank_plans_;

@@ -100,6 +100,11 @@ struct Irregular {  // a token whose gap is no gap between two updates of the de
   std::size_t update = 0;
 };
 
+struct Said {  // speculation: what a sequence was given by an update, its first token apart
+  SequenceId sequence;
+  std::int32_t tokens = 0;
+};
+
 // What an outcome meant for sequences; valid until the next call.
 struct UpdateEffects {
   std::vector<FirstToken> first_tokens;
@@ -109,7 +114,8 @@ struct UpdateEffects {
   std::vector<std::int32_t> regular_decodes;
   std::vector<bool> stalled;  // likewise: it ran no decode although it might have; empty = none did
   std::vector<Irregular> irregular;
-  std::int64_t further_tokens = 0;  // speculation: said in the update beyond one a sequence
+  std::vector<Said> said;           // speculation: by everybody who decoded
+  std::int64_t further_tokens = 0;  // of it, beyond one a sequence
   bool was_stalled(std::size_t update) const { return !stalled.empty() && stalled[update]; }
   void clear();
 };

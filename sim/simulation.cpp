@@ -23,6 +23,7 @@ class Loop {
                                     .observer = setup_.observer,
                                     .front_end = front_end_of(i),
                                     .abort_delay = setup_.abort_delay,
+                                    .stream = setup_.stream,
                                     .per_request_itl = setup_.per_request_itl};
       instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
     }

@@ -15,6 +15,7 @@
 #include "sim/inbox.h"
 #include "sim/router.h"
 #include "sim/scheduler.h"
+#include "sim/stream_events.h"
 
 namespace orrery {
 
@@ -47,6 +48,7 @@ struct SimulationSetup {
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
   SimDuration abort_delay;  // from a client that gives up to the core's input queue
+  StreamRule stream;        // which tokens an event brings
   Slo slo;
   SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;

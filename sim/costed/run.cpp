@@ -135,7 +135,8 @@ std::optional<FrontEndConfig> front_end_config(const EngineProfile& engine, doub
                         .message = SimDuration(ps(f.message) / 1000),
                         .tokenize_ps = ps(f.tokenize),
                         .detokenize_ps = ps(f.detokenize),
-                        .event_ps = ps(f.event) + ps(engine.host.output_per_sequence)};
+                        .output_ps = ps(engine.host.output_per_sequence),
+                        .event_ps = ps(f.event)};
 }
 
 // How drafts fare in this scenario: drawn, or as a log says.
@@ -175,6 +176,15 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.ranks = pool.instance.plan.dp;
   result.kv_block_size = block_size;
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
+}
+
+// Sources: docs/streaming.md.
+StreamRule stream_rule(const InstanceSpec& instance) {
+  const std::string& engine = instance.engine.engine;
+  return {.interval = static_cast<std::int32_t>(instance.engine.settings.stream_interval),
+          .by_iterations = engine == "tensorrt-llm",
+          .held_by_core = engine != "vllm",
+          .speculates = instance.speculation.on()};
 }
 
 void set_input_path(const StepPricer& pricer, SimulationSetup& setup) {
@@ -260,6 +270,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   for (std::size_t i = 0; i < replicas; ++i)
     setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
   if (workload.openai_frontend) setup.front_end = front_end_config(instance.engine, scales.host);
+  setup.stream = stream_rule(instance);
   set_input_path(pricer, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;

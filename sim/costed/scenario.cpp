@@ -123,21 +123,6 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
   return set_path("deployment.model", absolute(model, folder));
 }
 
-// What speculation was not built to stand beside: each changes when tokens come or which blocks are free in a
-// way that its own counts do not follow.
-void refuse_with_speculation(const Scenario& scenario, const Yaml& deployment, const Yaml& workload) {
-  const InstanceSpec& instance = scenario.pool.instance;
-  if (!instance.speculation.on()) return;
-  const Yaml at = deployment.optional("speculation");
-  const auto refuse = [&](const std::string& what) {
-    at.fail("speculation together with " + what + " is not modelled; leave one of them out");
-  };
-  if (instance.engine.settings.by_priority) refuse("scheduling by priority");
-  if (scenario.workload.openai_frontend)
-    workload.optional("frontend")
-        .fail("the API front end together with speculation is not modelled; expected none");
-}
-
 }  // namespace
 
 Slo SloSpec::limits() const {
@@ -154,7 +139,6 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
   refuse_future_keys(deployment);
   if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
-  refuse_with_speculation(scenario, deployment, workload);
   if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
     workload.optional("frontend")
         .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
@@ -331,7 +315,8 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
          (t.window > 0 ? ", max_attention_window: [" + number(t.window) + ", " + number(s.max_model_len) + "]"
                        : "") +
          (s.kv_offload_bytes > 0 ? ", host_cache_size: " + number(s.kv_offload_bytes / tp) : "") +
-         "}\n    scheduler_config: {capacity_scheduler_policy: " +
+         "}\n    stream_interval: " + number(s.stream_interval) +
+         "\n    scheduler_config: {capacity_scheduler_policy: " +
          (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
          "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
@@ -380,6 +365,7 @@ void write_settings(std::string& out, const EngineProfile& engine, std::int64_t 
   flag("async_scheduling", s.async_scheduling);
   flag("enforce_eager", s.enforce_eager);
   number("long_prefill_token_threshold", s.long_prefill_token_threshold);
+  number("stream_interval", s.stream_interval);
   number("captured_graph_sizes", static_cast<std::int64_t>(s.cudagraph_sizes.size()));
   number("largest_graph", s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back());
   finish();

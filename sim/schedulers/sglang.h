@@ -24,6 +24,8 @@
 
 namespace orrery {
 
+struct PublishedLoad;  // sim/sglang_balancer.h
+
 class SglangScheduler final : public Scheduler {
  public:
   explicit SglangScheduler(const SglangConfig& config);
@@ -51,6 +53,7 @@ class SglangScheduler final : public Scheduler {
   std::span<const TransferWork> take_transfers() override;
   std::span<const HostLoad> host_loads() const override { return host_loads_; }
   bool on_transfer(std::uint64_t transfer) override;
+  PublishedLoad load() const;  // as its rank publishes it (`SchedulerLoadInquirer.get_loads`)
   bool awaits_transfer() const override { return !open_backups_.empty(); }
 
   const RadixCache& cache() const { return cache_; }  // for tests

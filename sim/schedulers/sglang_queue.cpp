@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "sim/schedulers/sglang.h"
+#include "sim/sglang_balancer.h"
 
 namespace orrery {
 
@@ -92,6 +93,13 @@ std::int64_t SglangScheduler::shorter_work_limit(const Adder& adder) const {
     reserved += charge;
   }
   return reserved == 0 ? 0 : cache_.page_floor(budget - reserved);
+}
+
+PublishedLoad SglangScheduler::load() const {
+  PublishedLoad load{.requests = running_count_ + static_cast<std::int64_t>(waiting_.size()),
+                .tokens = config_.cache.tokens - free_tokens()};
+  for (const Slot slot : waiting_) load.tokens += sequences_[slot].input();
+  return load;
 }
 
 }  // namespace orrery

@@ -145,6 +145,7 @@ void SglangScheduler::take_tokens(Slot slot, const SpokenTokens& said, bool mixe
     // prompts counts only while the request goes on (`process_batch_result_prefill`).
     if (!mixed || !ends) k.committed += said.accepted + 1;
     counters_.speculation.count(tokens, said.drafts, said.accepted);
+    effects_.said.push_back({said.sequence, tokens});
     effects_.further_tokens += tokens - 1;
     k.drafts += said.drafts;
     k.accepted += said.accepted;

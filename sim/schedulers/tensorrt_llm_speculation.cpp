@@ -143,6 +143,7 @@ bool TensorRtLlmScheduler::take_tokens(const SpokenTokens& said) {
   digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
   if (!said.first) {
     counters_.speculation.count(tokens, said.drafts, said.accepted);
+    effects_.said.push_back({said.sequence, tokens});
     effects_.further_tokens += tokens - 1;
     speech.drafts_seen += said.drafts;
     speech.accepted_seen += said.accepted;

@@ -219,7 +219,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t context = s.base + next_step_;
       const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
       if (windows_) windows_->member_step(slot, next_step_);
-      if (!make_room(slot, blocks, budget)) return;
+      if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
       kv_.grow_unattributed(blocks);
       ++plan_decodes_;
       plan_decode_context_ += context;
@@ -229,7 +229,7 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
         if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
-        if (!make_room(slot, blocks, budget)) return;
+        if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
         if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         add_chunk(slot, n);

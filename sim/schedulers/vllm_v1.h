@@ -115,6 +115,7 @@ class VllmV1Scheduler final : public Scheduler {
   void schedule_running_in_order(std::int64_t& budget);
   bool schedule_in_order(Slot slot, std::int64_t& budget, std::int64_t* decoded_context);
   bool make_room(Slot slot, std::int64_t blocks, std::int64_t& budget);
+  void leave_out_behind(Slot gone);
   void preempt(Slot slot, bool given_slots);
   void requeue(Slot slot);
   void pause(Slot slot);
@@ -143,6 +144,7 @@ class VllmV1Scheduler final : public Scheduler {
   bool asynchronous() const { return config_.steps_in_flight > 1; }
   void schedule_running_speculating(std::int64_t& budget);
   bool schedule_verification(Slot slot, std::int64_t& budget);
+  void take_back_verification(Slot slot, std::int64_t& budget);
   bool last_token_certain(const Sequence& s) const;
   void pass_over(Slot slot);
   void start_speaking(Slot slot);

@@ -39,6 +39,10 @@ VllmV1Scheduler::Slot VllmV1Scheduler::victim(Slot needy, std::int64_t& budget) 
   }
   Sequence& s = sequences_[least];
   if (s.order >= sequences_[needy].order) return least;
+  if (speculates() && s.state == State::decoding) {
+    take_back_verification(least, budget);
+    return least;
+  }
   if (s.state == State::decoding) {
     const std::int64_t context = s.base + next_step_;
     --plan_decodes_;
@@ -65,6 +69,21 @@ bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& bu
     if (gone == slot) return false;
   }
   return true;
+}
+
+// The sequence itself had to go, which ends the loop over the running list. By priority others may stand
+// behind it: they sit the step out.
+void VllmV1Scheduler::leave_out_behind(Slot gone) {
+  const auto order = sequences_[gone].order;
+  for (Slot slot = running_head_; slot != no_slot; slot = sequences_[slot].next) {
+    const Sequence& s = sequences_[slot];
+    if (s.order < order || s.state != State::decoding) continue;
+    if (!speculates()) {
+      pause(slot);
+    } else if (!last_token_certain(s)) {
+      pass_over(slot);
+    }
+  }
 }
 
 void VllmV1Scheduler::requeue(Slot slot) {

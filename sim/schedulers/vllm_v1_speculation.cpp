@@ -16,13 +16,13 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
   while (slot != no_slot && budget > 0) {
     Sequence& s = sequences_[slot];
     if (s.state == State::decoding) {
-      if (!schedule_verification(slot, budget)) return;
+      if (!schedule_verification(slot, budget)) return leave_out_behind(slot);
     } else if (s.state == State::prefilling) {
       const std::int64_t n = chunk_size(s, budget);
       if (n > 0) {
         const std::int64_t blocks =
             std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
-        if (!make_room(slot, blocks, budget)) return;
+        if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
         kv_.grow(s.kv, blocks);
         s.speech.blocks += blocks;
         add_chunk(slot, n);
@@ -77,6 +77,21 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
   speech.drafts = asynchronous() ? config_.speculation.tokens : 0;
   if (asynchronous()) speech.placeholders += 1 + drafts;
   return true;
+}
+
+// PRIORITY: who was given its row in this very step loses it to somebody more urgent; it is no step of its.
+void VllmV1Scheduler::take_back_verification(Slot slot, std::int64_t& budget) {
+  const auto row = std::find_if(verify_.begin(), verify_.end(),
+                                [&](const VerifyWork& w) { return w.sequence == SequenceId(slot); });
+  if (row == verify_.end()) return;  // certain to end with what is in flight, or passed over
+  Sequence& s = sequences_[slot];
+  const std::int64_t tokens = row->drafts + 1;
+  budget += tokens;
+  s.computed -= tokens;
+  --plan_decodes_;
+  plan_decode_context_ -= s.computed;
+  if (asynchronous()) s.speech.placeholders -= row->drafts + 1;
+  verify_.erase(row);
 }
 
 void VllmV1Scheduler::pass_over(Slot slot) {
@@ -175,6 +190,7 @@ bool VllmV1Scheduler::take_tokens(const SpokenTokens& said) {
   digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
   if (!said.first) {
     counters_.speculation.count(tokens, said.drafts, said.accepted);
+    effects_.said.push_back({said.sequence, tokens});
     effects_.further_tokens += tokens - 1;
     speech.drafts_seen += said.drafts;
     speech.accepted_seen += said.accepted;

@@ -11,6 +11,7 @@ void UpdateEffects::clear() {
   regular_decodes.clear();
   stalled.clear();
   irregular.clear();
+  said.clear();
   further_tokens = 0;
 }
 

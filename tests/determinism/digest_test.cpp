@@ -64,6 +64,25 @@ TEST_CASE("single steps and stretches decide the same, at the same nanosecond [s
   }
 }
 
+// Behind an API server a held token costs less than an event, so that which update sends what is in the
+// digest.
+TEST_CASE("held tokens: single steps and stretches send the same events [stretch]") {
+  for (const auto make : engines) {
+    for (std::uint64_t seed = 1; seed <= repeated; seed += 5) {
+      auto [w, requests] = make(seed);
+      w.stream.interval = static_cast<std::int32_t>(2 + seed % 7);
+      w.front_end = FrontEndConfig{};
+      w.front_end->message = SimDuration(50'000);
+      w.front_end->output_ps = 29'000'000;
+      w.front_end->event_ps = 35'000'000;
+      const RunResult by_stretch = world::run(w, requests);
+      w.config.stretches = false;
+      CAPTURE(w.scheduler, seed);
+      REQUIRE(world::run(w, requests).digest == by_stretch.digest);
+    }
+  }
+}
+
 TEST_CASE("the order in which simultaneous events are handed over changes nothing [shuffle]") {
   for (const auto make : engines) {
     std::uint64_t simultaneous = 0;

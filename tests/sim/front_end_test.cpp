@@ -16,18 +16,23 @@ FrontEndConfig plain() {
           .event_ps = 64'000'000};
 }
 
+// Every sequence with one token, told at once.
+FrontEnd::Outputs each(std::int64_t sequences) {
+  return {.sequences = sequences, .tokens = sequences, .events = sequences};
+}
+
 TEST_CASE("an idle loop takes what its work takes") {
   FrontEnd f(plain());
   CHECK(f.accept(0, 1000, SimTime(7)) == SimTime(7 + 500'000 + 3'000'000));
-  CHECK(f.deliver(SimTime(10'000'000), 10) == SimTime(10'000'000 + 50'000 + 10 * 65'000));
-  CHECK(f.deliver(SimTime(20'000'000), 0) == SimTime(20'000'000));
+  CHECK(f.deliver(SimTime(10'000'000), each(10)) == SimTime(10'000'000 + 50'000 + 10 * 65'000));
+  CHECK(f.deliver(SimTime(20'000'000), each(0)) == SimTime(20'000'000));
 }
 
 TEST_CASE("the loop is a serial server: requests queue for it, and hold up the outputs behind them") {
   FrontEnd f(plain());
   const SimTime first = f.accept(0, 0, SimTime(0)), second = f.accept(1, 0, SimTime(1));
   CHECK(second - first == SimDuration(500'000));
-  CHECK(f.deliver(SimTime(2), 1) == second + SimDuration(50'000 + 65'000));
+  CHECK(f.deliver(SimTime(2), each(1)) == second + SimDuration(50'000 + 65'000));
 }
 
 TEST_CASE("a tokeniser beside the loop holds up requests, not outputs") {
@@ -36,24 +41,32 @@ TEST_CASE("a tokeniser beside the loop holds up requests, not outputs") {
   FrontEnd f(config);
   CHECK(f.accept(0, 1000, SimTime(0)) == SimTime(500'000 + 3'000'000));
   CHECK(f.accept(1, 1000, SimTime(0)) == SimTime(500'000 + 6'000'000));
-  CHECK(f.deliver(SimTime(1), 1) == SimTime(1'000'000 + 115'000));
+  CHECK(f.deliver(SimTime(1), each(1)) == SimTime(1'000'000 + 115'000));
 }
 
 TEST_CASE("a detokeniser of its own works while the loop sends") {
   FrontEndConfig config = plain();
   config.detokenizer_apart = true;
   FrontEnd f(config);
-  CHECK(f.deliver(SimTime(0), 10) == SimTime(50'000 + 10'000 + 50'000 + 640'000));
+  CHECK(f.deliver(SimTime(0), each(10)) == SimTime(50'000 + 10'000 + 50'000 + 640'000));
   config.detokenizers = 4;  // each with three of ten at most
   FrontEnd g(config);
-  CHECK(g.deliver(SimTime(0), 10) == SimTime(50'000 + 3'000 + 50'000 + 640'000));
+  CHECK(g.deliver(SimTime(0), each(10)) == SimTime(50'000 + 3'000 + 50'000 + 640'000));
+}
+
+TEST_CASE("with drafts a sequence has several tokens in one event") {
+  FrontEndConfig config = plain();
+  config.output_ps = 29'000'000;
+  FrontEnd f(config);
+  CHECK(f.deliver(SimTime(0), {.sequences = 10, .tokens = 25, .events = 10}) ==
+        SimTime(50'000 + 10 * 29'000 + 25 * 1'000 + 10 * 64'000));
 }
 
 TEST_CASE("processes share a message") {
   FrontEndConfig config = plain();
   config.processes = 4;
   FrontEnd f(config);
-  CHECK(f.deliver(SimTime(0), 10) == SimTime(50'000 + 3 * 65'000));
+  CHECK(f.deliver(SimTime(0), each(10)) == SimTime(50'000 + 3 * 65'000));
 }
 
 // 100 sequences in steps faster than a loop can send: the client sees the loop's pace, 1/(batch · 65 µs).

@@ -202,7 +202,7 @@ TEST_CASE("the memory of a rank: attention whole, everything else an eighth") {
 }
 
 TEST_CASE("what is not modelled beside ranks is refused by name") {
-  CHECK(refusal({"deployment.parallel={tp: 2, dp: 4}"}).find("beside tp > 1") != std::string::npos);
+  CHECK(refusal({"deployment.parallel={tp: 16, dp: 8}"}).find("more than 64 GPUs") != std::string::npos);
   CHECK(refusal({"deployment.parallel={dp: 8, ep: 2}"}).find("tp x dp = 8") != std::string::npos);
   CHECK(refusal({"deployment.engine=vllm-0.24", "deployment.engine_args={}"})
             .find("attention data parallelism of vllm-0.24") != std::string::npos);
@@ -212,6 +212,6 @@ TEST_CASE("what is not modelled beside ranks is refused by name") {
             .find("speculation is not modelled under") != std::string::npos);
   CHECK(refusal({"deployment.engine_args={enable_dp_lm_head: true}"}).find("another layout") !=
         std::string::npos);
-  CHECK(refusal({"deployment.engine_args={load_balance_method: total_tokens}"}).find("load balancer") !=
-        std::string::npos);
+  CHECK(refusal({"deployment.engine_args={load_balance_method: follow_bootstrap_room}"})
+            .find("expected one of") != std::string::npos);
 }

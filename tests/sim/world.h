@@ -56,6 +56,7 @@ struct World {
   std::int64_t concurrency = 0;
   bool itl = false;
   std::optional<FrontEndConfig> front_end;
+  StreamRule stream;
   Slo slo;
   RecordSink* sink = nullptr;
   RunObserver* observer = nullptr;
@@ -142,6 +143,8 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   for (std::size_t i = 0; i < w.replicas; ++i)
     setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(w.scheduler), config, pricer.ranks()));
   setup.front_end = w.front_end;
+  setup.stream = w.stream;
+  setup.stream.speculates = w.acceptance != nullptr;
   setup.input_per_request = pricer.input_per_request();
   setup.core_wake = pricer.core_wake();
   setup.abort_delay = pricer.input_delay();
