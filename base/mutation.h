@@ -14,6 +14,7 @@ enum class Mutant : int {
   fused_multiply_add = 6,                // a price through std::fma, as contraction would do
   prompts_leave_other_ranks_graphs = 7,  // a rank with prompts does not take the decode graph from the others
   no_barrier_between_ranks = 8,          // a joint step is as long as its first rank alone
+  waiting_counts_as_running = 9,         // vLLM's front end weighs a waiting request as a running one
 };
 #ifdef ORRERY_MUTANTS
 bool mutant_is(Mutant m);

@@ -33,6 +33,7 @@ struct PaddedStep {
 struct JointStep {
   GraphMode mode = GraphMode::none;
   std::int64_t rank_tokens = 0;    // that every rank is padded to; 0 = each keeps its own
+  bool own_sizes = false;          // then: the graph size that it would have had alone, not its real tokens
   std::int64_t gathered = 0;       // rows that run over the tokens of all ranks
   std::int64_t gathered_rows = 0;  // of them, rows of the head
   bool by_sum = false;  // gathered and reduced by all-reduces over a sparse buffer, else all-gather and
@@ -74,6 +75,8 @@ class GraphPadding {
   };
   JointStep join_decodes(const JointTokens& t) const;
   JointStep join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const;
+  JointStep join_graph_sizes(std::span<const StepShape> ranks) const;  // costmodel/joint_step_vllm.cpp
+  PaddedStep pad_alone(const StepShape& shape) const;
   bool sum_fits(std::int64_t rows) const {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
   }

@@ -31,11 +31,6 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
                              std::to_string(p.mlp_ranks()) +
                              "; other widths of expert parallelism are not priced by this version of Orrery");
   }
-  // Attention sharded inside a rank would scatter and gather along two axes.
-  if (p.dp > 1 && p.tp > 1) {
-    node.optional("dp").fail(
-        "attention data parallelism beside tp > 1 is not priced by this version of Orrery; use tp: 1");
-  }
   if (p.dp > most_ranks)
     node.optional("dp").fail("more than " + std::to_string(most_ranks) +
                              " ranks of attention data parallelism are not priced by this version of Orrery");

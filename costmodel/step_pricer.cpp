@@ -380,8 +380,8 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   }
   state->padding = GraphPadding(spec.engine.settings);
   if (spec.experts.on()) state->add_experts(spec);
-  const bool one_process =
-      spec.engine.single_process_per_gpu || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
+  const bool one_process = spec.engine.single_process_per_gpu ||
+                           (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   state->host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : state->nodes) {
     if (node.draft) continue;

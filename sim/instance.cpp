@@ -38,6 +38,7 @@ void Instance::levels_changed() {
 }
 
 SequenceId Instance::add(const Request& request, SimTime now) {
+  if (lanes_.size() > 1) scheduler_->at(now);
   const SequenceId sequence = scheduler_->add(request);
   if (sequence.is_none()) {
     RequestRecord record;
@@ -79,6 +80,7 @@ bool Instance::schedule(SimTime now) {
     scheduler_->on_idle();
     return true;
   }
+  if (lanes_.size() > 1) scheduler_->at(now);
   const StepPlan& plan = scheduler_->schedule();
   for (std::size_t i = 0; i < plan.aborted.size(); ++i)
     fail_request(plan.aborted[i], now,
@@ -219,6 +221,7 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
 }
 
 void Instance::on_outcome(const StepOutcome& outcome) {
+  if (lanes_.size() > 1) scheduler_->at(outcome.at);
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
   told_ = outcome.updates;
   if (wiring_.front_end != nullptr) tell_clients(outcome, effects);

@@ -16,6 +16,16 @@ class RankBalancer {
  public:
   virtual ~RankBalancer() = default;
   virtual std::size_t choose(const Request& request) = 0;
+  virtual void at(SimTime) {}  // what time it is, before any other call
+  // Whether it wants to be told how many requests a rank has, whenever that may have changed.
+  virtual bool watches() const { return false; }
+  virtual void report(std::size_t, const SchedulerView&) {}
+};
+
+struct RankRules {
+  // vLLM: who has nothing to run beside others that do begins its next dummy batch at once and waits in it
+  // for the others (`DPEngineCoreProc.run_busy_loop`), so that a request which comes meanwhile misses a step.
+  bool idle_ranks_are_bound = false;
 };
 
 // SGLang's default (`round_robin_scheduler`, data_parallel_controller.py): each rank in turn.
@@ -24,8 +34,10 @@ std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks);
 class RankScheduler final : public Scheduler {
  public:
   // 2 to 64 ranks, none of which speculates, encodes images or moves blocks over a host link.
-  RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer);
+  RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer,
+                RankRules rules = {});
 
+  void at(SimTime now) override { balancer_->at(now); }
   SequenceId add(const Request& request) override;
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
@@ -55,6 +67,9 @@ class RankScheduler final : public Scheduler {
     return SequenceId(static_cast<std::uint32_t>(sequence.value() / ranks_.size()));
   }
   void clear_plan();
+  bool take_part(std::size_t rank);
+  void stand_by(std::size_t rank);
+  void report();
   void join(const StepPlan& plan, std::size_t rank);
   void close_plan(Members members);
   void update_rank(const StepOutcome& outcome, std::size_t rank);
@@ -62,6 +77,9 @@ class RankScheduler final : public Scheduler {
 
   std::vector<std::unique_ptr<Scheduler>> ranks_;
   std::unique_ptr<RankBalancer> balancer_;
+  RankRules rules_;
+  Members bound_ = 0;  // ranks that sit the next step out, whatever comes
+  bool was_idle_ = false;
   std::size_t last_chosen_ = 0;
   std::int64_t next_step_ = 0;
   std::deque<Members> open_;           // steps in flight, oldest first
