@@ -91,6 +91,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;
+  step.launcher_agrees = joint_.gathers_experts();
   return step;
 }
 

@@ -25,6 +25,8 @@ struct PaddedStep {
   // Attention data parallelism: see JointStep.
   std::int64_t gathered = 0, gathered_rows = 0;
   bool by_sum = false;
+  bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
+                                 // schedule
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
                           // the graph
 };

@@ -103,7 +103,7 @@ const StepPlan& RankScheduler::schedule() {
     }
   }
   if (plan_.repeat == INT64_MAX) plan_.repeat = 1;
-  bound_ = rules_.idle_ranks_are_bound && members != 0 ? idle : 0;
+  bound_ = rules_.idle_ranks_are_bound && members != 0 && prefill_.empty() ? idle : 0;
   plan_.after_idle = was_idle_;
   if (members != 0) was_idle_ = false;
   close_plan(members);

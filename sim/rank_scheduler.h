@@ -23,8 +23,10 @@ class RankBalancer {
 };
 
 struct RankRules {
-  // vLLM: who has nothing to run beside others that do begins its next dummy batch at once and waits in it
-  // for the others (`DPEngineCoreProc.run_busy_loop`), so that a request which comes meanwhile misses a step.
+  // vLLM: who has nothing to run beside others that do begins its next dummy batch as soon as the last one is
+  // launched and waits in it for the others (`DPEngineCoreProc.run_busy_loop`), so that a request which comes
+  // meanwhile misses a step. Not where the last one held prompts: launching that takes longer than the others
+  // take to compose their next step.
   bool idle_ranks_are_bound = false;
 };
 

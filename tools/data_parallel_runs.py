@@ -74,9 +74,9 @@ def step_price(orrery, model, plan, step, folder):
 
 def experiment_table(orrery, run, name):
     model, plan, _ = PLANS[name]
-    lines = ["| experiment | requests | TTFT mean | | TTFT p99 | | TPOT mean | | E2E mean | |",
-             "|---|---|---|---|---|---|---|---|---|---|",
-             "| | | measured | predicted | measured | predicted | measured | predicted | measured | predicted |"]
+    lines = ["| experiment | requests | TTFT p50 | | TTFT mean | | TTFT p99 | | TPOT mean | | E2E mean | |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|",
+             "| | |" + " measured | predicted |" * 5]
     for head, requests in read_requests(run):
         with tempfile.TemporaryDirectory() as folder:
             predicted = predict(orrery, model, plan, head, requests, folder)
@@ -86,6 +86,7 @@ def experiment_table(orrery, run, name):
             cells.extend([f"{measured:.1f}", f"{ours:.1f} ({100 * (ours / measured - 1):+.0f} %)"])
 
         ttft, ours = [1e3 * r["ttft"] for r in requests], [1e3 * float(r["ttft_s"]) for r in predicted]
+        pair(quantile(ttft, .5), quantile(ours, .5))
         pair(mean(ttft), mean(ours))
         pair(quantile(ttft, .99), quantile(ours, .99))
         pair(mean([1e3 * (r["e2e"] - r["ttft"]) / (r["got"] - 1) for r in requests if r["got"] > 1]),
@@ -139,7 +140,7 @@ def lockstep(run, info):
             f"- The ranks agreed on the same counts and mode in {agreed} of {len(logged)} pairs of k-th passes; these are the "
             f"ones of the padding rule (least mode, widest size, one token of who has nothing) in {padded}.",
             f"- The agreement, from the later rank's entry to the later one's end, p10 / p50 / p90: {quantile(exchange, .1):.0f} / "
-            f"{quantile(exchange, .5):.0f} / {quantile(exchange, .9):.0f} us (assumed: 200).",
+            f"{quantile(exchange, .5):.0f} / {quantile(exchange, .9):.0f} us.",
             f"- Pauses of more than 30 ms after dummy batches: {len(waves)}, after a multiple of 32 passes {whole} "
             f"({waves[:12]}{' …' if len(waves) > 12 else ''})."]
 
@@ -170,23 +171,26 @@ def decode_steps(orrery, run, name):
     return lines
 
 
-def who_got_what(run):
+def who_got_what(run, joint):
     """Ranks in the order of submission, by experiment."""
     ranks = {}
     for r, core in enumerate(rows_of(run, "sched")):
         for row in core:
             for new in row[6]:
                 ranks.setdefault("-".join(new[0].split("-")[:2]), r)
-    lines, in_turn, placed = [], 0, 0
+    lines, breaks, in_turn, placed = [], [], 0, 0
     for head, requests in read_requests(run):
         order = sorted(requests, key=lambda r: r["sub"] if head["exp"] != "prefill_single" else r["i"])
         got = [ranks.get(f"{head['exp']}-{r['i']}") for r in order]
+        at = [head["t0_monotonic"] + r["sub"] for r, g in zip(order, got) if g is not None]
         got = [g for g in got if g is not None]
+        breaks += [later for later, a, b in zip(at[1:], got, got[1:]) if a == b]
         in_turn += sum(a != b for a, b in zip(got, got[1:]))
         placed += max(0, len(got) - 1)
         lines.append(f"{head['exp']} {got.count(0)}:{got.count(1)}")
-    return [f"- Requests on rank 0 : rank 1, by experiment: {', '.join(lines)}.",
-            f"- Of consecutive requests of an experiment {in_turn} of {placed} pairs went to different ranks."]
+    text = f"- Of consecutive requests of an experiment {in_turn} of {placed} pairs went to different ranks"
+    text += f"; the second of the others came at {', '.join(f'{t:.1f}' for t in breaks)} s of the host's clock." if not joint else "."
+    return [f"- Requests on rank 0 : rank 1, by experiment: {', '.join(lines)}.", text]
 
 
 def memory(orrery, run, name):
@@ -213,13 +217,14 @@ def main():
     orrery = os.path.abspath(args.orrery)
     lines = ["# vLLM's data-parallel ranks: measured and predicted", "",
              "By `tools/data_parallel_runs.py`, from three runs of vLLM 0.24.0 on two H200 (driver 580.159.04, torch 2.11.0+cu130, 32 Xeon cores,",
-             "2026-11-26; random weights and prompts, forced lengths, client and AsyncLLM in one process, one front end). Nothing was",
-             "fitted to them. Times in ms. What the differences are: [parallel_plans.md](../../docs/parallel_plans.md).", ""]
+             "2026-11-26; random weights and prompts, forced lengths, client and AsyncLLM in one process, one front end; first-use compilation is in the",
+             "first experiments). Nothing was fitted to them, but the ranks' agreement (`data_parallel.sync`) is what they measured. Times in ms. What the",
+             "differences are: [parallel_plans.md](../../docs/parallel_plans.md).", ""]
     for name, (_, plan, joint) in PLANS.items():
         run = os.path.join(args.runs, name)
         info = json.load(open(os.path.join(run, "info.json")))
         lines += [f"## {name}: `parallel: {plan}`", ""] + experiment_table(orrery, run, name) + [""]
-        lines += memory(orrery, run, name) + who_got_what(run)
+        lines += memory(orrery, run, name) + who_got_what(run, joint)
         if joint:
             lines += lockstep(run, info) + [""] + decode_steps(orrery, run, name)
         lines.append("")

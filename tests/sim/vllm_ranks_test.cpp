@@ -222,16 +222,28 @@ TEST_CASE("a request that comes to a rank in a dummy batch misses one step of th
     REQUIRE(plan.ranks.size() == 2);
     return std::pair(plan.ranks[0].runs, plan.ranks[1].runs);
   };
+  const auto update = [&] {
+    const SimTime at(1);
+    StepOutcome outcome;
+    outcome.scheduled = 1;
+    outcome.updates = std::span(&at, 1);
+    scheduler->on_outcome(outcome);
+  };
   CHECK(scheduler->add(numbered(0)).value() % 2 == 0);
   CHECK(runs() == std::pair(true, false));
+  CHECK(runs() == std::pair(true, false));
   CHECK(scheduler->add(numbered(1)).value() % 2 == 1);
+  update();
   CHECK(runs() == std::pair(true, false));  // bound by the dummy batch that it has begun
-  const SimTime update(1);
-  StepOutcome outcome;
-  outcome.scheduled = 1;
-  outcome.updates = std::span(&update, 1);
-  scheduler->on_outcome(outcome);
+  update();
   CHECK(runs() == std::pair(true, true));
+  // Beside a prompt the dummy batch takes long to launch.
+  const auto fresh = make_instance_scheduler(*find_scheduler("vllm-v1"), config, 2);
+  fresh->add(numbered(0));
+  fresh->schedule();
+  fresh->add(numbered(1));
+  const StepPlan& plan = fresh->schedule();
+  CHECK(plan.ranks[1].runs);
 }
 
 // _has_global_unfinished_reqs: `step_counter % 32 != 0` → go on. synchronize_input_prep: two ahead.
