@@ -15,6 +15,7 @@ enum class Mutant : int {
   prompts_leave_other_ranks_graphs = 7,  // a rank with prompts does not take the decode graph from the others
   no_barrier_between_ranks = 8,          // a joint step is as long as its first rank alone
   stretch_sends_every_token = 9,         // in a stretch the API server sends what stream_interval holds
+  waiting_counts_as_running = 10,         // vLLM's front end weighs a waiting request as a running one
 };
 #ifdef ORRERY_MUTANTS
 bool mutant_is(Mutant m);

@@ -93,6 +93,10 @@ class Resolver final : ArgumentResolver {
       throughput_ = value.choice({"balanced", "throughput"}) == 1;
     else if (name == "enable_expert_parallel")
       refuse_expert_parallel(value);
+    else if (name == "all2all_backend")
+      check_dispatch(value);
+    else if (name == "disable_nccl_for_dp_synchronization")
+      check_rank_sync(value);
     else if (name == "kv_offloading_size")
       s.kv_offload_bytes = static_cast<std::int64_t>(value.number(0, 0, 1e6) * 1024 * 1024 * 1024);
     else if (name == "kv_transfer_config")
@@ -103,6 +107,7 @@ class Resolver final : ArgumentResolver {
   }
 
   void apply_api_servers(const Yaml& value) {
+    servers_given_ = true;
     const std::int64_t count = value.integer(1, 1, 1024);
     if (engine_.front_end) engine_.front_end->processes = count;
   }
@@ -210,7 +215,36 @@ class Resolver final : ArgumentResolver {
       engine_.ignored_args.emplace_back("enable_expert_parallel");
   }
 
+  // Used between ranks that share out whole experts only (`use_all2all_kernels`); "naive" and "pplx" are
+  // taken for the default.
+  void check_dispatch(const Yaml& value) {
+    const std::string name = value.text();
+    if (plan_.dp > 1 && plan_.ep > 1 && name != "allgather_reducescatter" && name != "naive" &&
+        name != "pplx") {
+      value.fail(
+          "the all-to-all back end " + name +
+          " is not modelled by this version of Orrery; expected allgather_reducescatter, vLLM's default");
+    } else {
+      engine_.ignored_args.emplace_back("all2all_backend");
+    }
+  }
+
+  void check_rank_sync(const Yaml& value) {
+    if (!value.boolean(true) && plan_.dp > 1)
+      value.fail(
+          "ranks that exchange their shapes over the GPU, which makes the host wait for it, are not "
+          "modelled; expected true, vLLM's default under asynchronous scheduling");
+    else
+      engine_.ignored_args.emplace_back("disable_nccl_for_dp_synchronization");
+  }
+
+  // cli/serve.py: as many API servers as ranks.
+  void apply_server_default() {
+    if (plan_.dp > 1 && !servers_given_ && engine_.front_end) engine_.front_end->processes = plan_.dp;
+  }
+
   void apply_defaults() {
+    apply_server_default();
     SchedulerSettings& s = settings_;
     for (const DeviceDefaults& d : engine_.device_defaults) {
       if (hardware_.memory_total.value < d.memory_at_least) continue;
@@ -307,7 +341,7 @@ class Resolver final : ArgumentResolver {
   ModelSpec& model_;
   const Yaml args_, place_;
   std::int64_t tokens_given_ = 0, sequences_given_ = 0, largest_given_ = 0;
-  bool throughput_ = false, graphs_off_ = false;
+  bool throughput_ = false, graphs_off_ = false, servers_given_ = false;
   std::vector<std::int64_t> sizes_given_;
 };
 

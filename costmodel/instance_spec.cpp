@@ -45,6 +45,7 @@ class InstanceReader {
       accept_all(node_.optional("experts"));
       return std::move(spec_);
     }
+    if (spec_.plan.dp > 1) split_engines();
     check_divisible();
     check_types(model);
     check_windows(model);
@@ -139,11 +140,30 @@ class InstanceReader {
   }
 
   // What is spread over the GPUs of all ranks.
-  void check_spread(std::int64_t value, const std::string& what) {
-    if (spec_.plan.dp == 1) return check_width(value, what);
-    if (value % spec_.plan.mlp_ranks() == 0) return;
-    fail_tp(what + " (" + std::to_string(value) +
-            ") is not divisible by tp x dp = " + std::to_string(spec_.plan.mlp_ranks()));
+  void check_spread(std::int64_t value, std::int64_t ranks, const std::string& what) {
+    if (ranks == spec_.plan.tp) return check_width(value, what);
+    if (value % ranks == 0) return;
+    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp = " + std::to_string(ranks));
+  }
+
+  // Only routed experts are, where ranks share nothing else.
+  bool shares_experts_only() const {
+    return spec_.engine.data_parallel && spec_.engine.data_parallel->rule == JointRule::vllm;
+  }
+
+  // vLLM's ranks of a model without experts are engines of their own (core.py, `run_engine_core`: "Non-MoE DP
+  // ranks are completely independent, so treat like DP=1").
+  void split_engines() {
+    if (!shares_experts_only() || spec_.model.experts > 0) return;
+    const Yaml parallel = node_.optional("parallel");
+    if (spec_.plan.ep > 1)
+      parallel.optional("ep").fail(spec_.model.name + " has no experts; expected ep: 1 (vLLM refuses too)");
+    const Yaml servers = node_.optional("engine_args").optional("api_server_count");
+    if (servers.present() && servers.integer(1, 1, 1024) != spec_.plan.dp)
+      servers.fail("is modelled as one front-end process for each rank only; expected " +
+                   std::to_string(spec_.plan.dp) + " or nothing");
+    spec_.engines = spec_.plan.dp;
+    spec_.plan.dp = spec_.plan.ep = 1;
   }
 
   // Whether the engine's ranks are modelled, and for this model.
@@ -152,8 +172,8 @@ class InstanceReader {
     const ModelSpec& m = spec_.model;
     if (!spec_.engine.data_parallel) {
       dp.fail("attention data parallelism of " + spec_.engine.name +
-              " is not modelled by this version of Orrery (sglang-0.5 is); use dp: 1, or replicas for "
-              "independent copies");
+              " is not modelled by this version of Orrery (sglang-0.5's and vllm-0.24's are); use dp: 1, or "
+              "replicas for independent copies");
       return false;
     }
     const auto refuse = [&](bool condition, const char* what) {
@@ -161,16 +181,29 @@ class InstanceReader {
         dp.fail(std::string(what) + " is not modelled under attention data parallelism; use dp: 1");
       return condition;
     };
+    // Attention sharded inside a rank would scatter and gather along two axes; vLLM splits the rows of a rank
+    // over its GPUs where they hold whole experts (`use_sequence_parallel_moe`), and gathers among equals
+    // otherwise.
+    if (spec_.plan.tp > 1 && (!shares_experts_only() || spec_.plan.ep > 1)) {
+      dp.fail("attention data parallelism beside tp > 1" +
+              std::string(shares_experts_only() ? " and ep > 1" : "") +
+              " is not priced by this version of Orrery; use tp: 1");
+      return false;
+    }
     const Yaml speculation = node_.optional("speculation").optional("method");
     const bool speculates = speculation.present() && speculation.text() != "off";
-    const Yaml tier = node_.optional("engine_args").optional("enable_hierarchical_cache");
-    return !(refuse(m.tied_embeddings, "a head that shares the embedding's weights") ||
-             refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
-             refuse(node_.optional("experts").present(), "deployment.experts") ||
-             refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
-             refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
-                                [](const LayerKind& kind) { return kind.sliding_window > 0; }),
-                    "a sliding window"));
+    const Yaml args = node_.optional("engine_args"), tier = args.optional("enable_hierarchical_cache");
+    const bool vllm = shares_experts_only();
+    return !(
+        refuse(m.tied_embeddings && !vllm, "a head that shares the embedding's weights") ||
+        refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
+        refuse(node_.optional("experts").present(), "deployment.experts") ||
+        refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
+        refuse(args.optional("kv_offloading_size").present() || args.optional("kv_transfer_config").present(),
+               "offloading of the KV cache") ||
+        refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
+                           [](const LayerKind& kind) { return kind.sliding_window > 0; }),
+               "a sliding window"));
   }
 
   void set_joint_settings() {
@@ -180,7 +213,8 @@ class InstanceReader {
                                    .row_bytes = static_cast<double>(spec_.model.hidden) *
                                                 bytes_per_element(spec_.model.activation_dtype),
                                    .sum_bytes = rules.largest_custom_all_reduce.value.value(),
-                                   .width = spec_.plan.tp};
+                                   .width = spec_.plan.tp,
+                                   .pads_eager = spec_.engine.runner == "v1"};
   }
 
   // Gemma's norms have weights in fp32 that vLLM's own kernels do not take: uncompiled they are PyTorch
@@ -209,25 +243,25 @@ class InstanceReader {
     check_width((m.vocabulary + 63) / 64 * 64, "vocabulary, padded to 64,");
     bool dense = false, sparse = false;
     for (const LayerKind& kind : m.layer_kinds) (kind.moe ? sparse : dense) = true;
-    if (dense) check_spread(m.intermediate, "MLP width");
+    const std::int64_t all = spec_.plan.mlp_ranks(), dense_ranks = shares_experts_only() ? tp : all;
+    if (dense) check_spread(m.intermediate, dense_ranks, "MLP width");
     if (sparse) check_experts();
     if (m.quantization != Quantization::fp8_block) return;
-    const std::int64_t ranks = spec_.plan.mlp_ranks();
-    const auto check_blocks = [&](std::int64_t width, const std::string& what) {
+    const auto check_blocks = [&](std::int64_t width, std::int64_t ranks, const std::string& what) {
       if (width % ranks == 0 && (width / ranks) % m.quantization_block != 0) {
         fail_tp(what + " of one rank (" + std::to_string(width / ranks) +
                 ") is not a multiple of the quantisation block (" + std::to_string(m.quantization_block) +
                 ")");
       }
     };
-    if (dense) check_blocks(m.intermediate, "MLP width");
-    if (sparse && spec_.plan.ep == 1) check_blocks(m.expert_intermediate, "expert width");
+    if (dense) check_blocks(m.intermediate, dense_ranks, "MLP width");
+    if (sparse && spec_.plan.ep == 1) check_blocks(m.expert_intermediate, all, "expert width");
   }
 
   void check_experts() {
     const ModelSpec& m = spec_.model;
     const std::int64_t ep = spec_.plan.ep;
-    if (ep == 1) return check_spread(m.expert_intermediate, "expert width");
+    if (ep == 1) return check_spread(m.expert_intermediate, spec_.plan.mlp_ranks(), "expert width");
     if (m.experts % ep != 0) {
       fail_tp("number of experts (" + std::to_string(m.experts) +
               ") is not divisible by ep = " + std::to_string(ep));

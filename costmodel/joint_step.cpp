@@ -24,6 +24,7 @@ std::int64_t sequences_of(const StepShape& shape) {
 
 JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
   ORRERY_CHECK(static_cast<std::int32_t>(ranks.size()) == joint_.ranks, "one shape a rank");
+  if (joint_.gathers_experts()) return join_graph_sizes(ranks);
   JointTokens t;
   t.least = in_equal_parts(tokens_of(ranks.front()));
   for (const StepShape& rank : ranks) {
@@ -86,10 +87,12 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.rows = step.sequences + shape.draft_tokens;
   step.drafting = shape.without_drafting ? 0 : step.sequences;
   step.real_tokens = tokens_of(shape);
-  step.tokens = std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
+  step.tokens =
+      joint.own_sizes ? pad_alone(shape).tokens : std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;
+  step.launcher_agrees = joint_.gathers_experts();
   return step;
 }
 

@@ -28,9 +28,10 @@ Sharding sharding_of(const WeightTensor& t) {
   return Sharding::split;
 }
 
-// Widths that a rank's share of the weights follows: of attention and the embedding, and of the rest.
+// Widths that a rank's share of the weights follows: of attention and the embedding, of routed experts, and
+// of the rest.
 struct Widths {
-  std::int64_t attention = 1, others = 1;
+  std::int64_t attention = 1, others = 1, experts = 1;
 };
 
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
@@ -45,7 +46,9 @@ bool of_attention(const WeightTensor& t) {
 
 Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, Widths widths) {
   double share = 1;
-  const std::int64_t tp = of_attention(t) ? widths.attention : widths.others;
+  const std::int64_t tp = of_attention(t)                  ? widths.attention
+                          : t.name.starts_with("experts.") ? widths.experts
+                                                           : widths.others;
   switch (sharding_of(t)) {
     case Sharding::split: share = 1.0 / static_cast<double>(tp); break;
     case Sharding::kv_heads:  // at least one head a rank
@@ -124,14 +127,15 @@ Bytes activation_peak(const InstanceSpec& spec) {
     widest = stream + static_cast<double>(m.head_dim + m.latent.query_rank) +
              heads * (2 * key + 2 * static_cast<double>(m.latent.value_dim));
   }
-  double kept = 0;  // elements of a token that stay allocated between layers and steps
+  double kept = 0;                    // elements of a token that stay allocated between layers and steps
+  const double ranks = spec.plan.dp;  // whose tokens the experts see in one dummy step of all
   for (const LayerKind& kind : m.layer_kinds) {
     if (kind.moe) {
-      const double inner = static_cast<double>(m.expert_intermediate * spec.plan.ep) / tp,
+      const double inner = static_cast<double>(m.expert_intermediate * spec.plan.ep) / (tp * ranks),
                    k = static_cast<double>(m.experts_per_token), hidden = static_cast<double>(m.hidden);
       if (has_expert_workspace(spec)) {
-        kept = std::max(kept, k * (std::max(inner, hidden) + std::max(2 * inner, hidden)));
-        widest = std::max(widest, stream + hidden);
+        kept = std::max(kept, ranks * k * (std::max(inner, hidden) + std::max(2 * inner, hidden)));
+        widest = std::max(widest, stream + hidden + (ranks > 1 ? ranks * hidden : 0));  // gathered rows
       } else {  // gate_up output and down output share one buffer, the activated rows have their own
         widest = std::max(widest, stream + hidden + k * (std::max(2 * inner, hidden) + inner));
       }
@@ -182,7 +186,7 @@ std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
   if (spec.plan.dp > 1) return 0;
   for (std::int64_t tp = spec.plan.tp + 1; tp <= 64; ++tp) {
     if (spec.model.heads % tp != 0) continue;
-    if (weights_of_rank(spec.model, {tp, tp}) < room) return tp;
+    if (weights_of_rank(spec.model, {tp, tp, tp}) < room) return tp;
   }
   return 0;
 }
@@ -320,7 +324,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  const Widths widths{spec.plan.tp, spec.plan.mlp_ranks()};
+  const Widths widths{spec.plan.tp, spec.dense_ranks(), spec.plan.mlp_ranks()};
   plan.weights = weights_of_rank(m, widths) + draft_weights_of_rank(spec, widths) +
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;

@@ -52,6 +52,10 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
     const std::vector<StepShape> alike(static_cast<std::size_t>(joint_.ranks), shape);
     return pad(shape, join(alike));
   }
+  return pad_alone(shape);
+}
+
+PaddedStep GraphPadding::pad_alone(const StepShape& shape) const {
   PaddedStep step;
   step.sequences = shape.decode_sequences + static_cast<std::int64_t>(shape.prefill.size());
   step.rows = step.sequences + shape.draft_tokens;

@@ -25,6 +25,8 @@ struct PaddedStep {
   // Attention data parallelism: see JointStep.
   std::int64_t gathered = 0, gathered_rows = 0;
   bool by_sum = false;
+  bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
+                                 // schedule
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
                           // the graph
 };
@@ -33,6 +35,7 @@ struct PaddedStep {
 struct JointStep {
   GraphMode mode = GraphMode::none;
   std::int64_t rank_tokens = 0;    // that every rank is padded to; 0 = each keeps its own
+  bool own_sizes = false;          // then: the graph size that it would have had alone, not its real tokens
   std::int64_t gathered = 0;       // rows that run over the tokens of all ranks
   std::int64_t gathered_rows = 0;  // of them, rows of the head
   bool by_sum = false;  // gathered and reduced by all-reduces over a sparse buffer, else all-gather and
@@ -78,6 +81,8 @@ class GraphPadding {
   std::int64_t in_equal_parts(std::int64_t tokens) const {
     return (tokens + joint_.width - 1) / joint_.width * joint_.width;
   }
+  JointStep join_graph_sizes(std::span<const StepShape> ranks) const;  // costmodel/joint_step_vllm.cpp
+  PaddedStep pad_alone(const StepShape& shape) const;
   bool sum_fits(std::int64_t rows) const {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
   }

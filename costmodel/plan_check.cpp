@@ -10,7 +10,7 @@ class PlanCheck {
  public:
   PlanCheck(const InstanceSpec& spec, const Roofline& roofline)
       : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp),
-        mlp_ranks_(spec.plan.mlp_ranks()) {}
+        mlp_ranks_(spec.plan.mlp_ranks()), dense_ranks_(spec.dense_ranks()) {}
 
   Errors run() {
     if (tp_ < 1) {
@@ -36,10 +36,10 @@ class PlanCheck {
     }
   }
 
-  void check_spreads(std::int64_t value, const std::string& what) {
-    if (spec_.plan.dp == 1) return check_divides(value, what);
-    if (value % mlp_ranks_ != 0) {
-      fail(what + " (" + std::to_string(value) + ") is not divisible by the " + std::to_string(mlp_ranks_) +
+  void check_spreads(std::int64_t value, std::int64_t ranks, const std::string& what) {
+    if (ranks == tp_) return check_divides(value, what);
+    if (value % ranks != 0) {
+      fail(what + " (" + std::to_string(value) + ") is not divisible by the " + std::to_string(ranks) +
                " GPUs (tp x dp) that it is spread over",
            "parallel.dp");
     }
@@ -55,9 +55,9 @@ class PlanCheck {
   }
 
   void check_layer(const LayerKind& kind) {
-    if (!kind.moe) return check_spreads(model_.intermediate, "MLP width");
-    check_spreads(model_.expert_intermediate * spec_.plan.ep, "expert width");
-    check_spreads(model_.shared_expert_intermediate, "width of the shared experts");
+    if (!kind.moe) return check_spreads(model_.intermediate, dense_ranks_, "MLP width");
+    check_spreads(model_.expert_intermediate * spec_.plan.ep, mlp_ranks_, "expert width");
+    check_spreads(model_.shared_expert_intermediate, dense_ranks_, "width of the shared experts");
     if (model_.experts % spec_.plan.ep != 0) {
       fail("number of experts (" + std::to_string(model_.experts) +
                ") is not divisible by ep = " + std::to_string(spec_.plan.ep),
@@ -89,7 +89,7 @@ class PlanCheck {
   const InstanceSpec& spec_;
   const ModelSpec& model_;
   const Roofline& roofline_;
-  std::int64_t tp_, mlp_ranks_;
+  std::int64_t tp_, mlp_ranks_, dense_ranks_;
   Errors errors_;
 };
 

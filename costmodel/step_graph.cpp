@@ -13,9 +13,7 @@ namespace {
 // Builds the node list; errors collect in `errors_` and the graph is then thrown away.
 class GraphBuilder {
  public:
-  GraphBuilder(const InstanceSpec& spec, const Roofline& roofline)
-      : spec_(spec), model_(spec.model), roofline_(roofline), tp_(spec.plan.tp),
-        mlp_ranks_(spec.plan.mlp_ranks()) {}
+  GraphBuilder(const InstanceSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
 
   Result<std::vector<GraphNode>> build() {
     errors_ = check_plan(spec_, roofline_);
@@ -161,13 +159,13 @@ class GraphBuilder {
               format(kind.weights, "down_proj"));
       add_all_reduce("mlp_all_reduce", kind.count);
     }
-    if (spec_.plan.dp > 1) add_scatter(kind.count);
+    if (joint_.gathers_all()) add_scatter(kind.count);
   }
 
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
   void add_post_norm(const WeightFormat& gate_up, std::int64_t l) {
-    const bool alone = spec_.plan.dp == 1, parts = !alone && tp_ > 1;
+    const bool alone = !joint_.gathers_all(), parts = !alone && tp_ > 1;
     if (parts) add_gather_of_parts(l);
     if (!parts) {
       add_norm("post_norm", "attention_output_norm",
@@ -181,7 +179,8 @@ class GraphBuilder {
   OpSpec joint(std::int64_t n, DependsOn depends_on) const {
     OpSpec s = width(n);
     s.depends_on = depends_on;
-    s.ranks = static_cast<std::int32_t>(mlp_ranks_);
+    // vLLM's GPUs with the same place in their ranks; inside a rank an all-reduce follows.
+    s.ranks = joint_.gathers_experts() ? spec_.plan.dp : static_cast<std::int32_t>(mlp_ranks_);
     return s;
   }
 
@@ -228,6 +227,23 @@ class GraphBuilder {
     if (tp_ > 1) add("dp_part_all_gather", "all_gather", inside_rank(), l);
     add("dp_mlp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
     add("dp_copy_out", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), 2 * l);
+  }
+
+  // vLLM: the ranks' rows go to every rank; what all ranks' experts make of them is added up and dealt out.
+  void add_dispatch(const WeightFormat& experts, std::int64_t l) {
+    if (!joint_.gathers_experts()) return;
+    OpSpec rows = joint(model_.hidden, DependsOn::gathered);
+    rows.out_bytes = dispatch_bytes(model_, experts) / static_cast<double>(model_.hidden);
+    add("dp_dispatch", "all_gather", rows, l);
+    over_ = DependsOn::gathered;
+  }
+
+  void add_combine(std::int64_t l) {
+    if (joint_.gathers_experts()) {
+      over_ = DependsOn::tokens;
+      add("dp_combine", "reduce_scatter", joint(model_.hidden, DependsOn::gathered), l);
+    }
+    add_all_reduce("moe_all_reduce", l);
   }
 
   // Queries through their own low rank where the model has one; the products with the latent's weights by
@@ -324,10 +340,10 @@ class GraphBuilder {
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
     if (prefix.empty()) add_post_norm(gate_up, l);
-    add_gemm(prefix + "gate_up_proj", 2 * intermediate / mlp_ranks_, model_.hidden, gate_up, l);
+    add_gemm(prefix + "gate_up_proj", 2 * intermediate / dense_ranks_, model_.hidden, gate_up, l);
     const char* activation = model_.gelu ? "gelu_mul" : "silu_mul";
-    add(prefix + activation, activation, width(intermediate / mlp_ranks_, down), l);
-    add_gemm(prefix + "down_proj", model_.hidden, intermediate / mlp_ranks_, down, l);
+    add(prefix + activation, activation, width(intermediate / dense_ranks_, down), l);
+    add_gemm(prefix + "down_proj", model_.hidden, intermediate / dense_ranks_, down, l);
   }
 
   void add_experts(const LayerKind& kind) {
@@ -348,9 +364,18 @@ class GraphBuilder {
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
     add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
-    if (add_fused_experts(expert, up, inner, l)) return;
+    add_dispatch(up, l);
+    expert.depends_on = over_;
+    if (!add_fused_experts(expert, up, inner, l)) add_single_experts(expert, up, down, inner, l);
+    add_combine(l);
+  }
+
+  void add_single_experts(OpSpec expert, const WeightFormat& up, const WeightFormat& down, std::int64_t inner,
+                          std::int64_t l) {
     add("moe_align", "moe_align", expert, l);
-    if (up.activation_bytes < 2) add("moe_quantize", "quantize", width(model_.hidden, up), l);
+    OpSpec quantize = width(model_.hidden, up);
+    if (joint_.gathers_experts()) quantize.depends_on = DependsOn::tokens;  // before the rows are sent
+    if (up.activation_bytes < 2) add("moe_quantize", "quantize", quantize, l);
     OpSpec gemm = expert;
     gemm.n = 2 * inner;
     gemm.k = model_.hidden;
@@ -372,7 +397,6 @@ class GraphBuilder {
     add("moe_down", "grouped_gemm", gemm, l);
     expert.n = model_.hidden;
     add("moe_combine", "moe_combine", expert, l);
-    add_all_reduce("moe_all_reduce", l);
   }
 
   // Where the engine's fused layer was timed as a whole, it is one line.
@@ -388,8 +412,8 @@ class GraphBuilder {
     add("moe_experts", "fused_experts", fused, l);
     OpSpec copy = expert;
     copy.n = model_.hidden;
+    if (joint_.gathers_experts()) copy.depends_on = DependsOn::tokens;  // of the rank's own rows
     add("moe_copy", "moe_copy", copy, l);
-    add_all_reduce("moe_all_reduce", l);
     return true;
   }
 
@@ -404,7 +428,7 @@ class GraphBuilder {
     rows.depends_on = DependsOn::rows;
     if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
     add("sample_gather", "gather_rows", rows, 1);
-    if (spec_.plan.dp > 1) return add_joint_head(rows);
+    if (joint_.gathers_all()) return add_joint_head(rows);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
     rows.n = (padded + tp_ - 1) / tp_;
@@ -417,10 +441,8 @@ class GraphBuilder {
     if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);
-    if (!spec_.speculation.on()) return;
-    rows.n = 1;
-    rows.ranks = 1;
-    add("verify_drafts", "verify_drafts", rows, 1);
+    rows.n = rows.ranks = 1;
+    if (spec_.speculation.on()) add("verify_drafts", "verify_drafts", rows, 1);
   }
 
   // LogitsProcessor of SGLang without enable_dp_lm_head: the ranks' rows by an all-reduce, logits of a part
@@ -500,9 +522,10 @@ class GraphBuilder {
   }
 
   const InstanceSpec& spec_;
-  const ModelSpec& model_;
+  const ModelSpec& model_ = spec_.model;
   const Roofline& roofline_;
-  std::int64_t tp_, mlp_ranks_;
+  const JointSettings& joint_ = spec_.engine.settings.joint;
+  std::int64_t tp_ = spec_.plan.tp, mlp_ranks_ = spec_.plan.mlp_ranks(), dense_ranks_ = spec_.dense_ranks();
   DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;

@@ -235,7 +235,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   StepTiming t;
   t.schedule = round_half_even(host.schedule_base + host.schedule_per_sequence * running +
                                host.schedule_per_new_request * static_cast<double>(shape.new_requests));
-  if (padded.gathered > 0) t.schedule += round_half_even(host.rank_sync);
+  if (padded.gathered > 0 && !padded.launcher_agrees) t.schedule += round_half_even(host.rank_sync);
   t.prepare = round_half_even(host.prepare_base + host.prepare_per_sequence * sequences);
   switch (padded.mode) {
     case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
@@ -253,6 +253,10 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
   }
   t.first_kernel = round_half_even(host.first_kernel);
+  if (padded.launcher_agrees) {  // before the first kernel, by whoever launches
+    t.launch += round_half_even(host.rank_sync);
+    t.first_kernel += round_half_even(host.rank_sync);
+  }
   t.step_gap = round_half_even(host.step_gap);
   t.last_kernel = round_half_even(last_ns(drafting ? padded.drafting : padded.rows));
   t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
@@ -380,8 +384,8 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   }
   state->padding = GraphPadding(spec.engine.settings);
   if (spec.experts.on()) state->add_experts(spec);
-  const bool one_process =
-      spec.engine.single_process_per_gpu || (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
+  const bool one_process = spec.engine.single_process_per_gpu ||
+                           (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   state->host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : state->nodes) {
     if (node.draft) continue;

@@ -32,6 +32,13 @@ struct InstanceSpec {
   std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
   SpeculationSpec speculation = {};
   ExpertSpec experts = {};
+  // vLLM's ranks of a model without experts: engines that share a front end and nothing else. `plan` is that
+  // of one of them, with dp 1; everything here is one engine's.
+  std::int32_t engines = 1;
+  // GPUs over which dense MLPs, shared experts and the head are spread.
+  std::int64_t dense_ranks() const {
+    return engine.settings.joint.gathers_experts() ? plan.tp : plan.mlp_ranks();
+  }
 };
 
 enum class OpClass : std::uint8_t {

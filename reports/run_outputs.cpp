@@ -124,7 +124,7 @@ Result<std::vector<std::pair<std::string, StepBreakdown>>> typical_steps(const S
   double running = 0;
   for (const double v : r.series.running) running += v;
   running /= static_cast<double>(std::max<std::size_t>(1, r.series.running.size())) *
-             static_cast<double>(scenario.pool.replicas) * static_cast<double>(pricer.ranks());
+             static_cast<double>(scenario.pool.engines()) * static_cast<double>(pricer.ranks());
   const auto batch = static_cast<std::int32_t>(std::max(1.0, std::min(running + 0.5, 1e6)));
   const auto context = static_cast<std::int64_t>(prompt + output / 2);
   StepShape decode{.prefill = {}, .decode_sequences = batch, .decode_context_tokens = batch * context};

@@ -39,6 +39,7 @@ void Instance::levels_changed() {
 }
 
 SequenceId Instance::add(const Request& request, SimTime now) {
+  if (lanes_.size() > 1) scheduler_->at(now);
   const SequenceId sequence = scheduler_->add(request);
   if (sequence.is_none()) {
     RequestRecord record;
@@ -81,6 +82,7 @@ bool Instance::schedule(SimTime now) {
     scheduler_->on_idle();
     return true;
   }
+  if (lanes_.size() > 1) scheduler_->at(now);
   const StepPlan& plan = scheduler_->schedule();
   const bool in_flight = scheduler_->open_steps() > (plan.tokens() > 0 ? 1 : 0);  // the step before
   for (std::size_t i = 0; i < plan.aborted.size(); ++i)
@@ -224,6 +226,7 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
 }
 
 void Instance::on_outcome(const StepOutcome& outcome) {
+  if (lanes_.size() > 1) scheduler_->at(outcome.at);
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
   told_ = outcome.updates;
   if (holds_tokens())

@@ -5,6 +5,7 @@
 #include "sim/schedulers/tensorrt_llm.h"
 #include "sim/schedulers/vllm_v1.h"
 #include "sim/sglang_balancer.h"
+#include "sim/vllm_balancer.h"
 
 namespace orrery {
 
@@ -44,6 +45,12 @@ std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy
   if (ranks == 1) return policy.make(config);
   std::vector<std::unique_ptr<Scheduler>> schedulers;
   for (std::int32_t r = 0; r < ranks; ++r) schedulers.push_back(policy.make(config));
+  if (policy.make == make_vllm_v1) {
+    auto front_end =
+        std::make_unique<VllmBalancer>(schedulers.size(), static_cast<std::size_t>(config.front_ends));
+    return std::make_unique<RankScheduler>(std::move(schedulers), std::move(front_end),
+                                           RankRules{.idle_ranks_are_bound = true});
+  }
   auto balancer = make_balancer(config, schedulers);
   return std::make_unique<RankScheduler>(std::move(schedulers), std::move(balancer));
 }

@@ -28,8 +28,8 @@ std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks) {
 }
 
 RankScheduler::RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks,
-                             std::unique_ptr<RankBalancer> balancer)
-    : ranks_(std::move(ranks)), balancer_(std::move(balancer)), updated_(ranks_.size(), 0) {
+                             std::unique_ptr<RankBalancer> balancer, RankRules rules)
+    : ranks_(std::move(ranks)), balancer_(std::move(balancer)), rules_(rules), updated_(ranks_.size(), 0) {
   ORRERY_CHECK(ranks_.size() >= 2 && ranks_.size() <= 64, "ranks of attention data parallelism");
 }
 
@@ -38,6 +38,7 @@ RankScheduler::RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks,
 SequenceId RankScheduler::add(const Request& request) {
   last_chosen_ = balancer_->choose(request);
   const SequenceId own = ranks_[last_chosen_]->add(request);
+  if (balancer_->watches_counts()) balancer_->report(last_chosen_, ranks_[last_chosen_]->view());
   return own.is_none() ? own : global(own, last_chosen_);
 }
 
@@ -51,6 +52,13 @@ bool RankScheduler::may_overtake() const { return ranks_[last_chosen_]->may_over
 void RankScheduler::on_idle() {
   for (const auto& rank : ranks_) rank->on_idle();
   balancer_->idle();
+  bound_ = 0;
+  was_idle_ = true;
+}
+
+void RankScheduler::report() {
+  if (!balancer_->watches_counts()) return;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) balancer_->report(r, ranks_[r]->view());
 }
 
 bool RankScheduler::has_work() const {
@@ -61,7 +69,7 @@ bool RankScheduler::has_work() const {
 
 void RankScheduler::clear_plan() {
   plan_ = StepPlan{};
-  rank_plans_.clear();
+  rank_plans_.assign(ranks_.size(), {});
   prefill_.clear();
   preempted_.clear();
   preempted_for_.clear();
@@ -73,30 +81,56 @@ void RankScheduler::clear_plan() {
 
 const StepPlan& RankScheduler::schedule() {
   clear_plan();
-  Members members = 0;
-  constexpr std::int64_t longest = INT64_MAX;
-  std::int64_t repeat = longest;
+  Members members = 0, idle = 0, late = 0;
+  plan_.repeat = INT64_MAX;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    const Members self = Members{1} << r;
     if (!ranks_[r]->has_work()) {
-      join(StepPlan{}, r);
-      const SchedulerView v = ranks_[r]->view();
-      plan_.free_blocks += v.free_blocks;
-      continue;
+      idle |= self;
+      stand_by(r);
+    } else if ((bound_ & self) != 0) {
+      late |= self;
+    } else if (take_part(r)) {
+      members |= self;
     }
-    const StepPlan& plan = ranks_[r]->schedule();
-    join(plan, r);
-    plan_.free_blocks += plan.free_blocks;
-    for (const Admission& a : ranks_[r]->admissions()) {
-      admissions_.push_back(a);
-      admissions_.back().sequence = global(a.sequence, r);
-    }
-    // Whoever waits while nothing of its rank can run may be let in by any outcome.
-    if (plan.tokens() > 0) members |= Members{1} << r;
-    repeat = std::min(repeat, plan.tokens() > 0 ? plan.repeat : 1);
   }
-  plan_.repeat = repeat == longest ? 1 : repeat;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    if ((late >> r & 1) == 0) continue;
+    if (members != 0) {
+      plan_.repeat = 1;
+      stand_by(r);
+    } else if (take_part(r)) {  // nobody is left to wait for
+      members |= Members{1} << r;
+    }
+  }
+  if (plan_.repeat == INT64_MAX) plan_.repeat = 1;
+  bound_ = rules_.idle_ranks_are_bound && members != 0 && prefill_.empty() ? idle : 0;
+  plan_.after_idle = was_idle_;
+  if (members != 0) was_idle_ = false;
   close_plan(members);
+  report();
   return plan_;
+}
+
+// Returns whether something of the rank runs.
+bool RankScheduler::take_part(std::size_t rank) {
+  const StepPlan& plan = ranks_[rank]->schedule();
+  join(plan, rank);
+  plan_.free_blocks += plan.free_blocks;
+  for (const Admission& a : ranks_[rank]->admissions()) {
+    admissions_.push_back(a);
+    admissions_.back().sequence = global(a.sequence, rank);
+  }
+  // Whoever waits while nothing of its rank can run may be let in by any outcome.
+  plan_.repeat = std::min(plan_.repeat, plan.tokens() > 0 ? plan.repeat : 1);
+  return plan.tokens() > 0;
+}
+
+void RankScheduler::stand_by(std::size_t rank) {
+  join(StepPlan{}, rank);
+  const SchedulerView v = ranks_[rank]->view();
+  plan_.free_blocks += v.free_blocks;
+  plan_.waiting += v.waiting;
 }
 
 void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
@@ -108,14 +142,14 @@ void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
     prefill_.push_back(w);
     prefill_.back().sequence = global(w.sequence, rank);
   }
-  rank_plans_.push_back({.first_prefill = first,
-                         .prefills = plan.prefill.size(),
-                         .decode_sequences = plan.decode_sequences,
-                         .decode_context_tokens = plan.decode_context_tokens,
-                         .new_requests = plan.new_requests,
-                         .running = plan.running,
-                         .runs = plan.tokens() > 0,
-                         .stalls_decodes = plan.stalls_decodes});
+  rank_plans_[rank] = {.first_prefill = first,
+                       .prefills = plan.prefill.size(),
+                       .decode_sequences = plan.decode_sequences,
+                       .decode_context_tokens = plan.decode_context_tokens,
+                       .new_requests = plan.new_requests,
+                       .running = plan.running,
+                       .runs = plan.tokens() > 0,
+                       .stalls_decodes = plan.stalls_decodes};
   const auto take = [&](std::span<const SequenceId> from, std::vector<SequenceId>& into) {
     for (const SequenceId id : from) into.push_back(global(id, rank));
   };
@@ -148,7 +182,7 @@ void RankScheduler::close_plan(Members members) {
   if (!same) plan_.repeat = 1;
   open_.push_back(members);
   ++next_step_;
-  if (!balancer_->watches()) return;
+  if (!balancer_->watches_steps()) return;
   plan_.repeat = 1;
   Members prompts = 0;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
@@ -167,7 +201,7 @@ void RankScheduler::watch() {
 const UpdateEffects& RankScheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(!open_.empty(), "an outcome belongs to an open step");
-  if (balancer_->watches()) watch();
+  if (balancer_->watches_steps()) watch();
   for (std::int64_t i = 1; i < outcome.scheduled; ++i) open_.push_back(open_.back());
   next_step_ += outcome.scheduled - 1;
   const std::size_t updates = outcome.updates.size();
@@ -182,6 +216,7 @@ const UpdateEffects& RankScheduler::on_outcome(const StepOutcome& outcome) {
     else
       sit_out(updates);
   }
+  report();
   return effects_;
 }
 

@@ -16,11 +16,23 @@ class RankBalancer {
  public:
   virtual ~RankBalancer() = default;
   virtual std::size_t choose(const Request& request) = 0;
+  virtual void at(SimTime) {}  // what time it is, before any other call
+  // Whether it wants to be told how many requests a rank has, whenever that may have changed.
+  virtual bool watches_counts() const { return false; }
+  virtual void report(std::size_t, const SchedulerView&) {}
   // Whether it wants to see every step: then none is offered as a stretch.
-  virtual bool watches() const { return false; }
+  virtual bool watches_steps() const { return false; }
   // The rank begins to process the result of a step, which held prompts of it (or nothing at all).
   virtual void processing(std::size_t, bool /* prompts */) {}
   virtual void idle() {}  // nobody has requests
+};
+
+struct RankRules {
+  // vLLM: who has nothing to run beside others that do begins its next dummy batch as soon as the last one is
+  // launched and waits in it for the others (`DPEngineCoreProc.run_busy_loop`), so that a request which comes
+  // meanwhile misses a step. Not where the last one held prompts: launching that takes longer than the others
+  // take to compose their next step.
+  bool idle_ranks_are_bound = false;
 };
 
 // SGLang's default (`round_robin_scheduler`, data_parallel_controller.py): each rank in turn.
@@ -29,8 +41,10 @@ std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks);
 class RankScheduler final : public Scheduler {
  public:
   // 2 to 64 ranks, none of which speculates, encodes images or moves blocks over a host link.
-  RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer);
+  RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer,
+                RankRules rules = {});
 
+  void at(SimTime now) override { balancer_->at(now); }
   SequenceId add(const Request& request) override;
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
@@ -60,6 +74,9 @@ class RankScheduler final : public Scheduler {
     return SequenceId(static_cast<std::uint32_t>(sequence.value() / ranks_.size()));
   }
   void clear_plan();
+  bool take_part(std::size_t rank);
+  void stand_by(std::size_t rank);
+  void report();
   void join(const StepPlan& plan, std::size_t rank);
   void close_plan(Members members);
   void watch();
@@ -68,6 +85,9 @@ class RankScheduler final : public Scheduler {
 
   std::vector<std::unique_ptr<Scheduler>> ranks_;
   std::unique_ptr<RankBalancer> balancer_;
+  RankRules rules_;
+  Members bound_ = 0;  // ranks that sit the next step out, whatever comes
+  bool was_idle_ = false;
   std::size_t last_chosen_ = 0;
   std::int64_t next_step_ = 0;
   std::deque<Members> open_;           // steps in flight, oldest first

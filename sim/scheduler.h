@@ -71,8 +71,9 @@ struct SchedulerConfig {
   double watermark = 0;
   bool by_priority = false;  // vLLM's scheduling_policy
   std::int32_t steps_in_flight = 2;
-  NamedOptions options = {};  // of this engine alone, by its own names
-  bool stretches = true;      // false: offer one step at a time (same decisions, same digest)
+  std::int32_t front_ends = 1;  // API servers, each of which chooses among data-parallel ranks by itself
+  NamedOptions options = {};    // of this engine alone, by its own names
+  bool stretches = true;        // false: offer one step at a time (same decisions, same digest)
   TensorRtLlmRules tensorrt_llm = {};
   EncoderRules encoder = {};
   OffloadRules offload = {};
@@ -169,6 +170,8 @@ struct KvUsage {
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
+  // What time it is, before add(), schedule() and on_outcome() of an engine with several lanes.
+  virtual void at(SimTime) {}
   // A slot for the request; none() when the engine refuses it (the prompt is too long for it).
   virtual SequenceId add(const Request& request) = 0;
   // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until

@@ -30,7 +30,7 @@ class SglangBalancer final : public RankBalancer {
 
   // The clock is the requests' arrival: the way from there to the controller is the same for all.
   std::size_t choose(const Request& request) override;
-  bool watches() const override { return true; }
+  bool watches_steps() const override { return true; }
   void processing(std::size_t rank, bool prompts) override;
   void idle() override;
 

@@ -88,6 +88,7 @@ struct StepPlan {
   // Attention data parallelism: every rank's part, in order; the rest of the plan is their sums and lists.
   // Empty without. Sequence slots of rank r are r modulo the number of ranks.
   std::span<const RankPlan> ranks;
+  bool after_idle = false;  // with ranks: none of them had a request some time since the step before
   std::int64_t tokens() const { return prefill_tokens + decode_sequences + draft_tokens; }
 };
 

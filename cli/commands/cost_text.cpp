@@ -107,7 +107,8 @@ std::string compare_table(const std::string& title, const std::string& name_a, c
 
 std::string instance_line(const InstanceSpec& instance) {
   return instance.model.name + " (" + to_string(instance.model.quantization) + ") on " +
-         std::to_string(instance.plan.gpus()) + " × " + instance.hardware.name + ", " + instance.engine.name;
+         std::to_string(instance.plan.gpus() * instance.engines) + " × " + instance.hardware.name + ", " +
+         instance.engine.name;
 }
 
 Json step_json(const std::string& spec, const StepBreakdown& step) {

@@ -56,8 +56,9 @@ Result<int> interval_runs(const std::string& text) {
 std::string title_of(const Scenario& s) {
   const InstanceSpec& i = s.pool.instance;
   return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) +
-         " x " + std::to_string(i.plan.gpus()) + " " + i.hardware.name + ", " + i.engine.name + ", tp " +
-         std::to_string(i.plan.tp) + (i.plan.dp > 1 ? ", dp " + std::to_string(i.plan.dp) : "") +
+         " x " + std::to_string(i.plan.gpus() * i.engines) + " " + i.hardware.name + ", " + i.engine.name +
+         ", tp " + std::to_string(i.plan.tp) +
+         (i.plan.dp * i.engines > 1 ? ", dp " + std::to_string(i.plan.dp * i.engines) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
 }
 

@@ -55,7 +55,7 @@ double us(const Figure<Seconds>& figure) { return figure.value.value() * 1e6; }
 
 bool one_process(const InstanceSpec& spec) {
   return spec.engine.single_process_per_gpu ||
-         (spec.engine.single_process_at_one_gpu && spec.plan.gpus() == 1);
+         (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
 }
 
 const char* per_sequence_key(const InstanceSpec& spec) {

@@ -96,6 +96,8 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0,
                "no more steps than the engine allows are open");
   const auto index = static_cast<std::int64_t>(step.value());
+  if (waves_.on() && plan.after_idle && e.open.empty() && e.pipeline.device_free() <= now)
+    e.pipeline.occupy_device(waves_.busy_until(instance.value(), index, e.pipeline.device_free(), now));
   if (!e.speech) track_ends(e, index, plan);
   // A step that compiles is no part of a stretch of equal ones.
   const bool alike = !first_use_.is_new(instance.value(), plan.tokens());
@@ -135,15 +137,25 @@ StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTi
 StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan) {
   ORRERY_CHECK(plan.ranks.size() == e.lanes.size(), "a plan for every rank");
   chunks_.clear();
-  for (const PrefillWork& w : plan.prefill) chunks_.push_back({w.new_tokens, w.context});
+  chunks_.reserve(plan.prefill.size());  // shapes point into it
   rank_shapes_.clear();
+  const bool fold = e.pricer->single_token_is_decode();
   for (const RankPlan& rank : plan.ranks) {
     StepShape shape;
-    shape.prefill = std::span<const PrefillChunk>(chunks_).subspan(rank.first_prefill, rank.prefills);
     shape.decode_sequences = rank.decode_sequences;
     shape.decode_context_tokens = rank.decode_context_tokens;
     shape.new_requests = rank.new_requests;
     shape.running = rank.running;
+    const std::size_t first = chunks_.size();
+    for (const PrefillWork& w : plan.prefill.subspan(rank.first_prefill, rank.prefills)) {
+      if (fold && w.new_tokens == 1) {
+        ++shape.decode_sequences;
+        shape.decode_context_tokens += w.context;
+      } else {
+        chunks_.push_back({w.new_tokens, w.context});
+      }
+    }
+    shape.prefill = std::span<const PrefillChunk>(chunks_).subspan(first);
     rank_shapes_.push_back(shape);
   }
   return e.pricer->price_joint(rank_shapes_);

@@ -12,6 +12,7 @@
 #include "sim/costed/end_tracker.h"
 #include "sim/costed/expert_run.h"
 #include "sim/costed/first_use.h"
+#include "sim/costed/idle_waves.h"
 #include "sim/costed/launch_jitter.h"
 #include "sim/executor.h"
 #include "sim/request.h"
@@ -37,6 +38,8 @@ class CostModelExecutor final : public Executor {
   // For as many instances; before the first step.
   void follow_experts(ExpertRun experts) { experts_ = std::move(experts); }
   const ExpertRun& experts() const { return experts_; }
+  void follow_waves(IdleWaves waves) { waves_ = std::move(waves); }
+  const IdleWaves& waves() const { return waves_; }
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
@@ -118,6 +121,7 @@ class CostModelExecutor final : public Executor {
   LaunchJitter jitter_;
   FirstUse first_use_;
   ExpertRun experts_;
+  IdleWaves waves_;
   IndexedTimeHeap events_;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)

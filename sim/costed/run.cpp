@@ -8,6 +8,7 @@
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/image_processor.h"
 #include "sim/policies.h"
+#include "sim/routers/rank_router.h"
 #include "sim/simulation.h"
 #include "sim/trace_inbox.h"
 
@@ -85,8 +86,8 @@ struct ImageParts {
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
-    parts.front_end =
-        std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine), pool.replicas);
+    parts.front_end = std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
+                                                      pool.engines());
     return parts;
   }
 
@@ -170,6 +171,28 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
                        {s.log, 0, 0}, "deployment.speculation.acceptance_log");
 }
 
+IdleWaves idle_waves(const InstanceSpec& instance, const StepPricer& pricer, std::size_t engines) {
+  if (!instance.engine.settings.joint.gathers_experts()) return {};
+  return IdleWaves(pricer, instance.engine.runner == "v1", engines);
+}
+
+// vLLM's front end, where it chooses among ranks; elsewhere the router alone.
+std::unique_ptr<Router> make_router(const RouterPolicy& policy, const PoolSpec& pool,
+                                    std::int32_t front_ends) {
+  auto router = policy.make();
+  if (pool.instance.engines == 1) return router;
+  return std::make_unique<RankRouter>(std::move(router), static_cast<std::size_t>(pool.replicas),
+                                      static_cast<std::size_t>(pool.instance.engines),
+                                      static_cast<std::size_t>(front_ends));
+}
+
+// API servers that share the requests of one deployment: of independent engines each is given its own.
+std::int32_t front_end_count(const Scenario& scenario) {
+  const InstanceSpec& instance = scenario.pool.instance;
+  if (!scenario.workload.openai_frontend || !instance.engine.front_end) return 1;
+  return static_cast<std::int32_t>(instance.engine.front_end->processes) * instance.engines;
+}
+
 void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& result) {
   result.name = pool.name;
   result.gpus_per_instance = pool.instance.plan.gpus();
@@ -236,7 +259,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   const PriceScales scales = product(scenario.what_if, options.scales);
   ORRERY_TRY(pricer, StepPricer::create(instance, scales));
 
-  const auto replicas = static_cast<std::size_t>(scenario.pool.replicas);
+  const auto replicas = static_cast<std::size_t>(scenario.pool.engines());
   OutputLengths oracle;
   const SpeculationSpec& speculation = scenario.pool.instance.speculation;
   ORRERY_TRY(acceptance, open_acceptance(speculation, scenario.seed));
@@ -250,6 +273,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   if (scenario.pool.first_request_effects)
     executor.charge_first_use(FirstUse(instance, scales.host, replicas));
   executor.follow_experts(ExpertRun(instance, pricer, replicas));
+  executor.follow_waves(idle_waves(instance, pricer, replicas));
   VirtualClock clock;
   const RouterPolicy* router_policy = find_router(scenario.pool.router);
   const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
@@ -257,8 +281,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
     return make_error(ErrorKind::invalid_input, "the engine profile names an unknown scheduler " +
                                                     scenario.pool.instance.engine.scheduler);
   }
-  const auto router = router_policy->make();
   SchedulerConfig config = scenario.scheduler_config();
+  config.front_ends = front_end_count(scenario);
+  const auto router = make_router(*router_policy, scenario.pool, config.front_ends);
   config.stretches = options.stretches;
   config.steps_in_flight = pricer.steps_in_flight();
 

@@ -21,6 +21,7 @@ struct PoolSpec {
   std::int32_t replicas = 1;
   std::string router = "least-loaded";
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
+  std::int32_t engines() const { return replicas * instance.engines; }
 };
 
 struct SloSpec {
@@ -40,7 +41,7 @@ struct Scenario {
   bool is_what_if = false;
   std::string yaml;  // the document as used (after --set), relative paths made absolute
 
-  std::int64_t gpus() const { return std::int64_t{pool.replicas} * pool.instance.plan.gpus(); }
+  std::int64_t gpus() const { return std::int64_t{pool.engines()} * pool.instance.plan.gpus(); }
   SchedulerConfig scheduler_config() const;
   std::string resolved_yaml() const;  // the document plus a `resolved:` map: settings, memory, figures with
                                       // sources

@@ -79,7 +79,8 @@ TEST_CASE("plans that the shapes do not divide, or that are not priced yet") {
               "not a multiple of the quantisation block (128)"));
   CHECK(errors_of("qwen3-30b-a3b", "parallel: {tp: 4}").empty());
   CHECK(holds(errors_of("qwen3-8b", "parallel: {pp: 2}"), "pipeline parallelism is not priced"));
-  CHECK(holds(errors_of("qwen3-8b", "parallel: {dp: 2}"), "attention data parallelism"));
+  CHECK(errors_of("qwen3-8b", "parallel: {dp: 2}").empty());  // engines behind one front end
+  CHECK(holds(errors_of("qwen3-8b", "parallel: {dp: 2, ep: 2}"), "has no experts"));
   CHECK(holds(errors_of("qwen3-8b", "parallel: {cp: 2}"), "context parallelism"));
   CHECK(holds(errors_of("qwen3-30b-a3b", "parallel: {tp: 4, ep: 2}"), "must be 1 or tp = 4"));
   CHECK(errors_of("qwen3-30b-a3b", "parallel: {tp: 2, ep: 2}").empty());

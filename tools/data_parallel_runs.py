@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Runs of vLLM with data_parallel_size beside their prediction.
+
+    tools/data_parallel_runs.py RUNS OUT.md [--orrery build/release/orrery]
+
+RUNS holds folders dp2* as tools/vllm_probe_to_run.py's logger leaves them (requests.jsonl.gz, sched, upd and exec of each
+core and worker). Every experiment is played by `orrery simulate` with its requests; nothing is fitted. Beside that, what
+the logs say of the rules by themselves: padding, agreements, waves, who got which request."""
+import argparse
+import csv
+import glob
+import gzip
+import json
+import os
+import subprocess
+import tempfile
+
+PLANS = {"dp2_qwen3-30b-a3b": ("qwen3-30b-a3b", "{dp: 2}", True), "dp2_ep2_qwen3-30b-a3b": ("qwen3-30b-a3b", "{dp: 2, ep: 2}", True),
+         "dp2_qwen3-8b": ("qwen3-8b", "{dp: 2}", False)}
+FULL, PIECEWISE, NONE = 2, 1, 0  # CUDAGraphMode
+
+
+def quantile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(p * len(values)))] if values else float("nan")
+
+
+def mean(values):
+    return sum(values) / len(values) if values else float("nan")
+
+
+def read_requests(run):
+    experiments = []
+    with gzip.open(os.path.join(run, "requests.jsonl.gz"), "rt") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if "t0_monotonic" in row:
+                experiments.append((row, []))
+            else:
+                experiments[-1][1].append(row)
+    return experiments
+
+
+def rows_of(run, kind):
+    return [[json.loads(line) for line in open(name)] for name in sorted(glob.glob(f"{run}/{kind}.*.jsonl"))]
+
+
+def predict(orrery, model, plan, head, requests, folder):
+    serial = head["exp"].startswith("prefill_single")
+    concurrency = 1 if serial else head["conc"]
+    trace = os.path.join(folder, "trace.jsonl")
+    with open(trace, "w") as out:
+        for r in requests:
+            at = 0 if concurrency else 1000 * (r["t"] or 0)
+            out.write(json.dumps({"timestamp": at, "input_length": r["in"], "output_length": r["out"]}) + "\n")
+    loop = f"\n  closed_loop: {{concurrency: {concurrency}}}" if concurrency else ""
+    scenario = os.path.join(folder, "scenario.yaml")
+    with open(scenario, "w") as out:
+        out.write(f"deployment:\n  hardware: h200\n  model: {model}\n  engine: vllm-0.24\n  parallel: {plan}\n"
+                  f"workload:\n  trace: trace.jsonl{loop}\nseed: 1\n")
+    result = os.path.join(folder, "out")
+    subprocess.run([orrery, "--quiet", "simulate", scenario, "--out", result, "--outputs", "requests", "--intervals", "off"],
+                   check=True, capture_output=True)
+    return list(csv.DictReader(open(os.path.join(result, "requests.csv"))))
+
+
+def step_price(orrery, model, plan, step, folder):
+    scenario = os.path.join(folder, "price.yaml")
+    with open(scenario, "w") as out:
+        out.write(f"deployment:\n  hardware: h200\n  model: {model}\n  engine: vllm-0.24\n  parallel: {plan}\n")
+    text = subprocess.run([orrery, "cost", scenario, "--json", "--step", step], check=True, capture_output=True, text=True).stdout
+    return json.loads(text)["steps"][0]
+
+
+def experiment_table(orrery, run, name):
+    model, plan, _ = PLANS[name]
+    lines = ["| experiment | requests | TTFT p50 | | TTFT mean | | TTFT p99 | | TPOT mean | | E2E mean | |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|",
+             "| | |" + " measured | predicted |" * 5]
+    for head, requests in read_requests(run):
+        with tempfile.TemporaryDirectory() as folder:
+            predicted = predict(orrery, model, plan, head, requests, folder)
+        cells = [head["exp"], str(len(requests))]
+
+        def pair(measured, ours):
+            cells.extend([f"{measured:.1f}", f"{ours:.1f} ({100 * (ours / measured - 1):+.0f} %)"])
+
+        ttft, ours = [1e3 * r["ttft"] for r in requests], [1e3 * float(r["ttft_s"]) for r in predicted]
+        pair(quantile(ttft, .5), quantile(ours, .5))
+        pair(mean(ttft), mean(ours))
+        pair(quantile(ttft, .99), quantile(ours, .99))
+        pair(mean([1e3 * (r["e2e"] - r["ttft"]) / (r["got"] - 1) for r in requests if r["got"] > 1]),
+             mean([float(r["tpot_ms"]) for r in predicted if r["tpot_ms"]]))
+        pair(mean([1e3 * r["e2e"] for r in requests]), mean([1e3 * float(r["e2e_s"]) for r in predicted]))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def graph_size(tokens, sizes):
+    return next((s for s in sizes if s >= tokens), 0)
+
+
+def own_dispatch(row, scheduled, sizes):
+    """Mode and tokens that a rank would have taken by itself (cudagraph_dispatcher of the V1 runner)."""
+    tokens = max(1, row[4])
+    uniform = row[0] == -1 or scheduled[row[0]][4] == tokens
+    size = graph_size(tokens, sizes)
+    return (FULL if uniform else PIECEWISE, size) if size else (NONE, tokens)
+
+
+def lockstep(run, info):
+    workers, cores = rows_of(run, "exec"), rows_of(run, "sched")
+    scheduled = [{row[0]: row for row in core} for core in cores]
+    agreed = padded = 0
+    modes = {FULL: 0, PIECEWISE: 0, NONE: 0}
+    exchange, pairs = [], list(zip(*workers))
+    logged = [pair for pair in pairs if all(row[0] == -1 or row[0] in scheduled[r] for r, row in enumerate(pair))]
+    for pair in logged:
+        both = [row[8] for row in pair]
+        agreed += both[0][2:4] == both[1][2:4]
+        dispatch = [own_dispatch(row, scheduled[r], info["cudagraph_sizes"]) for r, row in enumerate(pair)]
+        mode = min(m for m, _ in dispatch)
+        tokens = [t for _, t in dispatch]
+        expected = tokens if mode == NONE else [max(tokens)] * len(tokens)
+        padded += both[0][2] == expected and int(both[0][3]) == mode
+        modes[int(both[0][3])] += 1
+        exchange.append((max(b[1] for b in both) - max(b[0] for b in both)) / 1e3)
+    dummies = [sum(row[0] == -1 for row in worker) for worker in workers]
+    # A wave ends where no pass follows for longer than passes take; compiling ones take seconds.
+    starts = [max(row[1] for row in pair) for pair in pairs]
+    waves, first = [], 0
+    for i in range(1, len(pairs)):
+        idle = all(row[0] == -1 for row in pairs[i - 1])
+        if idle and starts[i] - max(row[2] for row in pairs[i - 1]) > 30e6:
+            waves.append(i - first)
+            first = i
+    whole = sum(w % 32 == 0 for w in waves)
+    return [f"- Passes: {[len(w) for w in workers]} on the two ranks, of them dummy batches {dummies}. Modes full {modes[FULL]}, "
+            f"piecewise {modes[PIECEWISE]}, none {modes[NONE]}.",
+            f"- The ranks agreed on the same counts and mode in {agreed} of {len(logged)} pairs of k-th passes; these are the "
+            f"ones of the padding rule (least mode, widest size, one token of who has nothing) in {padded}.",
+            f"- The agreement, from the later rank's entry to the later one's end, p10 / p50 / p90: {quantile(exchange, .1):.0f} / "
+            f"{quantile(exchange, .5):.0f} / {quantile(exchange, .9):.0f} us.",
+            f"- Pauses of more than 30 ms after dummy batches: {len(waves)}, after a multiple of 32 passes {whole} "
+            f"({waves[:12]}{' …' if len(waves) > 12 else ''})."]
+
+
+def decode_steps(orrery, run, name):
+    """Device time of passes in full graphs with the same number of tokens on both ranks."""
+    model, plan, _ = PLANS[name]
+    workers, cores = rows_of(run, "exec"), rows_of(run, "sched")
+    scheduled = [{row[0]: row for row in core} for core in cores]
+    found = {}
+    for pair in zip(*workers):
+        if any(row[0] == -1 or row[4] != pair[0][4] or row[8][3] != "2" for row in pair):
+            continue
+        if any(row[0] not in scheduled[r] or scheduled[r][row[0]][5] for r, row in enumerate(pair)):
+            continue
+        context = sum(scheduled[r][row[0]][12] for r, row in enumerate(pair)) / 2
+        found.setdefault(pair[0][4], []).append((min(row[5] for row in pair), context))
+    lines = ["| decodes a rank | passes | mean context | device time, median us | predicted | |", "|---|---|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        for n in sorted(found):
+            if len(found[n]) < 20:
+                continue
+            measured = quantile([us for us, _ in found[n]], .5)
+            context = mean([c for _, c in found[n]]) / n
+            price = step_price(orrery, model, plan, f"decode {n}@{round(context)}", folder)
+            ours = price["device_us"]
+            lines.append(f"| {n} | {len(found[n])} | {context:.0f} | {measured:.0f} | {ours:.0f} | {100 * (ours / measured - 1):+.0f} % |")
+    return lines
+
+
+def who_got_what(run, joint):
+    """Ranks in the order of submission, by experiment."""
+    ranks = {}
+    for r, core in enumerate(rows_of(run, "sched")):
+        for row in core:
+            for new in row[6]:
+                ranks.setdefault("-".join(new[0].split("-")[:2]), r)
+    lines, breaks, in_turn, placed = [], [], 0, 0
+    for head, requests in read_requests(run):
+        order = sorted(requests, key=lambda r: r["sub"] if head["exp"] != "prefill_single" else r["i"])
+        got = [ranks.get(f"{head['exp']}-{r['i']}") for r in order]
+        at = [head["t0_monotonic"] + r["sub"] for r, g in zip(order, got) if g is not None]
+        got = [g for g in got if g is not None]
+        breaks += [later for later, a, b in zip(at[1:], got, got[1:]) if a == b]
+        in_turn += sum(a != b for a, b in zip(got, got[1:]))
+        placed += max(0, len(got) - 1)
+        lines.append(f"{head['exp']} {got.count(0)}:{got.count(1)}")
+    text = f"- Of consecutive requests of an experiment {in_turn} of {placed} pairs went to different ranks"
+    text += f"; the second of the others came at {', '.join(f'{t:.1f}' for t in breaks)} s of the host's clock." if not joint else "."
+    return [f"- Requests on rank 0 : rank 1, by experiment: {', '.join(lines)}.", text]
+
+
+def memory(orrery, run, name):
+    model, plan, _ = PLANS[name]
+    info = json.load(open(os.path.join(run, "info.json")))
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = os.path.join(folder, "memory.yaml")
+        with open(scenario, "w") as out:
+            out.write(f"deployment:\n  hardware: h200\n  model: {model}\n  engine: vllm-0.24\n  parallel: {plan}\n")
+        text = subprocess.run([orrery, "cost", scenario], check=True, capture_output=True, text=True).stdout
+    line = next(row for row in text.splitlines() if row.startswith("KV cache"))
+    measured = info["num_gpu_blocks"] / 2
+    ours = int(line.split(":")[1].split()[0])
+    return [f"- KV blocks of a rank: {measured:.0f} (the client adds the ranks' up: {info['num_gpu_blocks']}), predicted {ours} "
+            f"({100 * (ours / measured - 1):+.1f} %)."]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs")
+    parser.add_argument("out")
+    parser.add_argument("--orrery", default="build/release/orrery")
+    args = parser.parse_args()
+    orrery = os.path.abspath(args.orrery)
+    lines = ["# vLLM's data-parallel ranks: measured and predicted", "",
+             "By `tools/data_parallel_runs.py`, from three runs of vLLM 0.24.0 on two H200 (driver 580.159.04, torch 2.11.0+cu130, 32 Xeon cores,",
+             "2026-11-26; random weights and prompts, forced lengths, client and AsyncLLM in one process, one front end; first-use compilation is in the",
+             "first experiments). Nothing was fitted to them, but the ranks' agreement (`data_parallel.sync`) is what they measured. Times in ms. What the",
+             "differences are: [parallel_plans.md](../../docs/parallel_plans.md).", ""]
+    for name, (_, plan, joint) in PLANS.items():
+        run = os.path.join(args.runs, name)
+        info = json.load(open(os.path.join(run, "info.json")))
+        lines += [f"## {name}: `parallel: {plan}`", ""] + experiment_table(orrery, run, name) + [""]
+        lines += memory(orrery, run, name) + who_got_what(run, joint)
+        if joint:
+            lines += lockstep(run, info) + [""] + decode_steps(orrery, run, name)
+        lines.append("")
+    with open(args.out, "w") as out:
+        out.write("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
