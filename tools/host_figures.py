@@ -320,7 +320,7 @@ came in while it ran. The core process's input thread hashes their blocks then, 
 `qwen3-8b_bf16_tp1`. Runs with worker processes (tp2) launch elsewhere and show what the method itself makes of nothing.
 
 {table(["run", "batch", "tokens a prompt", "prompts more", "first launch, ms", "shortest later, ms", "µs a prompt", "µs a token"], launches)}
-## What is not modelled: sampling that waits for the device
+## Sampling that waits for the device (`first_request_effects`)
 
 Steps launched kernel by kernel whose sampling returned 0.6 of their device time (and 20 ms) or more after their launch, so that the core thread stood still until the
 step was over and the tokens of the step ahead left a whole step later. More sequences than any step before, or not

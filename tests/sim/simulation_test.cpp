@@ -93,7 +93,11 @@ TEST_CASE(
     w.observer = &steps;
     std::vector<TraceRequest> all{world::request(0, 0, 600, 30)};
     for (std::uint64_t i = 1; i <= more; ++i) all.push_back(world::request(i, at_s, 100, 1));
-    CHECK(world::run(w, all).completed == more + 1);
+    const RunResult result = world::run(w, all);
+    CHECK(result.completed == more + 1);
+    w.observer = nullptr;
+    w.config.stretches = false;
+    CHECK(world::run(w, all).digest == result.digest);
     REQUIRE(steps.all.size() > 1);
     REQUIRE(steps.all[0].prefill_tokens == 600);
     return steps.all[0].device_end - steps.all[0].launch_begin;

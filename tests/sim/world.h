@@ -207,7 +207,6 @@ inline RandomWorld random_world(std::uint64_t seed) {
     }
     out.requests.push_back(q);
   }
-  if (seed % 2 == 0) w.spec.engine.host.input_per_token = hand::us(1);
   return out;
 }
 
