@@ -83,6 +83,7 @@ auto host_terms(HostCosts& h) {
       Term{"input_delay", &h.input_delay},
       Term{"core_wake", &h.core_wake},
       Term{"input_per_request", &h.input_per_request},
+      Term{"input_per_token", &h.input_per_token},
       Term{"output_delay", &h.output_delay},
       Term{"output_per_sequence", &h.output_per_sequence},
   };

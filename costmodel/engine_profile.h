@@ -97,6 +97,9 @@ struct HostCosts {
                                 // known
   // client side, frontend none
   Figure<Seconds> input_delay, core_wake, input_per_request;
+  // Taking a request into the core's process, per prompt token: time that a core thread which launches steps
+  // itself loses if it is at that just then (both are Python of one process).
+  Figure<Seconds> input_per_token;
   Figure<Seconds> output_delay, output_per_sequence;
 };
 

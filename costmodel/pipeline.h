@@ -61,6 +61,18 @@ class HostPipeline {
     return s;
   }
 
+  // At `now` other work of `more` takes the core thread while it launches `s`, the step begun last. Returns
+  // false, and does nothing, when it is not at that (or others launch).
+  bool delay_launch(const StepTiming& t, StepTimes& s, SimDuration more, SimTime now) {
+    const bool launching = s.launch_begin <= now && now < s.launch_end;
+    if (!launcher_is_core_ || !launching || more <= SimDuration(0)) return false;
+    s.launch_end = s.launch_end + more;
+    launcher_free_ = core_free_ = s.launch_end;
+    s.device_end = later(s.device_end, s.launch_end + SimDuration(t.last_kernel));
+    device_free_ = s.device_end;
+    return true;
+  }
+
   // The device has something else to do until then.
   void occupy_device(SimTime until) { device_free_ = later(device_free_, until); }
 

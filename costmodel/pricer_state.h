@@ -55,6 +55,7 @@ struct PricerState {
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
   double host_error = 0;
+  double input_token_ns = 0;
 
   double sum_tokens(std::int64_t tokens) const;  // operators that depend on padded tokens, uncached
   double sum_rows(std::int64_t rows) const;

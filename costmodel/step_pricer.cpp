@@ -404,6 +404,7 @@ Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScale
   state->input_delay = duration_from_nanoseconds(nanoseconds(h.input_delay, scales.host));
   state->core_wake = duration_from_nanoseconds(nanoseconds(h.core_wake, scales.host));
   state->input_per_request = duration_from_nanoseconds(nanoseconds(h.input_per_request, scales.host));
+  state->input_token_ns = nanoseconds(h.input_per_token, scales.host);
   state->output_per_sequence =
       duration_from_nanoseconds(nanoseconds(spec.engine.host.output_per_sequence, scales.host));
   state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
@@ -456,6 +457,9 @@ SimDuration StepPricer::output_per_sequence() const { return state_->output_per_
 SimDuration StepPricer::input_delay() const { return state_->input_delay; }
 SimDuration StepPricer::core_wake() const { return state_->core_wake; }
 SimDuration StepPricer::input_per_request() const { return state_->input_per_request; }
+SimDuration StepPricer::input_work(std::int64_t prompt_tokens) const {
+  return duration_from_nanoseconds(static_cast<double>(prompt_tokens) * state_->input_token_ns);
+}
 std::int32_t StepPricer::steps_in_flight() const { return state_->steps_in_flight; }
 bool StepPricer::launcher_is_core() const { return state_->launcher_is_core; }
 bool StepPricer::single_token_is_decode() const { return state_->padding.single_token_is_decode(); }

@@ -147,6 +147,8 @@ class StepPricer {
   SimDuration input_delay() const;
   SimDuration core_wake() const;          // from there to a core that was idle
   SimDuration input_per_request() const;  // between requests that come at once
+  // What taking in such a prompt costs a core thread that is launching a step meanwhile.
+  SimDuration input_work(std::int64_t prompt_tokens) const;
   // Steps that may be open at once, and whether the core thread launches kernels itself.
   std::int32_t steps_in_flight() const;
   bool single_token_is_decode() const;  // a prompt's chunk of one token, see padding.h

@@ -22,6 +22,9 @@ class Executor {
   // The sequence is over, by whatever end came first: its place goes to another one, which none of its later
   // ends may reach.
   virtual void ended(InstanceId instance, SequenceId sequence) = 0;
+  // A prompt of so many tokens comes into the process of the instance's core thread: work that a thread at
+  // launching a step loses there. No effect where the two have nothing to do with each other.
+  virtual void take_input(InstanceId, std::int64_t /*prompt_tokens*/, SimTime) {}
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.

@@ -154,6 +154,7 @@ class Loop {
 
   void enter(const Request& request, InstanceId chosen, SimTime now) {
     Instance& instance = *instances_[chosen.value()];
+    setup_.executor->take_input(chosen, request.prompt_tokens, now);
     const SequenceId sequence = instance.add(request, now);
     if (sequence.is_none()) {
       setup_.inbox->on_finished(request.id, now);

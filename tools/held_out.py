@@ -127,8 +127,8 @@ def report(orrery, part, score):
             return None
         with open(out, newline="") as f:
             rows = list(csv.DictReader(f))
-        runs = [accuracy.Run(n, [r for r in rows if r["run"] == n], accuracy.kinds_of(cases, n), accuracy.first_admissions(cases, n))
-                for n in names]
+        runs = [accuracy.Run(n, [r for r in rows if r["run"] == n], accuracy.kinds_of(cases, n), accuracy.first_admissions(cases, n),
+                             accuracy.client_stalls(cases / n)) for n in names]
         hosts = host_table(orrery, kept, cases, runs)
     fitted = ROOT / "reports/cases/h200_vllm_0_24/qwen3-8b_bf16_tp1"
     launches = list(launch_rows(orrery, "h200", [fitted])) + list(launch_rows(orrery, part, [cases / n for n in names]))

@@ -2,10 +2,12 @@
 """Where some host figures of engine_profiles/vllm-0.24.yaml come from: tools/host_figures.py [--orrery ORRERY] [--out FILE]
 
 Reads the measured runs of vLLM 0.24 under reports/cases and writes reports/results/host_figures.md:
-first_kernel, step_gap, launch_jitter_*, input_per_request and core_wake, each with what every run says. Device and host
+first_kernel, step_gap, launch_jitter_*, input_per_request, core_wake and input_per_token, each with what every run says, and which
+steps had to wait for memory of the sampler. Device and host
 prices are those of ORRERY today, so a change of prices moves the first and the third a little. Standard library only.
 """
 import argparse
+import bisect
 import csv
 import gzip
 import json
@@ -28,6 +30,8 @@ RUNS = [("h200_vllm_0_24", "qwen3-8b_bf16_tp1", "h200", "qwen3-8b", "{tp: 1}"),
         ("h100_vllm_0_24", "qwen3-30b-a3b_bf16_tp2_ep2", "h100", "qwen3-30b-a3b", "{tp: 2, ep: 2}"),
         ("h100_vllm_0_24", "gpt-oss-20b_mxfp4_tp1", "h100", "gpt-oss-20b", "{tp: 1}"),
         ("h100_vllm_0_24", "gpt-oss-20b_mxfp4_tp1_again", "h100", "gpt-oss-20b", "{tp: 1}")]
+HELD_OUT = [("h200_vllm_0_24_held_out", run) for run in ("llama-3.1-8b_bf16_tp1", "qwen3-4b_bf16_tp1", "qwen3-30b-a3b_bf16_tp2_ep2")]
+WARM_UP_ROWS = 24  # requests of the client's warm-up, which is not in the logs
 QUANTILES = (.05, .1, .25, .5, .75, .9, .95)
 LONG_AGO = -1e12
 
@@ -162,6 +166,82 @@ def at_once(folder, run):
     return out
 
 
+def input_path(folder, run):
+    """How old, in microseconds, a request has to be at a schedule to be known there. Engines that are busy and keep nobody waiting:
+    (the age that splits seen from unseen with the fewest exceptions, exceptions, requests within 0.6 ms of it). And idle engines: from
+    submission to schedule of requests that came alone."""
+    ages, alone = [], []
+    requests = by_experiment(rows_of(folder, run, "requests.csv.gz"))
+    for e, rows in by_experiment(rows_of(folder, run, "steps.csv.gz")).items():
+        if e.startswith("prefill"):
+            continue
+        rows = sorted(rows, key=lambda r: int(r["step"]))
+        submitted = {r["request"]: number(r, "submit_s") * 1e6 for r in requests[e]}
+        times, first = [number(r, "schedule_start_us") for r in rows], {}
+        for r in rows:
+            for entry in r["new_request_ids"].split():
+                first.setdefault(entry.split(":")[0], number(r, "schedule_start_us"))
+            if int(r["new_requests"]) == 1 and int(r["running"]) == 1 and r["waiting"] == "0":
+                alone.append(number(r, "schedule_start_us") - submitted[r["new_request_ids"].split(":")[0]])
+        if e.startswith(("static", "conc", "mooncake")):
+            continue
+        for request, at in first.items():
+            for i in range(bisect.bisect_left(times, submitted[request]), len(rows)):
+                age = times[i] - submitted[request]
+                if age > 6000 or times[i] > at or rows[i]["waiting"] != "0":
+                    break
+                if i and times[i] - times[i - 1] < 6e4 and int(rows[i - 1]["running"]):
+                    ages.append((age, times[i] >= at))
+    if len(ages) < 20:
+        return None
+    wrong = {split: sum((age >= split) != seen for age, seen in ages) for split in range(500, 2001, 50)}
+    least = min(wrong.values())
+    best = [split for split, w in wrong.items() if w == least]
+    near = sum(abs(age - best[0]) < 600 for age, _ in ages)
+    text = f"{best[0]}" if len(best) == 1 else f"{best[0]} to {best[-1]}"
+    return run, len(ages), text, least, near, len(alone), f"{statistics.median(alone) / 1e3:.2f}" if alone else "–"
+
+
+def first_launches(folder, run):
+    """Batches that come at once: how much longer the launch of their first step took for each prompt still to come."""
+    out = []
+    requests = by_experiment(rows_of(folder, run, "requests.csv.gz"))
+    for e, rows in by_experiment(rows_of(folder, run, "steps.csv.gz")).items():
+        rows = sorted((r for r in rows if r["execute_start_us"]), key=lambda r: int(r["step"]))
+        if not e.startswith(("static", "conc")):
+            continue
+        start = next((i for i, r in enumerate(rows) if int(r["new_requests"])), None)
+        batch = requests.get(e, [])[:160] if e.startswith("conc") else requests.get(e, [])
+        if start is None or int(rows[start]["tokens"]) <= 512 or len(batch) < 2 or "_again" in run or "gpt" in run:
+            continue  # up to 512 tokens (gpt-oss: 1,024) a step is launched as graphs, or pieces of one
+        took = number(rows[start], "sample_end_us") - number(rows[start], "execute_start_us")
+        others = [number(r, "sample_end_us") - number(r, "execute_start_us") for r in rows[start + 1:] if int(r["tokens"]) > 512]
+        end = number(rows[start], "sample_end_us") * 1e-6
+        came = [r for r in batch if number(r, "submit_s") < end]
+        more = len(came) - int(rows[start]["new_requests"])
+        if more < 10 or not others:
+            continue
+        tokens = statistics.mean(number(r, "prompt_tokens") for r in batch)
+        out.append((run, e, f"{tokens:,.0f}", more, f"{took / 1e3:.1f}", f"{min(others) / 1e3:.1f}",
+                    f"{(took - min(others)) / more:.0f}", f"{(took - min(others)) / more / tokens:.2f}"))
+    return out
+
+
+def waiting_samplers(folder, run):
+    """Steps launched kernel by kernel whose sampling returned most of their device time after their launch, and whether more
+    sequences than ever before were in them."""
+    rows = sorted(rows_of(folder, run, "steps.csv.gz"), key=lambda r: int(r["step"]))
+    most, counts = WARM_UP_ROWS, {True: [0, 0], False: [0, 0]}
+    for r in rows:
+        n = int(r["sequences"])
+        if r["execute_start_us"] and r["gpu_us"] and int(r["tokens"]) > 512 and r["prefill_chunks"]:
+            wait = number(r, "sample_end_us") - number(r, "execute_start_us") - number(r, "execute_host_us")
+            counts[n > most][0] += wait >= max(2e4, .6 * number(r, "gpu_us"))
+            counts[n > most][1] += 1
+        most = max(most, n)
+    return (run, *(f"{waited} of {steps}" for waited, steps in (counts[True], counts[False])))
+
+
 def table(head, rows):
     return "\n".join(["| " + " | ".join(head) + " |", "| --- " + "| --: " * (len(head) - 1) + "|"] +
                      ["| " + " | ".join(str(c) for c in r) + " |" for r in rows]) + "\n"
@@ -222,6 +302,32 @@ next to the mean; the span itself, first to last request held, would say {statis
 submissions lie further apart than the mean. The last one held was submitted so long before that step:
 
 {table(["run", "batch", "requests", "apart, ms", "in the first step", "span, ms", "last to step, ms"], batches)}"""
+    named = [(folder, run) for folder, run, *_ in RUNS] + HELD_OUT
+    launches = [row for folder, run in named for row in first_launches(folder, run)]
+    paths = [row for row in (input_path(folder, run) for folder, run in named) if row]
+    text += f"""
+## input_delay
+
+Requests of open loops against the schedules that came after them, engine busy and nobody waiting: one younger than the age given is not known
+there, an older one is. Exceptions: requests on the wrong side of it. Alone: from submission to schedule on an idle engine, which is
+`input_delay` and `core_wake` together.
+
+{table(["run", "request × schedule", "age, µs", "exceptions", "within 0.6 ms", "alone", "ms, median"], paths)}
+## input_per_token
+
+Batches that come at once, first step launched kernel by kernel: its launch beside the shortest of the later ones, over the prompts that
+came in while it ran. The core process's input thread hashes their blocks then, and the two share Python's lock. Taken: the median of
+`qwen3-8b_bf16_tp1`. Runs with worker processes (tp2) launch elsewhere and show what the method itself makes of nothing.
+
+{table(["run", "batch", "tokens a prompt", "prompts more", "first launch, ms", "shortest later, ms", "µs a prompt", "µs a token"], launches)}
+## Sampling that waits for the device (`first_request_effects`)
+
+Steps launched kernel by kernel whose sampling returned 0.6 of their device time (and 20 ms) or more after their launch, so that the core thread stood still until the
+step was over and the tokens of the step ahead left a whole step later. More sequences than any step before, or not
+(the warm-up of {WARM_UP_ROWS} requests counted): what fits is that larger logits need new device memory, and that taking it waits for the device (inferred, not seen in a trace). It passes when
+a server has once had so many sequences. Models of the V1 runner (30B, gpt-oss) never show it.
+
+{table(["run", "more than ever", "not more"], [waiting_samplers(folder, run) for folder, run in named])}"""
     partial = options.out + f".partial-{os.getpid()}"
     pathlib.Path(partial).write_text(text, encoding="utf-8")
     os.replace(partial, options.out)

@@ -369,10 +369,18 @@ def event(log, cuda):
     return log.spare.pop() if log.spare else cuda.Event(enable_timing=True)
 
 
+def cpu_name():
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), None)
+    except OSError:
+        return None
+
+
 def begin_execution(log, worker, step, cuda, entered):
     if "worker" not in log.told:
         log.told.add("worker")
-        info = {"rank": worker.rank}
+        info = {"rank": worker.rank, "cpu": cpu_name(), "cpus": os.cpu_count()}
         if cuda is not None:
             import torch
             gpu = cuda.get_device_properties(cuda.current_device())

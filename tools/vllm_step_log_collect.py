@@ -287,6 +287,7 @@ def engine_json(run, gpu):
             "scheduler": info["scheduler"],
             "backends": ["V2 Model Runner" if info["v2_runner"] else "V1 Model Runner"],
             "gpu": gpu or worker.get("gpu", ""), "gpu_memory_bytes": worker.get("gpu_memory_bytes"),
+            "cpu": worker.get("cpu"), "cpus": worker.get("cpus"),
             "vllm": info["vllm"],
             "torch": worker.get("torch"), "cuda": worker.get("cuda"), "python": info["python"],
             "ranks": len(run.workers), "logger": "tools/vllm_step_log.py", "logged_by": LOGGED_BY}

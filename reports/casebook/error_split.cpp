@@ -113,9 +113,9 @@ class Splitter {
     return free_running(executor, oracle, observer);
   }
 
-  Result<std::vector<Latency>> with_times(StepTimeExecutor::Times times) {
+  Result<std::vector<Latency>> with_times(StepTimeExecutor::Times times, bool profile_host) {
     OutputLengths oracle;
-    StepTimeExecutor executor(pricer_, std::move(times));
+    StepTimeExecutor executor(pricer_, std::move(times), profile_host);
     return free_running(executor, oracle, nullptr);
   }
 
@@ -210,8 +210,8 @@ Result<ExperimentSplit> split_errors(const Scenario& scenario, const StepPricer&
       return times.at(shape, priced, use);
     };
   };
-  ORRERY_TRY(device, splitter.with_times(logged(LoggedStepTimes::Use::device)));
-  ORRERY_TRY(host, splitter.with_times(logged(LoggedStepTimes::Use::device_and_host)));
+  ORRERY_TRY(device, splitter.with_times(logged(LoggedStepTimes::Use::device), true));
+  ORRERY_TRY(host, splitter.with_times(logged(LoggedStepTimes::Use::device_and_host), false));
   const auto outcomes = splitter.outcomes(replay);
   compare_schedules(experiment, observer, split);
 

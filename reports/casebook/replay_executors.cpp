@@ -4,8 +4,9 @@
 
 namespace orrery {
 
-StepTimeExecutor::StepTimeExecutor(const StepPricer& pricer, Times times)
-    : pricer_(pricer), times_(std::move(times)), pipeline_(pricer.launcher_is_core()) {}
+StepTimeExecutor::StepTimeExecutor(const StepPricer& pricer, Times times, bool profile_host)
+    : pricer_(pricer), times_(std::move(times)), profile_host_(profile_host),
+      pipeline_(pricer.launcher_is_core()) {}
 
 void StepTimeExecutor::submit(StepId, InstanceId, const StepPlan& plan, SimTime now) {
   ORRERY_CHECK(plan.repeat == 1, "replay runs single steps");
@@ -24,10 +25,17 @@ void StepTimeExecutor::submit(StepId, InstanceId, const StepPlan& plan, SimTime 
     }
   }
   shape.prefill = chunks_;
-  Open open{.timing = times_(shape, pricer_.price(shape)), .times = {}};
+  Open open{.timing = times_(shape, pricer_.price(shape)),
+            .times = {},
+            .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0};
   open.times = pipeline_.begin(open.timing, now);
   open_.push_back(open);
   host_free_due_ = open_.size() < static_cast<std::size_t>(pricer_.steps_in_flight());
+}
+
+void StepTimeExecutor::take_input(InstanceId, std::int64_t prompt_tokens, SimTime now) {
+  if (!profile_host_ || open_.empty() || !open_.back().prompts_alone) return;
+  pipeline_.delay_launch(open_.back().timing, open_.back().times, pricer_.input_work(prompt_tokens), now);
 }
 
 SimTime StepTimeExecutor::next_event() const {

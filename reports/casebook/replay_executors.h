@@ -21,10 +21,13 @@ namespace orrery {
 class StepTimeExecutor final : public Executor {
  public:
   using Times = std::function<StepTiming(const StepShape&, const StepTiming& priced)>;
-  StepTimeExecutor(const StepPricer& pricer, Times times);
+  // `profile_host`: host times are the profile's, so that a launching core thread also loses what prompts
+  // that come in meanwhile cost it; logged ones contain that.
+  StepTimeExecutor(const StepPricer& pricer, Times times, bool profile_host);
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId, SimTime) override {}
+  void take_input(InstanceId, std::int64_t prompt_tokens, SimTime now) override;
   void ended(InstanceId, SequenceId) override {}
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
@@ -36,9 +39,11 @@ class StepTimeExecutor final : public Executor {
   struct Open {
     StepTiming timing;
     StepTimes times;
+    bool prompts_alone = false;
   };
   const StepPricer& pricer_;
   Times times_;
+  bool profile_host_;
   HostPipeline pipeline_;
   std::deque<Open> open_;
   bool host_free_due_ = false;

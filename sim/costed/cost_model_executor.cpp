@@ -164,7 +164,8 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan)
 void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
   StepShape shape;
   OpenStep open{.timing = plan.ranks.empty() ? price_alone(e, plan, now, shape) : price_ranks(e, plan),
-                .times = {}};
+                .times = {},
+                .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0};
   if (plan.ranks.empty()) {
     e.lanes.front().begin(!plan.stalls_decodes);
   } else {
@@ -188,6 +189,16 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
                                              now));
   const HostPipeline before = e.pipeline;
   open.times = e.pipeline.begin(open.timing, now);
+  const auto rows = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
+  if (!plan.prefill.empty() && first_use_.grows(instance, plan.tokens(), rows)) {
+    const SimDuration waits =
+        open.times.device_end - open.times.launch_end - SimDuration(open.timing.last_kernel);
+    first_use_.held(waits.ns());
+    open.timing.launch += waits.ns();
+    open.prompts_alone = false;  // the core thread waits and has nothing to lose to others
+    e.pipeline = before;
+    open.times = e.pipeline.begin(open.timing, now);
+  }
   if (plan.load_blocks > 0) {
     const SimTime loaded = links_[instance].end_of({.direction = TransferWork::Direction::to_device,
                                                     .id = 0,
@@ -364,7 +375,7 @@ void CostModelExecutor::run_steps(Engine& e, std::int64_t steps, Prices prices) 
   for (std::int64_t i = std::max<std::int64_t>(0, steps - static_cast<std::int64_t>(ahead)); i < steps; ++i) {
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
     timing.busy = busy[place];
-    e.open.push_back({.timing = timing, .times = ring[place]});
+    e.open.push_back({.timing = timing, .times = ring[place], .prompts_alone = false});
   }
 }
 
@@ -377,6 +388,14 @@ void CostModelExecutor::cut(InstanceId instance, SimTime at) {
   if (first == end) return;
   s.taken = first - s.boundaries.begin() + 1;
   schedule_event(instance.value());
+}
+
+void CostModelExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) {
+  Engine& e = engines_[instance.value()];
+  if (e.stretch.planned > 0 || e.open.empty() || !e.open.back().prompts_alone || !links_.empty()) return;
+  OpenStep& last = e.open.back();
+  if (e.pipeline.delay_launch(last.timing, last.times, e.pricer->input_work(prompt_tokens), now))
+    schedule_event(instance.value());
 }
 
 void CostModelExecutor::schedule_event(std::uint32_t id) {

@@ -43,6 +43,10 @@ class CostModelExecutor final : public Executor {
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
+  // Lengthens the launching of a step of prompts alone. Beside decodes the measured variation of launches
+  // (LaunchJitter) holds it, and that of a decode step hides behind the step ahead. Not beside host links,
+  // whose transfers were timed by the step's end as it was submitted.
+  void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
   void ended(InstanceId instance, SequenceId sequence) override;
   SimTime next_event() const override {
     return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
@@ -71,6 +75,7 @@ class CostModelExecutor final : public Executor {
   struct OpenStep {
     StepTiming timing;
     StepTimes times;
+    bool prompts_alone = false;  // without decodes beside them
   };
   struct Stretch {
     std::int64_t planned = 0, taken = 0;  // steps; planned 0 = none is running

@@ -13,13 +13,19 @@ std::size_t FirstUse::variant(std::int64_t tokens) const {
 }
 
 FirstUse::FirstUse(const InstanceSpec& spec, double host_scale, std::size_t instances) {
-  if (spec.model.experts == 0 || !spec.engine.first_use) return;
+  if (!spec.engine.first_use) return;
   const SchedulerSettings& s = spec.engine.settings;
+  captured_ = s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back();
+  if (spec.engine.runner == "v2") {
+    // PyTorch's caching allocator (c10/cuda, kMinLargeAlloc): what is smaller comes out of shared segments.
+    constexpr std::int64_t large = std::int64_t{10} << 20, bytes_per_logit = 4;  // the sampler's copy in fp32
+    most_rows_.assign(instances, large / (bytes_per_logit * spec.model.vocabulary));
+  }
+  if (spec.model.experts == 0) return;
   mxfp4_ = spec.model.quantization == Quantization::mxfp4;
   const FirstUseCosts& costs = *spec.engine.first_use;
   const Figure<Seconds>& figure = mxfp4_ ? costs.mxfp4_experts : costs.fused_experts;
   stall_ns_ = round_half_even(figure.value.value() * host_scale * 1e9);
-  captured_ = s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back();
   experts_per_token_ = spec.model.experts_per_token;
   // Memory is profiled with the largest step, which compiles what that needs.
   std::vector<bool> seen(std::max<std::size_t>(2, variant(s.max_num_batched_tokens) + 1), false);

@@ -232,7 +232,7 @@ void report_device(const CostModelExecutor& executor, RunResult& result) {
   result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
   result.offload.device_wait_ns = usage.copy_ns;
   result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
-  result.first_use_ns = executor.first_use().count() * executor.first_use().stall_ns();
+  result.first_use_ns = executor.first_use().held_ns();
 }
 
 // A warm-up that takes in every request leaves nothing to say. (A shortened run may well end in it.)

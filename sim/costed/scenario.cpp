@@ -279,6 +279,7 @@ void write_host(std::string& out, const HostCosts& c) {
   write_figure(out, "input_delay", c.input_delay);
   write_figure(out, "core_wake", c.core_wake);
   write_figure(out, "input_per_request", c.input_per_request);
+  write_figure(out, "input_per_token", c.input_per_token);
   write_figure(out, "output_delay", c.output_delay);
   write_figure(out, "output_per_sequence", c.output_per_sequence);
 }

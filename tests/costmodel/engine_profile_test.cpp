@@ -162,6 +162,7 @@ TEST_CASE("every host cost has a kind and a source, and a profile without one do
                                         &h.input_delay,
                                         &h.core_wake,
                                         &h.input_per_request,
+                                        &h.input_per_token,
                                         &h.output_delay,
                                         &h.output_per_sequence}) {
     CHECK(figure->present());

@@ -68,6 +68,7 @@ inline EngineProfile engine() {
   e.host.loop_gap = us(50);
   e.host.input_delay = us(200);
   e.host.input_per_request = us(0);
+  e.host.input_per_token = us(0);
   e.host.core_wake = us(0);
   e.host.output_delay = us(300);
   e.interval_host_error = 0.3;

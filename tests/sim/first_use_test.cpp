@@ -83,7 +83,61 @@ TEST_CASE("the rule: mxfp4 experts by tokens rounded up to 32, fused ones by a m
   for (const std::int64_t tokens : {513, 2051, 8000}) {
     CHECK(none.charge(0, tokens) == 0);
     CHECK(absent.charge(0, tokens) == 0);
+    CHECK_FALSE(absent.grows(0, tokens, tokens));
+    CHECK_FALSE(fused.grows(0, tokens, tokens));  // the V1 runner
   }
+}
+
+TEST_CASE("the V2 runner's sampler waits for the device when it has more rows than ever, once") {
+  const Scenario dense = scenario("qwen3-8b", on);
+  FirstUse rule(dense.pool.instance, 1, 2);
+  CHECK_FALSE(rule.grows(0, 8192, 17));  // 17 rows of 151,936 logits in fp32 are less than 10 MiB
+  CHECK(rule.grows(0, 8192, 18));
+  CHECK_FALSE(rule.grows(0, 8192, 18));
+  CHECK_FALSE(rule.grows(0, 512, 30));  // launched as pieces: takes the memory, was not seen to wait
+  CHECK_FALSE(rule.grows(0, 8192, 30));
+  CHECK(rule.grows(1, 8192, 30));
+
+  // 48 prompts of 1,024 tokens at once, eight a step, twice. The second time everything is there.
+  struct Updates final : RunObserver {
+    std::vector<SimTime> schedule, device_end, update;
+    void on_step(const StepRecord& r) override {
+      if (r.prefill_tokens <= 512) return;
+      schedule.push_back(r.schedule_begin);
+      device_end.push_back(r.device_end);
+      update.push_back(r.update_end);
+    }
+  } cold;
+  const auto batch = [](const std::string& flag) {
+    const std::string trace = "first_use_test.jsonl", path = "first_use_test.yaml";
+    std::FILE* file = std::fopen(trace.c_str(), "w");
+    REQUIRE(file != nullptr);
+    for (const int at : {0, 20000}) {
+      for (int i = 0; i < 48; ++i)
+        std::fprintf(file, "{\"timestamp\": %d, \"input_length\": 1024, \"output_length\": 60}\n", at);
+    }
+    std::fclose(file);
+    file = std::fopen(path.c_str(), "w");
+    REQUIRE(file != nullptr);
+    std::fputs(("deployment:\n  hardware: h200\n  model: qwen3-8b\n  engine: vllm-0.24\n" + flag +
+                "workload: {trace: " + trace + "}\n")
+                   .c_str(),
+               file);
+    std::fclose(file);
+    auto loaded = load_scenario(path, {});
+    INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+    REQUIRE(loaded.ok());
+    return std::move(loaded).value();
+  };
+  const RunResult with = run(batch(on), &cold), without = run(batch(off));
+  CHECK(with.first_uses >= 3);  // steps with 19 … 48 rows
+  CHECK(with.first_uses <= 5);
+  CHECK(with.first_use_ns > 0);
+  CHECK(without.first_uses == 0);
+  // Nothing overlaps with a step that waits: the update of the one ahead comes after it, not a step earlier.
+  std::uint64_t late = 0;
+  for (std::size_t i = 0; i + 1 < cold.update.size(); ++i) late += cold.device_end[i + 1] <= cold.update[i];
+  CHECK(late == with.first_uses);
 }
 
 TEST_CASE("off: the same run as without the key, to the bit") {
@@ -93,6 +147,7 @@ TEST_CASE("off: the same run as without the key, to the bit") {
     CHECK(with.first_uses == 0);
     CHECK(run(scenario(model, on)).digest != without.digest);
   }
+  // Of a dense model's few sequences the logits are small.
   const RunResult dense = run(scenario("qwen3-8b", on));
   CHECK(dense.digest == run(scenario("qwen3-8b", "")).digest);
   CHECK(dense.first_uses == 0);

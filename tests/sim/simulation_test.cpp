@@ -78,6 +78,45 @@ TEST_CASE("requests at once come in one after another; an idle core's first step
   CHECK(steps.all.back().schedule_begin.ns() > 5'000'000'000 + pricer.input_delay().ns());
 }
 
+TEST_CASE(
+    "prompts that come in lengthen the launch they fall into, by their tokens, in the launcher's process") {
+  struct Steps final : RunObserver {
+    std::vector<StepRecord> all;
+    void on_step(const StepRecord& s) override { all.push_back(s); }
+  };
+  // A prompt of 600 tokens, launched kernel by kernel; `more` of 100 tokens come a second apart after `at_s`.
+  const auto first_step = [](double us_a_token, double at_s, std::uint64_t more, std::int32_t gpus = 1) {
+    World w;
+    w.spec.plan.tp = gpus;
+    w.spec.engine.host.input_per_token.value = Seconds(us_a_token * 1e-6);
+    Steps steps;
+    w.observer = &steps;
+    std::vector<TraceRequest> all{world::request(0, 0, 600, 30)};
+    for (std::uint64_t i = 1; i <= more; ++i) all.push_back(world::request(i, at_s, 100, 1));
+    const RunResult result = world::run(w, all);
+    CHECK(result.completed == more + 1);
+    w.observer = nullptr;
+    w.config.stretches = false;
+    CHECK(world::run(w, all).digest == result.digest);
+    REQUIRE(steps.all.size() > 1);
+    REQUIRE(steps.all[0].prefill_tokens == 600);
+    return steps.all[0].device_end - steps.all[0].launch_begin;
+  };
+  const auto ms = [](SimDuration d) { return static_cast<double>(d.ns()) * 1e-6; };
+  // A hundred tokens are 40 ms of work, more than what the device has to do: the step ends that much after
+  // its launch would have.
+  const double one = ms(first_step(400, 0.001, 1)), two = ms(first_step(400, 0.001, 2)),
+               three = ms(first_step(400, 0.001, 3));
+  CHECK(two - one == Approx(40).margin(1e-6));
+  CHECK(three - two == Approx(40).margin(1e-6));
+  CHECK(one > 40);
+  const double alone = ms(first_step(400, 0, 0));
+  CHECK(one - alone < 40);  // the device works meanwhile
+  CHECK(ms(first_step(0, 0.001, 3)) == alone);
+  CHECK(ms(first_step(400, 2, 3)) == alone);                          // long after
+  CHECK(first_step(400, 0.001, 3, 2) == first_step(0, 0.001, 3, 2));  // worker processes launch
+}
+
 TEST_CASE("a prefix that was computed is found, whole blocks only, never the last token") {
   World w;
   world::Records records;

@@ -98,6 +98,7 @@ class ShuffledExecutor final : public Executor {
     inner_.transfer(i, work, now);
   }
   void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
+  void take_input(InstanceId i, std::int64_t n, SimTime at) override { inner_.take_input(i, n, at); }
   void ended(InstanceId i, SequenceId s) override { inner_.ended(i, s); }
   SimTime next_event() const override { return inner_.next_event(); }
   void collect(SimTime now, Outcomes& out) override {

@@ -155,6 +155,8 @@ class Logged(unittest.TestCase):
         self.assertEqual((engine["num_gpu_blocks"], engine["gpu"], engine["ranks"]),
                          (4096, "Imagined GPU", 1))
         self.assertIn("V2 Model Runner", engine["backends"])
+        self.assertEqual(engine["cpus"], os.cpu_count())
+        self.assertIn("cpu", engine)
 
     def test_a_profile_can_be_fitted(self):
         scenario = os.path.join(ROOT, "scenario.yaml")
