@@ -65,12 +65,23 @@ void Instance::end_unanswered(Progress& p, std::int32_t outputs) {
 // Of its tokens those that came too late are taken away: at least the first one was in time.
 std::int32_t Instance::delivered_by(const Progress& p, SimTime at, std::int32_t outputs) const {
   std::int32_t late = 0;
+  if (!p.apart.empty()) {
+    for (const SimTime told : p.apart) late += told + output_delay_ > at ? 1 : 0;
+    return std::max(1, outputs - late);
+  }
   for (auto d = deliveries_.rbegin(); d != deliveries_.rend() && d->at > at; ++d) {
     if (d->lane != p.lane) continue;
     const bool in_run = d->step > p.run_first || (d->step == p.run_first && p.rejoined);
     if (in_run && (!p.broken || d->step <= p.run_last)) ++late;
   }
   return std::max(1, outputs - late);
+}
+
+// The engine learns of a departure within a few steps: older tokens were in time.
+void Instance::note_apart(Progress& p, SimTime at) {
+  constexpr std::size_t kept = 64;
+  if (p.apart.size() == kept) p.apart.erase(p.apart.begin(), p.apart.begin() + kept / 2);
+  p.apart.push_back(at);
 }
 
 // Remembers updates for as long as a client may turn out to have left before them.

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "costmodel/stages.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -219,6 +220,12 @@ SpeculationRules speculation_rules(const InstanceSpec& instance) {
   return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
 }
 
+PipelineRules pipeline_rules(const InstanceSpec& instance) {
+  return {.stages = instance.plan.pp,
+          .cadence = token_cadence(instance),
+          .asynchronous = instance.engine.settings.async_scheduling};
+}
+
 }  // namespace
 
 SchedulerConfig Scenario::scheduler_config() const {
@@ -252,7 +259,8 @@ SchedulerConfig Scenario::scheduler_config() const {
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
                         .window = static_cast<std::int32_t>(pool.memory.groups.window),
                         .windowed_tokens = pool.memory.windowed_pool_tokens},
-          .speculation = speculation_rules(pool.instance)};
+          .speculation = speculation_rules(pool.instance),
+          .pipeline = pipeline_rules(pool.instance)};
 }
 
 namespace {
