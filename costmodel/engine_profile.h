@@ -141,7 +141,7 @@ struct FirstUseCosts {
 // Pipeline stages: what they add on the host.
 struct PipelineCosts {
   Figure<double> execute_share;  // of launch_graph: what a stage spends that does not sample
-  Figure<Seconds> message;       // a stage's launches are done → the next one may prepare its own
+  Figure<Seconds> message;       // between two stages' launchers, both of which it takes
   Figure<Seconds> empty_wait;    // the core's sleep after a pass that ran nothing
 };
 

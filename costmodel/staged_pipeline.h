@@ -31,13 +31,15 @@ struct StagedTiming {
 struct StageRules {
   std::int32_t stages = 1;
   std::int32_t cadence = 0;  // token_cadence(): the first stage of step n waits for the tokens of n − cadence
-  SimDuration message;      // a stage's launches are done → the next stage's launcher knows of the hand-off
+  SimDuration message;       // between launchers: what is to be handed off
   SimDuration tokens_back;  // the last stage's end → sampled tokens on the first stage's device
   SimDuration empty_wait;   // the core sleeps after a pass that ran nothing
 };
 
 // For step n and stage s, with L0, L1, D of pipeline.h for each stage and X(s) the end of its hand-off:
-//   L0(s) = max(S + schedule + prepare, launcher s free, L1(s−1) + message)     L1(s) = L0(s) + launch(s)
+//   L0(0) = max(S + schedule + prepare, launcher 0 free)       L1(s) = L0(s) + launch(s)
+//   L0(s) = max(S + schedule + prepare, launcher s free, L1(s−1)) + message; launcher s−1 is free then too,
+//           because its message waits for the receiver (gloo's sends do)
 //   X(s)  = max(D(n, s−1), D(n−1, s), L0(s)) + handoff(s)      receiving waits for what its stream had before
 //   K(0)  = max(D(n−1, 0) + step_gap, L0 + first_kernel, X(n−1, 1), tokens of step n − cadence)
 //   K(s)  = max(X(s), L0(s) + first_kernel, X(n−1, s+1))       a stage goes on when what it sent was taken
@@ -61,7 +63,10 @@ class StagedPipeline {
       const StageTiming& w = t.stages[i];
       Stage& stage = stages_[i];
       SimTime launch = later(told, stage.launcher_free);
-      if (i > 0) launch = later(launch, stages_[i - 1].launcher_free + rules_.message);
+      if (i > 0) {
+        SimTime& sender = stages_[i - 1].launcher_free;
+        launch = sender = later(sender, launch) + rules_.message;
+      }
       SimTime runs = later(stage.sent, launch + SimDuration(w.first_kernel));
       if (i == 0) {
         s.launch_begin = launch;

@@ -146,14 +146,24 @@ TEST_CASE("the sender goes on when what it sent was taken") {
   uneven.stages[1].busy = 10'000;
   pipeline.begin(uneven, SimTime(0));  // second stage busy until 10,100
   pipeline.begin(uneven, SimTime(0));  // first stage done at 200, taken at 10,100
-  const StepTimes third = pipeline.begin(uneven, SimTime(0));
-  CHECK(third.device_end.ns() == 100 + 3 * 10'000);
-  StagedPipeline again({.stages = 2, .cadence = 2, .message = {}, .tokens_back = {}, .empty_wait = {}});
-  StagedTiming late = uneven;
-  late.stages[1].launch = 50'000;  // a late launcher of the second stage holds the first one up too
-  again.begin(late, SimTime(0));
-  again.begin(late, SimTime(0));
-  CHECK(again.begin(uneven, SimTime(0)).device_end.ns() >= 100'000);
+  uneven.stages[0].busy = 15'000;      // begins at 10,100, is done at 25,100
+  CHECK(pipeline.begin(uneven, SimTime(0)).device_end.ns() == 25'100 + 10'000);
+}
+
+TEST_CASE("a launcher waits for the one behind it to take the message") {
+  const StageRules rules{
+      .stages = 2, .cadence = 2, .message = SimDuration(50), .tokens_back = {}, .empty_wait = {}};
+  StagedPipeline pipeline(rules);
+  StagedTiming t = equal_stages(2, 10);
+  t.stages[0].launch = 100;
+  t.stages[1].launch = 1000;
+  CHECK(pipeline.begin(t, SimTime(0)).launch_end.ns() == 100 + 50 + 1000);
+  // The first launcher is done with the second step at 250, the second one free at 1,150; then the message.
+  CHECK(pipeline.begin(t, SimTime(0)).launch_end.ns() == 1150 + 50 + 1000);
+  // And with the third not before 1,200 + 100.
+  const StepTimes third = pipeline.begin(t, SimTime(0));
+  CHECK(third.launch_begin.ns() == 1200);
+  CHECK(third.launch_end.ns() == 2200 + 50 + 1000);
 }
 
 TEST_CASE("an empty batch costs the core a pass and a sleep, and its result comes behind the one before") {

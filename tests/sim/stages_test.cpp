@@ -6,6 +6,7 @@
 #include "conservation.h"
 #include "costmodel/stages.h"
 #include "sanitized.h"
+#include "sim/costed/run.h"
 #include "world.h"
 
 using namespace orrery;
@@ -219,4 +220,32 @@ TEST_CASE("what inbox and executor deliver in another order makes no difference"
     world.world.config.stretches = false;  // there are none to do without
     CHECK(run(world.world, world.requests).digest == plain);
   }
+}
+
+TEST_CASE("the example: stages' time is work, hand-offs and bubble, and clients that leave are counted out") {
+  const auto result = [](std::vector<std::string> more) {
+    ScenarioOptions options;
+    options.overrides = std::move(more);
+    options.overrides.emplace_back("workload.limit={requests: 150}");
+    auto scenario =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-32b-h200-pp2.yaml", options);
+    if (!scenario.ok()) FAIL(to_string(scenario.errors()));
+    auto run = run_scenario(*scenario, {});
+    if (!run.ok()) FAIL(to_string(run.errors()));
+    return std::move(run).value();
+  };
+  const RunResult r = result({});
+  CHECK(r.completed == 150);
+  CHECK(r.stretches == 0);
+  REQUIRE(r.pipeline.busy.size() == 2);
+  CHECK(r.pipeline.busy[0] > 0.3);
+  CHECK(r.pipeline.busy[1] < 1);
+  CHECK(r.pipeline.empty_batches > 0);
+  const double sum = (r.pipeline.busy[0] + r.pipeline.busy[1]) / 2 + r.pipeline.handoff + r.pipeline.bubble;
+  CHECK(sum == Approx(1));
+  CHECK(r.pools[0].gpus_per_instance == 2);
+  CHECK(result({"deployment.parallel={pp: 1}"}).pipeline.stages == 1);
+  const RunResult hasty = result({"workload.client={timeout_s: 8, disconnect: {share: 0.2, after_s: 3}}"});
+  CHECK(hasty.completed + hasty.timed_out + hasty.cancelled == 150);
+  CHECK(hasty.cancelled > 5);
 }
