@@ -346,6 +346,13 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
          number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";
 }
 
+void write_pipeline(std::string& out, const PipelineCosts& c) {
+  out += "    pipeline:\n";
+  write_figure(out, "execute_share", c.execute_share);
+  write_figure(out, "message", c.message);
+  write_figure(out, "empty_wait", c.empty_wait);
+}
+
 std::string option_text(const OptionValue& value) {
   if (const auto* text = std::get_if<std::string>(&value)) return *text;
   if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
@@ -438,6 +445,7 @@ std::string Scenario::resolved_yaml() const {
   for (const auto& [name, efficiency] : h.efficiency)
     write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
   write_host(out, e.host);
+  if (pool.instance.plan.pp > 1) write_pipeline(out, *e.pipeline);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   return out;
