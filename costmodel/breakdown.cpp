@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "base/det_math.h"
-#include "costmodel/pricer_state.h"
+#include "costmodel/priced_nodes.h"
 
 namespace orrery {
 
@@ -55,13 +55,6 @@ double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviat
 
 namespace {
 
-// One operator of one step, in numbers.
-struct PricedNode {
-  std::size_t node = 0;
-  OpCost cost;
-  std::int64_t ns = 0;
-};
-
 // Where popularity is not uniform: what the layers' slowest ranks have on average. Their times on average are
 // another thing by a few percent at most, which goes to the largest line with the rounding rest.
 std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
@@ -69,8 +62,8 @@ std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
   return s.expert_loads->mean_load(static_cast<double>(tokens));
 }
 
-// The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
-// the largest.
+}  // namespace
+
 void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep& padded, std::int64_t busy,
                  const RankLoad* load, std::vector<PricedNode>& out) {
   out.clear();
@@ -89,35 +82,39 @@ void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep&
   out[largest].ns += rest;
 }
 
+namespace {
+
 // One standard deviation of log(time): the table's where one priced it, else that of the class's efficiency.
 double error_of(const PricerState& s, const PricedNode& priced) {
   return priced.cost.error > 0 ? priced.cost.error
                                : s.roofline->error(s.nodes[priced.node].op->kernel_class());
 }
 
-// One standard deviation of log(Σ time): lines of one operator class are wrong together, classes
-// independently.
-double log_deviation(const PricerState& s, const std::vector<PricedNode>& nodes) {
-  std::array<double, op_class_count> by_class{};
-  double total = 0;
+}  // namespace
+
+void Doubt::add(const PricerState& s, const std::vector<PricedNode>& nodes, double times) {
   for (const PricedNode& priced : nodes) {
     const GraphNode& node = s.nodes[priced.node];
-    const double ns = static_cast<double>(priced.ns);
+    const double ns = times * static_cast<double>(priced.ns);
     by_class[static_cast<std::size_t>(node.entry->op_class)] += ns * error_of(s, priced);
+    by_bound[static_cast<std::size_t>(priced.cost.bound())] += ns;
     total += ns;
   }
+}
+
+double Doubt::log_deviation() const {
   double variance = 0;
   for (const double deviation : by_class) variance += deviation * deviation;
   return total > 0 ? std::sqrt(variance) / total : 0;
 }
 
-// Largest share of the device time; what the device waits for launches counts as one.
-const char* largest_share(const std::vector<PricedNode>& nodes, std::int64_t waiting) {
-  std::array<std::int64_t, 4> share{};
-  for (const PricedNode& priced : nodes) share[static_cast<std::size_t>(priced.cost.bound())] += priced.ns;
-  const auto best = std::max_element(share.begin(), share.end());
-  return waiting > *best ? "launch" : to_string(static_cast<Bound>(best - share.begin()));
+const char* Doubt::largest_share(std::int64_t waiting) const {
+  const auto best = std::max_element(by_bound.begin(), by_bound.end());
+  return static_cast<double>(waiting) > *best ? "launch"
+                                              : to_string(static_cast<Bound>(best - by_bound.begin()));
 }
+
+namespace {
 
 StepSummary summarize_step(const PricerState& s, const StepTiming& t, const std::vector<PricedNode>& nodes) {
   StepSummary b;
@@ -128,15 +125,19 @@ StepSummary summarize_step(const PricerState& s, const StepTiming& t, const std:
   const double busy = static_cast<double>(t.busy);
   const double launch = static_cast<double>(t.launch);
   const double last = static_cast<double>(t.last_kernel);
-  const double device_factor = interval_factor(log_deviation(s, nodes));
+  Doubt doubt;
+  doubt.add(s, nodes, 1);
+  const double device_factor = interval_factor(doubt.log_deviation());
   const double host_factor = interval_factor(s.host_error);
   b.low_ns =
       std::min(b.device_ns, round_half_even(std::max(busy / device_factor, launch / host_factor + last)));
   b.high_ns =
       std::max(b.device_ns, round_half_even(std::max(busy * device_factor, launch * host_factor + last)));
-  b.bound = largest_share(nodes, b.device_ns - t.busy);
+  b.bound = doubt.largest_share(b.device_ns - t.busy);
   return b;
 }
+
+}  // namespace
 
 OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput& input) {
   const GraphNode& node = s.nodes[priced.node];
@@ -160,9 +161,8 @@ OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput&
   return line;
 }
 
-}  // namespace
-
 StepSummary StepPricer::summarize(const StepShape& shape) const {
+  if (!state_->stages.empty()) return summarize_stages(*state_, shape);
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
@@ -173,6 +173,7 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
 }
 
 StepBreakdown StepPricer::explain(const StepShape& shape) const {
+  if (!state_->stages.empty()) return explain_stages(*state_, shape);
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;

@@ -8,6 +8,7 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/stages.h"
 #include "costmodel/tensorrt_llm_profile.h"
 #include "costmodel/typed_profile.h"
 
@@ -39,7 +40,7 @@ class Resolver final : ArgumentResolver {
     check();
     resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
     build_graph_sizes();
-    engine_.steps_in_flight = settings_.async_scheduling ? 2 : 1;
+    engine_.steps_in_flight = batches_in_flight(engine_, plan_.pp);
   }
 
  private:

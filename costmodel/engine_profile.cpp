@@ -123,6 +123,14 @@ void read_memory(const Yaml& node, EngineProfile& e) {
   }
 }
 
+PipelineCosts read_pipeline(const Yaml& node) {
+  PipelineCosts p;
+  p.execute_share = read_number_figure(node.require("execute_share"), Dimension::ratio);
+  p.message = read_figure<Seconds>(node.require("message"), true);
+  p.empty_wait = read_figure<Seconds>(node.require("empty_wait"), true);
+  return p;
+}
+
 void add_argument(const Yaml& place, EngineArgument argument, EngineProfile& e) {
   for (const EngineArgument& other : e.arguments) {
     if (other.name == argument.name) place.fail("argument " + quote(argument.name) + " is listed twice");
@@ -194,6 +202,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
     e.first_use = FirstUseCosts{.fused_experts = read_figure<Seconds>(first.require("fused_experts")),
                                 .mxfp4_experts = read_figure<Seconds>(first.require("mxfp4_experts"))};
   }
+  if (const Yaml stages = root.optional("pipeline")) e.pipeline = read_pipeline(stages);
   if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_latent_backends(root.optional("latent_attention"), e);

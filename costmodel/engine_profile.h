@@ -144,6 +144,13 @@ struct FirstUseCosts {
   Figure<Seconds> mxfp4_experts;  // a step of tokens that, rounded up to 32, were not seen
 };
 
+// Pipeline stages: what they add on the host.
+struct PipelineCosts {
+  Figure<double> execute_share;  // of launch_graph: what a stage spends that does not sample
+  Figure<Seconds> message;       // between two stages' launchers, both of which it takes
+  Figure<Seconds> empty_wait;    // the core's sleep after a pass that ran nothing
+};
+
 // A backend of latent attention, of those that an engine chooses from by the part and the cache's type.
 struct LatentBackend {
   std::string name;                 // "FLASHMLA"; "" = the profile does not say which would run
@@ -193,6 +200,7 @@ struct EngineProfile {
   std::vector<LatentBackend> latent_backends;      // in order of preference
   LatentBackend latent;                            // resolved, for a model with latent attention
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
+  std::optional<PipelineCosts> pipeline;           // absent: parallel.pp is refused
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

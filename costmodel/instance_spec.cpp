@@ -49,7 +49,8 @@ class InstanceReader {
     check_divisible();
     check_types(model);
     check_windows(model);
-    if (spec_.plan.dp > 1 && !check_ranks()) {
+    const bool staged = spec_.plan.pp > 1;
+    if ((spec_.plan.dp > 1 && !check_ranks()) || (staged && !check_stages())) {
       accept_all(args);
       accept_all(speculation);
       accept_all(node_.optional("experts"));
@@ -70,6 +71,7 @@ class InstanceReader {
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
     check_compiled(args);
     if (spec_.plan.dp > 1) set_joint_settings();
+    if (staged) check_staged_settings(args);
     if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
         spec_.engine.engine == "vllm") {
       speculation.optional("method").fail(
@@ -206,6 +208,40 @@ class InstanceReader {
                "a sliding window"));
   }
 
+  // Whether the engine's pipeline stages are modelled, and for this model.
+  bool check_stages() {
+    const Yaml pp = node_.optional("parallel").optional("pp");
+    const ModelSpec& m = spec_.model;
+    if (!spec_.engine.pipeline) {
+      pp.fail("pipeline parallelism of " + spec_.engine.name +
+              " is not modelled by this version of Orrery (vllm-0.24 is); use pp: 1");
+      return false;
+    }
+    if (spec_.plan.pp > m.layers) {
+      pp.fail(m.name + " has " + std::to_string(m.layers) + " layers, which " +
+              std::to_string(spec_.plan.pp) + " pipeline stages cannot share; expected pp of at most that");
+      return false;
+    }
+    const auto refuse = [&](bool condition, const char* what) {
+      if (condition) pp.fail(std::string(what) + " is not modelled with pipeline stages; use pp: 1");
+      return condition;
+    };
+    const Yaml speculation = node_.optional("speculation").optional("method");
+    return !(refuse(m.vision != nullptr, "a vision encoder") ||
+             refuse(speculation.present() && speculation.text() != "off", "speculation") ||
+             refuse(node_.optional("experts").present(), "deployment.experts") ||
+             refuse(window_of(m) > 0, "a sliding window"));
+  }
+
+  void check_staged_settings(const Yaml& args) {
+    const SchedulerSettings& s = spec_.engine.settings;
+    const auto refuse = [&](bool condition, const char* what) {
+      if (condition) args.fail(std::string(what) + " is not modelled with pipeline stages; leave it out");
+    };
+    refuse(s.by_priority, "scheduling_policy: priority");
+    refuse(s.kv_offload_bytes > 0, "offloading of the KV cache");
+  }
+
   void set_joint_settings() {
     const DataParallelRules& rules = *spec_.engine.data_parallel;
     spec_.engine.settings.joint = {.ranks = spec_.plan.dp,
@@ -284,9 +320,9 @@ class InstanceReader {
     if (spec_.model.activation_dtype == DType::fp16 && h.matrix_rate.count(DType::fp16) == 0) {
       model.fail("runs in float16, and " + h.name + " has no matrix rate for fp16");
     }
-    if (spec_.plan.mlp_ranks() > 1 && !h.link_bandwidth.present()) {
-      fail_tp(h.name + " has no link figures, which tp > 1 needs; add `links:` to hardware_profiles/" +
-              h.name + ".yaml");
+    if (spec_.plan.gpus() > 1 && !h.link_bandwidth.present()) {
+      fail_tp(h.name + " has no link figures, which " + (spec_.plan.mlp_ranks() > 1 ? "tp" : "pp") +
+              " > 1 needs; add `links:` to hardware_profiles/" + h.name + ".yaml");
     }
   }
 

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/encoder_pricer.h"
+#include "costmodel/stages.h"
 
 namespace orrery {
 
@@ -148,7 +149,10 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double forward = tokens * widest * width;
   const double sampler = tokens * static_cast<double>(m.hidden) * width +
                          rows * static_cast<double>(m.vocabulary) * per_logit.value;
-  return Bytes(tokens * kept * width + std::max(forward, sampler));
+  // A pipeline stage that is not the last has no sampler; one that is not the first keeps buffers for what it
+  // receives (`make_empty_intermediate_tensors`): hidden states and residual.
+  const double received = spec.stage.first() ? 0 : tokens * stream * width;
+  return Bytes(received + tokens * kept * width + (spec.stage.last() ? std::max(forward, sampler) : forward));
 }
 
 // Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
@@ -316,7 +320,14 @@ Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
 
 }  // namespace
 
+namespace {
+
+Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
+
+}  // namespace
+
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
+  if (spec.plan.pp > 1 && spec.stage.of == 1) return plan_stages(spec);
   const SchedulerSettings& s = spec.engine.settings;
   const ModelSpec& m = spec.model;
   MemoryPlan plan;
@@ -380,8 +391,32 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   return plan;
 }
 
+namespace {
+
+// vLLM gives all workers the blocks of the one with least (`get_kv_cache_configs`).
+Result<MemoryPlan> plan_stages(const InstanceSpec& spec) {
+  MemoryPlan least;
+  std::vector<std::int64_t> blocks;
+  for (std::int32_t s = 0; s < spec.plan.pp; ++s) {
+    const InstanceSpec stage = stage_spec(spec, s);
+    ORRERY_TRY(plan, plan_memory(stage));
+    blocks.push_back(plan.kv_blocks);
+    if (s > 0 && plan.kv_blocks >= least.kv_blocks) continue;
+    least = plan;
+    least.stage = stage.stage;
+    least.stage_layers = stage.model.layers;
+  }
+  least.stage_blocks = std::move(blocks);
+  return least;
+}
+
+}  // namespace
+
 std::string MemoryPlan::to_table() const {
-  TextTable table({"memory of one GPU", "GiB"});
+  const std::string of = stage.of > 1 ? " of pipeline stage " + std::to_string(stage.index) +
+                                            ", the fullest (" + std::to_string(stage_layers) + " layers)"
+                                      : "";
+  TextTable table({"memory of one GPU" + of, "GiB"});
   const auto row = [&](const char* what, Bytes bytes) {
     table.add({what, format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2)});
   };
@@ -398,6 +433,11 @@ std::string MemoryPlan::to_table() const {
           " tokens, " + std::to_string(kv_tokens()) + " tokens, " +
           format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
   text += blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n";
+  if (stage.of > 1) {
+    text += "Blocks that the pipeline stages would have room for:";
+    for (const std::int64_t each : stage_blocks) text += " " + std::to_string(each);
+    text += "; all have the least\n";
+  }
   if (!groups.simple()) {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "costmodel/kv_groups.h"
@@ -24,6 +25,10 @@ struct MemoryPlan {
   Bytes kv_available;     // requested − the above; may be negative, then nothing fits (TensorRT-LLM: × its
                           // free_gpu_memory_fraction)
   Bytes kv_bytes_per_token;  // all layers of this rank
+  // Pipeline stages: everything here is of the one with the fewest blocks, which decides for all.
+  StageIndex stage = {};
+  std::int64_t stage_layers = 0;           // of that stage; 0 = one stage
+  std::vector<std::int64_t> stage_blocks;  // that each stage would have room for
   std::int64_t block_size = 0;
   std::int64_t kv_blocks = 0;  // num_gpu_blocks as the engine logs it (vLLM: with the null block)
   bool blocks_overridden = false;

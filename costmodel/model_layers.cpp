@@ -18,6 +18,7 @@ class LayerBuilder {
       const auto same =
           std::find_if(model_.layer_kinds.begin(), model_.layer_kinds.end(),
                        [&](const LayerKind& k) { return k.moe == moe && k.sliding_window == window; });
+      model_.kind_of_layer.push_back(static_cast<std::uint8_t>(same - model_.layer_kinds.begin()));
       if (same != model_.layer_kinds.end()) {
         ++same->count;
         continue;

@@ -68,6 +68,7 @@ struct ModelSpec {
   std::int64_t quantization_block = 128;  // block or group size
   DType kv_dtype = DType::bf16;
   std::vector<LayerKind> layer_kinds;        // counts sum to `layers`
+  std::vector<std::uint8_t> kind_of_layer;   // index in layer_kinds; empty: the kinds follow one another
   std::vector<WeightTensor> global_weights;  // embedding, final norm, lm_head
   std::string source;                        // file it came from
   std::shared_ptr<const VisionSpec> vision;  // encoder of a multimodal model; null = text only

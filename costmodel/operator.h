@@ -70,6 +70,7 @@ struct StepInput {
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
 // experts: tokens and the load of the ranks, where popularity is not uniform (costmodel/expert_loads.h).
+// handoff: tokens, but between pipeline stages and not part of a stage's busy time.
 // gathered…: attention data parallelism, the tokens (rows of the head) of all ranks; of the collectives
 // around them those of the way that the step gathers. StepInput::tokens is that number for them.
 enum class DependsOn : std::uint8_t {
@@ -80,6 +81,7 @@ enum class DependsOn : std::uint8_t {
   eager,
   drafting,
   experts,
+  handoff,
   gathered,
   gathered_evenly,  // all-gather of equal shares, reduce-scatter
   gathered_by_sum,  // all-reduces over a sparse buffer

@@ -82,8 +82,8 @@ class PlanCheck {
           spec_.hardware.name + " has no matrix rate for " + to_string(attention) + ", which attention needs",
           "hardware");
     }
-    if (mlp_ranks_ > 1 && !roofline_.has_link())
-      fail("the part has no scale-up link figures, which tp > 1 and dp > 1 need", "parallel.tp");
+    if (spec_.plan.gpus() > 1 && !roofline_.has_link())
+      fail("the part has no scale-up link figures, which tp, pp and dp > 1 need", "parallel.tp");
   }
 
   const InstanceSpec& spec_;

@@ -52,6 +52,7 @@ struct PricerState {
   std::vector<double> expert_table;           // under them, by tokens
   std::int32_t expert_ranks = 1;
   SimDuration input_delay, core_wake, input_per_request, output_delay, output_per_sequence;
+  std::vector<double> handoff_table;  // pipeline stages: nanoseconds by tokens; empty without
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
   double host_error = 0;
@@ -92,9 +93,12 @@ struct PricerState {
     const auto i = static_cast<std::size_t>(tokens);
     return i < draft_table.size() ? draft_table[i] : sum_drafting(tokens);
   }
+  // A stage that samples nothing ends with a layer's kernel.
+  bool samples = true;
   double last_ns(std::int64_t rows) const {
     const auto i = static_cast<std::size_t>(rows);
-    return i < last_table.size() ? last_table[i] : node_ns(last_node, {0, rows, nullptr, 0, rows});
+    if (i < last_table.size()) return last_table[i];
+    return samples ? node_ns(last_node, {0, rows, nullptr, 0, rows}) : 0;
   }
 
   // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
@@ -112,11 +116,26 @@ struct PricerState {
   }
   double searched_tokens(const StepShape& shape) const;
   void add_speculation(const InstanceSpec& spec, double scale);
+  Status fill(const InstanceSpec& spec, const PriceScales& scales);
+  StageTiming price_stage(const StepShape& shape, const PaddedStep& padded, StepTiming& host) const;
+  void count_kernels(const InstanceSpec& spec, const PriceScales& scales);
+  void set_delays(const HostCosts& h, double scale);
   void fill_tables(const SchedulerSettings& settings);
   void fill_joint_tables(const SchedulerSettings& settings);
 };
 
-struct StepPricer::State : PricerState {};
+// With pipeline stages it is the last one's itself.
+struct StepPricer::State : PricerState {
+  std::vector<std::unique_ptr<PricerState>> others;  // one for all stages that are alike
+  std::vector<const PricerState*> stages;            // by stage; empty = one stage
+  std::vector<std::int64_t> layers;                  // likewise
+  StageRules rules;
+};
+
+// costmodel/staged_price.cpp: the pricers of all stages, and what a step of them is taken apart into.
+Status fill_stages(const InstanceSpec& spec, const PriceScales& scales, StepPricer::State& state);
+StepBreakdown explain_stages(const StepPricer::State& state, const StepShape& shape);
+StepSummary summarize_stages(const StepPricer::State& state, const StepShape& shape);
 
 constexpr int line_shift = 20;  // Q20
 

@@ -18,7 +18,7 @@ class GraphBuilder {
   Result<std::vector<GraphNode>> build() {
     errors_ = check_plan(spec_, roofline_);
     if (!errors_.empty()) return std::move(errors_);
-    add_embedding();
+    spec_.stage.first() ? add_embedding() : add_handoff();
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
     add_head();
     if (spec_.speculation.has_network()) add_draft();
@@ -148,6 +148,19 @@ class GraphBuilder {
     const OpSpec spec = width(model_.hidden, reader);
     add("input_norm", "add_rms_norm", spec, first_layers_);
     add_norm("input_norm", "mlp_output_norm", spec, l - std::exchange(first_layers_, 0));
+  }
+
+  // Hidden states and residual from the stage before: tensor-parallel ranks send a slice each, which the
+  // receivers gather (`irecv_tensor_dict`), and both are copied to where graphs read them.
+  void add_handoff() {
+    OpSpec s = width(model_.hidden / tp_);
+    s.depends_on = DependsOn::handoff;
+    s.ranks = 2;
+    add("handoff", "send_recv", s, 2);
+    s.n = model_.hidden;
+    s.ranks = static_cast<std::int32_t>(tp_);
+    if (tp_ > 1) add("handoff_all_gather", "all_gather", s, 2);
+    add("handoff_copy", "rank_copy", width(model_.hidden), 2);
   }
 
   void add_layer(const LayerKind& kind) {
@@ -418,7 +431,7 @@ class GraphBuilder {
   }
 
   void add_head() {
-    add_norm("final_norm", "mlp_output_norm", width(model_.hidden), 1);
+    if (spec_.stage.last()) add_norm("final_norm", "mlp_output_norm", width(model_.hidden), 1);
     OpSpec gaps;
     gaps.depends_on = DependsOn::eager;
     gaps.gap_ns = spec_.engine.host.stream_gap.value.value() * 1e9;
@@ -427,6 +440,7 @@ class GraphBuilder {
     rows.variant = spec_.engine.runner;
     rows.depends_on = DependsOn::rows;
     if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
+    if (!spec_.stage.last()) return;
     add("sample_gather", "gather_rows", rows, 1);
     if (joint_.gathers_all()) return add_joint_head(rows);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64

@@ -28,8 +28,9 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   const bool v1 = spec.engine.runner == "v1";
   ns.prepare_per_sequence = nanoseconds(v1 ? h.prepare_per_sequence_v1 : h.prepare_per_sequence, scale);
   ns.launch_graph = nanoseconds(h.launch_graph, scale);
-  ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   ns.first_kernel = ns.launch_graph * h.first_kernel.value;
+  if (!spec.stage.last()) ns.launch_graph *= spec.engine.pipeline->execute_share.value;
+  ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   ns.step_gap = nanoseconds(h.step_gap, 1);
   // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
   const double layers = static_cast<double>(spec.model.layers);
@@ -311,9 +312,14 @@ void PricerState::fill_tables(const SchedulerSettings& settings) {
   for (std::int64_t t = 1; t <= tokens; ++t) by_tokens[static_cast<std::size_t>(t)] = sum_tokens(t);
   for (std::int64_t r = 1; r <= rows; ++r) {
     by_rows[static_cast<std::size_t>(r)] = sum_rows(r);
-    last[static_cast<std::size_t>(r)] = last_ns(r);
+    if (samples) last[static_cast<std::size_t>(r)] = last_ns(r);
   }
   token_table = std::move(by_tokens);
+  const bool staged = std::any_of(nodes.begin(), nodes.end(), [](const GraphNode& node) {
+    return node.spec.depends_on == DependsOn::handoff;
+  });
+  for (std::int64_t t = 0; staged && t <= tokens; ++t)
+    handoff_table.push_back(t == 0 ? 0 : sum_over(DependsOn::handoff, t));
   row_table = std::move(by_rows);
   last_table = std::move(last);
 }
@@ -357,61 +363,77 @@ void PricerState::fill_joint_tables(const SchedulerSettings& settings) {
   fill(DependsOn::gathered_rows, gathered_rows_table);
 }
 
-Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScales& scales) {
-  ORRERY_TRY_STATUS(check_scales(scales));
-  ORRERY_TRY(roofline, Roofline::create(spec.hardware, spec.kernels));
-  auto state = std::make_unique<State>();
-  state->roofline = std::make_unique<Roofline>(std::move(roofline));
-  ORRERY_TRY(nodes, build_step_graph(spec, *state->roofline));
-  state->nodes = std::move(nodes);
-  for (std::size_t i = 0; i < state->nodes.size(); ++i) {
-    const GraphNode& node = state->nodes[i];
-    state->weights.push_back(static_cast<double>(node.count) *
-                             scales.op[static_cast<std::size_t>(node.entry->op_class)] *
-                             fitted_factor(spec.engine, node.entry->op_class));
+void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& scales) {
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const GraphNode& node = nodes[i];
+    weights.push_back(static_cast<double>(node.count) *
+                      scales.op[static_cast<std::size_t>(node.entry->op_class)] *
+                      fitted_factor(spec.engine, node.entry->op_class));
     const DependsOn d = node.spec.depends_on;
-    if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) state->last_node = i;
+    if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) last_node = i;
     if (node.draft) continue;
     // Steps that launch kernel by kernel gather by sum (costmodel/joint_step.cpp), but for wide decodes.
     const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly;
     if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
-      state->kernels_without_attention += node.kernels();
+      kernels_without_attention += node.kernels();
     const OpClass c = node.entry->op_class;
-    if (d == DependsOn::decode && c == OpClass::attention_decode) state->attention_layers += node.count;
-    if (d == DependsOn::decode && c != OpClass::attention_decode) state->kernels_of_decode += node.kernels();
-    if (d == DependsOn::prefill && c != OpClass::attention_prefill)
-      state->kernels_of_prefill += node.kernels();
+    if (d == DependsOn::decode && c == OpClass::attention_decode) attention_layers += node.count;
+    if (d == DependsOn::decode && c != OpClass::attention_decode) kernels_of_decode += node.kernels();
+    if (d == DependsOn::prefill && c != OpClass::attention_prefill) kernels_of_prefill += node.kernels();
   }
-  state->padding = GraphPadding(spec.engine.settings);
-  if (spec.experts.on()) state->add_experts(spec);
+}
+
+void PricerState::set_delays(const HostCosts& h, double scale) {
+  input_delay = duration_from_nanoseconds(nanoseconds(h.input_delay, scale));
+  core_wake = duration_from_nanoseconds(nanoseconds(h.core_wake, scale));
+  input_per_request = duration_from_nanoseconds(nanoseconds(h.input_per_request, scale));
+  output_per_sequence = duration_from_nanoseconds(nanoseconds(h.output_per_sequence, scale));
+  input_token_ns = nanoseconds(h.input_per_token, scale);
+  output_delay = duration_from_nanoseconds(nanoseconds(h.output_delay, scale));
+}
+
+Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
+  ORRERY_TRY(line, Roofline::create(spec.hardware, spec.kernels));
+  roofline = std::make_unique<Roofline>(std::move(line));
+  ORRERY_TRY(graph, build_step_graph(spec, *roofline));
+  nodes = std::move(graph);
+  count_kernels(spec, scales);
+  padding = GraphPadding(spec.engine.settings);
+  if (spec.experts.on()) add_experts(spec);
   const bool one_process = spec.engine.single_process_per_gpu ||
                            (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
-  state->host = host_costs(spec, scales.host, one_process);
-  for (const GraphNode& node : state->nodes) {
-    if (node.draft) continue;
+  host = host_costs(spec, scales.host, one_process);
+  for (const GraphNode& node : nodes) {
+    const DependsOn d = node.spec.depends_on;
+    if (node.draft || d == DependsOn::handoff) continue;
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
     if (std::string_view(node.entry->name) == "fused_experts")
-      state->host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
-    if (node.entry->op_class == OpClass::collective && node.spec.depends_on != DependsOn::gathered_evenly)
-      state->host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
+      host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
+    if (node.entry->op_class == OpClass::collective && d != DependsOn::gathered_evenly)
+      host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
   }
   if (spec.engine.settings.joint.on() && spec.engine.data_parallel)
-    state->host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host);
-  state->launcher_is_core = one_process;
-  state->steps_in_flight = spec.engine.steps_in_flight;
-  const HostCosts& h = spec.engine.host;
-  state->input_delay = duration_from_nanoseconds(nanoseconds(h.input_delay, scales.host));
-  state->core_wake = duration_from_nanoseconds(nanoseconds(h.core_wake, scales.host));
-  state->input_per_request = duration_from_nanoseconds(nanoseconds(h.input_per_request, scales.host));
-  state->input_token_ns = nanoseconds(h.input_per_token, scales.host);
-  state->output_per_sequence =
-      duration_from_nanoseconds(nanoseconds(spec.engine.host.output_per_sequence, scales.host));
-  state->output_delay = duration_from_nanoseconds(nanoseconds(spec.engine.host.output_delay, scales.host));
-  state->host_error = spec.engine.interval_host_error;
-  state->add_speculation(spec, scales.host);
-  state->fill_tables(spec.engine.settings);
-  state->fill_joint_tables(spec.engine.settings);
+    host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host);
+  launcher_is_core = one_process;
+  steps_in_flight = spec.engine.steps_in_flight;
+  set_delays(spec.engine.host, scales.host);
+  host_error = spec.engine.interval_host_error;
+  samples = spec.stage.last();
+  add_speculation(spec, scales.host);
+  fill_tables(spec.engine.settings);
+  fill_joint_tables(spec.engine.settings);
+  return ok_status();
+}
+
+Result<StepPricer> StepPricer::create(const InstanceSpec& spec, const PriceScales& scales) {
+  ORRERY_TRY_STATUS(check_scales(scales));
+  auto state = std::make_unique<State>();
+  if (spec.plan.pp > 1) {
+    ORRERY_TRY_STATUS(fill_stages(spec, scales, *state));
+  } else {
+    ORRERY_TRY_STATUS(state->fill(spec, scales));
+  }
   return StepPricer(std::move(state));
 }
 
@@ -421,12 +443,14 @@ StepPricer& StepPricer::operator=(StepPricer&&) noexcept = default;
 StepPricer::~StepPricer() = default;
 
 StepTiming StepPricer::price(const StepShape& shape) const {
+  if (!state_->stages.empty()) return summarize_stages(*state_, shape).timing;
   return state_->price(shape, state_->padding.pad(shape));
 }
 
 DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t context_sum,
                                    std::int32_t running, bool with_experts) const {
   ORRERY_CHECK(decode_sequences > 0 && context_sum >= 0, "a decode step has sequences");
+  ORRERY_CHECK(state_->stages.empty(), "a line is one stage's");
   StepShape shape;
   shape.decode_sequences = decode_sequences;
   shape.decode_context_tokens = context_sum;

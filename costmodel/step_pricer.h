@@ -19,9 +19,17 @@
 #include "costmodel/parallel_plan.h"
 #include "costmodel/pipeline.h"
 #include "costmodel/speculation.h"
+#include "costmodel/staged_pipeline.h"
 #include "costmodel/step_shape.h"
 
 namespace orrery {
+
+// Which pipeline stage a spec speaks of; `of` 1 = the whole instance.
+struct StageIndex {
+  std::int32_t index = 0, of = 1;
+  bool first() const { return index == 0; }
+  bool last() const { return index == of - 1; }
+};
 
 // Everything that decides a price. All parts are resolved and validated (see costmodel/instance_spec.h).
 struct InstanceSpec {
@@ -39,6 +47,7 @@ struct InstanceSpec {
   std::int64_t dense_ranks() const {
     return engine.settings.joint.gathers_experts() ? plan.tp : plan.mlp_ranks();
   }
+  StageIndex stage = {};  // with one of several, `model` holds that stage's layers only (costmodel/stages.h)
 };
 
 enum class OpClass : std::uint8_t {
@@ -95,6 +104,13 @@ struct OpLine {
   double error = 0;     // one standard deviation of log(time)
 };
 
+// Of one pipeline stage; `stages` of them are alike.
+struct StageLine {
+  std::int32_t first = 0, stages = 1;
+  std::int64_t layers = 0;                                  // of each
+  std::int64_t busy_ns = 0, handoff_ns = 0, launch_ns = 0;  // of each
+};
+
 struct StepBreakdown {
   std::vector<OpLine> ops;     // in launch order
   StepTiming timing;           // with busy
@@ -105,6 +121,11 @@ struct StepBreakdown {
   std::string bound;                     // compute | memory | link | launch | latency: largest share
   std::string graph_mode;                // full | piecewise | none
   std::int64_t padded_tokens = 0;
+  // Pipeline stages; empty = one. Then timing.busy, and the operators' lines, add up all stages with their
+  // hand-offs, device_ns is the way through all stages of a step alone, step_ns the time between steps of
+  // equal, disjoint batches, and `bubble` the share of the stages' time that stays idle among those.
+  std::vector<StageLine> stages;
+  double bubble = 0;
 };
 
 // The columns of `orrery cost --steps` (interfaces §6): explain() without its words.
@@ -118,6 +139,7 @@ struct StepSummary {
 class StepPricer {
  public:
   static Result<StepPricer> create(const InstanceSpec& spec, const PriceScales& scales = {});
+  struct State;
   StepPricer(StepPricer&&) noexcept;
   StepPricer& operator=(StepPricer&&) noexcept;
   ~StepPricer();
@@ -129,6 +151,11 @@ class StepPricer {
   // rank has some). As long as the slowest rank in every part; each distinct shape is priced once.
   std::int32_t ranks() const;
   StepTiming price_joint(std::span<const StepShape> ranks) const;
+  // Pipeline stages: every stage's part of a step. `samples`: some sequence gets a token.
+  std::int32_t stages() const;
+  const StageRules& stage_rules() const;
+  void price_stages(const StepShape& shape, bool samples, StagedTiming& out) const;
+  StepTiming empty_timing(std::int32_t running) const;  // host terms of a step without tokens
   // The line of each rank with decodes beside the others; the step's busy time is the largest of theirs.
   std::vector<DecodeLine> joint_decode_lines(std::span<const StepShape> ranks) const;
   // The line that price() of a pure decode step evaluates, around `context_sum`.
@@ -162,7 +189,6 @@ class StepPricer {
   double unrounded_ns(std::int64_t tokens) const;
 
  private:
-  struct State;
   explicit StepPricer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

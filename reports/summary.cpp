@@ -113,6 +113,14 @@ Json offload_json(const RunResult& r) {
           {"deferred_lookups", o.deferrals}, {"device_wait_s", static_cast<double>(o.device_wait_ns) * 1e-9}};
 }
 
+Json pipeline_json(const PipelineResult& p) {
+  return {{"stages", p.stages},
+          {"stage_busy", p.busy},
+          {"handoff", p.handoff},
+          {"bubble", p.bubble},
+          {"empty_batches", p.empty_batches}};
+}
+
 // Balancedness over time and the balancer's work; null where popularity is uniform and nobody balances.
 Json experts_json(const RunResult& r) {
   const ExpertResult& e = r.experts;
@@ -254,6 +262,7 @@ Json summary_json(const SummaryInput& in) {
   j["warmup"] = warmup_json(r);
   j["first_use"] = first_use_json(r);
   j["experts"] = experts_json(r);
+  if (r.pipeline.stages > 1) j["pipeline"] = pipeline_json(r.pipeline);
   j["transfers"] = nullptr;
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},
@@ -281,6 +290,14 @@ std::string lines_of_features(const RunResult& r) {
            human_count(static_cast<double>(o.loads)) + " requests, " +
            human_count(static_cast<double>(o.dropped)) + " dropped; room for " +
            human_count(static_cast<double>(o.capacity)) + "\n";
+  }
+  if (r.pipeline.stages > 1) {
+    const PipelineResult& p = r.pipeline;
+    out += "stages      busy";
+    for (const double share : p.busy) out += " " + format_fixed(100 * share, 1);
+    out += " % of the time with a step on any of them, hand-offs " + format_fixed(100 * p.handoff, 1) +
+           " %, bubble " + format_fixed(100 * p.bubble, 1) + " %; " +
+           human_count(static_cast<double>(p.empty_batches)) + " empty batches\n";
   }
   if (r.first_uses > 0) {
     out += "first use   " + human_count(static_cast<double>(r.first_uses)) +

@@ -103,7 +103,7 @@ bool Instance::schedule(SimTime now) {
     break_run(sequence, static_cast<std::int64_t>(step.value()) - 1, in_flight);
   for (const HostLoad& load : scheduler_->host_loads())
     observe_request(RequestEvent::Kind::loading, load.request, now, step.value(), load.tokens, 0);
-  if (plan.tokens() == 0) {
+  if (plan.tokens() == 0 && !plan.empty_batch) {
     wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), now);
     idle_ = scheduler_->open_steps() == 0;
     levels_changed();
@@ -218,7 +218,7 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
   if (!holds_tokens()) wiring_.collector->gap(gap, 1, at);
   if (wiring_.per_request_itl && !holds_tokens()) {
     p.extra_gaps.push_back(gap);
-    p.segments.push_back({p.run_first + 1, p.run_last});
+    if (p.run_first < p.run_last) p.segments.push_back({p.run_first + 1, p.run_last});
   }
   p.broken = false;
   p.rejoined = true;
@@ -248,7 +248,9 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     const SimTime at = told_[token.update];
     const auto step = static_cast<std::int64_t>(outcome.first.value() + token.update);
     join_run(p, at, step);
-    if (p.left_out >= step) stand_apart(p, at, step);  // left out again while this token was in flight
+    if (token.apart && clients_may_leave_) note_apart(p, at);
+    // Left out again while this token was in flight.
+    if (token.apart || p.left_out >= step) stand_apart(p, at, step);
   }
   for (const SequenceId sequence : awaiting_token_) progress_of(sequence).last_token = told_.front();
   awaiting_token_.clear();
@@ -286,6 +288,7 @@ double Instance::note_updates(const StepOutcome& outcome, const UpdateEffects& e
 
 void Instance::observe_steps(const StepOutcome& outcome) {
   const auto emit = [&](StepRecord r, const StepStamp& begin, SimTime device_end, SimTime update_end) {
+    if (r.prefill_chunks + r.decode_sequences == 0) return;  // of nobody (StepPlan::empty_batch)
     r.schedule_begin = begin.schedule_begin;
     r.launch_begin = begin.launch_begin;
     r.device_begin = begin.device_begin;

@@ -74,6 +74,7 @@ class Instance {
     std::int64_t left_out = -1;     // step before the one that last left it out
     std::vector<Segment> segments;  // closed runs (per-request ITL only)
     std::vector<std::int64_t> extra_gaps;
+    std::vector<SimTime> apart;  // its latest tokens, where each has a gap of its own and clients may leave
   };
 
   // What one rank's decode set has seen; one without attention data parallelism.
@@ -93,6 +94,7 @@ class Instance {
   RequestRecord begin_record(const Progress& p) const;
   void end_unanswered(SequenceId sequence, std::int32_t outputs);
   std::int32_t delivered_by(SequenceId sequence, SimTime at, std::int32_t outputs) const;
+  void note_apart(Progress& p, SimTime at);
   void tell_clients(const StepOutcome& outcome, const UpdateEffects& effects);
   void note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);

@@ -69,13 +69,21 @@ void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
 std::int32_t Instance::delivered_by(SequenceId sequence, SimTime at, std::int32_t outputs) const {
   const Progress& p = progress_[sequence.value()];
   std::int32_t late = 0;
-  for (auto d = deliveries_.rbegin(); d != deliveries_.rend() && d->at > at; ++d) {
+  for (const SimTime told : p.apart) late += told + output_delay_ > at ? 1 : 0;
+  for (auto d = deliveries_.rbegin(); p.apart.empty() && d != deliveries_.rend() && d->at > at; ++d) {
     if (d->lane != p.lane) continue;
     const bool in_run = d->step > p.run_first || (d->step == p.run_first && p.rejoined);
     if (in_run && (!p.broken || d->step <= p.run_last)) ++late;
   }
   const std::int32_t processed = std::max(1, outputs - late);
   return holds_tokens() ? streams_->sent_by(sequence, at - output_delay_, processed) : processed;
+}
+
+// The engine learns of a departure within a few steps: older tokens were in time.
+void Instance::note_apart(Progress& p, SimTime at) {
+  constexpr std::size_t kept = 64;
+  if (p.apart.size() == kept) p.apart.erase(p.apart.begin(), p.apart.begin() + kept / 2);
+  p.apart.push_back(at);
 }
 
 // Remembers updates for as long as a client may turn out to have left before them.

@@ -162,6 +162,15 @@ struct OffloadResult {
   std::uint64_t loads = 0, deferrals = 0;  // requests that waited for blocks; look-ups put off
 };
 
+// Pipeline stages, all instances; 1 stage = all 0.
+struct PipelineResult {
+  std::int32_t stages = 1;
+  std::vector<double> busy;         // by stage: share of the time with any step on any stage; hand-offs apart
+  double handoff = 0;               // the same of hand-offs, mean over the stages
+  double bubble = 0;                // the rest, mean over the stages
+  std::uint64_t empty_batches = 0;  // steps of nobody that took a place in flight
+};
+
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
@@ -191,6 +200,7 @@ struct RunResult {
   OffloadResult offload;
   SpeculationCounters speculation;  // all instances
   ExpertResult experts;
+  PipelineResult pipeline;
   std::uint64_t first_uses = 0;   // steps that compiled a kernel (first_request_effects), all instances,
   std::int64_t first_use_ns = 0;  // and by how much that held them up
   double kv_wraps = 0;            // blocks handed out ÷ usable blocks, least of all instances

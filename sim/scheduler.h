@@ -57,6 +57,15 @@ struct SpeculationRules {
   std::int32_t max_concurrency = 0;
 };
 
+// Pipeline stages: who may run while steps are in flight.
+struct PipelineRules {
+  std::int32_t stages = 1;
+  // A sequence may run again so many steps after the one that samples its token; 0 = when its token has been
+  // processed.
+  std::int32_t cadence = 0;
+  bool asynchronous = true;
+};
+
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
 struct SchedulerConfig {
   std::int64_t max_num_batched_tokens = 8192;
@@ -79,6 +88,7 @@ struct SchedulerConfig {
   OffloadRules offload = {};
   KvGroups kv_groups = {};  // vLLM; SGLang: window and windowed_tokens
   SpeculationRules speculation = {};
+  PipelineRules pipeline = {};
 };
 
 struct FirstToken {
@@ -99,6 +109,7 @@ struct Finished {
 struct Irregular {  // a token whose gap is no gap between two updates of the decode set
   SequenceId sequence;
   std::size_t update = 0;
+  bool apart = false;  // so is its next one
 };
 
 struct Said {  // speculation: what a sequence was given by an update, its first token apart
@@ -137,6 +148,7 @@ struct SchedulerCounters {
   std::uint64_t preemptions = 0;
   std::uint64_t queried_tokens = 0, hit_tokens = 0;  // prefix cache, per admission
   std::int64_t min_free_blocks = 0;
+  std::uint64_t empty_batches = 0;  // steps without tokens (StepPlan::empty_batch)
   SpeculationCounters speculation = {};
 };
 

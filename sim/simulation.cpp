@@ -237,7 +237,7 @@ class Loop {
       digest.add(instance->digest());
       r.preemptions += s.counters().preemptions;
       r.speculation.add(s.counters().speculation);
-      r.steps += s.next_step().value();
+      r.steps += s.next_step().value() - s.counters().empty_batches;
       r.stretches += instance->stretches();
       queried += s.counters().queried_tokens;
       hit += s.counters().hit_tokens;

@@ -28,6 +28,13 @@ class AcceptanceOracle {
   virtual std::int32_t proposed(RequestId request, std::int32_t outputs) const = 0;
 };
 
+// For sequences that say one token a step.
+class NoDrafts final : public AcceptanceOracle {
+ public:
+  std::int32_t accepted(RequestId, std::int32_t, std::int32_t) const override { return 0; }
+  std::int32_t proposed(RequestId, std::int32_t) const override { return 0; }
+};
+
 class SampledAcceptance final : public AcceptanceOracle {
  public:
   // `match_rate`: how often a proposal is made at all (n-gram; networks always propose).

@@ -57,6 +57,21 @@ std::string timing_lines(const StepBreakdown& step) {
   return out;
 }
 
+// Pipeline stages: each stage's part, and what stays idle.
+std::string stage_lines(const StepBreakdown& step) {
+  if (step.stages.empty()) return "";
+  TextTable table({"pipeline stage", "layers", "busy µs", "hand-off µs", "launch µs"});
+  for (const StageLine& s : step.stages) {
+    const std::string last = s.stages > 1 ? "-" + std::to_string(s.first + s.stages - 1) : "";
+    table.add({std::to_string(s.first) + last, std::to_string(s.layers), microseconds_text(s.busy_ns),
+               microseconds_text(s.handoff_ns), microseconds_text(s.launch_ns)});
+  }
+  return table.to_string() +
+         "busy adds up all stages; device is the way through them of a step alone. Steps of equal, "
+         "disjoint batches leave a bubble of " +
+         format_fixed(100 * step.bubble, 1) + " % of the stages' time\n";
+}
+
 }  // namespace
 
 std::string microseconds_text(std::int64_t ns) {
@@ -75,7 +90,7 @@ std::string step_table(const std::string& title, const StepBreakdown& step) {
                percent(line.time_ns, step.timing.busy), line.shape});
   }
   table.add({"busy", "", "", "", "", microseconds_text(step.timing.busy), "", "", "", "100.0 %", ""});
-  return title + "\n" + table.to_string() + timing_lines(step);
+  return title + "\n" + table.to_string() + stage_lines(step) + timing_lines(step);
 }
 
 std::string compare_table(const std::string& title, const std::string& name_a, const StepBreakdown& a,
@@ -131,24 +146,36 @@ Json step_json(const std::string& spec, const StepBreakdown& step) {
                    {"hit", line.hit}});
   }
   const StepTiming& t = step.timing;
-  return {{"step", spec},
-          {"device_us", us(step.device_ns)},
-          {"busy_us", us(t.busy)},
-          {"host_us", us(step.host_ns)},
-          {"step_us", us(step.step_ns)},
-          {"low_us", us(step.low_ns)},
-          {"high_us", us(step.high_ns)},
-          {"bound", step.bound},
-          {"graph_mode", step.graph_mode},
-          {"padded_tokens", step.padded_tokens},
-          {"host",
-           {{"schedule_us", us(t.schedule)},
-            {"prepare_us", us(t.prepare)},
-            {"launch_us", us(t.launch)},
-            {"copy_us", us(t.copy)},
-            {"update_us", us(t.update)},
-            {"gap_us", us(t.gap)}}},
-          {"operators", ops}};
+  Json json = {{"step", spec},
+               {"device_us", us(step.device_ns)},
+               {"busy_us", us(t.busy)},
+               {"host_us", us(step.host_ns)},
+               {"step_us", us(step.step_ns)},
+               {"low_us", us(step.low_ns)},
+               {"high_us", us(step.high_ns)},
+               {"bound", step.bound},
+               {"graph_mode", step.graph_mode},
+               {"padded_tokens", step.padded_tokens},
+               {"host",
+                {{"schedule_us", us(t.schedule)},
+                 {"prepare_us", us(t.prepare)},
+                 {"launch_us", us(t.launch)},
+                 {"copy_us", us(t.copy)},
+                 {"update_us", us(t.update)},
+                 {"gap_us", us(t.gap)}}},
+               {"operators", ops}};
+  if (step.stages.empty()) return json;
+  Json stages = Json::array();
+  for (const StageLine& s : step.stages) {
+    stages.push_back({{"first", s.first},
+                      {"stages", s.stages},
+                      {"layers", s.layers},
+                      {"busy_us", us(s.busy_ns)},
+                      {"handoff_us", us(s.handoff_ns)},
+                      {"launch_us", us(s.launch_ns)}});
+  }
+  json["pipeline"] = {{"stages", stages}, {"bubble", step.bubble}};
+  return json;
 }
 
 Json memory_json(const MemoryPlan& plan) {

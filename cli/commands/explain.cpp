@@ -153,6 +153,18 @@ Json story_json(const RequestStory& story) {
           {"digest", digest_text(story.digest)}};
 }
 
+// Pipeline stages: what the whole run left of them, beside which one request's steps are read.
+std::string stages_text(const Json& summary) {
+  if (!summary.contains("pipeline")) return "";
+  const Json& p = summary["pipeline"];
+  std::string out = "pipeline stages of the run: busy";
+  for (const Json& share : p["stage_busy"]) out += " " + format_fixed(100 * share.get<double>(), 1);
+  out += " % of the time with a step on any of them, hand-offs " +
+         format_fixed(100 * p["handoff"].get<double>(), 1) + " %, bubble " +
+         format_fixed(100 * p["bubble"].get<double>(), 1) + " %\n";
+  return out;
+}
+
 int explain(const std::string& directory, std::uint64_t request, const CommandContext& context) {
   watch_interrupts();
   auto scenario = load_scenario(directory + "/scenario.resolved.yaml", {});
@@ -169,7 +181,9 @@ int explain(const std::string& directory, std::uint64_t request, const CommandCo
                         recorded + ": the trace, a profile or Orrery itself changed since; simulate again",
                     {directory, 0, 0})});
   }
-  std::fputs(context.json ? canonical_json(story_json(*story)).c_str() : story_text(*story).c_str(), stdout);
+  const std::string text =
+      context.json ? canonical_json(story_json(*story)) : story_text(*story) + stages_text(*summary);
+  std::fputs(text.c_str(), stdout);
   return 0;
 }
 

@@ -57,7 +57,7 @@ std::string title_of(const Scenario& s) {
   const InstanceSpec& i = s.pool.instance;
   return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) +
          " x " + std::to_string(i.plan.gpus() * i.engines) + " " + i.hardware.name + ", " + i.engine.name +
-         ", tp " + std::to_string(i.plan.tp) +
+         ", tp " + std::to_string(i.plan.tp) + (i.plan.pp > 1 ? ", pp " + std::to_string(i.plan.pp) : "") +
          (i.plan.dp * i.engines > 1 ? ", dp " + std::to_string(i.plan.dp * i.engines) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
 }

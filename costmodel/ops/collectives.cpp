@@ -49,6 +49,10 @@ std::unique_ptr<Operator> make_all_gather(const OpSpec& spec, const Roofline& ro
   return std::make_unique<CollectiveOperator>(spec, roofline, Collective::all_gather);
 }
 
+std::unique_ptr<Operator> make_send_recv(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<CollectiveOperator>(spec, roofline, Collective::send_recv);
+}
+
 std::unique_ptr<Operator> make_reduce_scatter(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<CollectiveOperator>(spec, roofline, Collective::reduce_scatter);
 }

@@ -10,6 +10,8 @@ namespace orrery {
 
 namespace {
 
+const NoDrafts one_token;
+
 constexpr std::size_t stretch_ring = 8;  // more than the steps that any engine has in flight
 
 constexpr auto done_later = [](const TransferDone& a, const TransferDone& b) {
@@ -56,11 +58,17 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
                               .last_stamp = {},
                               .lanes = {},
                               .eos = {},
-                              .speech = {}});
+                              .speech = {},
+                              .staged = {},
+                              .staged_until = {}});
     const auto lanes = static_cast<std::uint32_t>(pricer->ranks());
     for (std::uint32_t lane = 0; lane < lanes; ++lane)
       engines_.back().lanes.emplace_back(oracle, lane, lanes);
     if (acceptance != nullptr) engines_.back().speech.emplace(*acceptance, oracle);
+    if (pricer->stages() == 1) continue;
+    engines_.back().staged.emplace(pricer->stage_rules());
+    engines_.back().speech.emplace(one_token, oracle);
+    usage_.stage_ns.resize(static_cast<std::size_t>(pricer->stages()));
   }
 }
 
@@ -99,6 +107,10 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   if (waves_.on() && plan.after_idle && e.open.empty() && e.pipeline.device_free() <= now)
     e.pipeline.occupy_device(waves_.busy_until(instance.value(), index, e.pipeline.device_free(), now));
   if (!e.speech) track_ends(e, index, plan);
+  if (e.staged) {
+    plan.empty_batch ? begin_empty(e, plan, now) : begin_staged(e, instance.value(), plan, now);
+    return schedule_event(instance.value());
+  }
   // A step that compiles is no part of a stretch of equal ones.
   const bool alike = !first_use_.is_new(instance.value(), plan.tokens());
   if (plan.repeat > 1 && alike && e.open.size() + 1 == e.depth) {
@@ -110,15 +122,15 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
 }
 
 // Where graph dispatch looks at counts only, a chunk of one token is a decode (vllm_0_24.md §3).
-StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape) {
+StepShape CostModelExecutor::shape_alone(Engine& e, const StepPlan& plan) {
   chunks_.clear();
-  shape = {.prefill = {},
-           .decode_sequences = plan.decode_sequences,
-           .decode_context_tokens = plan.decode_context_tokens,
-           .new_requests = plan.new_requests,
-           .running = plan.running,
-           .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
-           .without_drafting = plan.without_drafting};
+  StepShape shape{.prefill = {},
+                  .decode_sequences = plan.decode_sequences,
+                  .decode_context_tokens = plan.decode_context_tokens,
+                  .new_requests = plan.new_requests,
+                  .running = plan.running,
+                  .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
+                  .without_drafting = plan.without_drafting};
   if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
@@ -130,6 +142,11 @@ StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTi
     }
   }
   shape.prefill = chunks_;
+  return shape;
+}
+
+StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape) {
+  shape = shape_alone(e, plan);
   if (experts_.on()) shape.expert_q20 = experts_.next(index_of(e), e.pricer->padded_tokens(shape), now);
   return e.pricer->price(shape);
 }
@@ -403,12 +420,9 @@ void CostModelExecutor::schedule_event(std::uint32_t id) {
   if (e.stretch.planned > 0) {
     events_.set(id, e.stretch.boundaries[static_cast<std::size_t>(e.stretch.taken - 1)]);
   } else if (e.host_free_due) {
-    events_.set(id, e.pipeline.core_free());
+    events_.set(id, core_free(e));
   } else if (!e.open.empty()) {
-    HostPipeline ahead = e.pipeline;
-    StepTimes times = e.open.front().times;
-    ahead.update(e.open.front().timing, times);
-    events_.set(id, ahead.core_free());
+    events_.set(id, core_free_after_update(e));
   } else {
     events_.set(id, SimTime::never());
   }
@@ -454,10 +468,12 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       s.planned = 0;
     } else {
       OpenStep& oldest = e.open.front();
-      e.pipeline.update(oldest.timing, oldest.times);
+      update_oldest(e);
       e.updates.assign(1, oldest.times.update_end);
       e.first_stamp = e.second_stamp = e.last_stamp = stamp(oldest.times);
-      for (EndTracker& lane : e.lanes) lane.update();
+      for (EndTracker& lane : e.lanes) {
+        if (!e.staged) lane.update();
+      }
       e.open.pop_front();
     }
     e.next_update += static_cast<std::int64_t>(e.updates.size());

@@ -66,6 +66,11 @@ class CostModelExecutor final : public Executor {
     StepKind prefill, mixed, decode;
     std::uint64_t prices = 0;
     std::int64_t encoder_ns = 0, encoder_passes = 0;
+    // Pipeline stages: busy nanoseconds of each (hand-offs apart), time with any step on any stage, summed
+    // over instances, and steps of nobody.
+    std::vector<std::int64_t> stage_ns;
+    std::int64_t handoff_ns = 0, staged_span_ns = 0;
+    std::uint64_t empty_batches = 0;
     std::int64_t copy_ns = 0;                // KV blocks over the host link with the device waiting
     std::vector<EncoderImage> largest_pass;  // what the encoder's prices rest on is asked of this one
   };
@@ -100,7 +105,9 @@ class CostModelExecutor final : public Executor {
     StepStamp first_stamp, second_stamp, last_stamp;
     std::vector<EndTracker> lanes;  // one a rank
     std::vector<SequenceId> eos;
-    std::optional<SpokenSteps> speech;  // speculation: instead of ends by decode step
+    std::optional<SpokenSteps> speech;     // speculation and pipeline stages: instead of ends by decode step
+    std::optional<StagedPipeline> staged;  // pipeline stages: instead of `pipeline`
+    SimTime staged_until;                  // end on the last stage of what was submitted so far
   };
 
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
@@ -114,6 +121,13 @@ class CostModelExecutor final : public Executor {
   void run_steps(Engine& e, std::int64_t steps, Prices prices);
   StepTiming price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape);
   StepTiming price_ranks(const Engine& e, const StepPlan& plan);
+  StepShape shape_alone(Engine& e, const StepPlan& plan);
+  // Pipeline stages (staged_execution.cpp).
+  void begin_staged(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
+  void begin_empty(Engine& e, const StepPlan& plan, SimTime now);
+  SimTime core_free(const Engine& e) const;
+  SimTime core_free_after_update(const Engine& e) const;
+  void update_oldest(Engine& e);
   void track_ends(Engine& e, std::int64_t step, const StepPlan& plan);
   std::int64_t updates_until_end(Engine& e);
   void take_ends(Engine& e, std::int64_t step);
@@ -134,6 +148,7 @@ class CostModelExecutor final : public Executor {
   std::vector<EncoderImage> images_;
   std::vector<PrefillChunk> chunks_;
   std::vector<StepShape> rank_shapes_;
+  StagedTiming staged_;  // of the step at hand
   Usage usage_;
 };
 

@@ -235,6 +235,20 @@ void report_device(const CostModelExecutor& executor, RunResult& result) {
   result.first_use_ns = executor.first_use().held_ns();
 }
 
+void report_stages(const CostModelExecutor::Usage& usage, PipelineResult& p) {
+  if (usage.stage_ns.empty() || usage.staged_span_ns == 0) return;
+  p.stages = static_cast<std::int32_t>(usage.stage_ns.size());
+  p.empty_batches = usage.empty_batches;
+  const double span = static_cast<double>(usage.staged_span_ns);
+  double busy = 0;
+  for (const std::int64_t ns : usage.stage_ns) {
+    p.busy.push_back(static_cast<double>(ns) / span);
+    busy += p.busy.back();
+  }
+  p.handoff = static_cast<double>(usage.handoff_ns) / span / p.stages;
+  p.bubble = 1 - busy / p.stages - p.handoff;
+}
+
 // A warm-up that takes in every request leaves nothing to say. (A shortened run may well end in it.)
 Status check_measured(const RunResult& r, const RunOptions& options) {
   const bool measured = r.completed + r.failed + r.cancelled + r.timed_out + r.rejected > 0;
@@ -312,6 +326,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY_STATUS(check_measured(result, options));
   const CostModelExecutor::Usage& usage = executor.usage();
   report_device(executor, result);
+  report_stages(usage, result.pipeline);
   images.report(usage, result);
   executor.experts().report(result.experts);
   result.price_sources = price_sources(pricer, images.encoder.get(), usage);

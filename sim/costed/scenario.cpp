@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "costmodel/stages.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -203,6 +204,12 @@ SpeculationRules speculation_rules(const InstanceSpec& instance) {
   return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
 }
 
+PipelineRules pipeline_rules(const InstanceSpec& instance) {
+  return {.stages = instance.plan.pp,
+          .cadence = token_cadence(instance),
+          .asynchronous = instance.engine.settings.async_scheduling};
+}
+
 }  // namespace
 
 SchedulerConfig Scenario::scheduler_config() const {
@@ -236,7 +243,8 @@ SchedulerConfig Scenario::scheduler_config() const {
                         .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
                         .window = static_cast<std::int32_t>(pool.memory.groups.window),
                         .windowed_tokens = pool.memory.windowed_pool_tokens},
-          .speculation = speculation_rules(pool.instance)};
+          .speculation = speculation_rules(pool.instance),
+          .pipeline = pipeline_rules(pool.instance)};
 }
 
 namespace {
@@ -322,6 +330,13 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
          "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
          number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";
+}
+
+void write_pipeline(std::string& out, const PipelineCosts& c) {
+  out += "    pipeline:\n";
+  write_figure(out, "execute_share", c.execute_share);
+  write_figure(out, "message", c.message);
+  write_figure(out, "empty_wait", c.empty_wait);
 }
 
 std::string option_text(const OptionValue& value) {
@@ -417,6 +432,7 @@ std::string Scenario::resolved_yaml() const {
   for (const auto& [name, efficiency] : h.efficiency)
     write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
   write_host(out, e.host);
+  if (pool.instance.plan.pp > 1) write_pipeline(out, *e.pipeline);
   if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   return out;

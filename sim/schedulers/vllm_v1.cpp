@@ -95,7 +95,7 @@ const StepPlan& VllmV1Scheduler::schedule() {
   retire_ended(next_step_);
   rejoin_paused();
   std::int64_t budget = config_.max_num_batched_tokens;
-  if (speculates()) {
+  if (walks()) {
     schedule_running_speculating(budget);
   } else if (!schedule_running_at_once(budget)) {
     schedule_running_in_order(budget);
@@ -250,7 +250,7 @@ std::int64_t VllmV1Scheduler::context_of(const Sequence& s) const {
 // §1.3. All blocks go at once; those known to be full keep their hash, so a resumed sequence finds what
 // survives. A token in flight is delivered while it waits, and its block is not registered for it.
 void VllmV1Scheduler::preempt(Slot slot, bool given_slots) {
-  if (speculates()) return preempt_speaking(slot);
+  if (walks()) return preempt_speaking(slot);
   Sequence& s = sequences_[slot];
   const std::int64_t computed = context_of(s);
   std::int64_t hashed_tokens = computed;
@@ -295,7 +295,8 @@ void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
     if (head_blocked_) return;
     // A preempted sequence whose last token is still in flight ends at the next update; the engine would try
     // to admit it only if no update came between, which two steps in flight never allow.
-    if (sequences_[waiting_.front()].in_flight_when_preempted) return;
+    const Sequence& head = sequences_[waiting_.front()];
+    if (head.in_flight_when_preempted || (staged() && head.speech.in_flight > 0)) return;
     if (try_admit(waiting_.front(), budget) != Admit::admitted) return;
     waiting_.pop_front();
   }
@@ -402,9 +403,12 @@ void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
 
 void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
-  open.sampled.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
-  if (speculates()) return start_speaking(slot);
+  open.sampled.push_back({.sequence = SequenceId(slot),
+                          .request = s.request,
+                          .update = 0,
+                          .resumed = s.outputs > 0,
+                          .apart = staged()});
+  if (walks()) return start_speaking(slot);
   ++s.outputs;
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -437,7 +441,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   plan_.waiting = static_cast<std::int32_t>(waiting_.size() + skipped_.size());
   plan_.free_blocks = free;
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
-  if (plan_.tokens() == 0) return plan_;
+  if (plan_.tokens() == 0) return staged() ? finish_empty() : plan_;
 
   OpenStep open = open_.blank();
   open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
@@ -466,16 +470,11 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   return plan_;
 }
 
-void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
-                                  std::int64_t free_blocks) {
-  digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
-}
-
 // How many steps like the one just composed may follow each other without a decision: pure decode, the same
 // members, blocks for all of them, and no end among the updates inside.
 std::int64_t VllmV1Scheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || speculates() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+  if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
       !preempted_.empty())
     return 1;
   if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;

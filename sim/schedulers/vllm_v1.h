@@ -104,6 +104,9 @@ class VllmV1Scheduler final : public Scheduler {
       std::int32_t drafts = 0;        // to be verified next (spec_token_ids)
       std::int32_t drafts_seen = 0, accepted_seen = 0;
       bool passed_over = false;  // in the last step that ran others
+      // Pipeline stages: the first step that it may decode in, and tokens of its own in flight.
+      std::int64_t next_step = 0;
+      std::int32_t in_flight = 0;
     } speech = {};
   };
 
@@ -141,7 +144,11 @@ class VllmV1Scheduler final : public Scheduler {
 
   // speculation (vllm_v1_speculation.cpp)
   bool speculates() const { return config_.speculation.tokens > 0; }
-  bool asynchronous() const { return config_.steps_in_flight > 1; }
+  bool staged() const { return config_.pipeline.stages > 1; }
+  // Steps walk the running list, and outcomes say who said what.
+  bool walks() const { return speculates() || staged(); }
+  bool asynchronous() const { return staged() ? config_.pipeline.asynchronous : config_.steps_in_flight > 1; }
+  const StepPlan& finish_empty();
   void schedule_running_speculating(std::int64_t& budget);
   bool schedule_verification(Slot slot, std::int64_t& budget);
   void take_back_verification(Slot slot, std::int64_t& budget);
@@ -158,7 +165,7 @@ class VllmV1Scheduler final : public Scheduler {
     return std::min(tokens + config_.speculation.lookahead, config_.max_model_len);
   }
   std::int64_t blocks_held(const Sequence& s, std::int64_t computed) const {
-    return speculates() ? s.speech.blocks : blocks_for(computed);
+    return walks() ? s.speech.blocks : blocks_for(computed);
   }
 
   // on_outcome()

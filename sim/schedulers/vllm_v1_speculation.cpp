@@ -3,7 +3,8 @@
 // it.
 //
 // A sequence's advance is random, so the sums of a decode set do not hold: each step walks the running list
-// as the engine does, O(running). Without speculation nothing here runs.
+// as the engine does, O(running). Pipeline stages walk too, without drafts: who may run depends on the steps
+// in flight (`next_decode_eligible_step`). Without either nothing here runs.
 #include <algorithm>
 
 #include "sim/schedulers/vllm_v1.h"
@@ -31,7 +32,7 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
     }
     slot = sequences_[slot].next;
   }
-  for (; slot != no_slot; slot = sequences_[slot].next) {
+  for (; slot != no_slot && !staged(); slot = sequences_[slot].next) {
     if (sequences_[slot].state == State::decoding && !last_token_certain(sequences_[slot])) pass_over(slot);
   }
 }
@@ -48,14 +49,14 @@ bool VllmV1Scheduler::last_token_certain(const Sequence& s) const {
 bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
   Sequence& s = sequences_[slot];
   Sequence::Speech& speech = s.speech;
-  if (last_token_certain(s)) return true;
+  if (last_token_certain(s) || (staged() && next_step_ < speech.next_step)) return true;
   const std::int64_t known = std::int64_t{s.prompt} + s.outputs;
   std::int64_t n = known + speech.drafts + speech.placeholders - s.computed;
   const std::int64_t threshold = config_.long_prefill_token_threshold;
   if (threshold > 0) n = std::min(n, threshold);
   n = std::min({n, budget, config_.max_model_len - s.computed - 1});
-  if (n <= 0) {
-    pass_over(slot);
+  if (n <= 0) {  // stages without asynchronous scheduling: its token is in flight
+    if (!staged()) pass_over(slot);
     return true;
   }
   const std::int64_t blocks =
@@ -73,6 +74,8 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
   budget -= n;
   speech.hashed = std::max(speech.hashed, std::min(s.computed + n, known));
   s.computed += n;
+  ++speech.in_flight;
+  speech.next_step = next_step_ + config_.pipeline.cadence;
   // `_update_after_schedule`: the next step's drafts are placeholders until this one has run.
   speech.drafts = asynchronous() ? config_.speculation.tokens : 0;
   if (asynchronous()) speech.placeholders += 1 + drafts;
@@ -104,8 +107,22 @@ void VllmV1Scheduler::start_speaking(Slot slot) {
   Sequence& s = sequences_[slot];
   s.state = State::decoding;
   s.speech.hashed = s.target;
+  ++s.speech.in_flight;
+  s.speech.next_step = next_step_ + config_.pipeline.cadence;
   s.speech.placeholders = asynchronous() ? 1 : 0;
   s.speech.drafts = asynchronous() ? config_.speculation.tokens : 0;
+}
+
+// The batch of nobody: the engine's loop hands it to the workers like any other (`step_with_batch_queue`).
+// Nothing is in flight and nothing runs: there is none.
+const StepPlan& VllmV1Scheduler::finish_empty() {
+  if (running_count_ == 0 && open_.size() == 0) return plan_;
+  digest_plan(0, 0, plan_.free_blocks);
+  open_.push(open_.blank());
+  plan_.empty_batch = true;
+  ++counters_.empty_batches;
+  ++next_step_;
+  return plan_;
 }
 
 // §1.3. Tokens in flight are delivered while it waits: `placeholders` stay until then.
@@ -158,8 +175,12 @@ const UpdateEffects& VllmV1Scheduler::take_spoken(const StepOutcome& outcome) {
   ended_.clear();
   std::int32_t decodes = 0;
   for (const SpokenTokens& said : outcome.spoken) {
-    if (take_tokens(said) && !said.first) ++decodes;
+    if (!take_tokens(said) || said.first) continue;
+    ++decodes;
+    // Between a sequence's tokens lie several updates: each gap is its own.
+    if (staged()) effects_.irregular.push_back({.sequence = said.sequence, .update = 0, .apart = true});
   }
+  if (staged()) effects_.further_tokens += decodes;
   effects_.regular_decodes[0] = decodes - static_cast<std::int32_t>(effects_.irregular.size());
   std::sort(ended_.begin(), ended_.end(),
             [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
@@ -175,6 +196,7 @@ bool VllmV1Scheduler::take_tokens(const SpokenTokens& said) {
   Sequence& s = sequences_[said.sequence.value()];
   if (s.request != said.request) return false;
   Sequence::Speech& speech = s.speech;
+  --speech.in_flight;
   const std::int32_t rejected = said.drafts - said.accepted;
   const bool runs = s.state != State::waiting;
   if (runs) s.computed -= rejected;
@@ -188,7 +210,7 @@ bool VllmV1Scheduler::take_tokens(const SpokenTokens& said) {
     speech.drafts = said.next_drafts;
   }
   digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
-  if (!said.first) {
+  if (!said.first && speculates()) {
     counters_.speculation.count(tokens, said.drafts, said.accepted);
     effects_.said.push_back({said.sequence, tokens});
     effects_.further_tokens += tokens - 1;

@@ -19,7 +19,7 @@ const UpdateEffects& VllmV1Scheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
-  if (speculates()) return take_spoken(outcome);
+  if (walks()) return take_spoken(outcome);
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   open_.update(updates, decodes_.size(), effects_, [](const OpenStep&) {});
@@ -57,6 +57,11 @@ void VllmV1Scheduler::extend_stretch(std::int64_t extra_steps) {
   if (slid > 0) kv_.slide_counted(slid);
   counters_.min_free_blocks = std::min(counters_.min_free_blocks, lowest);
   next_step_ += extra_steps;
+}
+
+void VllmV1Scheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
+                                  std::int64_t free_blocks) {
+  digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
 }
 
 // Sequences whose last token this update brought, in running order: the order in which their blocks go back.
@@ -124,7 +129,7 @@ std::int32_t VllmV1Scheduler::drop_departed(SequenceId sequence) {
   const Sequence& s = sequences_[slot];
   // Blocks that a transfer still fills are kept until it has ended (`delay_free_blocks`).
   if (s.state == State::loading) return -1;
-  if (speculates()) return drop_speaking(slot);
+  if (walks()) return drop_speaking(slot);
   const std::int32_t outputs = known_outputs(s);
   const std::int64_t end = s.state == State::decoding ? next_step_ : s.left_decode;
   open_.forget(sequence, [&](std::int64_t i) {

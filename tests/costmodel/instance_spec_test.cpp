@@ -78,7 +78,6 @@ TEST_CASE("plans that the shapes do not divide, or that are not priced yet") {
   CHECK(holds(errors_of("qwen3-30b-a3b-fp8", "parallel: {tp: 4}"),
               "not a multiple of the quantisation block (128)"));
   CHECK(errors_of("qwen3-30b-a3b", "parallel: {tp: 4}").empty());
-  CHECK(holds(errors_of("qwen3-8b", "parallel: {pp: 2}"), "pipeline parallelism is not priced"));
   CHECK(errors_of("qwen3-8b", "parallel: {dp: 2}").empty());  // engines behind one front end
   CHECK(holds(errors_of("qwen3-8b", "parallel: {dp: 2, ep: 2}"), "has no experts"));
   CHECK(holds(errors_of("qwen3-8b", "parallel: {cp: 2}"), "context parallelism"));

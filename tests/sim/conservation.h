@@ -55,7 +55,9 @@ void check_conservation(World w, const std::vector<TraceRequest>& requests, Refu
   for (const RequestRecord& q : records.all) stays += static_cast<double>(q.e2e.ns());
   const double ways = 12e6 * static_cast<double>(r.completed);
   CAPTURE(present, stays, r.completed);
-  REQUIRE(present <= stays * (1 + 1e-9));
+  // The loop learns of an end when the core is free again: with stages up to a sleep of 1 ms later.
+  const double learned = w.config.pipeline.stages > 1 ? 1.1e6 * static_cast<double>(records.all.size()) : 0;
+  REQUIRE(present <= stays * (1 + 1e-9) + learned);
   REQUIRE(present >= stays - ways);
   REQUIRE(r.output_tokens == tokens);
   if (w.config.speculation.tokens == 0) {

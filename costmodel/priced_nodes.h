@@ -1,0 +1,40 @@
+// The operators of one step in numbers: what breakdowns and intervals are made of (breakdown.cpp,
+// staged_price.cpp).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "costmodel/pricer_state.h"
+
+namespace orrery {
+
+// One operator of one step.
+struct PricedNode {
+  std::size_t node = 0;
+  OpCost cost;
+  std::int64_t ns = 0;
+};
+
+// The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
+// the largest.
+void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep& padded, std::int64_t busy,
+                 const RankLoad* load, std::vector<PricedNode>& out);
+
+OpLine describe(const PricerState& s, const PricedNode& priced, const StepInput& input);
+
+// What a sum of operators may be wrong by, and what most of it waits for.
+struct Doubt {
+  std::array<double, op_class_count> by_class{};  // Σ time · deviation
+  std::array<double, 4> by_bound{};               // nanoseconds
+  double total = 0;
+  void add(const PricerState& s, const std::vector<PricedNode>& nodes, double times);
+  // One standard deviation of log(Σ time): lines of one operator class are wrong together, classes
+  // independently.
+  double log_deviation() const;
+  // Largest share of the device time; what the device waits for launches counts as one.
+  const char* largest_share(std::int64_t waiting) const;
+};
+
+}  // namespace orrery

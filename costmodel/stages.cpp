@@ -1,0 +1,66 @@
+#include "costmodel/stages.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace orrery {
+
+std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp) {
+  ORRERY_CHECK(pp >= 1 && layers >= pp, "every stage has a layer");
+  std::vector<std::int64_t> stages(static_cast<std::size_t>(pp), layers / pp);
+  const std::int64_t rest = layers % pp;
+  for (std::int64_t i = 2; i < rest + 2; ++i) ++stages[static_cast<std::size_t>(pp - i)];
+  return stages;
+}
+
+InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
+  const std::vector<std::int64_t> stages = layers_of_stages(spec.model.layers, spec.plan.pp);
+  InstanceSpec part = spec;
+  part.stage = {stage, spec.plan.pp};
+  ModelSpec& m = part.model;
+  std::int64_t first = 0;
+  for (std::int32_t s = 0; s < stage; ++s) first += stages[static_cast<std::size_t>(s)];
+  m.layers = stages[static_cast<std::size_t>(stage)];
+  const std::int64_t end = first + m.layers;
+  m.kind_of_layer.clear();
+  for (LayerKind& kind : m.layer_kinds) kind.count = 0;
+  std::int64_t layer = 0;  // of the whole model
+  for (std::size_t k = 0; k < spec.model.layer_kinds.size() && spec.model.kind_of_layer.empty(); ++k) {
+    const std::int64_t next = layer + spec.model.layer_kinds[k].count;
+    m.layer_kinds[k].count = std::max<std::int64_t>(0, std::min(end, next) - std::max(first, layer));
+    layer = next;
+  }
+  if (!spec.model.kind_of_layer.empty()) {
+    for (layer = first; layer < end; ++layer)
+      ++m.layer_kinds[spec.model.kind_of_layer[static_cast<std::size_t>(layer)]].count;
+  }
+  std::erase_if(m.layer_kinds, [](const LayerKind& kind) { return kind.count == 0; });
+  std::erase_if(m.global_weights, [&](const WeightTensor& t) {
+    const bool embedding = t.name == "embed_tokens";
+    if (embedding) return !part.stage.first() && !(m.tied_embeddings && part.stage.last());
+    return !part.stage.last();
+  });
+  return part;
+}
+
+bool alike(const InstanceSpec& a, const InstanceSpec& b) {
+  if (a.stage.first() != b.stage.first() || a.stage.last() != b.stage.last()) return false;
+  const std::vector<LayerKind>&x = a.model.layer_kinds, &y = b.model.layer_kinds;
+  return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const LayerKind& p, const LayerKind& q) {
+    return p.count == q.count && p.moe == q.moe && p.sliding_window == q.sliding_window;
+  });
+}
+
+std::int32_t token_cadence(const InstanceSpec& spec) {
+  if (!spec.engine.settings.async_scheduling) return 0;
+  return spec.engine.runner == "v2" ? spec.plan.pp : 1;
+}
+
+std::int32_t batches_in_flight(const EngineProfile& engine, std::int32_t pp) {
+  const bool async = engine.settings.async_scheduling;
+  if (pp == 1) return async ? 2 : 1;
+  return async && engine.runner == "v2" ? pp + 1 : pp;
+}
+
+}  // namespace orrery
