@@ -333,8 +333,11 @@ std::string body(const ReportInput& in) {
   if (!in.breakdowns.empty())
     out += chart("chart-ops", "Share of device time by operator in typical steps", true);
   for (const auto& [name, step] : in.breakdowns) out += breakdown_table(step, name);
-  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true) + "<pre>" +
-         escape(in.scenario->pool.memory.to_table()) + "</pre>\n";
+  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true);
+  for (const PoolSpec* pool : in.scenario->pools()) {
+    if (!in.scenario->other_pools.empty()) out += "<p>Pool " + escape(pool->name) + "</p>";
+    out += "<pre>" + escape(pool->memory.to_table()) + "</pre>\n";
+  }
   out += "<h2>How sure is this?</h2>\n" + provenance(in);
   out += "<h2>Reproduce</h2>\n<pre>" + escape(in.command) + "</pre>\n<pre>" +
          escape(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";

@@ -69,6 +69,8 @@ Json kv_json(const RunResult& r) {
   Json pools = Json::array();
   for (const PoolResult& p : r.pools) {
     pools.push_back({{"name", p.name},
+                     {"role", to_string(p.role)},
+                     {"first_instance", p.first_instance},
                      {"instances", p.instances},
                      {"gpus_per_instance", p.gpus_per_instance},
                      {"tokens", p.kv_tokens()},
@@ -345,11 +347,13 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
            " % of requests meet every limit (demanded: " + format_number(in.slo_percentile) +
            " %), goodput " + format_fixed(per_second(r.slo_met, span), 2) + " requests/s\n";
   }
-  const PoolResult& pool = r.pools.front();
-  out += "KV cache    " + human_count(static_cast<double>(pool.kv_tokens())) +
-         (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
-         format_fixed(100 * pool.peak_utilization, 1) + " %, prefix hits " +
-         format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
+  out += "KV cache    ";
+  for (const PoolResult& pool : r.pools) {
+    out += (r.pools.size() > 1 ? pool.name + ": " : "") + human_count(static_cast<double>(pool.kv_tokens())) +
+           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
+           format_fixed(100 * pool.peak_utilization, 1) + " %" + (r.pools.size() > 1 ? "; " : ", ");
+  }
+  out += "prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
   out += lines_of_features(r);
   out += speculation_text(in);

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/pool_role.h"
 #include "sim/speculation_counters.h"
 
 namespace orrery {
@@ -115,6 +116,8 @@ struct TimeSeries {
 
 struct PoolResult {
   std::string name;
+  PoolRole role = PoolRole::mixed;
+  std::int64_t first_instance = 0;  // instances are numbered through all pools, in order
   std::int64_t instances = 0, gpus_per_instance = 0;
   std::int32_t ranks = 1;  // of attention data parallelism; the blocks are one rank's
   std::int64_t kv_blocks = 0, kv_block_size = 0;

@@ -53,12 +53,34 @@ Result<int> interval_runs(const std::string& text) {
                     "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
 }
 
-std::string title_of(const Scenario& s) {
-  const InstanceSpec& i = s.pool.instance;
-  return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) +
-         " x " + std::to_string(i.plan.gpus()) + " " + i.hardware.name + ", " + i.engine.name + ", tp " +
-         std::to_string(i.plan.tp) + (i.plan.dp > 1 ? ", dp " + std::to_string(i.plan.dp) : "") +
+std::string where_of(const PoolSpec& pool) {
+  const InstanceSpec& i = pool.instance;
+  return std::to_string(pool.replicas) + " x " + std::to_string(i.plan.gpus()) + " " + i.hardware.name +
+         ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp) +
+         (i.plan.dp > 1 ? ", dp " + std::to_string(i.plan.dp) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
+}
+
+std::string title_of(const Scenario& s) {
+  const ModelSpec& m = s.pool.instance.model;
+  if (s.other_pools.empty()) return m.name + " (" + to_string(m.quantization) + ") on " + where_of(s.pool);
+  std::string title = m.name;
+  for (const PoolSpec* pool : s.pools()) {
+    title += std::string(pool == &s.pool ? ": " : "; ") + pool->name + " (" + to_string(pool->role) + ", " +
+             to_string(pool->instance.model.quantization) + ") on " + where_of(*pool);
+  }
+  return title;
+}
+
+// Of all GPUs together; 0 unless every pool's part has a price.
+double usd_per_hour(const Scenario& s) {
+  double sum = 0;
+  for (const PoolSpec* pool : s.pools()) {
+    const auto& price = pool->instance.hardware.price;
+    if (!price) return 0;
+    sum += price->value.value() * static_cast<double>(pool->gpus());
+  }
+  return sum;
 }
 
 Result<RunOutputs> open_outputs(const SimulateOptions& options) {
@@ -77,8 +99,11 @@ SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double w
   }
   summary.run = &run;
   summary.gpus = scenario.gpus();
-  if (const auto& price = scenario.pool.instance.hardware.price)
+  // One pool: the figure as given, not what multiplying and dividing makes of it.
+  if (const auto& price = scenario.pool.instance.hardware.price; price && scenario.other_pools.empty())
     summary.usd_per_gpu_hour = price->value.value();
+  else
+    summary.usd_per_gpu_hour = usd_per_hour(scenario) / static_cast<double>(summary.gpus);
   summary.provenance = run.price_sources;
   summary.what_if = scenario.is_what_if;
   summary.slo_percentile = scenario.slo.percentile;
@@ -157,11 +182,14 @@ Result<Scenario> open_scenario(const SimulateOptions& options, const CommandCont
   ORRERY_TRY(scenario,
              load_scenario(options.scenario,
                            {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
-  say(LogLevel::info, options.scenario + ": " + title_of(scenario) + ", " +
-                          human_count(static_cast<double>(scenario.pool.memory.kv_tokens())) +
-                          " KV tokens an instance");
-  for (const std::string& name : scenario.pool.instance.engine.ignored_args)
-    say(LogLevel::debug, "engine argument " + name + " changes no prediction");
+  std::string tokens;
+  for (const PoolSpec* pool : scenario.pools())
+    tokens += ", " + human_count(static_cast<double>(pool->memory.kv_tokens()));
+  say(LogLevel::info, options.scenario + ": " + title_of(scenario) + tokens + " KV tokens an instance");
+  for (const PoolSpec* pool : scenario.pools()) {
+    for (const std::string& name : pool->instance.engine.ignored_args)
+      say(LogLevel::debug, "engine argument " + name + " changes no prediction");
+  }
   return scenario;
 }
 
