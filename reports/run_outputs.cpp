@@ -93,7 +93,7 @@ Result<RunOutputs> RunOutputs::create(const std::string& directory, const Output
       State{options, std::move(folder), window, nullptr, nullptr, nullptr, nullptr, nullptr});
   State& s = *outputs.state_;
   if (options.level != "summary") {
-    ORRERY_TRY(csv, RequestsCsv::create(s.directory.file("requests.csv"), options.itl));
+    ORRERY_TRY(csv, RequestsCsv::create(s.directory.file("requests.csv"), options.itl, options.handoffs));
     s.requests = std::make_unique<RequestsCsv>(std::move(csv));
     s.sink = std::make_unique<Sink>(s.requests.get());
   }

@@ -144,6 +144,32 @@ Json first_use_json(const RunResult& r) {
   return {{"steps", r.first_uses}, {"stall_s", static_cast<double>(r.first_use_ns) * 1e-9}};
 }
 
+// KV between prefill and decode instances, and where the time to the first token went. Means of the parts add
+// up to its mean; percentiles do not add up. Null in other deployments.
+Json transfers_json(const RunResult& r) {
+  const KvTransferResult& t = r.transfers;
+  if (!t.on) return nullptr;
+  Json links = Json::array();
+  for (const KvTransferResult::Links& l : t.links) {
+    links.push_back({{"class", l.link_class},
+                     {"directions_used", l.used},
+                     {"bytes", l.bytes},
+                     {"utilization", l.utilization},
+                     {"busiest", l.busiest},
+                     {"busiest_utilization", l.busiest_utilization}});
+  }
+  return {{"pulls", t.pulls},
+          {"bytes", t.bytes},
+          {"links", links},
+          {"ttft_parts_ms",
+           {{"prefill_queue", distribution_json(t.queue)},
+            {"prefill", distribution_json(t.prefill)},
+            {"transfer_wait", distribution_json(t.wait)},
+            {"transfer", distribution_json(t.transfer)},
+            {"decode_queue", distribution_json(t.decode_queue)},
+            {"first_step", distribution_json(t.first_step)}}}};
+}
+
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
   const double hours = span_s(*in.run) / 3600.0,
@@ -256,7 +282,7 @@ Json summary_json(const SummaryInput& in) {
   j["warmup"] = warmup_json(r);
   j["first_use"] = first_use_json(r);
   j["experts"] = experts_json(r);
-  j["transfers"] = nullptr;
+  j["transfers"] = transfers_json(r);
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},
                     {"requests_per_s", per_second(ended(r), in.wall_s)},
@@ -283,6 +309,21 @@ std::string lines_of_features(const RunResult& r) {
            human_count(static_cast<double>(o.loads)) + " requests, " +
            human_count(static_cast<double>(o.dropped)) + " dropped; room for " +
            human_count(static_cast<double>(o.capacity)) + "\n";
+  }
+  if (r.transfers.on) {
+    const KvTransferResult& t = r.transfers;
+    const auto mean = [](const char* name, const Distribution& d) {
+      return std::string(name) + " " + human_seconds(d.mean * 1e-9);
+    };
+    out += "first token " + mean("prefill queue", t.queue) + mean(" + prefill", t.prefill) +
+           mean(" + transfer wait", t.wait) + mean(" + transfer", t.transfer) +
+           mean(" + decode queue", t.decode_queue) + mean(" + first step", t.first_step) + " (means)\n";
+    out += "KV moved    " + format_fixed(static_cast<double>(t.bytes) * 1e-9, 1) + " GB in " +
+           human_count(static_cast<double>(t.pulls)) + " transfers";
+    for (const KvTransferResult::Links& l : t.links)
+      out += "; " + l.link_class + ": busiest direction " + format_fixed(100 * l.busiest_utilization, 2) +
+             " % used";
+    out += "\n";
   }
   if (r.first_uses > 0) {
     out += "first use   " + human_count(static_cast<double>(r.first_uses)) +

@@ -36,6 +36,8 @@ class Loop {
       }
     }
     ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
+    apart_ = !group(PoolRole::prefill).empty();
+    ORRERY_CHECK(!apart_ || setup_.transport != nullptr, "prefill and decode pools need a transport");
     for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
     entering_count_.assign(instances_.size(), 0);
     input_free_.assign(instances_.size(), SimTime(0));
@@ -47,15 +49,18 @@ class Loop {
     check_context() = {.sim_time_ns = 0, .seed = setup_.seed, .digest = 0};
     for (;;) {
       drop_stale_departures();
-      const SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
-                                  earlier(entering_.next(), departures_.next()));
+      SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
+                            earlier(entering_.next(), departures_.next()));
+      if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       ++events_;
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
       take_outcomes(now);
+      if (apart_) take_pulled(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (apart_) take_answers(now);
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
       if (departures_.next() <= now) take_departures(now);
@@ -85,11 +90,13 @@ class Loop {
                                   .observer = setup_.observer,
                                   .front_end = places_[i].front_end.get(),
                                   .abort_delay = places_[i].pool->abort_delay,
-                                  .per_request_itl = setup_.per_request_itl};
+                                  .per_request_itl = setup_.per_request_itl,
+                                  .role = places_[i].pool->role,
+                                  .handoffs = apart_ ? &handoffs_ : nullptr};
     instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
   }
 
-  RouterGroup& entry() { return groups_[static_cast<std::size_t>(PoolRole::mixed)]; }
+  RouterGroup& group(PoolRole role) { return groups_[static_cast<std::size_t>(role)]; }
 
   void mark(InstanceId id) {
     if (marked_[id.value()]) return;
@@ -134,8 +141,62 @@ class Loop {
     }
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
-      dispatch(request, entry(), now);
+      if (!apart_) {
+        dispatch(request, group(PoolRole::mixed), now);
+        continue;
+      }
+      Request leg = request;
+      leg.leg = RequestLeg::prefill;
+      handoffs_.open(request);
+      dispatch(leg, group(PoolRole::prefill), now);
     }
+  }
+
+  // Prefill legs that were answered go on as decode legs.
+  void take_answers(SimTime now) {
+    while (handoffs_.next_answer() <= now) {
+      Handoff& h = handoffs_.at(handoffs_.pop_answer());
+      Request leg = std::move(h.request);
+      leg.leg = h.holds_kv ? RequestLeg::decode : RequestLeg::whole;
+      h.given_back = !h.holds_kv;
+      dispatch(leg, group(PoolRole::decode), now);
+    }
+  }
+
+  void begin_pulls(InstanceId id, SimTime now) {
+    Instance& instance = *instances_[id.value()];
+    for (const PullWork& work : instance.take_pulls()) {
+      Handoff& h = handoffs_.at(work.request);
+      h.pull_begin = now;
+      h.to = id;
+      h.sequence = work.sequence;
+      instance.observe_pull(work, now);
+      setup_.transport->begin({work.request, h.from, id, work.blocks}, now);
+    }
+  }
+
+  void take_pulled(SimTime now) {
+    pulled_.clear();
+    setup_.transport->collect(now, pulled_);
+    for (const KvPullDone& done : pulled_) {
+      Handoff& h = handoffs_.at(done.request);
+      h.pull_end = done.at;
+      if (!h.sequence.is_none() && instances_[h.to.value()]->on_remote_end(h.sequence, done.request, now))
+        mark(h.to);
+      give_back(h, done.request, now);
+    }
+  }
+
+  // The prefill instance need not hold anything for it any more.
+  void give_back(const Handoff& h, RequestId request, SimTime now) {
+    if (instances_[h.from.value()]->on_remote_end(h.held, request, now)) mark(h.from);
+    handoffs_.given_back(request);
+  }
+
+  // A decode leg that no engine took.
+  void forsake(RequestId request, SimTime now) {
+    const Handoff* h = apart_ ? handoffs_.find(request) : nullptr;
+    if (h != nullptr && !h->given_back) give_back(*h, request, now);
   }
 
   void dispatch(const Request& request, RouterGroup& group, SimTime now) {
@@ -146,7 +207,7 @@ class Loop {
       instances_[chosen.value()]->turn_away(request);
       // Images may have taken longer to prepare than the client waited.
       setup_.inbox->on_finished(request.id, later(request.gives_up, now - place.pool->abort_delay));
-      return;
+      return forsake(request.id, now);
     }
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
@@ -188,6 +249,7 @@ class Loop {
     const SequenceId sequence = instance.add(request, now);
     if (sequence.is_none()) {
       setup_.inbox->on_finished(request.id, now);
+      forsake(request.id, now);
       return update_view(chosen);
     }
     if (!request.gives_up.is_never()) {
@@ -232,6 +294,7 @@ class Loop {
         stuck_ = id;
         return false;
       }
+      if (apart_) begin_pulls(id, now);
       update_view(id);  // an engine may abort
     }
     to_schedule_.clear();
@@ -289,6 +352,7 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
+    if (!handoffs_.empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
     std::size_t next = 0;
     for (const PoolSetup& pool : setup_.pools) {
@@ -321,8 +385,11 @@ class Loop {
   std::vector<std::unique_ptr<Instance>> instances_;
   std::array<RouterGroup, 3> groups_;  // by role
   std::vector<Place> places_;          // by instance
-  std::vector<SimTime> input_free_;    // by instance: when its input path can take the next request
-  std::vector<SimTime> awake_;         // by instance: when its core, last found idle, sees what has come
+  bool apart_ = false;                 // prefill and decode
+  Handoffs handoffs_;
+  std::vector<KvPullDone> pulled_;
+  std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
+  std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
   std::vector<std::int32_t> entering_count_;  // by instance

@@ -13,6 +13,7 @@
 #include "sim/executor.h"
 #include "sim/front_end.h"
 #include "sim/inbox.h"
+#include "sim/kv_transport.h"
 #include "sim/pool_role.h"
 #include "sim/router.h"
 #include "sim/scheduler.h"
@@ -41,7 +42,8 @@ struct PoolSetup {
   // Pools of one role stand behind one router, the first one's; it counts their instances from 0, in order.
   Router* router = nullptr;
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
-  SimDuration input_delay;                  // to the engine's input queue, beyond what the inbox has counted
+  // To the engine's input queue: from the proxy for a decode pool, else beyond what the inbox has counted.
+  SimDuration input_delay;
   // Without a front end: the process that hands requests to an instance's core takes them one after another,
   // each this much after the one before.
   SimDuration input_per_request;
@@ -58,6 +60,7 @@ struct SimulationSetup {
   std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
+  KvTransport* transport = nullptr;                    // of prefill and decode pools
   std::vector<PoolSetup> pools;                        // in the order of their instances; empty: one pool of
                                                        // all of them, as follows
   std::optional<FrontEndConfig> front_end;

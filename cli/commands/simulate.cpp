@@ -83,11 +83,12 @@ double usd_per_hour(const Scenario& s) {
   return sum;
 }
 
-Result<RunOutputs> open_outputs(const SimulateOptions& options) {
+Result<RunOutputs> open_outputs(const SimulateOptions& options, const Scenario& scenario) {
   if (options.out.empty()) return RunOutputs();
   return RunOutputs::create(options.out, {.level = options.outputs,
                                           .itl = options.itl,
                                           .steps_csv = options.steps_csv,
+                                          .handoffs = scenario.topology != nullptr,
                                           .trace_window = options.window});
 }
 
@@ -215,7 +216,7 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
   ORRERY_TRY(scenario, open_scenario(options, context));
   ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
   const double begin = seconds_now();
-  ORRERY_TRY(outputs, open_outputs(options));
+  ORRERY_TRY(outputs, open_outputs(options, scenario));
   ORRERY_TRY(run, run_nominal(scenario, options, outputs, context));
   SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
   say(LogLevel::info,

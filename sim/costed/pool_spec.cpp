@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "sim/costed/disaggregation.h"
 #include "sim/costed/image_processor.h"
 #include "sim/policies.h"
 
@@ -94,11 +95,11 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
     pool.name = node.require("name").text();
     if (const Yaml role = node.optional("role"))
       pool.role = static_cast<PoolRole>(role.choice({"mixed", "prefill", "decode"}));
-    if (pool.role != PoolRole::mixed)
-      node.optional("role").fail("prefill/decode disaggregation is not modelled by this version of Orrery");
     pools.push_back(std::move(pool));
   }
-  if (pools.size() > 1 && errors.size() == problems) check_pools(nodes, pools);
+  if (errors.size() > problems) return pools;
+  if (pools.size() > 1) check_pools(nodes, pools);
+  check_roles(nodes, pools);
   return pools;
 }
 
@@ -150,7 +151,8 @@ SchedulerConfig PoolSpec::scheduler_config() const {
                         .windowed = static_cast<std::int32_t>(memory.groups.windowed),
                         .window = static_cast<std::int32_t>(memory.groups.window),
                         .windowed_tokens = memory.windowed_pool_tokens},
-          .speculation = speculation_rules(instance)};
+          .speculation = speculation_rules(instance),
+          .pulls_kv = role == PoolRole::decode};
 }
 
 }  // namespace orrery

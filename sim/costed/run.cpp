@@ -6,6 +6,8 @@
 #include <optional>
 
 #include "sim/costed/cost_model_executor.h"
+#include "sim/costed/disaggregation.h"
+#include "sim/costed/fabric_transport.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/policies.h"
@@ -283,8 +285,20 @@ Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const Run
 // From the client to the nearest engine where requests arrive.
 SimDuration inbox_delay(const RunParts& parts) {
   SimDuration least(INT64_MAX);
-  for (const auto& pool : parts.pools) least = std::min(least, pool->pricer.input_delay());
+  for (const auto& pool : parts.pools)
+    if (pool->spec->role != PoolRole::decode) least = std::min(least, pool->pricer.input_delay());
   return least;
+}
+
+// Null where no KV travels.
+Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
+  if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
+  const ModelSpec& model = scenario.pool.instance.model;
+  return std::make_unique<FabricTransport>(
+      *scenario.topology, std::move(seats),
+      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      duration_from_seconds(kv_transfer_floor.value));
 }
 
 void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
@@ -294,7 +308,8 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
               .role = pool.spec->role,
               .router = pool.router.get(),
               .front_end = {},
-              .input_delay = pool.pricer.input_delay() - inbox_delay(parts),
+              .input_delay = pool.pricer.input_delay() -
+                             (pool.spec->role == PoolRole::decode ? SimDuration() : inbox_delay(parts)),
               .input_per_request = pool.pricer.input_per_request(),
               .core_wake = pool.pricer.core_wake(),
               .abort_delay = pool.pricer.input_delay()};
@@ -345,6 +360,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.clock = &clock;
   setup.executor = pooled ? static_cast<Executor*>(&*pooled) : first.executor.get();
   setup.inbox = &inbox;
+  ORRERY_TRY(transport, make_transport(scenario));
+  setup.transport = transport.get();
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;
@@ -360,6 +377,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
+  if (transport != nullptr)
+    transport->report(later(result.last_finish, result.first_arrival) - result.first_arrival,
+                      result.transfers);
   return result;
 }
 

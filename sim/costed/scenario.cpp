@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "sim/costed/disaggregation.h"
 
 namespace orrery {
 
@@ -17,11 +18,6 @@ void refuse(const Yaml& node, const char* what) {
   if (node.present())
     node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
   if (node.is_map()) node.entries();
-}
-
-void refuse_future_keys(const Yaml& deployment) {
-  refuse(deployment.optional("topology"), "a network topology");
-  refuse(deployment.optional("pd"), "prefill/decode disaggregation");
 }
 
 SloSpec read_slo(const Yaml& node) {
@@ -88,6 +84,8 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
       ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
   const Yaml deployment = document.root().optional("deployment");
+  if (const Yaml topology = deployment.optional("topology"); topology.is_scalar())
+    ORRERY_TRY_STATUS(set_path("deployment.topology", absolute(topology.scalar_text(), folder)));
   const Yaml list = deployment.optional("pools");
   const std::vector<Yaml> nodes = list.present() ? list.items() : std::vector<Yaml>{deployment};
   const std::vector<const PoolSpec*> pools = scenario.pools();
@@ -133,7 +131,6 @@ Slo SloSpec::limits() const {
 Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
                              Errors& errors) {
   Scenario scenario;
-  refuse_future_keys(deployment);
   if (deployment.optional("pools").present()) {
     std::vector<PoolSpec> pools = read_pools(deployment, folder, errors);
     if (!pools.empty()) scenario.pool = std::move(pools.front());
@@ -141,6 +138,7 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
   } else if (deployment.present()) {
     scenario.pool = read_pool(deployment, folder, errors);
   }
+  scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
   refuse_with_speculation(scenario, deployment, workload);
   for (const PoolSpec* pool : scenario.pools()) {
@@ -217,6 +215,10 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   if (!errors.empty()) return errors;
 
   ORRERY_TRY_STATUS(plan_pools(scenario));
+  if (scenario.topology != nullptr) {
+    const auto seats = seat_instances(*scenario.topology, scenario.pools());
+    if (!seats.ok()) return seats.errors();
+  }
   ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));
   scenario.yaml = document.dump();
   return scenario;
@@ -401,6 +403,22 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
   return out;
 }
 
+// What KV transfers rest on.
+std::string resolved_fabric(const fabric::Topology& topology) {
+  const auto figure = [](const char* name, const fabric::Figure& f) {
+    return std::string(name) + ": {value: " + format_number(f.value) + ", kind: " + to_string(f.kind) +
+           ", source: " + Json(f.source).dump() + "}\n";
+  };
+  std::string out = "  kv_transfer:\n    " + figure("floor_seconds", kv_transfer_floor);
+  out += "    topology: " + Json(topology.name).dump() + "\n    links:\n";
+  for (const fabric::LinkSource& source : topology.sources) {
+    out += "      - what: " + Json(source.what).dump() + "\n        class: " + to_string(source.link_class) +
+           "\n        " + figure("bandwidth", source.bandwidth) + "        " +
+           figure("latency", source.latency);
+  }
+  return out;
+}
+
 // A pool's map as an entry of a list in a map.
 std::string as_entry(const std::string& name, const std::string& map) {
   std::string out = "    - name: " + Json(name).dump() + "\n";
@@ -422,6 +440,7 @@ std::string Scenario::resolved_yaml() const {
   if (other_pools.empty()) return out + resolved_pool(*this, pool);
   out += "  gpus: " + std::to_string(gpus()) + "\n  pools:\n";
   for (const PoolSpec* one : pools()) out += as_entry(one->name, resolved_pool(*this, *one));
+  if (topology != nullptr) out += resolved_fabric(*topology);
   return out;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,10 @@
 #include "sim/collector.h"
 #include "sim/costed/pool_spec.h"
 #include "workloads/workload.h"
+
+namespace orrery::fabric {
+class Topology;
+}
 
 namespace orrery {
 
@@ -21,8 +26,9 @@ struct SloSpec {
 
 struct Scenario {
   std::string file;
-  PoolSpec pool;                      // the first one; mostly there is no other
-  std::vector<PoolSpec> other_pools;  // behind it, in the order of the file
+  PoolSpec pool;                                     // the first one; mostly there is no other
+  std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
+  std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;
