@@ -295,6 +295,41 @@ std::string provenance(const ReportInput& in) {
   return out + "</tbody></table>\n";
 }
 
+// Prefill and decode apart: the parts of the time to the first token, and what the links carried.
+std::string transfers_table(const KvTransferResult& t) {
+  if (!t.on) return "";
+  std::string out =
+      "<h2>From prefill to decode</h2>\n<table><caption>Parts of the time to the first token in "
+      "milliseconds; "
+      "means add up, percentiles do "
+      "not</caption><thead><tr><th>part</th><th>mean</th><th>p50</th><th>p90</th>"
+      "<th>p99</th><th>max</th></tr></thead><tbody>";
+  const auto ms = [](double ns) { return "<td>" + format_fixed(ns * 1e-6, 3) + "</td>"; };
+  const auto row = [&](const char* name, const Distribution& d) {
+    out += std::string("<tr><td>") + name + "</td>" + ms(d.mean);
+    for (const std::int64_t ns : {d.p50, d.p90, d.p99, d.max}) out += ms(static_cast<double>(ns));
+    out += "</tr>";
+  };
+  row("queue at the prefill instance", t.queue);
+  row("prefill", t.prefill);
+  row("waiting for blocks at the decode instance", t.wait);
+  row("transfer", t.transfer);
+  row("queue at the decode instance", t.decode_queue);
+  row("its first step", t.first_step);
+  out +=
+      "</tbody></table>\n<table><caption>" + format_fixed(static_cast<double>(t.bytes) * 1e-9, 2) +
+      " GB of KV in " + human_count(static_cast<double>(t.pulls)) +
+      " transfers</caption><thead><tr><th>links</th><th>directions used</th><th>GB</th><th>mean use, %</th>"
+      "<th>busiest</th><th>its use, %</th></tr></thead><tbody>";
+  for (const KvTransferResult::Links& l : t.links) {
+    out += "<tr><td>" + escape(l.link_class) + "</td><td>" + std::to_string(l.used) + "</td><td>" +
+           format_fixed(static_cast<double>(l.bytes) * 1e-9, 2) + "</td><td>" +
+           format_fixed(100 * l.utilization, 2) + "</td><td>" + escape(l.busiest) + "</td><td>" +
+           format_fixed(100 * l.busiest_utilization, 2) + "</td></tr>";
+  }
+  return out + "</tbody></table>\n";
+}
+
 // The first instance's balancedness, at the start and at every change of popularity or places.
 std::string experts_table(const ExpertResult& e) {
   if (!e.on) return "";
@@ -328,13 +363,16 @@ std::string body(const ReportInput& in) {
          chart("chart-queue", "Running and waiting requests over time", true) +
          chart("chart-tokens", "Prefill and decode tokens per second over time", true) +
          chart("chart-kv", "KV cache use and preemptions over time", true);
-  out += experts_table(r.experts);
+  out += experts_table(r.experts) + transfers_table(r.transfers);
   out += "<h2>Where the time goes</h2>\n" + device_table(r);
   if (!in.breakdowns.empty())
     out += chart("chart-ops", "Share of device time by operator in typical steps", true);
   for (const auto& [name, step] : in.breakdowns) out += breakdown_table(step, name);
-  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true) + "<pre>" +
-         escape(in.scenario->pool.memory.to_table()) + "</pre>\n";
+  out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true);
+  for (const PoolSpec* pool : in.scenario->pools()) {
+    if (!in.scenario->other_pools.empty()) out += "<p>Pool " + escape(pool->name) + "</p>";
+    out += "<pre>" + escape(pool->memory.to_table()) + "</pre>\n";
+  }
   out += "<h2>How sure is this?</h2>\n" + provenance(in);
   out += "<h2>Reproduce</h2>\n<pre>" + escape(in.command) + "</pre>\n<pre>" +
          escape(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";

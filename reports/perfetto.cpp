@@ -54,6 +54,9 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::first_token: phase(e, "decode"); break;
     case Kind::preempted: phase(e, "preempted"); break;
     case Kind::resumed: phase(e, "prefill again"); break;
+    case Kind::answered: phase(e, "to the decode instance"); break;
+    case Kind::pulling: phase(e, "KV transfer"); break;
+    case Kind::pulled: phase(e, "decode queue"); break;
     case Kind::finished:
     case Kind::departed: phase(e, nullptr); break;
     case Kind::rejected:

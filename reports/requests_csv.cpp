@@ -40,17 +40,32 @@ void put_ms(std::string& out, std::int64_t ns) {
 
 }  // namespace
 
-RequestsCsv::RequestsCsv(AtomicFile file, bool with_itl) : file_(std::move(file)), with_itl_(with_itl) {}
+RequestsCsv::RequestsCsv(AtomicFile file, bool with_itl, bool with_handoffs)
+    : file_(std::move(file)), with_itl_(with_itl), with_handoffs_(with_handoffs) {}
 
-Result<RequestsCsv> RequestsCsv::create(const std::string& path, bool with_itl) {
+Result<RequestsCsv> RequestsCsv::create(const std::string& path, bool with_itl, bool with_handoffs) {
   ORRERY_TRY(file, AtomicFile::create(path));
-  RequestsCsv csv(std::move(file), with_itl);
+  RequestsCsv csv(std::move(file), with_itl, with_handoffs);
   csv.buffer_ =
       "request,arrival_s,prompt_tokens,output_tokens,cached_tokens,queue_s,ttft_s,e2e_s,tpot_ms,instance,"
       "preemptions,status";
   if (with_itl) csv.buffer_ += ",itl_p50_ms,itl_p99_ms,itl_max_ms";
+  if (with_handoffs)
+    csv.buffer_ +=
+        ",prefill_instance,prefill_queue_s,prefill_s,transfer_wait_s,transfer_s,decode_queue_s,first_step_s";
   csv.buffer_ += '\n';
   return csv;
+}
+
+// Empty where the request did not get so far.
+void RequestsCsv::put_handoff(const HandoffTimes& t) {
+  std::string& out = buffer_;
+  out += ',';
+  if (t.apart) put(out, t.prefill_instance.value());
+  for (const SimDuration part : {t.queue, t.prefill, t.wait, t.transfer, t.decode_queue, t.first_step}) {
+    out += ',';
+    if (t.apart) put_fixed(out, part.ns(), 9);
+  }
 }
 
 void RequestsCsv::on_request(const RequestRecord& r) {
@@ -89,6 +104,7 @@ void RequestsCsv::on_request(const RequestRecord& r) {
     out += ',';
     put_ms(out, r.itl_max);
   }
+  if (with_handoffs_) put_handoff(r.handoff);
   out += '\n';
   if (out.size() >= flush_at) {
     file_.write(out);

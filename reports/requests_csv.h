@@ -11,14 +11,16 @@ namespace orrery {
 
 class RequestsCsv final : public RecordSink {
  public:
-  static Result<RequestsCsv> create(const std::string& path, bool with_itl);
+  // `with_handoffs`: prefill and decode apart, the parts of the time to the first token.
+  static Result<RequestsCsv> create(const std::string& path, bool with_itl, bool with_handoffs = false);
   void on_request(const RequestRecord& record) override;
   Status commit();
 
  private:
-  RequestsCsv(AtomicFile file, bool with_itl);
+  RequestsCsv(AtomicFile file, bool with_itl, bool with_handoffs);
+  void put_handoff(const HandoffTimes& times);
   AtomicFile file_;
-  bool with_itl_;
+  bool with_itl_, with_handoffs_;
   std::string buffer_;
 };
 

@@ -93,7 +93,7 @@ Result<RunOutputs> RunOutputs::create(const std::string& directory, const Output
       State{options, std::move(folder), window, nullptr, nullptr, nullptr, nullptr, nullptr});
   State& s = *outputs.state_;
   if (options.level != "summary") {
-    ORRERY_TRY(csv, RequestsCsv::create(s.directory.file("requests.csv"), options.itl));
+    ORRERY_TRY(csv, RequestsCsv::create(s.directory.file("requests.csv"), options.itl, options.handoffs));
     s.requests = std::make_unique<RequestsCsv>(std::move(csv));
     s.sink = std::make_unique<Sink>(s.requests.get());
   }
@@ -112,27 +112,43 @@ RunObserver* RunOutputs::observer() { return state_ == nullptr ? nullptr : state
 
 namespace {
 
-// Two steps that stand for the run: its mean decode batch, and a prompt of its mean length alone.
-Result<std::vector<std::pair<std::string, StepBreakdown>>> typical_steps(const Scenario& scenario,
-                                                                         const RunResult& r) {
-  std::vector<std::pair<std::string, StepBreakdown>> out;
-  if (r.completed == 0) return out;
-  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
+// Two steps that stand for a pool's part of the run: its mean decode batch, and a prompt of its mean length
+// alone.
+using Steps = std::vector<std::pair<std::string, StepBreakdown>>;
+Status add_typical_steps(const Scenario& scenario, const PoolSpec& pool, std::int64_t instances,
+                         const RunResult& r, Steps& out) {
+  ORRERY_TRY(pricer, StepPricer::create(pool.instance, scenario.what_if));
+  const std::string of = scenario.other_pools.empty() ? "" : " (pool " + pool.name + ")";
   const auto requests = static_cast<double>(r.completed);
   const double prompt = static_cast<double>(r.input_tokens) / requests,
                output = static_cast<double>(r.output_tokens) / requests;
   double running = 0;
   for (const double v : r.series.running) running += v;
   running /= static_cast<double>(std::max<std::size_t>(1, r.series.running.size())) *
-             static_cast<double>(scenario.pool.engines()) * static_cast<double>(pricer.ranks());
+             static_cast<double>(instances) * static_cast<double>(pricer.ranks());
   const auto batch = static_cast<std::int32_t>(std::max(1.0, std::min(running + 0.5, 1e6)));
   const auto context = static_cast<std::int64_t>(prompt + output / 2);
-  StepShape decode{.prefill = {}, .decode_sequences = batch, .decode_context_tokens = batch * context};
-  out.emplace_back("decode step of " + std::to_string(batch) + " at context " + std::to_string(context),
-                   pricer.explain(decode));
+  const StepShape decode{.prefill = {}, .decode_sequences = batch, .decode_context_tokens = batch * context};
+  if (pool.role != PoolRole::prefill)
+    out.emplace_back(
+        "decode step of " + std::to_string(batch) + " at context " + std::to_string(context) + of,
+        pricer.explain(decode));
   const PrefillChunk chunk{static_cast<std::int32_t>(std::clamp(prompt, 1.0, 8192.0)), 0};
-  StepShape prefill{.prefill = std::span(&chunk, 1), .decode_sequences = 0, .decode_context_tokens = 0};
-  out.emplace_back("prefill of " + std::to_string(chunk.new_tokens) + " tokens", pricer.explain(prefill));
+  const StepShape prefill{.prefill = std::span(&chunk, 1), .decode_sequences = 0, .decode_context_tokens = 0};
+  if (pool.role != PoolRole::decode)
+    out.emplace_back("prefill of " + std::to_string(chunk.new_tokens) + " tokens" + of,
+                     pricer.explain(prefill));
+  return ok_status();
+}
+
+Result<Steps> typical_steps(const Scenario& scenario, const RunResult& r) {
+  Steps out;
+  if (r.completed == 0) return out;
+  std::int64_t decoding = 0;  // instances that share the running sequences
+  for (const PoolSpec* pool : scenario.pools())
+    if (pool->role != PoolRole::prefill) decoding += pool->engines();
+  for (const PoolSpec* pool : scenario.pools())
+    ORRERY_TRY_STATUS(add_typical_steps(scenario, *pool, decoding, r, out));
   return out;
 }
 

@@ -16,6 +16,7 @@ struct OutputOptions {
   std::string level = "requests";  // summary | requests | all
   bool itl = false;
   bool steps_csv = false;
+  bool handoffs = false;     // prefill and decode apart: where the time to the first token went
   std::string trace_window;  // "A:B" in seconds; empty = default
 };
 

@@ -69,6 +69,8 @@ Json kv_json(const RunResult& r) {
   Json pools = Json::array();
   for (const PoolResult& p : r.pools) {
     pools.push_back({{"name", p.name},
+                     {"role", to_string(p.role)},
+                     {"first_instance", p.first_instance},
                      {"instances", p.instances},
                      {"gpus_per_instance", p.gpus_per_instance},
                      {"tokens", p.kv_tokens()},
@@ -148,6 +150,32 @@ Json warmup_json(const RunResult& r) {
 Json first_use_json(const RunResult& r) {
   if (r.first_uses == 0) return nullptr;
   return {{"steps", r.first_uses}, {"stall_s", static_cast<double>(r.first_use_ns) * 1e-9}};
+}
+
+// KV between prefill and decode instances, and where the time to the first token went. Means of the parts add
+// up to its mean; percentiles do not add up. Null in other deployments.
+Json transfers_json(const RunResult& r) {
+  const KvTransferResult& t = r.transfers;
+  if (!t.on) return nullptr;
+  Json links = Json::array();
+  for (const KvTransferResult::Links& l : t.links) {
+    links.push_back({{"class", l.link_class},
+                     {"directions_used", l.used},
+                     {"bytes", l.bytes},
+                     {"utilization", l.utilization},
+                     {"busiest", l.busiest},
+                     {"busiest_utilization", l.busiest_utilization}});
+  }
+  return {{"pulls", t.pulls},
+          {"bytes", t.bytes},
+          {"links", links},
+          {"ttft_parts_ms",
+           {{"prefill_queue", distribution_json(t.queue)},
+            {"prefill", distribution_json(t.prefill)},
+            {"transfer_wait", distribution_json(t.wait)},
+            {"transfer", distribution_json(t.transfer)},
+            {"decode_queue", distribution_json(t.decode_queue)},
+            {"first_step", distribution_json(t.first_step)}}}};
 }
 
 Json cost_json(const SummaryInput& in) {
@@ -263,7 +291,7 @@ Json summary_json(const SummaryInput& in) {
   j["first_use"] = first_use_json(r);
   j["experts"] = experts_json(r);
   if (r.pipeline.stages > 1) j["pipeline"] = pipeline_json(r.pipeline);
-  j["transfers"] = nullptr;
+  j["transfers"] = transfers_json(r);
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},
                     {"requests_per_s", per_second(ended(r), in.wall_s)},
@@ -298,6 +326,21 @@ std::string lines_of_features(const RunResult& r) {
     out += " % of the time with a step on any of them, hand-offs " + format_fixed(100 * p.handoff, 1) +
            " %, bubble " + format_fixed(100 * p.bubble, 1) + " %; " +
            human_count(static_cast<double>(p.empty_batches)) + " empty batches\n";
+  }
+  if (r.transfers.on) {
+    const KvTransferResult& t = r.transfers;
+    const auto mean = [](const char* name, const Distribution& d) {
+      return std::string(name) + " " + human_seconds(d.mean * 1e-9);
+    };
+    out += "first token " + mean("prefill queue", t.queue) + mean(" + prefill", t.prefill) +
+           mean(" + transfer wait", t.wait) + mean(" + transfer", t.transfer) +
+           mean(" + decode queue", t.decode_queue) + mean(" + first step", t.first_step) + " (means)\n";
+    out += "KV moved    " + format_fixed(static_cast<double>(t.bytes) * 1e-9, 1) + " GB in " +
+           human_count(static_cast<double>(t.pulls)) + " transfers";
+    for (const KvTransferResult::Links& l : t.links)
+      out += "; " + l.link_class + ": busiest direction " + format_fixed(100 * l.busiest_utilization, 2) +
+             " % used";
+    out += "\n";
   }
   if (r.first_uses > 0) {
     out += "first use   " + human_count(static_cast<double>(r.first_uses)) +
@@ -362,11 +405,13 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
            " % of requests meet every limit (demanded: " + format_number(in.slo_percentile) +
            " %), goodput " + format_fixed(per_second(r.slo_met, span), 2) + " requests/s\n";
   }
-  const PoolResult& pool = r.pools.front();
-  out += "KV cache    " + human_count(static_cast<double>(pool.kv_tokens())) +
-         (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
-         format_fixed(100 * pool.peak_utilization, 1) + " %, prefix hits " +
-         format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
+  out += "KV cache    ";
+  for (const PoolResult& pool : r.pools) {
+    out += (r.pools.size() > 1 ? pool.name + ": " : "") + human_count(static_cast<double>(pool.kv_tokens())) +
+           (pool.ranks > 1 ? " tokens a rank" : " tokens an instance") + ", peak use " +
+           format_fixed(100 * pool.peak_utilization, 1) + " %" + (r.pools.size() > 1 ? "; " : ", ");
+  }
+  out += "prefix hits " + format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %, " +
          human_count(static_cast<double>(r.preemptions)) + " preemptions\n";
   out += lines_of_features(r);
   out += speculation_text(in);

@@ -49,6 +49,7 @@ void RunCollector::measure(const RequestRecord& record, SimTime at) {
     ttft_.add(record.ttft.ns());
     e2e_.add(record.e2e.ns());
     queue_.add(record.queue.ns());
+    if (record.handoff.apart) measure_handoff(record.handoff);
     const std::int64_t tpot = record.tpot_ns();
     if (tpot >= 0) tpot_.add(tpot);
     if (slo_.given && record.ttft <= slo_.ttft && tpot <= slo_.tpot.ns()) {
@@ -57,6 +58,16 @@ void RunCollector::measure(const RequestRecord& record, SimTime at) {
     }
     series_.count(TimeSeriesRecorder::finished, at, 1);
   }
+}
+
+void RunCollector::measure_handoff(const HandoffTimes& times) {
+  if (handoffs_ == nullptr) handoffs_ = std::make_unique<HandoffSamples>();
+  handoffs_->queue.add(times.queue.ns());
+  handoffs_->prefill.add(times.prefill.ns());
+  handoffs_->wait.add(times.wait.ns());
+  handoffs_->transfer.add(times.transfer.ns());
+  handoffs_->decode_queue.add(times.decode_queue.ns());
+  handoffs_->first_step.add(times.first_step.ns());
 }
 
 // Sinks see trace order, each index once. What finished early waits; the window is the span of requests in
@@ -112,6 +123,16 @@ RunResult RunCollector::finish(double instances) {
   result_.itl = itl_.distribution();
   result_.e2e = e2e_.distribution();
   result_.queue = queue_.distribution();
+  if (handoffs_ != nullptr) {
+    KvTransferResult& t = result_.transfers;
+    t.on = true;
+    t.queue = handoffs_->queue.distribution();
+    t.prefill = handoffs_->prefill.distribution();
+    t.wait = handoffs_->wait.distribution();
+    t.transfer = handoffs_->transfer.distribution();
+    t.decode_queue = handoffs_->decode_queue.distribution();
+    t.first_step = handoffs_->first_step.distribution();
+  }
   result_.has_slo = slo_.given;
   result_.series =
       series_.series(result_.first_arrival, later(result_.last_finish, last_arrival_), instances);

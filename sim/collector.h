@@ -38,6 +38,7 @@ class RunCollector {
 
  private:
   void measure(const RequestRecord& record, SimTime at);
+  void measure_handoff(const HandoffTimes& times);
   void deliver(const RequestRecord& record);
   bool queue_grew(const TimeSeries& series) const;
 
@@ -48,6 +49,10 @@ class RunCollector {
   bool any_measured_ = false;
   RunResult result_;
   WeightedSamples ttft_, tpot_, e2e_, queue_, itl_;
+  struct HandoffSamples {
+    WeightedSamples queue, prefill, wait, transfer, decode_queue, first_step;
+  };
+  std::unique_ptr<HandoffSamples> handoffs_;  // once there is one
   TimeSeriesRecorder series_;
   SimTime last_arrival_, level_since_;
   std::int64_t running_ = 0, waiting_ = 0;

@@ -49,7 +49,7 @@ SequenceId Instance::add(const Request& request, SimTime now) {
     record.instance = wiring_.id;
     record.status = RequestStatus::rejected;
     rejected_.push_back(request.id);
-    wiring_.collector->finished(record, now);
+    deliver(record, now);
     observe_request(RequestEvent::Kind::rejected, request.id, now, 0, 0, 0);
     return SequenceId::none();
   }
@@ -107,6 +107,7 @@ bool Instance::schedule(SimTime now) {
     wiring_.executor->transfer(wiring_.id, scheduler_->take_transfers(), now);
     idle_ = scheduler_->open_steps() == 0;
     levels_changed();
+    if (idle_ && scheduler_->looks_again()) return schedule(now);
     return !idle_ || !scheduler_->has_work() || scheduler_->awaits_transfer();
   }
   idle_ = false;
@@ -337,6 +338,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   p.run_first = step;
   p.broken = false;  // preempted before: there was nothing to break
   if (apart) stand_apart(p, at, step);
+  if (wiring_.role == PoolRole::prefill) return;  // nobody sees it
   observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
                   0, 0);
 }
@@ -347,17 +349,19 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   const Progress& p = progress_of(f.sequence);
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
+  if (wiring_.role == PoolRole::prefill) return hand_over(f, at);
   if (p.gives_up < at) return end_unanswered(f.sequence, f.output_tokens);
   RequestRecord record = begin_record(p);
   record.ttft = p.first_token - p.arrival;
   record.e2e = at - p.arrival;
+  if (wiring_.role == PoolRole::decode) add_handoff(p, record);
   record.output_tokens = f.output_tokens;
   record.drafts = f.drafts;
   record.accepted_drafts = f.accepted;
   if (wiring_.per_request_itl)
     fill_itl(f.sequence, static_cast<std::int64_t>(outcome.first.value() + f.update), record);
   --outstanding_;
-  wiring_.collector->finished(record, at);
+  deliver(record, at);
   if (!p.left) wiring_.inbox->on_finished(f.request, at);
   observe_request(RequestEvent::Kind::finished, f.request, at, outcome.first.value() + f.update,
                   f.output_tokens, 0);
@@ -374,7 +378,7 @@ void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus stat
   record.status = status;
   --outstanding_;
   times_.add(p.request.value());
-  wiring_.collector->finished(record, now);
+  deliver(record, now);
   wiring_.inbox->on_finished(p.request, now);
   observe_request(RequestEvent::Kind::rejected, p.request, now, 0, 0, 0);
   p.request = RequestId::none();
@@ -389,6 +393,12 @@ RequestRecord Instance::begin_record(const Progress& p) const {
   record.cached_tokens = p.cached;
   record.preemptions = p.preemptions;
   record.instance = wiring_.id;
+  if (wiring_.role == PoolRole::decode) {
+    const Handoff& h = wiring_.handoffs->at(p.request);
+    record.queue = h.first_scheduled - p.arrival;
+    record.cached_tokens = h.cached;
+    record.preemptions += h.preemptions;
+  }
   return record;
 }
 
@@ -449,6 +459,7 @@ std::uint64_t Instance::digest() const {
   Digest d = times_;
   d.add(scheduler_->digest());
   for (const RequestId id : rejected_) d.add(id.value());
+  if (wiring_.role != PoolRole::mixed) d.add(remote_.value());
   return d.value();
 }
 

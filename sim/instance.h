@@ -10,7 +10,9 @@
 #include "sim/collector.h"
 #include "sim/executor.h"
 #include "sim/front_end.h"
+#include "sim/handoffs.h"
 #include "sim/inbox.h"
+#include "sim/pool_role.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
 
@@ -28,6 +30,8 @@ class Instance {
     SimDuration abort_delay;          // from a client that gives up to the core
     StreamRule stream;
     bool per_request_itl = false;
+    PoolRole role = PoolRole::mixed;
+    Handoffs* handoffs = nullptr;  // null: nobody hands anything over
   };
   Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring);
 
@@ -43,6 +47,11 @@ class Instance {
   void on_outcome(const StepOutcome& outcome);
   // A transfer has ended; true when an idle instance may go on.
   bool on_transfer(std::uint64_t transfer, SimTime now);
+  // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
+  // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.
+  std::span<const PullWork> take_pulls() { return scheduler_->take_pulls(); }
+  bool on_remote_end(SequenceId sequence, RequestId request, SimTime now);
+  void observe_pull(const PullWork& pull, SimTime now);
   // The core thread is free at `now`: compose and submit a step, if there is one. False when work waits that
   // can never run (capacity exhausted).
   bool schedule(SimTime now);
@@ -102,6 +111,9 @@ class Instance {
   void observe_steps(const StepOutcome& outcome);
   void finish(const Finished& finished, const StepOutcome& outcome);
   void fill_itl(SequenceId sequence, std::int64_t last_step, RequestRecord& record);
+  void hand_over(const Finished& finished, SimTime at);
+  void add_handoff(const Progress& p, RequestRecord& record) const;
+  void deliver(const RequestRecord& record, SimTime at);
   void trim_gap_log();
   void levels_changed();
   void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,
@@ -122,6 +134,7 @@ class Instance {
   std::vector<Lane> lanes_;
   std::uint64_t stretches_ = 0;
   Digest times_;                     // when every step's update ended
+  Digest remote_;                    // apart: ends of fetches, which a stretch does not report in order
   std::vector<RequestId> rejected_;  // apart: a stretch reports its updates after what arrived inside it
   std::int64_t gaps_base_ = 0;       // step of every lane's first gap
   std::size_t trim_at_ = 1u << 16;

@@ -14,7 +14,7 @@ void Instance::turn_away(const Request& request) {
   record.instance = wiring_.id;
   record.status = request.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;
   rejected_.push_back(request.id);
-  wiring_.collector->finished(record, request.gives_up);
+  deliver(record, request.gives_up);
 }
 
 // Engines look at their queue of messages between steps, so a stretch ends at its next boundary; the step in
@@ -49,7 +49,7 @@ void Instance::drop_departed() {
 void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   Progress& p = progress_of(sequence);
   RequestRecord record = begin_record(p);
-  if (!p.admitted) record.queue = p.gives_up - p.arrival;
+  if (!p.admitted && wiring_.role != PoolRole::decode) record.queue = p.gives_up - p.arrival;
   if (p.has_token && p.first_token <= p.gives_up) {
     record.ttft = p.first_token - p.arrival;
     record.output_tokens = delivered_by(sequence, p.gives_up, outputs);
@@ -59,7 +59,7 @@ void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   --outstanding_;
   times_.add(p.request.value());
   times_.add(static_cast<std::int64_t>(record.output_tokens));
-  wiring_.collector->finished(record, p.gives_up);
+  deliver(record, p.gives_up);
   if (!p.left) wiring_.inbox->on_finished(p.request, p.gives_up);
   observe_request(RequestEvent::Kind::departed, p.request, p.gives_up, 0, record.output_tokens, 0);
   p.request = RequestId::none();

@@ -13,6 +13,7 @@ namespace orrery {
 
 std::unique_ptr<Router> make_round_robin();
 std::unique_ptr<Router> make_least_loaded();
+std::unique_ptr<Router> make_prefix_aware();
 std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config);
 std::unique_ptr<Scheduler> make_sglang(const SchedulerConfig& config);
 std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config);
@@ -27,6 +28,10 @@ inline constexpr std::array router_policies = {
     RouterPolicy{"round-robin", "each instance in turn", make_round_robin},
     RouterPolicy{"least-loaded", "fewest outstanding requests, exact at the moment of routing",
                  make_least_loaded},
+    RouterPolicy{"prefix-aware",
+                 "to whom more than half of the prompt was sent before, unless loads are far apart (SGLang's "
+                 "gateway, cache_aware)",
+                 make_prefix_aware},
 };
 
 inline constexpr std::array scheduler_policies = {

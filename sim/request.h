@@ -12,8 +12,12 @@
 
 namespace orrery {
 
+// Prefill and decode apart: which part of a request an instance is asked for.
+enum class RequestLeg : std::uint8_t { whole, prefill, decode };
+
 struct Request {
   RequestId id;
+  RequestLeg leg = RequestLeg::whole;
   SimTime arrival;                     // at the server; latencies count from here
   std::int32_t prompt_tokens = 0;      // ≥ 1
   std::int32_t max_output_tokens = 0;  // ≥ 1, what the client allowed

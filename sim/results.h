@@ -7,12 +7,25 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/pool_role.h"
 #include "sim/speculation_counters.h"
 
 namespace orrery {
 
 enum class RequestStatus : std::uint8_t { completed, failed, cancelled, timed_out, rejected };
 const char* to_string(RequestStatus status);
+
+// Prefill and decode apart: where the time to the first token went. The parts add up to it.
+struct HandoffTimes {
+  bool apart = false;
+  InstanceId prefill_instance;
+  SimDuration queue;         // arrival → scheduled by the prefill instance
+  SimDuration prefill;       // → its answer is back at the proxy
+  SimDuration wait;          // → the decode instance has blocks for the prompt, and the transfer begins
+  SimDuration transfer;      // → all bytes are there
+  SimDuration decode_queue;  // → scheduled by the decode instance
+  SimDuration first_step;    // → first token at the client
+};
 
 // One request, complete. Delivered in trace order (see RecordSink).
 struct RequestRecord {
@@ -30,6 +43,7 @@ struct RequestRecord {
   // without gaps.
   std::int64_t itl_p50 = -1, itl_p99 = -1, itl_max = -1;
   std::int32_t drafts = 0, accepted_drafts = 0;  // speculation: that were verified for it
+  HandoffTimes handoff;
   // (e2e − ttft) / (output_tokens − 1) in nanoseconds, rounded half to even; −1 when output_tokens < 2.
   std::int64_t tpot_ns() const;
 };
@@ -63,6 +77,9 @@ struct RequestEvent {
     prefill_chunk,
     encoded,
     loading,
+    answered,  // prefill and decode apart: a prefill leg is, and its blocks wait to be fetched
+    pulling,   // a decode instance has blocks for the prompt and fetches what it lacks
+    pulled,    // which is there
     first_token,
     preempted,
     resumed,
@@ -73,7 +90,8 @@ struct RequestEvent {
   InstanceId instance;
   SimTime at;
   std::uint64_t step = 0;
-  // admitted, resumed: cached tokens; prefill_chunk: new tokens; encoded: images; loading: tokens; preempted:
+  // admitted, resumed: cached tokens; prefill_chunk: new tokens; encoded: images; loading: tokens; pulling:
+  // blocks; preempted:
   // the request that it made room for; finished: output tokens
   std::int64_t tokens = 0;
   std::int64_t context = 0;               // prefill_chunk: tokens before it; encoded: their embeddings
@@ -115,6 +133,8 @@ struct TimeSeries {
 
 struct PoolResult {
   std::string name;
+  PoolRole role = PoolRole::mixed;
+  std::int64_t first_instance = 0;  // instances are numbered through all pools, in order
   std::int64_t instances = 0, gpus_per_instance = 0;
   std::int32_t ranks = 1;  // of attention data parallelism; the blocks are one rank's
   std::int64_t kv_blocks = 0, kv_block_size = 0;
@@ -171,6 +191,22 @@ struct PipelineResult {
   std::uint64_t empty_batches = 0;  // steps of nobody that took a place in flight
 };
 
+// KV that travelled between prefill and decode instances; off in other deployments.
+struct KvTransferResult {
+  struct Links {  // of one class, both directions counted apart
+    std::string link_class;
+    std::int64_t used = 0, bytes = 0;  // how many carried anything, and what
+    // Of those: bytes carried ÷ what their bandwidth allows from the first arrival to the last finish.
+    double utilization = 0, busiest_utilization = 0;
+    std::string busiest;
+  };
+  bool on = false;
+  std::uint64_t pulls = 0;
+  std::int64_t bytes = 0;
+  std::vector<Links> links;
+  Distribution queue, prefill, wait, transfer, decode_queue, first_step;  // of completed requests
+};
+
 struct RunResult {
   std::uint64_t completed = 0, failed = 0, cancelled = 0, timed_out = 0, rejected = 0;
   SimTime first_arrival, last_finish;
@@ -201,6 +237,7 @@ struct RunResult {
   SpeculationCounters speculation;  // all instances
   ExpertResult experts;
   PipelineResult pipeline;
+  KvTransferResult transfers;
   std::uint64_t first_uses = 0;   // steps that compiled a kernel (first_request_effects), all instances,
   std::int64_t first_use_ns = 0;  // and by how much that held them up
   double kv_wraps = 0;            // blocks handed out ÷ usable blocks, least of all instances

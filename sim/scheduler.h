@@ -89,6 +89,7 @@ struct SchedulerConfig {
   KvGroups kv_groups = {};  // vLLM; SGLang: window and windowed_tokens
   SpeculationRules speculation = {};
   PipelineRules pipeline = {};
+  bool pulls_kv = false;  // prefill and decode apart: a decode instance
 };
 
 struct FirstToken {
@@ -104,6 +105,7 @@ struct Finished {
   std::int32_t output_tokens = 0;
   std::size_t update = 0;
   std::int32_t drafts = 0, accepted = 0;  // speculation: verified in its life
+  bool held = false;                      // a prefill leg: its blocks wait to be fetched
 };
 
 struct Irregular {  // a token whose gap is no gap between two updates of the decode set
@@ -167,6 +169,13 @@ struct OffloadCounters {
   std::uint64_t refused = 0;             // stores without room
 };
 
+// Prefill and decode apart: blocks that a decode instance wants from the prefill instance which holds them.
+struct PullWork {
+  RequestId request;
+  SequenceId sequence;      // that waits for them; none: it is gone, and nobody wants them
+  std::int64_t blocks = 0;  // the last ones of the prompt's
+};
+
 struct HostLoad {  // a request began to wait for its prefix from host memory, in the last schedule()
   RequestId request;
   std::int64_t tokens = 0;
@@ -215,6 +224,14 @@ class Scheduler {
   // One of them has ended; true when somebody in the queue may have waited for it.
   virtual bool on_transfer(std::uint64_t) { return false; }
   virtual bool awaits_transfer() const { return false; }  // some are under way
+  // Prefill and decode apart; an engine whose rules are not modelled is never asked. What was decided to be
+  // fetched since the last call; valid until the next one.
+  virtual std::span<const PullWork> take_pulls() { return {}; }
+  // The blocks of a waiting sequence are here, or those of a held one are no longer needed; true when an idle
+  // instance may go on.
+  virtual bool on_remote_end(SequenceId) { return false; }
+  // The last pass ran nothing, nothing runs, and yet another one at once may find something.
+  virtual bool looks_again() const { return false; }
   // Whether a request that has just been queued might run in the next step although steps are offered as a
   // stretch: with a plain queue only when it is the first one in line.
   virtual bool newcomer_may_run() const { return view().waiting == 1; }

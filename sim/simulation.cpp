@@ -1,10 +1,12 @@
 #include "sim/simulation.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/mutation.h"
 #include "sim/departures.h"
 #include "sim/instance.h"
+#include "sim/router_group.h"
 
 namespace orrery {
 
@@ -14,20 +16,30 @@ class Loop {
  public:
   explicit Loop(SimulationSetup setup)
       : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink, setup_.warmup) {
-    if (setup_.front_end) front_ends_.assign(setup_.schedulers.size(), FrontEnd(*setup_.front_end));
-    for (std::size_t i = 0; i < setup_.schedulers.size(); ++i) {
-      const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
-                                    .executor = setup_.executor,
-                                    .inbox = setup_.inbox,
-                                    .collector = &collector_,
-                                    .observer = setup_.observer,
-                                    .front_end = front_end_of(i),
-                                    .abort_delay = setup_.abort_delay,
-                                    .stream = setup_.stream,
-                                    .per_request_itl = setup_.per_request_itl};
-      instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
+    if (setup_.pools.empty()) {
+      setup_.pools.push_back({.instances = setup_.schedulers.size(),
+                              .router = setup_.router,
+                              .front_end = setup_.front_end,
+                              .input_delay = {},
+                              .input_per_request = setup_.input_per_request,
+                              .core_wake = setup_.core_wake,
+                              .abort_delay = setup_.abort_delay,
+                              .stream = setup_.stream});
     }
-    views_.resize(instances_.size());
+    places_.reserve(setup_.schedulers.size());
+    for (const PoolSetup& pool : setup_.pools) {
+      RouterGroup& group = groups_[static_cast<std::size_t>(pool.role)];
+      if (!group.has_router()) group.set_router(pool.router);
+      for (std::size_t i = 0; i < pool.instances; ++i) {
+        places_.push_back({.pool = &pool, .group = &group, .in_group = group.next_place()});
+        group.add(InstanceId(static_cast<std::uint32_t>(places_.size() - 1)));
+        if (pool.front_end) places_.back().front_end = std::make_unique<FrontEnd>(*pool.front_end);
+      }
+    }
+    ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
+    apart_ = !group(PoolRole::prefill).empty();
+    ORRERY_CHECK(!apart_ || setup_.transport != nullptr, "prefill and decode pools need a transport");
+    for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
     entering_count_.assign(instances_.size(), 0);
     input_free_.assign(instances_.size(), SimTime(0));
     awake_.assign(instances_.size(), SimTime(0));
@@ -38,15 +50,18 @@ class Loop {
     check_context() = {.sim_time_ns = 0, .seed = setup_.seed, .digest = 0};
     for (;;) {
       drop_stale_departures();
-      const SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
-                                  earlier(entering_.next(), departures_.next()));
+      SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
+                            earlier(entering_.next(), departures_.next()));
+      if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       ++events_;
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
       take_outcomes(now);
+      if (apart_) take_pulled(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (apart_) take_answers(now);
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
       if (departures_.next() <= now) take_departures(now);
@@ -60,9 +75,30 @@ class Loop {
   }
 
  private:
-  FrontEnd* front_end_of(std::size_t instance) {
-    return front_ends_.empty() ? nullptr : &front_ends_[instance];
+  // Where an instance stands.
+  struct Place {
+    const PoolSetup* pool = nullptr;
+    RouterGroup* group = nullptr;
+    std::size_t in_group = 0;
+    std::unique_ptr<FrontEnd> front_end = {};  // null: the client sits beside the engine
+  };
+
+  void make_instance(std::size_t i) {
+    const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
+                                  .executor = setup_.executor,
+                                  .inbox = setup_.inbox,
+                                  .collector = &collector_,
+                                  .observer = setup_.observer,
+                                  .front_end = places_[i].front_end.get(),
+                                  .abort_delay = places_[i].pool->abort_delay,
+                                  .stream = places_[i].pool->stream,
+                                  .per_request_itl = setup_.per_request_itl,
+                                  .role = places_[i].pool->role,
+                                  .handoffs = apart_ ? &handoffs_ : nullptr};
+    instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
   }
+
+  RouterGroup& group(PoolRole role) { return groups_[static_cast<std::size_t>(role)]; }
 
   void mark(InstanceId id) {
     if (marked_[id.value()]) return;
@@ -107,41 +143,99 @@ class Loop {
     }
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
-      const InstanceId chosen = setup_.router->choose(request, views_);
-      const SimTime at = taken_in(request, chosen, now);
-      if (known_gone(request) < at) {  // the API server drops it: the core never hears of it
-        instances_[chosen.value()]->turn_away(request);
-        // Images may have taken longer to prepare than the client waited.
-        setup_.inbox->on_finished(request.id, later(request.gives_up, now - setup_.abort_delay));
+      if (!apart_) {
+        dispatch(request, group(PoolRole::mixed), now);
         continue;
       }
-      if (!setup_.front_end && at == now) {
-        enter(request, chosen, now);
-        continue;
-      }
-      ++entering_count_[chosen.value()];
-      update_view(chosen);
-      entering_.push({.at = at, .instance = chosen, .request = request});
+      Request leg = request;
+      leg.leg = RequestLeg::prefill;
+      handoffs_.open(request);
+      dispatch(leg, group(PoolRole::prefill), now);
     }
+  }
+
+  // Prefill legs that were answered go on as decode legs.
+  void take_answers(SimTime now) {
+    while (handoffs_.next_answer() <= now) {
+      Handoff& h = handoffs_.at(handoffs_.pop_answer());
+      Request leg = std::move(h.request);
+      leg.leg = h.holds_kv ? RequestLeg::decode : RequestLeg::whole;
+      h.given_back = !h.holds_kv;
+      dispatch(leg, group(PoolRole::decode), now);
+    }
+  }
+
+  void begin_pulls(InstanceId id, SimTime now) {
+    Instance& instance = *instances_[id.value()];
+    for (const PullWork& work : instance.take_pulls()) {
+      Handoff& h = handoffs_.at(work.request);
+      h.pull_begin = now;
+      h.to = id;
+      h.sequence = work.sequence;
+      instance.observe_pull(work, now);
+      setup_.transport->begin({work.request, h.from, id, work.blocks}, now);
+    }
+  }
+
+  void take_pulled(SimTime now) {
+    pulled_.clear();
+    setup_.transport->collect(now, pulled_);
+    for (const KvPullDone& done : pulled_) {
+      Handoff& h = handoffs_.at(done.request);
+      h.pull_end = done.at;
+      if (!h.sequence.is_none() && instances_[h.to.value()]->on_remote_end(h.sequence, done.request, now))
+        mark(h.to);
+      give_back(h, done.request, now);
+    }
+  }
+
+  // The prefill instance need not hold anything for it any more.
+  void give_back(const Handoff& h, RequestId request, SimTime now) {
+    if (instances_[h.from.value()]->on_remote_end(h.held, request, now)) mark(h.from);
+    handoffs_.given_back(request);
+  }
+
+  // A decode leg that no engine took.
+  void forsake(RequestId request, SimTime now) {
+    const Handoff* h = apart_ ? handoffs_.find(request) : nullptr;
+    if (h != nullptr && !h->given_back) give_back(*h, request, now);
+  }
+
+  void dispatch(const Request& request, RouterGroup& group, SimTime now) {
+    const InstanceId chosen = group.choose(request);
+    const Place& place = places_[chosen.value()];
+    const SimTime at = taken_in(request, chosen, now);
+    if (known_gone(request, chosen) < at) {  // the API server drops it: the core never hears of it
+      instances_[chosen.value()]->turn_away(request);
+      // Images may have taken longer to prepare than the client waited.
+      setup_.inbox->on_finished(request.id, later(request.gives_up, now - place.pool->abort_delay));
+      return forsake(request.id, now);
+    }
+    if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
+    ++entering_count_[chosen.value()];
+    update_view(chosen);
+    entering_.push({.at = at, .instance = chosen, .request = request});
   }
 
   // When the core of `chosen` can do something about `request`.
   SimTime taken_in(const Request& request, InstanceId chosen, SimTime now) {
     const std::size_t i = chosen.value();
-    SimTime at = now;
-    if (setup_.front_end) {
-      at = front_ends_[i].accept(request.id.value(), request.prompt_tokens, now);
+    const PoolSetup& pool = *places_[i].pool;
+    SimTime at = now + pool.input_delay;
+    if (places_[i].front_end != nullptr) {
+      at = places_[i].front_end->accept(request.id.value(), request.prompt_tokens, at);
     } else {
-      at = later(now, input_free_[i]);
-      input_free_[i] = at + setup_.input_per_request;
+      at = later(at, input_free_[i]);
+      input_free_[i] = at + pool.input_per_request;
     }
-    if (setup_.core_wake <= SimDuration(0)) return at;
-    if (entering_count_[i] == 0 && instances_[i]->idle()) awake_[i] = at + setup_.core_wake;
+    if (pool.core_wake <= SimDuration(0)) return at;
+    if (entering_count_[i] == 0 && instances_[i]->idle()) awake_[i] = at + pool.core_wake;
     return later(at, awake_[i]);
   }
 
-  SimTime known_gone(const Request& request) const {
-    return request.gives_up.is_never() ? request.gives_up : request.gives_up + setup_.abort_delay;
+  SimTime known_gone(const Request& request, InstanceId instance) const {
+    if (request.gives_up.is_never()) return request.gives_up;
+    return request.gives_up + places_[instance.value()].pool->abort_delay;
   }
 
   void take_entrances(SimTime now) {
@@ -158,18 +252,23 @@ class Loop {
     const SequenceId sequence = instance.add(request, now);
     if (sequence.is_none()) {
       setup_.inbox->on_finished(request.id, now);
+      forsake(request.id, now);
       return update_view(chosen);
     }
     if (!request.gives_up.is_never()) {
-      departures_.push(
-          {.at = known_gone(request), .instance = chosen, .sequence = sequence, .request = request.id});
+      departures_.push({.at = known_gone(request, chosen),
+                        .instance = chosen,
+                        .sequence = sequence,
+                        .request = request.id});
     }
     update_view(chosen);
     if (instance.idle()) mark(chosen);
   }
 
   void update_view(InstanceId id) {
-    views_[id.value()].outstanding = instances_[id.value()]->outstanding() + entering_count_[id.value()];
+    const Place& place = places_[id.value()];
+    place.group->view(place.in_group).outstanding =
+        instances_[id.value()]->outstanding() + entering_count_[id.value()];
   }
 
   // Departures of requests that have ended never become events.
@@ -198,6 +297,7 @@ class Loop {
         stuck_ = id;
         return false;
       }
+      if (apart_) begin_pulls(id, now);
       update_view(id);  // an engine may abort
     }
     to_schedule_.clear();
@@ -215,6 +315,31 @@ class Loop {
                           " KV blocks; give it more KV memory or let it take shorter sequences only");
   }
 
+  static void add_counters(const Scheduler& s, PoolResult& pool, RunResult& r) {
+    r.preemptions += s.counters().preemptions;
+    r.speculation.add(s.counters().speculation);
+    r.steps += s.next_step().value() - s.counters().empty_batches;
+    const OffloadCounters tier = s.offload_counters();
+    r.offload.capacity += tier.capacity;
+    r.offload.stored += tier.stored;
+    r.offload.loaded += tier.loaded;
+    r.offload.dropped += tier.dropped;
+    r.offload.loads += tier.loads;
+    r.offload.deferrals += tier.deferrals;
+    r.offload.refused += tier.refused;
+    const EncoderCounters images = s.encoder_counters();
+    r.images.encoded += images.encoded;
+    r.images.embeddings += images.embeddings;
+    r.images.found += images.found;
+    r.images.cache_size = images.cache_size;
+    r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
+    const KvUsage kv = s.kv_usage();
+    const double free =
+        static_cast<double>(s.counters().min_free_blocks) / static_cast<double>(kv.usable_blocks);
+    pool.peak_utilization = std::max(pool.peak_utilization, 1.0 - free);
+    pool.kv_blocks = kv.total_blocks;
+  }
+
   Result<RunResult> result() {
     std::uint64_t queried = 0, hit = 0;
     Digest digest;
@@ -230,41 +355,28 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
+    if (!handoffs_.empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
-    PoolResult pool{.name = "main", .instances = static_cast<std::int64_t>(instances_.size())};
-    for (const auto& instance : instances_) {
-      const Scheduler& s = instance->scheduler();
-      digest.add(instance->digest());
-      r.preemptions += s.counters().preemptions;
-      r.speculation.add(s.counters().speculation);
-      r.steps += s.next_step().value() - s.counters().empty_batches;
-      r.stretches += instance->stretches();
-      queried += s.counters().queried_tokens;
-      hit += s.counters().hit_tokens;
-      const OffloadCounters tier = s.offload_counters();
-      r.offload.capacity += tier.capacity;
-      r.offload.stored += tier.stored;
-      r.offload.loaded += tier.loaded;
-      r.offload.dropped += tier.dropped;
-      r.offload.loads += tier.loads;
-      r.offload.deferrals += tier.deferrals;
-      r.offload.refused += tier.refused;
-      const EncoderCounters images = s.encoder_counters();
-      r.images.encoded += images.encoded;
-      r.images.embeddings += images.embeddings;
-      r.images.found += images.found;
-      r.images.cache_size = images.cache_size;
-      r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
-      const KvUsage kv = s.kv_usage();
-      const auto usable = static_cast<double>(kv.usable_blocks);
-      pool.peak_utilization =
-          std::max(pool.peak_utilization, 1.0 - static_cast<double>(s.counters().min_free_blocks) / usable);
-      wraps.push_back(static_cast<double>(kv.allocated) / usable);
-      pool.kv_blocks = kv.total_blocks;
+    std::size_t next = 0;
+    for (const PoolSetup& pool : setup_.pools) {
+      PoolResult& result = r.pools.emplace_back();
+      result.name = pool.name;
+      result.role = pool.role;
+      result.first_instance = static_cast<std::int64_t>(next);
+      result.instances = static_cast<std::int64_t>(pool.instances);
+      for (std::size_t i = 0; i < pool.instances; ++i, ++next) {
+        const Scheduler& s = instances_[next]->scheduler();
+        digest.add(instances_[next]->digest());
+        r.stretches += instances_[next]->stretches();
+        queried += s.counters().queried_tokens;
+        hit += s.counters().hit_tokens;
+        add_counters(s, result, r);
+        wraps.push_back(static_cast<double>(s.kv_usage().allocated) /
+                        static_cast<double>(s.kv_usage().usable_blocks));
+      }
     }
     r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
     r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
-    r.pools.push_back(pool);
     r.events = events_;
     if (ORRERY_MUTANT(seed_from_address)) digest.add(reinterpret_cast<std::uintptr_t>(this));
     r.digest = digest.value();
@@ -274,10 +386,13 @@ class Loop {
   SimulationSetup setup_;
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
-  std::vector<InstanceView> views_;
-  std::vector<FrontEnd> front_ends_;  // none, or one per instance
-  std::vector<SimTime> input_free_;   // by instance: when its input path can take the next request
-  std::vector<SimTime> awake_;        // by instance: when its core, last found idle, sees what has come
+  std::array<RouterGroup, 3> groups_;  // by role
+  std::vector<Place> places_;          // by instance
+  bool apart_ = false;                 // prefill and decode
+  Handoffs handoffs_;
+  std::vector<KvPullDone> pulled_;
+  std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
+  std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
   std::vector<std::int32_t> entering_count_;  // by instance

@@ -13,6 +13,8 @@
 #include "sim/executor.h"
 #include "sim/front_end.h"
 #include "sim/inbox.h"
+#include "sim/kv_transport.h"
+#include "sim/pool_role.h"
 #include "sim/router.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
@@ -33,22 +35,39 @@ enum class Phase : std::uint8_t {
   scale,
 };
 
-struct SimulationSetup {
-  Clock* clock = nullptr;
-  Executor* executor = nullptr;
-  Inbox* inbox = nullptr;
+// Instances that differ in nothing but their requests.
+struct PoolSetup {
+  std::string name = "main";
+  std::size_t instances = 0;
+  PoolRole role = PoolRole::mixed;
+  // Pools of one role stand behind one router, the first one's; it counts their instances from 0, in order.
   Router* router = nullptr;
-  std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
-  RecordSink* sink = nullptr;                          // may be null
-  RunObserver* observer = nullptr;                     // may be null
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
-  // Without one: the process that hands requests to an instance's core takes them one after another, each
-  // this much after the one before.
+  // To the engine's input queue: from the proxy for a decode pool, else beyond what the inbox has counted.
+  SimDuration input_delay;
+  // Without a front end: the process that hands requests to an instance's core takes them one after another,
+  // each this much after the one before.
   SimDuration input_per_request;
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
   SimDuration abort_delay;  // from a client that gives up to the core's input queue
   StreamRule stream;        // which tokens an event brings
+};
+
+struct SimulationSetup {
+  Clock* clock = nullptr;
+  Executor* executor = nullptr;
+  Inbox* inbox = nullptr;
+  Router* router = nullptr;                            // of the one pool, where `pools` is empty
+  std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
+  RecordSink* sink = nullptr;                          // may be null
+  RunObserver* observer = nullptr;                     // may be null
+  KvTransport* transport = nullptr;                    // of prefill and decode pools
+  std::vector<PoolSetup> pools;                        // in the order of their instances; empty: one pool of
+                                                       // all of them, as follows
+  std::optional<FrontEndConfig> front_end;
+  SimDuration input_per_request, core_wake, abort_delay;
+  StreamRule stream;
   Slo slo;
   SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;

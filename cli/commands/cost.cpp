@@ -7,6 +7,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/text.h"
 #include "cli/commands/cost_images.h"
 #include "cli/commands/cost_ops.h"
 #include "cli/commands/cost_steps.h"
@@ -22,24 +23,50 @@ namespace {
 
 struct CostOptions {
   bool step_given = false;
-  std::string scenario, step, steps, out, ops, hardware, kernels = "orrery";
+  std::string scenario, step, steps, out, ops, hardware, kernels = "orrery", pool;
   std::vector<std::string> compare;
 };
 
+// A scenario with one pool: that of the file, or one of several.
 struct Loaded {
   Scenario scenario;
   StepPricer pricer;
+  std::string title;  // of the pool, where there are several
   const InstanceSpec& instance() const { return scenario.pool.instance; }
 };
 
-// A model that does not fit has no step to price: the memory plan comes first (exit code 4).
-Result<Loaded> load(const std::string& path, const CommandContext& context) {
+// A model that does not fit has no step to price: the memory plan comes first (exit code 4). `wanted`: a
+// pool's name, empty for all.
+Result<std::vector<Loaded>> load_pools(const std::string& path, const std::string& wanted,
+                                       const CommandContext& context) {
   ScenarioOptions options;
   options.overrides = context.overrides;
   options.needs_workload = false;
   ORRERY_TRY(scenario, load_scenario(path, options));
-  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
-  return Loaded{std::move(scenario), std::move(pricer)};
+  std::vector<Loaded> out;
+  std::vector<std::string> names;
+  for (const PoolSpec* pool : scenario.pools()) {
+    names.push_back(pool->name);
+    if (!wanted.empty() && pool->name != wanted) continue;
+    ORRERY_TRY(pricer, StepPricer::create(pool->instance, scenario.what_if));
+    Scenario one = scenario;
+    one.pool = *pool;
+    one.other_pools.clear();
+    const bool several = !scenario.other_pools.empty();
+    out.push_back({std::move(one), std::move(pricer),
+                   several ? "pool " + pool->name + " (" + to_string(pool->role) + "): " : ""});
+  }
+  if (out.empty())
+    return make_error(ErrorKind::usage,
+                      "--pool: no pool is called " + quote(wanted) + "; there are " + join(names, ", "));
+  return out;
+}
+
+// For what shows one pool only.
+Result<Loaded> load(const std::string& path, const std::string& wanted, const CommandContext& context) {
+  ORRERY_TRY(pools, load_pools(path, wanted, context));
+  if (pools.size() > 1) return make_error(ErrorKind::usage, path + " has several pools; say --pool NAME");
+  return std::move(pools.front());
 }
 
 int put(const std::string& text) {
@@ -74,51 +101,75 @@ std::string drafts_text(const StepShape& shape) {
   return shape.draft_tokens > 0 ? " with " + std::to_string(shape.draft_tokens) + " drafts to verify" : "";
 }
 
+std::string steps_csv(const Loaded& loaded, const std::vector<StepRequest>& steps) {
+  std::string csv = step_csv_header;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    append_step_csv(static_cast<std::int64_t>(i),
+                    loaded.pricer.summarize(steps[i].view(loaded.instance().speculation.tokens)), csv);
+  }
+  return csv;
+}
+
+Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vector<StepRequest>& steps) {
+  Json result{{"scenario", options.scenario},
+              {"instance", instance_line(loaded.instance())},
+              {"what_if", loaded.scenario.is_what_if},
+              {"memory", memory_json(loaded.scenario.pool.memory)},
+              {"steps", Json::array()}};
+  if (!loaded.title.empty()) result["pool"] = loaded.scenario.pool.name;
+  for (const StepRequest& step : steps) {
+    result["steps"].push_back(
+        step_json(to_text(step), loaded.pricer.explain(step.view(loaded.instance().speculation.tokens))));
+  }
+  return result;
+}
+
+Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
+                              const std::vector<StepRequest>& steps) {
+  const InstanceSpec& instance = loaded.instance();
+  const std::int32_t drafts = instance.speculation.tokens;
+  std::string text =
+      loaded.title + instance_line(instance) + (loaded.scenario.is_what_if ? " (what-if)\n" : "\n");
+  if (options.step.empty()) {
+    text += "\n" + loaded.scenario.pool.memory.to_table();
+    ORRERY_TRY(images, image_table(loaded.scenario));
+    if (!images.empty()) text += "\n" + images;
+  }
+  for (const StepRequest& step : steps) {
+    const std::string alike = instance.plan.dp > 1 ? ", on each of " + std::to_string(instance.plan.dp) +
+                                                         " ranks of attention data parallelism"
+                                                   : "";
+    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike,
+                              loaded.pricer.explain(step.view(drafts)));
+  }
+  return text;
+}
+
 int explain_steps(const CostOptions& options, const CommandContext& context) {
   // A wrong --step is wrong usage, whatever the scenario holds: look at it first.
   if (options.step_given) {
     if (const auto step = parse_step(options.step); !step.ok()) return report_errors(step.errors());
   }
-  auto loaded = load(options.scenario, context);
-  if (!loaded.ok()) return report_errors(loaded.errors());
-  const InstanceSpec& instance = loaded->instance();
-  const std::int32_t drafts = instance.speculation.tokens;
-  auto steps = steps_to_show(options, instance.engine.settings);
-  if (!steps.ok()) return report_errors(steps.errors());
-  if (!options.out.empty()) {
-    std::string csv = step_csv_header;
-    for (std::size_t i = 0; i < steps->size(); ++i) {
-      append_step_csv(static_cast<std::int64_t>(i), loaded->pricer.summarize((*steps)[i].view(drafts)), csv);
+  auto pools = load_pools(options.scenario, options.pool, context);
+  if (!pools.ok()) return report_errors(pools.errors());
+  if (!options.out.empty() && pools->size() > 1)
+    return report_errors(
+        {make_error(ErrorKind::usage, options.scenario + " has several pools; say --pool NAME")});
+  Json all = Json::array();
+  std::string text;
+  for (const Loaded& loaded : *pools) {
+    auto steps = steps_to_show(options, loaded.instance().engine.settings);
+    if (!steps.ok()) return report_errors(steps.errors());
+    if (!options.out.empty()) {
+      if (const int code = write_file(options.out, steps_csv(loaded, *steps)); code != 0) return code;
     }
-    if (const int code = write_file(options.out, csv); code != 0) return code;
+    if (context.json) all.push_back(pool_json(options, loaded, *steps));
+    auto shown = pool_text(options, loaded, *steps);
+    if (!shown.ok()) return report_errors(shown.errors());
+    text += (text.empty() ? "" : "\n") + *shown;
   }
-  if (context.json) {
-    Json result{{"scenario", options.scenario},
-                {"instance", instance_line(instance)},
-                {"what_if", loaded->scenario.is_what_if},
-                {"memory", memory_json(loaded->scenario.pool.memory)},
-                {"steps", Json::array()}};
-    for (const StepRequest& step : *steps) {
-      result["steps"].push_back(step_json(to_text(step), loaded->pricer.explain(step.view(drafts))));
-    }
-    return put(canonical_json(result));
-  }
-  if (context.quiet) return 0;
-  std::string text = instance_line(instance) + (loaded->scenario.is_what_if ? " (what-if)\n" : "\n");
-  if (options.step.empty()) {
-    text += "\n" + loaded->scenario.pool.memory.to_table();
-    auto images = image_table(loaded->scenario);
-    if (!images.ok()) return report_errors(images.errors());
-    if (!images->empty()) text += "\n" + *images;
-  }
-  for (const StepRequest& step : *steps) {
-    const std::string alike = instance.plan.dp > 1 ? ", on each of " + std::to_string(instance.plan.dp) +
-                                                         " ranks of attention data parallelism"
-                                                   : "";
-    text += "\n" + step_table("step: " + to_text(step) + drafts_text(step.view(drafts)) + alike,
-                              loaded->pricer.explain(step.view(drafts)));
-  }
-  return put(text);
+  if (context.json) return put(canonical_json(all.size() == 1 ? all.front() : Json{{"pools", all}}));
+  return context.quiet ? 0 : put(text);
 }
 
 Result<std::string> price_rows(const std::string& path, const StepPricer& pricer, std::int32_t drafts) {
@@ -146,7 +197,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
 }
 
 int price_step_list(const CostOptions& options, const CommandContext& context) {
-  auto loaded = load(options.scenario, context);
+  auto loaded = load(options.scenario, options.pool, context);
   if (!loaded.ok()) return report_errors(loaded.errors());
   auto csv = price_rows(options.steps, loaded->pricer, loaded->instance().speculation.tokens);
   if (!csv.ok()) return report_errors(csv.errors());
@@ -154,9 +205,9 @@ int price_step_list(const CostOptions& options, const CommandContext& context) {
 }
 
 int compare_scenarios(const CostOptions& options, const CommandContext& context) {
-  auto a = load(options.compare[0], context);
+  auto a = load(options.compare[0], options.pool, context);
   if (!a.ok()) return report_errors(a.errors());
-  auto b = load(options.compare[1], context);
+  auto b = load(options.compare[1], options.pool, context);
   if (!b.ok()) return report_errors(b.errors());
   auto steps = steps_to_show(options, a->instance().engine.settings);
   if (!steps.ok()) return report_errors(steps.errors());
@@ -202,6 +253,8 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       cost->add_option("--compare", options->compare, "two scenarios, side by side")->expected(2);
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
+  cost->add_option("--pool", options->pool, "of a deployment of several pools, the one to price")
+      ->excludes(ops);
   cost->add_option("--hardware", options->hardware, "part for --ops")->needs(ops);
   cost->add_option("--kernels", options->kernels,
                    "whose tables price --ops: orrery, vllm-0.24, …, or roofline")

@@ -23,6 +23,9 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::prefill_chunk: return "prefill chunk";
     case Kind::encoded: return "images encoded";
     case Kind::loading: return "loads prefix";
+    case Kind::answered: return "prefilled";
+    case Kind::pulling: return "fetches KV";
+    case Kind::pulled: return "KV is there";
     case Kind::first_token: return "first token";
     case Kind::preempted: return "preempted";
     case Kind::resumed: return "resumed";
@@ -46,6 +49,10 @@ std::string detail_of(const RequestEvent& e) {
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " +
              std::to_string(e.context);
     case Kind::loading: return std::to_string(e.tokens) + " tokens from host memory; waits for them";
+    case Kind::answered:
+      return "at the proxy; instance " + std::to_string(e.instance.value()) + " holds its blocks";
+    case Kind::pulling: return std::to_string(e.tokens) + " blocks, for which it has room now; " + queue;
+    case Kind::pulled: return "and its blocks at the prefill instance can go; " + queue;
     case Kind::encoded:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " images, " +
              std::to_string(e.context) + " embeddings";
@@ -66,6 +73,15 @@ std::string list_of(const std::vector<std::uint64_t>& requests) {
   return text + (requests.size() > 8 ? ", …" : "");
 }
 
+std::string parts_of(const RequestRecord& r) {
+  const auto part = [](const char* name, SimDuration d) { return name + human_seconds(d.seconds()); };
+  const HandoffTimes& t = r.handoff;
+  if (!t.apart) return part("queue ", r.queue) + part(" + prefill and way out ", r.ttft - r.queue);
+  return part("prefill queue ", t.queue) + part(" + prefill ", t.prefill) +
+         part(" + transfer wait ", t.wait) + part(" + transfer ", t.transfer) +
+         part(" + decode queue ", t.decode_queue) + part(" + first step ", t.first_step);
+}
+
 std::string story_text(const RequestStory& story) {
   const RequestRecord& r = story.record;
   std::string out = "request " + std::to_string(r.request) + ": " + to_string(r.status) + ", " +
@@ -73,8 +89,7 @@ std::string story_text(const RequestStory& story) {
                     " cached), " + std::to_string(r.output_tokens) + " output tokens, instance " +
                     std::to_string(r.instance.value()) + "\n";
   if (r.status == RequestStatus::completed) {
-    out += "TTFT " + human_seconds(r.ttft.seconds()) + " = queue " + human_seconds(r.queue.seconds()) +
-           " + prefill and way out " + human_seconds((r.ttft - r.queue).seconds()) + "; E2E " +
+    out += "TTFT " + human_seconds(r.ttft.seconds()) + " = " + parts_of(r) + "; E2E " +
            human_seconds(r.e2e.seconds());
     if (r.tpot_ns() >= 0) out += "; TPOT " + human_seconds(static_cast<double>(r.tpot_ns()) * 1e-9);
     if (r.itl_max >= 0) out += "; longest gap " + human_seconds(static_cast<double>(r.itl_max) * 1e-9);

@@ -53,20 +53,43 @@ Result<int> interval_runs(const std::string& text) {
                     "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
 }
 
-std::string title_of(const Scenario& s) {
-  const InstanceSpec& i = s.pool.instance;
-  return i.model.name + " (" + to_string(i.model.quantization) + ") on " + std::to_string(s.pool.replicas) +
-         " x " + std::to_string(i.plan.gpus() * i.engines) + " " + i.hardware.name + ", " + i.engine.name +
-         ", tp " + std::to_string(i.plan.tp) + (i.plan.pp > 1 ? ", pp " + std::to_string(i.plan.pp) : "") +
+std::string where_of(const PoolSpec& pool) {
+  const InstanceSpec& i = pool.instance;
+  return std::to_string(pool.replicas) + " x " + std::to_string(i.plan.gpus() * i.engines) + " " +
+         i.hardware.name + ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp) +
+         (i.plan.pp > 1 ? ", pp " + std::to_string(i.plan.pp) : "") +
          (i.plan.dp * i.engines > 1 ? ", dp " + std::to_string(i.plan.dp * i.engines) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
 }
 
-Result<RunOutputs> open_outputs(const SimulateOptions& options) {
+std::string title_of(const Scenario& s) {
+  const ModelSpec& m = s.pool.instance.model;
+  if (s.other_pools.empty()) return m.name + " (" + to_string(m.quantization) + ") on " + where_of(s.pool);
+  std::string title = m.name;
+  for (const PoolSpec* pool : s.pools()) {
+    title += std::string(pool == &s.pool ? ": " : "; ") + pool->name + " (" + to_string(pool->role) + ", " +
+             to_string(pool->instance.model.quantization) + ") on " + where_of(*pool);
+  }
+  return title;
+}
+
+// Of all GPUs together; 0 unless every pool's part has a price.
+double usd_per_hour(const Scenario& s) {
+  double sum = 0;
+  for (const PoolSpec* pool : s.pools()) {
+    const auto& price = pool->instance.hardware.price;
+    if (!price) return 0;
+    sum += price->value.value() * static_cast<double>(pool->gpus());
+  }
+  return sum;
+}
+
+Result<RunOutputs> open_outputs(const SimulateOptions& options, const Scenario& scenario) {
   if (options.out.empty()) return RunOutputs();
   return RunOutputs::create(options.out, {.level = options.outputs,
                                           .itl = options.itl,
                                           .steps_csv = options.steps_csv,
+                                          .handoffs = scenario.topology != nullptr,
                                           .trace_window = options.window});
 }
 
@@ -78,8 +101,11 @@ SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double w
   }
   summary.run = &run;
   summary.gpus = scenario.gpus();
-  if (const auto& price = scenario.pool.instance.hardware.price)
+  // One pool: the figure as given, not what multiplying and dividing makes of it.
+  if (const auto& price = scenario.pool.instance.hardware.price; price && scenario.other_pools.empty())
     summary.usd_per_gpu_hour = price->value.value();
+  else
+    summary.usd_per_gpu_hour = usd_per_hour(scenario) / static_cast<double>(summary.gpus);
   summary.provenance = run.price_sources;
   summary.what_if = scenario.is_what_if;
   summary.slo_percentile = scenario.slo.percentile;
@@ -158,11 +184,14 @@ Result<Scenario> open_scenario(const SimulateOptions& options, const CommandCont
   ORRERY_TRY(scenario,
              load_scenario(options.scenario,
                            {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
-  say(LogLevel::info, options.scenario + ": " + title_of(scenario) + ", " +
-                          human_count(static_cast<double>(scenario.pool.memory.kv_tokens())) +
-                          " KV tokens an instance");
-  for (const std::string& name : scenario.pool.instance.engine.ignored_args)
-    say(LogLevel::debug, "engine argument " + name + " changes no prediction");
+  std::string tokens;
+  for (const PoolSpec* pool : scenario.pools())
+    tokens += ", " + human_count(static_cast<double>(pool->memory.kv_tokens()));
+  say(LogLevel::info, options.scenario + ": " + title_of(scenario) + tokens + " KV tokens an instance");
+  for (const PoolSpec* pool : scenario.pools()) {
+    for (const std::string& name : pool->instance.engine.ignored_args)
+      say(LogLevel::debug, "engine argument " + name + " changes no prediction");
+  }
   return scenario;
 }
 
@@ -188,7 +217,7 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
   ORRERY_TRY(scenario, open_scenario(options, context));
   ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
   const double begin = seconds_now();
-  ORRERY_TRY(outputs, open_outputs(options));
+  ORRERY_TRY(outputs, open_outputs(options, scenario));
   ORRERY_TRY(run, run_nominal(scenario, options, outputs, context));
   SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
   say(LogLevel::info,

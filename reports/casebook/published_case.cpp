@@ -124,11 +124,8 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   Errors errors;
   run.scenario = read_scenario_parts(deployment, workload, in.folder, errors);
   if (errors.empty() && in.document.errors().size() == before) {
-    auto memory = plan_memory(run.scenario.pool.instance);
-    if (memory.ok())
-      run.scenario.pool.memory = *memory;
-    else
-      errors = memory.errors();
+    const Status planned = plan_pools(run.scenario);
+    if (!planned.ok()) errors = planned.errors();
   }
   const std::size_t after = in.document.errors().size();
   if (may_refuse && (after > before || !errors.empty())) {

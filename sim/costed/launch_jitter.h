@@ -24,10 +24,12 @@ class LaunchJitter {
   };
   LaunchJitter() = default;  // none: every factor is 1
   // One stream per instance, so that instances added or removed change no other's.
-  LaunchJitter(const Spread& spread, std::uint64_t seed, std::size_t instances) : spread_(spread) {
+  // `first`: the number of the first one in its deployment.
+  LaunchJitter(const Spread& spread, std::uint64_t seed, std::size_t instances, std::size_t first = 0)
+      : spread_(spread) {
     if (spread == Spread{}) return;
     for (std::size_t i = 0; i < instances; ++i) {
-      RandomStream stream(seed, RandomPurpose::launch_jitter, i);
+      RandomStream stream(seed, RandomPurpose::launch_jitter, first + i);
       const double z = stream.normal();  // begins in its stationary distribution
       instances_.push_back({stream, z});
     }

@@ -17,11 +17,11 @@ class Watch final : public RunObserver, public RecordSink {
   void on_request_event(const RequestEvent& e) override {
     using Kind = RequestEvent::Kind;
     std::set<std::uint64_t>& present = present_[e.instance];
-    const bool over = e.kind == Kind::finished || e.kind == Kind::departed;
+    const bool over = e.kind == Kind::finished || e.kind == Kind::departed || e.kind == Kind::answered;
     std::set<std::uint64_t>& running = running_[e.instance];
     if (e.request == request_) {
       story.events.push_back(e);
-      if (e.kind == Kind::arrived) story.ahead.assign(present.begin(), present.end());
+      if (story.events.size() == 1) story.ahead.assign(present.begin(), present.end());
       if (e.kind == Kind::admitted || e.kind == Kind::resumed) {
         here_ = true;
         instance_ = e.instance;

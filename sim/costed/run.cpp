@@ -6,7 +6,10 @@
 #include <optional>
 
 #include "sim/costed/cost_model_executor.h"
+#include "sim/costed/disaggregation.h"
+#include "sim/costed/fabric_transport.h"
 #include "sim/costed/image_processor.h"
+#include "sim/costed/pooled_executor.h"
 #include "sim/policies.h"
 #include "sim/routers/rank_router.h"
 #include "sim/simulation.h"
@@ -23,12 +26,12 @@ PriceScales product(const PriceScales& a, const PriceScales& b) {
   return p;
 }
 
-// Which rung of evidence the device time stands on: the mean step of each kind, taken apart, weighted by the
-// kind's time. Every step by itself would cost more than the simulation.
-std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pricer,
-                                                          const EncoderPricer* encoder,
-                                                          const CostModelExecutor::Usage& usage) {
-  std::array<double, static_cast<std::size_t>(Rung::count)> ns{};
+using RungTimes = std::array<double, static_cast<std::size_t>(Rung::count)>;
+
+// Which rung of evidence the device time of a pool stands on: the mean step of each kind, taken apart,
+// weighted by the kind's time. Every step by itself would cost more than the simulation. Returns the time.
+double add_price_sources(const StepPricer& pricer, const EncoderPricer* encoder,
+                         const CostModelExecutor::Usage& usage, RungTimes& ns) {
   double total = 0;
   for (const CostModelExecutor::StepKind& kind : {usage.prefill, usage.mixed, usage.decode}) {
     if (kind.steps == 0 || kind.ns == 0) continue;
@@ -61,6 +64,10 @@ std::vector<std::pair<std::string, double>> price_sources(const StepPricer& pric
     }
     total += static_cast<double>(usage.encoder_ns);
   }
+  return total;
+}
+
+std::vector<std::pair<std::string, double>> shares_of(const RungTimes& ns, double total) {
   std::vector<std::pair<std::string, double>> out;
   for (std::size_t i = 0; i < ns.size(); ++i) {
     if (ns[i] > 0) out.emplace_back(to_string(static_cast<Rung>(i)), ns[i] / total);
@@ -187,9 +194,8 @@ std::unique_ptr<Router> make_router(const RouterPolicy& policy, const PoolSpec& 
 }
 
 // API servers that share the requests of one deployment: of independent engines each is given its own.
-std::int32_t front_end_count(const Scenario& scenario) {
-  const InstanceSpec& instance = scenario.pool.instance;
-  if (!scenario.workload.openai_frontend || !instance.engine.front_end) return 1;
+std::int32_t front_end_count(const InstanceSpec& instance, const WorkloadSpec& workload) {
+  if (!workload.openai_frontend || !instance.engine.front_end) return 1;
   return static_cast<std::int32_t>(instance.engine.front_end->processes) * instance.engines;
 }
 
@@ -210,12 +216,6 @@ StreamRule stream_rule(const InstanceSpec& instance) {
           .speculates = instance.speculation.on()};
 }
 
-void set_input_path(const StepPricer& pricer, SimulationSetup& setup) {
-  setup.input_per_request = pricer.input_per_request();
-  setup.core_wake = pricer.core_wake();
-  setup.abort_delay = pricer.input_delay();
-}
-
 LaunchJitter::Spread launch_spread(const HostCosts& host) {
   return {.median = host.launch_jitter_median.value,
           .below = host.launch_jitter_below.value,
@@ -225,14 +225,16 @@ LaunchJitter::Spread launch_spread(const HostCosts& host) {
 
 void report_device(const CostModelExecutor& executor, RunResult& result) {
   const CostModelExecutor::Usage& usage = executor.usage();
-  result.prices = usage.prices;
-  result.device_time = {{"prefill steps", usage.prefill.ns},
-                        {"mixed steps", usage.mixed.ns},
-                        {"decode steps", usage.decode.ns}};
-  result.device_busy_ns = usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
-  result.offload.device_wait_ns = usage.copy_ns;
-  result.first_uses = static_cast<std::uint64_t>(executor.first_use().count());
-  result.first_use_ns = executor.first_use().held_ns();
+  if (result.device_time.empty())
+    result.device_time = {{"prefill steps", 0}, {"mixed steps", 0}, {"decode steps", 0}};
+  result.prices += usage.prices;
+  result.device_time[0].second += usage.prefill.ns;
+  result.device_time[1].second += usage.mixed.ns;
+  result.device_time[2].second += usage.decode.ns;
+  result.device_busy_ns += usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
+  result.offload.device_wait_ns += usage.copy_ns;
+  result.first_uses += static_cast<std::uint64_t>(executor.first_use().count());
+  result.first_use_ns += executor.first_use().held_ns();
 }
 
 void report_stages(const CostModelExecutor::Usage& usage, PipelineResult& p) {
@@ -259,6 +261,131 @@ Status check_measured(const RunResult& r, const RunOptions& options) {
                        {}, "workload.warmup_s");
 }
 
+// What simulating a pool takes; nothing in it moves once it is made.
+struct PoolRun {
+  const PoolSpec* spec = nullptr;
+  StepPricer pricer;
+  ImageParts images;
+  Acceptance acceptance;
+  std::unique_ptr<Router> router;
+  std::unique_ptr<CostModelExecutor> executor;
+  SchedulerConfig config;
+
+  std::size_t engines() const { return static_cast<std::size_t>(spec->engines()); }
+};
+
+struct RunParts {
+  const Scenario* scenario = nullptr;
+  PriceScales scales;
+  bool stretches = true;
+  OutputLengths oracle;
+  std::vector<std::unique_ptr<PoolRun>> pools;
+};
+
+Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instance) {
+  const std::uint64_t seed = parts.scenario->seed;
+  const InstanceSpec& instance = spec.instance;
+  ORRERY_TRY(pricer, StepPricer::create(instance, parts.scales));
+  ORRERY_TRY(images, ImageParts::create(spec, parts.scales));
+  ORRERY_TRY(acceptance, open_acceptance(instance.speculation, seed));
+  const RouterPolicy* router = find_router(spec.router);
+  if (router == nullptr || find_scheduler(instance.engine.scheduler) == nullptr) {
+    return make_error(ErrorKind::invalid_input,
+                      "the engine profile names an unknown scheduler " + instance.engine.scheduler);
+  }
+  parts.pools.push_back(std::make_unique<PoolRun>(PoolRun{.spec = &spec,
+                                                          .pricer = std::move(pricer),
+                                                          .images = std::move(images),
+                                                          .acceptance = std::move(acceptance),
+                                                          .router = nullptr,
+                                                          .executor = nullptr,
+                                                          .config = spec.scheduler_config()}));
+  PoolRun& pool = *parts.pools.back();
+  pool.config.front_ends = front_end_count(instance, parts.scenario->workload);
+  pool.router = make_router(*router, spec, pool.config.front_ends);
+  pool.config.stretches = parts.stretches;
+  pool.config.steps_in_flight = pool.pricer.steps_in_flight();
+  const std::size_t engines = pool.engines();
+  pool.executor = std::make_unique<CostModelExecutor>(
+      std::vector<const StepPricer*>(engines, &pool.pricer), parts.oracle,
+      LaunchJitter(launch_spread(instance.engine.host), seed, engines, first_instance),
+      pool.images.encoder.get(), pool.acceptance.oracle());
+  ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
+  if (spec.first_request_effects)
+    pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
+  pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
+  pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
+  return ok_status();
+}
+
+Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const RunOptions& options) {
+  auto parts = std::make_unique<RunParts>();
+  parts->scenario = &scenario;
+  parts->scales = product(scenario.what_if, options.scales);
+  parts->stretches = options.stretches;
+  std::size_t instances = 0;
+  for (const PoolSpec* pool : scenario.pools()) {
+    ORRERY_TRY_STATUS(add_pool(*parts, *pool, instances));
+    instances += static_cast<std::size_t>(pool->engines());
+  }
+  return parts;
+}
+
+// From the client to the nearest engine where requests arrive.
+SimDuration inbox_delay(const RunParts& parts) {
+  SimDuration least(INT64_MAX);
+  for (const auto& pool : parts.pools)
+    if (pool->spec->role != PoolRole::decode) least = std::min(least, pool->pricer.input_delay());
+  return least;
+}
+
+// Null where no KV travels.
+Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
+  if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
+  const ModelSpec& model = scenario.pool.instance.model;
+  return std::make_unique<FabricTransport>(
+      *scenario.topology, std::move(seats),
+      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      duration_from_seconds(kv_transfer_floor.value));
+}
+
+void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
+  const InstanceSpec& instance = pool.spec->instance;
+  PoolSetup s{.name = pool.spec->name,
+              .instances = pool.engines(),
+              .role = pool.spec->role,
+              .router = pool.router.get(),
+              .front_end = {},
+              .input_delay = pool.pricer.input_delay() -
+                             (pool.spec->role == PoolRole::decode ? SimDuration() : inbox_delay(parts)),
+              .input_per_request = pool.pricer.input_per_request(),
+              .core_wake = pool.pricer.core_wake(),
+              .abort_delay = pool.pricer.input_delay(),
+              .stream = stream_rule(instance)};
+  if (parts.scenario->workload.openai_frontend)
+    s.front_end = front_end_config(instance.engine, parts.scales.host);
+  setup.pools.push_back(std::move(s));
+  for (std::size_t i = 0; i < pool.engines(); ++i)
+    setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(instance.engine.scheduler),
+                                                       pool.config, pool.pricer.ranks()));
+}
+
+void report_pools(const RunParts& parts, RunResult& result) {
+  RungTimes ns{};
+  double total = 0;
+  for (std::size_t i = 0; i < parts.pools.size(); ++i) {
+    const PoolRun& pool = *parts.pools[i];
+    report_device(*pool.executor, result);
+    report_stages(pool.executor->usage(), result.pipeline);
+    pool.images.report(pool.executor->usage(), result);
+    pool.executor->experts().report(result.experts);
+    total += add_price_sources(pool.pricer, pool.images.encoder.get(), pool.executor->usage(), ns);
+    describe_pool(*pool.spec, pool.config.block_size, result.pools[i]);
+  }
+  result.price_sources = shares_of(ns, total);
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -269,48 +396,24 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
     workload.limit_requests = options.limit_requests;
   }
   ORRERY_TRY(source, open_workload(workload, scenario.seed));
-  const InstanceSpec& instance = scenario.pool.instance;
-  const PriceScales scales = product(scenario.what_if, options.scales);
-  ORRERY_TRY(pricer, StepPricer::create(instance, scales));
-
-  const auto replicas = static_cast<std::size_t>(scenario.pool.engines());
-  OutputLengths oracle;
-  const SpeculationSpec& speculation = scenario.pool.instance.speculation;
-  ORRERY_TRY(acceptance, open_acceptance(speculation, scenario.seed));
-  ORRERY_TRY(images, ImageParts::create(scenario.pool, scales));
-  TraceInbox inbox(std::move(source), pricer.input_delay(), workload.closed_loop_concurrency, oracle,
-                   images.front_end.get());
-  CostModelExecutor executor(std::vector<const StepPricer*>(replicas, &pricer), oracle,
-                             LaunchJitter(launch_spread(instance.engine.host), scenario.seed, replicas),
-                             images.encoder.get(), acceptance.oracle());
-  ORRERY_TRY_STATUS(add_host_links(scenario.pool, executor));
-  if (scenario.pool.first_request_effects)
-    executor.charge_first_use(FirstUse(instance, scales.host, replicas));
-  executor.follow_experts(ExpertRun(instance, pricer, replicas));
-  executor.follow_waves(idle_waves(instance, pricer, replicas));
-  VirtualClock clock;
-  const RouterPolicy* router_policy = find_router(scenario.pool.router);
-  const SchedulerPolicy* scheduler_policy = find_scheduler(scenario.pool.instance.engine.scheduler);
-  if (router_policy == nullptr || scheduler_policy == nullptr) {
-    return make_error(ErrorKind::invalid_input, "the engine profile names an unknown scheduler " +
-                                                    scenario.pool.instance.engine.scheduler);
+  ORRERY_TRY(parts, make_parts(scenario, options));
+  PoolRun& first = *parts->pools.front();  // alone where there are images
+  TraceInbox inbox(std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency, parts->oracle,
+                   first.images.front_end.get());
+  std::optional<PooledExecutor> pooled;
+  if (parts->pools.size() > 1) {
+    std::vector<PooledExecutor::Part> executors;
+    for (const auto& pool : parts->pools) executors.push_back({pool->executor.get(), pool->engines()});
+    pooled.emplace(executors);
   }
-  SchedulerConfig config = scenario.scheduler_config();
-  config.front_ends = front_end_count(scenario);
-  const auto router = make_router(*router_policy, scenario.pool, config.front_ends);
-  config.stretches = options.stretches;
-  config.steps_in_flight = pricer.steps_in_flight();
-
+  VirtualClock clock;
   SimulationSetup setup;
   setup.clock = &clock;
-  setup.executor = &executor;
+  setup.executor = pooled ? static_cast<Executor*>(&*pooled) : first.executor.get();
   setup.inbox = &inbox;
-  setup.router = router.get();
-  for (std::size_t i = 0; i < replicas; ++i)
-    setup.schedulers.push_back(make_instance_scheduler(*scheduler_policy, config, pricer.ranks()));
-  if (workload.openai_frontend) setup.front_end = front_end_config(instance.engine, scales.host);
-  setup.stream = stream_rule(instance);
-  set_input_path(pricer, setup);
+  ORRERY_TRY(transport, make_transport(scenario));
+  setup.transport = transport.get();
+  for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();
@@ -321,16 +424,13 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   auto run = run_simulation(std::move(setup));
   if (!run.ok()) return run.errors();
 
-  ORRERY_TRY_STATUS(check_log(speculation, acceptance));
+  ORRERY_TRY_STATUS(check_log(first.spec->instance.speculation, first.acceptance));
   RunResult result = std::move(run).value();
   ORRERY_TRY_STATUS(check_measured(result, options));
-  const CostModelExecutor::Usage& usage = executor.usage();
-  report_device(executor, result);
-  report_stages(usage, result.pipeline);
-  images.report(usage, result);
-  executor.experts().report(result.experts);
-  result.price_sources = price_sources(pricer, images.encoder.get(), usage);
-  describe_pool(scenario.pool, config.block_size, result.pools.front());
+  report_pools(*parts, result);
+  if (transport != nullptr)
+    transport->report(later(result.last_finish, result.first_arrival) - result.first_arrival,
+                      result.transfers);
   return result;
 }
 

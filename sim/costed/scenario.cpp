@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/stages.h"
+#include "sim/costed/disaggregation.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -19,12 +20,6 @@ void refuse(const Yaml& node, const char* what) {
   if (node.present())
     node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
   if (node.is_map()) node.entries();
-}
-
-void refuse_future_keys(const Yaml& deployment) {
-  refuse(deployment.optional("pools"), "a deployment of several pools (disaggregated or heterogeneous)");
-  refuse(deployment.optional("topology"), "a network topology");
-  refuse(deployment.optional("pd"), "prefill/decode disaggregation");
 }
 
 SloSpec read_slo(const Yaml& node) {
@@ -68,27 +63,6 @@ void read_overrides(const Yaml& node, Scenario& scenario) {
   }
 }
 
-PoolSpec read_pool(const Yaml& deployment, const std::string& folder, Errors& errors) {
-  PoolSpec pool;
-  pool.instance = read_instance_spec(deployment, folder, errors);
-  pool.replicas = static_cast<std::int32_t>(deployment.optional("replicas").integer(1, 1, 100000));
-  if (const Yaml first = deployment.optional("first_request_effects")) {
-    pool.first_request_effects = first.boolean(false);
-    if (pool.first_request_effects && !pool.instance.engine.first_use && errors.empty()) {
-      first.fail("the profile of engine " + quote(pool.instance.engine.name) +
-                 " has no first_use figures; give it some, or say false");
-    }
-  }
-  const Yaml router = deployment.optional("router");
-  if (router.present()) {
-    std::vector<std::string> names;
-    names.reserve(router_policies.size());
-    for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
-    pool.router = names[router.choice(names)];
-  }
-  return pool;
-}
-
 std::string absolute(const std::string& path, const std::string& folder) {
   return path.empty() ? path : (fs::path(folder) / path).lexically_normal().string();
 }
@@ -96,7 +70,7 @@ std::string absolute(const std::string& path, const std::string& folder) {
 // The document as used: it must mean the same from any folder, and without --trace and --seed.
 Status write_back_options(YamlDocument& document, const Scenario& scenario, const ScenarioOptions& options,
                           const std::string& folder) {
-  const auto set_path = [&](const char* key, const std::string& path) -> Status {
+  const auto set_path = [&](const std::string& key, const std::string& path) -> Status {
     if (path.empty()) return ok_status();
     if (document.set_text(key, fs::absolute(path).lexically_normal().string()).ok()) return ok_status();
     return invalid_input("the name is not valid UTF-8, so no output can hold it; rename the file",
@@ -111,17 +85,24 @@ Status write_back_options(YamlDocument& document, const Scenario& scenario, cons
     if (workload.generator->servegen)
       ORRERY_TRY_STATUS(set_path("workload.generator.servegen.folder", workload.generator->servegen->folder));
   }
-  ORRERY_TRY_STATUS(
-      set_path("deployment.speculation.acceptance_log", scenario.pool.instance.speculation.log));
-  ORRERY_TRY_STATUS(
-      set_path("deployment.experts.popularity.file", scenario.pool.instance.experts.popularity.file));
   const Yaml deployment = document.root().optional("deployment");
-  const std::string hardware = deployment.optional("hardware").scalar_text();
-  if (is_hardware_path(hardware))
-    ORRERY_TRY_STATUS(set_path("deployment.hardware", absolute(hardware, folder)));
-  const std::string model = deployment.optional("model").scalar_text();
-  if (model.find('/') == std::string::npos && !model.ends_with(".json")) return ok_status();
-  return set_path("deployment.model", absolute(model, folder));
+  if (const Yaml topology = deployment.optional("topology"); topology.is_scalar())
+    ORRERY_TRY_STATUS(set_path("deployment.topology", absolute(topology.scalar_text(), folder)));
+  const Yaml list = deployment.optional("pools");
+  const std::vector<Yaml> nodes = list.present() ? list.items() : std::vector<Yaml>{deployment};
+  const std::vector<const PoolSpec*> pools = scenario.pools();
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const std::string at = list.present() ? "deployment.pools[" + std::to_string(i) + "]." : "deployment.";
+    const auto set = [&](const char* key, const std::string& file) { return set_path(at + key, file); };
+    ORRERY_TRY_STATUS(set("speculation.acceptance_log", pools[i]->instance.speculation.log));
+    ORRERY_TRY_STATUS(set("experts.popularity.file", pools[i]->instance.experts.popularity.file));
+    const std::string hardware = nodes[i].optional("hardware").scalar_text();
+    if (is_hardware_path(hardware)) ORRERY_TRY_STATUS(set("hardware", absolute(hardware, folder)));
+    const std::string model = nodes[i].optional("model").scalar_text();
+    if (model.find('/') != std::string::npos || model.ends_with(".json"))
+      ORRERY_TRY_STATUS(set("model", absolute(model, folder)));
+  }
+  return ok_status();
 }
 
 }  // namespace
@@ -137,15 +118,52 @@ Slo SloSpec::limits() const {
 Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
                              Errors& errors) {
   Scenario scenario;
-  refuse_future_keys(deployment);
-  if (deployment.present()) scenario.pool = read_pool(deployment, folder, errors);
+  if (deployment.optional("pools").present()) {
+    std::vector<PoolSpec> pools = read_pools(deployment, folder, errors);
+    if (!pools.empty()) scenario.pool = std::move(pools.front());
+    for (std::size_t i = 1; i < pools.size(); ++i) scenario.other_pools.push_back(std::move(pools[i]));
+  } else if (deployment.present()) {
+    scenario.pool = read_pool(deployment, folder, errors);
+  }
+  scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
-  if (scenario.workload.openai_frontend && !scenario.pool.instance.engine.front_end) {
+  for (const PoolSpec* pool : scenario.pools()) {
+    if (!scenario.workload.openai_frontend || pool->instance.engine.front_end) continue;
     workload.optional("frontend")
-        .fail("the profile of engine " + quote(scenario.pool.instance.engine.name) +
+        .fail("the profile of engine " + quote(pool->instance.engine.name) +
               " has no front_end figures; give it some, or say none");
   }
   return scenario;
+}
+
+Status plan_pools(Scenario& scenario) {
+  const auto plan = [&](PoolSpec& pool) -> Status {
+    auto memory = plan_memory(pool.instance);
+    if (memory.ok()) {
+      pool.memory = std::move(memory).value();
+      return ok_status();
+    }
+    Errors errors = memory.errors();
+    if (!scenario.other_pools.empty()) {
+      for (Error& error : errors) error.message = "pool " + quote(pool.name) + ": " + error.message;
+    }
+    return errors;
+  };
+  ORRERY_TRY_STATUS(plan(scenario.pool));
+  for (PoolSpec& pool : scenario.other_pools) ORRERY_TRY_STATUS(plan(pool));
+  return ok_status();
+}
+
+std::vector<const PoolSpec*> Scenario::pools() const {
+  std::vector<const PoolSpec*> all{&pool};
+  for (const PoolSpec& other : other_pools) all.push_back(&other);
+  return all;
+}
+
+std::int64_t Scenario::gpus() const {
+  std::int64_t sum = 0;
+  for (const PoolSpec* one : pools()) sum += one->gpus();
+  return sum;
 }
 
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options) {
@@ -171,7 +189,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   scenario.slo = read_slo(root.optional("slo"));
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
-  scenario.pool.instance.experts.seed = scenario.seed;
+  scenario.pool.instance.experts.seed = scenario.seed;  // several pools have uniform experts
   read_overrides(root.optional("overrides"), scenario);
   const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing
                                                     // new
@@ -182,69 +200,14 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   }
   if (!errors.empty()) return errors;
 
-  ORRERY_TRY(memory, plan_memory(scenario.pool.instance));
-  scenario.pool.memory = memory;
+  ORRERY_TRY_STATUS(plan_pools(scenario));
+  if (scenario.topology != nullptr) {
+    const auto seats = seat_instances(*scenario.topology, scenario.pools());
+    if (!seats.ok()) return seats.errors();
+  }
   ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));
   scenario.yaml = document.dump();
   return scenario;
-}
-
-namespace {
-
-SpeculationRules speculation_rules(const InstanceSpec& instance) {
-  const SpeculationSpec& s = instance.speculation;
-  if (instance.engine.engine == "tensorrt-llm") {
-    // get_num_extra_kv_tokens of 1.2: one-model EAGLE-3 alone has some.
-    const bool extra = s.method == SpeculationMethod::eagle && s.one_model;
-    return {.tokens = s.tokens,
-            .lookahead = extra ? s.tokens - 1 : 0,
-            .padded = s.method == SpeculationMethod::ngram,
-            .max_concurrency = s.max_concurrency};
-  }
-  return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
-}
-
-PipelineRules pipeline_rules(const InstanceSpec& instance) {
-  return {.stages = instance.plan.pp,
-          .cadence = token_cadence(instance),
-          .asynchronous = instance.engine.settings.async_scheduling};
-}
-
-}  // namespace
-
-SchedulerConfig Scenario::scheduler_config() const {
-  const SchedulerSettings& s = pool.instance.engine.settings;
-  return {.max_num_batched_tokens = s.max_num_batched_tokens,
-          .max_num_seqs = pool.memory.max_sequences > 0 ? pool.memory.max_sequences : s.max_num_seqs,
-          .max_model_len = s.max_model_len,
-          .num_gpu_blocks = pool.memory.kv_blocks,
-          .block_size = static_cast<std::int32_t>(s.block_size),
-          .enable_prefix_caching = s.enable_prefix_caching,
-          .enable_chunked_prefill = s.enable_chunked_prefill,
-          .scheduler_reserve_full_isl = s.scheduler_reserve_full_isl,
-          .long_prefill_token_threshold = s.long_prefill_token_threshold,
-          .watermark = s.watermark,
-          .by_priority = s.by_priority,
-          .steps_in_flight = pool.instance.engine.steps_in_flight,
-          .options = s.options,
-          .stretches = true,
-          .tensorrt_llm = {.max_utilization = s.tensorrt_llm.max_utilization,
-                           .equal_progress = s.tensorrt_llm.equal_progress,
-                           .partial_reuse = s.tensorrt_llm.enable_partial_reuse,
-                           .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
-                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
-                           .window = s.tensorrt_llm.window,
-                           .window_blocks = pool.memory.windowed_blocks},
-          .encoder = {.compute_budget = s.encoder.compute_budget,
-                      .cache_size = s.encoder.cache_size,
-                      .disable_chunked_input = s.encoder.disable_chunked_mm_input},
-          .offload = {.blocks = pool.memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
-          .kv_groups = {.full = static_cast<std::int32_t>(pool.memory.groups.full),
-                        .windowed = static_cast<std::int32_t>(pool.memory.groups.windowed),
-                        .window = static_cast<std::int32_t>(pool.memory.groups.window),
-                        .windowed_tokens = pool.memory.windowed_pool_tokens},
-          .speculation = speculation_rules(pool.instance),
-          .pipeline = pipeline_rules(pool.instance)};
 }
 
 namespace {
@@ -389,14 +352,13 @@ void write_settings(std::string& out, const EngineProfile& engine, std::int64_t 
 
 }  // namespace
 
-std::string Scenario::resolved_yaml() const {
+namespace {
+
+std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
   const HardwareProfile& h = pool.instance.hardware;
   const EngineProfile& e = pool.instance.engine;
   const MemoryPlan& m = pool.memory;
-  std::string out = yaml;
-  // A file that was already resolved carries an older section; ours replaces it.
-  if (const std::size_t old = out.find("\nresolved:"); old != std::string::npos) out.resize(old + 1);
-  out += "resolved:\n";
+  std::string out;
   out += "  hardware: " + h.name + "\n  model: " + pool.instance.model.name + "\n  engine: " + e.name + "\n";
   out += std::string("  quantization: ") + to_string(pool.instance.model.quantization) + "\n";
   const KernelSet* kernels = pool.instance.kernels.get();
@@ -404,7 +366,7 @@ std::string Scenario::resolved_yaml() const {
          (kernels == nullptr ? std::string("none, roofline only")
                              : kernels->name() + " (" + to_string(kernels->rung("")) + ")") +
          "\n";
-  out += "  seed: " + std::to_string(seed) + "\n  gpus: " + std::to_string(gpus()) + "\n";
+  out += "  seed: " + std::to_string(scenario.seed) + "\n  gpus: " + std::to_string(pool.gpus()) + "\n";
   write_settings(out, e, pool.instance.plan.tp);
   const auto bytes = [&](const char* name, Bytes v) {
     out += std::string("    ") + name + ": " + format_fixed(v.value(), 0) + "\n";
@@ -433,8 +395,49 @@ std::string Scenario::resolved_yaml() const {
     write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
   write_host(out, e.host);
   if (pool.instance.plan.pp > 1) write_pipeline(out, *e.pipeline);
-  if (workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
+  if (scenario.workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
+  return out;
+}
+
+// What KV transfers rest on.
+std::string resolved_fabric(const fabric::Topology& topology) {
+  const auto figure = [](const char* name, const fabric::Figure& f) {
+    return std::string(name) + ": {value: " + format_number(f.value) + ", kind: " + to_string(f.kind) +
+           ", source: " + Json(f.source).dump() + "}\n";
+  };
+  std::string out = "  kv_transfer:\n    " + figure("floor_seconds", kv_transfer_floor);
+  out += "    topology: " + Json(topology.name).dump() + "\n    links:\n";
+  for (const fabric::LinkSource& source : topology.sources) {
+    out += "      - what: " + Json(source.what).dump() + "\n        class: " + to_string(source.link_class) +
+           "\n        " + figure("bandwidth", source.bandwidth) + "        " +
+           figure("latency", source.latency);
+  }
+  return out;
+}
+
+// A pool's map as an entry of a list in a map.
+std::string as_entry(const std::string& name, const std::string& map) {
+  std::string out = "    - name: " + Json(name).dump() + "\n";
+  for (std::size_t from = 0; from < map.size();) {
+    const std::size_t end = map.find('\n', from) + 1;
+    out += "    " + map.substr(from, end - from);
+    from = end;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string Scenario::resolved_yaml() const {
+  std::string out = yaml;
+  // A file that was already resolved carries an older section; ours replaces it.
+  if (const std::size_t old = out.find("\nresolved:"); old != std::string::npos) out.resize(old + 1);
+  out += "resolved:\n";
+  if (other_pools.empty()) return out + resolved_pool(*this, pool);
+  out += "  gpus: " + std::to_string(gpus()) + "\n  pools:\n";
+  for (const PoolSpec* one : pools()) out += as_entry(one->name, resolved_pool(*this, *one));
+  if (topology != nullptr) out += resolved_fabric(*topology);
   return out;
 }
 

@@ -2,27 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "costmodel/instance_spec.h"
-#include "costmodel/memory_plan.h"
 #include "sim/collector.h"
-#include "sim/scheduler.h"
+#include "sim/costed/pool_spec.h"
 #include "workloads/workload.h"
 
-namespace orrery {
+namespace orrery::fabric {
+class Topology;
+}
 
-struct PoolSpec {
-  std::string name = "main";
-  InstanceSpec instance;
-  MemoryPlan memory;
-  std::int32_t replicas = 1;
-  std::string router = "least-loaded";
-  bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
-  std::int32_t engines() const { return replicas * instance.engines; }
-};
+namespace orrery {
 
 struct SloSpec {
   bool given = false;
@@ -33,7 +26,9 @@ struct SloSpec {
 
 struct Scenario {
   std::string file;
-  PoolSpec pool;  // one colocated pool; several come with disaggregation
+  PoolSpec pool;                                     // the first one; mostly there is no other
+  std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
+  std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;
@@ -41,8 +36,9 @@ struct Scenario {
   bool is_what_if = false;
   std::string yaml;  // the document as used (after --set), relative paths made absolute
 
-  std::int64_t gpus() const { return std::int64_t{pool.engines()} * pool.instance.plan.gpus(); }
-  SchedulerConfig scheduler_config() const;
+  std::vector<const PoolSpec*> pools() const;  // all of them
+  std::int64_t gpus() const;
+  SchedulerConfig scheduler_config() const { return pool.scheduler_config(); }
   std::string resolved_yaml() const;  // the document plus a `resolved:` map: settings, memory, figures with
                                       // sources
 };
@@ -56,6 +52,9 @@ struct ScenarioOptions {
 
 // All problems of the file at once; after that, whether it fits (infeasible).
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options);
+
+// The memory plan of every pool; says of which one when it fails.
+Status plan_pools(Scenario& scenario);
 
 // `deployment:` and `workload:` (either may be absent) as parts of another document. Problems go to that
 // document and to `errors`; the memory plan is left to the caller.

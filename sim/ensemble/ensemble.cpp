@@ -66,6 +66,18 @@ std::vector<MetricInterval> metrics_of(const RunResult& run) {
 
 namespace {
 
+// Of several pools the greatest: one draw scales a class of operators everywhere.
+Result<PriceUncertainty> uncertainty_of(const Scenario& scenario) {
+  PriceUncertainty all;
+  for (const PoolSpec* pool : scenario.pools()) {
+    ORRERY_TRY(pricer, StepPricer::create(pool->instance, scenario.what_if));
+    const PriceUncertainty one = price_uncertainty(pricer, pool->instance);
+    for (std::size_t i = 0; i < op_class_count; ++i) all.op[i] = std::max(all.op[i], one.op[i]);
+    all.host = std::max(all.host, one.host);
+  }
+  return all;
+}
+
 // 5 % and 95 % of the runs, nominal one included, read off by linear interpolation between sorted values.
 void set_bounds(MetricInterval& metric, std::vector<double> values) {
   values.push_back(metric.nominal);
@@ -85,8 +97,7 @@ Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOpt
 
 Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options,
                                      const MeasureRun& measure) {
-  ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
-  const PriceUncertainty uncertainty = price_uncertainty(pricer, scenario.pool.instance);
+  ORRERY_TRY(uncertainty, uncertainty_of(scenario));
   const auto runs = static_cast<std::size_t>(options.runs) + 1;  // run 0 is nominal
   std::vector<std::optional<Result<RunMetrics>>> results(runs);
   std::atomic<std::size_t> next{0};

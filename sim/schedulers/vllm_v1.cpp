@@ -38,9 +38,11 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
   s.request = request.id;
   s.priority = request.priority;
   s.arrival = request.arrival;
+  s.leg = request.leg;
   s.prompt = request.prompt_tokens;
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
-  s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
+  const std::int64_t wanted = s.leg == RequestLeg::prefill ? 1 : request.max_output_tokens;
+  s.max_output = static_cast<std::int32_t>(std::min(wanted, room));
   s.named = config_.enable_prefix_caching && (!request.hash_ids.empty() || request.stream != 0);
   s.kv = kv_.open({.hash_ids = request.hash_ids,
                    .hash_block_size = request.hash_block_size,
@@ -91,6 +93,7 @@ SchedulerView VllmV1Scheduler::view() const {
 
 const StepPlan& VllmV1Scheduler::schedule() {
   begin_plan();
+  if (!remote_.ended.empty()) notice_remote_ends();
   if (windows_) head_blocked_ = false;  // windows free blocks as they slide
   retire_ended(next_step_);
   rejoin_paused();
@@ -290,7 +293,7 @@ void VllmV1Scheduler::pause(Slot slot) {
 }
 
 void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
-  if (offload_ != nullptr) return admit_around_transfers(budget);
+  if (offload_ != nullptr || config_.pulls_kv) return admit_around_transfers(budget);
   while (!waiting_.empty() && budget > 0 && running_count_ < config_.max_num_seqs) {
     if (head_blocked_) return;
     // A preempted sequence whose last token is still in flight ends at the next update; the engine would try
@@ -321,12 +324,13 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   KvBlockManager::Hit hit;
   const bool loaded = s.state == State::loading;
   if (loaded) {
-    if (offload_->loading(slot)) return Admit::set_aside;
+    if (still_loading(slot)) return Admit::set_aside;
     s.computed = std::min(s.computed, s.target - 1);  // one token has to run
   } else {
     const bool shares = config_.enable_prefix_caching && (s.named || s.admitted);
     if (shares) hit = kv_.lookup(s.kv, s.target);
     if (config_.speculation.drops_last_hit) hit = drop_last(s, hit);
+    if (s.leg == RequestLeg::decode) return begin_pull(slot, hit);
     if (shares && offload_ != nullptr) {
       const std::optional<std::int64_t> more = offload_->match(slot, hit.blocks, s.target);
       if (!more) return Admit::set_aside;
@@ -334,7 +338,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     }
     s.computed = hit.blocks * config_.block_size;
   }
-  const std::int64_t held = loaded ? blocks_for(s.computed) : 0;
+  const std::int64_t held = loaded ? blocks_for(s.computed + (config_.pulls_kv ? 1 : 0)) : 0;
   const auto blocked = [&] {
     if (!loaded) s.computed = 0;
     return Admit::blocked;
@@ -377,11 +381,6 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   add_chunk(slot, n);
   budget -= n;
   return Admit::admitted;
-}
-
-std::int64_t VllmV1Scheduler::watermark_blocks() const {
-  if (running_count_ == 0) return 0;
-  return static_cast<std::int64_t>(config_.watermark * static_cast<double>(kv_.usable_blocks() + 1));
 }
 
 // §2.3: blocks become visible at schedule time, so the next request in this very step can hit them.
@@ -477,7 +476,7 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
   if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
       !preempted_.empty())
     return 1;
-  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty() || !remote_.ended.empty()) return 1;
   // An update may give back room in the encoder's cache, for which the head of the queue waits.
   if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

@@ -35,7 +35,9 @@ class VllmV1Scheduler final : public Scheduler {
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
   bool may_overtake() const override { return config_.by_priority; }
-  bool has_work() const override { return running_count_ > 0 || !waiting_.empty() || !skipped_.empty(); }
+  bool has_work() const override {
+    return running_count_ > 0 || !waiting_.empty() || !skipped_.empty() || remote_.held > 0;
+  }
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;
@@ -54,7 +56,12 @@ class VllmV1Scheduler final : public Scheduler {
   std::span<const TransferWork> take_transfers() override;
   std::span<const HostLoad> host_loads() const override { return host_loads_; }
   bool on_transfer(std::uint64_t transfer) override;
-  bool awaits_transfer() const override { return offload_ != nullptr && offload_->busy(); }
+  bool awaits_transfer() const override {
+    return (offload_ != nullptr && offload_->busy()) || remote_.held + remote_.pulling > 0;
+  }
+  std::span<const PullWork> take_pulls() override;
+  bool on_remote_end(SequenceId sequence) override;
+  bool looks_again() const override { return !remote_.ended.empty() && running_count_ == 0; }
   bool newcomer_may_run() const override {
     return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
   }
@@ -66,11 +73,12 @@ class VllmV1Scheduler final : public Scheduler {
 
   enum class State : std::uint8_t {
     waiting,     // queued, holds nothing (fresh or preempted)
-    loading,     // set aside in the queue, holds blocks that come from host memory
+    loading,     // set aside in the queue, holds blocks that come from host memory or another instance
     prefilling,  // running, part of its tokens computed
     decoding,    // running, in the decode set
     paused,      // running, decoding, passed over in the last step
     last_token,  // running, its last token is in flight: not scheduled, holds its blocks (§1.5 finish lag)
+    held,        // a prefill leg that was answered: holds its blocks until they have been fetched
   };
 
   struct Sequence {
@@ -91,6 +99,8 @@ class VllmV1Scheduler final : public Scheduler {
     KvBlockManager::Handle kv = 0;
     std::uint32_t epoch = 0;  // tells stale heap entries
     State state = State::waiting;
+    RequestLeg leg = RequestLeg::whole;
+    bool pulled = false;    // loading: its blocks come from another instance
     bool named = false;     // content that other sequences can share: blocks are published as they fill
     bool admitted = false;  // was admitted before
     bool grown_this_step = false;  // holds a block for a decode of the step under way, to be taken back
@@ -134,6 +144,11 @@ class VllmV1Scheduler final : public Scheduler {
   void admit_around_transfers(std::int64_t& budget);
   Admit try_admit(Slot slot, std::int64_t& budget);
   Admit begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks);
+  Admit fits_for_load(const Sequence& s, KvBlockManager::Hit hit, std::int64_t tokens, std::int64_t blocks);
+  void take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t blocks);
+  bool still_loading(Slot slot) const {
+    return sequences_[slot].pulled || (offload_ != nullptr && offload_->loading(slot));
+  }
   std::int64_t reserved_for_prefills() const;
   std::int64_t watermark_blocks() const;
   void add_chunk(Slot slot, std::int64_t tokens);
@@ -168,6 +183,13 @@ class VllmV1Scheduler final : public Scheduler {
     return walks() ? s.speech.blocks : blocks_for(computed);
   }
 
+  // prefill and decode apart (vllm_v1_remote.cpp)
+  void hold(Slot slot, std::int64_t computed);
+  void give_back_held(Slot slot);
+  Admit begin_pull(Slot slot, KvBlockManager::Hit hit);
+  void notice_remote_ends();
+  void refuse_pull(Slot slot);
+
   // on_outcome()
   void extend_stretch(std::int64_t extra_steps);
   void finish_ended(std::int64_t step, std::size_t update);
@@ -200,6 +222,15 @@ class VllmV1Scheduler final : public Scheduler {
   std::vector<Slot> aside_;               // of the pass under way: back to the front of skipped_ after it
   std::vector<TransferWork> transfers_;
   std::vector<HostLoad> host_loads_;
+  struct Remote {
+    struct Ended {
+      Slot slot = 0;
+      std::int64_t step = -1;  // the first one launched after the end; −1: none yet
+    };
+    std::int32_t held = 0, pulling = 0;
+    std::vector<PullWork> pulls, issued;
+    std::vector<Ended> ended;  // transfers that the engine has not noticed yet, in order
+  } remote_;
   Digest transfer_digest_;                 // of the ends of transfers
   std::unique_ptr<VllmEncoder> encoder_;   // null: a text-only model
   std::unique_ptr<WindowSlides> windows_;  // only when some layers have a sliding window

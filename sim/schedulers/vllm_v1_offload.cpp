@@ -1,5 +1,5 @@
-// Requests that wait for a part of their prefix from host memory (vllm_0_24.md §1.2 rule 3, §8): set aside,
-// holding their blocks, while others pass them.
+// Requests that wait for a part of their prefix from host memory or another instance (vllm_0_24.md §1.2 rule
+// 3, §8): set aside, holding their blocks, while others pass them.
 #include <algorithm>
 
 #include "sim/schedulers/vllm_v1.h"
@@ -27,6 +27,18 @@ void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks) {
   Sequence& s = sequences_[slot];
   const std::int64_t tokens = (hit.blocks + blocks) * config_.block_size;
+  if (const Admit fits = fits_for_load(s, hit, tokens, blocks); fits != Admit::admitted) return fits;
+  take_for_load(s, hit, blocks);
+  s.computed = tokens;
+  offload_->load(slot, hit.blocks, blocks);
+  host_loads_.push_back({s.request, blocks * config_.block_size});
+  digest_.add(s.request.value() * 4);
+  digest_.add(blocks);
+  return Admit::set_aside;
+}
+
+VllmV1Scheduler::Admit VllmV1Scheduler::fits_for_load(const Sequence& s, KvBlockManager::Hit hit,
+                                                      std::int64_t tokens, std::int64_t blocks) {
   const std::int64_t gate_tokens =
       config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : tokens;
   const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
@@ -37,20 +49,23 @@ VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hi
   if (blocks > free - reserved_for_prefills()) {
     // The reservation may be that of a loaded request behind this one. By its source the engine would then
     // stand still for good; here the other one gets its turn.
-    const bool stuck = running_count_ == 0 && !offload_->busy();
+    const bool stuck = running_count_ == 0 && !awaits_transfer();
     return stuck ? Admit::set_aside : Admit::blocked;
   }
+  return Admit::admitted;
+}
+
+void VllmV1Scheduler::take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t blocks) {
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
   kv_.grow(s.kv, blocks);
   counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
   counters_.hit_tokens += static_cast<std::uint64_t>(hit.blocks * config_.block_size);
-  s.computed = tokens;
   s.state = State::loading;
-  offload_->load(slot, hit.blocks, blocks);
-  host_loads_.push_back({s.request, blocks * config_.block_size});
-  digest_.add(s.request.value() * 4);
-  digest_.add(blocks);
-  return Admit::set_aside;
+}
+
+std::int64_t VllmV1Scheduler::watermark_blocks() const {
+  if (running_count_ == 0) return 0;
+  return static_cast<std::int64_t>(config_.watermark * static_cast<double>(kv_.usable_blocks() + 1));
 }
 
 std::int64_t VllmV1Scheduler::reserved_for_prefills() const {

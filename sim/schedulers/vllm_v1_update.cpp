@@ -117,6 +117,7 @@ std::int32_t VllmV1Scheduler::known_outputs(const Sequence& s) const {
       return s.max_output - static_cast<std::int32_t>(std::max<std::int64_t>(0, s.last_step - updated));
     case State::waiting:
     case State::loading:
+    case State::held:
     case State::paused: break;
   }
   return s.outputs - static_cast<std::int32_t>(std::max<std::int64_t>(0, s.left_decode - 1 - updated));
@@ -137,6 +138,7 @@ std::int32_t VllmV1Scheduler::drop_departed(SequenceId sequence) {
   });
   std::erase(last_token_, slot);
   if (s.state == State::waiting) {
+    refuse_pull(slot);
     std::erase(waiting_, slot);
     std::erase(skipped_, slot);
   } else {
@@ -159,7 +161,11 @@ std::int32_t VllmV1Scheduler::drop_departed(SequenceId sequence) {
 
 void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed, std::size_t update) {
   const Sequence& s = sequences_[slot];
-  if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone already
+  const bool holds = s.leg == RequestLeg::prefill && s.state != State::waiting;
+  if (holds) {
+    unlink_running(slot);
+  } else if (s.state == State::waiting) {  // preempted with its last token in flight: its blocks are gone
+                                           // already
     std::erase(waiting_, slot);
     std::erase(skipped_, slot);
   } else {
@@ -177,7 +183,9 @@ void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t compu
                                .output_tokens = outputs,
                                .update = update,
                                .drafts = s.speech.drafts_seen,
-                               .accepted = s.speech.accepted_seen});
+                               .accepted = s.speech.accepted_seen,
+                               .held = holds});
+  if (holds) return hold(slot, computed);
   drop_slot(slot);
 }
 

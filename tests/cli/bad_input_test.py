@@ -78,7 +78,7 @@ check("empty scenario", 3, ["empty"], "")
 check("tp zero", 3, ["deployment.parallel.tp", "from 1"], edit("workload:", "  parallel: {tp: 0}\nworkload:"))
 check("heads not divisible", 3, ["tp", "heads"], edit("workload:", "  parallel: {tp: 3}\nworkload:"))
 check("more stages than layers", 3, ["parallel.pp", "36 layers"], edit("workload:", "  parallel: {pp: 37}\nworkload:"))
-check("pools refused by name", 3, ["pools"], edit("workload:", "  pools: [{name: p}]\nworkload:"))
+check("a pool's keys beside pools", 3, ["deployment.hardware", "belongs to nobody"], edit("workload:", "  pools: [{name: p}]\nworkload:"))
 check("lora refused by name", 3, ["LoRA"], edit("workload:", "  engine_args: {enable_lora: true}\nworkload:"))
 check("structured output refused", 3, ["structured"], edit("workload:", "  engine_args: {structured_outputs_config: {backend: x}}\nworkload:"))
 check("unknown engine argument", 3, ["max_num_batched_token", "max_num_batched_tokens"],

@@ -366,6 +366,27 @@ class Outputs(unittest.TestCase):
         printed = json.loads(self.call("simulate", "scenario.yaml", "--json", "--intervals", "off").stdout)
         self.assertEqual(printed["digest"], self.summary["digest"])
 
+    def test_prefill_and_decode_apart_say_where_the_first_token_went(self):
+        pools = ", ".join(
+            f"{{name: {name}, role: {role}, replicas: {n}, hardware: h200, model: qwen3-8b, engine: vllm-0.24}}"
+            for name, role, n in (("p", "prefill", 2), ("d", "decode", 1)))
+        text = "deployment: {topology: {preset: hopper-8}, pools: [" + pools + "]}\nworkload:\n  trace: trace.jsonl\n"
+        (self.folder / "apart.yaml").write_text(text)
+        self.call("simulate", "apart.yaml", "--out", "apart", "--intervals", "off", "--outputs", "all")
+        parts = ["prefill_queue_s", "prefill_s", "transfer_wait_s", "transfer_s", "decode_queue_s", "first_step_s"]
+        rows = read_csv(self.folder / "apart" / "requests.csv")
+        ns = lambda row, key: round(float(row[key]) * 1e9)
+        for row in rows:
+            self.assertEqual(sum(ns(row, part) for part in parts), ns(row, "ttft_s"))
+            self.assertEqual(row["instance"], "2")
+            self.assertIn(row["prefill_instance"], "01")
+        summary = json.loads((self.folder / "apart" / "summary.json").read_text())
+        self.assertEqual(summary["transfers"]["pulls"], len(rows))
+        mean = summary["transfers"]["ttft_parts_ms"]
+        self.assertAlmostEqual(sum(m["mean"] for m in mean.values()), summary["ttft_ms"]["mean"], places=6)
+        self.assertEqual([p["first_instance"] for p in summary["kv_cache"]["pools"]], [0, 2])
+        self.assertIn("fetches KV", self.call("explain", "apart", "--request", "7").stdout)
+
 
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1], verbosity=2)

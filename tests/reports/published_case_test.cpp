@@ -239,8 +239,9 @@ TEST_CASE("a deployment that cannot be described is refused with its place, when
   const Folder folder;
   const std::string pools =
       replaced(kHead + kRuns, "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}",
-               "deployment:\n  pools:\n    - {name: p, role: prefill, hardware: h200, model: qwen3-8b}");
-  CHECK(says(errors_of(pools), "not modelled"));
+               "deployment:\n  pools:\n    - {name: p, role: prefill, hardware: h200, model: qwen3-8b, "
+               "engine: vllm-0.24}");
+  CHECK(says(errors_of(pools), "needs a decode pool"));
   const auto refused = load_published_case(folder.write("refused.yaml", "refused: needs pools\n" + pools));
   INFO((refused.ok() ? "" : to_string(refused.errors())));
   REQUIRE(refused.ok());

@@ -1,0 +1,166 @@
+#include "sim/costed/pool_spec.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "costmodel/stages.h"
+#include "sim/costed/disaggregation.h"
+#include "sim/costed/image_processor.h"
+#include "sim/policies.h"
+
+namespace orrery {
+
+PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors) {
+  PoolSpec pool;
+  pool.instance = read_instance_spec(node, folder, errors);
+  pool.replicas = static_cast<std::int32_t>(node.optional("replicas").integer(1, 1, 100000));
+  if (const Yaml first = node.optional("first_request_effects")) {
+    pool.first_request_effects = first.boolean(false);
+    if (pool.first_request_effects && !pool.instance.engine.first_use && errors.empty()) {
+      first.fail("the profile of engine " + quote(pool.instance.engine.name) +
+                 " has no first_use figures; give it some, or say false");
+    }
+  }
+  const Yaml router = node.optional("router");
+  if (router.present()) {
+    std::vector<std::string> names;
+    names.reserve(router_policies.size());
+    for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
+    pool.router = names[router.choice(names)];
+  }
+  return pool;
+}
+
+namespace {
+
+// What a pool's keys mean when they stand beside `pools` nobody could say.
+void refuse_keys_beside(const Yaml& deployment) {
+  for (const char* key :
+       {"hardware", "model", "engine", "quantization", "kv_cache_dtype", "parallel", "engine_args", "kernels",
+        "replicas", "router", "speculation", "experts", "first_request_effects", "name", "role"}) {
+    const Yaml node = deployment.optional(key);
+    if (!node.present()) continue;
+    node.fail("beside `pools` this key belongs to nobody; write it in every pool that it is meant for");
+    if (node.is_map()) node.entries();
+  }
+}
+
+// Requests may go to any of these pools, or from one to the other: they must mean the same model.
+bool same_model(const ModelSpec& a, const ModelSpec& b) {
+  return a.name == b.name && a.architecture == b.architecture && a.layers == b.layers &&
+         a.hidden == b.hidden && a.kv_heads == b.kv_heads && a.head_dim == b.head_dim &&
+         a.vocabulary == b.vocabulary;
+}
+
+void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec& first) {
+  if (!same_model(pool.instance.model, first.instance.model))
+    node.optional("model").fail("all pools serve one model, and pool " + quote(first.name) + " has " +
+                                first.instance.model.name + "; give this one the same");
+  if (pool.instance.speculation.on())
+    node.optional("speculation").fail("speculation in a deployment of several pools is not modelled");
+  if (pool.instance.experts.on())
+    node.optional("experts").fail("deployment.experts in a deployment of several pools is not modelled");
+  if (takes_images(pool.instance))
+    node.optional("model").fail(
+        "images in a deployment of several pools are not modelled; take "
+        "engine_args: {language_model_only: true} or one pool");
+}
+
+void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    const PoolSpec& pool = pools[i];
+    check_beside_others(nodes[i], pool, pools.front());
+    const auto same_name = [&](const PoolSpec& other) { return other.name == pool.name; };
+    const auto before = pools.begin() + static_cast<std::ptrdiff_t>(i);
+    if (std::any_of(pools.begin(), before, same_name))
+      nodes[i].optional("name").fail("two pools are called " + quote(pool.name) + "; names must differ");
+    const auto group = std::find_if(pools.begin(), pools.end(),
+                                    [&](const PoolSpec& other) { return other.role == pool.role; });
+    if (group->router != pool.router)
+      nodes[i].optional("router").fail("pools of one role stand behind one router, and that of " +
+                                       quote(group->name) + " is " + group->router);
+  }
+}
+
+}  // namespace
+
+std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors) {
+  refuse_keys_beside(deployment);
+  const Yaml list = deployment.optional("pools");
+  const std::vector<Yaml> nodes = list.items();
+  if (list.is_list() && nodes.empty()) list.fail("a deployment needs at least one pool");
+  std::vector<PoolSpec> pools;
+  const std::size_t problems = errors.size();
+  for (const Yaml& node : nodes) {
+    PoolSpec pool = read_pool(node, folder, errors);
+    pool.name = node.require("name").text();
+    if (const Yaml role = node.optional("role"))
+      pool.role = static_cast<PoolRole>(role.choice({"mixed", "prefill", "decode"}));
+    pools.push_back(std::move(pool));
+  }
+  if (errors.size() > problems) return pools;
+  if (pools.size() > 1) check_pools(nodes, pools);
+  check_roles(nodes, pools);
+  return pools;
+}
+
+namespace {
+
+SpeculationRules speculation_rules(const InstanceSpec& instance) {
+  const SpeculationSpec& s = instance.speculation;
+  if (instance.engine.engine == "tensorrt-llm") {
+    // get_num_extra_kv_tokens of 1.2: one-model EAGLE-3 alone has some.
+    const bool extra = s.method == SpeculationMethod::eagle && s.one_model;
+    return {.tokens = s.tokens,
+            .lookahead = extra ? s.tokens - 1 : 0,
+            .padded = s.method == SpeculationMethod::ngram,
+            .max_concurrency = s.max_concurrency};
+  }
+  return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
+}
+
+PipelineRules pipeline_rules(const InstanceSpec& instance) {
+  return {.stages = instance.plan.pp,
+          .cadence = token_cadence(instance),
+          .asynchronous = instance.engine.settings.async_scheduling};
+}
+
+}  // namespace
+
+SchedulerConfig PoolSpec::scheduler_config() const {
+  const SchedulerSettings& s = instance.engine.settings;
+  return {.max_num_batched_tokens = s.max_num_batched_tokens,
+          .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,
+          .max_model_len = s.max_model_len,
+          .num_gpu_blocks = memory.kv_blocks,
+          .block_size = static_cast<std::int32_t>(s.block_size),
+          .enable_prefix_caching = s.enable_prefix_caching,
+          .enable_chunked_prefill = s.enable_chunked_prefill,
+          .scheduler_reserve_full_isl = s.scheduler_reserve_full_isl,
+          .long_prefill_token_threshold = s.long_prefill_token_threshold,
+          .watermark = s.watermark,
+          .by_priority = s.by_priority,
+          .steps_in_flight = instance.engine.steps_in_flight,
+          .options = s.options,
+          .stretches = true,
+          .tensorrt_llm = {.max_utilization = s.tensorrt_llm.max_utilization,
+                           .equal_progress = s.tensorrt_llm.equal_progress,
+                           .partial_reuse = s.tensorrt_llm.enable_partial_reuse,
+                           .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
+                           .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
+                           .window = s.tensorrt_llm.window,
+                           .window_blocks = memory.windowed_blocks},
+          .encoder = {.compute_budget = s.encoder.compute_budget,
+                      .cache_size = s.encoder.cache_size,
+                      .disable_chunked_input = s.encoder.disable_chunked_mm_input},
+          .offload = {.blocks = memory.host_blocks, .prompt_only = s.kv_offload_prompt_only},
+          .kv_groups = {.full = static_cast<std::int32_t>(memory.groups.full),
+                        .windowed = static_cast<std::int32_t>(memory.groups.windowed),
+                        .window = static_cast<std::int32_t>(memory.groups.window),
+                        .windowed_tokens = memory.windowed_pool_tokens},
+          .speculation = speculation_rules(instance),
+          .pipeline = pipeline_rules(instance),
+          .pulls_kv = role == PoolRole::decode};
+}
+
+}  // namespace orrery

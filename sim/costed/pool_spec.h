@@ -1,0 +1,35 @@
+// One pool of a deployment: replicas with one configuration and one role (interfaces §3, `pools`).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/memory_plan.h"
+#include "sim/pool_role.h"
+#include "sim/scheduler.h"
+
+namespace orrery {
+
+struct PoolSpec {
+  std::string name = "main";
+  PoolRole role = PoolRole::mixed;
+  InstanceSpec instance;
+  MemoryPlan memory;
+  std::int32_t replicas = 1;
+  std::string router = "least-loaded";
+  bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
+
+  std::int32_t engines() const { return replicas * instance.engines; }  // what requests are routed to
+  std::int64_t gpus() const { return std::int64_t{engines()} * instance.plan.gpus(); }
+  SchedulerConfig scheduler_config() const;
+};
+
+// The keys of `deployment:` itself, or of one entry of its `pools`, but for name and role.
+PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors);
+
+// `deployment.pools`: at least one, names that differ. What does not go together is an error at its key.
+std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors);
+
+}  // namespace orrery

@@ -1,0 +1,90 @@
+// Prefill and decode apart, as vLLM's NixlConnector does it by pulling (0.24.0: distributed/kv_transfer/
+// kv_connector/v1/nixl/pull_scheduler.py; ../shared/reference/vllm_0_24.md §8).
+//
+// The prefill instance runs the prompt with max_tokens 1 and keeps its blocks when it has answered. The
+// decode instance takes blocks for the whole prompt first (WAITING_FOR_REMOTE_KVS), fetches what its own
+// cache does not have, and then computes the prompt's last token again to have something to sample from. Both
+// learn that a transfer has ended when a step that was launched after the end has been processed: the worker
+// asks its connector once a step, and the scheduler reads the answer with the step's output. An engine with
+// nothing to run asks every millisecond; here it knows at once.
+#include <algorithm>
+
+#include "sim/schedulers/vllm_v1.h"
+
+namespace orrery {
+
+// Instead of the end of an answered prefill leg; the slot stays taken. What the step in flight still had of
+// it is over (its limit was one token).
+void VllmV1Scheduler::hold(Slot slot, std::int64_t computed) {
+  Sequence& s = sequences_[slot];
+  s.computed = computed;
+  s.state = State::held;
+  ++remote_.held;
+}
+
+void VllmV1Scheduler::give_back_held(Slot slot) {
+  Sequence& s = sequences_[slot];
+  release_blocks(slot, blocks_for(s.computed), s.prompt / config_.block_size);
+  digest_.add(s.request.value() * 4);
+  digest_.add(s.computed);
+  --remote_.held;
+  head_blocked_ = false;
+  drop_slot(slot);
+}
+
+// Blocks for the prompt, of which the local cache has the first ones; the rest is asked for.
+VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hit hit) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t blocks = blocks_for(s.target) - hit.blocks;
+  if (const Admit fits = fits_for_load(s, hit, s.target, blocks); fits != Admit::admitted) return fits;
+  take_for_load(s, hit, blocks);
+  s.computed = s.target;
+  s.leg = RequestLeg::whole;  // from now on it is like any other: a preempted one computes its prompt itself
+  s.pulled = true;
+  ++remote_.pulling;
+  remote_.pulls.push_back({.request = s.request, .sequence = SequenceId(slot), .blocks = blocks});
+  digest_.add(s.request.value() * 4);
+  digest_.add(blocks);
+  return Admit::set_aside;
+}
+
+std::span<const PullWork> VllmV1Scheduler::take_pulls() {
+  remote_.issued.swap(remote_.pulls);
+  remote_.pulls.clear();
+  return remote_.issued;
+}
+
+bool VllmV1Scheduler::on_remote_end(SequenceId sequence) {
+  remote_.ended.push_back({.slot = sequence.value()});
+  return true;
+}
+
+// What has ended and been noticed by now: held blocks are free, fetched ones can be used.
+void VllmV1Scheduler::notice_remote_ends() {
+  const bool asleep = running_count_ == 0 && open_steps() == 0;
+  std::size_t kept = 0;
+  for (Remote::Ended& end : remote_.ended) {
+    const bool asked = end.step >= 0;
+    if (!asleep && !(asked && updated_steps_ > end.step)) {
+      if (!asked) end.step = next_step_;  // the step about to be composed is launched after it
+      remote_.ended[kept++] = end;
+      continue;
+    }
+    if (sequences_[end.slot].state == State::held) {
+      give_back_held(end.slot);
+    } else {
+      sequences_[end.slot].pulled = false;
+      --remote_.pulling;
+    }
+  }
+  remote_.ended.resize(kept);
+}
+
+// The client of a decode leg left before anything was fetched: word to the prefill instance that it need not
+// wait (`request_finished` with do_remote_prefill still set).
+void VllmV1Scheduler::refuse_pull(Slot slot) {
+  if (sequences_[slot].leg != RequestLeg::decode) return;
+  remote_.pulls.push_back({.request = sequences_[slot].request, .sequence = SequenceId::none(), .blocks = 0});
+}
+
+}  // namespace orrery

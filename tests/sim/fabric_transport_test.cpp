@@ -1,0 +1,207 @@
+// KV between instances on the fabric: times and bytes by hand, and whole scenarios.
+#include "sim/costed/fabric_transport.h"
+
+#include <map>
+
+#include "catch.h"
+#include "sim/costed/disaggregation.h"
+#include "sim/costed/run.h"
+#include "sim/fabric/presets.h"
+
+using namespace orrery;
+
+namespace {
+
+constexpr std::int64_t block_bytes = 4'500'000;  // 10 µs at 450 GB/s
+const SimDuration way = SimDuration(600);        // two links of 300 ns
+
+fabric::Topology hopper(std::int32_t nodes = 1) {
+  return fabric::build_preset(
+      {.preset = "hopper-8", .nodes = nodes, .nics_per_node = nodes > 1 ? 8 : 0, .nic_gbps = 400});
+}
+
+// Instances of `widths` GPUs, one after another.
+std::vector<FabricTransport::Seat> seats(const fabric::Topology& t, const std::vector<std::size_t>& widths,
+                                         std::int64_t bytes = block_bytes) {
+  std::vector<FabricTransport::Seat> all;
+  std::size_t next = 0;
+  for (const std::size_t width : widths) {
+    FabricTransport::Seat seat{.gpus = {}, .bytes_per_block = bytes};
+    for (std::size_t i = 0; i < width; ++i) seat.gpus.push_back(t.gpus()[next++]);
+    all.push_back(std::move(seat));
+  }
+  return all;
+}
+
+std::map<std::uint64_t, SimTime> drain(FabricTransport& transport) {
+  std::map<std::uint64_t, SimTime> ends;
+  std::vector<KvPullDone> done;
+  while (!transport.next_event().is_never()) {
+    const SimTime now = transport.next_event();
+    done.clear();
+    transport.collect(now, done);
+    for (const KvPullDone& d : done) {
+      CHECK(d.at == now);
+      ends[d.request.value()] = d.at;
+    }
+  }
+  return ends;
+}
+
+KvPull pull(std::uint64_t request, std::uint32_t from, std::uint32_t to, std::int64_t blocks) {
+  return {RequestId(request), InstanceId(from), InstanceId(to), blocks};
+}
+
+}  // namespace
+
+TEST_CASE("a pull on idle links takes bytes over bandwidth, the way, and the floor [transport]") {
+  const fabric::Topology t = hopper();
+  FabricTransport transport(t, seats(t, {1, 1}), {.kv_heads = 8}, microseconds(10));
+  transport.begin(pull(1, 0, 1, 100), SimTime(0) + milliseconds(3));
+  // 100 · 4.5 MB / 450 GB/s = 1 ms
+  CHECK(drain(transport).at(1) == SimTime(0) + milliseconds(4) + way + microseconds(10));
+}
+
+TEST_CASE("two pulls into one GPU share its link; into two GPUs they do not [transport]") {
+  const fabric::Topology t = hopper();
+  for (const bool shared : {true, false}) {
+    FabricTransport transport(t, seats(t, {1, 1, 1, 1}), {.kv_heads = 8}, SimDuration(0));
+    transport.begin(pull(1, 0, 2, 100), SimTime(0));
+    transport.begin(pull(2, 1, shared ? 2 : 3, 100), SimTime(0));
+    const auto ends = drain(transport);
+    const SimTime expected = SimTime(0) + milliseconds(shared ? 2 : 1) + way;
+    CHECK(ends.at(1) == expected);
+    CHECK(ends.at(2) == expected);
+  }
+  // The second begins when the first is half done: it has half the link until 1.5 ms, and ends at 2 ms.
+  FabricTransport transport(t, seats(t, {1, 1, 1}), {.kv_heads = 8}, SimDuration(0));
+  transport.begin(pull(1, 0, 2, 100), SimTime(0));
+  transport.begin(pull(2, 1, 2, 100), SimTime(0) + microseconds(500));
+  const auto ends = drain(transport);
+  CHECK(ends.at(1) == SimTime(0) + microseconds(1500) + way);
+  CHECK(ends.at(2) == SimTime(0) + milliseconds(2) + way);
+}
+
+TEST_CASE("between nodes the NIC is the narrow place [transport]") {
+  const fabric::Topology t = hopper(2);
+  FabricTransport transport(t, seats(t, {8, 8}, block_bytes / 8), {.kv_heads = 8}, SimDuration(0));
+  transport.begin(pull(1, 0, 1, 1000), SimTime(0));
+  // Every rank has a NIC of 50 GB/s of its own: 1000 · 562.5 kB / 50 GB/s = 11.25 ms; some µs of ways.
+  const double ms = drain(transport).at(1).seconds() * 1e3;
+  CHECK(ms > 11.25);
+  CHECK(ms < 11.26);
+}
+
+TEST_CASE("rank pairs by hand where widths differ [transport]") {
+  using Pairs = std::vector<RankPair>;
+  CHECK(rank_pairs(2, 2, 8, false) == Pairs{{0, 0, 1}, {1, 1, 1}});
+  // Decode is wider: two decode ranks read different heads of one prefill rank.
+  CHECK(rank_pairs(2, 4, 8, false) == Pairs{{0, 0, 1}, {0, 1, 1}, {1, 2, 1}, {1, 3, 1}});
+  // Prefill is wider: a decode rank's heads stand on two prefill ranks, half on each.
+  CHECK(rank_pairs(4, 2, 8, false) == Pairs{{0, 0, 2}, {1, 0, 2}, {2, 1, 2}, {3, 1, 2}});
+  // Two heads on eight ranks, four copies of each: a decode rank reads each head once.
+  CHECK(rank_pairs(8, 1, 2, false) == Pairs{{0, 0, 2}, {4, 0, 2}});
+  // A latent: every decode rank its own copy, from one rank.
+  CHECK(rank_pairs(8, 2, 1, true) == Pairs{{0, 0, 1}, {4, 1, 1}});
+  CHECK(rank_pairs(1, 4, 1, true) == Pairs{{0, 0, 1}, {0, 1, 1}, {0, 2, 1}, {0, 3, 1}});
+}
+
+TEST_CASE("bytes moved are what the decode ranks keep, whatever the prefill width [transport]") {
+  const fabric::Topology t = hopper();
+  for (const std::size_t prefill : {std::size_t{1}, std::size_t{2}, std::size_t{4}}) {
+    auto places = seats(t, {prefill, 2});
+    FabricTransport transport(t, std::move(places), {.kv_heads = 8}, SimDuration(0));
+    transport.begin(pull(1, 0, 1, 10), SimTime(0));
+    drain(transport);
+    KvTransferResult r;
+    transport.report(seconds(1), r);
+    CHECK(r.bytes == 2 * 10 * block_bytes);
+    CHECK(r.pulls == 1);
+    REQUIRE(r.links.size() == 1);            // the NVSwitch's
+    CHECK(r.links[0].bytes == 2 * r.bytes);  // up and down
+  }
+}
+
+namespace {
+
+std::string pool(const std::string& keys) {
+  return "{hardware: h200, model: qwen3-8b, engine: vllm-0.24, " + keys + "}";
+}
+
+Result<Scenario> load(const std::string& prefill, const std::string& decode,
+                      const std::string& topology = ", topology: {preset: hopper-8}",
+                      std::vector<std::string> more = {}) {
+  ScenarioOptions options;
+  options.overrides = {"deployment={pools: [" + pool("name: p, role: prefill" + prefill) + ", " +
+                           pool("name: d, role: decode" + decode) + "]" + topology + "}",
+                       "workload.limit={requests: 200}", "workload.time_scale=8"};
+  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
+  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+}
+
+std::string error_of(const Result<Scenario>& loaded) {
+  REQUIRE(!loaded.ok());
+  std::string all;
+  for (const Error& e : loaded.errors()) all += e.key + ": " + e.message + "\n";
+  return all;
+}
+
+struct Prompts final : RecordSink {
+  std::int64_t blocks = 0;
+  void on_request(const RequestRecord& r) override { blocks += (r.prompt_tokens + 15) / 16; }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "a scenario: bytes moved are the KV of all prompts, and the digest is that of single steps [transport]") {
+  for (const std::string decode :
+       {", engine_args: {enable_prefix_caching: false}",
+        ", parallel: {tp: 2}, replicas: 2, engine_args: {enable_prefix_caching: false}"}) {
+    const Scenario s = load(", replicas: 2", decode).value();
+    Prompts prompts;
+    RunOptions options;
+    options.sink = &prompts;
+    const RunResult r = run_scenario(s, options).value();
+    CHECK(r.completed == 200);
+    CHECK(r.transfers.on);
+    CHECK(r.transfers.pulls == 200);
+    CHECK(r.transfers.bytes == prompts.blocks * 16 * 147456);  // Qwen3-8B, bf16, whatever the width
+    CHECK(r.transfers.transfer.count == 200);
+    CHECK(r.transfers.transfer.p50 > 10000);  // the floor
+    RunOptions single;
+    single.stretches = false;
+    CHECK(run_scenario(s, single).value().digest == r.digest);
+    CHECK(run_scenario(s).value().digest == r.digest);
+  }
+}
+
+TEST_CASE("pools apart that do not fit together are refused at their keys [transport]") {
+  CHECK(error_of(load("", "", "")).find("topology: {preset: hopper-8}") != std::string::npos);
+  CHECK(error_of(load(", replicas: 9", "", "")).find("nodes: 2") != std::string::npos);
+  CHECK(error_of(load(", replicas: 8", "")).find("too few for instance 8") != std::string::npos);
+  CHECK(error_of(load("", "", ", topology: {preset: mi300x-8}")).find("deployment.topology.preset") !=
+        std::string::npos);
+  CHECK(error_of(load("", ", kv_cache_dtype: fp8")).find("blocks travel as they are") != std::string::npos);
+  CHECK(error_of(load("", ", engine_args: {block_size: 32}")).find("block size") != std::string::npos);
+  CHECK(error_of(load("", ", engine_args: {scheduling_policy: priority}")).find("priority") !=
+        std::string::npos);
+  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: layerwise}"))
+            .find("deployment.pd.transfer: layerwise") != std::string::npos);
+  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {retry: 3}")).find("pd.retry") !=
+        std::string::npos);
+  CHECK(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: whole, retry: 1}").ok());
+  const auto pools = [](const std::string& list) {
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [" + list + "]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(error_of(pools(pool("name: p, role: prefill"))).find("needs a decode pool") != std::string::npos);
+  CHECK(error_of(pools(pool("name: p, role: prefill") + ", " + pool("name: d, role: decode") + ", " +
+                       pool("name: m")))
+            .find("a mixed pool beside") != std::string::npos);
+  CHECK(error_of(pools(pool("name: m"))).find("there are none") != std::string::npos);
+  CHECK(error_of(pools("{hardware: h200, model: qwen3-8b, engine: sglang-0.5, name: p, role: prefill}, " +
+                       pool("name: d, role: decode")))
+            .find("not on sglang") != std::string::npos);
+}
