@@ -183,13 +183,12 @@ class InstanceReader {
         dp.fail(std::string(what) + " is not modelled under attention data parallelism; use dp: 1");
       return condition;
     };
-    // Attention sharded inside a rank would scatter and gather along two axes; vLLM splits the rows of a rank
-    // over its GPUs where they hold whole experts (`use_sequence_parallel_moe`), and gathers among equals
-    // otherwise.
-    if (spec_.plan.tp > 1 && (!shares_experts_only() || spec_.plan.ep > 1)) {
-      dp.fail("attention data parallelism beside tp > 1" +
-              std::string(shares_experts_only() ? " and ep > 1" : "") +
-              " is not priced by this version of Orrery; use tp: 1");
+    // vLLM splits the rows of a rank over its GPUs where they hold whole experts
+    // (`use_sequence_parallel_moe`), and gathers among equals otherwise.
+    if (spec_.plan.tp > 1 && spec_.plan.ep > 1 && shares_experts_only()) {
+      dp.fail(
+          "attention data parallelism beside tp > 1 and ep > 1 is not priced by this version of Orrery; use "
+          "tp: 1");
       return false;
     }
     const Yaml speculation = node_.optional("speculation").optional("method");

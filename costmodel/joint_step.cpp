@@ -87,8 +87,8 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.rows = step.sequences + shape.draft_tokens;
   step.drafting = shape.without_drafting ? 0 : step.sequences;
   step.real_tokens = tokens_of(shape);
-  step.tokens =
-      joint.own_sizes ? pad_alone(shape).tokens : std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
+  step.tokens = joint.own_sizes ? pad_alone(shape).tokens
+                                : std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;

@@ -77,6 +77,12 @@ class CostModelExecutor final : public Executor {
   const Usage& usage() const { return usage_; }
 
  private:
+  static StepStamp stamp(const StepTimes& t) {
+    return {.schedule_begin = t.schedule_begin,
+            .launch_begin = t.launch_begin,
+            .device_begin = t.device_begin,
+            .device_end = t.device_end};
+  }
   struct OpenStep {
     StepTiming timing;
     StepTimes times;

@@ -1,0 +1,209 @@
+// The list of a step's operators while it is made: what every part of the graph is written with, and the ways
+// between the ranks of attention data parallelism. For step_graph.cpp alone.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "costmodel/kv_groups.h"
+#include "costmodel/step_graph.h"
+#include "costmodel/weight_format.h"
+
+namespace orrery {
+
+// Errors collect in `errors_`; the graph is then thrown away.
+class GraphNodes {
+ protected:
+  GraphNodes(const InstanceSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
+
+  void fail(const std::string& message, const std::string& key) {
+    errors_.push_back(invalid_input(message, {}, key));
+  }
+
+  // Adds a use of an operator; equal uses (same name and shape, in another layer kind) are counted together.
+  void add(const std::string& use, const char* op, const OpSpec& given, std::int64_t count) {
+    if (count == 0) return;
+    OpSpec spec = given;
+    if (pass_ == Pass::next) {  // one token of each sequence: no prompts, no drafts to verify
+      if (spec.depends_on == DependsOn::prefill) return;
+      if (spec.depends_on == DependsOn::tokens) spec.depends_on = DependsOn::drafting;
+      spec.one_query = true;
+    }
+    const std::string name = (pass_ == Pass::model   ? ""
+                              : pass_ == Pass::first ? "draft_"
+                                                     : "draft_next_") +
+                             use;
+    const OperatorEntry* entry = find_operator(op);
+    ORRERY_CHECK(entry != nullptr, "an operator of the step graph is not in the table");
+    for (GraphNode& node : nodes_) {
+      if (node.name == name && node.spec.n == spec.n && node.spec.k == spec.k &&
+          node.spec.window == spec.window && node.spec.format.label == spec.format.label &&
+          node.entry == entry) {
+        node.count += count;
+        return;
+      }
+    }
+    GraphNode node;
+    node.name = name;
+    node.entry = entry;
+    node.spec = spec;
+    node.count = count;
+    node.draft = pass_ != Pass::model;
+    nodes_.push_back(std::move(node));
+  }
+
+  // Format of a GEMM by the weight tensor that it multiplies; of fused ones the first.
+  WeightFormat format(const std::vector<WeightTensor>& tensors, const char* name) {
+    const auto tensor =
+        std::find_if(tensors.begin(), tensors.end(), [&](const WeightTensor& t) { return t.name == name; });
+    if (tensor == tensors.end()) {
+      fail("the model has no weight tensor \"" + std::string(name) + "\"", "model");
+      return {};
+    }
+    const WeightFormat f = weight_format(*tensor, model_.quantization, model_.activation_dtype, roofline_);
+    if (!roofline_.has_math(f.math)) {
+      fail(spec_.hardware.name + " has no matrix rate for " + to_string(f.math) + ", which " + tensor->name +
+               " needs",
+           "hardware");
+    } else if (!roofline_.has(tensor->copies > 1 ? roofline_.grouped_class(f) : roofline_.gemm_class(f))) {
+      fail(spec_.hardware.name + " has no efficiency for " + std::string(to_string(roofline_.gemm_class(f))),
+           "hardware");
+    }
+    return f;
+  }
+
+  OpSpec attention_spec(const LayerKind& kind) const {
+    OpSpec s;
+    s.heads = model_.heads / tp_;
+    s.kv_heads = std::max<std::int64_t>(1, model_.kv_heads / tp_);  // replicated when there are fewer than
+                                                                    // ranks
+    s.head_dim = model_.head_dim;
+    s.window = window_met(kind, spec_.engine);
+    s.kv_bytes = bytes_per_element(model_.kv_dtype);
+    s.norm_heads = model_.qk_norm;
+    s.softcap = model_.attention_softcap;
+    s.other_kernel = serves_image_prefixes(model_, spec_.engine);
+    s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
+    return s;
+  }
+
+  OpSpec width(std::int64_t n, double out_bytes = 2) const {
+    OpSpec s;
+    s.n = n;
+    s.out_bytes = out_bytes;
+    s.depends_on = over_;
+    return s;
+  }
+
+  // Of a kernel that writes what a product in this format reads.
+  OpSpec width(std::int64_t n, const WeightFormat& reader) const {
+    OpSpec s = width(n, reader.activation_bytes);
+    s.format = reader;
+    return s;
+  }
+
+  void add_gemm(const std::string& name, std::int64_t n, std::int64_t k, const WeightFormat& f,
+                std::int64_t count) {
+    OpSpec s = width(n);
+    s.k = k;
+    s.format = f;
+    add(name, "gemm", s, count);
+  }
+
+  // Under attention data parallelism the ways to the tokens of all ranks and back add up.
+  void add_all_reduce(const std::string& name, std::int64_t count, bool inside_rank = false) {
+    if (tp_ == 1 || (joint_.gathers_all() && !inside_rank)) return;
+    OpSpec s = width(model_.hidden);
+    s.ranks = static_cast<std::int32_t>(tp_);
+    add(name, "all_reduce", s, count);
+  }
+
+  // -------------------------------------------------------------------------- ranks of data parallelism
+
+  OpSpec joint(std::int64_t n, DependsOn depends_on) const {
+    OpSpec s = width(n);
+    s.depends_on = depends_on;
+    // vLLM's GPUs with the same place in their ranks; inside a rank an all-reduce follows.
+    s.ranks = joint_.gathers_experts() ? spec_.plan.dp : static_cast<std::int32_t>(mlp_ranks_);
+    return s;
+  }
+
+  // A rank's own rows of a buffer of all ranks', their mean number.
+  OpSpec own_share(std::int64_t n, DependsOn depends_on) const {
+    OpSpec s = joint(n, depends_on);
+    s.expert_rows = true;
+    s.experts_per_token = 1;
+    s.expert_ranks = spec_.plan.dp;
+    return s;
+  }
+
+  OpSpec inside_rank() const {  // among its GPUs, of its share of what is gathered in equal shares
+    OpSpec s = own_share(model_.hidden, DependsOn::gathered_evenly);
+    s.ranks = static_cast<std::int32_t>(tp_);
+    return s;
+  }
+
+  // layer_boundary/prepare.py, `_dp_gather_sum_read`: the first GPU adds the residual to its part of the sum.
+  void add_gather_of_parts(std::int64_t l) {
+    add("dp_add_residual", "rank_copy", width(model_.hidden * 3 / 2), l);  // reads two rows, writes one
+    const OpSpec residual = width(model_.hidden);
+    add("dp_part_reduce_scatter", "reduce_scatter", inside_rank(), l);
+    add_gather(l);
+    add("dp_residual_out", "rank_copy", residual, 2 * l);  // into a cleared buffer
+    add("post_norm", "add_rms_norm", width(model_.hidden), l);
+  }
+
+  // SGLang, layers/dp_attention.py: equal shares by `all_gather_into_tensor`; else each rank writes its rows
+  // into a cleared buffer, which an all-reduce adds up. What follows runs over the rows of all ranks.
+  void add_gather(std::int64_t l) {
+    add("dp_all_gather", "all_gather", joint(model_.hidden, DependsOn::gathered_evenly), l);
+    add("dp_clear", "rank_copy", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_copy_in", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    over_ = DependsOn::gathered;
+  }
+
+  // Back: a reduce-scatter of equal shares (layer_boundary/exit.py), else an all-reduce, of which a rank
+  // copies its rows into a cleared buffer.
+  void add_scatter(std::int64_t l) {
+    over_ = DependsOn::tokens;
+    add("dp_reduce_scatter", "reduce_scatter", joint(model_.hidden, DependsOn::gathered_evenly), l);
+    if (tp_ > 1) add("dp_part_all_gather", "all_gather", inside_rank(), l);
+    add("dp_mlp_all_reduce", "all_reduce", joint(model_.hidden, DependsOn::gathered_by_sum), l);
+    add("dp_copy_out", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), 2 * l);
+  }
+
+  // vLLM: the ranks' rows go to every rank; what all ranks' experts make of them is added up and dealt out.
+  void add_dispatch(const WeightFormat& experts, std::int64_t l) {
+    if (!joint_.gathers_experts()) return;
+    OpSpec rows = joint(model_.hidden, DependsOn::gathered);
+    rows.out_bytes = dispatch_bytes(model_, experts) / static_cast<double>(model_.hidden);
+    add("dp_dispatch", "all_gather", rows, l);
+    over_ = DependsOn::gathered;
+  }
+
+  void add_combine(std::int64_t l) {
+    if (joint_.gathers_experts()) {
+      over_ = DependsOn::tokens;
+      add("dp_combine", "reduce_scatter", joint(model_.hidden, DependsOn::gathered), l);
+    }
+    add_all_reduce("moe_all_reduce", l);
+  }
+
+  const InstanceSpec& spec_;
+  const ModelSpec& model_ = spec_.model;
+  const Roofline& roofline_;
+  const JointSettings& joint_ = spec_.engine.settings.joint;
+  std::int64_t tp_ = spec_.plan.tp, mlp_ranks_ = spec_.plan.mlp_ranks(), dense_ranks_ = spec_.dense_ranks();
+  DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
+  enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
+  Pass pass_ = Pass::model;
+  const bool compiled_ = spec_.engine.engine != "sglang";  // neighbours that run row by row are one kernel
+  std::vector<GraphNode> nodes_;
+  Errors errors_;
+};
+
+}  // namespace orrery
