@@ -35,6 +35,7 @@ class Fit:
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200")
+        self.row_wise_of_sglang = engine.name == "sglang-0.5" and part_name in ("h100", "h200")
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 
@@ -157,6 +158,14 @@ class Fit:
             for op, n, rows_, us in rows:
                 curves.setdefault((op, n), []).append((rows_, us))
             self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
+        elif self.row_wise_of_sglang:
+            rows = list(own_profile.sglang_row_wise(self.part_name))
+            write(self.folder, "elementwise.csv", header,
+                  [[op, "bf16", rows_, n, 0, f"{us:.4g}", 0, "SGLang"] for op, n, rows_, us in rows])
+            curves = {}
+            for op, n, rows_, us in rows:
+                curves.setdefault((op, n), []).append((rows_, us))
+            self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
         elif self.engine.name == "tensorrt-llm-1.2" and self.part_name != "h20":
             curves = {}
             for m, k, us in self.quantise().rows():
@@ -182,6 +191,8 @@ class Fit:
         """table.yaml: what the figures are."""
         kind = "transported" if self.part_name == "h20" else "published"
         rungs = f"rungs: {{elementwise: {'measured' if own_profile.profiled(self.part_name) == self.part_name else 'transported'}}}\n" if self.profiled else ""
+        if self.row_wise_of_sglang:
+            rungs = f"rungs: {{elementwise: {'measured' if self.part_name == 'h200' else 'transported'}}}\n"
         where = REPOSITORY.get(self.part_name, "ai-dynamo/aiconfigurator @095f58a, Apache-2.0,\n"
                                f"  aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}")
         versions = sorted({self.engine.version(self.part_name, g)
@@ -200,6 +211,9 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
             text += f"""; block-scaled
   products from our own profile of vLLM 0.24.0 steps on an H100, output layer and the kernels between products from
   that on an {own.upper()} (reports/cases/h100_vllm_0_24_kernels, {own}_vllm_0_24_kernels)"""
+        if self.row_wise_of_sglang:
+            text += """; the
+  kernels between products from our own profile of SGLang 0.5.17 steps on an H200 (reports/cases/h200_sglang_0_5_17_kernels)"""
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
             f.write(text + '"\n')
 

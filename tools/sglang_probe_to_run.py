@@ -74,7 +74,7 @@ def main():
         gone = [n for r in retracted if s[1] <= r[0] <= s[2] for n in r[1]]
         decodes = s[5]
         # The logged sum counts the token that the step computes; beside prompts it was not known when logged.
-        context = s[6] - decodes if s[3] == "DECODE" else ""
+        context = s[6] - decodes if s[3] == "DECODE" else "" if decodes else 0
         steps.append({
             "experiment": e, "step": s[0], "schedule_start_us": us(s[1]), "schedule_us": number((s[2] - s[1]) / 1e3, 1),
             "tokens": sum(n for _, n, _ in s[4]) + decodes, "sequences": len(s[4]) + decodes,

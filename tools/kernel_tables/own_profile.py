@@ -167,6 +167,40 @@ def row_wise(name):
             yield op, n, rows, highest
 
 
+SGLANG_PROFILE = f"{ROOT}/reports/cases/h200_sglang_0_5_17_kernels/kernels.csv"
+
+
+def sglang_row_wise(name):
+    """As row_wise, of SGLang 0.5.17 on an H200, Qwen3-8B. The norms of heads, the rotary embedding and the copy of the rotated
+    queries are kernels of their own there: one operator here."""
+    ratio = figures("h200")["bandwidth"] / figures(name)["bandwidth"]
+    parts = {"add_rms_norm": "add_rms_norm", "kv_write": "kv_write", "silu_mul": "silu_mul", "qk_norm": "qk_norm_rotary",
+             "rotary": "qk_norm_rotary", "attention_copy": "qk_norm_rotary", "argmax": "argmax_sglang",
+             "outside_graph": "step_inputs_sglang"}
+    cases, widths = {}, {}
+    with open(SGLANG_PROFILE, encoding="utf-8") as f:
+        for r in csv.DictReader(f):
+            if r["op"] not in parts or (r["op"] in ("outside_graph", "argmax") and r["case"].startswith("p:")):
+                continue
+            op = parts[r["op"]]
+            if op == "step_inputs_sglang":
+                us, widths[op] = float(r["us"]) + STREAM_GAP_US * int(r["kernels"]), 1
+            else:
+                us, widths[op] = float(r["us"]) + GRAPH_GAP_US, int(r["n"])
+            cases.setdefault((op, int(r["tokens"])), {}).setdefault(r["case"], 0)
+            cases[(op, int(r["tokens"]))][r["case"]] += us
+    table = {}
+    for (op, rows), by_case in cases.items():
+        table.setdefault(op, {})[rows] = statistics.median(by_case.values())
+    for op, by_rows in sorted(table.items()):
+        start, highest = min(by_rows.values()), 0
+        for rows, us in sorted(by_rows.items()):
+            if rows * widths[op] * 2 > 8e6:
+                us = start + (us - start) * ratio
+            highest = max(highest, us)
+            yield op, widths[op], rows, highest
+
+
 def corrections(part, h100, gemm_shapes, prefill_times):
     """{op: [(x, factor)]}: on the H100 from our kernel profile, on the H200 from an engine's steps."""
     if part == "h200":
