@@ -172,7 +172,7 @@ class Resolver final : ArgumentResolver {
       accept_all(value);
       connector.fail(
           "only OffloadingConnector is modelled here; transfers between instances are said by the "
-          "scenario's key deployment.pd");
+          "scenario's key deployment.pools, with the roles prefill and decode");
       return;
     }
     if (role.present()) role.choice({"kv_both"});

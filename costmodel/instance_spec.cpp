@@ -69,6 +69,7 @@ class InstanceReader {
                                           "an n-gram costs for each token is not known");
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
+    if (spec_.engines > 1 && spec_.engine.front_end) spec_.engine.front_end->processes = 1;  // of each
     check_compiled(args);
     if (spec_.plan.dp > 1) set_joint_settings();
     if (staged) check_staged_settings(args);

@@ -290,7 +290,7 @@ Json summary_json(const SummaryInput& in) {
   j["warmup"] = warmup_json(r);
   j["first_use"] = first_use_json(r);
   j["experts"] = experts_json(r);
-  if (r.pipeline.stages > 1) j["pipeline"] = pipeline_json(r.pipeline);
+  j["pipeline"] = r.pipeline.stages > 1 ? pipeline_json(r.pipeline) : Json();
   j["transfers"] = transfers_json(r);
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},

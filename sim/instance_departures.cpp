@@ -53,6 +53,7 @@ void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   if (p.has_token && p.first_token <= p.gives_up) {
     record.ttft = p.first_token - p.arrival;
     record.output_tokens = delivered_by(sequence, p.gives_up, outputs);
+    if (wiring_.role == PoolRole::decode) add_handoff(p, record);
   }
   record.e2e = p.gives_up - p.arrival;
   record.status = p.times_out ? RequestStatus::timed_out : RequestStatus::cancelled;

@@ -157,7 +157,7 @@ void StreamEvents::take_words(const UpdateEffects& effects, std::size_t update) 
     ++outputs_.sequences;
     if (rule_.speculates) continue;  // stands in `said`
     say(token.sequence, 1);
-    join(token.sequence);
+    if (!token.apart) join(token.sequence);  // else each token comes by itself, the next one too
   }
   for (const Said& said : effects.said) say(said.sequence, said.tokens);
   if (!rule_.held_by_core) outputs_.tokens = outputs_.sequences + effects.further_tokens;

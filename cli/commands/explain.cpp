@@ -170,7 +170,7 @@ Json story_json(const RequestStory& story) {
 
 // Pipeline stages: what the whole run left of them, beside which one request's steps are read.
 std::string stages_text(const Json& summary) {
-  if (!summary.contains("pipeline")) return "";
+  if (!summary.contains("pipeline") || !summary["pipeline"].is_object()) return "";
   const Json& p = summary["pipeline"];
   std::string out = "pipeline stages of the run: busy";
   for (const Json& share : p["stage_busy"]) out += " " + format_fixed(100 * share.get<double>(), 1);

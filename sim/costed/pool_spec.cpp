@@ -20,6 +20,9 @@ PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors) 
       first.fail("the profile of engine " + quote(pool.instance.engine.name) +
                  " has no first_use figures; give it some, or say false");
     }
+    if (pool.first_request_effects && pool.instance.plan.pp > 1)
+      first.fail(
+          "what a fresh server pays once is not modelled with pipeline stages; say false, or use pp: 1");
   }
   const Yaml router = node.optional("router");
   if (router.present()) {
@@ -58,6 +61,13 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
                                 first.instance.model.name + "; give this one the same");
   if (pool.instance.speculation.on())
     node.optional("speculation").fail("speculation in a deployment of several pools is not modelled");
+  if (pool.instance.engines > 1)
+    node.optional("parallel")
+        .optional("dp")
+        .fail(
+            "engines of a dense model behind one front end, in a deployment of several pools, are not "
+            "modelled; use "
+            "replicas");
   if (pool.instance.experts.on())
     node.optional("experts").fail("deployment.experts in a deployment of several pools is not modelled");
   if (takes_images(pool.instance))

@@ -374,10 +374,13 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
 void report_pools(const RunParts& parts, RunResult& result) {
   RungTimes ns{};
   double total = 0;
+  // Shares of several pools with stages would not add up to anything.
+  const auto staged = std::count_if(parts.pools.begin(), parts.pools.end(),
+                                    [](const auto& p) { return p->spec->instance.plan.pp > 1; });
   for (std::size_t i = 0; i < parts.pools.size(); ++i) {
     const PoolRun& pool = *parts.pools[i];
     report_device(*pool.executor, result);
-    report_stages(pool.executor->usage(), result.pipeline);
+    if (staged == 1) report_stages(pool.executor->usage(), result.pipeline);
     pool.images.report(pool.executor->usage(), result);
     pool.executor->experts().report(result.experts);
     total += add_price_sources(pool.pricer, pool.images.encoder.get(), pool.executor->usage(), ns);

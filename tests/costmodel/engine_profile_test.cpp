@@ -115,7 +115,7 @@ TEST_CASE("arguments that are not modelled are refused by name, where they stand
         {"scheduling_policy: lottery", "expected one of"},
         {"enable_expert_parallel: true", "deployment.parallel.ep"},
         {"tensor_parallel_size: 2", "deployment.parallel.tp"},
-        {"kv_transfer_config: {kv_connector: NixlConnector}", "deployment.pd"},
+        {"kv_transfer_config: {kv_connector: NixlConnector}", "deployment.pools"},
         {"structured_outputs_config: {backend: xgrammar}", "structured output is not modelled"},
         {"cpu_offload_gb: 4", "offloading of weights is not modelled"},
         {"compilation_config: {level: 3}", "engine_args.compilation_config.level"},

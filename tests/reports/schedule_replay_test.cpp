@@ -142,7 +142,7 @@ TEST_CASE("a damaged run is a located error") {
   std::filesystem::remove_all(folder);
 }
 
-// Written by tools/sglang_step_log.py. 0.5.17 differs from the release that the profile follows in three
+// Written by tools/sglang_step_log.py. 0.5.17 differs from the release that the profile follows in four
 // rules.
 TEST_CASE("the steps of real SGLang runs are composed as the engine composed them") {
   std::int64_t steps = 0, identical = 0, retractions = 0;

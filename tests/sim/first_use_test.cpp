@@ -2,6 +2,8 @@
 // without being asked for.
 #include "sim/costed/first_use.h"
 
+#include <filesystem>
+
 #include "catch.h"
 #include "costmodel/instance_spec.h"
 #include "sim/costed/run.h"
@@ -16,7 +18,7 @@ Scenario scenario(const std::string& model, const std::string& more, const std::
                            "workload:\n  generator: {requests: 60, arrivals: {process: poisson, rate: 8}, "
                            "input: {distribution: log-normal, mean: 1500, cv: 0.8}, "
                            "output: {distribution: fixed, value: 40}}\n";
-  const std::string path = "first_use_test.yaml";
+  const std::string path = std::filesystem::temp_directory_path() / "orrery-first_use_test.yaml";
   std::FILE* file = std::fopen(path.c_str(), "w");
   REQUIRE(file != nullptr);
   std::fputs(text.c_str(), file);
@@ -109,7 +111,8 @@ TEST_CASE("the V2 runner's sampler waits for the device when it has more rows th
     }
   } cold;
   const auto batch = [](const std::string& flag) {
-    const std::string trace = "first_use_test.jsonl", path = "first_use_test.yaml";
+    const std::string trace = std::filesystem::temp_directory_path() / "orrery-first_use_test.jsonl";
+    const std::string path = std::filesystem::temp_directory_path() / "orrery-first_use_test.yaml";
     std::FILE* file = std::fopen(trace.c_str(), "w");
     REQUIRE(file != nullptr);
     for (const int at : {0, 20000}) {
@@ -187,7 +190,7 @@ TEST_CASE("a step that compiles ends a stretch: single steps give the same run")
 }
 
 TEST_CASE("a profile without figures refuses") {
-  const std::string path = "first_use_test.yaml";
+  const std::string path = std::filesystem::temp_directory_path() / "orrery-first_use_test.yaml";
   std::FILE* file = std::fopen(path.c_str(), "w");
   REQUIRE(file != nullptr);
   std::fputs(

@@ -262,3 +262,23 @@ TEST_CASE("the example: stages' time is work, hand-offs and bubble, and clients 
   CHECK(hasty.completed + hasty.timed_out + hasty.cancelled == 150);
   CHECK(hasty.cancelled > 5);
 }
+
+TEST_CASE("with stages too an interval moves events and nothing else") {
+  const auto run_with = [](const std::string& interval) {
+    ScenarioOptions options;
+    options.overrides = {"workload.limit={requests: 40}",
+                         "deployment.engine_args.stream_interval=" + interval};
+    const auto scenario =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-32b-h200-pp2.yaml", options);
+    if (!scenario.ok()) FAIL(to_string(scenario.errors()));
+    auto run = run_scenario(*scenario, {});
+    if (!run.ok()) FAIL(to_string(run.errors()));
+    return std::move(run).value();
+  };
+  const RunResult one = run_with("1"), four = run_with("4");
+  CHECK(one.digest == four.digest);
+  CHECK(one.e2e.mean == four.e2e.mean);
+  CHECK(one.ttft.mean == four.ttft.mean);
+  CHECK(four.itl.mean > 3.5 * one.itl.mean);
+  CHECK(four.itl.mean < 4.5 * one.itl.mean);
+}
