@@ -161,7 +161,7 @@ def report_run(orrery, run, model, text):
 READING = """
 ## Reading
 
-- E2E is within 7 % of the 8B run's in all experiments but two, and within 10 % of the 32B run's; TTFT within 11 % and 15 %. The second
+- E2E is within 7 % of the 8B run's in all experiments but two, and within 10 % of the 32B run's; TTFT within 11 % and 18 %. The second
   stage's decode steps are priced 3 to 8 % (8B) and 6 to 14 % (32B) above the log's device time: prices of kernels at a
   batch, not of stages, and most of what the 32B run's latencies are off by, since its devices set the pace.
 - A lone group of sequences takes both stages' times a token, two groups one stage's, as predicted: bubble 50 % in
