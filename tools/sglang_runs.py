@@ -25,9 +25,9 @@ CASES = ROOT / "reports/cases/h200_sglang_0_5_17"
 TOLD = ("chunked_prefill_size", "max_total_tokens", "enable_mixed_chunk")  # arguments that the engine was given
 TEXT = """# Real SGLang on an H200
 
-SGLang 0.5.17, Qwen3-8B bf16, three runs (reports/cases/h200_sglang_0_5_17); made by `tools/sglang_runs.py`. Of the profile `sglang-0.5` nothing was fitted to these logs.
+SGLang 0.5.17, Qwen3-8B bf16, three runs (reports/cases/h200_sglang_0_5_17); made by `tools/sglang_runs.py`. Of the profile `sglang-0.5` the scheduler's and the launch's host time was measured in them, nothing else.
 Prices of the kernels between products and attention are from a kernel profile of the same engine on another H200 machine, steps run one at a time
-(reports/cases/h200_sglang_0_5_17_kernels); before they were the roofline's, and decode steps 6 to 8 % short. Host costs are vLLM's, as the profile says. Steps with prompts are short: they run below the clock of the published tables, which vLLM's set corrects and this one does not. The
+(reports/cases/h200_sglang_0_5_17_kernels); before they were the roofline's, and decode steps 6 to 8 % short. Other host costs are vLLM's, as the profile says. Steps with prompts are short: they run below the clock of the published tables, which vLLM's set corrects and this one does not. The
 predictions follow 0.5.23, whose rules of admission and of ends by length are others (README of the runs): with a small pool and fixed lengths that shows.
 """
 
