@@ -218,9 +218,10 @@ TEST_CASE("nothing is lost in random worlds of stages, whatever is preempted, cu
     if (seed % 4 == 1) check_gap_sum(world.world, world.requests);
     if (seed % 4 == 0) check_gaps(world.world, world.requests, 0);
   }
-  CHECK(visited.preemptions > 20);
-  CHECK(visited.cached > 20);
-  CHECK(visited.eos > 20);
+  const std::int64_t some = sanitized ? 5 : 20;
+  CHECK(visited.preemptions > some);
+  CHECK(visited.cached > some);
+  CHECK(visited.eos > some);
   CHECK(visited.stretches == 0);
 }
 
