@@ -187,15 +187,7 @@ StepBreakdown StepPricer::explain(const StepShape& shape) const {
     if (load && state_->nodes[priced.node].spec.depends_on == DependsOn::experts) input.load = &*load;
     b.ops.push_back(describe(*state_, priced, input));
   }
-  b.timing = timing;
-  b.device_ns = summary.device_ns;
-  b.host_ns = summary.host_ns;
-  b.step_ns = summary.step_ns;
-  b.low_ns = summary.low_ns;
-  b.high_ns = summary.high_ns;
-  b.bound = summary.bound;
-  b.graph_mode = to_string(padded.mode);
-  b.padded_tokens = padded.tokens;
+  take(summary, padded, b);
   return b;
 }
 

@@ -37,4 +37,16 @@ struct Doubt {
   const char* largest_share(std::int64_t waiting) const;
 };
 
+inline void take(const StepSummary& summary, const PaddedStep& padded, StepBreakdown& b) {
+  b.timing = summary.timing;
+  b.device_ns = summary.device_ns;
+  b.host_ns = summary.host_ns;
+  b.step_ns = summary.step_ns;
+  b.low_ns = summary.low_ns;
+  b.high_ns = summary.high_ns;
+  b.bound = summary.bound;
+  b.graph_mode = to_string(padded.mode);
+  b.padded_tokens = padded.tokens;
+}
+
 }  // namespace orrery

@@ -210,16 +210,7 @@ StepBreakdown explain_stages(const StepPricer::State& s, const StepShape& shape)
                         .handoff_ns = t.handoff,
                         .launch_ns = t.launch});
   });
-  const StepSummary summary = summary_of(s, timing, doubt);
-  b.timing = summary.timing;
-  b.device_ns = summary.device_ns;
-  b.host_ns = summary.host_ns;
-  b.step_ns = summary.step_ns;
-  b.low_ns = summary.low_ns;
-  b.high_ns = summary.high_ns;
-  b.bound = summary.bound;
-  b.graph_mode = to_string(padded.mode);
-  b.padded_tokens = padded.tokens;
+  take(summary_of(s, timing, doubt), padded, b);
   b.bubble = steady(s, timing).bubble;
   return b;
 }

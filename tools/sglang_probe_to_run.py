@@ -15,7 +15,7 @@ import json
 import os
 import re
 
-from vllm_probe_to_run import REQUEST_COLUMNS, STEP_COLUMNS, lines, number, percentile, write_gz
+from vllm_probe_to_run import REQUEST_COLUMNS, STEP_COLUMNS, lines, number, request_row, write_experiments, write_gz
 
 
 def main():
@@ -91,27 +91,10 @@ def main():
     os.makedirs(a.out, exist_ok=True)
     write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS + ["logging_us"])
 
-    rows = []
-    for r in requests:
-        gaps = [x / 1e3 for x in r["itl_us"]]
-        if r["st"] != "ok" or r["got"] != r["out"]:
-            raise SystemExit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
-        known = received[f"{r['exp']}-{r['i']}"]
-        rows.append({
-            "experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
-            "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
-            "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
-            "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
-            "itl_max_ms": number(max(gaps, default=None), 3),
-            "known_s": number((known - starts[r["exp"]]) / 1e9, 9)})
+    rows = [{**request_row(r), "known_s": number((received[f"{r['exp']}-{r['i']}"] - starts[r["exp"]]) / 1e9, 9)} for r in requests]
     write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS + ["known_s"])
 
-    with gzip.GzipFile(f"{a.out}/experiments.jsonl.gz", "wb", mtime=0) as raw:
-        for e in order:
-            kept = dict(definitions[e])
-            kept.pop("need", None)
-            kept["reqs"] = [{k: v for k, v in r.items() if k != "seed"} for r in kept["reqs"]]
-            raw.write((json.dumps(kept, separators=(",", ":")) + "\n").encode())
+    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order])
 
     with open(f"{a.raw}/info.json", encoding="utf-8") as f:
         info = json.load(f)

@@ -74,6 +74,27 @@ def write_gz(path, rows, columns):
         raw.write(("\n".join(text) + "\n").encode())
 
 
+def request_row(r):
+    """A request as the client saw it; ends where it did not get what it asked for."""
+    gaps = [x / 1e3 for x in r["itl_us"]]
+    if r["st"] != "ok" or r["got"] != r["out"]:
+        sys.exit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
+    return {"experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
+            "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
+            "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
+            "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
+            "itl_max_ms": number(max(gaps, default=None), 3)}
+
+
+def write_experiments(path, definitions):
+    """What the client was given, without what only it needs."""
+    with gzip.GzipFile(path, "wb", mtime=0) as raw:
+        for definition in definitions:
+            kept = {k: v for k, v in definition.items() if k != "need"}
+            kept["reqs"] = [{k: v for k, v in r.items() if k != "seed"} for r in kept["reqs"]]
+            raw.write((json.dumps(kept, separators=(",", ":")) + "\n").encode())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw")
@@ -144,25 +165,10 @@ def main():
     os.makedirs(a.out, exist_ok=True)
     write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS)
 
-    rows = []
-    for r in requests:
-        gaps = [x / 1e3 for x in r["itl_us"]]
-        if r["st"] != "ok" or r["got"] != r["out"]:
-            sys.exit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
-        rows.append({
-            "experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
-            "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
-            "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
-            "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
-            "itl_max_ms": number(max(gaps, default=None), 3)})
+    rows = [request_row(r) for r in requests]
     write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS)
 
-    with gzip.GzipFile(f"{a.out}/experiments.jsonl.gz", "wb", mtime=0) as raw:
-        for e in order:
-            kept = dict(definitions[e])
-            kept.pop("need", None)
-            kept["reqs"] = [{k: v for k, v in r.items() if k != "seed"} for r in kept["reqs"]]
-            raw.write((json.dumps(kept, separators=(",", ":")) + "\n").encode())
+    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order])
 
     with open(f"{a.raw}/info.json", encoding="utf-8") as f:
         info = json.load(f)

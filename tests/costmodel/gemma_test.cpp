@@ -10,6 +10,7 @@
 #include "costmodel/kv_groups.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
+#include "priced_steps.h"
 #include "read_instance.h"
 
 using namespace orrery;
@@ -41,20 +42,6 @@ std::string errors_of(const std::string& model, const std::string& more = "",
 
 bool holds(const std::string& text, const std::string& piece) {
   return text.find(piece) != std::string::npos;
-}
-
-StepPricer pricer(const InstanceSpec& spec) {
-  auto made = StepPricer::create(spec);
-  if (!made.ok()) FAIL(to_string(made.errors()));
-  return std::move(made).value();
-}
-
-StepShape decodes(std::int32_t sequences, std::int64_t context) {
-  StepShape shape{};
-  shape.decode_sequences = sequences;
-  shape.decode_context_tokens = sequences * context;
-  shape.running = sequences;
-  return shape;
 }
 
 // The lines of a use, summed over kinds of layers: full and windowed attention are two lines of one name.

@@ -6,6 +6,7 @@
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
+#include "priced_steps.h"
 #include "read_instance.h"
 
 using namespace orrery;
@@ -16,20 +17,6 @@ InstanceSpec instance(const std::string& model, const std::string& more, const c
   Read r = read("hardware: h200\nmodel: " + model + "\nengine: " + engine + "\n" + more);
   if (!r.errors.empty()) FAIL(to_string(r.errors));
   return std::move(r.spec);
-}
-
-StepPricer pricer(const InstanceSpec& spec) {
-  auto made = StepPricer::create(spec);
-  if (!made.ok()) FAIL(to_string(made.errors()));
-  return std::move(made).value();
-}
-
-StepShape decodes(std::int32_t sequences, std::int64_t context) {
-  StepShape shape{};
-  shape.decode_sequences = sequences;
-  shape.decode_context_tokens = sequences * context;
-  shape.running = sequences;
-  return shape;
 }
 
 OpLine line(const StepPricer& p, const StepShape& shape, const std::string& name) {

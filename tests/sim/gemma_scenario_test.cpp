@@ -1,6 +1,6 @@
 // Gemma and Phi-3 from a scenario to the digest: windows that slide under long contexts, in groups of layers.
 #include "catch.h"
-#include "sim/costed/run.h"
+#include "example_scenario.h"
 
 using namespace orrery;
 
@@ -8,17 +8,8 @@ namespace {
 
 // `workload` replaces the example's trace.
 Scenario scenario(const std::string& model, std::vector<std::string> more = {}) {
-  ScenarioOptions options;
-  options.overrides = {"deployment.model=" + model, "workload.limit={requests: 200}",
-                       "workload.time_scale=4"};
-  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
-  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
-}
-
-RunResult run(const Scenario& s, bool stretches = true) {
-  RunOptions options;
-  options.stretches = stretches;
-  return run_scenario(s, options).value();
+  more.insert(more.begin(), {"deployment.model=" + model, "workload.limit={requests: 200}"});
+  return example_at_four_times_its_rate(more);
 }
 
 }  // namespace

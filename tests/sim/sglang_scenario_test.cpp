@@ -2,24 +2,15 @@
 #include <map>
 
 #include "catch.h"
-#include "sim/costed/run.h"
+#include "example_scenario.h"
 
 using namespace orrery;
 
 namespace {
 
 Scenario scenario(std::vector<std::string> more = {}) {
-  ScenarioOptions options;
-  options.overrides = {"deployment.engine=sglang-0.5", "workload.limit={requests: 300}",
-                       "workload.time_scale=4"};
-  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
-  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
-}
-
-RunResult run(const Scenario& s, bool stretches = true) {
-  RunOptions options;
-  options.stretches = stretches;
-  return run_scenario(s, options).value();
+  more.insert(more.begin(), {"deployment.engine=sglang-0.5", "workload.limit={requests: 300}"});
+  return example_at_four_times_its_rate(more);
 }
 
 }  // namespace
