@@ -48,6 +48,7 @@ class Loop {
 
   Result<RunResult> run() {
     check_context() = {.sim_time_ns = 0, .seed = setup_.seed, .digest = 0};
+    if (!may_go_on()) return interrupted(SimTime(0));  // of many short runs none gets to the next question
     for (;;) {
       drop_stale_departures();
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
@@ -65,10 +66,7 @@ class Loop {
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
       if (departures_.next() <= now) take_departures(now);
-      if ((events_ & 0xFFFF) == 0 && setup_.keep_going && !setup_.keep_going(collector_.ended())) {
-        return make_error(ErrorKind::interrupted,
-                          "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
-      }
+      if ((events_ & 0xFFFF) == 0 && !may_go_on()) return interrupted(now);
     }
     if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
     return result();
@@ -82,6 +80,12 @@ class Loop {
     std::size_t in_group = 0;
     std::unique_ptr<FrontEnd> front_end = {};  // null: the client sits beside the engine
   };
+
+  bool may_go_on() const { return !setup_.keep_going || setup_.keep_going(collector_.ended()); }
+  static Error interrupted(SimTime now) {
+    return make_error(ErrorKind::interrupted,
+                      "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
+  }
 
   void make_instance(std::size_t i) {
     const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),

@@ -1,4 +1,6 @@
 // Results do not depend on the number of threads, nor on which of them took which run.
+#include <atomic>
+
 #include "catch.h"
 #include "sim/ensemble/ensemble.h"
 
@@ -46,4 +48,17 @@ TEST_CASE("each paired run is the one that its number names [threads]") {
   CHECK(two.metrics[0].low == Approx(std::min(nominal, ttft[0] + 0.1 * (ttft[1] - ttft[0]))).epsilon(1e-12));
   CHECK(two.metrics[0].high == Approx(std::max(nominal, ttft[1] + 0.9 * (ttft[2] - ttft[1]))).epsilon(1e-12));
   CHECK(two.metrics[0].low < two.metrics[0].high);
+}
+
+// Each run is far shorter than the events between two questions of one run.
+TEST_CASE("an interrupt ends many short runs [threads]") {
+  for (const int threads : {1, 3}) {
+    std::atomic<int> asked{0};
+    EnsembleOptions options{.runs = 1000, .threads = threads};
+    options.keep_going = [&](std::uint64_t) { return ++asked <= 5; };
+    const auto cut = estimate_intervals(small_scenario(), options);
+    REQUIRE_FALSE(cut.ok());
+    CHECK(cut.errors().front().kind == ErrorKind::interrupted);
+    CHECK(asked <= 5 + threads);
+  }
 }
