@@ -65,14 +65,24 @@ void dump_node(const YamlTree& n, int indent, std::string& out) {
   }
 }
 
+// The keys that a reader asked for, present or not; nothing where there are too many to read.
+std::string known_here(const YamlTree& node) {
+  constexpr std::size_t most = 40;
+  std::vector<std::string> keys = node.asked_keys;
+  std::sort(keys.begin(), keys.end());
+  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+  if (keys.empty() || keys.size() > most) return "";
+  return "; known here: " + join(keys, ", ");
+}
+
 void report_unknown(const YamlTree& node, Errors& errors) {
   for (const auto& item : node.items) report_unknown(*item, errors);
   for (const auto& e : node.entries) {
     if (e.asked) {
       report_unknown(*e.value, errors);
     } else {
-      report(errors,
-             invalid_input("unknown key" + did_you_mean(e.key, node.asked_keys), e.where, e.value->path));
+      report(errors, invalid_input("unknown key" + did_you_mean(e.key, node.asked_keys) + known_here(node),
+                                   e.where, e.value->path));
     }
   }
 }

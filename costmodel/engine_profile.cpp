@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/text.h"
+#include "costmodel/host_terms.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
 #include "costmodel/step_pricer.h"
@@ -52,41 +53,6 @@ void read_graphs(const Yaml& node, EngineProfile& e) {
     for (const auto& [architecture, size] : own.entries())
       e.graph_rule.maximum_of.emplace_back(architecture, size.integer(1024, 1));
   }
-}
-
-struct HostTerm {
-  const char* key;
-  Figure<Seconds>* figure;
-};
-
-auto host_terms(HostCosts& h) {
-  using Term = HostTerm;
-  return std::array{
-      Term{"schedule_base", &h.schedule_base},
-      Term{"schedule_per_sequence", &h.schedule_per_sequence},
-      Term{"schedule_per_new_request", &h.schedule_per_new_request},
-      Term{"prepare_base", &h.prepare_base},
-      Term{"prepare_per_sequence", &h.prepare_per_sequence},
-      Term{"prepare_per_sequence_v1", &h.prepare_per_sequence_v1},
-      Term{"prepare_rpc", &h.prepare_rpc},
-      Term{"launch_graph", &h.launch_graph},
-      Term{"launch_piece", &h.launch_piece},
-      Term{"launch_kernel", &h.launch_kernel},
-      Term{"launch_experts", &h.launch_experts},
-      Term{"launch_collective", &h.launch_collective},
-      Term{"stream_gap", &h.stream_gap},
-      Term{"step_gap", &h.step_gap},
-      Term{"copy", &h.copy},
-      Term{"update_base", &h.update_base},
-      Term{"update_per_sequence", &h.update_per_sequence},
-      Term{"loop_gap", &h.loop_gap},
-      Term{"input_delay", &h.input_delay},
-      Term{"core_wake", &h.core_wake},
-      Term{"input_per_request", &h.input_per_request},
-      Term{"input_per_token", &h.input_per_token},
-      Term{"output_delay", &h.output_delay},
-      Term{"output_per_sequence", &h.output_per_sequence},
-  };
 }
 
 void read_host(const Yaml& node, HostCosts& h) {

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "costmodel/figure_changes.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/op_table.h"
 #include "costmodel/profile_folder.h"
@@ -27,8 +28,8 @@ void report(const Yaml& key, const Errors& from, Errors& errors) {
 
 class InstanceReader {
  public:
-  InstanceReader(const Yaml& node, const std::string& folder, Errors& errors)
-      : node_(node), folder_(folder), errors_(errors) {}
+  InstanceReader(const Yaml& node, const std::string& folder, Errors& errors, const Yaml& figures)
+      : node_(node), figures_(figures), folder_(folder), errors_(errors) {}
 
   InstanceSpec read() {
     const Yaml hardware = node_.require("hardware"), model = node_.require("model"),
@@ -43,6 +44,7 @@ class InstanceReader {
       accept_all(args);  // what they mean depends on what failed
       accept_all(speculation);
       accept_all(node_.optional("experts"));
+      accept_all(figures_);
       return std::move(spec_);
     }
     if (spec_.plan.dp > 1) split_engines();
@@ -54,9 +56,11 @@ class InstanceReader {
       accept_all(args);
       accept_all(speculation);
       accept_all(node_.optional("experts"));
+      accept_all(figures_);
       return std::move(spec_);
     }
-    read_kernels(kernels);
+    read_kernels(kernels);  // with the part's own rates: a what-if keeps how well kernels use them
+    change_figures(figures_, spec_);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =
         read_experts(node_.optional("experts"), spec_.model, spec_.plan, spec_.engine.engine, folder_);
@@ -351,7 +355,7 @@ class InstanceReader {
                "is how SGLang 0.5.23 runs MistralForCausalLM and Phi3ForCausalLM");
   }
 
-  const Yaml node_;
+  const Yaml node_, figures_;
   const std::string& folder_;
   Errors& errors_;
   InstanceSpec spec_;
@@ -413,8 +417,9 @@ std::string billions(std::int64_t parameters) {
 
 }  // namespace
 
-InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors) {
-  return InstanceReader(node, folder, errors).read();
+InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors,
+                                const Yaml& figures) {
+  return InstanceReader(node, folder, errors, figures).read();
 }
 
 Result<std::vector<ListEntry>> list_hardware() {

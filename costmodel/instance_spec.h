@@ -15,7 +15,9 @@ namespace orrery {
 // parallel, engine_args; leaves replicas, router, role and name to the caller. `folder`: where a relative
 // model path starts. Errors go to the document (unknown names with did-you-mean; heads or expert width not
 // divisible; engine arguments that are unknown, or refused by name because Orrery does not model them).
-InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors);
+// `figures`: `overrides.figures` of the scenario (costmodel/figure_changes.h).
+InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors,
+                                const Yaml& figures = {});
 
 // For `orrery list`: what is in the data folders. Each entry: name, one-line description, provenance.
 struct ListEntry {

@@ -280,7 +280,10 @@ std::string provenance(const ReportInput& in) {
       "No kernel was measured for this prediction: peak rates are data-sheet figures, efficiencies are cited "
       "or assumed, and each stands "
       "with its source in the resolved scenario below.";
-  if (in.summary->what_if) out += " <strong>What-if: operator times were scaled by the scenario.</strong>";
+  if (in.summary->what_if)
+    out +=
+        " <strong>What-if: the scenario changes operator times, host times or figures "
+        "(overrides).</strong>";
   if (in.summary->intervals != nullptr && in.summary->intervals->shortened)
     out += " Intervals cover the first " + std::to_string(in.summary->intervals->requests) + " requests.";
   out +=

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "cli/commands/cost_compare.h"
 #include "cli/commands/cost_images.h"
 #include "cli/commands/cost_ops.h"
 #include "cli/commands/cost_steps.h"
@@ -22,7 +23,8 @@ namespace orrery {
 namespace {
 
 struct CostOptions {
-  bool step_given = false;
+  bool step_given = false, run = false;
+  std::vector<std::string> with;  // --set of the second scenario alone
   std::string scenario, step, steps, out, ops, hardware, kernels = "orrery", pool;
   std::vector<std::string> compare;
 };
@@ -35,14 +37,8 @@ struct Loaded {
   const InstanceSpec& instance() const { return scenario.pool.instance; }
 };
 
-// A model that does not fit has no step to price: the memory plan comes first (exit code 4). `wanted`: a
-// pool's name, empty for all.
-Result<std::vector<Loaded>> load_pools(const std::string& path, const std::string& wanted,
-                                       const CommandContext& context) {
-  ScenarioOptions options;
-  options.overrides = context.overrides;
-  options.needs_workload = false;
-  ORRERY_TRY(scenario, load_scenario(path, options));
+// `wanted`: a pool's name, empty for all.
+Result<std::vector<Loaded>> pools_of(const Scenario& scenario, const std::string& wanted) {
   std::vector<Loaded> out;
   std::vector<std::string> names;
   for (const PoolSpec* pool : scenario.pools()) {
@@ -60,6 +56,21 @@ Result<std::vector<Loaded>> load_pools(const std::string& path, const std::strin
     return make_error(ErrorKind::usage,
                       "--pool: no pool is called " + quote(wanted) + "; there are " + join(names, ", "));
   return out;
+}
+
+// A model that does not fit has no step to price: the memory plan comes first (exit code 4).
+Result<Scenario> load_file(const std::string& path, const std::vector<std::string>& overrides,
+                           bool needs_workload = false) {
+  ScenarioOptions options;
+  options.overrides = overrides;
+  options.needs_workload = needs_workload;
+  return load_scenario(path, options);
+}
+
+Result<std::vector<Loaded>> load_pools(const std::string& path, const std::string& wanted,
+                                       const CommandContext& context) {
+  ORRERY_TRY(scenario, load_file(path, context.overrides));
+  return pools_of(scenario, wanted);
 }
 
 // For what shows one pool only.
@@ -204,24 +215,60 @@ int price_step_list(const CostOptions& options, const CommandContext& context) {
   return put_csv(*csv, options.out, context);
 }
 
-int compare_scenarios(const CostOptions& options, const CommandContext& context) {
-  auto a = load(options.compare[0], options.pool, context);
-  if (!a.ok()) return report_errors(a.errors());
-  auto b = load(options.compare[1], options.pool, context);
-  if (!b.ok()) return report_errors(b.errors());
-  auto steps = steps_to_show(options, a->instance().engine.settings);
-  if (!steps.ok()) return report_errors(steps.errors());
-  Json result = Json::array();
+// One step on both, pool by pool of the same name; a pool that only one of them has is left out.
+struct ComparedSteps {
+  Json json = Json::array();
   std::string text;
-  for (const StepRequest& step : *steps) {
-    const StepBreakdown of_a = a->pricer.explain(step.view(a->instance().speculation.tokens));
-    const StepBreakdown of_b = b->pricer.explain(step.view(b->instance().speculation.tokens));
-    result.push_back({{"a", step_json(to_text(step), of_a)}, {"b", step_json(to_text(step), of_b)}});
-    text += compare_table("step: " + to_text(step), options.compare[0] + ": " + instance_line(a->instance()),
-                          of_a, options.compare[1] + ": " + instance_line(b->instance()), of_b) +
-            "\n";
+};
+
+Status compare_steps(const CostOptions& options, const Scenario& of_a, const Scenario& of_b,
+                     ComparedSteps& out) {
+  ORRERY_TRY(all_a, pools_of(of_a, options.pool));
+  ORRERY_TRY(all_b, pools_of(of_b, options.pool));
+  for (const Loaded& a : all_a) {
+    const bool single = all_a.size() == 1 && all_b.size() == 1;
+    const auto b = std::find_if(all_b.begin(), all_b.end(), [&](const Loaded& other) {
+      return single || other.scenario.pool.name == a.scenario.pool.name;
+    });
+    if (b == all_b.end()) continue;
+    ORRERY_TRY(steps, steps_to_show(options, a.instance().engine.settings));
+    const auto name = [](const std::string& file, const Loaded& side) {
+      return file + ": " + instance_line(side.instance()) + (side.scenario.is_what_if ? " (what-if)" : "");
+    };
+    for (const StepRequest& step : steps) {
+      const StepBreakdown cost_a = a.pricer.explain(step.view(a.instance().speculation.tokens));
+      const StepBreakdown cost_b = b->pricer.explain(step.view(b->instance().speculation.tokens));
+      out.json.push_back({{"a", step_json(to_text(step), cost_a)}, {"b", step_json(to_text(step), cost_b)}});
+      out.text += compare_table(a.title + "step: " + to_text(step), name(options.compare[0], a), cost_a,
+                                name(options.compare[1], *b), cost_b) +
+                  "\n";
+    }
   }
-  return put(context.json ? canonical_json(result) : text);
+  if (out.text.empty() && !options.run)
+    return make_error(ErrorKind::usage,
+                      "--compare: the two deployments have no pool of one name, so no step can be compared; "
+                      "compare runs with --run");
+  return ok_status();
+}
+
+Result<int> compare_scenarios(const CostOptions& options, const CommandContext& context) {
+  std::vector<std::string> of_b = context.overrides;
+  of_b.insert(of_b.end(), options.with.begin(), options.with.end());
+  ORRERY_TRY(a, load_file(options.compare[0], context.overrides, options.run));
+  ORRERY_TRY(b, load_file(options.compare[1], of_b, options.run));
+  ComparedSteps steps;
+  ORRERY_TRY_STATUS(compare_steps(options, a, b, steps));
+  if (!options.run) return put(context.json ? canonical_json(steps.json) : steps.text);
+  ORRERY_TRY(runs, run_both(a, b));
+  if (context.json)
+    return put(canonical_json(Json{{"steps", steps.json},
+                                   {"run", run_comparison_json(runs)},
+                                   {"what_if", {{"a", a.is_what_if}, {"b", b.is_what_if}}}}));
+  const auto name = [](const std::string& file, const Scenario& s) {
+    return file + (s.is_what_if ? " (what-if)" : "");
+  };
+  return put(steps.text +
+             run_comparison_table(runs, name(options.compare[0], a), name(options.compare[1], b)));
 }
 
 int usage(const std::string& message) { return report_errors({make_error(ErrorKind::usage, message)}); }
@@ -233,7 +280,10 @@ int run_cost(const CostOptions& options, const CommandContext& context) {
       return usage("cost --ops needs --hardware NAME (see `orrery list hardware`)");
     return price_operators(options.ops, options.hardware, options.kernels, options.out, context);
   }
-  if (!options.compare.empty()) return compare_scenarios(options, context);
+  if (!options.compare.empty()) {
+    const Result<int> code = compare_scenarios(options, context);
+    return code.ok() ? *code : report_errors(code.errors());
+  }
   if (options.scenario.empty())
     return usage("cost needs a SCENARIO.yaml, --compare A B, or --ops FILE --hardware NAME");
   return options.steps.empty() ? explain_steps(options, context) : price_step_list(options, context);
@@ -251,6 +301,12 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
   CLI::Option* steps = cost->add_option("--steps", options->steps, "steps to price, one JSON object a line");
   CLI::Option* compare =
       cost->add_option("--compare", options->compare, "two scenarios, side by side")->expected(2);
+  cost->add_flag("--run", options->run, "with --compare: also replays both workloads, side by side")
+      ->needs(compare);
+  cost->add_option("--with", options->with,
+                   "with --compare: path.to.key=value for the second scenario alone (repeatable)")
+      ->needs(compare)
+      ->allow_extra_args(false);
   CLI::Option* ops =
       cost->add_option("--ops", options->ops, "single operators to price, one JSON object a line");
   cost->add_option("--pool", options->pool, "of a deployment of several pools, the one to price")
@@ -268,6 +324,7 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       "  orrery cost scenario.yaml\n"
       "  orrery cost scenario.yaml --step \"prefill 2048@0 + prefill 512@4096 + decode 64@1024\"\n"
       "  orrery cost scenario.yaml --steps steps.jsonl --out prices.csv\n"
+      "  orrery cost --compare s.yaml s.yaml --with overrides.op_scale.grouped_gemm=0.8333 --run\n"
       "  orrery cost --ops ops.jsonl --hardware h200");
   cost->callback([options, step, &context] {
     options->step_given = step->count() > 0;

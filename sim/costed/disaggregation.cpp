@@ -159,7 +159,8 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
     errors.insert(errors.end(), read.errors().begin(), read.errors().end());
     return nullptr;
   }
-  const std::string preset = node.optional("preset").scalar_text();
+  // A file names its boards itself.
+  const std::string preset = node.is_map() ? node.optional("preset").scalar_text() : "";
   for (const PoolSpec* pool : pools) {
     const char* board = preset_of(pool->instance.hardware.name);
     if (!preset.empty() && board != nullptr && preset != board)

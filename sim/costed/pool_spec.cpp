@@ -10,9 +10,9 @@
 
 namespace orrery {
 
-PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors) {
+PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors, const Yaml& figures) {
   PoolSpec pool;
-  pool.instance = read_instance_spec(node, folder, errors);
+  pool.instance = read_instance_spec(node, folder, errors, figures);
   pool.replicas = static_cast<std::int32_t>(node.optional("replicas").integer(1, 1, 100000));
   if (const Yaml first = node.optional("first_request_effects")) {
     pool.first_request_effects = first.boolean(false);
@@ -94,7 +94,8 @@ void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
 
 }  // namespace
 
-std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors) {
+std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors,
+                                 const Yaml& figures) {
   refuse_keys_beside(deployment);
   const Yaml list = deployment.optional("pools");
   const std::vector<Yaml> nodes = list.items();
@@ -102,7 +103,7 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
   std::vector<PoolSpec> pools;
   const std::size_t problems = errors.size();
   for (const Yaml& node : nodes) {
-    PoolSpec pool = read_pool(node, folder, errors);
+    PoolSpec pool = read_pool(node, folder, errors, figures);
     pool.name = node.require("name").text();
     if (const Yaml role = node.optional("role"))
       pool.role = static_cast<PoolRole>(role.choice({"mixed", "prefill", "decode"}));

@@ -26,10 +26,12 @@ struct PoolSpec {
   SchedulerConfig scheduler_config() const;
 };
 
-// The keys of `deployment:` itself, or of one entry of its `pools`, but for name and role.
-PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors);
+// The keys of `deployment:` itself, or of one entry of its `pools`, but for name and role. `figures`:
+// `overrides.figures`, for the part and engine of every pool.
+PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors, const Yaml& figures = {});
 
 // `deployment.pools`: at least one, names that differ. What does not go together is an error at its key.
-std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors);
+std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors,
+                                 const Yaml& figures = {});
 
 }  // namespace orrery

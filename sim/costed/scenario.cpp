@@ -1,5 +1,6 @@
 #include "sim/costed/scenario.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/json.h"
@@ -35,11 +36,7 @@ SloSpec read_slo(const Yaml& node) {
 
 void read_overrides(const Yaml& node, Scenario& scenario) {
   if (!node.present()) return;
-  if (const Yaml figures = node.optional("figures"); figures.present()) {
-    figures.fail(
-        "overriding figures is not modelled by this version of Orrery; copy the hardware profile instead");
-    figures.entries();
-  }
+  if (node.optional("figures").present()) scenario.is_what_if = true;  // read with the profiles
   if (const Yaml host = node.optional("host_scale"); host.present()) {
     scenario.is_what_if = true;
     scenario.what_if.host = host.number(1, 1e-6, 1e6);
@@ -61,6 +58,17 @@ void read_overrides(const Yaml& node, Scenario& scenario) {
     if (!known)
       value.fail("unknown operator class" + did_you_mean(name, names) + "; known: " + join(names, ", "));
   }
+}
+
+// Every pool reads the same figures; what is wrong with them is said once.
+void drop_repeated_figures(Errors& errors) {
+  Errors once;
+  for (Error& error : errors) {
+    const auto same = [&](const Error& e) { return e.key == error.key && e.message == error.message; };
+    const bool figure = error.key.starts_with("overrides.figures");
+    if (!figure || std::none_of(once.begin(), once.end(), same)) once.push_back(std::move(error));
+  }
+  errors = std::move(once);
 }
 
 std::string absolute(const std::string& path, const std::string& folder) {
@@ -116,14 +124,14 @@ Slo SloSpec::limits() const {
 }
 
 Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
-                             Errors& errors) {
+                             Errors& errors, const Yaml& figures) {
   Scenario scenario;
   if (deployment.optional("pools").present()) {
-    std::vector<PoolSpec> pools = read_pools(deployment, folder, errors);
+    std::vector<PoolSpec> pools = read_pools(deployment, folder, errors, figures);
     if (!pools.empty()) scenario.pool = std::move(pools.front());
     for (std::size_t i = 1; i < pools.size(); ++i) scenario.other_pools.push_back(std::move(pools[i]));
   } else if (deployment.present()) {
-    scenario.pool = read_pool(deployment, folder, errors);
+    scenario.pool = read_pool(deployment, folder, errors, figures);
   }
   scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
@@ -175,8 +183,9 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   Errors errors;
   const Yaml root = document.root();
   refuse(root.optional("faults"), "fault injection");
+  const Yaml figures = root.optional("overrides").optional("figures");
   Scenario scenario =
-      read_scenario_parts(root.require("deployment"), root.optional("workload"), folder, errors);
+      read_scenario_parts(root.require("deployment"), root.optional("workload"), folder, errors, figures);
   scenario.file = path;
   if (!options.trace.empty()) {
     scenario.workload.trace = options.trace;
@@ -195,6 +204,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
                                                     // new
   document.finish();
   errors.insert(errors.begin(), document.errors().begin(), document.errors().end());
+  drop_repeated_figures(errors);
   if (resolved.present()) {
     std::erase_if(errors, [](const Error& e) { return e.key.starts_with("resolved."); });
   }

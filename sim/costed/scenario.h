@@ -59,6 +59,6 @@ Status plan_pools(Scenario& scenario);
 // `deployment:` and `workload:` (either may be absent) as parts of another document. Problems go to that
 // document and to `errors`; the memory plan is left to the caller.
 Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const std::string& folder,
-                             Errors& errors);
+                             Errors& errors, const Yaml& figures = {});
 
 }  // namespace orrery

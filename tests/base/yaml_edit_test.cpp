@@ -152,7 +152,7 @@ TEST_CASE("mistakes in what was set are reported at --set") {
   document.finish();
   CHECK(to_string(document.errors()) ==
         "--set pools[0].tp=010:1:1: pools[0].tp: expected a whole number, found \"010\"\n"
-        "--set modell=x: modell: unknown key (did you mean \"model\"?)\n");
+        "--set modell=x: modell: unknown key (did you mean \"model\"?); known here: empty, model, pools\n");
 }
 
 TEST_CASE("the canonical text of a document") {

@@ -132,8 +132,9 @@ TEST_CASE("every mistake of a file is reported at once, with place and path") {
         "f.yaml:6:9: pools[1].tp: expected a whole number of at least 1, found \"four\"\n"
         "f.yaml:7:7: rate: expected a number of at least 0, found \"-1\"\n"
         "f.yaml:1:1: workload: the key is missing\n"
-        "f.yaml:4:5: pools[0].tpp: unknown key (did you mean \"tp\"?)\n"
-        "f.yaml:8:1: modle: unknown key (did you mean \"model\"?)\n");
+        "f.yaml:4:5: pools[0].tpp: unknown key (did you mean \"tp\"?); known here: name, tp\n"
+        "f.yaml:8:1: modle: unknown key (did you mean \"model\"?); known here: model, pools, rate, "
+        "workload\n");
 }
 
 TEST_CASE("one mistake is one error: what hangs on it stays silent") {

@@ -1,0 +1,70 @@
+"""Arguments of SGLang 0.5.23: `deployment.engine_args`."""
+from .effects import becomes, down, moves, times, up
+
+ARGS = "deployment.engine_args="
+ONE = "deployment.engine_args."
+TIERED = ARGS + "{enable_hierarchical_cache: true, max_total_tokens: 8192, context_length: 6000}"
+
+
+def args(name, value):
+    return f"{ARGS}{{{name}: {value}}}"
+
+
+EFFECTS = [
+    up("sglang.context_length", "sgl", args("context_length", 400), "requests.rejected"),
+    becomes("sglang.page_size", "sgl", args("page_size", 64), "kv_cache.block_size", 64),
+    up("sglang.max_running_requests", "sgl-burst", args("max_running_requests", 4), "queue_ms.mean"),
+    becomes("sglang.max_total_tokens", "sgl", args("max_total_tokens", 32768), "kv_cache.tokens", 32768),
+    down("sglang.mem_fraction_static", "sgl", args("mem_fraction_static", 0.5), "kv_cache.tokens"),
+    up("sglang.chunked_prefill_size", "sgl-burst", args("chunked_prefill_size", 256), "steps"),
+    up("sglang.max_prefill_tokens", "sgl-burst", ONE + "max_prefill_tokens=1024", "steps",
+       without=args("chunked_prefill_size", -1)),
+    up("sglang.prefill_max_requests", "sgl-burst", args("prefill_max_requests", 1), "steps"),
+    moves("sglang.load_balance_method", "sgl-ranks", args("load_balance_method", "total_tokens"), "ttft_ms.mean"),
+    moves("sglang.load_snapshot_publish_interval", "sgl-ranks", ONE + "load_snapshot_publish_interval=1",
+          "ttft_ms.mean", without=ARGS + "{load_balance_method: total_tokens, load_snapshot_publish_interval: 500}"),
+    up("sglang.stream_interval", "sgl", args("stream_interval", 10), "itl_ms.mean"),
+    moves("sglang.prefill_decode_interval", "sgl", args("prefill_decode_interval", 8), "ttft_ms.mean"),
+    moves("sglang.prefill_decode_interval_min_bs", "sgl", ONE + "prefill_decode_interval_min_bs=1000", "ttft_ms.mean",
+          without=args("prefill_decode_interval", 8)),
+    down("sglang.schedule_policy", "sgl-burst", ONE + "schedule_policy=shortest-prefill-first", "ttft_ms.p50",
+         without=args("max_running_requests", 8)),
+    moves("sglang.enable_priority_scheduling", "sgl-ranked", ONE + "enable_priority_scheduling=true", "ttft_ms.p99",
+          without=args("max_running_requests", 4)),
+    moves("sglang.disable_priority_preemption", "sgl-ranked", ONE + "disable_priority_preemption=true", "ttft_ms.mean",
+          without=ARGS + "{max_running_requests: 4, enable_priority_scheduling: true}"),
+    moves("sglang.schedule_low_priority_values_first", "sgl-ranked", ONE + "schedule_low_priority_values_first=true",
+          "ttft_ms.mean", without=ARGS + "{max_running_requests: 4, enable_priority_scheduling: true}"),
+    moves("sglang.priority_scheduling_preemption_threshold", "sgl-ranked",
+          ONE + "priority_scheduling_preemption_threshold=1000", "ttft_ms.mean",
+          without=ARGS + "{max_running_requests: 4, enable_priority_scheduling: true}"),
+    moves("sglang.retraction_policy", "sgl-eos", ONE + "retraction_policy=priority", "e2e_ms.mean",
+          without=ARGS + "{max_total_tokens: 6000, context_length: 4000, enable_priority_scheduling: true, "
+          "schedule_conservativeness: 0.01}"),
+    up("sglang.max_queued_requests", "sgl-burst", ONE + "max_queued_requests=2", "requests.rejected",
+       without=args("max_running_requests", 4)),
+    up("sglang.schedule_conservativeness", "sgl-eos", ONE + "schedule_conservativeness=3", "queue_ms.mean",
+       without=ARGS + "{max_total_tokens: 6000, context_length: 4000}"),
+    moves("sglang.enable_mixed_chunk", "sgl", args("enable_mixed_chunk", "true"), "itl_ms.p99"),
+    up("sglang.disable_overlap_schedule", "sgl", args("disable_overlap_schedule", "true"), "tpot_ms.mean"),
+    becomes("sglang.disable_radix_cache", "sgl-sessions", args("disable_radix_cache", "true"),
+            "prefix_cache_hit_rate", 0),
+    moves("sglang.radix_eviction_policy", "sgl-sessions", ONE + "radix_eviction_policy=lfu", "prefix_cache_hit_rate",
+          without=ARGS + "{max_total_tokens: 9000, context_length: 6000}"),
+    moves("sglang.swa_full_tokens_ratio", "sgl-oss", args("swa_full_tokens_ratio", 0.2), "kv_cache.tokens"),
+    moves("sglang.disable_hybrid_swa_memory", "sgl-oss", args("disable_hybrid_swa_memory", "true"), "kv_cache.tokens"),
+    up("sglang.enable_hierarchical_cache", "sgl-sessions", ONE + "enable_hierarchical_cache=true",
+       "kv_offload.stored_blocks", without=ARGS + "{max_total_tokens: 8192, context_length: 6000}"),
+    times("sglang.hicache_ratio", "sgl-sessions", ONE + "hicache_ratio=4", "kv_offload.capacity_blocks", 2,
+          1e-3, without=TIERED),
+    # 10^9 bytes over 36 layers x 2 x 8 heads x 128 values x 2 bytes a token, pages of one token.
+    becomes("sglang.hicache_size", "sgl-sessions", ONE + "hicache_size=1", "kv_offload.capacity_blocks",
+            1e9 // (36 * 2 * 8 * 128 * 2), 1e-3, without=TIERED),
+    down("sglang.hicache_write_policy", "sgl-sessions", ONE + "hicache_write_policy=write_through_selective",
+         "kv_offload.stored_blocks", without=TIERED),
+    up("sglang.disable_cuda_graph", "sgl", args("disable_cuda_graph", "true"), "tpot_ms.mean"),
+    up("sglang.disable_decode_cuda_graph", "sgl", args("disable_decode_cuda_graph", "true"), "tpot_ms.mean"),
+    moves("sglang.disable_prefill_cuda_graph", "sgl", args("disable_prefill_cuda_graph", "true"), "ttft_ms.mean"),
+    up("sglang.cuda_graph_max_bs_decode", "sgl", args("cuda_graph_max_bs_decode", 2), "tpot_ms.mean"),
+    moves("sglang.cuda_graph_max_bs_prefill", "sgl", args("cuda_graph_max_bs_prefill", 64), "ttft_ms.mean"),
+]

@@ -1,0 +1,71 @@
+"""Arguments of vLLM 0.24: `deployment.engine_args`."""
+from .effects import Named, becomes, down, moves, times, up
+
+ARGS = "deployment.engine_args="
+TINY = "deployment.engine_args={num_gpu_blocks_override: 400, max_model_len: 6000}"
+DECODE = "cost[decode 64@1024]:"
+
+
+def args(name, map_text):
+    return f"{ARGS}{{{name}: {map_text}}}"
+
+
+EFFECTS = [
+    up("vllm.max_num_batched_tokens", "burst", args("max_num_batched_tokens", 512) +
+       "; deployment.engine_args.max_num_seqs=256", "steps"),
+    up("vllm.max_num_seqs", "burst", args("max_num_seqs", 4), "queue_ms.mean"),
+    up("vllm.max_model_len", "plain", args("max_model_len", 400), "requests.rejected"),
+    becomes("vllm.block_size", "plain", args("block_size", 64), "kv_cache.block_size", 64),
+    becomes("vllm.num_gpu_blocks_override", "plain", TINY, "kv_cache.blocks", 400),
+    # 36 layers x 2 x 8 heads x 128 values x 2 bytes a token, blocks of 16 tokens.
+    becomes("vllm.kv_cache_memory_bytes", "plain", "deployment.engine_args.kv_cache_memory_bytes=2359296000",
+            "kv_cache.blocks", 2359296000 // (36 * 2 * 8 * 128 * 2 * 16), without=args("max_model_len", 6000)),
+    times("vllm.gpu_memory_utilization", "plain", args("gpu_memory_utilization", 0.46),
+          "cost:memory.requested_bytes", 0.5, 1e-6),
+    becomes("vllm.enable_prefix_caching", "sessions", args("enable_prefix_caching", "false"),
+            "prefix_cache_hit_rate", 0),
+    moves("vllm.enable_chunked_prefill", "burst", "deployment.engine_args.enable_chunked_prefill=false", "ttft_ms.mean",
+          without=ARGS + "{max_model_len: 8192, max_num_batched_tokens: 8192}"),
+    up("vllm.async_scheduling", "plain", args("async_scheduling", "false"), "tpot_ms.mean"),
+    up("vllm.enforce_eager", "plain", args("enforce_eager", "true"), DECODE + "device_us"),
+    moves("vllm.scheduler_reserve_full_isl", "burst", "deployment.engine_args.scheduler_reserve_full_isl=false",
+          "ttft_ms.mean", without=ARGS + "{num_gpu_blocks_override: 250, max_model_len: 3000, "
+          "max_num_batched_tokens: 512, max_num_seqs: 256}"),
+    up("vllm.long_prefill_token_threshold", "burst", args("long_prefill_token_threshold", 64), "steps"),
+    moves("vllm.watermark", "burst", "deployment.engine_args.watermark=0.5", "queue_ms.mean",
+          without=ARGS + "{num_gpu_blocks_override: 400, max_model_len: 3000}"),
+    # Five decodes are padded to the next captured size.
+    becomes("vllm.cudagraph_capture_sizes", "plain", args("cudagraph_capture_sizes", "[1, 48]"),
+            "cost[decode 5@1024]:padded_tokens", 48),
+    up("vllm.max_cudagraph_capture_size", "plain", args("max_cudagraph_capture_size", 16), DECODE + "host_us"),
+    up("vllm.compilation_config", "plain", args("compilation_config", "{cudagraph_mode: NONE}"), DECODE + "host_us"),
+    moves("vllm.dtype", "plain", args("dtype", "float16"), DECODE + "device_us"),
+    down("vllm.performance_mode", "burst", args("performance_mode", "throughput"), "steps"),
+    Named("vllm.enable_expert_parallel", "true is refused with a pointer to parallel.ep, false says the default"),
+    Named("vllm.all2all_backend", "backends that are not modelled are refused; the others are the default"),
+    Named("vllm.disable_nccl_for_dp_synchronization", "false is refused with dp; true is the default"),
+
+    # 60 tokens of text, two images of 341 or fewer: the second one ends beyond 700.
+    moves("vllm.disable_chunked_mm_input", "vision", "deployment.engine_args.disable_chunked_mm_input=true", "ttft_ms.mean",
+          without=ARGS + "{max_num_batched_tokens: 700, limit_mm_per_prompt: {video: 0}, max_num_seqs: 64, "
+          "mm_processor_kwargs: {max_pixels: 350000}}"),
+    moves("vllm.mm_encoder_tp_mode", "vision", "deployment.engine_args.mm_encoder_tp_mode=data", "ttft_ms.mean",
+          without="deployment.parallel={tp: 2}"),
+    up("vllm.skip_mm_profiling", "vision", args("skip_mm_profiling", "true"), "cost:memory.kv_tokens"),
+    down("vllm.limit_mm_per_prompt", "qwen2-vision", args("limit_mm_per_prompt", "{video: 0}"),
+         "images.encoder_cache_embeddings"),
+    down("vllm.mm_processor_kwargs", "vision", args("mm_processor_kwargs", "{max_pixels: 100000}"), "images.tokens"),
+    down("vllm.mm_processor_cache_gb", "vision", args("mm_processor_cache_gb", 0), "images.prepared_before"),
+    up("vllm.language_model_only", "vision-text", args("language_model_only", "true"), "cost:memory.kv_tokens"),
+    up("vllm.kv_offloading_size", "sessions", "deployment.engine_args.kv_offloading_size=8",
+       "kv_offload.stored_blocks", without=TINY),
+    up("vllm.kv_transfer_config", "sessions", "deployment.engine_args.kv_transfer_config={kv_connector: "
+       "OffloadingConnector, kv_role: kv_both, kv_connector_extra_config: {cpu_bytes_to_use: 8589934592}}",
+       "kv_offload.stored_blocks", without=TINY),
+    down("vllm.disable_hybrid_kv_cache_manager", "oss", args("disable_hybrid_kv_cache_manager", "true"),
+         "cost:memory.kv_tokens"),
+    moves("vllm.scheduling_policy", "ranked", "deployment.engine_args.scheduling_policy=priority", "ttft_ms.p99",
+          without=ARGS + "{max_num_seqs: 4}"),
+    down("vllm.api_server_count", "served", args("api_server_count", 4), "ttft_ms.mean"),
+    up("vllm.stream_interval", "plain", args("stream_interval", 10), "itl_ms.mean"),
+]
