@@ -178,6 +178,7 @@ class Resolver final : public ArgumentResolver {
     if (settings_.draft_tokens > 0)
       value.fail("speculation with several window sizes is not modelled; leave one of them out");
     rules_.window = window;
+    if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }
 
   void apply_tokens_per_block(const Yaml& value) {

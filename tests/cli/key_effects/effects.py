@@ -87,7 +87,7 @@ BASES = {
     "roofline": scenario(kernels="roofline"),
     "moe": scenario(model="qwen3-30b-a3b", kernels="roofline", **EP),
     "zipf": scenario(model="qwen3-30b-a3b", **EP, experts={"popularity": {"zipf": 0.8}},
-                     workload=generator(requests=120, rate=20, output=60)),
+                     workload=generator(requests=60, rate=20, output=60)),
     "apart": apart({"preset": "hopper-8"}),
     "mixed": {"deployment": {"pools": [pool("a", "mixed"), pool("b", "mixed")]},
               "workload": {"generator": generator(mean=2000)}},

@@ -54,32 +54,38 @@ for name, base, metric in (("gemm_bf16", "roofline", PREFILL + "class:gemm"),
     EFFECTS = [e for e in EFFECTS if e.key != F + "efficiency_" + name]
     EFFECTS.append(down(F + "efficiency_" + name, base, F + f"efficiency_{name}=1", metric))
 
+
+
+def host_plus(name, base, low, high, metric, amount):
+    """From one value to another, so that the profile's own does not matter."""
+    return plus(F + "host." + name, base, f"{F}host.{name}={high}", metric, amount, 1e-6, without=f"{F}host.{name}={low}")
+
+
+# Microseconds of host time of a step with 64 decodes; milliseconds that one request's first token takes more.
 EFFECTS += [
-    # One step's schedule in a serial pipeline: a millisecond more a step, of 33.
-    up(F + "host.schedule_base", "plain", F + "host.schedule_base=0.005", DECODE + "host_us"),
-    up(F + "host.schedule_per_sequence", "plain", F + "host.schedule_per_sequence=0.0001", DECODE + "host_us"),
-    host("schedule_per_new_request", "one", F + "host.schedule_per_new_request=0.01", "ttft_ms.mean"),
-    host("prepare_base", "plain", F + "host.prepare_base=0.005", DECODE + "host_us"),
-    host("prepare_per_sequence", "plain", F + "host.prepare_per_sequence=0.0001", DECODE + "host_us"),
+    host_plus("schedule_base", "plain", 0.001, 0.005, DECODE + "host_us", 4000),
+    host_plus("schedule_per_sequence", "plain", 0, 0.0001, DECODE + "host_us", 64 * 100),
+    host_plus("schedule_per_new_request", "one", 0, 0.01, "ttft_ms.mean", 10),
+    host_plus("prepare_base", "plain", 0.001, 0.005, DECODE + "host_us", 4000),
+    host_plus("prepare_per_sequence", "plain", 0, 0.0001, DECODE + "host_us", 64 * 100),
+    host_plus("launch_graph", "plain", 0.01, 0.02, DECODE + "host_us", 10000),
+    host_plus("copy", "one", 0.001, 0.011, "ttft_ms.mean", 10),
+    host_plus("update_base", "plain", 0.001, 0.005, DECODE + "host_us", 4000),
+    host_plus("update_per_sequence", "plain", 0, 0.0001, DECODE + "host_us", 64 * 100),
+    host_plus("input_delay", "one", 0.01, 0.05, "ttft_ms.mean", 40),
+    host_plus("core_wake", "one", 0.01, 0.05, "ttft_ms.mean", 40),
+    host_plus("output_delay", "one", 0.01, 0.05, "ttft_ms.mean", 40),
+    host_plus("prepare_rpc", "moe", 0.001, 0.005, DECODE + "host_us", 4000),
     host("prepare_per_sequence_v1", "oldest", F + "host.prepare_per_sequence_v1=0.0001", DECODE + "host_us"),
-    host("prepare_rpc", "moe", F + "host.prepare_rpc=0.005", DECODE + "host_us"),
-    host("launch_graph", "plain", F + "host.launch_graph=0.02", DECODE + "host_us"),
     host("launch_piece", "plain", F + "host.launch_piece=0.001", "cost[prefill 100@0 + decode 8@100]:host_us"),
     host("launch_kernel", "plain", F + "host.launch_kernel=0.001", PREFILL + "host_us"),
     host("launch_experts", "tables", F + "host.launch_experts=0.001", PREFILL + "host_us"),
     host("launch_collective", "moe", F + "host.launch_collective=0.001", PREFILL + "host_us"),
     host("stream_gap", "plain", F + "host.stream_gap=0.001", PREFILL + "device_us"),
     host("step_gap", "plain", F + "host.step_gap=0.001", "tpot_ms.mean"),
-    host("copy", "one", F + "host.copy=0.01", "ttft_ms.mean"),
-    host("update_base", "plain", F + "host.update_base=0.005", DECODE + "host_us"),
-    host("update_per_sequence", "plain", F + "host.update_per_sequence=0.0001", DECODE + "host_us"),
     host("loop_gap", "plain", F + "host.loop_gap=0.02", "tpot_ms.mean"),
-    # The way in and out: seconds that every first token takes more.
-    host("input_delay", "one", F + "host.input_delay=0.05", "ttft_ms.mean"),
-    host("core_wake", "one", F + "host.core_wake=0.05", "ttft_ms.mean"),
     host("input_per_request", "burst", F + "host.input_per_request=0.1", "ttft_ms.mean"),
     host("input_per_token", "burst", F + "host.input_per_token=0.0001", "ttft_ms.mean"),
-    host("output_delay", "one", F + "host.output_delay=0.05", "ttft_ms.mean"),
     host("output_per_sequence", "burst", F + "host.output_per_sequence=0.01", "ttft_ms.mean"),
     moves(F + "host.first_kernel", "one", F + "host.first_kernel=0", "ttft_ms.mean"),
 ]
