@@ -2,8 +2,8 @@
 """No key without effect: key_effects_test.py ORRERY SOURCE_DIR [KEY_PREFIX].
 
 Plays tests/cli/key_effects/*.py. The keys are the reader's own: a key that it does not know is answered with those that it
-asked for, so one is put into every map of every scenario of the table. A key without a line fails the test, and so does a
-line whose result moves otherwise than it says, or would pass on a run compared with itself.
+asked for, so one is put into every map of every scenario of the table, and in place of every scalar. A key without a line
+fails the test, and so does a line whose result moves otherwise than it says, or would pass on a run compared with itself.
 """
 import concurrent.futures
 import json
@@ -207,17 +207,41 @@ def normal(path):
     return re.sub(r"^deployment\.pools\.(?!name$|role$)", "deployment.", path)
 
 
-def asked_keys(binary, document):
-    """Every key that the reader asked for in the maps of a scenario, from its answers to one that it does not know."""
+def probed(document, places):
+    """The document with a key that nobody knows in each of the maps at `places`; what is no map there becomes one."""
     document = json.loads(json.dumps(document))
     for path, node in list(maps_of(document)):
-        if not path.startswith("deployment.engine_args") and path != "overrides.op_scale":
+        if path in places:
             node[PROBE] = 1
+        for key, child in node.items():
+            if not isinstance(child, dict) and f"{path}.{key}" in places:
+                node[key] = {PROBE: 1}
+    return document
+
+
+def answers(binary, document):
+    """Every key that the reader asked for where it found one that it does not know."""
     _, _, errors = binary.call(document, "cost", "SCENARIO", "--json")
     keys = set()
     for path, known in re.findall(rf": ([^ ]*){PROBE}: unknown (?:key|figure)[^;\n]*; known(?: here)?: (.*)", errors):
         keys |= {normal(path + key) for key in known.split(", ")}
     return keys
+
+
+def probes(documents):
+    """Each document with all of its maps asked at once; and each scalar, once, as if it were a map."""
+    tried = set()
+    for document in documents:
+        skipped = ("deployment.engine_args", "overrides.op_scale")
+        maps = [path for path, _ in maps_of(document) if not path.startswith(skipped)]
+        yield probed(document, maps)
+        for path, node in maps_of(document):
+            for key, child in node.items():
+                place = f"{path}.{key}" if path else key
+                if isinstance(child, dict) or place.startswith(skipped) or normal(place) in tried:
+                    continue
+                tried.add(normal(place))
+                yield probed(document, [place])
 
 
 def missing_keys(binary, data):
@@ -228,16 +252,16 @@ def missing_keys(binary, data):
         first = with_settings(BASES[line.base], "" if isinstance(line, Refused) else line.without, data)
         for document in (first, with_settings(first, line.settings, data)):
             shape = json.dumps(sorted((path, sorted(node)) for path, node in maps_of(document)))
-            if "overrides" in document or shape not in shapes:
+            if shape not in shapes:
                 documents.append(document)
             shapes.add(shape)
     keys = set()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(lambda d: asked_keys(binary, d), documents):
+        for found in pool.map(lambda d: answers(binary, d), list(probes(documents))):
             keys |= found
     have = {line.key for line in TABLE}
     inner = {key[:i] for key in have | keys for i, c in enumerate(key) if c == "."} | {"deployment.engine_args"}
-    return sorted(keys - have - inner), sorted(have - keys), len(keys)
+    return sorted(keys - have - inner), len(keys)
 
 
 def main():
@@ -255,7 +279,7 @@ def main():
                 if problem:
                     wrong.append(f"{line.key}: {problem}")
         if not only:
-            missing, _, count = missing_keys(binary, folder)
+            missing, count = missing_keys(binary, folder)
             wrong += [f"{key}: no line in tests/cli/key_effects says what it does" for key in missing]
             missing = engine_arguments(source) - {line.key for line in TABLE}
             wrong += [f"{key}: no line in tests/cli/key_effects says what it does" for key in sorted(missing)]
