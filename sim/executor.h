@@ -7,6 +7,11 @@
 
 namespace orrery {
 
+// When a step that is open runs on the device, as known so far.
+struct DeviceSpan {
+  SimTime begin, end;
+};
+
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -29,6 +34,11 @@ class Executor {
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.
   virtual void collect(SimTime now, Outcomes& outcomes) = 0;
+  // Of a step that has been submitted and not collected; asked where KV leaves while it is computed.
+  virtual DeviceSpan device_span(InstanceId, StepId) const {
+    ORRERY_CHECK(false, "this executor does not say when layers end");
+    return {};
+  }
   // How many steps may be open at an instance.
   virtual std::int32_t depth(InstanceId instance) const = 0;
   // From the end of an update to the client.

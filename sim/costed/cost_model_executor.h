@@ -52,6 +52,7 @@ class CostModelExecutor final : public Executor {
     return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
   }
   void collect(SimTime now, Outcomes& outcomes) override;
+  DeviceSpan device_span(InstanceId instance, StepId step) const override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
   SimDuration output_per_sequence(InstanceId instance) const override;

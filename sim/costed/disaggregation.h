@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/pool_spec.h"
+#include "sim/handoffs.h"
 
 namespace orrery {
 
@@ -17,7 +18,10 @@ bool is_disaggregated(const std::vector<const PoolSpec*>& pools);
 // Roles that do not go together, and what a prefill or decode pool cannot be: errors at their keys.
 void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools);
 
-// `deployment.topology` and `deployment.pd`. Prefill and decode pools need a topology, others may not have
+// `deployment.pd`; the default rules without prefill and decode pools.
+PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pools);
+
+// `deployment.topology`. Prefill and decode pools need a topology, others may not have
 // one. Null after an error, or without.
 std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, const std::string& folder,
                                                     const std::vector<const PoolSpec*>& pools,

@@ -1,10 +1,13 @@
 // KV of prompts as flows between the GPUs of two instances: every rank pair a flow, all of a pull begun at
 // once, links shared max-min (sim/fabric/flows.h). A pull has ended when the last of its flows has arrived,
 // and a constant after that.
+//
+// What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
+// has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
 #pragma once
 
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "sim/costed/rank_pairs.h"
@@ -33,8 +36,16 @@ class FabricTransport final : public KvTransport {
                   SimDuration floor);
 
   void begin(const KvPull& pull, SimTime now) override;
+  void send(const KvSend& part, SimTime now) override;
+  void forget(RequestId request, SimTime now) override;
   SimTime next_event() override;
   void collect(SimTime now, std::vector<KvPullDone>& done) override;
+
+  // Faults. A request whose bytes are under way, or were to follow, fails as a whole: those that no way is
+  // left for when a cable is cut; all of an instance that is gone; one by itself.
+  void fail_link(fabric::LinkId link, SimTime now);
+  void fail_instance(InstanceId instance, SimTime now);
+  void fail(RequestId request, SimTime now);
 
   // Over `span` of simulated time.
   void report(SimDuration span, KvTransferResult& result) const;
@@ -43,23 +54,38 @@ class FabricTransport final : public KvTransport {
   struct Ending {
     SimTime at;
     RequestId request;
+    bool failed;
   };
+  struct Pairs {
+    std::int32_t from_tp, to_tp;
+    std::vector<RankPair> pairs;
+  };
+  struct Lane {
+    fabric::FlowId flow;
+    bool busy = false;
+    std::int64_t queued = 0;  // bytes ready behind the flow
+  };
+  struct Open {
+    InstanceId from, to;
+    bool complete = false;  // no part follows
+    std::int32_t busy = 0;
+    std::vector<Lane> lanes;  // by rank pair
+  };
+  Open& open(RequestId request, InstanceId from, InstanceId to);
+  bool push(RequestId request, Open& open, std::size_t lane, std::int64_t bytes, SimTime now);
+  void arrived(const fabric::Arrival& arrival, SimTime now);
   void end(RequestId request, SimTime at);
-  const std::vector<RankPair>& pairs(std::int32_t from_tp, std::int32_t to_tp);
+  const std::vector<RankPair>& pairs(InstanceId from, InstanceId to);
 
   const fabric::Topology& topology_;
   std::vector<Seat> seats_;
   Model model_;
   SimDuration floor_;
   fabric::Flows flows_;
-  std::unordered_map<std::uint64_t, std::int32_t> open_;  // flows by request; looked up, never iterated
-  std::vector<Ending> endings_;                           // min-heap by (at, request)
-  struct Pairs {
-    std::int32_t from_tp, to_tp;
-    std::vector<RankPair> pairs;
-  };
+  std::map<std::uint64_t, Open> open_;  // by request
+  std::vector<Ending> endings_;         // min-heap by (at, request)
   std::vector<Pairs> known_pairs_;
-  std::uint64_t pulls_ = 0;
+  std::uint64_t pulls_ = 0, failed_ = 0;
   std::int64_t bytes_ = 0;
 };
 

@@ -51,6 +51,10 @@ void PooledExecutor::collect(SimTime now, Outcomes& outcomes) {
   }
 }
 
+DeviceSpan PooledExecutor::device_span(InstanceId instance, StepId step) const {
+  return of(instance).device_span(own(instance), step);
+}
+
 std::int32_t PooledExecutor::depth(InstanceId instance) const { return of(instance).depth(own(instance)); }
 
 SimDuration PooledExecutor::output_delay(InstanceId instance) const {

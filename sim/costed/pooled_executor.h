@@ -23,6 +23,7 @@ class PooledExecutor final : public Executor {
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
+  DeviceSpan device_span(InstanceId instance, StepId step) const override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
   SimDuration output_per_sequence(InstanceId instance) const override;

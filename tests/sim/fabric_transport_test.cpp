@@ -186,11 +186,18 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(load("", ", engine_args: {block_size: 32}")).find("block size") != std::string::npos);
   CHECK(error_of(load("", ", engine_args: {scheduling_policy: priority}")).find("priority") !=
         std::string::npos);
-  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: layerwise}"))
-            .find("deployment.pd.transfer: layerwise") != std::string::npos);
-  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {retry: 3}")).find("pd.retry") !=
+  const auto with_pd = [](const std::string& pd, const std::string& decode = "") {
+    return load("", decode, ", topology: {preset: hopper-8}, pd: {" + pd + "}");
+  };
+  CHECK(error_of(with_pd("transfer: layerwise", ", parallel: {tp: 2}")).find("give both sides one tp") !=
         std::string::npos);
-  CHECK(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: whole, retry: 1}").ok());
+  CHECK(error_of(with_pd("transfer: chunkwise")).find("vLLM has no connector that sends chunks") !=
+        std::string::npos);
+  CHECK(error_of(with_pd("transfer: layerwise, kv_load_failure_policy: recompute")).find("expected fail") !=
+        std::string::npos);
+  for (const char* pd : {"transfer: whole, retry: 1", "transfer: layerwise, retry: 3", "local_below: 100",
+                         "kv_load_failure_policy: recompute"})
+    CHECK(with_pd(pd).ok());
   const auto pools = [](const std::string& list) {
     ScenarioOptions options;
     options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [" + list + "]}"};
@@ -199,9 +206,55 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(pools(pool("name: p, role: prefill"))).find("needs a decode pool") != std::string::npos);
   CHECK(error_of(pools(pool("name: p, role: prefill") + ", " + pool("name: d, role: decode") + ", " +
                        pool("name: m")))
-            .find("a mixed pool beside") != std::string::npos);
+            .find("needs deployment.pd.local_below") != std::string::npos);
   CHECK(error_of(pools(pool("name: m"))).find("there are none") != std::string::npos);
   CHECK(error_of(pools("{hardware: h200, model: qwen3-8b, engine: sglang-0.5, name: p, role: prefill}, " +
                        pool("name: d, role: decode")))
-            .find("not on sglang") != std::string::npos);
+            .find("the engine must be that of pool \"p\" (sglang)") != std::string::npos);
+  const auto sglang = [&](const std::string& pd, const std::string& args = "") {
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: sglang-0.5" + args;
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         ", name: p, role: prefill}, {" + keys + ", name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(sglang("transfer: chunkwise").ok());
+  CHECK(error_of(sglang("transfer: whole")).find("expected chunkwise") != std::string::npos);
+  CHECK(error_of(sglang("transfer: layerwise")).find("expected chunkwise") != std::string::npos);
+  CHECK(error_of(sglang("local_below: 100")).find("compute no prompts") != std::string::npos);
+  CHECK(error_of(sglang("kv_load_failure_policy: recompute")).find("expected fail") != std::string::npos);
+  CHECK(error_of(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}")).find("enable_mixed_chunk") !=
+        std::string::npos);
+}
+
+TEST_CASE("layers, chunks and whole prompts carry the same bytes, each once; layers expose less [transport]") {
+  std::map<std::string, RunResult> runs;
+  for (const std::string kind : {"whole", "layerwise", "chunkwise"}) {
+    CAPTURE(kind);
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: " +
+                             std::string(kind == "chunkwise" ? "sglang-0.5" : "vllm-0.24") +
+                             ", engine_args: " +
+                             (kind == "chunkwise" ? "{disable_radix_cache: true, page_size: 16}"
+                                                  : "{enable_prefix_caching: false}");
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 100}, "
+                         "pd: {transfer: " + kind + "}, pools: [{" + keys +
+                             ", name: p, role: prefill, replicas: 8}, {" + keys +
+                             ", name: d, role: decode, replicas: 8}]}",
+                         "workload.limit={requests: 200}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+    Prompts prompts;
+    RunOptions run;
+    run.sink = &prompts;
+    const RunResult r = run_scenario(s, run).value();
+    CHECK(r.completed == 200);
+    CHECK(r.transfers.pulls == 200);
+    CHECK(r.transfers.failed == 0);
+    CHECK(r.transfers.bytes == prompts.blocks * 16 * 147456);
+    run.stretches = false;
+    CHECK(run_scenario(s, run).value().digest == r.digest);
+    runs[kind] = r;
+  }
+  CHECK(runs["layerwise"].transfers.transfer.mean < 0.9 * runs["whole"].transfers.transfer.mean);
 }
