@@ -30,6 +30,9 @@ class Executor {
   // A prompt of so many tokens comes into the process of the instance's core thread: work that a thread at
   // launching a step loses there. No effect where the two have nothing to do with each other.
   virtual void take_input(InstanceId, std::int64_t /*prompt_tokens*/, SimTime) {}
+  // Whoever launches the instance's steps is busy with other work for so long before it launches the step
+  // submitted at `now`, or the next one. Returns when that work begins. Not where a stretch is open.
+  virtual SimTime hold_launch(InstanceId, SimDuration, SimTime now) { return now; }
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.

@@ -13,7 +13,8 @@ namespace orrery {
 struct KvPull {
   RequestId request;
   InstanceId from, to;
-  std::int64_t blocks = 0;  // whole blocks of the deployment's block size; 0: only word that none is wanted
+  std::int64_t blocks = 0;   // whole blocks of the deployment's block size; 0: only word that none is wanted
+  SimTime posted_from = {};  // when the decode instance begins to ask for them; not before `now` of begin()
 };
 
 // A prefill instance sends what it has computed so far: of `blocks`, cut into `of` equal parts (layers, or
@@ -35,6 +36,8 @@ struct KvPullDone {
 class KvTransport {
  public:
   virtual ~KvTransport() = default;
+  // How long the decode instance's launcher is busy with asking for it, before begin().
+  virtual SimDuration posting(const KvPull&) const { return SimDuration(0); }
   virtual void begin(const KvPull& pull, SimTime now) = 0;
   virtual void send(const KvSend& part, SimTime now) = 0;
   // Nothing more of it is wanted, and nothing will be reported; no effect where nothing is under way.

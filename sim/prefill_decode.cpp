@@ -2,7 +2,7 @@
 
 namespace orrery {
 
-PrefillDecode::PrefillDecode(const PdRules& rules, KvTransport& transport, const Executor& executor,
+PrefillDecode::PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor,
                              const Instances& instances, Loop loop)
     : transport_(transport), executor_(executor), instances_(instances), loop_(std::move(loop)),
       layers_(rules.layers) {
@@ -12,7 +12,7 @@ PrefillDecode::PrefillDecode(const PdRules& rules, KvTransport& transport, const
 SimTime PrefillDecode::next_event() {
   SimTime due = earlier(handoffs_.next_answer(), transport_.next_event());
   if (handoffs_.rules.layers > 0) due = earlier(due, layers_.next(executor_));
-  return earlier(due, leases_.next());
+  return earlier(due, earlier(leases_.next(), notices_.next()));
 }
 
 // ------------------------------------------------------------------------------------------------------ legs
@@ -75,7 +75,10 @@ void PrefillDecode::begin_pull(const PullWork& work, InstanceId to, SimTime now)
   h.to = to;
   h.sequence = work.sequence;
   instances_[to.value()]->observe_pull(work, now);
-  transport_.begin({work.request, h.from, to, work.blocks}, now);
+  KvPull pull{work.request, h.from, to, work.blocks, now};
+  const SimDuration posting = transport_.posting(pull);
+  if (posting > SimDuration(0)) pull.posted_from = executor_.hold_launch(to, posting, now);
+  transport_.begin(pull, now);
 }
 
 // The decode instance has blocks for what will be sent, or wants nothing any more.
@@ -121,6 +124,7 @@ void PrefillDecode::take_ended(SimTime now) {
   transport_.collect(now, ended_);
   for (const KvPullDone& done : ended_)
     end_transfer(handoffs_.at(done.request), done.request, done.failed, done.at, now);
+  while (notices_.next() <= now) tell_decode(notices_.pop(), now);
   while (leases_.next() <= now) {
     const Release r = leases_.pop();
     release(r.instance, r.held, r.request, now);
@@ -132,13 +136,23 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
   h.failed = failed;
   h.failures += failed ? 1 : 0;
   if (!h.sequence.is_none()) {
-    Instance& decode = *instances_[h.to.value()];
-    if (failed ? decode.on_remote_failure(h.sequence, request, now)
-               : decode.on_remote_end(h.sequence, request, h.said_eos, now))
-      wakes_.push_back(h.to);
+    const SimDuration delay = handoffs_.rules.idle_notice;
+    const Notice notice{now + delay, request, h.to, h.sequence, failed, h.said_eos};
+    if (delay > SimDuration(0) && instances_[h.to.value()]->idle()) {
+      notices_.push(notice);
+    } else {
+      tell_decode(notice, now);
+    }
   }
   if (handoffs_.rules.at_once) return handoffs_.settle(request);  // the prefill leg may not be over
   if (!h.given_back) give_back(h, request, now);
+}
+
+void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
+  Instance& decode = *instances_[n.instance.value()];
+  if (n.failed ? decode.on_remote_failure(n.sequence, n.request, now)
+               : decode.on_remote_end(n.sequence, n.request, n.said_eos, now))
+    wakes_.push_back(n.instance);
 }
 
 // The prefill instance need not hold anything for it any more. Of a transfer that failed it is not told:
@@ -158,7 +172,8 @@ void PrefillDecode::release(InstanceId instance, SequenceId held, RequestId requ
   if (instances_[instance.value()]->on_remote_end(held, request, false, now)) wakes_.push_back(instance);
 }
 
-// -------------------------------------------------------------------------------------------------- both legs
+// -------------------------------------------------------------------------------------------------- both
+// legs
 
 void PrefillDecode::settle(SimTime now) {
   while (!handoffs_.settled()) {

@@ -22,8 +22,8 @@ class PrefillDecode {
     bool has_mixed = false;
   };
   using Instances = std::vector<std::unique_ptr<Instance>>;
-  PrefillDecode(const PdRules& rules, KvTransport& transport, const Executor& executor,
-                const Instances& instances, Loop loop);
+  PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor, const Instances& instances,
+                Loop loop);
 
   Handoffs& handoffs() { return handoffs_; }
   SimTime next_event();
@@ -53,6 +53,15 @@ class PrefillDecode {
   void make_room_known(const PullWork& work, InstanceId to, SimTime now);
   void computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of, SimTime now);
   void flush(Handoff& h, RequestId request, SimTime now);
+  struct Notice {  // for a decode instance: a transfer is over
+    SimTime at;
+    RequestId request;
+    InstanceId instance;
+    SequenceId sequence;
+    bool failed, said_eos;
+    RequestId request_id() const { return request; }
+  };
+  void tell_decode(const Notice& notice, SimTime now);
   void end_transfer(Handoff& h, RequestId request, bool failed, SimTime at, SimTime now);
   void give_back(Handoff& h, RequestId request, SimTime now);
   void release(InstanceId instance, SequenceId held, RequestId request, SimTime now);
@@ -61,13 +70,14 @@ class PrefillDecode {
 
   Handoffs handoffs_;
   KvTransport& transport_;
-  const Executor& executor_;
+  Executor& executor_;
   const Instances& instances_;
   Loop loop_;
   LayerProgress layers_;
   std::vector<KvPullDone> ended_;
   std::vector<InstanceId> wakes_;  // to be marked when no instance is being scheduled
   TimedHeap<Release> leases_;
+  TimedHeap<Notice> notices_;  // that an instance with nothing to run has not taken yet
   std::uint64_t retried_ = 0;
 };
 

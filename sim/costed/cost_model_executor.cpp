@@ -282,6 +282,16 @@ void CostModelExecutor::take_input(InstanceId instance, std::int64_t prompt_toke
     schedule_event(instance.value());
 }
 
+SimTime CostModelExecutor::hold_launch(InstanceId instance, SimDuration work, SimTime now) {
+  Engine& e = engines_[instance.value()];
+  ORRERY_CHECK(e.stretch.planned == 0 && !e.staged, "a launch that is held up is of one step on one stage");
+  if (e.open.empty() || e.open.back().times.schedule_begin != now)
+    return e.pipeline.occupy_launcher(now, work);
+  const SimTime begin = e.pipeline.hold_launch(e.open.back().timing, e.open.back().times, work);
+  schedule_event(instance.value());
+  return begin;
+}
+
 void CostModelExecutor::schedule_event(std::uint32_t id) {
   Engine& e = engines_[id];
   if (e.stretch.planned > 0) {

@@ -189,7 +189,10 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
   if (rules.recompute_failed && rules.at_once)
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
-  if (transfer == Transfer::whole) rules.lease = duration_from_seconds(30);  // kv_lease_duration
+  if (transfer == Transfer::whole) {
+    rules.lease = duration_from_seconds(30);  // kv_lease_duration
+    rules.idle_notice = duration_from_seconds(nixl_in_node.idle_notice.value);
+  }
   read_local(pd, pools, sglang, rules);
   if (rules.local_below == 0 && first_of(PoolRole::mixed, pools) != nullptr)
     deployment.optional("pools").fail(
@@ -234,6 +237,19 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
   return std::make_shared<const fabric::Topology>(std::move(read).value());
 }
 
+namespace {
+
+// A block of the NixlConnector is one piece a layer, or two where keys and values stand apart
+// (base_worker.py, register_kv_caches, with FlashAttention's cache). Other engines move it otherwise, and not
+// measured here.
+std::int32_t regions(const PoolSpec& pool) {
+  const ModelSpec& model = pool.instance.model;
+  if (pool.instance.engine.scheduler != "vllm-v1") return 0;
+  return static_cast<std::int32_t>(model.layers * (model.latent.present() ? 1 : 2));
+}
+
+}  // namespace
+
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools) {
   const std::vector<DeviceId>& gpus = topology.gpus();
@@ -253,7 +269,8 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                               quote(pool->name) + ", " + std::to_string(width) +
                               " GPUs of one node); add nodes, or take fewer replicas");
       }
-      FabricTransport::Seat seat{.gpus = {}, .bytes_per_block = round_half_even(bytes)};
+      FabricTransport::Seat seat{
+          .gpus = {}, .bytes_per_block = round_half_even(bytes), .regions = regions(*pool)};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));

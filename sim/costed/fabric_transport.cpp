@@ -21,9 +21,10 @@ constexpr auto ends_later = [](const auto& a, const auto& b) {
 
 FabricTransport::FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats,
                                  const Model& model, SimDuration floor)
-    : topology_(topology), seats_(std::move(seats)), model_(model), floor_(floor), flows_(topology) {}
+    : topology_(topology), seats_(std::move(seats)), model_(model), floor_(floor), flows_(topology),
+      reader_free_(seats_.size()) {}
 
-const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) {
+const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) const {
   const auto from_tp = static_cast<std::int32_t>(seats_[from.value()].gpus.size()),
              to_tp = static_cast<std::int32_t>(seats_[to.value()].gpus.size());
   for (const Pairs& known : known_pairs_) {
@@ -34,8 +35,31 @@ const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId 
   return known_pairs_.back().pairs;
 }
 
+// Of the decode rank that posts most.
+std::int64_t FabricTransport::descriptors(const KvPull& pull) const {
+  std::vector<std::int64_t> posted(seats_[pull.to.value()].gpus.size());
+  for (const RankPair& pair : pairs(pull.from, pull.to)) ++posted[static_cast<std::size_t>(pair.to)];
+  return pull.blocks * seats_[pull.to.value()].regions * *std::max_element(posted.begin(), posted.end());
+}
+
+const NixlReads& FabricTransport::reads(const KvPull& pull) const {
+  const auto node = [&](InstanceId i) { return topology_.device(seats_[i.value()].gpus.front()).node; };
+  return node(pull.from) == node(pull.to) ? nixl_in_node : nixl_between_nodes;
+}
+
+SimDuration FabricTransport::posting(const KvPull& pull) const {
+  const std::int64_t n = descriptors(pull);
+  return n > 0 ? reads(pull).posting(n) : SimDuration(0);
+}
+
 void FabricTransport::begin(const KvPull& pull, SimTime now) {
   if (pull.blocks == 0) return end(pull.request, now);
+  const std::int64_t n = descriptors(pull);
+  if (n > 0) {
+    SimTime& reader = reader_free_[pull.to.value()];
+    reader = later(later(reader, pull.posted_from), now) + reads(pull).reading(n);
+    open(pull.request, pull.from, pull.to).not_before = reader;
+  }
   send({pull.request, pull.from, pull.to, pull.blocks, 0, 1, 1}, now);
 }
 
@@ -52,8 +76,9 @@ void FabricTransport::send(const KvSend& part, SimTime now) {
     if (!push(part.request, o, lane, bytes, now)) return fail(part.request, now);
   }
   if (o.complete && o.busy == 0) {  // the parts before are all there, and this one was empty
+    const SimTime at = later(now, o.not_before);
     open_.erase(part.request.value());
-    end(part.request, now);
+    end(part.request, at);
   }
 }
 
@@ -110,8 +135,9 @@ void FabricTransport::arrived(const fabric::Arrival& arrival, SimTime now) {
     return;
   }
   if (!o.complete || o.busy > 0) return;
+  const SimTime at = later(arrival.at, o.not_before);
   open_.erase(it);
-  end(request, arrival.at);
+  end(request, at);
 }
 
 void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {

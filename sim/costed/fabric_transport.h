@@ -2,14 +2,19 @@
 // once, links shared max-min (sim/fabric/flows.h). A pull has ended when the last of its flows has arrived,
 // and a constant after that.
 //
+// A pull of vLLM's NixlConnector also takes what its descriptors take (nixl_reads.h): it is there when its
+// bytes and its descriptors are.
+//
 // What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
 // has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <vector>
 
+#include "sim/costed/nixl_reads.h"
 #include "sim/costed/rank_pairs.h"
 #include "sim/fabric/figure.h"
 #include "sim/fabric/flows.h"
@@ -26,6 +31,7 @@ class FabricTransport final : public KvTransport {
   struct Seat {                        // of an instance
     std::vector<DeviceId> gpus;        // by rank
     std::int64_t bytes_per_block = 0;  // of all layers, on one rank
+    std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
   };
   struct Model {
     std::int64_t kv_heads = 1;
@@ -35,6 +41,7 @@ class FabricTransport final : public KvTransport {
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,
                   SimDuration floor);
 
+  SimDuration posting(const KvPull& pull) const override;
   void begin(const KvPull& pull, SimTime now) override;
   void send(const KvSend& part, SimTime now) override;
   void forget(RequestId request, SimTime now) override;
@@ -68,6 +75,7 @@ class FabricTransport final : public KvTransport {
   struct Open {
     InstanceId from, to;
     bool complete = false;  // no part follows
+    SimTime not_before;     // its descriptors take until then
     std::int32_t busy = 0;
     std::vector<Lane> lanes;  // by rank pair
   };
@@ -75,7 +83,9 @@ class FabricTransport final : public KvTransport {
   bool push(RequestId request, Open& open, std::size_t lane, std::int64_t bytes, SimTime now);
   void arrived(const fabric::Arrival& arrival, SimTime now);
   void end(RequestId request, SimTime at);
-  const std::vector<RankPair>& pairs(InstanceId from, InstanceId to);
+  const std::vector<RankPair>& pairs(InstanceId from, InstanceId to) const;
+  std::int64_t descriptors(const KvPull& pull) const;
+  const NixlReads& reads(const KvPull& pull) const;
 
   const fabric::Topology& topology_;
   std::vector<Seat> seats_;
@@ -84,7 +94,8 @@ class FabricTransport final : public KvTransport {
   fabric::Flows flows_;
   std::map<std::uint64_t, Open> open_;  // by request
   std::vector<Ending> endings_;         // min-heap by (at, request)
-  std::vector<Pairs> known_pairs_;
+  mutable std::deque<Pairs> known_pairs_;
+  std::vector<SimTime> reader_free_;  // by instance: what was posted before is there
   std::uint64_t pulls_ = 0, failed_ = 0;
   std::int64_t bytes_ = 0;
 };

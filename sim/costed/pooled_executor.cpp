@@ -28,6 +28,10 @@ void PooledExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens,
   of(instance).take_input(own(instance), prompt_tokens, now);
 }
 
+SimTime PooledExecutor::hold_launch(InstanceId instance, SimDuration work, SimTime now) {
+  return of(instance).hold_launch(own(instance), work, now);
+}
+
 SimTime PooledExecutor::next_event() const {
   SimTime first = SimTime::never();
   for (const Place& part : parts_) first = earlier(first, part.executor->next_event());

@@ -478,6 +478,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
 // members, blocks for all of them, and no end among the updates inside.
 std::int64_t VllmV1Scheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
+  if (!remote_.pulls.empty()) return 1;  // asking for KV holds its launch up
   if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
       !preempted_.empty())
     return 1;
