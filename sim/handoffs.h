@@ -21,33 +21,33 @@ struct PdRules {
   std::int32_t retries = 1;      // of a request whose transfer has failed, from the beginning
   std::int64_t local_below = 0;  // shorter prompts are not split: mixed instances, else decode ones, run them
   bool recompute_failed = false;  // the decode instance computes a prompt whose transfer has failed
-  // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds of
-  // it after the last word of the decode side.
+  // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
+  // of it after the last word of the decode side.
   SimDuration lease;
 };
 
 struct Handoff {
-  Request request;                               // as the client sent it
-  InstanceId from;                               // the prefill instance,
-  SequenceId held;          // and the sequence there whose blocks it holds
-  bool holds_kv = true;     // false: preempted when its answer came; the decode instance computes it again
-  InstanceId to;            // the decode instance,
-  SequenceId sequence;      // and the one that waits there
-  SimTime first_scheduled = SimTime::never();    // at the prefill instance
-  SimTime answered = SimTime::never();           // its answer is back at the proxy
+  Request request;       // as the client sent it
+  InstanceId from;       // the prefill instance,
+  SequenceId held;       // and the sequence there whose blocks it holds
+  bool holds_kv = true;  // false: preempted when its answer came; the decode instance computes it again
+  InstanceId to;         // the decode instance,
+  SequenceId sequence;   // and the one that waits there
+  SimTime first_scheduled = SimTime::never();  // at the prefill instance
+  SimTime answered = SimTime::never();         // its answer is back at the proxy
   SimTime pull_begin = SimTime::never(), pull_end = SimTime::never();
   std::int32_t cached = 0, preemptions = 0;
   // KV that is sent: parts computed, and parts sent, of `parts`; `blocks` in all.
   std::int64_t blocks = 0, computed = 0, sent = 0, parts = 0;
-  SimTime computed_at = SimTime::never();        // the last part was
-  SimTime room_at = SimTime::never();            // the decode instance had blocks for it
-  bool said_eos = false;                         // the prefill instance's token is the answer's last one
-  std::int32_t failures = 0;                     // transfers of this request that failed
-  bool failed = false;                           // the present one has
-  bool again = false;                            // to be sent again when its prefill leg is over
-  bool prefill_over = false;                     // answered, or ended without an answer
-  bool given_back = false;  // the prefill instance need not hold anything any more
-  bool over = false;        // its decode leg has ended, or will never begin
+  SimTime computed_at = SimTime::never();  // the last part was
+  SimTime room_at = SimTime::never();      // the decode instance had blocks for it
+  bool said_eos = false;                   // the prefill instance's token is the answer's last one
+  std::int32_t failures = 0;               // transfers of this request that failed
+  bool failed = false;                     // the present one has
+  bool again = false;                      // to be sent again when its prefill leg is over
+  bool prefill_over = false;               // answered, or ended without an answer
+  bool given_back = false;                 // the prefill instance need not hold anything any more
+  bool over = false;                       // its decode leg has ended, or will never begin
 };
 
 class Handoffs {

@@ -15,7 +15,7 @@ SimTime PrefillDecode::next_event() {
   return earlier(due, leases_.next());
 }
 
-// ------------------------------------------------------------------------------------------------------ legs
+// --------------------------------------------------------------------------------------------------- legs
 
 void PrefillDecode::arrived(const Request& request, SimTime now) {
   if (request.prompt_tokens < handoffs_.rules.local_below)
@@ -54,7 +54,7 @@ void PrefillDecode::forsake(RequestId request, SimTime now) {
   give_back(*h, request, now);
 }
 
-// ------------------------------------------------------------------------------------------------- transfers
+// ---------------------------------------------------------------------------------------------- transfers
 
 void PrefillDecode::take_work(InstanceId id, SimTime now) {
   Instance& instance = *instances_[id.value()];
@@ -131,7 +131,7 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
   h.pull_end = at;
   h.failed = failed;
   h.failures += failed ? 1 : 0;
-  if (!h.sequence.is_none()) {
+  if (!h.sequence.is_none() && !h.over) {
     Instance& decode = *instances_[h.to.value()];
     if (failed ? decode.on_remote_failure(h.sequence, request, now)
                : decode.on_remote_end(h.sequence, request, h.said_eos, now))
@@ -158,7 +158,7 @@ void PrefillDecode::release(InstanceId instance, SequenceId held, RequestId requ
   if (instances_[instance.value()]->on_remote_end(held, request, false, now)) wakes_.push_back(instance);
 }
 
-// -------------------------------------------------------------------------------------------------- both legs
+// ---------------------------------------------------------------------------------------------- both legs
 
 void PrefillDecode::settle(SimTime now) {
   while (!handoffs_.settled()) {
@@ -181,7 +181,11 @@ void PrefillDecode::settle_pair(RequestId request, SimTime now) {
     if (!h->given_back && has_kv && h->holds_kv) give_back(*h, request, now);
     return send_again(request, now);
   }
-  if (h->given_back || !handoffs_.rules.at_once) return;
+  if (h->given_back) return;
+  if (!handoffs_.rules.at_once) {  // who fetches gives back, unless it ended before it could
+    if (h->over && h->pull_begin.is_never()) give_back(*h, request, now);
+    return;
+  }
   if (!has_kv || !h->holds_kv) return handoffs_.given_back(request);
   if (transfer_over || (h->over && h->room_at.is_never())) give_back(*h, request, now);
 }

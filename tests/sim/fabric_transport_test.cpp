@@ -219,15 +219,28 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
     return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
   };
   CHECK(sglang("transfer: chunkwise").ok());
+  const auto contexts = [&](const std::string& pd, const std::string& overlap) {
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: tensorrt-llm-1.2";
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         ", name: p, role: prefill, engine_args: {disable_overlap_scheduler: " + overlap +
+                         "}}, {" + keys + ", name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(contexts("retry: 0", "true").ok());
+  CHECK(error_of(contexts("retry: 0", "false")).find("without overlap") != std::string::npos);
+  CHECK(error_of(contexts("transfer: layerwise", "true")).find("expected whole") != std::string::npos);
   CHECK(error_of(sglang("transfer: whole")).find("expected chunkwise") != std::string::npos);
   CHECK(error_of(sglang("transfer: layerwise")).find("expected chunkwise") != std::string::npos);
   CHECK(error_of(sglang("local_below: 100")).find("compute no prompts") != std::string::npos);
   CHECK(error_of(sglang("kv_load_failure_policy: recompute")).find("expected fail") != std::string::npos);
-  CHECK(error_of(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}")).find("enable_mixed_chunk") !=
-        std::string::npos);
+  CHECK(
+      error_of(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}")).find("enable_mixed_chunk") !=
+      std::string::npos);
 }
 
-TEST_CASE("layers, chunks and whole prompts carry the same bytes, each once; layers expose less [transport]") {
+TEST_CASE(
+    "layers, chunks and whole prompts carry the same bytes, each once; layers expose less [transport]") {
   std::map<std::string, RunResult> runs;
   for (const std::string kind : {"whole", "layerwise", "chunkwise"}) {
     CAPTURE(kind);
@@ -237,11 +250,12 @@ TEST_CASE("layers, chunks and whole prompts carry the same bytes, each once; lay
                              (kind == "chunkwise" ? "{disable_radix_cache: true, page_size: 16}"
                                                   : "{enable_prefix_caching: false}");
     ScenarioOptions options;
-    options.overrides = {"deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 100}, "
-                         "pd: {transfer: " + kind + "}, pools: [{" + keys +
-                             ", name: p, role: prefill, replicas: 8}, {" + keys +
-                             ", name: d, role: decode, replicas: 8}]}",
-                         "workload.limit={requests: 200}"};
+    options.overrides = {
+        "deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 100}, "
+        "pd: {transfer: " +
+            kind + "}, pools: [{" + keys + ", name: p, role: prefill, replicas: 8}, {" + keys +
+            ", name: d, role: decode, replicas: 8}]}",
+        "workload.limit={requests: 200}"};
     const Scenario s =
         load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
     Prompts prompts;
