@@ -416,6 +416,8 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
   if (plan_.onboarded_blocks + plan_.offloaded_blocks > 0) return 1;
+  // Who left in this pass, behind its intake, has made room for one more.
+  if (!queue_.empty() && active_count_ < config_.max_num_seqs) return 1;
   for (const Open& open : open_) {
     if (!open.stores.empty()) return 1;
   }
