@@ -54,7 +54,7 @@ void PrefillDecode::forsake(RequestId request, SimTime now) {
   give_back(*h, request, now);
 }
 
-// ------------------------------------------------------------------------------------------------- transfers
+// ---------------------------------------------------------------------------------------------- transfers
 
 void PrefillDecode::take_work(InstanceId id, SimTime now) {
   Instance& instance = *instances_[id.value()];
@@ -124,7 +124,12 @@ void PrefillDecode::take_ended(SimTime now) {
   transport_.collect(now, ended_);
   for (const KvPullDone& done : ended_)
     end_transfer(handoffs_.at(done.request), done.request, done.failed, done.at, now);
-  while (notices_.next() <= now) tell_decode(notices_.pop(), now);
+  while (notices_.next() <= now) {
+    const Notice notice = notices_.pop();
+    const Handoff* const h = handoffs_.find(notice.request);
+    const bool waits = h != nullptr && !h->over && h->to == notice.instance && h->sequence == notice.sequence;
+    if (waits) tell_decode(notice, now);
+  }
   while (leases_.next() <= now) {
     const Release r = leases_.pop();
     release(r.instance, r.held, r.request, now);
@@ -135,7 +140,7 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
   h.pull_end = at;
   h.failed = failed;
   h.failures += failed ? 1 : 0;
-  if (!h.sequence.is_none()) {
+  if (!h.sequence.is_none() && !h.over) {
     const SimDuration delay = handoffs_.rules.idle_notice;
     const Notice notice{now + delay, request, h.to, h.sequence, failed, h.said_eos};
     if (delay > SimDuration(0) && instances_[h.to.value()]->idle()) {
@@ -172,8 +177,7 @@ void PrefillDecode::release(InstanceId instance, SequenceId held, RequestId requ
   if (instances_[instance.value()]->on_remote_end(held, request, false, now)) wakes_.push_back(instance);
 }
 
-// -------------------------------------------------------------------------------------------------- both
-// legs
+// ---------------------------------------------------------------------------------------------- both legs
 
 void PrefillDecode::settle(SimTime now) {
   while (!handoffs_.settled()) {
@@ -196,7 +200,11 @@ void PrefillDecode::settle_pair(RequestId request, SimTime now) {
     if (!h->given_back && has_kv && h->holds_kv) give_back(*h, request, now);
     return send_again(request, now);
   }
-  if (h->given_back || !handoffs_.rules.at_once) return;
+  if (h->given_back) return;
+  if (!handoffs_.rules.at_once) {  // who fetches gives back, unless it ended before it could
+    if (h->over && h->pull_begin.is_never()) give_back(*h, request, now);
+    return;
+  }
   if (!has_kv || !h->holds_kv) return handoffs_.given_back(request);
   if (transfer_over || (h->over && h->room_at.is_never())) give_back(*h, request, now);
 }

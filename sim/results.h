@@ -19,7 +19,7 @@ const char* to_string(RequestStatus status);
 struct HandoffTimes {
   bool apart = false;
   InstanceId prefill_instance;
-  SimDuration queue;         // arrival → scheduled by the prefill instance
+  SimDuration queue;  // arrival → scheduled by the prefill instance
   // → its answer is back at the proxy; where KV is sent: → all of it is computed
   SimDuration prefill;
   SimDuration wait;          // → the decode instance has blocks for the prompt, and the transfer begins

@@ -162,13 +162,12 @@ class Loop {
 
   void split_requests() {
     ORRERY_CHECK(setup_.transport != nullptr, "prefill and decode pools need a transport");
-    apart_.emplace(setup_.pd, *setup_.transport, *setup_.executor, instances_,
-                   PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
-                                       .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
-                                                          bool at_proxy) {
-                                         dispatch(leg, group(role), now, at_proxy);
-                                       },
-                                       .has_mixed = !group(PoolRole::mixed).empty()});
+    apart_.emplace(
+        setup_.pd, *setup_.transport, *setup_.executor, instances_,
+        PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
+                            .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
+                                               bool at_proxy) { dispatch(leg, group(role), now, at_proxy); },
+                            .has_mixed = !group(PoolRole::mixed).empty()});
   }
 
   // Whether a leg's end was news to an instance, which may go on with it at this very instant.
@@ -334,7 +333,8 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
-    if (apart_ && !apart_->handoffs().empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
+    if (apart_ && !apart_->handoffs().empty())
+      return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
     std::size_t next = 0;
     for (const PoolSetup& pool : setup_.pools) {

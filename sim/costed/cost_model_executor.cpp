@@ -180,8 +180,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   // A decode step is one captured graph; a step with prompts is launched piece by piece, and beside decodes
   // the core thread shares the host with the path of their outputs. What was measured is that; alone a prompt
   // takes the median.
-  if (pieces && plan.decode_sequences > 0)
-    open.timing.launch = jitter_.next(instance, open.timing.launch);
+  if (pieces && plan.decode_sequences > 0) open.timing.launch = jitter_.next(instance, open.timing.launch);
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);

@@ -10,6 +10,10 @@
 
 namespace orrery {
 
+const fabric::Figure kv_lease{30, fabric::FigureKind::published,
+                              "default of kv_lease_duration, vLLM 0.24.0, "
+                              "distributed/kv_transfer/kv_connector/v1/nixl/base_scheduler.py"};
+
 namespace {
 
 // Which of our parts a preset's boards hold.
@@ -40,13 +44,22 @@ void check_sglang(const Yaml& node, const NamedOptions& options) {
   }
 }
 
+void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
+  const SchedulerSettings& settings = pool.instance.engine.settings;
+  if (pool.role == PoolRole::prefill && settings.async_scheduling)
+    node.optional("role").fail(
+        "context servers run without overlap (disagg-serving.md); expected engine_args: "
+        "{disable_overlap_scheduler: true}");
+  if (pool.role == PoolRole::decode && settings.tensorrt_llm.max_utilization)
+    node.optional("role").fail(
+        "MAX_UTILIZATION on a generation server is not modelled; take GUARANTEED_NO_EVICT, the default");
+}
+
 void check_engine(const Yaml& node, const PoolSpec& pool) {
   const EngineProfile& engine = pool.instance.engine;
   const Yaml role = node.optional("role");
-  if (engine.engine != "vllm" && engine.engine != "sglang")
-    return node.optional("engine").fail("prefill and decode apart are modelled on vllm and sglang, not on " +
-                                        engine.engine + "; take vllm-0.24 or sglang-0.5, or role: mixed");
   if (engine.engine == "sglang") check_sglang(node, engine.settings.options);
+  if (engine.engine == "tensorrt-llm") check_tensorrt_llm(node, pool);
   if (pool.role == PoolRole::decode && engine.settings.by_priority)
     role.fail("a decode pool that schedules by priority is not modelled; leave scheduling_policy out");
   if (engine.settings.kv_offload_bytes > 0)
@@ -109,15 +122,20 @@ const PoolSpec* first_of(PoolRole role, const std::vector<const PoolSpec*>& pool
 enum class Transfer : std::uint8_t { whole, layerwise, chunkwise };
 
 // Which connector of the engine moves KV so; a located error where none does.
-Transfer read_transfer(const Yaml& pd, bool sglang) {
+Transfer read_transfer(const Yaml& pd, const std::string& engine) {
   const Yaml node = pd.optional("transfer");
+  const bool sglang = engine == "sglang";
   if (!node.present()) return sglang ? Transfer::chunkwise : Transfer::whole;
   const auto transfer = static_cast<Transfer>(node.choice({"whole", "layerwise", "chunkwise"}));
   if (sglang && transfer != Transfer::chunkwise)
     node.fail(
         "SGLang's backends (mooncake, nixl) send every chunk of a prompt with all its layers; expected "
         "chunkwise");
-  if (!sglang && transfer == Transfer::chunkwise)
+  if (engine == "tensorrt-llm" && transfer != Transfer::whole)
+    node.fail(
+        "TensorRT-LLM's PyExecutor sends a context when all of it is computed (layers are the C++ "
+        "executor's, or an operator's own); expected whole");
+  if (engine == "vllm" && transfer == Transfer::chunkwise)
     node.fail(
         "vLLM has no connector that sends chunks; expected whole (NixlConnector) or layerwise "
         "(MoRIIOConnector in write mode)");
@@ -177,8 +195,9 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
     if (pd.is_map()) pd.entries();
     return rules;
   }
-  const bool sglang = prefill->instance.engine.engine == "sglang";
-  const Transfer transfer = read_transfer(pd, sglang);
+  const std::string& engine = prefill->instance.engine.engine;
+  const bool sglang = engine == "sglang", vllm = engine == "vllm";
+  const Transfer transfer = read_transfer(pd, engine);
   rules.at_once = transfer != Transfer::whole;
   if (transfer == Transfer::layerwise) {
     rules.layers = static_cast<std::int32_t>(prefill->instance.model.layers);
@@ -187,10 +206,10 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   rules.retries = static_cast<std::int32_t>(pd.optional("retry").integer(1, 0, 1000));
   const Yaml policy = pd.optional("kv_load_failure_policy");
   rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
-  if (rules.recompute_failed && rules.at_once)
+  if (rules.recompute_failed && (rules.at_once || !vllm))
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
-  if (transfer == Transfer::whole) {
-    rules.lease = duration_from_seconds(30);  // kv_lease_duration
+  if (vllm && transfer == Transfer::whole) {
+    rules.lease = duration_from_seconds(kv_lease.value);
     rules.idle_notice = duration_from_seconds(nixl_in_node.idle_notice.value);
   }
   read_local(pd, pools, sglang, rules);

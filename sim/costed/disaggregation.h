@@ -9,9 +9,13 @@
 #include "base/result.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/pool_spec.h"
+#include "sim/fabric/figure.h"
 #include "sim/handoffs.h"
 
 namespace orrery {
+
+// How long vLLM's prefill side keeps blocks that nobody fetches.
+extern const fabric::Figure kv_lease;
 
 bool is_disaggregated(const std::vector<const PoolSpec*>& pools);
 

@@ -21,8 +21,8 @@ constexpr auto ends_later = [](const auto& a, const auto& b) {
 
 FabricTransport::FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats,
                                  const Model& model, SimDuration floor)
-    : topology_(topology), seats_(std::move(seats)), model_(model), floor_(floor), flows_(topology),
-      reader_free_(seats_.size()) {}
+    : topology_(topology), seats_(std::move(seats)), gone_(seats_.size(), false), model_(model),
+      floor_(floor), flows_(topology), reader_free_(seats_.size()) {}
 
 const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) const {
   const auto from_tp = static_cast<std::int32_t>(seats_[from.value()].gpus.size()),
@@ -65,6 +65,7 @@ void FabricTransport::begin(const KvPull& pull, SimTime now) {
 
 void FabricTransport::send(const KvSend& part, SimTime now) {
   Open& o = open(part.request, part.from, part.to);
+  if (gone_[part.from.value()] || gone_[part.to.value()]) return fail(part.request, now);
   const auto& between = pairs(part.from, part.to);
   const std::int64_t whole = part.blocks * seats_[part.to.value()].bytes_per_block;
   const auto up_to = [&](std::int64_t place, const RankPair& pair) {
@@ -151,19 +152,26 @@ void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------- faults
+// ------------------------------------------------------------------------------------------------- faults
 
 void FabricTransport::forget(RequestId request, SimTime now) {
+  if (take_out(request, now)) return;
+  std::erase_if(endings_, [&](const Ending& e) { return e.request == request; });
+  std::make_heap(endings_.begin(), endings_.end(), ends_later);
+}
+
+// False: nothing of it is under way.
+bool FabricTransport::take_out(RequestId request, SimTime now) {
   const auto it = open_.find(request.value());
-  if (it == open_.end()) return;
+  if (it == open_.end()) return false;
   for (const Lane& lane : it->second.lanes)
     if (lane.busy) flows_.remove(lane.flow, now);
   open_.erase(it);
+  return true;
 }
 
 void FabricTransport::fail(RequestId request, SimTime now) {
-  if (!open_.contains(request.value())) return;
-  forget(request, now);
+  if (!take_out(request, now)) return;
   ++failed_;
   endings_.push_back({now, request, true});
   std::push_heap(endings_.begin(), endings_.end(), ends_later);
@@ -185,6 +193,7 @@ void FabricTransport::fail_link(fabric::LinkId link, SimTime now) {
 }
 
 void FabricTransport::fail_instance(InstanceId instance, SimTime now) {
+  gone_[instance.value()] = true;
   std::vector<RequestId> requests;
   for (const auto& [request, o] : open_)
     if (o.from == instance || o.to == instance) requests.push_back(RequestId(request));

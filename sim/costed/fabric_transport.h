@@ -49,9 +49,12 @@ class FabricTransport final : public KvTransport {
   void collect(SimTime now, std::vector<KvPullDone>& done) override;
 
   // Faults. A request whose bytes are under way, or were to follow, fails as a whole: those that no way is
-  // left for when a cable is cut; all of an instance that is gone; one by itself.
+  // left for when a cable is cut; all of an instance that is gone, until it is back; one by itself. A lossy
+  // or slow link: degrade(), which the flows on it feel from now on.
   void fail_link(fabric::LinkId link, SimTime now);
+  void degrade(fabric::LinkId link, double factor, SimTime now) { flows_.degrade(link, factor, now); }
   void fail_instance(InstanceId instance, SimTime now);
+  void restore_instance(InstanceId instance) { gone_[instance.value()] = false; }
   void fail(RequestId request, SimTime now);
 
   // Over `span` of simulated time.
@@ -83,12 +86,14 @@ class FabricTransport final : public KvTransport {
   bool push(RequestId request, Open& open, std::size_t lane, std::int64_t bytes, SimTime now);
   void arrived(const fabric::Arrival& arrival, SimTime now);
   void end(RequestId request, SimTime at);
+  bool take_out(RequestId request, SimTime now);
   const std::vector<RankPair>& pairs(InstanceId from, InstanceId to) const;
   std::int64_t descriptors(const KvPull& pull) const;
   const NixlReads& reads(const KvPull& pull) const;
 
   const fabric::Topology& topology_;
   std::vector<Seat> seats_;
+  std::vector<bool> gone_;  // by instance
   Model model_;
   SimDuration floor_;
   fabric::Flows flows_;

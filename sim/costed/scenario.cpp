@@ -402,12 +402,13 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
 }
 
 // What KV transfers rest on.
-std::string resolved_fabric(const fabric::Topology& topology) {
+std::string resolved_fabric(const fabric::Topology& topology, const PdRules& pd) {
   const auto figure = [](const char* name, const fabric::Figure& f) {
     return std::string(name) + ": {value: " + format_number(f.value) + ", kind: " + to_string(f.kind) +
            ", source: " + Json(f.source).dump() + "}\n";
   };
   std::string out = "  kv_transfer:\n    " + figure("floor_seconds", kv_transfer_floor);
+  if (pd.lease > SimDuration(0)) out += "    " + figure("lease_of_failed_seconds", kv_lease);
   out += "    topology: " + Json(topology.name).dump() + "\n    links:\n";
   for (const fabric::LinkSource& source : topology.sources) {
     out += "      - what: " + Json(source.what).dump() + "\n        class: " + to_string(source.link_class) +
@@ -438,7 +439,7 @@ std::string Scenario::resolved_yaml() const {
   if (other_pools.empty()) return out + resolved_pool(*this, pool);
   out += "  gpus: " + std::to_string(gpus()) + "\n  pools:\n";
   for (const PoolSpec* one : pools()) out += as_entry(one->name, resolved_pool(*this, *one));
-  if (topology != nullptr) out += resolved_fabric(*topology);
+  if (topology != nullptr) out += resolved_fabric(*topology, pd);
   return out;
 }
 

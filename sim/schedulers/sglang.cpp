@@ -92,8 +92,7 @@ const StepPlan& SglangScheduler::schedule() {
   if (out_of_memory_) return plan_;
   Kind kind = run_pass();
   // A pass without a batch is over at once: with no result to wait for, the next one follows.
-  for (bool again = !aborted_.empty();
-       kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
+  for (bool again = !aborted_.empty(); kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
     if (!deferred_ && !again && !emptied_) break;
     again = false;
     kind = run_pass();

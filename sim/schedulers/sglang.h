@@ -119,8 +119,8 @@ class SglangScheduler final : public Scheduler {
     std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen)
     std::int64_t extends = 0;       // chunks since its admission
     Speech speech;
-    bool room = false;      // apart: the decode side has some
-    bool said_eos = false;  // received: with its last token
+    bool room = false;                                                     // apart: the decode side has some
+    bool said_eos = false;                                                 // received: with its last token
     std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
   };
 
@@ -137,9 +137,10 @@ class SglangScheduler final : public Scheduler {
       Entry entry;
       bool irregular;
     };
-    std::vector<Verified> verified;  // speculation: decodes in batch order
-    bool mixed = false;              // speculation: beside prompts, without drafts
-    std::vector<std::pair<Entry, std::int64_t>> parts;  // prefill role: chunks that are not the last, and ends
+    std::vector<Verified> verified;                     // speculation: decodes in batch order
+    bool mixed = false;                                 // speculation: beside prompts, without drafts
+    std::vector<std::pair<Entry, std::int64_t>> parts;  // prefill role: chunks that are not the last, and
+                                                        // ends
   };
 
   // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
@@ -370,7 +371,7 @@ class SglangScheduler final : public Scheduler {
     std::vector<PullWork> pulls, pulled;
     std::vector<SendWork> sends, sent;
     std::vector<HandedWork> handed;
-    std::vector<PrefillWork> joined;  // since the last step that was launched
+    std::vector<PrefillWork> joined;            // since the last step that was launched
     std::int64_t onboarded = 0, offloaded = 0;  // pages
   } remote_;
   std::vector<PrefillWork> launched_joined_;

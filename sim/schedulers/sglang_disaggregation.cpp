@@ -2,11 +2,11 @@
 // ../shared/reference/sglang_0_5.md §7).
 //
 // Both legs of a request run at once. The decode side takes slots for the whole prompt (`pop_preallocated`)
-// and says so; only then does the prefill side queue the prompt. Its pass composes prefill batches and nothing
-// else; pages leave when the result of their chunk is processed (cached ones when the first chunk is
-// launched), the last ones with the first token. It keeps slots and row until all has arrived. The decode side
-// then merges the request without computing anything (`prebuilt`): the token is passed on at once, and the
-// same pass decodes.
+// and says so; only then does the prefill side queue the prompt. Its pass composes prefill batches and
+// nothing else; pages leave when the result of their chunk is processed (cached ones when the first chunk is
+// launched), the last ones with the first token. It keeps slots and row until all has arrived. The decode
+// side then merges the request without computing anything (`prebuilt`): the token is passed on at once, and
+// the same pass decodes.
 //
 // What the engine polls once a pass is known here when a pass begins, and word of room is there at once.
 // Chunks that the next launch finds computed leave there at the event of their end, here with their result.
@@ -77,7 +77,7 @@ void SglangScheduler::notice_ended() {
   remote_.received.insert(remote_.received.end(), received.begin(), received.end());
 }
 
-// -------------------------------------------------------------------------------------------------- prefill
+// ------------------------------------------------------------------------------------------------ prefill
 
 // `get_next_disagg_prefill_batch_to_run`: nothing ever runs, so that nothing is merged and no latch holds.
 SglangScheduler::Kind SglangScheduler::run_prefill_pass() {
@@ -129,7 +129,7 @@ void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
                                .said_eos = said_eos});
 }
 
-// --------------------------------------------------------------------------------------------------- decode
+// ------------------------------------------------------------------------------------------------- decode
 
 // `process_decode_queue` and `get_next_disagg_decode_batch_to_run`.
 SglangScheduler::Kind SglangScheduler::run_decode_pass() {
@@ -178,9 +178,8 @@ void SglangScheduler::preallocate() {
     s.queued = next_queued_++;
     s.prefix = 0;
     s.extend_end = s.prompt;
-    remote_.pulls.push_back({.request = s.request,
-                             .sequence = SequenceId(slot),
-                             .blocks = slots / config_.cache.page_size});
+    remote_.pulls.push_back(
+        {.request = s.request, .sequence = SequenceId(slot), .blocks = slots / config_.cache.page_size});
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
     digest_.add(s.request.value() * 4);
     digest_.add(slots);
@@ -232,7 +231,7 @@ void SglangScheduler::merge_received() {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------ ends
+// --------------------------------------------------------------------------------------------------- ends
 
 // `_abort_failed_transfer`: the answer is an error.
 void SglangScheduler::lose(Slot slot) {

@@ -102,10 +102,10 @@ class VllmV1Scheduler final : public Scheduler {
     std::uint32_t epoch = 0;  // tells stale heap entries
     State state = State::waiting;
     RequestLeg leg = RequestLeg::whole;
-    bool pulled = false;    // loading: its blocks come from another instance
+    bool pulled = false;       // loading: its blocks come from another instance
     std::int32_t fetched = 0;  // tokens that did
-    bool named = false;     // content that other sequences can share: blocks are published as they fill
-    bool admitted = false;  // was admitted before
+    bool named = false;        // content that other sequences can share: blocks are published as they fill
+    bool admitted = false;     // was admitted before
     bool grown_this_step = false;  // holds a block for a decode of the step under way, to be taken back
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
     // Speculation (§1.8): the engine's own counts, because a sequence's advance is known from outcomes only.

@@ -219,6 +219,17 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
     return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
   };
   CHECK(sglang("transfer: chunkwise").ok());
+  const auto contexts = [&](const std::string& pd, const std::string& overlap) {
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: tensorrt-llm-1.2";
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         ", name: p, role: prefill, engine_args: {disable_overlap_scheduler: " + overlap +
+                         "}}, {" + keys + ", name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(contexts("retry: 0", "true").ok());
+  CHECK(error_of(contexts("retry: 0", "false")).find("without overlap") != std::string::npos);
+  CHECK(error_of(contexts("transfer: layerwise", "true")).find("expected whole") != std::string::npos);
   CHECK(error_of(sglang("transfer: whole")).find("expected chunkwise") != std::string::npos);
   CHECK(error_of(sglang("transfer: layerwise")).find("expected chunkwise") != std::string::npos);
   CHECK(error_of(sglang("local_below: 100")).find("compute no prompts") != std::string::npos);

@@ -119,7 +119,8 @@ TEST_CASE("random worlds by layer: conservation, and single steps are stretches 
     for (TraceRequest& r : requests) {
       if (random.below(8) == 0)
         r.cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
-      if (random.below(6) == 0) a.failures[RequestId(r.index)] = 1 + static_cast<std::int32_t>(random.below(2));
+      if (random.below(6) == 0)
+        a.failures[RequestId(r.index)] = 1 + static_cast<std::int32_t>(random.below(2));
     }
     a.rules.retries = static_cast<std::int32_t>(random.below(3));
     const Checked checked = check(a, requests);
@@ -132,7 +133,7 @@ TEST_CASE("random worlds by layer: conservation, and single steps are stretches 
   CHECK(cancelled > 50);
 }
 
-// ------------------------------------------------------------------------------------------------- the fabric
+// --------------------------------------------------------------------------------------------- the fabric
 
 namespace {
 
@@ -228,12 +229,33 @@ TEST_CASE("a cut cable or a dead instance fails what it carried, and nothing els
     CHECK(!done[1].failed);
     // Half the link for 500 µs, then all of it: 250 of 1000 µs are done, 750 are left.
     CHECK(done[1].at == SimTime(0) + microseconds(1250) + SimDuration(600));
+    if (!by_link) {  // nobody answers until it is back
+      transport.begin({RequestId(4), InstanceId(0), InstanceId(1), 1}, done[1].at);
+      transport.collect(done[1].at, done);
+      REQUIRE(done.size() == 3);
+      CHECK(done[2].failed);
+      transport.restore_instance(InstanceId(0));
+    }
+    transport.begin({RequestId(5), InstanceId(0), InstanceId(1), 0}, done[1].at);  // word takes no bytes
     transport.send({RequestId(3), InstanceId(2), InstanceId(1), 1, 0, 1, 2}, done[1].at);  // goes on
     CHECK(!transport.next_event().is_never());
   }
 }
 
-// ---------------------------------------------------------------------------------------------------- failure
+TEST_CASE("what is forgotten is not reported, neither under way nor on its last microseconds [pd]") {
+  const fabric::Topology t = fabric::build_preset({.preset = "hopper-8"});
+  for (const std::int64_t at : {5, 15}) {  // a block takes 10 µs, the floor 10 more
+    FabricTransport transport(t, two_seats(t), {.kv_heads = 8}, microseconds(10));
+    transport.begin({RequestId(1), InstanceId(0), InstanceId(1), 1}, SimTime(0));
+    std::vector<KvPullDone> done;
+    transport.collect(SimTime(0) + microseconds(at), done);
+    transport.forget(RequestId(1), SimTime(0) + microseconds(at));
+    while (!transport.next_event().is_never()) transport.collect(transport.next_event(), done);
+    CHECK(done.empty());
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ failure
 
 namespace {
 
@@ -274,9 +296,8 @@ TEST_CASE("kv_load_failure_policy recompute: the decode side computes the prompt
   CHECK(a.pulls.size() == 1);
   CHECK(r.handoff.transfer == milliseconds(10));  // until it failed
   CHECK(r.handoff.first_step > once.handoff.first_step);
-  CHECK(std::count_if(steps.all.begin(), steps.all.end(), [](const StepRecord& s) {
-          return s.prefill_tokens == 800;
-        }) == 2);  // on both sides
+  CHECK(std::count_if(steps.all.begin(), steps.all.end(),
+                      [](const StepRecord& s) { return s.prefill_tokens == 800; }) == 2);  // on both sides
 }
 
 TEST_CASE("blocks of a failed transfer stay held for the lease [pd]") {
@@ -305,7 +326,8 @@ TEST_CASE("random worlds whose transfers fail: conservation under both policies 
     a.world = w;
     a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
     for (TraceRequest& r : requests) {
-      if (random.below(3) == 0) a.failures[RequestId(r.index)] = 1 + static_cast<std::int32_t>(random.below(2));
+      if (random.below(3) == 0)
+        a.failures[RequestId(r.index)] = 1 + static_cast<std::int32_t>(random.below(2));
       if (random.below(8) == 0)
         r.cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
     }
@@ -317,7 +339,7 @@ TEST_CASE("random worlds whose transfers fail: conservation under both policies 
   CHECK(retried > 50);
 }
 
-// ------------------------------------------------------------------------------------------- prompts not split
+// -------------------------------------------------------------------------------------- prompts not split
 
 TEST_CASE("short prompts stay where they decode, or go to a mixed pool [pd]") {
   for (const std::size_t mixed : {0, 1}) {
