@@ -112,7 +112,9 @@ TEST_CASE(
     a.world.config.tensorrt_llm.equal_progress = random.below(3) == 0;
     a.prefills = 1 + random.below(2);
     a.decodes = 1 + random.below(2);
-    a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
+    a.decode_blocks = w.config.num_gpu_blocks;
+    // A prompt that does not fit stops those behind it, half computed ones too (§2.2): here none does not.
+    a.prefill_blocks = 8 * w.config.num_gpu_blocks;
     a.rules.retries = static_cast<std::int32_t>(random.below(2));
     for (TraceRequest& r : requests) {
       if (random.below(8) == 0)
