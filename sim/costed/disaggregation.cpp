@@ -187,6 +187,22 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   }
 }
 
+namespace {
+
+// Whose reads they are: only NIXL's were measured, descriptor by descriptor. MoRIIO's take the links' time.
+bool read_nixl(const Yaml& pd, bool vllm, Transfer transfer) {
+  const Yaml node = pd.optional("connector");
+  if (!node.present()) return vllm && transfer == Transfer::whole;
+  const bool nixl = node.choice({"moriio", "nixl"}) == 1;
+  if (!vllm)
+    node.fail("vLLM's connectors go by this key; leave it out");
+  else if (nixl && transfer == Transfer::layerwise)
+    node.fail("NixlConnector fetches whole prompts; expected moriio, or transfer: whole");
+  return nixl;
+}
+
+}  // namespace
+
 PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pools) {
   PdRules rules;
   const Yaml pd = deployment.optional("pd");
@@ -208,6 +224,7 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
   if (rules.recompute_failed && (rules.at_once || !vllm))
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
+  rules.nixl = read_nixl(pd, vllm, transfer);
   if (vllm && transfer == Transfer::whole) {
     rules.lease = duration_from_seconds(kv_lease.value);
     rules.idle_notice = duration_from_seconds(nixl_in_node.idle_notice.value);
@@ -259,18 +276,17 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
 namespace {
 
 // A block of the NixlConnector is one piece a layer, or two where keys and values stand apart
-// (base_worker.py, register_kv_caches, with FlashAttention's cache). Other engines move it otherwise, and not
-// measured here.
+// (base_worker.py, register_kv_caches, with FlashAttention's cache).
 std::int32_t regions(const PoolSpec& pool) {
   const ModelSpec& model = pool.instance.model;
-  if (pool.instance.engine.scheduler != "vllm-v1") return 0;
   return static_cast<std::int32_t>(model.layers * (model.latent.present() ? 1 : 2));
 }
 
 }  // namespace
 
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
-                                                          const std::vector<const PoolSpec*>& pools) {
+                                                          const std::vector<const PoolSpec*>& pools,
+                                                          bool nixl) {
   const std::vector<DeviceId>& gpus = topology.gpus();
   const auto node_at = [&](std::size_t i) { return topology.device(gpus[i]).node; };
   std::vector<FabricTransport::Seat> seats;
@@ -289,7 +305,7 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                               " GPUs of one node); add nodes, or take fewer replicas");
       }
       FabricTransport::Seat seat{
-          .gpus = {}, .bytes_per_block = round_half_even(bytes), .regions = regions(*pool)};
+          .gpus = {}, .bytes_per_block = round_half_even(bytes), .regions = nixl ? regions(*pool) : 0};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));

@@ -34,6 +34,7 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
 // Instances take the topology's GPUs in order; one that what is left of a node cannot hold begins on the next
 // node. Needs the pools' memory plans. Errors: not enough GPUs, an instance larger than a node, no way.
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
-                                                          const std::vector<const PoolSpec*>& pools);
+                                                          const std::vector<const PoolSpec*>& pools,
+                                                          bool nixl);
 
 }  // namespace orrery

@@ -348,7 +348,7 @@ SimDuration inbox_delay(const RunParts& parts) {
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
-  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),

@@ -203,7 +203,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
 
   ORRERY_TRY_STATUS(plan_pools(scenario));
   if (scenario.topology != nullptr) {
-    const auto seats = seat_instances(*scenario.topology, scenario.pools());
+    const auto seats = seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl);
     if (!seats.ok()) return seats.errors();
   }
   ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));

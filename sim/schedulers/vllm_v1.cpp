@@ -478,11 +478,11 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
 // members, blocks for all of them, and no end among the updates inside.
 std::int64_t VllmV1Scheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!remote_.pulls.empty()) return 1;  // asking for KV holds its launch up
   if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
       !preempted_.empty())
     return 1;
-  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty() || !remote_.ended.empty()) return 1;
+  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (!remote_.ended.empty() || !remote_.pulls.empty()) return 1;  // asking for KV holds a launch up
   // An update may give back room in the encoder's cache, for which the head of the queue waits.
   if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
