@@ -49,7 +49,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hi
   if (const Admit fits = fits_for_load(s, hit, s.target, blocks); fits != Admit::admitted) return fits;
   take_for_load(s, hit, blocks);
   s.computed = s.target;
-  s.fetched = static_cast<std::int32_t>(s.target - hit.blocks * config_.block_size);
+  s.fetched = static_cast<std::int32_t>(s.target - 1 - hit.blocks * config_.block_size);  // the last: again
   s.leg = RequestLeg::whole;  // from now on it is like any other: a preempted one computes its prompt itself
   s.pulled = true;
   ++remote_.pulling;
@@ -106,7 +106,7 @@ void VllmV1Scheduler::notice_remote_ends() {
 // What a sequence waited for will not come. Only what its own cache had is good.
 void VllmV1Scheduler::lose_pulled(Slot slot) {
   Sequence& s = sequences_[slot];
-  const std::int64_t found = (s.target - s.fetched) / config_.block_size;
+  const std::int64_t found = (s.target - 1 - s.fetched) / config_.block_size;
   release_blocks(slot, blocks_for(s.target), found);
   s.computed = s.fetched = 0;
   s.state = State::waiting;
