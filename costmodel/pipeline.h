@@ -48,7 +48,7 @@ class HostPipeline {
     s.schedule_begin = now;
     s.schedule_end = now + SimDuration(t.schedule);
     s.launch_begin = s.schedule_end + SimDuration(t.prepare);
-    if (!launcher_is_core_ && s.launch_begin < launcher_free_) s.launch_begin = launcher_free_;
+    if (s.launch_begin < launcher_free_) s.launch_begin = launcher_free_;
     if (t.needs_tokens) s.launch_begin = later(s.launch_begin, device_free_ + SimDuration(t.copy));
     s.launch_end = s.launch_begin + SimDuration(t.launch);
     launcher_free_ = s.launch_end;
@@ -71,6 +71,28 @@ class HostPipeline {
     s.device_end = later(s.device_end, s.launch_end + SimDuration(t.last_kernel));
     device_free_ = s.device_end;
     return true;
+  }
+
+  // Before the launch of `s`, the step begun last, the launcher is busy with other work for so long. Returns
+  // when that work begins.
+  SimTime hold_launch(const StepTiming& t, StepTimes& s, SimDuration work) {
+    const SimTime begin = s.launch_begin;
+    s.launch_begin = begin + work;
+    s.launch_end = s.launch_end + work;
+    launcher_free_ = s.launch_end;
+    if (launcher_is_core_) core_free_ = s.launch_end;
+    s.device_begin = later(s.device_begin, s.launch_begin);
+    s.device_end = later(later(s.device_end, s.launch_begin + SimDuration(t.first_kernel + t.busy)),
+                         s.launch_end + SimDuration(t.last_kernel));
+    device_free_ = s.device_end;
+    return begin;
+  }
+
+  // The same with no step to launch: the next one is launched after it. The core thread goes on.
+  SimTime occupy_launcher(SimTime from, SimDuration work) {
+    const SimTime begin = later(from, launcher_free_);
+    launcher_free_ = begin + work;
+    return begin;
   }
 
   // The device has something else to do until then.

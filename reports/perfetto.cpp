@@ -56,6 +56,7 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::resumed: phase(e, "prefill again"); break;
     case Kind::answered: phase(e, "to the decode instance"); break;
     case Kind::pulling: phase(e, "KV transfer"); break;
+    case Kind::transfer_failed: break;
     case Kind::pulled: phase(e, "decode queue"); break;
     case Kind::finished:
     case Kind::departed: phase(e, nullptr); break;

@@ -167,6 +167,8 @@ Json transfers_json(const RunResult& r) {
                      {"busiest_utilization", l.busiest_utilization}});
   }
   return {{"pulls", t.pulls},
+          {"failed", t.failed},
+          {"retried", t.retried},
           {"bytes", t.bytes},
           {"links", links},
           {"ttft_parts_ms",
@@ -337,6 +339,9 @@ std::string lines_of_features(const RunResult& r) {
            mean(" + decode queue", t.decode_queue) + mean(" + first step", t.first_step) + " (means)\n";
     out += "KV moved    " + format_fixed(static_cast<double>(t.bytes) * 1e-9, 1) + " GB in " +
            human_count(static_cast<double>(t.pulls)) + " transfers";
+    if (t.failed > 0)
+      out += ", " + human_count(static_cast<double>(t.failed)) + " of which failed (" +
+             human_count(static_cast<double>(t.retried)) + " requests sent again)";
     for (const KvTransferResult::Links& l : t.links)
       out += "; " + l.link_class + ": busiest direction " + format_fixed(100 * l.busiest_utilization, 2) +
              " % used";

@@ -7,6 +7,11 @@
 
 namespace orrery {
 
+// When a step that is open runs on the device, as known so far.
+struct DeviceSpan {
+  SimTime begin, end;
+};
+
 class Executor {
  public:
   virtual ~Executor() = default;
@@ -25,10 +30,18 @@ class Executor {
   // A prompt of so many tokens comes into the process of the instance's core thread: work that a thread at
   // launching a step loses there. No effect where the two have nothing to do with each other.
   virtual void take_input(InstanceId, std::int64_t /*prompt_tokens*/, SimTime) {}
+  // Whoever launches the instance's steps is busy with other work for so long before it launches the step
+  // submitted at `now`, or the next one. Returns when that work begins. Not where a stretch is open.
+  virtual SimTime hold_launch(InstanceId, SimDuration, SimTime now) { return now; }
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.
   virtual void collect(SimTime now, Outcomes& outcomes) = 0;
+  // Of a step that has been submitted and not collected; asked where KV leaves while it is computed.
+  virtual DeviceSpan device_span(InstanceId, StepId) const {
+    ORRERY_CHECK(false, "this executor does not say when layers end");
+    return {};
+  }
   // How many steps may be open at an instance.
   virtual std::int32_t depth(InstanceId instance) const = 0;
   // From the end of an update to the client.

@@ -4,6 +4,7 @@
 
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "sim/departures.h"
@@ -11,27 +12,56 @@
 
 namespace orrery {
 
+// How requests pass from prefill to decode instances.
+struct PdRules {
+  // Both legs are sent when the request arrives, and the prefill side sends what it computes; otherwise the
+  // decode leg follows the prefill leg's answer and fetches.
+  bool at_once = false;
+  std::int32_t layers = 0;       // at once: KV leaves layer by layer, and the model has so many; 0: by chunk
+  std::int32_t retries = 1;      // of a request whose transfer has failed, from the beginning
+  std::int64_t local_below = 0;  // shorter prompts are not split: mixed instances, else decode ones, run them
+  bool recompute_failed = false;  // the decode instance computes a prompt whose transfer has failed
+  // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
+  // of it after the last word of the decode side.
+  SimDuration lease;
+  bool nixl = false;        // KV is fetched descriptor by descriptor (sim/costed/nixl_reads.h)
+  SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
+};
+
 struct Handoff {
-  Request request;          // as the client sent it
-  InstanceId from;          // the prefill instance,
-  SequenceId held;          // and the sequence there whose blocks it holds
-  bool holds_kv = true;     // false: preempted when its answer came; the decode instance computes it again
-  InstanceId to;            // the decode instance,
-  SequenceId sequence;      // and the one that waits there
-  SimTime first_scheduled;  // at the prefill instance
-  SimTime answered;         // its answer is back at the proxy
+  Request request;       // as the client sent it
+  InstanceId from;       // the prefill instance,
+  SequenceId held;       // and the sequence there whose blocks it holds
+  bool holds_kv = true;  // false: preempted when its answer came; the decode instance computes it again
+  InstanceId to;         // the decode instance,
+  SequenceId sequence;   // and the one that waits there
+  SimTime first_scheduled = SimTime::never();  // at the prefill instance
+  SimTime answered = SimTime::never();         // its answer is back at the proxy
   SimTime pull_begin = SimTime::never(), pull_end = SimTime::never();
   std::int32_t cached = 0, preemptions = 0;
-  bool given_back = false;  // the prefill instance need not hold anything any more
-  bool over = false;        // its decode leg has ended, or will never begin
+  // KV that is sent: parts computed, and parts sent, of `parts`; `blocks` in all.
+  std::int64_t blocks = 0, computed = 0, sent = 0, parts = 0;
+  SimTime computed_at = SimTime::never();  // the last part was
+  SimTime room_at = SimTime::never();      // the decode instance had blocks for it
+  bool said_eos = false;                   // the prefill instance's token is the answer's last one
+  std::int32_t failures = 0;               // transfers of this request that failed
+  bool failed = false;                     // the present one has
+  bool again = false;                      // to be sent again when its prefill leg is over
+  bool prefill_over = false;               // answered, or ended without an answer
+  bool given_back = false;                 // the prefill instance need not hold anything any more
+  bool over = false;                       // its decode leg has ended, or will never begin
 };
 
 class Handoffs {
  public:
-  void open(Request request) {
+  PdRules rules;
+
+  Handoff& open(Request request) {
     const std::uint64_t id = request.id.value();
     Handoff& h = all_[id];
+    h = Handoff{};
     h.request = std::move(request);
+    return h;
   }
   Handoff* find(RequestId request) {
     const auto it = all_.find(request.value());
@@ -53,10 +83,15 @@ class Handoffs {
     drop_if_done(request);
   }
   void over(RequestId request) {
+    if (find(request) == nullptr) return;  // it was never split
     at(request).over = true;
     drop_if_done(request);
   }
   bool empty() const { return all_.empty(); }
+  // One of its legs has come to an end that the other one may have to hear of (PrefillDecode::settle).
+  void settle(RequestId request) { settling_.push_back(request); }
+  std::vector<RequestId> take_settling() { return std::exchange(settling_, {}); }
+  bool settled() const { return settling_.empty(); }
 
  private:
   struct Answer {
@@ -70,6 +105,7 @@ class Handoffs {
   }
   std::unordered_map<std::uint64_t, Handoff> all_;  // looked up, never iterated
   TimedHeap<Answer> answers_;
+  std::vector<RequestId> settling_;
 };
 
 }  // namespace orrery

@@ -99,6 +99,7 @@ bool Instance::schedule(SimTime now) {
     observe_request(RequestEvent::Kind::preempted, p.request, now, step.value(),
                     static_cast<std::int64_t>(progress_of(plan.preempted_for[i]).request.value()), 0);
   }
+  if (!plan.handed.empty()) take_handed(plan, step, now);
   for (const SequenceId sequence : plan.paused)
     break_run(sequence, static_cast<std::int64_t>(step.value()) - 1, in_flight);
   for (const HostLoad& load : scheduler_->host_loads())
@@ -144,10 +145,11 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
     if (!p.admitted) {
       p.first_scheduled = now;
       p.cached = a.cached_tokens;
+      if (wiring_.role == PoolRole::prefill) note_admission(p);
     }
     p.admitted = true;
     observe_request(a.resumed ? RequestEvent::Kind::resumed : RequestEvent::Kind::admitted, p.request, now,
-                    step.value(), a.cached_tokens, 0);
+                    step.value(), a.cached_tokens, a.fetched_tokens);
   }
   const std::int64_t batch = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
   for (const PrefillWork& w : plan.prefill) progress_of(w.sequence).batch = batch;
@@ -373,13 +375,14 @@ void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus stat
   if (holds_tokens()) streams_->close(sequence);
   std::erase(departed_, sequence);
   if (p.left) return end_unanswered(sequence, 0);
+  if (wiring_.role == PoolRole::decode && try_again(sequence)) return;
   RequestRecord record = begin_record(p);
   record.e2e = now - p.arrival;
   record.status = status;
   --outstanding_;
   times_.add(p.request.value());
   deliver(record, now);
-  wiring_.inbox->on_finished(p.request, now);
+  tell_inbox(p.request, now);
   observe_request(RequestEvent::Kind::rejected, p.request, now, 0, 0, 0);
   p.request = RequestId::none();
 }
@@ -393,11 +396,10 @@ RequestRecord Instance::begin_record(const Progress& p) const {
   record.cached_tokens = p.cached;
   record.preemptions = p.preemptions;
   record.instance = wiring_.id;
-  if (wiring_.role == PoolRole::decode) {
-    const Handoff& h = wiring_.handoffs->at(p.request);
-    record.queue = h.first_scheduled - p.arrival;
-    record.cached_tokens = h.cached;
-    record.preemptions += h.preemptions;
+  if (const Handoff* h = handoff_of(p)) {
+    if (!h->first_scheduled.is_never()) record.queue = h->first_scheduled - p.arrival;
+    record.cached_tokens = h->cached;
+    record.preemptions += h->preemptions;
   }
   return record;
 }

@@ -50,8 +50,15 @@ class Instance {
   // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
   // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.
   std::span<const PullWork> take_pulls() { return scheduler_->take_pulls(); }
-  bool on_remote_end(SequenceId sequence, RequestId request, SimTime now);
+  std::span<const SendWork> take_sends() { return scheduler_->take_sends(); }
+  bool on_remote_end(SequenceId sequence, RequestId request, bool said_eos, SimTime now);
+  bool on_remote_failure(SequenceId sequence, RequestId request, SimTime now);
+  bool on_room(SequenceId sequence) { return scheduler_->on_room(sequence) && idle_; }
   void observe_pull(const PullWork& pull, SimTime now);
+  // A request has ended here; the client hears of it unless another leg speaks for it.
+  void tell_inbox(RequestId request, SimTime at) {
+    if (!silent()) wiring_.inbox->on_finished(request, at);
+  }
   // The core thread is free at `now`: compose and submit a step, if there is one. False when work waits that
   // can never run (capacity exhausted).
   bool schedule(SimTime now);
@@ -114,6 +121,19 @@ class Instance {
   void hand_over(const Finished& finished, SimTime at);
   void add_handoff(const Progress& p, RequestRecord& record) const;
   void deliver(const RequestRecord& record, SimTime at);
+  bool try_again(SequenceId sequence);
+  // A prefill leg beside a decode leg that speaks for both.
+  bool silent() const {
+    return wiring_.role == PoolRole::prefill && wiring_.handoffs != nullptr &&
+           wiring_.handoffs->rules.at_once;
+  }
+  void note_admission(const Progress& p);
+  void take_handed(const StepPlan& plan, StepId step, SimTime now);
+  void end_handed(SequenceId sequence, SimTime at);
+  // Of a decode leg; null where the request was never split.
+  const Handoff* handoff_of(const Progress& p) const {
+    return wiring_.role == PoolRole::decode ? wiring_.handoffs->find(p.request) : nullptr;
+  }
   void trim_gap_log();
   void levels_changed();
   void observe_request(RequestEvent::Kind kind, RequestId request, SimTime at, std::uint64_t step,

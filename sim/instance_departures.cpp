@@ -21,10 +21,11 @@ void Instance::turn_away(const Request& request) {
 // flight runs to its end all the same.
 void Instance::client_left(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
+  if (p.left) return;  // a leg that was sent again may have the place of the one before
   p.left = true;
   if (holds_tokens()) streams_->client_left(sequence);
   departed_.push_back(sequence);
-  wiring_.inbox->on_finished(p.request, p.gives_up);
+  tell_inbox(p.request, p.gives_up);
   wiring_.executor->cut(wiring_.id, now);
 }
 
@@ -49,7 +50,8 @@ void Instance::drop_departed() {
 void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   Progress& p = progress_of(sequence);
   RequestRecord record = begin_record(p);
-  if (!p.admitted && wiring_.role != PoolRole::decode) record.queue = p.gives_up - p.arrival;
+  const Handoff* const h = handoff_of(p);  // whose prefill leg has its own time in a queue
+  if (!p.admitted && (h == nullptr || h->first_scheduled.is_never())) record.queue = p.gives_up - p.arrival;
   if (p.has_token && p.first_token <= p.gives_up) {
     record.ttft = p.first_token - p.arrival;
     record.output_tokens = delivered_by(sequence, p.gives_up, outputs);
@@ -61,7 +63,7 @@ void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   times_.add(p.request.value());
   times_.add(static_cast<std::int64_t>(record.output_tokens));
   deliver(record, p.gives_up);
-  if (!p.left) wiring_.inbox->on_finished(p.request, p.gives_up);
+  if (!p.left) tell_inbox(p.request, p.gives_up);
   observe_request(RequestEvent::Kind::departed, p.request, p.gives_up, 0, record.output_tokens, 0);
   p.request = RequestId::none();
 }

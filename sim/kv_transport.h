@@ -9,24 +9,42 @@
 
 namespace orrery {
 
+// A decode instance fetches what a prefill instance holds.
 struct KvPull {
   RequestId request;
   InstanceId from, to;
-  std::int64_t blocks = 0;  // whole blocks of the deployment's block size; 0: only word that none is wanted
+  std::int64_t blocks = 0;   // whole blocks of the deployment's block size; 0: only word that none is wanted
+  SimTime posted_from = {};  // when the decode instance begins to ask for them; not before `now` of begin()
+};
+
+// A prefill instance sends what it has computed so far: of `blocks`, cut into `of` equal parts (layers, or
+// pages of the prompt), those in [first, last). Parts of a request leave in order; the one with last = of is
+// its last.
+struct KvSend {
+  RequestId request;
+  InstanceId from, to;
+  std::int64_t blocks = 0;
+  std::int64_t first = 0, last = 0, of = 1;
 };
 
 struct KvPullDone {
   RequestId request;
   SimTime at;
+  bool failed = false;  // nothing of it can be used; what was under way is given up
 };
 
 class KvTransport {
  public:
   virtual ~KvTransport() = default;
+  // How long the decode instance's launcher is busy with asking for it, before begin().
+  virtual SimDuration posting(const KvPull&) const { return SimDuration(0); }
   virtual void begin(const KvPull& pull, SimTime now) = 0;
+  virtual void send(const KvSend& part, SimTime now) = 0;
+  // Nothing more of it is wanted, and nothing will be reported; no effect where nothing is under way.
+  virtual void forget(RequestId request, SimTime now) = 0;
   // When collect() has something next; may move either way after any call.
   virtual SimTime next_event() = 0;
-  // Appends what has arrived by `now`, ordered by (time, request).
+  // Appends what has arrived, or failed, by `now`, ordered by (time, request).
   virtual void collect(SimTime now, std::vector<KvPullDone>& done) = 0;
 };
 

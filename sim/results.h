@@ -19,10 +19,11 @@ const char* to_string(RequestStatus status);
 struct HandoffTimes {
   bool apart = false;
   InstanceId prefill_instance;
-  SimDuration queue;         // arrival → scheduled by the prefill instance
-  SimDuration prefill;       // → its answer is back at the proxy
+  SimDuration queue;  // arrival → scheduled by the prefill instance
+  // → its answer is back at the proxy; where KV is sent: → all of it is computed
+  SimDuration prefill;
   SimDuration wait;          // → the decode instance has blocks for the prompt, and the transfer begins
-  SimDuration transfer;      // → all bytes are there
+  SimDuration transfer;      // → all bytes are there; where KV is sent: what of it was not hidden
   SimDuration decode_queue;  // → scheduled by the decode instance
   SimDuration first_step;    // → first token at the client
 };
@@ -80,6 +81,7 @@ struct RequestEvent {
     answered,  // prefill and decode apart: a prefill leg is, and its blocks wait to be fetched
     pulling,   // a decode instance has blocks for the prompt and fetches what it lacks
     pulled,    // which is there
+    transfer_failed,
     first_token,
     preempted,
     resumed,
@@ -94,7 +96,8 @@ struct RequestEvent {
   // blocks; preempted:
   // the request that it made room for; finished: output tokens
   std::int64_t tokens = 0;
-  std::int64_t context = 0;               // prefill_chunk: tokens before it; encoded: their embeddings
+  // prefill_chunk: tokens before it; encoded: their embeddings; admitted: of the tokens, those fetched
+  std::int64_t context = 0;
   std::int32_t running = 0, waiting = 0;  // at the instance, then
 };
 
@@ -201,7 +204,8 @@ struct KvTransferResult {
     std::string busiest;
   };
   bool on = false;
-  std::uint64_t pulls = 0;
+  std::uint64_t pulls = 0, failed = 0;  // begun; of them, given up
+  std::uint64_t retried = 0;            // requests that were sent again for it
   std::int64_t bytes = 0;
   std::vector<Links> links;
   Distribution queue, prefill, wait, transfer, decode_queue, first_step;  // of completed requests

@@ -90,6 +90,8 @@ struct SchedulerConfig {
   SpeculationRules speculation = {};
   PipelineRules pipeline = {};
   bool pulls_kv = false;  // prefill and decode apart: a decode instance
+  bool sends_kv = false;  // a prefill instance that sends what it computes; a decode one that is sent it
+  bool recompute_failed_loads = false;  // vLLM's kv_load_failure_policy: recompute; otherwise fail
 };
 
 struct FirstToken {
@@ -106,6 +108,7 @@ struct Finished {
   std::size_t update = 0;
   std::int32_t drafts = 0, accepted = 0;  // speculation: verified in its life
   bool held = false;                      // a prefill leg: its blocks wait to be fetched
+  bool said_eos = false;                  // of a held one: its token is the answer's last
 };
 
 struct Irregular {  // a token whose gap is no gap between two updates of the decode set
@@ -138,6 +141,7 @@ struct Admission {  // a request entered `running` in the last schedule()
   SequenceId sequence;
   RequestId request;
   std::int32_t cached_tokens = 0;
+  std::int32_t fetched_tokens = 0;  // of them, those that came from another instance
   bool resumed = false;
 };
 
@@ -174,6 +178,14 @@ struct PullWork {
   RequestId request;
   SequenceId sequence;      // that waits for them; none: it is gone, and nobody wants them
   std::int64_t blocks = 0;  // the last ones of the prompt's
+};
+
+// The reverse: what a prefill instance has computed of a prompt to be sent.
+struct SendWork {
+  RequestId request;
+  // Sent by layer: all of it, while this step runs. Otherwise: `parts` of `of` are computed by now.
+  StepId step;
+  std::int64_t parts = 0, of = 0;
 };
 
 struct HostLoad {  // a request began to wait for its prefix from host memory, in the last schedule()
@@ -227,9 +239,14 @@ class Scheduler {
   // Prefill and decode apart; an engine whose rules are not modelled is never asked. What was decided to be
   // fetched since the last call; valid until the next one.
   virtual std::span<const PullWork> take_pulls() { return {}; }
+  virtual std::span<const SendWork> take_sends() { return {}; }
   // The blocks of a waiting sequence are here, or those of a held one are no longer needed; true when an idle
-  // instance may go on.
-  virtual bool on_remote_end(SequenceId) { return false; }
+  // instance may go on. `said_eos`: the token that came with them is the answer's last.
+  virtual bool on_remote_end(SequenceId, bool /*said_eos*/) { return false; }
+  // The blocks of a waiting sequence will never be here; true likewise.
+  virtual bool on_remote_failure(SequenceId) { return false; }
+  // The decode instance has room for what this prefill leg's sequence will send; true likewise.
+  virtual bool on_room(SequenceId) { return false; }
   // The last pass ran nothing, nothing runs, and yet another one at once may find something.
   virtual bool looks_again() const { return false; }
   // Whether a request that has just been queued might run in the next step although steps are offered as a

@@ -6,6 +6,7 @@
 #include "base/mutation.h"
 #include "sim/departures.h"
 #include "sim/instance.h"
+#include "sim/prefill_decode.h"
 #include "sim/router_group.h"
 
 namespace orrery {
@@ -21,6 +22,7 @@ class Loop {
                               .router = setup_.router,
                               .front_end = setup_.front_end,
                               .input_delay = {},
+                              .proxy_delay = {},
                               .input_per_request = setup_.input_per_request,
                               .core_wake = setup_.core_wake,
                               .abort_delay = setup_.abort_delay,
@@ -37,8 +39,7 @@ class Loop {
       }
     }
     ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
-    apart_ = !group(PoolRole::prefill).empty();
-    ORRERY_CHECK(!apart_ || setup_.transport != nullptr, "prefill and decode pools need a transport");
+    if (!group(PoolRole::prefill).empty()) split_requests();
     for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
     entering_count_.assign(instances_.size(), 0);
     input_free_.assign(instances_.size(), SimTime(0));
@@ -53,18 +54,22 @@ class Loop {
       drop_stale_departures();
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
                             earlier(entering_.next(), departures_.next()));
-      if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
+      if (apart_) due = earlier(due, apart_->next_event());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       ++events_;
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
+      if (apart_) apart_->take_layers(now);
       take_outcomes(now);
-      if (apart_) take_pulled(now);
+      if (apart_) apart_->take_ended(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
-      if (apart_) take_answers(now);
+      if (apart_) apart_->take_answers(now);
       if (entering_.next() <= now) take_entrances(now);
-      if (!schedule_marked(now)) return exhausted(now);
+      do {
+        if (apart_) apart_->settle(now);
+        if (!schedule_marked(now)) return exhausted(now);
+      } while (apart_ && settle(now));
       if (departures_.next() <= now) take_departures(now);
       if ((events_ & 0xFFFF) == 0 && !may_go_on()) return interrupted(now);
     }
@@ -98,7 +103,7 @@ class Loop {
                                   .stream = places_[i].pool->stream,
                                   .per_request_itl = setup_.per_request_itl,
                                   .role = places_[i].pool->role,
-                                  .handoffs = apart_ ? &handoffs_ : nullptr};
+                                  .handoffs = apart_ ? &apart_->handoffs() : nullptr};
     instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
   }
 
@@ -118,6 +123,7 @@ class Loop {
     for (const StepOutcome& outcome : outcomes_.steps) {
       Instance& instance = *instances_[outcome.instance.value()];
       instance.on_outcome(outcome);
+      if (apart_) apart_->take_work(outcome.instance, now);
       update_view(outcome.instance);
       mark(outcome.instance);
     }
@@ -147,73 +153,40 @@ class Loop {
     }
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
-      if (!apart_) {
+      if (apart_)
+        apart_->arrived(request, now);
+      else
         dispatch(request, group(PoolRole::mixed), now);
-        continue;
-      }
-      Request leg = request;
-      leg.leg = RequestLeg::prefill;
-      handoffs_.open(request);
-      dispatch(leg, group(PoolRole::prefill), now);
     }
   }
 
-  // Prefill legs that were answered go on as decode legs.
-  void take_answers(SimTime now) {
-    while (handoffs_.next_answer() <= now) {
-      Handoff& h = handoffs_.at(handoffs_.pop_answer());
-      Request leg = std::move(h.request);
-      leg.leg = h.holds_kv ? RequestLeg::decode : RequestLeg::whole;
-      h.given_back = !h.holds_kv;
-      dispatch(leg, group(PoolRole::decode), now);
-    }
+  void split_requests() {
+    ORRERY_CHECK(setup_.transport != nullptr, "prefill and decode pools need a transport");
+    apart_.emplace(
+        setup_.pd, *setup_.transport, *setup_.executor, instances_,
+        PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
+                            .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
+                                               bool at_proxy) { dispatch(leg, group(role), now, at_proxy); },
+                            .has_mixed = !group(PoolRole::mixed).empty()});
   }
 
-  void begin_pulls(InstanceId id, SimTime now) {
-    Instance& instance = *instances_[id.value()];
-    for (const PullWork& work : instance.take_pulls()) {
-      Handoff& h = handoffs_.at(work.request);
-      h.pull_begin = now;
-      h.to = id;
-      h.sequence = work.sequence;
-      instance.observe_pull(work, now);
-      setup_.transport->begin({work.request, h.from, id, work.blocks}, now);
-    }
+  // Whether a leg's end was news to an instance, which may go on with it at this very instant.
+  bool settle(SimTime now) {
+    apart_->settle(now);
+    return !to_schedule_.empty();
   }
 
-  void take_pulled(SimTime now) {
-    pulled_.clear();
-    setup_.transport->collect(now, pulled_);
-    for (const KvPullDone& done : pulled_) {
-      Handoff& h = handoffs_.at(done.request);
-      h.pull_end = done.at;
-      if (!h.sequence.is_none() && instances_[h.to.value()]->on_remote_end(h.sequence, done.request, now))
-        mark(h.to);
-      give_back(h, done.request, now);
-    }
-  }
-
-  // The prefill instance need not hold anything for it any more.
-  void give_back(const Handoff& h, RequestId request, SimTime now) {
-    if (instances_[h.from.value()]->on_remote_end(h.held, request, now)) mark(h.from);
-    handoffs_.given_back(request);
-  }
-
-  // A decode leg that no engine took.
-  void forsake(RequestId request, SimTime now) {
-    const Handoff* h = apart_ ? handoffs_.find(request) : nullptr;
-    if (h != nullptr && !h->given_back) give_back(*h, request, now);
-  }
-
-  void dispatch(const Request& request, RouterGroup& group, SimTime now) {
+  void dispatch(const Request& request, RouterGroup& group, SimTime now, bool at_proxy = false) {
     const InstanceId chosen = group.choose(request);
     const Place& place = places_[chosen.value()];
-    const SimTime at = taken_in(request, chosen, now);
+    const SimTime at = taken_in(request, chosen, now, at_proxy);
     if (known_gone(request, chosen) < at) {  // the API server drops it: the core never hears of it
-      instances_[chosen.value()]->turn_away(request);
+      Instance& instance = *instances_[chosen.value()];
+      instance.turn_away(request);
       // Images may have taken longer to prepare than the client waited.
-      setup_.inbox->on_finished(request.id, later(request.gives_up, now - place.pool->abort_delay));
-      return forsake(request.id, now);
+      instance.tell_inbox(request.id, later(request.gives_up, now - place.pool->abort_delay));
+      if (apart_) apart_->forsake(request.id, now);
+      return;
     }
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
@@ -222,10 +195,10 @@ class Loop {
   }
 
   // When the core of `chosen` can do something about `request`.
-  SimTime taken_in(const Request& request, InstanceId chosen, SimTime now) {
+  SimTime taken_in(const Request& request, InstanceId chosen, SimTime now, bool at_proxy) {
     const std::size_t i = chosen.value();
     const PoolSetup& pool = *places_[i].pool;
-    SimTime at = now + pool.input_delay;
+    SimTime at = now + (at_proxy ? pool.proxy_delay : pool.input_delay);
     if (places_[i].front_end != nullptr) {
       at = places_[i].front_end->accept(request.id.value(), request.prompt_tokens, at);
     } else {
@@ -255,10 +228,11 @@ class Loop {
     setup_.executor->take_input(chosen, request.prompt_tokens, now);
     const SequenceId sequence = instance.add(request, now);
     if (sequence.is_none()) {
-      setup_.inbox->on_finished(request.id, now);
-      forsake(request.id, now);
+      instance.tell_inbox(request.id, now);
+      if (apart_) apart_->forsake(request.id, now);
       return update_view(chosen);
     }
+    if (apart_) apart_->entered(request, chosen, sequence);
     if (!request.gives_up.is_never()) {
       departures_.push({.at = known_gone(request, chosen),
                         .instance = chosen,
@@ -301,7 +275,7 @@ class Loop {
         stuck_ = id;
         return false;
       }
-      if (apart_) begin_pulls(id, now);
+      if (apart_) apart_->take_work(id, now);
       update_view(id);  // an engine may abort
     }
     to_schedule_.clear();
@@ -359,7 +333,8 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
-    if (!handoffs_.empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
+    if (apart_ && !apart_->handoffs().empty())
+      return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
     std::size_t next = 0;
     for (const PoolSetup& pool : setup_.pools) {
@@ -379,6 +354,7 @@ class Loop {
                         static_cast<double>(s.kv_usage().usable_blocks));
       }
     }
+    if (apart_) r.transfers.retried = apart_->retried();
     r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
     r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
     r.events = events_;
@@ -392,9 +368,7 @@ class Loop {
   std::vector<std::unique_ptr<Instance>> instances_;
   std::array<RouterGroup, 3> groups_;  // by role
   std::vector<Place> places_;          // by instance
-  bool apart_ = false;                 // prefill and decode
-  Handoffs handoffs_;
-  std::vector<KvPullDone> pulled_;
+  std::optional<PrefillDecode> apart_;
   std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
   std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;

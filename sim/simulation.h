@@ -12,6 +12,7 @@
 #include "sim/collector.h"
 #include "sim/executor.h"
 #include "sim/front_end.h"
+#include "sim/handoffs.h"
 #include "sim/inbox.h"
 #include "sim/kv_transport.h"
 #include "sim/pool_role.h"
@@ -43,8 +44,8 @@ struct PoolSetup {
   // Pools of one role stand behind one router, the first one's; it counts their instances from 0, in order.
   Router* router = nullptr;
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
-  // To the engine's input queue: from the proxy for a decode pool, else beyond what the inbox has counted.
-  SimDuration input_delay;
+  // To the engine's input queue, beyond what the inbox has counted; and from a proxy that has had an answer.
+  SimDuration input_delay, proxy_delay;
   // Without a front end: the process that hands requests to an instance's core takes them one after another,
   // each this much after the one before.
   SimDuration input_per_request;
@@ -63,6 +64,7 @@ struct SimulationSetup {
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
   KvTransport* transport = nullptr;                    // of prefill and decode pools
+  PdRules pd;                                          // likewise
   std::vector<PoolSetup> pools;                        // in the order of their instances; empty: one pool of
                                                        // all of them, as follows
   std::optional<FrontEndConfig> front_end;

@@ -21,6 +21,14 @@ struct PrefillWork {
   std::int32_t outputs_before = 0;  // output tokens that the sequence had when it was (re)admitted
 };
 
+// Prefill and decode apart: a sequence whose first token came with its KV, and is passed on at once.
+struct HandedWork {
+  SequenceId sequence;
+  RequestId request;
+  std::int32_t tokens = 0;  // of the prompt
+  bool ends = false;        // it is its last one, and the sequence is gone
+};
+
 // Speculation: a decode with the drafts that it verifies.
 struct VerifyWork {
   SequenceId sequence;
@@ -67,6 +75,9 @@ struct StepPlan {
   std::span<const SequenceId> paused;         // decodes passed over in this step (no budget left for them)
   // Ended without an answer by the engine itself (SGLang: not even one sequence fits).
   std::span<const SequenceId> aborted;
+  std::span<const HandedWork> handed;
+  // Who joins the decode set without a chunk in this engine's steps; `outputs_before`: with so many outputs.
+  std::span<const PrefillWork> joined;
   std::size_t turned_away = 0;  // the first of them: a full queue has no place for them (any more)
   // No member of the decode set runs in this step, whoever is in it: all ends move back by one step.
   bool stalls_decodes = false;

@@ -26,6 +26,7 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::answered: return "prefilled";
     case Kind::pulling: return "fetches KV";
     case Kind::pulled: return "KV is there";
+    case Kind::transfer_failed: return "transfer failed";
     case Kind::first_token: return "first token";
     case Kind::preempted: return "preempted";
     case Kind::resumed: return "resumed";
@@ -44,7 +45,9 @@ std::string detail_of(const RequestEvent& e) {
     case Kind::admitted:
     case Kind::resumed:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) +
-             " tokens found in the prefix cache; " + queue;
+             (e.context > 0 ? " tokens there, " + std::to_string(e.context) + " of them fetched; "
+                            : " tokens found in the prefix cache; ") +
+             queue;
     case Kind::prefill_chunk:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " tokens behind " +
              std::to_string(e.context);
@@ -53,6 +56,7 @@ std::string detail_of(const RequestEvent& e) {
       return "at the proxy; instance " + std::to_string(e.instance.value()) + " holds its blocks";
     case Kind::pulling: return std::to_string(e.tokens) + " blocks, for which it has room now; " + queue;
     case Kind::pulled: return "and its blocks at the prefill instance can go; " + queue;
+    case Kind::transfer_failed: return "and what came of it is lost; " + queue;
     case Kind::encoded:
       return "step " + std::to_string(e.step) + ", " + std::to_string(e.tokens) + " images, " +
              std::to_string(e.context) + " embeddings";

@@ -54,6 +54,14 @@ std::int32_t CostModelExecutor::depth(InstanceId instance) const {
   return static_cast<std::int32_t>(engines_[instance.value()].depth);
 }
 
+DeviceSpan CostModelExecutor::device_span(InstanceId instance, StepId step) const {
+  const Engine& e = engines_[instance.value()];
+  const auto place = static_cast<std::int64_t>(step.value()) - e.next_update;
+  ORRERY_CHECK(place >= 0 && place < static_cast<std::int64_t>(e.open.size()), "the step is open");
+  const StepTimes& times = e.open[static_cast<std::size_t>(place)].times;
+  return {times.device_begin, times.device_end};
+}
+
 SimDuration CostModelExecutor::output_per_sequence(InstanceId instance) const {
   return engines_[instance.value()].pricer->output_per_sequence();
 }
@@ -167,11 +175,12 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     for (std::size_t r = 0; r < e.lanes.size(); ++r)
       e.lanes[r].begin(plan.ranks[r].runs && !plan.ranks[r].stalls_decodes);
   }
+  // A prompt's last token alone, where that runs in the decodes' graph, is one of them.
+  const bool pieces = !plan.prefill.empty() && (!plan.ranks.empty() || !shape.prefill.empty());
   // A decode step is one captured graph; a step with prompts is launched piece by piece, and beside decodes
   // the core thread shares the host with the path of their outputs. What was measured is that; alone a prompt
   // takes the median.
-  if (!plan.prefill.empty() && plan.decode_sequences > 0)
-    open.timing.launch = jitter_.next(instance, open.timing.launch);
+  if (pieces && plan.decode_sequences > 0) open.timing.launch = jitter_.next(instance, open.timing.launch);
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
@@ -270,6 +279,16 @@ void CostModelExecutor::take_input(InstanceId instance, std::int64_t prompt_toke
   OpenStep& last = e.open.back();
   if (e.pipeline.delay_launch(last.timing, last.times, e.pricer->input_work(prompt_tokens), now))
     schedule_event(instance.value());
+}
+
+SimTime CostModelExecutor::hold_launch(InstanceId instance, SimDuration work, SimTime now) {
+  Engine& e = engines_[instance.value()];
+  ORRERY_CHECK(e.stretch.planned == 0 && !e.staged, "a launch that is held up is of one step on one stage");
+  if (e.open.empty() || e.open.back().times.schedule_begin != now)
+    return e.pipeline.occupy_launcher(now, work);
+  const SimTime begin = e.pipeline.hold_launch(e.open.back().timing, e.open.back().times, work);
+  schedule_event(instance.value());
+  return begin;
 }
 
 void CostModelExecutor::schedule_event(std::uint32_t id) {

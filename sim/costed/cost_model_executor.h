@@ -47,11 +47,13 @@ class CostModelExecutor final : public Executor {
   // (LaunchJitter) holds it, and that of a decode step hides behind the step ahead. Not beside host links,
   // whose transfers were timed by the step's end as it was submitted.
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
+  SimTime hold_launch(InstanceId instance, SimDuration work, SimTime now) override;
   void ended(InstanceId instance, SequenceId sequence) override;
   SimTime next_event() const override {
     return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
   }
   void collect(SimTime now, Outcomes& outcomes) override;
+  DeviceSpan device_span(InstanceId instance, StepId step) const override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
   SimDuration output_per_sequence(InstanceId instance) const override;

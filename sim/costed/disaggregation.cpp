@@ -10,6 +10,10 @@
 
 namespace orrery {
 
+const fabric::Figure kv_lease{30, fabric::FigureKind::published,
+                              "default of kv_lease_duration, vLLM 0.24.0, "
+                              "distributed/kv_transfer/kv_connector/v1/nixl/base_scheduler.py"};
+
 namespace {
 
 // Which of our parts a preset's boards hold.
@@ -32,14 +36,30 @@ bool has_window(const ModelSpec& model) {
                      [](const LayerKind& kind) { return kind.sliding_window > 0; });
 }
 
+void check_sglang(const Yaml& node, const NamedOptions& options) {
+  for (const char* name : {"enable_priority_scheduling", "rules_of_0_5_17", "enable_mixed_chunk"}) {
+    if (!options.has(name) || !options.flag(name)) continue;
+    node.optional("role").fail(std::string(name) +
+                               " with prefill and decode apart is not modelled; leave it out");
+  }
+}
+
+void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
+  const SchedulerSettings& settings = pool.instance.engine.settings;
+  if (pool.role == PoolRole::prefill && settings.async_scheduling)
+    node.optional("role").fail(
+        "context servers run without overlap (disagg-serving.md); expected engine_args: "
+        "{disable_overlap_scheduler: true}");
+  if (pool.role == PoolRole::decode && settings.tensorrt_llm.max_utilization)
+    node.optional("role").fail(
+        "MAX_UTILIZATION on a generation server is not modelled; take GUARANTEED_NO_EVICT, the default");
+}
+
 void check_engine(const Yaml& node, const PoolSpec& pool) {
   const EngineProfile& engine = pool.instance.engine;
   const Yaml role = node.optional("role");
-  if (engine.engine != "vllm")
-    return node.optional("engine").fail(
-        "prefill and decode apart are modelled on vllm only (NixlConnector), "
-        "not on " +
-        engine.engine + "; take vllm-0.24, or role: mixed");
+  if (engine.engine == "sglang") check_sglang(node, engine.settings.options);
+  if (engine.engine == "tensorrt-llm") check_tensorrt_llm(node, pool);
   if (pool.role == PoolRole::decode && engine.settings.by_priority)
     role.fail("a decode pool that schedules by priority is not modelled; leave scheduling_policy out");
   if (engine.settings.kv_offload_bytes > 0)
@@ -65,6 +85,8 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
         .fail(std::string(what) + " must be that of pool " + quote(other.name) + " (" + theirs + "), not " +
               mine + ": blocks travel as they are");
   };
+  if (pool.instance.engine.engine != other.instance.engine.engine)
+    return unlike("the engine", pool.instance.engine.engine, other.instance.engine.engine, "engine");
   const SchedulerSettings &a = pool.instance.engine.settings, &b = other.instance.engine.settings;
   if (a.block_size != b.block_size)
     unlike("the block size", std::to_string(a.block_size), std::to_string(b.block_size), "engine_args");
@@ -91,16 +113,53 @@ std::string example_of(const std::vector<const PoolSpec*>& pools) {
          ", nics_per_node: 8, nic_gbps: 400}";
 }
 
-void read_pd(const Yaml& pd) {
-  if (const Yaml transfer = pd.optional("transfer"); transfer.present()) {
-    if (transfer.choice({"whole", "layerwise"}) == 1)
-      transfer.fail(
-          "layerwise transfers are not modelled by this version of Orrery: vLLM's NixlConnector, "
-          "which is, moves a prompt as a whole; expected whole");
+const PoolSpec* first_of(PoolRole role, const std::vector<const PoolSpec*>& pools) {
+  const auto it =
+      std::find_if(pools.begin(), pools.end(), [&](const PoolSpec* p) { return p->role == role; });
+  return it == pools.end() ? nullptr : *it;
+}
+
+enum class Transfer : std::uint8_t { whole, layerwise, chunkwise };
+
+// Which connector of the engine moves KV so; a located error where none does.
+Transfer read_transfer(const Yaml& pd, const std::string& engine) {
+  const Yaml node = pd.optional("transfer");
+  const bool sglang = engine == "sglang";
+  if (!node.present()) return sglang ? Transfer::chunkwise : Transfer::whole;
+  const auto transfer = static_cast<Transfer>(node.choice({"whole", "layerwise", "chunkwise"}));
+  if (sglang && transfer != Transfer::chunkwise)
+    node.fail(
+        "SGLang's backends (mooncake, nixl) send every chunk of a prompt with all its layers; expected "
+        "chunkwise");
+  if (engine == "tensorrt-llm" && transfer != Transfer::whole)
+    node.fail(
+        "TensorRT-LLM's PyExecutor sends a context when all of it is computed (layers are the C++ "
+        "executor's, or an operator's own); expected whole");
+  if (engine == "vllm" && transfer == Transfer::chunkwise)
+    node.fail(
+        "vLLM has no connector that sends chunks; expected whole (NixlConnector) or layerwise "
+        "(MoRIIOConnector in write mode)");
+  return transfer;
+}
+
+// MoRIIO's ranks write to the rank of their own number.
+void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools) {
+  const std::int32_t tp = first_of(PoolRole::prefill, pools)->instance.plan.tp;
+  for (const PoolSpec* pool : pools) {
+    if (pool->role == PoolRole::decode && pool->instance.plan.tp != tp)
+      node.fail("MoRIIO's ranks write to the rank of their own number, and pool " + quote(pool->name) +
+                " has tp = " + std::to_string(pool->instance.plan.tp) + ", not " + std::to_string(tp) +
+                "; give both sides one tp, or take whole");
   }
-  if (pd.optional("retry").integer(1, 0) != 1)
-    pd.optional("retry").fail(
-        "no transfer fails without fault injection, which is not modelled; leave it out");
+}
+
+void read_local(const Yaml& pd, const std::vector<const PoolSpec*>& pools, bool sglang, PdRules& rules) {
+  const Yaml node = pd.optional("local_below");
+  rules.local_below = node.integer(0, 0);
+  if (rules.local_below > 0 && sglang && first_of(PoolRole::mixed, pools) == nullptr)
+    node.fail(
+        "SGLang's decode servers compute no prompts; give short ones a pool with role: mixed, or leave it "
+        "out");
 }
 
 }  // namespace
@@ -114,18 +173,13 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   const auto first = [&](PoolRole role) {
     return std::find_if(pools.begin(), pools.end(), [&](const PoolSpec& p) { return p.role == role; });
   };
-  const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode),
-             mixed = first(PoolRole::mixed);
+  const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
   const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
   if (prefill == pools.end() && decode == pools.end()) return;
-  if (mixed != pools.end())
-    node_of(mixed).optional("name").fail(
-        "a mixed pool beside prefill and decode pools is not modelled; give it "
-        "one of their roles");
   if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
   if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    check_engine(nodes[i], pools[i]);
+    if (pools[i].role != PoolRole::mixed) check_engine(nodes[i], pools[i]);
     for (const PoolSpec& other : pools) {
       if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
         check_pair(nodes[i], pools[i], other);
@@ -133,11 +187,60 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   }
 }
 
+namespace {
+
+// Whose reads they are: only NIXL's were measured, descriptor by descriptor. MoRIIO's take the links' time.
+bool read_nixl(const Yaml& pd, bool vllm, Transfer transfer) {
+  const Yaml node = pd.optional("connector");
+  if (!node.present()) return vllm && transfer == Transfer::whole;
+  const bool nixl = node.choice({"moriio", "nixl"}) == 1;
+  if (!vllm)
+    node.fail("vLLM's connectors go by this key; leave it out");
+  else if (nixl && transfer == Transfer::layerwise)
+    node.fail("NixlConnector fetches whole prompts; expected moriio, or transfer: whole");
+  return nixl;
+}
+
+}  // namespace
+
+PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pools) {
+  PdRules rules;
+  const Yaml pd = deployment.optional("pd");
+  const PoolSpec* const prefill = first_of(PoolRole::prefill, pools);
+  if (prefill == nullptr) {
+    if (pd.is_map()) pd.entries();
+    return rules;
+  }
+  const std::string& engine = prefill->instance.engine.engine;
+  const bool sglang = engine == "sglang", vllm = engine == "vllm";
+  const Transfer transfer = read_transfer(pd, engine);
+  rules.at_once = transfer != Transfer::whole;
+  if (transfer == Transfer::layerwise) {
+    rules.layers = static_cast<std::int32_t>(prefill->instance.model.layers);
+    check_layerwise(pd.optional("transfer"), pools);
+  }
+  rules.retries = static_cast<std::int32_t>(pd.optional("retry").integer(1, 0, 1000));
+  const Yaml policy = pd.optional("kv_load_failure_policy");
+  rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
+  if (rules.recompute_failed && (rules.at_once || !vllm))
+    policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
+  rules.nixl = read_nixl(pd, vllm, transfer);
+  if (vllm && transfer == Transfer::whole) {
+    rules.lease = duration_from_seconds(kv_lease.value);
+    rules.idle_notice = duration_from_seconds(nixl_in_node.idle_notice.value);
+  }
+  read_local(pd, pools, sglang, rules);
+  if (rules.local_below == 0 && first_of(PoolRole::mixed, pools) != nullptr)
+    deployment.optional("pools").fail(
+        "beside prefill and decode pools a mixed one needs deployment.pd.local_below: prompts with fewer "
+        "tokens go there");
+  return rules;
+}
+
 std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, const std::string& folder,
                                                     const std::vector<const PoolSpec*>& pools,
                                                     Errors& errors) {
   const Yaml node = deployment.optional("topology"), pd = deployment.optional("pd");
-  if (pd.present()) read_pd(pd);
   if (!is_disaggregated(pools)) {
     if (node.present())
       node.fail(
@@ -171,8 +274,20 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
   return std::make_shared<const fabric::Topology>(std::move(read).value());
 }
 
+namespace {
+
+// A block of the NixlConnector is one piece a layer, or two where keys and values stand apart
+// (base_worker.py, register_kv_caches, with FlashAttention's cache).
+std::int32_t regions(const PoolSpec& pool) {
+  const ModelSpec& model = pool.instance.model;
+  return static_cast<std::int32_t>(model.layers * (model.latent.present() ? 1 : 2));
+}
+
+}  // namespace
+
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
-                                                          const std::vector<const PoolSpec*>& pools) {
+                                                          const std::vector<const PoolSpec*>& pools,
+                                                          bool nixl) {
   const std::vector<DeviceId>& gpus = topology.gpus();
   const auto node_at = [&](std::size_t i) { return topology.device(gpus[i]).node; };
   std::vector<FabricTransport::Seat> seats;
@@ -190,7 +305,8 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                               quote(pool->name) + ", " + std::to_string(width) +
                               " GPUs of one node); add nodes, or take fewer replicas");
       }
-      FabricTransport::Seat seat{.gpus = {}, .bytes_per_block = round_half_even(bytes)};
+      FabricTransport::Seat seat{
+          .gpus = {}, .bytes_per_block = round_half_even(bytes), .regions = nixl ? regions(*pool) : 0};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));

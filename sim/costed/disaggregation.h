@@ -9,15 +9,23 @@
 #include "base/result.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/pool_spec.h"
+#include "sim/fabric/figure.h"
+#include "sim/handoffs.h"
 
 namespace orrery {
+
+// How long vLLM's prefill side keeps blocks that nobody fetches.
+extern const fabric::Figure kv_lease;
 
 bool is_disaggregated(const std::vector<const PoolSpec*>& pools);
 
 // Roles that do not go together, and what a prefill or decode pool cannot be: errors at their keys.
 void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools);
 
-// `deployment.topology` and `deployment.pd`. Prefill and decode pools need a topology, others may not have
+// `deployment.pd`; the default rules without prefill and decode pools.
+PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pools);
+
+// `deployment.topology`. Prefill and decode pools need a topology, others may not have
 // one. Null after an error, or without.
 std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, const std::string& folder,
                                                     const std::vector<const PoolSpec*>& pools,
@@ -26,6 +34,7 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
 // Instances take the topology's GPUs in order; one that what is left of a node cannot hold begins on the next
 // node. Needs the pools' memory plans. Errors: not enough GPUs, an instance larger than a node, no way.
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
-                                                          const std::vector<const PoolSpec*>& pools);
+                                                          const std::vector<const PoolSpec*>& pools,
+                                                          bool nixl);
 
 }  // namespace orrery

@@ -33,6 +33,10 @@ void EndTracker::track(std::int64_t step, const StepPlan& plan, std::span<const 
       if (mine(id) && tracked(slot) && end_of_slot_[slot] >= decode) set_end(slot, -1);
     }
   }
+  for (const PrefillWork& w : plan.joined) {
+    const std::int32_t eos = oracle_->eos_after(w.request);
+    if (mine(w.sequence)) set_end(slot_of(w.sequence), eos > 0 ? decode + eos - w.outputs_before - 1 : -1);
+  }
   for (const PrefillWork& w : prefill) {
     if (!w.samples) continue;
     const std::uint32_t slot = slot_of(w.sequence);

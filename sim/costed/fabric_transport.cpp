@@ -1,6 +1,7 @@
 #include "sim/costed/fabric_transport.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -20,39 +21,100 @@ constexpr auto ends_later = [](const auto& a, const auto& b) {
 
 FabricTransport::FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats,
                                  const Model& model, SimDuration floor)
-    : topology_(topology), seats_(std::move(seats)), model_(model), floor_(floor), flows_(topology) {}
+    : topology_(topology), seats_(std::move(seats)), gone_(seats_.size(), false), model_(model),
+      floor_(floor), flows_(topology), reader_free_(seats_.size()) {}
 
-const std::vector<RankPair>& FabricTransport::pairs(std::int32_t from_tp, std::int32_t to_tp) {
+const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) const {
+  const auto from_tp = static_cast<std::int32_t>(seats_[from.value()].gpus.size()),
+             to_tp = static_cast<std::int32_t>(seats_[to.value()].gpus.size());
   for (const Pairs& known : known_pairs_) {
     if (known.from_tp == from_tp && known.to_tp == to_tp) return known.pairs;
   }
   known_pairs_.push_back({from_tp, to_tp, rank_pairs(from_tp, to_tp, model_.kv_heads, model_.latent)});
+  ORRERY_CHECK(known_pairs_.back().pairs.size() < keys_per_request, "rank pairs of a request");
   return known_pairs_.back().pairs;
+}
+
+// Of the decode rank that posts most.
+std::int64_t FabricTransport::descriptors(const KvPull& pull) const {
+  std::vector<std::int64_t> posted(seats_[pull.to.value()].gpus.size());
+  for (const RankPair& pair : pairs(pull.from, pull.to)) ++posted[static_cast<std::size_t>(pair.to)];
+  return pull.blocks * seats_[pull.to.value()].regions * *std::max_element(posted.begin(), posted.end());
+}
+
+const NixlReads& FabricTransport::reads(const KvPull& pull) const {
+  const auto node = [&](InstanceId i) { return topology_.device(seats_[i.value()].gpus.front()).node; };
+  return node(pull.from) == node(pull.to) ? nixl_in_node : nixl_between_nodes;
+}
+
+SimDuration FabricTransport::posting(const KvPull& pull) const {
+  const std::int64_t n = descriptors(pull);
+  return n > 0 ? reads(pull).posting(n) : SimDuration(0);
 }
 
 void FabricTransport::begin(const KvPull& pull, SimTime now) {
   if (pull.blocks == 0) return end(pull.request, now);
-  const Seat &from = seats_[pull.from.value()], &to = seats_[pull.to.value()];
-  const auto& between =
-      pairs(static_cast<std::int32_t>(from.gpus.size()), static_cast<std::int32_t>(to.gpus.size()));
-  ORRERY_CHECK(between.size() < keys_per_request, "rank pairs of a pull");
-  ++pulls_;
-  std::uint64_t key = pull.request.value() * keys_per_request;
-  for (const RankPair& pair : between) {
-    const std::int64_t bytes = pull.blocks * to.bytes_per_block / pair.parts;
-    const auto flow = flows_.add({.from = from.gpus[static_cast<std::size_t>(pair.from)],
-                                  .to = to.gpus[static_cast<std::size_t>(pair.to)],
-                                  .bytes = bytes,
-                                  .key = key++},
-                                 now);
-    ORRERY_CHECK(flow.ok(), "ways between all seats were looked for before");
-    bytes_ += bytes;
+  const std::int64_t n = descriptors(pull);
+  if (n > 0) {
+    SimTime& reader = reader_free_[pull.to.value()];
+    reader = later(later(reader, pull.posted_from), now) + reads(pull).reading(n);
+    open(pull.request, pull.from, pull.to).not_before = reader;
   }
-  open_[pull.request.value()] = static_cast<std::int32_t>(between.size());
+  send({pull.request, pull.from, pull.to, pull.blocks, 0, 1, 1}, now);
+}
+
+void FabricTransport::send(const KvSend& part, SimTime now) {
+  Open& o = open(part.request, part.from, part.to);
+  if (gone_[part.from.value()] || gone_[part.to.value()]) return fail(part.request, now);
+  const auto& between = pairs(part.from, part.to);
+  const std::int64_t whole = part.blocks * seats_[part.to.value()].bytes_per_block;
+  const auto up_to = [&](std::int64_t place, const RankPair& pair) {
+    return whole / pair.parts * place / part.of;  // below 2^63: terabytes times a million parts
+  };
+  o.complete = part.last == part.of;
+  for (std::size_t lane = 0; lane < between.size(); ++lane) {
+    const std::int64_t bytes = up_to(part.last, between[lane]) - up_to(part.first, between[lane]);
+    if (!push(part.request, o, lane, bytes, now)) return fail(part.request, now);
+  }
+  if (o.complete && o.busy == 0) {  // the parts before are all there, and this one was empty
+    const SimTime at = later(now, o.not_before);
+    open_.erase(part.request.value());
+    end(part.request, at);
+  }
+}
+
+FabricTransport::Open& FabricTransport::open(RequestId request, InstanceId from, InstanceId to) {
+  const auto [it, is_new] = open_.try_emplace(request.value());
+  if (is_new) {
+    ++pulls_;
+    it->second.from = from;
+    it->second.to = to;
+    it->second.lanes.resize(pairs(from, to).size());
+  }
+  return it->second;
+}
+
+// False: no way is left. (Ways between all seats were looked for before; links may have been cut since.)
+bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::int64_t bytes, SimTime now) {
+  Lane& lane = o.lanes[place];
+  lane.queued += bytes;
+  if (lane.busy || lane.queued == 0) return true;
+  const RankPair& pair = pairs(o.from, o.to)[place];
+  const auto flow = flows_.add({.from = seats_[o.from.value()].gpus[static_cast<std::size_t>(pair.from)],
+                                .to = seats_[o.to.value()].gpus[static_cast<std::size_t>(pair.to)],
+                                .bytes = lane.queued,
+                                .key = request.value() * keys_per_request + place},
+                               now);
+  if (!flow.ok()) return false;
+  bytes_ += std::exchange(lane.queued, 0);
+  lane.flow = flow.value();
+  lane.busy = true;
+  ++o.busy;
+  return true;
 }
 
 void FabricTransport::end(RequestId request, SimTime at) {
-  endings_.push_back({at + floor_, request});
+  endings_.push_back({at + floor_, request, false});
   std::push_heap(endings_.begin(), endings_.end(), ends_later);
 }
 
@@ -61,25 +123,86 @@ SimTime FabricTransport::next_event() {
   return open_.empty() ? ending : earlier(ending, flows_.next_end());
 }
 
+void FabricTransport::arrived(const fabric::Arrival& arrival, SimTime now) {
+  const RequestId request(arrival.key / keys_per_request);
+  const auto it = open_.find(request.value());
+  if (it == open_.end()) return;  // failed meanwhile
+  Open& o = it->second;
+  const std::size_t place = arrival.key % keys_per_request;
+  o.lanes[place].busy = false;
+  --o.busy;
+  if (o.lanes[place].queued > 0) {
+    if (!push(request, o, place, 0, now)) fail(request, now);
+    return;
+  }
+  if (!o.complete || o.busy > 0) return;
+  const SimTime at = later(arrival.at, o.not_before);
+  open_.erase(it);
+  end(request, at);
+}
+
 void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
   if (!open_.empty() && flows_.next_end() <= now) {
-    for (const fabric::Arrival& arrival : flows_.advance(now)) {
-      const RequestId request(arrival.key / keys_per_request);
-      const auto it = open_.find(request.value());
-      if (--it->second > 0) continue;
-      open_.erase(it);
-      end(request, arrival.at);
-    }
+    for (const fabric::Arrival& arrival : flows_.advance(now)) arrived(arrival, now);
   }
   while (!endings_.empty() && endings_.front().at <= now) {
     std::pop_heap(endings_.begin(), endings_.end(), ends_later);
-    done.push_back({endings_.back().request, endings_.back().at});
+    done.push_back({endings_.back().request, endings_.back().at, endings_.back().failed});
     endings_.pop_back();
   }
 }
 
+// ------------------------------------------------------------------------------------------------- faults
+
+void FabricTransport::forget(RequestId request, SimTime now) {
+  if (take_out(request, now)) return;
+  std::erase_if(endings_, [&](const Ending& e) { return e.request == request; });
+  std::make_heap(endings_.begin(), endings_.end(), ends_later);
+}
+
+// False: nothing of it is under way.
+bool FabricTransport::take_out(RequestId request, SimTime now) {
+  const auto it = open_.find(request.value());
+  if (it == open_.end()) return false;
+  for (const Lane& lane : it->second.lanes)
+    if (lane.busy) flows_.remove(lane.flow, now);
+  open_.erase(it);
+  return true;
+}
+
+void FabricTransport::fail(RequestId request, SimTime now) {
+  if (!take_out(request, now)) return;
+  ++failed_;
+  endings_.push_back({now, request, true});
+  std::push_heap(endings_.begin(), endings_.end(), ends_later);
+}
+
+void FabricTransport::fail_link(fabric::LinkId link, SimTime now) {
+  const fabric::FailedLink failed = flows_.fail(link, now);
+  std::vector<RequestId> requests;
+  for (const fabric::CutFlow& cut : failed.cut) {
+    for (auto& [request, o] : open_) {
+      for (Lane& lane : o.lanes) {
+        if (!lane.busy || lane.flow != cut.flow) continue;
+        lane.busy = false;  // it is gone already
+        requests.push_back(RequestId(request));
+      }
+    }
+  }
+  for (const RequestId request : requests) fail(request, now);
+}
+
+void FabricTransport::fail_instance(InstanceId instance, SimTime now) {
+  gone_[instance.value()] = true;
+  std::vector<RequestId> requests;
+  for (const auto& [request, o] : open_)
+    if (o.from == instance || o.to == instance) requests.push_back(RequestId(request));
+  for (const RequestId request : requests) fail(request, now);
+}
+
 void FabricTransport::report(SimDuration span, KvTransferResult& result) const {
   result.pulls = pulls_;
+  result.failed = failed_;
   result.bytes = bytes_;
   const double seconds = span.seconds();
   for (std::size_t i = 0; i < topology_.link_count(); ++i) {

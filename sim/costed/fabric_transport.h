@@ -1,12 +1,20 @@
 // KV of prompts as flows between the GPUs of two instances: every rank pair a flow, all of a pull begun at
 // once, links shared max-min (sim/fabric/flows.h). A pull has ended when the last of its flows has arrived,
 // and a constant after that.
+//
+// A pull of vLLM's NixlConnector also takes what its descriptors take (nixl_reads.h): it is there when its
+// bytes and its descriptors are.
+//
+// What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
+// has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
 #pragma once
 
+#include <deque>
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
+#include "sim/costed/nixl_reads.h"
 #include "sim/costed/rank_pairs.h"
 #include "sim/fabric/figure.h"
 #include "sim/fabric/flows.h"
@@ -23,6 +31,7 @@ class FabricTransport final : public KvTransport {
   struct Seat {                        // of an instance
     std::vector<DeviceId> gpus;        // by rank
     std::int64_t bytes_per_block = 0;  // of all layers, on one rank
+    std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
   };
   struct Model {
     std::int64_t kv_heads = 1;
@@ -32,9 +41,21 @@ class FabricTransport final : public KvTransport {
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,
                   SimDuration floor);
 
+  SimDuration posting(const KvPull& pull) const override;
   void begin(const KvPull& pull, SimTime now) override;
+  void send(const KvSend& part, SimTime now) override;
+  void forget(RequestId request, SimTime now) override;
   SimTime next_event() override;
   void collect(SimTime now, std::vector<KvPullDone>& done) override;
+
+  // Faults. A request whose bytes are under way, or were to follow, fails as a whole: those that no way is
+  // left for when a cable is cut; all of an instance that is gone, until it is back; one by itself. A lossy
+  // or slow link: degrade(), which the flows on it feel from now on.
+  void fail_link(fabric::LinkId link, SimTime now);
+  void degrade(fabric::LinkId link, double factor, SimTime now) { flows_.degrade(link, factor, now); }
+  void fail_instance(InstanceId instance, SimTime now);
+  void restore_instance(InstanceId instance) { gone_[instance.value()] = false; }
+  void fail(RequestId request, SimTime now);
 
   // Over `span` of simulated time.
   void report(SimDuration span, KvTransferResult& result) const;
@@ -43,23 +64,44 @@ class FabricTransport final : public KvTransport {
   struct Ending {
     SimTime at;
     RequestId request;
+    bool failed;
   };
-  void end(RequestId request, SimTime at);
-  const std::vector<RankPair>& pairs(std::int32_t from_tp, std::int32_t to_tp);
-
-  const fabric::Topology& topology_;
-  std::vector<Seat> seats_;
-  Model model_;
-  SimDuration floor_;
-  fabric::Flows flows_;
-  std::unordered_map<std::uint64_t, std::int32_t> open_;  // flows by request; looked up, never iterated
-  std::vector<Ending> endings_;                           // min-heap by (at, request)
   struct Pairs {
     std::int32_t from_tp, to_tp;
     std::vector<RankPair> pairs;
   };
-  std::vector<Pairs> known_pairs_;
-  std::uint64_t pulls_ = 0;
+  struct Lane {
+    fabric::FlowId flow;
+    bool busy = false;
+    std::int64_t queued = 0;  // bytes ready behind the flow
+  };
+  struct Open {
+    InstanceId from, to;
+    bool complete = false;  // no part follows
+    SimTime not_before;     // its descriptors take until then
+    std::int32_t busy = 0;
+    std::vector<Lane> lanes;  // by rank pair
+  };
+  Open& open(RequestId request, InstanceId from, InstanceId to);
+  bool push(RequestId request, Open& open, std::size_t lane, std::int64_t bytes, SimTime now);
+  void arrived(const fabric::Arrival& arrival, SimTime now);
+  void end(RequestId request, SimTime at);
+  bool take_out(RequestId request, SimTime now);
+  const std::vector<RankPair>& pairs(InstanceId from, InstanceId to) const;
+  std::int64_t descriptors(const KvPull& pull) const;
+  const NixlReads& reads(const KvPull& pull) const;
+
+  const fabric::Topology& topology_;
+  std::vector<Seat> seats_;
+  std::vector<bool> gone_;  // by instance
+  Model model_;
+  SimDuration floor_;
+  fabric::Flows flows_;
+  std::map<std::uint64_t, Open> open_;  // by request
+  std::vector<Ending> endings_;         // min-heap by (at, request)
+  mutable std::deque<Pairs> known_pairs_;
+  std::vector<SimTime> reader_free_;  // by instance: what was posted before is there
+  std::uint64_t pulls_ = 0, failed_ = 0;
   std::int64_t bytes_ = 0;
 };
 

@@ -28,6 +28,10 @@ void PooledExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens,
   of(instance).take_input(own(instance), prompt_tokens, now);
 }
 
+SimTime PooledExecutor::hold_launch(InstanceId instance, SimDuration work, SimTime now) {
+  return of(instance).hold_launch(own(instance), work, now);
+}
+
 SimTime PooledExecutor::next_event() const {
   SimTime first = SimTime::never();
   for (const Place& part : parts_) first = earlier(first, part.executor->next_event());
@@ -49,6 +53,10 @@ void PooledExecutor::collect(SimTime now, Outcomes& outcomes) {
     append(outcomes.steps, part_.steps);
     append(outcomes.transfers, part_.transfers);
   }
+}
+
+DeviceSpan PooledExecutor::device_span(InstanceId instance, StepId step) const {
+  return of(instance).device_span(own(instance), step);
 }
 
 std::int32_t PooledExecutor::depth(InstanceId instance) const { return of(instance).depth(own(instance)); }

@@ -21,8 +21,10 @@ class PooledExecutor final : public Executor {
   void cut(InstanceId instance, SimTime at) override;
   void ended(InstanceId instance, SequenceId sequence) override;
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
+  SimTime hold_launch(InstanceId instance, SimDuration work, SimTime now) override;
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
+  DeviceSpan device_span(InstanceId instance, StepId step) const override;
   std::int32_t depth(InstanceId instance) const override;
   SimDuration output_delay(InstanceId instance) const override;
   SimDuration output_per_sequence(InstanceId instance) const override;

@@ -115,7 +115,9 @@ struct ImageParts {
 };
 
 Status add_host_links(const PoolSpec& pool, CostModelExecutor& executor) {
-  if (pool.memory.host_blocks == 0) return ok_status();
+  // What a decode instance of SGLang retracts waits in host memory.
+  const bool retracts = pool.role == PoolRole::decode && pool.instance.engine.engine == "sglang";
+  if (pool.memory.host_blocks == 0 && !retracts) return ok_status();
   const HardwareProfile& hardware = pool.instance.hardware;
   if (!hardware.pcie_bandwidth.present()) {
     return invalid_input(hardware.name +
@@ -304,6 +306,8 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   pool.config.front_ends = front_end_count(instance, parts.scenario->workload);
   pool.router = make_router(*router, spec, pool.config.front_ends);
   pool.config.stretches = parts.stretches;
+  pool.config.sends_kv = spec.role != PoolRole::mixed && parts.scenario->pd.at_once;
+  pool.config.recompute_failed_loads = parts.scenario->pd.recompute_failed;
   pool.config.steps_in_flight = pool.pricer.steps_in_flight();
   const std::size_t engines = pool.engines();
   pool.executor = std::make_unique<CostModelExecutor>(
@@ -334,15 +338,17 @@ Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const Run
 // From the client to the nearest engine where requests arrive.
 SimDuration inbox_delay(const RunParts& parts) {
   SimDuration least(INT64_MAX);
+  const bool only_prefill = !parts.scenario->pd.at_once && parts.scenario->pd.local_below == 0;
   for (const auto& pool : parts.pools)
-    if (pool->spec->role != PoolRole::decode) least = std::min(least, pool->pricer.input_delay());
+    if (!only_prefill || pool->spec->role != PoolRole::decode)
+      least = std::min(least, pool->pricer.input_delay());
   return least;
 }
 
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
-  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
@@ -357,8 +363,8 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
               .role = pool.spec->role,
               .router = pool.router.get(),
               .front_end = {},
-              .input_delay = pool.pricer.input_delay() -
-                             (pool.spec->role == PoolRole::decode ? SimDuration() : inbox_delay(parts)),
+              .input_delay = pool.pricer.input_delay() - inbox_delay(parts),
+              .proxy_delay = pool.pricer.input_delay(),
               .input_per_request = pool.pricer.input_per_request(),
               .core_wake = pool.pricer.core_wake(),
               .abort_delay = pool.pricer.input_delay(),
@@ -416,6 +422,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.inbox = &inbox;
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
+  setup.pd = scenario.pd;
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;

@@ -133,6 +133,7 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
   } else if (deployment.present()) {
     scenario.pool = read_pool(deployment, folder, errors, figures);
   }
+  scenario.pd = read_pd(deployment, scenario.pools());
   scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
   for (const PoolSpec* pool : scenario.pools()) {
@@ -212,7 +213,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
 
   ORRERY_TRY_STATUS(plan_pools(scenario));
   if (scenario.topology != nullptr) {
-    const auto seats = seat_instances(*scenario.topology, scenario.pools());
+    const auto seats = seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl);
     if (!seats.ok()) return seats.errors();
   }
   ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));
@@ -411,12 +412,13 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
 }
 
 // What KV transfers rest on.
-std::string resolved_fabric(const fabric::Topology& topology) {
+std::string resolved_fabric(const fabric::Topology& topology, const PdRules& pd) {
   const auto figure = [](const char* name, const fabric::Figure& f) {
     return std::string(name) + ": {value: " + format_number(f.value) + ", kind: " + to_string(f.kind) +
            ", source: " + Json(f.source).dump() + "}\n";
   };
   std::string out = "  kv_transfer:\n    " + figure("floor_seconds", kv_transfer_floor);
+  if (pd.lease > SimDuration(0)) out += "    " + figure("lease_of_failed_seconds", kv_lease);
   out += "    topology: " + Json(topology.name).dump() + "\n    links:\n";
   for (const fabric::LinkSource& source : topology.sources) {
     out += "      - what: " + Json(source.what).dump() + "\n        class: " + to_string(source.link_class) +
@@ -447,7 +449,7 @@ std::string Scenario::resolved_yaml() const {
   if (other_pools.empty()) return out + resolved_pool(*this, pool);
   out += "  gpus: " + std::to_string(gpus()) + "\n  pools:\n";
   for (const PoolSpec* one : pools()) out += as_entry(one->name, resolved_pool(*this, *one));
-  if (topology != nullptr) out += resolved_fabric(*topology);
+  if (topology != nullptr) out += resolved_fabric(*topology, pd);
   return out;
 }
 

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "sim/collector.h"
 #include "sim/costed/pool_spec.h"
+#include "sim/handoffs.h"
 #include "workloads/workload.h"
 
 namespace orrery::fabric {
@@ -29,6 +30,7 @@ struct Scenario {
   PoolSpec pool;                                     // the first one; mostly there is no other
   std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
   std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
+  PdRules pd;                                        // deployment.pd, of those
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;

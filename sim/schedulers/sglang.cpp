@@ -2,6 +2,7 @@
 #include "sim/schedulers/sglang.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace orrery {
 
@@ -51,8 +52,14 @@ SequenceId SglangScheduler::add(const Request& request) {
   const TokenRuns content =
       name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
   s.content = config_.drafting_network() ? name_pairs(content) : content;
-  enqueue(slot);
   ++live_;
+  if (config_.role == SglangRole::whole) {
+    enqueue(slot);
+  } else {
+    if (config_.role == SglangRole::prefill) s.max_output = 1;
+    s.state = State::apart;
+    remote_.queue.push_back(slot);
+  }
   return SequenceId(slot);
 }
 
@@ -65,8 +72,8 @@ void SglangScheduler::on_idle() {
 
 SchedulerView SglangScheduler::view() const {
   const std::int64_t page = config_.cache.page_size;
-  return {.running = live_ - static_cast<std::int32_t>(waiting_.size() + turned_away_.size()),
-          .waiting = static_cast<std::int32_t>(waiting_.size()),
+  return {.running = live_ - static_cast<std::int32_t>(waiting_count() + turned_away_.size()),
+          .waiting = static_cast<std::int32_t>(waiting_count()),
           .free_blocks = free_tokens() / page,
           .usable_blocks = config_.cache.tokens / page};
 }
@@ -85,8 +92,7 @@ const StepPlan& SglangScheduler::schedule() {
   if (out_of_memory_) return plan_;
   Kind kind = run_pass();
   // A pass without a batch is over at once: with no result to wait for, the next one follows.
-  for (bool again = !aborted_.empty();
-       kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
+  for (bool again = !aborted_.empty(); kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
     if (!deferred_ && !again && !emptied_) break;
     again = false;
     kind = run_pass();
@@ -103,12 +109,15 @@ void SglangScheduler::begin_plan() {
   preempted_for_.clear();
   aborted_.clear();
   admissions_.clear();
+  remote_.handed.clear();
   plan_ = StepPlan{};
   plan_decodes_ = 0;
   plan_context_ = plan_prefill_tokens_ = 0;
 }
 
 SglangScheduler::Kind SglangScheduler::run_pass() {
+  if (config_.role == SglangRole::prefill) return run_prefill_pass();
+  if (config_.role == SglangRole::decode) return run_decode_pass();
   stash_chunk();
   if (last_batch_mixed_) dead_rows_ = 0;
   emptied_ = false;
@@ -203,9 +212,11 @@ bool SglangScheduler::defer_prefill() {
 std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
   if (config_.speculating()) return s.speech.outputs;
   if (s.state == State::ending) return s.max_output - 1;
+  // A token that came from the prefill side is known when its request joins.
+  const std::int32_t least = config_.role == SglangRole::decode ? s.outputs + 1 : 0;
   const bool in_flight = decode_in_flight() || (!open_.empty() && s.prefill_step == next_step_ - 1);
-  return s.max_output - static_cast<std::int32_t>(s.last_decode - decodes_launched_ + 1) -
-         (in_flight ? 1 : 0);
+  return std::max(least, s.max_output - static_cast<std::int32_t>(s.last_decode - decodes_launched_ + 1) -
+                             (in_flight ? 1 : 0));
 }
 
 // ---------------------------------------------------------------------------------------------------- the
@@ -247,13 +258,21 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   plan_.decode_context_tokens = plan_context_;
   plan_.prefill_tokens = plan_prefill_tokens_;
   plan_.new_requests = static_cast<std::int32_t>(admissions_.size());
-  plan_.waiting = static_cast<std::int32_t>(waiting_.size());
+  plan_.waiting = static_cast<std::int32_t>(waiting_count());
+  plan_.handed = remote_.handed;
   plan_.running = live_ - plan_.waiting;
   plan_.free_blocks = free;
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   digest_.add(static_cast<std::uint64_t>(aborted_.size()));
   if (kind == Kind::none) return plan_;
 
+  if (config_.role == SglangRole::decode) {
+    launched_joined_.swap(remote_.joined);
+    remote_.joined.clear();
+    plan_.joined = launched_joined_;
+    plan_.onboarded_blocks = std::exchange(remote_.onboarded, 0);
+    plan_.offloaded_blocks = std::exchange(remote_.offloaded, 0);
+  }
   plan_.stalls_decodes = kind == Kind::extend;
   if (cache_.tiered()) plan_host_work();
   if (config_.speculating()) {
@@ -290,6 +309,8 @@ std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
     return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;
   if (!waiting_.empty() && (!batch_is_full_ || config_.preempts())) return 1;
+  // Room for who waits may come with tokens that the running ones are given.
+  if (waiting_count() > waiting_.size() || !remote_.ended.empty()) return 1;
   if (static_cast<int>(open_.size()) != (config_.overlap ? 2 : 1)) return 1;
   for (const Launched& open : open_) {
     if (!open.decodes || !open.prefilled.empty() || !open.irregular.empty()) return 1;

@@ -54,7 +54,12 @@ class SglangScheduler final : public Scheduler {
   std::span<const HostLoad> host_loads() const override { return host_loads_; }
   bool on_transfer(std::uint64_t transfer) override;
   PublishedLoad load() const;  // as its rank publishes it (`SchedulerLoadInquirer.get_loads`)
-  bool awaits_transfer() const override { return !open_backups_.empty(); }
+  bool awaits_transfer() const override { return !open_backups_.empty() || awaits_other_side(); }
+  std::span<const PullWork> take_pulls() override;
+  std::span<const SendWork> take_sends() override;
+  bool on_remote_end(SequenceId sequence, bool said_eos) override;
+  bool on_remote_failure(SequenceId sequence) override;
+  bool on_room(SequenceId sequence) override;
 
   const RadixCache& cache() const { return cache_; }  // for tests
   double new_token_ratio() const { return ratio_.now(); }
@@ -70,6 +75,11 @@ class SglangScheduler final : public Scheduler {
     prefilled,  // its prompt is in the last step; not in the running batch yet
     decoding,   // running, in the decode set
     ending,     // its last token is in flight; running until a decode step leaves it out
+    // Prefill and decode apart (sglang_disaggregation.cpp).
+    apart,      // prefill: the other side has no room yet; decode: no room yet
+    held,       // prefill: computed, its KV is on its way
+    receiving,  // decode: has its slots
+    received,   // and its KV; waits for a place in the batch
   };
 
   // With speculation only: what is known of a sequence since its last admission.
@@ -109,6 +119,8 @@ class SglangScheduler final : public Scheduler {
     std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen)
     std::int64_t extends = 0;       // chunks since its admission
     Speech speech;
+    bool room = false;                                                     // apart: the decode side has some
+    bool said_eos = false;                                                 // received: with its last token
     std::int64_t input() const { return std::int64_t{prompt} + outputs; }  // to be prefilled
   };
 
@@ -125,8 +137,10 @@ class SglangScheduler final : public Scheduler {
       Entry entry;
       bool irregular;
     };
-    std::vector<Verified> verified;  // speculation: decodes in batch order
-    bool mixed = false;              // speculation: beside prompts, without drafts
+    std::vector<Verified> verified;                     // speculation: decodes in batch order
+    bool mixed = false;                                 // speculation: beside prompts, without drafts
+    std::vector<std::pair<Entry, std::int64_t>> parts;  // prefill role: chunks that are not the last, and
+                                                        // ends
   };
 
   // One prefill attempt (PrefillAdder and PrefillBudget, §2.4).
@@ -218,6 +232,24 @@ class SglangScheduler final : public Scheduler {
   void take_spoken(const Launched& open, std::span<const SpokenTokens> spoken);
   void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
   std::int64_t key_length(std::int64_t tokens) const;
+
+  // sglang_disaggregation.cpp
+  bool awaits_other_side() const;
+  Kind run_prefill_pass();
+  Kind run_decode_pass();
+  void notice_ended();
+  void pop_bootstrapped();
+  void preallocate();
+  void resume_retracted();
+  std::int64_t allocatable(std::int64_t least) const;
+  void merge_received();
+  void send_up_to(const Sequence& s, std::int64_t tokens, bool last);
+  void hold(Slot slot, std::size_t update, bool said_eos);
+  void lose(Slot slot);
+  std::int32_t drop_apart(Slot slot);
+  std::size_t waiting_count() const {
+    return waiting_.size() + remote_.queue.size() + remote_.received.size() + remote_.retracted.size();
+  }
 
   // sglang_host.cpp
   std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
@@ -325,6 +357,24 @@ class SglangScheduler final : public Scheduler {
   struct Displaced {
     Slot slot, by;
   };
+  struct Remote {
+    std::deque<Slot> queue;      // prefill: bootstrap queue; decode: prealloc queue
+    std::deque<Slot> retracted;  // decode: KV in host memory
+    std::deque<Slot> received;   // decode: `waiting_queue`
+    struct Ended {
+      Slot slot;
+      bool failed;
+    };
+    std::vector<Ended> ended;  // transfers that no pass has noticed yet
+    bool rooms = false;        // somebody in the queue has been told of room
+    std::int32_t held = 0, receiving = 0;
+    std::vector<PullWork> pulls, pulled;
+    std::vector<SendWork> sends, sent;
+    std::vector<HandedWork> handed;
+    std::vector<PrefillWork> joined;            // since the last step that was launched
+    std::int64_t onboarded = 0, offloaded = 0;  // pages
+  } remote_;
+  std::vector<PrefillWork> launched_joined_;
   std::vector<Displaced> displaced_;  // preempted in this attempt, to be queued behind it
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;

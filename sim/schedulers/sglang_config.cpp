@@ -73,6 +73,9 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   c.speculation = config.speculation;
   bool no_sharing = false;
   read(o, "disable_radix_cache", no_sharing);
+  if (config.sends_kv) c.role = config.pulls_kv ? SglangRole::decode : SglangRole::prefill;
+  // pd_disaggregation_hook.py: off on the decode side, unless asked for.
+  no_sharing |= c.role == SglangRole::decode;
   c.cache.prefix_sharing = !no_sharing;
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
@@ -96,6 +99,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "new_token_ratio_decay_steps", c.new_token_ratio_decay_steps);
   read(o, "retract_decode_steps", c.retract_decode_steps);
   read(o, "clip_max_new_tokens", c.clip_max_new_tokens);
+  read(o, "num_reserved_decode_tokens", c.num_reserved_decode_tokens);
   read(o, "swa_eviction_interval", c.swa_eviction_interval);
   // speculative_hook.py, `_handle_ngram`; SpeculativeAlgorithm.supports_mixed_chunk.
   if (c.speculating() && !c.drafting_network()) c.enable_mixed_chunk = false;

@@ -9,10 +9,14 @@
 
 namespace orrery {
 
+enum class SglangRole : std::uint8_t { whole, prefill, decode };  // disaggregation_mode
+
 enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first };
 
 struct SglangConfig {
-  RadixCache::Config cache;  // max_total_num_tokens, page_size, disable_radix_cache, …
+  SglangRole role = SglangRole::whole;
+  std::int64_t num_reserved_decode_tokens = 512;  // decode role: kept free for each request
+  RadixCache::Config cache;                       // max_total_num_tokens, page_size, disable_radix_cache, …
   std::int64_t context_length = 40960;
   std::int64_t max_running_requests = 2048;
   std::int64_t max_prefill_tokens = 16384;

@@ -101,7 +101,13 @@ void SglangScheduler::retract() {
     const Slot slot = keep.back();
     keep.pop_back();
     retract_one(slot, keep.size());
-    if (enqueue(slot)) note_preemption(slot, slot == head ? keep.front() : head);  // at the tail (§3)
+    const Slot by = slot == head ? keep.front() : head;
+    if (config_.role == SglangRole::decode) {
+      remote_.retracted.push_back(slot);
+      note_preemption(slot, by);
+    } else if (enqueue(slot)) {  // at the tail (§3)
+      note_preemption(slot, by);
+    }
   }
   if (keep.size() <= 1 && !cache_.make_room(decode_need())) {
     const Slot slot = keep.back();
@@ -132,6 +138,8 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
     leave_decode_set(slot);
   }
   release(slot, context, context, false);
+  if (config_.role == SglangRole::decode)
+    remote_.offloaded += cache_.page_ceil(context) / config_.cache.page_size;
   if (config_.cache.prefix_sharing)
     cache_.make_room(static_cast<std::int64_t>(remaining) * config_.retract_decode_steps);
   s.outputs = outputs;

@@ -206,6 +206,7 @@ void SglangScheduler::commit(Adder& adder, Slot slot, std::int64_t extend, bool 
                          .resumed = s.admitted});
   s.admitted = true;
   ++rows_held_;
+  if (config_.role == SglangRole::prefill && s.prefix > 0) send_up_to(s, s.prefix, false);
 }
 
 // §2.5: without a cache a request of fixed length is admitted when all ends are seen to come in time.
@@ -307,6 +308,7 @@ void SglangScheduler::launch_batch(const Adder& adder) {
     if (!samples) {
       s.state = State::chunked;
       last_batch_had_chunk_ = true;
+      if (config_.role == SglangRole::prefill) launching_.parts.emplace_back(entry_of(slot), s.extend_end);
       continue;
     }
     s.state = State::prefilled;

@@ -78,6 +78,8 @@ void SglangScheduler::take_prefilled(const Launched& open, std::size_t update) {
 // The batch in its order: who ends gives back its KV at once, who goes on leaves its prompt in the tree.
 void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
   take_prefilled(open, update);
+  for (const auto& [entry, end] : open.parts)
+    if (known(entry)) send_up_to(sequences_[entry.slot], end, false);
   const auto said_eos = [&](Slot slot) {
     return std::find(saying_eos_.begin(), saying_eos_.end(), SequenceId(slot)) != saying_eos_.end();
   };
@@ -105,7 +107,9 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
     const Sequence& s = sequences_[slot];
     if (i < prompts) {
       const std::int32_t outputs = s.outputs + 1;
-      if (outputs >= s.max_output || said_eos(slot)) {
+      if (config_.role == SglangRole::prefill) {
+        hold(slot, update, said_eos(slot));
+      } else if (outputs >= s.max_output || said_eos(slot)) {
         finish(slot, outputs, update);
       } else {
         checkpoint(slot, s.extend_end, false);
@@ -168,6 +172,9 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
   const Slot slot = sequence.value();
   const Sequence& s = sequences_[slot];
   const bool chunked = slot == chunked_;
+  if (s.state == State::receiving) return -1;  // its slots are written to
+  const bool retracted = config_.role == SglangRole::decode && s.state == State::waiting;
+  if (s.state == State::apart || s.state == State::received || retracted) return drop_apart(slot);
   if (s.state != State::waiting && !chunked) {
     if (std::find(leaving_.begin(), leaving_.end(), sequence) == leaving_.end()) leaving_.push_back(sequence);
     return -1;

@@ -47,11 +47,13 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
   s.max_output = static_cast<std::int32_t>(std::min<std::int64_t>(request.max_output_tokens, room));
   s.target = s.prompt;
+  s.leg = request.leg;
+  if (s.leg == RequestLeg::prefill) s.max_output = 1;
   s.kv = kv_.open({.hash_ids = request.hash_ids,
                    .hash_block_size = request.hash_block_size,
                    .stream = request.stream,
                    .named_tokens = request.prompt_tokens});
-  if (requests_ == 0) waits_in_get_ = true;
+  if (requests_ == remote_.held) waits_in_get_ = true;
   ++requests_;
   queue_.push_back(slot);
   return SequenceId(slot);
@@ -101,7 +103,7 @@ OffloadCounters TensorRtLlmScheduler::offload_counters() const {
 
 SchedulerView TensorRtLlmScheduler::view() const {
   return {.running = started_,
-          .waiting = static_cast<std::int32_t>(requests_) - started_,
+          .waiting = static_cast<std::int32_t>(requests_) - started_ - remote_.held,
           .free_blocks = kv_.free_blocks(),
           .usable_blocks = kv_.num_blocks()};
 }
@@ -114,7 +116,13 @@ const StepPlan& TensorRtLlmScheduler::schedule() {
   retire_ended(next_step_);
   rejoin_passed();
   if (speculates()) begin_speaking();
+  begin_remote_pass();
   choose();
+  const bool stuck = rows_.empty() && plan_decodes_ == 0 && next_step_ == updated_steps_;
+  if (stuck && remote_.held > 0 && !remote_.ended.empty()) {  // §7.4: waits for a send to end
+    notice_sent();
+    choose();
+  }
   // A pass that only paused somebody runs nothing; the loop spins (§1.2), and with nothing in flight the next
   // pass follows at once.
   while (rows_.empty() && plan_decodes_ == 0 && !victims_.empty() && next_step_ == updated_steps_) choose();
@@ -131,6 +139,8 @@ void TensorRtLlmScheduler::begin_plan() {
   passed_now_.clear();
   irregular_now_.clear();
   admissions_.clear();
+  remote_.handed.clear();
+  remote_.aborted.clear();
   plan_ = StepPlan{};
   plan_prefill_tokens_ = 0;
 }
@@ -144,8 +154,9 @@ void TensorRtLlmScheduler::fetch() {
     const Slot slot = queue_.front();
     queue_.pop_front();
     link_active(slot);
-    sequences_[slot].state = State::context;
-    contexts_.push_back(slot);
+    const bool fetches = sequences_[slot].leg == RequestLeg::decode;
+    sequences_[slot].state = fetches ? State::init : State::context;
+    (fetches ? remote_.inits : contexts_).push_back(slot);
   }
 }
 
@@ -339,6 +350,8 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   if (encoder_ != nullptr) encode_images();
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
+  plan_.handed = remote_.handed;
+  plan_.aborted = remote_.aborted;
   plan_.paused = passed_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;
@@ -358,6 +371,9 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   for (const SequenceId id : preempted_) digest_.add(sequences_[id.value()].request.value() * 4 + 1);
   if (plan_.tokens() == 0) return plan_;
 
+  remote_.launched.swap(remote_.joined);
+  remote_.joined.clear();
+  plan_.joined = remote_.launched;
   Open open = open_.blank();
   open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
   open.irregular = irregular_now_;
@@ -400,6 +416,8 @@ std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;
   if (plan_.onboarded_blocks + plan_.offloaded_blocks > 0) return 1;
+  // Who left in this pass, behind its intake, has made room for one more.
+  if (!queue_.empty() && active_count_ < config_.max_num_seqs) return 1;
   for (const Open& open : open_) {
     if (!open.stores.empty()) return 1;
   }

@@ -45,6 +45,12 @@ class TensorRtLlmScheduler final : public Scheduler {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
   std::int32_t drop_departed(SequenceId sequence) override;
+  bool awaits_transfer() const override { return remote_.held + remote_.receiving > 0; }
+  // Those in transfer wait too, and hold nobody up.
+  bool newcomer_may_run() const override { return config_.pulls_kv || Scheduler::newcomer_may_run(); }
+  std::span<const PullWork> take_pulls() override;
+  bool on_remote_end(SequenceId sequence, bool said_eos) override;
+  bool on_remote_failure(SequenceId sequence) override;
   std::uint64_t digest() const override { return digest_.value(); }
   std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
   void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests
@@ -60,6 +66,10 @@ class TensorRtLlmScheduler final : public Scheduler {
     decoding,     // in the decode set
     passed,       // decoding, passed over in the last step: no budget left for it
     to_complete,  // its last token is in flight: not scheduled, holds blocks and its place (§1.2)
+    // Prefill and decode apart (tensorrt_llm_disaggregation.cpp).
+    init,       // decode leg, active, waits for blocks
+    receiving,  // and has them: active, not scheduled
+    held,       // prefill leg, answered: no longer active, its blocks are pinned
   };
 
   struct Sequence {
@@ -77,6 +87,8 @@ class TensorRtLlmScheduler final : public Scheduler {
     std::uint32_t epoch = 0;  // tells stale heap entries
     std::uint32_t stay = 0;   // counts pauses and ends: tells stale stores
     State state = State::queued;
+    RequestLeg leg = RequestLeg::whole;
+    bool said_eos = false;          // receiving: the token that comes is its last
     std::int64_t paused_at = 0;     // the first step without it
     bool admitted = false;          // was admitted before
     std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
@@ -178,6 +190,20 @@ class TensorRtLlmScheduler final : public Scheduler {
   void rewind(Sequence& s, std::int64_t tokens);
   void finish_speaking(Slot slot);
 
+  // tensorrt_llm_disaggregation.cpp
+  void begin_remote_pass();
+  void notice_sent();
+  void take_received();
+  void join(Slot slot);
+  void lose(Slot slot);
+  void admit_inits();
+  void hold(Slot slot, std::int32_t outputs, std::size_t update, bool said_eos);
+  std::int64_t unfilled(const Sequence& s) const { return reserve_of(s) - blocks_for(s.prompt); }
+  void leave_active(Slot slot) {
+    unlink_active(slot);
+    drop_slot(slot);
+  }
+
   // tensorrt_llm_windows.cpp
   bool windowed() const { return rules_.window > 0; }
   std::int64_t window_held(const Sequence& s) const { return held_blocks(s) - s.left_window; }
@@ -235,6 +261,22 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::vector<Ended> ended_;
   std::vector<Slot> leaving_;  // cancelled, to end with the next update
   std::vector<Store> stores_;
+
+  struct Remote {
+    std::vector<Slot> inits;    // in list order
+    std::int64_t reserved = 0;  // part of owed_: of those that are receiving
+    std::int32_t receiving = 0, held = 0;
+    bool polls = false;  // a context was sent since transfers were asked for last
+    struct Ended {
+      Slot slot;
+      bool failed;
+    };
+    std::vector<Ended> ended;  // that no pass has noticed yet
+    std::vector<PullWork> pulls, pulled;
+    std::vector<HandedWork> handed;
+    std::vector<PrefillWork> joined, launched;
+    std::vector<SequenceId> aborted;
+  } remote_;
 
   // The plan being composed
   StepPlan plan_;

@@ -76,7 +76,9 @@ void TensorRtLlmScheduler::choose_no_evict() {
     run_generation(slot);
     budget -= row_tokens();
   }
-  ORRERY_CHECK(speculates() || available == kv_.free_blocks() - owed_, "what generations are owed adds up");
+  ORRERY_CHECK(speculates() || available == kv_.free_blocks() - owed_ + remote_.reserved,
+               "what generations are owed adds up");
+  available -= remote_.reserved;
   if (!all) return;
   note_keys_in_progress();
   take_contexts(available, budget);

@@ -64,7 +64,9 @@ void TensorRtLlmScheduler::finish_ended(const StepOutcome& outcome, std::int64_t
   std::sort(ended_.begin(), ended_.end(), [](const Ended& a, const Ended& b) { return a.order < b.order; });
   for (const Ended& ended : ended_) {
     const Sequence& s = sequences_[ended.slot];
-    if (ended.by_eos)
+    if (s.leg == RequestLeg::prefill && s.state == State::to_complete)
+      hold(ended.slot, 1, update, ended.by_eos);
+    else if (ended.by_eos)
       finish_early(ended.slot, step, update);
     else
       finish(ended.slot, s.max_output, s.prompt + s.max_output - 1, update);
@@ -96,6 +98,16 @@ void TensorRtLlmScheduler::finish_early(Slot slot, std::int64_t step, std::size_
 std::int32_t TensorRtLlmScheduler::drop_departed(SequenceId sequence) {
   const Slot slot = sequence.value();
   const Sequence& s = sequences_[slot];
+  if (s.state == State::receiving) return -1;  // its blocks are written to
+  const bool wants_nothing = s.leg == RequestLeg::decode;
+  if (wants_nothing && (s.state == State::queued || s.state == State::init))
+    remote_.pulls.push_back({.request = s.request, .sequence = SequenceId::none(), .blocks = 0});
+  if (s.state == State::init) {
+    std::erase(remote_.inits, slot);
+    digest_.add(s.request.value() * 4);
+    leave_active(slot);
+    return 0;
+  }
   const bool idle_context = s.state == State::context && (!s.admitted || updated_steps_ >= s.paused_at);
   if (s.state != State::queued && !idle_context) {
     if (std::find(leaving_.begin(), leaving_.end(), slot) == leaving_.end()) leaving_.push_back(slot);

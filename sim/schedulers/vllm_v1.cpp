@@ -1,6 +1,7 @@
 #include "sim/schedulers/vllm_v1.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace orrery {
 
@@ -114,6 +115,7 @@ void VllmV1Scheduler::begin_plan() {
   preempted_.clear();
   preempted_for_.clear();
   paused_now_.clear();
+  aborted_.clear();
   irregular_now_.clear();
   admissions_.clear();
   host_loads_.clear();
@@ -373,6 +375,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   admissions_.push_back({.sequence = SequenceId(slot),
                          .request = s.request,
                          .cached_tokens = static_cast<std::int32_t>(s.computed),
+                         .fetched_tokens = std::exchange(s.fetched, 0),
                          .resumed = s.admitted});
   s.admitted = true;
   s.first_decode = s.left_decode = 0;
@@ -408,6 +411,7 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
                           .resumed = s.outputs > 0,
                           .apart = staged()});
   if (walks()) return start_speaking(slot);
+  if (config_.sends_kv && s.leg == RequestLeg::prefill) send_prompt(s);
   ++s.outputs;
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);
@@ -430,6 +434,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   for (const VerifyWork& work : verify_) plan_.draft_tokens += work.drafts;
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
+  plan_.aborted = aborted_;
   plan_.paused = paused_now_;
   plan_.decode_sequences = plan_decodes_;
   plan_.decode_context_tokens = plan_decode_context_;
@@ -476,7 +481,8 @@ std::int64_t VllmV1Scheduler::stretch_limit() const {
   if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
       !preempted_.empty())
     return 1;
-  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty() || !remote_.ended.empty()) return 1;
+  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (!remote_.ended.empty() || !remote_.pulls.empty()) return 1;  // asking for KV holds a launch up
   // An update may give back room in the encoder's cache, for which the head of the queue waits.
   if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

@@ -60,7 +60,9 @@ class VllmV1Scheduler final : public Scheduler {
     return (offload_ != nullptr && offload_->busy()) || remote_.held + remote_.pulling > 0;
   }
   std::span<const PullWork> take_pulls() override;
-  bool on_remote_end(SequenceId sequence) override;
+  std::span<const SendWork> take_sends() override;
+  bool on_remote_end(SequenceId sequence, bool said_eos) override;
+  bool on_remote_failure(SequenceId sequence) override;
   bool looks_again() const override { return !remote_.ended.empty() && running_count_ == 0; }
   bool newcomer_may_run() const override {
     return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
@@ -100,9 +102,10 @@ class VllmV1Scheduler final : public Scheduler {
     std::uint32_t epoch = 0;  // tells stale heap entries
     State state = State::waiting;
     RequestLeg leg = RequestLeg::whole;
-    bool pulled = false;    // loading: its blocks come from another instance
-    bool named = false;     // content that other sequences can share: blocks are published as they fill
-    bool admitted = false;  // was admitted before
+    bool pulled = false;       // loading: its blocks come from another instance
+    std::int32_t fetched = 0;  // tokens that did
+    bool named = false;        // content that other sequences can share: blocks are published as they fill
+    bool admitted = false;     // was admitted before
     bool grown_this_step = false;  // holds a block for a decode of the step under way, to be taken back
     bool in_flight_when_preempted = false;  // its last token is delivered while it waits (§1.3)
     // Speculation (§1.8): the engine's own counts, because a sequence's advance is known from outcomes only.
@@ -189,6 +192,10 @@ class VllmV1Scheduler final : public Scheduler {
   Admit begin_pull(Slot slot, KvBlockManager::Hit hit);
   void notice_remote_ends();
   void refuse_pull(Slot slot);
+  void lose_pulled(Slot slot);
+  void send_prompt(const Sequence& s) {
+    remote_.sends.push_back({.request = s.request, .step = next_step()});
+  }
 
   // on_outcome()
   void extend_stretch(std::int64_t extra_steps);
@@ -226,9 +233,11 @@ class VllmV1Scheduler final : public Scheduler {
     struct Ended {
       Slot slot = 0;
       std::int64_t step = -1;  // the first one launched after the end; −1: none yet
+      bool failed = false;
     };
     std::int32_t held = 0, pulling = 0;
     std::vector<PullWork> pulls, issued;
+    std::vector<SendWork> sends, sent;
     std::vector<Ended> ended;  // transfers that the engine has not noticed yet, in order
   } remote_;
   Digest transfer_digest_;                 // of the ends of transfers
@@ -256,7 +265,7 @@ class VllmV1Scheduler final : public Scheduler {
   std::vector<PrefillWork> chunks_;
   std::vector<VerifyWork> verify_;
   std::vector<Slot> ended_;  // by the outcome at hand
-  std::vector<SequenceId> preempted_, preempted_for_, paused_now_, irregular_now_, early_;
+  std::vector<SequenceId> preempted_, preempted_for_, paused_now_, irregular_now_, early_, aborted_;
   std::vector<Admission> admissions_;
   std::int32_t plan_decodes_ = 0;
   std::int64_t plan_decode_context_ = 0;

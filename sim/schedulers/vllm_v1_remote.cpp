@@ -7,6 +7,15 @@
 // learn that a transfer has ended when a step that was launched after the end has been processed: the worker
 // asks its connector once a step, and the scheduler reads the answer with the step's output. An engine with
 // nothing to run asks every millisecond; here it knows at once.
+//
+// Where KV is sent (MoRIIOConnector in write mode, moriio_connector.py, moriio_engine.py) both legs run at
+// once. The decode instance takes its blocks and says so; the prefill instance writes in the step with the
+// prompt's last chunk (`build_connector_meta` waits for it), each layer when its event has come, whatever the
+// other side has cached. Both notice as above.
+//
+// A transfer that failed (`_handle_invalid_blocks`, kv_load_failure_policy): the request is ended with an
+// error, or computes its prompt itself. There the engine keeps the blocks that it has beyond those found in
+// its cache, and here it takes them again.
 #include <algorithm>
 
 #include "sim/schedulers/vllm_v1.h"
@@ -36,15 +45,17 @@ void VllmV1Scheduler::give_back_held(Slot slot) {
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hit hit) {
   Sequence& s = sequences_[slot];
   const std::int64_t blocks = blocks_for(s.target) - hit.blocks;
+  const std::int64_t travel = config_.sends_kv ? blocks_for(s.target) : blocks;
   if (const Admit fits = fits_for_load(s, hit, s.target, blocks); fits != Admit::admitted) return fits;
   take_for_load(s, hit, blocks);
   s.computed = s.target;
+  s.fetched = static_cast<std::int32_t>(s.target - 1 - hit.blocks * config_.block_size);  // the last: again
   s.leg = RequestLeg::whole;  // from now on it is like any other: a preempted one computes its prompt itself
   s.pulled = true;
   ++remote_.pulling;
-  remote_.pulls.push_back({.request = s.request, .sequence = SequenceId(slot), .blocks = blocks});
+  remote_.pulls.push_back({.request = s.request, .sequence = SequenceId(slot), .blocks = travel});
   digest_.add(s.request.value() * 4);
-  digest_.add(blocks);
+  digest_.add(travel);
   return Admit::set_aside;
 }
 
@@ -54,8 +65,19 @@ std::span<const PullWork> VllmV1Scheduler::take_pulls() {
   return remote_.issued;
 }
 
-bool VllmV1Scheduler::on_remote_end(SequenceId sequence) {
+std::span<const SendWork> VllmV1Scheduler::take_sends() {
+  remote_.sent.swap(remote_.sends);
+  remote_.sends.clear();
+  return remote_.sent;
+}
+
+bool VllmV1Scheduler::on_remote_end(SequenceId sequence, bool) {
   remote_.ended.push_back({.slot = sequence.value()});
+  return true;
+}
+
+bool VllmV1Scheduler::on_remote_failure(SequenceId sequence) {
+  remote_.ended.push_back({.slot = sequence.value(), .failed = true});
   return true;
 }
 
@@ -75,9 +97,25 @@ void VllmV1Scheduler::notice_remote_ends() {
     } else {
       sequences_[end.slot].pulled = false;
       --remote_.pulling;
+      if (end.failed) lose_pulled(end.slot);
     }
   }
   remote_.ended.resize(kept);
+}
+
+// What a sequence waited for will not come. Only what its own cache had is good.
+void VllmV1Scheduler::lose_pulled(Slot slot) {
+  Sequence& s = sequences_[slot];
+  const std::int64_t found = (s.target - 1 - s.fetched) / config_.block_size;
+  release_blocks(slot, blocks_for(s.target), found);
+  s.computed = s.fetched = 0;
+  s.state = State::waiting;
+  head_blocked_ = false;
+  digest_.add(s.request.value() * 4 + 1);
+  if (config_.recompute_failed_loads) return;
+  std::erase(skipped_, slot);
+  aborted_.push_back(SequenceId(slot));
+  drop_slot(slot);
 }
 
 // The client of a decode leg left before anything was fetched: word to the prefill instance that it need not

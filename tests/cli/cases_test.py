@@ -30,10 +30,9 @@ class Cases(unittest.TestCase):
         self.assertIn("published: ", published["description"])
         self.assertIn("qwen3-14b on h100, vLLM 0.23.0", published["description"])
         self.assertIn("runs (7); fitted to it: nothing; https://", published["provenance"])
-        refused = cases["moriio-mi300x-write"]["provenance"]
-        self.assertIn("refused: needs a transfer that the prefill instance writes", refused)
-        self.assertIn("reports/cases/published/moriio-mi300x-write.yaml:", refused)
-        self.assertIn("deployment.pd.transfer", refused)
+        refused = cases["blis-vllm-0.15-a100"]["provenance"]
+        self.assertIn("refused: needs a hardware profile of the A100", refused)
+        self.assertIn("reports/cases/published/blis-vllm-0.15-a100.yaml:", refused)
 
     def test_named_cases_give_a_table_and_three_files(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -94,3 +94,41 @@ TEST_CASE("a log that knows when the device was free is followed") {
   pipeline.device_known_free(SimTime(9000));
   CHECK(pipeline.begin(timing(5000), pipeline.core_free()).device_end.ns() == 14000);
 }
+
+TEST_CASE("work before a launch is a longer preparation: launched after it, the device waits or does not") {
+  for (const bool launcher_is_core : {true, false}) {
+    for (const std::int64_t work : {0, 10, 700, 9000}) {
+      for (const std::int64_t busy : {1, 400, 5000}) {
+        HostPipeline held(launcher_is_core), longer(launcher_is_core);
+        const StepTiming before = timing(5000);
+        held.begin(before, SimTime(0));
+        longer.begin(before, SimTime(0));
+        const SimTime now = held.core_free();
+        StepTiming t = timing(busy);
+        t.first_kernel = 30;
+        t.step_gap = 5;
+        StepTimes s = held.begin(t, now);
+        const SimTime begin = held.hold_launch(t, s, SimDuration(work));
+        // The recurrence itself: behind whatever the launcher still does, so much later.
+        const SimTime was = later(now + SimDuration(300), begin);
+        t.prepare += (was - (now + SimDuration(300))).ns() + work;
+        const StepTimes expected = longer.begin(t, now);
+        CHECK(s.launch_begin == expected.launch_begin);
+        CHECK(s.launch_end == expected.launch_end);
+        CHECK(s.device_begin == expected.device_begin);
+        CHECK(s.device_end == expected.device_end);
+        CHECK(held == longer);
+      }
+    }
+  }
+}
+
+TEST_CASE("work with no step to launch delays the next one only if that comes too early") {
+  HostPipeline pipeline(true);
+  CHECK(pipeline.occupy_launcher(SimTime(100), SimDuration(1000)) == SimTime(100));
+  CHECK(pipeline.occupy_launcher(SimTime(500), SimDuration(1000)) == SimTime(1100));  // one after the other
+  CHECK(pipeline.begin(timing(10), SimTime(500)).launch_begin == SimTime(2100));
+  HostPipeline late(true);
+  late.occupy_launcher(SimTime(100), SimDuration(1000));
+  CHECK(late.begin(timing(10), SimTime(5000)).launch_begin == SimTime(5300));
+}

@@ -186,11 +186,18 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(load("", ", engine_args: {block_size: 32}")).find("block size") != std::string::npos);
   CHECK(error_of(load("", ", engine_args: {scheduling_policy: priority}")).find("priority") !=
         std::string::npos);
-  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: layerwise}"))
-            .find("deployment.pd.transfer: layerwise") != std::string::npos);
-  CHECK(error_of(load("", "", ", topology: {preset: hopper-8}, pd: {retry: 3}")).find("pd.retry") !=
+  const auto with_pd = [](const std::string& pd, const std::string& decode = "") {
+    return load("", decode, ", topology: {preset: hopper-8}, pd: {" + pd + "}");
+  };
+  CHECK(error_of(with_pd("transfer: layerwise", ", parallel: {tp: 2}")).find("give both sides one tp") !=
         std::string::npos);
-  CHECK(load("", "", ", topology: {preset: hopper-8}, pd: {transfer: whole, retry: 1}").ok());
+  CHECK(error_of(with_pd("transfer: chunkwise")).find("vLLM has no connector that sends chunks") !=
+        std::string::npos);
+  CHECK(error_of(with_pd("transfer: layerwise, kv_load_failure_policy: recompute")).find("expected fail") !=
+        std::string::npos);
+  for (const char* pd : {"transfer: whole, retry: 1", "transfer: layerwise, retry: 3", "local_below: 100",
+                         "kv_load_failure_policy: recompute"})
+    CHECK(with_pd(pd).ok());
   const auto pools = [](const std::string& list) {
     ScenarioOptions options;
     options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [" + list + "]}"};
@@ -199,9 +206,142 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(pools(pool("name: p, role: prefill"))).find("needs a decode pool") != std::string::npos);
   CHECK(error_of(pools(pool("name: p, role: prefill") + ", " + pool("name: d, role: decode") + ", " +
                        pool("name: m")))
-            .find("a mixed pool beside") != std::string::npos);
+            .find("needs deployment.pd.local_below") != std::string::npos);
   CHECK(error_of(pools(pool("name: m"))).find("there are none") != std::string::npos);
   CHECK(error_of(pools("{hardware: h200, model: qwen3-8b, engine: sglang-0.5, name: p, role: prefill}, " +
                        pool("name: d, role: decode")))
-            .find("not on sglang") != std::string::npos);
+            .find("the engine must be that of pool \"p\" (sglang)") != std::string::npos);
+  const auto sglang = [&](const std::string& pd, const std::string& args = "") {
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: sglang-0.5" + args;
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         ", name: p, role: prefill}, {" + keys + ", name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(sglang("transfer: chunkwise").ok());
+  const auto contexts = [&](const std::string& pd, const std::string& overlap) {
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: tensorrt-llm-1.2";
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         ", name: p, role: prefill, engine_args: {disable_overlap_scheduler: " + overlap +
+                         "}}, {" + keys + ", name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(contexts("retry: 0", "true").ok());
+  CHECK(error_of(contexts("retry: 0", "false")).find("without overlap") != std::string::npos);
+  CHECK(error_of(contexts("transfer: layerwise", "true")).find("expected whole") != std::string::npos);
+  CHECK(error_of(sglang("transfer: whole")).find("expected chunkwise") != std::string::npos);
+  CHECK(error_of(sglang("transfer: layerwise")).find("expected chunkwise") != std::string::npos);
+  CHECK(error_of(sglang("local_below: 100")).find("compute no prompts") != std::string::npos);
+  CHECK(error_of(sglang("kv_load_failure_policy: recompute")).find("expected fail") != std::string::npos);
+  CHECK(
+      error_of(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}")).find("enable_mixed_chunk") !=
+      std::string::npos);
+}
+
+TEST_CASE(
+    "layers, chunks and whole prompts carry the same bytes, each once; layers expose less [transport]") {
+  std::map<std::string, RunResult> runs;
+  for (const std::string kind : {"whole", "layerwise", "chunkwise"}) {
+    CAPTURE(kind);
+    const std::string keys = "hardware: h200, model: qwen3-8b, engine: " +
+                             std::string(kind == "chunkwise" ? "sglang-0.5" : "vllm-0.24") +
+                             ", engine_args: " +
+                             (kind == "chunkwise" ? "{disable_radix_cache: true, page_size: 16}"
+                                                  : "{enable_prefix_caching: false}");
+    ScenarioOptions options;
+    options.overrides = {
+        "deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 100}, "
+        "pd: {transfer: " +
+            kind + "}, pools: [{" + keys + ", name: p, role: prefill, replicas: 8}, {" + keys +
+            ", name: d, role: decode, replicas: 8}]}",
+        "workload.limit={requests: 200}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+    Prompts prompts;
+    RunOptions run;
+    run.sink = &prompts;
+    const RunResult r = run_scenario(s, run).value();
+    CHECK(r.completed == 200);
+    CHECK(r.transfers.pulls == 200);
+    CHECK(r.transfers.failed == 0);
+    CHECK(r.transfers.bytes == prompts.blocks * 16 * 147456);
+    run.stretches = false;
+    CHECK(run_scenario(s, run).value().digest == r.digest);
+    runs[kind] = r;
+  }
+  CHECK(runs["layerwise"].transfers.transfer.mean < 0.9 * runs["whole"].transfers.transfer.mean);
+}
+
+// ------------------------------------------------------------------------------------- descriptors (NIXL)
+
+namespace {
+FabricTransport reading(const fabric::Topology& t, const std::vector<std::size_t>& widths,
+                        std::int32_t regions) {
+  std::vector<FabricTransport::Seat> all = seats(t, widths, 1000);  // bytes that take no time
+  for (FabricTransport::Seat& seat : all) seat.regions = regions;
+  return FabricTransport(t, std::move(all), {.kv_heads = 8}, microseconds(0));
+}
+}  // namespace
+
+TEST_CASE("descriptors of a pull: posted in one time, there in another, whatever their size [transport]") {
+  const fabric::Topology t = hopper();
+  FabricTransport transport = reading(t, {1, 1}, 72);
+  // 64 blocks of 36 layers, keys and values: 4,608 descriptors; 2 ms + 1.65 µs each, and 2 ms + 3.6 µs each.
+  CHECK(transport.posting(pull(1, 0, 1, 64)) == microseconds(2000) + SimDuration(4608 * 1650));
+  // Beyond what the queue takes, 3.4 µs each.
+  CHECK(transport.posting(pull(1, 0, 1, 128)) == microseconds(2000) + SimDuration(4608 * 1650 + 4608 * 3400));
+  transport.begin(pull(1, 0, 1, 64), SimTime(0));
+  const auto ends = drain(transport);
+  CHECK(ends.at(1) == SimTime(0) + microseconds(2000) + SimDuration(4608 * 3600));
+}
+
+TEST_CASE("a decode instance's pulls follow each other, two instances' do not [transport]") {
+  const fabric::Topology t = hopper();
+  FabricTransport transport = reading(t, {1, 1, 1}, 72);
+  const SimDuration one = microseconds(2000) + SimDuration(72 * 10 * 3600);
+  transport.begin(pull(1, 0, 1, 10), SimTime(0));
+  KvPull second = pull(2, 0, 1, 10);
+  second.posted_from = SimTime(0) + microseconds(500);
+  transport.begin(second, SimTime(0));
+  transport.begin(pull(3, 0, 2, 10), SimTime(0));
+  const auto ends = drain(transport);
+  CHECK(ends.at(1) == SimTime(0) + one);
+  CHECK(ends.at(2) == SimTime(0) + one + one);
+  CHECK(ends.at(3) == SimTime(0) + one);
+}
+
+TEST_CASE(
+    "a decode rank that reads from two prefill ranks posts twice as many; two ranks as many each "
+    "[transport]") {
+  const fabric::Topology t = hopper();
+  const FabricTransport from_two = reading(t, {2, 1}, 72), to_two = reading(t, {1, 2}, 72),
+                        alike = reading(t, {2, 2}, 72), one = reading(t, {1, 1}, 72);
+  CHECK(from_two.posting(pull(1, 0, 1, 10)) == one.posting(pull(1, 0, 1, 20)));
+  CHECK(to_two.posting(pull(1, 0, 1, 10)) == one.posting(pull(1, 0, 1, 10)));
+  CHECK(alike.posting(pull(1, 0, 1, 10)) == one.posting(pull(1, 0, 1, 10)));
+  CHECK(one.posting(pull(1, 0, 1, 0)) == SimDuration(0));  // only word that nothing is wanted
+}
+
+TEST_CASE(
+    "larger blocks are fewer descriptors: first token earlier, running decodes held up less [transport]") {
+  const auto run = [](const std::string& size) {
+    const std::string block = ", engine_args: {block_size: " + size + "}";
+    return run_scenario(
+               load(block, block, ", topology: {preset: hopper-8}",
+                    {"workload={generator: {requests: 60, arrivals: {process: fixed, rate: 4}, input: "
+                     "{distribution: fixed, value: 4096}, output: {distribution: fixed, value: 64}}}"})
+                   .value())
+        .value();
+  };
+  const auto small = run("16"), large = run("128");
+  // 4,096 tokens: 18,432 descriptors or 2,304. They are there after 2 ms + 3.6 µs each: 58 ms between the
+  // two. A running sequence meets one transfer or two, which hold it up by 56.6 and 5.8 ms, spread over 63
+  // steps.
+  const double ttft = 1e-6 * (small.ttft.mean - large.ttft.mean);
+  const double tpot = 1e-6 * (small.tpot.mean - large.tpot.mean);
+  CHECK(ttft > 50);
+  CHECK(ttft < 66);
+  CHECK(tpot > 0.5 * 50.8 / 63);
+  CHECK(tpot < 2.2 * 50.8 / 63);
 }

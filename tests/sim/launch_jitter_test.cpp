@@ -5,7 +5,9 @@
 #include <cmath>
 #include <vector>
 
+#include "../costmodel/hand_spec.h"
 #include "catch.h"
+#include "sim/costed/cost_model_executor.h"
 
 using namespace orrery;
 
@@ -66,4 +68,24 @@ TEST_CASE("no deviation, no change") {
     CHECK(none.next(2, ns) == ns);
     CHECK(zero.next(2, ns) == ns);
   }
+}
+
+TEST_CASE("a prompt's last token alone, beside decodes, is launched as they are; two are not") {
+  const StepPricer pricer = StepPricer::create(hand::instance(hand::dense())).value();
+  REQUIRE(pricer.single_token_is_decode());
+  const OutputLengths oracle;
+  const auto free_at = [&](std::int32_t tokens, const LaunchJitter& jitter) {
+    CostModelExecutor executor({&pricer}, oracle, jitter);
+    const PrefillWork chunk{SequenceId(1), RequestId(1), tokens, 500, true, 0};
+    StepPlan plan;
+    plan.prefill = {&chunk, 1};
+    plan.prefill_tokens = tokens;
+    plan.decode_sequences = plan.running = 4;
+    plan.decode_context_tokens = 2000;
+    executor.submit(StepId(0), InstanceId(0), plan, SimTime(0));
+    return std::pair(executor.next_event().ns(), executor.device_span(InstanceId(0), StepId(0)).end.ns());
+  };
+  const LaunchJitter slow({.median = 50, .below = 0, .above = 0, .correlation = 0}, 11, 1);
+  CHECK(free_at(1, slow) == free_at(1, {}));
+  CHECK(free_at(2, slow) > free_at(2, {}));
 }

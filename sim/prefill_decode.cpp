@@ -1,0 +1,223 @@
+#include "sim/prefill_decode.h"
+
+namespace orrery {
+
+PrefillDecode::PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor,
+                             const Instances& instances, Loop loop)
+    : transport_(transport), executor_(executor), instances_(instances), loop_(std::move(loop)),
+      layers_(rules.layers) {
+  handoffs_.rules = rules;
+}
+
+SimTime PrefillDecode::next_event() {
+  SimTime due = earlier(handoffs_.next_answer(), transport_.next_event());
+  if (handoffs_.rules.layers > 0) due = earlier(due, layers_.next(executor_));
+  return earlier(due, earlier(leases_.next(), notices_.next()));
+}
+
+// ------------------------------------------------------------------------------------------------------ legs
+
+void PrefillDecode::arrived(const Request& request, SimTime now) {
+  if (request.prompt_tokens < handoffs_.rules.local_below)
+    return loop_.dispatch(request, loop_.has_mixed ? PoolRole::mixed : PoolRole::decode, now, false);
+  Request leg = request;
+  leg.leg = RequestLeg::prefill;
+  handoffs_.open(request);
+  loop_.dispatch(leg, PoolRole::prefill, now, false);
+  if (!handoffs_.rules.at_once) return;
+  leg.leg = RequestLeg::decode;
+  loop_.dispatch(leg, PoolRole::decode, now, false);
+}
+
+void PrefillDecode::entered(const Request& request, InstanceId instance, SequenceId sequence) {
+  if (request.leg != RequestLeg::prefill) return;
+  Handoff& h = handoffs_.at(request.id);
+  h.from = instance;
+  h.held = sequence;
+  if (!h.room_at.is_never() && instances_[instance.value()]->on_room(sequence)) wakes_.push_back(instance);
+}
+
+void PrefillDecode::take_answers(SimTime now) {
+  while (handoffs_.next_answer() <= now) {
+    Handoff& h = handoffs_.at(handoffs_.pop_answer());
+    Request leg = handoffs_.rules.retries > h.failures ? h.request : std::move(h.request);
+    leg.leg = h.holds_kv ? RequestLeg::decode : RequestLeg::whole;
+    h.given_back = !h.holds_kv;
+    loop_.dispatch(leg, PoolRole::decode, now, true);
+  }
+}
+
+void PrefillDecode::forsake(RequestId request, SimTime now) {
+  Handoff* const h = handoffs_.find(request);
+  if (h == nullptr || h->given_back) return;
+  if (handoffs_.rules.at_once) return handoffs_.settle(request);
+  give_back(*h, request, now);
+}
+
+// ---------------------------------------------------------------------------------------------- transfers
+
+void PrefillDecode::take_work(InstanceId id, SimTime now) {
+  Instance& instance = *instances_[id.value()];
+  for (const PullWork& work : instance.take_pulls())
+    handoffs_.rules.at_once ? make_room_known(work, id, now) : begin_pull(work, id, now);
+  for (const SendWork& work : instance.take_sends()) {
+    if (handoffs_.rules.layers > 0) {
+      layers_.add(id, work.step, work.request);
+    } else {
+      computed(handoffs_.at(work.request), work.request, work.parts, work.of, now);
+    }
+  }
+}
+
+void PrefillDecode::begin_pull(const PullWork& work, InstanceId to, SimTime now) {
+  Handoff& h = handoffs_.at(work.request);
+  h.pull_begin = now;
+  h.to = to;
+  h.sequence = work.sequence;
+  instances_[to.value()]->observe_pull(work, now);
+  KvPull pull{work.request, h.from, to, work.blocks, now};
+  const SimDuration posting = transport_.posting(pull);
+  if (posting > SimDuration(0)) pull.posted_from = executor_.hold_launch(to, posting, now);
+  transport_.begin(pull, now);
+}
+
+// The decode instance has blocks for what will be sent, or wants nothing any more.
+void PrefillDecode::make_room_known(const PullWork& work, InstanceId to, SimTime now) {
+  Handoff* const h = handoffs_.find(work.request);
+  if (work.sequence.is_none() || h == nullptr) return handoffs_.settle(work.request);
+  h->to = to;
+  h->sequence = work.sequence;
+  h->blocks = work.blocks;
+  h->room_at = now;
+  instances_[to.value()]->observe_pull(work, now);
+  if (h->prefill_over) handoffs_.settle(work.request);
+  const bool waits = !h->prefill_over && !h->held.is_none();
+  if (waits && instances_[h->from.value()]->on_room(h->held)) wakes_.push_back(h->from);
+  flush(*h, work.request, now);
+}
+
+void PrefillDecode::take_layers(SimTime now) {
+  if (handoffs_.rules.layers == 0) return;
+  layers_.take(now, executor_, [&](RequestId request, std::int64_t done) {
+    if (Handoff* const h = handoffs_.find(request)) computed(*h, request, done, handoffs_.rules.layers, now);
+  });
+}
+
+void PrefillDecode::computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of,
+                             SimTime now) {
+  if (h.failed || parts <= h.computed) return;
+  h.parts = of;
+  h.computed = parts;
+  if (parts == of) h.computed_at = now;
+  flush(h, request, now);
+}
+
+void PrefillDecode::flush(Handoff& h, RequestId request, SimTime now) {
+  if (h.room_at.is_never() || h.failed || h.sent == h.computed) return;
+  if (h.pull_begin.is_never()) h.pull_begin = now;
+  transport_.send({request, h.from, h.to, h.blocks, h.sent, h.computed, h.parts}, now);
+  h.sent = h.computed;
+}
+
+void PrefillDecode::take_ended(SimTime now) {
+  ended_.clear();
+  transport_.collect(now, ended_);
+  for (const KvPullDone& done : ended_)
+    end_transfer(handoffs_.at(done.request), done.request, done.failed, done.at, now);
+  while (notices_.next() <= now) {
+    const Notice notice = notices_.pop();
+    const Handoff* const h = handoffs_.find(notice.request);
+    const bool waits = h != nullptr && !h->over && h->to == notice.instance && h->sequence == notice.sequence;
+    if (waits) tell_decode(notice, now);
+  }
+  while (leases_.next() <= now) {
+    const Release r = leases_.pop();
+    release(r.instance, r.held, r.request, now);
+  }
+}
+
+void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, SimTime at, SimTime now) {
+  h.pull_end = at;
+  h.failed = failed;
+  h.failures += failed ? 1 : 0;
+  if (!h.sequence.is_none() && !h.over) {
+    const SimDuration delay = handoffs_.rules.idle_notice;
+    const Notice notice{now + delay, request, h.to, h.sequence, failed, h.said_eos};
+    if (delay > SimDuration(0) && instances_[h.to.value()]->idle()) {
+      notices_.push(notice);
+    } else {
+      tell_decode(notice, now);
+    }
+  }
+  if (handoffs_.rules.at_once) return handoffs_.settle(request);  // the prefill leg may not be over
+  if (!h.given_back) give_back(h, request, now);
+}
+
+void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
+  Instance& decode = *instances_[n.instance.value()];
+  if (n.failed ? decode.on_remote_failure(n.sequence, n.request, now)
+               : decode.on_remote_end(n.sequence, n.request, n.said_eos, now))
+    wakes_.push_back(n.instance);
+}
+
+// The prefill instance need not hold anything for it any more. Of a transfer that failed it is not told:
+// where the engine has a lease, that has to run out.
+void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
+  if (h.failed && handoffs_.rules.lease > SimDuration(0)) {
+    const SimDuration lease = handoffs_.rules.lease;
+    const SimTime extended = now + SimDuration(lease.ns() * 2 / 3);
+    leases_.push({later(h.answered + lease, extended), request, h.from, h.held});
+  } else {
+    release(h.from, h.held, request, now);
+  }
+  handoffs_.given_back(request);
+}
+
+void PrefillDecode::release(InstanceId instance, SequenceId held, RequestId request, SimTime now) {
+  if (instances_[instance.value()]->on_remote_end(held, request, false, now)) wakes_.push_back(instance);
+}
+
+// ---------------------------------------------------------------------------------------------- both legs
+
+void PrefillDecode::settle(SimTime now) {
+  while (!handoffs_.settled()) {
+    for (const RequestId request : handoffs_.take_settling()) settle_pair(request, now);
+  }
+  for (const InstanceId id : wakes_) loop_.mark(id);
+  wakes_.clear();
+}
+
+void PrefillDecode::settle_pair(RequestId request, SimTime now) {
+  Handoff* const h = handoffs_.find(request);
+  if (h == nullptr || !h->prefill_over) return;
+  const bool has_kv = !h->answered.is_never();
+  const bool transfer_over = !h->pull_end.is_never();
+  if (!has_kv && !h->room_at.is_never() && !transfer_over) {  // nothing more will ever be sent
+    transport_.forget(request, now);
+    end_transfer(*h, request, true, now, now);
+  }
+  if (h->again) {
+    if (!h->given_back && has_kv && h->holds_kv) give_back(*h, request, now);
+    return send_again(request, now);
+  }
+  if (h->given_back) return;
+  if (!handoffs_.rules.at_once) {  // who fetches gives back, unless it ended before it could
+    if (h->over && h->pull_begin.is_never()) give_back(*h, request, now);
+    return;
+  }
+  if (!has_kv || !h->holds_kv) return handoffs_.given_back(request);
+  if (transfer_over || (h->over && h->room_at.is_never())) give_back(*h, request, now);
+}
+
+// From the beginning, as a proxy does that was answered with an error.
+void PrefillDecode::send_again(RequestId request, SimTime now) {
+  Handoff& h = handoffs_.at(request);
+  const std::int32_t failures = h.failures;
+  const Request again = std::move(h.request);
+  handoffs_.drop(request);
+  ++retried_;
+  arrived(again, now);
+  if (Handoff* const next = handoffs_.find(request)) next->failures = failures;
+}
+
+}  // namespace orrery

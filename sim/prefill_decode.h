@@ -1,0 +1,84 @@
+// Prefill and decode apart, as the loop sees it: splits requests into legs, takes to the transport what the
+// engines decide, and tells both sides of ends and failures (docs/disaggregation.md).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "sim/handoffs.h"
+#include "sim/instance.h"
+#include "sim/kv_transport.h"
+#include "sim/layer_progress.h"
+
+namespace orrery {
+
+class PrefillDecode {
+ public:
+  struct Loop {
+    std::function<void(InstanceId)> mark;  // its core thread may have something to do
+    // Sends a leg to the instances of a role; `at_proxy`: from the proxy's answer, not with the arrival.
+    std::function<void(const Request&, PoolRole, SimTime, bool at_proxy)> dispatch;
+    bool has_mixed = false;
+  };
+  using Instances = std::vector<std::unique_ptr<Instance>>;
+  PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor, const Instances& instances,
+                Loop loop);
+
+  Handoffs& handoffs() { return handoffs_; }
+  SimTime next_event();
+
+  void arrived(const Request& request, SimTime now);
+  void entered(const Request& request, InstanceId instance, SequenceId sequence);
+  // A leg that no engine took.
+  void forsake(RequestId request, SimTime now);
+  void take_layers(SimTime now);
+  void take_ended(SimTime now);    // transfers, and leases
+  void take_answers(SimTime now);  // prefill legs that were answered go on as decode legs
+  // What the last pass, or outcome, of an instance wants fetched or sent.
+  void take_work(InstanceId id, SimTime now);
+  // Tells legs of each other's ends. May mark instances; to be called until nothing is marked.
+  void settle(SimTime now);
+  std::uint64_t retried() const { return retried_; }
+
+ private:
+  struct Release {
+    SimTime at;
+    RequestId request;
+    InstanceId instance;
+    SequenceId held;
+    RequestId request_id() const { return request; }
+  };
+  void begin_pull(const PullWork& work, InstanceId to, SimTime now);
+  void make_room_known(const PullWork& work, InstanceId to, SimTime now);
+  void computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of, SimTime now);
+  void flush(Handoff& h, RequestId request, SimTime now);
+  struct Notice {  // for a decode instance: a transfer is over
+    SimTime at;
+    RequestId request;
+    InstanceId instance;
+    SequenceId sequence;
+    bool failed, said_eos;
+    RequestId request_id() const { return request; }
+  };
+  void tell_decode(const Notice& notice, SimTime now);
+  void end_transfer(Handoff& h, RequestId request, bool failed, SimTime at, SimTime now);
+  void give_back(Handoff& h, RequestId request, SimTime now);
+  void release(InstanceId instance, SequenceId held, RequestId request, SimTime now);
+  void settle_pair(RequestId request, SimTime now);
+  void send_again(RequestId request, SimTime now);
+
+  Handoffs handoffs_;
+  KvTransport& transport_;
+  Executor& executor_;
+  const Instances& instances_;
+  Loop loop_;
+  LayerProgress layers_;
+  std::vector<KvPullDone> ended_;
+  std::vector<InstanceId> wakes_;  // to be marked when no instance is being scheduled
+  TimedHeap<Release> leases_;
+  TimedHeap<Notice> notices_;  // that an instance with nothing to run has not taken yet
+  std::uint64_t retried_ = 0;
+};
+
+}  // namespace orrery

@@ -1,0 +1,264 @@
+// Prefill and decode apart (`--disaggregation-mode`, 0.5.23: srt/disaggregation/prefill.py, decode.py;
+// ../shared/reference/sglang_0_5.md §7).
+//
+// Both legs of a request run at once. The decode side takes slots for the whole prompt (`pop_preallocated`)
+// and says so; only then does the prefill side queue the prompt. Its pass composes prefill batches and
+// nothing else; pages leave when the result of their chunk is processed (cached ones when the first chunk is
+// launched), the last ones with the first token. It keeps slots and row until all has arrived. The decode
+// side then merges the request without computing anything (`prebuilt`): the token is passed on at once, and
+// the same pass decodes.
+//
+// What the engine polls once a pass is known here when a pass begins, and word of room is there at once.
+// Chunks that the next launch finds computed leave there at the event of their end, here with their result.
+// Buffers for metadata never run short, and rows are max_running_requests.
+#include <algorithm>
+
+#include "sim/schedulers/sglang.h"
+
+namespace orrery {
+
+bool SglangScheduler::awaits_other_side() const {
+  if (config_.role == SglangRole::prefill) return remote_.held > 0 || !remote_.queue.empty();
+  return remote_.receiving > 0;
+}
+
+std::span<const PullWork> SglangScheduler::take_pulls() {
+  remote_.pulled.swap(remote_.pulls);
+  remote_.pulls.clear();
+  return remote_.pulled;
+}
+
+std::span<const SendWork> SglangScheduler::take_sends() {
+  remote_.sent.swap(remote_.sends);
+  remote_.sends.clear();
+  return remote_.sent;
+}
+
+bool SglangScheduler::on_room(SequenceId sequence) {
+  sequences_[sequence.value()].room = true;
+  remote_.rooms = true;
+  return true;
+}
+
+bool SglangScheduler::on_remote_end(SequenceId sequence, bool said_eos) {
+  sequences_[sequence.value()].said_eos = said_eos;
+  remote_.ended.push_back({sequence.value(), false});
+  return true;
+}
+
+bool SglangScheduler::on_remote_failure(SequenceId sequence) {
+  remote_.ended.push_back({sequence.value(), true});
+  return true;
+}
+
+// `process_disagg_prefill_inflight_queue`, `pop_transferred`. Who has received joins in the order of queues.
+void SglangScheduler::notice_ended() {
+  std::vector<Slot> received;
+  for (const Remote::Ended& end : remote_.ended) {
+    Sequence& s = sequences_[end.slot];
+    if (s.state == State::held) {
+      release(end.slot, s.extend_end, s.extend_end, true);
+      --remote_.held;
+      digest_.add(s.request.value() * 4);
+      drop_slot(end.slot);
+      continue;
+    }
+    --remote_.receiving;
+    if (end.failed) {
+      lose(end.slot);
+      continue;
+    }
+    s.state = State::received;
+    received.push_back(end.slot);
+  }
+  remote_.ended.clear();
+  std::sort(received.begin(), received.end(),
+            [&](Slot a, Slot b) { return sequences_[a].queued < sequences_[b].queued; });
+  remote_.received.insert(remote_.received.end(), received.begin(), received.end());
+}
+
+// ------------------------------------------------------------------------------------------------ prefill
+
+// `get_next_disagg_prefill_batch_to_run`: nothing ever runs, so that nothing is merged and no latch holds.
+SglangScheduler::Kind SglangScheduler::run_prefill_pass() {
+  if (!remote_.ended.empty()) notice_ended();
+  if (remote_.rooms) pop_bootstrapped();
+  stash_chunk();
+  last_batch_.clear();
+  last_batch_had_chunk_ = batch_is_full_ = false;
+  return prefill();
+}
+
+void SglangScheduler::pop_bootstrapped() {
+  std::deque<Slot> left;
+  for (const Slot slot : remote_.queue) {
+    Sequence& s = sequences_[slot];
+    if (!s.room) {
+      left.push_back(slot);
+      continue;
+    }
+    s.state = State::waiting;
+    enqueue(slot);
+  }
+  remote_.queue = std::move(left);
+  remote_.rooms = false;
+}
+
+// `send_kv_chunk`: whole pages, but for the last ones.
+void SglangScheduler::send_up_to(const Sequence& s, std::int64_t tokens, bool last) {
+  const std::int64_t page = config_.cache.page_size, of = cache_.page_ceil(s.prompt) / page;
+  const std::int64_t parts = last ? of : std::min(tokens / page, of - 1);
+  if (parts > 0) remote_.sends.push_back({.request = s.request, .step = {}, .parts = parts, .of = of});
+}
+
+// Its prompt is computed, and its first token known.
+void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
+  Sequence& s = sequences_[slot];
+  checkpoint(slot, s.extend_end, false);
+  s.state = State::held;
+  ++remote_.held;
+  std::erase(leaving_, SequenceId(slot));
+  send_up_to(s, s.prompt, true);
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(std::int64_t{1});
+  effects_.finished.push_back({.sequence = SequenceId(slot),
+                               .request = s.request,
+                               .output_tokens = 1,
+                               .update = update,
+                               .held = true,
+                               .said_eos = said_eos});
+}
+
+// ------------------------------------------------------------------------------------------------- decode
+
+// `process_decode_queue` and `get_next_disagg_decode_batch_to_run`.
+SglangScheduler::Kind SglangScheduler::run_decode_pass() {
+  resume_retracted();
+  if (remote_.retracted.empty()) {
+    preallocate();
+    if (!remote_.ended.empty()) notice_ended();
+  }
+  emptied_ = false;
+  merge_received();
+  running_shrank_ = false;
+  retire_ended(decodes_launched_);
+  return batch_rows() > 0 ? decode() : Kind::none;
+}
+
+// `_allocatable_token_budgets`: what is free beside the tokens kept for everybody, or beside `least`.
+std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
+  const std::int64_t active =
+      running_count_ + remote_.receiving + static_cast<std::int64_t>(remote_.received.size());
+  return cache_.available() - std::max(config_.num_reserved_decode_tokens * active, least);
+}
+
+// First come, first served; who does not fit holds up those behind.
+void SglangScheduler::preallocate() {
+  if (remote_.queue.empty()) return;
+  std::int64_t retractable = 0, longest = 0;
+  for (const Sequence& s : sequences_) {
+    if (!s.running) continue;
+    retractable += s.prompt + known_outputs(s);
+    longest = std::max(longest, s.prompt + std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens));
+  }
+  const std::int64_t single = running_count_ > 0 ? longest - retractable : 0;
+  while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
+    const Slot slot = remote_.queue.front();
+    Sequence& s = sequences_[slot];
+    const std::int64_t slots = cache_.page_ceil(s.prompt);
+    const std::int64_t future = std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens);
+    const std::int64_t needed =
+        std::max(slots + config_.num_reserved_decode_tokens, s.prompt + future - retractable);
+    if (needed > allocatable(single)) return;
+    remote_.queue.pop_front();
+    cache_.take(slots);
+    ++rows_held_;
+    ++remote_.receiving;
+    s.state = State::receiving;
+    s.queued = next_queued_++;
+    s.prefix = 0;
+    s.extend_end = s.prompt;
+    remote_.pulls.push_back(
+        {.request = s.request, .sequence = SequenceId(slot), .blocks = slots / config_.cache.page_size});
+    counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
+    digest_.add(s.request.value() * 4);
+    digest_.add(slots);
+  }
+}
+
+// `resume_retracted_reqs`: back from host memory, without the token whose KV was never written.
+void SglangScheduler::resume_retracted() {
+  while (!remote_.retracted.empty() && rows_held_ < config_.max_running_requests) {
+    const Slot slot = remote_.retracted.front();
+    Sequence& s = sequences_[slot];
+    const std::int64_t tokens = s.prompt + std::max(s.outputs - 1, 0);
+    if (cache_.page_ceil(tokens) + config_.num_reserved_decode_tokens > allocatable(0)) return;
+    remote_.retracted.pop_front();
+    cache_.take(cache_.page_ceil(tokens));
+    ++rows_held_;
+    remote_.onboarded += cache_.page_ceil(tokens) / config_.cache.page_size;
+    s.outputs = static_cast<std::int32_t>(tokens - s.prompt);  // the last one is known, as a first token is
+    s.state = State::received;
+    remote_.received.push_back(slot);
+    digest_.add(s.request.value() * 4 + 2);
+    digest_.add(tokens);
+  }
+}
+
+// `get_new_prebuilt_batch`.
+void SglangScheduler::merge_received() {
+  while (!remote_.received.empty() && running_count_ < config_.max_running_requests) {
+    const Slot slot = remote_.received.front();
+    remote_.received.pop_front();
+    Sequence& s = sequences_[slot];
+    const bool fresh = !s.admitted, ends = fresh && (s.max_output == 1 || s.said_eos);
+    s.admitted = true;
+    if (fresh)
+      remote_.handed.push_back(
+          {.sequence = SequenceId(slot), .request = s.request, .tokens = s.prompt, .ends = ends});
+    digest_.add(s.request.value() * 4 + 3);
+    digest_.add(std::int64_t{s.outputs});
+    if (ends) {
+      release(slot, s.prompt, s.prompt, false);
+      drop_slot(slot);
+      continue;
+    }
+    s.order = next_order_++;
+    s.prefill_step = -2;  // no step of this engine
+    remote_.joined.push_back(
+        {.sequence = SequenceId(slot), .request = s.request, .outputs_before = s.outputs + 1});
+    merge(slot);
+  }
+}
+
+// --------------------------------------------------------------------------------------------------- ends
+
+// `_abort_failed_transfer`: the answer is an error.
+void SglangScheduler::lose(Slot slot) {
+  Sequence& s = sequences_[slot];
+  release(slot, s.prompt, s.prompt, false);
+  digest_.add(s.request.value() * 4 + 1);
+  aborted_.push_back(SequenceId(slot));
+  drop_slot(slot);
+}
+
+// The client of a request that waits for the other side, or for a place in the batch, is gone.
+std::int32_t SglangScheduler::drop_apart(Slot slot) {
+  Sequence& s = sequences_[slot];
+  const std::int32_t outputs = s.state == State::received && s.admitted ? s.outputs + 1 : s.outputs;
+  if (s.state == State::received) {
+    std::erase(remote_.received, slot);
+    release(slot, s.input(), s.input(), false);
+  } else if (s.state == State::waiting) {
+    std::erase(remote_.retracted, slot);
+  } else {
+    std::erase(remote_.queue, slot);
+    if (config_.role == SglangRole::decode)
+      remote_.pulls.push_back({.request = s.request, .sequence = SequenceId::none(), .blocks = 0});
+  }
+  digest_.add(s.request.value() * 4);
+  drop_slot(slot);
+  return outputs;
+}
+
+}  // namespace orrery

@@ -1,0 +1,155 @@
+// Prefill and decode apart: context and generation servers of 1.2 (PyExecutor; ../shared/reference/
+// tensorrt_llm_1_2.md §7, whose sources were read in parts of different releases).
+//
+// The orchestrator is context-first: the prefill leg is answered with its first token, then the decode leg is
+// sent. A context server keeps the blocks of what it has answered until their transfer is reported, which it
+// asks for only in passes that send something, or when nothing fits; idle it sleeps in its queue, and here
+// gives them back at once, which nobody can tell. A generation server takes a request in when its prompt and
+// all its outputs fit beside what the others are owed, allocates the prompt's blocks, and fetches. The token
+// that comes with them is passed on before the step that already decodes.
+//
+// Blocks that requests under way will need are kept free for them; the engine reckons with those of running
+// ones only, and may fail.
+#include <algorithm>
+
+#include "sim/schedulers/tensorrt_llm.h"
+
+namespace orrery {
+
+std::span<const PullWork> TensorRtLlmScheduler::take_pulls() {
+  remote_.pulled.swap(remote_.pulls);
+  remote_.pulls.clear();
+  return remote_.pulled;
+}
+
+bool TensorRtLlmScheduler::on_remote_end(SequenceId sequence, bool said_eos) {
+  sequences_[sequence.value()].said_eos = said_eos;
+  remote_.ended.push_back({sequence.value(), false});
+  return true;
+}
+
+bool TensorRtLlmScheduler::on_remote_failure(SequenceId sequence) {
+  remote_.ended.push_back({sequence.value(), true});
+  return true;
+}
+
+void TensorRtLlmScheduler::begin_remote_pass() {
+  if (!remote_.ended.empty()) {
+    take_received();
+    if (remote_.polls || active_count_ == 0) notice_sent();
+  }
+  remote_.polls = false;
+  if (!remote_.inits.empty()) admit_inits();
+}
+
+// ------------------------------------------------------------------------------------------------ prefill
+
+// Its first token is known: the blocks are stored and pinned, and the request leaves (§7.4).
+void TensorRtLlmScheduler::hold(Slot slot, std::int32_t outputs, std::size_t update, bool said_eos) {
+  Sequence& s = sequences_[slot];
+  std::erase(to_complete_, slot);
+  owed_ -= unfilled(s);
+  kv_.store(s.kv, s.prompt);
+  --started_;
+  unlink_active(slot);
+  s.state = State::held;
+  ++remote_.held;
+  remote_.polls = true;
+  if (!leaving_.empty()) std::erase(leaving_, slot);
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(static_cast<std::int64_t>(outputs));
+  effects_.finished.push_back({.sequence = SequenceId(slot),
+                               .request = s.request,
+                               .output_tokens = outputs,
+                               .update = update,
+                               .held = true,
+                               .said_eos = said_eos});
+}
+
+void TensorRtLlmScheduler::notice_sent() {
+  std::erase_if(remote_.ended, [&](const Remote::Ended& end) {
+    Sequence& s = sequences_[end.slot];
+    if (s.state != State::held) return false;
+    kv_.release(s.kv, blocks_for(s.prompt), s.prompt, false);
+    --remote_.held;
+    digest_.add(s.request.value() * 4);
+    drop_slot(end.slot);
+    return true;
+  });
+}
+
+// ------------------------------------------------------------------------------------------------- decode
+
+// §2.2: behind generations, before contexts, in order while prompt and outputs fit; the first misfit stops.
+void TensorRtLlmScheduler::admit_inits() {
+  std::size_t admitted = 0;
+  for (const Slot slot : remote_.inits) {
+    Sequence& s = sequences_[slot];
+    if (reserve_of(s) > kv_.free_blocks() - owed_) break;
+    ++admitted;
+    const std::int64_t hit = kv_.add_sequence(s.kv, s.prompt);
+    counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
+    counters_.hit_tokens += static_cast<std::uint64_t>(hit);
+    owed_ += unfilled(s);
+    remote_.reserved += unfilled(s);
+    ++remote_.receiving;
+    s.state = State::receiving;
+    remote_.pulls.push_back(
+        {.request = s.request, .sequence = SequenceId(slot), .blocks = blocks_for(s.prompt)});
+    digest_.add(s.request.value() * 4);
+    digest_.add(blocks_for(s.prompt));
+  }
+  remote_.inits.erase(remote_.inits.begin(), remote_.inits.begin() + static_cast<std::ptrdiff_t>(admitted));
+}
+
+// In list order, as a pass looks at its requests.
+void TensorRtLlmScheduler::take_received() {
+  std::vector<Remote::Ended> received;
+  std::erase_if(remote_.ended, [&](const Remote::Ended& end) {
+    if (sequences_[end.slot].state != State::receiving) return false;
+    received.push_back(end);
+    return true;
+  });
+  std::sort(received.begin(), received.end(), [&](const Remote::Ended& a, const Remote::Ended& b) {
+    return sequences_[a.slot].order < sequences_[b.slot].order;
+  });
+  for (const Remote::Ended& end : received) {
+    --remote_.receiving;
+    remote_.reserved -= unfilled(sequences_[end.slot]);
+    end.failed ? lose(end.slot) : join(end.slot);
+  }
+}
+
+void TensorRtLlmScheduler::join(Slot slot) {
+  Sequence& s = sequences_[slot];
+  const bool ends = s.max_output == 1 || s.said_eos;
+  remote_.handed.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .tokens = s.prompt, .ends = ends});
+  digest_.add(s.request.value() * 4 + 3);
+  digest_.add(std::int64_t{s.prompt});
+  if (ends) {
+    owed_ -= unfilled(s);
+    kv_.release(s.kv, blocks_for(s.prompt), s.prompt, false);
+    return leave_active(slot);
+  }
+  s.leg = RequestLeg::whole;  // from now on it is like any other
+  s.admitted = true;
+  s.outputs = 1;
+  ++started_;
+  highest_started_ = std::max(highest_started_, s.order);
+  remote_.joined.push_back({.sequence = SequenceId(slot), .request = s.request, .outputs_before = 1});
+  irregular_now_.push_back(SequenceId(slot));
+  enter_decode_set(slot, next_step_, s.prompt);
+}
+
+// §7.8: an error; nothing is computed again.
+void TensorRtLlmScheduler::lose(Slot slot) {
+  Sequence& s = sequences_[slot];
+  owed_ -= unfilled(s);
+  kv_.release(s.kv, blocks_for(s.prompt), 0, false);
+  digest_.add(s.request.value() * 4 + 1);
+  remote_.aborted.push_back(SequenceId(slot));
+  leave_active(slot);
+}
+
+}  // namespace orrery

@@ -1,0 +1,214 @@
+// SGLang's disaggregation: who waits for whom, when pages leave, and how the decode side takes them in.
+#include <array>
+
+#include "apart_world.h"
+#include "catch.h"
+
+using namespace orrery;
+using namespace apart;
+using world::request;
+
+namespace {
+
+Apart sglang(SimDuration transfer, std::int32_t page = 1) {
+  Apart a;
+  a.scheduler = "sglang";
+  a.transfer = transfer;
+  a.rules.at_once = true;
+  a.rules.retries = 0;
+  a.world.config.block_size = page;
+  a.world.config.max_model_len = 20000;
+  a.world.config.options.set("chunked_prefill_size", std::int64_t{2048});
+  a.prefill_blocks = a.decode_blocks = 200000 / page;
+  return a;
+}
+
+struct Steps final : RunObserver {
+  std::vector<StepRecord> all;
+  void on_step(const StepRecord& s) override { all.push_back(s); }
+};
+
+// The result of a step has been processed, and the core thread goes on.
+bool processed(SimTime at, const StepRecord& step) {
+  return at >= step.update_end && at < step.update_end + microseconds(300);
+}
+
+std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> requests, Steps* steps = nullptr) {
+  world::Records records;
+  a.world.sink = &records;
+  a.world.observer = steps;
+  run(a, std::move(requests));
+  return records.all;
+}
+
+}  // namespace
+
+TEST_CASE("the decode side computes no prompt, and passes the first token on at once [sglang][pd]") {
+  Apart a = sglang(milliseconds(7));
+  Steps steps;
+  const RequestRecord r = records_of(a, {request(0, 1.0, 1500, 50)}, &steps).at(0);
+  CHECK(r.output_tokens == 50);
+  CHECK(r.instance == InstanceId(1));
+  CHECK(sum(r.handoff) == r.ttft);
+  CHECK(r.handoff.transfer == milliseconds(7));  // one chunk: all of it after the prompt
+  CHECK(r.handoff.wait == SimDuration(0));       // room came first
+  CHECK(r.handoff.decode_queue == SimDuration(0));
+  const auto pricer = StepPricer::create(a.world.spec).value();
+  CHECK(r.handoff.first_step == pricer.output_delay());
+  std::int64_t prompts = 0, decodes = 0;
+  for (const StepRecord& s : steps.all) {
+    prompts += s.prefill_tokens;
+    decodes += s.decode_sequences * s.steps;
+    CHECK((s.instance == InstanceId(0)) == (s.prefill_tokens > 0));
+  }
+  CHECK(prompts == 1500);
+  CHECK(decodes == 49);  // the first token came with the KV
+}
+
+TEST_CASE("pages leave with the result of their chunk, whole ones, the rest at the end [sglang][pd]") {
+  Apart a = sglang(milliseconds(1), 64);
+  Steps steps;
+  records_of(a, {request(0, 0, 5000, 4)}, &steps);
+  REQUIRE(a.sends.size() == 3);  // 2048, 2048, 904 tokens
+  const std::array<std::int64_t, 4> ends{0, 32, 64, 79};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const KvSend& part = a.sends[i].part;
+    CHECK(part.blocks == 79);
+    CHECK(part.of == 79);
+    CHECK(part.first == ends[i]);
+    CHECK(part.last == ends[i + 1]);
+    CHECK(processed(a.sends[i].at, steps.all[i]));
+  }
+}
+
+TEST_CASE("cached pages leave when the first chunk is launched [sglang][pd]") {
+  std::vector<TraceRequest> requests = {request(0, 0, 2048, 3), request(1, 2.0, 3072, 3)};
+  for (TraceRequest& r : requests) {
+    r.hash_block_size = 512;
+    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(r.prompt_tokens / 512); ++i)
+      r.hash_ids.push_back(1 + i);
+  }
+  Apart a = sglang(milliseconds(1), 64);
+  Steps steps;
+  const auto records = records_of(a, requests, &steps);
+  CHECK(records[1].cached_tokens == 2048);
+  REQUIRE(a.sends.size() == 3);
+  const auto step = std::find_if(steps.all.begin(), steps.all.end(), [](const StepRecord& s) {
+    return s.instance == InstanceId(0) && s.prefill_tokens == 1024;
+  });
+  REQUIRE(step != steps.all.end());
+  CHECK(a.sends[1].part.last == 32);
+  CHECK(a.sends[1].at == step->schedule_begin);
+  CHECK(processed(a.sends[2].at, *step));
+}
+
+TEST_CASE("the prefill side does not begin before the decode side has room [sglang][pd]") {
+  // 2,000 tokens: a prompt of 900 and 512 kept for it; not two of them. The second prompt is not computed
+  // before the first answer is complete, although the prefill side is idle.
+  Apart a = sglang(milliseconds(1));
+  a.decode_blocks = 2000;
+  Steps steps;
+  const auto records = records_of(a, burst(2, 0.0, 900, 60), &steps);
+  const RequestRecord &first = records[0], &second = records[1];
+  CHECK(second.handoff.wait == SimDuration(0));
+  const SimTime scheduled = second.arrival + second.handoff.queue, gone = first.arrival + first.e2e;
+  CHECK(scheduled <= gone);
+  CHECK(gone - scheduled < milliseconds(2));
+}
+
+TEST_CASE("room is kept for what runs, is on its way and waits: 512 tokens each, by hand [sglang][pd]") {
+  // Prompts of 100 at once: k of them are let in while 100·k + 512·k ≤ tokens; each 612.
+  for (const std::int64_t tokens : {1223, 1224, 1835, 1836}) {
+    CAPTURE(tokens);
+    Apart a = sglang(milliseconds(400));
+    a.decode_blocks = tokens;
+    const auto records = records_of(a, burst(4, 0.0, 100, 300));
+    const auto together = std::count_if(records.begin(), records.end(), [](const RequestRecord& r) {
+      return r.handoff.queue < milliseconds(100);
+    });
+    CHECK(together == tokens / 612);
+  }
+}
+
+TEST_CASE("retracted requests come back from host memory; nothing is computed twice [sglang][pd]") {
+  Apart a = sglang(milliseconds(1));
+  a.world.config.options.set("num_reserved_decode_tokens", std::int64_t{0});
+  a.decode_blocks = 1000;
+  Steps steps;
+  world::Records records;
+  a.world.sink = &records;
+  a.world.observer = &steps;
+  const RunResult r = run(a, burst(3, 0.0, 200, 300));
+  CHECK(r.completed == 3);
+  CHECK(r.preemptions > 0);
+  std::int64_t prompts = 0;
+  for (const StepRecord& s : steps.all) prompts += s.prefill_tokens;
+  CHECK(prompts == 600);
+  for (const RequestRecord& q : records.all) CHECK(q.output_tokens == 300);
+}
+
+TEST_CASE("answers of one token, by limit and by EOS, need no decode step [sglang][pd]") {
+  std::vector<TraceRequest> requests = {request(0, 0, 300, 1), request(1, 1.0, 300, 1)};
+  requests[1].max_output_tokens = 50;
+  Apart a = sglang(milliseconds(1));
+  Steps steps;
+  const auto records = records_of(a, requests, &steps);
+  for (const RequestRecord& r : records) {
+    CHECK(r.status == RequestStatus::completed);
+    CHECK(r.output_tokens == 1);
+    CHECK(r.e2e == r.ttft);
+  }
+  for (const StepRecord& s : steps.all) CHECK(s.instance == InstanceId(0));
+}
+
+TEST_CASE("a failed transfer is an error on both sides, and a retry begins anew [sglang][pd]") {
+  for (const std::int32_t retries : {0, 1}) {
+    Apart a = sglang(milliseconds(20));
+    a.rules.retries = retries;
+    a.failures[RequestId(0)] = 1;
+    Steps steps;
+    const RequestRecord r = records_of(a, {request(0, 0, 500, 10)}, &steps).at(0);
+    CHECK(r.status == (retries == 0 ? RequestStatus::failed : RequestStatus::completed));
+    std::int64_t prompts = 0;
+    for (const StepRecord& s : steps.all) prompts += s.prefill_tokens;
+    // Nobody else's content: the second time finds nothing of the first.
+    CHECK(prompts == (retries == 0 ? 500 : 1000));
+  }
+}
+
+TEST_CASE("random worlds of SGLang apart: conservation, and single steps are stretches [sglang][pd]") {
+  std::uint64_t stretches = 0, preempted = 0, cancelled = 0, eos = 0, retried = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::random_sglang_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 15);
+    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
+    a.world = w;
+    a.world.config.options.set("enable_mixed_chunk", false);
+    a.prefills = 1 + random.below(2);
+    a.decodes = 1 + random.below(2);
+    a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
+    a.rules.retries = static_cast<std::int32_t>(random.below(2));
+    a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
+    std::erase_if(requests, [&](const TraceRequest& q) {
+      return q.prompt_tokens + q.max_output_tokens + 600 > w.config.max_model_len;
+    });
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      requests[i].index = i;
+      if (random.below(8) == 0)
+        requests[i].cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
+      if (random.below(8) == 0) a.failures[RequestId(i)] = 1;
+      eos += requests[i].output_tokens < requests[i].max_output_tokens ? 1 : 0;
+    }
+    const Checked checked = check(a, requests);
+    stretches += checked.run.stretches;
+    preempted += checked.run.preemptions;
+    cancelled += checked.run.cancelled;
+    retried += checked.run.transfers.retried;
+  }
+  CHECK(stretches > 100);
+  CHECK(preempted > 10);
+  CHECK(cancelled > 50);
+  CHECK(eos > 100);
+  CHECK(retried > 20);
+}

@@ -1,0 +1,134 @@
+// TensorRT-LLM's disaggregated serving: what a context server holds, and whom a generation server lets in.
+#include "apart_world.h"
+#include "catch.h"
+
+using namespace orrery;
+using namespace apart;
+using world::request;
+
+namespace {
+
+Apart servers(SimDuration transfer) {
+  Apart a;
+  a.scheduler = "tensorrt-llm";
+  a.transfer = transfer;
+  a.rules.retries = 0;
+  a.world.config.block_size = 32;
+  a.world.config.max_model_len = 2000;
+  a.prefill_blocks = a.decode_blocks = 5000;
+  return a;
+}
+
+struct Steps final : RunObserver {
+  std::vector<StepRecord> all;
+  void on_step(const StepRecord& s) override { all.push_back(s); }
+};
+
+std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> requests, Steps* steps = nullptr) {
+  world::Records records;
+  a.world.sink = &records;
+  a.world.observer = steps;
+  run(a, std::move(requests));
+  return records.all;
+}
+
+}  // namespace
+
+TEST_CASE("generation begins with the context's token, whole after the answer [tensorrt_llm][pd]") {
+  Apart a = servers(milliseconds(7));
+  Steps steps;
+  const RequestRecord r = records_of(a, {request(0, 1.0, 1500, 50)}, &steps).at(0);
+  CHECK(r.output_tokens == 50);
+  CHECK(r.handoff.transfer == milliseconds(7));
+  CHECK(r.handoff.decode_queue == SimDuration(0));
+  const auto pricer = StepPricer::create(a.world.spec).value();
+  CHECK(r.handoff.first_step == pricer.output_delay());
+  CHECK(sum(r.handoff) == r.ttft);
+  REQUIRE(a.pulls.size() == 1);
+  CHECK(a.pulls[0].blocks == 47);
+  std::int64_t prompts = 0, decodes = 0;
+  for (const StepRecord& s : steps.all) {
+    prompts += s.prefill_tokens;
+    decodes += s.decode_sequences * s.steps;
+    CHECK((s.instance == InstanceId(0)) == (s.prefill_tokens > 0));
+  }
+  CHECK(prompts == 1500);
+  CHECK(decodes == 49);
+}
+
+TEST_CASE("a generation server lets in whose prompt and outputs fit, by hand [tensorrt_llm][pd]") {
+  // 20 blocks to the end each: 14 of the prompt, 6 of outputs. 59 blocks are enough for two, 60 for three.
+  for (const std::int64_t blocks : {59, 60}) {
+    CAPTURE(blocks);
+    Apart a = servers(milliseconds(300));
+    a.decode_blocks = blocks;
+    const auto records = records_of(a, burst(4, 0.0, 448, 192));
+    const auto together = std::count_if(records.begin(), records.end(), [](const RequestRecord& r) {
+      return r.handoff.wait < milliseconds(100);
+    });
+    CHECK(together == blocks / 20);
+  }
+}
+
+TEST_CASE("blocks of answered contexts hold up the next prompt until they are there [tensorrt_llm][pd]") {
+  Apart a = servers(milliseconds(500));
+  a.world.config.max_model_len = 900;
+  a.prefill_blocks = 30;  // prompts of 20 blocks
+  const auto records = records_of(a, {request(0, 0, 640, 5), request(1, 0.001, 640, 5)});
+  const RequestRecord &first = records[0], &second = records[1];
+  const SimTime there = first.arrival + first.handoff.queue + first.handoff.prefill + first.handoff.wait +
+                        first.handoff.transfer;
+  CHECK(second.arrival + second.handoff.queue == there);
+}
+
+TEST_CASE("answers of one token and failed transfers [tensorrt_llm][pd]") {
+  std::vector<TraceRequest> requests = {request(0, 0, 300, 1), request(1, 1.0, 300, 1),
+                                        request(2, 2.0, 300, 9)};
+  requests[1].max_output_tokens = 50;
+  for (const std::int32_t retries : {0, 1}) {
+    Apart a = servers(milliseconds(1));
+    a.rules.retries = retries;
+    a.failures[RequestId(2)] = 1;
+    const auto records = records_of(a, requests);
+    for (const RequestRecord& r : records) {
+      const bool fails = r.request == 2 && retries == 0;
+      CHECK(r.status == (fails ? RequestStatus::failed : RequestStatus::completed));
+      if (r.request < 2) CHECK(r.e2e == r.ttft);
+      if (!fails) CHECK(r.output_tokens == (r.request == 2 ? 9 : 1));
+    }
+  }
+}
+
+TEST_CASE(
+    "random worlds of TensorRT-LLM apart: conservation, single steps are stretches [tensorrt_llm][pd]") {
+  std::uint64_t stretches = 0, cancelled = 0, failed = 0, retried = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::random_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 16);
+    Apart a = servers(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
+    a.world = w;
+    a.world.config.long_prefill_token_threshold = 0;
+    a.world.config.tensorrt_llm.equal_progress = random.below(3) == 0;
+    a.prefills = 1 + random.below(2);
+    a.decodes = 1 + random.below(2);
+    a.decode_blocks = w.config.num_gpu_blocks;
+    // A prompt that does not fit stops those behind it, half computed ones too (§2.2): here none does not.
+    a.prefill_blocks = 8 * w.config.num_gpu_blocks;
+    a.rules.retries = static_cast<std::int32_t>(random.below(2));
+    for (TraceRequest& r : requests) {
+      if (random.below(8) == 0)
+        r.cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
+      if (random.below(8) == 0) a.failures[RequestId(r.index)] = 1;
+    }
+    const Checked checked = check(a, requests);
+    stretches += checked.run.stretches;
+    cancelled += checked.run.cancelled;
+    failed += checked.run.failed;
+    retried += checked.run.transfers.retried;
+  }
+  CHECK(stretches > 100);
+  CHECK(cancelled > 50);
+  CHECK(failed > 20);
+  CHECK(retried > 20);
+}
