@@ -335,6 +335,7 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   // With a front end `at` is when the last output of the message has left.
   if (wiring_.front_end == nullptr) p.first_token += SimDuration(output_per_sequence_.ns() * (p.batch - 1));
   p.has_token = true;
+  if (wiring_.answers != nullptr) wiring_.answers->first_token(p.request);
   p.run_first = step;
   p.broken = false;  // preempted before: there was nothing to break
   if (apart) stand_apart(p, at, step);

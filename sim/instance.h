@@ -13,6 +13,7 @@
 #include "sim/handoffs.h"
 #include "sim/inbox.h"
 #include "sim/pool_role.h"
+#include "sim/router.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
 
@@ -31,7 +32,8 @@ class Instance {
     StreamRule stream;
     bool per_request_itl = false;
     PoolRole role = PoolRole::mixed;
-    Handoffs* handoffs = nullptr;  // null: nobody hands anything over
+    Handoffs* handoffs = nullptr;     // null: nobody hands anything over
+    AnswerEvents* answers = nullptr;  // null: the router does not listen
   };
   Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring);
 

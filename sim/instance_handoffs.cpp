@@ -6,6 +6,7 @@ namespace orrery {
 // What a request leaves behind at this instance as its last word.
 void Instance::deliver(const RequestRecord& record, SimTime at) {
   wiring_.collector->finished(record, at);
+  if (wiring_.answers != nullptr) wiring_.answers->over(RequestId(record.request), record.output_tokens);
   if (wiring_.handoffs == nullptr) return;
   if (wiring_.role == PoolRole::prefill)
     wiring_.handoffs->drop(RequestId(record.request));
@@ -30,6 +31,7 @@ void Instance::hand_over(const Finished& f, SimTime at) {
   h.preemptions = p.preemptions;
   h.answered = at;
   wiring_.handoffs->answer(p.request);
+  if (wiring_.answers != nullptr) wiring_.answers->over(p.request, f.output_tokens);
   --outstanding_;
   observe_request(RequestEvent::Kind::answered, p.request, at, 0, 0, 0);
   p.request = RequestId::none();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/named_options.h"
+#include "sim/cache_events.h"
 #include "sim/host_link.h"
 #include "sim/request.h"
 #include "sim/speculation_counters.h"
@@ -230,6 +231,8 @@ class Scheduler {
   // The blocks of a waiting sequence are here, or those of a held one are no longer needed; true when an idle
   // instance may go on.
   virtual bool on_remote_end(SequenceId) { return false; }
+  // From now on says what its prefix cache holds. False: this engine's is not modelled to.
+  virtual bool watch_cache(CacheEvents*) { return false; }
   // The last pass ran nothing, nothing runs, and yet another one at once may find something.
   virtual bool looks_again() const { return false; }
   // Whether a request that has just been queued might run in the next step although steps are offered as a

@@ -4,9 +4,9 @@
 #include <array>
 
 #include "base/mutation.h"
+#include "sim/arrival_batch.h"
 #include "sim/departures.h"
 #include "sim/instance.h"
-#include "sim/router_group.h"
 
 namespace orrery {
 
@@ -19,6 +19,8 @@ class Loop {
     if (setup_.pools.empty()) {
       setup_.pools.push_back({.instances = setup_.schedulers.size(),
                               .router = setup_.router,
+                              .telemetry = setup_.telemetry,
+                              .batch = {},
                               .front_end = setup_.front_end,
                               .input_delay = {},
                               .input_per_request = setup_.input_per_request,
@@ -29,7 +31,11 @@ class Loop {
     places_.reserve(setup_.schedulers.size());
     for (const PoolSetup& pool : setup_.pools) {
       RouterGroup& group = groups_[static_cast<std::size_t>(pool.role)];
-      if (!group.has_router()) group.set_router(pool.router);
+      if (!group.has_router()) {
+        group.set_router(pool.router, pool.telemetry, &clock_);
+        if (pool.batch) batches_[static_cast<std::size_t>(pool.role)].emplace(*pool.batch);
+        batching_ |= pool.batch.has_value();
+      }
       for (std::size_t i = 0; i < pool.instances; ++i) {
         places_.push_back({.pool = &pool, .group = &group, .in_group = group.next_place()});
         group.add(InstanceId(static_cast<std::uint32_t>(places_.size() - 1)));
@@ -54,14 +60,18 @@ class Loop {
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
                             earlier(entering_.next(), departures_.next()));
       if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
+      if (batching_) due = earlier(due, next_batch());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
+      clock_ = {.now = now};
       ++events_;
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
       take_outcomes(now);
       if (apart_) take_pulled(now);
+      clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (batching_) send_batches(now);
       if (apart_) take_answers(now);
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
@@ -98,7 +108,10 @@ class Loop {
                                   .stream = places_[i].pool->stream,
                                   .per_request_itl = setup_.per_request_itl,
                                   .role = places_[i].pool->role,
-                                  .handoffs = apart_ ? &handoffs_ : nullptr};
+                                  .handoffs = apart_ ? &handoffs_ : nullptr,
+                                  .answers = places_[i].group->answers_of(places_[i].in_group)};
+    if (CacheEvents* const cache = places_[i].group->cache_of(places_[i].in_group))
+      ORRERY_CHECK(setup_.schedulers[i]->watch_cache(cache), "the engine's cache reports events");
     instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
   }
 
@@ -148,13 +161,34 @@ class Loop {
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
       if (!apart_) {
-        dispatch(request, group(PoolRole::mixed), now);
+        route(request, PoolRole::mixed, now);
         continue;
       }
       Request leg = request;
       leg.leg = RequestLeg::prefill;
       handoffs_.open(request);
-      dispatch(leg, group(PoolRole::prefill), now);
+      route(leg, PoolRole::prefill, now);
+    }
+  }
+
+  // At once, or with the batch that it arrives in.
+  void route(const Request& request, PoolRole role, SimTime now) {
+    auto& batch = batches_[static_cast<std::size_t>(role)];
+    if (!batch) return dispatch(request, group(role), now);
+    batch->add(request, now);
+  }
+
+  SimTime next_batch() const {
+    SimTime next = SimTime::never();
+    for (const auto& batch : batches_)
+      if (batch) next = earlier(next, batch->closes());
+    return next;
+  }
+
+  void send_batches(SimTime now) {
+    for (std::size_t role = 0; role < batches_.size(); ++role) {
+      if (!batches_[role] || batches_[role]->closes() > now) continue;
+      for (const Request& request : batches_[role]->take()) dispatch(request, groups_[role], now);
     }
   }
 
@@ -271,8 +305,8 @@ class Loop {
 
   void update_view(InstanceId id) {
     const Place& place = places_[id.value()];
-    place.group->view(place.in_group).outstanding =
-        instances_[id.value()]->outstanding() + entering_count_[id.value()];
+    place.group->set_outstanding(place.in_group,
+                                 instances_[id.value()]->outstanding() + entering_count_[id.value()]);
   }
 
   // Departures of requests that have ended never become events.
@@ -390,9 +424,12 @@ class Loop {
   SimulationSetup setup_;
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
+  TelemetryClock clock_;
   std::array<RouterGroup, 3> groups_;  // by role
-  std::vector<Place> places_;          // by instance
-  bool apart_ = false;                 // prefill and decode
+  std::array<std::optional<ArrivalBatch>, 3> batches_;
+  bool batching_ = false;
+  std::vector<Place> places_;  // by instance
+  bool apart_ = false;         // prefill and decode
   Handoffs handoffs_;
   std::vector<KvPullDone> pulled_;
   std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request

@@ -16,6 +16,7 @@
 #include "sim/kv_transport.h"
 #include "sim/pool_role.h"
 #include "sim/router.h"
+#include "sim/router_group.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
 
@@ -42,6 +43,9 @@ struct PoolSetup {
   PoolRole role = PoolRole::mixed;
   // Pools of one role stand behind one router, the first one's; it counts their instances from 0, in order.
   Router* router = nullptr;
+  Telemetry telemetry = {};          // what the router is told late, and
+  std::optional<SimDuration> batch;  // how long it gathers arrivals to sort them (sim/arrival_batch.h); both
+                                     // the first pool's
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
   // To the engine's input queue: from the proxy for a decode pool, else beyond what the inbox has counted.
   SimDuration input_delay;
@@ -58,7 +62,8 @@ struct SimulationSetup {
   Clock* clock = nullptr;
   Executor* executor = nullptr;
   Inbox* inbox = nullptr;
-  Router* router = nullptr;                            // of the one pool, where `pools` is empty
+  Router* router = nullptr;  // of the one pool, where `pools` is empty
+  Telemetry telemetry = {};
   std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null

@@ -6,7 +6,6 @@
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/image_processor.h"
-#include "sim/policies.h"
 
 namespace orrery {
 
@@ -24,13 +23,7 @@ PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors) 
       first.fail(
           "what a fresh server pays once is not modelled with pipeline stages; say false, or use pp: 1");
   }
-  const Yaml router = node.optional("router");
-  if (router.present()) {
-    std::vector<std::string> names;
-    names.reserve(router_policies.size());
-    for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
-    pool.router = names[router.choice(names)];
-  }
+  if (const Yaml router = node.optional("router"); router.present()) pool.router = read_router(router);
   return pool;
 }
 
@@ -84,11 +77,6 @@ void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
     const auto before = pools.begin() + static_cast<std::ptrdiff_t>(i);
     if (std::any_of(pools.begin(), before, same_name))
       nodes[i].optional("name").fail("two pools are called " + quote(pool.name) + "; names must differ");
-    const auto group = std::find_if(pools.begin(), pools.end(),
-                                    [&](const PoolSpec& other) { return other.role == pool.role; });
-    if (group->router != pool.router)
-      nodes[i].optional("router").fail("pools of one role stand behind one router, and that of " +
-                                       quote(group->name) + " is " + group->router);
   }
 }
 

@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
+#include "sim/costed/router_spec.h"
 #include "sim/pool_role.h"
 #include "sim/scheduler.h"
 
@@ -18,7 +19,7 @@ struct PoolSpec {
   InstanceSpec instance;
   MemoryPlan memory;
   std::int32_t replicas = 1;
-  std::string router = "least-loaded";
+  RouterSpec router;
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
 
   std::int32_t engines() const { return replicas * instance.engines; }  // what requests are routed to

@@ -184,9 +184,9 @@ IdleWaves idle_waves(const InstanceSpec& instance, const StepPricer& pricer, std
 }
 
 // vLLM's front end, where it chooses among ranks; elsewhere the router alone.
-std::unique_ptr<Router> make_router(const RouterPolicy& policy, const PoolSpec& pool,
+std::unique_ptr<Router> make_router(const PoolSpec& pool, const RouterConfig& config,
                                     std::int32_t front_ends) {
-  auto router = policy.make();
+  auto router = find_router(pool.router.policy)->make(config);
   if (pool.instance.engines == 1) return router;
   return std::make_unique<RankRouter>(std::move(router), static_cast<std::size_t>(pool.replicas),
                                       static_cast<std::size_t>(pool.instance.engines),
@@ -288,8 +288,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   ORRERY_TRY(pricer, StepPricer::create(instance, parts.scales));
   ORRERY_TRY(images, ImageParts::create(spec, parts.scales));
   ORRERY_TRY(acceptance, open_acceptance(instance.speculation, seed));
-  const RouterPolicy* router = find_router(spec.router);
-  if (router == nullptr || find_scheduler(instance.engine.scheduler) == nullptr) {
+  if (find_scheduler(instance.engine.scheduler) == nullptr) {
     return make_error(ErrorKind::invalid_input,
                       "the engine profile names an unknown scheduler " + instance.engine.scheduler);
   }
@@ -302,7 +301,6 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
                                                           .config = spec.scheduler_config()}));
   PoolRun& pool = *parts.pools.back();
   pool.config.front_ends = front_end_count(instance, parts.scenario->workload);
-  pool.router = make_router(*router, spec, pool.config.front_ends);
   pool.config.stretches = parts.stretches;
   pool.config.steps_in_flight = pool.pricer.steps_in_flight();
   const std::size_t engines = pool.engines();
@@ -318,6 +316,23 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   return ok_status();
 }
 
+// One for each role, the first pool's.
+void add_routers(RunParts& parts) {
+  for (const auto& pool : parts.pools) {
+    std::vector<PricedPool> group;
+    PoolRun* first = nullptr;
+    for (const auto& other : parts.pools) {
+      if (other->spec->role != pool->spec->role) continue;
+      if (first == nullptr) first = other.get();
+      group.push_back({other->spec, &other->pricer});
+    }
+    if (first == pool.get())
+      first->router =
+          make_router(*first->spec, router_config(first->spec->router, group), first->config.front_ends);
+    if (first->router->watches_steps()) pool->config.stretches = false;
+  }
+}
+
 Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const RunOptions& options) {
   auto parts = std::make_unique<RunParts>();
   parts->scenario = &scenario;
@@ -328,6 +343,7 @@ Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const Run
     ORRERY_TRY_STATUS(add_pool(*parts, *pool, instances));
     instances += static_cast<std::size_t>(pool->engines());
   }
+  add_routers(*parts);
   return parts;
 }
 
@@ -356,6 +372,8 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
               .instances = pool.engines(),
               .role = pool.spec->role,
               .router = pool.router.get(),
+              .telemetry = pool.spec->router.telemetry(),
+              .batch = {},
               .front_end = {},
               .input_delay = pool.pricer.input_delay() -
                              (pool.spec->role == PoolRole::decode ? SimDuration() : inbox_delay(parts)),
@@ -363,6 +381,7 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
               .core_wake = pool.pricer.core_wake(),
               .abort_delay = pool.pricer.input_delay(),
               .stream = stream_rule(instance)};
+  if (pool.spec->router.gathers_batches()) s.batch = pool.spec->router.batch;
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
   setup.pools.push_back(std::move(s));

@@ -125,6 +125,9 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
   } else if (deployment.present()) {
     scenario.pool = read_pool(deployment, folder, errors);
   }
+  const Yaml list = deployment.optional("pools");
+  if (errors.empty() && deployment.present())
+    check_routers(list.present() ? list.items() : std::vector<Yaml>{deployment}, scenario.pools());
   scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
   for (const PoolSpec* pool : scenario.pools()) {

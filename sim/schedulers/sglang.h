@@ -57,6 +57,10 @@ class SglangScheduler final : public Scheduler {
   bool awaits_transfer() const override { return !open_backups_.empty(); }
 
   const RadixCache& cache() const { return cache_; }  // for tests
+  bool watch_cache(CacheEvents* events) override {
+    cache_.watch(events);
+    return true;
+  }
   double new_token_ratio() const { return ratio_.now(); }
   bool batch_is_full() const { return batch_is_full_; }
 
