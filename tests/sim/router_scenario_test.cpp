@@ -1,4 +1,6 @@
 // `router:` in scenarios: what it takes, what it refuses, and what routers do for a workload of sessions.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 
@@ -83,26 +85,31 @@ TEST_CASE(
   CHECK(sorted.ttft.mean < plain.ttft.mean + 0.2e9);
 }
 
-TEST_CASE("sessions find their prefixes the more, the more a router knows [router]") {
+TEST_CASE("sessions find their prefixes where the router looks at content [router]") {
   const RunResult turns = run_sessions("round-robin"), least = run_sessions("least-loaded"),
-                  sent = run_sessions("prefix-aware"), held = run_sessions("kv-aware");
-  for (const RunResult* r : {&turns, &least, &sent, &held}) REQUIRE(r->completed == 500);
+                  sent = run_sessions("prefix-aware"), held = run_sessions("kv-aware"),
+                  heavy = run_sessions("{policy: kv-aware, overlap_weight: 16}");
+  for (const RunResult* r : {&turns, &least, &sent, &held, &heavy}) REQUIRE(r->completed == 500);
   CAPTURE(turns.prefix_cache_hit_rate, least.prefix_cache_hit_rate, sent.prefix_cache_hit_rate,
-          held.prefix_cache_hit_rate);
-  CHECK(turns.prefix_cache_hit_rate < least.prefix_cache_hit_rate);
-  CHECK(least.prefix_cache_hit_rate < sent.prefix_cache_hit_rate);
-  CHECK(sent.prefix_cache_hit_rate <= held.prefix_cache_hit_rate);
+          held.prefix_cache_hit_rate, heavy.prefix_cache_hit_rate);
+  // Who does not look at content finds the same by chance.
+  CHECK(std::abs(turns.prefix_cache_hit_rate - least.prefix_cache_hit_rate) < 0.03);
+  const double chance = std::max(turns.prefix_cache_hit_rate, least.prefix_cache_hit_rate);
+  CHECK(sent.prefix_cache_hit_rate > chance + 0.1);
+  CHECK(held.prefix_cache_hit_rate > chance + 0.1);
+  CHECK(heavy.prefix_cache_hit_rate > held.prefix_cache_hit_rate);  // gives up hits for balance less readily
   const RunResult late = run_sessions("{policy: kv-aware, period_ms: 5000, delay_ms: 1000}");
   CAPTURE(late.prefix_cache_hit_rate);
   CHECK(late.completed == 500);
   CHECK(late.prefix_cache_hit_rate < held.prefix_cache_hit_rate);
-  CHECK(late.prefix_cache_hit_rate > turns.prefix_cache_hit_rate);
+  CHECK(late.prefix_cache_hit_rate > chance);
   CHECK(run_sessions("kv-aware", false).digest == held.digest);
 }
 
 TEST_CASE("kv-aware on SGLang, and slots, serve everybody [router]") {
   auto on_sglang = sessions();
-  on_sglang[1] = "deployment.engine_args={max_total_tokens: 22400, max_running_requests: 32, context_length: 8192}";
+  on_sglang[1] =
+      "deployment.engine_args={max_total_tokens: 22400, max_running_requests: 32, context_length: 8192}";
   const auto sglang = [&](const std::string& text) {
     return run(
         load("{model: qwen3-8b, engine: sglang-0.5, hardware: h200, replicas: 4, router: " + text + "}",
