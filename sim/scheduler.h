@@ -31,6 +31,7 @@ struct EncoderRules {
   std::int64_t compute_budget = 0;  // of one step
   std::int64_t cache_size = 0;
   bool disable_chunked_input = false;  // an image is never split over two steps
+  bool elsewhere = false;              // encoded by another instance: fetched before, never computed here
 };
 
 // A tier of KV blocks in host memory; 0 blocks = there is none.

@@ -6,7 +6,9 @@
 #include "base/mutation.h"
 #include "sim/arrival_batch.h"
 #include "sim/departures.h"
+#include "sim/encoder_relay.h"
 #include "sim/instance.h"
+#include "sim/run_totals.h"
 
 namespace orrery {
 
@@ -44,9 +46,11 @@ class Loop {
     }
     ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
     apart_ = !group(PoolRole::prefill).empty();
-    ORRERY_CHECK(!apart_ || setup_.transport != nullptr, "prefill and decode pools need a transport");
+    if (!group(PoolRole::encoder).empty()) relay_.emplace(places_.size());
+    ORRERY_CHECK((!apart_ && !relay_) || setup_.transport != nullptr, "pools apart need a transport");
     for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
     entering_count_.assign(instances_.size(), 0);
+    relayed_.assign(instances_.size(), 0);
     input_free_.assign(instances_.size(), SimTime(0));
     awake_.assign(instances_.size(), SimTime(0));
     marked_.assign(instances_.size(), false);
@@ -60,6 +64,7 @@ class Loop {
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
                             earlier(entering_.next(), departures_.next()));
       if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
+      if (relay_) due = earlier(due, earlier(relay_->next(), setup_.transport->next_event()));
       if (batching_) due = earlier(due, next_batch());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
@@ -68,11 +73,12 @@ class Loop {
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
       take_outcomes(now);
-      if (apart_) take_pulled(now);
+      if (apart_ || relay_) take_pulled(now);
       clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);
       if (batching_) send_batches(now);
       if (apart_) take_answers(now);
+      if (relay_) take_encoded(now);
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
       if (departures_.next() <= now) take_departures(now);
@@ -109,7 +115,8 @@ class Loop {
                                   .per_request_itl = setup_.per_request_itl,
                                   .role = places_[i].pool->role,
                                   .handoffs = apart_ ? &handoffs_ : nullptr,
-                                  .answers = places_[i].group->answers_of(places_[i].in_group)};
+                                  .answers = places_[i].group->answers_of(places_[i].in_group),
+                                  .relay = places_[i].pool->role == PoolRole::encoder ? &*relay_ : nullptr};
     if (CacheEvents* const cache = places_[i].group->cache_of(places_[i].in_group))
       ORRERY_CHECK(setup_.schedulers[i]->watch_cache(cache), "the engine's cache reports events");
     instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
@@ -161,7 +168,9 @@ class Loop {
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
       if (!apart_) {
-        route(request, PoolRole::mixed, now);
+        const bool elsewhere = relay_ && !request.images.empty();
+        elsewhere ? route(relay_->open(request), PoolRole::encoder, now)
+                  : route(request, PoolRole::mixed, now);
         continue;
       }
       Request leg = request;
@@ -219,6 +228,10 @@ class Loop {
     pulled_.clear();
     setup_.transport->collect(now, pulled_);
     for (const KvPullDone& done : pulled_) {
+      if (relay_) {
+        enter_fetched(relay_->fetched(done.request), now);
+        continue;
+      }
       Handoff& h = handoffs_.at(done.request);
       h.pull_end = done.at;
       if (!h.sequence.is_none() && instances_[h.to.value()]->on_remote_end(h.sequence, done.request, now))
@@ -239,6 +252,40 @@ class Loop {
     if (h != nullptr && !h->given_back) give_back(*h, request, now);
   }
 
+  // Requests whose images are encoded: to a language instance, where their images are prepared again, and
+  // into its engine.
+  void take_encoded(SimTime now) {
+    while (relay_->next_answer() <= now) {
+      EncoderRelay::Sent sent = relay_->pop_answer();
+      sent.to = group(PoolRole::mixed).choose(sent.request);
+      ++relayed_[sent.to.value()];
+      update_view(sent.to);
+      relay_->prepare(std::move(sent), places_[sent.to.value()].pool->from_proxy);
+    }
+    while (relay_->next_prepared() <= now) {
+      EncoderRelay::Sent sent = relay_->pop_prepared();
+      const SimTime at = taken_in(sent.request, sent.to, now);
+      --relayed_[sent.to.value()];
+      ++entering_count_[sent.to.value()];
+      entering_.push({.at = at, .instance = sent.to, .from = sent.from, .request = std::move(sent.request)});
+    }
+  }
+
+  void fetch(Entrance e, SimTime now) {
+    setup_.transport->begin({e.request.id, e.from, e.instance, EncoderRelay::embeddings_of(e.request)}, now);
+    ++relayed_[e.instance.value()];
+    relay_->wait(std::move(e));
+  }
+
+  void enter_fetched(const Entrance& e, SimTime now) {
+    --relayed_[e.instance.value()];
+    if (known_gone(e.request, e.instance) >= now) return enter(e.request, e.instance, now);
+    instances_[e.instance.value()]->turn_away(e.request);
+    update_view(e.instance);
+    setup_.inbox->on_finished(e.request.id,
+                              later(e.request.gives_up, now - places_[e.instance.value()].pool->abort_delay));
+  }
+
   void dispatch(const Request& request, RouterGroup& group, SimTime now) {
     const InstanceId chosen = group.choose(request);
     const Place& place = places_[chosen.value()];
@@ -252,7 +299,7 @@ class Loop {
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
     update_view(chosen);
-    entering_.push({.at = at, .instance = chosen, .request = request});
+    entering_.push({.at = at, .instance = chosen, .from = InstanceId::none(), .request = request});
   }
 
   // When the core of `chosen` can do something about `request`.
@@ -278,9 +325,9 @@ class Loop {
 
   void take_entrances(SimTime now) {
     while (entering_.next() <= now) {
-      const Entrance e = entering_.pop();
+      Entrance e = entering_.pop();
       --entering_count_[e.instance.value()];
-      enter(e.request, e.instance, now);
+      e.from.is_none() ? enter(e.request, e.instance, now) : fetch(std::move(e), now);
     }
   }
 
@@ -305,8 +352,8 @@ class Loop {
 
   void update_view(InstanceId id) {
     const Place& place = places_[id.value()];
-    place.group->set_outstanding(place.in_group,
-                                 instances_[id.value()]->outstanding() + entering_count_[id.value()]);
+    place.group->set_outstanding(place.in_group, instances_[id.value()]->outstanding() +
+                                                     entering_count_[id.value()] + relayed_[id.value()]);
   }
 
   // Departures of requests that have ended never become events.
@@ -353,31 +400,6 @@ class Loop {
                           " KV blocks; give it more KV memory or let it take shorter sequences only");
   }
 
-  static void add_counters(const Scheduler& s, PoolResult& pool, RunResult& r) {
-    r.preemptions += s.counters().preemptions;
-    r.speculation.add(s.counters().speculation);
-    r.steps += s.next_step().value() - s.counters().empty_batches;
-    const OffloadCounters tier = s.offload_counters();
-    r.offload.capacity += tier.capacity;
-    r.offload.stored += tier.stored;
-    r.offload.loaded += tier.loaded;
-    r.offload.dropped += tier.dropped;
-    r.offload.loads += tier.loads;
-    r.offload.deferrals += tier.deferrals;
-    r.offload.refused += tier.refused;
-    const EncoderCounters images = s.encoder_counters();
-    r.images.encoded += images.encoded;
-    r.images.embeddings += images.embeddings;
-    r.images.found += images.found;
-    r.images.cache_size = images.cache_size;
-    r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
-    const KvUsage kv = s.kv_usage();
-    const double free =
-        static_cast<double>(s.counters().min_free_blocks) / static_cast<double>(kv.usable_blocks);
-    pool.peak_utilization = std::max(pool.peak_utilization, 1.0 - free);
-    pool.kv_blocks = kv.total_blocks;
-  }
-
   Result<RunResult> result() {
     std::uint64_t queried = 0, hit = 0;
     Digest digest;
@@ -393,6 +415,7 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
+    if (relay_ && !relay_->empty()) return make_error(ErrorKind::internal, "the run ended beside an encoder");
     if (!handoffs_.empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
     std::size_t next = 0;
@@ -409,6 +432,7 @@ class Loop {
         queried += s.counters().queried_tokens;
         hit += s.counters().hit_tokens;
         add_counters(s, result, r);
+        if (pool.role == PoolRole::encoder) continue;  // keeps no KV
         wraps.push_back(static_cast<double>(s.kv_usage().allocated) /
                         static_cast<double>(s.kv_usage().usable_blocks));
       }
@@ -425,18 +449,20 @@ class Loop {
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
   TelemetryClock clock_;
-  std::array<RouterGroup, 3> groups_;  // by role
-  std::array<std::optional<ArrivalBatch>, 3> batches_;
+  std::array<RouterGroup, pool_roles> groups_;  // by role
+  std::array<std::optional<ArrivalBatch>, pool_roles> batches_;
   bool batching_ = false;
   std::vector<Place> places_;  // by instance
   bool apart_ = false;         // prefill and decode
   Handoffs handoffs_;
+  std::optional<EncoderRelay> relay_;  // with encoder instances
   std::vector<KvPullDone> pulled_;
   std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
   std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
   std::vector<std::int32_t> entering_count_;  // by instance
+  std::vector<std::int32_t> relayed_;         // by instance: its images are prepared again, or fetched
   std::vector<bool> marked_;
   std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;

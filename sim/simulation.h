@@ -54,8 +54,9 @@ struct PoolSetup {
   SimDuration input_per_request;
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
-  SimDuration abort_delay;  // from a client that gives up to the core's input queue
-  StreamRule stream;        // which tokens an event brings
+  SimDuration from_proxy = {};  // more, of a request whose images were encoded elsewhere
+  SimDuration abort_delay;      // from a client that gives up to the core's input queue
+  StreamRule stream;            // which tokens an event brings
 };
 
 struct SimulationSetup {
@@ -67,7 +68,7 @@ struct SimulationSetup {
   std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
-  KvTransport* transport = nullptr;                    // of prefill and decode pools
+  KvTransport* transport = nullptr;                    // of prefill and decode pools, or of encoder pools
   std::vector<PoolSetup> pools;                        // in the order of their instances; empty: one pool of
                                                        // all of them, as follows
   std::optional<FrontEndConfig> front_end;

@@ -20,11 +20,15 @@ struct PoolSpec {
   MemoryPlan memory;
   std::int32_t replicas = 1;
   RouterSpec router;
+  bool images_elsewhere = false;       // encoder pools compute them
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
 
   std::int32_t engines() const { return replicas * instance.engines; }  // what requests are routed to
   std::int64_t gpus() const { return std::int64_t{engines()} * instance.plan.gpus(); }
   SchedulerConfig scheduler_config() const;
+
+ private:
+  SchedulerConfig language_config() const;
 };
 
 // The keys of `deployment:` itself, or of one entry of its `pools`, but for name and role.

@@ -105,9 +105,11 @@ void check_speed(const Yaml& router, const PoolSpec& pool, const std::vector<con
   if (names.size() == 1)
     return speed.fail("there is one pool of this role, whose instances are alike; leave it out");
   if (pool.router.speed == RouterSpec::Speed::price) {
-    if (pool.instance.plan.dp > 1)
-      speed.fail("no reference step is priced for pools with dp above 1; state speeds, for example {" +
-                 names[0] + ": 1, " + names[1] + ": 2}");
+    if (pool.instance.plan.dp > 1 || pool.role == PoolRole::encoder)
+      speed.fail(
+          "no reference step is priced for encoder pools and pools with dp above 1; state speeds, for "
+          "example {" +
+          names[0] + ": 1, " + names[1] + ": 2}");
     return;
   }
   const auto& given = pool.router.speeds;
@@ -142,6 +144,8 @@ void check_routers(const std::vector<Yaml>& nodes, const std::vector<const PoolS
       router.fail(
           "a decode pool is sent what prefill instances have answered, which does not arrive in batches; "
           "take least-loaded or slots");
+    if (pool.role == PoolRole::encoder && (pool.router.policy == "kv-aware" || pool.router.policy == "slots"))
+      router.fail("an encoder pool keeps no KV; take least-loaded or round-robin");
     check_speed(router, pool, pools);
   }
 }

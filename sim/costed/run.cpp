@@ -89,7 +89,7 @@ struct ImageParts {
 
   static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales) {
     ImageParts parts;
-    if (!takes_images(pool.instance)) return parts;
+    if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
@@ -204,6 +204,7 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.gpus_per_instance = pool.instance.plan.gpus();
   result.ranks = pool.instance.plan.dp;
   result.kv_block_size = block_size;
+  if (pool.role == PoolRole::encoder) result.kv_blocks = 0, result.peak_utilization = 0;
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
 
@@ -311,6 +312,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
+  if (spec.role == PoolRole::encoder) pool.executor->encode_only();
   pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
   pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
   return ok_status();
@@ -355,6 +357,19 @@ SimDuration inbox_delay(const RunParts& parts) {
   return least;
 }
 
+bool has_encoders(const Scenario& scenario) {
+  const auto pools = scenario.pools();
+  return std::any_of(pools.begin(), pools.end(),
+                     [](const PoolSpec* p) { return p->role == PoolRole::encoder; });
+}
+
+// Who takes requests with images in: the encoder pool (the first, if any), else the only pool.
+PoolRun& eyes(const RunParts& parts) {
+  const auto encoder = std::find_if(parts.pools.begin(), parts.pools.end(),
+                                    [](const auto& p) { return p->spec->role == PoolRole::encoder; });
+  return encoder == parts.pools.end() ? *parts.pools.front() : **encoder;
+}
+
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
@@ -362,7 +377,9 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      FabricTransport::Model{.kv_heads = model.kv_heads,
+                             // Every language rank reads whole embeddings, as ranks read a latent.
+                             .latent = model.latent.present() || has_encoders(scenario)},
       duration_from_seconds(kv_transfer_floor.value));
 }
 
@@ -379,6 +396,7 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
                              (pool.spec->role == PoolRole::decode ? SimDuration() : inbox_delay(parts)),
               .input_per_request = pool.pricer.input_per_request(),
               .core_wake = pool.pricer.core_wake(),
+              .from_proxy = inbox_delay(parts),
               .abort_delay = pool.pricer.input_delay(),
               .stream = stream_rule(instance)};
   if (pool.spec->router.gathers_batches()) s.batch = pool.spec->router.batch;
@@ -408,6 +426,15 @@ void report_pools(const RunParts& parts, RunResult& result) {
   result.price_sources = shares_of(ns, total);
 }
 
+void report_transport(const FabricTransport& transport, bool embeddings, RunResult& result) {
+  const SimDuration span = later(result.last_finish, result.first_arrival) - result.first_arrival;
+  if (!embeddings) return transport.report(span, result.transfers);
+  KvTransferResult sent;
+  transport.report(span, sent);
+  result.images.fetches = sent.pulls;
+  result.images.fetched_bytes = sent.bytes;
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -419,9 +446,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   }
   ORRERY_TRY(source, open_workload(workload, scenario.seed));
   ORRERY_TRY(parts, make_parts(scenario, options));
-  PoolRun& first = *parts->pools.front();  // alone where there are images
+  PoolRun& first = *parts->pools.front();
   TraceInbox inbox(std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency, parts->oracle,
-                   first.images.front_end.get());
+                   eyes(*parts).images.front_end.get());
   std::optional<PooledExecutor> pooled;
   if (parts->pools.size() > 1) {
     std::vector<PooledExecutor::Part> executors;
@@ -450,9 +477,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
-  if (transport != nullptr)
-    transport->report(later(result.last_finish, result.first_arrival) - result.first_arrival,
-                      result.transfers);
+  if (transport != nullptr) report_transport(*transport, has_encoders(scenario), result);
   return result;
 }
 
