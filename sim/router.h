@@ -18,7 +18,7 @@ namespace orrery {
 // (sim/router_group.h).
 struct InstanceView {
   std::int32_t outstanding = 0;  // requests routed there and not finished
-  bool available = true;         // may be chosen; every router passes over those that may not
+  bool open = true;              // may be chosen; every router passes over those that may not
 };
 
 // What a router knows of an instance in advance. Instances that differ in none of it need none.
@@ -46,7 +46,7 @@ class AnswerEvents {
 class Router {
  public:
   virtual ~Router() = default;
-  // Precondition: some instance is available.
+  // Precondition: some instance is open.
   virtual InstanceId choose(const Request& request, std::span<const InstanceView> instances) = 0;
 
   // What it wants to hear of beyond views: answers as they pass it, never late; contents of caches as of
@@ -56,6 +56,7 @@ class Router {
   virtual bool watches_steps() const { return false; }  // each by itself: then none are run as a stretch
   virtual void first_token(RequestId, std::size_t /* instance */) {}
   virtual void over(RequestId, std::size_t /* instance */, std::int32_t /* output_tokens */) {}
+  virtual void cache_lost(std::size_t /* instance */) {}  // its engine begins anew, with nothing cached
   virtual void cache_holds(std::size_t /* instance */, const Reach&) {}
 };
 

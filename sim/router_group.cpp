@@ -39,6 +39,11 @@ void RouterGroup::tell_until(SimTime now) {
   }
 }
 
+void RouterGroup::cache_lost(std::size_t place) {
+  std::erase_if(on_the_way_, [&](const Report& r) { return r.of_cache && r.place == place; });
+  router_->cache_lost(place);
+}
+
 RouterGroup::Line* RouterGroup::line(std::size_t place) {
   if (lines_[place] == nullptr) lines_[place] = std::make_unique<Line>(*this, place);
   return lines_[place].get();

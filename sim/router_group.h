@@ -45,8 +45,9 @@ class RouterGroup {
       tell_later({.place = place, .outstanding = outstanding, .reach = {}});
     }
   }
-  // Routers are told at once who may be chosen: the proxy itself finds out.
-  void set_available(std::size_t place, bool available) { views_[place].available = available; }
+  // Routers are told at once who may be chosen, and whose engine begins anew: the proxy itself finds out.
+  void set_open(std::size_t place, bool open) { views_[place].open = open; }
+  void cache_lost(std::size_t place);
   InstanceId choose(const Request& request);
 
   // Where an instance says what passes between it and its clients, and what its cache holds; null where the

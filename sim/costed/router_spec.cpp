@@ -88,12 +88,11 @@ void check_caches(const Yaml& router, const PoolSpec& pool) {
     refuse("beside speculation on sglang is not modelled");
 }
 
-void check_books(const Yaml& router, const PoolSpec& pool) {
+void check_books(const Yaml& at, const PoolSpec& pool, const RouterSpec& router) {
   if (pool.instance.plan.dp == 1 && pool.instance.engines == 1) return;
-  router.fail(
-      "router " + pool.router.policy +
-      " keeps books of instances, not of the ranks behind one front end (dp above 1); take least-loaded, "
-      "prefix-aware or round-robin");
+  at.fail("router " + router.policy +
+          " keeps books of instances, not of the ranks behind one front end (dp above 1); take least-loaded, "
+          "prefix-aware or round-robin");
 }
 
 void check_speed(const Yaml& router, const PoolSpec& pool, const std::vector<const PoolSpec*>& pools) {
@@ -105,7 +104,10 @@ void check_speed(const Yaml& router, const PoolSpec& pool, const std::vector<con
   if (names.size() == 1)
     return speed.fail("there is one pool of this role, whose instances are alike; leave it out");
   if (pool.router.speed == RouterSpec::Speed::price) {
-    if (pool.instance.plan.dp > 1 || pool.role == PoolRole::encoder)
+    const bool ranks = std::any_of(pools.begin(), pools.end(), [&](const PoolSpec* other) {
+      return other->role == pool.role && other->instance.plan.dp > 1;
+    });
+    if (ranks || pool.role == PoolRole::encoder)
       speed.fail(
           "no reference step is priced for encoder pools and pools with dp above 1; state speeds, for "
           "example {" +
@@ -126,27 +128,28 @@ void check_speed(const Yaml& router, const PoolSpec& pool, const std::vector<con
 }  // namespace
 
 void check_routers(const std::vector<Yaml>& nodes, const std::vector<const PoolSpec*>& pools) {
+  if (nodes.size() != pools.size()) return;  // an empty list, which has been reported
   for (std::size_t i = 0; i < pools.size(); ++i) {
     const PoolSpec& pool = *pools[i];
-    const Yaml router = nodes[i].optional("router");
-    if (!router.present()) continue;
     const auto first = std::find_if(pools.begin(), pools.end(),
                                     [&](const PoolSpec* other) { return other->role == pool.role; });
-    if ((*first)->router != pool.router) {
-      router.fail("pools of one role stand behind one router, and that of " + quote((*first)->name) + " is " +
-                  (*first)->router.policy +
-                  (pool.router.policy == (*first)->router.policy ? " with other keys" : ""));
+    const RouterSpec& router = (*first)->router;  // of a pool that names none, too
+    const Yaml own = nodes[i].optional("router"), at = own.present() ? own : nodes[i].optional("name");
+    if (own.present() && router != pool.router) {
+      own.fail("pools of one role stand behind one router, and that of " + quote((*first)->name) + " is " +
+               router.policy + (pool.router.policy == router.policy ? " with other keys" : ""));
       continue;
     }
-    if (pool.router.policy == "kv-aware") check_caches(router, pool);
-    if (pool.router.policy == "kv-aware" || pool.router.policy == "slots") check_books(router, pool);
-    if (pool.router.gathers_batches() && pool.role == PoolRole::decode)
-      router.fail(
+    const bool keeps_books = router.policy == "kv-aware" || router.policy == "slots";
+    if (router.policy == "kv-aware") check_caches(at, pool);
+    if (keeps_books) check_books(at, pool, router);
+    if (router.gathers_batches() && pool.role == PoolRole::decode)
+      at.fail(
           "a decode pool is sent what prefill instances have answered, which does not arrive in batches; "
           "take least-loaded or slots");
-    if (pool.role == PoolRole::encoder && (pool.router.policy == "kv-aware" || pool.router.policy == "slots"))
-      router.fail("an encoder pool keeps no KV; take least-loaded or round-robin");
-    check_speed(router, pool, pools);
+    if (keeps_books && pool.role == PoolRole::encoder)
+      at.fail("an encoder pool keeps no KV; take least-loaded or round-robin");
+    if (*first == pools[i]) check_speed(at, pool, pools);
   }
 }
 

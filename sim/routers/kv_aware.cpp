@@ -37,7 +37,7 @@ class KvAware final : public Router {
     std::size_t best = instances.size();
     Option least;
     for (std::size_t i = 0; i < instances.size(); ++i) {
-      if (!instances[i].available) continue;
+      if (!instances[i].open) continue;
       const Option option = weigh(request, i, instances[i].outstanding);
       if (best < instances.size() && !(option < least)) continue;
       best = i;
@@ -62,6 +62,9 @@ class KvAware final : public Router {
     known.active -= it->second.own_blocks;
     for (const Beginning& b : it->second.beginnings) known.active -= known.running.leave(b.name);
     booked_.erase(it);
+  }
+  void cache_lost(std::size_t instance) override {
+    instances_[instance].cache = PromptIndex(config_.instances[instance].block_size);
   }
   void cache_holds(std::size_t instance, const Reach& reach) override {
     instances_[instance].cache.set(reach);

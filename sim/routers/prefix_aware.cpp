@@ -38,7 +38,7 @@ class PrefixAware final : public Router {
   std::size_t pick(const Request& request, std::span<const InstanceView> instances) {
     std::size_t least = instances.size(), most = instances.size();
     for (std::size_t i = 0; i < instances.size(); ++i) {
-      if (!instances[i].available) continue;
+      if (!instances[i].open) continue;
       if (least == instances.size()) least = most = i;
       if (instances[i].outstanding < instances[least].outstanding) least = i;
       if (instances[i].outstanding > instances[most].outstanding) most = i;
@@ -48,7 +48,7 @@ class PrefixAware final : public Router {
     std::size_t best = least;
     std::int64_t longest = -1;
     for (std::size_t i = 0; i < instances.size(); ++i) {
-      if (!instances[i].available) continue;
+      if (!instances[i].open) continue;
       const std::int64_t match = matched(request, sent_[i]);
       if (match > longest) {
         longest = match;

@@ -6,7 +6,7 @@ namespace {
 class RoundRobin final : public Router {
  public:
   InstanceId choose(const Request&, std::span<const InstanceView> instances) override {
-    while (!instances[next_].available) next_ = (next_ + 1) % instances.size();
+    while (!instances[next_].open) next_ = (next_ + 1) % instances.size();
     const auto chosen = static_cast<std::uint32_t>(next_);
     next_ = (next_ + 1) % instances.size();
     return InstanceId(chosen);

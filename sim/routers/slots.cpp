@@ -25,7 +25,7 @@ class Slots final : public Router {
     std::size_t best = instances.size();
     std::int64_t most = 0;
     for (std::size_t i = 0; i < instances.size(); ++i) {
-      if (!instances[i].available) continue;
+      if (!instances[i].open) continue;
       const std::int64_t slots = remaining(i, request.prompt_tokens, output);
       if (best < instances.size() && slots <= most) continue;
       best = i;

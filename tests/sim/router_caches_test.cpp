@@ -221,6 +221,10 @@ TEST_CASE("kv-aware's cost by hand: new blocks weighed, plus active blocks [rout
   router->cache_holds(1, {.beginning = beginnings(a)[0].name, .from = 0, .to = 0});
   done(*router, 7, 1);
   CHECK(choose(*router, prompt(8, {1, 2}, 1024)) == 0);
+  done(*router, 8, 0);
+  cache(*router, 1, a, 2);
+  router->cache_lost(1);
+  CHECK(choose(*router, prompt(9, {1, 2}, 1024)) == 0);
 }
 
 TEST_CASE(

@@ -123,6 +123,25 @@ TEST_CASE("kv-aware on SGLang, and slots, serve everybody [router]") {
   CHECK(run(load(router("slots")).value()).completed == 300);
 }
 
+TEST_CASE("prefill and decode pools have routers of their own, each with its books [router]") {
+  const auto apart = [](const std::string& prefill, const std::string& decode) {
+    return load("{topology: {preset: hopper-8}, pools: [" +
+                h200("name: p, role: prefill, replicas: 3, router: " + prefill) + ", " +
+                h200("name: d, role: decode, replicas: 3, router: " + decode) + "]}");
+  };
+  const Scenario s = apart("{policy: kv-aware, delay_ms: 5}", "slots").value();
+  const RunResult r = run(s);
+  CHECK(r.completed == 300);
+  CHECK(run(s, false).digest == r.digest);
+  const RunResult batched =
+      run(apart("{policy: shortest-prompt-first, batch_ms: 20}", "{policy: least-loaded, period_ms: 500}")
+              .value());
+  CHECK(batched.completed == 300);
+  CHECK(batched.output_tokens == r.output_tokens);
+  CHECK(says(apart("least-loaded", "{policy: shortest-prompt-first, batch_ms: 20}"),
+             "does not arrive in batches"));
+}
+
 TEST_CASE("parts of different speed: by price the faster one is sent more, and by as much [router]") {
   const auto pools = [](const std::string& speed) {
     const std::string policy = "router: {policy: least-loaded" + speed + "}";
@@ -170,6 +189,10 @@ TEST_CASE("what a router does not take is said at the key [router]") {
   CHECK(says(two("{policy: least-loaded, speed: {a: 2, b: 1, c: 3}}",
                  "{policy: least-loaded, speed: {a: 2, b: 1, c: 3}}"),
              "no pool \"c\""));
+  // A pool without one stands behind the first one's, and must be able to.
+  CHECK(says(load("{pools: [" + h200("name: a, router: kv-aware") +
+                  ", {model: qwen3-8b, engine: tensorrt-llm-1.2, hardware: h200, name: b}]}"),
+             "pools[1].name: router kv-aware"));
   CHECK(says(two("kv-aware", "{policy: kv-aware, delay_ms: 3}"), "with other keys"));
 }
 
