@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "catch.h"
+#include "costmodel/step_pricer.h"
 #include "sim/costed/run.h"
 
 using namespace orrery;
@@ -142,7 +143,7 @@ TEST_CASE("prefill and decode pools have routers of their own, each with its boo
              "does not arrive in batches"));
 }
 
-TEST_CASE("parts of different speed: by price the faster one is sent more, and by as much [router]") {
+TEST_CASE("parts of different speed: weighed by price or by a key, requests end sooner [router]") {
   const auto pools = [](const std::string& speed) {
     const std::string policy = "router: {policy: least-loaded" + speed + "}";
     return load("{pools: [" + h200("name: new, " + policy) + ", " +
@@ -158,6 +159,17 @@ TEST_CASE("parts of different speed: by price the faster one is sent more, and b
   CAPTURE(a.e2e.mean, b.e2e.mean, c.e2e.mean);
   CHECK(b.e2e.mean < a.e2e.mean);
   CHECK(c.e2e.mean < a.e2e.mean);
+  // What price says: between the parts' ratio of matrix rates (2.7) and that of memory (5.6).
+  const StepPricer fast = StepPricer::create(priced.pool.instance).value(),
+                   slow = StepPricer::create(priced.other_pools[0].instance).value();
+  const RouterConfig config =
+      router_config(priced.pool.router, {{&priced.pool, &fast}, {&priced.other_pools[0], &slow}});
+  REQUIRE(config.instances.size() == 2);
+  const double ratio =
+      static_cast<double>(config.instances[1].weight) / static_cast<double>(config.instances[0].weight);
+  CAPTURE(ratio);
+  CHECK(ratio > 2.7);
+  CHECK(ratio < 5.6);
   CHECK(run(pools(", speed: alike")).digest == a.digest);
   CHECK(run(pools(", speed: {new: 2, old: 2}")).digest == a.digest);
   CHECK(run(pools(", speed: {new: 8, old: 2}")).digest == c.digest);
