@@ -146,9 +146,11 @@ Result<Steps> typical_steps(const Scenario& scenario, const RunResult& r) {
   if (r.completed == 0) return out;
   std::int64_t decoding = 0;  // instances that share the running sequences
   for (const PoolSpec* pool : scenario.pools())
-    if (pool->role != PoolRole::prefill) decoding += pool->engines();
-  for (const PoolSpec* pool : scenario.pools())
+    if (pool->role == PoolRole::mixed || pool->role == PoolRole::decode) decoding += pool->engines();
+  for (const PoolSpec* pool : scenario.pools()) {
+    if (pool->role == PoolRole::encoder) continue;  // it runs no step of the language model
     ORRERY_TRY_STATUS(add_typical_steps(scenario, *pool, decoding, r, out));
+  }
   return out;
 }
 

@@ -92,6 +92,8 @@ Json images_json(const RunResult& r) {
   if (i.arrived == 0) return nullptr;
   const double seen = static_cast<double>(i.encoded + i.found);
   return {{"images", i.arrived},
+          {"fetches", i.fetches},
+          {"fetched_bytes", i.fetched_bytes},
           {"tokens", i.tokens},
           {"text_tokens", r.input_tokens > i.tokens ? r.input_tokens - i.tokens : 0},
           {"encoded", i.encoded},

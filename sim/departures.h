@@ -46,6 +46,7 @@ struct Departure {  // the engine learns at `at` that the client is gone
 struct Entrance {  // the request reaches the core at `at`
   SimTime at;
   InstanceId instance;
+  InstanceId from = InstanceId::none();  // whence its images' embeddings are fetched; none: nothing is
   Request request;
   RequestId request_id() const { return request.id; }
 };

@@ -157,6 +157,7 @@ SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
   SimTime& server = *std::min_element(free_at_.begin(), free_at_.end());
   const SimTime begin = later(at, server);
   server = begin + work;
+  last_work_ = work;
   counts_.prepare_ns += work.ns();
   counts_.prepare_wait_ns += (begin - at).ns();
   return server;

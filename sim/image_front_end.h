@@ -42,6 +42,7 @@ class ImageFrontEnd {
   // When the images just placed are prepared, if their request was submitted at `at`. Calls in order of
   // submission.
   SimTime prepare(const TraceRequest& trace, SimTime at);
+  SimDuration last_work() const { return last_work_; }  // of the request just prepared, without waiting
   const ImageCounts& counts() const { return counts_; }
 
  private:
@@ -61,6 +62,7 @@ class ImageFrontEnd {
   std::unordered_map<std::uint64_t, std::list<Kept>::iterator> kept_at_;  // looked up, never iterated
   std::int64_t kept_bytes_ = 0;
   ImageCounts counts_;
+  SimDuration last_work_;
 };
 
 }  // namespace orrery

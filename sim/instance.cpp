@@ -132,7 +132,7 @@ bool Instance::on_transfer(std::uint64_t transfer, SimTime now) {
 }
 
 void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
-  if (plan.prefill_tokens > 0) {
+  if (plan.prefill_tokens > 0 && wiring_.relay == nullptr) {
     wiring_.collector->series().count(TimeSeriesRecorder::prefill_tokens, now,
                                       static_cast<double>(plan.prefill_tokens));
   }
@@ -337,10 +337,11 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   // With a front end `at` is when the last output of the message has left.
   if (wiring_.front_end == nullptr) p.first_token += SimDuration(output_per_sequence_.ns() * (p.batch - 1));
   p.has_token = true;
+  if (wiring_.answers != nullptr) wiring_.answers->first_token(p.request);
   p.run_first = step;
   p.broken = false;  // preempted before: there was nothing to break
   if (apart) stand_apart(p, at, step);
-  if (wiring_.role == PoolRole::prefill) return;  // nobody sees it
+  if (wiring_.role == PoolRole::prefill || wiring_.relay != nullptr) return;  // nobody sees it
   observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
                   0, 0);
 }
@@ -352,6 +353,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
   if (wiring_.role == PoolRole::prefill) return hand_over(f, at);
+  if (wiring_.relay != nullptr) return relay(f, at);
   if (p.gives_up < at) return end_unanswered(f.sequence, f.output_tokens);
   RequestRecord record = begin_record(p);
   record.ttft = p.first_token - p.arrival;

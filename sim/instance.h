@@ -8,11 +8,13 @@
 
 #include "base/digest.h"
 #include "sim/collector.h"
+#include "sim/encoder_relay.h"
 #include "sim/executor.h"
 #include "sim/front_end.h"
 #include "sim/handoffs.h"
 #include "sim/inbox.h"
 #include "sim/pool_role.h"
+#include "sim/router.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
 
@@ -31,7 +33,9 @@ class Instance {
     StreamRule stream;
     bool per_request_itl = false;
     PoolRole role = PoolRole::mixed;
-    Handoffs* handoffs = nullptr;  // null: nobody hands anything over
+    Handoffs* handoffs = nullptr;     // null: nobody hands anything over
+    AnswerEvents* answers = nullptr;  // null: the router does not listen
+    EncoderRelay* relay = nullptr;    // of an encoder instance
   };
   Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring);
 
@@ -119,6 +123,7 @@ class Instance {
   void finish(const Finished& finished, const StepOutcome& outcome);
   void fill_itl(SequenceId sequence, std::int64_t last_step, RequestRecord& record);
   void hand_over(const Finished& finished, SimTime at);
+  void relay(const Finished& f, SimTime at);
   void add_handoff(const Progress& p, RequestRecord& record) const;
   void deliver(const RequestRecord& record, SimTime at);
   bool try_again(SequenceId sequence);

@@ -7,6 +7,8 @@ namespace orrery {
 void Instance::deliver(const RequestRecord& record, SimTime at) {
   const RequestId request(record.request);
   if (!silent()) wiring_.collector->finished(record, at);
+  if (wiring_.answers != nullptr) wiring_.answers->over(request, record.output_tokens);
+  if (wiring_.relay != nullptr) wiring_.relay->drop(request);
   if (wiring_.handoffs == nullptr) return;
   if (wiring_.role == PoolRole::decode) {
     wiring_.handoffs->over(request);
@@ -41,6 +43,7 @@ void Instance::hand_over(const Finished& f, SimTime at) {
   h.answered = at;
   h.said_eos = f.said_eos;
   h.prefill_over = true;
+  if (wiring_.answers != nullptr) wiring_.answers->over(p.request, f.output_tokens);
   --outstanding_;
   if (silent()) {
     wiring_.handoffs->settle(p.request);
@@ -48,6 +51,17 @@ void Instance::hand_over(const Finished& f, SimTime at) {
     wiring_.handoffs->answer(p.request);
     observe_request(RequestEvent::Kind::answered, p.request, at, 0, 0, 0);
   }
+  p.request = RequestId::none();
+}
+
+// An encoder instance has answered: at `at` the proxy knows.
+void Instance::relay(const Finished& f, SimTime at) {
+  Progress& p = progress_of(f.sequence);
+  if (p.gives_up < at) return end_unanswered(f.sequence, f.output_tokens);
+  wiring_.relay->answered(p.request, wiring_.id, at);
+  --outstanding_;
+  if (wiring_.answers != nullptr) wiring_.answers->over(p.request, f.output_tokens);
+  observe_request(RequestEvent::Kind::answered, p.request, at, 0, 0, 0);
   p.request = RequestId::none();
 }
 

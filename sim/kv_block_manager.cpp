@@ -65,6 +65,7 @@ void KvBlockManager::State::append_own(Sequence& sequence, Id node, std::int32_t
   // than those registered in between.
   if (last != kNone && pool.tree[node].copies.last == last && pool.extents[last].holders == 1) {
     pool.extents[last].end = end;
+    pool.note_change(node);
   } else {
     sequence.last_own = pool.add(node, begin, end, 1, last);
   }
@@ -252,6 +253,13 @@ void KvBlockManager::State::release(Sequence& sequence, std::int32_t total, std:
   }
   sequence.last_own = kNone;
   sequence.begin = sequence.hits = sequence.own_end = sequence.published = 0;
+}
+
+void KvBlockManager::watch(CacheEvents* events) {
+  State& state = *state_;
+  ORRERY_CHECK(state.groups == 1, "KV pool: events of several groups of layers");
+  state.reporter = std::make_unique<kv::CacheReporter>(state.config.block_size, *events);
+  state.pool.listener = state.reporter.get();
 }
 
 bool KvBlockManager::reset_prefix_cache() {

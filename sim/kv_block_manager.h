@@ -18,6 +18,7 @@
 
 #include "base/digest.h"
 #include "base/ids.h"
+#include "sim/cache_events.h"
 
 namespace orrery {
 
@@ -99,6 +100,9 @@ class KvBlockManager {
   // So many sequences, of those counted, give back the first block in their windows. Its content is not
   // remembered: only the sequence itself could ask for it, and not before everything released later is gone.
   void slide_counted(std::int64_t sequences);
+
+  // From now on says what becomes findable and what is evicted, as far as others can name it. One group only.
+  void watch(CacheEvents* events);
 
   // Drops all cached content; free list order stays (the engine's reset_prefix_cache). False when a block is
   // held.

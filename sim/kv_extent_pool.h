@@ -13,6 +13,15 @@
 
 namespace orrery::kv {
 
+struct ExtentPool;
+
+// Told when the resident blocks of a node may have changed.
+class NodeListener {
+ public:
+  virtual ~NodeListener() = default;
+  virtual void changed(const ExtentPool& pool, Id node) = 0;
+};
+
 struct ExtentPool {
   std::int64_t blank = 0;    // free, without content; at the head of the free list
   std::int64_t idle = 0;     // free, with content: the sum over `queue`
@@ -21,6 +30,11 @@ struct ExtentPool {
   Slab<Extent> extents;
   ContentTree tree;
   Id nameless = kNone;  // node of cached blocks that nobody will ask for; made when first needed
+  NodeListener* listener = nullptr;
+
+  void note_change(Id node) const {
+    if (listener != nullptr) listener->changed(*this, node);
+  }
 
   // Takes blocks from the head of the free list. Blank ones stand there; then the head extent gives up its
   // end.
@@ -37,6 +51,7 @@ struct ExtentPool {
     const Id id = extents.make(Extent{begin, end, holders, node, {}, Links{left, kNone}, {}});
     if (left != kNone) extents[left].run.next = id;
     tree[node].copies.push_back(extents, id);
+    note_change(node);
     return id;
   }
 
@@ -147,7 +162,7 @@ struct ExtentPool {
       Extent& head = extents[queue.first];
       if (head.size() > blocks) {
         head.end -= static_cast<std::int32_t>(blocks);
-        return;
+        return note_change(head.node);
       }
       blocks -= head.size();
       remove(queue.first);
@@ -160,6 +175,7 @@ struct ExtentPool {
     if (extent.run.prev != kNone) extents[extent.run.prev].run.next = extent.run.next;
     if (extent.run.next != kNone) extents[extent.run.next].run.prev = extent.run.prev;
     tree[extent.node].copies.remove(extents, id);
+    note_change(extent.node);
     tree.drop_if_unneeded(extent.node);
     extents.drop(id);
   }

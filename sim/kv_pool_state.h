@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "sim/kv_block_manager.h"
+#include "sim/kv_cache_reporter.h"
 #include "sim/kv_extent_pool.h"
 #include "sim/kv_slab.h"
 
@@ -111,6 +112,7 @@ struct KvBlockManager::State {
   kv::Slab<kv::PrefixRun> runs;
   std::vector<Sequence> sequences;
   std::vector<Handle> closed;
+  std::unique_ptr<kv::CacheReporter> reporter;  // null: nobody watches
 };
 
 // Resident blocks from block 0 on, below `limit`: node by node, then what the sequence itself left behind.

@@ -11,9 +11,11 @@
 
 namespace orrery {
 
-std::unique_ptr<Router> make_round_robin();
-std::unique_ptr<Router> make_least_loaded();
-std::unique_ptr<Router> make_prefix_aware();
+std::unique_ptr<Router> make_round_robin(const RouterConfig& config = {});
+std::unique_ptr<Router> make_least_loaded(const RouterConfig& config = {});
+std::unique_ptr<Router> make_prefix_aware(const RouterConfig& config = {});
+std::unique_ptr<Router> make_kv_aware(const RouterConfig& config = {});
+std::unique_ptr<Router> make_slots(const RouterConfig& config = {});
 std::unique_ptr<Scheduler> make_vllm_v1(const SchedulerConfig& config);
 std::unique_ptr<Scheduler> make_sglang(const SchedulerConfig& config);
 std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config);
@@ -26,12 +28,26 @@ struct SchedulerPolicy {
 
 inline constexpr std::array router_policies = {
     RouterPolicy{"round-robin", "each instance in turn", make_round_robin},
-    RouterPolicy{"least-loaded", "fewest outstanding requests, exact at the moment of routing",
-                 make_least_loaded},
+    RouterPolicy{"least-loaded",
+                 "fewest outstanding requests, weighed by speed where asked",
+                 make_least_loaded,
+                 {.telemetry = true, .speed = true}},
     RouterPolicy{"prefix-aware",
                  "to whom more than half of the prompt was sent before, unless loads are far apart (SGLang's "
                  "gateway, cache_aware)",
-                 make_prefix_aware},
+                 make_prefix_aware,
+                 {.telemetry = true}},
+    RouterPolicy{"kv-aware",
+                 "least new prompt blocks, by what the engines' caches hold, plus active blocks (NVIDIA "
+                 "Dynamo's KV router)",
+                 make_kv_aware,
+                 {.telemetry = true, .overlap = true}},
+    RouterPolicy{"shortest-prompt-first",
+                 "what arrives together goes on shortest prompt first, each to the least loaded",
+                 make_least_loaded,
+                 {.telemetry = true, .speed = true, .batch = true}},
+    RouterPolicy{"slots", "most room for requests like this one, at the mean output length so far",
+                 make_slots},
 };
 
 inline constexpr std::array scheduler_policies = {

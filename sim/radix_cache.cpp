@@ -204,6 +204,7 @@ RadixCache::Node RadixCache::add_leaf(Node parent, const TokenRuns& content, std
   ++nodes_[parent].children;
   ++nodes_[parent].device_children;
   requeue(parent);
+  if (events_ != nullptr) report(content, begin, end, true);
   return id;
 }
 
@@ -262,6 +263,7 @@ void RadixCache::evict_first() { drop_leaf(std::get<3>(*leaves_.begin())); }
 void RadixCache::drop_leaf(Node id) {
   const Node parent = nodes_[id].parent;
   const std::int64_t freed = size_of(id);
+  if (events_ != nullptr) report(content_of(id), nodes_[id].begin, nodes_[id].end, false);
   const bool stays = tiered() && (nodes_[id].host || (config_.backup_at_hits == 0 && back_up(id)));
   leaves_.erase(nodes_[id].place);
   nodes_[id].queued = false;

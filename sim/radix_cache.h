@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "sim/cache_events.h"
 #include "sim/kv_slab.h"
 #include "sim/token_names.h"
 
@@ -91,6 +92,10 @@ class RadixCache {
   std::int64_t load(Node end, std::int64_t least);
   std::int64_t host_used() const { return host_used_; }
   std::int64_t host_dropped_in_total() const { return host_dropped_; }
+
+  // From now on says what becomes findable and what is evicted, as far as others can name it
+  // (sim/radix_events.cpp). Without windows and host memory.
+  void watch(CacheEvents* events);
 
   // Windows. take() and make_room() concern both pools, give_back() the first only.
   bool windowed() const { return config_.window > 0; }
@@ -178,8 +183,11 @@ class RadixCache {
   void requeue_host(Node id);
   void forget(Node id);
   void bring_back(Node id);
+  void report(const TokenRuns& content, std::int64_t begin, std::int64_t end, bool stored);
+  TokenRuns content_of(Node id) const;
 
   Config config_;
+  CacheEvents* events_ = nullptr;
   kv::Slab<Record> nodes_;
   std::unordered_map<ChildKey, Node, ChildHash> children_;  // looked up, never iterated
   std::set<EvictionKey> leaves_;

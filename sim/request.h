@@ -12,8 +12,8 @@
 
 namespace orrery {
 
-// Prefill and decode apart: which part of a request an instance is asked for.
-enum class RequestLeg : std::uint8_t { whole, prefill, decode };
+// Which part of a request an instance is asked for: prefill and decode apart, or images encoded elsewhere.
+enum class RequestLeg : std::uint8_t { whole, prefill, decode, encode };
 
 struct Request {
   RequestId id;
@@ -29,6 +29,7 @@ struct Request {
   std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)
   std::vector<std::uint64_t> hash_ids;  // names of prompt blocks; empty = private content
   std::vector<PlacedImage> images;      // by offset; their placeholders are part of prompt_tokens
+  SimDuration preparation;              // CPU time that they took before the engine saw them
 };
 
 // When the model ends by itself (an EOS) before max_output_tokens. Requests that run to their limit have no

@@ -174,6 +174,8 @@ struct ImageResult {
   std::int64_t prepare_ns = 0, prepare_wait_ns = 0;      // CPU time; time that requests waited for their turn
   std::int64_t encoder_ns = 0;                           // device time
   std::int64_t cache_size = 0, cache_peak = 0;           // encoder cache of an instance, embeddings
+  std::uint64_t fetches = 0;                             // encoder pools: requests whose embeddings travelled
+  std::int64_t fetched_bytes = 0;                        // to all ranks together
 };
 
 // The host tier of KV blocks, all instances; all 0 without one.

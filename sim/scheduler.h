@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/named_options.h"
+#include "sim/cache_events.h"
 #include "sim/host_link.h"
 #include "sim/request.h"
 #include "sim/speculation_counters.h"
@@ -30,6 +31,7 @@ struct EncoderRules {
   std::int64_t compute_budget = 0;  // of one step
   std::int64_t cache_size = 0;
   bool disable_chunked_input = false;  // an image is never split over two steps
+  bool elsewhere = false;              // encoded by another instance: fetched before, never computed here
 };
 
 // A tier of KV blocks in host memory; 0 blocks = there is none.
@@ -247,6 +249,8 @@ class Scheduler {
   virtual bool on_remote_failure(SequenceId) { return false; }
   // The decode instance has room for what this prefill leg's sequence will send; true likewise.
   virtual bool on_room(SequenceId) { return false; }
+  // From now on says what its prefix cache holds. False: this engine's is not modelled to.
+  virtual bool watch_cache(CacheEvents*) { return false; }
   // The last pass ran nothing, nothing runs, and yet another one at once may find something.
   virtual bool looks_again() const { return false; }
   // Whether a request that has just been queued might run in the next step although steps are offered as a

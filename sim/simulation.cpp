@@ -4,10 +4,12 @@
 #include <array>
 
 #include "base/mutation.h"
+#include "sim/arrival_batch.h"
 #include "sim/departures.h"
+#include "sim/encoder_relay.h"
 #include "sim/instance.h"
 #include "sim/prefill_decode.h"
-#include "sim/router_group.h"
+#include "sim/run_totals.h"
 
 namespace orrery {
 
@@ -20,6 +22,8 @@ class Loop {
     if (setup_.pools.empty()) {
       setup_.pools.push_back({.instances = setup_.schedulers.size(),
                               .router = setup_.router,
+                              .telemetry = setup_.telemetry,
+                              .batch = {},
                               .front_end = setup_.front_end,
                               .input_delay = {},
                               .proxy_delay = {},
@@ -31,7 +35,11 @@ class Loop {
     places_.reserve(setup_.schedulers.size());
     for (const PoolSetup& pool : setup_.pools) {
       RouterGroup& group = groups_[static_cast<std::size_t>(pool.role)];
-      if (!group.has_router()) group.set_router(pool.router);
+      if (!group.has_router()) {
+        group.set_router(pool.router, pool.telemetry, &clock_);
+        if (pool.batch) batches_[static_cast<std::size_t>(pool.role)].emplace(*pool.batch);
+        batching_ |= pool.batch.has_value();
+      }
       for (std::size_t i = 0; i < pool.instances; ++i) {
         places_.push_back({.pool = &pool, .group = &group, .in_group = group.next_place()});
         group.add(InstanceId(static_cast<std::uint32_t>(places_.size() - 1)));
@@ -39,9 +47,12 @@ class Loop {
       }
     }
     ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
+    if (!group(PoolRole::encoder).empty()) relay_.emplace(places_.size());
     if (!group(PoolRole::prefill).empty()) split_requests();
+    ORRERY_CHECK((!apart_ && !relay_) || setup_.transport != nullptr, "pools apart need a transport");
     for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
     entering_count_.assign(instances_.size(), 0);
+    relayed_.assign(instances_.size(), 0);
     input_free_.assign(instances_.size(), SimTime(0));
     awake_.assign(instances_.size(), SimTime(0));
     marked_.assign(instances_.size(), false);
@@ -55,16 +66,23 @@ class Loop {
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
                             earlier(entering_.next(), departures_.next()));
       if (apart_) due = earlier(due, apart_->next_event());
+      if (relay_) due = earlier(due, earlier(relay_->next(), setup_.transport->next_event()));
+      if (batching_) due = earlier(due, next_batch());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
+      clock_ = {.now = now};
       ++events_;
       check_context().sim_time_ns = now.ns();
       collector_.advance(now);
       if (apart_) apart_->take_layers(now);
       take_outcomes(now);
       if (apart_) apart_->take_ended(now);
+      if (relay_) take_fetched(now);
+      clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);
+      if (batching_) send_batches(now);
       if (apart_) apart_->take_answers(now);
+      if (relay_) take_encoded(now);
       if (entering_.next() <= now) take_entrances(now);
       do {
         if (apart_) apart_->settle(now);
@@ -103,7 +121,11 @@ class Loop {
                                   .stream = places_[i].pool->stream,
                                   .per_request_itl = setup_.per_request_itl,
                                   .role = places_[i].pool->role,
-                                  .handoffs = apart_ ? &apart_->handoffs() : nullptr};
+                                  .handoffs = apart_ ? &apart_->handoffs() : nullptr,
+                                  .answers = places_[i].group->answers_of(places_[i].in_group),
+                                  .relay = places_[i].pool->role == PoolRole::encoder ? &*relay_ : nullptr};
+    if (CacheEvents* const cache = places_[i].group->cache_of(places_[i].in_group))
+      ORRERY_CHECK(setup_.schedulers[i]->watch_cache(cache), "the engine's cache reports events");
     instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
   }
 
@@ -155,25 +177,93 @@ class Loop {
       collector_.arrived(request.arrival);
       if (apart_)
         apart_->arrived(request, now);
+      else if (relay_ && !request.images.empty())
+        route(relay_->open(request), PoolRole::encoder, now);
       else
-        dispatch(request, group(PoolRole::mixed), now);
+        route(request, PoolRole::mixed, now);
+    }
+  }
+
+  // At once, or with the batch that it arrives in.
+  void route(const Request& request, PoolRole role, SimTime now, bool at_proxy = false) {
+    auto& batch = batches_[static_cast<std::size_t>(role)];
+    if (!batch) return dispatch(request, group(role), now, at_proxy);
+    batch->add(request, now);
+  }
+
+  SimTime next_batch() const {
+    SimTime next = SimTime::never();
+    for (const auto& batch : batches_)
+      if (batch) next = earlier(next, batch->closes());
+    return next;
+  }
+
+  void send_batches(SimTime now) {
+    for (std::size_t role = 0; role < batches_.size(); ++role) {
+      if (!batches_[role] || batches_[role]->closes() > now) continue;
+      for (const Request& request : batches_[role]->take()) {
+        const bool at_proxy = request.leg == RequestLeg::decode && !setup_.pd.at_once;
+        dispatch(request, groups_[role], now, at_proxy);
+      }
     }
   }
 
   void split_requests() {
     ORRERY_CHECK(setup_.transport != nullptr, "prefill and decode pools need a transport");
-    apart_.emplace(
-        setup_.pd, *setup_.transport, *setup_.executor, instances_,
-        PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
-                            .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
-                                               bool at_proxy) { dispatch(leg, group(role), now, at_proxy); },
-                            .has_mixed = !group(PoolRole::mixed).empty()});
+    apart_.emplace(setup_.pd, *setup_.transport, *setup_.executor, instances_,
+                   PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
+                                       .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
+                                                          bool at_proxy) { route(leg, role, now, at_proxy); },
+                                       .has_mixed = !group(PoolRole::mixed).empty()});
   }
 
   // Whether a leg's end was news to an instance, which may go on with it at this very instant.
   bool settle(SimTime now) {
     apart_->settle(now);
     return !to_schedule_.empty();
+  }
+
+  // Embeddings that have come.
+  void take_fetched(SimTime now) {
+    pulled_.clear();
+    setup_.transport->collect(now, pulled_);
+    for (const KvPullDone& done : pulled_) enter_fetched(relay_->fetched(done.request), now);
+  }
+
+  // Requests whose images are encoded: to a language instance, where their images are prepared again, and
+  // into its engine.
+  void take_encoded(SimTime now) {
+    while (relay_->next_answer() <= now) {
+      EncoderRelay::Sent sent = relay_->pop_answer();
+      sent.to = group(PoolRole::mixed).choose(sent.request);
+      ++relayed_[sent.to.value()];
+      update_view(sent.to);
+      relay_->prepare(std::move(sent), places_[sent.to.value()].pool->from_proxy);
+    }
+    while (relay_->next_prepared() <= now) {
+      EncoderRelay::Sent sent = relay_->pop_prepared();
+      const SimTime at = taken_in(sent.request, sent.to, now, false);
+      --relayed_[sent.to.value()];
+      ++entering_count_[sent.to.value()];
+      entering_.push({.at = at, .instance = sent.to, .from = sent.from, .request = std::move(sent.request)});
+    }
+  }
+
+  void fetch(Entrance e, SimTime now) {
+    setup_.transport->begin({e.request.id, e.from, e.instance, EncoderRelay::embeddings_of(e.request), now},
+                            now);
+    ++relayed_[e.instance.value()];
+    relay_->wait(std::move(e));
+  }
+
+  void enter_fetched(const Entrance& e, SimTime now) {
+    --relayed_[e.instance.value()];
+    if (known_gone(e.request, e.instance) >= now) return enter(e.request, e.instance, now);
+    Instance& instance = *instances_[e.instance.value()];
+    instance.turn_away(e.request);
+    update_view(e.instance);
+    instance.tell_inbox(e.request.id,
+                        later(e.request.gives_up, now - places_[e.instance.value()].pool->abort_delay));
   }
 
   void dispatch(const Request& request, RouterGroup& group, SimTime now, bool at_proxy = false) {
@@ -191,7 +281,7 @@ class Loop {
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
     update_view(chosen);
-    entering_.push({.at = at, .instance = chosen, .request = request});
+    entering_.push({.at = at, .instance = chosen, .from = InstanceId::none(), .request = request});
   }
 
   // When the core of `chosen` can do something about `request`.
@@ -217,9 +307,9 @@ class Loop {
 
   void take_entrances(SimTime now) {
     while (entering_.next() <= now) {
-      const Entrance e = entering_.pop();
+      Entrance e = entering_.pop();
       --entering_count_[e.instance.value()];
-      enter(e.request, e.instance, now);
+      e.from.is_none() ? enter(e.request, e.instance, now) : fetch(std::move(e), now);
     }
   }
 
@@ -245,8 +335,8 @@ class Loop {
 
   void update_view(InstanceId id) {
     const Place& place = places_[id.value()];
-    place.group->view(place.in_group).outstanding =
-        instances_[id.value()]->outstanding() + entering_count_[id.value()];
+    place.group->set_outstanding(place.in_group, instances_[id.value()]->outstanding() +
+                                                     entering_count_[id.value()] + relayed_[id.value()]);
   }
 
   // Departures of requests that have ended never become events.
@@ -293,31 +383,6 @@ class Loop {
                           " KV blocks; give it more KV memory or let it take shorter sequences only");
   }
 
-  static void add_counters(const Scheduler& s, PoolResult& pool, RunResult& r) {
-    r.preemptions += s.counters().preemptions;
-    r.speculation.add(s.counters().speculation);
-    r.steps += s.next_step().value() - s.counters().empty_batches;
-    const OffloadCounters tier = s.offload_counters();
-    r.offload.capacity += tier.capacity;
-    r.offload.stored += tier.stored;
-    r.offload.loaded += tier.loaded;
-    r.offload.dropped += tier.dropped;
-    r.offload.loads += tier.loads;
-    r.offload.deferrals += tier.deferrals;
-    r.offload.refused += tier.refused;
-    const EncoderCounters images = s.encoder_counters();
-    r.images.encoded += images.encoded;
-    r.images.embeddings += images.embeddings;
-    r.images.found += images.found;
-    r.images.cache_size = images.cache_size;
-    r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
-    const KvUsage kv = s.kv_usage();
-    const double free =
-        static_cast<double>(s.counters().min_free_blocks) / static_cast<double>(kv.usable_blocks);
-    pool.peak_utilization = std::max(pool.peak_utilization, 1.0 - free);
-    pool.kv_blocks = kv.total_blocks;
-  }
-
   Result<RunResult> result() {
     std::uint64_t queried = 0, hit = 0;
     Digest digest;
@@ -333,6 +398,7 @@ class Loop {
                                                    std::to_string(end.usable_blocks) + " free");
       }
     }
+    if (relay_ && !relay_->empty()) return make_error(ErrorKind::internal, "the run ended beside an encoder");
     if (apart_ && !apart_->handoffs().empty())
       return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
@@ -350,6 +416,7 @@ class Loop {
         queried += s.counters().queried_tokens;
         hit += s.counters().hit_tokens;
         add_counters(s, result, r);
+        if (pool.role == PoolRole::encoder) continue;  // keeps no KV
         wraps.push_back(static_cast<double>(s.kv_usage().allocated) /
                         static_cast<double>(s.kv_usage().usable_blocks));
       }
@@ -366,14 +433,20 @@ class Loop {
   SimulationSetup setup_;
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
-  std::array<RouterGroup, 3> groups_;  // by role
-  std::vector<Place> places_;          // by instance
+  TelemetryClock clock_;
+  std::array<RouterGroup, pool_roles> groups_;  // by role
+  std::array<std::optional<ArrivalBatch>, pool_roles> batches_;
+  bool batching_ = false;
+  std::vector<Place> places_;  // by instance
   std::optional<PrefillDecode> apart_;
+  std::optional<EncoderRelay> relay_;  // with encoder instances
+  std::vector<KvPullDone> pulled_;
   std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
   std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
   std::vector<std::int32_t> entering_count_;  // by instance
+  std::vector<std::int32_t> relayed_;         // by instance: its images are prepared again, or fetched
   std::vector<bool> marked_;
   std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;

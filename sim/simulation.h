@@ -17,6 +17,7 @@
 #include "sim/kv_transport.h"
 #include "sim/pool_role.h"
 #include "sim/router.h"
+#include "sim/router_group.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
 
@@ -43,6 +44,9 @@ struct PoolSetup {
   PoolRole role = PoolRole::mixed;
   // Pools of one role stand behind one router, the first one's; it counts their instances from 0, in order.
   Router* router = nullptr;
+  Telemetry telemetry = {};          // what the router is told late, and
+  std::optional<SimDuration> batch;  // how long it gathers arrivals to sort them (sim/arrival_batch.h); both
+                                     // the first pool's
   std::optional<FrontEndConfig> front_end;  // of every instance; none: the client sits beside the engine
   // To the engine's input queue, beyond what the inbox has counted; and from a proxy that has had an answer.
   SimDuration input_delay, proxy_delay;
@@ -51,20 +55,22 @@ struct PoolSetup {
   SimDuration input_per_request;
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
-  SimDuration abort_delay;  // from a client that gives up to the core's input queue
-  StreamRule stream;        // which tokens an event brings
+  SimDuration from_proxy = {};  // more, of a request whose images were encoded elsewhere
+  SimDuration abort_delay;      // from a client that gives up to the core's input queue
+  StreamRule stream;            // which tokens an event brings
 };
 
 struct SimulationSetup {
   Clock* clock = nullptr;
   Executor* executor = nullptr;
   Inbox* inbox = nullptr;
-  Router* router = nullptr;                            // of the one pool, where `pools` is empty
+  Router* router = nullptr;  // of the one pool, where `pools` is empty
+  Telemetry telemetry = {};
   std::vector<std::unique_ptr<Scheduler>> schedulers;  // one per instance, index = InstanceId
   RecordSink* sink = nullptr;                          // may be null
   RunObserver* observer = nullptr;                     // may be null
-  KvTransport* transport = nullptr;                    // of prefill and decode pools
-  PdRules pd;                                          // likewise
+  KvTransport* transport = nullptr;                    // of prefill and decode pools, or of encoder pools
+  PdRules pd;                                          // of the former
   std::vector<PoolSetup> pools;                        // in the order of their instances; empty: one pool of
                                                        // all of them, as follows
   std::optional<FrontEndConfig> front_end;

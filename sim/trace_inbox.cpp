@@ -114,6 +114,7 @@ void TraceInbox::prepare(Request r, SimTime submitted) {
   r.stream = stream_of(pending_, r.prompt_tokens, continues);
   if (in_session) streams_[pending_.session].before.placed = r.images;
   const SimTime ready = images_->prepare(pending_, submitted) + input_delay_;
+  r.preparation = images_->last_work();
   preparing_.push_back({ready, std::move(r)});
   std::push_heap(preparing_.begin(), preparing_.end(), ready_later_first);
 }

@@ -182,6 +182,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   // takes the median.
   if (pieces && plan.decode_sequences > 0) open.timing.launch = jitter_.next(instance, open.timing.launch);
   open.timing.launch += first_use_.charge(instance, plan.tokens());
+  if (encode_only_) open.timing.busy = open.timing.launch = open.timing.last_kernel = 0;
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
   if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);

@@ -38,6 +38,8 @@ class CostModelExecutor final : public Executor {
   // For as many instances; before the first step.
   void follow_experts(ExpertRun experts) { experts_ = std::move(experts); }
   const ExpertRun& experts() const { return experts_; }
+  // An encoder instance (vLLM's ec_producer): a step runs the encoder and nothing of the language model.
+  void encode_only() { encode_only_ = true; }
   void follow_waves(IdleWaves waves) { waves_ = std::move(waves); }
   const IdleWaves& waves() const { return waves_; }
   // Every instance gets a host link of its own.
@@ -149,6 +151,7 @@ class CostModelExecutor final : public Executor {
   FirstUse first_use_;
   ExpertRun experts_;
   IdleWaves waves_;
+  bool encode_only_ = false;
   IndexedTimeHeap events_;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)

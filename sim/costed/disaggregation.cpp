@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "sim/costed/image_processor.h"
 #include "sim/fabric/presets.h"
 #include "sim/fabric/routes.h"
 
@@ -98,6 +99,37 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
                                " of pool " + quote(other.name) + " do not divide one another");
 }
 
+// Encoder pools beside mixed ones (vLLM's ec_producer and ec_consumer).
+void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
+  bool language = false;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    const PoolSpec& pool = pools[i];
+    const Yaml role = nodes[i].optional("role");
+    const EngineProfile& engine = pool.instance.engine;
+    language |= pool.role == PoolRole::mixed;
+    if (pool.role == PoolRole::prefill || pool.role == PoolRole::decode)
+      role.fail("encoder pools beside prefill and decode pools are not modelled; take role: mixed");
+    if (engine.engine != "vllm")
+      nodes[i].optional("engine").fail(
+          "encoder pools are modelled on vllm only (ec_transfer_config), not on " + engine.engine +
+          "; take vllm-0.24");
+    if (!takes_images(pool.instance))
+      nodes[i].optional("model").fail("encoder pools need a model that takes images, and " +
+                                      pool.instance.model.name + " as it is told takes none");
+    const Yaml at = role.present() ? role : nodes[i].optional("name");
+    if (pool.instance.plan.dp > 1 || pool.instance.engines > 1 || pool.instance.plan.pp > 1)
+      at.fail("dp or pp above 1 in or beside an encoder pool is not modelled");
+    if (pool.role == PoolRole::encoder && engine.settings.by_priority)
+      at.fail("an encoder pool that schedules by priority is not modelled; leave scheduling_policy out");
+    if (pool.role == PoolRole::encoder && engine.settings.stream_interval > 1)
+      at.fail("an encoder pool answers one token; leave stream_interval out");
+    if (pool.first_request_effects) at.fail("first_request_effects beside an encoder pool is not modelled");
+  }
+  if (pools.front().role == PoolRole::encoder && language)
+    nodes.front().optional("role").fail("write encoder pools behind the pools that they serve");
+  if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
+}
+
 // What to write where a topology is missing.
 std::string example_of(const std::vector<const PoolSpec*>& pools) {
   std::int64_t gpus = 0;
@@ -175,6 +207,8 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   };
   const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
   const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
+  const auto encoder = first(PoolRole::encoder);
+  if (encoder != pools.end()) return check_encoders(nodes, pools);
   if (prefill == pools.end() && decode == pools.end()) return;
   if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
   if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
@@ -244,7 +278,8 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
   if (!is_disaggregated(pools)) {
     if (node.present())
       node.fail(
-          "a topology carries KV between prefill and decode pools, and there are none (collectives are "
+          "a topology carries KV between prefill and decode pools, or embeddings from encoder pools, and "
+          "there are none (collectives are "
           "priced inside one scale-up domain); leave it out");
     if (node.is_map()) node.entries();
     if (pd.present()) pd.fail("there are no prefill and decode pools; leave it out");
@@ -252,8 +287,8 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
   }
   if (!node.present()) {
     deployment.optional("pools").fail(
-        "prefill and decode pools need deployment.topology, on which their KV "
-        "travels; for example topology: " +
+        "prefill and decode pools, and encoder pools, need deployment.topology, on which KV or embeddings "
+        "travel; for example topology: " +
         example_of(pools));
     return nullptr;
   }
@@ -294,8 +329,9 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
   std::size_t next = 0;
   for (const PoolSpec* pool : pools) {
     const auto width = static_cast<std::size_t>(pool->instance.plan.gpus());
-    const double bytes =
-        pool->memory.kv_bytes_per_token.value() * static_cast<double>(pool->memory.block_size);
+    const double bytes = pool->images_elsewhere ? static_cast<double>(embedding_bytes(pool->instance))
+                                                : pool->memory.kv_bytes_per_token.value() *
+                                                      static_cast<double>(pool->memory.block_size);
     for (std::int32_t i = 0; i < pool->replicas; ++i) {
       while (next + width <= gpus.size() && node_at(next) != node_at(next + width - 1)) ++next;
       if (next + width > gpus.size()) {

@@ -13,6 +13,10 @@ bool takes_images(const InstanceSpec& spec) {
          spec.engine.settings.encoder.image_limit > 0;
 }
 
+std::int64_t embedding_bytes(const InstanceSpec& spec) {
+  return spec.model.vision->out_hidden * (1 + spec.model.vision->deepstack) * 2;
+}
+
 ModelImages::ModelImages(const InstanceSpec& spec, double host_scale)
     : vision_(spec.model.vision),
       handle_(duration_from_nanoseconds(ns_of(spec.engine.image_costs.per_image, host_scale))),

@@ -27,6 +27,9 @@ class ModelImages final : public ImageProcessor {
   std::int64_t cache_bytes_, image_limit_;
 };
 
+// Of one output of the encoder, in 16 bits, with what deepstack adds to it.
+std::int64_t embedding_bytes(const InstanceSpec& spec);
+
 // Whether a deployment takes images at all.
 bool takes_images(const InstanceSpec& spec);
 

@@ -6,7 +6,6 @@
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/image_processor.h"
-#include "sim/policies.h"
 
 namespace orrery {
 
@@ -24,13 +23,7 @@ PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors, 
       first.fail(
           "what a fresh server pays once is not modelled with pipeline stages; say false, or use pp: 1");
   }
-  const Yaml router = node.optional("router");
-  if (router.present()) {
-    std::vector<std::string> names;
-    names.reserve(router_policies.size());
-    for (const RouterPolicy& policy : router_policies) names.emplace_back(policy.name);
-    pool.router = names[router.choice(names)];
-  }
+  if (const Yaml router = node.optional("router"); router.present()) pool.router = read_router(router);
   return pool;
 }
 
@@ -70,10 +63,10 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
             "replicas");
   if (pool.instance.experts.on())
     node.optional("experts").fail("deployment.experts in a deployment of several pools is not modelled");
-  if (takes_images(pool.instance))
+  if (takes_images(pool.instance) && !pool.images_elsewhere && pool.role != PoolRole::encoder)
     node.optional("model").fail(
-        "images in a deployment of several pools are not modelled; take "
-        "engine_args: {language_model_only: true} or one pool");
+        "images in a deployment of several pools are modelled with encoder pools only; take "
+        "engine_args: {language_model_only: true}, one pool, or a pool with role: encoder");
 }
 
 void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
@@ -84,11 +77,6 @@ void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
     const auto before = pools.begin() + static_cast<std::ptrdiff_t>(i);
     if (std::any_of(pools.begin(), before, same_name))
       nodes[i].optional("name").fail("two pools are called " + quote(pool.name) + "; names must differ");
-    const auto group = std::find_if(pools.begin(), pools.end(),
-                                    [&](const PoolSpec& other) { return other.role == pool.role; });
-    if (group->router != pool.router)
-      nodes[i].optional("router").fail("pools of one role stand behind one router, and that of " +
-                                       quote(group->name) + " is " + group->router);
   }
 }
 
@@ -106,10 +94,13 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
     PoolSpec pool = read_pool(node, folder, errors, figures);
     pool.name = node.require("name").text();
     if (const Yaml role = node.optional("role"))
-      pool.role = static_cast<PoolRole>(role.choice({"mixed", "prefill", "decode"}));
+      pool.role = static_cast<PoolRole>(role.choice({"mixed", "prefill", "decode", "encoder"}));
     pools.push_back(std::move(pool));
   }
   if (errors.size() > problems) return pools;
+  const bool encoders =
+      std::any_of(pools.begin(), pools.end(), [](const PoolSpec& p) { return p.role == PoolRole::encoder; });
+  for (PoolSpec& pool : pools) pool.images_elsewhere = encoders && pool.role != PoolRole::encoder;
   if (pools.size() > 1) check_pools(nodes, pools);
   check_roles(nodes, pools);
   return pools;
@@ -139,6 +130,18 @@ PipelineRules pipeline_rules(const InstanceSpec& instance) {
 }  // namespace
 
 SchedulerConfig PoolSpec::scheduler_config() const {
+  SchedulerConfig config = language_config();
+  config.encoder.elsewhere = images_elsewhere;
+  if (role != PoolRole::encoder) return config;
+  // It keeps no KV (gpu_model_runner.py `get_kv_cache_spec` of a producer): no prompt ever waits for memory.
+  config.enable_prefix_caching = false;
+  config.offload = {};
+  config.num_gpu_blocks = 1 + config.max_num_seqs * (config.max_model_len / config.block_size + 1);
+  config.num_gpu_blocks = std::min(config.num_gpu_blocks, std::int64_t{1} << 30);
+  return config;
+}
+
+SchedulerConfig PoolSpec::language_config() const {
   const SchedulerSettings& s = instance.engine.settings;
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
           .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,

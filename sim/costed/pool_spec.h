@@ -7,6 +7,7 @@
 #include "base/result.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
+#include "sim/costed/router_spec.h"
 #include "sim/pool_role.h"
 #include "sim/scheduler.h"
 
@@ -18,12 +19,16 @@ struct PoolSpec {
   InstanceSpec instance;
   MemoryPlan memory;
   std::int32_t replicas = 1;
-  std::string router = "least-loaded";
+  RouterSpec router;
+  bool images_elsewhere = false;       // encoder pools compute them
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
 
   std::int32_t engines() const { return replicas * instance.engines; }  // what requests are routed to
   std::int64_t gpus() const { return std::int64_t{engines()} * instance.plan.gpus(); }
   SchedulerConfig scheduler_config() const;
+
+ private:
+  SchedulerConfig language_config() const;
 };
 
 // The keys of `deployment:` itself, or of one entry of its `pools`, but for name and role. `figures`:

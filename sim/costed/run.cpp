@@ -89,7 +89,7 @@ struct ImageParts {
 
   static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales) {
     ImageParts parts;
-    if (!takes_images(pool.instance)) return parts;
+    if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
@@ -186,9 +186,9 @@ IdleWaves idle_waves(const InstanceSpec& instance, const StepPricer& pricer, std
 }
 
 // vLLM's front end, where it chooses among ranks; elsewhere the router alone.
-std::unique_ptr<Router> make_router(const RouterPolicy& policy, const PoolSpec& pool,
+std::unique_ptr<Router> make_router(const PoolSpec& pool, const RouterConfig& config,
                                     std::int32_t front_ends) {
-  auto router = policy.make();
+  auto router = find_router(pool.router.policy)->make(config);
   if (pool.instance.engines == 1) return router;
   return std::make_unique<RankRouter>(std::move(router), static_cast<std::size_t>(pool.replicas),
                                       static_cast<std::size_t>(pool.instance.engines),
@@ -206,6 +206,7 @@ void describe_pool(const PoolSpec& pool, std::int32_t block_size, PoolResult& re
   result.gpus_per_instance = pool.instance.plan.gpus();
   result.ranks = pool.instance.plan.dp;
   result.kv_block_size = block_size;
+  if (pool.role == PoolRole::encoder) result.kv_blocks = 0, result.peak_utilization = 0;
   result.window_tokens = pool.memory.groups.simple() ? 0 : pool.memory.kv_tokens();
 }
 
@@ -290,8 +291,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   ORRERY_TRY(pricer, StepPricer::create(instance, parts.scales));
   ORRERY_TRY(images, ImageParts::create(spec, parts.scales));
   ORRERY_TRY(acceptance, open_acceptance(instance.speculation, seed));
-  const RouterPolicy* router = find_router(spec.router);
-  if (router == nullptr || find_scheduler(instance.engine.scheduler) == nullptr) {
+  if (find_scheduler(instance.engine.scheduler) == nullptr) {
     return make_error(ErrorKind::invalid_input,
                       "the engine profile names an unknown scheduler " + instance.engine.scheduler);
   }
@@ -304,7 +304,6 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
                                                           .config = spec.scheduler_config()}));
   PoolRun& pool = *parts.pools.back();
   pool.config.front_ends = front_end_count(instance, parts.scenario->workload);
-  pool.router = make_router(*router, spec, pool.config.front_ends);
   pool.config.stretches = parts.stretches;
   pool.config.sends_kv = spec.role != PoolRole::mixed && parts.scenario->pd.at_once;
   pool.config.recompute_failed_loads = parts.scenario->pd.recompute_failed;
@@ -317,9 +316,27 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
+  if (spec.role == PoolRole::encoder) pool.executor->encode_only();
   pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
   pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
   return ok_status();
+}
+
+// One for each role, the first pool's.
+void add_routers(RunParts& parts) {
+  for (const auto& pool : parts.pools) {
+    std::vector<PricedPool> group;
+    PoolRun* first = nullptr;
+    for (const auto& other : parts.pools) {
+      if (other->spec->role != pool->spec->role) continue;
+      if (first == nullptr) first = other.get();
+      group.push_back({other->spec, &other->pricer});
+    }
+    if (first == pool.get())
+      first->router =
+          make_router(*first->spec, router_config(first->spec->router, group), first->config.front_ends);
+    if (first->router->watches_steps()) pool->config.stretches = false;
+  }
 }
 
 Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const RunOptions& options) {
@@ -332,6 +349,7 @@ Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const Run
     ORRERY_TRY_STATUS(add_pool(*parts, *pool, instances));
     instances += static_cast<std::size_t>(pool->engines());
   }
+  add_routers(*parts);
   return parts;
 }
 
@@ -345,6 +363,19 @@ SimDuration inbox_delay(const RunParts& parts) {
   return least;
 }
 
+bool has_encoders(const Scenario& scenario) {
+  const auto pools = scenario.pools();
+  return std::any_of(pools.begin(), pools.end(),
+                     [](const PoolSpec* p) { return p->role == PoolRole::encoder; });
+}
+
+// Who takes requests with images in: the encoder pool (the first, if any), else the only pool.
+PoolRun& eyes(const RunParts& parts) {
+  const auto encoder = std::find_if(parts.pools.begin(), parts.pools.end(),
+                                    [](const auto& p) { return p->spec->role == PoolRole::encoder; });
+  return encoder == parts.pools.end() ? *parts.pools.front() : **encoder;
+}
+
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
@@ -352,7 +383,9 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      FabricTransport::Model{.kv_heads = model.kv_heads,
+                             // Every language rank reads whole embeddings, as ranks read a latent.
+                             .latent = model.latent.present() || has_encoders(scenario)},
       duration_from_seconds(kv_transfer_floor.value));
 }
 
@@ -362,13 +395,17 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
               .instances = pool.engines(),
               .role = pool.spec->role,
               .router = pool.router.get(),
+              .telemetry = pool.spec->router.telemetry(),
+              .batch = {},
               .front_end = {},
               .input_delay = pool.pricer.input_delay() - inbox_delay(parts),
               .proxy_delay = pool.pricer.input_delay(),
               .input_per_request = pool.pricer.input_per_request(),
               .core_wake = pool.pricer.core_wake(),
+              .from_proxy = inbox_delay(parts),
               .abort_delay = pool.pricer.input_delay(),
               .stream = stream_rule(instance)};
+  if (pool.spec->router.gathers_batches()) s.batch = pool.spec->router.batch;
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
   setup.pools.push_back(std::move(s));
@@ -395,6 +432,15 @@ void report_pools(const RunParts& parts, RunResult& result) {
   result.price_sources = shares_of(ns, total);
 }
 
+void report_transport(const FabricTransport& transport, bool embeddings, RunResult& result) {
+  const SimDuration span = later(result.last_finish, result.first_arrival) - result.first_arrival;
+  if (!embeddings) return transport.report(span, result.transfers);
+  KvTransferResult sent;
+  transport.report(span, sent);
+  result.images.fetches = sent.pulls;
+  result.images.fetched_bytes = sent.bytes;
+}
+
 }  // namespace
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options) {
@@ -406,9 +452,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   }
   ORRERY_TRY(source, open_workload(workload, scenario.seed));
   ORRERY_TRY(parts, make_parts(scenario, options));
-  PoolRun& first = *parts->pools.front();  // alone where there are images
+  PoolRun& first = *parts->pools.front();
   TraceInbox inbox(std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency, parts->oracle,
-                   first.images.front_end.get());
+                   eyes(*parts).images.front_end.get());
   std::optional<PooledExecutor> pooled;
   if (parts->pools.size() > 1) {
     std::vector<PooledExecutor::Part> executors;
@@ -438,9 +484,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
-  if (transport != nullptr)
-    transport->report(later(result.last_finish, result.first_arrival) - result.first_arrival,
-                      result.transfers);
+  if (transport != nullptr) report_transport(*transport, has_encoders(scenario), result);
   return result;
 }
 

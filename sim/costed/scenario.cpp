@@ -134,6 +134,9 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
     scenario.pool = read_pool(deployment, folder, errors, figures);
   }
   scenario.pd = read_pd(deployment, scenario.pools());
+  const Yaml list = deployment.optional("pools");
+  if (errors.empty() && deployment.present())
+    check_routers(list.present() ? list.items() : std::vector<Yaml>{deployment}, scenario.pools());
   scenario.topology = read_fabric(deployment, folder, scenario.pools(), errors);
   if (workload.present()) scenario.workload = read_workload(workload, folder);
   for (const PoolSpec* pool : scenario.pools()) {

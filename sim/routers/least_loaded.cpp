@@ -1,22 +1,25 @@
+#include "sim/routers/least_loaded.h"
+
 #include "sim/policies.h"
 
 namespace orrery {
 namespace {
 
-// Fewest outstanding requests; among equals the lowest instance id.
 class LeastLoaded final : public Router {
  public:
+  explicit LeastLoaded(const RouterConfig& config) : config_(config) {}
   InstanceId choose(const Request&, std::span<const InstanceView> instances) override {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i < instances.size(); ++i) {
-      if (instances[i].outstanding < instances[best].outstanding) best = i;
-    }
-    return InstanceId(static_cast<std::uint32_t>(best));
+    return InstanceId(static_cast<std::uint32_t>(least_loaded(instances, config_)));
   }
+
+ private:
+  RouterConfig config_;
 };
 
 }  // namespace
 
-std::unique_ptr<Router> make_least_loaded() { return std::make_unique<LeastLoaded>(); }
+std::unique_ptr<Router> make_least_loaded(const RouterConfig& config) {
+  return std::make_unique<LeastLoaded>(config);
+}
 
 }  // namespace orrery

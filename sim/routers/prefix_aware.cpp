@@ -36,16 +36,19 @@ class PrefixAware final : public Router {
   };
 
   std::size_t pick(const Request& request, std::span<const InstanceView> instances) {
-    std::size_t least = 0, most = 0;
-    for (std::size_t i = 1; i < instances.size(); ++i) {
+    std::size_t least = instances.size(), most = instances.size();
+    for (std::size_t i = 0; i < instances.size(); ++i) {
+      if (!instances[i].open) continue;
+      if (least == instances.size()) least = most = i;
       if (instances[i].outstanding < instances[least].outstanding) least = i;
       if (instances[i].outstanding > instances[most].outstanding) most = i;
     }
     const std::int64_t low = instances[least].outstanding, high = instances[most].outstanding;
     if (high - low > imbalance && 10 * high > 11 * low) return least;
-    std::size_t best = 0;
+    std::size_t best = least;
     std::int64_t longest = -1;
     for (std::size_t i = 0; i < instances.size(); ++i) {
+      if (!instances[i].open) continue;
       const std::int64_t match = matched(request, sent_[i]);
       if (match > longest) {
         longest = match;
@@ -104,6 +107,6 @@ class PrefixAware final : public Router {
 
 }  // namespace
 
-std::unique_ptr<Router> make_prefix_aware() { return std::make_unique<PrefixAware>(); }
+std::unique_ptr<Router> make_prefix_aware(const RouterConfig&) { return std::make_unique<PrefixAware>(); }
 
 }  // namespace orrery

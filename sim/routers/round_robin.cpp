@@ -6,6 +6,7 @@ namespace {
 class RoundRobin final : public Router {
  public:
   InstanceId choose(const Request&, std::span<const InstanceView> instances) override {
+    while (!instances[next_].open) next_ = (next_ + 1) % instances.size();
     const auto chosen = static_cast<std::uint32_t>(next_);
     next_ = (next_ + 1) % instances.size();
     return InstanceId(chosen);
@@ -17,6 +18,6 @@ class RoundRobin final : public Router {
 
 }  // namespace
 
-std::unique_ptr<Router> make_round_robin() { return std::make_unique<RoundRobin>(); }
+std::unique_ptr<Router> make_round_robin(const RouterConfig&) { return std::make_unique<RoundRobin>(); }
 
 }  // namespace orrery

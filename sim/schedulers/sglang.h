@@ -62,6 +62,10 @@ class SglangScheduler final : public Scheduler {
   bool on_room(SequenceId sequence) override;
 
   const RadixCache& cache() const { return cache_; }  // for tests
+  bool watch_cache(CacheEvents* events) override {
+    cache_.watch(events);
+    return true;
+  }
   double new_token_ratio() const { return ratio_.now(); }
   bool batch_is_full() const { return batch_is_full_; }
 

@@ -64,7 +64,7 @@ std::int64_t VllmEncoder::limit(Slot slot, std::int64_t computed, std::int64_t t
     const std::int64_t last = std::min<std::int64_t>(computed + tokens - image.offset, image.tokens);
     if (first >= last) continue;
     stored += image.embeddings;
-    budget_after_ -= image.embeddings;
+    if (!rules_.elsewhere) budget_after_ -= image.embeddings;  // `external_load_encoder_input`
     to_encode_.push_back(index);
   }
   return tokens;
@@ -75,6 +75,7 @@ void VllmEncoder::commit(Slot slot) {
   for (const std::int32_t index : to_encode_) {
     const PlacedImage& image = s.images[static_cast<std::size_t>(index)];
     cache_.store(slot, index, image);
+    if (rules_.elsewhere) continue;
     encoded_.push_back({.request = s.request,
                         .rows = image.rows,
                         .columns = image.columns,

@@ -42,7 +42,8 @@ SequenceId VllmV1Scheduler::add(const Request& request) {
   s.leg = request.leg;
   s.prompt = request.prompt_tokens;
   const std::int64_t room = config_.max_model_len - request.prompt_tokens;
-  const std::int64_t wanted = s.leg == RequestLeg::prefill ? 1 : request.max_output_tokens;
+  const bool one_token = s.leg == RequestLeg::prefill || s.leg == RequestLeg::encode;
+  const std::int64_t wanted = one_token ? 1 : request.max_output_tokens;
   s.max_output = static_cast<std::int32_t>(std::min(wanted, room));
   s.named = config_.enable_prefix_caching && (!request.hash_ids.empty() || request.stream != 0);
   s.kv = kv_.open({.hash_ids = request.hash_ids,

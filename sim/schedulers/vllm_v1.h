@@ -68,6 +68,10 @@ class VllmV1Scheduler final : public Scheduler {
     return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
   }
   std::uint64_t digest() const override;
+  bool watch_cache(CacheEvents* events) override {
+    kv_.watch(events);
+    return true;
+  }
 
  private:
   using Slot = std::uint32_t;

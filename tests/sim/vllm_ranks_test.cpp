@@ -281,7 +281,7 @@ TEST_CASE("ranks of a model without experts are independent engines behind one f
   CHECK(ranks.gpus() == 4);
   CHECK(ranks.pool.instance.engines == 2);
   copies.pool.replicas = 2;
-  copies.pool.router = "round-robin";  // as the front end does for 5 s
+  copies.pool.router.policy = "round-robin";  // as the front end does for 5 s
   const RunResult a = run_scenario(ranks, {}).value(), b = run_scenario(copies, {}).value();
   CHECK(a.completed > 20);
   CHECK(a.digest == b.digest);
