@@ -35,7 +35,9 @@ class Resolver final : ArgumentResolver {
     settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
     if (engine_.speculates_on_host) settings_.async_scheduling = false;
     choose_latent_backend(engine_, hardware_, model_, place_);
+    set_state_defaults(engine_, model_);
     apply_all(args_);
+    choose_state_blocks(engine_, model_, plan_, args_, place_);
     apply_defaults();
     check();
     resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
@@ -102,6 +104,8 @@ class Resolver final : ArgumentResolver {
       s.kv_offload_bytes = static_cast<std::int64_t>(value.number(0, 0, 1e6) * 1024 * 1024 * 1024);
     else if (name == "kv_transfer_config")
       apply_connector(value);
+    else if (name.starts_with("mamba_"))
+      apply_state_argument(name, value, engine_, model_);
     else if (!apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");

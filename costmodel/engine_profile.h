@@ -158,8 +158,9 @@ struct LatentBackend {
   std::int64_t kv_bytes = 0;        // of an element of the cache; 0 = any
   std::int64_t block_size = 0;      // tokens: the block is this or a multiple of it; 0 = as for other models
   std::int64_t absorbed_chunk = 0;  // prompts of up to so many new tokens run as decodes do
-  bool absorbed_graphs = false;     // and so do all steps with prompts that a captured graph holds
-  std::string refused;              // why this one is not modelled; "" = it is
+  bool sparse = false;  // of models that attend to a choice of tokens (costmodel/ops/sparse_attention.cpp)
+  bool absorbed_graphs = false;  // and so do all steps with prompts that a captured graph holds
+  std::string refused;           // why this one is not modelled; "" = it is
 };
 
 struct EngineProfile {
@@ -217,11 +218,18 @@ struct ModelSpec;
 struct ParallelPlan;
 // costmodel/latent_backend.cpp, for the loader and the resolvers of arguments. `latent_attention` of a
 // profile: {source, backends: [{backend, architecture, kv_bytes, block_size, absorbed_chunk, absorbed_graphs,
-// refused}]}
+// sparse, refused}]}
 void read_latent_backends(const Yaml& node, EngineProfile& engine);
 void choose_latent_backend(EngineProfile& engine, const HardwareProfile& hardware, const ModelSpec& model,
                            const Yaml& place);
 void check_latent_blocks(const EngineProfile& engine, const Yaml& place);
+// costmodel/state_arguments.cpp, for models in which some layers keep a state: vLLM's defaults, its arguments
+// mamba_…, and the size of blocks that follows. Errors: what is not modelled beside a state.
+void set_state_defaults(EngineProfile& engine, const ModelSpec& model);
+void apply_state_argument(const std::string& name, const Yaml& value, EngineProfile& engine,
+                          ModelSpec& model);
+void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const ParallelPlan& plan,
+                         const Yaml& args, const Yaml& place);
 
 // Resolves the runner and the settings for a model on a part. `args` is `engine_args` (absent = none); an
 // unknown, refused or impossible argument is an error there. Errors that have no argument to blame stand at

@@ -90,6 +90,23 @@ class GraphNodes {
     return s;
   }
 
+  OpSpec state_spec() const {  // as costmodel/ops/state.cpp reads it
+    const StateLayers& state = model_.state;
+    OpSpec s;
+    s.n = state.channels() / tp_;
+    s.k = state.taps;
+    s.heads = state.value_heads / tp_;
+    s.kv_heads = state.key_heads / tp_;
+    s.head_dim = state.key_dim;
+    s.value_dim = state.value_dim;
+    s.absorbed_chunk = state.chunk;
+    s.kv_bytes = bytes_per_element(state.dtype_of_model ? model_.activation_dtype : state.dtype);
+    s.variant = state.rule == StateRule::gated_delta ? "gated_delta" : "mamba2";
+    s.other_kernel = state.rule != StateRule::gated_delta || spec_.hardware.architecture != "sm_90a";
+    s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
+    return s;
+  }
+
   OpSpec width(std::int64_t n, double out_bytes = 2) const {
     OpSpec s;
     s.n = n;

@@ -90,4 +90,25 @@ inline constexpr std::array beside_vision{
     "is_composition",    "ignore_index",          "projector_hidden_act",
 };
 
+// Read for one family of architectures only.
+inline constexpr std::array of_experts{"num_experts",         "moe_intermediate_size", "num_experts_per_tok",
+                                       "decoder_sparse_step", "mlp_only_layers",       "num_local_experts",
+                                       "experts_per_token"};
+inline constexpr std::array of_deepseek{
+    "kv_lora_rank",     "q_lora_rank",      "qk_nope_head_dim",      "qk_rope_head_dim",     "v_head_dim",
+    "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "num_experts_per_tok",  "n_group",
+    "topk_group",       "topk_method",      "moe_layer_freq",        "first_k_dense_replace"};
+// Its rotary part and drafting layers change no price here (docs/cost_model.md).
+inline constexpr std::array of_minimax{"use_routing_bias", "qk_norm_type", "shared_intermediate_size",
+                                       "rotary_dim",       "use_mtp",      "mtp_transformer_layers",
+                                       "num_mtp_modules"};
+inline constexpr std::array of_sparse{"index_n_heads", "index_head_dim",          "index_topk",
+                                      "qk_head_dim",   "indexer_rope_interleave", "rope_interleave"};
+inline constexpr std::array of_gemma{"attn_logit_softcapping", "final_logit_softcapping",
+                                     "use_bidirectional_attention", "sliding_window_pattern",
+                                     "_sliding_window_pattern"};
+inline constexpr std::array of_glm{"n_routed_experts",     "n_shared_experts", "moe_intermediate_size",
+                                   "num_experts_per_tok",  "n_group",          "topk_group",
+                                   "first_k_dense_replace"};
+
 }  // namespace orrery

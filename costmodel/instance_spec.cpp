@@ -51,6 +51,8 @@ class InstanceReader {
     check_divisible();
     check_types(model);
     check_windows(model);
+    check_states(model);
+    check_sparse();
     const bool staged = spec_.plan.pp > 1;
     if ((spec_.plan.dp > 1 && !check_ranks()) || (staged && !check_stages())) {
       accept_all(args);
@@ -234,6 +236,7 @@ class InstanceReader {
     return !(refuse(m.vision != nullptr, "a vision encoder") ||
              refuse(speculation.present() && speculation.text() != "off", "speculation") ||
              refuse(node_.optional("experts").present(), "deployment.experts") ||
+             refuse(m.state.present(), "a model with a state") ||
              refuse(window_of(m) > 0, "a sliding window"));
   }
 
@@ -282,7 +285,13 @@ class InstanceReader {
     }
     check_width((m.vocabulary + 63) / 64 * 64, "vocabulary, padded to 64,");
     bool dense = false, sparse = false;
-    for (const LayerKind& kind : m.layer_kinds) (kind.moe ? sparse : dense) = true;
+    for (const LayerKind& kind : m.layer_kinds) {
+      if (kind.feeds_forward) (kind.moe ? sparse : dense) = true;
+    }
+    if (m.state.present()) {
+      check_width(m.state.key_heads, "number of key heads (groups) of the layers with a state");
+      check_width(m.state.value_heads, "number of value heads of the layers with a state");
+    }
     const std::int64_t all = spec_.plan.mlp_ranks(), dense_ranks = shares_experts_only() ? tp : all;
     if (dense) check_spread(m.intermediate, dense_ranks, "MLP width");
     if (sparse) check_experts();
@@ -334,6 +343,7 @@ class InstanceReader {
   // among `is_hybrid_swa_model`); what it and TensorRT-LLM do with the other architectures' was not read.
   void check_windows(const Yaml& model) {
     const ModelSpec& m = spec_.model;
+    if (m.state.present()) return;  // vLLM only, see check_states
     if (m.router_fp32 && spec_.engine.engine != "vllm")
       return model.fail(
           m.architecture +
@@ -353,6 +363,25 @@ class InstanceReader {
                spec_.engine.engine +
                "; a config with sliding_window: null stands for layers that keep and read every token, which "
                "is how SGLang 0.5.23 runs MistralForCausalLM and Phi3ForCausalLM");
+  }
+
+  // SGLang's pools of states (mamba_full_memory_ratio, snapshots) and TensorRT-LLM's were not written.
+  void check_states(const Yaml& model) {
+    const ModelSpec& m = spec_.model;
+    if (!m.state.present()) return;
+    if (spec_.engine.engine != "vllm")
+      return model.fail(m.architecture + " keeps states of layers, which is modelled on vllm only, not on " +
+                        spec_.engine.engine + "; take vllm-0.24");
+    const Yaml method = node_.optional("speculation").optional("method");
+    if (method.present() && method.text() != "off")
+      method.fail("speculation beside layers with a state is not modelled; use method: off");
+  }
+
+  // Several queries of a sequence at once, each with picks of its own, were not written.
+  void check_sparse() {
+    const Yaml method = node_.optional("speculation").optional("method");
+    if (spec_.model.sparse.present() && method.present() && method.text() != "off")
+      method.fail("speculation beside sparse attention is not modelled; use method: off");
   }
 
   const Yaml node_, figures_;

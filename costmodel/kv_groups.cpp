@@ -1,6 +1,7 @@
 #include "costmodel/kv_groups.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace orrery {
 
@@ -8,11 +9,26 @@ namespace {
 
 std::int64_t divided_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Layers of a group: those of the rarer kind, or of the commoner one with less than 1.5 times as many.
+std::int64_t group_size(std::int64_t a, std::int64_t b) {
+  const std::int64_t fewer = std::min(a, b), more = std::max(a, b);
+  return 2 * more < 3 * fewer ? more : fewer;
+}
+
+KvCacheGroups groups_with_states(const ModelSpec& model) {
+  const std::int64_t attending = model.attention_layers(), stateful = model.state_layers();
+  KvCacheGroups groups;
+  groups.layers = group_size(attending, stateful);
+  groups.full = divided_up(attending, groups.layers);
+  groups.states = divided_up(stateful, groups.layers);
+  return groups;
+}
+
 }  // namespace
 
 std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const {
   const std::int64_t most = std::min(window - 1 + settings.max_num_batched_tokens, tokens);
-  return full * divided_up(tokens, settings.block_size) +
+  return states + full * divided_up(tokens, settings.block_size) +
          (windowed == 0 ? 0 : windowed * (divided_up(most, settings.block_size) + 1));
 }
 
@@ -28,7 +44,13 @@ std::int64_t window_of(const ModelSpec& model) {
   return 0;
 }
 
+std::int64_t block_with_state(std::int64_t alignment, double page_token, double state) {
+  const double step = static_cast<double>(alignment) * page_token;
+  return alignment * std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(state / step)));
+}
+
 KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine) {
+  if (model.state.present()) return groups_with_states(model);
   std::int64_t with_window = 0;
   for (const LayerKind& kind : model.layer_kinds) {
     if (kind.sliding_window > 0) with_window += kind.count;
@@ -48,8 +70,7 @@ KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engin
     groups.windowed = 1;
     return groups;
   }
-  const std::int64_t fewer = std::min(with_window, without), more = std::max(with_window, without);
-  groups.layers = 2 * more < 3 * fewer ? more : fewer;
+  groups.layers = group_size(with_window, without);
   groups.full = divided_up(without, groups.layers);
   groups.windowed = divided_up(with_window, groups.layers);
   return groups;

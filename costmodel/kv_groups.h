@@ -15,7 +15,8 @@ struct KvCacheGroups {
   std::int64_t window = 0;              // tokens that a windowed layer sees, the newest included
   std::int64_t layers = 0;              // of one group; the last of a kind may be padded up to it
   std::int64_t window_layers = 0;       // layers with a window that the engine nevertheless keeps in full
-  bool simple() const { return windowed == 0; }
+  std::int64_t states = 0;  // groups of layers that keep a state: a block each, whatever the length
+  bool simple() const { return windowed == 0 && states == 0; }
 
   // Blocks that the engine reckons for one sequence of `tokens`, in all groups: a windowed one holds at most
   // a window and a step's tokens, and a block for the odd end (`max_admission_blocks_per_request`).
@@ -32,7 +33,13 @@ std::int64_t window_of(const ModelSpec& model);
 // kind, or of the commoner when it has less than 1.5 times as many; a model whose layers all have the window
 // is one group. Other engines, and vLLM with disable_hybrid_kv_cache_manager where layers differ, keep every
 // token of every layer here: one group, and `window_layers` says for how many layers that is more than the
-// model needs.
+// model needs. Layers that keep a state are spread over groups by the same rule
+// (`_get_kv_cache_groups_uniform_page_size`).
 KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine);
+
+// Tokens of a block where layers keep a state: the least multiple of `alignment` whose page in a layer that
+// attends holds a state (platforms/interface.py, `_align_hybrid_block_size`, mamba_cache_mode: none).
+// `page_token` and `state`: bytes of one token and of one state in one layer of a rank.
+std::int64_t block_with_state(std::int64_t alignment, double page_token, double state);
 
 }  // namespace orrery

@@ -18,6 +18,7 @@ void read_latent_backends(const Yaml& node, EngineProfile& engine) {
     b.block_size = row.optional("block_size").integer(0, 0, 4096);
     b.absorbed_chunk = row.optional("absorbed_chunk").integer(0, 0, 1'000'000);
     b.absorbed_graphs = row.optional("absorbed_graphs").boolean(false);
+    b.sparse = row.optional("sparse").boolean(false);
     b.refused = row.optional("refused").text();
     engine.latent_backends.push_back(std::move(b));
   }
@@ -28,12 +29,17 @@ void choose_latent_backend(EngineProfile& engine, const HardwareProfile& hardwar
                            const Yaml& place) {
   if (!model.latent.present()) return;
   for (const LatentBackend& b : engine.latent_backends) {
+    if (b.sparse != model.sparse.present()) continue;
     if (!b.architecture.empty() && b.architecture != hardware.architecture) continue;
     if (b.kv_bytes > 0 && static_cast<double>(b.kv_bytes) != bytes_per_element(model.kv_dtype)) continue;
     engine.latent = b;
     break;
   }
   const LatentBackend& chosen = engine.latent;
+  if (model.sparse.present() && chosen.name.empty())
+    place.fail("sparse attention of " + model.architecture +
+               " is modelled on vllm-0.24 and Hopper parts only, not on " + engine.name + " and " +
+               hardware.name);
   if (!chosen.refused.empty())
     place.fail(engine.name + " serves " + to_string(model.kv_dtype) + " latents on " + hardware.name +
                " with " + chosen.name + ", which is not modelled: " + chosen.refused);

@@ -23,8 +23,8 @@ Sharding sharding_of(const WeightTensor& t) {
   if (n == "k_proj" || n == "v_proj" || n == "k_proj.bias" || n == "v_proj.bias") return Sharding::kv_heads;
   const bool row_parallel_bias = n == "o_proj.bias" || n == "down_proj.bias" || n == "experts.down.bias";
   const bool down_to_latent = n == "q_a_proj" || n == "kv_a_proj";
-  if (n.ends_with("norm") || n == "draft_projection" || n.starts_with("router") || row_parallel_bias ||
-      down_to_latent)
+  if ((n.ends_with("norm") && n != "state.gated_norm") || n == "draft_projection" ||
+      n.starts_with("router") || row_parallel_bias || down_to_latent)
     return Sharding::replicated;
   return Sharding::split;
 }
@@ -128,17 +128,24 @@ Bytes activation_peak(const InstanceSpec& spec) {
     widest = stream + static_cast<double>(m.head_dim + m.latent.query_rank) +
              heads * (2 * key + 2 * static_cast<double>(m.latent.value_dim));
   }
+  if (m.sparse.present())  // absorbed: queries and outputs of the latent's width, and the indexer's queries
+    widest += heads * static_cast<double>(m.head_dim + m.latent.rank) +
+              static_cast<double>(2 * m.sparse.heads * m.sparse.dim);
+  if (m.output_gate) widest += heads * static_cast<double>(m.head_dim);
+  // What one product makes, what is convolved, and the output before and after its norm.
+  widest = std::max(widest, stream + static_cast<double>(2 * m.state.channels() + 3 * m.state.values()) / tp);
   double kept = 0;                    // elements of a token that stay allocated between layers and steps
   const double ranks = spec.plan.dp;  // whose tokens the experts see in one dummy step of all
   for (const LayerKind& kind : m.layer_kinds) {
     if (kind.moe) {
+      const double made = m.gated_mlp ? 2 : 1;
       const double inner = static_cast<double>(m.expert_intermediate * spec.plan.ep) / (tp * ranks),
                    k = static_cast<double>(m.experts_per_token), hidden = static_cast<double>(m.hidden);
       if (has_expert_workspace(spec)) {
-        kept = std::max(kept, ranks * k * (std::max(inner, hidden) + std::max(2 * inner, hidden)));
+        kept = std::max(kept, ranks * k * (std::max(inner, hidden) + std::max(made * inner, hidden)));
         widest = std::max(widest, stream + hidden + (ranks > 1 ? ranks * hidden : 0));  // gathered rows
       } else {  // gate_up output and down output share one buffer, the activated rows have their own
-        widest = std::max(widest, stream + hidden + k * (std::max(2 * inner, hidden) + inner));
+        widest = std::max(widest, stream + hidden + k * (std::max(made * inner, hidden) + inner));
       }
     } else {
       widest = std::max(widest, stream + 3 * static_cast<double>(m.intermediate) / tp);
@@ -152,7 +159,8 @@ Bytes activation_peak(const InstanceSpec& spec) {
   // A pipeline stage that is not the last has no sampler; one that is not the first keeps buffers for what it
   // receives (`make_empty_intermediate_tensors`): hidden states and residual.
   const double received = spec.stage.first() ? 0 : tokens * stream * width;
-  return Bytes(received + tokens * kept * width + (spec.stage.last() ? std::max(forward, sampler) : forward));
+  return sparse_workspace(spec) +
+         Bytes(received + tokens * kept * width + (spec.stage.last() ? std::max(forward, sampler) : forward));
 }
 
 // Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
@@ -170,13 +178,12 @@ Bytes graph_bytes(const InstanceSpec& spec) {
 
 // The drafting network keeps keys and values of its own in the same pool.
 std::int64_t kv_layers(const InstanceSpec& spec) {
-  return spec.model.layers + draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
+  return spec.model.attention_layers() +
+         draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
 }
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {
-  const ModelSpec& m = spec.model;
-  return Bytes(static_cast<double>(m.kv_elements(spec.plan.tp)) * bytes_per_element(m.kv_dtype) *
-               static_cast<double>(kv_layers(spec)));
+  return Bytes(spec.model.kv_layer_bytes(spec.plan.tp) * static_cast<double>(kv_layers(spec)));
 }
 
 std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
@@ -303,6 +310,19 @@ Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
   return ok_status();
 }
 
+// vLLM refuses to start where graphs of a full decode batch could not have a state each
+// (config/compilation.py, `resolve_cudagraph_mode_and_sizes`).
+Status check_states(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const SchedulerSettings& s = spec.engine.settings;
+  if (plan.groups.states == 0 || s.cudagraph_sizes.empty() || s.max_num_seqs <= plan.kv_blocks)
+    return ok_status();
+  return infeasible("max_num_seqs " + std::to_string(s.max_num_seqs) + " is more than the " +
+                    std::to_string(plan.kv_blocks) +
+                    " blocks of the cache, of which every sequence takes one for its state in each group of "
+                    "layers; vLLM does not start then: engine_args.max_num_seqs: " +
+                    std::to_string(plan.kv_blocks) + " would");
+}
+
 // What is not modelled beside layers with a window in groups of their own.
 Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
   if (spec.engine.settings.kv_offload_bytes > 0 && !plan.groups.simple())
@@ -341,6 +361,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   plan.groups = kv_cache_groups(m, spec.engine);
+  plan.state_bytes =
+      Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype) * static_cast<double>(m.state_layers()));
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
@@ -362,8 +384,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   const double page =
       plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
   // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
-  plan.kv_blocks =
-      static_cast<std::int64_t>(cache.value() / page) / (plan.groups.layers + (layers - spec.model.layers));
+  plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
+                   (plan.groups.layers + (layers - spec.model.attention_layers()));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {
@@ -372,6 +394,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   }
   const std::int64_t needed = plan.groups.blocks_of_sequence(s.max_model_len, s);
   if (plan.kv_blocks < needed) return cache_too_small(spec, plan);
+  ORRERY_TRY_STATUS(check_states(spec, plan));
   // A prompt takes its blocks whole there too.
   if (plan.windowed_blocks > 0 && plan.windowed_blocks < needed)
     return infeasible("the KV cache of the layers with a window holds " +
@@ -438,7 +461,13 @@ std::string MemoryPlan::to_table() const {
     for (const std::int64_t each : stage_blocks) text += " " + std::to_string(each);
     text += "; all have the least\n";
   }
-  if (!groups.simple()) {
+  if (groups.states > 0) {
+    text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
+            std::to_string(groups.states) + " that keep a state (" +
+            format_fixed(state_bytes.value() / (1024.0 * 1024), 2) +
+            " MiB a sequence in all its layers, a block a group); tokens are those of sequences of "
+            "max_model_len\n";
+  } else if (!groups.simple()) {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
             "; tokens are those of sequences of max_model_len\n";

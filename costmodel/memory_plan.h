@@ -25,6 +25,7 @@ struct MemoryPlan {
   Bytes kv_available;     // requested − the above; may be negative, then nothing fits (TensorRT-LLM: × its
                           // free_gpu_memory_fraction)
   Bytes kv_bytes_per_token;  // all layers of this rank
+  Bytes state_bytes;  // of one sequence, in all layers of this rank that keep a state; 0 = there is none
   // Pipeline stages: everything here is of the one with the fewest blocks, which decides for all.
   StageIndex stage = {};
   std::int64_t stage_layers = 0;           // of that stage; 0 = one stage
@@ -52,5 +53,8 @@ struct MemoryPlan {
 // Infeasible (exit code 4) when the weights do not fit, or when the KV cache cannot hold one sequence of
 // max_model_len: says by how much and what would fit (smaller max_model_len, larger tp, quantisation).
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec);
+
+// Of the activation peak, what sparse attention keeps for itself on vLLM; 0 for other models.
+Bytes sparse_workspace(const InstanceSpec& spec);
 
 }  // namespace orrery

@@ -10,7 +10,18 @@
 
 namespace orrery {
 
-enum class Family : std::uint8_t { dense, qwen_moe, mixtral, gpt_oss, deepseek, gemma, glm };
+enum class Family : std::uint8_t {
+  dense,
+  qwen_moe,
+  mixtral,
+  gpt_oss,
+  deepseek,
+  gemma,
+  glm,
+  gated_delta,
+  nemotron,
+  minimax
+};
 
 struct Architecture {
   const char* name;
@@ -30,8 +41,15 @@ inline constexpr std::array architectures{
     Architecture{"Gemma2ForCausalLM", Family::gemma, false, false},
     Architecture{"Gemma3ForCausalLM", Family::gemma, true, false},
     Architecture{"Glm4MoeForCausalLM", Family::glm, false, false},  // both as the config says
+    Architecture{"MiniMaxM2ForCausalLM", Family::minimax, true, false},
+    Architecture{"Qwen3NextForCausalLM", Family::gated_delta, true, false},
+    Architecture{"Qwen3_5ForCausalLM", Family::gated_delta, true, false},
+    Architecture{"Qwen3_5MoeForCausalLM", Family::gated_delta, true, false},
+    Architecture{"NemotronHForCausalLM", Family::nemotron, false, false},
     Architecture{"DeepseekV2ForCausalLM", Family::deepseek, false, false},
     Architecture{"DeepseekV3ForCausalLM", Family::deepseek, false, false},
+    Architecture{"DeepseekV32ForCausalLM", Family::deepseek, false, false},
+    Architecture{"GlmMoeDsaForCausalLM", Family::deepseek, false, false},
 };
 
 inline std::string supported_architectures() {

@@ -8,6 +8,7 @@
 #include "costmodel/model_architectures.h"
 #include "costmodel/model_layers.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/state_config.h"
 
 namespace orrery {
 
@@ -69,7 +70,9 @@ class ConfigReader {
     model_.layers = positive("num_hidden_layers");
     const GemmaDefaults left_out = gemma_defaults();
     model_.heads = positive("num_attention_heads", left_out.heads);
-    model_.intermediate = positive("intermediate_size");
+    // Qwen3.5's configs of experts alone leave it out.
+    const bool without_dense = hybrid() && config_.optional("num_experts").present();
+    model_.intermediate = positive("intermediate_size", without_dense ? 1 : 0);
     model_.vocabulary = positive("vocab_size", left_out.vocabulary);
     const std::int64_t heads = std::max<std::int64_t>(1, model_.heads);
     model_.kv_heads = positive("num_key_value_heads", left_out.kv_heads > 0 ? left_out.kv_heads : heads);
@@ -79,6 +82,8 @@ class ConfigReader {
     if (architecture_->family == Family::deepseek) read_latent();
     model_.tied_embeddings = flag("tie_word_embeddings", gemma()) || outer_flag("tie_word_embeddings");
     model_.activation_dtype = model_.kv_dtype = read_dtype();
+    if (architecture_->family == Family::nemotron && config_.optional("attention_head_dim").present())
+      model_.head_dim = positive("attention_head_dim");
     const std::string activation = gemma() ? "gelu_pytorch_tanh" : "silu";
     for (const char* key : {"hidden_act", "hidden_activation"}) {
       const Yaml act = config_.optional(key);
@@ -90,6 +95,10 @@ class ConfigReader {
 
   bool gemma() const { return architecture_->family == Family::gemma; }
   bool glm() const { return architecture_->family == Family::glm; }
+  bool sparse() const {
+    return model_.architecture == "DeepseekV32ForCausalLM" || model_.architecture == "GlmMoeDsaForCausalLM";
+  }
+  bool hybrid() const { return architecture_->family == Family::gated_delta; }
 
   // What transformers' Gemma2Config and Gemma3TextConfig assume of fields that a config leaves out, as the
   // published Gemma-3 configs do (models/gemma3/configuration_gemma3.py). 0 = the field is needed.
@@ -113,6 +122,10 @@ class ConfigReader {
       a.query_rank = rank.integer(1, 1, 1'000'000'000);
     model_.kv_heads = 1;
     model_.head_dim = a.rank + a.rotary_dim;
+    if (sparse()) {
+      model_.sparse = {positive("index_n_heads"), positive("index_head_dim"), positive("index_topk")};
+      if (a.query_rank == 0) config_.fail("an indexer needs q_lora_rank, out of which its queries are made");
+    }
   }
 
   // float32 checkpoints run in bfloat16 (vLLM's `--dtype auto`).
@@ -142,6 +155,8 @@ class ConfigReader {
     const Yaml types = config_.optional("layer_types");
     const bool has_window = window.present() && !window.is_null() && window.scalar_text() != "0" && active;
     if (gemma()) return read_gemma(window, types);
+    if (hybrid()) return read_gated_delta(config_, model_, layers_);
+    if (architecture_->family == Family::nemotron) read_nemotron(config_, model_, layers_);
     if (architecture_->family == Family::gpt_oss) {
       layers_.expert_biases = true;
       layers_.window = has_window ? window.integer(128, 1, 1'000'000'000) : 0;
@@ -232,13 +247,21 @@ class ConfigReader {
   void read_experts() {
     switch (architecture_->family) {
       case Family::dense:
-      case Family::gemma: break;
+      case Family::gemma:
+      case Family::nemotron: break;
+      case Family::gated_delta: return;
       case Family::qwen_moe:
         model_.experts = positive("num_experts");
         model_.expert_intermediate = positive("moe_intermediate_size");
         model_.experts_per_token = positive("num_experts_per_tok");
         read_dense_layers();
         break;
+      case Family::minimax:
+        model_.router_fp32 = layers_.router_bias = true;  // GateLinear in fp32, e_score_correction_bias
+        expect(config_, "use_routing_bias", "true");
+        expect(config_, "qk_norm_type", "per_layer");
+        expect(config_, "shared_intermediate_size", "0");
+        [[fallthrough]];
       case Family::mixtral:
         model_.experts = positive("num_local_experts");
         model_.expert_intermediate = model_.intermediate;
@@ -372,7 +395,7 @@ class ConfigReader {
     const Yaml part = config_.optional("partial_rotary_factor");
     redundant_.emplace_back("partial_rotary_factor");
     if (!part.present() || part.is_null()) return;
-    if (model_.architecture == "Phi3ForCausalLM" || glm()) {
+    if (model_.architecture == "Phi3ForCausalLM" || glm() || hybrid()) {
       part.number(1, 0.01, 1);
     } else if (part.number(1) != 1) {
       part.fail("a partial rotary embedding is not supported in " + model_.architecture + "; supported: 1.0");
@@ -404,19 +427,6 @@ class ConfigReader {
                                        "rope_scaling",
                                        "rope_parameters",
                                        "quantization_config"};
-    const std::array of_experts = {"num_experts",         "moe_intermediate_size", "num_experts_per_tok",
-                                   "decoder_sparse_step", "mlp_only_layers",       "num_local_experts",
-                                   "experts_per_token"};
-    const std::array of_deepseek = {
-        "kv_lora_rank",     "q_lora_rank",      "qk_nope_head_dim",      "qk_rope_head_dim",     "v_head_dim",
-        "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "num_experts_per_tok",  "n_group",
-        "topk_group",       "topk_method",      "moe_layer_freq",        "first_k_dense_replace"};
-    const std::array of_gemma = {"attn_logit_softcapping", "final_logit_softcapping",
-                                 "use_bidirectional_attention", "sliding_window_pattern",
-                                 "_sliding_window_pattern"};
-    const std::array of_glm = {"n_routed_experts",     "n_shared_experts", "moe_intermediate_size",
-                               "num_experts_per_tok",  "n_group",          "topk_group",
-                               "first_k_dense_replace"};
     const bool deepseek = architecture_->family == Family::deepseek;
     const bool phi = model_.architecture == "Phi3ForCausalLM";
     const auto among = [](const auto& names, const std::string& key) {
@@ -429,14 +439,27 @@ class ConfigReader {
           (gemma() && among(harmless_in_gemma, key)) || (phi && among(harmless_in_phi, key)) ||
           (!decoder_.empty() && among(generation_defaults, key));
       if (harmless) accept_all(value);  // some are maps (auto_map)
-      if (harmless || (deepseek && among(of_deepseek, key)) || (gemma() && among(of_gemma, key))) continue;
+      if (sparse() && key == "qk_head_dim") accept_all(value);
+      if (harmless || (deepseek && among(of_deepseek, key)) || (sparse() && among(of_sparse, key)) ||
+          (gemma() && among(of_gemma, key)))
+        continue;
       if (glm() && among(of_glm, key)) continue;
+      const bool nemotron = architecture_->family == Family::nemotron;
+      if ((hybrid() && is_gated_delta_field(key)) || (nemotron && is_nemotron_field(key))) {
+        accept_all(value);
+        continue;
+      }
       if (phi && key == "original_max_position_embeddings") {
         accept_all(value);  // read with LongRoPE only
         continue;
       }
-      if (architecture_->family != Family::dense && !deepseek && !gemma() && !glm() && among(of_experts, key))
+      if (architecture_->family == Family::minimax &&
+          (among(of_minimax, key) || among(harmless_in_deepseek, key))) {
+        accept_all(value);
         continue;
+      }
+      const bool lists_experts = !deepseek && !gemma() && !glm() && !hybrid() && !nemotron;
+      if (architecture_->family != Family::dense && lists_experts && among(of_experts, key)) continue;
       if (!decoder_.empty() && among(beside_vision, key)) continue;
       accept_all(value);
       value.fail(

@@ -182,8 +182,31 @@ Bytes ModelSpec::weight_bytes() const {
   return total;
 }
 
+std::int64_t ModelSpec::attention_layers() const {
+  std::int64_t count = layers;
+  for (const LayerKind& kind : layer_kinds) count -= kind.mixer == Mixer::attention ? 0 : kind.count;
+  return count;
+}
+
+std::int64_t ModelSpec::state_layers() const {
+  std::int64_t count = 0;
+  for (const LayerKind& kind : layer_kinds) count += kind.mixer == Mixer::state ? kind.count : 0;
+  return count;
+}
+
+double ModelSpec::kv_layer_bytes(std::int64_t tp) const {
+  const double elements = static_cast<double>(kv_elements(tp)) * bytes_per_element(kv_dtype);
+  if (!sparse.present()) return elements;
+  // vLLM 0.24: the indexer's key in 8 bits with an fp32 scale; an 8-bit latent is packed as fp8_ds_mla, a
+  // scale for every 128 elements and the rotary key in 16 bits (656 bytes of DeepSeek-V3.2;
+  // flashmla_sparse.py).
+  const double index = static_cast<double>(sparse.dim) + 4;
+  const double packed = static_cast<double>(latent.rank + latent.rank / 128 * 4 + 2 * latent.rotary_dim);
+  return (kv_dtype == DType::fp8 ? packed : elements) + index;
+}
+
 Bytes ModelSpec::kv_bytes_per_token() const {
-  return Bytes(static_cast<double>(layers * kv_elements(1)) * bytes_per_element(kv_dtype));
+  return Bytes(static_cast<double>(attention_layers()) * kv_layer_bytes(1));
 }
 
 bool serves_image_prefixes(const ModelSpec& model, const EngineProfile& engine) {

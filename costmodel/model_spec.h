@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "costmodel/hardware.h"
+#include "costmodel/state_layers.h"
 #include "costmodel/vision_spec.h"
 
 namespace orrery {
@@ -37,9 +38,20 @@ struct LatentAttention {
   bool present() const { return rank > 0; }
 };
 
+// Sparse attention over a latent (DeepSeek-V3.2): an indexer with a key of its own in the cache scores all
+// tokens, and attention reads the `top` of them. Its keys are 8 bits with an fp32 scale.
+struct SparseAttention {
+  std::int64_t heads = 0, dim = 0, top = 0;  // of the indexer; tokens that attention reads
+  bool present() const { return top > 0; }
+};
+
+enum class Mixer : std::uint8_t { attention, state, none };
+
 struct LayerKind {
   std::int64_t count = 0;  // how many layers are like this
   bool moe = false;
+  Mixer mixer = Mixer::attention;   // what mixes the tokens; none: the layer is an MLP alone
+  bool feeds_forward = true;        // false: the layer is its mixer alone (Nemotron-H)
   std::int64_t sliding_window = 0;  // tokens; 0 = full attention
   std::vector<WeightTensor> weights;
 };
@@ -51,6 +63,8 @@ struct ModelSpec {
                vocabulary = 0;
   std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0, shared_expert_intermediate = 0;
   LatentAttention latent;          // if present: kv_heads = 1, head_dim = latent and rotary key
+  SparseAttention sparse;          // only beside a latent
+  StateLayers state;               // of layers whose mixer keeps a state
   std::int64_t expert_groups = 0;  // router picks groups of experts first; 0 = it does not
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
   // Gemma: what attention and the MLP give is normed before it joins the residual, so four norms a layer.
@@ -59,6 +73,10 @@ struct ModelSpec {
   bool attention_softcap = false, logit_softcap = false;  // scores, logits go through cap · tanh(x / cap)
   bool scaled_embedding = false;                          // embeddings are multiplied by √hidden
   bool router_fp32 = false;                               // GLM-4.5: the router multiplies in fp32
+  bool output_gate = false;         // Qwen3-Next: attention's output times a sigmoid made with the queries
+  bool shared_expert_gate = false;  // and the shared expert's times one of its own
+  bool rotary = true;               // false: attention without positions (Nemotron-H)
+  bool gated_mlp = true;            // false: one matrix up, ReLU², one down (Nemotron-H)
   std::int64_t max_positions = 0;
   // LongRoPE: context that vLLM gives when nobody asks for another; 0 = max_positions.
   std::int64_t original_positions = 0;
@@ -77,8 +95,12 @@ struct ModelSpec {
   // Touched by one token, with all of the embedding and lm_head (as Qwen counts "3.3B activated"; OpenAI
   // leaves the embedding out).
   std::int64_t active_parameters() const;
-  Bytes weight_bytes() const;        // as stored on one device without sharding
-  Bytes kv_bytes_per_token() const;  // all layers, all KV heads
+  Bytes weight_bytes() const;             // as stored on one device without sharding
+  Bytes kv_bytes_per_token() const;       // all layers that keep tokens, all KV heads, without a state
+  std::int64_t attention_layers() const;  // layers that keep tokens
+  std::int64_t state_layers() const;
+  // Bytes of a token in one layer of one of `tp` ranks: keys and values, an indexer's key included.
+  double kv_layer_bytes(std::int64_t tp) const;
   // Elements that one of `tp` ranks keeps of a token in one layer. Heads are shared out, at least one a rank;
   // a latent is kept whole by every rank.
   std::int64_t kv_elements(std::int64_t tp) const {

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 39> table{{
+constexpr std::array<OperatorEntry, 52> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -73,6 +73,33 @@ constexpr std::array<OperatorEntry, 39> table{{
     {"reduce_scatter", "sum over ranks, of which each keeps its own tokens", OpClass::collective, 1,
      make_reduce_scatter},
     {"send_recv", "rows from one GPU to another", OpClass::collective, 1, make_send_recv},
+    {"sigmoid_mul", "an output times the sigmoid of a gate (Qwen3-Next: attention, shared expert)",
+     OpClass::elementwise, 1, make_sigmoid_mul},
+    {"relu_squared", "squared ReLU of an MLP without a gate (Nemotron-H)", OpClass::elementwise, 1,
+     make_relu_squared},
+    {"state_unpack",
+     "q, k, v and gate of all heads apart, where the product leaves them by group (Qwen3-Next)",
+     OpClass::elementwise, 1, make_state_unpack},
+    {"state_conv_prefill", "causal convolution over a few tokens of prompts, with the state it leaves",
+     OpClass::linear_attention, 1, make_state_conv},
+    {"state_conv_decode", "the same for one token a sequence: shifts the state", OpClass::linear_attention, 1,
+     make_state_conv},
+    {"state_prepare", "norms, decay and strength of a gated delta net's prompts from what was convolved",
+     OpClass::linear_attention, 1, make_state_prepare},
+    {"state_scan", "recurrent layers over prompts in chunks: states gathered, scanned, written back",
+     OpClass::linear_attention, 3, make_state_scan},
+    {"state_update", "recurrent layers for one token a sequence: the state is read and written",
+     OpClass::linear_attention, 1, make_state_update},
+    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate", OpClass::elementwise, 1,
+     make_gated_norm},
+    {"index_scores_prefill", "an indexer's scores of all tokens that prompts see, and the choice of the best",
+     OpClass::attention_prefill, 3, make_index_scores},
+    {"index_scores_decode", "the same for one token a sequence", OpClass::attention_decode, 2,
+     make_index_scores},
+    {"mla_sparse_prefill", "latent attention of prompts over the tokens that the indexer chose, absorbed",
+     OpClass::attention_prefill, 2, make_sparse_attention},
+    {"mla_sparse_decode", "the same for one token a sequence", OpClass::attention_decode, 2,
+     make_sparse_attention},
     {"rank_copy", "a rank's rows into or out of the buffer of all ranks, or that buffer's clearing",
      OpClass::elementwise, 1, make_gather_rows},
 }};
@@ -98,6 +125,7 @@ const char* to_string(OpClass op_class) {
     case OpClass::routing: return "routing";
     case OpClass::collective: return "collective";
     case OpClass::sampling: return "sampling";
+    case OpClass::linear_attention: return "linear_attention";
     case OpClass::count: break;
   }
   return "?";

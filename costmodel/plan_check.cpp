@@ -55,6 +55,11 @@ class PlanCheck {
   }
 
   void check_layer(const LayerKind& kind) {
+    if (kind.mixer == Mixer::state) {
+      check_divides(model_.state.key_heads, "number of key heads (groups) of the layers with a state");
+      check_divides(model_.state.value_heads, "number of value heads of the layers with a state");
+    }
+    if (!kind.feeds_forward) return;
     if (!kind.moe) return check_spreads(model_.intermediate, dense_ranks_, "MLP width");
     check_spreads(model_.expert_intermediate * spec_.plan.ep, mlp_ranks_, "expert width");
     check_spreads(model_.shared_expert_intermediate, dense_ranks_, "width of the shared experts");

@@ -41,9 +41,17 @@ constexpr std::array modules{
     ModuleName{"q_b_proj", "self_attn.q_b_proj"},
     ModuleName{"kv_a_proj", "self_attn.kv_a_proj_with_mqa"},
     ModuleName{"kv_b_proj", "self_attn.kv_b_proj"},
+    ModuleName{"indexer.wq_b", "self_attn.indexer.wq_b"},
     ModuleName{"shared_expert.gate_proj", "mlp.shared_experts.gate_proj"},
     ModuleName{"shared_expert.up_proj", "mlp.shared_experts.up_proj"},
     ModuleName{"shared_expert.down_proj", "mlp.shared_experts.down_proj"},
+    ModuleName{"shared_expert.gate_proj", "mlp.shared_expert.gate_proj"},
+    ModuleName{"shared_expert.up_proj", "mlp.shared_expert.up_proj"},
+    ModuleName{"shared_expert.down_proj", "mlp.shared_expert.down_proj"},
+    ModuleName{"state.in_proj", "linear_attn.in_proj_qkvz"},
+    ModuleName{"state.in_proj", "linear_attn.in_proj_qkv"},
+    ModuleName{"state.in_proj", "linear_attn.in_proj_z"},
+    ModuleName{"state.out_proj", "linear_attn.out_proj"},
     ModuleName{"gate_proj", "mlp.gate_proj"},
     ModuleName{"up_proj", "mlp.up_proj"},
     ModuleName{"down_proj", "mlp.down_proj"},
@@ -214,10 +222,12 @@ class KeptModules {
 };
 
 void read_fp8(const Yaml& node, std::int64_t layers, QuantizationPlan& plan) {
-  if (const Yaml format = node.optional("fmt"); format.present() && format.text() != "e4m3") {
+  if (const Yaml format = node.optional("fmt");
+      format.present() && format.text() != "e4m3" && format.text() != "float8_e4m3fn") {
     format.fail("8-bit format " + quote(format.scalar_text()) + " is not supported; supported: e4m3");
   }
   plan.scheme = Quantization::fp8_tensor;
+  accept_all(node.optional("scale_fmt"));  // scales that are powers of two: of the same size
   if (const Yaml scheme = node.optional("activation_scheme"); scheme.present())
     scheme.choice({"dynamic", "static"});
   if (const Yaml block = node.optional("weight_block_size"); block.present() && !block.is_null()) {
@@ -289,6 +299,11 @@ bool known_module_pattern(const std::string& pattern) {
       name.ends_with("layernorm"))
     return true;
   if (name == "self_attn" || name == "mlp") return true;
+  // Never quantised here (blocks of 8 bits do not fit them).
+  for (const char* kept : {"linear_attn.in_proj_ba", "linear_attn.in_proj_a", "linear_attn.in_proj_b",
+                           "linear_attn.conv1d", "mlp.shared_expert_gate", "e_score_correction_bias"}) {
+    if (name == kept) return true;
+  }
   return std::any_of(modules.begin(), modules.end(), [&](const ModuleName& m) {
     const std::string module = m.module;
     return module == name || module.ends_with("." + name) ||

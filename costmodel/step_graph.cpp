@@ -1,9 +1,11 @@
 #include "costmodel/step_graph.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "costmodel/graph_nodes.h"
+#include "costmodel/model_layers.h"
 #include "costmodel/plan_check.h"
 
 namespace orrery {
@@ -60,11 +62,13 @@ class GraphBuilder : GraphNodes {
   }
 
   void add_layer(const LayerKind& kind) {
-    add_attention(kind);
+    if (kind.mixer == Mixer::attention) add_attention(kind);
+    if (kind.mixer == Mixer::state) add_state_layer(kind);
+    if (!kind.feeds_forward) return;
     if (kind.moe) {
       add_experts(kind);
     } else {
-      add_mlp("", kind, model_.intermediate, format(kind.weights, "gate_proj"),
+      add_mlp("", kind, model_.intermediate, format(kind.weights, model_.gated_mlp ? "gate_proj" : "up_proj"),
               format(kind.weights, "down_proj"));
       add_all_reduce("mlp_all_reduce", kind.count);
     }
@@ -118,15 +122,58 @@ class GraphBuilder : GraphNodes {
       add("rotary", "rotary", rotary, l);
       add("kv_write", "mla_cache_write", s, l);
     }
-    add_latent_prompts(kind, s);
-    OpSpec decode = s;
-    decode.depends_on = DependsOn::decode;
-    add("absorb", "mla_absorb", decode, l);
-    add("attention_decode", "mla_decode", decode, l);
+    if (model_.sparse.present()) {
+      add_sparse_attention(kind, s);
+    } else {
+      add_latent_prompts(kind, s);
+      OpSpec decode = s;
+      decode.depends_on = DependsOn::decode;
+      add("absorb", "mla_absorb", decode, l);
+      add("attention_decode", "mla_decode", decode, l);
+    }
     const std::int64_t values = s.heads * a.value_dim;
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // The indexer's products are replicated over ranks; its scores, the choice and attention are custom
+  // operators.
+  void add_sparse_attention(const LayerKind& kind, const OpSpec& given) {
+    const std::int64_t l = kind.count;
+    const SparseAttention& x = model_.sparse;
+    const WeightFormat query = format(kind.weights, "indexer.wq_b");
+    add_gemm("index_q_proj", x.heads * x.dim, model_.latent.query_rank, query, l);
+    add_gemm("index_k_proj", x.dim + x.heads, model_.hidden, format(kind.weights, "indexer.wk"), l);
+    add("index_k_norm", "rms_norm", width(x.dim), l);
+    OpSpec rotary;
+    rotary.heads = x.heads;
+    rotary.kv_heads = 1;
+    rotary.head_dim = x.dim;
+    rotary.depends_on = over_;
+    add("index_rotary", "rotary", rotary, l);
+    add("index_quantize", "quantize", width(x.heads * x.dim, 1), l);
+    OpSpec key = width(x.dim + 4);
+    key.kv_bytes = 1;
+    add("index_cache_write", "mla_cache_write", key, l);
+    OpSpec scores = given;
+    scores.heads = x.heads;
+    scores.head_dim = x.dim;
+    scores.window = x.top;
+    scores.format.math = roofline_.has_math(DType::fp8) ? DType::fp8 : DType::bf16;
+    OpSpec sparse = given;
+    sparse.window = x.top;
+    sparse.value_dim = static_cast<std::int64_t>(model_.kv_layer_bytes(1)) - x.dim - 4;
+    OpSpec absorbed = given;
+    absorbed.absorbed_step = std::numeric_limits<std::int64_t>::max();
+    scores.depends_on = sparse.depends_on = absorbed.depends_on = DependsOn::prefill;
+    add("index_scores", "index_scores_prefill", scores, l);
+    add("absorb_prompts", "mla_absorb_prompts", absorbed, l);
+    add("attention_prefill", "mla_sparse_prefill", sparse, l);
+    scores.depends_on = sparse.depends_on = absorbed.depends_on = DependsOn::decode;
+    add("index_scores", "index_scores_decode", scores, l);
+    add("absorb", "mla_absorb", absorbed, l);
+    add("attention_decode", "mla_sparse_decode", sparse, l);
   }
 
   // Expanded, or absorbed where the engine's backend serves short prompts or captured steps so.
@@ -156,10 +203,16 @@ class GraphBuilder : GraphNodes {
     const WeightFormat out = format(kind.weights, "o_proj");
     // Quantising the input of qkv is fused into the norm; that of o is a kernel of its own.
     add_input_norm(qkv, l);
-    add_gemm("qkv_proj", q_features + 2 * attention.kv_heads * model_.head_dim, qkv_width_, qkv, l);
+    const std::int64_t made = model_.output_gate ? 2 * q_features : q_features;
+    add_gemm("qkv_proj", made + 2 * attention.kv_heads * model_.head_dim, qkv_width_, qkv, l);
+    if (norms_all_heads(model_) && tp_ > 1) {  // MiniMaxText01RMSNormTP: two sums of squares in fp32 a token
+      OpSpec sums = width(4);
+      sums.ranks = static_cast<std::int32_t>(tp_);
+      add("qk_norm_all_reduce", "all_reduce", sums, l);
+    }
     OpSpec new_tokens = attention;
     new_tokens.window = 0;
-    add("rotary", "rotary", new_tokens, l);
+    if (model_.rotary) add("rotary", "rotary", new_tokens, l);
     add("kv_write", "kv_write", new_tokens, l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
@@ -170,8 +223,38 @@ class GraphBuilder : GraphNodes {
     OpSpec decode = attention;
     decode.depends_on = DependsOn::decode;
     add("attention_decode", "attention_decode", decode, l);
+    if (model_.output_gate) add("output_gate", "sigmoid_mul", width(q_features), l);
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out), l);
     add_gemm("o_proj", model_.hidden, q_features, out, l);
+    add_all_reduce("attention_all_reduce", l);
+  }
+
+  // vLLM 0.24, QwenGatedDeltaNetAttention and MambaMixer2: products in and out compiled, a custom operator
+  // between them.
+  void add_state_layer(const LayerKind& kind) {
+    const std::int64_t l = kind.count;
+    const StateLayers& state = model_.state;
+    const bool delta = state.rule == StateRule::gated_delta;
+    const WeightFormat in = format(kind.weights, "state.in_proj"),
+                       out = format(kind.weights, "state.out_proj");
+    const std::int64_t made = 2 * (state.keys() + state.values()) / tp_, values = state.values() / tp_;
+    const std::int64_t scalars = state.value_heads / tp_;
+    add_input_norm(in, l);
+    add_gemm("state_in_proj", made + (delta ? 0 : scalars), model_.hidden, in, l);
+    if (delta)
+      add_gemm("state_in_proj_ba", 2 * scalars, model_.hidden, format(kind.weights, "state.in_proj_ba"), l);
+    if (state.interleaved) add("state_unpack", "state_unpack", width(made), l);
+    OpSpec s = state_spec();
+    s.depends_on = DependsOn::prefill;
+    add("state_conv", "state_conv_prefill", s, l);
+    if (delta) add("state_prepare", "state_prepare", s, l);
+    add("state_scan", "state_scan", s, l);
+    s.depends_on = DependsOn::decode;
+    add("state_conv", "state_conv_decode", s, l);
+    add("state_update", "state_update", s, l);
+    add("state_norm", "gated_norm", width(values), l);
+    if (out.activation_bytes < 2) add("state_quantize", "quantize", width(values, out), l);
+    add_gemm("state_out_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
   }
 
@@ -179,8 +262,9 @@ class GraphBuilder : GraphNodes {
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
     if (prefix.empty()) add_post_norm(gate_up, l);
-    add_gemm(prefix + "gate_up_proj", 2 * intermediate / dense_ranks_, model_.hidden, gate_up, l);
-    const char* activation = model_.gelu ? "gelu_mul" : "silu_mul";
+    const std::int64_t made = (model_.gated_mlp ? 2 : 1) * intermediate / dense_ranks_;
+    add_gemm(prefix + (model_.gated_mlp ? "gate_up_proj" : "up_proj"), made, model_.hidden, gate_up, l);
+    const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
     add(prefix + activation, activation, width(intermediate / dense_ranks_, down), l);
     add_gemm(prefix + "down_proj", model_.hidden, intermediate / dense_ranks_, down, l);
   }
@@ -194,8 +278,12 @@ class GraphBuilder : GraphNodes {
     add_post_norm(WeightFormat{}, l);
     if (model_.shared_expert_intermediate > 0) {
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
-              format(kind.weights, "shared_expert.gate_proj"),
+              format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj"),
               format(kind.weights, "shared_expert.down_proj"));
+      if (model_.shared_expert_gate) {
+        add_gemm("shared_gate", 1, model_.hidden, format(kind.weights, "router.shared_gate"), l);
+        add("shared_gate_mul", "sigmoid_mul", width(model_.hidden), l);
+      }
     }
     add_gemm("router", model_.experts, model_.hidden, format(kind.weights, "router"), l);
     OpSpec expert = width(0);
@@ -216,7 +304,7 @@ class GraphBuilder : GraphNodes {
     if (joint_.gathers_experts()) quantize.depends_on = DependsOn::tokens;  // before the rows are sent
     if (up.activation_bytes < 2) add("moe_quantize", "quantize", quantize, l);
     OpSpec gemm = expert;
-    gemm.n = 2 * inner;
+    gemm.n = (model_.gated_mlp ? 2 : 1) * inner;
     gemm.k = model_.hidden;
     gemm.format = up;
     add("moe_gate_up", "grouped_gemm", gemm, l);
@@ -224,7 +312,10 @@ class GraphBuilder : GraphNodes {
     middle.expert_rows = true;
     middle.n = inner;
     middle.out_bytes = 2;
-    add("moe_silu_mul", "silu_mul", middle, l);
+    if (model_.gated_mlp)
+      add("moe_silu_mul", "silu_mul", middle, l);
+    else
+      add("moe_relu_squared", "relu_squared", middle, l);
     if (down.activation_bytes < 2) {
       middle.out_bytes = down.activation_bytes;
       middle.format = down;
@@ -243,7 +334,7 @@ class GraphBuilder : GraphNodes {
                          std::int64_t l) {
     const KernelSet* kernels = roofline_.kernels();
     const ExpertShape shape{model_.hidden, inner, expert.experts, expert.experts_per_token};
-    if (kernels == nullptr || !kernels->experts(format.label, shape)) return false;
+    if (kernels == nullptr || !model_.gated_mlp || !kernels->experts(format.label, shape)) return false;
     OpSpec fused = expert;
     fused.n = model_.hidden;
     fused.k = inner;

@@ -33,8 +33,11 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   ns.step_gap = nanoseconds(h.step_gap, 1);
   // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
-  const double layers = static_cast<double>(spec.model.layers);
-  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + 1) + 2 * layers * ns.launch_kernel;
+  // So does what a layer with a state runs between its products: five kernels over prompts and decodes.
+  const double layers = static_cast<double>(spec.model.attention_layers());
+  const double stateful = static_cast<double>(spec.model.state_layers());
+  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) +
+                        (2 * layers + 5 * stateful) * ns.launch_kernel;
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);

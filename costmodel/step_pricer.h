@@ -59,6 +59,7 @@ enum class OpClass : std::uint8_t {
   routing,
   collective,
   sampling,
+  linear_attention,  // what layers with a state run between their products
   count
 };
 const char* to_string(OpClass op_class);
@@ -67,7 +68,7 @@ constexpr std::size_t op_class_count = static_cast<std::size_t>(OpClass::count);
 // What-if and perturbation factors: the time of an operator class is multiplied by its factor, host times by
 // `host`. All 1 = the nominal prediction.
 struct PriceScales {
-  std::array<double, op_class_count> op{1, 1, 1, 1, 1, 1, 1, 1};
+  std::array<double, op_class_count> op{1, 1, 1, 1, 1, 1, 1, 1, 1};
   double host = 1;
 };
 

@@ -15,6 +15,8 @@ constexpr std::array architectures{
     VisionArchitecture{"Qwen2_5_VLForConditionalGeneration", "Qwen2ForCausalLM"},
     VisionArchitecture{"Qwen3VLForConditionalGeneration", "Qwen3ForCausalLM"},
     VisionArchitecture{"Qwen3VLMoeForConditionalGeneration", "Qwen3MoeForCausalLM"},
+    VisionArchitecture{"Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"},
+    VisionArchitecture{"Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"},
     VisionArchitecture{"LlavaForConditionalGeneration", nullptr},
     VisionArchitecture{"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"},
 };

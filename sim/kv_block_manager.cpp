@@ -96,6 +96,8 @@ KvBlockManager::KvBlockManager(const Config& config) {
                    config.full_groups + config.window_groups >= 1 &&
                    config.full_groups + config.window_groups < 64,
                "KV pool: between 1 and 63 groups of layers");
+  ORRERY_CHECK(config.state_groups >= 0 && (config.state_groups == 0 || !config.prefix_caching),
+               "KV pool: states beside prefix caching");
   ORRERY_CHECK(config.window_groups == 0 || config.window >= 2, "KV pool: a window of fewer than 2 tokens");
   state_ = std::make_unique<State>(config);
 }
@@ -126,7 +128,7 @@ void KvBlockManager::close(Handle handle) {
   State& state = *state_;
   for (std::int32_t g = state.groups - 1; g >= 0; --g) {
     Sequence& sequence = state.at(handle, g);
-    ORRERY_CHECK(sequence.hits == 0 && sequence.own_end == 0,
+    ORRERY_CHECK(sequence.hits == 0 && sequence.own_end == 0 && sequence.states == 0,
                  "KV pool: a closed sequence still holds blocks");
     if (!sequence.path.empty()) {
       const Id node = sequence.path.back();
@@ -193,6 +195,13 @@ void KvBlockManager::grow(Handle handle, std::int64_t blocks) {
   }
 }
 
+void KvBlockManager::take_states(Handle handle) {
+  Sequence& sequence = state_->at(handle);
+  ORRERY_CHECK(sequence.states == 0, "KV pool: a sequence takes its states twice");
+  state_->allocate(state_->config.state_groups);
+  sequence.states = state_->config.state_groups;
+}
+
 void KvBlockManager::grow_unattributed(std::int64_t blocks) {
   state_->allocate(blocks * state_->groups);
   state_->unattributed += blocks * state_->groups;
@@ -231,6 +240,7 @@ void KvBlockManager::release(Handle handle, std::int64_t total_blocks, std::int6
     }
     state.release(sequence, total, to_block(hashed_blocks));
   }
+  state.pool.blank += std::exchange(state.at(handle).states, 0);
 }
 
 void KvBlockManager::State::release(Sequence& sequence, std::int32_t total, std::int32_t hashed_blocks) {
@@ -312,7 +322,7 @@ void KvBlockManager::check_invariants() const {
                  "KV pool: prefix runs do not reach the first block that is held");
     const std::int32_t own = sequence.private_begin();
     count(sequence.last_own, sequence.own_begin(), own);
-    held += sequence.own_end - own;
+    held += sequence.own_end - own + sequence.states;
   }
   ORRERY_CHECK(held + free_blocks() == usable_blocks(), "KV pool: blocks held and free do not add up");
   if (state.pool.nameless != kNone) nodes.push_back(state.pool.nameless);

@@ -45,6 +45,9 @@ class KvBlockManager {
     // grow alike; those with a sliding window give back what the window has left behind.
     std::int32_t full_groups = 1, window_groups = 0;
     std::int32_t window = 0;  // tokens that a layer with a window sees, the newest included
+    // Groups of layers that keep a state: every admitted sequence holds one block in each, whatever its
+    // length (vLLM's MambaManager without prefix caching: blocks as long as the longest sequence).
+    std::int32_t state_groups = 0;
   };
   using Handle = std::uint32_t;  // a sequence known to the pool; given by open()
 
@@ -78,6 +81,9 @@ class KvBlockManager {
   // Allocates `blocks` for each group from the head of the free list (dropping what was cached there) as the
   // next blocks of the sequence. Precondition: groups · blocks ≤ free_blocks().
   void grow(Handle sequence, std::int64_t blocks);
+  // The blocks of a sequence's states, until release(). Precondition: it holds none, and state_groups ≤
+  // free_blocks().
+  void take_states(Handle sequence);
   // The same for decode growth, without saying whose: release() is told the sequence's total.
   void grow_unattributed(std::int64_t blocks);
   // The sequence's first `full_blocks` blocks are full and hashed: later lookups find them, in the same step

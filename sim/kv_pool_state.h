@@ -37,7 +37,8 @@ struct Sequence {
   Id last_own = kNone;
   Id private_node = kNone;  // what it released of its private blocks; made when first needed
   bool open = false;
-  bool counted = false;  // its blocks are among the unattributed ones, all of them
+  bool counted = false;     // its blocks are among the unattributed ones, all of them
+  std::int32_t states = 0;  // blocks of its states, in all groups; kept by its first entry
   std::uint64_t serial = 0;
   std::int64_t node_tokens = 0;
   std::vector<Id> path;  // content nodes of the named blocks, from the root's child down

@@ -45,7 +45,8 @@ struct KvGroups {
   std::int32_t full = 1, windowed = 0;
   std::int32_t window = 0;           // tokens; of all windowed groups
   std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
-  std::int32_t count() const { return full + windowed; }
+  std::int32_t states = 0;  // groups of layers that keep a state: a block each for every running sequence
+  std::int32_t count() const { return full + windowed; }  // that grow with a sequence
 };
 
 // Speculative decoding, as a scheduler has to know it.

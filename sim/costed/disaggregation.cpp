@@ -69,6 +69,8 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
         "kv_offloading_size out");
   if (has_window(pool.instance.model))
     node.optional("model").fail("sliding windows with prefill and decode apart are not modelled");
+  if (pool.instance.model.state.present())
+    node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
   const InstanceSpec& instance = pool.instance;
   if (instance.plan.dp > 1 || instance.engines > 1)
     role.fail("dp above 1 in a prefill or decode pool is not modelled");

@@ -171,7 +171,8 @@ SchedulerConfig PoolSpec::language_config() const {
           .kv_groups = {.full = static_cast<std::int32_t>(memory.groups.full),
                         .windowed = static_cast<std::int32_t>(memory.groups.windowed),
                         .window = static_cast<std::int32_t>(memory.groups.window),
-                        .windowed_tokens = memory.windowed_pool_tokens},
+                        .windowed_tokens = memory.windowed_pool_tokens,
+                        .states = static_cast<std::int32_t>(memory.groups.states)},
           .speculation = speculation_rules(instance),
           .pipeline = pipeline_rules(instance),
           .pulls_kv = role == PoolRole::decode};

@@ -31,8 +31,12 @@ PriceUncertainty price_uncertainty(const StepPricer& pricer, const InstanceSpec&
 PriceScales draw_scales(const PriceUncertainty& uncertainty, std::uint64_t seed, std::uint64_t run) {
   RandomStream stream(seed, RandomPurpose::perturbation, run);
   PriceScales scales;
-  for (std::size_t i = 0; i < op_class_count; ++i) scales.op[i] = stream.log_normal(0.0, uncertainty.op[i]);
+  // A class that most models lack is drawn last: theirs keep the draws that they had without it.
+  constexpr auto last = static_cast<std::size_t>(OpClass::linear_attention);
+  static_assert(last + 1 == op_class_count);
+  for (std::size_t i = 0; i < last; ++i) scales.op[i] = stream.log_normal(0.0, uncertainty.op[i]);
   scales.host = stream.log_normal(0.0, uncertainty.host);
+  scales.op[last] = stream.log_normal(0.0, uncertainty.op[last]);
   return scales;
 }
 

@@ -13,7 +13,8 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
           .prefix_caching = c.enable_prefix_caching,
           .full_groups = c.kv_groups.full,
           .window_groups = c.kv_groups.windowed,
-          .window = c.kv_groups.window};
+          .window = c.kv_groups.window,
+          .state_groups = c.kv_groups.states};
 }
 
 }  // namespace
@@ -312,7 +313,7 @@ void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
 // window and a step's chunk (`max_admission_blocks_per_request`).
 std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const {
   const std::int64_t whole = blocks_for(tokens);
-  std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks);
+  std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks) + config_.kv_groups.states;
   if (windows_) {
     const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
     blocks += config_.kv_groups.windowed * std::max<std::int64_t>(0, std::min(whole, most) - hit_blocks);
@@ -355,7 +356,8 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   const std::int64_t whole = config_.scheduler_reserve_full_isl
                                  ? gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len))
                                  : 0;
-  if (std::max(whole, config_.kv_groups.count() * blocks) + around > kv_.free_blocks()) {
+  const std::int64_t chunk = config_.kv_groups.count() * blocks + config_.kv_groups.states;
+  if (std::max(whole, chunk) + around > kv_.free_blocks()) {
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);
     // Where the whole-sequence gate did not decide, the answer depends on this step's budget, so it is asked
@@ -367,6 +369,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
   if (windows_) windows_->admit(slot, s.computed);
   kv_.grow(s.kv, blocks);
+  if (config_.kv_groups.states > 0) kv_.take_states(s.kv);
   s.speech.blocks = hit.blocks + blocks;
   link_running(slot);
   if (!loaded) {

@@ -316,7 +316,7 @@ TEST_CASE("windows of dense models: of all layers, or of those that the config l
 
 TEST_CASE("other architectures, and configs that contradict themselves") {
   std::string text = small_config;
-  text.replace(text.find("Qwen3ForCausalLM"), 16, "DeepseekV32ForCausalLM");
+  text.replace(text.find("Qwen3ForCausalLM"), 16, "DeepseekV4ForCausalLM");
   const std::string errors = errors_of(text);
   CHECK(holds(errors, ".json:2:21: architectures[0]"));
   CHECK(holds(errors, "Qwen3MoeForCausalLM"));

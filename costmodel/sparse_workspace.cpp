@@ -1,0 +1,23 @@
+#include <algorithm>
+
+#include "costmodel/memory_plan.h"
+
+namespace orrery {
+
+// Sparse attention (flashmla_sparse.py, sparse_attn_indexer.py, indexer.py): a workspace that both use, for
+// queries beside the latents of prompts out of an 8-bit cache, or for the indexer's keys of 40 times
+// max_model_len; the picks of every token; and room for scores (VLLM_SPARSE_INDEXER_MAX_LOGITS_MB: 512).
+Bytes sparse_workspace(const InstanceSpec& spec) {
+  const ModelSpec& m = spec.model;
+  if (!m.sparse.present()) return Bytes(0);
+  const SchedulerSettings& s = spec.engine.settings;
+  const double tokens = static_cast<double>(s.max_num_batched_tokens),
+               longest = static_cast<double>(s.max_model_len), latent = static_cast<double>(m.head_dim) * 2;
+  const double queries = tokens * static_cast<double>(m.heads / spec.plan.tp) * latent;
+  const double gathered = m.kv_dtype == DType::fp8 ? 5 * longest * latent : 0;
+  const double keys = 40 * longest * static_cast<double>(m.sparse.dim + 4);
+  return Bytes(std::max(queries + gathered, keys) + tokens * static_cast<double>(m.sparse.top) * 4 +
+               512.0 * 1024 * 1024);
+}
+
+}  // namespace orrery
