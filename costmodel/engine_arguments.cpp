@@ -35,6 +35,8 @@ class Resolver final : ArgumentResolver {
     settings_.encoder.processor_cache_bytes = std::int64_t{4} << 30;  // mm_processor_cache_gb
     if (engine_.speculates_on_host) settings_.async_scheduling = false;
     choose_latent_backend(engine_, hardware_, model_, place_);
+    settings_.joint.two_batches.decodes_from = 32;
+    settings_.joint.two_batches.prompts_from = 512;
     apply_all(args_);
     apply_defaults();
     check();
@@ -95,7 +97,13 @@ class Resolver final : ArgumentResolver {
     else if (name == "enable_expert_parallel")
       refuse_expert_parallel(value);
     else if (name == "all2all_backend")
-      check_dispatch(value);
+      apply_exchange(value);
+    else if (name == "enable_dbo")
+      apply_two_batches(value);
+    else if (name == "dbo_decode_token_threshold")
+      s.joint.two_batches.decodes_from = value.integer(32, 0, most);
+    else if (name == "dbo_prefill_token_threshold")
+      s.joint.two_batches.prompts_from = value.integer(512, 0, most);
     else if (name == "disable_nccl_for_dp_synchronization")
       check_rank_sync(value);
     else if (name == "kv_offloading_size")
@@ -218,17 +226,30 @@ class Resolver final : ArgumentResolver {
 
   // Used between ranks that share out whole experts only (`use_all2all_kernels`); "naive" and "pplx" are
   // taken for the default.
-  void check_dispatch(const Yaml& value) {
+  void apply_exchange(const Yaml& value) {
     const std::string name = value.text();
-    if (plan_.dp > 1 && plan_.ep > 1 && name != "allgather_reducescatter" && name != "naive" &&
-        name != "pplx") {
-      value.fail(
-          "the all-to-all back end " + name +
-          " is not modelled by this version of Orrery; expected allgather_reducescatter, vLLM's default");
-    } else {
+    JointSettings& joint = settings_.joint;
+    if (plan_.dp == 1 || plan_.ep == 1 || name == "allgather_reducescatter" || name == "naive" ||
+        name == "pplx") {
       engine_.ignored_args.emplace_back("all2all_backend");
+    } else if (name == "deepep_low_latency") {
+      joint.exchange = ExpertExchange::low_latency;
+    } else if (name == "deepep_high_throughput") {
+      joint.exchange = ExpertExchange::normal;
+      graphs_off_ = true;  // `set_splitting_ops_for_v1`: not compatible with CUDA graphs
+    } else if (name == "mori_high_throughput") {
+      joint.exchange = ExpertExchange::normal;
+    } else {
+      value.fail("the all-to-all back end " + name +
+                 " is not modelled by this version of Orrery, for want of published timings; expected "
+                 "allgather_reducescatter (vLLM's default), deepep_low_latency, deepep_high_throughput or "
+                 "mori_high_throughput");
     }
+    if (joint.exchanges()) joint.exchange_library = name.substr(0, name.find('_'));
   }
+
+  // config/parallel.py, v1/worker/ubatch_utils.py.
+  void apply_two_batches(const Yaml& value) { settings_.joint.two_batches.on = value.boolean(false); }
 
   void check_rank_sync(const Yaml& value) {
     if (!value.boolean(true) && plan_.dp > 1)
@@ -250,7 +271,10 @@ class Resolver final : ArgumentResolver {
     for (const DeviceDefaults& d : engine_.device_defaults) {
       if (hardware_.memory_total.value < d.memory_at_least) continue;
       const std::int64_t factor = throughput_ ? 2 : 1;
-      if (tokens_given_ == 0) s.max_num_batched_tokens = factor * d.max_num_batched_tokens;
+      // DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP: buffers of low-latency kernels hold a step's tokens.
+      const std::int64_t tokens =
+          s.joint.exchange == ExpertExchange::low_latency ? 256 : d.max_num_batched_tokens;
+      if (tokens_given_ == 0) s.max_num_batched_tokens = factor * tokens;
       if (sequences_given_ == 0) s.max_num_seqs = factor * d.max_num_seqs;
       break;
     }
@@ -270,6 +294,10 @@ class Resolver final : ArgumentResolver {
 
   void check() const {
     const SchedulerSettings& s = settings_;
+    if (s.joint.two_batches.on && s.joint.exchange_library != "deepep")
+      fail("enable_dbo",
+           "is modelled between ranks that exchange rows by DeepEP; expected all2all_backend: "
+           "deepep_low_latency or deepep_high_throughput with dp and ep above 1 (vLLM asserts it too)");
     if (s.max_num_batched_tokens < s.max_num_seqs) {
       fail("max_num_batched_tokens", "max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
                                          ") must be at least max_num_seqs (" +

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 39> table{{
+constexpr std::array<OperatorEntry, 42> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -73,6 +73,12 @@ constexpr std::array<OperatorEntry, 39> table{{
     {"reduce_scatter", "sum over ranks, of which each keeps its own tokens", OpClass::collective, 1,
      make_reduce_scatter},
     {"send_recv", "rows from one GPU to another", OpClass::collective, 1, make_send_recv},
+    {"ep_dispatch", "tokens' rows to the ranks that hold their experts, by point-to-point kernels",
+     OpClass::collective, 2, make_exchange},
+    {"ep_combine", "experts' outputs back to the tokens' ranks, weighted and summed there",
+     OpClass::collective, 2, make_exchange},
+    {"two_batches", "what two halves of a step hide of one another: below zero", OpClass::collective, 0,
+     make_hidden},
     {"rank_copy", "a rank's rows into or out of the buffer of all ranks, or that buffer's clearing",
      OpClass::elementwise, 1, make_gather_rows},
 }};
