@@ -160,12 +160,32 @@ class Resolver final : ArgumentResolver {
         largest_given_ = entry.integer(1, 1, most);
       else if (key == "cudagraph_mode")
         apply_graph_mode(entry);
+      else if (key == "pass_config")
+        apply_passes(entry);
       else {
         accept_all(entry);
         entry.fail(
             "this part of compilation_config is not modelled by this version of Orrery; modelled: "
-            "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode");
+            "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, pass_config");
       }
+    }
+  }
+
+  // All-reduces are priced apart from the norms behind them, which is what `false` asks for. vLLM's own
+  // default is true with tp > 1 on SM90 and FlashInfer installed (config/vllm.py,
+  // `enable_allreduce_rms_fusion`).
+  void apply_passes(const Yaml& value) {
+    for (const auto& [key, entry] : value.entries()) {
+      if (key == "fuse_allreduce_rms" && !entry.boolean(false)) {
+        engine_.ignored_args.emplace_back("compilation_config.pass_config.fuse_allreduce_rms");
+        continue;
+      }
+      accept_all(entry);
+      entry.fail(
+          key == "fuse_allreduce_rms"
+              ? "what fusing saves was not found published by size; the all-reduce is priced apart, as with "
+                "false"
+              : "this pass is not modelled by this version of Orrery; modelled: fuse_allreduce_rms: false");
     }
   }
 

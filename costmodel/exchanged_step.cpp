@@ -1,4 +1,4 @@
-// What an exchange of experts' rows adds to a step's price, and the price of a step in two halves.
+// What runs over the rows of all ranks, exchanged or gathered, and the price of a step in two halves.
 #include <cmath>
 
 #include "costmodel/expert_exchange.h"
@@ -6,6 +6,14 @@
 #include "costmodel/two_batches.h"
 
 namespace orrery {
+
+double PricerState::gathered_ns(const PaddedStep& padded) const {
+  double ns = over_ns(gathered_table, DependsOn::gathered, padded.gathered);
+  ns += padded.by_sum ? over_ns(by_sum_table, DependsOn::gathered_by_sum, padded.gathered)
+                      : over_ns(evenly_table, DependsOn::gathered_evenly, padded.gathered);
+  if (exchanges) ns += exchanged_ns(padded);
+  return ns + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
+}
 
 // Depends on two numbers of tokens, so there is no table.
 double PricerState::exchanged_ns(const PaddedStep& padded) const {

@@ -60,6 +60,13 @@ const ExchangeFigures& figures_of(const ExchangeShape& s) {
   return s.dispatch ? kernels.dispatch : kernels.combine;
 }
 
+// The profile's own network link against that of the timings.
+ExchangeTable on_network(ExchangeTable t, const HardwareProfile& hardware) {
+  if (hardware.nic_bandwidth.present() && t.network_link.present())
+    t.network_ratio = hardware.nic_bandwidth.value.value() / t.network_link.value.value();
+  return t;
+}
+
 }  // namespace
 
 Result<ExchangeTable> parse_exchange(const std::string& text, const std::string& file_name) {
@@ -77,7 +84,7 @@ Result<ExchangeTable> load_exchange(const std::string& library, const HardwarePr
   }
   for (const ExchangeTable& table : tables) {
     if (table.library != library) continue;
-    if (table.name == hardware.name) return table;
+    if (table.name == hardware.name) return on_network(table, hardware);
     if (table.architecture == hardware.architecture) nearest = &table;  // the last by name
   }
   if (nearest == nullptr) {
@@ -88,7 +95,7 @@ Result<ExchangeTable> load_exchange(const std::string& library, const HardwarePr
   ExchangeTable t = *nearest;
   t.more_error = exchange_transport_error;
   t.link_ratio = hardware.link_bandwidth.value.value() / timed.link_bandwidth.value.value();
-  return t;
+  return on_network(t, hardware);
 }
 
 double expected_distinct_groups(double groups, double experts, std::int64_t per_token) {

@@ -49,6 +49,12 @@ double fitted_factor(const EngineProfile& engine, OpClass op_class) {
   return 1;
 }
 
+// Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels.
+bool other_step(const InstanceSpec& spec, DependsOn d) {
+  return d == DependsOn::exchanged_low_latency &&
+         spec.engine.settings.joint.exchange == ExpertExchange::by_prompts;
+}
+
 Status check_scales(const PriceScales& scales) {
   Errors errors;
   for (std::size_t i = 0; i < op_class_count; ++i) {
@@ -164,14 +170,6 @@ double PricerState::sum_over(DependsOn depends_on, std::int64_t tokens) const {
   return ns;
 }
 
-double PricerState::gathered_ns(const PaddedStep& padded) const {
-  double ns = over_ns(gathered_table, DependsOn::gathered, padded.gathered);
-  ns += padded.by_sum ? over_ns(by_sum_table, DependsOn::gathered_by_sum, padded.gathered)
-                      : over_ns(evenly_table, DependsOn::gathered_evenly, padded.gathered);
-  if (exchanges) ns += exchanged_ns(padded);
-  return ns + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
-}
-
 double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape, 0};
   double ns = 0;
@@ -246,7 +244,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
     case GraphMode::piecewise: t.launch = round_half_even(host.launch_graph + host.launch_piecewise); break;
     case GraphMode::none:
-      t.launch = round_half_even(host.launch_graph + host.launch_eager_more +
+      t.launch = round_half_even(host.launch_graph + host.launch_eager_more * (padded.two_batches ? 2 : 1) +
                                  host.launch_kernel * static_cast<double>(eager_kernels(shape, padded)));
       break;
   }
@@ -377,9 +375,7 @@ void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& sca
     if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) last_node = i;
     if (node.draft) continue;
     // Steps that launch kernel by kernel gather by sum (costmodel/joint_step.cpp), but for wide decodes.
-    const bool other_kernel = d == DependsOn::exchanged_low_latency &&
-                              spec.engine.settings.joint.exchange == ExpertExchange::by_prompts;
-    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly && !other_kernel;
+    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly && !other_step(spec, d);
     exchanges |= is_exchanged(d);
     if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
       kernels_without_attention += node.kernels();
@@ -413,7 +409,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : nodes) {
     const DependsOn d = node.spec.depends_on;
-    if (node.draft || d == DependsOn::handoff) continue;
+    if (node.draft || d == DependsOn::handoff || d == DependsOn::two_batches || other_step(spec, d)) continue;
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
     if (std::string_view(node.entry->name) == "fused_experts")

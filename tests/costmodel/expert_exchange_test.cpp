@@ -139,6 +139,17 @@ TEST_CASE("more rows, more nodes and slower links never take less time") {
   const ExchangeTable carried = load_exchange("deepep", half).value();
   CHECK(carried.link_ratio == Approx(0.5));
   CHECK(carried.more_error == exchange_transport_error);
+  // A profile of one's own with half the network: over nodes what the network carries takes twice as long, no
+  // more.
+  HardwareProfile slow = load_hardware("h200").value();
+  slow.nic_bandwidth.value = slow.nic_bandwidth.value * 0.5;
+  ExchangeShape over = shape_of("h200", 16, true, true), inside = shape_of("h200", 8, true, true);
+  const ExchangeTime usual = exchange_time(over, 128);
+  const double node = exchange_time(inside, 128).ns();
+  over.table = inside.table = std::make_shared<ExchangeTable>(load_exchange("deepep", slow).value());
+  CHECK(exchange_time(over, 128).far == Approx(2 * usual.far));
+  CHECK(exchange_time(over, 128).fixed == usual.fixed);
+  CHECK(exchange_time(inside, 128).ns() == node);
   CHECK(load_exchange("deepep", load_hardware("h100").value()).value().own());
   CHECK_FALSE(load_exchange("deepep", load_hardware("l40s").value()).ok());
   CHECK_FALSE(load_exchange("deepep", load_hardware("mi300x").value()).ok());
@@ -256,8 +267,8 @@ TEST_CASE("SGLang over many ranks: dense MLPs and the head whole on every GPU, n
     if (line.name == "lm_head") CHECK(line.shape.rfind("m=64 n=129280 k=7168", 0) == 0);
   }
   CHECK(line_ns(b, "logits_all_gather") == 0);
-  // Three dense layers of 3 · 7,168 · 18,432 bytes and a head of 129,280 · 7,168 · 2 more, but a sixteenth or
-  // less of them elsewhere; with eight ranks seven eighths of that come on top.
+  // Whole instead of an eighth: three dense layers of 3 · 7,168 · 18,432 bytes, a head of 129,280 · 7,168
+  // · 2.
   const Read spread = read(sglang("{dp: 8, ep: 8}", "moe_a2a_backend: deepep")),
              whole = read(sglang("{dp: 8, ep: 8}", args));
   const double more =
@@ -274,6 +285,11 @@ TEST_CASE("what kernels or timings do not cover is refused at the argument") {
   CHECK(fails_at(read(sglang("{dp: 2, ep: 2}", "moe_a2a_backend: deepep, deepep_mode: low_latency")),
                  "moe_a2a_backend", "1024"));
   CHECK(fails_at(read(vllm("{dp: 8, ep: 8}", "enable_dbo: true")), "enable_dbo", "all2all_backend"));
+  const std::string fused = "compilation_config: {pass_config: {fuse_allreduce_rms: ";
+  CHECK(read(vllm("{tp: 8}", fused + "false}}")).errors.empty());
+  CHECK(fails_at(read(vllm("{tp: 8}", fused + "true}}")), "fuse_allreduce_rms", "apart"));
+  CHECK(fails_at(read(vllm("{tp: 8}", "compilation_config: {pass_config: {enable_sp: true}}")), "enable_sp",
+                 "pass"));
   CHECK(fails_at(read(sglang("{dp: 8, ep: 8}", "enable_two_batch_overlap: true")), "enable_two_batch_overlap",
                  "moe_a2a_backend"));
 }
@@ -352,6 +368,51 @@ TEST_CASE("two batches in a step: thresholds, the sum of the lines, gain over no
   const std::int64_t all = two.price_joint(ranks).busy;
   ranks[3] = decodes(20, 100);
   CHECK(two.price_joint(ranks).busy != all);
+}
+
+// 20 of 132 multiprocessors: what runs in halves takes 132/112 as long, and a long prompt hides most of its
+// rows' way.
+TEST_CASE("normal kernels in two batches take multiprocessors from the rest") {
+  const std::string args = "all2all_backend: deepep_high_throughput", plan = "{dp: 16, ep: 16}";
+  const StepPricer one = pricer_of(vllm(plan, args)),
+                   two = pricer_of(vllm(plan, args + ", enable_dbo: true"));
+  const PrefillChunk chunk{4096, 0};
+  StepShape prompt;
+  prompt.prefill = std::span(&chunk, 1);
+  const StepBreakdown whole = one.explain(prompt), halves = two.explain(prompt);
+  std::int64_t sum = 0;
+  for (const OpLine& line : halves.ops) sum += line.time_ns;
+  CHECK(sum == halves.timing.busy);
+  const auto traffic = [](const StepBreakdown& b) {
+    return line_ns(b, "ep_dispatch_normal") + line_ns(b, "ep_combine_normal");
+  };
+  const std::int64_t hidden = -line_ns(halves, "two_batches");
+  CHECK(hidden > traffic(halves) / 2);
+  CHECK(hidden < traffic(halves));
+  CHECK(halves.timing.busy < whole.timing.busy);
+  const auto work = static_cast<double>(whole.timing.busy - traffic(whole));
+  CHECK(static_cast<double>(halves.timing.busy) > work);
+  // Router products of both halves, slower by the share that the exchange has: more than once as many rows at
+  // once.
+  CHECK(static_cast<double>(line_ns(halves, "router")) >
+        132.0 / 112 * 0.99 * static_cast<double>(line_ns(whole, "router")));
+  CHECK(halves.timing.launch > whole.timing.launch * 3 / 2);  // kernel by kernel, both halves
+}
+
+TEST_CASE("MoRI on an MI300X: inside a node, in graphs, and by rows of 8 bits") {
+  const std::string text = "hardware: mi300x\nmodel: qwen3-235b-a22b-fp8\nengine: vllm-0.24\nparallel: ";
+  const Read r = read(text + "{dp: 8, ep: 8}\nengine_args: {all2all_backend: mori_high_throughput}\n");
+  REQUIRE(r.errors.empty());
+  CHECK_FALSE(r.spec.engine.settings.cudagraph_sizes.empty());
+  const StepBreakdown b = StepPricer::create(r.spec).value().explain(decodes(64, 2000));
+  // 25 us of start, then 64 rows of 4,096 + 128 bytes to 8 · (1 − C(112,8)/C(128,8)) ranks but its own, at
+  // 314 GB/s.
+  const double rows = 64.0 * (4096 + 128) * expected_distinct_groups(8, 128, 8) * 7 / 8 / 314;
+  CHECK(static_cast<double>(line_ns(b, "ep_dispatch_normal")) / 94 == Approx(24940 + rows).epsilon(0.03));
+  CHECK(fails_at(read(text + "{dp: 16, ep: 16}\nengine_args: {all2all_backend: mori_high_throughput}\n"),
+                 "all2all_backend", "several nodes"));
+  CHECK(fails_at(read(text + "{dp: 8, ep: 8}\nengine_args: {all2all_backend: deepep_low_latency}\n"),
+                 "all2all_backend", "gfx942"));
 }
 
 TEST_CASE("decodes in two batches keep to a line, and stretches to single steps") {

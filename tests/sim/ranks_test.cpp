@@ -208,7 +208,7 @@ TEST_CASE("what is not modelled beside ranks is refused by name") {
             .find("attention data parallelism of tensorrt-llm-1.2") != std::string::npos);
   CHECK(refusal({"deployment.speculation={method: mtp, tokens: 1, acceptance: [0.8]}"})
             .find("speculation is not modelled under") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={enable_dp_lm_head: true}"}).find("another layout") !=
+  CHECK(refusal({"deployment.engine_args={enable_attn_tp_input_scattered: true}"}).find("another layout") !=
         std::string::npos);
   CHECK(refusal({"deployment.engine_args={load_balance_method: follow_bootstrap_room}"})
             .find("expected one of") != std::string::npos);
