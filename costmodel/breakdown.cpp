@@ -38,6 +38,9 @@ bool PricerState::takes_part(const GraphNode& node, const StepShape& shape, cons
     case DependsOn::eager: return eager_kernels(shape, padded) > 0;
     case DependsOn::gathered_evenly: return !padded.by_sum;
     case DependsOn::gathered_by_sum: return padded.by_sum;
+    case DependsOn::exchanged_low_latency: return padded.low_latency;
+    case DependsOn::exchanged_normal: return !padded.low_latency;
+    case DependsOn::two_batches: return padded.two_batches;
     default: return true;
   }
 }
@@ -48,7 +51,7 @@ StepInput PricerState::input_of(const GraphNode& node, const StepShape& shape,
   const std::int64_t tokens = d == DependsOn::gathered_rows ? padded.gathered_rows
                               : is_gathered(d)              ? padded.gathered
                                                             : padded.tokens;
-  return {tokens, padded.rows, &shape, eager_kernels(shape, padded), padded.drafting};
+  return {tokens, padded.rows, &shape, eager_kernels(shape, padded), padded.drafting, nullptr, padded.tokens};
 }
 
 double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviation); }
@@ -67,19 +70,21 @@ std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
 void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep& padded, std::int64_t busy,
                  const RankLoad* load, std::vector<PricedNode>& out) {
   out.clear();
-  std::size_t largest = 0;
+  std::size_t largest = 0, hidden = s.nodes.size();  // hidden: what two halves save
   std::int64_t rest = busy;
   for (std::size_t i = 0; i < s.nodes.size(); ++i) {
     if (!s.takes_part(s.nodes[i], shape, padded)) continue;
     StepInput input = s.input_of(s.nodes[i], shape, padded);
     if (s.nodes[i].spec.depends_on == DependsOn::experts) input.load = load;
     PricedNode priced{i, s.nodes[i].op->cost(input), 0};
-    priced.ns = round_half_even(s.weights[i] * priced.cost.ns());
+    priced.ns = round_half_even(padded.two_batches ? s.in_halves_ns(i, shape, padded)
+                                                   : s.weights[i] * priced.cost.ns());
     rest -= priced.ns;
+    if (padded.two_batches && s.nodes[i].spec.depends_on == DependsOn::two_batches) hidden = out.size();
     if (!out.empty() && priced.ns > out[largest].ns) largest = out.size();
     out.push_back(priced);
   }
-  out[largest].ns += rest;
+  out[hidden < out.size() ? hidden : largest].ns += rest;
 }
 
 namespace {

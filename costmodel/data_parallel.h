@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "base/yaml_reader.h"
 #include "costmodel/figure.h"
@@ -40,6 +41,22 @@ struct WeightFormat;
 // reduce-scatter in the activation type.
 double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts);
 
+// How rows go to the ranks that hold their experts and back (costmodel/expert_exchange.h).
+enum class ExpertExchange : std::uint8_t {
+  collectives,  // gathered by every rank, and what it makes of them reduced and scattered
+  low_latency,  // DeepEP's kernels of that name: a message for every chosen expert, graphs can hold them
+  normal,       // a row for every distinct rank; the host waits for counts, no graphs
+  by_prompts,   // normal in steps with a prompt on any rank, else low latency
+};
+
+// Two halves of a step that run in turns, so that the exchange of one hides behind the work of the other
+// (costmodel/two_batches.h).
+struct TwoBatchSettings {
+  bool on = false;
+  bool by_phase = false;  // SGLang: decodes in a finer order, prompts only among themselves
+  std::int64_t decodes_from = 0, prompts_from = 0;  // tokens of a rank, vLLM's dbo_…_token_threshold
+};
+
 // Resolved for an instance; ranks 1 = there is none.
 struct JointSettings {
   std::int32_t ranks = 1;
@@ -48,7 +65,17 @@ struct JointSettings {
   double sum_bytes = 0;     // largest_custom_all_reduce
   std::int64_t width = 1;   // GPUs of a rank; its tokens are padded to a multiple of them
   bool pads_eager = false;  // vLLM's V1 runner: eager steps keep the graph size that each rank had chosen
+  ExpertExchange exchange = ExpertExchange::collectives;
+  std::string exchange_library = {};  // "deepep", "mori"
+  TwoBatchSettings two_batches = {};
+  bool dense_whole = false;  // SGLang's moe_dense_tp_size: 1, every GPU has dense MLPs whole, for its rank's
+                             // rows
+  bool head_whole = false;   // enable_dp_lm_head: and the head, inside a rank
   bool on() const { return ranks > 1; }
+  bool exchanges() const { return exchange != ExpertExchange::collectives; }
+  bool low_latency(bool prompts) const {
+    return exchange == ExpertExchange::low_latency || (exchange == ExpertExchange::by_prompts && !prompts);
+  }
   bool gathers_all() const { return on() && rule == JointRule::sglang; }
   bool gathers_experts() const { return on() && rule == JointRule::vllm; }
 };

@@ -36,6 +36,8 @@ class Resolver final : ArgumentResolver {
     if (engine_.speculates_on_host) settings_.async_scheduling = false;
     choose_latent_backend(engine_, hardware_, model_, place_);
     set_state_defaults(engine_, model_);
+    settings_.joint.two_batches.decodes_from = 32;
+    settings_.joint.two_batches.prompts_from = 512;
     apply_all(args_);
     choose_state_blocks(engine_, model_, plan_, args_, place_);
     apply_defaults();
@@ -97,7 +99,13 @@ class Resolver final : ArgumentResolver {
     else if (name == "enable_expert_parallel")
       refuse_expert_parallel(value);
     else if (name == "all2all_backend")
-      check_dispatch(value);
+      apply_exchange(value);
+    else if (name == "enable_dbo")
+      apply_two_batches(value);
+    else if (name == "dbo_decode_token_threshold")
+      s.joint.two_batches.decodes_from = value.integer(32, 0, most);
+    else if (name == "dbo_prefill_token_threshold")
+      s.joint.two_batches.prompts_from = value.integer(512, 0, most);
     else if (name == "disable_nccl_for_dp_synchronization")
       check_rank_sync(value);
     else if (name == "kv_offloading_size")
@@ -156,12 +164,32 @@ class Resolver final : ArgumentResolver {
         largest_given_ = entry.integer(1, 1, most);
       else if (key == "cudagraph_mode")
         apply_graph_mode(entry);
+      else if (key == "pass_config")
+        apply_passes(entry);
       else {
         accept_all(entry);
         entry.fail(
             "this part of compilation_config is not modelled by this version of Orrery; modelled: "
-            "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode");
+            "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, pass_config");
       }
+    }
+  }
+
+  // All-reduces are priced apart from the norms behind them, which is what `false` asks for. vLLM's own
+  // default is true with tp > 1 on SM90 and FlashInfer installed (config/vllm.py,
+  // `enable_allreduce_rms_fusion`).
+  void apply_passes(const Yaml& value) {
+    for (const auto& [key, entry] : value.entries()) {
+      if (key == "fuse_allreduce_rms" && !entry.boolean(false)) {
+        engine_.ignored_args.emplace_back("compilation_config.pass_config.fuse_allreduce_rms");
+        continue;
+      }
+      accept_all(entry);
+      entry.fail(
+          key == "fuse_allreduce_rms"
+              ? "what fusing saves was not found published by size; the all-reduce is priced apart, as with "
+                "false"
+              : "this pass is not modelled by this version of Orrery; modelled: fuse_allreduce_rms: false");
     }
   }
 
@@ -222,17 +250,30 @@ class Resolver final : ArgumentResolver {
 
   // Used between ranks that share out whole experts only (`use_all2all_kernels`); "naive" and "pplx" are
   // taken for the default.
-  void check_dispatch(const Yaml& value) {
+  void apply_exchange(const Yaml& value) {
     const std::string name = value.text();
-    if (plan_.dp > 1 && plan_.ep > 1 && name != "allgather_reducescatter" && name != "naive" &&
-        name != "pplx") {
-      value.fail(
-          "the all-to-all back end " + name +
-          " is not modelled by this version of Orrery; expected allgather_reducescatter, vLLM's default");
-    } else {
+    JointSettings& joint = settings_.joint;
+    if (plan_.dp == 1 || plan_.ep == 1 || name == "allgather_reducescatter" || name == "naive" ||
+        name == "pplx") {
       engine_.ignored_args.emplace_back("all2all_backend");
+    } else if (name == "deepep_low_latency") {
+      joint.exchange = ExpertExchange::low_latency;
+    } else if (name == "deepep_high_throughput") {
+      joint.exchange = ExpertExchange::normal;
+      graphs_off_ = true;  // `set_splitting_ops_for_v1`: not compatible with CUDA graphs
+    } else if (name == "mori_high_throughput") {
+      joint.exchange = ExpertExchange::normal;
+    } else {
+      value.fail("the all-to-all back end " + name +
+                 " is not modelled by this version of Orrery, for want of published timings; expected "
+                 "allgather_reducescatter (vLLM's default), deepep_low_latency, deepep_high_throughput or "
+                 "mori_high_throughput");
     }
+    if (joint.exchanges()) joint.exchange_library = name.substr(0, name.find('_'));
   }
+
+  // config/parallel.py, v1/worker/ubatch_utils.py.
+  void apply_two_batches(const Yaml& value) { settings_.joint.two_batches.on = value.boolean(false); }
 
   void check_rank_sync(const Yaml& value) {
     if (!value.boolean(true) && plan_.dp > 1)
@@ -254,7 +295,10 @@ class Resolver final : ArgumentResolver {
     for (const DeviceDefaults& d : engine_.device_defaults) {
       if (hardware_.memory_total.value < d.memory_at_least) continue;
       const std::int64_t factor = throughput_ ? 2 : 1;
-      if (tokens_given_ == 0) s.max_num_batched_tokens = factor * d.max_num_batched_tokens;
+      // DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP: buffers of low-latency kernels hold a step's tokens.
+      const std::int64_t tokens =
+          s.joint.exchange == ExpertExchange::low_latency ? 256 : d.max_num_batched_tokens;
+      if (tokens_given_ == 0) s.max_num_batched_tokens = factor * tokens;
       if (sequences_given_ == 0) s.max_num_seqs = factor * d.max_num_seqs;
       break;
     }
@@ -274,6 +318,10 @@ class Resolver final : ArgumentResolver {
 
   void check() const {
     const SchedulerSettings& s = settings_;
+    if (s.joint.two_batches.on && s.joint.exchange_library != "deepep")
+      fail("enable_dbo",
+           "is modelled between ranks that exchange rows by DeepEP; expected all2all_backend: "
+           "deepep_low_latency or deepep_high_throughput with dp and ep above 1 (vLLM asserts it too)");
     if (s.max_num_batched_tokens < s.max_num_seqs) {
       fail("max_num_batched_tokens", "max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
                                          ") must be at least max_num_seqs (" +

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "costmodel/expert_exchange.h"
 #include "costmodel/kv_groups.h"
 #include "costmodel/step_graph.h"
 #include "costmodel/weight_format.h"
@@ -41,7 +42,7 @@ class GraphNodes {
     for (GraphNode& node : nodes_) {
       if (node.name == name && node.spec.n == spec.n && node.spec.k == spec.k &&
           node.spec.window == spec.window && node.spec.format.label == spec.format.label &&
-          node.entry == entry) {
+          node.part == part_ && node.entry == entry) {
         node.count += count;
         return;
       }
@@ -51,6 +52,7 @@ class GraphNodes {
     node.entry = entry;
     node.spec = spec;
     node.count = count;
+    node.part = part_;
     node.draft = pass_ != Pass::model;
     nodes_.push_back(std::move(node));
   }
@@ -112,6 +114,11 @@ class GraphNodes {
     s.n = n;
     s.out_bytes = out_bytes;
     s.depends_on = over_;
+    if (split_rows_) {  // a GPU's part of its rank's rows
+      s.expert_rows = true;
+      s.experts_per_token = 1;
+      s.expert_ranks = tp_;
+    }
     return s;
   }
 
@@ -144,7 +151,9 @@ class GraphNodes {
     OpSpec s = width(n);
     s.depends_on = depends_on;
     // vLLM's GPUs with the same place in their ranks; inside a rank an all-reduce follows.
-    s.ranks = joint_.gathers_experts() ? spec_.plan.dp : static_cast<std::int32_t>(mlp_ranks_);
+    const bool all = !joint_.gathers_experts() || spec_.splits_rows();
+    s.ranks = all ? static_cast<std::int32_t>(mlp_ranks_) : spec_.plan.dp;
+    s.expert_rows = false;
     return s;
   }
 
@@ -193,8 +202,68 @@ class GraphNodes {
     add("dp_copy_out", "rank_copy", own_share(model_.hidden, DependsOn::gathered_by_sum), 2 * l);
   }
 
+  // Which kernels an exchange of rows has in this instance's steps; steps with prompts may have others.
+  std::vector<DependsOn> exchange_kernels() const {
+    if (joint_.exchange == ExpertExchange::low_latency) return {DependsOn::exchanged_low_latency};
+    if (joint_.exchange == ExpertExchange::normal) return {DependsOn::exchanged_normal};
+    return {DependsOn::exchanged_low_latency, DependsOn::exchanged_normal};
+  }
+
+  // Experts' rows in 8 bits with scales where the kernels can send them so, outputs in 16.
+  void add_exchange(bool dispatch, const WeightFormat& experts, std::int64_t l) {
+    ExchangeShape shape;
+    shape.table = spec_.exchange;
+    shape.dispatch = dispatch;
+    shape.ranks = spec_.plan.ep;
+    shape.experts = model_.experts;
+    shape.experts_per_token = model_.experts_per_token;
+    shape.own_parts = spec_.splits_rows() ? static_cast<std::int32_t>(tp_) : 1;
+    shape.links = exchange_links(spec_.hardware, shape.ranks);
+    const auto hidden = static_cast<double>(model_.hidden);
+    shape.row_bytes = 2 * hidden;
+    if (dispatch && experts.activation_bytes < 2)
+      shape.row_bytes = hidden + 4 * (model_.quantization == Quantization::fp8_block ? hidden / 128 : 1);
+    for (const DependsOn kernels : exchange_kernels()) {
+      shape.low_latency = kernels == DependsOn::exchanged_low_latency;
+      OpSpec s = width(model_.hidden);
+      s.depends_on = kernels;
+      s.ranks = shape.ranks;
+      s.exchange = std::make_shared<ExchangeShape>(shape);
+      const std::string name = dispatch ? "ep_dispatch" : "ep_combine";
+      add(shape.low_latency ? name : name + "_normal", name.c_str(), s, l);
+    }
+  }
+
+  // Around an exchange by normal kernels: quantising a rank's own rows, then grouping what it got by experts,
+  // and adding up what a token's experts on this rank made. Low-latency kernels do all three.
+  void add_around_exchange(const char* use, const char* op, OpSpec s, std::int64_t l) {
+    if (joint_.exchange == ExpertExchange::low_latency) return;
+    s.depends_on = DependsOn::exchanged_normal;
+    add(use, op, s, l);
+  }
+  OpSpec received_rows(double n, std::int64_t ep) const {
+    OpSpec s = width(static_cast<std::int64_t>(n));
+    s.expert_rows = true;
+    s.experts_per_token = model_.experts_per_token;
+    s.expert_ranks = ep;
+    return s;
+  }
+
   // vLLM: the ranks' rows go to every rank; what all ranks' experts make of them is added up and dealt out.
   void add_dispatch(const WeightFormat& experts, std::int64_t l) {
+    if (joint_.exchanges()) {
+      if (experts.activation_bytes < 2) {
+        OpSpec quantize = width(model_.hidden, experts);
+        quantize.own_rows = true;
+        add_around_exchange("moe_quantize", "quantize", quantize, l);
+      }
+      enter(LayerPart::dispatch);
+      add_exchange(true, experts, l);
+      enter(LayerPart::experts);
+      over_ = DependsOn::gathered;
+      const double copied = static_cast<double>(model_.hidden) * experts.activation_bytes / 2;
+      return add_around_exchange("moe_permute", "rank_copy", received_rows(copied, spec_.plan.ep), l);
+    }
     if (!joint_.gathers_experts()) return;
     OpSpec rows = joint(model_.hidden, DependsOn::gathered);
     rows.out_bytes = dispatch_bytes(model_, experts) / static_cast<double>(model_.hidden);
@@ -202,12 +271,29 @@ class GraphNodes {
     over_ = DependsOn::gathered;
   }
 
-  void add_combine(std::int64_t l) {
+  void add_combine(const WeightFormat& experts, std::int64_t l) {
+    if (joint_.exchanges()) {
+      add_around_exchange("moe_unpermute", "rank_copy",
+                          received_rows(static_cast<double>(model_.hidden), spec_.plan.ep), l);
+      over_ = DependsOn::tokens;
+      enter(LayerPart::combine);
+      return add_exchange(false, experts, l);
+    }
     if (joint_.gathers_experts()) {
       over_ = DependsOn::tokens;
       add("dp_combine", "reduce_scatter", joint(model_.hidden, DependsOn::gathered), l);
     }
-    add_all_reduce("moe_all_reduce", l);
+    if (!spec_.splits_rows()) add_all_reduce("moe_all_reduce", l);
+  }
+
+  // vLLM's models/deepseek_v2.py, qwen3_moe.py: `sequence_parallel_chunk` before the router and an all-gather
+  // of a rank's rows after the experts, in place of an all-reduce.
+  void split_rows() { split_rows_ = spec_.splits_rows(); }
+  void gather_split_rows(std::int64_t l) {
+    if (!std::exchange(split_rows_, false)) return;
+    OpSpec s = width(model_.hidden);
+    s.ranks = static_cast<std::int32_t>(tp_);
+    add("moe_rows_all_gather", "all_gather", s, l);
   }
 
   const InstanceSpec& spec_;
@@ -215,6 +301,11 @@ class GraphNodes {
   const Roofline& roofline_;
   const JointSettings& joint_ = spec_.engine.settings.joint;
   std::int64_t tp_ = spec_.plan.tp, mlp_ranks_ = spec_.plan.mlp_ranks(), dense_ranks_ = spec_.dense_ranks();
+  bool split_rows_ = false;
+  LayerPart part_ = LayerPart::other;  // set where rows are exchanged only
+  void enter(LayerPart part) {
+    if (joint_.exchanges()) part_ = part;
+  }
   DependsOn over_ = DependsOn::tokens;                    // whose tokens the operators being added run over
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/op_table.h"
@@ -78,6 +79,7 @@ class InstanceReader {
     if (spec_.engines > 1 && spec_.engine.front_end) spec_.engine.front_end->processes = 1;  // of each
     check_compiled(args);
     if (spec_.plan.dp > 1) set_joint_settings();
+    if (spec_.engine.settings.joint.exchanges()) read_exchange(spec_, args, errors_);
     if (staged) check_staged_settings(args);
     if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
         spec_.engine.engine == "vllm") {
@@ -190,14 +192,6 @@ class InstanceReader {
         dp.fail(std::string(what) + " is not modelled under attention data parallelism; use dp: 1");
       return condition;
     };
-    // vLLM splits the rows of a rank over its GPUs where they hold whole experts
-    // (`use_sequence_parallel_moe`), and gathers among equals otherwise.
-    if (spec_.plan.tp > 1 && spec_.plan.ep > 1 && shares_experts_only()) {
-      dp.fail(
-          "attention data parallelism beside tp > 1 and ep > 1 is not priced by this version of Orrery; use "
-          "tp: 1");
-      return false;
-    }
     const Yaml speculation = node_.optional("speculation").optional("method");
     const bool speculates = speculation.present() && speculation.text() != "off";
     const Yaml args = node_.optional("engine_args"), tier = args.optional("enable_hierarchical_cache");
@@ -251,13 +245,21 @@ class InstanceReader {
 
   void set_joint_settings() {
     const DataParallelRules& rules = *spec_.engine.data_parallel;
+    const JointSettings asked = spec_.engine.settings.joint;  // by engine_args
     spec_.engine.settings.joint = {.ranks = spec_.plan.dp,
                                    .rule = rules.rule,
                                    .row_bytes = static_cast<double>(spec_.model.hidden) *
                                                 bytes_per_element(spec_.model.activation_dtype),
                                    .sum_bytes = rules.largest_custom_all_reduce.value.value(),
                                    .width = spec_.plan.tp,
-                                   .pads_eager = spec_.engine.runner == "v1"};
+                                   .pads_eager = spec_.engine.runner == "v1",
+                                   .exchange = asked.exchange,
+                                   .exchange_library = asked.exchange_library,
+                                   .two_batches = asked.two_batches,
+                                   .dense_whole = asked.dense_whole,
+                                   .head_whole = asked.head_whole};
+    // `_decode_sum_len_fits_custom_all_reduce` wants no all-to-all back end.
+    if (asked.exchanges()) spec_.engine.settings.joint.sum_bytes = 0;
   }
 
   // Gemma's norms have weights in fp32 that vLLM's own kernels do not take: uncompiled they are PyTorch
@@ -293,6 +295,8 @@ class InstanceReader {
       check_width(m.state.value_heads, "number of value heads of the layers with a state");
     }
     const std::int64_t all = spec_.plan.mlp_ranks(), dense_ranks = shares_experts_only() ? tp : all;
+    const Yaml whole = node_.optional("engine_args").optional("moe_dense_tp_size");  // SGLang: on every GPU
+    if (whole.present() && spec_.engine.engine == "sglang") dense = false;
     if (dense) check_spread(m.intermediate, dense_ranks, "MLP width");
     if (sparse) check_experts();
     if (m.quantization != Quantization::fp8_block) return;

@@ -36,8 +36,25 @@ JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
     t.prompts |= !rank.prefill.empty();
   }
   ORRERY_CHECK(t.sum > 0, "a joint step without tokens has no price");
-  return t.prompts && !ORRERY_MUTANT(prompts_leave_other_ranks_graphs) ? join_prompts(ranks, t)
-                                                                       : join_decodes(t);
+  JointStep step = t.prompts && !ORRERY_MUTANT(prompts_leave_other_ranks_graphs) ? join_prompts(ranks, t)
+                                                                                 : join_decodes(t);
+  step.two_batches = joint_.two_batches.on && !(t.prompts && joint_.low_latency(true)) && one_kind(ranks);
+  return step;
+}
+
+// Two batches run when all ranks with work have the same kind of it
+// (`TboDPAttentionPreparer.compute_output`).
+bool GraphPadding::one_kind(std::span<const StepShape> ranks) const {
+  const auto kind = [](const StepShape& s) {
+    return (s.prefill.empty() ? 0 : 2) + (s.decode_sequences > 0 ? 1 : 0);
+  };
+  int seen = 0;
+  for (const StepShape& rank : ranks) {
+    const int own = kind(rank);
+    if (own != 0 && seen != 0 && own != seen) return false;
+    if (own != 0) seen = own;
+  }
+  return true;
 }
 
 // Decode graphs hold the same number of rows of every rank; idle ranks replay them too. Inside a graph the
@@ -64,6 +81,7 @@ JointStep GraphPadding::join_decodes(const JointTokens& t) const {
 // has tokens and a size for them; else all run eagerly over exactly their tokens.
 JointStep GraphPadding::join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const {
   JointStep step;
+  step.prompts = true;
   step.gathered_rows = t.sequences;
   const bool graph = t.least > 0 && std::all_of(ranks.begin(), ranks.end(), [&](const StepShape& rank) {
                        const std::int64_t tokens = tokens_of(rank), size = prefill_.above(tokens);
@@ -92,6 +110,8 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;
+  step.low_latency = joint_.low_latency(joint.prompts);
+  step.two_batches = joint.two_batches;
   step.launcher_agrees = joint_.gathers_experts();
   return step;
 }

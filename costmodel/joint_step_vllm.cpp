@@ -32,7 +32,12 @@ JointStep GraphPadding::join_graph_sizes(std::span<const StepShape> ranks) const
     widest = std::max(widest, own.tokens);
     sum += joint_.pads_eager ? own.tokens : own.real_tokens;
   }
-  if (step.mode == GraphMode::none) {
+  step.two_batches = joint_.two_batches.on && in_two_batches(ranks, widest);
+  if (step.two_batches) {  // halves are captured whole or run kernel by kernel, all ranks' of one size
+    if (step.mode != GraphMode::full) step.mode = GraphMode::none;
+    step.rank_tokens = widest;
+    step.gathered = joint_.ranks * widest;
+  } else if (step.mode == GraphMode::none) {
     step.own_sizes = joint_.pads_eager;
     step.gathered = sum;
   } else {
@@ -40,6 +45,20 @@ JointStep GraphPadding::join_graph_sizes(std::span<const StepShape> ranks) const
     step.gathered = joint_.ranks * widest;
   }
   return step;
+}
+
+// `check_ubatch_thresholds` on every rank, and no rank's second half may be padding alone
+// (`is_last_ubatch_empty`).
+bool GraphPadding::in_two_batches(std::span<const StepShape> ranks, std::int64_t widest) const {
+  const StepShape dummy = dummy_batch();
+  for (const StepShape& rank : ranks) {
+    const StepShape& runs = rank.prefill.empty() && rank.decode_sequences == 0 ? dummy : rank;
+    const std::int64_t tokens = pad_alone(runs).real_tokens;
+    if (tokens < (uniform(runs) ? joint_.two_batches.decodes_from : joint_.two_batches.prompts_from))
+      return false;
+    if (widest / 2 >= tokens) return false;
+  }
+  return true;
 }
 
 }  // namespace orrery

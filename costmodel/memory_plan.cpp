@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/encoder_pricer.h"
+#include "costmodel/expert_exchange.h"
 #include "costmodel/stages.h"
 
 namespace orrery {
@@ -32,7 +33,7 @@ Sharding sharding_of(const WeightTensor& t) {
 // Widths that a rank's share of the weights follows: of attention and the embedding, of routed experts, and
 // of the rest.
 struct Widths {
-  std::int64_t attention = 1, others = 1, experts = 1;
+  std::int64_t attention = 1, others = 1, experts = 1, shared = 1, dense = 1;
 };
 
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
@@ -47,9 +48,12 @@ bool of_attention(const WeightTensor& t) {
 
 Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, Widths widths) {
   double share = 1;
-  const std::int64_t tp = of_attention(t)                  ? widths.attention
-                          : t.name.starts_with("experts.") ? widths.experts
-                                                           : widths.others;
+  const bool dense = t.name == "gate_proj" || t.name == "up_proj" || t.name == "down_proj";
+  const std::int64_t tp = of_attention(t)                        ? widths.attention
+                          : t.name.starts_with("experts.")       ? widths.experts
+                          : t.name.starts_with("shared_expert.") ? widths.shared
+                          : dense                                ? widths.dense
+                                                                 : widths.others;
   switch (sharding_of(t)) {
     case Sharding::split: share = 1.0 / static_cast<double>(tp); break;
     case Sharding::kv_heads:  // at least one head a rank
@@ -141,7 +145,14 @@ Bytes activation_peak(const InstanceSpec& spec) {
       const double made = m.gated_mlp ? 2 : 1;
       const double inner = static_cast<double>(m.expert_intermediate * spec.plan.ep) / (tp * ranks),
                    k = static_cast<double>(m.experts_per_token), hidden = static_cast<double>(m.hidden);
-      if (has_expert_workspace(spec)) {
+      if (s.joint.exchanges()) {
+        // Buffers of grouped rows (`BatchedDeepGemmExperts.workspace_shapes`): every expert's for all tokens
+        // that any rank may send, or the rows of a dummy step.
+        const double held =
+            s.joint.exchange == ExpertExchange::low_latency ? static_cast<double>(m.experts) : k;
+        kept = std::max(kept, held * (std::max(made * inner, hidden) + inner));
+        widest = std::max(widest, stream + hidden);
+      } else if (has_expert_workspace(spec)) {
         kept = std::max(kept, ranks * k * (std::max(inner, hidden) + std::max(made * inner, hidden)));
         widest = std::max(widest, stream + hidden + (ranks > 1 ? ranks * hidden : 0));  // gathered rows
       } else {  // gate_up output and down output share one buffer, the activated rows have their own
@@ -161,6 +172,20 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const double received = spec.stage.first() ? 0 : tokens * stream * width;
   return sparse_workspace(spec) +
          Bytes(received + tokens * kept * width + (spec.stage.last() ? std::max(forward, sampler) : forward));
+}
+
+// vLLM's DeepEP managers (distributed/device_communicators/all2all.py of 0.24.0): VLLM_DEEPEP_BUFFER_SIZE_MB,
+// 1 GiB, for scale-up links, and the network's: the same, or for low latency a message of every expert for
+// every token of a step, to send and to get, twice (csrc/config.hpp of DeepEP).
+Bytes exchange_buffers(const InstanceSpec& spec) {
+  const JointSettings& joint = spec.engine.settings.joint;
+  const Bytes fixed(1024.0 * 1024 * 1024);
+  if (joint.exchange_library != "deepep") return Bytes(0);
+  if (joint.exchange != ExpertExchange::low_latency) return spec.plan.ep > gpus_of_node ? fixed * 2 : fixed;
+  const double message = 2 * static_cast<double>(spec.model.hidden), header = 16;
+  const double messages =
+      static_cast<double>(spec.model.experts * spec.engine.settings.max_num_batched_tokens);
+  return fixed + Bytes(2 * messages * (2 * message + header));
 }
 
 // Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
@@ -197,7 +222,7 @@ std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
   if (spec.plan.dp > 1) return 0;
   for (std::int64_t tp = spec.plan.tp + 1; tp <= 64; ++tp) {
     if (spec.model.heads % tp != 0) continue;
-    if (weights_of_rank(spec.model, {tp, tp, tp}) < room) return tp;
+    if (weights_of_rank(spec.model, {tp, tp, tp, tp, tp}) < room) return tp;
   }
   return 0;
 }
@@ -355,7 +380,11 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  const Widths widths{spec.plan.tp, spec.dense_ranks(), spec.plan.mlp_ranks()};
+  const Widths widths{.attention = spec.plan.tp,
+                      .others = spec.head_ranks(),
+                      .experts = spec.plan.mlp_ranks(),
+                      .shared = spec.shared_expert_ranks(),
+                      .dense = spec.dense_mlp_ranks()};
   plan.weights = weights_of_rank(m, widths) + draft_weights_of_rank(spec, widths) +
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;
@@ -374,6 +403,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       encoder.outputs + Bytes(std::max(activation_peak(spec).value(), encoder.activations.value()));
   plan.graphs = graph_bytes(spec);
   plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
+  if (spec.exchange != nullptr) plan.residue += exchange_buffers(spec);
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
   if (is_tensorrt_llm(spec)) plan.kv_available = plan.kv_available * s.tensorrt_llm.free_gpu_memory_fraction;
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 52> table{{
+constexpr std::array<OperatorEntry, 55> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -100,6 +100,12 @@ constexpr std::array<OperatorEntry, 52> table{{
      OpClass::attention_prefill, 2, make_sparse_attention},
     {"mla_sparse_decode", "the same for one token a sequence", OpClass::attention_decode, 2,
      make_sparse_attention},
+    {"ep_dispatch", "tokens' rows to the ranks that hold their experts, by point-to-point kernels",
+     OpClass::collective, 2, make_exchange},
+    {"ep_combine", "experts' outputs back to the tokens' ranks, weighted and summed there",
+     OpClass::collective, 2, make_exchange},
+    {"two_batches", "what two halves of a step hide of one another: below zero", OpClass::collective, 0,
+     make_hidden},
     {"rank_copy", "a rank's rows into or out of the buffer of all ranks, or that buffer's clearing",
      OpClass::elementwise, 1, make_gather_rows},
 }};

@@ -66,6 +66,7 @@ struct StepInput {
   std::int64_t eager_kernels = 0;    // launched one by one, outside every graph
   std::int64_t drafting = 0;         // tokens of a drafting pass: one a sequence, padded
   const RankLoad* load = nullptr;    // of a layer's slowest rank; null = expectation over uniform popularity
+  std::int64_t own = 0;              // where `tokens` are those of all ranks: this rank's
 };
 
 // Which of a step's numbers an operator depends on. The pricer keeps a table for tokens, rows and drafting.
@@ -85,9 +86,16 @@ enum class DependsOn : std::uint8_t {
   gathered,
   gathered_evenly,  // all-gather of equal shares, reduce-scatter
   gathered_by_sum,  // all-reduces over a sparse buffer
-  gathered_rows
+  gathered_rows,
+  exchanged_low_latency,  // tokens of all ranks and the rank's own, in steps with these kernels
+  exchanged_normal,
+  two_batches  // the line of what two halves hide of one another
 };
-inline bool is_gathered(DependsOn d) { return d >= DependsOn::gathered; }
+inline bool is_exchanged(DependsOn d) {
+  return d == DependsOn::exchanged_low_latency || d == DependsOn::exchanged_normal;
+}
+inline bool is_gathered(DependsOn d) { return d >= DependsOn::gathered && d != DependsOn::two_batches; }
+struct ExchangeShape;  // costmodel/expert_exchange.h
 
 class Operator {
  public:
@@ -127,6 +135,8 @@ struct OpSpec {
   bool relative = false;      // row-wise: the table's figures are those of a kernel alike; twice their error
   bool one_query = false;     // attention_decode: one token a sequence, whatever the step verifies
   bool expert_rows = false;   // rows = tokens · experts_per_token
+  bool own_rows = false;      // of what depends on all ranks' tokens: the rank's own
+  std::shared_ptr<const ExchangeShape> exchange;  // of ep_dispatch and ep_combine
   DependsOn depends_on = DependsOn::tokens;
   double gap_ns = 0;    // stream_gaps: between two kernels
   std::string variant;  // of the engine's own kernels, where it has several: "v1", "v2"

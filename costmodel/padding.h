@@ -25,6 +25,8 @@ struct PaddedStep {
   // Attention data parallelism: see JointStep.
   std::int64_t gathered = 0, gathered_rows = 0;
   bool by_sum = false;
+  bool low_latency = false;      // of an exchange of experts' rows: which of its kernels
+  bool two_batches = false;      // the step runs in two halves
   bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
                                  // schedule
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
@@ -38,8 +40,10 @@ struct JointStep {
   bool own_sizes = false;          // then: the graph size that it would have had alone, not its real tokens
   std::int64_t gathered = 0;       // rows that run over the tokens of all ranks
   std::int64_t gathered_rows = 0;  // of them, rows of the head
-  bool by_sum = false;  // gathered and reduced by all-reduces over a sparse buffer, else all-gather and
-                        // reduce-scatter
+  bool by_sum = false;       // gathered and reduced by all-reduces over a sparse buffer, else all-gather and
+                             // reduce-scatter
+  bool prompts = false;      // some rank has one
+  bool two_batches = false;  // every rank can run in two halves
 };
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
@@ -82,6 +86,8 @@ class GraphPadding {
     return (tokens + joint_.width - 1) / joint_.width * joint_.width;
   }
   JointStep join_graph_sizes(std::span<const StepShape> ranks) const;  // costmodel/joint_step_vllm.cpp
+  bool in_two_batches(std::span<const StepShape> ranks, std::int64_t widest) const;
+  bool one_kind(std::span<const StepShape> ranks) const;
   PaddedStep pad_alone(const StepShape& shape) const;
   bool sum_fits(std::int64_t rows) const {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;

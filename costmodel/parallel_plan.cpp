@@ -43,7 +43,10 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
         "more than " + std::to_string(most_ranks) +
         " GPUs (tp x dp) under attention data parallelism are not priced by this version of "
         "Orrery");
-  refuse("cp", p.cp, "context parallelism");
+  // vLLM 0.24.0: no attention backend sets `supports_pcp` (v1/attention/backend.py), which
+  // v1/worker/cp_utils.py asserts; decode context parallelism would run.
+  refuse("cp", p.cp,
+         "context parallelism (vLLM 0.24's for prompts does not start with any attention backend)");
   return p;
 }
 

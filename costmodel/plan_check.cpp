@@ -60,9 +60,10 @@ class PlanCheck {
       check_divides(model_.state.value_heads, "number of value heads of the layers with a state");
     }
     if (!kind.feeds_forward) return;
-    if (!kind.moe) return check_spreads(model_.intermediate, dense_ranks_, "MLP width");
+    if (!kind.moe) return check_spreads(model_.intermediate, spec_.dense_mlp_ranks(), "MLP width");
     check_spreads(model_.expert_intermediate * spec_.plan.ep, mlp_ranks_, "expert width");
-    check_spreads(model_.shared_expert_intermediate, dense_ranks_, "width of the shared experts");
+    check_spreads(model_.shared_expert_intermediate, spec_.shared_expert_ranks(),
+                  "width of the shared experts");
     if (model_.experts % spec_.plan.ep != 0) {
       fail("number of experts (" + std::to_string(model_.experts) +
                ") is not divisible by ep = " + std::to_string(spec_.plan.ep),

@@ -11,6 +11,7 @@
 #include "costmodel/roofline.h"
 #include "costmodel/step_graph.h"
 #include "costmodel/step_pricer.h"
+#include "costmodel/two_batches.h"
 
 namespace orrery {
 
@@ -32,6 +33,14 @@ struct HostNanoseconds {
 // One stretch of the decode-attention line: Q20 nanoseconds at `low` is base + slope·low.
 struct LineSegment {
   std::int64_t base = 0, slope = 0, low = 0, high = 0;
+};
+
+// One half of a step that runs in two.
+struct HalfStep {
+  StepShape of;
+  PaddedStep padded;
+  std::vector<PrefillChunk> prefill;
+  void take(const StepShape& shape, const PaddedStep& whole, int half);
 };
 
 struct PricerState {
@@ -67,6 +76,20 @@ struct PricerState {
     return i < table.size() ? table[i] : sum_over(depends_on, tokens);
   }
   double gathered_ns(const PaddedStep& padded) const;
+  bool exchanges = false;  // some node is one of an exchange
+  double exchanged_ns(const PaddedStep& padded) const;
+  // costmodel/exchanged_step.cpp. Layers with an exchange, and all; share of the part's multiprocessors that
+  // normal kernels of it occupy.
+  std::int64_t exchange_layers = 0, all_layers = 0;
+  double exchange_units = 0;
+  bool by_phase_batches = false, pause_between_layers = false;
+  void add_exchange(const InstanceSpec& spec);
+  double two_batch_ns(const StepShape& shape, const PaddedStep& padded) const;
+  double half_node_ns(std::size_t node, const HalfStep& half) const;
+  double in_halves_ns(std::size_t node, const StepShape& shape, const PaddedStep& padded) const;
+  double halved_share(const GraphNode& node) const;
+  double slower_beside_exchange(const PaddedStep& padded) const;
+  HalfExchange taken_apart(std::size_t node, const HalfStep& half, double ns) const;
   // Whether a node takes part in a step, and what it is given.
   bool takes_part(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
   StepInput input_of(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
@@ -103,8 +126,8 @@ struct PricerState {
 
   // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
   // `context_sum`.
-  std::int64_t decode_q20(const StepShape& shape, std::int64_t context_sum) const;
-  LineSegment decode_segment(const StepShape& shape, std::int64_t context_sum) const;
+  std::int64_t decode_q20(const StepShape& shape, const PaddedStep& padded, std::int64_t context_sum) const;
+  LineSegment decode_segment(const StepShape& shape, const PaddedStep& padded) const;
   // Everything but decode attention, Q20.
   std::int64_t fixed_q20(const StepShape& shape, const PaddedStep& padded) const;
   StepTiming host_timing(const StepShape& shape, const PaddedStep& padded) const;
@@ -112,7 +135,7 @@ struct PricerState {
   DecodeLine decode_line(const StepShape& shape, const PaddedStep& padded) const;
   std::int64_t kernels(const StepShape& shape) const;
   std::int64_t eager_kernels(const StepShape& shape, const PaddedStep& padded) const {
-    return padded.mode == GraphMode::none ? kernels(shape) : 0;
+    return padded.mode == GraphMode::none ? (padded.two_batches ? 2 : 1) * kernels(shape) : 0;
   }
   double searched_tokens(const StepShape& shape) const;
   void add_speculation(const InstanceSpec& spec, double scale);

@@ -62,23 +62,32 @@ class GraphBuilder : GraphNodes {
   }
 
   void add_layer(const LayerKind& kind) {
+    enter(LayerPart::inputs);
     if (kind.mixer == Mixer::attention) add_attention(kind);
     if (kind.mixer == Mixer::state) add_state_layer(kind);
     if (!kind.feeds_forward) return;
     if (kind.moe) {
       add_experts(kind);
+      enter(LayerPart::other);
+      gather_split_rows(kind.count);
     } else {
+      enter(LayerPart::other);
       add_mlp("", kind, model_.intermediate, format(kind.weights, model_.gated_mlp ? "gate_proj" : "up_proj"),
               format(kind.weights, "down_proj"));
       add_all_reduce("mlp_all_reduce", kind.count);
     }
-    if (joint_.gathers_all()) add_scatter(kind.count);
+    if (gathers(kind.moe)) add_scatter(kind.count);
+  }
+
+  // Whether a layer's MLP runs over the rows of all ranks: with an exchange experts do not.
+  bool gathers(bool moe) const {
+    return joint_.gathers_all() && !(moe ? joint_.exchanges() : joint_.dense_whole);
   }
 
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
-  void add_post_norm(const WeightFormat& gate_up, std::int64_t l) {
-    const bool alone = !joint_.gathers_all(), parts = !alone && tp_ > 1;
+  void add_post_norm(const WeightFormat& gate_up, std::int64_t l, bool moe = false) {
+    const bool alone = !gathers(moe), parts = !alone && tp_ > 1;
     if (parts) add_gather_of_parts(l);
     if (!parts) {
       add_norm("post_norm", "attention_output_norm",
@@ -122,6 +131,7 @@ class GraphBuilder : GraphNodes {
       add("rotary", "rotary", rotary, l);
       add("kv_write", "mla_cache_write", s, l);
     }
+    enter(LayerPart::attention);
     if (model_.sparse.present()) {
       add_sparse_attention(kind, s);
     } else {
@@ -217,6 +227,7 @@ class GraphBuilder : GraphNodes {
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
       add("q_quantize", "quantize", width(q_features, 1), l);
+    enter(LayerPart::attention);
     OpSpec prefill = attention;
     prefill.depends_on = DependsOn::prefill;
     add("attention_prefill", "attention_prefill", prefill, l);
@@ -262,11 +273,13 @@ class GraphBuilder : GraphNodes {
                const WeightFormat& gate_up, const WeightFormat& down) {
     const std::int64_t l = kind.count;
     if (prefix.empty()) add_post_norm(gate_up, l);
-    const std::int64_t made = (model_.gated_mlp ? 2 : 1) * intermediate / dense_ranks_;
-    add_gemm(prefix + (model_.gated_mlp ? "gate_up_proj" : "up_proj"), made, model_.hidden, gate_up, l);
+    const std::int64_t inner =
+        intermediate / (prefix == "shared_" ? spec_.shared_expert_ranks() : spec_.dense_mlp_ranks());
+    add_gemm(prefix + (model_.gated_mlp ? "gate_up_proj" : "up_proj"), (model_.gated_mlp ? 2 : 1) * inner,
+             model_.hidden, gate_up, l);
     const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
-    add(prefix + activation, activation, width(intermediate / dense_ranks_, down), l);
-    add_gemm(prefix + "down_proj", model_.hidden, intermediate / dense_ranks_, down, l);
+    add(prefix + activation, activation, width(inner, down), l);
+    add_gemm(prefix + "down_proj", model_.hidden, inner, down, l);
   }
 
   void add_experts(const LayerKind& kind) {
@@ -275,8 +288,10 @@ class GraphBuilder : GraphNodes {
     const std::int64_t inner = model_.expert_intermediate * ep / mlp_ranks_;
     const WeightFormat up = format(kind.weights, "experts.gate_up");
     const WeightFormat down = format(kind.weights, "experts.down");
-    add_post_norm(WeightFormat{}, l);
+    add_post_norm(WeightFormat{}, l, true);
+    split_rows();
     if (model_.shared_expert_intermediate > 0) {
+      enter(LayerPart::shared);
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
               format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj"),
               format(kind.weights, "shared_expert.down_proj"));
@@ -284,25 +299,29 @@ class GraphBuilder : GraphNodes {
         add_gemm("shared_gate", 1, model_.hidden, format(kind.weights, "router.shared_gate"), l);
         add("shared_gate_mul", "sigmoid_mul", width(model_.hidden), l);
       }
+      enter(LayerPart::attention);
     }
     add_gemm("router", model_.experts, model_.hidden, format(kind.weights, "router"), l);
     OpSpec expert = width(0);
+    expert.expert_rows = false;  // of routing: the rank's rows, which is a little too long where they are
+                                 // split
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
     add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
     add_dispatch(up, l);
-    expert.depends_on = over_;
+    expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
     if (!add_fused_experts(expert, up, inner, l)) add_single_experts(expert, up, down, inner, l);
-    add_combine(l);
+    add_combine(up, l);
   }
 
   void add_single_experts(OpSpec expert, const WeightFormat& up, const WeightFormat& down, std::int64_t inner,
                           std::int64_t l) {
-    add("moe_align", "moe_align", expert, l);
+    const bool grouped = joint_.exchanges();  // rows come quantised and by experts
+    if (!grouped) add("moe_align", "moe_align", expert, l);
     OpSpec quantize = width(model_.hidden, up);
     if (joint_.gathers_experts()) quantize.depends_on = DependsOn::tokens;  // before the rows are sent
-    if (up.activation_bytes < 2) add("moe_quantize", "quantize", quantize, l);
+    if (up.activation_bytes < 2 && !grouped) add("moe_quantize", "quantize", quantize, l);
     OpSpec gemm = expert;
     gemm.n = (model_.gated_mlp ? 2 : 1) * inner;
     gemm.k = model_.hidden;
@@ -326,7 +345,7 @@ class GraphBuilder : GraphNodes {
     gemm.format = down;
     add("moe_down", "grouped_gemm", gemm, l);
     expert.n = model_.hidden;
-    add("moe_combine", "moe_combine", expert, l);
+    if (!grouped) add("moe_combine", "moe_combine", expert, l);
   }
 
   // Where the engine's fused layer was timed as a whole, it is one line.
@@ -339,11 +358,12 @@ class GraphBuilder : GraphNodes {
     fused.n = model_.hidden;
     fused.k = inner;
     fused.format = format;
+    fused.own_rows = joint_.exchanges();
     add("moe_experts", "fused_experts", fused, l);
     OpSpec copy = expert;
     copy.n = model_.hidden;
     if (joint_.gathers_experts()) copy.depends_on = DependsOn::tokens;  // of the rank's own rows
-    add("moe_copy", "moe_copy", copy, l);
+    if (!joint_.exchanges()) add("moe_copy", "moe_copy", copy, l);
     return true;
   }
 
@@ -353,13 +373,15 @@ class GraphBuilder : GraphNodes {
     gaps.depends_on = DependsOn::eager;
     gaps.gap_ns = spec_.engine.host.stream_gap.value.value() * 1e9;
     add("stream_gaps", "stream_gaps", gaps, 1);
+    gaps.depends_on = DependsOn::two_batches;
+    if (joint_.two_batches.on) add("two_batches", "two_batches", gaps, 1);
     OpSpec rows = width(model_.hidden);
     rows.variant = spec_.engine.runner;
     rows.depends_on = DependsOn::rows;
     if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
     if (!spec_.stage.last()) return;
     add("sample_gather", "gather_rows", rows, 1);
-    if (joint_.gathers_all()) return add_joint_head(rows);
+    if (joint_.gathers_all() && !joint_.head_whole) return add_joint_head(rows);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
     rows.n = (padded + tp_ - 1) / tp_;

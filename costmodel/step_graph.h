@@ -15,12 +15,16 @@
 
 namespace orrery {
 
+// Where in a layer with an exchange of experts' rows a node stands (costmodel/two_batches.h).
+enum class LayerPart : std::uint8_t { other, inputs, attention, shared, dispatch, experts, combine };
+
 struct GraphNode {
   std::string name;  // "qkv_proj": what it is in this model
   const OperatorEntry* entry = nullptr;
   OpSpec spec;
   std::int64_t count = 0;  // uses per step, all layers
-  bool draft = false;      // of the drafting network, which is launched by itself
+  LayerPart part = LayerPart::other;
+  bool draft = false;  // of the drafting network, which is launched by itself
   std::unique_ptr<Operator> op;
   std::int64_t kernels() const { return count * entry->launches; }
 };

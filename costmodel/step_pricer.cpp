@@ -52,6 +52,12 @@ double fitted_factor(const EngineProfile& engine, OpClass op_class) {
   return 1;
 }
 
+// Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels.
+bool other_step(const InstanceSpec& spec, DependsOn d) {
+  return d == DependsOn::exchanged_low_latency &&
+         spec.engine.settings.joint.exchange == ExpertExchange::by_prompts;
+}
+
 Status check_scales(const PriceScales& scales) {
   Errors errors;
   for (std::size_t i = 0; i < op_class_count; ++i) {
@@ -167,13 +173,6 @@ double PricerState::sum_over(DependsOn depends_on, std::int64_t tokens) const {
   return ns;
 }
 
-double PricerState::gathered_ns(const PaddedStep& padded) const {
-  double ns = over_ns(gathered_table, DependsOn::gathered, padded.gathered);
-  ns += padded.by_sum ? over_ns(by_sum_table, DependsOn::gathered_by_sum, padded.gathered)
-                      : over_ns(evenly_table, DependsOn::gathered_evenly, padded.gathered);
-  return ns + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
-}
-
 double PricerState::sum_prefill(const StepShape& shape) const {
   const StepInput input{0, 0, &shape, 0};
   double ns = 0;
@@ -193,9 +192,11 @@ double PricerState::sum_eager(std::int64_t kernels) const {
   return ns;
 }
 
-std::int64_t PricerState::decode_q20(const StepShape& shape, std::int64_t context_sum) const {
+std::int64_t PricerState::decode_q20(const StepShape& shape, const PaddedStep& padded,
+                                     std::int64_t context_sum) const {
   StepShape at_knot = shape;
   at_knot.decode_context_tokens = context_sum;
+  if (padded.two_batches) return to_q20(two_batch_ns(at_knot, padded));  // with all else
   const StepInput input{0, 0, &at_knot, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -204,10 +205,10 @@ std::int64_t PricerState::decode_q20(const StepShape& shape, std::int64_t contex
   return to_q20(ns);
 }
 
-LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t context_sum) const {
-  const KnotInterval knots = knots_around(context_sum);
-  const std::int64_t at_low = decode_q20(shape, knots.low);
-  const std::int64_t at_next = decode_q20(shape, knots.next);
+LineSegment PricerState::decode_segment(const StepShape& shape, const PaddedStep& padded) const {
+  const KnotInterval knots = knots_around(shape.decode_context_tokens);
+  const std::int64_t at_low = decode_q20(shape, padded, knots.low);
+  const std::int64_t at_next = decode_q20(shape, padded, knots.next);
   LineSegment line;
   line.low = knots.low;
   line.high = knots.next - 1;
@@ -217,6 +218,7 @@ LineSegment PricerState::decode_segment(const StepShape& shape, std::int64_t con
 }
 
 std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
+  if (padded.two_batches) return shape.decode_sequences > 0 ? 0 : to_q20(two_batch_ns(shape, padded));
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
   ns += drafting_ns(padded.drafting);
   if (expert_loads != nullptr && shape.expert_q20 < 0) ns += experts_ns(padded.tokens);
@@ -245,8 +247,8 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     case GraphMode::full: t.launch = round_half_even(host.launch_graph); break;
     case GraphMode::piecewise: t.launch = round_half_even(host.launch_graph + host.launch_piecewise); break;
     case GraphMode::none:
-      t.launch = round_half_even(host.launch_graph + host.launch_eager_more +
-                                 host.launch_kernel * static_cast<double>(kernels(shape)));
+      t.launch = round_half_even(host.launch_graph + host.launch_eager_more * (padded.two_batches ? 2 : 1) +
+                                 host.launch_kernel * static_cast<double>(eager_kernels(shape, padded)));
       break;
   }
   const bool drafting = !draft_table.empty() && !shape.without_drafting;
@@ -332,7 +334,7 @@ StepTiming PricerState::price(const StepShape& shape, const PaddedStep& padded) 
   StepTiming t = host_timing(shape, padded);
   std::int64_t busy = fixed_q20(shape, padded);
   if (shape.decode_sequences > 0) {
-    const LineSegment line = decode_segment(shape, shape.decode_context_tokens);
+    const LineSegment line = decode_segment(shape, padded);
     busy += line.base + line.slope * shape.decode_context_tokens;
   }
   t.busy = busy >> line_shift;
@@ -340,7 +342,7 @@ StepTiming PricerState::price(const StepShape& shape, const PaddedStep& padded) 
 }
 
 DecodeLine PricerState::decode_line(const StepShape& shape, const PaddedStep& padded) const {
-  const LineSegment segment = decode_segment(shape, shape.decode_context_tokens);
+  const LineSegment segment = decode_segment(shape, padded);
   DecodeLine line;
   line.base = fixed_q20(shape, padded) + segment.base;
   line.slope = segment.slope;
@@ -376,7 +378,8 @@ void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& sca
     if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) last_node = i;
     if (node.draft) continue;
     // Steps that launch kernel by kernel gather by sum (costmodel/joint_step.cpp), but for wide decodes.
-    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly;
+    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly && !other_step(spec, d);
+    exchanges |= is_exchanged(d);
     if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
       kernels_without_attention += node.kernels();
     const OpClass c = node.entry->op_class;
@@ -403,12 +406,13 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   count_kernels(spec, scales);
   padding = GraphPadding(spec.engine.settings);
   if (spec.experts.on()) add_experts(spec);
+  if (spec.exchange != nullptr) add_exchange(spec);
   const bool one_process = spec.engine.single_process_per_gpu ||
                            (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   host = host_costs(spec, scales.host, one_process);
   for (const GraphNode& node : nodes) {
     const DependsOn d = node.spec.depends_on;
-    if (node.draft || d == DependsOn::handoff) continue;
+    if (node.draft || d == DependsOn::handoff || d == DependsOn::two_batches || other_step(spec, d)) continue;
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
     if (std::string_view(node.entry->name) == "fused_experts")

@@ -24,6 +24,8 @@
 
 namespace orrery {
 
+struct ExchangeTable;  // costmodel/expert_exchange.h
+
 // Which pipeline stage a spec speaks of; `of` 1 = the whole instance.
 struct StageIndex {
   std::int32_t index = 0, of = 1;
@@ -47,6 +49,18 @@ struct InstanceSpec {
   std::int64_t dense_ranks() const {
     return engine.settings.joint.gathers_experts() ? plan.tp : plan.mlp_ranks();
   }
+  std::int64_t dense_mlp_ranks() const { return engine.settings.joint.dense_whole ? 1 : dense_ranks(); }
+  std::int64_t head_ranks() const { return engine.settings.joint.head_whole ? plan.tp : dense_ranks(); }
+  // vLLM (`use_sequence_parallel_moe`): GPUs of a rank that hold whole experts split its rows for them.
+  bool splits_rows() const { return engine.settings.joint.gathers_experts() && plan.tp > 1 && plan.ep > 1; }
+  // Over which shared experts are: with an exchange, or split rows, they see a GPU's own rows only, and every
+  // GPU has them whole (models/deepseek_v2.py of both engines: `_shared_expert_use_tp1`,
+  // `is_sequence_parallel`).
+  std::int64_t shared_expert_ranks() const {
+    const bool own = engine.settings.joint.gathers_all() && engine.settings.joint.exchanges();
+    return own || splits_rows() ? 1 : dense_ranks();
+  }
+  std::shared_ptr<const ExchangeTable> exchange;  // of experts' rows by point-to-point kernels; null = none
   StageIndex stage = {};  // with one of several, `model` holds that stage's layers only (costmodel/stages.h)
 };
 

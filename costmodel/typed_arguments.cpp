@@ -37,6 +37,7 @@ class TypedResolver final : ArgumentResolver {
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     fill_settings();
+    choose_exchange();
     build_graphs(few);
     if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
     engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
@@ -127,6 +128,49 @@ class TypedResolver final : ArgumentResolver {
     s.enable_chunked_prefill = chunk > 0;
   }
 
+  // moe_hook.py, `handle_a2a_moe`; forward_batch_info.py: normal kernels in steps with a prompt on any rank.
+  void choose_exchange() {
+    JointSettings& joint = engine_.settings.joint;
+    joint.dense_whole = options_.has("moe_dense_tp_size");
+    joint.head_whole = options_.has("enable_dp_lm_head") && options_.flag("enable_dp_lm_head");
+    if ((joint.dense_whole || joint.head_whole) && (plan_.dp == 1 || plan_.tp > 1))
+      args_.optional(joint.dense_whole ? "moe_dense_tp_size" : "enable_dp_lm_head")
+          .fail("is modelled with attention ranks of one GPU each only; expected parallel: {dp: N}, N > 1");
+    if (!options_.has("moe_a2a_backend") || options_.text("moe_a2a_backend") == "none") return;
+    const std::string& mode = options_.text("deepep_mode");
+    joint.exchange_library = options_.text("moe_a2a_backend");
+    joint.exchange = mode == "normal"        ? ExpertExchange::normal
+                     : mode == "low_latency" ? ExpertExchange::low_latency
+                                             : ExpertExchange::by_prompts;
+    joint.two_batches.on = options_.flag("enable_two_batch_overlap");
+    joint.two_batches.by_phase = true;
+    if (plan_.dp == 1 || plan_.tp > 1 || plan_.ep != plan_.dp)
+      args_.optional("moe_a2a_backend")
+          .fail(
+              "is modelled between attention ranks of one GPU each only; expected parallel: {dp: N, ep: N}, "
+              "N > 1");
+  }
+
+  // Normal kernels make the host wait for counts; two batches are not captured with prompts
+  // (cuda_graph_hook.py).
+  void drop_graphs_for_exchange() {
+    SchedulerSettings& s = engine_.settings;
+    if (s.joint.exchange == ExpertExchange::normal) s.cudagraph_sizes.clear();
+    if (s.joint.exchange == ExpertExchange::normal || s.joint.two_batches.on) s.prefill_graph_sizes.clear();
+    if (!s.joint.exchanges()) return;
+    for (std::int64_t& size : s.prefill_graph_sizes) size = (size + 7) / 8 * 8;  // `apply_deepep_adjustments`
+    const auto end = std::unique(s.prefill_graph_sizes.begin(), s.prefill_graph_sizes.end());
+    s.prefill_graph_sizes.erase(end, s.prefill_graph_sizes.end());
+  }
+
+  // `reserve_for_deepep_a2a_mb` and what prefill graphs with it take.
+  double reserved_for_exchange() const {
+    const SchedulerSettings& s = engine_.settings;
+    if (!s.joint.exchanges()) return 0;
+    constexpr double gib = 1024.0 * 1024 * 1024;
+    return (s.cudagraph_sizes.empty() ? 0 : 2 * gib) + (s.prefill_graph_sizes.empty() ? 0 : gib);
+  }
+
   // Arguments are the engine's, for all ranks together; what a rank's scheduler has of them
   // (arg_groups/parallel_hook.py, `_handle_data_parallelism`; `resolve_max_num_reqs`). Prefill graphs are
   // captured for a rank's chunk only.
@@ -170,6 +214,7 @@ class TypedResolver final : ArgumentResolver {
       s.cudagraph_sizes = decode_sizes(decode);
     if (!flag("no_prefill_graphs") && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
+    drop_graphs_for_exchange();
   }
 
   // Of whole decodes, in tokens: with speculation each brings its drafts (§5.3: other sizes, none above the
@@ -209,6 +254,7 @@ class TypedResolver final : ArgumentResolver {
     reserved += static_cast<double>(s.prefill_graph_sizes.size()) * m.per_prefill_graph.value.value();
     const double total = driver_memory().value();
     if (total > m.floor_above.value.value()) reserved = std::max(reserved, m.floor.value.value());
+    reserved += reserved_for_exchange();
     return std::round((total - reserved) / total * 1000) / 1000 * encoder_share();
   }
 

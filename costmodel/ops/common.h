@@ -15,6 +15,7 @@ namespace orrery {
 inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
   const std::int64_t rows = spec.depends_on == DependsOn::rows       ? input.rows
                             : spec.depends_on == DependsOn::drafting ? input.drafting
+                            : spec.own_rows                          ? input.own
                                                                      : input.tokens;
   if (!spec.expert_rows) return rows;
   return (rows * spec.experts_per_token + spec.expert_ranks - 1) / spec.expert_ranks;  // its share, on

@@ -68,9 +68,11 @@ class FusedExpertsOperator : public Operator {
   OpCost one_rank(const OpCost& layer, double tokens, const ExpertShare& load) const {
     const double n = static_cast<double>(spec_.n), k = static_cast<double>(spec_.k);
     const bool quantised = spec_.format.activation_bytes < 2;
-    const double rows = tokens * static_cast<double>(spec_.experts_per_token);
-    const double passes =
-        rows * (6 * k + 2 * n) + tokens * 2 * n + (quantised ? rows * 3 * k + tokens * 3 * n : 0);
+    const double rows = spec_.own_rows ? load.rows : tokens * static_cast<double>(spec_.experts_per_token);
+    const double passes = spec_.own_rows ? rows * (quantised ? 9 * k : 6 * k)  // sent here, added up where
+                                                                               // they go back to
+                                         : rows * (6 * k + 2 * n) + tokens * 2 * n +
+                                               (quantised ? rows * 3 * k + tokens * 3 * n : 0);
     const auto stream_ns = [&](double bytes) {
       return roofline_.stream_ns(bytes, roofline_.stays_in_cache(bytes), 0, KernelClass::elementwise);
     };
@@ -81,7 +83,10 @@ class FusedExpertsOperator : public Operator {
     OpCost cost = products(load);
     const double part = std::max(cost.compute_ns, cost.memory_ns) / bound;
     const double work = std::max(layer.table_ns - small, bound);
-    if (spec_.expert_ranks > 1) {
+    if (spec_.own_rows) {  // activation, and its quantising
+      cost.table_ns = work * part + (quantised ? 2 : 1) * small_kernel_start * roofline_.kernel_floor_ns() +
+                      stream_ns(passes);
+    } else if (spec_.expert_ranks > 1) {
       cost.table_ns = work * part + small + stream_ns(rows * 2 * n);
     } else {  // the timed layer with other products
       cost.table_ns = layer.table_ns + (part - 1) * std::min(work, layer.table_ns);

@@ -201,6 +201,26 @@ TEST_CASE("the memory of a rank: attention whole, everything else an eighth") {
   CHECK(more == Approx(7.0 / 8 * (attention + embedding + copies)).epsilon(1e-3));
 }
 
+// Steps with prompts exchange rows by other kernels than the rest, and two batches need ranks with the same
+// kind of work.
+TEST_CASE("ranks that exchange rows by DeepEP, also in two batches: stretches decide what single steps do") {
+  std::vector<std::uint64_t> digests;
+  for (const char* args :
+       {"{context_length: 16384}", "{context_length: 16384, moe_a2a_backend: deepep}",
+        "{context_length: 16384, moe_a2a_backend: deepep, enable_two_batch_overlap: true}"}) {
+    INFO(args);
+    const Scenario s = example({std::string("deployment.engine_args=") + args});
+    RunOptions single;
+    single.stretches = false;
+    const RunResult a = run_scenario(s, {}).value(), b = run_scenario(s, single).value();
+    CHECK(a.completed == 200);
+    CHECK(a.digest == b.digest);
+    digests.push_back(a.digest);
+  }
+  CHECK(digests[0] != digests[1]);
+  CHECK(digests[1] != digests[2]);
+}
+
 TEST_CASE("what is not modelled beside ranks is refused by name") {
   CHECK(refusal({"deployment.parallel={tp: 16, dp: 8}"}).find("more than 64 GPUs") != std::string::npos);
   CHECK(refusal({"deployment.parallel={dp: 8, ep: 2}"}).find("tp x dp = 8") != std::string::npos);
@@ -208,7 +228,7 @@ TEST_CASE("what is not modelled beside ranks is refused by name") {
             .find("attention data parallelism of tensorrt-llm-1.2") != std::string::npos);
   CHECK(refusal({"deployment.speculation={method: mtp, tokens: 1, acceptance: [0.8]}"})
             .find("speculation is not modelled under") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={enable_dp_lm_head: true}"}).find("another layout") !=
+  CHECK(refusal({"deployment.engine_args={enable_attn_tp_input_scattered: true}"}).find("another layout") !=
         std::string::npos);
   CHECK(refusal({"deployment.engine_args={load_balance_method: follow_bootstrap_room}"})
             .find("expected one of") != std::string::npos);

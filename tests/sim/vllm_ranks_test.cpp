@@ -293,10 +293,28 @@ TEST_CASE("ranks of a model without experts are independent engines behind one f
   CHECK(pair.price(hand::decode(4, 400)).busy == single.price(hand::decode(4, 400)).busy);
 }
 
+// What a layer issues changes prices, not what is decided.
+TEST_CASE("ranks that exchange rows by DeepEP, also in two batches: stretches decide what single steps do") {
+  std::vector<std::uint64_t> digests;
+  for (const char* args :
+       {"{all2all_backend: allgather_reducescatter}", "{all2all_backend: deepep_low_latency}",
+        "{all2all_backend: deepep_high_throughput}",
+        "{all2all_backend: deepep_low_latency, enable_dbo: true, dbo_decode_token_threshold: 2}"}) {
+    INFO(args);
+    const Scenario s = example({std::string("deployment.engine_args=") + args}).value();
+    RunOptions single;
+    single.stretches = false;
+    const RunResult a = run_scenario(s, {}).value(), b = run_scenario(s, single).value();
+    CHECK(a.completed == 150);
+    CHECK(a.digest == b.digest);
+    digests.push_back(a.digest);
+  }
+  std::sort(digests.begin(), digests.end());
+  CHECK(std::unique(digests.begin(), digests.end()) == digests.end());
+}
+
 TEST_CASE("what is not modelled beside vLLM's ranks is refused by name") {
-  CHECK(
-      refusal({"deployment.engine_args={all2all_backend: deepep_low_latency}"}).find("deepep_low_latency") !=
-      std::string::npos);
+  CHECK(refusal({"deployment.engine_args={all2all_backend: nixl_ep}"}).find("nixl_ep") != std::string::npos);
   CHECK(
       refusal({"deployment.parallel={dp: 2}", "deployment.engine_args={all2all_backend: deepep_low_latency}"})
           .empty());  // used with whole experts only
@@ -305,7 +323,7 @@ TEST_CASE("what is not modelled beside vLLM's ranks is refused by name") {
   CHECK(refusal({"deployment.engine_args={kv_offloading_size: 10}"}).find("offloading of the KV cache") !=
         std::string::npos);
   CHECK(refusal({"deployment.model=qwen3-8b"}).find("has no experts") != std::string::npos);
-  CHECK(refusal({"deployment.parallel={dp: 2, ep: 4, tp: 2}"}).find("tp > 1 and ep > 1") !=
-        std::string::npos);
+  CHECK(refusal({"deployment.engine_args={enable_dbo: true}"}).find("all2all_backend") != std::string::npos);
+  CHECK(refusal({"deployment.parallel={dp: 2, ep: 4, tp: 2}"}).empty());
   CHECK(refusal({"deployment.engine_args={data_parallel_size: 2}"}).find("parallel.dp") != std::string::npos);
 }

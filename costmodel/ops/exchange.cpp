@@ -1,0 +1,89 @@
+// Dispatch and combine of experts' rows by point-to-point kernels: costmodel/expert_exchange.h.
+#include "costmodel/expert_exchange.h"
+
+#include <algorithm>
+
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+namespace orrery {
+
+namespace {
+
+class ExchangeOperator : public Operator {
+ public:
+  explicit ExchangeOperator(const OpSpec& spec) : shape_(*spec.exchange), bytes_(exchange_bytes(shape_)) {
+    const ExchangeFigures& f =
+        shape_.low_latency ? side(shape_.table->low_latency) : side(shape_.table->normal);
+    error_ = shape_.nodes() > 1 ? f.network_error.value : f.error.value;
+    error_ += shape_.table->more_error;
+  }
+
+  OpCost cost(const StepInput& input) const override {
+    const double rows = busiest(input);
+    const ExchangeTime time = exchange_time(shape_, rows);
+    OpCost cost;
+    cost.latency_ns = time.fixed;
+    cost.link_ns = time.ns() - time.fixed;
+    cost.link_bytes = own(input) * (bytes_.near + bytes_.far);
+    cost.rung = shape_.table->own() ? Rung::published : Rung::transported;
+    // Tables are of whole nodes.
+    const bool whole = shape_.ranks % gpus_of_node == 0;
+    cost.hit = whole ? Hit::interpolated : Hit::extrapolated;
+    cost.error = whole ? error_ : 2 * error_;
+    return cost;
+  }
+
+  std::string shape_text(const StepInput& input) const override {
+    return std::string(shape_.table->library) + (shape_.low_latency ? " low latency" : " normal") +
+           " rows=" + std::to_string(static_cast<std::int64_t>(busiest(input))) +
+           " bytes/token=" + std::to_string(static_cast<std::int64_t>(bytes_.near)) + "+" +
+           std::to_string(static_cast<std::int64_t>(bytes_.far)) + " ranks=" + std::to_string(shape_.ranks) +
+           " nodes=" + std::to_string(shape_.nodes());
+  }
+  KernelClass kernel_class() const override { return KernelClass::collective; }
+
+ private:
+  const ExchangeFigures& side(const ExchangeKernels& kernels) const {
+    return shape_.dispatch ? kernels.dispatch : kernels.combine;
+  }
+
+  double own(const StepInput& input) const {
+    return static_cast<double>((input.own + shape_.own_parts - 1) / shape_.own_parts);
+  }
+
+  // What uniform choices leave uneven is in the timings, which were taken with random ones. A hotspot's rank
+  // gets more than the mean.
+  double busiest(const StepInput& input) const {
+    double mean = static_cast<double>(input.tokens) / shape_.ranks;
+    if (input.load != nullptr) {
+      const double even = mean * static_cast<double>(shape_.experts_per_token);
+      if (even > 0) mean *= std::max(1.0, input.load->rows / even);
+    }
+    return std::max(mean, own(input));
+  }
+
+  ExchangeShape shape_;
+  ExchangeBytes bytes_;
+  double error_ = 0;
+};
+
+// Has no work; price_nodes gives its line what the schedule of two halves makes of the sum of all others.
+class HiddenLine : public Operator {
+ public:
+  OpCost cost(const StepInput&) const override { return {}; }
+  std::string shape_text(const StepInput&) const override { return "two batches"; }
+  KernelClass kernel_class() const override { return KernelClass::collective; }
+};
+
+}  // namespace
+
+std::unique_ptr<Operator> make_hidden(const OpSpec&, const Roofline&) {
+  return std::make_unique<HiddenLine>();
+}
+
+std::unique_ptr<Operator> make_exchange(const OpSpec& spec, const Roofline&) {
+  return std::make_unique<ExchangeOperator>(spec);
+}
+
+}  // namespace orrery
