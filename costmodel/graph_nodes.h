@@ -113,11 +113,18 @@ class GraphNodes {
     add(name, "gemm", s, count);
   }
 
+  // The group's links between nodes; null inside one.
+  const GroupLinks* across(GroupLinks PlanLinks::*group) const {
+    const bool crosses = spec_.links != nullptr && ((*spec_.links).*group).crosses();
+    return crosses ? &((*spec_.links).*group) : nullptr;
+  }
+
   // Under attention data parallelism the ways to the tokens of all ranks and back add up.
   void add_all_reduce(const std::string& name, std::int64_t count, bool inside_rank = false) {
     if (tp_ == 1 || (joint_.gathers_all() && !inside_rank)) return;
     OpSpec s = width(model_.hidden);
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     add(name, "all_reduce", s, count);
   }
 
@@ -128,6 +135,7 @@ class GraphNodes {
     s.depends_on = depends_on;
     // vLLM's GPUs with the same place in their ranks; inside a rank an all-reduce follows.
     s.ranks = joint_.gathers_experts() ? spec_.plan.dp : static_cast<std::int32_t>(mlp_ranks_);
+    s.links = across(joint_.gathers_experts() ? &PlanLinks::data : &PlanLinks::all);
     return s;
   }
 
@@ -143,6 +151,7 @@ class GraphNodes {
   OpSpec inside_rank() const {  // among its GPUs, of its share of what is gathered in equal shares
     OpSpec s = own_share(model_.hidden, DependsOn::gathered_evenly);
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     return s;
   }
 

@@ -49,6 +49,9 @@ class Instance {
   bool on_transfer(std::uint64_t transfer, SimTime now);
   // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
   // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.
+  std::int32_t rank_of(SequenceId sequence) const {
+    return static_cast<std::int32_t>(sequence.value() % lanes_.size());
+  }
   std::span<const PullWork> take_pulls() { return scheduler_->take_pulls(); }
   bool on_remote_end(SequenceId sequence, RequestId request, SimTime now);
   void observe_pull(const PullWork& pull, SimTime now);

@@ -13,6 +13,7 @@ struct KvPull {
   RequestId request;
   InstanceId from, to;
   std::int64_t blocks = 0;  // whole blocks of the deployment's block size; 0: only word that none is wanted
+  std::int32_t from_rank = 0, to_rank = 0;  // of attention data parallelism, within the instances
 };
 
 struct KvPullDone {

@@ -177,7 +177,13 @@ class Loop {
       h.to = id;
       h.sequence = work.sequence;
       instance.observe_pull(work, now);
-      setup_.transport->begin({work.request, h.from, id, work.blocks}, now);
+      setup_.transport->begin({.request = work.request,
+                               .from = h.from,
+                               .to = id,
+                               .blocks = work.blocks,
+                               .from_rank = instances_[h.from.value()]->rank_of(h.held),
+                               .to_rank = work.sequence.is_none() ? 0 : instance.rank_of(work.sequence)},
+                              now);
     }
   }
 

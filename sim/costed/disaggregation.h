@@ -17,15 +17,19 @@ bool is_disaggregated(const std::vector<const PoolSpec*>& pools);
 // Roles that do not go together, and what a prefill or decode pool cannot be: errors at their keys.
 void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools);
 
-// `deployment.topology` and `deployment.pd`. Prefill and decode pools need a topology, others may not have
-// one. Null after an error, or without.
+// `deployment.topology` and `deployment.pd`. Prefill and decode pools need a topology, and so do instances
+// wider than a board. Null after an error, or without.
 std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, const std::string& folder,
                                                     const std::vector<const PoolSpec*>& pools,
                                                     Errors& errors);
 
 // Instances take the topology's GPUs in order; one that what is left of a node cannot hold begins on the next
-// node. Needs the pools' memory plans. Errors: not enough GPUs, an instance larger than a node, no way.
+// node. Needs the pools' memory plans. Errors: not enough GPUs, no way.
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools);
+
+// Gives pools whose instances stand on several nodes the links of their collectives (InstanceSpec::links),
+// those of a pool's first instance. Errors: as above, and groups of ranks that nodes do not share evenly.
+Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools);
 
 }  // namespace orrery

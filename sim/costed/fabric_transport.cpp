@@ -33,22 +33,44 @@ const std::vector<RankPair>& FabricTransport::pairs(std::int32_t from_tp, std::i
 void FabricTransport::begin(const KvPull& pull, SimTime now) {
   if (pull.blocks == 0) return end(pull.request, now);
   const Seat &from = seats_[pull.from.value()], &to = seats_[pull.to.value()];
-  const auto& between =
-      pairs(static_cast<std::int32_t>(from.gpus.size()), static_cast<std::int32_t>(to.gpus.size()));
+  const auto& between = pairs(from.width(), to.width());
   ORRERY_CHECK(between.size() < keys_per_request, "rank pairs of a pull");
   ++pulls_;
   std::uint64_t key = pull.request.value() * keys_per_request;
   for (const RankPair& pair : between) {
     const std::int64_t bytes = pull.blocks * to.bytes_per_block / pair.parts;
-    const auto flow = flows_.add({.from = from.gpus[static_cast<std::size_t>(pair.from)],
-                                  .to = to.gpus[static_cast<std::size_t>(pair.to)],
+    const auto flow = flows_.add({.from = from.gpu(pull.from_rank, pair.from),
+                                  .to = to.gpu(pull.to_rank, pair.to),
                                   .bytes = bytes,
                                   .key = key++},
                                  now);
     ORRERY_CHECK(flow.ok(), "ways between all seats were looked for before");
     bytes_ += bytes;
+    if (shared_) meet(*flow, now);
   }
   open_[pull.request.value()] = static_cast<std::int32_t>(between.size());
+}
+
+SharedLinks& FabricTransport::share(std::vector<std::vector<fabric::LinkId>> links, Changed changed) {
+  changed_ = std::move(changed);
+  return shared_.emplace(flows_, topology_, std::move(links));
+}
+
+void FabricTransport::meet(fabric::FlowId flow, SimTime now) {
+  if (!flows_.active(flow)) return;  // no bytes
+  const std::vector<fabric::LinkId>& route = flows_.links_of(flow);
+  if (std::none_of(route.begin(), route.end(), [&](fabric::LinkId l) { return shared_->shared(l); })) return;
+  const auto& kept = routes_[flow.value()] = route;
+  touched_.clear();
+  shared_->begin(kept, now, touched_);
+  for (const InstanceId instance : touched_) changed_(instance, now);
+}
+
+void FabricTransport::part(fabric::FlowId flow, SimTime now) {
+  const auto it = routes_.find(flow.value());
+  if (it == routes_.end()) return;
+  shared_->end(it->second, now);
+  routes_.erase(it);
 }
 
 void FabricTransport::end(RequestId request, SimTime at) {
@@ -64,6 +86,7 @@ SimTime FabricTransport::next_event() {
 void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
   if (!open_.empty() && flows_.next_end() <= now) {
     for (const fabric::Arrival& arrival : flows_.advance(now)) {
+      if (shared_) part(arrival.flow, now);
       const RequestId request(arrival.key / keys_per_request);
       const auto it = open_.find(request.value());
       if (--it->second > 0) continue;

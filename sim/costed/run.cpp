@@ -9,6 +9,7 @@
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/image_processor.h"
+#include "sim/costed/plan_links.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/policies.h"
 #include "sim/routers/rank_router.h"
@@ -313,7 +314,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
-  pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
+  pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines, first_instance));
   pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
   return ok_status();
 }
@@ -341,13 +342,38 @@ SimDuration inbox_delay(const RunParts& parts) {
 
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
-  if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
+  if (!is_disaggregated(scenario.pools())) return std::unique_ptr<FabricTransport>();
   ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
       FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
       duration_from_seconds(kv_transfer_floor.value));
+}
+
+// Collectives of instances on several nodes meet the KV there.
+Status share_links(const Scenario& scenario, const RunParts& parts, Executor& executor,
+                   FabricTransport& transport) {
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools()));
+  std::vector<std::vector<fabric::LinkId>> ports;
+  bool any = false;
+  for (const auto& pool : parts.pools) {
+    for (std::size_t i = 0; i < pool->engines(); ++i) {
+      ORRERY_TRY(own,
+                 collective_ports(*scenario.topology, seats[ports.size()].gpus, pool->spec->instance.plan));
+      any |= !own.empty();
+      ports.push_back(std::move(own));
+    }
+  }
+  if (!any) return ok_status();
+  SharedLinks& shared = transport.share(
+      std::move(ports), [&executor](InstanceId instance, SimTime at) { executor.cut(instance, at); });
+  std::size_t first = 0;
+  for (const auto& pool : parts.pools) {
+    pool->executor->share_links(&shared, first);
+    first += pool->engines();
+  }
+  return ok_status();
 }
 
 void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
@@ -416,6 +442,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.inbox = &inbox;
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
+  if (transport != nullptr) ORRERY_TRY_STATUS(share_links(scenario, *parts, *setup.executor, *transport));
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;

@@ -28,7 +28,7 @@ struct Scenario {
   std::string file;
   PoolSpec pool;                                     // the first one; mostly there is no other
   std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
-  std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
+  std::shared_ptr<const fabric::Topology> topology;  // that instances stand on; may be null
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;
@@ -53,7 +53,8 @@ struct ScenarioOptions {
 // All problems of the file at once; after that, whether it fits (infeasible).
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options);
 
-// The memory plan of every pool; says of which one when it fails.
+// The memory plan of every pool, and where its instances stand on the topology; says of which one when it
+// fails.
 Status plan_pools(Scenario& scenario);
 
 // `deployment:` and `workload:` (either may be absent) as parts of another document. Problems go to that
