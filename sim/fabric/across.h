@@ -2,7 +2,8 @@
 // over the topology.
 //
 // Ways and latencies: NVIDIA/nccl 2.32.3 src/tuning/cost_model.cc (baseLatencies, hwLatencies, llMaxBws of
-// Hopper), of older releases src/graph/tuning.cc (@01afd20: steps, shares of protocols). A ring takes
+// Hopper; as others quote it), src/graph/tuning.cc @01afd20 (steps, shares of protocols). RCCL and xGMI are
+// taken for NCCL and NVLink. A ring takes
 // base + (steps − steps between nodes) · inside hop + steps between nodes · network hop; a tree, for an
 // all-reduce alone, base + 2 · ((ranks of a node − 1) · inside hop + log2(nodes) · network hop). LL128 leaves
 // 120 of 128 bytes for data, taken as 0.92 and, with one rank a node, 0.7; LL half of them, and at most 45

@@ -271,6 +271,38 @@ TEST_CASE("a plan wider than a board is refused without a topology, and runs wit
   const RunResult r = run_scenario(wide).value();
   CHECK(r.completed == 120);
   CHECK_FALSE(r.transfers.on);
+  // The breakdown says which collectives cross nodes, and the way they take.
+  StepShape shape;
+  shape.decode_sequences = 64;
+  shape.decode_context_tokens = 64000;
+  std::int64_t crossing = 0;
+  for (const OpLine& line : StepPricer::create(wide.pool.instance).value().explain(shape).ops) {
+    if (line.op_class != OpClass::collective) continue;
+    ++crossing;
+    CHECK_THAT(line.shape, Catch::Matchers::Contains("ranks=16 nodes=2 ring "));
+    CHECK(line.error >= unseen_error);
+  }
+  CHECK(crossing == 2);  // to the experts and back
+}
+
+TEST_CASE("stages on two nodes hand over through the NICs, stages in one do not [fabric_runs]") {
+  const auto handoffs = [](const std::string& tp, const std::string& gbps) {
+    ScenarioOptions options;
+    options.overrides = {
+        "deployment={hardware: h200, model: qwen3-32b, engine: vllm-0.24, parallel: {pp: 2, tp: " + tp +
+        "}, topology: {preset: hopper-8, nodes: 2, nics_per_node: 8, nic_gbps: " + gbps + "}}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+    StepShape shape;
+    const std::vector<PrefillChunk> chunks{{8192, 0}};
+    shape.prefill = chunks;
+    return StepPricer::create(s.pool.instance).value().explain(shape).stages.back().handoff_ns;
+  };
+  const std::int64_t fast = handoffs("8", "400"), slow = handoffs("8", "200");
+  // Two tensors of 8,192 rows of 640 values of two bytes a GPU, each over a NIC of its own: 25 GB/s less.
+  CHECK(static_cast<double>(slow - fast) ==
+        Approx(2 * 8192 * 640 * 2 * (1 / 25e9 - 1 / 50e9) * 1e9).margin(2));
+  CHECK(handoffs("4", "400") == handoffs("4", "200"));  // eight GPUs
 }
 
 TEST_CASE("a topology changes nothing of instances that stand in one node [fabric_runs]") {
@@ -294,5 +326,31 @@ TEST_CASE("ranks that fetch for themselves: every prompt once, single steps alik
     single.stretches = false;
     CHECK(run_scenario(s, single).value().digest == r.digest);
     CHECK(run_scenario(s).value().digest == r.digest);
+  }
+}
+
+TEST_CASE("a hotspot of experts holds all ranks up, on either engine's rule [fabric_runs]") {
+  const auto scenario = [](const std::string& file, const std::string& experts) {
+    ScenarioOptions options;
+    options.overrides = {"workload.limit={requests: 60}"};
+    if (!experts.empty()) options.overrides.push_back("deployment.experts=" + experts);
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/" + file, options).value();
+  };
+  const auto prompts = [](const Scenario& s) {  // on every rank
+    const std::vector<PrefillChunk> chunks{{4096, 0}};
+    StepShape shape;
+    shape.prefill = chunks;
+    return static_cast<double>(StepPricer::create(s.pool.instance).value().price(shape).busy);
+  };
+  for (const std::string file : {"deepseek-v3-h200-dp8.yaml", "qwen3-30b-a3b-h200-dp2.yaml"}) {
+    const Scenario even = scenario(file, ""), hot = scenario(file, "{popularity: {zipf: 1.5}}");
+    CHECK(prompts(hot) > 1.04 * prompts(even));  // rows of the slowest rank decide
+    const Scenario drawn = scenario(file, "{popularity: {zipf: 0.8}, routing: sampled}");
+    const RunResult r = run_scenario(drawn).value();
+    CHECK(r.completed == 60);
+    CHECK(r.experts.balancedness < 1);
+    RunOptions single;
+    single.stretches = false;
+    CHECK(run_scenario(drawn, single).value().digest == r.digest);
   }
 }
