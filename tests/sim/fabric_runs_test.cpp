@@ -354,3 +354,27 @@ TEST_CASE("a hotspot of experts holds all ranks up, on either engine's rule [fab
     CHECK(run_scenario(drawn, single).value().digest == r.digest);
   }
 }
+
+TEST_CASE("the example: EP64 over eight nodes with prefill apart, from the file to the end [fabric_runs]") {
+  ScenarioOptions options;
+  options.overrides = {"workload.limit={requests: 400}"};
+  const Scenario s =
+      load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/deepseek-r1-h200-ep64-pd.yaml", options)
+          .value();
+  CHECK(s.gpus() == 96);
+  CHECK(s.pool.instance.links == nullptr);  // a node each
+  const InstanceSpec& decode = s.other_pools.front().instance;
+  REQUIRE(decode.links != nullptr);
+  CHECK(decode.links->data.nodes == 8);
+  const RunResult r = run_scenario(s).value();
+  CHECK(r.completed == 400);
+  CHECK(r.transfers.pulls == 400);
+  // Ranks that decode the same cost what one of them does; a rank without requests costs nothing more.
+  const StepPricer pricer = StepPricer::create(decode).value();
+  StepShape one;
+  one.decode_sequences = one.running = 4;
+  one.decode_context_tokens = 4000;
+  std::vector<StepShape> all(64, one), few(64);
+  few.front() = one;
+  CHECK(pricer.price_joint(all).busy == pricer.price_joint(few).busy);
+}
