@@ -49,8 +49,9 @@ StepInput PricerState::input_of(const GraphNode& node, const StepShape& shape,
                                 const PaddedStep& padded) const {
   const DependsOn d = node.spec.depends_on;
   const std::int64_t tokens = d == DependsOn::gathered_rows ? padded.gathered_rows
-                              : is_gathered(d)              ? padded.gathered
-                                                            : padded.tokens;
+                              : is_gathered(d) || (d == DependsOn::experts && padded.gathered > 0)
+                                  ? padded.gathered
+                                  : padded.tokens;
   return {tokens, padded.rows, &shape, eager_kernels(shape, padded), padded.drafting, nullptr, padded.tokens};
 }
 
@@ -60,9 +61,10 @@ namespace {
 
 // Where popularity is not uniform: what the layers' slowest ranks have on average. Their times on average are
 // another thing by a few percent at most, which goes to the largest line with the rounding rest.
-std::optional<RankLoad> mean_load(const PricerState& s, std::int64_t tokens) {
+std::optional<RankLoad> mean_load(const PricerState& s, const PaddedStep& padded) {
   if (s.expert_loads == nullptr) return std::nullopt;
-  return s.expert_loads->mean_load(static_cast<double>(tokens));
+  return s.expert_loads->mean_load(
+      static_cast<double>(padded.gathered > 0 ? padded.gathered : padded.tokens));
 }
 
 }  // namespace
@@ -172,7 +174,7 @@ StepSummary StepPricer::summarize(const StepShape& shape) const {
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
   nodes.reserve(state_->nodes.size());
-  const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
+  const std::optional<RankLoad> load = mean_load(*state_, padded);
   price_nodes(*state_, shape, padded, timing.busy, load ? &*load : nullptr, nodes);
   return summarize_step(*state_, timing, nodes);
 }
@@ -182,7 +184,7 @@ StepBreakdown StepPricer::explain(const StepShape& shape) const {
   const StepTiming timing = price(shape);
   const PaddedStep padded = state_->padding.pad(shape);
   std::vector<PricedNode> nodes;
-  const std::optional<RankLoad> load = mean_load(*state_, padded.tokens);
+  const std::optional<RankLoad> load = mean_load(*state_, padded);
   price_nodes(*state_, shape, padded, timing.busy, load ? &*load : nullptr, nodes);
   const StepSummary summary = summarize_step(*state_, timing, nodes);
   StepBreakdown b;

@@ -1,5 +1,7 @@
 #include "costmodel/collective.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 namespace {
@@ -16,6 +18,12 @@ bool one_shot(double bytes, std::int32_t ranks) {
 // Start of an NCCL ring: measured 6.2, 9.6, 15.6 µs at 2, 4, 8 GPUs where the custom kernel takes 3.5
 // ([AIC] H100, hardware.md §6), which is 0.9 + 0.45·ranks of the small all-reduce inside a graph.
 double library_latency(double latency_ns, std::int32_t ranks) { return latency_ns * (0.9 + 0.45 * ranks); }
+
+// Every rank also reads its buffer and writes the result.
+void add_memory(const Roofline& roofline, double bytes, OpCost& cost) {
+  cost.memory_ns = roofline.stream_ns(2 * bytes, roofline.stays_in_cache(2 * bytes), 0, KernelClass::memory);
+  if (!roofline.stays_in_cache(2 * bytes)) cost.bytes = 2 * bytes;
+}
 
 }  // namespace
 
@@ -55,9 +63,38 @@ OpCost collective_cost(const Roofline& roofline, Collective collective, double b
   }
   const double rate = roofline.link_rate(collective == Collective::send_recv ? 2 : ranks);
   cost.link_ns = cost.link_bytes / rate;
-  // Every rank also reads its buffer and writes the result.
-  cost.memory_ns = roofline.stream_ns(2 * bytes, roofline.stays_in_cache(2 * bytes), 0, KernelClass::memory);
-  if (!roofline.stays_in_cache(2 * bytes)) cost.bytes = 2 * bytes;
+  add_memory(roofline, bytes, cost);
+  return cost;
+}
+
+double way_ns(const Roofline& roofline, const CollectiveWay& way, double bytes) {
+  const double inside = way.inside_ns / roofline.link_efficiency();
+  return way.latency_ns + bytes * std::max(inside, way.between_ns);
+}
+
+const CollectiveWay& quickest_way(const Roofline& roofline, Collective collective, double bytes,
+                                  const GroupLinks& group) {
+  const std::vector<CollectiveWay>& ways = group.of(collective);
+  ORRERY_CHECK(group.crosses() && !ways.empty(), "a collective over several nodes has a way");
+  return *std::min_element(ways.begin(), ways.end(), [&](const CollectiveWay& a, const CollectiveWay& b) {
+    return way_ns(roofline, a, bytes) < way_ns(roofline, b, bytes);
+  });
+}
+
+OpCost across_nodes_cost(const Roofline& roofline, Collective collective, double bytes,
+                         const GroupLinks& group) {
+  const CollectiveWay& way = quickest_way(roofline, collective, bytes, group);
+  const double n = group.ranks, part = (n - 1) / n;
+  OpCost cost;
+  cost.link_bytes = collective == Collective::send_recv    ? bytes
+                    : collective == Collective::all_reduce ? 2 * part * bytes
+                                                           : part * bytes;
+  cost.latency_ns = way.latency_ns;
+  cost.link_ns = way_ns(roofline, way, bytes) - way.latency_ns;
+  cost.network_ns = bytes * way.between_ns;
+  cost.network_bytes = bytes * way.network_share;
+  cost.error = std::max(unseen_error, 2 * roofline.error(KernelClass::collective));
+  add_memory(roofline, bytes, cost);
   return cost;
 }
 

@@ -137,11 +137,18 @@ class GraphNodes {
     add(name, "gemm", s, count);
   }
 
+  // The group's links between nodes; null inside one.
+  const GroupLinks* across(GroupLinks PlanLinks::*group) const {
+    const bool crosses = spec_.links != nullptr && ((*spec_.links).*group).crosses();
+    return crosses ? &((*spec_.links).*group) : nullptr;
+  }
+
   // Under attention data parallelism the ways to the tokens of all ranks and back add up.
   void add_all_reduce(const std::string& name, std::int64_t count, bool inside_rank = false) {
     if (tp_ == 1 || (joint_.gathers_all() && !inside_rank)) return;
     OpSpec s = width(model_.hidden);
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     add(name, "all_reduce", s, count);
   }
 
@@ -154,6 +161,7 @@ class GraphNodes {
     const bool all = !joint_.gathers_experts() || spec_.splits_rows();
     s.ranks = all ? static_cast<std::int32_t>(mlp_ranks_) : spec_.plan.dp;
     s.expert_rows = false;
+    s.links = across(all ? &PlanLinks::all : &PlanLinks::data);
     return s;
   }
 
@@ -169,6 +177,7 @@ class GraphNodes {
   OpSpec inside_rank() const {  // among its GPUs, of its share of what is gathered in equal shares
     OpSpec s = own_share(model_.hidden, DependsOn::gathered_evenly);
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     return s;
   }
 

@@ -199,7 +199,6 @@ class InstanceReader {
     return !(
         refuse(m.tied_embeddings && !vllm, "a head that shares the embedding's weights") ||
         refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
-        refuse(node_.optional("experts").present(), "deployment.experts") ||
         refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
         refuse(args.optional("kv_offloading_size").present() || args.optional("kv_transfer_config").present(),
                "offloading of the KV cache") ||

@@ -18,7 +18,7 @@ bool alike(const StepShape& a, const StepShape& b) {
 
 bool idle(const StepShape& shape) { return shape.prefill.empty() && shape.decode_sequences == 0; }
 
-// Whether a rank before `i` looks the same. At most 64 ranks.
+// Whether a rank before `i` looks the same.
 bool seen(std::span<const StepShape> ranks, std::size_t i) {
   return std::any_of(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(i),
                      [&](const StepShape& other) { return alike(other, ranks[i]); });
@@ -53,6 +53,10 @@ StepTiming StepPricer::price_joint(std::span<const StepShape> ranks) const {
     first = false;
   }
   return t;
+}
+
+std::int64_t StepPricer::gathered_tokens(std::span<const StepShape> ranks) const {
+  return state_->padding.join(ranks).gathered;
 }
 
 std::vector<DecodeLine> StepPricer::joint_decode_lines(std::span<const StepShape> ranks) const {

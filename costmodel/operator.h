@@ -14,6 +14,8 @@
 
 namespace orrery {
 
+struct GroupLinks;
+
 // Classes of kernels that have an efficiency of their own in a hardware profile (names: to_string).
 enum class KernelClass : std::uint8_t {
   gemm_bf16,
@@ -41,6 +43,8 @@ struct OpCost {
   double bytes = 0;       // HBM traffic; what stays in a cache is not counted
   double link_bytes = 0;  // sent by this GPU
   double compute_ns = 0, memory_ns = 0, link_ns = 0, latency_ns = 0;
+  // Of link_ns, were the links between nodes the only ones; bytes over the busiest of them (not this GPU's).
+  double network_ns = 0, network_bytes = 0;
   // A kernel starts up, then runs at the pace of its slowest resource: a dependent kernel cannot overlap its
   // start with its own work, so the start is added (the smallest GEMMs measured, 3.8–4 µs for 8 MB of weights
   // that stream in 1.9 µs, show it: ../shared/reference/hardware.md §7).
@@ -129,13 +133,14 @@ struct OpSpec {
   double kv_bytes = 2;      // per element of the KV cache
   double out_bytes = 2;     // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
-  bool norm_heads = false;    // rotary: with per-head RMSNorm of q and k
-  bool softcap = false;       // attention: scores go through cap · tanh(score / cap)
-  bool other_kernel = false;  // attention: the engine runs a kernel that is not the one in its tables
-  bool relative = false;      // row-wise: the table's figures are those of a kernel alike; twice their error
-  bool one_query = false;     // attention_decode: one token a sequence, whatever the step verifies
-  bool expert_rows = false;   // rows = tokens · experts_per_token
-  bool own_rows = false;      // of what depends on all ranks' tokens: the rank's own
+  const GroupLinks* links = nullptr;  // collectives: of their group, where it stands on several nodes
+  bool norm_heads = false;            // rotary: with per-head RMSNorm of q and k
+  bool softcap = false;               // attention: scores go through cap · tanh(score / cap)
+  bool other_kernel = false;          // attention: the engine runs a kernel that is not the one in its tables
+  bool relative = false;     // row-wise: the table's figures are those of a kernel alike; twice their error
+  bool one_query = false;    // attention_decode: one token a sequence, whatever the step verifies
+  bool expert_rows = false;  // rows = tokens · experts_per_token
+  bool own_rows = false;     // of what depends on all ranks' tokens: the rank's own
   std::shared_ptr<const ExchangeShape> exchange;  // of ep_dispatch and ep_combine
   DependsOn depends_on = DependsOn::tokens;
   double gap_ns = 0;    // stream_gaps: between two kernels

@@ -4,7 +4,7 @@ namespace orrery {
 
 namespace {
 constexpr std::int32_t most_stages = 64;
-constexpr std::int32_t most_ranks = 64;  // of one scale-up domain; ranks: a bit each in sim/rank_scheduler.h
+constexpr std::int32_t most_ranks = 512;  // a bit each in sim/rank_scheduler.h
 }  // namespace
 
 ParallelPlan read_parallel_plan(const Yaml& node) {
@@ -38,11 +38,9 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
                              std::to_string(p.mlp_ranks()) +
                              "; other widths of expert parallelism are not priced by this version of Orrery");
   }
-  if (p.dp > 1 && p.mlp_ranks() > most_ranks)
-    node.optional("dp").fail(
-        "more than " + std::to_string(most_ranks) +
-        " GPUs (tp x dp) under attention data parallelism are not priced by this version of "
-        "Orrery");
+  if (p.dp > most_ranks)
+    node.optional("dp").fail("more than " + std::to_string(most_ranks) +
+                             " ranks of attention data parallelism are not priced by this version of Orrery");
   // vLLM 0.24.0: no attention backend sets `supports_pcp` (v1/attention/backend.py), which
   // v1/worker/cp_utils.py asserts; decode context parallelism would run.
   refuse("cp", p.cp,

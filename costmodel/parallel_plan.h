@@ -21,7 +21,7 @@ struct ParallelPlan {
 };
 
 // Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp. Widths that Orrery cannot price
-// yet (cp above 1, pp or GPUs under dp above 64, ep other than 1 or tp·dp) are refused by name.
+// yet (cp above 1, pp above 64, dp above 512, ep other than 1 or tp·dp) are refused by name.
 ParallelPlan read_parallel_plan(const Yaml& node);
 
 }  // namespace orrery

@@ -45,8 +45,9 @@ struct HalfStep {
 
 struct PricerState {
   std::unique_ptr<Roofline> roofline;
-  std::vector<GraphNode> nodes;  // launch order
-  std::vector<double> weights;   // per node: count · scale of its class; the fixed order of every sum
+  std::shared_ptr<const PlanLinks> links;  // that operators point into; null inside one scale-up domain
+  std::vector<GraphNode> nodes;            // launch order
+  std::vector<double> weights;  // per node: count · scale of its class; the fixed order of every sum
   GraphPadding padding{SchedulerSettings{}};
   HostNanoseconds host;
   std::int64_t kernels_without_attention = 0, attention_layers = 0;

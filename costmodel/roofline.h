@@ -39,6 +39,7 @@ class Roofline {
   double kernel_floor_ns() const { return floor_ns_; }
   std::int64_t units() const { return units_; }  // SMs or CUs
   double link_rate(std::int32_t ranks) const;    // bytes/ns that one GPU sends to ranks − 1 peers, achieved
+  double link_efficiency() const { return link_efficiency_; }
   double collective_latency_ns() const { return collective_latency_ns_; }
   bool has_link() const { return link_rate_ > 0; }
 

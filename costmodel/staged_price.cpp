@@ -20,7 +20,13 @@ SimDuration scaled(const Figure<Seconds>& figure, double scale) {
 SimDuration tokens_back(const InstanceSpec& spec, const PricerState& state, double scale) {
   const double bytes = 8 * static_cast<double>(spec.engine.settings.max_num_seqs);
   const double broadcasts = spec.engine.runner == "v2" ? 2 : 1;
-  const double ns = collective_cost(*state.roofline, Collective::send_recv, bytes, 2).ns();
+  double ns = collective_cost(*state.roofline, Collective::send_recv, bytes, 2).ns();
+  if (spec.links != nullptr) {
+    for (const GroupLinks& group : spec.links->handoff) {
+      if (group.crosses())
+        ns = std::max(ns, across_nodes_cost(*state.roofline, Collective::send_recv, bytes, group).ns());
+    }
+  }
   return SimDuration(round_half_even(broadcasts * ns * scale));
 }
 

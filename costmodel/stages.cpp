@@ -46,6 +46,11 @@ InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
 
 bool alike(const InstanceSpec& a, const InstanceSpec& b) {
   if (a.stage.first() != b.stage.first() || a.stage.last() != b.stage.last()) return false;
+  const auto same_way = [&] {  // from the stage before
+    const auto at = [&](const InstanceSpec& s) { return static_cast<std::size_t>(s.stage.index); };
+    return a.links->handoff[at(a)] == b.links->handoff[at(b)];
+  };
+  if (a.links != nullptr && b.links != nullptr && !same_way()) return false;
   const std::vector<LayerKind>&x = a.model.layer_kinds, &y = b.model.layer_kinds;
   return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const LayerKind& p, const LayerKind& q) {
     return p.count == q.count && p.moe == q.moe && p.sliding_window == q.sliding_window;

@@ -18,7 +18,8 @@ std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp)
 // last, a tied embedding on both.
 InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage);
 
-// Whether two stages hold the same: neither the first nor the last, and as many layers of each kind.
+// Whether two stages hold the same: neither the first nor the last, and as many layers of each kind,
+// handed over on equal links.
 bool alike(const InstanceSpec& a, const InstanceSpec& b);
 
 // After how many steps a sequence may run again, counted from the step that samples its token (vLLM 0.24):

@@ -54,9 +54,14 @@ class GraphBuilder : GraphNodes {
     OpSpec s = width(model_.hidden / tp_);
     s.depends_on = DependsOn::handoff;
     s.ranks = 2;
+    if (spec_.links != nullptr) {
+      const GroupLinks& from = spec_.links->handoff[static_cast<std::size_t>(spec_.stage.index)];
+      if (from.crosses()) s.links = &from;
+    }
     add("handoff", "send_recv", s, 2);
     s.n = model_.hidden;
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     if (tp_ > 1) add("handoff_all_gather", "all_gather", s, 2);
     add("handoff_copy", "rank_copy", width(model_.hidden), 2);
   }
@@ -390,6 +395,7 @@ class GraphBuilder : GraphNodes {
     rows.n = padded;
     rows.k = 0;
     rows.ranks = static_cast<std::int32_t>(tp_);
+    rows.links = across(&PlanLinks::tensor);
     if (tp_ > 1) add("logits_all_gather", "all_gather", rows, 1);
     if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
@@ -470,6 +476,7 @@ class GraphBuilder : GraphNodes {
     rows.n = padded;
     rows.k = 0;
     rows.ranks = static_cast<std::int32_t>(tp_);
+    rows.links = across(&PlanLinks::tensor);
     if (tp_ > 1) add("logits_all_gather", "all_gather", rows, passes);
     add("argmax", "argmax", rows, passes);
   }

@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "base/mutation.h"
-#include "costmodel/collective.h"
 #include "costmodel/pricer_state.h"
 
 namespace orrery {
@@ -137,8 +136,12 @@ void PricerState::add_experts(const InstanceSpec& spec) {
   for (std::int32_t l = 0; l < e.layers; ++l)
     placements.push_back(first_placement(e, popularity, expert_ranks, l));
   expert_loads = std::make_shared<ExpertLoads>(popularity, 0, std::move(placements));
-  const std::int64_t most = std::max(
-      padding.largest(), std::min<std::int64_t>(spec.engine.settings.max_num_batched_tokens, table_limit));
+  // A run whose loads change asks for each step's; of joint steps there are too many sizes to price them all.
+  const std::int32_t ranks = padding.ranks();
+  if (ranks > 1 && e.moves()) return;
+  const std::int64_t most =
+      std::max(padding.largest(),
+               std::min<std::int64_t>(ranks * spec.engine.settings.max_num_batched_tokens, table_limit));
   const ExpertPrice price = [this](std::int64_t t, const RankLoad& load) { return sum_experts(t, load); };
   std::vector<double> table(static_cast<std::size_t>(most) + 1);
   for (std::int64_t t = 1; t <= most; ++t)
@@ -221,7 +224,8 @@ std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& pa
   if (padded.two_batches) return shape.decode_sequences > 0 ? 0 : to_q20(two_batch_ns(shape, padded));
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
   ns += drafting_ns(padded.drafting);
-  if (expert_loads != nullptr && shape.expert_q20 < 0) ns += experts_ns(padded.tokens);
+  if (expert_loads != nullptr && shape.expert_q20 < 0)
+    ns += experts_ns(padded.gathered > 0 ? padded.gathered : padded.tokens);
   if (padded.gathered > 0) ns += gathered_ns(padded);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
@@ -401,6 +405,7 @@ void PricerState::set_delays(const HostCosts& h, double scale) {
 Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   ORRERY_TRY(line, Roofline::create(spec.hardware, spec.kernels));
   roofline = std::make_unique<Roofline>(std::move(line));
+  links = spec.links;
   ORRERY_TRY(graph, build_step_graph(spec, *roofline));
   nodes = std::move(graph);
   count_kernels(spec, scales);
@@ -472,13 +477,6 @@ double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) c
 
 std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
   return state_->padding.pad(shape).tokens;
-}
-
-double StepPricer::expert_move_ns(double bytes) const {
-  const std::int32_t ranks = state_->expert_ranks;
-  if (ranks < 2 || bytes <= 0) return 0;
-  // An all-to-all sends (n − 1)/n of its buffer.
-  return collective_cost(*state_->roofline, Collective::all_to_all, bytes * ranks / (ranks - 1), ranks).ns();
 }
 
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }

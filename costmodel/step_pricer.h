@@ -13,6 +13,7 @@
 #include "costmodel/engine_profile.h"
 #include "costmodel/expert_spec.h"
 #include "costmodel/experts/rank_loads.h"
+#include "costmodel/group_links.h"
 #include "costmodel/hardware.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/model_spec.h"
@@ -61,6 +62,8 @@ struct InstanceSpec {
     return own || splits_rows() ? 1 : dense_ranks();
   }
   std::shared_ptr<const ExchangeTable> exchange;  // of experts' rows by point-to-point kernels; null = none
+  // Where the plan stands on several nodes; null = inside one scale-up domain.
+  std::shared_ptr<const PlanLinks> links = {};
   StageIndex stage = {};  // with one of several, `model` holds that stage's layers only (costmodel/stages.h)
 };
 
@@ -151,6 +154,12 @@ struct StepSummary {
   const char* bound = "";
 };
 
+// Of a step's collectives over several nodes.
+struct NetworkUse {
+  double more_ns = 0;     // of busy time, when the network takes `slowdown` times as long
+  double link_bytes = 0;  // over the busiest link between nodes
+};
+
 class StepPricer {
  public:
   static Result<StepPricer> create(const InstanceSpec& spec, const PriceScales& scales = {});
@@ -173,6 +182,7 @@ class StepPricer {
   StepTiming empty_timing(std::int32_t running) const;  // host terms of a step without tokens
   // The line of each rank with decodes beside the others; the step's busy time is the largest of theirs.
   std::vector<DecodeLine> joint_decode_lines(std::span<const StepShape> ranks) const;
+  std::int64_t gathered_tokens(std::span<const StepShape> ranks) const;  // that all ranks' experts see
   // The line that price() of a pure decode step evaluates, around `context_sum`.
   // `with_experts` false: without the expert products whose load changes from step to step.
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running,
@@ -180,8 +190,10 @@ class StepPricer {
   // Of the products of the experts alone, all layers with this load. Precondition: experts.on().
   double expert_ns(std::int64_t padded_tokens, const RankLoad& load) const;
   std::int64_t padded_tokens(const StepShape& shape) const;
+  // One shape a rank, one of which has tokens. Nothing for pipeline stages, and inside one scale-up domain.
+  NetworkUse network_use(std::span<const StepShape> ranks, double slowdown) const;
   // Nanoseconds until every rank of an expert-parallel group has received `bytes` (of the one that receives
-  // most), over the scale-up links and beside nothing else.
+  // most), over the scale-up links, or the network where it spans nodes, and beside nothing else.
   double expert_move_ns(double bytes) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.
   SimDuration output_delay() const;

@@ -51,6 +51,10 @@ class Instance {
   void on_outcome(const StepOutcome& outcome);
   // A transfer has ended; true when an idle instance may go on.
   bool on_transfer(std::uint64_t transfer, SimTime now);
+  // Of attention data parallelism: whose sequence it is.
+  std::int32_t rank_of(SequenceId sequence) const {
+    return static_cast<std::int32_t>(sequence.value() % lanes_.size());
+  }
   // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
   // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.
   std::span<const PullWork> take_pulls() { return scheduler_->take_pulls(); }

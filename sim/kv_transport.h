@@ -15,6 +15,7 @@ struct KvPull {
   InstanceId from, to;
   std::int64_t blocks = 0;   // whole blocks of the deployment's block size; 0: only word that none is wanted
   SimTime posted_from = {};  // when the decode instance begins to ask for them; not before `now` of begin()
+  std::int32_t from_rank = 0, to_rank = 0;  // of attention data parallelism, within the instances
 };
 
 // A prefill instance sends what it has computed so far: of `blocks`, cut into `of` equal parts (layers, or

@@ -1,5 +1,7 @@
 #include "sim/prefill_decode.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 PrefillDecode::PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor,
@@ -58,8 +60,12 @@ void PrefillDecode::forsake(RequestId request, SimTime now) {
 
 void PrefillDecode::take_work(InstanceId id, SimTime now) {
   Instance& instance = *instances_[id.value()];
-  for (const PullWork& work : instance.take_pulls())
-    handoffs_.rules.at_once ? make_room_known(work, id, now) : begin_pull(work, id, now);
+  const std::span<const PullWork> pulls = instance.take_pulls();
+  if (handoffs_.rules.at_once) {
+    for (const PullWork& work : pulls) make_room_known(work, id, now);
+  } else if (!pulls.empty()) {
+    begin_pulls(pulls, id, now);
+  }
   for (const SendWork& work : instance.take_sends()) {
     if (handoffs_.rules.layers > 0) {
       layers_.add(id, work.step, work.request);
@@ -69,16 +75,39 @@ void PrefillDecode::take_work(InstanceId id, SimTime now) {
   }
 }
 
-void PrefillDecode::begin_pull(const PullWork& work, InstanceId to, SimTime now) {
-  Handoff& h = handoffs_.at(work.request);
-  h.pull_begin = now;
-  h.to = to;
-  h.sequence = work.sequence;
-  instances_[to.value()]->observe_pull(work, now);
-  KvPull pull{work.request, h.from, to, work.blocks, now};
-  const SimDuration posting = transport_.posting(pull);
-  if (posting > SimDuration(0)) pull.posted_from = executor_.hold_launch(to, posting, now);
-  transport_.begin(pull, now);
+// Every rank's launcher asks for what is its own, one after the other; a step of all waits for the last of
+// them.
+void PrefillDecode::begin_pulls(std::span<const PullWork> pulls, InstanceId to, SimTime now) {
+  pulls_.clear();
+  posting_.clear();
+  SimDuration most(0);
+  for (const PullWork& work : pulls) {
+    const Handoff& h = handoffs_.at(work.request);
+    const std::int32_t to_rank = work.sequence.is_none() ? 0 : instances_[to.value()]->rank_of(work.sequence);
+    pulls_.push_back({.request = work.request,
+                      .from = h.from,
+                      .to = to,
+                      .blocks = work.blocks,
+                      .posted_from = now,
+                      .from_rank = instances_[h.from.value()]->rank_of(h.held),
+                      .to_rank = to_rank});
+    posting_.resize(std::max(posting_.size(), static_cast<std::size_t>(to_rank) + 1));
+    SimDuration& rank = posting_[static_cast<std::size_t>(to_rank)];
+    pulls_.back().posted_from = now + rank;  // its place among its rank's
+    rank = rank + transport_.posting(pulls_.back());
+    most = std::max(most, rank);
+  }
+  const SimDuration wait =
+      most > SimDuration(0) ? executor_.hold_launch(to, most, now) - now : SimDuration(0);
+  for (std::size_t i = 0; i < pulls.size(); ++i) {
+    Handoff& h = handoffs_.at(pulls[i].request);
+    h.pull_begin = now;
+    h.to = to;
+    h.sequence = pulls[i].sequence;
+    instances_[to.value()]->observe_pull(pulls[i], now);
+    pulls_[i].posted_from = pulls_[i].posted_from + wait;
+    transport_.begin(pulls_[i], now);
+  }
 }
 
 // The decode instance has blocks for what will be sent, or wants nothing any more.

@@ -49,7 +49,7 @@ class PrefillDecode {
     SequenceId held;
     RequestId request_id() const { return request; }
   };
-  void begin_pull(const PullWork& work, InstanceId to, SimTime now);
+  void begin_pulls(std::span<const PullWork> pulls, InstanceId to, SimTime now);
   void make_room_known(const PullWork& work, InstanceId to, SimTime now);
   void computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of, SimTime now);
   void flush(Handoff& h, RequestId request, SimTime now);
@@ -75,7 +75,9 @@ class PrefillDecode {
   Loop loop_;
   LayerProgress layers_;
   std::vector<KvPullDone> ended_;
-  std::vector<InstanceId> wakes_;  // to be marked when no instance is being scheduled
+  std::vector<KvPull> pulls_;         // being begun,
+  std::vector<SimDuration> posting_;  // and how long each rank's launcher is busy with them
+  std::vector<InstanceId> wakes_;     // to be marked when no instance is being scheduled
   TimedHeap<Release> leases_;
   TimedHeap<Notice> notices_;  // that an instance with nothing to run has not taken yet
   std::uint64_t retried_ = 0;

@@ -30,7 +30,7 @@ std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks) {
 RankScheduler::RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks,
                              std::unique_ptr<RankBalancer> balancer, RankRules rules)
     : ranks_(std::move(ranks)), balancer_(std::move(balancer)), rules_(rules), updated_(ranks_.size(), 0) {
-  ORRERY_CHECK(ranks_.size() >= 2 && ranks_.size() <= 64, "ranks of attention data parallelism");
+  ORRERY_CHECK(ranks_.size() >= 2 && ranks_.size() <= most_ranks, "ranks of attention data parallelism");
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -52,7 +52,7 @@ bool RankScheduler::may_overtake() const { return ranks_[last_chosen_]->may_over
 void RankScheduler::on_idle() {
   for (const auto& rank : ranks_) rank->on_idle();
   balancer_->idle();
-  bound_ = 0;
+  bound_.reset();
   was_idle_ = true;
 }
 
@@ -81,32 +81,31 @@ void RankScheduler::clear_plan() {
 
 const StepPlan& RankScheduler::schedule() {
   clear_plan();
-  Members members = 0, idle = 0, late = 0;
+  Members members, idle, late;
   plan_.repeat = INT64_MAX;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    const Members self = Members{1} << r;
     if (!ranks_[r]->has_work()) {
-      idle |= self;
+      idle.set(r);
       stand_by(r);
-    } else if ((bound_ & self) != 0) {
-      late |= self;
+    } else if (bound_[r]) {
+      late.set(r);
     } else if (take_part(r)) {
-      members |= self;
+      members.set(r);
     }
   }
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    if ((late >> r & 1) == 0) continue;
-    if (members != 0) {
+    if (!late[r]) continue;
+    if (members.any()) {
       plan_.repeat = 1;
       stand_by(r);
     } else if (take_part(r)) {  // nobody is left to wait for
-      members |= Members{1} << r;
+      members.set(r);
     }
   }
   if (plan_.repeat == INT64_MAX) plan_.repeat = 1;
-  bound_ = rules_.idle_ranks_are_bound && members != 0 && prefill_.empty() ? idle : 0;
+  bound_ = rules_.idle_ranks_are_bound && members.any() && prefill_.empty() ? idle : Members{};
   plan_.after_idle = was_idle_;
-  if (members != 0) was_idle_ = false;
+  if (members.any()) was_idle_ = false;
   close_plan(members);
   report();
   return plan_;
@@ -177,22 +176,23 @@ void RankScheduler::close_plan(Members members) {
   plan_.paused = paused_;
   plan_.aborted = aborted_;
   plan_.ranks = rank_plans_;
-  if (members == 0) return;
-  const bool same = std::all_of(open_.begin(), open_.end(), [&](Members open) { return open == members; });
+  if (members.none()) return;
+  const bool same =
+      std::all_of(open_.begin(), open_.end(), [&](const Members& open) { return open == members; });
   if (!same) plan_.repeat = 1;
   open_.push_back(members);
   ++next_step_;
   if (!balancer_->watches_steps()) return;
   plan_.repeat = 1;
-  Members prompts = 0;
+  Members prompts;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    if (rank_plans_[r].prefills > 0) prompts |= Members{1} << r;
+    if (rank_plans_[r].prefills > 0) prompts.set(r);
   }
   prompts_.push_back(prompts);
 }
 
 void RankScheduler::watch() {
-  for (std::size_t r = 0; r < ranks_.size(); ++r) balancer_->processing(r, (prompts_.front() >> r & 1) != 0);
+  for (std::size_t r = 0; r < ranks_.size(); ++r) balancer_->processing(r, prompts_.front()[r]);
   prompts_.pop_front();
 }
 
@@ -211,7 +211,7 @@ const UpdateEffects& RankScheduler::on_outcome(const StepOutcome& outcome) {
     open_.pop_front();
   }
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    if ((members >> r & 1) != 0)
+    if (members[r])
       update_rank(outcome, r);
     else
       sit_out(updates);
@@ -251,6 +251,35 @@ void RankScheduler::update_rank(const StepOutcome& outcome, std::size_t rank) {
   effects_.regular_decodes.insert(effects_.regular_decodes.end(), effects.regular_decodes.begin(),
                                   effects.regular_decodes.end());
   for (std::size_t i = 0; i < updates; ++i) effects_.stalled.push_back(effects.was_stalled(i));
+}
+
+// ---------------------------------------------------------------------------------- prefill and decode apart
+
+std::span<const PullWork> RankScheduler::take_pulls() {
+  pulls_.clear();
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    for (PullWork work : ranks_[r]->take_pulls()) {
+      if (!work.sequence.is_none()) work.sequence = global(work.sequence, r);
+      pulls_.push_back(work);
+    }
+  }
+  return pulls_;
+}
+
+bool RankScheduler::on_remote_end(SequenceId sequence, bool said_eos) {
+  return ranks_[rank_of(sequence)]->on_remote_end(local(sequence), said_eos);
+}
+
+bool RankScheduler::on_remote_failure(SequenceId sequence) {
+  return ranks_[rank_of(sequence)]->on_remote_failure(local(sequence));
+}
+
+bool RankScheduler::awaits_transfer() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->awaits_transfer(); });
+}
+
+bool RankScheduler::looks_again() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->looks_again(); });
 }
 
 // ------------------------------------------------------------------------------------------------- accounts

@@ -2,6 +2,7 @@
 // in lockstep (docs/parallel_plans.md). Sequence slot s of rank r is slot s·ranks + r of the instance.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -40,7 +41,8 @@ std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks);
 
 class RankScheduler final : public Scheduler {
  public:
-  // 2 to 64 ranks, none of which speculates, encodes images or moves blocks over a host link.
+  static constexpr std::size_t most_ranks = 512;
+  // 2 to `most_ranks` ranks, none of which speculates, encodes images or moves blocks over a host link.
   RankScheduler(std::vector<std::unique_ptr<Scheduler>> ranks, std::unique_ptr<RankBalancer> balancer,
                 RankRules rules = {});
 
@@ -61,10 +63,16 @@ class RankScheduler final : public Scheduler {
   KvUsage kv_usage() const override;
   // A rank that sits steps out, or has an empty queue, may take a newcomer in whatever the others offer.
   bool newcomer_may_run() const override { return ranks_[last_chosen_]->newcomer_may_run(); }
+  // Prefill and decode apart: every rank holds and fetches for itself.
+  std::span<const PullWork> take_pulls() override;
+  bool on_remote_end(SequenceId sequence, bool said_eos) override;
+  bool on_remote_failure(SequenceId sequence) override;
+  bool awaits_transfer() const override;
+  bool looks_again() const override;
   std::uint64_t digest() const override;
 
  private:
-  using Members = std::uint64_t;  // a bit for each rank that runs in a step
+  using Members = std::bitset<most_ranks>;  // the ranks that run in a step
 
   SequenceId global(SequenceId local, std::size_t rank) const {
     return SequenceId(static_cast<std::uint32_t>(local.value() * ranks_.size() + rank));
@@ -86,7 +94,7 @@ class RankScheduler final : public Scheduler {
   std::vector<std::unique_ptr<Scheduler>> ranks_;
   std::unique_ptr<RankBalancer> balancer_;
   RankRules rules_;
-  Members bound_ = 0;  // ranks that sit the next step out, whatever comes
+  Members bound_;  // ranks that sit the next step out, whatever comes
   bool was_idle_ = false;
   std::size_t last_chosen_ = 0;
   std::int64_t next_step_ = 0;
@@ -98,6 +106,7 @@ class RankScheduler final : public Scheduler {
   std::vector<PrefillWork> prefill_;
   std::vector<SequenceId> preempted_, preempted_for_, paused_, aborted_, turned_away_;
   std::vector<Admission> admissions_;
+  std::vector<PullWork> pulls_;
   std::vector<SequenceId> eos_;
   UpdateEffects effects_;
   mutable SchedulerCounters counters_;

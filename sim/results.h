@@ -159,6 +159,7 @@ struct ExpertResult {
   // Mean rows of a rank ÷ those of the rank with most, summed over layers, as the popularity makes them (a
   // finite batch is less balanced): mean over steps, and the least.
   double balancedness = 0, least_balancedness = 0;
+  double changing_steps = 0;   // that the mean is over, of pools whose loads change
   std::vector<Sample> series;  // of the first instance: at the start and at every change
   std::int64_t rebalances = 0, looks_without_change = 0, moved_experts = 0;
   double moved_bytes = 0;

@@ -17,6 +17,7 @@
 #include "cli/version.h"
 #include "reports/run_outputs.h"
 #include "reports/summary.h"
+#include "sim/costed/disaggregation.h"
 #include "sim/costed/run.h"
 #include "sim/ensemble/ensemble.h"
 #include "sim/ensemble/find_rate.h"
@@ -89,7 +90,7 @@ Result<RunOutputs> open_outputs(const SimulateOptions& options, const Scenario& 
   return RunOutputs::create(options.out, {.level = options.outputs,
                                           .itl = options.itl,
                                           .steps_csv = options.steps_csv,
-                                          .handoffs = scenario.topology != nullptr,
+                                          .handoffs = is_disaggregated(scenario.pools()),
                                           .trace_window = options.window});
 }
 

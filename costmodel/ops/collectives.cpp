@@ -11,11 +11,12 @@ class CollectiveOperator : public Operator {
  public:
   CollectiveOperator(const OpSpec& spec, const Roofline& roofline, Collective collective)
       : spec_(spec), roofline_(roofline), collective_(collective) {
-    if (roofline.kernels() != nullptr)
+    if (roofline.kernels() != nullptr && spec.links == nullptr)
       fitted_ = roofline.kernels()->collective(to_string(collective), spec.ranks);
   }
 
   OpCost cost(const StepInput& input) const override {
+    if (spec_.links != nullptr) return across_nodes_cost(roofline_, collective_, bytes(input), *spec_.links);
     OpCost cost = collective_cost(roofline_, collective_, bytes(input), spec_.ranks);
     if (fitted_) {
       price_from_table(cost, *roofline_.kernels(), "collectives", "", *fitted_, bytes(input),
@@ -25,11 +26,16 @@ class CollectiveOperator : public Operator {
   }
   std::string shape_text(const StepInput& input) const override {
     return "bytes=" + std::to_string(static_cast<std::int64_t>(bytes(input))) +
-           " ranks=" + std::to_string(spec_.ranks);
+           " ranks=" + std::to_string(spec_.ranks) + nodes_text(input);
   }
   KernelClass kernel_class() const override { return KernelClass::collective; }
 
  private:
+  std::string nodes_text(const StepInput& input) const {
+    if (spec_.links == nullptr) return "";
+    return " nodes=" + std::to_string(spec_.links->nodes) + " " +
+           quickest_way(roofline_, collective_, bytes(input), *spec_.links).name;
+  }
   double bytes(const StepInput& input) const {
     return static_cast<double>(rows_of(spec_, input) * spec_.n) * spec_.out_bytes;
   }

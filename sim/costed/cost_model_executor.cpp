@@ -99,7 +99,7 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   }
   // A step that compiles is no part of a stretch of equal ones.
   const bool alike = !first_use_.is_new(instance.value(), plan.tokens());
-  if (plan.repeat > 1 && alike && e.open.size() + 1 == e.depth) {
+  if (plan.repeat > 1 && alike && !meets_traffic(instance.value()) && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
     begin_single(e, instance.value(), plan, now);
@@ -137,7 +137,7 @@ StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTi
   return e.pricer->price(shape);
 }
 
-StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan) {
+StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan, SimTime now) {
   ORRERY_CHECK(plan.ranks.size() == e.lanes.size(), "a plan for every rank");
   chunks_.clear();
   chunks_.reserve(plan.prefill.size());  // shapes point into it
@@ -161,12 +161,16 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan)
     shape.prefill = std::span<const PrefillChunk>(chunks_).subspan(first);
     rank_shapes_.push_back(shape);
   }
+  if (experts_.on()) {
+    const std::int64_t q20 = experts_.next(index_of(e), e.pricer->gathered_tokens(rank_shapes_), now);
+    for (StepShape& shape : rank_shapes_) shape.expert_q20 = q20;
+  }
   return e.pricer->price_joint(rank_shapes_);
 }
 
 void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
   StepShape shape;
-  OpenStep open{.timing = plan.ranks.empty() ? price_alone(e, plan, now, shape) : price_ranks(e, plan),
+  OpenStep open{.timing = plan.ranks.empty() ? price_alone(e, plan, now, shape) : price_ranks(e, plan, now),
                 .times = {},
                 .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0};
   if (plan.ranks.empty()) {
@@ -183,6 +187,11 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   if (pieces && plan.decode_sequences > 0) open.timing.launch = jitter_.next(instance, open.timing.launch);
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   if (encode_only_) open.timing.busy = open.timing.launch = open.timing.last_kernel = 0;
+  if (shares_links(instance)) {
+    const std::span<const StepShape> ranks =
+        plan.ranks.empty() ? std::span<const StepShape>(&shape, 1) : std::span<const StepShape>(rank_shapes_);
+    open.timing.busy = share_step(e, ranks, open.timing.busy, now);
+  }
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) add_images(plan, open.timing);
   if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
@@ -340,6 +349,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       usage_.decode.steps += s.taken;
       usage_.decode.decodes += s.taken * s.decodes;
       usage_.decode.decode_context += s.taken * s.context;
+      if (shares_links(id)) share_stretch(e, s.last_busy, at);
       for (std::size_t r = 0; r < e.lanes.size(); ++r)
         e.lanes[r].run(s.taken, s.ranks.empty() || s.ranks[r].runs);
       s.planned = 0;
@@ -353,6 +363,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       }
       e.open.pop_front();
     }
+    if (e.open.empty() && shares_links(id)) shared_->demand(first_instance_ + id, 0, at);
     e.next_update += static_cast<std::int64_t>(e.updates.size());
     if (e.speech) {
       out.spoken = e.speech->end();

@@ -14,6 +14,7 @@
 #include "sim/costed/first_use.h"
 #include "sim/costed/idle_waves.h"
 #include "sim/costed/launch_jitter.h"
+#include "sim/costed/shared_links.h"
 #include "sim/executor.h"
 #include "sim/request.h"
 #include "sim/speculation.h"
@@ -42,6 +43,11 @@ class CostModelExecutor final : public Executor {
   void encode_only() { encode_only_ = true; }
   void follow_waves(IdleWaves waves) { waves_ = std::move(waves); }
   const IdleWaves& waves() const { return waves_; }
+  // Links on which KV travels beside its instances' collectives; the first of them has this number there.
+  void share_links(SharedLinks* shared, std::size_t first_instance) {
+    shared_ = shared;
+    first_instance_ = first_instance;
+  }
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
   void cut(InstanceId instance, SimTime at) override;
@@ -101,7 +107,8 @@ class CostModelExecutor final : public Executor {
     HostPipeline pipeline{true};  // state before the first step, to run again when cut
     std::deque<OpenStep> open;
     std::vector<SimTime> boundaries;  // core thread free after each update
-    ExpertRun::State experts;         // before the first step, where they change
+    std::int64_t first_busy = 0, last_busy = 0;
+    ExpertRun::State experts;  // before the first step, where they change
   };
   struct Engine {
     const StepPricer* pricer;
@@ -123,15 +130,23 @@ class CostModelExecutor final : public Executor {
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
-  std::int64_t padded_decodes(const Engine& e, const Stretch& s) const;
+  std::int64_t expert_tokens(const Engine& e, const Stretch& s) const;
   std::size_t index_of(const Engine& e) const { return static_cast<std::size_t>(&e - engines_.data()); }
   struct AlonePrices;
   struct JointPrices;
   template <class Prices>
   void run_steps(Engine& e, std::int64_t steps, Prices prices);
   StepTiming price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape);
-  StepTiming price_ranks(const Engine& e, const StepPlan& plan);
+  StepTiming price_ranks(const Engine& e, const StepPlan& plan, SimTime now);
   StepShape shape_alone(Engine& e, const StepPlan& plan);
+  bool meets_traffic(std::size_t instance) const {
+    return shared_ != nullptr && shared_->flows_on(first_instance_ + instance) > 0;
+  }
+  bool shares_links(std::size_t instance) const {
+    return shared_ != nullptr && shared_->watches(first_instance_ + instance);
+  }
+  std::int64_t share_step(const Engine& e, std::span<const StepShape> ranks, std::int64_t busy, SimTime now);
+  void share_stretch(const Engine& e, std::int64_t busy, SimTime now);
   // Pipeline stages (staged_execution.cpp).
   void begin_staged(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_empty(Engine& e, const StepPlan& plan, SimTime now);
@@ -153,6 +168,8 @@ class CostModelExecutor final : public Executor {
   IdleWaves waves_;
   bool encode_only_ = false;
   IndexedTimeHeap events_;
+  SharedLinks* shared_ = nullptr;
+  std::size_t first_instance_ = 0;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)
   const EncoderPricer* encoder_;

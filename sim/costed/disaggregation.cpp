@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "sim/costed/image_processor.h"
+#include "sim/costed/plan_links.h"
 #include "sim/fabric/presets.h"
 #include "sim/fabric/routes.h"
 
@@ -72,8 +73,8 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   if (pool.instance.model.state.present())
     node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
   const InstanceSpec& instance = pool.instance;
-  if (instance.plan.dp > 1 || instance.engines > 1)
-    role.fail("dp above 1 in a prefill or decode pool is not modelled");
+  if (engine.engine != "vllm" && (instance.plan.dp > 1 || instance.engines > 1))
+    role.fail("dp above 1 in a prefill or decode pool is modelled on vllm only");
   if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
@@ -147,6 +148,24 @@ std::string example_of(const std::vector<const PoolSpec*>& pools) {
          ", nics_per_node: 8, nic_gbps: 400}";
 }
 
+// Every board that Orrery has profiles of joins at most so many GPUs.
+constexpr std::int32_t widest_board = 8;
+
+// Without a topology all of an instance's collectives are priced inside one scale-up domain.
+void check_widths(const Yaml& deployment, const std::vector<const PoolSpec*>& pools) {
+  const Yaml list = deployment.optional("pools");
+  const std::vector<Yaml> nodes = list.present() ? list.items() : std::vector<Yaml>{deployment};
+  for (std::size_t i = 0; i < pools.size() && i < nodes.size(); ++i) {
+    const std::int32_t gpus = pools[i]->instance.plan.gpus();
+    if (gpus <= widest_board) continue;
+    nodes[i]
+        .optional("parallel")
+        .fail("an instance of " + std::to_string(gpus) +
+              " GPUs stands on several nodes, whose network is not " +
+              "known; add deployment.topology, for example topology: " + example_of(pools));
+  }
+}
+
 const PoolSpec* first_of(PoolRole role, const std::vector<const PoolSpec*>& pools) {
   const auto it =
       std::find_if(pools.begin(), pools.end(), [&](const PoolSpec* p) { return p->role == role; });
@@ -178,6 +197,9 @@ Transfer read_transfer(const Yaml& pd, const std::string& engine) {
 
 // MoRIIO's ranks write to the rank of their own number.
 void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools) {
+  for (const PoolSpec* pool : pools)
+    if (pool->instance.plan.dp > 1)
+      node.fail("layers of ranks of attention data parallelism are not modelled; take whole, or no dp");
   const std::int32_t tp = first_of(PoolRole::prefill, pools)->instance.plan.tp;
   for (const PoolSpec* pool : pools) {
     if (pool->role == PoolRole::decode && pool->instance.plan.tp != tp)
@@ -277,16 +299,10 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
                                                     const std::vector<const PoolSpec*>& pools,
                                                     Errors& errors) {
   const Yaml node = deployment.optional("topology"), pd = deployment.optional("pd");
-  if (!is_disaggregated(pools)) {
-    if (node.present())
-      node.fail(
-          "a topology carries KV between prefill and decode pools, or embeddings from encoder pools, and "
-          "there are none (collectives are "
-          "priced inside one scale-up domain); leave it out");
-    if (node.is_map()) node.entries();
-    if (pd.present()) pd.fail("there are no prefill and decode pools; leave it out");
-    return nullptr;
-  }
+  const bool apart = is_disaggregated(pools);
+  if (!apart && pd.present()) pd.fail("there are no prefill and decode pools; leave it out");
+  if (!node.present()) check_widths(deployment, pools);
+  if (!apart && !node.present()) return nullptr;
   if (!node.present()) {
     deployment.optional("pools").fail(
         "prefill and decode pools, and encoder pools, need deployment.topology, on which KV or embeddings "
@@ -320,13 +336,25 @@ std::int32_t regions(const PoolSpec& pool) {
   return static_cast<std::int32_t>(model.layers * (model.latent.present() ? 1 : 2));
 }
 
+// Where the next instance begins: where it is; on the next node when what is left of this one cannot hold it;
+// on a node of its own when no node can.
+std::size_t first_seat(const fabric::Topology& topology, std::size_t next, std::size_t width) {
+  const std::vector<DeviceId>& gpus = topology.gpus();
+  const auto node_at = [&](std::size_t i) { return topology.device(gpus[i]).node; };
+  const auto fits = [&](std::size_t i) {
+    const bool begins = i == 0 || node_at(i - 1) != node_at(i);
+    return node_at(i) == node_at(i + width - 1) || begins;
+  };
+  while (next + width <= gpus.size() && !fits(next)) ++next;
+  return next;
+}
+
 }  // namespace
 
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools,
                                                           bool nixl) {
   const std::vector<DeviceId>& gpus = topology.gpus();
-  const auto node_at = [&](std::size_t i) { return topology.device(gpus[i]).node; };
   std::vector<FabricTransport::Seat> seats;
   std::size_t next = 0;
   for (const PoolSpec* pool : pools) {
@@ -334,23 +362,26 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
     const double bytes = pool->images_elsewhere ? static_cast<double>(embedding_bytes(pool->instance))
                                                 : pool->memory.kv_bytes_per_token.value() *
                                                       static_cast<double>(pool->memory.block_size);
-    for (std::int32_t i = 0; i < pool->replicas; ++i) {
-      while (next + width <= gpus.size() && node_at(next) != node_at(next + width - 1)) ++next;
+    for (std::int32_t i = 0; i < pool->engines(); ++i) {
+      next = first_seat(topology, next, width);
       if (next + width > gpus.size()) {
         return make_error(ErrorKind::infeasible,
                           "topology " + topology.name + " has " + std::to_string(gpus.size()) +
                               " GPUs, too few for instance " + std::to_string(seats.size()) + " (pool " +
                               quote(pool->name) + ", " + std::to_string(width) +
-                              " GPUs of one node); add nodes, or take fewer replicas");
+                              " GPUs); add nodes, or take fewer replicas");
       }
-      FabricTransport::Seat seat{
-          .gpus = {}, .bytes_per_block = round_half_even(bytes), .regions = nixl ? regions(*pool) : 0};
+      FabricTransport::Seat seat{.gpus = {},
+                                 .bytes_per_block = round_half_even(bytes),
+                                 .regions = nixl ? regions(*pool) : 0,
+                                 .ranks = pool->instance.plan.dp};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));
       next += width;
     }
   }
+  if (!is_disaggregated(pools)) return seats;
   fabric::Routes routes(topology);
   for (const auto& from : seats)
     for (const auto& to : seats)
@@ -360,6 +391,22 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                                                         topology.device(to.gpus.front()).name +
                                                         "; nodes need NICs (nics_per_node)");
   return seats;
+}
+
+Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools) {
+  ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, false));
+  std::size_t first = 0;
+  for (PoolSpec* pool : pools) {
+    auto links = plan_links(topology, seats[first].gpus, pool->instance.plan);
+    if (!links.ok()) {
+      Errors errors = links.errors();
+      for (Error& error : errors) error.message = "pool " + quote(pool->name) + ": " + error.message;
+      return errors;
+    }
+    pool->instance.links = std::move(links).value();
+    first += static_cast<std::size_t>(pool->engines());
+  }
+  return ok_status();
 }
 
 }  // namespace orrery

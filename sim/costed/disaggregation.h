@@ -25,16 +25,20 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
 // `deployment.pd`; the default rules without prefill and decode pools.
 PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pools);
 
-// `deployment.topology`. Prefill and decode pools need a topology, others may not have
-// one. Null after an error, or without.
+// `deployment.topology`. Prefill and decode pools need a topology, and so do encoder pools and instances
+// wider than a board. Null after an error, or without.
 std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, const std::string& folder,
                                                     const std::vector<const PoolSpec*>& pools,
                                                     Errors& errors);
 
 // Instances take the topology's GPUs in order; one that what is left of a node cannot hold begins on the next
-// node. Needs the pools' memory plans. Errors: not enough GPUs, an instance larger than a node, no way.
+// node. Needs the pools' memory plans. Errors: not enough GPUs, no way.
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools,
                                                           bool nixl);
+
+// Gives pools whose instances stand on several nodes the links of their collectives (InstanceSpec::links),
+// those of a pool's first instance. Errors: as above, and groups of ranks that nodes do not share evenly.
+Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools);
 
 }  // namespace orrery

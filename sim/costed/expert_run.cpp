@@ -14,8 +14,9 @@ constexpr std::int32_t drawn_layers = 4;
 
 }  // namespace
 
-ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances)
-    : pricer_(&pricer), spec_(spec.experts) {
+ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances,
+                     std::size_t first_instance)
+    : pricer_(&pricer), spec_(spec.experts), first_(first_instance) {
   if (!spec_.on()) return;
   popularity_ = std::make_shared<const ExpertPopularity>(
       spec_.popularity, spec_.layers, static_cast<std::int32_t>(spec.model.experts),
@@ -60,7 +61,8 @@ double ExpertRun::products_ns(std::size_t instance, const State& s, std::int64_t
   double deviation = 0;
   for (std::int32_t i = 0; i < drawn; ++i) {
     const std::int32_t layer = (first + i * all / drawn) % all;
-    RandomStream stream = token_choices(spec_.seed, instance, step, static_cast<std::uint64_t>(layer));
+    RandomStream stream =
+        token_choices(spec_.seed, first_ + instance, step, static_cast<std::uint64_t>(layer));
     deviation += price_(tokens, l.layer(layer).sampled(tokens, stream)) - l.layer_ns(tokens, layer, price_);
   }
   const double sum = expected + deviation * std::sqrt(static_cast<double>(all) / drawn) / all;
@@ -105,7 +107,7 @@ std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std:
   }
   if (!spec_.sampled) return count;
   RandomStream stream(spec_.seed, RandomPurpose::expert_statistics,
-                      (static_cast<std::uint64_t>(instance) << 40) |
+                      (static_cast<std::uint64_t>(first_ + instance) << 40) |
                           (static_cast<std::uint64_t>(layer) << 24) | static_cast<std::uint64_t>(s.rounds));
   for (std::size_t e = 0; e < count.size(); ++e)
     count[e] = std::max(0.0, count[e] + std::sqrt(variance[e]) * stream.normal());
@@ -157,32 +159,40 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
 }
 
 void ExpertRun::report(ExpertResult& result) const {
-  if (!unchanging_.empty()) {
+  if (!unchanging_.empty() && !result.on) {
     result.on = true;
     result.series = unchanging_;
     result.balancedness = result.least_balancedness = unchanging_.front().balancedness;
   }
   if (!on()) return;
-  result.on = true;
-  double steps = 0;
-  result.least_balancedness = 1;
+  double least = result.on ? result.least_balancedness : 1, balanced = 0, steps = 0;
+  std::int64_t moved = 0;
   for (const Instance& i : instances_) {
     const State& s = i.state;
-    result.balancedness += s.balance_steps;
+    balanced += s.balance_steps;
     steps += static_cast<double>(s.step);
     result.rebalances += s.rebalanced;
     result.looks_without_change += s.kept;
-    result.moved_experts += s.moved;
+    moved += s.moved;
     result.stall_ns += s.stall_ns;
     result.moving_ns += s.moving_ns;
-    for (std::size_t n = 0; n < s.samples; ++n)
-      result.least_balancedness = std::min(result.least_balancedness, i.series[n].balancedness);
+    for (std::size_t n = 0; n < s.samples; ++n) least = std::min(least, i.series[n].balancedness);
   }
-  if (steps > 0) result.balancedness /= steps;
-  result.moved_bytes = static_cast<double>(result.moved_experts) * spec_.expert_bytes;
-  const Instance& first = instances_.front();
-  result.series.assign(first.series.begin(),
-                       first.series.begin() + static_cast<std::ptrdiff_t>(first.state.samples));
+  // Steps of all pools that change; a pool that does not has the balancedness of its first instant.
+  const double before = result.changing_steps;
+  if (steps > 0) {
+    result.balancedness = (result.balancedness * before + balanced) / (before + steps);
+    result.changing_steps = before + steps;
+  }
+  result.least_balancedness = least;
+  result.moved_experts += moved;
+  result.moved_bytes += static_cast<double>(moved) * spec_.expert_bytes;
+  if (!result.on) {
+    const Instance& first = instances_.front();
+    result.series.assign(first.series.begin(),
+                         first.series.begin() + static_cast<std::ptrdiff_t>(first.state.samples));
+  }
+  result.on = true;
 }
 
 }  // namespace orrery

@@ -17,8 +17,9 @@ namespace orrery {
 class ExpertRun {
  public:
   ExpertRun() = default;  // nothing changes: the pricer knows it all
-  // `pricer` must outlive it.
-  ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances);
+  // `pricer` must outlive it. `first_instance`: numbers them among all pools', whose draws differ.
+  ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances,
+            std::size_t first_instance = 0);
 
   bool on() const { return !instances_.empty(); }
 
@@ -44,6 +45,7 @@ class ExpertRun {
   // scheduled at `now`; weights that a step has to wait for are part of it.
   std::int64_t next(std::size_t instance, std::int64_t tokens, SimTime now);
 
+  // Adds to what other pools reported; the series is the first pool's.
   void report(ExpertResult& result) const;
 
  private:
@@ -62,6 +64,7 @@ class ExpertRun {
   std::shared_ptr<const ExpertPopularity> popularity_;
   ExpertPrice price_;
   std::vector<Instance> instances_;
+  std::size_t first_ = 0;
   std::vector<ExpertResult::Sample> unchanging_;  // where nothing changes but popularity is not uniform
 };
 

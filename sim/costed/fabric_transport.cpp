@@ -22,11 +22,12 @@ constexpr auto ends_later = [](const auto& a, const auto& b) {
 FabricTransport::FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats,
                                  const Model& model, SimDuration floor)
     : topology_(topology), seats_(std::move(seats)), gone_(seats_.size(), false), model_(model),
-      floor_(floor), flows_(topology), reader_free_(seats_.size()) {}
+      floor_(floor), flows_(topology) {
+  for (const Seat& seat : seats_) reader_free_.emplace_back(static_cast<std::size_t>(seat.ranks));
+}
 
 const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) const {
-  const auto from_tp = static_cast<std::int32_t>(seats_[from.value()].gpus.size()),
-             to_tp = static_cast<std::int32_t>(seats_[to.value()].gpus.size());
+  const std::int32_t from_tp = seats_[from.value()].width(), to_tp = seats_[to.value()].width();
   for (const Pairs& known : known_pairs_) {
     if (known.from_tp == from_tp && known.to_tp == to_tp) return known.pairs;
   }
@@ -37,14 +38,17 @@ const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId 
 
 // Of the decode rank that posts most.
 std::int64_t FabricTransport::descriptors(const KvPull& pull) const {
-  std::vector<std::int64_t> posted(seats_[pull.to.value()].gpus.size());
+  std::vector<std::int64_t> posted(static_cast<std::size_t>(seats_[pull.to.value()].width()));
   for (const RankPair& pair : pairs(pull.from, pull.to)) ++posted[static_cast<std::size_t>(pair.to)];
   return pull.blocks * seats_[pull.to.value()].regions * *std::max_element(posted.begin(), posted.end());
 }
 
 const NixlReads& FabricTransport::reads(const KvPull& pull) const {
-  const auto node = [&](InstanceId i) { return topology_.device(seats_[i.value()].gpus.front()).node; };
-  return node(pull.from) == node(pull.to) ? nixl_in_node : nixl_between_nodes;
+  const auto node = [&](InstanceId i, std::int32_t rank) {
+    return topology_.device(seats_[i.value()].gpu(rank, 0)).node;
+  };
+  const bool alike = node(pull.from, pull.from_rank) == node(pull.to, pull.to_rank);
+  return alike ? nixl_in_node : nixl_between_nodes;
 }
 
 SimDuration FabricTransport::posting(const KvPull& pull) const {
@@ -55,10 +59,13 @@ SimDuration FabricTransport::posting(const KvPull& pull) const {
 void FabricTransport::begin(const KvPull& pull, SimTime now) {
   if (pull.blocks == 0) return end(pull.request, now);
   const std::int64_t n = descriptors(pull);
+  Open& o = open(pull.request, pull.from, pull.to);
+  o.from_rank = pull.from_rank;
+  o.to_rank = pull.to_rank;
   if (n > 0) {
-    SimTime& reader = reader_free_[pull.to.value()];
+    SimTime& reader = reader_free_[pull.to.value()][static_cast<std::size_t>(pull.to_rank)];
     reader = later(later(reader, pull.posted_from), now) + reads(pull).reading(n);
-    open(pull.request, pull.from, pull.to).not_before = reader;
+    o.not_before = reader;
   }
   send({pull.request, pull.from, pull.to, pull.blocks, 0, 1, 1}, now);
 }
@@ -100,8 +107,8 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
   lane.queued += bytes;
   if (lane.busy || lane.queued == 0) return true;
   const RankPair& pair = pairs(o.from, o.to)[place];
-  const auto flow = flows_.add({.from = seats_[o.from.value()].gpus[static_cast<std::size_t>(pair.from)],
-                                .to = seats_[o.to.value()].gpus[static_cast<std::size_t>(pair.to)],
+  const auto flow = flows_.add({.from = seats_[o.from.value()].gpu(o.from_rank, pair.from),
+                                .to = seats_[o.to.value()].gpu(o.to_rank, pair.to),
                                 .bytes = lane.queued,
                                 .key = request.value() * keys_per_request + place},
                                now);
@@ -110,7 +117,30 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
   lane.flow = flow.value();
   lane.busy = true;
   ++o.busy;
+  if (shared_) meet(lane.flow, now);
   return true;
+}
+
+SharedLinks& FabricTransport::share(std::vector<std::vector<fabric::LinkId>> links, Changed changed) {
+  changed_ = std::move(changed);
+  return shared_.emplace(flows_, topology_, std::move(links));
+}
+
+void FabricTransport::meet(fabric::FlowId flow, SimTime now) {
+  if (!flows_.active(flow)) return;  // no bytes
+  const std::vector<fabric::LinkId>& route = flows_.links_of(flow);
+  if (std::none_of(route.begin(), route.end(), [&](fabric::LinkId l) { return shared_->shared(l); })) return;
+  const auto& kept = routes_[flow.value()] = route;
+  touched_.clear();
+  shared_->begin(kept, now, touched_);
+  for (const InstanceId instance : touched_) changed_(instance, now);
+}
+
+void FabricTransport::part(fabric::FlowId flow, SimTime now) {
+  const auto it = routes_.find(flow.value());
+  if (it == routes_.end()) return;
+  shared_->end(it->second, now);
+  routes_.erase(it);
 }
 
 void FabricTransport::end(RequestId request, SimTime at) {
@@ -143,7 +173,10 @@ void FabricTransport::arrived(const fabric::Arrival& arrival, SimTime now) {
 
 void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
   if (!open_.empty() && flows_.next_end() <= now) {
-    for (const fabric::Arrival& arrival : flows_.advance(now)) arrived(arrival, now);
+    for (const fabric::Arrival& arrival : flows_.advance(now)) {
+      if (shared_) part(arrival.flow, now);
+      arrived(arrival, now);
+    }
   }
   while (!endings_.empty() && endings_.front().at <= now) {
     std::pop_heap(endings_.begin(), endings_.end(), ends_later);
@@ -164,8 +197,11 @@ void FabricTransport::forget(RequestId request, SimTime now) {
 bool FabricTransport::take_out(RequestId request, SimTime now) {
   const auto it = open_.find(request.value());
   if (it == open_.end()) return false;
-  for (const Lane& lane : it->second.lanes)
-    if (lane.busy) flows_.remove(lane.flow, now);
+  for (const Lane& lane : it->second.lanes) {
+    if (!lane.busy) continue;
+    flows_.remove(lane.flow, now);
+    if (shared_) part(lane.flow, now);
+  }
   open_.erase(it);
   return true;
 }
@@ -185,6 +221,7 @@ void FabricTransport::fail_link(fabric::LinkId link, SimTime now) {
       for (Lane& lane : o.lanes) {
         if (!lane.busy || lane.flow != cut.flow) continue;
         lane.busy = false;  // it is gone already
+        if (shared_) part(lane.flow, now);
         requests.push_back(RequestId(request));
       }
     }

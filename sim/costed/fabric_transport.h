@@ -10,12 +10,16 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "sim/costed/nixl_reads.h"
 #include "sim/costed/rank_pairs.h"
+#include "sim/costed/shared_links.h"
 #include "sim/fabric/figure.h"
 #include "sim/fabric/flows.h"
 #include "sim/kv_transport.h"
@@ -32,6 +36,11 @@ class FabricTransport final : public KvTransport {
     std::vector<DeviceId> gpus;        // by rank
     std::int64_t bytes_per_block = 0;  // of all layers, on one rank
     std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
+    std::int32_t ranks = 1;    // of attention data parallelism, which share out `gpus` in order
+    std::int32_t width() const { return static_cast<std::int32_t>(gpus.size()) / ranks; }
+    DeviceId gpu(std::int32_t rank, std::int32_t in_rank) const {
+      return gpus[static_cast<std::size_t>(rank * width() + in_rank)];
+    }
   };
   struct Model {
     std::int64_t kv_heads = 1;
@@ -40,6 +49,11 @@ class FabricTransport final : public KvTransport {
   // `topology` must outlive it. Seats by instance.
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,
                   SimDuration floor);
+
+  // Links that collectives of instances use, as SharedLinks wants them; `changed` is told which of these
+  // instances must not go on as if alone. Before the first pull.
+  using Changed = std::function<void(InstanceId, SimTime)>;
+  SharedLinks& share(std::vector<std::vector<fabric::LinkId>> links, Changed changed);
 
   SimDuration posting(const KvPull& pull) const override;
   void begin(const KvPull& pull, SimTime now) override;
@@ -77,6 +91,7 @@ class FabricTransport final : public KvTransport {
   };
   struct Open {
     InstanceId from, to;
+    std::int32_t from_rank = 0, to_rank = 0;
     bool complete = false;  // no part follows
     SimTime not_before;     // its descriptors take until then
     std::int32_t busy = 0;
@@ -87,6 +102,8 @@ class FabricTransport final : public KvTransport {
   void arrived(const fabric::Arrival& arrival, SimTime now);
   void end(RequestId request, SimTime at);
   bool take_out(RequestId request, SimTime now);
+  void meet(fabric::FlowId flow, SimTime now);
+  void part(fabric::FlowId flow, SimTime now);
   const std::vector<RankPair>& pairs(InstanceId from, InstanceId to) const;
   std::int64_t descriptors(const KvPull& pull) const;
   const NixlReads& reads(const KvPull& pull) const;
@@ -97,10 +114,15 @@ class FabricTransport final : public KvTransport {
   Model model_;
   SimDuration floor_;
   fabric::Flows flows_;
+  std::optional<SharedLinks> shared_;
+  Changed changed_;
+  std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // of flows on shared links; looked
+                                                                           // up
+  std::vector<InstanceId> touched_;
   std::map<std::uint64_t, Open> open_;  // by request
   std::vector<Ending> endings_;         // min-heap by (at, request)
   mutable std::deque<Pairs> known_pairs_;
-  std::vector<SimTime> reader_free_;  // by instance: what was posted before is there
+  std::vector<std::vector<SimTime>> reader_free_;  // by instance and rank: what was posted before is there
   std::uint64_t pulls_ = 0, failed_ = 0;
   std::int64_t bytes_ = 0;
 };

@@ -61,8 +61,6 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
             "engines of a dense model behind one front end, in a deployment of several pools, are not "
             "modelled; use "
             "replicas");
-  if (pool.instance.experts.on())
-    node.optional("experts").fail("deployment.experts in a deployment of several pools is not modelled");
   if (takes_images(pool.instance) && !pool.images_elsewhere && pool.role != PoolRole::encoder)
     node.optional("model").fail(
         "images in a deployment of several pools are modelled with encoder pools only; take "

@@ -9,6 +9,7 @@
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/image_processor.h"
+#include "sim/costed/plan_links.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/policies.h"
 #include "sim/routers/rank_router.h"
@@ -317,7 +318,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
   if (spec.role == PoolRole::encoder) pool.executor->encode_only();
-  pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
+  pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines, first_instance));
   pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
   return ok_status();
 }
@@ -378,7 +379,7 @@ PoolRun& eyes(const RunParts& parts) {
 
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
-  if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
+  if (!is_disaggregated(scenario.pools())) return std::unique_ptr<FabricTransport>();
   ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
@@ -387,6 +388,31 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
                              // Every language rank reads whole embeddings, as ranks read a latent.
                              .latent = model.latent.present() || has_encoders(scenario)},
       duration_from_seconds(kv_transfer_floor.value));
+}
+
+// Collectives of instances on several nodes meet the KV there.
+Status share_links(const Scenario& scenario, const RunParts& parts, Executor& executor,
+                   FabricTransport& transport) {
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
+  std::vector<std::vector<fabric::LinkId>> ports;
+  bool any = false;
+  for (const auto& pool : parts.pools) {
+    for (std::size_t i = 0; i < pool->engines(); ++i) {
+      ORRERY_TRY(own,
+                 collective_ports(*scenario.topology, seats[ports.size()].gpus, pool->spec->instance.plan));
+      any |= !own.empty();
+      ports.push_back(std::move(own));
+    }
+  }
+  if (!any) return ok_status();
+  SharedLinks& shared = transport.share(
+      std::move(ports), [&executor](InstanceId instance, SimTime at) { executor.cut(instance, at); });
+  std::size_t first = 0;
+  for (const auto& pool : parts.pools) {
+    pool->executor->share_links(&shared, first);
+    first += pool->engines();
+  }
+  return ok_status();
 }
 
 void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
@@ -469,6 +495,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
   setup.pd = scenario.pd;
+  if (transport != nullptr) ORRERY_TRY_STATUS(share_links(scenario, *parts, *setup.executor, *transport));
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   setup.sink = options.sink;
   setup.observer = options.observer;

@@ -163,7 +163,10 @@ Status plan_pools(Scenario& scenario) {
   };
   ORRERY_TRY_STATUS(plan(scenario.pool));
   for (PoolSpec& pool : scenario.other_pools) ORRERY_TRY_STATUS(plan(pool));
-  return ok_status();
+  if (scenario.topology == nullptr) return ok_status();
+  std::vector<PoolSpec*> pools{&scenario.pool};
+  for (PoolSpec& pool : scenario.other_pools) pools.push_back(&pool);
+  return place_pools(*scenario.topology, pools);
 }
 
 std::vector<const PoolSpec*> Scenario::pools() const {
@@ -202,7 +205,8 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   scenario.slo = read_slo(root.optional("slo"));
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
-  scenario.pool.instance.experts.seed = scenario.seed;  // several pools have uniform experts
+  scenario.pool.instance.experts.seed = scenario.seed;
+  for (PoolSpec& pool : scenario.other_pools) pool.instance.experts.seed = scenario.seed;
   read_overrides(root.optional("overrides"), scenario);
   const Yaml resolved = root.optional("resolved");  // written by us into scenario.resolved.yaml; says nothing
                                                     // new
@@ -215,10 +219,6 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
   if (!errors.empty()) return errors;
 
   ORRERY_TRY_STATUS(plan_pools(scenario));
-  if (scenario.topology != nullptr) {
-    const auto seats = seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl);
-    if (!seats.ok()) return seats.errors();
-  }
   ORRERY_TRY_STATUS(write_back_options(document, scenario, options, folder));
   scenario.yaml = document.dump();
   return scenario;
@@ -414,13 +414,14 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
   return out;
 }
 
-// What KV transfers rest on.
-std::string resolved_fabric(const fabric::Topology& topology, const PdRules& pd) {
+// What KV transfers, and collectives between nodes, rest on.
+std::string resolved_fabric(const fabric::Topology& topology, bool transfers, const PdRules& pd) {
   const auto figure = [](const char* name, const fabric::Figure& f) {
     return std::string(name) + ": {value: " + format_number(f.value) + ", kind: " + to_string(f.kind) +
            ", source: " + Json(f.source).dump() + "}\n";
   };
-  std::string out = "  kv_transfer:\n    " + figure("floor_seconds", kv_transfer_floor);
+  std::string out = "  fabric:\n";
+  if (transfers) out += "    " + figure("kv_transfer_floor_seconds", kv_transfer_floor);
   if (pd.lease > SimDuration(0)) out += "    " + figure("lease_of_failed_seconds", kv_lease);
   out += "    topology: " + Json(topology.name).dump() + "\n    links:\n";
   for (const fabric::LinkSource& source : topology.sources) {
@@ -449,11 +450,12 @@ std::string Scenario::resolved_yaml() const {
   // A file that was already resolved carries an older section; ours replaces it.
   if (const std::size_t old = out.find("\nresolved:"); old != std::string::npos) out.resize(old + 1);
   out += "resolved:\n";
-  if (other_pools.empty()) return out + resolved_pool(*this, pool);
+  const std::string fabric =
+      topology == nullptr ? std::string() : resolved_fabric(*topology, is_disaggregated(pools()), pd);
+  if (other_pools.empty()) return out + resolved_pool(*this, pool) + fabric;
   out += "  gpus: " + std::to_string(gpus()) + "\n  pools:\n";
   for (const PoolSpec* one : pools()) out += as_entry(one->name, resolved_pool(*this, *one));
-  if (topology != nullptr) out += resolved_fabric(*topology, pd);
-  return out;
+  return out + fabric;
 }
 
 }  // namespace orrery

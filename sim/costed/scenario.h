@@ -29,8 +29,8 @@ struct Scenario {
   std::string file;
   PoolSpec pool;                                     // the first one; mostly there is no other
   std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
-  std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
-  PdRules pd;                                        // deployment.pd, of those
+  std::shared_ptr<const fabric::Topology> topology;  // that instances stand on; may be null
+  PdRules pd;                                        // deployment.pd, of prefill and decode pools
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;
@@ -55,7 +55,8 @@ struct ScenarioOptions {
 // All problems of the file at once; after that, whether it fits (infeasible).
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options);
 
-// The memory plan of every pool; says of which one when it fails.
+// The memory plan of every pool, and where its instances stand on the topology; says of which one when it
+// fails.
 Status plan_pools(Scenario& scenario);
 
 // `deployment:` and `workload:` (either may be absent) as parts of another document. Problems go to that

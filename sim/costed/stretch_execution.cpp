@@ -13,13 +13,14 @@ namespace {
 constexpr std::size_t stretch_ring = 8;  // more than the steps that any engine has in flight
 
 // Of pure decode steps.
-std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks) {
+std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks, bool with_experts) {
   std::vector<StepShape> shapes;
   for (const RankPlan& rank : ranks) {
     StepShape shape;
     shape.decode_sequences = rank.decode_sequences;
     shape.decode_context_tokens = rank.decode_context_tokens;
     shape.running = rank.running;
+    if (!with_experts) shape.expert_q20 = 0;
     shapes.push_back(shape);
   }
   return shapes;
@@ -27,7 +28,8 @@ std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks) {
 
 }  // namespace
 
-std::int64_t CostModelExecutor::padded_decodes(const Engine& e, const Stretch& s) const {
+std::int64_t CostModelExecutor::expert_tokens(const Engine& e, const Stretch& s) const {
+  if (!s.ranks.empty()) return e.pricer->gathered_tokens(shapes_of(s.ranks, true));
   StepShape shape;
   shape.decode_sequences = s.decodes;
   shape.decode_context_tokens = s.context;
@@ -47,6 +49,32 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   s.open = e.open;
   if (experts_.on()) s.experts = experts_.state(index_of(e));
   run_stretch(e, s.planned);
+  if (shares_links(index_of(e))) share_stretch(e, s.first_busy, now);
+}
+
+// KV that travels beside a step's collectives: returns the step's busy time with what they take longer, and
+// notes what they leave to the KV.
+std::int64_t CostModelExecutor::share_step(const Engine& e, std::span<const StepShape> ranks,
+                                           std::int64_t busy, SimTime now) {
+  const std::size_t instance = first_instance_ + index_of(e);
+  const NetworkUse use = e.pricer->network_use(ranks, 1 + shared_->flows_on(instance));
+  const std::int64_t longer = round_half_even(use.more_ns);
+  shared_->demand(instance, use.link_bytes * 1e9 / static_cast<double>(busy + longer), now);
+  return busy + longer;
+}
+
+// None runs beside KV, so nothing takes longer. Flows that begin with it meet its first step, those that
+// begin when it has ended its last; `busy` is that step's.
+void CostModelExecutor::share_stretch(const Engine& e, std::int64_t busy, SimTime now) {
+  const Stretch& s = e.stretch;
+  std::vector<StepShape> ranks = shapes_of(s.ranks, true);
+  if (ranks.empty()) {
+    ranks.emplace_back();
+    ranks.front().decode_sequences = s.decodes;
+    ranks.front().decode_context_tokens = s.context;
+    ranks.front().running = s.running;
+  }
+  share_step(e, ranks, busy, now);
 }
 
 // The price of each step of a stretch: the decode line, followed as the context grows, and where loads of
@@ -73,18 +101,22 @@ struct CostModelExecutor::AlonePrices {
 struct CostModelExecutor::JointPrices {
   const StepPricer* pricer;
   std::vector<StepShape> ranks;
+  ExpertRun* experts;  // as above
+  std::size_t instance;
+  std::int64_t gathered_tokens;
   std::vector<DecodeLine> lines = pricer->joint_decode_lines(ranks);
 
   const StepTiming& timing() const { return lines.front().timing; }
-  std::int64_t busy(SimTime) {
+  std::int64_t busy(SimTime now) {
     bool left = false;
     for (std::size_t r = 0; r < ranks.size(); ++r)
       left |= ranks[r].decode_sequences > 0 && ranks[r].decode_context_tokens > lines[r].high;
     if (left) lines = pricer->joint_decode_lines(ranks);
+    const std::int64_t more = experts == nullptr ? 0 : experts->next(instance, gathered_tokens, now);
     std::int64_t longest = 0;
     for (std::size_t r = 0; r < ranks.size(); ++r) {
       if (ranks[r].decode_sequences > 0)
-        longest = std::max(longest, lines[r].busy(ranks[r].decode_context_tokens));
+        longest = std::max(longest, lines[r].busy(ranks[r].decode_context_tokens, more));
     }
     return longest;
   }
@@ -95,8 +127,9 @@ struct CostModelExecutor::JointPrices {
 
 void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   const Stretch& s = e.stretch;
+  ExpertRun* const experts = experts_.on() ? &experts_ : nullptr;
+  const std::int64_t tokens = experts != nullptr ? expert_tokens(e, s) : 0;
   if (s.ranks.empty()) {
-    ExpertRun* const experts = experts_.on() ? &experts_ : nullptr;
     return run_steps(e, steps,
                      AlonePrices{.pricer = e.pricer,
                                  .decodes = s.decodes,
@@ -104,9 +137,13 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
                                  .context = s.context,
                                  .experts = experts,
                                  .instance = index_of(e),
-                                 .padded_tokens = experts != nullptr ? padded_decodes(e, s) : 0});
+                                 .padded_tokens = tokens});
   }
-  JointPrices prices{.pricer = e.pricer, .ranks = shapes_of(s.ranks)};
+  JointPrices prices{.pricer = e.pricer,
+                     .ranks = shapes_of(s.ranks, experts == nullptr),
+                     .experts = experts,
+                     .instance = index_of(e),
+                     .gathered_tokens = tokens};
   run_steps(e, steps, std::move(prices));
 }
 
@@ -126,6 +163,8 @@ void CostModelExecutor::run_steps(Engine& e, std::int64_t steps, Prices prices) 
   StepTiming timing = prices.timing();
   for (std::int64_t i = 0; i < steps; ++i) {
     timing.busy = prices.busy(now);
+    if (i == 0) s.first_busy = timing.busy;
+    s.last_busy = timing.busy;
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;
     ring[place] = e.pipeline.begin(timing, now);
     busy[place] = timing.busy;

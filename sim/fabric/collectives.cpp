@@ -1,7 +1,6 @@
 #include "sim/fabric/collectives.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 
 #include "base/text.h"
@@ -229,14 +228,6 @@ Result<CollectiveTime> inside_node(const CollectiveFigures& figures, Routes& rou
                         range->algorithm};
 }
 
-struct NetworkProtocol {
-  double base_us, hop_us, fraction;
-};
-// NCCL's ring over the network: LL, LL128, Simple. Base and hop: NVIDIA/nccl src/graph/tuning.cc (baseLat,
-// hwLat of NCCL_HW_NET). Fractions are what the protocols' flags leave for data: 4 of 8 bytes, 120 of 128,
-// all.
-constexpr NetworkProtocol network_protocols[] = {{6.6, 2.7, 0.5}, {14.0, 4.0, 0.9375}, {8.4, 14.0, 1.0}};
-
 }  // namespace
 
 Result<CollectiveTime> collective_time(const CollectiveFigures& figures, Routes& routes,
@@ -247,26 +238,7 @@ Result<CollectiveTime> collective_time(const CollectiveFigures& figures, Routes&
   const auto here = [&](DeviceId rank) { return topology.device(rank).node == node; };
   if (std::all_of(ranks.begin(), ranks.end(), here))
     return inside_node(figures, routes, topology, ranks, library, op, bytes);
-  if (op != CollectiveOp::all_reduce)
-    return invalid_input(
-        "between nodes only all_reduce has a price; no measured table of another one was at hand");
-  ORRERY_TRY(each, ranks_per_node(topology, ranks));
-  CollectiveTime time{0, Algorithm::hierarchical};
-  if (each > 1) {
-    const std::vector<DeviceId> first(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(each));
-    for (const CollectiveOp half : {CollectiveOp::reduce_scatter, CollectiveOp::all_gather}) {
-      ORRERY_TRY(inside, inside_node(figures, routes, topology, first, library, half, bytes));
-      time.seconds += inside.seconds;
-    }
-  }
-  const std::vector<Phase> phases = hierarchical(ranks.size(), each);
-  const Phase& between = phases[each > 1 ? 1 : 0];
-  ORRERY_TRY(wire, route_phase(routes, topology, ranks, between));
-  double best = std::numeric_limits<double>::infinity();
-  for (const NetworkProtocol& p : network_protocols)
-    best = std::min(best, (p.base_us + between.steps * p.hop_us) * 1e-6 + bytes * wire.wire / p.fraction);
-  time.seconds += best;
-  return time;
+  return invalid_input("figures are of one node, and these ranks stand on several (see sim/fabric/across.h)");
 }
 
 }  // namespace orrery::fabric

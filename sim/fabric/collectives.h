@@ -8,11 +8,7 @@
 //    are figures by range of the buffer's size (hardware_profiles/collectives/<part>.yaml): libraries switch
 //    protocol and algorithm by size. The algorithm of a range is our reading of the library; no table logs
 //    it.
-// 3. Between nodes: hierarchical, priced as the library's reduce-scatter and all-gather inside a node (by 2)
-// around
-//    rings between nodes, one per rank of a node, by NCCL's tuning model: the least over its protocols of
-//    base + steps · hop + bytes · wire / fraction (NVIDIA/nccl src/graph/tuning.cc: baseLat, hwLat). No
-//    measured table between nodes was at hand: unverified.
+// 3. Between nodes: across.h.
 #pragma once
 
 #include <cstdint>
@@ -74,7 +70,7 @@ struct CollectiveTime {
   double seconds = 0;
   Algorithm algorithm = Algorithm::ring;
 };
-// Errors name what is missing: figures for that library, operator and number of ranks.
+// Errors name what is missing: figures for that library, operator and number of ranks; several nodes.
 Result<CollectiveTime> collective_time(const CollectiveFigures& figures, Routes& routes,
                                        const Topology& topology, const std::vector<DeviceId>& ranks,
                                        const std::string& library, CollectiveOp op, double bytes);

@@ -36,6 +36,19 @@ struct Flows::State {
   explicit State(const Topology& t)
       : topology(t), routes(t), shares(t), ends(64), carried(t.link_count()), failed(t.link_count(), false) {}
 
+  // What a direction has, after degradation; and what of it is kept for others. Empty until asked for.
+  std::vector<std::int64_t> bandwidth, reserved;
+  void set_capacity(LinkId link) {
+    const std::size_t l = link.value();
+    shares.set_capacity(link, std::max<std::int64_t>(1, bandwidth[l] - reserved[l]));
+  }
+  void know_bandwidths() {
+    if (!bandwidth.empty()) return;
+    reserved.resize(topology.link_count(), 0);
+    for (std::size_t l = 0; l < topology.link_count(); ++l)
+      bandwidth.push_back(topology.link(LinkId(static_cast<std::uint32_t>(l))).bytes_per_second);
+  }
+
   const Topology& topology;
   Routes routes;
   Shares shares;
@@ -234,7 +247,19 @@ void Flows::degrade(LinkId link, double factor, SimTime now) {
   State& s = *state_;
   s.progress(now);
   const double rate = static_cast<double>(s.topology.link(link).bytes_per_second) * factor;
-  s.shares.set_capacity(link, std::max<std::int64_t>(1, round_half_even(rate)));
+  s.know_bandwidths();
+  s.bandwidth[link.value()] = std::max<std::int64_t>(1, round_half_even(rate));
+  s.set_capacity(link);
+}
+
+void Flows::reserve(LinkId link, std::int64_t bytes_per_second, SimTime now) {
+  ORRERY_CHECK(bytes_per_second >= 0, "a reservation is not negative");
+  State& s = *state_;
+  s.know_bandwidths();
+  if (s.reserved[link.value()] == bytes_per_second) return;
+  s.progress(now);
+  s.reserved[link.value()] = bytes_per_second;
+  s.set_capacity(link);
 }
 
 FailedLink Flows::fail(LinkId link, SimTime now) {

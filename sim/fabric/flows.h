@@ -71,6 +71,9 @@ class Flows {
   std::int64_t remove(FlowId flow, SimTime now);
   // Sets a direction's bandwidth to factor × the topology's (not of what it is now). 0 < factor ≤ 1.
   void degrade(LinkId link, double factor, SimTime now);
+  // Keeps so many bytes a second of a direction for somebody else: flows share the rest of what it has, at
+  // least one byte a second. Replaces what was reserved before.
+  void reserve(LinkId link, std::int64_t bytes_per_second, SimTime now);
   // Cuts the cable: both directions carry nothing any more. Drained flows still arrive.
   FailedLink fail(LinkId link, SimTime now);
 

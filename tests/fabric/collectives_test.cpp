@@ -81,7 +81,7 @@ TEST_CASE("hierarchical: the network carries a rank's part only") {
 }
 
 TEST_CASE(
-    "figures in the house load; what has none is refused by name; between nodes the network is paid for") {
+    "figures in the house load; what has none is refused by name, and so are ranks on several nodes") {
   for (const char* part : {"h100", "h200", "h20-3e", "l40s", "mi300x"}) {
     const auto figures =
         load_collective_figures(data_directory() + "/hardware_profiles/collectives/" + part + ".yaml");
@@ -98,7 +98,6 @@ TEST_CASE(
   const auto three = time(3, 1e6);
   REQUIRE_FALSE(three.ok());
   CHECK_THAT(to_string(three.errors()), Catch::Matchers::Contains("3 ranks"));
-  REQUIRE(time(16, 1e9).ok());
-  CHECK(time(16, 1e9)->seconds > time(8, 1e9)->seconds + 1e9 / 8 / 50e9);
-  CHECK(time(16, 1e3)->seconds > time(8, 1e3)->seconds);
+  REQUIRE(time(8, 1e6).ok());
+  REQUIRE_FALSE(time(16, 1e9).ok());  // across_test.cpp
 }

@@ -207,7 +207,7 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(pools(pool("name: p, role: prefill") + ", " + pool("name: d, role: decode") + ", " +
                        pool("name: m")))
             .find("needs deployment.pd.local_below") != std::string::npos);
-  CHECK(error_of(pools(pool("name: m"))).find("there are none") != std::string::npos);
+  CHECK(pools(pool("name: m")).ok());  // instances may just stand somewhere
   CHECK(error_of(pools("{hardware: h200, model: qwen3-8b, engine: sglang-0.5, name: p, role: prefill}, " +
                        pool("name: d, role: decode")))
             .find("the engine must be that of pool \"p\" (sglang)") != std::string::npos);

@@ -222,7 +222,8 @@ TEST_CASE("ranks that exchange rows by DeepEP, also in two batches: stretches de
 }
 
 TEST_CASE("what is not modelled beside ranks is refused by name") {
-  CHECK(refusal({"deployment.parallel={tp: 16, dp: 8}"}).find("more than 64 GPUs") != std::string::npos);
+  CHECK(refusal({"deployment.parallel={tp: 16, dp: 8}"}).find("deployment.topology") != std::string::npos);
+  CHECK(refusal({"deployment.parallel={dp: 513}"}).find("more than 512 ranks") != std::string::npos);
   CHECK(refusal({"deployment.parallel={dp: 8, ep: 2}"}).find("tp x dp = 8") != std::string::npos);
   CHECK(refusal({"deployment.engine=tensorrt-llm-1.2", "deployment.engine_args={}"})
             .find("attention data parallelism of tensorrt-llm-1.2") != std::string::npos);

@@ -1,0 +1,120 @@
+#include "sim/costed/plan_links.h"
+
+#include <algorithm>
+
+#include "sim/fabric/across.h"
+
+namespace orrery {
+
+namespace {
+
+using fabric::AcrossWay;
+using fabric::CollectiveOp;
+
+std::vector<CollectiveWay> in_nanoseconds(const std::vector<AcrossWay>& ways) {
+  std::vector<CollectiveWay> out;
+  for (const AcrossWay& way : ways)
+    out.push_back({way.name, way.latency * 1e9, way.inside * 1e9, way.between * 1e9, way.network_share});
+  return out;
+}
+
+class Planner {
+ public:
+  Planner(const fabric::Topology& topology, const ParallelPlan& plan)
+      : topology_(topology), plan_(plan), routes_(topology) {}
+
+  // `all_pairs`: with an all-to-all, which experts' weights move by.
+  Result<GroupLinks> links(const RankGroups& groups, bool all_pairs) {
+    GroupLinks links;
+    const auto crosses = [&](const auto& group) { return fabric::crosses_nodes(topology_, group); };
+    if (std::none_of(groups.begin(), groups.end(), crosses)) return links;
+    links.ranks = static_cast<std::int32_t>(groups.front().size());
+    links.nodes = fabric::nodes_of(topology_, groups.front());
+    const auto add = [&](Collective collective, CollectiveOp op) -> Status {
+      ORRERY_TRY(ways, fabric::ways_across(routes_, topology_, groups, op));
+      links.ways[static_cast<std::size_t>(collective)] = in_nanoseconds(ways);
+      return ok_status();
+    };
+    ORRERY_TRY_STATUS(add(Collective::all_reduce, CollectiveOp::all_reduce));
+    ORRERY_TRY_STATUS(add(Collective::all_gather, CollectiveOp::all_gather));
+    ORRERY_TRY_STATUS(add(Collective::reduce_scatter, CollectiveOp::reduce_scatter));
+    if (all_pairs) ORRERY_TRY_STATUS(add(Collective::all_to_all, CollectiveOp::all_to_all));
+    return links;
+  }
+
+  Result<GroupLinks> handoff(const std::vector<DeviceId>& gpus, std::int32_t stage) {
+    GroupLinks links;
+    RankGroups pairs;
+    for (std::int32_t t = 0; stage > 0 && t < plan_.tp; ++t) {
+      const auto at = [&](std::int32_t s) { return gpus[static_cast<std::size_t>(s * plan_.tp + t)]; };
+      if (topology_.device(at(stage - 1)).node != topology_.device(at(stage)).node)
+        pairs.push_back({at(stage - 1), at(stage)});
+    }
+    if (pairs.empty()) return links;
+    links.ranks = links.nodes = 2;
+    ORRERY_TRY(ways, fabric::ways_of_send(routes_, topology_, pairs));
+    links.ways[static_cast<std::size_t>(Collective::send_recv)] = in_nanoseconds(ways);
+    return links;
+  }
+
+ private:
+  const fabric::Topology& topology_;
+  const ParallelPlan& plan_;
+  fabric::Routes routes_;
+};
+
+}  // namespace
+
+RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
+  RankGroups groups;
+  for (auto at = gpus.begin(); at != gpus.end(); at += plan.tp) groups.emplace_back(at, at + plan.tp);
+  return groups;
+}
+
+RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
+  RankGroups groups(static_cast<std::size_t>(plan.tp));
+  for (std::size_t i = 0; i < gpus.size(); ++i) groups[i % groups.size()].push_back(gpus[i]);
+  return groups;
+}
+
+Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
+                                                    const std::vector<DeviceId>& gpus,
+                                                    const ParallelPlan& plan) {
+  if (!fabric::crosses_nodes(topology, gpus)) return std::shared_ptr<const PlanLinks>();
+  Planner planner(topology, plan);
+  auto links = std::make_shared<PlanLinks>();
+  if (plan.tp > 1) {
+    ORRERY_TRY(tensor, planner.links(tensor_groups(gpus, plan), plan.dp == 1 && plan.pp == 1));
+    links->tensor = std::move(tensor);
+  }
+  if (plan.dp > 1) {
+    ORRERY_TRY(data, planner.links(data_groups(gpus, plan), false));
+    links->data = std::move(data);
+  }
+  if (plan.pp == 1) {
+    ORRERY_TRY(all, planner.links({gpus}, true));
+    links->all = std::move(all);
+  }
+  for (std::int32_t s = 0; s < plan.pp; ++s) {
+    ORRERY_TRY(from, planner.handoff(gpus, s));
+    links->handoff.push_back(std::move(from));
+  }
+  return std::shared_ptr<const PlanLinks>(std::move(links));
+}
+
+Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& topology,
+                                                     const std::vector<DeviceId>& gpus,
+                                                     const ParallelPlan& plan) {
+  std::vector<fabric::LinkId> ports;
+  if (plan.pp > 1 || !fabric::crosses_nodes(topology, gpus)) return ports;
+  fabric::Routes routes(topology);
+  ORRERY_TRY(links, fabric::network_links(routes, topology, {gpus}));
+  for (const fabric::LinkId link : links) {
+    const fabric::Link& l = topology.link(link);
+    const auto is_nic = [&](DeviceId d) { return topology.device(d).kind == fabric::DeviceKind::nic; };
+    if (is_nic(l.from) || is_nic(l.to)) ports.push_back(link);
+  }
+  return ports;
+}
+
+}  // namespace orrery

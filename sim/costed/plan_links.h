@@ -1,0 +1,34 @@
+// Which groups of an instance's ranks stand on several nodes of a topology, and what their collectives take
+// there: figures of sim/fabric/across.h as the plain data that the cost model prices with.
+//
+// Ranks are numbered as engines do: tensor-parallel ranks innermost, around them pipeline stages or
+// data-parallel ranks (which do not meet).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/group_links.h"
+#include "costmodel/parallel_plan.h"
+#include "sim/fabric/routes.h"
+#include "sim/fabric/topology.h"
+
+namespace orrery {
+
+using RankGroups = std::vector<std::vector<DeviceId>>;
+RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
+RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
+
+// Null when every group stands in one node. Errors: groups that do not divide evenly over nodes, no way.
+Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
+                                                    const std::vector<DeviceId>& gpus,
+                                                    const ParallelPlan& plan);
+
+// NIC ports on which an instance's collectives leave and enter nodes, once each; none when all stand in one.
+// Pipeline stages' are left out: their hand-offs are priced as if alone.
+Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& topology,
+                                                     const std::vector<DeviceId>& gpus,
+                                                     const ParallelPlan& plan);
+
+}  // namespace orrery

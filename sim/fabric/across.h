@@ -1,0 +1,48 @@
+// Collectives whose ranks stand on several nodes: what NCCL's own model of its ways says, with bytes routed
+// over the topology.
+//
+// Ways and latencies: NVIDIA/nccl 2.32.3 src/tuning/cost_model.cc (baseLatencies, hwLatencies, llMaxBws of
+// Hopper; as others quote it), src/graph/tuning.cc @01afd20 (steps, shares of protocols). RCCL and xGMI are
+// taken for NCCL and NVLink. A ring takes
+// base + (steps − steps between nodes) · inside hop + steps between nodes · network hop; a tree, for an
+// all-reduce alone, base + 2 · ((ranks of a node − 1) · inside hop + log2(nodes) · network hop). LL128 leaves
+// 120 of 128 bytes for data, taken as 0.92 and, with one rank a node, 0.7; LL half of them, and at most 45
+// GB/s a rank's ring on two nodes, 35 on more; trees 0.9 of the links. Rings run over every rail, so that a
+// node's NICs share what leaves it. All-to-all and send have no entry there: one network hop, assumed, every
+// pair at once. No measured table of several nodes was at hand: compared with nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "sim/fabric/collectives.h"
+
+namespace orrery::fabric {
+
+struct AcrossWay {
+  std::string name;          // "ring LL128"
+  double latency = 0;        // seconds, of all serial steps
+  double inside = 0;         // seconds per byte of a rank's buffer: busiest link inside a node
+  double between = 0;        // likewise: busiest link of all
+  double network_share = 0;  // of a rank's buffer: bytes over the busiest NIC port
+};
+
+// Whether GPUs stand on more than one node.
+bool crosses_nodes(const Topology& topology, const std::vector<DeviceId>& ranks);
+std::int32_t nodes_of(const Topology& topology, const std::vector<DeviceId>& ranks);
+
+// The ways of one collective in groups that work at the same time, all alike: as many ranks, on as many
+// nodes. `send`: every group is two ranks, the first sends. Errors: unequal groups or nodes, no way between
+// two ranks.
+Result<std::vector<AcrossWay>> ways_across(Routes& routes, const Topology& topology,
+                                           const std::vector<std::vector<DeviceId>>& groups, CollectiveOp op);
+Result<std::vector<AcrossWay>> ways_of_send(Routes& routes, const Topology& topology,
+                                            const std::vector<std::vector<DeviceId>>& pairs);
+
+// The network links on which ranks of these groups send to other nodes in rings, once each, by id.
+Result<std::vector<LinkId>> network_links(Routes& routes, const Topology& topology,
+                                          const std::vector<std::vector<DeviceId>>& groups);
+
+}  // namespace orrery::fabric
