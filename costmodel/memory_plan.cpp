@@ -188,6 +188,12 @@ Bytes exchange_buffers(const InstanceSpec& spec) {
   return fixed + Bytes(2 * messages * (2 * message + header));
 }
 
+Bytes residue(const InstanceSpec& spec) {
+  const Bytes engine =
+      spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
+  return spec.exchange == nullptr ? engine : engine + exchange_buffers(spec);
+}
+
 // Subtracted for graphs: only by a runner that estimates them, and on NVIDIA only
 // (`determine_available_memory`).
 Bytes graph_bytes(const InstanceSpec& spec) {
@@ -402,12 +408,10 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.activation_peak =
       encoder.outputs + Bytes(std::max(activation_peak(spec).value(), encoder.activations.value()));
   plan.graphs = graph_bytes(spec);
-  plan.residue = spec.engine.runner == "v2" ? spec.engine.residue_v2.value : spec.engine.residue_v1.value;
-  if (spec.exchange != nullptr) plan.residue += exchange_buffers(spec);
+  plan.residue = residue(spec);
   plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
   if (is_tensorrt_llm(spec)) plan.kv_available = plan.kv_available * s.tensorrt_llm.free_gpu_memory_fraction;
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
-
   const Bytes cache =
       s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
   const std::int64_t layers = kv_layers(spec);
@@ -464,55 +468,5 @@ Result<MemoryPlan> plan_stages(const InstanceSpec& spec) {
 }
 
 }  // namespace
-
-std::string MemoryPlan::to_table() const {
-  const std::string of = stage.of > 1 ? " of pipeline stage " + std::to_string(stage.index) +
-                                            ", the fullest (" + std::to_string(stage_layers) + " layers)"
-                                      : "";
-  TextTable table({"memory of one GPU" + of, "GiB"});
-  const auto row = [&](const char* what, Bytes bytes) {
-    table.add({what, format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2)});
-  };
-  row("total, as the framework reports it", total);
-  row("requested by the engine", requested);
-  row("  weights", weights);
-  if (encoder.value() > 0) row("    of them the vision encoder", encoder);
-  row("  activation peak", activation_peak);
-  row("  graphs", graphs);
-  row("  framework and workspaces", residue);
-  row("  left for the KV cache", kv_available);
-  std::string text = table.to_string();
-  text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) +
-          " tokens, " + std::to_string(kv_tokens()) + " tokens, " +
-          format_fixed(kv_bytes_per_token.value() / 1024, 1) + " KiB a token";
-  text += blocks_overridden ? " (blocks overridden by num_gpu_blocks_override)\n" : "\n";
-  if (stage.of > 1) {
-    text += "Blocks that the pipeline stages would have room for:";
-    for (const std::int64_t each : stage_blocks) text += " " + std::to_string(each);
-    text += "; all have the least\n";
-  }
-  if (groups.states > 0) {
-    text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
-            std::to_string(groups.states) + " that keep a state (" +
-            format_fixed(state_bytes.value() / (1024.0 * 1024), 2) +
-            " MiB a sequence in all its layers, a block a group); tokens are those of sequences of "
-            "max_model_len\n";
-  } else if (!groups.simple()) {
-    text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
-            std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
-            "; tokens are those of sequences of max_model_len\n";
-  }
-  if (windowed_pool_tokens > 0) {
-    text += "Layers with a window of " + std::to_string(groups.window) +
-            " have a pool of their own: " + std::to_string(windowed_pool_tokens) + " tokens\n";
-  }
-  if (windowed_blocks > 0)
-    text += "and a pool of " + std::to_string(windowed_blocks) + " blocks for the layers with a window\n";
-  if (groups.window_layers > 0) {
-    text += "Note: " + std::to_string(groups.window_layers) +
-            " layers have a sliding window and are counted as if they kept every token\n";
-  }
-  return text;
-}
 
 }  // namespace orrery

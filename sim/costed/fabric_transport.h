@@ -116,8 +116,8 @@ class FabricTransport final : public KvTransport {
   fabric::Flows flows_;
   std::optional<SharedLinks> shared_;
   Changed changed_;
-  std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // of flows on shared links; looked
-                                                                           // up
+  // Of flows on shared links.
+  std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // never iterated
   std::vector<InstanceId> touched_;
   std::map<std::uint64_t, Open> open_;  // by request
   std::vector<Ending> endings_;         // min-heap by (at, request)

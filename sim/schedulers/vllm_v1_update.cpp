@@ -1,9 +1,34 @@
-// What outcomes do to the scheduler's books: tokens delivered, ends, blocks given back (§1.4, §1.5).
+// What outcomes do to the scheduler's books: tokens delivered, ends, blocks given back (§1.4, §1.5); and how
+// many of them may come before the next decision.
 #include <algorithm>
 
 #include "sim/schedulers/vllm_v1.h"
 
 namespace orrery {
+
+// How many steps like the one just composed may follow each other without a decision: pure decode, the same
+// members, blocks for all of them, and no end among the updates inside.
+std::int64_t VllmV1Scheduler::stretch_limit() const {
+  constexpr std::int64_t longest = 256;
+  if (!config_.stretches || walks() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+      !preempted_.empty())
+    return 1;
+  if (!last_token_.empty() || !prefilling_.empty() || !paused_.empty()) return 1;
+  if (!remote_.ended.empty() || !remote_.pulls.empty()) return 1;  // asking for KV holds a launch up
+  // An update may give back room in the encoder's cache, for which the head of the queue waits.
+  if (encoder_ != nullptr && !waiting_.empty() && encoder_->has_references()) return 1;
+  if (open_.size() != config_.steps_in_flight) return 1;
+  // Heap entries may be stale; a stale top only shortens the stretch.
+  const std::int64_t until_end = ends_.earliest() - next_step_ + 1;
+  std::int64_t limit = std::min(longest, until_end);
+  if (windows_) {
+    // Windows free blocks on the way: whoever waits for memory is asked again in every step.
+    if (!waiting_.empty() && running_count_ < config_.max_num_seqs) return 1;
+    limit = std::min(limit, windows_->next_event() - next_step_);
+  }
+  if (limit <= 1) return 1;
+  return 1 + decodes_.steps_within(next_step_ + 1, kv_.free_blocks() / config_.kv_groups.count(), limit - 1);
+}
 
 void UpdateEffects::clear() {
   first_tokens.clear();
