@@ -11,7 +11,10 @@ DataParallelRules read_data_parallel(const Yaml& node) {
   static const std::vector<std::string> rules{"sglang", "vllm"};
   r.rule = static_cast<JointRule>(node.require("rule").choice(rules));
   r.sync = read_figure<Seconds>(node.require("sync"), true);
-  if (r.rule == JointRule::vllm) return r;
+  if (r.rule == JointRule::vllm) {
+    r.sync_per_rank = read_figure<Seconds>(node.require("sync_per_rank"), true);
+    return r;
+  }
   r.largest_custom_all_reduce = read_figure<Bytes>(node.require("largest_custom_all_reduce"));
   r.conservativeness = read_number_figure(node.require("conservativeness"), Dimension::ratio);
   r.per_decode_slot = read_figure<Bytes>(node.require("per_decode_slot"), true);

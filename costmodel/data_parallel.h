@@ -19,11 +19,11 @@ enum class JointRule : std::uint8_t {
   vllm,
 };
 
-// What a profile says; `sync` is one exchange of the ranks' batch shapes before every step. The other figures
-// are SGLang's alone.
+// What a profile says; `sync` is one exchange of two ranks' batch shapes before every step, `sync_per_rank` what
+// each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
 struct DataParallelRules {
   JointRule rule = JointRule::sglang;
-  Figure<Seconds> sync;
+  Figure<Seconds> sync, sync_per_rank;
   Figure<Bytes> largest_custom_all_reduce;  // decode rows up to here are gathered by an all-reduce
   Figure<double> conservativeness;          // factor on schedule_conservativeness
   // Reserved beside what every engine reserves, for each decode slot and rank; more above `many_slots`.

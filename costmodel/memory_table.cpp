@@ -1,4 +1,5 @@
 // The memory plan as people read it.
+#include "base/json.h"
 #include "base/text.h"
 #include "costmodel/memory_plan.h"
 

@@ -426,7 +426,8 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
       host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
   }
   if (spec.engine.settings.joint.on() && spec.engine.data_parallel)
-    host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host);
+    host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host) +
+                     (spec.plan.dp - 2) * nanoseconds(spec.engine.data_parallel->sync_per_rank, scales.host);
   launcher_is_core = one_process;
   steps_in_flight = spec.engine.steps_in_flight;
   set_delays(spec.engine.host, scales.host);
