@@ -25,6 +25,15 @@ class Executor {
   // A prompt of so many tokens comes into the process of the instance's core thread: work that a thread at
   // launching a step loses there. No effect where the two have nothing to do with each other.
   virtual void take_input(InstanceId, std::int64_t /*prompt_tokens*/, SimTime) {}
+  // Faults. The instance's process is gone, with its steps and transfers; the next step is its first.
+  virtual void reset(InstanceId, SimTime) { ORRERY_CHECK(false, "this executor knows no faults"); }
+  // Steps begun from now on: the GPU does its work at `factor` of its speed, and what runs in lockstep with
+  // it.
+  virtual void set_speed(InstanceId, std::int32_t /*gpu*/, double /*factor*/) {
+    ORRERY_CHECK(false, "this executor knows no faults");
+  }
+  // A running stretch ends at its last boundary before `at`, or at its first.
+  virtual void end_before(InstanceId, SimTime /*at*/) {}
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.

@@ -14,6 +14,7 @@ namespace orrery {
 struct Handoff {
   Request request;          // as the client sent it
   InstanceId from;          // the prefill instance,
+  std::uint32_t life = 0;   // of it, as it answered
   SequenceId held;          // and the sequence there whose blocks it holds
   bool holds_kv = true;     // false: preempted when its answer came; the decode instance computes it again
   InstanceId to;            // the decode instance,

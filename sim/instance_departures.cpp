@@ -21,6 +21,7 @@ void Instance::turn_away(const Request& request) {
 // flight runs to its end all the same.
 void Instance::client_left(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
+  if (p.left) return;  // a request that came here twice gives up once
   p.left = true;
   if (holds_tokens()) streams_->client_left(sequence);
   departed_.push_back(sequence);
@@ -48,6 +49,7 @@ void Instance::drop_departed() {
 // The client went away before the answer was complete; `outputs` tokens had been processed by then or since.
 void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   Progress& p = progress_of(sequence);
+  if (p.lost) return forget(sequence);
   RequestRecord record = begin_record(p);
   if (!p.admitted && wiring_.role != PoolRole::decode) record.queue = p.gives_up - p.arrival;
   if (p.has_token && p.first_token <= p.gives_up) {

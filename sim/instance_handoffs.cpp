@@ -5,7 +5,13 @@ namespace orrery {
 
 // What a request leaves behind at this instance as its last word.
 void Instance::deliver(const RequestRecord& record, SimTime at) {
-  wiring_.collector->finished(record, at);
+  if (wiring_.ledger != nullptr) {
+    RequestRecord whole = record;
+    wiring_.ledger->close(whole);
+    wiring_.collector->finished(whole, at);
+  } else {
+    wiring_.collector->finished(record, at);
+  }
   if (wiring_.handoffs == nullptr) return;
   if (wiring_.role == PoolRole::prefill)
     wiring_.handoffs->drop(RequestId(record.request));
@@ -23,6 +29,7 @@ void Instance::hand_over(const Finished& f, SimTime at) {
   }
   Handoff& h = wiring_.handoffs->at(p.request);
   h.from = wiring_.id;
+  h.life = wiring_.life;
   h.held = f.sequence;
   h.holds_kv = f.held;
   h.first_scheduled = p.first_scheduled;

@@ -18,6 +18,7 @@ struct KvPull {
 struct KvPullDone {
   RequestId request;
   SimTime at;
+  bool lost = false;  // the bytes will not come: no way is left
 };
 
 class KvTransport {
@@ -28,6 +29,10 @@ class KvTransport {
   virtual SimTime next_event() = 0;
   // Appends what has arrived by `now`, ordered by (time, request).
   virtual void collect(SimTime now, std::vector<KvPullDone>& done) = 0;
+  // Faults. A pull that nobody waits for any more; unknown or ended: nothing happens.
+  virtual void cancel(RequestId, SimTime) {}
+  // One direction of a link keeps `factor` of its bandwidth; 0: both carry nothing. 1 mends it.
+  virtual void set_link(std::uint32_t /*link*/, double /*factor*/, SimTime) {}
 };
 
 }  // namespace orrery

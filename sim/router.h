@@ -16,6 +16,7 @@ namespace orrery {
 // told late get dated snapshots from the issue that builds them.
 struct InstanceView {
   std::int32_t outstanding = 0;  // requests routed there and not finished
+  bool open = true;              // may be chosen: neither known to be down nor draining
 };
 
 class Router {

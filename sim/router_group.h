@@ -2,6 +2,7 @@
 // its own instances from 0.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "sim/router.h"
@@ -19,7 +20,16 @@ class RouterGroup {
   bool empty() const { return members_.empty(); }
   std::size_t next_place() const { return members_.size(); }
   InstanceView& view(std::size_t place) { return views_[place]; }
-  InstanceId choose(const Request& request) { return members_[router_->choose(request, views_).value()]; }
+  bool any_open() const {
+    return std::any_of(views_.begin(), views_.end(), [](const InstanceView& view) { return view.open; });
+  }
+  // The one place that says who may be chosen: where a router's choice is closed, the next one that is open
+  // takes its place. Precondition: any_open().
+  InstanceId choose(const Request& request) {
+    std::size_t chosen = router_->choose(request, views_).value();
+    while (!views_[chosen].open) chosen = (chosen + 1) % views_.size();
+    return members_[chosen];
+  }
 
  private:
   Router* router_ = nullptr;

@@ -5,17 +5,15 @@
 
 #include "base/mutation.h"
 #include "sim/departures.h"
-#include "sim/instance.h"
-#include "sim/router_group.h"
+#include "sim/loop_fleet.h"
 
 namespace orrery {
 
 namespace {
 
-class Loop {
+class Loop final : LoopFleet {
  public:
-  explicit Loop(SimulationSetup setup)
-      : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink, setup_.warmup) {
+  explicit Loop(SimulationSetup setup) : LoopFleet(std::move(setup)) {
     if (setup_.pools.empty()) {
       setup_.pools.push_back({.instances = setup_.schedulers.size(),
                               .router = setup_.router,
@@ -39,11 +37,7 @@ class Loop {
     ORRERY_CHECK(places_.size() == setup_.schedulers.size(), "pools hold all instances");
     apart_ = !group(PoolRole::prefill).empty();
     ORRERY_CHECK(!apart_ || setup_.transport != nullptr, "prefill and decode pools need a transport");
-    for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
-    entering_count_.assign(instances_.size(), 0);
-    input_free_.assign(instances_.size(), SimTime(0));
-    awake_.assign(instances_.size(), SimTime(0));
-    marked_.assign(instances_.size(), false);
+    make_instances();
   }
 
   Result<RunResult> run() {
@@ -54,6 +48,7 @@ class Loop {
       SimTime due = earlier(earlier(setup_.executor->next_event(), setup_.inbox->next()),
                             earlier(entering_.next(), departures_.next()));
       if (apart_) due = earlier(due, earlier(handoffs_.next_answer(), setup_.transport->next_event()));
+      if (fleet_ && (!due.is_never() || fleet_->holds_requests())) due = earlier(due, fleet_->next());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       ++events_;
@@ -61,11 +56,13 @@ class Loop {
       collector_.advance(now);
       take_outcomes(now);
       if (apart_) take_pulled(now);
+      if (fleet_) fleet_->change(now);
       if (setup_.inbox->next() <= now) take_arrivals(now);
       if (apart_) take_answers(now);
       if (entering_.next() <= now) take_entrances(now);
       if (!schedule_marked(now)) return exhausted(now);
       if (departures_.next() <= now) take_departures(now);
+      if (fleet_) fleet_->settle(now);
       if ((events_ & 0xFFFF) == 0 && !may_go_on()) return interrupted(now);
     }
     if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
@@ -73,41 +70,10 @@ class Loop {
   }
 
  private:
-  // Where an instance stands.
-  struct Place {
-    const PoolSetup* pool = nullptr;
-    RouterGroup* group = nullptr;
-    std::size_t in_group = 0;
-    std::unique_ptr<FrontEnd> front_end = {};  // null: the client sits beside the engine
-  };
-
   bool may_go_on() const { return !setup_.keep_going || setup_.keep_going(collector_.ended()); }
   static Error interrupted(SimTime now) {
     return make_error(ErrorKind::interrupted,
                       "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
-  }
-
-  void make_instance(std::size_t i) {
-    const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
-                                  .executor = setup_.executor,
-                                  .inbox = setup_.inbox,
-                                  .collector = &collector_,
-                                  .observer = setup_.observer,
-                                  .front_end = places_[i].front_end.get(),
-                                  .abort_delay = places_[i].pool->abort_delay,
-                                  .stream = places_[i].pool->stream,
-                                  .per_request_itl = setup_.per_request_itl,
-                                  .role = places_[i].pool->role,
-                                  .handoffs = apart_ ? &handoffs_ : nullptr};
-    instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
-  }
-
-  RouterGroup& group(PoolRole role) { return groups_[static_cast<std::size_t>(role)]; }
-
-  void mark(InstanceId id) {
-    if (marked_[id.value()]) return;
-    marked_[id.value()] = true;
-    to_schedule_.push_back(id);
   }
 
   void take_outcomes(SimTime now) {
@@ -147,15 +113,17 @@ class Loop {
     }
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
-      if (!apart_) {
-        dispatch(request, group(PoolRole::mixed), now);
-        continue;
-      }
-      Request leg = request;
-      leg.leg = RequestLeg::prefill;
-      handoffs_.open(request);
-      dispatch(leg, group(PoolRole::prefill), now);
+      if (fleet_) fleet_->ledger().open(request);
+      begin(request, now);
     }
+  }
+
+  void begin(const Request& request, SimTime now) override {
+    if (!apart_) return dispatch(request, PoolRole::mixed, now);
+    Request leg = request;
+    leg.leg = RequestLeg::prefill;
+    handoffs_.open(request);
+    dispatch(leg, PoolRole::prefill, now);
   }
 
   // Prefill legs that were answered go on as decode legs.
@@ -165,7 +133,7 @@ class Loop {
       Request leg = std::move(h.request);
       leg.leg = h.holds_kv ? RequestLeg::decode : RequestLeg::whole;
       h.given_back = !h.holds_kv;
-      dispatch(leg, group(PoolRole::decode), now);
+      dispatch(leg, PoolRole::decode, now);
     }
   }
 
@@ -186,17 +154,15 @@ class Loop {
     setup_.transport->collect(now, pulled_);
     for (const KvPullDone& done : pulled_) {
       Handoff& h = handoffs_.at(done.request);
+      if (done.lost) {
+        lose_transfer(h, done.request, now);
+        continue;
+      }
       h.pull_end = done.at;
       if (!h.sequence.is_none() && instances_[h.to.value()]->on_remote_end(h.sequence, done.request, now))
         mark(h.to);
       give_back(h, done.request, now);
     }
-  }
-
-  // The prefill instance need not hold anything for it any more.
-  void give_back(const Handoff& h, RequestId request, SimTime now) {
-    if (instances_[h.from.value()]->on_remote_end(h.held, request, now)) mark(h.from);
-    handoffs_.given_back(request);
   }
 
   // A decode leg that no engine took.
@@ -205,8 +171,11 @@ class Loop {
     if (h != nullptr && !h->given_back) give_back(*h, request, now);
   }
 
-  void dispatch(const Request& request, RouterGroup& group, SimTime now) {
-    const InstanceId chosen = group.choose(request);
+  void dispatch(const Request& request, PoolRole role, SimTime now) override {
+    if (fleet_ && lost_its_holder(request, now)) return;
+    if (fleet_ && !group(role).any_open()) return fleet_->park(request, role, now);
+    const InstanceId chosen = group(role).choose(request);
+    if (fleet_ && !fleet_->runs(chosen)) return lose_unnoticed(request, chosen, now);
     const Place& place = places_[chosen.value()];
     const SimTime at = taken_in(request, chosen, now);
     if (known_gone(request, chosen) < at) {  // the API server drops it: the core never hears of it
@@ -218,7 +187,7 @@ class Loop {
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
     update_view(chosen);
-    entering_.push({.at = at, .instance = chosen, .request = request});
+    entering_.push({.at = at, .instance = chosen, .request = request, .life = lives_[chosen.value()]});
   }
 
   // When the core of `chosen` can do something about `request`.
@@ -245,12 +214,17 @@ class Loop {
   void take_entrances(SimTime now) {
     while (entering_.next() <= now) {
       const Entrance e = entering_.pop();
+      if (e.life != lives_[e.instance.value()]) {
+        lose_unnoticed(e.request, e.instance, now);
+        continue;
+      }
       --entering_count_[e.instance.value()];
       enter(e.request, e.instance, now);
     }
   }
 
   void enter(const Request& request, InstanceId chosen, SimTime now) {
+    if (fleet_ && lost_its_holder(request, now)) return update_view(chosen);
     Instance& instance = *instances_[chosen.value()];
     setup_.executor->take_input(chosen, request.prompt_tokens, now);
     const SequenceId sequence = instance.add(request, now);
@@ -263,33 +237,31 @@ class Loop {
       departures_.push({.at = known_gone(request, chosen),
                         .instance = chosen,
                         .sequence = sequence,
-                        .request = request.id});
+                        .request = request.id,
+                        .life = lives_[chosen.value()]});
     }
     update_view(chosen);
     if (instance.idle()) mark(chosen);
-  }
-
-  void update_view(InstanceId id) {
-    const Place& place = places_[id.value()];
-    place.group->view(place.in_group).outstanding =
-        instances_[id.value()]->outstanding() + entering_count_[id.value()];
   }
 
   // Departures of requests that have ended never become events.
   void drop_stale_departures() {
     while (!departures_.empty()) {
       const Departure& d = departures_.front();
-      if (instances_[d.instance.value()]->holds(d.sequence, d.request)) return;
+      if (is_there(d)) return;
       departures_.pop();
     }
+  }
+
+  bool is_there(const Departure& d) const {
+    const std::size_t i = d.instance.value();
+    return d.life == lives_[i] && instances_[i]->holds(d.sequence, d.request);
   }
 
   void take_departures(SimTime now) {
     while (departures_.next() <= now) {
       const Departure d = departures_.pop();
-      Instance& instance = *instances_[d.instance.value()];
-      if (!instance.holds(d.sequence, d.request)) continue;
-      instance.client_left(d.sequence, now);
+      if (is_there(d)) instances_[d.instance.value()]->client_left(d.sequence, now);
     }
   }
 
@@ -297,10 +269,12 @@ class Loop {
     if (to_schedule_.size() > 1) std::sort(to_schedule_.begin(), to_schedule_.end());
     for (const InstanceId id : to_schedule_) {
       marked_[id.value()] = false;
+      if (fleet_ && !fleet_->runs(id)) continue;
       if (!instances_[id.value()]->schedule(now)) {
         stuck_ = id;
         return false;
       }
+      if (fleet_) setup_.executor->end_before(id, fleet_->next_fault(id));
       if (apart_) begin_pulls(id, now);
       update_view(id);  // an engine may abort
     }
@@ -319,35 +293,8 @@ class Loop {
                           " KV blocks; give it more KV memory or let it take shorter sequences only");
   }
 
-  static void add_counters(const Scheduler& s, PoolResult& pool, RunResult& r) {
-    r.preemptions += s.counters().preemptions;
-    r.speculation.add(s.counters().speculation);
-    r.steps += s.next_step().value() - s.counters().empty_batches;
-    const OffloadCounters tier = s.offload_counters();
-    r.offload.capacity += tier.capacity;
-    r.offload.stored += tier.stored;
-    r.offload.loaded += tier.loaded;
-    r.offload.dropped += tier.dropped;
-    r.offload.loads += tier.loads;
-    r.offload.deferrals += tier.deferrals;
-    r.offload.refused += tier.refused;
-    const EncoderCounters images = s.encoder_counters();
-    r.images.encoded += images.encoded;
-    r.images.embeddings += images.embeddings;
-    r.images.found += images.found;
-    r.images.cache_size = images.cache_size;
-    r.images.cache_peak = std::max(r.images.cache_peak, images.cache_peak);
-    const KvUsage kv = s.kv_usage();
-    const double free =
-        static_cast<double>(s.counters().min_free_blocks) / static_cast<double>(kv.usable_blocks);
-    pool.peak_utilization = std::max(pool.peak_utilization, 1.0 - free);
-    pool.kv_blocks = kv.total_blocks;
-  }
-
   Result<RunResult> result() {
-    std::uint64_t queried = 0, hit = 0;
     Digest digest;
-    std::vector<double> wraps;
     for (const auto& instance : instances_) {
       if (instance->scheduler().has_work()) {
         return make_error(ErrorKind::internal, "the run ended with requests in flight");
@@ -361,47 +308,25 @@ class Loop {
     }
     if (!handoffs_.empty()) return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
-    std::size_t next = 0;
-    for (const PoolSetup& pool : setup_.pools) {
-      PoolResult& result = r.pools.emplace_back();
-      result.name = pool.name;
-      result.role = pool.role;
-      result.first_instance = static_cast<std::int64_t>(next);
-      result.instances = static_cast<std::int64_t>(pool.instances);
-      for (std::size_t i = 0; i < pool.instances; ++i, ++next) {
-        const Scheduler& s = instances_[next]->scheduler();
-        digest.add(instances_[next]->digest());
-        r.stretches += instances_[next]->stretches();
-        queried += s.counters().queried_tokens;
-        hit += s.counters().hit_tokens;
-        add_counters(s, result, r);
-        wraps.push_back(static_cast<double>(s.kv_usage().allocated) /
-                        static_cast<double>(s.kv_usage().usable_blocks));
-      }
+    for (std::size_t i = 0; i < instances_.size(); ++i) tally_->add(i, *instances_[i], true);
+    tally_->finish(r, digest);
+    if (fleet_) {
+      if (!fleet_->ledger().empty() || fleet_->holds_requests())
+        return make_error(ErrorKind::internal, "the run ended with requests that nobody serves");
+      r.fleet = fleet_->result(r.measured_from, later(r.last_finish, r.measured_from));
+      digest.add(fleet_->digest());
+      for (const FleetResult::Stay& stay : r.fleet.stays)
+        if (setup_.observer != nullptr) setup_.observer->on_stay(stay);
     }
-    r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
-    r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
     r.events = events_;
     if (ORRERY_MUTANT(seed_from_address)) digest.add(reinterpret_cast<std::uintptr_t>(this));
     r.digest = digest.value();
     return r;
   }
 
-  SimulationSetup setup_;
-  RunCollector collector_;
-  std::vector<std::unique_ptr<Instance>> instances_;
-  std::array<RouterGroup, 3> groups_;  // by role
-  std::vector<Place> places_;          // by instance
-  bool apart_ = false;                 // prefill and decode
-  Handoffs handoffs_;
   std::vector<KvPullDone> pulled_;
-  std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
-  std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
-  std::vector<std::int32_t> entering_count_;  // by instance
-  std::vector<bool> marked_;
-  std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;
   Arrivals arrivals_;
   std::uint64_t events_ = 0;

@@ -38,6 +38,8 @@ void FabricTransport::begin(const KvPull& pull, SimTime now) {
   ORRERY_CHECK(between.size() < keys_per_request, "rank pairs of a pull");
   ++pulls_;
   std::uint64_t key = pull.request.value() * keys_per_request;
+  Open& open = open_[pull.request.value()];
+  open.flows.clear();
   for (const RankPair& pair : between) {
     const std::int64_t bytes = pull.blocks * to.bytes_per_block / pair.parts;
     const auto flow = flows_.add({.from = from.gpus[static_cast<std::size_t>(pair.from)],
@@ -45,14 +47,54 @@ void FabricTransport::begin(const KvPull& pull, SimTime now) {
                                   .bytes = bytes,
                                   .key = key++},
                                  now);
-    ORRERY_CHECK(flow.ok(), "ways between all seats were looked for before");
+    if (!flow.ok()) {
+      ORRERY_CHECK(!cut_.empty(), "ways between all seats were looked for before");
+      return lose(pull.request, now);
+    }
+    open.flows.push_back(*flow);
     bytes_ += bytes;
   }
-  open_[pull.request.value()] = static_cast<std::int32_t>(between.size());
+  open.left = static_cast<std::int32_t>(between.size());
+}
+
+void FabricTransport::cancel(RequestId request, SimTime now) {
+  if (const auto it = open_.find(request.value()); it != open_.end()) {
+    for (const fabric::FlowId flow : it->second.flows) flows_.remove(flow, now);
+    open_.erase(it);
+  }
+  std::erase_if(endings_, [&](const Ending& e) { return e.request == request; });
+  std::make_heap(endings_.begin(), endings_.end(), ends_later);
+}
+
+// Some of its bytes find no way; what the others still carry is for nobody.
+void FabricTransport::lose(RequestId request, SimTime now) {
+  cancel(request, now);
+  endings_.push_back({.at = now, .request = request, .lost = true});
+  std::push_heap(endings_.begin(), endings_.end(), ends_later);
+}
+
+void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
+  const fabric::LinkId id(link);
+  if (cut_.empty()) cut_.assign(topology_.link_count(), false);
+  if (factor == 0) {
+    cut_[link] = true;
+    std::vector<RequestId> lost;
+    for (const fabric::CutFlow& flow : flows_.fail(id, now).cut)
+      lost.emplace_back(flow.key / keys_per_request);
+    lost.erase(std::unique(lost.begin(), lost.end()), lost.end());
+    for (const RequestId request : lost) lose(request, now);
+    return;
+  }
+  // Both directions of a cable are cut and mended together.
+  if (cut_[link]) {
+    flows_.restore(id, now);
+    cut_[link] = false;
+  }
+  flows_.degrade(id, factor, now);
 }
 
 void FabricTransport::end(RequestId request, SimTime at) {
-  endings_.push_back({at + floor_, request});
+  endings_.push_back({.at = at + floor_, .request = request});
   std::push_heap(endings_.begin(), endings_.end(), ends_later);
 }
 
@@ -66,14 +108,14 @@ void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
     for (const fabric::Arrival& arrival : flows_.advance(now)) {
       const RequestId request(arrival.key / keys_per_request);
       const auto it = open_.find(request.value());
-      if (--it->second > 0) continue;
+      if (--it->second.left > 0) continue;
       open_.erase(it);
       end(request, arrival.at);
     }
   }
   while (!endings_.empty() && endings_.front().at <= now) {
     std::pop_heap(endings_.begin(), endings_.end(), ends_later);
-    done.push_back({endings_.back().request, endings_.back().at});
+    done.push_back({endings_.back().request, endings_.back().at, endings_.back().lost});
     endings_.pop_back();
   }
 }

@@ -36,6 +36,9 @@ class FabricTransport final : public KvTransport {
   SimTime next_event() override;
   void collect(SimTime now, std::vector<KvPullDone>& done) override;
 
+  void cancel(RequestId request, SimTime now) override;
+  void set_link(std::uint32_t link, double factor, SimTime now) override;
+
   // Over `span` of simulated time.
   void report(SimDuration span, KvTransferResult& result) const;
 
@@ -43,8 +46,14 @@ class FabricTransport final : public KvTransport {
   struct Ending {
     SimTime at;
     RequestId request;
+    bool lost = false;
+  };
+  struct Open {
+    std::vector<fabric::FlowId> flows;  // all that were begun
+    std::int32_t left = 0;              // that have not arrived
   };
   void end(RequestId request, SimTime at);
+  void lose(RequestId request, SimTime now);
   const std::vector<RankPair>& pairs(std::int32_t from_tp, std::int32_t to_tp);
 
   const fabric::Topology& topology_;
@@ -52,8 +61,9 @@ class FabricTransport final : public KvTransport {
   Model model_;
   SimDuration floor_;
   fabric::Flows flows_;
-  std::unordered_map<std::uint64_t, std::int32_t> open_;  // flows by request; looked up, never iterated
-  std::vector<Ending> endings_;                           // min-heap by (at, request)
+  std::unordered_map<std::uint64_t, Open> open_;  // by request; looked up, never iterated
+  std::vector<bool> cut_;                         // links that carry nothing; empty: all carry
+  std::vector<Ending> endings_;                   // min-heap by (at, request)
   struct Pairs {
     std::int32_t from_tp, to_tp;
     std::vector<RankPair> pairs;

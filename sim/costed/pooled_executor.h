@@ -21,6 +21,9 @@ class PooledExecutor final : public Executor {
   void cut(InstanceId instance, SimTime at) override;
   void ended(InstanceId instance, SequenceId sequence) override;
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
+  void reset(InstanceId instance, SimTime now) override;
+  void set_speed(InstanceId instance, std::int32_t gpu, double factor) override;
+  void end_before(InstanceId instance, SimTime at) override;
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
   std::int32_t depth(InstanceId instance) const override;

@@ -8,6 +8,7 @@
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/fabric_transport.h"
+#include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/policies.h"
@@ -311,6 +312,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
       LaunchJitter(launch_spread(instance.engine.host), seed, engines, first_instance),
       pool.images.encoder.get(), pool.acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
+  pool.executor->know_stages(instance.plan.gpus() / instance.plan.pp);
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
   pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines));
@@ -350,6 +352,11 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
       duration_from_seconds(kv_transfer_floor.value));
 }
 
+std::unique_ptr<Scheduler> fresh_scheduler(const PoolRun& pool) {
+  return make_instance_scheduler(*find_scheduler(pool.spec->instance.engine.scheduler), pool.config,
+                                 pool.pricer.ranks());
+}
+
 void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
   const InstanceSpec& instance = pool.spec->instance;
   PoolSetup s{.name = pool.spec->name,
@@ -366,9 +373,30 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
   setup.pools.push_back(std::move(s));
-  for (std::size_t i = 0; i < pool.engines(); ++i)
-    setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(instance.engine.scheduler),
-                                                       pool.config, pool.pricer.ranks()));
+  for (std::size_t i = 0; i < pool.engines(); ++i) setup.schedulers.push_back(fresh_scheduler(pool));
+}
+
+// Instances that come and go; null where all stay.
+Result<std::unique_ptr<FleetPlan>> add_fleet(const RunParts& parts, SimulationSetup& setup) {
+  const Scenario& s = *parts.scenario;
+  if (!has_changes(s.faults, s.pools())) return std::unique_ptr<FleetPlan>();
+  std::vector<FabricTransport::Seat> seats;
+  if (s.topology != nullptr) {
+    ORRERY_TRY(known, seat_instances(*s.topology, s.pools()));
+    seats = std::move(known);
+  }
+  auto plan =
+      std::make_unique<FleetPlan>(fleet_plan(s.faults, s.recovery, s.pools(), seats, s.topology.get()));
+  setup.fleet = plan.get();
+  setup.make_scheduler = [&parts](InstanceId instance) {
+    std::size_t left = instance.value();
+    for (const auto& pool : parts.pools) {
+      if (left < pool->engines()) return fresh_scheduler(*pool);
+      left -= pool->engines();
+    }
+    return std::unique_ptr<Scheduler>();
+  };
+  return plan;
 }
 
 void report_pools(const RunParts& parts, RunResult& result) {
@@ -417,6 +445,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
+  ORRERY_TRY(fleet, add_fleet(*parts, setup));
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "sim/collector.h"
+#include "sim/costed/fault_spec.h"
 #include "sim/costed/pool_spec.h"
 #include "workloads/workload.h"
 
@@ -29,6 +30,8 @@ struct Scenario {
   PoolSpec pool;                                     // the first one; mostly there is no other
   std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
   std::shared_ptr<const fabric::Topology> topology;  // that prefill and decode pools stand on; else null
+  std::vector<FaultSpec> faults;
+  RecoverySpec recovery;
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;

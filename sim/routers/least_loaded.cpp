@@ -9,7 +9,8 @@ class LeastLoaded final : public Router {
   InstanceId choose(const Request&, std::span<const InstanceView> instances) override {
     std::size_t best = 0;
     for (std::size_t i = 1; i < instances.size(); ++i) {
-      if (instances[i].outstanding < instances[best].outstanding) best = i;
+      if (!instances[i].open) continue;
+      if (!instances[best].open || instances[i].outstanding < instances[best].outstanding) best = i;
     }
     return InstanceId(static_cast<std::uint32_t>(best));
   }

@@ -36,8 +36,11 @@ class PrefixAware final : public Router {
   };
 
   std::size_t pick(const Request& request, std::span<const InstanceView> instances) {
-    std::size_t least = 0, most = 0;
-    for (std::size_t i = 1; i < instances.size(); ++i) {
+    std::size_t first = 0;
+    while (first + 1 < instances.size() && !instances[first].open) ++first;
+    std::size_t least = first, most = first;
+    for (std::size_t i = first + 1; i < instances.size(); ++i) {
+      if (!instances[i].open) continue;
       if (instances[i].outstanding < instances[least].outstanding) least = i;
       if (instances[i].outstanding > instances[most].outstanding) most = i;
     }
@@ -45,7 +48,8 @@ class PrefixAware final : public Router {
     if (high - low > imbalance && 10 * high > 11 * low) return least;
     std::size_t best = 0;
     std::int64_t longest = -1;
-    for (std::size_t i = 0; i < instances.size(); ++i) {
+    for (std::size_t i = first; i < instances.size(); ++i) {
+      if (!instances[i].open) continue;
       const std::int64_t match = matched(request, sent_[i]);
       if (match > longest) {
         longest = match;

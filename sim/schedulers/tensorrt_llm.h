@@ -45,6 +45,7 @@ class TensorRtLlmScheduler final : public Scheduler {
     return encoder_ == nullptr ? EncoderCounters{} : encoder_->counters();
   }
   std::int32_t drop_departed(SequenceId sequence) override;
+  std::int32_t outputs_of(SequenceId sequence) const override;
   std::uint64_t digest() const override { return digest_.value(); }
   std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
   void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests
