@@ -262,7 +262,7 @@ TEST_CASE("engines, ranks and tiers come back from losses [faults]") {
             quick + "}",
         std::string(
             "{hardware: h200, model: qwen3-8b, engine: vllm-0.24, replicas: 2, speculation: {method: ngram, "
-            "tokens: 3, acceptance: 0.6}, router: round-robin, ") +
+            "tokens: 3, acceptance: 0.6, match_rate: 0.5}, router: round-robin, ") +
             quick + "}"}) {
     CAPTURE(deployment);
     for (const char* frontend : {"none", "openai"}) {
