@@ -116,6 +116,12 @@ struct Reader {
         for (std::int32_t g = 0; g < gpus_of(i); ++g) out.push_back(gpu_at(fault, i, g));
       return;
     }
+    const char* const forms =
+        "name a GPU as {instance: I, gpu: G} or {pool: NAME, replica: R, gpu: G}, or say all";
+    if (!node.is_map()) {
+      if (node.is_list()) node.items();
+      return node.fail(forms);
+    }
     const Yaml instance = node.optional("instance"), pool = node.optional("pool");
     if (instance.present()) {
       for (const char* key : {"pool", "replica"})
@@ -123,8 +129,7 @@ struct Reader {
       const std::int32_t i = number(instance, "instance", instances());
       return out.push_back(gpu_at(fault, i, number(node.optional("gpu"), "GPU", gpus_of(i))));
     }
-    if (!pool.present() && pools.size() > 1)
-      return node.fail("name a GPU as {instance: I, gpu: G} or {pool: NAME, replica: R, gpu: G}, or say all");
+    if (!pool.present() && pools.size() > 1) return node.fail(forms);
     std::vector<std::string> names;
     for (const PoolSpec* one : pools) names.push_back(one->name);
     const std::size_t chosen = pool.present() ? pool.choice(names) : 0;

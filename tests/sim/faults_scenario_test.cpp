@@ -74,6 +74,8 @@ TEST_CASE("what a fault names must be there, and every mistake is said at its ke
             "faults[0].target.instance: there is no instance 2"));
   CHECK(has(refused("[{at_s: 1, kind: gpu, target: {replica: 0, gpu: 1}}]"), "there is no GPU 1"));
   CHECK(has(refused("[{at_s: 1, kind: gpu, target: {instance: 0, replica: 0}}]"), "says it twice"));
+  CHECK(has(refused("[{at_s: 1, kind: gpu, target: 1}]"), "name a GPU as"));
+  CHECK(has(refused("[{at_s: 1, kind: gpu, target: {replica: 0}}]", apart()), "name a GPU as"));
   CHECK(has(refused("[{kind: gpu, target: {instance: 0}}]"), "one of them was expected"));
   CHECK(has(refused("[{at_s: 1, mtbf_h: 1, repair_s: 1, kind: gpu, target: {instance: 0}}]"),
             "one of them was expected"));
@@ -223,6 +225,26 @@ TEST_CASE("prefill and decode apart: whoever is lost, the other side gives its b
       if (std::string(policy) == "fail") CHECK(r.failed >= r.fleet.requests_lost);
     }
   }
+}
+
+TEST_CASE("prefill and decode pools are updated and scaled, and nothing is lost [faults]") {
+  const auto pool = [](const char* role, const char* change) {
+    return vllm(std::string("name: ") + role + ", role: " + role + ", " + change + ", " + quick);
+  };
+  const auto of = [](const std::string& pools) {
+    return run_both(load("{topology: {preset: hopper-8}, pools: [" + pools + "]}", {}).value());
+  };
+  const RunResult updated = of(pool("prefill", "replicas: 2, rolling_update: {at_s: 3}") + ", " +
+                               pool("decode", "replicas: 3, rolling_update: {at_s: 5}"));
+  CHECK(updated.completed == 200);
+  CHECK(updated.fleet.updated == 5);
+  CHECK(updated.fleet.requests_lost == 0);
+  const RunResult scaled =
+      of(pool("prefill", "autoscale: {target: 2, metric: waiting, max: 2, interval_s: 1, cooldown_s: 4}") +
+         ", " + pool("decode", "autoscale: {target: 4, min: 1, max: 4, interval_s: 1, cooldown_s: 4}"));
+  CHECK(scaled.completed == 200);
+  CHECK(scaled.fleet.scalings.size() > 1);
+  CHECK(scaled.fleet.requests_lost == 0);
 }
 
 TEST_CASE("drawn faults of everything: conservation, prefill and decode apart [faults]") {
