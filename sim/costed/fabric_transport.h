@@ -53,8 +53,10 @@ class FabricTransport final : public KvTransport {
   // or slow link: degrade(), which the flows on it feel from now on.
   void fail_link(fabric::LinkId link, SimTime now);
   void degrade(fabric::LinkId link, double factor, SimTime now) { flows_.degrade(link, factor, now); }
+  void set_link(std::uint32_t link, double factor, SimTime now) override;
   void fail_instance(InstanceId instance, SimTime now);
   void restore_instance(InstanceId instance) { gone_[instance.value()] = false; }
+  void begin_anew(InstanceId instance) override { reader_free_[instance.value()] = SimTime{}; }
   void fail(RequestId request, SimTime now);
 
   // Over `span` of simulated time.
@@ -98,6 +100,7 @@ class FabricTransport final : public KvTransport {
   SimDuration floor_;
   fabric::Flows flows_;
   std::map<std::uint64_t, Open> open_;  // by request
+  std::vector<bool> cut_;               // links that carry nothing; empty: all carry
   std::vector<Ending> endings_;         // min-heap by (at, request)
   mutable std::deque<Pairs> known_pairs_;
   std::vector<SimTime> reader_free_;  // by instance: what was posted before is there
