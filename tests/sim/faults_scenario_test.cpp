@@ -310,6 +310,24 @@ TEST_CASE("policies of failed transfers, short prompts, routers with books, Tens
   CHECK(transfers > 10);
 }
 
+TEST_CASE("routers that listen hear the end of every lost request once [faults]") {
+  for (const char* router : {"kv-aware", "{policy: kv-aware, period_ms: 100, delay_ms: 20}", "slots",
+                             "{policy: shortest-prompt-first, batch_ms: 50}"}) {
+    CAPTURE(router);
+    const auto loaded = load(
+        vllm(std::string("replicas: 3, ") + quick + ", on_failure: {detection_s: 0.3}, router: " + router),
+        {"workload={generator: {requests: 200, arrivals: {process: poisson, rate: 10}, input: {distribution: "
+         "uniform, low: 200, high: 3000}, output: {distribution: uniform, low: 2, high: 200}, sessions: "
+         "{turns_mean: 4, think_s: 0.5}}}",
+         "faults=[{kind: gpu, target: all, mtbf_h: 0.003, repair_s: 1}]"});
+    if (!loaded.ok()) FAIL(error_of(loaded));
+    const RunResult r = run_both(*loaded);
+    CHECK(ended(r) == 200);
+    CHECK(r.fleet.requests_lost > 10);
+    CHECK(r.fleet.restarts > 3);
+  }
+}
+
 TEST_CASE("where both legs are sent at once links fail and instances stay [faults]") {
   const std::string sglang = apart("", "", "sglang-0.5");
   const auto refused = [&](const std::string& faults) {
