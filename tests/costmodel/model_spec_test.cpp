@@ -381,6 +381,12 @@ TEST_CASE("configs outside the supported family are refused, never misread") {
                                 "GptOssForCausalLM",
                                 "DeepseekV2ForCausalLM",
                                 "DeepseekV3ForCausalLM",
+                                "DeepseekV32ForCausalLM",
+                                "GlmMoeDsaForCausalLM",
+                                "MiniMaxM2ForCausalLM",
+                                "NemotronHForCausalLM",
+                                "Qwen3_5ForConditionalGeneration",
+                                "Qwen3_5MoeForConditionalGeneration",
                                 "Qwen3VLForConditionalGeneration",
                                 "Qwen3VLMoeForConditionalGeneration"};
   int read = 0;

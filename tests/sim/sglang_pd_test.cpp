@@ -43,7 +43,7 @@ std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> reques
 
 }  // namespace
 
-TEST_CASE("the decode side computes no prompt, and passes the first token on at once [sglang][pd]") {
+TEST_CASE("§7 the decode side computes no prompt, and passes the first token on at once [sglang][pd]") {
   Apart a = sglang(milliseconds(7));
   Steps steps;
   const RequestRecord r = records_of(a, {request(0, 1.0, 1500, 50)}, &steps).at(0);
@@ -65,7 +65,7 @@ TEST_CASE("the decode side computes no prompt, and passes the first token on at 
   CHECK(decodes == 49);  // the first token came with the KV
 }
 
-TEST_CASE("pages leave with the result of their chunk, whole ones, the rest at the end [sglang][pd]") {
+TEST_CASE("§7 pages leave with the result of their chunk, whole ones, the rest at the end [sglang][pd]") {
   Apart a = sglang(milliseconds(1), 64);
   Steps steps;
   records_of(a, {request(0, 0, 5000, 4)}, &steps);
@@ -81,7 +81,7 @@ TEST_CASE("pages leave with the result of their chunk, whole ones, the rest at t
   }
 }
 
-TEST_CASE("cached pages leave when the first chunk is launched [sglang][pd]") {
+TEST_CASE("§7 cached pages leave when the first chunk is launched [sglang][pd]") {
   std::vector<TraceRequest> requests = {request(0, 0, 2048, 3), request(1, 2.0, 3072, 3)};
   for (TraceRequest& r : requests) {
     r.hash_block_size = 512;
@@ -102,7 +102,7 @@ TEST_CASE("cached pages leave when the first chunk is launched [sglang][pd]") {
   CHECK(processed(a.sends[2].at, *step));
 }
 
-TEST_CASE("the prefill side does not begin before the decode side has room [sglang][pd]") {
+TEST_CASE("§7 the prefill side does not begin before the decode side has room [sglang][pd]") {
   // 2,000 tokens: a prompt of 900 and 512 kept for it; not two of them. The second prompt is not computed
   // before the first answer is complete, although the prefill side is idle.
   Apart a = sglang(milliseconds(1));
@@ -116,7 +116,7 @@ TEST_CASE("the prefill side does not begin before the decode side has room [sgla
   CHECK(gone - scheduled < milliseconds(2));
 }
 
-TEST_CASE("room is kept for what runs, is on its way and waits: 512 tokens each, by hand [sglang][pd]") {
+TEST_CASE("§7 room is kept for what runs, is on its way and waits: 512 tokens each, by hand [sglang][pd]") {
   // Prompts of 100 at once: k of them are let in while 100·k + 512·k ≤ tokens; each 612.
   for (const std::int64_t tokens : {1223, 1224, 1835, 1836}) {
     CAPTURE(tokens);
@@ -130,7 +130,7 @@ TEST_CASE("room is kept for what runs, is on its way and waits: 512 tokens each,
   }
 }
 
-TEST_CASE("retracted requests come back from host memory; nothing is computed twice [sglang][pd]") {
+TEST_CASE("§7 retracted requests come back from host memory; nothing is computed twice [sglang][pd]") {
   Apart a = sglang(milliseconds(1));
   a.world.config.options.set("num_reserved_decode_tokens", std::int64_t{0});
   a.decode_blocks = 1000;
@@ -147,7 +147,7 @@ TEST_CASE("retracted requests come back from host memory; nothing is computed tw
   for (const RequestRecord& q : records.all) CHECK(q.output_tokens == 300);
 }
 
-TEST_CASE("answers of one token, by limit and by EOS, need no decode step [sglang][pd]") {
+TEST_CASE("§7 answers of one token, by limit and by EOS, need no decode step [sglang][pd]") {
   std::vector<TraceRequest> requests = {request(0, 0, 300, 1), request(1, 1.0, 300, 1)};
   requests[1].max_output_tokens = 50;
   Apart a = sglang(milliseconds(1));
@@ -161,7 +161,7 @@ TEST_CASE("answers of one token, by limit and by EOS, need no decode step [sglan
   for (const StepRecord& s : steps.all) CHECK(s.instance == InstanceId(0));
 }
 
-TEST_CASE("a failed transfer is an error on both sides, and a retry begins anew [sglang][pd]") {
+TEST_CASE("§7 a failed transfer is an error on both sides, and a retry begins anew [sglang][pd]") {
   for (const std::int32_t retries : {0, 1}) {
     Apart a = sglang(milliseconds(20));
     a.rules.retries = retries;

@@ -34,7 +34,7 @@ std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> reques
 
 }  // namespace
 
-TEST_CASE("generation begins with the context's token, whole after the answer [tensorrt_llm][pd]") {
+TEST_CASE("§7 generation begins with the context's token, whole after the answer [tensorrt_llm][pd]") {
   Apart a = servers(milliseconds(7));
   Steps steps;
   const RequestRecord r = records_of(a, {request(0, 1.0, 1500, 50)}, &steps).at(0);
@@ -56,7 +56,7 @@ TEST_CASE("generation begins with the context's token, whole after the answer [t
   CHECK(decodes == 49);
 }
 
-TEST_CASE("a generation server lets in whose prompt and outputs fit, by hand [tensorrt_llm][pd]") {
+TEST_CASE("§7 a generation server lets in whose prompt and outputs fit, by hand [tensorrt_llm][pd]") {
   // 20 blocks to the end each: 14 of the prompt, 6 of outputs. 59 blocks are enough for two, 60 for three.
   for (const std::int64_t blocks : {59, 60}) {
     CAPTURE(blocks);
@@ -70,7 +70,7 @@ TEST_CASE("a generation server lets in whose prompt and outputs fit, by hand [te
   }
 }
 
-TEST_CASE("blocks of answered contexts hold up the next prompt until they are there [tensorrt_llm][pd]") {
+TEST_CASE("§7 blocks of answered contexts hold up the next prompt until they are there [tensorrt_llm][pd]") {
   Apart a = servers(milliseconds(500));
   a.world.config.max_model_len = 900;
   a.prefill_blocks = 30;  // prompts of 20 blocks
@@ -81,7 +81,7 @@ TEST_CASE("blocks of answered contexts hold up the next prompt until they are th
   CHECK(second.arrival + second.handoff.queue == there);
 }
 
-TEST_CASE("answers of one token and failed transfers [tensorrt_llm][pd]") {
+TEST_CASE("§7 answers of one token and failed transfers [tensorrt_llm][pd]") {
   std::vector<TraceRequest> requests = {request(0, 0, 300, 1), request(1, 1.0, 300, 1),
                                         request(2, 2.0, 300, 9)};
   requests[1].max_output_tokens = 50;

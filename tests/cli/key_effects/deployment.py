@@ -3,6 +3,10 @@ from .effects import Named, Refused, becomes, down, moves, plus, times, up
 
 DECODE = "cost[decode 64@1024]:"
 PREFILL = "cost[prefill 4096@0]:"
+TRANSFER = "transfers.ttft_parts_ms.transfer.mean"
+# 63 blocks of 16 tokens, each 36 layers x 2 x 8 heads x 128 values x 2 bytes, in ms over a link of 1 GB/s.
+ONE_PROMPT = 63 * 16 * (36 * 2 * 8 * 128 * 2) * 1e-6
+NO_FAULT = "a transfer fails by a fault alone: without effect until a fault is in the scenario"
 
 EFFECTS = [
     down("deployment.hardware", "plain", "deployment.hardware=h100", "cost:memory.kv_tokens"),
@@ -23,6 +27,25 @@ EFFECTS = [
     becomes("deployment.replicas", "plain", "deployment.replicas=3", "instances", 3),
     up("deployment.router", "sessions", "deployment.replicas=3; deployment.router=prefix-aware",
        "prefix_cache_hit_rate", without="deployment.replicas=3; deployment.router=round-robin"),
+    up("deployment.router.policy", "replicas-sessions", "deployment.router.policy=prefix-aware",
+       "prefix_cache_hit_rate", without="deployment.router={policy: round-robin}"),
+    # A burst is over before the first report: everybody goes to the instance that looked empty.
+    up("deployment.router.period_ms", "replicas", "deployment.router.period_ms=1000", "queue_ms.mean",
+       without="deployment.router={policy: least-loaded}"),
+    up("deployment.router.delay_ms", "replicas", "deployment.router.delay_ms=1000", "queue_ms.mean",
+       without="deployment.router={policy: least-loaded}"),
+    moves("deployment.router.load", "replicas-sessions", "deployment.router.load=requests", "prefix_cache_hit_rate",
+          without="deployment.router={policy: kv-aware}"),
+    up("deployment.router.overlap_weight", "replicas-sessions", "deployment.router.overlap_weight=16",
+       "prefix_cache_hit_rate", without="deployment.router={policy: kv-aware, overlap_weight: 0}"),
+    # One request waits for its batch to be over, and for nothing else.
+    plus("deployment.router.batch_ms", "one", "deployment.router.batch_ms=50", "ttft_ms.mean", 40,
+         without="deployment.replicas=2; deployment.router={policy: shortest-prompt-first, batch_ms: 10}"),
+    # 60 requests, and the first pool is told to take 1,000 in the time of one.
+    becomes("deployment.router.speed", "mixed", "deployment.pools[0].router.speed={a: 1000, b: 1}; "
+            "deployment.pools[1].router.speed={a: 1000, b: 1}", "last_pool_peak", 0,
+            without="deployment.pools[0].router={policy: least-loaded}; "
+            "deployment.pools[1].router={policy: least-loaded}"),
     up("deployment.first_request_effects", "moe", "deployment.first_request_effects=true", "first_use.steps"),
 
     down("deployment.speculation.method", "plain",
@@ -95,26 +118,36 @@ EFFECTS = [
        "ttft_ms.mean"),
 
     up("deployment.topology", "apart", "deployment.topology=$DATA/slow.yaml",
-       "transfers.ttft_parts_ms.transfer.mean"),
-    up("deployment.topology.preset", "apart", "deployment.topology.preset=l40s-8; "
+       TRANSFER),
+    up("deployment.topology.preset", "linked", "deployment.topology.preset=l40s-8; "
        "deployment.pools[0].hardware=l40s; deployment.pools[1].hardware=l40s",
-       "transfers.ttft_parts_ms.transfer.mean"),
+       TRANSFER),
     Refused("deployment.topology.nodes", "nodes", "deployment.topology.nodes=1", "has 8 GPUs, too few"),
     down("deployment.topology.nics_per_node", "nodes", "deployment.topology.nics_per_node=8",
-         "transfers.ttft_parts_ms.transfer.mean", without="deployment.topology.nics_per_node=1"),
-    down("deployment.topology.nic_gbps", "nodes", "deployment.topology.nic_gbps=800",
-         "transfers.ttft_parts_ms.transfer.mean"),
-    up("deployment.topology.network", "nodes", "deployment.topology.network=roce",
-       "transfers.ttft_parts_ms.transfer.mean"),
+         TRANSFER, without="deployment.topology.nics_per_node=1"),
+    # Eight NICs, one a rank: of 25 GB/s and then of 50.
+    plus("deployment.topology.nic_gbps", "one-nodes", "deployment.topology.nic_gbps=400", TRANSFER,
+         -ONE_PROMPT / 8 / 50, 1e-5, without="deployment.topology.nic_gbps=200"),
+    # From NIC to leaf and from leaf to NIC, 0.9 us each instead of 0.45.
+    plus("deployment.topology.network", "one-nodes", "deployment.topology.network=roce", TRANSFER, 2 * 0.45e-3, 1e-6),
     up("deployment.topology.oversubscription", "nodes", "deployment.topology.oversubscription=16",
-       "transfers.ttft_parts_ms.transfer.mean",
+       TRANSFER,
        without="deployment.topology.nodes_per_leaf=1; deployment.topology.spines=1"),
     up("deployment.topology.nodes_per_leaf", "nodes", "deployment.topology.nodes_per_leaf=1",
-       "transfers.ttft_parts_ms.transfer.mean"),
+       TRANSFER),
     moves("deployment.topology.spines", "nodes", "deployment.topology.spines=1",
-          "transfers.ttft_parts_ms.transfer.mean",
+          TRANSFER,
           without="deployment.topology.nodes_per_leaf=1; deployment.topology.oversubscription=4"),
     Refused("deployment.topology.gpus_per_node", "apart", "deployment.topology.gpus_per_node=4", "has 8"),
-    Refused("deployment.pd.transfer", "apart", "deployment.pd={transfer: layerwise}", "layerwise"),
-    Refused("deployment.pd.retry", "apart", "deployment.pd={retry: 2}", "retry"),
+
+    # What is not hidden is the last of 36 layers, over a link of 450 GB/s.
+    plus("deployment.pd.transfer", "one-linked", "deployment.pd.transfer=layerwise", TRANSFER,
+         -35 / 36 * ONE_PROMPT / 450, 1e-4),
+    # 2 ms, and 3.6 us for each block of each layer, keys and values apart; 10 us.
+    becomes("deployment.pd.connector", "one-apart", "deployment.pd.connector=nixl", TRANSFER,
+            2 + 63 * 36 * 2 * 3.6e-3 + 0.010, without="deployment.pd.connector=moriio"),
+    becomes("deployment.pd.local_below", "one-apart", "deployment.pd.local_below=1001", "transfers.pulls", 0,
+            without="deployment.pd.local_below=1000"),
+    Named("deployment.pd.retry", NO_FAULT),
+    Named("deployment.pd.kv_load_failure_policy", NO_FAULT),
 ]

@@ -69,7 +69,7 @@ def scenario(hardware="h200", model="qwen3-8b", engine="vllm-0.24", workload=Non
 
 
 def pool(name, role, **more):
-    return {"name": name, "role": role, "hardware": "h200", "model": "qwen3-8b", "engine": "vllm-0.24", **more}
+    return {"name": name, "role": role, "hardware": "h200", "model": "qwen3-8b", "engine": "vllm-0.24"} | more
 
 
 def apart(topology, **more):
@@ -77,9 +77,16 @@ def apart(topology, **more):
             "workload": {"generator": generator(mean=2000)}, "slo": {"ttft_ms": 200, "tpot_ms": 12}}
 
 
+def linked(document):
+    """KV that pays for bytes and the way alone."""
+    document["deployment"]["pd"] = {"connector": "moriio"}
+    return document
+
+
 NODES = {"preset": "hopper-8", "nodes": 4, "nics_per_node": 8, "nic_gbps": 400}
 SESSIONS = {**generator(requests=80, rate=10), "sessions": {"turns_mean": 4, "think_s": 1}}
 EP = {"parallel": {"tp": 4, "ep": 4}}
+RANKS = {"model": "deepseek-r1", "parallel": {"dp": 8, "ep": 8}}
 
 # Small enough that a run takes a few hundredths of a second.
 BASES = {
@@ -91,7 +98,8 @@ BASES = {
     "apart": apart({"preset": "hopper-8"}),
     "mixed": {"deployment": {"pools": [pool("a", "mixed"), pool("b", "mixed")]},
               "workload": {"generator": generator(mean=2000)}},
-    "nodes": apart(NODES, parallel={"tp": 8}),
+    "linked": linked(apart({"preset": "hopper-8"})),
+    "nodes": linked(apart(NODES, parallel={"tp": 8})),
     "sessions": scenario(workload=SESSIONS),
     "burst": scenario(workload={**generator(requests=80), "arrivals": {"process": "fixed", "rate": 10000}}),
     "one": scenario(workload={"requests": 1, "arrivals": {"process": "fixed", "rate": 1},
@@ -132,6 +140,16 @@ BASES |= {
     "ranked": scenario(), "sgl-ranked": scenario(engine=SGL), "sgl-eos": scenario(engine=SGL),
     "trt-shared": scenario(engine=TRT),
 }
+BASES |= {
+    "replicas": scenario(replicas=3, workload=BURST), "replicas-sessions": scenario(replicas=3, workload=SESSIONS),
+    "state": scenario(model="qwen3.5-35b-a3b"),
+    "ranks": scenario(**RANKS), "low-latency": scenario(**RANKS, engine_args={"all2all_backend": "deepep_low_latency"}),
+    "sgl-a2a": scenario(engine=SGL, **RANKS, engine_args={"moe_a2a_backend": "deepep"}),
+    "sgl-apart": apart({"preset": "hopper-8"}, engine=SGL),
+}
+# One prompt of 1,000 tokens: 63 blocks of 16.
+for name in ("apart", "linked", "nodes"):
+    BASES["one-" + name] = {**BASES[name], "workload": BASES["one"]["workload"]}
 for name in ("served", "trt-served"):
     BASES[name]["workload"]["frontend"] = "openai"
 for name, trace in (("vision", "pictures"), ("qwen2-vision", "pictures"), ("ranked", "ranked"), ("sgl-ranked", "ranked"), ("sgl-eos", "eos"),
@@ -160,6 +178,7 @@ METRICS = {
     "output_tokens": output_tokens,
     "instances": lambda s: sum(p["instances"] for p in s["kv_cache"]["pools"]),
     "pools": lambda s: len(s["kv_cache"]["pools"]),
+    "last_pool_peak": lambda s: s["kv_cache"]["pools"][-1]["peak_utilization"],
     "kv_peak": lambda s: s["kv_cache"]["peak_utilization"],
     "balancedness": lambda s: s["experts"]["balancedness"]["mean"],
 }

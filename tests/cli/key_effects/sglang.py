@@ -1,8 +1,11 @@
 """Arguments of SGLang 0.5.23: `deployment.engine_args`."""
-from .effects import becomes, down, moves, times, up
+from .effects import becomes, down, moves, plus, times, up
 
 ARGS = "deployment.engine_args="
 ONE = "deployment.engine_args."
+DECODE = "cost[decode 64@1024]:"
+# Weights in 8 bits, with a scale of four bytes for 128 x 128.
+SCALED = 1 + 4 / 128 ** 2
 TIERED = ARGS + "{enable_hierarchical_cache: true, max_total_tokens: 8192, context_length: 6000}"
 
 
@@ -67,4 +70,20 @@ EFFECTS = [
     moves("sglang.disable_prefill_cuda_graph", "sgl", args("disable_prefill_cuda_graph", "true"), "ttft_ms.mean"),
     up("sglang.cuda_graph_max_bs_decode", "sgl", args("cuda_graph_max_bs_decode", 2), "tpot_ms.mean"),
     moves("sglang.cuda_graph_max_bs_prefill", "sgl", args("cuda_graph_max_bs_prefill", 64), "ttft_ms.mean"),
+
+    # Seven eighths more of the shared expert in 58 layers: whole on every GPU.
+    plus("sglang.moe_a2a_backend", "sgl-a2a", ONE + "moe_a2a_backend=deepep", "cost:memory.weights_bytes",
+         58 * 3 * 7168 * 2048 * SCALED * 7 / 8, without=ARGS + "{moe_a2a_backend: none}"),
+    # Normal kernels run without graphs.
+    up("sglang.deepep_mode", "sgl-a2a", ONE + "deepep_mode=normal", DECODE + "host_us"),
+    # Inside a node weights are read twice and next to nothing is hidden.
+    up("sglang.enable_two_batch_overlap", "sgl-a2a", ONE + "enable_two_batch_overlap=true", DECODE + "device_us"),
+    # The same of three dense layers, and of the head in 16 bits.
+    plus("sglang.moe_dense_tp_size", "sgl-a2a", ONE + "moe_dense_tp_size=1", "cost:memory.weights_bytes",
+         3 * 3 * 7168 * 18432 * SCALED * 7 / 8),
+    plus("sglang.enable_dp_lm_head", "sgl-a2a", ONE + "enable_dp_lm_head=true", "cost:memory.weights_bytes",
+         129280 * 7168 * 2 * 7 / 8),
+    up("sglang.num_reserved_decode_tokens", "sgl-apart",
+       "deployment.pools[1].engine_args.num_reserved_decode_tokens=4000", "transfers.ttft_parts_ms.prefill_queue.mean",
+       without="deployment.pools[1].engine_args={max_total_tokens: 20000, context_length: 9000}"),
 ]

@@ -1,5 +1,5 @@
 """Arguments of vLLM 0.24: `deployment.engine_args`."""
-from .effects import Named, becomes, down, moves, times, up
+from .effects import Named, Refused, becomes, down, moves, times, up
 
 ARGS = "deployment.engine_args="
 TINY = "deployment.engine_args={num_gpu_blocks_override: 400, max_model_len: 6000}"
@@ -42,7 +42,16 @@ EFFECTS = [
     moves("vllm.dtype", "plain", args("dtype", "float16"), DECODE + "device_us"),
     down("vllm.performance_mode", "burst", args("performance_mode", "throughput"), "steps"),
     Named("vllm.enable_expert_parallel", "true is refused with a pointer to parallel.ep, false says the default"),
-    Named("vllm.all2all_backend", "backends that are not modelled are refused; the others are the default"),
+    # Rows go to the ranks that hold their experts, not to all of them.
+    down("vllm.all2all_backend", "ranks", args("all2all_backend", "deepep_low_latency"), DECODE + "class:collective"),
+    # Inside a node weights are read twice and next to nothing is hidden; 64 tokens a rank are not above 65.
+    up("vllm.enable_dbo", "low-latency", "deployment.engine_args.enable_dbo=true", DECODE + "device_us"),
+    down("vllm.dbo_decode_token_threshold", "low-latency", "deployment.engine_args.dbo_decode_token_threshold=65",
+         DECODE + "device_us", without="deployment.engine_args.enable_dbo=true; "
+         "deployment.engine_args.dbo_decode_token_threshold=64"),
+    down("vllm.dbo_prefill_token_threshold", "ranks", "deployment.engine_args.dbo_prefill_token_threshold=4097",
+         "cost[prefill 4096@0]:device_us", without=ARGS + "{all2all_backend: deepep_high_throughput, enable_dbo: true, "
+         "dbo_prefill_token_threshold: 4096}"),
     Named("vllm.disable_nccl_for_dp_synchronization", "false is refused with dp; true is the default"),
 
     # 60 tokens of text, two images of 341 or fewer: the second one ends beyond 700.
@@ -68,4 +77,11 @@ EFFECTS = [
           without=ARGS + "{max_num_seqs: 4}"),
     down("vllm.api_server_count", "served", args("api_server_count", 4), "ttft_ms.mean"),
     up("vllm.stream_interval", "plain", args("stream_interval", 10), "itl_ms.mean"),
+
+    # A state, (32 x 128 x 128 values of two bytes instead of four) + (8192 x 3 of two), fits into a page of layers that
+    # attend, 2 x 2 heads x 256 values of two bytes a token: 1,048 tokens and then 536, in multiples of 16.
+    becomes("vllm.mamba_ssm_cache_dtype", "state", args("mamba_ssm_cache_dtype", "bfloat16"), "kv_cache.block_size", 544),
+    Refused("vllm.mamba_cache_dtype", "state", args("mamba_cache_dtype", "float32"), "not modelled for models with a state"),
+    Refused("vllm.mamba_block_size", "state", args("mamba_block_size", 64), "not modelled for models with a state"),
+    Refused("vllm.mamba_cache_mode", "state", args("mamba_cache_mode", "align"), "prefix caching of models with a state"),
 ]
