@@ -10,7 +10,6 @@
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
-#include "sim/costed/plan_links.h"
 #include "sim/costed/pooled_executor.h"
 #include "sim/costed/run_reports.h"
 #include "sim/policies.h"
@@ -341,8 +340,7 @@ SimDuration inbox_delay(const RunParts& parts) {
 
 bool has_encoders(const Scenario& scenario) {
   const auto pools = scenario.pools();
-  return std::any_of(pools.begin(), pools.end(),
-                     [](const PoolSpec* p) { return p->role == PoolRole::encoder; });
+  return std::any_of(pools.begin(), pools.end(), [](auto* p) { return p->role == PoolRole::encoder; });
 }
 
 // Who takes requests with images in: the encoder pool (the first, if any), else the only pool.
@@ -368,18 +366,9 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
 // Collectives of instances on several nodes meet the KV there.
 Status share_links(const Scenario& scenario, const RunParts& parts, Executor& executor,
                    FabricTransport& transport) {
-  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
-  std::vector<std::vector<fabric::LinkId>> ports;
-  bool any = false;
-  for (const auto& pool : parts.pools) {
-    for (std::size_t i = 0; i < pool->engines(); ++i) {
-      ORRERY_TRY(own,
-                 collective_ports(*scenario.topology, seats[ports.size()].gpus, pool->spec->instance.plan));
-      any |= !own.empty();
-      ports.push_back(std::move(own));
-    }
-  }
-  if (!any) return ok_status();
+  ORRERY_TRY(ports, ports_of_all(*scenario.topology, scenario.pools()));
+  if (std::all_of(ports.begin(), ports.end(), [](const auto& own) { return own.empty(); }))
+    return ok_status();
   SharedLinks& shared = transport.share(
       std::move(ports), [&executor](InstanceId instance, SimTime at) { executor.cut(instance, at); });
   std::size_t first = 0;
