@@ -26,7 +26,7 @@ EFFECTS = [
        without="faults=[{at_s: 0, kind: gpu, factor: 0.5, target: {pool: p}}]"),
     up("faults.mtbf_h", "plain", "faults[0].mtbf_h=0.0001", "fleet.faults", without=TWO + DRAWN),
     down("faults.repair_s", "plain", "faults[0].repair_s=1", "fleet.availability",
-         without=TWO + "faults=[{kind: gpu, target: all, mtbf_h: 0.0001, repair_s: 0.01}]"),
+         without=TWO + "faults=[{kind: gpu, target: {instance: 0}, mtbf_h: 0.0001, repair_s: 0.01}]"),
     up("deployment.on_failure.policy", "plain", "deployment.on_failure={policy: fail, detection_s: 0.1}",
        "fleet.requests_failed", without=TWO + QUICK + LOST),
     up("deployment.on_failure.retries", "plain", "deployment.on_failure.retries=0", "fleet.requests_failed",

@@ -56,7 +56,6 @@ EFFECTS = [
     moves("seed", "plain", "seed=2", "ttft_ms.mean"),
 
     times("overrides.host_scale", "plain", "overrides.host_scale=1.5", DECODE + "host_us", 1.5, 1e-6),
-    Refused("faults", "plain", "faults=[]", "not modelled"),
     Named("resolved", "written by us into scenario.resolved.yaml, and says what the rest of that file means"),
 ]
 for process in ("input", "output"):
