@@ -26,6 +26,7 @@ enum class RandomPurpose : std::uint32_t {
   draft_match = 14,
   expert_popularity = 40,
   expert_statistics = 41,
+  faults = 60,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

@@ -16,6 +16,9 @@ namespace orrery {
 // `bytes`: the full buffer of one rank (interfaces §7). Precondition: ranks ≥ 2 and the part has links.
 OpCost collective_cost(const Roofline& roofline, Collective collective, double bytes, std::int32_t ranks);
 
+// What each further tensor of one group of NCCL collectives (ncclGroupStart … End) adds to its start.
+double further_tensor_ns(const Roofline& roofline, std::int32_t ranks);
+
 // Sizes strictly below this use the custom all-reduce (SM90: 8 MiB up to four ranks, 256 KiB at eight).
 double custom_all_reduce_limit(std::int32_t ranks);
 

@@ -19,8 +19,8 @@ enum class JointRule : std::uint8_t {
   vllm,
 };
 
-// What a profile says; `sync` is one exchange of two ranks' batch shapes before every step, `sync_per_rank` what
-// each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
+// What a profile says; `sync` is one exchange of two ranks' batch shapes before every step, `sync_per_rank`
+// what each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
 struct DataParallelRules {
   JointRule rule = JointRule::sglang;
   Figure<Seconds> sync, sync_per_rank;

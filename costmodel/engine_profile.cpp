@@ -168,6 +168,11 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
     e.first_use = FirstUseCosts{.fused_experts = read_figure<Seconds>(first.require("fused_experts")),
                                 .mxfp4_experts = read_figure<Seconds>(first.require("mxfp4_experts"))};
   }
+  if (const Yaml start = root.optional("start")) {
+    e.start = StartCosts{.engine = read_figure<Seconds>(start.require("engine")),
+                         .engine_fp8_block = read_figure<Seconds>(start.require("engine_fp8_block")),
+                         .load = read_figure<BytesPerSecond>(start.require("load"))};
+  }
   if (const Yaml stages = root.optional("pipeline")) e.pipeline = read_pipeline(stages);
   if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;

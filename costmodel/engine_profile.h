@@ -144,6 +144,12 @@ struct FirstUseCosts {
   Figure<Seconds> mxfp4_experts;  // a step of tokens that, rounded up to 32, were not seen
 };
 
+// What a process takes until it is ready to serve, beside its weights.
+struct StartCosts {
+  Figure<Seconds> engine, engine_fp8_block;  // the latter for FP8 block weights
+  Figure<BytesPerSecond> load;               // of weights, an instance's from one source
+};
+
 // Pipeline stages: what they add on the host.
 struct PipelineCosts {
   Figure<double> execute_share;  // of launch_graph: what a stage spends that does not sample
@@ -198,6 +204,7 @@ struct EngineProfile {
   ImageCosts image_costs;                          // absent: the profile says nothing about images
   std::optional<FrontEndCosts> front_end;          // read with `workload.frontend: openai` only
   std::optional<FirstUseCosts> first_use;          // read with `deployment.first_request_effects` only
+  std::optional<StartCosts> start;                 // read where instances start in a run (docs/faults.md)
   std::vector<LatentBackend> latent_backends;      // in order of preference
   LatentBackend latent;                            // resolved, for a model with latent attention
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused

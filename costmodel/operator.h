@@ -133,6 +133,8 @@ struct OpSpec {
   double kv_bytes = 2;      // per element of the KV cache
   double out_bytes = 2;     // per element written by a fused quantising kernel
   std::int32_t ranks = 1;
+  std::int32_t further = 0;  // all_gather: tensors gathered in the same launch beside the first; bytes are of
+                             // all
   const GroupLinks* links = nullptr;  // collectives: of their group, where it stands on several nodes
   bool norm_heads = false;            // rotary: with per-head RMSNorm of q and k
   bool softcap = false;               // attention: scores go through cap · tanh(score / cap)

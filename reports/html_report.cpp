@@ -193,6 +193,12 @@ std::string tiles(const SummaryInput& in) {
   tile(format_fixed(100 * r.pools.front().peak_utilization, 1) + " %", "peak KV use");
   tile(format_fixed(100 * r.prefix_cache_hit_rate, 1) + " %", "prefix cache hits");
   tile(human_count(static_cast<double>(r.preemptions)), "preemptions");
+  if (r.fleet.on) {
+    tile(format_fixed(100 * r.fleet.availability, 2) + " %",
+         "availability: " + std::to_string(r.fleet.instances_lost) + " instances and " +
+             std::to_string(r.fleet.requests_lost) + " requests lost, " + std::to_string(r.failed) +
+             " failed, " + std::to_string(r.fleet.scalings.size()) + " scale events");
+  }
   if (r.experts.on) {
     tile(format_fixed(r.experts.balancedness, 3),
          "balancedness of expert ranks, " + std::to_string(r.experts.rebalances) + " rebalancings");

@@ -59,6 +59,7 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
     case Kind::transfer_failed: break;
     case Kind::pulled: phase(e, "decode queue"); break;
     case Kind::finished:
+    case Kind::lost:
     case Kind::departed: phase(e, nullptr); break;
     case Kind::rejected:
     case Kind::prefill_chunk:
@@ -67,12 +68,17 @@ void PerfettoTrace::on_request_event(const RequestEvent& e) {
   }
 }
 
+void PerfettoTrace::on_stay(const FleetResult::Stay& s) {
+  if (s.begin < end_ && s.end > begin_ && room(1)) stays_.push_back(s);
+}
+
 Status PerfettoTrace::write(const std::string& path) const {
   ORRERY_TRY(file, AtomicFile::create(path));
   file.write("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n");
   std::set<std::uint32_t> instances;
   for (const StepRecord& s : steps_) instances.insert(s.instance.value());
   for (const Slice& s : slices_) instances.insert(s.instance.value());
+  for (const FleetResult::Stay& s : stays_) instances.insert(s.instance.value());
   std::string out;
   const auto meta = [&](std::uint32_t pid, int tid, const char* what, const std::string& name) {
     out += "{\"ph\":\"M\",\"pid\":" + std::to_string(pid) + ",\"tid\":" + std::to_string(tid) +
@@ -103,6 +109,11 @@ Status PerfettoTrace::write(const std::string& path) const {
       file.write(out);
       out.clear();
     }
+  }
+  for (const FleetResult::Stay& s : stays_) {
+    out += "{\"ph\":\"X\",\"pid\":" + std::to_string(s.instance.value() + 1) +
+           ",\"tid\":3,\"ts\":" + us(s.begin) + ",\"dur\":" + us(s.end - s.begin) + ",\"name\":\"" +
+           to_string(s.state) + "\"},\n";
   }
   for (const Slice& s : slices_) {
     const std::string common = ",\"cat\":\"request\",\"id\":" + std::to_string(s.request) +

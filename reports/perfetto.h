@@ -20,6 +20,7 @@ class PerfettoTrace final : public RunObserver {
 
   void on_step(const StepRecord& step) override;
   void on_request_event(const RequestEvent& event) override;
+  void on_stay(const FleetResult::Stay& stay) override;
   bool overflowed() const { return overflowed_; }
   Status write(const std::string& path) const;
 
@@ -40,6 +41,7 @@ class PerfettoTrace final : public RunObserver {
   SimTime begin_, end_;
   std::vector<StepRecord> steps_;
   std::vector<Slice> slices_;
+  std::vector<FleetResult::Stay> stays_;
   std::unordered_map<std::uint64_t, Open> open_;  // by request; looked up, never iterated
   std::size_t events_ = 0;
   bool overflowed_ = false;

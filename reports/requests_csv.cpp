@@ -91,7 +91,7 @@ void RequestsCsv::on_request(const RequestRecord& r) {
   out += ',';
   if (served) put_ms(out, r.tpot_ns());
   out += ',';
-  put(out, r.instance.value());
+  if (!r.instance.is_none()) put(out, r.instance.value());  // never was at one
   out += ',';
   put(out, r.preemptions);
   out += ',';

@@ -61,6 +61,9 @@ class Observers final : public RunObserver {
   void on_request_event(const RequestEvent& e) override {
     if (trace_ != nullptr) trace_->on_request_event(e);
   }
+  void on_stay(const FleetResult::Stay& s) override {
+    if (trace_ != nullptr) trace_->on_stay(s);
+  }
 
  private:
   PerfettoTrace* trace_;

@@ -4,6 +4,7 @@
 
 #include "base/digest.h"
 #include "base/text.h"
+#include "reports/fleet_summary.h"
 
 namespace orrery {
 
@@ -28,6 +29,7 @@ std::string unanswered_text(const RunResult& r) {
   const auto count = [](std::uint64_t n) { return ", " + human_count(static_cast<double>(n)); };
   std::string out;
   if (r.rejected > 0) out += count(r.rejected) + " rejected (the engine does not take so long a prompt)";
+  if (r.failed > 0) out += count(r.failed) + " failed";
   if (r.timed_out > 0) out += count(r.timed_out) + " timed out";
   if (r.cancelled > 0) out += count(r.cancelled) + " cancelled by their clients";
   if (r.warmup_requests > 0) out += count(r.warmup_requests) + " more in the warm-up, not measured,";
@@ -184,8 +186,10 @@ Json transfers_json(const RunResult& r) {
 
 Json cost_json(const SummaryInput& in) {
   if (in.usd_per_gpu_hour <= 0) return nullptr;
+  const FleetResult& fleet = in.run->fleet;  // where instances come and go, what is not off is paid
   const double hours = span_s(*in.run) / 3600.0,
-               usd = hours * in.usd_per_gpu_hour * static_cast<double>(in.gpus);
+               usd =
+                   in.usd_per_gpu_hour * (fleet.on ? fleet.gpu_hours : hours * static_cast<double>(in.gpus));
   const double tokens = static_cast<double>(in.run->output_tokens);
   return {{"usd_per_gpu_hour", in.usd_per_gpu_hour},
           {"usd", usd},
@@ -296,6 +300,7 @@ Json summary_json(const SummaryInput& in) {
   j["experts"] = experts_json(r);
   j["pipeline"] = r.pipeline.stages > 1 ? pipeline_json(r.pipeline) : Json();
   j["transfers"] = transfers_json(r);
+  j["fleet"] = fleet_json(r.fleet);
   j["simulator"] = {{"wall_s", in.wall_s},
                     {"steps_per_s", per_second(r.steps, in.wall_s)},
                     {"requests_per_s", per_second(ended(r), in.wall_s)},
@@ -349,6 +354,7 @@ std::string lines_of_features(const RunResult& r) {
              " % used";
     out += "\n";
   }
+  out += fleet_text(r.fleet);
   if (r.first_uses > 0) {
     out += "first use   " + human_count(static_cast<double>(r.first_uses)) +
            " steps compiled a kernel, held up by " +

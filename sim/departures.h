@@ -40,6 +40,7 @@ struct Departure {  // the engine learns at `at` that the client is gone
   InstanceId instance;
   SequenceId sequence;
   RequestId request;
+  std::uint32_t life = 0;  // of the instance
   RequestId request_id() const { return request; }
 };
 
@@ -48,6 +49,7 @@ struct Entrance {  // the request reaches the core at `at`
   InstanceId instance;
   InstanceId from = InstanceId::none();  // whence its images' embeddings are fetched; none: nothing is
   Request request;
+  std::uint32_t life = 0;  // of the instance
   RequestId request_id() const { return request.id; }
 };
 

@@ -33,6 +33,15 @@ class Executor {
   // Whoever launches the instance's steps is busy with other work for so long before it launches the step
   // submitted at `now`, or the next one. Returns when that work begins. Not where a stretch is open.
   virtual SimTime hold_launch(InstanceId, SimDuration, SimTime now) { return now; }
+  // Faults. The instance's process is gone, with its steps and transfers; the next step is its first.
+  virtual void reset(InstanceId, SimTime) { ORRERY_CHECK(false, "this executor knows no faults"); }
+  // Steps begun from now on: the GPU does its work at `factor` of its speed, and what runs in lockstep with
+  // it.
+  virtual void set_speed(InstanceId, std::int32_t /*gpu*/, double /*factor*/) {
+    ORRERY_CHECK(false, "this executor knows no faults");
+  }
+  // A running stretch ends at its last boundary before `at`, or at its first.
+  virtual void end_before(InstanceId, SimTime /*at*/) {}
   // The next instant at which collect() has something; may move either way after any call, so never cached.
   virtual SimTime next_event() const = 0;
   // Everything due at `now`, ordered by (time, instance, step). Spans are valid until the next call.

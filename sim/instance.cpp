@@ -152,7 +152,11 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
                     step.value(), a.cached_tokens, a.fetched_tokens);
   }
   const std::int64_t batch = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
-  for (const PrefillWork& w : plan.prefill) progress_of(w.sequence).batch = batch;
+  for (const PrefillWork& w : plan.prefill) {
+    Progress& p = progress_of(w.sequence);
+    p.batch = batch;
+    p.computed = w.context + w.new_tokens;
+  }
   for (const RankPlan& rank : plan.ranks) {  // each sends a message of its own
     for (const PrefillWork& w : plan.prefill.subspan(rank.first_prefill, rank.prefills))
       progress_of(w.sequence).batch = rank.decode_sequences + static_cast<std::int64_t>(rank.prefills);
@@ -341,7 +345,8 @@ void Instance::take_first_token(const FirstToken& token, const StepOutcome& outc
   p.run_first = step;
   p.broken = false;  // preempted before: there was nothing to break
   if (apart) stand_apart(p, at, step);
-  if (wiring_.role == PoolRole::prefill || wiring_.relay != nullptr) return;  // nobody sees it
+  // Nobody sees it.
+  if (wiring_.role == PoolRole::prefill || wiring_.relay != nullptr || p.lost) return;
   observe_request(RequestEvent::Kind::first_token, p.request, p.first_token, static_cast<std::uint64_t>(step),
                   0, 0);
 }
@@ -350,6 +355,7 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   wiring_.executor->ended(wiring_.id, f.sequence);
   if (!departed_.empty()) std::erase(departed_, f.sequence);
   const Progress& p = progress_of(f.sequence);
+  if (p.lost) return forget(f.sequence);
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
   if (wiring_.role == PoolRole::prefill) return hand_over(f, at);
@@ -376,7 +382,7 @@ void Instance::fail_request(SequenceId sequence, SimTime now, RequestStatus stat
   Progress& p = progress_of(sequence);
   if (holds_tokens()) streams_->close(sequence);
   std::erase(departed_, sequence);
-  if (p.left) return end_unanswered(sequence, 0);
+  if (p.left || p.lost) return end_unanswered(sequence, 0);
   if (wiring_.role == PoolRole::decode && try_again(sequence)) return;
   RequestRecord record = begin_record(p);
   record.e2e = now - p.arrival;

@@ -14,6 +14,7 @@
 #include "sim/handoffs.h"
 #include "sim/inbox.h"
 #include "sim/pool_role.h"
+#include "sim/request_ledger.h"
 #include "sim/router.h"
 #include "sim/scheduler.h"
 #include "sim/stream_events.h"
@@ -33,7 +34,9 @@ class Instance {
     StreamRule stream;
     bool per_request_itl = false;
     PoolRole role = PoolRole::mixed;
+    std::uint32_t life = 0;           // how often the instance was begun again
     Handoffs* handoffs = nullptr;     // null: nobody hands anything over
+    RequestLedger* ledger = nullptr;  // null: no instance is ever lost
     AnswerEvents* answers = nullptr;  // null: the router does not listen
     EncoderRelay* relay = nullptr;    // of an encoder instance
   };
@@ -44,11 +47,24 @@ class Instance {
   // The client gave up before the request reached the core: recorded, and nothing else.
   void turn_away(const Request& request);
   bool holds(SequenceId sequence, RequestId request) const {
-    return progress_[sequence.value()].request == request;
+    return sequence.value() < progress_.size() && progress_[sequence.value()].request == request &&
+           !progress_[sequence.value()].lost;
   }
   // The core learns that the client of a live request is gone. The next pass of its thread drops it.
   void client_left(SequenceId sequence, SimTime now);
   void on_outcome(const StepOutcome& outcome);
+  // Its process is gone. Returns, by request, who goes on elsewhere or is failed; clients that had left get
+  // their last word. Nothing else may be asked of it then but what it counted.
+  std::vector<LostRequest> lose_all(SimTime now);
+  // Whom it holds, by slot.
+  struct Live {
+    SequenceId sequence;
+    RequestId request;
+  };
+  std::vector<Live> live() const;
+  // The blocks that a sequence waits for will not come: its scheduler drops it when it can, and nobody is
+  // told what it says until then. Nullopt: its client has left, and it ends as such a one does.
+  std::optional<LostRequest> withdraw(SequenceId sequence, SimTime now);
   // A transfer has ended; true when an idle instance may go on.
   bool on_transfer(std::uint64_t transfer, SimTime now);
   // Of attention data parallelism: whose sequence it is.
@@ -57,7 +73,9 @@ class Instance {
   }
   // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
   // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.
-  std::span<const PullWork> take_pulls() { return scheduler_->take_pulls(); }
+  std::span<const PullWork> take_pulls() {
+    return muted_.empty() ? scheduler_->take_pulls() : take_unmuted_pulls();
+  }
   std::span<const SendWork> take_sends() { return scheduler_->take_sends(); }
   bool on_remote_end(SequenceId sequence, RequestId request, bool said_eos, SimTime now);
   bool on_remote_failure(SequenceId sequence, RequestId request, SimTime now);
@@ -71,6 +89,7 @@ class Instance {
   // can never run (capacity exhausted).
   bool schedule(SimTime now);
   bool idle() const { return idle_; }
+  PoolRole role() const { return wiring_.role; }
   std::int32_t outstanding() const { return outstanding_; }
   const Scheduler& scheduler() const { return *scheduler_; }
   std::uint64_t digest() const;
@@ -90,6 +109,8 @@ class Instance {
     bool admitted = false, has_token = false;
     SimTime gives_up = SimTime::never();
     bool times_out = false, left = false;  // left: the engine knows that its client is gone
+    bool lost = false;                     // withdrawn: its request goes on elsewhere
+    std::int64_t computed = 0;             // end of its latest prompt chunk
     std::uint32_t lane = 0;
     bool rejoined = false;          // its present run began with a token that was not its first
     bool broken = false;            // preempted or paused: its next gap spans more than one update
@@ -126,6 +147,9 @@ class Instance {
   void observe_steps(const StepOutcome& outcome);
   void finish(const Finished& finished, const StepOutcome& outcome);
   void fill_itl(SequenceId sequence, std::int64_t last_step, RequestRecord& record);
+  LostRequest lost_of(SequenceId sequence, SimTime now);
+  void forget(SequenceId sequence);
+  std::span<const PullWork> take_unmuted_pulls();
   void hand_over(const Finished& finished, SimTime at);
   void relay(const Finished& f, SimTime at);
   void add_handoff(const Progress& p, RequestRecord& record) const;
@@ -178,6 +202,8 @@ class Instance {
     std::int64_t step;
     std::uint32_t lane;
   };
+  std::vector<RequestId> muted_;  // withdrawn ones, whose word to the prefill instance is not wanted
+  std::vector<PullWork> unmuted_;
   std::deque<Delivery> deliveries_;  // of late; only once a client may give up
   bool clients_may_leave_ = false;
   std::vector<StepRecord> records_;  // open steps, oldest first (observer only)

@@ -21,7 +21,7 @@ void Instance::turn_away(const Request& request) {
 // flight runs to its end all the same.
 void Instance::client_left(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
-  if (p.left) return;  // a leg that was sent again may have the place of the one before
+  if (p.left) return;  // a request that came here twice may have the place of before
   p.left = true;
   if (holds_tokens()) streams_->client_left(sequence);
   departed_.push_back(sequence);
@@ -49,6 +49,7 @@ void Instance::drop_departed() {
 // The client went away before the answer was complete; `outputs` tokens had been processed by then or since.
 void Instance::end_unanswered(SequenceId sequence, std::int32_t outputs) {
   Progress& p = progress_of(sequence);
+  if (p.lost) return forget(sequence);
   RequestRecord record = begin_record(p);
   const Handoff* const h = handoff_of(p);  // whose prefill leg has its own time in a queue
   if (!p.admitted && (h == nullptr || h->first_scheduled.is_never())) record.queue = p.gives_up - p.arrival;

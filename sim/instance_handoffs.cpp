@@ -6,7 +6,13 @@ namespace orrery {
 // What a request leaves behind at this instance as its last word.
 void Instance::deliver(const RequestRecord& record, SimTime at) {
   const RequestId request(record.request);
-  if (!silent()) wiring_.collector->finished(record, at);
+  if (wiring_.ledger != nullptr && !silent()) {
+    RequestRecord whole = record;
+    wiring_.ledger->close(whole);
+    wiring_.collector->finished(whole, at);
+  } else if (!silent()) {
+    wiring_.collector->finished(record, at);
+  }
   if (wiring_.answers != nullptr) wiring_.answers->over(request, record.output_tokens);
   if (wiring_.relay != nullptr) wiring_.relay->drop(request);
   if (wiring_.handoffs == nullptr) return;
@@ -37,6 +43,7 @@ void Instance::hand_over(const Finished& f, SimTime at) {
   }
   Handoff& h = wiring_.handoffs->at(p.request);
   h.from = wiring_.id;
+  h.life = wiring_.life;
   h.held = f.sequence;
   h.holds_kv = f.held;
   h.preemptions = p.preemptions;
@@ -114,6 +121,7 @@ void Instance::take_handed(const StepPlan& plan, StepId step, SimTime now) {
 void Instance::end_handed(SequenceId sequence, SimTime at) {
   Progress& p = progress_of(sequence);
   std::erase(departed_, sequence);
+  if (p.lost) return forget(sequence);
   if (p.gives_up < at) return end_unanswered(sequence, 1);
   RequestRecord record = begin_record(p);
   record.ttft = record.e2e = at - p.arrival;
@@ -150,6 +158,7 @@ bool Instance::try_again(SequenceId sequence) {
   Handoff* const h = wiring_.handoffs->find(p.request);
   if (h == nullptr || !h->failed || h->failures > wiring_.handoffs->rules.retries) return false;
   h->again = true;
+  if (wiring_.answers != nullptr) wiring_.answers->over(p.request, 0);
   wiring_.handoffs->settle(p.request);
   --outstanding_;
   times_.add(p.request.value());

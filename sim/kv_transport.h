@@ -47,6 +47,10 @@ class KvTransport {
   virtual SimTime next_event() = 0;
   // Appends what has arrived, or failed, by `now`, ordered by (time, request).
   virtual void collect(SimTime now, std::vector<KvPullDone>& done) = 0;
+  // Faults. One direction of a link keeps `factor` of its bandwidth; 0: both carry nothing. 1 mends it.
+  virtual void set_link(std::uint32_t /*link*/, double /*factor*/, SimTime) {}
+  // The instance's process is gone, and all that it had under way was forgotten.
+  virtual void begin_anew(InstanceId) {}
 };
 
 }  // namespace orrery

@@ -35,6 +35,7 @@ void PrefillDecode::entered(const Request& request, InstanceId instance, Sequenc
   if (request.leg != RequestLeg::prefill) return;
   Handoff& h = handoffs_.at(request.id);
   h.from = instance;
+  h.life = (*loop_.lives)[instance.value()];
   h.held = sequence;
   if (!h.room_at.is_never() && instances_[instance.value()]->on_room(sequence)) wakes_.push_back(instance);
 }
@@ -82,6 +83,9 @@ void PrefillDecode::begin_pulls(std::span<const PullWork> pulls, InstanceId to, 
   posting_.clear();
   SimDuration most(0);
   for (const PullWork& work : pulls) {
+    // Word that nothing is wanted, of a client that left as the prefill instance was lost: nobody holds it.
+    const Handoff* const known = handoffs_.find(work.request);
+    if (work.sequence.is_none() && (known == nullptr || known->given_back)) continue;
     const Handoff& h = handoffs_.at(work.request);
     const std::int32_t to_rank = work.sequence.is_none() ? 0 : instances_[to.value()]->rank_of(work.sequence);
     pulls_.push_back({.request = work.request,
@@ -99,14 +103,18 @@ void PrefillDecode::begin_pulls(std::span<const PullWork> pulls, InstanceId to, 
   }
   const SimDuration wait =
       most > SimDuration(0) ? executor_.hold_launch(to, most, now) - now : SimDuration(0);
-  for (std::size_t i = 0; i < pulls.size(); ++i) {
-    Handoff& h = handoffs_.at(pulls[i].request);
+  std::size_t next = 0;
+  for (const PullWork& work : pulls) {
+    if (next == pulls_.size() || pulls_[next].request != work.request) continue;
+    KvPull& pull = pulls_[next++];
+    Handoff& h = handoffs_.at(work.request);
     h.pull_begin = now;
     h.to = to;
-    h.sequence = pulls[i].sequence;
-    instances_[to.value()]->observe_pull(pulls[i], now);
-    pulls_[i].posted_from = pulls_[i].posted_from + wait;
-    transport_.begin(pulls_[i], now);
+    h.to_life = (*loop_.lives)[to.value()];
+    h.sequence = work.sequence;
+    instances_[to.value()]->observe_pull(work, now);
+    pull.posted_from = pull.posted_from + wait;
+    transport_.begin(pull, now);
   }
 }
 
@@ -115,6 +123,7 @@ void PrefillDecode::make_room_known(const PullWork& work, InstanceId to, SimTime
   Handoff* const h = handoffs_.find(work.request);
   if (work.sequence.is_none() || h == nullptr) return handoffs_.settle(work.request);
   h->to = to;
+  h->to_life = (*loop_.lives)[to.value()];
   h->sequence = work.sequence;
   h->blocks = work.blocks;
   h->room_at = now;
@@ -157,11 +166,11 @@ void PrefillDecode::take_ended(SimTime now) {
     const Notice notice = notices_.pop();
     const Handoff* const h = handoffs_.find(notice.request);
     const bool waits = h != nullptr && !h->over && h->to == notice.instance && h->sequence == notice.sequence;
-    if (waits) tell_decode(notice, now);
+    if (waits && lives(notice.instance, notice.life)) tell_decode(notice, now);
   }
   while (leases_.next() <= now) {
     const Release r = leases_.pop();
-    release(r.instance, r.held, r.request, now);
+    release(r, now);
   }
 }
 
@@ -169,9 +178,10 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
   h.pull_end = at;
   h.failed = failed;
   h.failures += failed ? 1 : 0;
+  failed_ += failed ? 1 : 0;
   if (!h.sequence.is_none() && !h.over) {
     const SimDuration delay = handoffs_.rules.idle_notice;
-    const Notice notice{now + delay, request, h.to, h.sequence, failed, h.said_eos};
+    const Notice notice{now + delay, request, h.to, h.to_life, h.sequence, failed, h.said_eos};
     if (delay > SimDuration(0) && instances_[h.to.value()]->idle()) {
       notices_.push(notice);
     } else {
@@ -192,18 +202,21 @@ void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
 // The prefill instance need not hold anything for it any more. Of a transfer that failed it is not told:
 // where the engine has a lease, that has to run out.
 void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
+  Release r{now, request, h.from, h.life, h.held};
   if (h.failed && handoffs_.rules.lease > SimDuration(0)) {
     const SimDuration lease = handoffs_.rules.lease;
-    const SimTime extended = now + SimDuration(lease.ns() * 2 / 3);
-    leases_.push({later(h.answered + lease, extended), request, h.from, h.held});
+    r.at = later(h.answered + lease, now + SimDuration(lease.ns() * 2 / 3));
+    leases_.push(r);
   } else {
-    release(h.from, h.held, request, now);
+    release(r, now);
   }
   handoffs_.given_back(request);
 }
 
-void PrefillDecode::release(InstanceId instance, SequenceId held, RequestId request, SimTime now) {
-  if (instances_[instance.value()]->on_remote_end(held, request, false, now)) wakes_.push_back(instance);
+void PrefillDecode::release(const Release& r, SimTime now) {
+  if (!lives(r.instance, r.life)) return;  // lost, and with it what it held
+  if (instances_[r.instance.value()]->on_remote_end(r.held, r.request, false, now))
+    wakes_.push_back(r.instance);
 }
 
 // ---------------------------------------------------------------------------------------------- both legs

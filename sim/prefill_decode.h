@@ -10,6 +10,7 @@
 #include "sim/instance.h"
 #include "sim/kv_transport.h"
 #include "sim/layer_progress.h"
+#include "sim/request_ledger.h"
 
 namespace orrery {
 
@@ -20,6 +21,7 @@ class PrefillDecode {
     // Sends a leg to the instances of a role; `at_proxy`: from the proxy's answer, not with the arrival.
     std::function<void(const Request&, PoolRole, SimTime, bool at_proxy)> dispatch;
     bool has_mixed = false;
+    const std::vector<std::uint32_t>* lives = nullptr;  // by instance: how often it was begun again
   };
   using Instances = std::vector<std::unique_ptr<Instance>>;
   PrefillDecode(const PdRules& rules, KvTransport& transport, Executor& executor, const Instances& instances,
@@ -40,15 +42,30 @@ class PrefillDecode {
   // Tells legs of each other's ends. May mark instances; to be called until nothing is marked.
   void settle(SimTime now);
   std::uint64_t retried() const { return retried_; }
+  std::uint64_t failed() const { return failed_; }  // transfers
+
+  // Instances that are lost (prefill_decode_losses.cpp); where legs are sent one after the other.
+  // Nothing that the request holds at a prefill instance is needed any more.
+  void release_held(RequestId request, SimTime now);
+  // It goes on elsewhere from its beginning, or not at all.
+  void abandon(RequestId request, SimTime now);
+  // Decode legs that have not got all blocks yet from a prefill instance that is gone.
+  void lose_held_by(InstanceId holder, SimTime now, std::vector<LostRequest>& lost);
+  // A decode leg on its way whose prefill instance has gone since it answered: that instance; else none.
+  InstanceId lost_holder(const Request& leg);
 
  private:
   struct Release {
     SimTime at;
     RequestId request;
     InstanceId instance;
+    std::uint32_t life;
     SequenceId held;
     RequestId request_id() const { return request; }
   };
+  bool lives(InstanceId instance, std::uint32_t life) const {
+    return (*loop_.lives)[instance.value()] == life;
+  }
   void begin_pulls(std::span<const PullWork> pulls, InstanceId to, SimTime now);
   void make_room_known(const PullWork& work, InstanceId to, SimTime now);
   void computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of, SimTime now);
@@ -57,6 +74,7 @@ class PrefillDecode {
     SimTime at;
     RequestId request;
     InstanceId instance;
+    std::uint32_t life;
     SequenceId sequence;
     bool failed, said_eos;
     RequestId request_id() const { return request; }
@@ -64,7 +82,9 @@ class PrefillDecode {
   void tell_decode(const Notice& notice, SimTime now);
   void end_transfer(Handoff& h, RequestId request, bool failed, SimTime at, SimTime now);
   void give_back(Handoff& h, RequestId request, SimTime now);
-  void release(InstanceId instance, SequenceId held, RequestId request, SimTime now);
+  void release(const Release& r, SimTime now);
+  void drop_decode_leg(InstanceId at, const Instance::Live& live, SimTime now,
+                       std::vector<LostRequest>& lost);
   void settle_pair(RequestId request, SimTime now);
   void send_again(RequestId request, SimTime now);
 
@@ -80,7 +100,7 @@ class PrefillDecode {
   std::vector<InstanceId> wakes_;     // to be marked when no instance is being scheduled
   TimedHeap<Release> leases_;
   TimedHeap<Notice> notices_;  // that an instance with nothing to run has not taken yet
-  std::uint64_t retried_ = 0;
+  std::uint64_t retried_ = 0, failed_ = 0;
 };
 
 }  // namespace orrery

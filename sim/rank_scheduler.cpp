@@ -46,6 +46,10 @@ std::int32_t RankScheduler::drop_departed(SequenceId sequence) {
   return ranks_[rank_of(sequence)]->drop_departed(local(sequence));
 }
 
+std::int32_t RankScheduler::outputs_of(SequenceId sequence) const {
+  return ranks_[rank_of(sequence)]->outputs_of(local(sequence));
+}
+
 bool RankScheduler::may_overtake() const { return ranks_[last_chosen_]->may_overtake(); }
 
 // A rank without requests beside ranks that have some runs idle batches and never finds the engine idle.

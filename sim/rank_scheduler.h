@@ -52,6 +52,7 @@ class RankScheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
+  std::int32_t outputs_of(SequenceId sequence) const override;
   bool may_overtake() const override;
   void on_idle() override;
   bool has_work() const override;

@@ -7,6 +7,7 @@
 
 #include "base/ids.h"
 #include "base/time.h"
+#include "sim/fleet_result.h"
 #include "sim/pool_role.h"
 #include "sim/speculation_counters.h"
 
@@ -86,7 +87,8 @@ struct RequestEvent {
     preempted,
     resumed,
     finished,
-    departed  // its client had gone away, and the engine dropped it; at: when the client went
+    departed,  // its client had gone away, and the engine dropped it; at: when the client went
+    lost       // its instance, or what it needed of another one, is gone: it is sent again, or failed
   } kind;
   std::uint64_t request = 0;
   InstanceId instance;
@@ -107,6 +109,7 @@ class RunObserver {
   virtual ~RunObserver() = default;
   virtual void on_step(const StepRecord&) {}
   virtual void on_request_event(const RequestEvent&) {}
+  virtual void on_stay(const FleetResult::Stay&) {}  // of an instance in a state other than up; at the end
 };
 
 // Percentile p of n sorted values: index min(n − 1, ⌊p·n⌋), no interpolation (interfaces: Definitions).
@@ -245,6 +248,7 @@ struct RunResult {
   ExpertResult experts;
   PipelineResult pipeline;
   KvTransferResult transfers;
+  FleetResult fleet;
   std::uint64_t first_uses = 0;   // steps that compiled a kernel (first_request_effects), all instances,
   std::int64_t first_use_ns = 0;  // and by how much that held them up
   double kv_wraps = 0;            // blocks handed out ÷ usable blocks, least of all instances

@@ -20,7 +20,9 @@ void RouterGroup::add(InstanceId instance) {
 
 InstanceId RouterGroup::choose(const Request& request) {
   if (!telemetry_.exact()) tell_until(clock_->now);
-  return members_[router_->choose(request, views_).value()];
+  std::size_t chosen = router_->choose(request, views_).value();
+  while (!views_[chosen].open) chosen = (chosen + 1) % views_.size();
+  return members_[chosen];
 }
 
 void RouterGroup::tell_later(Report report) {

@@ -2,6 +2,7 @@
 // its own instances from 0. The group also decides *when* the router learns of a change.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -47,7 +48,12 @@ class RouterGroup {
   }
   // Routers are told at once who may be chosen, and whose engine begins anew: the proxy itself finds out.
   void set_open(std::size_t place, bool open) { views_[place].open = open; }
+  bool any_open() const {
+    return std::any_of(views_.begin(), views_.end(), [](const InstanceView& view) { return view.open; });
+  }
   void cache_lost(std::size_t place);
+  // The one place that says who may be chosen: where a router's choice is closed, the next one that is open
+  // takes its place. Precondition: any_open().
   InstanceId choose(const Request& request);
 
   // Where an instance says what passes between it and its clients, and what its cache holds; null where the

@@ -219,6 +219,8 @@ class Scheduler {
   // processed so far when the engine drops the sequence at once (its slot is free again); −1 when it drops it
   // with an outcome still to come, as a Finished. Asked again before every schedule() until it is gone.
   virtual std::int32_t drop_departed(SequenceId sequence) = 0;
+  // Output tokens of a live sequence that have been processed so far; asked when its instance is lost.
+  virtual std::int32_t outputs_of(SequenceId) const { return 0; }
   // A new request may stand before others that wait.
   virtual bool may_overtake() const { return false; }
   virtual void on_idle() {}           // the core thread found no request at all

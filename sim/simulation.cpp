@@ -6,19 +6,15 @@
 #include "base/mutation.h"
 #include "sim/arrival_batch.h"
 #include "sim/departures.h"
-#include "sim/encoder_relay.h"
-#include "sim/instance.h"
-#include "sim/prefill_decode.h"
-#include "sim/run_totals.h"
+#include "sim/loop_fleet.h"
 
 namespace orrery {
 
 namespace {
 
-class Loop {
+class Loop final : LoopFleet {
  public:
-  explicit Loop(SimulationSetup setup)
-      : setup_(std::move(setup)), collector_(setup_.slo, setup_.sink, setup_.warmup) {
+  explicit Loop(SimulationSetup setup) : LoopFleet(std::move(setup)) {
     if (setup_.pools.empty()) {
       setup_.pools.push_back({.instances = setup_.schedulers.size(),
                               .router = setup_.router,
@@ -50,12 +46,7 @@ class Loop {
     if (!group(PoolRole::encoder).empty()) relay_.emplace(places_.size());
     if (!group(PoolRole::prefill).empty()) split_requests();
     ORRERY_CHECK((!apart_ && !relay_) || setup_.transport != nullptr, "pools apart need a transport");
-    for (std::size_t i = 0; i < places_.size(); ++i) make_instance(i);
-    entering_count_.assign(instances_.size(), 0);
-    relayed_.assign(instances_.size(), 0);
-    input_free_.assign(instances_.size(), SimTime(0));
-    awake_.assign(instances_.size(), SimTime(0));
-    marked_.assign(instances_.size(), false);
+    make_instances();
   }
 
   Result<RunResult> run() {
@@ -68,6 +59,7 @@ class Loop {
       if (apart_) due = earlier(due, apart_->next_event());
       if (relay_) due = earlier(due, earlier(relay_->next(), setup_.transport->next_event()));
       if (batching_) due = earlier(due, next_batch());
+      if (fleet_ && (!due.is_never() || fleet_->holds_requests())) due = earlier(due, fleet_->next());
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       clock_ = {.now = now};
@@ -78,6 +70,7 @@ class Loop {
       take_outcomes(now);
       if (apart_) apart_->take_ended(now);
       if (relay_) take_fetched(now);
+      if (fleet_) fleet_->change(now);
       clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);
       if (batching_) send_batches(now);
@@ -89,6 +82,7 @@ class Loop {
         if (!schedule_marked(now)) return exhausted(now);
       } while (apart_ && settle(now));
       if (departures_.next() <= now) take_departures(now);
+      if (fleet_) fleet_->settle(now);
       if ((events_ & 0xFFFF) == 0 && !may_go_on()) return interrupted(now);
     }
     if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
@@ -96,45 +90,10 @@ class Loop {
   }
 
  private:
-  // Where an instance stands.
-  struct Place {
-    const PoolSetup* pool = nullptr;
-    RouterGroup* group = nullptr;
-    std::size_t in_group = 0;
-    std::unique_ptr<FrontEnd> front_end = {};  // null: the client sits beside the engine
-  };
-
   bool may_go_on() const { return !setup_.keep_going || setup_.keep_going(collector_.ended()); }
   static Error interrupted(SimTime now) {
     return make_error(ErrorKind::interrupted,
                       "interrupted at simulated time " + std::to_string(now.seconds()) + " s");
-  }
-
-  void make_instance(std::size_t i) {
-    const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
-                                  .executor = setup_.executor,
-                                  .inbox = setup_.inbox,
-                                  .collector = &collector_,
-                                  .observer = setup_.observer,
-                                  .front_end = places_[i].front_end.get(),
-                                  .abort_delay = places_[i].pool->abort_delay,
-                                  .stream = places_[i].pool->stream,
-                                  .per_request_itl = setup_.per_request_itl,
-                                  .role = places_[i].pool->role,
-                                  .handoffs = apart_ ? &apart_->handoffs() : nullptr,
-                                  .answers = places_[i].group->answers_of(places_[i].in_group),
-                                  .relay = places_[i].pool->role == PoolRole::encoder ? &*relay_ : nullptr};
-    if (CacheEvents* const cache = places_[i].group->cache_of(places_[i].in_group))
-      ORRERY_CHECK(setup_.schedulers[i]->watch_cache(cache), "the engine's cache reports events");
-    instances_.push_back(std::make_unique<Instance>(std::move(setup_.schedulers[i]), wiring));
-  }
-
-  RouterGroup& group(PoolRole role) { return groups_[static_cast<std::size_t>(role)]; }
-
-  void mark(InstanceId id) {
-    if (marked_[id.value()]) return;
-    marked_[id.value()] = true;
-    to_schedule_.push_back(id);
   }
 
   void take_outcomes(SimTime now) {
@@ -175,19 +134,24 @@ class Loop {
     }
     for (const Request& request : arrivals_) {
       collector_.arrived(request.arrival);
-      if (apart_)
-        apart_->arrived(request, now);
-      else if (relay_ && !request.images.empty())
-        route(relay_->open(request), PoolRole::encoder, now);
-      else
-        route(request, PoolRole::mixed, now);
+      if (fleet_) fleet_->ledger().open(request);
+      begin(request, now);
     }
+  }
+
+  void begin(const Request& request, SimTime now) override {
+    if (apart_)
+      apart_->arrived(request, now);
+    else if (relay_ && !request.images.empty())
+      route(relay_->open(request), PoolRole::encoder, now);
+    else
+      route(request, PoolRole::mixed, now);
   }
 
   // At once, or with the batch that it arrives in.
   void route(const Request& request, PoolRole role, SimTime now, bool at_proxy = false) {
     auto& batch = batches_[static_cast<std::size_t>(role)];
-    if (!batch) return dispatch(request, group(role), now, at_proxy);
+    if (!batch) return dispatch(request, role, now, at_proxy);
     batch->add(request, now);
   }
 
@@ -201,10 +165,8 @@ class Loop {
   void send_batches(SimTime now) {
     for (std::size_t role = 0; role < batches_.size(); ++role) {
       if (!batches_[role] || batches_[role]->closes() > now) continue;
-      for (const Request& request : batches_[role]->take()) {
-        const bool at_proxy = request.leg == RequestLeg::decode && !setup_.pd.at_once;
-        dispatch(request, groups_[role], now, at_proxy);
-      }
+      for (const Request& request : batches_[role]->take())
+        dispatch(request, static_cast<PoolRole>(role), now, at_proxy(request));
     }
   }
 
@@ -214,7 +176,8 @@ class Loop {
                    PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
                                        .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
                                                           bool at_proxy) { route(leg, role, now, at_proxy); },
-                                       .has_mixed = !group(PoolRole::mixed).empty()});
+                                       .has_mixed = !group(PoolRole::mixed).empty(),
+                                       .lives = &lives_});
   }
 
   // Whether a leg's end was news to an instance, which may go on with it at this very instant.
@@ -266,8 +229,11 @@ class Loop {
                         later(e.request.gives_up, now - places_[e.instance.value()].pool->abort_delay));
   }
 
-  void dispatch(const Request& request, RouterGroup& group, SimTime now, bool at_proxy = false) {
-    const InstanceId chosen = group.choose(request);
+  void dispatch(const Request& request, PoolRole role, SimTime now, bool at_proxy) override {
+    if (fleet_ && lost_its_holder(request, now)) return;
+    if (fleet_ && !group(role).any_open()) return fleet_->park(request, role, now);
+    const InstanceId chosen = group(role).choose(request);
+    if (fleet_ && !fleet_->runs(chosen)) return lose_unnoticed(request, chosen, now);
     const Place& place = places_[chosen.value()];
     const SimTime at = taken_in(request, chosen, now, at_proxy);
     if (known_gone(request, chosen) < at) {  // the API server drops it: the core never hears of it
@@ -281,7 +247,11 @@ class Loop {
     if (place.front_end == nullptr && at == now) return enter(request, chosen, now);
     ++entering_count_[chosen.value()];
     update_view(chosen);
-    entering_.push({.at = at, .instance = chosen, .from = InstanceId::none(), .request = request});
+    entering_.push({.at = at,
+                    .instance = chosen,
+                    .from = InstanceId::none(),
+                    .request = request,
+                    .life = lives_[chosen.value()]});
   }
 
   // When the core of `chosen` can do something about `request`.
@@ -308,12 +278,20 @@ class Loop {
   void take_entrances(SimTime now) {
     while (entering_.next() <= now) {
       Entrance e = entering_.pop();
+      if (e.life != lives_[e.instance.value()]) {
+        lose_unnoticed(e.request, e.instance, now);
+        continue;
+      }
       --entering_count_[e.instance.value()];
       e.from.is_none() ? enter(e.request, e.instance, now) : fetch(std::move(e), now);
     }
   }
 
   void enter(const Request& request, InstanceId chosen, SimTime now) {
+    if (fleet_ && lost_its_holder(request, now)) {
+      over_at(chosen, request.id);
+      return update_view(chosen);
+    }
     Instance& instance = *instances_[chosen.value()];
     setup_.executor->take_input(chosen, request.prompt_tokens, now);
     const SequenceId sequence = instance.add(request, now);
@@ -327,33 +305,31 @@ class Loop {
       departures_.push({.at = known_gone(request, chosen),
                         .instance = chosen,
                         .sequence = sequence,
-                        .request = request.id});
+                        .request = request.id,
+                        .life = lives_[chosen.value()]});
     }
     update_view(chosen);
     if (instance.idle()) mark(chosen);
-  }
-
-  void update_view(InstanceId id) {
-    const Place& place = places_[id.value()];
-    place.group->set_outstanding(place.in_group, instances_[id.value()]->outstanding() +
-                                                     entering_count_[id.value()] + relayed_[id.value()]);
   }
 
   // Departures of requests that have ended never become events.
   void drop_stale_departures() {
     while (!departures_.empty()) {
       const Departure& d = departures_.front();
-      if (instances_[d.instance.value()]->holds(d.sequence, d.request)) return;
+      if (is_there(d)) return;
       departures_.pop();
     }
+  }
+
+  bool is_there(const Departure& d) const {
+    const std::size_t i = d.instance.value();
+    return d.life == lives_[i] && instances_[i]->holds(d.sequence, d.request);
   }
 
   void take_departures(SimTime now) {
     while (departures_.next() <= now) {
       const Departure d = departures_.pop();
-      Instance& instance = *instances_[d.instance.value()];
-      if (!instance.holds(d.sequence, d.request)) continue;
-      instance.client_left(d.sequence, now);
+      if (is_there(d)) instances_[d.instance.value()]->client_left(d.sequence, now);
     }
   }
 
@@ -361,11 +337,13 @@ class Loop {
     if (to_schedule_.size() > 1) std::sort(to_schedule_.begin(), to_schedule_.end());
     for (const InstanceId id : to_schedule_) {
       marked_[id.value()] = false;
+      if (fleet_ && !fleet_->runs(id)) continue;
       if (!instances_[id.value()]->schedule(now)) {
         stuck_ = id;
         return false;
       }
       if (apart_) apart_->take_work(id, now);
+      if (fleet_) setup_.executor->end_before(id, fleet_->next_fault(id));
       update_view(id);  // an engine may abort
     }
     to_schedule_.clear();
@@ -384,9 +362,7 @@ class Loop {
   }
 
   Result<RunResult> result() {
-    std::uint64_t queried = 0, hit = 0;
     Digest digest;
-    std::vector<double> wraps;
     for (const auto& instance : instances_) {
       if (instance->scheduler().has_work()) {
         return make_error(ErrorKind::internal, "the run ended with requests in flight");
@@ -402,53 +378,29 @@ class Loop {
     if (apart_ && !apart_->handoffs().empty())
       return make_error(ErrorKind::internal, "the run ended between two legs");
     RunResult r = collector_.finish(static_cast<double>(instances_.size()));
-    std::size_t next = 0;
-    for (const PoolSetup& pool : setup_.pools) {
-      PoolResult& result = r.pools.emplace_back();
-      result.name = pool.name;
-      result.role = pool.role;
-      result.first_instance = static_cast<std::int64_t>(next);
-      result.instances = static_cast<std::int64_t>(pool.instances);
-      for (std::size_t i = 0; i < pool.instances; ++i, ++next) {
-        const Scheduler& s = instances_[next]->scheduler();
-        digest.add(instances_[next]->digest());
-        r.stretches += instances_[next]->stretches();
-        queried += s.counters().queried_tokens;
-        hit += s.counters().hit_tokens;
-        add_counters(s, result, r);
-        if (pool.role == PoolRole::encoder) continue;  // keeps no KV
-        wraps.push_back(static_cast<double>(s.kv_usage().allocated) /
-                        static_cast<double>(s.kv_usage().usable_blocks));
-      }
-    }
+    for (std::size_t i = 0; i < instances_.size(); ++i) tally_->add(i, *instances_[i], true);
+    tally_->finish(r, digest);
     if (apart_) r.transfers.retried = apart_->retried();
-    r.kv_wraps = *std::min_element(wraps.begin(), wraps.end());
-    r.prefix_cache_hit_rate = queried == 0 ? 0 : static_cast<double>(hit) / static_cast<double>(queried);
+    if (fleet_) {
+      if (!fleet_->ledger().empty() || fleet_->holds_requests())
+        return make_error(ErrorKind::internal, "the run ended with requests that nobody serves");
+      r.fleet = fleet_->result(r.measured_from, later(r.last_finish, r.measured_from));
+      if (apart_) r.fleet.transfers_lost = apart_->failed();
+      digest.add(fleet_->digest());
+      for (const FleetResult::Stay& stay : r.fleet.stays)
+        if (setup_.observer != nullptr) setup_.observer->on_stay(stay);
+    }
     r.events = events_;
     if (ORRERY_MUTANT(seed_from_address)) digest.add(reinterpret_cast<std::uintptr_t>(this));
     r.digest = digest.value();
     return r;
   }
 
-  SimulationSetup setup_;
-  RunCollector collector_;
-  std::vector<std::unique_ptr<Instance>> instances_;
-  TelemetryClock clock_;
-  std::array<RouterGroup, pool_roles> groups_;  // by role
   std::array<std::optional<ArrivalBatch>, pool_roles> batches_;
   bool batching_ = false;
-  std::vector<Place> places_;  // by instance
-  std::optional<PrefillDecode> apart_;
-  std::optional<EncoderRelay> relay_;  // with encoder instances
   std::vector<KvPullDone> pulled_;
-  std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
-  std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
   TimedHeap<Entrance> entering_;
   TimedHeap<Departure> departures_;
-  std::vector<std::int32_t> entering_count_;  // by instance
-  std::vector<std::int32_t> relayed_;         // by instance: its images are prepared again, or fetched
-  std::vector<bool> marked_;
-  std::vector<InstanceId> to_schedule_;
   Outcomes outcomes_;
   Arrivals arrivals_;
   std::uint64_t events_ = 0;

@@ -11,6 +11,7 @@
 #include "sim/clock.h"
 #include "sim/collector.h"
 #include "sim/executor.h"
+#include "sim/fleet_plan.h"
 #include "sim/front_end.h"
 #include "sim/handoffs.h"
 #include "sim/inbox.h"
@@ -28,6 +29,7 @@ enum class Phase : std::uint8_t {
   host_free,      // a launch returned: its core thread may go on
   step_finished,  // outputs processed: freed blocks must be visible to whoever schedules now
   transfer_finished,
+  fault,  // what was complete by now is complete; also what routers learn, and requests that are sent again
   instance_ready,
   arrival,    // at the front end, then at the core; after completions, so that routing sees who is free
   telemetry,  // after work has settled: an observer changes nothing
@@ -80,6 +82,9 @@ struct SimulationSetup {
   SimDuration warmup;  // see RunCollector
   bool per_request_itl = false;
   std::uint64_t seed = 1;
+  // Instances that come and go; null: all stay. With it a fresh scheduler for an instance that starts again.
+  const FleetPlan* fleet = nullptr;
+  std::function<std::unique_ptr<Scheduler>(InstanceId)> make_scheduler;
   std::function<bool(std::uint64_t finished)> keep_going;  // asked now and then; false = interrupted. May be
                                                            // empty
 };

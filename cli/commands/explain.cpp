@@ -32,6 +32,7 @@ const char* name_of(RequestEvent::Kind kind) {
     case Kind::resumed: return "resumed";
     case Kind::finished: return "finished";
     case Kind::departed: return "client gone";
+    case Kind::lost: return "instance lost";
   }
   return "";
 }
@@ -66,6 +67,7 @@ std::string detail_of(const RequestEvent& e) {
              std::to_string(e.tokens);
     case Kind::finished: return std::to_string(e.tokens) + " output tokens";
     case Kind::departed: return std::to_string(e.tokens) + " output tokens delivered by then";
+    case Kind::lost: return std::to_string(e.tokens) + " output tokens were delivered by then";
   }
   return "";
 }

@@ -22,6 +22,9 @@ class CollectiveOperator : public Operator {
       price_from_table(cost, *roofline_.kernels(), "collectives", "", *fitted_, bytes(input),
                        bytes(input) / roofline_.rates().link);
     }
+    const double more = spec_.further * further_tensor_ns(roofline_, spec_.ranks);
+    cost.latency_ns += more;
+    if (cost.table_ns > 0) cost.table_ns += more;
     return cost;
   }
   std::string shape_text(const StepInput& input) const override {

@@ -12,17 +12,18 @@ namespace {
 
 const NoDrafts one_token;
 
-constexpr auto done_later = [](const TransferDone& a, const TransferDone& b) {
-  if (a.at != b.at) return a.at > b.at;
-  return a.instance != b.instance ? a.instance > b.instance : a.id > b.id;
-};
+void slow_down(StepTiming& timing, double speed) {
+  timing.busy = slowed(timing.busy, speed);
+  timing.last_kernel = slowed(timing.last_kernel, speed);
+}
 
 }  // namespace
 
 CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, const OutputLengths& oracle,
                                      LaunchJitter jitter, const EncoderPricer* encoder,
                                      const AcceptanceOracle* acceptance)
-    : jitter_(std::move(jitter)), events_(pricers.size()), encoder_(encoder) {
+    : jitter_(std::move(jitter)), events_(pricers.size()), oracle_(&oracle), acceptance_(acceptance),
+      encoder_(encoder) {
   engines_.reserve(pricers.size());
   for (const StepPricer* pricer : pricers) {
     engines_.push_back(Engine{.pricer = pricer,
@@ -38,16 +39,21 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
                               .eos = {},
                               .speech = {},
                               .staged = {},
-                              .staged_until = {}});
-    const auto lanes = static_cast<std::uint32_t>(pricer->ranks());
-    for (std::uint32_t lane = 0; lane < lanes; ++lane)
-      engines_.back().lanes.emplace_back(oracle, lane, lanes);
-    if (acceptance != nullptr) engines_.back().speech.emplace(*acceptance, oracle);
-    if (pricer->stages() == 1) continue;
-    engines_.back().staged.emplace(pricer->stage_rules());
-    engines_.back().speech.emplace(one_token, oracle);
-    usage_.stage_ns.resize(static_cast<std::size_t>(pricer->stages()));
+                              .staged_until = {},
+                              .speeds = {}});
+    make_state(engines_.back());
+    if (pricer->stages() > 1) usage_.stage_ns.resize(static_cast<std::size_t>(pricer->stages()));
   }
+}
+
+// What a fresh process knows of its sequences and stages.
+void CostModelExecutor::make_state(Engine& e) const {
+  const auto lanes = static_cast<std::uint32_t>(e.pricer->ranks());
+  for (std::uint32_t lane = 0; lane < lanes; ++lane) e.lanes.emplace_back(*oracle_, lane, lanes);
+  if (acceptance_ != nullptr) e.speech.emplace(*acceptance_, *oracle_);
+  if (e.pricer->stages() == 1) return;
+  e.staged.emplace(e.pricer->stage_rules());
+  e.speech.emplace(one_token, *oracle_);
 }
 
 std::int32_t CostModelExecutor::depth(InstanceId instance) const {
@@ -187,6 +193,7 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   if (pieces && plan.decode_sequences > 0) open.timing.launch = jitter_.next(instance, open.timing.launch);
   open.timing.launch += first_use_.charge(instance, plan.tokens());
   if (encode_only_) open.timing.busy = open.timing.launch = open.timing.last_kernel = 0;
+  if (!e.speeds.empty()) slow_down(open.timing, e.speeds.front());
   if (shares_links(instance)) {
     const std::span<const StepShape> ranks =
         plan.ranks.empty() ? std::span<const StepShape>(&shape, 1) : std::span<const StepShape>(rank_shapes_);
@@ -336,23 +343,9 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
                     .second_stamp = {},
                     .last_stamp = {}};
     if (e.stretch.planned > 0) {
-      Stretch& s = e.stretch;
-      if (s.taken < s.planned) {
-        e.pipeline = s.pipeline;
-        e.open = s.open;
-        if (experts_.on()) experts_.restore(id, s.experts);
-        run_stretch(e, s.taken);
-      }
-      out.scheduled = s.taken;
-      usage_.prices += static_cast<std::uint64_t>(s.taken);
-      usage_.decode.ns += (e.pipeline.device_free() - later(s.start, s.pipeline.device_free())).ns();
-      usage_.decode.steps += s.taken;
-      usage_.decode.decodes += s.taken * s.decodes;
-      usage_.decode.decode_context += s.taken * s.context;
-      if (shares_links(id)) share_stretch(e, s.last_busy, at);
-      for (std::size_t r = 0; r < e.lanes.size(); ++r)
-        e.lanes[r].run(s.taken, s.ranks.empty() || s.ranks[r].runs);
-      s.planned = 0;
+      out.scheduled = e.stretch.taken;
+      finish_stretch(e);
+      if (shares_links(id)) share_stretch(e, e.stretch.last_busy, at);
     } else {
       OpenStep& oldest = e.open.front();
       update_oldest(e);

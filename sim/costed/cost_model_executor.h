@@ -21,6 +21,17 @@
 
 namespace orrery {
 
+// Device time on a GPU at `speed` of what it should have.
+inline std::int64_t slowed(std::int64_t ns, double speed) {
+  return round_half_even(static_cast<double>(ns) / speed);
+}
+
+// For a heap of transfers with the earliest on top.
+inline constexpr auto done_later = [](const TransferDone& a, const TransferDone& b) {
+  if (a.at != b.at) return a.at > b.at;
+  return a.instance != b.instance ? a.instance > b.instance : a.id > b.id;
+};
+
 class CostModelExecutor final : public Executor {
  public:
   // `pricers`: one per instance (instances of a pool share one); they and `oracle` must outlive the executor.
@@ -48,8 +59,12 @@ class CostModelExecutor final : public Executor {
     shared_ = shared;
     first_instance_ = first_instance;
   }
+  void know_stages(std::int32_t gpus_per_stage) { gpus_per_stage_ = gpus_per_stage; }
   // Every instance gets a host link of its own.
-  void add_host_links(const HostLink& link) { links_.assign(engines_.size(), link); }
+  void add_host_links(const HostLink& link) {
+    links_.assign(engines_.size(), link);
+    fresh_link_ = link;
+  }
   void cut(InstanceId instance, SimTime at) override;
   // Lengthens the launching of a step of prompts alone. Beside decodes the measured variation of launches
   // (LaunchJitter) holds it, and that of a decode step hides behind the step ahead. Not beside host links,
@@ -57,6 +72,10 @@ class CostModelExecutor final : public Executor {
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
   SimTime hold_launch(InstanceId instance, SimDuration work, SimTime now) override;
   void ended(InstanceId instance, SequenceId sequence) override;
+  // Faults (executor_faults.cpp). Experts' popularity and placement, and launches' variation, go on.
+  void reset(InstanceId instance, SimTime now) override;
+  void set_speed(InstanceId instance, std::int32_t gpu, double factor) override;
+  void end_before(InstanceId instance, SimTime at) override;
   SimTime next_event() const override {
     return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
   }
@@ -103,12 +122,18 @@ class CostModelExecutor final : public Executor {
     std::int32_t decodes = 0, running = 0;
     std::int64_t context = 0;     // context sum of its first step
     std::vector<RankPlan> ranks;  // attention data parallelism: of its first step
+    double speed = 1;             // of its GPU when it began
     SimTime start;
     HostPipeline pipeline{true};  // state before the first step, to run again when cut
     std::deque<OpenStep> open;
     std::vector<SimTime> boundaries;  // core thread free after each update
     std::int64_t first_busy = 0, last_busy = 0;
     ExpertRun::State experts;  // before the first step, where they change
+  };
+  struct GpuSpeed {  // that is not as it should be
+    InstanceId instance;
+    std::int32_t gpu;
+    double factor;
   };
   struct Engine {
     const StepPricer* pricer;
@@ -125,8 +150,11 @@ class CostModelExecutor final : public Executor {
     std::optional<SpokenSteps> speech;     // speculation and pipeline stages: instead of ends by decode step
     std::optional<StagedPipeline> staged;  // pipeline stages: instead of `pipeline`
     SimTime staged_until;                  // end on the last stage of what was submitted so far
+    std::vector<double> speeds;            // by stage, of its slowest GPU; empty: as it should be
   };
 
+  void make_state(Engine& e) const;
+  void finish_stretch(Engine& e);
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
@@ -172,6 +200,11 @@ class CostModelExecutor final : public Executor {
   std::size_t first_instance_ = 0;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)
+  std::optional<HostLink> fresh_link_;
+  const OutputLengths* oracle_;
+  const AcceptanceOracle* acceptance_;
+  std::vector<GpuSpeed> slow_;
+  std::int32_t gpus_per_stage_ = 1;
   const EncoderPricer* encoder_;
   std::vector<EncoderImage> images_;
   std::vector<PrefillChunk> chunks_;

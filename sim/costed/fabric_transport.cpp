@@ -229,6 +229,21 @@ void FabricTransport::fail_link(fabric::LinkId link, SimTime now) {
   for (const RequestId request : requests) fail(request, now);
 }
 
+void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
+  const fabric::LinkId id(link);
+  if (cut_.empty()) cut_.assign(topology_.link_count(), false);
+  if (factor == 0) {
+    cut_[link] = true;
+    return fail_link(id, now);
+  }
+  // Both directions of a cable are cut and mended together.
+  if (cut_[link]) {
+    flows_.restore(id, now);
+    cut_[link] = false;
+  }
+  degrade(id, factor, now);
+}
+
 void FabricTransport::fail_instance(InstanceId instance, SimTime now) {
   gone_[instance.value()] = true;
   std::vector<RequestId> requests;

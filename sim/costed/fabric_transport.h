@@ -67,8 +67,13 @@ class FabricTransport final : public KvTransport {
   // or slow link: degrade(), which the flows on it feel from now on.
   void fail_link(fabric::LinkId link, SimTime now);
   void degrade(fabric::LinkId link, double factor, SimTime now) { flows_.degrade(link, factor, now); }
+  void set_link(std::uint32_t link, double factor, SimTime now) override;
   void fail_instance(InstanceId instance, SimTime now);
   void restore_instance(InstanceId instance) { gone_[instance.value()] = false; }
+  void begin_anew(InstanceId instance) override {
+    std::vector<SimTime>& readers = reader_free_[instance.value()];
+    readers.assign(readers.size(), SimTime{});
+  }
   void fail(RequestId request, SimTime now);
 
   // Over `span` of simulated time.
@@ -120,6 +125,7 @@ class FabricTransport final : public KvTransport {
   std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // never iterated
   std::vector<InstanceId> touched_;
   std::map<std::uint64_t, Open> open_;  // by request
+  std::vector<bool> cut_;               // links that carry nothing; empty: all carry
   std::vector<Ending> endings_;         // min-heap by (at, request)
   mutable std::deque<Pairs> known_pairs_;
   std::vector<std::vector<SimTime>> reader_free_;  // by instance and rank: what was posted before is there

@@ -19,7 +19,8 @@ FirstUse::FirstUse(const InstanceSpec& spec, double host_scale, std::size_t inst
   if (spec.engine.runner == "v2") {
     // PyTorch's caching allocator (c10/cuda, kMinLargeAlloc): what is smaller comes out of shared segments.
     constexpr std::int64_t large = std::int64_t{10} << 20, bytes_per_logit = 4;  // the sampler's copy in fp32
-    most_rows_.assign(instances, large / (bytes_per_logit * spec.model.vocabulary));
+    fresh_rows_ = large / (bytes_per_logit * spec.model.vocabulary);
+    most_rows_.assign(instances, fresh_rows_);
   }
   if (spec.model.experts == 0) return;
   mxfp4_ = spec.model.quantization == Quantization::mxfp4;
@@ -30,7 +31,13 @@ FirstUse::FirstUse(const InstanceSpec& spec, double host_scale, std::size_t inst
   // Memory is profiled with the largest step, which compiles what that needs.
   std::vector<bool> seen(std::max<std::size_t>(2, variant(s.max_num_batched_tokens) + 1), false);
   seen[variant(s.max_num_batched_tokens)] = true;
+  fresh_ = seen;
   seen_.assign(instances, seen);
+}
+
+void FirstUse::reset(std::size_t instance) {
+  if (!seen_.empty()) seen_[instance] = fresh_;
+  if (!most_rows_.empty()) most_rows_[instance] = fresh_rows_;
 }
 
 }  // namespace orrery

@@ -37,6 +37,8 @@ class FirstUse {
     most_rows_[instance] = rows;
     return tokens > captured_;  // what was seen are steps launched kernel by kernel
   }
+  // A fresh process: nothing has been compiled.
+  void reset(std::size_t instance);
   void held(std::int64_t ns) { ++count_, held_ns_ += ns; }
   std::int64_t count() const { return count_; }      // steps held up, all instances,
   std::int64_t held_ns() const { return held_ns_; }  // and how much longer their launching took
@@ -49,6 +51,8 @@ class FirstUse {
   std::int64_t experts_per_token_ = 0;
   bool mxfp4_ = false;
   std::vector<std::vector<bool>> seen_;  // by instance and variant
+  std::vector<bool> fresh_;              // what a process has seen when it is ready
+  std::int64_t fresh_rows_ = 0;
   std::vector<std::int64_t> most_rows_;  // by instance, at least what fits without; empty: nothing grows
   std::int64_t count_ = 0, held_ns_ = 0;
 };

@@ -24,6 +24,10 @@ class IdleWaves {
   // Step `step` of an instance without steps in flight begins at `now`, after the device had ended the last
   // one at `free` ≤ now. Returns until when dummy batches hold the device, `free` when none does.
   SimTime busy_until(std::size_t instance, std::int64_t step, SimTime free, SimTime now);
+  // The instance's process begins anew.
+  void reset(std::size_t instance) {
+    if (on()) waves_[instance] = Wave{};
+  }
   std::int64_t batches() const { return batches_; }  // run for nobody, so far, but for those after the end
   SimDuration period() const { return period_; }
 

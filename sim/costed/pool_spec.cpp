@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
+#include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
 
 namespace orrery {
@@ -23,6 +24,7 @@ PoolSpec read_pool(const Yaml& node, const std::string& folder, Errors& errors, 
       first.fail(
           "what a fresh server pays once is not modelled with pipeline stages; say false, or use pp: 1");
   }
+  read_changes(node, pool);
   if (const Yaml router = node.optional("router"); router.present()) pool.router = read_router(router);
   return pool;
 }
@@ -31,9 +33,9 @@ namespace {
 
 // What a pool's keys mean when they stand beside `pools` nobody could say.
 void refuse_keys_beside(const Yaml& deployment) {
-  for (const char* key :
-       {"hardware", "model", "engine", "quantization", "kv_cache_dtype", "parallel", "engine_args", "kernels",
-        "replicas", "router", "speculation", "experts", "first_request_effects", "name", "role"}) {
+  for (const char* key : {"hardware", "model", "engine", "quantization", "kv_cache_dtype", "parallel",
+                          "engine_args", "kernels", "replicas", "router", "speculation", "experts",
+                          "first_request_effects", "name", "role", "start", "autoscale", "rolling_update"}) {
     const Yaml node = deployment.optional(key);
     if (!node.present()) continue;
     node.fail("beside `pools` this key belongs to nobody; write it in every pool that it is meant for");

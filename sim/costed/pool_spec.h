@@ -1,6 +1,7 @@
 // One pool of a deployment: replicas with one configuration and one role (interfaces §3, `pools`).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,18 @@
 
 namespace orrery {
 
+// Instances that start in a run; −1: the engine profile's figure.
+struct StartSpec {
+  double engine_s = -1, load_gb_per_s = -1;
+};
+
+struct AutoscaleSpec {
+  bool by_queue = false;
+  double target = 0;
+  std::int32_t least = 1, most = 1, at_first = 1;
+  double interval_s = 15, cooldown_s = 300;
+};
+
 struct PoolSpec {
   std::string name = "main";
   PoolRole role = PoolRole::mixed;
@@ -22,6 +35,10 @@ struct PoolSpec {
   RouterSpec router;
   bool images_elsewhere = false;       // encoder pools compute them
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
+
+  StartSpec start;
+  std::optional<AutoscaleSpec> autoscale;  // then `replicas` is the most that there may be
+  double update_at_s = -1;                 // a rolling update begins; −1: there is none
 
   std::int32_t engines() const { return replicas * instance.engines; }  // what requests are routed to
   std::int64_t gpus() const { return std::int64_t{engines()} * instance.plan.gpus(); }

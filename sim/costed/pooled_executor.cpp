@@ -32,6 +32,16 @@ SimTime PooledExecutor::hold_launch(InstanceId instance, SimDuration work, SimTi
   return of(instance).hold_launch(own(instance), work, now);
 }
 
+void PooledExecutor::reset(InstanceId instance, SimTime now) { of(instance).reset(own(instance), now); }
+
+void PooledExecutor::set_speed(InstanceId instance, std::int32_t gpu, double factor) {
+  of(instance).set_speed(own(instance), gpu, factor);
+}
+
+void PooledExecutor::end_before(InstanceId instance, SimTime at) {
+  of(instance).end_before(own(instance), at);
+}
+
 SimTime PooledExecutor::next_event() const {
   SimTime first = SimTime::never();
   for (const Place& part : parts_) first = earlier(first, part.executor->next_event());

@@ -22,6 +22,9 @@ class PooledExecutor final : public Executor {
   void ended(InstanceId instance, SequenceId sequence) override;
   void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
   SimTime hold_launch(InstanceId instance, SimDuration work, SimTime now) override;
+  void reset(InstanceId instance, SimTime now) override;
+  void set_speed(InstanceId instance, std::int32_t gpu, double factor) override;
+  void end_before(InstanceId instance, SimTime at) override;
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
   DeviceSpan device_span(InstanceId instance, StepId step) const override;

@@ -17,7 +17,8 @@ class Watch final : public RunObserver, public RecordSink {
   void on_request_event(const RequestEvent& e) override {
     using Kind = RequestEvent::Kind;
     std::set<std::uint64_t>& present = present_[e.instance];
-    const bool over = e.kind == Kind::finished || e.kind == Kind::departed || e.kind == Kind::answered;
+    const bool over = e.kind == Kind::finished || e.kind == Kind::departed || e.kind == Kind::answered ||
+                      e.kind == Kind::lost;
     std::set<std::uint64_t>& running = running_[e.instance];
     if (e.request == request_) {
       story.events.push_back(e);

@@ -8,9 +8,11 @@
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/fabric_transport.h"
+#include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
 #include "sim/costed/pooled_executor.h"
+#include "sim/costed/run_reports.h"
 #include "sim/policies.h"
 #include "sim/routers/rank_router.h"
 #include "sim/simulation.h"
@@ -227,34 +229,6 @@ LaunchJitter::Spread launch_spread(const HostCosts& host) {
           .correlation = host.launch_jitter_correlation.value};
 }
 
-void report_device(const CostModelExecutor& executor, RunResult& result) {
-  const CostModelExecutor::Usage& usage = executor.usage();
-  if (result.device_time.empty())
-    result.device_time = {{"prefill steps", 0}, {"mixed steps", 0}, {"decode steps", 0}};
-  result.prices += usage.prices;
-  result.device_time[0].second += usage.prefill.ns;
-  result.device_time[1].second += usage.mixed.ns;
-  result.device_time[2].second += usage.decode.ns;
-  result.device_busy_ns += usage.prefill.ns + usage.mixed.ns + usage.decode.ns;
-  result.offload.device_wait_ns += usage.copy_ns;
-  result.first_uses += static_cast<std::uint64_t>(executor.first_use().count());
-  result.first_use_ns += executor.first_use().held_ns();
-}
-
-void report_stages(const CostModelExecutor::Usage& usage, PipelineResult& p) {
-  if (usage.stage_ns.empty() || usage.staged_span_ns == 0) return;
-  p.stages = static_cast<std::int32_t>(usage.stage_ns.size());
-  p.empty_batches = usage.empty_batches;
-  const double span = static_cast<double>(usage.staged_span_ns);
-  double busy = 0;
-  for (const std::int64_t ns : usage.stage_ns) {
-    p.busy.push_back(static_cast<double>(ns) / span);
-    busy += p.busy.back();
-  }
-  p.handoff = static_cast<double>(usage.handoff_ns) / span / p.stages;
-  p.bubble = 1 - busy / p.stages - p.handoff;
-}
-
 // A warm-up that takes in every request leaves nothing to say. (A shortened run may well end in it.)
 Status check_measured(const RunResult& r, const RunOptions& options) {
   const bool measured = r.completed + r.failed + r.cancelled + r.timed_out + r.rejected > 0;
@@ -315,6 +289,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
       LaunchJitter(launch_spread(instance.engine.host), seed, engines, first_instance),
       pool.images.encoder.get(), pool.acceptance.oracle());
   ORRERY_TRY_STATUS(add_host_links(spec, *pool.executor));
+  pool.executor->know_stages(instance.plan.gpus() / instance.plan.pp);
   if (spec.first_request_effects)
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
   if (spec.role == PoolRole::encoder) pool.executor->encode_only();
@@ -415,6 +390,11 @@ Status share_links(const Scenario& scenario, const RunParts& parts, Executor& ex
   return ok_status();
 }
 
+std::unique_ptr<Scheduler> fresh_scheduler(const PoolRun& pool) {
+  return make_instance_scheduler(*find_scheduler(pool.spec->instance.engine.scheduler), pool.config,
+                                 pool.pricer.ranks());
+}
+
 void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& setup) {
   const InstanceSpec& instance = pool.spec->instance;
   PoolSetup s{.name = pool.spec->name,
@@ -435,9 +415,30 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
   setup.pools.push_back(std::move(s));
-  for (std::size_t i = 0; i < pool.engines(); ++i)
-    setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(instance.engine.scheduler),
-                                                       pool.config, pool.pricer.ranks()));
+  for (std::size_t i = 0; i < pool.engines(); ++i) setup.schedulers.push_back(fresh_scheduler(pool));
+}
+
+// Instances that come and go; null where all stay.
+Result<std::unique_ptr<FleetPlan>> add_fleet(const RunParts& parts, SimulationSetup& setup) {
+  const Scenario& s = *parts.scenario;
+  if (!has_changes(s.faults, s.pools())) return std::unique_ptr<FleetPlan>();
+  std::vector<FabricTransport::Seat> seats;
+  if (s.topology != nullptr) {
+    ORRERY_TRY(known, seat_instances(*s.topology, s.pools(), s.pd.nixl));
+    seats = std::move(known);
+  }
+  auto plan =
+      std::make_unique<FleetPlan>(fleet_plan(s.faults, s.recovery, s.pools(), seats, s.topology.get()));
+  setup.fleet = plan.get();
+  setup.make_scheduler = [&parts](InstanceId instance) {
+    std::size_t left = instance.value();
+    for (const auto& pool : parts.pools) {
+      if (left < pool->engines()) return fresh_scheduler(*pool);
+      left -= pool->engines();
+    }
+    return std::unique_ptr<Scheduler>();
+  };
+  return plan;
 }
 
 void report_pools(const RunParts& parts, RunResult& result) {
@@ -456,15 +457,6 @@ void report_pools(const RunParts& parts, RunResult& result) {
     describe_pool(*pool.spec, pool.config.block_size, result.pools[i]);
   }
   result.price_sources = shares_of(ns, total);
-}
-
-void report_transport(const FabricTransport& transport, bool embeddings, RunResult& result) {
-  const SimDuration span = later(result.last_finish, result.first_arrival) - result.first_arrival;
-  if (!embeddings) return transport.report(span, result.transfers);
-  KvTransferResult sent;
-  transport.report(span, sent);
-  result.images.fetches = sent.pulls;
-  result.images.fetched_bytes = sent.bytes;
 }
 
 }  // namespace
@@ -497,6 +489,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.pd = scenario.pd;
   if (transport != nullptr) ORRERY_TRY_STATUS(share_links(scenario, *parts, *setup.executor, *transport));
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
+  ORRERY_TRY(fleet, add_fleet(*parts, setup));
   setup.sink = options.sink;
   setup.observer = options.observer;
   setup.slo = scenario.slo.limits();

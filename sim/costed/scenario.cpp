@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
+#include "sim/costed/faults.h"
 #include "sim/policies.h"
 
 namespace orrery {
@@ -14,14 +15,6 @@ namespace orrery {
 namespace fs = std::filesystem;
 
 namespace {
-
-// Keys whose names interfaces §3 fixes and whose meaning a later version brings: refused by name, never
-// ignored.
-void refuse(const Yaml& node, const char* what) {
-  if (node.present())
-    node.fail(std::string(what) + " is not modelled by this version of Orrery; remove the key");
-  if (node.is_map()) node.entries();
-}
 
 SloSpec read_slo(const Yaml& node) {
   SloSpec slo;
@@ -189,7 +182,6 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
 
   Errors errors;
   const Yaml root = document.root();
-  refuse(root.optional("faults"), "fault injection");
   const Yaml figures = root.optional("overrides").optional("figures");
   Scenario scenario =
       read_scenario_parts(root.require("deployment"), root.optional("workload"), folder, errors, figures);
@@ -202,6 +194,8 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
     errors.push_back(invalid_input("there is no workload: give `trace:` or `generator:`, or --trace FILE",
                                    {path, 0, 0}, "workload"));
   }
+  read_faults(root, scenario.pools(), scenario.topology.get(), scenario.pd.at_once, scenario.faults,
+              scenario.recovery);
   scenario.slo = read_slo(root.optional("slo"));
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);
@@ -282,6 +276,13 @@ void write_first_use(std::string& out, const FirstUseCosts& f) {
   out += "    first_use:\n";
   write_figure(out, "fused_experts", f.fused_experts);
   write_figure(out, "mxfp4_experts", f.mxfp4_experts);
+}
+
+void write_start(std::string& out, const StartCosts& s) {
+  out += "    start:\n";
+  write_figure(out, "engine", s.engine);
+  write_figure(out, "engine_fp8_block", s.engine_fp8_block);
+  write_figure(out, "load", s.load);
 }
 
 // TensorRT-LLM's arguments as used, nested as it nests them.
@@ -411,6 +412,7 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
   if (pool.instance.plan.pp > 1) write_pipeline(out, *e.pipeline);
   if (scenario.workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
+  if (has_changes(scenario.faults, scenario.pools()) && e.start) write_start(out, *e.start);
   return out;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "sim/collector.h"
+#include "sim/costed/fault_spec.h"
 #include "sim/costed/pool_spec.h"
 #include "sim/handoffs.h"
 #include "workloads/workload.h"
@@ -31,6 +32,8 @@ struct Scenario {
   std::vector<PoolSpec> other_pools;                 // behind it, in the order of the file
   std::shared_ptr<const fabric::Topology> topology;  // that instances stand on; may be null
   PdRules pd;                                        // deployment.pd, of prefill and decode pools
+  std::vector<FaultSpec> faults;
+  RecoverySpec recovery;
   WorkloadSpec workload;
   SloSpec slo;
   std::uint64_t seed = 1;

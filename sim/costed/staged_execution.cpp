@@ -37,6 +37,10 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
   for (std::size_t i = 0; i < staged_.stages.size(); ++i) {
     StageTiming& stage = staged_.stages[i];
     stage.launch = stage.launch * factor / unit + first_use;
+    if (!e.speeds.empty()) {
+      stage.busy = slowed(stage.busy, e.speeds[i]);
+      stage.last_kernel = slowed(stage.last_kernel, e.speeds[i]);
+    }
     usage_.stage_ns[i] += stage.busy;
     usage_.handoff_ns += stage.handoff;
     busy += stage.busy + stage.handoff;

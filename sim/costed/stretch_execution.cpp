@@ -44,6 +44,7 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   s.running = plan.running;
   s.context = plan.decode_context_tokens;
   s.ranks.assign(plan.ranks.begin(), plan.ranks.end());
+  s.speed = e.speeds.empty() ? 1 : e.speeds.front();
   s.start = now;
   s.pipeline = e.pipeline;
   s.open = e.open;
@@ -125,6 +126,25 @@ struct CostModelExecutor::JointPrices {
   }
 };
 
+// As many of its steps as were taken.
+void CostModelExecutor::finish_stretch(Engine& e) {
+  Stretch& s = e.stretch;
+  if (s.taken < s.planned) {
+    e.pipeline = s.pipeline;
+    e.open = s.open;
+    if (experts_.on()) experts_.restore(index_of(e), s.experts);
+    run_stretch(e, s.taken);
+  }
+  usage_.prices += static_cast<std::uint64_t>(s.taken);
+  usage_.decode.ns += (e.pipeline.device_free() - later(s.start, s.pipeline.device_free())).ns();
+  usage_.decode.steps += s.taken;
+  usage_.decode.decodes += s.taken * s.decodes;
+  usage_.decode.decode_context += s.taken * s.context;
+  for (std::size_t r = 0; r < e.lanes.size(); ++r)
+    e.lanes[r].run(s.taken, s.ranks.empty() || s.ranks[r].runs);
+  s.planned = 0;
+}
+
 void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   const Stretch& s = e.stretch;
   ExpertRun* const experts = experts_.on() ? &experts_ : nullptr;
@@ -161,8 +181,10 @@ void CostModelExecutor::run_steps(Engine& e, std::int64_t steps, Prices prices) 
   std::array<StepTimes, stretch_ring> ring;
   std::array<std::int64_t, stretch_ring> busy{};
   StepTiming timing = prices.timing();
+  if (s.speed != 1) timing.last_kernel = slowed(timing.last_kernel, s.speed);
   for (std::int64_t i = 0; i < steps; ++i) {
     timing.busy = prices.busy(now);
+    if (s.speed != 1) timing.busy = slowed(timing.busy, s.speed);
     if (i == 0) s.first_busy = timing.busy;
     s.last_busy = timing.busy;
     const std::size_t place = static_cast<std::size_t>(i) % stretch_ring;

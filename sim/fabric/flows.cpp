@@ -285,7 +285,7 @@ FailedLink Flows::fail(LinkId link, SimTime now) {
     std::vector<LinkId> links;
     if (flow.spec.links.empty()) links = s.routes.find(flow.spec.from, flow.spec.to, flow.spec.key);
     if (links.empty()) {
-      out.cut.push_back({flow.id, static_cast<std::int64_t>((flow.left + nano - 1) / nano)});
+      out.cut.push_back({flow.id, flow.spec.key, static_cast<std::int64_t>((flow.left + nano - 1) / nano)});
       --s.active;
       s.release(slot);
       continue;
@@ -295,6 +295,15 @@ FailedLink Flows::fail(LinkId link, SimTime now) {
     out.rerouted.push_back(flow.id);
   }
   return out;
+}
+
+void Flows::restore(LinkId link, SimTime now) {
+  State& s = *state_;
+  s.progress(now);
+  for (const LinkId direction : {link, Topology::reverse(link)}) {
+    s.failed[direction.value()] = false;
+    s.routes.restore(direction);
+  }
 }
 
 bool Flows::active(FlowId id) const {

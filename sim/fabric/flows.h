@@ -45,6 +45,7 @@ struct Arrival {
 
 struct CutFlow {
   FlowId flow;
+  std::uint64_t key = 0;
   std::int64_t bytes_left = 0;  // rounded up
 };
 struct FailedLink {              // both ordered by (key, id)
@@ -76,6 +77,8 @@ class Flows {
   void reserve(LinkId link, std::int64_t bytes_per_second, SimTime now);
   // Cuts the cable: both directions carry nothing any more. Drained flows still arrive.
   FailedLink fail(LinkId link, SimTime now);
+  // Undoes that for both directions, at the bandwidth they had. Flows under way keep their routes.
+  void restore(LinkId link, SimTime now);
 
   bool active(FlowId flow) const;                     // has not drained
   std::int64_t rate(FlowId flow);                     // bytes per second; 0 when not active

@@ -97,4 +97,9 @@ void Routes::fail(LinkId link) {
   for (Distances& known : to_) known.clear();
 }
 
+void Routes::restore(LinkId link) {
+  failed_[link.value()] = false;
+  for (Distances& known : to_) known.clear();
+}
+
 }  // namespace orrery::fabric

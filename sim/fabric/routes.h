@@ -26,6 +26,7 @@ class Routes {
   std::vector<LinkId> find(DeviceId from, DeviceId to, std::uint64_t key);
   bool reachable(DeviceId from, DeviceId to);
   void fail(LinkId link);  // this direction carries nothing any more
+  void restore(LinkId link);
   bool failed(LinkId link) const { return failed_[link.value()]; }
 
  private:

@@ -6,7 +6,8 @@ namespace {
 class RoundRobin final : public Router {
  public:
   InstanceId choose(const Request&, std::span<const InstanceView> instances) override {
-    while (!instances[next_].open) next_ = (next_ + 1) % instances.size();
+    for (std::size_t tried = 1; !instances[next_].open && tried < instances.size(); ++tried)
+      next_ = (next_ + 1) % instances.size();
     const auto chosen = static_cast<std::uint32_t>(next_);
     next_ = (next_ + 1) % instances.size();
     return InstanceId(chosen);

@@ -35,6 +35,7 @@ class SglangScheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
+  std::int32_t outputs_of(SequenceId sequence) const override;
   // Somebody who waited was turned away for the newcomer: the next plan says so.
   bool may_overtake() const override { return !turned_away_.empty(); }
   void on_idle() override;  // §1.5

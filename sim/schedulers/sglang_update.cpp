@@ -193,6 +193,12 @@ std::int32_t SglangScheduler::drop_departed(SequenceId sequence) {
   return outputs;
 }
 
+std::int32_t SglangScheduler::outputs_of(SequenceId sequence) const {
+  const Sequence& s = sequences_[sequence.value()];
+  const bool decodes = s.state == State::decoding || s.state == State::ending;
+  return decodes ? known_outputs(s) : s.outputs;
+}
+
 // Leaves the first `up_to` tokens to the tree and moves the lock to where they end.
 void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
   if (!config_.cache.prefix_sharing) return;

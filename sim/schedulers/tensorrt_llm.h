@@ -51,6 +51,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::span<const PullWork> take_pulls() override;
   bool on_remote_end(SequenceId sequence, bool said_eos) override;
   bool on_remote_failure(SequenceId sequence) override;
+  std::int32_t outputs_of(SequenceId sequence) const override;
   std::uint64_t digest() const override { return digest_.value(); }
   std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
   void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests

@@ -125,6 +125,13 @@ std::int32_t TensorRtLlmScheduler::drop_departed(SequenceId sequence) {
   return outputs;
 }
 
+std::int32_t TensorRtLlmScheduler::outputs_of(SequenceId sequence) const {
+  const Sequence& s = sequences_[sequence.value()];
+  if (speculates() || (s.state != State::decoding && s.state != State::to_complete)) return s.outputs;
+  return s.max_output -
+         static_cast<std::int32_t>(std::max<std::int64_t>(0, s.last_step - updated_steps_ + 1));
+}
+
 void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t computed,
                                   std::size_t update) {
   const Sequence& s = sequences_[slot];

@@ -34,6 +34,10 @@ class VllmV1Scheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   std::int32_t drop_departed(SequenceId sequence) override;
+  std::int32_t outputs_of(SequenceId sequence) const override {
+    const Sequence& s = sequences_[sequence.value()];
+    return walks() ? s.outputs : known_outputs(s);
+  }
   bool may_overtake() const override { return config_.by_priority; }
   bool has_work() const override {
     return running_count_ > 0 || !waiting_.empty() || !skipped_.empty() || remote_.held > 0;

@@ -83,7 +83,7 @@ check("lora refused by name", 3, ["LoRA"], edit("workload:", "  engine_args: {en
 check("structured output refused", 3, ["structured"], edit("workload:", "  engine_args: {structured_outputs_config: {backend: x}}\nworkload:"))
 check("unknown engine argument", 3, ["max_num_batched_token", "max_num_batched_tokens"],
       edit("workload:", "  engine_args: {max_num_batched_token: 5}\nworkload:"))
-check("faults refused", 3, ["fault"], SCENARIO + "faults: [{at_s: 1}]\n")
+check("a fault without kind and target", 3, ["fault"], SCENARIO + "faults: [{at_s: 1}]\n")
 check("no workload", 3, ["workload"], SCENARIO.split("workload:")[0])
 check("bad set", 2, ["--set"], args=["--set", "nonsense"])
 check("set unknown key", 3, ["deployment.foo"], args=["--set", "deployment.foo=1"])

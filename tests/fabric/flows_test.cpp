@@ -328,12 +328,20 @@ TEST_CASE("a cut cable reroutes what has another way and reports what has none")
   CHECK(flows.bytes_left(flow, SimTime(500'000)) == 25'000'000);
   CHECK(flows.link_bytes(port) == 25'000'000);
   const FlowId local = flows.add({t.gpu(0, 0), t.gpu(0, 1), giga, 3}, SimTime(600'000)).value();
-  const FlowId demand = flows.add({{}, {}, giga, 4, {flows.links_of(local)[0]}}, SimTime(600'000)).value();
-  const FailedLink nvlink = flows.fail(flows.links_of(local)[0], SimTime(600'000));
+  const LinkId direct = flows.links_of(local)[0];
+  const FlowId demand = flows.add({{}, {}, giga, 4, {direct}}, SimTime(600'000)).value();
+  const FailedLink nvlink = flows.fail(direct, SimTime(600'000));
   REQUIRE(nvlink.rerouted == std::vector<FlowId>{local});  // over PCIe
   REQUIRE(nvlink.cut.size() == 1);
   CHECK(nvlink.cut[0].flow == demand);
   CHECK(nvlink.cut[0].bytes_left == giga);
+  CHECK(nvlink.cut[0].key == 4);
+  CHECK(flows.rate(local) <= 63 * giga);
+  // Mended, the way is there again for whoever comes; flows under way stay where they are.
+  flows.restore(direct, SimTime(700'000));
+  const FlowId later = flows.add({t.gpu(0, 0), t.gpu(0, 1), giga, 5}, SimTime(700'000)).value();
+  CHECK(flows.links_of(later)[0] == direct);
+  CHECK(flows.rate(later) == 450 * giga);
   CHECK(flows.rate(local) <= 63 * giga);
 }
 

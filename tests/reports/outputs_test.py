@@ -366,6 +366,27 @@ class Outputs(unittest.TestCase):
         printed = json.loads(self.call("simulate", "scenario.yaml", "--json", "--intervals", "off").stdout)
         self.assertEqual(printed["digest"], self.summary["digest"])
 
+    def test_faults_show_in_every_output(self):
+        text = SCENARIO.replace("  replicas: 2\n", "  replicas: 2\n  start: {engine_s: 1, load_gb_per_s: 100}\n"
+                                "  on_failure: {detection_s: 0.5}\n")
+        (self.folder / "faults.yaml").write_text(text + "faults: [{at_s: 4, kind: gpu, target: {replica: 1}, for_s: 2}]\n")
+        self.call("simulate", "faults.yaml", "--out", "faults", "--intervals", "off", "--outputs", "all")
+        summary = json.loads((self.folder / "faults" / "summary.json").read_text())
+        fleet = summary["fleet"]
+        self.assertEqual(fleet["instances_lost"], 1)
+        self.assertEqual([(s["instance"], s["state"]) for s in fleet["not_up"]], [(1, "failed"), (1, "starting")])
+        self.assertEqual(fleet["not_up"][0]["from_s"], 4)
+        self.assertEqual(fleet["not_up"][1]["from_s"], 6)
+        self.assertGreater(fleet["requests_lost"], 0)
+        self.assertEqual(fleet["retries"], fleet["requests_lost"])
+        rows = read_csv(self.folder / "faults" / "requests.csv")
+        self.assertEqual([int(r["output_tokens"]) for r in rows], [r["output_length"] for r in self.trace])
+        trace = json.loads((self.folder / "faults" / "trace.json").read_text())
+        names = [e["name"] for e in trace["traceEvents"] if e.get("tid") == 3]
+        self.assertEqual(names, ["failed", "starting"])
+        self.assertIn("availability", (self.folder / "faults" / "report.html").read_text())
+        self.assertIsNone(self.summary["fleet"])
+
     def test_prefill_and_decode_apart_say_where_the_first_token_went(self):
         pools = ", ".join(
             f"{{name: {name}, role: {role}, replicas: {n}, hardware: h200, model: qwen3-8b, engine: vllm-0.24}}"

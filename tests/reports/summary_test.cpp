@@ -40,6 +40,20 @@ TEST_CASE("throughput divides by first arrival to last finish; goodput counts wh
   CHECK(j["ttft_ms"].is_null());  // nothing was measured: not zero
   CHECK(j["interval_90"].is_null());
   CHECK(j["experts"].is_null());
+  CHECK(j["fleet"].is_null());
+  // Where instances come and go, what is not off is paid: 0.02 GPU-hours at 3.6.
+  run.fleet.on = true;
+  run.fleet.gpu_hours = 0.02;
+  run.fleet.requests_lost = 7;
+  run.fleet.stays.push_back(
+      {InstanceId(1), InstanceState::failed, SimTime(3'000'000'000), SimTime(5'000'000'000)});
+  const Json moving = summary_json(input);
+  CHECK(moving["cost"]["usd"].get<double>() == Approx(0.072));
+  CHECK(moving["fleet"]["requests_lost"] == 7);
+  CHECK(moving["fleet"]["not_up"][0]["state"] == "failed");
+  CHECK(moving["fleet"]["not_up"][0]["to_s"] == 5.0);
+  CHECK(summary_text(input, "").find("7 requests") != std::string::npos);
+  run.fleet = {};
   run.experts = {.on = true,
                  .balancedness = 0.7,
                  .least_balancedness = 0.5,

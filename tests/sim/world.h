@@ -65,6 +65,7 @@ struct World {
   double host_blocks_per_s = 0;                                 // of the host link, one direction
   const AcceptanceOracle* acceptance = nullptr;                 // with config.speculation
   std::shared_ptr<const AcceptanceOracle> own_acceptance = {};  // the same, where the world keeps it
+  std::optional<FleetPlan> fleet = {};                          // instances come and go
 };
 
 // Wrappers that hand things over in another order; the loop must not care.
@@ -100,6 +101,9 @@ class ShuffledExecutor final : public Executor {
   void cut(InstanceId i, SimTime at) override { inner_.cut(i, at); }
   void take_input(InstanceId i, std::int64_t n, SimTime at) override { inner_.take_input(i, n, at); }
   void ended(InstanceId i, SequenceId s) override { inner_.ended(i, s); }
+  void reset(InstanceId i, SimTime now) override { inner_.reset(i, now); }
+  void set_speed(InstanceId i, std::int32_t gpu, double factor) override { inner_.set_speed(i, gpu, factor); }
+  void end_before(InstanceId i, SimTime at) override { inner_.end_before(i, at); }
   SimTime next_event() const override { return inner_.next_event(); }
   void collect(SimTime now, Outcomes& out) override {
     inner_.collect(now, out);
@@ -143,6 +147,12 @@ inline RunResult run(const World& w, std::vector<TraceRequest> requests, std::ui
   config.steps_in_flight = pricer.steps_in_flight();
   for (std::size_t i = 0; i < w.replicas; ++i)
     setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(w.scheduler), config, pricer.ranks()));
+  if (w.fleet) {
+    setup.fleet = &*w.fleet;
+    setup.make_scheduler = [&](InstanceId) {
+      return make_instance_scheduler(*find_scheduler(w.scheduler), config, pricer.ranks());
+    };
+  }
   setup.front_end = w.front_end;
   setup.stream = w.stream;
   setup.stream.speculates = w.acceptance != nullptr;

@@ -1,9 +1,9 @@
 """The table of key_effects_test.py, put together from the files beside this one."""
 import re
 
-from . import deployment, figures, sglang, tensorrt_llm, vllm, workload
+from . import deployment, faults, figures, sglang, tensorrt_llm, vllm, workload
 
-TABLE = (deployment.EFFECTS + workload.EFFECTS + figures.EFFECTS + vllm.EFFECTS + sglang.EFFECTS +
+TABLE = (deployment.EFFECTS + faults.EFFECTS + workload.EFFECTS + figures.EFFECTS + vllm.EFFECTS + sglang.EFFECTS +
          tensorrt_llm.EFFECTS)
 
 
