@@ -6,7 +6,8 @@ PREFILL = "cost[prefill 4096@0]:"
 TRANSFER = "transfers.ttft_parts_ms.transfer.mean"
 # 63 blocks of 16 tokens, each 36 layers x 2 x 8 heads x 128 values x 2 bytes, in ms over a link of 1 GB/s.
 ONE_PROMPT = 63 * 16 * (36 * 2 * 8 * 128 * 2) * 1e-6
-NO_FAULT = "a transfer fails by a fault alone: without effect until a fault is in the scenario"
+# The only link there is, 1 GB/s, while the prompt is on it: from 31 to 180 ms.
+CUT = "deployment.topology=$DATA/slow.yaml; faults=[{kind: link, target: [g0, g1], at_s: 0.1, for_s: 0.001}]"
 
 EFFECTS = [
     down("deployment.hardware", "plain", "deployment.hardware=h100", "cost:memory.kv_tokens"),
@@ -148,6 +149,7 @@ EFFECTS = [
             2 + 63 * 36 * 2 * 3.6e-3 + 0.010, without="deployment.pd.connector=moriio"),
     becomes("deployment.pd.local_below", "one-apart", "deployment.pd.local_below=1001", "transfers.pulls", 0,
             without="deployment.pd.local_below=1000"),
-    Named("deployment.pd.retry", NO_FAULT),
-    Named("deployment.pd.kv_load_failure_policy", NO_FAULT),
+    becomes("deployment.pd.retry", "one-apart", "deployment.pd.retry=0", "requests.failed", 1, without=CUT),
+    becomes("deployment.pd.kv_load_failure_policy", "one-apart", "deployment.pd.kv_load_failure_policy=recompute",
+            "requests.completed", 1, without="deployment.pd.retry=0; " + CUT),
 ]
