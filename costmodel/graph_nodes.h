@@ -303,6 +303,7 @@ class GraphNodes {
     if (!std::exchange(split_rows_, false)) return;
     OpSpec s = width(model_.hidden);
     s.ranks = static_cast<std::int32_t>(tp_);
+    s.links = across(&PlanLinks::tensor);
     add("moe_rows_all_gather", "all_gather", s, l);
   }
 

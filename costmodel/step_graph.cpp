@@ -223,6 +223,7 @@ class GraphBuilder : GraphNodes {
     if (norms_all_heads(model_) && tp_ > 1) {  // MiniMaxText01RMSNormTP: two sums of squares in fp32 a token
       OpSpec sums = width(4);
       sums.ranks = static_cast<std::int32_t>(tp_);
+      sums.links = across(&PlanLinks::tensor);
       add("qk_norm_all_reduce", "all_reduce", sums, l);
     }
     OpSpec new_tokens = attention;

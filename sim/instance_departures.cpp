@@ -29,6 +29,14 @@ void Instance::client_left(SequenceId sequence, SimTime now) {
   wiring_.executor->cut(wiring_.id, now);
 }
 
+void Instance::abandon(SequenceId sequence, SimTime now) {
+  Progress& p = progress_of(sequence);
+  if (p.left) return;
+  p.left = true;
+  departed_.push_back(sequence);
+  wiring_.executor->cut(wiring_.id, now);
+}
+
 void Instance::drop_departed() {
   std::size_t kept = 0;
   for (const SequenceId sequence : departed_) {

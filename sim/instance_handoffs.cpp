@@ -105,6 +105,7 @@ void Instance::take_handed(const StepPlan& plan, StepId step, SimTime now) {
     Progress& p = progress_of(work.sequence);
     p.admitted = true;
     p.first_scheduled = now;
+    if (wiring_.answers != nullptr) wiring_.answers->first_token(p.request);
     observe_request(RequestEvent::Kind::admitted, p.request, now, step.value(), work.tokens, work.tokens);
     const auto last = static_cast<std::int64_t>(step.value()) - 1;
     p.first_token = told + output_delay_;

@@ -38,6 +38,7 @@ void PrefillDecode::entered(const Request& request, InstanceId instance, Sequenc
   h.life = (*loop_.lives)[instance.value()];
   h.held = sequence;
   if (!h.room_at.is_never() && instances_[instance.value()]->on_room(sequence)) wakes_.push_back(instance);
+  if (h.over) handoffs_.settle(request.id);  // turned away on the decode side already
 }
 
 void PrefillDecode::take_answers(SimTime now) {
@@ -231,7 +232,12 @@ void PrefillDecode::settle(SimTime now) {
 
 void PrefillDecode::settle_pair(RequestId request, SimTime now) {
   Handoff* const h = handoffs_.find(request);
-  if (h == nullptr || !h->prefill_over) return;
+  if (h == nullptr) return;
+  if (!h->prefill_over) {
+    // The decode side has turned it away: nobody will make room for what the prefill leg computes.
+    if (handoffs_.rules.at_once && h->over && h->room_at.is_never() && !h->held.is_none()) abandon(*h, now);
+    return;
+  }
   const bool has_kv = !h->answered.is_never();
   const bool transfer_over = !h->pull_end.is_never();
   if (!has_kv && !h->room_at.is_never() && !transfer_over) {  // nothing more will ever be sent
@@ -249,6 +255,12 @@ void PrefillDecode::settle_pair(RequestId request, SimTime now) {
   }
   if (!has_kv || !h->holds_kv) return handoffs_.given_back(request);
   if (transfer_over || (h->over && h->room_at.is_never())) give_back(*h, request, now);
+}
+
+void PrefillDecode::abandon(const Handoff& h, SimTime now) {
+  if (!lives(h.from, h.life)) return;
+  instances_[h.from.value()]->abandon(h.held, now);
+  wakes_.push_back(h.from);
 }
 
 // From the beginning, as a proxy does that was answered with an error.

@@ -86,6 +86,7 @@ class PrefillDecode {
   void drop_decode_leg(InstanceId at, const Instance::Live& live, SimTime now,
                        std::vector<LostRequest>& lost);
   void settle_pair(RequestId request, SimTime now);
+  void abandon(const Handoff& h, SimTime now);
   void send_again(RequestId request, SimTime now);
 
   Handoffs handoffs_;

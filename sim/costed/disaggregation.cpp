@@ -333,7 +333,8 @@ namespace {
 // (base_worker.py, register_kv_caches, with FlashAttention's cache).
 std::int32_t regions(const PoolSpec& pool) {
   const ModelSpec& model = pool.instance.model;
-  return static_cast<std::int32_t>(model.layers * (model.latent.present() ? 1 : 2));
+  const std::int64_t latent = model.sparse.present() ? 2 : 1;  // the indexer's keys are a cache of their own
+  return static_cast<std::int32_t>(model.layers * (model.latent.present() ? latent : 2));
 }
 
 // Where the next instance begins: where it is; on the next node when what is left of this one cannot hold it;
@@ -417,6 +418,21 @@ Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*
       return errors;
     }
     pool->instance.links = std::move(links).value();
+    const auto nodes_of = [&](const FabricTransport::Seat& seat) {
+      std::vector<std::int32_t> nodes;
+      for (const DeviceId gpu : seat.gpus)
+        nodes.push_back(topology.device(gpu).node - topology.device(seat.gpus.front()).node);
+      return nodes;
+    };
+    for (std::int32_t i = 1; i < pool->engines(); ++i) {
+      if (nodes_of(seats[first + static_cast<std::size_t>(i)]) == nodes_of(seats[first])) continue;
+      return make_error(
+          ErrorKind::invalid_input,
+          "pool " + quote(pool->name) + ": instance " + std::to_string(i) +
+              " stands on other nodes of topology " + topology.name + " than the first (" +
+              "GPUs of one node there, of several here, or otherwise shared out), and one price is " +
+              "that of all; give such instances pools of their own, in the order of the nodes");
+    }
     first += static_cast<std::size_t>(pool->engines());
   }
   return ok_status();

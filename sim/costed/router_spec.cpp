@@ -84,6 +84,8 @@ void check_caches(const Yaml& router, const PoolSpec& pool) {
     refuse("needs prefix caches, which pool " + quote(pool.name) + " has not");
   if (has_window(pool.instance.model)) refuse("beside layers with a sliding window is not modelled");
   if (engine.settings.kv_offload_bytes > 0) refuse("beside KV blocks in host memory is not modelled");
+  if (engine.engine == "sglang" && pool.role == PoolRole::decode)
+    refuse("needs prefix caches, which SGLang's decode servers have not");
   if (engine.engine == "sglang" && pool.instance.speculation.on())
     refuse("beside speculation on sglang is not modelled");
 }
@@ -142,6 +144,12 @@ void check_routers(const std::vector<Yaml>& nodes, const std::vector<const PoolS
     }
     const bool keeps_books = router.policy == "kv-aware" || router.policy == "slots";
     if (router.policy == "kv-aware") check_caches(at, pool);
+    const bool encoders = std::any_of(pools.begin(), pools.end(),
+                                      [](const PoolSpec* p) { return p->role == PoolRole::encoder; });
+    if (router.gathers_batches() && encoders && pool.role == PoolRole::mixed)
+      at.fail(
+          "requests with images come from the encoder pool one by one, not in batches; take another router "
+          "for the language instances");
     if (keeps_books) check_books(at, pool, router);
     if (router.gathers_batches() && pool.role == PoolRole::decode)
       at.fail(

@@ -221,6 +221,7 @@ void SglangScheduler::merge_received() {
     if (ends) {
       release(slot, s.prompt, s.prompt, false);
       drop_slot(slot);
+      emptied_ = true;  // what it gave back may let others in
       continue;
     }
     s.order = next_order_++;
