@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "costmodel/expert_exchange.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
 #include "sim/fabric/presets.h"
@@ -407,6 +408,20 @@ Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topo
   return ports;
 }
 
+namespace {
+
+// Point-to-point kernels between experts' ranks were timed with one NIC a GPU: theirs is the topology's.
+void put_exchange_on(const fabric::Topology& topology, std::int32_t node, InstanceSpec& instance) {
+  if (instance.exchange == nullptr || !instance.exchange->network_link.present()) return;
+  const double rate = network_rate_per_gpu(topology, node);
+  if (rate <= 0) return;
+  ExchangeTable table = *instance.exchange;
+  table.network_ratio = rate / table.network_link.value.value();
+  instance.exchange = std::make_shared<const ExchangeTable>(std::move(table));
+}
+
+}  // namespace
+
 Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools) {
   ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, false));
   std::size_t first = 0;
@@ -418,6 +433,7 @@ Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*
       return errors;
     }
     pool->instance.links = std::move(links).value();
+    put_exchange_on(topology, topology.device(seats[first].gpus.front()).node, pool->instance);
     const auto nodes_of = [&](const FabricTransport::Seat& seat) {
       std::vector<std::int32_t> nodes;
       for (const DeviceId gpu : seat.gpus)

@@ -117,4 +117,17 @@ Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& top
   return ports;
 }
 
+double network_rate_per_gpu(const fabric::Topology& topology, std::int32_t node) {
+  double rate = 0, gpus = 0;
+  for (std::size_t i = 0; i < topology.link_count(); ++i) {
+    const fabric::Link& l = topology.link(fabric::LinkId(static_cast<std::uint32_t>(i)));
+    const fabric::Device& from = topology.device(l.from);
+    if (l.link_class == fabric::LinkClass::network && from.kind == fabric::DeviceKind::nic &&
+        from.node == node)
+      rate += static_cast<double>(l.bytes_per_second);
+  }
+  for (const DeviceId gpu : topology.gpus()) gpus += topology.device(gpu).node == node ? 1 : 0;
+  return gpus > 0 ? rate / gpus : 0;
+}
+
 }  // namespace orrery

@@ -31,4 +31,7 @@ Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& top
                                                      const std::vector<DeviceId>& gpus,
                                                      const ParallelPlan& plan);
 
+// What a node's NICs send into the network, shared out over its GPUs; bytes a second. 0 without NICs.
+double network_rate_per_gpu(const fabric::Topology& topology, std::int32_t node);
+
 }  // namespace orrery
