@@ -52,8 +52,9 @@ class Instance {
   }
   // The core learns that the client of a live request is gone. The next pass of its thread drops it.
   void client_left(SequenceId sequence, SimTime now);
-  // Its prefill leg is of no use to anybody: as if its client had left, of which nobody is told.
-  void abandon(SequenceId sequence, SimTime now);
+  // Its prefill leg is of no use to anybody: as if its client had left, of which nobody is told. True when an
+  // idle instance may go on.
+  bool abandon(SequenceId sequence, SimTime now);
   void on_outcome(const StepOutcome& outcome);
   // Its process is gone. Returns, by request, who goes on elsewhere or is failed; clients that had left get
   // their last word. Nothing else may be asked of it then but what it counted.

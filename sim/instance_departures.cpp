@@ -29,12 +29,13 @@ void Instance::client_left(SequenceId sequence, SimTime now) {
   wiring_.executor->cut(wiring_.id, now);
 }
 
-void Instance::abandon(SequenceId sequence, SimTime now) {
+bool Instance::abandon(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
-  if (p.left) return;
+  if (p.left) return false;
   p.left = true;
   departed_.push_back(sequence);
-  wiring_.executor->cut(wiring_.id, now);
+  if (!idle_) wiring_.executor->cut(wiring_.id, now);
+  return idle_;
 }
 
 void Instance::drop_departed() {

@@ -259,8 +259,7 @@ void PrefillDecode::settle_pair(RequestId request, SimTime now) {
 
 void PrefillDecode::abandon(const Handoff& h, SimTime now) {
   if (!lives(h.from, h.life)) return;
-  instances_[h.from.value()]->abandon(h.held, now);
-  wakes_.push_back(h.from);
+  if (instances_[h.from.value()]->abandon(h.held, now)) wakes_.push_back(h.from);
 }
 
 // From the beginning, as a proxy does that was answered with an error.

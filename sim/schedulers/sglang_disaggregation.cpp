@@ -142,7 +142,9 @@ SglangScheduler::Kind SglangScheduler::run_decode_pass() {
   merge_received();
   running_shrank_ = false;
   retire_ended(decodes_launched_);
-  return batch_rows() > 0 ? decode() : Kind::none;
+  if (batch_rows() == 0) return Kind::none;
+  emptied_ = false;
+  return decode();
 }
 
 // `_allocatable_token_budgets`: what is free beside the tokens kept for everybody, or beside `least`.

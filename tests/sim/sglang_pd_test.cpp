@@ -3,6 +3,7 @@
 
 #include "apart_world.h"
 #include "catch.h"
+#include "sim/costed/run.h"
 
 using namespace orrery;
 using namespace apart;
@@ -211,4 +212,36 @@ TEST_CASE("random worlds of SGLang apart: conservation, and single steps are str
   CHECK(cancelled > 50);
   CHECK(eos > 100);
   CHECK(retried > 20);
+}
+
+namespace {
+Result<RunResult> run_apart(const std::string& decode_args, const std::string& generator) {
+  const std::string keys = "hardware: h200, model: qwen3-8b, engine: sglang-0.5";
+  ScenarioOptions options;
+  options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [{" + keys +
+                           ", name: p, role: prefill}, {" + keys + ", name: d, role: decode, engine_args: {" +
+                           decode_args + "}}]}",
+                       "workload={generator: " + generator + "}"};
+  return run_scenario(
+      load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value());
+}
+}  // namespace
+
+TEST_CASE("§7 answers of one token make room for those that wait, without a step [sglang][pd]") {
+  const auto run =
+      run_apart("max_running_requests: 2",
+                "{requests: 20, arrivals: {process: fixed, rate: 10000}, input: {distribution: fixed, value: "
+                "16}, output: {distribution: fixed, value: 1}}");
+  REQUIRE(run.ok());
+  CHECK(run.value().completed == 20);
+}
+
+TEST_CASE("a request that the decode side turns away ends on the prefill side, too [sglang][pd]") {
+  const auto run = run_apart(
+      "context_length: 2048",
+      "{requests: 30, arrivals: {process: fixed, rate: 5}, input: {distribution: uniform, low: 500, "
+      "high: 3000}, output: {distribution: fixed, value: 300}}");
+  REQUIRE(run.ok());
+  CHECK(run.value().completed > 5);
+  CHECK(run.value().completed < 25);
 }
