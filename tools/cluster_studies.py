@@ -101,8 +101,8 @@ def ep8_to_ep16(bench):
          "with 32 redundant experts: redundancy brings scaling back, as the account says.",
          "**Not met**: the account's MoE time stays (0.97), Orrery's falls to 0.6, because weights decide at these sizes and a "
          "rank of EP16 reads half as many. The account's rows per expert and weights' format are not given; nothing is fitted."],
-        "`ep` equals `tp` here: EP16 is one scale-up domain that no Hopper node has, so whole steps (71.31 → 95.64 ms published) "
-        "are not compared. Popularity is assumed.")
+        "`ep` equals `tp` here, and EP16's all-reduces cross two nodes by NCCL's own model of itself; the account's plan is attention DP with an "
+        "all-to-all ([experts.md](../../docs/experts.md) has SGLang's with DeepEP), so whole steps (71.31 → 95.64 ms published) are not compared. Popularity is assumed.")
 
 
 def balancedness(bench):
