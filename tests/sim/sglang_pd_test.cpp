@@ -191,8 +191,8 @@ TEST_CASE("random worlds of SGLang apart: conservation, and single steps are str
     a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
     a.rules.retries = static_cast<std::int32_t>(random.below(2));
     a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
-    std::erase_if(requests, [&](const TraceRequest& q) {
-      return q.prompt_tokens + q.max_output_tokens + 600 > w.config.max_model_len;
+    std::erase_if(requests, [&, longest = w.config.max_model_len](const TraceRequest& q) {
+      return q.prompt_tokens + q.max_output_tokens + 600 > longest;
     });
     for (std::size_t i = 0; i < requests.size(); ++i) {
       requests[i].index = i;
