@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "catch.h"
+#include "sanitized.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/run.h"
 
@@ -264,7 +265,7 @@ TEST_CASE("prefill and decode pools are updated and scaled, and nothing is lost 
 
 TEST_CASE("drawn faults of everything: conservation, prefill and decode apart [faults]") {
   std::uint64_t lost = 0, transfers = 0;
-  for (int seed = 1; seed <= 8; ++seed) {
+  for (int seed = 1; seed <= (sanitized ? 2 : 8); ++seed) {
     const RunResult r = run_both(
         load(apart("on_failure: {retries: 5, detection_s: 0.2}, "),
              {"faults=[{kind: gpu, target: all, mtbf_h: 0.003, repair_s: 0.5}, {kind: link, target: "
@@ -277,8 +278,8 @@ TEST_CASE("drawn faults of everything: conservation, prefill and decode apart [f
     lost += r.fleet.requests_lost;
     transfers += r.fleet.transfers_lost;
   }
-  CHECK(lost > 200);
-  CHECK(transfers > 10);
+  CHECK(lost > (sanitized ? 20 : 200));
+  CHECK(transfers > (sanitized ? 0 : 10));
 }
 
 TEST_CASE("policies of failed transfers, short prompts, routers with books, TensorRT-LLM [faults]") {
@@ -292,7 +293,7 @@ TEST_CASE("policies of failed transfers, short prompts, routers with books, Tens
       apart("on_failure: {retries: 5, detection_s: 0.2}, ", "", "tensorrt-llm-1.2")};
   std::uint64_t lost = 0, transfers = 0;
   for (const std::string& deployment : deployments) {
-    for (int seed = 1; seed <= 3; ++seed) {
+    for (int seed = 1; seed <= (sanitized ? 1 : 3); ++seed) {
       CAPTURE(deployment, seed);
       const auto loaded = load(
           deployment, {"faults=[{kind: gpu, target: all, mtbf_h: 0.003, repair_s: 0.5}, {kind: link, target: "
@@ -306,8 +307,8 @@ TEST_CASE("policies of failed transfers, short prompts, routers with books, Tens
       transfers += r.fleet.transfers_lost;
     }
   }
-  CHECK(lost > 200);
-  CHECK(transfers > 10);
+  CHECK(lost > (sanitized ? 20 : 200));
+  CHECK(transfers > (sanitized ? 0 : 10));
 }
 
 TEST_CASE("routers that listen hear the end of every lost request once [faults]") {
