@@ -14,6 +14,7 @@
 #include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
 #include "costmodel/front_end.h"
+#include "costmodel/nixl_reads.h"
 #include "costmodel/typed_profile.h"
 
 namespace orrery {
@@ -207,6 +208,7 @@ struct EngineProfile {
   std::optional<StartCosts> start;                 // read where instances start in a run (docs/faults.md)
   std::vector<LatentBackend> latent_backends;      // in order of preference
   LatentBackend latent;                            // resolved, for a model with latent attention
+  std::optional<NixlFigures> nixl;                 // read with prefill and decode apart over NIXL only
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
   std::optional<PipelineCosts> pipeline;           // absent: parallel.pp is refused
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes

@@ -24,7 +24,7 @@ struct PdRules {
   // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
   // of it after the last word of the decode side.
   SimDuration lease;
-  bool nixl = false;        // KV is fetched descriptor by descriptor (sim/costed/nixl_reads.h)
+  bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
   SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
 };
 

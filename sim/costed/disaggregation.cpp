@@ -284,9 +284,18 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   if (rules.recompute_failed && (rules.at_once || !vllm))
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
   rules.nixl = read_nixl(pd, vllm, transfer);
-  if (vllm && transfer == Transfer::whole) {
-    rules.lease = duration_from_seconds(kv_lease.value);
-    rules.idle_notice = duration_from_seconds(nixl_in_node.idle_notice.value);
+  for (const PoolSpec* pool : pools) {
+    if (!rules.nixl || pool->instance.engine.nixl) continue;
+    deployment.optional("pools").fail(
+        "engine profile " + pool->instance.engine.name + " of pool " + quote(pool->name) +
+        " has no figures of NIXL's reads (nixl:); add them, or take pd.connector: moriio");
+    rules.nixl = false;
+  }
+  if (vllm && transfer == Transfer::whole) rules.lease = duration_from_seconds(kv_lease.value);
+  if (rules.nixl) {
+    const PoolSpec* const decode = first_of(PoolRole::decode, pools);
+    const EngineProfile& reader = (decode != nullptr ? decode : prefill)->instance.engine;
+    rules.idle_notice = duration_from_seconds(reader.nixl->idle_notice.value.value());
   }
   read_local(pd, pools, sglang, rules);
   if (rules.local_below == 0 && first_of(PoolRole::mixed, pools) != nullptr)
@@ -355,7 +364,7 @@ std::size_t first_seat(const fabric::Topology& topology, std::size_t next, std::
 
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools,
-                                                          bool nixl) {
+                                                          const PdRules& pd) {
   const std::vector<DeviceId>& gpus = topology.gpus();
   std::vector<FabricTransport::Seat> seats;
   std::size_t next = 0;
@@ -375,7 +384,8 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
       }
       FabricTransport::Seat seat{.gpus = {},
                                  .bytes_per_block = round_half_even(bytes),
-                                 .regions = nixl ? regions(*pool) : 0,
+                                 .regions = regions(*pool),
+                                 .nixl = pd.nixl ? &*pool->instance.engine.nixl : nullptr,
                                  .ranks = pool->instance.plan.dp};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
@@ -397,7 +407,7 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
 
 Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,
                                                               const std::vector<const PoolSpec*>& pools) {
-  ORRERY_TRY(seats, seat_instances(topology, pools, false));
+  ORRERY_TRY(seats, seat_instances(topology, pools, {}));
   std::vector<std::vector<fabric::LinkId>> ports;
   for (const PoolSpec* pool : pools) {
     for (std::int32_t i = 0; i < pool->engines(); ++i) {
@@ -423,7 +433,7 @@ void put_exchange_on(const fabric::Topology& topology, std::int32_t node, Instan
 }  // namespace
 
 Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools) {
-  ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, false));
+  ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, {}));
   std::size_t first = 0;
   for (PoolSpec* pool : pools) {
     auto links = plan_links(topology, seats[first].gpus, pool->instance.plan);

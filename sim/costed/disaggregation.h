@@ -35,7 +35,7 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
 // node. Needs the pools' memory plans. Errors: not enough GPUs, no way.
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools,
-                                                          bool nixl);
+                                                          const PdRules& pd);
 
 // By instance, the NIC ports of its collectives (plan_links.h).
 Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,

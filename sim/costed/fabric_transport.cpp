@@ -38,9 +38,11 @@ const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId 
 
 // Of the decode rank that posts most.
 std::int64_t FabricTransport::descriptors(const KvPull& pull) const {
-  std::vector<std::int64_t> posted(static_cast<std::size_t>(seats_[pull.to.value()].width()));
+  const Seat& seat = seats_[pull.to.value()];
+  if (seat.nixl == nullptr) return 0;
+  std::vector<std::int64_t> posted(static_cast<std::size_t>(seat.width()));
   for (const RankPair& pair : pairs(pull.from, pull.to)) ++posted[static_cast<std::size_t>(pair.to)];
-  return pull.blocks * seats_[pull.to.value()].regions * *std::max_element(posted.begin(), posted.end());
+  return pull.blocks * seat.regions * *std::max_element(posted.begin(), posted.end());
 }
 
 const NixlReads& FabricTransport::reads(const KvPull& pull) const {
@@ -48,7 +50,8 @@ const NixlReads& FabricTransport::reads(const KvPull& pull) const {
     return topology_.device(seats_[i.value()].gpu(rank, 0)).node;
   };
   const bool alike = node(pull.from, pull.from_rank) == node(pull.to, pull.to_rank);
-  return alike ? nixl_in_node : nixl_between_nodes;
+  const NixlFigures& nixl = *seats_[pull.to.value()].nixl;
+  return alike ? nixl.in_node : nixl.between_nodes;
 }
 
 SimDuration FabricTransport::posting(const KvPull& pull) const {

@@ -2,8 +2,8 @@
 // once, links shared max-min (sim/fabric/flows.h). A pull has ended when the last of its flows has arrived,
 // and a constant after that.
 //
-// A pull of vLLM's NixlConnector also takes what its descriptors take (nixl_reads.h): it is there when its
-// bytes and its descriptors are.
+// A pull of vLLM's NixlConnector also takes what its descriptors take (costmodel/nixl_reads.h): it is there
+// when its bytes and its descriptors are.
 //
 // What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
 // has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
@@ -17,7 +17,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "sim/costed/nixl_reads.h"
+#include "costmodel/nixl_reads.h"
 #include "sim/costed/rank_pairs.h"
 #include "sim/costed/shared_links.h"
 #include "sim/fabric/figure.h"
@@ -36,7 +36,8 @@ class FabricTransport final : public KvTransport {
     std::vector<DeviceId> gpus;        // by rank
     std::int64_t bytes_per_block = 0;  // of all layers, on one rank
     std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
-    std::int32_t ranks = 1;    // of attention data parallelism, which share out `gpus` in order
+    const NixlFigures* nixl = nullptr;  // what its reads take, descriptor by descriptor; null: bytes alone
+    std::int32_t ranks = 1;             // of attention data parallelism, which share out `gpus` in order
     std::int32_t width() const { return static_cast<std::int32_t>(gpus.size()) / ranks; }
     DeviceId gpu(std::int32_t rank, std::int32_t in_rank) const {
       return gpus[static_cast<std::size_t>(rank * width() + in_rank)];

@@ -353,7 +353,7 @@ PoolRun& eyes(const RunParts& parts) {
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (!is_disaggregated(scenario.pools())) return std::unique_ptr<FabricTransport>();
-  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd.nixl));
+  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
@@ -413,7 +413,7 @@ Result<std::unique_ptr<FleetPlan>> add_fleet(const RunParts& parts, SimulationSe
   if (!has_changes(s.faults, s.pools())) return std::unique_ptr<FleetPlan>();
   std::vector<FabricTransport::Seat> seats;
   if (s.topology != nullptr) {
-    ORRERY_TRY(known, seat_instances(*s.topology, s.pools(), s.pd.nixl));
+    ORRERY_TRY(known, seat_instances(*s.topology, s.pools(), s.pd));
     seats = std::move(known);
   }
   auto plan =

@@ -231,6 +231,22 @@ void write_figure(std::string& out, const char* name, const Figure<Q>& figure) {
          ", kind: " + to_string(figure.kind) + ", source: " + Json(figure.source).dump() + "}\n";
 }
 
+void write_nixl(std::string& out, const NixlFigures& nixl) {
+  const auto reads = [&](const char* title, const NixlReads& r) {
+    out += std::string("    ") + title + ":\n";
+    write_figure(out, "post_start", r.post_start);
+    write_figure(out, "post_each", r.post_each);
+    write_figure(out, "post_queued", r.post_queued);
+    write_figure(out, "queue", r.queue);
+    write_figure(out, "read_start", r.read_start);
+    write_figure(out, "read_each", r.read_each);
+  };
+  reads("nixl_in_node", nixl.in_node);
+  reads("nixl_between_nodes", nixl.between_nodes);
+  out += "    nixl:\n";
+  write_figure(out, "idle_notice", nixl.idle_notice);
+}
+
 void write_host(std::string& out, const HostCosts& c) {
   out += "    host:\n";
   write_figure(out, "schedule_base", c.schedule_base);
@@ -410,6 +426,7 @@ std::string resolved_pool(const Scenario& scenario, const PoolSpec& pool) {
     write_figure(out, ("efficiency_" + name).c_str(), efficiency.value);
   write_host(out, e.host);
   if (pool.instance.plan.pp > 1) write_pipeline(out, *e.pipeline);
+  if (scenario.pd.nixl && pool.role == PoolRole::decode) write_nixl(out, *e.nixl);
   if (scenario.workload.openai_frontend && e.front_end) write_front_end(out, *e.front_end);
   if (pool.first_request_effects && e.first_use) write_first_use(out, *e.first_use);
   if (has_changes(scenario.faults, scenario.pools()) && e.start) write_start(out, *e.start);
