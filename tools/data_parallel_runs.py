@@ -7,40 +7,19 @@ RUNS holds the folders named in PLANS as tools/vllm_probe_to_run.py's logger lea
 core and worker). Every experiment is played by `orrery simulate` with its requests; nothing is fitted. Beside that, what
 the logs say of the rules by themselves: padding, agreements, waves, who got which request."""
 import argparse
-import csv
 import glob
-import gzip
 import json
 import os
 import subprocess
 import tempfile
+
+from vllm_runs import mean, predict, quantile, read_requests, tpots
 
 # Run folder: (model, parallel plan, ranks in lockstep).
 PLANS = {"dp2_qwen3-30b-a3b": ("qwen3-30b-a3b", "{dp: 2}", True), "dp2_ep2_qwen3-30b-a3b": ("qwen3-30b-a3b", "{dp: 2, ep: 2}", True),
          "dp2_qwen3-8b": ("qwen3-8b", "{dp: 2}", False), "dp4_ep4_qwen3-30b-a3b": ("qwen3-30b-a3b", "{dp: 4, ep: 4}", True),
          "tp2_dp2_ep4_qwen3-30b-a3b": ("qwen3-30b-a3b", "{tp: 2, dp: 2, ep: 4}", True)}
 FULL, PIECEWISE, NONE = 2, 1, 0  # CUDAGraphMode
-
-
-def quantile(values, p):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(p * len(values)))] if values else float("nan")
-
-
-def mean(values):
-    return sum(values) / len(values) if values else float("nan")
-
-
-def read_requests(run):
-    experiments = []
-    with gzip.open(os.path.join(run, "requests.jsonl.gz"), "rt") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if "t0_monotonic" in row:
-                experiments.append((row, []))
-            else:
-                experiments[-1][1].append(row)
-    return experiments
 
 
 def rows_of(run, kind):
@@ -60,23 +39,10 @@ def ranks_of(run):
     return cores, first
 
 
-def predict(orrery, model, plan, head, requests, folder):
-    serial = head["exp"].startswith("prefill_single")
-    concurrency = 1 if serial else head["conc"]
-    trace = os.path.join(folder, "trace.jsonl")
-    with open(trace, "w") as out:
-        for r in requests:
-            at = 0 if concurrency else 1000 * (r["t"] or 0)
-            out.write(json.dumps({"timestamp": at, "input_length": r["in"], "output_length": r["out"]}) + "\n")
-    loop = f"\n  closed_loop: {{concurrency: {concurrency}}}" if concurrency else ""
-    scenario = os.path.join(folder, "scenario.yaml")
-    with open(scenario, "w") as out:
-        out.write(f"deployment:\n  hardware: h200\n  model: {model}\n  engine: vllm-0.24\n  parallel: {plan}\n"
-                  f"workload:\n  trace: trace.jsonl{loop}\nseed: 1\n")
-    result = os.path.join(folder, "out")
-    subprocess.run([orrery, "--quiet", "simulate", scenario, "--out", result, "--outputs", "requests", "--intervals", "off"],
-                   check=True, capture_output=True)
-    return list(csv.DictReader(open(os.path.join(result, "requests.csv"))))
+def play(orrery, model, plan, head, requests, folder, options):
+    concurrency = 1 if head["exp"].startswith("prefill_single") else head["conc"]
+    deployment = f"deployment:\n  hardware: h200\n  model: {model}\n  engine: vllm-0.24\n  parallel: {plan}\n"
+    return predict(orrery, deployment, requests, concurrency, folder, options)
 
 
 def step_price(orrery, model, plan, step, folder):
@@ -87,14 +53,14 @@ def step_price(orrery, model, plan, step, folder):
     return json.loads(text)["steps"][0]
 
 
-def experiment_table(orrery, run, name):
+def experiment_table(orrery, run, name, options):
     model, plan, _ = PLANS[name]
     lines = ["| experiment | requests | TTFT p50 | | TTFT mean | | TTFT p99 | | TPOT mean | | E2E mean | |",
              "|---|---|---|---|---|---|---|---|---|---|---|---|",
              "| | |" + " measured | predicted |" * 5]
     for head, requests in read_requests(run):
         with tempfile.TemporaryDirectory() as folder:
-            predicted = predict(orrery, model, plan, head, requests, folder)
+            predicted = play(orrery, model, plan, head, requests, folder, options)
         cells = [head["exp"], str(len(requests))]
 
         def pair(measured, ours):
@@ -104,7 +70,7 @@ def experiment_table(orrery, run, name):
         pair(quantile(ttft, .5), quantile(ours, .5))
         pair(mean(ttft), mean(ours))
         pair(quantile(ttft, .99), quantile(ours, .99))
-        pair(mean([1e3 * (r["e2e"] - r["ttft"]) / (r["got"] - 1) for r in requests if r["got"] > 1]),
+        pair(mean(tpots(requests)),
              mean([float(r["tpot_ms"]) for r in predicted if r["tpot_ms"]]))
         pair(mean([1e3 * r["e2e"] for r in requests]), mean([1e3 * float(r["e2e_s"]) for r in predicted]))
         lines.append("| " + " | ".join(cells) + " |")
@@ -228,7 +194,9 @@ def main():
     parser.add_argument("runs")
     parser.add_argument("out")
     parser.add_argument("--orrery", default="build/release/orrery")
+    parser.add_argument("--host-scale", type=float, help="play them on a host so much slower (overrides.host_scale)")
     args = parser.parse_args()
+    options = ["--set", f"overrides.host_scale={args.host_scale}"] if args.host_scale else []
     orrery = os.path.abspath(args.orrery)
     lines = ["# vLLM's data-parallel ranks: measured and predicted", "",
              "By `tools/data_parallel_runs.py`, from five runs of vLLM 0.24.0 on two and four H200 (driver 580.159.04, torch 2.11.0+cu130, 32 and 64 Xeon cores,",
@@ -238,7 +206,7 @@ def main():
     for name, (_, plan, joint) in PLANS.items():
         run = os.path.join(args.runs, name)
         info = json.load(open(os.path.join(run, "info.json")))
-        lines += [f"## {name}: `parallel: {plan}`", ""] + experiment_table(orrery, run, name) + [""]
+        lines += [f"## {name}: `parallel: {plan}`", ""] + experiment_table(orrery, run, name, options) + [""]
         lines += memory(orrery, run, name) + who_got_what(run, joint)
         if joint:
             lines += lockstep(run, info) + [""] + decode_steps(orrery, run, name)

@@ -7,37 +7,15 @@ RUNS holds archives: requests.jsonl.gz of the client, experiments.json that it w
 the rows of the step log and of the connector (sched, upd, exec, xfer). Every experiment is played by `orrery simulate` with its requests:
 apart (two pools, one node), or, for comparison, the same two engines as equals in turn. Nothing is fitted."""
 import argparse
-import csv
 import glob
-import gzip
 import json
 import os
-import subprocess
 import tarfile
 import tempfile
 
+from vllm_runs import mean, predict, quantile, read_requests, tpots
+
 MODEL, PART = "qwen3-8b", "h200"
-
-
-def quantile(values, p):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(p * len(values)))] if values else float("nan")
-
-
-def mean(values):
-    return sum(values) / len(values) if values else float("nan")
-
-
-def read_requests(run):
-    experiments = []
-    with gzip.open(os.path.join(run, "requests.jsonl.gz"), "rt") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if "t0_monotonic" in row:
-                experiments.append((row, []))
-            else:
-                experiments[-1][1].append(row)
-    return experiments
 
 
 def add_prefixes(run, experiments):
@@ -62,31 +40,18 @@ def engine_keys(run, side):
     return keys
 
 
-def deployment(run, mode):
+def deployment(run, mode, connector):
     if mode == "mixed":
         return f"deployment: {{{engine_keys(run, 'p')}, replicas: 2, router: round-robin}}\n"
     return (f"deployment:\n  topology: {{preset: hopper-8}}\n  pools:\n"
             f"    - {{name: p, role: prefill, {engine_keys(run, 'p')}}}\n"
-            f"    - {{name: d, role: decode, {engine_keys(run, 'd')}}}\n")
+            f"    - {{name: d, role: decode, {engine_keys(run, 'd')}}}\n  pd: {{connector: {connector}}}\n")
 
 
-def predict(orrery, run, head, requests, folder):
+def play(orrery, run, head, requests, folder, connector):
     concurrency = 1 if head["exp"].startswith("serial") else head["conc"]
-    with open(os.path.join(folder, "trace.jsonl"), "w") as out:
-        for r in requests:
-            line = {"timestamp": 0 if concurrency else 1000 * r["t"], "input_length": r["in"], "output_length": r["out"]}
-            if r.get("hash"):
-                line["hash_ids"] = r["hash"]
-            out.write(json.dumps(line) + "\n")
-    loop = f"\n  closed_loop: {{concurrency: {concurrency}}}" if concurrency else ""
-    scenario = os.path.join(folder, "scenario.yaml")
-    with open(scenario, "w") as out:
-        out.write(f"{deployment(run, head['mode'])}workload:\n  trace: trace.jsonl{loop}\nseed: 1\n")
-    result = os.path.join(folder, "out")
-    subprocess.run([orrery, "--quiet", "simulate", scenario, "--out", result, "--outputs", "requests", "--intervals", "off"],
-                   check=True, capture_output=True)
-    rows = list(csv.DictReader(open(os.path.join(result, "requests.csv"))))
-    return rows, json.load(open(os.path.join(result, "summary.json")))
+    rows = predict(orrery, deployment(run, head["mode"], connector), requests, concurrency, folder)
+    return rows, json.load(open(os.path.join(folder, "out", "summary.json")))
 
 
 HEADERS = ["TTFT p50", "TTFT p99", "TPOT mean", "ITL p99", "output tokens/s"]
@@ -99,7 +64,7 @@ def measured_figures(head, requests):
     if head["exp"].startswith("serial"):
         begin, end = 0, sum(r["e2e"] for r in requests)
     return [quantile(ttft, .5), quantile(ttft, .99),
-            mean([1e3 * (r["e2e"] - r["ttft"]) / (r["got"] - 1) for r in requests if r["got"] > 1]),
+            mean(tpots(requests)),
             quantile(gaps, .99), sum(r["got"] for r in requests) / (end - begin)]
 
 
@@ -109,7 +74,7 @@ def predicted_figures(rows, summary):
             summary["itl_ms"]["p99"], summary["throughput"]["output_tokens_per_s"]]
 
 
-def experiments(orrery, run):
+def experiments(orrery, run, connector):
     lines = ["| experiment | requests | " + " | | ".join(HEADERS) + " | |", "|---" * (2 + 2 * len(HEADERS)) + "|",
              "| | |" + " measured | predicted |" * len(HEADERS)]
     parts = []
@@ -117,7 +82,7 @@ def experiments(orrery, run):
     add_prefixes(run, played)
     for head, requests in played:
         with tempfile.TemporaryDirectory() as folder:
-            rows, summary = predict(orrery, run, head, requests, folder)
+            rows, summary = play(orrery, run, head, requests, folder, connector)
         cells = [head["exp"], str(len(requests))]
         for m, p in zip(measured_figures(head, requests), predicted_figures(rows, summary)):
             cells += [f"{m:.1f}", f"{p:.1f} ({100 * (p / m - 1):+.0f} %)"]
@@ -176,8 +141,8 @@ RUNS = [("tp1_to_tp1", "One GPU to one, blocks of 16"), ("tp1_to_tp1_block128", 
         ("tp2_to_tp1", "Two GPUs to one, blocks of 16 (nothing fitted)")]
 
 
-def report(orrery, run, title):
-    table, parts = experiments(orrery, run)
+def report(orrery, run, title, connector):
+    table, parts = experiments(orrery, run, connector)
     done = [row for row in rows_of(os.path.join(run, "d"), "xfer") if row[0] == "done"]
     reads = json.load(open(os.path.join(run, "p", "info.json")))["engine"].get("tensor_parallel_size", 1)
     transfers = {"rows": done, "bytes_per_token": 36 * 2 * 8 * 128 * 2 // reads}  # a prefill rank's part, by itself
@@ -190,13 +155,14 @@ def main():
     parser.add_argument("runs")
     parser.add_argument("out")
     parser.add_argument("--orrery", default="build/release/orrery")
+    parser.add_argument("--connector", default="nixl", help="moriio: bytes and links alone")
     args = parser.parse_args()
     text = [HEAD]
     for name, title in RUNS:
         with tempfile.TemporaryDirectory() as run:
             with tarfile.open(os.path.join(args.runs, name + ".tar.xz")) as archive:
                 archive.extractall(run)
-            text += report(os.path.abspath(args.orrery), run, title)
+            text += report(os.path.abspath(args.orrery), run, title, args.connector)
     with open(args.out, "w") as out:
         out.write("\n".join(text))
 

@@ -205,4 +205,18 @@ inline std::vector<TraceRequest> burst(std::uint64_t count, double gap_s, std::i
   return all;
 }
 
+struct Steps final : RunObserver {
+  std::vector<StepRecord> all;
+  void on_step(const StepRecord& s) override { all.push_back(s); }
+};
+
+inline std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> requests,
+                                             Steps* steps = nullptr) {
+  world::Records records;
+  a.world.sink = &records;
+  a.world.observer = steps;
+  run(a, std::move(requests));
+  return records.all;
+}
+
 }  // namespace apart

@@ -15,6 +15,21 @@ inline orrery::Scenario example_at_four_times_its_rate(const std::vector<std::st
       .value();
 }
 
+// The same in miniature, with another deployment: 300 requests at twelve times the rate.
+inline orrery::Result<orrery::Scenario> small_example(const std::string& deployment,
+                                                      const std::vector<std::string>& more = {}) {
+  orrery::ScenarioOptions options;
+  options.overrides = {"deployment=" + deployment, "workload.limit={requests: 300}",
+                       "workload.time_scale=12"};
+  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
+  return orrery::load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+}
+
+// A pool of it, or the whole deployment.
+inline std::string qwen3_8b_part(const std::string& keys) {
+  return "{model: qwen3-8b, engine: vllm-0.24, " + keys + "}";
+}
+
 inline orrery::RunResult run(const orrery::Scenario& s, bool stretches = true) {
   orrery::RunOptions options;
   options.stretches = stretches;

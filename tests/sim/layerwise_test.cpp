@@ -23,11 +23,6 @@ Apart layerwise(SimDuration transfer) {
   return a;
 }
 
-struct Steps final : RunObserver {
-  std::vector<StepRecord> all;
-  void on_step(const StepRecord& s) override { all.push_back(s); }
-};
-
 RequestRecord lone(Apart& a, std::int32_t prompt, Steps* steps = nullptr) {
   world::Records records;
   a.world.sink = &records;

@@ -3,22 +3,14 @@
 #include <fstream>
 
 #include "catch.h"
+#include "example_scenario.h"
 #include "sim/costed/run.h"
 
 using namespace orrery;
 
 namespace {
 
-Result<Scenario> load(const std::string& deployment, std::vector<std::string> more = {}) {
-  ScenarioOptions options;
-  options.overrides = {"deployment=" + deployment, "workload.limit={requests: 300}",
-                       "workload.time_scale=12"};
-  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
-  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
-}
-
-std::string part(const std::string& keys) { return "{model: qwen3-8b, engine: vllm-0.24, " + keys + "}"; }
-std::string h200(const std::string& keys) { return part("hardware: h200, " + keys); }
+std::string h200(const std::string& keys) { return qwen3_8b_part("hardware: h200, " + keys); }
 
 void check_equal(const RunResult& a, const RunResult& b) {
   CHECK(a.digest == b.digest);
@@ -43,8 +35,9 @@ std::string error_of(const Result<Scenario>& loaded) {
 
 TEST_CASE("one mixed pool of three is three replicas, bit for bit [pools]") {
   for (const std::string router : {"least-loaded", "round-robin"}) {
-    const auto plain = load(h200("replicas: 3, router: " + router)).value();
-    const auto pool = load("{pools: [" + h200("name: main, replicas: 3, router: " + router) + "]}").value();
+    const auto plain = small_example(h200("replicas: 3, router: " + router)).value();
+    const auto pool =
+        small_example("{pools: [" + h200("name: main, replicas: 3, router: " + router) + "]}").value();
     const RunResult a = run_scenario(plain).value(), b = run_scenario(pool).value();
     REQUIRE(a.completed == 300);
     check_equal(a, b);
@@ -52,8 +45,9 @@ TEST_CASE("one mixed pool of three is three replicas, bit for bit [pools]") {
 }
 
 TEST_CASE("mixed pools of one and two equal instances are one pool of three, bit for bit [pools]") {
-  const auto one = load(h200("replicas: 3")).value();
-  const auto two = load("{pools: [" + h200("name: a") + ", " + h200("name: b, replicas: 2") + "]}").value();
+  const auto one = small_example(h200("replicas: 3")).value();
+  const auto two =
+      small_example("{pools: [" + h200("name: a") + ", " + h200("name: b, replicas: 2") + "]}").value();
   const RunResult a = run_scenario(one).value(), b = run_scenario(two).value();
   check_equal(a, b);
   REQUIRE(b.pools.size() == 2);
@@ -67,20 +61,23 @@ TEST_CASE("mixed pools of one and two equal instances are one pool of three, bit
 }
 
 TEST_CASE("pools keep their own part, plan and engine; GPUs add up [pools]") {
-  const auto s = load("{pools: [" + h200("name: big, replicas: 1") + ", " +
-                      part("hardware: h100, name: small, replicas: 2, parallel: {tp: 2}, quantization: "
-                           "fp8-tensor, engine_args: {max_num_seqs: 64}") +
-                      "]}")
-                     .value();
+  const auto s =
+      small_example(
+          "{pools: [" + h200("name: big, replicas: 1") + ", " +
+          qwen3_8b_part("hardware: h100, name: small, replicas: 2, parallel: {tp: 2}, quantization: "
+                        "fp8-tensor, engine_args: {max_num_seqs: 64}") +
+          "]}")
+          .value();
   CHECK(s.gpus() == 1 + 2 * 2);
   REQUIRE(s.other_pools.size() == 1);
   const PoolSpec& small = s.other_pools.front();
   CHECK(small.instance.hardware.name == "h100");
   CHECK(small.scheduler_config().max_num_seqs == 64);
   CHECK(s.pool.scheduler_config().max_num_seqs != 64);
-  const auto alone = load(part("hardware: h100, replicas: 2, parallel: {tp: 2}, quantization: fp8-tensor, "
-                               "engine_args: {max_num_seqs: 64}"))
-                         .value();
+  const auto alone =
+      small_example(qwen3_8b_part("hardware: h100, replicas: 2, parallel: {tp: 2}, quantization: fp8-tensor, "
+                                  "engine_args: {max_num_seqs: 64}"))
+          .value();
   CHECK(small.memory.kv_blocks == alone.pool.memory.kv_blocks);
   const RunResult r = run_scenario(s).value();
   CHECK(r.completed == 300);
@@ -102,7 +99,9 @@ TEST_CASE("pools keep their own part, plan and engine; GPUs add up [pools]") {
 }
 
 TEST_CASE("what does not go together is said at its key [pools]") {
-  const auto refused = [](const std::string& pools) { return error_of(load("{pools: [" + pools + "]}")); };
+  const auto refused = [](const std::string& pools) {
+    return error_of(small_example("{pools: [" + pools + "]}"));
+  };
   CHECK(refused(h200("replicas: 2")).find("name") != std::string::npos);
   CHECK(refused(h200("name: a") + ", " + h200("name: a")).find("pools[1].name: two pools") !=
         std::string::npos);
@@ -114,11 +113,11 @@ TEST_CASE("what does not go together is said at its key [pools]") {
                 h200("name: b"))
             .find("speculation") != std::string::npos);
   CHECK(refused(h200("name: a, role: dekode")).find("decode") != std::string::npos);
-  CHECK(error_of(load("{pools: []}")).find("at least one pool") != std::string::npos);
-  CHECK(error_of(load("{hardware: h200, pools: [" + h200("name: a") + "]}"))
+  CHECK(error_of(small_example("{pools: []}")).find("at least one pool") != std::string::npos);
+  CHECK(error_of(small_example("{hardware: h200, pools: [" + h200("name: a") + "]}"))
             .find("deployment.hardware: beside") != std::string::npos);
   const std::string tight = h200("name: b, engine_args: {gpu_memory_utilization: 0.1}");
-  const auto small = load("{pools: [" + h200("name: a") + ", " + tight + "]}");
+  const auto small = small_example("{pools: [" + h200("name: a") + ", " + tight + "]}");
   CHECK(error_of(small).find("pool \"b\"") != std::string::npos);
   CHECK(small.errors().front().kind == ErrorKind::infeasible);
 }

@@ -6,22 +6,14 @@
 
 #include "catch.h"
 #include "costmodel/step_pricer.h"
+#include "example_scenario.h"
 #include "sim/costed/run.h"
 
 using namespace orrery;
 
 namespace {
 
-Result<Scenario> load(const std::string& deployment, std::vector<std::string> more = {}) {
-  ScenarioOptions options;
-  options.overrides = {"deployment=" + deployment, "workload.limit={requests: 300}",
-                       "workload.time_scale=12"};
-  options.overrides.insert(options.overrides.end(), more.begin(), more.end());
-  return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
-}
-
-std::string part(const std::string& keys) { return "{model: qwen3-8b, engine: vllm-0.24, " + keys + "}"; }
-std::string h200(const std::string& keys) { return part("hardware: h200, " + keys); }
+std::string h200(const std::string& keys) { return qwen3_8b_part("hardware: h200, " + keys); }
 std::string router(const std::string& text, const std::string& more = "replicas: 3, ") {
   return h200(more + "router: " + text);
 }
@@ -39,12 +31,6 @@ bool says(const Result<Scenario>& loaded, const std::string& text) {
   return all.find(text) != std::string::npos;
 }
 
-RunResult run(const Scenario& s, bool stretches = true) {
-  RunOptions options;
-  options.stretches = stretches;
-  return run_scenario(s, options).value();
-}
-
 // Conversations over one of a few long system prompts; caches of so few blocks that they cannot all stay.
 std::vector<std::string> sessions() {
   return {
@@ -55,32 +41,36 @@ std::vector<std::string> sessions() {
 }
 
 RunResult run_sessions(const std::string& text, bool stretches = true) {
-  return run(load(router(text, "replicas: 4, "), sessions()).value(), stretches);
+  return run(small_example(router(text, "replicas: 4, "), sessions()).value(), stretches);
 }
 
 }  // namespace
 
 TEST_CASE(
     "a policy's name and a map without other keys are the same, and telemetry at once is none [router]") {
-  const RunResult plain = run(load(router("least-loaded")).value());
+  const RunResult plain = run(small_example(router("least-loaded")).value());
   REQUIRE(plain.completed == 300);
-  CHECK(run(load(router("{policy: least-loaded}")).value()).digest == plain.digest);
-  CHECK(run(load(router("{policy: least-loaded, period_ms: 0, delay_ms: 0}")).value()).digest ==
+  CHECK(run(small_example(router("{policy: least-loaded}")).value()).digest == plain.digest);
+  CHECK(run(small_example(router("{policy: least-loaded, period_ms: 0, delay_ms: 0}")).value()).digest ==
         plain.digest);
-  const Scenario late = load(router("{policy: least-loaded, period_ms: 2000, delay_ms: 100}")).value();
+  const Scenario late =
+      small_example(router("{policy: least-loaded, period_ms: 2000, delay_ms: 100}")).value();
   const RunResult stale = run(late);
   CHECK(stale.completed == 300);
   CHECK(stale.digest != plain.digest);
   CHECK(run(late, false).digest == stale.digest);
-  CHECK(run(load(router("{policy: kv-aware, overlap_weight: 0, load: requests}")).value()).digest ==
+  CHECK(run(small_example(router("{policy: kv-aware, overlap_weight: 0, load: requests}")).value()).digest ==
         plain.digest);
-  CHECK(run(load(router(
-                     "{policy: kv-aware, overlap_weight: 0, load: requests, period_ms: 2000, delay_ms: 100}"))
-                .value())
-            .digest == stale.digest);
+  CHECK(
+      run(small_example(
+              router("{policy: kv-aware, overlap_weight: 0, load: requests, period_ms: 2000, delay_ms: 100}"))
+              .value())
+          .digest == stale.digest);
   // A batch of what arrives at one nanosecond holds one request.
-  CHECK(run(load(router("{policy: shortest-prompt-first, batch_ms: 0}")).value()).digest == plain.digest);
-  const RunResult sorted = run(load(router("{policy: shortest-prompt-first, batch_ms: 200}")).value());
+  CHECK(run(small_example(router("{policy: shortest-prompt-first, batch_ms: 0}")).value()).digest ==
+        plain.digest);
+  const RunResult sorted =
+      run(small_example(router("{policy: shortest-prompt-first, batch_ms: 200}")).value());
   CHECK(sorted.completed == 300);
   CHECK(sorted.ttft.mean > plain.ttft.mean);  // nearly idle: they wait for nothing else than their batch
   CHECK(sorted.ttft.mean < plain.ttft.mean + 0.2e9);
@@ -112,23 +102,23 @@ TEST_CASE("kv-aware on SGLang, and slots, serve everybody [router]") {
   on_sglang[1] =
       "deployment.engine_args={max_total_tokens: 22400, max_running_requests: 32, context_length: 8192}";
   const auto sglang = [&](const std::string& text) {
-    return run(
-        load("{model: qwen3-8b, engine: sglang-0.5, hardware: h200, replicas: 4, router: " + text + "}",
-             on_sglang)
-            .value());
+    return run(small_example(
+                   "{model: qwen3-8b, engine: sglang-0.5, hardware: h200, replicas: 4, router: " + text + "}",
+                   on_sglang)
+                   .value());
   };
   const RunResult turns = sglang("round-robin"), held = sglang("kv-aware");
   CHECK(held.completed == 500);
   CAPTURE(turns.prefix_cache_hit_rate, held.prefix_cache_hit_rate);
   CHECK(held.prefix_cache_hit_rate > turns.prefix_cache_hit_rate + 0.1);
-  CHECK(run(load(router("slots")).value()).completed == 300);
+  CHECK(run(small_example(router("slots")).value()).completed == 300);
 }
 
 TEST_CASE("prefill and decode pools have routers of their own, each with its books [router]") {
   const auto apart = [](const std::string& prefill, const std::string& decode) {
-    return load("{topology: {preset: hopper-8}, pools: [" +
-                h200("name: p, role: prefill, replicas: 3, router: " + prefill) + ", " +
-                h200("name: d, role: decode, replicas: 3, router: " + decode) + "]}");
+    return small_example("{topology: {preset: hopper-8}, pools: [" +
+                         h200("name: p, role: prefill, replicas: 3, router: " + prefill) + ", " +
+                         h200("name: d, role: decode, replicas: 3, router: " + decode) + "]}");
   };
   const Scenario s = apart("{policy: kv-aware, delay_ms: 5}", "slots").value();
   const RunResult r = run(s);
@@ -146,9 +136,9 @@ TEST_CASE("prefill and decode pools have routers of their own, each with its boo
 TEST_CASE("parts of different speed: weighed by price or by a key, requests end sooner [router]") {
   const auto pools = [](const std::string& speed) {
     const std::string policy = "router: {policy: least-loaded" + speed + "}";
-    return load("{pools: [" + h200("name: new, " + policy) + ", " +
-                    part("hardware: l40s, name: old, " + policy) + "]}",
-                {"workload.time_scale=20"})
+    return small_example("{pools: [" + h200("name: new, " + policy) + ", " +
+                             qwen3_8b_part("hardware: l40s, name: old, " + policy) + "]}",
+                         {"workload.time_scale=20"})
         .value();
   };
   const Scenario plain = pools(""), priced = pools(", speed: price"),
@@ -176,25 +166,25 @@ TEST_CASE("parts of different speed: weighed by price or by a key, requests end 
 }
 
 TEST_CASE("what a router does not take is said at the key [router]") {
-  CHECK(says(load(router("{policy: round-robin, period_ms: 5}")),
+  CHECK(says(small_example(router("{policy: round-robin, period_ms: 5}")),
              "deployment.router.period_ms: router round-robin"));
-  CHECK(
-      says(load(router("{policy: least-loaded, overlap_weight: 2}")), "overlap_weight: router least-loaded"));
-  CHECK(says(load(router("{policy: kv-aware, speed: price}")), "router.speed: router kv-aware"));
-  CHECK(says(load(router("{policy: kv-aware, period: 5}")), "router.period"));
-  CHECK(says(load(router("{period_ms: 5}")), "policy"));
-  CHECK(says(load(router("shortest-prompt-first")), "needs batch_ms"));
-  CHECK(says(load(router("{policy: shortest-prompt-first}")), "router.batch_ms"));
-  CHECK(says(load(router("{policy: least-loaded, delay_ms: -1}")), "delay_ms"));
-  CHECK(says(load(router("{policy: least-loaded, speed: price}")), "one pool of this role"));
-  CHECK(
-      says(load(router("kv-aware", "engine_args: {enable_prefix_caching: false}, ")), "needs prefix caches"));
-  CHECK(says(load(router("slots", "parallel: {dp: 2}, ")), "router slots keeps books"));
-  CHECK(says(load("{model: qwen3-8b, engine: tensorrt-llm-1.2, hardware: h200, router: kv-aware}"),
+  CHECK(says(small_example(router("{policy: least-loaded, overlap_weight: 2}")),
+             "overlap_weight: router least-loaded"));
+  CHECK(says(small_example(router("{policy: kv-aware, speed: price}")), "router.speed: router kv-aware"));
+  CHECK(says(small_example(router("{policy: kv-aware, period: 5}")), "router.period"));
+  CHECK(says(small_example(router("{period_ms: 5}")), "policy"));
+  CHECK(says(small_example(router("shortest-prompt-first")), "needs batch_ms"));
+  CHECK(says(small_example(router("{policy: shortest-prompt-first}")), "router.batch_ms"));
+  CHECK(says(small_example(router("{policy: least-loaded, delay_ms: -1}")), "delay_ms"));
+  CHECK(says(small_example(router("{policy: least-loaded, speed: price}")), "one pool of this role"));
+  CHECK(says(small_example(router("kv-aware", "engine_args: {enable_prefix_caching: false}, ")),
+             "needs prefix caches"));
+  CHECK(says(small_example(router("slots", "parallel: {dp: 2}, ")), "router slots keeps books"));
+  CHECK(says(small_example("{model: qwen3-8b, engine: tensorrt-llm-1.2, hardware: h200, router: kv-aware}"),
              "tensorrt-llm"));
   const std::string b = "{model: qwen3-8b, engine: vllm-0.24, hardware: h100, name: b, router: ";
   const auto two = [&](const std::string& first, const std::string& second) {
-    return load("{pools: [" + h200("name: a, router: " + first) + ", " + b + second + "}]}");
+    return small_example("{pools: [" + h200("name: a, router: " + first) + ", " + b + second + "}]}");
   };
   CHECK(says(two("{policy: least-loaded, speed: {a: 2}}", "{policy: least-loaded, speed: {a: 2}}"),
              "pool \"b\" stands behind"));
@@ -202,15 +192,15 @@ TEST_CASE("what a router does not take is said at the key [router]") {
                  "{policy: least-loaded, speed: {a: 2, b: 1, c: 3}}"),
              "no pool \"c\""));
   // A pool without one stands behind the first one's, and must be able to.
-  CHECK(says(load("{pools: [" + h200("name: a, router: kv-aware") +
-                  ", {model: qwen3-8b, engine: tensorrt-llm-1.2, hardware: h200, name: b}]}"),
+  CHECK(says(small_example("{pools: [" + h200("name: a, router: kv-aware") +
+                           ", {model: qwen3-8b, engine: tensorrt-llm-1.2, hardware: h200, name: b}]}"),
              "pools[1].name: router kv-aware"));
   CHECK(says(two("kv-aware", "{policy: kv-aware, delay_ms: 3}"), "with other keys"));
 }
 
 TEST_CASE("a router's keys mean the same when they are read again [router]") {
   const Scenario s =
-      load(router("{policy: kv-aware, period_ms: 100, delay_ms: 20, overlap_weight: 2}")).value();
+      small_example(router("{policy: kv-aware, period_ms: 100, delay_ms: 20, overlap_weight: 2}")).value();
   const std::string file = "/tmp/orrery_router_test.resolved.yaml";
   std::ofstream(file) << s.resolved_yaml();
   const auto again = load_scenario(file, {});

@@ -24,22 +24,9 @@ Apart sglang(SimDuration transfer, std::int32_t page = 1) {
   return a;
 }
 
-struct Steps final : RunObserver {
-  std::vector<StepRecord> all;
-  void on_step(const StepRecord& s) override { all.push_back(s); }
-};
-
 // The result of a step has been processed, and the core thread goes on.
 bool processed(SimTime at, const StepRecord& step) {
   return at >= step.update_end && at < step.update_end + microseconds(300);
-}
-
-std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> requests, Steps* steps = nullptr) {
-  world::Records records;
-  a.world.sink = &records;
-  a.world.observer = steps;
-  run(a, std::move(requests));
-  return records.all;
 }
 
 }  // namespace

@@ -19,19 +19,6 @@ Apart servers(SimDuration transfer) {
   return a;
 }
 
-struct Steps final : RunObserver {
-  std::vector<StepRecord> all;
-  void on_step(const StepRecord& s) override { all.push_back(s); }
-};
-
-std::vector<RequestRecord> records_of(Apart& a, std::vector<TraceRequest> requests, Steps* steps = nullptr) {
-  world::Records records;
-  a.world.sink = &records;
-  a.world.observer = steps;
-  run(a, std::move(requests));
-  return records.all;
-}
-
 }  // namespace
 
 TEST_CASE("§7 generation begins with the context's token, whole after the answer [tensorrt_llm][pd]") {
