@@ -1,7 +1,8 @@
 """Line charts as SVG text, without dependencies: the figures of a report that one wants to see."""
 import math
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 360, 64, 200, 40, 48
+ACROSS, HEIGHT, LEFT, TOP, BOTTOM = 456, 360, 64, 40, 48
+LEGEND, LETTER = 50, 7  # beside the longest name, and what a letter of 12 px takes at most on average
 COLOURS = ["#0b62a3", "#d1495b", "#3a7d44", "#8f5d9f", "#c77d0a", "#4d4d4d", "#00868b", "#9a031e"]
 
 
@@ -28,15 +29,17 @@ def line_chart(title, x_name, y_name, series, log_x=False, steps=False):
     x_low, x_high = min(scale(x) for x, _ in points), max(scale(x) for x, _ in points)
     x_high += 1 if x_high == x_low else 0
     y_high = max(y for _, y in points) * 1.05 or 1
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    across, down = ACROSS, HEIGHT - TOP - BOTTOM
+    edge = LEFT + across  # of the lines; the names stand right of it
+    width = edge + max(150, LEGEND + LETTER * max(len(str(name)) for name in series))
     place_x = lambda x: LEFT + (scale(x) - x_low) / (x_high - x_low) * across   # noqa: E731
     place_y = lambda y: TOP + down * (1 - y / y_high)                           # noqa: E731
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-           f'font-size="12">', f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" font-family="sans-serif" '
+           f'font-size="12">', f'<rect width="{width}" height="{HEIGHT}" fill="white"/>',
            f'<text x="{LEFT}" y="22" font-size="15">{escaped(title)}</text>']
     for y in ticks(0, y_high):
         at = place_y(y)
-        out += [f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>',
+        out += [f'<line x1="{LEFT}" x2="{edge}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>',
                 f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{label(y)}</text>']
     shown = sorted({x for x, _ in points}) if log_x else ticks(x_low, x_high)
     for x in shown:
@@ -55,6 +58,6 @@ def line_chart(title, x_name, y_name, series, log_x=False, steps=False):
         if not steps:
             out += [f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="2.5" fill="{colour}"/>' for x, y in line]
         at = TOP + 8 + 18 * i
-        out += [f'<line x1="{WIDTH - RIGHT + 12}" x2="{WIDTH - RIGHT + 32}" y1="{at}" y2="{at}" stroke="{colour}" '
-                f'stroke-width="3"/>', f'<text x="{WIDTH - RIGHT + 38}" y="{at + 4}">{escaped(name)}</text>']
+        out += [f'<line x1="{edge + 12}" x2="{edge + 32}" y1="{at}" y2="{at}" stroke="{colour}" '
+                f'stroke-width="3"/>', f'<text x="{edge + 38}" y="{at + 4}">{escaped(name)}</text>']
     return "\n".join(out + ["</svg>"]) + "\n"
