@@ -31,12 +31,12 @@ if(ORRERY_WERROR)
   target_compile_options(orrery_options INTERFACE -Werror)
 endif()
 if(ORRERY_SANITIZE)
+  # -O1 runs sanitized code three times faster than -O0 does; line tables suffice for a report's stack. Tests themselves
+  # are compiled at -O0 (Library.cmake).
+  set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
   target_compile_options(orrery_options INTERFACE -fsanitize=${ORRERY_SANITIZE} -fno-omit-frame-pointer
                          -fno-sanitize-recover=all)
   target_link_options(orrery_options INTERFACE -fsanitize=${ORRERY_SANITIZE})
-endif()
-if(ORRERY_MUTANTS)
-  target_compile_definitions(orrery_options INTERFACE ORRERY_MUTANTS)
 endif()
 find_program(MOLD mold)
 if(MOLD)

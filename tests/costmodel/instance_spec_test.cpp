@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "../sanitized.h"
 #include "catch.h"
 #include "costmodel/shared_data.h"
 
@@ -50,7 +51,9 @@ TEST_CASE("names become figures, and a pricer takes them") {
 TEST_CASE("every shipped model has a price on an H200") {
   const auto models = list_models();
   REQUIRE(models.ok());
+  int at = 0;
   for (const ListEntry& entry : *models) {
+    if (sanitized && ++at % 4 != 0) continue;
     INFO(entry.name);
     const Read r = read("hardware: h200\nmodel: " + entry.name + "\nengine: vllm-0.24\n");
     REQUIRE(r.errors.empty());

@@ -1,5 +1,7 @@
 // Published kernels of latent attention: the tables' figures, which of them prices what, the backends that
 // engines choose, and models that have it.
+#include <map>
+
 #include "catch.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/kernel_set.h"
@@ -49,9 +51,18 @@ AttentionShape absorbed(std::int64_t heads, const char* kv) { return {heads, 1, 
 
 double decode_us(const std::string& part, const std::string& set, std::int64_t heads, const char* kv,
                  double sequences, double keys) {
-  const HardwareProfile hardware = load_hardware(part).value();
-  const auto kernels = KernelSet::load(hardware, set).value();
-  const auto surface = kernels->mla_decode(absorbed(heads, kv));
+  struct Tables {
+    HardwareProfile hardware;
+    std::shared_ptr<const KernelSet> kernels;
+  };
+  static std::map<std::string, Tables> read_once;
+  Tables& tables = read_once[part + " " + set];
+  if (!tables.kernels) {
+    tables.hardware = load_hardware(part).value();
+    tables.kernels = KernelSet::load(tables.hardware, set).value();
+  }
+  const HardwareProfile& hardware = tables.hardware;
+  const auto surface = tables.kernels->mla_decode(absorbed(heads, kv));
   REQUIRE(surface);
   const double bound =
       mla_decode_bound_ns(PartRates::of(hardware), absorbed(heads, kv), sequences, sequences * keys);
