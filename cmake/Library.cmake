@@ -44,8 +44,10 @@ function(orrery_test name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} orrery_catch orrery_options)
   target_compile_definitions(${name} PRIVATE ORRERY_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  # What a test checks is compiled as it is shipped; the test itself need not be fast, and compiles in two thirds of the time.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1> $<$<CONFIG:Debug>:-O0>)
+  # What a test checks is compiled as it is shipped, or sanitized; the test itself need not be fast, and compiles in two
+  # thirds of the time.
+  target_compile_options(${name} PRIVATE -O0)
+  set_target_properties(${name} PROPERTIES ORRERY_TEST ON)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
 endfunction()

@@ -36,6 +36,9 @@ if(ORRERY_SANITIZE)
   set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g1")
   target_compile_options(orrery_options INTERFACE -fsanitize=${ORRERY_SANITIZE} -fno-omit-frame-pointer
                          -fno-sanitize-recover=all)
+  # In a test's own code the checks of undefined behaviour are a quarter of its compile time.
+  target_compile_options(orrery_options INTERFACE
+                         $<$<BOOL:$<TARGET_PROPERTY:ORRERY_TEST>>:-fno-sanitize=undefined>)
   target_link_options(orrery_options INTERFACE -fsanitize=${ORRERY_SANITIZE})
 endif()
 find_program(MOLD mold)
