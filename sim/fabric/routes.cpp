@@ -1,6 +1,7 @@
 #include "sim/fabric/routes.h"
 
 #include <algorithm>
+#include <boost/graph/adjacency_list.hpp>
 #include <boost/graph/breadth_first_search.hpp>
 #include <boost/graph/filtered_graph.hpp>
 #include <boost/graph/reverse_graph.hpp>
@@ -11,16 +12,21 @@ namespace {
 
 constexpr std::uint16_t unreached = 65535;
 
+// Vertices are devices, edges link directions; the descriptors are the topology's ids.
+using DeviceGraph = boost::adjacency_list<boost::vecS, boost::vecS, boost::bidirectionalS, boost::no_property,
+                                          boost::property<boost::edge_index_t, std::uint32_t>>;
+
 // A direction is open when it works and does not leave a GPU that is not the route's start. Distances are
 // taken towards a target, so the start is unknown: GPUs other than the target stay leaves of the search
 // instead, since the search runs backwards and may enter a GPU but not go on from it.
 struct OpenLink {
   const Topology* topology = nullptr;
+  const DeviceGraph* graph = nullptr;
   const std::vector<bool>* failed = nullptr;
   std::uint32_t target = 0;
   template <class Edge>
   bool operator()(const Edge& edge) const {
-    const auto id = boost::get(boost::edge_index, topology->graph(), edge);
+    const auto id = boost::get(boost::edge_index, *graph, edge);
     const DeviceId to = topology->link(LinkId(id)).to;
     if ((*failed)[id]) return false;
     return to.value() == target || topology->device(to).kind != DeviceKind::gpu;
@@ -36,19 +42,30 @@ std::uint64_t mix(std::uint64_t x) {
 
 }  // namespace
 
+struct Routes::Graph {
+  DeviceGraph devices;
+};
+
 Routes::Routes(const Topology& topology)
-    : topology_(topology), failed_(topology.link_count(), false), to_(topology.device_count()) {}
+    : topology_(topology), failed_(topology.link_count(), false), to_(topology.device_count()) {
+  DeviceGraph graph(topology.device_count());
+  for (std::uint32_t id = 0; id < topology.link_count(); ++id) {
+    const Link& link = topology.link(LinkId(id));
+    boost::add_edge(link.from.value(), link.to.value(), id, graph);
+  }
+  graph_ = std::make_shared<const Graph>(Graph{std::move(graph)});
+}
 
 const Routes::Distances& Routes::distances(DeviceId to) {
   Distances& found = to_[to.value()];
   if (!found.empty()) return found;
   found.assign(topology_.device_count(), unreached);
   found[to.value()] = 0;
-  const OpenLink open{&topology_, &failed_, to.value()};
-  const boost::filtered_graph<Topology::Graph, OpenLink> usable(topology_.graph(), open);
+  const OpenLink open{&topology_, &graph_->devices, &failed_, to.value()};
+  const boost::filtered_graph<DeviceGraph, OpenLink> usable(graph_->devices, open);
   const auto backwards = boost::make_reverse_graph(usable);
   const auto record = boost::record_distances(found.data(), boost::on_tree_edge());
-  boost::breadth_first_search(backwards, static_cast<Topology::Graph::vertex_descriptor>(to.value()),
+  boost::breadth_first_search(backwards, static_cast<DeviceGraph::vertex_descriptor>(to.value()),
                               boost::visitor(boost::make_bfs_visitor(record)));
   return found;
 }
@@ -74,9 +91,9 @@ std::vector<LinkId> Routes::find(DeviceId from, DeviceId to, std::uint64_t key) 
   if (left[from.value()] == unreached) return route;
   for (DeviceId at = from; at != to;) {
     equal.clear();
-    const auto [begin, end] = boost::out_edges(at.value(), topology_.graph());
+    const auto [begin, end] = boost::out_edges(at.value(), graph_->devices);
     for (auto edge = begin; edge != end; ++edge) {
-      const LinkId link(boost::get(boost::edge_index, topology_.graph(), *edge));
+      const LinkId link(boost::get(boost::edge_index, graph_->devices, *edge));
       const DeviceId next = topology_.link(link).to;
       const bool ends = next == to || topology_.device(next).kind != DeviceKind::gpu;
       if (!failed_[link.value()] && ends && left[next.value()] + 1 == left[at.value()]) equal.push_back(link);

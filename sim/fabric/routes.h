@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "sim/fabric/topology.h"
@@ -20,7 +21,7 @@ namespace orrery::fabric {
 
 class Routes {
  public:
-  explicit Routes(const Topology& topology);  // keeps a reference
+  explicit Routes(const Topology& topology);  // keeps a reference; the topology grows no more
 
   // Links from `from` to `to` in order; empty when from == to or when no way is left (see reachable).
   std::vector<LinkId> find(DeviceId from, DeviceId to, std::uint64_t key);
@@ -35,7 +36,10 @@ class Routes {
   LinkId choose(const std::vector<LinkId>& equal, DeviceId from, DeviceId to, DeviceId at,
                 std::uint64_t key) const;
 
+  struct Graph;  // Boost.Graph's headers cost every reader of this one half a second
+
   const Topology& topology_;
+  std::shared_ptr<const Graph> graph_;
   std::vector<bool> failed_;
   std::vector<Distances> to_;  // by target, empty until asked for; forgotten when a link fails
 };

@@ -30,7 +30,6 @@ const char* to_string(LinkClass link_class) {
 
 DeviceId Topology::add_device(Device device) {
   const DeviceId id(static_cast<std::uint32_t>(devices_.size()));
-  boost::add_vertex(graph_);
   nodes_ = std::max(nodes_, device.node + 1);
   if (device.kind == DeviceKind::gpu) gpus_.push_back(id);
   devices_.push_back(std::move(device));
@@ -44,8 +43,6 @@ LinkId Topology::add_link(DeviceId a, DeviceId b, LinkClass link_class, std::int
   const LinkId id(static_cast<std::uint32_t>(links_.size()));
   links_.push_back({a, b, link_class, bytes_per_second, latency});
   links_.push_back({b, a, link_class, bytes_per_second_back, latency});
-  boost::add_edge(a.value(), b.value(), id.value(), graph_);
-  boost::add_edge(b.value(), a.value(), id.value() + 1, graph_);
   return id;
 }
 

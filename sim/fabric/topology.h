@@ -1,12 +1,10 @@
-// Devices and links of a deployment: what bytes can cross, at which rate, after which latency. A Boost.Graph
-// whose vertices are devices and whose edges are link directions; ids are dense and equal the graph's
-// descriptors.
+// Devices and links of a deployment: what bytes can cross, at which rate, after which latency. Ids are dense:
+// they are the vertices and edges of the Boost.Graph that Routes searches.
 //
 // A physical link is two directions, each a LinkId with a bandwidth of its own; `reverse` names the other
 // one.
 #pragma once
 
-#include <boost/graph/adjacency_list.hpp>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -64,15 +62,10 @@ class Topology {
   DeviceId gpu(std::int32_t node, std::int32_t index) const;  // none() when there is none
   std::int32_t nodes() const { return nodes_; }
 
-  using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::bidirectionalS, boost::no_property,
-                                      boost::property<boost::edge_index_t, std::uint32_t>>;
-  const Graph& graph() const { return graph_; }
-
   std::string name;
   std::vector<LinkSource> sources;
 
  private:
-  Graph graph_;
   std::vector<Device> devices_;
   std::vector<Link> links_;
   std::vector<DeviceId> gpus_;
