@@ -60,6 +60,7 @@ std::string where_of(const PoolSpec& pool) {
          i.hardware.name + ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp) +
          (i.plan.pp > 1 ? ", pp " + std::to_string(i.plan.pp) : "") +
          (i.plan.dp * i.engines > 1 ? ", dp " + std::to_string(i.plan.dp * i.engines) : "") +
+         (i.plan.cp > 1 ? ", cp " + std::to_string(i.plan.cp) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
 }
 

@@ -76,6 +76,8 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
   if (engine.engine != "vllm" && (instance.plan.dp > 1 || instance.engines > 1))
     role.fail("dp above 1 in a prefill or decode pool is modelled on vllm only");
+  if (engine.settings.context.on())
+    role.fail("context parallelism in a prefill or decode pool is not modelled");
   if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
@@ -436,7 +438,8 @@ Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*
   ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, {}));
   std::size_t first = 0;
   for (PoolSpec* pool : pools) {
-    auto links = plan_links(topology, seats[first].gpus, pool->instance.plan);
+    auto links = plan_links(topology, seats[first].gpus, pool->instance.plan,
+                            pool->instance.engine.settings.context.cache_ranks);
     if (!links.ok()) {
       Errors errors = links.errors();
       for (Error& error : errors) error.message = "pool " + quote(pool->name) + ": " + error.message;
