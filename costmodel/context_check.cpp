@@ -24,12 +24,14 @@ class SplitCacheCheck {
  public:
   SplitCacheCheck(const EngineProfile& engine, const ModelSpec& model, const ParallelPlan& plan,
                   const Yaml& args)
-      : context_(engine.settings.context), settings_(engine.settings), model_(model), plan_(plan), args_(args) {}
+      : context_(engine.settings.context), settings_(engine.settings), model_(model), plan_(plan),
+        args_(args) {}
 
   // config/parallel.py, config/model.py (`verify_with_parallel_config`), config/vllm.py of 0.24.0.
   void run() {
     const std::int64_t ranks = context_.cache_ranks;
-    if (plan_.tp % ranks != 0) return fail("must divide tp = " + std::to_string(plan_.tp) + " (vLLM asserts it)");
+    if (plan_.tp % ranks != 0)
+      return fail("must divide tp = " + std::to_string(plan_.tp) + " (vLLM asserts it)");
     if (settings_.block_size % context_.interleave != 0)
       args_.optional("cp_kv_cache_interleave_size")
           .fail("must divide the block size, " + std::to_string(settings_.block_size) + " (vLLM asserts it)");
@@ -45,15 +47,19 @@ class SplitCacheCheck {
   }
 
  private:
-  void fail(const std::string& message) const { args_.optional("decode_context_parallel_size").fail(message); }
+  void fail(const std::string& message) const {
+    args_.optional("decode_context_parallel_size").fail(message);
+  }
 
   void check_latent() const {
     if (model_.sparse.present())
-      return fail("sparse attention does not run so: FLASHMLA_SPARSE returns no sums of exponentials "
-                  "(can_return_lse_for_decode), which v1/worker/cp_utils.py asserts; expected 1");
+      return fail(
+          "sparse attention does not run so: FLASHMLA_SPARSE returns no sums of exponentials "
+          "(can_return_lse_for_decode), which v1/worker/cp_utils.py asserts; expected 1");
     if (bytes_per_element(model_.kv_dtype) < 2)
-      fail("a split cache of 8-bit latents does not run (mla_attention.py asserts it); expected "
-           "kv_cache_dtype: auto");
+      fail(
+          "a split cache of 8-bit latents does not run (mla_attention.py asserts it); expected "
+          "kv_cache_dtype: auto");
   }
 
   const ContextSettings& context_;
@@ -70,7 +76,8 @@ void finish_split_cache(EngineProfile& engine, const HardwareProfile& hardware, 
   ContextSettings& context = engine.settings.context;
   if (!context.splits_cache()) {
     if (context.all_to_all)
-      args.optional("dcp_comm_backend").fail("requires decode_context_parallel_size above 1 (vLLM refuses too)");
+      args.optional("dcp_comm_backend")
+          .fail("requires decode_context_parallel_size above 1 (vLLM refuses too)");
     for (const char* name :
          {"decode_context_parallel_size", "cp_kv_cache_interleave_size", "dcp_kv_cache_interleave_size"}) {
       if (args.present() && args.optional(name).present()) engine.ignored_args.emplace_back(name);
@@ -112,28 +119,33 @@ bool check_context_ranks(const InstanceSpec& spec, const Yaml& node) {
   };
   const std::string& engine = spec.engine.engine;
   // v1/attention/backend.py: no backend sets `supports_pcp`, which v1/worker/cp_utils.py asserts.
-  if (refuse(engine == "vllm",
-             "context parallelism for prompts (prefill_context_parallel_size) starts with no attention backend "
-             "of vLLM 0.24; for the KV cache of long contexts: engine_args: {decode_context_parallel_size: N}, on "
-             "the GPUs of tp"))
+  if (refuse(
+          engine == "vllm",
+          "context parallelism for prompts (prefill_context_parallel_size) starts with no attention backend "
+          "of vLLM 0.24; for the KV cache of long contexts: engine_args: {decode_context_parallel_size: N}, "
+          "on "
+          "the GPUs of tp"))
     return false;
   if (refuse(engine != "sglang",
              "context parallelism of " + spec.engine.name +
-                 " is not modelled (of TensorRT-LLM's kinds its PyTorch backend runs Helix, on generation servers "
+                 " is not modelled (of TensorRT-LLM's kinds its PyTorch backend runs Helix, on generation "
+                 "servers "
                  "that get their prompts' KV from context servers: docs/context_parallel.md); use cp: 1"))
     return false;
   const auto beside = [&](bool condition, const char* what) {
     return refuse(condition, std::string(what) + " is not modelled under context parallelism; use cp: 1");
   };
-  return !(refuse(!deals_out_prompts(m),
-                  "context parallelism is modelled for Qwen3, Qwen3-MoE and latent attention (DeepSeek-V2, V3, Kimi) "
-                  "only, not for " +
-                      m.architecture + (m.sparse.present() ? " with sparse attention" : "") + "; use cp: 1") ||
-           refuse(spec.hardware.architecture != "sm_90a",
-                  "context parallelism needs SGLang's fa3 backend (layers/cp/base.py), which runs on Hopper; " +
-                      spec.hardware.name + " is not one; use cp: 1") ||
-           beside(spec.plan.dp > 1, "attention data parallelism") || beside(spec.plan.pp > 1, "a pipeline") ||
-           beside(m.vision != nullptr, "a vision encoder") || beside(speculates(node), "speculation"));
+  return !(
+      refuse(
+          !deals_out_prompts(m),
+          "context parallelism is modelled for Qwen3, Qwen3-MoE and latent attention (DeepSeek-V2, V3, Kimi) "
+          "only, not for " +
+              m.architecture + (m.sparse.present() ? " with sparse attention" : "") + "; use cp: 1") ||
+      refuse(spec.hardware.architecture != "sm_90a",
+             "context parallelism needs SGLang's fa3 backend (layers/cp/base.py), which runs on Hopper; " +
+                 spec.hardware.name + " is not one; use cp: 1") ||
+      beside(spec.plan.dp > 1, "attention data parallelism") || beside(spec.plan.pp > 1, "a pipeline") ||
+      beside(m.vision != nullptr, "a vision encoder") || beside(speculates(node), "speculation"));
 }
 
 void check_split_cache(const InstanceSpec& spec, const Yaml& node) {

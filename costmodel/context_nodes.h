@@ -1,5 +1,5 @@
-// What context parallelism adds to the list of a step's operators (docs/context_parallel.md). For step_graph.cpp
-// alone.
+// What context parallelism adds to the list of a step's operators (docs/context_parallel.md). For
+// step_graph.cpp alone.
 #pragma once
 
 #include <limits>
@@ -50,8 +50,8 @@ class ContextNodes : protected GraphNodes {
     add("cp_order_last", "rank_copy", of_split(model_.hidden), 2);
   }
 
-  // Every rank keeps all tokens' keys and values (`materialize_full_kv`): packed, gathered, put in order by two
-  // copies, and keys and values taken apart by one more. `written`: what then goes into the cache.
+  // Every rank keeps all tokens' keys and values (`materialize_full_kv`): packed, gathered, put in order by
+  // two copies, and keys and values taken apart by one more. `written`: what then goes into the cache.
   void add_new_keys(const char* use, const char* op, OpSpec written, std::int64_t elements, std::int64_t l) {
     if (context_.shares_prompts()) {
       add("cp_pack_kv", "rank_copy", own_of_split(elements), l);
@@ -168,8 +168,8 @@ class ContextNodes : protected GraphNodes {
     add("dcp_order_queries", "rank_copy", s, l);  // heads beside one another (`all_gather` with dim 1)
   }
 
-  // v1/attention/ops/common.py, `cp_lse_ag_out_rs`, and dcp_alltoall.py: a rank's outputs for all heads of the
-  // group, `value` wide, become all ranks' for its own heads.
+  // v1/attention/ops/common.py, `cp_lse_ag_out_rs`, and dcp_alltoall.py: a rank's outputs for all heads of
+  // the group, `value` wide, become all ranks' for its own heads.
   void combine(std::int64_t heads, std::int64_t value, bool decodes, std::int64_t l) {
     const auto rows = [&](std::int64_t n, double bytes = 2) {
       OpSpec s = decodes ? of_decodes(n) : width(n);

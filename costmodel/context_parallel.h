@@ -1,5 +1,5 @@
-// Context parallelism (docs/context_parallel.md): what is resolved for an instance, and how a step's prompts and
-// its KV are dealt to ranks.
+// Context parallelism (docs/context_parallel.md): what is resolved for an instance, and how a step's prompts
+// and its KV are dealt to ranks.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,15 @@
 namespace orrery {
 
 struct ContextSettings {
-  // vLLM's decode_context_parallel_size: of the tp GPUs so many hold parts of the same heads' KV, `interleave`
-  // tokens in turn (cp_kv_cache_interleave_size). Blocks of the scheduler are then of all of them together.
+  // vLLM's decode_context_parallel_size: of the tp GPUs so many hold parts of the same heads' KV,
+  // `interleave` tokens in turn (cp_kv_cache_interleave_size). Blocks of the scheduler are then of all of
+  // them together.
   std::int32_t cache_ranks = 1;
   std::int64_t interleave = 1;
   bool all_to_all = false;  // dcp_comm_backend: a2a
   // SGLang's attn_cp_size: copies of attention, each tp GPUs wide. `splits` (enable_prefill_cp): a step's
-  // prompts are dealt to them; without it they all compute the same. `own_experts` (moe_dp_size = attn_cp_size):
-  // each has the experts too, for its own rows.
+  // prompts are dealt to them; without it they all compute the same. `own_experts` (moe_dp_size =
+  // attn_cp_size): each has the experts too, for its own rows.
   std::int32_t prompt_ranks = 1;
   bool splits = false, own_experts = false;
   bool splits_cache() const { return cache_ranks > 1; }
@@ -25,9 +26,9 @@ struct ContextSettings {
   bool on() const { return splits_cache() || shares_prompts(); }
 };
 
-// SGLang's zigzag (layers/cp/zigzag.py of 0.5.23): a sequence's new tokens are cut in 2·ranks blocks, of which
-// rank r has block r and block 2·ranks − 1 − r, so that all ranks have as many pairs of tokens to look at.
-// Whether a step can be dealt out so (`can_apply`): prompts only, each with a token for every block.
+// SGLang's zigzag (layers/cp/zigzag.py of 0.5.23): a sequence's new tokens are cut in 2·ranks blocks, of
+// which rank r has block r and block 2·ranks − 1 − r, so that all ranks have as many pairs of tokens to look
+// at. Whether a step can be dealt out so (`can_apply`): prompts only, each with a token for every block.
 bool can_split(const StepShape& shape, std::int32_t ranks);
 // Rows that every rank's buffers have (`pad_logical_token_to_physical`): those of the rank with most, padded.
 std::int64_t split_rows(const StepShape& shape, std::int32_t ranks);
@@ -35,8 +36,9 @@ std::int64_t split_rows(const StepShape& shape, std::int32_t ranks);
 void add_blocks(const StepShape& shape, std::int32_t ranks, std::int32_t rank, int half,
                 std::vector<PrefillChunk>& out);
 
-// Tokens of KV on the fullest rank beyond an equal share, a sequence, whose length is any: token i lies on rank
-// (i / interleave) mod ranks, so the first rank is ahead by interleave·(ranks − 1) / (2·ranks) on average.
+// Tokens of KV on the fullest rank beyond an equal share, a sequence, whose length is any: token i lies on
+// rank (i / interleave) mod ranks, so the first rank is ahead by interleave·(ranks − 1) / (2·ranks) on
+// average.
 inline double tokens_ahead(std::int32_t ranks, std::int64_t interleave) {
   return static_cast<double>(interleave) * (ranks - 1) / (2.0 * ranks);
 }

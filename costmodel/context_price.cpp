@@ -1,5 +1,5 @@
-// The price of a step whose prompts are dealt to the ranks of context parallelism, and what a split cache adds
-// to the host's work.
+// The price of a step whose prompts are dealt to the ranks of context parallelism, and what a split cache
+// adds to the host's work.
 #include <algorithm>
 #include <string_view>
 
@@ -35,7 +35,8 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
       kernels_of_split += node.kernels();
       if (joins) host.launch_split_more += static_cast<double>(node.count) * collective;
     }
-    // vLLM's attention is one custom operator between graph pieces: all that it launches is launched by itself.
+    // vLLM's attention is one custom operator between graph pieces: all that it launches is launched by
+    // itself.
     if (context.splits_cache() && std::string_view(node.name).starts_with("dcp_"))
       host.launch_piecewise += static_cast<double>(node.kernels()) * kernel +
                                (joins ? static_cast<double>(node.count) * collective : 0);
@@ -53,6 +54,11 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
   fill(DependsOn::gathered, gathered_table);
   fill(DependsOn::split_prompts, split_table);
   fill(DependsOn::whole_step, whole_table);
+}
+
+std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
+  const PaddedStep padded = state_->padding.pad(shape);
+  return state_->shares_prompts ? padded.gathered : padded.tokens;  // that experts see
 }
 
 }  // namespace orrery

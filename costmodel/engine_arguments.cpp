@@ -116,10 +116,14 @@ class Resolver final : ArgumentResolver {
       apply_connector(value);
     else if (name.starts_with("mamba_"))
       apply_state_argument(name, value, engine_, model_);
-    else if (!apply_context_argument(name, value, engine_) &&
-             !apply_encoder_argument(name, value, engine_, model_))
+    else if (!apply_of_a_feature(name, value))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  bool apply_of_a_feature(const std::string& name, const Yaml& value) {
+    return apply_context_argument(name, value, engine_) ||
+           apply_encoder_argument(name, value, engine_, model_);
   }
 
   void apply_api_servers(const Yaml& value) {

@@ -36,6 +36,15 @@ struct Widths {
   std::int64_t attention = 1, others = 1, experts = 1, shared = 1, dense = 1, embedding = 1;
 };
 
+Widths widths_of(const InstanceSpec& spec) {
+  return {.attention = spec.plan.tp,
+          .others = spec.head_ranks(),
+          .experts = spec.expert_ranks(),
+          .shared = spec.shared_expert_ranks(),
+          .dense = spec.dense_mlp_ranks(),
+          .embedding = std::int64_t{spec.plan.tp} * spec.plan.cp};
+}
+
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
 // (`get_embedding_tp_kwargs`), MLPs, experts and the head over all GPUs.
 bool of_attention(const WeightTensor& t) {
@@ -388,12 +397,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  const Widths widths{.attention = spec.plan.tp,
-                      .others = spec.head_ranks(),
-                      .experts = spec.expert_ranks(),
-                      .shared = spec.shared_expert_ranks(),
-                      .dense = spec.dense_mlp_ranks(),
-                      .embedding = std::int64_t{spec.plan.tp} * spec.plan.cp};
+  const Widths widths = widths_of(spec);
   plan.weights = weights_of_rank(m, widths) + draft_weights_of_rank(spec, widths) +
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;

@@ -96,7 +96,7 @@ enum class DependsOn : std::uint8_t {
   exchanged_normal,
   split_prompts,  // context parallelism: rows of all ranks, in steps whose prompts are dealt to them
   whole_step,     // the same rows, in all other steps
-  two_batches  // the line of what two halves hide of one another
+  two_batches     // the line of what two halves hide of one another
 };
 inline bool is_exchanged(DependsOn d) {
   return d == DependsOn::exchanged_low_latency || d == DependsOn::exchanged_normal;

@@ -27,8 +27,8 @@ struct PaddedStep {
   bool by_sum = false;
   bool split_prompts = false;  // prompts are dealt to the ranks of context parallelism: `tokens` are a rank's
                                // rows, `gathered` all ranks'
-  bool low_latency = false;      // of an exchange of experts' rows: which of its kernels
-  bool two_batches = false;      // the step runs in two halves
+  bool low_latency = false;    // of an exchange of experts' rows: which of its kernels
+  bool two_batches = false;    // the step runs in two halves
   bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
                                  // schedule
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside

@@ -20,8 +20,8 @@ struct ParallelPlan {
   }  // that experts and, where gathered, MLPs are spread over
 };
 
-// Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp·cp. Widths that Orrery cannot price
-// yet (pp above 64, dp above 512, ep other than 1 or tp·dp·cp) are refused by name.
+// Reads `parallel: {tp, pp, ep, dp, cp}`; every width ≥ 1, ep divides tp·dp·cp. Widths that Orrery cannot
+// price yet (pp above 64, dp above 512, ep other than 1 or tp·dp·cp) are refused by name.
 ParallelPlan read_parallel_plan(const Yaml& node);
 
 }  // namespace orrery

@@ -78,8 +78,8 @@ struct PricerState {
     return i < table.size() ? table[i] : sum_over(depends_on, tokens);
   }
   double gathered_ns(const PaddedStep& padded) const;
-  // costmodel/context_price.cpp. Ranks of context parallelism: what steps run whose prompts are dealt to them,
-  // and what all others do, by rows of all ranks.
+  // costmodel/context_price.cpp. Ranks of context parallelism: what steps run whose prompts are dealt to
+  // them, and what all others do, by rows of all ranks.
   bool shares_prompts = false;
   std::vector<double> split_table, whole_table;
   std::int64_t kernels_of_split = 0;

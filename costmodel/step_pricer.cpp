@@ -54,9 +54,8 @@ double fitted_factor(const EngineProfile& engine, OpClass op_class) {
 // Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels. What split
 // prompts add is counted apart (costmodel/context_price.cpp).
 bool other_step(const InstanceSpec& spec, DependsOn d) {
-  return d == DependsOn::split_prompts ||
-         (d == DependsOn::exchanged_low_latency &&
-          spec.engine.settings.joint.exchange == ExpertExchange::by_prompts);
+  return d == DependsOn::split_prompts || (d == DependsOn::exchanged_low_latency &&
+                                           spec.engine.settings.joint.exchange == ExpertExchange::by_prompts);
 }
 
 Status check_scales(const PriceScales& scales) {
@@ -478,10 +477,6 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
 
 double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) const {
   return state_->sum_experts(padded_tokens, load);
-}
-
-std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
-  return state_->padding.pad(shape).tokens;
 }
 
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }

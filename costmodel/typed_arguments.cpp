@@ -152,14 +152,17 @@ class TypedResolver final : ArgumentResolver {
               "N > 1");
   }
 
-  // arg_groups/parallel_hook.py, `handle_context_parallelism`; layers/cp/interleave.py runs on the DSA backend.
+  // arg_groups/parallel_hook.py, `handle_context_parallelism`; layers/cp/interleave.py runs on the DSA
+  // backend.
   void choose_context() {
     ContextSettings& context = engine_.settings.context;
     context.prompt_ranks = plan_.cp;
     context.splits = options_.has("enable_prefill_cp") && options_.flag("enable_prefill_cp");
     if (context.splits && !options_.has("cp_strategy"))
-      args_.optional("enable_prefill_cp").fail("needs cp_strategy (the engine does not start without); expected "
-                                               "cp_strategy: zigzag");
+      args_.optional("enable_prefill_cp")
+          .fail(
+              "needs cp_strategy (the engine does not start without); expected "
+              "cp_strategy: zigzag");
     const std::int64_t moe = options_.has("moe_dp_size") ? options_.integer("moe_dp_size") : 1;
     if (moe != 1 && moe != plan_.cp)
       args_.optional("moe_dp_size")
@@ -172,7 +175,9 @@ class TypedResolver final : ArgumentResolver {
       args_.optional("enable_mixed_chunk").fail("is not modelled under context parallelism; leave it out");
     context.own_experts = moe > 1;
     if (moe > 1 && (model_.latent.present() || model_.shared_expert_intermediate > 0 || plan_.ep > 1))
-      args_.optional("moe_dp_size").fail("above 1 is modelled for models with grouped-query attention and without shared experts, and "
+      args_.optional("moe_dp_size")
+          .fail(
+              "above 1 is modelled for models with grouped-query attention and without shared experts, and "
               "ep: 1 only");
   }
 

@@ -1,5 +1,5 @@
-// Attention and row-wise operators as a rank of context parallelism runs them: the same kernels over a part of
-// the step (costmodel/context_parallel.h).
+// Attention and row-wise operators as a rank of context parallelism runs them: the same kernels over a part
+// of the step (costmodel/context_parallel.h).
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -28,7 +28,8 @@ OpCost one_after_other(const OpCost& a, const OpCost& b) {
 // `part` of what a launch takes beyond its start.
 OpCost scaled(OpCost cost, double part) {
   const double start = cost.latency_ns;
-  if (cost.table_ns > 0) cost.table_ns = std::min(cost.table_ns, start) + std::max(0.0, cost.table_ns - start) * part;
+  if (cost.table_ns > 0)
+    cost.table_ns = std::min(cost.table_ns, start) + std::max(0.0, cost.table_ns - start) * part;
   cost.flops *= part;
   cost.bytes *= part;
   cost.compute_ns *= part;
@@ -67,7 +68,9 @@ class OneRankOperator : public Operator {
   KernelClass kernel_class() const override { return whole_->kernel_class(); }
 
  private:
-  bool splits(const StepInput& input) const { return spec_.splits && can_split(*input.shape, spec_.context_ranks); }
+  bool splits(const StepInput& input) const {
+    return spec_.splits && can_split(*input.shape, spec_.context_ranks);
+  }
 
   static std::int64_t cached(const StepShape& shape) {
     std::int64_t tokens = 0;
@@ -117,9 +120,9 @@ class OneRankOperator : public Operator {
     return whole_->cost(part);
   }
 
-  // Every new token looks at all of its rank's part. The causal kernel's price for as many pairs: a chunk whose
-  // context is shorter by half of its own tokens; where the part is too short for that, its share of one
-  // without a context.
+  // Every new token looks at all of its rank's part. The causal kernel's price for as many pairs: a chunk
+  // whose context is shorter by half of its own tokens; where the part is too short for that, its share of
+  // one without a context.
   OpCost past(const StepInput& input) const {
     std::vector<PrefillChunk> chunks;
     double pairs = 0, least = 0;

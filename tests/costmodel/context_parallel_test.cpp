@@ -53,7 +53,8 @@ bool has_line(const StepBreakdown& step, const std::string& name) {
 
 double collectives_ns(const StepBreakdown& step) {
   double ns = 0;
-  for (const OpLine& op : step.ops) ns += op.op_class == OpClass::collective ? static_cast<double>(op.time_ns) : 0;
+  for (const OpLine& op : step.ops)
+    ns += op.op_class == OpClass::collective ? static_cast<double>(op.time_ns) : 0;
   return ns;
 }
 
@@ -161,7 +162,8 @@ TEST_CASE("SGLang: the longer the prompt the more is gained, short ones and deco
   const StepPricer idle = pricer(made("model: qwen3-30b-a3b\nengine: sglang-0.5\nparallel: {cp: 4}\n"));
   CHECK_FALSE(has_line(idle.explain(prompts({{8192, 0}})), "cp_gather_kv"));
   CHECK(idle.price(prompts({{8192, 0}})).busy > four.price(prompts({{8192, 0}})).busy);
-  // Decodes: attention is that of one GPU, whoever computes it; only graphs of multiples of four are captured.
+  // Decodes: attention is that of one GPU, whoever computes it; only graphs of multiples of four are
+  // captured.
   CHECK(line(four.explain(decodes(64, 1000)), "attention_decode").flops ==
         line(one.explain(decodes(64, 1000)), "attention_decode").flops);
   CHECK(four.explain(decodes(1, 1000)).padded_tokens == 4);
@@ -228,7 +230,8 @@ TEST_CASE("vLLM: decodes read a rank's part for all its group's heads, and pay t
         Approx(61 * 2.0 * 1088 * 128 * 64 * (16385.0 / 8 + 64 * 7.0 / 16)).epsilon(1e-4));
 }
 
-TEST_CASE("vLLM: what prompts have in the cache is gathered whole for latents, looked at in parts for heads") {
+TEST_CASE(
+    "vLLM: what prompts have in the cache is gathered whole for latents, looked at in parts for heads") {
   const std::vector<PrefillChunk> first{{2048, 0}}, later{{2048, 30'720}};
   const StepPricer latent = pricer(vllm("deepseek-r1", 8));
   CHECK(line(latent.explain(prompts(first)), "dcp_gather_cache").link_bytes == 0);
@@ -262,7 +265,8 @@ TEST_CASE("context parallelism that the engines do not run, or that is not model
   CHECK(refused(s + "model: qwen3-30b-a3b\nparallel: {cp: 2, dp: 2}\n", "attention data parallelism"));
   CHECK(refused(s + "model: qwen3-30b-a3b\nparallel: {cp: 2}\nengine_args: {enable_prefill_cp: true}\n",
                 "needs cp_strategy"));
-  CHECK(refused(s + "model: qwen3-30b-a3b\nparallel: {cp: 4}\nengine_args: {moe_dp_size: 2}\n", "must be 1 or cp"));
+  CHECK(refused(s + "model: qwen3-30b-a3b\nparallel: {cp: 4}\nengine_args: {moe_dp_size: 2}\n",
+                "must be 1 or cp"));
   CHECK(refused(s + "model: qwen3-30b-a3b\nparallel: {cp: 2}\nengine_args: {dcp_size: 2}\n",
                 "decode context parallelism"));
 }
