@@ -157,7 +157,8 @@ class InstanceReader {
   void check_spread(std::int64_t value, std::int64_t ranks, const std::string& what) {
     if (ranks == spec_.plan.tp) return check_width(value, what);
     if (value % ranks == 0) return;
-    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp = " + std::to_string(ranks));
+    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp" +
+            (spec_.plan.cp > 1 ? " x cp = " : " = ") + std::to_string(ranks));
   }
 
   // Only routed experts are, where ranks share nothing else.

@@ -76,8 +76,11 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
   if (engine.engine != "vllm" && (instance.plan.dp > 1 || instance.engines > 1))
     role.fail("dp above 1 in a prefill or decode pool is modelled on vllm only");
-  if (engine.settings.context.on())
-    role.fail("context parallelism in a prefill or decode pool is not modelled");
+  const ContextSettings& context = engine.settings.context;
+  if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
+    role.fail(
+        "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
+        "(parallel.cp; its decode servers assert 1)");
   if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
@@ -404,6 +407,19 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                                                         topology.device(from.gpus.front()).name + " to " +
                                                         topology.device(to.gpus.front()).name +
                                                         "; nodes need NICs (nics_per_node)");
+  return seats;
+}
+
+Result<std::vector<FabricTransport::Seat>> kv_seats(const fabric::Topology& topology,
+                                                    const std::vector<const PoolSpec*>& pools,
+                                                    const PdRules& pd) {
+  ORRERY_TRY(seats, seat_instances(topology, pools, pd));
+  std::size_t at = 0;
+  for (const PoolSpec* pool : pools) {
+    const ParallelPlan& plan = pool->instance.plan;
+    for (std::int32_t i = 0; i < pool->engines(); ++i, ++at)
+      if (plan.cp > 1) seats[at].gpus.resize(static_cast<std::size_t>(plan.tp));
+  }
   return seats;
 }
 

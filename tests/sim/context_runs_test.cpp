@@ -71,3 +71,26 @@ TEST_CASE("over nodes the ranks' collectives pay for the network [context_parall
   CHECK(across.pool.instance.links->context.ranks == 16);
   CHECK(across.pool.memory.kv_tokens() == 2 * inside.pool.memory.kv_tokens());
 }
+
+TEST_CASE("a prefill pool that deals its prompts out sends them by its first copy [context_parallel]") {
+  const auto pools = [](const std::string& plan, const std::string& args) {
+    return "{topology: {preset: hopper-8, nodes: 1}, pools: [{name: p, role: prefill, hardware: h200, model: "
+           "qwen3-30b-a3b, engine: sglang-0.5, parallel: " +
+           plan + ", engine_args: " + args +
+           "}, {name: d, role: decode, hardware: h200, model: qwen3-30b-a3b, engine: sglang-0.5}]}";
+  };
+  const std::string dealt_args = "{enable_prefill_cp: true, cp_strategy: zigzag}";
+  const RunResult one = run(scenario(pools("{tp: 1}", "{}"))),
+                  four = run(scenario(pools("{cp: 4}", dealt_args)));
+  check_conserved(one);
+  check_conserved(four);
+  CHECK(one.transfers.bytes == four.transfers.bytes);
+  const auto refused = small_example(
+      "{topology: {preset: hopper-8, nodes: 1}, pools: [{name: p, role: prefill, hardware: h200, model: "
+      "qwen3-30b-a3b, "
+      "engine: sglang-0.5}, {name: d, role: decode, hardware: h200, model: qwen3-30b-a3b, engine: "
+      "sglang-0.5, parallel: "
+      "{cp: 4}}]}");
+  REQUIRE_FALSE(refused.ok());
+  CHECK(to_string(refused.errors()).find("prefill pools of SGLang only") != std::string::npos);
+}
