@@ -61,6 +61,56 @@ def prompts_dealt_out(bench):
                                                      for name, ms in device.items()})})
 
 
+def more_gpus(bench):
+    """One prompt on 1, 2, 4, 8 GPUs, as tensor-parallel ranks or as copies of attention."""
+    rows, says = [], []
+    for model, long in (("qwen3-32b", 32768), ("qwen3-30b-a3b", 32768), ("deepseek-v2-lite", 131072)):
+        alone = {}
+        for gpus in (1, 2, 4, 8):
+            row = [model, gpus]
+            for kind in ("tp", "cp"):
+                args = f"context_length: {long + 1000}" + (", enable_prefill_cp: true, cp_strategy: zigzag" if kind == "cp" else "")
+                plan = f"deployment={{hardware: h200, model: {model}, engine: sglang-0.5, parallel: {{{kind}: {gpus}}}, engine_args: {{{args}}}}}"
+                times = [bench.run(PROMPTS, [plan, one_prompt(t)])["ttft_ms"]["mean"] for t in (1024, long)]
+                tokens = bench.cost(PROMPTS, "decode 1@1024", [plan])["memory"]["kv_tokens"]
+                alone.setdefault(kind, times[1])
+                row += [*times, alone[kind] / times[1], tokens]
+            rows.append(row)
+        eight = rows[-1]
+        says.append(f"{model}, {long:,} tokens on eight GPUs: {eight[4]:.1f} times as fast as on one with tp, {eight[8]:.1f} times with cp; "
+                    f"1,024 tokens take {number(eight[2])} ms and {number(eight[6])} ms.")
+    return Study(
+        "A prompt on more GPUs: tp or cp (SGLang)",
+        "One prompt alone on a server with 1 to 8 H200: of 1,024 tokens, and of 32,768 (deepseek-v2-lite: 131,072).",
+        f"orrery simulate {PROMPTS} --set 'deployment={{hardware: h200, model: qwen3-32b, engine: sglang-0.5, parallel: {{cp: 8}}, engine_args: …}}' --set workload=…",
+        ["model", "GPUs", "tp: TTFT short, ms", "tp: long, ms", "times as fast", "tp: KV tokens", "cp: TTFT short, ms", "cp: long, ms",
+         "times as fast", "cp: KV tokens"], rows,
+        [*says, "Short prompts wait for the host: without prefill graphs it launches every kernel and collective by itself, however many ranks there "
+         "are. Inside a node copies of attention are no better than a split one where heads can be split; what they change is the cache: a latent is "
+         "kept whole either way, keys and values of heads are not."],
+        "Compared with no run; SGLang's host terms are vLLM's where they were not measured.")
+
+
+def over_nodes(bench):
+    fabric = ["deployment.topology={preset: hopper-8, nodes: 2, nics_per_node: 8, nic_gbps: 400}", "deployment.quantization=fp8-channel"]
+    split = f"{ARGS}, enable_prefill_cp: true, cp_strategy: zigzag"
+    plans = {"tp 16": ("{tp: 16}", ARGS), "tp 8, cp 2": ("{tp: 8, cp: 2}", split),
+             "tp 8, cp 2, moe_dp_size 2": ("{tp: 8, cp: 2}", split + ", moe_dp_size: 2"), "tp 2, cp 8": ("{tp: 2, cp: 8}", split)}
+    steps, rows = ("prefill 8192@0", "prefill 8192@122880", "decode 8@131072"), []
+    for name, (plan, args) in plans.items():
+        costs = [bench.cost(PROMPTS, step, [*fabric, f"deployment.parallel={plan}", f"deployment.engine_args={{{args}}}"]) for step in steps]
+        rows.append([name, *(c["steps"][0]["device_us"] * 1e-3 for c in costs), class_ms(costs[1], "collective"), costs[0]["memory"]["kv_tokens"]])
+    best = min(rows, key=lambda row: row[2])
+    return Study(
+        "Long prompts over two nodes (SGLang)",
+        "The same model with per-channel FP8 on two nodes of eight H200, one NIC of 400 Gb/s a GPU: what crosses the network in a step of a long prompt.",
+        f"orrery cost {PROMPTS} --step 'prefill 8192@122880' --set 'deployment.topology={{preset: hopper-8, nodes: 2, nics_per_node: 8, nic_gbps: 400}}' …",
+        ["plan", *(f"device, {step}, ms" for step in steps), "collectives at 122880, ms", "KV tokens"], rows,
+        [f"Least device time at 122,880 cached tokens: {best[0]} ({number(best[2])} ms; tp 16: {number(rows[0][2])} ms). With the experts in each copy (moe_dp_size) "
+         "keys and values alone cross the network in a layer; gathering rows for experts that are spread over both nodes costs more than tp 16's all-reduces."],
+        "Compared with no run; between nodes collectives are NCCL's own model of itself.")
+
+
 def cache_split(bench):
     rows, tpot = [], {}
     for ranks in (1, 2, 4, 8):
@@ -86,4 +136,4 @@ def cache_split(bench):
         "for other groups (reports/results/nccl_groups_h200.txt).")
 
 
-STUDIES = [prompts_dealt_out, cache_split]
+STUDIES = [prompts_dealt_out, more_gpus, over_nodes, cache_split]
