@@ -154,6 +154,10 @@ TEST_CASE("SGLang: the longer the prompt the more is gained, short ones and deco
   CHECK(gain(8192, 122'880) < 4);
   CHECK(gain(8192, 0) > gain(512, 0));
   CHECK(gain(16, 0) < gain(512, 0));
+  // Launched kernel by kernel, with more of them: there it does not pay.
+  const std::vector<PrefillChunk> short_one{{512, 0}}, long_one{{8192, 30'000}};
+  CHECK(four.summarize(prompts(short_one)).device_ns > one.summarize(prompts(short_one)).device_ns);
+  CHECK(four.summarize(prompts(long_one)).device_ns < one.summarize(prompts(long_one)).device_ns);
   // A prompt of seven tokens has not a token for each of eight blocks: everybody computes all of it.
   const StepBreakdown tiny = four.explain(prompts({{7, 0}})), split = four.explain(prompts({{8, 0}}));
   CHECK_FALSE(has_line(tiny, "cp_gather_kv"));

@@ -50,6 +50,24 @@ TEST_CASE("a split cache that is too small for the load preempts and loses nobod
   CHECK(whole.preemptions > r.preemptions);
 }
 
+TEST_CASE("a split cache finds prompts again in blocks of all its ranks [context_parallel]") {
+  const auto found = [](const std::string& deployment) {
+    return run(scenario(deployment, {"workload={generator: {requests: 60, arrivals: {process: fixed, rate: "
+                                     "4}, input: {distribution: "
+                                     "fixed, value: 100}, output: {distribution: fixed, value: 20}, "
+                                     "sessions: {turns_mean: 4, think_s: "
+                                     "1}}}"}))
+        .cached_tokens;
+  };
+  const std::uint64_t whole = found(
+                          "{hardware: h200, model: qwen3-30b-a3b, engine: vllm-0.24, parallel: {tp: 8}}"),
+                      parts = found(split + "}}");
+  CHECK(parts % 32 == 0);
+  CHECK(parts > 0);
+  CHECK(whole % 32 != 0);  // else the line above says nothing
+  CHECK(parts < whole);    // half a block is lost where 16 tokens more are equal
+}
+
 TEST_CASE(
     "prompts dealt to ranks: every request ends once, in stretches as step by step [context_parallel]") {
   const Scenario s = scenario(dealt + "}}");
