@@ -40,6 +40,8 @@ bool PricerState::takes_part(const GraphNode& node, const StepShape& shape, cons
     case DependsOn::gathered_by_sum: return padded.by_sum;
     case DependsOn::exchanged_low_latency: return padded.low_latency;
     case DependsOn::exchanged_normal: return !padded.low_latency;
+    case DependsOn::split_prompts: return padded.split_prompts;
+    case DependsOn::whole_step: return !padded.split_prompts;
     case DependsOn::two_batches: return padded.two_batches;
     default: return true;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "costmodel/argument_resolver.h"
+#include "costmodel/context_check.h"
 #include "costmodel/engine_profile.h"
 #include "costmodel/hardware.h"
 #include "costmodel/model_spec.h"
@@ -44,6 +45,7 @@ class Resolver final : ArgumentResolver {
     check();
     resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
     build_graph_sizes();
+    finish_split_cache(engine_, hardware_, model_, plan_, args_);
     engine_.steps_in_flight = batches_in_flight(engine_, plan_.pp);
   }
 
@@ -114,9 +116,14 @@ class Resolver final : ArgumentResolver {
       apply_connector(value);
     else if (name.starts_with("mamba_"))
       apply_state_argument(name, value, engine_, model_);
-    else if (!apply_encoder_argument(name, value, engine_, model_))
+    else if (!apply_of_a_feature(name, value))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  bool apply_of_a_feature(const std::string& name, const Yaml& value) {
+    return apply_context_argument(name, value, engine_) ||
+           apply_encoder_argument(name, value, engine_, model_);
   }
 
   void apply_api_servers(const Yaml& value) {

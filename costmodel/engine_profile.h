@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/yaml_reader.h"
+#include "costmodel/context_parallel.h"
 #include "costmodel/data_parallel.h"
 #include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
@@ -65,6 +66,7 @@ struct SchedulerSettings {
   TensorRtLlmSettings tensorrt_llm = {};
   EncoderSettings encoder = {};       // of multimodal models
   JointSettings joint = {};           // attention data parallelism
+  ContextSettings context = {};       // context parallelism
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
   bool kv_offload_prompt_only = false;
   std::int64_t stream_interval = 1;  // tokens that a stream event waits for (sim/stream_events.h)

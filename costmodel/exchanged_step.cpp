@@ -12,6 +12,7 @@ double PricerState::gathered_ns(const PaddedStep& padded) const {
   ns += padded.by_sum ? over_ns(by_sum_table, DependsOn::gathered_by_sum, padded.gathered)
                       : over_ns(evenly_table, DependsOn::gathered_evenly, padded.gathered);
   if (exchanges) ns += exchanged_ns(padded);
+  if (shares_prompts) ns += context_ns(padded);
   return ns + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
 }
 

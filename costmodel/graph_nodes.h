@@ -143,13 +143,27 @@ class GraphNodes {
     return crosses ? &((*spec_.links).*group) : nullptr;
   }
 
-  // Under attention data parallelism the ways to the tokens of all ranks and back add up.
-  void add_all_reduce(const std::string& name, std::int64_t count, bool inside_rank = false) {
-    if (tp_ == 1 || (joint_.gathers_all() && !inside_rank)) return;
+  // Under attention data parallelism the ways to the tokens of all ranks and back add up. What runs over the
+  // rows of all ranks of context parallelism is split over all GPUs.
+  void add_all_reduce(const std::string& name, std::int64_t count, bool embedding = false) {
+    const bool all = spec_.engine.settings.context.shares_prompts() && over_ == DependsOn::gathered;
+    if (!all && (tp_ == 1 || (joint_.gathers_all() && !embedding))) return;
     OpSpec s = width(model_.hidden);
-    s.ranks = static_cast<std::int32_t>(tp_);
-    s.links = across(&PlanLinks::tensor);
+    s.ranks = static_cast<std::int32_t>(all ? mlp_ranks_ : tp_);
+    s.links = across(all ? &PlanLinks::all : &PlanLinks::tensor);
+    if (!embedding && scatters_sum(over_)) {
+      s.depends_on = DependsOn::split_prompts;
+      add("cp_reduce_scatter", "reduce_scatter", s, count);
+      s.depends_on = DependsOn::whole_step;
+    }
     add(name, "all_reduce", s, count);
+  }
+
+  // Latent attention's ranks can end a sum on their own rows, if they are all GPUs there are
+  // (layer_boundary/boundary.py, `_cp_moves`).
+  bool scatters_sum(DependsOn over) const {
+    return spec_.engine.settings.context.shares_prompts() && over == DependsOn::gathered && tp_ == 1 &&
+           model_.latent.present();
   }
 
   // -------------------------------------------------------------------------- ranks of data parallelism

@@ -39,10 +39,11 @@ struct GroupLinks {
 struct PlanLinks {
   GroupLinks tensor;                // the tp GPUs of a rank, or of a stage
   GroupLinks data;                  // the GPUs with the same place in their data-parallel ranks
-  GroupLinks all;                   // all tp·dp
+  GroupLinks all;                   // all tp·dp·cp
+  GroupLinks context;               // the ranks of context parallelism
   std::vector<GroupLinks> handoff;  // by pipeline stage: from the stage before it; the first has none
   bool crosses() const {
-    return tensor.crosses() || data.crosses() || all.crosses() ||
+    return tensor.crosses() || data.crosses() || all.crosses() || context.crosses() ||
            std::any_of(handoff.begin(), handoff.end(), [](const GroupLinks& g) { return g.crosses(); });
   }
 };

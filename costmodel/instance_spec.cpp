@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "costmodel/context_check.h"
 #include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
 #include "costmodel/memory_plan.h"
@@ -55,7 +56,8 @@ class InstanceReader {
     check_states(model);
     check_sparse();
     const bool staged = spec_.plan.pp > 1;
-    if ((spec_.plan.dp > 1 && !check_ranks()) || (staged && !check_stages())) {
+    if ((spec_.plan.cp > 1 && !check_context_ranks(spec_, node_)) || (spec_.plan.dp > 1 && !check_ranks()) ||
+        (staged && !check_stages())) {
       accept_all(args);
       accept_all(speculation);
       accept_all(node_.optional("experts"));
@@ -77,6 +79,7 @@ class InstanceReader {
     }
     resolve_engine(spec_.engine, spec_.hardware, spec_.model, spec_.plan, args, engine);
     if (spec_.engines > 1 && spec_.engine.front_end) spec_.engine.front_end->processes = 1;  // of each
+    if (spec_.engine.settings.context.splits_cache()) check_split_cache(spec_, node_);
     check_compiled(args);
     if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.engine.settings.joint.exchanges()) read_exchange(spec_, args, errors_);
@@ -154,7 +157,8 @@ class InstanceReader {
   void check_spread(std::int64_t value, std::int64_t ranks, const std::string& what) {
     if (ranks == spec_.plan.tp) return check_width(value, what);
     if (value % ranks == 0) return;
-    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp = " + std::to_string(ranks));
+    fail_tp(what + " (" + std::to_string(value) + ") is not divisible by tp x dp" +
+            (spec_.plan.cp > 1 ? " x cp = " : " = ") + std::to_string(ranks));
   }
 
   // Only routed experts are, where ranks share nothing else.

@@ -33,14 +33,23 @@ Sharding sharding_of(const WeightTensor& t) {
 // Widths that a rank's share of the weights follows: of attention and the embedding, of routed experts, and
 // of the rest.
 struct Widths {
-  std::int64_t attention = 1, others = 1, experts = 1, shared = 1, dense = 1;
+  std::int64_t attention = 1, others = 1, experts = 1, shared = 1, dense = 1, embedding = 1;
 };
+
+Widths widths_of(const InstanceSpec& spec) {
+  return {.attention = spec.plan.tp,
+          .others = spec.head_ranks(),
+          .experts = spec.expert_ranks(),
+          .shared = spec.shared_expert_ranks(),
+          .dense = spec.dense_mlp_ranks(),
+          .embedding = std::int64_t{spec.plan.tp} * spec.plan.cp};
+}
 
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
 // (`get_embedding_tp_kwargs`), MLPs, experts and the head over all GPUs.
 bool of_attention(const WeightTensor& t) {
-  constexpr std::array names{"q_proj",   "k_proj",    "v_proj",    "o_proj",      "q_a_proj",
-                             "q_b_proj", "kv_a_proj", "kv_b_proj", "embed_tokens"};
+  constexpr std::array names{"q_proj",   "k_proj",   "v_proj",    "o_proj",
+                             "q_a_proj", "q_b_proj", "kv_a_proj", "kv_b_proj"};
   return std::any_of(names.begin(), names.end(), [&](const char* name) {
     return t.name == name || t.name == std::string(name) + ".bias";
   });
@@ -50,6 +59,7 @@ Bytes rank_bytes(const WeightTensor& t, const ModelSpec& model, Widths widths) {
   double share = 1;
   const bool dense = t.name == "gate_proj" || t.name == "up_proj" || t.name == "down_proj";
   const std::int64_t tp = of_attention(t)                        ? widths.attention
+                          : t.name == "embed_tokens"             ? widths.embedding
                           : t.name.starts_with("experts.")       ? widths.experts
                           : t.name.starts_with("shared_expert.") ? widths.shared
                           : dense                                ? widths.dense
@@ -214,7 +224,8 @@ std::int64_t kv_layers(const InstanceSpec& spec) {
 }
 
 Bytes kv_bytes_per_token(const InstanceSpec& spec) {
-  return Bytes(spec.model.kv_layer_bytes(spec.plan.tp) * static_cast<double>(kv_layers(spec)));
+  return Bytes(spec.model.kv_layer_bytes(spec.plan.tp) * static_cast<double>(kv_layers(spec)) /
+               spec.engine.settings.context.cache_ranks);
 }
 
 std::string gib(Bytes bytes) { return format_fixed(bytes.value() / (1024.0 * 1024 * 1024), 2) + " GiB"; }
@@ -225,10 +236,10 @@ Error infeasible(const std::string& message) {
 
 // The least tensor-parallel width above the plan's whose weights leave room, 0 when none up to 64 does.
 std::int64_t width_that_fits(const InstanceSpec& spec, Bytes room) {
-  if (spec.plan.dp > 1) return 0;
+  if (spec.plan.dp * spec.plan.cp > 1) return 0;
   for (std::int64_t tp = spec.plan.tp + 1; tp <= 64; ++tp) {
     if (spec.model.heads % tp != 0) continue;
-    if (weights_of_rank(spec.model, {tp, tp, tp, tp, tp}) < room) return tp;
+    if (weights_of_rank(spec.model, {tp, tp, tp, tp, tp, tp}) < room) return tp;
   }
   return 0;
 }
@@ -386,11 +397,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.requested = Bytes(std::ceil(plan.total.value() * s.gpu_memory_utilization));
   const EncoderMemory encoder = encoder_memory(spec);
   plan.encoder = encoder.weights;
-  const Widths widths{.attention = spec.plan.tp,
-                      .others = spec.head_ranks(),
-                      .experts = spec.plan.mlp_ranks(),
-                      .shared = spec.shared_expert_ranks(),
-                      .dense = spec.dense_mlp_ranks()};
+  const Widths widths = widths_of(spec);
   plan.weights = weights_of_rank(m, widths) + draft_weights_of_rank(spec, widths) +
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;

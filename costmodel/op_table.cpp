@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 55> table{{
+constexpr std::array<OperatorEntry, 56> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -72,6 +72,8 @@ constexpr std::array<OperatorEntry, 55> table{{
     {"all_gather", "rows or logits of all ranks", OpClass::collective, 1, make_all_gather},
     {"reduce_scatter", "sum over ranks, of which each keeps its own tokens", OpClass::collective, 1,
      make_reduce_scatter},
+    {"all_to_all", "a part of every rank's rows to every other rank", OpClass::collective, 1,
+     make_all_to_all},
     {"send_recv", "rows from one GPU to another", OpClass::collective, 1, make_send_recv},
     {"sigmoid_mul", "an output times the sigmoid of a gate (Qwen3-Next: attention, shared expert)",
      OpClass::elementwise, 1, make_sigmoid_mul},

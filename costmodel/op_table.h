@@ -69,5 +69,9 @@ std::unique_ptr<Operator> make_send_recv(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_hidden(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_exchange(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_reduce_scatter(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_all_to_all(const OpSpec&, const Roofline&);
+
+// The same operator as a rank of context parallelism runs it; `whole` itself without (ops/context.cpp).
+std::unique_ptr<Operator> on_one_rank(std::unique_ptr<Operator> whole, const OpSpec& spec);
 
 }  // namespace orrery

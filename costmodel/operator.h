@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "costmodel/context_parallel.h"
 #include "costmodel/experts/rank_loads.h"
 #include "costmodel/padding.h"
 #include "costmodel/step_pricer.h"
@@ -93,7 +94,9 @@ enum class DependsOn : std::uint8_t {
   gathered_rows,
   exchanged_low_latency,  // tokens of all ranks and the rank's own, in steps with these kernels
   exchanged_normal,
-  two_batches  // the line of what two halves hide of one another
+  split_prompts,  // context parallelism: rows of all ranks, in steps whose prompts are dealt to them
+  whole_step,     // the same rows, in all other steps
+  two_batches     // the line of what two halves hide of one another
 };
 inline bool is_exchanged(DependsOn d) {
   return d == DependsOn::exchanged_low_latency || d == DependsOn::exchanged_normal;
@@ -145,6 +148,10 @@ struct OpSpec {
   bool own_rows = false;     // of what depends on all ranks' tokens: the rank's own
   std::shared_ptr<const ExchangeShape> exchange;  // of ep_dispatch and ep_combine
   DependsOn depends_on = DependsOn::tokens;
+  ContextUse context = ContextUse::none;  // with the ranks that share the context, and as ContextSettings
+  std::int32_t context_ranks = 1;
+  std::int64_t interleave = 1;
+  bool splits = false;
   double gap_ns = 0;    // stream_gaps: between two kernels
   std::string variant;  // of the engine's own kernels, where it has several: "v1", "v2"
 };

@@ -24,7 +24,7 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
     : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph),
       without_drafts_(settings.graphs_without_drafts), drafts_(settings.draft_tokens),
-      widest_(settings.widest_padding), joint_(settings.joint) {
+      widest_(settings.widest_padding), joint_(settings.joint), context_(settings.context) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
   prefill_.fill(settings.prefill_graph_sizes);
@@ -52,7 +52,9 @@ PaddedStep GraphPadding::pad(const StepShape& shape) const {
     const std::vector<StepShape> alike(static_cast<std::size_t>(joint_.ranks), shape);
     return pad(shape, join(alike));
   }
-  return pad_alone(shape);
+  PaddedStep step = pad_alone(shape);
+  if (context_.shares_prompts()) deal_out(shape, step);
+  return step;
 }
 
 PaddedStep GraphPadding::pad_alone(const StepShape& shape) const {

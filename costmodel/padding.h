@@ -25,8 +25,10 @@ struct PaddedStep {
   // Attention data parallelism: see JointStep.
   std::int64_t gathered = 0, gathered_rows = 0;
   bool by_sum = false;
-  bool low_latency = false;      // of an exchange of experts' rows: which of its kernels
-  bool two_batches = false;      // the step runs in two halves
+  bool split_prompts = false;  // prompts are dealt to the ranks of context parallelism: `tokens` are a rank's
+                               // rows, `gathered` all ranks'
+  bool low_latency = false;    // of an exchange of experts' rows: which of its kernels
+  bool two_batches = false;    // the step runs in two halves
   bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
                                  // schedule
   std::int64_t rows = 0;  // sampled: one a sequence and one a draft; not padded, logits are computed outside
@@ -89,6 +91,7 @@ class GraphPadding {
   bool in_two_batches(std::span<const StepShape> ranks, std::int64_t widest) const;
   bool one_kind(std::span<const StepShape> ranks) const;
   PaddedStep pad_alone(const StepShape& shape) const;
+  void deal_out(const StepShape& shape, PaddedStep& step) const;  // costmodel/context_price.cpp
   bool sum_fits(std::int64_t rows) const {
     return static_cast<double>(rows) * joint_.row_bytes <= joint_.sum_bytes;
   }
@@ -101,6 +104,7 @@ class GraphPadding {
   std::int64_t drafts_ = 0;  // of a decode in a full graph
   double widest_ = 0;
   JointSettings joint_;
+  ContextSettings context_;
 };
 
 }  // namespace orrery

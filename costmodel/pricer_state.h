@@ -21,6 +21,7 @@ struct HostNanoseconds {
   double prepare_base = 0, prepare_per_sequence = 0;  // the base includes the RPC of a multi-process engine
   double launch_graph = 0, launch_piecewise = 0, launch_kernel = 0;
   double launch_eager_more = 0;  // of all fused expert layers and collectives of a step
+  double launch_split_more = 0;  // of the collectives that split prompts add
   // Speculation: launches of the drafting network's passes, the first one in graph pieces or kernel by
   // kernel; n-grams: the search, per token of context, before the tokens are copied.
   double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
@@ -77,6 +78,13 @@ struct PricerState {
     return i < table.size() ? table[i] : sum_over(depends_on, tokens);
   }
   double gathered_ns(const PaddedStep& padded) const;
+  // costmodel/context_price.cpp. Ranks of context parallelism: what steps run whose prompts are dealt to
+  // them, and what all others do, by rows of all ranks.
+  bool shares_prompts = false;
+  std::vector<double> split_table, whole_table;
+  std::int64_t kernels_of_split = 0;
+  void add_context(const InstanceSpec& spec, double host_scale);
+  double context_ns(const PaddedStep& padded) const;
   bool exchanges = false;  // some node is one of an exchange
   double exchanged_ns(const PaddedStep& padded) const;
   // costmodel/exchanged_step.cpp. Layers with an exchange, and all; share of the part's multiprocessors that
@@ -136,7 +144,8 @@ struct PricerState {
   DecodeLine decode_line(const StepShape& shape, const PaddedStep& padded) const;
   std::int64_t kernels(const StepShape& shape) const;
   std::int64_t eager_kernels(const StepShape& shape, const PaddedStep& padded) const {
-    return padded.mode == GraphMode::none ? (padded.two_batches ? 2 : 1) * kernels(shape) : 0;
+    if (padded.mode != GraphMode::none) return 0;
+    return (padded.two_batches ? 2 : 1) * kernels(shape) + (padded.split_prompts ? kernels_of_split : 0);
   }
   double searched_tokens(const StepShape& shape) const;
   void add_speculation(const InstanceSpec& spec, double scale);

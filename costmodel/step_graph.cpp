@@ -4,16 +4,16 @@
 #include <limits>
 #include <utility>
 
-#include "costmodel/graph_nodes.h"
+#include "costmodel/context_nodes.h"
 #include "costmodel/model_layers.h"
 #include "costmodel/plan_check.h"
 
 namespace orrery {
 namespace {
 
-class GraphBuilder : GraphNodes {
+class GraphBuilder : ContextNodes {
  public:
-  GraphBuilder(const InstanceSpec& spec, const Roofline& roofline) : GraphNodes(spec, roofline) {}
+  GraphBuilder(const InstanceSpec& spec, const Roofline& roofline) : ContextNodes(spec, roofline) {}
 
   Result<std::vector<GraphNode>> build() {
     errors_ = check_plan(spec_, roofline_);
@@ -23,14 +23,16 @@ class GraphBuilder : GraphNodes {
     add_head();
     if (spec_.speculation.has_network()) add_draft();
     if (!errors_.empty()) return std::move(errors_);
-    for (GraphNode& node : nodes_) node.op = node.entry->make(node.spec, roofline_);
+    for (GraphNode& node : nodes_) node.op = on_one_rank(node.entry->make(node.spec, roofline_), node.spec);
     return std::move(nodes_);
   }
 
  private:
   void add_embedding() {
+    begin_shared_rows();
     add("embedding", "embedding", width(model_.hidden), 1);
     add_all_reduce("embedding_all_reduce", 1, true);  // the vocabulary is sharded, inside a rank
+    end_shared_rows("cp_shard", 1);
     if (model_.scaled_embedding && !compiled_)
       add("scale_embedding", "scale_embedding", width(model_.hidden), 1);
   }
@@ -82,6 +84,7 @@ class GraphBuilder : GraphNodes {
       add_all_reduce("mlp_all_reduce", kind.count);
     }
     if (gathers(kind.moe)) add_scatter(kind.count);
+    if (gathers_context(kind.moe)) take_back_rows(kind.count);
   }
 
   // Whether a layer's MLP runs over the rows of all ranks: with an exchange experts do not.
@@ -92,6 +95,10 @@ class GraphBuilder : GraphNodes {
   // The norm after attention, with the quantisation of its output where nothing stands between it and the
   // products. Under attention data parallelism a rank's rows are gathered in the activation type first.
   void add_post_norm(const WeightFormat& gate_up, std::int64_t l, bool moe = false) {
+    if (gathers_context(moe)) {
+      add_norm("post_norm", "attention_output_norm", width(model_.hidden), l);
+      return gather_shared_rows(gate_up, l);
+    }
     const bool alone = !gathers(moe), parts = !alone && tp_ > 1;
     if (parts) add_gather_of_parts(l);
     if (!parts) {
@@ -134,17 +141,14 @@ class GraphBuilder : GraphNodes {
                        roofline_.kernels()->points("mla_decode") > 0;
     if (!fused) {
       add("rotary", "rotary", rotary, l);
-      add("kv_write", "mla_cache_write", s, l);
+      add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
     enter(LayerPart::attention);
     if (model_.sparse.present()) {
       add_sparse_attention(kind, s);
     } else {
       add_latent_prompts(kind, s);
-      OpSpec decode = s;
-      decode.depends_on = DependsOn::decode;
-      add("absorb", "mla_absorb", decode, l);
-      add("attention_decode", "mla_decode", decode, l);
+      add_latent_decode(s, l);
     }
     const std::int64_t values = s.heads * a.value_dim;
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
@@ -203,6 +207,9 @@ class GraphBuilder : GraphNodes {
       add("absorb_prompts", "mla_absorb_prompts", prefill, kind.count);
       add("attention_absorbed", "mla_prefill_absorbed", prefill, kind.count);
     }
+    add_absorbed_split(prefill, kind.count);
+    whole_steps_only(prefill);
+    gather_cached_latents(prefill, kind.count);
     OpSpec expand = prefill;
     expand.format = format(kind.weights, "kv_b_proj");
     add("kv_b_proj", "mla_expand", expand, kind.count);
@@ -229,17 +236,12 @@ class GraphBuilder : GraphNodes {
     OpSpec new_tokens = attention;
     new_tokens.window = 0;
     if (model_.rotary) add("rotary", "rotary", new_tokens, l);
-    add("kv_write", "kv_write", new_tokens, l);
+    add_new_keys("kv_write", "kv_write", new_tokens, 2 * attention.kv_heads * model_.head_dim, l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
       add("q_quantize", "quantize", width(q_features, 1), l);
     enter(LayerPart::attention);
-    OpSpec prefill = attention;
-    prefill.depends_on = DependsOn::prefill;
-    add("attention_prefill", "attention_prefill", prefill, l);
-    OpSpec decode = attention;
-    decode.depends_on = DependsOn::decode;
-    add("attention_decode", "attention_decode", decode, l);
+    add_attention_kernels(attention, l);
     if (model_.output_gate) add("output_gate", "sigmoid_mul", width(q_features), l);
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out), l);
     add_gemm("o_proj", model_.hidden, q_features, out, l);
@@ -291,7 +293,7 @@ class GraphBuilder : GraphNodes {
   void add_experts(const LayerKind& kind) {
     const std::int64_t l = kind.count;
     const std::int64_t ep = spec_.plan.ep;  // the ranks that see the same tokens share out the experts
-    const std::int64_t inner = model_.expert_intermediate * ep / mlp_ranks_;
+    const std::int64_t inner = model_.expert_intermediate * ep / spec_.expert_ranks();
     const WeightFormat up = format(kind.weights, "experts.gate_up");
     const WeightFormat down = format(kind.weights, "experts.down");
     add_post_norm(WeightFormat{}, l, true);
@@ -386,18 +388,20 @@ class GraphBuilder : GraphNodes {
     rows.depends_on = DependsOn::rows;
     if (roofline_.kernels() != nullptr) add("step_inputs", "step_inputs", rows, 1);
     if (!spec_.stage.last()) return;
+    gather_last_rows();
     add("sample_gather", "gather_rows", rows, 1);
     if (joint_.gathers_all() && !joint_.head_whole) return add_joint_head(rows);
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
-    rows.n = (padded + tp_ - 1) / tp_;
+    const std::int64_t gpus = context_.shares_prompts() ? mlp_ranks_ : tp_;
+    rows.n = (padded + gpus - 1) / gpus;
     rows.k = model_.hidden;
     add("lm_head", "gemm", rows, 1);
     rows.n = padded;
     rows.k = 0;
-    rows.ranks = static_cast<std::int32_t>(tp_);
-    rows.links = across(&PlanLinks::tensor);
-    if (tp_ > 1) add("logits_all_gather", "all_gather", rows, 1);
+    rows.ranks = static_cast<std::int32_t>(gpus);
+    rows.links = across(gpus > tp_ ? &PlanLinks::all : &PlanLinks::tensor);
+    if (gpus > 1) add("logits_all_gather", "all_gather", rows, 1);
     if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);

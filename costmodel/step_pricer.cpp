@@ -51,10 +51,11 @@ double fitted_factor(const EngineProfile& engine, OpClass op_class) {
   return 1;
 }
 
-// Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels.
+// Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels. What split
+// prompts add is counted apart (costmodel/context_price.cpp).
 bool other_step(const InstanceSpec& spec, DependsOn d) {
-  return d == DependsOn::exchanged_low_latency &&
-         spec.engine.settings.joint.exchange == ExpertExchange::by_prompts;
+  return d == DependsOn::split_prompts || (d == DependsOn::exchanged_low_latency &&
+                                           spec.engine.settings.joint.exchange == ExpertExchange::by_prompts);
 }
 
 Status check_scales(const PriceScales& scales) {
@@ -228,7 +229,7 @@ std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& pa
     ns += experts_ns(padded.gathered > 0 ? padded.gathered : padded.tokens);
   if (padded.gathered > 0) ns += gathered_ns(padded);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
-  if (padded.mode == GraphMode::none) ns += sum_eager(kernels(shape));
+  if (padded.mode == GraphMode::none) ns += sum_eager(eager_kernels(shape, padded));
   return to_q20(ns) + std::max<std::int64_t>(0, shape.expert_q20);
 }
 
@@ -252,6 +253,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     case GraphMode::piecewise: t.launch = round_half_even(host.launch_graph + host.launch_piecewise); break;
     case GraphMode::none:
       t.launch = round_half_even(host.launch_graph + host.launch_eager_more * (padded.two_batches ? 2 : 1) +
+                                 (padded.split_prompts ? host.launch_split_more : 0) +
                                  host.launch_kernel * static_cast<double>(eager_kernels(shape, padded)));
       break;
   }
@@ -436,6 +438,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   add_speculation(spec, scales.host);
   fill_tables(spec.engine.settings);
   fill_joint_tables(spec.engine.settings);
+  if (spec.engine.settings.context.on()) add_context(spec, scales.host);
   return ok_status();
 }
 
@@ -474,10 +477,6 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
 
 double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) const {
   return state_->sum_experts(padded_tokens, load);
-}
-
-std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
-  return state_->padding.pad(shape).tokens;
 }
 
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }

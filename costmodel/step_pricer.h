@@ -61,6 +61,10 @@ struct InstanceSpec {
     const bool own = engine.settings.joint.gathers_all() && engine.settings.joint.exchanges();
     return own || splits_rows() ? 1 : dense_ranks();
   }
+  // Over which routed experts are, or shared out whole.
+  std::int64_t expert_ranks() const {
+    return engine.settings.context.own_experts ? plan.tp : plan.mlp_ranks();
+  }
   std::shared_ptr<const ExchangeTable> exchange;  // of experts' rows by point-to-point kernels; null = none
   // Where the plan stands on several nodes; null = inside one scale-up domain.
   std::shared_ptr<const PlanLinks> links = {};

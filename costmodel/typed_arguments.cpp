@@ -38,6 +38,7 @@ class TypedResolver final : ArgumentResolver {
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     fill_settings();
     choose_exchange();
+    choose_context();
     build_graphs(few);
     if (!options_.has(role("static_fraction"))) options_.set(role("static_fraction"), fraction());
     engine_.settings.gpu_memory_utilization = options_.number(role("static_fraction"));
@@ -151,6 +152,35 @@ class TypedResolver final : ArgumentResolver {
               "N > 1");
   }
 
+  // arg_groups/parallel_hook.py, `handle_context_parallelism`; layers/cp/interleave.py runs on the DSA
+  // backend.
+  void choose_context() {
+    ContextSettings& context = engine_.settings.context;
+    context.prompt_ranks = plan_.cp;
+    context.splits = options_.has("enable_prefill_cp") && options_.flag("enable_prefill_cp");
+    if (context.splits && !options_.has("cp_strategy"))
+      args_.optional("enable_prefill_cp")
+          .fail(
+              "needs cp_strategy (the engine does not start without); expected "
+              "cp_strategy: zigzag");
+    const std::int64_t moe = options_.has("moe_dp_size") ? options_.integer("moe_dp_size") : 1;
+    if (moe != 1 && moe != plan_.cp)
+      args_.optional("moe_dp_size")
+          .fail("must be 1 or cp = " + std::to_string(plan_.cp) + " (parallel_hook.py asserts it)");
+    if (plan_.cp == 1) {
+      context.splits = false;
+      return;
+    }
+    if (options_.has("enable_mixed_chunk") && options_.flag("enable_mixed_chunk"))
+      args_.optional("enable_mixed_chunk").fail("is not modelled under context parallelism; leave it out");
+    context.own_experts = moe > 1;
+    if (moe > 1 && (model_.latent.present() || model_.shared_expert_intermediate > 0 || plan_.ep > 1))
+      args_.optional("moe_dp_size")
+          .fail(
+              "above 1 is modelled for models with grouped-query attention and without shared experts, and "
+              "ep: 1 only");
+  }
+
   // Normal kernels make the host wait for counts; two batches are not captured with prompts
   // (cuda_graph_hook.py).
   void drop_graphs_for_exchange() {
@@ -212,7 +242,8 @@ class TypedResolver final : ArgumentResolver {
     if (flag("no_graphs")) return;
     if (!flag("no_decode_graphs") && captured_here(profile_.decode_graphs))
       s.cudagraph_sizes = decode_sizes(decode);
-    if (!flag("no_prefill_graphs") && captured_here(profile_.prefill_graphs))
+    // cuda_graph_hook.py: prefill graphs and ranks of context parallelism, on the backends modelled here.
+    if (!flag("no_prefill_graphs") && plan_.cp == 1 && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
     drop_graphs_for_exchange();
   }
@@ -225,6 +256,8 @@ class TypedResolver final : ArgumentResolver {
       std::vector<std::int64_t> sizes = profile_.decode_graphs.up_to(limit);
       // A rank's rows are dealt to its GPUs in equal parts (`get_batch_sizes_to_capture`).
       if (plan_.dp > 1) std::erase_if(sizes, [&](std::int64_t size) { return size % plan_.tp != 0; });
+      // `get_cuda_graph_batch_size_alignment`
+      if (plan_.cp > 1) std::erase_if(sizes, [&](std::int64_t size) { return size % plan_.cp != 0; });
       return sizes;
     }
     std::vector<std::int64_t> sizes = profile_.speculating_graphs.up_to(limit);

@@ -32,6 +32,17 @@ def ep_of_one(bench):
     return none["digest"] == one["digest"], f"digests {none['digest']}, {one['digest']}"
 
 
+def context_of_one(bench):
+    """SGLang's for prompts and vLLM's split cache."""
+    pairs = []
+    for engine, one in (("sglang-0.5", "enable_prefill_cp: true, cp_strategy: zigzag"), ("vllm-0.24", "decode_context_parallel_size: 1")):
+        moe = [SHORT, "deployment.model=qwen3-30b-a3b", f"deployment.engine={engine}", "deployment.parallel={tp: 2}"]
+        none = bench.run(PLAIN, moe)
+        same = bench.run(PLAIN, [*moe, "deployment.parallel={tp: 2, cp: 1}", f"deployment.engine_args={{{one}}}"])
+        pairs.append((none["digest"], same["digest"]))
+    return all(a == b for a, b in pairs), "; ".join(f"digests {a}, {b}" for a, b in pairs)
+
+
 def infinite_fabric(bench):
     """1 PB/s, the most that a topology may say: of a transfer that pays for bytes and the way (MoRIIO's) its 10 us after the
     last byte are left, and 1 us a GB."""
@@ -79,6 +90,10 @@ def faster_never_slower(bench):
 
 
 DEPLOYMENTS = {
+    "a split KV cache": (PLAIN, ["deployment.model=qwen3-30b-a3b", "deployment.parallel={tp: 8}",
+                                 "deployment.engine_args={decode_context_parallel_size: 2}"]),
+    "prompts dealt to ranks": (PLAIN, ["deployment.model=qwen3-30b-a3b", "deployment.engine=sglang-0.5", "deployment.parallel={cp: 4}",
+                                       "deployment.engine_args={enable_prefill_cp: true, cp_strategy: zigzag}"]),
     "replicas": (PLAIN, ["deployment.replicas=3"]),
     "SGLang, small pool": (PLAIN, ["deployment.engine=sglang-0.5", "deployment.engine_args={max_total_tokens: 12000, "
                                    "context_length: 8000}"]),
@@ -117,6 +132,7 @@ def conservation(bench):
 
 LAWS = [("Four pools of one are one pool of four, bit for bit", pools_are_replicas),
         ("EP1 with uniform experts and no balancer is no EP, bit for bit", ep_of_one),
+        ("Context parallelism of one rank is none, bit for bit", context_of_one),
         ("KV over a fabric of 1 PB/s costs its 10 us and 1 us a GB", infinite_fabric),
         ("NIXL's reads inside a node cost 2 ms and 3.6 us a descriptor, over any fabric", descriptors_bind),
         ("Collectives over links without bounds cost their own read and write in memory", infinite_links),

@@ -56,10 +56,13 @@ Result<int> interval_runs(const std::string& text) {
 
 std::string where_of(const PoolSpec& pool) {
   const InstanceSpec& i = pool.instance;
+  const std::int32_t dcp = i.engine.settings.context.cache_ranks;  // as vLLM abbreviates it
   return std::to_string(pool.replicas) + " x " + std::to_string(i.plan.gpus() * i.engines) + " " +
          i.hardware.name + ", " + i.engine.name + ", tp " + std::to_string(i.plan.tp) +
          (i.plan.pp > 1 ? ", pp " + std::to_string(i.plan.pp) : "") +
          (i.plan.dp * i.engines > 1 ? ", dp " + std::to_string(i.plan.dp * i.engines) : "") +
+         (i.plan.cp > 1 ? ", cp " + std::to_string(i.plan.cp) : "") +
+         (dcp > 1 ? ", dcp " + std::to_string(dcp) : "") +
          (i.plan.ep > 1 ? ", ep " + std::to_string(i.plan.ep) : "");
 }
 

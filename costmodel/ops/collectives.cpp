@@ -66,4 +66,8 @@ std::unique_ptr<Operator> make_reduce_scatter(const OpSpec& spec, const Roofline
   return std::make_unique<CollectiveOperator>(spec, roofline, Collective::reduce_scatter);
 }
 
+std::unique_ptr<Operator> make_all_to_all(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<CollectiveOperator>(spec, roofline, Collective::all_to_all);
+}
+
 }  // namespace orrery

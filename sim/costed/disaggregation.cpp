@@ -76,6 +76,11 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
   if (engine.engine != "vllm" && (instance.plan.dp > 1 || instance.engines > 1))
     role.fail("dp above 1 in a prefill or decode pool is modelled on vllm only");
+  const ContextSettings& context = engine.settings.context;
+  if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
+    role.fail(
+        "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
+        "(parallel.cp; its decode servers assert 1)");
   if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
@@ -405,6 +410,19 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
   return seats;
 }
 
+Result<std::vector<FabricTransport::Seat>> kv_seats(const fabric::Topology& topology,
+                                                    const std::vector<const PoolSpec*>& pools,
+                                                    const PdRules& pd) {
+  ORRERY_TRY(seats, seat_instances(topology, pools, pd));
+  std::size_t at = 0;
+  for (const PoolSpec* pool : pools) {
+    const ParallelPlan& plan = pool->instance.plan;
+    for (std::int32_t i = 0; i < pool->engines(); ++i, ++at)
+      if (plan.cp > 1) seats[at].gpus.resize(static_cast<std::size_t>(plan.tp));
+  }
+  return seats;
+}
+
 Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,
                                                               const std::vector<const PoolSpec*>& pools) {
   ORRERY_TRY(seats, seat_instances(topology, pools, {}));
@@ -436,7 +454,8 @@ Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*
   ORRERY_TRY(seats, seat_instances(topology, {pools.begin(), pools.end()}, {}));
   std::size_t first = 0;
   for (PoolSpec* pool : pools) {
-    auto links = plan_links(topology, seats[first].gpus, pool->instance.plan);
+    auto links = plan_links(topology, seats[first].gpus, pool->instance.plan,
+                            pool->instance.engine.settings.context.cache_ranks);
     if (!links.ok()) {
       Errors errors = links.errors();
       for (Error& error : errors) error.message = "pool " + quote(pool->name) + ": " + error.message;

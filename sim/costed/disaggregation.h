@@ -36,6 +36,11 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
 Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology& topology,
                                                           const std::vector<const PoolSpec*>& pools,
                                                           const PdRules& pd);
+// The same with the GPUs that send and receive KV: of copies of attention that each hold all of it the first
+// one (SGLang's disaggregation/common/conn.py, `is_dummy_cp_rank`).
+Result<std::vector<FabricTransport::Seat>> kv_seats(const fabric::Topology& topology,
+                                                    const std::vector<const PoolSpec*>& pools,
+                                                    const PdRules& pd);
 
 // By instance, the NIC ports of its collectives (plan_links.h).
 Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,

@@ -77,9 +77,22 @@ RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& pl
   return groups;
 }
 
+RankGroups context_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
+                          std::int32_t cache_ranks) {
+  RankGroups groups;
+  if (plan.cp == 1) {
+    for (auto at = gpus.begin(); at != gpus.end(); at += cache_ranks)
+      groups.emplace_back(at, at + cache_ranks);
+    return groups;
+  }
+  groups.resize(static_cast<std::size_t>(plan.tp));
+  for (std::size_t i = 0; i < gpus.size(); ++i) groups[i % groups.size()].push_back(gpus[i]);
+  return groups;
+}
+
 Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
                                                     const std::vector<DeviceId>& gpus,
-                                                    const ParallelPlan& plan) {
+                                                    const ParallelPlan& plan, std::int32_t cache_ranks) {
   if (!fabric::crosses_nodes(topology, gpus)) return std::shared_ptr<const PlanLinks>();
   Planner planner(topology, plan);
   auto links = std::make_shared<PlanLinks>();
@@ -94,6 +107,11 @@ Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topo
   if (plan.pp == 1) {
     ORRERY_TRY(all, planner.links({gpus}, true));
     links->all = std::move(all);
+  }
+  const std::int32_t context = plan.cp > 1 ? plan.cp : cache_ranks;
+  if (context > 1) {
+    ORRERY_TRY(group, planner.links(context_groups(gpus, plan, cache_ranks), true));
+    links->context = std::move(group);
   }
   for (std::int32_t s = 0; s < plan.pp; ++s) {
     ORRERY_TRY(from, planner.handoff(gpus, s));

@@ -20,10 +20,15 @@ using RankGroups = std::vector<std::vector<DeviceId>>;
 RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
 RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
 
+// Of context parallelism: the GPUs of tp in `cache_ranks` neighbours each, or with the same place in their
+// copy of attention.
+RankGroups context_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
+                          std::int32_t cache_ranks);
+
 // Null when every group stands in one node. Errors: groups that do not divide evenly over nodes, no way.
 Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
                                                     const std::vector<DeviceId>& gpus,
-                                                    const ParallelPlan& plan);
+                                                    const ParallelPlan& plan, std::int32_t cache_ranks = 1);
 
 // NIC ports on which an instance's collectives leave and enter nodes, once each; none when all stand in one.
 // Pipeline stages' are left out: their hand-offs are priced as if alone.

@@ -353,7 +353,7 @@ PoolRun& eyes(const RunParts& parts) {
 // Null where no KV travels.
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (!is_disaggregated(scenario.pools())) return std::unique_ptr<FabricTransport>();
-  ORRERY_TRY(seats, seat_instances(*scenario.topology, scenario.pools(), scenario.pd));
+  ORRERY_TRY(seats, kv_seats(*scenario.topology, scenario.pools(), scenario.pd));
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),

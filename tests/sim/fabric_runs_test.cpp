@@ -220,6 +220,24 @@ TEST_CASE("symmetric placements give equal links [fabric_runs]") {
   CHECK(plan_links(t, gpus(t, 8, 8), plan).value() == nullptr);  // one node: nothing to say
 }
 
+TEST_CASE("ranks of context parallelism: neighbours in tp, or one of every copy [fabric_runs]") {
+  const fabric::Topology t = nodes(2);
+  ParallelPlan plan;
+  plan.tp = 16;
+  const auto eight = plan_links(t, gpus(t, 0, 16), plan, 8).value(),
+             sixteen = plan_links(t, gpus(t, 0, 16), plan, 16).value();
+  CHECK_FALSE(eight->context.crosses());
+  CHECK(sixteen->context.nodes == 2);
+  CHECK(sixteen->context == sixteen->tensor);
+  plan.tp = 8, plan.cp = 2;  // a copy of attention a node
+  const auto copies = plan_links(t, gpus(t, 0, 16), plan).value();
+  CHECK_FALSE(copies->tensor.crosses());
+  CHECK(copies->context.ranks == 2);
+  CHECK(copies->context.nodes == 2);
+  CHECK(copies->all.ranks == 16);
+  CHECK(context_groups(gpus(t, 0, 16), plan, 1)[3] == std::vector<DeviceId>{t.gpus()[3], t.gpus()[11]});
+}
+
 TEST_CASE("which groups cross nodes follows from the order of ranks [fabric_runs]") {
   const fabric::Topology t = nodes(4);
   ParallelPlan plan;

@@ -1,5 +1,5 @@
 """Arguments of SGLang 0.5.23: `deployment.engine_args`."""
-from .effects import becomes, down, moves, plus, times, up
+from .effects import Refused, becomes, down, moves, plus, times, up
 
 ARGS = "deployment.engine_args="
 ONE = "deployment.engine_args."
@@ -26,6 +26,14 @@ EFFECTS = [
     moves("sglang.load_balance_method", "sgl-ranks", args("load_balance_method", "total_tokens"), "ttft_ms.mean"),
     moves("sglang.load_snapshot_publish_interval", "sgl-ranks", ONE + "load_snapshot_publish_interval=1",
           "ttft_ms.mean", without=ARGS + "{load_balance_method: total_tokens, load_snapshot_publish_interval: 500}"),
+    down("sglang.enable_prefill_cp", "sgl", ONE + "enable_prefill_cp=true", "cost[prefill 8192@0]:device_us",
+         without="deployment.parallel={cp: 4}; " + args("cp_strategy", "zigzag")),
+    Refused("sglang.cp_strategy", "sgl", "deployment.parallel={cp: 4}; " + args("cp_strategy", "interleave"), "zigzag"),
+    # 48 layers of 128 experts, three products of 2,048 x 768 each in 16 bits: whole, not a quarter.
+    plus("sglang.moe_dp_size", "sgl", ONE + "moe_dp_size=4", "cost:memory.weights_bytes",
+         48 * 128 * 3 * 2048 * 768 * 2 * 3 // 4,
+         without="deployment.model=qwen3-30b-a3b; deployment.parallel={cp: 4}; deployment.engine_args={enable_prefill_cp: "
+         "true, cp_strategy: zigzag}"),
     up("sglang.stream_interval", "sgl", args("stream_interval", 10), "itl_ms.mean"),
     moves("sglang.prefill_decode_interval", "sgl", args("prefill_decode_interval", 8), "ttft_ms.mean"),
     moves("sglang.prefill_decode_interval_min_bs", "sgl", ONE + "prefill_decode_interval_min_bs=1000", "ttft_ms.mean",

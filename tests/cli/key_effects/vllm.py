@@ -52,6 +52,16 @@ EFFECTS = [
     down("vllm.dbo_prefill_token_threshold", "ranks", "deployment.engine_args.dbo_prefill_token_threshold=4097",
          "cost[prefill 4096@0]:device_us", without=ARGS + "{all2all_backend: deepep_high_throughput, enable_dbo: true, "
          "dbo_prefill_token_threshold: 4096}"),
+    # A latent is kept in halves.
+    times("vllm.decode_context_parallel_size", "grouped", args("decode_context_parallel_size", 2), "cost:memory.kv_tokens", 2),
+    # The first rank is ahead by 28 tokens of 128, not by half of one.
+    up("vllm.cp_kv_cache_interleave_size", "grouped", "deployment.engine_args.cp_kv_cache_interleave_size=64",
+       DECODE + "op:attention_decode", without=ARGS + "{decode_context_parallel_size: 8, block_size: 64}"),
+    up("vllm.dcp_kv_cache_interleave_size", "grouped", "deployment.engine_args.dcp_kv_cache_interleave_size=64",
+       DECODE + "op:attention_decode", without=ARGS + "{decode_context_parallel_size: 8, block_size: 64}"),
+    # One all-to-all in the place of an all-gather and a reduce-scatter.
+    down("vllm.dcp_comm_backend", "grouped", "deployment.engine_args.dcp_comm_backend=a2a", DECODE + "class:collective",
+         without=args("decode_context_parallel_size", 8)),
     Named("vllm.disable_nccl_for_dp_synchronization", "false is refused with dp; true is the default"),
 
     # 60 tokens of text, two images of 341 or fewer: the second one ends beyond 700.

@@ -1,0 +1,64 @@
+// The price of a step whose prompts are dealt to the ranks of context parallelism, and what a split cache
+// adds to the host's work.
+#include <algorithm>
+#include <string_view>
+
+#include "costmodel/pricer_state.h"
+
+namespace orrery {
+
+namespace {
+constexpr std::int64_t table_limit = 8192;  // rows; more are summed directly, as in step_pricer.cpp
+}
+
+void GraphPadding::deal_out(const StepShape& shape, PaddedStep& step) const {
+  step.split_prompts = context_.splits && can_split(shape, context_.prompt_ranks);
+  step.gathered = step.tokens;
+  if (!step.split_prompts) return;
+  step.tokens = split_rows(shape, context_.prompt_ranks);
+  step.gathered = step.tokens * context_.prompt_ranks;
+}
+
+double PricerState::context_ns(const PaddedStep& padded) const {
+  return padded.split_prompts ? over_ns(split_table, DependsOn::split_prompts, padded.gathered)
+                              : over_ns(whole_table, DependsOn::whole_step, padded.gathered);
+}
+
+void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
+  const ContextSettings& context = spec.engine.settings.context;
+  const auto ns = [&](const Figure<Seconds>& f) { return f.value.value() * 1e9 * host_scale; };
+  const double kernel = ns(spec.engine.host.launch_kernel),
+               collective = ns(spec.engine.host.launch_collective);
+  for (const GraphNode& node : nodes) {
+    const bool joins = node.entry->op_class == OpClass::collective;
+    if (node.spec.depends_on == DependsOn::split_prompts) {
+      kernels_of_split += node.kernels();
+      if (joins) host.launch_split_more += static_cast<double>(node.count) * collective;
+    }
+    // vLLM's attention is one custom operator between graph pieces: all that it launches is launched by
+    // itself.
+    if (context.splits_cache() && std::string_view(node.name).starts_with("dcp_"))
+      host.launch_piecewise += static_cast<double>(node.kernels()) * kernel +
+                               (joins ? static_cast<double>(node.count) * collective : 0);
+  }
+  shares_prompts = context.shares_prompts();
+  if (!shares_prompts) return;
+  const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens +
+                                                            2 * context.prompt_ranks * context.prompt_ranks);
+  const auto limit = static_cast<std::size_t>(std::min(most, table_limit));
+  const auto fill = [&](DependsOn depends_on, std::vector<double>& table) {
+    std::vector<double> by_rows(limit + 1);
+    for (std::size_t t = 1; t <= limit; ++t) by_rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
+    table = std::move(by_rows);
+  };
+  fill(DependsOn::gathered, gathered_table);
+  fill(DependsOn::split_prompts, split_table);
+  fill(DependsOn::whole_step, whole_table);
+}
+
+std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
+  const PaddedStep padded = state_->padding.pad(shape);
+  return state_->shares_prompts ? padded.gathered : padded.tokens;  // that experts see
+}
+
+}  // namespace orrery
