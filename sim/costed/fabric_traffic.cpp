@@ -39,7 +39,7 @@ void FabricTransport::begin_move(std::size_t instance, const LinkUse& use, SimTi
   const bool network = use.network_bytes > 0;
   moves_[instance] = {.side = network ? network_side() : inside_side(), .at = SimTime::never()};
   const double bytes =
-      network ? use.network_bytes : use.inside_ns * 1e-9 * shared_->rate(instance, inside_side());
+      network ? use.network_bytes : shared_->bytes_of(instance, inside_side(), use.inside_ns);
   move_over(instance, round_half_even(bytes), now);
 }
 
@@ -98,8 +98,8 @@ void FabricTransport::drop_copies(std::size_t instance, SimTime now) {
 double FabricTransport::copy_slowdown(std::size_t instance, bool to_device, SimTime now) {
   pump(now);
   const std::size_t side = to_device ? to_device_side : to_host_side;
-  const double shared = shared_->rate(instance, side) / shared_->pace(instance, side, now).slowdown;
-  return std::max(1.0, copies_->seat(instance).bytes_per_second / shared);
+  const double per_byte = shared_->side(instance, side).wire * shared_->pace(instance, side, now).slowdown;
+  return std::max(1.0, copies_->seat(instance).bytes_per_second * per_byte);
 }
 
 }  // namespace orrery

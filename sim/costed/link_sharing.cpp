@@ -18,7 +18,8 @@ std::int64_t CostModelExecutor::share_step(const Engine& e, std::span<const Step
 void CostModelExecutor::note_use(std::size_t instance, const LinkUse& use, std::int64_t busy, SimTime now) {
   const auto ns = static_cast<double>(busy);
   if (busy <= 0) return;
-  shared_->demand(instance, inside_side(), use.inside_ns / ns * shared_->rate(instance, inside_side()), now);
+  const double inside = shared_->bytes_of(instance, inside_side(), use.inside_ns);
+  shared_->demand(instance, inside_side(), inside * 1e9 / ns, now);
   shared_->demand(instance, network_side(), use.network_bytes * 1e9 / ns, now);
 }
 
@@ -50,7 +51,7 @@ void CostModelExecutor::share_stages(const Engine& e, const StepShape& shape, Si
       const LinkUse use = e.pricer->stage_link_use(i, shape, {.inside = pace, .network = pace}, handoff);
       (handoff ? stage.handoff : stage.busy) += round_half_even(use.more_ns);
       const double bytes =
-          use.network_bytes > 0 ? use.network_bytes : use.inside_ns * 1e-9 * shared_->rate(instance, side);
+          use.network_bytes > 0 ? use.network_bytes : shared_->bytes_of(instance, side, use.inside_ns);
       shared_->demand(instance, side, bytes * 1e9 / static_cast<double>(std::max<std::int64_t>(1, alone)),
                       now);
     }

@@ -1,5 +1,7 @@
 #include "sim/costed/link_sides.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 Result<LinkSide> link_side(fabric::Routes& routes, const fabric::Topology& topology, LinkSide::Kind kind,
@@ -75,6 +77,17 @@ Result<std::vector<LinkSide>> link_sides(const fabric::Topology& topology, const
     ORRERY_TRY_STATUS(add(Kind::send, s == 0 ? RankGroups() : pairs_to(stages[s - 1], stages[s])));
   }
   return sides;
+}
+
+// Between nodes prices are by the topology already.
+void compare_rates(const HardwareProfile& hardware, const ParallelPlan& plan, std::vector<LinkSide>& sides) {
+  const double all = hardware.link_bandwidth.value.value(), pair = hardware.link_pair_bandwidth.value.value();
+  for (std::size_t i = inside_side(); i < sides.size(); ++i) {
+    LinkSide& side = sides[i];
+    if (side.kind == LinkSide::Kind::between || side.wire == 0 || all <= 0) continue;
+    const double peers = side.kind == LinkSide::Kind::send ? 1 : static_cast<double>(plan.tp * plan.dp - 1);
+    side.of_priced = side.wire * std::min(all, pair * peers);
+  }
 }
 
 }  // namespace orrery

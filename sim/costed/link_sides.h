@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "costmodel/hardware.h"
 #include "costmodel/parallel_plan.h"
 #include "sim/costed/plan_links.h"
 #include "sim/fabric/across.h"
@@ -16,6 +17,8 @@ struct LinkSide {
   RankGroups groups;                  // or pairs, the first of which sends
   std::vector<fabric::LinkId> links;  // none: nothing to share
   double wire = 0;                    // seconds that the busiest takes for a byte, nothing being broken
+  // That over what prices take for it inside a node, by the part's data sheet.
+  double of_priced = 1;
 };
 // Of `kind` and `groups`, over what `routes` has left. Error: no way.
 Result<LinkSide> link_side(fabric::Routes& routes, const fabric::Topology& topology, LinkSide::Kind kind,
@@ -30,6 +33,9 @@ constexpr std::size_t network_side(std::size_t stage = 0) { return 3 + 2 * stage
 // `host_memory`: it copies KV to and from its hosts. All sides empty: it shares nothing.
 Result<std::vector<LinkSide>> link_sides(const fabric::Topology& topology, const std::vector<DeviceId>& gpus,
                                          const ParallelPlan& plan, bool host_memory);
+
+// Fills in `of_priced` of an instance on such a part.
+void compare_rates(const HardwareProfile& hardware, const ParallelPlan& plan, std::vector<LinkSide>& sides);
 
 // By GPU, the nearest host of its node; none() where there is none.
 std::vector<DeviceId> hosts_of(const fabric::Topology& topology, const std::vector<DeviceId>& gpus);

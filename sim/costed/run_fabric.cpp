@@ -105,6 +105,9 @@ Status share_links(const Scenario& scenario, const std::vector<CostModelExecutor
       if (copies_to_host(*pool)) copies.back() = copies_of(*scenario.topology, *pool, gpus);
       const bool host_memory = !copies.back().gpus.empty();
       ORRERY_TRY(own, link_sides(*scenario.topology, gpus, pool->instance.plan, host_memory));
+      const bool in_a_node = !fabric::crosses_nodes(*scenario.topology, gpus);
+      if (in_a_node || pool->instance.plan.pp > 1)
+        compare_rates(pool->instance.hardware, pool->instance.plan, own);
       any_links |= std::any_of(own.begin(), own.end(), [](const LinkSide& s) { return !s.links.empty(); });
       any_copies |= host_memory;
       sides.push_back(std::move(own));

@@ -60,7 +60,7 @@ void SharedLinks::reserve(fabric::LinkId link, const Side* without, SimTime now)
   flows_.reserve(link, round_half_even(wanted), now);
 }
 
-// What a flow over all of the side's links gets beside those that are there; bytes a second.
+// What a flow over all of the side's links gets beside those that are there, bytes a second; 0: none are.
 double SharedLinks::probe(const Side& side, SimTime now) {
   std::vector<fabric::LinkId> held;
   double least = 0;
@@ -69,7 +69,7 @@ double SharedLinks::probe(const Side& side, SimTime now) {
     if (rate > 0 && (least == 0 || rate < least)) least = rate;
     if (held_[link.value()] > 0 && rate > 0) held.push_back(link);
   }
-  if (held.empty()) return least;
+  if (held.empty()) return 0;
   for (const fabric::LinkId link : held) reserve(link, &side, now);
   const auto flow =
       flows_.add({.from = {}, .to = {}, .bytes = INT64_C(1) << 62, .key = probe_key, .links = held}, now);
@@ -89,7 +89,8 @@ LinkPace::Side SharedLinks::pace(std::size_t instance, std::size_t index, SimTim
   for (const fabric::LinkId link : side.of.links)
     if (left_[link.value()] > 0) side.pace.left = std::min(side.pace.left, left_[link.value()]);
   side.pace.left *= side.detour;
-  side.pace.slowdown = side.narrowest / (probe(side, now) * side.detour);
+  const double share = probe(side, now);
+  if (share > 0) side.pace.slowdown = side.of.of_priced * side.narrowest / (share * side.detour);
   return side.pace;
 }
 

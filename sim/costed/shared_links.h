@@ -34,8 +34,10 @@ class SharedLinks {
   const LinkSide& side(std::size_t instance, std::size_t side) const {
     return instances_[instance].sides[side].of;
   }
-  double rate(std::size_t instance, std::size_t side) const {  // of its narrowest link; bytes a second
-    return instances_[instance].sides[side].narrowest;
+  // Bytes on each of the side's links of what prices say keeps links inside a node full for so long.
+  double bytes_of(std::size_t instance, std::size_t side, double inside_ns) const {
+    const Side& s = instances_[instance].sides[side];
+    return inside_ns * 1e-9 * s.of.of_priced * s.narrowest;
   }
   // Its newest step puts so many bytes a second on each of the side's links; 0: none is in flight.
   void demand(std::size_t instance, std::size_t side, double bytes_per_second, SimTime now);
