@@ -322,7 +322,7 @@ namespace {
 
 Result<Scenario> load(const std::string& deployment, std::vector<std::string> more = {}) {
   ScenarioOptions options;
-  options.overrides = {"deployment=" + deployment, "workload.limit={requests: 40}"};
+  options.overrides = {"deployment=" + deployment, "workload.limit={requests: 30}"};
   options.overrides.insert(options.overrides.end(), more.begin(), more.end());
   return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
 }
@@ -365,7 +365,7 @@ TEST_CASE("one network under everything: single steps give the digest of stretch
         "{" + one_board + experts + ", overlapped: false}}}"}) {
     CAPTURE(deployment);
     const RunResult r = run(deployment);
-    CHECK(r.completed == 40);
+    CHECK(r.completed == 30);
     CHECK(run(deployment, false).digest == r.digest);
   }
 }
@@ -390,4 +390,24 @@ TEST_CASE("a tier that copies for two GPUs of a PCIe switch is slower than for t
     return run("{" + topology + qwen + ", parallel: {tp: 2}" + offload + "}").ttft.mean;
   };
   CHECK(loaded(one_board) >= loaded(""));
+}
+
+TEST_CASE("a fault of a link slows an instance, and one that leaves no way is refused [shared_links]") {
+  const std::string four = "{" + one_board + qwen + ", parallel: {tp: 4}}";
+  const auto with = [&](const std::string& factor) {
+    return run(
+        four, true,
+        {"faults=[{at_s: 0, kind: link, target: [node0.gpu1, node0.nvswitch0], factor: " + factor + "}]"});
+  };
+  const RunResult whole = run(four), half = with("0.5"), tenth = with("0.1");
+  CHECK(whole.tpot.mean < half.tpot.mean);
+  CHECK(half.tpot.mean < tenth.tpot.mean);
+  const Scenario s = load("{topology: {preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 400}, " +
+                              qwen + ", parallel: {tp: 16}}",
+                          {"faults=[{at_s: 0, kind: nic, target: node0.nic0}]"})
+                         .value();
+  const auto refused = run_scenario(s, {});
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.errors().front().key == "faults");
+  CHECK_THAT(refused.errors().front().message, Catch::Matchers::Contains("leaves no way between the ranks"));
 }
