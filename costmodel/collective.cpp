@@ -70,6 +70,7 @@ OpCost collective_cost(const Roofline& roofline, Collective collective, double b
   }
   const double rate = roofline.link_rate(collective == Collective::send_recv ? 2 : ranks);
   cost.link_ns = cost.link_bytes / rate;
+  cost.inside_ns = cost.link_ns * roofline.link_efficiency();
   add_memory(roofline, bytes, cost);
   return cost;
 }
@@ -98,6 +99,7 @@ OpCost across_nodes_cost(const Roofline& roofline, Collective collective, double
                                                            : part * bytes;
   cost.latency_ns = way.latency_ns;
   cost.link_ns = way_ns(roofline, way, bytes) - way.latency_ns;
+  cost.inside_ns = bytes * way.inside_ns;
   cost.network_ns = bytes * way.between_ns;
   cost.network_bytes = bytes * way.network_share;
   cost.error = std::max(unseen_error, 2 * roofline.error(KernelClass::collective));

@@ -46,6 +46,7 @@ struct OpCost {
   double compute_ns = 0, memory_ns = 0, link_ns = 0, latency_ns = 0;
   // Of link_ns, were the links between nodes the only ones; bytes over the busiest of them (not this GPU's).
   double network_ns = 0, network_bytes = 0;
+  double inside_ns = 0;  // what those inside a node take for it at their data-sheet rate
   // A kernel starts up, then runs at the pace of its slowest resource: a dependent kernel cannot overlap its
   // start with its own work, so the start is added (the smallest GEMMs measured, 3.8–4 µs for 8 MB of weights
   // that stream in 1.9 µs, show it: ../shared/reference/hardware.md §7).

@@ -158,10 +158,21 @@ struct StepSummary {
   const char* bound = "";
 };
 
-// Of a step's collectives over several nodes.
-struct NetworkUse {
-  double more_ns = 0;     // of busy time, when the network takes `slowdown` times as long
-  double link_bytes = 0;  // over the busiest link between nodes
+// How links that a step's collectives use are shared with others, inside a node and between nodes.
+struct LinkPace {
+  struct Side {
+    double slowdown = 1;  // at the links' own rate its bytes take so many times as long (max-min)
+    double left = 1;      // what faults leave of the links: of the rate that a collective reaches as well
+    friend bool operator==(const Side&, const Side&) = default;
+  };
+  Side inside, network;
+  bool alone() const { return inside == Side{} && network == Side{}; }
+};
+// What a step's collectives, exchanges of rows and moved weights put on links.
+struct LinkUse {
+  double more_ns = 0;        // of busy time, at that pace
+  double inside_ns = 0;      // that the links inside a node are full, were they at their data-sheet rate
+  double network_bytes = 0;  // over the busiest link between nodes
 };
 
 class StepPricer {
@@ -194,11 +205,17 @@ class StepPricer {
   // Of the products of the experts alone, all layers with this load. Precondition: experts.on().
   double expert_ns(std::int64_t padded_tokens, const RankLoad& load) const;
   std::int64_t padded_tokens(const StepShape& shape) const;
-  // One shape a rank, one of which has tokens. Nothing for pipeline stages, and inside one scale-up domain.
-  NetworkUse network_use(std::span<const StepShape> ranks, double slowdown) const;
-  // Nanoseconds until every rank of an expert-parallel group has received `bytes` (of the one that receives
-  // most), over the scale-up links, or the network where it spans nodes, and beside nothing else.
-  double expert_move_ns(double bytes) const;
+  // One shape a rank, one of which has tokens. Of pipeline stages: see below.
+  LinkUse link_use(std::span<const StepShape> ranks, const LinkPace& pace) const;
+  // Of one stage, without and with nothing but the hand-off to it.
+  LinkUse stage_link_use(std::size_t stage, const StepShape& shape, const LinkPace& pace, bool handoff) const;
+  // Until every rank of an expert-parallel group has received `bytes` (of the one that receives most), over
+  // the scale-up links, or the network where it spans nodes. `ns` is with what the pace adds.
+  struct ExpertMove {
+    double ns = 0;
+    LinkUse use;
+  };
+  ExpertMove expert_move(double bytes, const LinkPace& pace = {}) const;
   // From the end of an update to the client (frontend: none), and from the client to the core's input queue.
   SimDuration output_delay() const;
   SimDuration output_per_sequence() const;

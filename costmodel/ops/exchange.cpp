@@ -12,7 +12,12 @@ namespace {
 
 class ExchangeOperator : public Operator {
  public:
-  explicit ExchangeOperator(const OpSpec& spec) : shape_(*spec.exchange), bytes_(exchange_bytes(shape_)) {
+  ExchangeOperator(const OpSpec& spec, const Roofline& roofline)
+      : shape_(*spec.exchange), bytes_(exchange_bytes(shape_)) {
+    const std::int32_t in_node = std::min(shape_.ranks, gpus_of_node);
+    if (in_node > 1) inside_rate_ = roofline.link_rate(in_node) / roofline.link_efficiency();
+    if (shape_.nodes() > 1)
+      network_rate_ = shape_.table->network_link.value.value() * 1e-9 * shape_.table->network_ratio;
     const ExchangeFigures& f =
         shape_.low_latency ? side(shape_.table->low_latency) : side(shape_.table->normal);
     error_ = shape_.nodes() > 1 ? f.network_error.value : f.error.value;
@@ -26,6 +31,11 @@ class ExchangeOperator : public Operator {
     cost.latency_ns = time.fixed;
     cost.link_ns = time.ns() - time.fixed;
     cost.link_bytes = own(input) * (bytes_.near + bytes_.far);
+    if (inside_rate_ > 0) cost.inside_ns = rows * bytes_.near / inside_rate_;
+    if (network_rate_ > 0) {
+      cost.network_bytes = rows * bytes_.far;
+      cost.network_ns = cost.network_bytes / network_rate_;
+    }
     cost.rung = shape_.table->own() ? Rung::published : Rung::transported;
     // Tables are of whole nodes.
     const bool whole = shape_.ranks % gpus_of_node == 0;
@@ -66,6 +76,7 @@ class ExchangeOperator : public Operator {
   ExchangeShape shape_;
   ExchangeBytes bytes_;
   double error_ = 0;
+  double inside_rate_ = 0, network_rate_ = 0;  // of a GPU's links, bytes a nanosecond
 };
 
 // Has no work; price_nodes gives its line what the schedule of two halves makes of the sum of all others.
@@ -82,8 +93,8 @@ std::unique_ptr<Operator> make_hidden(const OpSpec&, const Roofline&) {
   return std::make_unique<HiddenLine>();
 }
 
-std::unique_ptr<Operator> make_exchange(const OpSpec& spec, const Roofline&) {
-  return std::make_unique<ExchangeOperator>(spec);
+std::unique_ptr<Operator> make_exchange(const OpSpec& spec, const Roofline& roofline) {
+  return std::make_unique<ExchangeOperator>(spec, roofline);
 }
 
 }  // namespace orrery

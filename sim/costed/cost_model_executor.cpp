@@ -93,6 +93,7 @@ void CostModelExecutor::count_usage(const StepPlan& plan, const StepShape& shape
 
 void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
   Engine& e = engines_[instance.value()];
+  if (fabric_ != nullptr) fabric_->pump(now);
   ORRERY_CHECK(e.open.size() < e.depth && e.stretch.planned == 0,
                "no more steps than the engine allows are open");
   const auto index = static_cast<std::int64_t>(step.value());
@@ -104,7 +105,8 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
     return schedule_event(instance.value());
   }
   // A step that compiles is no part of a stretch of equal ones.
-  const bool alike = !first_use_.is_new(instance.value(), plan.tokens());
+  const bool alike = !first_use_.is_new(instance.value(), plan.tokens()) &&
+                     (!experts_.on() || experts_.steps_without_move(instance.value()) > 0);
   if (plan.repeat > 1 && alike && !meets_traffic(instance.value()) && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
@@ -203,11 +205,12 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   if (!plan.encode.empty()) add_images(plan, open.timing);
   if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
   if (plan.blocking_store_blocks > 0)
-    now = later(now, links_[instance].end_of({.direction = TransferWork::Direction::to_host,
-                                              .id = 0,
-                                              .blocks = plan.blocking_store_blocks,
-                                              .behind_step = false},
-                                             now));
+    now = later(now, copied(instance,
+                            {.direction = TransferWork::Direction::to_host,
+                             .id = 0,
+                             .blocks = plan.blocking_store_blocks,
+                             .behind_step = false},
+                            now, now));
   const HostPipeline before = e.pipeline;
   open.times = e.pipeline.begin(open.timing, now);
   const auto rows = plan.decode_sequences + static_cast<std::int64_t>(plan.prefill.size());
@@ -221,11 +224,12 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     open.times = e.pipeline.begin(open.timing, now);
   }
   if (plan.load_blocks > 0) {
-    const SimTime loaded = links_[instance].end_of({.direction = TransferWork::Direction::to_device,
-                                                    .id = 0,
-                                                    .blocks = plan.load_blocks,
-                                                    .behind_step = false},
-                                                   now);
+    const SimTime loaded = copied(instance,
+                                  {.direction = TransferWork::Direction::to_device,
+                                   .id = 0,
+                                   .blocks = plan.load_blocks,
+                                   .behind_step = false},
+                                  now, now);
     if (loaded > open.times.device_end) {
       open.timing.busy = (loaded - open.times.device_begin).ns();
       e.pipeline = before;
@@ -259,12 +263,11 @@ void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
 // `sync_transfer_manager_with_…` and `refresh_blocks`).
 void CostModelExecutor::copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now) {
   using Direction = TransferWork::Direction;
-  HostLink& link = links_[instance];
   const SimTime ready = later(now, e.pipeline.device_free());
-  const SimTime up =
-      link.end_of({.direction = Direction::to_device, .id = 0, .blocks = plan.onboarded_blocks}, ready);
-  const SimTime down =
-      link.end_of({.direction = Direction::to_host, .id = 0, .blocks = plan.offloaded_blocks}, ready);
+  const SimTime up = copied(
+      instance, {.direction = Direction::to_device, .id = 0, .blocks = plan.onboarded_blocks}, ready, now);
+  const SimTime down = copied(
+      instance, {.direction = Direction::to_host, .id = 0, .blocks = plan.offloaded_blocks}, ready, now);
   e.pipeline.occupy_device(later(up, down));
   usage_.copy_ns += (later(up, down) - ready).ns();
 }
@@ -274,6 +277,10 @@ void CostModelExecutor::transfer(InstanceId instance, std::span<const TransferWo
   for (const TransferWork& w : work) {
     const Engine& e = engines_[instance.value()];
     const SimTime ready = w.behind_step && !e.open.empty() ? later(now, e.open.back().times.device_end) : now;
+    if (copies_on_fabric(instance.value())) {
+      fabric_->copy(first_instance_ + instance.value(), w, ready, now);
+      continue;
+    }
     transfers_.push_back({instance, w.id, links_[instance.value()].end_of(w, ready)});
     std::push_heap(transfers_.begin(), transfers_.end(), done_later);
   }
@@ -322,6 +329,10 @@ void CostModelExecutor::schedule_event(std::uint32_t id) {
 }
 
 void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
+  if (copies_on_fabric_) {
+    fabric_->pump(now);
+    take_copies();
+  }
   while (events_.first_time() <= now) {
     const std::uint32_t id = events_.first();
     const SimTime at = events_.first_time();
@@ -356,7 +367,7 @@ void CostModelExecutor::collect(SimTime now, Outcomes& outcomes) {
       }
       e.open.pop_front();
     }
-    if (e.open.empty() && shares_links(id)) shared_->demand(first_instance_ + id, 0, at);
+    if (e.open.empty() && shares_links(id)) shared_->nothing_in_flight(first_instance_ + id, at);
     e.next_update += static_cast<std::int64_t>(e.updates.size());
     if (e.speech) {
       out.spoken = e.speech->end();

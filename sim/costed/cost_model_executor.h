@@ -11,10 +11,10 @@
 #include "costmodel/step_pricer.h"
 #include "sim/costed/end_tracker.h"
 #include "sim/costed/expert_run.h"
+#include "sim/costed/fabric_transport.h"
 #include "sim/costed/first_use.h"
 #include "sim/costed/idle_waves.h"
 #include "sim/costed/launch_jitter.h"
-#include "sim/costed/shared_links.h"
 #include "sim/executor.h"
 #include "sim/request.h"
 #include "sim/speculation.h"
@@ -31,6 +31,9 @@ inline constexpr auto done_later = [](const TransferDone& a, const TransferDone&
   if (a.at != b.at) return a.at > b.at;
   return a.instance != b.instance ? a.instance > b.instance : a.id > b.id;
 };
+
+// Of pure decode steps.
+std::vector<StepShape> stretch_shapes(const std::vector<RankPlan>& ranks, bool with_experts);
 
 class CostModelExecutor final : public Executor {
  public:
@@ -54,12 +57,17 @@ class CostModelExecutor final : public Executor {
   void encode_only() { encode_only_ = true; }
   void follow_waves(IdleWaves waves) { waves_ = std::move(waves); }
   const IdleWaves& waves() const { return waves_; }
-  // Links on which KV travels beside its instances' collectives; the first of them has this number there.
-  void share_links(SharedLinks* shared, std::size_t first_instance) {
-    shared_ = shared;
+  // Links on which others travel beside its instances' traffic; the first of them has this number there.
+  // After FabricTransport::share() and follow_experts().
+  void share_links(FabricTransport* fabric, std::size_t first_instance) {
+    fabric_ = fabric;
+    shared_ = fabric->shared();
     first_instance_ = first_instance;
+    experts_.share(fabric);
   }
   void know_stages(std::int32_t gpus_per_stage) { gpus_per_stage_ = gpus_per_stage; }
+  // Copies to and from host memory are flows there. After share_links() and share_copies().
+  void copy_over_fabric() { copies_on_fabric_ = true; }
   // Every instance gets a host link of its own.
   void add_host_links(const HostLink& link) {
     links_.assign(engines_.size(), link);
@@ -77,7 +85,9 @@ class CostModelExecutor final : public Executor {
   void set_speed(InstanceId instance, std::int32_t gpu, double factor) override;
   void end_before(InstanceId instance, SimTime at) override;
   SimTime next_event() const override {
-    return transfers_.empty() ? events_.first_time() : earlier(events_.first_time(), transfers_.front().at);
+    const SimTime copied = copies_on_fabric_ ? fabric_->next_copy() : SimTime::never();
+    const SimTime first = earlier(events_.first_time(), copied);
+    return transfers_.empty() ? first : earlier(first, transfers_.front().at);
   }
   void collect(SimTime now, Outcomes& outcomes) override;
   DeviceSpan device_span(InstanceId instance, StepId step) const override;
@@ -168,13 +178,21 @@ class CostModelExecutor final : public Executor {
   StepTiming price_ranks(const Engine& e, const StepPlan& plan, SimTime now);
   StepShape shape_alone(Engine& e, const StepPlan& plan);
   bool meets_traffic(std::size_t instance) const {
-    return shared_ != nullptr && shared_->flows_on(first_instance_ + instance) > 0;
+    return shared_ != nullptr && shared_->meets_traffic(first_instance_ + instance);
   }
   bool shares_links(std::size_t instance) const {
     return shared_ != nullptr && shared_->watches(first_instance_ + instance);
   }
   std::int64_t share_step(const Engine& e, std::span<const StepShape> ranks, std::int64_t busy, SimTime now);
   void share_stretch(const Engine& e, std::int64_t busy, SimTime now);
+  // link_sharing.cpp.
+  void note_use(std::size_t instance, const LinkUse& use, std::int64_t busy, SimTime now);
+  void share_stages(const Engine& e, const StepShape& shape, SimTime now);
+  bool copies_on_fabric(std::size_t instance) const {
+    return copies_on_fabric_ && fabric_->copies(first_instance_ + instance);
+  }
+  SimTime copied(std::size_t instance, const TransferWork& work, SimTime ready, SimTime now);
+  void take_copies();
   // Pipeline stages (staged_execution.cpp).
   void begin_staged(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_empty(Engine& e, const StepPlan& plan, SimTime now);
@@ -196,7 +214,9 @@ class CostModelExecutor final : public Executor {
   IdleWaves waves_;
   bool encode_only_ = false;
   IndexedTimeHeap events_;
+  FabricTransport* fabric_ = nullptr;
   SharedLinks* shared_ = nullptr;
+  bool copies_on_fabric_ = false;  // of some instance
   std::size_t first_instance_ = 0;
   std::vector<HostLink> links_;
   std::vector<TransferDone> transfers_;  // under way: min-heap by (end, instance, id)

@@ -423,19 +423,6 @@ Result<std::vector<FabricTransport::Seat>> kv_seats(const fabric::Topology& topo
   return seats;
 }
 
-Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,
-                                                              const std::vector<const PoolSpec*>& pools) {
-  ORRERY_TRY(seats, seat_instances(topology, pools, {}));
-  std::vector<std::vector<fabric::LinkId>> ports;
-  for (const PoolSpec* pool : pools) {
-    for (std::int32_t i = 0; i < pool->engines(); ++i) {
-      ORRERY_TRY(own, collective_ports(topology, seats[ports.size()].gpus, pool->instance.plan));
-      ports.push_back(std::move(own));
-    }
-  }
-  return ports;
-}
-
 namespace {
 
 // Point-to-point kernels between experts' ranks were timed with one NIC a GPU: theirs is the topology's.

@@ -42,10 +42,6 @@ Result<std::vector<FabricTransport::Seat>> kv_seats(const fabric::Topology& topo
                                                     const std::vector<const PoolSpec*>& pools,
                                                     const PdRules& pd);
 
-// By instance, the NIC ports of its collectives (plan_links.h).
-Result<std::vector<std::vector<fabric::LinkId>>> ports_of_all(const fabric::Topology& topology,
-                                                              const std::vector<const PoolSpec*>& pools);
-
 // Gives pools whose instances stand on several nodes the links of their collectives (InstanceSpec::links),
 // those of a pool's first instance. Errors: as above, and groups of ranks that nodes do not share evenly.
 Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*>& pools);

@@ -7,7 +7,8 @@ namespace orrery {
 
 void CostModelExecutor::reset(InstanceId instance, SimTime now) {
   Engine& e = engines_[instance.value()];
-  if (shares_links(instance.value())) shared_->demand(first_instance_ + instance.value(), 0, now);
+  if (shares_links(instance.value())) shared_->nothing_in_flight(first_instance_ + instance.value(), now);
+  if (copies_on_fabric(instance.value())) fabric_->drop_copies(first_instance_ + instance.value(), now);
   if (e.stretch.planned > 0) finish_stretch(e);  // what it began has been on the device
   e.pipeline = HostPipeline(e.pricer->launcher_is_core());
   e.open.clear();

@@ -73,7 +73,8 @@ std::int64_t ExpertRun::next(std::size_t id, std::int64_t tokens, SimTime now) {
   Instance& instance = instances_[id];
   State& s = instance.state;
   const std::int64_t epoch = popularity_->epoch(now);
-  const bool arrived = s.next != nullptr && now >= s.next_at && s.step >= s.next_step;
+  if (s.on_links) take_moved(id, s);
+  const bool arrived = s.next != nullptr && !s.on_links && now >= s.next_at && s.step >= s.next_step;
   if (arrived || epoch != s.loads->epoch()) {
     const ExpertLoads& placed = arrived ? *s.next : *s.loads;
     // Weights still on their way keep their places, whatever the popularity.
@@ -118,8 +119,9 @@ std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std:
 double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
   const BalancingSpec& eplb = spec_.eplb;
   s.rebalance_step = s.step + eplb.every_steps;
-  double mean = 0, most = 0, ns = 0;
+  double mean = 0, most = 0;
   std::int64_t moved = 0;
+  std::vector<double> busiest;  // rank, by layer: experts it receives
   std::vector<ExpertPlacement> placements;
   for (std::int32_t l = 0; l < spec_.layers; ++l) {
     const ExpertPlacement& old = s.loads->placements()[static_cast<std::size_t>(l)];
@@ -136,7 +138,7 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
                                                                     .ranks = old.ranks,
                                                                     .groups = eplb.groups,
                                                                     .nodes = eplb.nodes}));
-    ns += pricer_->expert_move_ns(move.busiest_rank * spec_.expert_bytes);
+    busiest.push_back(move.busiest_rank);
     moved += move.moved;
     placements.push_back(move.placement);
   }
@@ -148,14 +150,54 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
   }
   ++s.rebalanced;
   s.moved += moved;
+  s.next = std::make_shared<ExpertLoads>(*s.loads, std::move(placements));
+  return move(id, s, busiest, now);
+}
+
+// Returns what the step has to wait, nanoseconds.
+double ExpertRun::move(std::size_t id, State& s, const std::vector<double>& busiest, SimTime now) {
+  const bool overlapped = spec_.eplb.overlapped, shared = shares(id);
+  const LinkPace pace = shared && !overlapped ? fabric_->shared()->pace(first_ + id, now) : LinkPace{};
+  double ns = 0;
+  LinkUse use;
+  for (const double experts : busiest) {
+    const StepPricer::ExpertMove layer = pricer_->expert_move(experts * spec_.expert_bytes, pace);
+    ns += layer.ns;
+    use.inside_ns += layer.use.inside_ns;
+    use.network_bytes += layer.use.network_bytes;
+  }
   const std::int64_t whole = round_half_even(ns);
   s.moving_ns += whole;
-  s.next = std::make_shared<ExpertLoads>(*s.loads, std::move(placements));
-  s.next_at = eplb.overlapped ? now + SimDuration(whole) : now;
-  s.next_step = eplb.overlapped ? s.step + spec_.layers : s.step;
-  if (eplb.overlapped) return 0;
+  s.next_at = overlapped ? now + SimDuration(whole) : now;
+  s.next_step = overlapped ? s.step + spec_.layers : s.step;
+  if (overlapped) {
+    s.on_links = shared;
+    if (shared) fabric_->begin_move(first_ + id, use, now);
+    return 0;
+  }
   s.stall_ns += whole;
   return ns;
+}
+
+bool ExpertRun::shares(std::size_t id) const {
+  return fabric_ != nullptr && fabric_->shared() != nullptr && fabric_->shared()->watches(first_ + id);
+}
+
+// It takes as long as alone at least.
+void ExpertRun::take_moved(std::size_t id, State& s) const {
+  const SimTime at = fabric_->moved(first_ + id);
+  if (at.is_never()) return;
+  s.on_links = false;
+  if (at <= s.next_at) return;
+  s.moving_ns += (at - s.next_at).ns();
+  s.next_at = at;
+}
+
+std::int64_t ExpertRun::steps_without_move(std::size_t id) const {
+  if (!spec_.eplb.moves() || !shares(id)) return INT64_MAX;
+  const State& s = instances_[id].state;
+  if (s.on_links) return 0;
+  return s.rebalance_step - s.step - 1;
 }
 
 void ExpertRun::report(ExpertResult& result) const {

@@ -10,6 +10,7 @@
 #include "base/time.h"
 #include "costmodel/expert_loads.h"
 #include "costmodel/step_pricer.h"
+#include "sim/costed/fabric_transport.h"
 #include "sim/results.h"
 
 namespace orrery {
@@ -22,6 +23,11 @@ class ExpertRun {
             std::size_t first_instance = 0);
 
   bool on() const { return !instances_.empty(); }
+  // Weights move over links that others use too: while steps run as a flow, else at the pace that the step
+  // finds there. It must outlive this.
+  void share(FabricTransport* fabric) { fabric_ = fabric; }
+  // How many of the instance's next steps begin no such move, and so may be asked about ahead of their time.
+  std::int64_t steps_without_move(std::size_t instance) const;
 
   // What a stretch must be able to take back. Cheap to copy.
   struct Segment {  // steps of the statistics' window under one popularity
@@ -37,6 +43,7 @@ class ExpertRun {
     std::size_t samples = 0;   // of the instance's series
     double balance_steps = 0;  // Σ balancedness over steps
     std::int64_t rebalanced = 0, kept = 0, moved = 0, stall_ns = 0, moving_ns = 0;
+    bool on_links = false;  // the weights of `next` travel as a flow
   };
   const State& state(std::size_t instance) const { return instances_[instance].state; }
   void restore(std::size_t instance, const State& state);
@@ -55,11 +62,15 @@ class ExpertRun {
   };
   double products_ns(std::size_t instance, const State& s, std::int64_t tokens) const;
   double rebalance(std::size_t instance, State& s, SimTime now);
+  double move(std::size_t instance, State& s, const std::vector<double>& busiest, SimTime now);
+  bool shares(std::size_t instance) const;
+  void take_moved(std::size_t instance, State& s) const;
   std::vector<double> counts(std::size_t instance, const State& s, std::int32_t layer) const;
   std::shared_ptr<ExpertLoads> loads(std::int64_t epoch, std::vector<ExpertPlacement> placements) const;
   void note(Instance& instance, SimTime at) const;
 
   const StepPricer* pricer_ = nullptr;
+  FabricTransport* fabric_ = nullptr;  // null: links that nothing else uses
   ExpertSpec spec_;
   std::shared_ptr<const ExpertPopularity> popularity_;
   ExpertPrice price_;

@@ -36,38 +36,46 @@ const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId 
   return known_pairs_.back().pairs;
 }
 
-// Of the decode rank that posts most.
-std::int64_t FabricTransport::descriptors(const KvPull& pull) const {
-  const Seat& seat = seats_[pull.to.value()];
-  if (seat.nixl == nullptr) return 0;
-  std::vector<std::int64_t> posted(static_cast<std::size_t>(seat.width()));
-  for (const RankPair& pair : pairs(pull.from, pull.to)) ++posted[static_cast<std::size_t>(pair.to)];
-  return pull.blocks * seat.regions * *std::max_element(posted.begin(), posted.end());
-}
-
-const NixlReads& FabricTransport::reads(const KvPull& pull) const {
-  const auto node = [&](InstanceId i, std::int32_t rank) {
-    return topology_.device(seats_[i.value()].gpu(rank, 0)).node;
-  };
-  const bool alike = node(pull.from, pull.from_rank) == node(pull.to, pull.to_rank);
-  const NixlFigures& nixl = *seats_[pull.to.value()].nixl;
-  return alike ? nixl.in_node : nixl.between_nodes;
+// Of the decode rank that takes longest over its descriptors: as NIXL does between nodes where some of them
+// stand on another.
+template <class Time>
+SimDuration FabricTransport::slowest_reader(const KvPull& pull, Time time) const {
+  const Seat &from = seats_[pull.from.value()], &to = seats_[pull.to.value()];
+  SimDuration most(0);
+  if (to.nixl == nullptr) return most;
+  const auto width = static_cast<std::size_t>(to.width());
+  std::vector<std::int64_t> posted(width);
+  std::vector<bool> far(width);
+  for (const RankPair& pair : pairs(pull.from, pull.to)) {
+    const auto node = [&](const Seat& seat, std::int32_t rank, std::int32_t in_rank) {
+      return topology_.device(seat.gpu(rank, in_rank)).node;
+    };
+    const auto r = static_cast<std::size_t>(pair.to);
+    posted[r] += pull.blocks * to.regions;
+    if (node(from, pull.from_rank, pair.from) != node(to, pull.to_rank, pair.to)) far[r] = true;
+  }
+  for (std::size_t r = 0; r < width; ++r) {
+    if (posted[r] == 0) continue;
+    most = std::max(most, time(far[r] ? to.nixl->between_nodes : to.nixl->in_node, posted[r]));
+  }
+  return most;
 }
 
 SimDuration FabricTransport::posting(const KvPull& pull) const {
-  const std::int64_t n = descriptors(pull);
-  return n > 0 ? reads(pull).posting(n) : SimDuration(0);
+  return slowest_reader(pull, [](const NixlReads& reads, std::int64_t n) { return reads.posting(n); });
 }
 
 void FabricTransport::begin(const KvPull& pull, SimTime now) {
   if (pull.blocks == 0) return end(pull.request, now);
-  const std::int64_t n = descriptors(pull);
+  pump(now);
+  const SimDuration reading =
+      slowest_reader(pull, [](const NixlReads& reads, std::int64_t n) { return reads.reading(n); });
   Open& o = open(pull.request, pull.from, pull.to);
   o.from_rank = pull.from_rank;
   o.to_rank = pull.to_rank;
-  if (n > 0) {
+  if (reading > SimDuration(0)) {
     SimTime& reader = reader_free_[pull.to.value()][static_cast<std::size_t>(pull.to_rank)];
-    reader = later(later(reader, pull.posted_from), now) + reads(pull).reading(n);
+    reader = later(later(reader, pull.posted_from), now) + reading;
     o.not_before = reader;
   }
   send({pull.request, pull.from, pull.to, pull.blocks, 0, 1, 1}, now);
@@ -124,16 +132,15 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
   return true;
 }
 
-SharedLinks& FabricTransport::share(std::vector<std::vector<fabric::LinkId>> links, Changed changed) {
+SharedLinks& FabricTransport::share(std::vector<std::vector<LinkSide>> sides, Changed changed) {
   changed_ = std::move(changed);
-  return shared_.emplace(flows_, topology_, std::move(links));
+  moves_.resize(sides.size());
+  return shared_.emplace(flows_, topology_, std::move(sides));
 }
 
 void FabricTransport::meet(fabric::FlowId flow, SimTime now) {
   if (!flows_.active(flow)) return;  // no bytes
-  const std::vector<fabric::LinkId>& route = flows_.links_of(flow);
-  if (std::none_of(route.begin(), route.end(), [&](fabric::LinkId l) { return shared_->shared(l); })) return;
-  const auto& kept = routes_[flow.value()] = route;
+  const auto& kept = routes_[flow.value()] = flows_.links_of(flow);
   touched_.clear();
   shared_->begin(kept, now, touched_);
   for (const InstanceId instance : touched_) changed_(instance, now);
@@ -174,13 +181,19 @@ void FabricTransport::arrived(const fabric::Arrival& arrival, SimTime now) {
   end(request, at);
 }
 
-void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
-  if (!open_.empty() && flows_.next_end() <= now) {
+void FabricTransport::pump(SimTime now) {
+  if (copies_) copies_->start_and_end(now);
+  while (under_way() && flows_.next_end() <= now) {
     for (const fabric::Arrival& arrival : flows_.advance(now)) {
       if (shared_) part(arrival.flow, now);
-      arrived(arrival, now);
+      others_.contains(arrival.key) ? other_arrived(arrival) : arrived(arrival, now);
     }
+    if (copies_) copies_->start_and_end(now);
   }
+}
+
+void FabricTransport::collect(SimTime now, std::vector<KvPullDone>& done) {
+  pump(now);
   while (!endings_.empty() && endings_.front().at <= now) {
     std::pop_heap(endings_.begin(), endings_.end(), ends_later);
     done.push_back({endings_.back().request, endings_.back().at, endings_.back().failed});
@@ -217,9 +230,16 @@ void FabricTransport::fail(RequestId request, SimTime now) {
 }
 
 void FabricTransport::fail_link(fabric::LinkId link, SimTime now) {
+  pump(now);
   const fabric::FailedLink failed = flows_.fail(link, now);
+  for (const fabric::FlowId flow : failed.rerouted) {
+    if (!shared_) break;
+    part(flow, now);
+    meet(flow, now);
+  }
   std::vector<RequestId> requests;
   for (const fabric::CutFlow& cut : failed.cut) {
+    if (others_.contains(cut.key)) other_cut(cut, now);
     for (auto& [request, o] : open_) {
       for (Lane& lane : o.lanes) {
         if (!lane.busy || lane.flow != cut.flow) continue;
@@ -237,7 +257,9 @@ void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
   if (cut_.empty()) cut_.assign(topology_.link_count(), false);
   if (factor == 0) {
     cut_[link] = true;
-    return fail_link(id, now);
+    fail_link(id, now);
+    if (shared_) shared_->set_left(id, 0, now);
+    return;
   }
   // Both directions of a cable are cut and mended together.
   if (cut_[link]) {
@@ -245,6 +267,7 @@ void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
     cut_[link] = false;
   }
   degrade(id, factor, now);
+  if (shared_) shared_->set_left(id, factor, now);
 }
 
 void FabricTransport::fail_instance(InstanceId instance, SimTime now) {

@@ -7,6 +7,9 @@
 //
 // What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
 // has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
+//
+// The same links carry KV to and from host memory (host_copies.h) and weights of experts that move
+// (fabric_traffic.cpp), and what steps put on them (shared_links.h).
 #pragma once
 
 #include <deque>
@@ -18,6 +21,7 @@
 #include <vector>
 
 #include "costmodel/nixl_reads.h"
+#include "sim/costed/host_copies.h"
 #include "sim/costed/rank_pairs.h"
 #include "sim/costed/shared_links.h"
 #include "sim/fabric/figure.h"
@@ -51,10 +55,29 @@ class FabricTransport final : public KvTransport {
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,
                   SimDuration floor);
 
-  // Links that collectives of instances use, as SharedLinks wants them; `changed` is told which of these
-  // instances must not go on as if alone. Before the first pull.
+  // Links that instances' own traffic uses, as SharedLinks wants them; `changed` is told which of these
+  // instances must not go on as if alone. Before the first flow.
   using Changed = std::function<void(InstanceId, SimTime)>;
-  SharedLinks& share(std::vector<std::vector<fabric::LinkId>> links, Changed changed);
+  SharedLinks& share(std::vector<std::vector<LinkSide>> sides, Changed changed);
+  SharedLinks* shared() { return shared_ ? &*shared_ : nullptr; }
+  // What has arrived by `now` has arrived: before links are asked how full they are. KV of requests, begun or
+  // not, is still collected.
+  void pump(SimTime now);
+
+  // Copies to and from host memory, by instance. After share().
+  void share_copies(std::vector<HostCopies::Seat> seats);
+  bool copies(std::size_t instance) const { return copies_ && copies_->has(instance); }
+  void copy(std::size_t instance, const TransferWork& work, SimTime ready, SimTime now);
+  SimTime next_copy();
+  void take_copies(std::size_t first, std::size_t count, std::vector<TransferDone>& done);
+  void drop_copies(std::size_t instance, SimTime now);
+  const HostCopies::Seat& copy_seat(std::size_t instance) const { return copies_->seat(instance); }
+  // How many times as long as alone a copy takes that begins now and is waited for.
+  double copy_slowdown(std::size_t instance, bool to_device, SimTime now);
+
+  // Weights that an instance's balancer moves while steps run, one move at a time.
+  void begin_move(std::size_t instance, const LinkUse& bytes, SimTime now);
+  SimTime moved(std::size_t instance) const { return moves_[instance].at; }  // never(): under way
 
   SimDuration posting(const KvPull& pull) const override;
   void begin(const KvPull& pull, SimTime now) override;
@@ -111,8 +134,13 @@ class FabricTransport final : public KvTransport {
   void meet(fabric::FlowId flow, SimTime now);
   void part(fabric::FlowId flow, SimTime now);
   const std::vector<RankPair>& pairs(InstanceId from, InstanceId to) const;
-  std::int64_t descriptors(const KvPull& pull) const;
-  const NixlReads& reads(const KvPull& pull) const;
+  template <class Time>
+  SimDuration slowest_reader(const KvPull& pull, Time time) const;
+  bool under_way() const { return !open_.empty() || !others_.empty(); }
+  void add_other(const fabric::FlowSpec& spec, SimTime now);
+  void other_arrived(const fabric::Arrival& arrival);
+  void other_cut(const fabric::CutFlow& cut, SimTime now);
+  void move_over(std::size_t instance, std::int64_t bytes, SimTime now);
 
   const fabric::Topology& topology_;
   std::vector<Seat> seats_;
@@ -122,12 +150,19 @@ class FabricTransport final : public KvTransport {
   fabric::Flows flows_;
   std::optional<SharedLinks> shared_;
   Changed changed_;
-  // Of flows on shared links.
+  // Of flows, where links are shared.
   std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // never iterated
   std::vector<InstanceId> touched_;
-  std::map<std::uint64_t, Open> open_;  // by request
-  std::vector<bool> cut_;               // links that carry nothing; empty: all carry
-  std::vector<Ending> endings_;         // min-heap by (at, request)
+  std::optional<HostCopies> copies_;
+  struct Move {
+    std::size_t side = 0;
+    SimTime at;  // when the last one was over
+  };
+  std::vector<Move> moves_;                         // by instance
+  std::map<std::uint64_t, fabric::FlowId> others_;  // flows that are no request's, by key
+  std::map<std::uint64_t, Open> open_;              // by request
+  std::vector<bool> cut_;                           // links that carry nothing; empty: all carry
+  std::vector<Ending> endings_;                     // min-heap by (at, request)
   mutable std::deque<Pairs> known_pairs_;
   std::vector<std::vector<SimTime>> reader_free_;  // by instance and rank: what was posted before is there
   std::uint64_t pulls_ = 0, failed_ = 0;

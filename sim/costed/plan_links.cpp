@@ -120,21 +120,6 @@ Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topo
   return std::shared_ptr<const PlanLinks>(std::move(links));
 }
 
-Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& topology,
-                                                     const std::vector<DeviceId>& gpus,
-                                                     const ParallelPlan& plan) {
-  std::vector<fabric::LinkId> ports;
-  if (plan.pp > 1 || !fabric::crosses_nodes(topology, gpus)) return ports;
-  fabric::Routes routes(topology);
-  ORRERY_TRY(links, fabric::network_links(routes, topology, {gpus}));
-  for (const fabric::LinkId link : links) {
-    const fabric::Link& l = topology.link(link);
-    const auto is_nic = [&](DeviceId d) { return topology.device(d).kind == fabric::DeviceKind::nic; };
-    if (is_nic(l.from) || is_nic(l.to)) ports.push_back(link);
-  }
-  return ports;
-}
-
 double network_rate_per_gpu(const fabric::Topology& topology, std::int32_t node) {
   double rate = 0, gpus = 0;
   for (std::size_t i = 0; i < topology.link_count(); ++i) {

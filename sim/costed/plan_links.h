@@ -30,12 +30,6 @@ Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topo
                                                     const std::vector<DeviceId>& gpus,
                                                     const ParallelPlan& plan, std::int32_t cache_ranks = 1);
 
-// NIC ports on which an instance's collectives leave and enter nodes, once each; none when all stand in one.
-// Pipeline stages' are left out: their hand-offs are priced as if alone.
-Result<std::vector<fabric::LinkId>> collective_ports(const fabric::Topology& topology,
-                                                     const std::vector<DeviceId>& gpus,
-                                                     const ParallelPlan& plan);
-
 // What a node's NICs send into the network, shared out over its GPUs; bytes a second. 0 without NICs.
 double network_rate_per_gpu(const fabric::Topology& topology, std::int32_t node);
 

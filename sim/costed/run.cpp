@@ -11,6 +11,7 @@
 #include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/pooled_executor.h"
+#include "sim/costed/run_fabric.h"
 #include "sim/costed/run_reports.h"
 #include "sim/policies.h"
 #include "sim/routers/rank_router.h"
@@ -117,9 +118,7 @@ struct ImageParts {
 };
 
 Status add_host_links(const PoolSpec& pool, CostModelExecutor& executor) {
-  // What a decode instance of SGLang retracts waits in host memory.
-  const bool retracts = pool.role == PoolRole::decode && pool.instance.engine.engine == "sglang";
-  if (pool.memory.host_blocks == 0 && !retracts) return ok_status();
+  if (!copies_to_host(pool)) return ok_status();
   const HardwareProfile& hardware = pool.instance.hardware;
   if (!hardware.pcie_bandwidth.present()) {
     return invalid_input(hardware.name +
@@ -127,8 +126,7 @@ Status add_host_links(const PoolSpec& pool, CostModelExecutor& executor) {
                              "hardware profile",
                          {}, "hardware");
   }
-  const double block = pool.memory.kv_bytes_per_token.value() * static_cast<double>(pool.memory.block_size);
-  executor.add_host_links(HostLink(block, hardware.pcie_bandwidth.value.value()));
+  executor.add_host_links(HostLink(host_block_bytes(pool), hardware.pcie_bandwidth.value.value()));
   return ok_status();
 }
 
@@ -338,45 +336,11 @@ SimDuration inbox_delay(const RunParts& parts) {
   return least;
 }
 
-bool has_encoders(const Scenario& scenario) {
-  const auto pools = scenario.pools();
-  return std::any_of(pools.begin(), pools.end(), [](auto* p) { return p->role == PoolRole::encoder; });
-}
-
 // Who takes requests with images in: the encoder pool (the first, if any), else the only pool.
 PoolRun& eyes(const RunParts& parts) {
   const auto encoder = std::find_if(parts.pools.begin(), parts.pools.end(),
                                     [](const auto& p) { return p->spec->role == PoolRole::encoder; });
   return encoder == parts.pools.end() ? *parts.pools.front() : **encoder;
-}
-
-// Null where no KV travels.
-Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
-  if (!is_disaggregated(scenario.pools())) return std::unique_ptr<FabricTransport>();
-  ORRERY_TRY(seats, kv_seats(*scenario.topology, scenario.pools(), scenario.pd));
-  const ModelSpec& model = scenario.pool.instance.model;
-  return std::make_unique<FabricTransport>(
-      *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads,
-                             // Every language rank reads whole embeddings, as ranks read a latent.
-                             .latent = model.latent.present() || has_encoders(scenario)},
-      duration_from_seconds(kv_transfer_floor.value));
-}
-
-// Collectives of instances on several nodes meet the KV there.
-Status share_links(const Scenario& scenario, const RunParts& parts, Executor& executor,
-                   FabricTransport& transport) {
-  ORRERY_TRY(ports, ports_of_all(*scenario.topology, scenario.pools()));
-  if (std::all_of(ports.begin(), ports.end(), [](const auto& own) { return own.empty(); }))
-    return ok_status();
-  SharedLinks& shared = transport.share(
-      std::move(ports), [&executor](InstanceId instance, SimTime at) { executor.cut(instance, at); });
-  std::size_t first = 0;
-  for (const auto& pool : parts.pools) {
-    pool->executor->share_links(&shared, first);
-    first += pool->engines();
-  }
-  return ok_status();
 }
 
 std::unique_ptr<Scheduler> fresh_scheduler(const PoolRun& pool) {
@@ -476,7 +440,11 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
   setup.pd = scenario.pd;
-  if (transport != nullptr) ORRERY_TRY_STATUS(share_links(scenario, *parts, *setup.executor, *transport));
+  if (transport != nullptr) {
+    std::vector<CostModelExecutor*> executors;
+    for (const auto& pool : parts->pools) executors.push_back(pool->executor.get());
+    ORRERY_TRY_STATUS(share_links(scenario, executors, *setup.executor, *transport));
+  }
   for (const auto& pool : parts->pools) add_to_setup(*pool, *parts, setup);
   ORRERY_TRY(fleet, add_fleet(*parts, setup));
   setup.sink = options.sink;
@@ -493,7 +461,8 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   RunResult result = std::move(run).value();
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
-  if (transport != nullptr) report_transport(*transport, has_encoders(scenario), result);
+  if (transport != nullptr && is_disaggregated(scenario.pools()))
+    report_transport(*transport, has_encoders(scenario), result);
   return result;
 }
 

@@ -28,6 +28,7 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
   bool samples = plan.decode_sequences > 0;
   for (const PrefillWork& w : plan.prefill) samples |= w.samples;
   e.pricer->price_stages(shape, samples, staged_);
+  if (shares_links(instance)) share_stages(e, shape, now);
   // One draw a step: what slows a host slows all of its workers.
   constexpr std::int64_t unit = std::int64_t{1} << 20;
   const bool varies = !plan.prefill.empty() && plan.decode_sequences > 0;

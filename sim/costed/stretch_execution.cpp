@@ -12,8 +12,9 @@ namespace {
 
 constexpr std::size_t stretch_ring = 8;  // more than the steps that any engine has in flight
 
-// Of pure decode steps.
-std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks, bool with_experts) {
+}  // namespace
+
+std::vector<StepShape> stretch_shapes(const std::vector<RankPlan>& ranks, bool with_experts) {
   std::vector<StepShape> shapes;
   for (const RankPlan& rank : ranks) {
     StepShape shape;
@@ -26,10 +27,8 @@ std::vector<StepShape> shapes_of(const std::vector<RankPlan>& ranks, bool with_e
   return shapes;
 }
 
-}  // namespace
-
 std::int64_t CostModelExecutor::expert_tokens(const Engine& e, const Stretch& s) const {
-  if (!s.ranks.empty()) return e.pricer->gathered_tokens(shapes_of(s.ranks, true));
+  if (!s.ranks.empty()) return e.pricer->gathered_tokens(stretch_shapes(s.ranks, true));
   StepShape shape;
   shape.decode_sequences = s.decodes;
   shape.decode_context_tokens = s.context;
@@ -39,6 +38,7 @@ std::int64_t CostModelExecutor::expert_tokens(const Engine& e, const Stretch& s)
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
   s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
+  if (experts_.on()) s.planned = std::min(s.planned, experts_.steps_without_move(index_of(e)));
   s.taken = s.planned;
   s.decodes = plan.decode_sequences;
   s.running = plan.running;
@@ -51,31 +51,6 @@ void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime n
   if (experts_.on()) s.experts = experts_.state(index_of(e));
   run_stretch(e, s.planned);
   if (shares_links(index_of(e))) share_stretch(e, s.first_busy, now);
-}
-
-// KV that travels beside a step's collectives: returns the step's busy time with what they take longer, and
-// notes what they leave to the KV.
-std::int64_t CostModelExecutor::share_step(const Engine& e, std::span<const StepShape> ranks,
-                                           std::int64_t busy, SimTime now) {
-  const std::size_t instance = first_instance_ + index_of(e);
-  const NetworkUse use = e.pricer->network_use(ranks, 1 + shared_->flows_on(instance));
-  const std::int64_t longer = round_half_even(use.more_ns);
-  shared_->demand(instance, use.link_bytes * 1e9 / static_cast<double>(busy + longer), now);
-  return busy + longer;
-}
-
-// None runs beside KV, so nothing takes longer. Flows that begin with it meet its first step, those that
-// begin when it has ended its last; `busy` is that step's.
-void CostModelExecutor::share_stretch(const Engine& e, std::int64_t busy, SimTime now) {
-  const Stretch& s = e.stretch;
-  std::vector<StepShape> ranks = shapes_of(s.ranks, true);
-  if (ranks.empty()) {
-    ranks.emplace_back();
-    ranks.front().decode_sequences = s.decodes;
-    ranks.front().decode_context_tokens = s.context;
-    ranks.front().running = s.running;
-  }
-  share_step(e, ranks, busy, now);
 }
 
 // The price of each step of a stretch: the decode line, followed as the context grows, and where loads of
@@ -160,7 +135,7 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
                                  .padded_tokens = tokens});
   }
   JointPrices prices{.pricer = e.pricer,
-                     .ranks = shapes_of(s.ranks, experts == nullptr),
+                     .ranks = stretch_shapes(s.ranks, experts == nullptr),
                      .experts = experts,
                      .instance = index_of(e),
                      .gathered_tokens = tokens};

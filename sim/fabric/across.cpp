@@ -51,16 +51,22 @@ class Load {
       if (link(l).link_class == LinkClass::network && at_nic(l)) most = std::max(most, share_[l]);
     return most;
   }
-  std::vector<LinkId> network_links() const {
-    std::vector<LinkId> used;
-    for (std::size_t l = 0; l < share_.size(); ++l)
-      if (share_[l] > 0 && link(l).link_class == LinkClass::network)
-        used.emplace_back(static_cast<std::uint32_t>(l));
-    return used;
+  std::vector<LinkId> ports() const {
+    return links([this](std::size_t l) { return link(l).link_class == LinkClass::network && at_nic(l); });
+  }
+  std::vector<LinkId> links() const {
+    return links([](std::size_t) { return true; });
   }
   const std::optional<Error>& error() const { return error_; }
 
  private:
+  template <class Which>
+  std::vector<LinkId> links(Which which) const {
+    std::vector<LinkId> used;
+    for (std::size_t l = 0; l < share_.size(); ++l)
+      if (share_[l] > 0 && which(l)) used.emplace_back(static_cast<std::uint32_t>(l));
+    return used;
+  }
   bool at_nic(std::size_t l) const {
     const auto is_nic = [&](DeviceId d) { return topology_.device(d).kind == DeviceKind::nic; };
     return is_nic(link(l).from) || is_nic(link(l).to);
@@ -286,12 +292,30 @@ Result<std::vector<AcrossWay>> ways_of_send(Routes& routes, const Topology& topo
   return ways;
 }
 
-Result<std::vector<LinkId>> network_links(Routes& routes, const Topology& topology, const Groups& groups) {
+Result<LinkLoad> inside_load(Routes& routes, const Topology& topology, const Groups& groups) {
+  if (groups.empty() || groups.front().size() < 2) return LinkLoad{};
   ORRERY_TRY(layout, layout_of(routes, topology, groups));
+  Load rings(routes, topology);
+  load_node_rings(groups, layout, 1, rings);
+  if (rings.error()) return *rings.error();
+  return LinkLoad{rings.links(), rings.busiest()};
+}
+
+Result<LinkLoad> between_load(Routes& routes, const Topology& topology, const Groups& groups) {
+  if (groups.empty() || groups.front().size() < 2) return LinkLoad{};
+  ORRERY_TRY(layout, layout_of(routes, topology, groups));
+  if (layout.nodes < 2) return LinkLoad{};
   Load rails(routes, topology);
   load_rails(groups, layout, 1, rails);
   if (rails.error()) return *rails.error();
-  return rails.network_links();
+  return LinkLoad{rails.ports(), rails.busiest()};
+}
+
+Result<LinkLoad> send_load(Routes& routes, const Topology& topology, const Groups& pairs) {
+  Load sent(routes, topology);
+  for (const std::vector<DeviceId>& pair : pairs) sent.add(pair[0], pair[1], 1);
+  if (sent.error()) return *sent.error();
+  return LinkLoad{sent.links(), sent.busiest()};
 }
 
 }  // namespace orrery::fabric

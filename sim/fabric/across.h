@@ -41,8 +41,20 @@ Result<std::vector<AcrossWay>> ways_across(Routes& routes, const Topology& topol
 Result<std::vector<AcrossWay>> ways_of_send(Routes& routes, const Topology& topology,
                                             const std::vector<std::vector<DeviceId>>& pairs);
 
-// The network links on which ranks of these groups send to other nodes in rings, once each, by id.
-Result<std::vector<LinkId>> network_links(Routes& routes, const Topology& topology,
-                                          const std::vector<std::vector<DeviceId>>& groups);
+// Links that groups (as many ranks each; one of them: no links) use all alike, and what the busiest of them
+// takes for a byte that every rank passes on.
+struct LinkLoad {
+  std::vector<LinkId> links;  // once each, by id
+  double wire = 0;            // seconds; 0 without links
+};
+// Inside nodes: rings, or in a mesh every pair.
+Result<LinkLoad> inside_load(Routes& routes, const Topology& topology,
+                             const std::vector<std::vector<DeviceId>>& groups);
+// Between nodes: rings on every rail; the links are the NICs' ports, the busiest is of all.
+Result<LinkLoad> between_load(Routes& routes, const Topology& topology,
+                              const std::vector<std::vector<DeviceId>>& groups);
+// From the first of each pair to the second.
+Result<LinkLoad> send_load(Routes& routes, const Topology& topology,
+                           const std::vector<std::vector<DeviceId>>& pairs);
 
 }  // namespace orrery::fabric

@@ -194,6 +194,28 @@ TEST_CASE("vLLM's back ends: what a layer issues, graphs, the step's tokens and 
   CHECK(with.residue.value() - bare.residue.value() == Approx(buffers));
 }
 
+TEST_CASE("beside others on its links an exchange takes its bytes at what they leave, where that is longer") {
+  const Read low = read(vllm("{dp: 8, ep: 8}", "all2all_backend: deepep_low_latency"));
+  const StepPricer pricer = StepPricer::create(low.spec).value();
+  const std::vector<StepShape> ranks(8, decodes(64, 2000));
+  for (const double slowdown : {1.0, 2.0, 4.0}) {
+    LinkPace pace;
+    pace.inside.slowdown = slowdown;
+    double more = 0, full = 0;
+    for (const bool dispatch : {true, false}) {
+      const ExchangeShape shape = shape_of("h200", 8, dispatch, true);
+      const ExchangeTime time = exchange_time(shape, 64);
+      const double raw = 64 * exchange_bytes(shape).near / 450e9 * 1e9;
+      more += 58 * (std::max(time.ns(), time.fixed + slowdown * raw) - time.ns());
+      full += 58 * raw;
+    }
+    const LinkUse use = pricer.link_use(ranks, pace);
+    CHECK(use.more_ns == Approx(more).margin(1e-6));
+    CHECK(use.inside_ns == Approx(full));
+    CHECK((slowdown == 1) == (more == 0));
+  }
+}
+
 TEST_CASE(
     "SGLang: normal kernels in steps with a prompt, low latency in the others; dense layers still gather") {
   const StepPricer pricer =

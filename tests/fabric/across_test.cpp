@@ -108,7 +108,7 @@ TEST_CASE("what is kept of a link for others, flows do not have [across]") {
   const FlowId flow =
       flows.add({.from = desk.gpus(0, 1)[0], .to = desk.gpus(8, 1)[0], .bytes = 1 << 30}, SimTime(0)).value();
   CHECK(flows.rate(flow) == 50'000'000'000);
-  const LinkId port = network_links(desk.routes, desk.topology, {desk.gpus(0, 16)}).value().front();
+  const LinkId port = between_load(desk.routes, desk.topology, {desk.gpus(0, 16)}).value().links.front();
   const auto& route = flows.links_of(flow);
   const auto network = std::find_if(route.begin(), route.end(), [&](LinkId l) {
     return desk.topology.link(l).link_class == LinkClass::network;

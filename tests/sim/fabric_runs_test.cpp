@@ -56,12 +56,13 @@ struct Wide {
     spec.links = plan_links(topology, gpus(topology, 0, ranks), spec.plan).value();
     pricer = std::make_unique<StepPricer>(StepPricer::create(spec).value());
     executor = std::make_unique<CostModelExecutor>(std::vector<const StepPricer*>{pricer.get()}, oracle);
-    auto ports = collective_ports(topology, gpus(topology, 0, ranks), spec.plan).value();
-    if (ports.empty()) return;
-    shared =
-        &transport.share({std::move(ports), {}}, [&](InstanceId i, SimTime at) { executor->cut(i, at); });
-    executor->share_links(shared, 0);
+    auto sides = link_sides(topology, gpus(topology, 0, ranks), spec.plan, false).value();
+    auto prefill = link_sides(topology, gpus(topology, 16, 1), {}, false).value();
+    shared = &transport.share({std::move(sides), std::move(prefill)},
+                              [&](InstanceId i, SimTime at) { executor->cut(i, at); });
+    executor->share_links(&transport, 0);
   }
+  std::int32_t flows() const { return shared->flows_on(0, network_side()); }
 
   // One step in which all ranks decode; its device time.
   std::int64_t step(SimTime now) {
@@ -151,7 +152,7 @@ TEST_CASE("a KV transfer slows an all-to-all by the predicted amount, and a seco
   const std::int64_t beside_one = wide.step(wide.last_end);
   CHECK(std::abs(static_cast<double>(beside_one - alone) - e.network_ns) < 2);
   std::int32_t pulls = 1;
-  while (wide.shared->flows_on(0) < 2) {  // two NICs reach a GPU by equal ways
+  while (wide.flows() < 2) {  // two NICs reach a GPU by equal ways
     wide.pull(1'000'000, wide.last_end);
     ++pulls;
   }
@@ -179,7 +180,7 @@ TEST_CASE("the steps' bytes slow the transfer by what they put on its NIC [fabri
   CHECK(beside == Approx(1e9 / (port - demand) * 1e9 + latency).epsilon(1e-6));
   // What steps want beyond half a NIC they do not get beside one flow.
   Wide greedy(nodes(3));
-  greedy.shared->demand(0, port, SimTime(0));
+  greedy.shared->demand(0, network_side(), port, SimTime(0));
   greedy.pull(1000, SimTime(0));
   CHECK(static_cast<double>(greedy.arrival().ns()) == Approx(2e9 / port * 1e9).epsilon(1e-3));
 }
@@ -188,9 +189,9 @@ TEST_CASE("a transfer that has arrived leaves steps as they were [fabric_runs]")
   Wide wide(nodes(3));
   const std::int64_t alone = wide.step(SimTime(0));
   wide.pull(1000, wide.last_end);
-  CHECK(wide.shared->flows_on(0) == 1);
+  CHECK(wide.flows() == 1);
   const SimTime there = wide.arrival();
-  CHECK(wide.shared->flows_on(0) == 0);
+  CHECK(wide.flows() == 0);
   CHECK(wide.step(later(there, wide.last_end)) == alone);
 }
 

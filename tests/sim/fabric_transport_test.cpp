@@ -328,6 +328,35 @@ TEST_CASE("a decode instance's pulls follow each other, two instances' do not [t
 }
 
 TEST_CASE(
+    "a decode rank reads as between nodes where one of its prefill ranks stands on another [transport]") {
+  const fabric::Topology t = hopper(2);
+  NixlFigures figures = nixl_by_hand();
+  figures.between_nodes.read_start = {Seconds(5e-3), {}, "by hand"};
+  figures.between_nodes.post_start = {Seconds(3e-3), {}, "by hand"};
+  // Prefill on GPUs 6 to 9, two of each node; decode on 4 and 5 or on 8 and 9.
+  const auto read = [&](std::size_t prefill, std::size_t decode) {
+    std::vector<FabricTransport::Seat> all(2);
+    for (std::size_t i = 0; i < 4; ++i) all[0].gpus.push_back(t.gpus()[prefill + i]);
+    for (std::size_t i = 0; i < 2; ++i) all[1].gpus.push_back(t.gpus()[decode + i]);
+    for (FabricTransport::Seat& seat : all) {
+      seat.bytes_per_block = 1000;
+      seat.regions = 72;
+      seat.nixl = &figures;
+    }
+    FabricTransport transport(t, std::move(all), {.kv_heads = 8}, SimDuration(0));
+    const SimDuration posted = transport.posting(pull(1, 0, 1, 10));
+    transport.begin(pull(1, 0, 1, 10), SimTime(0));
+    return std::pair(posted, drain(transport).at(1));
+  };
+  // Two prefill ranks each: 1,440 descriptors.
+  const SimDuration posting(1440 * 1650), reading(1440 * 3600);
+  CHECK(read(0, 4) == std::pair(milliseconds(2) + posting, SimTime(0) + milliseconds(2) + reading));
+  // The first decode rank's stand in its node, the second's on the other.
+  CHECK(read(6, 4) == std::pair(milliseconds(3) + posting, SimTime(0) + milliseconds(5) + reading));
+  CHECK(read(6, 10) == std::pair(milliseconds(3) + posting, SimTime(0) + milliseconds(5) + reading));
+}
+
+TEST_CASE(
     "a decode rank that reads from two prefill ranks posts twice as many; two ranks as many each "
     "[transport]") {
   const fabric::Topology t = hopper();
