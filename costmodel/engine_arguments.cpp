@@ -42,6 +42,7 @@ class Resolver final : ArgumentResolver {
     choose_state_blocks(engine_, model_, plan_, args_, place_);
     apply_defaults();
     check();
+    check_state_blocks(engine_, model_, args_, place_);
     resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
     build_graph_sizes();
     engine_.steps_in_flight = batches_in_flight(engine_, plan_.pp);
