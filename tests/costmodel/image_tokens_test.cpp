@@ -4,6 +4,7 @@
 
 #include "../catch.h"
 #include "costmodel/model_spec.h"
+#include "read_instance.h"
 
 using namespace orrery;
 
@@ -144,6 +145,16 @@ TEST_CASE("What vLLM plans for: the largest image, and the longest video that fi
   CHECK(largest_image(*three.vision).tokens == 16384);
   CHECK(largest_video_tokens(*three.vision, three.architecture, 262144) == 12288);
   CHECK(largest_image(*model("pixtral-12b").vision).embeddings == 4096);
+}
+
+TEST_CASE("Where an image rule was read for one engine only, the others are refused") {
+  for (const char* name : {"internvl3-8b", "llava-v1.6-mistral-7b"}) {
+    const std::string head = "hardware: h200\nmodel: " + std::string(name) + "\nengine: ";
+    CHECK(read(head + "vllm-0.24\n").errors.empty());
+    const Read other = read(head + "sglang-0.5\n");
+    REQUIRE_FALSE(other.errors.empty());
+    CHECK(to_string(other.errors).find("on vllm only") != std::string::npos);
+  }
 }
 
 TEST_CASE("The encoders are as large as published") {
