@@ -128,6 +128,8 @@ class EncoderGraph {
     rows("norm1", "add_rms_norm", Rows::patches, v_.hidden, l);
     gemm("qkv", Rows::patches, 3 * width, v_.hidden, l);
     if (v_.rule == ImageRule::qwen_vl || v_.rule == ImageRule::pixtral) rotary(heads, l);
+    if (v_.qk_norm) rows("qk_norm", "add_rms_norm", Rows::patches, width, 2 * l);
+    if (v_.scaled) rows("layer_scale", "gather_rows", Rows::patches, v_.hidden, 2 * l);
     const std::int64_t windowed = v_.window > 0 ? l - v_.full_layers : 0;
     attention("attention_windows", Rows::windows, windowed);
     attention("attention_image", Rows::whole_images, l - windowed);
@@ -139,6 +141,8 @@ class EncoderGraph {
     gemm(v_.gated ? "down" : "fc2", Rows::patches, v_.hidden, inner, l);
     all_reduce("mlp_all_reduce", Rows::patches, v_.hidden, l);
     const std::int64_t mergers = 1 + v_.deepstack, in = v_.hidden * v_.merge * v_.merge;
+    // InternVL's pixel shuffle: two copies of what the encoder gives (`pixel_shuffle`, ps_version v2).
+    if (v_.rule == ImageRule::internvl) rows("pixel_shuffle", "gather_rows", Rows::patches, v_.hidden, 2);
     rows("merger_norm", "add_rms_norm", Rows::patches, v_.hidden, mergers);
     if (v_.merger_hidden > 0) {
       gemm("merger_fc1", Rows::merged, v_.merger_hidden / tp_, in, mergers);
@@ -326,6 +330,13 @@ std::vector<OpLine> EncoderPricer::explain(std::span<const EncoderImage> images)
 // vLLM's profile_run encodes as many of the largest items as the budget takes (one, where the budget is that
 // item), keeps their outputs, and then runs the step. The widest part of an encoder layer: the residual, its
 // norm, and q, k, v with the attention's output, or the MLP's rows before and after the activation.
+namespace {
+
+// Rows that LLaVA-NeXT encodes are not those that it keeps: padding is dropped, line breaks are added.
+std::int64_t tiles_of_largest(const VisionSpec& v) { return largest_image(v).tiles; }
+
+}  // namespace
+
 EncoderMemory encoder_memory(const InstanceSpec& spec) {
   EncoderMemory memory;
   if (spec.model.vision == nullptr) return memory;
@@ -348,9 +359,11 @@ EncoderMemory encoder_memory(const InstanceSpec& spec) {
                                                                  spec.engine.settings.max_model_len / item)));
   const double embeddings = static_cast<double>(items * item);
   const std::int64_t side = v.image_size / v.patch;
-  const double patches = v.tokens_per_image > 0 ? embeddings / static_cast<double>(v.tokens_per_image) *
-                                                      static_cast<double>(side * side)
-                                                : embeddings * static_cast<double>(v.merge * v.merge);
+  const double patches =
+      v.rule == ImageRule::llava_next ? static_cast<double>(items * tiles_of_largest(v) * side * side)
+      : v.tokens_per_image > 0
+          ? embeddings / static_cast<double>(v.tokens_per_image) * static_cast<double>(side * side)
+          : embeddings * static_cast<double>(v.merge * v.merge);
   const double inner = static_cast<double>(v.intermediate) / tp;
   const double heads = static_cast<double>(v.heads * v.head_dim) / tp;
   const double widest =

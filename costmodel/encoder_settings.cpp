@@ -136,6 +136,9 @@ void resolve_encoder_on_touch(EngineProfile& engine, const ModelSpec& model, con
     place.fail("the vision encoder's heads (" + std::to_string(vision.heads) +
                ") are not divisible by tp = " + std::to_string(plan.tp));
   }
+  if (vision.rule == ImageRule::internvl || vision.rule == ImageRule::llava_next)
+    place.fail(model.architecture + " is modelled on vllm only; how " + engine.engine +
+               " cuts its images was not read");
   EncoderSettings& s = engine.settings.encoder;
   s.videos = false;
   s.skip_profiling = true;  // neither profiles the encoder before it sizes its pool

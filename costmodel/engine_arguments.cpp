@@ -43,6 +43,7 @@ class Resolver final : ArgumentResolver {
     choose_state_blocks(engine_, model_, plan_, args_, place_);
     apply_defaults();
     check();
+    check_state_blocks(engine_, model_, args_, place_);
     resolve_encoder(engine_, model_, plan_, args_.present() ? args_ : place_);
     build_graph_sizes();
     finish_split_cache(engine_, hardware_, model_, plan_, args_);

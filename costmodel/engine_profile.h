@@ -69,6 +69,7 @@ struct SchedulerSettings {
   ContextSettings context = {};       // context parallelism
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
   bool kv_offload_prompt_only = false;
+  bool state_every_block = false;    // with prefix caching: mamba_cache_mode all; else at chunk ends (align)
   std::int64_t stream_interval = 1;  // tokens that a stream event waits for (sim/stream_events.h)
 };
 
@@ -239,6 +240,8 @@ void check_latent_blocks(const EngineProfile& engine, const Yaml& place);
 void set_state_defaults(EngineProfile& engine, const ModelSpec& model);
 void apply_state_argument(const std::string& name, const Yaml& value, EngineProfile& engine,
                           ModelSpec& model);
+void check_state_blocks(const EngineProfile& engine, const ModelSpec& model, const Yaml& args,
+                        const Yaml& place);
 void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const ParallelPlan& plan,
                          const Yaml& args, const Yaml& place);
 

@@ -114,6 +114,94 @@ ImageLayout lay_out_gemma(const VisionSpec& v, std::int64_t width, std::int64_t 
   return out;
 }
 
+// What is nearest to the image's shape among grids of so many tiles; of two that are as near the later one
+// (more tiles), if the image has more than half its pixels (vLLM's transformers_utils/processors/internvl.py,
+// `find_closest_aspect_ratio`; grids by their number of tiles). Of equal numbers the order is that of a
+// Python set there, which decides only between grids of one shape, of which there is one for each number.
+std::pair<std::int64_t, std::int64_t> nearest_grid(const VisionSpec& v, std::int64_t width,
+                                                   std::int64_t height) {
+  const double shape = static_cast<double>(width) / static_cast<double>(height);
+  const double area = static_cast<double>(width) * static_cast<double>(height);
+  double nearest = -1;
+  std::pair<std::int64_t, std::int64_t> best{1, 1};
+  for (std::int64_t tiles = v.least_tiles; tiles <= v.most_tiles; ++tiles) {
+    for (std::int64_t across = 1; across <= tiles; ++across) {
+      if (tiles % across != 0) continue;
+      const std::int64_t down = tiles / across;
+      const double away = std::abs(shape - static_cast<double>(across) / static_cast<double>(down));
+      const bool covers = area > 0.5 * static_cast<double>(v.image_size * v.image_size * tiles);
+      if (nearest < 0 || away < nearest || (away == nearest && covers)) best = {across, down};
+      if (nearest < 0 || away < nearest) nearest = away;
+    }
+  }
+  return best;
+}
+
+// InternVL: tiles of image_size², one of the whole image beside several, merge² patches a token, and a begin
+// and an end token around them (`get_image_repl`).
+ImageLayout lay_out_internvl(const VisionSpec& v, std::int64_t width, std::int64_t height) {
+  const auto [across, down] = nearest_grid(v, width, height);
+  const std::int64_t side = v.image_size / v.patch;
+  ImageLayout out;
+  out.tiles = static_cast<std::int32_t>(across * down);
+  if (v.thumbnail && out.tiles != 1) ++out.tiles;
+  out.rows = out.columns = static_cast<std::int32_t>(side);
+  out.embeddings = out.tiles * static_cast<std::int32_t>(side * side / (v.merge * v.merge));
+  out.tokens = out.embeddings + 2;
+  out.lead = 1;
+  out.pixels = v.image_size * v.image_size * out.tiles;
+  return out;
+}
+
+// transformers' select_best_resolution: the padded size that keeps most of the image, of equals the one with
+// least padding.
+std::pair<std::int64_t, std::int64_t> best_grid(const VisionSpec& v, std::int64_t width,
+                                                std::int64_t height) {
+  std::pair<std::int64_t, std::int64_t> best = v.grids.front();
+  std::int64_t kept = 0, wasted = 0;
+  for (const auto& [w, h] : v.grids) {
+    const double scale = std::min(static_cast<double>(w) / static_cast<double>(width),
+                                  static_cast<double>(h) / static_cast<double>(height));
+    const auto scaled = [&](std::int64_t side) {
+      return static_cast<std::int64_t>(static_cast<double>(side) * scale);
+    };
+    const std::int64_t keeps = std::min(scaled(width) * scaled(height), width * height);
+    const std::int64_t wastes = w * h - keeps;
+    if (keeps < kept || (keeps == kept && wastes >= wasted && kept > 0)) continue;
+    kept = keeps;
+    wasted = wastes;
+    best = {w, h};
+  }
+  return best;
+}
+
+// LLaVA-NeXT: the whole image in one square, and the image padded to a grid of squares; of the grid's patches
+// those of padding are dropped again and a line break ends every row (vLLM llava_next.py
+// `_get_num_unpadded_features`). All of them hold embeddings.
+ImageLayout lay_out_llava_next(const VisionSpec& v, std::int64_t width, std::int64_t height) {
+  const auto [w, h] = best_grid(v, width, height);
+  const std::int64_t side = v.image_size / v.patch, across = w / v.image_size, down = h / v.image_size;
+  std::int64_t columns = side * across, rows = side * down;
+  const auto shape = [](std::int64_t a, std::int64_t b) {
+    return static_cast<double>(a) / static_cast<double>(b);
+  };
+  // int(round(x, 7)) of the engine: what lies a hair below a whole number counts as it.
+  const auto whole = [](double x) { return static_cast<std::int64_t>(std::floor(x + 5e-8)); };
+  if (shape(width, height) > shape(columns, rows)) {
+    const std::int64_t filled = whole(static_cast<double>(height) * shape(columns, width));
+    rows -= (rows - filled) / 2 * 2;
+  } else {
+    const std::int64_t filled = whole(static_cast<double>(width) * shape(rows, height));
+    columns -= (columns - filled) / 2 * 2;
+  }
+  ImageLayout out;
+  out.tiles = static_cast<std::int32_t>(1 + across * down);
+  out.rows = out.columns = static_cast<std::int32_t>(side);
+  out.tokens = out.embeddings = static_cast<std::int32_t>(side * side + rows * columns + rows);
+  out.pixels = v.image_size * v.image_size * out.tiles;
+  return out;
+}
+
 }  // namespace
 
 Result<ImageLayout> lay_out_image(const VisionSpec& vision, std::int64_t width, std::int64_t height) {
@@ -124,9 +212,24 @@ Result<ImageLayout> lay_out_image(const VisionSpec& vision, std::int64_t width, 
     case ImageRule::llava: return lay_out_square(vision);
     case ImageRule::pixtral: return lay_out_pixtral(vision, width, height);
     case ImageRule::gemma3: return lay_out_gemma(vision, width, height);
+    case ImageRule::internvl: return lay_out_internvl(vision, width, height);
+    case ImageRule::llava_next: return lay_out_llava_next(vision, width, height);
   }
   return invalid_input("unknown image rule");
 }
+
+namespace {
+
+ImageLayout largest_of_grids(const VisionSpec& v) {
+  ImageLayout most;
+  for (const auto& [width, height] : v.grids) {
+    const ImageLayout each = lay_out_llava_next(v, width, height);
+    if (each.embeddings > most.embeddings) most = each;
+  }
+  return most;
+}
+
+}  // namespace
 
 // vLLM's get_image_size_with_most_features of each model. Qwen: the most merged patches that max_pixels
 // allows, in the factor pair nearest to a square whose sides differ by at most 200 times.
@@ -134,6 +237,8 @@ ImageLayout largest_image(const VisionSpec& v) {
   if (v.rule != ImageRule::qwen_vl) {
     std::int64_t width = v.image_size, height = v.image_size;
     if (v.rule == ImageRule::gemma3) height *= 4;
+    if (v.rule == ImageRule::internvl) width *= v.most_tiles;
+    if (v.rule == ImageRule::llava_next) return largest_of_grids(v);
     return lay_out_image(v, width, height).value();
   }
   const std::int64_t unit = v.patch * v.merge;
@@ -148,9 +253,15 @@ ImageLayout largest_image(const VisionSpec& v) {
 // Qwen2-VL and 2.5: frames in pairs at the largest image's size, as many as max_model_len and 14 frames allow
 // (qwen2_vl.py get_max_video_tokens, _MAX_FRAMES_PER_VIDEO). Qwen3-VL: one pair of frames at the video
 // processor's largest size, 25,165,824 pixels over two frames (qwen3_vl.py get_max_video_tokens;
-// video_preprocessor_config.json, size.longest_edge). The others take no video.
+// video_preprocessor_config.json, size.longest_edge). InternVL: frames of a tile each, as many as the context
+// holds beside the largest image (internvl.py get_num_frames_with_most_features). The others take no video.
 std::int64_t largest_video_tokens(const VisionSpec& v, const std::string& architecture,
                                   std::int64_t max_model_len) {
+  if (v.rule == ImageRule::internvl && v.videos) {
+    const ImageLayout image = largest_image(v);
+    const std::int64_t frame = image.embeddings / image.tiles;
+    return frame * std::max<std::int64_t>(1, (max_model_len - image.embeddings) / frame);
+  }
   if (v.rule != ImageRule::qwen_vl) return 0;
   if (architecture.starts_with("Qwen3")) {
     constexpr std::int64_t video_pixels = 25'165'824;

@@ -233,7 +233,6 @@ class InstanceReader {
     return !(refuse(m.vision != nullptr, "a vision encoder") ||
              refuse(speculation.present() && speculation.text() != "off", "speculation") ||
              refuse(node_.optional("experts").present(), "deployment.experts") ||
-             refuse(m.state.present(), "a model with a state") ||
              refuse(window_of(m) > 0, "a sliding window"));
   }
 
@@ -380,8 +379,13 @@ class InstanceReader {
       return model.fail(m.architecture + " keeps states of layers, which is modelled on vllm only, not on " +
                         spec_.engine.engine + "; take vllm-0.24");
     const Yaml method = node_.optional("speculation").optional("method");
-    if (method.present() && method.text() != "off")
-      method.fail("speculation beside layers with a state is not modelled; use method: off");
+    const bool layer_of_one_thing = m.state.rule == StateRule::mamba2 && method.present();
+    if (method.present() && method.text() == "eagle")
+      method.fail(
+          "an EAGLE layer for a model with layers that keep a state is not modelled; use mtp or ngram");
+    else if (layer_of_one_thing && method.text() == "mtp")
+      method.fail("the layers that predict further tokens of " + m.architecture +
+                  " (mtp_hybrid_override_pattern) are not modelled; use ngram");
   }
 
   // Several queries of a sequence at once, each with picks of its own, were not written.

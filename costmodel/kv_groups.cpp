@@ -15,12 +15,14 @@ std::int64_t group_size(std::int64_t a, std::int64_t b) {
   return 2 * more < 3 * fewer ? more : fewer;
 }
 
-KvCacheGroups groups_with_states(const ModelSpec& model) {
-  const std::int64_t attending = model.attention_layers(), stateful = model.state_layers();
+KvCacheGroups groups_with_states(const ModelSpec& model, const EngineProfile& engine, std::int64_t drafting) {
+  const std::int64_t attending = model.attention_layers() + drafting, stateful = model.state_layers();
   KvCacheGroups groups;
   groups.layers = group_size(attending, stateful);
   groups.full = divided_up(attending, groups.layers);
   groups.states = divided_up(stateful, groups.layers);
+  groups.cached_states = engine.settings.enable_prefix_caching;
+  groups.chunk_ends = groups.cached_states && !engine.settings.state_every_block;
   return groups;
 }
 
@@ -28,7 +30,10 @@ KvCacheGroups groups_with_states(const ModelSpec& model) {
 
 std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const SchedulerSettings& settings) const {
   const std::int64_t most = std::min(window - 1 + settings.max_num_batched_tokens, tokens);
-  return states + full * divided_up(tokens, settings.block_size) +
+  const std::int64_t whole = divided_up(tokens, settings.block_size);
+  // MambaSpec.max_memory_usage_bytes
+  const std::int64_t of_state = settings.draft_tokens + (!cached_states ? 1 : chunk_ends ? 2 : whole);
+  return states * of_state + full * whole +
          (windowed == 0 ? 0 : windowed * (divided_up(most, settings.block_size) + 1));
 }
 
@@ -49,8 +54,8 @@ std::int64_t block_with_state(std::int64_t alignment, double page_token, double 
   return alignment * std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(state / step)));
 }
 
-KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine) {
-  if (model.state.present()) return groups_with_states(model);
+KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine, std::int64_t drafting) {
+  if (model.state.present()) return groups_with_states(model, engine, drafting);
   std::int64_t with_window = 0;
   for (const LayerKind& kind : model.layer_kinds) {
     if (kind.sliding_window > 0) with_window += kind.count;

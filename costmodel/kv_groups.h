@@ -16,6 +16,8 @@ struct KvCacheGroups {
   std::int64_t layers = 0;              // of one group; the last of a kind may be padded up to it
   std::int64_t window_layers = 0;       // layers with a window that the engine nevertheless keeps in full
   std::int64_t states = 0;  // groups of layers that keep a state: a block each, whatever the length
+  // With prefix caching more: one for every block of tokens, or two (`chunk_ends`).
+  bool cached_states = false, chunk_ends = false;
   bool simple() const { return windowed == 0 && states == 0; }
 
   // Blocks that the engine reckons for one sequence of `tokens`, in all groups: a windowed one holds at most
@@ -34,8 +36,9 @@ std::int64_t window_of(const ModelSpec& model);
 // is one group. Other engines, and vLLM with disable_hybrid_kv_cache_manager where layers differ, keep every
 // token of every layer here: one group, and `window_layers` says for how many layers that is more than the
 // model needs. Layers that keep a state are spread over groups by the same rule
-// (`_get_kv_cache_groups_uniform_page_size`).
-KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine);
+// (`_get_kv_cache_groups_uniform_page_size`); `drafting`: layers of a drafting network, which attend, join
+// those that do.
+KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine, std::int64_t drafting = 0);
 
 // Tokens of a block where layers keep a state: the least multiple of `alignment` whose page in a layer that
 // attends holds a state (platforms/interface.py, `_align_hybrid_block_size`, mamba_cache_mode: none).

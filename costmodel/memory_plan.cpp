@@ -371,7 +371,7 @@ Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
     return invalid_input(
         "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
         "disable_hybrid_kv_cache_manager: true");
-  if (spec.speculation.on() && !plan.groups.simple())
+  if (spec.speculation.on() && plan.groups.windowed > 0)
     return invalid_input(
         "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
         "off, "
@@ -402,9 +402,10 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
                  redundant_experts_of_rank(spec) + encoder.weights;
   plan.block_size = s.block_size;
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
-  plan.groups = kv_cache_groups(m, spec.engine);
-  plan.state_bytes =
-      Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype) * static_cast<double>(m.state_layers()));
+  const std::int64_t layers = kv_layers(spec), drafting = layers - m.attention_layers();
+  plan.groups = kv_cache_groups(m, spec.engine, drafting);
+  plan.state_bytes = Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype, s.draft_tokens) *
+                           static_cast<double>(m.state_layers() * (1 + s.draft_tokens)));
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
@@ -421,12 +422,11 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
   const Bytes cache =
       s.kv_cache_memory_bytes > 0 ? Bytes(static_cast<double>(s.kv_cache_memory_bytes)) : plan.kv_available;
-  const std::int64_t layers = kv_layers(spec);
   const double page =
       plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
   // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
-                   (plan.groups.layers + (layers - spec.model.attention_layers()));
+                   (plan.groups.layers + (m.state.present() ? 0 : drafting));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {
@@ -457,12 +457,32 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
 
 namespace {
 
+// The engine spreads the layers of all workers over groups and gives each worker its layers of them
+// (`get_kv_cache_configs`). Where a stage's layers alone would be spread otherwise, what the pool holds is
+// not reckoned here.
+Status check_stage_groups(const InstanceSpec& spec, const InstanceSpec& stage) {
+  if (!spec.model.state.present()) return ok_status();
+  const KvCacheGroups whole = kv_cache_groups(spec.model, spec.engine);
+  if (stage.model.attention_layers() > 0 && stage.model.state_layers() > 0) {
+    const KvCacheGroups own = kv_cache_groups(stage.model, spec.engine);
+    if (own.full == whole.full && own.states == whole.states) return ok_status();
+  }
+  return invalid_input(
+      "stage " + std::to_string(stage.stage.index + 1) + " of " + std::to_string(spec.plan.pp) + " has " +
+          std::to_string(stage.model.state_layers()) + " layers that keep a state and " +
+          std::to_string(stage.model.attention_layers()) +
+          " that attend, another mixture than the whole model's, which is not modelled; take "
+          "a pp that divides the model's pattern of layers",
+      {}, "deployment.parallel.pp");
+}
+
 // vLLM gives all workers the blocks of the one with least (`get_kv_cache_configs`).
 Result<MemoryPlan> plan_stages(const InstanceSpec& spec) {
   MemoryPlan least;
   std::vector<std::int64_t> blocks;
   for (std::int32_t s = 0; s < spec.plan.pp; ++s) {
     const InstanceSpec stage = stage_spec(spec, s);
+    ORRERY_TRY_STATUS(check_stage_groups(spec, stage));
     ORRERY_TRY(plan, plan_memory(stage));
     blocks.push_back(plan.kv_blocks);
     if (s > 0 && plan.kv_blocks >= least.kv_blocks) continue;

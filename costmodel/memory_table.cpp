@@ -34,9 +34,11 @@ std::string MemoryPlan::to_table() const {
   if (groups.states > 0) {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.states) + " that keep a state (" +
-            format_fixed(state_bytes.value() / (1024.0 * 1024), 2) +
-            " MiB a sequence in all its layers, a block a group); tokens are those of sequences of "
-            "max_model_len\n";
+            format_fixed(state_bytes.value() / (1024.0 * 1024), 2) + " MiB a sequence in all its layers, " +
+            (!groups.cached_states ? "a block a group"
+             : groups.chunk_ends   ? "up to two blocks a group; others stay in the prefix cache at chunk ends"
+                                   : "a block a group; one for each block of tokens while they stay cached") +
+            "); tokens are those of sequences of max_model_len\n";
   } else if (!groups.simple()) {
     text += "Groups of layers in one pool: " + std::to_string(groups.full) + " that keep every token, " +
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +

@@ -328,7 +328,7 @@ class ConfigReader {
   void read_positions() {
     model_.max_positions = positive("max_position_embeddings", gemma_defaults().positions);
     const Yaml nextn = config_.optional("num_nextn_predict_layers");
-    model_.mtp_layers = nextn.is_null() ? 0 : nextn.integer(0, 0, 16);
+    if (!hybrid()) model_.mtp_layers = nextn.is_null() ? 0 : nextn.integer(0, 0, 16);
     Yaml scaling = config_.optional("rope_scaling");
     if (const Yaml parameters = config_.optional("rope_parameters"); parameters.present())
       scaling = parameters;

@@ -41,6 +41,26 @@ constexpr std::array harmless{
     "mm_tokens_per_image",
     "vision_feature_layer",
     "vision_feature_select_strategy",
+    "image_grid_pinpoints",
+    "use_image_newline_parameter",
+    // InternVL
+    "llm_config",
+    "downsample_ratio",
+    "dynamic_image_size",
+    "force_image_size",
+    "max_dynamic_patch",
+    "min_dynamic_patch",
+    "pad2square",
+    "ps_version",
+    "select_layer",
+    "template",
+    "use_backbone_lora",
+    "use_llm_lora",
+    "use_thumbnail",
+    "auto_map",
+    "hidden_size",
+    "output_attentions",
+    "system_message",
 };
 
 std::string text_architecture(const Yaml& text, const VisionArchitecture& architecture) {
@@ -50,9 +70,11 @@ std::string text_architecture(const Yaml& text, const VisionArchitecture& archit
   if (name == "llama") return "LlamaForCausalLM";
   if (name == "mistral") return "MistralForCausalLM";
   if (name == "qwen2") return "Qwen2ForCausalLM";
+  if (name == "qwen3") return "Qwen3ForCausalLM";
+  if (name == "qwen3_moe") return "Qwen3MoeForCausalLM";
   (type.present() ? type : text)
       .fail("the decoder's model_type " + quote(name) +
-            " is not supported here; supported: llama, mistral, qwen2");
+            " is not supported here; supported: llama, mistral, qwen2, qwen3, qwen3_moe");
   return "";
 }
 
@@ -67,7 +89,8 @@ const VisionArchitecture* vision_architecture_of(const Yaml& config) {
 }
 
 ModelSpec read_multimodal_config(const Yaml& config, const VisionArchitecture& architecture) {
-  const Yaml nested = config.optional("text_config");
+  const bool intern = std::string(architecture.name).starts_with("InternVL");
+  const Yaml nested = config.optional(intern ? "llm_config" : "text_config");
   const Yaml text = nested.present() ? nested : config;
   const std::string decoder = text_architecture(text, architecture);
   ModelSpec model;
@@ -84,7 +107,8 @@ ModelSpec read_multimodal_config(const Yaml& config, const VisionArchitecture& a
     }
     for (const char* key : harmless) {
       const std::string name = key;
-      if (name != "text_config" && name != "vision_config") accept_all(config.optional(key));
+      if (name != "text_config" && name != "llm_config" && name != "vision_config")
+        accept_all(config.optional(key));
     }
   }
   model.architecture = architecture.name;

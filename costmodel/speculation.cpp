@@ -81,6 +81,10 @@ void read_draft(const Yaml& node, const ModelSpec& model, const Yaml& place, Spe
 
 LayerKind draft_layer(const SpeculationSpec& speculation, const ModelSpec& model) {
   LayerKind layer = model.layer_kinds.back();
+  // Qwen3-Next's and Qwen3.5's attends (qwen3_next_mtp.py, qwen3_5_mtp.py of vLLM 0.24).
+  for (const LayerKind& kind : model.layer_kinds) {
+    if (layer.mixer != Mixer::attention && kind.mixer == Mixer::attention) layer = kind;
+  }
   layer.sliding_window = 0;
   layer.count = speculation.draft.layers;
   if (speculation.method == SpeculationMethod::mtp) return layer;
@@ -171,10 +175,9 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
     method.fail("speculative decoding is not modelled for " + engine +
                 " by this version of Orrery; use an engine of vLLM, SGLang or TensorRT-LLM, or method: off");
   }
-  if (model.vision != nullptr)
-    method.fail(
-        "speculation beside images is not modelled by this version of Orrery; use method: off, or a "
-        "text-only model");
+  if (model.vision != nullptr && engine != "vllm")
+    method.fail("speculation beside images is modelled on vllm only, not on " + engine +
+                "; use method: off, or a text-only model");
   s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));
   if (acceptance.present() == log.present()) {
     node.fail(

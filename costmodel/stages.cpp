@@ -53,7 +53,7 @@ bool alike(const InstanceSpec& a, const InstanceSpec& b) {
   if (a.links != nullptr && b.links != nullptr && !same_way()) return false;
   const std::vector<LayerKind>&x = a.model.layer_kinds, &y = b.model.layer_kinds;
   return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const LayerKind& p, const LayerKind& q) {
-    return p.count == q.count && p.moe == q.moe && p.sliding_window == q.sliding_window;
+    return p.count == q.count && p.moe == q.moe && p.mixer == q.mixer && p.sliding_window == q.sliding_window;
   });
 }
 

@@ -2,6 +2,8 @@
 // HybridAttentionMambaModelConfig and MambaModelConfig; platforms/interface.py,
 // update_block_size_for_backend).
 #include <array>
+#include <cmath>
+#include <numeric>
 
 #include "base/text.h"
 #include "costmodel/engine_profile.h"
@@ -26,19 +28,55 @@ void apply_state_argument(const std::string& name, const Yaml& value, EngineProf
     model.state.dtype_of_model = false;
     model.state.dtype = types[chosen - 1];
   } else if (name == "mamba_cache_mode") {
-    if (value.choice({"none", "align", "all"}) != 0)
-      value.fail(
-          "prefix caching of models with a state is not modelled by this version of Orrery; expected none, "
-          "vLLM's default (it calls the others experimental)");
+    // `all` falls back to align where the model cannot do it; none means the default, with prefix caching.
+    if (value.choice({"none", "align", "all"}) == 1) engine.settings.state_every_block = false;
+  } else if (name == "mamba_block_size") {
+    value.integer(1, 1, 1 << 20);  // choose_state_blocks
   } else if (value.scalar_text() != "auto" && !value.is_null()) {
     value.fail("is not modelled for models with a state; leave it out");
   }
 }
 
-// Default of hybrid models (config/model.py, `is_prefix_caching_supported`).
+// Defaults of hybrid models (config/model.py, `is_prefix_caching_supported`; models/config.py,
+// MambaModelConfig; nemotron_h.py is SupportsMambaPrefixCaching, qwen3_next.py and qwen3_5.py are not).
 void set_state_defaults(EngineProfile& engine, const ModelSpec& model) {
-  if (model.state.present()) engine.settings.enable_prefix_caching = false;
+  if (!model.state.present()) return;
+  engine.settings.enable_prefix_caching = false;
+  engine.settings.state_every_block = model.state.rule == StateRule::mamba2;
 }
+
+// What `validate_block_size` and MambaModelConfig assert of chunks that end where blocks do.
+void check_state_blocks(const EngineProfile& engine, const ModelSpec& model, const Yaml& args,
+                        const Yaml& place) {
+  const SchedulerSettings& s = engine.settings;
+  if (!model.state.present() || !s.enable_prefix_caching || s.state_every_block) return;
+  const auto refuse = [&](const char* key, const std::string& why) {
+    const Yaml argument = args.present() ? args.optional(key) : Yaml{};
+    (argument.present() ? argument
+     : args.present()   ? args
+                        : place)
+        .fail(why +
+              " with prefix caching of a model with a state (mamba_cache_mode: align; vLLM asserts it)");
+  };
+  const std::string blocks = "must be at least the block size, " + std::to_string(s.block_size) + " tokens,";
+  if (s.max_num_batched_tokens < s.block_size) refuse("max_num_batched_tokens", blocks);
+  if (s.long_prefill_token_threshold > 0 && s.long_prefill_token_threshold < s.block_size)
+    refuse("long_prefill_token_threshold", blocks);
+  if (!s.enable_chunked_prefill) refuse("enable_chunked_prefill", "must be true");
+  if (s.encoder.disable_chunked_mm_input) refuse("disable_chunked_mm_input", "must be false");
+}
+
+namespace {
+
+// Tokens of a block that begin and end where a scan's chunks do and hold a state
+// (`_align_hybrid_block_size` with mamba_cache_mode: all).
+std::int64_t block_of_chunks(std::int64_t chunk, std::int64_t alignment, double page_token, double state) {
+  const std::int64_t step = std::lcm(chunk, alignment);
+  const auto tokens = static_cast<std::int64_t>(std::ceil(state / page_token));
+  return (tokens + step - 1) / step * step;
+}
+
+}  // namespace
 
 // The engine enlarges its blocks until a page of attention holds a state.
 void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const ParallelPlan& plan,
@@ -49,10 +87,15 @@ void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const Pa
     const Yaml argument = args.present() ? args.optional(key) : Yaml{};
     (argument.present() ? argument : place).fail(why);
   };
-  if (s.enable_prefix_caching)
+  if (s.enable_prefix_caching && s.draft_tokens > 0)
     refuse("enable_prefix_caching",
-           "prefix caching of models with a state is off in vLLM 0.24 unless asked for, and what it would do "
-           "(mamba_cache_mode) is not modelled by this version of Orrery; expected false");
+           "prefix caching of models with a state is not modelled beside speculation; expected false");
+  if (s.enable_prefix_caching && plan.pp > 1)
+    refuse("enable_prefix_caching",
+           "prefix caching of models with a state is not modelled with pipeline stages; expected false");
+  const Yaml given = args.present() ? args.optional("mamba_block_size") : Yaml{};
+  if (given.present() && !s.enable_prefix_caching)
+    given.fail("has a meaning with enable_prefix_caching: true only (vLLM refuses it too)");
   if (s.disable_hybrid_kv_cache_manager)
     refuse("disable_hybrid_kv_cache_manager",
            "layers with a state need groups of their own; expected false (vLLM fails too)");
@@ -60,8 +103,13 @@ void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const Pa
     refuse("kv_offloading_size", "is not modelled for models with a state; leave it out");
   if (model.state.key_heads % plan.tp != 0 || model.state.value_heads % plan.tp != 0)
     return;  // refused there
-  s.block_size = block_with_state(s.block_size, model.kv_layer_bytes(plan.tp),
-                                  model.state.bytes(plan.tp, model.activation_dtype));
+  const double token = model.kv_layer_bytes(plan.tp);
+  const double state = model.state.bytes(plan.tp, model.activation_dtype, s.draft_tokens);
+  if (s.enable_prefix_caching && s.state_every_block)
+    s.block_size = block_of_chunks(given.present() ? given.integer(1, 1, 1 << 20) : model.state.chunk,
+                                   s.block_size, token, state);
+  else
+    s.block_size = block_with_state(s.block_size, token, state);
 }
 
 }  // namespace orrery

@@ -27,7 +27,6 @@ constexpr std::array of_gated_delta{
     "moe_intermediate_size",
     "decoder_sparse_step",
     "mlp_only_layers",
-    // of the drafting network, which is not modelled here
     "mtp_num_hidden_layers",
     "mtp_use_dedicated_embeddings",
 };
@@ -147,6 +146,10 @@ void read_gated_delta(const Yaml& config, ModelSpec& model, LayerRules& rules) {
   s.value_dim = positive(config, "linear_value_head_dim");
   s.taps = config.require("linear_conv_kernel_dim").integer(4, 2, 16);
   s.interleaved = model.architecture == "Qwen3NextForCausalLM";
+  // Qwen3-Next's config does not say how many layers predict further tokens; vLLM takes one
+  // (Qwen3NextMultiTokenPredictor).
+  const Yaml further = config.optional(s.interleaved ? "num_nextn_predict_layers" : "mtp_num_hidden_layers");
+  model.mtp_layers = further.present() && !further.is_null() ? further.integer(0, 0, 16) : s.interleaved;
   // Without the field, which Qwen3-Next lacks, vLLM 0.24 keeps the state in the model's type
   // (config/cache.py, mamba_ssm_cache_dtype: auto); Qwen3.5's configs say float32
   // (Qwen3_5ForConditionalGenerationConfig).

@@ -29,9 +29,12 @@ struct StateLayers {
   std::int64_t values() const { return value_heads * value_dim; }
   std::int64_t channels() const { return 2 * keys() + values(); }  // that are convolved
   // Elements of one layer and sequence on one of `tp` ranks. Precondition: tp divides both kinds of heads.
-  std::int64_t conv_elements(std::int64_t tp) const { return channels() / tp * (taps - 1); }
+  // With speculation the convolution keeps the inputs of all `drafts` too.
+  std::int64_t conv_elements(std::int64_t tp, std::int64_t drafts = 0) const {
+    return channels() / tp * (taps - 1 + drafts);
+  }
   std::int64_t state_elements(std::int64_t tp) const { return values() / tp * key_dim; }
-  double bytes(std::int64_t tp, DType activation) const;
+  double bytes(std::int64_t tp, DType activation, std::int64_t drafts = 0) const;
 };
 
 }  // namespace orrery

@@ -18,6 +18,8 @@ constexpr std::array architectures{
     VisionArchitecture{"Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"},
     VisionArchitecture{"Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"},
     VisionArchitecture{"LlavaForConditionalGeneration", nullptr},
+    VisionArchitecture{"LlavaNextForConditionalGeneration", nullptr},
+    VisionArchitecture{"InternVLChatModel", nullptr},
     VisionArchitecture{"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"},
 };
 
@@ -57,6 +59,8 @@ class VisionReader {
       read_qwen();
     } else if (architecture_.starts_with("Gemma3")) {
       read_siglip();
+    } else if (architecture_.starts_with("InternVL")) {
+      read_internvit();
     } else if (vision_.optional("model_type").scalar_text() == "pixtral") {
       read_pixtral();
     } else {
@@ -146,6 +150,62 @@ class VisionReader {
     spec_.position_embeddings = (spec_.image_size / spec_.patch) * (spec_.image_size / spec_.patch) + 1;
     spec_.merger_hidden = text_hidden_;
     spec_.out_hidden = text_hidden_;
+    if (architecture_.starts_with("LlavaNext")) read_grids();
+  }
+
+  // LLaVA-NeXT's sizes for padded images, [height, width]; transformers' LlavaNextConfig knows them where the
+  // config does not say.
+  void read_grids() {
+    spec_.rule = ImageRule::llava_next;
+    if (vision_.optional("model_type").scalar_text() != "clip_vision_model")
+      vision_.optional("model_type").fail("is not supported for LLaVA-NeXT; supported: clip_vision_model");
+    const std::int64_t s = spec_.image_size;
+    spec_.grids = {{2 * s, s}, {s, 2 * s}, {2 * s, 2 * s}, {s, 3 * s}, {3 * s, s}};
+    const Yaml list = config_.optional("image_grid_pinpoints");
+    if (!list.present() || list.is_null()) return;
+    spec_.grids.clear();
+    for (const Yaml& item : list.items()) {
+      const std::vector<Yaml> sides = item.items();
+      if (sides.size() != 2) {
+        item.fail("must be [height, width] in pixels");
+        continue;
+      }
+      spec_.grids.emplace_back(sides[1].integer(s, s, 1 << 20), sides[0].integer(s, s, 1 << 20));
+    }
+    if (spec_.grids.empty()) list.fail("must hold a size");
+  }
+
+  // InternViT and the projector behind its pixel shuffle (vLLM's internvl.py and intern_vit.py).
+  void read_internvit() {
+    spec_.rule = ImageRule::internvl;
+    read_vit("");
+    spec_.class_token = spec_.scaled = true;
+    if (const Yaml norm = field("qk_normalization"); norm.present()) spec_.qk_norm = norm.boolean(false);
+    for (const char* key :
+         {"drop_path_rate", "dropout", "norm_type", "qkv_bias", "use_flash_attn", "use_bfloat16"})
+      known_.emplace_back(key);
+    const auto beside = [&](const char* key, std::int64_t fallback, std::int64_t least) {
+      const Yaml node = config_.optional(key);
+      return node.present() && !node.is_null() ? node.integer(fallback, least, 4096) : fallback;
+    };
+    spec_.image_size = beside("force_image_size", spec_.image_size, 1);
+    const std::int64_t last = beside("select_layer", -1, -1000);
+    spec_.layers = last < 0 ? spec_.layers + last + 1 : last + 1;
+    if (spec_.layers < 1) config_.optional("select_layer").fail("names no layer of the encoder");
+    const Yaml ratio = config_.optional("downsample_ratio");
+    spec_.merge = ratio.present() && ratio.number(0.5, 0, 1) == 1 ? 1 : 2;
+    if (ratio.present() && ratio.number(0.5, 0, 1) != 0.5 && spec_.merge == 2)
+      ratio.fail("is not supported here; supported: 0.5, 1");
+    const Yaml dynamic = config_.optional("dynamic_image_size"), small = config_.optional("use_thumbnail");
+    if (!dynamic.present() || dynamic.boolean(true)) {
+      spec_.least_tiles = beside("min_dynamic_patch", 1, 1);
+      spec_.most_tiles = beside("max_dynamic_patch", 12, 1);
+    }
+    spec_.thumbnail = small.present() && small.boolean(false);
+    const std::string decoder = config_.optional("llm_config").optional("model_type").scalar_text();
+    spec_.videos = decoder.starts_with("qwen");  // their tokenisers have a token for it
+    spec_.position_embeddings = (spec_.image_size / spec_.patch) * (spec_.image_size / spec_.patch) + 1;
+    spec_.merger_hidden = spec_.out_hidden = text_hidden_;
   }
 
   void read_pixtral() {
@@ -193,6 +253,8 @@ const char* to_string(ImageRule rule) {
     case ImageRule::llava: return "llava";
     case ImageRule::pixtral: return "pixtral";
     case ImageRule::gemma3: return "gemma3";
+    case ImageRule::internvl: return "internvl";
+    case ImageRule::llava_next: return "llava-next";
   }
   return "?";
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -13,7 +14,7 @@
 namespace orrery {
 
 // By which rule a model's processor turns a size into patches and tokens (image_tokens.h).
-enum class ImageRule : std::uint8_t { qwen_vl, llava, pixtral, gemma3 };
+enum class ImageRule : std::uint8_t { qwen_vl, llava, pixtral, gemma3, internvl, llava_next };
 const char* to_string(ImageRule rule);
 
 struct VisionSpec {
@@ -37,6 +38,13 @@ struct VisionSpec {
   std::int64_t tokens_per_image = 0;  // gemma3: after pooling
   // gemma3: crops beside the whole image (mm_processor_kwargs.do_pan_and_scan; off by default).
   bool pan_and_scan = false;
+  // internvl: tiles that an image is cut into, at least and at most, and one of the whole beside several.
+  std::int64_t least_tiles = 1, most_tiles = 1;
+  bool thumbnail = false;
+  bool videos = false;   // internvl: frames of one tile (of qwen_vl the rule knows)
+  bool scaled = false;   // what a layer's halves give is multiplied by weights (InternViT's ls1, ls2)
+  bool qk_norm = false;  // InternViT-6B
+  std::vector<std::pair<std::int64_t, std::int64_t>> grids;  // llava_next: width, height of a padded image
 
   std::int64_t patch_features() const { return channels * frames * patch * patch; }
   // Multiply-accumulate weights and norms, before sharding; `split`: what tensor parallelism shares out.

@@ -98,6 +98,8 @@ KvBlockManager::KvBlockManager(const Config& config) {
                "KV pool: between 1 and 63 groups of layers");
   ORRERY_CHECK(config.state_groups >= 0 && (config.state_groups == 0 || !config.prefix_caching),
                "KV pool: states beside prefix caching");
+  ORRERY_CHECK(!config.cached_states || (config.window == 2 && config.window_groups > 0),
+               "KV pool: cached states are groups with a window of 2 tokens");
   ORRERY_CHECK(config.window_groups == 0 || config.window >= 2, "KV pool: a window of fewer than 2 tokens");
   state_ = std::make_unique<State>(config);
 }
@@ -188,9 +190,12 @@ void KvBlockManager::take_prefix(Handle handle, std::int64_t tokens, Hit hit) {
 }
 
 void KvBlockManager::grow(Handle handle, std::int64_t blocks) {
-  state_->allocate(blocks * state_->groups);
+  const bool ends = state_->config.chunk_ends && blocks > 1;
+  state_->allocate(ends ? blocks * state_->config.full_groups + state_->config.window_groups
+                        : blocks * state_->groups);
   for (std::int32_t g = 0; g < state_->groups; ++g) {
     Sequence& sequence = state_->at(handle, g);
+    if (ends && state_->has_window(g)) state_->take_chunk_end(sequence, to_block(blocks));
     sequence.own_end = to_block(sequence.own_end + blocks);
   }
 }
@@ -209,7 +214,10 @@ void KvBlockManager::grow_unattributed(std::int64_t blocks) {
 
 void KvBlockManager::publish(Handle handle, std::int64_t full_blocks) {
   const std::int32_t full = to_block(full_blocks);
+  const Sequence& with_state = state_->at(handle, state_->groups - 1);
+  const std::int32_t before = with_state.published;
   for (std::int32_t g = 0; g < state_->groups; ++g) state_->publish(state_->at(handle, g), full);
+  if (state_->config.cached_states) state_->note_fresh(with_state, before);
 }
 
 void KvBlockManager::State::publish(Sequence& sequence, std::int32_t full) {
@@ -220,7 +228,7 @@ void KvBlockManager::State::publish(Sequence& sequence, std::int32_t full) {
     sequence.own_end = full;
   }
   const std::int32_t named = std::min(full, sequence.named_blocks);
-  const std::int32_t from = std::max(sequence.published, sequence.begin);
+  const std::int32_t from = std::max({sequence.published, sequence.begin, sequence.gap_end});
   if (from < named) register_blocks(sequence, from, named);
   sequence.published = full;
 }
@@ -262,7 +270,7 @@ void KvBlockManager::State::release(Sequence& sequence, std::int32_t total, std:
     sequence.last_run = run.before;
   }
   sequence.last_own = kNone;
-  sequence.begin = sequence.hits = sequence.own_end = sequence.published = 0;
+  sequence.begin = sequence.gap_end = sequence.hits = sequence.own_end = sequence.published = 0;
 }
 
 void KvBlockManager::watch(CacheEvents* events) {

@@ -45,8 +45,12 @@ class KvBlockManager {
     // grow alike; those with a sliding window give back what the window has left behind.
     std::int32_t full_groups = 1, window_groups = 0;
     std::int32_t window = 0;  // tokens that a layer with a window sees, the newest included
-    // Groups of layers that keep a state: every admitted sequence holds one block in each, whatever its
-    // length (vLLM's MambaManager without prefix caching: blocks as long as the longest sequence).
+    // The groups with a window keep states, of which only the newest is needed (a window of 2) and any at the
+    // end of a block can be found again (kv_states.cpp). `chunk_ends`: a chunk takes a block at its end only.
+    bool cached_states = false, chunk_ends = false;
+    // Blocks of every admitted sequence, whatever its length, for layers that keep a state (vLLM's
+    // MambaManager without prefix caching: one a group, blocks are as long as the longest sequence; and one
+    // more for each draft).
     std::int32_t state_groups = 0;
   };
   using Handle = std::uint32_t;  // a sequence known to the pool; given by open()
@@ -55,8 +59,10 @@ class KvBlockManager {
   // of those with a window only the last ones need be resident, and only those are taken.
   struct Hit {
     std::int64_t blocks = 0;
-    std::int64_t idle = 0;  // in all groups, those that no sequence holds: they leave the free list when
-                            // taken
+    std::int64_t idle = 0;      // in all groups, those that no sequence holds: they leave the free list when
+                                // taken
+    std::int64_t attended = 0;  // with cached states: blocks that the other groups have, states or not
+    bool fresh = false;         // the state was registered in the step under way: it cannot be used yet
   };
 
   explicit KvBlockManager(const Config& config);
@@ -79,7 +85,8 @@ class KvBlockManager {
   // lowered (a drafter drops the last matched block).
   void take_prefix(Handle sequence, std::int64_t tokens, Hit hit);
   // Allocates `blocks` for each group from the head of the free list (dropping what was cached there) as the
-  // next blocks of the sequence. Precondition: groups · blocks ≤ free_blocks().
+  // next blocks of the sequence. Precondition: groups · blocks ≤ free_blocks(); with `chunk_ends` groups of
+  // states take the last of them only, and what was before it has been slid away but for one.
   void grow(Handle sequence, std::int64_t blocks);
   // The blocks of a sequence's states, until release(). Precondition: it holds none, and state_groups ≤
   // free_blocks().
@@ -106,6 +113,9 @@ class KvBlockManager {
   // So many sequences, of those counted, give back the first block in their windows. Its content is not
   // remembered: only the sequence itself could ask for it, and not before everything released later is gone.
   void slide_counted(std::int64_t sequences);
+
+  // With cached states: what was registered so far can be used from here on.
+  void begin_step();
 
   // From now on says what becomes findable and what is evicted, as far as others can name it. One group only.
   void watch(CacheEvents* events);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -29,6 +30,7 @@ struct PrefixRun {
 // those that others can find, [hits, min(published, named)); the rest is a count until it is released.
 struct Sequence {
   std::int32_t begin = 0;  // blocks before it are out of the window: the engine's null block stands for them
+  std::int32_t gap_end = 0;  // states at chunk ends: of its own blocks those before it were never taken
   std::int32_t hits = 0;
   std::int32_t own_end = 0;
   std::int32_t published = 0;
@@ -43,7 +45,7 @@ struct Sequence {
   std::int64_t node_tokens = 0;
   std::vector<Id> path;  // content nodes of the named blocks, from the root's child down
 
-  std::int32_t own_begin() const { return std::max(hits, begin); }
+  std::int32_t own_begin() const { return std::max({hits, begin, gap_end}); }
   std::int32_t private_begin() const { return std::max(own_begin(), std::min(published, named_blocks)); }
 };
 
@@ -104,12 +106,19 @@ struct KvBlockManager::State {
   void slide(Sequence& sequence, std::int32_t begin);
   Id let_go_front(Id last, std::int32_t begin, std::int32_t place);
 
+  // kv_states.cpp
+  void take_chunk_end(Sequence& sequence, std::int32_t blocks);
+  void keep_apart(Sequence& sequence);
+  void note_fresh(const Sequence& sequence, std::int32_t begin);
+  bool is_fresh(const Sequence& sequence, std::int32_t block) const;
+
   Config config;
   std::int32_t groups;
   kv::ExtentPool pool;
   std::int64_t unattributed = 0;  // in use, by whom only release() or publish() will say
   std::int64_t allocated = 0;
   std::uint64_t opened = 0;
+  std::vector<std::pair<Id, std::int32_t>> fresh;  // states registered in the step under way: node, block
   kv::Slab<kv::PrefixRun> runs;
   std::vector<Sequence> sequences;
   std::vector<Handle> closed;

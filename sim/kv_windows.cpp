@@ -122,8 +122,10 @@ KvBlockManager::Hit KvBlockManager::State::lookup_in_groups(Handle handle, std::
   for (std::int32_t g = 0; g < config.full_groups; ++g)
     length = walk(at(handle, g), length, [](Id, std::int32_t, std::int32_t) {});
   Hit hit;
+  if (config.cached_states) hit.attended = length;
   length = longest_in_windows(handle, length);
   hit.blocks = length;
+  hit.fresh = config.cached_states && length > 0 && is_fresh(at(handle, groups - 1), length - 1);
   for (std::int32_t g = 0; g < groups; ++g) {
     if (!has_window(g)) {
       hit.idle += idle_within(at(handle, g), length);
@@ -162,6 +164,7 @@ Id KvBlockManager::State::let_go_front(Id last, std::int32_t begin, std::int32_t
 // `remove_skipped_blocks`: the blocks before `place` go back, tail first. All of them are full and hashed.
 void KvBlockManager::State::slide(Sequence& sequence, std::int32_t place) {
   if (place <= sequence.begin) return;
+  if (config.cached_states && place > sequence.own_end) publish(sequence, place);
   ORRERY_CHECK(!sequence.counted && place <= sequence.own_end, "KV pool: a window beyond its sequence");
   const std::int32_t own = sequence.own_begin(), mine = sequence.private_begin();
   if (place > mine) {
@@ -204,6 +207,8 @@ bool KvBlockManager::count_window(Handle handle) {
   for (std::int32_t g = state.config.full_groups; g < state.groups; ++g) {
     const State::Sequence& sequence = state.at(handle, g);
     if (sequence.begin < sequence.private_begin()) return false;
+    // The next turn of a session looks for the states that this one leaves on its way.
+    if (state.config.cached_states && sequence.named_blocks == kv::kAllBlocks) return false;
   }
   for (std::int32_t g = state.config.full_groups; g < state.groups; ++g) {
     State::Sequence& sequence = state.at(handle, g);

@@ -45,7 +45,11 @@ struct KvGroups {
   std::int32_t full = 1, windowed = 0;
   std::int32_t window = 0;           // tokens; of all windowed groups
   std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
-  std::int32_t states = 0;  // groups of layers that keep a state: a block each for every running sequence
+  // Groups of layers that keep a state: so many blocks each for every running sequence.
+  std::int32_t states = 0, blocks_of_state = 1;
+  // With prefix caching they grow with a sequence, of whose states the newest is needed: at the end of every
+  // block, or (`chunk_ends`) of every chunk.
+  bool cached_states = false, chunk_ends = false;
   std::int32_t count() const { return full + windowed; }  // that grow with a sequence
 };
 

@@ -54,6 +54,11 @@ NewTokens prompt_tokens(const StepShape& shape) {
   return n;
 }
 
+// Nobody published a timing of several tokens of a sequence.
+double verifying(double error, const StepInput& input) {
+  return input.shape->draft_tokens > 0 ? 2 * error : error;
+}
+
 std::string dims(const OpSpec& s) {
   return "heads=" + std::to_string(s.kv_heads) + "/" + std::to_string(s.heads) +
          " d=" + std::to_string(s.head_dim) + "x" + std::to_string(s.value_dim);
@@ -88,10 +93,11 @@ class ConvOperator : public StateOperator {
     const double channels = static_cast<double>(spec_.n), kept = static_cast<double>(spec_.k - 1);
     OpCost cost;
     if (spec_.depends_on == DependsOn::decode) {
-      const double sequences = input.shape->decode_sequences;
-      move(cost, sequences * channels * (2 * kept + 2) * activation);
+      // Verification: the inputs of all drafts are kept until it is known which of them count.
+      const double sequences = input.shape->decode_sequences, drafts = input.shape->draft_tokens;
+      move(cost, (sequences * (2 * kept + 2) + drafts * 4) * channels * activation);
       cost.latency_ns = floor_ns(update_conv_start);
-      cost.error = error_of(spec_, update_conv_error, roofline_.error(kernel_class()));
+      cost.error = verifying(error_of(spec_, update_conv_error, roofline_.error(kernel_class())), input);
     } else {
       const NewTokens n = prompt_tokens(*input.shape);
       move(cost, (n.tokens * 2 + n.sequences * 2 * kept) * channels * activation);
@@ -128,13 +134,16 @@ class UpdateOperator : public StateOperator {
  public:
   using StateOperator::StateOperator;
   OpCost cost(const StepInput& input) const override {
+    // Verification: a state is read once and written after every draft, each into a block of its own
+    // (fused_recurrent_gated_delta_rule with a row of state indices for each sequence).
     const double sequences = input.shape->decode_sequences;
+    const double tokens = sequences + input.shape->draft_tokens;
     OpCost cost;
-    move(cost, sequences * (2 * state_elements(spec_) * spec_.kv_bytes +
-                            (static_cast<double>(spec_.n) + values_of(spec_)) * activation));
-    cost.flops = sequences * state_elements(spec_) * 6;
+    move(cost, (sequences + tokens) * state_elements(spec_) * spec_.kv_bytes +
+                   tokens * (static_cast<double>(spec_.n) + values_of(spec_)) * activation);
+    cost.flops = tokens * state_elements(spec_) * 6;
     cost.latency_ns = floor_ns(update_start);
-    cost.error = error_of(spec_, update_error, roofline_.error(kernel_class()));
+    cost.error = verifying(error_of(spec_, update_error, roofline_.error(kernel_class())), input);
     return cost;
   }
 };

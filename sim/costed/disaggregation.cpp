@@ -132,6 +132,8 @@ void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>&
       at.fail("an encoder pool that schedules by priority is not modelled; leave scheduling_policy out");
     if (pool.role == PoolRole::encoder && engine.settings.stream_interval > 1)
       at.fail("an encoder pool answers one token; leave stream_interval out");
+    if (pool.instance.speculation.on())
+      at.fail("speculation in or beside an encoder pool is not modelled; use method: off");
     if (pool.first_request_effects) at.fail("first_request_effects beside an encoder pool is not modelled");
   }
   if (pools.front().role == PoolRole::encoder && language)

@@ -172,7 +172,10 @@ SchedulerConfig PoolSpec::language_config() const {
                         .windowed = static_cast<std::int32_t>(memory.groups.windowed),
                         .window = static_cast<std::int32_t>(memory.groups.window),
                         .windowed_tokens = memory.windowed_pool_tokens,
-                        .states = static_cast<std::int32_t>(memory.groups.states)},
+                        .states = static_cast<std::int32_t>(memory.groups.states),
+                        .blocks_of_state = static_cast<std::int32_t>(1 + s.draft_tokens),
+                        .cached_states = memory.groups.cached_states,
+                        .chunk_ends = memory.groups.chunk_ends},
           .speculation = speculation_rules(instance),
           .pipeline = pipeline_rules(instance),
           .pulls_kv = role == PoolRole::decode};

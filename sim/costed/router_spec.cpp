@@ -83,6 +83,7 @@ void check_caches(const Yaml& router, const PoolSpec& pool) {
   if (!engine.settings.enable_prefix_caching)
     refuse("needs prefix caches, which pool " + quote(pool.name) + " has not");
   if (has_window(pool.instance.model)) refuse("beside layers with a sliding window is not modelled");
+  if (pool.instance.model.state.present()) refuse("beside layers with a state is not modelled");
   if (engine.settings.kv_offload_bytes > 0) refuse("beside KV blocks in host memory is not modelled");
   if (engine.engine == "sglang" && pool.role == PoolRole::decode)
     refuse("needs prefix caches, which SGLang's decode servers have not");

@@ -36,7 +36,7 @@ std::int64_t VllmEncoder::limit(Slot slot, std::int64_t computed, std::int64_t t
   if (tokens == 0 || !has_images(slot)) return tokens;
   const std::vector<PlacedImage>& images = sequences_[slot].images;
   std::int64_t stored = 0;  // embeddings that this request is to store in this step
-  const std::int64_t window = computed + tokens;
+  const std::int64_t window = computed + tokens + shift_;
   for (std::size_t i = 0; i < images.size() && images[i].offset < window; ++i) {
     const PlacedImage& image = images[i];
     const auto index = static_cast<std::int32_t>(i);
@@ -52,11 +52,11 @@ std::int64_t VllmEncoder::limit(Slot slot, std::int64_t computed, std::int64_t t
       continue;
     }
     if (rules_.disable_chunked_input && computed < image.offset && computed + tokens < image.end()) {
-      tokens = image.offset - computed;
+      tokens = std::max<std::int64_t>(0, image.offset - computed - shift_);
       break;
     }
     if (!cache_.make_room(image.embeddings, budget_after_, stored)) {
-      tokens = std::max<std::int64_t>(0, image.offset - computed);
+      tokens = std::max<std::int64_t>(0, image.offset - computed - shift_);
       break;
     }
     // A chunk that holds no embedding of the image needs none of its outputs.
@@ -107,7 +107,7 @@ void VllmEncoder::pass(Slot slot, std::int64_t known) {
   const std::vector<std::int32_t> held = cache_.held(slot);
   for (const std::int32_t index : held) {
     const PlacedImage& image = sequences_[slot].images[static_cast<std::size_t>(index)];
-    if (image.end() <= known) cache_.release(slot, index, image);
+    if (image.end() + shift_ <= known) cache_.release(slot, index, image);
   }
 }
 

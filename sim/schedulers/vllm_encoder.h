@@ -18,7 +18,10 @@ class VllmEncoder {
  public:
   using Slot = EncoderCache::Holder;
 
-  VllmEncoder(const EncoderRules& rules) : rules_(rules), cache_(rules.cache_size) {}
+  // `shift`: tokens that the drafting network looks further than the model (1 for EAGLE and MTP:
+  // `shift_computed_tokens`, `spec_lookahead`).
+  VllmEncoder(const EncoderRules& rules, std::int64_t shift = 0)
+      : rules_(rules), shift_(shift), cache_(rules.cache_size) {}
 
   void open(Slot slot, const Request& request);  // the slot's images from now on; none is fine
   void close(Slot slot);                         // finished
@@ -64,6 +67,10 @@ class VllmEncoder {
     }
     open_.resize(kept);
   }
+  // Speculation: so many tokens of the sequence are known to be computed.
+  void passed(Slot slot, std::int64_t known) {
+    if (slot < sequences_.size() && !cache_.held(slot).empty()) pass(slot, known);
+  }
   // Something will be given back by updates to come.
   bool has_references() const { return cache_.referenced() > 0; }
 
@@ -86,6 +93,7 @@ class VllmEncoder {
   void pass(Slot slot, std::int64_t known);
 
   EncoderRules rules_;
+  std::int64_t shift_ = 0;
   EncoderCache cache_;
   std::vector<Sequence> sequences_;
   std::int64_t budget_ = 0;  // left in this step

@@ -14,18 +14,29 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
           .full_groups = c.kv_groups.full,
           .window_groups = c.kv_groups.windowed,
           .window = c.kv_groups.window,
-          .state_groups = c.kv_groups.states};
+          .cached_states = c.kv_groups.cached_states,
+          .chunk_ends = c.kv_groups.chunk_ends,
+          .state_groups = c.kv_groups.states * c.kv_groups.blocks_of_state};
+}
+
+// A state that can be found again is what a window of two tokens keeps (sim/kv_states.cpp).
+SchedulerConfig with_states(SchedulerConfig c) {
+  if (!c.kv_groups.cached_states) return c;
+  c.kv_groups.windowed = std::exchange(c.kv_groups.states, 0);
+  c.kv_groups.window = 2;
+  return c;
 }
 
 }  // namespace
 
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
-    : config_(config), kv_(kv_config(config)), decodes_(config.block_size) {
+    : config_(with_states(config)), kv_(kv_config(config_)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.usable_blocks();
   if (config.offload.blocks > 0) offload_ = std::make_unique<VllmOffload>(config.offload, config.block_size);
-  if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder);
-  if (config.kv_groups.windowed > 0)
-    windows_ = std::make_unique<WindowSlides>(config.kv_groups.window, config.block_size, kv_);
+  const std::int64_t shift = config.speculation.drops_last_hit ? 1 : 0;
+  if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder, shift);
+  if (config_.kv_groups.windowed > 0)
+    windows_ = std::make_unique<WindowSlides>(config_.kv_groups.window, config.block_size, kv_);
 }
 
 // ---------------------------------------------------------------------------------------------------- queue
@@ -122,6 +133,7 @@ void VllmV1Scheduler::begin_plan() {
   admissions_.clear();
   host_loads_.clear();
   if (encoder_ != nullptr) encoder_->begin_step();
+  if (config_.kv_groups.cached_states) kv_.begin_step();
   plan_ = StepPlan{};
   plan_decodes_ = 0;
   plan_decode_context_ = 0;
@@ -185,19 +197,19 @@ std::int64_t VllmV1Scheduler::chunk_size(const Sequence& s, std::int64_t budget)
 bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
   const std::int64_t decodes = decodes_.size();
   if (decodes > budget) return false;
-  std::int64_t left = budget - decodes, need = decodes_.new_blocks(next_step_);
+  std::int64_t left = budget - decodes, need = in_all_groups(decodes_.new_blocks(next_step_));
   bool cut_short = false;
   for (const Slot slot : prefilling_) {
     const Sequence& s = sequences_[slot];
     if (encoder_ != nullptr && encoder_->has_images_behind(slot, s.computed)) return false;
-    const std::int64_t n = chunk_size(s, left);
-    cut_short |= n < chunk_size(s, config_.max_num_batched_tokens);
+    const std::int64_t n = at_block_ends(s, chunk_size(s, left));
+    cut_short |= n < at_block_ends(s, chunk_size(s, config_.max_num_batched_tokens));
     left -= n;
-    need += blocks_for(s.computed + n) - blocks_for(s.computed);
+    need += chunk_blocks(blocks_for(s.computed + n) - blocks_for(s.computed));
   }
   // A prefill that was cut short must really stand behind the decodes that were served first.
   if (cut_short && decodes > 0 && sequences_[prefilling_.front()].order < highest_decode_order_) return false;
-  if (need * config_.kv_groups.count() > kv_.free_blocks()) return false;
+  if (need > kv_.free_blocks()) return false;
 
   budget -= decodes;
   plan_decodes_ = static_cast<std::int32_t>(decodes);
@@ -206,7 +218,7 @@ bool VllmV1Scheduler::schedule_running_at_once(std::int64_t& budget) {
   kv_.grow_unattributed(decodes_.new_blocks(next_step_));
   for (const Slot slot : prefilling_) {
     const Sequence& s = sequences_[slot];
-    const std::int64_t n = chunk_size(s, budget);
+    const std::int64_t n = at_block_ends(s, chunk_size(s, budget));
     if (n == 0) continue;
     if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
     kv_.grow(s.kv, blocks_for(s.computed + n) - blocks_for(s.computed));
@@ -226,17 +238,17 @@ void VllmV1Scheduler::schedule_running_in_order(std::int64_t& budget) {
       const std::int64_t context = s.base + next_step_;
       const std::int64_t blocks = context % config_.block_size == 0 ? 1 : 0;
       if (windows_) windows_->member_step(slot, next_step_);
-      if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
+      if (!make_room(slot, in_all_groups(blocks), budget)) return leave_out_behind(slot);
       kv_.grow_unattributed(blocks);
       ++plan_decodes_;
       plan_decode_context_ += context;
       --budget;
     } else if (s.state == State::prefilling) {
-      const std::int64_t n = with_images(slot, chunk_size(s, budget));
+      const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)));
       const std::int64_t blocks = blocks_for(s.computed + n) - blocks_for(s.computed);
       if (n > 0) {
         if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
-        if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
+        if (!make_room(slot, chunk_blocks(blocks), budget)) return leave_out_behind(slot);
         if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         add_chunk(slot, n);
@@ -309,18 +321,6 @@ void VllmV1Scheduler::admit_waiting(std::int64_t& budget) {
   }
 }
 
-// The whole-sequence gate over all groups of layers. In one with a window a sequence never holds more than a
-// window and a step's chunk (`max_admission_blocks_per_request`).
-std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const {
-  const std::int64_t whole = blocks_for(tokens);
-  std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks) + config_.kv_groups.states;
-  if (windows_) {
-    const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
-    blocks += config_.kv_groups.windowed * std::max<std::int64_t>(0, std::min(whole, most) - hit_blocks);
-  }
-  return blocks;
-}
-
 // §1.2 rule 3 and §2.4: prefix look-up, chunk, then two gates: the whole sequence must fit, then the chunk.
 VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budget) {
   Sequence& s = sequences_[slot];
@@ -348,7 +348,8 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     return Admit::blocked;
   };
   if (!config_.enable_chunked_prefill && s.target - s.computed > budget) return blocked();
-  const std::int64_t n = with_images(slot, chunk_size(s, budget));
+  const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)),
+                                       (hit.attended - hit.blocks) * config_.block_size);
   if (n == 0) return blocked();
   const std::int64_t reserve = watermark_blocks();
   const std::int64_t blocks = blocks_for(with_lookahead(s.computed + n)) - hit.blocks - held;
@@ -356,8 +357,8 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   const std::int64_t whole = config_.scheduler_reserve_full_isl
                                  ? gate_blocks(hit.blocks + held, std::min(s.target, config_.max_model_len))
                                  : 0;
-  const std::int64_t chunk = config_.kv_groups.count() * blocks + config_.kv_groups.states;
-  if (std::max(whole, chunk) + around > kv_.free_blocks()) {
+  const std::int64_t chunk = chunk_blocks(blocks) + state_blocks();
+  if (hit.fresh || std::max(whole, chunk) + around > kv_.free_blocks()) {
     const bool images = encoder_ != nullptr && encoder_->has_images(slot);
     if (images) encoder_->abandon(slot);
     // Where the whole-sequence gate did not decide, the answer depends on this step's budget, so it is asked
@@ -458,7 +459,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
     digest_.add(chunk.request.value() * 4 + 2);
     digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^
                 static_cast<std::uint64_t>(chunk.context));
-    if (encoder_ != nullptr) {
+    if (encoder_ != nullptr && !(walks() && chunk.samples)) {  // else take_tokens() says what is known
       const Slot slot = chunk.sequence.value();
       encoder_->ran(slot, next_step_, chunk.samples, sequences_[slot].target);
     }

@@ -215,7 +215,14 @@ class VllmV1Scheduler final : public Scheduler {
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
+  // groups of layers (vllm_v1_states.cpp)
   std::int64_t gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const;
+  std::int64_t chunk_blocks(std::int64_t blocks) const;
+  std::int64_t in_all_groups(std::int64_t blocks) const { return blocks * config_.kv_groups.count(); }
+  std::int64_t state_blocks() const {
+    return std::int64_t{config_.kv_groups.states} * config_.kv_groups.blocks_of_state;
+  }
+  std::int64_t at_block_ends(const Sequence& s, std::int64_t tokens, std::int64_t attended = 0) const;
   void leave_decode_set(Slot slot, std::int64_t last_step);
   void release_blocks(Slot slot, std::int64_t total, std::int64_t hashed);
   std::int64_t chunk_size(const Sequence& s, std::int64_t budget) const;

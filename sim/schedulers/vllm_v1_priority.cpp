@@ -60,9 +60,9 @@ VllmV1Scheduler::Slot VllmV1Scheduler::victim(Slot needy, std::int64_t& budget) 
   return least;
 }
 
-// False when the sequence itself had to go.
+// For so many blocks, of all groups together. False when the sequence itself had to go.
 bool VllmV1Scheduler::make_room(Slot slot, std::int64_t blocks, std::int64_t& budget) {
-  while (kv_.free_blocks() < blocks * config_.kv_groups.count()) {
+  while (kv_.free_blocks() < blocks) {
     const Slot gone = victim(slot, budget);
     preempt(gone, sequences_[gone].order <= sequences_[slot].order);
     preempted_for_.push_back(SequenceId(slot));

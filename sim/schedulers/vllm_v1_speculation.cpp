@@ -19,11 +19,12 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
     if (s.state == State::decoding) {
       if (!schedule_verification(slot, budget)) return leave_out_behind(slot);
     } else if (s.state == State::prefilling) {
-      const std::int64_t n = chunk_size(s, budget);
+      const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)));
       if (n > 0) {
         const std::int64_t blocks =
             std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
-        if (!make_room(slot, blocks, budget)) return leave_out_behind(slot);
+        if (!make_room(slot, chunk_blocks(blocks), budget)) return leave_out_behind(slot);
+        if (encoder_ != nullptr) encoder_->commit(slot);
         kv_.grow(s.kv, blocks);
         s.speech.blocks += blocks;
         add_chunk(slot, n);
@@ -61,7 +62,7 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
   }
   const std::int64_t blocks =
       std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - speech.blocks);
-  if (!make_room(slot, blocks, budget)) return false;
+  if (!make_room(slot, in_all_groups(blocks), budget)) return false;
   kv_.grow_unattributed(blocks);
   speech.blocks += blocks;
   const auto drafts = static_cast<std::int32_t>(
@@ -172,6 +173,11 @@ const UpdateEffects& VllmV1Scheduler::take_spoken(const StepOutcome& outcome) {
   ORRERY_CHECK(outcome.updates.size() == 1 && outcome.scheduled == 1, "speculating steps come one by one");
   open_.update(1, 0, effects_, [](const OpenStep&) {});
   ++updated_steps_;
+  if (encoder_ != nullptr) {
+    encoder_->updated(updated_steps_ - 1, [&](Slot slot) {
+      return sequences_[slot].computed - sequences_[slot].speech.placeholders;
+    });
+  }
   ended_.clear();
   std::int32_t decodes = 0;
   for (const SpokenTokens& said : outcome.spoken) {
@@ -204,6 +210,9 @@ bool VllmV1Scheduler::take_tokens(const SpokenTokens& said) {
                                                                                 // limit
   s.outputs += tokens;
   if (asynchronous()) speech.placeholders -= said.drafts + 1;
+  // `_free_encoder_inputs` runs before the accepted tokens leave the placeholders.
+  const std::int64_t in_flight = asynchronous() ? speech.placeholders + 1 + said.accepted : 0;
+  if (runs && encoder_ != nullptr) encoder_->passed(said.sequence.value(), s.computed - in_flight);
   if (runs && asynchronous()) {
     speech.hashed = std::max(speech.hashed, std::int64_t{s.prompt} + s.outputs - 1);
   } else if (runs) {

@@ -4,6 +4,7 @@
 
 #include "../catch.h"
 #include "costmodel/model_spec.h"
+#include "read_instance.h"
 
 using namespace orrery;
 
@@ -85,6 +86,55 @@ TEST_CASE("Gemma 3: 256 embeddings a picture, crops by pan and scan when asked f
   CHECK(lay_out_image(v, 6000, 1000).value().tiles == 5);  // at most four crops
 }
 
+// transformers_utils/processors/internvl.py of vLLM 0.24 gives the same numbers for these sizes.
+TEST_CASE("InternVL: the grid of up to twelve tiles that is nearest to the image's shape, and the whole") {
+  const ModelSpec m = model("internvl3-8b");
+  const auto tiles = [&](std::int64_t w, std::int64_t h) {
+    return lay_out_image(*m.vision, w, h).value().tiles;
+  };
+  CHECK(tiles(448, 448) == 1);  // no picture of the whole beside it
+  CHECK(tiles(100, 100) == 1);
+  CHECK(tiles(700, 700) == 5);     // 2 × 2: the image has more than half its pixels
+  CHECK(tiles(1000, 1000) == 10);  // 3 × 3: more than half of 1,806,336
+  CHECK(tiles(1920, 1080) == 9);   // 16:9 is nearest to 2:1, of which 4 × 2 is covered by half
+  CHECK(tiles(800, 600) == 13);    // 4:3, of which only 4 × 3 exists, however small the image is
+  CHECK(tiles(300, 6000) == 13);   // at most 1 × 12
+  CHECK(tiles(1200, 400) == 4);    // 3:1; 6 × 2 would be covered by less than half
+  CHECK(tiles(333, 517) == 7);     // 0.64 is nearest to 2:3
+  const ImageLayout one = lay_out_image(*m.vision, 448, 448).value();
+  CHECK(one.embeddings == 256);  // (448 / 14)² / 4
+  CHECK(one.tokens == 258);      // <img> and </img>
+  CHECK(one.lead == 1);
+  CHECK(one.rows * one.columns == 1024);
+  CHECK(lay_out_image(*m.vision, 1600, 1200).value().embeddings == 13 * 256);
+  CHECK(largest_image(*m.vision).embeddings == 13 * 256);
+  // A video of one tile a frame beside it: (32,768 − 3,328) / 256 frames.
+  CHECK(largest_video_tokens(*m.vision, m.architecture, 32768) == 115 * 256);
+}
+
+// llava_next.py of vLLM 0.24 and transformers' select_best_resolution give the same numbers.
+TEST_CASE("LLaVA-NeXT: the whole, and a grid without its padding, a line break after every row") {
+  const ModelSpec m = model("llava-v1.6-mistral-7b");
+  const auto layout = [&](std::int64_t w, std::int64_t h) { return lay_out_image(*m.vision, w, h).value(); };
+  // 672 × 672: 48 rows of 48 and a break each beside 576.
+  CHECK(layout(672, 672).tokens == 576 + 48 * 49);
+  CHECK(layout(672, 672).tiles == 5);
+  // 1024 × 768 in 672 × 672: 36 of 48 rows are the image's.
+  CHECK(layout(1024, 768).tokens == 576 + 36 * 49);
+  // 1920 × 1080: 27 rows of 48; half of 21 is 10 on either side, so one row of padding stays.
+  CHECK(layout(1920, 1080).tokens == 576 + 28 * 49);
+  // 1000 × 300 is wide: 1008 × 336, 24 rows of 72 of which 21.6 are filled.
+  CHECK(layout(1000, 300).tokens == 576 + 22 * 73);
+  CHECK(layout(1000, 300).tiles == 4);
+  CHECK(layout(333, 517).tokens == 576 + 38 * 25);  // 336 × 672 padded above and below
+  CHECK(layout(100, 100).tokens == 576 + 24 * 25);  // of sizes that waste as much the first
+  // 300 × 1000: 21.6 of 24 columns, of which 22 stay.
+  CHECK(layout(300, 1000).tokens == 576 + 72 * 22 + 72);
+  CHECK(layout(1024, 768).embeddings == layout(1024, 768).tokens);
+  CHECK(largest_image(*m.vision).embeddings == 576 + 48 * 49);
+  CHECK(largest_video_tokens(*m.vision, m.architecture, 32768) == 0);
+}
+
 TEST_CASE("What vLLM plans for: the largest image, and the longest video that fits the context") {
   const ModelSpec two = model("qwen2.5-vl-7b");
   CHECK(largest_image(*two.vision).tokens == 16384);
@@ -97,6 +147,16 @@ TEST_CASE("What vLLM plans for: the largest image, and the longest video that fi
   CHECK(largest_image(*model("pixtral-12b").vision).embeddings == 4096);
 }
 
+TEST_CASE("Where an image rule was read for one engine only, the others are refused") {
+  for (const char* name : {"internvl3-8b", "llava-v1.6-mistral-7b"}) {
+    const std::string head = "hardware: h200\nmodel: " + std::string(name) + "\nengine: ";
+    CHECK(read(head + "vllm-0.24\n").errors.empty());
+    const Read other = read(head + "sglang-0.5\n");
+    REQUIRE_FALSE(other.errors.empty());
+    CHECK(to_string(other.errors).find("on vllm only") != std::string::npos);
+  }
+}
+
 TEST_CASE("The encoders are as large as published") {
   // Qwen2.5-VL-7B: 8.29 B parameters in the checkpoint, of which 0.68 B in the encoder; Qwen3-VL-8B 8.77 B;
   // LLaVA-1.5-7B 7.06 B; Pixtral-12B 12.68 B.
@@ -105,5 +165,8 @@ TEST_CASE("The encoders are as large as published") {
   CHECK(billions("qwen3-vl-8b") == Approx(8.77).epsilon(0.005));
   CHECK(billions("llava-1.5-7b") == Approx(7.06).epsilon(0.005));
   CHECK(billions("pixtral-12b") == Approx(12.68).epsilon(0.005));
+  // InternVL3-8B 7.94 B, of which InternViT 0.304 B; LLaVA-v1.6-Mistral-7B 7.57 B.
+  CHECK(billions("internvl3-8b") == Approx(7.94).epsilon(0.005));
+  CHECK(billions("llava-v1.6-mistral-7b") == Approx(7.57).epsilon(0.005));
   CHECK(model("qwen3-8b").vision == nullptr);
 }

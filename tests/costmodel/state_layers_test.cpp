@@ -239,21 +239,104 @@ TEST_CASE("the graph splits where a state is touched") {
 TEST_CASE("what is not modelled beside a state is refused where it is said") {
   const char* model = "qwen3-next-80b-a3b";
   for (const auto& [more, piece] :
-       {std::pair{"engine_args: {enable_prefix_caching: true}\n", "mamba_cache_mode"},
-        {"engine_args: {mamba_cache_mode: align}\n", "expected none"},
-        {"engine_args: {mamba_block_size: 64}\n", "mamba_block_size"},
+       {std::pair{"engine_args: {mamba_block_size: 64}\n", "mamba_block_size"},
+        {"engine_args: {enable_prefix_caching: true, max_num_batched_tokens: 512, max_num_seqs: 64}\n",
+         "max_num_batched_tokens: must be at least the block size, 544"},
+        {"engine_args: {enable_prefix_caching: true, long_prefill_token_threshold: 512}\n",
+         "long_prefill_token_threshold"},
+        {"engine_args: {enable_prefix_caching: true}\nspeculation: {method: mtp, acceptance: 0.5}\n",
+         "beside speculation"},
+        {"engine_args: {enable_prefix_caching: true}\nparallel: {pp: 2}\n", "pipeline stages"},
         {"engine_args: {disable_hybrid_kv_cache_manager: true}\n", "groups of their own"},
         {"engine_args: {kv_offloading_size: 8}\n", "kv_offloading_size"},
-        {"parallel: {pp: 2}\n", "a model with a state"},
         {"parallel: {tp: 32}\n", "key heads"},
-        {"speculation: {method: ngram, tokens: 2}\n", "layers with a state"}}) {
+        {"speculation: {method: eagle, acceptance: 0.5}\n", "layers that keep a state"}}) {
     INFO(more);
     CHECK(errors_of(model, more).find(piece) != std::string::npos);
   }
+  CHECK(errors_of("nemotron-3-nano-30b-a3b", "speculation: {method: mtp, acceptance: 0.5}\n")
+            .find("mtp_hybrid_override_pattern") != std::string::npos);
   CHECK(errors_of(model, "", "sglang-0.5").find("on vllm only") != std::string::npos);
   CHECK(errors_of(model, "", "tensorrt-llm-1.2").find("on vllm only") != std::string::npos);
   // Models without a state take the arguments and change nothing.
   const InstanceSpec plain = instance("qwen3-8b", "engine_args: {mamba_ssm_cache_dtype: float32}\n");
   CHECK(plain.engine.settings.block_size == 16);
   CHECK(plain.engine.ignored_args.size() == 1);
+}
+
+// platforms/interface.py, `_align_hybrid_block_size`; MambaSpec.max_memory_usage_bytes.
+TEST_CASE(
+    "prefix caching: blocks as without it, or of whole chunks of the scan where every block has a state") {
+  const std::string on = "engine_args: {enable_prefix_caching: true, max_model_len: 10560}\n";
+  const InstanceSpec delta = instance("qwen3.5-35b-a3b", on);
+  CHECK(delta.engine.settings.block_size == 1056);
+  KvCacheGroups groups = plan_memory(delta).value().groups;
+  CHECK(groups.cached_states);
+  CHECK(groups.chunk_ends);
+  CHECK(groups.blocks_of_sequence(10560, delta.engine.settings) == 10 + 3 * 2);
+  // `all` is Mamba2's; a gated delta net falls back to align.
+  const InstanceSpec fallen =
+      instance("qwen3.5-35b-a3b", "engine_args: {enable_prefix_caching: true, mamba_cache_mode: all}\n");
+  CHECK(kv_cache_groups(fallen.model, fallen.engine).chunk_ends);
+  // Mamba2 of Nemotron 3 Nano: 2,095 tokens hold a state, in chunks of 128: 17 of them.
+  const InstanceSpec mamba =
+      instance("nemotron-3-nano-30b-a3b", "engine_args: {enable_prefix_caching: true}\n");
+  CHECK(mamba.engine.settings.block_size == 17 * 128);
+  groups = kv_cache_groups(mamba.model, mamba.engine);
+  CHECK(groups.cached_states);
+  CHECK_FALSE(groups.chunk_ends);
+  CHECK(groups.blocks_of_sequence(21760, mamba.engine.settings) == 10 + 4 * 10);
+  CHECK(instance("nemotron-3-nano-30b-a3b",
+                 "engine_args: {enable_prefix_caching: true, mamba_block_size: 1000}\n")
+            .engine.settings.block_size == 4000);  // lcm(1000, 16) twice
+  CHECK(instance("nemotron-3-nano-30b-a3b",
+                 "engine_args: {enable_prefix_caching: true, mamba_cache_mode: align}\n")
+            .engine.settings.block_size == 2096);
+}
+
+// vllm 0.24: qwen3_next_mtp.py; MambaSpec.num_speculative_blocks; gated_delta_net_state_shape(num_spec).
+TEST_CASE("a layer that predicts further tokens attends, and every draft has a state") {
+  const std::string mtp = "speculation: {method: mtp, tokens: 2, acceptance: 0.8}\n";
+  const InstanceSpec spec = instance("qwen3-next-80b-a3b", "parallel: {tp: 2}\n" + mtp);
+  CHECK(spec.model.mtp_layers == 1);
+  const LayerKind layer = draft_layer(spec.speculation, spec.model);
+  CHECK(layer.mixer == Mixer::attention);
+  CHECK(layer.moe);
+  // The checkpoint's index has 81,324,862,720 parameters: the layer, and a projection of two widths.
+  std::int64_t more = 0;
+  for (const WeightTensor& t : layer.weights) more += t.rows * t.columns * t.copies;
+  for (const WeightTensor& t : draft_globals(spec.speculation, spec.model)) more += t.rows * t.columns;
+  CHECK(static_cast<double>(more) == Approx(81'324'862'720.0 - 79'674'391'296.0).epsilon(1e-4));
+  // Half of 3 + 2 taps of 8,192 channels, and half of the states; a page of one KV head a rank.
+  CHECK(spec.model.state.bytes(2, DType::bf16, 2) == 5 * 4096 * 2 + 16 * 128 * 128 * 2);
+  CHECK(spec.engine.settings.block_size == 560);  // 565,248 / 1,024 = 552
+  const MemoryPlan plan = plan_memory(spec).value();
+  CHECK(plan.groups.layers == 13);
+  CHECK(plan.groups.full == 1);
+  CHECK(plan.groups.states == 3);
+  CHECK(plan.kv_blocks == static_cast<std::int64_t>(plan.kv_available.value() / (560 * 1024.0)) / 13);
+  CHECK(plan.groups.blocks_of_sequence(5600, spec.engine.settings) == 10 + 3 * 3);
+
+  // A state is read once and written after every token; the time of a plain decode grows by the writes.
+  const StepPricer p = pricer(spec);
+  StepShape plain = decodes(64, 1000), three = plain;
+  three.draft_tokens = 128;
+  const double state = 16 * 128 * 128 * 2.0 * 64 * 36;
+  const OpLine one = line(p, plain, "state_update"), all = line(p, three, "state_update");
+  CHECK(all.time_ns > one.time_ns);
+  CHECK(static_cast<double>(all.time_ns - one.time_ns) * 1e-9 * 4.8e12 >= 2 * state);
+  CHECK(static_cast<double>(all.time_ns - one.time_ns) * 1e-9 * 2.4e12 <= 2.5 * state);
+}
+
+TEST_CASE("stages have the mixture of the whole model, or are refused") {
+  const InstanceSpec two = instance("qwen3-next-80b-a3b", "parallel: {tp: 2, pp: 2}\n");
+  const MemoryPlan plan = plan_memory(two).value();
+  CHECK(plan.groups.layers == 6);
+  CHECK(plan.groups.states == 3);
+  CHECK(plan.stage_blocks.size() == 2);
+  const MemoryPlan whole = plan_memory(instance("qwen3-next-80b-a3b", "parallel: {tp: 2}\n")).value();
+  CHECK(plan.kv_blocks > 2 * whole.kv_blocks);
+  const auto five = plan_memory(instance("qwen3-next-80b-a3b", "parallel: {tp: 1, pp: 5}\n"));
+  REQUIRE_FALSE(five.ok());
+  CHECK(to_string(five.errors()).find("another mixture") != std::string::npos);
 }

@@ -179,3 +179,25 @@ TEST_CASE("A placeholder's leading text needs no embedding") {
   encoder.commit(0);
   CHECK(encoder.encoded().size() == 1);
 }
+
+// `shift_computed_tokens` and `spec_lookahead` of vLLM 0.24's scheduler: EAGLE and MTP look one token
+// further.
+TEST_CASE("With a drafting network chunks stop a token earlier, and images are let go of a token later") {
+  VllmEncoder encoder({.compute_budget = 100, .cache_size = 100}, 1);
+  encoder.open(0, request({image(1, 60, 10), image(2, 60, 80)}));
+  encoder.begin_step();
+  CHECK(encoder.limit(0, 0, 200) == 79);
+  encoder.commit(0);
+  encoder.passed(0, 70);  // where the first one ends
+  CHECK(encoder.cache().referenced() == 60);
+  encoder.passed(0, 71);
+  CHECK(encoder.cache().referenced() == 0);
+  // A chunk that ends right before an image needs none of its outputs; but it must not end there when the
+  // image is to stay whole.
+  VllmEncoder whole({.compute_budget = 1000, .cache_size = 1000, .disable_chunked_input = true}, 1);
+  whole.open(0, request({image(1, 300, 100)}));
+  whole.begin_step();
+  CHECK(whole.limit(0, 0, 99) == 99);
+  CHECK(whole.limit(0, 0, 100) == 99);
+  CHECK(whole.limit(0, 0, 400) == 400);
+}

@@ -160,6 +160,47 @@ TEST_CASE("Stretches, single steps and shuffled events decide alike with images"
   }
 }
 
+TEST_CASE("Nothing is lost with images beside drafts, in whatever order events are handed over") {
+  std::uint64_t encoded = 0, accepted = 0, preemptions = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    RandomImages w = random_images(seed);
+    World& world = w.images.world;
+    const bool network = seed % 3 != 0;
+    const SampledAcceptance oracle(seed, {0.7, 0.5}, 1);
+    world.acceptance = &oracle;
+    world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
+    world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
+    world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
+    world.spec.speculation.draft.intermediate = 12288;
+    world.spec.engine.host.ngram_token = hand::us(0.001);
+    if (!network) world.spec.engine.steps_in_flight = 1;
+    Records records;
+    world.sink = &records;
+    CAPTURE(seed, network);
+    const RunResult r = run(world, w.requests);
+    REQUIRE(records.all.size() == w.requests.size());
+    for (const RequestRecord& q : records.all) {
+      const TraceRequest& asked = w.requests[q.request];
+      if (q.prompt_tokens >= world.config.max_model_len) {
+        REQUIRE(q.status == RequestStatus::rejected);
+        continue;
+      }
+      REQUIRE(q.status == RequestStatus::completed);
+      REQUIRE(q.output_tokens ==
+              std::min<std::int64_t>(asked.output_tokens, world.config.max_model_len - q.prompt_tokens));
+    }
+    CHECK(r.images.cache_peak <= r.images.cache_size);
+    world.sink = nullptr;
+    if (seed % 4 == 0) CHECK(run(world, w.requests, seed).digest == r.digest);
+    encoded += r.images.encoded;
+    accepted += r.speculation.accepted;
+    preemptions += r.preemptions;
+  }
+  CHECK(encoded > 300);
+  CHECK(accepted > 1000);
+  CHECK(preemptions > 10);
+}
+
 TEST_CASE("Equal images are encoded once, and their tokens are shared by the prefix cache") {
   ImageWorld w;
   const auto ask = [](std::uint64_t index, double at, std::uint64_t id) {

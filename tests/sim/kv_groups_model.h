@@ -19,11 +19,13 @@ class GroupsModel {
     std::int64_t num_blocks, block_size;
     int full, windowed;
     std::int64_t window;
+    bool chunk_ends = false;  // the windowed ones are MambaManagers in mode `align`; window is 2
   };
   struct Holding {
     std::vector<std::vector<int>> tables;  // by group; 0 is the null block
     std::int64_t cached = 0;
     std::vector<std::uint64_t> hashes;
+    std::int64_t last_state = -1;  // `last_state_block_idx`
   };
 
   explicit GroupsModel(const Shape& shape) : s_(shape), blocks_(static_cast<std::size_t>(shape.num_blocks)) {
@@ -85,10 +87,20 @@ class GroupsModel {
         id = 0;
       }
       free(removed);
+      if (s_.chunk_ends && h.last_state >= 0 &&
+          h.last_state < (computed + s_.block_size - 1) / s_.block_size - 1) {
+        int& id = table[static_cast<std::size_t>(h.last_state)];
+        if (id != 0) free({id});
+        id = 0;
+      }
     }
     const std::int64_t blocks = (end + s_.block_size - 1) / s_.block_size;
-    if ((blocks - std::ssize(h.tables[0])) * groups() > free_blocks()) return false;
+    if (needed(blocks - std::ssize(h.tables[0])) > free_blocks()) return false;
+    if (blocks > std::ssize(h.tables[0])) h.last_state = std::ssize(h.tables[0]) - 1;
     for (auto& table : h.tables) {
+      // null blocks up to the one that the state at the chunk's end is in
+      if (s_.chunk_ends && &table - h.tables.data() >= s_.full && blocks > std::ssize(table))
+        table.resize(static_cast<std::size_t>(blocks) - 1, 0);
       while (std::ssize(table) < blocks) {
         const int id = free_.front();
         free_.pop_front();
@@ -121,8 +133,13 @@ class GroupsModel {
     }
     h.tables.clear();
     h.cached = 0;
+    h.last_state = -1;
   }
 
+  // Of the pool, for so many blocks more in groups that keep every token.
+  std::int64_t needed(std::int64_t blocks) const {
+    return s_.full * blocks + s_.windowed * (s_.chunk_ends ? std::min<std::int64_t>(blocks, 1) : blocks);
+  }
   std::int64_t left_behind(std::int64_t computed) const {
     return std::max<std::int64_t>(0, computed - s_.window + 1) / s_.block_size;
   }

@@ -26,15 +26,19 @@ struct Coverage {
   std::int64_t hits = 0, partly = 0, evicted = 0, counted = 0, refused = 0;
 };
 
+enum class Kind { windows, states, states_at_chunk_ends };
+
 class Comparison {
  public:
-  Comparison(std::uint64_t seed, bool decode_as_engine)
-      : random_(seed, RandomPurpose::property_test, 21), as_engine_(decode_as_engine), shape_(shape()),
+  Comparison(std::uint64_t seed, bool decode_as_engine, Kind kind = Kind::windows)
+      : random_(seed, RandomPurpose::property_test, 21), as_engine_(decode_as_engine), shape_(shape(kind)),
         kv_({.num_blocks = shape_.num_blocks,
              .block_size = static_cast<std::int32_t>(shape_.block_size),
              .full_groups = shape_.full,
              .window_groups = shape_.windowed,
-             .window = static_cast<std::int32_t>(shape_.window)}),
+             .window = static_cast<std::int32_t>(shape_.window),
+             .cached_states = kind != Kind::windows,
+             .chunk_ends = shape_.chunk_ends}),
         model_(shape_), actors_(2 + random_.below(6)) {}
 
   void run(int operations, Coverage& coverage) {
@@ -52,13 +56,27 @@ class Comparison {
   std::int64_t pick(std::int64_t low, std::int64_t high) {
     return low + static_cast<std::int64_t>(random_.below(static_cast<std::uint64_t>(high - low + 1)));
   }
-  GroupsModel::Shape shape() {
+  GroupsModel::Shape shape(Kind kind) {
     const std::int64_t size = pick(0, 2) == 0 ? 16 : pick(2, 6);
-    return {.num_blocks = pick(40, 300),
-            .block_size = size,
-            .full = static_cast<int>(pick(0, 2)),
-            .windowed = static_cast<int>(pick(1, 3)),
-            .window = pick(2, 9 * size)};
+    GroupsModel::Shape shape{.num_blocks = pick(40, 300),
+                             .block_size = size,
+                             .full = static_cast<int>(pick(0, 2)),
+                             .windowed = static_cast<int>(pick(1, 3)),
+                             .window = pick(2, 9 * size)};
+    if (kind == Kind::windows) return shape;
+    shape.full = std::max(shape.full, 1);
+    shape.window = 2;
+    shape.chunk_ends = kind == Kind::states_at_chunk_ends;
+    return shape;
+  }
+  // `_mamba_block_aligned_split`: chunks end at block ends, but for the rest of a prompt.
+  std::int64_t aligned(std::int64_t computed, std::int64_t tokens, std::int64_t prompt) const {
+    if (!shape_.chunk_ends) return tokens;
+    const std::int64_t last = prompt / shape_.block_size * shape_.block_size;
+    if (computed + tokens < last)
+      return std::min(last - computed,
+                      std::max<std::int64_t>(1, tokens / shape_.block_size) * shape_.block_size);
+    return computed < last ? last - computed : tokens;
   }
 
   void step(Actor& a, Coverage& coverage) {
@@ -68,7 +86,8 @@ class Comparison {
       return admit(a, coverage);
     }
     if (pick(0, 7) == 0) return release(a);
-    if (a.computed < a.prompt) return chunk(a, pick(1, a.prompt - a.computed), coverage);
+    if (a.computed < a.prompt)
+      return chunk(a, aligned(a.computed, pick(1, a.prompt - a.computed), a.prompt), coverage);
     for (std::int64_t n = pick(1, 2 * shape_.block_size); n > 0 && a.running; --n) decode(a, coverage);
   }
 
@@ -103,9 +122,10 @@ class Comparison {
     REQUIRE(hit.blocks == expected.first);
     REQUIRE(hit.idle == expected.second);
     const std::int64_t computed = hit.blocks * shape_.block_size;
-    const std::int64_t first = std::min(a.prompt, computed + pick(1, 40));
+    const std::int64_t wanted = std::min(a.prompt - computed, pick(1, 40));
+    const std::int64_t first = computed + aligned(computed, wanted, a.prompt);
     const std::int64_t blocks = (first + shape_.block_size - 1) / shape_.block_size - hit.blocks;
-    if (blocks * (shape_.full + shape_.windowed) + hit.idle > kv_.free_blocks()) {
+    if (model_.needed(blocks) + hit.idle > kv_.free_blocks()) {
       ++coverage.refused;
       return;
     }
@@ -202,4 +222,20 @@ TEST_CASE("windows of decoding sequences kept as counts change nothing that othe
   CHECK(c.hits > 1000);
   CHECK(c.counted > 10'000);
   CHECK(c.evicted > 10'000);
+}
+
+TEST_CASE("states that can be found again: blocks as the engine's, at chunk ends and everywhere") {
+  for (const Kind kind : {Kind::states, Kind::states_at_chunk_ends}) {
+    for (const bool as_engine : {false, true}) {
+      Coverage c;
+      for (std::uint64_t seed = 1; seed <= 250; ++seed) {
+        CAPTURE(seed, as_engine);
+        Comparison(seed, as_engine, kind).run(150, c);
+      }
+      CHECK(c.hits > 500);
+      CHECK(c.partly > 300);
+      CHECK(c.evicted > 5'000);
+      if (as_engine) CHECK(c.counted > 5'000);
+    }
+  }
 }

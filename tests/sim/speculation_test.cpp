@@ -156,6 +156,54 @@ TEST_CASE(
   CHECK(cached > 0);
 }
 
+// MambaSpec.num_speculative_blocks: a state after every draft, each in a block of its own.
+TEST_CASE("layers with a state: a block for each draft more, in every group, from start to end") {
+  World w;
+  w.config.block_size = 544;
+  w.config.max_model_len = 5440;
+  w.config.enable_prefix_caching = false;
+  w.config.num_gpu_blocks = 41;
+  w.config.kv_groups = {.full = 1, .states = 3, .blocks_of_state = 3};
+  const SampledAcceptance oracle(1, {0.5, 0.5}, 1);
+  speculate(w, oracle, 2, true);
+  std::vector<TraceRequest> requests;
+  for (std::uint64_t i = 0; i < 20; ++i) requests.push_back(world::request(i, 0, 500, 20));
+  const RunResult r = world::run(w, requests);
+  CHECK(r.completed == 20);
+  double most = 0;
+  for (const double running : r.series.running) most = std::max(most, running);
+  CHECK(most > 3.5);
+  CHECK(most <= 4);  // 40 / (1 + 3 · 3)
+  CHECK(r.pools[0].peak_utilization == Approx(1));
+}
+
+TEST_CASE("layers with a state under random configurations: every token once, every block back") {
+  std::uint64_t preemptions = 0;
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    world::RandomWorld random = world::random_world(seed);
+    World& w = random.world;
+    const auto k = static_cast<std::int32_t>(1 + seed % 3);
+    const bool network = seed % 4 != 0;
+    w.config.enable_prefix_caching = false;
+    w.config.kv_groups = {
+        .full = 1, .states = static_cast<std::int32_t>(1 + seed % 4), .blocks_of_state = 1 + k};
+    w.config.num_gpu_blocks += w.config.kv_groups.states * (1 + k);
+    const SampledAcceptance oracle(seed, std::vector<double>(static_cast<std::size_t>(k), 0.6), 1);
+    speculate(w, oracle, k, network);
+    CAPTURE(seed);
+    const RunResult r = world::run(w, random.requests);
+    REQUIRE(r.completed == random.requests.size());
+    std::uint64_t tokens = 0;
+    for (const TraceRequest& q : random.requests) {
+      tokens += static_cast<std::uint64_t>(
+          std::min<std::int64_t>(q.output_tokens, w.config.max_model_len - q.prompt_tokens));
+    }
+    REQUIRE(r.output_tokens == tokens);
+    preemptions += r.preemptions;
+  }
+  CHECK(preemptions > 0);
+}
+
 TEST_CASE("equal inputs give equal runs, in whatever order outcomes are handed over") {
   for (std::uint64_t seed = 1; seed <= 10; ++seed) {
     world::RandomWorld random = world::random_world(seed);

@@ -121,6 +121,7 @@ TEST_CASE("states: single steps and stretches decide the same [stretch]") {
 TEST_CASE("hybrid and sparse models from a scenario to the digest") {
   for (const auto& [model, more] : {std::pair{"qwen3-next-80b-a3b", "{tp: 2}"},
                                     {"qwen3-next-80b-a3b", "{dp: 2, ep: 2}"},
+                                    {"qwen3-next-80b-a3b", "{pp: 2}"},
                                     {"qwen3.5-35b-a3b", "{tp: 1}"},
                                     {"nemotron-3-nano-30b-a3b", "{tp: 1}"},
                                     {"deepseek-v3.2", "{tp: 8}"},

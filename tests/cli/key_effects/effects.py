@@ -142,7 +142,7 @@ BASES |= {
 }
 BASES |= {
     "replicas": scenario(replicas=3, workload=BURST), "replicas-sessions": scenario(replicas=3, workload=SESSIONS),
-    "state": scenario(model="qwen3.5-35b-a3b"),
+    "state": scenario(model="qwen3.5-35b-a3b"), "mamba": scenario(model="nemotron-3-nano-30b-a3b"),
     "ranks": scenario(**RANKS), "low-latency": scenario(**RANKS, engine_args={"all2all_backend": "deepep_low_latency"}),
     "sgl-a2a": scenario(engine=SGL, **RANKS, engine_args={"moe_a2a_backend": "deepep"}),
     "sgl-apart": apart({"preset": "hopper-8"}, engine=SGL),
