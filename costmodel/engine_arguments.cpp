@@ -114,7 +114,8 @@ class Resolver final : ArgumentResolver {
       apply_connector(value);
     else if (name.starts_with("mamba_"))
       apply_state_argument(name, value, engine_, model_);
-    else if (!apply_encoder_argument(name, value, engine_, model_))
+    else if (!apply_overlap_argument(name, value, engine_.overlap) &&
+             !apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
   }
@@ -165,31 +166,13 @@ class Resolver final : ArgumentResolver {
       else if (key == "cudagraph_mode")
         apply_graph_mode(entry);
       else if (key == "pass_config")
-        apply_passes(entry);
+        apply_fusion_passes(entry, engine_);
       else {
         accept_all(entry);
         entry.fail(
             "this part of compilation_config is not modelled by this version of Orrery; modelled: "
             "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, pass_config");
       }
-    }
-  }
-
-  // All-reduces are priced apart from the norms behind them, which is what `false` asks for. vLLM's own
-  // default is true with tp > 1 on SM90 and FlashInfer installed (config/vllm.py,
-  // `enable_allreduce_rms_fusion`).
-  void apply_passes(const Yaml& value) {
-    for (const auto& [key, entry] : value.entries()) {
-      if (key == "fuse_allreduce_rms" && !entry.boolean(false)) {
-        engine_.ignored_args.emplace_back("compilation_config.pass_config.fuse_allreduce_rms");
-        continue;
-      }
-      accept_all(entry);
-      entry.fail(
-          key == "fuse_allreduce_rms"
-              ? "what fusing saves was not found published by size; the all-reduce is priced apart, as with "
-                "false"
-              : "this pass is not modelled by this version of Orrery; modelled: fuse_allreduce_rms: false");
     }
   }
 
@@ -408,9 +391,11 @@ void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, Mode
       resolve_typed(engine, hardware, model, plan, args, place);
     else
       resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+    resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
     return resolve_encoder_on_touch(engine, model, plan, args.present() ? args : place);
   }
   Resolver(engine, hardware, model, plan, args, place).resolve();
+  resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
 }
 
 }  // namespace orrery

@@ -52,6 +52,11 @@ EFFECTS = [
     down("vllm.dbo_prefill_token_threshold", "ranks", "deployment.engine_args.dbo_prefill_token_threshold=4097",
          "cost[prefill 4096@0]:device_us", without=ARGS + "{all2all_backend: deepep_high_throughput, enable_dbo: true, "
          "dbo_prefill_token_threshold: 4096}"),
+    # docs/overlap.md. The step has 64 tokens, of which 63 are allowed.
+    up("vllm.VLLM_DISABLE_SHARED_EXPERTS_STREAM", "grouped", args("VLLM_DISABLE_SHARED_EXPERTS_STREAM", 1),
+       DECODE + "device_us"),
+    up("vllm.VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", "grouped",
+       args("VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", 63), DECODE + "device_us"),
     Named("vllm.disable_nccl_for_dp_synchronization", "false is refused with dp; true is the default"),
 
     # 60 tokens of text, two images of 341 or fewer: the second one ends beyond 700.
