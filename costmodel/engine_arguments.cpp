@@ -100,8 +100,8 @@ class Resolver final : ArgumentResolver {
       refuse_expert_parallel(value);
     else if (name == "all2all_backend")
       apply_exchange(value);
-    else if (name == "enable_dbo")
-      apply_two_batches(value);
+    else if (name == "enable_dbo")  // config/parallel.py, v1/worker/ubatch_utils.py
+      s.joint.two_batches.on = value.boolean(false);
     else if (name == "dbo_decode_token_threshold")
       s.joint.two_batches.decodes_from = value.integer(32, 0, most);
     else if (name == "dbo_prefill_token_threshold")
@@ -114,8 +114,7 @@ class Resolver final : ArgumentResolver {
       apply_connector(value);
     else if (name.starts_with("mamba_"))
       apply_state_argument(name, value, engine_, model_);
-    else if (!apply_overlap_argument(name, value, engine_.overlap) &&
-             !apply_encoder_argument(name, value, engine_, model_))
+    else if (!apply_encoder_argument(name, value, engine_, model_))
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
   }
@@ -254,9 +253,6 @@ class Resolver final : ArgumentResolver {
     }
     if (joint.exchanges()) joint.exchange_library = name.substr(0, name.find('_'));
   }
-
-  // config/parallel.py, v1/worker/ubatch_utils.py.
-  void apply_two_batches(const Yaml& value) { settings_.joint.two_batches.on = value.boolean(false); }
 
   void check_rank_sync(const Yaml& value) {
     if (!value.boolean(true) && plan_.dp > 1)

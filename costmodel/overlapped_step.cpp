@@ -19,23 +19,29 @@ bool starts_early(const GraphNode& node, const OpCost& cost) {
 }  // namespace
 
 // Two branches of a layer between a fork and a join. Neither is shorter than alone, and what both move and
-// compute is not done faster than the part can (memory and matrix units at their classes' efficiency), so
-// that branches bound by one resource gain their starts and idle units alone.
-double PricerState::Branches::hidden() const {
-  const double serial = shared + routed;
-  const double side_by_side = std::max({shared * slower, routed, memory, compute}) + fork_join;
-  return std::max(0.0, serial - side_by_side);
+// compute is not done faster than the part can, or than one of them does it alone where that is more:
+// branches bound by one resource gain their starts and idle units only.
+double PricerState::Branches::hidden(double bandwidth) const {
+  const double serial = shared.ns + routed.ns;
+  if (shared.ns <= 0 || routed.ns <= 0) return 0;
+  const auto together = [&](double of_shared, double of_routed, double reached) {
+    return (of_shared + of_routed) / std::max({reached, of_shared / shared.ns, of_routed / routed.ns});
+  };
+  const double side_by_side =
+      std::max({shared.ns * slower, routed.ns, together(shared.memory, routed.memory, bandwidth),
+                together(shared.compute, routed.compute, 1)});
+  return std::max(0.0, serial - side_by_side - fork_join);
 }
 
 void PricerState::add_branch(const GraphNode& node, double weight, const StepInput& input,
                              Branches& sum) const {
   const OpCost cost = node.op->cost(input);
-  (node.branch == Branch::shared ? sum.shared : sum.routed) += weight * cost.ns();
-  const double bandwidth = roofline->bandwidth() * side.bandwidth.value;
-  sum.memory += weight * cost.bytes / bandwidth;
+  Branches::Side& to = node.branch == Branch::shared ? sum.shared : sum.routed;
+  to.ns += weight * cost.ns();
+  to.memory += weight * cost.bytes / roofline->bandwidth();
   if (cost.flops <= 0 || !roofline->has_math(node.spec.format.math)) return;
   const double best = roofline->efficiency(roofline->gemm_class(node.spec.format));
-  if (best > 0) sum.compute += weight * cost.flops / (roofline->matrix_rate(node.spec.format.math) * best);
+  if (best > 0) to.compute += weight * cost.flops / (roofline->matrix_rate(node.spec.format.math) * best);
 }
 
 bool PricerState::beside(const StepShape&, const PaddedStep& padded) const {
@@ -67,10 +73,10 @@ double PricerState::reckon_hidden(const StepShape& shape, const PaddedStep& padd
       HalfStep whole;
       whole.of = shape;
       whole.padded = padded;
-      sum.routed += taken_apart(i, whole, node_ns(i, input)).behind;
+      sum.routed.ns += taken_apart(i, whole, node_ns(i, input)).behind;
     }
   }
-  return sum.hidden();
+  return sum.hidden(side.bandwidth.value);
 }
 
 double PricerState::early_ns(const StepShape& shape) const {

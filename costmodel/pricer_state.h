@@ -96,8 +96,12 @@ struct PricerState {
   StepInput input_of(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
   // costmodel/overlapped_step.cpp. What shared experts hide beside the routed ones, and early starts save.
   struct Branches {
-    double shared = 0, routed = 0, memory = 0, compute = 0, fork_join = 0, slower = 1;
-    double hidden() const;
+    struct Side {
+      double ns = 0, memory = 0, compute = 0;  // the last two at the part's rates, compute as products reach
+    };
+    Side shared, routed;
+    double fork_join = 0, slower = 1;
+    double hidden(double bandwidth) const;
   };
   struct EarlyStarts {
     double saved = 0;  // nanoseconds a kernel

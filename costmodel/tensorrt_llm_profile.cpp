@@ -124,7 +124,7 @@ class Resolver final : public ArgumentResolver {
       largest_given_ = value.integer(0, 0, most);
     else if (name == "cuda_graph_config.enable_padding")
       engine_.batch_size_rule.enable_padding = value.boolean(false);
-    else if (!apply_overlap_argument(name, value, engine_.overlap))
+    else
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
   }

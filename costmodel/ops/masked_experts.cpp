@@ -39,7 +39,8 @@ class MaskedExpertsOperator : public Operator {
     const bool own = spec_.exchange->table->own();
     cost.rung = own ? Rung::published : Rung::transported;
     cost.hit = Hit::interpolated;
-    cost.error = std::sqrt(std::pow(masked_.error.value, 2) + (own ? 0 : std::pow(transport_error, 2)));
+    const double carried = own ? 0 : transport_error;
+    cost.error = std::sqrt(masked_.error.value * masked_.error.value + carried * carried);
     return cost;
   }
 
