@@ -68,7 +68,9 @@ void ArgumentResolver::apply(const std::string& name, const Yaml& value) {
     return;
   }
   switch (argument->effect) {
-    case ArgumentEffect::effective: apply_effective(name, value); break;
+    case ArgumentEffect::effective:
+      if (!apply_overlap_argument(name, value, engine_.overlap)) apply_effective(name, value);
+      break;
     case ArgumentEffect::ignored: break;
     case ArgumentEffect::elsewhere: apply_elsewhere(*argument, value); break;
     case ArgumentEffect::fixed:

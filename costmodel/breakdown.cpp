@@ -43,6 +43,8 @@ bool PricerState::takes_part(const GraphNode& node, const StepShape& shape, cons
     case DependsOn::split_prompts: return padded.split_prompts;
     case DependsOn::whole_step: return !padded.split_prompts;
     case DependsOn::two_batches: return padded.two_batches;
+    case DependsOn::side_stream: return beside(shape, padded);
+    case DependsOn::early_start: return !padded.two_batches;
     default: return true;
   }
 }
@@ -81,8 +83,11 @@ void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep&
     StepInput input = s.input_of(s.nodes[i], shape, padded);
     if (s.nodes[i].spec.depends_on == DependsOn::experts) input.load = load;
     PricedNode priced{i, s.nodes[i].op->cost(input), 0};
-    priced.ns = round_half_even(padded.two_batches ? s.in_halves_ns(i, shape, padded)
-                                                   : s.weights[i] * priced.cost.ns());
+    const DependsOn d = s.nodes[i].spec.depends_on;
+    priced.ns = round_half_even(d == DependsOn::side_stream   ? -s.hidden_ns(shape, padded)
+                                : d == DependsOn::early_start ? -s.early_ns(shape)
+                                : padded.two_batches          ? s.in_halves_ns(i, shape, padded)
+                                                              : s.weights[i] * priced.cost.ns());
     rest -= priced.ns;
     if (padded.two_batches && s.nodes[i].spec.depends_on == DependsOn::two_batches) hidden = out.size();
     if (!out.empty() && priced.ns > out[largest].ns) largest = out.size();

@@ -103,8 +103,8 @@ class Resolver final : ArgumentResolver {
       refuse_expert_parallel(value);
     else if (name == "all2all_backend")
       apply_exchange(value);
-    else if (name == "enable_dbo")
-      apply_two_batches(value);
+    else if (name == "enable_dbo")  // config/parallel.py, v1/worker/ubatch_utils.py
+      s.joint.two_batches.on = value.boolean(false);
     else if (name == "dbo_decode_token_threshold")
       s.joint.two_batches.decodes_from = value.integer(32, 0, most);
     else if (name == "dbo_prefill_token_threshold")
@@ -173,31 +173,13 @@ class Resolver final : ArgumentResolver {
       else if (key == "cudagraph_mode")
         apply_graph_mode(entry);
       else if (key == "pass_config")
-        apply_passes(entry);
+        apply_fusion_passes(entry, engine_);
       else {
         accept_all(entry);
         entry.fail(
             "this part of compilation_config is not modelled by this version of Orrery; modelled: "
             "cudagraph_capture_sizes, max_cudagraph_capture_size, cudagraph_mode, pass_config");
       }
-    }
-  }
-
-  // All-reduces are priced apart from the norms behind them, which is what `false` asks for. vLLM's own
-  // default is true with tp > 1 on SM90 and FlashInfer installed (config/vllm.py,
-  // `enable_allreduce_rms_fusion`).
-  void apply_passes(const Yaml& value) {
-    for (const auto& [key, entry] : value.entries()) {
-      if (key == "fuse_allreduce_rms" && !entry.boolean(false)) {
-        engine_.ignored_args.emplace_back("compilation_config.pass_config.fuse_allreduce_rms");
-        continue;
-      }
-      accept_all(entry);
-      entry.fail(
-          key == "fuse_allreduce_rms"
-              ? "what fusing saves was not found published by size; the all-reduce is priced apart, as with "
-                "false"
-              : "this pass is not modelled by this version of Orrery; modelled: fuse_allreduce_rms: false");
     }
   }
 
@@ -279,9 +261,6 @@ class Resolver final : ArgumentResolver {
     }
     if (joint.exchanges()) joint.exchange_library = name.substr(0, name.find('_'));
   }
-
-  // config/parallel.py, v1/worker/ubatch_utils.py.
-  void apply_two_batches(const Yaml& value) { settings_.joint.two_batches.on = value.boolean(false); }
 
   void check_rank_sync(const Yaml& value) {
     if (!value.boolean(true) && plan_.dp > 1)
@@ -416,9 +395,11 @@ void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, Mode
       resolve_typed(engine, hardware, model, plan, args, place);
     else
       resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
+    resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
     return resolve_encoder_on_touch(engine, model, plan, args.present() ? args : place);
   }
   Resolver(engine, hardware, model, plan, args, place).resolve();
+  resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
 }
 
 }  // namespace orrery

@@ -174,6 +174,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
                          .load = read_figure<BytesPerSecond>(start.require("load"))};
   }
   if (const Yaml stages = root.optional("pipeline")) e.pipeline = read_pipeline(stages);
+  e.overlap = read_overlap(root.optional("overlap"));
   if (const Yaml nixl = root.optional("nixl")) e.nixl = read_nixl_figures(nixl);
   if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;

@@ -16,6 +16,7 @@
 #include "costmodel/figure.h"
 #include "costmodel/front_end.h"
 #include "costmodel/nixl_reads.h"
+#include "costmodel/overlap.h"
 #include "costmodel/typed_profile.h"
 
 namespace orrery {
@@ -214,6 +215,7 @@ struct EngineProfile {
   std::optional<NixlFigures> nixl;                 // read with prefill and decode apart over NIXL only
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
   std::optional<PipelineCosts> pipeline;           // absent: parallel.pp is refused
+  OverlapRules overlap;                            // absent: nothing overlaps
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

@@ -50,6 +50,13 @@ Result<ExchangeTable> read_table(YamlDocument document) {
   if (const Yaml kernels = root.optional("low_latency"); kernels.present())
     t.low_latency = read_kernels(kernels);
   t.normal = read_kernels(root.require("normal"));
+  if (const Yaml masked = root.optional("masked_experts"); masked.present()) {
+    t.masked = {.start = read_figure<Seconds>(masked.require("start")),
+                .memory = read_number_figure(masked.require("memory"), Dimension::ratio),
+                .compute = read_number_figure(masked.require("compute"), Dimension::ratio),
+                .rows = read_number_figure(masked.require("rows"), Dimension::count),
+                .error = read_number_figure(masked.require("error"), Dimension::ratio)};
+  }
   document.finish();
   if (!document.errors().empty()) return document.errors();
   return t;

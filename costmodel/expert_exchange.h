@@ -30,12 +30,22 @@ struct ExchangeKernels {
   ExchangeFigures dispatch, combine;
 };
 
+// Experts' products of what low-latency kernels deliver: masked ones (DeepGEMM), which find every expert's
+// rows in a buffer of its own and compute whole tiles of them (costmodel/ops/masked_experts.cpp).
+struct MaskedExperts {
+  Figure<Seconds> start;           // of both products, with activation and quantising between them
+  Figure<double> memory, compute;  // of the part's rates
+  Figure<double> rows, error;      // of a tile; one standard deviation of log(time)
+  bool present() const { return start.present(); }
+};
+
 struct ExchangeTable {
   std::string name, library, architecture;  // the part that was timed: "h200", "deepep", "sm_90a"
   Figure<BytesPerSecond> network_link;      // of each GPU, where they were timed; absent: one node only
   Figure<double> multiprocessors;           // that the normal kernels occupy
   std::int64_t least_experts = 0;           // fewer do not follow the formula
   ExchangeKernels low_latency, normal;      // low_latency absent where it has no figures
+  MaskedExperts masked;                     // absent likewise
   // Of a part without timings of its own: links in proportion, and more doubt.
   double link_ratio = 1, network_ratio = 1, more_error = 0;
   bool own() const { return more_error == 0; }

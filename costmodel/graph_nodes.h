@@ -53,6 +53,7 @@ class GraphNodes {
     node.spec = spec;
     node.count = count;
     node.part = part_;
+    node.branch = pass_ == Pass::model ? branch_ : Branch::none;
     node.draft = pass_ != Pass::model;
     nodes_.push_back(std::move(node));
   }
@@ -166,6 +167,49 @@ class GraphNodes {
            model_.latent.present();
   }
 
+  // Lines below zero. Each tensor-parallel all-reduce has a norm behind it: attention's the one before the
+  // MLP, an MLP's or the embedding's the next layer's or the last.
+  void add_overlap() {
+    const OverlapRules& rules = spec_.engine.overlap;
+    if (rules.fused_tokens > 0 && across(&PlanLinks::tensor) == nullptr) {
+      std::int64_t attention = 0, others = 0;
+      for (const GraphNode& node : nodes_) {
+        if (node.draft) continue;
+        if (node.name == "attention_all_reduce") attention += node.count;
+        if (node.name == "mlp_all_reduce" || node.name == "moe_all_reduce" ||
+            (rules.fused.embedding && node.name == "embedding_all_reduce"))
+          others += node.count;
+      }
+      if (!spec_.stage.last()) --others;  // the last one's sum goes to the next stage
+      for (std::size_t i = 0, end = nodes_.size(); i < end; ++i) {
+        const GraphNode& node = nodes_[i];
+        const bool post = node.name == "post_norm";
+        if (node.draft || (!post && node.name != "input_norm" && node.name != "final_norm")) continue;
+        std::int64_t& left = post ? attention : others;
+        const std::int64_t count = std::min(node.count, std::max<std::int64_t>(left, 0));
+        left -= count;
+        add_fused_norm(node.spec, count);
+      }
+    }
+    const auto add_line = [this](const char* name, DependsOn d) {
+      OpSpec line;
+      line.depends_on = d;
+      add(name, name, line, 1);
+    };
+    if (rules.shared.on) add_line("shared_expert_stream", DependsOn::side_stream);
+    if (rules.launch.on) add_line("early_start", DependsOn::early_start);
+  }
+
+  // `own_rows`: quantising is a kernel of its own behind the fused one.
+  void add_fused_norm(const OpSpec& norm, std::int64_t count) {
+    const FusedAllReduce& rules = spec_.engine.overlap.fused;
+    OpSpec fused = norm;
+    fused.k = spec_.engine.overlap.fused_tokens;
+    fused.own_rows =
+        norm.out_bytes < 2 && !rules.quantises && !(rules.static_scale && norm.format.label == "fp8");
+    add("fused_all_reduce", "fused_all_reduce", fused, count);
+  }
+
   // -------------------------------------------------------------------------- ranks of data parallelism
 
   OpSpec joint(std::int64_t n, DependsOn depends_on) const {
@@ -257,6 +301,26 @@ class GraphNodes {
     }
   }
 
+  // Low-latency kernels deliver to masked products, where experts are in 8-bit blocks (SGLang's deepep_moe,
+  // vLLM's BatchedDeepGemmExperts). False: steps with other kernels, for which `expert` then stands, or all
+  // of them, need the layer as it is elsewhere.
+  bool all_masked(OpSpec& expert, const WeightFormat& up, std::int64_t inner, std::int64_t l) {
+    if (!joint_.exchanges() || joint_.exchange == ExpertExchange::normal || up.label != "fp8-block" ||
+        !model_.gated_mlp || !spec_.exchange->masked.present())
+      return false;
+    OpSpec masked = expert;
+    masked.n = model_.hidden;
+    masked.k = inner;
+    masked.format = up;
+    masked.depends_on = DependsOn::exchanged_low_latency;
+    auto shape = std::make_shared<ExchangeShape>();
+    shape->table = spec_.exchange;
+    masked.exchange = std::move(shape);
+    add("moe_experts_masked", "masked_experts", masked, l);
+    expert.depends_on = DependsOn::exchanged_normal;
+    return joint_.exchange == ExpertExchange::low_latency;
+  }
+
   // Around an exchange by normal kernels: quantising a rank's own rows, then grouping what it got by experts,
   // and adding up what a token's experts on this rank made. Low-latency kernels do all three.
   void add_around_exchange(const char* use, const char* op, OpSpec s, std::int64_t l) {
@@ -303,6 +367,7 @@ class GraphNodes {
       enter(LayerPart::combine);
       return add_exchange(false, experts, l);
     }
+    branch_ = Branch::none;
     if (joint_.gathers_experts()) {
       over_ = DependsOn::tokens;
       add("dp_combine", "reduce_scatter", joint(model_.hidden, DependsOn::gathered), l);
@@ -327,6 +392,7 @@ class GraphNodes {
   const JointSettings& joint_ = spec_.engine.settings.joint;
   std::int64_t tp_ = spec_.plan.tp, mlp_ranks_ = spec_.plan.mlp_ranks(), dense_ranks_ = spec_.dense_ranks();
   bool split_rows_ = false;
+  Branch branch_ = Branch::none;
   LayerPart part_ = LayerPart::other;  // set where rows are exchanged only
   void enter(LayerPart part) {
     if (joint_.exchanges()) part_ = part;

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 56> table{{
+constexpr std::array<OperatorEntry, 60> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -54,6 +54,8 @@ constexpr std::array<OperatorEntry, 56> table{{
     {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
     {"fused_experts", "a whole expert layer as the engine fuses it: sort, products, activation, sum",
      OpClass::grouped_gemm, 6, make_fused_experts},
+    {"masked_experts", "experts' products of rows that low-latency kernels deliver, in whole tiles an expert",
+     OpClass::grouped_gemm, 3, make_masked_experts},
     {"moe_copy", "copy of the experts' sum out of the engine's custom operator", OpClass::routing, 1,
      make_moe_copy},
     {"moe_combine", "weighted sum of a token's expert outputs", OpClass::routing, 1, make_moe_combine},
@@ -108,6 +110,12 @@ constexpr std::array<OperatorEntry, 56> table{{
      OpClass::collective, 2, make_exchange},
     {"two_batches", "what two halves of a step hide of one another: below zero", OpClass::collective, 0,
      make_hidden},
+    {"fused_all_reduce", "what all-reduces in one kernel with the norm behind them save: below zero",
+     OpClass::elementwise, 0, make_fused_norm},
+    {"shared_expert_stream", "what shared experts beside the routed ones hide: below zero",
+     OpClass::grouped_gemm, 0, make_hidden},
+    {"early_start", "what kernels save that start while the one before them ends: below zero",
+     OpClass::elementwise, 0, make_hidden},
     {"rank_copy", "a rank's rows into or out of the buffer of all ranks, or that buffer's clearing",
      OpClass::elementwise, 1, make_gather_rows},
 }};

@@ -67,6 +67,8 @@ std::unique_ptr<Operator> make_all_reduce(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_all_gather(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_send_recv(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_hidden(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_fused_norm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_masked_experts(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_exchange(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_reduce_scatter(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_all_to_all(const OpSpec&, const Roofline&);

@@ -89,6 +89,8 @@ enum class DependsOn : std::uint8_t {
   drafting,
   experts,
   handoff,
+  side_stream,  // the line of what shared experts hide beside the routed ones
+  early_start,  // the line of what kernels gain that start while the one before them ends
   gathered,
   gathered_evenly,  // all-gather of equal shares, reduce-scatter
   gathered_by_sum,  // all-reduces over a sparse buffer

@@ -102,6 +102,31 @@ struct PricerState {
   // Whether a node takes part in a step, and what it is given.
   bool takes_part(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
   StepInput input_of(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
+  // costmodel/overlapped_step.cpp. What shared experts hide beside the routed ones, and early starts save.
+  struct Branches {
+    struct Side {
+      double ns = 0, memory = 0, compute = 0;  // the last two at the part's rates, compute as products reach
+    };
+    Side shared, routed;
+    double fork_join = 0, slower = 1;
+    double hidden(double bandwidth) const;
+  };
+  struct EarlyStarts {
+    double saved = 0;  // nanoseconds a kernel
+    std::int64_t always = 0, prefill = 0, decode = 0;
+  };
+  SharedExpertStream side;
+  double side_fork_join = 0;  // nanoseconds a step
+  std::int64_t side_parts = 1;
+  EarlyStarts early;
+  std::vector<double> hidden_table;  // by tokens; empty where it depends on more
+  void add_side_stream(const InstanceSpec& spec);
+  void add_early(const InstanceSpec& spec);
+  void add_branch(const GraphNode& node, double weight, const StepInput& input, Branches& sum) const;
+  bool beside(const StepShape& shape, const PaddedStep& padded) const;
+  double hidden_ns(const StepShape& shape, const PaddedStep& padded) const;
+  double reckon_hidden(const StepShape& shape, const PaddedStep& padded) const;
+  double early_ns(const StepShape& shape) const;
   double sum_prefill(const StepShape& shape) const;
   double sum_eager(std::int64_t kernels) const;  // launched one by one
   double node_ns(std::size_t node, const StepInput& input) const {

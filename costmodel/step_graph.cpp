@@ -22,6 +22,7 @@ class GraphBuilder : ContextNodes {
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
     add_head();
     if (spec_.speculation.has_network()) add_draft();
+    add_overlap();
     if (!errors_.empty()) return std::move(errors_);
     for (GraphNode& node : nodes_) node.op = on_one_rank(node.entry->make(node.spec, roofline_), node.spec);
     return std::move(nodes_);
@@ -300,6 +301,7 @@ class GraphBuilder : ContextNodes {
     split_rows();
     if (model_.shared_expert_intermediate > 0) {
       enter(LayerPart::shared);
+      branch_ = Branch::shared;
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
               format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj"),
               format(kind.weights, "shared_expert.down_proj"));
@@ -308,6 +310,7 @@ class GraphBuilder : ContextNodes {
         add("shared_gate_mul", "sigmoid_mul", width(model_.hidden), l);
       }
       enter(LayerPart::attention);
+      branch_ = Branch::routed;
     }
     add_gemm("router", model_.experts, model_.hidden, format(kind.weights, "router"), l);
     OpSpec expert = width(0);
@@ -319,8 +322,10 @@ class GraphBuilder : ContextNodes {
     add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
     add_dispatch(up, l);
     expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
-    if (!add_fused_experts(expert, up, inner, l)) add_single_experts(expert, up, down, inner, l);
+    if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l))
+      add_single_experts(expert, up, down, inner, l);
     add_combine(up, l);
+    branch_ = Branch::none;
   }
 
   void add_single_experts(OpSpec expert, const WeightFormat& up, const WeightFormat& down, std::int64_t inner,

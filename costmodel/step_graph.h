@@ -18,12 +18,16 @@ namespace orrery {
 // Where in a layer with an exchange of experts' rows a node stands (costmodel/two_batches.h).
 enum class LayerPart : std::uint8_t { other, inputs, attention, shared, dispatch, experts, combine };
 
+// Of an MoE layer: shared experts, and what may run beside them (costmodel/overlapped_step.cpp).
+enum class Branch : std::uint8_t { none, shared, routed };
+
 struct GraphNode {
   std::string name;  // "qkv_proj": what it is in this model
   const OperatorEntry* entry = nullptr;
   OpSpec spec;
   std::int64_t count = 0;  // uses per step, all layers
   LayerPart part = LayerPart::other;
+  Branch branch = Branch::none;
   bool draft = false;  // of the drafting network, which is launched by itself
   std::unique_ptr<Operator> op;
   std::int64_t kernels() const { return count * entry->launches; }

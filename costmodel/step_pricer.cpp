@@ -230,6 +230,7 @@ std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& pa
   if (padded.gathered > 0) ns += gathered_ns(padded);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(eager_kernels(shape, padded));
+  ns -= hidden_ns(shape, padded) + early_ns(shape);
   return to_q20(ns) + std::max<std::int64_t>(0, shape.expert_q20);
 }
 
@@ -414,6 +415,8 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   padding = GraphPadding(spec.engine.settings);
   if (spec.experts.on()) add_experts(spec);
   if (spec.exchange != nullptr) add_exchange(spec);
+  add_side_stream(spec);
+  add_early(spec);
   const bool one_process = spec.engine.single_process_per_gpu ||
                            (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   host = host_costs(spec, scales.host, one_process);

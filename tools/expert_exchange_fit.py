@@ -160,6 +160,63 @@ def head(name, library, like):
             f"library: {library}", f"architecture: {like}"]
 
 
+# Masked products (DeepGEMM) of what low-latency kernels deliver: costmodel/ops/masked_experts.cpp.
+TILE = 64        # rows: BLOCK_M of its masked kernels on SM90, also what the times step by
+PEAK = {"h200": (4.8e6, 1979e6), "h100": (3.35e6, 1979e6), "h20": (4.0e6, 296e6), "h800": (3.35e6, 1979e6)}
+
+
+def masked_us(part, start, memory, compute, held, rows, hidden, width, tiles):
+    """`held` experts with `rows` rows each, in tiles of which `tiles` hold an expert's."""
+    bandwidth, rate = PEAK[part]
+    weights = held * 3 * hidden * width * (1 + 4 / 128 / 128) / (bandwidth * memory)
+    products = held * tiles * TILE * 6 * hidden * width / (rate * compute)
+    passes = held * rows * (9 * width + 3 * hidden) / bandwidth
+    return start + max(weights, products) + passes
+
+
+def masked(data, part):
+    """Start and both efficiencies from DeepSeek-V3's layer on 4 to 256 ranks, rows spread evenly."""
+    base = f"{data}/aiconfigurator/{part}_sxm/moe/wideep_generation_moe_perf__sglang-0.5.10.csv.zst"
+    even = [r for r in rows(base) if r["distribution"] == "uniform"]
+    points = []
+    for r in even:
+        held = 256 / int(r["moe_ep_size"])
+        each = int(r["num_tokens"]) * 8 / 256
+        if each >= 1:
+            points.append((held, each, float(r["latency"]) * 1000))
+    def errors(f):
+        return sorted(abs(math.log(masked_us(part, *f, h, m, 7168, 2048, math.ceil(m / TILE)) / us)) for h, m, us in points)
+    grid = [(s / 2, m / 100, c / 100) for s in range(30, 60) for m in range(70, 96) for c in range(55, 95, 5)]
+    best = min(grid, key=lambda f: sum(errors(f)))
+    e = errors(best)
+    print(f"  masked products: start {best[0]} us, memory {best[1]}, compute {best[2]}: {len(e)} points, median "
+          f"{e[len(e) // 2]:.3f}, p90 {e[len(e) * 9 // 10]:.3f}")
+    held_out = []
+    for other in ("h800", "h20"):
+        with open(f"{data}/infersim/bench_data/grouped_gemm/decode/{other}/data.csv", encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
+        e = []
+        for r in table:
+            m, us = int(r["tokens_per_expert"]), float(r["up_proj_us"]) + float(r["down_proj_us"])
+            tiles = max(1.0, m / TILE + 0.5)  # rows differ from expert to expert there
+            e.append(math.log(masked_us(other, 0, best[1], best[2], int(r["num_local_experts"]), m, int(r["hidden_size"]),
+                                        int(r["intermediate_size"]), tiles) / us))
+        few = sorted(x for x, r in zip(e, table) if int(r["tokens_per_expert"]) <= 64)
+        many = sorted(x for x, r in zip(e, table) if int(r["tokens_per_expert"]) > 64)
+        for name, x in (("to 64 rows", few), ("more", many)):
+            print(f"    InferSim's {other}, {name}: {len(x)} points, median {x[len(x) // 2]:+.3f}, p10 {x[len(x) // 10]:+.3f}, "
+                  f"p90 {x[len(x) * 9 // 10]:+.3f}")
+        held_out += few
+    spread = math.sqrt(statistics.mean(x * x for x in held_out))
+    at = (f"fit to {len(points)} points of DeepSeek-V3's layer, wideep_generation_moe_perf of SGLang 0.5.10 "
+          f"(ai-dynamo/aiconfigurator @095f58a, {part}_sxm/moe)")
+    return ["masked_experts:", "  start: " + figure(best[0], "us", "derived", at),
+            "  memory: " + figure(best[1], "ratio", "derived", at), "  compute: " + figure(best[2], "ratio", "derived", at),
+            "  rows: " + figure(TILE, "count", "derived", "the step in the same timings: BLOCK_M of DeepGEMM's masked kernels"),
+            "  error: " + figure(spread, "ratio", "derived", "deviation of log(time) of InferSim's H800 and H20 products of up to 64 rows "
+                                 "an expert, not used (alibaba/InferSim @f2293da)")]
+
+
 def deepep(data):
     base = data + "/aiconfigurator/{}_sxm/comm/wideep_deepep_{}_perf__sglang-{}.csv.zst"
     wide = rows(base.format("h200", "ll", "0.5.6.post2"))
@@ -225,7 +282,7 @@ def deepep(data):
                 g, near.format("normal"), over.format("2 and 4", "normal"),
                 (deviation(shapes, g), "deviation of log(time) of 260 points of other shapes, not used"),
                 (deviation(wide_eight, g), "deviation of log(time) of 14 points of 8 nodes, not used"))]
-        write(part, text)
+        write(part, text + masked(data, part))
 
 
 def mori(data):

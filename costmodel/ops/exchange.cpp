@@ -79,18 +79,26 @@ class ExchangeOperator : public Operator {
   double inside_rate_ = 0, network_rate_ = 0;  // of a GPU's links, bytes a nanosecond
 };
 
-// Has no work; price_nodes gives its line what the schedule of two halves makes of the sum of all others.
+// Has no work; price_nodes gives its line what overlap makes of the sum of all others.
 class HiddenLine : public Operator {
  public:
+  explicit HiddenLine(DependsOn depends_on) : depends_on_(depends_on) {}
   OpCost cost(const StepInput&) const override { return {}; }
-  std::string shape_text(const StepInput&) const override { return "two batches"; }
+  std::string shape_text(const StepInput&) const override {
+    return depends_on_ == DependsOn::side_stream   ? "beside routed experts"
+           : depends_on_ == DependsOn::early_start ? "programmatic dependent launch"
+                                                   : "two batches";
+  }
   KernelClass kernel_class() const override { return KernelClass::collective; }
+
+ private:
+  DependsOn depends_on_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_hidden(const OpSpec&, const Roofline&) {
-  return std::make_unique<HiddenLine>();
+std::unique_ptr<Operator> make_hidden(const OpSpec& spec, const Roofline&) {
+  return std::make_unique<HiddenLine>(spec.depends_on);
 }
 
 std::unique_ptr<Operator> make_exchange(const OpSpec& spec, const Roofline& roofline) {

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from key_effects import TABLE, engine_arguments                                             # noqa: E402
@@ -120,7 +121,9 @@ class Binary:
         key = (text, command)
         if key not in self.done:
             path = self.folder / f"s{abs(hash(key))}.yaml"
-            path.write_text(text + "\n")
+            own = path.with_suffix(f".{threading.get_ident()}")  # equal calls of two threads write one file
+            own.write_text(text + "\n")
+            own.replace(path)
             args = [str(path) if c == "SCENARIO" else c for c in command]
             ran = subprocess.run([self.orrery, *args], capture_output=True, text=True, timeout=120)
             self.done[key] = (ran.returncode, ran.stdout, ran.stderr)

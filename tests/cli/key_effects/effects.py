@@ -145,6 +145,8 @@ BASES |= {
     "state": scenario(model="qwen3.5-35b-a3b"), "mamba": scenario(model="nemotron-3-nano-30b-a3b"),
     "ranks": scenario(**RANKS), "low-latency": scenario(**RANKS, engine_args={"all2all_backend": "deepep_low_latency"}),
     "sgl-a2a": scenario(engine=SGL, **RANKS, engine_args={"moe_a2a_backend": "deepep"}),
+    "sgl-moe": scenario(engine=SGL, model="qwen3-30b-a3b", parallel={"tp": 2}),
+    "sgl-amd": scenario(engine=SGL, hardware="mi300x", parallel={"tp": 2}),
     "sgl-apart": apart({"preset": "hopper-8"}, engine=SGL),
 }
 # One prompt of 1,000 tokens: 63 blocks of 16.

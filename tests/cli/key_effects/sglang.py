@@ -84,6 +84,15 @@ EFFECTS = [
          58 * 3 * 7168 * 2048 * SCALED * 7 / 8, without=ARGS + "{moe_a2a_backend: none}"),
     # Normal kernels run without graphs.
     up("sglang.deepep_mode", "sgl-a2a", ONE + "deepep_mode=normal", DECODE + "host_us"),
+    # docs/overlap.md. On by default for models with experts, off for dense ones.
+    up("sglang.enforce_disable_flashinfer_allreduce_fusion", "sgl-moe",
+       ONE + "enforce_disable_flashinfer_allreduce_fusion=true", DECODE + "device_us"),
+    down("sglang.flashinfer_allreduce_fusion_backend", "sgl", ONE + "flashinfer_allreduce_fusion_backend=auto",
+         DECODE + "device_us", without="deployment.parallel={tp: 2}; " + ARGS + "{context_length: 4096}"),
+    down("sglang.enable_flashinfer_allreduce_fusion", "sgl", ONE + "enable_flashinfer_allreduce_fusion=true",
+         DECODE + "device_us", without="deployment.parallel={tp: 2}; " + ARGS + "{context_length: 4096}"),
+    down("sglang.enable_aiter_allreduce_fusion", "sgl-amd", ONE + "enable_aiter_allreduce_fusion=true",
+         DECODE + "device_us", without=ARGS + "{context_length: 4096}"),
     # Inside a node weights are read twice and next to nothing is hidden.
     up("sglang.enable_two_batch_overlap", "sgl-a2a", ONE + "enable_two_batch_overlap=true", DECODE + "device_us"),
     # The same of three dense layers, and of the head in 16 bits.

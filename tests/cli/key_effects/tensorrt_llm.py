@@ -20,6 +20,11 @@ EFFECTS = [
     up(NAME + "max_seq_len", "trt", args("max_seq_len", 400), "requests.rejected"),
     moves(NAME + "enable_chunked_prefill", "trt-burst", ONE + "enable_chunked_prefill=true", "ttft_ms.mean",
           without=ARGS + "{max_num_tokens: 3000, max_seq_len: 3000}"),
+    # docs/overlap.md
+    up(NAME + "env_overrides.TRTLLM_ENABLE_PDL", "trt", args("env_overrides", "{TRTLLM_ENABLE_PDL: 0}"), DECODE + "device_us"),
+    *(up(NAME + f"env_overrides.TRTLLM_{model}_EAGER_FUSION_DISABLED", "trt",
+         args("env_overrides", f"{{TRTLLM_{model}_EAGER_FUSION_DISABLED: 1}}"), DECODE + "device_us",
+         without="deployment.parallel={tp: 2}") for model in ("DEEPSEEK", "QWEN3", "LLAMA")),
     up(NAME + "disable_overlap_scheduler", "trt", args("disable_overlap_scheduler", "true"), "tpot_ms.mean"),
     becomes(NAME + "kv_cache_config.enable_block_reuse", "trt-sessions", KV + "enable_block_reuse=false",
             "prefix_cache_hit_rate", 0),

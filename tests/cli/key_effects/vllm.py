@@ -62,6 +62,11 @@ EFFECTS = [
     # One all-to-all in the place of an all-gather and a reduce-scatter.
     down("vllm.dcp_comm_backend", "grouped", "deployment.engine_args.dcp_comm_backend=a2a", DECODE + "class:collective",
          without=args("decode_context_parallel_size", 8)),
+    # docs/overlap.md. The step has 64 tokens, of which 63 are allowed.
+    up("vllm.VLLM_DISABLE_SHARED_EXPERTS_STREAM", "grouped", args("VLLM_DISABLE_SHARED_EXPERTS_STREAM", 1),
+       DECODE + "device_us"),
+    up("vllm.VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", "grouped",
+       args("VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD", 63), DECODE + "device_us"),
     Named("vllm.disable_nccl_for_dp_synchronization", "false is refused with dp; true is the default"),
 
     # 60 tokens of text, two images of 341 or fewer: the second one ends beyond 700.

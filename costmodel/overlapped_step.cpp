@@ -1,0 +1,134 @@
+// What runs side by side in a step, as what it hides: shared experts on a stream of their own, and kernels
+// that start while the one before them ends (costmodel/overlap.h).
+#include <algorithm>
+
+#include "costmodel/expert_exchange.h"
+#include "costmodel/pricer_state.h"
+
+namespace orrery {
+
+namespace {
+
+// Kernels of a captured chain are launched early one after the other; what a table timed back to back, with
+// the engine's default, already has it.
+bool starts_early(const GraphNode& node, const OpCost& cost) {
+  return node.entry->launches > 0 && node.entry->op_class != OpClass::collective &&
+         cost.rung == Rung::roofline;
+}
+
+}  // namespace
+
+// Two branches of a layer between a fork and a join. Neither is shorter than alone, and what both move and
+// compute is not done faster than the part can, or than one of them does it alone where that is more:
+// branches bound by one resource gain their starts and idle units only.
+double PricerState::Branches::hidden(double bandwidth) const {
+  const double serial = shared.ns + routed.ns;
+  if (shared.ns <= 0 || routed.ns <= 0) return 0;
+  const auto together = [&](double of_shared, double of_routed, double reached) {
+    return (of_shared + of_routed) / std::max({reached, of_shared / shared.ns, of_routed / routed.ns});
+  };
+  const double side_by_side =
+      std::max({shared.ns * slower, routed.ns, together(shared.memory, routed.memory, bandwidth),
+                together(shared.compute, routed.compute, 1)});
+  return std::max(0.0, serial - side_by_side - fork_join);
+}
+
+void PricerState::add_branch(const GraphNode& node, double weight, const StepInput& input,
+                             Branches& sum) const {
+  const OpCost cost = node.op->cost(input);
+  Branches::Side& to = node.branch == Branch::shared ? sum.shared : sum.routed;
+  to.ns += weight * cost.ns();
+  to.memory += weight * cost.bytes / roofline->bandwidth();
+  if (cost.flops <= 0 || !roofline->has_math(node.spec.format.math)) return;
+  const double best = roofline->efficiency(roofline->gemm_class(node.spec.format));
+  if (best > 0) to.compute += weight * cost.flops / (roofline->matrix_rate(node.spec.format.math) * best);
+}
+
+bool PricerState::beside(const StepShape&, const PaddedStep& padded) const {
+  if (!side.on || padded.two_batches) return false;
+  if (side.full_graphs_only && !exchanges && padded.mode != GraphMode::full) return false;
+  const std::int64_t rows = (padded.tokens + side_parts - 1) / side_parts;
+  return exchanges || side.most_tokens == 0 || rows <= side.most_tokens;
+}
+
+double PricerState::hidden_ns(const StepShape& shape, const PaddedStep& padded) const {
+  if (!beside(shape, padded)) return 0;
+  const auto i = static_cast<std::size_t>(padded.tokens);
+  if (padded.gathered == 0 && i < hidden_table.size()) return hidden_table[i];
+  return reckon_hidden(shape, padded);
+}
+
+double PricerState::reckon_hidden(const StepShape& shape, const PaddedStep& padded) const {
+  Branches sum;
+  sum.fork_join = side_fork_join;
+  const bool combine_only = exchanges && side.exchanged == BesideExchange::combine;
+  if (exchanges) sum.slower = slower_beside_exchange(padded);
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const GraphNode& node = nodes[i];
+    if (node.branch == Branch::none || !takes_part(node, shape, padded)) continue;
+    const StepInput input = input_of(node, shape, padded);
+    if (!combine_only || node.branch == Branch::shared) {
+      add_branch(node, weights[i], input, sum);
+    } else if (node.part == LayerPart::combine) {  // what stands on the network, or on SMs of its own
+      HalfStep whole;
+      whole.of = shape;
+      whole.padded = padded;
+      sum.routed.ns += taken_apart(i, whole, node_ns(i, input)).behind;
+    }
+  }
+  return sum.hidden(side.bandwidth.value);
+}
+
+double PricerState::early_ns(const StepShape& shape) const {
+  if (early.saved == 0) return 0;
+  const std::int64_t kernels = early.always + (shape.prefill.empty() ? 0 : early.prefill) +
+                               (shape.decode_sequences > 0 ? early.decode : 0);
+  return early.saved * static_cast<double>(kernels);
+}
+
+// Which kernels start early is asked once, at a step of one prompt and one decode.
+void PricerState::add_early(const InstanceSpec& spec) {
+  if (!spec.engine.overlap.launch.on) return;
+  early.saved = std::min(spec.engine.overlap.launch.saved.value.value() * 1e9, roofline->kernel_floor_ns());
+  const PrefillChunk chunk{16, 0};
+  StepShape shape;
+  shape.prefill = std::span<const PrefillChunk>(&chunk, 1);
+  shape.decode_sequences = 1;
+  shape.decode_context_tokens = 64;
+  const StepInput input{17, 2, &shape, 0, 0, nullptr, 17};
+  for (const GraphNode& node : nodes) {
+    const DependsOn d = node.spec.depends_on;
+    if (node.draft || d == DependsOn::drafting || d == DependsOn::handoff || d == DependsOn::eager) continue;
+    if (node.entry->launches == 0 || !starts_early(node, node.op->cost(input))) continue;
+    (d == DependsOn::prefill  ? early.prefill
+     : d == DependsOn::decode ? early.decode
+                              : early.always) += node.kernels();
+  }
+}
+
+void PricerState::add_side_stream(const InstanceSpec& spec) {
+  side = spec.engine.overlap.shared;
+  if (exchanges && side.exchanged == BesideExchange::nothing) side.on = false;
+  if (!side.on) return;
+  side_parts = spec.splits_rows() ? spec.plan.tp : 1;
+  std::int64_t layers = 0;
+  for (const GraphNode& node : nodes) {
+    if (node.branch == Branch::shared && node.name.ends_with("down_proj")) layers += node.count;
+  }
+  side_fork_join = side.fork_join.value.value() * 1e9 * static_cast<double>(layers);
+  if (layers == 0) side.on = false;
+  if (!side.on || exchanges || padding.ranks() > 1) return;
+  std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens);
+  if (side.most_tokens > 0) most = std::min(most, side.most_tokens);
+  if (side.full_graphs_only) most = padding.largest();
+  std::vector<double> table(static_cast<std::size_t>(std::min<std::int64_t>(most, 8192)) + 1);
+  const StepShape shape;
+  PaddedStep padded;
+  for (std::size_t t = 1; t < table.size(); ++t) {
+    padded.tokens = static_cast<std::int64_t>(t);
+    table[t] = reckon_hidden(shape, padded);
+  }
+  hidden_table = std::move(table);
+}
+
+}  // namespace orrery
