@@ -19,7 +19,7 @@ struct Action {
   std::int64_t at_ns = 0;
   std::int64_t step = 0;                                   // leave: the request whose client is gone
   const MeasuredStep* logged = nullptr;                    // none: the logger lost the row
-  const std::vector<MeasuredStep::Count>* said = nullptr;  // update: what came of the step
+  const std::vector<MeasuredStep::Count>* said = nullptr;  // what came of the step, where that is logged
 };
 
 // With two steps in flight, schedule(k) stands between update(k−2) and update(k−1). That places the two
@@ -30,7 +30,8 @@ std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
   const MeasuredStep* previous = nullptr;
   for (const MeasuredStep& s : experiment.steps) {
     if (previous != nullptr && s.step == previous->step + 2) {
-      actions.push_back({Action::schedule, previous->update_start_ns - 1, s.step - 1});
+      actions.push_back(
+          {Action::schedule, previous->update_start_ns - 1, s.step - 1, nullptr, &s.said_before});
       actions.push_back({Action::update, s.schedule_start_ns + 1, s.step - 1, nullptr, &s.said_before});
     }
     actions.push_back({Action::schedule, s.schedule_start_ns, s.step, &s});
@@ -131,6 +132,7 @@ class ExperimentReplayer {
       } else if (action.kind == Action::leave) {
         leave(static_cast<std::size_t>(action.step), action.at_ns);
       } else if (action.logged == nullptr) {
+        add_speakers(action);
         schedule(action.step);
       } else {
         ++result.steps;
@@ -161,6 +163,17 @@ class ExperimentReplayer {
     for (; missing > 0 && arrived_ < arrival_order_.size(); --missing) {
       known_at_[arrival_order_[arrived_]] = s.schedule_start_ns;
       add(arrival_order_[arrived_++]);
+    }
+  }
+
+  // A lost row's arrivals: whoever said something in it had come.
+  void add_speakers(const Action& action) {
+    if (known_ || action.said == nullptr) return;
+    for (const MeasuredStep::Count& c : *action.said) {
+      while (known_at_[static_cast<std::size_t>(c.request)] < 0 && arrived_ < arrival_order_.size()) {
+        known_at_[arrival_order_[arrived_]] = action.at_ns;
+        add(arrival_order_[arrived_++]);
+      }
     }
   }
 
