@@ -126,6 +126,7 @@ class EncoderGraph {
     if (v_.window > 0) rows("window_order", "gather_rows", Rows::patches, v_.hidden, 2);
     const std::int64_t l = v_.layers;
     rows("norm1", "add_rms_norm", Rows::patches, v_.hidden, l);
+    if (!v_.gated) nodes_.back().launches = 2;  // sum and LayerNorm apart (qwen3_vl.py, Qwen3_VisionBlock)
     gemm("qkv", Rows::patches, 3 * width, v_.hidden, l);
     if (v_.rule == ImageRule::qwen_vl || v_.rule == ImageRule::pixtral) rotary(heads, l);
     if (v_.qk_norm) rows("qk_norm", "add_rms_norm", Rows::patches, width, 2 * l);
@@ -136,6 +137,7 @@ class EncoderGraph {
     gemm("proj", Rows::patches, v_.hidden, width, l);
     all_reduce("attention_all_reduce", Rows::patches, v_.hidden, l);
     rows("norm2", "add_rms_norm", Rows::patches, v_.hidden, l);
+    if (!v_.gated) nodes_.back().launches = 2;
     gemm(v_.gated ? "gate_up" : "fc1", Rows::patches, (v_.gated ? 2 : 1) * inner, v_.hidden, l);
     rows("activation", v_.gated ? "silu_mul" : "gather_rows", Rows::patches, inner, l);
     gemm(v_.gated ? "down" : "fc2", Rows::patches, v_.hidden, inner, l);
@@ -201,6 +203,8 @@ class EncoderGraph {
     node.rows = rows;
     node.op_class = OpClass::attention_prefill;
     node.count = count;
+    node.launches = 3;  // q, k, v copied, tiles counted, attention (profile in
+                        // reports/cases/h200_vllm_0_24_features)
     node.weight =
         static_cast<double>(count) * scales_.op[static_cast<std::size_t>(OpClass::attention_prefill)];
     nodes_.push_back(std::move(node));

@@ -425,7 +425,8 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
     if (node.draft || d == DependsOn::handoff || d == DependsOn::two_batches || other_step(spec, d)) continue;
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
-    if (std::string_view(node.entry->name) == "fused_experts")
+    // One call from Python, timed as a whole or kernel by kernel.
+    if (node.name == "moe_experts" || node.name == "moe_gate_up")
       host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
     if (node.entry->op_class == OpClass::collective && d != DependsOn::gathered_evenly)
       host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);

@@ -96,7 +96,8 @@ def kv_heads(arguments, model, plan):
             f.write(f"deployment: {{hardware: {arguments.hardware}, model: {model}, engine: {arguments.engine}, parallel: {plan}}}\n")
         priced = subprocess.run([arguments.orrery, "cost", scenario, "--step", "decode 1@1024", "--json"], check=True,
                                 capture_output=True, text=True).stdout
-    return int(re.search(r"heads=\d+/(\d+)", priced).group(1))
+    heads = re.search(r"heads=\d+/(\d+)", priced)
+    return int(heads.group(1)) if heads else 1  # a latent is one head for all
 
 
 def by_tiles(steps):

@@ -22,6 +22,10 @@ import sys
 STEP_COLUMNS = ("experiment,step,schedule_start_us,schedule_us,tokens,sequences,prefill_chunks,new_requests,running,waiting,"
                 "free_blocks,preempted,execute_start_us,execute_host_us,sample_end_us,gpu_us,gpu_us_rank1,update_start_us,update_us,"
                 "decode_sequences,decode_context_tokens,prefill_request_ids,new_request_ids,preempted_request_ids").split(",")
+# Only where a run has them: drafts that decodes bring (request:drafts), tokens that came of the step (request:tokens), images that
+# it encodes (request@offset in the prompt:tokens), device time of drafting and encoding.
+# said_before: of the step before, where its row was lost.
+FURTHER_COLUMNS = "drafts,said,said_before,encoded,draft_us,encode_us".split(",")
 REQUEST_COLUMNS = ("experiment,request,arrival_s,submit_s,prompt_tokens,output_tokens,cached_tokens,ttft_s,e2e_s,tpot_ms,"
                    "itl_p50_ms,itl_p99_ms,itl_max_ms").split(",")
 
@@ -86,6 +90,33 @@ def request_row(r):
             "itl_max_ms": number(max(gaps, default=None), 3)}
 
 
+def further(s, update, before, run, name):
+    """What speculation and images add to a step's row; `before`: the update of the step before, if the rest of that is lost."""
+    drafts, encoded = (s[13], s[14]) if len(s) > 14 else ([], [])
+    said, earlier = (u[3] if u and len(u) > 3 else [] for u in (update, before))
+    device = lambda i: run[i][1] if len(run) > i and run[i] else ""  # noqa: E731
+    return {"drafts": " ".join(f"{name(r)}:{n}" for r, n, _ in drafts), "said": " ".join(f"{name(r)}:{n}" for r, n in said if n),
+            "said_before": " ".join(f"{name(r)}:{n}" for r, n in earlier if n),
+            "encoded": " ".join(f"{name(r)}@{at}:{n}" for r, images in encoded for _, at, n in images),
+            "draft_us": device(6), "encode_us": device(7)}
+
+
+def place_images(definitions, requests, scheduled):
+    """Where the engine put the images of its requests: prompts grow by what they become."""
+    length = {(r["exp"], r["i"]): r["in"] for r in requests if "images" in r}
+    placed = {}
+    for s in scheduled:
+        for name, images in s[14] if len(s) > 14 else []:
+            experiment, index = re.match(r"(.*?)-(\d+)(-|$)", name).group(1, 2)
+            placed.setdefault((experiment, int(index)), {}).update({i: (at, n) for i, at, n in images})
+    for (experiment, index), images in placed.items():
+        if experiment in definitions:
+            r = definitions[experiment]["reqs"][index]
+            r["text"], r["in"] = r["in"], length[experiment, index]
+            r["images"] = [{"width": w, "height": h, "offset": images[i][0], "tokens": images[i][1]}
+                           for i, (w, h) in enumerate(r["images"])]
+
+
 def write_experiments(path, definitions):
     """What the client was given, without what only it needs."""
     with gzip.GzipFile(path, "wb", mtime=0) as raw:
@@ -126,7 +157,7 @@ def main():
 
     def experiment_of(step):
         """By its request names, `experiment-index-…`; a step of decodes belongs to the experiment that was on."""
-        names = [r[0] for r in step[5]] + [r[0] for r in step[6]]
+        names = [r[0] for r in step[5]] + [r[0] for r in step[6]] + [r[0] for r in (step[13] if len(step) > 13 else [])]
         for name in names:
             for e in order:
                 if re.match(re.escape(e) + r"-\d+(-|$)", name):
@@ -137,7 +168,7 @@ def main():
     def index(name, e):
         return re.match(re.escape(e) + r"-(\d+)", name).group(1)
 
-    steps = []
+    steps, known = [], {s[0] for s in scheduled}
     for i, s in enumerate(scheduled):
         e = experiment_of(s)
         if e is None or s[1] < begins[e]:
@@ -161,9 +192,11 @@ def main():
             "decode_sequences": s[11], "decode_context_tokens": s[12],
             "prefill_request_ids": " ".join(index(r[0], e) for r in s[5]),
             "new_request_ids": " ".join(f"{index(r[0], e)}:{r[1]}" for r in s[6]),
-            "preempted_request_ids": " ".join(index(r, e) for r in s[10])})
+            "preempted_request_ids": " ".join(index(r, e) for r in s[10]), 
+            **further(s, update, None if s[0] - 1 in known else updates.get(s[0] - 1), run[0], lambda r: index(r, e))})
     os.makedirs(a.out, exist_ok=True)
-    write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS)
+    place_images(definitions, requests, scheduled)
+    write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS + [c for c in FURTHER_COLUMNS if any(s[c] != "" for s in steps)])
 
     rows = [request_row(r) for r in requests]
     write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS)
@@ -174,6 +207,9 @@ def main():
         info = json.load(f)
     info.pop("init_s", None)
     info["engine"]["model"] = os.path.basename(info["engine"]["model"])
+    drafter = info["engine"].get("speculative_config") or {}
+    if "model" in drafter:
+        drafter["model"] = os.path.basename(drafter["model"])
     info["gpu"] = a.gpu
     if a.engine_log:
         with open(a.engine_log, encoding="utf-8", errors="replace") as f:
@@ -181,8 +217,9 @@ def main():
         for key, pattern in [("vllm", r"(?:engine \(|version )v?([\d.]+\d)"), ("available_kv_cache_gib", r"Available KV cache memory: ([\d.]+) GiB"),
                              ("kv_cache_tokens", r"GPU KV cache size: ([\d,]+) tokens"), ("model_load_gib", r"Model loading took ([\d.]+) GiB"),
                              ("graph_capture_gib", r"Graph capturing finished in \d+ secs, took ([\d.]+) GiB"),
+                             ("encoder_budget_tokens", r"Encoder cache will be initialized with a budget of (\d+) tokens"),
                              ("backends", r"((?:Using|Selected) [^\n]*(?:[Bb]ackend|kernel|[Kk]ernel for|Model Runner|FlashAttention)[^\n]*)")]:
-            found = list(dict.fromkeys(m.strip().rstrip(".") for m in re.findall(pattern, log)))
+            found = list(dict.fromkeys(m.strip().rstrip(".") for m in re.findall(pattern, log) if len(m) < 400))
             info[key] = found[0] if key == "vllm" and found else found
     with open(f"{a.out}/engine.json", "w", encoding="utf-8") as f:
         json.dump(info, f, indent=1)

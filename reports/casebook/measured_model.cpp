@@ -20,7 +20,8 @@ KvGroups kv_groups_of_model(const std::string& name) {
   const KvCacheGroups groups = kv_cache_groups(*model, engine);
   return {.full = static_cast<std::int32_t>(groups.full),
           .windowed = static_cast<std::int32_t>(groups.windowed),
-          .window = static_cast<std::int32_t>(groups.window)};
+          .window = static_cast<std::int32_t>(groups.window),
+          .states = static_cast<std::int32_t>(groups.states)};
 }
 
 }  // namespace orrery

@@ -105,6 +105,15 @@ class Table {
   std::unique_ptr<Error> error_;
 };
 
+// The engine's rules for its `speculative_config` (v1/core/sched/scheduler.py, __init__: lookahead where a
+// network drafts).
+SpeculationRules speculation_of(const Json& config) {
+  if (!config.is_object()) return {};
+  const auto tokens = config.value("num_speculative_tokens", std::int32_t{0});
+  const bool network = config.value("method", std::string()) != "ngram";
+  return {.tokens = tokens, .lookahead = network ? tokens : 0, .drops_last_hit = network};
+}
+
 Result<MeasuredEngine> load_engine(const std::string& folder) {
   const std::string path = folder + "/engine.json";
   ORRERY_TRY(json, load_json(path));
@@ -135,6 +144,10 @@ Result<MeasuredEngine> load_engine(const std::string& folder) {
   e.sglang = json.contains("sglang");
   e.version = text(e.sglang ? "sglang" : "vllm");
   if (json.contains("engine")) e.enable_prefix_caching = json["engine"].value("enable_prefix_caching", true);
+  e.speculation = speculation_of(e.arguments.value("speculative_config", Json()));
+  for (const Json& budget : json.value("encoder_budget_tokens", Json::array())) {
+    if (budget.is_string() && !parse(budget.get<std::string>(), e.encoder_budget)) e.encoder_budget = 0;
+  }
   const bool hybrid =
       !json.contains("engine") || !json["engine"].value("disable_hybrid_kv_cache_manager", false);
   if (hybrid) e.kv_groups = kv_groups_of_model(e.model);
@@ -149,6 +162,7 @@ Status load_experiments(MeasuredRun& run) {
   ORRERY_TRY(path, Table::existing(run.folder, "experiments.jsonl"));
   ORRERY_TRY(lines, LineReader::open(path, 256u << 20));
   std::string_view line;
+  std::uint64_t images = 0;
   while (lines.next(line)) {
     if (line.empty()) continue;
     const SourceLocation where{path, static_cast<int>(lines.line_number()), 0};
@@ -171,6 +185,13 @@ Status load_experiments(MeasuredRun& run) {
       request.prompt_tokens = r["in"].get<std::int32_t>();
       request.output_tokens = r["out"].get<std::int32_t>();
       if (r.contains("hash")) request.hash_ids = r["hash"].get<std::vector<std::uint64_t>>();
+      for (const Json& image : r.value("images", Json::array())) {
+        PlacedImage placed;
+        placed.id = ++images;
+        placed.offset = image.value("offset", std::int32_t{0});
+        placed.tokens = placed.embeddings = image.value("tokens", std::int32_t{0});
+        request.images.push_back(placed);
+      }
       experiment.requests.push_back(std::move(request));
     }
     run.experiments.push_back(std::move(experiment));
@@ -235,6 +256,23 @@ bool parse_pairs(std::string_view text, char separator,
   return true;
 }
 
+bool parse_counts(std::string_view text, std::vector<MeasuredStep::Count>& counts) {
+  return parse_pairs(text, ':', [&](std::int64_t a, std::int64_t b) { counts.push_back({a, b}); });
+}
+
+// request@offset:tokens
+bool parse_encoded(std::string_view text, std::vector<MeasuredStep::Count>& images) {
+  if (text.empty()) return true;
+  for (const std::string_view item : split(text, ' ')) {
+    MeasuredStep::Count& image = images.emplace_back();
+    const std::size_t at = item.find('@'), colon = item.find(':');
+    if (at == std::string_view::npos || colon == std::string_view::npos ||
+        !parse(item.substr(0, at), image.request) || !parse(item.substr(colon + 1), image.tokens))
+      return false;
+  }
+  return true;
+}
+
 bool parse_ids(std::string_view text, std::vector<std::int64_t>& ids) {
   if (text.empty()) return true;
   for (const std::string_view item : split(text, ' ')) {
@@ -282,7 +320,8 @@ bool parse_step(const Fields& f, MeasuredStep& s) {
                      [&](std::int64_t a, std::int64_t b) {
                        s.admitted.push_back({a, b});
                      }) &&
-         parse_ids(f[12], s.preempted);
+         parse_ids(f[12], s.preempted) && parse_counts(f[23], s.drafts) && parse_counts(f[24], s.said) &&
+         parse_encoded(f[25], s.encoded) && parse_counts(f[26], s.said_before);
 }
 
 Status load_steps(MeasuredRun& run) {
@@ -292,7 +331,7 @@ Status load_steps(MeasuredRun& run) {
                                  "prefill_request_ids", "new_request_ids", "preempted_request_ids"},
                                 {"schedule_us", "execute_start_us", "sample_end_us", "gpu_us", "gpu_us_rank1",
                                  "update_us", "decode_sequences", "decode_context_tokens", "new_requests",
-                                 "logging_us"}));
+                                 "logging_us", "drafts", "said", "encoded", "said_before"}));
   Fields f;
   while (table.next(f)) {
     MeasuredExperiment* experiment = find(run, f[0]);

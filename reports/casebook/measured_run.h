@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "sim/images.h"
 #include "sim/scheduler.h"
 
 namespace orrery {
@@ -23,6 +24,8 @@ struct MeasuredRequest {
   std::int32_t max_output_tokens = 0;  // what the client allowed; 0 = output_tokens
   std::int64_t stop_step = -1;         // the step whose output ended it before that; −1 = none
   std::int64_t gone_ns = -1;           // when the core process learned that its client is gone; −1 = never
+  // In prompt_tokens, by offset, where the engine put them; each is an image of its own.
+  std::vector<PlacedImage> images;
 };
 
 // When a step's parts happened, where the log has them (all of them or none): host clock of the core thread
@@ -45,6 +48,10 @@ struct MeasuredStep {
     std::int64_t request = 0, cached_tokens = 0;
     bool operator==(const Admission&) const = default;
   };
+  struct Count {  // tokens of a request
+    std::int64_t request = 0, tokens = 0;
+    bool operator==(const Count&) const = default;
+  };
   std::int64_t step = 0;
   std::int64_t schedule_start_ns = 0, update_start_ns = 0;
   std::int64_t tokens = 0, sequences = 0, running = 0, waiting = 0, free_blocks = 0;  // running −1: not
@@ -55,6 +62,11 @@ struct MeasuredStep {
   MeasuredTimes times;
   std::int64_t decodes = -1, decode_context = -1;  // −1 = not logged
   std::int64_t new_requests = 0;
+  // Speculation: drafts of the decodes that bring some, and what everybody said whose tokens came of the
+  // step.
+  std::vector<Count> drafts, said;
+  std::vector<Count> said_before;  // of the step before this one where only that much of it was logged
+  std::vector<Count> encoded;      // images that the step encodes, by request and length of the placeholder
 };
 
 struct MeasuredExperiment {
@@ -72,12 +84,14 @@ struct MeasuredEngine {
   std::int64_t long_prefill_token_threshold = 0;
   std::int32_t block_size = 0;
   bool enable_prefix_caching = true, async_scheduling = true;
-  KvGroups kv_groups = {};   // the log does not name them: from the model's profile
-  bool v2_runner = false;    // it reports resumed requests as new ones
-  bool sglang = false;       // logged by tools/sglang_step_log.py; else vLLM
-  std::string model;         // as the engine was told
-  Json arguments;            // what the engine was started with, by its own names
-  std::string gpu, version;  // empty where the log does not say
+  KvGroups kv_groups = {};  // the log does not name them: from the model's profile
+  SpeculationRules speculation = {};
+  std::int64_t encoder_budget = 0;  // embeddings that its vision encoder may compute, and keep; 0 = none
+  bool v2_runner = false;           // it reports resumed requests as new ones
+  bool sglang = false;              // logged by tools/sglang_step_log.py; else vLLM
+  std::string model;                // as the engine was told
+  Json arguments;                   // what the engine was started with, by its own names
+  std::string gpu, version;         // empty where the log does not say
 };
 
 struct MeasuredRun {

@@ -17,8 +17,9 @@ namespace {
 struct Action {
   enum Kind { schedule, update, leave } kind = schedule;
   std::int64_t at_ns = 0;
-  std::int64_t step = 0;                 // leave: the request whose client is gone
-  const MeasuredStep* logged = nullptr;  // none: the logger lost the row
+  std::int64_t step = 0;                                   // leave: the request whose client is gone
+  const MeasuredStep* logged = nullptr;                    // none: the logger lost the row
+  const std::vector<MeasuredStep::Count>* said = nullptr;  // what came of the step, where that is logged
 };
 
 // With two steps in flight, schedule(k) stands between update(k−2) and update(k−1). That places the two
@@ -29,16 +30,17 @@ std::vector<Action> actions_of(const MeasuredExperiment& experiment) {
   const MeasuredStep* previous = nullptr;
   for (const MeasuredStep& s : experiment.steps) {
     if (previous != nullptr && s.step == previous->step + 2) {
-      actions.push_back({Action::schedule, previous->update_start_ns - 1, s.step - 1, nullptr});
-      actions.push_back({Action::update, s.schedule_start_ns + 1, s.step - 1, nullptr});
+      actions.push_back(
+          {Action::schedule, previous->update_start_ns - 1, s.step - 1, nullptr, &s.said_before});
+      actions.push_back({Action::update, s.schedule_start_ns + 1, s.step - 1, nullptr, &s.said_before});
     }
     actions.push_back({Action::schedule, s.schedule_start_ns, s.step, &s});
-    actions.push_back({Action::update, s.update_start_ns, s.step, &s});
+    actions.push_back({Action::update, s.update_start_ns, s.step, &s, &s.said});
     previous = &s;
   }
   for (std::size_t i = 0; i < experiment.requests.size(); ++i) {
     const std::int64_t gone = experiment.requests[i].gone_ns;
-    if (gone >= 0) actions.push_back({Action::leave, gone, static_cast<std::int64_t>(i), nullptr});
+    if (gone >= 0) actions.push_back({Action::leave, gone, static_cast<std::int64_t>(i)});
   }
   std::stable_sort(actions.begin(), actions.end(),
                    [](const Action& a, const Action& b) { return a.at_ns < b.at_ns; });
@@ -70,6 +72,8 @@ SchedulerConfig config_of(const MeasuredEngine& e) {
   c.steps_in_flight = e.async_scheduling ? 2 : 1;
   c.stretches = false;
   c.kv_groups = e.kv_groups;
+  c.speculation = e.speculation;
+  c.encoder = {.compute_budget = e.encoder_budget, .cache_size = e.encoder_budget};
   if (e.sglang) c.options = sglang_options(e);
   return c;
 }
@@ -83,6 +87,11 @@ std::string text_of(const std::vector<std::int64_t>& ids) {
 std::string text_of(const std::vector<MeasuredStep::Chunk>& chunks) {
   std::vector<std::string> parts;
   for (const auto& c : chunks) parts.push_back(std::to_string(c.tokens) + "@" + std::to_string(c.context));
+  return join(parts, " ");
+}
+std::string text_of(const std::vector<MeasuredStep::Count>& counts) {
+  std::vector<std::string> parts;
+  for (const auto& c : counts) parts.push_back(std::to_string(c.request) + ":" + std::to_string(c.tokens));
   return join(parts, " ");
 }
 std::string text_of(const std::vector<MeasuredStep::Admission>& admissions) {
@@ -119,10 +128,11 @@ class ExperimentReplayer {
     }
     for (const Action& action : actions_of(experiment_)) {
       if (action.kind == Action::update) {
-        update(action.step);
+        update(action);
       } else if (action.kind == Action::leave) {
         leave(static_cast<std::size_t>(action.step), action.at_ns);
       } else if (action.logged == nullptr) {
+        add_speakers(action);
         schedule(action.step);
       } else {
         ++result.steps;
@@ -156,6 +166,17 @@ class ExperimentReplayer {
     }
   }
 
+  // A lost row's arrivals: whoever said something in it had come.
+  void add_speakers(const Action& action) {
+    if (known_ || action.said == nullptr) return;
+    for (const MeasuredStep::Count& c : *action.said) {
+      while (known_at_[static_cast<std::size_t>(c.request)] < 0 && arrived_ < arrival_order_.size()) {
+        known_at_[arrival_order_[arrived_]] = action.at_ns;
+        add(arrival_order_[arrived_++]);
+      }
+    }
+  }
+
   void add_known(std::int64_t until) {
     for (; arrived_ < arrival_order_.size(); ++arrived_) {
       const std::size_t index = arrival_order_[arrived_];
@@ -182,6 +203,7 @@ class ExperimentReplayer {
     request.ignore_eos = engine_.sglang;  // so the client asked
     request.hash_ids = r.hash_ids;
     request.hash_block_size = experiment_.hash_block_size;
+    request.images = r.images;
     const SequenceId sequence = scheduler_.add(request);
     if (sequence == SequenceId::none()) return;
     sequence_of_[index] = sequence;
@@ -194,11 +216,43 @@ class ExperimentReplayer {
   const StepPlan& schedule(std::int64_t step) {
     const StepId ours = scheduler_.next_step();
     const StepPlan& plan = scheduler_.schedule();
-    if (plan.tokens() > 0) open_.push_back({step, ours});
+    if (plan.tokens() > 0) open_.push_back({step, ours, rows_of(plan)});
     return plan;
   }
 
-  void update(std::int64_t step) {
+  // Speculation: who says something after this step, and how many drafts of it are looked at.
+  std::vector<SpokenTokens> rows_of(const StepPlan& plan) const {
+    std::vector<SpokenTokens> rows;
+    if (engine_.speculation.tokens == 0) return rows;
+    for (const PrefillWork& w : plan.prefill) {
+      if (w.samples)
+        rows.push_back({.sequence = w.sequence, .request = w.request, .tokens = 1, .first = true});
+    }
+    for (const VerifyWork& w : plan.verify)
+      rows.push_back({.sequence = w.sequence, .request = w.request, .drafts = w.drafts, .tokens = 1});
+    return rows;
+  }
+
+  // As the log has it: tokens that came of step `step`, and the drafts with which the next one begins.
+  void teach(std::int64_t step, const std::vector<MeasuredStep::Count>& log,
+             std::vector<SpokenTokens>& rows) const {
+    std::map<std::int64_t, std::int64_t> said, next;
+    for (const MeasuredStep::Count& c : log) said[c.request] = c.tokens;
+    const auto follows = std::find_if(experiment_.steps.begin(), experiment_.steps.end(),
+                                      [&](const MeasuredStep& s) { return s.step == step + 1; });
+    if (follows != experiment_.steps.end()) {
+      for (const MeasuredStep::Count& c : follows->drafts) next[c.request] = c.tokens;
+    }
+    for (SpokenTokens& row : rows) {
+      const auto request = static_cast<std::int64_t>(index_of(row.request));
+      if (said.contains(request)) row.tokens = static_cast<std::int32_t>(said[request]);
+      row.accepted = row.first ? 0 : std::max(0, row.tokens - 1);
+      if (next.contains(request)) row.next_drafts = static_cast<std::int32_t>(next[request]);
+    }
+  }
+
+  void update(const Action& action) {
+    const std::int64_t step = action.step;
     if (open_.empty() || open_.front().logged != step)
       return;  // we composed an empty step where the engine did not
     const SimTime now = SimTime();
@@ -206,7 +260,10 @@ class ExperimentReplayer {
     outcome.first = open_.front().ours;
     outcome.scheduled = 1;
     outcome.updates = {&now, 1};
+    std::vector<SpokenTokens> spoken = std::move(open_.front().rows);
     open_.pop_front();
+    if (action.said != nullptr) teach(step, *action.said, spoken);
+    outcome.spoken = spoken;
     std::vector<SequenceId> stopped;
     const auto [begin, end] = stops_.equal_range(step);
     for (auto at = begin; at != end; ++at) {
@@ -258,6 +315,8 @@ class ExperimentReplayer {
           static_cast<std::int64_t>(plan.decode_sequences) + static_cast<std::int64_t>(plan.prefill.size()));
     check("prefill_chunks", s.chunks, chunks);
     check("prefill_request_ids", s.chunk_requests, owners);
+    check("drafts", s.drafts, drafts_of(plan));
+    check("encoded", s.encoded, encoded_of(plan));
     check("new_request_ids", s.admitted, admitted);
     if (s.running >= 0) check("running", s.running, static_cast<std::int64_t>(plan.running));
     if (engine_.sglang && s.chunks.empty())
@@ -265,6 +324,20 @@ class ExperimentReplayer {
     check("waiting", s.waiting, static_cast<std::int64_t>(plan.waiting));
     check("free_blocks", s.free_blocks, plan.free_blocks);
     check("preempted_request_ids", logged_preempted, preempted);
+  }
+
+  std::vector<MeasuredStep::Count> drafts_of(const StepPlan& plan) const {
+    std::vector<MeasuredStep::Count> counts;
+    for (const VerifyWork& w : plan.verify) {
+      if (w.drafts > 0) counts.push_back({static_cast<std::int64_t>(index_of(w.request)), w.drafts});
+    }
+    return counts;
+  }
+  std::vector<MeasuredStep::Count> encoded_of(const StepPlan& plan) const {
+    std::vector<MeasuredStep::Count> counts;
+    for (const EncodeWork& w : plan.encode)
+      counts.push_back({static_cast<std::int64_t>(index_of(w.request)), w.embeddings});
+    return counts;
   }
 
   // Some loggers count a chunk of one token among the decodes, some list it.
@@ -280,6 +353,7 @@ class ExperimentReplayer {
   struct Open {
     std::int64_t logged;
     StepId ours;
+    std::vector<SpokenTokens> rows = {};  // speculation
   };
   const MeasuredEngine& engine_;
   const MeasuredExperiment& experiment_;

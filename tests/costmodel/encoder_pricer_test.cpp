@@ -6,6 +6,7 @@
 #include "../catch.h"
 #include "costmodel/memory_plan.h"
 #include "hand_spec.h"
+#include "read_instance.h"
 
 using namespace orrery;
 
@@ -134,4 +135,17 @@ TEST_CASE("A part without a host link cannot be given images") {
   const auto made = EncoderPricer::create(s);
   REQUIRE_FALSE(made.ok());
   CHECK(made.errors().front().message.find("pcie_bandwidth") != std::string::npos);
+}
+
+// reports/cases/h200_vllm_0_24_features (profsmall_b1.prompt): 426 kernels and copies before the language
+// model's first norm, of which some fifty are the pass's own copies and indices; 16 ms of launches.
+TEST_CASE("Qwen3-VL's encoder launches the kernels of its profile, whatever the image") {
+  Read r = read("hardware: h200\nmodel: qwen3-vl-8b\nengine: vllm-0.24\n");
+  REQUIRE(r.errors.empty());
+  const EncoderPricer pricer = EncoderPricer::create(r.spec).value();
+  const EncoderImage small{30, 40, 1}, large{68, 120, 1};
+  const double kernels = static_cast<double>(pricer.price({&small, 1}).launch) / 37'000;
+  CHECK(kernels > 0.85 * 426);
+  CHECK(kernels < 426);
+  CHECK(pricer.price({&large, 1}).launch == pricer.price({&small, 1}).launch);
 }

@@ -128,6 +128,26 @@ TEST_CASE("no price of latent attention is below what the data sheet allows, nor
   }
 }
 
+// vLLM 0.24's fused_experts is a Python function of several launches (reports/results/features_h200.md:
+// DeepSeek-V2-Lite's steps with prompts were launched in twice the time while this was charged for timed
+// shapes only).
+TEST_CASE("experts are launched from Python whether or not their kernels were timed as a whole") {
+  const auto launch_us = [](InstanceSpec spec) {
+    std::vector<PrefillChunk> chunks;
+    return static_cast<double>(StepPricer::create(spec)->price(prompt(chunks, 1024)).launch) / 1e3;
+  };
+  const auto of_experts = [&](const std::string& model, const char* op) {
+    InstanceSpec spec = instance("", "vllm-0.24", model);
+    std::vector<PrefillChunk> chunks;
+    line(spec, prompt(chunks, 1024), op);  // how this model's experts are priced
+    const double with = launch_us(spec);
+    spec.engine.host.launch_experts.value = Seconds(0);
+    return with - launch_us(spec);
+  };
+  CHECK(of_experts("deepseek-v2-lite", "moe_gate_up") == Approx(26 * 860));
+  CHECK(of_experts("qwen3-235b-a22b", "moe_experts") == Approx(94 * 860));
+}
+
 TEST_CASE("short prompts on vLLM and captured steps on SGLang are absorbed, others expanded") {
   std::vector<PrefillChunk> chunks;
   const InstanceSpec vllm = instance("");

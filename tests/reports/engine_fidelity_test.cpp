@@ -12,7 +12,7 @@ TEST_CASE("every measured run: its schedule again, and an error that is the sum 
   const auto fidelity = measure_engine_fidelity([](const std::string&) {});
   INFO((fidelity.ok() ? "" : to_string(fidelity.errors())));
   REQUIRE(fidelity.ok());
-  REQUIRE(fidelity->runs.size() == 13);
+  REQUIRE(fidelity->runs.size() == 16);
   std::int64_t steps = 0;
   int split = 0;
   for (const RunFidelity& run : fidelity->runs) {
@@ -33,7 +33,7 @@ TEST_CASE("every measured run: its schedule again, and an error that is the sum 
       CHECK(experiment.partners >= experiment.in_place);
     }
   }
-  CHECK(steps == 60'300);
+  CHECK(steps == 62'560);
   CHECK(split > 60);
   for (const EngineCoverage& engine : fidelity->engines) {
     INFO(engine.engine);
