@@ -118,6 +118,8 @@ std::optional<LostRequest> PrefillDecode::give_up_both(RequestId request, SimTim
   }
   if (h.over) return std::nullopt;
   if (h.sequence.is_none() || !lives(h.to, h.to_life)) return lost;
+  // Its transfer has failed: the decode side is rid of it, and it was to be sent again.
+  if (!instances_[h.to.value()]->holds(h.sequence, request)) return lost;
   const auto l = withdraw(h.to, h.sequence, now);
   if (!h.room_at.is_never() && h.pull_end.is_never()) {
     const Release fails{.at = prefill_lives ? now : missed(now),

@@ -105,7 +105,8 @@ Transfer read_transfer(const Yaml& pd, const std::string& engine) {
 void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools) {
   for (const PoolSpec* pool : pools)
     if (pool->instance.speculation.on())
-      node.fail("speculation beside layers that leave one by one is not modelled; take whole, or method: off");
+      node.fail(
+          "speculation beside layers that leave one by one is not modelled; take whole, or method: off");
   for (const PoolSpec* pool : pools)
     if (pool->instance.plan.dp > 1)
       node.fail("layers of ranks of attention data parallelism are not modelled; take whole, or no dp");
@@ -233,7 +234,8 @@ namespace {
 std::int32_t regions(const PoolSpec& pool) {
   const ModelSpec& model = pool.instance.model;
   const std::int64_t latent = model.sparse.present() ? 2 : 1;  // the indexer's keys are a cache of their own
-  const std::int64_t drafting = draft_layers_cached(pool.instance.speculation, model, pool.instance.engine.engine);
+  const std::int64_t drafting =
+      draft_layers_cached(pool.instance.speculation, model, pool.instance.engine.engine);
   return static_cast<std::int32_t>((model.layers + drafting) * (model.latent.present() ? latent : 2));
 }
 

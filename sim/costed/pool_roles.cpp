@@ -16,7 +16,8 @@ bool has_window(const ModelSpec& model) {
 
 void check_sglang(const Yaml& node, const NamedOptions& options) {
   if (options.has("rules_of_0_5_17") && options.flag("rules_of_0_5_17"))
-    node.optional("role").fail("rules_of_0_5_17 with prefill and decode apart are not modelled; leave it out");
+    node.optional("role").fail(
+        "rules_of_0_5_17 with prefill and decode apart are not modelled; leave it out");
 }
 
 void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
@@ -49,7 +50,8 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
     role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
   if (instance.speculation.on() && engine.engine != "vllm")
-    node.optional("speculation").fail("in a prefill or decode pool speculation is modelled on vllm only (transfer: whole)");
+    node.optional("speculation")
+        .fail("in a prefill or decode pool speculation is modelled on vllm only (transfer: whole)");
   if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
@@ -113,14 +115,16 @@ void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>&
   if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
 }
 
-// Requests carry a bootstrap room between prefill and decode servers only (`follow_bootstrap_room_scheduler`).
+// Requests carry a bootstrap room between prefill and decode servers only
+// (`follow_bootstrap_room_scheduler`).
 void check_rooms(const Yaml& node, const PoolSpec& pool) {
   const NamedOptions& options = pool.instance.engine.settings.options;
   if (pool.role != PoolRole::mixed || !options.has("load_balance_method")) return;
   if (options.text("load_balance_method") == "follow_bootstrap_room")
     node.optional("engine_args")
-        .fail("load_balance_method: follow_bootstrap_room is for prefill and decode pools, whose requests have "
-              "a room; expected round_robin, total_requests or total_tokens");
+        .fail(
+            "load_balance_method: follow_bootstrap_room is for prefill and decode pools, whose requests have "
+            "a room; expected round_robin, total_requests or total_tokens");
 }
 
 }  // namespace

@@ -234,16 +234,18 @@ std::uint64_t ended(const RunResult& r) {
 
 }  // namespace
 
-TEST_CASE("instances on either side of an encoder go and come back; images are encoded again [encoder pools]") {
+TEST_CASE(
+    "instances on either side of an encoder go and come back; images are encoded again [encoder pools]") {
   const Trace trace(mixture(150, true));
   std::uint64_t lost = 0, retries = 0;
-  for (const char* faults :
-       {"[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 0}, for_s: 1}]",
-        "[{at_s: 1.5, kind: gpu, target: {pool: language, replica: 1}, for_s: 1}]",
-        "[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 1}, factor: 0.3}, {at_s: 1.2, kind: link, target: "
-        "node0.gpu2–node0.nvswitch0, for_s: 2}, {at_s: 1.2, kind: link, target: node0.gpu2–node0.pcie_switch0, "
-        "for_s: 2}]",
-        "[{kind: gpu, target: all, mtbf_h: 0.0006, repair_s: 0.3}]"}) {
+  for (const char* faults : {"[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 0}, for_s: 1}]",
+                             "[{at_s: 1.5, kind: gpu, target: {pool: language, replica: 1}, for_s: 1}]",
+                             "[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 1}, factor: 0.3}, {at_s: "
+                             "1.2, kind: link, target: "
+                             "node0.gpu2–node0.nvswitch0, for_s: 2}, {at_s: 1.2, kind: link, target: "
+                             "node0.gpu2–node0.pcie_switch0, "
+                             "for_s: 2}]",
+                             "[{kind: gpu, target: all, mtbf_h: 0.0006, repair_s: 0.3}]"}) {
     CAPTURE(faults);
     const RunResult r = run_faults(", replicas: 2", ", replicas: 2", faults, trace);
     CHECK(ended(r) == 150);
@@ -258,8 +260,8 @@ TEST_CASE("instances on either side of an encoder go and come back; images are e
   CHECK(ended(rolled) == 150);
   CHECK(rolled.fleet.updated == 4);
   CHECK(rolled.fleet.requests_lost == 0);
-  const RunResult scaled = run_faults("", ", autoscale: {metric: outstanding, target: 2, max: 3, interval_s: 1}",
-                                      "", trace);
+  const RunResult scaled =
+      run_faults("", ", autoscale: {metric: outstanding, target: 2, max: 3, interval_s: 1}", "", trace);
   CHECK(ended(scaled) == 150);
   CHECK(!scaled.fleet.scalings.empty());
 }

@@ -331,8 +331,7 @@ TEST_CASE("routers that listen hear the end of every lost request once [faults]"
 
 TEST_CASE("where both legs are sent at once instances go, links fail, GPUs are slow [faults]") {
   std::uint64_t lost = 0;
-  for (const std::string& deployment :
-       {apart("", "", "sglang-0.5"), apart("pd: {transfer: layerwise}, ")}) {
+  for (const std::string& deployment : {apart("", "", "sglang-0.5"), apart("pd: {transfer: layerwise}, ")}) {
     CAPTURE(deployment);
     const auto cut =
         load(deployment, {"faults=[{at_s: 4, kind: link, target: node0.gpu0–node0.nvswitch0, for_s: 5}, "
@@ -343,8 +342,9 @@ TEST_CASE("where both legs are sent at once instances go, links fail, GPUs are s
     CHECK(ended(r) == 200);
     CHECK(r.fleet.transfers_lost > 0);
     CHECK(r.transfers.retried > 0);
-    const auto gone = load(deployment, {"faults=[{at_s: 3, kind: gpu, target: {pool: d, replica: 0}, for_s: 3}, "
-                                        "{at_s: 8, kind: gpu, target: {pool: p, replica: 0}, for_s: 3}]"});
+    const auto gone =
+        load(deployment, {"faults=[{at_s: 3, kind: gpu, target: {pool: d, replica: 0}, for_s: 3}, "
+                          "{at_s: 8, kind: gpu, target: {pool: p, replica: 0}, for_s: 3}]"});
     if (!gone.ok()) FAIL(error_of(gone));
     const RunResult g = run_both(*gone);
     CHECK(ended(g) == 200);

@@ -93,7 +93,8 @@ TEST_CASE("a request begins again when either side is lost before its KV has com
   }
 }
 
-TEST_CASE("SGLang's decode side keeps slots for a dead prefill server until the second missed beat [pairs lost]") {
+TEST_CASE(
+    "SGLang's decode side keeps slots for a dead prefill server until the second missed beat [pairs lost]") {
   // 2,000 tokens hold one prompt of 900 and 512 beside it. The first one's prefill instance dies while its KV
   // is on the way; the second request is let in when the first one's slots come back.
   for (const std::int64_t beat_s : {0, 5}) {
@@ -102,7 +103,7 @@ TEST_CASE("SGLang's decode side keeps slots for a dead prefill server until the 
     a.prefills = 2;
     a.decode_blocks = 2000;
     a.rules.heartbeat = duration_from_seconds(static_cast<double>(beat_s));
-    a.fleet = plan(a, {death(0, 1.5)}, 60);
+    a.fleet = plan(a, {death(0, 1.5)}, 0.1);
     a.fleet->recovery.retry = false;
     const Seen seen = run_seen(a, {request(0, 1, 900, 60), request(1, 2, 900, 60)});
     CHECK(seen.records[0].status == RequestStatus::failed);
@@ -129,7 +130,8 @@ TEST_CASE("a lost decode instance lets its prefill legs go: nothing is computed 
   CHECK(after == 0);
 }
 
-TEST_CASE("without an instance of either role requests wait as a whole, and none is left behind [pairs lost]") {
+TEST_CASE(
+    "without an instance of either role requests wait as a whole, and none is left behind [pairs lost]") {
   for (const bool sglang : {true, false}) {
     for (const std::uint32_t gone : {0u, 1u}) {
       CAPTURE(sglang, gone);
@@ -137,8 +139,7 @@ TEST_CASE("without an instance of either role requests wait as a whole, and none
       a.fleet = plan(a, {death(gone, 0.5, 1)}, 0.1, 2);
       const Seen seen = run_seen(a, {request(0, 1, 1500, 40), request(1, 2, 100, 5)});
       for (const RequestRecord& r : seen.records) CHECK(r.status == RequestStatus::completed);
-      CHECK(seen.records[0].e2e > duration_from_seconds(2.5));  // ready at 3.5 s
-      CHECK(seen.records[0].handoff.queue > duration_from_seconds(2.5));
+      CHECK(seen.records[0].handoff.queue == duration_from_seconds(2.5));  // ready at 3.5 s
       a.fleet = plan(a, {death(gone, 0.5)}, 0.1, 2);  // for good
       for (const RequestRecord& r : run_seen(a, {request(0, 1, 1500, 40)}).records)
         CHECK(r.status == RequestStatus::failed);

@@ -2,8 +2,8 @@
 #include "../sanitized.h"
 #include "apart_world.h"
 #include "catch.h"
-#include "sim/costed/run.h"
 #include "sglang_features_world.h"
+#include "sim/costed/run.h"
 
 using namespace orrery;
 using namespace apart;
@@ -12,7 +12,8 @@ using world::request;
 namespace {
 
 void speculate(world::World& w, std::int32_t k, double accepted, bool network) {
-  w.own_acceptance = std::make_shared<SampledAcceptance>(1, std::vector<double>(static_cast<std::size_t>(k), accepted), 1);
+  w.own_acceptance =
+      std::make_shared<SampledAcceptance>(1, std::vector<double>(static_cast<std::size_t>(k), accepted), 1);
   w.acceptance = w.own_acceptance.get();
   w.config.speculation = {.tokens = k, .lookahead = network ? k : 0, .drops_last_hit = network};
   w.spec.engine.settings.draft_tokens = k;
@@ -25,7 +26,8 @@ void speculate(world::World& w, std::int32_t k, double accepted, bool network) {
 
 }  // namespace
 
-TEST_CASE("apart, drafts begin on the decode side, behind the last prompt token computed again [pd][speculation]") {
+TEST_CASE(
+    "apart, drafts begin on the decode side, behind the last prompt token computed again [pd][speculation]") {
   for (const bool network : {true, false}) {
     Apart a;
     a.transfer = milliseconds(7);
@@ -48,7 +50,8 @@ TEST_CASE("apart, drafts begin on the decode side, behind the last prompt token 
   }
 }
 
-TEST_CASE("random worlds apart with speculation: conservation, and single steps are the same [pd][speculation]") {
+TEST_CASE(
+    "random worlds apart with speculation: conservation, and single steps are the same [pd][speculation]") {
   std::uint64_t preempted = 0, accepted = 0, rejected = 0, retried = 0, cancelled = 0;
   for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
     CAPTURE(seed);
@@ -90,19 +93,18 @@ Result<RunResult> run_pools(const std::string& prefill, const std::string& decod
                             const std::string& engine = "vllm-0.24") {
   const std::string keys = "hardware: h200, model: deepseek-v3, parallel: {tp: 8}, engine: " + engine;
   ScenarioOptions options;
-  options.overrides = {"deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 8, nic_gbps: 400}, " +
-                           pd + "pools: [{" + keys + ", name: p, role: prefill" + prefill + "}, {" + keys +
-                           ", name: d, role: decode" + decode + "}]}",
-                       "workload={generator: {requests: 20, arrivals: {process: fixed, rate: 5}, input: "
-                       "{distribution: fixed, value: 1000}, output: {distribution: fixed, value: 40}}}"};
+  options.overrides = {
+      "deployment={topology: {preset: hopper-8, nodes: 2, nics_per_node: 8, nic_gbps: 400}, " + pd +
+          "pools: [{" + keys + ", name: p, role: prefill" + prefill + "}, {" + keys +
+          ", name: d, role: decode" + decode + "}]}",
+      "workload={generator: {requests: 20, arrivals: {process: fixed, rate: 5}, input: "
+      "{distribution: fixed, value: 1000}, output: {distribution: fixed, value: 40}}}"};
   ORRERY_TRY(scenario,
              load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options));
   return run_scenario(scenario);
 }
 
-std::string refusal(const Result<RunResult>& run) {
-  return run.ok() ? "" : run.errors().front().message;
-}
+std::string refusal(const Result<RunResult>& run) { return run.ok() ? "" : run.errors().front().message; }
 
 }  // namespace
 
@@ -120,7 +122,8 @@ TEST_CASE("MTP on both sides decodes faster, and its layer's KV travels as well 
         std::string::npos);
   CHECK(refusal(run_pools(mtp, mtp, "", "sglang-0.5")).find("on vllm only") != std::string::npos);
   // Drafts from the text itself have no KV: the decode side alone may make them.
-  const auto ngram = run_pools("", ", speculation: {method: ngram, tokens: 2, acceptance: 0.5, match_rate: 0.5}");
+  const auto ngram =
+      run_pools("", ", speculation: {method: ngram, tokens: 2, acceptance: 0.5, match_rate: 0.5}");
   if (!ngram.ok()) FAIL(refusal(ngram));
   CHECK(ngram->transfers.bytes == plain->transfers.bytes);
 }

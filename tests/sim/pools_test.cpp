@@ -120,8 +120,10 @@ TEST_CASE("what does not go together is said at its key [pools]") {
 }
 
 TEST_CASE("pools of one role stand behind one router, apart too: two of one are one of two [pools]") {
-  const auto apart = [](const std::string& engine, const std::string& pd, bool split, const std::string& wide) {
-    const auto pool = [&](const std::string& name, const char* role, int replicas, const std::string& keys = "") {
+  const auto apart = [](const std::string& engine, const std::string& pd, bool split,
+                        const std::string& wide) {
+    const auto pool = [&](const std::string& name, const char* role, int replicas,
+                          const std::string& keys = "") {
       return "{hardware: h200, model: qwen3-8b, engine: " + engine + ", name: " + name + ", role: " + role +
              ", replicas: " + std::to_string(replicas) + keys + "}";
     };
@@ -130,8 +132,9 @@ TEST_CASE("pools of one role stand behind one router, apart too: two of one are 
                               : pool("p", "prefill", 2) + ", " + pool("d", "decode", 2);
     return small_example("{topology: {preset: hopper-8}, " + pd + "pools: [" + pools + "]}");
   };
-  for (const auto& [engine, pd] : {std::pair("vllm-0.24", ""), std::pair("vllm-0.24", "pd: {transfer: layerwise}, "),
-                                   std::pair("sglang-0.5", "")}) {
+  for (const auto& [engine, pd] :
+       {std::pair("vllm-0.24", ""), std::pair("vllm-0.24", "pd: {transfer: layerwise}, "),
+        std::pair("sglang-0.5", "")}) {
     CAPTURE(engine, pd);
     const auto one = apart(engine, pd, false, ""), two = apart(engine, pd, true, "");
     REQUIRE(one.ok());

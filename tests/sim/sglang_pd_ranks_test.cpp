@@ -42,7 +42,7 @@ TEST_CASE("prefill ranks follow the request's room, decode ranks come in turn [s
     RandomStream room(7, RandomPurpose::bootstrap_room, s.part.request.value());
     CHECK(s.part.from_rank == static_cast<std::int32_t>(room.below(std::uint64_t{1} << 63) % count));
   }
-  for (const std::int64_t n : to) CHECK(n == 100);  // round_robin
+  for (const std::int64_t n : to) CHECK(n == 100);                  // round_robin
   for (const std::int64_t n : from) CHECK(std::abs(n - 100) < 35);  // binomial: deviation 8.7
   CHECK(*std::max_element(from.begin(), from.end()) > 100);
   // Both sides by room: the same rank of as many.
@@ -87,8 +87,9 @@ TEST_CASE("random worlds of ranks apart: conservation, and single steps are stre
     a.world = w;
     a.world.config.options.set("enable_mixed_chunk", false);
     if (random.below(3) == 0)
-      a.world.config.options.set("load_balance_method",
-                                 std::string(random.below(2) == 0 ? "total_tokens" : "follow_bootstrap_room"));
+      a.world.config.options.set(
+          "load_balance_method",
+          std::string(random.below(2) == 0 ? "total_tokens" : "follow_bootstrap_room"));
     a.prefills = 1 + random.below(2);
     a.decodes = 1 + random.below(2);
     a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
@@ -128,8 +129,9 @@ Result<Scenario> deepseek(const std::string& prefill, const std::string& decode)
   const std::string keys = "hardware: h200, model: deepseek-v3, engine: sglang-0.5, ";
   ScenarioOptions options;
   options.overrides = {
-      "deployment={topology: {preset: hopper-8, nodes: 3, nics_per_node: 8, nic_gbps: 400}, pools: [{" + keys +
-          "name: p, role: prefill, " + prefill + "}, {" + keys + "name: d, role: decode, " + decode + "}]}",
+      "deployment={topology: {preset: hopper-8, nodes: 3, nics_per_node: 8, nic_gbps: 400}, pools: [{" +
+          keys + "name: p, role: prefill, " + prefill + "}, {" + keys + "name: d, role: decode, " + decode +
+          "}]}",
       "workload={generator: {requests: 60, arrivals: {process: poisson, rate: 20}, input: {distribution: "
       "uniform, low: 200, high: 3000}, output: {distribution: uniform, low: 2, high: 80}}}"};
   return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
@@ -139,8 +141,9 @@ Result<Scenario> deepseek(const std::string& prefill, const std::string& decode)
 
 TEST_CASE("DeepSeek-V3 with ranks on both sides: KV goes between ranks, once [sglang][pd][ranks]") {
   const std::string ranked = "parallel: {dp: 8, ep: 8}, engine_args: {context_length: 16384}";
-  const std::string wide = "parallel: {dp: 16, ep: 16}, engine_args: {context_length: 16384, moe_a2a_backend: "
-                           "deepep}";
+  const std::string wide =
+      "parallel: {dp: 16, ep: 16}, engine_args: {context_length: 16384, moe_a2a_backend: "
+      "deepep}";
   const auto scenario = deepseek(ranked, wide);
   if (!scenario.ok()) FAIL(scenario.errors().front().message);
   RunOptions single;
@@ -154,16 +157,15 @@ TEST_CASE("DeepSeek-V3 with ranks on both sides: KV goes between ranks, once [sg
   double prompts = 0;
   for (const RequestRecord& q : records.all) prompts += q.prompt_tokens;
   // A rank of one GPU keeps the whole latent, and reads it once: 70,272 bytes a token.
-  CHECK(static_cast<double>(r.transfers.bytes) ==
-        Approx(70272.0 * prompts).epsilon(0.02));
+  CHECK(static_cast<double>(r.transfers.bytes) == Approx(70272.0 * prompts).epsilon(0.02));
   CHECK(run_scenario(*scenario, single).value().digest == r.digest);
 }
 
 TEST_CASE("a room needs two sides [sglang][pd][ranks]") {
   ScenarioOptions options;
   options.overrides = {"deployment.engine_args={load_balance_method: follow_bootstrap_room}"};
-  const auto refused = load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/deepseek-v3-h200-dp8.yaml",
-                                     options);
+  const auto refused =
+      load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/deepseek-v3-h200-dp8.yaml", options);
   REQUIRE(!refused.ok());
   CHECK(refused.errors().front().message.find("prefill and decode pools") != std::string::npos);
 }
