@@ -50,7 +50,7 @@ class EncoderRelay {
     ++held_[from.value()];
     answers_.push({.at = at, .id = request, .from = from, .to = {}, .from_life = life, .request = {}});
   }
-  // Of how many answered requests an encoder instance still has embeddings that somebody will fetch; one less;
+  // Of how many answered requests an encoder instance has embeddings that somebody will fetch; one less;
   // none, for it is gone.
   std::int32_t held(InstanceId from) const { return held_[from.value()]; }
   void given_back(InstanceId from) { --held_[from.value()]; }

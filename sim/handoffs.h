@@ -34,11 +34,11 @@ struct PdRules {
 struct Handoff {
   Request request;            // as the client sent it
   std::uint32_t attempt = 0;  // legs sent at once carry it
-  InstanceId from;         // the prefill instance,
-  std::uint32_t life = 0;  // of it
-  SequenceId held;         // and the sequence there whose blocks it holds
-  bool holds_kv = true;    // false: preempted when its answer came; the decode instance computes it again
-  InstanceId to;           // the decode instance,
+  InstanceId from;            // the prefill instance,
+  std::uint32_t life = 0;     // of it
+  SequenceId held;            // and the sequence there whose blocks it holds
+  bool holds_kv = true;       // false: preempted when its answer came; the decode instance computes it again
+  InstanceId to;              // the decode instance,
   std::uint32_t to_life = 0;
   SequenceId sequence;                         // and the one that waits there
   SimTime first_scheduled = SimTime::never();  // at the prefill instance

@@ -48,8 +48,8 @@ class PrefillDecode {
   std::uint64_t retried() const { return retried_; }
   std::uint64_t failed() const { return failed_; }  // transfers
 
-  // Instances that are lost (prefill_decode_losses.cpp). `gone` had `here`, and has lost `lost`; who loses its
-  // other leg's instance, or what that holds, is added, and who has an end all the same is taken out.
+  // Instances that are lost (prefill_decode_losses.cpp). `gone` had `here`, and has lost `lost`; who loses
+  // its other leg's instance, or what that holds, is added, and who has an end all the same is taken out.
   void lose_instance(InstanceId gone, PoolRole role, std::span<const Instance::Live> here, SimTime now,
                      std::vector<LostRequest>& lost);
   // It goes on elsewhere from its beginning, or not at all. False: it has ended, or is about to by itself.

@@ -1,8 +1,9 @@
-// Prefill and decode apart, where instances are lost (docs/faults.md). Where legs follow one another a request
-// has one of them at a time, and what it holds at a prefill instance. Where both are sent at once a loss takes
-// the other one away as well, wherever it is: on its way, queued, computing, or waiting for KV. A leg may end
-// later than it is given up (its step is in flight, its slots are written to); until then it is lost in name
-// (Instance::withdraw), and `Request::attempt` tells legs on their way from those of the next attempt.
+// Prefill and decode apart, where instances are lost (docs/faults.md). Where legs follow one another a
+// request has one of them at a time, and what it holds at a prefill instance. Where both are sent at once a
+// loss takes the other one away as well, wherever it is: on its way, queued, computing, or waiting for KV. A
+// leg may end later than it is given up (its step is in flight, its slots are written to); until then it is
+// lost in name (Instance::withdraw), and `Request::attempt` tells legs on their way from those of the next
+// attempt.
 #include <algorithm>
 
 #include "sim/prefill_decode.h"

@@ -139,9 +139,9 @@ void RankScheduler::stand_by(std::size_t rank) {
 }
 
 void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
-  ORRERY_CHECK(plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 &&
-                   plan.blocking_store_blocks == 0,
-               "ranks neither speculate, encode nor move blocks beside a step");
+  ORRERY_CHECK(
+      plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 && plan.blocking_store_blocks == 0,
+      "ranks neither speculate, encode nor move blocks beside a step");
   const std::size_t first = prefill_.size();
   for (const PrefillWork& w : plan.prefill) {
     prefill_.push_back(w);

@@ -109,7 +109,8 @@ void SglangScheduler::send_up_to(Slot slot, std::int64_t tokens, bool last) {
   const Sequence& s = sequences_[slot];
   const std::int64_t page = config_.cache.page_size, of = cache_.page_ceil(s.prompt) / page;
   const std::int64_t parts = last ? of : std::min(tokens / page, of - 1);
-  if (parts > 0) remote_.sends.push_back(
+  if (parts > 0)
+    remote_.sends.push_back(
         {.request = s.request, .sequence = SequenceId(slot), .step = {}, .parts = parts, .of = of});
 }
 
@@ -156,7 +157,8 @@ std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
   return cache_.available() - std::max(config_.num_reserved_decode_tokens * active, least);
 }
 
-// First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those behind.
+// First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those
+// behind.
 void SglangScheduler::preallocate() {
   if (remote_.queue.empty()) return;
   if (config_.enable_priority_scheduling) {

@@ -41,7 +41,8 @@ void VllmV1Scheduler::give_back_held(Slot slot) {
   drop_slot(slot);
 }
 
-// Blocks for the prompt and none for drafts (`limit_lookahead_tokens`), of which the local cache has the first ones; the rest is asked for.
+// Blocks for the prompt and none for drafts (`limit_lookahead_tokens`); the local cache has the first ones,
+// the rest is asked for.
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hit hit) {
   Sequence& s = sequences_[slot];
   const std::int64_t blocks = blocks_for(s.target) - hit.blocks;

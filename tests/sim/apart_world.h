@@ -120,9 +120,8 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
   };
   const auto add = [&](PoolRole role, std::size_t instances, std::int64_t blocks) {
     if (instances == 0) return;
-    executors.push_back(
-        std::make_unique<CostModelExecutor>(std::vector<const StepPricer*>(instances, &pricer), oracle,
-                                            LaunchJitter{}, nullptr, w.acceptance));
+    executors.push_back(std::make_unique<CostModelExecutor>(
+        std::vector<const StepPricer*>(instances, &pricer), oracle, LaunchJitter{}, nullptr, w.acceptance));
     if (role == PoolRole::decode) executors.back()->add_host_links(HostLink(1, 100'000));  // blocks a second
     parts.push_back({executors.back().get(), instances});
     routers.push_back(find_router("least-loaded")->make());

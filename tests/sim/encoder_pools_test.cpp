@@ -243,7 +243,7 @@ TEST_CASE(
                              "[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 1}, factor: 0.3}, {at_s: "
                              "1.2, kind: link, target: "
                              "node0.gpu2–node0.nvswitch0, for_s: 2}, {at_s: 1.2, kind: link, target: "
-                             "node0.gpu2–node0.pcie_switch0, "
+                             "node0.gpu2–node0.pcie_switch1, "
                              "for_s: 2}]",
                              "[{kind: gpu, target: all, mtbf_h: 0.0006, repair_s: 0.3}]"}) {
     CAPTURE(faults);

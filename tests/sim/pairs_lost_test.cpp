@@ -140,7 +140,7 @@ TEST_CASE(
       const Seen seen = run_seen(a, {request(0, 1, 1500, 40), request(1, 2, 100, 5)});
       for (const RequestRecord& r : seen.records) CHECK(r.status == RequestStatus::completed);
       CHECK(seen.records[0].handoff.queue == duration_from_seconds(2.5));  // ready at 3.5 s
-      a.fleet = plan(a, {death(gone, 0.5)}, 0.1, 2);  // for good
+      a.fleet = plan(a, {death(gone, 0.5)}, 0.1, 2);                       // for good
       for (const RequestRecord& r : run_seen(a, {request(0, 1, 1500, 40)}).records)
         CHECK(r.status == RequestStatus::failed);
     }

@@ -251,7 +251,7 @@ TEST_CASE("§7 priorities order who is let in, computed and merged; mixed chunks
   CHECK(ranked[2] < ranked[1]);
   CHECK(ranked[0] == plain[0]);  // it was alone when it came
   CHECK(ranked[2] < plain[1]);   // it came 10 ms later, and is out when the other one was
-  // Ten prompts before one prefill instance: the last is computed first, but for those under way when it came.
+  // Ten prompts before one prefill instance: the last is computed first, but for those under way.
   Apart a = sglang(milliseconds(1));
   a.world.config.options.set("enable_priority_scheduling", true);
   std::vector<TraceRequest> requests = burst(10, 0.001, 2048, 4);
