@@ -261,7 +261,8 @@ TEST_CASE(
   CHECK(rolled.fleet.updated == 4);
   CHECK(rolled.fleet.requests_lost == 0);
   const RunResult scaled =
-      run_faults("", ", autoscale: {metric: outstanding, target: 2, max: 3, interval_s: 1}", "", trace);
+      run_faults(", replicas: 2, rolling_update: {at_s: 1}",
+                 ", autoscale: {metric: outstanding, target: 2, max: 3, interval_s: 1}", "", trace);
   CHECK(ended(scaled) == 150);
   CHECK(!scaled.fleet.scalings.empty());
 }

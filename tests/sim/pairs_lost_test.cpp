@@ -3,6 +3,7 @@
 #include "../sanitized.h"
 #include "apart_world.h"
 #include "catch.h"
+#include "ranks_world.h"
 
 using namespace orrery;
 using namespace apart;
@@ -185,11 +186,12 @@ Apart random_apart(bool sglang, std::uint64_t seed, std::vector<TraceRequest>& r
   a.world = w;
   a.world.config.long_prefill_token_threshold = 0;
   if (sglang) {
+    if (seed % 3 == 0) a.world.spec = world::rank_spec(2);
     a.world.config.options.set("enable_mixed_chunk", false);
     a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
     a.rules.heartbeat = SimDuration(static_cast<std::int64_t>(random.below(3) * 300'000'000));
-    std::erase_if(all, [&](const TraceRequest& q) {
-      return q.prompt_tokens + q.max_output_tokens + 600 > w.config.max_model_len;
+    std::erase_if(all, [longest = w.config.max_model_len](const TraceRequest& q) {
+      return q.prompt_tokens + q.max_output_tokens + 600 > longest;
     });
   }
   a.prefills = 1 + random.below(3);
