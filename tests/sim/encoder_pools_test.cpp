@@ -262,7 +262,7 @@ TEST_CASE(
   CHECK(rolled.fleet.requests_lost == 0);
   const RunResult scaled =
       run_faults(", replicas: 2, rolling_update: {at_s: 1}",
-                 ", autoscale: {metric: outstanding, target: 2, max: 3, interval_s: 1}", "", trace);
+                 ", autoscale: {metric: outstanding, target: 0.3, max: 3, interval_s: 0.2}", "", trace);
   CHECK(ended(scaled) == 150);
   CHECK(!scaled.fleet.scalings.empty());
 }
