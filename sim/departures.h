@@ -49,7 +49,8 @@ struct Entrance {  // the request reaches the core at `at`
   InstanceId instance;
   InstanceId from = InstanceId::none();  // whence its images' embeddings are fetched; none: nothing is
   Request request;
-  std::uint32_t life = 0;  // of the instance
+  std::uint32_t life = 0;       // of the instance
+  std::uint32_t from_life = 0;  // of the one with its embeddings
   RequestId request_id() const { return request.id; }
 };
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -23,11 +24,12 @@ class EncoderRelay {
     SimTime at;
     RequestId id;
     InstanceId from, to;
+    std::uint32_t from_life = 0, to_life = 0;
     Request request;
     RequestId request_id() const { return id; }
   };
 
-  explicit EncoderRelay(std::size_t instances) : free_at_(instances, SimTime(0)) {}
+  explicit EncoderRelay(std::size_t instances) : free_at_(instances, SimTime(0)), held_(instances, 0) {}
 
   // Remembers the request; returns what an encoder instance is asked.
   Request open(const Request& request) {
@@ -44,8 +46,17 @@ class EncoderRelay {
     return leg;
   }
   void drop(RequestId request) { requests_.erase(request.value()); }  // it ended at the encoder instance
-  void answered(RequestId request, InstanceId from, SimTime at) {
-    answers_.push({.at = at, .id = request, .from = from, .to = {}, .request = {}});
+  void answered(RequestId request, InstanceId from, std::uint32_t life, SimTime at) {
+    ++held_[from.value()];
+    answers_.push({.at = at, .id = request, .from = from, .to = {}, .from_life = life, .request = {}});
+  }
+  // Of how many answered requests an encoder instance has embeddings that somebody will fetch; one less;
+  // none, for it is gone.
+  std::int32_t held(InstanceId from) const { return held_[from.value()]; }
+  void given_back(InstanceId from) { --held_[from.value()]; }
+  void begin_anew(InstanceId instance, SimTime now) {
+    held_[instance.value()] = 0;
+    free_at_[instance.value()] = now;
   }
   SimTime next() const { return earlier(answers_.next(), prepared_.next()); }
   SimTime next_answer() const { return answers_.next(); }
@@ -80,6 +91,16 @@ class EncoderRelay {
     waiting_.erase(it);
     return entrance;
   }
+  // Whose embeddings are on the way from or to an instance that is gone: they are out of here, by request.
+  std::vector<Entrance> take_fetching(InstanceId gone) {
+    std::vector<Entrance> all;
+    std::erase_if(waiting_, [&](const auto& one) {
+      const bool goes = one.second.from == gone || one.second.instance == gone;
+      if (goes) all.push_back(one.second);
+      return goes;
+    });
+    return all;
+  }
   bool empty() const { return requests_.empty() && waiting_.empty() && prepared_.empty(); }
 
   // Of different images.
@@ -95,9 +116,10 @@ class EncoderRelay {
 
  private:
   std::unordered_map<std::uint64_t, Request> requests_;  // at encoder instances; looked up, never iterated
-  std::unordered_map<std::uint64_t, Entrance> waiting_;  // looked up, never iterated
+  std::map<std::uint64_t, Entrance> waiting_;            // by request
   TimedHeap<Sent> answers_, prepared_;
-  std::vector<SimTime> free_at_;  // of an instance's API server, for images
+  std::vector<SimTime> free_at_;    // of an instance's API server, for images
+  std::vector<std::int32_t> held_;  // by encoder instance
 };
 
 }  // namespace orrery

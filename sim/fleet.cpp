@@ -425,7 +425,7 @@ bool Fleet::hope(PoolRole role) const {
 }
 
 void Fleet::despair(SimTime now) {
-  for (const PoolRole role : {PoolRole::mixed, PoolRole::prefill, PoolRole::decode}) {
+  for (const PoolRole role : {PoolRole::mixed, PoolRole::prefill, PoolRole::decode, PoolRole::encoder}) {
     std::deque<Parked>& parked = parked_[static_cast<std::size_t>(role)];
     if (parked.empty() || (plan_.recovery.retry && hope(role))) continue;
     std::deque<Parked> all;

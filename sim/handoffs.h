@@ -26,15 +26,19 @@ struct PdRules {
   SimDuration lease;
   bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
   SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
+  // A decode instance finds its prefill instance gone at the second beat of so many that it misses, and keeps
+  // until then what waits for KV from there; zero: at once.
+  SimDuration heartbeat;
 };
 
 struct Handoff {
-  Request request;         // as the client sent it
-  InstanceId from;         // the prefill instance,
-  std::uint32_t life = 0;  // of it
-  SequenceId held;         // and the sequence there whose blocks it holds
-  bool holds_kv = true;    // false: preempted when its answer came; the decode instance computes it again
-  InstanceId to;           // the decode instance,
+  Request request;            // as the client sent it
+  std::uint32_t attempt = 0;  // legs sent at once carry it
+  InstanceId from;            // the prefill instance,
+  std::uint32_t life = 0;     // of it
+  SequenceId held;            // and the sequence there whose blocks it holds
+  bool holds_kv = true;       // false: preempted when its answer came; the decode instance computes it again
+  InstanceId to;              // the decode instance,
   std::uint32_t to_life = 0;
   SequenceId sequence;                         // and the one that waits there
   SimTime first_scheduled = SimTime::never();  // at the prefill instance
@@ -52,6 +56,8 @@ struct Handoff {
   bool prefill_over = false;               // answered, or ended without an answer
   bool given_back = false;                 // the prefill instance need not hold anything any more
   bool over = false;                       // its decode leg has ended, or will never begin
+  // Sent at once, where instances may be lost: where a leg that has not come yet was sent.
+  InstanceId prefill_bound = InstanceId::none(), decode_bound = InstanceId::none();
 };
 
 class Handoffs {
@@ -88,6 +94,10 @@ class Handoffs {
     if (find(request) == nullptr) return;  // it was never split
     at(request).over = true;
     drop_if_done(request);
+  }
+  const Handoff* find(RequestId request) const {
+    const auto it = all_.find(request.value());
+    return it == all_.end() ? nullptr : &it->second;
   }
   bool empty() const { return all_.empty(); }
   // One of its legs has come to an end that the other one may have to hear of (PrefillDecode::settle).

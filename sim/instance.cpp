@@ -355,7 +355,10 @@ void Instance::finish(const Finished& f, const StepOutcome& outcome) {
   wiring_.executor->ended(wiring_.id, f.sequence);
   if (!departed_.empty()) std::erase(departed_, f.sequence);
   const Progress& p = progress_of(f.sequence);
-  if (p.lost) return forget(f.sequence);
+  if (p.lost) {
+    if (f.held) scheduler_->on_remote_end(f.sequence, false);
+    return forget(f.sequence);
+  }
   // A first token that is the last one too has waited its turn in the step's outputs.
   const SimTime at = later(told_[f.update] + output_delay_, p.first_token);
   if (wiring_.role == PoolRole::prefill) return hand_over(f, at);

@@ -31,9 +31,8 @@ void Instance::client_left(SequenceId sequence, SimTime now) {
 
 bool Instance::abandon(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
-  if (p.left) return false;
+  if (!p.left) departed_.push_back(sequence);  // else nothing but this may wake an idle engine to drop it
   p.left = true;
-  departed_.push_back(sequence);
   if (!idle_) wiring_.executor->cut(wiring_.id, now);
   return idle_;
 }

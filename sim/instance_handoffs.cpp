@@ -28,6 +28,7 @@ void Instance::deliver(const RequestRecord& record, SimTime at) {
 }
 
 void Instance::note_admission(const Progress& p) {
+  if (p.lost) return;
   Handoff& h = wiring_.handoffs->at(p.request);
   h.first_scheduled = p.first_scheduled;
   h.cached = p.cached;
@@ -65,7 +66,7 @@ void Instance::hand_over(const Finished& f, SimTime at) {
 void Instance::relay(const Finished& f, SimTime at) {
   Progress& p = progress_of(f.sequence);
   if (p.gives_up < at) return end_unanswered(f.sequence, f.output_tokens);
-  wiring_.relay->answered(p.request, wiring_.id, at);
+  wiring_.relay->answered(p.request, wiring_.id, wiring_.life, at);
   --outstanding_;
   if (wiring_.answers != nullptr) wiring_.answers->over(p.request, f.output_tokens);
   observe_request(RequestEvent::Kind::answered, p.request, at, 0, 0, 0);

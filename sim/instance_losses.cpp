@@ -20,17 +20,19 @@ LostRequest Instance::lost_of(SequenceId sequence, SimTime now) {
   const Progress& p = progress_of(sequence);
   LostRequest l;
   l.request = p.request;
+  if (wiring_.relay != nullptr) return l;  // its images alone were here
   l.admitted = p.admitted;
   l.first_scheduled = p.first_scheduled;
   l.cached = p.cached;
   l.preemptions = p.preemptions;
   l.prompt_computed = std::min<std::int64_t>(p.prompt, p.computed);
   if (const Handoff* const h = handoff_of(p)) {
-    l.admitted = true;
+    l.admitted = !h->first_scheduled.is_never();
     l.first_scheduled = h->first_scheduled;
     l.cached = h->cached;
     l.preemptions += h->preemptions;
-    l.prompt_computed = p.prompt;  // by the prefill instance
+    // By the prefill instance, which may be at it still.
+    l.prompt_computed = h->prefill_over || !wiring_.handoffs->rules.at_once ? p.prompt : 0;
   }
   if (!p.has_token || wiring_.role == PoolRole::prefill) return l;
   l.streamed = true;
@@ -65,7 +67,10 @@ std::vector<LostRequest> Instance::lose_all(SimTime now) {
 
 std::optional<LostRequest> Instance::withdraw(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
-  if (p.left) return std::nullopt;
+  if (p.left) {
+    p.lost |= silent();
+    return std::nullopt;
+  }
   const LostRequest l = lost_of(sequence, now);
   observe_request(RequestEvent::Kind::lost, p.request, now, 0, l.outputs, 0);
   if (wiring_.answers != nullptr) wiring_.answers->over(p.request, 0);

@@ -26,6 +26,7 @@ struct KvSend {
   InstanceId from, to;
   std::int64_t blocks = 0;
   std::int64_t first = 0, last = 0, of = 1;
+  std::int32_t from_rank = 0, to_rank = 0;  // as a pull's
 };
 
 struct KvPullDone {

@@ -37,6 +37,13 @@ class LayerProgress {
     }
     std::erase_if(steps_, [&](const Step& s) { return s.done == layers_; });
   }
+  // Nobody wants the request's layers any more; or the instance is gone with all of its steps.
+  void forget(RequestId request) {
+    for (Step& s : steps_) std::erase(s.requests, request);
+  }
+  void forget(InstanceId instance) {
+    std::erase_if(steps_, [&](const Step& s) { return s.instance == instance; });
+  }
 
  private:
   struct Step {

@@ -1,5 +1,7 @@
 #include "sim/loop_fleet.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 void LoopFleet::make_instances() {
@@ -20,7 +22,6 @@ void LoopFleet::make_instances() {
 
 void LoopFleet::make_fleet() {
   ORRERY_CHECK(setup_.make_scheduler != nullptr, "instances that start again need fresh schedulers");
-  ORRERY_CHECK(!relay_, "encoder pools beside a fleet");
   std::vector<FleetPool> pools;
   std::size_t first = 0;
   for (const PoolSetup& pool : setup_.pools) {
@@ -60,12 +61,11 @@ std::vector<LostRequest> LoopFleet::take_down(InstanceId id, SimTime now) {
   setup_.executor->reset(id, now);
   ++lives_[i];
   if (apart_) {
-    for (const Instance::Live& live : here) apart_->release_held(live.request, now);
-    for (const LostRequest& l : lost) apart_->abandon(l.request, now);
-    if (places_[i].pool->role == PoolRole::prefill) apart_->lose_held_by(id, now, lost);
+    apart_->lose_instance(id, places_[i].pool->role, here, now, lost);
     setup_.transport->begin_anew(id);
   }
-  entering_count_[i] = 0;
+  if (relay_) lose_fetching(id, now, lost);
+  entering_count_[i] = relayed_[i] = 0;
   input_free_[i] = awake_[i] = now;
   if (places_[i].front_end) places_[i].front_end = std::make_unique<FrontEnd>(*places_[i].pool->front_end);
   make_instance(i, setup_.make_scheduler(id));
@@ -74,6 +74,42 @@ std::vector<LostRequest> LoopFleet::take_down(InstanceId id, SimTime now) {
 
 void LoopFleet::forsake_all(RequestId request, SimTime now) {
   if (apart_) apart_->abandon(request, now);
+  if (relay_) relay_->drop(request);
+}
+
+// The embeddings that an encoder instance had are gone with it, those under way as well.
+void LoopFleet::lose_fetching(InstanceId id, SimTime now, std::vector<LostRequest>& lost) {
+  if (places_[id.value()].pool->role == PoolRole::encoder)
+    for (const LostRequest& l : lost) relay_->drop(l.request);
+  for (const Entrance& e : relay_->take_fetching(id)) {
+    setup_.transport->forget(e.request.id, now);
+    over_at(e.instance, e.request.id);
+    if (e.instance == id) drop_embeddings(e.from, e.from_life);
+    --relayed_[e.instance.value()];
+    update_view(e.instance);
+    lost.emplace_back().request = e.request.id;
+  }
+  const auto by_request = [](const LostRequest& a, const LostRequest& b) { return a.request < b.request; };
+  std::sort(lost.begin(), lost.end(), by_request);
+  relay_->begin_anew(id, now);
+  setup_.transport->begin_anew(id);
+}
+
+void LoopFleet::lose_embeddings(const Entrance& e, SimTime now) {
+  over_at(e.instance, e.request.id);
+  update_view(e.instance);
+  fleet_->lose_unnoticed(e.request.id, e.from, now);
+}
+
+bool LoopFleet::turn_back(const EncoderRelay::Sent& sent, SimTime now) {
+  if (lives_[sent.from.value()] == sent.from_life && group(PoolRole::mixed).any_open()) return false;
+  drop_embeddings(sent.from, sent.from_life);
+  if (lives_[sent.from.value()] != sent.from_life) {
+    fleet_->lose_unnoticed(sent.request.id, sent.from, now);
+  } else {
+    park(sent.request, PoolRole::mixed, now);
+  }
+  return true;
 }
 
 bool LoopFleet::lost_its_holder(const Request& leg, SimTime now) {
@@ -83,12 +119,23 @@ bool LoopFleet::lost_its_holder(const Request& leg, SimTime now) {
   return true;
 }
 
+// One of two legs that were sent at once finds no instance: the request waits as a whole.
+void LoopFleet::park(const Request& request, PoolRole role, SimTime now) {
+  Request waits = request;
+  if (sent_at_once(request)) {
+    if (!apart_->abandon(request.id, now)) return;
+    waits.leg = RequestLeg::whole;
+  }
+  fleet_->park(waits, role, now);
+}
+
 // Routers see it there until they learn that the instance is gone.
 void LoopFleet::lose_unnoticed(const Request& request, InstanceId chosen, SimTime now) {
   const Place& place = places_[chosen.value()];
   if (!fleet_->runs(chosen)) place.group->set_outstanding(place.in_group, ++unnoticed_[chosen.value()]);
   over_at(chosen, request.id);
-  forsake_all(request.id, now);
+  bind(request, InstanceId::none());
+  if (apart_ && !apart_->abandon(request.id, now)) return;
   fleet_->lose_unnoticed(request.id, chosen, now);
 }
 
@@ -113,7 +160,8 @@ void LoopFleet::end(const RequestRecord& record, SimTime at) {
 
 bool LoopFleet::at_rest(InstanceId id) const {
   const Instance& instance = *instances_[id.value()];
-  return outstanding(id) == 0 && instance.idle() && !instance.scheduler().has_work();
+  const bool wanted = relay_ && relay_->held(id) > 0;
+  return outstanding(id) == 0 && instance.idle() && !instance.scheduler().has_work() && !wanted;
 }
 
 }  // namespace orrery

@@ -46,8 +46,24 @@ class LoopFleet : protected FleetHost {
   }
   // A leg that the proxy sends on has come to it with an answer, unless both were sent at once.
   bool at_proxy(const Request& leg) const { return leg.leg == RequestLeg::decode && !setup_.pd.at_once; }
+  bool sent_at_once(const Request& leg) const {
+    const bool one_of_two = leg.leg == RequestLeg::prefill || leg.leg == RequestLeg::decode;
+    return apart_ && setup_.pd.at_once && one_of_two;
+  }
+  void bind(const Request& leg, InstanceId to) {
+    if (fleet_ && sent_at_once(leg)) apart_->bind(leg, to);
+  }
+  bool stale(const Request& leg) const { return fleet_ && apart_ && apart_->stale(leg); }
+  void park(const Request& request, PoolRole role, SimTime now);  // no instance may be chosen
   // A decode leg on its way whose prefill instance has gone since it answered: it is lost.
   bool lost_its_holder(const Request& leg, SimTime now);
+  // Encoder pools. Nobody will fetch them; the way to the language instance found them gone; an encoded
+  // request finds no language instance, or one that nobody has missed yet, and is encoded again.
+  void drop_embeddings(InstanceId from, std::uint32_t life) {
+    if (lives_[from.value()] == life) relay_->given_back(from);
+  }
+  void lose_embeddings(const Entrance& e, SimTime now);
+  bool turn_back(const EncoderRelay::Sent& sent, SimTime now);
   // A request on its way to an instance that is gone, or that went in between.
   void lose_unnoticed(const Request& request, InstanceId chosen, SimTime now);
   // It was routed to `chosen`, and will not be answered from there.
@@ -61,6 +77,7 @@ class LoopFleet : protected FleetHost {
   bool at_rest(InstanceId id) const override;
   bool any_open(PoolRole role) const override { return groups_[static_cast<std::size_t>(role)].any_open(); }
   void send(const Request& leg, PoolRole role, SimTime now) override {
+    if ((apart_ && setup_.pd.at_once) || (relay_ && !leg.images.empty())) return begin(leg, now);
     dispatch(leg, role, now, at_proxy(leg));
   }
   std::int32_t outstanding(InstanceId id) const override {
@@ -97,6 +114,7 @@ class LoopFleet : protected FleetHost {
  private:
   void make_instance(std::size_t i, std::unique_ptr<Scheduler> scheduler);
   void make_fleet();
+  void lose_fetching(InstanceId id, SimTime now, std::vector<LostRequest>& lost);
   std::vector<std::int32_t> unnoticed_;  // by instance: what routers count at one that is gone
 };
 

@@ -23,11 +23,14 @@ std::unique_ptr<Scheduler> make_tensorrt_llm(const SchedulerConfig& config) {
 
 namespace {
 
-// SGLang's; `auto` is round_robin (handle_load_balance_method).
+// SGLang's; `auto` is round_robin, or follow_bootstrap_room on a prefill server (handle_load_balance_method).
 std::unique_ptr<RankBalancer> make_balancer(const SchedulerConfig& config,
                                             const std::vector<std::unique_ptr<Scheduler>>& ranks) {
   const NamedOptions& o = config.options;
   const std::string method = o.has("load_balance_method") ? o.text("load_balance_method") : "auto";
+  const bool prefill = config.sends_kv && !config.pulls_kv;
+  if (method == "follow_bootstrap_room" || (method == "auto" && prefill))
+    return make_rank_by_room(ranks.size(), config.seed);
   if (method == "auto" || method == "round_robin") return make_rank_round_robin(ranks.size());
   std::vector<const SglangScheduler*> schedulers;
   for (const auto& rank : ranks) schedulers.push_back(static_cast<const SglangScheduler*>(rank.get()));

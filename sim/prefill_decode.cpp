@@ -24,14 +24,22 @@ void PrefillDecode::arrived(const Request& request, SimTime now) {
     return loop_.dispatch(request, loop_.has_mixed ? PoolRole::mixed : PoolRole::decode, now, false);
   Request leg = request;
   leg.leg = RequestLeg::prefill;
-  handoffs_.open(request);
+  leg.attempt = ++attempts_;
+  handoffs_.open(request).attempt = leg.attempt;
   loop_.dispatch(leg, PoolRole::prefill, now, false);
-  if (!handoffs_.rules.at_once) return;
+  if (!handoffs_.rules.at_once || stale(leg)) return;
   leg.leg = RequestLeg::decode;
   loop_.dispatch(leg, PoolRole::decode, now, false);
 }
 
 void PrefillDecode::entered(const Request& request, InstanceId instance, SequenceId sequence) {
+  if (request.leg == RequestLeg::decode && handoffs_.rules.at_once) {
+    if (Handoff* const h = handoffs_.find(request.id)) {
+      h->to = instance;
+      h->to_life = (*loop_.lives)[instance.value()];
+      h->sequence = sequence;
+    }
+  }
   if (request.leg != RequestLeg::prefill) return;
   Handoff& h = handoffs_.at(request.id);
   h.from = instance;
@@ -69,10 +77,12 @@ void PrefillDecode::take_work(InstanceId id, SimTime now) {
     begin_pulls(pulls, id, now);
   }
   for (const SendWork& work : instance.take_sends()) {
+    Handoff* const h = handoffs_.find(work.request);
+    if (h == nullptr || h->from != id || h->held != work.sequence) continue;  // of a leg that was withdrawn
     if (handoffs_.rules.layers > 0) {
       layers_.add(id, work.step, work.request);
     } else {
-      computed(handoffs_.at(work.request), work.request, work.parts, work.of, now);
+      computed(*h, work.request, work.parts, work.of, now);
     }
   }
 }
@@ -154,7 +164,16 @@ void PrefillDecode::computed(Handoff& h, RequestId request, std::int64_t parts, 
 void PrefillDecode::flush(Handoff& h, RequestId request, SimTime now) {
   if (h.room_at.is_never() || h.failed || h.sent == h.computed) return;
   if (h.pull_begin.is_never()) h.pull_begin = now;
-  transport_.send({request, h.from, h.to, h.blocks, h.sent, h.computed, h.parts}, now);
+  transport_.send({.request = request,
+                   .from = h.from,
+                   .to = h.to,
+                   .blocks = h.blocks,
+                   .first = h.sent,
+                   .last = h.computed,
+                   .of = h.parts,
+                   .from_rank = instances_[h.from.value()]->rank_of(h.held),
+                   .to_rank = instances_[h.to.value()]->rank_of(h.sequence)},
+                  now);
   h.sent = h.computed;
 }
 
@@ -203,7 +222,7 @@ void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
 // The prefill instance need not hold anything for it any more. Of a transfer that failed it is not told:
 // where the engine has a lease, that has to run out.
 void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
-  Release r{now, request, h.from, h.life, h.held};
+  Release r{.at = now, .request = request, .instance = h.from, .life = h.life, .held = h.held};
   if (h.failed && handoffs_.rules.lease > SimDuration(0)) {
     const SimDuration lease = handoffs_.rules.lease;
     r.at = later(h.answered + lease, now + SimDuration(lease.ns() * 2 / 3));
@@ -216,7 +235,9 @@ void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
 
 void PrefillDecode::release(const Release& r, SimTime now) {
   if (!lives(r.instance, r.life)) return;  // lost, and with it what it held
-  if (instances_[r.instance.value()]->on_remote_end(r.held, r.request, false, now))
+  Instance& instance = *instances_[r.instance.value()];
+  if (r.failed ? instance.on_remote_failure(r.held, r.request, now)
+               : instance.on_remote_end(r.held, r.request, false, now))
     wakes_.push_back(r.instance);
 }
 

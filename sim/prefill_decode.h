@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "sim/handoffs.h"
@@ -20,6 +22,8 @@ class PrefillDecode {
     std::function<void(InstanceId)> mark;  // its core thread may have something to do
     // Sends a leg to the instances of a role; `at_proxy`: from the proxy's answer, not with the arrival.
     std::function<void(const Request&, PoolRole, SimTime, bool at_proxy)> dispatch;
+    // A leg that was sent there will not come; what listens to answers is told.
+    std::function<void(InstanceId, RequestId)> over = {};
     bool has_mixed = false;
     const std::vector<std::uint32_t>* lives = nullptr;  // by instance: how often it was begun again
   };
@@ -44,15 +48,18 @@ class PrefillDecode {
   std::uint64_t retried() const { return retried_; }
   std::uint64_t failed() const { return failed_; }  // transfers
 
-  // Instances that are lost (prefill_decode_losses.cpp); where legs are sent one after the other.
-  // Nothing that the request holds at a prefill instance is needed any more.
-  void release_held(RequestId request, SimTime now);
-  // It goes on elsewhere from its beginning, or not at all.
-  void abandon(RequestId request, SimTime now);
-  // Decode legs that have not got all blocks yet from a prefill instance that is gone.
-  void lose_held_by(InstanceId holder, SimTime now, std::vector<LostRequest>& lost);
+  // Instances that are lost (prefill_decode_losses.cpp). `gone` had `here`, and has lost `lost`; who loses
+  // its other leg's instance, or what that holds, is added, and who has an end all the same is taken out.
+  void lose_instance(InstanceId gone, PoolRole role, std::span<const Instance::Live> here, SimTime now,
+                     std::vector<LostRequest>& lost);
+  // It goes on elsewhere from its beginning, or not at all. False: it has ended, or is about to by itself.
+  bool abandon(RequestId request, SimTime now);
   // A decode leg on its way whose prefill instance has gone since it answered: that instance; else none.
   InstanceId lost_holder(const Request& leg);
+  // Where a leg is on its way to, or none.
+  void bind(const Request& leg, InstanceId to);
+  // A leg on its way of an attempt that was given up while it was.
+  bool stale(const Request& leg) const;
 
  private:
   struct Release {
@@ -61,6 +68,7 @@ class PrefillDecode {
     InstanceId instance;
     std::uint32_t life;
     SequenceId held;
+    bool failed = false;  // it waits for KV that will not come; else what it holds is not needed
     RequestId request_id() const { return request; }
   };
   bool lives(InstanceId instance, std::uint32_t life) const {
@@ -83,6 +91,16 @@ class PrefillDecode {
   void end_transfer(Handoff& h, RequestId request, bool failed, SimTime at, SimTime now);
   void give_back(Handoff& h, RequestId request, SimTime now);
   void release(const Release& r, SimTime now);
+  // Nothing that the request holds at a prefill instance is needed any more.
+  void release_held(RequestId request, SimTime now);
+  // Decode legs that have not got all blocks yet from a prefill instance that is gone.
+  void lose_held_by(InstanceId holder, SimTime now, std::vector<LostRequest>& lost);
+  // Where both legs are sent at once: both are given up. Nullopt: nobody is to hear of it.
+  std::optional<LostRequest> give_up_both(RequestId request, SimTime now);
+  std::optional<LostRequest> withdraw(InstanceId at, SequenceId sequence, SimTime now);
+  SimTime missed(SimTime now) const;
+  void lose_pairs(InstanceId gone, PoolRole role, std::span<const Instance::Live> here, SimTime now,
+                  std::vector<LostRequest>& lost);
   void drop_decode_leg(InstanceId at, const Instance::Live& live, SimTime now,
                        std::vector<LostRequest>& lost);
   void settle_pair(RequestId request, SimTime now);
@@ -102,6 +120,7 @@ class PrefillDecode {
   TimedHeap<Release> leases_;
   TimedHeap<Notice> notices_;  // that an instance with nothing to run has not taken yet
   std::uint64_t retried_ = 0, failed_ = 0;
+  std::uint32_t attempts_ = 0;
 };
 
 }  // namespace orrery

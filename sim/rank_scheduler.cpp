@@ -75,6 +75,8 @@ void RankScheduler::clear_plan() {
   plan_ = StepPlan{};
   rank_plans_.assign(ranks_.size(), {});
   prefill_.clear();
+  joined_.clear();
+  handed_.clear();
   preempted_.clear();
   preempted_for_.clear();
   paused_.clear();
@@ -137,9 +139,9 @@ void RankScheduler::stand_by(std::size_t rank) {
 }
 
 void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
-  ORRERY_CHECK(plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 &&
-                   plan.blocking_store_blocks == 0 && plan.onboarded_blocks + plan.offloaded_blocks == 0,
-               "ranks neither speculate, encode nor move blocks");
+  ORRERY_CHECK(
+      plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 && plan.blocking_store_blocks == 0,
+      "ranks neither speculate, encode nor move blocks beside a step");
   const std::size_t first = prefill_.size();
   for (const PrefillWork& w : plan.prefill) {
     prefill_.push_back(w);
@@ -161,6 +163,17 @@ void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
   take(plan.paused, paused_);
   take(plan.aborted.first(plan.turned_away), turned_away_);
   take(plan.aborted.subspan(plan.turned_away), aborted_);
+  for (HandedWork work : plan.handed) {
+    work.sequence = global(work.sequence, rank);
+    handed_.push_back(work);
+  }
+  for (PrefillWork work : plan.joined) {
+    work.sequence = global(work.sequence, rank);
+    joined_.push_back(work);
+  }
+  // Each over a link of its own; the step waits for the last.
+  plan_.onboarded_blocks = std::max(plan_.onboarded_blocks, plan.onboarded_blocks);
+  plan_.offloaded_blocks = std::max(plan_.offloaded_blocks, plan.offloaded_blocks);
   plan_.decode_sequences += plan.decode_sequences;
   plan_.decode_context_tokens += plan.decode_context_tokens;
   plan_.decode_irregular += plan.decode_irregular;
@@ -175,6 +188,8 @@ void RankScheduler::close_plan(Members members) {
   plan_.turned_away = turned_away_.size();
   aborted_.insert(aborted_.begin(), turned_away_.begin(), turned_away_.end());
   plan_.prefill = prefill_;
+  plan_.handed = handed_;
+  plan_.joined = joined_;
   plan_.preempted = preempted_;
   plan_.preempted_for = preempted_for_;
   plan_.paused = paused_;
@@ -268,6 +283,21 @@ std::span<const PullWork> RankScheduler::take_pulls() {
     }
   }
   return pulls_;
+}
+
+std::span<const SendWork> RankScheduler::take_sends() {
+  sends_.clear();
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    for (SendWork work : ranks_[r]->take_sends()) {
+      work.sequence = global(work.sequence, r);
+      sends_.push_back(work);
+    }
+  }
+  return sends_;
+}
+
+bool RankScheduler::on_room(SequenceId sequence) {
+  return ranks_[rank_of(sequence)]->on_room(local(sequence));
 }
 
 bool RankScheduler::on_remote_end(SequenceId sequence, bool said_eos) {

@@ -64,8 +64,10 @@ class RankScheduler final : public Scheduler {
   KvUsage kv_usage() const override;
   // A rank that sits steps out, or has an empty queue, may take a newcomer in whatever the others offer.
   bool newcomer_may_run() const override { return ranks_[last_chosen_]->newcomer_may_run(); }
-  // Prefill and decode apart: every rank holds and fetches for itself.
+  // Prefill and decode apart: every rank holds, and fetches or is sent, for itself.
   std::span<const PullWork> take_pulls() override;
+  std::span<const SendWork> take_sends() override;
+  bool on_room(SequenceId sequence) override;
   bool on_remote_end(SequenceId sequence, bool said_eos) override;
   bool on_remote_failure(SequenceId sequence) override;
   bool awaits_transfer() const override;
@@ -104,10 +106,12 @@ class RankScheduler final : public Scheduler {
   std::vector<std::int64_t> updated_;  // by rank: its own steps whose outcome is known
   StepPlan plan_;
   std::vector<RankPlan> rank_plans_;
-  std::vector<PrefillWork> prefill_;
+  std::vector<PrefillWork> prefill_, joined_;
+  std::vector<HandedWork> handed_;
   std::vector<SequenceId> preempted_, preempted_for_, paused_, aborted_, turned_away_;
   std::vector<Admission> admissions_;
   std::vector<PullWork> pulls_;
+  std::vector<SendWork> sends_;
   std::vector<SequenceId> eos_;
   UpdateEffects effects_;
   mutable SchedulerCounters counters_;

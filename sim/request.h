@@ -18,6 +18,7 @@ enum class RequestLeg : std::uint8_t { whole, prefill, decode, encode };
 struct Request {
   RequestId id;
   RequestLeg leg = RequestLeg::whole;
+  std::uint32_t attempt = 0;           // of a leg sent at once with its other one: which of the request's
   SimTime arrival;                     // at the server; latencies count from here
   std::int32_t prompt_tokens = 0;      // ≥ 1
   std::int32_t max_output_tokens = 0;  // ≥ 1, what the client allowed

@@ -88,6 +88,7 @@ struct SchedulerConfig {
   bool by_priority = false;  // vLLM's scheduling_policy
   std::int32_t steps_in_flight = 2;
   std::int32_t front_ends = 1;  // API servers, each of which chooses among data-parallel ranks by itself
+  std::uint64_t seed = 0;       // of the run: for what an engine or its gateway draws
   NamedOptions options = {};    // of this engine alone, by its own names
   bool stretches = true;        // false: offer one step at a time (same decisions, same digest)
   TensorRtLlmRules tensorrt_llm = {};
@@ -190,6 +191,7 @@ struct PullWork {
 // The reverse: what a prefill instance has computed of a prompt to be sent.
 struct SendWork {
   RequestId request;
+  SequenceId sequence;
   // Sent by layer: all of it, while this step runs. Otherwise: `parts` of `of` are computed by now.
   StepId step;
   std::int64_t parts = 0, of = 0;

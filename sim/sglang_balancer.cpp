@@ -1,10 +1,31 @@
 #include "sim/sglang_balancer.h"
 
+#include "base/random.h"
+
 namespace orrery {
 
 namespace {
+
 constexpr SimDuration read_interval(20'000'000);  // refresh_load_budget
+
+class RankByRoom final : public RankBalancer {
+ public:
+  RankByRoom(std::size_t ranks, std::uint64_t seed) : ranks_(ranks), seed_(seed) {}
+  std::size_t choose(const Request& request) override {
+    RandomStream room(seed_, RandomPurpose::bootstrap_room, request.id.value());
+    return room.below(std::uint64_t{1} << 63) % ranks_;
+  }
+
+ private:
+  std::size_t ranks_;
+  std::uint64_t seed_;
+};
+
 }  // namespace
+
+std::unique_ptr<RankBalancer> make_rank_by_room(std::size_t ranks, std::uint64_t seed) {
+  return std::make_unique<RankByRoom>(ranks, seed);
+}
 
 SglangBalancer::SglangBalancer(std::size_t ranks, const Rules& rules,
                                std::function<PublishedLoad(std::size_t)> load)

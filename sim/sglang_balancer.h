@@ -51,4 +51,9 @@ class SglangBalancer final : public RankBalancer {
   bool has_read_ = false;
 };
 
+// `follow_bootstrap_room`, the default of a prefill server (handle_load_balance_method, serving_hook.py): the
+// room that the gateway drew for the request, modulo the ranks (sglang_router, mini_lb.py: uniform below
+// 2^63). A decode server may follow it too, and draws the same room.
+std::unique_ptr<RankBalancer> make_rank_by_room(std::size_t ranks, std::uint64_t seed);
+
 }  // namespace orrery

@@ -176,6 +176,7 @@ class Loop final : LoopFleet {
                    PrefillDecode::Loop{.mark = [this](InstanceId id) { mark(id); },
                                        .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
                                                           bool at_proxy) { route(leg, role, now, at_proxy); },
+                                       .over = [this](InstanceId at, RequestId id) { over_at(at, id); },
                                        .has_mixed = !group(PoolRole::mixed).empty(),
                                        .lives = &lives_});
   }
@@ -190,7 +191,16 @@ class Loop final : LoopFleet {
   void take_fetched(SimTime now) {
     pulled_.clear();
     setup_.transport->collect(now, pulled_);
-    for (const KvPullDone& done : pulled_) enter_fetched(relay_->fetched(done.request), now);
+    for (const KvPullDone& done : pulled_) {
+      const Entrance e = relay_->fetched(done.request);
+      if (!done.failed) {
+        enter_fetched(e, now);
+        continue;
+      }
+      --relayed_[e.instance.value()];
+      relay_->given_back(e.from);
+      lose_embeddings(e, now);
+    }
   }
 
   // Requests whose images are encoded: to a language instance, where their images are prepared again, and
@@ -198,21 +208,34 @@ class Loop final : LoopFleet {
   void take_encoded(SimTime now) {
     while (relay_->next_answer() <= now) {
       EncoderRelay::Sent sent = relay_->pop_answer();
+      if (fleet_ && turn_back(sent, now)) continue;
       sent.to = group(PoolRole::mixed).choose(sent.request);
+      sent.to_life = lives_[sent.to.value()];
       ++relayed_[sent.to.value()];
       update_view(sent.to);
       relay_->prepare(std::move(sent), places_[sent.to.value()].pool->from_proxy);
     }
     while (relay_->next_prepared() <= now) {
       EncoderRelay::Sent sent = relay_->pop_prepared();
+      if (sent.to_life != lives_[sent.to.value()]) {
+        drop_embeddings(sent.from, sent.from_life);
+        lose_unnoticed(sent.request, sent.to, now);
+        continue;
+      }
       const SimTime at = taken_in(sent.request, sent.to, now, false);
       --relayed_[sent.to.value()];
       ++entering_count_[sent.to.value()];
-      entering_.push({.at = at, .instance = sent.to, .from = sent.from, .request = std::move(sent.request)});
+      entering_.push({.at = at,
+                      .instance = sent.to,
+                      .from = sent.from,
+                      .request = std::move(sent.request),
+                      .life = sent.to_life,
+                      .from_life = sent.from_life});
     }
   }
 
   void fetch(Entrance e, SimTime now) {
+    if (e.from_life != lives_[e.from.value()]) return lose_embeddings(e, now);
     setup_.transport->begin({e.request.id, e.from, e.instance, EncoderRelay::embeddings_of(e.request), now},
                             now);
     ++relayed_[e.instance.value()];
@@ -221,6 +244,7 @@ class Loop final : LoopFleet {
 
   void enter_fetched(const Entrance& e, SimTime now) {
     --relayed_[e.instance.value()];
+    relay_->given_back(e.from);
     if (known_gone(e.request, e.instance) >= now) return enter(e.request, e.instance, now);
     Instance& instance = *instances_[e.instance.value()];
     instance.turn_away(e.request);
@@ -230,14 +254,16 @@ class Loop final : LoopFleet {
   }
 
   void dispatch(const Request& request, PoolRole role, SimTime now, bool at_proxy) override {
-    if (fleet_ && lost_its_holder(request, now)) return;
-    if (fleet_ && !group(role).any_open()) return fleet_->park(request, role, now);
+    if (fleet_ && (stale(request) || lost_its_holder(request, now))) return;
+    if (fleet_ && !group(role).any_open()) return park(request, role, now);
     const InstanceId chosen = group(role).choose(request);
     if (fleet_ && !fleet_->runs(chosen)) return lose_unnoticed(request, chosen, now);
+    bind(request, chosen);
     const Place& place = places_[chosen.value()];
     const SimTime at = taken_in(request, chosen, now, at_proxy);
     if (known_gone(request, chosen) < at) {  // the API server drops it: the core never hears of it
       Instance& instance = *instances_[chosen.value()];
+      bind(request, InstanceId::none());
       instance.turn_away(request);
       // Images may have taken longer to prepare than the client waited.
       instance.tell_inbox(request.id, later(request.gives_up, now - place.pool->abort_delay));
@@ -279,7 +305,8 @@ class Loop final : LoopFleet {
     while (entering_.next() <= now) {
       Entrance e = entering_.pop();
       if (e.life != lives_[e.instance.value()]) {
-        lose_unnoticed(e.request, e.instance, now);
+        if (!e.from.is_none()) drop_embeddings(e.from, e.from_life);
+        if (!stale(e.request)) lose_unnoticed(e.request, e.instance, now);
         continue;
       }
       --entering_count_[e.instance.value()];
@@ -288,6 +315,7 @@ class Loop final : LoopFleet {
   }
 
   void enter(const Request& request, InstanceId chosen, SimTime now) {
+    if (stale(request)) return update_view(chosen);
     if (fleet_ && lost_its_holder(request, now)) {
       over_at(chosen, request.id);
       return update_view(chosen);
@@ -295,6 +323,7 @@ class Loop final : LoopFleet {
     Instance& instance = *instances_[chosen.value()];
     setup_.executor->take_input(chosen, request.prompt_tokens, now);
     const SequenceId sequence = instance.add(request, now);
+    bind(request, InstanceId::none());
     if (sequence.is_none()) {
       instance.tell_inbox(request.id, now);
       if (apart_) apart_->forsake(request.id, now);

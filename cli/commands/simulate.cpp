@@ -99,9 +99,12 @@ Result<RunOutputs> open_outputs(const SimulateOptions& options, const Scenario& 
 
 SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double wall_s) {
   SummaryInput summary;
-  if (const SpeculationSpec& s = scenario.pool.instance.speculation; s.on()) {
+  for (const PoolSpec* pool : scenario.pools()) {
+    const SpeculationSpec& s = pool->instance.speculation;
+    if (!s.on()) continue;
     summary.speculation = to_string(s.method);
     summary.speculation_tokens = s.tokens;
+    if (pool->role != PoolRole::prefill) break;  // which verifies nothing
   }
   summary.run = &run;
   summary.gpus = scenario.gpus();

@@ -202,7 +202,13 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
     open.timing.busy = share_step(e, ranks, open.timing.busy, now);
   }
   count_usage(plan, shape, open.timing.busy);
-  if (!plan.encode.empty()) add_images(plan, open.timing);
+  if (!plan.encode.empty()) {
+    StepTiming images;
+    add_images(plan, images);
+    if (!e.speeds.empty()) slow_down(images, e.speeds.front());
+    open.timing.busy += images.busy;
+    open.timing.launch += images.launch;
+  }
   if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
   if (plan.blocking_store_blocks > 0)
     now = later(now, copied(instance,

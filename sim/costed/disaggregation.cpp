@@ -17,6 +17,11 @@ const fabric::Figure kv_lease{30, fabric::FigureKind::published,
                               "default of kv_lease_duration, vLLM 0.24.0, "
                               "distributed/kv_transfer/kv_connector/v1/nixl/base_scheduler.py"};
 
+const fabric::Figure sglang_heartbeat{
+    5, fabric::FigureKind::published,
+    "default of SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL, SGLang 0.5.23, srt/environ.py; the second miss "
+    "counts (SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE)"};
+
 namespace {
 
 // Which of our parts a preset's boards hold.
@@ -32,113 +37,6 @@ const char* preset_of(const std::string& hardware) {
   for (const Board& board : boards)
     if (hardware == board.hardware) return board.preset;
   return nullptr;
-}
-
-bool has_window(const ModelSpec& model) {
-  return std::any_of(model.layer_kinds.begin(), model.layer_kinds.end(),
-                     [](const LayerKind& kind) { return kind.sliding_window > 0; });
-}
-
-void check_sglang(const Yaml& node, const NamedOptions& options) {
-  for (const char* name : {"enable_priority_scheduling", "rules_of_0_5_17", "enable_mixed_chunk"}) {
-    if (!options.has(name) || !options.flag(name)) continue;
-    node.optional("role").fail(std::string(name) +
-                               " with prefill and decode apart is not modelled; leave it out");
-  }
-}
-
-void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
-  const SchedulerSettings& settings = pool.instance.engine.settings;
-  if (pool.role == PoolRole::prefill && settings.async_scheduling)
-    node.optional("role").fail(
-        "context servers run without overlap (disagg-serving.md); expected engine_args: "
-        "{disable_overlap_scheduler: true}");
-  if (pool.role == PoolRole::decode && settings.tensorrt_llm.max_utilization)
-    node.optional("role").fail(
-        "MAX_UTILIZATION on a generation server is not modelled; take GUARANTEED_NO_EVICT, the default");
-}
-
-void check_engine(const Yaml& node, const PoolSpec& pool) {
-  const EngineProfile& engine = pool.instance.engine;
-  const Yaml role = node.optional("role");
-  if (engine.engine == "sglang") check_sglang(node, engine.settings.options);
-  if (engine.engine == "tensorrt-llm") check_tensorrt_llm(node, pool);
-  if (pool.role == PoolRole::decode && engine.settings.by_priority)
-    role.fail("a decode pool that schedules by priority is not modelled; leave scheduling_policy out");
-  if (engine.settings.kv_offload_bytes > 0)
-    role.fail(
-        "KV blocks in host memory beside prefill and decode apart are not modelled; leave "
-        "kv_offloading_size out");
-  if (has_window(pool.instance.model))
-    node.optional("model").fail("sliding windows with prefill and decode apart are not modelled");
-  if (pool.instance.model.state.present())
-    node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
-  const InstanceSpec& instance = pool.instance;
-  if (engine.engine != "vllm" && (instance.plan.dp > 1 || instance.engines > 1))
-    role.fail("dp above 1 in a prefill or decode pool is modelled on vllm only");
-  const ContextSettings& context = engine.settings.context;
-  if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
-    role.fail(
-        "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
-        "(parallel.cp; its decode servers assert 1)");
-  if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
-  if (engine.settings.stream_interval > 1)
-    role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
-}
-
-// What NIXL's handshake compares (nixl/base_worker.py), and what its rank mapping asserts.
-void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
-  const auto unlike = [&](const char* what, const std::string& mine, const std::string& theirs,
-                          const char* key) {
-    const Yaml at = node.optional(key);
-    (at.present() ? at : node.optional("role"))
-        .fail(std::string(what) + " must be that of pool " + quote(other.name) + " (" + theirs + "), not " +
-              mine + ": blocks travel as they are");
-  };
-  if (pool.instance.engine.engine != other.instance.engine.engine)
-    return unlike("the engine", pool.instance.engine.engine, other.instance.engine.engine, "engine");
-  const SchedulerSettings &a = pool.instance.engine.settings, &b = other.instance.engine.settings;
-  if (a.block_size != b.block_size)
-    unlike("the block size", std::to_string(a.block_size), std::to_string(b.block_size), "engine_args");
-  const DType mine = pool.instance.model.kv_dtype, theirs = other.instance.model.kv_dtype;
-  if (mine != theirs) unlike("the KV cache's type", to_string(mine), to_string(theirs), "kv_cache_dtype");
-  const std::int32_t tp = pool.instance.plan.tp, tp_other = other.instance.plan.tp;
-  if (std::max(tp, tp_other) % std::min(tp, tp_other) != 0)
-    node.optional("role").fail("tp = " + std::to_string(tp) + " and tp = " + std::to_string(tp_other) +
-                               " of pool " + quote(other.name) + " do not divide one another");
-}
-
-// Encoder pools beside mixed ones (vLLM's ec_producer and ec_consumer).
-void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
-  bool language = false;
-  for (std::size_t i = 0; i < pools.size(); ++i) {
-    const PoolSpec& pool = pools[i];
-    const Yaml role = nodes[i].optional("role");
-    const EngineProfile& engine = pool.instance.engine;
-    language |= pool.role == PoolRole::mixed;
-    if (pool.role == PoolRole::prefill || pool.role == PoolRole::decode)
-      role.fail("encoder pools beside prefill and decode pools are not modelled; take role: mixed");
-    if (engine.engine != "vllm")
-      nodes[i].optional("engine").fail(
-          "encoder pools are modelled on vllm only (ec_transfer_config), not on " + engine.engine +
-          "; take vllm-0.24");
-    if (!takes_images(pool.instance))
-      nodes[i].optional("model").fail("encoder pools need a model that takes images, and " +
-                                      pool.instance.model.name + " as it is told takes none");
-    const Yaml at = role.present() ? role : nodes[i].optional("name");
-    if (pool.instance.plan.dp > 1 || pool.instance.engines > 1 || pool.instance.plan.pp > 1)
-      at.fail("dp or pp above 1 in or beside an encoder pool is not modelled");
-    if (pool.role == PoolRole::encoder && engine.settings.by_priority)
-      at.fail("an encoder pool that schedules by priority is not modelled; leave scheduling_policy out");
-    if (pool.role == PoolRole::encoder && engine.settings.stream_interval > 1)
-      at.fail("an encoder pool answers one token; leave stream_interval out");
-    if (pool.instance.speculation.on())
-      at.fail("speculation in or beside an encoder pool is not modelled; use method: off");
-    if (pool.first_request_effects) at.fail("first_request_effects beside an encoder pool is not modelled");
-  }
-  if (pools.front().role == PoolRole::encoder && language)
-    nodes.front().optional("role").fail("write encoder pools behind the pools that they serve");
-  if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
 }
 
 // What to write where a topology is missing.
@@ -206,11 +104,15 @@ Transfer read_transfer(const Yaml& pd, const std::string& engine) {
 // MoRIIO's ranks write to the rank of their own number.
 void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools) {
   for (const PoolSpec* pool : pools)
+    if (pool->instance.speculation.on())
+      node.fail(
+          "speculation beside layers that leave one by one is not modelled; take whole, or method: off");
+  for (const PoolSpec* pool : pools)
     if (pool->instance.plan.dp > 1)
       node.fail("layers of ranks of attention data parallelism are not modelled; take whole, or no dp");
   const std::int32_t tp = first_of(PoolRole::prefill, pools)->instance.plan.tp;
   for (const PoolSpec* pool : pools) {
-    if (pool->role == PoolRole::decode && pool->instance.plan.tp != tp)
+    if (pool->role != PoolRole::mixed && pool->instance.plan.tp != tp)
       node.fail("MoRIIO's ranks write to the rank of their own number, and pool " + quote(pool->name) +
                 " has tp = " + std::to_string(pool->instance.plan.tp) + ", not " + std::to_string(tp) +
                 "; give both sides one tp, or take whole");
@@ -231,26 +133,6 @@ void read_local(const Yaml& pd, const std::vector<const PoolSpec*>& pools, bool 
 bool is_disaggregated(const std::vector<const PoolSpec*>& pools) {
   return std::any_of(pools.begin(), pools.end(),
                      [](const PoolSpec* pool) { return pool->role != PoolRole::mixed; });
-}
-
-void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
-  const auto first = [&](PoolRole role) {
-    return std::find_if(pools.begin(), pools.end(), [&](const PoolSpec& p) { return p.role == role; });
-  };
-  const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
-  const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
-  const auto encoder = first(PoolRole::encoder);
-  if (encoder != pools.end()) return check_encoders(nodes, pools);
-  if (prefill == pools.end() && decode == pools.end()) return;
-  if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
-  if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
-  for (std::size_t i = 0; i < pools.size(); ++i) {
-    if (pools[i].role != PoolRole::mixed) check_engine(nodes[i], pools[i]);
-    for (const PoolSpec& other : pools) {
-      if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
-        check_pair(nodes[i], pools[i], other);
-    }
-  }
 }
 
 namespace {
@@ -298,6 +180,7 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
         " has no figures of NIXL's reads (nixl:); add them, or take pd.connector: moriio");
     rules.nixl = false;
   }
+  if (sglang) rules.heartbeat = duration_from_seconds(sglang_heartbeat.value);
   if (vllm && transfer == Transfer::whole) rules.lease = duration_from_seconds(kv_lease.value);
   if (rules.nixl) {
     const PoolSpec* const decode = first_of(PoolRole::decode, pools);
@@ -351,7 +234,9 @@ namespace {
 std::int32_t regions(const PoolSpec& pool) {
   const ModelSpec& model = pool.instance.model;
   const std::int64_t latent = model.sparse.present() ? 2 : 1;  // the indexer's keys are a cache of their own
-  return static_cast<std::int32_t>(model.layers * (model.latent.present() ? latent : 2));
+  const std::int64_t drafting =
+      draft_layers_cached(pool.instance.speculation, model, pool.instance.engine.engine);
+  return static_cast<std::int32_t>((model.layers + drafting) * (model.latent.present() ? latent : 2));
 }
 
 // Where the next instance begins: where it is; on the next node when what is left of this one cannot hold it;

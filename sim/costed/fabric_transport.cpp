@@ -71,18 +71,27 @@ void FabricTransport::begin(const KvPull& pull, SimTime now) {
   const SimDuration reading =
       slowest_reader(pull, [](const NixlReads& reads, std::int64_t n) { return reads.reading(n); });
   Open& o = open(pull.request, pull.from, pull.to);
-  o.from_rank = pull.from_rank;
-  o.to_rank = pull.to_rank;
   if (reading > SimDuration(0)) {
     SimTime& reader = reader_free_[pull.to.value()][static_cast<std::size_t>(pull.to_rank)];
     reader = later(later(reader, pull.posted_from), now) + reading;
     o.not_before = reader;
   }
-  send({pull.request, pull.from, pull.to, pull.blocks, 0, 1, 1}, now);
+  send({.request = pull.request,
+        .from = pull.from,
+        .to = pull.to,
+        .blocks = pull.blocks,
+        .first = 0,
+        .last = 1,
+        .of = 1,
+        .from_rank = pull.from_rank,
+        .to_rank = pull.to_rank},
+       now);
 }
 
 void FabricTransport::send(const KvSend& part, SimTime now) {
   Open& o = open(part.request, part.from, part.to);
+  o.from_rank = part.from_rank;
+  o.to_rank = part.to_rank;
   if (gone_[part.from.value()] || gone_[part.to.value()]) return fail(part.request, now);
   const auto& between = pairs(part.from, part.to);
   const std::int64_t whole = part.blocks * seats_[part.to.value()].bytes_per_block;

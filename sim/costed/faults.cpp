@@ -290,29 +290,10 @@ void check_starts(const Yaml& root, const std::vector<const PoolSpec*>& pools, b
   }
 }
 
-const char* const sent_at_once =
-    "instances that go are not modelled where both legs of a request are sent at once (SGLang, transfer: "
-    "layerwise); links may fail there, and GPUs be slow";
-
-// Pools whose instances must stay.
-void check_roles(const Yaml& root, const std::vector<const PoolSpec*>& pools, bool legs_at_once) {
-  const auto encodes = [](const PoolSpec* pool) { return pool->role == PoolRole::encoder; };
-  const bool encoders = std::any_of(pools.begin(), pools.end(), encodes);
-  if (!encoders && !legs_at_once) return;
-  const Yaml faults = root.optional("faults");
-  const char* const beside_encoders = "beside encoder pools faults, updates and autoscaling are not modelled";
-  if (encoders && faults.present()) faults.fail(beside_encoders);
-  for (const Yaml& pool : root.optional("deployment").optional("pools").items())
-    for (const char* key : {"autoscale", "rolling_update"})
-      if (const Yaml node = pool.optional(key); node.present())
-        node.fail(encoders ? beside_encoders : sent_at_once);
-}
-
 }  // namespace
 
 void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
-                 const fabric::Topology* topology, bool legs_at_once, std::vector<FaultSpec>& faults,
-                 RecoverySpec& recovery) {
+                 const fabric::Topology* topology, std::vector<FaultSpec>& faults, RecoverySpec& recovery) {
   const Yaml list = root.optional("faults");
   const Reader reader{.pools = pools, .topology = topology};
   const std::vector<Yaml> nodes = list.present() ? list.items() : std::vector<Yaml>{};
@@ -320,8 +301,6 @@ void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
     FaultSpec fault;
     fault.kind = static_cast<FaultKind>(node.require("kind").choice({"gpu", "node", "nic", "link"}));
     read_times(node, fault);
-    const bool of_instances = fault.kind == FaultKind::gpu || fault.kind == FaultKind::node;
-    if (legs_at_once && of_instances && fault.factor == 0) node.optional("kind").fail(sent_at_once);
     const Yaml target = node.require("target");
     if (!target.present()) continue;
     if (fault.kind == FaultKind::gpu) {
@@ -341,7 +320,6 @@ void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
   name_streams(faults);
   read_recovery(root.optional("deployment").optional("on_failure"), list.present(), recovery);
   check_starts(root, pools, list.present());
-  check_roles(root, pools, legs_at_once);
 }
 
 FleetPlan fleet_plan(const std::vector<FaultSpec>& faults, const RecoverySpec& recovery,

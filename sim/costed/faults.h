@@ -18,10 +18,8 @@ struct PoolSpec;
 void read_changes(const Yaml& node, PoolSpec& pool);
 
 // `faults` of a scenario and `deployment.on_failure`; what they name must be there. `topology` may be null.
-// Refuses what takes an instance away where `legs_at_once`, and all changes beside encoder pools.
 void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
-                 const fabric::Topology* topology, bool legs_at_once, std::vector<FaultSpec>& faults,
-                 RecoverySpec& recovery);
+                 const fabric::Topology* topology, std::vector<FaultSpec>& faults, RecoverySpec& recovery);
 
 // Whether instances of these pools may come and go.
 bool has_changes(const std::vector<FaultSpec>& faults, const std::vector<const PoolSpec*>& pools);

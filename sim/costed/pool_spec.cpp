@@ -54,8 +54,6 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
   if (!same_model(pool.instance.model, first.instance.model))
     node.optional("model").fail("all pools serve one model, and pool " + quote(first.name) + " has " +
                                 first.instance.model.name + "; give this one the same");
-  if (pool.instance.speculation.on())
-    node.optional("speculation").fail("speculation in a deployment of several pools is not modelled");
   if (pool.instance.engines > 1)
     node.optional("parallel")
         .optional("dp")

@@ -276,6 +276,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
                                                           .config = spec.scheduler_config()}));
   PoolRun& pool = *parts.pools.back();
   pool.config.front_ends = front_end_count(instance, parts.scenario->workload);
+  pool.config.seed = seed;
   pool.config.stretches = parts.stretches;
   pool.config.sends_kv = spec.role != PoolRole::mixed && parts.scenario->pd.at_once;
   pool.config.recompute_failed_loads = parts.scenario->pd.recompute_failed;
@@ -454,11 +455,10 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.per_request_itl = options.per_request_itl;
   setup.seed = scenario.seed;
   setup.keep_going = options.keep_going;
-  auto run = run_simulation(std::move(setup));
-  if (!run.ok()) return run.errors();
+  ORRERY_TRY(result, run_simulation(std::move(setup)));
 
-  ORRERY_TRY_STATUS(check_log(first.spec->instance.speculation, first.acceptance));
-  RunResult result = std::move(run).value();
+  for (const auto& p : parts->pools)
+    ORRERY_TRY_STATUS(check_log(p->spec->instance.speculation, p->acceptance));
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
   if (transport != nullptr && is_disaggregated(scenario.pools()))

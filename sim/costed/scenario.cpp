@@ -125,6 +125,7 @@ Scenario read_scenario_parts(const Yaml& deployment, const Yaml& workload, const
     for (std::size_t i = 1; i < pools.size(); ++i) scenario.other_pools.push_back(std::move(pools[i]));
   } else if (deployment.present()) {
     scenario.pool = read_pool(deployment, folder, errors, figures);
+    if (errors.empty()) check_roles({deployment}, {scenario.pool});
   }
   scenario.pd = read_pd(deployment, scenario.pools());
   const Yaml list = deployment.optional("pools");
@@ -194,8 +195,7 @@ Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& o
     errors.push_back(invalid_input("there is no workload: give `trace:` or `generator:`, or --trace FILE",
                                    {path, 0, 0}, "workload"));
   }
-  read_faults(root, scenario.pools(), scenario.topology.get(), scenario.pd.at_once, scenario.faults,
-              scenario.recovery);
+  read_faults(root, scenario.pools(), scenario.topology.get(), scenario.faults, scenario.recovery);
   scenario.slo = read_slo(root.optional("slo"));
   scenario.seed = static_cast<std::uint64_t>(root.optional("seed").integer(1, 0));
   if (options.seed >= 0) scenario.seed = static_cast<std::uint64_t>(options.seed);

@@ -248,7 +248,7 @@ class SglangScheduler final : public Scheduler {
   void resume_retracted();
   std::int64_t allocatable(std::int64_t least) const;
   void merge_received();
-  void send_up_to(const Sequence& s, std::int64_t tokens, bool last);
+  void send_up_to(Slot slot, std::int64_t tokens, bool last);
   void hold(Slot slot, std::size_t update, bool said_eos);
   void lose(Slot slot);
   std::int32_t drop_apart(Slot slot);

@@ -92,7 +92,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "schedule_low_priority_values_first", c.schedule_low_priority_values_first);
   read(o, "priority_scheduling_preemption_threshold", c.priority_scheduling_preemption_threshold);
   read_name(o, "retraction_policy", retractions, c.retraction_by_priority);
-  read(o, "max_queued_requests", c.max_queued_requests);
+  // `_add_request_to_queue`: apart no queue has a limit.
+  if (c.role == SglangRole::whole) read(o, "max_queued_requests", c.max_queued_requests);
   read(o, "schedule_conservativeness", c.schedule_conservativeness);
   read(o, "init_new_token_ratio", c.init_new_token_ratio);
   read(o, "min_new_token_ratio_factor", c.min_new_token_ratio_factor);

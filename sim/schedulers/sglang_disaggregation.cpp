@@ -105,10 +105,13 @@ void SglangScheduler::pop_bootstrapped() {
 }
 
 // `send_kv_chunk`: whole pages, but for the last ones.
-void SglangScheduler::send_up_to(const Sequence& s, std::int64_t tokens, bool last) {
+void SglangScheduler::send_up_to(Slot slot, std::int64_t tokens, bool last) {
+  const Sequence& s = sequences_[slot];
   const std::int64_t page = config_.cache.page_size, of = cache_.page_ceil(s.prompt) / page;
   const std::int64_t parts = last ? of : std::min(tokens / page, of - 1);
-  if (parts > 0) remote_.sends.push_back({.request = s.request, .step = {}, .parts = parts, .of = of});
+  if (parts > 0)
+    remote_.sends.push_back(
+        {.request = s.request, .sequence = SequenceId(slot), .step = {}, .parts = parts, .of = of});
 }
 
 // Its prompt is computed, and its first token known.
@@ -118,7 +121,7 @@ void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
   s.state = State::held;
   ++remote_.held;
   std::erase(leaving_, SequenceId(slot));
-  send_up_to(s, s.prompt, true);
+  send_up_to(slot, s.prompt, true);
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(std::int64_t{1});
   effects_.finished.push_back({.sequence = SequenceId(slot),
@@ -154,9 +157,14 @@ std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
   return cache_.available() - std::max(config_.num_reserved_decode_tokens * active, least);
 }
 
-// First come, first served; who does not fit holds up those behind.
+// First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those
+// behind.
 void SglangScheduler::preallocate() {
   if (remote_.queue.empty()) return;
+  if (config_.enable_priority_scheduling) {
+    std::stable_sort(remote_.queue.begin(), remote_.queue.end(),
+                     [&](Slot a, Slot b) { return sequences_[a].priority < sequences_[b].priority; });
+  }
   std::int64_t retractable = 0, longest = 0;
   for (const Sequence& s : sequences_) {
     if (!s.running) continue;
@@ -207,8 +215,16 @@ void SglangScheduler::resume_retracted() {
   }
 }
 
-// `get_new_prebuilt_batch`.
+// `get_new_prebuilt_batch`; with priorities `calc_priority` orders who waits for a place.
 void SglangScheduler::merge_received() {
+  if (config_.enable_priority_scheduling && remote_.received.size() > 1) {
+    const bool longest_first = config_.schedule_policy == QueuePolicy::lof;
+    std::stable_sort(remote_.received.begin(), remote_.received.end(), [&](Slot a, Slot b) {
+      const Sequence &x = sequences_[a], &y = sequences_[b];
+      if (x.priority != y.priority || !longest_first) return x.priority < y.priority;
+      return x.max_output > y.max_output;
+    });
+  }
   while (!remote_.received.empty() && running_count_ < config_.max_running_requests) {
     const Slot slot = remote_.received.front();
     remote_.received.pop_front();

@@ -206,7 +206,7 @@ void SglangScheduler::commit(Adder& adder, Slot slot, std::int64_t extend, bool 
                          .resumed = s.admitted});
   s.admitted = true;
   ++rows_held_;
-  if (config_.role == SglangRole::prefill && s.prefix > 0) send_up_to(s, s.prefix, false);
+  if (config_.role == SglangRole::prefill && s.prefix > 0) send_up_to(slot, s.prefix, false);
 }
 
 // §2.5: without a cache a request of fixed length is admitted when all ends are seen to come in time.

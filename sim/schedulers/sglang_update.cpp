@@ -79,7 +79,7 @@ void SglangScheduler::take_prefilled(const Launched& open, std::size_t update) {
 void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
   take_prefilled(open, update);
   for (const auto& [entry, end] : open.parts)
-    if (known(entry)) send_up_to(sequences_[entry.slot], end, false);
+    if (known(entry)) send_up_to(entry.slot, end, false);
   const auto said_eos = [&](Slot slot) {
     return std::find(saying_eos_.begin(), saying_eos_.end(), SequenceId(slot)) != saying_eos_.end();
   };

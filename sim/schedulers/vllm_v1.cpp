@@ -371,7 +371,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   if (windows_) windows_->admit(slot, s.computed);
   kv_.grow(s.kv, blocks);
   if (config_.kv_groups.states > 0) kv_.take_states(s.kv);
-  s.speech.blocks = hit.blocks + blocks;
+  s.speech.blocks = hit.blocks + held + blocks;
   link_running(slot);
   if (!loaded) {
     counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
@@ -416,7 +416,7 @@ void VllmV1Scheduler::start_sampling(Slot slot, OpenStep& open) {
                           .resumed = s.outputs > 0,
                           .apart = staged()});
   if (walks()) return start_speaking(slot);
-  if (config_.sends_kv && s.leg == RequestLeg::prefill) send_prompt(s);
+  if (config_.sends_kv && s.leg == RequestLeg::prefill) send_prompt(slot);
   ++s.outputs;
   if (s.outputs < s.max_output) {
     enter_decode_set(slot, next_step_ + 1, s.target);

@@ -201,8 +201,9 @@ class VllmV1Scheduler final : public Scheduler {
   void notice_remote_ends();
   void refuse_pull(Slot slot);
   void lose_pulled(Slot slot);
-  void send_prompt(const Sequence& s) {
-    remote_.sends.push_back({.request = s.request, .step = next_step()});
+  void send_prompt(Slot slot) {
+    remote_.sends.push_back(
+        {.request = sequences_[slot].request, .sequence = SequenceId(slot), .step = next_step()});
   }
 
   // on_outcome()

@@ -26,14 +26,14 @@ namespace orrery {
 // it is over (its limit was one token).
 void VllmV1Scheduler::hold(Slot slot, std::int64_t computed) {
   Sequence& s = sequences_[slot];
-  s.computed = computed;
+  s.computed = walks() ? s.prompt : computed;
   s.state = State::held;
   ++remote_.held;
 }
 
 void VllmV1Scheduler::give_back_held(Slot slot) {
   Sequence& s = sequences_[slot];
-  release_blocks(slot, blocks_for(s.computed), s.prompt / config_.block_size);
+  release_blocks(slot, blocks_held(s, s.computed), s.prompt / config_.block_size);
   digest_.add(s.request.value() * 4);
   digest_.add(s.computed);
   --remote_.held;
@@ -41,7 +41,8 @@ void VllmV1Scheduler::give_back_held(Slot slot) {
   drop_slot(slot);
 }
 
-// Blocks for the prompt, of which the local cache has the first ones; the rest is asked for.
+// Blocks for the prompt and none for drafts (`limit_lookahead_tokens`); the local cache has the first ones,
+// the rest is asked for.
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hit hit) {
   Sequence& s = sequences_[slot];
   const std::int64_t blocks = blocks_for(s.target) - hit.blocks;

@@ -145,6 +145,7 @@ std::int32_t VllmV1Scheduler::drop_speaking(Slot slot) {
   const std::int32_t outputs = s.outputs;
   open_.forget(SequenceId(slot), [](std::int64_t) { return false; });
   if (s.state == State::waiting) {
+    refuse_pull(slot);
     std::erase(waiting_, slot);
     std::erase(skipped_, slot);
   } else {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "catch.h"
@@ -82,6 +83,7 @@ struct Apart {
   PdRules rules = {};
   const char* scheduler = "vllm-v1";
   std::map<RequestId, std::int32_t> failures = {};
+  std::optional<FleetPlan> fleet = {};
   std::vector<KvPull> pulls = {};
   std::vector<FixedTransport::Sent> sends = {};
 };
@@ -112,10 +114,14 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
   std::vector<std::unique_ptr<CostModelExecutor>> executors;
   std::vector<std::unique_ptr<Router>> routers;
   std::vector<PooledExecutor::Part> parts;
+  std::vector<SchedulerConfig> configs;  // by instance
+  const auto fresh = [&](const SchedulerConfig& config) {
+    return make_instance_scheduler(*find_scheduler(a.scheduler), config, pricer.ranks());
+  };
   const auto add = [&](PoolRole role, std::size_t instances, std::int64_t blocks) {
     if (instances == 0) return;
-    executors.push_back(
-        std::make_unique<CostModelExecutor>(std::vector<const StepPricer*>(instances, &pricer), oracle));
+    executors.push_back(std::make_unique<CostModelExecutor>(
+        std::vector<const StepPricer*>(instances, &pricer), oracle, LaunchJitter{}, nullptr, w.acceptance));
     if (role == PoolRole::decode) executors.back()->add_host_links(HostLink(1, 100'000));  // blocks a second
     parts.push_back({executors.back().get(), instances});
     routers.push_back(find_router("least-loaded")->make());
@@ -126,8 +132,10 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
     config.pulls_kv = role == PoolRole::decode;
     config.sends_kv = role != PoolRole::mixed && a.rules.at_once;
     config.recompute_failed_loads = a.rules.recompute_failed;
-    for (std::size_t i = 0; i < instances; ++i)
-      setup.schedulers.push_back(make_instance_scheduler(*find_scheduler(a.scheduler), config, 1));
+    for (std::size_t i = 0; i < instances; ++i) {
+      setup.schedulers.push_back(fresh(config));
+      configs.push_back(config);
+    }
   };
   add(PoolRole::prefill, a.prefills, a.prefill_blocks);
   add(PoolRole::decode, a.decodes, a.decode_blocks);
@@ -140,6 +148,10 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
   setup.pd = a.rules;
   setup.sink = w.sink;
   setup.observer = w.observer;
+  if (a.fleet) {
+    setup.fleet = &*a.fleet;
+    setup.make_scheduler = [&](InstanceId id) { return fresh(configs[id.value()]); };
+  }
   auto run = run_simulation(std::move(setup));
   a.pulls = transport.pulls;
   a.sends = transport.sends;

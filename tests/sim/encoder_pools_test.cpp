@@ -211,6 +211,62 @@ TEST_CASE("clients that give up at any stage end once, and the run ends [encoder
   CHECK(run(apart, trace, nullptr, false).digest == r.digest);
 }
 
+namespace {
+
+RunResult run_faults(const std::string& language, const std::string& encoder, const std::string& faults,
+                     const Trace& trace, bool stretches = true) {
+  const std::string start = ", start: {engine_s: 1, load_gb_per_s: 100}";
+  ScenarioOptions options;
+  options.overrides = {"deployment=" + pools(start + language, start + encoder), "workload={}"};
+  if (!faults.empty()) options.overrides.push_back("faults=" + faults);
+  options.trace = trace.file;
+  const auto scenario =
+      load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  if (!scenario.ok()) FAIL(scenario.errors().front().message);
+  RunOptions how;
+  how.stretches = stretches;
+  return run_scenario(*scenario, how).value();  // leaks, and requests left over, are errors
+}
+
+std::uint64_t ended(const RunResult& r) {
+  return r.completed + r.timed_out + r.failed + r.cancelled + r.rejected;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "instances on either side of an encoder go and come back; images are encoded again [encoder pools]") {
+  const Trace trace(mixture(150, true));
+  std::uint64_t lost = 0, retries = 0;
+  for (const char* faults : {"[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 0}, for_s: 1}]",
+                             "[{at_s: 1.5, kind: gpu, target: {pool: language, replica: 1}, for_s: 1}]",
+                             "[{at_s: 1, kind: gpu, target: {pool: eyes, replica: 1}, factor: 0.3}, {at_s: "
+                             "1.2, kind: link, target: "
+                             "node0.gpu2–node0.nvswitch0, for_s: 2}, {at_s: 1.2, kind: link, target: "
+                             "node0.gpu2–node0.pcie_switch1, "
+                             "for_s: 2}]",
+                             "[{kind: gpu, target: all, mtbf_h: 0.0006, repair_s: 0.3}]"}) {
+    CAPTURE(faults);
+    const RunResult r = run_faults(", replicas: 2", ", replicas: 2", faults, trace);
+    CHECK(ended(r) == 150);
+    CHECK(run_faults(", replicas: 2", ", replicas: 2", faults, trace, false).digest == r.digest);
+    lost += r.fleet.requests_lost;
+    retries += r.fleet.retries;
+  }
+  CHECK(lost > 10);
+  CHECK(retries > 5);
+  const RunResult rolled = run_faults(", replicas: 2, rolling_update: {at_s: 0.5}",
+                                      ", replicas: 2, rolling_update: {at_s: 0.5}", "", trace);
+  CHECK(ended(rolled) == 150);
+  CHECK(rolled.fleet.updated == 4);
+  CHECK(rolled.fleet.requests_lost == 0);
+  const RunResult scaled =
+      run_faults(", replicas: 2, rolling_update: {at_s: 1}",
+                 ", autoscale: {metric: outstanding, target: 0.3, max: 3, interval_s: 0.2}", "", trace);
+  CHECK(ended(scaled) == 150);
+  CHECK(!scaled.fleet.scalings.empty());
+}
+
 TEST_CASE("what does not go with encoder pools is said at its key [encoder pools]") {
   const Trace trace(std::vector<Line>(1));
   const auto says = [&](const std::string& deployment, const std::string& text) {

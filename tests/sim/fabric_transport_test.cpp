@@ -234,9 +234,9 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
   CHECK(error_of(sglang("transfer: layerwise")).find("expected chunkwise") != std::string::npos);
   CHECK(error_of(sglang("local_below: 100")).find("compute no prompts") != std::string::npos);
   CHECK(error_of(sglang("kv_load_failure_policy: recompute")).find("expected fail") != std::string::npos);
-  CHECK(
-      error_of(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}")).find("enable_mixed_chunk") !=
-      std::string::npos);
+  CHECK(sglang("retry: 1", ", engine_args: {enable_mixed_chunk: true}").ok());
+  CHECK(error_of(sglang("retry: 1", ", engine_args: {rules_of_0_5_17: true}")).find("rules_of_0_5_17") !=
+        std::string::npos);
 }
 
 TEST_CASE(

@@ -329,22 +329,29 @@ TEST_CASE("routers that listen hear the end of every lost request once [faults]"
   }
 }
 
-TEST_CASE("where both legs are sent at once links fail and instances stay [faults]") {
-  const std::string sglang = apart("", "", "sglang-0.5");
-  const auto refused = [&](const std::string& faults) {
-    return error_of(load(sglang, {"faults=" + faults})).find("both legs") != std::string::npos;
-  };
-  CHECK(refused("[{at_s: 6, kind: gpu, target: {pool: d, replica: 0}, for_s: 3}]"));
-  CHECK(refused("[{at_s: 6, kind: node, target: 0, for_s: 3}]"));
-  const auto cut =
-      load(sglang, {"faults=[{at_s: 4, kind: link, target: node0.gpu0–node0.nvswitch0, for_s: 5}, "
-                    "{at_s: 4, kind: link, target: node0.gpu0–node0.pcie_switch0, for_s: 5}, "
-                    "{at_s: 6, kind: gpu, factor: 0.5, target: {pool: d}, for_s: 3}]"});
-  if (!cut.ok()) FAIL(error_of(cut));
-  const RunResult r = run_both(*cut);
-  CHECK(ended(r) == 200);
-  CHECK(r.fleet.transfers_lost > 0);
-  CHECK(r.transfers.retried > 0);
+TEST_CASE("where both legs are sent at once instances go, links fail, GPUs are slow [faults]") {
+  std::uint64_t lost = 0;
+  for (const std::string& deployment : {apart("", "", "sglang-0.5"), apart("pd: {transfer: layerwise}, ")}) {
+    CAPTURE(deployment);
+    const auto cut =
+        load(deployment, {"faults=[{at_s: 4, kind: link, target: node0.gpu0–node0.nvswitch0, for_s: 5}, "
+                          "{at_s: 4, kind: link, target: node0.gpu0–node0.pcie_switch0, for_s: 5}, "
+                          "{at_s: 6, kind: gpu, factor: 0.5, target: {pool: d}, for_s: 3}]"});
+    if (!cut.ok()) FAIL(error_of(cut));
+    const RunResult r = run_both(*cut);
+    CHECK(ended(r) == 200);
+    CHECK(r.fleet.transfers_lost > 0);
+    CHECK(r.transfers.retried > 0);
+    const auto gone =
+        load(deployment, {"faults=[{at_s: 3, kind: gpu, target: {pool: d, replica: 0}, for_s: 3}, "
+                          "{at_s: 8, kind: gpu, target: {pool: p, replica: 0}, for_s: 3}]"});
+    if (!gone.ok()) FAIL(error_of(gone));
+    const RunResult g = run_both(*gone);
+    CHECK(ended(g) == 200);
+    CHECK(g.fleet.instances_lost == 2);
+    lost += g.fleet.requests_lost;
+  }
+  CHECK(lost > 4);
 }
 
 TEST_CASE("engines, ranks and tiers come back from losses [faults]") {

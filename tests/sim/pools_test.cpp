@@ -109,9 +109,6 @@ TEST_CASE("what does not go together is said at its key [pools]") {
         std::string::npos);
   CHECK(refused(h200("name: a") + ", {model: qwen3-32b, engine: vllm-0.24, hardware: h200, name: b}")
             .find("one model") != std::string::npos);
-  CHECK(refused(h200("name: a, speculation: {method: ngram, tokens: 2, acceptance: 0.5}") + ", " +
-                h200("name: b"))
-            .find("speculation") != std::string::npos);
   CHECK(refused(h200("name: a, role: dekode")).find("decode") != std::string::npos);
   CHECK(error_of(small_example("{pools: []}")).find("at least one pool") != std::string::npos);
   CHECK(error_of(small_example("{hardware: h200, pools: [" + h200("name: a") + "]}"))
@@ -120,4 +117,37 @@ TEST_CASE("what does not go together is said at its key [pools]") {
   const auto small = small_example("{pools: [" + h200("name: a") + ", " + tight + "]}");
   CHECK(error_of(small).find("pool \"b\"") != std::string::npos);
   CHECK(small.errors().front().kind == ErrorKind::infeasible);
+}
+
+TEST_CASE("pools of one role stand behind one router, apart too: two of one are one of two [pools]") {
+  const auto apart = [](const std::string& engine, const std::string& pd, bool split,
+                        const std::string& wide) {
+    const auto pool = [&](const std::string& name, const char* role, int replicas,
+                          const std::string& keys = "") {
+      return "{hardware: h200, model: qwen3-8b, engine: " + engine + ", name: " + name + ", role: " + role +
+             ", replicas: " + std::to_string(replicas) + keys + "}";
+    };
+    std::string pools = split ? pool("p", "prefill", 1) + ", " + pool("q", "prefill", 1, wide) + ", " +
+                                    pool("d", "decode", 1) + ", " + pool("e", "decode", 1, wide)
+                              : pool("p", "prefill", 2) + ", " + pool("d", "decode", 2);
+    return small_example("{topology: {preset: hopper-8}, " + pd + "pools: [" + pools + "]}");
+  };
+  for (const auto& [engine, pd] :
+       {std::pair("vllm-0.24", ""), std::pair("vllm-0.24", "pd: {transfer: layerwise}, "),
+        std::pair("sglang-0.5", "")}) {
+    CAPTURE(engine, pd);
+    const auto one = apart(engine, pd, false, ""), two = apart(engine, pd, true, "");
+    REQUIRE(one.ok());
+    if (!two.ok()) FAIL(error_of(two));
+    check_equal(run_scenario(*one).value(), run_scenario(*two).value());
+    const auto unlike = apart(engine, pd, true, ", parallel: {tp: 2}");
+    if (pd[0] != '\0') {  // MoRIIO's ranks write to the rank of their own number
+      CHECK(error_of(unlike).find("one tp") != std::string::npos);
+      continue;
+    }
+    if (!unlike.ok()) FAIL(error_of(unlike));
+    const RunResult r = run_scenario(*unlike).value();
+    CHECK(r.completed == run_scenario(*one).value().completed);
+    CHECK(r.pools.size() == 4);
+  }
 }

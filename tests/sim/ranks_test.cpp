@@ -232,5 +232,5 @@ TEST_CASE("what is not modelled beside ranks is refused by name") {
   CHECK(refusal({"deployment.engine_args={enable_attn_tp_input_scattered: true}"}).find("another layout") !=
         std::string::npos);
   CHECK(refusal({"deployment.engine_args={load_balance_method: follow_bootstrap_room}"})
-            .find("expected one of") != std::string::npos);
+            .find("prefill and decode pools") != std::string::npos);
 }

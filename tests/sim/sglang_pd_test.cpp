@@ -232,3 +232,35 @@ TEST_CASE("a request that the decode side turns away ends on the prefill side, t
   CHECK(run.value().completed > 5);
   CHECK(run.value().completed < 25);
 }
+
+TEST_CASE("§7 priorities order who is let in, computed and merged; mixed chunks mix nothing [sglang][pd]") {
+  // Room for one at a time: the second to come stands behind the third, which is more urgent.
+  const auto ends = [](bool by_priority) {
+    Apart a = sglang(milliseconds(1));
+    a.decode_blocks = 2000;
+    a.world.config.options.set("enable_priority_scheduling", by_priority);
+    std::vector<TraceRequest> requests = burst(3, 0.01, 900, 60);
+    requests[2].priority = 5;
+    const auto records = records_of(a, requests);
+    std::vector<SimDuration> at(3);
+    for (const RequestRecord& r : records) at[r.request] = r.e2e;
+    return at;
+  };
+  const auto plain = ends(false), ranked = ends(true);
+  CHECK(plain[1] < plain[2]);
+  CHECK(ranked[2] < ranked[1]);
+  CHECK(ranked[0] == plain[0]);  // it was alone when it came
+  CHECK(ranked[2] < plain[1]);   // it came 10 ms later, and is out when the other one was
+  // Ten prompts before one prefill instance: the last is computed first, but for those under way.
+  Apart a = sglang(milliseconds(1));
+  a.world.config.options.set("enable_priority_scheduling", true);
+  std::vector<TraceRequest> requests = burst(10, 0.001, 2048, 4);
+  requests[9].priority = 1;
+  std::vector<SimDuration> queue(10);
+  for (const RequestRecord& r : records_of(a, requests)) queue[r.request] = r.handoff.queue;
+  for (std::size_t i = 3; i < 9; ++i) CHECK(queue[9] < queue[i]);
+  Apart mixed = sglang(milliseconds(1)), unmixed = sglang(milliseconds(1));
+  mixed.world.config.options.set("enable_mixed_chunk", true);
+  mixed.world.config.options.set("max_queued_requests", std::int64_t{1});
+  CHECK(run(mixed, burst(20, 0.01, 3000, 40)).digest == run(unmixed, burst(20, 0.01, 3000, 40)).digest);
+}

@@ -1,0 +1,160 @@
+// Which pools go together, and what a prefill, decode or encoder pool cannot be: errors at their keys.
+#include <algorithm>
+
+#include "base/text.h"
+#include "sim/costed/disaggregation.h"
+#include "sim/costed/image_processor.h"
+
+namespace orrery {
+
+namespace {
+
+bool has_window(const ModelSpec& model) {
+  return std::any_of(model.layer_kinds.begin(), model.layer_kinds.end(),
+                     [](const LayerKind& kind) { return kind.sliding_window > 0; });
+}
+
+void check_sglang(const Yaml& node, const NamedOptions& options) {
+  if (options.has("rules_of_0_5_17") && options.flag("rules_of_0_5_17"))
+    node.optional("role").fail(
+        "rules_of_0_5_17 with prefill and decode apart are not modelled; leave it out");
+}
+
+void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
+  const SchedulerSettings& settings = pool.instance.engine.settings;
+  if (pool.role == PoolRole::prefill && settings.async_scheduling)
+    node.optional("role").fail(
+        "context servers run without overlap (disagg-serving.md); expected engine_args: "
+        "{disable_overlap_scheduler: true}");
+  if (pool.role == PoolRole::decode && settings.tensorrt_llm.max_utilization)
+    node.optional("role").fail(
+        "MAX_UTILIZATION on a generation server is not modelled; take GUARANTEED_NO_EVICT, the default");
+}
+
+void check_engine(const Yaml& node, const PoolSpec& pool) {
+  const EngineProfile& engine = pool.instance.engine;
+  const Yaml role = node.optional("role");
+  if (engine.engine == "sglang") check_sglang(node, engine.settings.options);
+  if (engine.engine == "tensorrt-llm") check_tensorrt_llm(node, pool);
+  if (pool.role == PoolRole::decode && engine.settings.by_priority)
+    role.fail("a decode pool that schedules by priority is not modelled; leave scheduling_policy out");
+  if (engine.settings.kv_offload_bytes > 0)
+    role.fail(
+        "KV blocks in host memory beside prefill and decode apart are not modelled; leave "
+        "kv_offloading_size out");
+  if (has_window(pool.instance.model))
+    node.optional("model").fail("sliding windows with prefill and decode apart are not modelled");
+  if (pool.instance.model.state.present())
+    node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
+  const InstanceSpec& instance = pool.instance;
+  if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
+    role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
+  if (instance.speculation.on() && engine.engine != "vllm")
+    node.optional("speculation")
+        .fail("in a prefill or decode pool speculation is modelled on vllm only (transfer: whole)");
+  const ContextSettings& context = engine.settings.context;
+  if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
+    role.fail(
+        "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
+        "(parallel.cp; its decode servers assert 1)");
+  if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
+  if (engine.settings.stream_interval > 1)
+    role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
+}
+
+// What NIXL's handshake compares (nixl/base_worker.py), and what its rank mapping asserts.
+void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
+  const auto unlike = [&](const char* what, const std::string& mine, const std::string& theirs,
+                          const char* key) {
+    const Yaml at = node.optional(key);
+    (at.present() ? at : node.optional("role"))
+        .fail(std::string(what) + " must be that of pool " + quote(other.name) + " (" + theirs + "), not " +
+              mine + ": blocks travel as they are");
+  };
+  if (pool.instance.engine.engine != other.instance.engine.engine)
+    return unlike("the engine", pool.instance.engine.engine, other.instance.engine.engine, "engine");
+  const SchedulerSettings &a = pool.instance.engine.settings, &b = other.instance.engine.settings;
+  if (a.block_size != b.block_size)
+    unlike("the block size", std::to_string(a.block_size), std::to_string(b.block_size), "engine_args");
+  const DType mine = pool.instance.model.kv_dtype, theirs = other.instance.model.kv_dtype;
+  if (mine != theirs) unlike("the KV cache's type", to_string(mine), to_string(theirs), "kv_cache_dtype");
+  // The drafting network's layers are layers of the cache like others (`register_kv_caches`).
+  const SpeculationSpec &drafts = pool.instance.speculation, &drafted = other.instance.speculation;
+  if ((drafts.has_network() || drafted.has_network()) && drafts.method != drafted.method)
+    unlike("the drafting network, whose KV travels too,", to_string(drafts.method), to_string(drafted.method),
+           "speculation");
+  const std::int32_t tp = pool.instance.plan.tp, tp_other = other.instance.plan.tp;
+  if (std::max(tp, tp_other) % std::min(tp, tp_other) != 0)
+    node.optional("role").fail("tp = " + std::to_string(tp) + " and tp = " + std::to_string(tp_other) +
+                               " of pool " + quote(other.name) + " do not divide one another");
+}
+
+// Encoder pools beside mixed ones (vLLM's ec_producer and ec_consumer).
+void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
+  bool language = false;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    const PoolSpec& pool = pools[i];
+    const Yaml role = nodes[i].optional("role");
+    const EngineProfile& engine = pool.instance.engine;
+    language |= pool.role == PoolRole::mixed;
+    if (pool.role == PoolRole::prefill || pool.role == PoolRole::decode)
+      role.fail("encoder pools beside prefill and decode pools are not modelled; take role: mixed");
+    if (engine.engine != "vllm")
+      nodes[i].optional("engine").fail(
+          "encoder pools are modelled on vllm only (ec_transfer_config), not on " + engine.engine +
+          "; take vllm-0.24");
+    if (!takes_images(pool.instance))
+      nodes[i].optional("model").fail("encoder pools need a model that takes images, and " +
+                                      pool.instance.model.name + " as it is told takes none");
+    const Yaml at = role.present() ? role : nodes[i].optional("name");
+    if (pool.instance.plan.dp > 1 || pool.instance.engines > 1 || pool.instance.plan.pp > 1)
+      at.fail("dp or pp above 1 in or beside an encoder pool is not modelled");
+    if (pool.role == PoolRole::encoder && engine.settings.by_priority)
+      at.fail("an encoder pool that schedules by priority is not modelled; leave scheduling_policy out");
+    if (pool.role == PoolRole::encoder && engine.settings.stream_interval > 1)
+      at.fail("an encoder pool answers one token; leave stream_interval out");
+    if (pool.instance.speculation.on())
+      at.fail("speculation in or beside an encoder pool is not modelled; use method: off");
+    if (pool.first_request_effects) at.fail("first_request_effects beside an encoder pool is not modelled");
+  }
+  if (pools.front().role == PoolRole::encoder && language)
+    nodes.front().optional("role").fail("write encoder pools behind the pools that they serve");
+  if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
+}
+
+// Requests carry a bootstrap room between prefill and decode servers only
+// (`follow_bootstrap_room_scheduler`).
+void check_rooms(const Yaml& node, const PoolSpec& pool) {
+  const NamedOptions& options = pool.instance.engine.settings.options;
+  if (pool.role != PoolRole::mixed || !options.has("load_balance_method")) return;
+  if (options.text("load_balance_method") == "follow_bootstrap_room")
+    node.optional("engine_args")
+        .fail(
+            "load_balance_method: follow_bootstrap_room is for prefill and decode pools, whose requests have "
+            "a room; expected round_robin, total_requests or total_tokens");
+}
+
+}  // namespace
+
+void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
+  for (std::size_t i = 0; i < pools.size() && i < nodes.size(); ++i) check_rooms(nodes[i], pools[i]);
+  const auto first = [&](PoolRole role) {
+    return std::find_if(pools.begin(), pools.end(), [&](const PoolSpec& p) { return p.role == role; });
+  };
+  const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
+  const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
+  const auto encoder = first(PoolRole::encoder);
+  if (encoder != pools.end()) return check_encoders(nodes, pools);
+  if (prefill == pools.end() && decode == pools.end()) return;
+  if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
+  if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    if (pools[i].role != PoolRole::mixed) check_engine(nodes[i], pools[i]);
+    for (const PoolSpec& other : pools) {
+      if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
+        check_pair(nodes[i], pools[i], other);
+    }
+  }
+}
+
+}  // namespace orrery
