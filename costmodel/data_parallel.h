@@ -21,8 +21,8 @@ enum class JointRule : std::uint8_t {
   tensorrt_llm,
 };
 
-// What a profile says; `sync` is what two ranks exchange on the CPU before every step, `sync_per_rank` what each
-// further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
+// What a profile says; `sync` is what two ranks exchange on the CPU before every step, `sync_per_rank` what
+// each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
 struct DataParallelRules {
   JointRule rule = JointRule::sglang;
   Figure<Seconds> sync, sync_per_rank;
@@ -41,8 +41,9 @@ struct WeightFormat;
 // the experts of all ranks: hidden values in the type that the experts multiply, their scales, and four bytes
 // each for weight and index of every chosen expert. One group of all-gathers; results come back by a
 // reduce-scatter in the activation type.
-// TensorRT-LLM (modules/fused_moe/fused_moe_cutlass.py: `allgather` of x, its scales, chosen experts and their
-// weights) sends block-scaled FP8 as it comes, in the activation type: its kernel quantises what was gathered.
+// TensorRT-LLM (modules/fused_moe/fused_moe_cutlass.py: `allgather` of x, its scales, chosen experts and
+// their weights) sends block-scaled FP8 as it comes, in the activation type: its kernel quantises what was
+// gathered.
 double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts, JointRule rule);
 
 // How rows go to the ranks that hold their experts and back (costmodel/expert_exchange.h).

@@ -189,11 +189,12 @@ class InstanceReader {
       return false;
     }
     if (spec_.engine.engine == "tensorrt-llm" && (spec_.plan.tp > 1 || m.experts == 0)) {
-      dp.fail(m.experts == 0 ? "TensorRT-LLM's attention data parallelism is modelled for models with experts; "
-                               "use dp: 1"
-                             : "TensorRT-LLM's attention data parallelism has one GPU a rank "
-                               "(enable_attention_dp makes every one of its tensor_parallel_size GPUs a rank); "
-                               "use tp: 1");
+      dp.fail(m.experts == 0
+                  ? "TensorRT-LLM's attention data parallelism is modelled for models with experts; "
+                    "use dp: 1"
+                  : "TensorRT-LLM's attention data parallelism has one GPU a rank "
+                    "(enable_attention_dp makes every one of its tensor_parallel_size GPUs a rank); "
+                    "use tp: 1");
       return false;
     }
     const auto refuse = [&](bool condition, const char* what) {
@@ -205,16 +206,16 @@ class InstanceReader {
     const bool speculates = speculation.present() && speculation.text() != "off";
     const Yaml args = node_.optional("engine_args"), tier = args.optional("enable_hierarchical_cache");
     const bool whole = shares_experts_only();
-    return !(
-        refuse(m.tied_embeddings && !whole, "a head that shares the embedding's weights") ||
-        refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
-        refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
-        refuse(args.optional("kv_offloading_size").present() || args.optional("kv_transfer_config").present() ||
-                   args.optional("kv_cache_config").optional("host_cache_size").present(),
-               "offloading of the KV cache") ||
-        refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
-                           [](const LayerKind& kind) { return kind.sliding_window > 0; }),
-               "a sliding window"));
+    return !(refuse(m.tied_embeddings && !whole, "a head that shares the embedding's weights") ||
+             refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
+             refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
+             refuse(args.optional("kv_offloading_size").present() ||
+                        args.optional("kv_transfer_config").present() ||
+                        args.optional("kv_cache_config").optional("host_cache_size").present(),
+                    "offloading of the KV cache") ||
+             refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
+                                [](const LayerKind& kind) { return kind.sliding_window > 0; }),
+                    "a sliding window"));
   }
 
   // Whether the engine's pipeline stages are modelled, and for this model.

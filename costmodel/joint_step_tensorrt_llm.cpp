@@ -1,4 +1,5 @@
-// How TensorRT-LLM 1.2 pads the ranks of attention data parallelism together (pyexecutor/cuda_graph_runner.py,
+// How TensorRT-LLM 1.2 pads the ranks of attention data parallelism together
+// (pyexecutor/cuda_graph_runner.py,
 // `_get_padded_batch` and `maybe_get_cuda_graph`; ../shared/reference/tensorrt_llm_1_2.md §5, "ADP").
 #include <algorithm>
 

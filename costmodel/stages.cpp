@@ -16,7 +16,8 @@ std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp,
 }
 
 InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
-  const std::vector<std::int64_t> stages = layers_of_stages(spec.model.layers, spec.plan.pp, spec.engine.engine);
+  const std::vector<std::int64_t> stages =
+      layers_of_stages(spec.model.layers, spec.plan.pp, spec.engine.engine);
   InstanceSpec part = spec;
   part.stage = {stage, spec.plan.pp};
   ModelSpec& m = part.model;

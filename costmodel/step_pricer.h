@@ -19,8 +19,8 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/pipeline.h"
-#include "costmodel/speculation.h"
 #include "costmodel/ring_pipeline.h"
+#include "costmodel/speculation.h"
 #include "costmodel/step_shape.h"
 
 namespace orrery {

@@ -73,7 +73,8 @@ class Resolver final : public ArgumentResolver {
     build_graph_sizes();
     // §1.3: n-grams need a step's tokens before the next one is composed.
     engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
-    if (plan_.pp > 1) engine_.steps_in_flight = plan_.pp;  // num_micro_batches; whatever the overlap switch says
+    if (plan_.pp > 1)
+      engine_.steps_in_flight = plan_.pp;  // num_micro_batches; whatever the overlap switch says
   }
 
  private:

@@ -131,7 +131,8 @@ class TypedResolver final : ArgumentResolver {
 
   // `init_pp_loop_state`.
   std::int32_t micro_batches() const {
-    const std::int64_t more = options_.has("pp_async_batch_depth") ? options_.integer("pp_async_batch_depth") : 0;
+    const std::int64_t more =
+        options_.has("pp_async_batch_depth") ? options_.integer("pp_async_batch_depth") : 0;
     return plan_.pp + static_cast<std::int32_t>(more);
   }
 

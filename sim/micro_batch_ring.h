@@ -20,8 +20,8 @@ class MicroBatchRing {
   std::size_t size() const { return in_flight_.size(); }
   std::size_t at() const { return at_; }
   bool blocked() const { return in_flight_[at_]; }
-  // The place's batch was launched, or there is none for it; the loop goes on. Returns whether it has a result
-  // to process before it stands at the next place.
+  // The place's batch was launched, or there is none for it; the loop goes on. Returns whether it has a
+  // result to process before it stands at the next place.
   bool launch() {
     ORRERY_CHECK(!blocked(), "a place has one batch in flight");
     in_flight_[at_] = true;

@@ -125,9 +125,8 @@ PipelineRules pipeline_rules(const InstanceSpec& instance) {
   return {.stages = instance.plan.pp,
           .cadence = token_cadence(instance),
           .asynchronous = instance.engine.settings.async_scheduling,
-          .micro_batches = instance.plan.pp > 1 && instance.engine.engine != "vllm"
-                               ? instance.engine.steps_in_flight
-                               : 0};
+          .micro_batches =
+              instance.plan.pp > 1 && instance.engine.engine != "vllm" ? instance.engine.steps_in_flight : 0};
 }
 
 }  // namespace

@@ -70,7 +70,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   c.micro_batches = std::max(1, config.pipeline.micro_batches);
   c.overlap = config.steps_in_flight > 1 && !c.staged();
   // Scheduler.init: pp_max_micro_batch_size, by default an even share of the running requests.
-  c.micro_batch_size = std::max<std::int64_t>(1, c.max_running_requests / std::max(1, config.pipeline.stages));
+  c.micro_batch_size =
+      std::max<std::int64_t>(1, c.max_running_requests / std::max(1, config.pipeline.stages));
   read(o, "pp_max_micro_batch_size", c.micro_batch_size);
   read(o, "rules_of_0_5_17", c.rules_of_0_5_17);
   c.stretches = config.stretches && !c.rules_of_0_5_17;

@@ -10,7 +10,8 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   if (batch_rows() == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
-  if (std::min(most_rows() - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
+  if (std::min(most_rows() - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot &&
+      !config_.preempts()) {
     batch_is_full_ = true;
     return Kind::none;
   }

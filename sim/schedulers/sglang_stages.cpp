@@ -1,8 +1,9 @@
 // Pipeline stages (`SchedulerPPMixin.event_loop_pp`, managers/scheduler_pp_mixin.py): a ring of
-// pp_size + pp_async_batch_depth micro-batches. Each has a running batch and a last batch of its own; queue, cache,
-// new-token ratio and the prompt that goes on in chunks are the scheduler's, so that a prompt's next chunk is the
-// next micro-batch's, whatever became of the one before. A request decodes in the micro-batch in which its prompt
-// ended. When a micro-batch is composed its last result has been processed: there is no overlap loop
+// pp_size + pp_async_batch_depth micro-batches. Each has a running batch and a last batch of its own; queue,
+// cache, new-token ratio and the prompt that goes on in chunks are the scheduler's, so that a prompt's next
+// chunk is the next micro-batch's, whatever became of the one before. A request decodes in the micro-batch in
+// which its prompt ended. When a micro-batch is composed its last result has been processed: there is no
+// overlap loop
 // (`_pipeline_parallel_overlap_disable`).
 #include <utility>
 

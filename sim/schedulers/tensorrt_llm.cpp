@@ -335,8 +335,11 @@ void TensorRtLlmScheduler::prepare_generations() {
 
 void TensorRtLlmScheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
-  open.sampled.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0, .apart = staged()});
+  open.sampled.push_back({.sequence = SequenceId(slot),
+                          .request = s.request,
+                          .update = 0,
+                          .resumed = s.outputs > 0,
+                          .apart = staged()});
   --prefilling_;
   if (walks()) return start_speaking(slot);
   ++s.outputs;
@@ -431,8 +434,8 @@ void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64
 // wait for blocks go on waiting: what they need stays, what is left for them never grows.
 std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || walks() || windowed() || !chunks_.empty() ||
-      plan_decodes_ != decodes_.size() || !preempted_.empty())
+  if (!config_.stretches || walks() || windowed() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+      !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

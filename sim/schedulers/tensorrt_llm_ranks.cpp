@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <tuple>
 
-
 namespace orrery {
 
 namespace {
@@ -50,8 +49,8 @@ std::int64_t TensorRtLlmRanks::active() const {
   return sum;
 }
 
-// `_fetch_new_requests`, `schedule_attention_dp_requests`, `balance_requests_across_ranks`. Tokens are those of
-// the prompts as they came, whatever was generated since (`py_orig_prompt_len`).
+// `_fetch_new_requests`, `schedule_attention_dp_requests`, `balance_requests_across_ranks`. Tokens are those
+// of the prompts as they came, whatever was generated since (`py_orig_prompt_len`).
 void TensorRtLlmRanks::deal() {
   const std::int64_t busy = active(), ranks = static_cast<std::int64_t>(ranks_.size());
   std::int64_t most = waits_in_get_ ? 1 : static_cast<std::int64_t>(queue_.size());

@@ -2,11 +2,13 @@
 // cache, one waiting queue stands before them, and in each pass they agree on what runs.
 //
 // Rules (pyexecutor/py_executor.py and request_utils.py; ../shared/reference/tensorrt_llm_1_2.md §6):
-//  - `schedule_attention_dp_requests`: a pass deals out what has come since the last one, longest prompt first,
+//  - `schedule_attention_dp_requests`: a pass deals out what has come since the last one, longest prompt
+//  first,
 //    each to the rank with least prompt tokens, up to an even share of requests. So a request has a rank from
 //    its first pass on, not from its arrival.
 //  - `_pad_attention_dp_dummy_request`: a rank without requests beside others with some runs one dummy row.
-//  - `_can_queue`: nobody runs in a pass in which a rank that has requests can run none of them: so when all that
+//  - `_can_queue`: nobody runs in a pass in which a rank that has requests can run none of them: so when all
+//  that
 //    a rank has is waiting for its last token, everybody waits for that.
 //  - `_balance_adp_requests` (`attention_dp_config.enable_balance`): prompts wait until every rank has one.
 #pragma once
@@ -41,13 +43,13 @@ class TensorRtLlmRanks final : public RankScheduler {
 
  private:
   static constexpr std::uint32_t nowhere = static_cast<std::uint32_t>(-1);
-  struct Place {  // of a sequence of the instance
+  struct Place {                   // of a sequence of the instance
     std::uint32_t rank = nowhere;  // in the queue
     SequenceId local;
     Request request;  // until it is dealt out
     std::int32_t prompt = 0;
   };
-  struct Dealt {  // to a rank
+  struct Dealt {                        // to a rank
     std::vector<std::uint32_t> global;  // by the rank's own slot
     std::int64_t requests = 0, tokens = 0;
   };

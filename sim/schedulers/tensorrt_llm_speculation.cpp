@@ -4,8 +4,8 @@
 // proposed; blocks are taken for all of them, and those of rejected drafts come back with the update.
 //
 // A sequence's advance is random, so the sums of a decode set do not hold: each pass walks the active list as
-// the engine does, O(active). So it is with pipeline stages, where nobody drafts: who may run depends on what is in
-// flight. Without either nothing here runs.
+// the engine does, O(active). So it is with pipeline stages, where nobody drafts: who may run depends on what
+// is in flight. Without either nothing here runs.
 #include <algorithm>
 
 #include "sim/schedulers/tensorrt_llm.h"

@@ -1,9 +1,9 @@
 // Pipeline stages (`PyExecutor._executor_loop_pp`, pyexecutor/py_executor.py; §1.3 of
-// ../shared/reference/tensorrt_llm_1_2.md): a ring of pp_size micro-batches. Each turn schedules over all active
-// requests, of which up to max_batch_size · pp_size there are. Who has a row in flight is passed over (it holds its
-// blocks, and counts for the capacity scheduler); of a prompt only the last chunk counts as in flight, so that
-// chunks follow one another through the micro-batches. When a place is composed the result of the batch that it
-// had is processed.
+// ../shared/reference/tensorrt_llm_1_2.md): a ring of pp_size micro-batches. Each turn schedules over all
+// active requests, of which up to max_batch_size · pp_size there are. Who has a row in flight is passed over
+// (it holds its blocks, and counts for the capacity scheduler); of a prompt only the last chunk counts as in
+// flight, so that chunks follow one another through the micro-batches. When a place is composed the result of
+// the batch that it had is processed.
 #include "sim/schedulers/tensorrt_llm.h"
 
 namespace orrery {

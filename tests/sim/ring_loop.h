@@ -1,7 +1,7 @@
-// A scheduler's turns round the ring of micro-batches, as lines and without time: "0:100@0 1 2 then; end 3" is a
-// batch of a chunk of request 0 and decodes of 1 and 2, launched, and then the result of the next place's batch,
-// which ended 3. "on": the next place has none in flight. "wait": the loop stands at a place whose result is not here
-// yet, and gets it. "idle": there is none.
+// A scheduler's turns round the ring of micro-batches, as lines and without time: "0:100@0 1 2 then; end 3"
+// is a batch of a chunk of request 0 and decodes of 1 and 2, launched, and then the result of the next
+// place's batch, which ended 3. "on": the next place has none in flight. "wait": the loop stands at a place
+// whose result is not here yet, and gets it. "idle": there is none.
 #pragma once
 
 #include <memory>

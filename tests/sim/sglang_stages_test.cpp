@@ -1,5 +1,5 @@
-// Pipeline stages under SGLang's rules: the ring of micro-batches, what a stage waits for, and that nothing is lost.
-// Rules cite managers/scheduler_pp_mixin.py of 0.5.23.
+// Pipeline stages under SGLang's rules: the ring of micro-batches, what a stage waits for, and that nothing
+// is lost. Rules cite managers/scheduler_pp_mixin.py of 0.5.23.
 #include "../sanitized.h"
 #include "catch.h"
 #include "conservation.h"
@@ -46,15 +46,15 @@ Loop loop_of(std::int32_t pp, std::int32_t more, std::int64_t chunk, std::int64_
 
 }  // namespace
 
-// Two stages, two micro-batches. Turn by turn: get_next_batch_to_run for mb_id, then the result of (mb_id + 1) % 2
-// if it has one in flight.
+// Two stages, two micro-batches. Turn by turn: get_next_batch_to_run for mb_id, then the result of (mb_id +
+// 1) % 2 if it has one in flight.
 TEST_CASE("a request stays in the micro-batch in which its prompt ended, and micro-batches take turns") {
   Loop loop = loop_of(2, 0, 8192);
   loop.add(100, 3);
-  CHECK(loop.turn() == "0:100@0 on");      // 0: prefill; 1 has nothing in flight
+  CHECK(loop.turn() == "0:100@0 on");  // 0: prefill; 1 has nothing in flight
   loop.add(50, 2);
-  CHECK(loop.turn() == "1:50@0 then");     // 1: prefill; then the result of 0
-  CHECK(loop.turn() == "0 then");          // 0: decodes; then 1's first token
+  CHECK(loop.turn() == "1:50@0 then");  // 1: prefill; then the result of 0
+  CHECK(loop.turn() == "0 then");       // 0: decodes; then 1's first token
   CHECK(loop.turn() == "1 then");
   CHECK(loop.turn() == "0 then; end 1");
   // Micro-batch 1 has nobody: passed over, and the loop stands at 0, whose result it waits for.
@@ -62,17 +62,17 @@ TEST_CASE("a request stays in the micro-batch in which its prompt ended, and mic
   CHECK(loop.turn() == "idle");
 }
 
-// stash_chunked_request and `self.chunked_req`: of the scheduler, not of a micro-batch; reqs_to_exclude drops it
-// from the batches that it leaves behind.
+// stash_chunked_request and `self.chunked_req`: of the scheduler, not of a micro-batch; reqs_to_exclude drops
+// it from the batches that it leaves behind.
 TEST_CASE("a prompt's chunks follow one another through the micro-batches without waiting for a result") {
   Loop loop = loop_of(3, 0, 100);
   loop.add(250, 2);
   CHECK(loop.turn() == "0:100@0 on");
   CHECK(loop.turn() == "0:100@100 on");
   CHECK(loop.turn() == "0:50@200 then");  // place 0's result next
-  CHECK(loop.turn() == "wait");            // 0 has nobody to run: at place 1, whose chunk is awaited
-  CHECK(loop.turn() == "wait");            // 1 neither: the last chunk's first token
-  CHECK(loop.turn() == "0 on");            // it decodes in place 2, where its prompt ended
+  CHECK(loop.turn() == "wait");           // 0 has nobody to run: at place 1, whose chunk is awaited
+  CHECK(loop.turn() == "wait");           // 1 neither: the last chunk's first token
+  CHECK(loop.turn() == "0 on");           // it decodes in place 2, where its prompt ended
   CHECK(loop.turn() == "wait; end 0");
 }
 
@@ -121,8 +121,9 @@ TEST_CASE("random worlds of micro-batches: every request ends once, tokens add u
   CHECK(visited.eos > worlds);
 }
 
-// By hand, microseconds: two stages of 100, launches of 10, schedule 5, update 20, a message of 1, the rest 0. Step 0
-// alone: launched at 5 to 15, on the device from 5 to 105; stage 1 is told at 16, launches, and has it from 105 to 205.
+// By hand, microseconds: two stages of 100, launches of 10, schedule 5, update 20, a message of 1, the rest
+// 0. Step 0 alone: launched at 5 to 15, on the device from 5 to 105; stage 1 is told at 16, launches, and has
+// it from 105 to 205.
 TEST_CASE("the ring's recurrence: a full ring hands on behind the awaited result") {
   constexpr std::int64_t us = 1000;
   StagedTiming t;
@@ -134,7 +135,8 @@ TEST_CASE("the ring's recurrence: a full ring hands on behind the awaited result
   StepTimes a = ring.begin(t, SimTime(0), nullptr);
   CHECK(a.device_end.ns() == 205 * us);
   CHECK(ring.core_free().ns() == 15 * us);
-  // Step 1 waits for step 0's result (at 205) before stage 1 is told: 205 + 20 + 1, though stage 0 ends it at 205.
+  // Step 1 waits for step 0's result (at 205) before stage 1 is told: 205 + 20 + 1, though stage 0 ends it at
+  // 205.
   const AwaitedStep awaited{t.host, a};
   const StepTimes b = ring.begin(t, ring.core_free(), &awaited);
   CHECK(ring.core_free().ns() == 30 * us);
@@ -163,19 +165,24 @@ TEST_CASE("a scenario with SGLang's pipeline stages: memory of a stage, its plac
   };
   const Scenario s = load({}).value();
   CHECK(s.pool.memory.stage_blocks.size() == 2);
-  CHECK(s.pool.memory.kv_blocks == *std::min_element(s.pool.memory.stage_blocks.begin(), s.pool.memory.stage_blocks.end()));
+  CHECK(s.pool.memory.kv_blocks ==
+        *std::min_element(s.pool.memory.stage_blocks.begin(), s.pool.memory.stage_blocks.end()));
   CHECK(s.pool.scheduler_config().pipeline.micro_batches == 2);
   CHECK(s.pool.instance.engine.settings.prefill_graph_sizes.empty());
   const RunResult a = run_scenario(s).value();
   CHECK(a.completed == 100);
   CHECK(run_scenario(s).value().digest == a.digest);
-  const Scenario deeper = load({"deployment.engine_args={pp_async_batch_depth: 1, pp_max_micro_batch_size: 4}"}).value();
+  const Scenario deeper =
+      load({"deployment.engine_args={pp_async_batch_depth: 1, pp_max_micro_batch_size: 4}"}).value();
   CHECK(deeper.pool.scheduler_config().pipeline.micro_batches == 3);
   const auto refusal = [&](std::vector<std::string> more) {
     const auto r = load(std::move(more));
     return r.ok() ? "" : to_string(r.errors());
   };
-  CHECK(refusal({"deployment.engine_args={enable_dynamic_chunking: true}"}).find("chunks of changing size") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={enable_priority_scheduling: true}"}).find("pipeline stages") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={enable_hierarchical_cache: true}"}).find("pipeline stages") != std::string::npos);
+  CHECK(refusal({"deployment.engine_args={enable_dynamic_chunking: true}"}).find("chunks of changing size") !=
+        std::string::npos);
+  CHECK(refusal({"deployment.engine_args={enable_priority_scheduling: true}"}).find("pipeline stages") !=
+        std::string::npos);
+  CHECK(refusal({"deployment.engine_args={enable_hierarchical_cache: true}"}).find("pipeline stages") !=
+        std::string::npos);
 }

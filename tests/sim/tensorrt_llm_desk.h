@@ -41,7 +41,8 @@ class Desk {
  public:
   explicit Desk(const SchedulerConfig& config, const char* scheduler = "tensorrt-llm")
       : depth_(config.steps_in_flight), scheduler_(find_scheduler(scheduler)->make(config)) {}
-  Desk(std::unique_ptr<Scheduler> scheduler, std::int32_t depth) : depth_(depth), scheduler_(std::move(scheduler)) {}
+  Desk(std::unique_ptr<Scheduler> scheduler, std::int32_t depth)
+      : depth_(depth), scheduler_(std::move(scheduler)) {}
   Desk(const SchedulerConfig& config, const AcceptanceOracle& oracle) : Desk(config) {
     speech_.emplace(oracle, lengths_);
   }

@@ -1,13 +1,13 @@
 // TensorRT-LLM's attention data parallelism: who gets a request, in which pass nobody runs, what waits for a
 // balance, how ranks are padded together, and that nothing leaks. Rules cite pyexecutor/py_executor.py and
 // request_utils.py by function.
+#include "sim/schedulers/tensorrt_llm_ranks.h"
 #include "../sanitized.h"
 #include "catch.h"
 #include "conservation.h"
 #include "costmodel/padding.h"
 #include "costmodel/weight_format.h"
 #include "sim/costed/run.h"
-#include "sim/schedulers/tensorrt_llm_ranks.h"
 #include "tensorrt_llm_desk.h"
 #include "tensorrt_llm_world.h"
 
@@ -64,9 +64,9 @@ std::string refusal(std::vector<std::string> more) {
 
 }  // namespace
 
-// _fetch_new_requests: an idle executor takes one item. schedule_attention_dp_requests: share = max(⌈(1 + 3) / 2⌉,
-// 1) = 2; longest first: 1 (300) to the rank without tokens, 2 (200) to rank 0 (100 tokens), which is full then,
-// 3 (50) to rank 1. _pad_attention_dp_dummy_request: rank 1 runs a dummy in the first pass.
+// _fetch_new_requests: an idle executor takes one item. schedule_attention_dp_requests: share = max(⌈(1 + 3)
+// / 2⌉, 1) = 2; longest first: 1 (300) to the rank without tokens, 2 (200) to rank 0 (100 tokens), which is
+// full then, 3 (50) to rank 1. _pad_attention_dp_dummy_request: rank 1 runs a dummy in the first pass.
 TEST_CASE("a pass deals out what has come, longest prompt first, to the rank with least tokens") {
   desk::Desk desk(ranks_of(desk::config(1000), 2), 2);
   for (const std::int32_t prompt : {100, 300, 200, 50}) desk.add({prompt, 5});
@@ -74,8 +74,8 @@ TEST_CASE("a pass deals out what has come, longest prompt first, to the rank wit
   CHECK(desk.pass() == "[2:200@0 +1] [1:300@0 3:50@0 +0] free 1977");
 }
 
-// _can_queue: `0 not in tp_batch_sizes`. After pass 1 request 0 has its last token in flight: rank 0 has a request
-// and nothing to run, so rank 1 stands still too until the token is here. Then rank 0 runs dummies.
+// _can_queue: `0 not in tp_batch_sizes`. After pass 1 request 0 has its last token in flight: rank 0 has a
+// request and nothing to run, so rank 1 stands still too until the token is here. Then rank 0 runs dummies.
 TEST_CASE("nobody runs in a pass in which a rank's requests all wait for their last token") {
   desk::Desk desk(ranks_of(desk::config(1000), 2), 2);
   desk.add({10, 2});
@@ -99,8 +99,8 @@ TEST_CASE("with a balance prompts wait until every rank has one, or for so many 
   desk.add({10, 50});
   CHECK(desk.pass() == "[+1] [1:10@0 +0] free 1998");  // nor has rank 1
   desk.add({10, 50});
-  CHECK(desk.pass() == "[+1] [+1] free 1998");  // waits: 1
-  CHECK(desk.pass() == "[+1] [+1] free 1998");  // 2
+  CHECK(desk.pass() == "[+1] [+1] free 1998");         // waits: 1
+  CHECK(desk.pass() == "[+1] [+1] free 1998");         // 2
   CHECK(desk.pass() == "[2:10@0 +1] [+1] free 1997");  // 3 of 3
   desk.add({20, 50});
   desk.add({10, 50});
@@ -152,14 +152,15 @@ TEST_CASE("single steps and stretches of ranks that are dealt to decide the same
   CHECK(stretches > worlds);
 }
 
-// CUDAGraphRunner: a graph needs generations alone everywhere; the largest batch is everybody's with padding, and
-// without it all must be equal. ../shared/reference/tensorrt_llm_1_2.md §5, "ADP".
+// CUDAGraphRunner: a graph needs generations alone everywhere; the largest batch is everybody's with padding,
+// and without it all must be equal. ../shared/reference/tensorrt_llm_1_2.md §5, "ADP".
 TEST_CASE("ranks share a graph when all decode, and without padding only when they decode alike") {
   const PrefillChunk chunk{.new_tokens = 100, .context = 0};
   StepShape prompt;
   prompt.prefill = std::span(&chunk, 1);
   const StepShape five = hand::decode(5, 50), eight = hand::decode(8, 80), none;
-  const StepShape uneven[] = {five, eight}, alone[] = {five, none}, even[] = {eight, eight}, mixed[] = {five, prompt};
+  const StepShape uneven[] = {five, eight}, alone[] = {five, none}, even[] = {eight, eight},
+                  mixed[] = {five, prompt};
   CHECK(padding(true).join(uneven).mode == GraphMode::full);
   CHECK(padding(true).join(uneven).gathered == 16);
   CHECK(padding(true).join(alone).rank_tokens == 8);
@@ -191,12 +192,14 @@ TEST_CASE("bytes between TensorRT-LLM's ranks: rows of all to all, results dealt
   CHECK(dispatch_bytes(blocks, eight_bits, JointRule::vllm) == 2048 + 4 * 16 + 8 * 8);
 }
 
-TEST_CASE("a deployment with attention ranks of TensorRT-LLM: memory of a rank, and what is refused [trtllm]") {
+TEST_CASE(
+    "a deployment with attention ranks of TensorRT-LLM: memory of a rank, and what is refused [trtllm]") {
   ScenarioOptions options;
-  options.overrides = {"deployment.engine=tensorrt-llm-1.2",
-                       "deployment.engine_args={enable_attention_dp: true, tensor_parallel_size: 8, max_seq_len: 16384, "
-                       "attention_dp_config: {enable_balance: true}}",
-                       "workload.limit={requests: 100}"};
+  options.overrides = {
+      "deployment.engine=tensorrt-llm-1.2",
+      "deployment.engine_args={enable_attention_dp: true, tensor_parallel_size: 8, max_seq_len: 16384, "
+      "attention_dp_config: {enable_balance: true}}",
+      "workload.limit={requests: 100}"};
   const Scenario s =
       load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/deepseek-v3-h200-dp8.yaml", options).value();
   // A rank holds attention, dense MLPs, shared experts, embedding and head whole, and an eighth of the routed
@@ -212,8 +215,10 @@ TEST_CASE("a deployment with attention ranks of TensorRT-LLM: memory of a rank, 
   single.stretches = false;
   CHECK(run_scenario(s, single).value().digest == a.digest);
   CHECK(refusal({"deployment.parallel={dp: 8, ep: 8, tp: 2}"}).find("one GPU a rank") != std::string::npos);
-  CHECK(refusal({"deployment.model=qwen3-8b", "deployment.parallel={dp: 8}"}).find("with experts") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={enable_attention_dp: false}"}).find("parallel.dp") != std::string::npos);
-  CHECK(refusal({"deployment.engine_args={kv_cache_config: {host_cache_size: 1000000000}}"}).find("offloading") !=
+  CHECK(refusal({"deployment.model=qwen3-8b", "deployment.parallel={dp: 8}"}).find("with experts") !=
         std::string::npos);
+  CHECK(refusal({"deployment.engine_args={enable_attention_dp: false}"}).find("parallel.dp") !=
+        std::string::npos);
+  CHECK(refusal({"deployment.engine_args={kv_cache_config: {host_cache_size: 1000000000}}"})
+            .find("offloading") != std::string::npos);
 }

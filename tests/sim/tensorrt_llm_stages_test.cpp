@@ -1,5 +1,6 @@
-// Pipeline stages under TensorRT-LLM's rules: the ring of micro-batches over one list of active requests, and that
-// nothing is lost. Rules cite PyExecutor._executor_loop_pp and ../shared/reference/tensorrt_llm_1_2.md §1.3.
+// Pipeline stages under TensorRT-LLM's rules: the ring of micro-batches over one list of active requests, and
+// that nothing is lost. Rules cite PyExecutor._executor_loop_pp and ../shared/reference/tensorrt_llm_1_2.md
+// §1.3.
 #include "../sanitized.h"
 #include "catch.h"
 #include "conservation.h"
@@ -117,7 +118,8 @@ TEST_CASE("a scenario with TensorRT-LLM's pipeline stages: its places, and what 
   const RunResult a = run_scenario(s).value();
   CHECK(a.completed == 100);
   CHECK(run_scenario(s).value().digest == a.digest);
-  const auto refused = load({"deployment.engine_args={scheduler_config: {capacity_scheduler_policy: MAX_UTILIZATION}}"});
+  const auto refused =
+      load({"deployment.engine_args={scheduler_config: {capacity_scheduler_policy: MAX_UTILIZATION}}"});
   REQUIRE(!refused.ok());
   CHECK(to_string(refused.errors()).find("MAX_UTILIZATION") != std::string::npos);
 }
