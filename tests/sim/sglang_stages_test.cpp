@@ -172,6 +172,9 @@ TEST_CASE("a scenario with SGLang's pipeline stages: memory of a stage, its plac
   const RunResult a = run_scenario(s).value();
   CHECK(a.completed == 100);
   CHECK(run_scenario(s).value().digest == a.digest);
+  // One stage is none.
+  CHECK(run_scenario(load({"deployment.parallel={pp: 1}"}).value()).value().digest ==
+        run_scenario(load({"deployment.parallel={}"}).value()).value().digest);
   const Scenario deeper =
       load({"deployment.engine_args={pp_async_batch_depth: 1, pp_max_micro_batch_size: 4}"}).value();
   CHECK(deeper.pool.scheduler_config().pipeline.micro_batches == 3);

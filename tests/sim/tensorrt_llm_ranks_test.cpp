@@ -214,6 +214,14 @@ TEST_CASE(
   RunOptions single;
   single.stretches = false;
   CHECK(run_scenario(s, single).value().digest == a.digest);
+  const auto small = [](const std::string& parallel) {  // one rank is none
+    ScenarioOptions more;
+    more.overrides = {"deployment.engine=tensorrt-llm-1.2", "deployment.model=qwen3-30b-a3b",
+                      "deployment.engine_args={}", "workload.limit={requests: 60}", parallel};
+    const std::string file = std::string(ORRERY_SOURCE_DIR) + "/examples/deepseek-v3-h200-dp8.yaml";
+    return run_scenario(load_scenario(file, more).value()).value().digest;
+  };
+  CHECK(small("deployment.parallel={dp: 1}") == small("deployment.parallel={}"));
   CHECK(refusal({"deployment.parallel={dp: 8, ep: 8, tp: 2}"}).find("one GPU a rank") != std::string::npos);
   CHECK(refusal({"deployment.model=qwen3-8b", "deployment.parallel={dp: 8}"}).find("with experts") !=
         std::string::npos);

@@ -118,6 +118,8 @@ TEST_CASE("a scenario with TensorRT-LLM's pipeline stages: its places, and what 
   const RunResult a = run_scenario(s).value();
   CHECK(a.completed == 100);
   CHECK(run_scenario(s).value().digest == a.digest);
+  CHECK(run_scenario(load({"deployment.parallel={pp: 1}"}).value()).value().digest ==
+        run_scenario(load({"deployment.parallel={}"}).value()).value().digest);
   const auto refused =
       load({"deployment.engine_args={scheduler_config: {capacity_scheduler_policy: MAX_UTILIZATION}}"});
   REQUIRE(!refused.ok());
