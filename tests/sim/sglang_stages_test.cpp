@@ -130,7 +130,8 @@ TEST_CASE("the ring's recurrence: a full ring hands on behind the awaited result
   t.host.schedule = 5 * us;
   t.host.update = 20 * us;
   t.stages.assign(2, StageTiming{.launch = 10 * us, .busy = 100 * us});
-  const StageRules rules{.stages = 2, .message = SimDuration(us), .ring = true};
+  const StageRules rules{
+      .stages = 2, .message = SimDuration(us), .tokens_back = {}, .empty_wait = {}, .ring = true};
   RingPipeline ring(rules);
   StepTimes a = ring.begin(t, SimTime(0), nullptr);
   CHECK(a.device_end.ns() == 205 * us);
@@ -149,7 +150,12 @@ TEST_CASE("the ring's recurrence: a full ring hands on behind the awaited result
   free.begin(t, SimTime(0), nullptr);
   CHECK(free.begin(t, free.core_free(), nullptr).device_end.ns() == 305 * us);
   // TensorRT-LLM says what is to run before it launches: nothing waits for a result.
-  RingPipeline told({.stages = 2, .message = SimDuration(us), .ring = true, .tells_first = true});
+  RingPipeline told({.stages = 2,
+                     .message = SimDuration(us),
+                     .tokens_back = {},
+                     .empty_wait = {},
+                     .ring = true,
+                     .tells_first = true});
   const StepTimes c = told.begin(t, SimTime(0), nullptr);
   CHECK(c.device_end.ns() == 205 * us);
   const AwaitedStep first{t.host, c};
