@@ -38,7 +38,7 @@ StageRules rules_of(const InstanceSpec& spec, const PricerState& state, const Pr
           .message = scaled(costs.message, scales.host),
           .tokens_back = tokens_back(spec, state, links),
           .empty_wait = scaled(costs.empty_wait, 1),
-          .ring = spec.engine.engine != "vllm",
+          .ring = in_a_ring(spec.engine),
           .tells_first = spec.engine.engine == "tensorrt-llm"};
 }
 

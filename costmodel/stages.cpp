@@ -10,7 +10,7 @@ std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp,
   ORRERY_CHECK(pp >= 1 && layers >= pp, "every stage has a layer");
   std::vector<std::int64_t> stages(static_cast<std::size_t>(pp), layers / pp);
   const std::int64_t rest = layers % pp;
-  const std::int64_t first = engine == "tensorrt-llm" ? 0 : pp - rest - (engine == "vllm" ? 1 : 0);
+  const std::int64_t first = engine == "tensorrt-llm" ? 0 : engine == "sglang" ? pp - rest : pp - rest - 1;
   for (std::int64_t i = 0; i < rest; ++i) ++stages[static_cast<std::size_t>(first + i)];
   return stages;
 }
@@ -60,8 +60,12 @@ bool alike(const InstanceSpec& a, const InstanceSpec& b) {
 }
 
 std::int32_t token_cadence(const InstanceSpec& spec) {
-  if (!spec.engine.settings.async_scheduling || spec.engine.engine != "vllm") return 0;
+  if (!spec.engine.settings.async_scheduling || in_a_ring(spec.engine)) return 0;
   return spec.engine.runner == "v2" ? spec.plan.pp : 1;
+}
+
+bool in_a_ring(const EngineProfile& engine) {
+  return engine.engine == "sglang" || engine.engine == "tensorrt-llm";
 }
 
 std::vector<std::string> not_modelled_in_stages(const SchedulerSettings& s) {

@@ -30,6 +30,9 @@ bool alike(const InstanceSpec& a, const InstanceSpec& b);
 // without asynchronous scheduling: when its token has been processed.
 std::int32_t token_cadence(const InstanceSpec& spec);
 
+// Whether the engine drives stages by a ring of micro-batches (costmodel/ring_pipeline.h).
+bool in_a_ring(const EngineProfile& engine);
+
 // Settings of any engine whose rules beside stages are not modelled, by their names; empty = all are.
 std::vector<std::string> not_modelled_in_stages(const SchedulerSettings& settings);
 

@@ -126,7 +126,7 @@ PipelineRules pipeline_rules(const InstanceSpec& instance) {
           .cadence = token_cadence(instance),
           .asynchronous = instance.engine.settings.async_scheduling,
           .micro_batches =
-              instance.plan.pp > 1 && instance.engine.engine != "vllm" ? instance.engine.steps_in_flight : 0};
+              instance.plan.pp > 1 && in_a_ring(instance.engine) ? instance.engine.steps_in_flight : 0};
 }
 
 }  // namespace
