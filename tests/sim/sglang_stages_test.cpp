@@ -13,7 +13,7 @@ using namespace orrery::world;
 
 namespace {
 
-constexpr std::uint64_t worlds = sanitized ? 30 : 150;
+constexpr std::uint64_t worlds = sanitized ? 20 : 100;
 
 void set_stages(World& w, std::int32_t pp, std::int32_t more = 0) {
   w.spec.plan.pp = pp;

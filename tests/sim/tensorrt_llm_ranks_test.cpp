@@ -15,7 +15,7 @@ using namespace orrery;
 
 namespace {
 
-constexpr std::uint64_t worlds = sanitized ? 30 : 150;
+constexpr std::uint64_t worlds = sanitized ? 20 : 100;
 
 std::unique_ptr<Scheduler> ranks_of(SchedulerConfig config, std::int32_t ranks) {
   return make_instance_scheduler(*find_scheduler("tensorrt-llm"), config, ranks);

@@ -14,7 +14,7 @@ using namespace orrery::world;
 
 namespace {
 
-constexpr std::uint64_t worlds = sanitized ? 30 : 150;
+constexpr std::uint64_t worlds = sanitized ? 20 : 100;
 
 Loop loop_of(std::int32_t pp, std::int64_t batch, std::int64_t tokens, std::int64_t blocks = 1000) {
   SchedulerConfig c{.max_num_batched_tokens = tokens,
