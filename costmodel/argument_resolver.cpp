@@ -98,14 +98,15 @@ void ArgumentResolver::apply(const std::string& name, const Yaml& value) {
 void ArgumentResolver::apply_elsewhere(const EngineArgument& argument, const Yaml& value) {
   accept_all(value);
   const std::string text = value.scalar_text();
-  // SGLang's tp_size counts the GPUs of all attention ranks and of context parallelism.
-  const std::int64_t tp = engine_.engine == "sglang" ? plan_.mlp_ranks() : plan_.tp;
+  // SGLang's and TensorRT-LLM's tensor width counts the GPUs of all attention ranks, and of context parallelism.
+  const std::int64_t tp = engine_.engine == "vllm" ? plan_.tp : plan_.mlp_ranks();
   const bool tensor = argument.why == "deployment.parallel.tp" && text == std::to_string(tp);
   const bool stages = argument.why == "deployment.parallel.pp" && text == std::to_string(plan_.pp);
   const bool context = argument.why == "deployment.parallel.cp" && text == std::to_string(plan_.cp);
   const bool other = argument.why != "deployment.parallel.tp" && argument.why != "deployment.parallel.pp";
   const bool one = other && argument.why.starts_with("deployment.parallel.") && text == "1";
-  if (tensor || stages || context || one || text == "auto") {
+  const bool ranks = argument.name == "enable_attention_dp" && text == (plan_.dp > 1 ? "true" : "false");
+  if (tensor || stages || context || one || ranks || text == "auto") {
     engine_.ignored_args.push_back(argument.name);
   } else {
     value.fail("say it by the scenario's key " + argument.why);

@@ -8,10 +8,10 @@ namespace orrery {
 
 DataParallelRules read_data_parallel(const Yaml& node) {
   DataParallelRules r;
-  static const std::vector<std::string> rules{"sglang", "vllm"};
+  static const std::vector<std::string> rules{"sglang", "vllm", "tensorrt-llm"};
   r.rule = static_cast<JointRule>(node.require("rule").choice(rules));
   r.sync = read_figure<Seconds>(node.require("sync"), true);
-  if (r.rule == JointRule::vllm) {
+  if (r.rule != JointRule::sglang) {
     r.sync_per_rank = read_figure<Seconds>(node.require("sync_per_rank"), true);
     return r;
   }
@@ -23,13 +23,16 @@ DataParallelRules read_data_parallel(const Yaml& node) {
   return r;
 }
 
-double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts) {
+double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts, JointRule rule) {
   const auto hidden = static_cast<double>(model.hidden);
   const bool blocks = model.quantization == Quantization::fp8_block;
+  const double chosen = 8 * static_cast<double>(model.experts_per_token);
+  if (rule == JointRule::tensorrt_llm && blocks)
+    return hidden * bytes_per_element(model.activation_dtype) + chosen;
   const double scales = experts.activation_bytes >= 2 ? 0
                         : blocks                      ? hidden / static_cast<double>(model.quantization_block)
                                                       : 1;
-  return hidden * experts.activation_bytes + 4 * scales + 8 * static_cast<double>(model.experts_per_token);
+  return hidden * experts.activation_bytes + 4 * scales + chosen;
 }
 
 }  // namespace orrery

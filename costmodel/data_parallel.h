@@ -17,10 +17,12 @@ enum class JointRule : std::uint8_t {
   // vLLM: routed experts alone are; everything else is a rank's own. Models without experts have no joint
   // step: their ranks are independent engines (InstanceSpec::engines).
   vllm,
+  // TensorRT-LLM: the same, with one GPU a rank. Modelled for models with experts.
+  tensorrt_llm,
 };
 
-// What a profile says; `sync` is one exchange of two ranks' batch shapes before every step, `sync_per_rank`
-// what each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
+// What a profile says; `sync` is what two ranks exchange on the CPU before every step, `sync_per_rank` what
+// each further rank adds (vLLM: a ring, two more hops). The other figures are SGLang's alone.
 struct DataParallelRules {
   JointRule rule = JointRule::sglang;
   Figure<Seconds> sync, sync_per_rank;
@@ -39,7 +41,10 @@ struct WeightFormat;
 // the experts of all ranks: hidden values in the type that the experts multiply, their scales, and four bytes
 // each for weight and index of every chosen expert. One group of all-gathers; results come back by a
 // reduce-scatter in the activation type.
-double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts);
+// TensorRT-LLM (modules/fused_moe/fused_moe_cutlass.py: `allgather` of x, its scales, chosen experts and
+// their weights) sends block-scaled FP8 as it comes, in the activation type: its kernel quantises what was
+// gathered.
+double dispatch_bytes(const ModelSpec& model, const WeightFormat& experts, JointRule rule);
 
 // How rows go to the ranks that hold their experts and back (costmodel/expert_exchange.h).
 enum class ExpertExchange : std::uint8_t {
@@ -77,7 +82,9 @@ struct JointSettings {
     return exchange == ExpertExchange::low_latency || (exchange == ExpertExchange::by_prompts && !prompts);
   }
   bool gathers_all() const { return on() && rule == JointRule::sglang; }
-  bool gathers_experts() const { return on() && rule == JointRule::vllm; }
+  bool gathers_experts() const { return on() && rule != JointRule::sglang; }
+  bool runs_in_waves() const { return on() && rule == JointRule::vllm; }  // sim/costed/idle_waves.h
+  bool deals_by_pass() const { return on() && rule == JointRule::tensorrt_llm; }
 };
 
 }  // namespace orrery

@@ -31,6 +31,8 @@ struct TensorRtLlmSettings {
   bool equal_progress = false;   // scheduler_config.context_chunking_policy
   bool store_at_first_chunk = true;
   std::int64_t window = 0;  // kv_cache_config.max_attention_window: of the layers that do not keep everything
+  bool enable_balance = false;  // attention_dp_config.*
+  std::int64_t timeout_iters = 50, batching_wait_iters = 10;
 };
 
 constexpr std::int64_t longest_stream_interval = 1'000'000;  // tokens

@@ -353,7 +353,7 @@ class GraphNodes {
     }
     if (!joint_.gathers_experts()) return;
     OpSpec rows = joint(model_.hidden, DependsOn::gathered);
-    rows.out_bytes = dispatch_bytes(model_, experts) / static_cast<double>(model_.hidden);
+    rows.out_bytes = dispatch_bytes(model_, experts, joint_.rule) / static_cast<double>(model_.hidden);
     rows.further = 2;  // weights and indices of the chosen experts
     add("dp_dispatch", "all_gather", rows, l);
     over_ = DependsOn::gathered;

@@ -12,6 +12,7 @@
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
 #include "costmodel/quantization.h"
+#include "costmodel/stages.h"
 
 namespace orrery {
 
@@ -163,13 +164,13 @@ class InstanceReader {
 
   // Only routed experts are, where ranks share nothing else.
   bool shares_experts_only() const {
-    return spec_.engine.data_parallel && spec_.engine.data_parallel->rule == JointRule::vllm;
+    return spec_.engine.data_parallel && spec_.engine.data_parallel->rule != JointRule::sglang;
   }
 
   // vLLM's ranks of a model without experts are engines of their own (core.py, `run_engine_core`: "Non-MoE DP
   // ranks are completely independent, so treat like DP=1").
   void split_engines() {
-    if (!shares_experts_only() || spec_.model.experts > 0) return;
+    if (spec_.engine.engine != "vllm" || !shares_experts_only() || spec_.model.experts > 0) return;
     const Yaml parallel = node_.optional("parallel");
     if (spec_.plan.ep > 1)
       parallel.optional("ep").fail(spec_.model.name + " has no experts; expected ep: 1 (vLLM refuses too)");
@@ -187,8 +188,17 @@ class InstanceReader {
     const ModelSpec& m = spec_.model;
     if (!spec_.engine.data_parallel) {
       dp.fail("attention data parallelism of " + spec_.engine.name +
-              " is not modelled by this version of Orrery (sglang-0.5's and vllm-0.24's are); use dp: 1, or "
+              " is not modelled by this version of Orrery (the shipped profiles' are); use dp: 1, or "
               "replicas for independent copies");
+      return false;
+    }
+    if (spec_.engine.engine == "tensorrt-llm" && (spec_.plan.tp > 1 || m.experts == 0)) {
+      dp.fail(m.experts == 0
+                  ? "TensorRT-LLM's attention data parallelism is modelled for models with experts; "
+                    "use dp: 1"
+                  : "TensorRT-LLM's attention data parallelism has one GPU a rank "
+                    "(enable_attention_dp makes every one of its tensor_parallel_size GPUs a rank); "
+                    "use tp: 1");
       return false;
     }
     const auto refuse = [&](bool condition, const char* what) {
@@ -199,16 +209,17 @@ class InstanceReader {
     const Yaml speculation = node_.optional("speculation").optional("method");
     const bool speculates = speculation.present() && speculation.text() != "off";
     const Yaml args = node_.optional("engine_args"), tier = args.optional("enable_hierarchical_cache");
-    const bool vllm = shares_experts_only();
-    return !(
-        refuse(m.tied_embeddings && !vllm, "a head that shares the embedding's weights") ||
-        refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
-        refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
-        refuse(args.optional("kv_offloading_size").present() || args.optional("kv_transfer_config").present(),
-               "offloading of the KV cache") ||
-        refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
-                           [](const LayerKind& kind) { return kind.sliding_window > 0; }),
-               "a sliding window"));
+    const bool whole = shares_experts_only();
+    return !(refuse(m.tied_embeddings && !whole, "a head that shares the embedding's weights") ||
+             refuse(m.vision != nullptr, "a vision encoder") || refuse(speculates, "speculation") ||
+             refuse(tier.present() && tier.text() != "false", "a host tier of the KV cache") ||
+             refuse(args.optional("kv_offloading_size").present() ||
+                        args.optional("kv_transfer_config").present() ||
+                        args.optional("kv_cache_config").optional("host_cache_size").present(),
+                    "offloading of the KV cache") ||
+             refuse(std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
+                                [](const LayerKind& kind) { return kind.sliding_window > 0; }),
+                    "a sliding window"));
   }
 
   // Whether the engine's pipeline stages are modelled, and for this model.
@@ -217,7 +228,7 @@ class InstanceReader {
     const ModelSpec& m = spec_.model;
     if (!spec_.engine.pipeline) {
       pp.fail("pipeline parallelism of " + spec_.engine.name +
-              " is not modelled by this version of Orrery (vllm-0.24 is); use pp: 1");
+              " is not modelled by this version of Orrery (the shipped profiles' is); use pp: 1");
       return false;
     }
     if (spec_.plan.pp > m.layers) {
@@ -237,12 +248,8 @@ class InstanceReader {
   }
 
   void check_staged_settings(const Yaml& args) {
-    const SchedulerSettings& s = spec_.engine.settings;
-    const auto refuse = [&](bool condition, const char* what) {
-      if (condition) args.fail(std::string(what) + " is not modelled with pipeline stages; leave it out");
-    };
-    refuse(s.by_priority, "scheduling_policy: priority");
-    refuse(s.kv_offload_bytes > 0, "offloading of the KV cache");
+    for (const std::string& what : not_modelled_in_stages(spec_.engine.settings))
+      args.fail(what + " is not modelled with pipeline stages; leave it out");
   }
 
   void set_joint_settings() {

@@ -41,6 +41,7 @@ void take_longer(StepTiming& t, const StepTiming& other) {
 }  // namespace
 
 std::int32_t StepPricer::ranks() const { return state_->padding.ranks(); }
+bool StepPricer::ranks_share_slots() const { return state_->padding.ranks_share_slots(); }
 
 StepTiming StepPricer::price_joint(std::span<const StepShape> ranks) const {
   const JointStep joint = state_->padding.join(ranks);

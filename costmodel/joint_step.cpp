@@ -24,6 +24,7 @@ std::int64_t sequences_of(const StepShape& shape) {
 
 JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
   ORRERY_CHECK(static_cast<std::int32_t>(ranks.size()) == joint_.ranks, "one shape a rank");
+  if (joint_.deals_by_pass()) return join_batches(ranks);
   if (joint_.gathers_experts()) return join_graph_sizes(ranks);
   JointTokens t;
   t.least = in_equal_parts(tokens_of(ranks.front()));
@@ -112,7 +113,7 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.by_sum = joint.by_sum;
   step.low_latency = joint_.low_latency(joint.prompts);
   step.two_batches = joint.two_batches;
-  step.launcher_agrees = joint_.gathers_experts();
+  step.launcher_agrees = joint_.runs_in_waves();
   return step;
 }
 

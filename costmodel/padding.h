@@ -63,6 +63,7 @@ class GraphPadding {
   JointStep join(std::span<const StepShape> ranks) const;
   PaddedStep pad(const StepShape& shape, const JointStep& joint) const;
   std::int32_t ranks() const { return joint_.ranks; }
+  bool ranks_share_slots() const { return joint_.deals_by_pass(); }
   std::int64_t largest() const { return std::max(all_.largest(), prefill_.largest()); }  // 0 = no graphs
   // Whether a prompt's chunk of one token is a decode to the device: dispatch looks at counts only.
   bool single_token_is_decode() const { return !by_phase_; }
@@ -88,6 +89,7 @@ class GraphPadding {
     return (tokens + joint_.width - 1) / joint_.width * joint_.width;
   }
   JointStep join_graph_sizes(std::span<const StepShape> ranks) const;  // costmodel/joint_step_vllm.cpp
+  JointStep join_batches(std::span<const StepShape> ranks) const;  // costmodel/joint_step_tensorrt_llm.cpp
   bool in_two_batches(std::span<const StepShape> ranks, std::int64_t widest) const;
   bool one_kind(std::span<const StepShape> ranks) const;
   PaddedStep pad_alone(const StepShape& shape) const;

@@ -32,8 +32,10 @@ struct StageRules {
   std::int32_t stages = 1;
   std::int32_t cadence = 0;  // token_cadence(): the first stage of step n waits for the tokens of n − cadence
   SimDuration message;       // between launchers: what is to be handed off
-  SimDuration tokens_back;  // the last stage's end → sampled tokens on the first stage's device
-  SimDuration empty_wait;   // the core sleeps after a pass that ran nothing
+  SimDuration tokens_back;   // the last stage's end → sampled tokens on the first stage's device
+  SimDuration empty_wait;    // the core sleeps after a pass that ran nothing
+  bool ring = false;         // costmodel/ring_pipeline.h instead
+  bool tells_first = false;  // there: a stage passes on what is to run before it launches (TensorRT-LLM)
 };
 
 // For step n and stage s, with L0, L1, D of pipeline.h for each stage and X(s) the end of its hand-off:

@@ -37,7 +37,9 @@ StageRules rules_of(const InstanceSpec& spec, const PricerState& state, const Pr
           .cadence = token_cadence(spec),
           .message = scaled(costs.message, scales.host),
           .tokens_back = tokens_back(spec, state, links),
-          .empty_wait = scaled(costs.empty_wait, 1)};
+          .empty_wait = scaled(costs.empty_wait, 1),
+          .ring = in_a_ring(spec.engine),
+          .tells_first = spec.engine.engine == "tensorrt-llm"};
 }
 
 // All stages of one step, those alike once.
@@ -70,13 +72,17 @@ struct Steady {
 Steady steady(const StepPricer::State& s, const StagedTiming& timing) {
   const std::int32_t pp = s.rules.stages;
   const int averaged = 4 * pp, steps = 12 * pp + 48;
-  StagedPipeline pipeline(s.rules);
+  StageChain pipeline(s.rules);
   std::vector<StepTimes> open;
   int updated = 0;
   for (int i = 0; i < steps; ++i) {
     for (; i - updated >= s.steps_in_flight; ++updated)
       pipeline.update(timing.host, open[static_cast<std::size_t>(updated)]);
-    open.push_back(pipeline.begin(timing, pipeline.core_free()));
+    // In a ring that is full the next place's result is processed before a step is handed on.
+    const bool waits = s.rules.ring && i - updated + 1 >= s.steps_in_flight && i > updated;
+    AwaitedStep awaited;
+    if (waits) awaited = {timing.host, open[static_cast<std::size_t>(updated)]};
+    open.push_back(pipeline.begin(timing, pipeline.core_free(), waits ? &awaited : nullptr));
   }
   const SimDuration span =
       open.back().device_end - open[static_cast<std::size_t>(steps - 1 - averaged)].device_end;
@@ -93,7 +99,7 @@ StepSummary summary_of(const StepPricer::State& s, const StagedTiming& t, const 
   b.timing.launch = 0;
   for (const StageTiming& stage : t.stages) b.timing.launch = std::max(b.timing.launch, stage.launch);
   b.host_ns = t.host.schedule + t.host.prepare + b.timing.launch + t.host.update;
-  StagedPipeline alone(s.rules);
+  StageChain alone(s.rules);
   const StepTimes times = alone.begin(t, SimTime(0));
   b.device_ns = (times.device_end - times.device_begin).ns();
   b.step_ns = steady(s, t).step_ns;

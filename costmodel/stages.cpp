@@ -6,16 +6,18 @@
 
 namespace orrery {
 
-std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp) {
+std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp, const std::string& engine) {
   ORRERY_CHECK(pp >= 1 && layers >= pp, "every stage has a layer");
   std::vector<std::int64_t> stages(static_cast<std::size_t>(pp), layers / pp);
   const std::int64_t rest = layers % pp;
-  for (std::int64_t i = 2; i < rest + 2; ++i) ++stages[static_cast<std::size_t>(pp - i)];
+  const std::int64_t first = engine == "tensorrt-llm" ? 0 : engine == "sglang" ? pp - rest : pp - rest - 1;
+  for (std::int64_t i = 0; i < rest; ++i) ++stages[static_cast<std::size_t>(first + i)];
   return stages;
 }
 
 InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
-  const std::vector<std::int64_t> stages = layers_of_stages(spec.model.layers, spec.plan.pp);
+  const std::vector<std::int64_t> stages =
+      layers_of_stages(spec.model.layers, spec.plan.pp, spec.engine.engine);
   InstanceSpec part = spec;
   part.stage = {stage, spec.plan.pp};
   ModelSpec& m = part.model;
@@ -58,8 +60,22 @@ bool alike(const InstanceSpec& a, const InstanceSpec& b) {
 }
 
 std::int32_t token_cadence(const InstanceSpec& spec) {
-  if (!spec.engine.settings.async_scheduling) return 0;
+  if (!spec.engine.settings.async_scheduling || in_a_ring(spec.engine)) return 0;
   return spec.engine.runner == "v2" ? spec.plan.pp : 1;
+}
+
+bool in_a_ring(const EngineProfile& engine) {
+  return engine.engine == "sglang" || engine.engine == "tensorrt-llm";
+}
+
+std::vector<std::string> not_modelled_in_stages(const SchedulerSettings& s) {
+  std::vector<std::string> names;
+  if (s.by_priority) names.emplace_back("scheduling_policy: priority");
+  if (s.kv_offload_bytes > 0) names.emplace_back("offloading of the KV cache");
+  if (s.tensorrt_llm.max_utilization) names.emplace_back("capacity_scheduler_policy: MAX_UTILIZATION");
+  for (const char* name : {"enable_priority_scheduling", "enable_hierarchical_cache"})
+    if (s.options.has(name) && s.options.flag(name)) names.emplace_back(name);
+  return names;
 }
 
 std::int32_t batches_in_flight(const EngineProfile& engine, std::int32_t pp) {

@@ -333,7 +333,8 @@ class GraphBuilder : ContextNodes {
     const bool grouped = joint_.exchanges();  // rows come quantised and by experts
     if (!grouped) add("moe_align", "moe_align", expert, l);
     OpSpec quantize = width(model_.hidden, up);
-    if (joint_.gathers_experts()) quantize.depends_on = DependsOn::tokens;  // before the rows are sent
+    const bool sent_as_is = joint_.deals_by_pass() && model_.quantization == Quantization::fp8_block;
+    if (joint_.gathers_experts() && !sent_as_is) quantize.depends_on = DependsOn::tokens;  // before that
     if (up.activation_bytes < 2 && !grouped) add("moe_quantize", "quantize", quantize, l);
     OpSpec gemm = expert;
     gemm.n = (model_.gated_mlp ? 2 : 1) * inner;

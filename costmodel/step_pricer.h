@@ -19,8 +19,8 @@
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/pipeline.h"
+#include "costmodel/ring_pipeline.h"
 #include "costmodel/speculation.h"
-#include "costmodel/staged_pipeline.h"
 #include "costmodel/step_shape.h"
 
 namespace orrery {
@@ -189,6 +189,7 @@ class StepPricer {
   // Attention data parallelism: one step of all ranks, one shape each (idle ranks: no tokens; at least one
   // rank has some). As long as the slowest rank in every part; each distinct shape is priced once.
   std::int32_t ranks() const;
+  bool ranks_share_slots() const;  // a rank's sequences have any slots of the instance, not those modulo it
   StepTiming price_joint(std::span<const StepShape> ranks) const;
   // Pipeline stages: every stage's part of a step. `samples`: some sequence gets a token.
   std::int32_t stages() const;

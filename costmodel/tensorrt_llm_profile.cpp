@@ -73,6 +73,8 @@ class Resolver final : public ArgumentResolver {
     build_graph_sizes();
     // §1.3: n-grams need a step's tokens before the next one is composed.
     engine_.steps_in_flight = settings_.async_scheduling && !engine_.speculates_on_host ? 2 : 1;
+    if (plan_.pp > 1)
+      engine_.steps_in_flight = plan_.pp;  // num_micro_batches; whatever the overlap switch says
   }
 
  private:
@@ -116,6 +118,8 @@ class Resolver final : public ArgumentResolver {
       rules_.max_utilization = value.choice(capacity_policies) == 1;
     else if (name == "scheduler_config.context_chunking_policy")
       rules_.equal_progress = value.choice(chunking_policies) == 1;
+    else if (name.starts_with("attention_dp_config"))
+      apply_balance(name.substr(name.find('.') + 1), value);
     else if (name == "cuda_graph_config")
       apply_no_graphs(value);
     else if (name == "cuda_graph_config.batch_sizes")
@@ -127,6 +131,17 @@ class Resolver final : public ArgumentResolver {
     else
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  // Read between ranks of attention data parallelism only.
+  void apply_balance(const std::string& key, const Yaml& value) {
+    if (plan_.dp == 1) engine_.ignored_args.push_back("attention_dp_config." + key);
+    if (key == "enable_balance")
+      rules_.enable_balance = value.boolean(false);
+    else if (key == "timeout_iters")
+      rules_.timeout_iters = value.integer(50, 0, most);
+    else
+      rules_.batching_wait_iters = value.integer(10, 0, most);
   }
 
   void apply_max_seq_len(const Yaml& value) {

@@ -36,6 +36,7 @@ class TypedResolver final : ArgumentResolver {
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
+    if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);  // `_pipeline_parallel_overlap_disable`
     fill_settings();
     choose_exchange();
     choose_context();
@@ -117,7 +118,7 @@ class TypedResolver final : ArgumentResolver {
     }
     s.block_size = integer("page");
     if (options_.has("stream_interval")) s.stream_interval = options_.integer("stream_interval");
-    engine_.steps_in_flight = flag("one_step_in_flight") ? 1 : 2;
+    engine_.steps_in_flight = plan_.pp > 1 ? micro_batches() : flag("one_step_in_flight") ? 1 : 2;
     const StaticFraction& m = profile_.memory;
     const std::int64_t chunk = integer("step_tokens");
     if (chunk == 0) fail("step_tokens", "must be positive, or -1 for no chunks");
@@ -127,6 +128,13 @@ class TypedResolver final : ArgumentResolver {
     s.max_num_batched_tokens =
         std::max(s.max_num_seqs, chunk > 0 ? chunk : std::max(integer("prefill_tokens"), s.max_model_len));
     s.enable_chunked_prefill = chunk > 0;
+  }
+
+  // `init_pp_loop_state`.
+  std::int32_t micro_batches() const {
+    const std::int64_t more =
+        options_.has("pp_async_batch_depth") ? options_.integer("pp_async_batch_depth") : 0;
+    return plan_.pp + static_cast<std::int32_t>(more);
   }
 
   // moe_hook.py, `handle_a2a_moe`; forward_batch_info.py: normal kernels in steps with a prompt on any rank.
@@ -245,6 +253,8 @@ class TypedResolver final : ArgumentResolver {
     // cuda_graph_hook.py: prefill graphs and ranks of context parallelism, on the backends modelled here.
     if (!flag("no_prefill_graphs") && plan_.cp == 1 && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
+    // cuda_graph_hook.py: without an explicit backend none with pipeline stages.
+    if (plan_.pp > 1) s.prefill_graph_sizes.clear();
     drop_graphs_for_exchange();
   }
 

@@ -60,7 +60,7 @@ SequenceId Instance::add(const Request& request, SimTime now) {
   p.request = request.id;
   p.arrival = request.arrival;
   p.prompt = request.prompt_tokens;
-  p.lane = static_cast<std::uint32_t>(sequence.value() % lanes_.size());
+  p.lane = static_cast<std::uint32_t>(sequence.value() % lanes_.size());  // unless admission says another
   p.gives_up = request.gives_up;
   p.times_out = request.times_out;
   clients_may_leave_ |= !request.gives_up.is_never();
@@ -146,6 +146,8 @@ void Instance::record_plan(const StepPlan& plan, StepId step, SimTime now) {
       p.first_scheduled = now;
       p.cached = a.cached_tokens;
       if (wiring_.role == PoolRole::prefill) note_admission(p);
+      p.lane = static_cast<std::uint32_t>(scheduler_->lane_of(a.sequence));
+      if (holds_tokens()) streams_->place(a.sequence, p.lane);
     }
     p.admitted = true;
     observe_request(a.resumed ? RequestEvent::Kind::resumed : RequestEvent::Kind::admitted, p.request, now,

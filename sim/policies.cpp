@@ -3,6 +3,7 @@
 #include "sim/rank_scheduler.h"
 #include "sim/schedulers/sglang.h"
 #include "sim/schedulers/tensorrt_llm.h"
+#include "sim/schedulers/tensorrt_llm_ranks.h"
 #include "sim/schedulers/vllm_v1.h"
 #include "sim/sglang_balancer.h"
 #include "sim/vllm_balancer.h"
@@ -46,6 +47,7 @@ std::unique_ptr<RankBalancer> make_balancer(const SchedulerConfig& config,
 std::unique_ptr<Scheduler> make_instance_scheduler(const SchedulerPolicy& policy,
                                                    const SchedulerConfig& config, std::int32_t ranks) {
   if (ranks == 1) return policy.make(config);
+  if (policy.make == make_tensorrt_llm) return std::make_unique<TensorRtLlmRanks>(config, ranks);
   std::vector<std::unique_ptr<Scheduler>> schedulers;
   for (std::int32_t r = 0; r < ranks; ++r) schedulers.push_back(policy.make(config));
   if (policy.make == make_vllm_v1) {

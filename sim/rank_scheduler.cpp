@@ -95,7 +95,7 @@ const StepPlan& RankScheduler::schedule() {
       stand_by(r);
     } else if (bound_[r]) {
       late.set(r);
-    } else if (take_part(r)) {
+    } else if (take_part(r, ranks_[r]->schedule())) {
       members.set(r);
     }
   }
@@ -104,7 +104,7 @@ const StepPlan& RankScheduler::schedule() {
     if (members.any()) {
       plan_.repeat = 1;
       stand_by(r);
-    } else if (take_part(r)) {  // nobody is left to wait for
+    } else if (take_part(r, ranks_[r]->schedule())) {  // nobody is left to wait for
       members.set(r);
     }
   }
@@ -118,8 +118,7 @@ const StepPlan& RankScheduler::schedule() {
 }
 
 // Returns whether something of the rank runs.
-bool RankScheduler::take_part(std::size_t rank) {
-  const StepPlan& plan = ranks_[rank]->schedule();
+bool RankScheduler::take_part(std::size_t rank, const StepPlan& plan) {
   join(plan, rank);
   plan_.free_blocks += plan.free_blocks;
   for (const Admission& a : ranks_[rank]->admissions()) {

@@ -1,5 +1,6 @@
 // Attention data parallelism inside one instance: a scheduler over one scheduler of the engine for each rank,
-// in lockstep (docs/parallel_plans.md). Sequence slot s of rank r is slot s·ranks + r of the instance.
+// in lockstep (docs/parallel_plans.md). Sequence slot s of rank r is slot s·ranks + r of the instance, unless
+// who deals requests out says otherwise (sim/schedulers/tensorrt_llm_ranks.h).
 #pragma once
 
 #include <bitset>
@@ -39,7 +40,7 @@ struct RankRules {
 // SGLang's default (`round_robin_scheduler`, data_parallel_controller.py): each rank in turn.
 std::unique_ptr<RankBalancer> make_rank_round_robin(std::size_t ranks);
 
-class RankScheduler final : public Scheduler {
+class RankScheduler : public Scheduler {
  public:
   static constexpr std::size_t most_ranks = 512;
   // 2 to `most_ranks` ranks, none of which speculates, encodes images or moves blocks over a host link.
@@ -74,18 +75,18 @@ class RankScheduler final : public Scheduler {
   bool looks_again() const override;
   std::uint64_t digest() const override;
 
- private:
+ protected:
   using Members = std::bitset<most_ranks>;  // the ranks that run in a step
 
-  SequenceId global(SequenceId local, std::size_t rank) const {
+  virtual SequenceId global(SequenceId local, std::size_t rank) const {
     return SequenceId(static_cast<std::uint32_t>(local.value() * ranks_.size() + rank));
   }
-  std::size_t rank_of(SequenceId sequence) const { return sequence.value() % ranks_.size(); }
-  SequenceId local(SequenceId sequence) const {
+  virtual std::size_t rank_of(SequenceId sequence) const { return sequence.value() % ranks_.size(); }
+  virtual SequenceId local(SequenceId sequence) const {
     return SequenceId(static_cast<std::uint32_t>(sequence.value() / ranks_.size()));
   }
   void clear_plan();
-  bool take_part(std::size_t rank);
+  bool take_part(std::size_t rank, const StepPlan& plan);
   void stand_by(std::size_t rank);
   void report();
   void join(const StepPlan& plan, std::size_t rank);

@@ -24,6 +24,10 @@ struct TensorRtLlmRules {
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
   // max_attention_window: layers that keep so many tokens have a pool of so many blocks; 0 = there are none.
   std::int64_t window = 0, window_blocks = 0;
+  // Attention data parallelism (sim/schedulers/tensorrt_llm_ranks.h): attention_dp_config.
+  bool enable_balance = false;
+  std::int64_t timeout_iters = 50, batching_wait_iters = 10;
+  bool dealt_to = false;  // a rank's scheduler: takes in at once what it is given
 };
 
 // What the engine allows its vision encoder, in embeddings; all 0 = there is none.
@@ -71,6 +75,7 @@ struct PipelineRules {
   // processed.
   std::int32_t cadence = 0;
   bool asynchronous = true;
+  std::int32_t micro_batches = 0;  // SGLang, TensorRT-LLM: a ring of so many instead (sim/micro_batch_ring.h)
 };
 
 // Settings that decide scheduling, by the engines' own names (see costmodel/engine_profile.h for defaults).
@@ -233,9 +238,12 @@ class Scheduler {
   virtual bool has_work() const = 0;  // any request in any state
   virtual StepId next_step() const = 0;
   virtual std::int32_t open_steps() const = 0;
-  // Ranks whose decode sets step, stall and rest on their own (attention data parallelism); the lane of a
-  // sequence is its slot modulo this.
+  // Ranks whose decode sets step, stall and rest on their own (attention data parallelism).
   virtual std::int32_t lanes() const { return 1; }
+  // Of a sequence that has been admitted.
+  virtual std::size_t lane_of(SequenceId sequence) const {
+    return sequence.value() % static_cast<std::size_t>(lanes());
+  }
   virtual SchedulerView view() const = 0;
   virtual const SchedulerCounters& counters() const = 0;
   virtual KvUsage kv_usage() const = 0;

@@ -95,6 +95,8 @@ struct StepPlan {
   std::int64_t onboarded_blocks = 0, offloaded_blocks = 0;
   // Pipeline stages (vLLM): nobody may run, and the batch of nobody takes a place in flight all the same.
   bool empty_batch = false;
+  // Pipeline stages in a ring: the first stage hands this step on when it has processed the oldest open one.
+  bool hands_on_after_update = false;
   // > 1 offers a stretch: the same decode set, contexts growing by one each step, may be run so many times in
   // a row, each update followed by the next step. The executor may take fewer.
   std::int64_t repeat = 1;

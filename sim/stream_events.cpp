@@ -32,6 +32,7 @@ void StreamEvents::open(SequenceId sequence) {
   const std::uint32_t epoch = s.epoch + 1;
   s = Stream{};
   s.epoch = epoch;
+  s.lane = static_cast<std::uint32_t>(sequence.value() % lanes_.size());
 }
 
 void StreamEvents::leaves_after(SequenceId sequence, std::int64_t step, bool settled) {
@@ -232,8 +233,8 @@ void StreamEvents::trim(std::size_t index) {
   if (lane.times.size() < lane.trim_at) return;
   std::int64_t oldest = std::max(lane.first_time, lane.decodes - rule_.interval);
   if (per_request_) {
-    for (std::size_t slot = index; slot < streams_.size(); slot += lanes_.size()) {
-      if (streams_[slot].steady) oldest = std::min(oldest, streams_[slot].event);
+    for (const Stream& s : streams_) {
+      if (s.steady && s.lane == index) oldest = std::min(oldest, s.event);
     }
   }
   lane.times.erase(lane.times.begin(), lane.times.begin() + (oldest - lane.first_time));

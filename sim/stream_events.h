@@ -47,6 +47,7 @@ class StreamEvents {
   StreamEvents(const StreamRule& rule, std::size_t lanes, bool per_request);
 
   void open(SequenceId sequence);
+  void place(SequenceId sequence, std::uint32_t lane) { stream(sequence).lane = lane; }
   // The sequence is left out of steps behind `step`, which may be in flight; `settled`: it is not.
   void leaves_after(SequenceId sequence, std::int64_t step, bool settled);
   // Likewise at once: what a step in flight samples for it is thrown away.
@@ -72,7 +73,7 @@ class StreamEvents {
     std::int64_t since = 0;       // its lane's decode that brought token `outputs`
     std::int64_t event = 0;       // steady: a decode of its lane that was an event
     SimTime event_at;
-    std::uint32_t epoch = 0;
+    std::uint32_t epoch = 0, lane = 0;
     bool runs = false;    // a token with every decode of its lane
     bool steady = false;  // and an event with every N-th of them
     bool gone = false;    // nobody is there to be told the rest
@@ -108,7 +109,7 @@ class StreamEvents {
   };
 
   Stream& stream(SequenceId sequence) { return streams_[sequence.value()]; }
-  Lane& lane_of(SequenceId sequence) { return lanes_[sequence.value() % lanes_.size()]; }
+  Lane& lane_of(SequenceId sequence) { return lanes_[stream(sequence).lane]; }
   std::size_t residue(std::int64_t decode) const {
     return static_cast<std::size_t>(decode % std::int64_t{rule_.interval});
   }

@@ -49,7 +49,9 @@ CostModelExecutor::CostModelExecutor(std::vector<const StepPricer*> pricers, con
 // What a fresh process knows of its sequences and stages.
 void CostModelExecutor::make_state(Engine& e) const {
   const auto lanes = static_cast<std::uint32_t>(e.pricer->ranks());
-  for (std::uint32_t lane = 0; lane < lanes; ++lane) e.lanes.emplace_back(*oracle_, lane, lanes);
+  const bool shared = e.pricer->ranks_share_slots();
+  for (std::uint32_t lane = 0; lane < lanes; ++lane)
+    shared ? e.lanes.emplace_back(*oracle_, 0, 1) : e.lanes.emplace_back(*oracle_, lane, lanes);
   if (acceptance_ != nullptr) e.speech.emplace(*acceptance_, *oracle_);
   if (e.pricer->stages() == 1) return;
   e.staged.emplace(e.pricer->stage_rules());

@@ -157,10 +157,10 @@ class CostModelExecutor final : public Executor {
     StepStamp first_stamp, second_stamp, last_stamp;
     std::vector<EndTracker> lanes;  // one a rank
     std::vector<SequenceId> eos;
-    std::optional<SpokenSteps> speech;     // speculation and pipeline stages: instead of ends by decode step
-    std::optional<StagedPipeline> staged;  // pipeline stages: instead of `pipeline`
-    SimTime staged_until;                  // end on the last stage of what was submitted so far
-    std::vector<double> speeds;            // by stage, of its slowest GPU; empty: as it should be
+    std::optional<SpokenSteps> speech;  // speculation and pipeline stages: instead of ends by decode step
+    std::optional<StageChain> staged;   // pipeline stages: instead of `pipeline`
+    SimTime staged_until;               // end on the last stage of what was submitted so far
+    std::vector<double> speeds;         // by stage, of its slowest GPU; empty: as it should be
   };
 
   void make_state(Engine& e) const;

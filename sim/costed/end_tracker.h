@@ -15,7 +15,7 @@ namespace orrery {
 
 class EndTracker {
  public:
-  // A lane's sequences are those whose slot is `lane` modulo `lanes`.
+  // A lane's sequences are those whose slot is `lane` modulo `lanes`; lanes 1: those that it was told of.
   EndTracker(const OutputLengths& oracle, std::uint32_t lane, std::uint32_t lanes)
       : oracle_(&oracle), lane_(lane), lanes_(lanes) {}
 

@@ -122,7 +122,9 @@ SpeculationRules speculation_rules(const InstanceSpec& instance) {
 PipelineRules pipeline_rules(const InstanceSpec& instance) {
   return {.stages = instance.plan.pp,
           .cadence = token_cadence(instance),
-          .asynchronous = instance.engine.settings.async_scheduling};
+          .asynchronous = instance.engine.settings.async_scheduling,
+          .micro_batches =
+              instance.plan.pp > 1 && in_a_ring(instance.engine) ? instance.engine.steps_in_flight : 0};
 }
 
 }  // namespace
@@ -161,7 +163,10 @@ SchedulerConfig PoolSpec::language_config() const {
                            .copy_on_partial_reuse = s.tensorrt_llm.copy_on_partial_reuse,
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
                            .window = s.tensorrt_llm.window,
-                           .window_blocks = memory.windowed_blocks},
+                           .window_blocks = memory.windowed_blocks,
+                           .enable_balance = s.tensorrt_llm.enable_balance,
+                           .timeout_iters = s.tensorrt_llm.timeout_iters,
+                           .batching_wait_iters = s.tensorrt_llm.batching_wait_iters},
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
                       .disable_chunked_input = s.encoder.disable_chunked_mm_input},

@@ -181,7 +181,7 @@ Status check_log(const SpeculationSpec& s, const Acceptance& acceptance) {
 }
 
 IdleWaves idle_waves(const InstanceSpec& instance, const StepPricer& pricer, std::size_t engines) {
-  if (!instance.engine.settings.joint.gathers_experts()) return {};
+  if (!instance.engine.settings.joint.runs_in_waves()) return {};
   return IdleWaves(pricer, instance.engine.runner == "v1", engines);
 }
 

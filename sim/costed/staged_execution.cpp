@@ -47,7 +47,9 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
     busy += stage.busy + stage.handoff;
   }
   count_usage(plan, shape, busy);
-  const StepTimes times = e.staged->begin(staged_, now);
+  AwaitedStep awaited;
+  if (plan.hands_on_after_update) awaited = {e.open.front().timing, e.open.front().times};
+  const StepTimes times = e.staged->begin(staged_, now, plan.hands_on_after_update ? &awaited : nullptr);
   const SimTime from = later(times.device_begin, e.staged_until);
   if (from < times.device_end) usage_.staged_span_ns += (times.device_end - from).ns();
   e.staged_until = later(e.staged_until, times.device_end);

@@ -10,6 +10,7 @@ SglangScheduler::SglangScheduler(const SglangConfig& config)
     : config_(config), cache_(config.cache),
       ratio_(config.init_new_token_ratio, config.schedule_conservativeness, config.min_new_token_ratio_factor,
              config.new_token_ratio_decay_steps),
+      ring_(static_cast<std::size_t>(config.micro_batches)), micro_(ring_.size()),
       decodes_(config.cache.page_size), reserves_{OutputReserve(config.clip_max_new_tokens),
                                                   OutputReserve(config.clip_max_new_tokens)} {
   counters_.min_free_blocks = config.cache.tokens / config.cache.page_size;
@@ -90,6 +91,7 @@ KvUsage SglangScheduler::kv_usage() const {
 const StepPlan& SglangScheduler::schedule() {
   begin_plan();
   if (out_of_memory_) return plan_;
+  if (config_.staged()) return go_round();
   Kind kind = run_pass();
   // A pass without a batch is over at once: with no result to wait for, the next one follows.
   for (bool again = !aborted_.empty(); kind == Kind::none && open_.empty() && live_ > 0 && !out_of_memory_;) {
@@ -164,7 +166,7 @@ void SglangScheduler::merge(Slot slot) {
   Sequence& s = sequences_[slot];
   s.running = true;
   ++running_count_;
-  if (config_.speculating()) return start_speaking(slot);
+  if (config_.walking()) return start_speaking(slot);
   const std::int64_t left = s.max_output - (s.outputs + 1);
   if (left <= 0 && !config_.rules_of_0_5_17) {
     s.state = State::ending;
@@ -210,7 +212,7 @@ bool SglangScheduler::defer_prefill() {
 }
 
 std::int32_t SglangScheduler::known_outputs(const Sequence& s) const {
-  if (config_.speculating()) return s.speech.outputs;
+  if (config_.walking()) return s.speech.outputs;
   if (s.state == State::ending) return s.max_output - 1;
   // A token that came from the prefill side is known when its request joins.
   const std::int32_t least = config_.role == SglangRole::decode ? s.outputs + 1 : 0;
@@ -275,7 +277,7 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   }
   plan_.stalls_decodes = kind == Kind::extend;
   if (cache_.tiered()) plan_host_work();
-  if (config_.speculating()) {
+  if (config_.walking()) {
     plan_.verify = verify_;
     plan_.draft_tokens = plan_drafts_;
     digest_.add(plan_drafts_);
@@ -304,7 +306,7 @@ void SglangScheduler::digest_plan(std::int64_t decodes, std::int64_t context, st
 std::int64_t SglangScheduler::stretch_limit(Kind kind) const {
   constexpr std::int64_t longest = 256;
   const bool copies = !open_backups_.empty() || (cache_.tiered() && config_.cache.backup_at_hits == 0);
-  if (!config_.stretches || config_.speculating() || cache_.windowed() || copies || kind != Kind::decode ||
+  if (!config_.stretches || config_.walking() || cache_.windowed() || copies || kind != Kind::decode ||
       chunked_ != no_slot || interval_left_ > 0)
     return 1;
   if (!preempted_.empty() || !aborted_.empty() || !ending_.empty()) return 1;

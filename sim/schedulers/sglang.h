@@ -18,6 +18,7 @@
 #include "sim/decode_ends.h"
 #include "sim/decode_set.h"
 #include "sim/encode_on_touch.h"
+#include "sim/micro_batch_ring.h"
 #include "sim/schedulers/sglang_budget.h"
 #include "sim/schedulers/sglang_config.h"
 #include "sim/slot_pool.h"
@@ -238,6 +239,13 @@ class SglangScheduler final : public Scheduler {
   void take_tokens(Slot slot, const SpokenTokens& said, bool mixed);
   std::int64_t key_length(std::int64_t tokens) const;
 
+  // sglang_stages.cpp
+  const StepPlan& go_round();
+  void enter(std::size_t micro_batch);
+  std::int64_t most_rows() const {  // of a running batch
+    return config_.staged() ? config_.micro_batch_size : config_.max_running_requests;
+  }
+
   // sglang_disaggregation.cpp
   bool awaits_other_side() const;
   Kind run_prefill_pass();
@@ -289,16 +297,16 @@ class SglangScheduler final : public Scheduler {
   std::int64_t decodes_known() const { return decodes_launched_ - (decode_in_flight() ? 1 : 0); }
   std::int32_t known_outputs(const Sequence& s) const;
   std::int64_t context_of(const Sequence& s) const {
-    return config_.speculating() ? s.speech.allocated : s.base + decodes_launched_;
+    return config_.walking() ? s.speech.allocated : s.base + decodes_launched_;
   }
   // Tokens that a running sequence has been given.
   std::int64_t held_by(const Sequence& s) const {
-    if (config_.speculating() || s.state == State::decoding) return context_of(s);
+    if (config_.walking() || s.state == State::decoding) return context_of(s);
     return s.last_decode < 0 ? s.input() : s.base + s.last_decode + 1;
   }
   std::int64_t free_tokens() const { return cache_.available() + cache_.evictable(); }
   std::int64_t decode_need() const {
-    if (config_.speculating()) return speakers_need(true);
+    if (config_.walking()) return speakers_need(true);
     return std::int64_t{decodes_.new_blocks(decodes_launched_)} * config_.cache.page_size;
   }
   bool known(const Entry& entry) const { return sequences_[entry.slot].epoch == entry.epoch; }
@@ -307,6 +315,17 @@ class SglangScheduler final : public Scheduler {
   SglangConfig config_;
   RadixCache cache_;
   NewTokenRatio ratio_;
+  // Pipeline stages: a micro-batch's own running batch and last batch. Those of the one that the loop is at
+  // stand in the members below, and those of the others here.
+  struct MicroBatch {
+    std::vector<Slot> speakers;
+    std::vector<Entry> last_batch, fresh;
+    std::int32_t running_count = 0;
+    bool batch_is_full = false, running_shrank = false, had_chunk = false, mixed = false;
+  };
+  MicroBatchRing ring_;
+  std::vector<MicroBatch> micro_;
+  std::size_t current_ = 0;
   std::vector<Sequence> sequences_;
   SlotPool slots_;
   std::deque<Slot> waiting_;

@@ -1,5 +1,6 @@
 #include "sim/schedulers/sglang_config.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
@@ -66,7 +67,12 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   }
   c.context_length = config.max_model_len;
   c.max_running_requests = config.max_num_seqs;
-  c.overlap = config.steps_in_flight > 1;
+  c.micro_batches = std::max(1, config.pipeline.micro_batches);
+  c.overlap = config.steps_in_flight > 1 && !c.staged();
+  // Scheduler.init: pp_max_micro_batch_size, by default an even share of the running requests.
+  c.micro_batch_size =
+      std::max<std::int64_t>(1, c.max_running_requests / std::max(1, config.pipeline.stages));
+  read(o, "pp_max_micro_batch_size", c.micro_batch_size);
   read(o, "rules_of_0_5_17", c.rules_of_0_5_17);
   c.stretches = config.stretches && !c.rules_of_0_5_17;
   c.encoder = config.encoder;

@@ -38,6 +38,8 @@ struct SglangConfig {
   bool rules_of_0_5_17 = false;
   bool stretches = true;
   SpeculationRules speculation = {};
+  // Pipeline stages (sglang_stages.cpp): pp_size + pp_async_batch_depth, and pp_max_micro_batch_size.
+  std::int64_t micro_batches = 1, micro_batch_size = 0;
   EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
   std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
   std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
@@ -49,10 +51,12 @@ struct SglangConfig {
   bool preempts() const { return enable_priority_scheduling && !disable_priority_preemption; }
   bool chunking() const { return chunked_prefill_size > 0; }
   bool speculating() const { return speculation.tokens > 0; }
+  bool staged() const { return micro_batches > 1; }
+  bool walking() const { return speculating() || staged(); }  // the running batch, in every step
   bool drafting_network() const { return speculation.lookahead > 0; }
   // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
   // contexts are known one step late.
-  std::int64_t decode_reserve() const { return 2 * (std::int64_t{speculation.tokens} + 1); }
+  std::int64_t decode_reserve() const { return staged() ? 1 : 2 * (std::int64_t{speculation.tokens} + 1); }
 };
 
 // From what every engine has (blocks, steps in flight) and the options of this one.

@@ -33,7 +33,7 @@ SglangScheduler::Kind SglangScheduler::decode() {
 // §1.2: those whose result in flight is their last by length. Without overlap their results are known and
 // they are gone already.
 bool SglangScheduler::leave_out_ending() {
-  if (config_.speculating()) return leave_out_ending_speakers();
+  if (config_.walking()) return leave_out_ending_speakers();
   bool any = false;
   for (const Slot slot : ending_) {
     Sequence& s = sequences_[slot];
@@ -47,7 +47,7 @@ bool SglangScheduler::leave_out_ending() {
 }
 
 void SglangScheduler::launch_decode(bool mixed) {
-  if (config_.speculating()) return launch_verification(mixed);
+  if (config_.walking()) return launch_verification(mixed);
   const std::int64_t page = config_.cache.page_size;
   if (cache_.windowed()) slide_running();
   // With pages the engine makes room as if everybody began one (`alloc_paged_token_slots_decode`).
@@ -67,7 +67,7 @@ void SglangScheduler::launch_decode(bool mixed) {
 
 void SglangScheduler::leave_decode_set(Slot slot) {
   Sequence& s = sequences_[slot];
-  if (config_.speculating()) return stop_speaking(slot);
+  if (config_.walking()) return stop_speaking(slot);
   decodes_.remove(s.base);
   reserves_[s.ignore_eos ? 1 : 0].remove(s.last_decode);
 }
@@ -75,6 +75,7 @@ void SglangScheduler::leave_decode_set(Slot slot) {
 // ------------------------------------------------------------------------------------------------ retraction
 
 std::vector<SglangScheduler::Slot> SglangScheduler::running_in_order() const {
+  if (config_.walking()) return speakers_;
   std::vector<Slot> slots;
   for (Slot slot = 0; slot < sequences_.size(); ++slot) {
     if (sequences_[slot].running) slots.push_back(slot);
@@ -131,7 +132,7 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
   const std::int32_t outputs = known_outputs(s);
   const std::int64_t context = held_by(s);
   forget_token_in_flight(slot);
-  if (s.state == State::ending && !config_.speculating()) {
+  if (s.state == State::ending && !config_.walking()) {
     std::erase(ending_, slot);
     --ending_running_[s.ignore_eos ? 1 : 0];
   } else {
@@ -151,7 +152,7 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
 
 // The token that a step in flight samples for the sequence reaches nobody.
 void SglangScheduler::forget_token_in_flight(Slot slot) {
-  if (config_.speculating()) return;  // its entry in the step is stale from now on
+  if (config_.walking()) return;  // its entry in the step is stale from now on
   // After a prompt it is no decode's: then its entry in the step is stale, which is enough.
   const Sequence& s = sequences_[slot];
   if (!decode_in_flight() || s.prefill_step == next_step_ - 1) return;

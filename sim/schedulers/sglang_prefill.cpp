@@ -10,7 +10,8 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   if (batch_rows() == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
-  if (std::min(rows - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot && !config_.preempts()) {
+  if (std::min(most_rows() - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot &&
+      !config_.preempts()) {
     batch_is_full_ = true;
     return Kind::none;
   }
@@ -50,7 +51,7 @@ SglangScheduler::Adder SglangScheduler::make_adder() {
 // flight are not known yet. The engine adds rounded products where this multiplies a sum: the two differ by
 // less than 10⁻⁹ tokens.
 double SglangScheduler::running_offset() {
-  if (config_.speculating()) return speakers_offset();
+  if (config_.walking()) return speakers_offset();
   const std::int64_t known_decodes = decodes_known();
   std::array<std::int64_t, 2> left{reserves_[0].sum(known_decodes), reserves_[1].sum(known_decodes)};
   const std::int64_t clip = config_.clip_max_new_tokens;
@@ -125,7 +126,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     if (budget_state(adder) == Answer::other) break;
     const auto taken = static_cast<std::int64_t>(adder.batch.size());
     const std::int64_t held = rows_held_ - static_cast<std::int64_t>(admitted);
-    if (taken >= std::min(rows - batch_rows(), rows - held + going)) batch_is_full_ = true;
+    if (taken >= std::min(most_rows() - batch_rows(), rows - held + going)) batch_is_full_ = true;
     if (batch_is_full_ && (!config_.preempts() || !preempt_for(adder, slot))) break;
     Sequence& s = sequences_[slot];
     const RadixCache::Match hit = cache_.match(s.content, key_length(s.input() - 1));
@@ -300,7 +301,7 @@ void SglangScheduler::launch_batch(const Adder& adder) {
                        .samples = samples,
                        .outputs_before = s.outputs});
     plan_prefill_tokens_ += s.extend_end - s.prefix;
-    if (config_.speculating()) {
+    if (config_.walking()) {
       s.speech.outputs = s.outputs;
       s.speech.committed = s.speech.allocated = s.extend_end;
       s.speech.step = next_step_;

@@ -4,7 +4,8 @@
 // loop, which therefore reserves slots for two verifications.
 //
 // A sequence's advance is random, so the sums of a decode set do not hold: each step walks the running batch
-// as the engine does, O(running). Without speculation nothing here runs.
+// as the engine does, O(running). So it is with pipeline stages, where nobody drafts: who decodes in a step
+// depends on the step's micro-batch. Without either nothing here runs.
 #include <algorithm>
 
 #include "sim/schedulers/sglang.h"
@@ -62,7 +63,9 @@ std::int64_t SglangScheduler::speakers_need(bool in_whole_pages) const {
 
 // Beside prompts the running requests decode plainly, without drafts (`mix_with_running`).
 void SglangScheduler::launch_verification(bool mixed) {
-  const std::int64_t page = config_.cache.page_size, tokens = speakers_need(false);
+  const std::int64_t page = config_.cache.page_size;
+  const std::int64_t tokens = config_.staged() ? 0 : speakers_need(false);
+  if (config_.staged() && page > 1) cache_.make_room(running_count_ * page);
   if (page > 1 && tokens > 0) cache_.make_room(tokens + static_cast<std::int64_t>(speakers_.size()) * page);
   cache_.take(decode_need());
   const std::int32_t drafts = mixed ? 0 : config_.speculation.tokens;
@@ -75,7 +78,7 @@ void SglangScheduler::launch_verification(bool mixed) {
     verify_.push_back({.sequence = SequenceId(slot),
                        .request = s.request,
                        .drafts = drafts,
-                       .padded = !config_.drafting_network()});
+                       .padded = !config_.drafting_network() && !config_.staged()});
     launching_.verified.push_back({entry_of(slot), false});
   }
   for (const Entry& entry : fresh_) {
@@ -121,7 +124,10 @@ void SglangScheduler::take_spoken(const Launched& open, std::span<const SpokenTo
   for (std::size_t i = 0; i < open.verified.size(); ++i) {
     const auto& [entry, irregular] = open.verified[i];
     if (!known(entry)) continue;
-    if (irregular) {
+    if (config_.staged()) {  // between a sequence's tokens lie several updates: each gap is its own
+      effects_.irregular.push_back({.sequence = SequenceId(entry.slot), .update = 0, .apart = true});
+      ++effects_.further_tokens;
+    } else if (irregular) {
       effects_.irregular.push_back({.sequence = SequenceId(entry.slot), .update = 0});
     } else {
       ++effects_.regular_decodes[0];
@@ -143,10 +149,12 @@ void SglangScheduler::take_tokens(Slot slot, const SpokenTokens& said, bool mixe
   } else {
     // The whole accepted run, the client's limit and an EOS inside it notwithstanding. A plain token beside
     // prompts counts only while the request goes on (`process_batch_result_prefill`).
-    if (!mixed || !ends) k.committed += said.accepted + 1;
-    counters_.speculation.count(tokens, said.drafts, said.accepted);
-    effects_.said.push_back({said.sequence, tokens});
-    effects_.further_tokens += tokens - 1;
+    if (!mixed || !ends || config_.staged()) k.committed += said.accepted + 1;
+    if (config_.speculating()) {
+      counters_.speculation.count(tokens, said.drafts, said.accepted);
+      effects_.said.push_back({said.sequence, tokens});
+      effects_.further_tokens += tokens - 1;
+    }
     k.drafts += said.drafts;
     k.accepted += said.accepted;
   }

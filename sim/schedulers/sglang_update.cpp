@@ -10,11 +10,12 @@ const UpdateEffects& SglangScheduler::on_outcome(const StepOutcome& outcome) {
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
-  if (config_.speculating()) {
+  if (config_.walking()) {
     ORRERY_CHECK(outcome.updates.size() == 1 && outcome.scheduled == 1, "speculating steps come one by one");
     const Launched open = std::move(open_.front());
     open_.pop_front();
     ++updated_steps_;
+    if (config_.staged()) enter(ring_.update());
     take_spoken(open, outcome.spoken);
     return effects_;
   }
@@ -126,7 +127,7 @@ void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
 void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update) {
   Sequence& s = sequences_[slot];
   std::int64_t allocated = s.input();
-  if (config_.speculating()) {
+  if (config_.walking()) {
     allocated = s.speech.allocated;
     if (s.running) stop_speaking(slot);
   } else if (s.state == State::decoding || (s.state == State::ending && s.last_decode >= 0)) {
@@ -141,7 +142,7 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
     }
     if (in_set) leave_decode_set(slot);
   }
-  if (s.state == State::ending && !config_.speculating()) {
+  if (s.state == State::ending && !config_.walking()) {
     std::erase(ending_, slot);
     if (s.running) --ending_running_[s.ignore_eos ? 1 : 0];
   }
@@ -153,7 +154,7 @@ void SglangScheduler::finish(Slot slot, std::int32_t outputs, std::size_t update
       running_shrank_ = true;
     }
   }
-  const std::int64_t written = config_.speculating() ? s.speech.committed : allocated;
+  const std::int64_t written = config_.walking() ? s.speech.committed : allocated;
   release(slot, std::min(written, std::int64_t{s.prompt} + outputs), allocated, true);
   digest_.add(s.request.value() * 4 + 3);
   digest_.add(static_cast<std::int64_t>(outputs));

@@ -18,10 +18,13 @@ TensorRtLlmKvPool::Config kv_config(const SchedulerConfig& c) {
 }  // namespace
 
 TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
-    : config_(config), rules_(config.tensorrt_llm), kv_(kv_config(config)), decodes_(config.block_size) {
+    : config_(config), rules_(config.tensorrt_llm),
+      ring_(static_cast<std::size_t>(std::max(1, config.pipeline.micro_batches))), kv_(kv_config(config)),
+      decodes_(config.block_size) {
+  ORRERY_CHECK(!staged() || !rules_.max_utilization, "stages are modelled without pauses");
   counters_.min_free_blocks = kv_.num_blocks();
   window_free_ = rules_.window_blocks;
-  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !speculates()),
+  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !walks()),
                "windows are modelled without reuse and without drafts");
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
@@ -30,10 +33,13 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
 
 // A prompt that leaves no room for an output is refused, and so is, without chunking, one that no batch holds
 // (§3.1: the API rejects it before the scheduler would fail on it). Outputs end at max_seq_len.
+bool TensorRtLlmScheduler::refuses(const Request& request) const {
+  return request.prompt_tokens >= config_.max_model_len ||
+         (!config_.enable_chunked_prefill && request.prompt_tokens > config_.max_num_batched_tokens);
+}
+
 SequenceId TensorRtLlmScheduler::add(const Request& request) {
-  if (request.prompt_tokens >= config_.max_model_len) return SequenceId::none();
-  if (!config_.enable_chunked_prefill && request.prompt_tokens > config_.max_num_batched_tokens)
-    return SequenceId::none();
+  if (refuses(request)) return SequenceId::none();
   const Slot slot = slots_.take(sequences_);
   Sequence& s = sequences_[slot];
   const std::uint32_t epoch = s.epoch + 1;
@@ -53,7 +59,7 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
                    .hash_block_size = request.hash_block_size,
                    .stream = request.stream,
                    .named_tokens = request.prompt_tokens});
-  if (requests_ == remote_.held) waits_in_get_ = true;
+  if (requests_ == remote_.held && !rules_.dealt_to) waits_in_get_ = true;
   ++requests_;
   queue_.push_back(slot);
   return SequenceId(slot);
@@ -111,11 +117,17 @@ SchedulerView TensorRtLlmScheduler::view() const {
 // ------------------------------------------------------------------------------------------------- schedule
 
 const StepPlan& TensorRtLlmScheduler::schedule() {
+  if (staged()) return go_round();
+  compose();
+  return launch(true, true);
+}
+
+TensorRtLlmScheduler::Batch TensorRtLlmScheduler::compose() {
   begin_plan();
   fetch();
   retire_ended(next_step_);
   rejoin_passed();
-  if (speculates()) begin_speaking();
+  if (walks()) begin_speaking();
   begin_remote_pass();
   choose();
   const bool stuck = rows_.empty() && plan_decodes_ == 0 && next_step_ == updated_steps_;
@@ -126,6 +138,15 @@ const StepPlan& TensorRtLlmScheduler::schedule() {
   // A pass that only paused somebody runs nothing; the loop spins (§1.2), and with nothing in flight the next
   // pass follows at once.
   while (rows_.empty() && plan_decodes_ == 0 && !victims_.empty() && next_step_ == updated_steps_) choose();
+  return {static_cast<std::int64_t>(rows_.size()), plan_decodes_};
+}
+
+const StepPlan& TensorRtLlmScheduler::launch(bool contexts, bool runs) {
+  if (!contexts || !runs) {
+    budget_blocked_ |= !rows_.empty();
+    rows_.clear();
+  }
+  if (!runs) plan_decodes_ = 0, plan_decode_context_ = plan_decode_blocks_ = 0;
   order_rows();
   prepare_contexts();
   prepare_generations();
@@ -150,7 +171,7 @@ void TensorRtLlmScheduler::begin_plan() {
 void TensorRtLlmScheduler::fetch() {
   std::size_t most = waits_in_get_ ? 1 : queue_.size();
   waits_in_get_ = false;
-  for (; most > 0 && active_count_ < config_.max_num_seqs; --most) {
+  for (; most > 0 && active_count_ < most_active(); --most) {
     const Slot slot = queue_.front();
     queue_.pop_front();
     link_active(slot);
@@ -229,7 +250,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     stored = rules_.store_at_first_chunk ? s.target - 1 : s.computed;
     --prefilling_;
     std::erase(contexts_, slot);
-  } else if (speculates()) {
+  } else if (walks()) {
     stored = pause_speaking(s);
   } else {
     const bool waited =
@@ -306,7 +327,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
 }
 
 void TensorRtLlmScheduler::prepare_generations() {
-  if (speculates()) return prepare_speaking();
+  if (walks()) return prepare_speaking();
   if (windowed()) grow_windows();
   kv_.grow_unattributed(plan_decode_blocks_);
   owed_ -= plan_decode_blocks_;
@@ -314,10 +335,13 @@ void TensorRtLlmScheduler::prepare_generations() {
 
 void TensorRtLlmScheduler::start_sampling(Slot slot, OpenStep& open) {
   Sequence& s = sequences_[slot];
-  open.sampled.push_back(
-      {.sequence = SequenceId(slot), .request = s.request, .update = 0, .resumed = s.outputs > 0});
+  open.sampled.push_back({.sequence = SequenceId(slot),
+                          .request = s.request,
+                          .update = 0,
+                          .resumed = s.outputs > 0,
+                          .apart = staged()});
   --prefilling_;
-  if (speculates()) return start_speaking(slot);
+  if (walks()) return start_speaking(slot);
   ++s.outputs;
   owed_ += reserve_of(s) - blocks_for(s.target);
   if (s.outputs < s.max_output) {
@@ -410,8 +434,8 @@ void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64
 // wait for blocks go on waiting: what they need stays, what is left for them never grows.
 std::int64_t TensorRtLlmScheduler::stretch_limit() const {
   constexpr std::int64_t longest = 256;
-  if (!config_.stretches || speculates() || windowed() || !chunks_.empty() ||
-      plan_decodes_ != decodes_.size() || !preempted_.empty())
+  if (!config_.stretches || walks() || windowed() || !chunks_.empty() || plan_decodes_ != decodes_.size() ||
+      !preempted_.empty())
     return 1;
   if (!to_complete_.empty() || prefilling_ > 0 || !passed_.empty() || budget_blocked_) return 1;
   if (open_.size() != config_.steps_in_flight) return 1;

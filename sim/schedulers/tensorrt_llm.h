@@ -1,6 +1,7 @@
 // TensorRT-LLM 1.2's scheduler as PyExecutor drives it (rules: ../shared/reference/tensorrt_llm_1_2.md, cited
 // as §… below): a capacity scheduler decides who may hold blocks, a micro-batch scheduler who gets tokens.
-// PP 1, beam 1, no LoRA, at most one attention window beside the whole sequence.
+// Beam 1, no LoRA, at most one attention window beside the whole sequence. Ranks of attention data
+// parallelism have one of these each (tensorrt_llm_ranks.h).
 //
 // The engine walks every active request twice a pass. Here generations are a DecodeSet of sums, what they may
 // still claim is one number (`owed_`), and ends stand in a heap, so a pass costs O(changes + contexts looked
@@ -15,6 +16,7 @@
 #include "sim/decode_ends.h"
 #include "sim/decode_set.h"
 #include "sim/encode_on_touch.h"
+#include "sim/micro_batch_ring.h"
 #include "sim/open_steps.h"
 #include "sim/scheduler.h"
 #include "sim/schedulers/tensorrt_llm_kv.h"
@@ -27,7 +29,16 @@ class TensorRtLlmScheduler final : public Scheduler {
   explicit TensorRtLlmScheduler(const SchedulerConfig& config);
 
   SequenceId add(const Request& request) override;
+  bool refuses(const Request& request) const;
   const StepPlan& schedule() override;
+  // schedule() in two parts, between which the ranks of attention data parallelism agree: who would run; and
+  // who does, `contexts` (or generations alone) if anybody `runs`.
+  struct Batch {
+    std::int64_t contexts = 0, generations = 0;
+    bool empty() const { return contexts + generations == 0; }
+  };
+  Batch compose();
+  const StepPlan& launch(bool contexts, bool runs);
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   bool has_work() const override { return requests_ > 0; }
@@ -179,6 +190,7 @@ class TensorRtLlmScheduler final : public Scheduler {
 
   // tensorrt_llm_speculation.cpp
   bool speculates() const { return config_.speculation.tokens > 0; }
+  bool walks() const { return speculates() || staged(); }  // the active list, in every pass
   std::int64_t row_tokens() const { return 1 + config_.speculation.tokens; }  // of a generation (§3.1)
   void begin_speaking();
   void run_speaking(Slot slot);
@@ -205,6 +217,15 @@ class TensorRtLlmScheduler final : public Scheduler {
     drop_slot(slot);
   }
 
+  // tensorrt_llm_stages.cpp
+  bool staged() const { return config_.pipeline.micro_batches > 1; }
+  const StepPlan& go_round();
+  std::int64_t most_active() const { return config_.max_num_seqs * config_.pipeline.stages; }  // §1.1
+  bool in_flight(const Sequence& s) const { return staged() && s.speech.in_flight > 0; }
+  bool is_full() const {  // the micro-batch being composed
+    return staged() && static_cast<std::int64_t>(rows_.size()) + plan_decodes_ >= config_.max_num_seqs;
+  }
+
   // tensorrt_llm_windows.cpp
   bool windowed() const { return rules_.window > 0; }
   std::int64_t window_held(const Sequence& s) const { return held_blocks(s) - s.left_window; }
@@ -223,11 +244,11 @@ class TensorRtLlmScheduler final : public Scheduler {
   }
   static bool is_started(const Sequence& s) { return is_generation(s) || s.state == State::prefilling; }
   std::int64_t context_of(const Sequence& s) const {  // tokens in the KV cache, steps in flight included
-    if (speculates() && is_generation(s)) return s.speech.tokens - config_.speculation.lookahead;
+    if (walks() && is_generation(s)) return s.speech.tokens - config_.speculation.lookahead;
     return s.state == State::decoding ? s.base + next_step_ : s.computed;
   }
   std::int64_t held_blocks(const Sequence& s) const {
-    if (speculates()) return s.speech.blocks;
+    if (walks()) return s.speech.blocks;
     return s.state == State::prefilling ? blocks_for(s.target) : blocks_for(context_of(s));
   }
   std::int32_t outputs_before_next_step(const Sequence& s) const {
@@ -241,6 +262,7 @@ class TensorRtLlmScheduler final : public Scheduler {
 
   SchedulerConfig config_;
   TensorRtLlmRules rules_;
+  MicroBatchRing ring_;  // pipeline stages
   TensorRtLlmKvPool kv_;
   std::vector<Sequence> sequences_;
   SlotPool slots_;

@@ -17,7 +17,7 @@ std::int64_t TensorRtLlmScheduler::blocks_to_completion(const Sequence& s) const
 std::int64_t TensorRtLlmScheduler::blocks_of_next_step(const Sequence& s) const {
   if (s.state == State::context) return blocks_for(s.target);
   if (s.state == State::prefilling) return 0;
-  if (speculates()) {  // drafts behind the limit are not reckoned
+  if (walks()) {  // drafts behind the limit are not reckoned
     const std::int64_t limit = std::int64_t{s.prompt} + s.max_output;
     return std::max<std::int64_t>(
         0, blocks_for(std::min(s.speech.tokens + row_tokens(), limit)) - held_blocks(s));
@@ -30,7 +30,7 @@ bool TensorRtLlmScheduler::started_behind(std::uint64_t order) const { return hi
 // The common case: tokens and blocks suffice for all generations, so their order decides nothing. Changes
 // nothing but `rows_` and `keys_`, and returns false, when it might.
 bool TensorRtLlmScheduler::choose_at_once() {
-  if (!config_.stretches || speculates() || windowed()) return false;
+  if (!config_.stretches || walks() || windowed()) return false;
   std::int64_t budget = config_.max_num_batched_tokens - decodes_.size();
   std::int64_t available = kv_.free_blocks();
   if (budget < 0) return false;
@@ -67,8 +67,8 @@ void TensorRtLlmScheduler::choose_no_evict() {
     if (!is_generation(s)) continue;
     available -= blocks_to_completion(s);
     if (windowed()) window_available_ -= window_to_completion(s);
-    if (s.state != State::decoding) continue;
-    all &= budget >= row_tokens();  // §3.1: the first misfit ends the batch
+    if (s.state != State::decoding || in_flight(s)) continue;
+    all &= budget >= row_tokens() && !is_full();  // §3.1: the first misfit ends the batch
     if (!all) {
       pass_over(slot);
       continue;
@@ -76,7 +76,7 @@ void TensorRtLlmScheduler::choose_no_evict() {
     run_generation(slot);
     budget -= row_tokens();
   }
-  ORRERY_CHECK(speculates() || available == kv_.free_blocks() - owed_ + remote_.reserved,
+  ORRERY_CHECK(walks() || available == kv_.free_blocks() - owed_ + remote_.reserved,
                "what generations are owed adds up");
   available -= remote_.reserved;
   if (!all) return;
@@ -165,6 +165,7 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
   const bool list_order = rules_.max_utilization;
   for (const Slot slot : contexts_) {
     const Sequence& s = sequences_[slot];
+    if (is_full()) break;
     const std::int64_t need = list_order ? blocks_of_next_step(s) : blocks_to_completion(s);
     const std::int64_t window_need = windowed() ? window_to_completion(s) : 0;
     const bool misfit = need > available || (windowed() && window_need > window_available_);
@@ -311,13 +312,14 @@ void TensorRtLlmScheduler::run_generation(Slot slot) {
   const std::int64_t context = context_of(sequences_[slot]);
   ++plan_decodes_;
   plan_decode_context_ += context;
-  if (speculates()) return run_speaking(slot);
+  if (walks()) return run_speaking(slot);
   plan_decode_blocks_ += needs_new_block(context) ? 1 : 0;
 }
 
 void TensorRtLlmScheduler::pass_over(Slot slot) {
+  if (staged()) return;  // between its tokens lie several passes anyway
   Sequence& s = sequences_[slot];
-  if (speculates()) {
+  if (walks()) {
     s.speech.passed_over = true;
     passed_now_.push_back(SequenceId(slot));
     return;

@@ -4,7 +4,8 @@
 // proposed; blocks are taken for all of them, and those of rejected drafts come back with the update.
 //
 // A sequence's advance is random, so the sums of a decode set do not hold: each pass walks the active list as
-// the engine does, O(active). Without speculation nothing here runs.
+// the engine does, O(active). So it is with pipeline stages, where nobody drafts: who may run depends on what
+// is in flight. Without either nothing here runs.
 #include <algorithm>
 
 #include "sim/schedulers/tensorrt_llm.h"
@@ -105,8 +106,12 @@ const UpdateEffects& TensorRtLlmScheduler::take_spoken(const StepOutcome& outcom
   spoken_ends_.clear();
   std::int32_t decodes = 0;
   for (const SpokenTokens& said : outcome.spoken) {
-    if (take_tokens(said) && !said.first) ++decodes;
+    if (!take_tokens(said) || said.first) continue;
+    ++decodes;
+    // Between a sequence's tokens lie several updates: each gap is its own.
+    if (staged()) effects_.irregular.push_back({.sequence = said.sequence, .update = 0, .apart = true});
   }
+  if (staged()) effects_.further_tokens += decodes;
   effects_.regular_decodes[0] = decodes - static_cast<std::int32_t>(effects_.irregular.size());
   for (const Slot slot : leaving_) {
     // A first token that is not known yet is waited for, and so is a last one.
@@ -141,7 +146,7 @@ bool TensorRtLlmScheduler::take_tokens(const SpokenTokens& said) {
     rewind(s, (config_.speculation.padded ? speech.given : said.drafts) - said.accepted);
   }
   digest_.add((s.request.value() << 8) ^ static_cast<std::uint64_t>(tokens));
-  if (!said.first) {
+  if (!said.first && speculates()) {
     counters_.speculation.count(tokens, said.drafts, said.accepted);
     effects_.said.push_back({said.sequence, tokens});
     effects_.further_tokens += tokens - 1;

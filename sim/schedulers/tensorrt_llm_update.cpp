@@ -10,7 +10,8 @@ const UpdateEffects& TensorRtLlmScheduler::on_outcome(const StepOutcome& outcome
   effects_.clear();
   ORRERY_CHECK(static_cast<std::int64_t>(outcome.first.value()) == updated_steps_,
                "outcomes come in step order");
-  if (speculates()) return take_spoken(outcome);
+  if (staged()) ring_.update();
+  if (walks()) return take_spoken(outcome);
   if (outcome.scheduled > 1) extend_stretch(outcome.scheduled - 1);
   const std::size_t updates = outcome.updates.size();
   stores_.clear();
@@ -127,7 +128,7 @@ std::int32_t TensorRtLlmScheduler::drop_departed(SequenceId sequence) {
 
 std::int32_t TensorRtLlmScheduler::outputs_of(SequenceId sequence) const {
   const Sequence& s = sequences_[sequence.value()];
-  if (speculates() || (s.state != State::decoding && s.state != State::to_complete)) return s.outputs;
+  if (walks() || (s.state != State::decoding && s.state != State::to_complete)) return s.outputs;
   return s.max_output -
          static_cast<std::int32_t>(std::max<std::int64_t>(0, s.last_step - updated_steps_ + 1));
 }

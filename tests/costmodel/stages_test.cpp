@@ -237,10 +237,8 @@ TEST_CASE("what pipeline stages do not go with is refused by name") {
   CHECK(
       holds(errors_of("qwen3-8b", "parallel: {pp: 37}"), "36 layers, which 37 pipeline stages cannot share"));
   CHECK(holds(errors_of("qwen3-8b", "parallel: {pp: 65}"), "more than 64 pipeline stages"));
-  CHECK(holds(errors_of("qwen3-8b", "parallel: {pp: 2}", "sglang-0.5"),
-              "pipeline parallelism of sglang-0.5 is not modelled"));
-  CHECK(holds(errors_of("qwen3-8b", "parallel: {pp: 2}", "tensorrt-llm-1.2"),
-              "pipeline parallelism of tensorrt-llm-1.2 is not modelled"));
+  CHECK(errors_of("qwen3-8b", "parallel: {pp: 2}", "sglang-0.5").empty());
+  CHECK(errors_of("qwen3-8b", "parallel: {pp: 2, tp: 2}", "tensorrt-llm-1.2").empty());
   CHECK(holds(errors_of("deepseek-v3", "parallel: {pp: 2, dp: 4}", "sglang-0.5"),
               "pipeline stages beside attention data parallelism"));
   CHECK(

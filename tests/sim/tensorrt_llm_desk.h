@@ -6,7 +6,7 @@
 // request 1 gets 3168 and has more to come; three sequences decode; 20 blocks are free after the step's
 // allocations. "pause 2" before it: request 2 lost its blocks in this pass. "; end 4" after it: 4 ended in
 // its update. With speculation generations stand by name with what they verify, "0+3 1+3" for "+2", and an
-// end says after how many tokens.
+// end says after how many tokens. With ranks each stands in brackets: "[0:100@0 +1] [+2]".
 #pragma once
 
 #include <deque>
@@ -41,6 +41,8 @@ class Desk {
  public:
   explicit Desk(const SchedulerConfig& config, const char* scheduler = "tensorrt-llm")
       : depth_(config.steps_in_flight), scheduler_(find_scheduler(scheduler)->make(config)) {}
+  Desk(std::unique_ptr<Scheduler> scheduler, std::int32_t depth)
+      : depth_(depth), scheduler_(std::move(scheduler)) {}
   Desk(const SchedulerConfig& config, const AcceptanceOracle& oracle) : Desk(config) {
     speech_.emplace(oracle, lengths_);
   }
@@ -71,11 +73,19 @@ class Desk {
     std::string line;
     for (const SequenceId id : plan.preempted) line += "pause " + std::to_string(request_of(id)) + " ";
     for (const Admission& a : scheduler_->admissions()) cached_[a.request.value()] = a.cached_tokens;
-    for (const PrefillWork& w : plan.prefill) {
-      line += std::to_string(w.request.value()) + ":" + std::to_string(w.new_tokens) + "@" +
-              std::to_string(w.context) + (w.samples ? " " : "... ");
+    const auto write = [&](std::span<const PrefillWork> prefill) {
+      for (const PrefillWork& w : prefill) {
+        line += std::to_string(w.request.value()) + ":" + std::to_string(w.new_tokens) + "@" +
+                std::to_string(w.context) + (w.samples ? " " : "... ");
+      }
+    };
+    for (const RankPlan& rank : plan.ranks) {
+      line += "[";
+      write(plan.prefill.subspan(rank.first_prefill, rank.prefills));
+      line += "+" + std::to_string(rank.decode_sequences) + "] ";
     }
-    if (!speech_) line += "+" + std::to_string(plan.decode_sequences) + " ";
+    if (plan.ranks.empty()) write(plan.prefill);
+    if (!speech_ && plan.ranks.empty()) line += "+" + std::to_string(plan.decode_sequences) + " ";
     for (const VerifyWork& w : plan.verify)
       line += std::to_string(w.request.value()) + "+" + std::to_string(w.drafts) + " ";
     line += "free " + std::to_string(plan.free_blocks);

@@ -54,6 +54,12 @@ EFFECTS = [
     moves(NAME + "scheduler_config.context_chunking_policy", "trt-burst",
           ONE + "scheduler_config={context_chunking_policy: EQUAL_PROGRESS}", "ttft_ms.mean",
           without=ARGS + "{enable_chunked_prefill: true, max_num_tokens: 3000, max_seq_len: 3000}"),
+    moves(NAME + "attention_dp_config.enable_balance", "trt-ranks", args("attention_dp_config", "{enable_balance: true}"),
+          "ttft_ms.mean"),
+    moves(NAME + "attention_dp_config.timeout_iters", "trt-ranks", ONE + "attention_dp_config.timeout_iters=2", "ttft_ms.mean",
+          without=args("attention_dp_config", "{enable_balance: true}")),
+    moves(NAME + "attention_dp_config.batching_wait_iters", "trt-ranks", ONE + "attention_dp_config.batching_wait_iters=40",
+          "ttft_ms.mean", without=args("attention_dp_config", "{enable_balance: true}")),
     up(NAME + "cuda_graph_config", "trt", args("cuda_graph_config", "null"), DECODE + "host_us"),
     becomes(NAME + "cuda_graph_config.batch_sizes", "trt", ONE + "cuda_graph_config={batch_sizes: [1, 24], "
             "enable_padding: true}", DECODE + "padded_tokens", 24),
