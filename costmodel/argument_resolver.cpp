@@ -98,7 +98,8 @@ void ArgumentResolver::apply(const std::string& name, const Yaml& value) {
 void ArgumentResolver::apply_elsewhere(const EngineArgument& argument, const Yaml& value) {
   accept_all(value);
   const std::string text = value.scalar_text();
-  // SGLang's and TensorRT-LLM's tensor width counts the GPUs of all attention ranks, and of context parallelism.
+  // SGLang's and TensorRT-LLM's tensor width counts the GPUs of all attention ranks, and of context
+  // parallelism.
   const std::int64_t tp = engine_.engine == "vllm" ? plan_.tp : plan_.mlp_ranks();
   const bool tensor = argument.why == "deployment.parallel.tp" && text == std::to_string(tp);
   const bool stages = argument.why == "deployment.parallel.pp" && text == std::to_string(plan_.pp);

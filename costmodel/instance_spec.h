@@ -19,13 +19,4 @@ namespace orrery {
 InstanceSpec read_instance_spec(const Yaml& node, const std::string& folder, Errors& errors,
                                 const Yaml& figures = {});
 
-// For `orrery list`: what is in the data folders. Each entry: name, one-line description, provenance.
-struct ListEntry {
-  std::string name, description, provenance;
-};
-Result<std::vector<ListEntry>> list_hardware();
-Result<std::vector<ListEntry>> list_models();
-Result<std::vector<ListEntry>> list_engines();
-std::vector<ListEntry> list_operators();
-
 }  // namespace orrery

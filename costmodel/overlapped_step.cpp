@@ -117,7 +117,8 @@ void PricerState::add_side_stream(const InstanceSpec& spec) {
   }
   side_fork_join = side.fork_join.value.value() * 1e9 * static_cast<double>(layers);
   if (layers == 0) side.on = false;
-  if (!side.on || exchanges || padding.ranks() > 1) return;
+  // By tokens only where nothing else decides: not where other ranks' rows, or a prompt's other parts, count.
+  if (!side.on || exchanges || padding.ranks() > 1 || spec.engine.settings.context.shares_prompts()) return;
   std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens);
   if (side.most_tokens > 0) most = std::min(most, side.most_tokens);
   if (side.full_graphs_only) most = padding.largest();

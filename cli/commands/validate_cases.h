@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 #include "cli/command.h"
-#include "costmodel/instance_spec.h"
+#include "costmodel/profile_lists.h"
 #include "reports/casebook/case_comparison.h"
 
 namespace orrery {

@@ -5,6 +5,7 @@
 
 #include "../sanitized.h"
 #include "catch.h"
+#include "costmodel/profile_lists.h"
 #include "costmodel/shared_data.h"
 
 using namespace orrery;

@@ -121,7 +121,7 @@ BASES |= {
                           workload=generator(requests=120, rate=300)),
     "sgl-stages": scenario(engine=SGL, parallel={"pp": 2}, workload=BURST),
     "trt-ranks": scenario(engine=TRT, model="qwen3-30b-a3b", parallel={"dp": 2, "ep": 2},
-                          workload=generator(requests=120, rate=60)),
+                          workload=generator(requests=120, rate=8)),
     "trt": scenario(engine=TRT),
     "trt-burst": scenario(engine=TRT, workload=BURST),
     "trt-sessions": scenario(engine=TRT, workload=SESSIONS),

@@ -1,0 +1,124 @@
+// The nodes of a layer with latent attention, expanded, absorbed or sparse (costmodel/step_graph.cpp).
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "costmodel/context_nodes.h"
+#include "costmodel/model_layers.h"
+
+namespace orrery {
+
+class LatentNodes : protected ContextNodes {
+ protected:
+  using ContextNodes::ContextNodes;
+
+  // Queries through their own low rank where the model has one; the products with the latent's weights by
+  // what the step holds (costmodel/ops/mla.cpp).
+  void add_latent_attention(const LayerKind& kind) {
+    const std::int64_t l = kind.count;
+    const LatentAttention& a = model_.latent;
+    OpSpec s = attention_spec(kind);
+    s.head_dim = a.key_dim;
+    s.value_dim = a.value_dim;
+    s.n = a.rank;
+    s.k = a.rotary_dim;
+    const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
+    const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
+    add("input_norm", "add_rms_norm", width(model_.hidden, down), l);
+    if (a.query_rank > 0) {
+      add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
+      const WeightFormat up = format(kind.weights, "q_b_proj");
+      add("q_a_norm", "add_rms_norm", width(a.query_rank, up), l);
+      add_gemm("q_b_proj", queries, a.query_rank, up, l);
+    } else {
+      add_gemm("q_proj", queries, model_.hidden, format(kind.weights, "q_proj"), l);
+      add_gemm("kv_a_proj", stored, model_.hidden, down, l);
+    }
+    add("kv_a_norm", "add_rms_norm", width(a.rank), l);
+    OpSpec rotary = s;
+    rotary.head_dim = a.rotary_dim;
+    // Tables of TensorRT-LLM's attention hold both (ai-dynamo/aiconfigurator
+    // collector/trtllm/collect_mla.py).
+    const bool fused = spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
+                       roofline_.kernels()->points("mla_decode") > 0;
+    if (!fused) {
+      add("rotary", "rotary", rotary, l);
+      add_new_keys("kv_write", "mla_cache_write", s, stored, l);
+    }
+    enter(LayerPart::attention);
+    if (model_.sparse.present()) {
+      add_sparse_attention(kind, s);
+    } else {
+      add_latent_prompts(kind, s);
+      add_latent_decode(s, l);
+    }
+    const std::int64_t values = s.heads * a.value_dim;
+    if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
+    add_gemm("o_proj", model_.hidden, values, out, l);
+    add_all_reduce("attention_all_reduce", l);
+  }
+
+  // The indexer's products are replicated over ranks; its scores, the choice and attention are custom
+  // operators.
+  void add_sparse_attention(const LayerKind& kind, const OpSpec& given) {
+    const std::int64_t l = kind.count;
+    const SparseAttention& x = model_.sparse;
+    const WeightFormat query = format(kind.weights, "indexer.wq_b");
+    add_gemm("index_q_proj", x.heads * x.dim, model_.latent.query_rank, query, l);
+    add_gemm("index_k_proj", x.dim + x.heads, model_.hidden, format(kind.weights, "indexer.wk"), l);
+    add("index_k_norm", "rms_norm", width(x.dim), l);
+    OpSpec rotary;
+    rotary.heads = x.heads;
+    rotary.kv_heads = 1;
+    rotary.head_dim = x.dim;
+    rotary.depends_on = over_;
+    add("index_rotary", "rotary", rotary, l);
+    add("index_quantize", "quantize", width(x.heads * x.dim, 1), l);
+    OpSpec key = width(x.dim + 4);
+    key.kv_bytes = 1;
+    add("index_cache_write", "mla_cache_write", key, l);
+    OpSpec scores = given;
+    scores.heads = x.heads;
+    scores.head_dim = x.dim;
+    scores.window = x.top;
+    scores.format.math = roofline_.has_math(DType::fp8) ? DType::fp8 : DType::bf16;
+    OpSpec sparse = given;
+    sparse.window = x.top;
+    sparse.value_dim = static_cast<std::int64_t>(model_.kv_layer_bytes(1)) - x.dim - 4;
+    OpSpec absorbed = given;
+    absorbed.absorbed_step = std::numeric_limits<std::int64_t>::max();
+    scores.depends_on = sparse.depends_on = absorbed.depends_on = DependsOn::prefill;
+    add("index_scores", "index_scores_prefill", scores, l);
+    add("absorb_prompts", "mla_absorb_prompts", absorbed, l);
+    add("attention_prefill", "mla_sparse_prefill", sparse, l);
+    scores.depends_on = sparse.depends_on = absorbed.depends_on = DependsOn::decode;
+    add("index_scores", "index_scores_decode", scores, l);
+    add("absorb", "mla_absorb", absorbed, l);
+    add("attention_decode", "mla_sparse_decode", sparse, l);
+  }
+
+  // Expanded, or absorbed where the engine's backend serves short prompts or captured steps so.
+  void add_latent_prompts(const LayerKind& kind, const OpSpec& given) {
+    OpSpec prefill = given;
+    prefill.depends_on = DependsOn::prefill;
+    const LatentBackend& backend = spec_.engine.latent;
+    const std::vector<std::int64_t>& graphs = spec_.engine.settings.prefill_graph_sizes;
+    prefill.absorbed_chunk = backend.absorbed_chunk;
+    if (backend.absorbed_graphs && !graphs.empty()) prefill.absorbed_step = graphs.back();
+    if (prefill.absorbed_chunk > 0 || prefill.absorbed_step > 0) {
+      add("absorb_prompts", "mla_absorb_prompts", prefill, kind.count);
+      add("attention_absorbed", "mla_prefill_absorbed", prefill, kind.count);
+    }
+    add_absorbed_split(prefill, kind.count);
+    whole_steps_only(prefill);
+    gather_cached_latents(prefill, kind.count);
+    OpSpec expand = prefill;
+    expand.format = format(kind.weights, "kv_b_proj");
+    add("kv_b_proj", "mla_expand", expand, kind.count);
+    add("attention_prefill", "mla_prefill", prefill, kind.count);
+  }
+};
+
+}  // namespace orrery
