@@ -110,7 +110,8 @@ void Doubt::add(const PricerState& s, const std::vector<PricedNode>& nodes, doub
   for (const PricedNode& priced : nodes) {
     const GraphNode& node = s.nodes[priced.node];
     const double ns = times * static_cast<double>(priced.ns);
-    by_class[static_cast<std::size_t>(node.entry->op_class)] += ns * error_of(s, priced);
+    // What a line below zero saves is in doubt beside what it is saved of.
+    by_class[static_cast<std::size_t>(node.entry->op_class)] += std::abs(ns) * error_of(s, priced);
     by_bound[static_cast<std::size_t>(priced.cost.bound())] += ns;
     total += ns;
   }

@@ -36,8 +36,9 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
       if (joins) host.launch_split_more += static_cast<double>(node.count) * collective;
     }
     // vLLM's attention is one custom operator between graph pieces: all that it launches is launched by
-    // itself.
-    if (context.splits_cache() && std::string_view(node.name).starts_with("dcp_"))
+    // itself. (What every attention launches is counted already.)
+    const std::string_view name = node.name;
+    if (context.splits_cache() && (name.starts_with("dcp_") || name == "attention_new_tokens"))
       host.launch_piecewise += static_cast<double>(node.kernels()) * kernel +
                                (joins ? static_cast<double>(node.count) * collective : 0);
   }

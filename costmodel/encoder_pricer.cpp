@@ -331,9 +331,6 @@ std::vector<OpLine> EncoderPricer::explain(std::span<const EncoderImage> images)
   return lines;
 }
 
-// vLLM's profile_run encodes as many of the largest items as the budget takes (one, where the budget is that
-// item), keeps their outputs, and then runs the step. The widest part of an encoder layer: the residual, its
-// norm, and q, k, v with the attention's output, or the MLP's rows before and after the activation.
 namespace {
 
 // Rows that LLaVA-NeXT encodes are not those that it keeps: padding is dropped, line breaks are added.
@@ -341,6 +338,9 @@ std::int64_t tiles_of_largest(const VisionSpec& v) { return largest_image(v).til
 
 }  // namespace
 
+// vLLM's profile_run encodes as many of the largest items as the budget takes (one, where the budget is that
+// item), keeps their outputs, and then runs the step. The widest part of an encoder layer: the residual, its
+// norm, and q, k, v with the attention's output, or the MLP's rows before and after the activation.
 EncoderMemory encoder_memory(const InstanceSpec& spec) {
   EncoderMemory memory;
   if (spec.model.vision == nullptr) return memory;

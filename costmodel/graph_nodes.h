@@ -181,10 +181,16 @@ class GraphNodes {
           others += node.count;
       }
       if (!spec_.stage.last()) --others;  // the last one's sum goes to the next stage
+      // The first layer's norm of a stage has a sum before it only behind the embedding's.
+      bool alone = !(rules.fused.embedding && spec_.stage.first());
       for (std::size_t i = 0, end = nodes_.size(); i < end; ++i) {
         const GraphNode& node = nodes_[i];
         const bool post = node.name == "post_norm";
         if (node.draft || (!post && node.name != "input_norm" && node.name != "final_norm")) continue;
+        if (alone && node.name == "input_norm") {
+          alone = false;
+          if (node.count == 1) continue;
+        }
         std::int64_t& left = post ? attention : others;
         const std::int64_t count = std::min(node.count, std::max<std::int64_t>(left, 0));
         left -= count;
@@ -206,7 +212,7 @@ class GraphNodes {
     OpSpec fused = norm;
     fused.k = spec_.engine.overlap.fused_tokens;
     fused.own_rows =
-        norm.out_bytes < 2 && !rules.quantises && !(rules.static_scale && norm.format.label == "fp8");
+        norm.out_bytes < 2 && !rules.quantises && !(rules.static_scale && norm.format.label == "fp8-tensor");
     add("fused_all_reduce", "fused_all_reduce", fused, count);
   }
 

@@ -40,7 +40,7 @@ FusedAllReduce read_fused(const Yaml& node) {
   f.most_tokens = node.optional("most_tokens").integer(0, 1, most);
   if (const Yaml sizes = node.optional("most_mib"); sizes.present()) {
     for (const Yaml& row : sizes.items())
-      f.most_bytes.emplace_back(row.require("ranks").integer(2, 2, 1024),
+      f.most_bytes.emplace_back(row.optional("ranks").integer(0, 2, 1024),
                                 row.require("mib").number(0, 0, 1e6) * mib);
   }
   f.embedding = node.optional("embedding").boolean(false);
@@ -72,10 +72,20 @@ std::int64_t fused_tokens(const FusedAllReduce& f, const ModelSpec& model, std::
   std::int64_t tokens = f.most_tokens > 0 ? f.most_tokens : std::numeric_limits<std::int64_t>::max();
   if (f.most_bytes.empty()) return tokens;
   const auto row = std::find_if(f.most_bytes.begin(), f.most_bytes.end(),
-                                [&](const auto& size) { return size.first == tp; });
+                                [&](const auto& size) { return size.first == 0 || size.first == tp; });
   if (row == f.most_bytes.end()) return 0;
   const double bytes = given >= 0 ? given : row->second;
   return std::min(tokens, static_cast<std::int64_t>(bytes) / (2 * model.hidden));
+}
+
+// Asked for, and the engine does without.
+void ignore_fusing(EngineProfile& engine) {
+  if (engine.engine == "vllm")
+    return engine.ignored_args.push_back("compilation_config.pass_config.fuse_allreduce_rms");
+  for (const char* name : {"flashinfer_allreduce_fusion_backend", "enable_flashinfer_allreduce_fusion",
+                           "enable_aiter_allreduce_fusion"}) {
+    if (engine.typed && engine.settings.options.has(name)) engine.ignored_args.push_back(name);
+  }
 }
 
 }  // namespace
@@ -151,10 +161,19 @@ void resolve_overlap(EngineProfile& engine, const HardwareProfile& hardware, con
                           (engine.engine == "vllm" || plan.dp == 1) && !engine.settings.joint.exchanges();
   if (rules.fused_given == 0 || (rules.fused_given < 0 && !by_default)) return;
   // Compiled passes alone fuse on vLLM; SGLang's ranks of attention data parallelism reduce otherwise; a norm
-  // of what attention gives (Gemma) is another kernel.
-  if (plan.tp < 2 || (engine.engine == "vllm" && engine.settings.enforce_eager) || model.output_norms) return;
-  if (engine.engine != "vllm" && plan.dp > 1) return;
-  rules.fused_tokens = fused_tokens(rules.fused, model, plan.tp, rules.fused_bytes_given);
+  // of what attention gives (Gemma) is another kernel. Under context parallelism sums are of other GPUs' rows
+  // too, and stand behind the way back to a rank's own.
+  const bool vllm = engine.engine == "vllm";
+  const bool apart = plan.tp < 2 || plan.cp > 1 || (vllm && engine.settings.enforce_eager) ||
+                     model.output_norms || (!vllm && plan.dp > 1);
+  const bool by_flashinfer = hardware.vendor == "nvidia";
+  if (!apart) {
+    const double given = by_flashinfer ? rules.fused_bytes_given : -1;
+    rules.fused_tokens = fused_tokens(rules.fused, model, plan.tp, given);
+  }
+  if (rules.fused_given == 1 && rules.fused_tokens == 0) ignore_fusing(engine);
+  if (vllm && rules.fused_bytes_given >= 0 && !by_flashinfer)
+    engine.ignored_args.push_back("compilation_config.pass_config.fi_allreduce_fusion_max_size_mb");
 }
 
 }  // namespace orrery

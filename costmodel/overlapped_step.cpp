@@ -80,29 +80,42 @@ double PricerState::reckon_hidden(const StepShape& shape, const PaddedStep& padd
 }
 
 double PricerState::early_ns(const StepShape& shape) const {
-  if (early.saved == 0) return 0;
-  const std::int64_t kernels = early.always + (shape.prefill.empty() ? 0 : early.prefill) +
-                               (shape.decode_sequences > 0 ? early.decode : 0);
-  return early.saved * static_cast<double>(kernels);
+  return early.always + (shape.prefill.empty() ? 0 : early.prefill) +
+         (shape.decode_sequences > 0 ? early.decode : 0);
 }
 
-// Which kernels start early is asked once, at a step of one prompt and one decode.
+// Which kernels start early is asked once, at a step of one prompt and one decode. Not those that the side
+// stream hides, nor norms that went into all-reduces, nor what a step copies in before its graph; none saves
+// more than its start.
 void PricerState::add_early(const InstanceSpec& spec) {
   if (!spec.engine.overlap.launch.on) return;
-  early.saved = std::min(spec.engine.overlap.launch.saved.value.value() * 1e9, roofline->kernel_floor_ns());
+  const double saved =
+      std::min(spec.engine.overlap.launch.saved.value.value() * 1e9, roofline->kernel_floor_ns());
   const PrefillChunk chunk{16, 0};
   StepShape shape;
   shape.prefill = std::span<const PrefillChunk>(&chunk, 1);
   shape.decode_sequences = 1;
   shape.decode_context_tokens = 64;
   const StepInput input{17, 2, &shape, 0, 0, nullptr, 17};
-  for (const GraphNode& node : nodes) {
+  std::int64_t fused = 0;
+  for (const GraphNode& node : nodes)
+    if (node.name == "fused_all_reduce") fused += node.count;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    const GraphNode& node = nodes[i];
     const DependsOn d = node.spec.depends_on;
     if (node.draft || d == DependsOn::drafting || d == DependsOn::handoff || d == DependsOn::eager) continue;
-    if (node.entry->launches == 0 || !starts_early(node, node.op->cost(input))) continue;
-    (d == DependsOn::prefill  ? early.prefill
-     : d == DependsOn::decode ? early.decode
-                              : early.always) += node.kernels();
+    if (node.entry->launches == 0 || node.count == 0 || node.name == "step_inputs") continue;
+    if (side.on && node.branch == Branch::shared) continue;
+    std::int64_t kernels = node.kernels();
+    if (node.name == "input_norm" || node.name == "post_norm" || node.name == "final_norm") {
+      const std::int64_t gone = std::min(fused, node.count);
+      fused -= gone;
+      kernels -= gone;
+    }
+    if (!starts_early(node, node.op->cost(input))) continue;
+    const double scale = std::min(1.0, weights[i] / static_cast<double>(node.count));
+    const double ns = static_cast<double>(kernels) * saved * scale;
+    (d == DependsOn::prefill ? early.prefill : d == DependsOn::decode ? early.decode : early.always) += ns;
   }
 }
 

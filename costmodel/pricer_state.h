@@ -112,8 +112,7 @@ struct PricerState {
     double hidden(double bandwidth) const;
   };
   struct EarlyStarts {
-    double saved = 0;  // nanoseconds a kernel
-    std::int64_t always = 0, prefill = 0, decode = 0;
+    double always = 0, prefill = 0, decode = 0;  // nanoseconds a step, of one with prompts, with decodes
   };
   SharedExpertStream side;
   double side_fork_join = 0;  // nanoseconds a step

@@ -1,7 +1,6 @@
 // The recurrence of pipeline stages that are driven by a ring of micro-batches: every stage is a process
 // whose one thread composes, launches, waits for results and processes them (SGLang 0.5.23, `event_loop_pp`
-// and
-// `_pp_launch_batch` in managers/scheduler_pp_mixin.py; TensorRT-LLM 1.2, `_executor_loop_pp`). The loop
+// and `_pp_launch_batch` in managers/scheduler_pp_mixin.py; TensorRT-LLM 1.2, `_executor_loop_pp`). The loop
 // itself: sim/micro_batch_ring.h. One core thread and launchers apart from it are vLLM's: staged_pipeline.h.
 #pragma once
 
@@ -19,12 +18,16 @@ struct AwaitedStep {
 };
 
 // For step n on stage s, T(s) when the stage's thread is free, A the awaited step if there is one:
-//   R(s) = T(s) + schedule, and with s > 0 not before P(s−1) + message     what the stage before sent has
-//   been met L0(s) = R(s) + prepare;  L1(s) = L0(s) + launch(s) X(s) = max(D(n, s−1), R(s)) + handoff(s) K(s)
-//   = max(D(n−1, s) + step_gap, L0(s) + first_kernel, X(s), X(n−1, s+1)) D(s) = max(K(s) + busy(s), L1(s) +
-//   last_kernel(s)) P(s) = L1(s), with A max(L1(s), O(A, s)) + update                        only then it is
-//   sent to the next stage T(s) = P(s) + gap O(A, 0) = D(A, last) + tokens_back + copy;  O(A, s) = O(A, s−1)
-//   + schedule + prepare + launch(s−1) + message
+//   R(s)  = T(s) + schedule; with s > 0 not before P(s−1) + message     what the stage before sent is met
+//   L0(s) = R(s) + prepare;  L1(s) = L0(s) + launch(s)
+//   X(s)  = max(D(n, s−1), R(s)) + handoff(s)
+//   K(s)  = max(D(n−1, s) + step_gap, L0(s) + first_kernel, X(s), X(n−1, s+1))
+//   D(s)  = max(K(s) + busy(s), L1(s) + last_kernel(s))
+//   P(s)  = L1(s); with A max(L1(s), O(A, s)) + update                  only then the next stage is told
+//   T(s)  = P(s) + gap
+//   O(A, 0) = D(A, last) + tokens_back + copy
+//   O(A, s) = O(A, s−1) + schedule + prepare + launch(s−1) + message
+//
 // Results go round from stage to stage, each passing on what it had in its last turn: taken to be as long as
 // a turn at this step (assumed). TensorRT-LLM (`tells_first`) sends on what is to run before it launches, so
 // R(s) = max(T(s), Q(s−1) + message) + schedule, where Q(0) = R(0) and Q(s) = max(T(s), Q(s−1) + message);

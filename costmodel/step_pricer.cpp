@@ -426,7 +426,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
     const double count = static_cast<double>(node.count);
     const HostCosts& h = spec.engine.host;
     // One call from Python, timed as a whole or kernel by kernel.
-    if (node.name == "moe_experts" || node.name == "moe_gate_up")
+    if (node.name == "moe_experts" || node.name == "moe_gate_up" || node.name == "moe_experts_masked")
       host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
     if (node.entry->op_class == OpClass::collective && d != DependsOn::gathered_evenly)
       host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);

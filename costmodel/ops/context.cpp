@@ -134,7 +134,12 @@ class OneRankOperator : public Operator {
       least += chunk.new_tokens * std::max(own, half);
       chunks.push_back({chunk.new_tokens, std::max<std::int64_t>(0, static_cast<std::int64_t>(own - half))});
     }
-    return scaled(with(input, chunks), pairs < least ? pairs / least : 1);
+    const OpCost cost = scaled(with(input, chunks), pairs < least ? pairs / least : 1);
+    if (pairs < least) return cost;
+    // Some tables have a first chunk longer than one with a little context: not of more keys.
+    for (PrefillChunk& chunk : chunks) chunk.context = 0;
+    const OpCost first = with(input, chunks);
+    return first.ns() > cost.ns() ? first : cost;
   }
 
   OpCost fresh(const StepInput& input) const {

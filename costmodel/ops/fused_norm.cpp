@@ -5,6 +5,7 @@
 // the fused kernel cannot, quantising is a kernel again. The all-reduce itself is taken to run as it does
 // alone. n = row width, k = most tokens of a step.
 #include <algorithm>
+#include <limits>
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
@@ -44,7 +45,8 @@ class FusedNorm : public Operator {
     return cost;
   }
   std::string shape_text(const StepInput& input) const override {
-    return "rows=" + std::to_string(input.tokens) + " of at most " + std::to_string(spec_.k);
+    const bool any = spec_.k == std::numeric_limits<std::int64_t>::max();
+    return "rows=" + std::to_string(input.tokens) + (any ? "" : " of at most " + std::to_string(spec_.k));
   }
   KernelClass kernel_class() const override { return KernelClass::elementwise; }
 

@@ -207,6 +207,8 @@ TEST_CASE("fusing saves no more where the norm had quantised its output") {
   };
   CHECK(saved("fp8-block") <= saved("bf16"));
   CHECK(saved("fp8-block") > 0);
+  // By a fixed scale FlashInfer's kernel quantises itself.
+  CHECK(saved("fp8-tensor") > saved("fp8-block"));
 }
 
 // ------------------------------------------------------------------------------------------- early starts
@@ -221,10 +223,10 @@ TEST_CASE("kernels that no table timed with it start early, on parts that can") 
   CHECK(line_of(off, "early_start") == nullptr);
   std::int64_t roofline = 0;
   for (const OpLine& line : off.ops) {
-    if (line.rung == "roofline" && line.name != "stream_gaps")
-      roofline += line.count * (line.name == "step_inputs" ? 24 : 1);
+    if (line.rung == "roofline" && line.name != "stream_gaps" && line.name != "step_inputs")
+      roofline += line.count;
   }
-  CHECK(saved == Approx(300.0 * static_cast<double>(roofline)).epsilon(1e-6));  // one kernel each, but those
+  CHECK(saved == Approx(300.0 * static_cast<double>(roofline)).epsilon(1e-6));  // one kernel each
   CHECK(line_of(step("", "l40s"), "early_start") == nullptr);
 }
 
