@@ -2,7 +2,8 @@
 //
 // A collective beside flows gets its max-min share of a link: at the link's own rate its bytes take
 // `slowdown` times as long. Alone it does not reach that rate (link_efficiency, measured times), so it takes
-// the longer of the two. What faults leave of a link scales what it reaches as well.
+// the longer of the two. What faults leave of a link scales what it reaches as well. All of a step's traffic
+// takes no more longer than the others need for what they have left: then they are gone (links work on).
 #include <algorithm>
 
 #include "costmodel/collective.h"
@@ -26,10 +27,22 @@ double shared_ns(const OpCost& cost, const LinkPace& pace) {
                    wait + cost.network_ns * pace.network.slowdown});
 }
 
+LinkPace without_others(LinkPace pace) {
+  pace.inside.slowdown = pace.network.slowdown = 1;
+  return pace;
+}
+
 void add_use(const OpCost& cost, double weight, double count, const LinkPace& pace, LinkUse& use) {
-  if (!pace.alone()) use.more_ns += weight * (shared_ns(cost, pace) - cost.ns());
+  if (!pace.alone()) {
+    use.more_ns += weight * (shared_ns(cost, pace) - cost.ns());
+    use.weak_ns += weight * (shared_ns(cost, without_others(pace)) - cost.ns());
+  }
   use.inside_ns += count * cost.inside_ns;
   use.network_bytes += count * cost.network_bytes;
+}
+
+void bound(const LinkPace& pace, LinkUse& use) {
+  use.more_ns = std::min(use.more_ns, use.weak_ns + pace.inside.most_ns + pace.network.most_ns);
 }
 
 bool has_traffic(const GraphNode& node) { return node.entry->op_class == OpClass::collective; }
@@ -50,6 +63,7 @@ LinkUse StepPricer::link_use(std::span<const StepShape> ranks, const LinkPace& p
     const OpCost cost = node.op->cost(state_->input_of(node, *shape, padded));
     add_use(cost, state_->weights[i], static_cast<double>(node.count), pace, use);
   }
+  bound(pace, use);
   return use;
 }
 
@@ -65,6 +79,7 @@ LinkUse StepPricer::stage_link_use(std::size_t stage, const StepShape& shape, co
     const OpCost cost = node.op->cost(s.input_of(node, shape, padded));
     add_use(cost, s.weights[i], static_cast<double>(node.count), pace, use);
   }
+  bound(pace, use);
   return use;
 }
 
@@ -80,6 +95,7 @@ StepPricer::ExpertMove StepPricer::expert_move(double bytes, const LinkPace& pac
                           ? across_nodes_cost(*state_->roofline, Collective::all_to_all, buffer, links->all)
                           : collective_cost(*state_->roofline, Collective::all_to_all, buffer, ranks);
   add_use(cost, 1, 1, pace, move.use);
+  bound(pace, move.use);
   move.ns = cost.ns() + move.use.more_ns;
   return move;
 }

@@ -162,6 +162,7 @@ struct StepSummary {
 struct LinkPace {
   struct Side {
     double slowdown = 1;  // at the links' own rate its bytes take so many times as long (max-min)
+    double most_ns = 0;   // and no more longer than this: until all that the others have left has passed
     double left = 1;      // what faults leave of the links: of the rate that a collective reaches as well
     friend bool operator==(const Side&, const Side&) = default;
   };
@@ -171,6 +172,7 @@ struct LinkPace {
 // What a step's collectives, exchanges of rows and moved weights put on links.
 struct LinkUse {
   double more_ns = 0;        // of busy time, at that pace
+  double weak_ns = 0;        // of that, what faults alone make it longer
   double inside_ns = 0;      // that the links inside a node are full, were they at their data-sheet rate
   double network_bytes = 0;  // over the busiest link between nodes
 };

@@ -197,6 +197,7 @@ class Loop final : LoopFleet {
         enter_fetched(e, now);
         continue;
       }
+      ++fetches_failed_;
       --relayed_[e.instance.value()];
       relay_->given_back(e.from);
       lose_embeddings(e, now);
@@ -210,6 +211,11 @@ class Loop final : LoopFleet {
       EncoderRelay::Sent sent = relay_->pop_answer();
       if (fleet_ && turn_back(sent, now)) continue;
       sent.to = group(PoolRole::mixed).choose(sent.request);
+      if (fleet_ && !fleet_->runs(sent.to)) {
+        drop_embeddings(sent.from, sent.from_life);
+        lose_unnoticed(sent.request, sent.to, now);
+        continue;
+      }
       sent.to_life = lives_[sent.to.value()];
       ++relayed_[sent.to.value()];
       update_view(sent.to);
@@ -414,7 +420,7 @@ class Loop final : LoopFleet {
       if (!fleet_->ledger().empty() || fleet_->holds_requests())
         return make_error(ErrorKind::internal, "the run ended with requests that nobody serves");
       r.fleet = fleet_->result(r.measured_from, later(r.last_finish, r.measured_from));
-      if (apart_) r.fleet.transfers_lost = apart_->failed();
+      r.fleet.transfers_lost = fetches_failed_ + (apart_ ? apart_->failed() : 0);
       digest.add(fleet_->digest());
       for (const FleetResult::Stay& stay : r.fleet.stays)
         if (setup_.observer != nullptr) setup_.observer->on_stay(stay);
@@ -432,7 +438,7 @@ class Loop final : LoopFleet {
   TimedHeap<Departure> departures_;
   Outcomes outcomes_;
   Arrivals arrivals_;
-  std::uint64_t events_ = 0;
+  std::uint64_t events_ = 0, fetches_failed_ = 0;
   InstanceId stuck_;
 };
 

@@ -151,14 +151,14 @@ void FabricTransport::meet(fabric::FlowId flow, SimTime now) {
   if (!flows_.active(flow)) return;  // no bytes
   const auto& kept = routes_[flow.value()] = flows_.links_of(flow);
   touched_.clear();
-  shared_->begin(kept, now, touched_);
+  shared_->begin(flow, kept, now, touched_);
   for (const InstanceId instance : touched_) changed_(instance, now);
 }
 
 void FabricTransport::part(fabric::FlowId flow, SimTime now) {
   const auto it = routes_.find(flow.value());
   if (it == routes_.end()) return;
-  shared_->end(it->second, now);
+  shared_->end(flow, it->second, now);
   routes_.erase(it);
 }
 

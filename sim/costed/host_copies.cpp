@@ -15,17 +15,22 @@ constexpr std::uint64_t serial_mask = (std::uint64_t{1} << serial_bits) - 1;
 
 void HostCopies::add(std::size_t instance, const TransferWork& work, SimTime ready) {
   const bool up = work.direction == TransferWork::Direction::to_device;
-  lanes_[2 * instance + (up ? 0 : 1)].queue.push_back({work.id, work.blocks, ready});
+  const std::size_t lane = 2 * instance + (up ? 0 : 1);
+  lanes_[lane].queue.push_back({work.id, work.blocks, ready});
+  look_again(lane);
 }
 
+// What has ended and was not taken is in the past, in whatever order.
 SimTime HostCopies::next_event() const {
-  SimTime next = done_.empty() ? SimTime::never() : done_.front().at;  // that its instance has not taken
-  for (const Lane& lane : lanes_) {
-    if (lane.queue.empty()) continue;
-    if (!lane.begun) next = earlier(next, lane.queue.front().ready);
-    if (lane.begun && lane.flows == 0) next = earlier(next, lane.end);
-  }
-  return next;
+  return earlier(done_.empty() ? SimTime::never() : done_.front().at, due_.first_time());
+}
+
+void HostCopies::look_again(std::size_t index) {
+  const Lane& lane = lanes_[index];
+  SimTime next = SimTime::never();
+  if (!lane.queue.empty() && !lane.begun) next = lane.queue.front().ready;
+  if (lane.begun && lane.flows == 0) next = lane.end;
+  due_.set(static_cast<std::uint32_t>(index), next);
 }
 
 void HostCopies::start(std::size_t index, SimTime now) {
@@ -50,7 +55,8 @@ void HostCopies::start(std::size_t index, SimTime now) {
 }
 
 void HostCopies::start_and_end(SimTime now) {
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+  while (due_.first_time() <= now) {
+    const std::size_t i = due_.first();
     Lane& lane = lanes_[i];
     while (!lane.queue.empty()) {
       if (!lane.begun && lane.queue.front().ready <= now) start(i, now);
@@ -59,6 +65,7 @@ void HostCopies::start_and_end(SimTime now) {
       lane.queue.pop_front();
       lane.begun = false;
     }
+    look_again(i);
   }
 }
 
@@ -69,6 +76,7 @@ void HostCopies::arrived(std::uint64_t key, SimTime at) {
   --lane.flows;
   --flowing_;
   lane.end = later(lane.end, at);
+  look_again(key >> (gpu_bits + serial_bits));
 }
 
 void HostCopies::take(std::size_t first, std::size_t count, std::vector<TransferDone>& done) {
@@ -90,6 +98,7 @@ std::vector<std::uint64_t> HostCopies::drop(std::size_t instance) {
     lane.flows = 0;
     lane.begun = false;
     lane.queue.clear();
+    look_again(i);
   }
   std::erase_if(done_, [&](const TransferDone& d) { return d.instance.value() == instance; });
   return under_way;

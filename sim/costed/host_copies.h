@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "base/indexed_heap.h"
 #include "sim/fabric/topology.h"
 #include "sim/host_link.h"
 #include "sim/step_plan.h"
@@ -27,7 +28,7 @@ class HostCopies {
   using Begin =
       std::function<bool(DeviceId from, DeviceId to, std::int64_t bytes, std::uint64_t key, SimTime)>;
   HostCopies(std::vector<Seat> seats, Begin begin)
-      : seats_(std::move(seats)), lanes_(2 * seats_.size()), begin_(std::move(begin)) {}
+      : seats_(std::move(seats)), lanes_(2 * seats_.size()), due_(lanes_.size()), begin_(std::move(begin)) {}
 
   bool has(std::size_t instance) const { return !seats_[instance].gpus.empty(); }
   const Seat& seat(std::size_t instance) const { return seats_[instance]; }
@@ -56,9 +57,11 @@ class HostCopies {
     SimTime end;               // of the first: not before
   };
   void start(std::size_t lane, SimTime now);
+  void look_again(std::size_t lane);  // at when it has something next
 
   std::vector<Seat> seats_;
   std::vector<Lane> lanes_;  // by instance: to the device, to the host
+  IndexedTimeHeap due_;      // by lane
   Begin begin_;
   std::vector<TransferDone> done_;
   std::size_t flowing_ = 0;  // flows under way

@@ -19,9 +19,9 @@ Result<LinkSide> link_side(fabric::Routes& routes, const fabric::Topology& topol
   return side;
 }
 
-std::vector<DeviceId> hosts_of(const fabric::Topology& topology, const std::vector<DeviceId>& gpus) {
+std::vector<DeviceId> hosts_of(fabric::Routes& routes, const fabric::Topology& topology,
+                               const std::vector<DeviceId>& gpus) {
   std::vector<DeviceId> hosts;
-  fabric::Routes routes(topology);
   for (const DeviceId gpu : gpus) {
     DeviceId nearest = DeviceId::none();
     std::size_t least = 0;
@@ -50,17 +50,18 @@ RankGroups pairs_to(const std::vector<DeviceId>& from, const std::vector<DeviceI
 
 }  // namespace
 
-Result<std::vector<LinkSide>> link_sides(const fabric::Topology& topology, const std::vector<DeviceId>& gpus,
-                                         const ParallelPlan& plan, bool host_memory) {
+Result<std::vector<LinkSide>> link_sides(fabric::Routes& routes, const fabric::Topology& topology,
+                                         const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
+                                         bool host_memory) {
   using Kind = LinkSide::Kind;
-  fabric::Routes routes(topology);
   std::vector<LinkSide> sides;
   const auto add = [&](Kind kind, RankGroups groups) -> Status {
     ORRERY_TRY(side, link_side(routes, topology, kind, std::move(groups)));
     sides.push_back(std::move(side));
     return ok_status();
   };
-  const std::vector<DeviceId> hosts = host_memory ? hosts_of(topology, gpus) : std::vector<DeviceId>();
+  const std::vector<DeviceId> hosts =
+      host_memory ? hosts_of(routes, topology, gpus) : std::vector<DeviceId>();
   ORRERY_TRY_STATUS(add(Kind::send, host_memory ? pairs_to(hosts, gpus) : RankGroups()));
   ORRERY_TRY_STATUS(add(Kind::send, host_memory ? pairs_to(gpus, hosts) : RankGroups()));
   if (plan.pp == 1) {

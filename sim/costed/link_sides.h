@@ -31,13 +31,15 @@ constexpr std::size_t inside_side(std::size_t stage = 0) { return 2 + 2 * stage;
 constexpr std::size_t network_side(std::size_t stage = 0) { return 3 + 2 * stage; }
 
 // `host_memory`: it copies KV to and from its hosts. All sides empty: it shares nothing.
-Result<std::vector<LinkSide>> link_sides(const fabric::Topology& topology, const std::vector<DeviceId>& gpus,
-                                         const ParallelPlan& plan, bool host_memory);
+Result<std::vector<LinkSide>> link_sides(fabric::Routes& routes, const fabric::Topology& topology,
+                                         const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
+                                         bool host_memory);
 
 // Fills in `of_priced` of an instance on such a part.
 void compare_rates(const HardwareProfile& hardware, const ParallelPlan& plan, std::vector<LinkSide>& sides);
 
 // By GPU, the nearest host of its node; none() where there is none.
-std::vector<DeviceId> hosts_of(const fabric::Topology& topology, const std::vector<DeviceId>& gpus);
+std::vector<DeviceId> hosts_of(fabric::Routes& routes, const fabric::Topology& topology,
+                               const std::vector<DeviceId>& gpus);
 
 }  // namespace orrery

@@ -22,10 +22,10 @@ bool cuts_links(const Scenario& scenario) {
 }
 
 // The copies of an instance; without a host on the topology they stay on a link of their own.
-HostCopies::Seat copies_of(const fabric::Topology& topology, const PoolSpec& pool,
+HostCopies::Seat copies_of(fabric::Routes& routes, const fabric::Topology& topology, const PoolSpec& pool,
                            const std::vector<DeviceId>& gpus) {
   HostCopies::Seat seat;
-  std::vector<DeviceId> hosts = hosts_of(topology, gpus);
+  std::vector<DeviceId> hosts = hosts_of(routes, topology, gpus);
   if (std::any_of(hosts.begin(), hosts.end(), [](DeviceId h) { return h.is_none(); })) return seat;
   seat.gpus = gpus;
   seat.hosts = std::move(hosts);
@@ -46,13 +46,18 @@ Status check_ways(const Scenario& scenario, const std::vector<std::vector<LinkSi
     }
     const auto cut = [&](fabric::LinkId link) { return routes.failed(link); };
     for (std::size_t i = 0; i < sides.size(); ++i) {
-      for (const LinkSide& side : sides[i]) {
+      for (std::size_t s = 0; s < sides[i].size(); ++s) {
+        const LinkSide& side = sides[i][s];
         if (std::none_of(side.links.begin(), side.links.end(), cut)) continue;
         if (link_side(routes, topology, side.kind, side.groups).ok()) continue;
-        return invalid_input(fault.name + " leaves no way between the ranks of instance " +
-                                 std::to_string(i) +
-                                 "; say kind: gpu for an instance that is lost, or give a "
-                                 "factor",
+        const std::string instance = " instance " + std::to_string(i);
+        if (s < inside_side())
+          return invalid_input(fault.name + " leaves" + instance +
+                                   " no way to its host's memory, which it copies KV to and from; give a "
+                                   "factor",
+                               {}, "faults");
+        return invalid_input(fault.name + " leaves no way between the ranks of" + instance +
+                                 "; say kind: gpu for an instance that is lost, or give a factor",
                              {}, "faults");
       }
     }
@@ -95,6 +100,7 @@ Status share_links(const Scenario& scenario, const std::vector<CostModelExecutor
                    FabricTransport& transport) {
   const auto pools = scenario.pools();
   ORRERY_TRY(seats, seat_instances(*scenario.topology, pools, scenario.pd));
+  fabric::Routes routes(*scenario.topology);
   std::vector<std::vector<LinkSide>> sides;
   std::vector<HostCopies::Seat> copies;
   bool any_links = false, any_copies = false;
@@ -102,9 +108,9 @@ Status share_links(const Scenario& scenario, const std::vector<CostModelExecutor
     for (std::int32_t i = 0; i < pool->engines(); ++i) {
       const std::vector<DeviceId>& gpus = seats[sides.size()].gpus;
       copies.emplace_back();
-      if (copies_to_host(*pool)) copies.back() = copies_of(*scenario.topology, *pool, gpus);
+      if (copies_to_host(*pool)) copies.back() = copies_of(routes, *scenario.topology, *pool, gpus);
       const bool host_memory = !copies.back().gpus.empty();
-      ORRERY_TRY(own, link_sides(*scenario.topology, gpus, pool->instance.plan, host_memory));
+      ORRERY_TRY(own, link_sides(routes, *scenario.topology, gpus, pool->instance.plan, host_memory));
       const bool in_a_node = !fabric::crosses_nodes(*scenario.topology, gpus);
       if (in_a_node || pool->instance.plan.pp > 1)
         compare_rates(pool->instance.hardware, pool->instance.plan, own);

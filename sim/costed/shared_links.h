@@ -2,9 +2,10 @@
 // steps put on links: their collectives, exchanges of experts' rows and hand-offs between stages.
 //
 // A step takes on each side of its instance's links (link_sides.h) the max-min share that a flow over all of
-// them would get as the step begins. The flows share what the steps leave: a link's rate less a step's bytes
-// over its device time, and at least k/(k + 1) of it beside k flows, which is what they have while a
-// collective runs. A flow holds its links from its begin until it has arrived.
+// them would get as the step begins, until the flows there have sent what they have left. The flows share
+// what the steps leave: a link's rate less a step's bytes over its device time, and at least k/(k + 1) of it
+// beside k flows, which is what they have while a collective runs. A flow holds its links from its begin
+// until it has arrived.
 #pragma once
 
 #include <vector>
@@ -43,18 +44,20 @@ class SharedLinks {
   void demand(std::size_t instance, std::size_t side, double bytes_per_second, SimTime now);
   void nothing_in_flight(std::size_t instance, SimTime now);
   // A flow takes, or leaves, its links. Instances that share one of them are appended to `touched`.
-  void begin(const std::vector<fabric::LinkId>& route, SimTime now, std::vector<InstanceId>& touched);
-  void end(const std::vector<fabric::LinkId>& route, SimTime now);
+  void begin(fabric::FlowId flow, const std::vector<fabric::LinkId>& route, SimTime now,
+             std::vector<InstanceId>& touched);
+  void end(fabric::FlowId flow, const std::vector<fabric::LinkId>& route, SimTime now);
   // What is left of one direction of a link; 0: of both nothing (other ways are taken).
   void set_left(fabric::LinkId link, double factor, SimTime now);
 
  private:
   struct Side {
     LinkSide of;
-    double narrowest = 0;     // rate of a link that nothing has hit
-    double rate = 0;          // bytes a second that steps put on each link
-    double detour = 1;        // pace left when links are cut and others carry their bytes
-    std::uint64_t known = 0;  // version at which `pace` was asked for
+    std::vector<fabric::LinkId> ways;  // its links, or those of a detour
+    double narrowest = 0;              // rate of a link that nothing has hit
+    double rate = 0;                   // bytes a second that steps put on each link
+    double detour = 1;                 // pace left when links are cut and others carry their bytes
+    std::uint64_t known = 0;           // version at which `pace` was asked for
     LinkPace::Side pace;
   };
   struct Sharer {
@@ -66,16 +69,19 @@ class SharedLinks {
   };
   void reserve(fabric::LinkId link, const Side* without, SimTime now);
   double probe(const Side& side, SimTime now);
-  void detour(fabric::LinkId link);
+  void take_ways(std::uint32_t instance, std::uint32_t side, std::vector<fabric::LinkId> ways, SimTime now);
+  void detour(SimTime now);
+  double left_of(const std::vector<fabric::LinkId>& links) const;
+  double drained_ns(const Side& side, SimTime now);
 
   fabric::Flows& flows_;
   const fabric::Topology& topology_;
   fabric::Routes routes_;
   std::vector<Sharer> instances_;
-  std::vector<std::vector<User>> users_;  // by link
-  std::vector<std::int32_t> held_;        // by link: flows
-  std::vector<double> left_;              // by link
-  std::uint64_t version_ = 1;             // of flows and links
+  std::vector<std::vector<User>> users_;           // by link
+  std::vector<std::vector<fabric::FlowId>> held_;  // by link: flows
+  std::vector<double> left_;                       // by link
+  std::uint64_t version_ = 1;                      // of flows and links
 };
 
 }  // namespace orrery

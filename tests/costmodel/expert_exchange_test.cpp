@@ -201,6 +201,7 @@ TEST_CASE("beside others on its links an exchange takes its bytes at what they l
   for (const double slowdown : {1.0, 2.0, 4.0}) {
     LinkPace pace;
     pace.inside.slowdown = slowdown;
+    pace.inside.most_ns = 1e12;  // the others have much left
     double more = 0, full = 0;
     for (const bool dispatch : {true, false}) {
       const ExchangeShape shape = shape_of("h200", 8, dispatch, true);
@@ -213,6 +214,8 @@ TEST_CASE("beside others on its links an exchange takes its bytes at what they l
     CHECK(use.more_ns == Approx(more).margin(1e-6));
     CHECK(use.inside_ns == Approx(full));
     CHECK((slowdown == 1) == (more == 0));
+    pace.inside.most_ns = 1000;  // they are gone soon
+    CHECK(pricer.link_use(ranks, pace).more_ns <= 1000);
   }
 }
 

@@ -245,6 +245,8 @@ TEST_CASE(
                              "node0.gpu2–node0.nvswitch0, for_s: 2}, {at_s: 1.2, kind: link, target: "
                              "node0.gpu2–node0.pcie_switch1, "
                              "for_s: 2}]",
+                             "[{at_s: 0.6, kind: gpu, target: {pool: language, replica: 1}}]",  // chosen
+                                                                                                // unnoticed
                              "[{kind: gpu, target: all, mtbf_h: 0.0006, repair_s: 0.3}]"}) {
     CAPTURE(faults);
     const RunResult r = run_faults(", replicas: 2", ", replicas: 2", faults, trace);

@@ -56,8 +56,9 @@ struct Wide {
     spec.links = plan_links(topology, gpus(topology, 0, ranks), spec.plan).value();
     pricer = std::make_unique<StepPricer>(StepPricer::create(spec).value());
     executor = std::make_unique<CostModelExecutor>(std::vector<const StepPricer*>{pricer.get()}, oracle);
-    auto sides = link_sides(topology, gpus(topology, 0, ranks), spec.plan, false).value();
-    auto prefill = link_sides(topology, gpus(topology, 16, 1), {}, false).value();
+    fabric::Routes routes(topology);
+    auto sides = link_sides(routes, topology, gpus(topology, 0, ranks), spec.plan, false).value();
+    auto prefill = link_sides(routes, topology, gpus(topology, 16, 1), {}, false).value();
     shared = &transport.share({std::move(sides), std::move(prefill)},
                               [&](InstanceId i, SimTime at) { executor->cut(i, at); });
     executor->share_links(&transport, 0);

@@ -70,8 +70,10 @@ struct Desk {
     }
     pricer = std::make_unique<StepPricer>(StepPricer::create(spec).value());
     executor = std::make_unique<CostModelExecutor>(std::vector<const StepPricer*>{pricer.get()}, oracle);
-    shared = &transport.share({link_sides(topology, gpus(topology, 0, width), plan, host).value(), {}},
-                              [&](InstanceId i, SimTime at) { executor->cut(i, at); });
+    fabric::Routes routes(topology);
+    shared =
+        &transport.share({link_sides(routes, topology, gpus(topology, 0, width), plan, host).value(), {}},
+                         [&](InstanceId i, SimTime at) { executor->cut(i, at); });
     executor->share_links(&transport, 0);
   }
 
@@ -166,6 +168,20 @@ TEST_CASE("KV into a node slows its all-reduces by their max-min share [shared_l
   }
 }
 
+TEST_CASE("a step takes no more longer than the flows need for what they have left [shared_links]") {
+  Desk desk(board(), plan_of(4));
+  const std::int64_t alone = desk.step(SimTime(0));
+  desk.pull(1'000'000, desk.last_end);
+  const std::int64_t beside_many = desk.step(desk.last_end) - alone;
+  Desk other(board(), plan_of(4));
+  other.step(SimTime(0));
+  other.pull(10, other.last_end);  // ten megabytes a rank
+  const std::int64_t beside_few = other.step(other.last_end) - alone;
+  CHECK(beside_few > 0);
+  CHECK(beside_few < beside_many);
+  CHECK(static_cast<double>(beside_few) <= 10e6 / nvlink * 1e9 + 1);
+}
+
 TEST_CASE("what flows cannot take a collective has: no more than its share is lost [shared_links]") {
   // One GPU sends to four: a quarter of a link each. Three quarters is what a collective reaches alone.
   Desk desk(board(), plan_of(4), 1);
@@ -232,8 +248,9 @@ TEST_CASE("a copy to host memory: as long as the host link alone, or as the link
   constexpr double block = 1e6, rate = 55.4e9;
   const auto copies = [&](Desk& desk, std::size_t width) {
     std::vector<HostCopies::Seat> seats(2);
+    fabric::Routes routes(desk.topology);
     seats[0] = {.gpus = gpus(desk.topology, 0, width),
-                .hosts = hosts_of(desk.topology, gpus(desk.topology, 0, width)),
+                .hosts = hosts_of(routes, desk.topology, gpus(desk.topology, 0, width)),
                 .bytes_per_block = block,
                 .bytes_per_second = rate};
     desk.transport.share_copies(std::move(seats));
@@ -303,6 +320,38 @@ TEST_CASE("links that faults have hit slow collectives, and mended ones do not [
   CHECK(std::abs(static_cast<double>(desk.step(desk.last_end) - alone) - weaker(pcie / nvlink)) < 2);
   desk.transport.set_link(up, 1, desk.last_end);
   CHECK(desk.step(desk.last_end) == alone);
+}
+
+TEST_CASE("a detour is as good as its own links, in whatever order faults come and go [shared_links]") {
+  Desk desk(board(), plan_of(4));
+  const auto from = [&](fabric::LinkClass of) {
+    std::uint32_t link = 0;
+    while (desk.topology.link(fabric::LinkId(link)).from != desk.topology.gpus()[1] ||
+           desk.topology.link(fabric::LinkId(link)).link_class != of)
+      ++link;
+    return link;
+  };
+  const std::uint32_t fast = from(fabric::LinkClass::nvlink), slow = from(fabric::LinkClass::pcie);
+  const auto left = [&] { return desk.shared->pace(0, inside_side(), SimTime(1)).left; };
+  const auto set = [&](std::uint32_t link, double factor) {
+    desk.transport.set_link(link, factor, SimTime(1));
+  };
+  set(fast, 0);
+  const double by_pcie = left();
+  CHECK(by_pcie < 1);
+  set(slow, 0.1);
+  CHECK(left() == Approx(by_pcie / 10));
+  set(slow, 0);
+  const double cut_off = left();
+  CHECK(cut_off < by_pcie / 10);
+  set(slow, 1);
+  CHECK(left() == by_pcie);
+  set(fast, 1);
+  CHECK(left() == 1);
+  set(slow, 0);
+  CHECK(left() == 1);
+  set(fast, 0);
+  CHECK(left() == cut_off);
 }
 
 TEST_CASE("a NIC that fails leaves its rail's bytes to another [shared_links]") {

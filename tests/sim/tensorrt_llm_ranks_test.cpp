@@ -67,7 +67,7 @@ std::string refusal(std::vector<std::string> more) {
 // _fetch_new_requests: an idle executor takes one item. schedule_attention_dp_requests: share = max(⌈(1 + 3)
 // / 2⌉, 1) = 2; longest first: 1 (300) to the rank without tokens, 2 (200) to rank 0 (100 tokens), which is
 // full then, 3 (50) to rank 1. _pad_attention_dp_dummy_request: rank 1 runs a dummy in the first pass.
-TEST_CASE("a pass deals out what has come, longest prompt first, to the rank with least tokens") {
+TEST_CASE("§6.1 a pass deals out what has come, longest prompt first, to the rank with least tokens") {
   desk::Desk desk(ranks_of(desk::config(1000), 2), 2);
   for (const std::int32_t prompt : {100, 300, 200, 50}) desk.add({prompt, 5});
   CHECK(desk.pass() == "[0:100@0 +0] [+0] free 1996");
@@ -76,7 +76,7 @@ TEST_CASE("a pass deals out what has come, longest prompt first, to the rank wit
 
 // _can_queue: `0 not in tp_batch_sizes`. After pass 1 request 0 has its last token in flight: rank 0 has a
 // request and nothing to run, so rank 1 stands still too until the token is here. Then rank 0 runs dummies.
-TEST_CASE("nobody runs in a pass in which a rank's requests all wait for their last token") {
+TEST_CASE("§6.3 nobody runs in a pass in which a rank's requests all wait for their last token") {
   desk::Desk desk(ranks_of(desk::config(1000), 2), 2);
   desk.add({10, 2});
   CHECK(desk.pass() == "[0:10@0 +0] [+0] free 1999");
@@ -88,7 +88,7 @@ TEST_CASE("nobody runs in a pass in which a rank's requests all wait for their l
 }
 
 // _balance_adp_requests with timeout_iters 3 and batching_wait_iters 1, request by request.
-TEST_CASE("with a balance prompts wait until every rank has one, or for so many passes") {
+TEST_CASE("§6.2 with a balance prompts wait until every rank has one, or for so many passes") {
   SchedulerConfig config = desk::config(1000);
   config.tensorrt_llm.enable_balance = true;
   config.tensorrt_llm.timeout_iters = 3;
