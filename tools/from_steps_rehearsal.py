@@ -25,7 +25,10 @@ import accuracy  # noqa: E402
 ROOT = accuracy.ROOT
 RUNS = [("h200_vllm_0_24", "h200", "qwen3-8b_bf16_tp1"), ("h200_vllm_0_24", "h200", "qwen3-30b-a3b_fp8_tp1"),
         ("h200_vllm_0_24", "h200", "qwen3-32b_bf16_tp2"), ("h100_vllm_0_24", "h100", "llama-3.1-8b_bf16_tp1"),
-        ("h100_vllm_0_24", "h100", "qwen3-4b_bf16_tp1_small"), ("h100_vllm_0_24", "h100", "qwen3-30b-a3b_bf16_tp2_ep2")]
+        ("h100_vllm_0_24", "h100", "qwen3-4b_bf16_tp1_small"), ("h100_vllm_0_24", "h100", "qwen3-30b-a3b_bf16_tp2_ep2"),
+        ("h200_vllm_0_24_held_out", "h200", "llama-3.1-8b_bf16_tp1"), ("h200_vllm_0_24_held_out", "h200", "qwen3-4b_bf16_tp1"),
+        ("h200_vllm_0_24_held_out", "h200", "qwen3-30b-a3b_bf16_tp2_ep2")]
+HOSTS = {"h200_vllm_0_24": "H200, the profile's own host", "h100_vllm_0_24": "H100", "h200_vllm_0_24_held_out": "H200, other hosts"}
 SHOWN = [("ttft_p50_ms", "TTFT p50"), ("ttft_p99_ms", "TTFT p99"), ("tpot_mean_ms", "TPOT mean")]
 
 
@@ -50,7 +53,7 @@ def scores(score, orrery, cases, hardware, run, names, engine, place):
     subprocess.run([sys.executable, score, "--orrery", orrery, "--truth", str(cases), "--runs", run, "--experiments", ",".join(names),
                     "--hardware", hardware, "--engine", engine, "--csv", out], check=True, stdout=subprocess.DEVNULL)
     with open(out, newline="") as f:
-        return {(r["experiment"], r["metric"]): float(r["error_percent"]) for r in csv.DictReader(f) if r["predicted"]}
+        return {(r["experiment"], r["metric"]): float(r["error_percent"]) for r in csv.DictReader(f) if r["error_percent"]}
 
 
 def main():
@@ -86,15 +89,15 @@ def main():
                 continue
             rows.append([run, name] + [f"{before[name, m]:+.1f} → {after[name, m]:+.1f} %" for m, _ in SHOWN])
             for m, _ in SHOWN:
-                pooled.setdefault((hardware, m), []).append((abs(before[name, m]), abs(after[name, m])))
-    summary = [[hardware, title, str(len(v)), f"{statistics.median(b for b, _ in v):.1f} %", f"{statistics.median(a for _, a in v):.1f} %"]
-               for (hardware, m), v in pooled.items() for key, title in SHOWN if key == m]
+                pooled.setdefault((HOSTS[cases], m), []).append((abs(before[name, m]), abs(after[name, m])))
+    summary = [[host, title, str(len(v)), f"{statistics.median(b for b, _ in v):.1f} %", f"{statistics.median(a for _, a in v):.1f} %"]
+               for (host, m), v in pooled.items() for key, title in SHOWN if key == m]
     commit = accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])
     text = f"""# Fitting an engine to its step log: rehearsed
 
 Made by `tools/from_steps_rehearsal.py` on {datetime.date.today().isoformat()}, commit {commit}. Every second experiment of a run is fitted (`orrery calibrate --from-steps
 … --leave-out …`, docs/from_steps.md), the others are predicted: error with the profile → with the fitted engine. The profile's own host costs come from the three H200 runs, so
-there is little to gain on them; the H100 runs are another host.
+there is little to gain on them; all others are other hosts.
 
 Median absolute error of the experiments that were not fitted:
 
