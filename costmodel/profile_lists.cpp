@@ -80,7 +80,7 @@ Result<std::vector<ListEntry>> list_models() {
     std::string text = m.architecture + ", " + billions(m.parameters()) + " parameters";
     if (m.experts > 0) text += " (" + billions(m.active_parameters()) + " active)";
     return ListEntry{name, text + ", " + to_string(m.quantization),
-                     "shapes as published in config.json; source in the profile"};
+                     "shapes of config.json; whether published or recalled stands in the profile"};
   });
 }
 

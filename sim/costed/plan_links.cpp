@@ -65,29 +65,35 @@ class Planner {
 
 }  // namespace
 
-RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
+namespace {
+
+// The first n, the next n, ….
+RankGroups in_blocks(const std::vector<DeviceId>& gpus, std::int32_t n) {
   RankGroups groups;
-  for (auto at = gpus.begin(); at != gpus.end(); at += plan.tp) groups.emplace_back(at, at + plan.tp);
+  for (auto at = gpus.begin(); at != gpus.end(); at += n) groups.emplace_back(at, at + n);
   return groups;
 }
 
-RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
-  RankGroups groups(static_cast<std::size_t>(plan.tp));
+// n groups: every n-th from the first, from the second, ….
+RankGroups in_strides(const std::vector<DeviceId>& gpus, std::int32_t n) {
+  RankGroups groups(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < gpus.size(); ++i) groups[i % groups.size()].push_back(gpus[i]);
   return groups;
+}
+
+}  // namespace
+
+RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
+  return in_blocks(gpus, plan.tp);
+}
+
+RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
+  return in_strides(gpus, plan.tp);
 }
 
 RankGroups context_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
                           std::int32_t cache_ranks) {
-  RankGroups groups;
-  if (plan.cp == 1) {
-    for (auto at = gpus.begin(); at != gpus.end(); at += cache_ranks)
-      groups.emplace_back(at, at + cache_ranks);
-    return groups;
-  }
-  groups.resize(static_cast<std::size_t>(plan.tp));
-  for (std::size_t i = 0; i < gpus.size(); ++i) groups[i % groups.size()].push_back(gpus[i]);
-  return groups;
+  return plan.cp == 1 ? in_blocks(gpus, cache_ranks) : in_strides(gpus, plan.tp);
 }
 
 Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,

@@ -115,7 +115,7 @@ TEST_CASE("random worlds of ranks apart: conservation, and single steps are stre
     lost += used.size() > 1 ? 1 : 0;
   }
   CHECK(stretches > (sanitized ? 5 : 50));
-  CHECK(preempted > 0);
+  CHECK((sanitized || preempted > 0));
   CHECK(cancelled > (sanitized ? 5 : 40));
   CHECK(eos > (sanitized ? 10 : 80));
   CHECK(retried > (sanitized ? 1 : 10));
