@@ -60,8 +60,8 @@ def main(arguments):
                 if key not in ("ENVIRONMENT_MODIFICATION",):
                     text += f"set_tests_properties({full} PROPERTIES {key} {quoted(property_text(value))})\n"
             total += 1
-    if extra:
-        text += f"add_test({' '.join(map(quoted, extra))})\nset_tests_properties({quoted(extra[0])} PROPERTIES TIMEOUT 900)\n"
+    if extra:  # the longest, on one core: first, beside all others
+        text += f"add_test({' '.join(map(quoted, extra))})\nset_tests_properties({quoted(extra[0])} PROPERTIES TIMEOUT 900 COST 1000)\n"
         total += 1
     out.mkdir(parents=True, exist_ok=True)
     (out / "CTestTestfile.cmake").write_text(text)
