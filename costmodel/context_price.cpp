@@ -7,10 +7,6 @@
 
 namespace orrery {
 
-namespace {
-constexpr std::int64_t table_limit = 8192;  // rows; more are summed directly, as in step_pricer.cpp
-}
-
 void GraphPadding::deal_out(const StepShape& shape, PaddedStep& step) const {
   step.split_prompts = context_.splits && can_split(shape, context_.prompt_ranks);
   step.gathered = step.tokens;
@@ -46,15 +42,9 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
   if (!shares_prompts) return;
   const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens +
                                                             2 * context.prompt_ranks * context.prompt_ranks);
-  const auto limit = static_cast<std::size_t>(std::min(most, table_limit));
-  const auto fill = [&](DependsOn depends_on, std::vector<double>& table) {
-    std::vector<double> by_rows(limit + 1);
-    for (std::size_t t = 1; t <= limit; ++t) by_rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
-    table = std::move(by_rows);
-  };
-  fill(DependsOn::gathered, gathered_table);
-  fill(DependsOn::split_prompts, split_table);
-  fill(DependsOn::whole_step, whole_table);
+  gathered_table = table_over(DependsOn::gathered, most);
+  split_table = table_over(DependsOn::split_prompts, most);
+  whole_table = table_over(DependsOn::whole_step, most);
 }
 
 std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {

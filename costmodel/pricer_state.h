@@ -179,6 +179,8 @@ struct PricerState {
   void set_delays(const HostCosts& h, double scale);
   void fill_tables(const SchedulerSettings& settings);
   void fill_joint_tables(const SchedulerSettings& settings);
+  // Of one kind of operators, by rows up to `most` or to the limit of tables.
+  std::vector<double> table_over(DependsOn depends_on, std::int64_t most) const;
 };
 
 // With pipeline stages it is the last one's itself.

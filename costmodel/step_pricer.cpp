@@ -363,16 +363,16 @@ void PricerState::fill_joint_tables(const SchedulerSettings& settings) {
   if (!settings.joint.on()) return;
   const std::int64_t most =
       settings.joint.ranks * std::max(padding.largest(), settings.max_num_batched_tokens);
-  const auto limit = static_cast<std::size_t>(std::min(most, table_limit));
-  const auto fill = [&](DependsOn depends_on, std::vector<double>& table) {
-    std::vector<double> by_rows(limit + 1);
-    for (std::size_t t = 1; t <= limit; ++t) by_rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
-    table = std::move(by_rows);
-  };
-  fill(DependsOn::gathered, gathered_table);
-  fill(DependsOn::gathered_evenly, evenly_table);
-  fill(DependsOn::gathered_by_sum, by_sum_table);
-  fill(DependsOn::gathered_rows, gathered_rows_table);
+  gathered_table = table_over(DependsOn::gathered, most);
+  evenly_table = table_over(DependsOn::gathered_evenly, most);
+  by_sum_table = table_over(DependsOn::gathered_by_sum, most);
+  gathered_rows_table = table_over(DependsOn::gathered_rows, most);
+}
+
+std::vector<double> PricerState::table_over(DependsOn depends_on, std::int64_t most) const {
+  std::vector<double> rows(static_cast<std::size_t>(std::min(most, table_limit)) + 1);
+  for (std::size_t t = 1; t < rows.size(); ++t) rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
+  return rows;
 }
 
 void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& scales) {

@@ -88,6 +88,28 @@ struct Apart {
   std::vector<FixedTransport::Sent> sends = {};
 };
 
+// SGLang's world in `a` with a side or two of each, transfers that fail, clients that leave. Requests with an
+// EOS before their limit.
+inline std::uint64_t draw_sglang_pools(Apart& a, std::vector<TraceRequest>& requests, RandomStream& random) {
+  a.prefills = 1 + random.below(2);
+  a.decodes = 1 + random.below(2);
+  a.prefill_blocks = a.decode_blocks = a.world.config.num_gpu_blocks;
+  a.rules.retries = static_cast<std::int32_t>(random.below(2));
+  a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
+  std::erase_if(requests, [&, longest = a.world.config.max_model_len](const TraceRequest& q) {
+    return q.prompt_tokens + q.max_output_tokens + 600 > longest;
+  });
+  std::uint64_t eos = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].index = i;
+    if (random.below(8) == 0)
+      requests[i].cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
+    if (random.below(8) == 0) a.failures[RequestId(i)] = 1;
+    eos += requests[i].output_tokens < requests[i].max_output_tokens ? 1 : 0;
+  }
+  return eos;
+}
+
 inline PoolSetup pool_of(PoolRole role, std::size_t instances, Router* router, const StepPricer& pricer) {
   PoolSetup pool;
   pool.name = to_string(role);

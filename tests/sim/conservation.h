@@ -74,6 +74,28 @@ void check_conservation(World w, const std::vector<TraceRequest>& requests, Refu
   visited.stretches += r.stretches;
 }
 
+// Single steps decide as stretches do, at the same nanosecond, whatever the order of what comes at once.
+// Returns the run in stretches.
+inline RunResult check_stretches(World w, const std::vector<TraceRequest>& requests, std::uint64_t seed) {
+  Records by_stretch, by_step;
+  w.itl = true;
+  w.sink = &by_stretch;
+  const RunResult a = run(w, requests);
+  w.sink = &by_step;
+  w.config.stretches = false;
+  const RunResult b = run(w, requests);
+  REQUIRE(a.digest == b.digest);
+  REQUIRE(a.steps == b.steps);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    REQUIRE(by_stretch.all[i].e2e == by_step.all[i].e2e);
+    REQUIRE(by_stretch.all[i].itl_max == by_step.all[i].itl_max);
+  }
+  w.sink = nullptr;
+  w.config.stretches = true;
+  REQUIRE(run(w, requests, seed).digest == a.digest);
+  return a;
+}
+
 // `slack_ns`: a first token waits its turn among its step's outputs, so that the gaps may add up to a little
 // more than the time from it to the end.
 inline void check_gaps(World w, const std::vector<TraceRequest>& requests, std::int64_t slack_ns) {

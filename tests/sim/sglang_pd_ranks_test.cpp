@@ -90,21 +90,7 @@ TEST_CASE("random worlds of ranks apart: conservation, and single steps are stre
       a.world.config.options.set(
           "load_balance_method",
           std::string(random.below(2) == 0 ? "total_tokens" : "follow_bootstrap_room"));
-    a.prefills = 1 + random.below(2);
-    a.decodes = 1 + random.below(2);
-    a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
-    a.rules.retries = static_cast<std::int32_t>(random.below(2));
-    a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
-    std::erase_if(requests, [&, longest = w.config.max_model_len](const TraceRequest& q) {
-      return q.prompt_tokens + q.max_output_tokens + 600 > longest;
-    });
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      requests[i].index = i;
-      if (random.below(8) == 0)
-        requests[i].cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
-      if (random.below(8) == 0) a.failures[RequestId(i)] = 1;
-      eos += requests[i].output_tokens < requests[i].max_output_tokens ? 1 : 0;
-    }
+    eos += draw_sglang_pools(a, requests, random);
     const Checked checked = check(a, requests);
     stretches += checked.run.stretches;
     preempted += checked.run.preemptions;
