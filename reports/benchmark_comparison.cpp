@@ -149,10 +149,12 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   std::vector<std::string> without;
   for (std::size_t i = 0; i < measured.metrics.size(); ++i) {
     const MetricInterval& m = intervals.metrics[i];
-    if (m.nominal < 0)
+    if (m.nominal < 0) {
       without.push_back(m.name);
-    else
-      out.metrics.push_back({m.name, m.nominal, m.low, m.high, measured.metrics[i].value});
+      continue;
+    }
+    out.metrics.push_back({m.name, m.nominal, m.low, m.high, measured.metrics[i].value});
+    out.samples.push_back(intervals.samples[i]);
   }
   if (!without.empty()) out.notes.push_back("no prediction of " + join(without, ", "));
   if (nominal.unanswered > 0)

@@ -27,7 +27,8 @@ struct ComparedMetric {
 };
 
 struct BenchmarkComparison {
-  std::vector<ComparedMetric> metrics;  // in the file's order
+  std::vector<ComparedMetric> metrics;       // in the file's order
+  std::vector<std::vector<double>> samples;  // of each metric: the perturbed runs', in the order of draws
   std::vector<std::string> notes;
   int runs = 0;  // behind the intervals; 0 = none
   // Share of the nominal run's device time by the rung that its prices stand on.

@@ -7,6 +7,7 @@
 #include "base/statistics.h"
 #include "reports/casebook/published_requests.h"
 #include "sim/costed/run.h"
+#include "sim/ensemble/ensemble.h"
 
 namespace orrery {
 
@@ -112,41 +113,192 @@ std::string verdict(const ComparedMetric& m, bool intervals) {
   return (m.high - m.low) / 2 <= most_half_width * m.predicted ? "inside" : "uninformative";
 }
 
+namespace {
+
+// What one run predicts: its own figures first, then those that pairs need of it.
+struct Predicted {
+  std::vector<ComparedMetric> metrics;
+  std::vector<std::vector<double>> samples;
+  std::vector<std::pair<std::string, double>> provenance;
+  std::vector<std::string> notes;
+
+  // Position of a metric; metrics.size() where there is no prediction.
+  std::size_t find(const std::string& name) const {
+    std::size_t i = 0;
+    while (i < metrics.size() && metrics[i].name != name) ++i;
+    return i;
+  }
+};
+
+std::vector<BenchmarkMetric> wanted_of(const PublishedCase& published, std::size_t run) {
+  std::vector<BenchmarkMetric> wanted = published.runs[run].measured;
+  for (const PublishedPair& pair : published.pairs) {
+    if (pair.of != run && pair.to != run) continue;
+    for (BenchmarkMetric m : pair.measured) {
+      m.value = 0;  // of the pair, not of this run
+      const auto same = [&](const BenchmarkMetric& have) { return have.name() == m.name(); };
+      if (std::none_of(wanted.begin(), wanted.end(), same)) wanted.push_back(std::move(m));
+    }
+  }
+  return wanted;
+}
+
+double step_metric(const StepBreakdown& step, const std::string& name) {
+  if (name == "step.device_ms") return static_cast<double>(step.device_ns) * 1e-6;
+  std::int64_t sum = 0;
+  for (const OpLine& line : step.ops) {
+    if (name == step_class_metric(line.op_class)) sum += line.time_ns;
+  }
+  return static_cast<double>(sum) * 1e-6;
+}
+
+// Lines that run beside others make their sum more than the step; shares are of that sum.
+std::vector<std::pair<std::string, double>> rung_shares(const StepBreakdown& step) {
+  std::vector<std::pair<std::string, double>> out;
+  double sum = 0;
+  for (const OpLine& line : step.ops) {
+    const auto time = static_cast<double>(line.time_ns);
+    sum += time;
+    const auto known =
+        std::find_if(out.begin(), out.end(), [&](const auto& r) { return r.first == line.rung; });
+    if (known == out.end())
+      out.emplace_back(line.rung, time);
+    else
+      known->second += time;
+  }
+  for (auto& [rung, time] : out) time /= sum;
+  return out;
+}
+
+Result<Predicted> predict_step(const PublishedRun& run, const std::vector<BenchmarkMetric>& wanted,
+                               const CaseOptions& options) {
+  const InstanceSpec& instance = run.scenario.pool.instance;
+  EnsembleOptions ensemble;
+  ensemble.runs = options.runs;
+  ensemble.threads = options.threads;
+  ORRERY_TRY(intervals,
+             estimate_intervals(run.scenario, ensemble, [&](const RunOptions& draw) -> Result<RunMetrics> {
+               ORRERY_TRY(pricer, StepPricer::create(instance, product(run.scenario.what_if, draw.scales)));
+               const StepBreakdown step = pricer.explain(run.step->shape());
+               RunMetrics out;
+               for (const BenchmarkMetric& m : wanted)
+                 out.metrics.push_back({.name = m.name(), .nominal = step_metric(step, m.quantity)});
+               return out;
+             }));
+  Predicted out;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const MetricInterval& m = intervals.metrics[i];
+    out.metrics.push_back({m.name, m.nominal, m.low, m.high, wanted[i].value});
+  }
+  out.samples = std::move(intervals.samples);
+  ORRERY_TRY(pricer, StepPricer::create(instance, run.scenario.what_if));
+  out.provenance = rung_shares(pricer.explain(run.step->shape()));
+  return out;
+}
+
+Result<Predicted> predict_workload(const PublishedRun& run, const std::vector<BenchmarkMetric>& wanted,
+                                   const CaseOptions& options) {
+  ORRERY_TRY(workload, drain(run.scenario));
+  BenchmarkResult figures;
+  figures.metrics = wanted;
+  BenchmarkCompareOptions comparing;
+  comparing.runs = options.runs;
+  comparing.threads = options.threads;
+  comparing.keep_going = options.keep_going;
+  ORRERY_TRY(compared, compare_with_benchmark(run.scenario, figures, workload, comparing));
+  Predicted out{std::move(compared.metrics), std::move(compared.samples), std::move(compared.provenance), {}};
+  for (const std::string& note : compared.notes) {
+    // The last two notes of every comparison speak of a benchmark's client; the case says how it was
+    // measured.
+    if (note.starts_with("no prediction") || note.find("not answered") != std::string::npos)
+      out.notes.push_back(note);
+  }
+  return out;
+}
+
+// 1: it does not fit, as published.
+Result<ComparedRun> compare_fit(const PublishedRun& run, const CaseOptions& options) {
+  ComparedRun row;
+  row.name = run.name;
+  row.data = run.data;
+  bool fits = run.infeasible.empty();
+  if (fits) {
+    RunOptions running;
+    running.keep_going = options.keep_going;
+    const Result<RunResult> result = run_scenario(run.scenario, running);
+    if (!result.ok() && result.errors().front().kind != ErrorKind::infeasible) return result.errors();
+    fits = result.ok() && result.value().completed > 0;
+  } else {
+    row.notes.push_back(run.infeasible);
+  }
+  const double value = fits ? 0 : 1;
+  row.metrics.push_back({"does_not_fit", value, value, value, 1});
+  return row;
+}
+
+// Run by run under the same draws, so that what both share cancels.
+ComparedRun compare_pair(const PublishedPair& pair, const Predicted& of, const Predicted& to, int runs) {
+  ComparedRun row;
+  row.name = pair.name;
+  row.data = pair.data;
+  row.intervals = runs > 0;
+  for (const BenchmarkMetric& m : pair.measured) {
+    const std::size_t a = of.find(m.name()), b = to.find(m.name());
+    if (a == of.metrics.size() || b == to.metrics.size() || to.metrics[b].predicted <= 0) {
+      row.notes.push_back("no prediction of the ratio of " + m.name());
+      continue;
+    }
+    MetricInterval ratio{.name = m.name(), .nominal = of.metrics[a].predicted / to.metrics[b].predicted};
+    std::vector<double> values;
+    for (std::size_t i = 0; i < of.samples[a].size() && i < to.samples[b].size(); ++i) {
+      if (of.samples[a][i] > 0 && to.samples[b][i] > 0) values.push_back(of.samples[a][i] / to.samples[b][i]);
+    }
+    set_bounds(ratio, std::move(values));
+    row.metrics.push_back({"ratio of " + m.name(), ratio.nominal, ratio.low, ratio.high, m.value});
+  }
+  return row;
+}
+
+}  // namespace
+
 Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOptions& options) {
   CaseComparison out;
   out.about = published;
-  for (const PublishedRun& run : published.runs) {
+  std::vector<Predicted> predictions(published.runs.size());
+  for (std::size_t i = 0; i < published.runs.size(); ++i) {
+    const PublishedRun& run = published.runs[i];
     if (options.said) options.said(published.id + ": " + run.name);
     if (run.is_capacity()) {
       out.runs.push_back(compare_capacity(run));
       continue;
     }
-    ORRERY_TRY(workload, drain(run.scenario));
-    BenchmarkResult figures;
-    figures.metrics = run.measured;
-    BenchmarkCompareOptions comparing;
-    comparing.runs = options.runs;
-    comparing.threads = options.threads;
-    comparing.keep_going = options.keep_going;
-    ORRERY_TRY(compared, compare_with_benchmark(run.scenario, figures, workload, comparing));
+    if (run.does_not_fit) {
+      ORRERY_TRY(fit, compare_fit(run, options));
+      out.runs.push_back(std::move(fit));
+      continue;
+    }
+    const std::vector<BenchmarkMetric> wanted = wanted_of(published, i);
+    auto predicted = run.step ? predict_step(run, wanted, options) : predict_workload(run, wanted, options);
+    if (!predicted.ok()) return predicted.errors();
+    predictions[i] = std::move(predicted.value());
+    if (run.measured.empty()) continue;
     ComparedRun row;
     row.name = run.name;
     row.data = run.data;
-    row.metrics = std::move(compared.metrics);
-    row.intervals = options.runs > 0;
-    row.provenance = std::move(compared.provenance);
-    for (const std::string& note : compared.notes) {
-      // The last two notes of every comparison speak of a benchmark's client; the case says how it was
-      // measured.
-      if (note.starts_with("no prediction") || note.find("not answered") != std::string::npos)
-        row.notes.push_back(note);
+    for (const ComparedMetric& m : predictions[i].metrics) {
+      if (m.measured > 0) row.metrics.push_back(m);
     }
+    row.intervals = options.runs > 0;
+    row.provenance = predictions[i].provenance;
+    row.notes = predictions[i].notes;
     if (run.requests && options.requests) {
       ORRERY_TRY(requests, compare_requests(run, options));
       row.requests.push_back(std::move(requests));
     }
     out.runs.push_back(std::move(row));
   }
+  for (const PublishedPair& pair : published.pairs)
+    out.runs.push_back(compare_pair(pair, predictions[pair.of], predictions[pair.to], options.runs));
   return out;
 }
 

@@ -50,16 +50,32 @@ bool parse_metric(const std::string& name, BenchmarkMetric& metric) {
   return true;
 }
 
-std::vector<BenchmarkMetric> read_measured(const Yaml& node) {
+// "step.device_ms", "step.grouped_gemm_ms"
+bool parse_step_metric(const std::string& name, BenchmarkMetric& metric) {
+  metric.quantity = name;
+  metric.statistic = BenchmarkMetric::Statistic::value;
+  if (name == "step.device_ms") return true;
+  for (std::size_t i = 0; i < op_class_count; ++i) {
+    if (name == step_class_metric(static_cast<OpClass>(i))) return true;
+  }
+  return false;
+}
+
+std::vector<BenchmarkMetric> read_measured(const Yaml& node, bool of_step) {
   std::vector<BenchmarkMetric> out;
   if (!node.present()) return out;
   for (const auto& [name, value] : node.entries()) {
     BenchmarkMetric metric;
-    if (!parse_metric(name, metric)) {
-      value.fail(
-          "unknown metric; expected one of ttft_ms, tpot_ms, itl_ms, e2e_ms with .mean, .max or .p1 "
-          "to .p99, or " +
-          join({kValues.begin(), kValues.end()}, ", "));
+    if (!(of_step ? parse_step_metric(name, metric) : parse_metric(name, metric))) {
+      if (of_step)
+        value.fail(
+            "unknown metric of a step; expected step.device_ms, or step.CLASS_ms with a class of "
+            "operators (orrery list operators)");
+      else
+        value.fail(
+            "unknown metric; expected one of ttft_ms, tpot_ms, itl_ms, e2e_ms with .mean, .max or .p1 "
+            "to .p99, or " +
+            join({kValues.begin(), kValues.end()}, ", "));
       continue;
     }
     metric.value = value.number(0, 0);
@@ -67,6 +83,28 @@ std::vector<BenchmarkMetric> read_measured(const Yaml& node) {
     out.push_back(metric);
   }
   return out;
+}
+
+// As interfaces §6 has the rows of `cost --steps`.
+PublishedStep read_step(const Yaml& node) {
+  PublishedStep step;
+  if (const Yaml prefill = node.optional("prefill")) {
+    for (const Yaml& chunk : prefill.items()) {
+      const std::vector<Yaml> pair = chunk.items();
+      if (pair.size() != 2) {
+        chunk.fail("expected [new tokens, context before]");
+        continue;
+      }
+      step.prefill.push_back({.new_tokens = static_cast<std::int32_t>(pair[0].integer(1, 1, 1 << 24)),
+                              .context = pair[1].integer(0, 0)});
+    }
+  }
+  if (const Yaml decode = node.optional("decode")) {
+    step.decode_sequences = static_cast<std::int32_t>(decode.require("sequences").integer(1, 1, 1 << 20));
+    step.decode_context_tokens = decode.require("context_tokens").integer(0, 0);
+  }
+  if (step.prefill.empty() && step.decode_sequences == 0) node.fail("the step is empty");
+  return step;
 }
 
 PublishedRequests read_requests(const Yaml& node) {
@@ -118,14 +156,22 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   const Yaml own = node.optional("deployment");
   const Yaml deployment = own.present() ? own : common;
   if (!deployment.present()) node.fail("no deployment: give the run one, or the case one for all its runs");
-  run.measured = read_measured(node.require("measured"));
-  const Yaml workload = run.is_capacity() ? Yaml() : node.require("workload");
+  if (const Yaml step = node.optional("step")) run.step = read_step(step);
+  run.does_not_fit = node.optional("does_not_fit").boolean(false);
+  // A run may stand there for a pair alone.
+  run.measured = read_measured(node.optional("measured"), run.step.has_value());
+  if (run.does_not_fit && (run.step || !run.measured.empty()))
+    node.optional("does_not_fit").fail("what does not fit has no other figures: drop measured and step");
+  const Yaml workload = run.is_capacity() || run.step ? Yaml() : node.require("workload");
   const std::size_t before = in.document.errors().size();
   Errors errors;
   run.scenario = read_scenario_parts(deployment, workload, in.folder, errors);
   if (errors.empty() && in.document.errors().size() == before) {
     const Status planned = plan_pools(run.scenario);
-    if (!planned.ok()) errors = planned.errors();
+    if (!planned.ok() && run.does_not_fit && planned.errors().front().kind == ErrorKind::infeasible)
+      run.infeasible = planned.errors().front().message;
+    else if (!planned.ok())
+      errors = planned.errors();
   }
   const std::size_t after = in.document.errors().size();
   if (may_refuse && (after > before || !errors.empty())) {
@@ -154,7 +200,53 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   out.runs.push_back(std::move(run));
 }
 
+std::optional<std::size_t> run_named(const PublishedCase& in, const Yaml& name) {
+  const std::string text = name.text();
+  for (std::size_t i = 0; i < in.runs.size(); ++i) {
+    if (in.runs[i].name == text) return i;
+  }
+  name.fail("no run of this case has that name");
+  return std::nullopt;
+}
+
+void read_pairs(const Yaml& node, PublishedCase& out) {
+  if (!node.present()) return;
+  for (const Yaml& item : node.items()) {
+    PublishedPair pair;
+    pair.name = item.require("name").text();
+    pair.data = item.require("data").text();
+    const auto of = run_named(out, item.require("of")), to = run_named(out, item.require("to"));
+    if (!of || !to) {
+      mark_known(item.optional("measured"));
+      continue;
+    }
+    pair.of = *of;
+    pair.to = *to;
+    const PublishedRun &a = out.runs[*of], &b = out.runs[*to];
+    if (a.step.has_value() != b.step.has_value() || a.does_not_fit || b.does_not_fit)
+      item.fail("a pair is of two steps or of two workloads");
+    pair.measured = read_measured(item.require("measured"), a.step.has_value());
+    for (const BenchmarkMetric& m : pair.measured) {
+      if (m.quantity == capacity_metric)
+        item.optional("measured").fail(std::string(capacity_metric) + " has no ratio here");
+    }
+    out.pairs.push_back(std::move(pair));
+  }
+}
+
+// Figures of its own, or a place in a pair: a run without either says nothing.
+void check_runs_count(const std::vector<Yaml>& nodes, const PublishedCase& in) {
+  for (std::size_t i = 0; i < in.runs.size(); ++i) {
+    const bool paired = std::any_of(in.pairs.begin(), in.pairs.end(),
+                                    [&](const PublishedPair& p) { return p.of == i || p.to == i; });
+    if (in.runs[i].measured.empty() && !in.runs[i].does_not_fit && !paired)
+      nodes[i].fail("nothing to compare: give the run `measured:`, or name it in a pair");
+  }
+}
+
 }  // namespace
+
+std::string step_class_metric(OpClass op_class) { return std::string("step.") + to_string(op_class) + "_ms"; }
 
 bool PublishedRun::is_capacity() const {
   return !measured.empty() && std::all_of(measured.begin(), measured.end(), [](const BenchmarkMetric& m) {
@@ -185,6 +277,8 @@ Result<PublishedCase> load_published_case(const std::string& path) {
   const std::vector<Yaml> runs = root.require("runs").items();
   for (const Yaml& run : runs) read_run(run, common, seed, refused.present(), in, out);
   if (runs.empty()) root.optional("runs").fail("expected at least one run");
+  read_pairs(root.optional("pairs"), out);
+  check_runs_count(runs, out);
   document.finish();
 
   Errors errors = in.errors;

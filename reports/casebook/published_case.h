@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "costmodel/step_pricer.h"
+#include "costmodel/step_shape.h"
 #include "sim/costed/scenario.h"
 #include "workloads/benchmark_result.h"
 
@@ -21,8 +23,24 @@ struct PublishedRequests {
   std::string ttft_ms, e2e_ms;                          // needed: what is compared
 };
 
+// "step.grouped_gemm_ms"
+std::string step_class_metric(OpClass op_class);
+
 // KV blocks of the memory plan: needs no workload, and stands in a run of its own.
 constexpr const char* capacity_metric = "kv_cache.blocks";
+
+// A step priced by itself, in place of a workload; `measured` then speaks of it: step.device_ms, and
+// step.<class>_ms for the operators of one class.
+struct PublishedStep {
+  std::vector<PrefillChunk> prefill;
+  std::int32_t decode_sequences = 0;
+  std::int64_t decode_context_tokens = 0;  // their sum
+  StepShape shape() const {
+    return {.prefill = prefill,
+            .decode_sequences = decode_sequences,
+            .decode_context_tokens = decode_context_tokens};
+  }
+};
 
 struct PublishedRun {
   std::string name;
@@ -30,7 +48,18 @@ struct PublishedRun {
   Scenario scenario;
   std::vector<BenchmarkMetric> measured;  // named as in summary.json; percentiles as numpy computes them
   std::optional<PublishedRequests> requests;
+  std::optional<PublishedStep> step;
+  // Published is that the engine cannot serve it; `infeasible` holds what the memory plan says of that.
+  bool does_not_fit = false;
+  std::string infeasible;
   bool is_capacity() const;  // what is compared is the memory plan
+};
+
+// A published ratio: a metric of one run of the case ÷ that of another.
+struct PublishedPair {
+  std::string name, data;
+  std::size_t of = 0, to = 0;             // runs of the case; what is compared is of ÷ to
+  std::vector<BenchmarkMetric> measured;  // `value` is the ratio
 };
 
 struct PublishedCase {
@@ -44,6 +73,7 @@ struct PublishedCase {
   // the located error that reading the deployment gives. Both empty: the case runs.
   std::string needs, refusal;
   std::vector<PublishedRun> runs;  // empty when refused
+  std::vector<PublishedPair> pairs;
 };
 
 // Errors are located in the file. A deployment that cannot be read is an error unless the file says

@@ -20,14 +20,14 @@
 
 namespace orrery {
 
-namespace {
-
 PriceScales product(const PriceScales& a, const PriceScales& b) {
   PriceScales p;
   for (std::size_t i = 0; i < op_class_count; ++i) p.op[i] = a.op[i] * b.op[i];
   p.host = a.host * b.host;
   return p;
 }
+
+namespace {
 
 using RungTimes = std::array<double, static_cast<std::size_t>(Rung::count)>;
 

@@ -9,6 +9,9 @@
 
 namespace orrery {
 
+// Factor by factor.
+PriceScales product(const PriceScales& a, const PriceScales& b);
+
 struct RunOptions {
   RecordSink* sink = nullptr;
   RunObserver* observer = nullptr;

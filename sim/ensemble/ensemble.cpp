@@ -82,15 +82,14 @@ Result<PriceUncertainty> uncertainty_of(const Scenario& scenario) {
   return all;
 }
 
-// 5 % and 95 % of the runs, nominal one included, read off by linear interpolation between sorted values.
+}  // namespace
+
 void set_bounds(MetricInterval& metric, std::vector<double> values) {
   values.push_back(metric.nominal);
   std::sort(values.begin(), values.end());
   metric.low = std::min(linear_percentile(values, 5), metric.nominal);
   metric.high = std::max(linear_percentile(values, 95), metric.nominal);
 }
-
-}  // namespace
 
 Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options) {
   return estimate_intervals(scenario, options, [&](const RunOptions& run) -> Result<RunMetrics> {
@@ -136,7 +135,8 @@ Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOpt
       const auto& metrics = results[i]->value().metrics;
       if (m < metrics.size()) values.push_back(metrics[m].nominal);
     }
-    set_bounds(out.metrics[m], std::move(values));
+    set_bounds(out.metrics[m], values);
+    out.samples.push_back(std::move(values));
   }
   return out;
 }

@@ -20,6 +20,9 @@ struct MetricInterval {
 
 struct Intervals {
   std::vector<MetricInterval> metrics;
+  // Of each metric what the perturbed runs found, in the order of their draws: run i of another scenario with
+  // the same seed drew the same normals, so that ratios and differences can be taken run by run.
+  std::vector<std::vector<double>> samples;
   int runs = 0;
   std::uint64_t requests = 0;  // over how many requests; less than the run's when the trace is long
   bool shortened = false;
@@ -55,6 +58,10 @@ struct RunMetrics {
 using MeasureRun = std::function<Result<RunMetrics>(const RunOptions&)>;
 Result<Intervals> estimate_intervals(const Scenario& scenario, const EnsembleOptions& options,
                                      const MeasureRun& measure);
+
+// Sets low and high: 5 % and 95 % of the perturbed runs' values, nominal one included, read off by linear
+// interpolation between sorted values.
+void set_bounds(MetricInterval& metric, std::vector<double> values);
 
 // The metrics that intervals are given for, of one run.
 std::vector<MetricInterval> metrics_of(const RunResult& run);

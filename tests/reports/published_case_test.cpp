@@ -284,6 +284,103 @@ TEST_CASE("the memory plan is compared without a workload") {
   CHECK(compared->runs[0].metrics[0].error_percent() == Approx(10));
 }
 
+namespace {
+
+const std::string kSteps = R"(runs:
+  - name: wide
+    data: "made up"
+    deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}
+    step: {prefill: [[2048, 0]], decode: {sequences: 8, context_tokens: 8192}}
+    measured: {step.device_ms: 10}
+  - name: narrow
+    data: "made up"
+    deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, quantization: fp8-tensor}
+    step: {prefill: [[2048, 0]], decode: {sequences: 8, context_tokens: 8192}}
+pairs:
+  - name: bf16 ÷ fp8
+    data: "made up"
+    of: wide
+    to: narrow
+    measured: {step.gemm_ms: 1.5, step.device_ms: 1.5}
+)";
+
+}  // namespace
+
+TEST_CASE("a step is priced without a workload, and a pair is the ratio of two runs under the same draws") {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write("steps.yaml", kHead + kSteps));
+  INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+  REQUIRE(loaded.ok());
+  CaseOptions options;
+  options.runs = 8;
+  const auto compared = compare_case(*loaded, options);
+  REQUIRE(compared.ok());
+  REQUIRE(compared->runs.size() == 2);  // the run without figures stands in the pair only
+  double device[2], gemm[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    const auto pricer = StepPricer::create(loaded->runs[i].scenario.pool.instance);
+    REQUIRE(pricer.ok());
+    const StepBreakdown step = pricer->explain(loaded->runs[i].step->shape());
+    device[i] = static_cast<double>(step.device_ns) * 1e-6;
+    gemm[i] = 0;
+    for (const OpLine& line : step.ops)
+      gemm[i] += line.op_class == OpClass::gemm ? static_cast<double>(line.time_ns) * 1e-6 : 0;
+  }
+  const ComparedRun &step = compared->runs[0], &pair = compared->runs[1];
+  REQUIRE(step.metrics.size() == 1);
+  CHECK(step.metrics[0].predicted == Approx(device[0]));
+  double shares = 0;
+  for (const auto& [rung, share] : step.provenance) shares += share;
+  CHECK(shares == Approx(1));
+  REQUIRE(pair.metrics.size() == 2);
+  CHECK(pair.metrics[0].name == "ratio of step.gemm_ms");
+  CHECK(pair.metrics[0].predicted == Approx(gemm[0] / gemm[1]));
+  CHECK(pair.metrics[1].predicted == Approx(device[0] / device[1]));
+  CHECK(pair.metrics[1].measured == 1.5);
+  // What both runs share cancels: the ratio is surer than its parts.
+  const auto width = [](const ComparedMetric& m) { return (m.high - m.low) / m.predicted; };
+  CHECK(width(pair.metrics[1]) > 0);
+  CHECK(width(pair.metrics[1]) < width(step.metrics[0]));
+}
+
+TEST_CASE("mistakes in steps and pairs are located") {
+  const auto wrong = [](const std::string& what, const std::string& by) {
+    return errors_of(replaced(kHead + kSteps, what, by));
+  };
+  CHECK(says(wrong("to: narrow", "to: narow"), "pairs[0].to: no run of this case"));
+  CHECK(says(wrong("step.gemm_ms: 1.5", "step.gems_ms: 1.5"), "unknown metric of a step"));
+  CHECK(says(wrong("step.gemm_ms: 1.5", "ttft_ms.mean: 1.5"), "unknown metric of a step"));
+  CHECK(says(wrong("step: {prefill: [[2048, 0]], decode: {sequences: 8, context_tokens: 8192}}", "step: {}"),
+             "the step is empty"));
+  CHECK(says(wrong("[[2048, 0]]", "[[2048]]"), "[new tokens, context before]"));
+  CHECK(says(errors_of(replaced(kHead + kRuns,
+                                "    measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}\n", "")),
+             "nothing to compare"));
+}
+
+TEST_CASE("that something does not fit is a prediction too") {
+  const Folder folder;
+  const std::string runs =
+      replaced(kRuns, "measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}", "does_not_fit: true");
+  const auto predicted = [&](const std::string& text) {
+    const auto loaded = load_published_case(folder.write("fit.yaml", kHead + text));
+    INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+    REQUIRE(loaded.ok());
+    const auto compared = compare_case(*loaded, fast());
+    REQUIRE(compared.ok());
+    REQUIRE(compared->runs[0].metrics.size() == 1);
+    CHECK(compared->runs[0].metrics[0].name == "does_not_fit");
+    return compared->runs[0].metrics[0].predicted;
+  };
+  CHECK(predicted(runs) == 0);
+  // Weights of 141 GB in 48 GB; and a prompt that no pool of one L40S holds.
+  CHECK(predicted(
+            replaced(runs, "hardware: h200, model: qwen3-8b", "hardware: l40s, model: llama-3.1-70b")) == 1);
+  CHECK(predicted(replaced(replaced(runs, "hardware: h200, model: qwen3-8b, engine: vllm-0.24",
+                                    "hardware: l40s, model: qwen3-32b-fp8, engine: sglang-0.5"),
+                           "value: 300", "value: 30720")) == 1);
+}
+
 TEST_CASE("every published case of the repository can be read, says where it is from and what it assumes") {
   const std::vector<std::string> ids = published_case_ids();
   REQUIRE(ids.size() >= 13);
