@@ -54,7 +54,8 @@ class GroupedGemmOperator : public Operator {
                                                           tokens, static_cast<double>(spec_.expert_ranks));
     r.rows = share.rows;
     r.distinct = share.distinct;
-    r.block_rows = moe_block_rows(input.tokens);
+    r.block_rows = spec_.format.label == "w4a8" ? swapped_block_rows(r.rows / std::max(1.0, r.distinct))
+                                                : moe_block_rows(input.tokens);
     r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
     return r;
   }

@@ -152,11 +152,12 @@ double step_metric(const StepBreakdown& step, const std::string& name) {
   return static_cast<double>(sum) * 1e-6;
 }
 
-// Lines that run beside others make their sum more than the step; shares are of that sum.
+// What overlaps is a line below zero, of no rung; shares are of the others' sum.
 std::vector<std::pair<std::string, double>> rung_shares(const StepBreakdown& step) {
   std::vector<std::pair<std::string, double>> out;
   double sum = 0;
   for (const OpLine& line : step.ops) {
+    if (line.time_ns <= 0) continue;
     const auto time = static_cast<double>(line.time_ns);
     sum += time;
     const auto known =
