@@ -256,8 +256,7 @@ Result<EncoderPricer> EncoderPricer::create(const InstanceSpec& spec, const Pric
     state->gather = find_operator("all_gather")->make(gather, *state->roofline);
   }
   const HostCosts& host = spec.engine.host;
-  const Figure<Seconds>& kernel = host.encoder_kernel.present() ? host.encoder_kernel : host.launch_kernel;
-  const double launch = kernel.value.value() * 1e9 * scales.host;
+  const double launch = host.launch_kernel.value.value() * 1e9 * scales.host;
   const double collective = host.launch_collective.value.value() * 1e9 * scales.host;
   double kernels = 0;
   for (const EncoderNode& node : state->nodes) {

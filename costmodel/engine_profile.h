@@ -101,15 +101,13 @@ struct HostCosts {
   Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
-  // Optional figures: absent = 0, but for ngram_token (not known, n-grams are refused) and encoder_kernel (as
-  // launch_kernel). N-grams, between the device's end and the update: the search, per token of context, and
-  // proposing, per step and per sequence.
+  // Optional figures: absent = 0, but for ngram_token (not known, n-grams are refused). N-grams, between the
+  // device's end and the update: the search, per token of context, and proposing, per step and per sequence.
   Figure<Seconds> ngram_token, ngram_propose, ngram_propose_per_sequence;
   // Each group of KV layers beyond the first: inputs prepared, per step (V1 model runner), and the
   // scheduler's look at a sequence.
   Figure<Seconds> prepare_per_group, schedule_per_group;
-  // What launching takes beyond launch_kernel: a Triton kernel from Python; and per kernel of an encoder.
-  Figure<Seconds> launch_triton, encoder_kernel;
+  Figure<Seconds> launch_triton;  // what a Triton kernel takes beyond launch_kernel, called from Python
   // client side, frontend none
   Figure<Seconds> input_delay, core_wake, input_per_request;
   // Taking a request into the core's process, per prompt token: time that a core thread which launches steps

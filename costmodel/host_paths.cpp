@@ -31,7 +31,8 @@ double PricerState::proposing_ns(const StepShape& shape) const {
   if (host.ngram_token == 0 && host.ngram_propose == 0) return 0;
   std::int64_t tokens = shape.decode_context_tokens + shape.decode_sequences + shape.draft_tokens;
   for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.context + chunk.new_tokens;
-  const auto sequences = static_cast<double>(shape.decode_sequences) + static_cast<double>(shape.prefill.size());
+  const auto sequences =
+      static_cast<double>(shape.decode_sequences) + static_cast<double>(shape.prefill.size());
   return host.ngram_token * static_cast<double>(tokens) + host.ngram_propose +
          host.ngram_propose_per_sequence * sequences;
 }

@@ -46,7 +46,6 @@ inline auto host_terms(HostCosts& h) {
       Term{"prepare_per_group", &h.prepare_per_group, true},
       Term{"schedule_per_group", &h.schedule_per_group, true},
       Term{"launch_triton", &h.launch_triton, true},
-      Term{"encoder_kernel", &h.encoder_kernel, true},
   };
 }
 

@@ -24,7 +24,7 @@ struct StepTiming {
   std::int64_t gap = 0;           // core thread: from the end of an update to the next schedule
   // Device work ahead of the step's own kernels, launched first (an encoder): it may wait for its launches.
   std::int64_t ahead = 0, ahead_launch = 0;  // ahead_launch is a part of launch
-  bool needs_tokens = false;                 // launched only when the tokens of the step before are on the host
+  bool needs_tokens = false;  // launched only when the tokens of the step before are on the host
   friend bool operator==(const StepTiming&, const StepTiming&) = default;
 };
 

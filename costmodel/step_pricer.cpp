@@ -282,8 +282,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
 // A pass of the drafting network runs in graph pieces between its attention, its head kernel by kernel
 // (vLLM's V1 proposer; the V2 runner's full graphs for later passes are not told apart).
 void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
-  if (spec.speculation.method == SpeculationMethod::ngram)
-    set_proposing_terms(spec.engine.host, scale, host);
+  if (spec.speculation.method == SpeculationMethod::ngram) set_proposing_terms(spec.engine.host, scale, host);
   if (!spec.speculation.has_network()) return;
   const double layers = static_cast<double>(spec.speculation.draft.layers);
   double head = 0, kernels = 0;
