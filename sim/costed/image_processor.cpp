@@ -17,12 +17,12 @@ std::int64_t embedding_bytes(const InstanceSpec& spec) {
   return spec.model.vision->out_hidden * (1 + spec.model.vision->deepstack) * 2;
 }
 
-ModelImages::ModelImages(const InstanceSpec& spec, double host_scale)
+ModelImages::ModelImages(const InstanceSpec& spec, double host_scale, bool takes_text)
     : vision_(spec.model.vision),
       handle_(duration_from_nanoseconds(ns_of(spec.engine.image_costs.per_image, host_scale))),
       ns_per_pixel_(ns_of(spec.engine.image_costs.per_megapixel, host_scale) * 1e-6),
       ns_per_prepared_pixel_(ns_of(spec.engine.image_costs.per_prepared_megapixel, host_scale) * 1e-6),
-      text_waits_(spec.engine.image_costs.text_waits),
+      text_waits_(takes_text && spec.engine.image_costs.text_waits),
       cache_bytes_(spec.engine.settings.encoder.processor_cache_bytes),
       image_limit_(spec.engine.settings.encoder.image_limit) {
   if (const auto& send = spec.engine.image_costs.send; send.present())

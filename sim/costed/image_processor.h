@@ -10,8 +10,9 @@ namespace orrery {
 class ModelImages final : public ImageProcessor {
  public:
   // Precondition: the instance takes images (engine.settings.encoder.image_limit > 0 and model.vision).
-  // `host_scale` multiplies CPU times.
-  ModelImages(const InstanceSpec& spec, double host_scale);
+  // `host_scale` multiplies CPU times. `takes_text`: its servers take requests without images in too (those
+  // of an encoder pool do not).
+  ModelImages(const InstanceSpec& spec, double host_scale, bool takes_text = true);
 
   Result<PlacedImage> lay_out(const ImageSize& image) const override;
   SimDuration handle_time() const override { return handle_; }

@@ -95,7 +95,8 @@ struct ImageParts {
     if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
-    parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
+    parts.processor =
+        std::make_unique<ModelImages>(pool.instance, scales.host, pool.role != PoolRole::encoder);
     const EncoderSettings& encoder_settings = pool.instance.engine.settings.encoder;
     parts.front_end = std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
                                                       pool.engines() * encoder_settings.preparers);

@@ -60,8 +60,9 @@ TEST_CASE("every group of KV layers beyond the first has inputs of its own, and 
   const InstanceSpec gemma = instance("gemma-3-12b-it", "engine_args: {max_model_len: 32768}\n");
   REQUIRE(gemma.engine.runner == "v1");
   const StepTiming with = timing(gemma, decode_steps(64));
-  const StepTiming plain = timing(
-      without(without(gemma, &HostCosts::prepare_per_group), &HostCosts::schedule_per_group), decode_steps(64));
+  const StepTiming plain =
+      timing(without(without(gemma, &HostCosts::prepare_per_group), &HostCosts::schedule_per_group),
+             decode_steps(64));
   CHECK(with.prepare - plain.prepare == ns(gemma.engine.host.prepare_per_group, 5));
   CHECK(with.schedule - plain.schedule == ns(gemma.engine.host.schedule_per_group, 5 * 64));
   CHECK(with.busy == plain.busy);
@@ -89,13 +90,14 @@ TEST_CASE("the V2 runner prepares all groups in one kernel; the scheduler asks e
   CHECK(timing(spec, decode_steps(4)).schedule == v1.schedule);
 }
 
-// qwen_gdn_linear_attn.py, _forward_core, as profiles show it (reports/cases/h200_vllm_0_24_features): convolution,
-// preparation, four kernels to gather states, the scan, three to put states and outputs away. FlashInfer: an
-// exponential and one kernel; Triton: seven, of which one clears a buffer.
+// qwen_gdn_linear_attn.py, _forward_core, as profiles show it (reports/cases/h200_vllm_0_24_features):
+// convolution, preparation, four kernels to gather states, the scan, three to put states and outputs away.
+// FlashInfer: an exponential and one kernel; Triton: seven, of which one clears a buffer.
 TEST_CASE("a layer with a state launches its kernels one by one between graph pieces") {
   const auto launches = [](InstanceSpec spec, const StepShape& shape, double kernel, double triton) {
     HostCosts& h = spec.engine.host;
-    for (auto term : {&h.launch_graph, &h.launch_piece, &h.launch_experts, &h.launch_kernel, &h.launch_triton})
+    for (auto term :
+         {&h.launch_graph, &h.launch_piece, &h.launch_experts, &h.launch_kernel, &h.launch_triton})
       term->value = Seconds(0);
     h.launch_kernel.value = Seconds(kernel * 1e-6);
     h.launch_triton.value = Seconds(triton * 1e-6);
@@ -128,7 +130,8 @@ TEST_CASE("Triton scans prompts where FlashInfer's kernel does not run or is not
     FAIL("no scan");
     return 0.0;
   };
-  const InstanceSpec flashinfer = instance("qwen3.5-35b-a3b", "engine_args: {gdn_prefill_backend: flashinfer}\n");
+  const InstanceSpec flashinfer =
+      instance("qwen3.5-35b-a3b", "engine_args: {gdn_prefill_backend: flashinfer}\n");
   const InstanceSpec triton = instance("qwen3.5-35b-a3b", "engine_args: {gdn_prefill_backend: triton}\n");
   const Prompt one(1024), long_one(8192);
   CHECK(scan(instance("qwen3.5-35b-a3b"), one.shape) == scan(flashinfer, one.shape));
@@ -143,7 +146,8 @@ TEST_CASE("Triton scans prompts where FlashInfer's kernel does not run or is not
   // On another part Triton's kernels run, whatever was asked.
   const std::string small = "parallel: {tp: 4}\n";
   CHECK(scan(instance("qwen3.5-35b-a3b", small, "l40s"), one.shape) ==
-        scan(instance("qwen3.5-35b-a3b", small + "engine_args: {gdn_prefill_backend: triton}\n", "l40s"), one.shape));
+        scan(instance("qwen3.5-35b-a3b", small + "engine_args: {gdn_prefill_backend: triton}\n", "l40s"),
+             one.shape));
 }
 
 TEST_CASE("n-grams are proposed between a step's tokens and its update") {

@@ -1,4 +1,6 @@
 """Executing a step takes no time; the device (torch.cuda here) has a clock of its own."""
+import os
+
 import torch
 
 from vllm.v1.core.sched.output import ModelRunnerOutput
@@ -31,7 +33,8 @@ class Worker:
 
     def sample_tokens(self, grammar_output):
         torch.cuda.work_us(50)
-        self.runner.propose_draft_token_ids(self.drafts)
+        if os.environ.get("FAKE_DRAFTS"):
+            self.runner.propose_draft_token_ids(self.drafts)
         return self.output
 
     def shutdown(self):
