@@ -104,7 +104,7 @@ class Run:
 
     def host_speed(self, steps):
         """Median of the host's time for decode steps over ours: schedule to the sampler's launch, and the update."""
-        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"] and not s.get("drafts"))
+        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"])
 
     def accepted(self, experiment, path):
         """What n-grams were proposed and accepted: the log's, by request and outputs before."""
@@ -132,12 +132,11 @@ class Run:
             rows.append(row)
         path.write_text("".join(json.dumps(r) + "\n" for r in sorted(rows, key=lambda r: r["timestamp"])))
 
-    def simulated(self, experiment, place, host=1.0):
+    def simulated(self, experiment, place):
         self.trace(experiment, place / "t.jsonl")
         if "acceptance_log" in RUNS[self.name][1]:
             self.accepted(experiment, place / "accepted.csv")
-        scale = f"overrides: {{host_scale: {host:.3f}}}\n" if host != 1 else ""
-        (place / "s.yaml").write_text(scenario_text(self.name, "workload: {trace: t.jsonl}\n" + scale))
+        (place / "s.yaml").write_text(scenario_text(self.name, "workload: {trace: t.jsonl}\n"))
         subprocess.run([self.orrery, "simulate", str(place / "s.yaml"), "--out", str(place / "o"), "--quiet", "--intervals", "off"], check=True,
                        stdout=subprocess.DEVNULL)
         with open(place / "o/requests.csv", newline="") as f:
@@ -166,21 +165,19 @@ def launch_row(run, steps, host):
     return [run.name, f"{host:.2f}" if host else "", str(len(eager)), f"{logged / 1e3:.1f}", f"{ours / 1e3:.1f}", f"{logged / ours:.2f}"]
 
 
-def request_rows(run, place, encoded, host):
+def request_rows(run, place, encoded):
     for e in run.experiments:
         if e["name"].startswith("prof"):
             continue
         measured = [r for r in run.requests if r["experiment"] == e["name"]]
         predicted, summary = run.simulated(e, place)
-        alike = run.simulated(e, place, host)[0] if host else predicted
         late = [0.0 if e.get("serial") else float(r["submit_s"]) - float(r["arrival_s"]) for r in measured]
         first = [1e3 * (float(r["ttft_s"]) + d) for r, d in zip(measured, late)]
-        ours, at_speed = ([1e3 * float(r["ttft_s"]) for r in rows] for rows in (predicted, alike))
-        later, our_later, later_at_speed = ([float(r["tpot_ms"]) for r in rows if r["tpot_ms"]] for rows in (measured, predicted, alike))
-        yield [run.name, e["name"]] + [x for a, b, c in [
-            (quantile(first, .5), quantile(ours, .5), quantile(at_speed, .5)), (quantile(first, .99), quantile(ours, .99), quantile(at_speed, .99)),
-            (statistics.fmean(later), statistics.fmean(our_later), statistics.fmean(later_at_speed))]
-            for x in (f"{a:.1f}", percent(b, a), percent(c, a) if host else "")]
+        ours = [1e3 * float(r["ttft_s"]) for r in predicted]
+        later, our_later = ([float(r["tpot_ms"]) for r in rows if r["tpot_ms"]] for rows in (measured, predicted))
+        yield [run.name, e["name"]] + [x for a, b in [(quantile(first, .5), quantile(ours, .5)), (quantile(first, .99), quantile(ours, .99)),
+                                                      (statistics.fmean(later), statistics.fmean(our_later))]
+                                       for x in (f"{a:.1f}", percent(b, a))]
         if summary.get("images") and e.get("serial"):
             logged = [s for s in run.steps if s["experiment"] == e["name"] and s.get("encode_us")]
             if logged:
@@ -211,7 +208,7 @@ def main():
             host = None if "ngram" in name else run.host_speed(priced)
             launches += [row for row in [launch_row(run, priced, host)] if row]
             memory.append(memory_row(run, place))
-            requests += request_rows(run, place, encoded, host)
+            requests += request_rows(run, place, encoded)
     table = accuracy.table
     text = f"""# vLLM 0.24 on an H200: what the other runs lack
 
@@ -242,16 +239,16 @@ Of a step's images, alone on the engine. Measured: the device, waiting for launc
 {table(["run", "experiment", "measured, ms", "kernels", "launches", "error"], encoded)}
 ## Launching steps of over 600 tokens
 
-Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median), which says nothing of prompts. The second
-machine (`…_again`, qwen3.5, gemma) is the slower one; launches that fill the driver's queue wait for the device (`images_again`).
+Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median), which says little of prompts: Gemma's host was slow
+in all it did, Qwen3.5's decodes also build metadata of states that are not modelled. The second machine (`…_again`, qwen3.5, gemma) is the slower one; launches that fill the driver's queue wait for the device (`images_again`).
 
 {table(["run", "host", "n", "logged", "ours", "ratio"], launches)}
 ## Requests, simulated freely
 
 From the time when the client meant to send: it shares a thread with the preparation of images (in an API server that is a thread beside the loop, so outputs do not wait for it there).
-`at its host`: the same with all host times multiplied by the run's `host` above, a figure of its decode steps alone. Drafts of `ngram` are the log's.
+Drafts of `ngram`, found and accepted, are the log's.
 
-{table(["run", "experiment", "TTFT p50, ms", "error", "at its host", "TTFT p99, ms", "error", "at its host", "TPOT mean, ms", "error", "at its host"], requests)}"""
+{table(["run", "experiment", "TTFT p50, ms", "error", "TTFT p99, ms", "error", "TPOT mean, ms", "error"], requests)}"""
     path = pathlib.Path(options.out)
     partial = path.with_name(path.name + f".partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
