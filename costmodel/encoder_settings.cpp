@@ -69,6 +69,8 @@ ImageCosts read_image_costs(const Yaml& node) {
   costs.per_image = read_figure<Seconds>(node.require("per_image"), true);
   costs.per_megapixel = read_figure<Seconds>(node.require("per_megapixel"), true);
   costs.per_prepared_megapixel = read_figure<Seconds>(node.require("per_prepared_megapixel"), true);
+  if (const Yaml send = node.optional("send"); send.present()) costs.send = read_figure<BytesPerSecond>(send);
+  costs.text_waits = node.optional("text_waits").boolean(false);
   return costs;
 }
 
@@ -78,7 +80,7 @@ bool apply_encoder_argument(const std::string& name, const Yaml& value, EnginePr
   const bool known = name == "disable_chunked_mm_input" || name == "mm_encoder_tp_mode" ||
                      name == "skip_mm_profiling" || name == "limit_mm_per_prompt" ||
                      name == "mm_processor_kwargs" || name == "mm_processor_cache_gb" ||
-                     name == "language_model_only";
+                     name == "language_model_only" || name == "renderer_num_workers";
   if (!known) return false;
   if (model.vision == nullptr) {
     accept_all(value);
@@ -97,6 +99,8 @@ bool apply_encoder_argument(const std::string& name, const Yaml& value, EnginePr
     apply_processor(value, model);
   else if (name == "mm_processor_cache_gb")
     s.processor_cache_bytes = static_cast<std::int64_t>(value.number(4, 0, 1e6) * 1024 * 1024 * 1024);
+  else if (name == "renderer_num_workers")
+    s.preparers = static_cast<std::int32_t>(value.integer(1, 1, 1024));
   else if (value.boolean(false))
     s.language_model_only = true;
   return true;

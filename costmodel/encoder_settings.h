@@ -24,12 +24,15 @@ struct EncoderSettings {
   bool language_model_only = false;
   std::int64_t image_limit = 999;          // a prompt's images
   bool videos = true;                      // planned for (budgets and profiling); traces hold none
+  std::int32_t preparers = 1;              // threads of an API process that prepare images
   std::int64_t processor_cache_bytes = 0;  // prepared images that are kept for the next equal one
 };
 
 // Costs of preparing images on the host, before a request reaches the engine's core (docs/multimodal.md).
 struct ImageCosts {
   Figure<Seconds> per_image, per_megapixel, per_prepared_megapixel;
+  Figure<BytesPerSecond> send;  // prepared images from the API process to the core's; absent: takes no time
+  bool text_waits = false;      // one pool of threads prepares images and takes text in, in order of arrival
   bool present() const { return per_megapixel.present(); }
 };
 ImageCosts read_image_costs(const Yaml& node);  // absent node: nothing is present

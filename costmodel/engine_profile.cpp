@@ -56,8 +56,10 @@ void read_graphs(const Yaml& node, EngineProfile& e) {
 }
 
 void read_host(const Yaml& node, HostCosts& h) {
-  for (const HostTerm& term : host_terms(h))
-    *term.figure = read_figure<Seconds>(node.require(term.key), true);
+  for (const HostTerm& term : host_terms(h)) {
+    const Yaml figure = term.optional ? node.optional(term.key) : node.require(term.key);
+    if (figure.present() || !term.optional) *term.figure = read_figure<Seconds>(figure, true);
+  }
   const auto ratio = [&](const char* key, Figure<double>& figure) {
     figure = read_number_figure(node.require(key), Dimension::ratio, true);
   };
@@ -66,8 +68,6 @@ void read_host(const Yaml& node, HostCosts& h) {
   ratio("launch_jitter_below", h.launch_jitter_below);
   ratio("launch_jitter_above", h.launch_jitter_above);
   ratio("launch_jitter_correlation", h.launch_jitter_correlation);
-  if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
-    h.ngram_token = read_figure<Seconds>(ngram, true);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {

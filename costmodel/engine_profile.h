@@ -73,6 +73,7 @@ struct SchedulerSettings {
   std::int64_t kv_offload_bytes = 0;  // host memory for KV blocks, all GPUs of the instance; 0 = none
   bool kv_offload_prompt_only = false;
   bool state_every_block = false;    // with prefix caching: mamba_cache_mode all; else at chunk ends (align)
+  bool triton_scan = false;          // gdn_prefill_backend: triton, where FlashInfer's kernel would run
   std::int64_t stream_interval = 1;  // tokens that a stream event waits for (sim/stream_events.h)
 };
 
@@ -100,8 +101,13 @@ struct HostCosts {
   Figure<Seconds> stream_gap;  // device: between kernels of a stream, beyond the gap between nodes of a graph
   // copy, update = update_base + update_per_sequence·sequences; gap: end of update to next schedule
   Figure<Seconds> copy, update_base, update_per_sequence, loop_gap;
-  Figure<Seconds> ngram_token;  // device end to copy, per token of context that is searched; absent = not
-                                // known
+  // Optional figures: absent = 0, but for ngram_token (not known, n-grams are refused). N-grams, between the
+  // device's end and the update: the search, per token of context, and proposing, per step and per sequence.
+  Figure<Seconds> ngram_token, ngram_propose, ngram_propose_per_sequence;
+  // Each group of KV layers beyond the first: inputs prepared, per step (V1 model runner), and the
+  // scheduler's look at a sequence.
+  Figure<Seconds> prepare_per_group, schedule_per_group;
+  Figure<Seconds> launch_triton;  // what a Triton kernel takes beyond launch_kernel, called from Python
   // client side, frontend none
   Figure<Seconds> input_delay, core_wake, input_per_request;
   // Taking a request into the core's process, per prompt token: time that a core thread which launches steps

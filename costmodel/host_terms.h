@@ -10,6 +10,7 @@ namespace orrery {
 struct HostTerm {
   const char* key;
   Figure<Seconds>* figure;
+  bool optional = false;  // a profile may leave it out
 };
 
 inline auto host_terms(HostCosts& h) {
@@ -39,6 +40,12 @@ inline auto host_terms(HostCosts& h) {
       Term{"input_per_token", &h.input_per_token},
       Term{"output_delay", &h.output_delay},
       Term{"output_per_sequence", &h.output_per_sequence},
+      Term{"ngram_token", &h.ngram_token, true},
+      Term{"ngram_propose", &h.ngram_propose, true},
+      Term{"ngram_propose_per_sequence", &h.ngram_propose_per_sequence, true},
+      Term{"prepare_per_group", &h.prepare_per_group, true},
+      Term{"schedule_per_group", &h.schedule_per_group, true},
+      Term{"launch_triton", &h.launch_triton, true},
   };
 }
 

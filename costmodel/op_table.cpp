@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 60> table{{
+constexpr std::array<OperatorEntry, 62> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -85,16 +85,21 @@ constexpr std::array<OperatorEntry, 60> table{{
      "q, k, v and gate of all heads apart, where the product leaves them by group (Qwen3-Next)",
      OpClass::elementwise, 1, make_state_unpack},
     {"state_conv_prefill", "causal convolution over a few tokens of prompts, with the state it leaves",
-     OpClass::linear_attention, 1, make_state_conv},
+     OpClass::linear_attention, 1, make_state_conv, 1},
     {"state_conv_decode", "the same for one token a sequence: shifts the state", OpClass::linear_attention, 1,
-     make_state_conv},
+     make_state_conv, 1},
     {"state_prepare", "norms, decay and strength of a gated delta net's prompts from what was convolved",
-     OpClass::linear_attention, 1, make_state_prepare},
+     OpClass::linear_attention, 1, make_state_prepare, 1},
+    // Kernels: docs/state_layers.md, "What the host launches".
     {"state_scan", "recurrent layers over prompts in chunks: states gathered, scanned, written back",
-     OpClass::linear_attention, 3, make_state_scan},
+     OpClass::linear_attention, 10, make_state_scan, 5},
+    {"delta_scan", "the same of a gated delta net by FlashInfer's kernel", OpClass::linear_attention, 9,
+     make_state_scan, 1},
+    {"delta_scan_triton", "the same by vLLM's Triton kernels", OpClass::linear_attention, 14,
+     make_triton_scan, 6},
     {"state_update", "recurrent layers for one token a sequence: the state is read and written",
-     OpClass::linear_attention, 1, make_state_update},
-    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate", OpClass::elementwise, 1,
+     OpClass::linear_attention, 1, make_state_update, 1},
+    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate", OpClass::elementwise, 3,
      make_gated_norm},
     {"index_scores_prefill", "an indexer's scores of all tokens that prompts see, and the choice of the best",
      OpClass::attention_prefill, 3, make_index_scores},

@@ -16,6 +16,7 @@ struct OperatorEntry {
   OpClass op_class;
   std::int32_t launches;                                              // kernels per use
   std::unique_ptr<Operator> (*make)(const OpSpec&, const Roofline&);  // keeps a reference to the roofline
+  std::int32_t triton = 0;  // of the launches, Triton kernels called from Python, outside compiled code
 };
 
 std::span<const OperatorEntry> operator_table();
@@ -58,6 +59,7 @@ std::unique_ptr<Operator> make_state_unpack(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_conv(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_prepare(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_scan(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_triton_scan(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_update(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_gated_norm(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_index_scores(const OpSpec&, const Roofline&);

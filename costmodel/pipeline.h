@@ -3,6 +3,7 @@
 // path. This file is the recurrence, in integer nanoseconds; executors and `orrery cost` share it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/time.h"
@@ -21,7 +22,9 @@ struct StepTiming {
   std::int64_t copy = 0;          // device end → sampled tokens readable by the core thread
   std::int64_t update = 0;        // core thread: processing the outputs
   std::int64_t gap = 0;           // core thread: from the end of an update to the next schedule
-  bool needs_tokens = false;      // launched only when the tokens of the step before are on the host
+  // Device work ahead of the step's own kernels, launched first (an encoder): it may wait for its launches.
+  std::int64_t ahead = 0, ahead_launch = 0;  // ahead_launch is a part of launch
+  bool needs_tokens = false;  // launched only when the tokens of the step before are on the host
   friend bool operator==(const StepTiming&, const StepTiming&) = default;
 };
 
@@ -35,7 +38,7 @@ struct StepTimes {
 //   S  = when the core is free;             L0 = S + schedule + prepare (on the launcher, when it is free)
 //                                           (needs_tokens: not before D(previous) + copy)
 //   L1 = L0 + launch;                       B  = max(D(previous), L0)
-//   K  = max(D(previous) + step_gap, L0 + first_kernel)
+//   K  = max(D(previous) + step_gap, L0 + first_kernel); work ahead: K ← max(K + ahead, L0 + ahead_launch)
 //   D  = max(K + busy, L1 + last_kernel);   U  = max(D + copy, core free) … + update
 // B is where a log's clock starts (an event recorded as the launch begins), K where kernels begin to run.
 class HostPipeline {
@@ -54,8 +57,9 @@ class HostPipeline {
     launcher_free_ = s.launch_end;
     core_free_ = launcher_is_core_ ? s.launch_end : s.schedule_end;
     s.device_begin = later(device_free_, s.launch_begin);
-    const SimTime runs =
+    SimTime runs =
         later(device_free_ + SimDuration(t.step_gap), s.launch_begin + SimDuration(t.first_kernel));
+    if (t.ahead > 0) runs = later(runs + SimDuration(t.ahead), s.launch_begin + SimDuration(t.ahead_launch));
     s.device_end = later(runs + SimDuration(t.busy), s.launch_end + SimDuration(t.last_kernel));
     device_free_ = s.device_end;
     return s;
@@ -82,7 +86,8 @@ class HostPipeline {
     launcher_free_ = s.launch_end;
     if (launcher_is_core_) core_free_ = s.launch_end;
     s.device_begin = later(s.device_begin, s.launch_begin);
-    s.device_end = later(later(s.device_end, s.launch_begin + SimDuration(t.first_kernel + t.busy)),
+    const std::int64_t before = std::max(t.first_kernel + t.ahead, t.ahead_launch);
+    s.device_end = later(later(s.device_end, s.launch_begin + SimDuration(before + t.busy)),
                          s.launch_end + SimDuration(t.last_kernel));
     device_free_ = s.device_end;
     return begin;

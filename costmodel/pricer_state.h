@@ -25,11 +25,24 @@ struct HostNanoseconds {
   // Speculation: launches of the drafting network's passes, the first one in graph pieces or kernel by
   // kernel; n-grams: the search, per token of context, before the tokens are copied.
   double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
+  double ngram_propose = 0, ngram_propose_per_sequence = 0;
+  // Layers with a state, of a step with prompts and of one with decodes: kernels that they launch between
+  // graph pieces, and what those of Triton take more.
+  struct StateLaunches {
+    double kernels = 0, more = 0;
+  } state_prompts, state_decodes;
   bool draft_in_graph = false;
   double first_kernel = 0, step_gap = 0;
   double rank_sync = 0;  // between the ranks of attention data parallelism, before a step
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
+
+inline double nanoseconds(const Figure<Seconds>& figure, double scale) {
+  return figure.value.value() * 1e9 * scale;
+}
+// costmodel/host_paths.cpp: what groups of KV layers and proposing n-grams add.
+void add_group_terms(const InstanceSpec& spec, double scale, HostNanoseconds& ns);
+void set_proposing_terms(const HostCosts& host, double scale, HostNanoseconds& ns);
 
 // One stretch of the decode-attention line: Q20 nanoseconds at `low` is base + slope·low.
 struct LineSegment {
@@ -171,7 +184,9 @@ struct PricerState {
     if (padded.mode != GraphMode::none) return 0;
     return (padded.two_batches ? 2 : 1) * kernels(shape) + (padded.split_prompts ? kernels_of_split : 0);
   }
-  double searched_tokens(const StepShape& shape) const;
+  double proposing_ns(const StepShape& shape) const;
+  void add_state_launches(const InstanceSpec& spec, double scale);
+  double state_launch_ns(const StepShape& shape, const PaddedStep& padded) const;
   void add_speculation(const InstanceSpec& spec, double scale);
   Status fill(const InstanceSpec& spec, const PriceScales& scales);
   StageTiming price_stage(const StepShape& shape, const PaddedStep& padded, StepTiming& host) const;

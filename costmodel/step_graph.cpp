@@ -162,7 +162,8 @@ class GraphBuilder : LatentNodes {
     s.depends_on = DependsOn::prefill;
     add("state_conv", "state_conv_prefill", s, l);
     if (delta) add("state_prepare", "state_prepare", s, l);
-    add("state_scan", "state_scan", s, l);
+    const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a";
+    add("state_scan", !delta ? "state_scan" : triton ? "delta_scan_triton" : "delta_scan", s, l);
     s.depends_on = DependsOn::decode;
     add("state_conv", "state_conv_decode", s, l);
     add("state_update", "state_update", s, l);

@@ -14,8 +14,6 @@ namespace {
 constexpr std::int64_t table_limit = 8192;  // tokens and rows up to here are looked up, more are summed
                                             // directly
 
-double nanoseconds(const Figure<Seconds>& figure, double scale) { return figure.value.value() * 1e9 * scale; }
-
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
   const HostCosts& h = spec.engine.host;
   HostNanoseconds ns;
@@ -31,16 +29,17 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   if (!spec.stage.last()) ns.launch_graph *= spec.engine.pipeline->execute_share.value;
   ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   ns.step_gap = nanoseconds(h.step_gap, 1);
-  // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly.
-  // So does what a layer with a state runs between its products: five kernels over prompts and decodes.
+  // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly, and
+  // between what layers with a state run (add_state_launches).
   const double layers = static_cast<double>(spec.model.attention_layers());
   const double stateful = static_cast<double>(spec.model.state_layers());
-  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) +
-                        (2 * layers + 5 * stateful) * ns.launch_kernel;
+  ns.launch_piecewise =
+      nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) + 2 * layers * ns.launch_kernel;
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
   ns.gap = nanoseconds(h.loop_gap, scale);
+  add_group_terms(spec, scale, ns);
   return ns;
 }
 
@@ -258,6 +257,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
                                  host.launch_kernel * static_cast<double>(eager_kernels(shape, padded)));
       break;
   }
+  t.launch += round_half_even(state_launch_ns(shape, padded));
   const bool drafting = !draft_table.empty() && !shape.without_drafting;
   if (drafting && host.draft_in_graph) {  // launched with the step's graph, or kernel by kernel with the rest
     if (padded.mode == GraphMode::none) t.launch += round_half_even(host.draft_eager * host.draft_passes);
@@ -272,26 +272,17 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   }
   t.step_gap = round_half_even(host.step_gap);
   t.last_kernel = round_half_even(last_ns(drafting ? padded.drafting : padded.rows));
-  t.copy = round_half_even(host.copy + host.ngram_token * searched_tokens(shape));
+  t.copy = round_half_even(host.copy + proposing_ns(shape));
   t.update = round_half_even(host.update_base + host.update_per_sequence * sequences);
   t.gap = round_half_even(host.gap);
   t.needs_tokens = host.ngram_token > 0 && shape.decode_sequences > 0;
   return t;
 }
 
-// What an n-gram proposer looks through: all tokens that its sequences have after the step.
-double PricerState::searched_tokens(const StepShape& shape) const {
-  if (host.ngram_token == 0) return 0;
-  std::int64_t tokens = shape.decode_context_tokens + shape.decode_sequences + shape.draft_tokens;
-  for (const PrefillChunk& chunk : shape.prefill) tokens += chunk.context + chunk.new_tokens;
-  return static_cast<double>(tokens);
-}
-
 // A pass of the drafting network runs in graph pieces between its attention, its head kernel by kernel
 // (vLLM's V1 proposer; the V2 runner's full graphs for later passes are not told apart).
 void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
-  if (spec.speculation.method == SpeculationMethod::ngram)
-    host.ngram_token = nanoseconds(spec.engine.host.ngram_token, scale);
+  if (spec.speculation.method == SpeculationMethod::ngram) set_proposing_terms(spec.engine.host, scale, host);
   if (!spec.speculation.has_network()) return;
   const double layers = static_cast<double>(spec.speculation.draft.layers);
   double head = 0, kernels = 0;
@@ -420,6 +411,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   const bool one_process = spec.engine.single_process_per_gpu ||
                            (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   host = host_costs(spec, scales.host, one_process);
+  add_state_launches(spec, scales.host);
   for (const GraphNode& node : nodes) {
     const DependsOn d = node.spec.depends_on;
     if (node.draft || d == DependsOn::handoff || d == DependsOn::two_batches || other_step(spec, d)) continue;

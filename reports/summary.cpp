@@ -105,8 +105,10 @@ Json images_json(const RunResult& r) {
           {"encoder_cache_peak", i.cache_peak},
           {"steps_with_encoder", i.passes},
           {"encoder_device_s", static_cast<double>(i.encoder_ns) * 1e-9},
+          {"encoder_launch_s", static_cast<double>(i.encoder_launch_ns) * 1e-9},
           {"prepare_cpu_s", static_cast<double>(i.prepare_ns) * 1e-9},
           {"prepare_wait_s", static_cast<double>(i.prepare_wait_ns) * 1e-9},
+          {"send_s", static_cast<double>(i.send_ns) * 1e-9},
           {"prepared_before", i.kept_prepared}};
 }
 

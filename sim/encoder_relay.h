@@ -73,7 +73,7 @@ class EncoderRelay {
   void prepare(Sent sent, SimDuration way) {
     SimTime& free = free_at_[sent.to.value()];
     free = later(free, sent.at) + sent.request.preparation;
-    sent.at = free + way;
+    sent.at = free + sent.request.sending + way;
     prepared_.push(std::move(sent));
   }
   SimTime next_prepared() const { return prepared_.next(); }

@@ -145,6 +145,7 @@ void ImageFrontEnd::name_content(const TraceRequest& trace, Request& r) const {
 
 SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
   SimDuration work(0);
+  last_sent_ = SimDuration(0);
   for (std::size_t i = 0; i < laid_out_.size(); ++i) {
     work += processor_.handle_time();
     const PlacedImage& image = laid_out_[i];
@@ -152,6 +153,7 @@ SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
       ++counts_.kept;
     } else {
       work += processor_.prepare_time(trace.images[i], image);
+      last_sent_ += processor_.send_time(image);
     }
   }
   SimTime& server = *std::min_element(free_at_.begin(), free_at_.end());
@@ -160,7 +162,13 @@ SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
   last_work_ = work;
   counts_.prepare_ns += work.ns();
   counts_.prepare_wait_ns += (begin - at).ns();
-  return server;
+  counts_.send_ns += last_sent_.ns();
+  return server + last_sent_;
+}
+
+SimTime ImageFrontEnd::turn_of_text(SimTime at) const {
+  if (!processor_.text_waits()) return at;
+  return later(at, *std::min_element(free_at_.begin(), free_at_.end()));
 }
 
 // Whether the image is there already; it is afterwards, if it fits at all.

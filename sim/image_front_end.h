@@ -18,6 +18,7 @@ struct ImageCounts {
   std::uint64_t kept = 0;            // images that were still prepared from an earlier request
   std::int64_t prepare_ns = 0;       // CPU time
   std::int64_t prepare_wait_ns = 0;  // requests waited so long for their turn
+  std::int64_t send_ns = 0;          // from the API process to the engine's core
 };
 
 // Sessions: images that a later prompt repeats stand where they stood.
@@ -39,10 +40,14 @@ class ImageFrontEnd {
   // names of the whole prompt. `session` may be null; it is brought up to date by the caller. Returns whether
   // the prompt continues the session's.
   bool place(const TraceRequest& trace, const SessionImages* session, Request& r);
-  // When the images just placed are prepared, if their request was submitted at `at`. Calls in order of
-  // submission.
+  // When the images just placed are prepared and with the engine's core, if their request was submitted at
+  // `at`. Calls in order of submission. An image that is kept there is not sent again; others travel beside
+  // the next request's preparation (vLLM: ZeroMQ's thread, MsgpackEncoder leaves tensors where they are).
   SimTime prepare(const TraceRequest& trace, SimTime at);
+  // When a request without images that was submitted at `at` is taken in.
+  SimTime turn_of_text(SimTime at) const;
   SimDuration last_work() const { return last_work_; }  // of the request just prepared, without waiting
+  SimDuration last_sent() const { return last_sent_; }
   const ImageCounts& counts() const { return counts_; }
 
  private:
@@ -62,7 +67,7 @@ class ImageFrontEnd {
   std::unordered_map<std::uint64_t, std::list<Kept>::iterator> kept_at_;  // looked up, never iterated
   std::int64_t kept_bytes_ = 0;
   ImageCounts counts_;
-  SimDuration last_work_;
+  SimDuration last_work_, last_sent_;
 };
 
 }  // namespace orrery

@@ -38,6 +38,8 @@ class ImageProcessor {
   virtual SimDuration handle_time() const = 0;
   virtual SimDuration prepare_time(const ImageSize& image, const PlacedImage& placed) const = 0;
   virtual std::int64_t prepared_bytes(const PlacedImage& placed) const = 0;
+  virtual SimDuration send_time(const PlacedImage& placed) const = 0;  // to the engine's core, if not kept
+  virtual bool text_waits() const = 0;  // requests without images wait for images that are being prepared
   virtual std::int64_t cache_bytes() const = 0;  // prepared images that are kept; 0 = none
   virtual std::int64_t image_limit() const = 0;  // of one prompt
 };

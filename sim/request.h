@@ -30,7 +30,7 @@ struct Request {
   std::uint64_t stream = 0;             // session's token stream, 0 = none (sim/kv_block_manager.h)
   std::vector<std::uint64_t> hash_ids;  // names of prompt blocks; empty = private content
   std::vector<PlacedImage> images;      // by offset; their placeholders are part of prompt_tokens
-  SimDuration preparation;              // CPU time that they took before the engine saw them
+  SimDuration preparation, sending;     // CPU time that they took before the engine saw them; their way to it
 };
 
 // When the model ends by itself (an EOS) before max_output_tokens. Requests that run to their limit have no

@@ -176,7 +176,8 @@ struct ImageResult {
                                                          // cache
   std::uint64_t passes = 0;                              // steps with encoder work
   std::int64_t prepare_ns = 0, prepare_wait_ns = 0;      // CPU time; time that requests waited for their turn
-  std::int64_t encoder_ns = 0;                           // device time
+  std::int64_t send_ns = 0;                              // from the API process to the engine's core
+  std::int64_t encoder_ns = 0, encoder_launch_ns = 0;    // device time of kernels; of the host to launch them
   std::int64_t cache_size = 0, cache_peak = 0;           // encoder cache of an instance, embeddings
   std::uint64_t fetches = 0;                             // encoder pools: requests whose embeddings travelled
   std::int64_t fetched_bytes = 0;                        // to all ranks together

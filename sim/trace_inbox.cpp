@@ -95,7 +95,11 @@ void TraceInbox::push(Arrivals& arrivals, SimTime submitted) {
   if (pending_.images.empty()) {
     r.stream = stream_of(pending_, r.prompt_tokens, true);
     r.hash_ids.swap(pending_.hash_ids);
-    arrivals.push_back(std::move(r));
+    const SimTime turn = images_ == nullptr ? submitted : images_->turn_of_text(submitted);
+    if (turn > submitted)
+      await(turn + input_delay_, std::move(r));
+    else
+      arrivals.push_back(std::move(r));
   } else {
     prepare(std::move(r), submitted);
   }
@@ -115,6 +119,11 @@ void TraceInbox::prepare(Request r, SimTime submitted) {
   if (in_session) streams_[pending_.session].before.placed = r.images;
   const SimTime ready = images_->prepare(pending_, submitted) + input_delay_;
   r.preparation = images_->last_work();
+  r.sending = images_->last_sent();
+  await(ready, std::move(r));
+}
+
+void TraceInbox::await(SimTime ready, Request r) {
   preparing_.push_back({ready, std::move(r)});
   std::push_heap(preparing_.begin(), preparing_.end(), ready_later_first);
 }

@@ -31,6 +31,7 @@ class TraceInbox final : public Inbox {
   void push(Arrivals& arrivals, SimTime submitted);
   void submit(SimTime now, Arrivals& arrivals);
   void prepare(Request request, SimTime submitted);
+  void await(SimTime ready, Request request);
   SimTime next_submission() const;
   std::uint64_t stream_of(const TraceRequest& request, std::int32_t prompt_tokens, bool continues);
 
@@ -38,7 +39,7 @@ class TraceInbox final : public Inbox {
     std::uint64_t id = 0;
     SessionImages before;  // tokens, and images, of the session's last prompt
   };
-  struct Preparing {  // its images are being prepared
+  struct Preparing {  // its images, or those of requests before it, are being prepared
     SimTime ready;
     Request request;
   };

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Step log of one's own vLLM 0.24 server: what each step scheduled, when, and how long the device took.
 
-  python3 vllm_step_log.py install [DIR]     this file and its entry point into DIR (default: Python's)
+  python3 vllm_step_log.py install [DIR]     it and its entry point into DIR (default: Python's)
   PYTHONPATH=DIR ORRERY_STEP_LOG=LOG vllm serve …    logs into the folder LOG; without the variable, nothing
   python3 vllm_step_log.py collect LOG OUT   a run for `orrery calibrate --from-steps`, `validate --schedule`
 
@@ -20,6 +20,7 @@ import base64
 import collections
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -27,11 +28,10 @@ import sys
 import threading
 import time
 
-VERSION = 1            # of the rows
+VERSION = 2            # of the rows
 WRITTEN_FOR = "0.24."  # vLLM versions whose methods these hooks were read from
 MODULE = "orrery_vllm_step_log"
 ROWS_KEPT = 100_000    # in memory, should the disk stall
-EVENTS_KEPT = 1_000    # steps whose device time is awaited
 WRITE_EVERY_S = 0.5
 
 now = time.monotonic_ns  # one clock for all processes of a host
@@ -126,6 +126,8 @@ class StepLog:
         self.updating = None   # step whose output the scheduler is taking in
         self.told = set()      # which infos are in the log
         self.launched = None   # execution under way: [step, start, end, event, what logging took before it]
+        self.running = False   # … from its beginning to the end of sampling
+        self.parts = {}        # events around parts of it
         self.pending = collections.deque()
         self.spare = []        # events to use again
 
@@ -206,15 +208,21 @@ def hook_scheduler(log, Scheduler):
         return schedule
 
     def around_update(original):
-        def update_from_output(self, scheduler_output, *a, **k):
+        def update_from_output(self, scheduler_output, model_runner_output, *a, **k):
             step = getattr(scheduler_output, "_orrery_step", None)
+            said = []
+            try:  # now, as who ends in it is forgotten there
+                if log.on and step is not None and getattr(self, "num_spec_tokens", 0):
+                    said = tokens_said(log, scheduler_output, model_runner_output)
+            except Exception as e:
+                log.disable("update_from_output", e)
             log.updating = step
             start = now()
-            result = original(self, scheduler_output, *a, **k)
+            result = original(self, scheduler_output, model_runner_output, *a, **k)
             end = now()
             log.updating = None
             if log.on and step is not None:
-                log.out.add(["u", step, start, end])
+                log.out.add(["u", step, start, end, said])
             return result
         return update_from_output
 
@@ -252,12 +260,27 @@ def record_schedule(log, scheduler, output, start, end):
             elif request_id in fresh:
                 context += before
     row = ["s", log.step, start, end, output.total_num_scheduled_tokens, len(counts), chunks,
-                 [[log.number(r.req_id), r.num_computed_tokens] for r in new], len(scheduler.running),
-           len(scheduler.waiting),
-                 scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
-                 [log.number(r) for r in output.preempted_req_ids or ()], decodes, context]
+           [[log.number(r.req_id), r.num_computed_tokens] for r in new], len(scheduler.running),
+           len(scheduler.waiting), scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
+           [log.number(r) for r in output.preempted_req_ids or ()], decodes, context,
+           [[log.number(r), len(d)] for r, d in output.scheduled_spec_decode_tokens.items() if d],
+           [[log.number(r), *place] for r, items in (output.scheduled_encoder_inputs or {}).items()
+            for i, place in enumerate(images_of(scheduler.requests[r])) if i in items]]
     row.append(now() - end)  # what all this took stands between schedule and launch
     log.out.add(row)
+
+
+def tokens_said(log, output, result):
+    """Of every sequence that got some: async runners' tokens are on the host by now."""
+    rows = [(r, len(result.sampled_token_ids[result.req_id_to_index[r]]))
+            for r in output.num_scheduled_tokens if r in result.req_id_to_index]
+    return [[log.number(r), n] for r, n in rows if n]
+
+
+def images_of(request):
+    """[offset in the prompt, tokens] of each."""
+    places = [f.mm_position for f in getattr(request, "mm_features", None) or ()]
+    return [[p.offset, p.length] for p in places]
 
 
 def record_request(log, scheduler, _, request):
@@ -266,17 +289,15 @@ def record_request(log, scheduler, _, request):
     blocks = None
     if log.prefixes and request.block_hashes:
         blocks = base64.b64encode(b"".join(h[:8] for h in request.block_hashes)).decode()
-    log.out.add(["r", log.number(request.request_id), log.key(request.request_id), request.arrival_time,
-                 now(),
-                 request.num_prompt_tokens, request.max_tokens, blocks])
+    log.out.add(["r", log.number(request.request_id), log.key(request.request_id), request.arrival_time, now(),
+                 request.num_prompt_tokens, request.max_tokens, blocks, images_of(request)])
 
 
 def record_end(log, scheduler, _, request, *a, **k):
     number = log.numbers.pop(request.request_id, None)
     if number is not None:
         log.out.add(["e", number, now(), log.updating, str(request.get_finished_reason()),
-                     request.num_output_tokens,
-                     request.num_preemptions])
+                     request.num_output_tokens, request.num_preemptions])
 
 
 def engine_info(scheduler):
@@ -291,7 +312,9 @@ def engine_info(scheduler):
              "model": os.path.basename(str(get("model_config", "model")).rstrip("/")),
              "v2_runner": bool(getattr(c, "use_v2_model_runner", False)),
              "num_gpu_blocks": scheduler.kv_cache_config.num_blocks,
-             "speculative": getattr(getattr(c, "speculative_config", None), "method", None),
+             "speculative": get("speculative_config", "method"),
+             "drafts": getattr(scheduler, "num_spec_tokens", 0),
+             "encoder_budget": getattr(scheduler, "max_num_encoder_input_tokens", 0),
              "kv_connector": scheduler.connector is not None,
              "scheduler": type(scheduler).__name__, "python": sys.version.split()[0],
              "kv_groups": [{"layers": len(g.layer_names), "block_size": g.kv_cache_spec.block_size,
@@ -299,12 +322,10 @@ def engine_info(scheduler):
                            for g in scheduler.kv_cache_config.kv_cache_groups]}
     for part, names in {
             "model_config": "dtype quantization max_model_len enforce_eager",
-            "cache_config": "block_size enable_prefix_caching gpu_memory_utilization "
-                            "cache_dtype",
+            "cache_config": "block_size enable_prefix_caching gpu_memory_utilization cache_dtype",
             "scheduler_config": "max_num_batched_tokens max_num_seqs long_prefill_token_threshold "
-                                "max_num_partial_prefills "
-                                "async_scheduling policy disable_hybrid_kv_cache_manager "
-                                "enable_chunked_prefill",
+                                "max_num_partial_prefills async_scheduling policy "
+                                "disable_hybrid_kv_cache_manager enable_chunked_prefill",
             "parallel_config": "tensor_parallel_size pipeline_parallel_size data_parallel_size "
                                "enable_expert_parallel",
             "compilation_config": "cudagraph_mode cudagraph_capture_sizes"}.items():
@@ -313,97 +334,6 @@ def engine_info(scheduler):
     # What prefix hashes were made with; the configuration names it only where it was overridden.
     plain["hash_block_size"] = getattr(scheduler.kv_cache_manager.block_pool, "hash_block_size", None)
     return plain
-
-
-# Workers
-
-def hook_worker(log, Worker, cuda):
-    def around_execute(original):
-        def execute_model(self, scheduler_output, *a, **k):
-            step = getattr(scheduler_output, "_orrery_step", None)  # the engine's own warm-up has none
-            begun = None
-            if log.on:
-                try:
-                    if step is not None:
-                        begun = begin_execution(log, self, step, cuda, now())
-                except Exception as e:
-                    log.disable("execute_model", e)
-            result = original(self, scheduler_output, *a, **k)
-            if begun is not None:
-                begun[2] = now()
-                log.launched = begun
-            return result
-        return execute_model
-
-    def after_sampling(log, worker, _, *a, **k):
-        if log.launched is None:
-            return
-        sampled = now()
-        step, start, launched, first, logging_ns = log.launched
-        log.launched, last = None, None
-        if first is not None:
-            last = event(log, cuda)
-            last.record()
-        log.pending.append((step, start, launched, sampled, first, last, logging_ns))
-        if len(log.pending) > EVENTS_KEPT:
-            log.pending.popleft()
-        drain(log)  # here the device has work and the host time
-
-    log.hook(Worker, "execute_model", around_execute)
-    log.after(Worker, "sample_tokens", after_sampling)
-
-    def around_shutdown(original):
-        def shutdown(self, *a, **k):
-            if log.on:
-                try:
-                    drain(log)
-                    log.out.flush()
-                except Exception as e:
-                    log.disable("shutdown", e)
-            return original(self, *a, **k)
-        return shutdown
-    log.hook(Worker, "shutdown", around_shutdown)
-
-
-def event(log, cuda):
-    return log.spare.pop() if log.spare else cuda.Event(enable_timing=True)
-
-
-def cpu_name():
-    try:
-        with open("/proc/cpuinfo") as f:
-            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), None)
-    except OSError:
-        return None
-
-
-def begin_execution(log, worker, step, cuda, entered):
-    if "worker" not in log.told:
-        log.told.add("worker")
-        info = {"rank": worker.rank, "cpu": cpu_name(), "cpus": os.cpu_count()}
-        if cuda is not None:
-            import torch
-            gpu = cuda.get_device_properties(cuda.current_device())
-            info.update(gpu=gpu.name, gpu_memory_bytes=gpu.total_memory, torch=torch.__version__,
-                        cuda=getattr(torch.version, "cuda", None))
-        log.out.add(["i", info])
-    first = None
-    if cuda is not None:
-        first = event(log, cuda)
-        first.record()
-    start = now()
-    return [step, start, start, first, start - entered]
-
-
-def drain(log):
-    """Device times of steps that are over, without waiting for any."""
-    while log.pending and (log.pending[0][5] is None or log.pending[0][5].query()):
-        step, start, launched, sampled, first, last, logging_ns = log.pending.popleft()
-        gpu = None
-        if last is not None:
-            gpu = round(first.elapsed_time(last) * 1e3, 1)
-            log.spare += (first, last)
-        log.out.add(["x", step, start, launched, sampled, gpu, logging_ns])
 
 
 # The front end: what its own statistics say when a request ends (absent with --disable-log-stats)
@@ -451,7 +381,8 @@ def register():
         return
     try:
         hook_scheduler(log, Scheduler)
-        hook_worker(log, Worker, torch.cuda if torch.cuda.is_available() else None)
+        worker = importlib.import_module(__name__ + "_worker")
+        worker.hook_worker(log, Worker, torch.cuda if torch.cuda.is_available() else None)
         log.after(OutputProcessor, "_update_stats_from_finished", record_front_end)
         os.register_at_fork(after_in_child=log.begin)
     except Exception as e:
@@ -461,17 +392,20 @@ def register():
 # The command
 
 def install(folder):
-    """A package as pip would leave it: Python finds entry points in every folder of its path."""
+    """A package as pip would leave it: Python finds entry points in every folder of its path. Two modules: this
+    file, and vllm_step_log_worker.py beside it."""
     os.makedirs(folder, exist_ok=True)
     meta = os.path.join(folder, f"{MODULE}-1.0.dist-info")
     os.makedirs(meta, exist_ok=True)
-    with open(os.path.abspath(__file__), encoding="utf-8") as f:
-        source = f.read()
+    sources = {}
+    for module in ("", "_worker"):
+        with open(os.path.abspath(__file__).removesuffix(".py") + module + ".py", encoding="utf-8") as f:
+            sources[os.path.join(folder, MODULE + module + ".py")] = f.read()
     texts = {"METADATA": f"Metadata-Version: 2.1\nName: {MODULE.replace('_', '-')}\nVersion: 1.0\n",
              "INSTALLER": "vllm_step_log.py\n",
              "entry_points.txt": f"[vllm.general_plugins]\norrery_step_log = {MODULE}:register\n",
              "RECORD": ""}
-    files = {os.path.join(folder, MODULE + ".py"): source,
+    files = {**sources,
              **{os.path.join(meta, name): text for name, text in texts.items()}}
     files[os.path.join(meta, "RECORD")] = "".join(os.path.relpath(p, folder) + ",,\n" for p in files)
     for path, text in files.items():

@@ -37,7 +37,9 @@ LOGGED_BY = {
     "gpu_us": "two CUDA events in stream order around a step's launches, per rank; includes waiting for "
               "launches",
 }
-ACCEPTED_ROWS = 1
+ACCEPTED_ROWS = (1, 2)  # 2: with drafts, tokens said and images
+# Columns that only a run with speculation or images has (docs/step_log.md).
+FURTHER_COLUMNS = "drafts said said_before encoded draft_us encode_us".split()
 
 
 class Process:
@@ -61,9 +63,9 @@ class Process:
         head = self.rows["p"][0][0] if self.rows["p"] else {}
         self.pid, self.parent = head.get("pid", -1), head.get("parent", -1)
         self.wall, self.monotonic = head.get("wall_s", 0), head.get("monotonic_ns", 0)
-        if head.get("rows", ACCEPTED_ROWS) != ACCEPTED_ROWS:
-            sys.exit(f"{path}: rows of version {head['rows']}, this reads {ACCEPTED_ROWS}: use the collect "
-                     f"of the same file")
+        if head.get("rows", 1) not in ACCEPTED_ROWS:
+            sys.exit(f"{path}: rows of version {head['rows']}, this reads {ACCEPTED_ROWS[-1]} and older: use "
+                     f"the collect of the same file")
         self.info = {k: v for info in self.rows["i"] for k, v in info[0].items()}
 
 
@@ -110,10 +112,11 @@ class Requests:
         ends = {r[0]: r for r in core.rows["e"]}
         clients = {r[0]: r for p in fronts for r in p.rows["f"]}
         self.by_number = {}
-        for number, key, arrival, known, prompt, limit, blocks in core.rows["r"]:
+        for number, key, arrival, known, prompt, limit, blocks, *images in core.rows["r"]:
             self.by_number[number] = {
                 "arrival": core.monotonic + int((arrival - core.wall) * 1e9), "known": known,
                 "prompt": prompt, "limit": limit, "blocks": base64.b64decode(blocks) if blocks else b"",
+                "images": images[0] if images else [],
                 "end": None, "end_step": None, "reason": "unfinished", "outputs": 0, "preemptions": 0,
                 "client": clients.get(key), "cached": None, "first": None}
             if number in ends:
@@ -173,6 +176,7 @@ class Run:
         self.steps = sorted(core.rows["s"])
         self.order = [s[0] for s in self.steps if s[0] in self.updates]  # those whose output arrived
         self.place = {step: i for i, step in enumerate(self.order)}
+        self.scheduled = {s[0] for s in self.steps}
         self.requests = Requests(core, fronts)
         self.requests.see_steps(core, self.updates)
         order, starts = split(core, self.requests, gap_ns)
@@ -212,9 +216,8 @@ class Run:
                 "finish_s": "" if r["end"] is None else seconds(r["end"] - e["t0"])}
 
     def step_row(self, e, row, index):
-        (step, start, end, tokens, sequences, chunks, new, running, waiting, free, preempted, decodes,
-         context,
-         logging_ns) = row
+        (step, start, end, tokens, sequences, chunks, new, running, waiting, free, preempted, decodes, context,
+         *more, logging_ns) = row
         update = self.updates[step]
         us = lambda ns: fixed((ns - e["t0"]) / 1e3, 1)  # noqa: E731
         ran = [x.get(step) for x in self.executions]
@@ -230,14 +233,27 @@ class Run:
                "prefill_request_ids": " ".join(str(index[n]) for n, _, _ in chunks),
                "new_request_ids": " ".join(f"{index[n]}:{cached}" for n, cached in new),
                "preempted_request_ids": " ".join(str(index[n]) for n in sorted(preempted, reverse=True))}
+        out.update(self.further(step, more, index))
         if ran and ran[0]:
-            _, begin, launched, sampled, gpu, before = ran[0]
+            _, begin, launched, sampled, gpu, before, *parts = ran[0]
+            out.update(zip(("draft_us", "encode_us"), (fixed(p, 1) for p in parts)))
             out["logging_us"] = fixed((logging_ns + before) / 1e3, 1)
             others = [x[4] for x in ran[1:] if x and x[4] is not None]
             out.update(execute_start_us=us(begin), execute_host_us=fixed((launched - begin) / 1e3, 1),
                        sample_end_us=us(sampled), gpu_us=fixed(gpu, 1),
                        gpu_us_rank1=fixed(max(others, default=None), 1))
         return out
+
+    def further(self, step, more, index):
+        """What speculation and images add to a step's row; `more`: drafts by request, images that it encodes."""
+        drafts, encoded = more or ([], [])
+        known = lambda rows: [r for r in rows if r[0] in index]  # noqa: E731
+        said = lambda at: known(self.updates[at][3]) if len(self.updates.get(at, ())) > 3 else []  # noqa: E731
+        pairs = lambda rows: " ".join(f"{index[r]}:{n}" for r, n in rows)  # noqa: E731
+        return {"drafts": pairs(known(drafts)), "said": pairs(said(step)),
+                "said_before": "" if step - 1 in self.scheduled else pairs(said(step - 1)),
+                "encoded": " ".join(f"{index[r]}@{at}:{n}" for r, at, n in known(encoded)),
+                "draft_us": "", "encode_us": ""}
 
     def tables(self):
         """(steps, requests, experiments, steps left out)"""
@@ -263,6 +279,8 @@ class Run:
                 wish = {"t": round((r["arrival"] - e["t0"]) / 1e9, 6), "in": r["prompt"],
                         "out": r["limit"] if r["reason"] == "unfinished" or not r["outputs"]
                         else r["outputs"]}
+                if r["images"]:
+                    wish["images"] = [{"offset": at, "tokens": n} for at, n in r["images"]]
                 if r["blocks"]:
                     line["hash_block_size"] = size
                     wish["hash"] = block_ids(r, size, names)
@@ -277,6 +295,9 @@ def engine_json(run, gpu):
              "enable_expert_parallel enable_prefix_caching disable_hybrid_kv_cache_manager cache_dtype "
              "enforce_eager policy speculative kv_connector")
     arguments = {k: info[k] for k in named.split() if info.get(k) is not None}
+    if info.get("drafts"):
+        arguments["speculative_config"] = {"method": info.get("speculative"),
+                                           "num_speculative_tokens": info["drafts"]}
     return {"engine": arguments, "num_gpu_blocks": info["num_gpu_blocks"], "block_size": info["block_size"],
             "max_num_batched_tokens": info["max_num_batched_tokens"], "max_num_seqs": info["max_num_seqs"],
             "async_scheduling": info["async_scheduling"], "cudagraph_sizes": info["cudagraph_capture_sizes"],
@@ -285,6 +306,7 @@ def engine_json(run, gpu):
             "long_prefill": info["long_prefill_token_threshold"],
             "max_partial": info["max_num_partial_prefills"], "kv_groups": info["kv_groups"],
             "scheduler": info["scheduler"],
+            "encoder_budget_tokens": [str(info["encoder_budget"])] if info.get("encoder_budget") else [],
             "backends": ["V2 Model Runner" if info["v2_runner"] else "V1 Model Runner"],
             "gpu": gpu or worker.get("gpu", ""), "gpu_memory_bytes": worker.get("gpu_memory_bytes"),
             "cpu": worker.get("cpu"), "cpus": worker.get("cpus"),
@@ -317,7 +339,8 @@ def main(words):
     run = Run(core, workers, fronts, int(a.gap * 1e9))
     steps, requests, experiments, left_out = run.tables()
     os.makedirs(a.out, exist_ok=True)
-    write_gz(f"{a.out}/steps.csv.gz", csv_text(STEP_COLUMNS, steps))
+    columns = STEP_COLUMNS + [c for c in FURTHER_COLUMNS if any(s[c] for s in steps)]
+    write_gz(f"{a.out}/steps.csv.gz", csv_text(columns, steps))
     write_gz(f"{a.out}/requests.csv.gz", csv_text(REQUEST_COLUMNS, requests))
     write_gz(f"{a.out}/experiments.jsonl.gz",
              "".join(json.dumps(e, separators=(",", ":")) + "\n" for e in experiments))

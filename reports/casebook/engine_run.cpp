@@ -33,6 +33,9 @@ Result<Scenario> scenario_of(const EngineRun& run, const MeasuredRun& measured) 
   const std::int64_t tp = e.arguments.value("tensor_parallel_size", std::int64_t{1});
   const bool ep = e.arguments.value("enable_expert_parallel", false);
   const auto number = [](std::int64_t v) { return std::to_string(v); };
+  // Where vLLM keeps `gdn_prefill_backend` (engine/arg_utils.py).
+  const Json more = e.arguments.value("additional_config", Json::object());
+  const std::string scan = more.is_object() ? more.value("gdn_prefill_backend", std::string()) : "";
   const std::string text =
       "deployment:\n  hardware: " + run.hardware + "\n  model: " + run.model +
       "\n  engine: vllm-0.24\n  parallel: {tp: " + number(tp) + ", ep: " + number(ep ? tp : 1) +
@@ -42,7 +45,8 @@ Result<Scenario> scenario_of(const EngineRun& run, const MeasuredRun& measured) 
       "\n    max_num_seqs: " + number(e.max_num_seqs) + "\n    max_model_len: " + number(e.max_model_len) +
       "\n    long_prefill_token_threshold: " + number(e.long_prefill_token_threshold) +
       "\n    enable_prefix_caching: " + (e.enable_prefix_caching ? "true" : "false") +
-      "\n    async_scheduling: " + (e.async_scheduling ? "true" : "false") + "\n";
+      "\n    async_scheduling: " + (e.async_scheduling ? "true" : "false") +
+      (scan.empty() ? "" : "\n    gdn_prefill_backend: " + scan) + "\n";
   ORRERY_TRY(document, YamlDocument::parse(text, measured.folder + "/engine.json (as a scenario)"));
   Scenario scenario;
   scenario.file = measured.folder;

@@ -267,8 +267,9 @@ class ExperimentReplayer {
     std::vector<SequenceId> stopped;
     const auto [begin, end] = stops_.equal_range(step);
     for (auto at = begin; at != end; ++at) {
-      if (sequence_of_[at->second] != SequenceId::none() && was_admitted(at->second))
-        stopped.push_back(sequence_of_[at->second]);
+      if (sequence_of_[at->second] == SequenceId::none() || !was_admitted(at->second)) continue;
+      stopped.push_back(sequence_of_[at->second]);
+      for (SpokenTokens& row : spoken) row.eos |= row.sequence == stopped.back();
     }
     outcome.eos = stopped;
     for (const auto& ended : scheduler_.on_outcome(outcome).finished)

@@ -205,11 +205,8 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
   }
   count_usage(plan, shape, open.timing.busy);
   if (!plan.encode.empty()) {
-    StepTiming images;
-    add_images(plan, images);
-    if (!e.speeds.empty()) slow_down(images, e.speeds.front());
-    open.timing.busy += images.busy;
-    open.timing.launch += images.launch;
+    add_images(plan, open.timing);
+    if (!e.speeds.empty()) open.timing.ahead = slowed(open.timing.ahead, e.speeds.front());
   }
   if (plan.onboarded_blocks + plan.offloaded_blocks > 0) copy_blocks(e, instance, plan, now);
   if (plan.blocking_store_blocks > 0)
@@ -258,9 +255,11 @@ void CostModelExecutor::add_images(const StepPlan& plan, StepTiming& timing) {
     patches += images_.back().patches();
   }
   const EncoderTiming encoder = encoder_->price(images_);
-  timing.busy += encoder.busy;
+  timing.ahead = encoder.busy;
+  timing.ahead_launch = encoder.launch;
   timing.launch += encoder.launch;
   usage_.encoder_ns += encoder.busy;
+  usage_.encoder_launch_ns += encoder.launch;
   ++usage_.encoder_passes;
   std::int64_t largest = 0;
   for (const EncoderImage& image : usage_.largest_pass) largest += image.patches();

@@ -104,7 +104,7 @@ class CostModelExecutor final : public Executor {
   struct Usage {  // all instances
     StepKind prefill, mixed, decode;
     std::uint64_t prices = 0;
-    std::int64_t encoder_ns = 0, encoder_passes = 0;
+    std::int64_t encoder_ns = 0, encoder_launch_ns = 0, encoder_passes = 0;
     // Pipeline stages: busy nanoseconds of each (hand-offs apart), time with any step on any stage, summed
     // over instances, and steps of nobody.
     std::vector<std::int64_t> stage_ns;

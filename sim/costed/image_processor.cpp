@@ -17,13 +17,17 @@ std::int64_t embedding_bytes(const InstanceSpec& spec) {
   return spec.model.vision->out_hidden * (1 + spec.model.vision->deepstack) * 2;
 }
 
-ModelImages::ModelImages(const InstanceSpec& spec, double host_scale)
+ModelImages::ModelImages(const InstanceSpec& spec, double host_scale, bool takes_text)
     : vision_(spec.model.vision),
       handle_(duration_from_nanoseconds(ns_of(spec.engine.image_costs.per_image, host_scale))),
       ns_per_pixel_(ns_of(spec.engine.image_costs.per_megapixel, host_scale) * 1e-6),
       ns_per_prepared_pixel_(ns_of(spec.engine.image_costs.per_prepared_megapixel, host_scale) * 1e-6),
+      text_waits_(takes_text && spec.engine.image_costs.text_waits),
       cache_bytes_(spec.engine.settings.encoder.processor_cache_bytes),
-      image_limit_(spec.engine.settings.encoder.image_limit) {}
+      image_limit_(spec.engine.settings.encoder.image_limit) {
+  if (const auto& send = spec.engine.image_costs.send; send.present())
+    ns_per_sent_byte_ = 1e9 / send.value.value() * host_scale;
+}
 
 Result<PlacedImage> ModelImages::lay_out(const ImageSize& image) const {
   ORRERY_TRY(layout, lay_out_image(*vision_, image.width, image.height));
@@ -42,6 +46,10 @@ SimDuration ModelImages::prepare_time(const ImageSize& image, const PlacedImage&
   const double patches = static_cast<double>(placed.rows) * placed.columns * placed.tiles;
   const double prepared = patches * static_cast<double>(vision_->patch * vision_->patch);
   return duration_from_nanoseconds(pixels * ns_per_pixel_ + prepared * ns_per_prepared_pixel_);
+}
+
+SimDuration ModelImages::send_time(const PlacedImage& placed) const {
+  return duration_from_nanoseconds(static_cast<double>(prepared_bytes(placed)) * ns_per_sent_byte_);
 }
 
 // What vLLM's processor cache counts: the pixel values of the patches in 16 bits.

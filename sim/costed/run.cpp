@@ -95,9 +95,11 @@ struct ImageParts {
     if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
-    parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
+    parts.processor =
+        std::make_unique<ModelImages>(pool.instance, scales.host, pool.role != PoolRole::encoder);
+    const EncoderSettings& encoder_settings = pool.instance.engine.settings.encoder;
     parts.front_end = std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
-                                                      pool.engines());
+                                                      pool.engines() * encoder_settings.preparers);
     return parts;
   }
 
@@ -112,7 +114,9 @@ struct ImageParts {
     i.kept_prepared = c.kept;
     i.prepare_ns = c.prepare_ns;
     i.prepare_wait_ns = c.prepare_wait_ns;
+    i.send_ns = c.send_ns;
     i.encoder_ns = usage.encoder_ns;
+    i.encoder_launch_ns = usage.encoder_launch_ns;
     i.passes = static_cast<std::uint64_t>(usage.encoder_passes);
   }
 };

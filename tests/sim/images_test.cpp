@@ -241,6 +241,45 @@ TEST_CASE("Images are prepared one after another in the API process") {
   CHECK((at_once[1].queue - at_once[0].queue).ns() >= one);
 }
 
+// v1/serial_utils.py and ZeroMQ; images in the processor's cache stay where they are.
+TEST_CASE("Prepared images travel to the engine, once, beside the preparation of the next") {
+  ImageWorld w;
+  const std::vector<TraceRequest> requests = {with_image(request(0, 0, 50, 2), 560, 560, 7),
+                                              with_image(request(1, 0, 50, 2), 560, 560, 8),
+                                              with_image(request(2, 1000, 50, 2), 560, 560, 7)};
+  const auto at_once = records_of(w.world, requests);
+  w.world.spec.engine.image_costs.send = hand::figure<BytesPerSecond>(1e9);
+  w.world.spec.engine.settings.encoder.processor_cache_bytes = std::int64_t{1} << 30;
+  w.images = std::make_unique<ModelImages>(w.world.spec, 1.0);
+  w.world.images = w.images.get();
+  const auto sent = records_of(w.world, requests);
+  const auto way = w.images->prepared_bytes(w.images->lay_out({560, 560, 7, 0}).value());  // ns: 1 GB/s
+  CHECK(way == 40 * 40 * 2 * 14 * 14 * 3 * 2);
+  CHECK((sent[0].queue - at_once[0].queue).ns() == way);
+  CHECK((sent[1].queue - at_once[1].queue).ns() == way);  // the first one's way is beside its preparation
+  CHECK(sent[2].queue < at_once[2].queue);                // kept: neither prepared nor sent
+}
+
+// renderers/base.py: one pool of threads for both.
+TEST_CASE("Text waits for images that are prepared before it, where one pool takes both in") {
+  ImageWorld w;
+  const std::vector<TraceRequest> requests = {with_image(request(0, 0, 50, 2), 560, 560),
+                                              request(1, 1, 50, 2), request(2, 400, 50, 2)};
+  const auto beside = records_of(w.world, requests);
+  w.world.spec.engine.image_costs.text_waits = true;
+  w.images = std::make_unique<ModelImages>(w.world.spec, 1.0);
+  w.world.images = w.images.get();
+  const auto behind = records_of(w.world, requests);
+  const auto find = [](const std::vector<RequestRecord>& all, std::uint64_t id) {
+    return *std::find_if(all.begin(), all.end(), [&](const RequestRecord& r) { return r.request == id; });
+  };
+  const auto preparation = static_cast<std::int64_t>(1e6 + 560 * 560 * 40.0);
+  CHECK(find(beside, 1).queue.ns() < preparation / 2);
+  CHECK(find(behind, 1).queue.ns() >= preparation - 1'000'000);  // it came a millisecond later
+  CHECK(find(behind, 2).queue == find(beside, 2).queue);         // nothing is prepared any more
+  CHECK(find(behind, 0).queue == find(beside, 0).queue);
+}
+
 // Gemma 3: images in a model of five windowed groups to a full one.
 TEST_CASE("Nothing is lost with images beside sliding windows, and single steps decide as stretches do") {
   std::uint64_t encoded = 0, stretches = 0, preemptions = 0;

@@ -11,6 +11,7 @@ import gzip
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -193,6 +194,9 @@ class Logged(unittest.TestCase):
             ends = without("no_" + word, "requests.csv.gz", lambda t, w=word: t.replace(f",{w},", ",length,"))
             self.assertLess(ends["load_1"][0], 32)
 
+    def test_plain_steps_have_no_further_columns(self):
+        self.assertEqual(set(table(self.folder, "steps")[0]) & {"drafts", "said", "encoded", "draft_us", "encode_us"}, set())
+
     def test_two_ranks_in_processes_of_their_own(self):
         result, log = serve("two", "2")
         self.assertEqual(result.stdout, self.result.stdout)
@@ -201,6 +205,52 @@ class Logged(unittest.TestCase):
         for s in table(folder, "steps"):
             self.assertEqual(float(s["gpu_us"]), 550 + 10 * int(s["tokens"]))
             self.assertEqual(s["gpu_us"], s["gpu_us_rank1"])
+
+
+class Further(unittest.TestCase):
+    """Speculation and images: what the replay needs of them."""
+
+    def test_drafts_and_what_came_of_them(self):
+        result, log = serve("drafts", FAKE_DRAFTS="2")
+        _, folder = collect(log)
+        steps = table(folder, "steps")
+        self.assertEqual(validate(folder), {e: (n, n) for e, n in collections.Counter(
+            s["experiment"] for s in steps).items()})
+        proposed = said = 0
+        for s in steps:
+            drafts = [int(w.split(":")[1]) for w in s["drafts"].split()]
+            proposed += sum(drafts)
+            said += sum(int(w.split(":")[1]) for w in s["said"].split())
+            chunks = [int(c.split("@")[0]) for c in s["prefill_chunks"].split()]
+            self.assertEqual(int(s["tokens"]), sum(chunks) + int(s["decode_sequences"]) + sum(drafts))
+            self.assertEqual(float(s["draft_us"]), 7 * sum(drafts))
+        self.assertGreater(proposed, 40)
+        self.assertGreaterEqual(said, sum(tokens for _, tokens, _ in served(result.stdout)))
+        # Without them the replay leaves the log.
+        self.assertLess(sum(i for i, _ in self.without(folder, "said").values()), len(steps))
+
+    def test_images_and_where_they_stand(self):
+        _, log = serve("images", FAKE_IMAGES="1")
+        _, folder = collect(log)
+        steps = table(folder, "steps")
+        self.assertEqual(sum(i for i, _ in validate(folder).values()), len(steps))
+        encoding = [s for s in steps if s["encoded"]]
+        self.assertEqual([w.split("@")[1] for s in encoding for w in s["encoded"].split()], ["20:100", "200:64"])
+        for s in encoding:
+            images = len(s["encoded"].split())
+            self.assertEqual(float(s["encode_us"]), 900 * images)
+            self.assertEqual(float(s["gpu_us"]), 550 + 10 * int(s["tokens"]) + 900 * images)
+        self.assertEqual({s["encode_us"] for s in steps if not s["encoded"]}, {""})
+        self.assertLess(sum(i for i, _ in self.without(folder, "encoded").values()), len(steps))
+
+    def without(self, folder, column):
+        other = folder + "_without_" + column
+        shutil.copytree(folder, other)
+        rows = table(folder, "steps")
+        kept = [c for c in rows[0] if c != column]
+        text = "\n".join([",".join(kept)] + [",".join(r[c] for c in kept) for r in rows]) + "\n"
+        write(os.path.join(other, "steps.csv.gz"), gzip.compress(text.encode()))
+        return validate(other, code=None)
 
 
 class Faults(unittest.TestCase):

@@ -127,6 +127,7 @@ BASES |= {
     "trt-sessions": scenario(engine=TRT, workload=SESSIONS),
     "trt-oss": scenario(engine=TRT, model="gpt-oss-20b"),
     "oss": scenario(model="gpt-oss-20b"),
+    "ngram": scenario(speculation={"method": "ngram", "tokens": 3, "acceptance": 0.5, "match_rate": 0.7}),
     "eight": scenario(kernels="roofline", quantization="fp8-tensor"),
     "blocks": scenario(kernels="roofline", quantization="fp8-block"),
     "moe8": scenario(model="qwen3-30b-a3b-fp8", kernels="roofline", parallel={"tp": 2}),

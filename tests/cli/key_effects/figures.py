@@ -87,6 +87,14 @@ EFFECTS += [
     host("input_per_request", "burst", F + "host.input_per_request=0.1", "ttft_ms.mean"),
     host("input_per_token", "burst", F + "host.input_per_token=0.0001", "ttft_ms.mean"),
     host("output_per_sequence", "burst", F + "host.output_per_sequence=0.01", "ttft_ms.mean"),
+    # What only some paths have: n-grams, groups of KV layers (two), layers with a state.
+    host("ngram_token", "ngram", F + "host.ngram_token=0.00001", "tpot_ms.mean"),
+    host_plus("ngram_propose", "ngram", 0.001, 0.003, DECODE + "step_us", 2000),
+    host_plus("ngram_propose_per_sequence", "ngram", 0, 0.0001, DECODE + "step_us", 64 * 100),
+    host_plus("prepare_per_group", "oss", 0.001, 0.005, DECODE + "host_us", 4000),
+    host_plus("schedule_per_group", "oss", 0, 0.0001, DECODE + "host_us", 64 * 100),
+    # Three kernels in each of 30 layers.
+    host_plus("launch_triton", "state", 0, 0.001, PREFILL + "host_us", 30 * 3 * 1000),
     moves(F + "host.first_kernel", "one", F + "host.first_kernel=0", "ttft_ms.mean"),
 ]
 for name in ("request", "tokenize", "message", "detokenize", "event"):

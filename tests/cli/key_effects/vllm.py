@@ -80,6 +80,8 @@ EFFECTS = [
          "images.encoder_cache_embeddings"),
     down("vllm.mm_processor_kwargs", "vision", args("mm_processor_kwargs", "{max_pixels: 100000}"), "images.tokens"),
     down("vllm.mm_processor_cache_gb", "vision", args("mm_processor_cache_gb", 0), "images.prepared_before"),
+    # Two images a request, 20 ms apart: 80 ms of preparation.
+    down("vllm.renderer_num_workers", "vision", args("renderer_num_workers", 8), "ttft_ms.mean"),
     up("vllm.language_model_only", "vision-text", args("language_model_only", "true"), "cost:memory.kv_tokens"),
     up("vllm.kv_offloading_size", "sessions", "deployment.engine_args.kv_offloading_size=8",
        "kv_offload.stored_blocks", without=TINY),
@@ -96,6 +98,8 @@ EFFECTS = [
     # A state, (32 x 128 x 128 values of two bytes instead of four) + (8192 x 3 of two), fits into a page of layers that
     # attend, 2 x 2 heads x 256 values of two bytes a token: 1,048 tokens and then 536, in multiples of 16.
     becomes("vllm.mamba_ssm_cache_dtype", "state", args("mamba_ssm_cache_dtype", "bfloat16"), "kv_cache.block_size", 544),
+    # Five kernels more in each of 30 layers, and five more of Triton's.
+    up("vllm.gdn_prefill_backend", "state", args("gdn_prefill_backend", "triton"), "cost[prefill 2048@0]:host_us"),
     Refused("vllm.mamba_cache_dtype", "state", args("mamba_cache_dtype", "float32"), "not modelled for models with a state"),
     # Prefix caching with a state for every block: 2,095 tokens of Mamba2 in whole chunks of 1,000, or in blocks of 16.
     becomes("vllm.mamba_block_size", "mamba", "deployment.engine_args={enable_prefix_caching: true, mamba_block_size: 1000}",

@@ -1,5 +1,6 @@
 """A server's life: serve.py TP [crash]. Two bursts of requests, 0.6 s between; prints what each request got.
 
+FAKE_IMAGES: one request of the first has two.
 The second burst begins with prompts of the first. `crash`: the process ends without a word while the second
 is served."""
 import os
@@ -52,6 +53,8 @@ def main():
              12: [Request("forks-from-alpha", prompt(1, 160) + prompt(5, 220), 4)],
              30: [Request("late", prompt(3, 33), 9)]}
     first[5] = [Request("gone", prompt(4, 50), 40)]  # its client leaves before step 15
+    if os.environ.get("FAKE_IMAGES"):
+        first[7] = [Request("seen", prompt(6, 400), 8, images=[(20, 100), (200, 64)])]
     print(serve(engine, front, first, leaves={15: ["gone"]}))
     time.sleep(0.6)
     second = {0: [Request("again", prompt(1, 1300), 6)],

@@ -1,9 +1,13 @@
 import hashlib
 import time
+import types
 
 
 class Request:
-    def __init__(self, request_id, prompt_token_ids, max_tokens, eos_after=0, block_size=16):
+    def __init__(self, request_id, prompt_token_ids, max_tokens, eos_after=0, block_size=16, images=()):
+        self.mm_features = [types.SimpleNamespace(mm_position=types.SimpleNamespace(offset=at, length=tokens))
+                            for at, tokens in images]
+        self.spec_token_ids = []  # drafts of its next step
         self.request_id, self.max_tokens, self.eos_after = request_id, max_tokens, eos_after
         self.arrival_time = time.time()
         self.num_prompt_tokens = len(prompt_token_ids)

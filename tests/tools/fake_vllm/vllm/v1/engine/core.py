@@ -1,6 +1,7 @@
 """One process that schedules; workers in it (one rank) or in processes of their own. Two steps in flight."""
 import collections
 import multiprocessing
+import os
 import types
 
 from vllm.plugins import load_general_plugins
@@ -8,6 +9,7 @@ from vllm.plugins import load_general_plugins
 
 def config(tp, blocks):
     part = types.SimpleNamespace
+    drafts = int(os.environ.get("FAKE_DRAFTS", "0"))
     return part(
         model_config=part(model="/models/Qwen3-8B/", dtype="bfloat16", quantization=None, max_model_len=40960,
                           enforce_eager=False),
@@ -15,13 +17,14 @@ def config(tp, blocks):
                           gpu_memory_utilization=0.92,
                           cache_dtype="auto", num_gpu_blocks=blocks),
         scheduler_config=part(max_num_batched_tokens=512, max_num_seqs=64, long_prefill_token_threshold=0,
-                              max_num_partial_prefills=1, async_scheduling=True, policy="fcfs",
+                              max_num_partial_prefills=1, async_scheduling=drafts == 0, policy="fcfs",
                               disable_hybrid_kv_cache_manager=False, enable_chunked_prefill=True),
         parallel_config=part(tensor_parallel_size=tp, pipeline_parallel_size=1, data_parallel_size=1,
                              enable_expert_parallel=False),
         compilation_config=part(cudagraph_mode="FULL_AND_PIECEWISE",
                                 cudagraph_capture_sizes=[1, 2, 4, 8, 16, 32, 64]),
-        speculative_config=None, use_v2_model_runner=True)
+        speculative_config=part(method="ngram") if drafts else None, num_speculative_tokens=drafts,
+        use_v2_model_runner=drafts == 0)
 
 
 def worker_main(rank, pipe):
@@ -86,7 +89,7 @@ class EngineCore:
             if output.total_num_scheduled_tokens > 0:
                 self.executor.call("execute_model", output)
                 self.queue.appendleft((output, self.executor.call("sample_tokens", None)))
-                if len(self.queue) < 2:
+                if len(self.queue) < (1 if self.scheduler.num_spec_tokens else 2):
                     return []
         if not self.queue:
             return None

@@ -22,3 +22,11 @@ class SchedulerOutput:
     total_num_scheduled_tokens: int
     scheduled_spec_decode_tokens: dict
     preempted_req_ids: set
+    scheduled_encoder_inputs: dict  # request → which of its images
+
+
+@dataclass
+class ModelRunnerOutput:
+    computed: dict  # request → tokens of it that have been computed after the step
+    req_id_to_index: dict
+    sampled_token_ids: list

@@ -1,5 +1,6 @@
-"""First come, first served; chunked prompts; two steps in flight; prefix cache over full blocks; a pool that
-never runs dry. FAKE_POOL_ANSWERS: how often the pool says how many blocks are free, which only a logger asks,
+"""First come, first served; chunked prompts; two steps in flight, or one where n-grams are looked for
+(FAKE_DRAFTS: how many); images encoded where a chunk first touches them; prefix cache over full blocks; a pool
+that never runs dry. FAKE_POOL_ANSWERS: how often the pool says how many blocks are free, which only a logger asks,
 before it raises."""
 import os
 
@@ -69,6 +70,8 @@ class Scheduler:
         self.kv_cache_manager = KvCacheManager(kv_cache_config.num_blocks,
                                                vllm_config.cache_config.block_size)
         self.requests, self.running, self.waiting = {}, [], []
+        self.num_spec_tokens = vllm_config.num_speculative_tokens
+        self.max_num_encoder_input_tokens = 512
 
     def add_request(self, request):
         self.requests[request.request_id] = request
@@ -79,7 +82,7 @@ class Scheduler:
         budget, counts, new = config.max_num_batched_tokens, {}, []
         cached = CachedRequestData([], [], [])
         for r in self.running:
-            wanted = max(1, r.num_prompt_tokens - r.num_computed_tokens)
+            wanted = max(1 + len(r.spec_token_ids), r.num_prompt_tokens - r.num_computed_tokens)
             if r.num_computed_tokens >= r.num_prompt_tokens and r.planned >= r.max_tokens:
                 continue  # its last token is under way
             tokens = min(wanted, budget)
@@ -102,11 +105,19 @@ class Scheduler:
             new.append(NewRequestData(r.request_id, r.num_computed_tokens))
             counts[r.request_id] = tokens
             budget -= tokens
+        drafts, encode = {}, {}
         for request_id, tokens in counts.items():
             r = self.requests[request_id]
-            r.num_computed_tokens += tokens
+            ends = r.num_computed_tokens + tokens
+            images = [i for i, f in enumerate(r.mm_features)
+                      if r.num_computed_tokens <= f.mm_position.offset < ends]
+            if images:
+                encode[request_id] = images
+            if r.spec_token_ids:
+                drafts[request_id], r.spec_token_ids = r.spec_token_ids, []
+            r.num_computed_tokens = ends
             r.planned += r.num_computed_tokens >= r.num_prompt_tokens
-        return SchedulerOutput(new, cached, counts, sum(counts.values()), {}, set())
+        return SchedulerOutput(new, cached, counts, sum(counts.values()), drafts, set(), encode)
 
     def update_from_output(self, scheduler_output, model_runner_output):
         stopped = []
@@ -114,15 +125,20 @@ class Scheduler:
             r = self.requests.get(request_id)
             if r is None:
                 continue
-            seen = model_runner_output[request_id]  # tokens of it that had been computed after the step
-            if seen < r.num_prompt_tokens:
+            if model_runner_output.computed[request_id] < r.num_prompt_tokens:
                 continue
-            r.num_output_tokens += 1
+            said = model_runner_output.sampled_token_ids[model_runner_output.req_id_to_index[request_id]]
+            drafts = len(scheduler_output.scheduled_spec_decode_tokens.get(request_id, ()))
+            r.num_computed_tokens -= drafts + 1 - len(said)  # of drafts that were not accepted
+            limit = min(r.eos_after or r.max_tokens, r.max_tokens)
+            r.num_output_tokens = min(limit, r.num_output_tokens + len(said))
             if r.num_output_tokens == r.eos_after:
                 r.reason = "stop"
             elif r.num_output_tokens == r.max_tokens:
                 r.reason = "length"
             else:
+                found = (r.num_output_tokens * 3 + r.num_prompt_tokens) % 5 > 0
+                r.spec_token_ids = [0] * self.num_spec_tokens if found else []
                 continue
             self._free_request(r)
             stopped.append(r)
