@@ -28,8 +28,9 @@ struct Shape {
   static constexpr int parts = RowParts * ColumnParts, part_columns = PartColumns;
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
   // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
-  static constexpr int registers_left = RowParts == 2 ? 56 : 40, registers_each = RowParts == 2 ? 224 : 232;
-  static constexpr bool trades_registers = Groups == 2 && (parts + 1) * accumulators >= 128;
+  static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
+  static constexpr int registers_left = Groups == 3 ? 40 : RowParts == 2 ? 56 : 40;
+  static constexpr int registers_each = Groups == 3 ? 152 : RowParts == 2 ? 224 : 232;
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
@@ -354,6 +355,7 @@ constexpr std::array entries{
     entry<true, 2, 1, 1, 16>(),   entry<true, 2, 1, 1, 32>(),   entry<true, 2, 1, 1, 64>(),
     entry<false, 1, 1, 1, 128>(), entry<false, 2, 1, 1, 64>(),  entry<false, 2, 1, 1, 128>(),
     entry<false, 2, 1, 1, 192>(), entry<false, 2, 1, 2, 128>(), entry<false, 2, 2, 1, 128>(),
+    entry<false, 3, 1, 1, 128>(),
 };
 
 constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16;

@@ -99,7 +99,7 @@ class BlockGemmCase final : public KernelCase {
   CheckResult check(DeviceMemory& memory) override {
     MatrixComparison comparison;
     const OperandSet& o = sets_.front();
-    const std::vector<std::int64_t> sampled = sample(static_cast<std::int64_t>(used_.size()), 128, spec_.seed);
+    const auto sampled = sample(static_cast<std::int64_t>(used_.size()), 128, spec_.seed);
     const std::int64_t count = std::max<std::int64_t>(1, static_cast<std::int64_t>(sampled.size()));
     const std::vector<std::int64_t> columns =
         sample(spec_.n, std::max<std::int64_t>((4095 + count) / count, 2), spec_.seed + 1);
