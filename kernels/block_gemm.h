@@ -42,7 +42,8 @@ constexpr std::int32_t block_gemm_max_experts = 512;
 // mma.sync; sm_89 and later, and the simulator. Only launches: may be captured. `stream` is a cudaStream_t.
 void block_gemm(const BlockGemm& problem, void* stream);
 
-// The same with wgmma, for compute capability 9.0; n is a multiple of 8.
+// The same with wgmma, for compute capability 9.0; n is a multiple of 8, scale_row 1 and scale_block one of
+// 4, as the copy engine takes scales.
 void block_gemm_wgmma(const BlockGemm& problem, void* stream);
 const char* block_gemm_wgmma_refusal();  // why the current device cannot; null when it can
 

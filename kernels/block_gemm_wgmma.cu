@@ -36,12 +36,19 @@ struct Shape {
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
                        tile_columns = Swapped ? left_rows : right_rows;
   static constexpr int right_offset = left_rows * 128, stage_bytes = (left_rows + right_rows) * 128;
+  // Scales of the tile's rows travel with a stage.
+  static constexpr int scale_bytes = ByChannel ? 0 : (tile_rows * 4 + 127) / 128 * 128;
   static constexpr int barrier_bytes = 16, most_stages = 16;
   static constexpr int fixed_bytes =
       4 * Groups * staging_bytes + most_stages * barrier_bytes + static_cast<int>(sizeof(BlockTileTable));
   using Walk = BlockWalk<tile_rows, tile_columns>;
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
+};
+
+// For the copy engine; scales: of rows, by block.
+struct Maps {
+  CUtensorMap activations, weights, scales;
 };
 
 struct Cut {
@@ -56,11 +63,14 @@ struct Cut {
 template <class S>
 struct Ring {
   SharedAddress base, barriers;
-  unsigned stages, slot = 0, parity = 0;
+  unsigned stages, slot = 0, parity = 0;  // scales lie behind the stages
 
   GPU_DEVICE_MEMBER Ring(SharedAddress shared, int count)
-      : base(shared), barriers(shared + count * S::stage_bytes + 4 * S::groups * staging_bytes),
-        stages(count) {}
+      : base(shared), barriers(shared + bytes(count) + 4 * S::groups * staging_bytes), stages(count) {}
+  GPU_DEVICE_MEMBER static int bytes(int count) { return count * (S::stage_bytes + S::scale_bytes); }
+  GPU_DEVICE_MEMBER SharedAddress scales() const {
+    return base + stages * S::stage_bytes + slot * S::scale_bytes;
+  }
   GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
   GPU_DEVICE_MEMBER SharedAddress filled() const { return barriers + slot * S::barrier_bytes; }
   GPU_DEVICE_MEMBER SharedAddress emptied() const { return filled() + 8; }
@@ -101,8 +111,8 @@ GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, in
 
 // By one thread.
 template <class S>
-GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const CUtensorMap* activations,
-                             const CUtensorMap* weights, const BlockTileTable& table, Ring<S> ring) {
+GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
+                             const BlockTileTable& table, Ring<S> ring) {
   typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
   const int steps = (p.k + 127) / 128;
   constexpr int activations_at = S::swapped ? S::right_offset : 0,
@@ -114,11 +124,14 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const CUtensorM
     const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
     for (int step = 0; step < steps; step++) {
       barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
-      barrier_expect(ring.filled(), S::stage_bytes);
-      copy_operand(ring.stage() + activations_at, activations, step * 128, walk.tile.first_row, ring.filled(),
-                   activation_half, walk.rank);
-      copy_operand(ring.stage() + weights_at, weights, step * 128, weight_row, ring.filled(), weight_half,
-                   walk.rank);
+      barrier_expect(ring.filled(), S::stage_bytes + (S::by_channel ? 0 : S::tile_rows * 4));
+      if constexpr (!S::by_channel) {
+        copy_box(ring.scales(), &maps.scales, walk.tile.first_row, step, ring.filled());
+      }
+      copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
+                   ring.filled(), activation_half, walk.rank);
+      copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
+                   weight_half, walk.rank);
       ring.advance();
     }
   }
@@ -134,38 +147,57 @@ struct StepScales {
   float row[of_rows], weight[of_weights];
 };
 
+GPU_DEVICE float read_shared(SharedAddress from) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
+  return value;
+}
+
+// A thread's view of the scales of a tile. Weights' are read 32 steps at a time, one a lane, well before they
+// are needed.
 template <class S>
 class ScaleReader {
  public:
   using Scales = StepScales<S>;
 
-  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group) : p_(p) {
+  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, int step_count)
+      : scales_(p.weight_scales), steps_(step_count) {
     const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
-    const int first = S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4;
-    rows_ = tile.rows - first;
-    row_ = (tile.first_row + first) * p.scale_row;
+    first_ = S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4;
     const int blocks = (p.n + 127) / 128;
     const int column = tile.first_column + (S::swapped ? 64 * group : 0);
     GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
       const int block = (column + i * Scales::span) / 128;  // beyond n: nothing of it is stored
-      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks;
+      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + lane;
     }
+    read_ahead(0);
   }
-  GPU_DEVICE_MEMBER void read_rows(float (&to)[Scales::of_rows], int step) const {
+  GPU_DEVICE_MEMBER void read_rows(Scales& to, SharedAddress scales) const {
     GPU_UNROLL for (int i = 0; i < Scales::of_rows; i++) {
       // Scale i is of that many rows after this thread's first.
       const int at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
-      to[i] = at < rows_ ? p_.activation_scales[row_ + step * p_.scale_block + at * p_.scale_row] : 0.0F;
+      to.row[i] = read_shared(scales + static_cast<unsigned>(first_ + at) * 4);
     }
   }
-  GPU_DEVICE_MEMBER void read_weights(float (&to)[Scales::of_weights], int step) const {
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) to[i] = p_.weight_scales[weight_[i] + step];
+  GPU_DEVICE_MEMBER void read_weights(Scales& to, int step) {
+    if (step % 32 == 0) {
+      GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) held_[i] = ahead_[i];
+      read_ahead(step + 32);
+    }
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      to.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
+    }
   }
 
  private:
-  const BlockGemm& p_;
-  int rows_, row_;  // of out that are left from this thread's first row on; index of its scale
-  int weight_[Scales::of_weights];
+  GPU_DEVICE_MEMBER void read_ahead(int step) {
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      ahead_[i] = step + static_cast<int>(gpu_lane()) < steps_ ? scales_[weight_[i] + step] : 0.0F;
+    }
+  }
+  const float* scales_;
+  int steps_, first_, weight_[Scales::of_weights];
+  float held_[Scales::of_weights], ahead_[Scales::of_weights];
 };
 
 // total += block · scales, for one part.
@@ -199,16 +231,10 @@ GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, i
     GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[part][i] = 0;
   }
   StepScales<S> scales;
-  float ahead[StepScales<S>::of_rows];
-  const ScaleReader<S> reader(p, tile, group);
-  if constexpr (!S::by_channel) reader.read_rows(ahead, 0);
+  ScaleReader<S> reader(p, tile, group, steps);
   for (int step = 0; step < steps; step++) {
-    if constexpr (!S::by_channel) {  // needed after the products: rows' come from L2, weights' from L1
-      GPU_UNROLL for (int i = 0; i < StepScales<S>::of_rows; i++) scales.row[i] = ahead[i];
-      reader.read_rows(ahead, step + 1 < steps ? step + 1 : step);
-      reader.read_weights(scales.weight, step);
-    }
     barrier_wait(ring.filled(), ring.parity);
+    if constexpr (!S::by_channel) reader.read_rows(scales, ring.scales());
     GPU_UNROLL for (int part = 0; part < S::parts; part++) {
       const int row_part = part / S::column_parts, column_part = part % S::column_parts;
       const std::uint64_t left =
@@ -221,6 +247,9 @@ GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, i
         WgmmaE4m3<S::part_columns>::multiply(block, left + 2 * i, right + 2 * i, i > 0 ? 1 : 0);
       }
       wgmma_commit();
+      if constexpr (!S::by_channel) {
+        if (part == 0) reader.read_weights(scales, step);
+      }
       wgmma_wait<0>();
       if (part == S::parts - 1) ring.give_back(blocks);
       add_block<S>(total[part], block, scales, part);
@@ -252,27 +281,27 @@ GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTi
 
 template <class S>
 __global__ void __launch_bounds__(S::threads, 1)
-    block_gemm_kernel(const __grid_constant__ CUtensorMap activations,
-                      const __grid_constant__ CUtensorMap weights, const __grid_constant__ BlockGemm p,
+    block_gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ BlockGemm p,
                       const __grid_constant__ Cut cut) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   ORRERY_DYNAMIC_SHARED(shared, 0);
   const int blocks = cut.blocks();
   const Ring<S> ring(shared_address(shared), cut.stages);
-  unsigned char* staging = shared + cut.stages * S::stage_bytes;
+  unsigned char* staging = shared + Ring<S>::bytes(cut.stages);
   BlockTileTable& table = *reinterpret_cast<BlockTileTable*>(staging + 4 * S::groups * staging_bytes +
                                                              S::most_stages * S::barrier_bytes);
   if (threadIdx.x == 0) {
     ring.prepare(blocks);
-    prefetch_map(&activations);
-    prefetch_map(&weights);
+    prefetch_map(&maps.activations);
+    prefetch_map(&maps.weights);
+    if constexpr (!S::by_channel) prefetch_map(&maps.scales);
   }
   prepare_block_walk<S::threads, S::tile_rows, S::tile_columns>(table, p, cut.unit());
   blocks > 1 ? cluster_meet() : gpu_barrier();
   const int group = static_cast<int>(threadIdx.x) / 128;
   if (group == S::groups) {
     if constexpr (S::trades_registers) give_registers<S::registers_left>();
-    if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, &activations, &weights, table, ring);
+    if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
     multiply_tiles<S>(p, cut, table, group, ring, staging + gpu_warp_index() * staging_bytes);
@@ -296,6 +325,17 @@ CUtensorMap operand_map(const void* data, std::int64_t rows, std::int64_t k, int
   return tensor_map(data, shape);
 }
 
+// Scales of rows, by block: a box is a tile's rows at one block.
+CUtensorMap scale_map(const BlockGemm& p, int box_rows) {
+  TensorMapShape shape;
+  shape.scales = true;
+  shape.extent[0] = static_cast<cuuint64_t>(p.rows);
+  shape.extent[1] = static_cast<cuuint64_t>((p.k + 127) / 128);
+  shape.stride[0] = static_cast<cuuint64_t>(p.scale_block) * 4;
+  shape.box[0] = static_cast<cuuint32_t>(box_rows);
+  return tensor_map(p.activation_scales, shape);
+}
+
 // Blocks that can have something to do: rows of experts are cut by expert, so each may add one unit.
 template <class S>
 std::int64_t most_blocks(const BlockGemm& p, const Cut& cut) {
@@ -308,11 +348,13 @@ std::int64_t most_blocks(const BlockGemm& p, const Cut& cut) {
 
 template <class S>
 void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
-  const CUtensorMap activations =
+  Maps maps;
+  maps.activations =
       operand_map(p.activations, p.rows, p.k, S::tile_rows / (cut.shares_activations != 0 ? 2 : 1));
-  const CUtensorMap weights = operand_map(p.weights, std::int64_t{p.experts} * p.n, p.k,
-                                          S::tile_columns / (cut.shares_weights != 0 ? 2 : 1));
-  const int bytes = S::fixed_bytes + cut.stages * S::stage_bytes;
+  maps.weights = operand_map(p.weights, std::int64_t{p.experts} * p.n, p.k,
+                             S::tile_columns / (cut.shares_weights != 0 ? 2 : 1));
+  maps.scales = S::by_channel ? CUtensorMap{} : scale_map(p, S::tile_rows);
+  const int bytes = S::fixed_bytes + cut.stages * (S::stage_bytes + S::scale_bytes);
   static_cast<void>(
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t at_once = std::int64_t{gpu_compute_units()} / cut.blocks() * cut.blocks();
@@ -326,7 +368,7 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
   cluster.val.clusterDim = {static_cast<unsigned>(cut.blocks()), 1, 1};
   launch.attrs = &cluster;
   launch.numAttrs = 1;
-  static_cast<void>(cudaLaunchKernelEx(&launch, block_gemm_kernel<S>, activations, weights, p, cut));
+  static_cast<void>(cudaLaunchKernelEx(&launch, block_gemm_kernel<S>, maps, p, cut));
 }
 
 // What is compiled.
@@ -343,7 +385,7 @@ constexpr Entry entry() {
   Entry e{Swapped,
           Block::tile_rows,
           Block::tile_columns,
-          Block::stage_bytes,
+          Block::stage_bytes + Block::scale_bytes,
           Block::fixed_bytes,
           launch_shape<Block>,
           nullptr};
@@ -393,6 +435,9 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
   using namespace block_wgmma;
   if (problem.rows == 0 || problem.n == 0 || problem.k == 0) return nullptr;
   if (problem.n % 8 != 0 || problem.k % 16 != 0) return "wgmma form: n is a multiple of 8 and k of 16";
+  if (!problem.by_channel && (problem.scale_row != 1 || problem.scale_block % 4 != 0)) {
+    return "wgmma form: scales of rows lie side by side, blocks a multiple of 4 apart";
+  }
   for (const Entry& e : entries) {
     if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped) continue;
     if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e))

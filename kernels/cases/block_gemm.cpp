@@ -41,7 +41,7 @@ class BlockGemmCase final : public KernelCase {
 
   std::size_t bytes_per_set() const override {
     const std::int64_t scales =
-        by_channel_ ? rows() + experts() * spec_.n : (rows() + experts() * n_blocks()) * k_blocks_;
+        by_channel_ ? rows() + experts() * spec_.n : (scale_block() + experts() * n_blocks()) * k_blocks_;
     return static_cast<std::size_t>((rows() + experts() * spec_.n) * spec_.k + rows() * spec_.n * 2 +
                                     scales * 4);
   }
@@ -51,7 +51,8 @@ class BlockGemmCase final : public KernelCase {
       why = refusal;
       return false;
     }
-    activation_scale_ = make_scales(by_channel_ ? rows() : rows() * k_blocks_, 0.01F, spec_.fill, spec_.seed);
+    activation_scale_ =
+        make_scales(by_channel_ ? rows() : scale_block() * k_blocks_, 0.01F, spec_.fill, spec_.seed);
     weight_scale_ = make_scales(by_channel_ ? experts() * spec_.n : experts() * n_blocks() * k_blocks_,
                                 0.001F, spec_.fill, spec_.seed + 1);
     // Activations and outputs are warm, the kernel before wrote them; weights are cold and rotate.
@@ -149,6 +150,7 @@ class BlockGemmCase final : public KernelCase {
 
   std::int64_t rows() const { return spec_.slots > 0 ? experts() * spec_.slots : offsets_.back(); }
   std::int64_t experts() const { return static_cast<std::int64_t>(counts_.size()); }
+  std::int64_t scale_block() const { return (rows() + 3) / 4 * 4; }
   std::int64_t n_blocks() const { return (spec_.n + 127) / 128; }
 
   BlockGemm problem(const OperandSet& set) const {
@@ -162,7 +164,7 @@ class BlockGemmCase final : public KernelCase {
     p.n = static_cast<std::int32_t>(spec_.n);
     p.k = static_cast<std::int32_t>(spec_.k);
     p.scale_row = 1;  // rows fastest: as engines keep them for Hopper, and as cuBLASLt takes them
-    p.scale_block = p.rows;
+    p.scale_block = static_cast<std::int32_t>(scale_block());
     p.weight_blocks = static_cast<std::int32_t>(k_blocks_);
     p.by_channel = by_channel_;
     if (!spec_.rows.empty())
@@ -179,7 +181,7 @@ class BlockGemmCase final : public KernelCase {
   std::vector<double> scaled_activations(std::vector<double> values, std::int64_t row) const {
     for (std::size_t i = 0; i < values.size(); ++i) {
       const std::int64_t block = by_channel_ ? 0 : static_cast<std::int64_t>(i) / 128;
-      values[i] *= activation_scale_[static_cast<std::size_t>(block * rows() + row)];
+      values[i] *= activation_scale_[static_cast<std::size_t>(block * scale_block() + row)];
     }
     return values;
   }
