@@ -26,9 +26,9 @@ Result<double> matrix_us(double flops, const std::string& dtype, const HardwareP
 // Matrix work of one launch.
 double matrix_flops(const kernels::CaseSpec& s) {
   const double nk = 2.0 * static_cast<double>(s.n * s.k);
-  if (s.op == "gemm") return nk * static_cast<double>(s.m);
+  if (table_of(s) == "gemm") return nk * static_cast<double>(s.m);
   double flops = 0;
-  if (s.op == "grouped_gemm")
+  if (table_of(s) == "grouped_gemm")
     for (const std::int64_t rows : s.rows) flops += nk * static_cast<double>(rows);
   const double per_pair = 4.0 * static_cast<double>(s.heads * s.head_dim);
   if (s.op == "attention_decode")

@@ -86,6 +86,24 @@ void add_grouped(std::vector<CaseSpec>& out, CaseSpec s) {
   }
 }
 
+// Dense, rows of experts one after the other, and in slots.
+void add_block(std::vector<CaseSpec>& out, CaseSpec s) {
+  add_gemm(out, s);
+  add_grouped(out, s);
+  const std::vector<std::int64_t> rows{5, 0, 33, 64, 1, 127, 128};
+  for (const char* dtype : {"fp8-block", "fp8-channel"}) {
+    for (const std::int64_t slots : {std::int64_t{128}, std::int64_t{200}}) {
+      CaseSpec masked = s;
+      masked.dtype = dtype;
+      masked.rows = rows;
+      masked.slots = slots;
+      masked.n = 1536;
+      masked.k = 640;
+      out.push_back(masked);
+    }
+  }
+}
+
 void add_decode(std::vector<CaseSpec>& out, CaseSpec s) {
   const std::vector<std::vector<std::int64_t>> batches{
       {1},    {2, 1, 17},  {15, 16, 17, 33, 1, 127, 128, 129},
@@ -184,6 +202,8 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
     add_gemm(out, s);
   else if (op.starts_with("grouped_gemm"))
     add_grouped(out, s);
+  else if (op.starts_with("block_gemm"))
+    add_block(out, s);
   else if (op == "attention_decode")
     add_decode(out, s);
   else if (op.starts_with("attention_prefill"))

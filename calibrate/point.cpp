@@ -171,18 +171,19 @@ Result<std::vector<std::pair<std::int64_t, std::int64_t>>> parse_sequences(const
 
 namespace {
 
-// "attention_prefill_wgmma" is another kernel for the same operator.
-std::string operator_of(const std::string& op) {
+// "attention_prefill_wgmma" is another kernel for the same operator, "block_gemm" one for two of them.
+std::string operator_of(const kernels::CaseSpec& s) {
   for (const char* known : {"grouped_gemm", "attention_prefill"}) {
-    if (op.starts_with(known)) return known;
+    if (s.op.starts_with(known)) return known;
   }
-  return op;
+  if (s.op.starts_with("block_gemm")) return s.rows.empty() ? "gemm" : "grouped_gemm";
+  return s.op;
 }
 
 }  // namespace
 
 std::string table_of(const kernels::CaseSpec& s) {
-  const std::string op = operator_of(s.op);
+  const std::string op = operator_of(s);
   if (op == "gemm" || op == "grouped_gemm" || op == "attention_prefill" || op == "attention_decode")
     return op;
   if (is_collective(s.op)) return "collectives";
@@ -191,10 +192,10 @@ std::string table_of(const kernels::CaseSpec& s) {
 }
 
 std::string shape_of(const kernels::CaseSpec& s) {
-  if (s.op == "gemm") return s.dtype + joined({s.m, s.n, s.k});
-  if (operator_of(s.op) == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
+  if (operator_of(s) == "gemm") return s.dtype + joined({s.m, s.n, s.k});
+  if (operator_of(s) == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
   const std::string heads = s.dtype + "," + s.kv_dtype + joined({s.heads, s.kv_heads, s.head_dim});
-  if (operator_of(s.op) == "attention_prefill") return heads + "," + sequences_text(s.sequences);
+  if (operator_of(s) == "attention_prefill") return heads + "," + sequences_text(s.sequences);
   if (s.op == "attention_decode") {
     std::int64_t sum = 0;
     for (const std::int64_t c : s.contexts) sum += c;
@@ -209,6 +210,9 @@ std::string shape_of(const kernels::CaseSpec& s) {
 }
 
 std::vector<std::string> forms_of(const kernels::CaseSpec& s) {
+  const bool scaled = s.dtype == "fp8-block" || s.dtype == "fp8-channel";
+  if (s.op == "gemm" && scaled) return {s.op, "block_gemm_wgmma", "block_gemm"};
+  if (s.op == "grouped_gemm" && scaled) return {s.op, "grouped_gemm_wgmma", "block_gemm_wgmma", "block_gemm"};
   if (s.op == "grouped_gemm") return {s.op, "grouped_gemm_wgmma"};
   if (s.op != "attention_prefill") return {s.op};
   std::vector<std::string> forms{s.op, "attention_prefill_wgmma"};
@@ -269,9 +273,9 @@ double weight_bytes_per_parameter(const std::string& dtype) { return dtype.start
 
 double cold_bytes(const kernels::CaseSpec& s) {
   const double matrix = static_cast<double>(s.n * s.k) * weight_bytes_per_parameter(s.dtype);
-  if (s.op == "gemm") return matrix;
+  if (operator_of(s) == "gemm") return matrix;
   if (s.op == "copy") return 2.0 * static_cast<double>(s.bytes);
-  if (s.op == "grouped_gemm") {
+  if (operator_of(s) == "grouped_gemm") {
     const auto used = std::count_if(s.rows.begin(), s.rows.end(), [](std::int64_t n) { return n > 0; });
     return static_cast<double>(used) * matrix;
   }

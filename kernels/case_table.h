@@ -39,6 +39,7 @@ std::unique_ptr<KernelCase> make_write_case(const CaseSpec&, std::string& why);
 // NVIDIA's matrix instructions and libraries.
 std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_collective_case(const CaseSpec&, std::string& why);

@@ -24,13 +24,15 @@ enum class Fill : std::uint8_t {
 
 // Shapes as in interfaces §7; an operator reads the fields that it names.
 struct CaseSpec {
-  std::string op;                                      // "gemm", "rms_norm", …
-  std::string dtype = "bf16";                          // bf16 | fp8-tensor | fp8-channel | fp8-block
-  std::string kv_dtype = "bf16";                       // bf16 | fp8
-  std::int64_t m = 0, n = 0, k = 0;                    // rows, features out, features in
-  std::vector<std::int64_t> rows;                      // grouped: rows per expert, zeros allowed
-  std::int64_t experts = 0, top_k = 0;                 // routing
-  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;  // attention, rotary
+  std::string op;                    // "gemm", "rms_norm", …
+  std::string dtype = "bf16";        // bf16 | fp8-tensor | fp8-channel | fp8-block
+  std::string kv_dtype = "bf16";     // bf16 | fp8
+  std::int64_t m = 0, n = 0, k = 0;  // rows, features out, features in
+  std::vector<std::int64_t> rows;    // grouped: rows per expert, zeros allowed
+  std::int64_t slots = 0;     // grouped: rows set aside for each expert; 0: rows lie one after the other
+  std::int32_t variant = -1;  // of a kernel whose tiles can be searched; −1: its own choice
+  std::int64_t experts = 0, top_k = 0;                           // routing
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;            // attention, rotary
   std::vector<std::pair<std::int64_t, std::int64_t>> sequences;  // prefill: (new tokens, context before)
   std::vector<std::int64_t> contexts;  // decode: tokens in the cache, one per sequence
   std::int64_t block_size = 16;        // paged KV

@@ -158,6 +158,47 @@ TEST_CASE("of several kernels for an operator the fastest that the device has is
   CHECK(measure(prompts(64, 0), device, arena, world.timer, make, {}).state == PointState::unsupported);
 }
 
+TEST_CASE(
+    "scaled products are timed by library and by our own kernels, the plain form only where it is needed") {
+  FakeWorld world;
+  world.noise = 0;
+  world.takes = {{"gemm", 2}, {"block_gemm_wgmma", 1.5}, {"block_gemm", 1}};
+  FakeDevice device(world);
+  Arena arena(device, 0.5);
+  const MakeCase make = fake_cases(world);
+  Point product;
+  product.spec.op = "gemm";
+  product.spec.dtype = "fp8-block";
+  product.spec.m = 64;
+  product.spec.n = product.spec.k = 4096;
+  product.table = table_of(product.spec);
+  product.shape = shape_of(product.spec);
+  const Measurement hopper = measure(product, device, arena, world.timer, make, {});
+  CHECK(hopper.kernel == "fake.block_gemm_wgmma");
+  REQUIRE(hopper.slower.size() == 1);
+  CHECK(hopper.slower[0].first == "fake.gemm");
+  world.without = {"block_gemm_wgmma"};  // an L40S
+  CHECK(measure(product, device, arena, world.timer, make, {}).kernel == "fake.block_gemm");
+  product.spec.dtype = "bf16";
+  CHECK(measure(product, device, arena, world.timer, make, {}).kernel == "fake.gemm");
+}
+
+TEST_CASE("a block product is a row of the table of what it does") {
+  kernels::CaseSpec s;
+  s.op = "block_gemm_wgmma";
+  s.dtype = "fp8-block";
+  s.m = 64;
+  s.n = 256;
+  s.k = 512;
+  CHECK(table_of(s) == "gemm");
+  CHECK(shape_of(s) == "fp8-block,64,256,512");
+  CHECK(cold_bytes(s) == 256 * 512);
+  s.rows = {3, 0, 5};
+  CHECK(table_of(s) == "grouped_gemm");
+  CHECK(shape_of(s) == "fp8-block,256,512,3 0 5");
+  CHECK(cold_bytes(s) == 2 * 256 * 512);
+}
+
 TEST_CASE("a launch that its library refused is a failure, not a very fast kernel") {
   FakeWorld world;
   world.refusal = "not for this shape";

@@ -2,7 +2,10 @@
 // missing. With a GPU, every case of a small shape runs and agrees with its reference.
 #include "kernels/device.h"
 
+#include <algorithm>
+
 #include "catch.h"
+#include "kernels/block_gemm.h"
 #include "kernels/case_table.h"
 #include "kernels/specs.h"
 #include "kernels/vendor_library.h"
@@ -41,6 +44,36 @@ TEST_CASE("every case runs and is timed where there is a device", "[kernels]") {
       CHECK(ns.size() == 10);
       for (const double t : ns) CHECK(t > 0);
       device->memory().release_all();
+    }
+  }
+}
+
+TEST_CASE("block_gemm_wgmma chooses among the tiles that exist", "[kernels]") {
+  const auto tiles = block_gemm_tiles();
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    CHECK(std::find(tiles.begin() + static_cast<std::ptrdiff_t>(i) + 1, tiles.end(), tiles[i]) ==
+          tiles.end());
+  }
+  if (tiles.empty()) return;  // built without a toolkit
+  for (const std::int32_t m : {1, 16, 17, 64, 65, 128, 200, 256, 1000, 8192, 40000}) {
+    for (const std::int32_t n : {8, 1000, 2112, 4096, 51200}) {
+      for (const auto layout : {BlockGemmExperts::none, BlockGemmExperts::contiguous}) {
+        for (const bool by_channel : {false, true}) {
+          BlockGemm p;
+          p.rows = m;
+          p.n = n;
+          p.k = 4096;
+          p.layout = layout;
+          p.experts = layout == BlockGemmExperts::none ? 1 : 64;
+          p.by_channel = by_channel;
+          for (const std::int32_t units : {78, 132}) {
+            CAPTURE(m, n, by_channel, units);
+            const BlockGemmTile tile = block_gemm_tile(p, units);
+            CHECK(std::find(tiles.begin(), tiles.end(), tile) != tiles.end());
+            if (by_channel) CHECK(!(tile.rows == 256 && !tile.swapped));  // not compiled
+          }
+        }
+      }
     }
   }
 }

@@ -10,7 +10,7 @@ namespace orrery::kernels {
 inline CaseSpec small_spec(const std::string& op) {
   CaseSpec spec;
   spec.op = op;
-  if (op.find("quantize") != std::string::npos) spec.dtype = "fp8-block";
+  if (op.find("quantize") != std::string::npos || op.starts_with("block_gemm")) spec.dtype = "fp8-block";
   spec.m = 5;
   spec.n = 256;
   spec.k = 64;

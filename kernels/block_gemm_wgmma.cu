@@ -1,0 +1,460 @@
+// Block-scaled products with Hopper's wgmma. One thread orders copies by the tensor copy engine into a ring
+// of stages (128 features in of both operands); one or two warpgroups multiply, so that while one adds its
+// block in fp32 the tensor cores have the other's; all walk over the same tiles and meet in barriers of the
+// stages only, so that copies of the next tile run while this one is stored. A warpgroup makes 64 rows at a
+// time: with `Parts` of them, one after the other, a stage is used more often. Two blocks of a cluster may
+// share the copies of one operand, which then comes from L2 once.
+//
+// With few rows the operands change places: 64 weights a warpgroup, as many columns as there are rows, so
+// that an instruction has no empty ones.
+#include <algorithm>
+#include <array>
+
+#include "kernels/block_gemm.h"
+#include "kernels/block_gemm_store.h"
+#include "kernels/block_tiles.h"
+#include "kernels/cluster.h"
+#include "kernels/tensor_map.h"
+#include "kernels/wgmma_e4m3.h"
+
+namespace orrery::kernels {
+namespace block_wgmma {  // named: on sm_89 much of it is unused, which the compiler reports of unnamed ones
+
+// What is compiled; stages and shared copies are chosen at run time.
+template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns, bool ByChannel>
+struct Shape {
+  static constexpr bool swapped = Swapped, by_channel = ByChannel;
+  static constexpr int groups = Groups, row_parts = RowParts, column_parts = ColumnParts;
+  static constexpr int parts = RowParts * ColumnParts, part_columns = PartColumns;
+  static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
+  // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
+  static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
+  static constexpr int registers_left = Groups == 3 ? 40 : RowParts == 2 ? 56 : 40;
+  static constexpr int registers_each = Groups == 3 ? 152 : RowParts == 2 ? 224 : 232;
+  static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
+  static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
+  static constexpr int tile_rows = Swapped ? right_rows : left_rows,
+                       tile_columns = Swapped ? left_rows : right_rows;
+  static constexpr int right_offset = left_rows * 128, stage_bytes = (left_rows + right_rows) * 128;
+  // Scales of the tile's rows travel with a stage.
+  static constexpr int scale_bytes = ByChannel ? 0 : (tile_rows * 4 + 127) / 128 * 128;
+  static constexpr int barrier_bytes = 16, most_stages = 16;
+  static constexpr int fixed_bytes =
+      4 * Groups * staging_bytes + most_stages * barrier_bytes + static_cast<int>(sizeof(BlockTileTable));
+  using Walk = BlockWalk<tile_rows, tile_columns>;
+  static_assert(!Swapped || parts == 1);
+  static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
+};
+
+// For the copy engine; scales: of rows, by block.
+struct Maps {
+  CUtensorMap activations, weights, scales;
+};
+
+struct Cut {
+  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0;
+  __host__ __device__ int blocks() const { return 1 + shares_weights + shares_activations; }
+  __host__ __device__ BlockTileUnit unit() const { return {1 + shares_weights, 1 + shares_activations}; }
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// Runs over stages and knows in which phase their barriers are.
+template <class S>
+struct Ring {
+  SharedAddress base, barriers;
+  unsigned stages, slot = 0, parity = 0;  // scales lie behind the stages
+
+  GPU_DEVICE_MEMBER Ring(SharedAddress shared, int count)
+      : base(shared), barriers(shared + bytes(count) + 4 * S::groups * staging_bytes), stages(count) {}
+  GPU_DEVICE_MEMBER static int bytes(int count) { return count * (S::stage_bytes + S::scale_bytes); }
+  GPU_DEVICE_MEMBER SharedAddress scales() const {
+    return base + stages * S::stage_bytes + slot * S::scale_bytes;
+  }
+  GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
+  GPU_DEVICE_MEMBER SharedAddress filled() const { return barriers + slot * S::barrier_bytes; }
+  GPU_DEVICE_MEMBER SharedAddress emptied() const { return filled() + 8; }
+  GPU_DEVICE_MEMBER void advance() {
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1U;
+    }
+  }
+  GPU_DEVICE_MEMBER void prepare(int blocks) const {
+    for (unsigned s = 0; s < stages; s++) {
+      barrier_init(barriers + s * S::barrier_bytes, 1);  // filled: the thread that ordered the copies
+      barrier_init(barriers + s * S::barrier_bytes + 8, 4 * S::groups * blocks);  // emptied: every warp that
+                                                                                  // read
+    }
+    barrier_init_fence();
+  }
+  // Every warp that has read a stage says so, to both blocks when they share.
+  GPU_DEVICE_MEMBER void give_back(int blocks) const {
+    const unsigned lane = gpu_lane();
+    if (blocks == 1) {
+      if (lane == 0) barrier_arrive(emptied());
+    } else if (lane < 2) {
+      barrier_arrive_at(emptied(), lane);
+    }
+  }
+};
+
+// One operand's part of a stage: in whole, or this block's half of what both get.
+GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, int row, SharedAddress filled,
+                             int shared_half, int rank) {
+  if (shared_half == 0) {
+    copy_box(to, map, k, row, filled);
+  } else {
+    copy_box_to_all(to + rank * shared_half * 128, map, k, row + rank * shared_half, filled, 3);
+  }
+}
+
+// By one thread.
+template <class S>
+GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
+                             const BlockTileTable& table, Ring<S> ring) {
+  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  const int steps = (p.k + 127) / 128;
+  constexpr int activations_at = S::swapped ? S::right_offset : 0,
+                weights_at = S::swapped ? 0 : S::right_offset;
+  const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
+  const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
+  // The half of an operand that both share is that of the same tile.
+  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
+    for (int step = 0; step < steps; step++) {
+      barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
+      barrier_expect(ring.filled(), S::stage_bytes + (S::by_channel ? 0 : S::tile_rows * 4));
+      if constexpr (!S::by_channel) {
+        copy_box(ring.scales(), &maps.scales, walk.tile.first_row, step, ring.filled());
+      }
+      copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
+                   ring.filled(), activation_half, walk.rank);
+      copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
+                   weight_half, walk.rank);
+      ring.advance();
+    }
+  }
+}
+
+// The scales that a step of k needs.
+template <class S>
+struct StepScales {
+  // Rows of out (a half is eight rows) or, swapped, its columns; then weights, 64 or 128 of them each.
+  static constexpr int span = S::part_columns % 128 == 0 ? 128 : 64;
+  static constexpr int of_rows = S::swapped ? S::part_columns / 4 : 2 * S::row_parts;
+  static constexpr int of_weights = S::swapped ? 1 : S::column_parts * ((S::part_columns + span - 1) / span);
+  float row[of_rows], weight[of_weights];
+};
+
+GPU_DEVICE float read_shared(SharedAddress from) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
+  return value;
+}
+
+// A thread's view of the scales of a tile. Weights' are read 32 steps at a time, one a lane, well before they
+// are needed.
+template <class S>
+class ScaleReader {
+ public:
+  using Scales = StepScales<S>;
+
+  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, int step_count)
+      : scales_(p.weight_scales), steps_(step_count) {
+    const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
+    first_ = S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4;
+    const int blocks = (p.n + 127) / 128;
+    const int column = tile.first_column + (S::swapped ? 64 * group : 0);
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      const int block = (column + i * Scales::span) / 128;  // beyond n: nothing of it is stored
+      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + lane;
+    }
+    read_ahead(0);
+  }
+  GPU_DEVICE_MEMBER void read_rows(Scales& to, SharedAddress scales) const {
+    GPU_UNROLL for (int i = 0; i < Scales::of_rows; i++) {
+      // Scale i is of that many rows after this thread's first.
+      const int at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
+      to.row[i] = read_shared(scales + static_cast<unsigned>(first_ + at) * 4);
+    }
+  }
+  GPU_DEVICE_MEMBER void read_weights(Scales& to, int step) {
+    if (step % 32 == 0) {
+      GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) held_[i] = ahead_[i];
+      read_ahead(step + 32);
+    }
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      to.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
+    }
+  }
+
+ private:
+  GPU_DEVICE_MEMBER void read_ahead(int step) {
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      ahead_[i] = step + static_cast<int>(gpu_lane()) < steps_ ? scales_[weight_[i] + step] : 0.0F;
+    }
+  }
+  const float* scales_;
+  int steps_, first_, weight_[Scales::of_weights];
+  float held_[Scales::of_weights], ahead_[Scales::of_weights];
+};
+
+// total += block · scales, for one part.
+template <class S>
+GPU_DEVICE void add_block(float (&total)[S::accumulators], const float (&block)[S::accumulators],
+                          const StepScales<S>& scales, int part) {
+  if constexpr (S::by_channel) {
+    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i];
+  } else if constexpr (S::swapped) {
+    float factor[S::accumulators / 2];
+    GPU_UNROLL for (int i = 0; i < S::accumulators / 2; i++) factor[i] = scales.row[i] * scales.weight[0];
+    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * factor[i / 4 * 2 + i % 2];
+  } else {
+    constexpr int span = StepScales<S>::span, spans = (S::part_columns + span - 1) / span;
+    const int row_part = part / S::column_parts, column_part = part % S::column_parts;
+    GPU_UNROLL for (int s = 0; s < spans; s++) {
+      const float weight = scales.weight[column_part * spans + s];
+      const float factor[2] = {scales.row[2 * row_part] * weight, scales.row[2 * row_part + 1] * weight};
+      GPU_UNROLL for (int i = s * span / 2; i < (s + 1) * span / 2 && i < S::accumulators; i++) {
+        total[i] += block[i] * factor[i % 4 / 2];
+      }
+    }
+  }
+}
+
+template <class S>
+GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, int blocks, Ring<S>& ring,
+                              float (&total)[S::parts][S::accumulators]) {
+  const int steps = (p.k + 127) / 128;
+  GPU_UNROLL for (int part = 0; part < S::parts; part++) {
+    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[part][i] = 0;
+  }
+  StepScales<S> scales;
+  ScaleReader<S> reader(p, tile, group, steps);
+  for (int step = 0; step < steps; step++) {
+    barrier_wait(ring.filled(), ring.parity);
+    if constexpr (!S::by_channel) reader.read_rows(scales, ring.scales());
+    GPU_UNROLL for (int part = 0; part < S::parts; part++) {
+      const int row_part = part / S::column_parts, column_part = part % S::column_parts;
+      const std::uint64_t left =
+          matrix_descriptor(ring.stage() + static_cast<unsigned>(group * S::row_parts + row_part) * 64 * 128);
+      const std::uint64_t right = matrix_descriptor(
+          ring.stage() + S::right_offset + static_cast<unsigned>(column_part * S::part_columns) * 128);
+      float block[S::accumulators];
+      wgmma_fence();
+      GPU_UNROLL for (unsigned i = 0; i < 4; i++) {
+        WgmmaE4m3<S::part_columns>::multiply(block, left + 2 * i, right + 2 * i, i > 0 ? 1 : 0);
+      }
+      wgmma_commit();
+      if constexpr (!S::by_channel) {
+        if (part == 0) reader.read_weights(scales, step);
+      }
+      wgmma_wait<0>();
+      if (part == S::parts - 1) ring.give_back(blocks);
+      add_block<S>(total[part], block, scales, part);
+    }
+    ring.advance();
+  }
+}
+
+template <class S>
+GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
+                               Ring<S> ring, unsigned char* staging) {
+  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    float total[S::parts][S::accumulators];
+    multiply_tile<S>(p, walk.tile, group, cut.blocks(), ring, total);
+    GPU_UNROLL for (int part = 0; part < S::parts; part++) {
+      const int row = 64 * (group * S::row_parts + part / S::column_parts),
+                column = part % S::column_parts * S::part_columns;
+      if constexpr (S::swapped) {
+        store_transposed<S::by_channel>(p, walk.tile, row, total[part], staging);
+      } else {
+        store_rows<S::by_channel>(p, walk.tile, row, column, total[part], staging);
+      }
+    }
+  }
+}
+
+#endif
+
+template <class S>
+__global__ void __launch_bounds__(S::threads, 1)
+    block_gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ BlockGemm p,
+                      const __grid_constant__ Cut cut) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  ORRERY_DYNAMIC_SHARED(shared, 0);
+  const int blocks = cut.blocks();
+  const Ring<S> ring(shared_address(shared), cut.stages);
+  unsigned char* staging = shared + Ring<S>::bytes(cut.stages);
+  BlockTileTable& table = *reinterpret_cast<BlockTileTable*>(staging + 4 * S::groups * staging_bytes +
+                                                             S::most_stages * S::barrier_bytes);
+  if (threadIdx.x == 0) {
+    ring.prepare(blocks);
+    prefetch_map(&maps.activations);
+    prefetch_map(&maps.weights);
+    if constexpr (!S::by_channel) prefetch_map(&maps.scales);
+  }
+  prepare_block_walk<S::threads, S::tile_rows, S::tile_columns>(table, p, cut.unit());
+  blocks > 1 ? cluster_meet() : gpu_barrier();
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  if (group == S::groups) {
+    if constexpr (S::trades_registers) give_registers<S::registers_left>();
+    if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
+  } else {
+    if constexpr (S::trades_registers) take_registers<S::registers_each>();
+    multiply_tiles<S>(p, cut, table, group, ring, staging + gpu_warp_index() * staging_bytes);
+  }
+  if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
+    __syncwarp();
+    cluster_meet();
+  }
+#endif
+}
+
+// An operand in boxes of 128 features × `box_rows`.
+CUtensorMap operand_map(const void* data, std::int64_t rows, std::int64_t k, int box_rows) {
+  TensorMapShape shape;
+  shape.fp8 = true;
+  shape.extent[0] = static_cast<cuuint64_t>(k);
+  shape.extent[1] = static_cast<cuuint64_t>(rows);
+  shape.stride[0] = static_cast<cuuint64_t>(k);
+  shape.box[0] = 128;
+  shape.box[1] = static_cast<cuuint32_t>(box_rows);
+  return tensor_map(data, shape);
+}
+
+// Scales of rows, by block: a box is a tile's rows at one block.
+CUtensorMap scale_map(const BlockGemm& p, int box_rows) {
+  TensorMapShape shape;
+  shape.scales = true;
+  shape.extent[0] = static_cast<cuuint64_t>(p.rows);
+  shape.extent[1] = static_cast<cuuint64_t>((p.k + 127) / 128);
+  shape.stride[0] = static_cast<cuuint64_t>(p.scale_block) * 4;
+  shape.box[0] = static_cast<cuuint32_t>(box_rows);
+  return tensor_map(p.activation_scales, shape);
+}
+
+// Blocks that can have something to do: rows of experts are cut by expert, so each may add one unit.
+template <class S>
+std::int64_t most_blocks(const BlockGemm& p, const Cut& cut) {
+  const std::int64_t rows = std::int64_t{S::tile_rows} * (cut.shares_weights != 0 ? 2 : 1);
+  const std::int64_t columns = std::int64_t{S::tile_columns} * (cut.shares_activations != 0 ? 2 : 1);
+  const std::int64_t down =
+      p.layout == BlockGemmExperts::none ? (p.rows + rows - 1) / rows : p.rows / rows + p.experts;
+  return down * ((p.n + columns - 1) / columns) * cut.blocks();
+}
+
+template <class S>
+void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
+  Maps maps;
+  maps.activations =
+      operand_map(p.activations, p.rows, p.k, S::tile_rows / (cut.shares_activations != 0 ? 2 : 1));
+  maps.weights = operand_map(p.weights, std::int64_t{p.experts} * p.n, p.k,
+                             S::tile_columns / (cut.shares_weights != 0 ? 2 : 1));
+  maps.scales = S::by_channel ? CUtensorMap{} : scale_map(p, S::tile_rows);
+  const int bytes = S::fixed_bytes + cut.stages * (S::stage_bytes + S::scale_bytes);
+  static_cast<void>(
+      cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  const std::int64_t at_once = std::int64_t{gpu_compute_units()} / cut.blocks() * cut.blocks();
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(static_cast<unsigned>(std::min(most_blocks<S>(p, cut), at_once)));
+  launch.blockDim = dim3(S::threads);
+  launch.dynamicSmemBytes = static_cast<std::size_t>(bytes);
+  launch.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(cut.blocks()), 1, 1};
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  static_cast<void>(cudaLaunchKernelEx(&launch, block_gemm_kernel<S>, maps, p, cut));
+}
+
+// What is compiled.
+struct Entry {
+  bool swapped;
+  std::int32_t rows, columns, stage_bytes, fixed_bytes;
+  void (*by_block)(const BlockGemm&, const Cut&, void*);
+  void (*by_channel)(const BlockGemm&, const Cut&, void*);
+};
+template <bool Swapped, int Groups, int RowParts, int ColumnParts, int PartColumns>
+constexpr Entry entry() {
+  using Block = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, false>;
+  using Channel = Shape<Swapped, Groups, RowParts, ColumnParts, PartColumns, true>;
+  Entry e{Swapped,
+          Block::tile_rows,
+          Block::tile_columns,
+          Block::stage_bytes + Block::scale_bytes,
+          Block::fixed_bytes,
+          launch_shape<Block>,
+          nullptr};
+  if constexpr (RowParts == 1) e.by_channel = launch_shape<Channel>;  // two would not fit the registers
+  return e;
+}
+constexpr std::array entries{
+    entry<true, 1, 1, 1, 16>(),   entry<true, 1, 1, 1, 32>(),   entry<true, 1, 1, 1, 64>(),
+    entry<true, 2, 1, 1, 16>(),   entry<true, 2, 1, 1, 32>(),   entry<true, 2, 1, 1, 64>(),
+    entry<false, 1, 1, 1, 128>(), entry<false, 2, 1, 1, 64>(),  entry<false, 2, 1, 1, 128>(),
+    entry<false, 2, 1, 1, 192>(), entry<false, 2, 1, 2, 128>(), entry<false, 2, 2, 1, 128>(),
+    entry<false, 3, 1, 1, 128>(),
+};
+
+constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16;
+constexpr std::int32_t stages_that_fit(const Entry& e) {
+  return std::min(most_stages, (shared_memory - e.fixed_bytes) / e.stage_bytes);
+}
+constexpr std::size_t count_tiles() {
+  std::size_t count = 0;
+  for (const Entry& e : entries)
+    count += 3 * static_cast<std::size_t>(stages_that_fit(e) - fewest_stages + 1);
+  return count;
+}
+constexpr auto all_tiles() {
+  std::array<BlockGemmTile, count_tiles()> tiles{};
+  std::size_t i = 0;
+  for (const Entry& e : entries) {
+    for (std::int32_t stages = fewest_stages; stages <= stages_that_fit(e); ++stages) {
+      for (const SharedCopies shared :
+           {SharedCopies::none, SharedCopies::weights, SharedCopies::activations}) {
+        tiles[i++] = {e.rows, e.columns, e.swapped, stages, shared};
+      }
+    }
+  }
+  return tiles;
+}
+constexpr auto tiles = all_tiles();
+
+}  // namespace block_wgmma
+
+std::span<const BlockGemmTile> block_gemm_tiles() { return block_wgmma::tiles; }
+
+const char* block_gemm_wgmma_refusal() { return wgmma_refusal(); }
+
+const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile, void* stream) {
+  using namespace block_wgmma;
+  if (problem.rows == 0 || problem.n == 0 || problem.k == 0) return nullptr;
+  if (problem.n % 8 != 0 || problem.k % 16 != 0) return "wgmma form: n is a multiple of 8 and k of 16";
+  if (!problem.by_channel && (problem.scale_row != 1 || problem.scale_block % 4 != 0)) {
+    return "wgmma form: scales of rows lie side by side, blocks a multiple of 4 apart";
+  }
+  for (const Entry& e : entries) {
+    if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped) continue;
+    if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e))
+      return "no such number of stages fits";
+    const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
+                  tile.shared == SharedCopies::activations ? 1 : 0};
+    const auto launch = problem.by_channel ? e.by_channel : e.by_block;
+    if (launch == nullptr) return "no such tile by channel is compiled";
+    launch(problem, cut, stream);
+    return nullptr;
+  }
+  return "no tile of this extent is compiled";
+}
+
+void block_gemm_wgmma(const BlockGemm& problem, void* stream) {
+  static_cast<void>(block_gemm_wgmma(
+      problem, block_gemm_tile(problem, static_cast<std::int32_t>(gpu_compute_units())), stream));
+}
+
+}  // namespace orrery::kernels

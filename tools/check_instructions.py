@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Kernels hold the instructions that they are there for: tools/check_instructions.py NVCC INCLUDE [SOURCE…] | --self-test
+
+Translates kernels/*.cu to PTX and looks into every kernel of a file: one that fell back to another path, or whose arrays went to
+local memory, would still compute the right thing.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ENTRY = re.compile(r"\.entry (\w+)\(.*?(?=\.entry |\Z)", re.S)
+COPIES = [r"cp\.async\.bulk\.tensor\.\dd\.shared::cluster\.global\.mbarrier", r"mbarrier\.try_wait\.parity"]
+MMA_E4M3 = r"mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e4m3\.e4m3\.f32"
+PLAIN = [r"cp\.async\.cg\.shared\.global", r"ldmatrix\.sync\.aligned\.m8n8\.x4"]
+# source, target, [(part of a kernel's name, or "" for all; what each of those must hold)]
+EXPECTED = [
+    ("block_gemm_wgmma", "90a", [("", COPIES + [r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.f32\.e4m3\.e4m3", r"stmatrix\.sync",
+                                               r"\.multicast::cluster", r"barrier\.cluster\.wait"]),
+                                 ("ShapeILb0ELi2ELi1ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
+                                 ("ShapeILb0ELi2ELi2ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
+                                 ("ShapeILb1ELi1ELi1ELi1ELi16E", [r"m64n16k32", r"stmatrix.*\.trans"])]),
+    ("block_gemm", "89", [("", PLAIN + [MMA_E4M3])]),
+    ("block_gemm", "90a", [("", PLAIN + [MMA_E4M3])]),
+    ("grouped_gemm_wgmma", "90a", [("", COPIES + [r"wgmma\.mma_async"]), ("ShapeILb1E", [r"k32\.f32\.e4m3\.e4m3"]),
+                                   ("ShapeILb0E", [r"k16\.f32\.bf16\.bf16"])]),
+]
+
+
+def missing(ptx, expected):
+    """[(kernel, what it lacks)], and how many kernels there are"""
+    kernels = {m.group(1): m.group(0) for m in ENTRY.finditer(ptx)}
+    found = [(name, "local memory: an array left the registers") for name, text in kernels.items() if re.search(r"\.local\b", text)]
+    for part, wanted in expected:
+        named = [name for name in kernels if part in name]
+        if not named:
+            found.append((part, "no such kernel"))
+        found += [(name, w) for name in named for w in wanted if not re.search(w, kernels[name])]
+    return found, len(kernels)
+
+
+def translate(nvcc, include, source, target):
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "k.ptx")
+        subprocess.run([nvcc, "-std=c++20", "-O3", f"-gencode=arch=compute_{target},code=compute_{target}", "-ptx", f"-I{include}",
+                        str(ROOT / "kernels" / f"{source}.cu"), "-o", out], check=True)
+        return pathlib.Path(out).read_text(encoding="utf-8")
+
+
+def self_test():
+    good = ".visible .entry _ZaShape(\n) { mma.sync x; }\n.visible .entry _Zb() { mma.sync y; }\n"
+    checks = [missing(good, [("", ["mma\\.sync"])]) == ([], 2), len(missing(good, [("Shape", ["wgmma"])])[0]) == 1,
+              len(missing(good, [("", [" y;"])])[0]) == 1, missing(good, [("Other", [])])[0] == [("Other", "no such kernel")],
+              len(missing(good.replace("y;", ".local .b8 a[4];"), [])[0]) == 1]
+    print(f"check_instructions self-test: {sum(checks)} of {len(checks)}")
+    return 0 if all(checks) else 1
+
+
+def main(arguments):
+    if arguments == ["--self-test"]:
+        return self_test()
+    nvcc, include, only = arguments[0], arguments[1], arguments[2:]
+    chosen = [e for e in EXPECTED if not only or e[0] in only]
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda e: translate(nvcc, include, e[0], e[1]), chosen))
+    bad = 0
+    for (source, target, expected), ptx in zip(chosen, texts):
+        found, kernels = missing(ptx, expected)
+        for name, what in found:
+            print(f"{source}.cu, sm_{target}: {name}: {what}")
+        print(f"{source}.cu, sm_{target}: {kernels} kernels, {len(found)} lacks")
+        bad += len(found) + (kernels == 0)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
