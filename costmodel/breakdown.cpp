@@ -57,8 +57,13 @@ StepInput PricerState::input_of(const GraphNode& node, const StepShape& shape,
                                   ? padded.gathered
                                   : padded.tokens;
   const std::int64_t own = node.by_load ? padded.busiest : padded.tokens;
-  return {tokens, padded.rows, &shape, eager_kernels(shape, padded),
-          padded.drafting, node.by_load && tokens > 0 ? typical_load(tokens) : nullptr, own};
+  return {tokens,
+          padded.rows,
+          &shape,
+          eager_kernels(shape, padded),
+          padded.drafting,
+          node.by_load && tokens > 0 ? typical_load(tokens) : nullptr,
+          own};
 }
 
 double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviation); }

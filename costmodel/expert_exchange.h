@@ -90,8 +90,8 @@ struct ExchangeTime {
   double fixed = 0, near = 0, far = 0, unhidden = 0;
   double ns() const { return fixed + (near > far ? near : far) + unhidden * (near > far ? far : near); }
 };
-// Tokens whose rows the busiest rank sends or gets over scale-up links and over the network: its own or what a
-// rank gets on average, and under a hotspot as much more as its rows (low latency), or the tokens with rows
+// Tokens whose rows the busiest rank sends or gets over scale-up links and over the network: its own or what
+// a rank gets on average, and under a hotspot as much more as its rows (low latency), or the tokens with rows
 // on it and on its node (normal), are beyond those of the busiest rank of a uniform batch: what uniform
 // choices leave uneven is in the timings, which were taken with random ones.
 struct ExchangeRows {

@@ -37,8 +37,7 @@ ExpertTime PricerState::expert_time(const ExpertStep& step, const RankLoad& load
     }
     return time;
   }
-  const DependsOn other =
-      step.low_latency ? DependsOn::exchanged_normal : DependsOn::exchanged_low_latency;
+  const DependsOn other = step.low_latency ? DependsOn::exchanged_normal : DependsOn::exchanged_low_latency;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (!nodes[i].by_load || nodes[i].spec.depends_on == other) continue;
     if (nodes[i].part == LayerPart::experts) {
@@ -70,8 +69,8 @@ double PricerState::experts_ns(const PaddedStep& padded) const {
 
 double PricerState::first_halved_ns(const HalvedStep& step, const std::array<ExpertStep, 2>& halves) const {
   const std::lock_guard lock(loads_guard);
-  return halved_ns(step, {expert_loads->parts(halves[0], expert_price()),
-                          expert_loads->parts(halves[1], expert_price())});
+  return halved_ns(
+      step, {expert_loads->parts(halves[0], expert_price()), expert_loads->parts(halves[1], expert_price())});
 }
 
 const RankLoad* PricerState::typical_load(std::int64_t tokens) const {
@@ -99,8 +98,7 @@ void PricerState::add_experts(const InstanceSpec& spec) {
   std::vector<ExpertPlacement> placements;
   for (std::int32_t l = 0; l < e.layers; ++l)
     placements.push_back(first_placement(e, popularity, expert_ranks, e.first_layer + l));
-  expert_loads =
-      std::make_shared<ExpertLoads>(popularity, 0, std::move(placements), groups, e.first_layer);
+  expert_loads = std::make_shared<ExpertLoads>(popularity, 0, std::move(placements), groups, e.first_layer);
   layers_of_all = static_cast<double>(e.all_layers) / static_cast<double>(e.layers);
   // A run whose loads change asks for each step's; of joint steps there are too many sizes to price them all.
   const std::int32_t ranks = padding.ranks();
@@ -115,7 +113,8 @@ void PricerState::add_experts(const InstanceSpec& spec) {
   expert_table = std::move(table);
 }
 
-// Of pipeline stages, whose layers with experts cost the same: as one of them would be with the layers of all.
+// Of pipeline stages, whose layers with experts cost the same: as one of them would be with the layers of
+// all.
 ExpertTime StepPricer::expert_time(const ExpertStep& step, const RankLoad& load) const {
   if (state_->stages.empty()) return state_->expert_time(step, load);
   const auto stage = std::find_if(state_->stages.begin(), state_->stages.end(),
@@ -137,8 +136,8 @@ ExpertWork StepPricer::expert_work(std::span<const StepShape> ranks) const {
     return work(a) < work(b);
   };
   const StepShape& most = *std::max_element(ranks.begin(), ranks.end(), before);
-  const PaddedStep padded = ranks.size() > 1 ? state_->padding.pad(most, state_->padding.join(ranks))
-                                             : state_->padding.pad(most);
+  const PaddedStep padded =
+      ranks.size() > 1 ? state_->padding.pad(most, state_->padding.join(ranks)) : state_->padding.pad(most);
   ExpertWork work;
   work.whole = state_->expert_step(padded);
   work.two_batches = padded.two_batches;

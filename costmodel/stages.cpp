@@ -18,7 +18,8 @@ std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp,
 namespace {
 
 // A stage of layers from `first` on: those of them that have experts.
-void take_experts(const InstanceSpec& whole, std::int64_t first, const ModelSpec& stage, ExpertSpec& experts) {
+void take_experts(const InstanceSpec& whole, std::int64_t first, const ModelSpec& stage,
+                  ExpertSpec& experts) {
   std::int64_t before = 0, own = 0, layer = 0;
   for (const LayerKind& kind : whole.model.layer_kinds) {
     if (kind.moe && whole.model.kind_of_layer.empty())

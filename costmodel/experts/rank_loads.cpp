@@ -28,7 +28,7 @@ double normal_below(double x) {
 double expected_maximum(std::span<const double> means, std::span<const double> deviations) {
   constexpr double reach = 6;
   constexpr int nodes = 64;
-  double low = means[0], high = means[0];
+  double low = means[0] - reach * deviations[0], high = means[0];
   for (std::size_t i = 0; i < means.size(); ++i) {
     low = std::max(low, means[i] - reach * deviations[i]);
     high = std::max(high, means[i] + reach * deviations[i]);
@@ -86,7 +86,8 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
   };
   for (std::size_t r = 0; r < ranks_; ++r) touched_.push_back(touched(r, 1));
   const auto of_node = static_cast<std::size_t>(groups_.ranks_of_node);
-  for (std::size_t r = 0; r < ranks_; r += of_node) node_.push_back(touched(r, std::min(of_node, ranks_ - r)));
+  for (std::size_t r = 0; r < ranks_; r += of_node)
+    node_.push_back(touched(r, std::min(of_node, ranks_ - r)));
 }
 
 // P(a slot has a row) = 1 − (1 − q)^T; slots of a rank count as independent but for their number being

@@ -79,9 +79,9 @@ class LayerLoads {
   void add_touched(double tokens, std::span<const double> deviates, RankLoad& load) const;
 
   std::shared_ptr<const ExpertDemand> demand_;
-  std::size_t ranks_, slots_;                // slots: of a rank
-  std::vector<double> slot_;                 // πᵢ ÷ replicas, by slot
-  std::vector<double> mean_, spread_;        // by rank, of one token: μ and d
+  std::size_t ranks_, slots_;          // slots: of a rank
+  std::vector<double> slot_;           // πᵢ ÷ replicas, by slot
+  std::vector<double> mean_, spread_;  // by rank, of one token: μ and d
   ExchangeGroups groups_;
   std::vector<double> touched_, node_;       // by rank and by node: probability that a token has a row there
   std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −

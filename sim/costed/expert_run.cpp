@@ -69,7 +69,8 @@ template <class Each>
 void ExpertRun::each_drawn(const State& s, LayerRange range, Each each) const {
   const std::int32_t drawn = std::min(range.count, drawn_layers);
   const auto first = static_cast<std::int32_t>(s.step % range.count);
-  for (std::int32_t i = 0; i < drawn; ++i) each(range.first + (first + i * range.count / drawn) % range.count);
+  for (std::int32_t i = 0; i < drawn; ++i)
+    each(range.first + (first + i * range.count / drawn) % range.count);
 }
 
 double ExpertRun::products_ns(std::size_t instance, const State& s, const ExpertStep& step,
@@ -88,8 +89,8 @@ double ExpertRun::products_ns(std::size_t instance, const State& s, const Expert
   double deviation = 0;
   each_drawn(s, range, [&](std::int32_t layer) {
     RandomStream random = stream(instance, s, layer);
-    deviation += price_(step, l.layer(layer).sampled(step.tokens, random)).ns() -
-                 l.layer_ns(step, layer, price_);
+    deviation +=
+        price_(step, l.layer(layer).sampled(step.tokens, random)).ns() - l.layer_ns(step, layer, price_);
   });
   const double drawn = std::min(range.count, drawn_layers);
   const double sum = expected + deviation * std::sqrt(static_cast<double>(range.count) / drawn) / all;
@@ -111,8 +112,7 @@ double ExpertRun::halves_ns(std::size_t instance, const State& s, const ExpertWo
     for (const std::size_t h : {0u, 1u}) {
       RandomStream random = stream(instance, s, layer, h + 1);
       const ExpertStep& half = work.halves[h];
-      drawn[h][static_cast<std::size_t>(layer)] =
-          price_(half, l.layer(layer).sampled(half.tokens, random));
+      drawn[h][static_cast<std::size_t>(layer)] = price_(half, l.layer(layer).sampled(half.tokens, random));
     }
   });
   const double count = l.layers();

@@ -48,8 +48,8 @@ class ExpertRun {
   const State& state(std::size_t instance) const { return instances_[instance].state; }
   void restore(std::size_t instance, const State& state);
 
-  // StepShape::expert_q20 of the instance's next step, scheduled at `now`; weights that a step has to wait for
-  // are part of it.
+  // StepShape::expert_q20 of the instance's next step, scheduled at `now`; weights that a step has to wait
+  // for are part of it.
   std::int64_t next(std::size_t instance, const ExpertWork& work, SimTime now);
   // The same of every pipeline stage.
   void next(std::size_t instance, const ExpertWork& work, SimTime now, std::vector<std::int64_t>& stages);
