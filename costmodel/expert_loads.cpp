@@ -77,6 +77,7 @@ RankLoad ExpertLoads::load(std::int32_t layer, std::int64_t tokens) {
 
 const ExpertLoads::Row& ExpertLoads::row(const ExpertStep& step, const ExpertPrice& price) {
   if (step.own > 0) {
+    if (exchanged_.size() >= most_exchanged && !exchanged_.contains(step)) exchanged_.clear();
     Row& row = exchanged_[step];
     if (row.layers.empty()) fill(row, step, price);
     return row;
@@ -88,6 +89,12 @@ const ExpertLoads::Row& ExpertLoads::row(const ExpertStep& step, const ExpertPri
     fill(*rows_[index], step, price);
   }
   return *rows_[index];
+}
+
+std::array<std::span<const ExpertTime>, 2> ExpertLoads::halves(const std::array<ExpertStep, 2>& steps,
+                                                               const ExpertPrice& price) {
+  if (exchanged_.size() + steps.size() > most_exchanged) exchanged_.clear();
+  return {row(steps[0], price).parts, row(steps[1], price).parts};
 }
 
 void ExpertLoads::fill(Row& row, const ExpertStep& step, const ExpertPrice& price) {

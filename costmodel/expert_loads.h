@@ -65,10 +65,9 @@ class ExpertLoads {
   double layer_ns(const ExpertStep& step, std::int32_t layer, const ExpertPrice& price) {
     return row(step, price).layers[static_cast<std::size_t>(layer)];
   }
-  // Of an exchange: each layer's, in parts.
-  std::span<const ExpertTime> parts(const ExpertStep& step, const ExpertPrice& price) {
-    return row(step, price).parts;
-  }
+  // Of an exchange: each layer's, of both halves. Good until something else is asked.
+  std::array<std::span<const ExpertTime>, 2> halves(const std::array<ExpertStep, 2>& steps,
+                                                    const ExpertPrice& price);
   // Mean over layers of the expected load, by load() and kept.
   const RankLoad& typical(std::int64_t tokens);
   // Mean over layers of the expected load, from scratch.
@@ -92,6 +91,7 @@ class ExpertLoads {
   double balancedness_ = 1;
   std::vector<std::vector<RankLoad>> knots_;  // by knot and layer
   std::vector<std::unique_ptr<Row>> rows_;    // by tokens, without an exchange
+  static constexpr std::size_t most_exchanged = 4096;  // prompts come in any size: then all are forgotten
   std::map<ExpertStep, Row> exchanged_;
   std::map<std::int64_t, RankLoad> typical_;
 };

@@ -69,8 +69,7 @@ double PricerState::experts_ns(const PaddedStep& padded) const {
 
 double PricerState::first_halved_ns(const HalvedStep& step, const std::array<ExpertStep, 2>& halves) const {
   const std::lock_guard lock(loads_guard);
-  return halved_ns(
-      step, {expert_loads->parts(halves[0], expert_price()), expert_loads->parts(halves[1], expert_price())});
+  return halved_ns(step, expert_loads->halves(halves, expert_price()));
 }
 
 const RankLoad* PricerState::typical_load(std::int64_t tokens) const {

@@ -101,8 +101,7 @@ double ExpertRun::products_ns(std::size_t instance, const State& s, const Expert
 // loads.
 double ExpertRun::halves_ns(std::size_t instance, const State& s, const ExpertWork& work) const {
   ExpertLoads& l = *s.loads;
-  std::array<std::span<const ExpertTime>, 2> loads;
-  for (const std::size_t h : {0u, 1u}) loads[h] = l.parts(work.halves[h], price_);
+  const std::array<std::span<const ExpertTime>, 2> loads = l.halves(work.halves, price_);
   const double first = pricer_->first_halved_ns(work);
   const double expected = pricer_->halved_ns(work, loads);
   if (!spec_.sampled) return expected - first;
