@@ -56,22 +56,23 @@ StepInput PricerState::input_of(const GraphNode& node, const StepShape& shape,
                               : is_gathered(d) || (d == DependsOn::experts && padded.gathered > 0)
                                   ? padded.gathered
                                   : padded.tokens;
-  return {tokens, padded.rows, &shape, eager_kernels(shape, padded), padded.drafting, nullptr, padded.tokens};
+  const std::int64_t own = node.by_load ? padded.busiest : padded.tokens;
+  return {tokens,
+          padded.rows,
+          &shape,
+          eager_kernels(shape, padded),
+          padded.drafting,
+          node.by_load && tokens > 0 ? typical_load(tokens) : nullptr,
+          own};
 }
 
 double interval_factor(double log_deviation) { return det_exp(1.645 * log_deviation); }
 
-namespace {
-
-// Where popularity is not uniform: what the layers' slowest ranks have on average. Their times on average are
-// another thing by a few percent at most, which goes to the largest line with the rounding rest.
 std::optional<RankLoad> mean_load(const PricerState& s, const PaddedStep& padded) {
-  if (s.expert_loads == nullptr) return std::nullopt;
+  if (s.expert_loads == nullptr || s.loads_exchanges) return std::nullopt;
   return s.expert_loads->mean_load(
       static_cast<double>(padded.gathered > 0 ? padded.gathered : padded.tokens));
 }
-
-}  // namespace
 
 void price_nodes(const PricerState& s, const StepShape& shape, const PaddedStep& padded, std::int64_t busy,
                  const RankLoad* load, std::vector<PricedNode>& out) {

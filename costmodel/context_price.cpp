@@ -47,9 +47,4 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
   whole_table = table_over(DependsOn::whole_step, most);
 }
 
-std::int64_t StepPricer::padded_tokens(const StepShape& shape) const {
-  const PaddedStep padded = state_->padding.pad(shape);
-  return state_->shares_prompts ? padded.gathered : padded.tokens;  // that experts see
-}
-
 }  // namespace orrery

@@ -36,10 +36,6 @@ class ExchangeCheck {
                   " experts, and those with fewer do not follow them; " + m.name + " has " +
                   std::to_string(m.experts));
     check_formats();
-    if (spec_.experts.on())
-      place_.fail(
-          "a popularity of experts beside rows that DeepEP or MoRI exchange is not modelled; leave "
-          "deployment.experts out, or exchange rows by collectives");
     if (joint_.exchange != ExpertExchange::normal) check_low_latency();
     if (joint_.two_batches.on && joint_.exchange_library == "mori")
       place_.fail("two batches are not run over MoRI (vLLM asserts it); use enable_dbo: false");

@@ -24,9 +24,29 @@ double PricerState::exchanged_ns(const PaddedStep& padded) const {
   const DependsOn now = padded.low_latency ? DependsOn::exchanged_low_latency : DependsOn::exchanged_normal;
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == now) ns = plus_node(ns, i, input);
+    if (nodes[i].spec.depends_on == now && !nodes[i].by_load) ns = plus_node(ns, i, input);
   }
   return ns;
+}
+
+namespace {
+
+// Rows of one half, the first of which has the odd one.
+void halve_rows(PaddedStep& padded, int half) {
+  for (std::int64_t* rows : {&padded.tokens, &padded.gathered, &padded.busiest})
+    *rows = half == 0 ? (*rows + 1) / 2 : *rows / 2;
+}
+
+}  // namespace
+
+std::array<ExpertStep, 2> PricerState::half_steps(const PaddedStep& padded) const {
+  std::array<ExpertStep, 2> steps;
+  for (const int h : {0, 1}) {
+    PaddedStep half = padded;
+    halve_rows(half, h);
+    steps[static_cast<std::size_t>(h)] = expert_step(half);
+  }
+  return steps;
 }
 
 void HalfStep::take(const StepShape& shape, const PaddedStep& whole, int half) {
@@ -55,8 +75,7 @@ void HalfStep::take(const StepShape& shape, const PaddedStep& whole, int half) {
   }
   of.prefill = prefill;
   padded = whole;
-  padded.tokens = half == 0 ? (whole.tokens + 1) / 2 : whole.tokens / 2;
-  padded.gathered = half == 0 ? (whole.gathered + 1) / 2 : whole.gathered / 2;
+  halve_rows(padded, half);
 }
 
 double PricerState::half_node_ns(std::size_t node, const HalfStep& half) const {
@@ -93,28 +112,32 @@ double PricerState::slower_beside_exchange(const PaddedStep& padded) const {
   return padded.low_latency ? 1 : 1 / (1 - exchange_units);
 }
 
-double PricerState::two_batch_ns(const StepShape& shape, const PaddedStep& padded) const {
-  double whole =
+HalvedStep PricerState::halved(const StepShape& shape, const PaddedStep& padded) const {
+  HalvedStep step;
+  step.whole =
       sum_rows(padded.rows) + over_ns(gathered_rows_table, DependsOn::gathered_rows, padded.gathered_rows);
-  if (padded.mode == GraphMode::none) whole += sum_eager(eager_kernels(shape, padded));
-  std::array<HalfLayer, 2> halves;
+  if (padded.mode == GraphMode::none) step.whole += sum_eager(eager_kernels(shape, padded));
   const double slower = slower_beside_exchange(padded), layers = static_cast<double>(exchange_layers);
+  step.slower = slower;
   for (const int h : {0, 1}) {
     HalfStep half;
     half.take(shape, padded, h);
-    HalfLayer& layer = halves[static_cast<std::size_t>(h)];
+    HalfLayer& layer = step.halves[static_cast<std::size_t>(h)];
     for (std::size_t i = 0; i < nodes.size(); ++i) {
       const GraphNode& node = nodes[i];
       const double share = halved_share(node);
-      if (share == 0 || !takes_part(node, half.of, half.padded)) continue;
+      if (share == 0 || node.by_load || !takes_part(node, half.of, half.padded)) continue;
       const double ns = half_node_ns(i, half) * share / layers;
+      const auto apart = [&] {
+        return taken_apart(i, input_of(node, half.of, half.padded), half.padded.low_latency, ns);
+      };
       switch (node.part) {
         case LayerPart::inputs: layer.inputs += ns * slower; break;
         case LayerPart::attention: layer.attention += ns * slower; break;
         case LayerPart::shared: layer.shared += ns * slower; break;
         case LayerPart::experts: layer.experts += ns * slower; break;
-        case LayerPart::dispatch: layer.dispatch = taken_apart(i, half, ns); break;
-        case LayerPart::combine: layer.combine = taken_apart(i, half, ns); break;
+        case LayerPart::dispatch: layer.dispatch = apart(); break;
+        case LayerPart::combine: layer.combine = apart(); break;
         case LayerPart::other: break;
       }
     }
@@ -124,24 +147,44 @@ double PricerState::two_batch_ns(const StepShape& shape, const PaddedStep& padde
     const bool counted = d == DependsOn::rows || d == DependsOn::gathered_rows || d == DependsOn::eager;
     const double rest = 1 - halved_share(nodes[i]);
     if (counted || rest <= 0 || !takes_part(nodes[i], shape, padded)) continue;
-    whole += rest * node_ns(i, input_of(nodes[i], shape, padded));
+    step.whole += rest * node_ns(i, input_of(nodes[i], shape, padded));
   }
-  const BatchOrder order = !by_phase_batches        ? BatchOrder::at_exchanges
-                           : !shape.prefill.empty() ? BatchOrder::at_exchanges_shared_later
-                           : pause_between_layers   ? BatchOrder::in_stages_with_pause
-                                                    : BatchOrder::in_stages;
-  return whole + two_batches_ns(halves, exchange_layers, order);
+  step.order = !by_phase_batches        ? BatchOrder::at_exchanges
+               : !shape.prefill.empty() ? BatchOrder::at_exchanges_shared_later
+               : pause_between_layers   ? BatchOrder::in_stages_with_pause
+                                        : BatchOrder::in_stages;
+  return step;
+}
+
+double PricerState::two_batch_ns(const StepShape& shape, const PaddedStep& padded) const {
+  const HalvedStep step = halved(shape, padded);
+  if (loads_exchanges) return first_halved_ns(step, half_steps(padded));
+  return step.whole + two_batches_ns(step.halves, exchange_layers, step.order);
+}
+
+double PricerState::halved_ns(const HalvedStep& step,
+                              const std::array<std::span<const ExpertTime>, 2>& loads) const {
+  std::vector<std::array<HalfLayer, 2>> layers(static_cast<std::size_t>(exchange_layers), step.halves);
+  const double share = 1 / static_cast<double>(exchange_layers);
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    for (const std::size_t h : {0u, 1u}) {
+      const ExpertTime& time = loads[h][l];
+      HalfLayer& layer = layers[l][h];
+      layer.experts += time.experts * share * step.slower;
+      layer.dispatch = {time.dispatch.occupied * share, time.dispatch.behind * share};
+      layer.combine = {time.combine.occupied * share, time.combine.behind * share};
+    }
+  }
+  return step.whole + two_batches_ns(layers, step.order);
 }
 
 // Low-latency kernels start and store to peers of the node on the compute stream; the network carries the
 // rest.
-HalfExchange PricerState::taken_apart(std::size_t node, const HalfStep& half, double ns) const {
-  if (!half.padded.low_latency) return {0, ns};
-  const StepInput input = input_of(nodes[node], half.of, half.padded);
+HalfExchange PricerState::taken_apart(std::size_t node, const StepInput& input, bool low_latency,
+                                      double ns) const {
+  if (!low_latency) return {0, ns};
   const ExchangeShape& shape = *nodes[node].spec.exchange;
-  const double rows = std::max(static_cast<double>(input.tokens) / shape.ranks,
-                               static_cast<double>(input.own) / shape.own_parts);
-  const ExchangeTime time = exchange_time(shape, rows);
+  const ExchangeTime time = exchange_time(shape, busiest_rows(shape, input));
   const double occupied = time.ns() > 0 ? std::min(1.0, (time.fixed + time.near) / time.ns()) : 1;
   return {ns * occupied, ns * (1 - occupied)};
 }

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/det_math.h"
+#include "costmodel/moe.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
 
@@ -131,7 +132,28 @@ double exchange_links(const HardwareProfile& hardware, std::int32_t ranks) {
                   hardware.link_pair_bandwidth.value.value() * peers / hardware.link_bandwidth.value.value());
 }
 
-ExchangeTime exchange_time(const ExchangeShape& s, double rows) {
+ExchangeRows busiest_rows(const ExchangeShape& s, const StepInput& input) {
+  const auto own = static_cast<double>((input.own + s.own_parts - 1) / s.own_parts);
+  const double mean = static_cast<double>(input.tokens) / s.ranks;
+  if (input.load == nullptr || input.tokens == 0) return {std::max(mean, own), std::max(mean, own)};
+  const auto tokens = static_cast<double>(input.tokens), experts = static_cast<double>(s.experts);
+  const auto beyond = [&](double most, double even) { return even > 0 ? mean * most / even : mean; };
+  if (s.low_latency) {
+    const double rows = expected_slowest_rank(experts, static_cast<double>(s.experts_per_token), tokens,
+                                              static_cast<double>(s.ranks))
+                            .rows;
+    const double busiest = std::max(own, beyond(input.load->rows, rows));
+    return {busiest, busiest};
+  }
+  const auto even = [&](double groups) {
+    return expected_most_touched(groups, expected_distinct_groups(groups, experts, s.experts_per_token),
+                                 tokens);
+  };
+  return {std::max(own, beyond(input.load->received, even(s.ranks))),
+          std::max(own, beyond(input.load->at_node, even(s.nodes())))};
+}
+
+ExchangeTime exchange_time(const ExchangeShape& s, const ExchangeRows& rows) {
   const ExchangeTable& t = *s.table;
   const ExchangeFigures& f = figures_of(s);
   const auto ns = [](const Figure<Seconds>& figure) { return figure.value.value() * 1e9; };
@@ -140,11 +162,11 @@ ExchangeTime exchange_time(const ExchangeShape& s, double rows) {
                ns(f.per_row_kib) * s.row_bytes / 1024;
   const double rate = f.rate.value.value() * 1e-9 * t.link_ratio * s.links;
   const ExchangeBytes bytes = exchange_bytes(s);
-  time.near = rows * bytes.near / rate;
+  time.near = rows.near * bytes.near / rate;
   if (s.nodes() > 1) {
     ORRERY_CHECK(f.network.present(), "an exchange over nodes needs figures of a network");
     time.fixed += ns(f.per_doubling) * det_log(static_cast<double>(s.nodes())) / det_log(2.0);
-    time.far = rows * bytes.far / (f.network.value.value() * 1e-9 * t.network_ratio);
+    time.far = rows.far * bytes.far / (f.network.value.value() * 1e-9 * t.network_ratio);
     time.unhidden = f.unhidden.value;
   }
   return time;

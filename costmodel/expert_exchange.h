@@ -13,6 +13,8 @@
 
 namespace orrery {
 
+struct StepInput;  // costmodel/operator.h
+
 // GPUs of one scale-up domain of the parts in the tables, all of which come in nodes of eight.
 constexpr std::int32_t gpus_of_node = 8;
 
@@ -88,8 +90,18 @@ struct ExchangeTime {
   double fixed = 0, near = 0, far = 0, unhidden = 0;
   double ns() const { return fixed + (near > far ? near : far) + unhidden * (near > far ? far : near); }
 };
-// `rows`: tokens whose rows the busiest rank sends or gets.
-ExchangeTime exchange_time(const ExchangeShape& shape, double rows);
+// Tokens whose rows the busiest rank sends or gets over scale-up links and over the network: its own or what
+// a rank gets on average, and under a hotspot as much more as its rows (low latency), or the tokens with rows
+// on it and on its node (normal), are beyond those of the busiest rank of a uniform batch: what uniform
+// choices leave uneven is in the timings, which were taken with random ones.
+struct ExchangeRows {
+  double near = 0, far = 0;
+};
+ExchangeRows busiest_rows(const ExchangeShape& shape, const StepInput& input);
+ExchangeTime exchange_time(const ExchangeShape& shape, const ExchangeRows& rows);
+inline ExchangeTime exchange_time(const ExchangeShape& shape, double rows) {
+  return exchange_time(shape, ExchangeRows{rows, rows});
+}
 // ExchangeShape::links. Through a switch all links lead to any peer; in a full mesh one to each.
 double exchange_links(const HardwareProfile& hardware, std::int32_t ranks);
 

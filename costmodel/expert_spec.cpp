@@ -125,6 +125,7 @@ ExpertSpec read_experts(const Yaml& node, const ModelSpec& model, const Parallel
         spec.expert_bytes += t.bytes().value() / static_cast<double>(t.copies);
     }
   }
+  spec.all_layers = spec.layers;
   if (!node.present()) return spec;
   read_popularity(node.optional("popularity"), folder, spec, model);
   PopularitySpec& p = spec.popularity;
@@ -138,6 +139,9 @@ ExpertSpec read_experts(const Yaml& node, const ModelSpec& model, const Parallel
   if (const Yaml routing = node.optional("routing"); routing.present())
     spec.sampled = routing.choice({"expected", "sampled"}) == 1;
   read_eplb(node.optional("eplb"), engine, model, plan.ep, spec.eplb);
+  if (plan.pp > 1 && spec.eplb.moves())
+    node.optional("eplb").optional("policy").fail(
+        "moving experts in a run is not modelled with pipeline stages; use static, off or pp: 1");
   if (spec.on() && spec.layers == 0) node.fail(model.name + " has no experts; remove the key");
   return spec;
 }

@@ -32,7 +32,9 @@ struct ExpertSpec {
   PopularitySpec popularity;
   bool sampled = false;  // loads of each step are drawn; else their expectation
   BalancingSpec eplb;
-  std::int32_t layers = 0;  // of the model with experts
+  std::int32_t layers = 0;  // of the model with experts; of one pipeline stage, the first of which has this
+                            // number among those of all stages
+  std::int32_t first_layer = 0, all_layers = 0;
   std::uint64_t seed = 1;   // the scenario's
   double expert_bytes = 0;  // of one expert of one layer
   // Whether anything departs from the expectation over uniform popularity, which costs nothing.

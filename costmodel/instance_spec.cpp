@@ -243,7 +243,6 @@ class InstanceReader {
     const Yaml speculation = node_.optional("speculation").optional("method");
     return !(refuse(m.vision != nullptr, "a vision encoder") ||
              refuse(speculation.present() && speculation.text() != "off", "speculation") ||
-             refuse(node_.optional("experts").present(), "deployment.experts") ||
              refuse(window_of(m) > 0, "a sliding window"));
   }
 

@@ -56,10 +56,6 @@ StepTiming StepPricer::price_joint(std::span<const StepShape> ranks) const {
   return t;
 }
 
-std::int64_t StepPricer::gathered_tokens(std::span<const StepShape> ranks) const {
-  return state_->padding.join(ranks).gathered;
-}
-
 std::vector<DecodeLine> StepPricer::joint_decode_lines(std::span<const StepShape> ranks) const {
   const JointStep joint = state_->padding.join(ranks);
   std::vector<DecodeLine> lines;

@@ -22,7 +22,7 @@ std::int64_t sequences_of(const StepShape& shape) {
 
 }  // namespace
 
-JointStep GraphPadding::join(std::span<const StepShape> ranks) const {
+JointStep GraphPadding::join_by_rule(std::span<const StepShape> ranks) const {
   ORRERY_CHECK(static_cast<std::int32_t>(ranks.size()) == joint_.ranks, "one shape a rank");
   if (joint_.deals_by_pass()) return join_batches(ranks);
   if (joint_.gathers_experts()) return join_graph_sizes(ranks);
@@ -99,6 +99,20 @@ JointStep GraphPadding::join_prompts(std::span<const StepShape> ranks, const Joi
   return step;
 }
 
+std::int64_t GraphPadding::rank_tokens(const StepShape& shape, const JointStep& joint) const {
+  return joint.own_sizes ? pad_alone(shape).tokens
+                         : std::max(in_equal_parts(tokens_of(shape)), joint.rank_tokens);
+}
+
+std::int64_t GraphPadding::busiest(std::span<const StepShape> ranks, const JointStep& joint) const {
+  std::int64_t most = 0;
+  for (const StepShape& rank : ranks) {
+    const bool idle = rank.prefill.empty() && rank.decode_sequences == 0;
+    if (!idle) most = std::max(most, rank_tokens(rank, joint));
+  }
+  return most;
+}
+
 PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) const {
   PaddedStep step;
   step.mode = joint.mode;
@@ -106,12 +120,12 @@ PaddedStep GraphPadding::pad(const StepShape& shape, const JointStep& joint) con
   step.rows = step.sequences + shape.draft_tokens;
   step.drafting = shape.without_drafting ? 0 : step.sequences;
   step.real_tokens = tokens_of(shape);
-  step.tokens = joint.own_sizes ? pad_alone(shape).tokens
-                                : std::max(in_equal_parts(step.real_tokens), joint.rank_tokens);
+  step.tokens = rank_tokens(shape, joint);
   step.gathered = joint.gathered;
   step.gathered_rows = joint.gathered_rows;
   step.by_sum = joint.by_sum;
   step.low_latency = joint_.low_latency(joint.prompts);
+  step.busiest = joint.busiest;
   step.two_batches = joint.two_batches;
   step.launcher_agrees = joint_.runs_in_waves();
   return step;

@@ -44,6 +44,12 @@ ExpertShare expected_slowest_rank(double experts, double per_token, double token
           std::min(distinct / ranks + largest * std::sqrt(distinct_variance), std::min(held, distinct))};
 }
 
+double expected_most_touched(double groups, double distinct, double tokens) {
+  const double touched = distinct / groups;
+  return std::min(tokens, tokens * touched +
+                              expected_largest_normal(groups) * std::sqrt(tokens * touched * (1 - touched)));
+}
+
 std::int64_t moe_block_rows(std::int64_t tokens) { return tokens <= 64 ? 16 : 64; }
 
 std::int64_t swapped_block_rows(double rows_per_expert) {

@@ -22,6 +22,10 @@ using ExpertShare = RankLoad;
 // contain). One rank: everything, exactly.
 ExpertShare expected_slowest_rank(double experts, double per_token, double tokens, double ranks);
 
+// Expected largest number of `tokens` tokens with a row in one of `groups` equal groups of experts, of which
+// a token's rows meet `distinct` on average: binomial, as above.
+double expected_most_touched(double groups, double distinct, double tokens);
+
 // Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Tuned
 // files of some shapes use other blocks; those are not modelled.
 std::int64_t moe_block_rows(std::int64_t tokens);

@@ -70,10 +70,7 @@ double PricerState::reckon_hidden(const StepShape& shape, const PaddedStep& padd
     if (!combine_only || node.branch == Branch::shared) {
       add_branch(node, weights[i], input, sum);
     } else if (node.part == LayerPart::combine) {  // what stands on the network, or on SMs of its own
-      HalfStep whole;
-      whole.of = shape;
-      whole.padded = padded;
-      sum.routed.ns += taken_apart(i, whole, node_ns(i, input)).behind;
+      sum.routed.ns += taken_apart(i, input, padded.low_latency, node_ns(i, input)).behind;
     }
   }
   return sum.hidden(side.bandwidth.value);

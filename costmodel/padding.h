@@ -28,6 +28,7 @@ struct PaddedStep {
   bool split_prompts = false;  // prompts are dealt to the ranks of context parallelism: `tokens` are a rank's
                                // rows, `gathered` all ranks'
   bool low_latency = false;    // of an exchange of experts' rows: which of its kernels
+  std::int64_t busiest = 0;    // and the tokens of the rank that has most
   bool two_batches = false;    // the step runs in two halves
   bool launcher_agrees = false;  // vLLM: the ranks' exchange is part of the launch, not of the core's
                                  // schedule
@@ -46,6 +47,7 @@ struct JointStep {
                              // reduce-scatter
   bool prompts = false;      // some rank has one
   bool two_batches = false;  // every rank can run in two halves
+  std::int64_t busiest = 0;  // where experts' rows are exchanged: padded tokens of the rank that has most
 };
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
@@ -60,7 +62,11 @@ class GraphPadding {
   // With ranks: the step of a rank beside others like it.
   PaddedStep pad(const StepShape& shape) const;
   // One shape a rank, idle ones without tokens. costmodel/joint_step.cpp
-  JointStep join(std::span<const StepShape> ranks) const;
+  JointStep join(std::span<const StepShape> ranks) const {
+    JointStep step = join_by_rule(ranks);
+    if (joint_.exchanges()) step.busiest = busiest(ranks, step);
+    return step;
+  }
   PaddedStep pad(const StepShape& shape, const JointStep& joint) const;
   std::int32_t ranks() const { return joint_.ranks; }
   bool ranks_share_slots() const { return joint_.deals_by_pass(); }
@@ -82,6 +88,9 @@ class GraphPadding {
     std::int64_t sum = 0, most = 0, least = 0, sequences = 0;
     bool prompts = false;
   };
+  JointStep join_by_rule(std::span<const StepShape> ranks) const;
+  std::int64_t busiest(std::span<const StepShape> ranks, const JointStep& joint) const;
+  std::int64_t rank_tokens(const StepShape& shape, const JointStep& joint) const;
   JointStep join_decodes(const JointTokens& t) const;
   JointStep join_prompts(std::span<const StepShape> ranks, const JointTokens& t) const;
   // What a rank's tokens are dealt to its GPUs in equal parts of.

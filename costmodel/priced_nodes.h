@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "costmodel/pricer_state.h"
@@ -16,6 +17,10 @@ struct PricedNode {
   OpCost cost;
   std::int64_t ns = 0;
 };
+
+// Where popularity is not uniform: what the layers' slowest ranks have on average. Their times on average are
+// another thing by a few percent at most, which goes to the largest line with the rounding rest.
+std::optional<RankLoad> mean_load(const PricerState& s, const PaddedStep& padded);
 
 // The operators that take part, in launch order. Their times sum to `busy` exactly: the rounding rest goes to
 // the largest.

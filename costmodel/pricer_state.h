@@ -1,8 +1,10 @@
 // Inside of StepPricer, shared by pricing (step_pricer.cpp) and explaining (breakdown.cpp).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -74,6 +76,9 @@ struct PricerState {
   std::size_t last_node = 0;        // the kernel that ends a step
   std::shared_ptr<ExpertLoads> expert_loads;  // of the first instant; null = uniform, in the token table
   std::vector<double> expert_table;           // under them, by tokens
+  mutable std::mutex loads_guard;             // they fill when asked, where rows are exchanged
+  bool loads_exchanges = false;               // some node is `by_load`
+  double layers_of_all = 1;                   // layers with experts of all pipeline stages ÷ this one's
   std::int32_t expert_ranks = 1;
   SimDuration input_delay, core_wake, input_per_request, output_delay, output_per_sequence;
   std::vector<double> handoff_table;  // pipeline stages: nanoseconds by tokens; empty without
@@ -107,11 +112,14 @@ struct PricerState {
   bool by_phase_batches = false, pause_between_layers = false;
   void add_exchange(const InstanceSpec& spec);
   double two_batch_ns(const StepShape& shape, const PaddedStep& padded) const;
+  HalvedStep halved(const StepShape& shape, const PaddedStep& padded) const;
+  // With what the loads of each half decide, by layer.
+  double halved_ns(const HalvedStep& step, const std::array<std::span<const ExpertTime>, 2>& loads) const;
   double half_node_ns(std::size_t node, const HalfStep& half) const;
   double in_halves_ns(std::size_t node, const StepShape& shape, const PaddedStep& padded) const;
   double halved_share(const GraphNode& node) const;
   double slower_beside_exchange(const PaddedStep& padded) const;
-  HalfExchange taken_apart(std::size_t node, const HalfStep& half, double ns) const;
+  HalfExchange taken_apart(std::size_t node, const StepInput& input, bool low_latency, double ns) const;
   // Whether a node takes part in a step, and what it is given.
   bool takes_part(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
   StepInput input_of(const GraphNode& node, const StepShape& shape, const PaddedStep& padded) const;
@@ -145,9 +153,17 @@ struct PricerState {
     return weights[node] * nodes[node].op->cost(input).ns();
   }
   double plus_node(double sum, std::size_t node, const StepInput& input) const;
-  double sum_experts(std::int64_t tokens, const RankLoad& load) const;
-  // Under the loads of the first instant; 0 where the token table has them.
-  double experts_ns(std::int64_t tokens) const;
+  // costmodel/expert_price.cpp. Under one load, and under those of the first instant (0 where the token table
+  // has them).
+  ExpertTime expert_time(const ExpertStep& step, const RankLoad& load) const;
+  ExpertPrice expert_price() const {
+    return [this](const ExpertStep& step, const RankLoad& load) { return expert_time(step, load); };
+  }
+  ExpertStep expert_step(const PaddedStep& padded) const;
+  std::array<ExpertStep, 2> half_steps(const PaddedStep& padded) const;
+  double experts_ns(const PaddedStep& padded) const;
+  double first_halved_ns(const HalvedStep& step, const std::array<ExpertStep, 2>& halves) const;
+  const RankLoad* typical_load(std::int64_t tokens) const;  // of the layers' slowest ranks, on average
   void add_experts(const InstanceSpec& spec);
   double tokens_ns(std::int64_t tokens) const {
     const auto i = static_cast<std::size_t>(tokens);

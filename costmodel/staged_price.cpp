@@ -53,11 +53,14 @@ void for_each_kind(const StepPricer::State& s, Each each) {
   }
 }
 
-void price_all(const StepPricer::State& s, const StepShape& shape, bool samples, StagedTiming& out) {
+// `experts`: StepShape::expert_q20 by stage; empty = as the pricer expects it.
+void price_all(const StepPricer::State& s, StepShape shape, bool samples, StagedTiming& out,
+               std::span<const std::int64_t> experts = {}) {
   const PaddedStep padded = s.padding.pad(shape);
   out.stages.clear();
   out.samples = samples;
-  for_each_kind(s, [&](const PricerState& stage, std::size_t, std::size_t count) {
+  for_each_kind(s, [&](const PricerState& stage, std::size_t first, std::size_t count) {
+    if (!experts.empty()) shape.expert_q20 = experts[first];
     out.stages.insert(out.stages.end(), count, stage.price_stage(shape, padded, out.host));
   });
 }
@@ -165,8 +168,9 @@ Status fill_stages(const InstanceSpec& spec, const PriceScales& scales, StepPric
 std::int32_t StepPricer::stages() const { return std::max(1, state_->rules.stages); }
 const StageRules& StepPricer::stage_rules() const { return state_->rules; }
 
-void StepPricer::price_stages(const StepShape& shape, bool samples, StagedTiming& out) const {
-  price_all(*state_, shape, samples, out);
+void StepPricer::price_stages(const StepShape& shape, bool samples, StagedTiming& out,
+                              std::span<const std::int64_t> experts) const {
+  price_all(*state_, shape, samples, out, experts);
 }
 
 StepTiming StepPricer::empty_timing(std::int32_t running) const {
@@ -187,7 +191,8 @@ StepSummary summarize_stages(const StepPricer::State& s, const StepShape& shape)
   std::vector<PricedNode> nodes;
   for_each_kind(s, [&](const PricerState& stage, std::size_t first, std::size_t count) {
     const StageTiming& t = timing.stages[first];
-    price_nodes(stage, shape, padded, t.busy + t.handoff, nullptr, nodes);
+    const std::optional<RankLoad> load = mean_load(stage, padded);
+    price_nodes(stage, shape, padded, t.busy + t.handoff, load ? &*load : nullptr, nodes);
     doubt.add(stage, nodes, static_cast<double>(count));
   });
   return summary_of(s, timing, doubt);
@@ -203,10 +208,13 @@ StepBreakdown explain_stages(const StepPricer::State& s, const StepShape& shape)
   for_each_kind(s, [&](const PricerState& stage, std::size_t first, std::size_t count) {
     const StageTiming& t = timing.stages[first];
     const auto times = static_cast<std::int64_t>(count);
-    price_nodes(stage, shape, padded, t.busy + t.handoff, nullptr, nodes);
+    const std::optional<RankLoad> load = mean_load(stage, padded);
+    price_nodes(stage, shape, padded, t.busy + t.handoff, load ? &*load : nullptr, nodes);
     doubt.add(stage, nodes, static_cast<double>(count));
     for (const PricedNode& priced : nodes) {
-      OpLine line = describe(stage, priced, stage.input_of(stage.nodes[priced.node], shape, padded));
+      StepInput input = stage.input_of(stage.nodes[priced.node], shape, padded);
+      if (load && stage.nodes[priced.node].spec.depends_on == DependsOn::experts) input.load = &*load;
+      OpLine line = describe(stage, priced, input);
       line.name = name_of(first, count) + " " + line.name;
       line.count *= times;
       line.time_ns *= times;

@@ -15,6 +15,27 @@ std::vector<std::int64_t> layers_of_stages(std::int64_t layers, std::int32_t pp,
   return stages;
 }
 
+namespace {
+
+// A stage of layers from `first` on: those of them that have experts.
+void take_experts(const InstanceSpec& whole, std::int64_t first, const ModelSpec& stage,
+                  ExpertSpec& experts) {
+  std::int64_t before = 0, own = 0, layer = 0;
+  for (const LayerKind& kind : whole.model.layer_kinds) {
+    if (kind.moe && whole.model.kind_of_layer.empty())
+      before += std::clamp<std::int64_t>(first - layer, 0, kind.count);
+    layer += kind.count;
+  }
+  for (layer = 0; layer < first && !whole.model.kind_of_layer.empty(); ++layer)
+    before += whole.model.layer_kinds[whole.model.kind_of_layer[static_cast<std::size_t>(layer)]].moe ? 1 : 0;
+  for (const LayerKind& kind : stage.layer_kinds) own += kind.moe ? kind.count : 0;
+  if (own == 0) experts = {};
+  experts.layers = static_cast<std::int32_t>(own);
+  experts.first_layer = static_cast<std::int32_t>(before);
+}
+
+}  // namespace
+
 InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
   const std::vector<std::int64_t> stages =
       layers_of_stages(spec.model.layers, spec.plan.pp, spec.engine.engine);
@@ -37,6 +58,7 @@ InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
     for (layer = first; layer < end; ++layer)
       ++m.layer_kinds[spec.model.kind_of_layer[static_cast<std::size_t>(layer)]].count;
   }
+  take_experts(spec, first, m, part.experts);
   std::erase_if(m.layer_kinds, [](const LayerKind& kind) { return kind.count == 0; });
   std::erase_if(m.global_weights, [&](const WeightTensor& t) {
     const bool embedding = t.name == "embed_tokens";
@@ -48,6 +70,7 @@ InstanceSpec stage_spec(const InstanceSpec& spec, std::int32_t stage) {
 
 bool alike(const InstanceSpec& a, const InstanceSpec& b) {
   if (a.stage.first() != b.stage.first() || a.stage.last() != b.stage.last()) return false;
+  if ((a.experts.on() || b.experts.on()) && a.experts.first_layer != b.experts.first_layer) return false;
   const auto same_way = [&] {  // from the stage before
     const auto at = [&](const InstanceSpec& s) { return static_cast<std::size_t>(s.stage.index); };
     return a.links->handoff[at(a)] == b.links->handoff[at(b)];

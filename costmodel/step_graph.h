@@ -28,7 +28,8 @@ struct GraphNode {
   std::int64_t count = 0;  // uses per step, all layers
   LayerPart part = LayerPart::other;
   Branch branch = Branch::none;
-  bool draft = false;  // of the drafting network, which is launched by itself
+  bool draft = false;    // of the drafting network, which is launched by itself
+  bool by_load = false;  // experts' rows are exchanged and popularity decides how many: no table holds it
   std::unique_ptr<Operator> op;
   std::int64_t kernels() const { return count * entry->launches; }
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <string_view>
 
 #include "base/mutation.h"
 #include "costmodel/pricer_state.h"
@@ -104,51 +103,6 @@ double PricerState::sum_tokens(std::int64_t tokens) const {
   return ns;
 }
 
-double PricerState::sum_experts(std::int64_t tokens, const RankLoad& load) const {
-  StepInput input{tokens, 0, nullptr, 0};
-  input.load = &load;
-  double ns = 0;
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == DependsOn::experts) ns = plus_node(ns, i, input);
-  }
-  return ns;
-}
-
-double PricerState::experts_ns(std::int64_t tokens) const {
-  if (expert_loads == nullptr) return 0;
-  const auto i = static_cast<std::size_t>(tokens);
-  if (i < expert_table.size()) return expert_table[i];
-  return sum_experts(tokens, expert_loads->mean_load(static_cast<double>(tokens)));
-}
-
-// The drafting network's experts stay uniform: their popularity is not the model's.
-void PricerState::add_experts(const InstanceSpec& spec) {
-  for (GraphNode& node : nodes) {
-    const std::string_view op = node.entry->name;
-    if (!node.draft && (op == "grouped_gemm" || op == "fused_experts"))
-      node.spec.depends_on = DependsOn::experts;
-  }
-  const ExpertSpec& e = spec.experts;
-  expert_ranks = spec.plan.ep;
-  const ExpertPopularity popularity(e.popularity, e.layers, static_cast<std::int32_t>(spec.model.experts),
-                                    static_cast<std::int32_t>(spec.model.experts_per_token), e.seed);
-  std::vector<ExpertPlacement> placements;
-  for (std::int32_t l = 0; l < e.layers; ++l)
-    placements.push_back(first_placement(e, popularity, expert_ranks, l));
-  expert_loads = std::make_shared<ExpertLoads>(popularity, 0, std::move(placements));
-  // A run whose loads change asks for each step's; of joint steps there are too many sizes to price them all.
-  const std::int32_t ranks = padding.ranks();
-  if (ranks > 1 && e.moves()) return;
-  const std::int64_t most =
-      std::max(padding.largest(),
-               std::min<std::int64_t>(ranks * spec.engine.settings.max_num_batched_tokens, table_limit));
-  const ExpertPrice price = [this](std::int64_t t, const RankLoad& load) { return sum_experts(t, load); };
-  std::vector<double> table(static_cast<std::size_t>(most) + 1);
-  for (std::int64_t t = 1; t <= most; ++t)
-    table[static_cast<std::size_t>(t)] = expert_loads->expected_ns(t, price);
-  expert_table = std::move(table);
-}
-
 double PricerState::sum_rows(std::int64_t rows) const {
   const StepInput input{0, rows, nullptr, 0};
   double ns = 0;
@@ -171,7 +125,7 @@ double PricerState::sum_over(DependsOn depends_on, std::int64_t tokens) const {
   const StepInput input{tokens, 0, nullptr, 0};
   double ns = 0;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (nodes[i].spec.depends_on == depends_on) ns = plus_node(ns, i, input);
+    if (nodes[i].spec.depends_on == depends_on && !nodes[i].by_load) ns = plus_node(ns, i, input);
   }
   return ns;
 }
@@ -221,16 +175,18 @@ LineSegment PricerState::decode_segment(const StepShape& shape, const PaddedStep
 }
 
 std::int64_t PricerState::fixed_q20(const StepShape& shape, const PaddedStep& padded) const {
-  if (padded.two_batches) return shape.decode_sequences > 0 ? 0 : to_q20(two_batch_ns(shape, padded));
+  const bool expected = shape.expert_q20 == StepShape::as_expected;
+  const std::int64_t experts = expected ? 0 : shape.expert_q20;
+  if (padded.two_batches)
+    return experts + (shape.decode_sequences > 0 ? 0 : to_q20(two_batch_ns(shape, padded)));
   double ns = tokens_ns(padded.tokens) + rows_ns(padded.rows);
   ns += drafting_ns(padded.drafting);
-  if (expert_loads != nullptr && shape.expert_q20 < 0)
-    ns += experts_ns(padded.gathered > 0 ? padded.gathered : padded.tokens);
+  if (expert_loads != nullptr && expected) ns += experts_ns(padded);
   if (padded.gathered > 0) ns += gathered_ns(padded);
   if (!shape.prefill.empty()) ns += sum_prefill(shape);
   if (padded.mode == GraphMode::none) ns += sum_eager(eager_kernels(shape, padded));
   ns -= hidden_ns(shape, padded) + early_ns(shape);
-  return to_q20(ns) + std::max<std::int64_t>(0, shape.expert_q20);
+  return to_q20(ns) + experts;
 }
 
 std::int64_t PricerState::kernels(const StepShape& shape) const {
@@ -469,10 +425,6 @@ DecodeLine StepPricer::decode_line(std::int32_t decode_sequences, std::int64_t c
   shape.running = running;
   if (!with_experts) shape.expert_q20 = 0;
   return state_->decode_line(shape, state_->padding.pad(shape));
-}
-
-double StepPricer::expert_ns(std::int64_t padded_tokens, const RankLoad& load) const {
-  return state_->sum_experts(padded_tokens, load);
 }
 
 double StepPricer::unrounded_ns(std::int64_t tokens) const { return state_->sum_tokens(tokens); }

@@ -26,6 +26,13 @@
 namespace orrery {
 
 struct ExchangeTable;  // costmodel/expert_exchange.h
+struct ExpertStep;     // costmodel/expert_loads.h, as what follows
+struct ExpertTime;
+struct ExpertWork;
+
+struct InstanceSpec;
+// How rows are exchanged, as loads have to know it; off where they are not.
+ExchangeGroups exchange_groups(const InstanceSpec& spec);
 
 // Which pipeline stage a spec speaks of; `of` 1 = the whole instance.
 struct StageIndex {
@@ -196,18 +203,22 @@ class StepPricer {
   // Pipeline stages: every stage's part of a step. `samples`: some sequence gets a token.
   std::int32_t stages() const;
   const StageRules& stage_rules() const;
-  void price_stages(const StepShape& shape, bool samples, StagedTiming& out) const;
+  // `experts`: StepShape::expert_q20 by stage, or none.
+  void price_stages(const StepShape& shape, bool samples, StagedTiming& out,
+                    std::span<const std::int64_t> experts = {}) const;
   StepTiming empty_timing(std::int32_t running) const;  // host terms of a step without tokens
   // The line of each rank with decodes beside the others; the step's busy time is the largest of theirs.
   std::vector<DecodeLine> joint_decode_lines(std::span<const StepShape> ranks) const;
-  std::int64_t gathered_tokens(std::span<const StepShape> ranks) const;  // that all ranks' experts see
   // The line that price() of a pure decode step evaluates, around `context_sum`.
   // `with_experts` false: without the expert products whose load changes from step to step.
   DecodeLine decode_line(std::int32_t decode_sequences, std::int64_t context_sum, std::int32_t running,
                          bool with_experts = true) const;
-  // Of the products of the experts alone, all layers with this load. Precondition: experts.on().
-  double expert_ns(std::int64_t padded_tokens, const RankLoad& load) const;
-  std::int64_t padded_tokens(const StepShape& shape) const;
+  // What experts' loads decide of a step: of all layers with this load, and of one in halves under each
+  // layer's, and under those of the first instant (costmodel/expert_price.cpp). Precondition: experts.on().
+  ExpertTime expert_time(const ExpertStep& step, const RankLoad& load) const;
+  ExpertWork expert_work(std::span<const StepShape> ranks) const;
+  double halved_ns(const ExpertWork& work, const std::array<std::span<const ExpertTime>, 2>& loads) const;
+  double first_halved_ns(const ExpertWork& work) const;
   // One shape a rank, one of which has tokens. Of pipeline stages: see below.
   LinkUse link_use(std::span<const StepShape> ranks, const LinkPace& pace) const;
   // Of one stage, without and with nothing but the hand-off to it.

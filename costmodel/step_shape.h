@@ -24,9 +24,11 @@ struct StepShape {
   // Drafts that the decodes verify in this step, beyond their one token each (speculation).
   std::int32_t draft_tokens = 0;
   bool without_drafting = false;  // the drafting network, if there is one, does not run
-  // What the products of the experts take under the loads of this very step (Q20 nanoseconds, all layers; see
-  // StepPricer::expert_ns); below 0 = as the pricer expects them at the run's first instant.
-  std::int64_t expert_q20 = -1;
+  // What the loads of this very step decide of its time (Q20 nanoseconds, all layers): the products of the
+  // experts and the exchange of their rows; of a step in two halves how much longer it takes than the pricer
+  // expects. Or all as the pricer expects it at the run's first instant.
+  static constexpr std::int64_t as_expected = INT64_MIN;
+  std::int64_t expert_q20 = as_expected;
 };
 
 }  // namespace orrery

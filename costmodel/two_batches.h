@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace orrery {
 
@@ -38,5 +39,16 @@ enum class BatchOrder : std::uint8_t {
 // Nanoseconds of all layers. At least the larger of both halves' work and both halves' traffic, at most their
 // sum.
 double two_batches_ns(const std::array<HalfLayer, 2>& halves, std::int64_t layers, BatchOrder order);
+// Of layers that differ.
+double two_batches_ns(std::span<const std::array<HalfLayer, 2>> layers, BatchOrder order);
+
+// A step taken apart: one layer of its halves, as all are but for what their experts' loads decide, and what
+// runs once.
+struct HalvedStep {
+  std::array<HalfLayer, 2> halves;
+  double whole = 0;
+  double slower = 1;  // work beside exchanges that take multiprocessors
+  BatchOrder order = BatchOrder::at_exchanges;
+};
 
 }  // namespace orrery

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Clusters shown: tools/clusters.py [--orrery build/release/orrery] [--only WORD | --laws]
 
-Plays the what-ifs of tools/cluster_studies.py, cluster_context.py, cluster_network.py and the laws of tools/cluster_laws.py, and writes reports/results/clusters.md, its charts
+Plays the what-ifs of tools/cluster_studies.py, cluster_context.py, cluster_exchange.py, cluster_network.py and the laws of tools/cluster_laws.py, and writes reports/results/clusters.md, its charts
 (clusters/*.svg), and the same tables as clusters.json and clusters.csv. A few minutes on two cores. Exits 7 when a law fails.
 --only: the studies whose function's name holds WORD, printed and not written. --laws: the laws alone, nothing written.
 """
@@ -19,6 +19,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cluster_context  # noqa: E402
+import cluster_exchange  # noqa: E402
 import cluster_laws  # noqa: E402
 import cluster_network  # noqa: E402
 import cluster_studies  # noqa: E402
@@ -117,7 +118,7 @@ def main():
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(str(pathlib.Path(options.orrery).resolve()), folder)
-        every = [*cluster_studies.STUDIES, *cluster_context.STUDIES, cluster_network.one_network]
+        every = [*cluster_studies.STUDIES, *cluster_context.STUDIES, *cluster_exchange.STUDIES, cluster_network.one_network]
         chosen = [s for s in every if options.only in s.__name__ and not options.laws]
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             studies = list(pool.map(lambda study: study(bench), chosen))

@@ -134,6 +134,32 @@ std::vector<double> weights_of_counts(std::span<const double> counts, std::int32
   return scaled_to_one(w);
 }
 
+double touch_probability(std::span<const double> inclusion, std::int32_t k, std::span<const double> share) {
+  // Independent choices that, given that they are k, have these probabilities to first order (Hájek
+  // 1964): more of the popular ones would come together otherwise.
+  double spread = 0, centre = 0;
+  for (const double p : inclusion) {
+    spread += p * (1 - p);
+    centre += p * p * (1 - p);
+  }
+  centre = spread > 0 ? centre / spread : 0;
+  // Coefficients of zⁿ, n ≤ k: of all choices, and of those that leave the group out.
+  const auto width = static_cast<std::size_t>(k) + 1;
+  std::vector<double> all(width, 0.0), beside(width, 0.0);
+  all[0] = beside[0] = 1;
+  for (std::size_t e = 0; e < inclusion.size(); ++e) {
+    const double rest = spread > 0 ? (1 - inclusion[e]) / spread : 0;
+    const double p = inclusion[e] * (1 + (centre - inclusion[e]) * rest), others = p * (1 - share[e]);
+    for (std::size_t n = width; n-- > 1;) {
+      all[n] = all[n] * (1 - p) + all[n - 1] * p;
+      beside[n] = beside[n] * (1 - p) + beside[n - 1] * others;
+    }
+    all[0] *= 1 - p;
+    beside[0] *= 1 - p;
+  }
+  return all.back() > 0 ? 1 - beside.back() / all.back() : 1;
+}
+
 ExpertChoice::ExpertChoice(std::span<const double> weights)
     : weights_(scaled_to_one(weights)), keep_(weights.size(), 1.0), other_(weights.size(), 0) {
   const std::size_t n = weights_.size();

@@ -24,6 +24,12 @@ std::vector<double> inclusion_probabilities(std::span<const double> weights, std
 // Relative error of the inclusion probabilities: below 10⁻⁴.
 std::vector<double> weights_of_counts(std::span<const double> counts, std::int32_t k);
 
+// Probability that at least one of a token's k rows falls to a group that gets `share[e]` of the rows of
+// expert e: of the k-subsets that independent choices with these inclusion probabilities make, given that
+// they are k (Hájek's rejective sampling). Exact for equal probabilities; for others against draws:
+// tests/costmodel/ expert_rows_test.cpp.
+double touch_probability(std::span<const double> inclusion, std::int32_t k, std::span<const double> share);
+
 // Draws of k distinct experts: Walker's alias table, repeats thrown away, which is the law above exactly.
 class ExpertChoice {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 #include "base/det_math.h"
@@ -27,7 +28,7 @@ double normal_below(double x) {
 double expected_maximum(std::span<const double> means, std::span<const double> deviations) {
   constexpr double reach = 6;
   constexpr int nodes = 64;
-  double low = means[0], high = means[0];
+  double low = means[0] - reach * deviations[0], high = means[0];
   for (std::size_t i = 0; i < means.size(); ++i) {
     low = std::max(low, means[i] - reach * deviations[i]);
     high = std::max(high, means[i] + reach * deviations[i]);
@@ -51,9 +52,11 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
   return high - step * integral;
 }
 
-LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement)
+LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement,
+                       const ExchangeGroups& groups)
     : demand_(std::move(demand)), ranks_(static_cast<std::size_t>(placement.ranks)),
-      slots_(static_cast<std::size_t>(placement.slots())), mean_(ranks_, 0.0), spread_(ranks_, 0.0) {
+      slots_(static_cast<std::size_t>(placement.slots())), mean_(ranks_, 0.0), spread_(ranks_, 0.0),
+      groups_(groups) {
   const std::vector<std::int32_t> replicas =
       placement.replicas(static_cast<std::int32_t>(demand_->inclusion.size()));
   const double all = static_cast<double>(ranks_ * slots_);
@@ -72,6 +75,19 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
     const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
     where_[static_cast<std::size_t>(next[e]++)] = static_cast<std::int32_t>(s);
   }
+  if (!groups_.by_rank) return;
+  const auto touched = [&](std::size_t first, std::size_t count) {  // ranks
+    std::vector<double> share(replicas.size(), 0.0);
+    for (std::size_t s = first * slots_; s < (first + count) * slots_; ++s) {
+      const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
+      share[e] += 1.0 / replicas[e];
+    }
+    return touch_probability(demand_->inclusion, demand_->per_token, share);
+  };
+  for (std::size_t r = 0; r < ranks_; ++r) touched_.push_back(touched(r, 1));
+  const auto of_node = static_cast<std::size_t>(groups_.ranks_of_node);
+  for (std::size_t r = 0; r < ranks_; r += of_node)
+    node_.push_back(touched(r, std::min(of_node, ranks_ - r)));
 }
 
 // P(a slot has a row) = 1 − (1 − q)^T; slots of a rank count as independent but for their number being
@@ -92,6 +108,59 @@ double LayerLoads::most_rows(double tokens) const {
   return tokens * std::min(static_cast<double>(demand_->per_token), static_cast<double>(slots_));
 }
 
+double LayerLoads::uneven_tiles(double tokens) const {
+  double most = 0, uneven = 0;
+  for (std::size_t r = 0; r < ranks_; ++r) {
+    double tiles = 0, rows = 0, distinct = 0;
+    for (std::size_t s = r * slots_; s < (r + 1) * slots_; ++s) {
+      const double m = tokens * slot_[s];
+      const double p = slot_[s] >= 1 ? 1.0 : -det_expm1(tokens * det_log1p(-slot_[s]));
+      tiles += std::max(p, m / groups_.tile_rows + p / 2);
+      rows += m;
+      distinct += p;
+    }
+    if (tiles <= most) continue;
+    most = tiles;
+    uneven = tiles - std::max(distinct, rows / groups_.tile_rows + distinct / 2);
+  }
+  return std::max(0.0, uneven);
+}
+
+void LayerLoads::add_touched(double tokens, RankLoad& load) const {
+  if (groups_.tile_rows > 0) load.uneven_tiles = uneven_tiles(tokens);
+  if (!groups_.by_rank) return;
+  const auto most = [&](const std::vector<double>& probability) {
+    std::vector<double> mean, deviation;
+    for (const double h : probability) {
+      mean.push_back(tokens * h);
+      deviation.push_back(std::sqrt(tokens * h * (1 - h)));
+    }
+    return std::min(tokens, expected_maximum(mean, deviation));
+  };
+  load.received = most(touched_);
+  load.at_node = most(node_);
+}
+
+// `deviates`: of the ranks' rows, in their own units.
+void LayerLoads::add_touched(double tokens, std::span<const double> deviates, RankLoad& load) const {
+  if (groups_.tile_rows > 0) load.uneven_tiles = uneven_tiles(tokens);
+  if (!groups_.by_rank) return;
+  const auto one = [&](double h, double deviate, double variance) {
+    const double z = variance > 0 ? deviate / std::sqrt(variance) : 0;
+    return std::min(tokens, tokens * h + std::sqrt(tokens * h * (1 - h)) * z);
+  };
+  const auto of_node = static_cast<std::size_t>(groups_.ranks_of_node);
+  for (std::size_t n = 0; n < node_.size(); ++n) {
+    double together = 0, variance = 0;
+    for (std::size_t r = n * of_node; r < std::min(ranks_, (n + 1) * of_node); ++r) {
+      load.received = std::max(load.received, one(touched_[r], deviates[r], tokens * spread_[r]));
+      together += deviates[r];
+      variance += tokens * spread_[r];
+    }
+    load.at_node = std::max(load.at_node, one(node_[n], together, variance));
+  }
+}
+
 RankLoad LayerLoads::expected(double tokens) const {
   std::vector<double> mean, deviation;
   distinct_moments(tokens, mean, deviation);
@@ -106,11 +175,19 @@ RankLoad LayerLoads::expected(double tokens) const {
     deviation[r] = std::sqrt(tokens * spread_[r]);
   }
   out.rows = std::min(expected_maximum(mean, deviation), most_rows(tokens));
+  if (groups_.on()) add_touched(tokens, out);
   return out;
 }
 
 RankLoad LayerLoads::counted_batch(std::int64_t tokens, RandomStream& stream) const {
-  std::vector<std::int32_t> rows(ranks_, 0), distinct(ranks_, 0);
+  std::vector<std::int32_t> rows(ranks_, 0), distinct(ranks_, 0), received(touched_.size(), 0),
+      at_node(node_.size(), 0);
+  std::vector<std::int64_t> rank_seen(touched_.size(), -1), node_seen(node_.size(), -1);  // last token there
+  const auto meet = [&](std::size_t rank, std::int64_t token) {
+    const std::size_t node = rank / static_cast<std::size_t>(groups_.ranks_of_node);
+    if (std::exchange(rank_seen[rank], token) != token) ++received[rank];
+    if (std::exchange(node_seen[node], token) != token) ++at_node[node];
+  };
   std::vector<bool> touched(slot_.size(), false);
   std::array<std::int32_t, 64> chosen{};
   ORRERY_CHECK(static_cast<std::size_t>(demand_->per_token) <= chosen.size(), "experts of a token");
@@ -126,10 +203,15 @@ RankLoad LayerLoads::counted_batch(std::int64_t tokens, RandomStream& stream) co
       ++rows[slot / slots_];
       if (!touched[slot]) ++distinct[slot / slots_];
       touched[slot] = true;
+      if (groups_.by_rank) meet(slot / slots_, t);
     }
   }
-  return {static_cast<double>(*std::max_element(rows.begin(), rows.end())),
-          static_cast<double>(*std::max_element(distinct.begin(), distinct.end()))};
+  const auto most = [](const std::vector<std::int32_t>& counts) {
+    return counts.empty() ? 0.0 : static_cast<double>(*std::max_element(counts.begin(), counts.end()));
+  };
+  RankLoad out{most(rows), most(distinct), most(received), most(at_node)};
+  if (groups_.tile_rows > 0) out.uneven_tiles = uneven_tiles(static_cast<double>(tokens));
+  return out;
 }
 
 RankLoad LayerLoads::sampled(std::int64_t tokens, RandomStream& stream) const {
@@ -154,6 +236,9 @@ RankLoad LayerLoads::sampled(std::int64_t tokens, RandomStream& stream) const {
   for (std::size_t r = 0; r < ranks_; ++r)
     out.rows = std::max(out.rows, t * mean_[r] + deviates[r] - spread_[r] / spread * together);
   out.rows = std::min(out.rows, most_rows(t));
+  if (!groups_.on()) return out;
+  for (std::size_t r = 0; r < ranks_; ++r) deviates[r] -= spread_[r] / spread * together;
+  add_touched(t, deviates, out);
   return out;
 }
 

@@ -15,6 +15,17 @@ namespace orrery {
 
 struct RankLoad {
   double rows = 0, distinct = 0;
+  // Where rows are exchanged (ExchangeGroups): tokens with a row on the rank, and on the node, that has most
+  // such; tiles of rows that a rank's experts fill beyond what equally many rows an expert would.
+  double received = 0, at_node = 0, uneven_tiles = 0;
+};
+
+// What point-to-point kernels have to know of a batch beyond rows and experts (costmodel/expert_exchange.h).
+struct ExchangeGroups {
+  std::int32_t ranks_of_node = 0;  // 0 = rows are not exchanged
+  bool by_rank = false;            // some kernels send a row for every distinct rank, and node
+  double tile_rows = 0;            // of masked products; 0 = none
+  bool on() const { return ranks_of_node > 0; }
 };
 
 // Expected largest of independent normals, E max = b − ∫_{−∞}^{b} ∏Φ: a trapezoidal sum, absolute error below
@@ -33,15 +44,18 @@ struct ExpertDemand {
 class LayerLoads {
  public:
   // A token's row for an expert with several replicas goes to each of them equally often.
-  LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement)
-      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token), placement) {}
-  LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement);
+  LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement,
+             const ExchangeGroups& groups = {})
+      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token), placement, groups) {}
+  LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement,
+             const ExchangeGroups& groups = {});
 
   // Means over batches of the largest number of rows, and of experts with rows, on any rank. With one rank
   // exact. Else rank r has normal rows with mean T·μ_r, μ_r = Σ qᵢ over its slots (qᵢ = πᵢ ÷ replicas), and
   // covariances T·(D − d·dᵀ/Σd), d_r = Σ qᵢ(1 − qᵢ)·S/(S − 1) over its slots, S = all slots: the variances of
   // k distinct draws to first order (Hájek 1964), exact for equal weights. Σ over ranks is fixed: what they
   // deviate together is taken out.
+  // Tokens with rows on a rank, or node, are binomial; of a drawn batch they deviate as the rank's rows do.
   RankLoad expected(double tokens) const;
   // One batch. Up to `counted` tokens are drawn one by one, exactly the law; more from the normals above,
   // one a rank.
@@ -58,11 +72,18 @@ class LayerLoads {
   RankLoad counted_batch(std::int64_t tokens, RandomStream& stream) const;
   void distinct_moments(double tokens, std::vector<double>& mean, std::vector<double>& variance) const;
   double most_rows(double tokens) const;
+  // Of the slots of the rank where Σ max(p, m/B + p/2) is largest (m rows and P(a row) p of a slot, B rows of
+  // a tile), that sum beyond the same of the slots' totals.
+  double uneven_tiles(double tokens) const;
+  void add_touched(double tokens, RankLoad& load) const;
+  void add_touched(double tokens, std::span<const double> deviates, RankLoad& load) const;
 
   std::shared_ptr<const ExpertDemand> demand_;
-  std::size_t ranks_, slots_;                // slots: of a rank
-  std::vector<double> slot_;                 // πᵢ ÷ replicas, by slot
-  std::vector<double> mean_, spread_;        // by rank, of one token: μ and d
+  std::size_t ranks_, slots_;          // slots: of a rank
+  std::vector<double> slot_;           // πᵢ ÷ replicas, by slot
+  std::vector<double> mean_, spread_;  // by rank, of one token: μ and d
+  ExchangeGroups groups_;
+  std::vector<double> touched_, node_;       // by rank and by node: probability that a token has a row there
   std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −
                                              // 1]
 };

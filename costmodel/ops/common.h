@@ -18,6 +18,7 @@ inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
                             : spec.own_rows                          ? input.own
                                                                      : input.tokens;
   if (!spec.expert_rows) return rows;
+  if (input.load != nullptr) return round_half_even(input.load->rows);
   return (rows * spec.experts_per_token + spec.expert_ranks - 1) / spec.expert_ranks;  // its share, on
                                                                                        // average
 }

@@ -25,15 +25,15 @@ class ExchangeOperator : public Operator {
   }
 
   OpCost cost(const StepInput& input) const override {
-    const double rows = busiest(input);
+    const ExchangeRows rows = busiest_rows(shape_, input);
     const ExchangeTime time = exchange_time(shape_, rows);
     OpCost cost;
     cost.latency_ns = time.fixed;
     cost.link_ns = time.ns() - time.fixed;
     cost.link_bytes = own(input) * (bytes_.near + bytes_.far);
-    if (inside_rate_ > 0) cost.inside_ns = rows * bytes_.near / inside_rate_;
+    if (inside_rate_ > 0) cost.inside_ns = rows.near * bytes_.near / inside_rate_;
     if (network_rate_ > 0) {
-      cost.network_bytes = rows * bytes_.far;
+      cost.network_bytes = rows.far * bytes_.far;
       cost.network_ns = cost.network_bytes / network_rate_;
     }
     cost.rung = shape_.table->own() ? Rung::published : Rung::transported;
@@ -46,7 +46,7 @@ class ExchangeOperator : public Operator {
 
   std::string shape_text(const StepInput& input) const override {
     return std::string(shape_.table->library) + (shape_.low_latency ? " low latency" : " normal") +
-           " rows=" + std::to_string(static_cast<std::int64_t>(busiest(input))) +
+           " rows=" + std::to_string(static_cast<std::int64_t>(busiest_rows(shape_, input).near)) +
            " bytes/token=" + std::to_string(static_cast<std::int64_t>(bytes_.near)) + "+" +
            std::to_string(static_cast<std::int64_t>(bytes_.far)) + " ranks=" + std::to_string(shape_.ranks) +
            " nodes=" + std::to_string(shape_.nodes());
@@ -60,17 +60,6 @@ class ExchangeOperator : public Operator {
 
   double own(const StepInput& input) const {
     return static_cast<double>((input.own + shape_.own_parts - 1) / shape_.own_parts);
-  }
-
-  // What uniform choices leave uneven is in the timings, which were taken with random ones. A hotspot's rank
-  // gets more than the mean.
-  double busiest(const StepInput& input) const {
-    double mean = static_cast<double>(input.tokens) / shape_.ranks;
-    if (input.load != nullptr) {
-      const double even = mean * static_cast<double>(shape_.experts_per_token);
-      if (even > 0) mean *= std::max(1.0, input.load->rows / even);
-    }
-    return std::max(mean, own(input));
   }
 
   ExchangeShape shape_;

@@ -24,7 +24,8 @@ class MaskedExpertsOperator : public Operator {
     const ExpertShare share = slowest(input);
     const double n = static_cast<double>(spec_.n), k = static_cast<double>(spec_.k);
     const double tiles =
-        expected_row_tiles(share.distinct, share.rows, static_cast<std::int64_t>(masked_.rows.value));
+        expected_row_tiles(share.distinct, share.rows, static_cast<std::int64_t>(masked_.rows.value)) +
+        share.uneven_tiles;
     const double computed = tiles * masked_.rows.value;
     OpCost cost;
     cost.flops = 6 * share.rows * n * k;

@@ -143,7 +143,8 @@ StepShape CostModelExecutor::shape_alone(Engine& e, const StepPlan& plan) {
 
 StepTiming CostModelExecutor::price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape) {
   shape = shape_alone(e, plan);
-  if (experts_.on()) shape.expert_q20 = experts_.next(index_of(e), e.pricer->padded_tokens(shape), now);
+  if (experts_.on())
+    shape.expert_q20 = experts_.next(index_of(e), e.pricer->expert_work(std::span(&shape, 1)), now);
   return e.pricer->price(shape);
 }
 
@@ -172,7 +173,7 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan,
     rank_shapes_.push_back(shape);
   }
   if (experts_.on()) {
-    const std::int64_t q20 = experts_.next(index_of(e), e.pricer->gathered_tokens(rank_shapes_), now);
+    const std::int64_t q20 = experts_.next(index_of(e), e.pricer->expert_work(rank_shapes_), now);
     for (StepShape& shape : rank_shapes_) shape.expert_q20 = q20;
   }
   return e.pricer->price_joint(rank_shapes_);

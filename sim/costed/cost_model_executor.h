@@ -168,7 +168,6 @@ class CostModelExecutor final : public Executor {
   void begin_single(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
   void begin_stretch(Engine& e, const StepPlan& plan, SimTime now);
   void run_stretch(Engine& e, std::int64_t steps);
-  std::int64_t expert_tokens(const Engine& e, const Stretch& s) const;
   std::size_t index_of(const Engine& e) const { return static_cast<std::size_t>(&e - engines_.data()); }
   struct AlonePrices;
   struct JointPrices;
@@ -230,6 +229,7 @@ class CostModelExecutor final : public Executor {
   std::vector<PrefillChunk> chunks_;
   std::vector<StepShape> rank_shapes_;
   StagedTiming staged_;  // of the step at hand
+  std::vector<std::int64_t> stage_experts_;
   Usage usage_;
 };
 

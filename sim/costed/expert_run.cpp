@@ -1,7 +1,10 @@
 #include "sim/costed/expert_run.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+
+#include "costmodel/stages.h"
 
 namespace orrery {
 
@@ -16,12 +19,16 @@ constexpr std::int32_t drawn_layers = 4;
 
 ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::size_t instances,
                      std::size_t first_instance)
-    : pricer_(&pricer), spec_(spec.experts), first_(first_instance) {
+    : pricer_(&pricer), spec_(spec.experts), groups_(exchange_groups(spec)), first_(first_instance) {
   if (!spec_.on()) return;
+  for (std::int32_t s = 0; s < spec.plan.pp; ++s) {
+    const ExpertSpec part = spec.plan.pp > 1 ? stage_spec(spec, s).experts : spec_;
+    stages_.push_back({part.first_layer, part.layers});
+  }
   popularity_ = std::make_shared<const ExpertPopularity>(
       spec_.popularity, spec_.layers, static_cast<std::int32_t>(spec.model.experts),
       static_cast<std::int32_t>(spec.model.experts_per_token), spec_.seed);
-  price_ = [&pricer](std::int64_t tokens, const RankLoad& load) { return pricer.expert_ns(tokens, load); };
+  price_ = [&pricer](const ExpertStep& step, const RankLoad& load) { return pricer.expert_time(step, load); };
   std::vector<ExpertPlacement> placements;
   for (std::int32_t l = 0; l < spec_.layers; ++l)
     placements.push_back(first_placement(spec_, *popularity_, spec.plan.ep, l));
@@ -39,7 +46,7 @@ ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::si
 
 std::shared_ptr<ExpertLoads> ExpertRun::loads(std::int64_t epoch,
                                               std::vector<ExpertPlacement> placements) const {
-  return std::make_shared<ExpertLoads>(*popularity_, epoch, std::move(placements));
+  return std::make_shared<ExpertLoads>(*popularity_, epoch, std::move(placements), groups_);
 }
 
 void ExpertRun::note(Instance& instance, SimTime at) const {
@@ -51,47 +58,108 @@ void ExpertRun::note(Instance& instance, SimTime at) const {
 
 void ExpertRun::restore(std::size_t instance, const State& state) { instances_[instance].state = state; }
 
-double ExpertRun::products_ns(std::size_t instance, const State& s, std::int64_t tokens) const {
+RandomStream ExpertRun::stream(std::size_t instance, const State& s, std::int32_t layer,
+                               std::uint64_t half) const {
+  return token_choices(spec_.seed, first_ + instance, static_cast<std::uint64_t>(s.step),
+                       static_cast<std::uint64_t>(layer) | (half << 32));
+}
+
+// The layers of a range that are drawn for a step: every one has its turn.
+template <class Each>
+void ExpertRun::each_drawn(const State& s, LayerRange range, Each each) const {
+  const std::int32_t drawn = std::min(range.count, drawn_layers);
+  const auto first = static_cast<std::int32_t>(s.step % range.count);
+  for (std::int32_t i = 0; i < drawn; ++i)
+    each(range.first + (first + i * range.count / drawn) % range.count);
+}
+
+double ExpertRun::products_ns(std::size_t instance, const State& s, const ExpertStep& step,
+                              LayerRange range) const {
+  if (range.count == 0) return 0;
   ExpertLoads& l = *s.loads;
-  const double expected = l.expected_ns(tokens, price_);
-  if (!spec_.sampled) return expected;
-  const std::int32_t all = l.layers(), drawn = std::min(all, drawn_layers);
-  const auto step = static_cast<std::uint64_t>(s.step);
-  const auto first = static_cast<std::int32_t>(s.step % all);  // every layer has its turn
-  double deviation = 0;
-  for (std::int32_t i = 0; i < drawn; ++i) {
-    const std::int32_t layer = (first + i * all / drawn) % all;
-    RandomStream stream =
-        token_choices(spec_.seed, first_ + instance, step, static_cast<std::uint64_t>(layer));
-    deviation += price_(tokens, l.layer(layer).sampled(tokens, stream)) - l.layer_ns(tokens, layer, price_);
+  const std::int32_t all = l.layers();
+  double expected = 0;
+  if (range.count == all) {
+    expected = l.expected_ns(step, price_);
+  } else {
+    for (std::int32_t i = 0; i < range.count; ++i)
+      expected += l.layer_ns(step, range.first + i, price_) / all;
   }
-  const double sum = expected + deviation * std::sqrt(static_cast<double>(all) / drawn) / all;
+  if (!spec_.sampled) return expected;
+  double deviation = 0;
+  each_drawn(s, range, [&](std::int32_t layer) {
+    RandomStream random = stream(instance, s, layer);
+    deviation +=
+        price_(step, l.layer(layer).sampled(step.tokens, random)).ns() - l.layer_ns(step, layer, price_);
+  });
+  const double drawn = std::min(range.count, drawn_layers);
+  const double sum = expected + deviation * std::sqrt(static_cast<double>(range.count) / drawn) / all;
   return std::max(sum, expected / 4);
 }
 
-std::int64_t ExpertRun::next(std::size_t id, std::int64_t tokens, SimTime now) {
+// How much longer a step in two halves takes than the pricer expects: the schedule of both under each layer's
+// loads.
+double ExpertRun::halves_ns(std::size_t instance, const State& s, const ExpertWork& work) const {
+  ExpertLoads& l = *s.loads;
+  const std::array<std::span<const ExpertTime>, 2> loads = l.halves(work.halves, price_);
+  const double first = pricer_->first_halved_ns(work);
+  const double expected = pricer_->halved_ns(work, loads);
+  if (!spec_.sampled) return expected - first;
+  std::array<std::vector<ExpertTime>, 2> drawn;
+  for (const std::size_t h : {0u, 1u}) drawn[h].assign(loads[h].begin(), loads[h].end());
+  each_drawn(s, stages_.front(), [&](std::int32_t layer) {
+    for (const std::size_t h : {0u, 1u}) {
+      RandomStream random = stream(instance, s, layer, h + 1);
+      const ExpertStep& half = work.halves[h];
+      drawn[h][static_cast<std::size_t>(layer)] = price_(half, l.layer(layer).sampled(half.tokens, random));
+    }
+  });
+  const double count = l.layers();
+  const double deviation = pricer_->halved_ns(work, {drawn[0], drawn[1]}) - expected;
+  return expected + deviation * std::sqrt(count / std::min(count, double{drawn_layers})) - first;
+}
+
+// Where experts are, and what is asked for, as a step is scheduled.
+void ExpertRun::place(std::size_t id, SimTime now) {
   Instance& instance = instances_[id];
   State& s = instance.state;
   const std::int64_t epoch = popularity_->epoch(now);
   if (s.on_links) take_moved(id, s);
   const bool arrived = s.next != nullptr && !s.on_links && now >= s.next_at && s.step >= s.next_step;
-  if (arrived || epoch != s.loads->epoch()) {
-    const ExpertLoads& placed = arrived ? *s.next : *s.loads;
-    // Weights still on their way keep their places, whatever the popularity.
-    s.loads = arrived && s.next->epoch() == epoch ? s.next : loads(epoch, placed.placements());
-    if (arrived) s.next = nullptr;
-    note(instance, now);
-  }
-  double ns = products_ns(id, s, tokens);
+  if (!arrived && epoch == s.loads->epoch()) return;
+  const ExpertLoads& placed = arrived ? *s.next : *s.loads;
+  // Weights still on their way keep their places, whatever the popularity.
+  s.loads = arrived && s.next->epoch() == epoch ? s.next : loads(epoch, placed.placements());
+  if (arrived) s.next = nullptr;
+  note(instance, now);
+}
+
+void ExpertRun::advance(std::size_t id, std::int64_t tokens) {
+  State& s = instances_[id].state;
   s.balance_steps += s.loads->balancedness();
-  const bool balances = spec_.eplb.moves();
-  if (balances && s.rebalance_step - s.step <= spec_.eplb.window_steps) {
+  if (spec_.eplb.moves() && s.rebalance_step - s.step <= spec_.eplb.window_steps) {
     if (s.window.empty() || s.window.back().loads != s.loads) s.window.push_back({s.loads, 0});
     s.window.back().tokens += tokens;
   }
   ++s.step;
-  if (balances && s.step >= s.rebalance_step && s.next == nullptr) ns += rebalance(id, s, now);
+}
+
+std::int64_t ExpertRun::next(std::size_t id, const ExpertWork& work, SimTime now) {
+  State& s = instances_[id].state;
+  place(id, now);
+  double ns = work.two_batches ? halves_ns(id, s, work) : products_ns(id, s, work.whole, stages_.front());
+  advance(id, work.whole.tokens);
+  if (spec_.eplb.moves() && s.step >= s.rebalance_step && s.next == nullptr) ns += rebalance(id, s, now);
   return round_half_even(ns * q20);
+}
+
+void ExpertRun::next(std::size_t id, const ExpertWork& work, SimTime now, std::vector<std::int64_t>& stages) {
+  place(id, now);
+  const State& s = instances_[id].state;
+  stages.clear();
+  for (const LayerRange& range : stages_)
+    stages.push_back(round_half_even(products_ns(id, s, work.whole, range) * q20));
+  advance(id, work.whole.tokens);
 }
 
 // Tokens that chose each expert in the window: its expectation, and where loads are drawn the deviation of a

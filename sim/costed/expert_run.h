@@ -48,9 +48,11 @@ class ExpertRun {
   const State& state(std::size_t instance) const { return instances_[instance].state; }
   void restore(std::size_t instance, const State& state);
 
-  // Q20 nanoseconds of the expert products of the instance's next step, of so many padded tokens and
-  // scheduled at `now`; weights that a step has to wait for are part of it.
-  std::int64_t next(std::size_t instance, std::int64_t tokens, SimTime now);
+  // StepShape::expert_q20 of the instance's next step, scheduled at `now`; weights that a step has to wait
+  // for are part of it.
+  std::int64_t next(std::size_t instance, const ExpertWork& work, SimTime now);
+  // The same of every pipeline stage.
+  void next(std::size_t instance, const ExpertWork& work, SimTime now, std::vector<std::int64_t>& stages);
 
   // Adds to what other pools reported; the series is the first pool's.
   void report(ExpertResult& result) const;
@@ -60,7 +62,16 @@ class ExpertRun {
     State state;
     std::vector<ExpertResult::Sample> series;
   };
-  double products_ns(std::size_t instance, const State& s, std::int64_t tokens) const;
+  struct LayerRange {
+    std::int32_t first = 0, count = 0;
+  };
+  void place(std::size_t instance, SimTime now);
+  void advance(std::size_t instance, std::int64_t tokens);
+  RandomStream stream(std::size_t instance, const State& s, std::int32_t layer, std::uint64_t half = 0) const;
+  template <class Each>  // (layer)
+  void each_drawn(const State& s, LayerRange range, Each each) const;
+  double products_ns(std::size_t instance, const State& s, const ExpertStep& step, LayerRange range) const;
+  double halves_ns(std::size_t instance, const State& s, const ExpertWork& work) const;
   double rebalance(std::size_t instance, State& s, SimTime now);
   double move(std::size_t instance, State& s, const std::vector<double>& busiest, SimTime now);
   bool shares(std::size_t instance) const;
@@ -74,6 +85,8 @@ class ExpertRun {
   ExpertSpec spec_;
   std::shared_ptr<const ExpertPopularity> popularity_;
   ExpertPrice price_;
+  ExchangeGroups groups_;
+  std::vector<LayerRange> stages_;  // one without pipeline stages
   std::vector<Instance> instances_;
   std::size_t first_ = 0;
   std::vector<ExpertResult::Sample> unchanging_;  // where nothing changes but popularity is not uniform

@@ -27,7 +27,10 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
   const StepShape shape = shape_alone(e, plan);
   bool samples = plan.decode_sequences > 0;
   for (const PrefillWork& w : plan.prefill) samples |= w.samples;
-  e.pricer->price_stages(shape, samples, staged_);
+  stage_experts_.clear();
+  if (experts_.on())
+    experts_.next(instance, e.pricer->expert_work(std::span(&shape, 1)), now, stage_experts_);
+  e.pricer->price_stages(shape, samples, staged_, stage_experts_);
   if (shares_links(instance)) share_stages(e, shape, now);
   // One draw a step: what slows a host slows all of its workers.
   constexpr std::int64_t unit = std::int64_t{1} << 20;

@@ -27,14 +27,6 @@ std::vector<StepShape> stretch_shapes(const std::vector<RankPlan>& ranks, bool w
   return shapes;
 }
 
-std::int64_t CostModelExecutor::expert_tokens(const Engine& e, const Stretch& s) const {
-  if (!s.ranks.empty()) return e.pricer->gathered_tokens(stretch_shapes(s.ranks, true));
-  StepShape shape;
-  shape.decode_sequences = s.decodes;
-  shape.decode_context_tokens = s.context;
-  return e.pricer->padded_tokens(shape);
-}
-
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
   s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
@@ -61,14 +53,20 @@ struct CostModelExecutor::AlonePrices {
   std::int64_t context;
   ExpertRun* experts;  // null: their price is in the line
   std::size_t instance;
-  std::int64_t padded_tokens;
+  ExpertWork work = {};
   DecodeLine line = pricer->decode_line(decodes, context, running, experts == nullptr);
 
   const StepTiming& timing() const { return line.timing; }
   std::int64_t busy(SimTime now) {
     if (context > line.high) line = pricer->decode_line(decodes, context, running, experts == nullptr);
     if (experts == nullptr) return line.busy(context);
-    return line.busy(context, experts->next(instance, padded_tokens, now));
+    if (work.whole.tokens == 0) {
+      StepShape shape;
+      shape.decode_sequences = decodes;
+      shape.decode_context_tokens = context;
+      work = pricer->expert_work(std::span(&shape, 1));
+    }
+    return line.busy(context, experts->next(instance, work, now));
   }
   void grow() { context += decodes; }
 };
@@ -79,7 +77,7 @@ struct CostModelExecutor::JointPrices {
   std::vector<StepShape> ranks;
   ExpertRun* experts;  // as above
   std::size_t instance;
-  std::int64_t gathered_tokens;
+  ExpertWork work = {};
   std::vector<DecodeLine> lines = pricer->joint_decode_lines(ranks);
 
   const StepTiming& timing() const { return lines.front().timing; }
@@ -88,7 +86,12 @@ struct CostModelExecutor::JointPrices {
     for (std::size_t r = 0; r < ranks.size(); ++r)
       left |= ranks[r].decode_sequences > 0 && ranks[r].decode_context_tokens > lines[r].high;
     if (left) lines = pricer->joint_decode_lines(ranks);
-    const std::int64_t more = experts == nullptr ? 0 : experts->next(instance, gathered_tokens, now);
+    std::int64_t more = 0;
+    if (experts != nullptr) {
+      // Contexts decide what two halves hide of one another, and nothing else of it.
+      if (work.whole.tokens == 0 || work.two_batches) work = pricer->expert_work(ranks);
+      more = experts->next(instance, work, now);
+    }
     std::int64_t longest = 0;
     for (std::size_t r = 0; r < ranks.size(); ++r) {
       if (ranks[r].decode_sequences > 0)
@@ -123,7 +126,6 @@ void CostModelExecutor::finish_stretch(Engine& e) {
 void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
   const Stretch& s = e.stretch;
   ExpertRun* const experts = experts_.on() ? &experts_ : nullptr;
-  const std::int64_t tokens = experts != nullptr ? expert_tokens(e, s) : 0;
   if (s.ranks.empty()) {
     return run_steps(e, steps,
                      AlonePrices{.pricer = e.pricer,
@@ -131,14 +133,12 @@ void CostModelExecutor::run_stretch(Engine& e, std::int64_t steps) {
                                  .running = s.running,
                                  .context = s.context,
                                  .experts = experts,
-                                 .instance = index_of(e),
-                                 .padded_tokens = tokens});
+                                 .instance = index_of(e)});
   }
   JointPrices prices{.pricer = e.pricer,
                      .ranks = stretch_shapes(s.ranks, experts == nullptr),
                      .experts = experts,
-                     .instance = index_of(e),
-                     .gathered_tokens = tokens};
+                     .instance = index_of(e)};
   run_steps(e, steps, std::move(prices));
 }
 

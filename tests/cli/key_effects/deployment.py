@@ -84,6 +84,10 @@ EFFECTS = [
 
     up("deployment.experts.popularity.zipf", "zipf", "deployment.experts.popularity={zipf: 1.2}",
        PREFILL + "class:grouped_gemm"),
+    up("deployment.experts.popularity.zipf", "sgl-a2a", "deployment.experts={popularity: {zipf: 1.2}}",
+       "cost[decode 256@1024]:class:collective"),
+    down("deployment.experts.eplb.policy", "sgl-a2a", "deployment.experts.eplb={policy: static}",
+         "cost[decode 256@1024]:class:collective", without="deployment.experts={popularity: {zipf: 1.2}}"),
     down("deployment.experts.popularity.dirichlet", "zipf", "deployment.experts.popularity={dirichlet: 20}",
          PREFILL + "class:grouped_gemm"),
     up("deployment.experts.popularity.file", "zipf", "deployment.experts.popularity={file: $DATA/counts.csv}",
