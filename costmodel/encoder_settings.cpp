@@ -115,6 +115,12 @@ void resolve_encoder(EngineProfile& engine, const ModelSpec& model, const Parall
     s.image_limit = 0;
     s.videos = false;
   }
+  if (s.preparers > 1 && s.processor_cache_bytes > 0) {
+    place.fail(
+        "engine_args.renderer_num_workers above 1 needs engine_args.mm_processor_cache_gb: 0, as the cache "
+        "of "
+        "prepared images is one thread's (vLLM refuses it too)");
+  }
   const VisionSpec& vision = *model.vision;
   if (!s.data_parallel && vision.heads % plan.tp != 0) {
     place.fail("the vision encoder's heads (" + std::to_string(vision.heads) +

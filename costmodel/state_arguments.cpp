@@ -16,7 +16,8 @@ namespace orrery {
 
 void apply_state_argument(const std::string& name, const Yaml& value, EngineProfile& engine,
                           ModelSpec& model) {
-  if (!model.state.present()) {
+  const bool scans = model.state.rule == StateRule::gated_delta;
+  if (!model.state.present() || (name == "gdn_prefill_backend" && !scans)) {
     engine.ignored_args.push_back(name);
     value.scalar_text();
     return;

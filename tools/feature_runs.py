@@ -215,7 +215,7 @@ def main():
 Latent attention, speculation, images, layers with a state and sliding windows: `reports/cases/h200_vllm_0_24_features`, whose README says how the runs were
 made. Made by `tools/feature_runs.py` on {datetime.date.today().isoformat()}, commit {accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])}.
 Error = predicted ÷ measured − 1. Fitted to these runs, each to a part of one (engine_profiles/vllm-0.24.yaml says which): what n-grams take to be
-proposed (`qwen3-8b_ngram`, poisson and static_b128), how fast prepared images travel and a kernel of an encoder is launched (`qwen3-vl-8b_images`,
+proposed (`qwen3-8b_ngram`, poisson and static_b128), how fast prepared images travel (`qwen3-vl-8b_images`,
 image_small and image_large), what Triton's kernels of gated delta nets take to be launched (`qwen3.5-35b-a3b_bf16`, prefill_single). All else here was not fitted.
 
 ## Schedules

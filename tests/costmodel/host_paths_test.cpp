@@ -150,6 +150,18 @@ TEST_CASE("Triton scans prompts where FlashInfer's kernel does not run or is not
              one.shape));
 }
 
+// config/model.py: the cache is not safe for several threads.
+TEST_CASE("several threads prepare images only without the cache of prepared ones") {
+  const auto errors = [](const std::string& arguments) {
+    return to_string(
+        read("hardware: h200\nmodel: qwen3-vl-8b\nengine: vllm-0.24\nengine_args: {" + arguments + "}\n")
+            .errors);
+  };
+  CHECK(errors("renderer_num_workers: 2").find("mm_processor_cache_gb: 0") != std::string::npos);
+  CHECK(errors("renderer_num_workers: 2, mm_processor_cache_gb: 0").empty());
+  CHECK(errors("renderer_num_workers: 1").empty());
+}
+
 TEST_CASE("n-grams are proposed between a step's tokens and its update") {
   const InstanceSpec ngram =
       instance("qwen3-8b", "speculation: {method: ngram, tokens: 3, acceptance: 0.5, match_rate: 0.7}\n");

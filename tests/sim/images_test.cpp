@@ -264,7 +264,7 @@ TEST_CASE("Prepared images travel to the engine, once, beside the preparation of
 TEST_CASE("Text waits for images that are prepared before it, where one pool takes both in") {
   ImageWorld w;
   const std::vector<TraceRequest> requests = {with_image(request(0, 0, 50, 2), 560, 560),
-                                              request(1, 1, 50, 2), request(2, 400, 50, 2)};
+                                              request(1, 0.001, 50, 2), request(2, 0.4, 50, 2)};
   const auto beside = records_of(w.world, requests);
   w.world.spec.engine.image_costs.text_waits = true;
   w.images = std::make_unique<ModelImages>(w.world.spec, 1.0);
