@@ -22,8 +22,9 @@ struct PdRules {
   std::int64_t local_below = 0;  // shorter prompts are not split: mixed instances, else decode ones, run them
   bool recompute_failed = false;  // the decode instance computes a prompt whose transfer has failed
   // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
-  // of it after the last word of the decode side.
+  // of it after the last word of the decode side, if that counts.
   SimDuration lease;
+  bool lease_extended = true;
   bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
   SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
   // A decode instance finds its prefill instance gone at the second beat of so many that it misses, and keeps

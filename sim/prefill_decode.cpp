@@ -225,7 +225,8 @@ void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
   Release r{.at = now, .request = request, .instance = h.from, .life = h.life, .held = h.held};
   if (h.failed && handoffs_.rules.lease > SimDuration(0)) {
     const SimDuration lease = handoffs_.rules.lease;
-    r.at = later(h.answered + lease, now + SimDuration(lease.ns() * 2 / 3));
+    r.at = h.answered + lease;
+    if (handoffs_.rules.lease_extended) r.at = later(r.at, now + SimDuration(lease.ns() * 2 / 3));
     leases_.push(r);
   } else {
     release(r, now);

@@ -290,6 +290,10 @@ class Loop final : LoopFleet {
   SimTime taken_in(const Request& request, InstanceId chosen, SimTime now, bool at_proxy) {
     const std::size_t i = chosen.value();
     const PoolSetup& pool = *places_[i].pool;
+    // Behind the proxy's answer images are prepared again, one request after another: the client's request is
+    // passed on as it was.
+    if (at_proxy && request.preparation > SimDuration(0))
+      now = images_free_[i] = later(images_free_[i], now) + request.preparation;
     SimTime at = now + (at_proxy ? pool.proxy_delay : pool.input_delay);
     if (places_[i].front_end != nullptr) {
       at = places_[i].front_end->accept(request.id.value(), request.prompt_tokens, at);

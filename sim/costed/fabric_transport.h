@@ -42,7 +42,9 @@ class FabricTransport final : public KvTransport {
     std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
     const NixlFigures* nixl = nullptr;  // what its reads take, descriptor by descriptor; null: bytes alone
     std::int32_t ranks = 1;             // of attention data parallelism, which share out `gpus` in order
+    std::vector<std::int64_t> layers = {1};  // pipeline stages: with KV, by stage; a block is of all of them
     std::int32_t width() const { return static_cast<std::int32_t>(gpus.size()) / ranks; }
+    std::int32_t tp() const { return width() / static_cast<std::int32_t>(layers.size()); }
     DeviceId gpu(std::int32_t rank, std::int32_t in_rank) const {
       return gpus[static_cast<std::size_t>(rank * width() + in_rank)];
     }
@@ -111,6 +113,7 @@ class FabricTransport final : public KvTransport {
   };
   struct Pairs {
     std::int32_t from_tp, to_tp;
+    std::vector<std::int64_t> from_layers, to_layers;
     std::vector<RankPair> pairs;
   };
   struct Lane {

@@ -114,6 +114,24 @@ void SglangScheduler::send_up_to(Slot slot, std::int64_t tokens, bool last) {
         {.request = s.request, .sequence = SequenceId(slot), .step = {}, .parts = parts, .of = of});
 }
 
+// `maybe_send_cached_prefix_chunk`: what a prompt found is on its way before its batch runs; not beside a
+// copy from host memory, which may still write pages that somebody in the batch found (`load_pending`).
+void SglangScheduler::send_cached(const Adder& adder) {
+  if (plan_loads_ > 0) return;
+  for (const Slot slot : adder.batch) {
+    const Sequence& s = sequences_[slot];
+    const bool begins = s.state == State::waiting;
+    if (begins && s.prefix > 0) send_up_to(slot, s.prefix, false);
+  }
+}
+
+// Chunks that ended in a step whose result is processed. Of pipeline stages each sends its own layers' part;
+// the earlier ones could begin up to pp − 1 stages sooner with all but the last chunk.
+void SglangScheduler::send_parts(const Launched& open) {
+  for (const auto& [entry, end] : open.parts)
+    if (known(entry)) send_up_to(entry.slot, end, false);
+}
+
 // Its prompt is computed, and its first token known.
 void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
   Sequence& s = sequences_[slot];
@@ -166,10 +184,15 @@ void SglangScheduler::preallocate() {
                      [&](Slot a, Slot b) { return sequences_[a].priority < sequences_[b].priority; });
   }
   std::int64_t retractable = 0, longest = 0;
-  for (const Sequence& s : sequences_) {
-    if (!s.running) continue;
+  const auto runs = [&](const Sequence& s) {
     retractable += s.prompt + known_outputs(s);
     longest = std::max(longest, s.prompt + std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens));
+  };
+  if (config_.walking()) {  // of stages: those of the micro-batch that the loop is at (`running_batch`)
+    for (const Slot slot : speakers_) runs(sequences_[slot]);
+  } else {
+    for (const Sequence& s : sequences_)
+      if (s.running) runs(s);
   }
   const std::int64_t single = running_count_ > 0 ? longest - retractable : 0;
   while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
@@ -244,8 +267,15 @@ void SglangScheduler::merge_received() {
     }
     s.order = next_order_++;
     s.prefill_step = -2;  // no step of this engine
-    remote_.joined.push_back(
-        {.sequence = SequenceId(slot), .request = s.request, .outputs_before = s.outputs + 1});
+    remote_.joined.push_back({.sequence = SequenceId(slot),
+                              .request = s.request,
+                              .context = s.input(),
+                              .outputs_before = s.outputs + 1});
+    if (config_.walking()) {
+      s.speech.outputs = s.outputs + 1;
+      s.speech.committed = s.speech.allocated = s.input();
+      s.speech.step = -2;
+    }
     merge(slot);
   }
 }
