@@ -158,6 +158,7 @@ class VllmV1Scheduler final : public Scheduler {
   Admit fits_for_load(KvBlockManager::Fetch fetch, std::int64_t gate) const;
   void take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t total, std::int64_t begin);
   std::deque<Slot>& queue_to_serve();
+  bool waits_for_loaded() const;
   bool still_loading(Slot slot) const {
     return sequences_[slot].pulled || (offload_ != nullptr && offload_->loading(slot));
   }

@@ -14,7 +14,8 @@ void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
     const Slot slot = queue.front();
     if (sequences_[slot].in_flight_when_preempted || (staged() && sequences_[slot].speech.in_flight > 0))
       break;
-    const Admit done = try_admit(slot, budget);
+    Admit done = try_admit(slot, budget);
+    if (done == Admit::blocked && waits_for_loaded()) done = Admit::set_aside;
     if (done == Admit::blocked) break;
     queue.pop_front();
     if (done == Admit::set_aside) aside_.push_back(slot);
@@ -23,6 +24,14 @@ void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
   aside_.clear();
   if (config_.by_priority)
     std::stable_sort(skipped_.begin(), skipped_.end(), [&](Slot a, Slot b) { return before(a, b); });
+}
+
+// By priority a prompt without room may stand before one whose blocks have come, and hold it up for good when
+// nobody runs, by the engine's source. Here the other one gets its turn.
+bool VllmV1Scheduler::waits_for_loaded() const {
+  if (!config_.by_priority || running_count_ > 0 || awaits_transfer()) return false;
+  return std::any_of(skipped_.begin(), skipped_.end(),
+                     [&](Slot slot) { return sequences_[slot].state == State::loading; });
 }
 
 // `_select_waiting_queue_for_scheduling`: who was set aside, but by priority whoever is first in either
