@@ -22,14 +22,19 @@ SimTime PrefillDecode::next_event() {
 void PrefillDecode::arrived(const Request& request, SimTime now) {
   if (request.prompt_tokens < handoffs_.rules.local_below)
     return loop_.dispatch(request, loop_.has_mixed ? PoolRole::mixed : PoolRole::decode, now, false);
-  Request leg = request;
-  leg.leg = RequestLeg::prefill;
-  leg.attempt = ++attempts_;
-  handoffs_.open(request).attempt = leg.attempt;
+  Request leg = begin(request);
   loop_.dispatch(leg, PoolRole::prefill, now, false);
   if (!handoffs_.rules.at_once || stale(leg)) return;
   leg.leg = RequestLeg::decode;
   loop_.dispatch(leg, PoolRole::decode, now, false);
+}
+
+Request PrefillDecode::begin(const Request& request) {
+  Request leg = request;
+  leg.leg = RequestLeg::prefill;
+  leg.attempt = ++attempts_;
+  handoffs_.open(request).attempt = leg.attempt;
+  return leg;
 }
 
 void PrefillDecode::entered(const Request& request, InstanceId instance, SequenceId sequence) {
@@ -180,8 +185,10 @@ void PrefillDecode::flush(Handoff& h, RequestId request, SimTime now) {
 void PrefillDecode::take_ended(SimTime now) {
   ended_.clear();
   transport_.collect(now, ended_);
-  for (const KvPullDone& done : ended_)
+  for (const KvPullDone& done : ended_) {
+    if (loop_.fetched && loop_.fetched(done, now)) continue;
     end_transfer(handoffs_.at(done.request), done.request, done.failed, done.at, now);
+  }
   while (notices_.next() <= now) {
     const Notice notice = notices_.pop();
     const Handoff* const h = handoffs_.find(notice.request);

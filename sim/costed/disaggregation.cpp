@@ -125,6 +125,8 @@ void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools
   for (const PoolSpec* pool : pools)
     if (pool->instance.plan.dp > 1)
       node.fail("layers of ranks of attention data parallelism are not modelled; take whole, or no dp");
+  if (first_of(PoolRole::encoder, pools) != nullptr)
+    node.fail("encoder pools beside layers that leave one by one are not modelled; take whole");
   const std::int32_t tp = first_of(PoolRole::prefill, pools)->instance.plan.tp;
   for (const PoolSpec* pool : pools) {
     if (pool->role != PoolRole::mixed && pool->instance.plan.tp != tp)
@@ -137,6 +139,8 @@ void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools
 void read_local(const Yaml& pd, const std::vector<const PoolSpec*>& pools, bool sglang, PdRules& rules) {
   const Yaml node = pd.optional("local_below");
   rules.local_below = node.integer(0, 0);
+  if (rules.local_below > 0 && first_of(PoolRole::encoder, pools) != nullptr)
+    node.fail("prompts that are not split, beside encoder pools, are not modelled; leave it out");
   if (rules.local_below > 0 && sglang && first_of(PoolRole::mixed, pools) == nullptr)
     node.fail(
         "SGLang's decode servers compute no prompts; give short ones a pool with role: mixed, or leave it "
@@ -289,10 +293,11 @@ std::int32_t regions(const PoolSpec& pool) {
   return static_cast<std::int32_t>((model.layers + drafting) * (model.latent.present() ? latent : 2));
 }
 
-// Of all layers, or of one group of them, or of an image's embedding.
+// Of what an instance is sent: a block of all layers, or of one group of them, or an image's embedding.
 double bytes_of_block(const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
-  if (pool.images_elsewhere) return static_cast<double>(embedding_bytes(instance));
+  if (pool.images_elsewhere && pool.role != PoolRole::decode)
+    return static_cast<double>(embedding_bytes(instance));
   const auto block = static_cast<double>(pool.memory.block_size);
   const KvCacheGroups& groups = pool.memory.groups;
   if (groups.windowed > 0)
@@ -344,7 +349,8 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                                  .regions = regions(*pool),
                                  .nixl = pd.nixl ? &*pool->instance.engine.nixl : nullptr,
                                  .ranks = pool->instance.plan.dp,
-                                 .layers = layers_of_pool(*pool)};
+                                 .layers = layers_of_pool(*pool),
+                                 .embeds = pool->role == PoolRole::encoder};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));

@@ -115,16 +115,14 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
                                " of pool " + quote(other.name) + " do not divide one another");
 }
 
-// Encoder pools beside mixed ones (vLLM's ec_producer and ec_consumer).
+// Encoder pools (vLLM's ec_producer) beside mixed or prefill ones (ec_consumer).
 void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
   bool language = false;
   for (std::size_t i = 0; i < pools.size(); ++i) {
     const PoolSpec& pool = pools[i];
     const Yaml role = nodes[i].optional("role");
     const EngineProfile& engine = pool.instance.engine;
-    language |= pool.role == PoolRole::mixed;
-    if (pool.role == PoolRole::prefill || pool.role == PoolRole::decode)
-      role.fail("encoder pools beside prefill and decode pools are not modelled; take role: mixed");
+    language |= pool.role == PoolRole::mixed || pool.role == PoolRole::prefill;
     if (engine.engine != "vllm")
       nodes[i].optional("engine").fail(
           "encoder pools are modelled on vllm only (ec_transfer_config), not on " + engine.engine +
@@ -145,7 +143,8 @@ void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>&
   }
   if (pools.front().role == PoolRole::encoder && language)
     nodes.front().optional("role").fail("write encoder pools behind the pools that they serve");
-  if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
+  if (!language)
+    nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed or prefill");
 }
 
 // Requests carry a bootstrap room between prefill and decode servers only
@@ -170,12 +169,13 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
   const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
   const auto encoder = first(PoolRole::encoder);
-  if (encoder != pools.end()) return check_encoders(nodes, pools);
+  if (encoder != pools.end()) check_encoders(nodes, pools);
   if (prefill == pools.end() && decode == pools.end()) return;
   if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
   if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    if (pools[i].role != PoolRole::mixed) check_engine(nodes[i], pools[i]);
+    if (pools[i].role == PoolRole::prefill || pools[i].role == PoolRole::decode)
+      check_engine(nodes[i], pools[i]);
     for (const PoolSpec& other : pools) {
       if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
         check_pair(nodes[i], pools[i], other);

@@ -463,7 +463,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
   if (transport != nullptr && is_disaggregated(scenario.pools()))
-    report_transport(*transport, has_encoders(scenario), result);
+    report_transport(*transport, has_decoders(scenario), result);
   return result;
 }
 

@@ -335,15 +335,12 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     const bool shares = config_.enable_prefix_caching && (s.named || s.admitted);
     if (shares) hit = kv_.lookup(s.kv, s.target);
     if (config_.speculation.drops_last_hit) hit = drop_last(s, hit);
-    std::int64_t on_host = 0;
-    if (shares && offload_ != nullptr) {
-      const std::optional<std::int64_t> more = offload_->match(slot, hit.blocks, s.target);
-      if (!more) return Admit::set_aside;
-      on_host = *more;
-    }
+    std::optional<std::int64_t> on_host = 0;
+    if (shares && offload_ != nullptr) on_host = offload_->match(slot, hit.blocks, s.target);
+    if (!on_host) return Admit::set_aside;
     // MultiConnector asks every connector, and NIXL, named first, has the whole prompt.
     if (s.leg == RequestLeg::decode) return begin_pull(slot, hit);
-    if (on_host > 0) return begin_load(slot, hit, on_host);
+    if (*on_host > 0) return begin_load(slot, hit, *on_host);
     s.computed = hit.blocks * config_.block_size;
   }
   const std::int64_t held = blocks_for(had);

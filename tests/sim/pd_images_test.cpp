@@ -156,3 +156,87 @@ TEST_CASE("what of images is still refused apart [pd][images]") {
   CHECK(refusal(serve("tensorrt-llm-1.2", one_image)).find("not modelled on tensorrt-llm") !=
         std::string::npos);
 }
+
+namespace {
+
+Result<Served> serve_three(const std::vector<Line>& lines, bool stretches = true,
+                           const std::string& more = "", const std::string& prefill = "") {
+  const Trace trace(lines);
+  const std::string keys = "hardware: h200, model: qwen2.5-vl-7b, engine: vllm-0.24";
+  ScenarioOptions options;
+  options.overrides = {"deployment={topology: {preset: hopper-8}, " + more + "pools: [{" + keys +
+                           ", name: p, role: prefill" + prefill + "}, {" + keys +
+                           ", name: d, role: decode}, {" + keys + ", name: e, role: encoder}]}",
+                       "workload={}"};
+  options.trace = trace.name();
+  ORRERY_TRY(scenario,
+             load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options));
+  Records records;
+  RunOptions run;
+  run.sink = &records;
+  run.stretches = stretches;
+  ORRERY_TRY(result, run_scenario(scenario, run));
+  return Served{std::move(result), std::move(records.all)};
+}
+
+}  // namespace
+
+TEST_CASE(
+    "encoder, prefill and decode pools: embeddings to the prefill side, KV to the decode side "
+    "[pd][images]") {
+  const auto three = serve_three(one_image);
+  if (!three.ok()) FAIL(to_string(three.errors()));
+  const Served two = served("vllm-0.24", one_image);
+  const RequestRecord &r = three->records.at(0), &q = two.records.at(0);
+  CHECK(r.prompt_tokens == q.prompt_tokens);
+  CHECK(three->run.images.fetches == 1);
+  // Of 3,584 values of 16 bits each.
+  CHECK(three->run.images.fetched_bytes ==
+        static_cast<std::int64_t>(three->run.images.embeddings) * 3584 * 2);
+  CHECK(three->run.transfers.pulls == 1);
+  CHECK(three->run.transfers.bytes == two.run.transfers.bytes);
+  CHECK(r.handoff.transfer == q.handoff.transfer);
+  // The prefill instance encodes nothing: its step is a text prompt's.
+  const Served text = served("vllm-0.24", {Line{.text = r.prompt_tokens}});
+  CHECK(r.handoff.prefill == text.records.at(0).handoff.prefill);
+  // A prompt without an image does not go to the encoder.
+  const auto plain = serve_three({Line{}});
+  CHECK(plain->records.at(0).ttft == served("vllm-0.24", {Line{}}).records.at(0).ttft);
+  CHECK(plain->run.images.fetches == 0);
+}
+
+TEST_CASE("three kinds of pools: every request ends once, and single steps are stretches [pd][images]") {
+  RandomStream random(6, RandomPurpose::property_test, 52);
+  std::vector<Line> lines;
+  double at = 0;
+  std::uint64_t with_images = 0;
+  for (int i = 0; i < 60; ++i) {
+    at += 80 * random.uniform();
+    Line line{.at_ms = at,
+              .text = 50 + static_cast<int>(random.below(2000)),
+              .output = 1 + static_cast<int>(random.below(60))};
+    for (std::uint64_t n = random.below(3); n > 0; --n)
+      line.images.emplace_back(200 + static_cast<int>(random.below(800)),
+                               200 + static_cast<int>(random.below(800)));
+    with_images += line.images.empty() ? 0 : 1;
+    lines.push_back(line);
+  }
+  const auto a = serve_three(lines), b = serve_three(lines, false);
+  if (!a.ok()) FAIL(to_string(a.errors()));
+  CHECK(a->run.completed == 60);
+  CHECK(a->run.digest == b->run.digest);
+  CHECK(a->run.transfers.pulls == 60);
+  CHECK(a->run.images.fetches == with_images);
+  for (const RequestRecord& r : a->records) {
+    const HandoffTimes& t = r.handoff;
+    REQUIRE(t.queue + t.prefill + t.wait + t.transfer + t.decode_queue + t.first_step == r.ttft);
+  }
+  const auto refused = [](const Result<Served>& run) { return run.ok() ? "" : to_string(run.errors()); };
+  CHECK(
+      refused(serve_three(lines, true, "pd: {transfer: layerwise}, ")).find("encoder pools beside layers") !=
+      std::string::npos);
+  CHECK(refused(serve_three(lines, true, "pd: {local_below: 100}, ")).find("not split") != std::string::npos);
+  const std::string scaled = ", autoscale: {metric: outstanding, target: 32, min: 1, max: 1}";
+  CHECK(refused(serve_three(lines, true, "", scaled)).find("with encoder, prefill and decode") !=
+        std::string::npos);
+}

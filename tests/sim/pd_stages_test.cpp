@@ -1,8 +1,6 @@
 // Pipeline stages in prefill and decode pools: which ranks' KV goes where, when it leaves, and that nothing
 // is lost. SGLang 0.5.23 (scheduler_pp_mixin.py, event_loop_pp_disagg_*; disaggregation/common/conn.py), vLLM
 // 0.24 (mooncake_connector.py).
-#include <numeric>
-
 #include "../sanitized.h"
 #include "apart_world.h"
 #include "catch.h"
