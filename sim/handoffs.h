@@ -48,6 +48,7 @@ struct Handoff {
   std::int32_t cached = 0, preemptions = 0;
   // KV that is sent: parts computed, and parts sent, of `parts`; `blocks` in all.
   std::int64_t blocks = 0, computed = 0, sent = 0, parts = 0;
+  std::int64_t skipped = 0;  // parts that the decode side has already; those above count without them
   SimTime computed_at = SimTime::never();  // the last part was
   SimTime room_at = SimTime::never();      // the decode instance had blocks for it
   bool said_eos = false;                   // the prefill instance's token is the answer's last one

@@ -142,6 +142,7 @@ void PrefillDecode::make_room_known(const PullWork& work, InstanceId to, SimTime
   h->to_life = (*loop_.lives)[to.value()];
   h->sequence = work.sequence;
   h->blocks = work.blocks;
+  h->skipped = work.skipped;
   h->room_at = now;
   instances_[to.value()]->observe_pull(work, now);
   if (h->prefill_over) handoffs_.settle(work.request);
@@ -159,9 +160,12 @@ void PrefillDecode::take_layers(SimTime now) {
 
 void PrefillDecode::computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of,
                              SimTime now) {
-  if (h.failed || parts <= h.computed) return;
-  h.parts = of;
-  h.computed = parts;
+  // Nothing that is wanted may be left; the end is sent all the same.
+  const std::int64_t wanted = std::max<std::int64_t>(of - h.skipped, 1);
+  const std::int64_t done = parts == of ? wanted : std::min(parts - h.skipped, wanted - 1);
+  if (h.failed || done <= h.computed) return;
+  h.parts = wanted;
+  h.computed = done;
   if (parts == of) h.computed_at = now;
   flush(h, request, now);
 }

@@ -151,6 +151,10 @@ void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>&
 // (`follow_bootstrap_room_scheduler`).
 void check_rooms(const Yaml& node, const PoolSpec& pool) {
   const NamedOptions& options = pool.instance.engine.settings.options;
+  const char* const cache = "disaggregation_decode_enable_radix_cache";
+  if (pool.role != PoolRole::decode && options.has(cache) && options.flag(cache))
+    node.optional("engine_args")
+        .fail(std::string(cache) + " is for decode pools, whose radix cache is off without it; leave it out");
   if (pool.role != PoolRole::mixed || !options.has("load_balance_method")) return;
   if (options.text("load_balance_method") == "follow_bootstrap_room")
     node.optional("engine_args")

@@ -172,7 +172,7 @@ SglangScheduler::Kind SglangScheduler::run_decode_pass() {
 std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
   const std::int64_t active =
       running_count_ + remote_.receiving + static_cast<std::int64_t>(remote_.received.size());
-  return cache_.available() - std::max(config_.num_reserved_decode_tokens * active, least);
+  return free_tokens() - std::max(config_.num_reserved_decode_tokens * active, least);
 }
 
 // First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those
@@ -198,25 +198,41 @@ void SglangScheduler::preallocate() {
   while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
     const Slot slot = remote_.queue.front();
     Sequence& s = sequences_[slot];
-    const std::int64_t slots = cache_.page_ceil(s.prompt);
+    if (config_.cache.prefix_sharing) find_received(s);
+    const std::int64_t slots = cache_.page_ceil(s.prompt) - s.prefix;
     const std::int64_t future = std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens);
     const std::int64_t needed =
-        std::max(slots + config_.num_reserved_decode_tokens, s.prompt + future - retractable);
-    if (needed > allocatable(single)) return;
+        std::max(slots + config_.num_reserved_decode_tokens, s.prompt - s.prefix + future - retractable);
+    if (needed > allocatable(single)) {
+      unlock_prefix(s);
+      return;
+    }
     remote_.queue.pop_front();
+    cache_.make_room(slots);
     cache_.take(slots);
     ++rows_held_;
     ++remote_.receiving;
     s.state = State::receiving;
     s.queued = next_queued_++;
-    s.prefix = 0;
     s.extend_end = s.prompt;
-    remote_.pulls.push_back(
-        {.request = s.request, .sequence = SequenceId(slot), .blocks = slots / config_.cache.page_size});
+    remote_.pulls.push_back({.request = s.request,
+                             .sequence = SequenceId(slot),
+                             .blocks = slots / config_.cache.page_size,
+                             .skipped = s.prefix / config_.cache.page_size});
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
+    counters_.hit_tokens += static_cast<std::uint64_t>(s.prefix);
     digest_.add(s.request.value() * 4);
     digest_.add(slots);
   }
+}
+
+// The decode side's radix cache (`_match_prefix_and_lock`): what it has of a prompt is locked, and is not
+// sent
+// (`decode_prefix_len`).
+void SglangScheduler::find_received(Sequence& s) {
+  const RadixCache::Match hit = cache_.match(s.content, key_length(s.prompt));
+  s.prefix = s.in_tree = hit.tokens;
+  lock_prefix(s, hit.node);
 }
 
 // `resume_retracted_reqs`: back from host memory, without the token whose KV was never written.
@@ -227,6 +243,7 @@ void SglangScheduler::resume_retracted() {
     const std::int64_t tokens = s.prompt + std::max(s.outputs - 1, 0);
     if (cache_.page_ceil(tokens) + config_.num_reserved_decode_tokens > allocatable(0)) return;
     remote_.retracted.pop_front();
+    cache_.make_room(cache_.page_ceil(tokens));
     cache_.take(cache_.page_ceil(tokens));
     ++rows_held_;
     remote_.onboarded += cache_.page_ceil(tokens) / config_.cache.page_size;
@@ -259,8 +276,9 @@ void SglangScheduler::merge_received() {
           {.sequence = SequenceId(slot), .request = s.request, .tokens = s.prompt, .ends = ends});
     digest_.add(s.request.value() * 4 + 3);
     digest_.add(std::int64_t{s.outputs});
+    checkpoint(slot, s.input(), false);  // `process_prebuilt`
     if (ends) {
-      release(slot, s.prompt, s.prompt, false);
+      release(slot, s.prompt, s.prompt, true);
       drop_slot(slot);
       emptied_ = true;  // what it gave back may let others in
       continue;

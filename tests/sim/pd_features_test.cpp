@@ -345,3 +345,68 @@ TEST_CASE("what of tiers is still refused apart [pd][offload]") {
   CHECK(run_pools(qwen + "sglang-0.5", hicache, "").ok());
   CHECK(refusal(run_pools(qwen + "sglang-0.5", "", hicache)).find("HiCache") != std::string::npos);
 }
+
+// ------------------------------------------------------------------------------------- decode radix cache
+
+TEST_CASE("what the decode side's radix cache has is not sent again, by hand [sglang][pd]") {
+  // 1,000 tokens, then 1,500 of which the first 1,000 are the same, then those 1,500 again.
+  for (const bool cache : {false, true}) {
+    Apart a = sglang(milliseconds(3));
+    a.world.config.options.set("disaggregation_decode_enable_radix_cache", cache);
+    std::vector<TraceRequest> requests = {request(0, 0, 1000, 5), request(1, 3.0, 1500, 5),
+                                          request(2, 6.0, 1500, 5)};
+    for (TraceRequest& r : requests) {
+      r.hash_block_size = 500;
+      r.hash_ids = {1, 2, 3};
+      r.hash_ids.resize(static_cast<std::size_t>(r.prompt_tokens) / 500);
+    }
+    const auto records = records_of(a, requests);
+    std::int64_t sent[3] = {};
+    for (const FixedTransport::Sent& s : a.sends)
+      sent[s.part.request.value()] += s.part.blocks * (s.part.last - s.part.first) / s.part.of;
+    CHECK(sent[0] == 1000);
+    CHECK(sent[1] == (cache ? 500 : 1500));
+    CHECK(sent[2] == (cache ? 0 : 1500));  // word of the end, all the same
+    for (const RequestRecord& r : records) {
+      CHECK(r.output_tokens == 5);
+      CHECK(sum(r.handoff) == r.ttft);
+    }
+    // The prefill side computes what it has not itself, whatever the other side has.
+    CHECK(records[1].cached_tokens == 1000);
+  }
+}
+
+TEST_CASE(
+    "random worlds of the decode side's radix cache: conservation, single steps are stretches "
+    "[sglang][pd]") {
+  std::uint64_t cancelled = 0, preempted = 0, stretches = 0;
+  std::int64_t sent = 0, whole = 0;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::random_sglang_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 46);
+    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
+    a.world = w;
+    a.world.config.options.set("enable_mixed_chunk", false);
+    if (random.below(3) == 0) world::speculate(a.world, random);
+    draw_sglang_pools(a, requests, random);
+    const auto bytes = [&](bool cache) {
+      a.world.config.options.set("disaggregation_decode_enable_radix_cache", cache);
+      const Checked checked = check(a, requests);
+      std::int64_t pages = 0;
+      for (const FixedTransport::Sent& s : checked.sends)
+        pages += s.part.blocks * s.part.last / s.part.of - s.part.blocks * s.part.first / s.part.of;
+      if (!cache) return pages;
+      cancelled += checked.run.cancelled;
+      preempted += checked.run.preemptions;
+      stretches += checked.run.stretches;
+      return pages;
+    };
+    sent += bytes(true);
+    whole += bytes(false);
+  }
+  CHECK(sent < whole);
+  CHECK(cancelled > (sanitized ? 3 : 30));
+  CHECK(stretches > (sanitized ? 5 : 50));
+  if (!sanitized) CHECK(preempted > 0);
+}
