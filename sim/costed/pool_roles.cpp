@@ -65,9 +65,6 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
   if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
     role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
-  if (instance.speculation.on() && engine.engine == "tensorrt-llm")
-    node.optional("speculation")
-        .fail("in a prefill or decode pool of tensorrt-llm speculation is not modelled");
   const ContextSettings& context = engine.settings.context;
   if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
     role.fail(
