@@ -70,8 +70,6 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
     role.fail(
         "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
         "(parallel.cp; its decode servers assert 1)");
-  if (instance.plan.pp > 1 && engine.engine == "tensorrt-llm")
-    role.fail("pp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
 }

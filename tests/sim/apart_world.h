@@ -160,6 +160,7 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
     if (instances == 0) return;
     executors.push_back(std::make_unique<CostModelExecutor>(
         std::vector<const StepPricer*>(instances, &pricer), oracle, LaunchJitter{}, nullptr, w.acceptance));
+    executors.back()->know_stages(w.spec.plan.gpus() / w.spec.plan.pp);
     const bool tier = w.config.offload.blocks > 0;
     if (role == PoolRole::decode || tier) executors.back()->add_host_links(HostLink(1, a.host_blocks_per_s));
     parts.push_back({executors.back().get(), instances});

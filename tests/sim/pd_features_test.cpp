@@ -1,10 +1,10 @@
 // What runs beside prefill and decode apart: tiers in host memory, sliding windows, priorities on the decode
 // side, SGLang's speculation. Rules by hand, and conservation of random worlds.
 #include "../sanitized.h"
+#include "apart_scenario.h"
 #include "apart_world.h"
 #include "catch.h"
 #include "sglang_features_world.h"
-#include "sim/costed/run.h"
 
 using namespace orrery;
 using namespace apart;
@@ -12,7 +12,7 @@ using world::request;
 
 namespace {
 
-constexpr std::uint64_t worlds = sanitized ? 8 : 40;
+constexpr std::uint64_t worlds = sanitized ? 8 : 30;
 
 Apart sglang(SimDuration transfer) {
   Apart a;
@@ -60,8 +60,38 @@ RunResult random_vllm(std::uint64_t salt, Change change) {
     sum.offload.loads += checked.run.offload.loads;
     sum.offload.stored += checked.run.offload.stored;
   }
+  CHECK(sum.cancelled > (sanitized ? 3 : 12));
+  CHECK(sum.transfers.retried > (sanitized ? 1 : 5));
+  return sum;
+}
+
+// The same of SGLang, which fails what it cannot move.
+template <class Change>
+RunResult random_sglang(std::uint64_t salt, Change change) {
+  RunResult sum;
+  std::uint64_t eos = 0;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::random_sglang_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, salt);
+    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
+    a.world = w;
+    a.world.config.options.set("enable_mixed_chunk", false);
+    change(a, random);
+    eos += draw_sglang_pools(a, requests, random);
+    const Checked checked = check(a, requests);
+    sum.cancelled += checked.run.cancelled;
+    sum.preemptions += checked.run.preemptions;
+    sum.stretches += checked.run.stretches;
+    sum.offload.loads += checked.run.offload.loads;
+    sum.speculation.drafts += checked.run.speculation.drafts;
+    sum.speculation.accepted += checked.run.speculation.accepted;
+    for (const FixedTransport::Sent& s : checked.sends)
+      sum.transfers.bytes +=
+          s.part.blocks * s.part.last / s.part.of - s.part.blocks * s.part.first / s.part.of;
+  }
   CHECK(sum.cancelled > (sanitized ? 3 : 20));
-  CHECK(sum.transfers.retried > (sanitized ? 1 : 8));
+  CHECK(eos > (sanitized ? 10 : 50));
   return sum;
 }
 
@@ -137,23 +167,11 @@ TEST_CASE(
 }
 
 TEST_CASE("random worlds of HiCache on the prefill side: conservation [sglang][pd][offload]") {
-  std::uint64_t cancelled = 0, loads = 0;
-  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
-    CAPTURE(seed);
-    auto [w, requests] = world::random_sglang_world(seed);
-    RandomStream random(seed, RandomPurpose::property_test, 42);
-    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
-    a.world = w;
-    a.world.config.options.set("enable_mixed_chunk", false);
+  const RunResult sum = random_sglang(42, [](Apart& a, RandomStream& random) {
     world::tier(a.world, random);
     a.host_blocks_per_s = a.world.host_blocks_per_s;
-    draw_sglang_pools(a, requests, random);
-    const Checked checked = check(a, requests);
-    cancelled += checked.run.cancelled;
-    loads += checked.run.offload.loads;
-  }
-  CHECK(cancelled > (sanitized ? 3 : 30));
-  CHECK(loads > (sanitized ? 0 : 20));
+  });
+  CHECK(sum.offload.loads > (sanitized ? 0 : 20));
 }
 
 // -------------------------------------------------------------------------------------------------- windows
@@ -252,13 +270,7 @@ TEST_CASE(
     "[sglang][pd][speculation]") {
   Apart a = sglang(milliseconds(7));
   world::World& w = a.world;
-  w.own_acceptance = std::make_shared<SampledAcceptance>(1, std::vector<double>(3, 1.0), 1);
-  w.acceptance = w.own_acceptance.get();
-  w.config.speculation = {.tokens = 3, .lookahead = 3, .drops_last_hit = true};
-  w.spec.engine.settings.draft_tokens = 3;
-  w.spec.speculation.method = SpeculationMethod::eagle;
-  w.spec.speculation.tokens = 3;
-  w.spec.speculation.draft.intermediate = 12288;
+  world::draft(w, {.tokens = 3, .lookahead = 3, .drops_last_hit = true}, std::vector<double>(3, 1.0), 1);
   Steps steps;
   world::Records records;
   w.sink = &records;
@@ -271,49 +283,14 @@ TEST_CASE(
 }
 
 TEST_CASE("random worlds of SGLang's speculation apart: conservation [sglang][pd][speculation]") {
-  std::uint64_t cancelled = 0, accepted = 0, rejected = 0, preempted = 0, eos = 0;
-  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
-    CAPTURE(seed);
-    auto [w, requests] = world::random_sglang_world(seed);
-    RandomStream random(seed, RandomPurpose::property_test, 45);
-    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
-    a.world = w;
-    a.world.config.options.set("enable_mixed_chunk", false);
-    world::speculate(a.world, random);
-    eos += draw_sglang_pools(a, requests, random);
-    const Checked checked = check(a, requests);
-    cancelled += checked.run.cancelled;
-    preempted += checked.run.preemptions;
-    accepted += checked.run.speculation.accepted;
-    rejected += checked.run.speculation.drafts - checked.run.speculation.accepted;
-  }
-  CHECK(cancelled > (sanitized ? 3 : 30));
-  CHECK(accepted > 1000);
-  CHECK(rejected > 1000);
-  CHECK(eos > (sanitized ? 10 : 80));
-  if (!sanitized) CHECK(preempted > 0);
+  const RunResult sum =
+      random_sglang(45, [](Apart& a, RandomStream& random) { world::speculate(a.world, random); });
+  CHECK(sum.speculation.accepted > 1000);
+  CHECK(sum.speculation.drafts > sum.speculation.accepted + 1000);
+  if (!sanitized) CHECK(sum.preemptions > 0);
 }
 
 // ---------------------------------------------------------------------------------------------- scenarios
-
-namespace {
-
-Result<RunResult> run_pools(const std::string& keys, const std::string& prefill, const std::string& decode,
-                            const std::string& pd = "") {
-  ScenarioOptions options;
-  options.overrides = {"deployment={topology: {preset: hopper-8}, " + pd + "pools: [{hardware: h200, " +
-                           keys + ", name: p, role: prefill" + prefill + "}, {hardware: h200, " + keys +
-                           ", name: d, role: decode" + decode + "}]}",
-                       "workload={generator: {requests: 20, arrivals: {process: fixed, rate: 5}, input: "
-                       "{distribution: fixed, value: 4000}, output: {distribution: fixed, value: 40}}}"};
-  ORRERY_TRY(scenario,
-             load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options));
-  return run_scenario(scenario);
-}
-
-std::string refusal(const Result<RunResult>& run) { return run.ok() ? "" : to_string(run.errors()); }
-
-}  // namespace
 
 TEST_CASE("gpt-oss apart: half of its layers send their window, and less is read [pd][windows]") {
   const std::string oss = "model: gpt-oss-20b, engine: vllm-0.24";
@@ -379,34 +356,14 @@ TEST_CASE("what the decode side's radix cache has is not sent again, by hand [sg
 TEST_CASE(
     "random worlds of the decode side's radix cache: conservation, single steps are stretches "
     "[sglang][pd]") {
-  std::uint64_t cancelled = 0, preempted = 0, stretches = 0;
-  std::int64_t sent = 0, whole = 0;
-  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
-    CAPTURE(seed);
-    auto [w, requests] = world::random_sglang_world(seed);
-    RandomStream random(seed, RandomPurpose::property_test, 46);
-    Apart a = sglang(SimDuration(static_cast<std::int64_t>(random.below(60'000'000))));
-    a.world = w;
-    a.world.config.options.set("enable_mixed_chunk", false);
-    if (random.below(3) == 0) world::speculate(a.world, random);
-    draw_sglang_pools(a, requests, random);
-    const auto bytes = [&](bool cache) {
+  const auto sum = [](bool cache) {
+    return random_sglang(46, [cache](Apart& a, RandomStream& random) {
+      if (random.below(3) == 0) world::speculate(a.world, random);
       a.world.config.options.set("disaggregation_decode_enable_radix_cache", cache);
-      const Checked checked = check(a, requests);
-      std::int64_t pages = 0;
-      for (const FixedTransport::Sent& s : checked.sends)
-        pages += s.part.blocks * s.part.last / s.part.of - s.part.blocks * s.part.first / s.part.of;
-      if (!cache) return pages;
-      cancelled += checked.run.cancelled;
-      preempted += checked.run.preemptions;
-      stretches += checked.run.stretches;
-      return pages;
-    };
-    sent += bytes(true);
-    whole += bytes(false);
-  }
-  CHECK(sent < whole);
-  CHECK(cancelled > (sanitized ? 3 : 30));
-  CHECK(stretches > (sanitized ? 5 : 50));
-  if (!sanitized) CHECK(preempted > 0);
+    });
+  };
+  const RunResult with = sum(true), without = sum(false);
+  CHECK(with.transfers.bytes < without.transfers.bytes);
+  CHECK(with.stretches > (sanitized ? 5 : 50));
+  if (!sanitized) CHECK(with.preemptions > 0);
 }

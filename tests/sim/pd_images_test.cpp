@@ -54,13 +54,16 @@ struct Served {
   std::vector<RequestRecord> records;
 };
 
-Result<Served> serve(const std::string& engine, const std::vector<Line>& lines, bool stretches = true,
-                     const std::string& decode = "", const std::string& pd = "") {
+// `pools`: what follows each pool's hardware, model and engine.
+Result<Served> serve_pools(const std::string& engine, const std::vector<std::string>& pools,
+                           const std::vector<Line>& lines, bool stretches, const std::string& pd) {
   const Trace trace(lines);
-  const std::string keys = "hardware: h200, model: qwen2.5-vl-7b, engine: " + engine;
+  std::string list;
+  for (const std::string& pool : pools)
+    list += (list.empty() ? "{" : ", {") + ("hardware: h200, model: qwen2.5-vl-7b, engine: " + engine) +
+            ", " + pool + "}";
   ScenarioOptions options;
-  options.overrides = {"deployment={topology: {preset: hopper-8}, " + pd + "pools: [{" + keys +
-                           ", name: d, role: decode" + decode + "}, {" + keys + ", name: p, role: prefill}]}",
+  options.overrides = {"deployment={topology: {preset: hopper-8}, " + pd + "pools: [" + list + "]}",
                        "workload={}"};
   options.trace = trace.name();
   ORRERY_TRY(scenario,
@@ -71,6 +74,12 @@ Result<Served> serve(const std::string& engine, const std::vector<Line>& lines, 
   run.stretches = stretches;
   ORRERY_TRY(result, run_scenario(scenario, run));
   return Served{std::move(result), std::move(records.all)};
+}
+
+Result<Served> serve(const std::string& engine, const std::vector<Line>& lines, bool stretches = true,
+                     const std::string& decode = "", const std::string& pd = "") {
+  return serve_pools(engine, {"name: d, role: decode" + decode, "name: p, role: prefill"}, lines, stretches,
+                     pd);
 }
 
 Served served(const std::string& engine, const std::vector<Line>& lines, bool stretches = true,
@@ -159,24 +168,11 @@ TEST_CASE("what of images is still refused apart [pd][images]") {
 
 namespace {
 
-Result<Served> serve_three(const std::vector<Line>& lines, bool stretches = true,
-                           const std::string& more = "", const std::string& prefill = "") {
-  const Trace trace(lines);
-  const std::string keys = "hardware: h200, model: qwen2.5-vl-7b, engine: vllm-0.24";
-  ScenarioOptions options;
-  options.overrides = {"deployment={topology: {preset: hopper-8}, " + more + "pools: [{" + keys +
-                           ", name: p, role: prefill" + prefill + "}, {" + keys +
-                           ", name: d, role: decode}, {" + keys + ", name: e, role: encoder}]}",
-                       "workload={}"};
-  options.trace = trace.name();
-  ORRERY_TRY(scenario,
-             load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options));
-  Records records;
-  RunOptions run;
-  run.sink = &records;
-  run.stretches = stretches;
-  ORRERY_TRY(result, run_scenario(scenario, run));
-  return Served{std::move(result), std::move(records.all)};
+Result<Served> serve_three(const std::vector<Line>& lines, bool stretches = true, const std::string& pd = "",
+                           const std::string& prefill = "") {
+  return serve_pools("vllm-0.24",
+                     {"name: p, role: prefill" + prefill, "name: d, role: decode", "name: e, role: encoder"},
+                     lines, stretches, pd);
 }
 
 }  // namespace
@@ -231,12 +227,11 @@ TEST_CASE("three kinds of pools: every request ends once, and single steps are s
     const HandoffTimes& t = r.handoff;
     REQUIRE(t.queue + t.prefill + t.wait + t.transfer + t.decode_queue + t.first_step == r.ttft);
   }
-  const auto refused = [](const Result<Served>& run) { return run.ok() ? "" : to_string(run.errors()); };
   CHECK(
-      refused(serve_three(lines, true, "pd: {transfer: layerwise}, ")).find("encoder pools beside layers") !=
+      refusal(serve_three(lines, true, "pd: {transfer: layerwise}, ")).find("encoder pools beside layers") !=
       std::string::npos);
-  CHECK(refused(serve_three(lines, true, "pd: {local_below: 100}, ")).find("not split") != std::string::npos);
+  CHECK(refusal(serve_three(lines, true, "pd: {local_below: 100}, ")).find("not split") != std::string::npos);
   const std::string scaled = ", autoscale: {metric: outstanding, target: 32, min: 1, max: 1}";
-  CHECK(refused(serve_three(lines, true, "", scaled)).find("with encoder, prefill and decode") !=
+  CHECK(refusal(serve_three(lines, true, "", scaled)).find("with encoder, prefill and decode") !=
         std::string::npos);
 }

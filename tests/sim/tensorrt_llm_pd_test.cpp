@@ -125,13 +125,7 @@ TEST_CASE(
 TEST_CASE("§7 drafts begin with the generation server's first row [tensorrt_llm][pd][speculation]") {
   Apart a = servers(milliseconds(7));
   world::World& w = a.world;
-  w.own_acceptance = std::make_shared<SampledAcceptance>(1, std::vector<double>(3, 1.0), 1);
-  w.acceptance = w.own_acceptance.get();
-  w.config.speculation = {.tokens = 3};
-  w.spec.engine.settings.draft_tokens = 3;
-  w.spec.speculation.method = SpeculationMethod::eagle;
-  w.spec.speculation.tokens = 3;
-  w.spec.speculation.draft.intermediate = 12288;
+  world::draft(w, {.tokens = 3}, std::vector<double>(3, 1.0), 1);
   Steps steps;
   world::Records records;
   w.sink = &records;
