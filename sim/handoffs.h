@@ -22,8 +22,9 @@ struct PdRules {
   std::int64_t local_below = 0;  // shorter prompts are not split: mixed instances, else decode ones, run them
   bool recompute_failed = false;  // the decode instance computes a prompt whose transfer has failed
   // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
-  // of it after the last word of the decode side.
+  // of it after the last word of the decode side, if that counts.
   SimDuration lease;
+  bool lease_extended = true;
   bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
   SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
   // A decode instance finds its prefill instance gone at the second beat of so many that it misses, and keeps
@@ -47,6 +48,7 @@ struct Handoff {
   std::int32_t cached = 0, preemptions = 0;
   // KV that is sent: parts computed, and parts sent, of `parts`; `blocks` in all.
   std::int64_t blocks = 0, computed = 0, sent = 0, parts = 0;
+  std::int64_t skipped = 0;  // parts that the decode side has already; those above count without them
   SimTime computed_at = SimTime::never();  // the last part was
   SimTime room_at = SimTime::never();      // the decode instance had blocks for it
   bool said_eos = false;                   // the prefill instance's token is the answer's last one

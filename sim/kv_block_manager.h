@@ -84,6 +84,14 @@ class KvBlockManager {
   // Precondition: the sequence holds nothing, and nothing changed since that lookup. `hit.blocks` may be
   // lowered (a drafter drops the last matched block).
   void take_prefix(Handle sequence, std::int64_t tokens, Hit hit);
+  // The same and all other blocks up to `total`, whose content will come from elsewhere. Groups with a window
+  // have no block before `begin`, found or not (`allocate_external_computed_blocks`). What it takes: blocks
+  // of all groups, and found ones that leave the free list.
+  struct Fetch {
+    std::int64_t blocks = 0, idle = 0;
+  };
+  Fetch fetch_of(Handle sequence, Hit hit, std::int64_t total, std::int64_t begin) const;
+  void take_fetched(Handle sequence, std::int64_t tokens, Hit hit, std::int64_t total, std::int64_t begin);
   // Allocates `blocks` for each group from the head of the free list (dropping what was cached there) as the
   // next blocks of the sequence. Precondition: groups · blocks ≤ free_blocks(); with `chunk_ends` groups of
   // states take the last of them only, and what was before it has been slid away but for one.

@@ -95,7 +95,7 @@ struct KvBlockManager::State {
 
   // kv_windows.cpp
   Hit lookup_in_groups(Handle handle, std::int32_t limit);
-  void take_in_groups(Handle handle, std::int32_t blocks);
+  void take_in_groups(Handle handle, std::int32_t blocks, std::int32_t begin = 0);
   std::int32_t longest_in_windows(Handle handle, std::int32_t limit);
   std::int32_t resident_from(const Sequence& sequence, std::int32_t floor, std::int32_t end) const;
   std::int32_t last_resident(const Sequence& sequence, std::int32_t end) const;

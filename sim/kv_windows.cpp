@@ -139,15 +139,52 @@ KvBlockManager::Hit KvBlockManager::State::lookup_in_groups(Handle handle, std::
   return hit;
 }
 
-void KvBlockManager::State::take_in_groups(Handle handle, std::int32_t blocks) {
+void KvBlockManager::State::take_in_groups(Handle handle, std::int32_t blocks, std::int32_t begin) {
   for (std::int32_t g = 0; g < groups; ++g) {
     Sequence& sequence = at(handle, g);
     const auto take = [&](Id id, std::int32_t from, std::int32_t to) { hold(sequence, id, from, to); };
-    if (has_window(g)) sequence.begin = std::max(0, blocks - window_blocks());
+    if (has_window(g)) sequence.begin = std::max({0, blocks - window_blocks(), begin});
     const std::int32_t found =
         has_window(g) ? walk_window(sequence, sequence.begin, blocks, take) : walk(sequence, blocks, take);
     ORRERY_CHECK(found == blocks, "KV pool: take_prefix of blocks that are not resident (any more)");
-    sequence.hits = sequence.own_end = sequence.published = blocks;
+    sequence.hits = sequence.own_end = sequence.published = std::max(blocks, sequence.begin);
+  }
+}
+
+KvBlockManager::Fetch KvBlockManager::fetch_of(Handle handle, Hit hit, std::int64_t total,
+                                               std::int64_t begin) const {
+  const Config& config = state_->config;
+  if (config.window_groups == 0) return {total - hit.blocks, hit.idle};
+  const std::int64_t kept = std::max(hit.blocks, begin);
+  Fetch fetch{config.full_groups * (total - hit.blocks) + config.window_groups * (total - kept), 0};
+  const std::int32_t end = to_block(hit.blocks);
+  const std::int32_t from = std::max({0, end - state_->window_blocks(), to_block(begin)});
+  for (std::int32_t g = 0; g < state_->groups; ++g) {
+    const State::Sequence& sequence = state_->at(handle, g);
+    if (!state_->has_window(g)) {
+      fetch.idle += state_->idle_within(sequence, end);
+      continue;
+    }
+    state_->walk_window(sequence, from, end, [&](Id id, std::int32_t a, std::int32_t b) {
+      if (state_->pool.extents[id].holders == 0) fetch.idle += b - a;
+    });
+  }
+  return fetch;
+}
+
+void KvBlockManager::take_fetched(Handle handle, std::int64_t tokens, Hit hit, std::int64_t total,
+                                  std::int64_t begin) {
+  if (state_->config.window_groups == 0) {
+    take_prefix(handle, tokens, hit);
+    return grow(handle, total - hit.blocks);
+  }
+  State& state = *state_;
+  ORRERY_CHECK(state.at(handle).own_end == 0, "KV pool: a fetch by a sequence that holds blocks");
+  state.take_in_groups(handle, to_block(hit.blocks), to_block(begin));
+  for (std::int32_t g = 0; g < state.groups; ++g) {
+    State::Sequence& sequence = state.at(handle, g);
+    state.allocate(total - sequence.own_end);
+    sequence.own_end = to_block(total);
   }
 }
 

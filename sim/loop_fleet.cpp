@@ -11,6 +11,7 @@ void LoopFleet::make_instances() {
   relayed_.assign(count, 0);
   unnoticed_.assign(count, 0);
   input_free_.assign(count, SimTime(0));
+  images_free_ = input_free_;
   awake_.assign(count, SimTime(0));
   marked_.assign(count, false);
   tally_.emplace(setup_.pools);
@@ -66,7 +67,7 @@ std::vector<LostRequest> LoopFleet::take_down(InstanceId id, SimTime now) {
   }
   if (relay_) lose_fetching(id, now, lost);
   entering_count_[i] = relayed_[i] = 0;
-  input_free_[i] = awake_[i] = now;
+  input_free_[i] = images_free_[i] = awake_[i] = now;
   if (places_[i].front_end) places_[i].front_end = std::make_unique<FrontEnd>(*places_[i].pool->front_end);
   make_instance(i, setup_.make_scheduler(id));
   return lost;

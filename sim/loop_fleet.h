@@ -104,8 +104,9 @@ class LoopFleet : protected FleetHost {
   std::optional<EncoderRelay> relay_;  // with encoder instances
   std::optional<Fleet> fleet_;
   std::optional<RunTally> tally_;
-  std::vector<SimTime> input_free_;  // by instance: when its input path can take the next request
-  std::vector<SimTime> awake_;       // by instance: when its core, last found idle, sees what has come
+  std::vector<SimTime> input_free_;   // by instance: when its input path can take the next request
+  std::vector<SimTime> images_free_;  // and when its API server can prepare the next images
+  std::vector<SimTime> awake_;        // by instance: when its core, last found idle, sees what has come
   std::vector<std::int32_t> entering_count_;  // by instance
   std::vector<std::int32_t> relayed_;         // by instance: its images are prepared again, or fetched
   std::vector<bool> marked_;

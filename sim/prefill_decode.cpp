@@ -22,14 +22,19 @@ SimTime PrefillDecode::next_event() {
 void PrefillDecode::arrived(const Request& request, SimTime now) {
   if (request.prompt_tokens < handoffs_.rules.local_below)
     return loop_.dispatch(request, loop_.has_mixed ? PoolRole::mixed : PoolRole::decode, now, false);
-  Request leg = request;
-  leg.leg = RequestLeg::prefill;
-  leg.attempt = ++attempts_;
-  handoffs_.open(request).attempt = leg.attempt;
+  Request leg = begin(request);
   loop_.dispatch(leg, PoolRole::prefill, now, false);
   if (!handoffs_.rules.at_once || stale(leg)) return;
   leg.leg = RequestLeg::decode;
   loop_.dispatch(leg, PoolRole::decode, now, false);
+}
+
+Request PrefillDecode::begin(const Request& request) {
+  Request leg = request;
+  leg.leg = RequestLeg::prefill;
+  leg.attempt = ++attempts_;
+  handoffs_.open(request).attempt = leg.attempt;
+  return leg;
 }
 
 void PrefillDecode::entered(const Request& request, InstanceId instance, SequenceId sequence) {
@@ -137,6 +142,7 @@ void PrefillDecode::make_room_known(const PullWork& work, InstanceId to, SimTime
   h->to_life = (*loop_.lives)[to.value()];
   h->sequence = work.sequence;
   h->blocks = work.blocks;
+  h->skipped = work.skipped;
   h->room_at = now;
   instances_[to.value()]->observe_pull(work, now);
   if (h->prefill_over) handoffs_.settle(work.request);
@@ -154,9 +160,12 @@ void PrefillDecode::take_layers(SimTime now) {
 
 void PrefillDecode::computed(Handoff& h, RequestId request, std::int64_t parts, std::int64_t of,
                              SimTime now) {
-  if (h.failed || parts <= h.computed) return;
-  h.parts = of;
-  h.computed = parts;
+  // Nothing that is wanted may be left; the end is sent all the same.
+  const std::int64_t wanted = std::max<std::int64_t>(of - h.skipped, 1);
+  const std::int64_t done = parts == of ? wanted : std::min(parts - h.skipped, wanted - 1);
+  if (h.failed || done <= h.computed) return;
+  h.parts = wanted;
+  h.computed = done;
   if (parts == of) h.computed_at = now;
   flush(h, request, now);
 }
@@ -180,8 +189,10 @@ void PrefillDecode::flush(Handoff& h, RequestId request, SimTime now) {
 void PrefillDecode::take_ended(SimTime now) {
   ended_.clear();
   transport_.collect(now, ended_);
-  for (const KvPullDone& done : ended_)
+  for (const KvPullDone& done : ended_) {
+    if (loop_.fetched && loop_.fetched(done, now)) continue;
     end_transfer(handoffs_.at(done.request), done.request, done.failed, done.at, now);
+  }
   while (notices_.next() <= now) {
     const Notice notice = notices_.pop();
     const Handoff* const h = handoffs_.find(notice.request);
@@ -225,7 +236,8 @@ void PrefillDecode::give_back(Handoff& h, RequestId request, SimTime now) {
   Release r{.at = now, .request = request, .instance = h.from, .life = h.life, .held = h.held};
   if (h.failed && handoffs_.rules.lease > SimDuration(0)) {
     const SimDuration lease = handoffs_.rules.lease;
-    r.at = later(h.answered + lease, now + SimDuration(lease.ns() * 2 / 3));
+    r.at = h.answered + lease;
+    if (handoffs_.rules.lease_extended) r.at = later(r.at, now + SimDuration(lease.ns() * 2 / 3));
     leases_.push(r);
   } else {
     release(r, now);

@@ -24,6 +24,8 @@ class PrefillDecode {
     std::function<void(const Request&, PoolRole, SimTime, bool at_proxy)> dispatch;
     // A leg that was sent there will not come; what listens to answers is told.
     std::function<void(InstanceId, RequestId)> over = {};
+    // What has arrived was an encoder instance's embeddings: that side's.
+    std::function<bool(const KvPullDone&, SimTime)> fetched = {};
     bool has_mixed = false;
     const std::vector<std::uint32_t>* lives = nullptr;  // by instance: how often it was begun again
   };
@@ -35,6 +37,8 @@ class PrefillDecode {
   SimTime next_event();
 
   void arrived(const Request& request, SimTime now);
+  // Its first leg, for the prefill instances, whoever sends it there.
+  Request begin(const Request& request);
   void entered(const Request& request, InstanceId instance, SequenceId sequence);
   // A leg that no engine took.
   void forsake(RequestId request, SimTime now);

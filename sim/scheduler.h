@@ -189,8 +189,9 @@ struct OffloadCounters {
 // Prefill and decode apart: blocks that a decode instance wants from the prefill instance which holds them.
 struct PullWork {
   RequestId request;
-  SequenceId sequence;      // that waits for them; none: it is gone, and nobody wants them
-  std::int64_t blocks = 0;  // the last ones of the prompt's
+  SequenceId sequence;       // that waits for them; none: it is gone, and nobody wants them
+  std::int64_t blocks = 0;   // the last ones of the prompt's
+  std::int64_t skipped = 0;  // KV that is sent: so many parts before them are not wanted
 };
 
 // The reverse: what a prefill instance has computed of a prompt to be sent.

@@ -69,7 +69,7 @@ class Loop final : LoopFleet {
       if (apart_) apart_->take_layers(now);
       take_outcomes(now);
       if (apart_) apart_->take_ended(now);
-      if (relay_) take_fetched(now);
+      if (relay_ && !apart_) take_fetched(now);
       if (fleet_) fleet_->change(now);
       clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);
@@ -140,10 +140,10 @@ class Loop final : LoopFleet {
   }
 
   void begin(const Request& request, SimTime now) override {
-    if (apart_)
-      apart_->arrived(request, now);
-    else if (relay_ && !request.images.empty())
+    if (relay_ && !request.images.empty())
       route(relay_->open(request), PoolRole::encoder, now);
+    else if (apart_)
+      apart_->arrived(request, now);
     else
       route(request, PoolRole::mixed, now);
   }
@@ -177,6 +177,8 @@ class Loop final : LoopFleet {
                                        .dispatch = [this](const Request& leg, PoolRole role, SimTime now,
                                                           bool at_proxy) { route(leg, role, now, at_proxy); },
                                        .over = [this](InstanceId at, RequestId id) { over_at(at, id); },
+                                       .fetched = [this](const KvPullDone& done,
+                                                         SimTime now) { return take_fetched(done, now); },
                                        .has_mixed = !group(PoolRole::mixed).empty(),
                                        .lives = &lives_});
   }
@@ -191,17 +193,21 @@ class Loop final : LoopFleet {
   void take_fetched(SimTime now) {
     pulled_.clear();
     setup_.transport->collect(now, pulled_);
-    for (const KvPullDone& done : pulled_) {
-      const Entrance e = relay_->fetched(done.request);
-      if (!done.failed) {
-        enter_fetched(e, now);
-        continue;
-      }
-      ++fetches_failed_;
-      --relayed_[e.instance.value()];
-      relay_->given_back(e.from);
-      lose_embeddings(e, now);
+    for (const KvPullDone& done : pulled_) take_fetched(done, now);
+  }
+  // False: what has come are no embeddings. (A request's come before any of its KV leaves.)
+  bool take_fetched(const KvPullDone& done, SimTime now) {
+    if (!relay_ || !relay_->waits(done.request)) return false;
+    const Entrance e = relay_->fetched(done.request);
+    if (!done.failed) {
+      enter_fetched(e, now);
+      return true;
     }
+    ++fetches_failed_;
+    --relayed_[e.instance.value()];
+    relay_->given_back(e.from);
+    lose_embeddings(e, now);
+    return true;
   }
 
   // Requests whose images are encoded: to a language instance, where their images are prepared again, and
@@ -210,7 +216,8 @@ class Loop final : LoopFleet {
     while (relay_->next_answer() <= now) {
       EncoderRelay::Sent sent = relay_->pop_answer();
       if (fleet_ && turn_back(sent, now)) continue;
-      sent.to = group(PoolRole::mixed).choose(sent.request);
+      if (apart_) sent.request = apart_->begin(sent.request);
+      sent.to = group(apart_ ? PoolRole::prefill : PoolRole::mixed).choose(sent.request);
       if (fleet_ && !fleet_->runs(sent.to)) {
         drop_embeddings(sent.from, sent.from_life);
         lose_unnoticed(sent.request, sent.to, now);
@@ -257,6 +264,7 @@ class Loop final : LoopFleet {
     update_view(e.instance);
     instance.tell_inbox(e.request.id,
                         later(e.request.gives_up, now - places_[e.instance.value()].pool->abort_delay));
+    if (apart_) apart_->forsake(e.request.id, now);
   }
 
   void dispatch(const Request& request, PoolRole role, SimTime now, bool at_proxy) override {
@@ -290,6 +298,10 @@ class Loop final : LoopFleet {
   SimTime taken_in(const Request& request, InstanceId chosen, SimTime now, bool at_proxy) {
     const std::size_t i = chosen.value();
     const PoolSetup& pool = *places_[i].pool;
+    // Behind the proxy's answer images are prepared again, one request after another: the client's request is
+    // passed on as it was.
+    if (at_proxy && request.preparation > SimDuration(0))
+      now = images_free_[i] = later(images_free_[i], now) + request.preparation;
     SimTime at = now + (at_proxy ? pool.proxy_delay : pool.input_delay);
     if (places_[i].front_end != nullptr) {
       at = places_[i].front_end->accept(request.id.value(), request.prompt_tokens, at);

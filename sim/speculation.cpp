@@ -134,6 +134,7 @@ std::int64_t SpokenSteps::begin(const StepPlan& plan) {
   std::vector<SpokenTokens> step;
   step.reserve(plan.verify.size());
   std::int64_t context = 0;
+  for (const PrefillWork& work : plan.joined) join(work);
   for (const VerifyWork& work : plan.verify) {
     context += voices_[work.sequence.value()].context;
     step.push_back(speak(work));
@@ -143,6 +144,14 @@ std::int64_t SpokenSteps::begin(const StepPlan& plan) {
   }
   open_.push_back(std::move(step));
   return context;
+}
+
+// Its context came from elsewhere, with so many outputs.
+SpokenSteps::Voice& SpokenSteps::join(const PrefillWork& work) {
+  if (work.sequence.value() >= voices_.size()) voices_.resize(work.sequence.value() + 1);
+  Voice& v = voices_[work.sequence.value()];
+  v = {work.request, work.context, work.outputs_before, lengths_->eos_after(work.request)};
+  return v;
 }
 
 SpokenTokens SpokenSteps::speak(const VerifyWork& work) {
@@ -165,12 +174,9 @@ SpokenTokens SpokenSteps::speak(const VerifyWork& work) {
 }
 
 SpokenTokens SpokenSteps::first_word(const PrefillWork& work) {
-  if (work.sequence.value() >= voices_.size()) voices_.resize(work.sequence.value() + 1);
-  Voice& v = voices_[work.sequence.value()];
-  v.request = work.request;
-  v.context = work.context + work.new_tokens;
-  v.outputs = work.outputs_before + 1;
-  v.eos = lengths_->eos_after(work.request);
+  Voice& v = join(work);
+  v.context += work.new_tokens;
+  ++v.outputs;
   const bool eos = v.eos > 0 && v.outputs >= v.eos;
   return {.sequence = work.sequence,
           .request = work.request,

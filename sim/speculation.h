@@ -94,6 +94,7 @@ class SpokenSteps {
     std::int32_t outputs = 0;  // said, steps in flight included
     std::int32_t eos = 0;      // after so many outputs; 0 = not by itself
   };
+  Voice& join(const PrefillWork& work);
   SpokenTokens speak(const VerifyWork& work);
   SpokenTokens first_word(const PrefillWork& work);
 

@@ -76,7 +76,8 @@ struct StepPlan {
   // Ended without an answer by the engine itself (SGLang: not even one sequence fits).
   std::span<const SequenceId> aborted;
   std::span<const HandedWork> handed;
-  // Who joins the decode set without a chunk in this engine's steps; `outputs_before`: with so many outputs.
+  // Who joins the decode set without a chunk in this engine's steps; `outputs_before`: with so many outputs,
+  // and `context` tokens in the KV cache.
   std::span<const PrefillWork> joined;
   std::size_t turned_away = 0;  // the first of them: a full queue has no place for them (any more)
   // No member of the decode set runs in this step, whoever is in it: all ends move back by one step.

@@ -203,6 +203,7 @@ class CostModelExecutor final : public Executor {
   void take_ends(Engine& e, std::int64_t step);
   void schedule_event(std::uint32_t id);
   void copy_blocks(Engine& e, std::size_t instance, const StepPlan& plan, SimTime now);
+  SimTime copy_before_staged(std::size_t instance, const StepPlan& plan, SimTime now);
   void add_images(const StepPlan& plan, StepTiming& timing);
   void count_usage(const StepPlan& plan, const StepShape& shape, std::int64_t busy);
 

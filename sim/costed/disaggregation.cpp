@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "costmodel/expert_exchange.h"
+#include "costmodel/stages.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
 #include "sim/fabric/presets.h"
@@ -16,6 +17,10 @@ namespace orrery {
 const fabric::Figure kv_lease{30, fabric::FigureKind::published,
                               "default of kv_lease_duration, vLLM 0.24.0, "
                               "distributed/kv_transfer/kv_connector/v1/nixl/base_scheduler.py"};
+
+const fabric::Figure mooncake_hold{
+    480, fabric::FigureKind::published,
+    "default of VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT, vLLM 0.24.0, vllm/envs.py"};
 
 const fabric::Figure sglang_heartbeat{
     5, fabric::FigureKind::published,
@@ -108,8 +113,20 @@ void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools
       node.fail(
           "speculation beside layers that leave one by one is not modelled; take whole, or method: off");
   for (const PoolSpec* pool : pools)
+    if (kv_cache_groups(pool->instance.model, pool->instance.engine).windowed > 0)
+      node.fail(
+          "MoRIIOConnector is none of those that keep groups of layers apart (SupportsHMA), and vLLM turns "
+          "them off beside it; say engine_args: {disable_hybrid_kv_cache_manager: true}, or take whole");
+  for (const PoolSpec* pool : pools)
+    if (pool->role != PoolRole::mixed && pool->instance.engine.settings.kv_offload_bytes > 0)
+      node.fail(
+          "a tier in host memory beside layers that leave one by one is not modelled; take whole, or "
+          "leave kv_offloading_size out");
+  for (const PoolSpec* pool : pools)
     if (pool->instance.plan.dp > 1)
       node.fail("layers of ranks of attention data parallelism are not modelled; take whole, or no dp");
+  if (first_of(PoolRole::encoder, pools) != nullptr)
+    node.fail("encoder pools beside layers that leave one by one are not modelled; take whole");
   const std::int32_t tp = first_of(PoolRole::prefill, pools)->instance.plan.tp;
   for (const PoolSpec* pool : pools) {
     if (pool->role != PoolRole::mixed && pool->instance.plan.tp != tp)
@@ -122,6 +139,8 @@ void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools
 void read_local(const Yaml& pd, const std::vector<const PoolSpec*>& pools, bool sglang, PdRules& rules) {
   const Yaml node = pd.optional("local_below");
   rules.local_below = node.integer(0, 0);
+  if (rules.local_below > 0 && first_of(PoolRole::encoder, pools) != nullptr)
+    node.fail("prompts that are not split, beside encoder pools, are not modelled; leave it out");
   if (rules.local_below > 0 && sglang && first_of(PoolRole::mixed, pools) == nullptr)
     node.fail(
         "SGLang's decode servers compute no prompts; give short ones a pool with role: mixed, or leave it "
@@ -137,16 +156,44 @@ bool is_disaggregated(const std::vector<const PoolSpec*>& pools) {
 
 namespace {
 
-// Whose reads they are: only NIXL's were measured, descriptor by descriptor. MoRIIO's take the links' time.
-bool read_nixl(const Yaml& pd, bool vllm, Transfer transfer) {
+enum class Connector : std::uint8_t { moriio, nixl, mooncake, other };
+
+// Whose reads they are: only NIXL's were measured, descriptor by descriptor. The others' take the links'
+// time.
+Connector read_connector(const Yaml& pd, bool vllm, Transfer transfer) {
   const Yaml node = pd.optional("connector");
-  if (!node.present()) return vllm && transfer == Transfer::whole;
-  const bool nixl = node.choice({"moriio", "nixl"}) == 1;
-  if (!vllm)
-    node.fail("vLLM's connectors go by this key; leave it out");
-  else if (nixl && transfer == Transfer::layerwise)
-    node.fail("NixlConnector fetches whole prompts; expected moriio, or transfer: whole");
-  return nixl;
+  if (!vllm) {
+    if (node.present()) node.fail("vLLM's connectors go by this key; leave it out");
+    return Connector::other;
+  }
+  const bool whole = transfer == Transfer::whole;
+  if (!node.present()) return whole ? Connector::nixl : Connector::moriio;
+  const auto connector = static_cast<Connector>(node.choice({"moriio", "nixl", "mooncake"}));
+  if (connector != Connector::moriio && !whole)
+    node.fail(std::string(connector == Connector::nixl ? "NixlConnector" : "MooncakeConnector") +
+              " moves whole prompts; expected moriio, or transfer: whole");
+  return connector;
+}
+
+// Which stages may meet.
+void check_stages(const Yaml& deployment, Connector connector, const std::vector<const PoolSpec*>& pools) {
+  std::int32_t prefill = 1, decode = 1;
+  for (const PoolSpec* pool : pools) {
+    if (pool->role == PoolRole::prefill) prefill = std::max(prefill, pool->instance.plan.pp);
+    if (pool->role == PoolRole::decode) decode = std::max(decode, pool->instance.plan.pp);
+  }
+  if (std::max(prefill, decode) == 1) return;
+  const Yaml pd = deployment.optional("pd");
+  const Yaml at =
+      pd.optional("connector").present() ? pd.optional("connector") : deployment.optional("pools");
+  if (connector == Connector::nixl)
+    at.fail(
+        "NixlConnector refuses pipeline stages (set_xfer_handshake_metadata_pp_aware, "
+        "kv_connector/v1/base.py "
+        "of 0.24.0: \"does not support PP-disaggregated KV transfer\"); take pd.connector: mooncake, or pp: "
+        "1");
+  else if (connector == Connector::moriio)
+    at.fail("MoRIIOConnector knows no pipeline stages; take pd.connector: mooncake, or pp: 1");
 }
 
 }  // namespace
@@ -170,9 +217,9 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   rules.retries = static_cast<std::int32_t>(pd.optional("retry").integer(1, 0, 1000));
   const Yaml policy = pd.optional("kv_load_failure_policy");
   rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
-  if (rules.recompute_failed && (rules.at_once || !vllm))
-    policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
-  rules.nixl = read_nixl(pd, vllm, transfer);
+  const Connector connector = read_connector(pd, vllm, transfer);
+  rules.nixl = connector == Connector::nixl;
+  check_stages(deployment, connector, pools);
   for (const PoolSpec* pool : pools) {
     if (!rules.nixl || pool->instance.engine.nixl) continue;
     deployment.optional("pools").fail(
@@ -181,7 +228,12 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
     rules.nixl = false;
   }
   if (sglang) rules.heartbeat = duration_from_seconds(sglang_heartbeat.value);
-  if (vllm && transfer == Transfer::whole) rules.lease = duration_from_seconds(kv_lease.value);
+  if (vllm && transfer == Transfer::whole)
+    rules.lease = duration_from_seconds((connector == Connector::mooncake ? mooncake_hold : kv_lease).value);
+  rules.lease_extended = connector != Connector::mooncake;
+  // MooncakeConnector does not say which blocks it could not load.
+  if (rules.recompute_failed && (rules.at_once || !vllm || connector == Connector::mooncake))
+    policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
   if (rules.nixl) {
     const PoolSpec* const decode = first_of(PoolRole::decode, pools);
     const EngineProfile& reader = (decode != nullptr ? decode : prefill)->instance.engine;
@@ -234,9 +286,29 @@ namespace {
 std::int32_t regions(const PoolSpec& pool) {
   const ModelSpec& model = pool.instance.model;
   const std::int64_t latent = model.sparse.present() ? 2 : 1;  // the indexer's keys are a cache of their own
+  // Groups of layers share tensors: more blocks, of fewer pieces (`_compute_desc_ids`).
+  if (pool.memory.groups.windowed > 0) return static_cast<std::int32_t>(pool.memory.groups.layers * 2);
   const std::int64_t drafting =
       draft_layers_cached(pool.instance.speculation, model, pool.instance.engine.engine);
   return static_cast<std::int32_t>((model.layers + drafting) * (model.latent.present() ? latent : 2));
+}
+
+// Of what an instance is sent: a block of all layers, or of one group of them, or an image's embedding.
+double bytes_of_block(const PoolSpec& pool) {
+  const InstanceSpec& instance = pool.instance;
+  if (pool.images_elsewhere && pool.role != PoolRole::decode)
+    return static_cast<double>(embedding_bytes(instance));
+  const auto block = static_cast<double>(pool.memory.block_size);
+  const KvCacheGroups& groups = pool.memory.groups;
+  if (groups.windowed > 0)
+    return instance.model.kv_layer_bytes(instance.plan.tp) * static_cast<double>(groups.layers) * block;
+  if (instance.plan.pp == 1) return pool.memory.kv_bytes_per_token.value() * block;  // else: a stage's
+  return instance.model.kv_layer_bytes(instance.plan.tp) *
+         static_cast<double>(instance.model.attention_layers()) * block;
+}
+
+std::vector<std::int64_t> layers_of_pool(const PoolSpec& pool) {
+  return layers_of_stages(pool.instance.model.layers, pool.instance.plan.pp, pool.instance.engine.engine);
 }
 
 // Where the next instance begins: where it is; on the next node when what is left of this one cannot hold it;
@@ -262,9 +334,7 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
   std::size_t next = 0;
   for (const PoolSpec* pool : pools) {
     const auto width = static_cast<std::size_t>(pool->instance.plan.gpus());
-    const double bytes = pool->images_elsewhere ? static_cast<double>(embedding_bytes(pool->instance))
-                                                : pool->memory.kv_bytes_per_token.value() *
-                                                      static_cast<double>(pool->memory.block_size);
+    const double bytes = bytes_of_block(*pool);
     for (std::int32_t i = 0; i < pool->engines(); ++i) {
       next = first_seat(topology, next, width);
       if (next + width > gpus.size()) {
@@ -278,7 +348,9 @@ Result<std::vector<FabricTransport::Seat>> seat_instances(const fabric::Topology
                                  .bytes_per_block = round_half_even(bytes),
                                  .regions = regions(*pool),
                                  .nixl = pd.nixl ? &*pool->instance.engine.nixl : nullptr,
-                                 .ranks = pool->instance.plan.dp};
+                                 .ranks = pool->instance.plan.dp,
+                                 .layers = layers_of_pool(*pool),
+                                 .embeds = pool->role == PoolRole::encoder};
       seat.gpus.assign(gpus.begin() + static_cast<std::ptrdiff_t>(next),
                        gpus.begin() + static_cast<std::ptrdiff_t>(next + width));
       seats.push_back(std::move(seat));

@@ -16,6 +16,8 @@ namespace orrery {
 
 // How long vLLM's prefill side keeps blocks that nobody fetches.
 extern const fabric::Figure kv_lease;
+// The same beside MooncakeConnector.
+extern const fabric::Figure mooncake_hold;
 // How often SGLang's decode side asks whether a prefill server is there.
 extern const fabric::Figure sglang_heartbeat;
 

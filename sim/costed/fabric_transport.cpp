@@ -27,11 +27,15 @@ FabricTransport::FabricTransport(const fabric::Topology& topology, std::vector<S
 }
 
 const std::vector<RankPair>& FabricTransport::pairs(InstanceId from, InstanceId to) const {
-  const std::int32_t from_tp = seats_[from.value()].width(), to_tp = seats_[to.value()].width();
+  const Seat &a = seats_[from.value()], &b = seats_[to.value()];
+  const bool whole = model_.latent || a.embeds;
   for (const Pairs& known : known_pairs_) {
-    if (known.from_tp == from_tp && known.to_tp == to_tp) return known.pairs;
+    if (known.whole == whole && known.from_tp == a.tp() && known.to_tp == b.tp() &&
+        known.from_layers == a.layers && known.to_layers == b.layers)
+      return known.pairs;
   }
-  known_pairs_.push_back({from_tp, to_tp, rank_pairs(from_tp, to_tp, model_.kv_heads, model_.latent)});
+  known_pairs_.push_back({a.tp(), b.tp(), whole, a.layers, b.layers,
+                          stage_pairs(a.tp(), a.layers, b.tp(), b.layers, model_.kv_heads, whole)});
   ORRERY_CHECK(known_pairs_.back().pairs.size() < keys_per_request, "rank pairs of a request");
   return known_pairs_.back().pairs;
 }
@@ -42,7 +46,7 @@ template <class Time>
 SimDuration FabricTransport::slowest_reader(const KvPull& pull, Time time) const {
   const Seat &from = seats_[pull.from.value()], &to = seats_[pull.to.value()];
   SimDuration most(0);
-  if (to.nixl == nullptr) return most;
+  if (to.nixl == nullptr || from.embeds) return most;
   const auto width = static_cast<std::size_t>(to.width());
   std::vector<std::int64_t> posted(width);
   std::vector<bool> far(width);
@@ -51,7 +55,7 @@ SimDuration FabricTransport::slowest_reader(const KvPull& pull, Time time) const
       return topology_.device(seat.gpu(rank, in_rank)).node;
     };
     const auto r = static_cast<std::size_t>(pair.to);
-    posted[r] += pull.blocks * to.regions;
+    posted[r] += pull.blocks * to.regions * pair.layers / pair.of_layers;
     if (node(from, pull.from_rank, pair.from) != node(to, pull.to_rank, pair.to)) far[r] = true;
   }
   for (std::size_t r = 0; r < width; ++r) {
@@ -96,7 +100,8 @@ void FabricTransport::send(const KvSend& part, SimTime now) {
   const auto& between = pairs(part.from, part.to);
   const std::int64_t whole = part.blocks * seats_[part.to.value()].bytes_per_block;
   const auto up_to = [&](std::int64_t place, const RankPair& pair) {
-    return whole / pair.parts * place / part.of;  // below 2^63: terabytes times a million parts
+    const std::int64_t own = whole * pair.layers / pair.of_layers / pair.parts;
+    return own * place / part.of;  // below 2^63: terabytes times a million parts
   };
   o.complete = part.last == part.of;
   for (std::size_t lane = 0; lane < between.size(); ++lane) {
@@ -113,7 +118,7 @@ void FabricTransport::send(const KvSend& part, SimTime now) {
 FabricTransport::Open& FabricTransport::open(RequestId request, InstanceId from, InstanceId to) {
   const auto [it, is_new] = open_.try_emplace(request.value());
   if (is_new) {
-    ++pulls_;
+    ++(seats_[from.value()].embeds ? embeds_ : pulls_);
     it->second.from = from;
     it->second.to = to;
     it->second.lanes.resize(pairs(from, to).size());
@@ -133,7 +138,7 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
                                 .key = request.value() * keys_per_request + place},
                                now);
   if (!flow.ok()) return false;
-  bytes_ += std::exchange(lane.queued, 0);
+  (seats_[o.from.value()].embeds ? embedded_bytes_ : bytes_) += std::exchange(lane.queued, 0);
   lane.flow = flow.value();
   lane.busy = true;
   ++o.busy;

@@ -42,7 +42,10 @@ class FabricTransport final : public KvTransport {
     std::int32_t regions = 0;  // pieces that a block stands in, each a descriptor: layers, keys and values
     const NixlFigures* nixl = nullptr;  // what its reads take, descriptor by descriptor; null: bytes alone
     std::int32_t ranks = 1;             // of attention data parallelism, which share out `gpus` in order
+    std::vector<std::int64_t> layers = {1};  // pipeline stages: with KV, by stage; a block is of all of them
     std::int32_t width() const { return static_cast<std::int32_t>(gpus.size()) / ranks; }
+    bool embeds = false;  // it sends images' embeddings, all to every rank, and no KV
+    std::int32_t tp() const { return width() / static_cast<std::int32_t>(layers.size()); }
     DeviceId gpu(std::int32_t rank, std::int32_t in_rank) const {
       return gpus[static_cast<std::size_t>(rank * width() + in_rank)];
     }
@@ -102,6 +105,8 @@ class FabricTransport final : public KvTransport {
 
   // Over `span` of simulated time.
   void report(SimDuration span, KvTransferResult& result) const;
+  std::uint64_t fetches() const { return embeds_; }  // of embeddings
+  std::int64_t fetched_bytes() const { return embedded_bytes_; }
 
  private:
   struct Ending {
@@ -111,6 +116,8 @@ class FabricTransport final : public KvTransport {
   };
   struct Pairs {
     std::int32_t from_tp, to_tp;
+    bool whole;  // every rank reads all of it
+    std::vector<std::int64_t> from_layers, to_layers;
     std::vector<RankPair> pairs;
   };
   struct Lane {
@@ -165,8 +172,8 @@ class FabricTransport final : public KvTransport {
   std::vector<Ending> endings_;                     // min-heap by (at, request)
   mutable std::deque<Pairs> known_pairs_;
   std::vector<std::vector<SimTime>> reader_free_;  // by instance and rank: what was posted before is there
-  std::uint64_t pulls_ = 0, failed_ = 0;
-  std::int64_t bytes_ = 0;
+  std::uint64_t pulls_ = 0, failed_ = 0, embeds_ = 0;
+  std::int64_t bytes_ = 0, embedded_bytes_ = 0;
 };
 
 }  // namespace orrery

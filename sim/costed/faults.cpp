@@ -55,6 +55,19 @@ void read_changes(const Yaml& node, PoolSpec& pool) {
   }
 }
 
+// Where a lost instance leaves requests that have been encoded, or wait for it, is not modelled.
+void refuse_changes_of_three(const Yaml& root, const std::vector<FaultSpec>& faults,
+                             const std::vector<const PoolSpec*>& pools) {
+  const auto has = [&](PoolRole role) {
+    return std::any_of(pools.begin(), pools.end(), [&](const PoolSpec* p) { return p->role == role; });
+  };
+  if (!has(PoolRole::encoder) || !has(PoolRole::prefill) || !has_changes(faults, pools)) return;
+  const Yaml at = root.optional("faults");
+  (at.present() ? at : root.optional("deployment").optional("pools"))
+      .fail(
+          "faults, rolling updates and autoscaling are not modelled with encoder, prefill and decode pools");
+}
+
 bool has_changes(const std::vector<FaultSpec>& faults, const std::vector<const PoolSpec*>& pools) {
   return !faults.empty() || std::any_of(pools.begin(), pools.end(), [](const PoolSpec* pool) {
     return pool->autoscale.has_value() || pool->update_at_s >= 0;
@@ -318,6 +331,7 @@ void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
     }
   }
   name_streams(faults);
+  refuse_changes_of_three(root, faults, pools);
   read_recovery(root.optional("deployment").optional("on_failure"), list.present(), recovery);
   check_starts(root, pools, list.present());
 }

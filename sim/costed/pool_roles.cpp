@@ -9,12 +9,24 @@ namespace orrery {
 
 namespace {
 
-bool has_window(const ModelSpec& model) {
-  return std::any_of(model.layer_kinds.begin(), model.layer_kinds.end(),
-                     [](const LayerKind& kind) { return kind.sliding_window > 0; });
+// Layers whose window has a pool, or groups of blocks, of its own.
+bool keeps_windows(const PoolSpec& pool) {
+  const EngineProfile& engine = pool.instance.engine;
+  const ModelSpec& model = pool.instance.model;
+  if (engine.engine == "vllm") return kv_cache_groups(model, engine).windowed > 0;
+  if (engine.engine == "tensorrt-llm") return engine.settings.tensorrt_llm.window > 0;
+  const NamedOptions& options = engine.settings.options;
+  const char* const one_pool = "disable_hybrid_swa_memory";
+  return window_of(model) > 0 && !(options.has(one_pool) && options.flag(one_pool));
 }
 
-void check_sglang(const Yaml& node, const NamedOptions& options) {
+void check_sglang(const Yaml& node, const PoolSpec& pool) {
+  const NamedOptions& options = pool.instance.engine.settings.options;
+  const char* const tier = "enable_hierarchical_cache";
+  if (pool.role == PoolRole::decode && options.has(tier) && options.flag(tier))
+    node.optional("role").fail(
+        "HiCache on a decode server keeps what its radix cache holds (enable_decode_hicache), which is not "
+        "modelled; leave enable_hierarchical_cache to the prefill pool");
   if (options.has("rules_of_0_5_17") && options.flag("rules_of_0_5_17"))
     node.optional("role").fail(
         "rules_of_0_5_17 with prefill and decode apart are not modelled; leave it out");
@@ -34,30 +46,30 @@ void check_tensorrt_llm(const Yaml& node, const PoolSpec& pool) {
 void check_engine(const Yaml& node, const PoolSpec& pool) {
   const EngineProfile& engine = pool.instance.engine;
   const Yaml role = node.optional("role");
-  if (engine.engine == "sglang") check_sglang(node, engine.settings.options);
+  if (engine.engine == "sglang") check_sglang(node, pool);
   if (engine.engine == "tensorrt-llm") check_tensorrt_llm(node, pool);
-  if (pool.role == PoolRole::decode && engine.settings.by_priority)
-    role.fail("a decode pool that schedules by priority is not modelled; leave scheduling_policy out");
-  if (engine.settings.kv_offload_bytes > 0)
+  if (engine.engine == "tensorrt-llm" && engine.settings.kv_offload_bytes > 0)
     role.fail(
-        "KV blocks in host memory beside prefill and decode apart are not modelled; leave "
-        "kv_offloading_size out");
-  if (has_window(pool.instance.model))
-    node.optional("model").fail("sliding windows with prefill and decode apart are not modelled");
+        "KV blocks in host memory beside prefill and decode apart are not modelled on tensorrt-llm; leave "
+        "host_cache_size out");
+  if (engine.engine != "vllm" && keeps_windows(pool))
+    node.optional("model").fail(
+        engine.engine == "sglang"
+            ? "a pool of their own for layers with a sliding window is not modelled with prefill and decode "
+              "apart on sglang; engine_args: {disable_hybrid_swa_memory: true} keeps all tokens"
+            : "max_attention_window with prefill and decode apart is not modelled; leave it out");
+  if (engine.engine == "tensorrt-llm" && takes_images(pool.instance))
+    node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())
     node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
   const InstanceSpec& instance = pool.instance;
   if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
     role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
-  if (instance.speculation.on() && engine.engine != "vllm")
-    node.optional("speculation")
-        .fail("in a prefill or decode pool speculation is modelled on vllm only (transfer: whole)");
   const ContextSettings& context = engine.settings.context;
   if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
     role.fail(
         "context parallelism with prefill and decode apart is modelled in prefill pools of SGLang only "
         "(parallel.cp; its decode servers assert 1)");
-  if (instance.plan.pp > 1) role.fail("pp above 1 in a prefill or decode pool is not modelled");
   if (engine.settings.stream_interval > 1)
     role.fail("stream_interval above 1 with prefill and decode apart is not modelled");
 }
@@ -78,27 +90,34 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
     unlike("the block size", std::to_string(a.block_size), std::to_string(b.block_size), "engine_args");
   const DType mine = pool.instance.model.kv_dtype, theirs = other.instance.model.kv_dtype;
   if (mine != theirs) unlike("the KV cache's type", to_string(mine), to_string(theirs), "kv_cache_dtype");
+  if (pool.instance.engine.engine == "vllm" && keeps_windows(pool) != keeps_windows(other))
+    unlike("disable_hybrid_kv_cache_manager", keeps_windows(pool) ? "false" : "true",
+           keeps_windows(other) ? "false" : "true", "engine_args");
   // The drafting network's layers are layers of the cache like others (`register_kv_caches`).
   const SpeculationSpec &drafts = pool.instance.speculation, &drafted = other.instance.speculation;
   if ((drafts.has_network() || drafted.has_network()) && drafts.method != drafted.method)
     unlike("the drafting network, whose KV travels too,", to_string(drafts.method), to_string(drafted.method),
            "speculation");
+  const std::int32_t pp = pool.instance.plan.pp, pp_other = other.instance.plan.pp;
+  if (pool.instance.engine.engine == "sglang" && pp != pp_other && pp != 1)
+    node.optional("role").fail(
+        "SGLang's decode servers assert pp = 1 or their prefill server's "
+        "(disaggregation/common/conn.py), and pool " +
+        quote(other.name) + " has pp = " + std::to_string(pp_other) + ", not " + std::to_string(pp));
   const std::int32_t tp = pool.instance.plan.tp, tp_other = other.instance.plan.tp;
   if (std::max(tp, tp_other) % std::min(tp, tp_other) != 0)
     node.optional("role").fail("tp = " + std::to_string(tp) + " and tp = " + std::to_string(tp_other) +
                                " of pool " + quote(other.name) + " do not divide one another");
 }
 
-// Encoder pools beside mixed ones (vLLM's ec_producer and ec_consumer).
+// Encoder pools (vLLM's ec_producer) beside mixed or prefill ones (ec_consumer).
 void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
   bool language = false;
   for (std::size_t i = 0; i < pools.size(); ++i) {
     const PoolSpec& pool = pools[i];
     const Yaml role = nodes[i].optional("role");
     const EngineProfile& engine = pool.instance.engine;
-    language |= pool.role == PoolRole::mixed;
-    if (pool.role == PoolRole::prefill || pool.role == PoolRole::decode)
-      role.fail("encoder pools beside prefill and decode pools are not modelled; take role: mixed");
+    language |= pool.role == PoolRole::mixed || pool.role == PoolRole::prefill;
     if (engine.engine != "vllm")
       nodes[i].optional("engine").fail(
           "encoder pools are modelled on vllm only (ec_transfer_config), not on " + engine.engine +
@@ -119,13 +138,18 @@ void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>&
   }
   if (pools.front().role == PoolRole::encoder && language)
     nodes.front().optional("role").fail("write encoder pools behind the pools that they serve");
-  if (!language) nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed");
+  if (!language)
+    nodes.front().optional("role").fail("an encoder pool needs a pool with role: mixed or prefill");
 }
 
 // Requests carry a bootstrap room between prefill and decode servers only
 // (`follow_bootstrap_room_scheduler`).
 void check_rooms(const Yaml& node, const PoolSpec& pool) {
   const NamedOptions& options = pool.instance.engine.settings.options;
+  const char* const cache = "disaggregation_decode_enable_radix_cache";
+  if (pool.role != PoolRole::decode && options.has(cache) && options.flag(cache))
+    node.optional("engine_args")
+        .fail(std::string(cache) + " is for decode pools, whose radix cache is off without it; leave it out");
   if (pool.role != PoolRole::mixed || !options.has("load_balance_method")) return;
   if (options.text("load_balance_method") == "follow_bootstrap_room")
     node.optional("engine_args")
@@ -144,12 +168,13 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   const auto prefill = first(PoolRole::prefill), decode = first(PoolRole::decode);
   const auto node_of = [&](auto pool) { return nodes[static_cast<std::size_t>(pool - pools.begin())]; };
   const auto encoder = first(PoolRole::encoder);
-  if (encoder != pools.end()) return check_encoders(nodes, pools);
+  if (encoder != pools.end()) check_encoders(nodes, pools);
   if (prefill == pools.end() && decode == pools.end()) return;
   if (prefill == pools.end()) node_of(decode).optional("role").fail("a decode pool needs a prefill pool");
   if (decode == pools.end()) node_of(prefill).optional("role").fail("a prefill pool needs a decode pool");
   for (std::size_t i = 0; i < pools.size(); ++i) {
-    if (pools[i].role != PoolRole::mixed) check_engine(nodes[i], pools[i]);
+    if (pools[i].role == PoolRole::prefill || pools[i].role == PoolRole::decode)
+      check_engine(nodes[i], pools[i]);
     for (const PoolSpec& other : pools) {
       if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
         check_pair(nodes[i], pools[i], other);

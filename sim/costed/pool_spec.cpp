@@ -61,10 +61,17 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
             "engines of a dense model behind one front end, in a deployment of several pools, are not "
             "modelled; use "
             "replicas");
-  if (takes_images(pool.instance) && !pool.images_elsewhere && pool.role != PoolRole::encoder)
+  const bool apart = first.role == PoolRole::prefill || first.role == PoolRole::decode;
+  if (takes_images(pool.instance) && !pool.images_elsewhere && pool.role == PoolRole::mixed && !apart)
     node.optional("model").fail(
-        "images in a deployment of several pools are modelled with encoder pools only; take "
-        "engine_args: {language_model_only: true}, one pool, or a pool with role: encoder");
+        "images in a deployment of several pools are modelled with encoder pools, or prefill and decode "
+        "pools, only; take engine_args: {language_model_only: true}, one pool, or a pool with role: encoder");
+  // A prompt's images are told apart, and its placeholders counted, on every side.
+  if (takes_images(pool.instance) != takes_images(first.instance))
+    node.optional("model").fail("pool " + quote(first.name) +
+                                (takes_images(first.instance) ? " takes images and this one does not"
+                                                              : " takes no images and this one does") +
+                                "; give both the same limits of images");
 }
 
 void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {

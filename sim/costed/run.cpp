@@ -109,15 +109,15 @@ struct ImageParts {
     result.device_busy_ns += usage.encoder_ns;
     const ImageCounts& c = front_end->counts();
     ImageResult& i = result.images;
-    i.arrived = c.images;
-    i.tokens = c.tokens;
-    i.kept_prepared = c.kept;
-    i.prepare_ns = c.prepare_ns;
-    i.prepare_wait_ns = c.prepare_wait_ns;
-    i.send_ns = c.send_ns;
-    i.encoder_ns = usage.encoder_ns;
-    i.encoder_launch_ns = usage.encoder_launch_ns;
-    i.passes = static_cast<std::uint64_t>(usage.encoder_passes);
+    i.arrived += c.images;
+    i.tokens += c.tokens;
+    i.kept_prepared += c.kept;
+    i.prepare_ns += c.prepare_ns;
+    i.prepare_wait_ns += c.prepare_wait_ns;
+    i.send_ns += c.send_ns;
+    i.encoder_ns += usage.encoder_ns;
+    i.encoder_launch_ns += usage.encoder_launch_ns;
+    i.passes += static_cast<std::uint64_t>(usage.encoder_passes);
   }
 };
 
@@ -341,11 +341,12 @@ SimDuration inbox_delay(const RunParts& parts) {
   return least;
 }
 
-// Who takes requests with images in: the encoder pool (the first, if any), else the only pool.
+// Who takes requests with images in: the first encoder pool, or prefill pool, else the only pool.
 PoolRun& eyes(const RunParts& parts) {
-  const auto encoder = std::find_if(parts.pools.begin(), parts.pools.end(),
-                                    [](const auto& p) { return p->spec->role == PoolRole::encoder; });
-  return encoder == parts.pools.end() ? *parts.pools.front() : **encoder;
+  for (const PoolRole role : {PoolRole::encoder, PoolRole::prefill})
+    for (const auto& pool : parts.pools)
+      if (pool->spec->role == role) return *pool;
+  return *parts.pools.front();
 }
 
 std::unique_ptr<Scheduler> fresh_scheduler(const PoolRun& pool) {
@@ -466,7 +467,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   ORRERY_TRY_STATUS(check_measured(result, options));
   report_pools(*parts, result);
   if (transport != nullptr && is_disaggregated(scenario.pools()))
-    report_transport(*transport, has_encoders(scenario), result);
+    report_transport(*transport, has_decoders(scenario), result);
   return result;
 }
 

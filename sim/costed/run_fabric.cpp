@@ -67,8 +67,8 @@ Status check_ways(const Scenario& scenario, const std::vector<std::vector<LinkSi
 
 }  // namespace
 
-bool has_encoders(const Scenario& scenario) {
-  return any_pool(scenario, [](const PoolSpec& pool) { return pool.role == PoolRole::encoder; });
+bool has_decoders(const Scenario& scenario) {
+  return any_pool(scenario, [](const PoolSpec& pool) { return pool.role == PoolRole::decode; });
 }
 
 // What a decode instance of SGLang retracts waits in host memory.
@@ -90,9 +90,7 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads,
-                             // Every language rank reads whole embeddings, as ranks read a latent.
-                             .latent = model.latent.present() || has_encoders(scenario)},
+      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
       duration_from_seconds(kv_transfer_floor.value));
 }
 

@@ -12,7 +12,7 @@
 
 namespace orrery {
 
-bool has_encoders(const Scenario& scenario);
+bool has_decoders(const Scenario& scenario);
 
 // Whether a pool's instances copy KV to and from host memory, and the bytes of a block on one GPU.
 bool copies_to_host(const PoolSpec& pool);

@@ -30,13 +30,11 @@ void report_stages(const CostModelExecutor::Usage& usage, PipelineResult& p) {
   p.bubble = 1 - busy / p.stages - p.handoff;
 }
 
-void report_transport(const FabricTransport& transport, bool embeddings, RunResult& result) {
+void report_transport(const FabricTransport& transport, bool kv, RunResult& result) {
   const SimDuration span = later(result.last_finish, result.first_arrival) - result.first_arrival;
-  if (!embeddings) return transport.report(span, result.transfers);
-  KvTransferResult sent;
-  transport.report(span, sent);
-  result.images.fetches = sent.pulls;
-  result.images.fetched_bytes = sent.bytes;
+  if (kv) transport.report(span, result.transfers);
+  result.images.fetches = transport.fetches();
+  result.images.fetched_bytes = transport.fetched_bytes();
 }
 
 }  // namespace orrery

@@ -9,6 +9,6 @@ namespace orrery {
 
 void report_device(const CostModelExecutor& executor, RunResult& result);  // adds
 void report_stages(const CostModelExecutor::Usage& usage, PipelineResult& pipeline);
-void report_transport(const FabricTransport& transport, bool embeddings, RunResult& result);
+void report_transport(const FabricTransport& transport, bool kv, RunResult& result);
 
 }  // namespace orrery

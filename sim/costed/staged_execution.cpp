@@ -50,6 +50,8 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
     busy += stage.busy + stage.handoff;
   }
   count_usage(plan, shape, busy);
+  // What was retracted, or comes back: the scheduler of every stage waits for its part (`offload_kv_cache`).
+  if (plan.onboarded_blocks + plan.offloaded_blocks > 0) now = copy_before_staged(instance, plan, now);
   AwaitedStep awaited;
   if (plan.hands_on_after_update) awaited = {e.open.front().timing, e.open.front().times};
   const StepTimes times = e.staged->begin(staged_, now, plan.hands_on_after_update ? &awaited : nullptr);
@@ -58,6 +60,16 @@ void CostModelExecutor::begin_staged(Engine& e, std::size_t instance, const Step
   e.staged_until = later(e.staged_until, times.device_end);
   e.open.push_back({.timing = staged_.host, .times = times});
   e.host_free_due = e.open.size() < e.depth;
+}
+
+SimTime CostModelExecutor::copy_before_staged(std::size_t instance, const StepPlan& plan, SimTime now) {
+  using Direction = TransferWork::Direction;
+  const SimTime up = copied(
+      instance, {.direction = Direction::to_device, .id = 0, .blocks = plan.onboarded_blocks}, now, now);
+  const SimTime down =
+      copied(instance, {.direction = Direction::to_host, .id = 0, .blocks = plan.offloaded_blocks}, now, now);
+  usage_.copy_ns += (later(up, down) - now).ns();
+  return later(up, down);
 }
 
 void CostModelExecutor::begin_empty(Engine& e, const StepPlan& plan, SimTime now) {

@@ -256,7 +256,10 @@ class SglangScheduler final : public Scheduler {
   void resume_retracted();
   std::int64_t allocatable(std::int64_t least) const;
   void merge_received();
+  void find_received(Sequence& s);
   void send_up_to(Slot slot, std::int64_t tokens, bool last);
+  void send_parts(const Launched& open);
+  void send_cached(const Adder& adder);
   void hold(Slot slot, std::size_t update, bool said_eos);
   void lose(Slot slot);
   std::int32_t drop_apart(Slot slot);

@@ -81,7 +81,8 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "disable_radix_cache", no_sharing);
   if (config.sends_kv) c.role = config.pulls_kv ? SglangRole::decode : SglangRole::prefill;
   // pd_disaggregation_hook.py: off on the decode side, unless asked for.
-  no_sharing |= c.role == SglangRole::decode;
+  read(o, "disaggregation_decode_enable_radix_cache", c.decode_radix_cache);
+  if (c.role == SglangRole::decode) no_sharing = !c.decode_radix_cache;
   c.cache.prefix_sharing = !no_sharing;
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);

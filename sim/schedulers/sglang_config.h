@@ -16,6 +16,7 @@ enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first }
 struct SglangConfig {
   SglangRole role = SglangRole::whole;
   std::int64_t num_reserved_decode_tokens = 512;  // decode role: kept free for each request
+  bool decode_radix_cache = false;                // disaggregation_decode_enable_radix_cache
   RadixCache::Config cache;                       // max_total_num_tokens, page_size, disable_radix_cache, …
   std::int64_t context_length = 40960;
   std::int64_t max_running_requests = 2048;

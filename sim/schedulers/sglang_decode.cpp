@@ -139,8 +139,10 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
     leave_decode_set(slot);
   }
   release(slot, context, context, false);
-  if (config_.role == SglangRole::decode)
-    remote_.offloaded += cache_.page_ceil(context) / config_.cache.page_size;
+  if (config_.role == SglangRole::decode) {
+    const std::int64_t written = config_.walking() ? s.speech.committed : context;
+    remote_.offloaded += cache_.page_ceil(written) / config_.cache.page_size;
+  }
   if (config_.cache.prefix_sharing)
     cache_.make_room(static_cast<std::int64_t>(remaining) * config_.retract_decode_steps);
   s.outputs = outputs;

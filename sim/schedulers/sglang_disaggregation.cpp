@@ -114,6 +114,24 @@ void SglangScheduler::send_up_to(Slot slot, std::int64_t tokens, bool last) {
         {.request = s.request, .sequence = SequenceId(slot), .step = {}, .parts = parts, .of = of});
 }
 
+// `maybe_send_cached_prefix_chunk`: what a prompt found is on its way before its batch runs; not beside a
+// copy from host memory, which may still write pages that somebody in the batch found (`load_pending`).
+void SglangScheduler::send_cached(const Adder& adder) {
+  if (plan_loads_ > 0) return;
+  for (const Slot slot : adder.batch) {
+    const Sequence& s = sequences_[slot];
+    const bool begins = s.state == State::waiting;
+    if (begins && s.prefix > 0) send_up_to(slot, s.prefix, false);
+  }
+}
+
+// Chunks that ended in a step whose result is processed. Of pipeline stages each sends its own layers' part;
+// the earlier ones could begin up to pp − 1 stages sooner with all but the last chunk.
+void SglangScheduler::send_parts(const Launched& open) {
+  for (const auto& [entry, end] : open.parts)
+    if (known(entry)) send_up_to(entry.slot, end, false);
+}
+
 // Its prompt is computed, and its first token known.
 void SglangScheduler::hold(Slot slot, std::size_t update, bool said_eos) {
   Sequence& s = sequences_[slot];
@@ -154,7 +172,7 @@ SglangScheduler::Kind SglangScheduler::run_decode_pass() {
 std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
   const std::int64_t active =
       running_count_ + remote_.receiving + static_cast<std::int64_t>(remote_.received.size());
-  return cache_.available() - std::max(config_.num_reserved_decode_tokens * active, least);
+  return free_tokens() - std::max(config_.num_reserved_decode_tokens * active, least);
 }
 
 // First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those
@@ -166,34 +184,55 @@ void SglangScheduler::preallocate() {
                      [&](Slot a, Slot b) { return sequences_[a].priority < sequences_[b].priority; });
   }
   std::int64_t retractable = 0, longest = 0;
-  for (const Sequence& s : sequences_) {
-    if (!s.running) continue;
+  const auto runs = [&](const Sequence& s) {
     retractable += s.prompt + known_outputs(s);
     longest = std::max(longest, s.prompt + std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens));
+  };
+  if (config_.walking()) {  // of stages: those of the micro-batch that the loop is at (`running_batch`)
+    for (const Slot slot : speakers_) runs(sequences_[slot]);
+  } else {
+    for (const Sequence& s : sequences_)
+      if (s.running) runs(s);
   }
   const std::int64_t single = running_count_ > 0 ? longest - retractable : 0;
   while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
     const Slot slot = remote_.queue.front();
     Sequence& s = sequences_[slot];
-    const std::int64_t slots = cache_.page_ceil(s.prompt);
+    if (config_.cache.prefix_sharing) find_received(s);
+    const std::int64_t slots = cache_.page_ceil(s.prompt) - s.prefix;
     const std::int64_t future = std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens);
     const std::int64_t needed =
-        std::max(slots + config_.num_reserved_decode_tokens, s.prompt + future - retractable);
-    if (needed > allocatable(single)) return;
+        std::max(slots + config_.num_reserved_decode_tokens, s.prompt - s.prefix + future - retractable);
+    if (needed > allocatable(single)) {
+      unlock_prefix(s);
+      return;
+    }
     remote_.queue.pop_front();
+    cache_.make_room(slots);
     cache_.take(slots);
     ++rows_held_;
     ++remote_.receiving;
     s.state = State::receiving;
     s.queued = next_queued_++;
-    s.prefix = 0;
     s.extend_end = s.prompt;
-    remote_.pulls.push_back(
-        {.request = s.request, .sequence = SequenceId(slot), .blocks = slots / config_.cache.page_size});
+    remote_.pulls.push_back({.request = s.request,
+                             .sequence = SequenceId(slot),
+                             .blocks = slots / config_.cache.page_size,
+                             .skipped = s.prefix / config_.cache.page_size});
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
+    counters_.hit_tokens += static_cast<std::uint64_t>(s.prefix);
     digest_.add(s.request.value() * 4);
     digest_.add(slots);
   }
+}
+
+// The decode side's radix cache (`_match_prefix_and_lock`): what it has of a prompt is locked, and is not
+// sent
+// (`decode_prefix_len`).
+void SglangScheduler::find_received(Sequence& s) {
+  const RadixCache::Match hit = cache_.match(s.content, key_length(s.prompt));
+  s.prefix = s.in_tree = hit.tokens;
+  lock_prefix(s, hit.node);
 }
 
 // `resume_retracted_reqs`: back from host memory, without the token whose KV was never written.
@@ -204,6 +243,7 @@ void SglangScheduler::resume_retracted() {
     const std::int64_t tokens = s.prompt + std::max(s.outputs - 1, 0);
     if (cache_.page_ceil(tokens) + config_.num_reserved_decode_tokens > allocatable(0)) return;
     remote_.retracted.pop_front();
+    cache_.make_room(cache_.page_ceil(tokens));
     cache_.take(cache_.page_ceil(tokens));
     ++rows_held_;
     remote_.onboarded += cache_.page_ceil(tokens) / config_.cache.page_size;
@@ -236,16 +276,24 @@ void SglangScheduler::merge_received() {
           {.sequence = SequenceId(slot), .request = s.request, .tokens = s.prompt, .ends = ends});
     digest_.add(s.request.value() * 4 + 3);
     digest_.add(std::int64_t{s.outputs});
+    checkpoint(slot, s.input(), false);  // `process_prebuilt`
     if (ends) {
-      release(slot, s.prompt, s.prompt, false);
+      release(slot, s.prompt, s.prompt, true);
       drop_slot(slot);
       emptied_ = true;  // what it gave back may let others in
       continue;
     }
     s.order = next_order_++;
     s.prefill_step = -2;  // no step of this engine
-    remote_.joined.push_back(
-        {.sequence = SequenceId(slot), .request = s.request, .outputs_before = s.outputs + 1});
+    remote_.joined.push_back({.sequence = SequenceId(slot),
+                              .request = s.request,
+                              .context = s.input(),
+                              .outputs_before = s.outputs + 1});
+    if (config_.walking()) {
+      s.speech.outputs = s.outputs + 1;
+      s.speech.committed = s.speech.allocated = s.input();
+      s.speech.step = -2;
+    }
     merge(slot);
   }
 }

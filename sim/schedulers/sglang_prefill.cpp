@@ -207,7 +207,6 @@ void SglangScheduler::commit(Adder& adder, Slot slot, std::int64_t extend, bool 
                          .resumed = s.admitted});
   s.admitted = true;
   ++rows_held_;
-  if (config_.role == SglangRole::prefill && s.prefix > 0) send_up_to(slot, s.prefix, false);
 }
 
 // §2.5: without a cache a request of fixed length is admitted when all ends are seen to come in time.
@@ -291,6 +290,7 @@ bool SglangScheduler::allocate_batch(const Adder& adder) {
 
 void SglangScheduler::launch_batch(const Adder& adder) {
   launching_.decodes = false;
+  if (config_.role == SglangRole::prefill) send_cached(adder);
   for (const Slot slot : adder.batch) {
     Sequence& s = sequences_[slot];
     const bool samples = s.extend_end == s.input();

@@ -117,9 +117,16 @@ void SglangScheduler::take_spoken(const Launched& open, std::span<const SpokenTo
   effects_.stalled.push_back(!open.decodes);
   effects_.regular_decodes.push_back(0);
   take_prefilled(open, 0);
+  send_parts(open);
   for (std::size_t i = 0; i < open.prefilled.size(); ++i) {
     const Entry& entry = open.prefilled[i];
-    if (known(entry)) take_tokens(entry.slot, spoken[open.verified.size() + i], false);
+    if (!known(entry)) continue;
+    const SpokenTokens& said = spoken[open.verified.size() + i];
+    if (config_.role == SglangRole::prefill) {
+      hold(entry.slot, 0, said.eos);
+    } else {
+      take_tokens(entry.slot, said, false);
+    }
   }
   for (std::size_t i = 0; i < open.verified.size(); ++i) {
     const auto& [entry, irregular] = open.verified[i];

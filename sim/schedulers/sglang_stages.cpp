@@ -20,7 +20,7 @@ const StepPlan& SglangScheduler::go_round() {
     if (kind != Kind::none) break;
     ring_.pass();
     // The loop goes round until somebody can run; what such a pass changed, another may find.
-    if (deferred_ || aborted_.size() > aborted) tried = 0;
+    if (deferred_ || emptied_ || aborted_.size() > aborted) tried = 0;
   }
   finish_plan(kind);
   if (kind != Kind::none) {

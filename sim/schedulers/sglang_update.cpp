@@ -79,8 +79,7 @@ void SglangScheduler::take_prefilled(const Launched& open, std::size_t update) {
 // The batch in its order: who ends gives back its KV at once, who goes on leaves its prompt in the tree.
 void SglangScheduler::take_ends(const Launched& open, std::size_t update) {
   take_prefilled(open, update);
-  for (const auto& [entry, end] : open.parts)
-    if (known(entry)) send_up_to(entry.slot, end, false);
+  send_parts(open);
   const auto said_eos = [&](Slot slot) {
     return std::find(saying_eos_.begin(), saying_eos_.end(), SequenceId(slot)) != saying_eos_.end();
   };

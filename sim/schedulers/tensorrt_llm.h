@@ -210,6 +210,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   void join(Slot slot);
   void lose(Slot slot);
   void admit_inits();
+  std::int64_t owed() const;
   void hold(Slot slot, std::int32_t outputs, std::size_t update, bool said_eos);
   std::int64_t unfilled(const Sequence& s) const { return reserve_of(s) - blocks_for(s.prompt); }
   void leave_active(Slot slot) {

@@ -48,7 +48,7 @@ void TensorRtLlmScheduler::begin_remote_pass() {
 void TensorRtLlmScheduler::hold(Slot slot, std::int32_t outputs, std::size_t update, bool said_eos) {
   Sequence& s = sequences_[slot];
   std::erase(to_complete_, slot);
-  owed_ -= unfilled(s);
+  if (!walks()) owed_ -= unfilled(s);
   kv_.store(s.kv, s.prompt);
   --started_;
   unlink_active(slot);
@@ -70,7 +70,7 @@ void TensorRtLlmScheduler::notice_sent() {
   std::erase_if(remote_.ended, [&](const Remote::Ended& end) {
     Sequence& s = sequences_[end.slot];
     if (s.state != State::held) return false;
-    kv_.release(s.kv, blocks_for(s.prompt), s.prompt, false);
+    kv_.release(s.kv, walks() ? s.speech.blocks : blocks_for(s.prompt), s.prompt, false);
     --remote_.held;
     digest_.add(s.request.value() * 4);
     drop_slot(end.slot);
@@ -85,7 +85,7 @@ void TensorRtLlmScheduler::admit_inits() {
   std::size_t admitted = 0;
   for (const Slot slot : remote_.inits) {
     Sequence& s = sequences_[slot];
-    if (reserve_of(s) > kv_.free_blocks() - owed_) break;
+    if (reserve_of(s) > kv_.free_blocks() - owed()) break;
     ++admitted;
     const std::int64_t hit = kv_.add_sequence(s.kv, s.prompt);
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
@@ -100,6 +100,14 @@ void TensorRtLlmScheduler::admit_inits() {
     digest_.add(blocks_for(s.prompt));
   }
   remote_.inits.erase(remote_.inits.begin(), remote_.inits.begin() + static_cast<std::ptrdiff_t>(admitted));
+}
+
+// What generations, and those that receive, may still take. With speculation nobody adds it up on the way.
+std::int64_t TensorRtLlmScheduler::owed() const {
+  std::int64_t blocks = owed_;
+  for (Slot slot = active_head_; walks() && slot != no_slot; slot = sequences_[slot].next)
+    if (is_generation(sequences_[slot])) blocks += blocks_to_completion(sequences_[slot]);
+  return blocks;
 }
 
 // In list order, as a pass looks at its requests.
@@ -137,7 +145,15 @@ void TensorRtLlmScheduler::join(Slot slot) {
   s.outputs = 1;
   ++started_;
   highest_started_ = std::max(highest_started_, s.order);
-  remote_.joined.push_back({.sequence = SequenceId(slot), .request = s.request, .outputs_before = 1});
+  remote_.joined.push_back(
+      {.sequence = SequenceId(slot), .request = s.request, .context = s.prompt, .outputs_before = 1});
+  if (walks()) {  // drafts of the context come too (§7.5): its first row is like any other's
+    owed_ -= unfilled(s);
+    s.state = State::decoding;
+    s.speech = {.tokens = s.prompt + config_.speculation.lookahead, .blocks = blocks_for(s.prompt)};
+    s.speech.spoke = s.speech.passed_over = true;  // its next gap is its own
+    return;
+  }
   irregular_now_.push_back(SequenceId(slot));
   enter_decode_set(slot, next_step_, s.prompt);
 }

@@ -59,7 +59,7 @@ void TensorRtLlmScheduler::prepare_speaking() {
     const std::int64_t needed = std::min(s.speech.tokens, std::int64_t{s.prompt} + s.max_output);
     grow_speaking(s, blocks_for(needed) - s.speech.blocks);
   }
-  std::int64_t spare = kv_.free_blocks();
+  std::int64_t spare = kv_.free_blocks() - remote_.reserved;
   if (!rules_.max_utilization) {
     for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
       if (is_started(sequences_[slot])) spare -= blocks_to_completion(sequences_[slot]);
@@ -121,7 +121,14 @@ const UpdateEffects& TensorRtLlmScheduler::take_spoken(const StepOutcome& outcom
   }
   std::sort(spoken_ends_.begin(), spoken_ends_.end(),
             [&](Slot a, Slot b) { return sequences_[a].order < sequences_[b].order; });
-  for (const Slot slot : spoken_ends_) finish_speaking(slot);
+  for (const Slot slot : spoken_ends_) {
+    const Sequence& s = sequences_[slot];
+    if (s.leg == RequestLeg::prefill && is_generation(s)) {
+      hold(slot, s.outputs, 0, s.said_eos);
+    } else {
+      finish_speaking(slot);
+    }
+  }
   store_contexts();
   return effects_;
 }
@@ -134,6 +141,7 @@ bool TensorRtLlmScheduler::take_tokens(const SpokenTokens& said) {
   --speech.in_flight;
   const std::int32_t tokens = std::min(said.tokens, s.max_output - s.outputs);
   s.outputs += tokens;
+  if (s.leg == RequestLeg::prefill) s.said_eos = said.eos;
   speech.proposed = said.next_drafts;
   if (s.state == State::context) {  // paused with this row in flight: its blocks are gone
     s.target = std::int64_t{s.prompt} + s.outputs;

@@ -327,6 +327,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   s.target = s.prompt + s.outputs;
   KvBlockManager::Hit hit;
   const bool loaded = s.state == State::loading;
+  const std::int64_t had = loaded ? s.computed : 0;  // tokens that it has blocks for
   if (loaded) {
     if (still_loading(slot)) return Admit::set_aside;
     s.computed = std::min(s.computed, s.target - 1);  // one token has to run
@@ -334,17 +335,17 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
     const bool shares = config_.enable_prefix_caching && (s.named || s.admitted);
     if (shares) hit = kv_.lookup(s.kv, s.target);
     if (config_.speculation.drops_last_hit) hit = drop_last(s, hit);
+    std::optional<std::int64_t> on_host = 0;
+    if (shares && offload_ != nullptr) on_host = offload_->match(slot, hit.blocks, s.target);
+    if (!on_host) return Admit::set_aside;
+    // MultiConnector asks every connector, and NIXL, named first, has the whole prompt.
     if (s.leg == RequestLeg::decode) return begin_pull(slot, hit);
-    if (shares && offload_ != nullptr) {
-      const std::optional<std::int64_t> more = offload_->match(slot, hit.blocks, s.target);
-      if (!more) return Admit::set_aside;
-      if (*more > 0) return begin_load(slot, hit, *more);
-    }
+    if (*on_host > 0) return begin_load(slot, hit, *on_host);
     s.computed = hit.blocks * config_.block_size;
   }
-  const std::int64_t held = loaded ? blocks_for(s.computed + (config_.pulls_kv ? 1 : 0)) : 0;
+  const std::int64_t held = blocks_for(had);
   const auto blocked = [&] {
-    if (!loaded) s.computed = 0;
+    s.computed = had;
     return Admit::blocked;
   };
   if (!config_.enable_chunked_prefill && s.target - s.computed > budget) return blocked();
@@ -368,7 +369,7 @@ VllmV1Scheduler::Admit VllmV1Scheduler::try_admit(Slot slot, std::int64_t& budge
   }
   if (encoder_ != nullptr) encoder_->commit(slot);
   if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
-  if (windows_) windows_->admit(slot, s.computed);
+  if (windows_ && !loaded) windows_->admit(slot, s.computed);
   kv_.grow(s.kv, blocks);
   if (config_.kv_groups.states > 0) kv_.take_states(s.kv);
   s.speech.blocks = hit.blocks + held + blocks;

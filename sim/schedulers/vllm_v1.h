@@ -155,8 +155,10 @@ class VllmV1Scheduler final : public Scheduler {
   void admit_around_transfers(std::int64_t& budget);
   Admit try_admit(Slot slot, std::int64_t& budget);
   Admit begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks);
-  Admit fits_for_load(const Sequence& s, KvBlockManager::Hit hit, std::int64_t tokens, std::int64_t blocks);
-  void take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t blocks);
+  Admit fits_for_load(KvBlockManager::Fetch fetch, std::int64_t gate) const;
+  void take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t total, std::int64_t begin);
+  std::deque<Slot>& queue_to_serve();
+  bool waits_for_loaded() const;
   bool still_loading(Slot slot) const {
     return sequences_[slot].pulled || (offload_ != nullptr && offload_->loading(slot));
   }

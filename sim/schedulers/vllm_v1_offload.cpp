@@ -10,16 +10,36 @@ namespace orrery {
 void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
   aside_.clear();
   while ((!skipped_.empty() || !waiting_.empty()) && budget > 0 && running_count_ < config_.max_num_seqs) {
-    std::deque<Slot>& queue = skipped_.empty() ? waiting_ : skipped_;
+    std::deque<Slot>& queue = queue_to_serve();
     const Slot slot = queue.front();
-    if (sequences_[slot].in_flight_when_preempted) break;
-    const Admit done = try_admit(slot, budget);
+    if (sequences_[slot].in_flight_when_preempted || (staged() && sequences_[slot].speech.in_flight > 0))
+      break;
+    Admit done = try_admit(slot, budget);
+    if (done == Admit::blocked && waits_for_loaded()) done = Admit::set_aside;
     if (done == Admit::blocked) break;
     queue.pop_front();
     if (done == Admit::set_aside) aside_.push_back(slot);
   }
   skipped_.insert(skipped_.begin(), aside_.begin(), aside_.end());
   aside_.clear();
+  if (config_.by_priority)
+    std::stable_sort(skipped_.begin(), skipped_.end(), [&](Slot a, Slot b) { return before(a, b); });
+}
+
+// By priority a prompt without room may stand before one whose blocks have come, and hold it up for good when
+// nobody runs, by the engine's source. Here the other one gets its turn.
+bool VllmV1Scheduler::waits_for_loaded() const {
+  if (!config_.by_priority || running_count_ > 0 || awaits_transfer()) return false;
+  return std::any_of(skipped_.begin(), skipped_.end(),
+                     [&](Slot slot) { return sequences_[slot].state == State::loading; });
+}
+
+// `_select_waiting_queue_for_scheduling`: who was set aside, but by priority whoever is first in either
+// queue.
+std::deque<VllmV1Scheduler::Slot>& VllmV1Scheduler::queue_to_serve() {
+  if (skipped_.empty()) return waiting_;
+  if (!config_.by_priority || waiting_.empty()) return skipped_;
+  return before(waiting_.front(), skipped_.front()) ? waiting_ : skipped_;
 }
 
 // All blocks of the local and the loaded prefix are held from now on, without a place among the running: let
@@ -27,8 +47,11 @@ void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks) {
   Sequence& s = sequences_[slot];
   const std::int64_t tokens = (hit.blocks + blocks) * config_.block_size;
-  if (const Admit fits = fits_for_load(s, hit, tokens, blocks); fits != Admit::admitted) return fits;
-  take_for_load(s, hit, blocks);
+  const std::int64_t gate_tokens =
+      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : tokens;
+  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
+  if (const Admit fits = fits_for_load({blocks, hit.idle}, gate); fits != Admit::admitted) return fits;
+  take_for_load(s, hit, hit.blocks + blocks, 0);
   s.computed = tokens;
   offload_->load(slot, hit.blocks, blocks);
   host_loads_.push_back({s.request, blocks * config_.block_size});
@@ -37,16 +60,12 @@ VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hi
   return Admit::set_aside;
 }
 
-VllmV1Scheduler::Admit VllmV1Scheduler::fits_for_load(const Sequence& s, KvBlockManager::Hit hit,
-                                                      std::int64_t tokens, std::int64_t blocks) {
-  const std::int64_t gate_tokens =
-      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : tokens;
-  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
-  // kv_cache_manager.allocate_slots: the whole sequence against what is free, what is taken now against what
-  // is free beside the reservations.
-  const std::int64_t free = kv_.free_blocks() - hit.idle - watermark_blocks();
+// kv_cache_manager.allocate_slots: the whole sequence against what is free, what is taken now against what is
+// free beside the reservations.
+VllmV1Scheduler::Admit VllmV1Scheduler::fits_for_load(KvBlockManager::Fetch fetch, std::int64_t gate) const {
+  const std::int64_t free = kv_.free_blocks() - fetch.idle - watermark_blocks();
   if (gate > free) return Admit::blocked;
-  if (blocks > free - reserved_for_prefills()) {
+  if (fetch.blocks > free - reserved_for_prefills()) {
     // The reservation may be that of a loaded request behind this one. By its source the engine would then
     // stand still for good; here the other one gets its turn.
     const bool stuck = running_count_ == 0 && !awaits_transfer();
@@ -55,9 +74,9 @@ VllmV1Scheduler::Admit VllmV1Scheduler::fits_for_load(const Sequence& s, KvBlock
   return Admit::admitted;
 }
 
-void VllmV1Scheduler::take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t blocks) {
-  if (hit.blocks > 0) kv_.take_prefix(s.kv, s.target, hit);
-  kv_.grow(s.kv, blocks);
+void VllmV1Scheduler::take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t total,
+                                    std::int64_t begin) {
+  kv_.take_fetched(s.kv, s.target, hit, total, begin);
   counters_.queried_tokens += static_cast<std::uint64_t>(s.target);
   counters_.hit_tokens += static_cast<std::uint64_t>(hit.blocks * config_.block_size);
   s.state = State::loading;
@@ -72,7 +91,7 @@ std::int64_t VllmV1Scheduler::reserved_for_prefills() const {
   std::int64_t blocks = 0;
   const auto rest = [&](Slot slot) {
     const Sequence& s = sequences_[slot];
-    blocks += blocks_for(s.target) - blocks_for(s.computed);
+    blocks += in_all_groups(blocks_for(s.target) - blocks_for(s.computed));
   };
   for (const Slot slot : prefilling_) rest(slot);
   for (const Slot slot : skipped_) {

@@ -42,13 +42,15 @@ void VllmV1Scheduler::give_back_held(Slot slot) {
 }
 
 // Blocks for the prompt and none for drafts (`limit_lookahead_tokens`); the local cache has the first ones,
-// the rest is asked for.
+// the rest is asked for: in groups of layers with a window the window's (`get_sw_clipped_blocks`).
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_pull(Slot slot, KvBlockManager::Hit hit) {
   Sequence& s = sequences_[slot];
-  const std::int64_t blocks = blocks_for(s.target) - hit.blocks;
-  const std::int64_t travel = config_.sends_kv ? blocks_for(s.target) : blocks;
-  if (const Admit fits = fits_for_load(s, hit, s.target, blocks); fits != Admit::admitted) return fits;
-  take_for_load(s, hit, blocks);
+  const std::int64_t total = blocks_for(s.target), begin = windows_ ? windows_->left_behind(s.target) : 0;
+  const KvBlockManager::Fetch fetch = kv_.fetch_of(s.kv, hit, total, begin);
+  const std::int64_t travel = config_.sends_kv ? total : fetch.blocks;
+  if (const Admit fits = fits_for_load(fetch, fetch.blocks); fits != Admit::admitted) return fits;
+  take_for_load(s, hit, total, begin);
+  if (windows_) windows_->admit(slot, s.target);
   s.computed = s.target;
   s.fetched = static_cast<std::int32_t>(s.target - 1 - hit.blocks * config_.block_size);  // the last: again
   s.leg = RequestLeg::whole;  // from now on it is like any other: a preempted one computes its prompt itself

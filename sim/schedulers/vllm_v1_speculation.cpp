@@ -115,9 +115,11 @@ void VllmV1Scheduler::start_speaking(Slot slot) {
 }
 
 // The batch of nobody: the engine's loop hands it to the workers like any other (`step_with_batch_queue`).
-// Nothing is in flight and nothing runs: there is none.
+// Nothing is in flight and nothing runs: there is none. Nor while transfers alone are waited for, although
+// the engine's loop goes round meanwhile.
 const StepPlan& VllmV1Scheduler::finish_empty() {
-  if (running_count_ == 0 && open_.size() == 0) return plan_;
+  const bool transfers = remote_.held + remote_.pulling > 0;
+  if (running_count_ == 0 && (open_.size() == 0 || transfers)) return plan_;
   digest_plan(0, 0, plan_.free_blocks);
   open_.push(open_.blank());
   plan_.empty_batch = true;

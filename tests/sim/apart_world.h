@@ -80,6 +80,7 @@ struct Apart {
   std::size_t prefills = 1, decodes = 1, mixed = 0;
   std::int64_t prefill_blocks = 50000, decode_blocks = 50000;
   SimDuration transfer = SimDuration(0);
+  double host_blocks_per_s = 100'000;
   PdRules rules = {};
   const char* scheduler = "vllm-v1";
   std::map<RequestId, std::int32_t> failures = {};
@@ -87,6 +88,21 @@ struct Apart {
   std::vector<KvPull> pulls = {};
   std::vector<FixedTransport::Sent> sends = {};
 };
+
+// What every random world apart draws: a side or two of each, transfers that fail, clients that leave.
+inline void draw_pools(Apart& a, std::vector<TraceRequest>& requests, RandomStream& random) {
+  a.transfer = SimDuration(static_cast<std::int64_t>(random.below(60'000'000)));
+  a.prefills = 1 + random.below(2);
+  a.decodes = 1 + random.below(2);
+  a.prefill_blocks = a.decode_blocks = a.world.config.num_gpu_blocks;
+  a.rules.retries = static_cast<std::int32_t>(random.below(2));
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].index = i;
+    if (random.below(8) == 0)
+      requests[i].cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
+    if (random.below(8) == 0) a.failures[RequestId(i)] = 1;
+  }
+}
 
 // SGLang's world in `a` with a side or two of each, transfers that fail, clients that leave. Requests with an
 // EOS before their limit.
@@ -144,7 +160,9 @@ inline Result<RunResult> try_run(Apart& a, std::vector<TraceRequest> requests) {
     if (instances == 0) return;
     executors.push_back(std::make_unique<CostModelExecutor>(
         std::vector<const StepPricer*>(instances, &pricer), oracle, LaunchJitter{}, nullptr, w.acceptance));
-    if (role == PoolRole::decode) executors.back()->add_host_links(HostLink(1, 100'000));  // blocks a second
+    executors.back()->know_stages(w.spec.plan.gpus() / w.spec.plan.pp);
+    const bool tier = w.config.offload.blocks > 0;
+    if (role == PoolRole::decode || tier) executors.back()->add_host_links(HostLink(1, a.host_blocks_per_s));
     parts.push_back({executors.back().get(), instances});
     routers.push_back(find_router("least-loaded")->make());
     setup.pools.push_back(pool_of(role, instances, routers.back().get(), pricer));

@@ -282,7 +282,7 @@ TEST_CASE("what does not go with encoder pools is said at its key [encoder pools
   CHECK(says("{topology: {preset: hopper-8}, pools: [" + eyes + "]}", "needs a pool with role: mixed"));
   CHECK(says("{topology: {preset: hopper-8}, pools: [" + eyes + ", " + language + "]}", "behind the pools"));
   CHECK(says("{topology: {preset: hopper-8}, pools: [{name: p, role: prefill, " + vl + "}, " + eyes + "]}",
-             "beside prefill and decode"));
+             "a prefill pool needs a decode pool"));
   CHECK(says(
       "{topology: {preset: hopper-8}, pools: [{name: l, model: qwen2.5-vl-7b, engine: sglang-0.5, hardware: "
       "h200}, " +
@@ -290,7 +290,7 @@ TEST_CASE("what does not go with encoder pools is said at its key [encoder pools
       "on vllm only"));
   CHECK(says(pools(", engine_args: {language_model_only: true}", ""), "takes none"));
   CHECK(says(pools("", ", router: slots"), "keeps no KV"));
-  CHECK(says("{pools: [" + language + ", {name: b, " + vl + "}]}", "with encoder pools only"));
+  CHECK(says("{pools: [" + language + ", {name: b, " + vl + "}]}", "with encoder pools, or"));
   CHECK(says(
       "{topology: {preset: hopper-8}, pools: [{name: l, model: qwen3-8b, engine: vllm-0.24, hardware: h200}, "
       "{name: e, role: encoder, model: qwen3-8b, engine: vllm-0.24, hardware: h200}]}",

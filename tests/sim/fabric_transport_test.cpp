@@ -184,8 +184,7 @@ TEST_CASE("pools apart that do not fit together are refused at their keys [trans
         std::string::npos);
   CHECK(error_of(load("", ", kv_cache_dtype: fp8")).find("blocks travel as they are") != std::string::npos);
   CHECK(error_of(load("", ", engine_args: {block_size: 32}")).find("block size") != std::string::npos);
-  CHECK(error_of(load("", ", engine_args: {scheduling_policy: priority}")).find("priority") !=
-        std::string::npos);
+  CHECK(load("", ", engine_args: {scheduling_policy: priority}").ok());
   const auto with_pd = [](const std::string& pd, const std::string& decode = "") {
     return load("", decode, ", topology: {preset: hopper-8}, pd: {" + pd + "}");
   };

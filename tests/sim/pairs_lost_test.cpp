@@ -4,6 +4,7 @@
 #include "apart_world.h"
 #include "catch.h"
 #include "ranks_world.h"
+#include "sglang_features_world.h"
 
 using namespace orrery;
 using namespace apart;
@@ -179,6 +180,15 @@ FleetPlan random_plan(const Apart& a, std::uint64_t seed) {
   return p;
 }
 
+// Two of SGLang's.
+void set_stages(world::World& w) {
+  w.spec.plan.pp = 2;
+  w.spec.engine.engine = "sglang";
+  w.spec.engine.pipeline = PipelineCosts{hand::plain(0.5), hand::us(200), hand::us(0)};
+  w.spec.engine.steps_in_flight = 2;
+  w.config.pipeline = {.stages = 2, .micro_batches = 2};
+}
+
 Apart random_apart(bool sglang, std::uint64_t seed, std::vector<TraceRequest>& requests) {
   auto [w, all] = sglang ? world::random_sglang_world(seed) : world::random_world(seed);
   RandomStream random(seed, RandomPurpose::property_test, 79);
@@ -187,6 +197,9 @@ Apart random_apart(bool sglang, std::uint64_t seed, std::vector<TraceRequest>& r
   a.world.config.long_prefill_token_threshold = 0;
   if (sglang) {
     if (seed % 3 == 0) a.world.spec = world::rank_spec(2);
+    if (seed % 6 == 1) world::speculate(a.world, random);
+    if (seed % 6 == 4) set_stages(a.world);
+    a.world.config.options.set("disaggregation_decode_enable_radix_cache", seed % 2 == 0);
     a.world.config.options.set("enable_mixed_chunk", false);
     a.world.config.options.set("num_reserved_decode_tokens", static_cast<std::int64_t>(random.below(64)));
     a.rules.heartbeat = SimDuration(static_cast<std::int64_t>(random.below(3) * 300'000'000));
@@ -196,7 +209,7 @@ Apart random_apart(bool sglang, std::uint64_t seed, std::vector<TraceRequest>& r
   }
   a.prefills = 1 + random.below(3);
   a.decodes = 1 + random.below(3);
-  a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
+  a.prefill_blocks = a.decode_blocks = a.world.config.num_gpu_blocks;
   a.rules.retries = static_cast<std::int32_t>(random.below(2));
   for (std::size_t i = 0; i < all.size(); ++i) {
     all[i].index = i;

@@ -61,18 +61,8 @@ TEST_CASE(
     if (w.config.speculation.lookahead == 0) w.spec.engine.steps_in_flight = 1;
     Apart a;
     a.world = w;
-    a.transfer = SimDuration(static_cast<std::int64_t>(random.below(60'000'000)));
-    a.prefills = 1 + random.below(2);
-    a.decodes = 1 + random.below(2);
-    a.prefill_blocks = a.decode_blocks = w.config.num_gpu_blocks;
-    a.rules.retries = static_cast<std::int32_t>(random.below(2));
+    draw_pools(a, requests, random);
     a.rules.recompute_failed = random.below(2) == 0;
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      requests[i].index = i;
-      if (random.below(8) == 0)
-        requests[i].cancel_after = SimDuration(1 + static_cast<std::int64_t>(random.below(2'000'000'000)));
-      if (random.below(8) == 0) a.failures[RequestId(i)] = 1;
-    }
     const Checked checked = check(a, requests);
     preempted += checked.run.preemptions;
     accepted += checked.run.speculation.accepted;
@@ -120,7 +110,13 @@ TEST_CASE("MTP on both sides decodes faster, and its layer's KV travels as well 
   CHECK(refusal(run_pools("", mtp)).find("drafting network") != std::string::npos);
   CHECK(refusal(run_pools(mtp, mtp, "pd: {transfer: layerwise}, ")).find("leave one by one") !=
         std::string::npos);
-  CHECK(refusal(run_pools(mtp, mtp, "", "sglang-0.5")).find("on vllm only") != std::string::npos);
+  // Both engines send it.
+  const auto of_sglang = run_pools(mtp, mtp, "", "sglang-0.5");
+  const auto without = run_pools("", "", "", "sglang-0.5");
+  if (!of_sglang.ok()) FAIL(refusal(of_sglang));
+  CHECK(static_cast<double>(of_sglang->transfers.bytes) ==
+        Approx(62.0 / 61 * static_cast<double>(without->transfers.bytes)).epsilon(1e-4));
+  CHECK(of_sglang->tpot.mean < 0.8 * without->tpot.mean);
   // Drafts from the text itself have no KV: the decode side alone may make them.
   const auto ngram =
       run_pools("", ", speculation: {method: ngram, tokens: 2, acceptance: 0.5, match_rate: 0.5}");

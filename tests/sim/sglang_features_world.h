@@ -5,19 +5,27 @@
 
 namespace orrery::world {
 
+// A network's drafts, of which so many are accepted.
+inline void draft(World& w, const SpeculationRules& rules, const std::vector<double>& acceptance,
+                  std::uint64_t seed, double found = 1) {
+  w.own_acceptance = std::make_shared<SampledAcceptance>(seed, acceptance, found);
+  w.acceptance = w.own_acceptance.get();
+  w.config.speculation = rules;
+  w.spec.engine.settings.draft_tokens = rules.tokens;
+  w.spec.speculation.method = SpeculationMethod::eagle;
+  w.spec.speculation.tokens = rules.tokens;
+  w.spec.speculation.draft.intermediate = 12288;
+}
+
 inline void speculate(World& w, RandomStream& r) {
   const auto k = static_cast<std::int32_t>(1 + r.below(4));
   std::vector<double> acceptance;
   for (std::int32_t i = 0; i < k; ++i) acceptance.push_back(r.uniform());
   const bool network = r.below(3) != 0;
   const double found = network ? 1 : r.uniform();
-  w.own_acceptance = std::make_shared<SampledAcceptance>(r.below(1000), acceptance, found);
-  w.acceptance = w.own_acceptance.get();
-  w.config.speculation = {.tokens = k, .lookahead = network ? k : 0, .drops_last_hit = network};
-  w.spec.engine.settings.draft_tokens = k;
-  w.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
-  w.spec.speculation.tokens = k;
-  w.spec.speculation.draft.intermediate = 12288;
+  draft(w, {.tokens = k, .lookahead = network ? k : 0, .drops_last_hit = network}, acceptance, r.below(1000),
+        found);
+  if (!network) w.spec.speculation.method = SpeculationMethod::ngram;
   w.spec.engine.host.ngram_token = hand::us(0.001);
   // A sequence holds slots for two verifications ahead of its context, in whole pages.
   w.config.num_gpu_blocks += 64 / w.config.block_size;

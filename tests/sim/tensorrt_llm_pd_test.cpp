@@ -1,6 +1,8 @@
 // TensorRT-LLM's disaggregated serving: what a context server holds, and whom a generation server lets in.
+#include "../sanitized.h"
 #include "apart_world.h"
 #include "catch.h"
+#include "sglang_features_world.h"
 
 using namespace orrery;
 using namespace apart;
@@ -118,4 +120,48 @@ TEST_CASE(
   CHECK(cancelled > 50);
   CHECK(failed > 20);
   CHECK(retried > 20);
+}
+
+TEST_CASE("§7 drafts begin with the generation server's first row [tensorrt_llm][pd][speculation]") {
+  Apart a = servers(milliseconds(7));
+  world::World& w = a.world;
+  world::draft(w, {.tokens = 3}, std::vector<double>(3, 1.0), 1);
+  Steps steps;
+  world::Records records;
+  w.sink = &records;
+  w.observer = &steps;
+  const RunResult r = run(a, {request(0, 1.0, 1500, 41)});
+  CHECK(records.all.at(0).output_tokens == 41);
+  CHECK(sum(records.all[0].handoff) == records.all[0].ttft);
+  CHECK(a.pulls.at(0).blocks == 47);   // of the prompt, and none for drafts
+  CHECK(r.speculation.decodes == 10);  // four tokens each behind the context's
+  for (const StepRecord& s : steps.all) CHECK((s.instance == InstanceId(0)) == (s.decode_sequences == 0));
+}
+
+TEST_CASE("random worlds of TensorRT-LLM's drafts apart: conservation [tensorrt_llm][pd][speculation]") {
+  std::uint64_t cancelled = 0, retried = 0, accepted = 0, rejected = 0;
+  for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::random_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 47);
+    Apart a = servers(SimDuration(0));
+    a.world = w;
+    a.world.config.long_prefill_token_threshold = 0;
+    world::speculate(a.world, random);
+    a.world.spec.engine.steps_in_flight = 1;  // on the context side it is required, and the world is both
+    const bool one_model = random.below(2) == 0;
+    a.world.config.speculation = {.tokens = a.world.config.speculation.tokens,
+                                  .lookahead = one_model ? a.world.config.speculation.tokens - 1 : 0};
+    draw_pools(a, requests, random);
+    a.prefill_blocks = 8 * w.config.num_gpu_blocks;
+    const Checked checked = check(a, requests);
+    cancelled += checked.run.cancelled;
+    retried += checked.run.transfers.retried;
+    accepted += checked.run.speculation.accepted;
+    rejected += checked.run.speculation.drafts - checked.run.speculation.accepted;
+  }
+  CHECK(cancelled > (sanitized ? 3 : 20));
+  CHECK(retried > (sanitized ? 1 : 8));
+  CHECK(accepted > 1000);
+  CHECK(rejected > 1000);
 }

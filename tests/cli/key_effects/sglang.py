@@ -106,4 +106,8 @@ EFFECTS = [
     up("sglang.num_reserved_decode_tokens", "sgl-apart",
        "deployment.pools[1].engine_args.num_reserved_decode_tokens=4000", "transfers.ttft_parts_ms.prefill_queue.mean",
        without="deployment.pools[1].engine_args={max_total_tokens: 20000, context_length: 9000}"),
+    # What the decode side has of a prompt is not sent again.
+    down("sglang.disaggregation_decode_enable_radix_cache", "sgl-apart",
+         "deployment.pools[1].engine_args.disaggregation_decode_enable_radix_cache=true", "transfers.bytes",
+         without="workload={trace: $DATA/shared.jsonl}"),
 ]
