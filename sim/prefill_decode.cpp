@@ -214,6 +214,7 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
 
 void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
   Instance& decode = *instances_[n.instance.value()];
+  decode.observe_pull_end(n.request, n.failed, now);
   if (n.failed ? decode.on_remote_failure(n.sequence, n.request, now)
                : decode.on_remote_end(n.sequence, n.request, n.said_eos, now))
     wakes_.push_back(n.instance);
