@@ -76,6 +76,29 @@ void FabricTransport::copy(std::size_t instance, const TransferWork& work, SimTi
   copies_->start_and_end(now);
 }
 
+// What is under way in its direction ends first, and leaves the copy the share that it has.
+SimTime FabricTransport::copy_foretold(std::size_t instance, const TransferWork& work, SimTime ready,
+                                       SimTime now) {
+  pump(now);
+  const bool to_device = work.direction == TransferWork::Direction::to_device;
+  SimTime ends = now;
+  std::int64_t least = 0;
+  for (const std::uint64_t key : copies_->under_way(instance, to_device)) {
+    const auto it = others_.find(copy_keys + key);
+    const std::int64_t rate = it == others_.end() ? 0 : flows_.rate(it->second);
+    if (rate <= 0) continue;  // it has drained
+    const auto left = static_cast<double>(flows_.bytes_left(it->second, now));
+    ends = later(ends, now + SimDuration(round_half_even(left / static_cast<double>(rate) * 1e9)));
+    least = least == 0 ? rate : std::min(least, rate);
+  }
+  const double slowdown =
+      least == 0 ? copy_slowdown(instance, to_device, now)
+                 : std::max(1.0, copies_->seat(instance).bytes_per_second / static_cast<double>(least));
+  const SimTime end = copies_->add_foretold(instance, work, ready, slowdown, ends);
+  copies_->start_and_end(now);
+  return end;
+}
+
 SimTime FabricTransport::next_copy() {
   const SimTime next = copies_->next_event();
   return copies_->flowing() ? earlier(next, flows_.next_end()) : next;
