@@ -1,5 +1,6 @@
 // Images encoded on instances of their own: who does what, what travels, and that nothing is lost.
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -42,7 +43,7 @@ class Trace {
     }
   }
   ~Trace() { std::remove(file.c_str()); }
-  std::string file = "/tmp/orrery_encoder_pools_test.jsonl";
+  std::string file = std::filesystem::temp_directory_path() / "orrery-encoder_pools_test.jsonl";
 };
 
 std::string image(int width, int height, int id = 0) {
