@@ -24,8 +24,10 @@ struct PdRules {
   // A transfer that failed leaves blocks held on the prefill side: so long after the answer, and two thirds
   // of it after the last word of the decode side.
   SimDuration lease;
-  bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
-  SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
+  bool nixl = false;  // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
+  // By instance: one that decodes, with nothing to run, learns so long after a transfer's end. Empty: at
+  // once.
+  std::vector<SimDuration> idle_notice;
   // A decode instance finds its prefill instance gone at the second beat of so many that it misses, and keeps
   // until then what waits for KV from there; zero: at once.
   SimDuration heartbeat;

@@ -182,10 +182,11 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   }
   if (sglang) rules.heartbeat = duration_from_seconds(sglang_heartbeat.value);
   if (vllm && transfer == Transfer::whole) rules.lease = duration_from_seconds(kv_lease.value);
-  if (rules.nixl) {
-    const PoolSpec* const decode = first_of(PoolRole::decode, pools);
-    const EngineProfile& reader = (decode != nullptr ? decode : prefill)->instance.engine;
-    rules.idle_notice = duration_from_seconds(reader.nixl->idle_notice.value.value());
+  for (const PoolSpec* pool : pools) {  // each reads as its own profile says
+    if (!rules.nixl) break;
+    const double notice = pool->instance.engine.nixl->idle_notice.value.value();
+    rules.idle_notice.insert(rules.idle_notice.end(), static_cast<std::size_t>(pool->engines()),
+                             duration_from_seconds(notice));
   }
   read_local(pd, pools, sglang, rules);
   if (rules.local_below == 0 && first_of(PoolRole::mixed, pools) != nullptr)

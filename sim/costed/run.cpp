@@ -90,14 +90,15 @@ struct ImageParts {
   std::unique_ptr<ModelImages> processor;
   std::unique_ptr<ImageFrontEnd> front_end;
 
-  static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales) {
+  // `servers`: API servers of all pools of its role, behind one router.
+  static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales, std::int32_t servers) {
     ImageParts parts;
     if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor = std::make_unique<ModelImages>(pool.instance, scales.host);
-    parts.front_end = std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
-                                                      pool.engines());
+    parts.front_end =
+        std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine), servers);
     return parts;
   }
 
@@ -107,13 +108,13 @@ struct ImageParts {
     result.device_busy_ns += usage.encoder_ns;
     const ImageCounts& c = front_end->counts();
     ImageResult& i = result.images;
-    i.arrived = c.images;
-    i.tokens = c.tokens;
-    i.kept_prepared = c.kept;
-    i.prepare_ns = c.prepare_ns;
-    i.prepare_wait_ns = c.prepare_wait_ns;
-    i.encoder_ns = usage.encoder_ns;
-    i.passes = static_cast<std::uint64_t>(usage.encoder_passes);
+    i.arrived += c.images;  // requests come to the first pool's
+    i.tokens += c.tokens;
+    i.kept_prepared += c.kept;
+    i.prepare_ns += c.prepare_ns;
+    i.prepare_wait_ns += c.prepare_wait_ns;
+    i.encoder_ns += usage.encoder_ns;
+    i.passes += static_cast<std::uint64_t>(usage.encoder_passes);
   }
 };
 
@@ -261,7 +262,10 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   const std::uint64_t seed = parts.scenario->seed;
   const InstanceSpec& instance = spec.instance;
   ORRERY_TRY(pricer, StepPricer::create(instance, parts.scales));
-  ORRERY_TRY(images, ImageParts::create(spec, parts.scales));
+  std::int32_t servers = 0;
+  for (const PoolSpec* other : parts.scenario->pools())
+    servers += other->role == spec.role ? other->engines() : 0;
+  ORRERY_TRY(images, ImageParts::create(spec, parts.scales, servers));
   ORRERY_TRY(acceptance, open_acceptance(instance.speculation, seed));
   if (find_scheduler(instance.engine.scheduler) == nullptr) {
     return make_error(ErrorKind::invalid_input,
