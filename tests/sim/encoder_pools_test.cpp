@@ -165,6 +165,23 @@ TEST_CASE("images are encoded by the encoder pool, once each, and their embeddin
   CHECK(many.images.fetches == b.images.fetches);
 }
 
+TEST_CASE("two encoder pools of one are one of two, and so are language pools [encoder pools]") {
+  const Trace trace(mixture(120));
+  const std::string top = "{topology: {preset: hopper-8}, pools: [";
+  const auto pool = [](const std::string& keys) { return "{" + vl + ", " + keys + "}"; };
+  const RunResult one = run(
+      top + pool("name: a, replicas: 2") + ", " + pool("name: e, role: encoder, replicas: 2") + "]}", trace);
+  const RunResult two = run(top + pool("name: a") + ", " + pool("name: b") + ", " +
+                                pool("name: e, role: encoder") + ", " + pool("name: f, role: encoder") + "]}",
+                            trace);
+  CHECK(one.digest == two.digest);
+  CHECK(one.images.arrived > 0);
+  CHECK(one.images.arrived == two.images.arrived);
+  CHECK(one.images.prepare_wait_ns == two.images.prepare_wait_ns);
+  CHECK(one.images.encoder_ns == two.images.encoder_ns);
+  CHECK(one.images.passes == two.images.passes);
+}
+
 TEST_CASE("one request: a slower way costs what its bytes take longer [encoder pools]") {
   const Trace trace({{.at_ms = 0, .images = {image(1920, 1080)}}});
   // Eight language instances fill a node, so that the encoder stands on the next one, behind one NIC of 100
