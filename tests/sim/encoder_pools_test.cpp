@@ -308,6 +308,9 @@ TEST_CASE("what does not go with encoder pools is said at its key [encoder pools
       "on vllm only"));
   CHECK(says(pools(", engine_args: {language_model_only: true}", ""), "takes none"));
   CHECK(says(pools("", ", router: slots"), "keeps no KV"));
+  CHECK(says("{topology: {preset: hopper-8}, pools: [" + language + ", " + eyes +
+                 ", {name: f, role: encoder, " + vl + ", engine_args: {limit_mm_per_prompt: {image: 3}}}]}",
+             "prepared alike"));
   CHECK(says("{pools: [" + language + ", {name: b, " + vl + "}]}", "with encoder pools only"));
   CHECK(says(
       "{topology: {preset: hopper-8}, pools: [{name: l, model: qwen3-8b, engine: vllm-0.24, hardware: h200}, "
