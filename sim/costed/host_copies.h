@@ -2,8 +2,9 @@
 // sim/host_link.h is where nothing else is on those links. One queue an instance and direction, first in,
 // first out; a copy is a flow for each GPU, all begun at once, and takes at least what the host link takes
 // alone. Copies that a step waits for stand in the same queues, as on an engine's copy stream (SGLang's
-// `write_stream` and `load_stream`, managers/cache_controller.py of 0.5.23; TensorRT-LLM's one
-// KVCacheTransferManager a direction): their end is foretold as they are issued.
+// `write_stream` and `load_stream`, managers/cache_controller.py of 0.5.23; TensorRT-LLM's
+// mOnboardManager and mOffloadManager, batch_manager/kvCacheTransferManager.cpp): their end is foretold as
+// they are issued.
 #pragma once
 
 #include <cstdint>
