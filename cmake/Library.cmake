@@ -36,6 +36,13 @@ function(orrery_mutants)
   endif()
 endfunction()
 
+# A folder of its own for what a test writes: fixed names in it meet nobody, another gate's least of all.
+function(orrery_own_tmpdir name)
+  set(folder ${CMAKE_BINARY_DIR}/tmp/${name})
+  file(MAKE_DIRECTORY ${folder})
+  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT "TMPDIR=${folder}")
+endfunction()
+
 # orrery_test(name SOURCES … LINKS …): one Catch2 program, its cases registered with CTest.
 function(orrery_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;LABELS" ${ARGN})
@@ -50,4 +57,5 @@ function(orrery_test name)
   set_target_properties(${name} PROPERTIES ORRERY_TEST ON)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+  orrery_own_tmpdir(${name})
 endfunction()

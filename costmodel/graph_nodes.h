@@ -194,7 +194,11 @@ class GraphNodes {
         std::int64_t& left = post ? attention : others;
         const std::int64_t count = std::min(node.count, std::max<std::int64_t>(left, 0));
         left -= count;
+        // With an exchange sums stand behind attention, in each half of a step its own, and behind dense
+        // layers.
+        enter(post ? node.part : LayerPart::other);
         add_fused_norm(node.spec, count);
+        enter(LayerPart::other);
       }
     }
     const auto add_line = [this](const char* name, DependsOn d) {

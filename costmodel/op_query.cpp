@@ -50,8 +50,8 @@ OpPrice run(const OperatorEntry& entry, const OpSpec& spec, const StepInput& inp
   return finish(op->cost(input), roofline.error(op->kernel_class()));
 }
 
-Result<OpPrice> price_gemm(const OpQuery& query, const Roofline& roofline) {
-  ORRERY_TRY_STATUS(require_positive(query.m, "m"));
+// Of a product: its width, its depth and its format.
+Result<OpSpec> product_of(const OpQuery& query, const Roofline& roofline) {
   ORRERY_TRY_STATUS(require_positive(query.n, "n"));
   ORRERY_TRY_STATUS(require_positive(query.k, "k"));
   ORRERY_TRY(format, usable_format(query, roofline));
@@ -59,17 +59,17 @@ Result<OpPrice> price_gemm(const OpQuery& query, const Roofline& roofline) {
   spec.n = query.n;
   spec.k = query.k;
   spec.format = format;
+  return spec;
+}
+
+Result<OpPrice> price_gemm(const OpQuery& query, const Roofline& roofline) {
+  ORRERY_TRY_STATUS(require_positive(query.m, "m"));
+  ORRERY_TRY(spec, product_of(query, roofline));
   return run(*find_operator("gemm"), spec, {query.m, 0, nullptr, 0}, roofline);
 }
 
 Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& roofline) {
-  ORRERY_TRY_STATUS(require_positive(query.n, "n"));
-  ORRERY_TRY_STATUS(require_positive(query.k, "k"));
-  ORRERY_TRY(format, usable_format(query, roofline));
-  OpSpec spec;
-  spec.n = query.n;
-  spec.k = query.k;
-  spec.format = format;
+  ORRERY_TRY(spec, product_of(query, roofline));
   OpCost best;
   double rows = 0, distinct = 0;
   for (const std::int64_t count : query.rows) {
@@ -100,7 +100,7 @@ Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& rooflin
                        bound * distinct);
     }
   }
-  return finish(best, roofline.error(roofline.grouped_class(format)));
+  return finish(best, roofline.error(roofline.grouped_class(spec.format)));
 }
 
 Result<OpPrice> price_attention(const OpQuery& query, const Roofline& roofline) {

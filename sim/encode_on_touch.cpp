@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sim/encode_work.h"
+
 namespace orrery {
 
 void EncodeOnTouch::open(Slot slot, const Request& request) {
@@ -32,13 +34,7 @@ void EncodeOnTouch::encode(const Sequence& sequence, const PlacedImage& image) {
     keep(image);
   }
   encoded_ids_.push_back(image.id);
-  encoded_.push_back({.request = sequence.request,
-                      .rows = image.rows,
-                      .columns = image.columns,
-                      .tiles = image.tiles,
-                      .embeddings = image.embeddings});
-  ++counters_.encoded;
-  counters_.embeddings += static_cast<std::uint64_t>(image.embeddings);
+  add_encoded(sequence.request, image, encoded_, counters_);
   counters_.cache_size = cache_size_;
   counters_.cache_peak = std::max(counters_.cache_peak, used_);
 }

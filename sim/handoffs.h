@@ -25,8 +25,10 @@ struct PdRules {
   // of it after the last word of the decode side, if that counts.
   SimDuration lease;
   bool lease_extended = true;
-  bool nixl = false;        // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
-  SimDuration idle_notice;  // a decode instance with nothing to run learns so long after a transfer's end
+  bool nixl = false;  // KV is fetched descriptor by descriptor (costmodel/nixl_reads.h)
+  // By instance: one that decodes, with nothing to run, learns so long after a transfer's end. Empty: at
+  // once.
+  std::vector<SimDuration> idle_notice;
   // A decode instance finds its prefill instance gone at the second beat of so many that it misses, and keeps
   // until then what waits for KV from there; zero: at once.
   SimDuration heartbeat;

@@ -84,6 +84,7 @@ class Instance {
   bool on_remote_failure(SequenceId sequence, RequestId request, SimTime now);
   bool on_room(SequenceId sequence) { return scheduler_->on_room(sequence) && idle_; }
   void observe_pull(const PullWork& pull, SimTime now);
+  void observe_pull_end(RequestId request, bool failed, SimTime now);
   // A request has ended here; the client hears of it unless another leg speaks for it.
   void tell_inbox(RequestId request, SimTime at) {
     if (!silent()) wiring_.inbox->on_finished(request, at);

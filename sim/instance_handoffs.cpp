@@ -139,7 +139,6 @@ void Instance::end_handed(SequenceId sequence, SimTime at) {
 bool Instance::on_remote_end(SequenceId sequence, RequestId request, bool said_eos, SimTime now) {
   remote_.add(request.value());
   remote_.add(now.ns());
-  if (wiring_.role == PoolRole::decode) observe_request(RequestEvent::Kind::pulled, request, now, 0, 0, 0);
   if (!scheduler_->on_remote_end(sequence, said_eos)) return false;
   if (!idle_) wiring_.executor->cut(wiring_.id, now);
   return idle_;
@@ -148,7 +147,6 @@ bool Instance::on_remote_end(SequenceId sequence, RequestId request, bool said_e
 bool Instance::on_remote_failure(SequenceId sequence, RequestId request, SimTime now) {
   remote_.add(~request.value());
   remote_.add(now.ns());
-  observe_request(RequestEvent::Kind::transfer_failed, request, now, 0, 0, 0);
   if (!scheduler_->on_remote_failure(sequence)) return false;
   if (!idle_) wiring_.executor->cut(wiring_.id, now);
   return idle_;
@@ -171,6 +169,11 @@ bool Instance::try_again(SequenceId sequence) {
 void Instance::observe_pull(const PullWork& pull, SimTime now) {
   observe_request(RequestEvent::Kind::pulling, pull.request, now, scheduler_->next_step().value(),
                   pull.blocks, 0);
+}
+
+void Instance::observe_pull_end(RequestId request, bool failed, SimTime now) {
+  using Kind = RequestEvent::Kind;
+  observe_request(failed ? Kind::transfer_failed : Kind::pulled, request, now, 0, 0, 0);
 }
 
 }  // namespace orrery

@@ -85,7 +85,7 @@ void LoopFleet::lose_fetching(InstanceId id, SimTime now, std::vector<LostReques
   for (const Entrance& e : relay_->take_fetching(id)) {
     setup_.transport->forget(e.request.id, now);
     over_at(e.instance, e.request.id);
-    if (e.instance == id) drop_embeddings(e.from, e.from_life);
+    if (e.instance == id) drop({e.from, e.from_life});
     --relayed_[e.instance.value()];
     update_view(e.instance);
     lost.emplace_back().request = e.request.id;
@@ -102,14 +102,27 @@ void LoopFleet::lose_embeddings(const Entrance& e, SimTime now) {
   fleet_->lose_unnoticed(e.request.id, e.from, now);
 }
 
-bool LoopFleet::turn_back(const EncoderRelay::Sent& sent, SimTime now) {
-  if (lives_[sent.from.value()] == sent.from_life && group(PoolRole::mixed).any_open()) return false;
-  drop_embeddings(sent.from, sent.from_life);
-  if (lives_[sent.from.value()] != sent.from_life) {
-    fleet_->lose_unnoticed(sent.request.id, sent.from, now);
-  } else {
-    park(sent.request, PoolRole::mixed, now);
-  }
+bool LoopFleet::found_gone(const EncoderRelay::Sent& sent, SimTime now) {
+  if (lives_[sent.from.value()] == sent.from_life) return false;
+  fleet_->lose_unnoticed(sent.request.id, sent.from, now);
+  return true;
+}
+
+InstanceId LoopFleet::choose(const Request& request, PoolRole role, const Embeddings& brought, SimTime now) {
+  if (!fleet_) return group(role).choose(request);
+  const bool any = group(role).any_open();
+  const InstanceId chosen = any ? group(role).choose(request) : InstanceId::none();
+  if (any && fleet_->runs(chosen)) return chosen;
+  drop(brought);
+  any ? lose_unnoticed(request, chosen, now) : park(request, role, now);
+  return InstanceId::none();
+}
+
+bool LoopFleet::went(InstanceId to, std::uint32_t life, const Request& request, const Embeddings& brought,
+                     SimTime now) {
+  if (life == lives_[to.value()]) return false;
+  drop(brought);
+  if (!stale(request)) lose_unnoticed(request, to, now);
   return true;
 }
 

@@ -54,16 +54,29 @@ class LoopFleet : protected FleetHost {
     if (fleet_ && sent_at_once(leg)) apart_->bind(leg, to);
   }
   bool stale(const Request& leg) const { return fleet_ && apart_ && apart_->stale(leg); }
+  // What an encoder instance has made for a request that goes on; from none: nothing.
+  struct Embeddings {
+    InstanceId from = InstanceId::none();
+    std::uint32_t life = 0;
+  };
+  // The one place that chooses an instance for a request. None: it waits until one may be chosen, or was sent
+  // to one that is gone and that nobody has missed yet; either way its embeddings are dropped.
+  InstanceId choose(const Request& request, PoolRole role, const Embeddings& brought, SimTime now);
+  // The one place that finds that an instance in its life `life` went while a request was on its way there,
+  // which is lost with it.
+  bool went(InstanceId to, std::uint32_t life, const Request& request, const Embeddings& brought,
+            SimTime now);
   void park(const Request& request, PoolRole role, SimTime now);  // no instance may be chosen
   // A decode leg on its way whose prefill instance has gone since it answered: it is lost.
   bool lost_its_holder(const Request& leg, SimTime now);
-  // Encoder pools. Nobody will fetch them; the way to the language instance found them gone; an encoded
-  // request finds no language instance, or one that nobody has missed yet, and is encoded again.
-  void drop_embeddings(InstanceId from, std::uint32_t life) {
-    if (lives_[from.value()] == life) relay_->given_back(from);
+  // Encoder pools. Nobody will fetch them; the way to the language instance, or its beginning, found them
+  // gone, and the request is encoded again.
+  void drop(const Embeddings& brought) {
+    if (!brought.from.is_none() && lives_[brought.from.value()] == brought.life)
+      relay_->given_back(brought.from);
   }
   void lose_embeddings(const Entrance& e, SimTime now);
-  bool turn_back(const EncoderRelay::Sent& sent, SimTime now);
+  bool found_gone(const EncoderRelay::Sent& sent, SimTime now);
   // A request on its way to an instance that is gone, or that went in between.
   void lose_unnoticed(const Request& request, InstanceId chosen, SimTime now);
   // It was routed to `chosen`, and will not be answered from there.

@@ -211,7 +211,8 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
   h.failures += failed ? 1 : 0;
   failed_ += failed ? 1 : 0;
   if (!h.sequence.is_none() && !h.over) {
-    const SimDuration delay = handoffs_.rules.idle_notice;
+    const std::vector<SimDuration>& notices = handoffs_.rules.idle_notice;
+    const SimDuration delay = notices.empty() ? SimDuration(0) : notices[h.to.value()];
     const Notice notice{now + delay, request, h.to, h.to_life, h.sequence, failed, h.said_eos};
     if (delay > SimDuration(0) && instances_[h.to.value()]->idle()) {
       notices_.push(notice);
@@ -225,6 +226,7 @@ void PrefillDecode::end_transfer(Handoff& h, RequestId request, bool failed, Sim
 
 void PrefillDecode::tell_decode(const Notice& n, SimTime now) {
   Instance& decode = *instances_[n.instance.value()];
+  decode.observe_pull_end(n.request, n.failed, now);
   if (n.failed ? decode.on_remote_failure(n.sequence, n.request, now)
                : decode.on_remote_end(n.sequence, n.request, n.said_eos, now))
     wakes_.push_back(n.instance);

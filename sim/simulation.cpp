@@ -215,14 +215,11 @@ class Loop final : LoopFleet {
   void take_encoded(SimTime now) {
     while (relay_->next_answer() <= now) {
       EncoderRelay::Sent sent = relay_->pop_answer();
-      if (fleet_ && turn_back(sent, now)) continue;
+      if (fleet_ && found_gone(sent, now)) continue;
       if (apart_) sent.request = apart_->begin(sent.request);
-      sent.to = group(apart_ ? PoolRole::prefill : PoolRole::mixed).choose(sent.request);
-      if (fleet_ && !fleet_->runs(sent.to)) {
-        drop_embeddings(sent.from, sent.from_life);
-        lose_unnoticed(sent.request, sent.to, now);
-        continue;
-      }
+      const PoolRole role = apart_ ? PoolRole::prefill : PoolRole::mixed;
+      sent.to = choose(sent.request, role, {sent.from, sent.from_life}, now);
+      if (sent.to.is_none()) continue;
       sent.to_life = lives_[sent.to.value()];
       ++relayed_[sent.to.value()];
       update_view(sent.to);
@@ -230,11 +227,7 @@ class Loop final : LoopFleet {
     }
     while (relay_->next_prepared() <= now) {
       EncoderRelay::Sent sent = relay_->pop_prepared();
-      if (sent.to_life != lives_[sent.to.value()]) {
-        drop_embeddings(sent.from, sent.from_life);
-        lose_unnoticed(sent.request, sent.to, now);
-        continue;
-      }
+      if (went(sent.to, sent.to_life, sent.request, {sent.from, sent.from_life}, now)) continue;
       const SimTime at = taken_in(sent.request, sent.to, now, false);
       --relayed_[sent.to.value()];
       ++entering_count_[sent.to.value()];
@@ -269,9 +262,8 @@ class Loop final : LoopFleet {
 
   void dispatch(const Request& request, PoolRole role, SimTime now, bool at_proxy) override {
     if (fleet_ && (stale(request) || lost_its_holder(request, now))) return;
-    if (fleet_ && !group(role).any_open()) return park(request, role, now);
-    const InstanceId chosen = group(role).choose(request);
-    if (fleet_ && !fleet_->runs(chosen)) return lose_unnoticed(request, chosen, now);
+    const InstanceId chosen = choose(request, role, {}, now);
+    if (chosen.is_none()) return;
     bind(request, chosen);
     const Place& place = places_[chosen.value()];
     const SimTime at = taken_in(request, chosen, now, at_proxy);
@@ -322,11 +314,7 @@ class Loop final : LoopFleet {
   void take_entrances(SimTime now) {
     while (entering_.next() <= now) {
       Entrance e = entering_.pop();
-      if (e.life != lives_[e.instance.value()]) {
-        if (!e.from.is_none()) drop_embeddings(e.from, e.from_life);
-        if (!stale(e.request)) lose_unnoticed(e.request, e.instance, now);
-        continue;
-      }
+      if (went(e.instance, e.life, e.request, {e.from, e.from_life}, now)) continue;
       --entering_count_[e.instance.value()];
       e.from.is_none() ? enter(e.request, e.instance, now) : fetch(std::move(e), now);
     }

@@ -234,10 +234,11 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   // MooncakeConnector does not say which blocks it could not load.
   if (rules.recompute_failed && (rules.at_once || !vllm || connector == Connector::mooncake))
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
-  if (rules.nixl) {
-    const PoolSpec* const decode = first_of(PoolRole::decode, pools);
-    const EngineProfile& reader = (decode != nullptr ? decode : prefill)->instance.engine;
-    rules.idle_notice = duration_from_seconds(reader.nixl->idle_notice.value.value());
+  for (const PoolSpec* pool : pools) {  // each reads as its own profile says
+    if (!rules.nixl) break;
+    const double notice = pool->instance.engine.nixl->idle_notice.value.value();
+    rules.idle_notice.insert(rules.idle_notice.end(), static_cast<std::size_t>(pool->engines()),
+                             duration_from_seconds(notice));
   }
   read_local(pd, pools, sglang, rules);
   if (rules.local_below == 0 && first_of(PoolRole::mixed, pools) != nullptr)

@@ -7,6 +7,7 @@
 namespace orrery {
 
 namespace {
+constexpr double least_left = 1e-3;  // of a link: a copy that all but stands still is foretold all the same
 // Requests' keys stay below 2^62.
 constexpr std::uint64_t move_keys = std::uint64_t{1} << 62, copy_keys = std::uint64_t{1} << 63;
 }  // namespace
@@ -74,6 +75,28 @@ void FabricTransport::copy(std::size_t instance, const TransferWork& work, SimTi
   pump(now);
   copies_->add(instance, work, ready);
   copies_->start_and_end(now);
+}
+
+// What is under way in its direction ends first, and leaves the copy the share that it has.
+SimTime FabricTransport::copy_foretold(std::size_t instance, const TransferWork& work, SimTime ready,
+                                       SimTime now) {
+  pump(now);
+  const bool to_device = work.direction == TransferWork::Direction::to_device;
+  const double alone = copies_->seat(instance).bytes_per_second;
+  SimTime ends = now;
+  double slowdown = 0;
+  for (const std::uint64_t key : copies_->under_way(instance, to_device)) {
+    const auto it = others_.find(copy_keys + key);
+    if (it == others_.end() || flows_.rate(it->second) <= 0) continue;  // it has drained
+    const double rate = std::max(alone * least_left, static_cast<double>(flows_.rate(it->second)));
+    const auto left = static_cast<double>(flows_.bytes_left(it->second, now));
+    ends = later(ends, now + SimDuration(round_half_even(left / rate * 1e9)));
+    slowdown = std::max({slowdown, 1.0, alone / rate});
+  }
+  if (slowdown == 0) slowdown = copy_slowdown(instance, to_device, now);
+  const SimTime end = copies_->add_foretold(instance, work, ready, slowdown, ends);
+  copies_->start_and_end(now);
+  return end;
 }
 
 SimTime FabricTransport::next_copy() {

@@ -74,8 +74,9 @@ class FabricTransport final : public KvTransport {
   SimTime next_copy();
   void take_copies(std::size_t first, std::size_t count, std::vector<TransferDone>& done);
   void drop_copies(std::size_t instance, SimTime now);
-  const HostCopies::Seat& copy_seat(std::size_t instance) const { return copies_->seat(instance); }
-  // How many times as long as alone a copy takes that begins now and is waited for.
+  // A copy that a step waits for; when it ends, as links are shared now.
+  SimTime copy_foretold(std::size_t instance, const TransferWork& work, SimTime ready, SimTime now);
+  // How many times as long as alone a copy takes that begins now.
   double copy_slowdown(std::size_t instance, bool to_device, SimTime now);
 
   // Weights that an instance's balancer moves while steps run, one move at a time.

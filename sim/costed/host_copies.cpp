@@ -11,13 +11,49 @@ namespace {
 // Key of a flow: lane, the copy's number in it (mod 2^20), GPU.
 constexpr std::uint64_t gpu_bits = 12, serial_bits = 20;
 constexpr std::uint64_t serial_mask = (std::uint64_t{1} << serial_bits) - 1;
+
+std::uint64_t key_of(std::size_t lane, std::uint64_t serial, std::size_t gpu) {
+  return ((lane << serial_bits | (serial & serial_mask)) << gpu_bits) | static_cast<std::uint64_t>(gpu);
+}
+
+SimTime end_alone(const HostCopies::Seat& seat, std::int64_t blocks, SimTime begin) {
+  HostLink alone(seat.bytes_per_block, seat.bytes_per_second);
+  return alone.end_of({.direction = {}, .id = 0, .blocks = blocks, .behind_step = false}, begin);
+}
+
+SimTime end_slowed(const HostCopies::Seat& seat, std::int64_t blocks, double slowdown, SimTime begin) {
+  const double alone = static_cast<double>(blocks) * seat.bytes_per_block / seat.bytes_per_second * 1e9;
+  return end_alone(seat, blocks, begin) + SimDuration(round_half_even(alone * (slowdown - 1)));
+}
 }  // namespace
 
-void HostCopies::add(std::size_t instance, const TransferWork& work, SimTime ready) {
-  const bool up = work.direction == TransferWork::Direction::to_device;
-  const std::size_t lane = 2 * instance + (up ? 0 : 1);
-  lanes_[lane].queue.push_back({work.id, work.blocks, ready});
+void HostCopies::add(std::size_t instance, const TransferWork& work, SimTime ready, bool told) {
+  const std::size_t lane = lane_of(instance, work.direction == TransferWork::Direction::to_device);
+  lanes_[lane].queue.push_back({work.id, work.blocks, ready, told});
   look_again(lane);
+}
+
+SimTime HostCopies::add_foretold(std::size_t instance, const TransferWork& work, SimTime ready,
+                                 double slowdown, SimTime under_way_ends) {
+  const Lane& lane = lanes_[lane_of(instance, work.direction == TransferWork::Direction::to_device)];
+  const Seat& seat = seats_[instance];
+  SimTime end = under_way_ends;
+  for (const Copy& before : lane.queue) {
+    const bool begun = lane.begun && &before == &lane.queue.front();
+    end = begun ? later(end, lane.end) : end_slowed(seat, before.blocks, slowdown, later(end, before.ready));
+  }
+  end = end_slowed(seat, work.blocks, slowdown, later(end, ready));
+  add(instance, work, ready, false);
+  return end;
+}
+
+std::vector<std::uint64_t> HostCopies::under_way(std::size_t instance, bool to_device) const {
+  const std::size_t index = lane_of(instance, to_device);
+  const Lane& lane = lanes_[index];
+  std::vector<std::uint64_t> keys;
+  for (std::size_t g = 0; g < seats_[instance].gpus.size() && lane.flows > 0; ++g)
+    keys.push_back(key_of(index, lane.serial, g));
+  return keys;
 }
 
 // What has ended and was not taken is in the past, in whatever order.
@@ -38,14 +74,12 @@ void HostCopies::start(std::size_t index, SimTime now) {
   const Seat& seat = seats_[index / 2];
   const Copy& copy = lane.queue.front();
   const double bytes = static_cast<double>(copy.blocks) * seat.bytes_per_block;
-  HostLink alone(seat.bytes_per_block, seat.bytes_per_second);
-  lane.end = alone.end_of({.direction = {}, .id = 0, .blocks = copy.blocks, .behind_step = false}, now);
+  lane.end = end_alone(seat, copy.blocks, now);
   lane.begun = true;
   ++lane.serial;
   for (std::size_t g = 0; g < seat.gpus.size(); ++g) {
     const DeviceId gpu = seat.gpus[g], host = seat.hosts[g];
-    const std::uint64_t key =
-        ((index << serial_bits | (lane.serial & serial_mask)) << gpu_bits) | static_cast<std::uint64_t>(g);
+    const std::uint64_t key = key_of(index, lane.serial, g);
     const bool up = index % 2 == 0;
     if (!begin_(up ? host : gpu, up ? gpu : host, static_cast<std::int64_t>(std::ceil(bytes)), key, now))
       continue;  // cut off: its bytes are lost, and nobody asks for them
@@ -61,7 +95,8 @@ void HostCopies::start_and_end(SimTime now) {
     while (!lane.queue.empty()) {
       if (!lane.begun && lane.queue.front().ready <= now) start(i, now);
       if (!lane.begun || lane.flows > 0 || lane.end > now) break;
-      done_.push_back({InstanceId(static_cast<std::uint32_t>(i / 2)), lane.queue.front().id, lane.end});
+      const Copy& copy = lane.queue.front();
+      if (copy.told) done_.push_back({InstanceId(static_cast<std::uint32_t>(i / 2)), copy.id, lane.end});
       lane.queue.pop_front();
       lane.begun = false;
     }
@@ -89,11 +124,12 @@ void HostCopies::take(std::size_t first, std::size_t count, std::vector<Transfer
 }
 
 std::vector<std::uint64_t> HostCopies::drop(std::size_t instance) {
-  std::vector<std::uint64_t> under_way;
-  for (std::size_t i = 2 * instance; i < 2 * instance + 2; ++i) {
+  std::vector<std::uint64_t> dropped;
+  for (const bool to_device : {true, false}) {
+    const std::size_t i = lane_of(instance, to_device);
     Lane& lane = lanes_[i];
-    for (std::size_t g = 0; g < seats_[instance].gpus.size() && lane.flows > 0; ++g)
-      under_way.push_back(((i << serial_bits | (lane.serial & serial_mask)) << gpu_bits) | g);
+    const std::vector<std::uint64_t> keys = under_way(instance, to_device);
+    dropped.insert(dropped.end(), keys.begin(), keys.end());
     flowing_ -= lane.flows;
     lane.flows = 0;
     lane.begun = false;
@@ -101,7 +137,7 @@ std::vector<std::uint64_t> HostCopies::drop(std::size_t instance) {
     look_again(i);
   }
   std::erase_if(done_, [&](const TransferDone& d) { return d.instance.value() == instance; });
-  return under_way;
+  return dropped;
 }
 
 }  // namespace orrery

@@ -1,7 +1,10 @@
 // KV on its way between GPUs and their host's memory, as flows over the links between them: what
 // sim/host_link.h is where nothing else is on those links. One queue an instance and direction, first in,
 // first out; a copy is a flow for each GPU, all begun at once, and takes at least what the host link takes
-// alone.
+// alone. Copies that a step waits for stand in the same queues, as on an engine's copy stream (SGLang's
+// `write_stream` and `load_stream`, managers/cache_controller.py of 0.5.23; TensorRT-LLM's
+// mOnboardManager and mOffloadManager, batch_manager/kvCacheTransferManager.cpp): their end is foretold as
+// they are issued.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +35,15 @@ class HostCopies {
 
   bool has(std::size_t instance) const { return !seats_[instance].gpus.empty(); }
   const Seat& seat(std::size_t instance) const { return seats_[instance]; }
-  void add(std::size_t instance, const TransferWork& work, SimTime ready);
+  void add(std::size_t instance, const TransferWork& work, SimTime ready) {
+    add(instance, work, ready, true);
+  }
+  // The same for a copy whose end nobody is told, because it was foretold: what is before it in its queue and
+  // itself at `slowdown` times what they take alone, from `under_way_ends` on, when flows under way do.
+  SimTime add_foretold(std::size_t instance, const TransferWork& work, SimTime ready, double slowdown,
+                       SimTime under_way_ends);
+  // Keys of an instance's flows under way in one direction.
+  std::vector<std::uint64_t> under_way(std::size_t instance, bool to_device) const;
   // When start_and_end() has something next, beside ends of flows.
   SimTime next_event() const;
   void start_and_end(SimTime now);
@@ -48,6 +59,7 @@ class HostCopies {
     std::uint64_t id;
     std::int64_t blocks;
     SimTime ready;
+    bool told;  // its end is reported
   };
   struct Lane {
     std::deque<Copy> queue;  // the first one is under way, where `begun`
@@ -56,6 +68,10 @@ class HostCopies {
     std::uint64_t serial = 0;  // of the copy, so that a late end of a dropped one is none
     SimTime end;               // of the first: not before
   };
+  static std::size_t lane_of(std::size_t instance, bool to_device) {
+    return 2 * instance + (to_device ? 0 : 1);
+  }
+  void add(std::size_t instance, const TransferWork& work, SimTime ready, bool told);
   void start(std::size_t lane, SimTime now);
   void look_again(std::size_t lane);  // at when it has something next
 

@@ -58,17 +58,12 @@ void CostModelExecutor::share_stages(const Engine& e, const StepShape& shape, Si
   }
 }
 
-// A copy that is waited for: as long as flows on its links make it when it is issued.
+// When a copy ends that is waited for.
 SimTime CostModelExecutor::copied(std::size_t instance, const TransferWork& work, SimTime ready,
                                   SimTime now) {
-  const SimTime end = links_[instance].end_of(work, ready);
-  if (!copies_on_fabric(instance) || work.blocks == 0) return end;
-  const bool up = work.direction == TransferWork::Direction::to_device;
-  const std::size_t place = first_instance_ + instance;
-  const double slowdown = fabric_->copy_slowdown(place, up, now);
-  const HostCopies::Seat& seat = fabric_->copy_seat(place);
-  const double alone = static_cast<double>(work.blocks) * seat.bytes_per_block / seat.bytes_per_second * 1e9;
-  return end + SimDuration(round_half_even(alone * (slowdown - 1)));
+  if (work.blocks == 0) return ready;
+  if (!copies_on_fabric(instance)) return links_[instance].end_of(work, ready);
+  return fabric_->copy_foretold(first_instance_ + instance, work, ready, now);
 }
 
 void CostModelExecutor::take_copies() {

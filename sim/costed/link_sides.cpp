@@ -39,17 +39,6 @@ std::vector<DeviceId> hosts_of(fabric::Routes& routes, const fabric::Topology& t
   return hosts;
 }
 
-namespace {
-
-RankGroups pairs_to(const std::vector<DeviceId>& from, const std::vector<DeviceId>& to) {
-  RankGroups pairs;
-  for (std::size_t i = 0; i < from.size(); ++i)
-    if (!from[i].is_none() && !to[i].is_none()) pairs.push_back({from[i], to[i]});
-  return pairs;
-}
-
-}  // namespace
-
 Result<std::vector<LinkSide>> link_sides(fabric::Routes& routes, const fabric::Topology& topology,
                                          const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
                                          bool host_memory) {

@@ -20,8 +20,7 @@ std::vector<CollectiveWay> in_nanoseconds(const std::vector<AcrossWay>& ways) {
 
 class Planner {
  public:
-  Planner(const fabric::Topology& topology, const ParallelPlan& plan)
-      : topology_(topology), plan_(plan), routes_(topology) {}
+  explicit Planner(const fabric::Topology& topology) : topology_(topology), routes_(topology) {}
 
   // `all_pairs`: with an all-to-all, which experts' weights move by.
   Result<GroupLinks> links(const RankGroups& groups, bool all_pairs) {
@@ -42,14 +41,11 @@ class Planner {
     return links;
   }
 
-  Result<GroupLinks> handoff(const std::vector<DeviceId>& gpus, std::int32_t stage) {
+  // From a stage to the next.
+  Result<GroupLinks> handoff(const std::vector<DeviceId>& from, const std::vector<DeviceId>& to) {
     GroupLinks links;
-    RankGroups pairs;
-    for (std::int32_t t = 0; stage > 0 && t < plan_.tp; ++t) {
-      const auto at = [&](std::int32_t s) { return gpus[static_cast<std::size_t>(s * plan_.tp + t)]; };
-      if (topology_.device(at(stage - 1)).node != topology_.device(at(stage)).node)
-        pairs.push_back({at(stage - 1), at(stage)});
-    }
+    RankGroups pairs = pairs_to(from, to);
+    std::erase_if(pairs, [&](const auto& pair) { return !fabric::crosses_nodes(topology_, pair); });
     if (pairs.empty()) return links;
     links.ranks = links.nodes = 2;
     ORRERY_TRY(ways, fabric::ways_of_send(routes_, topology_, pairs));
@@ -59,7 +55,6 @@ class Planner {
 
  private:
   const fabric::Topology& topology_;
-  const ParallelPlan& plan_;
   fabric::Routes routes_;
 };
 
@@ -83,6 +78,13 @@ RankGroups in_strides(const std::vector<DeviceId>& gpus, std::int32_t n) {
 
 }  // namespace
 
+RankGroups pairs_to(const std::vector<DeviceId>& from, const std::vector<DeviceId>& to) {
+  RankGroups pairs;
+  for (std::size_t i = 0; i < from.size(); ++i)
+    if (!from[i].is_none() && !to[i].is_none()) pairs.push_back({from[i], to[i]});
+  return pairs;
+}
+
 RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan) {
   return in_blocks(gpus, plan.tp);
 }
@@ -100,7 +102,7 @@ Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topo
                                                     const std::vector<DeviceId>& gpus,
                                                     const ParallelPlan& plan, std::int32_t cache_ranks) {
   if (!fabric::crosses_nodes(topology, gpus)) return std::shared_ptr<const PlanLinks>();
-  Planner planner(topology, plan);
+  Planner planner(topology);
   auto links = std::make_shared<PlanLinks>();
   if (plan.tp > 1) {
     ORRERY_TRY(tensor, planner.links(tensor_groups(gpus, plan), plan.dp == 1 && plan.pp == 1));
@@ -119,9 +121,11 @@ Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topo
     ORRERY_TRY(group, planner.links(context_groups(gpus, plan, cache_ranks), true));
     links->context = std::move(group);
   }
-  for (std::int32_t s = 0; s < plan.pp; ++s) {
-    ORRERY_TRY(from, planner.handoff(gpus, s));
-    links->handoff.push_back(std::move(from));
+  const RankGroups stages = tensor_groups(gpus, plan);
+  links->handoff.resize(static_cast<std::size_t>(plan.pp));
+  for (std::size_t s = 1; s < links->handoff.size(); ++s) {
+    ORRERY_TRY(from, planner.handoff(stages[s - 1], stages[s]));
+    links->handoff[s] = std::move(from);
   }
   return std::shared_ptr<const PlanLinks>(std::move(links));
 }

@@ -19,6 +19,8 @@ namespace orrery {
 using RankGroups = std::vector<std::vector<DeviceId>>;
 RankGroups tensor_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
 RankGroups data_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan);
+// The first to the first, the second to the second, …, where there are both.
+RankGroups pairs_to(const std::vector<DeviceId>& from, const std::vector<DeviceId>& to);
 
 // Of context parallelism: the GPUs of tp in `cache_ranks` neighbours each, or with the same place in their
 // copy of attention.

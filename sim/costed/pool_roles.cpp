@@ -110,11 +110,24 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
                                " of pool " + quote(other.name) + " do not divide one another");
 }
 
+// Behind one router any of them may be asked, and requests are prepared before it chooses.
+void check_eyes(const Yaml& node, const PoolSpec& pool, const PoolSpec& first) {
+  const EngineProfile &own = pool.instance.engine, &other = first.instance.engine;
+  if (own.name != other.name || own.settings.encoder.image_limit != other.settings.encoder.image_limit)
+    node.optional("engine").fail(
+        "images are prepared alike for all encoder pools; take the engine profile and "
+        "the limit of images of pool " +
+        quote(first.name));
+}
+
 // Encoder pools (vLLM's ec_producer) beside mixed or prefill ones (ec_consumer).
 void check_encoders(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
   bool language = false;
+  const PoolSpec* first = nullptr;
   for (std::size_t i = 0; i < pools.size(); ++i) {
     const PoolSpec& pool = pools[i];
+    if (pool.role == PoolRole::encoder && first == nullptr) first = &pool;
+    if (pool.role == PoolRole::encoder) check_eyes(nodes[i], pool, *first);
     const Yaml role = nodes[i].optional("role");
     const EngineProfile& engine = pool.instance.engine;
     language |= pool.role == PoolRole::mixed || pool.role == PoolRole::prefill;

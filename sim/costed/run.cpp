@@ -90,16 +90,17 @@ struct ImageParts {
   std::unique_ptr<ModelImages> processor;
   std::unique_ptr<ImageFrontEnd> front_end;
 
-  static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales) {
+  // `servers`: API servers of all pools of its role, behind one router.
+  static Result<ImageParts> create(const PoolSpec& pool, const PriceScales& scales, std::int32_t servers) {
     ImageParts parts;
     if (!takes_images(pool.instance) || pool.images_elsewhere) return parts;
     ORRERY_TRY(encoder, EncoderPricer::create(pool.instance, scales));
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor =
         std::make_unique<ModelImages>(pool.instance, scales.host, pool.role != PoolRole::encoder);
-    const EncoderSettings& encoder_settings = pool.instance.engine.settings.encoder;
-    parts.front_end = std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
-                                                      pool.engines() * encoder_settings.preparers);
+    parts.front_end = std::make_unique<ImageFrontEnd>(
+        *parts.processor, content_block(pool.instance.engine),
+        servers * pool.instance.engine.settings.encoder.preparers);
     return parts;
   }
 
@@ -109,7 +110,7 @@ struct ImageParts {
     result.device_busy_ns += usage.encoder_ns;
     const ImageCounts& c = front_end->counts();
     ImageResult& i = result.images;
-    i.arrived += c.images;
+    i.arrived += c.images;  // requests come to the first pool's
     i.tokens += c.tokens;
     i.kept_prepared += c.kept;
     i.prepare_ns += c.prepare_ns;
@@ -265,7 +266,10 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
   const std::uint64_t seed = parts.scenario->seed;
   const InstanceSpec& instance = spec.instance;
   ORRERY_TRY(pricer, StepPricer::create(instance, parts.scales));
-  ORRERY_TRY(images, ImageParts::create(spec, parts.scales));
+  std::int32_t servers = 0;
+  for (const PoolSpec* other : parts.scenario->pools())
+    servers += other->role == spec.role ? other->engines() : 0;
+  ORRERY_TRY(images, ImageParts::create(spec, parts.scales, servers));
   ORRERY_TRY(acceptance, open_acceptance(instance.speculation, seed));
   if (find_scheduler(instance.engine.scheduler) == nullptr) {
     return make_error(ErrorKind::invalid_input,

@@ -166,6 +166,7 @@ void SglangScheduler::merge(Slot slot) {
   Sequence& s = sequences_[slot];
   s.running = true;
   ++running_count_;
+  if (config_.role == SglangRole::decode) remote_.lengths.add(longest_of(s));
   if (config_.walking()) return start_speaking(slot);
   const std::int64_t left = s.max_output - (s.outputs + 1);
   if (left <= 0 && !config_.rules_of_0_5_17) {

@@ -253,6 +253,11 @@ class SglangScheduler final : public Scheduler {
   void notice_ended();
   void pop_bootstrapped();
   void preallocate();
+  std::int64_t retractable() const;
+  bool same_by_walking(std::int64_t held, std::int64_t longest) const;  // for Debug builds
+  std::int64_t longest_of(const Sequence& s) const {  // prompt and outputs, as the engine bounds them
+    return s.prompt + std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens);
+  }
   void resume_retracted();
   std::int64_t allocatable(std::int64_t least) const;
   void merge_received();
@@ -311,6 +316,10 @@ class SglangScheduler final : public Scheduler {
   std::int64_t decode_need() const {
     if (config_.walking()) return speakers_need(true);
     return std::int64_t{decodes_.new_blocks(decodes_launched_)} * config_.cache.page_size;
+  }
+  void leave_running(Sequence& s) {
+    if (s.running && config_.role == SglangRole::decode) remote_.lengths.remove(longest_of(s));
+    s.running = false;
   }
   bool known(const Entry& entry) const { return sequences_[entry.slot].epoch == entry.epoch; }
   Entry entry_of(Slot slot) const { return {slot, sequences_[slot].epoch}; }
@@ -394,6 +403,7 @@ class SglangScheduler final : public Scheduler {
     };
     std::vector<Ended> ended;  // transfers that no pass has noticed yet
     bool rooms = false;        // somebody in the queue has been told of room
+    LargestMember lengths;     // decode: of the running batch
     std::int32_t held = 0, receiving = 0;
     std::vector<PullWork> pulls, pulled;
     std::vector<SendWork> sends, sent;

@@ -55,6 +55,20 @@ class OutputReserve {
   std::map<std::int64_t, std::int64_t> clipped_;  // by last decode step
 };
 
+// The largest of its members' values.
+class LargestMember {
+ public:
+  void add(std::int64_t value) { ++members_[value]; }
+  void remove(std::int64_t value) {
+    const auto it = members_.find(value);
+    if (--it->second == 0) members_.erase(it);
+  }
+  std::int64_t largest() const { return members_.empty() ? 0 : members_.rbegin()->first; }
+
+ private:
+  std::map<std::int64_t, std::int32_t> members_;  // value, how many have it
+};
+
 // new_token_ratio: falls with every decode step that nobody had to leave, rises when somebody must.
 class NewTokenRatio {
  public:

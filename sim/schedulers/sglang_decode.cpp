@@ -38,7 +38,7 @@ bool SglangScheduler::leave_out_ending() {
   for (const Slot slot : ending_) {
     Sequence& s = sequences_[slot];
     if (!s.running) continue;
-    s.running = false;
+    leave_running(s);
     --running_count_;
     --ending_running_[s.ignore_eos ? 1 : 0];
     any = true;
@@ -147,7 +147,7 @@ void SglangScheduler::retract_one(Slot slot, std::size_t remaining) {
     cache_.make_room(static_cast<std::int64_t>(remaining) * config_.retract_decode_steps);
   s.outputs = outputs;
   s.state = State::waiting;
-  s.running = false;
+  leave_running(s);
   --running_count_;
   ++s.epoch;
 }

@@ -175,6 +175,34 @@ std::int64_t SglangScheduler::allocatable(std::int64_t least) const {
   return free_tokens() - std::max(config_.num_reserved_decode_tokens * active, least);
 }
 
+// Tokens that the running batch holds as far as its results are known: what retracting all of it would bring.
+// (`pop_preallocated` sums over the batch.) A decoding one holds its input and a token for each decode step
+// since it joined, but for the one in flight; one that ends, all but its last.
+std::int64_t SglangScheduler::retractable() const {
+  std::int64_t sum = 0;
+  if (config_.walking()) {
+    for (const Slot slot : speakers_) sum += sequences_[slot].prompt + known_outputs(sequences_[slot]);
+    return sum;
+  }
+  sum = decodes_.context_sum(decodes_launched_) + decodes_.size();
+  if (decode_in_flight()) {
+    sum -= decodes_.size();
+    for (const Entry& entry : fresh_)  // which take part in no step yet
+      if (known(entry) && sequences_[entry.slot].state == State::decoding) ++sum;
+  }
+  for (const Slot slot : ending_)
+    if (sequences_[slot].running) sum += sequences_[slot].prompt + known_outputs(sequences_[slot]);
+  return sum;
+}
+
+// As the engine counts.
+bool SglangScheduler::same_by_walking(std::int64_t held, std::int64_t longest) const {
+  for (const Sequence& s : sequences_)
+    if (s.running) held -= s.prompt + known_outputs(s);
+  const auto longer = [&](const Sequence& s) { return s.running && longest_of(s) > longest; };
+  return held == 0 && std::none_of(sequences_.begin(), sequences_.end(), longer);
+}
+
 // First come, first served, or by priority (`pop_preallocated` sorts); who does not fit holds up those
 // behind.
 void SglangScheduler::preallocate() {
@@ -183,26 +211,22 @@ void SglangScheduler::preallocate() {
     std::stable_sort(remote_.queue.begin(), remote_.queue.end(),
                      [&](Slot a, Slot b) { return sequences_[a].priority < sequences_[b].priority; });
   }
-  std::int64_t retractable = 0, longest = 0;
-  const auto runs = [&](const Sequence& s) {
-    retractable += s.prompt + known_outputs(s);
-    longest = std::max(longest, s.prompt + std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens));
-  };
+  const std::int64_t held = retractable();
+  std::int64_t longest = 0;
   if (config_.walking()) {  // of stages: those of the micro-batch that the loop is at (`running_batch`)
-    for (const Slot slot : speakers_) runs(sequences_[slot]);
+    for (const Slot slot : speakers_) longest = std::max(longest, longest_of(sequences_[slot]));
   } else {
-    for (const Sequence& s : sequences_)
-      if (s.running) runs(s);
+    longest = remote_.lengths.largest();
+    ORRERY_DCHECK(same_by_walking(held, longest), "what the running batch holds, summed up");
   }
-  const std::int64_t single = running_count_ > 0 ? longest - retractable : 0;
+  const std::int64_t single = running_count_ > 0 ? longest - held : 0;
   while (!remote_.queue.empty() && rows_held_ < config_.max_running_requests) {
     const Slot slot = remote_.queue.front();
     Sequence& s = sequences_[slot];
     if (config_.cache.prefix_sharing) find_received(s);
     const std::int64_t slots = cache_.page_ceil(s.prompt) - s.prefix;
-    const std::int64_t future = std::min<std::int64_t>(s.max_output, config_.clip_max_new_tokens);
     const std::int64_t needed =
-        std::max(slots + config_.num_reserved_decode_tokens, s.prompt - s.prefix + future - retractable);
+        std::max(slots + config_.num_reserved_decode_tokens, longest_of(s) - s.prefix - held);
     if (needed > allocatable(single)) {
       unlock_prefix(s);
       return;

@@ -40,7 +40,7 @@ bool SglangScheduler::leave_out_ending_speakers() {
     if (!last_in_flight(slot)) continue;
     Sequence& s = sequences_[slot];
     s.state = State::ending;
-    s.running = false;
+    leave_running(s);
     --running_count_;
     any = true;
   }

@@ -244,7 +244,7 @@ void SglangScheduler::drop_slot(Slot slot) {
   if (!leaving_.empty()) std::erase(leaving_, SequenceId(slot));
   ++s.epoch;
   s.state = State::waiting;
-  s.running = false;
+  leave_running(s);
   s.last_decode = -1;
   s.content.clear();
   slots_.give_back(slot);

@@ -80,20 +80,13 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
 }
 
 void TensorRtLlmScheduler::link_active(Slot slot) {
-  Sequence& s = sequences_[slot];
-  s.order = ++next_order_;
-  s.previous = active_tail_;
-  s.next = no_slot;
-  (active_tail_ == no_slot ? active_head_ : sequences_[active_tail_].next) = slot;
-  active_tail_ = slot;
+  sequences_[slot].order = ++next_order_;
+  link_slot(sequences_, slot, no_slot, active_head_, active_tail_);
   ++active_count_;
 }
 
 void TensorRtLlmScheduler::unlink_active(Slot slot) {
-  Sequence& s = sequences_[slot];
-  (s.previous == no_slot ? active_head_ : sequences_[s.previous].next) = s.next;
-  (s.next == no_slot ? active_tail_ : sequences_[s.next].previous) = s.previous;
-  s.previous = s.next = no_slot;
+  unlink_slot(sequences_, slot, no_slot, active_head_, active_tail_);
   --active_count_;
 }
 

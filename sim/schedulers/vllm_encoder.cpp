@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sim/encode_work.h"
+
 namespace orrery {
 
 void VllmEncoder::open(Slot slot, const Request& request) {
@@ -76,13 +78,7 @@ void VllmEncoder::commit(Slot slot) {
     const PlacedImage& image = s.images[static_cast<std::size_t>(index)];
     cache_.store(slot, index, image);
     if (rules_.elsewhere) continue;
-    encoded_.push_back({.request = s.request,
-                        .rows = image.rows,
-                        .columns = image.columns,
-                        .tiles = image.tiles,
-                        .embeddings = image.embeddings});
-    ++counters_.encoded;
-    counters_.embeddings += static_cast<std::uint64_t>(image.embeddings);
+    add_encoded(s.request, image, encoded_, counters_);
   }
   budget_ = budget_after_;
   to_encode_.clear();

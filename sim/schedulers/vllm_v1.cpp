@@ -79,20 +79,13 @@ void VllmV1Scheduler::drop_slot(Slot slot) {
 }
 
 void VllmV1Scheduler::link_running(Slot slot) {
-  Sequence& s = sequences_[slot];
-  s.order = ++next_order_;
-  s.previous = running_tail_;
-  s.next = no_slot;
-  (running_tail_ == no_slot ? running_head_ : sequences_[running_tail_].next) = slot;
-  running_tail_ = slot;
+  sequences_[slot].order = ++next_order_;
+  link_slot(sequences_, slot, no_slot, running_head_, running_tail_);
   ++running_count_;
 }
 
 void VllmV1Scheduler::unlink_running(Slot slot) {
-  Sequence& s = sequences_[slot];
-  (s.previous == no_slot ? running_head_ : sequences_[s.previous].next) = s.next;
-  (s.next == no_slot ? running_tail_ : sequences_[s.next].previous) = s.previous;
-  s.previous = s.next = no_slot;
+  unlink_slot(sequences_, slot, no_slot, running_head_, running_tail_);
   --running_count_;
 }
 

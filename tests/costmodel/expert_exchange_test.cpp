@@ -397,6 +397,26 @@ TEST_CASE("two batches in a step: thresholds, the sum of the lines, gain over no
 
 // 20 of 132 multiprocessors: what runs in halves takes 132/112 as long, and a long prompt hides most of its
 // rows' way.
+TEST_CASE("all-reduces fused with norms save in each half of a step what they save of its rows") {
+  const std::string args =
+      "all2all_backend: deepep_low_latency, compilation_config: {pass_config: {fuse_allreduce_rms: true}}";
+  const StepPricer one = pricer_of(vllm("{tp: 2, dp: 4, ep: 8}", args, "qwen3-30b-a3b")),
+                   two =
+                       pricer_of(vllm("{tp: 2, dp: 4, ep: 8}", args + ", enable_dbo: true", "qwen3-30b-a3b"));
+  const auto behind_attention = [](const StepBreakdown& b) {
+    std::int64_t ns = 0;
+    for (const OpLine& line : b.ops)
+      ns += line.name == "fused_all_reduce" && line.count == 48 ? line.time_ns : 0;
+    return ns;
+  };
+  for (const std::int32_t half : {32, 64, 200}) {
+    CAPTURE(half);
+    const std::int64_t saved = behind_attention(one.explain(decodes(half, 1000)));
+    CHECK(saved < 0);
+    CHECK(std::abs(behind_attention(two.explain(decodes(2 * half, 1000))) - 2 * saved) <= 1);
+  }
+}
+
 TEST_CASE("normal kernels in two batches take multiprocessors from the rest") {
   const std::string args = "all2all_backend: deepep_high_throughput", plan = "{dp: 16, ep: 16}";
   const StepPricer one = pricer_of(vllm(plan, args)),

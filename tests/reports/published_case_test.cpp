@@ -41,9 +41,8 @@ runs:
 
 struct Folder {
   Folder() {
-    char name[] = "/tmp/orrery-cases-XXXXXX";
-    REQUIRE(mkdtemp(name) != nullptr);
-    path = name;
+    path = std::filesystem::temp_directory_path() / "orrery-cases-XXXXXX";
+    REQUIRE(mkdtemp(path.data()) != nullptr);
   }
   ~Folder() { std::filesystem::remove_all(path); }
   std::string write(const std::string& name, const std::string& text) const {

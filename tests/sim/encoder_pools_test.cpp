@@ -1,5 +1,6 @@
 // Images encoded on instances of their own: who does what, what travels, and that nothing is lost.
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -42,7 +43,7 @@ class Trace {
     }
   }
   ~Trace() { std::remove(file.c_str()); }
-  std::string file = "/tmp/orrery_encoder_pools_test.jsonl";
+  std::string file = std::filesystem::temp_directory_path() / "orrery-encoder_pools_test.jsonl";
 };
 
 std::string image(int width, int height, int id = 0) {
@@ -162,6 +163,23 @@ TEST_CASE("images are encoded by the encoder pool, once each, and their embeddin
       run(pools(", replicas: 2, router: round-robin", ", replicas: 3, router: round-robin"), trace);
   CHECK(many.completed == 150);
   CHECK(many.images.fetches == b.images.fetches);
+}
+
+TEST_CASE("two encoder pools of one are one of two, and so are language pools [encoder pools]") {
+  const Trace trace(mixture(120));
+  const std::string top = "{topology: {preset: hopper-8}, pools: [";
+  const auto pool = [](const std::string& keys) { return "{" + vl + ", " + keys + "}"; };
+  const RunResult one = run(
+      top + pool("name: a, replicas: 2") + ", " + pool("name: e, role: encoder, replicas: 2") + "]}", trace);
+  const RunResult two = run(top + pool("name: a") + ", " + pool("name: b") + ", " +
+                                pool("name: e, role: encoder") + ", " + pool("name: f, role: encoder") + "]}",
+                            trace);
+  CHECK(one.digest == two.digest);
+  CHECK(one.images.arrived > 0);
+  CHECK(one.images.arrived == two.images.arrived);
+  CHECK(one.images.prepare_wait_ns == two.images.prepare_wait_ns);
+  CHECK(one.images.encoder_ns == two.images.encoder_ns);
+  CHECK(one.images.passes == two.images.passes);
 }
 
 TEST_CASE("one request: a slower way costs what its bytes take longer [encoder pools]") {
@@ -290,6 +308,9 @@ TEST_CASE("what does not go with encoder pools is said at its key [encoder pools
       "on vllm only"));
   CHECK(says(pools(", engine_args: {language_model_only: true}", ""), "takes none"));
   CHECK(says(pools("", ", router: slots"), "keeps no KV"));
+  CHECK(says("{topology: {preset: hopper-8}, pools: [" + language + ", " + eyes +
+                 ", {name: f, role: encoder, " + vl + ", engine_args: {limit_mm_per_prompt: {image: 3}}}]}",
+             "prepared alike"));
   CHECK(says("{pools: [" + language + ", {name: b, " + vl + "}]}", "with encoder pools, or"));
   CHECK(says(
       "{topology: {preset: hopper-8}, pools: [{name: l, model: qwen3-8b, engine: vllm-0.24, hardware: h200}, "

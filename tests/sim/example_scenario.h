@@ -1,6 +1,9 @@
 // examples/qwen3-8b-h200.yaml with what a test says otherwise, and its run.
 #pragma once
 
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -28,6 +31,15 @@ inline orrery::Result<orrery::Scenario> small_example(const std::string& deploym
 // A pool of it, or the whole deployment.
 inline std::string qwen3_8b_part(const std::string& keys) {
   return "{model: qwen3-8b, engine: vllm-0.24, " + keys + "}";
+}
+
+// What its scenario.resolved.yaml means when it is read again.
+inline orrery::Result<orrery::Scenario> read_again(const orrery::Scenario& s) {
+  const std::string file = std::filesystem::temp_directory_path() / "orrery-read_again.resolved.yaml";
+  std::ofstream(file) << s.resolved_yaml();
+  auto again = orrery::load_scenario(file, {});
+  std::remove(file.c_str());
+  return again;
 }
 
 inline orrery::RunResult run(const orrery::Scenario& s, bool stretches = true) {

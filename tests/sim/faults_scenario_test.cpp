@@ -1,10 +1,9 @@
 // Faults, updates and autoscaling of whole scenarios: keys, and what they do to prefill and decode apart,
 // data parallelism and stages.
-#include <cstdio>
-#include <fstream>
 #include <thread>
 
 #include "catch.h"
+#include "example_scenario.h"
 #include "sanitized.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/run.h"
@@ -121,10 +120,7 @@ TEST_CASE("starting takes the weights' way and the engine's own time [faults]") 
   REQUIRE(r.fleet.stays.size() >= 1);
   CHECK(r.fleet.stays.back().end - r.fleet.stays.back().begin == start_time(own.pool));
   // What it wrote means the same when it is read again.
-  const std::string file = "/tmp/orrery_faults_test.resolved.yaml";
-  std::ofstream(file) << own.resolved_yaml();
-  const auto again = load_scenario(file, {});
-  std::remove(file.c_str());
+  const auto again = read_again(own);
   REQUIRE(again.ok());
   CHECK(run_scenario(*again).value().digest == r.digest);
 }

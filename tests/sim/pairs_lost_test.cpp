@@ -117,6 +117,36 @@ TEST_CASE(
   }
 }
 
+TEST_CASE(
+    "an instance's death is no transfer that fails, and none that ends, in a request's life [pairs lost]") {
+  // The prefill instance dies while KV is on its way; the request begins again and is over before the first
+  // attempt's slots come back (SGLang), or its blocks are let go (vLLM, whole).
+  struct Kinds final : RunObserver {
+    std::vector<RequestEvent::Kind> all;
+    void on_request_event(const RequestEvent& e) override { all.push_back(e.kind); }
+    auto count(RequestEvent::Kind kind) const { return std::count(all.begin(), all.end(), kind); }
+  };
+  for (const bool sglang : {true, false}) {
+    for (const std::int64_t beat_s : {0, 5}) {
+      CAPTURE(sglang, beat_s);
+      Apart a = pair(sglang, milliseconds(1000));
+      if (!sglang) a.rules = {};
+      a.prefills = 2;
+      a.rules.heartbeat = duration_from_seconds(static_cast<double>(beat_s));
+      a.fleet = plan(a, {death(0, 1.0)}, 0.1);
+      Kinds kinds;
+      a.world.observer = &kinds;
+      const Seen seen = run_seen(a, {request(0, 0.5, 900, 60)});
+      CHECK(seen.records[0].status == RequestStatus::completed);
+      CHECK(seen.result.fleet.requests_lost == 1);
+      CHECK(seen.result.fleet.transfers_lost == 0);
+      CHECK(kinds.count(RequestEvent::Kind::pulling) == 2);
+      CHECK(kinds.count(RequestEvent::Kind::pulled) == 1);
+      CHECK(kinds.count(RequestEvent::Kind::transfer_failed) == 0);
+    }
+  }
+}
+
 TEST_CASE("a lost decode instance lets its prefill legs go: nothing is computed for nobody [pairs lost]") {
   // Ten prompts queue at the one prefill instance; their decode instance dies; none is retried.
   Apart a = pair(true, milliseconds(1));

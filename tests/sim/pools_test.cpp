@@ -1,6 +1,4 @@
 // Deployments of several pools: what one pool of N instances does, two pools of N together must do.
-#include <cstdio>
-#include <fstream>
 
 #include "catch.h"
 #include "example_scenario.h"
@@ -89,10 +87,7 @@ TEST_CASE("pools keep their own part, plan and engine; GPUs add up [pools]") {
   CHECK(r.pools[0].peak_utilization > 0);
 
   // What it wrote means the same when it is read again.
-  const std::string file = "/tmp/orrery_pools_test.resolved.yaml";
-  std::ofstream(file) << s.resolved_yaml();
-  const auto again = load_scenario(file, {});
-  std::remove(file.c_str());
+  const auto again = read_again(s);
   REQUIRE(again.ok());
   CHECK(run_scenario(*again).value().digest == r.digest);
   CHECK(again->resolved_yaml() == s.resolved_yaml());

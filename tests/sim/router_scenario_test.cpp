@@ -1,8 +1,6 @@
 // `router:` in scenarios: what it takes, what it refuses, and what routers do for a workload of sessions.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 
 #include "catch.h"
 #include "costmodel/step_pricer.h"
@@ -201,10 +199,7 @@ TEST_CASE("what a router does not take is said at the key [router]") {
 TEST_CASE("a router's keys mean the same when they are read again [router]") {
   const Scenario s =
       small_example(router("{policy: kv-aware, period_ms: 100, delay_ms: 20, overlap_weight: 2}")).value();
-  const std::string file = "/tmp/orrery_router_test.resolved.yaml";
-  std::ofstream(file) << s.resolved_yaml();
-  const auto again = load_scenario(file, {});
-  std::remove(file.c_str());
+  const auto again = read_again(s);
   REQUIRE(again.ok());
   CHECK(again->pool.router == s.pool.router);
   CHECK(run(*again).digest == run(s).digest);
