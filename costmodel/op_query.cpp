@@ -77,8 +77,8 @@ Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& rooflin
     distinct += count > 0 ? 1 : 0;
   }
   // The number of tokens, by which engines choose the row block, is not given: take the faster block.
-  for (const std::int64_t block : format.label == "w4a8" ? std::vector<std::int64_t>{16, 32, 64, 128}
-                                                         : std::vector<std::int64_t>{16, 64}) {
+  for (const std::int64_t block : spec.format.label == "w4a8" ? std::vector<std::int64_t>{16, 32, 64, 128}
+                                                              : std::vector<std::int64_t>{16, 64}) {
     GroupedRows grouped;
     grouped.block_rows = block;
     for (const std::int64_t in_group : query.rows) {
