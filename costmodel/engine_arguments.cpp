@@ -115,7 +115,7 @@ class Resolver final : ArgumentResolver {
       s.kv_offload_bytes = static_cast<std::int64_t>(value.number(0, 0, 1e6) * 1024 * 1024 * 1024);
     else if (name == "kv_transfer_config")
       apply_connector(value);
-    else if (name.starts_with("mamba_"))
+    else if (name.starts_with("mamba_") || name == "gdn_prefill_backend")
       apply_state_argument(name, value, engine_, model_);
     else if (!apply_of_a_feature(name, value))
       value.fail(

@@ -66,6 +66,8 @@ void read_host(const Yaml& node, HostCosts& h) {
   ratio("launch_jitter_below", h.launch_jitter_below);
   ratio("launch_jitter_above", h.launch_jitter_above);
   ratio("launch_jitter_correlation", h.launch_jitter_correlation);
+  if (const Yaml state = node.optional("launch_state"); state.present())
+    h.launch_state = read_figure<Seconds>(state, true);
   if (const Yaml ngram = node.optional("ngram_token"); ngram.present())
     h.ngram_token = read_figure<Seconds>(ngram, true);
 }

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 60> table{{
+constexpr std::array<OperatorEntry, 63> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -37,6 +37,11 @@ constexpr std::array<OperatorEntry, 60> table{{
      OpClass::elementwise, 1, make_rms_norm},
     {"norm_add_rms_norm", "that norm, residual add and the norm that follows in one kernel",
      OpClass::elementwise, 1, make_norm_add_rms_norm},
+    {"sum_add_rms_norm", "the sum of shared and routed experts, residual add and the norm that follows",
+     OpClass::elementwise, 1, make_sum_add_rms_norm},
+    {"attention_schedule",
+     "FlashAttention's schedule of a launch, prepared in front of each where layers differ in their windows",
+     OpClass::elementwise, 0, make_attention_schedule},
     {"rotary", "rotary embedding of q and k, with their per-head norm", OpClass::elementwise, 1, make_rotary},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
     {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
@@ -91,11 +96,14 @@ constexpr std::array<OperatorEntry, 60> table{{
     {"state_prepare", "norms, decay and strength of a gated delta net's prompts from what was convolved",
      OpClass::linear_attention, 1, make_state_prepare},
     {"state_scan", "recurrent layers over prompts in chunks: states gathered, scanned, written back",
-     OpClass::linear_attention, 3, make_state_scan},
+     OpClass::linear_attention, 7, make_state_scan},
+    {"state_scan_kernels",
+     "the same by a kernel for each part of the chunks' algebra (flash-linear-attention, Triton)",
+     OpClass::linear_attention, 14, make_state_scan_kernels},
     {"state_update", "recurrent layers for one token a sequence: the state is read and written",
      OpClass::linear_attention, 1, make_state_update},
-    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate", OpClass::elementwise, 1,
-     make_gated_norm},
+    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate; its buffer's clearing",
+     OpClass::elementwise, 3, make_gated_norm},
     {"index_scores_prefill", "an indexer's scores of all tokens that prompts see, and the choice of the best",
      OpClass::attention_prefill, 3, make_index_scores},
     {"index_scores_decode", "the same for one token a sequence", OpClass::attention_decode, 2,

@@ -15,6 +15,10 @@
 
 namespace orrery {
 
+inline double nanoseconds(const Figure<Seconds>& figure, double scale) {
+  return figure.value.value() * 1e9 * scale;
+}
+
 // Host coefficients in nanoseconds, scaled.
 struct HostNanoseconds {
   double schedule_base = 0, schedule_per_sequence = 0, schedule_per_new_request = 0;
@@ -176,6 +180,7 @@ struct PricerState {
   Status fill(const InstanceSpec& spec, const PriceScales& scales);
   StageTiming price_stage(const StepShape& shape, const PaddedStep& padded, StepTiming& host) const;
   void count_kernels(const InstanceSpec& spec, const PriceScales& scales);
+  void add_launches(const InstanceSpec& spec, double scale);
   void set_delays(const HostCosts& h, double scale);
   void fill_tables(const SchedulerSettings& settings);
   void fill_joint_tables(const SchedulerSettings& settings);

@@ -30,6 +30,9 @@ void apply_state_argument(const std::string& name, const Yaml& value, EngineProf
   } else if (name == "mamba_cache_mode") {
     // `all` falls back to align where the model cannot do it; none means the default, with prefix caching.
     if (value.choice({"none", "align", "all"}) == 1) engine.settings.state_every_block = false;
+  } else if (name == "gdn_prefill_backend") {
+    // What is not for this part falls back to Triton's kernels (`_resolve_gdn_prefill_backend`).
+    model.state.scan_by_triton = value.choice({"auto", "flashinfer", "triton", "cutedsl"}) >= 2;
   } else if (name == "mamba_block_size") {
     value.integer(1, 1, 1 << 20);  // choose_state_blocks
   } else if (value.scalar_text() != "auto" && !value.is_null()) {

@@ -22,6 +22,7 @@ struct StateLayers {
   bool conv_bias = false;
   bool interleaved = false;     // Qwen3-Next: q, k, v, z of a group beside one another, unpacked by a kernel
   DType dtype = DType::fp32;    // of the recurrent state; the convolution's has the activation type
+  bool scan_by_triton = false;  // gdn_prefill_backend
   bool dtype_of_model = false;  // dtype follows the activation type (vLLM's mamba_ssm_cache_dtype: auto)
 
   bool present() const { return rule != StateRule::none; }

@@ -35,8 +35,9 @@ RUNS = {
     "qwen3-8b_ngram": ("qwen3-8b", "speculation: {method: ngram, tokens: 3, acceptance: [0.75, 0.666667, 0.6], match_rate: 0.77}"),
     "qwen3-vl-8b_images": ("qwen3-vl-8b", IMAGES),
     "qwen3-vl-8b_images_again": ("qwen3-vl-8b", IMAGES),
-    "qwen3.5-35b-a3b_bf16": ("qwen3.5-35b-a3b", "engine_args: {enable_prefix_caching: false, max_model_len: 65536}"),
-    "gemma-3-12b_bf16": ("gemma-3-12b-it", "engine_args: {max_model_len: 32768}"),
+    "qwen3.5-35b-a3b_bf16": ("qwen3.5-35b-a3b", "engine_args: {enable_prefix_caching: false, max_model_len: 65536, gdn_prefill_backend: triton}"),
+    # The text model: with its encoder it is another model to the engine, whose attention is Triton's.
+    "gemma-3-12b_bf16": (CASES / "gemma-3-12b_bf16/config.json", "engine_args: {max_model_len: 32768}"),
 }
 DECODES = [(1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 256)]
 PROMPTS = [(1, 512), (513, 1024), (1025, 2048), (2049, 4096), (4097, 10**9)]
