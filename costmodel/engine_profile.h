@@ -88,8 +88,8 @@ struct HostCosts {
   // what stands between them; eager, launch_kernel per kernel, and what a fused expert layer or a collective
   // takes more
   Figure<Seconds> launch_graph, launch_piece, launch_kernel, launch_experts, launch_collective;
-  // A kernel of what layers with a state run over prompts, launched from Python beside every graph; absent = as
-  // launch_kernel.
+  // A kernel of what layers with a state run over prompts, launched from Python beside every graph; absent =
+  // as launch_kernel.
   Figure<Seconds> launch_state;
   // The part of launch_graph that passes before the first kernel runs on a device that waits for it (input
   // preparation, copies). And the device time between two steps back to back.

@@ -44,7 +44,8 @@ void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& sca
 
 void PricerState::add_launches(const InstanceSpec& spec, double scale) {
   const HostCosts& h = spec.engine.host;
-  // What a layer with a state launches beside graphs over prompts takes longer than a kernel of compiled code.
+  // What a layer with a state launches beside graphs over prompts takes longer than a kernel of compiled
+  // code.
   const double state_more =
       h.launch_state.source.empty() ? 0 : nanoseconds(h.launch_state, scale) - host.launch_kernel;
   for (const GraphNode& node : nodes) {

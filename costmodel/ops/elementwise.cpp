@@ -47,8 +47,8 @@ std::unique_ptr<Operator> make_add_rms_norm(const OpSpec& spec, const Roofline& 
                 row_table(spec.out_bytes < 2 ? "add_rms_norm_quantize" : "add_rms_norm", spec));
 }
 
-// What shared experts gave joins what routed ones did in the kernel of the next norm (the compiler's, where no
-// collective stands between: SharedExperts and the model's `mlp_output + residual` of vLLM 0.24).
+// What shared experts gave joins what routed ones did in the kernel of the next norm (the compiler's, where
+// no collective stands between: SharedExperts and the model's `mlp_output + residual` of vLLM 0.24).
 std::unique_ptr<Operator> make_sum_add_rms_norm(const OpSpec& spec, const Roofline& roofline) {
   const RowTable own = row_table("sum_add_rms_norm", spec);
   if (!timed(roofline, own)) return make_add_rms_norm(spec, roofline);

@@ -23,8 +23,8 @@ constexpr double activation = 2;  // bytes
 // 607 elements a nanosecond on 132 SMs. Starts, in kernel floors of 1.3 µs: 2.3 to 2.6 µs.
 constexpr double conv_elements_per_unit_ns = 4.6;
 constexpr double conv_start = 2.0;
-// In an engine, where code and weights come from memory before each kernel (our kernel profile of vLLM 0.24 on
-// an H200, reports/cases/h200_vllm_0_24_kernels_256): 2.8 µs for one sequence, of which repeated launches
+// In an engine, where code and weights come from memory before each kernel (our kernel profile of vLLM 0.24
+// on an H200, reports/cases/h200_vllm_0_24_kernels_256): 2.8 µs for one sequence, of which repeated launches
 // show 1.9.
 constexpr double update_conv_start = 2.15;
 constexpr double update_start = 2.2;  // 2.9 µs beyond the bytes of 8 to 1,024 sequences
@@ -157,8 +157,8 @@ class UpdateOperator : public StateOperator {
 // Prompts by flash-linear-attention's kernels (model_executor/layers/fla/ops/chunk.py): five that take all
 // chunks at once, of which one inverts a triangle of 64 x 64, one that passes the states on from chunk to
 // chunk, and the copies of states around them. Constants: fourteen kernels of 21 prompts and batches of 64 to
-// 8,192 tokens, 16 and 32 heads, on an H200 (reports/cases/h200_vllm_0_24_kernels_256, timings.csv), which they
-// meet within 8 % (2 % short in the mean, standard deviation of the logarithm 0.03).
+// 8,192 tokens, 16 and 32 heads, on an H200 (reports/cases/h200_vllm_0_24_kernels_256, timings.csv), which
+// they meet within 8 % (2 % short in the mean, standard deviation of the logarithm 0.03).
 class ScanKernelsOperator : public StateOperator {
  public:
   using StateOperator::StateOperator;
