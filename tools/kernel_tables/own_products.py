@@ -9,7 +9,6 @@ import csv
 import math
 import os
 
-from . import further_profile
 from .base import M_KNOTS, ROOT, blended, gemm_bound_us, log_interpolate
 
 
@@ -29,11 +28,12 @@ def timed(part_name):
     return out
 
 
-def anchored(part_name, part, shapes):
-    """{(n, k): [(m, utilisation)]} of the shapes that only we timed; `shapes`: the published ones."""
+def anchored(part_name, part, shapes, in_steps):
+    """{(n, k): [(m, utilisation)]} of the shapes that only we timed; `shapes`: the published ones; `in_steps`: those that a profile of
+    the engine's own steps has, as timed()."""
     keys, out = sorted(shapes), {}
     ours = timed(part_name)
-    for shape, by_m in further_profile.products(part_name).items():  # as a step runs them
+    for shape, by_m in in_steps.items():
         ours.setdefault(shape, {}).update(by_m)
     for shape, by_m in sorted(ours.items()):
         if shape in shapes or len(by_m) < 2:
