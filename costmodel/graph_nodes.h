@@ -114,8 +114,8 @@ class GraphNodes {
   // both and no collective stands between (vLLM's SharedExperts; a kernel profile of Qwen3.5 and
   // DeepSeek-V2-Lite).
   bool sums_shared() const {
-    return spec_.engine.engine == "vllm" && model_.shared_expert_intermediate > 0 && spec_.plan.gpus() == 1 &&
-           !model_.output_norms;
+    return spec_.engine.engine == "vllm" && !spec_.engine.settings.enforce_eager &&
+           model_.shared_expert_intermediate > 0 && spec_.plan.gpus() == 1 && !model_.output_norms;
   }
 
   // FlashAttention 3 is given its schedule once a step where all layers attend alike; where windows differ

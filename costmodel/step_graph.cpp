@@ -21,6 +21,7 @@ class GraphBuilder : LatentNodes {
     spec_.stage.first() ? add_embedding() : add_handoff();
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
     add_head();
+    after_shared_ = false;
     if (spec_.speculation.has_network()) add_draft();
     add_overlap();
     if (!errors_.empty()) return std::move(errors_);

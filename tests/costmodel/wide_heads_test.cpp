@@ -100,6 +100,7 @@ TEST_CASE("shared experts' output joins in the next norm where no collective sta
   };
   CHECK(slow(pricer("qwen3.5-35b-a3b")) == 40);
   CHECK(slow(pricer("qwen3.5-35b-a3b", "parallel: {tp: 2}\n")) == 0);
+  CHECK(slow(pricer("qwen3.5-35b-a3b", "engine_args: {enforce_eager: true}\n")) == 0);
   CHECK(slow(pricer("qwen3-30b-a3b")) == 0);
 }
 
