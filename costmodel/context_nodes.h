@@ -67,6 +67,8 @@ class ContextNodes : protected GraphNodes {
   // Grouped-query attention of a layer; `s`: of this rank, without context parallelism.
   void add_attention_kernels(const OpSpec& s, std::int64_t l) {
     if (context_.splits_cache()) return add_over_split_cache(s, l);
+    if (schedules_each_launch() && !s.other_kernel)
+      add("attention_schedule", "attention_schedule", width(1), l);
     OpSpec prefill = s;
     prefill.depends_on = DependsOn::prefill;
     deal_out(prefill, ContextUse::halves);

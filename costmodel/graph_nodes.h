@@ -110,6 +110,28 @@ class GraphNodes {
     return s;
   }
 
+  // Whether the sum of shared and routed experts is left to the next norm's kernel: where the compiler sees
+  // both and no collective stands between (vLLM's SharedExperts; a kernel profile of Qwen3.5 and
+  // DeepSeek-V2-Lite).
+  bool sums_shared() const {
+    return spec_.engine.engine == "vllm" && !spec_.engine.settings.enforce_eager &&
+           model_.shared_expert_intermediate > 0 && spec_.plan.gpus() == 1 && !model_.output_norms;
+  }
+
+  // FlashAttention 3 is given its schedule once a step where all layers attend alike; where windows differ
+  // every launch prepares its own (v1/attention/backends/flash_attn.py of vLLM 0.24, `aot_schedule`).
+  bool schedules_each_launch() const {
+    if (spec_.engine.engine != "vllm" || spec_.hardware.architecture != "sm_90a") return false;
+    std::int64_t first = -1;
+    for (const LayerKind& kind : model_.layer_kinds) {
+      if (kind.mixer != Mixer::attention) continue;
+      const std::int64_t window = window_met(kind, spec_.engine);
+      if (first >= 0 && window != first) return true;
+      first = window;
+    }
+    return false;
+  }
+
   OpSpec width(std::int64_t n, double out_bytes = 2) const {
     OpSpec s;
     s.n = n;
@@ -411,6 +433,8 @@ class GraphNodes {
   enum class Pass : std::uint8_t { model, first, next };  // whose nodes are added: of the draft, which pass
   Pass pass_ = Pass::model;
   const bool compiled_ = spec_.engine.engine != "sglang";  // neighbours that run row by row are one kernel
+  bool after_shared_ = false;  // the layers being added follow some whose shared experts' output waits for
+                               // the sum
   std::vector<GraphNode> nodes_;
   Errors errors_;
 };

@@ -341,6 +341,11 @@ double KernelSet::correction(const std::string& op, const std::string& format, d
   return found == corrections_.end() ? 1 : found->second.at(x);
 }
 
+std::string KernelSet::corrected_as(const std::string& op, std::int64_t head_dim) const {
+  const std::string own = op + "_" + std::to_string(head_dim);
+  return corrections_.count(own) > 0 ? own : op;
+}
+
 TableError KernelSet::error(const std::string& op, const std::string& format, double x) const {
   for (const Region& region : regions_) {
     if (region.op == op && region.format == format && x >= region.low && x <= region.high)

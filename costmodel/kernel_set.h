@@ -139,6 +139,8 @@ class KernelSet {
   // attention_decode_mixed: the same, in a launch that also serves prompt chunks. "op/format" goes before
   // "op".
   double correction(const std::string& op, const std::string& format, double x) const;
+  // The name under which a head's attention is corrected: its own where the set has one.
+  std::string corrected_as(const std::string& op, std::int64_t head_dim) const;
 
   TableError error(const std::string& op, const std::string& format, double x) const;
   std::size_t points(const std::string& op) const;  // figures that the table holds; 0 = none

@@ -26,7 +26,7 @@ class LatentNodes : protected ContextNodes {
     s.k = a.rotary_dim;
     const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
     const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
-    add("input_norm", "add_rms_norm", width(model_.hidden, down), l);
+    add("input_norm", after_shared_ ? "sum_add_rms_norm" : "add_rms_norm", width(model_.hidden, down), l);
     if (a.query_rank > 0) {
       add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
       const WeightFormat up = format(kind.weights, "q_b_proj");

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 62> table{{
+constexpr std::array<OperatorEntry, 64> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -37,6 +37,11 @@ constexpr std::array<OperatorEntry, 62> table{{
      OpClass::elementwise, 1, make_rms_norm},
     {"norm_add_rms_norm", "that norm, residual add and the norm that follows in one kernel",
      OpClass::elementwise, 1, make_norm_add_rms_norm},
+    {"sum_add_rms_norm", "the sum of shared and routed experts, residual add and the norm that follows",
+     OpClass::elementwise, 1, make_sum_add_rms_norm},
+    {"attention_schedule",
+     "FlashAttention's schedule of a launch, prepared in front of each where layers differ in their windows",
+     OpClass::elementwise, 0, make_attention_schedule},
     {"rotary", "rotary embedding of q and k, with their per-head norm", OpClass::elementwise, 1, make_rotary},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
     {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
@@ -95,12 +100,13 @@ constexpr std::array<OperatorEntry, 62> table{{
      OpClass::linear_attention, 10, make_state_scan, 5},
     {"delta_scan", "the same of a gated delta net by FlashInfer's kernel", OpClass::linear_attention, 9,
      make_state_scan, 1},
-    {"delta_scan_triton", "the same by vLLM's Triton kernels", OpClass::linear_attention, 14,
-     make_triton_scan, 6},
+    {"delta_scan_triton",
+     "the same by a kernel for each part of the chunks' algebra (flash-linear-attention, Triton)",
+     OpClass::linear_attention, 14, make_state_scan_kernels, 6},
     {"state_update", "recurrent layers for one token a sequence: the state is read and written",
      OpClass::linear_attention, 1, make_state_update, 1},
-    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate", OpClass::elementwise, 3,
-     make_gated_norm},
+    {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate; its buffer's clearing",
+     OpClass::elementwise, 3, make_gated_norm},
     {"index_scores_prefill", "an indexer's scores of all tokens that prompts see, and the choice of the best",
      OpClass::attention_prefill, 3, make_index_scores},
     {"index_scores_decode", "the same for one token a sequence", OpClass::attention_decode, 2,

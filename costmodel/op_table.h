@@ -28,6 +28,8 @@ std::unique_ptr<Operator> make_attention_prefill(const OpSpec&, const Roofline&)
 std::unique_ptr<Operator> make_attention_decode(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_add_rms_norm(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_rms_norm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_sum_add_rms_norm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_attention_schedule(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_norm_add_rms_norm(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_rotary(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_kv_write(const OpSpec&, const Roofline&);
@@ -59,7 +61,7 @@ std::unique_ptr<Operator> make_state_unpack(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_conv(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_prepare(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_scan(const OpSpec&, const Roofline&);
-std::unique_ptr<Operator> make_triton_scan(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_state_scan_kernels(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_update(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_gated_norm(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_index_scores(const OpSpec&, const Roofline&);

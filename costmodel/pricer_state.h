@@ -17,6 +17,10 @@
 
 namespace orrery {
 
+inline double nanoseconds(const Figure<Seconds>& figure, double scale) {
+  return figure.value.value() * 1e9 * scale;
+}
+
 // Host coefficients in nanoseconds, scaled.
 struct HostNanoseconds {
   double schedule_base = 0, schedule_per_sequence = 0, schedule_per_new_request = 0;
@@ -39,9 +43,6 @@ struct HostNanoseconds {
   double copy = 0, update_base = 0, update_per_sequence = 0, gap = 0;
 };
 
-inline double nanoseconds(const Figure<Seconds>& figure, double scale) {
-  return figure.value.value() * 1e9 * scale;
-}
 // costmodel/host_paths.cpp: what groups of KV layers and proposing n-grams add.
 void add_group_terms(const InstanceSpec& spec, double scale, HostNanoseconds& ns);
 void set_proposing_terms(const HostCosts& host, double scale, HostNanoseconds& ns);
@@ -207,6 +208,7 @@ struct PricerState {
   Status fill(const InstanceSpec& spec, const PriceScales& scales);
   StageTiming price_stage(const StepShape& shape, const PaddedStep& padded, StepTiming& host) const;
   void count_kernels(const InstanceSpec& spec, const PriceScales& scales);
+  void add_launches(const InstanceSpec& spec, double scale);
   void set_delays(const HostCosts& h, double scale);
   void fill_tables(const SchedulerSettings& settings);
   void fill_joint_tables(const SchedulerSettings& settings);

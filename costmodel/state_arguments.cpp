@@ -32,8 +32,9 @@ void apply_state_argument(const std::string& name, const Yaml& value, EngineProf
     // `all` falls back to align where the model cannot do it; none means the default, with prefix caching.
     if (value.choice({"none", "align", "all"}) == 1) engine.settings.state_every_block = false;
   } else if (name == "gdn_prefill_backend") {
-    // `_resolve_gdn_prefill_backend` (mamba/gdn/qwen_gdn_linear_attn.py). cutedsl runs on Blackwell only.
-    engine.settings.triton_scan = value.choice({"auto", "flashinfer", "triton"}) == 2;
+    // What is not for this part falls back to Triton's kernels (`_resolve_gdn_prefill_backend` of
+    // mamba/gdn/qwen_gdn_linear_attn.py).
+    engine.settings.triton_scan = value.choice({"auto", "flashinfer", "triton", "cutedsl"}) >= 2;
   } else if (name == "mamba_block_size") {
     value.integer(1, 1, 1 << 20);  // choose_state_blocks
   } else if (value.scalar_text() != "auto" && !value.is_null()) {

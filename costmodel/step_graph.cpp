@@ -21,6 +21,7 @@ class GraphBuilder : LatentNodes {
     spec_.stage.first() ? add_embedding() : add_handoff();
     for (const LayerKind& kind : model_.layer_kinds) add_layer(kind);
     add_head();
+    after_shared_ = false;
     if (spec_.speculation.has_network()) add_draft();
     add_overlap();
     if (!errors_.empty()) return std::move(errors_);
@@ -48,7 +49,9 @@ class GraphBuilder : LatentNodes {
   void add_input_norm(const WeightFormat& reader, std::int64_t l) {
     const OpSpec spec = width(model_.hidden, reader);
     add("input_norm", "add_rms_norm", spec, first_layers_);
-    add_norm("input_norm", "mlp_output_norm", spec, l - std::exchange(first_layers_, 0));
+    const std::int64_t others = l - std::exchange(first_layers_, 0);
+    if (after_shared_) return add("input_norm", "sum_add_rms_norm", spec, others);
+    add_norm("input_norm", "mlp_output_norm", spec, others);
   }
 
   // Hidden states and residual from the stage before: tensor-parallel ranks send a slice each, which the
@@ -71,6 +74,7 @@ class GraphBuilder : LatentNodes {
 
   void add_layer(const LayerKind& kind) {
     enter(LayerPart::inputs);
+    after_shared_ = kind.moe && sums_shared();  // but of the first such layer, whose neighbour may have none
     if (kind.mixer == Mixer::attention) add_attention(kind);
     if (kind.mixer == Mixer::state) add_state_layer(kind);
     if (!kind.feeds_forward) return;
@@ -162,6 +166,8 @@ class GraphBuilder : LatentNodes {
     s.depends_on = DependsOn::prefill;
     add("state_conv", "state_conv_prefill", s, l);
     if (delta) add("state_prepare", "state_prepare", s, l);
+    // FlashInfer's kernel is the default on Hopper (`_resolve_gdn_prefill_backend` of
+    // qwen_gdn_linear_attn.py).
     const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a";
     add("state_scan", !delta ? "state_scan" : triton ? "delta_scan_triton" : "delta_scan", s, l);
     s.depends_on = DependsOn::decode;
@@ -277,7 +283,10 @@ class GraphBuilder : LatentNodes {
   }
 
   void add_head() {
-    if (spec_.stage.last()) add_norm("final_norm", "mlp_output_norm", width(model_.hidden), 1);
+    if (spec_.stage.last() && sums_shared())
+      add("final_norm", "sum_add_rms_norm", width(model_.hidden), 1);
+    else if (spec_.stage.last())
+      add_norm("final_norm", "mlp_output_norm", width(model_.hidden), 1);
     OpSpec gaps;
     gaps.depends_on = DependsOn::eager;
     gaps.gap_ns = spec_.engine.host.stream_gap.value.value() * 1e9;

@@ -42,20 +42,6 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   return ns;
 }
 
-double fitted_factor(const EngineProfile& engine, OpClass op_class) {
-  for (const auto& [name, factor] : engine.operator_factors) {
-    if (name == to_string(op_class)) return factor.value;
-  }
-  return 1;
-}
-
-// Steps with prompts, which are those launched kernel by kernel, exchange rows by other kernels. What split
-// prompts add is counted apart (costmodel/context_price.cpp).
-bool other_step(const InstanceSpec& spec, DependsOn d) {
-  return d == DependsOn::split_prompts || (d == DependsOn::exchanged_low_latency &&
-                                           spec.engine.settings.joint.exchange == ExpertExchange::by_prompts);
-}
-
 Status check_scales(const PriceScales& scales) {
   Errors errors;
   for (std::size_t i = 0; i < op_class_count; ++i) {
@@ -322,27 +308,6 @@ std::vector<double> PricerState::table_over(DependsOn depends_on, std::int64_t m
   return rows;
 }
 
-void PricerState::count_kernels(const InstanceSpec& spec, const PriceScales& scales) {
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    const GraphNode& node = nodes[i];
-    weights.push_back(static_cast<double>(node.count) *
-                      scales.op[static_cast<std::size_t>(node.entry->op_class)] *
-                      fitted_factor(spec.engine, node.entry->op_class));
-    const DependsOn d = node.spec.depends_on;
-    if (d == DependsOn::rows || (node.draft && d == DependsOn::drafting)) last_node = i;
-    if (node.draft) continue;
-    // Steps that launch kernel by kernel gather by sum (costmodel/joint_step.cpp), but for wide decodes.
-    const bool gathered = is_gathered(d) && d != DependsOn::gathered_evenly && !other_step(spec, d);
-    exchanges |= is_exchanged(d);
-    if (d == DependsOn::tokens || d == DependsOn::rows || gathered)
-      kernels_without_attention += node.kernels();
-    const OpClass c = node.entry->op_class;
-    if (d == DependsOn::decode && c == OpClass::attention_decode) attention_layers += node.count;
-    if (d == DependsOn::decode && c != OpClass::attention_decode) kernels_of_decode += node.kernels();
-    if (d == DependsOn::prefill && c != OpClass::attention_prefill) kernels_of_prefill += node.kernels();
-  }
-}
-
 void PricerState::set_delays(const HostCosts& h, double scale) {
   input_delay = duration_from_nanoseconds(nanoseconds(h.input_delay, scale));
   core_wake = duration_from_nanoseconds(nanoseconds(h.core_wake, scale));
@@ -368,17 +333,7 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
                            (spec.engine.single_process_at_one_gpu && spec.plan.gpus() * spec.engines == 1);
   host = host_costs(spec, scales.host, one_process);
   add_state_launches(spec, scales.host);
-  for (const GraphNode& node : nodes) {
-    const DependsOn d = node.spec.depends_on;
-    if (node.draft || d == DependsOn::handoff || d == DependsOn::two_batches || other_step(spec, d)) continue;
-    const double count = static_cast<double>(node.count);
-    const HostCosts& h = spec.engine.host;
-    // One call from Python, timed as a whole or kernel by kernel.
-    if (node.name == "moe_experts" || node.name == "moe_gate_up" || node.name == "moe_experts_masked")
-      host.launch_eager_more += count * nanoseconds(h.launch_experts, scales.host);
-    if (node.entry->op_class == OpClass::collective && d != DependsOn::gathered_evenly)
-      host.launch_eager_more += count * nanoseconds(h.launch_collective, scales.host);
-  }
+  add_launches(spec, scales.host);
   if (spec.engine.settings.joint.on() && spec.engine.data_parallel)
     host.rank_sync = nanoseconds(spec.engine.data_parallel->sync, scales.host) +
                      (spec.plan.dp - 2) * nanoseconds(spec.engine.data_parallel->sync_per_rank, scales.host);

@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from kernel_tables import attention as att  # noqa: E402
-from kernel_tables import dense, layers, leave_out, mla, own_products, own_profile  # noqa: E402
+from kernel_tables import dense, further_profile, layers, leave_out, mla, own_products, own_profile  # noqa: E402
 from kernel_tables.base import (M_KNOTS, ROOT, SYSTEMS, Published, attention_bound_us, blended, cells,  # noqa: E402,F401
                                 figures, gemm_bound_us, log_interpolate, smooth, thinned, timed_part, write)
 from kernel_tables.engines import ENGINES  # noqa: E402
@@ -78,7 +78,7 @@ class Fit:
                 kept = self.points(points)
                 rows += [[name, n, k, gemm.kernel] + cells(kept, M_KNOTS) for name in gemm.formats]
             if fmt == "bf16" and gemm.kernel == "torch.linear":
-                own = own_products.anchored(self.part_name, self.part, shapes)
+                own = own_products.anchored(self.part_name, self.part, shapes, further_profile.products(self.part_name) if self.profiled else {})
                 rows += [[fmt, n, k, "cuBLASLt (timed by us)"] + cells(self.points(points), M_KNOTS)
                          for (n, k), points in own.items() if n != own_profile.OUTPUT_LAYER]
                 self.notes.append(f"gemm {fmt}: {len(own)} more shapes from our own timings")
@@ -211,6 +211,8 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
             text += f"""; block-scaled
   products from our own profile of vLLM 0.24.0 steps on an H100, output layer and the kernels between products from
   that on an {own.upper()} (reports/cases/h100_vllm_0_24_kernels, {own}_vllm_0_24_kernels)"""
+            if own == self.part_name == "h200":
+                text += "; Gemma's and\n  Qwen3.5's kernels from a second one (h200_vllm_0_24_kernels_256)"
         if self.row_wise_of_sglang:
             text += """; the
   kernels between products from our own profile of SGLang 0.5.17 steps on an H200 (reports/cases/h200_sglang_0_5_17_kernels)"""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kernel-by-kernel profile of real vLLM steps, for tools/vllm_kernel_digest.py.
 
-tools/vllm_kernel_profile.py MODEL OUT.json.gz --cases d:64:1024,p:2048:0,m:64:1024 [--deadline 240]
+tools/vllm_kernel_profile.py MODEL OUT.json.gz --cases d:64:1024,p:2048:0,m:64:1024 [--engine '{"language_model_only": true}'] [--deadline 240]
 
 Runs on a GPU machine with vLLM 0.24 and PyTorch; MODEL is a folder with config.json (weights are random). Cases:
 d:B:C = B decodes of about C tokens of context, three steps in a row · p:T:0 = one prompt of T tokens · m:B:T = B
@@ -20,16 +20,17 @@ LARGEST_STEP = 8192
 
 
 class Profiler:
-    def __init__(self, model):
+    def __init__(self, model, engine):
         import numpy
         import torch
         from vllm import LLM
         self.torch = torch
-        self.engine = LLM(model=model, load_format="dummy", skip_tokenizer_init=True, max_num_batched_tokens=LARGEST_STEP,
-                          max_num_seqs=1024, gpu_memory_utilization=0.90, enable_prefix_caching=False,
-                          async_scheduling=False).llm_engine
+        arguments = {"max_num_batched_tokens": LARGEST_STEP, "max_num_seqs": 1024, "gpu_memory_utilization": 0.90, "enable_prefix_caching": False,
+                     "async_scheduling": False, **engine}
+        self.engine = LLM(model=model, load_format="dummy", skip_tokenizer_init=True, **arguments).llm_engine
         with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
-            self.vocabulary = json.load(f)["vocab_size"]
+            config = json.load(f)
+        self.vocabulary = config.get("text_config", config)["vocab_size"]
         self.random = numpy.random.default_rng(1)
         self.requests = 0
 
@@ -108,9 +109,10 @@ def main():
     parser.add_argument("model")
     parser.add_argument("out")
     parser.add_argument("--cases", required=True)
+    parser.add_argument("--engine", type=json.loads, default={}, help="further engine arguments, JSON")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds from the start")
     arguments = parser.parse_args()
-    profiler = Profiler(arguments.model)
+    profiler = Profiler(arguments.model, arguments.engine)
     profiler.add(64, 4)
     profiler.drain()
     results = {"device": profiler.torch.cuda.get_device_name(), "init_s": time.monotonic() - STARTED, "cases": []}

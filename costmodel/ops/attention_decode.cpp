@@ -2,7 +2,9 @@
 // small to fill the device are split along the keys and combined by a second kernel (FA3 in full graphs
 // always launches it: splits ≤ 32 are fixed at capture).
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <string>
 
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
@@ -95,6 +97,8 @@ class AttentionDecodeOperator : public Operator {
       hit_ = Hit::extrapolated;
     }
     if (!surface_) return;
+    corrected_as_ = {kernels.corrected_as("attention_decode", spec_.head_dim),
+                     kernels.corrected_as("attention_decode_mixed", spec_.head_dim)};
     constexpr int sequence_octaves = 11, key_octaves = 18;
     grid_ = DenseGrid(sequence_octaves, key_octaves, [&](double sequences, double keys) {
       return decode_bound_ns(roofline_.rates(), shape, sequences, sequences * keys) /
@@ -112,7 +116,7 @@ class AttentionDecodeOperator : public Operator {
     // hit() looks at every line of the table; the error does not depend on it between the table's ends.
     price_from_table(cost, *roofline_.kernels(), mixed ? "attention_decode_mixed" : "attention_decode",
                      spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0, hit_, surface_->shape_known(),
-                     sequences * static_cast<double>(spec_.kv_heads), ns);
+                     sequences * static_cast<double>(spec_.kv_heads), ns, corrected_as_[mixed]);
   }
 
   OpSpec spec_;
@@ -120,6 +124,7 @@ class AttentionDecodeOperator : public Operator {
   double padded_heads_ = 0, per_operation_ns_ = 0;
   std::optional<FittedSurface> surface_;
   Hit hit_ = Hit::interpolated;
+  std::array<std::string, 2> corrected_as_;  // alone, beside prompts
   DenseGrid grid_;
 };
 

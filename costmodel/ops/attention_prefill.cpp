@@ -31,6 +31,7 @@ class AttentionPrefillOperator : public Operator {
     if (roofline.kernels() != nullptr && !spec.other_kernel) {
       read_prompts(*roofline.kernels());
       read_chunks(*roofline.kernels());
+      corrected_as_ = roofline.kernels()->corrected_as("attention_prefill", spec.head_dim);
     }
   }
 
@@ -151,7 +152,7 @@ class AttentionPrefillOperator : public Operator {
       tokens += chunk.new_tokens;
     }
     price_from_table(cost, *roofline_.kernels(), "attention_prefill", "bf16", 1.0, Hit::interpolated,
-                     chunk_surface_->shape_known(), tokens, std::max(longest, chunk_ns(all)));
+                     chunk_surface_->shape_known(), tokens, std::max(longest, chunk_ns(all)), corrected_as_);
   }
 
   // Most tables time equal prompts without context. Chunks are then priced as the equal prompts with as many
@@ -175,7 +176,7 @@ class AttentionPrefillOperator : public Operator {
     const double ns = std::max(grid_.at(sequences, length) * fill, grid_.at(1, 1));
     price_from_table(cost, *roofline_.kernels(), "attention_prefill", spec_.kv_bytes < 2 ? "fp8" : "bf16",
                      1.0, borrowed_ || fill < 0.99 ? Hit::extrapolated : Hit::interpolated,
-                     surface_->shape_known(), work.tokens, ns);
+                     surface_->shape_known(), work.tokens, ns, corrected_as_);
   }
 
   static constexpr double longest_in_table = 16384;
@@ -187,6 +188,7 @@ class AttentionPrefillOperator : public Operator {
   bool pads_prompts_ = false, borrowed_ = false;
   std::optional<FittedSurface> surface_, chunk_surface_;
   DenseGrid grid_, chunk_slowness_;
+  std::string corrected_as_;
 };
 
 }  // namespace

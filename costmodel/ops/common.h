@@ -31,12 +31,13 @@ constexpr double transport_error = 0.07;
 // taken as one standard deviation.
 constexpr double correction_doubt = 0.5;
 
-// Puts a table's time in place of the roofline's. `op` and `format` name the table's error.
+// Puts a table's time in place of the roofline's. `op` and `format` name the table's error, and what engines'
+// steps say of it where `corrected_as` names nothing else.
 inline void price_from_table(OpCost& cost, const KernelSet& set, const std::string& op,
                              const std::string& format, double utilisation, Hit hit, bool shape_known,
-                             double x, double bound_ns) {
+                             double x, double bound_ns, const std::string& corrected_as = {}) {
   if (bound_ns <= 0 || utilisation <= 0) return;
-  const double correction = set.correction(op, format, x);
+  const double correction = set.correction(corrected_as.empty() ? op : corrected_as, format, x);
   cost.table_ns = bound_ns / utilisation * correction;
   cost.rung = set.rung(op);
   const TableError error = set.error(op, format, x);

@@ -28,10 +28,14 @@ def timed(part_name):
     return out
 
 
-def anchored(part_name, part, shapes):
-    """{(n, k): [(m, utilisation)]} of the shapes that only we timed; `shapes`: the published ones."""
+def anchored(part_name, part, shapes, in_steps):
+    """{(n, k): [(m, utilisation)]} of the shapes that only we timed; `shapes`: the published ones; `in_steps`: those that a profile of
+    the engine's own steps has, as timed()."""
     keys, out = sorted(shapes), {}
-    for shape, by_m in sorted(timed(part_name).items()):
+    ours = timed(part_name)
+    for shape, by_m in in_steps.items():
+        ours.setdefault(shape, {}).update(by_m)
+    for shape, by_m in sorted(ours.items()):
         if shape in shapes or len(by_m) < 2:
             continue
         ratio = [(m, gemm_bound_us(part, "bf16", m, *shape) / us / blended(shapes, keys, shape, m))

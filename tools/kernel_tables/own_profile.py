@@ -5,6 +5,7 @@ import math
 import os
 import statistics
 
+from . import further_profile
 from .base import M_KNOTS, ROOT, blended, figures, gemm_bound_us, log_interpolate
 
 GRAPH_GAP_US = 0.43   # between dependent kernels inside a CUDA graph: median of the profile
@@ -118,7 +119,7 @@ def profiled(name):
 def row_wise(name):
     """(op, n, rows, us): duration in the engine plus the gap inside a graph. A part without a profile of its own takes the
     H100's: what streams from memory is scaled by the parts' memory rates, what is start and cache is not."""
-    ratio = figures(profiled(name))["bandwidth"] / figures(name)["bandwidth"]
+    ratio, part = figures(profiled(name))["bandwidth"] / figures(name)["bandwidth"], name
     table = {}
     for r in digest(profiled(name)):
         op, rows = r["op"], int(r["tokens"])
@@ -156,6 +157,8 @@ def row_wise(name):
                 del table[(name, n)]
     for n, by_rows in v2.items():
         table[("argmax_v2", n)] = {rows: [us] for rows, us in by_rows.items()}
+    for key, by_rows in further_profile.row_wise(part).items():
+        table.setdefault(key, by_rows)
     for (op, n), by_rows in sorted(table.items()):
         start = min(statistics.median(us) for us in by_rows.values())
         highest = 0
@@ -203,8 +206,8 @@ def sglang_row_wise(name):
 
 def corrections(part, h100, gemm_shapes, prefill_times):
     """{op: [(x, factor)]}: on the H100 from our kernel profile, on the H200 from an engine's steps."""
-    if part == "h200":
-        return STEPS_ON_H200
+    if part == "h200":  # heads of 256 have a profile of their own
+        return {**STEPS_ON_H200, **further_profile.corrections()}
     if part != "h100":
         return {}
     return {"gemm": engine_gemm_factor(h100, gemm_shapes), "attention_prefill": engine_prefill_factor(prefill_times),

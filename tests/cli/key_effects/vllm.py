@@ -102,6 +102,7 @@ EFFECTS = [
     # Five kernels more in each of 30 layers, and five more of Triton's.
     up("vllm.gdn_prefill_backend", "state", args("gdn_prefill_backend", "triton"), "cost[prefill 2048@0]:host_us"),
     Refused("vllm.mamba_cache_dtype", "state", args("mamba_cache_dtype", "float32"), "not modelled for models with a state"),
+    up("vllm.gdn_prefill_backend", "state", args("gdn_prefill_backend", "triton"), "cost[prefill 8192@0]:busy_us"),
     # Prefix caching with a state for every block: 2,095 tokens of Mamba2 in whole chunks of 1,000, or in blocks of 16.
     becomes("vllm.mamba_block_size", "mamba", "deployment.engine_args={enable_prefix_caching: true, mamba_block_size: 1000}",
             "kv_cache.block_size", 4000, without="deployment.engine_args={enable_prefix_caching: true}"),
