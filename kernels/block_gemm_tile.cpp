@@ -36,7 +36,8 @@ constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1)
 // Nanoseconds of `experts` products with `each` rows.
 double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::int64_t each,
              std::int64_t units) {
-  constexpr double memory = 4300;      // bytes a nanosecond
+  constexpr double memory = 4500;      // bytes a nanosecond
+  constexpr double warm = 0.3;         // what a byte of activations costs beside one of cold weights
   constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
   const BlockGemmTile& t = c.tile;
   const std::int64_t blocks = t.shared == SharedCopies::none ? 1 : 2;
@@ -45,7 +46,8 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
   const std::int64_t tiles = experts * down * across * blocks;
   double step = c.step_ns;
   if (down == 1) {  // every step brings weights that nobody has read yet
-    step = std::max(step, t.columns * 128.0 * static_cast<double>(std::min(units, tiles)) / memory);
+    const double bytes = 128 * (t.columns + warm * t.rows);
+    step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
   }
   return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (p.k / 128.0 + end_of_tile);
 }
