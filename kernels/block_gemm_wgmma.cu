@@ -63,12 +63,12 @@ struct Cut {
 template <class S>
 struct Ring {
   SharedAddress base, barriers;
-  unsigned stages, slot = 0, parity = 0;  // scales lie behind the stages
+  unsigned stages, slot = 0, parity = 0;
 
   GPU_DEVICE_MEMBER Ring(SharedAddress shared, int count)
       : base(shared), barriers(shared + bytes(count) + 4 * S::groups * staging_bytes), stages(count) {}
   GPU_DEVICE_MEMBER static int bytes(int count) { return count * (S::stage_bytes + S::scale_bytes); }
-  GPU_DEVICE_MEMBER SharedAddress scales() const {
+  GPU_DEVICE_MEMBER SharedAddress scales() const {  // behind all stages
     return base + stages * S::stage_bytes + slot * S::scale_bytes;
   }
   GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
@@ -119,7 +119,6 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
                 weights_at = S::swapped ? 0 : S::right_offset;
   const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
   const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
-  // The half of an operand that both share is that of the same tile.
   for (; !walk.done(); walk.next(table, p, cut.unit())) {
     const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
     const int first_scale = walk.tile.first_row / 4 * 4, left = p.scale_block - first_scale;

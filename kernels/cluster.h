@@ -26,13 +26,6 @@ GPU_DEVICE void copy_box_to_all(SharedAddress to, const CUtensorMap* map, int x,
       "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
       : "memory");
 }
-// Both addresses and `bytes` are multiples of 16.
-GPU_DEVICE void copy_bytes(SharedAddress to, const void* from, unsigned bytes, SharedAddress barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
 // At the barrier that lies at the same place in the block `rank`.
 GPU_DEVICE void barrier_arrive_at(SharedAddress barrier, unsigned rank) {
   asm volatile(
