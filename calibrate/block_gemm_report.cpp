@@ -72,13 +72,23 @@ CaseSpec grouped(const char* op, const Experts& e, std::int64_t each, std::int64
 // The card, and how a point is timed on it: after a rest, since under the power cap the clock stays low.
 class Bench {
  public:
-  Bench(kernels::Device& device, double cap_s, double rest_s)
-      : device_(device), arena_(device, 0.8), rest_s_(rest_s) {
+  Bench(kernels::Device& device, double cap_s, double rest_s, int visits)
+      : device_(device), arena_(device, 0.8), visits_(visits), rest_s_(rest_s) {
     options_.cap_s = cap_s;
   }
 
-  // Microseconds of the operator's own kernel; 0 where nothing was timed, and `why`.
+  // Microseconds of the operator's own kernel, the better of two visits; 0 where nothing was timed, and
+  // `why`.
   double time(const CaseSpec& spec, std::string& why) {
+    const double first = visit(spec, why), second = first > 0 && visits_ > 1 ? visit(spec, why) : first;
+    return std::min(first, second);
+  }
+  double highest_mhz() const { return highest_mhz_; }
+  double lowest_mhz() const { return lowest_mhz_; }
+  WallTimer& timer() { return timer_; }
+
+ private:
+  double visit(const CaseSpec& spec, std::string& why) {
     rest();
     const Point point{spec, table_of(spec), shape_of(spec), 0, 0};
     const auto alone = [&](const CaseSpec& form, std::string& refused) {  // none of its other forms
@@ -89,11 +99,7 @@ class Bench {
     why = m.why;
     return has_figure(m.state) ? m.us : 0;
   }
-  double highest_mhz() const { return highest_mhz_; }
-  double lowest_mhz() const { return lowest_mhz_; }
-  WallTimer& timer() { return timer_; }
 
- private:
   void rest() {
     const double until = timer_.seconds() + rest_s_;
     for (;;) {
@@ -109,6 +115,7 @@ class Bench {
   Arena arena_;
   WallTimer timer_;
   MeasureOptions options_;
+  int visits_;
   double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
 };
 
@@ -300,7 +307,7 @@ void report_experts(Bench& bench, std::FILE* out) {
       "GB/s that the `read` probe reached in this run. Dense: our own product of as many rows.\n\n",
       format_fixed(bandwidth / 1e9, 0).c_str());
   row(out, {"layer", "experts × rows", "contiguous", "TFLOP/s", "of dense", "of streaming", "masked",
-            "before (v1)"});
+            "grouped_gemm_wgmma"});
   row(out, {"---", "---", "--:", "--:", "--:", "--:", "--:", "--:"});
   for (const Experts& e : expert_layers) {
     for (const std::int64_t each : expert_rows_each) {
@@ -331,7 +338,8 @@ void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out) {
   std::fprintf(
       out,
       ". Medians of replayed graphs on random data, weights rotated over twice the last cache, activations "
-      "warm, each point after a rest of the clock. cuBLASLt: the fastest of its four first candidates; "
+      "warm, each point after a rest of the clock, the better of two visits. cuBLASLt: the fastest of its "
+      "four first candidates; "
       "block scales as it takes them (rows padded where it asks for that).\n\n");
 }
 
@@ -358,7 +366,7 @@ int run(const std::vector<std::string>& words) {
   kernels::Device& device = *devices.front();
   if (words.front() == "--check") return check(device);
   const bool tunes = words.front() == "--tune" && words.size() > 1;
-  Bench bench(device, tunes ? 0.02 : 0.08, tunes ? 0.08 : 0.4);
+  Bench bench(device, tunes ? 0.02 : 0.05, tunes ? 0.08 : 0.6, tunes ? 1 : 2);
   if (!tunes) return report(device, bench, words.front());
   return tune(bench, words[1], words.size() > 2 ? std::stod(words[2]) : 1e9);
 }

@@ -1,5 +1,6 @@
-// Which tile block_gemm_wgmma takes when nobody says: the one whose waves over the part take the fewest
-// cycles.
+// Which tile block_gemm_wgmma takes when nobody says: the one that should be through first. What a step takes
+// on a part is near enough constant per tile (the search on an H200,
+// reports/results/kernels_h200_fp8_block.md), so what decides is how many waves of tiles there are.
 #include <algorithm>
 #include <array>
 
@@ -11,42 +12,44 @@ namespace {
 
 struct Candidate {
   BlockGemmTile tile;
-  double rate;  // of the tensor cores', with every multiprocessor busy and long k: from the search on an H200
-                // (reports/results/kernels_h200_fp8_block.md)
-  bool by_channel = true;  // compiled for it
+  double step_ns;  // 128 features in, every multiprocessor of an H200 busy
+  bool by_block = true, by_channel = true;
 };
 constexpr std::array candidates{
-    Candidate{{16, 64, true, 16, SharedCopies::none}, 0.5},
-    Candidate{{16, 128, true, 8, SharedCopies::none}, 0.5},
-    Candidate{{32, 64, true, 14, SharedCopies::none}, 0.5},
-    Candidate{{32, 128, true, 8, SharedCopies::none}, 0.5},
-    Candidate{{64, 64, true, 12, SharedCopies::none}, 0.6},
-    Candidate{{64, 128, true, 8, SharedCopies::none}, 0.7},
-    Candidate{{64, 128, false, 8, SharedCopies::none}, 0.6},
-    Candidate{{128, 64, false, 8, SharedCopies::none}, 0.7},
-    Candidate{{128, 128, false, 6, SharedCopies::none}, 0.8},
-    Candidate{{128, 192, false, 5, SharedCopies::weights}, 0.9},
-    Candidate{{128, 256, false, 4, SharedCopies::weights}, 0.9},
-    Candidate{{256, 128, false, 4, SharedCopies::activations}, 0.9, false},
+    Candidate{{16, 64, true, 8, SharedCopies::none}, 255},
+    Candidate{{16, 128, true, 8, SharedCopies::none}, 265},
+    Candidate{{32, 64, true, 8, SharedCopies::none}, 255},
+    Candidate{{32, 128, true, 8, SharedCopies::none}, 300},
+    Candidate{{64, 64, true, 8, SharedCopies::none}, 290},
+    Candidate{{64, 128, false, 8, SharedCopies::none}, 330},
+    Candidate{{128, 64, false, 8, SharedCopies::none}, 325},
+    Candidate{{128, 128, false, 6, SharedCopies::none}, 465},
+    Candidate{{128, 192, false, 4, SharedCopies::none}, 652},
+    Candidate{{192, 128, false, 4, SharedCopies::none}, 615},
+    Candidate{{192, 128, false, 4, SharedCopies::activations}, 610},
+    Candidate{{256, 128, false, 4, SharedCopies::none}, 845, true, false},
+    Candidate{{128, 256, false, 4, SharedCopies::none}, 845, false, true},
 };
 
 constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Cycles of a problem of `experts` products with `each` rows.
-double cycles(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::int64_t each,
-              std::int64_t units) {
-  constexpr double products_per_cycle = 4096;          // e4m3, of a multiprocessor
-  constexpr double from_memory = 19, from_cache = 40;  // bytes a cycle that one gets of all
-  constexpr double features_to_store = 300;            // what ending a tile costs, in features of k
+// Nanoseconds of `experts` products with `each` rows.
+double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::int64_t each,
+             std::int64_t units) {
+  constexpr double memory = 4500;      // bytes a nanosecond
+  constexpr double warm = 0.3;         // what a byte of activations costs beside one of cold weights
+  constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
   const BlockGemmTile& t = c.tile;
   const std::int64_t blocks = t.shared == SharedCopies::none ? 1 : 2;
   const std::int64_t down = over(each, t.rows * (t.shared == SharedCopies::weights ? 2 : 1));
   const std::int64_t across = over(p.n, t.columns * (t.shared == SharedCopies::activations ? 2 : 1));
-  const std::int64_t waves = over(experts * down * across, units / blocks);
-  const double extent = static_cast<double>(t.rows) * t.columns;
-  const double multiply = extent / products_per_cycle / c.rate;
-  const double load = static_cast<double>(t.rows + t.columns) / (down == 1 ? from_memory : from_cache);
-  return static_cast<double>(waves) * std::max(multiply, load) * (p.k + features_to_store);
+  const std::int64_t tiles = experts * down * across * blocks;
+  double step = c.step_ns;
+  if (down == 1) {  // every step brings weights that nobody has read yet
+    const double bytes = 128 * (t.columns + warm * t.rows);
+    step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
+  }
+  return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (p.k / 128.0 + end_of_tile);
 }
 
 }  // namespace
@@ -60,11 +63,11 @@ BlockGemmTile block_gemm_tile(const BlockGemm& p, std::int32_t compute_units) {
   const Candidate* best = nullptr;
   double least = 0;
   for (const Candidate& c : candidates) {
-    if (p.by_channel && !c.by_channel) continue;
-    const double takes = cycles(p, c, busy, each, compute_units);
-    if (best != nullptr && takes >= least) continue;
+    if (!(p.by_channel ? c.by_channel : c.by_block)) continue;
+    const double ns = takes(p, c, busy, each, compute_units);
+    if (best != nullptr && ns >= least) continue;
     best = &c;
-    least = takes;
+    least = ns;
   }
   return best->tile;
 }

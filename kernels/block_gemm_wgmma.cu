@@ -29,15 +29,16 @@ struct Shape {
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
   // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
-  static constexpr int registers_left = Groups == 3 ? 40 : RowParts == 2 ? 56 : 40;
-  static constexpr int registers_each = Groups == 3 ? 152 : RowParts == 2 ? 224 : 232;
+  static constexpr int registers_left = Groups == 3 ? 48 : 56;
+  static constexpr int registers_each = Groups == 3 ? 152 : 224;
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
                        tile_columns = Swapped ? left_rows : right_rows;
   static constexpr int right_offset = left_rows * 128, stage_bytes = (left_rows + right_rows) * 128;
-  // Scales of the tile's rows travel with a stage.
-  static constexpr int scale_bytes = ByChannel ? 0 : (tile_rows * 4 + 127) / 128 * 128;
+  // Scales of the tile's rows travel with a stage: from the last of 16 bytes on, as copies need it.
+  static constexpr int scale_rows = tile_rows + 4;
+  static constexpr int scale_bytes = ByChannel ? 0 : (scale_rows * 4 + 127) / 128 * 128;
   static constexpr int barrier_bytes = 16, most_stages = 16;
   static constexpr int fixed_bytes =
       4 * Groups * staging_bytes + most_stages * barrier_bytes + static_cast<int>(sizeof(BlockTileTable));
@@ -46,9 +47,8 @@ struct Shape {
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
 };
 
-// For the copy engine; scales: of rows, by block.
-struct Maps {
-  CUtensorMap activations, weights, scales;
+struct Maps {  // for the copy engine
+  CUtensorMap activations, weights;
 };
 
 struct Cut {
@@ -63,12 +63,12 @@ struct Cut {
 template <class S>
 struct Ring {
   SharedAddress base, barriers;
-  unsigned stages, slot = 0, parity = 0;  // scales lie behind the stages
+  unsigned stages, slot = 0, parity = 0;
 
   GPU_DEVICE_MEMBER Ring(SharedAddress shared, int count)
       : base(shared), barriers(shared + bytes(count) + 4 * S::groups * staging_bytes), stages(count) {}
   GPU_DEVICE_MEMBER static int bytes(int count) { return count * (S::stage_bytes + S::scale_bytes); }
-  GPU_DEVICE_MEMBER SharedAddress scales() const {
+  GPU_DEVICE_MEMBER SharedAddress scales() const {  // behind all stages
     return base + stages * S::stage_bytes + slot * S::scale_bytes;
   }
   GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
@@ -119,15 +119,15 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
                 weights_at = S::swapped ? 0 : S::right_offset;
   const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
   const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
-  // The half of an operand that both share is that of the same tile.
   for (; !walk.done(); walk.next(table, p, cut.unit())) {
     const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
-    for (int step = 0; step < steps; step++) {
+    const int first_scale = walk.tile.first_row / 4 * 4, left = p.scale_block - first_scale;
+    const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
+    const float* scales = p.activation_scales + first_scale;
+    for (int step = 0; step < steps; step++, scales += p.scale_block) {
       barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
-      barrier_expect(ring.filled(), S::stage_bytes + (S::by_channel ? 0 : S::tile_rows * 4));
-      if constexpr (!S::by_channel) {
-        copy_box(ring.scales(), &maps.scales, walk.tile.first_row, step, ring.filled());
-      }
+      barrier_expect(ring.filled(), S::stage_bytes + scale_bytes);
+      if (scale_bytes > 0) { copy_bytes(ring.scales(), scales, scale_bytes, ring.filled()); }
       copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
                    ring.filled(), activation_half, walk.rank);
       copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
@@ -163,7 +163,8 @@ class ScaleReader {
   GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, int step_count)
       : scales_(p.weight_scales), steps_(step_count) {
     const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
-    first_ = S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4;
+    first_ =
+        tile.first_row % 4 + (S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4);
     const int blocks = (p.n + 127) / 128;
     const int column = tile.first_column + (S::swapped ? 64 * group : 0);
     GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
@@ -294,7 +295,6 @@ __global__ void __launch_bounds__(S::threads, 1)
     ring.prepare(blocks);
     prefetch_map(&maps.activations);
     prefetch_map(&maps.weights);
-    if constexpr (!S::by_channel) prefetch_map(&maps.scales);
   }
   prepare_block_walk<S::threads, S::tile_rows, S::tile_columns>(table, p, cut.unit());
   blocks > 1 ? cluster_meet() : gpu_barrier();
@@ -325,17 +325,6 @@ CUtensorMap operand_map(const void* data, std::int64_t rows, std::int64_t k, int
   return tensor_map(data, shape);
 }
 
-// Scales of rows, by block: a box is a tile's rows at one block.
-CUtensorMap scale_map(const BlockGemm& p, int box_rows) {
-  TensorMapShape shape;
-  shape.scales = true;
-  shape.extent[0] = static_cast<cuuint64_t>(p.rows);
-  shape.extent[1] = static_cast<cuuint64_t>((p.k + 127) / 128);
-  shape.stride[0] = static_cast<cuuint64_t>(p.scale_block) * 4;
-  shape.box[0] = static_cast<cuuint32_t>(box_rows);
-  return tensor_map(p.activation_scales, shape);
-}
-
 // Blocks that can have something to do: rows of experts are cut by expert, so each may add one unit.
 template <class S>
 std::int64_t most_blocks(const BlockGemm& p, const Cut& cut) {
@@ -353,7 +342,6 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
       operand_map(p.activations, p.rows, p.k, S::tile_rows / (cut.shares_activations != 0 ? 2 : 1));
   maps.weights = operand_map(p.weights, std::int64_t{p.experts} * p.n, p.k,
                              S::tile_columns / (cut.shares_weights != 0 ? 2 : 1));
-  maps.scales = S::by_channel ? CUtensorMap{} : scale_map(p, S::tile_rows);
   const int bytes = S::fixed_bytes + cut.stages * (S::stage_bytes + S::scale_bytes);
   static_cast<void>(
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
@@ -387,9 +375,11 @@ constexpr Entry entry() {
           Block::tile_columns,
           Block::stage_bytes + Block::scale_bytes,
           Block::fixed_bytes,
-          launch_shape<Block>,
+          nullptr,
           nullptr};
-  if constexpr (RowParts == 1) e.by_channel = launch_shape<Channel>;  // two would not fit the registers
+  // The others would not fit the registers.
+  if constexpr (ColumnParts == 1) e.by_block = launch_shape<Block>;
+  if constexpr (RowParts == 1) e.by_channel = launch_shape<Channel>;
   return e;
 }
 constexpr std::array entries{
@@ -445,7 +435,7 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
     const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
                   tile.shared == SharedCopies::activations ? 1 : 0};
     const auto launch = problem.by_channel ? e.by_channel : e.by_block;
-    if (launch == nullptr) return "no such tile by channel is compiled";
+    if (launch == nullptr) return "no such tile is compiled for these scales";
     launch(problem, cut, stream);
     return nullptr;
   }

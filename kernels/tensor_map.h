@@ -43,7 +43,7 @@ inline const char* wgmma_refusal() {
 // + 1. Boxes are 128 bytes wide and land with the 128-byte swizzle; what lies outside reads as zero. A map
 // that the driver refuses is all zeros: the kernel fails at its first copy, and the launch reports it.
 struct TensorMapShape {
-  bool fp8 = false, scales = false;  // scales: fp32, boxes of any width and without swizzle
+  bool fp8 = false;
   std::uint32_t rank = 2;
   cuuint64_t extent[3] = {1, 1, 1}, stride[2] = {0, 0};
   cuuint32_t box[3] = {1, 1, 1};
@@ -52,13 +52,9 @@ inline CUtensorMap tensor_map(const void* data, const TensorMapShape& shape) {
   CUtensorMap map{};
   const cuuint32_t step[3] = {1, 1, 1};
   const CUresult result = tensor_map_encoder()(
-      &map,
-      shape.scales ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-      : shape.fp8  ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-      shape.rank, const_cast<void*>(data), shape.extent, shape.stride, shape.box, step,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, shape.scales ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      &map, shape.fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, shape.rank,
+      const_cast<void*>(data), shape.extent, shape.stride, shape.box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? map : CUtensorMap{};
 }
 

@@ -74,6 +74,13 @@ GPU_DEVICE void copy_box(SharedAddress to, const CUtensorMap* map, int x, int y,
       "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
       : "memory");
 }
+// Bytes as they lie; both addresses and `bytes` are multiples of 16.
+GPU_DEVICE void copy_bytes(SharedAddress to, const void* from, unsigned bytes, SharedAddress barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
 // Makes ordinary stores to shared memory visible to the copy engine and wgmma.
 GPU_DEVICE void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Meets `threads` threads of the block; `id` from 1 to 15.
