@@ -6,11 +6,11 @@ namespace {
 
 constexpr bool simulated = true;
 
-// Emulated matrix instructions are NVIDIA's: the 64-lane simulator stands for another vendor.
-#if defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32
-#define ORRERY_MATRIX_CASES 0
+// Not where the simulator stands for another vendor: at 64 lanes, or asked to.
+#if defined(ORRERY_SIMULATED_GFX1201) || (defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32)
+#define ORRERY_NVIDIA_CASES 0
 #else
-#define ORRERY_MATRIX_CASES 1
+#define ORRERY_NVIDIA_CASES 1
 #endif
 
 constexpr CaseEntry table[] = {
@@ -37,9 +37,9 @@ constexpr CaseEntry table[] = {
     {"copy", "device memory copied", simulated, make_copy_case},
     {"read", "device memory read", simulated, make_read_case},
     {"write", "device memory written", simulated, make_write_case},
-#if ORRERY_MATRIX_CASES
-    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
+#if ORRERY_NVIDIA_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/gpu_runtime.h"
+#include "kernels/shared_tile.h"
 #if defined(ORRERY_SIMULATED_WARP)
 #include "kernels/tensor_core_simulated.h"
 #endif
@@ -105,11 +106,5 @@ void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, s
 }
 
 #endif  // not simulated
-
-// Byte offset of 16-byte chunk `chunk` of `row` in a tile whose rows are 128 bytes: eight rows' equal chunks
-// fall into eight different groups of banks, so that neither copies nor ldmatrix collide.
-GPU_DEVICE std::uint32_t swizzled_128(std::uint32_t row, std::uint32_t chunk) {
-  return row * 128 + ((chunk ^ (row & 7)) << 4);
-}
 
 }  // namespace orrery::kernels
