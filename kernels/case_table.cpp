@@ -38,13 +38,13 @@ constexpr CaseEntry table[] = {
     {"read", "device memory read", simulated, make_read_case},
     {"write", "device memory written", simulated, make_write_case},
     {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
-#if ORRERY_NVIDIA_CASES
-    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
-    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
      make_attention_prefill_case},
+#if ORRERY_NVIDIA_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
+    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
     {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
     {"attention_prefill_cudnn", "the same through cuDNN, sequences alike, no blocks", !simulated,
      make_attention_prefill_case},

@@ -104,7 +104,7 @@ struct StageInRegisters {
 
   GPU_DEVICE_MEMBER void load(const GroupedGemm& p, const TileCursor& cursor) {
     for_stage<S>(p, cursor, [&](int index, const unsigned char* from, bool valid) {
-      chunk[index] = valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{};
+      chunk[index] = load_or_zeros(from, valid);
     });
   }
   GPU_DEVICE_MEMBER void lay_down(unsigned char* stage) const {
@@ -177,24 +177,6 @@ struct StageScales {
     }
   }
 };
-
-// Neighbouring columns of one row that a lane holds, from `column` on.
-template <int Count>
-GPU_DEVICE void store_run(std::uint16_t* row, int column, int n, const float* values) {
-  struct alignas(2 * Count) Run {
-    std::uint32_t two[Count / 2];
-  } run;
-  GPU_UNROLL
-  for (int i = 0; i < Count / 2; i++) run.two[i] = gpu_pack_bf16(values[2 * i], values[2 * i + 1]);
-  if (n % Count == 0 && column < n) {
-    *reinterpret_cast<Run*>(row + column) = run;
-    return;
-  }
-  GPU_UNROLL
-  for (int i = 0; i < Count; i++) {
-    if (column + i < n) row[column + i] = static_cast<std::uint16_t>(run.two[i / 2] >> (16 * (i % 2)));
-  }
-}
 
 template <class S>
 GPU_DEVICE void store_tile(const GroupedGemm& p, const Tile& tile, const Accumulators<S>& sums) {

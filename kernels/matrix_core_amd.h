@@ -96,6 +96,16 @@ GPU_DEVICE void warp_sync() {  // lanes of a wave go together; what they wrote t
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 GPU_DEVICE float exp2_fast(float x) { return __builtin_amdgcn_exp2f(x); }
+// The compiler moves no instruction past it: without one, loads of a whole unrolled loop come first, and spill.
+GPU_DEVICE void keep_order() { __builtin_amdgcn_sched_barrier(0); }
+// The same number, of which the compiler knows nothing: addresses that are computed from it are not kept in registers
+// for a whole loop, where a swizzled tile has a hundred of them.
+GPU_DEVICE std::uint32_t fresh(std::uint32_t number) {
+#if defined(__HIP_DEVICE_COMPILE__)
+  asm volatile("" : "+v"(number));
+#endif
+  return number;
+}
 
 #define ORRERY_PRAGMA(text) _Pragma(#text)
 #define ORRERY_UNROLL_BY(count) ORRERY_PRAGMA(unroll count)
@@ -109,9 +119,15 @@ void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, s
 
 #endif  // not simulated
 
-// 16 bytes to shared memory; where `valid` is false the destination gets zeros and the source is not read.
+// 16 bytes, zeros where `valid` is false: the source must be readable even so, because a load that may not be made
+// is a branch, and the loads behind it wait.
+GPU_DEVICE GpuBytes16 load_or_zeros(const void* from, bool valid) {
+  GpuBytes16 bytes = gpu_load<GpuBytes16>(from, 0);
+  GPU_UNROLL for (int i = 0; i < 4; i++) bytes.word[i] = valid ? bytes.word[i] : 0;
+  return bytes;
+}
 GPU_DEVICE void copy_async(SharedAddress to, const void* from, bool valid) {
-  store_shared(to, valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{});
+  store_shared(to, load_or_zeros(from, valid));
 }
 GPU_DEVICE void copy_async_commit() {}
 template <int Pending>

@@ -97,6 +97,8 @@ inline std::uint32_t bf16_of_e4m3(std::uint32_t two) {
 }
 inline void warp_sync() { simulator::exchange(0); }
 inline float exp2_fast(float x) { return gpu_exp2(x); }
+inline void keep_order() {}
+inline std::uint32_t fresh(std::uint32_t number) { return number; }
 
 #define ORRERY_UNROLL_BY(count)
 #define ORRERY_DYNAMIC_SHARED(name, bytes) \

@@ -43,10 +43,50 @@ GPU_DEVICE int tile_row(int held) {
   const int lane = static_cast<int>(threadIdx.x % GPU_WARP);
   return ORRERY_MATRIX_TARGET == 0 ? lane / 4 + 8 * held : lane % 16;
 }
+GPU_DEVICE constexpr int tile_part_column(int part, int c) {  // counted from value [0][0]'s
+  return ORRERY_MATRIX_TARGET == 0 ? 8 * part + c % 2 : 4 * part + c;
+}
 GPU_DEVICE int tile_column(int part, int c) {
   const int lane = static_cast<int>(threadIdx.x % GPU_WARP);
-  if constexpr (ORRERY_MATRIX_TARGET == 0) return 8 * part + lane % 4 * 2 + c % 2;
-  return lane / 16 * (4 * tile_parts) + 4 * part + c;
+  const int first = ORRERY_MATRIX_TARGET == 0 ? lane % 4 * 2 : lane / 16 * (4 * tile_parts);
+  return first + tile_part_column(part, c);
+}
+
+// Maximum and sum over the lanes that hold values of the same row; and one lane of them.
+GPU_DEVICE float tile_row_max(float value) {
+#if ORRERY_MATRIX_TARGET == 0
+  return gpu_group_max<4>(value);
+#else
+  GPU_UNROLL for (unsigned mask = GPU_WARP / 2; mask >= 16; mask /= 2) {
+    value = gpu_max(value, gpu_shuffle_xor(value, mask));
+  }
+  return value;
+#endif
+}
+GPU_DEVICE float tile_row_sum(float value) {
+#if ORRERY_MATRIX_TARGET == 0
+  return gpu_group_sum<4>(value);
+#else
+  GPU_UNROLL for (unsigned mask = GPU_WARP / 2; mask >= 16; mask /= 2) value += gpu_shuffle_xor(value, mask);
+  return value;
+#endif
+}
+GPU_DEVICE bool tile_row_first() { return ORRERY_MATRIX_TARGET == 0 ? gpu_lane() % 4 == 0 : gpu_lane() < 16; }
+
+// Neighbouring columns of one row of n that a lane holds, from `column` on, as bf16.
+template <int Count>
+GPU_DEVICE void store_run(std::uint16_t* row, int column, int n, const float* values) {
+  struct alignas(2 * Count) Run {
+    std::uint32_t two[Count / 2];
+  } run;
+  GPU_UNROLL for (int i = 0; i < Count / 2; i++) run.two[i] = gpu_pack_bf16(values[2 * i], values[2 * i + 1]);
+  if (n % Count == 0 && column < n) {
+    *reinterpret_cast<Run*>(row + column) = run;
+    return;
+  }
+  GPU_UNROLL for (int i = 0; i < Count; i++) {
+    if (column + i < n) row[column + i] = static_cast<std::uint16_t>(run.two[i / 2] >> (16 * (i % 2)));
+  }
 }
 
 // One step of k of 16 rows: the lane names the chunk at (row, chunk) of its operand, counted from the tile's first row

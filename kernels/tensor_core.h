@@ -90,6 +90,11 @@ GPU_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
+GPU_DEVICE void keep_order() {}  // ptxas needs no telling (matrix_core_amd.h)
+GPU_DEVICE std::uint32_t fresh(std::uint32_t number) { return number; }
+GPU_DEVICE GpuBytes16 load_or_zeros(const void* from, bool valid) {
+  return valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{};
+}
 #define ORRERY_PRAGMA(text) _Pragma(#text)
 #define ORRERY_UNROLL_BY(count) ORRERY_PRAGMA(unroll count)
 

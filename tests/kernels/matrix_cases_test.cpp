@@ -1,5 +1,6 @@
 // Kernels on matrix cores, each target's fragments emulated, against double-precision references.
 #include "catch.h"
+#include "kernels/attention_decode.h"
 #include "kernels/case_table.h"
 #include "kernels/cpu_simulator.h"
 #include "kernels/guarded_memory.h"
@@ -28,6 +29,18 @@ struct Experts {
   Fill fill = Fill::random;
 };
 
+struct Context {
+  std::vector<std::int64_t> tokens;
+  std::int64_t heads, kv_heads;
+  Fill fill = Fill::random;
+};
+
+struct Prompt {
+  std::vector<std::pair<std::int64_t, std::int64_t>> sequences;
+  std::int64_t heads, kv_heads;
+  Fill fill = Fill::random;
+};
+
 }  // namespace
 
 TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kernels]") {
@@ -52,6 +65,82 @@ TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kerne
       spec.k = shape.k;
       spec.fill = shape.fill;
       CAPTURE(dtype, shape.rows, shape.n, shape.k, static_cast<int>(shape.fill));
+      CHECK(run_case(spec) == "");
+    }
+  }
+}
+
+TEST_CASE("decode attention agrees with its reference", "[kernels]") {
+  const std::vector<Context> shapes = {
+      {{1}, 1, 1},
+      {{1, 17, 64, 65, 1000, 3}, 8, 2},
+      {{131, 7}, 40, 2},  // 20 query heads for a KV head: two tiles
+      {{5003}, 16, 1},
+      {{300, 20}, 8, 2, Fill::with_nan},
+      {{300, 20}, 8, 2, Fill::saturating},
+      {{300, 20}, 8, 2, Fill::zeros},
+  };
+  for (const char* kv_dtype : {"bf16", "fp8"}) {
+    for (const std::int64_t head_dim : {64, 128}) {
+      for (const Context& shape : shapes) {
+        CaseSpec spec;
+        spec.op = "attention_decode";
+        spec.kv_dtype = kv_dtype;
+        spec.contexts = shape.tokens;
+        spec.heads = shape.heads;
+        spec.kv_heads = shape.kv_heads;
+        spec.head_dim = head_dim;
+        spec.fill = shape.fill;
+        CAPTURE(kv_dtype, head_dim, shape.tokens, shape.heads, static_cast<int>(shape.fill));
+        CHECK(run_case(spec) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("the plan of decode attention covers every context once", "[kernels]") {
+  for (const std::int64_t units : {1, 78, 132}) {
+    for (const std::vector<std::int64_t>& contexts : {std::vector<std::int64_t>{1},
+                                                      {131072},
+                                                      {16, 17, 4096, 131071, 1},
+                                                      std::vector<std::int64_t>(300, 777)}) {
+      const DecodePlan plan = plan_attention_decode(contexts, 32, 8, units);
+      std::vector<std::int64_t> covered(contexts.size()), slots(contexts.size());
+      for (const DecodePiece& piece : plan.pieces) {
+        CHECK(piece.first % 16 == 0);
+        CHECK(piece.first < piece.end);
+        CHECK(piece.slot < plan.slots);
+        covered[static_cast<std::size_t>(piece.sequence)] += piece.end - piece.first;
+        slots[static_cast<std::size_t>(piece.sequence)] += piece.slot >= 0;
+      }
+      CHECK(covered == contexts);
+      for (const DecodeMerge& merge : plan.merges) {
+        CHECK(merge.slots == slots[static_cast<std::size_t>(merge.sequence)]);
+      }
+    }
+  }
+}
+
+TEST_CASE("prefill attention agrees with its reference", "[kernels]") {
+  const std::vector<Prompt> shapes = {
+      {{{1, 0}}, 1, 1},
+      {{{1, 0}, {67, 0}, {131, 70}, {3, 500}, {64, 64}}, 6, 2},
+      {{{131, 13}}, 20, 1},
+      {{{37, 1003}}, 4, 2},
+      {{{100, 20}, {7, 0}}, 8, 2, Fill::with_nan},
+      {{{100, 20}}, 8, 2, Fill::saturating},
+      {{{100, 20}}, 8, 2, Fill::zeros},
+  };
+  for (const std::int64_t head_dim : {64, 128}) {
+    for (const Prompt& shape : shapes) {
+      CaseSpec spec;
+      spec.op = "attention_prefill";
+      spec.sequences = shape.sequences;
+      spec.heads = shape.heads;
+      spec.kv_heads = shape.kv_heads;
+      spec.head_dim = head_dim;
+      spec.fill = shape.fill;
+      CAPTURE(head_dim, shape.heads, shape.kv_heads, static_cast<int>(shape.fill));
       CHECK(run_case(spec) == "");
     }
   }
