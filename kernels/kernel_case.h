@@ -30,6 +30,7 @@ struct CaseSpec {
   std::int64_t m = 0, n = 0, k = 0;                    // rows, features out, features in
   std::vector<std::int64_t> rows;                      // grouped: rows per expert, zeros allowed
   std::int64_t experts = 0, top_k = 0;                 // routing
+  std::int64_t groups = 0, top_groups = 0;             // routing by groups of experts
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;  // attention, rotary
   std::vector<std::pair<std::int64_t, std::int64_t>> sequences;  // prefill: (new tokens, context before)
   std::vector<std::int64_t> contexts;  // decode: tokens in the cache, one per sequence

@@ -90,11 +90,6 @@ GPU_DEVICE std::uint32_t bf16_of_e4m3(std::uint32_t two) {
   return two;
 #endif
 }
-GPU_DEVICE void warp_sync() {  // lanes of a wave go together; what they wrote to LDS is there in order
-  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
-  __builtin_amdgcn_wave_barrier();
-  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
-}
 GPU_DEVICE float exp2_fast(float x) { return __builtin_amdgcn_exp2f(x); }
 // The compiler moves no instruction past it: without one, loads of a whole unrolled loop come first, and spill.
 GPU_DEVICE void keep_order() { __builtin_amdgcn_sched_barrier(0); }
@@ -129,6 +124,7 @@ GPU_DEVICE GpuBytes16 load_or_zeros(const void* from, bool valid) {
 GPU_DEVICE void copy_async(SharedAddress to, const void* from, bool valid) {
   store_shared(to, load_or_zeros(from, valid));
 }
+GPU_DEVICE void warp_sync() { gpu_warp_fence(); }
 GPU_DEVICE void copy_async_commit() {}
 template <int Pending>
 GPU_DEVICE void copy_async_wait() {}

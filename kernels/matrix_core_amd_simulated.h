@@ -95,7 +95,6 @@ inline void wmma_16x16x16_fp8(float (&d)[2][4], const std::uint32_t (&a)[2], con
 inline std::uint32_t bf16_of_e4m3(std::uint32_t two) {
   return gpu_pack_bf16(simulated::decode_operand<8>(two, 0), simulated::decode_operand<8>(two, 1));
 }
-inline void warp_sync() { simulator::exchange(0); }
 inline float exp2_fast(float x) { return gpu_exp2(x); }
 inline void keep_order() {}
 inline std::uint32_t fresh(std::uint32_t number) { return number; }
