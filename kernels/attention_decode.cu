@@ -1,8 +1,8 @@
 // Paged decode attention. A block of four warps takes a piece of a sequence's context for one KV head; the
 // query heads of that KV head (up to 16) are the rows of one tile, so that keys and values are read once.
-// Each warp walks over 16-token blocks of its own with a pipeline of its own: no barrier until the warps merge at the
-// end. Bytes in flight, not arithmetic, decide: with cp.async 24 KiB a warp, two thirds of it under way; without it the
-// next block, in registers.
+// Each warp walks over 16-token blocks of its own with a pipeline of its own: no barrier until the warps
+// merge at the end. Bytes in flight, not arithmetic, decide: with cp.async 24 KiB a warp, two thirds of it
+// under way; without it the next block, in registers.
 #include "kernels/attention_decode.h"
 
 #include "kernels/attention_fragments.h"
@@ -18,10 +18,12 @@ template <int HeadDim, bool Fp8>
 struct DecodeShape {
   using Tile = HeadTile<HeadDim, Fp8>;
   static constexpr int stage_bytes = 2 * Tile::bytes;
-  static constexpr int stages = !copies_run_ahead ? 1 : 24 * 1024 / stage_bytes > 8 ? 8 : 24 * 1024 / stage_bytes;
+  static constexpr int stages = !copies_run_ahead             ? 1
+                                : 24 * 1024 / stage_bytes > 8 ? 8
+                                                              : 24 * 1024 / stage_bytes;
   // The merge of the warps reuses the pipeline's memory.
   static constexpr int merge_bytes = (16 * (HeadDim + 2) * 4 + 127) / 128 * 128;
-  static constexpr int warp_bytes = stages * stage_bytes > merge_bytes ? stages * stage_bytes : merge_bytes;
+  static constexpr int warp_bytes = stages * stage_bytes > merge_bytes ? stages* stage_bytes : merge_bytes;
   static constexpr int shared_bytes = decode_warps * warp_bytes;
 };
 
@@ -66,7 +68,8 @@ GPU_DEVICE void for_tokens(const AttentionDecode& p, int kv_head, std::int64_t b
     const int token = index / Tile::chunks, chunk = index % Tile::chunks;
     const bool valid = token < tokens;
     const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
-    copy(i, Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk)), keys + at, values + at, valid);
+    copy(i, Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk)), keys + at, values + at,
+         valid);
   }
 }
 
@@ -106,8 +109,9 @@ struct TokensInRegisters {
 };
 
 template <int HeadDim, bool Fp8>
-GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries, const float (&factor)[tile_rows_held],
-                            int tokens, SharedAddress stage, SoftmaxRows<HeadDim>& rows) {
+GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
+                            const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
+                            SoftmaxRows<HeadDim>& rows) {
   MatrixTile scores;
   multiply_keys<HeadDim, Fp8>(queries, stage, scores);
   GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
@@ -182,31 +186,34 @@ GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, 
   }
 }
 
-template <int HeadDim, bool Fp8>
-__global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionDecode p) {
-  using Shape = DecodeShape<HeadDim, Fp8>;
-  ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
-  const DecodePiece piece = p.pieces[blockIdx.x];
-  const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
-  const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
-  const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
-  const int first_head = kv_head * group + in_group, heads = group - in_group < 16 ? group - in_group : 16;
-  const int warp = static_cast<int>(gpu_warp_index()), tokens = piece.end - piece.first;
-  const int tiles = (tokens + 15) / 16;
-  const SharedAddress ring = shared_address(shared) + static_cast<unsigned>(warp * Shape::warp_bytes);
+// What a block of threads works on.
+struct DecodePlace {
+  DecodePiece piece;
+  int kv_head, first_head, heads;
+};
 
+// A warp's tiles of the piece, one after the other, through `memory` of its own.
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, unsigned char* memory,
+                             SoftmaxRows<HeadDim>& rows) {
+  using Shape = DecodeShape<HeadDim, Fp8>;
+  const DecodePiece& piece = at.piece;
+  const int kv_head = at.kv_head, warp = static_cast<int>(gpu_warp_index()), tokens = piece.end - piece.first;
+  const int tiles = (tokens + 15) / 16;
+  const SharedAddress ring = shared_address(memory);
   BlockNumbers blocks;
   blocks.start(p.kv.block_table + piece.sequence * p.kv.table_stride + piece.first / kv_block_tokens, tiles);
   QueryFragments<HeadDim, Fp8> queries;
   const auto* query_rows = static_cast<const std::uint16_t*>(p.queries);
-  const std::int64_t first_query = (static_cast<std::int64_t>(piece.sequence) * p.heads + first_head) * HeadDim;
+  const std::int64_t first_query =
+      (static_cast<std::int64_t>(piece.sequence) * p.heads + at.first_head) * HeadDim;
   const float scale = p.softmax_scale * 1.4426950408889634F * p.kv.key_scale;  // log2 e
-  SoftmaxRows<HeadDim> rows;
   rows.clear();
   float factor[tile_rows_held];
   const auto start = [&] {  // once the first loads are under way
-    queries.load(query_rows + first_query, HeadDim, heads);
-    GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) factor[half] = scale * queries.row_factor[half];
+    queries.load(query_rows + first_query, HeadDim, at.heads);
+    GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) factor[half] =
+        scale * queries.row_factor[half];
   };
   int loading = 0;
   if constexpr (copies_run_ahead) {
@@ -243,18 +250,32 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionD
     start();
     for (int tile = warp; tile < tiles; tile += decode_warps) {
       warp_sync();  // all are through with the tile before
-      next.lay_down(shared + warp * Shape::warp_bytes);
+      next.lay_down(memory);
       warp_sync();
       load_next();
       attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile, ring, rows);
     }
   }
   rows.finish_sums();
+}
+
+template <int HeadDim, bool Fp8>
+__global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionDecode p) {
+  using Shape = DecodeShape<HeadDim, Fp8>;
+  ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
+  const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
+  const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
+  const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
+  const DecodePlace at{p.pieces[blockIdx.x], kv_head, kv_head * group + in_group,
+                       group - in_group < 16 ? group - in_group : 16};
+  const int warp = static_cast<int>(gpu_warp_index());
+  SoftmaxRows<HeadDim> rows;
+  attend_piece<HeadDim, Fp8>(p, at, shared + warp * Shape::warp_bytes, rows);
   gpu_barrier();
   auto* memory = reinterpret_cast<float*>(shared);
   lay_down_rows<HeadDim, Fp8>(memory + warp * (Shape::warp_bytes / 4), rows);
   gpu_barrier();
-  merge_warps<HeadDim, Fp8>(p, piece, first_head, heads, memory);
+  merge_warps<HeadDim, Fp8>(p, at.piece, at.first_head, at.heads, memory);
 }
 
 // One block a sequence with several pieces and head; threads are (group of slots, dimension).
@@ -307,7 +328,9 @@ void launch_decode(const AttentionDecode& p, void* stream) {
 }  // namespace
 
 std::int64_t attention_compute_units() { return gpu_compute_units(); }
-double attention_weight_rounding(bool fp8_kv) { return fp8_kv && ORRERY_MATRIX_TARGET == 0 ? 0x1p-10 : 0x1p-8; }
+double attention_weight_rounding(bool fp8_kv) {
+  return fp8_kv && ORRERY_MATRIX_TARGET == 0 ? 0x1p-10 : 0x1p-8;
+}
 
 void attention_decode(const AttentionDecode& problem, void* stream) {
   if (problem.piece_count == 0) return;

@@ -1,9 +1,9 @@
 // What decode and prefill attention share: 16×head_dim tiles of keys and values in shared memory, and the
 // products of 16 query rows with 16 tokens of them, on matrix cores of every target (matrix_tile.h).
 //
-// On NVIDIA bf16 keys and values go through ldmatrix as they are. e4m3 ones become f16 in registers, which is exact,
-// and queries become f16 times a power of two per row. A thread that loads four neighbouring e4m3 holds
-// elements 4t … 4t + 3 of 16 where a fragment wants 2t, 2t + 1, 2t + 8, 2t + 9: any order of the head's
+// On NVIDIA bf16 keys and values go through ldmatrix as they are. e4m3 ones become f16 in registers, which is
+// exact, and queries become f16 times a power of two per row. A thread that loads four neighbouring e4m3
+// holds elements 4t … 4t + 3 of 16 where a fragment wants 2t, 2t + 1, 2t + 8, 2t + 9: any order of the head's
 // dimensions will do as long as queries follow it, so no byte is moved. Values come transposed as pairs of
 // bytes; the even and odd dimension of 16 become two fragments. On AMD e4m3 becomes bf16, as exactly.
 #pragma once
@@ -34,7 +34,8 @@ struct HeadTile {
   }
 };
 
-// Weights of 16 tokens as the left operand of the second product: what a lane holds of the first, packed, is that.
+// Weights of 16 tokens as the left operand of the second product: what a lane holds of the first, packed, is
+// that.
 constexpr int weight_words = 2 * tile_parts;
 
 }  // namespace orrery::kernels
@@ -47,14 +48,14 @@ constexpr int weight_words = 2 * tile_parts;
 
 namespace orrery::kernels {
 
-
-// Running softmax of the rows that a thread shares with others: two with its three neighbours, on AMD one with the
-// lanes 16 apart.
+// Running softmax of the rows that a thread shares with others: two with its three neighbours, on AMD one
+// with the lanes 16 apart.
 template <int HeadDim>
 struct SoftmaxRows {
   static constexpr int parts = HeadDim / 16 * tile_parts;
   float out[parts][4];
-  float largest[tile_rows_held], sum[tile_rows_held];  // base-2 exponents; sums are of this thread's columns only
+  float largest[tile_rows_held], sum[tile_rows_held];  // base-2 exponents; sums are of this thread's columns
+                                                       // only
 
   GPU_DEVICE_MEMBER void clear() {
     GPU_UNROLL for (int j = 0; j < parts; j++) { GPU_UNROLL for (int c = 0; c < 4; c++) out[j][c] = 0; }
@@ -64,8 +65,8 @@ struct SoftmaxRows {
     }
   }
 
-  // `scores`: a lane's values of 16 rows and some tokens, already in base-2 units, −∞ where masked. Leaves exponentials
-  // in their place.
+  // `scores`: a lane's values of 16 rows and some tokens, already in base-2 units, −∞ where masked. Leaves
+  // exponentials in their place.
   template <int Parts>
   GPU_DEVICE_MEMBER void exponentials(float (&scores)[Parts][4]) {
     float before[tile_rows_held], shift[tile_rows_held];
@@ -109,7 +110,8 @@ struct SoftmaxRows {
 
 // Exponentials of the 16 tokens from `part` on, as the left operand of their product with values.
 template <int Parts>
-GPU_DEVICE void pack_weights(const float (&scores)[Parts][4], int part, std::uint32_t (&weights)[weight_words]) {
+GPU_DEVICE void pack_weights(const float (&scores)[Parts][4], int part,
+                             std::uint32_t (&weights)[weight_words]) {
   GPU_UNROLL for (int i = 0; i < weight_words; i++) {
     const float(&from)[4] = scores[part + i / 2];
     weights[i] = gpu_pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);

@@ -1,6 +1,7 @@
-// Queries, keys and values as MFMA and WMMA take them; included by attention_fragments.h. With the operands swapped
-// (matrix_tile.h) a lane's scores are of one query row and neighbouring tokens, and that is how the second product takes
-// its weights: nothing moves between lanes. e4m3 becomes bf16 on the way into registers, exactly.
+// Queries, keys and values as MFMA and WMMA take them; included by attention_fragments.h. With the operands
+// swapped (matrix_tile.h) a lane's scores are of one query row and neighbouring tokens, and that is how the
+// second product takes its weights: nothing moves between lanes. e4m3 becomes bf16 on the way into registers,
+// exactly.
 #pragma once
 
 #include "kernels/attention_fragments.h"
@@ -28,7 +29,8 @@ struct QueryFragments {
 
 // scores = queries · tokens of the tile.
 template <int HeadDim, bool Fp8>
-GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, SharedAddress keys, MatrixTile& scores) {
+GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, SharedAddress keys,
+                              MatrixTile& scores) {
   using Tile = HeadTile<HeadDim, Fp8>;
   GPU_UNROLL for (int i = 0; i < 4 * tile_parts; i++) scores.value[i / 4][i % 4] = 0;
   const OperandChunk at = right_chunk();
@@ -38,7 +40,8 @@ GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, Share
     const auto eight = static_cast<unsigned>(tile_step_chunks * s + at.chunk);  // of the head's dimensions
     if constexpr (Fp8) {
       const GpuBytes8 bytes = load_shared<GpuBytes8>(keys + Tile::offset(token, eight / 2) + eight % 2 * 8);
-      GPU_UNROLL for (int i = 0; i < 4; i++) k.word[i] = bf16_of_e4m3(bytes.word[i / 2] >> (16 * (i % 2)) & 0xFFFFU);
+      GPU_UNROLL for (int i = 0; i < 4; i++) k.word[i] =
+          bf16_of_e4m3(bytes.word[i / 2] >> (16 * (i % 2)) & 0xFFFFU);
     } else {
       k.load(keys + Tile::offset(token, eight));
     }
@@ -47,7 +50,8 @@ GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, Share
   }
 }
 
-// 16 tokens' values of 16 dimensions as the right operand: a lane takes one dimension and neighbouring tokens.
+// 16 tokens' values of 16 dimensions as the right operand: a lane takes one dimension and neighbouring
+// tokens.
 struct ValueOperand {
   std::uint32_t word[weight_words];
 
@@ -71,8 +75,8 @@ struct ValueOperand {
 };
 // The 16 dimensions that begin at out[part] += weights · values.
 template <int Parts>
-GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part, const std::uint32_t (&weights)[weight_words],
-                                const ValueOperand& values) {
+GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part,
+                                const std::uint32_t (&weights)[weight_words], const ValueOperand& values) {
 #if ORRERY_MATRIX_TARGET == 942
   mfma_16x16x16_bf16(out[part], values.word, weights);
 #else

@@ -83,13 +83,14 @@ struct ValueOperand {
   template <int HeadDim>
   GPU_DEVICE_MEMBER void load(SharedAddress values, unsigned first_token, unsigned tile) {
     const unsigned lane = gpu_lane();
-    load_matrix_x4_transposed(word, values + HeadTile<HeadDim, false>::offset(first_token + lane % 16, 2 * tile + lane / 16));
+    load_matrix_x4_transposed(
+        word, values + HeadTile<HeadDim, false>::offset(first_token + lane % 16, 2 * tile + lane / 16));
   }
 };
 // The 16 dimensions that begin at out[part] += weights · values.
 template <int Parts>
-GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part, const std::uint32_t (&weights)[weight_words],
-                                const ValueOperand& values) {
+GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part,
+                                const std::uint32_t (&weights)[weight_words], const ValueOperand& values) {
   mma_bf16(out[part], weights, values.word[0], values.word[1]);
   mma_bf16(out[part + 1], weights, values.word[2], values.word[3]);
 }

@@ -1,7 +1,7 @@
 // Prefill attention on matrix cores, after FlashAttention-2: a block holds 128 query rows in
 // shared memory, 32 a warp (with 16, reading keys and values from shared memory would take longer than the
-// products), and walks over tiles of 64 tokens, the next one on its way by cp.async. Where there is no such copy, the
-// next one waits in registers and a tile is 32 tokens: 48 KiB with the queries, of LDS's 64.
+// products), and walks over tiles of 64 tokens, the next one on its way by cp.async. Where there is no such
+// copy, the next one waits in registers and a tile is 32 tokens: 48 KiB with the queries, of LDS's 64.
 //
 // A weight of zero still meets the value of a token that its row may not see: where a value is NaN, rows of
 // the same tile become NaN too early, as in FlashAttention.
@@ -16,7 +16,8 @@ namespace orrery::kernels {
 namespace {
 
 constexpr int tile_tokens = copies_run_ahead ? 64 : 32;
-constexpr int row_fragments = ORRERY_MATRIX_TARGET == 1201 ? 1 : 2;  // whose 256 registers hold 16 rows a warp
+constexpr int row_fragments = ORRERY_MATRIX_TARGET == 1201 ? 1 : 2;  // whose 256 registers hold 16 rows a
+                                                                     // warp
 constexpr int prefill_threads = prefill_tile_rows / (16 * row_fragments) * GPU_WARP;
 
 template <int HeadDim>
@@ -43,8 +44,8 @@ GPU_DEVICE void load_queries(const AttentionPrefill& p, const PrefillRows& rows,
 // The chunks of a tile of tokens that this thread copies, one of keys and one of values each turn: calls
 // copy(turn, to, offset in the cache, valid). Behind the last visible token, zeros.
 template <int HeadDim, class Copy>
-GPU_DEVICE void for_tile(const AttentionPrefill& p, const PrefillRows& rows, const std::int32_t* table, int tile,
-                         Copy copy) {
+GPU_DEVICE void for_tile(const AttentionPrefill& p, const PrefillRows& rows, const std::int32_t* table,
+                         int tile, Copy copy) {
   using Head = HeadTile<HeadDim, false>;
   const std::int64_t token_bytes = static_cast<std::int64_t>(p.kv_heads) * Head::row_bytes;
   constexpr int copies = tile_tokens * Head::chunks / prefill_threads;
@@ -78,7 +79,8 @@ struct TileInRegisters {
   static constexpr int copies = tile_tokens * HeadTile<HeadDim, false>::chunks / prefill_threads;
   GpuBytes16 key[copies], value[copies];
 
-  GPU_DEVICE_MEMBER void load(const AttentionPrefill& p, const PrefillRows& rows, const std::int32_t* table, int tile) {
+  GPU_DEVICE_MEMBER void load(const AttentionPrefill& p, const PrefillRows& rows, const std::int32_t* table,
+                              int tile) {
     for_tile<HeadDim>(p, rows, table, tile, [&](int i, std::uint32_t, std::int64_t at, bool valid) {
       const auto* keys = static_cast<const unsigned char*>(p.kv.keys);
       const auto* values = static_cast<const unsigned char*>(p.kv.values);
@@ -123,7 +125,8 @@ GPU_DEVICE void score_tile(SharedAddress queries, SharedAddress keys, Scores& sc
   }
   GPU_UNROLL for (int i = 0; i < row_fragments; i++) {
     GPU_UNROLL for (int j = 0; j < score_parts; j++) {
-      GPU_UNROLL for (int c = 0; c < 4; c++) scores[i][j][c] = tiles[i][j / tile_parts].value[j % tile_parts][c];
+      GPU_UNROLL for (int c = 0; c < 4; c++) scores[i][j][c] =
+          tiles[i][j / tile_parts].value[j % tile_parts][c];
     }
   }
 }
@@ -134,8 +137,9 @@ GPU_DEVICE void scale_and_mask(const PrefillRows& rows, int tile, float factor, 
   const bool all_seen = (tile + 1) * tile_tokens <= rows.visible(first);
   GPU_UNROLL for (int i = 0; i < row_fragments; i++) {
     GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) {
-      const int left = all_seen ? tile_tokens
-                                : rows.visible(first + 16 * i + tile_row(half)) - tile * tile_tokens - tile_column(0, 0);
+      const int left =
+          all_seen ? tile_tokens
+                   : rows.visible(first + 16 * i + tile_row(half)) - tile * tile_tokens - tile_column(0, 0);
       GPU_UNROLL for (int j = 0; j < score_parts; j++) {
         GPU_UNROLL for (int c = 0; c < 4; c++) {
           if (tile_held(c) != half) continue;
@@ -157,7 +161,8 @@ GPU_DEVICE void add_values(SharedAddress values, const Scores& weights,
     GPU_UNROLL for (int tile = 0; tile < HeadDim / 16; tile++) {
       ValueOperand v;
       v.load<HeadDim>(values, static_cast<unsigned>(16 * block), static_cast<unsigned>(tile));
-      GPU_UNROLL for (int i = 0; i < row_fragments; i++) multiply_tokens(rows[i].out, tile_parts * tile, w[i], v);
+      GPU_UNROLL for (int i = 0; i < row_fragments; i++)
+          multiply_tokens(rows[i].out, tile_parts * tile, w[i], v);
       keep_order();
     }
   }
@@ -165,8 +170,8 @@ GPU_DEVICE void add_values(SharedAddress values, const Scores& weights,
 
 // One tile of tokens in shared memory: scores, softmax, values.
 template <int HeadDim>
-GPU_DEVICE void attend_tile(const PrefillRows& at, int tile, float factor, SharedAddress queries, SharedAddress stage,
-                            SoftmaxRows<HeadDim> (&rows)[row_fragments]) {
+GPU_DEVICE void attend_tile(const PrefillRows& at, int tile, float factor, SharedAddress queries,
+                            SharedAddress stage, SoftmaxRows<HeadDim> (&rows)[row_fragments]) {
   Scores scores;
   score_tile<HeadDim>(queries, stage, scores);
   scale_and_mask(at, tile, factor, scores);
@@ -198,8 +203,8 @@ __global__ void __launch_bounds__(prefill_threads, 2) prefill_kernel(const Atten
                            stages + static_cast<unsigned>((tile + 1) % 2 * Shape::stage_bytes));
         copy_async_commit();
       }
-      attend_tile<HeadDim>(at, tile, factor, queries, stages + static_cast<unsigned>(tile % 2 * Shape::stage_bytes),
-                           rows);
+      attend_tile<HeadDim>(at, tile, factor, queries,
+                           stages + static_cast<unsigned>(tile % 2 * Shape::stage_bytes), rows);
     }
   } else {
     TileInRegisters<HeadDim> next;

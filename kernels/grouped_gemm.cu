@@ -1,9 +1,9 @@
-// Grouped GEMM on matrix cores: mma.sync, MFMA, WMMA (matrix_tile.h). A block stays and walks over tiles; its loads run
-// ahead across the borders of tiles, so that short k (down projections of small experts) keeps memory busy as well:
-// by a pipeline of cp.async stages or, where there is no such copy, by one stage in registers.
-// A stage is 128 bytes of k for every row of the tile: 64 bf16, or 128 e4m3, which is exactly one block of
-// scales. Tiles of one expert and the same weights are neighbours in the order of tiles: weights come from
-// memory once and meet the expert's other row tiles in L2.
+// Grouped GEMM on matrix cores: mma.sync, MFMA, WMMA (matrix_tile.h). A block stays and walks over tiles; its
+// loads run ahead across the borders of tiles, so that short k (down projections of small experts) keeps
+// memory busy as well: by a pipeline of cp.async stages or, where there is no such copy, by one stage in
+// registers. A stage is 128 bytes of k for every row of the tile: 64 bf16, or 128 e4m3, which is exactly one
+// block of scales. Tiles of one expert and the same weights are neighbours in the order of tiles: weights
+// come from memory once and meet the expert's other row tiles in L2.
 #include "kernels/grouped_gemm.h"
 
 #include "kernels/gpu_runtime.h"
@@ -62,8 +62,8 @@ GPU_DEVICE bool copy_place(int index, std::uint32_t& to) {
   return S::tile_rows >= S::copied_rows || row < S::tile_rows;
 }
 
-// One stage, 16-byte chunks, eight to a row: calls copy(index, from, valid). Rows beyond the expert, columns beyond n
-// and bytes beyond k are not valid and count as zeros.
+// One stage, 16-byte chunks, eight to a row: calls copy(index, from, valid). Rows beyond the expert, columns
+// beyond n and bytes beyond k are not valid and count as zeros.
 template <class S, class Copy>
 GPU_DEVICE void for_stage(const GroupedGemm& p, const TileCursor& cursor, Copy copy) {
   const std::int64_t row_bytes = static_cast<std::int64_t>(p.k) * (S::fp8 ? 1 : 2);
@@ -171,7 +171,8 @@ struct StageScales {
       for (int j = 0; j < S::column_tiles; j++) {
         GPU_UNROLL
         for (int c = 0; c < 4 * tile_parts; c++) {
-          total.tile[i][j].value[c / 4][c % 4] += block.tile[i][j].value[c / 4][c % 4] * row[i][tile_held(c % 4)];
+          total.tile[i][j].value[c / 4][c % 4] +=
+              block.tile[i][j].value[c / 4][c % 4] * row[i][tile_held(c % 4)];
         }
       }
     }
@@ -196,7 +197,8 @@ GPU_DEVICE void store_tile(const GroupedGemm& p, const Tile& tile, const Accumul
         GPU_UNROLL
         for (int run = 0; run < tile_runs; run++) {
           const MatrixTile& product = sums.tile[i][j];
-          store_run<tile_run>(to, column0 + 16 * j + tile_column(run, 2 * held), p.n, &product.value[run][2 * held]);
+          store_run<tile_run>(to, column0 + 16 * j + tile_column(run, 2 * held), p.n,
+                              &product.value[run][2 * held]);
         }
       }
     }

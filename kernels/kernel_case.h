@@ -1,6 +1,6 @@
 // One operator at one shape as something that can be filled, launched, timed and checked: what `calibrate`
-// and the kernel tests work with. The same cases run on a GPU and, for kernels without matrix instructions,
-// in the CPU fibre simulator; they see memory only through DeviceMemory.
+// and the kernel tests work with. The same cases run on a GPU and, but for
+// wgmma and libraries, in the CPU fibre simulator; they see memory only through DeviceMemory.
 #pragma once
 
 #include <cstddef>

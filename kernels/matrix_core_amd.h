@@ -1,9 +1,10 @@
-// Wave-level matrix instructions of AMD parts: MFMA of gfx942 (64 lanes, e4m3 is FNUZ) and WMMA of gfx1201 (32 lanes,
-// OCP), and in the CPU fibre simulator the same, emulated from the tables of matrix_layout.h. Operands are 32-bit
-// registers as a lane holds them. What the kernels use on every target is in matrix_tile.h.
+// Wave-level matrix instructions of AMD parts: MFMA of gfx942 (64 lanes, e4m3 is FNUZ) and WMMA of gfx1201
+// (32 lanes, OCP), and in the CPU fibre simulator the same, emulated from the tables of matrix_layout.h.
+// Operands are 32-bit registers as a lane holds them. What the kernels use on every target is in
+// matrix_tile.h.
 //
-// There is no asynchronous copy into shared memory of 16 bytes a lane (gfx950 has one): copy_async loads and stores at
-// once, and a kernel that wants to run ahead keeps what it loaded in registers.
+// There is no asynchronous copy into shared memory of 16 bytes a lane (gfx950 has one): copy_async loads and
+// stores at once, and a kernel that wants to run ahead keeps what it loaded in registers.
 #pragma once
 
 #include "kernels/gpu_runtime.h"
@@ -49,28 +50,30 @@ using Mfma4 = float __attribute__((ext_vector_type(4)));
 using MfmaBf16 = short __attribute__((ext_vector_type(4)));
 GPU_DEVICE void mfma_16x16x16_bf16(float (&d)[4], const std::uint32_t (&a)[2], const std::uint32_t (&b)[2]) {
   Mfma4 sums = {d[0], d[1], d[2], d[3]};
-  sums = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(MfmaBf16, a), __builtin_bit_cast(MfmaBf16, b),
-                                                   sums, 0, 0, 0);
+  sums = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(__builtin_bit_cast(MfmaBf16, a),
+                                                   __builtin_bit_cast(MfmaBf16, b), sums, 0, 0, 0);
   GPU_UNROLL for (int i = 0; i < 4; i++) d[i] = sums[i];
 }
 GPU_DEVICE void mfma_16x16x32_fp8(float (&d)[4], const std::uint32_t (&a)[2], const std::uint32_t (&b)[2]) {
   Mfma4 sums = {d[0], d[1], d[2], d[3]};
-  sums = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(__builtin_bit_cast(long, a), __builtin_bit_cast(long, b), sums, 0,
-                                                    0, 0);
+  sums = __builtin_amdgcn_mfma_f32_16x16x32_fp8_fp8(__builtin_bit_cast(long, a), __builtin_bit_cast(long, b),
+                                                    sums, 0, 0, 0);
   GPU_UNROLL for (int i = 0; i < 4; i++) d[i] = sums[i];
 }
 #elif defined(__HIP_DEVICE_COMPILE__)
 using Wmma8 = float __attribute__((ext_vector_type(8)));
 using WmmaBf16 = short __attribute__((ext_vector_type(8)));
 using WmmaFp8 = int __attribute__((ext_vector_type(2)));
-GPU_DEVICE void wmma_16x16x16_bf16(float (&d)[2][4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[4]) {
+GPU_DEVICE void wmma_16x16x16_bf16(float (&d)[2][4], const std::uint32_t (&a)[4],
+                                   const std::uint32_t (&b)[4]) {
   Wmma8 sums;
   GPU_UNROLL for (int i = 0; i < 8; i++) sums[i] = d[i / 4][i % 4];
   sums = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12(__builtin_bit_cast(WmmaBf16, a),
                                                            __builtin_bit_cast(WmmaBf16, b), sums);
   GPU_UNROLL for (int i = 0; i < 8; i++) d[i / 4][i % 4] = sums[i];
 }
-GPU_DEVICE void wmma_16x16x16_fp8(float (&d)[2][4], const std::uint32_t (&a)[2], const std::uint32_t (&b)[2]) {
+GPU_DEVICE void wmma_16x16x16_fp8(float (&d)[2][4], const std::uint32_t (&a)[2],
+                                  const std::uint32_t (&b)[2]) {
   Wmma8 sums;
   GPU_UNROLL for (int i = 0; i < 8; i++) sums[i] = d[i / 4][i % 4];
   sums = __builtin_amdgcn_wmma_f32_16x16x16_fp8_fp8_w32_gfx12(__builtin_bit_cast(WmmaFp8, a),
@@ -91,10 +94,11 @@ GPU_DEVICE std::uint32_t bf16_of_e4m3(std::uint32_t two) {
 #endif
 }
 GPU_DEVICE float exp2_fast(float x) { return __builtin_amdgcn_exp2f(x); }
-// The compiler moves no instruction past it: without one, loads of a whole unrolled loop come first, and spill.
+// The compiler moves no instruction past it: without one, loads of a whole unrolled loop come first, and
+// spill.
 GPU_DEVICE void keep_order() { __builtin_amdgcn_sched_barrier(0); }
-// The same number, of which the compiler knows nothing: addresses that are computed from it are not kept in registers
-// for a whole loop, where a swizzled tile has a hundred of them.
+// The same number, of which the compiler knows nothing: addresses that are computed from it are not kept in
+// registers for a whole loop, where a swizzled tile has a hundred of them.
 GPU_DEVICE std::uint32_t fresh(std::uint32_t number) {
 #if defined(__HIP_DEVICE_COMPILE__)
   asm volatile("" : "+v"(number));
@@ -114,8 +118,8 @@ void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, s
 
 #endif  // not simulated
 
-// 16 bytes, zeros where `valid` is false: the source must be readable even so, because a load that may not be made
-// is a branch, and the loads behind it wait.
+// 16 bytes, zeros where `valid` is false: the source must be readable even so, because a load that may not be
+// made is a branch, and the loads behind it wait.
 GPU_DEVICE GpuBytes16 load_or_zeros(const void* from, bool valid) {
   GpuBytes16 bytes = gpu_load<GpuBytes16>(from, 0);
   GPU_UNROLL for (int i = 0; i < 4; i++) bytes.word[i] = valid ? bytes.word[i] : 0;

@@ -1,6 +1,7 @@
-// The simulator's half of matrix_core_amd.h: a matrix instruction is that every lane lays down its elements where the tables
-// of matrix_layout.h say they belong, the wave meets, every lane takes the results that the tables give it. Products are added in
-// order of k in fp32; what the hardware keeps between them no table says, and the tolerance of the cases allows for it.
+// The simulator's half of matrix_core_amd.h: a matrix instruction is that every lane lays down its elements
+// where the tables of matrix_layout.h say they belong, the wave meets, every lane takes the results that the
+// tables give it. Products are added in order of k in fp32; what the hardware keeps between them no table
+// says, and the tolerance of the cases allows for it.
 #pragma once
 
 #include <array>
@@ -16,7 +17,8 @@ using SharedAddress = std::uintptr_t;
 
 namespace simulated {
 
-// The operands of a wave's instruction, [line][k]. Two halves: nobody reuses one before the meeting after next.
+// The operands of a wave's instruction, [line][k]. Two halves: nobody reuses one before the meeting after
+// next.
 struct MatrixWave {
   std::array<float, 16 * 32> left, right;
 };
@@ -31,7 +33,8 @@ float decode_operand(std::uint32_t word, int element) {
   if constexpr (Bits == 16) return bf16_to_float(static_cast<std::uint16_t>(word >> (16 * element)));
   static const std::array<float, 256> values = [] {
     std::array<float, 256> all{};
-    for (unsigned bits = 0; bits < 256; ++bits) all[bits] = fp8_to_float(static_cast<std::uint8_t>(bits), gpu_fp8_format);
+    for (unsigned bits = 0; bits < 256; ++bits)
+      all[bits] = fp8_to_float(static_cast<std::uint8_t>(bits), gpu_fp8_format);
     return all;
   }();
   return values[(word >> (8 * element)) & 0xFF];

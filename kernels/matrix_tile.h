@@ -1,16 +1,18 @@
 // Matrix cores as one kernel source uses them on every target: products of 16 rows and 16 columns by mma.sync
-// (tensor_core.h), MFMA or WMMA (matrix_core_amd.h). Rows of both operands lie along k, 16-byte chunks in shared memory.
+// (tensor_core.h), MFMA or WMMA (matrix_core_amd.h). Rows of both operands lie along k, 16-byte chunks in
+// shared memory.
 //
-// A *step* is as much of k as fills four registers of a lane: 32 bytes, 64 on gfx942. A lane of AMD's holds one chunk
-// of one row for both operands, so any order of k within a step will do as long as both follow it, and one 16-byte load
-// serves two instructions that take eight bytes. The operands go in swapped: the instruction's D has a lane hold one
-// column, and as the columns of Bᵀ · Aᵀ are rows of the product, a lane ends with neighbouring columns of one row, which
-// it stores at once and which share a scale.
+// A *step* is as much of k as fills four registers of a lane: 32 bytes, 64 on gfx942. A lane of AMD's holds
+// one chunk of one row for both operands, so any order of k within a step will do as long as both follow it,
+// and one 16-byte load serves two instructions that take eight bytes. The operands go in swapped: the
+// instruction's D has a lane hold one column, and as the columns of Bᵀ · Aᵀ are rows of the product, a lane
+// ends with neighbouring columns of one row, which it stores at once and which share a scale.
 #pragma once
 
 #include "kernels/gpu_runtime.h"
 
-// 0: NVIDIA; 942, 1201: AMD. The simulator stands for gfx942 at 64 lanes, at 32 for NVIDIA or, asked to, gfx1201.
+// 0: NVIDIA; 942, 1201: AMD. The simulator stands for gfx942 at 64 lanes, at 32 for NVIDIA or, asked to,
+// gfx1201.
 #if defined(__gfx942__) || (defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP == 64)
 #define ORRERY_MATRIX_TARGET 942
 #elif defined(__HIP__) || defined(ORRERY_SIMULATED_GFX1201)
@@ -28,11 +30,15 @@
 namespace orrery::kernels {
 
 constexpr bool copies_run_ahead = ORRERY_MATRIX_TARGET == 0;  // copy_async returns before the copy
-constexpr int tile_step_bytes = ORRERY_MATRIX_TARGET == 942 ? 64 : 32, tile_step_chunks = tile_step_bytes / 16;
-constexpr int tile_parts = ORRERY_MATRIX_TARGET == 942 ? 1 : 2;  // of four values that a lane holds of a product
-// Different rows among a lane's values, and neighbouring columns that it holds of one of them: so many, so often.
+constexpr int tile_step_bytes = ORRERY_MATRIX_TARGET == 942 ? 64 : 32,
+              tile_step_chunks = tile_step_bytes / 16;
+constexpr int tile_parts = ORRERY_MATRIX_TARGET == 942 ? 1 : 2;  // of four values that a lane holds of a
+                                                                 // product
+// Different rows among a lane's values, and neighbouring columns that it holds of one of them: so many, so
+// often.
 constexpr int tile_rows_held = ORRERY_MATRIX_TARGET == 0 ? 2 : 1;
-constexpr int tile_runs = ORRERY_MATRIX_TARGET == 0 ? 2 : 1, tile_run = ORRERY_MATRIX_TARGET == 0 ? 2 : 4 * tile_parts;
+constexpr int tile_runs = ORRERY_MATRIX_TARGET == 0 ? 2 : 1,
+              tile_run = ORRERY_MATRIX_TARGET == 0 ? 2 : 4 * tile_parts;
 
 struct MatrixTile {
   float value[tile_parts][4];
@@ -89,8 +95,8 @@ GPU_DEVICE void store_run(std::uint16_t* row, int column, int n, const float* va
   }
 }
 
-// One step of k of 16 rows: the lane names the chunk at (row, chunk) of its operand, counted from the tile's first row
-// and the step's first chunk.
+// One step of k of 16 rows: the lane names the chunk at (row, chunk) of its operand, counted from the tile's
+// first row and the step's first chunk.
 struct MatrixOperand {
   std::uint32_t word[4];
 

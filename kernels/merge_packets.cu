@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(threads) merge_packets_kernel(MergePacketsLaun
   std::size_t at = lane;
   for (; at + (ahead - 1) * GPU_WARP < vectors; at += ahead * GPU_WARP) {
     GpuBytes16 part[ahead];
-    GPU_UNROLL for (unsigned i = 0; i < ahead; ++i) part[i] = gpu_load<GpuBytes16>(packet.from, at + i * GPU_WARP);
+    GPU_UNROLL for (unsigned i = 0; i < ahead; ++i) part[i] =
+        gpu_load<GpuBytes16>(packet.from, at + i * GPU_WARP);
     GPU_UNROLL for (unsigned i = 0; i < ahead; ++i) gpu_store(packet.to, at + i * GPU_WARP, part[i]);
   }
   for (; at < vectors; at += GPU_WARP) gpu_store(packet.to, at, gpu_load<GpuBytes16>(packet.from, at));

@@ -1,5 +1,6 @@
-// Many small copies in one launch: packets from wherever they lie to wherever they go, as a transfer of many short pieces
-// is merged into one message, or taken apart again. A launch each would cost more than the bytes.
+// Many small copies in one launch: packets from wherever they lie to wherever they go, as a transfer of many
+// short pieces is merged into one message, or taken apart again. A launch each would cost more than the
+// bytes.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,8 @@ template <unsigned lanes, bool norm, bool fp8>
 __global__ void __launch_bounds__(256) qk_norm_rotary_kv_kernel(QkNormRotaryKvLaunch a) {
   const unsigned vector = threadIdx.x % lanes;
   const auto q_heads = static_cast<unsigned>(a.heads), kv_heads = static_cast<unsigned>(a.kv_heads);
-  const GpuPlace place = gpu_place(blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes, q_heads + 2 * kv_heads);
+  const GpuPlace place =
+      gpu_place(blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes, q_heads + 2 * kv_heads);
   const std::int64_t token = place.row;
   const unsigned head = place.vector;
   const bool inside = token < a.tokens, is_query = head < q_heads, is_value = head >= q_heads + kv_heads;
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(256) qk_norm_rotary_kv_kernel(QkNormRotaryKvLa
 template <unsigned lanes, bool norm>
 void launch_lanes(const QkNormRotaryKvLaunch& a, void* stream) {
   const std::int64_t heads = std::int64_t{a.tokens} * (a.heads + 2 * a.kv_heads);
-  auto* kernel = a.fp8 ? qk_norm_rotary_kv_kernel<lanes, norm, true> : qk_norm_rotary_kv_kernel<lanes, norm, false>;
+  auto* kernel =
+      a.fp8 ? qk_norm_rotary_kv_kernel<lanes, norm, true> : qk_norm_rotary_kv_kernel<lanes, norm, false>;
   gpu_launch(kernel, {gpu_blocks_for(heads, 256 / lanes)}, 256, stream, a);
 }
 

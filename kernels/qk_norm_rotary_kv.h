@@ -1,7 +1,7 @@
-// What stands between the projection of q, k and v and attention, in one launch: RMSNorm of each head of q and k (where
-// the model has it), rotary embedding of both, and k and v into the paged cache, quantised where the cache is fp8. Heads
-// are normed and turned as in rotary.h, the cache is laid out as in kv_write.h. In fp32, rounded once: apart, k is rounded
-// to bf16 before it is quantised.
+// What stands between the projection of q, k and v and attention, in one launch: RMSNorm of each head of q
+// and k (where the model has it), rotary embedding of both, and k and v into the paged cache, quantised where
+// the cache is fp8. Heads are normed and turned as in rotary.h, the cache is laid out as in kv_write.h. In
+// fp32, rounded once: apart, k is rounded to bf16 before it is quantised.
 #pragma once
 
 #include <cstdint>

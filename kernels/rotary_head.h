@@ -1,5 +1,5 @@
-// Device code of kernels that norm and turn heads: a head is `lanes` neighbouring lanes, eight elements each; the partner
-// of a lane's elements sits lanes/2 away. Include it from .cu files only.
+// Device code of kernels that norm and turn heads: a head is `lanes` neighbouring lanes, eight elements each;
+// the partner of a lane's elements sits lanes/2 away. Include it from .cu files only.
 #pragma once
 
 #include "kernels/gpu_runtime.h"

@@ -54,7 +54,8 @@ GPU_DEVICE void choose(const RouterGroupedTopkLaunch& a, std::int64_t row, Route
   GPU_UNROLL for (int i = 0; i < each; ++i) {
     if (lane + i * GPU_WARP >= a.experts) continue;
     if (score[i] != score[i]) poison = score[i];
-    score[i] = a.sigmoid ? gpu_reciprocal(1.0F + gpu_exp2(-score[i] * log2_e)) : gpu_exp2((score[i] - largest) * log2_e);
+    score[i] = a.sigmoid ? gpu_reciprocal(1.0F + gpu_exp2(-score[i] * log2_e))
+                         : gpu_exp2((score[i] - largest) * log2_e);
     sum += score[i];
   }
   poison = gpu_group_sum(poison);

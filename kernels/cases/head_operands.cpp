@@ -10,7 +10,9 @@ namespace orrery::kernels {
 namespace {
 constexpr std::int64_t most_positions = 1024;
 
-std::int64_t cache_blocks(const CaseSpec& spec) { return (spec.m + spec.block_size - 1) / spec.block_size + 3; }
+std::int64_t cache_blocks(const CaseSpec& spec) {
+  return (spec.m + spec.block_size - 1) / spec.block_size + 3;
+}
 }  // namespace
 
 std::vector<std::int64_t> draw_positions(std::int64_t tokens, std::uint64_t seed) {

@@ -58,7 +58,8 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
   values.fill(memory, how, 1 / value_scale, seed + 1);
   const std::size_t token_bytes =
       static_cast<std::size_t>(layout.kv_heads * layout.head_dim) * element_bytes(keys.element);
-  const bool fnuz = keys.element == Element::fp8 && device_fp8() == Fp8Format::fnuz;  // whose only NaN is 0x80
+  const bool fnuz = keys.element == Element::fp8 && device_fp8() == Fp8Format::fnuz;  // whose only NaN is
+                                                                                      // 0x80
   for (std::size_t s = 0; spoil_tails && s < layout.tokens.size(); ++s) {
     const std::int64_t used = layout.tokens[s] % kv_block_tokens;
     if (used == 0) continue;

@@ -43,8 +43,8 @@ class QkNormRotaryKvCase : public CaseOf<QkNormRotaryKvLaunch> {
       const auto keys = cached(memory, a.key_cache, slot), values = cached(memory, a.value_cache, slot);
       for (std::int64_t head = 0; head < spec_.kv_heads; ++head) {
         const auto k = head_of(in, spec_.heads + head), v = head_of(in, spec_.heads + spec_.kv_heads + head);
-        compare_cached(comparison, "key", slot, head, keys, turn_head(reference_rms_norm(k, k_weight, a.epsilon), table),
-                       a.key_scale);
+        compare_cached(comparison, "key", slot, head, keys,
+                       turn_head(reference_rms_norm(k, k_weight, a.epsilon), table), a.key_scale);
         std::vector<TurnedElement> as_is(v.size());
         for (std::size_t i = 0; i < v.size(); ++i) as_is[i] = {v[i], 0};
         compare_cached(comparison, "value", slot, head, values, as_is, a.value_scale);
@@ -58,7 +58,8 @@ class QkNormRotaryKvCase : public CaseOf<QkNormRotaryKvLaunch> {
   double flops() const override { return 7 * static_cast<double>(spec_.m * (q_width() + kv_width())); }
   double bytes() const override {
     const std::int64_t in = q_width() + 2 * kv_width();
-    return static_cast<double>(spec_.m) * static_cast<double>(2 * in + 2 * q_width() + 2 * kv_width() * element_bytes());
+    return static_cast<double>(spec_.m) *
+           static_cast<double>(2 * in + 2 * q_width() + 2 * kv_width() * element_bytes());
   }
 
  protected:
@@ -96,19 +97,22 @@ class QkNormRotaryKvCase : public CaseOf<QkNormRotaryKvLaunch> {
     return {begin, begin + static_cast<std::ptrdiff_t>(spec_.head_dim)};
   }
   std::vector<double> cached(DeviceMemory& memory, const void* cache, std::int64_t slot) const {
-    if (fp8_) return fetch_fp8(memory, static_cast<const std::uint8_t*>(cache) + slot * kv_width(), kv_width());
+    if (fp8_)
+      return fetch_fp8(memory, static_cast<const std::uint8_t*>(cache) + slot * kv_width(), kv_width());
     return fetch_bf16(memory, static_cast<const std::uint16_t*>(cache) + slot * kv_width(), kv_width());
   }
   void compare_cached(Comparison& comparison, const char* name, std::int64_t slot, std::int64_t head,
-                      const std::vector<double>& row, const std::vector<TurnedElement>& expected, double scale) const {
+                      const std::vector<double>& row, const std::vector<TurnedElement>& expected,
+                      double scale) const {
     const auto stored = head_of(row, head);
     const double largest = fp8_largest(device_fp8()) * scale;
     for (std::size_t i = 0; i < stored.size(); ++i) {
       const double e = expected[i].value;
       const double clamped = fp8_ && e == e ? std::clamp(e, -largest, largest) : e;
       const double slack = fp32_tolerance(e, expected[i].magnitude);
-      comparison.value(name, slot, column(head, i), fp8_ ? stored[i] * scale : stored[i], clamped,
-                       fp8_ ? fp8_tolerance(clamped, scale) + slack : bf16_tolerance(e, expected[i].magnitude));
+      comparison.value(
+          name, slot, column(head, i), fp8_ ? stored[i] * scale : stored[i], clamped,
+          fp8_ ? fp8_tolerance(clamped, scale) + slack : bf16_tolerance(e, expected[i].magnitude));
     }
   }
   void compare_untouched(Comparison& comparison, DeviceMemory& memory, std::int64_t slot) const {
@@ -130,7 +134,8 @@ std::unique_ptr<KernelCase> make_qk_norm_rotary_kv_case(const CaseSpec& spec, st
   const bool good = spec.m >= 1 && spec.heads >= 1 && spec.kv_heads >= 1 && spec.block_size >= 1 &&
                     (spec.head_dim == 64 || spec.head_dim == 128 || spec.head_dim == 256) &&
                     (spec.kv_dtype == "bf16" || spec.kv_dtype == "fp8");
-  if (!needs(good, spec, "m, heads, kv_heads, block_size >= 1, head_dim 64, 128 or 256, kv_dtype bf16 or fp8", why)) {
+  if (!needs(good, spec, "m, heads, kv_heads, block_size >= 1, head_dim 64, 128 or 256, kv_dtype bf16 or fp8",
+             why)) {
     return nullptr;
   }
   return std::make_unique<QkNormRotaryKvCase>(spec);

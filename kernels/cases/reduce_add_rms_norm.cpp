@@ -10,7 +10,8 @@ namespace orrery::kernels {
 
 namespace {
 
-// The parts of all ranks lie in one memory here: what is read from a peer is the same bytes over a slower way.
+// The parts of all ranks lie in one memory here: what is read from a peer is the same bytes over a slower
+// way.
 class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
  public:
   ReduceAddRmsNormCase(const CaseSpec& spec, Fp8Scaling scaling)
@@ -31,7 +32,8 @@ class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
       }
       const auto actual = fetch_bf16(memory, a.out + at, spec_.n);
       for (std::size_t i = 0; i < expected.size(); ++i) {
-        comparison.value("out", row, static_cast<std::int64_t>(i), actual[i], expected[i], bf16_tolerance(expected[i]));
+        comparison.value("out", row, static_cast<std::int64_t>(i), actual[i], expected[i],
+                         bf16_tolerance(expected[i]));
       }
     }
     return comparison.result();
@@ -64,11 +66,13 @@ class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
   // Compares the sum with what was written, and returns what was written: the norm's input.
   std::vector<double> checked_sum(Comparison& comparison, DeviceMemory& memory, std::int64_t row) const {
     const std::int64_t at = row * spec_.n;
-    std::vector<double> expected = fetch_bf16(memory, first().residual + at, spec_.n), magnitude(expected.size());
+    std::vector<double> expected = fetch_bf16(memory, first().residual + at, spec_.n),
+                        magnitude(expected.size());
     for (std::size_t i = 0; i < expected.size(); ++i) magnitude[i] = std::fabs(expected[i]);
     for (int r = 0; r < spec_.ranks; ++r) {
       const auto part = fetch_bf16(memory, first().parts[r] + at, spec_.n);
-      for (std::size_t i = 0; i < part.size(); ++i) expected[i] += part[i], magnitude[i] += std::fabs(part[i]);
+      for (std::size_t i = 0; i < part.size(); ++i)
+        expected[i] += part[i], magnitude[i] += std::fabs(part[i]);
     }
     auto sum = fetch_bf16(memory, first().residual_out + at, spec_.n);
     for (std::size_t i = 0; i < sum.size(); ++i) {

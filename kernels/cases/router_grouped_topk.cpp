@@ -106,7 +106,8 @@ class RouterGroupedTopkCase : public CaseOf<RouterGroupedTopkLaunch> {
     return true;
   }
 
-  // Groups in double precision: what each is worth, and the worth of the last chosen and of the best left out.
+  // Groups in double precision: what each is worth, and the worth of the last chosen and of the best left
+  // out.
   std::vector<double> worth_of_groups(const std::vector<double>& choice) const {
     const auto each = static_cast<std::ptrdiff_t>(spec_.experts / spec_.groups);
     std::vector<double> worth;
@@ -118,7 +119,8 @@ class RouterGroupedTopkCase : public CaseOf<RouterGroupedTopkLaunch> {
     return worth;
   }
 
-  // The j-th choice is no worse than the best that was surely there to choose, and of a group that may have been open.
+  // The j-th choice is no worse than the best that was surely there to choose, and of a group that may have
+  // been open.
   void check_choice(Comparison& comparison, std::int64_t row, const std::vector<double>& scores,
                     const std::vector<double>& bias, const std::vector<std::int32_t>& chosen) const {
     std::vector<double> choice(scores.size());
@@ -128,7 +130,9 @@ class RouterGroupedTopkCase : public CaseOf<RouterGroupedTopkLaunch> {
     std::sort(ordered.begin(), ordered.end(), std::greater<>());
     const auto open = static_cast<std::size_t>(spec_.top_groups);
     const double last = ordered[open - 1], next = open < ordered.size() ? ordered[open] : -HUGE_VAL;
-    const auto group_of = [&](std::size_t e) { return e / static_cast<std::size_t>(spec_.experts / spec_.groups); };
+    const auto group_of = [&](std::size_t e) {
+      return e / static_cast<std::size_t>(spec_.experts / spec_.groups);
+    };
     std::vector<bool> taken(scores.size(), false);
     for (std::size_t j = 0; j < chosen.size(); ++j) {
       const auto mine = static_cast<std::size_t>(chosen[j]);
@@ -149,12 +153,15 @@ class RouterGroupedTopkCase : public CaseOf<RouterGroupedTopkLaunch> {
 
 std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, bool sigmoid, std::string& why) {
   const bool grouped = spec.groups >= 1 && spec.groups <= router_most_groups && spec.experts >= spec.groups &&
-                       spec.experts % spec.groups == 0 && spec.top_groups >= 1 && spec.top_groups <= spec.groups;
+                       spec.experts % spec.groups == 0 && spec.top_groups >= 1 &&
+                       spec.top_groups <= spec.groups;
   const std::int64_t each = grouped ? spec.experts / spec.groups : 0;
-  const bool good = spec.m >= 1 && grouped && spec.experts <= router_most_experts && (!sigmoid || each >= 2) &&
-                    spec.top_k >= 1 && spec.top_k <= std::min<std::int64_t>(spec.top_groups * each, router_most_chosen);
-  const char* need = "m >= 1, experts up to 512 in up to 32 equal groups (of two at least with a bias), top_groups of "
-                     "them, top_k up to their experts and 32";
+  const bool good = spec.m >= 1 && grouped && spec.experts <= router_most_experts &&
+                    (!sigmoid || each >= 2) && spec.top_k >= 1 &&
+                    spec.top_k <= std::min<std::int64_t>(spec.top_groups * each, router_most_chosen);
+  const char* need =
+      "m >= 1, experts up to 512 in up to 32 equal groups (of two at least with a bias), top_groups of "
+      "them, top_k up to their experts and 32";
   if (!needs(good, spec, need, why)) return nullptr;
   return std::make_unique<RouterGroupedTopkCase>(spec, sigmoid);
 }

@@ -115,7 +115,7 @@ TEST_CASE("routing by groups agrees with its reference", "[kernels]") {
     for (const auto& [m, experts, k, groups, top] : {std::tuple{1, 2, 1, 1, 1},  // no groups
                                                      {9, 256, 8, 8, 4},          // DeepSeek-V3
                                                      {5, 160, 6, 8, 3},          // DeepSeek-V2
-                                                     {3, 60, 4, 15, 2},          // groups of four, all of one taken
+                                                     {3, 60, 4, 15, 2},  // groups of four, all of one taken
                                                      {2, 512, 32, 32, 2},
                                                      {130, 64, 6, 1, 1}}) {
       CaseSpec spec = rows_of(op, m, 0);

@@ -1,5 +1,5 @@
-// The tables of AMD's matrix instructions: that they are bijections, that they say what AMD's documents print, and, where
-// the simulator stands for the part, that an emulated instruction is the product.
+// The tables of AMD's matrix instructions: that they are bijections, that they say what AMD's documents
+// print, and, where the simulator stands for the part, that an emulated instruction is the product.
 #include "kernels/matrix_layout.h"
 
 #include <vector>
@@ -12,8 +12,8 @@ using namespace orrery::kernels;
 
 namespace {
 
-constexpr MatrixLayout layouts[] = {mfma_16x16x16_bf16_layout, mfma_16x16x32_fp8_layout, wmma_16x16x16_bf16_layout,
-                                    wmma_16x16x16_fp8_layout};
+constexpr MatrixLayout layouts[] = {mfma_16x16x16_bf16_layout, mfma_16x16x32_fp8_layout,
+                                    wmma_16x16x16_bf16_layout, wmma_16x16x16_fp8_layout};
 
 bool same(MatrixPlace a, MatrixPlace b) { return a.line == b.line && a.k == b.k; }
 bool same(ResultPlace a, ResultPlace b) { return a.row == b.row && a.column == b.column; }
@@ -45,8 +45,8 @@ TEST_CASE("layouts of matrix instructions say what AMD's documents print", "[ker
   // Matrix Instruction Calculator 1.3.2, --architecture cdna3, --register-layout: of A (B: transposed) and D.
   const MatrixLayout& mfma = mfma_16x16x16_bf16_layout;
   CHECK(same(mfma.operand(0, 0), {0, 0}));
-  CHECK(same(mfma.operand(5, 3), {5, 3}));    // v1.[31:16]
-  CHECK(same(mfma.operand(16, 0), {0, 4}));   // the second sixteen lanes go on in k
+  CHECK(same(mfma.operand(5, 3), {5, 3}));   // v1.[31:16]
+  CHECK(same(mfma.operand(16, 0), {0, 4}));  // the second sixteen lanes go on in k
   CHECK(same(mfma.operand(63, 2), {15, 14}));
   CHECK(same(mfma.result(0, 3), {3, 0}));
   CHECK(same(mfma.result(17, 0), {4, 1}));
@@ -56,7 +56,8 @@ TEST_CASE("layouts of matrix instructions say what AMD's documents print", "[ker
   CHECK(same(mfma8.operand(18, 0), {2, 8}));
   CHECK(same(mfma8.operand(63, 7), {15, 31}));
   CHECK(same(mfma8.result(33, 2), {10, 1}));
-  // RDNA 4 ISA, §7.12.2, wave32: lanes 0–15 hold k 0–7, lanes 16–31 k 8–15; D: VGPR i is row i, and i + 8 above.
+  // RDNA 4 ISA, §7.12.2, wave32: lanes 0–15 hold k 0–7, lanes 16–31 k 8–15; D: VGPR i is row i, and i + 8
+  // above.
   for (const MatrixLayout& wmma : {wmma_16x16x16_bf16_layout, wmma_16x16x16_fp8_layout}) {
     CHECK(same(wmma.operand(3, 7), {3, 7}));
     CHECK(same(wmma.operand(19, 0), {3, 8}));
@@ -69,13 +70,15 @@ TEST_CASE("layouts of matrix instructions say what AMD's documents print", "[ker
 namespace {
 
 // Registers filled by the documents' own words, not by the tables under test.
-constexpr int each_bf16 = GPU_WARP == 64 ? 4 : 8, k_fp8 = GPU_WARP == 64 ? 32 : 16, rows_of_lane = GPU_WARP == 64 ? 4 : 8;
+constexpr int each_bf16 = GPU_WARP == 64 ? 4 : 8, k_fp8 = GPU_WARP == 64 ? 32 : 16,
+              rows_of_lane = GPU_WARP == 64 ? 4 : 8;
 
 float left(int row, int k) { return static_cast<float>(row * 16 + k - 100); }  // all different, exact in bf16
 float right(int column, int k) { return static_cast<float>((column * 37 + k * 11) % 251 - 77); }
 std::uint8_t left_fp8(int row, int k) {
   const int code = (row * 32 + k) * 7 % 256;
-  return static_cast<std::uint8_t>((code & 0x7F) == 0x7F || code == 0x80 ? 1 : code);  // no NaN of either format
+  return static_cast<std::uint8_t>((code & 0x7F) == 0x7F || code == 0x80 ? 1 : code);  // no NaN of either
+                                                                                       // format
 }
 std::uint8_t right_fp8(int column, int k) { return left_fp8(15 - column, (k * 5 + 3) % 32); }
 
@@ -151,9 +154,11 @@ void tile_product(float* out) {
   GPU_SHARED(unsigned char, rows, 2 * 16 * 128);
   for (int i = static_cast<int>(threadIdx.x); i < 16 * 32; i += static_cast<int>(blockDim.x)) {
     const int row = i / 32, pair = i % 32;
-    const std::uint32_t at = swizzled_128(static_cast<unsigned>(row), static_cast<unsigned>(pair / 4)) + pair % 4 * 4;
+    const std::uint32_t at =
+        swizzled_128(static_cast<unsigned>(row), static_cast<unsigned>(pair / 4)) + pair % 4 * 4;
     gpu_store(rows + at, 0, gpu_pack_bf16(tile_left(row, 2 * pair), tile_left(row, 2 * pair + 1)));
-    gpu_store(rows + 16 * 128 + at, 0, gpu_pack_bf16(tile_right(row, 2 * pair), tile_right(row, 2 * pair + 1)));
+    gpu_store(rows + 16 * 128 + at, 0,
+              gpu_pack_bf16(tile_right(row, 2 * pair), tile_right(row, 2 * pair + 1)));
   }
   gpu_barrier();
   MatrixTile tile{};
@@ -165,7 +170,8 @@ void tile_product(float* out) {
   multiply_step<false>(tile, a, b);
   if (gpu_warp_index() > 0) return;
   for (int part = 0; part < tile_parts; ++part) {
-    for (int c = 0; c < 4; ++c) out[tile_row(tile_held(c)) * 16 + tile_column(part, c)] += tile.value[part][c];
+    for (int c = 0; c < 4; ++c)
+      out[tile_row(tile_held(c)) * 16 + tile_column(part, c)] += tile.value[part][c];
   }
 }
 
@@ -180,7 +186,8 @@ TEST_CASE("a step of a matrix tile is the product of its rows on every target", 
   for (int row = 0; row < 16; ++row) {
     for (int column = 0; column < 16; ++column) {
       double expected = 0;
-      for (int k = step; k < 2 * step; ++k) expected += static_cast<double>(tile_left(row, k)) * tile_right(column, k);
+      for (int k = step; k < 2 * step; ++k)
+        expected += static_cast<double>(tile_left(row, k)) * tile_right(column, k);
       CAPTURE(row, column);
       CHECK(out[static_cast<std::size_t>(row * 16 + column)] == expected);
     }
