@@ -1,7 +1,8 @@
 // Queries, keys and values as MFMA and WMMA take them; included by attention_fragments.h. With the operands
-// swapped (matrix_tile.h) a lane's scores are of one query row and neighbouring tokens, and that is how the
-// second product takes its weights: nothing moves between lanes. e4m3 becomes bf16 on the way into registers,
-// exactly.
+// swapped (matrix_tile.h) a lane's scores are of one query row and neighbouring tokens, and packed they are
+// its weights for the second product: nothing moves between lanes. Values are loaded for the same tokens in
+// the same order, so that it does not matter as which k the instruction counts them. e4m3 becomes bf16 on the
+// way into registers, exactly.
 #pragma once
 
 #include "kernels/attention_fragments.h"

@@ -42,7 +42,7 @@ TEST_CASE("every element of a matrix operand and of a result lies in exactly one
 }
 
 TEST_CASE("layouts of matrix instructions say what AMD's documents print", "[kernels]") {
-  // Matrix Instruction Calculator 1.3.2, --architecture cdna3, --register-layout: of A (B: transposed) and D.
+  // Matrix Instruction Calculator 1.3.2, --architecture cdna3, --matrix-layout: of A (B: transposed) and D.
   const MatrixLayout& mfma = mfma_16x16x16_bf16_layout;
   CHECK(same(mfma.operand(0, 0), {0, 0}));
   CHECK(same(mfma.operand(5, 3), {5, 3}));   // v1.[31:16]
@@ -56,13 +56,19 @@ TEST_CASE("layouts of matrix instructions say what AMD's documents print", "[ker
   CHECK(same(mfma8.operand(18, 0), {2, 8}));
   CHECK(same(mfma8.operand(63, 7), {15, 31}));
   CHECK(same(mfma8.result(33, 2), {10, 1}));
-  // RDNA 4 ISA, §7.12.2, wave32: lanes 0–15 hold k 0–7, lanes 16–31 k 8–15; D: VGPR i is row i, and i + 8
-  // above.
-  for (const MatrixLayout& wmma : {wmma_16x16x16_bf16_layout, wmma_16x16x16_fp8_layout}) {
-    CHECK(same(wmma.operand(3, 7), {3, 7}));
-    CHECK(same(wmma.operand(19, 0), {3, 8}));
-    CHECK(same(wmma.result(4, 7), {7, 4}));
-    CHECK(same(wmma.result(20, 0), {8, 4}));
+  // --architecture rdna4: of 16 bits a lane holds two runs of four, of eight one of eight; D: VGPR i is row
+  // i, in the upper lanes i + 8.
+  const MatrixLayout& wmma = wmma_16x16x16_bf16_layout;
+  CHECK(same(wmma.operand(0, 3), {0, 3}));
+  CHECK(same(wmma.operand(1, 4), {1, 8}));  // v2.[15:0]
+  CHECK(same(wmma.operand(16, 0), {0, 4}));
+  CHECK(same(wmma.operand(17, 7), {1, 15}));
+  const MatrixLayout& wmma8 = wmma_16x16x16_fp8_layout;
+  CHECK(same(wmma8.operand(3, 7), {3, 7}));
+  CHECK(same(wmma8.operand(19, 0), {3, 8}));
+  for (const MatrixLayout& layout : {wmma, wmma8}) {
+    CHECK(same(layout.result(4, 7), {7, 4}));
+    CHECK(same(layout.result(20, 0), {8, 4}));
   }
 }
 
@@ -83,11 +89,13 @@ std::uint8_t left_fp8(int row, int k) {
 std::uint8_t right_fp8(int column, int k) { return left_fp8(15 - column, (k * 5 + 3) % 32); }
 
 void bf16_product(float* out) {
-  const int lane = static_cast<int>(gpu_lane()), line = lane % 16, first = each_bf16 * (lane / 16);
+  const int lane = static_cast<int>(gpu_lane()), line = lane % 16;
   std::uint32_t a[each_bf16 / 2], b[each_bf16 / 2];
   for (int i = 0; i < each_bf16 / 2; ++i) {
-    a[i] = gpu_pack_bf16(left(line, first + 2 * i), left(line, first + 2 * i + 1));
-    b[i] = gpu_pack_bf16(right(line, first + 2 * i), right(line, first + 2 * i + 1));
+    const int k = 4 * (lane / 16) + i % 2 * 2 + i / 2 * 8;  // VGPR i: a pair; the third and fourth eight
+                                                            // further on
+    a[i] = gpu_pack_bf16(left(line, k), left(line, k + 1));
+    b[i] = gpu_pack_bf16(right(line, k), right(line, k + 1));
   }
 #if ORRERY_MATRIX_TARGET == 942
   float d[4] = {1000, 1000, 1000, 1000};
