@@ -4,6 +4,7 @@
 
 #include "kernels/case_table.h"
 #include "kernels/cases/case_support.h"
+#include "kernels/cases/normed_row.h"
 #include "kernels/rms_norm.h"
 
 namespace orrery::kernels {
@@ -22,19 +23,8 @@ class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
     const ReduceAddRmsNormLaunch& a = first();
     const std::vector<double> weight = fetch_bf16(memory, a.weight, spec_.n);
     for (const std::int64_t row : sampled_rows(spec_.m, spec_.n, spec_.seed)) {
-      const std::int64_t at = row * spec_.n;
       const auto expected = reference_rms_norm(checked_sum(comparison, memory, row), weight, a.epsilon);
-      if (scaling_ != Fp8Scaling::none) {
-        std::vector<double> slack;
-        for (const double e : expected) slack.push_back(fp32_tolerance(e));
-        compare_fp8_row(comparison, memory, a.quantized, row, expected, slack);
-        continue;
-      }
-      const auto actual = fetch_bf16(memory, a.out + at, spec_.n);
-      for (std::size_t i = 0; i < expected.size(); ++i) {
-        comparison.value("out", row, static_cast<std::int64_t>(i), actual[i], expected[i],
-                         bf16_tolerance(expected[i]));
-      }
+      compare_normed_row(comparison, memory, {a.out, a.quantized}, row, expected);
     }
     return comparison.result();
   }
