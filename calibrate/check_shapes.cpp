@@ -155,9 +155,9 @@ void add_bytes(std::vector<CaseSpec>& out, CaseSpec s) {
 // own and refuses what it does not offer.
 void add_row_wise(std::vector<CaseSpec>& out, CaseSpec s) {
   struct Router {
-    std::int64_t experts, top_k;
+    std::int64_t experts, top_k, groups, top_groups;
   };
-  constexpr std::array<Router, 4> routers{{{128, 8}, {8, 2}, {32, 4}, {160, 8}}};
+  constexpr std::array<Router, 4> routers{{{128, 8, 8, 4}, {8, 2, 2, 1}, {32, 4, 1, 1}, {160, 8, 8, 3}}};
   const bool many_types = s.op.find("quantize") != std::string::npos;
   for (const char* dtype : types) {
     if (!many_types && dtype != types.front()) continue;
@@ -173,6 +173,10 @@ void add_row_wise(std::vector<CaseSpec>& out, CaseSpec s) {
       s.head_dim = h.head_dim;
       s.experts = r.experts;
       s.top_k = r.top_k;
+      s.groups = r.groups;
+      s.top_groups = r.top_groups;
+      s.ranks = 2 << i % 3;     // of a reduction
+      s.bytes = 5 * r.experts;  // of a packet
       s.kv_dtype = i % 2 == 0 ? "bf16" : "fp8";
       out.push_back(s);
     }

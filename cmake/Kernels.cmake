@@ -1,8 +1,8 @@
-# How a kernels/*.cu file becomes code. Each is compiled up to five times from the same source:
+# How a kernels/*.cu file becomes code. Each is compiled up to six times from the same source:
 #   NVIDIA   nvcc by a custom command, so that no target's link language becomes CUDA (a clang or sanitizer build
 #            would otherwise be linked by nvcc's host compiler) and so that ptxas' report is kept for check_spills
 #   gfx942, gfx1201   clang, freestanding (../shared/reference/toolchain.md §2.3), one code object each
-#   CPU simulator at 32 and at 64 lanes, as C++ in the tests' libraries
+#   CPU simulator at 32 and at 64 lanes, and as gfx1201 (32 lanes, its matrix instructions), as C++ in the tests' libraries
 set(ORRERY_CUDA_ARCHITECTURES "89;90a" CACHE STRING "NVIDIA targets: L40S; H20, H100, H200 (wgmma needs the a)")
 set(ORRERY_HIP_ARCHITECTURES "gfx942;gfx1201" CACHE STRING "AMD targets: MI300X; R9700")
 set(ORRERY_KERNEL_OUTPUT ${CMAKE_BINARY_DIR}/kernels/device)

@@ -1,28 +1,33 @@
 // Paged decode attention. A block of four warps takes a piece of a sequence's context for one KV head; the
-// query heads of that KV head (up to 16) are the rows of one mma tile, so that keys and values are read once.
-// Each warp walks over 16-token blocks of its own with a cp.async pipeline of its own: no barrier until the
-// warps merge at the end. Bytes in flight, not arithmetic, decide: 24 KiB a warp, two thirds of it under way.
+// query heads of that KV head (up to 16) are the rows of one tile, so that keys and values are read once.
+// Each warp walks over 16-token blocks of its own with a pipeline of its own: no barrier until the warps
+// merge at the end. Bytes in flight, not arithmetic, decide: with cp.async 24 KiB a warp, two thirds of it
+// under way; without it the next block, in registers.
 #include "kernels/attention_decode.h"
 
 #include "kernels/attention_fragments.h"
 #include "kernels/gpu_runtime.h"
-#include "kernels/tensor_core.h"
+#include "kernels/matrix_tile.h"
 
 namespace orrery::kernels {
 namespace {
 
-constexpr int decode_warps = 4, decode_threads = 32 * decode_warps, merge_threads = 512;
+constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps, merge_threads = 512;
 
 template <int HeadDim, bool Fp8>
 struct DecodeShape {
   using Tile = HeadTile<HeadDim, Fp8>;
   static constexpr int stage_bytes = 2 * Tile::bytes;
-  static constexpr int stages = 24 * 1024 / stage_bytes > 8 ? 8 : 24 * 1024 / stage_bytes;
-  static constexpr int warp_bytes = stages * stage_bytes, shared_bytes = decode_warps * warp_bytes;
-  static_assert(warp_bytes >= 16 * (HeadDim + 2) * 4, "the merge of the warps reuses the pipeline's memory");
+  static constexpr int stages = !copies_run_ahead             ? 1
+                                : 24 * 1024 / stage_bytes > 8 ? 8
+                                                              : 24 * 1024 / stage_bytes;
+  // The merge of the warps reuses the pipeline's memory.
+  static constexpr int merge_bytes = (16 * (HeadDim + 2) * 4 + 127) / 128 * 128;
+  static constexpr int warp_bytes = stages * stage_bytes > merge_bytes ? stages* stage_bytes : merge_bytes;
+  static constexpr int shared_bytes = decode_warps * warp_bytes;
 };
 
-// Block numbers of this warp's tiles, 32 at a time, the next 32 already asked for.
+// Block numbers of this warp's tiles, one a lane at a time, the next as many already asked for.
 struct BlockNumbers {
   const std::int32_t* table;
   int tiles, current, next;
@@ -36,70 +41,113 @@ struct BlockNumbers {
     table = from;
     tiles = count;
     current = fetch(0);
-    next = fetch(32);
+    next = fetch(GPU_WARP);
   }
   // Turns come in order.
   GPU_DEVICE_MEMBER int of(int turn) {
-    if (turn % 32 == 0 && turn > 0) {
+    if (turn % GPU_WARP == 0 && turn > 0) {
       current = next;
-      next = fetch(turn + 32);
+      next = fetch(turn + GPU_WARP);
     }
-    return gpu_shuffle(current, static_cast<unsigned>(turn % 32));
+    return gpu_shuffle(current, static_cast<unsigned>(turn % GPU_WARP));
   }
 };
 
-template <int HeadDim, bool Fp8>
-GPU_DEVICE void load_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens,
-                            SharedAddress stage) {
+// A tile's 16-byte chunks that this lane copies: calls copy(index, to, keys, values, valid).
+template <int HeadDim, bool Fp8, class Copy>
+GPU_DEVICE void for_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens, Copy copy) {
   using Tile = HeadTile<HeadDim, Fp8>;
   const std::int64_t token_bytes = static_cast<std::int64_t>(p.kv_heads) * Tile::row_bytes;
   const std::int64_t start =
       block * kv_block_tokens * token_bytes + static_cast<std::int64_t>(kv_head) * Tile::row_bytes;
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys) + start;
   const auto* values = static_cast<const unsigned char*>(p.kv.values) + start;
-  GPU_UNROLL for (int i = 0; i < Tile::chunks / 2; i++) {
-    const int index = static_cast<int>(gpu_lane()) + 32 * i;
+  const std::uint32_t lane = fresh(gpu_lane());
+  GPU_UNROLL for (int i = 0; i < 16 * Tile::chunks / GPU_WARP; i++) {
+    const int index = static_cast<int>(lane) + GPU_WARP * i;
     const int token = index / Tile::chunks, chunk = index % Tile::chunks;
     const bool valid = token < tokens;
     const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
-    const std::uint32_t to = Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk));
-    copy_async(stage + to, keys + at, valid);
-    copy_async(stage + Tile::bytes + to, values + at, valid);
+    copy(i, Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk)), keys + at, values + at,
+         valid);
   }
 }
 
 template <int HeadDim, bool Fp8>
-GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries, const float (&factor)[2], int tokens,
-                            SharedAddress stage, SoftmaxRows<HeadDim>& rows) {
-  float scores[2][4];
-  multiply_keys<HeadDim, Fp8>(queries, stage, scores);
-  const int column = static_cast<int>(gpu_lane()) % 4 * 2;
-  GPU_UNROLL for (int i = 0; i < 2; i++) {
-    GPU_UNROLL for (int c = 0; c < 4; c++) {
-      scores[i][c] = 8 * i + column + c % 2 < tokens ? scores[i][c] * factor[c / 2] : -INFINITY;
+GPU_DEVICE void load_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens,
+                            SharedAddress stage) {
+  for_tokens<HeadDim, Fp8>(p, kv_head, block, tokens,
+                           [&](int, std::uint32_t to, const void* keys, const void* values, bool valid) {
+                             copy_async(stage + to, keys, valid);
+                             copy_async(stage + HeadTile<HeadDim, Fp8>::bytes + to, values, valid);
+                           });
+}
+
+// The tile that comes next, in registers: its loads are under way while the one before is attended to.
+template <int HeadDim, bool Fp8>
+struct TokensInRegisters {
+  static constexpr int copies = 16 * HeadTile<HeadDim, Fp8>::chunks / GPU_WARP;
+  GpuBytes16 key[copies], value[copies];
+
+  GPU_DEVICE_MEMBER void load(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens) {
+    for_tokens<HeadDim, Fp8>(p, kv_head, block, tokens,
+                             [&](int i, std::uint32_t, const void* keys, const void* values, bool valid) {
+                               key[i] = load_or_zeros(keys, valid);
+                               value[i] = load_or_zeros(values, valid);
+                             });
+  }
+  GPU_DEVICE_MEMBER void lay_down(unsigned char* stage) const {
+    using Tile = HeadTile<HeadDim, Fp8>;
+    const std::uint32_t lane = fresh(gpu_lane());
+    GPU_UNROLL for (int i = 0; i < copies; i++) {
+      const unsigned index = lane + GPU_WARP * static_cast<unsigned>(i);
+      const std::uint32_t to = Tile::offset(index / Tile::chunks, index % Tile::chunks);
+      gpu_store(stage + to, 0, key[i]);
+      gpu_store(stage + Tile::bytes + to, 0, value[i]);
     }
   }
-  rows.exponentials(scores);
-  std::uint32_t weights[4];
-  GPU_UNROLL for (int i = 0; i < 4; i++) {
-    const float low = scores[i / 2][i % 2 * 2], high = scores[i / 2][i % 2 * 2 + 1];
-    weights[i] = Fp8 ? pack_f16(low, high) : gpu_pack_bf16(low, high);
+};
+
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
+                            const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
+                            SoftmaxRows<HeadDim>& rows) {
+  MatrixTile scores;
+  multiply_keys<HeadDim, Fp8>(queries, stage, scores);
+  GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
+    GPU_UNROLL for (int c = 0; c < 4; c++) {
+      float& score = scores.value[i][c];
+      score = tile_column(i, c) < tokens ? score * factor[tile_held(c)] : -gpu_infinity;
+    }
   }
+  rows.exponentials(scores.value);
+  std::uint32_t weights[weight_words];
+#if ORRERY_MATRIX_TARGET == 0
+  if constexpr (Fp8) {
+    GPU_UNROLL for (int i = 0; i < weight_words; i++) {
+      weights[i] = pack_f16(scores.value[i / 2][i % 2 * 2], scores.value[i / 2][i % 2 * 2 + 1]);
+    }
+  } else {
+    pack_weights(scores.value, 0, weights);
+  }
+#else
+  pack_weights(scores.value, 0, weights);
+#endif
   multiply_values<HeadDim, Fp8>(weights, stage + HeadTile<HeadDim, Fp8>::bytes, rows.out);
 }
 
 // Each warp's rows, then sums of exponentials and maxima, in shared memory.
 template <int HeadDim, bool Fp8>
 GPU_DEVICE void lay_down_rows(float* warp_memory, const SoftmaxRows<HeadDim>& rows) {
-  const int g = static_cast<int>(gpu_lane()) / 4;
-  GPU_UNROLL for (int half = 0; half < 2; half++) {
-    const int row = g + 8 * half;
-    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
-      GPU_UNROLL for (int c = 0; c < 2; c++) {
-        warp_memory[row * HeadDim + HeadTile<HeadDim, Fp8>::dimension(j, c)] = rows.out[j][2 * half + c];
+  GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) {
+    const int row = tile_row(half);
+    GPU_UNROLL for (int j = 0; j < SoftmaxRows<HeadDim>::parts; j++) {
+      GPU_UNROLL for (int c = 0; c < 4; c++) {
+        if (tile_held(c) != half) continue;
+        warp_memory[row * HeadDim + HeadTile<HeadDim, Fp8>::dimension(j, c)] = rows.out[j][c];
       }
     }
-    if (gpu_lane() % 4 == 0) {
+    if (tile_row_first()) {
       warp_memory[16 * HeadDim + row] = rows.largest[half];
       warp_memory[16 * HeadDim + 16 + row] = rows.sum[half];
     }
@@ -112,7 +160,7 @@ GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, 
   constexpr int stride = DecodeShape<HeadDim, Fp8>::warp_bytes / 4;
   for (int index = static_cast<int>(threadIdx.x); index < heads * HeadDim; index += decode_threads) {
     const int row = index / HeadDim, dimension = index % HeadDim;
-    float largest = -INFINITY, sum = 0, value = 0;
+    float largest = -gpu_infinity, sum = 0, value = 0;
     GPU_UNROLL for (int w = 0; w < decode_warps; w++) {
       largest = gpu_max(largest, memory[w * stride + 16 * HeadDim + row]);
     }
@@ -138,59 +186,96 @@ GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, 
   }
 }
 
+// What a block of threads works on.
+struct DecodePlace {
+  DecodePiece piece;
+  int kv_head, first_head, heads;
+};
+
+// A warp's tiles of the piece, one after the other, through `memory` of its own.
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, unsigned char* memory,
+                             SoftmaxRows<HeadDim>& rows) {
+  using Shape = DecodeShape<HeadDim, Fp8>;
+  const DecodePiece& piece = at.piece;
+  const int kv_head = at.kv_head, warp = static_cast<int>(gpu_warp_index()), tokens = piece.end - piece.first;
+  const int tiles = (tokens + 15) / 16;
+  const SharedAddress ring = shared_address(memory);
+  BlockNumbers blocks;
+  blocks.start(p.kv.block_table + piece.sequence * p.kv.table_stride + piece.first / kv_block_tokens, tiles);
+  QueryFragments<HeadDim, Fp8> queries;
+  const auto* query_rows = static_cast<const std::uint16_t*>(p.queries);
+  const std::int64_t first_query =
+      (static_cast<std::int64_t>(piece.sequence) * p.heads + at.first_head) * HeadDim;
+  const float scale = p.softmax_scale * 1.4426950408889634F * p.kv.key_scale;  // log2 e
+  rows.clear();
+  float factor[tile_rows_held];
+  const auto start = [&] {  // once the first loads are under way
+    queries.load(query_rows + first_query, HeadDim, at.heads);
+    GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) factor[half] =
+        scale * queries.row_factor[half];
+  };
+  int loading = 0;
+  if constexpr (copies_run_ahead) {
+    const auto load_next = [&] {
+      const int tile = warp + decode_warps * loading;
+      if (tile < tiles) {
+        const int block = blocks.of(loading);
+        load_tokens<HeadDim, Fp8>(p, kv_head, block, tokens - 16 * tile,
+                                  ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
+      }
+      copy_async_commit();
+      loading++;
+    };
+    for (int s = 0; s < Shape::stages - 1; s++) load_next();
+    start();
+    int slot = 0;
+    for (int tile = warp; tile < tiles; tile += decode_warps) {
+      copy_async_wait<Shape::stages - 2>();
+      warp_sync();  // every lane's part of the tile is there, and all are through with the tile before
+      load_next();
+      attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile,
+                                ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
+      slot = slot + 1 == Shape::stages ? 0 : slot + 1;
+    }
+    copy_async_wait<0>();
+  } else {
+    TokensInRegisters<HeadDim, Fp8> next;
+    const auto load_next = [&] {
+      const int tile = warp + decode_warps * loading;
+      if (tile < tiles) next.load(p, kv_head, blocks.of(loading), tokens - 16 * tile);
+      loading++;
+    };
+    load_next();
+    start();
+    for (int tile = warp; tile < tiles; tile += decode_warps) {
+      warp_sync();  // all are through with the tile before
+      next.lay_down(memory);
+      warp_sync();
+      load_next();
+      attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile, ring, rows);
+    }
+  }
+  rows.finish_sums();
+}
+
 template <int HeadDim, bool Fp8>
 __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionDecode p) {
   using Shape = DecodeShape<HeadDim, Fp8>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
-  const DecodePiece piece = p.pieces[blockIdx.x];
   const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
   const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
   const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
-  const int first_head = kv_head * group + in_group, heads = group - in_group < 16 ? group - in_group : 16;
-  const int warp = static_cast<int>(gpu_warp_index()), tokens = piece.end - piece.first;
-  const int tiles = (tokens + 15) / 16;
-  const SharedAddress ring = shared_address(shared) + static_cast<unsigned>(warp * Shape::warp_bytes);
-
-  BlockNumbers blocks;
-  blocks.start(p.kv.block_table + piece.sequence * p.kv.table_stride + piece.first / kv_block_tokens, tiles);
-  int loading = 0;
-  const auto load_next = [&] {
-    const int tile = warp + decode_warps * loading;
-    if (tile < tiles) {
-      const int block = blocks.of(loading);
-      load_tokens<HeadDim, Fp8>(p, kv_head, block, tokens - 16 * tile,
-                                ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
-    }
-    copy_async_commit();
-    loading++;
-  };
-  for (int s = 0; s < Shape::stages - 1; s++) load_next();
-
-  QueryFragments<HeadDim, Fp8> queries;
-  const auto* query_rows = static_cast<const std::uint16_t*>(p.queries);
-  queries.load(query_rows + (static_cast<std::int64_t>(piece.sequence) * p.heads + first_head) * HeadDim,
-               HeadDim, heads);
-  constexpr float log2_e = 1.4426950408889634F;
-  const float scale = p.softmax_scale * log2_e * p.kv.key_scale;
-  const float factor[2] = {scale * queries.row_factor[0], scale * queries.row_factor[1]};
+  const DecodePlace at{p.pieces[blockIdx.x], kv_head, kv_head * group + in_group,
+                       group - in_group < 16 ? group - in_group : 16};
+  const int warp = static_cast<int>(gpu_warp_index());
   SoftmaxRows<HeadDim> rows;
-  rows.clear();
-  int slot = 0;
-  for (int tile = warp; tile < tiles; tile += decode_warps) {
-    copy_async_wait<Shape::stages - 2>();
-    warp_sync();  // every lane's part of the tile is there, and all are through with the tile before
-    load_next();
-    attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile,
-                              ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
-    slot = slot + 1 == Shape::stages ? 0 : slot + 1;
-  }
-  rows.finish_sums();
-  copy_async_wait<0>();
+  attend_piece<HeadDim, Fp8>(p, at, shared + warp * Shape::warp_bytes, rows);
   gpu_barrier();
   auto* memory = reinterpret_cast<float*>(shared);
   lay_down_rows<HeadDim, Fp8>(memory + warp * (Shape::warp_bytes / 4), rows);
   gpu_barrier();
-  merge_warps<HeadDim, Fp8>(p, piece, first_head, heads, memory);
+  merge_warps<HeadDim, Fp8>(p, at.piece, at.first_head, at.heads, memory);
 }
 
 // One block a sequence with several pieces and head; threads are (group of slots, dimension).
@@ -203,8 +288,8 @@ __global__ void __launch_bounds__(merge_threads) merge_kernel(const AttentionDec
   const std::int64_t head = blockIdx.y;
   const int dimension = static_cast<int>(threadIdx.x) % HeadDim,
             group = static_cast<int>(threadIdx.x) / HeadDim;
-  float largest = -INFINITY;
-  for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += 32) {
+  float largest = -gpu_infinity;
+  for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += GPU_WARP) {
     const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
     largest = gpu_max(largest, p.partial_log_sum[at]);
   }
@@ -243,6 +328,9 @@ void launch_decode(const AttentionDecode& p, void* stream) {
 }  // namespace
 
 std::int64_t attention_compute_units() { return gpu_compute_units(); }
+double attention_weight_rounding(bool fp8_kv) {
+  return fp8_kv && ORRERY_MATRIX_TARGET == 0 ? 0x1p-10 : 0x1p-8;
+}
 
 void attention_decode(const AttentionDecode& problem, void* stream) {
   if (problem.piece_count == 0) return;

@@ -42,6 +42,9 @@ struct AttentionDecode {
 };
 
 std::int64_t attention_compute_units();  // of the current device
+// Relative error of the exponentials as they enter the second product: bf16, or f16 beside e4m3 that NVIDIA's
+// go with.
+double attention_weight_rounding(bool fp8_kv);
 
 // Launches only: may be captured. `stream` is a cudaStream_t.
 void attention_decode(const AttentionDecode& problem, void* stream);

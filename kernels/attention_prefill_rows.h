@@ -1,4 +1,4 @@
-// Which rows a block of the prefill kernels works on, with mma.sync and with wgmma alike.
+// Which rows a block of the prefill kernels works on, on any matrix core.
 #pragma once
 
 #include "kernels/attention_fragments.h"
@@ -34,16 +34,20 @@ struct PrefillRows {
 template <int HeadDim>
 GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int first,
                            SoftmaxRows<HeadDim>& rows) {
-  const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
   rows.finish_sums();
-  GPU_UNROLL for (int half = 0; half < 2; half++) {
-    const int row = first + g + 8 * half;
+  GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) {
+    const int row = first + tile_row(half);
     if (row >= at.count) continue;
     const float inverse = gpu_reciprocal(rows.sum[half]);
-    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row) + 2 * t;
-    GPU_UNROLL for (int j = 0; j < HeadDim / 8; j++) {
-      const float low = rows.out[j][2 * half] * inverse, high = rows.out[j][2 * half + 1] * inverse;
-      *reinterpret_cast<std::uint32_t*>(out + 8 * j) = gpu_pack_bf16(low, high);
+    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row);
+    GPU_UNROLL for (int tile = 0; tile < HeadDim / 16; tile++) {
+      GPU_UNROLL for (int run = 0; run < tile_runs; run++) {
+        float values[tile_run];
+        GPU_UNROLL for (int i = 0; i < tile_run; i++) {
+          values[i] = rows.out[tile_parts * tile + run + i / 4][2 * half + i % 4] * inverse;
+        }
+        store_run<tile_run>(out, 16 * tile + tile_column(run, 2 * half), HeadDim, values);
+      }
     }
   }
 }

@@ -6,11 +6,11 @@ namespace {
 
 constexpr bool simulated = true;
 
-// Emulated matrix instructions are NVIDIA's: the 64-lane simulator stands for another vendor.
-#if defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32
-#define ORRERY_MATRIX_CASES 0
+// Not where the simulator stands for another vendor: at 64 lanes, or asked to.
+#if defined(ORRERY_SIMULATED_GFX1201) || (defined(ORRERY_SIMULATED_WARP) && ORRERY_SIMULATED_WARP != 32)
+#define ORRERY_NVIDIA_CASES 0
 #else
-#define ORRERY_MATRIX_CASES 1
+#define ORRERY_NVIDIA_CASES 1
 #endif
 
 constexpr CaseEntry table[] = {
@@ -19,8 +19,14 @@ constexpr CaseEntry table[] = {
     {"add_rms_norm_quantize",
      "residual add, RMSNorm and quantisation to fp8, per tensor, row or group of 128", simulated,
      make_add_rms_norm_quantize_case},
+    {"reduce_add_rms_norm", "the parts of all ranks added, then residual and RMSNorm, bf16", simulated,
+     make_reduce_add_rms_norm_case},
+    {"reduce_add_rms_norm_quantize", "the same to fp8, per tensor, row or group of 128", simulated,
+     make_reduce_add_rms_norm_quantize_case},
     {"rotary", "rotary embedding of q and k (NeoX)", simulated, make_rotary_case},
     {"qk_norm_rotary", "RMSNorm of each head of q and k, then rotary", simulated, make_qk_norm_rotary_case},
+    {"qk_norm_rotary_kv", "the same, then k and v into the paged cache, bf16 or fp8, in one launch",
+     simulated, make_qk_norm_rotary_kv_case},
     {"silu_mul", "SiLU of the gate times up, bf16", simulated, make_silu_mul_case},
     {"silu_mul_quantize", "SiLU of the gate times up, to fp8", simulated, make_silu_mul_quantize_case},
     {"quantize", "bf16 to fp8, per tensor, row or group of 128", simulated, make_quantize_case},
@@ -28,26 +34,31 @@ constexpr CaseEntry table[] = {
     {"embedding", "token embedding rows", simulated, make_embedding_case},
     {"gather_rows", "rows by index", simulated, make_gather_rows_case},
     {"router_topk", "softmax and top-k of the router", simulated, make_router_topk_case},
+    {"router_grouped_topk", "sigmoid, bias and top-k of the best groups of experts", simulated,
+     make_router_grouped_topk_case},
+    {"router_grouped_topk_softmax", "softmax and top-k of the best groups of experts", simulated,
+     make_router_grouped_topk_softmax_case},
     {"moe_align", "rows sorted by expert, each expert padded to blocks", simulated, make_moe_align_case},
     {"moe_permute", "rows gathered in the order of moe_align", simulated, make_moe_permute_case},
     {"moe_combine", "weighted sum of a token's expert outputs", simulated, make_moe_combine_case},
     {"logits_copy", "logits from bf16 to fp32", simulated, make_logits_copy_case},
     {"argmax", "greedy token choice", simulated, make_argmax_case},
     {"sample", "token choice by temperature, with counter-based Gumbel noise", simulated, make_sample_case},
+    {"merge_packets", "many small copies in one launch", simulated, make_merge_packets_case},
     {"copy", "device memory copied", simulated, make_copy_case},
     {"read", "device memory read", simulated, make_read_case},
     {"write", "device memory written", simulated, make_write_case},
-#if ORRERY_MATRIX_CASES
-    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm", "GEMMs of experts, bf16 and block-scaled fp8", simulated, make_grouped_gemm_case},
-    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
-    {"block_gemm", "GEMM of fp8 scaled per block or channel, dense or of experts", simulated,
-     make_block_gemm_case},
-    {"block_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_block_gemm_case},
     {"attention_decode", "paged decode attention, split over the context", simulated,
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
      make_attention_prefill_case},
+#if ORRERY_NVIDIA_CASES
+    {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
+    {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
+    {"block_gemm", "GEMM of fp8 scaled per block or channel, dense or of experts", simulated,
+     make_block_gemm_case},
+    {"block_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_block_gemm_case},
     {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
     {"attention_prefill_cudnn", "the same through cuDNN, sequences alike, no blocks", !simulated,
      make_attention_prefill_case},

@@ -19,6 +19,10 @@ std::unique_ptr<KernelCase> make_add_rms_norm_case(const CaseSpec&, std::string&
 std::unique_ptr<KernelCase> make_add_rms_norm_quantize_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_rotary_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_qk_norm_rotary_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_qk_norm_rotary_kv_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_reduce_add_rms_norm_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_reduce_add_rms_norm_quantize_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_merge_packets_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_silu_mul_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_silu_mul_quantize_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_quantize_case(const CaseSpec&, std::string& why);
@@ -26,6 +30,8 @@ std::unique_ptr<KernelCase> make_kv_write_case(const CaseSpec&, std::string& why
 std::unique_ptr<KernelCase> make_embedding_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_gather_rows_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_router_topk_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_router_grouped_topk_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_router_grouped_topk_softmax_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_align_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_permute_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_combine_case(const CaseSpec&, std::string& why);
@@ -35,13 +41,13 @@ std::unique_ptr<KernelCase> make_sample_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_copy_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_read_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_write_case(const CaseSpec&, std::string& why);
-
-// NVIDIA's matrix instructions and libraries.
-std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
+
+// NVIDIA's libraries.
+std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_collective_case(const CaseSpec&, std::string& why);
 
 }  // namespace orrery::kernels

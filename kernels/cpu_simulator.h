@@ -4,8 +4,8 @@
 // is a missing barrier. Shared memory is filled with NaN bytes before each block and sits in allocations of
 // its own, so that AddressSanitizer sees overruns.
 //
-// Not shown by it: memory-model races within a barrier interval that the two orders hide, matrix
-// instructions, speed.
+// Not shown by it: memory-model races within a barrier interval that the two orders hide, speed; of matrix
+// instructions (emulated over it) what their tables do not say, such as the precision of sums inside one.
 #pragma once
 
 #include <cstddef>

@@ -29,6 +29,8 @@ GPU_DEVICE T gpu_shuffle(T value, unsigned source) {
   return __shfl_sync(0xFFFFFFFFU, value, static_cast<int>(source));
 }
 GPU_DEVICE std::uint64_t gpu_ballot(bool predicate) { return __ballot_sync(0xFFFFFFFFU, predicate); }
+// Lanes of a warp meet; what they wrote to shared memory is there for all of them.
+GPU_DEVICE void gpu_warp_fence() { __syncwarp(); }
 
 GPU_DEVICE float gpu_max(float a, float b) { return fmaxf(a, b); }  // a NaN loses
 GPU_DEVICE float gpu_min(float a, float b) { return fminf(a, b); }

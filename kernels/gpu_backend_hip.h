@@ -87,6 +87,13 @@ GPU_DEVICE std::uint64_t gpu_ballot(bool predicate) {
 #endif
 }
 
+// Lanes of a wave go together; what they wrote to LDS is there for all of them, in order.
+GPU_DEVICE void gpu_warp_fence() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+
 GPU_DEVICE float gpu_max(float a, float b) { return __builtin_fmaxf(a, b); }  // a NaN loses
 GPU_DEVICE float gpu_min(float a, float b) { return __builtin_fminf(a, b); }
 GPU_DEVICE float gpu_abs(float a) { return __builtin_fabsf(a); }

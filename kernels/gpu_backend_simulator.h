@@ -53,6 +53,9 @@ inline std::uint64_t gpu_ballot(bool predicate) {
   return bits;
 }
 
+// Lanes of a warp meet; what they wrote to shared memory is there for all of them.
+inline void gpu_warp_fence() { simulator::exchange(0); }
+
 inline float gpu_max(float a, float b) { return std::fmax(a, b); }  // a NaN loses
 inline float gpu_min(float a, float b) { return std::fmin(a, b); }
 inline float gpu_abs(float a) { return std::fabs(a); }

@@ -40,6 +40,7 @@ GPU_DEVICE float gpu_group_max(float value) {
   return value;
 }
 
+constexpr float gpu_infinity = __builtin_huge_valf();
 constexpr unsigned gpu_most_warps = 1024 / 32;  // of a block, on any target
 
 // Over the whole block, the result in every thread. Every thread must call it; two calls may follow each

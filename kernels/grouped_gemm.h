@@ -32,8 +32,8 @@ constexpr std::int32_t grouped_gemm_tile_rows(std::int64_t rows, std::int64_t bu
   return each <= 96 ? 64 : 128;
 }
 
-// mma.sync; sm_89 and later, and the simulator. `stream` is a cudaStream_t. Only launches: may be captured.
-// allowed.
+// On the matrix cores of every target (matrix_tile.h); e4m3 in the device's format. `stream` is a
+// cudaStream_t. Only launches: may be captured.
 void grouped_gemm(const GroupedGemm& problem, void* stream);
 
 // The same with wgmma, for compute capability 9.0: tiles of 64 or 128 rows.

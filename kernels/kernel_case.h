@@ -1,6 +1,6 @@
 // One operator at one shape as something that can be filled, launched, timed and checked: what `calibrate`
-// and the kernel tests work with. The same cases run on a GPU and, for kernels without matrix instructions,
-// in the CPU fibre simulator; they see memory only through DeviceMemory.
+// and the kernel tests work with. The same cases run on a GPU and, but for
+// wgmma and libraries, in the CPU fibre simulator; they see memory only through DeviceMemory.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,7 @@ struct CaseSpec {
   std::int64_t slots = 0;     // grouped: rows set aside for each expert; 0: rows lie one after the other
   std::int32_t variant = -1;  // of a kernel whose tiles can be searched; −1: its own choice
   std::int64_t experts = 0, top_k = 0;                           // routing
+  std::int64_t groups = 0, top_groups = 0;                       // routing by groups of experts
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;            // attention, rotary
   std::vector<std::pair<std::int64_t, std::int64_t>> sequences;  // prefill: (new tokens, context before)
   std::vector<std::int64_t> contexts;  // decode: tokens in the cache, one per sequence

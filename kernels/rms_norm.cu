@@ -6,21 +6,6 @@ namespace orrery::kernels {
 
 namespace {
 
-template <int vectors>
-GPU_DEVICE void add_residual(Row<vectors>& row, const std::uint16_t* residual, std::uint16_t* sum,
-                             int columns) {
-  GPU_UNROLL for (int v = 0; v < vectors; ++v) {
-    const int at = static_cast<int>(threadIdx.x + v * blockDim.x);
-    if (at >= columns / 8) continue;
-    const GpuFloat8 other = gpu_unpack_bf16(gpu_load<GpuBytes16>(residual, at));
-    GPU_UNROLL for (int i = 0; i < 8; ++i) row.part[v].value[i] += other.value[i];
-    // What is normalised is what the next layer will read as residual: the rounded sum.
-    const GpuBytes16 rounded = gpu_pack8_bf16(row.part[v]);
-    gpu_store(sum, at, rounded);
-    row.part[v] = gpu_unpack_bf16(rounded);
-  }
-}
-
 template <int vectors, bool add, Fp8Scaling scaling>
 __global__ void __launch_bounds__(1024) rms_norm_kernel(RmsNormLaunch a) {
   const std::size_t at = std::size_t{blockIdx.x} * static_cast<std::size_t>(a.columns);

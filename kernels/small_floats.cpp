@@ -29,6 +29,11 @@ float fp8_to_float(std::uint8_t bits, Fp8Format format) {
   return bits & 0x80 ? -magnitude : magnitude;
 }
 
+std::uint8_t fnuz_half_of_ocp(std::uint8_t bits) {
+  if ((bits & 0x7F) == 0x7F) return 0x80;
+  return bits == 0x80 ? 0 : bits;
+}
+
 std::uint8_t float_to_fp8(float value, Fp8Format format) {
   const bool fnuz = format == Fp8Format::fnuz;
   if (std::isnan(value)) return fnuz ? 0x80 : 0x7F;

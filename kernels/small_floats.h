@@ -16,6 +16,10 @@ std::uint16_t float_to_bf16(float value);
 float fp8_to_float(std::uint8_t bits, Fp8Format format);
 std::uint8_t float_to_fp8(float value, Fp8Format format);
 
+// The FNUZ code that means half of what an OCP code means, exactly: a checkpoint's weights on gfx942, whose
+// scale is doubled for it. The bits stay, but for OCP's negative zero, which FNUZ has not, and its NaNs.
+std::uint8_t fnuz_half_of_ocp(std::uint8_t bits);
+
 constexpr float fp8_largest(Fp8Format format) { return format == Fp8Format::ocp ? 448.0F : 240.0F; }
 // Distance of neighbours in the lowest binade: 2⁻⁹ and 2⁻¹⁰.
 constexpr double fp8_smallest(Fp8Format format) {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/gpu_runtime.h"
+#include "kernels/shared_tile.h"
 #if defined(ORRERY_SIMULATED_WARP)
 #include "kernels/tensor_core_simulated.h"
 #endif
@@ -89,6 +90,11 @@ GPU_DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
+GPU_DEVICE void keep_order() {}  // ptxas needs no telling (matrix_core_amd.h)
+GPU_DEVICE std::uint32_t fresh(std::uint32_t number) { return number; }
+GPU_DEVICE GpuBytes16 load_or_zeros(const void* from, bool valid) {
+  return valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{};
+}
 #define ORRERY_PRAGMA(text) _Pragma(#text)
 #define ORRERY_UNROLL_BY(count) ORRERY_PRAGMA(unroll count)
 
@@ -105,11 +111,5 @@ void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, s
 }
 
 #endif  // not simulated
-
-// Byte offset of 16-byte chunk `chunk` of `row` in a tile whose rows are 128 bytes: eight rows' equal chunks
-// fall into eight different groups of banks, so that neither copies nor ldmatrix collide.
-GPU_DEVICE std::uint32_t swizzled_128(std::uint32_t row, std::uint32_t chunk) {
-  return row * 128 + ((chunk ^ (row & 7)) << 4);
-}
 
 }  // namespace orrery::kernels

@@ -156,6 +156,11 @@ inline std::uint32_t permute_bytes(std::uint32_t x, std::uint32_t y, std::uint32
   return r;
 }
 inline float exp2_fast(float x) { return gpu_exp2(x); }
+inline void keep_order() {}
+inline std::uint32_t fresh(std::uint32_t number) { return number; }
+inline GpuBytes16 load_or_zeros(const void* from, bool valid) {
+  return valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{};
+}
 
 #define ORRERY_UNROLL_BY(count)
 #define ORRERY_DYNAMIC_SHARED(name, bytes) \

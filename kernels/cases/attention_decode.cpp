@@ -97,7 +97,7 @@ class AttentionDecodeCase final : public KernelCase {
       }
     }
     compare_attention(memory, o.queries, o.out, download_cache(memory, layout_, o.kv), rows, scale_,
-                      fp8_ ? 0x1p-10 : 0x1p-8, comparison);
+                      attention_weight_rounding(fp8_), comparison);
     comparison.guards(memory);
     return comparison.result();
   }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "base/random.h"
 #include "kernels/case_table.h"
 #include "kernels/cases/case_support.h"
+#include "kernels/cases/head_operands.h"
 
 namespace orrery::kernels {
 
@@ -19,7 +19,7 @@ class KvWriteCase : public CaseOf<KvWriteLaunch> {
     Comparison comparison(kernel());
     const KvWriteLaunch& a = first();
     const auto slots = fetch(memory, a.slots, spec_.m);
-    std::vector<bool> written(static_cast<std::size_t>(all_slots()), false);
+    std::vector<bool> written(static_cast<std::size_t>(cache_slots(spec_)), false);
     for (const std::int64_t slot : slots) {
       if (slot >= 0) written[static_cast<std::size_t>(slot)] = true;
     }
@@ -29,7 +29,7 @@ class KvWriteCase : public CaseOf<KvWriteLaunch> {
       compare(comparison, memory, "key", a.keys, a.key_cache, token, slot, a.key_scale);
       compare(comparison, memory, "value", a.values, a.value_cache, token, slot, a.value_scale);
     }
-    for (const std::int64_t slot : sampled_rows(all_slots(), width(), spec_.seed + 1)) {
+    for (const std::int64_t slot : sampled_rows(cache_slots(spec_), width(), spec_.seed + 1)) {
       if (written[static_cast<std::size_t>(slot)]) continue;
       const std::int64_t bytes = width() * element_bytes();
       for (const void* cache : {a.key_cache, a.value_cache}) {
@@ -50,9 +50,9 @@ class KvWriteCase : public CaseOf<KvWriteLaunch> {
     a.in_stride = 2 * width();  // k and v of a token lie in one row, as a fused projection leaves them
     a.keys = make.bf16(spec_.m, a.in_stride);
     a.values = a.keys == nullptr ? nullptr : a.keys + width();
-    a.slots = make.given(slots(make.next_seed()));
-    a.key_cache = make.output<std::uint8_t>(all_slots() * width() * element_bytes());
-    a.value_cache = make.output<std::uint8_t>(all_slots() * width() * element_bytes());
+    a.slots = make.given(draw_slots(spec_, make.next_seed()));
+    a.key_cache = make.output<std::uint8_t>(cache_slots(spec_) * width() * element_bytes());
+    a.value_cache = make.output<std::uint8_t>(cache_slots(spec_) * width() * element_bytes());
     a.tokens = static_cast<std::int32_t>(spec_.m);
     a.width = static_cast<std::int32_t>(width());
     a.fp8 = fp8_;
@@ -63,23 +63,6 @@ class KvWriteCase : public CaseOf<KvWriteLaunch> {
  private:
   std::int64_t width() const { return spec_.kv_heads * spec_.head_dim; }
   std::int64_t element_bytes() const { return fp8_ ? 1 : 2; }
-  std::int64_t blocks() const { return (spec_.m + spec_.block_size - 1) / spec_.block_size + 3; }
-  std::int64_t all_slots() const { return blocks() * spec_.block_size; }
-
-  // Tokens fill blocks in order, the blocks lie anywhere. With extreme operands every seventh is padding.
-  std::vector<std::int64_t> slots(std::uint64_t seed) const {
-    RandomStream random(seed, RandomPurpose::kernel_operands);
-    std::vector<std::int64_t> order(static_cast<std::size_t>(blocks())), out;
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
-    for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-    for (std::int64_t t = 0; t < spec_.m; ++t) {
-      const std::int64_t block = order[static_cast<std::size_t>(t / spec_.block_size)];
-      const bool padding = spec_.fill == Fill::saturating && t % 7 == 6;
-      out.push_back(padding ? -1 : block * spec_.block_size + t % spec_.block_size);
-    }
-    return out;
-  }
-
   void compare(Comparison& comparison, DeviceMemory& memory, const char* name, const std::uint16_t* in,
                const void* cache, std::int64_t token, std::int64_t slot, double scale) const {
     const auto x = fetch_bf16(memory, in + token * first().in_stride, width());

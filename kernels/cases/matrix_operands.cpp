@@ -20,7 +20,7 @@ void encode(Element element, double value, unsigned char* to) {
     const std::uint16_t bits = float_to_bf16(static_cast<float>(value));
     std::memcpy(to, &bits, 2);
   } else if (element == Element::fp8) {
-    *to = float_to_fp8(static_cast<float>(value), Fp8Format::ocp);
+    *to = float_to_fp8(static_cast<float>(value), device_fp8());
   } else {
     const auto single = static_cast<float>(value);
     std::memcpy(to, &single, 4);
@@ -69,7 +69,7 @@ void put_nan(const Matrix& m, DeviceMemory& memory) {
 }  // namespace
 
 double decode_element(Element element, const unsigned char* from) {
-  if (element == Element::fp8) return fp8_to_float(*from, Fp8Format::ocp);
+  if (element == Element::fp8) return fp8_to_float(*from, device_fp8());
   if (element == Element::bf16) {
     std::uint16_t bits = 0;
     std::memcpy(&bits, from, 2);

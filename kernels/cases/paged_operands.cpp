@@ -58,6 +58,8 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
   values.fill(memory, how, 1 / value_scale, seed + 1);
   const std::size_t token_bytes =
       static_cast<std::size_t>(layout.kv_heads * layout.head_dim) * element_bytes(keys.element);
+  const bool fnuz = keys.element == Element::fp8 && device_fp8() == Fp8Format::fnuz;  // whose only NaN is
+                                                                                      // 0x80
   for (std::size_t s = 0; spoil_tails && s < layout.tokens.size(); ++s) {
     const std::int64_t used = layout.tokens[s] % kv_block_tokens;
     if (used == 0) continue;
@@ -66,8 +68,8 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
         layout.table[s * static_cast<std::size_t>(layout.table_stride) + static_cast<std::size_t>(last)];
     const auto first = static_cast<std::size_t>(std::int64_t{block} * kv_block_tokens + used) * token_bytes;
     const std::size_t bytes = static_cast<std::size_t>(kv_block_tokens - used) * token_bytes;
-    memory.fill(static_cast<unsigned char*>(keys.data) + first, 0xFF, bytes);
-    memory.fill(static_cast<unsigned char*>(values.data) + first, 0xFF, bytes);
+    memory.fill(static_cast<unsigned char*>(keys.data) + first, fnuz ? 0x80 : 0xFF, bytes);
+    memory.fill(static_cast<unsigned char*>(values.data) + first, fnuz ? 0x80 : 0xFF, bytes);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "kernels/case_table.h"
 #include "kernels/cases/case_support.h"
+#include "kernels/cases/normed_row.h"
 
 namespace orrery::kernels {
 
@@ -21,15 +22,7 @@ class RmsNormCase : public CaseOf<RmsNormLaunch> {
       std::vector<double> x = fetch_bf16(memory, a.x + at, spec_.n);
       if (add_) x = checked_sum(comparison, memory, row, x);
       const auto expected = reference_rms_norm(x, weight, a.epsilon);
-      if (scaling_ != Fp8Scaling::none) {
-        compare_fp8_row(comparison, memory, a.quantized, row, expected, slack_of(expected));
-        continue;
-      }
-      const auto actual = fetch_bf16(memory, a.out + at, spec_.n);
-      for (std::size_t i = 0; i < expected.size(); ++i) {
-        comparison.value("out", row, static_cast<std::int64_t>(i), actual[i], expected[i],
-                         bf16_tolerance(expected[i]));
-      }
+      compare_normed_row(comparison, memory, {a.out, a.quantized}, row, expected);
     }
     return comparison.result();
   }
@@ -69,12 +62,6 @@ class RmsNormCase : public CaseOf<RmsNormLaunch> {
       comparison.value("sum", row, static_cast<std::int64_t>(i), sum[i], expected, bf16_tolerance(expected));
     }
     return sum;
-  }
-  static std::vector<double> slack_of(const std::vector<double>& expected) {
-    std::vector<double> slack;
-    slack.reserve(expected.size());
-    for (const double e : expected) slack.push_back(fp32_tolerance(e));
-    return slack;
   }
 
   bool add_;

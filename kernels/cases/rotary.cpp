@@ -1,16 +1,12 @@
 #include "kernels/rotary.h"
 
-#include <cmath>
-
-#include "base/random.h"
 #include "kernels/case_table.h"
 #include "kernels/cases/case_support.h"
+#include "kernels/cases/head_operands.h"
 
 namespace orrery::kernels {
 
 namespace {
-
-constexpr std::int64_t most_positions = 1024;
 
 class RotaryCase : public CaseOf<RotaryLaunch> {
  public:
@@ -53,8 +49,8 @@ class RotaryCase : public CaseOf<RotaryLaunch> {
       a.q_weight = make.weight_bf16(spec_.head_dim, true);
       a.k_weight = make.weight_bf16(spec_.head_dim, true);
     }
-    a.positions = make.given(positions(make.next_seed()));
-    a.cos_sin = make.given(angles());
+    a.positions = make.given(draw_positions(spec_.m, make.next_seed()));
+    a.cos_sin = make.given(rotary_angles(spec_.head_dim));
     a.tokens = static_cast<std::int32_t>(spec_.m);
     a.heads = static_cast<std::int32_t>(spec_.heads);
     a.kv_heads = static_cast<std::int32_t>(spec_.kv_heads);
@@ -65,35 +61,14 @@ class RotaryCase : public CaseOf<RotaryLaunch> {
  private:
   std::int64_t width() const { return (spec_.heads + spec_.kv_heads) * spec_.head_dim; }
 
-  std::vector<std::int64_t> positions(std::uint64_t seed) const {
-    RandomStream random(seed, RandomPurpose::kernel_operands);
-    std::vector<std::int64_t> out(static_cast<std::size_t>(spec_.m));
-    for (auto& p : out) p = static_cast<std::int64_t>(random.below(most_positions));
-    return out;
-  }
-  std::vector<float> angles() const {
-    const auto half = static_cast<std::size_t>(spec_.head_dim / 2);
-    std::vector<float> table(most_positions * 2 * half);
-    for (std::size_t i = 0; i < half; ++i) {
-      const double frequency = std::pow(1e6, -static_cast<double>(i) / static_cast<double>(half));
-      for (std::size_t p = 0; p < most_positions; ++p) {
-        table[p * 2 * half + i] = static_cast<float>(std::cos(static_cast<double>(p) * frequency));
-        table[p * 2 * half + half + i] = static_cast<float>(std::sin(static_cast<double>(p) * frequency));
-      }
-    }
-    return table;
-  }
   void compare_head(Comparison& comparison, std::int64_t token, std::ptrdiff_t begin,
                     const std::vector<double>& x, const std::vector<double>& table,
                     const std::vector<double>& out) const {
-    const std::size_t half = x.size() / 2;
+    const auto expected = turn_head(x, table);
     for (std::size_t i = 0; i < x.size(); ++i) {
-      const std::size_t angle = i % half, other = (i + half) % x.size();
-      const double straight = x[i] * table[angle], crossed = x[other] * table[half + angle];
-      const double expected = i < half ? straight - crossed : straight + crossed;
       const auto column = begin + static_cast<std::ptrdiff_t>(i);
-      comparison.value("out", token, column, out[static_cast<std::size_t>(column)], expected,
-                       bf16_tolerance(expected, std::fabs(straight) + std::fabs(crossed)));
+      comparison.value("out", token, column, out[static_cast<std::size_t>(column)], expected[i].value,
+                       bf16_tolerance(expected[i].value, expected[i].magnitude));
     }
   }
 

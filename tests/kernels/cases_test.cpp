@@ -110,6 +110,70 @@ TEST_CASE("router_topk agrees with its reference", "[kernels]") {
   }
 }
 
+TEST_CASE("routing by groups agrees with its reference", "[kernels]") {
+  for (const char* op : {"router_grouped_topk", "router_grouped_topk_softmax"}) {
+    for (const auto& [m, experts, k, groups, top] : {std::tuple{1, 2, 1, 1, 1},  // no groups
+                                                     {9, 256, 8, 8, 4},          // DeepSeek-V3
+                                                     {5, 160, 6, 8, 3},          // DeepSeek-V2
+                                                     {3, 60, 4, 15, 2},  // groups of four, all of one taken
+                                                     {2, 512, 32, 32, 2},
+                                                     {130, 64, 6, 1, 1}}) {
+      CaseSpec spec = rows_of(op, m, 0);
+      spec.experts = experts;
+      spec.top_k = k;
+      spec.groups = groups;
+      spec.top_groups = top;
+      check_all_fills(spec);
+    }
+  }
+  CaseSpec narrow = rows_of("router_grouped_topk", 1, 0);
+  narrow.experts = 16;
+  narrow.groups = 8;
+  narrow.top_groups = 2;
+  narrow.top_k = 5;  // two groups of two hold four
+  CHECK(run_case(narrow).find("refused: operator router_grouped_topk needs") == 0);
+}
+
+TEST_CASE("norm, rotary and cache write in one agree with their reference", "[kernels]") {
+  for (const char* kv_dtype : {"bf16", "fp8"}) {
+    for (const auto& [m, heads, kv_heads, dim] :
+         {std::tuple{1, 1, 1, 64}, {17, 6, 1, 128}, {5, 4, 2, 256}, {16, 8, 8, 64}}) {
+      CaseSpec spec = rows_of("qk_norm_rotary_kv", m, 0);
+      spec.heads = heads;
+      spec.kv_heads = kv_heads;
+      spec.head_dim = dim;
+      spec.kv_dtype = kv_dtype;
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("sums of ranks with residual and norm agree with their reference", "[kernels]") {
+  for (const std::int32_t ranks : {2, 4, 8}) {
+    for (const auto& [m, n] : {std::pair{1, 8}, {3, 2056}, {2, 8200}}) {
+      CaseSpec spec = rows_of("reduce_add_rms_norm", m, n);
+      spec.ranks = ranks;
+      check_all_fills(spec);
+    }
+    for (const char* dtype : fp8_dtypes) {
+      CaseSpec spec = rows_of("reduce_add_rms_norm_quantize", 3, 2176, dtype);
+      spec.ranks = ranks;
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("merged packets arrive whole, whatever their length", "[kernels]") {
+  for (const auto& [m, bytes] : {std::pair{1, 1}, {37, 16}, {23, 2061}, {9, 16 * 64 * 4 * 2}, {300, 48}}) {
+    CaseSpec spec;
+    spec.op = "merge_packets";
+    spec.m = m;
+    spec.bytes = bytes;
+    CAPTURE(m, bytes);
+    CHECK(run_case(spec) == "");
+  }
+}
+
 TEST_CASE("moe_align, moe_permute and moe_combine agree with their reference", "[kernels]") {
   for (const auto& [m, experts, k, block] : {std::tuple{1, 1, 1, 16},
                                              {1, 128, 8, 16},

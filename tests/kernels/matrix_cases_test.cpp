@@ -1,27 +1,12 @@
-// Kernels with matrix instructions, their fragments emulated (32 lanes), against double-precision references.
+// Kernels on matrix cores, each target's fragments emulated, against double-precision references.
 #include "catch.h"
 #include "kernels/attention_decode.h"
 #include "kernels/case_table.h"
-#include "kernels/cpu_simulator.h"
-#include "kernels/guarded_memory.h"
+#include "kernels/run_case.h"
 
 using namespace orrery::kernels;
 
 namespace {
-
-// Prepares, launches and checks; the text says what went wrong.
-std::string run_case(const CaseSpec& spec) {
-  std::string why;
-  const auto kernel = make_case(spec, why);
-  if (kernel == nullptr) return "refused: " + why;
-  HostMemory memory;
-  if (!kernel->prepare(memory, 1, why)) return "prepare: " + why;
-  static_cast<void>(simulator::take_error());
-  kernel->launch(0, nullptr);
-  if (const std::string error = simulator::take_error(); !error.empty()) return "simulator: " + error;
-  const CheckResult result = kernel->check(memory);
-  return result.passed ? "" : "check: " + result.detail;
-}
 
 struct Experts {
   std::vector<std::int64_t> rows;
@@ -65,43 +50,6 @@ TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kerne
       spec.k = shape.k;
       spec.fill = shape.fill;
       CAPTURE(dtype, shape.rows, shape.n, shape.k, static_cast<int>(shape.fill));
-      CHECK(run_case(spec) == "");
-    }
-  }
-}
-
-TEST_CASE("block GEMM agrees with its reference in every layout of rows", "[kernels]") {
-  struct Product {
-    std::int64_t m;                  // dense
-    std::vector<std::int64_t> rows;  // of experts
-    std::int64_t slots, n, k;
-    Fill fill = Fill::random;
-  };
-  const std::vector<Product> shapes = {
-      {1, {}, 0, 8, 16},
-      {17, {}, 0, 131, 400},  // primes; an odd n is stored by halves
-      {150, {}, 0, 136, 144},
-      {70, {}, 0, 66, 144, Fill::saturating},
-      {40, {}, 0, 66, 272, Fill::with_nan},
-      {9, {}, 0, 66, 144, Fill::zeros},
-      {0, {1, 0, 3, 0, 0, 16, 2}, 0, 130, 336},
-      {0, {0, 150, 20}, 0, 136, 144, Fill::saturating},
-      {0, {0, 0}, 0, 192, 512},
-      {0, {5, 0, 24, 1}, 24, 136, 272},  // masked: what nobody uses must stay as it was
-      {0, {130, 0, 3}, 160, 136, 144, Fill::with_nan},
-  };
-  for (const char* dtype : {"fp8-block", "fp8-channel"}) {
-    for (const Product& shape : shapes) {
-      CaseSpec spec;
-      spec.op = "block_gemm";
-      spec.dtype = dtype;
-      spec.m = shape.m;
-      spec.rows = shape.rows;
-      spec.slots = shape.slots;
-      spec.n = shape.n;
-      spec.k = shape.k;
-      spec.fill = shape.fill;
-      CAPTURE(dtype, shape.m, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
       CHECK(run_case(spec) == "");
     }
   }
@@ -181,23 +129,4 @@ TEST_CASE("prefill attention agrees with its reference", "[kernels]") {
       CHECK(run_case(spec) == "");
     }
   }
-}
-
-TEST_CASE("cases of NVIDIA's libraries say why they cannot run without them", "[kernels]") {
-  CaseSpec spec;
-  spec.op = "gemm";
-  spec.m = spec.n = spec.k = 16;
-  std::string why;
-  HostMemory memory;
-  const auto gemm = make_case(spec, why);
-  REQUIRE(gemm != nullptr);
-  CHECK(!gemm->prepare(memory, 1, why));
-  CHECK(why == "built without a CUDA toolkit: no cuBLASLt");
-  spec.op = "all_reduce";
-  spec.bytes = 1024;
-  spec.ranks = 2;
-  const auto collective = make_case(spec, why);
-  REQUIRE(collective != nullptr);
-  CHECK(!collective->prepare(memory, 1, why));
-  CHECK(why == "built without a CUDA toolkit: no NCCL");
 }

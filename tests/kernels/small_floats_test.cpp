@@ -63,6 +63,17 @@ TEST_CASE("fp8 encodes to the nearest code", "[kernels]") {
   }
 }
 
+TEST_CASE("an OCP code becomes the FNUZ code of half its value", "[kernels]") {
+  for (int code = 0; code < 256; ++code) {
+    const auto bits = static_cast<std::uint8_t>(code);
+    const float ocp = fp8_to_float(bits, Fp8Format::ocp);
+    const float fnuz = fp8_to_float(fnuz_half_of_ocp(bits), Fp8Format::fnuz);
+    CAPTURE(code);
+    CHECK((std::isnan(ocp) ? std::isnan(fnuz) : 2 * fnuz == ocp));
+  }
+  CHECK(fnuz_half_of_ocp(0x80) == 0);  // −0: FNUZ reads the bits as NaN
+}
+
 TEST_CASE("bf16 rounds to nearest even and keeps NaN", "[kernels]") {
   CHECK(float_to_bf16(1.0F) == 0x3F80);
   CHECK(float_to_bf16(1.0F + std::ldexp(1.0F, -8)) == 0x3F80);  // tie to even

@@ -19,6 +19,8 @@ inline CaseSpec small_spec(const std::string& op) {
   spec.head_dim = 128;
   spec.experts = 8;
   spec.top_k = 2;
+  spec.groups = 4;
+  spec.top_groups = 2;
   spec.bytes = 4096;
   if (op.find("grouped") == 0) spec.rows = {3, 0, 5};  // moe_align reads rows as well
   spec.contexts = {5, 33};
