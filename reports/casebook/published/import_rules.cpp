@@ -68,6 +68,7 @@ RunSetting read_setting(const Yaml& node) {
   s.families = read_names(when.optional("engine"));
   s.inputs = read_numbers(when.optional("input"));
   s.outputs = read_numbers(when.optional("output"));
+  s.experts = read_numbers(when.optional("ep"));
   const Yaml version = when.optional("version");
   if (version.is_list()) {
     for (const Yaml& item : version.items()) s.versions.push_back(read_version(item));
@@ -82,6 +83,10 @@ RunSetting read_setting(const Yaml& node) {
   s.frontend = set.optional("frontend").scalar_text();
   if (const Yaml share = set.optional("low_share"); share.present()) s.low_share = share.number(1, 0, 1);
   if (const Yaml rounds = set.optional("rounds"); rounds.present()) s.rounds = rounds.number(1, 1, 1000);
+  if (const Yaml seconds = set.optional("duration_s"); seconds.present()) s.duration_s = seconds.number(1, 1, 1e6);
+  if (const Yaml latest = set.optional("version"); latest.present()) s.version = read_version(latest);
+  s.staggered = set.optional("staggered").boolean(false);
+  s.drafts = set.optional("drafts").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();
   return s;
@@ -123,7 +128,7 @@ bool RunSetting::holds(const RunFacts& facts) const {
          holds_one(hardware, facts.hardware) &&
          holds_one(models, facts.model) && holds_one(families, facts.family) &&
          holds_one(inputs, facts.input) && holds_one(outputs, facts.output) &&
-         holds_one(versions, facts.version);
+         holds_one(experts, facts.ep) && holds_one(versions, facts.version);
 }
 
 Result<ImportRules> load_import_rules(const std::string& path) {

@@ -37,7 +37,7 @@ struct RunFacts {
   std::string hardware, model, family;  // profiles, and our engine
   int version = -1;                     // major · 1000 + minor; −1 = not said
   std::string source, locator, workload, quant;  // cells
-  std::int64_t input = 0, output = 0, load = 0;
+  std::int64_t input = 0, output = 0, load = 0, ep = 1;
 };
 
 // One value of engine_args: YAML text in which $load stands for the load, or a sum over facts.
@@ -54,14 +54,18 @@ struct RunSetting {
   std::vector<std::string> sources, locators, workloads;  // parts of the cell
   std::vector<std::string> quants;                        // the whole cell
   std::vector<std::string> hardware, models, families;
-  std::vector<std::int64_t> inputs, outputs, versions;
+  std::vector<std::int64_t> inputs, outputs, versions, experts;  // experts: the row's ep
   bool holds(const RunFacts& facts) const;
 
   std::vector<std::pair<std::string, ArgumentValue>> engine_args;
   std::string quantization, kv_cache_dtype, frontend;  // "" = says nothing
   double low_share = -1;                               // of lengths: drawn from low_share · length to length
   double rounds = 0;                                   // requests per place of the closed loop
-  bool plan_multiplied = false;                        // tp or dp stands there multiplied with ep
+  double duration_s = 0;                               // open loop: the rate is requests ÷ this
+  int version = -1;                                    // where the row says none: no newer than this
+  bool plan_multiplied = false;  // tp, dp or the number of GPUs stands there multiplied with ep
+  bool staggered = false;        // equal lengths: the first round ends evenly spread, and is not measured
+  bool drafts = false;           // speculative decoding that the row does not tell
 };
 
 // A target of docs/validation.md that `--bars` asks for.

@@ -35,12 +35,26 @@ Result<Scenario> read_setup(const PublishedSetup& setup) {
   return scenario;
 }
 
+void stagger(BenchmarkWorkload& workload) {
+  const auto places = static_cast<std::size_t>(workload.concurrency);
+  if (2 * places > workload.requests.size()) return;
+  workload.unmeasured = places;
+  for (std::size_t k = 0; k < places; ++k) {
+    TraceRequest& request = workload.requests[k];
+    const std::int64_t part = std::int64_t{request.output_tokens} * static_cast<std::int64_t>(k + 1) /
+                              static_cast<std::int64_t>(places);
+    request.output_tokens = static_cast<std::int32_t>(std::max<std::int64_t>(1, part));
+    request.max_output_tokens = request.output_tokens;
+  }
+}
+
 // Errors: interrupted only.
 Result<PricedSetup> price_setup(const PublishedSetup& setup, const BoardOptions& options) {
   const auto scenario = read_setup(setup);
   if (!scenario.ok()) return leave_out(scenario.errors());
-  const auto workload = requests_of(*scenario);
+  auto workload = requests_of(*scenario);
   if (!workload.ok()) return leave_out(workload.errors());
+  if (setup.staggered) stagger(*workload);
   BenchmarkResult wanted;
   wanted.metrics = setup.metrics;
   BenchmarkCompareOptions comparing;
@@ -171,7 +185,7 @@ double BoardGroup::median_absolute() const { return percentile(absolute(errors),
 double BoardGroup::p90_absolute() const { return percentile(absolute(errors), 90); }
 
 std::string quantity_of(const std::string& metric) {
-  if (metric.starts_with("throughput.") || metric == "duration_s") return "throughput";
+  if (metric.starts_with("throughput.")) return "throughput";
   return metric.substr(0, metric.find('.'));
 }
 

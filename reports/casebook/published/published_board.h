@@ -69,7 +69,7 @@ struct BoardGroup {
   double p90_absolute() const;
 };
 
-// "throughput" for all rates, and a batch's duration; else "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
+// "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
 std::string quantity_of(const std::string& metric);
 // By one key of a row: what to print for it.
 std::map<std::string, BoardGroup> group_board(

@@ -59,7 +59,7 @@ struct Run {
   std::int64_t tp = 1, ep = 1, pp = 1, dp = 1, gpus = 0;
   std::int64_t requests = 0;
   double low_share = 1, rounds = 10;
-  bool static_batch = false;
+  bool static_batch = false, staggered = false;
   double rate = 0;  // > 0: an open loop
   std::map<std::string, std::string> engine_args;
 };
@@ -134,6 +134,12 @@ class Importer {
     f.model = run.model.name;
     read_quantization(row, run, leave);
     f.version = version_of(row);
+    f.ep = std::max<std::int64_t>(1, whole_cell(row[Column::ep]));
+    for (const RunSetting& s : rules_.settings) {
+      if (!s.holds(f)) continue;
+      if (s.version >= 0 && f.version < 0) f.version = s.version;
+      if (s.drafts) leave(RowRule::speculation, "by the source");
+    }
   }
 
   template <class Leave>
@@ -222,6 +228,7 @@ class Importer {
   }
 
   void apply_settings(const FigureRow& row, Run& run) const {
+    double seconds = 0;
     for (const RunSetting& s : rules_.settings) {
       if (!s.holds(run.facts)) continue;
       for (const auto& [name, value] : s.engine_args) run.engine_args[name] = value.of(run.facts);
@@ -230,9 +237,12 @@ class Importer {
       if (!s.frontend.empty()) run.frontend = s.frontend;
       if (s.low_share >= 0) run.low_share = s.low_share;
       if (s.rounds > 0) run.rounds = s.rounds;
+      if (s.duration_s > 0) seconds = s.duration_s;
+      run.staggered = run.staggered || s.staggered;
     }
     run.requests = stated_requests(row[Column::workload]);
     if (run.static_batch) run.requests = run.facts.load;
+    if (run.rate > 0 && seconds > 0 && run.requests > 0) run.rate = static_cast<double>(run.requests) / seconds;
   }
 
   // "80 prompts", "n=320.0", "2363 req": 0 when it says none.
@@ -254,14 +264,14 @@ class Importer {
     run.gpus = whole_cell(row[Column::gpus]);
     run.tp = whole_cell(row[Column::tp]);
     run.pp = std::max<std::int64_t>(1, whole_cell(row[Column::pp]));
-    run.ep = std::max<std::int64_t>(1, whole_cell(row[Column::ep]));
+    run.ep = run.facts.ep;
     run.dp = ranks ? 1 : std::max<std::int64_t>(1, whole_cell(row[Column::dp]));
     if (run.tp == 0) run.tp = run.gpus > 0 && run.gpus % (run.pp * run.dp) == 0 ? run.gpus / (run.pp * run.dp) : 0;
     bool multiplied = false;
     for (const RunSetting& s : rules_.settings) multiplied = multiplied || (s.plan_multiplied && s.holds(run.facts));
-    if (multiplied && run.ep > 1 && run.tp * run.dp == run.ep * run.ep) {
-      (run.dp > 1 ? run.dp : run.tp) /= run.ep;
-      run.gpus = run.tp * run.dp * run.pp;
+    if (multiplied && run.ep > 1) {
+      if (run.tp * run.dp == run.ep * run.ep) (run.dp > 1 ? run.dp : run.tp) /= run.ep;
+      if (run.gpus == run.ep * run.ep) run.gpus = run.ep;
     }
     if (ranks) std::swap(run.tp, run.dp);
     const std::int64_t planned = run.tp * run.dp * run.pp;
@@ -291,6 +301,7 @@ class Importer {
   std::size_t setup_of(const Run& run) {
     const RunFacts& f = run.facts;
     PublishedSetup setup;
+    setup.staggered = run.staggered && !run.static_batch && !(run.rate > 0);
     setup.hardware = f.hardware;
     setup.engine = run.engine;
     setup.model = f.model.ends_with(".json") ? f.model.substr(f.model.rfind('/') + 1) : f.model;
@@ -317,7 +328,7 @@ class Importer {
                           : "{process: fixed, rate: 1000}") +
             "\n    input: " + lengths(run.low_share, f.input) + "\n    output: " + lengths(run.low_share, f.output) +
             "\n";
-    const auto [at, added] = by_text_.emplace(text, out_.setups.size());
+    const auto [at, added] = by_text_.emplace(text + (setup.staggered ? "staggered" : ""), out_.setups.size());
     if (added) out_.setups.push_back(std::move(setup));
     return at->second;
   }
