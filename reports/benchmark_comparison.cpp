@@ -19,9 +19,8 @@ using Statistic = BenchmarkMetric::Statistic;
 // Latencies of completed requests, milliseconds.
 class LatencySink final : public RecordSink {
  public:
-  explicit LatencySink(std::size_t unmeasured) : unmeasured_(unmeasured) {}
   void on_request(const RequestRecord& r) override {
-    if (r.status != RequestStatus::completed || r.request < unmeasured_) return;
+    if (r.status != RequestStatus::completed) return;
     ttft.push_back(r.ttft.milliseconds());
     e2e.push_back(r.e2e.milliseconds());
     // From the exact nanoseconds: tpot_ns() is rounded.
@@ -31,9 +30,6 @@ class LatencySink final : public RecordSink {
     for (std::vector<double>* values : {&ttft, &tpot, &e2e}) std::sort(values->begin(), values->end());
   }
   std::vector<double> ttft, tpot, e2e;
-
- private:
-  std::size_t unmeasured_;
 };
 
 std::optional<double> statistic(const std::vector<double>& sorted, const BenchmarkMetric& metric) {
@@ -59,10 +55,9 @@ std::optional<double> gap_statistic(const Distribution& d, const BenchmarkMetric
   return static_cast<double>(d.curve[static_cast<std::size_t>(p)]) * 1e-6;
 }
 
-// The client's clock runs from its start, which is time 0 of an open loop, to the last answer; without what is
-// not measured, from the first request that is.
+// The client's clock runs from its start, which is time 0 of an open loop, to the last answer.
 double duration_s(const RunResult& run, bool closed_loop) {
-  const SimTime start = run.warmup_requests > 0 ? run.measured_from : closed_loop ? run.first_arrival : SimTime();
+  const SimTime start = closed_loop ? run.first_arrival : SimTime();
   return (run.last_finish - start).seconds();
 }
 
@@ -97,8 +92,8 @@ struct NominalRun {
 };
 
 Result<RunMetrics> measure(const Scenario& scenario, const std::vector<BenchmarkMetric>& wanted,
-                           std::size_t unmeasured, RunOptions options, NominalRun& nominal) {
-  LatencySink sink(unmeasured);
+                           RunOptions options, NominalRun& nominal) {
+  LatencySink sink;
   options.sink = &sink;
   ORRERY_TRY(run, run_scenario(scenario, options));
   sink.sort();
@@ -126,7 +121,6 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   spec.requests = std::make_shared<const std::vector<TraceRequest>>(workload.requests);
   spec.time_scale = 1;
   spec.closed_loop_concurrency = workload.concurrency;
-  spec.warmup_s = workload.unmeasured > 0 ? 1e-9 : 0;  // what is sent at the first moment
   spec.limit_requests = 0;
   spec.limit_duration_s = 0;
 
@@ -138,13 +132,13 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   ensemble.threads = options.threads;
   ensemble.keep_going = options.keep_going;
   ORRERY_TRY(intervals, estimate_intervals(scenario, ensemble, [&](const RunOptions& run) {
-               return measure(scenario, measured.metrics, workload.unmeasured, run, nominal);
+               return measure(scenario, measured.metrics, run, nominal);
              }));
   if (options.runs > 0) {
     ensemble.runs = options.runs;
     ORRERY_TRY(estimated, estimate_intervals(scenario, ensemble, [&](const RunOptions& run) {
                  NominalRun ignored;
-                 return measure(scenario, measured.metrics, workload.unmeasured, run, ignored);
+                 return measure(scenario, measured.metrics, run, ignored);
                }));
     intervals = std::move(estimated);
   }

@@ -17,7 +17,6 @@ struct BenchmarkLengths {
 
 struct BenchmarkWorkload {
   std::vector<TraceRequest> requests;  // in order of arrival
-  std::size_t unmeasured = 0;          // of a closed loop the first so many, all sent at once: served and not measured
   std::int64_t concurrency = 0;        // > 0: a closed loop of so many, which ignores the arrival times
   std::vector<std::string> notes;      // what was known and what had to be drawn or assumed
 };

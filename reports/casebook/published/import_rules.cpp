@@ -85,7 +85,6 @@ RunSetting read_setting(const Yaml& node) {
   if (const Yaml rounds = set.optional("rounds"); rounds.present()) s.rounds = rounds.number(1, 1, 1000);
   if (const Yaml seconds = set.optional("duration_s"); seconds.present()) s.duration_s = seconds.number(1, 1, 1e6);
   if (const Yaml latest = set.optional("version"); latest.present()) s.version = read_version(latest);
-  s.staggered = set.optional("staggered").boolean(false);
   s.drafts = set.optional("drafts").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();

@@ -64,7 +64,6 @@ struct RunSetting {
   double duration_s = 0;                               // open loop: the rate is requests ÷ this
   int version = -1;                                    // where the row says none: no newer than this
   bool plan_multiplied = false;  // tp, dp or the number of GPUs stands there multiplied with ep
-  bool staggered = false;        // equal lengths: the first round ends evenly spread, and is not measured
   bool drafts = false;           // speculative decoding that the row does not tell
 };
 

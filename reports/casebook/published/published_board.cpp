@@ -35,26 +35,12 @@ Result<Scenario> read_setup(const PublishedSetup& setup) {
   return scenario;
 }
 
-void stagger(BenchmarkWorkload& workload) {
-  const auto places = static_cast<std::size_t>(workload.concurrency);
-  if (2 * places > workload.requests.size()) return;
-  workload.unmeasured = places;
-  for (std::size_t k = 0; k < places; ++k) {
-    TraceRequest& request = workload.requests[k];
-    const std::int64_t part = std::int64_t{request.output_tokens} * static_cast<std::int64_t>(k + 1) /
-                              static_cast<std::int64_t>(places);
-    request.output_tokens = static_cast<std::int32_t>(std::max<std::int64_t>(1, part));
-    request.max_output_tokens = request.output_tokens;
-  }
-}
-
 // Errors: interrupted only.
 Result<PricedSetup> price_setup(const PublishedSetup& setup, const BoardOptions& options) {
   const auto scenario = read_setup(setup);
   if (!scenario.ok()) return leave_out(scenario.errors());
-  auto workload = requests_of(*scenario);
+  const auto workload = requests_of(*scenario);
   if (!workload.ok()) return leave_out(workload.errors());
-  if (setup.staggered) stagger(*workload);
   BenchmarkResult wanted;
   wanted.metrics = setup.metrics;
   BenchmarkCompareOptions comparing;

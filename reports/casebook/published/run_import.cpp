@@ -59,7 +59,7 @@ struct Run {
   std::int64_t tp = 1, ep = 1, pp = 1, dp = 1, gpus = 0;
   std::int64_t requests = 0;
   double low_share = 1, rounds = 10;
-  bool static_batch = false, staggered = false;
+  bool static_batch = false;
   double rate = 0;  // > 0: an open loop
   std::map<std::string, std::string> engine_args;
 };
@@ -149,7 +149,7 @@ class Importer {
     const bool glm = holds(note, "MTP1 on for GLM-5");  // of that model's rows only
     const bool on = holds(note, "spec=") || holds(note, "EAGLE") || holds(note, "MTP") ||
                     holds(row[Column::quant], "MTP");
-    if (on && !off && (!glm || holds(row[Column::model], "GLM-5"))) leave(RowRule::speculation, note);
+    if (on && !off && (!glm || holds(row[Column::model], "GLM-5"))) leave(RowRule::speculation, note.empty() ? row[Column::quant] : note);
   }
 
   ModelChoice find_model(const FigureRow& row) {
@@ -238,7 +238,6 @@ class Importer {
       if (s.low_share >= 0) run.low_share = s.low_share;
       if (s.rounds > 0) run.rounds = s.rounds;
       if (s.duration_s > 0) seconds = s.duration_s;
-      run.staggered = run.staggered || s.staggered;
     }
     run.requests = stated_requests(row[Column::workload]);
     if (run.static_batch) run.requests = run.facts.load;
@@ -301,7 +300,6 @@ class Importer {
   std::size_t setup_of(const Run& run) {
     const RunFacts& f = run.facts;
     PublishedSetup setup;
-    setup.staggered = run.staggered && !run.static_batch && !(run.rate > 0);
     setup.hardware = f.hardware;
     setup.engine = run.engine;
     setup.model = f.model.ends_with(".json") ? f.model.substr(f.model.rfind('/') + 1) : f.model;
@@ -328,7 +326,7 @@ class Importer {
                           : "{process: fixed, rate: 1000}") +
             "\n    input: " + lengths(run.low_share, f.input) + "\n    output: " + lengths(run.low_share, f.output) +
             "\n";
-    const auto [at, added] = by_text_.emplace(text + (setup.staggered ? "staggered" : ""), out_.setups.size());
+    const auto [at, added] = by_text_.emplace(text, out_.setups.size());
     if (added) out_.setups.push_back(std::move(setup));
     return at->second;
   }

@@ -40,9 +40,6 @@ bool can_be_lifted(RowRule rule);
 struct PublishedSetup {
   std::string scenario;                  // YAML
   std::vector<BenchmarkMetric> metrics;  // what is asked of it; `value` means nothing
-  // Client k of a closed loop of n begins with k ÷ n of its output, so that equal requests do not go in lock-step;
-  // that round is not measured.
-  bool staggered = false;
   std::string hardware, engine, model, plan, load;  // for people
 };
 
