@@ -222,8 +222,8 @@ struct EngineProfile {
 };
 
 // By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:
-// settings hold the plain defaults. A file may be a whole profile, or one's own figures or another version over
-// another (docs/from_steps.md):
+// settings hold the plain defaults. A file may be a whole profile, or one's own figures or another version
+// over another (docs/from_steps.md):
 //   name, description, base: NAME, version, host: {some of its terms}, operators: {operator class: factor on
 //   its time}, v2_architectures: [names] (which model runner serves what; [] as in versions before the V2
 //   runner), defaults: {source, some of gpu_memory_utilization, async_scheduling, scheduler_reserve_full_isl}

@@ -143,8 +143,9 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   c->add_flag(
       "--engines", options->engines,
       "compare with all measured engine runs: schedules, step times, errors and where they come from");
-  c->add_option("--published", options->published.file,
-                "CSV of published figures (docs/validation.md): every row is priced, or left out by a named rule");
+  c->add_option(
+      "--published", options->published.file,
+      "CSV of published figures (docs/validation.md): every row is priced, or left out by a named rule");
   c->add_option("--rules", options->published.rules,
                 "with --published: import rules of one's own instead of reports/cases/import_rules.yaml");
   c->add_flag("--bars", options->published.bars, "with --published: exit code 7 when a target is missed");

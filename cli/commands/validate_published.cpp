@@ -46,7 +46,8 @@ Result<int> validate_published(const PublishedCommandOptions& options, const Com
     if (!options.out.empty()) std::printf("written: %s/scoreboard.md\n", options.out.c_str());
   }
   const std::vector<BarResult> bars = compare_bars(board);
-  const bool missed = options.bars && std::any_of(bars.begin(), bars.end(), [](const BarResult& b) { return !b.met(); });
+  const bool missed =
+      options.bars && std::any_of(bars.begin(), bars.end(), [](const BarResult& b) { return !b.met(); });
   return static_cast<int>(missed ? ExitCode::check_failed : ExitCode::done);
 }
 

@@ -183,7 +183,8 @@ TEST_CASE("another version differs from its neighbour in the lines of its profil
     REQUIRE(engine.ok());
     return std::move(*engine);
   };
-  const EngineProfile newest = of("vllm-0.24"), v23 = of("vllm-0.23"), v18 = of("vllm-0.18"), v12 = of("vllm-0.12");
+  const EngineProfile newest = of("vllm-0.24"), v23 = of("vllm-0.23"), v18 = of("vllm-0.18"),
+                      v12 = of("vllm-0.12");
   CHECK(v23.version == "0.23.0");
   CHECK(v23.v2_architectures.size() == 3);  // vllm/config/vllm.py of 0.23.0
   CHECK(v23.settings.gpu_memory_utilization == newest.settings.gpu_memory_utilization);

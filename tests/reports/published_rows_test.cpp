@@ -1,5 +1,5 @@
-// `validate --published`: rows are read strictly, each is priced or left out by one named rule, equal runs are simulated
-// once, and what is priced is what a simulation of the same scenario gives.
+// `validate --published`: rows are read strictly, each is priced or left out by one named rule, equal runs
+// are simulated once, and what is priced is what a simulation of the same scenario gives.
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,7 +18,8 @@ using namespace orrery;
 namespace {
 
 const std::string kHeader =
-    "hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,metric,value,"
+    "hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
+    "metric,value,"
     "unit,source,locator,note\n";
 
 struct Folder {
@@ -36,8 +37,9 @@ struct Folder {
 };
 
 std::string row(const std::string& metric, const std::string& value, const std::string& unit,
-                const std::string& configuration = "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,4 prompts,"
-                                                   "concurrency,2") {
+                const std::string& configuration =
+                    "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,4 prompts,"
+                    "concurrency,2") {
   return configuration + "," + metric + "," + value + "," + unit + ",made up,here,\n";
 }
 
@@ -67,7 +69,9 @@ const ImportRules& our_rules() {
   return rules;
 }
 
-PublishedImport import_text(const std::string& text) { return import_rows(rows_of(kHeader + text), our_rules()); }
+PublishedImport import_text(const std::string& text) {
+  return import_rows(rows_of(kHeader + text), our_rules());
+}
 
 PublishedBoard price(const std::string& text, int threads = 1, int runs = 0) {
   BoardOptions options;
@@ -81,7 +85,8 @@ PublishedBoard price(const std::string& text, int threads = 1, int runs = 0) {
 }  // namespace
 
 TEST_CASE("cells may be quoted, columns stand in any order, others are not read") {
-  const auto rows = rows_of("extra," + kHeader + "x,H200-SXM,1,vllm,0.24.0,m,,1,,,,0,1,2,\"a, \"\"b\"\"\",concurrency,1,ttft,"
+  const auto rows = rows_of("extra," + kHeader +
+                            "x,H200-SXM,1,vllm,0.24.0,m,,1,,,,0,1,2,\"a, \"\"b\"\"\",concurrency,1,ttft,"
                             "1.5e1,ms,s,l,n\n");
   REQUIRE(rows.size() == 1);
   CHECK(rows[0].line == 2);
@@ -97,7 +102,8 @@ TEST_CASE("what is wrong with a file is said with line and column") {
   CHECK(says(errors_of(""), "rows.csv:1:1: the file is empty"));
   const std::string both = errors_of(kHeader + row("ttft", "fast", "ms") + "H200,1\n");
   const std::size_t column = row("ttft", "fast", "ms").find("fast") + 1;
-  CHECK(says(both, "rows.csv:2:" + std::to_string(column) + ": value: expected a finite number, got \"fast\""));
+  CHECK(
+      says(both, "rows.csv:2:" + std::to_string(column) + ": value: expected a finite number, got \"fast\""));
   CHECK(says(both, "rows.csv:3:6: expected 22 cells as in the header, got 2"));
   CHECK(says(errors_of(kHeader + row("ttft", "nan", "ms")), "expected a finite number"));
   CHECK(says(errors_of(kHeader + "H200-SXM,\"open\n"), "rows.csv:2:10: a quote is opened here"));
@@ -128,7 +134,8 @@ TEST_CASE("figures are brought to our names and units") {
 }
 
 TEST_CASE("rows of one configuration share a simulation") {
-  const auto import = import_text(row("mean_ttft", "20", "ms") + row("mean_tpot", "5", "ms") + row("mean_ttft", "21", "ms"));
+  const auto import =
+      import_text(row("mean_ttft", "20", "ms") + row("mean_tpot", "5", "ms") + row("mean_ttft", "21", "ms"));
   CHECK(import.setups.size() == 1);
   CHECK(import.setups[0].metrics.size() == 2);
   CHECK(import.figures[2].metric == import.figures[0].metric);
@@ -168,9 +175,11 @@ TEST_CASE("every rule leaves its row out and says why") {
 }
 
 TEST_CASE("what a deployment cannot be is found when it is priced") {
-  const auto board = price(row("ttft", "5", "ms", "H200-SXM,3,vllm,0.24.0,Qwen/Qwen3-8B,BF16,3,,,,0,300,20,w,concurrency,2") +
-                           row("ttft", "5", "ms", "H200-SXM,1,vllm,0.24.0,deepseek-ai/DeepSeek-R1,fp8,1,,,,0,300,20,w,"
-                                                  "concurrency,2"));
+  const auto board = price(
+      row("ttft", "5", "ms", "H200-SXM,3,vllm,0.24.0,Qwen/Qwen3-8B,BF16,3,,,,0,300,20,w,concurrency,2") +
+      row("ttft", "5", "ms",
+          "H200-SXM,1,vllm,0.24.0,deepseek-ai/DeepSeek-R1,fp8,1,,,,0,300,20,w,"
+          "concurrency,2"));
   CHECK(board.board.empty());
   REQUIRE(board.left_out.size() == 2);
   CHECK(board.left_out[0].rule == RowRule::refused);
@@ -180,7 +189,8 @@ TEST_CASE("what a deployment cannot be is found when it is priced") {
 
 TEST_CASE("settings of a source reach the scenario") {
   const auto import = import_text(
-      "H200-SXM,64,trt,nvcr.io/nvidia/tensorrt-llm/release:1.1.0rc2,DeepSeek-R1 (dsr1),fp8,8,8,,,0,1024,1024,random,"
+      "H200-SXM,64,trt,nvcr.io/nvidia/tensorrt-llm/release:1.1.0rc2,DeepSeek-R1 "
+      "(dsr1),fp8,8,8,,,0,1024,1024,random,"
       "concurrency,64,tput_per_gpu,450,tok/s/gpu,SemiAnalysis InferenceX dashboard snapshot,run,spec=none\n");
   REQUIRE(import.setups.size() == 1);
   const std::string& text = import.setups[0].scenario;
@@ -194,22 +204,25 @@ TEST_CASE("settings of a source reach the scenario") {
 
 TEST_CASE("long outputs are cut to the steps that are simulated, not below three rounds") {
   const auto requests = [](const std::string& output) {
-    const auto import = import_text(row("ttft", "5", "ms", "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300," + output +
-                                                               ",w,concurrency,4"));
+    const auto import = import_text(
+        row("ttft", "5", "ms",
+            "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300," + output + ",w,concurrency,4"));
     const std::string& text = import.setups[0].scenario;
     return text.substr(text.find("requests: "), 12);
   };
   CHECK(requests("100") == "requests: 40");
-  CHECK(requests("8192") == "requests: 16");   // 40,000 / 8,192 = 4 rounds
+  CHECK(requests("8192") == "requests: 16");  // 40,000 / 8,192 = 4 rounds
   CHECK(requests("30000") == "requests: 12");
 }
 
 TEST_CASE("priced rows carry what the simulation gives, alike with any number of threads") {
   const std::string text = row("mean_ttft", "20", "ms") + row("mean_tpot", "5", "ms") +
-                           row("output_tput", "300", "tok/s", "H100-SXM,1,vLLM,2024,meta-llama/Llama-2-7b-hf,fp16/bf16,1,,,"
-                                                              ",,128,16,offline,batch_size,4") +
-                           row("mean_ttft", "20", "ms", "H200-SXM,1,llama.cpp,1,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,"
-                                                        "concurrency,2");
+                           row("output_tput", "300", "tok/s",
+                               "H100-SXM,1,vLLM,2024,meta-llama/Llama-2-7b-hf,fp16/bf16,1,,,"
+                               ",,128,16,offline,batch_size,4") +
+                           row("mean_ttft", "20", "ms",
+                               "H200-SXM,1,llama.cpp,1,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,"
+                               "concurrency,2");
   const auto board = price(text, 1, 2);
   REQUIRE(board.board.size() == 3);
   for (const BoardRow& r : board.board) {
@@ -249,9 +262,10 @@ TEST_CASE("a bar is met by the median of its rows") {
 
 TEST_CASE("rules of one's own are read strictly") {
   const Folder folder;
-  const std::string path = folder.write("hardware: {h200: [X]}\nengines: {vllm: [vllm]}\nmodels: {}\nlocator_models: {}\n"
-                                        "no_model: []\nversions: []\nnamed_versions: {}\nquantizations: []\nsettings:\n"
-                                        "  - when: {colour: red}\n    set: {}\n    why: no reason\nbars: []\n");
+  const std::string path = folder.write(
+      "hardware: {h200: [X]}\nengines: {vllm: [vllm]}\nmodels: {}\nlocator_models: {}\n"
+      "no_model: []\nversions: []\nnamed_versions: {}\nquantizations: []\nsettings:\n"
+      "  - when: {colour: red}\n    set: {}\n    why: no reason\nbars: []\n");
   const auto rules = load_import_rules(path);
   REQUIRE_FALSE(rules.ok());
   CHECK(says(to_string(rules.errors()), "colour"));

@@ -1,7 +1,6 @@
 #include "reports/casebook/published/board_text.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "base/text.h"
 #include "reports/casebook/case_comparison.h"
@@ -49,7 +48,8 @@ std::string markdown_of(const Table& table) {
 
 // Rows of a table whose first cells are the parts of the key, split at tabs.
 Table groups_table(const std::map<std::string, BoardGroup>& groups, Row header) {
-  for (const char* const name : {"rows", "median abs. error %", "median error %", "90 % of errors below %", "inside"})
+  for (const char* const name :
+       {"rows", "median abs. error %", "median error %", "90 % of errors below %", "inside"})
     header.emplace_back(name);
   Table table{header, {}};
   for (const auto& [key, group] : groups) {
@@ -83,8 +83,8 @@ std::string load_metric(const FigureRow& r, const PublishedSetup& s, const Compa
   std::int64_t low = 1;
   while (4 * low <= load) low *= 4;
   const std::string name = std::to_string(low) + " to " + std::to_string(4 * low - 1);
-  return s.hardware + "\t" + quantity_of(m.name) + "\t" + std::string(10 - std::min<std::size_t>(10, name.size()), ' ') +
-         name;
+  return s.hardware + "\t" + quantity_of(m.name) + "\t" +
+         std::string(10 - std::min<std::size_t>(10, name.size()), ' ') + name;
 }
 
 struct RuleUse {
@@ -117,8 +117,8 @@ std::string effect(const RuleUse& use, const PublishedBoard& board) {
     with.add(row.compared, false);
   }
   return "priced as if: " + with_sign(use.as_if.median()) + " %, abs. " + fixed(use.as_if.median_absolute()) +
-         " % over " + std::to_string(use.as_if.errors.size()) + "; all rows " + fixed(without.median_absolute()) +
-         " → " + fixed(with.median_absolute()) + " %";
+         " % over " + std::to_string(use.as_if.errors.size()) + "; all rows " +
+         fixed(without.median_absolute()) + " → " + fixed(with.median_absolute()) + " %";
 }
 
 std::string commonest(const RuleUse& use) {
@@ -145,15 +145,20 @@ std::string shares(const std::vector<std::pair<std::string, double>>& provenance
   return join(parts, ", ");
 }
 
-// The rows furthest off, by the logarithm of predicted ÷ measured, one of a setup.
+// The rows furthest off, by the ratio of predicted and measured, one of a setup.
 std::vector<const BoardRow*> worst_rows(const PublishedBoard& board, std::size_t most) {
   std::vector<const BoardRow*> rows;
   for (const BoardRow& row : board.board) rows.push_back(&row);
-  const auto off = [](const BoardRow* r) { return std::abs(std::log(r->compared.predicted / r->compared.measured)); };
-  std::stable_sort(rows.begin(), rows.end(), [&](const BoardRow* a, const BoardRow* b) { return off(a) > off(b); });
+  const auto off = [](const BoardRow* r) {
+    const ComparedMetric& m = r->compared;  // both are above 0
+    return std::max(m.predicted / m.measured, m.measured / m.predicted);
+  };
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](const BoardRow* a, const BoardRow* b) { return off(a) > off(b); });
   std::vector<const BoardRow*> out;
   for (const BoardRow* row : rows) {
-    const bool again = std::any_of(out.begin(), out.end(), [&](const BoardRow* r) { return r->setup == row->setup; });
+    const bool again =
+        std::any_of(out.begin(), out.end(), [&](const BoardRow* r) { return r->setup == row->setup; });
     if (!again) out.push_back(row);
     if (out.size() == most) break;
   }
@@ -168,9 +173,10 @@ Table worst_table(const PublishedBoard& board) {
     const FigureRow& figure = board.rows[row->row];
     const PublishedSetup& setup = board.setups[row->setup];
     table.rows.push_back({std::to_string(figure.line), figure[FigureColumn::source].substr(0, 40),
-                          setup.hardware + ", " + setup.engine + ", " + setup.model + ", " + setup.plan, setup.load,
-                          row->compared.name, number(row->compared.measured), number(row->compared.predicted),
-                          with_sign(row->compared.error_percent()), shares(board.priced[row->setup].provenance),
+                          setup.hardware + ", " + setup.engine + ", " + setup.model + ", " + setup.plan,
+                          setup.load, row->compared.name, number(row->compared.measured),
+                          number(row->compared.predicted), with_sign(row->compared.error_percent()),
+                          shares(board.priced[row->setup].provenance),
                           figure[FigureColumn::note].substr(0, 60)});
   }
   return table;
@@ -181,9 +187,12 @@ std::string names(const std::vector<std::string>& list) { return list.empty() ? 
 Table bars_table(const PublishedBoard& board) {
   Table table{{"parts", "engines", "quantity", "bar %", "median abs. error %", "rows", "met"}, {}};
   for (const BarResult& r : compare_bars(board))
-    table.rows.push_back({names(r.bar.hardware), names(r.bar.families), r.bar.quantity, fixed(r.bar.median_abs_percent),
-                          r.rows == 0 ? "–" : fixed(r.median_abs_percent), std::to_string(r.rows),
-                          r.rows == 0 ? "–" : r.met() ? "yes" : "no"});
+    table.rows.push_back({names(r.bar.hardware), names(r.bar.families), r.bar.quantity,
+                          fixed(r.bar.median_abs_percent), r.rows == 0 ? "–" : fixed(r.median_abs_percent),
+                          std::to_string(r.rows),
+                          r.rows == 0 ? "–"
+                          : r.met()   ? "yes"
+                                      : "no"});
   return table;
 }
 
@@ -196,11 +205,12 @@ BoardGroup all_rows(const PublishedBoard& board) {
 std::string summary(const PublishedBoard& board) {
   const BoardGroup all = all_rows(board);
   std::string text = std::to_string(board.board.size()) + " of " + std::to_string(board.rows.size()) +
-                     " rows priced: median absolute error " + fixed(all.median_absolute()) + " %, median error " +
-                     with_sign(all.median()) + " %";
+                     " rows priced: median absolute error " + fixed(all.median_absolute()) +
+                     " %, median error " + with_sign(all.median()) + " %";
   if (board.runs > 0)
-    text += "; measured value in the 90 % interval " + share(all.covered, all.intervals) + ", verdict inside " +
-            share(all.inside, all.intervals) + ", uninformative " + share(all.uninformative, all.intervals);
+    text += "; measured value in the 90 % interval " + share(all.covered, all.intervals) +
+            ", verdict inside " + share(all.inside, all.intervals) + ", uninformative " +
+            share(all.uninformative, all.intervals);
   return text + ".\n";
 }
 
@@ -248,10 +258,10 @@ Json board_json(const PublishedBoard& board) {
        rules = Json::array(), bars = Json::array(), worst = Json::array();
   for (const BoardRow& row : board.board) cases.push_back(row_json(board, row));
   for (const auto& [key, group] : group_board(
-           board, [](const FigureRow&, const PublishedSetup& s, const ComparedMetric&) { return s.hardware; }))
+           board, [](const FigureRow&, const PublishedSetup&s, const ComparedMetric&) { return s.hardware; }))
     parts[key] = group_json(group);
   for (const auto& [key, group] : group_board(
-           board, [](const FigureRow&, const PublishedSetup& s, const ComparedMetric&) { return s.engine; }))
+           board, [](const FigureRow&, const PublishedSetup&s, const ComparedMetric&) { return s.engine; }))
     engines[key] = group_json(group);
   for (const auto& [key, group] : group_board(board, part_engine_metric)) {
     Json entry = group_json(group);
@@ -302,7 +312,8 @@ Json board_json(const PublishedBoard& board) {
 
 std::string board_csv(const PublishedBoard& board) {
   std::string csv =
-      "line,source,locator,hardware,engine,engine_version,model,plan,load,metric,published,predicted,low,high,"
+      "line,source,locator,hardware,engine,engine_version,model,plan,load,metric,published,predicted,low,"
+      "high,"
       "error_percent,verdict\n";
   for (const BoardRow& row : board.board) {
     const FigureRow& figure = board.rows[row.row];
@@ -323,15 +334,16 @@ std::string board_csv(const PublishedBoard& board) {
 std::string left_out_csv(const PublishedBoard& board) {
   std::string csv = "line,rule,why,error_percent_as_if\n";
   for (const LeftOutRow& row : board.left_out) {
-    csv += std::to_string(board.rows[row.row].line) + "," + to_string(row.rule) + "," + csv_cell(row.why) + "," +
-           (row.error_percent ? format_fixed(*row.error_percent, 2) : std::string()) + "\n";
+    csv += std::to_string(board.rows[row.row].line) + "," + to_string(row.rule) + "," + csv_cell(row.why) +
+           "," + (row.error_percent ? format_fixed(*row.error_percent, 2) : std::string()) + "\n";
   }
   return csv;
 }
 
 std::string board_text(const PublishedBoard& board) {
   std::string text = summary(board) + "\n";
-  text += text_of(groups_table(group_board(board, part_engine_metric), {"part", "engine", "quantity"})) + "\n";
+  text +=
+      text_of(groups_table(group_board(board, part_engine_metric), {"part", "engine", "quantity"})) + "\n";
   text += text_of(rules_table(board)) + "\n" + text_of(bars_table(board)) + "\nThe ten furthest off:\n" +
           text_of(worst_table(board));
   return text;
@@ -340,18 +352,20 @@ std::string board_text(const PublishedBoard& board) {
 std::string board_markdown(const PublishedBoard& board) {
   std::string text =
       "# Published figures\n\nMade by `orrery validate --published FILE.csv`; definitions and rules: "
-      "docs/validation.md. Error = predicted ÷ published − 1.\nNothing of Orrery was fitted to any of these rows. "
+      "docs/validation.md. Error = predicted ÷ published − 1.\nNothing of Orrery was fitted to any of these "
+      "rows. "
       "An interval holds the doubt about prices and host times, not what a row does not say.\n\n";
   text += summary(board) + "\n## Part, engine, quantity\n\n" +
-          markdown_of(groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));
+          markdown_of(
+              groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));
   text += "\n## Targets\n\n" + markdown_of(bars_table(board));
   text += "\n## Rows left out\n\n" + markdown_of(rules_table(board));
   text += "\n## By source\n\n" +
           markdown_of(groups_table(group_board(board, source_metric), {"source", "part", "quantity"}));
   text += "\n## By load (requests in flight, batch)\n\n" +
           markdown_of(groups_table(group_board(board, load_metric), {"part", "quantity", "load"}));
-  text += "\n## By model\n\n" +
-          markdown_of(groups_table(group_board(board, model_engine), {"model", "part", "engine profile", "quantity"}));
+  text += "\n## By model\n\n" + markdown_of(groups_table(group_board(board, model_engine),
+                                                         {"model", "part", "engine profile", "quantity"}));
   text += "\n## The ten furthest off\n\nOne row of a run.\n\n" + markdown_of(worst_table(board));
   return text;
 }

@@ -8,8 +8,8 @@
 
 namespace orrery {
 
-// {cases: [{id, metric, published, predicted, low, high, error_percent, verdict, …}], coverage, by_part, by_engine,
-// groups: [part × engine × metric], rules, bars, worst, left_out}. `id` is "line N" of the file.
+// {cases: [{id, metric, published, predicted, low, high, error_percent, verdict, …}], coverage, by_part,
+// by_engine, groups: [part × engine × metric], rules, bars, worst, left_out}. `id` is "line N" of the file.
 Json board_json(const PublishedBoard& board);
 std::string board_csv(const PublishedBoard& board);       // a row per priced row
 std::string left_out_csv(const PublishedBoard& board);    // a row per row left out: line, rule, why

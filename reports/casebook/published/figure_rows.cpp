@@ -13,8 +13,9 @@ namespace orrery {
 namespace {
 
 constexpr std::array<const char*, figure_columns> kNames = {
-    "hw",  "gpus",     "engine",    "engine_version", "model",  "quant", "tp",   "ep",     "pp",      "dp",  "disagg",
-    "isl", "osl",      "workload",  "load_type",      "load_value", "metric", "value", "unit", "source", "locator",
+    "hw",        "gpus",       "engine", "engine_version", "model", "quant",  "tp",
+    "ep",        "pp",         "dp",     "disagg",         "isl",   "osl",    "workload",
+    "load_type", "load_value", "metric", "value",          "unit",  "source", "locator",
     "note"};
 constexpr std::size_t kMostErrors = 20;
 
@@ -72,9 +73,9 @@ Header read_header(const std::vector<Cell>& cells, const std::string& path, Erro
       found = true;
     }
     if (!found)
-      errors.push_back(invalid_input("the header lacks this column; expected " +
-                                         join({kNames.begin(), kNames.end()}, ","),
-                                     {path, 1, 1}, kNames[c]));
+      errors.push_back(
+          invalid_input("the header lacks this column; expected " + join({kNames.begin(), kNames.end()}, ","),
+                        {path, 1, 1}, kNames[c]));
   }
   return header;
 }
@@ -116,8 +117,8 @@ Result<std::vector<FigureRow>> read_figure_rows(const std::string& path) {
       errors.push_back(
           invalid_input("a quote is opened here and not closed", {path, row.line, cells.back().column}));
     } else if (cells.size() != header.cells) {
-      errors.push_back(invalid_input("expected " + std::to_string(header.cells) + " cells as in the header, got " +
-                                         std::to_string(cells.size()),
+      errors.push_back(invalid_input("expected " + std::to_string(header.cells) +
+                                         " cells as in the header, got " + std::to_string(cells.size()),
                                      {path, row.line, cells.back().column}));
     } else {
       read_row(cells, header, row, path, errors);

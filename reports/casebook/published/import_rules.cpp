@@ -83,7 +83,8 @@ RunSetting read_setting(const Yaml& node) {
   s.frontend = set.optional("frontend").scalar_text();
   if (const Yaml share = set.optional("low_share"); share.present()) s.low_share = share.number(1, 0, 1);
   if (const Yaml rounds = set.optional("rounds"); rounds.present()) s.rounds = rounds.number(1, 1, 1000);
-  if (const Yaml seconds = set.optional("duration_s"); seconds.present()) s.duration_s = seconds.number(1, 1, 1e6);
+  if (const Yaml seconds = set.optional("duration_s"); seconds.present())
+    s.duration_s = seconds.number(1, 1, 1e6);
   if (const Yaml latest = set.optional("version"); latest.present()) s.version = read_version(latest);
   s.drafts = set.optional("drafts").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
@@ -124,10 +125,10 @@ std::string ArgumentValue::of(const RunFacts& facts) const {
 bool RunSetting::holds(const RunFacts& facts) const {
   return holds_part(sources, facts.source) && holds_part(locators, facts.locator) &&
          holds_part(workloads, facts.workload) && holds_one(quants, facts.quant) &&
-         holds_one(hardware, facts.hardware) &&
-         holds_one(models, facts.model) && holds_one(families, facts.family) &&
-         holds_one(inputs, facts.input) && holds_one(outputs, facts.output) &&
-         holds_one(experts, facts.ep) && holds_one(versions, facts.version);
+         holds_one(hardware, facts.hardware) && holds_one(models, facts.model) &&
+         holds_one(families, facts.family) && holds_one(inputs, facts.input) &&
+         holds_one(outputs, facts.output) && holds_one(experts, facts.ep) &&
+         holds_one(versions, facts.version);
 }
 
 Result<ImportRules> load_import_rules(const std::string& path) {

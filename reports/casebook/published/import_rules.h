@@ -1,5 +1,5 @@
-// What published rows mean: how their names map to profiles, and how the client and the server behind a source's
-// figures were set up. Data, not code: reports/cases/import_rules.yaml.
+// What published rows mean: how their names map to profiles, and how the client and the server behind a
+// source's figures were set up. Data, not code: reports/cases/import_rules.yaml.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ struct QuantizationRule {
 
 // Values of one run that conditions and expressions may name.
 struct RunFacts {
-  std::string hardware, model, family;  // profiles, and our engine
-  int version = -1;                     // major · 1000 + minor; −1 = not said
+  std::string hardware, model, family;           // profiles, and our engine
+  int version = -1;                              // major · 1000 + minor; −1 = not said
   std::string source, locator, workload, quant;  // cells
   std::int64_t input = 0, output = 0, load = 0, ep = 1;
 };

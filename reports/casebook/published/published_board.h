@@ -54,8 +54,8 @@ struct PublishedBoard {
   int runs = 0;
 };
 
-// Errors: interrupted. A setup that cannot be simulated is no error, its rows are left out. The same whatever the
-// number of threads.
+// Errors: interrupted. A setup that cannot be simulated is no error, its rows are left out. The same whatever
+// the number of threads.
 Result<PublishedBoard> price_published(std::vector<FigureRow> rows, const ImportRules& rules,
                                        const BoardOptions& options);
 

@@ -24,7 +24,8 @@ struct RuleText {
 constexpr std::array<RuleText, row_rules> kRules = {{
     {"priced", "simulated and compared", false},
     {"value", "the figure is not above 0", false},
-    {"metric", "a figure that no simulation gives (power, prices, accuracy) or that needs the number of GPUs", false},
+    {"metric", "a figure that no simulation gives (power, prices, accuracy) or that needs the number of GPUs",
+     false},
     {"hardware", "no profile of the part", false},
     {"engine", "engine not modelled", true},
     {"engine_version", "vLLM before V1, not a static batch", true},
@@ -46,7 +47,7 @@ bool among(const std::vector<std::string>& names, const std::string& name) {
 bool holds(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 struct ModelChoice {
-  std::string name;  // a profile, or the path of a config.json
+  std::string name;      // a profile, or the path of a config.json
   bool shipped = false;  // brings a quantisation of its own
 };
 
@@ -79,8 +80,8 @@ class Importer {
   }
 
  private:
-  // The first rule that leaves the row out; a rule that can be lifted lets the others be looked at, for the setup
-  // that the row would have.
+  // The first rule that leaves the row out; a rule that can be lifted lets the others be looked at, for the
+  // setup that the row would have.
   void place(const FigureRow& row, ImportedFigure& figure) {
     Run run;
     bool stopped = false;
@@ -149,7 +150,8 @@ class Importer {
     const bool glm = holds(note, "MTP1 on for GLM-5");  // of that model's rows only
     const bool on = holds(note, "spec=") || holds(note, "EAGLE") || holds(note, "MTP") ||
                     holds(row[Column::quant], "MTP");
-    if (on && !off && (!glm || holds(row[Column::model], "GLM-5"))) leave(RowRule::speculation, note.empty() ? row[Column::quant] : note);
+    if (on && !off && (!glm || holds(row[Column::model], "GLM-5")))
+      leave(RowRule::speculation, note.empty() ? row[Column::quant] : note);
   }
 
   ModelChoice find_model(const FigureRow& row) {
@@ -241,7 +243,8 @@ class Importer {
     }
     run.requests = stated_requests(row[Column::workload]);
     if (run.static_batch) run.requests = run.facts.load;
-    if (run.rate > 0 && seconds > 0 && run.requests > 0) run.rate = static_cast<double>(run.requests) / seconds;
+    if (run.rate > 0 && seconds > 0 && run.requests > 0)
+      run.rate = static_cast<double>(run.requests) / seconds;
   }
 
   // "80 prompts", "n=320.0", "2363 req": 0 when it says none.
@@ -265,9 +268,11 @@ class Importer {
     run.pp = std::max<std::int64_t>(1, whole_cell(row[Column::pp]));
     run.ep = run.facts.ep;
     run.dp = ranks ? 1 : std::max<std::int64_t>(1, whole_cell(row[Column::dp]));
-    if (run.tp == 0) run.tp = run.gpus > 0 && run.gpus % (run.pp * run.dp) == 0 ? run.gpus / (run.pp * run.dp) : 0;
+    if (run.tp == 0)
+      run.tp = run.gpus > 0 && run.gpus % (run.pp * run.dp) == 0 ? run.gpus / (run.pp * run.dp) : 0;
     bool multiplied = false;
-    for (const RunSetting& s : rules_.settings) multiplied = multiplied || (s.plan_multiplied && s.holds(run.facts));
+    for (const RunSetting& s : rules_.settings)
+      multiplied = multiplied || (s.plan_multiplied && s.holds(run.facts));
     if (multiplied && run.ep > 1) {
       if (run.tp * run.dp == run.ep * run.ep) (run.dp > 1 ? run.dp : run.tp) /= run.ep;
       if (run.gpus == run.ep * run.ep) run.gpus = run.ep;
@@ -276,12 +281,13 @@ class Importer {
     const std::int64_t planned = run.tp * run.dp * run.pp;
     if (run.gpus == 0) run.gpus = planned;
     if (planned == 0 || planned != run.gpus)
-      leave(RowRule::plan, "tp " + row[Column::tp] + ", ep " + row[Column::ep] + ", pp " + row[Column::pp] + ", dp " +
-                               row[Column::dp] + " on " + row[Column::gpus] + " GPUs");
+      leave(RowRule::plan, "tp " + row[Column::tp] + ", ep " + row[Column::ep] + ", pp " + row[Column::pp] +
+                               ", dp " + row[Column::dp] + " on " + row[Column::gpus] + " GPUs");
   }
 
   static std::string lengths(double low_share, std::int64_t length) {
-    const auto low = std::max<std::int64_t>(1, static_cast<std::int64_t>(low_share * static_cast<double>(length)));
+    const auto low =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(low_share * static_cast<double>(length)));
     if (low >= length) return "{distribution: fixed, value: " + std::to_string(length) + "}";
     return "{distribution: uniform, low: " + std::to_string(low) + ", high: " + std::to_string(length) + "}";
   }
@@ -291,8 +297,8 @@ class Importer {
     const RunFacts& f = run.facts;
     if (run.static_batch) return run.requests;
     if (run.rate > 0) return run.requests > 0 ? std::min<std::int64_t>(run.requests, 4000) : 500;
-    const std::int64_t sent = run.requests > 0 ? run.requests
-                                               : static_cast<std::int64_t>(run.rounds * static_cast<double>(f.load));
+    const std::int64_t sent =
+        run.requests > 0 ? run.requests : static_cast<std::int64_t>(run.rounds * static_cast<double>(f.load));
     const std::int64_t rounds = std::max(least_rounds, most_decode_steps / f.output);
     return std::max<std::int64_t>(1, std::min(sent, rounds * f.load));
   }
@@ -311,7 +317,8 @@ class Importer {
                   : run.static_batch ? "batch of " + std::to_string(f.load)
                                      : std::to_string(f.load) + " in flight");
     std::string args;
-    for (const auto& [name, value] : run.engine_args) args += (args.empty() ? "" : ", ") + name + ": " + value;
+    for (const auto& [name, value] : run.engine_args)
+      args += (args.empty() ? "" : ", ") + name + ": " + value;
     std::string& text = setup.scenario;
     text = "deployment:\n  hardware: " + f.hardware + "\n  model: " + f.model + "\n  engine: " + run.engine +
            "\n  parallel: {tp: " + std::to_string(run.tp) + ", pp: " + std::to_string(run.pp) +
@@ -324,8 +331,8 @@ class Importer {
     text += "  generator:\n    requests: " + std::to_string(requests_of(run)) + "\n    arrivals: " +
             (run.rate > 0 ? "{process: poisson, rate: " + format_rate(run.rate) + "}"
                           : "{process: fixed, rate: 1000}") +
-            "\n    input: " + lengths(run.low_share, f.input) + "\n    output: " + lengths(run.low_share, f.output) +
-            "\n";
+            "\n    input: " + lengths(run.low_share, f.input) +
+            "\n    output: " + lengths(run.low_share, f.output) + "\n";
     const auto [at, added] = by_text_.emplace(text, out_.setups.size());
     if (added) out_.setups.push_back(std::move(setup));
     return at->second;

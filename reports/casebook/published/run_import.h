@@ -32,25 +32,25 @@ enum class RowRule : std::uint8_t {
 constexpr std::size_t row_rules = 15;
 const char* to_string(RowRule rule);
 const char* meaning(RowRule rule);  // for people
-// A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as none):
-// what the rule does to the medians.
+// A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as
+// none): what the rule does to the medians.
 bool can_be_lifted(RowRule rule);
 
 // One simulation; several published runs may share it.
 struct PublishedSetup {
-  std::string scenario;                  // YAML
-  std::vector<BenchmarkMetric> metrics;  // what is asked of it; `value` means nothing
+  std::string scenario;                             // YAML
+  std::vector<BenchmarkMetric> metrics;             // what is asked of it; `value` means nothing
   std::string hardware, engine, model, plan, load;  // for people
 };
 
 struct ImportedFigure {
   std::size_t row = 0;  // in the rows given
   RowRule rule = RowRule::priced;
-  std::string why;           // beside the rule: the name that is not known
-  bool has_setup = false;    // priced, or left out by a rule that can be lifted
-  std::size_t setup = 0;     // in PublishedImport::setups
-  std::size_t metric = 0;    // in the setup's metrics
-  double measured = 0;       // in the unit of the metric
+  std::string why;         // beside the rule: the name that is not known
+  bool has_setup = false;  // priced, or left out by a rule that can be lifted
+  std::size_t setup = 0;   // in PublishedImport::setups
+  std::size_t metric = 0;  // in the setup's metrics
+  double measured = 0;     // in the unit of the metric
 };
 
 struct PublishedImport {
@@ -60,8 +60,8 @@ struct PublishedImport {
 
 PublishedImport import_rows(const std::vector<FigureRow>& rows, const ImportRules& rules);
 
-// Decode steps that a run is cut to, and the rounds that it has at least: a closed loop is in its steady state
-// after a few rounds, and what the tool sends beyond is the same again.
+// Decode steps that a run is cut to, and the rounds that it has at least: a closed loop is in its steady
+// state after a few rounds, and what the tool sends beyond is the same again.
 constexpr std::int64_t most_decode_steps = 40'000;
 constexpr std::int64_t least_rounds = 3;
 
