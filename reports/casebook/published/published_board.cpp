@@ -35,6 +35,24 @@ Result<Scenario> read_setup(const PublishedSetup& setup) {
   return scenario;
 }
 
+// The spread of perturbed runs over fewer requests, relative to the nominal run over the same ones.
+Result<BenchmarkComparison> price_interval(const Scenario& scenario, const BenchmarkResult& wanted,
+                                           BenchmarkWorkload workload, BenchmarkCompareOptions comparing,
+                                           std::vector<ComparedMetric>& metrics) {
+  const auto most = workload.concurrency > 0 ? static_cast<std::size_t>(least_rounds * workload.concurrency)
+                                             : most_open_requests;
+  if (workload.requests.size() > most) workload.requests.resize(most);
+  ORRERY_TRY(compared, compare_with_benchmark(scenario, wanted, workload, comparing));
+  for (ComparedMetric& metric : metrics) {
+    for (const ComparedMetric& m : compared.metrics) {
+      if (m.name != metric.name || !(m.predicted > 0)) continue;
+      metric.low = metric.predicted * m.low / m.predicted;
+      metric.high = metric.predicted * m.high / m.predicted;
+    }
+  }
+  return compared;
+}
+
 // Errors: interrupted only.
 Result<PricedSetup> price_setup(const PublishedSetup& setup, const BoardOptions& options) {
   const auto scenario = read_setup(setup);
@@ -44,9 +62,14 @@ Result<PricedSetup> price_setup(const PublishedSetup& setup, const BoardOptions&
   BenchmarkResult wanted;
   wanted.metrics = setup.metrics;
   BenchmarkCompareOptions comparing;
-  comparing.runs = options.runs;
+  comparing.runs = 0;
   comparing.keep_going = options.keep_going;
   auto compared = compare_with_benchmark(*scenario, wanted, *workload, comparing);
+  comparing.runs = options.runs;
+  if (compared.ok() && options.runs > 0) {
+    const auto interval = price_interval(*scenario, wanted, *workload, comparing, compared->metrics);
+    if (!interval.ok()) compared = interval.errors();
+  }
   if (!compared.ok()) {
     if (compared.errors().front().kind == ErrorKind::interrupted) return compared.errors();
     return leave_out(compared.errors());

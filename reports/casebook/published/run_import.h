@@ -64,5 +64,7 @@ PublishedImport import_rows(const std::vector<FigureRow>& rows, const ImportRule
 // state after a few rounds, and what the tool sends beyond is the same again.
 constexpr std::int64_t most_decode_steps = 40'000;
 constexpr std::int64_t least_rounds = 3;
+// Of an open loop, behind an interval.
+constexpr std::size_t most_open_requests = 1000;
 
 }  // namespace orrery
