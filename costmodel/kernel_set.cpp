@@ -262,7 +262,10 @@ std::optional<FittedCurve> KernelSet::row_wise(const RowTable& table) const {
                                       [](const Shape& shape) { return shape.logs[1] != 0; });
   const double choices = by_choices ? log_of(std::max<std::int64_t>(1, table.choices)) : 0;
   const double width = log_of(table.width);
-  const double timed = std::min(std::max(width, narrowest(key, 0)), widest(key, 0));
+  double timed = std::max(width, narrowest(key, 0));
+  // The width of these two is a number of experts, and they are no streams: what more experts take beside the
+  // start is not known.
+  if (table.name != "topk" && table.name != "moe_align") timed = std::min(timed, widest(key, 0));
   if (timed == width) return find(key, {width, choices});
   return rows_of_width(*find(key, {timed, choices}), det_exp(width - timed));
 }
