@@ -189,15 +189,37 @@ bool is_path(const std::string& name_or_path) {
   return name_or_path.find('/') != std::string::npos || name_or_path.ends_with(".yaml");
 }
 
-// One's own figures over a profile of ours.
-Result<EngineProfile> read_overlay(YamlDocument document) {
+// What another version takes by default: `defaults` of an overlay, each a plain setting of its base.
+void change_defaults(const Yaml& node, EngineProfile& e) {
+  if (!node.present()) return;
+  if (e.typed || e.device_defaults.empty())
+    return node.fail("defaults can be changed over a profile of vLLM only");
+  SchedulerSettings& s = e.settings;
+  node.require("source").text();
+  if (const Yaml v = node.optional("gpu_memory_utilization"); v.present())
+    s.gpu_memory_utilization = v.number(0.9, 0.01, 1);
+  if (const Yaml v = node.optional("async_scheduling"); v.present()) s.async_scheduling = v.boolean(true);
+  if (const Yaml v = node.optional("scheduler_reserve_full_isl"); v.present())
+    s.scheduler_reserve_full_isl = v.boolean(true);
+}
+
+constexpr int most_bases = 8;  // more, and the profiles name one another in a circle
+Result<EngineProfile> load_named(const std::string& name, int overlays);
+
+// One's own figures over a profile of ours, or another version over its neighbour.
+Result<EngineProfile> read_overlay(YamlDocument document, const std::string& expected_name, int overlays) {
   const Yaml root = document.root();
   const Yaml base = root.require("base");
   if (is_path(base.text())) base.fail("must name a profile of engine_profiles/, not a file");
+  if (overlays > most_bases) base.fail("the bases of this profile name one another in a circle");
   if (!document.errors().empty()) return document.errors();
-  ORRERY_TRY(e, load_engine(base.text()));
+  ORRERY_TRY(e, load_named(base.text(), overlays + 1));
   e.name = root.require("name").text();
+  if (!expected_name.empty() && e.name != expected_name)
+    root.optional("name").fail("must be the file's name, " + quote(expected_name));
   e.description = root.require("description").text();
+  if (const Yaml version = root.optional("version"); version.present()) e.version = version.scalar_text();
+  change_defaults(root.optional("defaults"), e);
   for (const auto& [name, row] : root.optional("host").entries()) {
     bool known = false;
     std::vector<std::string> names;
@@ -227,18 +249,27 @@ Result<EngineProfile> read_overlay(YamlDocument document) {
   return e;
 }
 
+Result<EngineProfile> read_any(YamlDocument document, const std::string& expected_name, int overlays) {
+  return document.root().optional("base").present()
+             ? read_overlay(std::move(document), expected_name, overlays)
+             : read_engine(std::move(document), expected_name);
+}
+
+Result<EngineProfile> load_named(const std::string& name, int overlays) {
+  ORRERY_TRY(path, find_profile("engine_profiles", name, "engine"));
+  ORRERY_TRY(document, YamlDocument::load(path));
+  return read_any(std::move(document), name, overlays);
+}
+
 }  // namespace
 
 Result<EngineProfile> load_engine(const std::string& name, const std::string& folder) {
   if (is_path(name)) {
     const std::string own = (std::filesystem::path(folder) / name).lexically_normal().string();
     ORRERY_TRY(document, YamlDocument::load(own));
-    return document.root().optional("base").present() ? read_overlay(std::move(document))
-                                                      : read_engine(std::move(document), "");
+    return read_any(std::move(document), "", 0);
   }
-  ORRERY_TRY(path, find_profile("engine_profiles", name, "engine"));
-  ORRERY_TRY(document, YamlDocument::load(path));
-  return read_engine(std::move(document), name);
+  return load_named(name, 0);
 }
 
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name) {

@@ -228,10 +228,11 @@ struct EngineProfile {
 };
 
 // By name from engine_profiles/, or a path relative to `folder`, before any model, part or argument is known:
-// settings hold the plain defaults. A file may be a whole profile or one's own figures over another
-// (docs/from_steps.md):
-//   name, description, base: NAME, host: {some of its terms}, operators: {operator class: factor on its
-//   time}, v2_architectures: [names] (which model runner serves what; [] as in versions before the V2 runner)
+// settings hold the plain defaults. A file may be a whole profile, or one's own figures or another version
+// over another (docs/from_steps.md):
+//   name, description, base: NAME, version, host: {some of its terms}, operators: {operator class: factor on
+//   its time}, v2_architectures: [names] (which model runner serves what; [] as in versions before the V2
+//   runner), defaults: {source, some of gpu_memory_utilization, async_scheduling, scheduler_reserve_full_isl}
 Result<EngineProfile> load_engine(const std::string& name_or_path, const std::string& folder = ".");
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name);
 

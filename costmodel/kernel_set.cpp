@@ -34,9 +34,9 @@ FittedCurve narrowed(FittedCurve fitted, const Ratio& ratio) {
   return fitted;
 }
 
-// The same of a row-wise kernel, whose bound counts elements, not bytes: its start, the least time of the
-// narrowest one, stays, and what comes on top follows the width.
-FittedCurve narrowed_rows(FittedCurve fitted, double ratio) {
+// The same of a row-wise kernel, whose bound counts elements, not bytes, narrower or wider than any that was
+// timed: its start, the least time of the nearest one, stays, and what comes on top follows the width.
+FittedCurve rows_of_width(FittedCurve fitted, double ratio) {
   double start = 1e300;
   for (const double rows : fitted.curve.axis()) start = std::min(start, rows / fitted.curve.at(rows));
   std::vector<UtilisationPoint> points;
@@ -216,6 +216,12 @@ double KernelSet::narrowest(const std::string& key, std::size_t axis) const {
   return least;
 }
 
+double KernelSet::widest(const std::string& key, std::size_t axis) const {
+  double most = -1e300;
+  for (const Shape& shape : shapes_.at(key)) most = std::max(most, shape.logs[axis]);
+  return most;
+}
+
 std::optional<FittedCurve> KernelSet::gemm(const std::string& format, std::int64_t n, std::int64_t k) const {
   const std::string key = "gemm/" + format;
   if (shapes_.count(key) == 0) return std::nullopt;
@@ -255,9 +261,13 @@ std::optional<FittedCurve> KernelSet::row_wise(const RowTable& table) const {
   const bool by_choices = std::any_of(found->second.begin(), found->second.end(),
                                       [](const Shape& shape) { return shape.logs[1] != 0; });
   const double choices = by_choices ? log_of(std::max<std::int64_t>(1, table.choices)) : 0;
-  const double width = log_of(table.width), least = narrowest(key, 0);
-  if (width >= least) return find(key, {width, choices});
-  return narrowed_rows(*find(key, {least, choices}), det_exp(width - least));
+  const double width = log_of(table.width);
+  double timed = std::max(width, narrowest(key, 0));
+  // The width of these two is a number of experts, and they are no streams: what more experts take beside the
+  // start is not known.
+  if (table.name != "topk" && table.name != "moe_align") timed = std::min(timed, widest(key, 0));
+  if (timed == width) return find(key, {width, choices});
+  return rows_of_width(*find(key, {timed, choices}), det_exp(width - timed));
 }
 
 std::optional<FittedCurve> KernelSet::copy() const { return find("copy/", {0, 0}); }

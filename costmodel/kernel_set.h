@@ -166,6 +166,7 @@ class KernelSet {
 
   std::optional<FittedCurve> find(const std::string& key, const LogShape& logs) const;
   double narrowest(const std::string& key, std::size_t axis) const;  // logarithm
+  double widest(const std::string& key, std::size_t axis) const;     // logarithm
   static double fold_of(const std::vector<AttentionTable>& tables, const AttentionShape& shape);
   static std::optional<FittedSurface> find(const std::vector<AttentionTable>& tables,
                                            const AttentionShape& shape, bool smooth_lengths);

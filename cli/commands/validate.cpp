@@ -10,6 +10,7 @@
 #include "cli/command_table.h"
 #include "cli/commands/benchmark.h"
 #include "cli/commands/validate_cases.h"
+#include "cli/commands/validate_published.h"
 #include "reports/casebook/engine_fidelity.h"
 #include "reports/casebook/schedule_replay.h"
 #include "reports/casebook/scoreboard.h"
@@ -22,6 +23,7 @@ struct ValidateOptions {
   std::string schedule, out, benchmark;
   std::vector<std::string> names;  // cases; with --benchmark the scenario
   BenchmarkFileOptions benchmark_file;
+  PublishedCommandOptions published;
   bool engines = false, fast = false;
 };
 
@@ -69,12 +71,23 @@ int validate_engines(const ValidateOptions& options, const CommandContext& conte
 }
 
 int validate(const ValidateOptions& options, const CommandContext& context) {
-  const int forms = options.engines + !options.schedule.empty() + !options.benchmark.empty();
+  const bool published = !options.published.file.empty();
+  const int forms = options.engines + !options.schedule.empty() + !options.benchmark.empty() + published;
   if (forms > 1)
+    return report_errors({make_error(
+        ErrorKind::usage, "--engines, --schedule, --benchmark and --published exclude each other")});
+  if ((options.engines || !options.schedule.empty() || published) && !options.names.empty())
     return report_errors(
-        {make_error(ErrorKind::usage, "--engines, --schedule and --benchmark exclude each other")});
-  if ((options.engines || !options.schedule.empty()) && !options.names.empty())
-    return report_errors({make_error(ErrorKind::usage, "cases are named without --engines and --schedule")});
+        {make_error(ErrorKind::usage, "cases are named without --engines, --schedule and --published")});
+  if (!published && (options.published.bars || !options.published.rules.empty()))
+    return report_errors({make_error(ErrorKind::usage, "--bars and --rules need --published")});
+  if (published) {
+    PublishedCommandOptions pricing = options.published;
+    pricing.out = options.out;
+    pricing.fast = options.fast;
+    const auto code = validate_published(pricing, context);
+    return code.ok() ? *code : report_errors(code.errors());
+  }
   if (options.engines) return validate_engines(options, context);
   if (!options.benchmark.empty()) {
     if (options.names.size() > 1)
@@ -117,7 +130,8 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
       "through our scheduler, step by step; or does the same with a benchmark's figures\n"
       "example: orrery validate residency-vllm-h100 --out out/cases\n"
       "example: orrery validate --schedule RUN --out out/schedule\n"
-      "example: orrery validate --benchmark result.json examples/qwen3-8b-h200.yaml");
+      "example: orrery validate --benchmark result.json examples/qwen3-8b-h200.yaml\n"
+      "example: orrery validate --published figures.csv --out out/published");
   c->add_option("--schedule", options->schedule,
                 "folder with engine.json, experiments, requests and steps of a run");
   c->add_option("--benchmark", options->benchmark,
@@ -129,7 +143,13 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   c->add_flag(
       "--engines", options->engines,
       "compare with all measured engine runs: schedules, step times, errors and where they come from");
-  c->add_flag("--fast", options->fast, "cases without intervals: one run each instead of 17");
+  c->add_option(
+      "--published", options->published.file,
+      "CSV of published figures (docs/validation.md): every row is priced, or left out by a named rule");
+  c->add_option("--rules", options->published.rules,
+                "with --published: import rules of one's own instead of reports/cases/import_rules.yaml");
+  c->add_flag("--bars", options->published.bars, "with --published: exit code 7 when a target is missed");
+  c->add_flag("--fast", options->fast, "without intervals: one run of each in place of many");
   c->add_option("--out", options->out,
                 "directory for scoreboard.{json,csv,md}, schedule.json, comparison.json and trace.jsonl, or "
                 "engine_fidelity.{md,json,csv} and published_cases.csv");

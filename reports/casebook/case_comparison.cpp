@@ -13,17 +13,6 @@ namespace orrery {
 
 namespace {
 
-// The requests that a workload asks for, so that the comparison can send them itself.
-Result<BenchmarkWorkload> drain(const Scenario& scenario) {
-  BenchmarkWorkload out;
-  out.concurrency = scenario.workload.closed_loop_concurrency;
-  ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
-  TraceRequest request;
-  while (source->next(request)) out.requests.push_back(request);
-  if (source->error() != nullptr) return *source->error();
-  return out;
-}
-
 class RecordedLatencies final : public RecordSink {
  public:
   void on_request(const RequestRecord& r) override {
@@ -106,6 +95,16 @@ ComparedRun compare_capacity(const PublishedRun& run) {
 }
 
 }  // namespace
+
+Result<BenchmarkWorkload> requests_of(const Scenario& scenario) {
+  BenchmarkWorkload out;
+  out.concurrency = scenario.workload.closed_loop_concurrency;
+  ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
+  TraceRequest request;
+  while (source->next(request)) out.requests.push_back(request);
+  if (source->error() != nullptr) return *source->error();
+  return out;
+}
 
 std::string verdict(const ComparedMetric& m, bool intervals) {
   if (!intervals) return "";
@@ -199,7 +198,7 @@ Result<Predicted> predict_step(const PublishedRun& run, const std::vector<Benchm
 
 Result<Predicted> predict_workload(const PublishedRun& run, const std::vector<BenchmarkMetric>& wanted,
                                    const CaseOptions& options) {
-  ORRERY_TRY(workload, drain(run.scenario));
+  ORRERY_TRY(workload, requests_of(run.scenario));
   BenchmarkResult figures;
   figures.metrics = wanted;
   BenchmarkCompareOptions comparing;

@@ -42,6 +42,9 @@ struct CaseComparison {
 constexpr double most_half_width = 0.25;
 std::string verdict(const ComparedMetric& metric, bool intervals);
 
+// The requests that a scenario's workload asks for, so that a comparison can send them itself.
+Result<BenchmarkWorkload> requests_of(const Scenario& scenario);
+
 struct CaseOptions {
   int runs = 16;  // behind the intervals; 0: none (--fast)
   int threads = 1;

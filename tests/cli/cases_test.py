@@ -34,6 +34,32 @@ class Cases(unittest.TestCase):
         self.assertIn("refused: needs a hardware profile of the A100", refused)
         self.assertIn("reports/cases/published/blis-vllm-0.15-a100.yaml:", refused)
 
+    def test_published_rows_are_priced_and_held_to_bars(self):
+        header = ("hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
+                  "metric,value,unit,source,locator,note\n")
+        row = "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,100,4,2 prompts,concurrency,1,ttft,{},ms,me,here,\n"
+        with tempfile.TemporaryDirectory() as folder:
+            path, out = os.path.join(folder, "rows.csv"), os.path.join(folder, "out")
+
+            def validate(text, *args):
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write(text)
+                return orrery("validate", "--published", path, "--fast", *args)
+
+            p = validate(header + row.format("0.001"), "--out", out)
+            self.assertEqual(p.returncode, 0, p.stderr)
+            self.assertEqual(p.stderr, "")  # no progress where there is no terminal
+            self.assertEqual(sorted(os.listdir(out)),
+                             ["left_out.csv", "scoreboard.csv", "scoreboard.json", "scoreboard.md"])
+            case = json.loads(read(out, "scoreboard.json"))["cases"][0]
+            self.assertEqual((case["id"], case["metric"], case["verdict"]), ("line 2", "ttft_ms.mean", None))
+            self.assertEqual(validate(header + row.format("0.001"), "--bars").returncode, 7)
+            self.assertEqual(validate(header + row.format(case["predicted"]), "--bars").returncode, 0)
+            p = validate(header + row.format("soon"))
+            self.assertEqual(p.returncode, 3)
+            self.assertIn("rows.csv:2:", p.stderr)
+            self.assertEqual(orrery("validate", "--bars").returncode, 2)
+
     def test_named_cases_give_a_table_and_three_files(self):
         with tempfile.TemporaryDirectory() as folder:
             out = os.path.join(folder, "out")

@@ -177,6 +177,26 @@ TEST_CASE("every host cost has a kind and a source, and a profile without one do
   CHECK(holds(to_string(broken.errors()), "host.loop_gap: the key is missing"));
 }
 
+TEST_CASE("another version differs from its neighbour in the lines of its profile") {
+  const auto of = [](const char* name) {
+    auto engine = load_engine(name);
+    REQUIRE(engine.ok());
+    return std::move(*engine);
+  };
+  const EngineProfile newest = of("vllm-0.24"), v23 = of("vllm-0.23"), v18 = of("vllm-0.18"),
+                      v12 = of("vllm-0.12");
+  CHECK(v23.version == "0.23.0");
+  CHECK(v23.v2_architectures.size() == 3);  // vllm/config/vllm.py of 0.23.0
+  CHECK(v23.settings.gpu_memory_utilization == newest.settings.gpu_memory_utilization);
+  CHECK(v18.v2_architectures.empty());
+  CHECK(v18.settings.gpu_memory_utilization == 0.9);  // vllm/config/cache.py of 0.18.0
+  CHECK_FALSE(v18.settings.scheduler_reserve_full_isl);
+  CHECK(v18.settings.async_scheduling);
+  CHECK_FALSE(v12.settings.async_scheduling);         // vllm/config/scheduler.py of 0.12.0
+  CHECK(v12.settings.gpu_memory_utilization == 0.9);  // its base's base
+  CHECK(v12.host.launch_graph.value == newest.host.launch_graph.value);
+}
+
 TEST_CASE("unknown engines") {
   const auto engine = load_engine("vllm-0.25");
   REQUIRE_FALSE(engine.ok());

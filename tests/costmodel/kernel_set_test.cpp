@@ -396,6 +396,12 @@ TEST_CASE("a shape narrower than any timed one waits for its start as long") {
     CHECK(price(query, h200, *set).ns <= 2700);
     query.m = 65536;  // what moves bytes moves fewer
     CHECK(price(query, h200, *set).ns < 55000);
+    // Nor does a row four times as wide wait four times as long; what moves bytes moves four times as many.
+    query.n = 2048;
+    query.m = 1;
+    CHECK(price(query, h200, *set).ns == Approx(2700).epsilon(0.001));
+    query.m = 65536;
+    CHECK(price(query, h200, *set).ns == Approx(2700 + 4 * 57300).epsilon(0.001));
   }
   const TableFolder folder(
       "dtype,m,n,k,us,spread,kernel\nbf16,1,256,2048,5.6,0,a\nbf16,64,256,2048,5.8,0,a\n");

@@ -12,6 +12,8 @@ def engine_arguments(source):
     names = set()
     for path in sorted((source / "engine_profiles").glob("*.yaml")):
         text = re.sub(r"(^|\s)#.*", "", path.read_text())
+        if re.search(r"^base:", text, re.M):
+            continue  # another version over its neighbour: the same arguments
         engine = re.search(r"^engine: *(\S+)", text, re.M)[1]
         block = re.search(r"^  effective:(.*?)^  \w", text, re.M | re.S)[1]
         if block.lstrip().startswith("["):

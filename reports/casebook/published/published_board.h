@@ -1,0 +1,87 @@
+// Published rows priced and summed up.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "reports/benchmark_comparison.h"
+#include "reports/casebook/published/figure_rows.h"
+#include "reports/casebook/published/run_import.h"
+
+namespace orrery {
+
+struct PricedSetup {
+  RowRule rule = RowRule::priced;  // or why it cannot be simulated
+  std::string why;
+  std::vector<ComparedMetric> metrics;                     // by name; `measured` means nothing
+  std::vector<std::pair<std::string, double>> provenance;  // share of device time by rung
+};
+
+struct BoardOptions {
+  int runs = 8;  // behind the intervals; 0: none
+  int threads = 1;
+  std::function<bool(std::uint64_t)> keep_going = {};
+  std::function<void(std::size_t done, std::size_t all)> progress = {};
+};
+
+// A row that was priced. `compared.measured` is the published figure in our unit.
+struct BoardRow {
+  std::size_t row = 0, setup = 0;  // in PublishedBoard
+  ComparedMetric compared;
+};
+
+// A row that was not, or only as if its rule did not hold.
+struct LeftOutRow {
+  std::size_t row = 0;
+  RowRule rule = RowRule::value;
+  std::string why;
+  std::optional<double> error_percent;  // priced as if
+};
+
+struct PublishedBoard {
+  std::vector<FigureRow> rows;
+  std::vector<PublishedSetup> setups;
+  std::vector<PricedSetup> priced;  // one a setup
+  std::vector<BoardRow> board;      // in the order of the file
+  std::vector<LeftOutRow> left_out;
+  std::vector<AccuracyBar> bars;
+  int runs = 0;
+};
+
+// Errors: interrupted. A setup that cannot be simulated is no error, its rows are left out. The same whatever
+// the number of threads.
+Result<PublishedBoard> price_published(std::vector<FigureRow> rows, const ImportRules& rules,
+                                       const BoardOptions& options);
+
+// Medians over rows.
+struct BoardGroup {
+  std::vector<double> errors;  // percent, signed
+  std::size_t intervals = 0, covered = 0, inside = 0, uninformative = 0;
+  void add(const ComparedMetric& metric, bool intervals);
+  double median() const;
+  double median_absolute() const;
+  double p90_absolute() const;
+};
+
+// "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
+std::string quantity_of(const std::string& metric);
+// By one key of a row: what to print for it.
+std::map<std::string, BoardGroup> group_board(
+    const PublishedBoard& board,
+    const std::function<std::string(const FigureRow&, const PublishedSetup&, const ComparedMetric&)>& key);
+
+struct BarResult {
+  AccuracyBar bar;
+  std::size_t rows = 0;
+  double median_abs_percent = 0;
+  bool met() const { return rows == 0 || median_abs_percent <= bar.median_abs_percent; }
+};
+std::vector<BarResult> compare_bars(const PublishedBoard& board);
+
+}  // namespace orrery

@@ -1,0 +1,272 @@
+// `validate --published`: rows are read strictly, each is priced or left out by one named rule, equal runs
+// are simulated once, and what is priced is what a simulation of the same scenario gives.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include "catch.h"
+#include "reports/casebook/published/board_text.h"
+#include "reports/casebook/published/import_rules.h"
+#include "reports/casebook/published/published_board.h"
+#include "reports/casebook/published/published_metric.h"
+
+using namespace orrery;
+
+namespace {
+
+const std::string kHeader =
+    "hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
+    "metric,value,"
+    "unit,source,locator,note\n";
+
+struct Folder {
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "orrery-rows-XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::string write(const std::string& text) const {
+    std::ofstream(path + "/rows.csv", std::ios::binary) << text;
+    return path + "/rows.csv";
+  }
+  std::string path;
+};
+
+std::string row(const std::string& metric, const std::string& value, const std::string& unit,
+                const std::string& configuration =
+                    "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,4 prompts,"
+                    "concurrency,2") {
+  return configuration + "," + metric + "," + value + "," + unit + ",made up,here,\n";
+}
+
+std::vector<FigureRow> rows_of(const std::string& text) {
+  const Folder folder;
+  auto rows = read_figure_rows(folder.write(text));
+  INFO((rows.ok() ? std::string() : to_string(rows.errors())));
+  REQUIRE(rows.ok());
+  return std::move(*rows);
+}
+
+std::string errors_of(const std::string& text) {
+  const Folder folder;
+  const auto rows = read_figure_rows(folder.write(text));
+  REQUIRE_FALSE(rows.ok());
+  return to_string(rows.errors());
+}
+
+bool says(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
+
+const ImportRules& our_rules() {
+  static const ImportRules rules = [] {
+    auto loaded = load_import_rules(import_rules_path());
+    REQUIRE(loaded.ok());
+    return std::move(*loaded);
+  }();
+  return rules;
+}
+
+PublishedImport import_text(const std::string& text) {
+  return import_rows(rows_of(kHeader + text), our_rules());
+}
+
+PublishedBoard price(const std::string& text, int threads = 1, int runs = 0) {
+  BoardOptions options;
+  options.runs = runs;
+  options.threads = threads;
+  auto board = price_published(rows_of(kHeader + text), our_rules(), options);
+  REQUIRE(board.ok());
+  return std::move(*board);
+}
+
+}  // namespace
+
+TEST_CASE("cells may be quoted, columns stand in any order, others are not read") {
+  const auto rows = rows_of("extra," + kHeader +
+                            "x,H200-SXM,1,vllm,0.24.0,m,,1,,,,0,1,2,\"a, \"\"b\"\"\",concurrency,1,ttft,"
+                            "1.5e1,ms,s,l,n\n");
+  REQUIRE(rows.size() == 1);
+  CHECK(rows[0].line == 2);
+  CHECK(rows[0].value == 15);
+  CHECK(rows[0][FigureColumn::workload] == "a, \"b\"");
+  CHECK(rows[0][FigureColumn::note] == "n");
+}
+
+TEST_CASE("what is wrong with a file is said with line and column") {
+  CHECK(says(errors_of("hw,gpus\nH200,1\n"), "rows.csv:1:1: engine: the header lacks this column"));
+  CHECK(says(errors_of("hw," + kHeader), "rows.csv:1:4: hw: this column stands twice"));
+  CHECK(says(errors_of(kHeader), "rows.csv:2:1: no rows below the header"));
+  CHECK(says(errors_of(""), "rows.csv:1:1: the file is empty"));
+  const std::string both = errors_of(kHeader + row("ttft", "fast", "ms") + "H200,1\n");
+  const std::size_t column = row("ttft", "fast", "ms").find("fast") + 1;
+  CHECK(
+      says(both, "rows.csv:2:" + std::to_string(column) + ": value: expected a finite number, got \"fast\""));
+  CHECK(says(both, "rows.csv:3:6: expected 22 cells as in the header, got 2"));
+  CHECK(says(errors_of(kHeader + row("ttft", "nan", "ms")), "expected a finite number"));
+  CHECK(says(errors_of(kHeader + "H200-SXM,\"open\n"), "rows.csv:2:10: a quote is opened here"));
+}
+
+TEST_CASE("versions are the first number with a point in the cell") {
+  CHECK(minor_version("0.12.0") == 12);
+  CHECK(minor_version("lmsysorg/sglang:v0.5.12-rocm700-mi30x") == 5);
+  CHECK(minor_version("1.0.0rc3") == 1000);
+  CHECK(minor_version("glm5-hopper") == -1);
+  CHECK(minor_version("") == -1);
+}
+
+TEST_CASE("figures are brought to our names and units") {
+  const auto metric = [](const std::string& name, const std::string& value, const std::string& unit) {
+    return published_metric(rows_of(kHeader + row(name, value, unit))[0], 8);
+  };
+  CHECK(metric("ttft", "12", "ms")->name() == "ttft_ms.mean");
+  CHECK(metric("p99_e2el", "2", "s")->name() == "e2e_ms.p99");
+  CHECK(metric("p99_e2el", "2", "s")->value == 2000);
+  CHECK(metric("tput_per_gpu", "100", "tok/s/gpu")->name() == "throughput.total_tokens_per_s");
+  CHECK(metric("tput_per_gpu", "100", "tok/s/gpu")->value == 800);
+  CHECK(metric("mean_decode_speed_per_user", "50", "tok/s")->value == 20);
+  CHECK(metric("latency", "3", "s")->name() == "duration_s");
+  CHECK_FALSE(metric("mean_power", "300", "W"));
+  CHECK_FALSE(metric("ttft", "12", "furlongs"));
+  CHECK_FALSE(published_metric(rows_of(kHeader + row("tput_per_gpu", "1", "tok/s/gpu"))[0], 0));
+}
+
+TEST_CASE("rows of one configuration share a simulation") {
+  const auto import =
+      import_text(row("mean_ttft", "20", "ms") + row("mean_tpot", "5", "ms") + row("mean_ttft", "21", "ms"));
+  CHECK(import.setups.size() == 1);
+  CHECK(import.setups[0].metrics.size() == 2);
+  CHECK(import.figures[2].metric == import.figures[0].metric);
+  CHECK(import.figures[2].measured == 21);
+}
+
+TEST_CASE("every rule leaves its row out and says why") {
+  const std::string tail = ",concurrency,2";
+  const auto rule = [&](const std::string& configuration, const std::string& metric = "ttft",
+                        const std::string& value = "5", const std::string& unit = "ms") {
+    const auto import = import_text(row(metric, value, unit, configuration));
+    REQUIRE(import.figures.size() == 1);
+    CHECK((import.figures[0].rule == RowRule::priced || !import.figures[0].why.empty()));
+    return import.figures[0].rule;
+  };
+  const std::string good = "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w" + tail;
+  const auto replaced = [](std::string text, const std::string& what, const std::string& by) {
+    const std::size_t at = text.find(what);
+    REQUIRE(at != std::string::npos);
+    return text.replace(at, what.size(), by);
+  };
+  const auto with = [&](const std::string& what, const std::string& by) { return replaced(good, what, by); };
+  CHECK(rule(good) == RowRule::priced);
+  CHECK(rule(good, "ttft", "0") == RowRule::value);
+  CHECK(rule(good, "mean_power", "5", "W") == RowRule::metric);
+  CHECK(rule(with("H200-SXM", "A100")) == RowRule::hardware);
+  CHECK(rule(with("vllm", "llama.cpp")) == RowRule::engine);
+  CHECK(rule(with("0.24.0", "0.6.3")) == RowRule::engine_version);
+  CHECK(rule(replaced(with("0.24.0", "0.6.3"), "concurrency", "batch_size")) == RowRule::priced);
+  CHECK(rule(with(",0,300", ",1,300")) == RowRule::disaggregated);
+  CHECK(rule(with("BF16", "\"FP8, FP8 KV, MTP3\"")) == RowRule::speculation);
+  CHECK(rule(with("Qwen/Qwen3-8B", "Nobody/Knows-8B")) == RowRule::model);
+  CHECK(rule(with("BF16", "Q4_K_M")) == RowRule::quantization);
+  CHECK(rule(with("300", "see source")) == RowRule::workload);
+  CHECK(rule(with("concurrency,2", "max_throughput,inf")) == RowRule::workload);
+  CHECK(rule(with("H200-SXM,1", "H200-SXM,4")) == RowRule::plan);
+}
+
+TEST_CASE("what a deployment cannot be is found when it is priced") {
+  const auto board = price(
+      row("ttft", "5", "ms", "H200-SXM,3,vllm,0.24.0,Qwen/Qwen3-8B,BF16,3,,,,0,300,20,w,concurrency,2") +
+      row("ttft", "5", "ms",
+          "H200-SXM,1,vllm,0.24.0,deepseek-ai/DeepSeek-R1,fp8,1,,,,0,300,20,w,"
+          "concurrency,2"));
+  CHECK(board.board.empty());
+  REQUIRE(board.left_out.size() == 2);
+  CHECK(board.left_out[0].rule == RowRule::refused);
+  CHECK(says(board.left_out[0].why, "deployment.parallel.tp"));
+  CHECK(board.left_out[1].rule == RowRule::does_not_fit);
+}
+
+TEST_CASE("settings of a source reach the scenario") {
+  const auto import = import_text(
+      "H200-SXM,64,trt,nvcr.io/nvidia/tensorrt-llm/release:1.1.0rc2,DeepSeek-R1 "
+      "(dsr1),fp8,8,8,,,0,1024,1024,random,"
+      "concurrency,64,tput_per_gpu,450,tok/s/gpu,SemiAnalysis InferenceX dashboard snapshot,run,spec=none\n");
+  REQUIRE(import.setups.size() == 1);
+  const std::string& text = import.setups[0].scenario;
+  CHECK(says(text, "parallel: {tp: 8, pp: 1, ep: 8, dp: 1}"));
+  CHECK(says(text, "kv_cache_dtype: fp8"));
+  CHECK(says(text, "max_num_tokens: 8192"));  // 64 + 1024 + 64 in steps of 64, at least 8192
+  CHECK(says(text, "requests: 640"));
+  CHECK(says(text, "input: {distribution: uniform, low: 819, high: 1024}"));
+  CHECK(import.figures[0].measured == 8 * 450.0);  // its 64 GPUs are the eight, times the expert width
+}
+
+TEST_CASE("long outputs are cut to the steps that are simulated, not below three rounds") {
+  const auto requests = [](const std::string& output) {
+    const auto import = import_text(
+        row("ttft", "5", "ms",
+            "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300," + output + ",w,concurrency,4"));
+    const std::string& text = import.setups[0].scenario;
+    return text.substr(text.find("requests: "), 12);
+  };
+  CHECK(requests("100") == "requests: 40");
+  CHECK(requests("8192") == "requests: 16");  // 40,000 / 8,192 = 4 rounds
+  CHECK(requests("30000") == "requests: 12");
+}
+
+TEST_CASE("priced rows carry what the simulation gives, alike with any number of threads") {
+  const std::string text = row("mean_ttft", "20", "ms") + row("mean_tpot", "5", "ms") +
+                           row("output_tput", "300", "tok/s",
+                               "H100-SXM,1,vLLM,2024,meta-llama/Llama-2-7b-hf,fp16/bf16,1,,,"
+                               ",,128,16,offline,batch_size,4") +
+                           row("mean_ttft", "20", "ms",
+                               "H200-SXM,1,llama.cpp,1,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,"
+                               "concurrency,2");
+  const auto board = price(text, 1, 2);
+  REQUIRE(board.board.size() == 3);
+  for (const BoardRow& r : board.board) {
+    CHECK(r.compared.predicted > 0);
+    CHECK(r.compared.low <= r.compared.predicted);
+    CHECK(r.compared.high >= r.compared.predicted);
+  }
+  CHECK(board.setups[board.board[2].setup].engine == "vllm-0.12");
+  REQUIRE(board.left_out.size() == 1);
+  CHECK(board.left_out[0].rule == RowRule::engine);
+  CHECK(board.left_out[0].error_percent);  // more than 5 % of the rows: priced as if
+  CHECK(canonical_json(board_json(board)) == canonical_json(board_json(price(text, 3, 2))));
+  const Json json = board_json(board);
+  CHECK(json["cases"].size() == 3);
+  CHECK(json["cases"][0]["id"] == "line 2");
+  CHECK(json["by_part"]["h200"]["rows"] == 2);
+  CHECK(json["rules"][0]["rule"] == "engine");
+  CHECK(says(board_markdown(board), "| h200 | vllm-0.24 | ttft_ms | 1 |"));
+  CHECK(says(board_text(board), "3 of 4 rows priced"));
+  const std::string csv = board_csv(board);
+  CHECK(std::count(csv.begin(), csv.end(), '\n') == 4);
+  CHECK(says(left_out_csv(board), "5,engine,llama.cpp,"));
+}
+
+TEST_CASE("a bar is met by the median of its rows") {
+  auto board = price(row("mean_ttft", "20", "ms"));
+  const double predicted = board.board[0].compared.predicted;
+  board.bars = {{{"h200"}, {"vllm"}, "ttft_ms", 10}, {{"l40s"}, {}, "ttft_ms", 10}};
+  board.board[0].compared.measured = predicted / 1.05;
+  CHECK(compare_bars(board)[0].met());
+  CHECK(compare_bars(board)[0].median_abs_percent == Approx(5).margin(1e-6));
+  CHECK(compare_bars(board)[1].rows == 0);
+  CHECK(compare_bars(board)[1].met());
+  board.board[0].compared.measured = predicted / 1.2;
+  CHECK_FALSE(compare_bars(board)[0].met());
+}
+
+TEST_CASE("rules of one's own are read strictly") {
+  const Folder folder;
+  const std::string path = folder.write(
+      "hardware: {h200: [X]}\nengines: {vllm: [vllm]}\nmodels: {}\nlocator_models: {}\n"
+      "no_model: []\nversions: []\nnamed_versions: {}\nquantizations: []\nsettings:\n"
+      "  - when: {colour: red}\n    set: {}\n    why: no reason\nbars: []\n");
+  const auto rules = load_import_rules(path);
+  REQUIRE_FALSE(rules.ok());
+  CHECK(says(to_string(rules.errors()), "colour"));
+}
