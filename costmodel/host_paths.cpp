@@ -50,7 +50,7 @@ void PricerState::add_state_launches(const InstanceSpec& spec, double scale) {
   }
 }
 
-// Kernels of a step without a graph are counted with all others.
+// Kernels of a step without a graph are counted with all others. Two batches launch everything twice.
 double PricerState::state_launch_ns(const StepShape& shape, const PaddedStep& padded) const {
   if (padded.mode == GraphMode::full) return 0;
   double ns = 0;
@@ -59,7 +59,7 @@ double PricerState::state_launch_ns(const StepShape& shape, const PaddedStep& pa
   };
   if (!shape.prefill.empty()) add(host.state_prompts);
   if (shape.decode_sequences > 0) add(host.state_decodes);
-  return ns;
+  return padded.two_batches ? 2 * ns : ns;
 }
 
 }  // namespace orrery

@@ -52,12 +52,6 @@ double expected_most_touched(double groups, double distinct, double tokens) {
 
 std::int64_t moe_block_rows(std::int64_t tokens) { return tokens <= 64 ? 16 : 64; }
 
-std::int64_t swapped_block_rows(double rows_per_expert) {
-  std::int64_t block = 16;
-  while (block < 128 && static_cast<double>(block) < rows_per_expert) block *= 2;
-  return block;
-}
-
 double expected_row_tiles(double distinct, double rows, std::int64_t block_rows) {
   return std::max(distinct, rows / static_cast<double>(block_rows) + distinct / 2);
 }

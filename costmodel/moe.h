@@ -1,6 +1,7 @@
 // How a batch spreads over experts whose popularity is uniform. A finite batch is uneven even then.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "costmodel/experts/rank_loads.h"
@@ -30,11 +31,12 @@ double expected_most_touched(double groups, double distinct, double tokens);
 // files of some shapes use other blocks; those are not modelled.
 std::int64_t moe_block_rows(std::int64_t tokens);
 
-// Row block where 4-bit weights meet 8-bit activations: CUTLASS' mixed-input kernels swap the operands, so
-// that weights fill the instruction's 64 rows and tokens its columns, 16 to 128 a tile: the least that holds
-// an expert's rows (vLLM csrc/quantization/cutlass_w4a8/w4a8_grouped_mm_entry.cu, tile 128 × 16; TensorRT-LLM
-// moe_gemm_tma_ws_mixed_input, tiles 64 and 128 × 16 to 128). That the engine picks the least one is assumed.
-std::int64_t swapped_block_rows(double rows_per_expert);
+// Row blocks where 4-bit weights meet 8-bit activations: CUTLASS' mixed-input kernels swap the operands, so
+// that weights fill the instruction's 64 rows and tokens its columns, 16 to 128 a tile (vLLM
+// csrc/quantization/cutlass_w4a8/w4a8_grouped_mm_entry.cu, tile 128 × 16; TensorRT-LLM
+// moe_gemm_tma_ws_mixed_input, tiles 64 and 128 × 16 to 128). That an engine takes the fastest one is
+// assumed.
+inline constexpr std::array<std::int64_t, 4> swapped_blocks{16, 32, 64, 128};
 
 // Row tiles after each expert's rows are padded to whole blocks, Σ⌈nᵢ/B⌉. Rows of an expert vary over at
 // least a block once tiles are more than one per expert, so the last block is half full on average:

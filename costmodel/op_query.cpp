@@ -1,6 +1,8 @@
 #include "costmodel/op_query.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 
 #include "base/text.h"
 #include "costmodel/breakdown.h"
@@ -77,8 +79,11 @@ Result<OpPrice> price_grouped_gemm(const OpQuery& query, const Roofline& rooflin
     distinct += count > 0 ? 1 : 0;
   }
   // The number of tokens, by which engines choose the row block, is not given: take the faster block.
-  for (const std::int64_t block : spec.format.label == "w4a8" ? std::vector<std::int64_t>{16, 32, 64, 128}
-                                                              : std::vector<std::int64_t>{16, 64}) {
+  static constexpr std::array<std::int64_t, 2> by_tokens{16, 64};
+  const std::span<const std::int64_t> blocks = spec.format.label == "w4a8"
+                                                   ? std::span<const std::int64_t>(swapped_blocks)
+                                                   : std::span<const std::int64_t>(by_tokens);
+  for (const std::int64_t block : blocks) {
     GroupedRows grouped;
     grouped.block_rows = block;
     for (const std::int64_t in_group : query.rows) {

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 64> table{{
+constexpr std::array<OperatorEntry, 65> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -107,6 +107,8 @@ constexpr std::array<OperatorEntry, 64> table{{
      OpClass::linear_attention, 1, make_state_update, 1},
     {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate; its buffer's clearing",
      OpClass::elementwise, 3, make_gated_norm},
+    {"mixer_norm", "RMSNorm of a Mamba2 layer's output, times its gate; its buffer's clearing",
+     OpClass::elementwise, 2, make_mixer_norm},
     {"index_scores_prefill", "an indexer's scores of all tokens that prompts see, and the choice of the best",
      OpClass::attention_prefill, 3, make_index_scores},
     {"index_scores_decode", "the same for one token a sequence", OpClass::attention_decode, 2,

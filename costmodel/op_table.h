@@ -64,6 +64,7 @@ std::unique_ptr<Operator> make_state_scan(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_scan_kernels(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_state_update(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_gated_norm(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_mixer_norm(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_index_scores(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_sparse_attention(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_verify_drafts(const OpSpec&, const Roofline&);

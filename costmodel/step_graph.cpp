@@ -173,7 +173,7 @@ class GraphBuilder : LatentNodes {
     s.depends_on = DependsOn::decode;
     add("state_conv", "state_conv_decode", s, l);
     add("state_update", "state_update", s, l);
-    add("state_norm", "gated_norm", width(values), l);
+    add("state_norm", delta ? "gated_norm" : "mixer_norm", width(values), l);
     if (out.activation_bytes < 2) add("state_quantize", "quantize", width(values, out), l);
     add_gemm("state_out_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);

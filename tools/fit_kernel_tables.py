@@ -157,7 +157,9 @@ class Fit:
             curves = {}
             for op, n, rows_, us in rows:
                 curves.setdefault((op, n), []).append((rows_, us))
-            self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
+            # A point that its neighbours give exactly was held or scaled, not timed.
+            left_out = [e for e in layers.along_axis(curves) if e > 1e-9]
+            self.error("elementwise", "", (1, 1e9), left_out, None, 0.0)
         elif self.row_wise_of_sglang:
             rows = list(own_profile.sglang_row_wise(self.part_name))
             write(self.folder, "elementwise.csv", header,

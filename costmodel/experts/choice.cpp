@@ -149,7 +149,8 @@ double touch_probability(std::span<const double> inclusion, std::int32_t k, std:
   all[0] = beside[0] = 1;
   for (std::size_t e = 0; e < inclusion.size(); ++e) {
     const double rest = spread > 0 ? (1 - inclusion[e]) / spread : 0;
-    const double p = inclusion[e] * (1 + (centre - inclusion[e]) * rest), others = p * (1 - share[e]);
+    const double p = inclusion[e] * (1 + (centre - inclusion[e]) * rest);
+    const double others = p * (1 - std::min(share[e], 1.0));  // shares are sums of 1 ÷ replicas
     for (std::size_t n = width; n-- > 1;) {
       all[n] = all[n] * (1 - p) + all[n - 1] * p;
       beside[n] = beside[n] * (1 - p) + beside[n - 1] * others;
@@ -157,7 +158,7 @@ double touch_probability(std::span<const double> inclusion, std::int32_t k, std:
     all[0] *= 1 - p;
     beside[0] *= 1 - p;
   }
-  return all.back() > 0 ? 1 - beside.back() / all.back() : 1;
+  return all.back() > 0 ? std::clamp(1 - beside.back() / all.back(), 0.0, 1.0) : 1;
 }
 
 ExpertChoice::ExpertChoice(std::span<const double> weights)

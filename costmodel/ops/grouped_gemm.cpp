@@ -32,7 +32,16 @@ class GroupedGemmOperator : public Operator {
   GroupedGemmOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {}
 
   OpCost cost(const StepInput& input) const override {
-    return grouped_gemm_cost(roofline_, spec_, rows(input));
+    GroupedRows r = rows(input);
+    if (spec_.format.label != "w4a8") return grouped_gemm_cost(roofline_, spec_, r);
+    OpCost best;
+    for (const std::int64_t block : swapped_blocks) {
+      r.block_rows = block;
+      r.row_tiles = expected_row_tiles(r.distinct, r.rows, block);
+      const OpCost cost = grouped_gemm_cost(roofline_, spec_, r);
+      if (block == swapped_blocks.front() || cost.compute_ns < best.compute_ns) best = cost;
+    }
+    return best;
   }
 
   std::string shape_text(const StepInput& input) const override {
@@ -54,8 +63,7 @@ class GroupedGemmOperator : public Operator {
                                                           tokens, static_cast<double>(spec_.expert_ranks));
     r.rows = share.rows;
     r.distinct = share.distinct;
-    r.block_rows = spec_.format.label == "w4a8" ? swapped_block_rows(r.rows / std::max(1.0, r.distinct))
-                                                : moe_block_rows(input.tokens);
+    r.block_rows = moe_block_rows(input.tokens);
     r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
     return r;
   }

@@ -147,7 +147,7 @@ class UpdateOperator : public StateOperator {
     move(cost, (sequences + tokens) * state_elements(spec_) * spec_.kv_bytes +
                    tokens * (static_cast<double>(spec_.n) + values_of(spec_)) * activation);
     cost.flops = tokens * state_elements(spec_) * 6;
-    cost.memory_ns = std::max(cost.memory_ns, floor_ns(update_least));
+    if (!spec_.other_kernel) cost.memory_ns = std::max(cost.memory_ns, floor_ns(update_least));
     cost.latency_ns = floor_ns(update_start);
     cost.error = verifying(error_of(spec_, update_error, roofline_.error(kernel_class())), input);
     return cost;
@@ -179,8 +179,11 @@ class ScanKernelsOperator : public StateOperator {
     const double heads = static_cast<double>(spec_.heads), units = static_cast<double>(roofline_.units());
     const auto [chunks, longest] = chunks_of(*input.shape, chunk_tokens);
     OpCost cost;
-    // 2.18 ns a token and head on 132 units, where the kernels last longer than they take to start.
-    const double at_once = std::max(floor_ns(14.6), n.tokens * heads * 287.5 / units);
+    // 2.18 ns a token and head on 132 units, where the kernels last longer than they take to start; on parts
+    // of less bandwidth what one kernel leaves for the next.
+    const double between =
+        roofline_.stream_ns(0, false, n.tokens * heads * left_between, KernelClass::memory);
+    const double at_once = std::max({floor_ns(14.6), n.tokens * heads * 287.5 / units, between});
     const double passing = std::max(longest * 1310, chunks * heads * 5095 / units);
     move(cost, n.sequences * 6 * state_elements(spec_) * spec_.kv_bytes / state_copies);
     cost.compute_ns = at_once + passing + cost.memory_ns;  // one after another
@@ -195,6 +198,10 @@ class ScanKernelsOperator : public StateOperator {
 
  private:
   static constexpr std::int64_t chunk_tokens = 64;
+  // Bytes of a token and head with keys and values of 128 in bf16: w, u and the corrected values written and
+  // read (1,536), a state a chunk (1,024), the triangle and its inverse (1,024), values, outputs and keys
+  // (768).
+  static constexpr double left_between = 4352;
   static constexpr double state_copies = 0.39;  // of the memory's rate: index kernels over a few rows
 };
 
@@ -277,6 +284,12 @@ std::unique_ptr<Operator> make_state_unpack(const OpSpec& spec, const Roofline& 
 std::unique_ptr<Operator> make_gated_norm(const OpSpec& spec, const Roofline& roofline) {
   return stream(spec, roofline, static_cast<double>(spec.n) * (5 * activation + spec.out_bytes), 3,
                 {"gated_norm", spec.n, 0, spec.out_bytes < 2 ? spec.format.label : ""});
+}
+
+// Mamba2's: output and gate read, the output written in one kernel, its buffer cleared by another
+// (mamba_mixer2.py); no profile has it.
+std::unique_ptr<Operator> make_mixer_norm(const OpSpec& spec, const Roofline& roofline) {
+  return stream(spec, roofline, static_cast<double>(spec.n) * (3 * activation + spec.out_bytes), 2);
 }
 
 std::unique_ptr<Operator> make_sigmoid_mul(const OpSpec& spec, const Roofline& roofline) {

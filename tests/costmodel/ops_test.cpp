@@ -27,18 +27,6 @@ TEST_CASE("row tiles of a finite batch") {
   CHECK(expected_row_tiles(128, 128 * 640, 64) == Approx(1280 + 64));
   CHECK(moe_block_rows(64) == 16);
   CHECK(moe_block_rows(65) == 64);
-  CHECK(swapped_block_rows(0.5) == 16);
-  CHECK(swapped_block_rows(16) == 16);
-  CHECK(swapped_block_rows(16.1) == 32);
-  CHECK(swapped_block_rows(1e4) == 128);
-  // More rows never make fewer rows of tiles.
-  double before = 0;
-  for (double rows = 1; rows < 400; rows += 0.5) {
-    const std::int64_t block = swapped_block_rows(rows);
-    const double padded = expected_row_tiles(32, 32 * rows, block) * static_cast<double>(block);
-    CHECK(padded >= before);
-    before = padded;
-  }
 }
 
 TEST_CASE("matrix products pay whole tiles and whole waves") {

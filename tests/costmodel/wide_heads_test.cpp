@@ -120,6 +120,10 @@ TEST_CASE("a prompt's scan by Triton's kernels") {
   CHECK(host(p, prompts({{1024, 0}})) - host(own, prompts({{1024, 0}})) ==
         Approx(30 * 5 * (37'000 + 101'000)).epsilon(0.001));
   CHECK(host(p, decodes(4, 1024)) == host(own, decodes(4, 1024)));
+  // What one kernel leaves for the next passes memory: 4,352 bytes a token and head, at 864 GB/s at most.
+  const double slow =
+      us(pricer("qwen3.5-35b-a3b", "parallel: {tp: 2}\n", "l40s"), prompts({{8192, 0}}), "state_scan");
+  CHECK(slow > 8192 * 16 * 4352.0 / 864e3);
   // On other parts than Hopper there is no other.
   CHECK(us(pricer("qwen3.5-35b-a3b", "parallel: {tp: 2}\n", "l40s"), prompts({{1024, 0}}), "state_scan") > 0);
 }
@@ -128,4 +132,16 @@ TEST_CASE("backends of gated delta nets are named") {
   const Read wrong = instance("qwen3.5-35b-a3b", "engine_args: {gdn_prefill_backend: cuda}\n");
   REQUIRE_FALSE(wrong.errors.empty());
   CHECK(to_string(wrong.errors).find("gdn_prefill_backend") != std::string::npos);
+}
+
+// Operands are swapped: an expert's few rows fill a narrow tile, and no batch pays for a wider one.
+TEST_CASE("experts in W4A8 grow evenly with their rows") {
+  const StepPricer p = pricer("qwen3-30b-a3b", "quantization: w4a8\n");
+  double before = us(p, prompts({{512, 0}}), "moe_gate_up");
+  for (std::int32_t tokens = 528; tokens < 4096; tokens += 16) {
+    const double now = us(p, prompts({{tokens, 0}}), "moe_gate_up");
+    CHECK(now >= before);
+    CHECK(now < 1.05 * before);
+    before = now;
+  }
 }
