@@ -85,6 +85,15 @@ void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   }
 }
 
+// Its name, role and profiles are as the file says: else an error says so already, and what others say of it
+// beside the other pools would not be true.
+bool is_as_written(const Yaml& node, const PoolSpec& pool) {
+  const std::string role = node.optional("role").scalar_text();
+  const InstanceSpec& i = pool.instance;
+  return !pool.name.empty() && (!node.optional("role").present() || role == to_string(pool.role)) &&
+         !i.hardware.name.empty() && !i.model.name.empty() && !i.engine.name.empty();
+}
+
 }  // namespace
 
 std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& folder, Errors& errors,
@@ -103,6 +112,9 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
     pools.push_back(std::move(pool));
   }
   if (errors.size() > problems) return pools;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    if (!is_as_written(nodes[i], pools[i])) return pools;
+  }
   const bool encoders =
       std::any_of(pools.begin(), pools.end(), [](const PoolSpec& p) { return p.role == PoolRole::encoder; });
   for (PoolSpec& pool : pools) pool.images_elsewhere = encoders && pool.role != PoolRole::encoder;
