@@ -85,13 +85,14 @@ void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   }
 }
 
-// Its name, role and profiles are as the file says: else an error says so already, and what others say of it
-// beside the other pools would not be true.
+// Its role and profiles are as the file says: else an error says so already, and what others say of it beside
+// the other pools would not be true.
 bool is_as_written(const Yaml& node, const PoolSpec& pool) {
-  const std::string role = node.optional("role").scalar_text();
-  const InstanceSpec& i = pool.instance;
-  return !pool.name.empty() && (!node.optional("role").present() || role == to_string(pool.role)) &&
-         !i.hardware.name.empty() && !i.model.name.empty() && !i.engine.name.empty();
+  for (const char* key : {"hardware", "model", "engine"}) {
+    if (node.optional(key).scalar_text().empty()) return false;
+  }
+  const Yaml role = node.optional("role");
+  return !role.present() || role.scalar_text() == to_string(pool.role);
 }
 
 }  // namespace
