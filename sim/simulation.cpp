@@ -291,9 +291,11 @@ class Loop final : LoopFleet {
     const std::size_t i = chosen.value();
     const PoolSetup& pool = *places_[i].pool;
     // Behind the proxy's answer images are prepared again, one request after another: the client's request is
-    // passed on as it was.
-    if (at_proxy && request.preparation > SimDuration(0))
-      now = images_free_[i] = later(images_free_[i], now) + request.preparation;
+    // passed on as it was. Their way to the core is beside the next one's preparation.
+    if (at_proxy && request.preparation > SimDuration(0)) {
+      images_free_[i] = later(images_free_[i], now) + request.preparation;
+      now = images_free_[i] + request.sending;
+    }
     SimTime at = now + (at_proxy ? pool.proxy_delay : pool.input_delay);
     if (places_[i].front_end != nullptr) {
       at = places_[i].front_end->accept(request.id.value(), request.prompt_tokens, at);

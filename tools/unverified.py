@@ -36,6 +36,15 @@ def figures(path):
     return found
 
 
+def bases_of(path):
+    """Profiles that this one is laid over, the nearest first."""
+    out = []
+    while match := re.search(r"^base: (\S+)", path.read_text(encoding="utf-8"), re.M):
+        path = path.parent / f"{match.group(1)}.yaml"
+        out.append(path.stem)
+    return out
+
+
 def tables_of(part):
     out = []
     for path in sorted((ROOT / "hardware_profiles/tables" / part).glob("*/table.yaml")):
@@ -55,6 +64,17 @@ def rows_of(folder):
     return rows
 
 
+def inherited_of(name):
+    """What a profile laid over others has from them: their figures were found for another version, so that they are
+    assumed for this one. Key paths count once."""
+    folder = ROOT / "engine_profiles"
+    bases = bases_of(folder / f"{name}.yaml")
+    own = {f[0] for f in figures(folder / f"{name}.yaml")}
+    keys = {f[0] for base in bases for f in figures(folder / f"{base}.yaml")} - own
+    origin = [base for base in bases if figures(folder / f"{base}.yaml")]
+    return len(keys), ", ".join(origin)
+
+
 def text():
     parts, engines = rows_of("hardware_profiles"), rows_of("engine_profiles")
     out = ["# What nobody has verified", "",
@@ -64,12 +84,20 @@ def text():
            "H200, where real vLLM ran too (reports/cases). Prices of parts without tables are a roofline with assumed or published efficiencies.", "",
            "| part | " + " | ".join(KINDS) + " | kernel tables |", "|---|" + "--:|" * len(KINDS) + "---|"]
     out += [f"| {name} | " + " | ".join(counts) + f" | {tables_of(name)} |" for name, counts, _ in parts]
-    out += ["", "| engine | " + " | ".join(KINDS) + " |", "|---|" + "--:|" * len(KINDS)]
-    out += [f"| {name} | " + " | ".join(counts) + " |" for name, counts, _ in engines]
+    out += ["", "A profile laid over another (`base`) says only what its version has otherwise. All other figures are those of its base,",
+            "assumed to hold for it: none was measured on that version.", "",
+            "| engine | " + " | ".join(KINDS) + " | taken over, assumed to hold |", "|---|" + "--:|" * len(KINDS) + "---|"]
+    taken_over = {name: inherited_of(name) for name, _, _ in engines}
+    for name, counts, _ in engines:
+        inherited, origin = taken_over[name]
+        out.append(f"| {name} | " + " | ".join(counts) + f" | {f'{inherited} of {origin}' if inherited else ''} |")
     out += ["", "## Assumed figures", ""]
     for name, _, assumed in parts + engines:
-        listed = ", ".join(f"`{key}` {value} {unit}" for key, value, unit, _ in assumed)
-        out.append(f"- **{name}**: {listed if listed else 'none'}")
+        listed = [f"`{key}` {value} {unit}" for key, value, unit, _ in assumed]
+        inherited, origin = taken_over.get(name, (0, ""))
+        if inherited:
+            listed.append(f"all {inherited} figures of {origin}, its kernels, kernel tables and host times with them")
+        out.append(f"- **{name}**: {', '.join(listed) or 'none'}")
     return "\n".join(out) + "\n"
 
 

@@ -156,7 +156,11 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   const Yaml own = node.optional("deployment");
   const Yaml deployment = own.present() ? own : common;
   if (!deployment.present()) node.fail("no deployment: give the run one, or the case one for all its runs");
-  if (const Yaml step = node.optional("step")) run.step = read_step(step);
+  if (const Yaml step = node.optional("step")) {
+    run.step = read_step(step);
+    if (deployment.optional("pools").present())
+      step.fail("several pools price a step differently; give the run a deployment without `pools`");
+  }
   run.does_not_fit = node.optional("does_not_fit").boolean(false);
   // A run may stand there for a pair alone.
   run.measured = read_measured(node.optional("measured"), run.step.has_value());
@@ -225,6 +229,8 @@ void read_pairs(const Yaml& node, PublishedCase& out) {
     const PublishedRun &a = out.runs[*of], &b = out.runs[*to];
     if (a.step.has_value() != b.step.has_value() || a.does_not_fit || b.does_not_fit)
       item.fail("a pair is of two steps or of two workloads");
+    if (a.is_capacity() || b.is_capacity())
+      item.fail("a run of " + std::string(capacity_metric) + " has no workload: it cannot be in a pair");
     pair.measured = read_measured(item.require("measured"), a.step.has_value());
     for (const BenchmarkMetric& m : pair.measured) {
       if (m.quantity == capacity_metric)
@@ -294,6 +300,7 @@ Result<PublishedCase> load_published_case(const std::string& path) {
     if (first.where.file.starts_with(root_folder)) first.where.file.erase(0, root_folder.size());
     out.refusal = first.to_string();
     out.runs.clear();
+    out.pairs.clear();  // they name runs by position
   }
   return out;
 }

@@ -236,11 +236,9 @@ void CostModelExecutor::begin_single(Engine& e, std::size_t instance, const Step
                                    .blocks = plan.load_blocks,
                                    .behind_step = false},
                                   now, now);
-    if (loaded > open.times.device_end) {
-      open.timing.busy = (loaded - open.times.device_begin).ns();
-      e.pipeline = before;
-      open.times = e.pipeline.begin(open.timing, now);
-    }
+    // The end moves, not the kernels: whatever ran before them is covered too.
+    open.times.device_end = later(open.times.device_end, loaded);
+    e.pipeline.occupy_device(loaded);
   }
   e.open.push_back(open);
   e.host_free_due = e.open.size() < e.depth;

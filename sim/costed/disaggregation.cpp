@@ -113,11 +113,6 @@ void check_layerwise(const Yaml& node, const std::vector<const PoolSpec*>& pools
       node.fail(
           "speculation beside layers that leave one by one is not modelled; take whole, or method: off");
   for (const PoolSpec* pool : pools)
-    if (kv_cache_groups(pool->instance.model, pool->instance.engine).windowed > 0)
-      node.fail(
-          "MoRIIOConnector is none of those that keep groups of layers apart (SupportsHMA), and vLLM turns "
-          "them off beside it; say engine_args: {disable_hybrid_kv_cache_manager: true}, or take whole");
-  for (const PoolSpec* pool : pools)
     if (pool->role != PoolRole::mixed && pool->instance.engine.settings.kv_offload_bytes > 0)
       node.fail(
           "a tier in host memory beside layers that leave one by one is not modelled; take whole, or "
@@ -175,6 +170,19 @@ Connector read_connector(const Yaml& pd, bool vllm, Transfer transfer) {
   return connector;
 }
 
+// Whatever MoRIIO's transfer is.
+void check_groups(const Yaml& pd, Connector connector, const std::vector<const PoolSpec*>& pools) {
+  if (connector != Connector::moriio) return;
+  const Yaml named = pd.optional("connector");
+  for (const PoolSpec* pool : pools)
+    if (kv_cache_groups(pool->instance.model, pool->instance.engine).windowed > 0)
+      (named.present() ? named : pd.optional("transfer"))
+          .fail(
+              "MoRIIOConnector is none of those that keep groups of layers apart (SupportsHMA), and vLLM "
+              "turns them off beside it; say engine_args: {disable_hybrid_kv_cache_manager: true}, or take "
+              "connector: nixl with transfer: whole");
+}
+
 // Which stages may meet.
 void check_stages(const Yaml& deployment, Connector connector, const std::vector<const PoolSpec*>& pools) {
   std::int32_t prefill = 1, decode = 1;
@@ -219,6 +227,7 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   rules.recompute_failed = policy.present() && policy.choice({"fail", "recompute"}) == 1;
   const Connector connector = read_connector(pd, vllm, transfer);
   rules.nixl = connector == Connector::nixl;
+  check_groups(pd, connector, pools);
   check_stages(deployment, connector, pools);
   for (const PoolSpec* pool : pools) {
     if (!rules.nixl || pool->instance.engine.nixl) continue;
@@ -231,8 +240,8 @@ PdRules read_pd(const Yaml& deployment, const std::vector<const PoolSpec*>& pool
   if (vllm && transfer == Transfer::whole)
     rules.lease = duration_from_seconds((connector == Connector::mooncake ? mooncake_hold : kv_lease).value);
   rules.lease_extended = connector != Connector::mooncake;
-  // MooncakeConnector does not say which blocks it could not load.
-  if (rules.recompute_failed && (rules.at_once || !vllm || connector == Connector::mooncake))
+  // The other connectors do not say which blocks they could not load.
+  if (rules.recompute_failed && connector != Connector::nixl)
     policy.fail("nothing but vLLM's NixlConnector (transfer: whole) computes a prompt again; expected fail");
   for (const PoolSpec* pool : pools) {  // each reads as its own profile says
     if (!rules.nixl) break;
@@ -297,8 +306,7 @@ std::int32_t regions(const PoolSpec& pool) {
 // Of what an instance is sent: a block of all layers, or of one group of them, or an image's embedding.
 double bytes_of_block(const PoolSpec& pool) {
   const InstanceSpec& instance = pool.instance;
-  if (pool.images_elsewhere && pool.role != PoolRole::decode)
-    return static_cast<double>(embedding_bytes(instance));
+  if (pool.images_elsewhere) return static_cast<double>(embedding_bytes(instance));
   const auto block = static_cast<double>(pool.memory.block_size);
   const KvCacheGroups& groups = pool.memory.groups;
   if (groups.windowed > 0)

@@ -110,13 +110,14 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
                                " of pool " + quote(other.name) + " do not divide one another");
 }
 
-// Behind one router any of them may be asked, and requests are prepared before it chooses.
+// Images are prepared before a router chooses, as the first pool that takes them in does it; behind a proxy's
+// answer decode pools prepare them again.
 void check_eyes(const Yaml& node, const PoolSpec& pool, const PoolSpec& first) {
   const EngineProfile &own = pool.instance.engine, &other = first.instance.engine;
   if (own.name != other.name || own.settings.encoder.image_limit != other.settings.encoder.image_limit)
     node.optional("engine").fail(
-        "images are prepared alike for all encoder pools; take the engine profile and "
-        "the limit of images of pool " +
+        "images are prepared alike in all pools that take them in; take the engine profile and the limit of "
+        "images of pool " +
         quote(first.name));
 }
 
@@ -188,6 +189,8 @@ void check_roles(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& po
   for (std::size_t i = 0; i < pools.size(); ++i) {
     if (pools[i].role == PoolRole::prefill || pools[i].role == PoolRole::decode)
       check_engine(nodes[i], pools[i]);
+    if (encoder == pools.end() && prefill != pools.end() && takes_images(pools[i].instance))
+      check_eyes(nodes[i], pools[i], *prefill);
     for (const PoolSpec& other : pools) {
       if (pools[i].role == PoolRole::decode && other.role == PoolRole::prefill)
         check_pair(nodes[i], pools[i], other);

@@ -50,7 +50,8 @@ bool same_model(const ModelSpec& a, const ModelSpec& b) {
          a.vocabulary == b.vocabulary;
 }
 
-void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec& first) {
+// `apart`: some of the pools are prefill or decode pools.
+void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec& first, bool apart) {
   if (!same_model(pool.instance.model, first.instance.model))
     node.optional("model").fail("all pools serve one model, and pool " + quote(first.name) + " has " +
                                 first.instance.model.name + "; give this one the same");
@@ -61,7 +62,6 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
             "engines of a dense model behind one front end, in a deployment of several pools, are not "
             "modelled; use "
             "replicas");
-  const bool apart = first.role == PoolRole::prefill || first.role == PoolRole::decode;
   if (takes_images(pool.instance) && !pool.images_elsewhere && pool.role == PoolRole::mixed && !apart)
     node.optional("model").fail(
         "images in a deployment of several pools are modelled with encoder pools, or prefill and decode "
@@ -75,14 +75,27 @@ void check_beside_others(const Yaml& node, const PoolSpec& pool, const PoolSpec&
 }
 
 void check_pools(const std::vector<Yaml>& nodes, const std::vector<PoolSpec>& pools) {
+  const bool apart = std::any_of(pools.begin(), pools.end(), [](const PoolSpec& p) {
+    return p.role == PoolRole::prefill || p.role == PoolRole::decode;
+  });
   for (std::size_t i = 0; i < pools.size(); ++i) {
     const PoolSpec& pool = pools[i];
-    check_beside_others(nodes[i], pool, pools.front());
+    check_beside_others(nodes[i], pool, pools.front(), apart);
     const auto same_name = [&](const PoolSpec& other) { return other.name == pool.name; };
     const auto before = pools.begin() + static_cast<std::ptrdiff_t>(i);
     if (std::any_of(pools.begin(), before, same_name))
       nodes[i].optional("name").fail("two pools are called " + quote(pool.name) + "; names must differ");
   }
+}
+
+// Its role and profiles are as the file says: else an error says so already, and what others say of it beside
+// the other pools would not be true.
+bool is_as_written(const Yaml& node, const PoolSpec& pool) {
+  for (const char* key : {"hardware", "model", "engine"}) {
+    if (node.optional(key).scalar_text().empty()) return false;
+  }
+  const Yaml role = node.optional("role");
+  return !role.present() || role.scalar_text() == to_string(pool.role);
 }
 
 }  // namespace
@@ -103,9 +116,14 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
     pools.push_back(std::move(pool));
   }
   if (errors.size() > problems) return pools;
+  for (std::size_t i = 0; i < pools.size(); ++i) {
+    if (!is_as_written(nodes[i], pools[i])) return pools;
+  }
   const bool encoders =
       std::any_of(pools.begin(), pools.end(), [](const PoolSpec& p) { return p.role == PoolRole::encoder; });
-  for (PoolSpec& pool : pools) pool.images_elsewhere = encoders && pool.role != PoolRole::encoder;
+  // To decode pools no embeddings go: they encode what they compute again.
+  for (PoolSpec& pool : pools)
+    pool.images_elsewhere = encoders && pool.role != PoolRole::encoder && pool.role != PoolRole::decode;
   if (pools.size() > 1) check_pools(nodes, pools);
   check_roles(nodes, pools);
   return pools;

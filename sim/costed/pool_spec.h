@@ -33,7 +33,7 @@ struct PoolSpec {
   MemoryPlan memory;
   std::int32_t replicas = 1;
   RouterSpec router;
-  bool images_elsewhere = false;       // encoder pools compute them
+  bool images_elsewhere = false;       // encoder pools compute them for it
   bool first_request_effects = false;  // kernels that are compiled when first needed hold their step up
 
   StartSpec start;

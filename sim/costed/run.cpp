@@ -84,6 +84,15 @@ std::int32_t content_block(const EngineProfile& engine) {
   return engine.engine == "vllm" ? static_cast<std::int32_t>(engine.settings.block_size) : 1;
 }
 
+// Several pools may have the same work.
+void add_row(const char* name, std::int64_t ns, std::vector<std::pair<std::string, std::int64_t>>& rows) {
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.first == name; });
+  if (row == rows.end())
+    rows.emplace_back(name, ns);
+  else
+    row->second += ns;
+}
+
 // What only a multimodal model has; all null for another.
 struct ImageParts {
   std::unique_ptr<EncoderPricer> encoder;
@@ -106,7 +115,7 @@ struct ImageParts {
 
   void report(const CostModelExecutor::Usage& usage, RunResult& result) const {
     if (front_end == nullptr) return;
-    if (usage.encoder_ns > 0) result.device_time.emplace_back("image encoding", usage.encoder_ns);
+    if (usage.encoder_ns > 0) add_row("image encoding", usage.encoder_ns, result.device_time);
     result.device_busy_ns += usage.encoder_ns;
     const ImageCounts& c = front_end->counts();
     ImageResult& i = result.images;

@@ -342,6 +342,38 @@ TEST_CASE("a step is priced without a workload, and a pair is the ratio of two r
   CHECK(width(pair.metrics[1]) < width(step.metrics[0]));
 }
 
+TEST_CASE("what is refused has no pairs left to compare") {
+  const Folder folder;
+  const auto loaded = load_published_case(folder.write(
+      "refused.yaml",
+      "refused: needs tp 3\n" + kHead +
+          replaced(kSteps, "quantization: fp8-tensor", "quantization: fp8-tensor, parallel: {tp: 3}")));
+  INFO((loaded.ok() ? "" : to_string(loaded.errors())));
+  REQUIRE(loaded.ok());
+  CHECK(says(loaded->refusal, "parallel.tp"));
+  CHECK(loaded->pairs.empty());
+  const auto compared = compare_case(*loaded, fast());
+  REQUIRE(compared.ok());
+  CHECK(compared->runs.empty());
+}
+
+TEST_CASE("a step is of one pool, a pair of two runs with a workload or a step") {
+  const std::string pools = errors_of(
+      replaced(kHead + kSteps, "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}",
+               "deployment: {pools: [{name: a, hardware: h200, model: qwen3-8b, engine: vllm-0.24}]}"));
+  CHECK(says(pools, "bad.yaml:9:"));
+  CHECK(says(pools, "runs[0].step"));
+  CHECK(says(pools, "without `pools`"));
+  const std::string capacity = errors_of(kHead + kRuns + R"(  - name: kv
+    data: "made up"
+    measured: {kv_cache.blocks: 1000}
+pairs:
+  - {name: p, data: d, of: two, to: kv, measured: {ttft_ms.mean: 1.5}}
+)");
+  CHECK(says(capacity, "bad.yaml:20:"));
+  CHECK(says(capacity, "pairs[0]: a run of kv_cache.blocks"));
+}
+
 TEST_CASE("mistakes in steps and pairs are located") {
   const auto wrong = [](const std::string& what, const std::string& by) {
     return errors_of(replaced(kHead + kSteps, what, by));

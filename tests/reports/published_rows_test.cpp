@@ -171,7 +171,17 @@ TEST_CASE("every rule leaves its row out and says why") {
   CHECK(rule(with("BF16", "Q4_K_M")) == RowRule::quantization);
   CHECK(rule(with("300", "see source")) == RowRule::workload);
   CHECK(rule(with("concurrency,2", "max_throughput,inf")) == RowRule::workload);
+  CHECK(rule(with("concurrency,2", "qps,5abc")) == RowRule::workload);
+  CHECK(rule(with("concurrency,2", "qps,5")) == RowRule::priced);
   CHECK(rule(with("H200-SXM,1", "H200-SXM,4")) == RowRule::plan);
+}
+
+TEST_CASE("a slow rate keeps its digits") {
+  const auto import = import_text(
+      row("ttft", "5", "ms", "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,qps,0.0004"));
+  REQUIRE(import.setups.size() == 1);
+  CHECK(says(import.setups[0].scenario, "rate: 4e-04}"));
+  CHECK(says(import.setups[0].load, "4e-04/s"));
 }
 
 TEST_CASE("what a deployment cannot be is found when it is priced") {
@@ -227,6 +237,7 @@ TEST_CASE("priced rows carry what the simulation gives, alike with any number of
   REQUIRE(board.board.size() == 3);
   for (const BoardRow& r : board.board) {
     CHECK(r.compared.predicted > 0);
+    CHECK(r.interval);
     CHECK(r.compared.low <= r.compared.predicted);
     CHECK(r.compared.high >= r.compared.predicted);
   }
@@ -245,6 +256,34 @@ TEST_CASE("priced rows carry what the simulation gives, alike with any number of
   const std::string csv = board_csv(board);
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 4);
   CHECK(says(left_out_csv(board), "5,engine,llama.cpp,"));
+}
+
+TEST_CASE("a figure of which the shortened runs say nothing has no interval and counts for none") {
+  // Prompts of 1 to 300 tokens, one after another, of which the first three are too long for the server.
+  ImportRules rules = our_rules();
+  RunSetting setting;
+  setting.low_share = 0;
+  setting.rounds = 40;
+  ArgumentValue most;
+  most.text = "48";
+  setting.engine_args.emplace_back("max_model_len", most);
+  rules.settings.push_back(setting);
+  const std::string text = kHeader + row("mean_ttft", "20", "ms",
+                                         "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,2,w,"
+                                         "concurrency,1");
+  BoardOptions options;
+  options.runs = 2;
+  const auto board = price_published(rows_of(text), rules, options);
+  REQUIRE(board.ok());
+  REQUIRE(board->board.size() == 1);
+  CHECK(board->board[0].compared.predicted > 0);
+  CHECK_FALSE(board->board[0].interval);
+  const Json json = board_json(*board);
+  CHECK(json["all"]["rows"] == 1);
+  CHECK(json["all"]["with_interval"] == 0);
+  CHECK(json["coverage"].is_null());
+  CHECK(json["cases"][0]["low"].is_null());
+  CHECK(json["cases"][0]["verdict"].is_null());
 }
 
 TEST_CASE("a bar is met by the median of its rows") {

@@ -176,6 +176,24 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("what MoRIIO does not do is refused whether its transfer is named or not [transport]") {
+  const auto windows = [](const std::string& pd) {
+    const std::string keys = "hardware: h200, model: gemma-3-27b-it, engine: vllm-0.24, ";
+    ScenarioOptions options;
+    options.overrides = {"deployment={topology: {preset: hopper-8}, pd: {" + pd + "}, pools: [{" + keys +
+                         "name: p, role: prefill}, {" + keys + "name: d, role: decode}]}"};
+    return load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  };
+  CHECK(windows("transfer: whole").ok());
+  for (const char* pd : {"transfer: layerwise", "connector: moriio", "transfer: whole, connector: moriio"})
+    CHECK(error_of(windows(pd)).find("SupportsHMA") != std::string::npos);
+  for (const char* pd : {"transfer: layerwise", "connector: moriio", "transfer: whole, connector: moriio"})
+    CHECK(error_of(load("", "",
+                        ", topology: {preset: hopper-8}, pd: {kv_load_failure_policy: recompute, " +
+                            std::string(pd) + "}"))
+              .find("expected fail") != std::string::npos);
+}
+
 TEST_CASE("pools apart that do not fit together are refused at their keys [transport]") {
   CHECK(error_of(load("", "", "")).find("topology: {preset: hopper-8}") != std::string::npos);
   CHECK(error_of(load(", replicas: 9", "", "")).find("nodes: 2") != std::string::npos);

@@ -108,6 +108,34 @@ TEST_CASE("An image lengthens the prompt by its tokens, and the wait by its prep
   CHECK(more <= encode.busy + encode.launch);
 }
 
+TEST_CASE("Blocks loaded while a step runs cover its encoder: the step ends with the later of both") {
+  const ImageWorld w;
+  const StepPricer pricer = StepPricer::create(w.world.spec).value();
+  const EncodeWork image{.request = RequestId(0), .rows = 30, .columns = 40, .tiles = 1, .embeddings = 300};
+  const PrefillWork prompt{.sequence = SequenceId(0), .request = RequestId(0), .new_tokens = 400};
+  constexpr double blocks_per_s = 1e6;
+  const auto end = [&](std::int64_t blocks) {
+    OutputLengths oracle;
+    CostModelExecutor executor({&pricer}, oracle, {}, w.encoder.get());
+    executor.add_host_links(HostLink(1, blocks_per_s));
+    StepPlan plan;
+    plan.prefill = std::span(&prompt, 1);
+    plan.prefill_tokens = 400;
+    plan.running = 1;
+    plan.encode = std::span(&image, 1);
+    plan.load_blocks = blocks;
+    executor.submit(StepId(0), InstanceId(0), plan, SimTime(0));
+    Outcomes outcomes;
+    while (outcomes.steps.empty()) executor.collect(executor.next_event(), outcomes);
+    return outcomes.steps.front().last_stamp.device_end;
+  };
+  const SimTime alone = end(0);
+  const std::int64_t hidden = alone.ns() / 1000 - 1;  // a block is a microsecond
+  CHECK(end(hidden) == alone);
+  for (const std::int64_t more : {2, 100, 100000})
+    CHECK(end(hidden + more).ns() == (hidden + more) * 1000);
+}
+
 TEST_CASE("Requests without images run as they would on a text-only model, to the last decision") {
   for (std::uint64_t seed = 1; seed <= 10; ++seed) {
     const RandomWorld base = random_world(seed);

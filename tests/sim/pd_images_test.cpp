@@ -2,6 +2,7 @@
 // that travels is the whole prompt's, placeholders included.
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -120,13 +121,27 @@ TEST_CASE(
   const auto wait = [](const Served& s) { return s.records.at(0).handoff.wait; };
   const Served image = served("vllm-0.24", one_image);
   const Served text = served("vllm-0.24", {Line{.text = image.records.at(0).prompt_tokens}});
-  CHECK(wait(image) - wait(text) == SimDuration(image.run.images.prepare_ns));
-  CHECK(image.run.images.prepare_ns > milliseconds(10).ns());
+  const ImageResult& i = image.run.images;
+  CHECK(wait(image) - wait(text) == SimDuration(i.prepare_ns + i.send_ns));
+  CHECK(i.prepare_ns > milliseconds(10).ns());
+  CHECK(i.send_ns > milliseconds(1).ns());
   CHECK(wait(served("sglang-0.5", one_image)) == SimDuration(0));
-  // Two answered at once: the second waits for the first one's image.
-  const Served two = served("vllm-0.24", {one_image[0], one_image[0]});
-  const SimDuration later = std::max(two.records[0].handoff.wait, two.records[1].handoff.wait);
-  CHECK(later > SimDuration(image.run.images.prepare_ns));
+  Line brief = one_image[0];
+  brief.output = 2;  // no step runs when the second is there
+  // Two computed in one step behind a long prompt, and so answered at once: the second waits for all of the
+  // first one's preparation, and not for its way to the engine.
+  const Served two = served("vllm-0.24", {Line{.text = 8000, .output = 2}, brief, brief});
+  std::vector<SimDuration> waits;
+  for (const RequestRecord& r : two.records)
+    if (r.prompt_tokens < 8000) waits.push_back(r.handoff.wait);
+  REQUIRE(waits.size() == 2);
+  std::sort(waits.begin(), waits.end());
+  CHECK(two.run.images.passes == 1);
+  CHECK(waits[0] == wait(image));
+  // Only the first one wakes the engine's core.
+  const SimDuration apart = waits[1] - waits[0], preparation(i.prepare_ns);
+  CHECK(apart <= preparation);
+  CHECK(apart > preparation - milliseconds(1));
 }
 
 TEST_CASE(
@@ -164,6 +179,23 @@ TEST_CASE("what of images is still refused apart [pd][images]") {
             .find("images and this one") != std::string::npos);
   CHECK(refusal(serve("tensorrt-llm-1.2", one_image)).find("not modelled on tensorrt-llm") !=
         std::string::npos);
+  CHECK(refusal(serve("vllm-0.24", one_image, true, ", engine_args: {limit_mm_per_prompt: {image: 3}}"))
+            .find("images are prepared alike") != std::string::npos);
+}
+
+TEST_CASE("a mixed pool beside prefill and decode takes images in whatever order they stand [pd][images]") {
+  const std::vector<Line> lines = {Line{.text = 100, .images = {{280, 280}}}, one_image[0]};
+  const std::string p = "name: p, role: prefill", d = "name: d, role: decode", m = "name: m";
+  for (const auto& pools : {std::vector{p, d, m}, std::vector{m, p, d}, std::vector{d, m, p}}) {
+    const auto run = serve_pools("vllm-0.24", pools, lines, true, "pd: {local_below: 1000}, ");
+    if (!run.ok()) FAIL(to_string(run.errors()));
+    CHECK(run->run.completed == 2);
+    CHECK(run->run.transfers.pulls == 1);
+    CHECK(run->run.images.encoded == 2);
+    const auto& rows = run->run.device_time;  // of two pools that encode
+    CHECK(std::count_if(rows.begin(), rows.end(),
+                        [](const auto& row) { return row.first == "image encoding"; }) == 1);
+  }
 }
 
 namespace {
@@ -234,4 +266,25 @@ TEST_CASE("three kinds of pools: every request ends once, and single steps are s
   const std::string scaled = ", autoscale: {metric: outstanding, target: 32, min: 1, max: 1}";
   CHECK(refusal(serve_three(lines, true, "", scaled)).find("with encoder, prefill and decode") !=
         std::string::npos);
+}
+
+TEST_CASE("no embeddings go to a decode pool: what it computes again it encodes itself [pd][images]") {
+  const std::vector<Line> lines(6, Line{.output = 600, .images = {{1120, 1120}}});
+  const std::string args = ", engine_args: {enable_prefix_caching: false, max_model_len: 4096";
+  const auto with_decode = [&](const std::string& more) {
+    return serve_pools(
+        "vllm-0.24",
+        {"name: p, role: prefill", "name: d, role: decode" + args + more + "}", "name: e, role: encoder"},
+        lines, true, "");
+  };
+  const auto wide = with_decode(""), tight = with_decode(", num_gpu_blocks_override: 480");
+  if (!tight.ok()) FAIL(to_string(tight.errors()));
+  CHECK(tight->run.completed == 6);
+  CHECK(wide->run.preemptions == 0);
+  CHECK(wide->run.images.encoded == 6);
+  CHECK(tight->run.preemptions > 0);
+  CHECK(tight->run.images.encoded > 6);
+  CHECK(tight->run.images.encoded <= 6 + tight->run.preemptions);
+  CHECK(tight->run.images.fetches == 6);
+  CHECK(tight->run.images.encoder_ns > wide->run.images.encoder_ns);
 }

@@ -105,6 +105,13 @@ TEST_CASE("what does not go together is said at its key [pools]") {
   CHECK(refused(h200("name: a") + ", {model: qwen3-32b, engine: vllm-0.24, hardware: h200, name: b}")
             .find("one model") != std::string::npos);
   CHECK(refused(h200("name: a, role: dekode")).find("decode") != std::string::npos);
+  // What one pool could not be read for is not told of the others as well.
+  CHECK(refused(h200("name: a, role: prefil") + ", " + h200("name: b, role: decode")).find("needs a") ==
+        std::string::npos);
+  CHECK(refused(h200("name: a") + ", {model: [x], engine: vllm-0.24, hardware: h200, name: b}")
+            .find("one model") == std::string::npos);
+  CHECK(refused(h200("name: a") + ", {model: qwen3-32b, engine: vllm-0.24, hardware: h200, name: ''}")
+            .find("one model") != std::string::npos);
   CHECK(error_of(small_example("{pools: []}")).find("at least one pool") != std::string::npos);
   CHECK(error_of(small_example("{hardware: h200, pools: [" + h200("name: a") + "]}"))
             .find("deployment.hardware: beside") != std::string::npos);

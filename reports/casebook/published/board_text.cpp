@@ -198,7 +198,7 @@ Table bars_table(const PublishedBoard& board) {
 
 BoardGroup all_rows(const PublishedBoard& board) {
   BoardGroup group;
-  for (const BoardRow& row : board.board) group.add(row.compared, board.runs > 0);
+  for (const BoardRow& row : board.board) group.add(row.compared, row.interval);
   return group;
 }
 
@@ -227,7 +227,7 @@ Json group_json(const BoardGroup& group) {
 Json row_json(const PublishedBoard& board, const BoardRow& row) {
   const FigureRow& figure = board.rows[row.row];
   const PublishedSetup& setup = board.setups[row.setup];
-  const bool interval = board.runs > 0;
+  const bool interval = row.interval;
   return {{"id", "line " + std::to_string(figure.line)},
           {"run", figure[FigureColumn::source] + ": " + figure[FigureColumn::locator]},
           {"metric", row.compared.name},
@@ -325,8 +325,8 @@ std::string board_csv(const PublishedBoard& board) {
           figure[FigureColumn::engine_version], setup.model, setup.plan, setup.load, m.name})
       csv += csv_cell(cell) + ",";
     csv += format_number(m.measured) + "," + format_fixed(m.predicted, 4) + ",";
-    csv += board.runs > 0 ? format_fixed(m.low, 4) + "," + format_fixed(m.high, 4) : std::string(",");
-    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, board.runs > 0) + "\n";
+    csv += row.interval ? format_fixed(m.low, 4) + "," + format_fixed(m.high, 4) : std::string(",");
+    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, row.interval) + "\n";
   }
   return csv;
 }

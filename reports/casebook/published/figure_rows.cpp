@@ -131,11 +131,16 @@ Result<std::vector<FigureRow>> read_figure_rows(const std::string& path) {
   return rows;
 }
 
-std::int64_t whole_cell(const std::string& cell) {
+double number_cell(const std::string& cell) {
   double value = 0;
   const char* const end = cell.data() + cell.size();
   const auto parsed = std::from_chars(cell.data(), end, value);
-  if (parsed.ec != std::errc() || parsed.ptr != end || !(value >= 1) || value > 1e9) return 0;
+  const bool number = parsed.ec == std::errc() && parsed.ptr == end && value > 0 && value <= 1e9;
+  return number ? value : 0;
+}
+
+std::int64_t whole_cell(const std::string& cell) {
+  const double value = number_cell(cell);
   return value == std::floor(value) ? static_cast<std::int64_t>(value) : 0;
 }
 

@@ -50,6 +50,8 @@ struct FigureRow {
 // another number of cells, a quote that is not closed, a value that is no number. Plain, .gz or .zst.
 Result<std::vector<FigureRow>> read_figure_rows(const std::string& path);
 
+// A cell as a number above 0, up to a milliard; 0 when it is anything else ("", "5abc").
+double number_cell(const std::string& cell);
 // A cell as a whole number above 0; 0 when it is anything else ("", "see source").
 std::int64_t whole_cell(const std::string& cell);
 

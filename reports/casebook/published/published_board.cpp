@@ -35,22 +35,28 @@ Result<Scenario> read_setup(const PublishedSetup& setup) {
   return scenario;
 }
 
-// The spread of perturbed runs over fewer requests, relative to the nominal run over the same ones.
-Result<BenchmarkComparison> price_interval(const Scenario& scenario, const BenchmarkResult& wanted,
-                                           BenchmarkWorkload workload, BenchmarkCompareOptions comparing,
-                                           std::vector<ComparedMetric>& metrics) {
+// The spread of perturbed runs over fewer requests, relative to the nominal run over the same ones; a metric
+// of which they say nothing stays without. Errors: interrupted only.
+Status price_interval(const Scenario& scenario, const BenchmarkResult& wanted, BenchmarkWorkload workload,
+                      const BenchmarkCompareOptions& comparing, PricedSetup& out) {
   const auto most = workload.concurrency > 0 ? static_cast<std::size_t>(least_rounds * workload.concurrency)
                                              : most_open_requests;
   if (workload.requests.size() > most) workload.requests.resize(most);
-  ORRERY_TRY(compared, compare_with_benchmark(scenario, wanted, workload, comparing));
-  for (ComparedMetric& metric : metrics) {
-    for (const ComparedMetric& m : compared.metrics) {
+  const auto compared = compare_with_benchmark(scenario, wanted, workload, comparing);
+  if (!compared.ok()) {
+    if (compared.errors().front().kind == ErrorKind::interrupted) return compared.errors();
+    return Unit{};
+  }
+  for (std::size_t i = 0; i < out.metrics.size(); ++i) {
+    ComparedMetric& metric = out.metrics[i];
+    for (const ComparedMetric& m : compared->metrics) {
       if (m.name != metric.name || !(m.predicted > 0)) continue;
       metric.low = metric.predicted * m.low / m.predicted;
       metric.high = metric.predicted * m.high / m.predicted;
+      out.intervals[i] = true;
     }
   }
-  return compared;
+  return Unit{};
 }
 
 // Errors: interrupted only.
@@ -65,18 +71,16 @@ Result<PricedSetup> price_setup(const PublishedSetup& setup, const BoardOptions&
   comparing.runs = 0;
   comparing.keep_going = options.keep_going;
   auto compared = compare_with_benchmark(*scenario, wanted, *workload, comparing);
-  comparing.runs = options.runs;
-  if (compared.ok() && options.runs > 0) {
-    const auto interval = price_interval(*scenario, wanted, *workload, comparing, compared->metrics);
-    if (!interval.ok()) compared = interval.errors();
-  }
   if (!compared.ok()) {
     if (compared.errors().front().kind == ErrorKind::interrupted) return compared.errors();
     return leave_out(compared.errors());
   }
   PricedSetup out;
   out.metrics = std::move(compared->metrics);
+  out.intervals.assign(out.metrics.size(), false);
   out.provenance = std::move(compared->provenance);
+  comparing.runs = options.runs;
+  if (options.runs > 0) ORRERY_TRY_STATUS(price_interval(*scenario, wanted, *workload, comparing, out));
   return out;
 }
 
@@ -140,7 +144,10 @@ void place(const ImportedFigure& figure, PublishedBoard& out) {
   } else if (answered) {
     ComparedMetric metric = *found;
     metric.measured = figure.measured;
-    if (figure.rule == RowRule::priced) return out.board.push_back({figure.row, figure.setup, metric});
+    if (figure.rule == RowRule::priced) {
+      const bool interval = setup.intervals[static_cast<std::size_t>(found - setup.metrics.begin())];
+      return out.board.push_back({figure.row, figure.setup, metric, interval});
+    }
     left.error_percent = metric.error_percent();
   }
   out.left_out.push_back(std::move(left));
@@ -203,7 +210,7 @@ std::map<std::string, BoardGroup> group_board(
     const std::function<std::string(const FigureRow&, const PublishedSetup&, const ComparedMetric&)>& key) {
   std::map<std::string, BoardGroup> groups;
   for (const BoardRow& row : board.board)
-    groups[key(board.rows[row.row], board.setups[row.setup], row.compared)].add(row.compared, board.runs > 0);
+    groups[key(board.rows[row.row], board.setups[row.setup], row.compared)].add(row.compared, row.interval);
   return groups;
 }
 

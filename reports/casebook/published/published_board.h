@@ -20,6 +20,7 @@ struct PricedSetup {
   RowRule rule = RowRule::priced;  // or why it cannot be simulated
   std::string why;
   std::vector<ComparedMetric> metrics;                     // by name; `measured` means nothing
+  std::vector<bool> intervals;                             // of each metric: it has one
   std::vector<std::pair<std::string, double>> provenance;  // share of device time by rung
 };
 
@@ -34,6 +35,7 @@ struct BoardOptions {
 struct BoardRow {
   std::size_t row = 0, setup = 0;  // in PublishedBoard
   ComparedMetric compared;
+  bool interval = false;  // else its shortened runs say nothing of this metric, or none were asked for
 };
 
 // A row that was not, or only as if its rule did not hold.

@@ -212,7 +212,7 @@ class Importer {
     const std::string& type = row[Column::load_type];
     run.static_batch = type == "batch_size";
     if (type == "qps" || type == "qps_poisson") {
-      run.rate = std::strtod(row[Column::load_value].c_str(), nullptr);
+      run.rate = number_cell(row[Column::load_value]);
       f.load = 0;
     }
     if (type != "concurrency" && !run.static_batch && !(run.rate > 0))
@@ -313,7 +313,7 @@ class Importer {
                  (run.pp > 1 ? " pp " + std::to_string(run.pp) : "") +
                  (run.dp > 1 ? " dp " + std::to_string(run.dp) : "");
     setup.load = std::to_string(f.input) + "+" + std::to_string(f.output) + ", " +
-                 (run.rate > 0       ? format_rate(run.rate) + "/s"
+                 (run.rate > 0       ? shown_rate(run.rate) + "/s"
                   : run.static_batch ? "batch of " + std::to_string(f.load)
                                      : std::to_string(f.load) + " in flight");
     std::string args;
@@ -329,7 +329,7 @@ class Importer {
     text += "workload:\n  frontend: " + (run.static_batch ? "none" : run.frontend) + "\n";
     if (!(run.rate > 0)) text += "  closed_loop: {concurrency: " + std::to_string(f.load) + "}\n";
     text += "  generator:\n    requests: " + std::to_string(requests_of(run)) + "\n    arrivals: " +
-            (run.rate > 0 ? "{process: poisson, rate: " + format_rate(run.rate) + "}"
+            (run.rate > 0 ? "{process: poisson, rate: " + format_number(run.rate) + "}"
                           : "{process: fixed, rate: 1000}") +
             "\n    input: " + lengths(run.low_share, f.input) +
             "\n    output: " + lengths(run.low_share, f.output) + "\n";
@@ -338,7 +338,10 @@ class Importer {
     return at->second;
   }
 
-  static std::string format_rate(double rate) { return format_fixed(rate, 3); }
+  // For people; the scenario has every digit.
+  static std::string shown_rate(double rate) {
+    return rate < 0.1 ? format_number(rate) : format_fixed(rate, 3);
+  }
 
   const ImportRules& rules_;
   PublishedImport out_;
