@@ -9,6 +9,7 @@
 
 #include "kernels/gpu_runtime.h"
 #include "kernels/matrix_layout.h"
+#include "kernels/shared_memory_simulated.h"
 #include "kernels/small_floats.h"
 
 namespace orrery::kernels {
@@ -101,16 +102,5 @@ inline std::uint32_t bf16_of_e4m3(std::uint32_t two) {
 inline float exp2_fast(float x) { return gpu_exp2(x); }
 inline void keep_order() {}
 inline std::uint32_t fresh(std::uint32_t number) { return number; }
-
-#define ORRERY_UNROLL_BY(count)
-#define ORRERY_DYNAMIC_SHARED(name, bytes) \
-  static const char name##_site = 0;       \
-  auto* name = static_cast<unsigned char*>(orrery::kernels::simulator::shared(&name##_site, bytes))
-
-template <class Parameters>
-void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, std::size_t, void* stream,
-                   const Parameters& parameters) {
-  gpu_launch(kernel, grid, threads, stream, parameters);
-}
 
 }  // namespace orrery::kernels

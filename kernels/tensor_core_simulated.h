@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/gpu_runtime.h"
+#include "kernels/shared_memory_simulated.h"
 #include "kernels/small_floats.h"
 
 namespace orrery::kernels {
@@ -160,17 +161,6 @@ inline void keep_order() {}
 inline std::uint32_t fresh(std::uint32_t number) { return number; }
 inline GpuBytes16 load_or_zeros(const void* from, bool valid) {
   return valid ? gpu_load<GpuBytes16>(from, 0) : GpuBytes16{};
-}
-
-#define ORRERY_UNROLL_BY(count)
-#define ORRERY_DYNAMIC_SHARED(name, bytes) \
-  static const char name##_site = 0;       \
-  auto* name = static_cast<unsigned char*>(orrery::kernels::simulator::shared(&name##_site, bytes))
-
-template <class Parameters>
-void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, std::size_t, void* stream,
-                   const Parameters& parameters) {
-  gpu_launch(kernel, grid, threads, stream, parameters);
 }
 
 }  // namespace orrery::kernels

@@ -37,7 +37,12 @@ Result<int> validate_published(const PublishedCommandOptions& options, const Com
   pricing.keep_going = [](std::uint64_t) { return !interrupted(); };
   Progress progress("published runs", 0, !context.quiet && isatty(STDERR_FILENO) != 0);
   pricing.progress = [&progress](std::size_t done, std::size_t) { progress.update(done); };
-  ORRERY_TRY(board, price_published(std::move(rows), rules, pricing));
+  Result<PublishedBoard> priced = price_published(std::move(rows), rules, pricing);
+  if (!priced.ok() && priced.errors().front().kind == ErrorKind::interrupted)  // of one run's clock it says
+                                                                               // too much
+    return make_error(ErrorKind::interrupted,
+                      "interrupted: nothing was written, and rows are priced anew next time");
+  ORRERY_TRY(board, std::move(priced));
   if (!options.out.empty()) ORRERY_TRY_STATUS(write_board(board, options.out));
   if (context.json) {
     std::fputs(canonical_json(board_json(board)).c_str(), stdout);

@@ -191,4 +191,8 @@ bool needs(bool condition, const CaseSpec& spec, const char* need, std::string& 
   return condition;
 }
 
+bool quantises(const CaseSpec& spec, Fp8Scaling& scaling, std::string& why) {
+  return needs(scaling_of(spec, scaling), spec, "dtype fp8-tensor, fp8-channel or fp8-block", why);
+}
+
 }  // namespace orrery::kernels

@@ -104,6 +104,16 @@ class CaseOf : public KernelCase {
 bool scaling_of(const CaseSpec& spec, Fp8Scaling& scaling);
 // Buffers for it, rows × columns, row-major scales.
 Fp8Output fp8_output(Operands& make, Fp8Scaling scaling, std::int64_t rows, std::int64_t columns);
+// What a launch over rows × columns says of its result, bf16 or quantised.
+template <class Launch>
+void set_rows(Launch& launch, Operands& make, Fp8Scaling scaling, const CaseSpec& spec) {
+  if (scaling == Fp8Scaling::none)
+    launch.out = make.output<std::uint16_t>(spec.m * spec.n);
+  else
+    launch.quantized = fp8_output(make, scaling, spec.m, spec.n);
+  launch.rows = static_cast<std::int32_t>(spec.m);
+  launch.columns = static_cast<std::int32_t>(spec.n);
+}
 double fp8_output_bytes(Fp8Scaling scaling, std::int64_t rows, std::int64_t columns);
 
 // A row of quantised output against what should have been quantised: first its scales, then what values ·
@@ -122,5 +132,7 @@ std::vector<std::int32_t> draw_chosen(const CaseSpec& spec, std::uint64_t seed);
 
 // Refusals: true when the condition holds, else `why` names operator and need.
 bool needs(bool condition, const CaseSpec& spec, const char* need, std::string& why);
+// The same for the dtype of an operator that quantises.
+bool quantises(const CaseSpec& spec, Fp8Scaling& scaling, std::string& why);
 
 }  // namespace orrery::kernels

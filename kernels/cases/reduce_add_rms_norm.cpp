@@ -43,12 +43,7 @@ class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
     a.residual = make.bf16(spec_.m, spec_.n);
     a.residual_out = make.output<std::uint16_t>(spec_.m * spec_.n);
     a.weight = make.weight_bf16(spec_.n, true);
-    if (scaling_ == Fp8Scaling::none)
-      a.out = make.output<std::uint16_t>(spec_.m * spec_.n);
-    else
-      a.quantized = fp8_output(make, scaling_, spec_.m, spec_.n);
-    a.rows = static_cast<std::int32_t>(spec_.m);
-    a.columns = static_cast<std::int32_t>(spec_.n);
+    set_rows(a, make, scaling_, spec_);
     return a;
   }
 
@@ -91,8 +86,7 @@ std::unique_ptr<KernelCase> make_reduce_add_rms_norm_case(const CaseSpec& spec, 
 }
 std::unique_ptr<KernelCase> make_reduce_add_rms_norm_quantize_case(const CaseSpec& spec, std::string& why) {
   Fp8Scaling scaling = Fp8Scaling::none;
-  const bool good = scaling_of(spec, scaling);
-  if (!needs(good, spec, "dtype fp8-tensor, fp8-channel or fp8-block", why)) return nullptr;
+  if (!quantises(spec, scaling, why)) return nullptr;
   return make_any(spec, scaling, why);
 }
 

@@ -53,12 +53,7 @@ class SiluMulCase : public CaseOf<SiluMulLaunch> {
   SiluMulLaunch operands(Operands& make) const override {
     SiluMulLaunch a;
     a.gate_up = make.bf16(spec_.m, 2 * spec_.n);
-    if (scaling_ == Fp8Scaling::none)
-      a.out = make.output<std::uint16_t>(spec_.m * spec_.n);
-    else
-      a.quantized = fp8_output(make, scaling_, spec_.m, spec_.n);
-    a.rows = static_cast<std::int32_t>(spec_.m);
-    a.columns = static_cast<std::int32_t>(spec_.n);
+    set_rows(a, make, scaling_, spec_);
     return a;
   }
 
@@ -82,8 +77,7 @@ std::unique_ptr<KernelCase> make_silu_mul_case(const CaseSpec& spec, std::string
 }
 std::unique_ptr<KernelCase> make_silu_mul_quantize_case(const CaseSpec& spec, std::string& why) {
   Fp8Scaling scaling = Fp8Scaling::none;
-  const bool good = scaling_of(spec, scaling);
-  if (!needs(good, spec, "dtype fp8-tensor, fp8-channel or fp8-block", why)) return nullptr;
+  if (!quantises(spec, scaling, why)) return nullptr;
   return make_scaled(spec, scaling, why);
 }
 

@@ -62,6 +62,7 @@ struct Header {
 Header read_header(const std::vector<Cell>& cells, const std::string& path, Errors& errors) {
   Header header;
   header.cells = cells.size();
+  std::vector<std::string> missing;
   for (std::size_t c = 0; c < figure_columns; ++c) {
     bool found = false;
     for (std::size_t i = 0; i < cells.size(); ++i) {
@@ -72,11 +73,12 @@ Header read_header(const std::vector<Cell>& cells, const std::string& path, Erro
       header.at[c] = i;
       found = true;
     }
-    if (!found)
-      errors.push_back(
-          invalid_input("the header lacks this column; expected " + join({kNames.begin(), kNames.end()}, ","),
-                        {path, 1, 1}, kNames[c]));
+    if (!found) missing.emplace_back(kNames[c]);
   }
+  if (!missing.empty())
+    errors.push_back(invalid_input(
+        "the header lacks " + join(missing, ", ") + "; expected " + join({kNames.begin(), kNames.end()}, ","),
+        {path, 1, 1}));
   return header;
 }
 
