@@ -367,12 +367,6 @@ Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
     return invalid_input(
         "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
         "disable_hybrid_kv_cache_manager: true");
-  if (spec.speculation.on() && plan.groups.windowed > 0)
-    return invalid_input(
-        "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
-        "off, "
-        "or set disable_hybrid_kv_cache_manager: true",
-        {}, "deployment.speculation");
   return ok_status();
 }
 
@@ -422,7 +416,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
   // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
-                   (plan.groups.layers + (m.state.present() ? 0 : drafting));
+                   (plan.groups.layers + (plan.groups.simple() ? drafting : 0));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 71> table{{
+constexpr std::array<OperatorEntry, 73> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -71,6 +71,11 @@ constexpr std::array<OperatorEntry, 71> table{{
     {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
     {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
     {"grouped_topk", "top groups of experts, then top-k inside them", OpClass::routing, 1, make_grouped_topk},
+    // One call of the compiler's wrapper launches them, so the host counts one.
+    {"topk_compiled", "softmax and top-k of the router by the compiler's kernels (DeepSeek-V2-Lite on vLLM)",
+     OpClass::routing, 1, make_topk_compiled},
+    {"grouped_topk_compiled", "top groups of experts, then top-k inside them, likewise (DeepSeek-V2 on vLLM)",
+     OpClass::routing, 1, make_grouped_topk_compiled},
     {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
     {"fused_experts", "a whole expert layer as the engine fuses it: sort, products, activation, sum",
      OpClass::grouped_gemm, 6, make_fused_experts},

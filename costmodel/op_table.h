@@ -57,6 +57,8 @@ std::unique_ptr<Operator> make_logits_copy(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_argmax(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_sigmoid_mul(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_relu_squared(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_topk_compiled(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_grouped_topk_compiled(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_residual_add(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_head_norms(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_head_norms_eager(const OpSpec&, const Roofline&);

@@ -250,13 +250,20 @@ class GraphBuilder : LatentNodes {
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
-    add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
+    add("topk", choice_of_experts(), expert, l);
     add_dispatch(up, l);
     expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
     if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l))
       add_single_experts(expert, up, down, inner, l);
     add_combine(up, l);
     branch_ = Branch::none;
+  }
+
+  const char* choice_of_experts() const {
+    const bool grouped = model_.expert_groups > 1;
+    if (spec_.engine.engine == "vllm" && model_.architecture == "DeepseekV2ForCausalLM")
+      return grouped ? "grouped_topk_compiled" : "topk_compiled";
+    return grouped ? "grouped_topk" : "topk";
   }
 
   void add_single_experts(OpSpec expert, const WeightFormat& up, const WeightFormat& down, std::int64_t inner,
