@@ -372,6 +372,21 @@ TEST_CASE("Gemma 3 with max_attention_window: a pool for each width, the layers 
                 "expected [1024, 1024, 1024, 1024, 1024, 16384]"));
 }
 
+// kv_cache_utils.py names the case: 12 windowed layers and 13 full ones are two groups of 13, not three
+// of 12.
+TEST_CASE("a drafting layer joins vLLM's full layers, in groups that are padded rather than split") {
+  const std::string eagle =
+      "speculation: {method: eagle, tokens: 3, acceptance: 0.5, draft: {layers: 1, intermediate: 8192}}\n";
+  const MemoryPlan alone = plan_memory(instance("gpt-oss-20b")).value(),
+                   drafts = plan_memory(instance("gpt-oss-20b", eagle)).value();
+  CHECK(alone.groups.layers == 12);
+  CHECK(drafts.groups.layers == 13);
+  CHECK(drafts.groups.full == 1);
+  CHECK(drafts.groups.windowed == 1);
+  const double page = alone.kv_bytes_per_token.value() / 24 * static_cast<double>(alone.block_size);
+  CHECK(drafts.kv_blocks == static_cast<std::int64_t>(drafts.kv_available.value() / page) / 13);
+}
+
 // Both engines run these models' layers without the window that their configs have.
 TEST_CASE("Phi-3 and Mistral keep and read every token on SGLang and TensorRT-LLM") {
   for (const char* engine : {"sglang-0.5", "tensorrt-llm-1.2"}) {
