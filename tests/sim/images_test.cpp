@@ -187,6 +187,17 @@ TEST_CASE("Stretches, single steps and shuffled events decide alike with images"
   }
 }
 
+namespace {
+void draft_two(World& world, const AcceptanceOracle& oracle, bool network) {
+  world.acceptance = &oracle;
+  world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
+  world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
+  world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
+  world.spec.speculation.draft.intermediate = 12288;
+  world.spec.engine.host.ngram_token = hand::us(0.001);
+}
+}  // namespace
+
 TEST_CASE("Nothing is lost with images beside drafts, in whatever order events are handed over") {
   std::uint64_t encoded = 0, accepted = 0, preemptions = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
@@ -194,12 +205,7 @@ TEST_CASE("Nothing is lost with images beside drafts, in whatever order events a
     World& world = w.images.world;
     const bool network = seed % 3 != 0;
     const SampledAcceptance oracle(seed, {0.7, 0.5}, 1);
-    world.acceptance = &oracle;
-    world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
-    world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
-    world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
-    world.spec.speculation.draft.intermediate = 12288;
-    world.spec.engine.host.ngram_token = hand::us(0.001);
+    draft_two(world, oracle, network);
     if (!network) world.spec.engine.steps_in_flight = 1;
     Records records;
     world.sink = &records;
@@ -377,13 +383,8 @@ TEST_CASE("Nothing is lost with images beside drafts on SGLang") {
     world.scheduler = "sglang";
     const bool network = seed % 3 != 0;
     const SampledAcceptance oracle(seed, {0.7, 0.5}, 1);
-    world.acceptance = &oracle;
-    world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
     world.config.num_gpu_blocks += 64;  // slots for two verifications
-    world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
-    world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
-    world.spec.speculation.draft.intermediate = 12288;
-    world.spec.engine.host.ngram_token = hand::us(0.001);
+    draft_two(world, oracle, network);
     Records records;
     world.sink = &records;
     CAPTURE(seed, network);
