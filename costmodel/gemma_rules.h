@@ -21,11 +21,19 @@ inline std::int64_t embedding_ranks(const ModelSpec& model, const EngineProfile&
   return keeps_whole_vocabulary(model, engine) ? 1 : std::int64_t{plan.tp} * plan.cp;
 }
 
-// Gemma 3 with its encoder, served without images. SGLang 0.5.23 leaves them out unless --enable-multimodal
-// asks for them (configs/model_config.py, mm_disabled_models). TensorRT-LLM wants attn_backend: FLASHINFER
-// with masks of its own for them (models/modeling_gemma3.py), which nobody priced.
+// A model with an encoder, served without images. SGLang 0.5.23 leaves Gemma 3's out unless
+// --enable-multimodal asks for them, and any model's where it is false (configs/model_config.py,
+// mm_disabled_models); its FlashAttention sees them causally. TensorRT-LLM wants attn_backend: FLASHINFER
+// with masks of its own for Gemma 3's (models/modeling_gemma3.py), which nobody priced.
 inline bool serves_text_only(const ModelSpec& model, const EngineProfile& engine) {
-  return engine.engine != "vllm" && model.architecture == "Gemma3ForConditionalGeneration";
+  if (engine.engine == "vllm" || model.vision == nullptr) return false;
+  if (engine.typed) {
+    const auto images = engine.typed->roles.find("images");
+    const NamedOptions& options = engine.settings.options;
+    if (images != engine.typed->roles.end() && options.has(images->second))
+      return !options.flag(images->second);
+  }
+  return model.architecture == "Gemma3ForConditionalGeneration";
 }
 
 }  // namespace orrery

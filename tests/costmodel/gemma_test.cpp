@@ -348,6 +348,14 @@ TEST_CASE("Gemma 3's images are left out where the engine leaves them out, and t
     CHECK(spec.engine.settings.encoder.image_limit == 0);
     CHECK(plan_memory(spec).value().encoder.value() > 0);
   }
+  const auto asked = [](const char* model, const char* flag) {
+    return instance(model, std::string("engine_args: {enable_multimodal: ") + flag + "}\n", "sglang-0.5")
+        .engine.settings;
+  };
+  CHECK(asked("gemma-3-4b-it", "true").encoder.image_limit > 0);
+  CHECK(asked("gemma-3-4b-it", "true").prefill_graph_sizes.empty());
+  CHECK(asked("qwen3-vl-8b", "false").encoder.image_limit == 0);
+  CHECK_FALSE(asked("qwen3-vl-8b", "false").prefill_graph_sizes.empty());
   // A model that takes images has no graphs of prompts on SGLang, whose pool is the larger for it.
   CHECK(instance("qwen3-vl-8b", "", "sglang-0.5").engine.settings.prefill_graph_sizes.empty());
   CHECK_FALSE(instance("gemma-3-4b-it", "", "sglang-0.5").engine.settings.prefill_graph_sizes.empty());
