@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "costmodel/engine_profile.h"
+#include "costmodel/gemma_rules.h"
 #include "costmodel/image_tokens.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
@@ -151,6 +152,10 @@ void resolve_encoder_on_touch(EngineProfile& engine, const ModelSpec& model, con
                " cuts its images was not read");
   EncoderSettings& s = engine.settings.encoder;
   s.videos = false;
+  if (serves_text_only(model, engine)) {
+    s.image_limit = 0;
+    return;
+  }
   s.skip_profiling = true;  // neither profiles the encoder before it sizes its pool
   s.compute_budget = 1'000'000'000;
   const bool qwen3 = model.architecture.starts_with("Qwen3");

@@ -351,10 +351,8 @@ class InstanceReader {
     }
   }
 
-  // SGLang 0.5.23 has no window in its Llama and Mistral layers (models/llama.py, mistral.py; neither is
-  // among `is_hybrid_swa_model`); what it and TensorRT-LLM do with the other architectures' was not read.
   void check_windows(const Yaml& model) {
-    const ModelSpec& m = spec_.model;
+    ModelSpec& m = spec_.model;
     if (m.state.present()) return;  // vLLM only, see check_states
     if (m.router_fp32 && spec_.engine.engine != "vllm")
       return model.fail(
@@ -362,19 +360,22 @@ class InstanceReader {
           " is modelled on vllm only: SGLang 0.5.23 lets its router multiply in TF32, for which "
           "parts have no rate here, and runs its shared expert among the routed ones; of "
           "tensorrt-llm it was not read");
-    const bool windowed = std::any_of(m.layer_kinds.begin(), m.layer_kinds.end(),
-                                      [](const LayerKind& kind) { return kind.sliding_window > 0; });
-    if (!windowed || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;
-    // Gemma 2 keeps every token there (arg_groups/model_overrides/gemma2_gemma3.py).
-    if (spec_.engine.engine == "sglang" && m.architecture == "Gemma2ForCausalLM") return;
-    if (m.output_norms && m.qk_norm)
-      return model.fail(m.architecture +
-                        " is modelled on vllm only: SGLang 0.5.23 norms its heads and turns them by "
-                        "PyTorch operators that are not priced, and of tensorrt-llm it was not read");
-    model.fail("sliding windows of " + m.architecture + " are modelled on vllm only, not on " +
-               spec_.engine.engine +
-               "; a config with sliding_window: null stands for layers that keep and read every token, which "
-               "is how SGLang 0.5.23 runs MistralForCausalLM and Phi3ForCausalLM");
+    const bool trt = spec_.engine.engine == "tensorrt-llm";
+    if (window_of(m) == 0 || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;
+    if (trt && m.architecture == "Gemma2ForCausalLM")
+      return model.fail(
+          "Gemma2ForCausalLM is not a model of TensorRT-LLM 1.2's PyTorch backend, which came to "
+          "it later; take vllm or sglang");
+    if (!m.output_norms) leave_windows_out();
+  }
+
+  // Neither reads the window of these (SGLang 0.5.23: models/llama.py, which is Phi-3 there too, mistral.py,
+  // qwen2.py, qwen3.py, none among `is_hybrid_swa_model`; TensorRT-LLM: modeling_mistral.py,
+  // modeling_phi3.py, modeling_qwen.py, modeling_qwen3.py, which give attention no `attention_window_size`):
+  // every layer keeps and reads all tokens.
+  void leave_windows_out() {
+    for (LayerKind& kind : spec_.model.layer_kinds) kind.sliding_window = 0;
+    spec_.engine.ignored_args.emplace_back("sliding_window of the model's config");
   }
 
   // SGLang's pools of states (mamba_full_memory_ratio, snapshots) and TensorRT-LLM's were not written.

@@ -62,7 +62,7 @@ KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engin
   }
   KvCacheGroups groups{.layers = model.layers};
   if (with_window == 0) return groups;
-  const std::int64_t without = model.layers - with_window;
+  const std::int64_t without = model.layers - with_window + drafting;
   // Layers that are all alike are one group with a window even then (`unify_hybrid_kv_cache_specs`).
   const bool unified = without > 0 && engine.settings.disable_hybrid_kv_cache_manager;
   if (engine.engine != "vllm" || unified) {

@@ -36,8 +36,8 @@ std::int64_t window_of(const ModelSpec& model);
 // is one group. Other engines, and vLLM with disable_hybrid_kv_cache_manager where layers differ, keep every
 // token of every layer here: one group, and `window_layers` says for how many layers that is more than the
 // model needs. Layers that keep a state are spread over groups by the same rule
-// (`_get_kv_cache_groups_uniform_page_size`); `drafting`: layers of a drafting network, which attend, join
-// those that do.
+// (`_get_kv_cache_groups_uniform_page_size`); `drafting`: layers of a drafting network, which attend to all
+// tokens, join those that do.
 KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine, std::int64_t drafting = 0);
 
 // Tokens of a block where layers keep a state: the least multiple of `alignment` whose page in a layer that

@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "costmodel/encoder_pricer.h"
 #include "costmodel/expert_exchange.h"
+#include "costmodel/gemma_rules.h"
 #include "costmodel/stages.h"
 
 namespace orrery {
@@ -42,7 +43,7 @@ Widths widths_of(const InstanceSpec& spec) {
           .experts = spec.expert_ranks(),
           .shared = spec.shared_expert_ranks(),
           .dense = spec.dense_mlp_ranks(),
-          .embedding = std::int64_t{spec.plan.tp} * spec.plan.cp};
+          .embedding = embedding_ranks(spec.model, spec.engine, spec.plan)};
 }
 
 // SGLang under attention data parallelism: the embedding too is split inside a rank only
@@ -334,11 +335,6 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
 // What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
 Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
   const bool windowed = plan.windowed_pool_tokens > 0;
-  if (windowed && spec.speculation.on())
-    return invalid_input(
-        "speculation is not modelled beside a pool for layers with a sliding window; use method: off, or set "
-        "disable_hybrid_swa_memory: true",
-        {}, "deployment.speculation");
   if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
     return infeasible("the pool of the layers with a sliding window has " +
                       std::to_string(plan.windowed_pool_tokens) +
@@ -371,12 +367,6 @@ Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
     return invalid_input(
         "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
         "disable_hybrid_kv_cache_manager: true");
-  if (spec.speculation.on() && plan.groups.windowed > 0)
-    return invalid_input(
-        "speculation is not modelled for layers with a sliding window in groups of their own; use method: "
-        "off, "
-        "or set disable_hybrid_kv_cache_manager: true",
-        {}, "deployment.speculation");
   return ok_status();
 }
 
@@ -426,7 +416,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       plan.kv_bytes_per_token.value() / static_cast<double>(layers) * static_cast<double>(plan.block_size);
   // Groups of layers share pages; a drafting network's layers (one group then) add theirs.
   plan.kv_blocks = static_cast<std::int64_t>(cache.value() / page) /
-                   (plan.groups.layers + (m.state.present() ? 0 : drafting));
+                   (plan.groups.layers + (plan.groups.simple() ? drafting : 0));
   if (is_tensorrt_llm(spec))
     plan.kv_blocks = tensorrt_llm_blocks(spec, plan, plan.kv_bytes_per_token.value());
   if (s.num_gpu_blocks_override > 0) {

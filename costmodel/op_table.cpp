@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 65> table{{
+constexpr std::array<OperatorEntry, 73> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -43,6 +43,21 @@ constexpr std::array<OperatorEntry, 65> table{{
      "FlashAttention's schedule of a launch, prepared in front of each where layers differ in their windows",
      OpClass::elementwise, 0, make_attention_schedule},
     {"rotary", "rotary embedding of q and k, with their per-head norm", OpClass::elementwise, 1, make_rotary},
+    {"residual_add",
+     "an output that was normed joins the residual, by a kernel of its own (TensorRT-LLM's Gemma)",
+     OpClass::elementwise, 1, make_residual_add},
+    {"head_norms",
+     "q and k copied out of their product, normed by head and put back (TensorRT-LLM's Gemma 3)",
+     OpClass::elementwise, 5, make_head_norms},
+    {"head_norms_eager", "norms of q and k by head as single tensor operations (SGLang's Gemma 3)",
+     OpClass::elementwise, 20, make_head_norms_eager},
+    {"rotary_compiled", "rotary embedding of q, then of k, by the compiler's kernels (SGLang's Gemma 3)",
+     OpClass::elementwise, 2, make_rotary_compiled},
+    {"rotary_tables",
+     "cosines and sines of a step's positions, for full and for sliding layers (SGLang's Gemma 3)",
+     OpClass::elementwise, 18, make_rotary_tables},
+    {"gelu_then_mul", "GELU of the gate, then its product with up (TensorRT-LLM's Gemma 3)",
+     OpClass::elementwise, 2, make_gelu_then_mul},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
     {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_silu_mul},
@@ -56,6 +71,11 @@ constexpr std::array<OperatorEntry, 65> table{{
     {"gather_rows", "hidden states of the sampled rows", OpClass::sampling, 1, make_gather_rows},
     {"topk", "softmax and top-k of the router", OpClass::routing, 1, make_topk},
     {"grouped_topk", "top groups of experts, then top-k inside them", OpClass::routing, 1, make_grouped_topk},
+    // One call of the compiler's wrapper launches them, so the host counts one.
+    {"topk_compiled", "softmax and top-k of the router by the compiler's kernels (DeepSeek-V2-Lite on vLLM)",
+     OpClass::routing, 1, make_topk_compiled},
+    {"grouped_topk_compiled", "top groups of experts, then top-k inside them, likewise (DeepSeek-V2 on vLLM)",
+     OpClass::routing, 1, make_grouped_topk_compiled},
     {"moe_align", "row indices sorted by expert and padded to blocks", OpClass::routing, 2, make_moe_align},
     {"fused_experts", "a whole expert layer as the engine fuses it: sort, products, activation, sum",
      OpClass::grouped_gemm, 6, make_fused_experts},

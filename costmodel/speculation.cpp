@@ -175,8 +175,10 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
     method.fail("speculative decoding is not modelled for " + engine +
                 " by this version of Orrery; use an engine of vLLM, SGLang or TensorRT-LLM, or method: off");
   }
-  if (model.vision != nullptr && engine != "vllm")
-    method.fail("speculation beside images is modelled on vllm only, not on " + engine +
+  // SGLang 0.5.23 hands images' embeddings on to its draft (eagle_worker_v2.py, `mm_input_embeds`) and keeps
+  // their padding out of n-grams (ngram_worker.py); of TensorRT-LLM it was not read.
+  if (model.vision != nullptr && engine == "tensorrt-llm")
+    method.fail("speculation beside images is not modelled on " + engine +
                 "; use method: off, or a text-only model");
   s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));
   if (acceptance.present() == log.present()) {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "costmodel/gemma_rules.h"
 #include "costmodel/latent_nodes.h"
 #include "costmodel/model_layers.h"
 #include "costmodel/plan_check.h"
@@ -33,22 +34,38 @@ class GraphBuilder : LatentNodes {
   void add_embedding() {
     begin_shared_rows();
     add("embedding", "embedding", width(model_.hidden), 1);
-    add_all_reduce("embedding_all_reduce", 1, true);  // the vocabulary is sharded, inside a rank
+    if (!whole_vocabulary_)
+      add_all_reduce("embedding_all_reduce", 1, true);  // the vocabulary is sharded, inside a rank
     end_shared_rows("cp_shard", 1);
-    if (model_.scaled_embedding && !compiled_)
+    if (model_.scaled_embedding && !fuses_norms_)
       add("scale_embedding", "scale_embedding", width(model_.hidden), 1);
+    OpSpec tables = width(model_.head_dim);
+    tables.head_dim = model_.head_dim;
+    if (is_gemma_3(model_) && !compiled_) add("rotary_tables", "rotary_tables", tables, 1);
   }
 
   // Residual add and norm. Gemma first norms what is added: in the same kernel, or as a use of its own.
   void add_norm(const char* use, const char* first, const OpSpec& spec, std::int64_t count) {
-    if (model_.output_norms && !compiled_) add(first, "rms_norm", width(model_.hidden), count);
-    add(use, model_.output_norms && compiled_ ? "norm_add_rms_norm" : "add_rms_norm", spec, count);
+    if (!model_.output_norms) return add(use, "add_rms_norm", spec, count);
+    if (fuses_norms_) return add(use, "norm_add_rms_norm", spec, count);
+    add(first, "rms_norm", width(model_.hidden), count);
+    if (!compiled_) return add(use, "add_rms_norm", spec, count);
+    add("residual_add", "residual_add", width(model_.hidden), count);
+    add_lone_norm(use, spec, count);
+  }
+
+  // FlashInfer's `rmsnorm` gives 16 bits; what a product reads in 8 is made by a kernel of its own.
+  void add_lone_norm(const char* use, const OpSpec& spec, std::int64_t count) {
+    add(use, "rms_norm", width(model_.hidden), count);
+    if (spec.out_bytes < 2) add(std::string(use) + "_quantize", "quantize", spec, count);
   }
 
   // Before the first layer's there is no MLP whose output waits to be normed.
   void add_input_norm(const WeightFormat& reader, std::int64_t l) {
     const OpSpec spec = width(model_.hidden, reader);
-    add("input_norm", "add_rms_norm", spec, first_layers_);
+    const bool lone = model_.output_norms && compiled_ && !fuses_norms_;
+    lone ? add_lone_norm("input_norm", spec, first_layers_)
+         : add("input_norm", "add_rms_norm", spec, first_layers_);
     const std::int64_t others = l - std::exchange(first_layers_, 0);
     if (after_shared_) return add("input_norm", "sum_add_rms_norm", spec, others);
     add_norm("input_norm", "mlp_output_norm", spec, others);
@@ -134,7 +151,7 @@ class GraphBuilder : LatentNodes {
     }
     OpSpec new_tokens = attention;
     new_tokens.window = 0;
-    if (model_.rotary) add("rotary", "rotary", new_tokens, l);
+    add_rotary(new_tokens, l);
     add_new_keys("kv_write", "kv_write", new_tokens, 2 * attention.kv_heads * model_.head_dim, l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
@@ -145,6 +162,15 @@ class GraphBuilder : LatentNodes {
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(q_features, out), l);
     add_gemm("o_proj", model_.hidden, q_features, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // The norms of q and k by head are part of the rotary kernel, but for Gemma 3's elsewhere than on vLLM.
+  void add_rotary(OpSpec tokens, std::int64_t l) {
+    if (!model_.rotary) return;
+    if (!is_gemma_3(model_) || fuses_norms_) return add("rotary", "rotary", tokens, l);
+    tokens.norm_heads = false;
+    add("qk_norm", compiled_ ? "head_norms" : "head_norms_eager", tokens, l);
+    add("rotary", compiled_ ? "rotary" : "rotary_compiled", tokens, l);
   }
 
   // vLLM 0.24, QwenGatedDeltaNetAttention and MambaMixer2: products in and out compiled, a custom operator
@@ -188,7 +214,11 @@ class GraphBuilder : LatentNodes {
     add_gemm(prefix + (model_.gated_mlp ? "gate_up_proj" : "up_proj"), (model_.gated_mlp ? 2 : 1) * inner,
              model_.hidden, gate_up, l);
     const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
-    add(prefix + activation, activation, width(inner, down), l);
+    const bool apart = model_.gelu && compiled_ && !fuses_norms_;
+    add(prefix + activation, apart ? "gelu_then_mul" : activation, apart ? width(inner) : width(inner, down),
+        l);
+    if (apart && down.activation_bytes < 2)
+      add(prefix + activation + "_quantize", "quantize", width(inner, down), l);
     add_gemm(prefix + "down_proj", model_.hidden, inner, down, l);
   }
 
@@ -220,13 +250,20 @@ class GraphBuilder : LatentNodes {
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
-    add("topk", model_.expert_groups > 1 ? "grouped_topk" : "topk", expert, l);
+    add("topk", choice_of_experts(), expert, l);
     add_dispatch(up, l);
     expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
     if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l))
       add_single_experts(expert, up, down, inner, l);
     add_combine(up, l);
     branch_ = Branch::none;
+  }
+
+  const char* choice_of_experts() const {
+    const bool grouped = model_.expert_groups > 1;
+    if (spec_.engine.engine == "vllm" && model_.architecture == "DeepseekV2ForCausalLM")
+      return grouped ? "grouped_topk_compiled" : "topk_compiled";
+    return grouped ? "grouped_topk" : "topk";
   }
 
   void add_single_experts(OpSpec expert, const WeightFormat& up, const WeightFormat& down, std::int64_t inner,
@@ -304,14 +341,18 @@ class GraphBuilder : LatentNodes {
     const std::int64_t padded = (model_.vocabulary + 63) / 64 * 64;  // vLLM pads the vocabulary to 64
     rows.format = format(model_.global_weights, model_.tied_embeddings ? "embed_tokens" : "lm_head");
     const std::int64_t gpus = context_.shares_prompts() ? mlp_ranks_ : tp_;
-    rows.n = (padded + gpus - 1) / gpus;
+    // A head that every rank has whole makes all logits there, and all ranks' are gathered none the less
+    // (layers/logits_processor.py of SGLang, `do_tensor_parallel_all_gather`).
+    const bool whole = whole_vocabulary_ && model_.tied_embeddings;
+    rows.n = whole ? padded : (padded + gpus - 1) / gpus;
     rows.k = model_.hidden;
     add("lm_head", "gemm", rows, 1);
-    rows.n = padded;
+    rows.n = whole ? padded * gpus : padded;
     rows.k = 0;
     rows.ranks = static_cast<std::int32_t>(gpus);
     rows.links = across(gpus > tp_ ? &PlanLinks::all : &PlanLinks::tensor);
     if (gpus > 1) add("logits_all_gather", "all_gather", rows, 1);
+    rows.n = padded;
     if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);
@@ -397,6 +438,10 @@ class GraphBuilder : LatentNodes {
   }
 
   std::int64_t qkv_width_ = model_.hidden, first_layers_ = 1;
+  // Gemma: vLLM's compiler makes one kernel of an output's norm and the norm behind it; TensorRT-LLM compiles
+  // nothing by default.
+  const bool fuses_norms_ = spec_.engine.engine == "vllm";
+  const bool whole_vocabulary_ = keeps_whole_vocabulary(spec_.model, spec_.engine);
 };
 
 }  // namespace

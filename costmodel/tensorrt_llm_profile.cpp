@@ -160,6 +160,31 @@ class Resolver final : public ArgumentResolver {
     engine_.front_end->detokenizers = workers;
   }
 
+  std::int64_t window_of_layer(std::int64_t layer) const {
+    std::size_t kind = 0;
+    if (!model_.kind_of_layer.empty())
+      kind = model_.kind_of_layer[static_cast<std::size_t>(layer)];
+    else
+      for (std::int64_t before = layer; before >= model_.layer_kinds[kind].count; ++kind)
+        before -= model_.layer_kinds[kind].count;
+    return model_.layer_kinds[kind].sliding_window;
+  }
+
+  // The list that fits the model: the shortest one that, repeated, gives each layer what it sees.
+  std::string windows_text() const {
+    std::int64_t sees = 0, period = 1;
+    for (std::int64_t layer = 0; layer < model_.layers; ++layer) {
+      sees = std::max(sees, window_of_layer(layer));
+      while (window_of_layer(layer) != window_of_layer(layer % period)) ++period;
+    }
+    if (sees == 0) return model_.name + " has no layer with a window";
+    std::string text = "expected [";
+    for (std::int64_t layer = 0; layer < period; ++layer)
+      text += (layer > 0 ? ", " : "") +
+              std::to_string(window_of_layer(layer) > 0 ? sees : settings_.max_model_len);
+    return text + "], over and over, for " + model_.name;
+  }
+
   // A list of window sizes, repeated over the layers; those above max_seq_len are that. Where a layer of the
   // model sees more than it would keep, other text would come out.
   void apply_windows(const Yaml& value) {
@@ -167,27 +192,28 @@ class Resolver final : public ArgumentResolver {
     for (const Yaml& size : value.items())
       sizes.push_back(std::min(size.integer(1, 1), settings_.max_model_len));
     if (sizes.empty()) return value.fail("expected a list of window sizes, repeated over the layers");
-    std::int64_t cut = 0, with_window = 0, sees = 0, window = 0;
+    std::int64_t cut = 0, kept = 0, window = 0;
+    bool enough = true;
     for (std::int64_t layer = 0; layer < model_.layers; ++layer) {
       const std::int64_t size = sizes[static_cast<std::size_t>(layer) % sizes.size()];
-      if (size == settings_.max_model_len) continue;
+      const std::int64_t sees = window_of_layer(layer);
+      if (size == settings_.max_model_len) {
+        kept += sees > 0 ? 1 : 0;
+        continue;
+      }
       ++cut;
+      enough &= sees > 0 && size >= sees;
       if (window > 0 && size != window)
         return value.fail("two window sizes below max_seq_len are not modelled");
       window = size;
     }
     if (cut == 0) return;
-    for (const LayerKind& kind : model_.layer_kinds) {
-      if (kind.sliding_window == 0) continue;
-      with_window += kind.count;
-      sees = kind.sliding_window;
-    }
-    if (cut != with_window || window < sees || sizes.front() != window) {
-      return value.fail("would keep less than the model's layers see: " + std::to_string(with_window) +
-                        " of " + std::to_string(model_.layers) + " layers have a window, of " +
-                        std::to_string(sees) + " tokens" +
-                        (with_window > 0 ? ", the first one and every second" : ""));
-    }
+    if (!enough || kept > 0)
+      return value.fail(
+          (enough ? "would keep every token of layers that have a window beside such that keep one, which is "
+                    "not modelled: "
+                  : "would keep less than the model's layers see: ") +
+          windows_text());
     if (settings_.enable_prefix_caching)
       value.fail("block reuse with several window sizes is not modelled; set enable_block_reuse: false");
     if (settings_.draft_tokens > 0)

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/argument_resolver.h"
+#include "costmodel/gemma_rules.h"
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
@@ -254,7 +255,9 @@ class TypedResolver final : ArgumentResolver {
     if (!flag("no_prefill_graphs") && plan_.cp == 1 && captured_here(profile_.prefill_graphs))
       s.prefill_graph_sizes = profile_.prefill_graphs.up_to(prefill);
     // cuda_graph_hook.py: without an explicit backend none with pipeline stages.
-    if (plan_.pp > 1) s.prefill_graph_sizes.clear();
+    // Nor for a model that takes images (disable_breakable_cudagraph_if_incompatible): "multimodal prefill
+    // replay faults"; none of those that the wheel excepts has an encoder here.
+    if (plan_.pp > 1 || takes_images()) s.prefill_graph_sizes.clear();
     drop_graphs_for_exchange();
   }
 
@@ -301,10 +304,12 @@ class TypedResolver final : ArgumentResolver {
     return std::round((total - reserved) / total * 1000) / 1000 * encoder_share();
   }
 
+  bool takes_images() const { return model_.vision != nullptr && !serves_text_only(model_, engine_); }
+
   // memory_hook.py, adjust_mem_fraction_for_vlm: less for the pool, by layers · width² of the encoder against
   // those of ViT-L. Configs that call their layers `depth` (Qwen) count as 24.
   double encoder_share() const {
-    if (model_.vision == nullptr) return 1;
+    if (!takes_images()) return 1;
     const VisionSpec& v = *model_.vision;
     const double layers = v.rule == ImageRule::qwen_vl ? 24 : static_cast<double>(v.layers);
     const double ratio = layers * static_cast<double>(v.hidden * v.hidden) / (24.0 * 1024 * 1024);
@@ -342,10 +347,13 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     const auto it = profile.roles.find(name);
     return it == profile.roles.end() ? std::string() : it->second;
   };
-  // _recompute_cell_size: a token has a slot in the windowed layers' pool for every `share` of the other one.
+  // _recompute_cell_size: a token has a slot in the windowed layers' pool for every `share` of the other one;
+  // a drafting network's layers keep every token (`_draft_full_layers_num`).
   const std::string share_name = role("windowed_share"), one_pool = role("one_pool");
-  const std::int64_t windowed = plan.groups.window_layers, layers = spec.model.layers;
-  const bool two_pools = windowed > 0 && windowed < layers && !share_name.empty() &&
+  const std::int64_t windowed = plan.groups.window_layers;
+  const std::int64_t layers =
+      spec.model.layers + draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
+  const bool two_pools = windowed > 0 && windowed < spec.model.layers && !share_name.empty() &&
                          !(!one_pool.empty() && options.flag(one_pool));
   const double share = two_pools ? options.number(share_name) : 1;
   const double cell = plan.kv_bytes_per_token.value() *

@@ -48,6 +48,9 @@ class KvBlockManager {
     // The groups with a window keep states, of which only the newest is needed (a window of 2) and any at the
     // end of a block can be found again (kv_states.cpp). `chunk_ends`: a chunk takes a block at its end only.
     bool cached_states = false, chunk_ends = false;
+    // With windows: a drafter has the last matched block computed again in every group, so a hit is a block
+    // shorter than what is resident with its window (`drop_eagle_block`).
+    bool drops_last = false;
     // Blocks of every admitted sequence, whatever its length, for layers that keep a state (vLLM's
     // MambaManager without prefix caching: one a group, blocks are as long as the longest sequence; and one
     // more for each draft).

@@ -98,15 +98,16 @@ std::int32_t KvBlockManager::State::last_resident(const Sequence& sequence, std:
 }
 
 // From the right: the longest prefix, at most `limit` blocks, whose last window of blocks is resident in all
-// groups with a window; a shorter one counts when it is resident from block 0 on.
+// groups with a window; a shorter one counts when it is resident from block 0 on. With a drafter a block more
+// has to be, and is not taken (`_contiguous_blocks_for_hit`).
 std::int32_t KvBlockManager::State::longest_in_windows(Handle handle, std::int32_t limit) {
   std::int32_t end = limit;
   while (end > 0) {
-    const std::int32_t floor = std::max(0, end - window_blocks());
+    const std::int32_t floor = std::max(0, end - window_blocks() - (config.drops_last ? 1 : 0));
     std::int32_t from = floor;
     for (std::int32_t g = config.full_groups; g < groups; ++g)
       from = std::max(from, resident_from(at(handle, g), floor, end));
-    if (from == floor) return end;
+    if (from == floor) return config.drops_last ? end - 1 : end;
     std::int32_t next = from - 1;  // block from − 1 is missing somewhere
     for (std::int32_t g = config.full_groups; g < groups && next > 0; ++g)
       next = std::min(next, last_resident(at(handle, g), next));

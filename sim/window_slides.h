@@ -51,6 +51,22 @@ class WindowSlides {
     m.begin = begin;
   }
 
+  // The same before a decode that verifies drafts, whose `computed` tokens count those in flight
+  // (`allocate_slots` passes num_computed_tokens to `remove_skipped_blocks`). Its advance is no sum, so it is
+  // no member of the decode set; block by block, because at some point the window holds a count alone.
+  void before_verification(Slot slot, KvBlockManager::Handle kv, std::int64_t computed) {
+    Member& m = members_[slot];
+    m.kv = kv;
+    const std::int64_t begin = left_behind(computed);
+    while (m.begin < begin && !m.counted) {
+      kv_.slide_window(kv, ++m.begin);
+      m.counted = kv_.count_window(kv);
+    }
+    if (m.begin >= begin) return;
+    kv_.slide_counted(begin - m.begin);
+    m.begin = begin;
+  }
+
   // It decodes from step `first` on; its context before step k is base + k.
   void start(Slot slot, KvBlockManager::Handle kv, std::uint64_t order, std::int64_t base,
              std::int64_t first) {

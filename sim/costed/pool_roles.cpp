@@ -58,6 +58,11 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
             ? "a pool of their own for layers with a sliding window is not modelled with prefill and decode "
               "apart on sglang; engine_args: {disable_hybrid_swa_memory: true} keeps all tokens"
             : "max_attention_window with prefill and decode apart is not modelled; leave it out");
+  if (engine.engine == "vllm" && keeps_windows(pool) && pool.instance.speculation.on())
+    node.optional("speculation")
+        .fail(
+            "drafts beside layers with a sliding window, with prefill and decode apart, are not modelled; "
+            "use method: off, or disable_hybrid_kv_cache_manager: true");
   if (engine.engine == "tensorrt-llm" && takes_images(pool.instance))
     node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())

@@ -94,6 +94,7 @@ class SglangScheduler final : public Scheduler {
     std::int64_t committed = 0;             // tokens whose KV stays (kv_committed_len)
     std::int64_t allocated = 0;             // tokens that have a slot (kv_allocated_len)
     std::int64_t step = -1;                 // that it last took part in
+    std::int64_t verified = 0;              // verifications since its prompt (decode_batch_idx)
     std::int32_t drafts = 0, accepted = 0;  // in its life
   };
   struct Sequence {
@@ -288,6 +289,7 @@ class SglangScheduler final : public Scheduler {
   void slide(Sequence& s, std::int64_t place, std::int64_t interval);
   void plan_slide(Slot slot);
   void slide_running();
+  void slide_speakers();
   void slide_prompts(const Adder& adder);
 
   // sglang_update.cpp

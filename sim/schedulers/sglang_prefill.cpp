@@ -303,6 +303,7 @@ void SglangScheduler::launch_batch(const Adder& adder) {
     plan_prefill_tokens_ += s.extend_end - s.prefix;
     if (config_.walking()) {
       s.speech.outputs = s.outputs;
+      s.speech.verified = 0;
       s.speech.committed = s.speech.allocated = s.extend_end;
       s.speech.step = next_step_;
     }

@@ -64,6 +64,7 @@ std::int64_t SglangScheduler::speakers_need(bool in_whole_pages) const {
 // Beside prompts the running requests decode plainly, without drafts (`mix_with_running`).
 void SglangScheduler::launch_verification(bool mixed) {
   const std::int64_t page = config_.cache.page_size;
+  if (cache_.windowed()) slide_speakers();
   const std::int64_t tokens = config_.staged() ? 0 : speakers_need(false);
   if (config_.staged() && page > 1) cache_.make_room(running_count_ * page);
   if (page > 1 && tokens > 0) cache_.make_room(tokens + static_cast<std::int64_t>(speakers_.size()) * page);
@@ -74,6 +75,7 @@ void SglangScheduler::launch_verification(bool mixed) {
     Speech& k = s.speech;
     k.allocated = std::max(k.allocated, cache_.page_ceil(k.committed + config_.decode_reserve()));
     k.step = next_step_;
+    ++k.verified;
     plan_context_ += k.committed;
     verify_.push_back({.sequence = SequenceId(slot),
                        .request = s.request,

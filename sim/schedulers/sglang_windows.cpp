@@ -81,6 +81,18 @@ void SglangScheduler::slide_running() {
   }
 }
 
+// The same of requests that verify drafts (`maybe_evict_swa` in `eagle_prepare_for_decode`, of EAGLE, NEXTN
+// and NGRAM alike): their known tokens decide, so slots of two verifications stand beyond them in both pools.
+void SglangScheduler::slide_speakers() {
+  for (const Slot slot : speakers_) {
+    Sequence& s = sequences_[slot];
+    const std::int64_t place = std::int64_t{s.prompt} + s.speech.outputs - 1;
+    if (s.speech.verified > 0 &&
+        place - config_.cache.window >= s.window_begin + config_.swa_eviction_interval)
+      slide(s, place, 1);
+  }
+}
+
 // Without a tree, prompts slide as they are computed; under the overlap loop the chunk before is on the
 // device.
 void SglangScheduler::slide_prompts(const Adder& adder) {

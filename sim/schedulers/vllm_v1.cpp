@@ -16,6 +16,7 @@ KvBlockManager::Config kv_config(const SchedulerConfig& c) {
           .window = c.kv_groups.window,
           .cached_states = c.kv_groups.cached_states,
           .chunk_ends = c.kv_groups.chunk_ends,
+          .drops_last = c.speculation.drops_last_hit,
           .state_groups = c.kv_groups.states * c.kv_groups.blocks_of_state};
 }
 

@@ -21,6 +21,7 @@ void VllmV1Scheduler::schedule_running_speculating(std::int64_t& budget) {
     } else if (s.state == State::prefilling) {
       const std::int64_t n = at_block_ends(s, with_images(slot, chunk_size(s, budget)));
       if (n > 0) {
+        if (windows_) windows_->before_chunk(slot, s.kv, s.computed);
         const std::int64_t blocks =
             std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - s.speech.blocks);
         if (!make_room(slot, chunk_blocks(blocks), budget)) return leave_out_behind(slot);
@@ -60,6 +61,7 @@ bool VllmV1Scheduler::schedule_verification(Slot slot, std::int64_t& budget) {
     if (!staged()) pass_over(slot);
     return true;
   }
+  if (windows_) windows_->before_verification(slot, s.kv, s.computed);
   const std::int64_t blocks =
       std::max<std::int64_t>(0, blocks_for(with_lookahead(s.computed + n)) - speech.blocks);
   if (!make_room(slot, in_all_groups(blocks), budget)) return false;
@@ -134,7 +136,7 @@ void VllmV1Scheduler::preempt_speaking(Slot slot) {
   const std::int64_t hashed = s.state == State::decoding ? s.speech.hashed : s.computed;
   if (s.state == State::prefilling)
     prefilling_.erase(std::find(prefilling_.begin(), prefilling_.end(), slot));
-  kv_.release(s.kv, s.speech.blocks, hashed / config_.block_size);
+  release_blocks(slot, s.speech.blocks, hashed / config_.block_size);
   s.speech.blocks = s.speech.hashed = 0;
   s.speech.drafts = 0;
   s.speech.passed_over = false;
@@ -153,7 +155,7 @@ std::int32_t VllmV1Scheduler::drop_speaking(Slot slot) {
   } else {
     const std::int64_t hashed = s.state == State::decoding ? s.speech.hashed : s.computed;
     std::erase(prefilling_, slot);
-    kv_.release(s.kv, s.speech.blocks, hashed / config_.block_size);
+    release_blocks(slot, s.speech.blocks, hashed / config_.block_size);
     unlink_running(slot);
   }
   head_blocked_ = false;
@@ -165,7 +167,7 @@ std::int32_t VllmV1Scheduler::drop_speaking(Slot slot) {
 
 // EAGLE and MTP compute the last block that was found again: the network needs its hidden states (§2.2).
 KvBlockManager::Hit VllmV1Scheduler::drop_last(const Sequence& s, KvBlockManager::Hit hit) const {
-  if (hit.blocks == 0) return hit;
+  if (hit.blocks == 0 || windows_) return hit;  // groups with a window leave it out themselves
   return kv_.lookup(s.kv, hit.blocks * config_.block_size);
 }
 

@@ -286,10 +286,148 @@ TEST_CASE("Gemma on the engines: what is modelled, and what is refused by name")
   const MemoryPlan plan = plan_memory(sglang).value();
   CHECK(plan.windowed_pool_tokens == 0);
   CHECK(plan.groups.window_layers == 21);
-  CHECK(holds(errors_of("gemma-3-27b-it", "", "sglang-0.5"), "modelled on vllm only"));
-  CHECK(holds(errors_of("gemma-2-9b", "", "tensorrt-llm-1.2"), "modelled on vllm only"));
-  CHECK(holds(errors_of("phi-3-mini", "", "sglang-0.5"), "sliding_window: null"));
+  CHECK(holds(errors_of("gemma-2-9b", "", "tensorrt-llm-1.2"), "not a model of TensorRT-LLM 1.2"));
   CHECK(holds(errors_of("gemma-2-9b", "engine_args: {enforce_eager: true}\n"), "uncompiled"));
+}
+
+// Six layers of the 27B are five windowed ones and a full one; 62 are 52 and 10.
+TEST_CASE("Gemma 3 elsewhere than on vLLM: every kernel of a layer stands alone") {
+  const StepPricer s = pricer(instance("gemma-3-27b-it", "", "sglang-0.5"));
+  for (const char* norm : {"input_norm", "attention_output_norm", "post_norm", "mlp_output_norm"}) {
+    INFO(norm);
+    CHECK(launches(s, norm) == 62);
+  }
+  CHECK(launches(s, "qk_norm") == 62);
+  CHECK(launches(s, "rotary_tables") == 1);
+  // Ten operations each of q and k, at least a start each: what vLLM has in one kernel with the rotary.
+  const StepPricer v = pricer(instance("gemma-3-27b-it"));
+  CHECK(launches(v, "qk_norm") == 0);
+  const auto time = [](const StepPricer& p, const char* name) {
+    return static_cast<double>(lines(p, decodes(4, 100), name)[0].time_ns);
+  };
+  CHECK(time(s, "qk_norm") > 5 * time(v, "rotary"));
+  // 40 bytes an element of q and k where they do not stay in the cache: 8,192 · 48 heads · 128.
+  StepShape prompt{};
+  const std::array<PrefillChunk, 1> chunk{PrefillChunk{8192, 0}};
+  prompt.prefill = chunk;
+  prompt.running = 1;
+  CHECK(lines(s, prompt, "qk_norm")[0].bytes == Approx(62 * 8192.0 * 48 * 128 * 40));
+
+  const StepPricer t = pricer(instance("gemma-3-27b-it", "", "tensorrt-llm-1.2"));
+  CHECK(launches(t, "residual_add") == 2 * 62);
+  for (const char* norm :
+       {"input_norm", "attention_output_norm", "post_norm", "mlp_output_norm", "qk_norm"}) {
+    INFO(norm);
+    CHECK(launches(t, norm) == 62);
+  }
+  CHECK(launches(t, "scale_embedding") == 1);
+  CHECK(time(t, "qk_norm") < time(s, "qk_norm"));
+  CHECK(time(t, "gelu_mul") > time(s, "gelu_mul"));  // two kernels
+}
+
+TEST_CASE("SGLang keeps Gemma 3's vocabulary whole on every rank, and every token of its windowed layers") {
+  const InstanceSpec two = instance("gemma-3-12b-it", "parallel: {tp: 2}\n", "sglang-0.5"),
+                     split = instance("gemma-3-12b-it", "parallel: {tp: 2}\n");
+  const double embedding = 262208.0 * 3840 * 2;
+  const MemoryPlan plan = plan_memory(two).value();
+  CHECK(plan.weights.value() - plan_memory(split).value().weights.value() ==
+        Approx(embedding / 2).epsilon(1e-3));
+  CHECK(plan.windowed_pool_tokens == 0);
+  CHECK(plan.groups.window_layers == 40);
+  CHECK(launches(pricer(two), "embedding_all_reduce") == 0);
+  const auto head = [](const InstanceSpec& spec) {
+    return lines(pricer(spec), decodes(4, 100), "lm_head")[0];
+  };
+  CHECK(head(two).flops == Approx(2 * head(split).flops));
+}
+
+TEST_CASE("Gemma 3's images are left out where the engine leaves them out, and the encoder stays loaded") {
+  for (const char* engine : {"sglang-0.5", "tensorrt-llm-1.2"}) {
+    INFO(engine);
+    const InstanceSpec spec = instance("gemma-3-4b-it", "", engine);
+    CHECK(spec.engine.settings.encoder.image_limit == 0);
+    CHECK(plan_memory(spec).value().encoder.value() > 0);
+  }
+  const auto asked = [](const char* model, const char* flag) {
+    return instance(model, std::string("engine_args: {enable_multimodal: ") + flag + "}\n", "sglang-0.5")
+        .engine.settings;
+  };
+  CHECK(asked("gemma-3-4b-it", "true").encoder.image_limit > 0);
+  CHECK(asked("gemma-3-4b-it", "true").prefill_graph_sizes.empty());
+  CHECK(asked("qwen3-vl-8b", "false").encoder.image_limit == 0);
+  CHECK_FALSE(asked("qwen3-vl-8b", "false").prefill_graph_sizes.empty());
+  // A model that takes images has no graphs of prompts on SGLang, whose pool is the larger for it.
+  CHECK(instance("qwen3-vl-8b", "", "sglang-0.5").engine.settings.prefill_graph_sizes.empty());
+  CHECK_FALSE(instance("gemma-3-4b-it", "", "sglang-0.5").engine.settings.prefill_graph_sizes.empty());
+}
+
+// TensorRT-LLM: half of the memory each, so 40 windowed layers get fewer tokens than the 8 full ones.
+TEST_CASE("Gemma 3 with max_attention_window: a pool for each width, the layers by their pattern") {
+  const auto args = [](const std::string& windows) {
+    return "engine_args: {max_seq_len: 16384, kv_cache_config: {enable_block_reuse: false, "
+           "max_attention_window: " +
+           windows + "}}\n";
+  };
+  const InstanceSpec spec =
+      instance("gemma-3-12b-it", args("[1024, 1024, 1024, 1024, 1024, 16384]"), "tensorrt-llm-1.2");
+  const MemoryPlan plan = plan_memory(spec).value();
+  CHECK(spec.engine.settings.tensorrt_llm.window == 1024);
+  CHECK(static_cast<double>(plan.kv_blocks) ==
+        Approx(5.0 * static_cast<double>(plan.windowed_blocks)).epsilon(1e-3));
+  for (const char* windows :
+       {"[1024, 16384]", "[512, 512, 512, 512, 512, 16384]", "[16384, 1024, 1024, 1024, 1024, 1024]"})
+    CHECK(holds(errors_of("gemma-3-12b-it", args(windows), "tensorrt-llm-1.2"),
+                "expected [1024, 1024, 1024, 1024, 1024, 16384]"));
+}
+
+// kv_cache_utils.py names the case: 12 windowed layers and 13 full ones are two groups of 13, not three
+// of 12.
+TEST_CASE("a drafting layer joins vLLM's full layers, in groups that are padded rather than split") {
+  const std::string eagle =
+      "speculation: {method: eagle, tokens: 3, acceptance: 0.5, draft: {layers: 1, intermediate: 8192}}\n";
+  const MemoryPlan alone = plan_memory(instance("gpt-oss-20b")).value(),
+                   drafts = plan_memory(instance("gpt-oss-20b", eagle)).value();
+  CHECK(alone.groups.layers == 12);
+  CHECK(drafts.groups.layers == 13);
+  CHECK(drafts.groups.full == 1);
+  CHECK(drafts.groups.windowed == 1);
+  const double page = alone.kv_bytes_per_token.value() / 24 * static_cast<double>(alone.block_size);
+  CHECK(drafts.kv_blocks == static_cast<std::int64_t>(drafts.kv_available.value() / page) / 13);
+}
+
+// Both engines run these models' layers without the window that their configs have.
+TEST_CASE("Phi-3 and Mistral keep and read every token on SGLang and TensorRT-LLM") {
+  for (const char* engine : {"sglang-0.5", "tensorrt-llm-1.2"}) {
+    for (const char* model : {"phi-3-mini", "mistral-7b-v0.1"}) {
+      INFO(engine << " " << model);
+      const InstanceSpec spec = instance(model, "", engine);
+      CHECK(plan_memory(spec).value().groups.window_layers == 0);
+      CHECK_FALSE(holds(lines(pricer(spec), decodes(8, 4000), "attention_decode")[0].shape, "window"));
+      CHECK(spec.engine.ignored_args == std::vector<std::string>{"sliding_window of the model's config"});
+    }
+  }
+}
+
+// A drafting layer keeps every token, like the full layers: 13 of them beside 12 windowed ones at a fifth.
+TEST_CASE("SGLang's pools of windowed layers beside drafts") {
+  const std::string windows = "engine_args: {swa_full_tokens_ratio: 0.2}\n";
+  const MemoryPlan alone = plan_memory(instance("gpt-oss-20b", windows, "sglang-0.5")).value();
+  const InstanceSpec ngram = instance(
+      "gpt-oss-20b", windows + "speculation: {method: ngram, tokens: 3, acceptance: 0.5, match_rate: 0.7}\n",
+      "sglang-0.5");
+  const MemoryPlan drafts = plan_memory(ngram).value();
+  CHECK(drafts.windowed_pool_tokens == drafts.kv_tokens() / 5);
+  CHECK(drafts.kv_bytes_per_token.value() == alone.kv_bytes_per_token.value());
+  const MemoryPlan eagle =
+      plan_memory(instance("gpt-oss-20b",
+                           windows + "speculation: {method: eagle, tokens: 3, acceptance: 0.5, "
+                                     "draft: {layers: 1, intermediate: 8192}}\n",
+                           "sglang-0.5"))
+          .value();
+  CHECK(eagle.kv_bytes_per_token.value() == Approx(alone.kv_bytes_per_token.value() * 25 / 24));
+  const double layer = alone.kv_bytes_per_token.value() / 24;
+  CHECK(static_cast<double>(eagle.kv_tokens()) ==
+        Approx(eagle.kv_available.value() / (layer * (13 + 0.2 * 12))).epsilon(1e-4));
 }
 
 TEST_CASE("Gemma 3 with its encoder keeps an image in one chunk, as vLLM insists") {

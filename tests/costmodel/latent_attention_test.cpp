@@ -123,3 +123,20 @@ TEST_CASE("names of 8-bit cache types that an engine takes") {
   REQUIRE_FALSE(refused.errors.empty());
   CHECK(to_string(refused.errors).find("auto or fp8") != std::string::npos);
 }
+
+// grouped_topk_router.py of 0.24.0: without a correction bias no fused kernel: two choices and four kernels
+// around them, each as long as a start in a small step.
+TEST_CASE("DeepSeek-V2 chooses its experts by six kernels on vLLM, DeepSeek-V3 by one") {
+  const auto choice = [](const char* model, const char* engine, const std::string& more) {
+    return line(pricer(instance(model, more, engine)), decodes(4, 100), "topk");
+  };
+  const auto ratio = [&](const char* model, const std::string& more) {
+    return static_cast<double>(choice(model, "vllm-0.24", more).time_ns) /
+           static_cast<double>(choice(model, "sglang-0.5", more).time_ns);
+  };
+  CHECK(ratio("deepseek-v2-lite", "kernels: roofline\n") == Approx(6).epsilon(0.02));
+  CHECK(ratio("deepseek-v3", "kernels: roofline\nparallel: {tp: 8}\n") == Approx(1).epsilon(0.02));
+  const OpLine timed = choice("deepseek-v2-lite", "vllm-0.24", "");
+  CHECK(timed.rung == "measured");  // the fused kernel's timing, twice
+  CHECK(timed.hit == "extrapolated");
+}

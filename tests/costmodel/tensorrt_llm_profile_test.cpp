@@ -201,10 +201,13 @@ TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss 
   CHECK(holds(read("max_attention_window: [128, 32768]").errors, "enable_block_reuse: false"));
   for (const char* list : {"[64, 32768]", "[32768, 128]", "[128]", "[128, 128, 32768]"})
     CHECK(holds(read("enable_block_reuse: false, max_attention_window: " + std::string(list)).errors,
-                "less than the model's layers see"));
+                "less than the model's layers see: expected [128, 32768]"));
+  CHECK(holds(read("enable_block_reuse: false, max_attention_window: [128, 32768, 32768, 32768]").errors,
+              "beside such"));
   CHECK(
       holds(read("enable_block_reuse: false, max_attention_window: [128, 256]").errors, "two window sizes"));
-  CHECK(holds(error_of("kv_cache_config: {max_attention_window: [512, 40960]}"), "0 of 36 layers"));
+  CHECK(
+      holds(error_of("kv_cache_config: {max_attention_window: [512, 40960]}"), "has no layer with a window"));
 }
 
 TEST_CASE("§9 num_postprocess_workers detokenise in processes of their own") {

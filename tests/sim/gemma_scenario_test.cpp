@@ -26,6 +26,28 @@ TEST_CASE("Gemma and Phi-3 end every request, the same digest twice and with sin
   }
 }
 
+TEST_CASE("windows on SGLang and TensorRT-LLM, and beside drafts, end every request and say so twice alike") {
+  const std::string windows =
+      "deployment.engine_args={max_seq_len: 16384, kv_cache_config: {enable_block_reuse: false, "
+      "max_attention_window: [512, 512, 512, 512, 512, 16384]}}";
+  const std::string eagle =
+      "deployment.speculation={method: eagle, tokens: 3, acceptance: 0.6, draft: {layers: 1, intermediate: "
+      "8192}}";
+  for (const auto& [model, more] : std::vector<std::pair<std::string, std::vector<std::string>>>{
+           {"gemma-3-12b-it", {"deployment.engine=sglang-0.5"}},
+           {"gemma-3-1b-it", {"deployment.engine=tensorrt-llm-1.2", windows}},
+           {"gpt-oss-20b", {eagle}},
+           {"gpt-oss-20b", {"deployment.engine=sglang-0.5", eagle}}}) {
+    CAPTURE(model, more.front());
+    const Scenario s = scenario(model, more);
+    const RunResult a = run(s), b = run(s), single = run(s, false);
+    CHECK(a.completed + a.rejected == 200);
+    CHECK(a.completed > 150);
+    CHECK(a.digest == b.digest);
+    CHECK(a.digest == single.digest);
+  }
+}
+
 // A prompt of 20,000 tokens in chunks of 2,048, then 1,000 tokens: the widest moment is the chunk before the
 // last, 1,152 blocks of all tokens and 192 (1,023 old tokens and the chunk's) in each of six windowed groups.
 TEST_CASE("windows slide under a long context, and the pool holds no more than they see") {

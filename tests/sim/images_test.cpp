@@ -132,8 +132,7 @@ TEST_CASE("Blocks loaded while a step runs cover its encoder: the step ends with
   const SimTime alone = end(0);
   const std::int64_t hidden = alone.ns() / 1000 - 1;  // a block is a microsecond
   CHECK(end(hidden) == alone);
-  for (const std::int64_t more : {2, 100, 100000})
-    CHECK(end(hidden + more).ns() == (hidden + more) * 1000);
+  for (const std::int64_t more : {2, 100, 100000}) CHECK(end(hidden + more).ns() == (hidden + more) * 1000);
 }
 
 TEST_CASE("Requests without images run as they would on a text-only model, to the last decision") {
@@ -188,6 +187,17 @@ TEST_CASE("Stretches, single steps and shuffled events decide alike with images"
   }
 }
 
+namespace {
+void draft_two(World& world, const AcceptanceOracle& oracle, bool network) {
+  world.acceptance = &oracle;
+  world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
+  world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
+  world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
+  world.spec.speculation.draft.intermediate = 12288;
+  world.spec.engine.host.ngram_token = hand::us(0.001);
+}
+}  // namespace
+
 TEST_CASE("Nothing is lost with images beside drafts, in whatever order events are handed over") {
   std::uint64_t encoded = 0, accepted = 0, preemptions = 0;
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
@@ -195,12 +205,7 @@ TEST_CASE("Nothing is lost with images beside drafts, in whatever order events a
     World& world = w.images.world;
     const bool network = seed % 3 != 0;
     const SampledAcceptance oracle(seed, {0.7, 0.5}, 1);
-    world.acceptance = &oracle;
-    world.config.speculation = {.tokens = 2, .lookahead = network ? 2 : 0, .drops_last_hit = network};
-    world.spec.engine.settings.draft_tokens = world.spec.speculation.tokens = 2;
-    world.spec.speculation.method = network ? SpeculationMethod::eagle : SpeculationMethod::ngram;
-    world.spec.speculation.draft.intermediate = 12288;
-    world.spec.engine.host.ngram_token = hand::us(0.001);
+    draft_two(world, oracle, network);
     if (!network) world.spec.engine.steps_in_flight = 1;
     Records records;
     world.sink = &records;
@@ -368,6 +373,36 @@ TEST_CASE("Nothing is lost with images under the other engines") {
     }
     CHECK(encoded > 100);
   }
+}
+
+TEST_CASE("Nothing is lost with images beside drafts on SGLang") {
+  std::uint64_t encoded = 0, accepted = 0;
+  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+    RandomImages w = random_images(seed);
+    World& world = w.images.world;
+    world.scheduler = "sglang";
+    const bool network = seed % 3 != 0;
+    const SampledAcceptance oracle(seed, {0.7, 0.5}, 1);
+    world.config.num_gpu_blocks += 64;  // slots for two verifications
+    draft_two(world, oracle, network);
+    Records records;
+    world.sink = &records;
+    CAPTURE(seed, network);
+    const RunResult r = run(world, w.requests);
+    REQUIRE(records.all.size() == w.requests.size());
+    for (const RequestRecord& q : records.all) {
+      if (q.status != RequestStatus::completed) continue;
+      const TraceRequest& asked = w.requests[q.request];
+      REQUIRE(q.output_tokens ==
+              std::min<std::int64_t>(asked.output_tokens, world.config.max_model_len - q.prompt_tokens));
+    }
+    world.sink = nullptr;
+    if (seed % 4 == 0) CHECK(run(world, w.requests, seed).digest == r.digest);
+    encoded += r.images.encoded;
+    accepted += r.speculation.accepted;
+  }
+  CHECK(encoded > 200);
+  CHECK(accepted > 500);
 }
 
 TEST_CASE("A text-only model that is given images says where") {

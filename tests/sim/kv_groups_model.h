@@ -20,6 +20,7 @@ class GroupsModel {
     int full, windowed;
     std::int64_t window;
     bool chunk_ends = false;  // the windowed ones are MambaManagers in mode `align`; window is 2
+    bool drops = false;       // a drafter: `drop_eagle_block` of every group
   };
   struct Holding {
     std::vector<std::vector<int>> tables;  // by group; 0 is the null block
@@ -40,9 +41,10 @@ class GroupsModel {
     if (s_.full > 0) {
       std::int64_t i = 0;
       while (i < length && everywhere(0, s_.full, hash(h, q, i))) ++i;
-      length = i;
+      // The last match is dropped, and the next group looks one block further.
+      length = s_.drops ? std::min(length, std::max<std::int64_t>(0, i - 1) + 1) : i;
     }
-    const std::int64_t need = (s_.window - 1 + s_.block_size - 1) / s_.block_size;
+    const std::int64_t need = (s_.window - 1 + s_.block_size - 1) / s_.block_size + (s_.drops ? 1 : 0);
     std::int64_t contiguous = 0, found = -1;
     for (std::int64_t i = length - 1; i >= 0; --i) {
       contiguous = everywhere(s_.full, groups(), hash(h, q, i)) ? contiguous + 1 : 0;
@@ -52,6 +54,7 @@ class GroupsModel {
       }
     }
     length = found >= 0 ? found : contiguous;
+    if (s_.drops && length > 0) --length;
     std::int64_t idle = 0;
     for (int g = 0; g < groups(); ++g) {
       for (std::int64_t i = first_held(g, length); i < length; ++i)

@@ -26,7 +26,7 @@ struct Coverage {
   std::int64_t hits = 0, partly = 0, evicted = 0, counted = 0, refused = 0;
 };
 
-enum class Kind { windows, states, states_at_chunk_ends };
+enum class Kind { windows, drafts, states, states_at_chunk_ends };
 
 class Comparison {
  public:
@@ -37,8 +37,9 @@ class Comparison {
              .full_groups = shape_.full,
              .window_groups = shape_.windowed,
              .window = static_cast<std::int32_t>(shape_.window),
-             .cached_states = kind != Kind::windows,
-             .chunk_ends = shape_.chunk_ends}),
+             .cached_states = kind != Kind::windows && kind != Kind::drafts,
+             .chunk_ends = shape_.chunk_ends,
+             .drops_last = shape_.drops}),
         model_(shape_), actors_(2 + random_.below(6)) {}
 
   void run(int operations, Coverage& coverage) {
@@ -63,7 +64,8 @@ class Comparison {
                              .full = static_cast<int>(pick(0, 2)),
                              .windowed = static_cast<int>(pick(1, 3)),
                              .window = pick(2, 9 * size)};
-    if (kind == Kind::windows) return shape;
+    shape.drops = kind == Kind::drafts;
+    if (kind == Kind::windows || kind == Kind::drafts) return shape;
     shape.full = std::max(shape.full, 1);
     shape.window = 2;
     shape.chunk_ends = kind == Kind::states_at_chunk_ends;
@@ -222,6 +224,17 @@ TEST_CASE("windows of decoding sequences kept as counts change nothing that othe
   CHECK(c.hits > 1000);
   CHECK(c.counted > 10'000);
   CHECK(c.evicted > 10'000);
+}
+
+TEST_CASE("with a drafter a hit is a block shorter, and a window longer has to be resident") {
+  Coverage c;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    CAPTURE(seed);
+    Comparison(seed, seed % 2 == 0, Kind::drafts).run(150, c);
+  }
+  CHECK(c.hits > 400);
+  CHECK(c.partly > 100);
+  CHECK(c.evicted > 5'000);
 }
 
 TEST_CASE("states that can be found again: blocks as the engine's, at chunk ends and everywhere") {

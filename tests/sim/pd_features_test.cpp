@@ -306,6 +306,9 @@ TEST_CASE("gpt-oss apart: half of its layers send their window, and less is read
   CHECK(refusal(run_pools(oss, unified, "")).find("disable_hybrid_kv_cache_manager") != std::string::npos);
   CHECK(refusal(run_pools(oss, "", "", "pd: {transfer: layerwise}, ")).find("SupportsHMA") !=
         std::string::npos);
+  const std::string drafts = ", speculation: {method: ngram, tokens: 3, acceptance: 0.5, match_rate: 0.7}";
+  CHECK(refusal(run_pools(oss, drafts, drafts)).find("drafts beside layers with a sliding window") !=
+        std::string::npos);
   const std::string of_sglang = "model: gpt-oss-20b, engine: sglang-0.5";
   const std::string one_pool = ", engine_args: {disable_hybrid_swa_memory: true}";
   CHECK(refusal(run_pools(of_sglang, "", "")).find("disable_hybrid_swa_memory") != std::string::npos);

@@ -68,7 +68,11 @@ inline RandomWorld random_sglang_features(std::uint64_t seed) {
   RandomWorld out = random_sglang_world(seed);
   RandomStream r(seed, RandomPurpose::property_test, 9);
   const std::uint64_t kind = r.below(4);
-  if (kind == 0) speculate(out.world, r);
+  if (kind == 0) {
+    speculate(out.world, r);
+    RandomStream both(seed, RandomPurpose::property_test, 10);
+    if (both.below(2) == 0) window(out.world, both);
+  }
   if (kind == 1) window(out.world, r);
   if (kind == 2) tier(out.world, r);
   if (r.below(2) == 0) prioritize(out, r);

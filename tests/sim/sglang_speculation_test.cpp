@@ -38,6 +38,30 @@ TEST_CASE("§6, §1.2 overlap: the context of a decode lags one verification, wh
   CHECK(d.tokens == 1 + 3 * 3);
 }
 
+// `maybe_evict_swa` in `eagle_prepare_for_decode`: once 100 + outputs - 1 lies 128 beyond a window of 100,
+// with outputs as known two passes late: 1 + 4 · 32 in pass 34. [100, 128) goes; the prompt is the tree's.
+TEST_CASE(
+    "§6, §4 SWA: drafts take slots in both pools, and what leaves the window goes by the known tokens") {
+  SglangConfig c = speculating(3, false);
+  c.cache.window = 100;
+  c.cache.windowed_tokens = 3000;
+  Driver d(c);
+  d.acceptance.accepts = 3;
+  d.add({100, 400});
+  d.passes(34);
+  const RadixCache& cache = d.scheduler.cache();
+  CHECK(cache.held() == cache.windowed_held());
+  CHECK(cache.held() == 4 * 31 + 8);  // two verifications ahead of what is committed
+  d.pass();
+  CHECK(cache.held() == 4 * 32 + 8);
+  CHECK(cache.windowed_held() == cache.held() - 28);
+  CHECK(cache.windowed_protected() == 100);
+  d.drain();
+  CHECK(d.ended.size() == 1);
+  CHECK(d.tokens == 400);
+  CHECK(cache.windowed_held() == 0);
+}
+
 TEST_CASE("§6, §1.3 without overlap a decode sees what the one before it accepted") {
   SglangConfig c = speculating(3);
   c.overlap = false;

@@ -4,6 +4,7 @@
 #include "../sanitized.h"
 #include "catch.h"
 #include "conservation.h"
+#include "sglang_features_world.h"
 #include "world.h"
 
 using namespace orrery;
@@ -94,4 +95,36 @@ TEST_CASE("windows make room: a pool that preempts without them serves all with 
   CHECK(world::run(w, requests).preemptions > 0);
   w.config.kv_groups = {.full = 0, .windowed = 1, .window = 256};
   CHECK(world::run(w, requests).preemptions == 0);
+}
+
+TEST_CASE("windows beside drafts: every request ends once, tokens add up, no block leaks") {
+  world::Visited visited;
+  for (std::uint64_t seed = 1; seed <= 200 / fewer; ++seed) {
+    auto [w, requests] = windowed_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 11);
+    world::speculate(w, random);
+    w.config.num_gpu_blocks += 64 * w.config.kv_groups.count();
+    CAPTURE(seed);
+    world::check_conservation(
+        w, requests, [](const TraceRequest&) { return false; }, visited);
+  }
+  CHECK(visited.preemptions > 10 / fewer / 2);
+  CHECK(visited.cached > 500 / fewer / 2);
+  CHECK(visited.accepted > 1000 / fewer / 2);
+  CHECK(visited.rejected_drafts > 1000 / fewer / 2);
+}
+
+// A verification is given slots for its own tokens and, with a network, for as many more: 127 + 4 + 3 tokens
+// lie in at most ten blocks of 16, and the window is given back by the known tokens and those in flight.
+TEST_CASE("a sequence that verifies drafts holds its window and its drafts, and no more") {
+  world::World w;
+  w.config.kv_groups = {.full = 0, .windowed = 1, .window = 128};
+  w.config.num_gpu_blocks = 1001;
+  w.config.max_num_batched_tokens = 16;
+  world::draft(w, {.tokens = 3, .lookahead = 3, .drops_last_hit = true}, {0.7, 0.7, 0.7}, 1);
+  const RunResult r = world::run(w, {world::request(0, 0, 3000, 2000)});
+  CHECK(r.completed == 1);
+  CHECK(r.output_tokens == 2000);
+  CHECK(r.pools[0].peak_utilization <= 11.0 / 1000 + 1e-12);
+  CHECK(r.pools[0].peak_utilization >= 9.0 / 1000 - 1e-12);
 }

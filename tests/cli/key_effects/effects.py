@@ -117,6 +117,7 @@ BASES |= {
     "sgl-burst": scenario(engine=SGL, workload=BURST),
     "sgl-sessions": scenario(engine=SGL, workload=SESSIONS),
     "sgl-oss": scenario(engine=SGL, model="gpt-oss-20b"),
+    "sgl-gemma": scenario(engine=SGL, model="gemma-3-4b-it"),
     "sgl-ranks": scenario(engine=SGL, model="qwen3-30b-a3b", parallel={"dp": 4, "ep": 4},
                           workload=generator(requests=120, rate=300)),
     "sgl-stages": scenario(engine=SGL, parallel={"pp": 2}, workload=BURST),

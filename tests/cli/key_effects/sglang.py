@@ -64,6 +64,8 @@ EFFECTS = [
           without=ARGS + "{max_total_tokens: 9000, context_length: 6000}"),
     moves("sglang.swa_full_tokens_ratio", "sgl-oss", args("swa_full_tokens_ratio", 0.2), "kv_cache.tokens"),
     moves("sglang.disable_hybrid_swa_memory", "sgl-oss", args("disable_hybrid_swa_memory", "true"), "kv_cache.tokens"),
+    # Prompts are launched kernel by kernel where images may come.
+    up("sglang.enable_multimodal", "sgl-gemma", args("enable_multimodal", "true"), "ttft_ms.p50"),
     up("sglang.enable_hierarchical_cache", "sgl-sessions", ONE + "enable_hierarchical_cache=true",
        "kv_offload.stored_blocks", without=ARGS + "{max_total_tokens: 8192, context_length: 6000}"),
     times("sglang.hicache_ratio", "sgl-sessions", ONE + "hicache_ratio=4", "kv_offload.capacity_blocks", 2,
