@@ -15,10 +15,6 @@ bool one_shot(double bytes, std::int32_t ranks) {
   return bytes < (ranks <= 4 ? 512 : 256) * kib;
 }
 
-// Start of an NCCL ring: measured 6.2, 9.6, 15.6 µs at 2, 4, 8 GPUs where the custom kernel takes 3.5
-// ([AIC] H100, hardware.md §6), which is 0.9 + 0.45·ranks of the small all-reduce inside a graph.
-double library_latency(double latency_ns, std::int32_t ranks) { return latency_ns * (0.9 + 0.45 * ranks); }
-
 // Every rank also reads its buffer and writes the result.
 void add_memory(const Roofline& roofline, double bytes, OpCost& cost) {
   cost.memory_ns = roofline.stream_ns(2 * bytes, roofline.stays_in_cache(2 * bytes), 0, KernelClass::memory);
@@ -45,18 +41,20 @@ double further_tensor_ns(const Roofline& roofline, std::int32_t ranks) {
   return 0.25 * ranks * roofline.collective_latency_ns();
 }
 
-double custom_all_reduce_limit(std::int32_t ranks) { return (ranks <= 4 ? 8 * kib : 256) * kib; }
+double custom_all_reduce_limit(std::int32_t ranks, bool meshed) {
+  return (ranks <= 4 || meshed ? 8 * kib : 256) * kib;
+}
 
 OpCost collective_cost(const Roofline& roofline, Collective collective, double bytes, std::int32_t ranks) {
   ORRERY_CHECK(ranks >= 2 && roofline.has_link(), "a collective needs two ranks and a link");
   const double n = ranks;
   OpCost cost;
-  cost.latency_ns = library_latency(roofline.collective_latency_ns(), ranks);
+  cost.latency_ns = roofline.library_latency_ns(ranks);
   switch (collective) {
     case Collective::all_reduce:
       cost.link_bytes = 2 * (n - 1) / n * bytes;
-      if (bytes < custom_all_reduce_limit(ranks)) {
-        cost.latency_ns = roofline.collective_latency_ns();
+      if (bytes < custom_all_reduce_limit(ranks, roofline.meshed())) {
+        cost.latency_ns = roofline.small_all_reduce_ns(ranks);
         if (one_shot(bytes, ranks)) cost.link_bytes = (n - 1) * bytes;
       }
       break;
@@ -65,7 +63,7 @@ OpCost collective_cost(const Roofline& roofline, Collective collective, double b
     case Collective::all_to_all: cost.link_bytes = (n - 1) / n * bytes; break;
     case Collective::send_recv:
       cost.link_bytes = bytes;
-      cost.latency_ns = library_latency(roofline.collective_latency_ns(), 2);
+      cost.latency_ns = roofline.library_latency_ns(2);
       break;
   }
   const double rate = roofline.link_rate(collective == Collective::send_recv ? 2 : ranks);

@@ -19,8 +19,9 @@ OpCost collective_cost(const Roofline& roofline, Collective collective, double b
 // What each further tensor of one group of NCCL collectives (ncclGroupStart … End) adds to its start.
 double further_tensor_ns(const Roofline& roofline, std::int32_t ranks);
 
-// Sizes strictly below this use the custom all-reduce (SM90: 8 MiB up to four ranks, 256 KiB at eight).
-double custom_all_reduce_limit(std::int32_t ranks);
+// Sizes strictly below this use the custom all-reduce (SM90: 8 MiB up to four ranks, 256 KiB at eight; AMD's
+// meshes: 8 MiB, max_size of vLLM's custom_all_reduce.py; SGLang's has 16 there).
+double custom_all_reduce_limit(std::int32_t ranks, bool meshed);
 
 // Over the nodes of `group`, by its quickest way. Precondition: group.crosses(), and it has a way. The error
 // is that of a price that was compared with nothing: twice that of collectives inside a node, at least

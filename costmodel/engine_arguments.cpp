@@ -385,6 +385,13 @@ class Resolver final : ArgumentResolver {
   std::vector<std::int64_t> sizes_given_;
 };
 
+// Those of this part, for sequences as long as this engine serves.
+void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware) {
+  std::optional<KernelLaws>& laws = engine.kernel_laws;
+  if (laws && laws->vendor != hardware.vendor) laws.reset();
+  if (laws && laws->decode) laws->decode->resolve(engine.settings.max_model_len);
+}
+
 }  // namespace
 
 void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, ModelSpec& model,
@@ -396,10 +403,12 @@ void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, Mode
     else
       resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
     resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
+    resolve_kernel_laws(engine, hardware);
     return resolve_encoder_on_touch(engine, model, plan, args.present() ? args : place);
   }
   Resolver(engine, hardware, model, plan, args, place).resolve();
   resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
+  resolve_kernel_laws(engine, hardware);
 }
 
 }  // namespace orrery

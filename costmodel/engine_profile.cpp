@@ -179,6 +179,7 @@ Result<EngineProfile> read_engine(YamlDocument document, const std::string& expe
   if (const Yaml ranks = root.optional("data_parallel")) e.data_parallel = read_data_parallel(ranks);
   e.interval_host_error = read_number_figure(root.require("host_error"), Dimension::ratio).value;
   read_latent_backends(root.optional("latent_attention"), e);
+  e.kernel_laws = read_kernel_laws(root.optional("kernel_laws"));
   read_arguments(root.require("arguments"), e);
   document.finish();
   if (!document.errors().empty()) return document.errors();
@@ -235,6 +236,7 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
     e.v2_architectures.clear();
     for (const Yaml& name : runner.items()) e.v2_architectures.push_back(name.text());
   }
+  if (const Yaml laws = root.optional("kernel_laws"); laws.present()) e.kernel_laws = read_kernel_laws(laws);
   if (const Yaml error = root.optional("host_error"); error.present())
     e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
   for (const auto& [name, row] : root.optional("operators").entries()) {

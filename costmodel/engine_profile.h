@@ -15,6 +15,7 @@
 #include "costmodel/encoder_settings.h"
 #include "costmodel/figure.h"
 #include "costmodel/front_end.h"
+#include "costmodel/kernel_laws.h"
 #include "costmodel/nixl_reads.h"
 #include "costmodel/overlap.h"
 #include "costmodel/typed_profile.h"
@@ -224,6 +225,7 @@ struct EngineProfile {
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
   std::optional<PipelineCosts> pipeline;           // absent: parallel.pp is refused
   OverlapRules overlap;                            // absent: nothing overlaps
+  std::optional<KernelLaws> kernel_laws;           // resolved: those of this part
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 
@@ -232,7 +234,8 @@ struct EngineProfile {
 // over another (docs/from_steps.md):
 //   name, description, base: NAME, version, host: {some of its terms}, operators: {operator class: factor on
 //   its time}, v2_architectures: [names] (which model runner serves what; [] as in versions before the V2
-//   runner), defaults: {source, some of gpu_memory_utilization, async_scheduling, scheduler_reserve_full_isl}
+//   runner), defaults: {source, some of gpu_memory_utilization, async_scheduling,
+//   scheduler_reserve_full_isl}, kernel_laws: as costmodel/kernel_laws.h has them
 Result<EngineProfile> load_engine(const std::string& name_or_path, const std::string& folder = ".");
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name);
 

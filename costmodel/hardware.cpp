@@ -55,6 +55,10 @@ void read_links(const Yaml& node, HardwareProfile& h) {
   h.link_efficiency = read_number_figure(efficiency, Dimension::ratio);
   if (h.link_efficiency.value > 1) efficiency.fail("an efficiency is achieved ÷ raw and cannot be above 1");
   h.collective_latency = read_figure<Seconds>(node.require("collective_latency"));
+  if (const Yaml eight = node.optional("eight_ranks_latency"); eight.present())
+    h.eight_ranks_latency = read_number_figure(eight, Dimension::ratio);
+  if (const Yaml library = node.optional("library_latency"); library.present())
+    h.library_latency = read_number_figure(library, Dimension::ratio);
 }
 
 HardwareProfile read_hardware(const Yaml& root) {

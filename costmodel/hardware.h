@@ -40,6 +40,9 @@ struct HardwareProfile {
   Figure<BytesPerSecond> link_pair_bandwidth;  // scale-up, one direction, to one peer
   Figure<double> link_efficiency;              // achieved ÷ raw for large collectives
   Figure<Seconds> collective_latency;          // small all-reduce, inside a graph, two GPUs
+  // Of that, where it was measured: a small all-reduce of eight GPUs, the start of the vendor's library of
+  // any number of them. Absent: as on NVIDIA's parts (costmodel/collective.h).
+  std::optional<Figure<double>> eight_ranks_latency, library_latency;
   Figure<BytesPerSecond> pcie_bandwidth, nic_bandwidth;
   Figure<Watts> power;
   std::optional<Figure<UsdPerHour>> price;       // set by the user; never a default

@@ -138,7 +138,7 @@ class InstanceReader {
   void read_kernels(const Yaml& key) {
     const std::string wanted = key.text("auto");
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
-    if (wanted == "roofline") return;
+    if (wanted == "roofline") return spec_.engine.kernel_laws.reset();
     if (wanted == "auto" && !std::binary_search(known.begin(), known.end(), spec_.engine.kernels)) return;
     auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? spec_.engine.kernels : wanted);
     if (loaded.ok()) {

@@ -33,6 +33,9 @@ std::string provenance_of(const HardwareProfile& h) {
   add(h.link_pair_bandwidth.kind, h.link_pair_bandwidth.source);
   add(h.link_efficiency.kind, h.link_efficiency.source);
   add(h.collective_latency.kind, h.collective_latency.source);
+  for (const auto& ratio : {h.eight_ranks_latency, h.library_latency}) {
+    if (ratio) add(ratio->kind, ratio->source);
+  }
   add(h.pcie_bandwidth.kind, h.pcie_bandwidth.source);
   add(h.nic_bandwidth.kind, h.nic_bandwidth.source);
   add(h.power.kind, h.power.source);

@@ -81,6 +81,7 @@ Bound OpCost::bound() const {
 Result<Roofline> Roofline::create(const HardwareProfile& hardware, std::shared_ptr<const KernelSet> kernels) {
   Roofline r;
   r.rates_ = PartRates::of(hardware);
+  r.part_ = hardware.name;
   r.kernels_ = std::move(kernels);
   Errors errors;
   const std::string file = "hardware_profiles/" + hardware.name + ".yaml";
@@ -117,12 +118,30 @@ Result<Roofline> Roofline::create(const HardwareProfile& hardware, std::shared_p
   r.pair_rate_ = hardware.link_pair_bandwidth.value.value() * 1e-9;
   r.link_efficiency_ = hardware.link_efficiency.value;
   r.collective_latency_ns_ = hardware.collective_latency.value.value() * 1e9;
+  if (hardware.eight_ranks_latency) r.eight_ranks_latency_ = hardware.eight_ranks_latency->value;
+  if (hardware.library_latency) r.library_latency_ = hardware.library_latency->value;
   need(r.bandwidth_ > 0, "memory_bandwidth", "every operator moves bytes");
   need(r.cache_bytes_ > 0, "l2", "decides which activations reach memory");
   need(r.floor_ns_ > 0, "kernel_floor", "no kernel is shorter");
   need(r.units_ > 0, "compute_units", "tiles are dealt to them in waves");
   if (!errors.empty()) return errors;
   return r;
+}
+
+void Roofline::set_laws(const KernelLaws& laws) {
+  laws_ = laws;
+  if (laws.kernel_floor.present()) floor_ns_ = laws.kernel_floor.value.value() * 1e9;
+}
+
+double Roofline::small_all_reduce_ns(std::int32_t ranks) const {
+  const double further = (eight_ranks_latency_ - 1) * static_cast<double>(ranks - 2) / 6;
+  return collective_latency_ns_ * (1 + further);
+}
+
+// Start of an NCCL ring: measured 6.2, 9.6, 15.6 µs at 2, 4, 8 GPUs where the custom kernel takes 3.5
+// ([AIC] H100, hardware.md §6), which is 0.9 + 0.45·ranks of the small all-reduce inside a graph.
+double Roofline::library_latency_ns(std::int32_t ranks) const {
+  return collective_latency_ns_ * (library_latency_ > 0 ? library_latency_ : 0.9 + 0.45 * ranks);
 }
 
 double Roofline::matrix_rate(DType dtype) const {

@@ -5,11 +5,13 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "costmodel/hardware.h"
+#include "costmodel/kernel_laws.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/operator.h"
 
@@ -23,6 +25,10 @@ class Roofline {
                                  std::shared_ptr<const KernelSet> kernels = nullptr);
   const KernelSet* kernels() const { return kernels_.get(); }
   const PartRates& rates() const { return rates_; }
+  const std::string& part() const { return part_; }
+  // Laws of the engine's kernels on this part, or null. They come before tables.
+  const KernelLaws* laws() const { return laws_ ? &*laws_ : nullptr; }
+  void set_laws(const KernelLaws& laws);
 
   // False when the part has no such instruction; then no operator may be made for it.
   bool has_math(DType dtype) const { return matrix_[static_cast<std::size_t>(dtype)] > 0; }
@@ -41,6 +47,10 @@ class Roofline {
   double link_rate(std::int32_t ranks) const;    // bytes/ns that one GPU sends to ranks − 1 peers, achieved
   double link_efficiency() const { return link_efficiency_; }
   double collective_latency_ns() const { return collective_latency_ns_; }
+  // Of a small all-reduce of so many GPUs by a kernel of the engine; of the vendor's library.
+  double small_all_reduce_ns(std::int32_t ranks) const;
+  double library_latency_ns(std::int32_t ranks) const;
+  bool meshed() const { return pair_rate_ < link_rate_; }  // every GPU has links of its own to each peer
   bool has_link() const { return link_rate_ > 0; }
 
   // Activations: written by one kernel and read by the next. A working set within half of the last cache
@@ -63,10 +73,12 @@ class Roofline {
   std::array<double, static_cast<std::size_t>(KernelClass::count)> error_{};
   double bandwidth_ = 0, cache_bytes_ = 0, floor_ns_ = 0, link_rate_ = 0, pair_rate_ = 0,
          link_efficiency_ = 0;
-  double collective_latency_ns_ = 0;
+  double collective_latency_ns_ = 0, eight_ranks_latency_ = 1, library_latency_ = 0;  // ratios; 0 = not known
   std::int64_t units_ = 0;
   PartRates rates_;
+  std::string part_;
   std::shared_ptr<const KernelSet> kernels_;
+  std::optional<KernelLaws> laws_;
 };
 
 // Starts of kernels that load tiles through a pipeline before they produce anything, in units of the part's

@@ -47,7 +47,15 @@ class AttentionDecodeOperator : public Operator {
                                          KernelClass::attention_decode);
     // With prompt chunks in the step, one launch serves both.
     if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
-    if (surface_) price_from_surface(input, sequences, keys, cost);
+    const KernelLaws* const laws = roofline_.laws();
+    if (laws != nullptr && laws->decode && drafts == 0 &&
+        laws->decode->holds(input.shape->decode_sequences, spec_.heads)) {
+      const double walk =
+          laws->decode->ns(roofline_.units(), input.shape->decode_sequences, spec_.heads, keys);
+      price_from_law(cost, *laws, roofline_.part(), walk + cost.memory_ns, laws->decode->error);
+    } else if (surface_) {
+      price_from_surface(input, sequences, keys, cost);
+    }
     // The tables know one query a sequence; more of them read the keys once and multiply more.
     if (drafts > 0 && cost.table_ns > 0)
       cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);

@@ -56,6 +56,15 @@ inline void price_from_table(OpCost& cost, const KernelSet& set, const std::stri
                    bound_ns);
 }
 
+// Puts the time that a law of the engine's kernels gives in place of the roofline's.
+inline void price_from_law(OpCost& cost, const KernelLaws& laws, const std::string& part, double ns,
+                           double error) {
+  cost.table_ns = ns;
+  cost.hit = Hit::interpolated;
+  cost.rung = part == laws.timed_on ? Rung::published : Rung::transported;
+  cost.error = cost.rung == Rung::transported ? error + transport_error : error;
+}
+
 // Of a price that rests on another kernel's or shape's timings: the error of an extrapolation.
 inline void not_its_own(OpCost& cost) {
   if (cost.hit == Hit::extrapolated) return;

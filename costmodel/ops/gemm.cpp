@@ -28,7 +28,11 @@ class GemmOperator : public Operator {
     cost.bytes = weights + (cached ? 0 : activations);
     cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
     cost.latency_ns = gemm_start * roofline_.kernel_floor_ns();
-    if (fitted_) {
+    const KernelLaws* const laws = roofline_.laws();
+    if (laws != nullptr && laws->product && laws->product->format == spec_.format.label) {
+      price_from_law(cost, *laws, roofline_.part(), laws->product->ns(roofline_.units(), m, spec_.n, spec_.k),
+                     laws->product->error);
+    } else if (fitted_) {
       price_from_table(cost, *roofline_.kernels(), "gemm", spec_.format.label, *fitted_, rows,
                        gemm_bound_ns(roofline_.rates(), spec_.format.label, rows, n, k));
     }

@@ -86,6 +86,8 @@ RunSetting read_setting(const Yaml& node) {
   if (const Yaml seconds = set.optional("duration_s"); seconds.present())
     s.duration_s = seconds.number(1, 1, 1e6);
   if (const Yaml latest = set.optional("version"); latest.present()) s.version = read_version(latest);
+  s.profile = set.optional("profile").scalar_text();
+  s.fitted = set.optional("fitted").boolean(false);
   s.drafts = set.optional("drafts").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();

@@ -59,12 +59,14 @@ struct RunSetting {
 
   std::vector<std::pair<std::string, ArgumentValue>> engine_args;
   std::string quantization, kv_cache_dtype, frontend;  // "" = says nothing
+  std::string profile;                                 // of the engine, where the version's is not the one
   double low_share = -1;                               // of lengths: drawn from low_share · length to length
   double rounds = 0;                                   // requests per place of the closed loop
   double duration_s = 0;                               // open loop: the rate is requests ÷ this
   int version = -1;                                    // where the row says none: no newer than this
   bool plan_multiplied = false;  // tp, dp or the number of GPUs stands there multiplied with ep
   bool drafts = false;           // speculative decoding that the row does not tell
+  bool fitted = false;           // a figure of the engine's profile was made from the row
 };
 
 // A target of docs/validation.md that `--bars` asks for.

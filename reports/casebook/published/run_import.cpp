@@ -35,6 +35,7 @@ constexpr std::array<RuleText, row_rules> kRules = {{
     {"quantization", "number format not known", false},
     {"workload", "lengths or load are not stated", false},
     {"plan", "the GPUs and the parallel plan do not agree", false},
+    {"fitted", "a figure of the engine's profile was made from it", false},
     {"refused", "this version does not model the deployment", false},
     {"does_not_fit", "weights and KV cache do not fit as described", false},
     {"no_answer", "the simulation answers no request", false},
@@ -140,6 +141,7 @@ class Importer {
       if (!s.holds(f)) continue;
       if (s.version >= 0 && f.version < 0) f.version = s.version;
       if (s.drafts) leave(RowRule::speculation, "by the source");
+      if (s.fitted) leave(RowRule::fitted, f.model);
     }
   }
 
@@ -237,6 +239,7 @@ class Importer {
       if (!s.quantization.empty()) run.quantization = s.quantization;
       if (!s.kv_cache_dtype.empty()) run.kv_cache_dtype = s.kv_cache_dtype;
       if (!s.frontend.empty()) run.frontend = s.frontend;
+      if (!s.profile.empty()) run.engine = s.profile;
       if (s.low_share >= 0) run.low_share = s.low_share;
       if (s.rounds > 0) run.rounds = s.rounds;
       if (s.duration_s > 0) seconds = s.duration_s;

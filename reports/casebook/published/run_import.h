@@ -25,11 +25,12 @@ enum class RowRule : std::uint8_t {
   quantization,    // not a name that is known
   workload,        // lengths or load are not stated
   plan,            // GPUs and parallel plan do not say which ranks there are
+  fitted,          // a figure of the engine's profile was made from it
   refused,         // Orrery does not model this deployment (the error says why)
   does_not_fit,    // weights and cache do not fit as described
   no_answer        // the simulation gives no value: no request was answered
 };
-constexpr std::size_t row_rules = 15;
+constexpr std::size_t row_rules = 16;
 const char* to_string(RowRule rule);
 const char* meaning(RowRule rule);  // for people
 // A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as

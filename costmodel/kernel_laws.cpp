@@ -1,0 +1,78 @@
+#include "costmodel/kernel_laws.h"
+
+#include <algorithm>
+
+#include "costmodel/profile_reader.h"
+
+namespace orrery {
+
+namespace {
+
+std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::int64_t read_count(const Yaml& node) { return node.integer(1, 1, 1 << 20); }
+
+TileLaw read_tile_law(const Yaml& node) {
+  TileLaw law;
+  law.format = node.require("format").text();
+  law.rows = read_count(node.require("rows"));
+  law.columns = read_count(node.require("columns"));
+  law.depth = read_count(node.require("depth"));
+  law.start = read_figure<Seconds>(node.require("start"), true);
+  law.step = read_figure<Seconds>(node.require("step"));
+  law.error = read_number_figure(node.require("error"), Dimension::ratio).value;
+  return law;
+}
+
+BlockAttentionLaw read_block_attention(const Yaml& node) {
+  BlockAttentionLaw law;
+  law.above_blocks = node.require("above_blocks").integer(0, 0, 1 << 20);
+  law.longest = read_count(node.require("longest"));
+  law.unit_shared = read_figure<Bytes>(node.require("unit_shared"));
+  law.start = read_figure<Seconds>(node.require("start"), true);
+  law.key = read_figure<Seconds>(node.require("key"));
+  law.further = read_number_figure(node.require("further"), Dimension::ratio, true);
+  law.error = read_number_figure(node.require("error"), Dimension::ratio).value;
+  return law;
+}
+
+}  // namespace
+
+double TileLaw::ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k) const {
+  const std::int64_t waves = over(over(m, rows) * over(n, columns), units);
+  const double steps = static_cast<double>(over(k, depth));
+  return static_cast<double>(waves) * 1e9 * (start.value.value() + steps * step.value.value());
+}
+
+void BlockAttentionLaw::resolve(std::int64_t longest_sequence) {
+  constexpr double score_bytes = 4;    // fp32
+  constexpr double other_bytes = 512;  // the query and the reduction's words
+  const double bytes = score_bytes * static_cast<double>(std::min(longest, longest_sequence)) + other_bytes;
+  const auto blocks = static_cast<std::int64_t>(unit_shared.value.value() / bytes);
+  resident = 1 + further.value * static_cast<double>(std::max<std::int64_t>(blocks, 1) - 1);
+}
+
+double BlockAttentionLaw::ns(std::int64_t units, std::int64_t sequences, std::int64_t heads,
+                             double keys) const {
+  const double blocks = static_cast<double>(sequences * heads);
+  const double walked = keys * static_cast<double>(heads);
+  return 1e9 * (blocks * start.value.value() + walked * key.value.value()) /
+         (static_cast<double>(units) * resident);
+}
+
+std::optional<KernelLaws> read_kernel_laws(const Yaml& node) {
+  if (!node.present()) return std::nullopt;
+  KernelLaws laws;
+  const std::vector<std::string> vendors = {"nvidia", "amd"};
+  if (const Yaml vendor = node.require("vendor"); vendor.present())
+    laws.vendor = vendors[vendor.choice(vendors)];
+  laws.timed_on = node.require("timed_on").text();
+  if (const Yaml floor = node.optional("kernel_floor"); floor.present())
+    laws.kernel_floor = read_figure<Seconds>(floor);
+  if (const Yaml product = node.optional("product"); product.present()) laws.product = read_tile_law(product);
+  if (const Yaml decode = node.optional("decode_attention"); decode.present())
+    laws.decode = read_block_attention(decode);
+  return laws;
+}
+
+}  // namespace orrery

@@ -1,0 +1,56 @@
+// Kernels of an engine version whose time follows from how their work is cut, where that leaves a part mostly
+// idle: no roofline sees it. A law is data of the engine profile (`kernel_laws`), for parts of one vendor.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/yaml_reader.h"
+#include "costmodel/figure.h"
+
+namespace orrery {
+
+// A product cut into tiles rows × columns, each made by one unit that walks through all of k: it takes as
+// long whether one unit is busy or all are.
+//   ns = ⌈tiles ÷ units⌉ · (start + ⌈k ÷ depth⌉ · step)
+struct TileLaw {
+  std::string format;  // of the weights, as tables name it: "fp8-block"
+  std::int64_t rows = 0, columns = 0, depth = 0;
+  Figure<Seconds> start, step;
+  double error = 0;  // one standard deviation of log(time)
+
+  double ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k) const;
+};
+
+// Decode attention in which a thread block serves one query head of one sequence alone, key after key (vLLM's
+// paged_attention_v1). How many blocks a unit holds follows from the scores that each keeps in shared memory.
+//   ns = (blocks · start + keys · heads · key) ÷ (units · resident) + bytes ÷ bandwidth
+struct BlockAttentionLaw {
+  std::int64_t above_blocks = 0;  // sequences · heads; up to here the engine runs another kernel
+  std::int64_t longest = 0;       // tokens whose scores are kept at most
+  Figure<Bytes> unit_shared;      // of a unit
+  Figure<Seconds> start, key;
+  Figure<double> further;  // what each further resident block adds to a unit's speed
+  double error = 0;
+  double resident = 1;  // resolved by `longest_sequence`
+
+  void resolve(std::int64_t longest_sequence);
+  bool holds(std::int64_t sequences, std::int64_t heads) const { return sequences * heads > above_blocks; }
+  double ns(std::int64_t units, std::int64_t sequences, std::int64_t heads, double keys) const;
+};
+
+struct KernelLaws {
+  std::string vendor;            // of the parts that they hold for
+  std::string timed_on;          // the part whose timings they are from; on another they are carried over
+  Figure<Seconds> kernel_floor;  // least duration of a dependent kernel in a graph, in place of the part's;
+                                 // absent
+  std::optional<TileLaw> product;
+  std::optional<BlockAttentionLaw> decode;
+};
+
+// `kernel_laws` of an engine profile (docs/cost_model.md); absent: none.
+std::optional<KernelLaws> read_kernel_laws(const Yaml& node);
+
+}  // namespace orrery

@@ -1,0 +1,140 @@
+// Laws of kernels that leave most of a part idle: by hand, and where they take a price's place.
+#include "costmodel/kernel_laws.h"
+
+#include <string>
+
+#include "catch.h"
+#include "costmodel/hand_spec.h"
+#include "costmodel/op_table.h"
+#include "costmodel/ops/common.h"
+
+using namespace orrery;
+using Catch::Matchers::Contains;
+using Catch::Matchers::WithinAbs;
+
+namespace {
+
+KernelLaws laws() {
+  KernelLaws laws;
+  laws.vendor = "nvidia";
+  laws.timed_on = "testpart";
+  laws.product = TileLaw{.format = "fp8-block",
+                         .rows = 128,
+                         .columns = 128,
+                         .depth = 128,
+                         .start = hand::us(2),
+                         .step = hand::us(1),
+                         .error = 0.1};
+  laws.decode = BlockAttentionLaw{.above_blocks = 512,
+                                  .longest = 8192,
+                                  .unit_shared = hand::figure<Bytes>(65536),
+                                  .start = hand::us(40),
+                                  .key = hand::figure<Seconds>(100e-9),
+                                  .further = hand::plain(0.5),
+                                  .error = 0.2,
+                                  .resident = 1};
+  return laws;
+}
+
+OpCost price(const OpSpec& spec, const Roofline& roofline, bool decode, const StepInput& input) {
+  const auto op = decode ? make_attention_decode(spec, roofline) : make_gemm(spec, roofline);
+  return op->cost(input);
+}
+
+}  // namespace
+
+TEST_CASE("tiles that do not split k take as long for one as for all units") {
+  const TileLaw law = *laws().product;
+  // 17 tiles on 132 units, 56 steps: 2 + 56 µs; the same for one row.
+  CHECK_THAT(law.ns(132, 128, 2112, 7168), WithinAbs(58000, 1e-3));
+  CHECK_THAT(law.ns(132, 1, 2112, 7168), WithinAbs(58000, 1e-3));
+  CHECK_THAT(law.ns(132, 1, 128, 100), WithinAbs(3000, 1e-3));         // a step that is not full
+  CHECK_THAT(law.ns(132, 129, 7168, 128), WithinAbs(3000, 1e-3));      // 112 tiles
+  CHECK_THAT(law.ns(132, 257, 7168, 128), WithinAbs(2 * 3000, 1e-3));  // 168 tiles: two waves
+}
+
+TEST_CASE("blocks that a unit holds follow from the scores that they keep") {
+  BlockAttentionLaw law = *laws().decode;
+  law.resolve(4096);  // 16,896 bytes of 65,536: three
+  CHECK_THAT(law.resident, WithinAbs(2.0, 1e-12));
+  law.resolve(8192);  // 33,280: one
+  CHECK_THAT(law.resident, WithinAbs(1.0, 1e-12));
+  law.resolve(1 << 20);  // no more than `longest` are kept
+  CHECK_THAT(law.resident, WithinAbs(1.0, 1e-12));
+  CHECK_FALSE(law.holds(16, 32));
+  CHECK(law.holds(17, 32));
+  // 64 sequences of 1,000 keys, 32 heads, on 100 units: 2048 · (40 + 100) µs ÷ 100.
+  CHECK_THAT(law.ns(100, 64, 32, 64000), WithinAbs(2048 * 140e3 / 100, 1e-3));
+}
+
+TEST_CASE("a law comes before the roofline, for its format and its many blocks only") {
+  Roofline roofline = Roofline::create(hand::hardware()).value();
+  OpSpec product;
+  product.n = 2112;
+  product.k = 7168;
+  product.format = {DType::fp8, DType::fp8, 1, 1, "fp8-block"};
+  OpSpec decode;
+  decode.heads = 32;
+  decode.kv_heads = 8;
+  decode.head_dim = 128;
+  StepShape shape;
+  shape.decode_sequences = 64;
+  shape.decode_context_tokens = 64 * 999;
+  StepInput input;
+  input.tokens = 64;
+  input.shape = &shape;
+  const OpCost plain_product = price(product, roofline, false, input);
+  const OpCost plain_decode = price(decode, roofline, true, input);
+  roofline.set_laws(laws());
+  const OpCost slow = price(product, roofline, false, input);
+  CHECK_THAT(slow.ns(), WithinAbs(58000, 1e-3));
+  CHECK(slow.rung == Rung::published);
+  CHECK(slow.ns() > plain_product.ns());
+  CHECK(slow.bytes == plain_product.bytes);
+  const OpCost walked = price(decode, roofline, true, input);
+  CHECK_THAT(walked.ns(), WithinAbs(laws().decode->ns(132, 64, 32, 64000) + plain_decode.memory_ns, 1e-3));
+  // Another format, few blocks, another part.
+  product.format.label = "fp8-tensor";
+  CHECK(price(product, roofline, false, input).rung == Rung::roofline);
+  shape.decode_sequences = 16;
+  shape.decode_context_tokens = 16 * 999;
+  CHECK(price(decode, roofline, true, input).table_ns == 0);
+  KernelLaws carried = laws();
+  carried.timed_on = "another";
+  roofline.set_laws(carried);
+  product.format.label = "fp8-block";
+  const OpCost transported = price(product, roofline, false, input);
+  CHECK(transported.rung == Rung::transported);
+  CHECK(transported.error > slow.error);
+}
+
+TEST_CASE("a law's kernel floor is every kernel's") {
+  Roofline roofline = Roofline::create(hand::hardware()).value();
+  KernelLaws floor;
+  floor.vendor = "nvidia";
+  floor.timed_on = "testpart";
+  roofline.set_laws(floor);
+  CHECK_THAT(roofline.kernel_floor_ns(), WithinAbs(1300, 1e-6));  // none given: the part's
+  floor.kernel_floor = hand::us(5);
+  roofline.set_laws(floor);
+  CHECK_THAT(roofline.kernel_floor_ns(), WithinAbs(5000, 1e-6));
+}
+
+TEST_CASE("laws of a profile hold on parts of their vendor, for sequences as long as it serves") {
+  const EngineProfile engine = load_engine("vllm-0.5-rocm").value();
+  REQUIRE(engine.kernel_laws);
+  CHECK(engine.kernel_laws->decode);
+  CHECK_FALSE(load_engine("vllm-0.5").value().kernel_laws);
+  CHECK(load_engine("sglang-0.5.9").value().kernel_laws->product);
+}
+
+TEST_CASE("a law without its figures is a located error") {
+  const auto document = YamlDocument::parse(
+      "kernel_laws: {vendor: amd, timed_on: mi300x, product: {format: fp8-block, rows: 128, columns: 0}}",
+      "e.yaml");
+  YamlDocument& d = const_cast<YamlDocument&>(document.value());
+  read_kernel_laws(d.root().optional("kernel_laws"));
+  const std::string errors = to_string(d.errors());
+  CHECK_THAT(errors, Contains("kernel_laws.product.columns"));
+  CHECK_THAT(errors, Contains("kernel_laws.product.step"));
+}
