@@ -10,9 +10,10 @@ namespace {
 
 bool power_of_two(std::int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
-// tl.arange and tl.dot: extents are powers of two, of at least 16; its operands are not exchanged.
+// tl.arange and tl.dot: extents are powers of two, of at least 16. Which operand our instruction has in its
+// rows is nothing to it.
 bool triton_takes(const SearchTile& tile) {
-  return !tile.swapped && tile.rows >= 16 && power_of_two(tile.rows) && power_of_two(tile.columns) &&
+  return tile.rows >= 16 && power_of_two(tile.rows) && power_of_two(tile.columns) &&
          power_of_two(tile.depth);
 }
 

@@ -66,8 +66,7 @@ std::map<std::string, std::string> tuned_files(const TuneJournal& journal);
 
 // Files in vLLM's layout (get_config_file_name and get_moe_configs of its fused_moe.py) by name: of every
 // layer both of whose products were searched, at each batch size the tile with the least sum of both times
-// among those that Triton can take (extents that are powers of two, operands not swapped). `device`: as vLLM
-// names the part.
+// among those that Triton can take (extents that are powers of two). `device`: as vLLM names the part.
 std::map<std::string, std::string> vllm_files(const TuneJournal& journal, const std::string& device);
 std::string vllm_device_of(const JournalHeader& header);
 

@@ -179,8 +179,12 @@ class KernelSetReader {
       shapes.push_back({logs, kernel, {}});
       found = shapes.end() - 1;
     }
-    if (replaces_) found->by_x[x].clear();
-    found->by_x[x].push_back(u);
+    std::vector<double>& there = found->by_x[x];
+    if (replaces_ && !there.empty()) {  // another kernel of the set may be faster still
+      u = std::max(u, *std::max_element(there.begin(), there.end()));
+      there.clear();
+    }
+    there.push_back(u);
   }
   void add_gathered() {
     for (const auto& [key, shapes] : gathered_) {

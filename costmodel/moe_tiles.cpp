@@ -85,10 +85,13 @@ std::vector<MoeTile> moe_tile_space(const HardwareProfile& part, const WeightFor
   const bool rocm = part.vendor == "amd";
   const std::int64_t bytes = format.math == DType::fp8 ? 1 : 2, lanes = part.architecture == "gfx942" ? 64 : 32;
   std::vector<MoeTile> space;
-  for (const std::int64_t rows : {16, 32, 64, 128, 256}) {
-    for (const std::int64_t columns : {32, 64, 128, 256}) {
+  // Of equal times the first wins: few columns and few rows buy nothing by themselves.
+  for (const std::int64_t rows : {256, 128, 64, 32, 16}) {
+    for (const std::int64_t columns : {128, 256, 64, 32}) {
       MoeTile tile{rows, columns, 128, 1, 4, rocm ? 2 : 3};
-      if (tile.stages * (rows + columns) * tile.depth * bytes > shared_memory_bytes(part)) continue;
+      // On AMD the last stage waits in registers: files for the R9700 have tiles of 32 × 256 × 128 in 2 stages.
+      const std::int64_t held = rocm ? tile.stages - 1 : tile.stages;
+      if (held * (rows + columns) * tile.depth * bytes > shared_memory_bytes(part)) continue;
       while (tile.warps < 8 && rows * columns / (tile.warps * lanes) > 64) tile.warps *= 2;
       if (rows * columns / (tile.warps * lanes) > 64) continue;
       space.push_back(tile);

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "calibrate/again.h"
 #include "calibrate/bound.h"
 #include "calibrate/duration.h"
 #include "calibrate/hardware_of.h"
@@ -107,7 +108,9 @@ Result<SessionSummary> measure_plan(const CalibrateOptions& options, const Comma
                                     double deadline, WallTimer& timer, kernels::Device& device,
                                     const JournalHeader& header) {
   ORRERY_TRY(profile, load_hardware(header.hardware));
-  ORRERY_TRY(points, plan_points(profile, plan_options(options, device.info().memory_bytes)));
+  ORRERY_TRY(points, options.again.empty()
+                         ? plan_points(profile, plan_options(options, device.info().memory_bytes))
+                         : points_again(options.again, options.ops));
   ORRERY_TRY(journal, open_journal(options, header, timer.seconds()));
   Progress progress("calibrating", points.size(), !context.quiet);
   SessionOptions session;
@@ -247,6 +250,8 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
       ->needs(tune);
   c->add_flag("--pairs", o->pairs,
               "time both sides of the case studies' kernel pairs (reports/cases/pairs.yaml)");
+  c->add_option("--again", o->again,
+                "time the rows of products in this folder of tables again, those of --ops, instead of a plan");
   c->add_option("--from-steps", o->from_steps,
                 "fits host costs and operator factors to an engine's step log (a run folder)");
   c->add_option("--scenario", o->scenario, "with --from-steps: the scenario of what was logged");

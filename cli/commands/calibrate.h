@@ -14,7 +14,7 @@ namespace orrery {
 struct CalibrateOptions {
   int device = 0;
   std::vector<std::string> ops, models, leave_out;
-  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, scenario, part;
+  std::string budget, out = "out/calibration", tables, hardware, pack, from_steps, scenario, part, again;
   double child_timeout = 25;  // of a check's operator, in seconds; 0: all in this process
   std::size_t max_points = 0;
   bool resume = false, any_card = false, check = false, simulator = false, plan = false, between = false,

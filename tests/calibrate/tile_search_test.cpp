@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/files.h"
+#include "calibrate/again.h"
 #include "calibrate/tune.h"
 #include "calibrate/tune_timers.h"
 #include "catch.h"
@@ -190,7 +191,7 @@ TEST_CASE("a tuning that is stopped anywhere and resumed gives the same journal 
 }
 
 TEST_CASE("vLLM's files hold the tile that is best for both products, and only what Triton takes") {
-  // By hand: 32 rows take 5 + 9, 64 take 6 + 6; 192 and swapped 16 are fastest and nothing for Triton.
+  // By hand: 32 rows take 5 + 9, 64 take 6 + 6, in whichever way; 192 is fastest and nothing for Triton.
   TuneJournal journal;
   journal.header.hardware = "h200";
   for (const bool down : {false, true}) {
@@ -199,9 +200,10 @@ TEST_CASE("vLLM's files hold the tile that is best for both products, and only w
     record.layer = "E=128,N=768,K=2048";
     record.tokens = 64;
     record.search.timed = {{tile(192, 128), 1},
-                           {tile(16, 128, 4, true), 1},
+                           {tile(8, 128, 4, true), 1},
                            {tile(32, 128), down ? 9.0 : 5.0},
-                           {tile(64, 128), 6}};
+                           {tile(64, 128, 4, true), 6},
+                           {tile(64, 128), 8}};
     journal.records.push_back(record);
   }
   journal.records.push_back(journal.records.front());  // another batch size, one product of it missing
@@ -249,4 +251,34 @@ TEST_CASE("the tile law needs no GPU and finds less padding where rows are few")
   std::string why;
   CHECK(law.us(dense, found.own.tile, 1, why) == 0);
   CHECK_FALSE(why.empty());
+}
+
+TEST_CASE("rows of a set are timed again, each once, spread over all shapes") {
+  const fs::path folder = fs::temp_directory_path() / "orrery_again_test";
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  std::string gemm = "dtype,m,n,k,us,spread,kernel\n", grouped = "dtype,n,k,rows,us,spread,kernel\n";
+  for (int m = 1; m <= 20; ++m) {
+    gemm += "fp8-block," + std::to_string(m) + ",1024,2048,1,0,x\n";
+    gemm += "bf16," + std::to_string(m) + ",1024,2048,1,0,x\n";
+  }
+  grouped += "fp8-block,1536,2048,3 0 2x1,5,0,x\n";
+  REQUIRE(write_file_atomically((folder / "gemm.csv").string(), gemm).ok());
+  REQUIRE(write_file_atomically((folder / "grouped_gemm.csv").string(), grouped).ok());
+  const auto points = points_again(folder.string(), {"gemm/fp8-block", "grouped_gemm"}).value();
+  std::set<std::string> keys;
+  for (const Point& p : points) keys.insert(p.key());
+  CHECK(points.size() == 21);
+  CHECK(keys.size() == 21);
+  CHECK(keys.count("grouped_gemm:fp8-block,1536,2048,3 0 2x1") == 1);
+  std::set<std::int64_t> first;  // a third of the work reaches beyond half of the sizes
+  for (std::size_t i = 0; i < 7; ++i) first.insert(points[i].spec.m);
+  CHECK(*first.rbegin() > 10);
+  CHECK(points_again(folder.string(), {}).value().size() == 41);
+  CHECK_FALSE(points_again(folder.string(), {"attention_decode"}).ok());
+  REQUIRE(write_file_atomically((folder / "gemm.csv").string(), gemm + "fp8-block,x,1024,2048,1,0,x\n").ok());
+  const auto wrong = points_again(folder.string(), {});
+  REQUIRE_FALSE(wrong.ok());
+  CHECK(wrong.errors()[0].where.line == 42);
+  fs::remove_all(folder);
 }

@@ -27,7 +27,7 @@ struct Preference {
   std::uint64_t workspace = 0;
 };
 
-double value(const void* data, int type, std::size_t index) {
+[[maybe_unused]] double value(const void* data, int type, std::size_t index) {
   if (type == 14) return bf16_to_float(static_cast<const std::uint16_t*>(data)[index]);
   const Fp8Format format = type == 1000 ? Fp8Format::fnuz : Fp8Format::ocp;
   return fp8_to_float(static_cast<const std::uint8_t*>(data)[index], format);
