@@ -31,15 +31,27 @@ class OpReader {
     s.op = text("op");
     s.dtype = text("dtype", "bf16");
     s.kv_dtype = text("kv_dtype", "bf16");
-    for (const auto& [name, value] : std::initializer_list<std::pair<const char*, std::int64_t*>>{
-             {"m", &s.m}, {"n", &s.n}, {"k", &s.k}, {"heads", &s.heads}, {"kv_heads", &s.kv_heads},
-             {"head_dim", &s.head_dim}, {"experts", &s.experts}, {"top_k", &s.top_k}, {"groups", &s.groups},
-             {"top_groups", &s.top_groups}, {"bytes", &s.bytes}, {"tokens", &op.tokens}, {"times", &op.times}}) {
+    for (const auto& [name, value] :
+         std::initializer_list<std::pair<const char*, std::int64_t*>>{{"m", &s.m},
+                                                                      {"n", &s.n},
+                                                                      {"k", &s.k},
+                                                                      {"heads", &s.heads},
+                                                                      {"kv_heads", &s.kv_heads},
+                                                                      {"head_dim", &s.head_dim},
+                                                                      {"experts", &s.experts},
+                                                                      {"top_k", &s.top_k},
+                                                                      {"groups", &s.groups},
+                                                                      {"top_groups", &s.top_groups},
+                                                                      {"bytes", &s.bytes},
+                                                                      {"tokens", &op.tokens},
+                                                                      {"times", &op.times}}) {
       if (const auto found = fields_.find(name); found != fields_.end())
         *value = found->second.integer(0, 1, std::int64_t{1} << 40);
     }
     if (const auto ranks = fields_.find("ranks"); ranks != fields_.end())
       s.ranks = static_cast<std::int32_t>(ranks->second.integer(2, 2, 1024));
+    if (const auto batch = fields_.find("batch"); batch != fields_.end())
+      s.contexts.assign(static_cast<std::size_t>(batch->second.integer(1, 1, 1 << 20)), context());
     op.tile = text("tile");
     if (const auto per_row = fields_.find("m_times"); per_row != fields_.end())
       s.m *= per_row->second.integer(1, 1, 4096);
@@ -56,6 +68,10 @@ class OpReader {
   }
 
  private:
+  std::int64_t context() const {
+    const auto found = fields_.find("context");
+    return found == fields_.end() ? 0 : found->second.integer(1, 1, 1 << 24);
+  }
   std::string text(const char* name, const char* fallback = "") const {
     const auto found = fields_.find(name);
     return found == fields_.end() ? fallback : found->second.text();
@@ -63,14 +79,15 @@ class OpReader {
   const Fields& fields_;
 };
 
-constexpr const char* op_keys[] = {"op",       "dtype", "kv_dtype", "m",      "n",     "k",
-                                   "heads",    "experts", "kv_heads", "head_dim", "top_k", "groups",
-                                   "top_groups", "bytes", "tokens",   "times",  "ranks", "tile", "of", "m_times"};
+constexpr const char* op_keys[] = {"op",         "dtype",   "kv_dtype", "m",        "n",     "k",
+                                   "heads",      "experts", "kv_heads", "head_dim", "top_k", "groups",
+                                   "top_groups", "bytes",   "tokens",   "times",    "ranks", "tile",
+                                   "of",         "m_times", "batch",    "context"};
 
 Fields fields_of(const Yaml& node, Fields fields) {
   for (const auto& [key, value] : node.entries()) {
-    const bool known = std::any_of(std::begin(op_keys), std::end(op_keys),
-                                   [&](const char* each) { return key == each; });
+    const bool known =
+        std::any_of(std::begin(op_keys), std::end(op_keys), [&](const char* each) { return key == each; });
     if (!known) value.fail("unknown key of an operator");
     fields[key] = value;
   }

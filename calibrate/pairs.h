@@ -1,5 +1,5 @@
-// Kernel pairs of the case studies, before and after (reports/cases/pairs.yaml): priced on the part of which a
-// ratio was published, and timed on a device where our kernels have both sides.
+// Kernel pairs of the case studies, before and after (reports/cases/pairs.yaml): priced on the part of which
+// a ratio was published, and timed on a device where our kernels have both sides.
 #pragma once
 
 #include <functional>
@@ -29,8 +29,8 @@ struct PairShape {
 };
 
 struct KernelPair {
-  std::string name, study, what;   // study: the case, "c1"
-  double low = 0, high = 0;        // published before ÷ after; 0: no number was
+  std::string name, study, what;  // study: the case, "c1"
+  double low = 0, high = 0;       // published before ÷ after; 0: no number was
   std::string source, part, kernels;
   std::string not_priced, not_measured;  // why one of the sides is missing; empty: both are there
   std::vector<PairShape> shapes;

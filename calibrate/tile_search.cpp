@@ -7,8 +7,9 @@ namespace orrery::calibrate {
 
 namespace {
 
-constexpr double most_waste = 2;       // of worth_timing
-constexpr std::size_t finalists = 3;   // a round of so few is the last
+constexpr double most_waste = 2;      // of worth_timing
+constexpr int least_effort = 4;       // of the last round
+constexpr std::size_t finalists = 3;  // a round of so few is the last
 
 std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -46,8 +47,8 @@ class Search {
       result_.own.us = time(result_.own.tile, effort);
       std::stable_sort(timed.begin(), timed.end(),
                        [](const Entry& a, const Entry& b) { return a.us < b.us; });
-      if (timed.size() <= finalists || round == 6) return finish(timed);
-      timed.resize(std::max(finalists, (timed.size() + 1) / 2));
+      if ((timed.size() <= finalists && effort >= least_effort) || timed.empty()) return finish(timed);
+      timed.resize(std::min(timed.size(), std::max(finalists, (timed.size() + 1) / 2)));
       places.clear();
       for (const Entry& entry : timed) places.push_back(entry.place);
       std::sort(places.begin(), places.end());
@@ -81,8 +82,7 @@ class Search {
 
   TileSearch finish(const std::vector<Entry>& finals) {
     if (!finals.empty()) result_.winner = {space_[finals.front().place], finals.front().us};
-    const bool own_is_best =
-        result_.own.us > 0 && (finals.empty() || result_.own.us <= result_.winner.us);
+    const bool own_is_best = result_.own.us > 0 && (finals.empty() || result_.own.us <= result_.winner.us);
     if (own_is_best) result_.winner = result_.own;
     for (std::size_t place = 0; place < space_.size(); ++place) {
       if (last_[place] > 0) result_.timed.push_back({space_[place], last_[place]});
@@ -112,15 +112,15 @@ std::string SearchTile::text() const {
 }
 
 Json tile_json(const SearchTile& tile) {
-  return {{"rows", tile.rows},     {"columns", tile.columns}, {"depth", tile.depth},     {"group", tile.group},
-          {"warps", tile.warps},   {"stages", tile.stages},   {"swapped", tile.swapped}, {"shared", tile.shared},
-          {"variant", tile.variant}};
+  return {{"rows", tile.rows},       {"columns", tile.columns}, {"depth", tile.depth},
+          {"group", tile.group},     {"warps", tile.warps},     {"stages", tile.stages},
+          {"swapped", tile.swapped}, {"shared", tile.shared},   {"variant", tile.variant}};
 }
 
 bool read_tile(const Json& json, SearchTile& tile) {
-  const std::pair<const char*, std::int64_t*> numbers[] = {
-      {"rows", &tile.rows},   {"columns", &tile.columns}, {"depth", &tile.depth},
-      {"group", &tile.group}, {"warps", &tile.warps},     {"stages", &tile.stages}};
+  const std::pair<const char*, std::int64_t*> numbers[] = {{"rows", &tile.rows},   {"columns", &tile.columns},
+                                                           {"depth", &tile.depth}, {"group", &tile.group},
+                                                           {"warps", &tile.warps}, {"stages", &tile.stages}};
   if (!json.is_object()) return false;
   for (const auto& [name, value] : numbers) {
     if (!json.contains(name) || !json[name].is_number_unsigned()) return false;
@@ -142,7 +142,8 @@ std::vector<std::size_t> worth_timing(const std::vector<SearchTile>& space, cons
   double fewest = 0;
   for (std::size_t i = 0; i < space.size(); ++i) {
     const SearchTile& t = space[i];
-    const double bytes = static_cast<double>(t.stages * (t.rows + t.columns) * t.depth) * limits.element_bytes;
+    const double bytes =
+        static_cast<double>(t.stages * (t.rows + t.columns) * t.depth) * limits.element_bytes;
     if (bytes > static_cast<double>(limits.shared_bytes)) continue;
     const double outputs = outputs_of_waves(t, problem, limits.units);
     fewest = fitting.empty() ? outputs : std::min(fewest, outputs);

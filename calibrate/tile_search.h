@@ -15,8 +15,8 @@ namespace orrery::calibrate {
 struct SearchTile {
   std::int64_t rows = 0, columns = 0, depth = 128;  // of out; features in that a stage holds
   std::int64_t group = 1, warps = 4, stages = 0;
-  bool swapped = false;   // weights are the operand of the instruction's rows
-  std::string shared;     // "weights" or "activations": copied once for two blocks
+  bool swapped = false;       // weights are the operand of the instruction's rows
+  std::string shared;         // "weights" or "activations": copied once for two blocks
   std::int32_t variant = -1;  // as a kernel case names it (CaseSpec::variant)
   std::string text() const;   // "64x128x128 6 stages swapped": of a space every tile has another
 };
@@ -54,15 +54,15 @@ struct TileSearch {
 };
 
 struct TileLimits {
-  std::int64_t units = 1;              // multiprocessors
-  std::int64_t shared_bytes = 0;       // of one block
-  double element_bytes = 1;            // of both operands
+  std::int64_t units = 1;         // multiprocessors
+  std::int64_t shared_bytes = 0;  // of one block
+  double element_bytes = 1;       // of both operands
   std::function<bool()> stop = [] { return false; };
 };
 
-// Places in `space` that are worth timing, ascending. Left out: tiles whose stages of both operands do not fit
-// in shared memory, and those whose waves hold more than twice the outputs of the tile with the fewest: what
-// they compute is padding or waits.
+// Places in `space` that are worth timing, ascending. Left out: tiles whose stages of both operands do not
+// fit in shared memory, and those whose waves hold more than twice the outputs of the tile with the fewest:
+// what they compute is padding or waits.
 std::vector<std::size_t> worth_timing(const std::vector<SearchTile>& space, const TileProblem& problem,
                                       const TileLimits& limits);
 

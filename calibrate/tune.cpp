@@ -18,8 +18,8 @@ namespace {
 constexpr std::array tuned_models{"qwen3-30b-a3b-fp8", "qwen3.5-35b-a3b", "deepseek-v3", "qwen3-8b"};
 constexpr std::array<std::int64_t, 4> widths{1, 2, 4, 8};
 // moe_tile_keys, coarse to fine.
-constexpr std::array<std::int64_t, 18> batches{1,  64, 4096, 16, 256, 1024, 8,   2048, 128,
-                                               32, 4,  512,  2,  96,  48,   1536, 24,  3072};
+constexpr std::array<std::int64_t, 18> batches{1,  64, 4096, 16, 256, 1024, 8,    2048, 128,
+                                               32, 4,  512,  2,  96,  48,   1536, 24,   3072};
 
 kernels::CaseSpec product(std::int64_t n, std::int64_t k) {
   kernels::CaseSpec spec;
@@ -76,8 +76,8 @@ class Plan {
       problem.spec = product(n, k);
       problem.spec.rows = rows;
       problem.tokens = tokens;
-      problem.layer = "E=" + std::to_string(held) + ",N=" + std::to_string(width) +
-                      ",K=" + std::to_string(model.hidden);
+      problem.layer =
+          "E=" + std::to_string(held) + ",N=" + std::to_string(width) + ",K=" + std::to_string(model.hidden);
       add(std::move(problem));
     }
   }
@@ -141,7 +141,7 @@ std::optional<TuneRecord> read_record(const Json& json) {
 
 }  // namespace
 
-Result<std::vector<TileProblem>> tune_plan(const HardwareProfile&, const TuneOptions& options) {
+Result<std::vector<TileProblem>> tune_plan(const TuneOptions& options) {
   Plan plan(options);
   std::vector<std::string> names = options.models;
   if (names.empty()) names.assign(tuned_models.begin(), tuned_models.end());
@@ -159,11 +159,16 @@ Result<std::vector<TileProblem>> tune_plan(const HardwareProfile&, const TuneOpt
 Json record_json(const TileProblem& problem, const TileSearch& search) {
   Json timed = Json::array();
   for (const TimedTile& each : search.timed) timed.push_back(timed_json(each));
-  return {{"table", problem.table},          {"shape", problem.shape},
-          {"layer", problem.layer},          {"tokens", problem.tokens},
-          {"winner", timed_json(search.winner)}, {"own", timed_json(search.own)},
-          {"space", search.space},           {"pruned", search.pruned},
-          {"refused", search.refused},       {"timings", search.timings},
+  return {{"table", problem.table},
+          {"shape", problem.shape},
+          {"layer", problem.layer},
+          {"tokens", problem.tokens},
+          {"winner", timed_json(search.winner)},
+          {"own", timed_json(search.own)},
+          {"space", search.space},
+          {"pruned", search.pruned},
+          {"refused", search.refused},
+          {"timings", search.timings},
           {"timed", std::move(timed)}};
 }
 

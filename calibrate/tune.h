@@ -26,7 +26,7 @@ struct TuneOptions {
 // Products with FP8 block scales of the models' layers over 1, 2, 4 and 8 GPUs at the batch sizes of vLLM's
 // files. Both products of an expert layer side by side; batch sizes coarse to fine, so that what is cut off
 // covers all of them about equally. Experts: rows as a uniform router deals them out.
-Result<std::vector<TileProblem>> tune_plan(const HardwareProfile& hardware, const TuneOptions& options);
+Result<std::vector<TileProblem>> tune_plan(const TuneOptions& options);
 
 // What a journal's line holds.
 struct TuneRecord {

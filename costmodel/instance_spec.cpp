@@ -43,7 +43,8 @@ class InstanceReader {
     bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
     loaded = read_model(model) && loaded;
     loaded = read_engine(engine) && loaded;
-    const Yaml kernels = node_.optional("kernels"), tiles = node_.optional("tiles"), speculation = node_.optional("speculation");
+    const Yaml kernels = node_.optional("kernels"), tiles = node_.optional("tiles"),
+               speculation = node_.optional("speculation");
     if (!loaded) {
       accept_all(args);  // what they mean depends on what failed
       accept_all(speculation);
@@ -66,7 +67,8 @@ class InstanceReader {
       accept_all(figures_);
       return std::move(spec_);
     }
-    read_kernels(kernels, asks_tuned_rows(tiles));  // with the part's own rates: a what-if keeps how well kernels use them
+    read_kernels(kernels, asks_tuned_rows(tiles));  // with the part's own rates: a what-if keeps how well
+                                                    // kernels use them
     change_figures(figures_, spec_);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =

@@ -112,7 +112,7 @@ class KernelSet {
 
   const std::string& name() const { return name_; }
   const std::string& source() const { return source_; }
-  bool tuned() const { return tuned_; }  // some of its figures are those of tuned rows, as was asked
+  bool tuned() const { return tuned_; }    // some of its figures are those of tuned rows, as was asked
   Rung rung(const std::string& op) const;  // an operator may stand on another rung than its set
 
   // Null when the set says nothing about the operator, or nothing near the shape.

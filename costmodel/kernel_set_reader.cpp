@@ -72,8 +72,8 @@ double log_of(double value) { return det_log(std::max(1.0, value)); }
 class KernelSetReader {
  public:
   KernelSetReader(const HardwareProfile& hardware, std::string folder, bool tuned)
-      : hardware_(hardware), rates_(PartRates::of(hardware)), source_rates_(rates_),
-        tuned_(tuned), folder_(std::move(folder)) {}
+      : hardware_(hardware), rates_(PartRates::of(hardware)), source_rates_(rates_), tuned_(tuned),
+        folder_(std::move(folder)) {}
 
   Result<std::shared_ptr<const KernelSet>> read(const std::string& name) {
     ORRERY_TRY_STATUS(read_description(name));

@@ -67,7 +67,7 @@ std::string moe_tile_file_name(const MoeShape& shape, const std::string& device)
 }
 
 const std::vector<std::int64_t>& moe_tile_keys() {
-  static const std::vector<std::int64_t> keys{1,  2,  4,   8,   16,  24,   32,   48,   64,
+  static const std::vector<std::int64_t> keys{1,  2,   4,   8,   16,   24,   32,   48,   64,
                                               96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096};
   return keys;
 }
@@ -83,13 +83,15 @@ std::int64_t shared_memory_bytes(const HardwareProfile& part) {
 // stay the default's.
 std::vector<MoeTile> moe_tile_space(const HardwareProfile& part, const WeightFormat& format) {
   const bool rocm = part.vendor == "amd";
-  const std::int64_t bytes = format.math == DType::fp8 ? 1 : 2, lanes = part.architecture == "gfx942" ? 64 : 32;
+  const std::int64_t bytes = format.math == DType::fp8 ? 1 : 2,
+                     lanes = part.architecture == "gfx942" ? 64 : 32;
   std::vector<MoeTile> space;
   // Of equal times the first wins: few columns and few rows buy nothing by themselves.
   for (const std::int64_t rows : {256, 128, 64, 32, 16}) {
     for (const std::int64_t columns : {128, 256, 64, 32}) {
       MoeTile tile{rows, columns, 128, 1, 4, rocm ? 2 : 3};
-      // On AMD the last stage waits in registers: files for the R9700 have tiles of 32 × 256 × 128 in 2 stages.
+      // On AMD the last stage waits in registers: files for the R9700 have tiles of 32 × 256 × 128 in 2
+      // stages.
       const std::int64_t held = rocm ? tile.stages - 1 : tile.stages;
       if (held * (rows + columns) * tile.depth * bytes > shared_memory_bytes(part)) continue;
       while (tile.warps < 8 && rows * columns / (tile.warps * lanes) > 64) tile.warps *= 2;
@@ -149,8 +151,8 @@ namespace {
 // One entry; a missing extent takes the default's.
 Result<MoeTile> read_entry(const Json& entry, MoeTile tile, const std::string& path, const std::string& key) {
   const std::pair<const char*, std::int64_t*> fields[] = {
-      {"BLOCK_SIZE_M", &tile.rows},   {"BLOCK_SIZE_N", &tile.columns}, {"BLOCK_SIZE_K", &tile.depth},
-      {"GROUP_SIZE_M", &tile.group},  {"num_warps", &tile.warps},      {"num_stages", &tile.stages},
+      {"BLOCK_SIZE_M", &tile.rows},  {"BLOCK_SIZE_N", &tile.columns}, {"BLOCK_SIZE_K", &tile.depth},
+      {"GROUP_SIZE_M", &tile.group}, {"num_warps", &tile.warps},      {"num_stages", &tile.stages},
   };
   for (const auto& [name, value] : fields) {
     if (!entry.is_object() || !entry.contains(name)) continue;
@@ -219,7 +221,8 @@ std::string refusal(const InstanceSpec& spec, const MoeShape& shape) {
   const ExpertShape timed{shape.hidden, shape.inner, shape.of_model, shape.per_token};
   if (spec.kernels != nullptr && spec.kernels->experts(shape.format.label, timed))
     return "the set " + quote(spec.kernels->name()) +
-           " has this layer as a whole, timed with the tiles that the engine took; use kernels: roofline, or leave "
+           " has this layer as a whole, timed with the tiles that the engine took; use kernels: roofline, or "
+           "leave "
            "out `tiles`";
   return "";
 }

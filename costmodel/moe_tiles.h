@@ -26,7 +26,7 @@ struct MoeTile {
 
 // Experts of one rank, as the engine's kernel sees them.
 struct MoeShape {
-  std::int64_t experts = 0, inner = 0, hidden = 0;     // held; width of one; features
+  std::int64_t experts = 0, inner = 0, hidden = 0;      // held; width of one; features
   std::int64_t of_model = 0, per_token = 0, ranks = 1;  // all experts; choices of a token; ranks that share
   bool gated = true;
   WeightFormat format;

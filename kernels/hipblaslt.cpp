@@ -8,16 +8,16 @@ namespace orrery::kernels {
 
 namespace {
 
-// hipBLASLt's C interface as its header has it (ROCm/hipBLASLt library/include/hipblaslt.h), by the values and
-// sizes of its types: hipblasStatus_t, hipDataType, hipblasComputeType_t and the attributes are int, handles
-// and descriptors pointers.
+// hipBLASLt's C interface as its header has it (ROCm/hipBLASLt library/include/hipblaslt.h), by the values
+// and sizes of its types: hipblasStatus_t, hipDataType, hipblasComputeType_t and the attributes are int,
+// handles and descriptors pointers.
 namespace abi {
 using Handle = void*;
 using Object = void*;  // a matmul, layout or preference descriptor
 constexpr int success = 0;
-constexpr int fp32 = 0, bf16 = 14, e4m3 = 28, e4m3_fnuz = 1000;  // hipDataType
-constexpr int compute_fp32 = 2;                                  // HIPBLAS_COMPUTE_32F
-constexpr std::int32_t transposed = 112;                         // HIPBLAS_OP_T
+constexpr int fp32 = 0, bf16 = 14, e4m3 = 28, e4m3_fnuz = 1000;        // hipDataType
+constexpr int compute_fp32 = 2;                                        // HIPBLAS_COMPUTE_32F
+constexpr std::int32_t transposed = 112;                               // HIPBLAS_OP_T
 constexpr int transpose_first = 0, first_scale = 5, second_scale = 6;  // hipblasLtMatmulDescAttributes_t
 constexpr int largest_workspace = 1;  // hipblasLtMatmulPreferenceAttributes_t
 
@@ -42,16 +42,17 @@ struct Calls {
   int (*describe)(abi::Object*, int compute, int scale) = nullptr;
   int (*forget)(abi::Object) = nullptr;
   int (*set)(abi::Object, int attribute, const void*, std::size_t) = nullptr;
-  int (*layout)(abi::Object*, int type, std::uint64_t rows, std::uint64_t columns, std::int64_t leading) = nullptr;
+  int (*layout)(abi::Object*, int type, std::uint64_t rows, std::uint64_t columns,
+                std::int64_t leading) = nullptr;
   int (*drop_layout)(abi::Object) = nullptr;
   int (*prefer)(abi::Object*) = nullptr;
   int (*drop_preference)(abi::Object) = nullptr;
   int (*set_preference)(abi::Object, int attribute, const void*, std::size_t) = nullptr;
   int (*heuristic)(abi::Handle, abi::Object, abi::Object, abi::Object, abi::Object, abi::Object, abi::Object,
-                   int asked, abi::Candidate*, int* found) = nullptr;
+                   int asked, void* candidates, int* found) = nullptr;
   int (*matmul)(abi::Handle, abi::Object, const void* alpha, const void* a, abi::Object, const void* b,
                 abi::Object, const void* beta, const void* c, abi::Object, void* d, abi::Object,
-                const abi::Algorithm*, void* workspace, std::size_t, void* stream) = nullptr;
+                const void* algorithm, void* workspace, std::size_t, void* stream) = nullptr;
 
   bool take(const VendorLibrary& library, std::string& why) {
     why.clear();
@@ -102,12 +103,12 @@ class Plan final : public LibraryGemm {
     const int type = shape_.scaling == GemmScaling::none ? abi::bf16 : fnuz ? abi::e4m3_fnuz : abi::e4m3;
     const auto m = static_cast<std::uint64_t>(shape_.m), n = static_cast<std::uint64_t>(shape_.n),
                k = static_cast<std::uint64_t>(shape_.k);
-    const bool good = ok(calls_.describe(&description_, abi::compute_fp32, abi::fp32)) &&
-                      ok(calls_.layout(&weights_, type, k, n, shape_.k)) &&
-                      ok(calls_.layout(&activations_, type, k, m, shape_.k)) &&
-                      ok(calls_.layout(&out_, abi::bf16, n, m, shape_.n)) &&
-                      ok(calls_.set(description_, abi::transpose_first, &abi::transposed,
-                                    sizeof abi::transposed));
+    const bool good =
+        ok(calls_.describe(&description_, abi::compute_fp32, abi::fp32)) &&
+        ok(calls_.layout(&weights_, type, k, n, shape_.k)) &&
+        ok(calls_.layout(&activations_, type, k, m, shape_.k)) &&
+        ok(calls_.layout(&out_, abi::bf16, n, m, shape_.n)) &&
+        ok(calls_.set(description_, abi::transpose_first, &abi::transposed, sizeof abi::transposed));
     if (!good) why = text_ + " refuses the description: status " + std::to_string(status_);
     return good;
   }

@@ -222,7 +222,8 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
                          "         orrery calibrate --check --out out/check\n"
                          "         orrery calibrate --from-steps RUN --scenario s.yaml --out out/fit");
   c->add_option("--device", o->device, "which GPU, from 0, in the driver's order");
-  c->add_option("--ops", o->ops, "operators, tables or table/format (gemm/fp8-block), separated by commas")->delimiter(',');
+  c->add_option("--ops", o->ops, "operators, tables or table/format (gemm/fp8-block), separated by commas")
+      ->delimiter(',');
   c->add_option("--models", o->models, "plan for these models only, separated by commas")->delimiter(',');
   c->add_option("--budget", o->budget, "stop in time, process start included: 90s, 8m, 1h");
   c->add_option("--max-points", o->max_points, "only the first N points of the plan");
@@ -250,8 +251,9 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
       ->needs(tune);
   c->add_flag("--pairs", o->pairs,
               "time both sides of the case studies' kernel pairs (reports/cases/pairs.yaml)");
-  c->add_option("--again", o->again,
-                "time the rows of products in this folder of tables again, those of --ops, instead of a plan");
+  c->add_option(
+      "--again", o->again,
+      "time the rows of products in this folder of tables again, those of --ops, instead of a plan");
   c->add_option("--from-steps", o->from_steps,
                 "fits host costs and operator factors to an engine's step log (a run folder)");
   c->add_option("--scenario", o->scenario, "with --from-steps: the scenario of what was logged");

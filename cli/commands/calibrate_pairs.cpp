@@ -1,4 +1,5 @@
-// `orrery calibrate --pairs`: both sides of the case studies' kernel pairs on this device, into OUT/pairs.csv.
+// `orrery calibrate --pairs`: both sides of the case studies' kernel pairs on this device, into
+// OUT/pairs.csv.
 #include <cstdio>
 #include <filesystem>
 
@@ -51,9 +52,8 @@ Result<int> measure_pairs(const CalibrateOptions& options) {
                     ", Orrery " + version() + "\npair,shape,before_us,after_us,ratio,kernels,why\n";
   for (const KernelPair& pair : pairs) {
     if (interrupted()) return interruption();
-    const auto figures = measure_pair(pair, [&](const kernels::CaseSpec& spec) {
-      return time_alone(spec, *device, arena, timer);
-    });
+    const auto figures = measure_pair(
+        pair, [&](const kernels::CaseSpec& spec) { return time_alone(spec, *device, arena, timer); });
     for (const PairFigure& f : figures) {
       csv += pair.name + "," + csv_field(f.shape) + ",";
       csv += f.why.empty() ? format_fixed(f.before_us, 3) + "," + format_fixed(f.after_us, 3) + "," +

@@ -152,7 +152,8 @@ Result<std::string> write_results(const CalibrateOptions& options, const TuneMac
   if (options.export_to.empty()) return said;
   const auto files = vllm_files(journal, vllm_device_of(journal.header));
   ORRERY_TRY_STATUS(write_folder(options.export_to[1], files));
-  return said + std::to_string(files.size()) + " files for VLLM_TUNED_CONFIG_FOLDER: " + options.export_to[1] +
+  return said + std::to_string(files.size()) +
+         " files for VLLM_TUNED_CONFIG_FOLDER: " + options.export_to[1] +
          (machine.law ? " (by the tile law: nothing was measured)\n"
                       : " (tiles of our kernel, not of Triton's: time them there before you trust them)\n");
 }
@@ -174,7 +175,7 @@ Result<int> tune(const CalibrateOptions& options, const CommandContext& context)
   asked.tables = options.ops;
   if (machine.law) asked.tables = {"grouped_gemm"};
   asked.max_problems = options.max_points;
-  ORRERY_TRY(plan, tune_plan(machine.part, asked));
+  ORRERY_TRY(plan, tune_plan(asked));
   ORRERY_TRY(journal, open_journal(options, machine.header));
   machine.fill(session);
   Progress progress("searching tiles", plan.size(), !context.quiet);
@@ -189,9 +190,11 @@ Result<int> tune(const CalibrateOptions& options, const CommandContext& context)
                     {"interrupted", summary.interrupted}, {"by_law", machine.law != nullptr}};
     std::fputs(canonical_json(json).c_str(), stdout);
   } else if (!context.quiet) {
-    std::printf("%zu products planned, %zu already in the journal, %zu searched with %zu timings, %zu without a kernel\n%s%s",
-                summary.planned, summary.skipped, summary.searched, summary.timings, summary.unsupported,
-                summary.out_of_time ? "stopped by the budget; --resume goes on\n" : "", said.c_str());
+    std::printf(
+        "%zu products planned, %zu already in the journal, %zu searched with %zu timings, %zu without a "
+        "kernel\n%s%s",
+        summary.planned, summary.skipped, summary.searched, summary.timings, summary.unsupported,
+        summary.out_of_time ? "stopped by the budget; --resume goes on\n" : "", said.c_str());
   }
   return static_cast<int>(summary.interrupted ? ExitCode::interrupted : ExitCode::done);
 }

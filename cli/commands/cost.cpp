@@ -306,8 +306,9 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       cost->add_option("--step", options->step, "one step, e.g. \"prefill 2048@0 + decode 64@1024\"");
   CLI::Option* steps = cost->add_option("--steps", options->steps, "steps to price, one JSON object a line");
   CLI::Option* compare =
-      cost->add_option("--compare", options->compare,
-                       "two scenarios, side by side; or kernel pairs of the case studies by name (pairs: all)")
+      cost->add_option(
+              "--compare", options->compare,
+              "two scenarios, side by side; or kernel pairs of the case studies by name (pairs: all)")
           ->expected(1, 64);
   cost->add_flag("--run", options->run, "with --compare: also replays both workloads, side by side")
       ->needs(compare);

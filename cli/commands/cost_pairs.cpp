@@ -37,13 +37,20 @@ Json pair_json(const KernelPair& pair, const std::vector<PairFigure>& figures) {
     published["ratio"] = pair.low;
     published["to"] = pair.high;
   }
-  Json json{{"name", pair.name}, {"case", pair.study},       {"what", pair.what},
-            {"part", pair.part}, {"published", published},   {"kernels", pair.kernels},
-            {"not_measured", pair.not_measured}, {"shapes", Json::array()}};
+  Json json{{"name", pair.name},
+            {"case", pair.study},
+            {"what", pair.what},
+            {"part", pair.part},
+            {"published", published},
+            {"kernels", pair.kernels},
+            {"not_measured", pair.not_measured},
+            {"shapes", Json::array()}};
   for (const PairFigure& f : figures) {
     if (f.why.empty())
-      json["shapes"].push_back({{"shape", f.shape},         {"before_us", f.before_us},
-                                {"after_us", f.after_us},   {"ratio", f.ratio()},
+      json["shapes"].push_back({{"shape", f.shape},
+                                {"before_us", f.before_us},
+                                {"after_us", f.after_us},
+                                {"ratio", f.ratio()},
                                 {"detail", f.detail}});
     else
       json["shapes"].push_back({{"shape", f.shape}, {"not_priced", f.why}});
@@ -67,10 +74,12 @@ int price_pairs(const std::vector<std::string>& names, const CommandContext& con
   for (const KernelPair& pair : *pairs) known.push_back(pair.name);
   for (const std::string& name : names) {
     if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    return report_errors({make_error(ErrorKind::usage,
-                                     "--compare takes two scenario files, or names of kernel pairs: no pair is "
-                                     "called " + quote(name) + did_you_mean(name, known) + "; `pairs` means all of them",
-                                     {}, "--compare")});
+    return report_errors(
+        {make_error(ErrorKind::usage,
+                    "--compare takes two scenario files, or names of kernel pairs: no pair is "
+                    "called " +
+                        quote(name) + did_you_mean(name, known) + "; `pairs` means all of them",
+                    {}, "--compare")});
   }
   Json all = Json::array();
   std::string text;

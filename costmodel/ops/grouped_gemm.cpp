@@ -48,8 +48,7 @@ OpCost grouped_gemm_cost(const Roofline& roofline, const OpSpec& spec, const Gro
   const bool cached = roofline.stays_in_cache(activations);
   cost.bytes = weights + (cached ? 0 : activations);
   cost.memory_ns = roofline.stream_ns(activations, cached, weights, KernelClass::memory);
-  if (rows.tile != nullptr)
-    cost.memory_ns = std::max(cost.memory_ns, tile_operands_ns(roofline, spec, rows));
+  if (rows.tile != nullptr) cost.memory_ns = std::max(cost.memory_ns, tile_operands_ns(roofline, spec, rows));
   cost.latency_ns = grouped_gemm_start * roofline.kernel_floor_ns();
   return cost;
 }

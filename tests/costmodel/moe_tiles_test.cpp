@@ -62,8 +62,8 @@ TEST_CASE("without a file an engine's tile is that of get_default_config") {
   const Part r9700("r9700");
   MoeShape blocks = r9700.shape();
   // vLLM 0.24 fused_moe.py, by hand: blocks of scales.
-  for (const auto& [tokens, rows, group] :
-       std::vector<std::array<std::int64_t, 3>>{{1, 16, 1}, {16, 16, 1}, {17, 16, 32}, {64, 16, 32}, {65, 64, 32}}) {
+  for (const auto& [tokens, rows, group] : std::vector<std::array<std::int64_t, 3>>{
+           {1, 16, 1}, {16, 16, 1}, {17, 16, 32}, {64, 16, 32}, {65, 64, 32}}) {
     const MoeTile t = default_moe_tile(tokens, blocks, true);
     CHECK(t.rows == rows);
     CHECK(t.group == group);
@@ -93,7 +93,8 @@ TEST_CASE("the nearest key of a file serves, the smaller of two as near") {
   const Folder folder("orrery_moe_tiles_nearest");
   const std::string path = folder.file("tiles.json");
   REQUIRE(write_file_atomically(path, R"({"triton_version": "3.6.0", "16": {"BLOCK_SIZE_M": 16},
-    "64": {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 256, "num_warps": 8}, "128": {"BLOCK_SIZE_M": 128}})").ok());
+    "64": {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 256, "num_warps": 8}, "128": {"BLOCK_SIZE_M": 128}})")
+              .ok());
   const Part r9700("r9700");
   MoeTiles tiles(r9700.shape(), true);
   REQUIRE(tiles.read(path).ok());
@@ -116,7 +117,8 @@ TEST_CASE("the tile law: padding, waves, and operands that small tiles read agai
   const Part r9700("r9700");
   const MoeShape shape = r9700.shape();
   // 128 tokens: 8 rows an expert. A tile of 64 rows multiplies eight times as many, one of 16 twice.
-  CHECK(moe_tile_ns(r9700.roofline, shape, tile(64), 128) > moe_tile_ns(r9700.roofline, shape, tile(16), 128));
+  CHECK(moe_tile_ns(r9700.roofline, shape, tile(64), 128) >
+        moe_tile_ns(r9700.roofline, shape, tile(16), 128));
   // 4,096 tokens: 256 rows an expert, so padding is little; a tile of 16 rows reads weights 16 times from the
   // cache, one of 64 four times.
   CHECK(moe_tile_ns(r9700.roofline, shape, tile(16), 4096) >
@@ -164,11 +166,29 @@ TEST_CASE("a deployment says which tiles its experts have") {
   const Folder folder("orrery_moe_tiles_deployment");
   const std::string key = "tiles: \"" + folder.path() + "\"";
   CHECK(price(key, 128) == price("tiles: default", 128));
-  REQUIRE(write_file_atomically(
-              folder.file("E=64,N=768,device_name=AMD_Radeon_R9700,dtype=fp8_w8a8,block_shape=[128,128].json"),
-              R"({"128": {"BLOCK_SIZE_M": 16}})")
-              .ok());
+  REQUIRE(
+      write_file_atomically(
+          folder.file("E=64,N=768,device_name=AMD_Radeon_R9700,dtype=fp8_w8a8,block_shape=[128,128].json"),
+          R"({"128": {"BLOCK_SIZE_M": 16}})")
+          .ok());
   CHECK(price(key, 128) < price("tiles: default", 128));
+}
+
+TEST_CASE("beside our own tables tiles choose whose rows price the experts") {
+  const auto price = [](const std::string& tiles) {
+    const Read r =
+        read("hardware: h200\nmodel: qwen3-30b-a3b-fp8\nengine: vllm-0.24\nkernels: orrery\n" + tiles);
+    REQUIRE(r.errors.empty());
+    StepShape shape;
+    shape.decode_sequences = 64;  // 512 rows over 128 experts: a batch that was searched
+    shape.decode_context_tokens = 64 * 100;
+    return StepPricer::create(r.spec).value().summarize(shape).device_ns;
+  };
+  CHECK(price("tiles: tuned") < price("tiles: default"));
+  const Read other =
+      read("hardware: h100\nmodel: qwen3-30b-a3b-fp8\nengine: vllm-0.24\nkernels: orrery\ntiles: tuned\n");
+  REQUIRE_FALSE(other.errors.empty());
+  CHECK(other.errors.front().message.find("calibrate --tune") != std::string::npos);
 }
 
 TEST_CASE("tiles are refused by name where nothing knows them") {
@@ -179,9 +199,10 @@ TEST_CASE("tiles are refused by name where nothing knows them") {
   };
   CHECK(refused("hardware: r9700\nmodel: qwen3-8b\nengine: vllm-0.24\ntiles: tuned\n").find("no experts") !=
         std::string::npos);
-  CHECK(refused("hardware: r9700\nmodel: qwen3-30b-a3b\nengine: sglang-0.5\ntiles: tuned\n").find("rules of its own") !=
-        std::string::npos);
-  CHECK(refused("hardware: h200\nmodel: qwen3-30b-a3b\nengine: vllm-0.24\ntiles: tuned\n")
-            .find("as a whole") != std::string::npos);
+  CHECK(refused("hardware: r9700\nmodel: qwen3-30b-a3b\nengine: sglang-0.5\ntiles: tuned\n")
+            .find("rules of its own") != std::string::npos);
+  CHECK(
+      refused("hardware: h200\nmodel: qwen3-30b-a3b\nengine: vllm-0.24\ntiles: tuned\n").find("as a whole") !=
+      std::string::npos);
   CHECK(refused(deployment("tiles: /nonexistent\n")).find("/nonexistent") != std::string::npos);
 }

@@ -108,11 +108,11 @@ struct Candidate {
   float waves;
   int reserved[4];
 };
-int hipblasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void* p, int asked,
-                                    Candidate* out, int* found) {
+int hipblasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, void* p, int asked, void* out,
+                                    int* found) {
   *found = 0;
   if (asked < 1 || static_cast<Preference*>(p)->workspace == 0) return 0;
-  *out = {{'k', 'e', 'p', 't'}, 0, 0, 0, 1, {}};
+  *static_cast<Candidate*>(out) = {{'k', 'e', 'p', 't'}, 0, 0, 0, 1, {}};
   *found = 1;
   return 0;
 }
@@ -127,7 +127,8 @@ int hipblasLtMatmul(void*, void* d, const void* alpha, const void* a, void* of_a
              *lo = static_cast<Layout*>(of_out);
   if (description->transpose_first != 112 || std::memcmp(algorithm, "kept", 4) != 0) return 3;
   if (workspace == nullptr || bytes == 0 || *static_cast<const float*>(beta) != 0) return 3;
-  if (la->rows != lb->rows || lo->rows != la->columns || lo->columns != lb->columns || lo->type != 14) return 3;
+  if (la->rows != lb->rows || lo->rows != la->columns || lo->columns != lb->columns || lo->type != 14)
+    return 3;
   double scale = *static_cast<const float*>(alpha);
   for (const float* each : description->scales) scale *= each != nullptr ? *each : 1;
   for (std::uint64_t j = 0; j < lo->columns; ++j) {
@@ -170,8 +171,8 @@ int ncclGroupEnd() {
   return 0;
 }
 #ifndef FAKE_LACKS
-int ncclAllReduce(const void* send, void* receive, std::size_t count, int type, int operation, void* communicator,
-                  void*) {
+int ncclAllReduce(const void* send, void* receive, std::size_t count, int type, int operation,
+                  void* communicator, void*) {
   // RCCL wants the communicator's device to be current.
   if (type != 9 || operation != 0 || *static_cast<int*>(communicator) != current_device) return 4;
   group.push_back({send, receive, count});
