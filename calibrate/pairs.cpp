@@ -79,15 +79,14 @@ class OpReader {
   const Fields& fields_;
 };
 
-constexpr const char* op_keys[] = {"op",         "dtype",   "kv_dtype", "m",        "n",     "k",
-                                   "heads",      "experts", "kv_heads", "head_dim", "top_k", "groups",
-                                   "top_groups", "bytes",   "tokens",   "times",    "ranks", "tile",
-                                   "of",         "m_times", "batch",    "context"};
+constexpr std::string_view op_keys[] = {"op",         "dtype",   "kv_dtype", "m",        "n",     "k",
+                                        "heads",      "experts", "kv_heads", "head_dim", "top_k", "groups",
+                                        "top_groups", "bytes",   "tokens",   "times",    "ranks", "tile",
+                                        "of",         "m_times", "batch",    "context"};
 
 Fields fields_of(const Yaml& node, Fields fields) {
   for (const auto& [key, value] : node.entries()) {
-    const bool known =
-        std::any_of(std::begin(op_keys), std::end(op_keys), [&](const char* each) { return key == each; });
+    const bool known = std::find(std::begin(op_keys), std::end(op_keys), key) != std::end(op_keys);
     if (!known) value.fail("unknown key of an operator");
     fields[key] = value;
   }
