@@ -55,6 +55,7 @@ class JournalWriter {
   static Result<JournalWriter> append(const std::string& path, std::uint64_t used_bytes);
   Status add(const Measurement& m, double now);  // flushed; on the disk at least once a second
   Status add(const JournalEvent& event, double now);
+  Status add(const Json& line, double now) { return write(line, now); }  // of another kind of journal
   Status sync();
 
  private:

@@ -124,7 +124,8 @@ void take_grids(std::vector<std::pair<int, Point>> grids, std::vector<Point>& ou
 
 bool wanted(const Point& p, const std::vector<std::string>& ops) {
   return ops.empty() || std::find(ops.begin(), ops.end(), p.spec.op) != ops.end() ||
-         std::find(ops.begin(), ops.end(), p.table) != ops.end();
+         std::find(ops.begin(), ops.end(), p.table) != ops.end() ||
+         std::find(ops.begin(), ops.end(), p.table + "/" + p.spec.dtype) != ops.end();
 }
 
 constexpr double longest_us = 6000;
@@ -142,6 +143,10 @@ Status check_ops(const Demand& demand, const std::vector<std::string>& ops) {
     if (std::find(known.begin(), known.end(), point.spec.op) == known.end()) known.push_back(point.spec.op);
   }
   for (const std::string& op : ops) {
+    const auto of_format = [&](const auto& entry) {
+      return op == entry.second.table + "/" + entry.second.spec.dtype;
+    };
+    if (std::any_of(demand.points.begin(), demand.points.end(), of_format)) continue;
     if (std::find(known.begin(), known.end(), op) != known.end()) continue;
     return make_error(
         ErrorKind::usage,

@@ -24,7 +24,7 @@ namespace orrery::calibrate {
 
 struct PlanOptions {
   DemandOptions demand;
-  std::vector<std::string> ops;  // operators or tables; empty = all
+  std::vector<std::string> ops;  // operators, tables or "table/format"; empty = all
   std::size_t max_points = 0;    // 0 = all
 };
 

@@ -8,6 +8,7 @@
 #include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
 #include "costmodel/memory_plan.h"
+#include "costmodel/moe_tiles.h"
 #include "costmodel/op_table.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/profile_reader.h"
@@ -42,7 +43,8 @@ class InstanceReader {
     bool loaded = read_hardware(hardware);  // all three, so that all mistakes are reported
     loaded = read_model(model) && loaded;
     loaded = read_engine(engine) && loaded;
-    const Yaml kernels = node_.optional("kernels"), speculation = node_.optional("speculation");
+    const Yaml kernels = node_.optional("kernels"), tiles = node_.optional("tiles"),
+               speculation = node_.optional("speculation");
     if (!loaded) {
       accept_all(args);  // what they mean depends on what failed
       accept_all(speculation);
@@ -65,7 +67,8 @@ class InstanceReader {
       accept_all(figures_);
       return std::move(spec_);
     }
-    read_kernels(kernels);  // with the part's own rates: a what-if keeps how well kernels use them
+    read_kernels(kernels, asks_tuned_rows(tiles));  // with the part's own rates: a what-if keeps how well
+                                                    // kernels use them
     change_figures(figures_, spec_);
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =
@@ -85,6 +88,7 @@ class InstanceReader {
     if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.engine.settings.joint.exchanges()) read_exchange(spec_, args, errors_);
     if (staged) check_staged_settings(args);
+    spec_.tiles = read_moe_tiles(tiles, spec_, folder_);
     if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
         spec_.engine.engine == "vllm") {
       speculation.optional("method").fail(
@@ -135,12 +139,12 @@ class InstanceReader {
   }
 
   // `auto`: the engine's own where the part has them, else none. `roofline`: none.
-  void read_kernels(const Yaml& key) {
+  void read_kernels(const Yaml& key, bool tuned) {
     const std::string wanted = key.text("auto");
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
     if (wanted == "roofline") return spec_.engine.kernel_laws.reset();
     if (wanted == "auto" && !std::binary_search(known.begin(), known.end(), spec_.engine.kernels)) return;
-    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? spec_.engine.kernels : wanted);
+    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? spec_.engine.kernels : wanted, tuned);
     if (loaded.ok()) {
       spec_.kernels = std::move(loaded).value();
     } else {

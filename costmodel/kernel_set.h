@@ -104,13 +104,15 @@ struct TableError {
 class KernelSet {
  public:
   // Unknown names are an error that lists the sets of this part. Every row that is wrong is reported with its
-  // line. Utilisation of timed samples is computed here, against the part's data sheet.
+  // line. Utilisation of timed samples is computed here, against the part's data sheet. `tuned`: where a file
+  // <operator>_tuned.csv has what the fastest tile takes, that in place of the kernel's own choice.
   static Result<std::shared_ptr<const KernelSet>> load(const HardwareProfile& hardware,
-                                                       const std::string& name);
+                                                       const std::string& name, bool tuned = false);
   static std::vector<std::string> names(const std::string& hardware);  // sorted; empty when it has none
 
   const std::string& name() const { return name_; }
   const std::string& source() const { return source_; }
+  bool tuned() const { return tuned_; }    // some of its figures are those of tuned rows, as was asked
   Rung rung(const std::string& op) const;  // an operator may stand on another rung than its set
 
   // Null when the set says nothing about the operator, or nothing near the shape.
@@ -172,6 +174,7 @@ class KernelSet {
                                            const AttentionShape& shape, bool smooth_lengths);
 
   std::string name_, source_;
+  bool tuned_ = false;
   PartRates rates_;  // utilisation is against these
   Rung rung_ = Rung::published;
   std::map<std::string, Rung> rungs_;

@@ -71,8 +71,8 @@ double log_of(double value) { return det_log(std::max(1.0, value)); }
 
 class KernelSetReader {
  public:
-  KernelSetReader(const HardwareProfile& hardware, std::string folder)
-      : hardware_(hardware), rates_(PartRates::of(hardware)), source_rates_(rates_),
+  KernelSetReader(const HardwareProfile& hardware, std::string folder, bool tuned)
+      : hardware_(hardware), rates_(PartRates::of(hardware)), source_rates_(rates_), tuned_(tuned),
         folder_(std::move(folder)) {}
 
   Result<std::shared_ptr<const KernelSet>> read(const std::string& name) {
@@ -92,15 +92,12 @@ class KernelSetReader {
         {"corrections", &KernelSetReader::read_corrections},
         {"errors", &KernelSetReader::read_errors}};
     for (const auto& [file, read] : files) {
-      std::error_code ec;
-      const std::string path = folder_ + "/" + file + ".csv";
-      if (!fs::exists(path, ec)) continue;
-      auto table = CsvTable::load(path);
-      if (!table.ok()) {
-        errors_.insert(errors_.end(), table.errors().begin(), table.errors().end());
-        continue;
-      }
-      (this->*read)(*table);
+      read_file(std::string(file) + ".csv", read);
+      // A set may hold both: what a kernel's own choice of a tile takes, and what the fastest does.
+      replaces_ = tuned_;
+      if (tuned_) set_->tuned_ = read_file(std::string(file) + "_tuned.csv", read) || set_->tuned_;
+      replaces_ = false;
+      add_gathered();
     }
     if (!errors_.empty()) {
       if (errors_.size() > 20) errors_.resize(20);
@@ -110,6 +107,17 @@ class KernelSetReader {
   }
 
  private:
+  bool read_file(const std::string& name, void (KernelSetReader::*take)(const CsvTable&)) {
+    std::error_code ec;
+    if (!fs::exists(folder_ + "/" + name, ec)) return false;
+    auto table = CsvTable::load(folder_ + "/" + name);
+    if (table.ok())
+      (this->*take)(*table);
+    else
+      errors_.insert(errors_.end(), table.errors().begin(), table.errors().end());
+    return true;
+  }
+
   Status read_description(const std::string& name) {
     ORRERY_TRY(document, YamlDocument::load(folder_ + "/table.yaml"));
     const Yaml root = document.root();
@@ -171,7 +179,12 @@ class KernelSetReader {
       shapes.push_back({logs, kernel, {}});
       found = shapes.end() - 1;
     }
-    found->by_x[x].push_back(u);
+    std::vector<double>& there = found->by_x[x];
+    if (replaces_ && !there.empty()) {  // another kernel of the set may be faster still
+      u = std::max(u, *std::max_element(there.begin(), there.end()));
+      there.clear();
+    }
+    there.push_back(u);
   }
   void add_gathered() {
     for (const auto& [key, shapes] : gathered_) {
@@ -198,7 +211,6 @@ class KernelSetReader {
       const double source = gemm_bound_ns(source_rates_, format, m, n, k);
       gather("gemm/" + format, logs, kernel, m, bound / (carried(us, bound, source) * 1000));
     }
-    add_gathered();
   }
 
   // Balanced groups: bytes of the weights that are read and the rows' operations.
@@ -218,7 +230,6 @@ class KernelSetReader {
       gather("grouped_gemm/" + format, {log_of(n), log_of(k), log_of(distinct)}, table.text(row, "kernel"),
              rows / distinct, bound / (carried(us, bound, source) * 1000));
     }
-    add_gathered();
   }
 
   void read_experts(const CsvTable& table) {
@@ -394,7 +405,6 @@ class KernelSetReader {
       if (rates_.link <= 0) continue;
       gather(key, {0, 0}, table.text(row, "kernel"), bytes, bytes / rates_.link / (us * 1000));
     }
-    add_gathered();
   }
 
   void read_elementwise(const CsvTable& table) {
@@ -410,7 +420,6 @@ class KernelSetReader {
       const std::string format = table.text(row, "dtype");
       if (format.starts_with("fp8")) gather(op + ":" + format + "/rows", logs, kernel, rows, utilisation);
     }
-    add_gathered();
   }
 
   void read_copy(const CsvTable& table) {
@@ -419,7 +428,6 @@ class KernelSetReader {
       const double bound = 2 * bytes / rates_.bandwidth, source = 2 * bytes / source_rates_.bandwidth;
       gather("copy/", {0, 0}, "copy", bytes, bound / (carried(us, bound, source) * 1000));
     }
-    add_gathered();
   }
 
   void read_corrections(const CsvTable& table) {
@@ -449,7 +457,7 @@ class KernelSetReader {
 
   const HardwareProfile& hardware_;
   PartRates rates_, source_rates_;  // of this part, and of the one that was timed
-  bool carried_ = false;
+  bool carried_ = false, tuned_ = false, replaces_ = false;
   std::string folder_;
   std::shared_ptr<KernelSet> set_ = std::make_shared<KernelSet>();
   std::map<std::string, std::vector<Gathered>> gathered_;
@@ -467,7 +475,7 @@ std::vector<std::string> KernelSet::names(const std::string& hardware) {
 }
 
 Result<std::shared_ptr<const KernelSet>> KernelSet::load(const HardwareProfile& hardware,
-                                                         const std::string& name) {
+                                                         const std::string& name, bool tuned) {
   const std::vector<std::string> known = names(hardware.name);
   if (!std::binary_search(known.begin(), known.end(), name)) {
     return invalid_input(
@@ -475,7 +483,7 @@ Result<std::shared_ptr<const KernelSet>> KernelSet::load(const HardwareProfile& 
             "; there are: " + (known.empty() ? "none" : join(known, ", ")) + ", and roofline",
         {}, "kernels");
   }
-  return KernelSetReader(hardware, folder_of(hardware.name, name)).read(name);
+  return KernelSetReader(hardware, folder_of(hardware.name, name), tuned).read(name);
 }
 
 }  // namespace orrery

@@ -10,6 +10,8 @@
 
 namespace orrery {
 
+struct MoeTile;
+
 // Experts that at least one of `tokens` tokens chose: E·(1 − (1 − k/E)^T). k at one token, E in the limit.
 double expected_distinct_experts(double experts, double per_token, double tokens);
 
@@ -27,8 +29,8 @@ ExpertShare expected_slowest_rank(double experts, double per_token, double token
 // a token's rows meet `distinct` on average: binomial, as above.
 double expected_most_touched(double groups, double distinct, double tokens);
 
-// Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Tuned
-// files of some shapes use other blocks; those are not modelled.
+// Row block of vLLM's Triton fused MoE without a tuned file (../shared/reference/vllm_0_24.md §7). Other
+// blocks: costmodel/moe_tiles.h.
 std::int64_t moe_block_rows(std::int64_t tokens);
 
 // Row blocks where 4-bit weights meet 8-bit activations: CUTLASS' mixed-input kernels swap the operands, so
@@ -48,6 +50,7 @@ struct GroupedRows {
   double distinct = 0;   // groups with rows
   double row_tiles = 0;  // Σ⌈rows of group / block⌉
   std::int64_t block_rows = 16;
+  const MoeTile* tile = nullptr;  // priced by the tile law (docs/tiles.md); block_rows are its own
 };
 OpCost grouped_gemm_cost(const Roofline& roofline, const OpSpec& spec, const GroupedRows& rows);
 

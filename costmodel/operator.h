@@ -16,6 +16,7 @@
 namespace orrery {
 
 struct GroupLinks;
+class MoeTiles;
 
 // Classes of kernels that have an efficiency of their own in a hardware profile (names: to_string).
 enum class KernelClass : std::uint8_t {
@@ -150,6 +151,7 @@ struct OpSpec {
   bool expert_rows = false;  // rows = tokens · experts_per_token
   bool own_rows = false;     // of what depends on all ranks' tokens: the rank's own
   std::shared_ptr<const ExchangeShape> exchange;  // of ep_dispatch and ep_combine
+  std::shared_ptr<const MoeTiles> tiles;  // grouped_gemm: of the engine's kernel, where they are told apart
   DependsOn depends_on = DependsOn::tokens;
   ContextUse context = ContextUse::none;  // with the ranks that share the context, and as ContextSettings
   std::int32_t context_ranks = 1;

@@ -196,8 +196,7 @@ double Roofline::tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType 
 }
 
 double Roofline::grouped_ns(double row_tiles, std::int64_t block_m, std::int64_t n, std::int64_t k,
-                            DType math, double efficiency) const {
-  constexpr std::int64_t block_n = 128;  // vLLM's Triton fused MoE: N tile 128
+                            DType math, double efficiency, std::int64_t block_n) const {
   const double tiles = row_tiles * static_cast<double>(ceil_div(n, block_n));
   const double units = static_cast<double>(units_);
   const double unit_rate = matrix_rate(math) * efficiency / units;

@@ -64,8 +64,9 @@ class Roofline {
   // where tiles do not fill the device, a whole number of waves (gemm_tiles in roofline.cpp).
   double tiled_ns(std::int64_t m, std::int64_t n, std::int64_t k, DType math, double efficiency) const;
   // The same for groups of rows whose row tiles of `block_m` are already counted.
+  // Columns of a tile: 128, as vLLM's Triton kernel has them without a tuned file.
   double grouped_ns(double row_tiles, std::int64_t block_m, std::int64_t n, std::int64_t k, DType math,
-                    double efficiency) const;
+                    double efficiency, std::int64_t block_n = 128) const;
 
  private:
   std::array<double, static_cast<std::size_t>(DType::count)> matrix_{};

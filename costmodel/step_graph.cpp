@@ -278,6 +278,7 @@ class GraphBuilder : LatentNodes {
     gemm.n = (model_.gated_mlp ? 2 : 1) * inner;
     gemm.k = model_.hidden;
     gemm.format = up;
+    gemm.tiles = spec_.tiles;
     add("moe_gate_up", "grouped_gemm", gemm, l);
     OpSpec middle = expert;  // rows = tokens · experts per token; activation and quantisation are two kernels
     middle.expert_rows = true;

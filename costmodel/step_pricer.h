@@ -31,6 +31,7 @@ struct ExpertTime;
 struct ExpertWork;
 
 struct InstanceSpec;
+class MoeTiles;
 // How rows are exchanged, as loads have to know it; off where they are not.
 ExchangeGroups exchange_groups(const InstanceSpec& spec);
 
@@ -50,6 +51,7 @@ struct InstanceSpec {
   std::shared_ptr<const KernelSet> kernels;  // tables that price its operators; null = roofline only
   SpeculationSpec speculation = {};
   ExpertSpec experts = {};
+  std::shared_ptr<const MoeTiles> tiles = {};  // of the experts' kernel; null = not told apart
   // vLLM's ranks of a model without experts: engines that share a front end and nothing else. `plan` is that
   // of one of them, with dp 1; everything here is one engine's.
   std::int32_t engines = 1;

@@ -81,7 +81,7 @@ struct Stopwatch {
   }
 };
 
-class Plan final : public CublasLtGemm {
+class Plan final : public LibraryGemm {
  public:
   Plan(Library& lt, const GemmShape& shape) : lt_(lt), shape_(shape) {}
   Plan(const Plan&) = delete;
@@ -229,8 +229,10 @@ class Plan final : public CublasLtGemm {
 
 }  // namespace
 
-std::unique_ptr<CublasLtGemm> plan_cublaslt_gemm(const GemmShape& shape, const GemmOperands& trial,
-                                                 std::string& why) {
+bool cublaslt_built() { return true; }
+
+std::unique_ptr<LibraryGemm> plan_cublaslt_gemm(const GemmShape& shape, const GemmOperands& trial,
+                                                std::string& why) {
   Library& lt = library();
   if (!lt.why.empty()) {
     why = lt.why;

@@ -36,9 +36,10 @@ struct GemmOperands {
 };
 constexpr std::size_t cublaslt_workspace_bytes = 64ULL << 20;
 
-class CublasLtGemm {
+// A product as a library has planned it; hipBLASLt's has the same layout (kernels/hipblaslt.h).
+class LibraryGemm {
  public:
-  virtual ~CublasLtGemm() = default;
+  virtual ~LibraryGemm() = default;
   // Launches only; may be captured. False when the library refuses.
   virtual bool launch(const GemmOperands& operands, void* stream) = 0;
   // The algorithm that was kept, for tables: "algo 67, tile 20, stages 35, split 1, of 4".
@@ -48,7 +49,8 @@ class CublasLtGemm {
 // Asks for the best candidates by heuristic, times each on `trial` (all of them valid memory; out is written)
 // and keeps the fastest: once per shape in a process and device. Null with a reason when the library is
 // missing or offers nothing for the shape on this device.
-std::unique_ptr<CublasLtGemm> plan_cublaslt_gemm(const GemmShape& shape, const GemmOperands& trial,
-                                                 std::string& why);
+std::unique_ptr<LibraryGemm> plan_cublaslt_gemm(const GemmShape& shape, const GemmOperands& trial,
+                                                std::string& why);
+bool cublaslt_built();  // whether this build has a toolkit to call it with
 
 }  // namespace orrery::kernels

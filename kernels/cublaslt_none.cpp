@@ -3,7 +3,9 @@
 
 namespace orrery::kernels {
 
-std::unique_ptr<CublasLtGemm> plan_cublaslt_gemm(const GemmShape&, const GemmOperands&, std::string& why) {
+bool cublaslt_built() { return false; }
+
+std::unique_ptr<LibraryGemm> plan_cublaslt_gemm(const GemmShape&, const GemmOperands&, std::string& why) {
   why = "built without a CUDA toolkit: no cuBLASLt";
   return nullptr;
 }

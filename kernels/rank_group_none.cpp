@@ -1,10 +1,15 @@
-// Where the build has no CUDA toolkit.
+// Where the build has no CUDA toolkit: no device of AMD's can be opened either (device_none.cpp), whose ranks
+// would call RCCL (kernels/rccl.h).
 #include "kernels/rank_group.h"
+
+#include "kernels/vendor_library.h"
 
 namespace orrery::kernels {
 
 std::unique_ptr<RankGroup> make_rank_group(std::int32_t, int, std::string& why) {
-  why = "built without a CUDA toolkit: no NCCL";
+  const VendorLibrary& rccl = vendor_library(Vendor::rccl);
+  why = "built without a CUDA toolkit: no NCCL; " +
+        (rccl.loaded() ? rccl.file() + " is here, but this build opens no AMD device" : "and no RCCL here");
   return nullptr;
 }
 

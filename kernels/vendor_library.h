@@ -1,17 +1,21 @@
-// NVIDIA's libraries, loaded when first asked for: a binary must start where they are missing. Their headers
-// give the types at build time, dlopen gives the functions.
+// NVIDIA's and AMD's libraries, loaded when first asked for: a binary must start where they are missing.
+// NVIDIA's headers give the types at build time, AMD's are written down where they are called
+// (kernels/hipblaslt.cpp, kernels/rccl.cpp); dlopen gives the functions.
+//
+// AITER is not among them: its kernels are pybind11 modules that take torch tensors, or code objects whose
+// arguments are private to those modules (ROCm/aiter csrc/pybind, hsa/): there is no C entry to load.
 #pragma once
 
 #include <string>
 
 namespace orrery::kernels {
 
-enum class Vendor : unsigned char { cublas_lt, cudnn, nccl, nvml };
+enum class Vendor : unsigned char { cublas_lt, cudnn, nccl, nvml, hip, hipblas_lt, rccl };
 
 class VendorLibrary {
  public:
   // Tries the library's versioned names as the loader finds them (LD_LIBRARY_PATH, ld.so.conf), then in
-  // $CUDA_HOME/lib64 and /usr/local/cuda/lib64.
+  // $CUDA_HOME/lib64 and /usr/local/cuda/lib64, or $ROCM_PATH/lib and /opt/rocm/lib.
   explicit VendorLibrary(Vendor vendor);
 
   bool loaded() const { return handle_ != nullptr; }

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "calibrate/again.h"
 #include "calibrate/bound.h"
 #include "calibrate/duration.h"
 #include "calibrate/hardware_of.h"
@@ -107,7 +108,9 @@ Result<SessionSummary> measure_plan(const CalibrateOptions& options, const Comma
                                     double deadline, WallTimer& timer, kernels::Device& device,
                                     const JournalHeader& header) {
   ORRERY_TRY(profile, load_hardware(header.hardware));
-  ORRERY_TRY(points, plan_points(profile, plan_options(options, device.info().memory_bytes)));
+  ORRERY_TRY(points, options.again.empty()
+                         ? plan_points(profile, plan_options(options, device.info().memory_bytes))
+                         : points_again(options.again, options.ops));
   ORRERY_TRY(journal, open_journal(options, header, timer.seconds()));
   Progress progress("calibrating", points.size(), !context.quiet);
   SessionOptions session;
@@ -200,6 +203,8 @@ namespace {
 
 int calibrate_action(const CalibrateOptions& options, const CommandContext& context) {
   if (!options.from_steps.empty()) return fit_from_steps(options, context);
+  if (options.pairs) return run_pairs(options);
+  if (options.tune) return run_tuning(options, context);
   if (options.plan) return print_plan(options);
   if (options.check || options.simulator) return run_kernel_checks(options, context);
   if (!options.pack.empty()) return pack_calibration(options, context);
@@ -217,7 +222,8 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
                          "         orrery calibrate --check --out out/check\n"
                          "         orrery calibrate --from-steps RUN --scenario s.yaml --out out/fit");
   c->add_option("--device", o->device, "which GPU, from 0, in the driver's order");
-  c->add_option("--ops", o->ops, "operators or tables, separated by commas")->delimiter(',');
+  c->add_option("--ops", o->ops, "operators, tables or table/format (gemm/fp8-block), separated by commas")
+      ->delimiter(',');
   c->add_option("--models", o->models, "plan for these models only, separated by commas")->delimiter(',');
   c->add_option("--budget", o->budget, "stop in time, process start included: 90s, 8m, 1h");
   c->add_option("--max-points", o->max_points, "only the first N points of the plan");
@@ -236,6 +242,18 @@ void register_calibrate_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::NonNegativeNumber);
   c->add_option("--part", o->part, "with --check: write outcomes to this file")->group("");
   c->add_flag("--simulator", o->simulator, "check in the CPU simulator what runs there; needs no GPU");
+  CLI::Option* tune = c->add_flag(
+      "--tune", o->tune,
+      "search the tiles of the FP8 block products; with --simulator by the tile law, without a GPU");
+  c->add_option("--export", o->export_to,
+                "with --tune: `vllm DIR` writes the tiles in the layout of its fused-MoE files")
+      ->expected(2)
+      ->needs(tune);
+  c->add_flag("--pairs", o->pairs,
+              "time both sides of the case studies' kernel pairs (reports/cases/pairs.yaml)");
+  c->add_option(
+      "--again", o->again,
+      "time the rows of products in this folder of tables again, those of --ops, instead of a plan");
   c->add_option("--from-steps", o->from_steps,
                 "fits host costs and operator factors to an engine's step log (a run folder)");
   c->add_option("--scenario", o->scenario, "with --from-steps: the scenario of what was logged");

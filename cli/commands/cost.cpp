@@ -11,6 +11,7 @@
 #include "cli/commands/cost_compare.h"
 #include "cli/commands/cost_images.h"
 #include "cli/commands/cost_ops.h"
+#include "cli/commands/cost_pairs.h"
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
 #include "cli/interrupt.h"
@@ -280,6 +281,11 @@ int run_cost(const CostOptions& options, const CommandContext& context) {
       return usage("cost --ops needs --hardware NAME (see `orrery list hardware`)");
     return price_operators(options.ops, options.hardware, options.kernels, options.out, context);
   }
+  if (!options.compare.empty() && asks_for_pairs(options.compare)) {
+    if (options.run || !options.with.empty() || options.step_given)
+      return usage("--run, --with and --step are for scenarios, not for kernel pairs");
+    return price_pairs(options.compare, context);
+  }
   if (!options.compare.empty()) {
     const Result<int> code = compare_scenarios(options, context);
     return code.ok() ? *code : report_errors(code.errors());
@@ -300,7 +306,10 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       cost->add_option("--step", options->step, "one step, e.g. \"prefill 2048@0 + decode 64@1024\"");
   CLI::Option* steps = cost->add_option("--steps", options->steps, "steps to price, one JSON object a line");
   CLI::Option* compare =
-      cost->add_option("--compare", options->compare, "two scenarios, side by side")->expected(2);
+      cost->add_option(
+              "--compare", options->compare,
+              "two scenarios, side by side; or kernel pairs of the case studies by name (pairs: all)")
+          ->expected(1, 64);
   cost->add_flag("--run", options->run, "with --compare: also replays both workloads, side by side")
       ->needs(compare);
   cost->add_option("--with", options->with,
@@ -325,6 +334,7 @@ void register_cost_command(CLI::App& app, CommandContext& context) {
       "  orrery cost scenario.yaml --step \"prefill 2048@0 + prefill 512@4096 + decode 64@1024\"\n"
       "  orrery cost scenario.yaml --steps steps.jsonl --out prices.csv\n"
       "  orrery cost --compare s.yaml s.yaml --with overrides.op_scale.grouped_gemm=0.8333 --run\n"
+      "  orrery cost --compare ptpc-gemm swap-ab\n"
       "  orrery cost --ops ops.jsonl --hardware h200");
   cost->callback([options, step, &context] {
     options->step_given = step->count() > 0;

@@ -5,6 +5,7 @@
 #include "kernels/cases/matrix_operands.h"
 #include "kernels/cases/parallel.h"
 #include "kernels/cublaslt.h"
+#include "kernels/hipblaslt.h"
 
 namespace orrery::kernels {
 
@@ -13,13 +14,13 @@ namespace {
 struct Scaling {
   const char* dtype;
   GemmScaling scaling;
-  const char* kernel;
+  const char* kernel;  // behind the library's name
 };
 constexpr Scaling scalings[] = {
-    {"bf16", GemmScaling::none, "cublaslt.gemm.bf16"},
-    {"fp8-tensor", GemmScaling::tensor, "cublaslt.gemm.fp8_tensor"},
-    {"fp8-channel", GemmScaling::channel, "cublaslt.gemm.fp8_channel"},
-    {"fp8-block", GemmScaling::block, "cublaslt.gemm.fp8_block"},
+    {"bf16", GemmScaling::none, "gemm.bf16"},
+    {"fp8-tensor", GemmScaling::tensor, "gemm.fp8_tensor"},
+    {"fp8-channel", GemmScaling::channel, "gemm.fp8_channel"},
+    {"fp8-block", GemmScaling::block, "gemm.fp8_block"},
 };
 
 struct OperandSet {
@@ -35,7 +36,8 @@ class GemmCase final : public KernelCase {
 
   // "…pad4": run with rows padded to a multiple of four.
   std::string kernel() const override {
-    return pad_ > 1 ? std::string(scaling_.kernel) + ".pad" + std::to_string(pad_) : scaling_.kernel;
+    const std::string name = std::string(cublaslt_built() ? "cublaslt." : "hipblaslt.") + scaling_.kernel;
+    return pad_ > 1 ? name + ".pad" + std::to_string(pad_) : name;
   }
 
   // Without the workspace, which all sets share: sets are counted to be more than the last cache holds.
@@ -78,7 +80,7 @@ class GemmCase final : public KernelCase {
   }
 
   std::string refusal() const override {
-    return refused_ ? "cuBLASLt refused a launch (" + plan_->algorithm() + ")" : "";
+    return refused_ ? kernel() + " refused a launch (" + plan_->algorithm() + ")" : "";
   }
 
   CheckResult check(DeviceMemory& memory) override {
@@ -140,7 +142,9 @@ class GemmCase final : public KernelCase {
         return false;
       }
       for (OperandSet& set : sets_) set.activation_scales = scales;
-      plan_ = plan_cublaslt_gemm({scaling_.scaling, rows_, spec_.n, spec_.k}, operands(0), why);
+      const GemmShape shape{scaling_.scaling, rows_, spec_.n, spec_.k};
+      plan_ = cublaslt_built() ? plan_cublaslt_gemm(shape, operands(0), why)
+                               : plan_hipblaslt_gemm(shape, device_fp8() == Fp8Format::fnuz, why);
       if (plan_ != nullptr) return true;
     }
     return false;
@@ -201,7 +205,7 @@ class GemmCase final : public KernelCase {
   void* workspace_ = nullptr;
   std::vector<float> activation_scale_, weight_scale_;
   std::vector<OperandSet> sets_;
-  std::unique_ptr<CublasLtGemm> plan_;
+  std::unique_ptr<LibraryGemm> plan_;
 };
 
 }  // namespace

@@ -34,7 +34,7 @@ namespace {
 // What a pool's keys mean when they stand beside `pools` nobody could say.
 void refuse_keys_beside(const Yaml& deployment) {
   for (const char* key : {"hardware", "model", "engine", "quantization", "kv_cache_dtype", "parallel",
-                          "engine_args", "kernels", "replicas", "router", "speculation", "experts",
+                          "engine_args", "kernels", "tiles", "replicas", "router", "speculation", "experts",
                           "first_request_effects", "name", "role", "start", "autoscale", "rolling_update"}) {
     const Yaml node = deployment.optional(key);
     if (!node.present()) continue;

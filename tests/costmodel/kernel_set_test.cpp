@@ -176,6 +176,29 @@ TEST_CASE("a timed sample is priced as it was measured, and the rung says so") {
   CHECK(price(query, h200, *set).hit == "extrapolated");
 }
 
+TEST_CASE("a set holds what the own choice of a tile takes and what the fastest does") {
+  const HardwareProfile h200 = part("h200");
+  const std::string rows = "bf16,64,6144,4096,17.79,0,x\nbf16,128,6144,4096,18.05,0,x\n";
+  const TableFolder folder("dtype,m,n,k,us,spread,kernel\n" + rows);
+  OpQuery query;
+  query.op = "gemm";
+  query.n = 6144;
+  query.k = 4096;
+  query.m = 64;
+  CHECK_FALSE(KernelSet::load(h200, "mine", true).value()->tuned());  // nothing was searched
+  std::ofstream(folder.file("gemm_tuned.csv"))
+      << "dtype,m,n,k,us,kernel,tile,default_us,default_tile\nbf16,64,6144,4096,15.5,x,a,17.79,b\n"
+         "bf16,128,6144,4096,19,x,a,19.5,b\n";
+  CHECK(price(query, h200, KernelSet::load(h200, "mine").value()).ns == 17790);
+  const auto tuned = KernelSet::load(h200, "mine", true).value();
+  CHECK(tuned->tuned());
+  CHECK(price(query, h200, tuned).ns == 15500);
+  query.m = 128;  // where another kernel of the set is faster than the winner, it stays
+  CHECK(price(query, h200, tuned).ns == 18050);
+  std::ofstream(folder.file("gemm_tuned.csv")) << "dtype,m,n,k,us,kernel\nbf16,64,6144,4096,-1,x\n";
+  CHECK_FALSE(KernelSet::load(h200, "mine", true).ok());
+}
+
 TEST_CASE("grouped products of one size but other proportions do not answer for each other") {
   const HardwareProfile h200 = part("h200");
   const TableFolder folder(

@@ -26,6 +26,9 @@ EFFECTS = [
     down("deployment.parallel.cp", "sgl", "deployment.parallel={cp: 4}", "cost[prefill 8192@0]:device_us",
          without="deployment.engine_args={enable_prefill_cp: true, cp_strategy: zigzag}; deployment.parallel={cp: 1}"),
     down("deployment.kernels", "plain", "deployment.kernels=roofline", DECODE + "device_us"),
+    # 128 tokens over 64 experts of a rank: 8 rows each, of which a default tile of 64 rows computes 64.
+    down("deployment.tiles", "amd-experts", "deployment.tiles=tuned", "cost[decode 128@1024]:class:grouped_gemm",
+         without="deployment.tiles=default"),
     becomes("deployment.replicas", "plain", "deployment.replicas=3", "instances", 3),
     up("deployment.router", "sessions", "deployment.replicas=3; deployment.router=prefix-aware",
        "prefix_cache_hit_rate", without="deployment.replicas=3; deployment.router=round-robin"),

@@ -138,6 +138,7 @@ BASES |= {
     "oldest": scenario(model="qwen3-30b-a3b"),
     "grouped": scenario(model="deepseek-r1", parallel={"tp": 8, "ep": 8}), "qwen2-vision": scenario(model="qwen2.5-vl-7b"),
     "tables": scenario(model="qwen3-30b-a3b", parallel={"tp": 4}),
+    "amd-experts": scenario(hardware="r9700", model="qwen3-30b-a3b-fp8", parallel={"tp": 2, "ep": 2}),
     "half-amd": scenario(hardware="mi300x", engine_args={"dtype": "float16"}),
     "servegen": scenario(workload={"requests": 30, "servegen": {"folder": "$DATA/servegen"}}),
     "served": scenario(), "trt-served": scenario(engine=TRT, workload=generator(300, rate=300, mean=20, output=100)),
