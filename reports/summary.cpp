@@ -252,6 +252,17 @@ std::string speculation_text(const SummaryInput& in) {
          format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
 }
 
+// Of each quantity that published figures moved the ends of: which pool of them, and the interval of prices
+// and host times alone.
+Json corrections_json(const Intervals& intervals) {
+  Json out = Json::object();
+  for (const MetricInterval& m : intervals.metrics) {
+    if (!m.correction.empty())
+      out[m.name] = {{"pool", m.correction}, {"prices_alone", {m.prices_low, m.prices_high}}};
+  }
+  return out;
+}
+
 }  // namespace
 
 Json summary_json(const SummaryInput& in) {
@@ -285,7 +296,9 @@ Json summary_json(const SummaryInput& in) {
     j["interval_90"] = intervals;
     j["intervals"] = {{"runs", in.intervals->runs},
                       {"requests", in.intervals->requests},
-                      {"shortened", in.intervals->shortened}};
+                      {"shortened", in.intervals->shortened},
+                      {"measured", in.intervals->measured},
+                      {"corrections", corrections_json(*in.intervals)}};
   }
   j["provenance"] = Json::object();
   for (const auto& [rung, share] : in.provenance) j["provenance"][rung] = share;
@@ -381,6 +394,20 @@ std::string lines_of_features(const RunResult& r) {
   return out;
 }
 
+// Which doubts the intervals hold.
+std::string intervals_text(const SummaryInput& in) {
+  if (in.intervals == nullptr) return "";
+  if (in.intervals->measured)
+    return "intervals   of prices and host times; this engine's steps were measured on this part\n";
+  std::vector<std::string> pools;
+  for (const MetricInterval& m : in.intervals->metrics) {
+    if (!m.correction.empty() && std::find(pools.begin(), pools.end(), m.correction) == pools.end())
+      pools.push_back(m.correction);
+  }
+  if (pools.empty()) return "intervals   of prices and host times alone\n";
+  return "intervals   of prices and host times, moved by published figures: " + join(pools, "; ") + "\n";
+}
+
 }  // namespace
 
 std::string summary_text(const SummaryInput& in, const std::string& title) {
@@ -404,7 +431,7 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   row("TPOT", "tpot_ms", r.tpot);
   row("ITL", "itl_ms", r.itl);
   row("E2E", "e2e_ms", r.e2e);
-  out += table.to_string() + "\n";
+  out += table.to_string() + "\n" + intervals_text(in);
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
   out += unanswered_text(r);

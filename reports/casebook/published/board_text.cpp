@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "reports/casebook/case_comparison.h"
+#include "reports/casebook/score_rows.h"
 
 namespace orrery {
 
@@ -202,15 +203,25 @@ BoardGroup all_rows(const PublishedBoard& board) {
   return group;
 }
 
+// Of the half that no widths come from: only there does coverage say something.
+BoardGroup scored_rows(const PublishedBoard& board) {
+  BoardGroup group;
+  for (const BoardRow& row : board.board) {
+    if (!is_fitted_half(case_name(board.setups[row.setup]))) group.add(row.compared, row.interval);
+  }
+  return group;
+}
+
 std::string summary(const PublishedBoard& board) {
-  const BoardGroup all = all_rows(board);
+  const BoardGroup all = all_rows(board), scored = scored_rows(board);
   std::string text = std::to_string(board.board.size()) + " of " + std::to_string(board.rows.size()) +
                      " rows priced: median absolute error " + fixed(all.median_absolute()) +
                      " %, median error " + with_sign(all.median()) + " %";
   if (board.runs > 0)
-    text += "; measured value in the 90 % interval " + share(all.covered, all.intervals) +
-            ", verdict inside " + share(all.inside, all.intervals) + ", uninformative " +
-            share(all.uninformative, all.intervals);
+    text += ". Of the half that no interval's width comes from (" + std::to_string(scored.intervals) +
+            " rows): measured value in the 90 % interval " + share(scored.covered, scored.intervals) +
+            ", verdict inside " + share(scored.inside, scored.intervals) + ", uninformative " +
+            share(scored.uninformative, scored.intervals);
   return text + ".\n";
 }
 
@@ -241,7 +252,8 @@ Json row_json(const PublishedBoard& board, const BoardRow& row) {
           {"low", interval ? Json(row.compared.low) : Json()},
           {"high", interval ? Json(row.compared.high) : Json()},
           {"error_percent", row.compared.error_percent()},
-          {"verdict", interval ? Json(verdict(row.compared, true)) : Json()}};
+          {"verdict", interval ? Json(verdict(row.compared, true)) : Json()},
+          {"correction", row.compared.correction.empty() ? Json() : Json(row.compared.correction)}};
 }
 
 std::string csv_cell(const std::string& text) {
@@ -296,11 +308,11 @@ Json board_json(const PublishedBoard& board) {
     entry["scenario"] = board.setups[row->setup].scenario;
     worst.push_back(entry);
   }
-  const BoardGroup all = all_rows(board);
+  const BoardGroup all = all_rows(board), scored = scored_rows(board);
   return {{"cases", cases},
-          {"coverage", all.intervals == 0
-                           ? Json()
-                           : Json(static_cast<double>(all.covered) / static_cast<double>(all.intervals))},
+          {"coverage", scored.intervals == 0 ? Json()
+                                             : Json(static_cast<double>(scored.covered) /
+                                                    static_cast<double>(scored.intervals))},
           {"all", group_json(all)},
           {"by_part", parts},
           {"by_engine", engines},
@@ -314,7 +326,7 @@ std::string board_csv(const PublishedBoard& board) {
   std::string csv =
       "line,source,locator,hardware,engine,engine_version,model,plan,load,metric,published,predicted,low,"
       "high,"
-      "error_percent,verdict\n";
+      "error_percent,verdict,rung\n";
   for (const BoardRow& row : board.board) {
     const FigureRow& figure = board.rows[row.row];
     const PublishedSetup& setup = board.setups[row.setup];
@@ -326,7 +338,8 @@ std::string board_csv(const PublishedBoard& board) {
       csv += csv_cell(cell) + ",";
     csv += format_number(m.measured) + "," + format_fixed(m.predicted, 4) + ",";
     csv += row.interval ? format_fixed(m.low, 4) + "," + format_fixed(m.high, 4) : std::string(",");
-    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, row.interval) + "\n";
+    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, row.interval) + "," +
+           csv_cell(shares(board.priced[row.setup].provenance)) + "\n";
   }
   return csv;
 }
@@ -354,7 +367,9 @@ std::string board_markdown(const PublishedBoard& board) {
       "# Published figures\n\nMade by `orrery validate --published FILE.csv`; definitions and rules: "
       "docs/validation.md. Error = predicted ÷ published − 1.\nNothing of Orrery was fitted to any of these "
       "rows. "
-      "An interval holds the doubt about prices and host times, not what a row does not say.\n\n";
+      "An interval holds the doubt about prices and host times, moved by what one half of the cases says of "
+      "it "
+      "(docs/validation.md).\n\n";
   text += summary(board) + "\n## Part, engine, quantity\n\n" +
           markdown_of(
               groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));
