@@ -227,6 +227,8 @@ std::string provenance(const ReportInput& in) {
     out +=
         " <strong>What-if: the scenario changes operator times, host times or figures "
         "(overrides).</strong>";
+  if (in.summary->intervals != nullptr)
+    out += " Intervals: " + escape_html(doubts_of(*in.summary->intervals)) + ".";
   if (in.summary->intervals != nullptr && in.summary->intervals->shortened)
     out += " Intervals cover the first " + std::to_string(in.summary->intervals->requests) + " requests.";
   out +=

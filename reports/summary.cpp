@@ -394,21 +394,18 @@ std::string lines_of_features(const RunResult& r) {
   return out;
 }
 
-// Which doubts the intervals hold.
-std::string intervals_text(const SummaryInput& in) {
-  if (in.intervals == nullptr) return "";
-  if (in.intervals->measured)
-    return "intervals   of prices and host times; this engine's steps were measured on this part\n";
+}  // namespace
+
+std::string doubts_of(const Intervals& intervals) {
+  if (intervals.measured) return "of prices and host times; this engine's steps were measured on this part";
   std::vector<std::string> pools;
-  for (const MetricInterval& m : in.intervals->metrics) {
+  for (const MetricInterval& m : intervals.metrics) {
     if (!m.correction.empty() && std::find(pools.begin(), pools.end(), m.correction) == pools.end())
       pools.push_back(m.correction);
   }
-  if (pools.empty()) return "intervals   of prices and host times alone\n";
-  return "intervals   of prices and host times, moved by published figures: " + join(pools, "; ") + "\n";
+  if (pools.empty()) return "of prices and host times alone";
+  return "of prices and host times, moved by published figures: " + join(pools, "; ");
 }
-
-}  // namespace
 
 std::string summary_text(const SummaryInput& in, const std::string& title) {
   const RunResult& r = *in.run;
@@ -431,7 +428,8 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   row("TPOT", "tpot_ms", r.tpot);
   row("ITL", "itl_ms", r.itl);
   row("E2E", "e2e_ms", r.e2e);
-  out += table.to_string() + "\n" + intervals_text(in);
+  out += table.to_string() + "\n" +
+         (in.intervals == nullptr ? "" : "intervals   " + doubts_of(*in.intervals) + "\n");
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
   out += unanswered_text(r);

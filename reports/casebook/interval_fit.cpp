@@ -78,7 +78,7 @@ IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows, std::vector
       add(row.evidence.rung, row.evidence.part, family);
   }
   for (const auto& [key, figures] : pools) {
-    if (figures.figures.size() < least_pool_rows) continue;
+    if (figures.figures.size() < least_pool_rows || figures.cases.size() < least_pool_cases) continue;
     const auto& [quantity, rung, part, engine] = key;
     IntervalPool pool{quantity,
                       rung,
@@ -110,7 +110,8 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
       "\"Intervals\n"
       "# that hold\"). Made by `orrery validate --fit-intervals`, not by hand. low, high: logarithms, low "
       "end · exp(−low),\n"
-      "# high end · exp(high); rows, cases: of the fitted half.\ninputs:\n";
+      "# high end · exp(high); rows, cases: of the fitted half.\n";
+  text += inputs.empty() ? "inputs: []\n" : "inputs:\n";
   for (const FitInput& input : inputs)
     text += "  - {file: " + input.file + ", digest: \"" + input.digest + "\"}\n";
   text +=

@@ -11,8 +11,10 @@
 
 namespace orrery {
 
-// A pool needs so many figures of the fitted half; with fewer, its figures borrow the next wider pool's.
+// A pool needs so many figures of the fitted half, and of so many cases, whose figures are alike; with fewer,
+// its figures borrow the next wider pool's.
 constexpr std::size_t least_pool_rows = 150;
+constexpr std::size_t least_pool_cases = 20;
 
 // Of the rows of the fitted half; the other has no part. An end is moved by the quantile of rank ⌈(1 − a)·(n
 // + 1)⌉ of how far, as a logarithm, the figures lie beyond it. The two shares a add up to a tenth, and stand

@@ -65,8 +65,8 @@ class Cases(unittest.TestCase):
     def test_a_killed_board_goes_on_where_it_stood(self):
         header = ("hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
                   "metric,value,unit,source,locator,note\n")
-        rows = "".join(f"H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,{length},300,200 prompts,concurrency,20,tpot,5,ms,"
-                       "me,here,\n" for length in range(100, 1300, 100))
+        rows = "".join(f"H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,{length},200,60 prompts,concurrency,10,tpot,5,ms,"
+                       "me,here,\n" for length in range(100, 900, 100))
         with tempfile.TemporaryDirectory() as folder:
             path, out, whole = (os.path.join(folder, name) for name in ("rows.csv", "out", "whole"))
             with open(path, "w", encoding="utf-8") as f:
@@ -80,26 +80,26 @@ class Cases(unittest.TestCase):
                     return 0
 
             p = subprocess.Popen([BINARY, "--quiet", "validate", "--published", path, "--out", out])
-            while priced() < 6 and p.poll() is None:
+            while priced() < 4 and p.poll() is None:
                 time.sleep(0.002)
             p.send_signal(signal.SIGKILL)
             p.wait()
             before = priced()
-            self.assertGreaterEqual(before, 6)
+            self.assertGreaterEqual(before, 4)
             with open(journal, "a", encoding="utf-8") as f:
                 f.write('{"key": "torn')  # what a kill inside a write would leave
-            if before < 12:
+            if before < 8:
                 self.assertEqual(os.listdir(out), ["prices.jsonl"])
-            p = orrery("validate", "--published", path, "--out", out)
+            p = orrery("--log-level", "info", "validate", "--published", path, "--out", out)
             self.assertEqual(p.returncode, 0, p.stderr)
-            self.assertIn(f"{before} of 12 runs were priced before", p.stderr)
+            self.assertIn(f"{before} of 8 runs were priced before", p.stderr)
             self.assertEqual(orrery("validate", "--published", path, "--out", whole).returncode, 0)
             names = sorted(os.listdir(whole))
             self.assertEqual(sorted(os.listdir(out)), names)
             for name in names:
                 self.assertEqual(read(out, name), read(whole, name), name)
             # Another question is not answered from it: --fast has no intervals.
-            p = orrery("validate", "--published", path, "--fast", "--out", out)
+            p = orrery("--log-level", "info", "validate", "--published", path, "--fast", "--out", out)
             self.assertNotIn("were priced before", p.stderr)
 
     def test_intervals_are_fitted_by_one_command_and_used_by_predictions(self):
@@ -107,7 +107,7 @@ class Cases(unittest.TestCase):
                   "metric,value,unit,source,locator,note\n")
         # Nobody answers as slowly as these rows say: the upper end must move.
         rows = "".join(f"H100-SXM,1,vllm,0.18.0,Qwen/Qwen3-8B,BF16,1,,,,0,{length},2,2 prompts,concurrency,1,ttft,{value},ms,"
-                       "me,here,\n" for length in range(10, 170) for value in (400, 500, 600))
+                       "me,here,\n" for length in range(10, 70) for value in range(400, 640, 30))
         scenario = ("deployment:\n  hardware: h100\n  model: qwen3-8b\n  engine: vllm-0.18\nworkload:\n  generator:\n"
                     "    requests: 4\n    arrivals: {process: fixed, rate: 1}\n    input: {distribution: fixed, value: 50}\n"
                     "    output: {distribution: fixed, value: 2}\n")

@@ -148,6 +148,12 @@ TEST_CASE("a small pool borrows the next wider one's correction, what was measur
   CHECK(c.find("goodput.attainment", {"h100", "vllm-0.16", "published"}) == nullptr);
 }
 
+TEST_CASE("many figures of few cases make no pool") {
+  std::vector<ScoreRow> rows = made_up(2000, 1.2);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].group = "case " + std::to_string(i % 30);
+  CHECK(fit_intervals(rows, {}).pools.empty());
+}
+
 TEST_CASE("corrections are read as they were written") {
   const Folder folder;
   const std::string path = folder.path + "/c.yaml";
