@@ -86,7 +86,8 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
         {make_error(ErrorKind::usage, "cases are named without --engines, --schedule and --published")});
   if (!published && (options.published.bars || !options.published.rules.empty()))
     return report_errors({make_error(ErrorKind::usage, "--bars and --rules need --published")});
-  if (options.fit_intervals && (forms > (published ? 1 : 0) || !options.names.empty()))
+  if (options.fit_intervals && (forms > (published ? 1 : 0) || !options.names.empty() ||
+                                options.published.bars || !options.published.rules.empty()))
     return report_errors(
         {make_error(ErrorKind::usage, "--fit-intervals takes --published, --out and no more")});
   if (options.fit_intervals || (forms == 0 && options.names.empty())) {

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/text.h"
+#include "reports/casebook/published/board_text.h"
 
 namespace orrery {
 
@@ -20,13 +21,6 @@ Groups group_rows(const WholeBoard& board, const Key& key) {
 
 std::string fixed(double v) { return format_fixed(v, 1); }
 std::string with_sign(double v) { return (v >= 0 ? "+" : "") + fixed(v); }
-
-std::string cell(const std::string& text) {
-  if (text.find_first_of(",\"\n") == std::string::npos) return text;
-  std::string out = "\"";
-  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return out + "\"";
-}
 
 Json group_json(const BoardGroup& g) {
   return {{"rows", g.errors.size()},
@@ -92,25 +86,6 @@ std::string group_table(const std::string& names, int columns, const Groups& gro
   return out;
 }
 
-std::string bars_table(const WholeBoard& board) {
-  std::string out =
-      "| parts | engines | quantity | target % | median abs. error % | rows | met "
-      "|\n|---|---|---|--:|--:|--:|---|\n";
-  const auto names = [](const std::vector<std::string>& list) {
-    return list.empty() ? "all" : join(list, ", ");
-  };
-  for (const BarResult& b : board.bars) {
-    out += "| " + names(b.bar.hardware) + " | " + names(b.bar.families) + " | " + b.bar.quantity + " | " +
-           fixed(b.bar.median_abs_percent) + " | " + (b.rows == 0 ? "–" : fixed(b.median_abs_percent)) +
-           " | " + std::to_string(b.rows) + " | " +
-           (b.rows == 0 ? "–"
-            : b.met()   ? "yes"
-                        : "no") +
-           " |\n";
-  }
-  return out;
-}
-
 std::string counts(const WholeBoard& board) {
   std::size_t sources[3] = {0, 0, 0};
   for (const ScoreRow& row : board.rows) ++sources[static_cast<std::size_t>(row.source)];
@@ -137,23 +112,15 @@ double coverage_share(const Coverage& coverage) {
 }  // namespace
 
 Json whole_board_json(const WholeBoard& board) {
-  Json rows = Json::array(), bars = Json::array();
+  Json rows = Json::array();
   for (const ScoreRow& row : board.rows) rows.push_back(row_json(row));
-  for (const BarResult& b : board.bars)
-    bars.push_back({{"hardware", b.bar.hardware},
-                    {"engine", b.bar.families},
-                    {"quantity", b.bar.quantity},
-                    {"bar_percent", b.bar.median_abs_percent},
-                    {"median_abs_error_percent", b.rows == 0 ? Json() : Json(b.median_abs_percent)},
-                    {"rows", b.rows},
-                    {"met", b.met()}});
   const double share = coverage_share(board.coverage);
   return {{"cases", rows},
           {"coverage", share < 0 ? Json() : Json(share)},
           {"by_part", groups_json(group_rows(board, [](const ScoreRow& r) { return r.evidence.part; }))},
           {"by_engine", groups_json(group_rows(board, [](const ScoreRow& r) { return r.evidence.engine; }))},
           {"intervals", coverage_json(board.coverage)},
-          {"bars", bars},
+          {"bars", bars_json(board.bars)},
           {"left_out", board.left_out},
           {"refused", board.refused}};
 }
@@ -167,7 +134,7 @@ std::string whole_board_csv(const WholeBoard& board) {
     const ComparedMetric& m = row.metric;
     for (const std::string& text : {std::string(to_string(row.source)), row.id, row.run, row.evidence.part,
                                     row.evidence.engine, row.model, row.evidence.rung})
-      out += cell(text) + ",";
+      out += csv_cell(text) + ",";
     for (const double v : {row.batch, row.context, row.rate}) out += (v > 0 ? format_number(v) : "") + ",";
     out += m.name + "," + format_number(m.measured) + "," + format_fixed(m.predicted, 4) + ",";
     for (const double v : {m.low, m.high, m.prices_low, m.prices_high})
@@ -189,7 +156,7 @@ std::string whole_board_markdown(const WholeBoard& board) {
       "scoreboard.html (made beside this file, not kept in the repository).\n\n" +
       counts(board) + ".\n\n## Do the intervals hold?\n\n" +
       coverage_markdown(board.coverage, board.corrections);
-  out += "\n## Targets\n\nOf published rows.\n\n" + bars_table(board);
+  out += "\n## Targets\n\nOf published rows.\n\n" + bars_markdown(board.bars);
   out += "\n## Part, engine, quantity\n\n" +
          group_table("source | part | engine | quantity", 4, group_rows(board, part_engine_quantity));
   const auto named = [](const ScoreRow& r) {

@@ -323,6 +323,17 @@ TEST_CASE("what stands in the journal is not priced again, and gives the same bo
   CHECK(found.back() == 0);
 }
 
+TEST_CASE("removing a row changes no other row's prediction") {
+  const std::string other =
+      row("mean_ttft", "9", "ms",
+          "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,400,20,4 prompts,concurrency,2");
+  const auto both = price(other + row("mean_ttft", "20", "ms")), alone = price(row("mean_ttft", "20", "ms"));
+  REQUIRE(both.board.size() == 2);
+  REQUIRE(alone.board.size() == 1);
+  CHECK(both.board[1].compared.predicted == alone.board[0].compared.predicted);
+  CHECK(both.board[0].compared.predicted != alone.board[0].compared.predicted);
+}
+
 TEST_CASE("a bar is met by the median of its rows") {
   auto board = price(row("mean_ttft", "20", "ms"));
   const double predicted = board.board[0].compared.predicted;

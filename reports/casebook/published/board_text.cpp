@@ -185,9 +185,9 @@ Table worst_table(const PublishedBoard& board) {
 
 std::string names(const std::vector<std::string>& list) { return list.empty() ? "all" : join(list, ", "); }
 
-Table bars_table(const PublishedBoard& board) {
+Table bars_table(const std::vector<BarResult>& bars) {
   Table table{{"parts", "engines", "quantity", "bar %", "median abs. error %", "rows", "met"}, {}};
-  for (const BarResult& r : compare_bars(board))
+  for (const BarResult& r : bars)
     table.rows.push_back({names(r.bar.hardware), names(r.bar.families), r.bar.quantity,
                           fixed(r.bar.median_abs_percent), r.rows == 0 ? "–" : fixed(r.median_abs_percent),
                           std::to_string(r.rows),
@@ -256,6 +256,8 @@ Json row_json(const PublishedBoard& board, const BoardRow& row) {
           {"correction", row.compared.correction.empty() ? Json() : Json(row.compared.correction)}};
 }
 
+}  // namespace
+
 std::string csv_cell(const std::string& text) {
   if (text.find_first_of(",\"") == std::string::npos) return text;
   std::string out = "\"";
@@ -263,11 +265,24 @@ std::string csv_cell(const std::string& text) {
   return out + "\"";
 }
 
-}  // namespace
+Json bars_json(const std::vector<BarResult>& bars) {
+  Json out = Json::array();
+  for (const BarResult& r : bars)
+    out.push_back({{"hardware", r.bar.hardware},
+                   {"engine", r.bar.families},
+                   {"quantity", r.bar.quantity},
+                   {"bar_percent", r.bar.median_abs_percent},
+                   {"median_abs_error_percent", r.rows == 0 ? Json() : Json(r.median_abs_percent)},
+                   {"rows", r.rows},
+                   {"met", r.met()}});
+  return out;
+}
+
+std::string bars_markdown(const std::vector<BarResult>& bars) { return markdown_of(bars_table(bars)); }
 
 Json board_json(const PublishedBoard& board) {
   Json cases = Json::array(), parts = Json::object(), engines = Json::object(), groups = Json::array(),
-       rules = Json::array(), bars = Json::array(), worst = Json::array();
+       rules = Json::array(), worst = Json::array();
   for (const BoardRow& row : board.board) cases.push_back(row_json(board, row));
   for (const auto& [key, group] : group_board(
            board, [](const FigureRow&, const PublishedSetup&s, const ComparedMetric&) { return s.hardware; }))
@@ -291,14 +306,6 @@ Json board_json(const PublishedBoard& board) {
                      {"median_error_percent", use.as_if.errors.empty() ? Json() : Json(use.as_if.median())},
                      {"median_abs_error_percent",
                       use.as_if.errors.empty() ? Json() : Json(use.as_if.median_absolute())}});
-  for (const BarResult& r : compare_bars(board))
-    bars.push_back({{"hardware", r.bar.hardware},
-                    {"engine", r.bar.families},
-                    {"quantity", r.bar.quantity},
-                    {"bar_percent", r.bar.median_abs_percent},
-                    {"median_abs_error_percent", r.rows == 0 ? Json() : Json(r.median_abs_percent)},
-                    {"rows", r.rows},
-                    {"met", r.met()}});
   for (const BoardRow* row : worst_rows(board, 10)) {
     Json entry = row_json(board, *row);
     Json provenance = Json::object();
@@ -318,7 +325,7 @@ Json board_json(const PublishedBoard& board) {
           {"by_engine", engines},
           {"groups", groups},
           {"rules", rules},
-          {"bars", bars},
+          {"bars", bars_json(compare_bars(board))},
           {"worst", worst}};
 }
 
@@ -357,8 +364,8 @@ std::string board_text(const PublishedBoard& board) {
   std::string text = summary(board) + "\n";
   text +=
       text_of(groups_table(group_board(board, part_engine_metric), {"part", "engine", "quantity"})) + "\n";
-  text += text_of(rules_table(board)) + "\n" + text_of(bars_table(board)) + "\nThe ten furthest off:\n" +
-          text_of(worst_table(board));
+  text += text_of(rules_table(board)) + "\n" + text_of(bars_table(compare_bars(board))) +
+          "\nThe ten furthest off:\n" + text_of(worst_table(board));
   return text;
 }
 
@@ -373,7 +380,7 @@ std::string board_markdown(const PublishedBoard& board) {
   text += summary(board) + "\n## Part, engine, quantity\n\n" +
           markdown_of(
               groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));
-  text += "\n## Targets\n\n" + markdown_of(bars_table(board));
+  text += "\n## Targets\n\n" + markdown_of(bars_table(compare_bars(board)));
   text += "\n## Rows left out\n\n" + markdown_of(rules_table(board));
   text += "\n## By source\n\n" +
           markdown_of(groups_table(group_board(board, source_metric), {"source", "part", "quantity"}));
