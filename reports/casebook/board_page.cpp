@@ -1,8 +1,8 @@
 // scoreboard.html: the board as charts, one offline page.
-#include <algorithm>
+#include <cstdio>
 #include <map>
+#include <utility>
 
-#include "base/text.h"
 #include "reports/casebook/whole_board.h"
 #include "reports/page_parts.h"
 #include "reports/report_page.h"
@@ -85,9 +85,15 @@ Result<std::string> whole_board_page(const WholeBoard& board) {
     if (data["quantities"][quantity].empty()) continue;
     body += "<h2>" + escape_html(title) + "</h2>\n" +
             chart("against-" + quantity, title + ", predicted against measured");
-    for (const char* const over : {"batch", "context", "rate"})
-      body +=
-          chart(std::string("over-") + over + "-" + quantity, title + ", predicted over measured by " + over);
+    const std::pair<const char*, std::size_t> axes[] = {{"batch", 3}, {"context", 4}, {"rate", 5}};
+    for (const auto& [over, column] : axes) {
+      const auto& rows = data["quantities"][quantity];
+      bool given = false;
+      for (const Json& row : rows) given = given || row[column].get<double>() > 0;
+      if (given)
+        body += chart(std::string("over-") + over + "-" + quantity,
+                      title + ", predicted over measured by " + over);
+    }
   }
   return report_head + body + "</main>\n" + scripts + board_tail;
 }

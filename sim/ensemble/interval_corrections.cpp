@@ -39,7 +39,12 @@ std::string quantity_of(const std::string& metric) {
   return metric.substr(0, metric.find('.'));
 }
 
-std::string engine_family(const std::string& profile) { return profile.substr(0, profile.rfind('-')); }
+std::string engine_family(const std::string& profile) {
+  for (const char* const family : {"vllm", "sglang", "tensorrt-llm"}) {
+    if (profile == family || profile.starts_with(std::string(family) + "-")) return family;
+  }
+  return profile;
+}
 
 std::string main_rung(const RungShares& price_sources) {
   std::string rung;

@@ -18,7 +18,9 @@ namespace orrery {
 
 // "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
 std::string quantity_of(const std::string& metric);
-std::string engine_family(const std::string& profile);  // "tensorrt-llm-1.2" → "tensorrt-llm"
+// "tensorrt-llm-1.2" → "tensorrt-llm", "vllm-v1-runner" → "vllm"; an engine of another name is its own
+// family.
+std::string engine_family(const std::string& profile);
 
 // What a run's figures stand on. Part and engine are empty where its pools differ in them.
 struct PriceEvidence {

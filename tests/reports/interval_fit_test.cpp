@@ -145,6 +145,9 @@ TEST_CASE("a small pool borrows the next wider one's correction, what was measur
   CHECK(pool({"", "", "published"}) == "tpot_ms, published");  // pools of several parts
   CHECK(pool({"h200", "vllm-0.24", "published"}) == "none");
   CHECK(pool({"h200", "vllm-0.24", "roofline"}) == "tpot_ms");  // these kernels nobody measured
+  CHECK(engine_family("tensorrt-llm-1.2") == "tensorrt-llm");
+  CHECK(engine_family("vllm-v1-runner") == "vllm");
+  CHECK(engine_family("mine-2") == "mine-2");
   CHECK(c.find("goodput.attainment", {"h100", "vllm-0.16", "published"}) == nullptr);
 }
 
