@@ -168,6 +168,22 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   return out;
 }
 
+void correct_interval(ComparedMetric& metric, const IntervalCorrections& corrections,
+                      const PriceEvidence& evidence) {
+  metric.prices_low = metric.low;
+  metric.prices_high = metric.high;
+  const IntervalPool* const pool = corrections.find(metric.name, evidence);
+  if (pool == nullptr || !(metric.predicted > 0)) return;
+  correct_bounds(*pool, metric.predicted, metric.low, metric.high);
+  metric.correction = pool->name();
+}
+
+void correct_intervals(BenchmarkComparison& comparison, const IntervalCorrections& corrections,
+                       const PriceEvidence& evidence) {
+  if (comparison.runs == 0) return;
+  for (ComparedMetric& m : comparison.metrics) correct_interval(m, corrections, evidence);
+}
+
 Json comparison_json(const BenchmarkComparison& comparison) {
   Json out = Json::object();
   for (const ComparedMetric& m : comparison.metrics) {
@@ -177,7 +193,8 @@ Json comparison_json(const BenchmarkComparison& comparison) {
                    {"high", interval ? Json(m.high) : Json(nullptr)},
                    {"measured", m.measured},
                    {"error_percent", m.error_percent()},
-                   {"inside", interval ? Json(m.inside()) : Json(nullptr)}};
+                   {"inside", interval ? Json(m.inside()) : Json(nullptr)},
+                   {"correction", m.correction.empty() ? Json(nullptr) : Json(m.correction)}};
   }
   return out;
 }

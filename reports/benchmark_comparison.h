@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "sim/costed/scenario.h"
+#include "sim/ensemble/interval_corrections.h"
 #include "workloads/benchmark_result.h"
 #include "workloads/benchmark_workload.h"
 
@@ -22,6 +23,9 @@ struct ComparedMetric {
   std::string name;
   double predicted = 0, low = 0, high = 0;  // 90 % interval of the prices; equal without intervals
   double measured = 0;
+  // Where the ends were corrected (sim/ensemble/interval_corrections.h): by which pool, and where they were.
+  std::string correction = {};
+  double prices_low = 0, prices_high = 0;
   double error_percent() const { return (predicted / measured - 1) * 100; }  // measured > 0
   bool inside() const { return low <= measured && measured <= high; }
 };
@@ -47,8 +51,15 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
                                                    const BenchmarkWorkload& workload,
                                                    const BenchmarkCompareOptions& options = {});
 
-// comparison.json: {metric: {predicted, low, high, measured, error_percent, inside}}; low, high, inside null
-// without intervals.
+// Moves the ends of an interval that has a pool.
+void correct_interval(ComparedMetric& metric, const IntervalCorrections& corrections,
+                      const PriceEvidence& evidence);
+// Of every metric, when there are intervals.
+void correct_intervals(BenchmarkComparison& comparison, const IntervalCorrections& corrections,
+                       const PriceEvidence& evidence);
+
+// comparison.json: {metric: {predicted, low, high, measured, error_percent, inside, correction}}; low, high,
+// inside, correction null without intervals, correction also where none was due.
 Json comparison_json(const BenchmarkComparison& comparison);
 std::string comparison_text(const BenchmarkComparison& comparison);
 

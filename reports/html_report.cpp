@@ -1,79 +1,16 @@
 #include "reports/html_report.h"
 
-#include <zlib.h>
-
-#include <filesystem>
 #include <map>
 
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "reports/page_parts.h"
 #include "reports/report_page.h"
 
 namespace orrery {
 
 namespace {
-
-std::string escape(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
-
-// JSON inside a script element: "</" and "<!--" must not end or open anything.
-std::string script_json(const Json& json) {
-  std::string out;
-  for (const char c : json.dump(-1, ' ', false, Json::error_handler_t::replace)) {
-    if (c == '<')
-      out += "\\u003c";
-    else
-      out += c;
-  }
-  return out;
-}
-
-Result<std::string> gzip(const std::string& text) {
-  z_stream z{};
-  if (deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) {
-    return make_error(ErrorKind::internal, "zlib cannot be initialised");
-  }
-  std::string out(deflateBound(&z, text.size()), '\0');
-  z.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  z.avail_in = static_cast<uInt>(text.size());
-  z.next_out = reinterpret_cast<Bytef*>(out.data());
-  z.avail_out = static_cast<uInt>(out.size());
-  const int rc = deflate(&z, Z_FINISH);
-  out.resize(z.total_out);
-  deflateEnd(&z);
-  if (rc != Z_STREAM_END)
-    return make_error(ErrorKind::internal, "zlib could not compress the charts library");
-  return out;
-}
-
-std::string base64(const std::string& bytes) {
-  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve(bytes.size() * 4 / 3 + 4);
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const auto at = [&](std::size_t k) {
-      return k < bytes.size() ? static_cast<unsigned char>(bytes[k]) : 0u;
-    };
-    const unsigned v = (at(i) << 16) | (at(i + 1) << 8) | at(i + 2);
-    out += digits[v >> 18];
-    out += digits[(v >> 12) & 63];
-    out += i + 1 < bytes.size() ? digits[(v >> 6) & 63] : '=';
-    out += i + 2 < bytes.size() ? digits[v & 63] : '=';
-  }
-  return out;
-}
 
 Json curve(const Distribution& d) {
   Json out = Json::array();
@@ -247,19 +184,19 @@ std::string chart(const char* id, const char* label, bool low = false) {
 
 std::string breakdown_table(const StepBreakdown& step, const std::string& name) {
   std::string out =
-      "<div class=\"scroll\"><table><caption>" + escape(name) + ": " +
+      "<div class=\"scroll\"><table><caption>" + escape_html(name) + ": " +
       format_fixed(static_cast<double>(step.device_ns) * 1e-6, 3) + " ms on the device (90 % interval " +
       format_fixed(static_cast<double>(step.low_ns) * 1e-6, 3) + " … " +
-      format_fixed(static_cast<double>(step.high_ns) * 1e-6, 3) + "), bound by " + escape(step.bound) +
-      ", graph mode " + escape(step.graph_mode) +
+      format_fixed(static_cast<double>(step.high_ns) * 1e-6, 3) + "), bound by " + escape_html(step.bound) +
+      ", graph mode " + escape_html(step.graph_mode) +
       "</caption><thead><tr><th>operator</th><th>launches</th><th>GFLOP</th><th>MB</th><th>µs</th>"
       "<th>bound</th><th>price from</th></tr></thead><tbody>";
   for (const OpLine& o : step.ops) {
     if (o.time_ns == 0) continue;
-    out += "<tr><td>" + escape(o.name) + "</td><td>" + std::to_string(o.count) + "</td><td>" +
+    out += "<tr><td>" + escape_html(o.name) + "</td><td>" + std::to_string(o.count) + "</td><td>" +
            format_fixed(o.flops * 1e-9, 2) + "</td><td>" + format_fixed(o.bytes * 1e-6, 1) + "</td><td>" +
-           format_fixed(static_cast<double>(o.time_ns) * 1e-3, 1) + "</td><td>" + escape(o.bound) +
-           "</td><td>" + escape(o.rung) + "</td></tr>";
+           format_fixed(static_cast<double>(o.time_ns) * 1e-3, 1) + "</td><td>" + escape_html(o.bound) +
+           "</td><td>" + escape_html(o.rung) + "</td></tr>";
   }
   return out + "</tbody></table></div>\n";
 }
@@ -271,7 +208,7 @@ std::string device_table(const RunResult& r) {
   for (const auto& [name, ns] : r.device_time) {
     const double share =
         r.device_busy_ns > 0 ? 100.0 * static_cast<double>(ns) / static_cast<double>(r.device_busy_ns) : 0;
-    out += "<tr><td>" + escape(name) + "</td><td>" + format_fixed(static_cast<double>(ns) * 1e-9, 2) +
+    out += "<tr><td>" + escape_html(name) + "</td><td>" + format_fixed(static_cast<double>(ns) * 1e-9, 2) +
            "</td><td>" + format_fixed(share, 1) + " %</td></tr>";
   }
   return out + "</tbody></table>\n";
@@ -281,7 +218,7 @@ std::string provenance(const ReportInput& in) {
   std::string out = "<p>";
   for (const auto& [rung, share] : in.summary->provenance)
     out += format_fixed(100 * share, 0) + " % of the predicted device time is priced by rung “" +
-           escape(rung) + "”. ";
+           escape_html(rung) + "”. ";
   out +=
       "No kernel was measured for this prediction: peak rates are data-sheet figures, efficiencies are cited "
       "or assumed, and each stands "
@@ -290,6 +227,8 @@ std::string provenance(const ReportInput& in) {
     out +=
         " <strong>What-if: the scenario changes operator times, host times or figures "
         "(overrides).</strong>";
+  if (in.summary->intervals != nullptr)
+    out += " Intervals: " + escape_html(doubts_of(*in.summary->intervals)) + ".";
   if (in.summary->intervals != nullptr && in.summary->intervals->shortened)
     out += " Intervals cover the first " + std::to_string(in.summary->intervals->requests) + " requests.";
   out +=
@@ -297,9 +236,9 @@ std::string provenance(const ReportInput& in) {
       "sheet</caption><thead><tr><th>class</th><th>value</th>"
       "<th>error (log sd)</th><th>kind</th><th>source</th></tr></thead><tbody>";
   for (const auto& [name, e] : in.scenario->pool.instance.hardware.efficiency) {
-    out += "<tr><td>" + escape(name) + "</td><td>" + format_number(e.value.value) + "</td><td>" +
+    out += "<tr><td>" + escape_html(name) + "</td><td>" + format_number(e.value.value) + "</td><td>" +
            format_number(e.error) + "</td><td>" + to_string(e.value.kind) +
-           "</td><td style=\"text-align:left\">" + escape(e.value.source) + "</td></tr>";
+           "</td><td style=\"text-align:left\">" + escape_html(e.value.source) + "</td></tr>";
   }
   return out + "</tbody></table>\n";
 }
@@ -331,9 +270,9 @@ std::string transfers_table(const KvTransferResult& t) {
       " transfers</caption><thead><tr><th>links</th><th>directions used</th><th>GB</th><th>mean use, %</th>"
       "<th>busiest</th><th>its use, %</th></tr></thead><tbody>";
   for (const KvTransferResult::Links& l : t.links) {
-    out += "<tr><td>" + escape(l.link_class) + "</td><td>" + std::to_string(l.used) + "</td><td>" +
+    out += "<tr><td>" + escape_html(l.link_class) + "</td><td>" + std::to_string(l.used) + "</td><td>" +
            format_fixed(static_cast<double>(l.bytes) * 1e-9, 2) + "</td><td>" +
-           format_fixed(100 * l.utilization, 2) + "</td><td>" + escape(l.busiest) + "</td><td>" +
+           format_fixed(100 * l.utilization, 2) + "</td><td>" + escape_html(l.busiest) + "</td><td>" +
            format_fixed(100 * l.busiest_utilization, 2) + "</td></tr>";
   }
   return out + "</tbody></table>\n";
@@ -360,8 +299,8 @@ std::string experts_table(const ExpertResult& e) {
 
 std::string body(const ReportInput& in) {
   const RunResult& r = *in.summary->run;
-  std::string out = "<main>\n<h1>" + escape(in.title) + "</h1>\n<p class=\"sub\">Orrery " +
-                    escape(in.summary->version) + " · seed " + std::to_string(in.summary->seed) +
+  std::string out = "<main>\n<h1>" + escape_html(in.title) + "</h1>\n<p class=\"sub\">Orrery " +
+                    escape_html(in.summary->version) + " · seed " + std::to_string(in.summary->seed) +
                     " · digest " + digest_text(r.digest) + " · predicted, not measured</p>\n";
   out += verdict(in) + tiles(*in.summary);
   out += "<h2>Latency</h2>\n" + latency_table(*in.summary) +
@@ -379,38 +318,30 @@ std::string body(const ReportInput& in) {
   for (const auto& [name, step] : in.breakdowns) out += breakdown_table(step, name);
   out += "<h2>Memory of one GPU</h2>\n" + chart("chart-memory", "Memory plan of one GPU", true);
   for (const PoolSpec* pool : in.scenario->pools()) {
-    if (!in.scenario->other_pools.empty()) out += "<p>Pool " + escape(pool->name) + "</p>";
-    out += "<pre>" + escape(pool->memory.to_table()) + "</pre>\n";
+    if (!in.scenario->other_pools.empty()) out += "<p>Pool " + escape_html(pool->name) + "</p>";
+    out += "<pre>" + escape_html(pool->memory.to_table()) + "</pre>\n";
   }
   out += "<h2>How sure is this?</h2>\n" + provenance(in);
-  out += "<h2>Reproduce</h2>\n<pre>" + escape(in.command) + "</pre>\n<pre>" +
-         escape(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";
+  out += "<h2>Reproduce</h2>\n<pre>" + escape_html(in.command) + "</pre>\n<pre>" +
+         escape_html(in.scenario->resolved_yaml()) + "</pre>\n</main>\n";
   return out;
 }
 
 }  // namespace
 
-std::string charts_library() {
-  const std::string path = data_directory() + "/third_party/plotly.min.js";
-  std::error_code ec;
-  return std::filesystem::exists(path, ec) ? path : std::string();
-}
-
 Status write_report(const std::string& path, const ReportInput& input) {
   const RunResult& r = *input.summary->run;
-  ORRERY_TRY(library, read_text_file(charts_library()));
-  ORRERY_TRY(packed, gzip(library));
   Json data;
   data["curves"] = {
       {"ttft", curve(r.ttft)}, {"tpot", curve(r.tpot)}, {"itl", curve(r.itl)}, {"e2e", curve(r.e2e)}};
   data["series"] = series_json(r);
   data["breakdowns"] = breakdown_json(input);
   data["memory"] = memory_json(input.scenario->pool.memory);
+  ORRERY_TRY(scripts, page_scripts(data));
   ORRERY_TRY(file, AtomicFile::create(path));
   file.write(report_head);
   file.write(body(input));
-  file.write("<script type=\"application/json\" id=\"data\">" + script_json(data) + "</script>\n");
-  file.write("<script type=\"text/plain\" id=\"plotly\">\n" + base64(packed) + "\n</script>");
+  file.write(scripts);
   file.write(report_tail);
   return file.commit();
 }

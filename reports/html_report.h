@@ -18,9 +18,6 @@ struct ReportInput {
   std::vector<std::pair<std::string, StepBreakdown>> breakdowns;  // typical steps, by name
 };
 
-// Path of the charts library, empty when ./dev has not fetched it (then there is no report).
-std::string charts_library();
-
 Status write_report(const std::string& path, const ReportInput& input);
 
 }  // namespace orrery

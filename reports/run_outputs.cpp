@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "reports/html_report.h"
+#include "reports/page_parts.h"
 #include "reports/perfetto.h"
 #include "reports/steps_csv.h"
 #include "sim/costed/run.h"

@@ -252,6 +252,17 @@ std::string speculation_text(const SummaryInput& in) {
          format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
 }
 
+// Of each quantity that published figures moved the ends of: which pool of them, and the interval of prices
+// and host times alone.
+Json corrections_json(const Intervals& intervals) {
+  Json out = Json::object();
+  for (const MetricInterval& m : intervals.metrics) {
+    if (!m.correction.empty())
+      out[m.name] = {{"pool", m.correction}, {"prices_alone", {m.prices_low, m.prices_high}}};
+  }
+  return out;
+}
+
 }  // namespace
 
 Json summary_json(const SummaryInput& in) {
@@ -285,7 +296,9 @@ Json summary_json(const SummaryInput& in) {
     j["interval_90"] = intervals;
     j["intervals"] = {{"runs", in.intervals->runs},
                       {"requests", in.intervals->requests},
-                      {"shortened", in.intervals->shortened}};
+                      {"shortened", in.intervals->shortened},
+                      {"measured", in.intervals->measured},
+                      {"corrections", corrections_json(*in.intervals)}};
   }
   j["provenance"] = Json::object();
   for (const auto& [rung, share] : in.provenance) j["provenance"][rung] = share;
@@ -383,6 +396,17 @@ std::string lines_of_features(const RunResult& r) {
 
 }  // namespace
 
+std::string doubts_of(const Intervals& intervals) {
+  if (intervals.measured) return "of prices and host times; this engine's steps were measured on this part";
+  std::vector<std::string> pools;
+  for (const MetricInterval& m : intervals.metrics) {
+    if (!m.correction.empty() && std::find(pools.begin(), pools.end(), m.correction) == pools.end())
+      pools.push_back(m.correction);
+  }
+  if (pools.empty()) return "of prices and host times alone";
+  return "of prices and host times, moved by published figures: " + join(pools, "; ");
+}
+
 std::string summary_text(const SummaryInput& in, const std::string& title) {
   const RunResult& r = *in.run;
   std::string out = title + "\n\n";
@@ -404,7 +428,8 @@ std::string summary_text(const SummaryInput& in, const std::string& title) {
   row("TPOT", "tpot_ms", r.tpot);
   row("ITL", "itl_ms", r.itl);
   row("E2E", "e2e_ms", r.e2e);
-  out += table.to_string() + "\n";
+  out += table.to_string() + "\n" +
+         (in.intervals == nullptr ? "" : "intervals   " + doubts_of(*in.intervals) + "\n");
   const double span = span_s(r);
   out += "requests    " + human_count(static_cast<double>(r.completed)) + " completed";
   out += unanswered_text(r);

@@ -29,6 +29,8 @@ struct SummaryInput {
 };
 
 Json summary_json(const SummaryInput& input);
+// Which doubts the intervals hold.
+std::string doubts_of(const Intervals& intervals);
 std::string summary_text(const SummaryInput& input, const std::string& title);
 
 }  // namespace orrery

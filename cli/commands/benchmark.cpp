@@ -118,6 +118,8 @@ Result<int> validate_benchmark(const std::string& file, const std::string& scena
   comparing.threads = context.threads;
   comparing.keep_going = [](std::uint64_t) { return !interrupted(); };
   ORRERY_TRY(comparison, compare_with_benchmark(scenario, result, workload, comparing));
+  ORRERY_TRY(corrections, shipped_interval_corrections());
+  correct_intervals(comparison, corrections, evidence_of(scenario, comparison.provenance));
   const Json json = comparison_json(comparison);
   if (!folder.empty()) {
     ORRERY_TRY(out, AtomicDirectory::create(folder));

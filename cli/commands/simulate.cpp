@@ -21,6 +21,7 @@
 #include "sim/costed/run.h"
 #include "sim/ensemble/ensemble.h"
 #include "sim/ensemble/find_rate.h"
+#include "sim/ensemble/interval_corrections.h"
 
 namespace orrery {
 
@@ -164,8 +165,8 @@ struct Extras {
 };
 
 // The nominal run is whole by now, so an interruption costs its error bars or its search, not the run.
-Result<Extras> run_extras(const Scenario& scenario, const SimulateOptions& options, int runs,
-                          const CommandContext& context) {
+Result<Extras> run_extras(const Scenario& scenario, const RunResult& run, const SimulateOptions& options,
+                          int runs, const CommandContext& context) {
   Extras extras;
   const auto keep_going = [](std::uint64_t) { return !interrupted(); };
   if (runs > 0) {
@@ -175,6 +176,8 @@ Result<Extras> run_extras(const Scenario& scenario, const SimulateOptions& optio
     if (!estimated.ok() && !interrupted()) return estimated.errors();
     extras.has_intervals = estimated.ok();
     if (estimated.ok()) extras.intervals = std::move(estimated).value();
+    ORRERY_TRY(corrections, shipped_interval_corrections());
+    correct_intervals(extras.intervals, corrections, evidence_of(scenario, run.price_sources));
   }
   if (options.find_rate && !interrupted()) {
     say(LogLevel::info, "searching for the highest rate");
@@ -229,7 +232,7 @@ Result<int> simulate(const SimulateOptions& options, const CommandContext& conte
   SummaryInput summary = summary_of(scenario, run, seconds_now() - begin);
   say(LogLevel::info,
       human_count(static_cast<double>(run.steps)) + " steps simulated in " + human_seconds(summary.wall_s));
-  ORRERY_TRY(extras, run_extras(scenario, options, runs, context));
+  ORRERY_TRY(extras, run_extras(scenario, run, options, runs, context));
   if (extras.has_intervals) summary.intervals = &extras.intervals;
   if (extras.has_search) summary.rate_search = &extras.search;
   const std::string title = title_of(scenario);

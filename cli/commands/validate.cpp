@@ -9,10 +9,12 @@
 #include "base/files.h"
 #include "cli/command_table.h"
 #include "cli/commands/benchmark.h"
+#include "cli/commands/validate_board.h"
 #include "cli/commands/validate_cases.h"
 #include "cli/commands/validate_published.h"
 #include "reports/casebook/engine_fidelity.h"
 #include "reports/casebook/schedule_replay.h"
+#include "reports/casebook/score_rows.h"
 #include "reports/casebook/scoreboard.h"
 
 namespace orrery {
@@ -24,7 +26,7 @@ struct ValidateOptions {
   std::vector<std::string> names;  // cases; with --benchmark the scenario
   BenchmarkFileOptions benchmark_file;
   PublishedCommandOptions published;
-  bool engines = false, fast = false;
+  bool engines = false, fast = false, fit_intervals = false;
 };
 
 std::string published_sections(const std::vector<CaseComparison>& cases) {
@@ -51,6 +53,9 @@ int validate_engines(const ValidateOptions& options, const CommandContext& conte
   if (!fidelity.ok()) return report_errors(fidelity.errors());
   auto published = compare_published_cases(options.fast, context);
   if (!published.ok()) return report_errors(published.errors());
+  const auto corrections = shipped_interval_corrections();
+  if (!corrections.ok()) return report_errors(corrections.errors());
+  correct_intervals(*published, *corrections);
   fidelity->published = published_sections(*published);
   fidelity->published_data = scoreboard_json(*published);
   std::error_code ec;
@@ -81,6 +86,15 @@ int validate(const ValidateOptions& options, const CommandContext& context) {
         {make_error(ErrorKind::usage, "cases are named without --engines, --schedule and --published")});
   if (!published && (options.published.bars || !options.published.rules.empty()))
     return report_errors({make_error(ErrorKind::usage, "--bars and --rules need --published")});
+  if (options.fit_intervals && (forms > (published ? 1 : 0) || !options.names.empty() ||
+                                options.published.bars || !options.published.rules.empty()))
+    return report_errors(
+        {make_error(ErrorKind::usage, "--fit-intervals takes --published, --out and no more")});
+  if (options.fit_intervals || (forms == 0 && options.names.empty())) {
+    const auto code =
+        validate_board({options.out, options.published.file, options.fast, options.fit_intervals}, context);
+    return code.ok() ? *code : report_errors(code.errors());
+  }
   if (published) {
     PublishedCommandOptions pricing = options.published;
     pricing.out = options.out;
@@ -128,6 +142,7 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
       "validate",
       "predicts validation cases and sets what was measured beside it; replays a real engine's log "
       "through our scheduler, step by step; or does the same with a benchmark's figures\n"
+      "example: orrery validate\n"
       "example: orrery validate residency-vllm-h100 --out out/cases\n"
       "example: orrery validate --schedule RUN --out out/schedule\n"
       "example: orrery validate --benchmark result.json examples/qwen3-8b-h200.yaml\n"
@@ -136,9 +151,11 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
                 "folder with engine.json, experiments, requests and steps of a run");
   c->add_option("--benchmark", options->benchmark,
                 "result of vllm bench serve or sglang.bench_serving, measured on SCENARIO's deployment");
-  c->add_option("case", options->names,
-                "names of cases (orrery list cases), or case files; none: every published case. With "
-                "--benchmark: the scenario file; its workload is not used");
+  c->add_option(
+      "case", options->names,
+      "names of cases (orrery list cases), or case files; none: all of them, runs of ours and published rows "
+      "on one board. With "
+      "--benchmark: the scenario file; its workload is not used");
   add_benchmark_options(*c, options->benchmark_file);
   c->add_flag(
       "--engines", options->engines,
@@ -149,10 +166,15 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
   c->add_option("--rules", options->published.rules,
                 "with --published: import rules of one's own instead of reports/cases/import_rules.yaml");
   c->add_flag("--bars", options->published.bars, "with --published: exit code 7 when a target is missed");
+  c->add_flag(
+      "--fit-intervals", options->fit_intervals,
+      "writes reports/cases/interval_corrections.yaml anew from the named cases and the published rows; "
+      "with --out an interrupted run goes on where it stood");
   c->add_flag("--fast", options->fast, "without intervals: one run of each in place of many");
-  c->add_option("--out", options->out,
-                "directory for scoreboard.{json,csv,md}, schedule.json, comparison.json and trace.jsonl, or "
-                "engine_fidelity.{md,json,csv} and published_cases.csv");
+  c->add_option(
+      "--out", options->out,
+      "directory for scoreboard.{json,csv,md,html}, schedule.json, comparison.json and trace.jsonl, or "
+      "engine_fidelity.{md,json,csv} and published_cases.csv");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "cli/interrupt.h"
+#include "reports/casebook/score_rows.h"
 #include "reports/casebook/scoreboard.h"
 
 namespace orrery {
@@ -68,6 +69,16 @@ Result<std::vector<CaseComparison>> compare_published_cases(bool fast, const Com
   return cases;
 }
 
+Result<std::vector<CaseComparison>> compare_own_runs(const CommandContext& context) {
+  ORRERY_TRY(runs, list_engine_runs());
+  std::vector<CaseComparison> cases;
+  for (const EngineRun& run : runs) {
+    ORRERY_TRY(measured, measure_run_fidelity(run, comparing(true, context).said));
+    cases.push_back(case_of(measured));
+  }
+  return cases;
+}
+
 Result<int> validate_cases(const CaseCommandOptions& options, const CommandContext& context) {
   watch_interrupts();
   if (!context.overrides.empty())
@@ -75,10 +86,12 @@ Result<int> validate_cases(const CaseCommandOptions& options, const CommandConte
                       "--set does not reach into a case: copy its file, change it there, "
                       "and pass its path");
   std::vector<CaseComparison> cases;
-  for (const std::string& name : options.names.empty() ? published_case_ids() : options.names) {
+  for (const std::string& name : options.names) {
     ORRERY_TRY(compared, compare_named(name, comparing(options.fast, context)));
     cases.push_back(std::move(compared));
   }
+  ORRERY_TRY(corrections, shipped_interval_corrections());
+  correct_intervals(cases, corrections);
   if (!options.out.empty()) ORRERY_TRY_STATUS(write_scoreboard(cases, options.out));
   if (context.json) {
     std::fputs(canonical_json(scoreboard_json(cases)).c_str(), stdout);
@@ -92,7 +105,6 @@ Result<int> validate_cases(const CaseCommandOptions& options, const CommandConte
   Errors refused;
   for (const CaseComparison& c : cases)
     refused.push_back(invalid_input("case " + c.about.id + " cannot be compared: " + c.about.refusal));
-  if (refused.empty()) refused.push_back(invalid_input("there are no cases in " + data_directory()));
   return refused;
 }
 

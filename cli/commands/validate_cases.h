@@ -12,7 +12,7 @@
 namespace orrery {
 
 struct CaseCommandOptions {
-  std::vector<std::string> names;  // ids, or paths of case files; empty: every published case
+  std::vector<std::string> names;  // ids, or paths of case files
   std::string out;                 // directory for scoreboard.{json,csv,md}; empty: none
   bool fast = false;               // without intervals
 };
@@ -20,8 +20,11 @@ struct CaseCommandOptions {
 // The exit code. A case that this version refuses is no error beside others; named alone it is invalid input.
 Result<int> validate_cases(const CaseCommandOptions& options, const CommandContext& context);
 
-// Every published case, for `validate --engines`.
+// Every published case, without corrections of intervals.
 Result<std::vector<CaseComparison>> compare_published_cases(bool fast, const CommandContext& context);
+
+// Every run of ours.
+Result<std::vector<CaseComparison>> compare_own_runs(const CommandContext& context);
 
 // Our own runs, then the published cases; each with what it is, its status and its source.
 Result<std::vector<ListEntry>> list_cases();

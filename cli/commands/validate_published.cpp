@@ -7,8 +7,10 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "cli/console.h"
 #include "cli/interrupt.h"
 #include "reports/casebook/published/board_text.h"
+#include "reports/casebook/score_rows.h"
 
 namespace orrery {
 
@@ -25,10 +27,8 @@ Status write_board(const PublishedBoard& board, const std::string& folder) {
 
 }  // namespace
 
-Result<int> validate_published(const PublishedCommandOptions& options, const CommandContext& context) {
-  watch_interrupts();
-  if (!context.overrides.empty())
-    return make_error(ErrorKind::usage, "--set does not reach into published rows");
+Result<PublishedBoard> price_published_file(const PublishedCommandOptions& options,
+                                            const CommandContext& context) {
   ORRERY_TRY(rules, load_import_rules(options.rules.empty() ? import_rules_path() : options.rules));
   ORRERY_TRY(rows, read_figure_rows(options.file));
   BoardOptions pricing;
@@ -37,12 +37,29 @@ Result<int> validate_published(const PublishedCommandOptions& options, const Com
   pricing.keep_going = [](std::uint64_t) { return !interrupted(); };
   Progress progress("published runs", 0, !context.quiet && isatty(STDERR_FILENO) != 0);
   pricing.progress = [&progress](std::size_t done, std::size_t) { progress.update(done); };
+  pricing.journal = options.out;
+  pricing.resumed = [](std::size_t found, std::size_t all) {
+    if (found > 0)
+      say(LogLevel::info,
+          std::to_string(found) + " of " + std::to_string(all) + " runs were priced before (prices.jsonl)");
+  };
   Result<PublishedBoard> priced = price_published(std::move(rows), rules, pricing);
   if (!priced.ok() && priced.errors().front().kind == ErrorKind::interrupted)  // of one run's clock it says
                                                                                // too much
     return make_error(ErrorKind::interrupted,
-                      "interrupted: nothing was written, and rows are priced anew next time");
-  ORRERY_TRY(board, std::move(priced));
+                      options.out.empty()
+                          ? "interrupted: nothing was written, and rows are priced anew next time"
+                          : "interrupted: the same command goes on where it stood");
+  return priced;
+}
+
+Result<int> validate_published(const PublishedCommandOptions& options, const CommandContext& context) {
+  watch_interrupts();
+  if (!context.overrides.empty())
+    return make_error(ErrorKind::usage, "--set does not reach into published rows");
+  ORRERY_TRY(corrections, shipped_interval_corrections());
+  ORRERY_TRY(board, price_published_file(options, context));
+  correct_intervals(board, corrections);
   if (!options.out.empty()) ORRERY_TRY_STATUS(write_board(board, options.out));
   if (context.json) {
     std::fputs(canonical_json(board_json(board)).c_str(), stdout);

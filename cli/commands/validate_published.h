@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "cli/command.h"
+#include "reports/casebook/published/published_board.h"
 
 namespace orrery {
 
@@ -15,6 +16,10 @@ struct PublishedCommandOptions {
   bool fast = false;  // without intervals
   bool bars = false;  // exit code 7 when a target is missed
 };
+
+// Every row priced, by the rules of the options, without corrections of intervals.
+Result<PublishedBoard> price_published_file(const PublishedCommandOptions& options,
+                                            const CommandContext& context);
 
 Result<int> validate_published(const PublishedCommandOptions& options, const CommandContext& context);
 

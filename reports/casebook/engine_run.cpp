@@ -37,8 +37,8 @@ Result<Scenario> scenario_of(const EngineRun& run, const MeasuredRun& measured) 
   const Json more = e.arguments.value("additional_config", Json::object());
   const std::string scan = more.is_object() ? more.value("gdn_prefill_backend", std::string()) : "";
   const std::string text =
-      "deployment:\n  hardware: " + run.hardware + "\n  model: " + run.model +
-      "\n  engine: vllm-0.24\n  parallel: {tp: " + number(tp) + ", ep: " + number(ep ? tp : 1) +
+      "deployment:\n  hardware: " + run.hardware + "\n  model: " + run.model + "\n  engine: " + own_engine +
+      "\n  parallel: {tp: " + number(tp) + ", ep: " + number(ep ? tp : 1) +
       "}\n  engine_args:\n    num_gpu_blocks_override: " + number(e.num_gpu_blocks) +
       "\n    block_size: " + number(e.block_size) +
       "\n    max_num_batched_tokens: " + number(e.max_num_batched_tokens) +

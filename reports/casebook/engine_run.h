@@ -11,6 +11,9 @@
 
 namespace orrery {
 
+// The profile that they are predicted with.
+constexpr const char* own_engine = "vllm-0.24";
+
 struct EngineRun {
   std::string name, folder;     // folder: as found
   std::string hardware, model;  // names of profiles

@@ -6,6 +6,7 @@
 
 #include "base/statistics.h"
 #include "base/text.h"
+#include "reports/casebook/score_rows.h"
 
 namespace orrery {
 
@@ -78,7 +79,21 @@ Json row_json(const CaseComparison& c, const ComparedRun& run, const ComparedMet
           {"low", run.intervals ? Json(m.low) : Json()},
           {"high", run.intervals ? Json(m.high) : Json()},
           {"error_percent", m.error_percent()},
-          {"verdict", v.empty() ? Json() : Json(v)}};
+          {"verdict", v.empty() ? Json() : Json(v)},
+          {"correction", m.correction.empty() ? Json() : Json(m.correction)}};
+}
+
+// Share of published figures in their interval, of those that no width comes from: the other half of the
+// cases, and ratios and steps, which no correction moves. Null without any.
+Json coverage_share(const std::vector<ScoreRow>& scores) {
+  std::size_t rows = 0, inside = 0;
+  for (const ScoreRow& row : scores) {
+    if (row.source == ScoreSource::own_run || !row.interval || half_of(row) == std::string("fitted"))
+      continue;
+    ++rows;
+    inside += row.metric.inside();
+  }
+  return rows == 0 ? Json() : Json(static_cast<double>(inside) / static_cast<double>(rows));
 }
 
 Json requests_json(const CaseComparison& c, const ComparedRun& run, const RequestComparison& r) {
@@ -193,24 +208,19 @@ Json scoreboard_json(const std::vector<CaseComparison>& cases) {
       for (const RequestComparison& r : run.requests) requests.push_back(requests_json(c, run, r));
     }
   }
-  Group all;
+  const std::vector<ScoreRow> scores = score_rows(cases);  // in the same order
+  for (std::size_t i = 0; i < scores.size(); ++i) rows[i]["half"] = half_of(scores[i]);
   std::map<std::string, Group> by_part, by_engine;
   each_published(cases, [&](const CaseComparison& c, const ComparedRun& run, const ComparedMetric& m) {
-    all.add(m, run.intervals);
     by_part[c.about.hardware].add(m, run.intervals);
     by_engine[c.about.engine].add(m, run.intervals);
   });
   Json parts = Json::object(), engines = Json::object();
   for (const auto& [name, group] : by_part) parts[name] = group.json();
   for (const auto& [name, group] : by_engine) engines[name] = group.json();
-  return {{"cases", rows},
-          {"coverage", all.with_interval == 0
-                           ? Json()
-                           : Json(static_cast<double>(all.inside) / static_cast<double>(all.with_interval))},
-          {"by_part", parts},
-          {"by_engine", engines},
-          {"requests", requests},
-          {"about", about}};
+  return {{"cases", rows},        {"coverage", coverage_share(scores)},
+          {"by_part", parts},     {"by_engine", engines},
+          {"requests", requests}, {"about", about}};
 }
 
 std::string scoreboard_csv(const std::vector<CaseComparison>& cases) {

@@ -16,6 +16,9 @@ namespace orrery {
 struct MetricInterval {
   std::string name;                       // "ttft_ms.p50", …, as in summary.json
   double nominal = 0, low = 0, high = 0;  // in the unit that the name says
+  // Where the ends were corrected (interval_corrections.h): by which pool, and where they were before.
+  std::string correction = {};
+  double prices_low = 0, prices_high = 0;
 };
 
 struct Intervals {
@@ -26,6 +29,7 @@ struct Intervals {
   int runs = 0;
   std::uint64_t requests = 0;  // over how many requests; less than the run's when the trace is long
   bool shortened = false;
+  bool measured = false;  // no correction is due: the engine was measured by Orrery on this part
 };
 
 // One standard deviation of the logarithm of each factor that is uncertain.

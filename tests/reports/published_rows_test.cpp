@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/files.h"
 #include "catch.h"
 #include "reports/casebook/published/board_text.h"
 #include "reports/casebook/published/import_rules.h"
@@ -286,6 +287,51 @@ TEST_CASE("a figure of which the shortened runs say nothing has no interval and 
   CHECK(json["coverage"].is_null());
   CHECK(json["cases"][0]["low"].is_null());
   CHECK(json["cases"][0]["verdict"].is_null());
+}
+
+TEST_CASE("what stands in the journal is not priced again, and gives the same board") {
+  const Folder folder;
+  const auto rows =
+      rows_of(kHeader + row("mean_ttft", "20", "ms") +
+              row("mean_ttft", "20", "ms",
+                  "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,400,20,4 prompts,concurrency,2"));
+  BoardOptions options;
+  options.runs = 2;
+  const auto without = price_published(rows, our_rules(), options);
+  REQUIRE(without.ok());
+  options.journal = folder.path + "/deep/out";
+  std::vector<std::size_t> found;
+  std::size_t priced = 0;
+  options.resumed = [&](std::size_t n, std::size_t) { found.push_back(n); };
+  options.progress = [&](std::size_t, std::size_t) { ++priced; };
+  const std::string path = options.journal + "/prices.jsonl";
+  const auto first = price_published(rows, our_rules(), options);
+  REQUIRE(first.ok());
+  CHECK(priced == 2);
+  const std::string settled = *read_text_file(path);
+  // The second line torn, the first whole.
+  std::ofstream(path, std::ios::binary) << settled.substr(0, settled.find('\n') + 30);
+  const auto second = price_published(rows, our_rules(), options);
+  REQUIRE(second.ok());
+  CHECK(priced == 3);
+  CHECK(found == std::vector<std::size_t>{0, 1});
+  CHECK(*read_text_file(path) == settled);
+  for (const auto* const board : {&first, &second})
+    CHECK(canonical_json(board_json(**board)) == canonical_json(board_json(*without)));
+  options.runs = 3;  // other intervals
+  REQUIRE(price_published(rows, our_rules(), options).ok());
+  CHECK(found.back() == 0);
+}
+
+TEST_CASE("removing a row changes no other row's prediction") {
+  const std::string other =
+      row("mean_ttft", "9", "ms",
+          "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,400,20,4 prompts,concurrency,2");
+  const auto both = price(other + row("mean_ttft", "20", "ms")), alone = price(row("mean_ttft", "20", "ms"));
+  REQUIRE(both.board.size() == 2);
+  REQUIRE(alone.board.size() == 1);
+  CHECK(both.board[1].compared.predicted == alone.board[0].compared.predicted);
+  CHECK(both.board[0].compared.predicted != alone.board[0].compared.predicted);
 }
 
 TEST_CASE("a bar is met by the median of its rows") {

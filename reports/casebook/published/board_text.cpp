@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "reports/casebook/case_comparison.h"
+#include "reports/casebook/score_rows.h"
 
 namespace orrery {
 
@@ -184,9 +185,9 @@ Table worst_table(const PublishedBoard& board) {
 
 std::string names(const std::vector<std::string>& list) { return list.empty() ? "all" : join(list, ", "); }
 
-Table bars_table(const PublishedBoard& board) {
+Table bars_table(const std::vector<BarResult>& bars) {
   Table table{{"parts", "engines", "quantity", "bar %", "median abs. error %", "rows", "met"}, {}};
-  for (const BarResult& r : compare_bars(board))
+  for (const BarResult& r : bars)
     table.rows.push_back({names(r.bar.hardware), names(r.bar.families), r.bar.quantity,
                           fixed(r.bar.median_abs_percent), r.rows == 0 ? "–" : fixed(r.median_abs_percent),
                           std::to_string(r.rows),
@@ -202,15 +203,25 @@ BoardGroup all_rows(const PublishedBoard& board) {
   return group;
 }
 
+// Of the half that no widths come from: only there does coverage say something.
+BoardGroup scored_rows(const PublishedBoard& board) {
+  BoardGroup group;
+  for (const BoardRow& row : board.board) {
+    if (!is_fitted_half(case_name(board.setups[row.setup]))) group.add(row.compared, row.interval);
+  }
+  return group;
+}
+
 std::string summary(const PublishedBoard& board) {
-  const BoardGroup all = all_rows(board);
+  const BoardGroup all = all_rows(board), scored = scored_rows(board);
   std::string text = std::to_string(board.board.size()) + " of " + std::to_string(board.rows.size()) +
                      " rows priced: median absolute error " + fixed(all.median_absolute()) +
                      " %, median error " + with_sign(all.median()) + " %";
   if (board.runs > 0)
-    text += "; measured value in the 90 % interval " + share(all.covered, all.intervals) +
-            ", verdict inside " + share(all.inside, all.intervals) + ", uninformative " +
-            share(all.uninformative, all.intervals);
+    text += ". Of the half that no interval's width comes from (" + std::to_string(scored.intervals) +
+            " rows): measured value in the 90 % interval " + share(scored.covered, scored.intervals) +
+            ", verdict inside " + share(scored.inside, scored.intervals) + ", uninformative " +
+            share(scored.uninformative, scored.intervals);
   return text + ".\n";
 }
 
@@ -241,8 +252,11 @@ Json row_json(const PublishedBoard& board, const BoardRow& row) {
           {"low", interval ? Json(row.compared.low) : Json()},
           {"high", interval ? Json(row.compared.high) : Json()},
           {"error_percent", row.compared.error_percent()},
-          {"verdict", interval ? Json(verdict(row.compared, true)) : Json()}};
+          {"verdict", interval ? Json(verdict(row.compared, true)) : Json()},
+          {"correction", row.compared.correction.empty() ? Json() : Json(row.compared.correction)}};
 }
+
+}  // namespace
 
 std::string csv_cell(const std::string& text) {
   if (text.find_first_of(",\"") == std::string::npos) return text;
@@ -251,11 +265,24 @@ std::string csv_cell(const std::string& text) {
   return out + "\"";
 }
 
-}  // namespace
+Json bars_json(const std::vector<BarResult>& bars) {
+  Json out = Json::array();
+  for (const BarResult& r : bars)
+    out.push_back({{"hardware", r.bar.hardware},
+                   {"engine", r.bar.families},
+                   {"quantity", r.bar.quantity},
+                   {"bar_percent", r.bar.median_abs_percent},
+                   {"median_abs_error_percent", r.rows == 0 ? Json() : Json(r.median_abs_percent)},
+                   {"rows", r.rows},
+                   {"met", r.met()}});
+  return out;
+}
+
+std::string bars_markdown(const std::vector<BarResult>& bars) { return markdown_of(bars_table(bars)); }
 
 Json board_json(const PublishedBoard& board) {
   Json cases = Json::array(), parts = Json::object(), engines = Json::object(), groups = Json::array(),
-       rules = Json::array(), bars = Json::array(), worst = Json::array();
+       rules = Json::array(), worst = Json::array();
   for (const BoardRow& row : board.board) cases.push_back(row_json(board, row));
   for (const auto& [key, group] : group_board(
            board, [](const FigureRow&, const PublishedSetup&s, const ComparedMetric&) { return s.hardware; }))
@@ -279,14 +306,6 @@ Json board_json(const PublishedBoard& board) {
                      {"median_error_percent", use.as_if.errors.empty() ? Json() : Json(use.as_if.median())},
                      {"median_abs_error_percent",
                       use.as_if.errors.empty() ? Json() : Json(use.as_if.median_absolute())}});
-  for (const BarResult& r : compare_bars(board))
-    bars.push_back({{"hardware", r.bar.hardware},
-                    {"engine", r.bar.families},
-                    {"quantity", r.bar.quantity},
-                    {"bar_percent", r.bar.median_abs_percent},
-                    {"median_abs_error_percent", r.rows == 0 ? Json() : Json(r.median_abs_percent)},
-                    {"rows", r.rows},
-                    {"met", r.met()}});
   for (const BoardRow* row : worst_rows(board, 10)) {
     Json entry = row_json(board, *row);
     Json provenance = Json::object();
@@ -296,17 +315,17 @@ Json board_json(const PublishedBoard& board) {
     entry["scenario"] = board.setups[row->setup].scenario;
     worst.push_back(entry);
   }
-  const BoardGroup all = all_rows(board);
+  const BoardGroup all = all_rows(board), scored = scored_rows(board);
   return {{"cases", cases},
-          {"coverage", all.intervals == 0
-                           ? Json()
-                           : Json(static_cast<double>(all.covered) / static_cast<double>(all.intervals))},
+          {"coverage", scored.intervals == 0 ? Json()
+                                             : Json(static_cast<double>(scored.covered) /
+                                                    static_cast<double>(scored.intervals))},
           {"all", group_json(all)},
           {"by_part", parts},
           {"by_engine", engines},
           {"groups", groups},
           {"rules", rules},
-          {"bars", bars},
+          {"bars", bars_json(compare_bars(board))},
           {"worst", worst}};
 }
 
@@ -314,7 +333,7 @@ std::string board_csv(const PublishedBoard& board) {
   std::string csv =
       "line,source,locator,hardware,engine,engine_version,model,plan,load,metric,published,predicted,low,"
       "high,"
-      "error_percent,verdict\n";
+      "error_percent,verdict,rung\n";
   for (const BoardRow& row : board.board) {
     const FigureRow& figure = board.rows[row.row];
     const PublishedSetup& setup = board.setups[row.setup];
@@ -326,7 +345,8 @@ std::string board_csv(const PublishedBoard& board) {
       csv += csv_cell(cell) + ",";
     csv += format_number(m.measured) + "," + format_fixed(m.predicted, 4) + ",";
     csv += row.interval ? format_fixed(m.low, 4) + "," + format_fixed(m.high, 4) : std::string(",");
-    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, row.interval) + "\n";
+    csv += "," + format_fixed(m.error_percent(), 2) + "," + verdict(m, row.interval) + "," +
+           csv_cell(shares(board.priced[row.setup].provenance)) + "\n";
   }
   return csv;
 }
@@ -344,8 +364,8 @@ std::string board_text(const PublishedBoard& board) {
   std::string text = summary(board) + "\n";
   text +=
       text_of(groups_table(group_board(board, part_engine_metric), {"part", "engine", "quantity"})) + "\n";
-  text += text_of(rules_table(board)) + "\n" + text_of(bars_table(board)) + "\nThe ten furthest off:\n" +
-          text_of(worst_table(board));
+  text += text_of(rules_table(board)) + "\n" + text_of(bars_table(compare_bars(board))) +
+          "\nThe ten furthest off:\n" + text_of(worst_table(board));
   return text;
 }
 
@@ -354,11 +374,13 @@ std::string board_markdown(const PublishedBoard& board) {
       "# Published figures\n\nMade by `orrery validate --published FILE.csv`; definitions and rules: "
       "docs/validation.md. Error = predicted ÷ published − 1.\nNothing of Orrery was fitted to any of these "
       "rows. "
-      "An interval holds the doubt about prices and host times, not what a row does not say.\n\n";
+      "An interval holds the doubt about prices and host times, moved by what one half of the cases says of "
+      "it "
+      "(docs/validation.md).\n\n";
   text += summary(board) + "\n## Part, engine, quantity\n\n" +
           markdown_of(
               groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));
-  text += "\n## Targets\n\n" + markdown_of(bars_table(board));
+  text += "\n## Targets\n\n" + markdown_of(bars_table(compare_bars(board)));
   text += "\n## Rows left out\n\n" + markdown_of(rules_table(board));
   text += "\n## By source\n\n" +
           markdown_of(groups_table(group_board(board, source_metric), {"source", "part", "quantity"}));

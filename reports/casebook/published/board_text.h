@@ -16,4 +16,9 @@ std::string left_out_csv(const PublishedBoard& board);    // a row per row left 
 std::string board_text(const PublishedBoard& board);      // for a terminal
 std::string board_markdown(const PublishedBoard& board);  // the report; names no file and no time
 
+// Of other boards too.
+Json bars_json(const std::vector<BarResult>& bars);
+std::string bars_markdown(const std::vector<BarResult>& bars);
+std::string csv_cell(const std::string& text);  // quoted where it must be
+
 }  // namespace orrery

@@ -4,12 +4,14 @@
 #include <atomic>
 #include <cmath>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/statistics.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
 #include "reports/casebook/case_comparison.h"
+#include "reports/casebook/published/price_journal.h"
 
 namespace orrery {
 
@@ -96,13 +98,42 @@ std::vector<bool> wanted_setups(const PublishedImport& import) {
   return wanted;
 }
 
-Result<std::vector<PricedSetup>> price_setups(const PublishedImport& import, const BoardOptions& options) {
-  const std::vector<bool> wanted = wanted_setups(import);
-  std::vector<std::size_t> order;
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (wanted[i]) order.push_back(i);
+// Runs that stand in the journal, and where the others go.
+class PricedBefore {
+ public:
+  static Result<PricedBefore> open(const PublishedImport& import, const BoardOptions& options) {
+    PricedBefore out;
+    out.keys_.resize(import.setups.size());
+    if (options.journal.empty()) return out;
+    ORRERY_TRY(cost, cost_digest());
+    ORRERY_TRY(journal, PriceJournal::open(options.journal));
+    out.journal_.emplace(std::move(journal));
+    for (std::size_t i = 0; i < out.keys_.size(); ++i)
+      out.keys_[i] = price_key(cost, import.setups[i], options.runs);
+    return out;
   }
-  std::vector<PricedSetup> priced(import.setups.size());
+  const PricedSetup* find(std::size_t setup) const {
+    return journal_ ? journal_->find(keys_[setup]) : nullptr;
+  }
+  Status add(std::size_t setup, const PricedSetup& priced) {
+    return journal_ ? journal_->add(keys_[setup], priced) : ok_status();
+  }
+  Status settle(const std::vector<std::size_t>& setups) const {
+    if (!journal_) return ok_status();
+    std::vector<std::string> keys;
+    for (const std::size_t setup : setups) keys.push_back(keys_[setup]);
+    return journal_->settle(keys);
+  }
+  bool on() const { return journal_.has_value(); }
+
+ private:
+  std::optional<PriceJournal> journal_;
+  std::vector<std::string> keys_;  // of each setup
+};
+
+// Those of `order`, on so many threads.
+Status price_missing(const std::vector<std::size_t>& order, const PublishedImport& import,
+                     const BoardOptions& options, PricedBefore& before, std::vector<PricedSetup>& priced) {
   std::atomic<std::size_t> next{0}, done{0};
   std::mutex guard;
   Errors errors;
@@ -110,8 +141,9 @@ Result<std::vector<PricedSetup>> price_setups(const PublishedImport& import, con
     for (std::size_t i = next++; i < order.size(); i = next++) {
       auto one = price_setup(import.setups[order[i]], options);
       const std::lock_guard<std::mutex> lock(guard);
-      if (!one.ok()) {
-        if (errors.empty()) errors = one.errors();
+      const Status kept = one.ok() ? before.add(order[i], *one) : ok_status();
+      if (!one.ok() || !kept.ok()) {
+        if (errors.empty()) errors = one.ok() ? kept.errors() : one.errors();
         next = order.size();
         return;
       }
@@ -124,6 +156,25 @@ Result<std::vector<PricedSetup>> price_setups(const PublishedImport& import, con
   work();
   pool.clear();
   if (!errors.empty()) return errors;
+  return ok_status();
+}
+
+Result<std::vector<PricedSetup>> price_setups(const PublishedImport& import, const BoardOptions& options) {
+  const std::vector<bool> wanted = wanted_setups(import);
+  ORRERY_TRY(before, PricedBefore::open(import, options));
+  std::vector<PricedSetup> priced(import.setups.size());
+  std::vector<std::size_t> all, missing;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!wanted[i]) continue;
+    all.push_back(i);
+    if (const PricedSetup* const known = before.find(i))
+      priced[i] = *known;
+    else
+      missing.push_back(i);
+  }
+  if (before.on() && options.resumed) options.resumed(all.size() - missing.size(), all.size());
+  ORRERY_TRY_STATUS(price_missing(missing, import, options, before, priced));
+  ORRERY_TRY_STATUS(before.settle(all));
   return priced;
 }
 
@@ -199,11 +250,6 @@ void BoardGroup::add(const ComparedMetric& metric, bool with_interval) {
 double BoardGroup::median() const { return percentile(errors, 50); }
 double BoardGroup::median_absolute() const { return percentile(absolute(errors), 50); }
 double BoardGroup::p90_absolute() const { return percentile(absolute(errors), 90); }
-
-std::string quantity_of(const std::string& metric) {
-  if (metric.starts_with("throughput.")) return "throughput";
-  return metric.substr(0, metric.find('.'));
-}
 
 std::map<std::string, BoardGroup> group_board(
     const PublishedBoard& board,

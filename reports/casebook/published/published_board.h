@@ -13,6 +13,7 @@
 #include "reports/benchmark_comparison.h"
 #include "reports/casebook/published/figure_rows.h"
 #include "reports/casebook/published/run_import.h"
+#include "sim/ensemble/interval_corrections.h"
 
 namespace orrery {
 
@@ -29,6 +30,9 @@ struct BoardOptions {
   int threads = 1;
   std::function<bool(std::uint64_t)> keep_going = {};
   std::function<void(std::size_t done, std::size_t all)> progress = {};
+  // Folder of the journal (price_journal.h): what stands there is not priced again. Empty: none.
+  std::string journal = {};
+  std::function<void(std::size_t found, std::size_t all)> resumed = {};  // with a journal, before any pricing
 };
 
 // A row that was priced. `compared.measured` is the published figure in our unit.
@@ -71,8 +75,6 @@ struct BoardGroup {
   double p90_absolute() const;
 };
 
-// "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
-std::string quantity_of(const std::string& metric);
 // By one key of a row: what to print for it.
 std::map<std::string, BoardGroup> group_board(
     const PublishedBoard& board,

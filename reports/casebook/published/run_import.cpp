@@ -319,6 +319,10 @@ class Importer {
                  (run.rate > 0       ? shown_rate(run.rate) + "/s"
                   : run.static_batch ? "batch of " + std::to_string(f.load)
                                      : std::to_string(f.load) + " in flight");
+    setup.input = f.input;
+    setup.output = f.output;
+    setup.in_flight = run.rate > 0 ? 0 : f.load;
+    setup.rate = run.rate;
     std::string args;
     for (const auto& [name, value] : run.engine_args)
       args += (args.empty() ? "" : ", ") + name + ": " + value;

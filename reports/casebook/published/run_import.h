@@ -39,9 +39,11 @@ bool can_be_lifted(RowRule rule);
 
 // One simulation; several published runs may share it.
 struct PublishedSetup {
-  std::string scenario;                             // YAML
-  std::vector<BenchmarkMetric> metrics;             // what is asked of it; `value` means nothing
-  std::string hardware, engine, model, plan, load;  // for people
+  std::string scenario;                               // YAML
+  std::vector<BenchmarkMetric> metrics;               // what is asked of it; `value` means nothing
+  std::string hardware, engine, model, plan, load;    // for people
+  std::int64_t input = 0, output = 0, in_flight = 0;  // tokens, tokens, requests (0: by rate)
+  double rate = 0;                                    // requests per second
 };
 
 struct ImportedFigure {

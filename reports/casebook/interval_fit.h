@@ -1,0 +1,33 @@
+// Interval corrections from measured figures: split conformal prediction, each end by itself.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "reports/casebook/score_rows.h"
+#include "sim/ensemble/interval_corrections.h"
+
+namespace orrery {
+
+// A pool needs so many figures of the fitted half, and of so many cases, whose figures are alike; with fewer,
+// its figures borrow the next wider pool's.
+constexpr std::size_t least_pool_rows = 150;
+constexpr std::size_t least_pool_cases = 20;
+
+// Of the rows of the fitted half; the other has no part. An end is moved by the quantile of rank ⌈(1 − a)·(n
+// + 1)⌉ of how far, as a logarithm, the figures lie beyond it. The two shares a add up to a tenth, and stand
+// so between a fortieth and three fortieths that the pool's intervals are shortest on average: errors have
+// one long tail. Pools in a fixed order.
+IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows, std::vector<LoggedEngine> measured);
+
+// Engine profiles and parts of reports/cases/engine_runs.yaml.
+Result<std::vector<LoggedEngine>> logged_engines();
+
+struct FitInput {
+  std::string file, digest;
+};
+std::string corrections_yaml(const IntervalCorrections& corrections, const std::vector<FitInput>& inputs);
+
+}  // namespace orrery

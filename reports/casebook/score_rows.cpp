@@ -1,0 +1,159 @@
+#include "reports/casebook/score_rows.h"
+
+#include <algorithm>
+
+#include "base/digest.h"
+#include "base/text.h"
+
+namespace orrery {
+
+namespace {
+
+PriceEvidence evidence_of(const PublishedSetup& setup, const PricedSetup& priced) {
+  return {setup.hardware, setup.engine, main_rung(priced.provenance)};
+}
+
+// Null for a pair, and for a run of ours.
+const PublishedRun* run_of(const CaseComparison& c, const ComparedRun& run) {
+  const auto found = std::find_if(c.about.runs.begin(), c.about.runs.end(),
+                                  [&](const PublishedRun& r) { return r.name == run.name; });
+  return found == c.about.runs.end() ? nullptr : &*found;
+}
+
+bool is_pooled(const PublishedRun* run) {
+  return run != nullptr && !run->step && !run->is_capacity() && !run->does_not_fit;
+}
+
+std::string plan_of(const ParallelPlan& p) {
+  return "tp " + std::to_string(p.tp) + (p.ep > 1 ? " ep " + std::to_string(p.ep) : "") +
+         (p.pp > 1 ? " pp " + std::to_string(p.pp) : "") + (p.dp > 1 ? " dp " + std::to_string(p.dp) : "");
+}
+
+// As PublishedSetup::load has it, so that a run that is a named case and a row too is one case; "" where it
+// cannot be one.
+std::string load_of(const WorkloadSpec& w) {
+  const auto tokens = [](const LengthSpec& length) {
+    return std::to_string(
+        static_cast<std::int64_t>(length.kind == LengthSpec::Kind::uniform ? length.high : length.value));
+  };
+  if (!w.generator || w.closed_loop_concurrency == 0) return "";
+  return tokens(w.generator->input) + "+" + tokens(w.generator->output) + ", " +
+         std::to_string(w.closed_loop_concurrency) + " in flight";
+}
+
+// Lengths are looked at only where they are given as such.
+void add_load(const PublishedRun& run, ScoreRow& row) {
+  const WorkloadSpec& w = run.scenario.workload;
+  row.batch = static_cast<double>(w.closed_loop_concurrency);
+  if (run.step) {
+    row.batch = run.step->decode_sequences;
+    if (row.batch > 0) row.context = static_cast<double>(run.step->decode_context_tokens) / row.batch;
+  } else if (w.generator && w.closed_loop_concurrency == 0) {
+    row.rate = w.generator->arrivals.rate;
+  }
+}
+
+}  // namespace
+
+const char* to_string(ScoreSource source) {
+  switch (source) {
+    case ScoreSource::named_case: return "case";
+    case ScoreSource::own_run: return "own run";
+    case ScoreSource::published_row: return "published row";
+  }
+  return "";
+}
+
+bool is_fitted_half(const std::string& group) {
+  Digest digest;
+  digest.add_text(group);
+  return (digest.value() >> 40) % 2 == 0;
+}
+
+const char* half_of(const ScoreRow& row) {
+  if (!row.interval || !row.pooled) return "";
+  return is_fitted_half(row.group) ? "fitted" : "scored";
+}
+
+std::string case_name(const PublishedSetup& setup) {
+  return join({setup.hardware, setup.engine, setup.model, setup.plan, setup.load}, ", ");
+}
+
+std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases) {
+  std::vector<ScoreRow> out;
+  for (const CaseComparison& c : cases) {
+    for (const ComparedRun& run : c.runs) {
+      ScoreRow row;
+      row.source = c.own ? ScoreSource::own_run : ScoreSource::named_case;
+      row.id = c.about.id;
+      row.run = run.name;
+      row.evidence = {c.about.hardware, c.own ? own_engine : c.about.engine, main_rung(run.provenance)};
+      row.model = c.about.model;
+      row.group = c.about.id;
+      const PublishedRun* const published = run_of(c, run);
+      if (published != nullptr) {
+        const InstanceSpec& instance = published->scenario.pool.instance;
+        row.evidence = evidence_of(published->scenario, run.provenance);
+        row.model = instance.model.name;
+        const std::string load = load_of(published->scenario.workload);
+        row.group = join({instance.hardware.name, instance.engine.name, row.model, plan_of(instance.plan),
+                          load.empty() ? c.about.id + ": " + run.name : load},
+                         ", ");
+        add_load(*published, row);
+      }
+      row.pooled = is_pooled(published);
+      row.interval = run.intervals;
+      for (const ComparedMetric& m : run.metrics) {
+        row.metric = m;
+        out.push_back(row);
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<ScoreRow> score_rows(const PublishedBoard& board) {
+  std::vector<ScoreRow> out;
+  for (const BoardRow& b : board.board) {
+    const FigureRow& figure = board.rows[b.row];
+    const PublishedSetup& setup = board.setups[b.setup];
+    ScoreRow row;
+    row.source = ScoreSource::published_row;
+    row.id = "line " + std::to_string(figure.line);
+    row.run = figure[FigureColumn::source] + ": " + figure[FigureColumn::locator];
+    row.evidence = evidence_of(setup, board.priced[b.setup]);
+    row.model = setup.model;
+    row.group = case_name(setup);
+    row.batch = static_cast<double>(setup.in_flight);
+    row.context = static_cast<double>(setup.input + setup.output);
+    row.rate = setup.rate;
+    row.metric = b.compared;
+    row.interval = b.interval;
+    row.pooled = true;
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+void correct_intervals(std::vector<CaseComparison>& cases, const IntervalCorrections& corrections) {
+  for (CaseComparison& c : cases) {
+    for (ComparedRun& run : c.runs) {
+      const PublishedRun* const published = run_of(c, run);
+      if (!run.intervals) continue;
+      const PriceEvidence evidence =
+          is_pooled(published) ? evidence_of(published->scenario, run.provenance) : PriceEvidence();
+      for (ComparedMetric& m : run.metrics)
+        correct_interval(m, is_pooled(published) ? corrections : IntervalCorrections(), evidence);
+    }
+  }
+}
+
+void correct_intervals(PublishedBoard& board, const IntervalCorrections& corrections) {
+  for (BoardRow& row : board.board) {
+    if (row.interval)
+      correct_interval(row.compared, corrections,
+                       evidence_of(board.setups[row.setup], board.priced[row.setup]));
+  }
+}
+
+}  // namespace orrery
