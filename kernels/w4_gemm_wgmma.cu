@@ -1,0 +1,246 @@
+// Products with weights of four bits with Hopper's wgmma. Weights are the operand that has 64 rows an
+// instruction and comes from registers: a lane reads its 16 bytes of a packed unit (w4_fragments.h), turns
+// them into e4m3 or bf16 and multiplies, and while an instruction runs makes the next one's. One warp orders
+// copies by the copy engine into a ring of stages: 128 features in of a tile's units, their scales, and the
+// rows of activations. Sums over the 128 are kept apart and added in fp32.
+#include <algorithm>
+
+#include "kernels/block_gemm_store.h"
+#include "kernels/block_tiles.h"
+#include "kernels/tensor_map.h"
+#include "kernels/w4_fragments.h"
+#include "kernels/w4_gemm.h"
+#include "kernels/wgmma_registers.h"
+
+namespace orrery::kernels {
+namespace w4_wgmma {  // named: on sm_89 much of it is unused, which the compiler reports of unnamed ones
+
+template <bool Wide, int Rows>
+struct Shape {
+  static constexpr bool wide = Wide;
+  static constexpr int groups = 2, rows = Rows, columns = 64 * groups, accumulators = Rows / 2;
+  // What the warps that only order copies do not need goes to those that multiply, where these are short.
+  static constexpr bool trades_registers = Wide && Rows == 128;
+  static constexpr int threads = 128 * groups + (trades_registers ? 128 : 32);
+  // Few rows: two blocks, so that one multiplies while another waits.
+  static constexpr int blocks_per_unit = Rows <= 32 ? 2 : 1;
+  static constexpr int halves = Wide ? 2 : 1, half_bytes = Rows * 128;  // 128 bytes of a row each
+  static constexpr int weights_offset = halves * half_bytes, weight_bytes = columns / 16 * w4_unit_bytes;
+  static constexpr int scales_offset = weights_offset + weight_bytes, scale_bytes = columns * 2;
+  static constexpr int stage_bytes = (scales_offset + scale_bytes + 1023) / 1024 * 1024;
+  static constexpr int staged_rows = Rows < 16 ? 16 : (Rows < 64 ? Rows : 64),
+                       warp_staging = staged_rows * 32;
+  static constexpr int barrier_bytes = 16, most_stages = 16;
+  static constexpr int fixed_bytes =
+      4 * groups * warp_staging + most_stages * barrier_bytes + static_cast<int>(sizeof(BlockTileTable));
+  static constexpr int room = (227 / blocks_per_unit - (blocks_per_unit > 1 ? 1 : 0)) * 1024 - fixed_bytes;
+  static constexpr int stages = room / stage_bytes < most_stages ? room / stage_bytes : most_stages;
+  static constexpr int staging_offset = stages * stage_bytes;
+  static constexpr int barriers_offset = staging_offset + 4 * groups * warp_staging;
+  static constexpr int table_offset = barriers_offset + most_stages * barrier_bytes;
+  static constexpr int shared_bytes = stages * stage_bytes + fixed_bytes;
+  using Walk = BlockWalk<rows, columns>;
+  static_assert(stages >= 3 && half_bytes % 1024 == 0);
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+template <class S>
+struct Ring {
+  SharedAddress base;
+  unsigned slot = 0, parity = 0;
+
+  GPU_DEVICE_MEMBER explicit Ring(SharedAddress shared) : base(shared) {}
+  GPU_DEVICE_MEMBER SharedAddress stage() const { return base + slot * S::stage_bytes; }
+  GPU_DEVICE_MEMBER SharedAddress filled() const {
+    return base + S::barriers_offset + slot * S::barrier_bytes;
+  }
+  GPU_DEVICE_MEMBER SharedAddress emptied() const { return filled() + 8; }
+  GPU_DEVICE_MEMBER void advance() {
+    if (++slot == S::stages) {
+      slot = 0;
+      parity ^= 1U;
+    }
+  }
+  GPU_DEVICE_MEMBER void prepare() const {
+    for (unsigned s = 0; s < S::stages; s++) {
+      const SharedAddress barrier = base + S::barriers_offset + s * S::barrier_bytes;
+      barrier_init(barrier, 1);                  // filled: the thread that ordered the copies
+      barrier_init(barrier + 8, 4 * S::groups);  // emptied: every warp that read
+    }
+    barrier_init_fence();
+  }
+};
+
+// By one thread.
+template <class S>
+GPU_DEVICE void order_copies(const W4Gemm& p, const CUtensorMap& activations, const BlockTileTable& table,
+                             Ring<S> ring) {
+  const BlockGemm& q = p.product;
+  const int steps = q.k / w4_group;
+  const std::int64_t units = w4_units(q.n);
+  const auto* weights = static_cast<const unsigned char*>(q.weights);
+  for (typename S::Walk walk(table, q, BlockTileUnit{}, 0); !walk.done();
+       walk.next(table, q, BlockTileUnit{})) {
+    const int left = static_cast<int>(units) - walk.tile.first_column / 16;
+    const unsigned count = min(left, S::columns / 16);
+    std::int64_t unit = std::int64_t{walk.tile.expert} * steps * units + walk.tile.first_column / 16;
+    for (int step = 0; step < steps; step++, unit += units) {
+      barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
+      barrier_expect(ring.filled(), S::weights_offset + count * (w4_unit_bytes + 32));
+      copy_bytes(ring.stage() + S::weights_offset, weights + unit * w4_unit_bytes, count * w4_unit_bytes,
+                 ring.filled());
+      copy_bytes(ring.stage() + S::scales_offset, p.group_scales + unit * 16, count * 32, ring.filled());
+      GPU_UNROLL for (int half = 0; half < S::halves; half++) {
+        copy_box(ring.stage() + half * S::half_bytes, &activations, step * w4_group + half * 64,
+                 walk.tile.first_row, ring.filled());
+      }
+      ring.advance();
+    }
+  }
+}
+
+GPU_DEVICE float read_scale(SharedAddress from) {
+  std::uint16_t bits;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(from) : "memory");
+  return gpu_from_bf16(bits);
+}
+
+// block = (64 features of this warpgroup) · (rows)ᵀ over the 128 features in of a stage.
+template <class S>
+GPU_DEVICE void multiply_stage(SharedAddress stage, float (&block)[S::accumulators]) {
+  using Order = W4Order<S::wide>;
+  const SharedAddress unit =
+      stage + static_cast<unsigned>(S::weights_offset) + gpu_warp_index() * w4_unit_bytes + gpu_lane() * 16;
+  GpuBytes16 packed[w4_chunks];
+  GPU_UNROLL for (unsigned i = 0; i < w4_chunks; i++) packed[i] = w4_chunk(unit + i * 512);
+  GPU_UNROLL for (int step = 0; step < Order::steps; step++) {
+    MatrixOperand held;
+    w4_operand<S::wide>(held, packed[step / Order::steps_a_chunk], step % Order::steps_a_chunk);
+    // The halves of the rows change places: packed is as the right operand of mma.sync has them.
+    const std::uint32_t left[4] = {held.word[0], held.word[2], held.word[1], held.word[3]};
+    const std::uint64_t right = matrix_descriptor(stage + static_cast<unsigned>(step / 4 * S::half_bytes)) +
+                                static_cast<unsigned>(step % 4) * 2;
+    wgmma_fence();
+    WgmmaFromRegisters<S::wide, S::rows>::multiply(block, left, right, step > 0 ? 1 : 0);
+  }
+  wgmma_commit();
+}
+
+template <class S>
+GPU_DEVICE void multiply_tile(const W4Gemm& p, Ring<S>& ring, float (&total)[S::accumulators]) {
+  const int steps = p.product.k / w4_group;
+  GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] = 0;
+  for (int step = 0; step < steps; step++) {
+    barrier_wait(ring.filled(), ring.parity);
+    float block[S::accumulators];
+    multiply_stage<S>(ring.stage(), block);
+    const SharedAddress scales = ring.stage() + S::scales_offset + gpu_warp_index() * 32 + gpu_lane() / 4 * 2;
+    const float scale[2] = {read_scale(scales), read_scale(scales + 16)};
+    wgmma_wait<0>();
+    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
+    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * scale[i % 4 / 2];
+    ring.advance();
+  }
+}
+
+template <class S>
+GPU_DEVICE void store_tile(const W4Gemm& p, Tile tile, float (&total)[S::accumulators],
+                           unsigned char* staging) {
+  const BlockGemm& q = p.product;
+  if constexpr (!S::wide) {
+    GPU_UNROLL for (int j = 0; j < S::rows / 8; j++) {
+      const int row = 8 * j + static_cast<int>(gpu_lane()) % 4 * 2;
+      const float of_rows[2] = {row_scale(q, tile, row) * w4_e4m3_worth,
+                                row_scale(q, tile, row + 1) * w4_e4m3_worth};
+      GPU_UNROLL for (int c = 0; c < 4; c++) total[4 * j + c] *= of_rows[c % 2];
+    }
+  }
+  const int feature = static_cast<int>(gpu_warp_index()) / 4 * 64;
+  constexpr int count = S::staged_rows / 2;
+  GPU_UNROLL for (int part = 0; part < (S::rows + 63) / 64; part++) {
+    float sums[count];
+    GPU_UNROLL for (int i = 0; i < count; i++) sums[i] = i < S::accumulators ? total[part * count + i] : 0.0F;
+    store_transposed<false>(q, tile, feature, sums, staging);
+    tile.first_row += S::staged_rows;
+    tile.rows -= S::staged_rows;
+  }
+}
+
+template <class S>
+GPU_DEVICE void multiply_tiles(const W4Gemm& p, const BlockTileTable& table, Ring<S> ring,
+                               unsigned char* staging) {
+  const BlockGemm& q = p.product;
+  for (typename S::Walk walk(table, q, BlockTileUnit{}, 0); !walk.done();
+       walk.next(table, q, BlockTileUnit{})) {
+    float total[S::accumulators];
+    multiply_tile<S>(p, ring, total);
+    store_tile<S>(p, walk.tile, total, staging);
+  }
+}
+
+#endif
+
+template <class S>
+__global__ void __launch_bounds__(S::threads, S::blocks_per_unit)
+    w4_gemm_kernel(const __grid_constant__ CUtensorMap activations, const __grid_constant__ W4Gemm p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  ORRERY_DYNAMIC_SHARED(shared, 0);
+  Ring<S> ring(shared_address(shared));
+  BlockTileTable& table = *reinterpret_cast<BlockTileTable*>(shared + S::table_offset);
+  if (threadIdx.x == 0) {
+    ring.prepare();
+    prefetch_map(&activations);
+  }
+  prepare_block_walk<S::threads, S::rows, S::columns>(table, p.product, BlockTileUnit{});
+  gpu_barrier();
+  if (gpu_warp_index() >= 4 * S::groups) {
+    if constexpr (S::trades_registers) give_registers<40>();
+    if (threadIdx.x == 128 * S::groups) order_copies<S>(p, activations, table, ring);
+  } else {
+    if constexpr (S::trades_registers) take_registers<232>();
+    multiply_tiles<S>(p, table, ring, shared + S::staging_offset + gpu_warp_index() * S::warp_staging);
+  }
+#endif
+}
+
+template <class S>
+void launch_shape(const W4Gemm& p, void* stream) {
+  TensorMapShape shape;
+  shape.fp8 = !S::wide;
+  shape.extent[0] = static_cast<cuuint64_t>(p.product.k);
+  shape.extent[1] = static_cast<cuuint64_t>(p.product.rows);
+  shape.stride[0] = static_cast<cuuint64_t>(p.product.k) * S::halves;
+  shape.box[0] = 128 / S::halves;
+  shape.box[1] = static_cast<cuuint32_t>(S::rows);
+  static_cast<void>(
+      cudaFuncSetAttribute(w4_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::shared_bytes));
+  // Rows are cut by expert, so each may add one tile.
+  const std::int64_t tiles = (std::int64_t{p.product.rows} / S::rows + p.product.experts) *
+                             ((p.product.n + S::columns - 1) / S::columns);
+  const std::int64_t at_once = std::int64_t{gpu_compute_units()} * S::blocks_per_unit;
+  w4_gemm_kernel<S><<<static_cast<unsigned>(std::min(tiles, at_once)), S::threads, S::shared_bytes,
+                      static_cast<cudaStream_t>(stream)>>>(tensor_map(p.product.activations, shape), p);
+}
+
+template <bool Wide>
+void launch_rows(const W4Gemm& p, void* stream) {
+  const BlockGemm& q = p.product;
+  const std::int32_t each = q.rows_each > 0 ? q.rows_each : (q.rows + q.experts - 1) / q.experts;
+  if (each <= 8) return launch_shape<Shape<Wide, 8>>(p, stream);
+  if (each <= 16) return launch_shape<Shape<Wide, 16>>(p, stream);
+  if (each <= 32) return launch_shape<Shape<Wide, 32>>(p, stream);
+  if (each <= 64) return launch_shape<Shape<Wide, 64>>(p, stream);
+  launch_shape<Shape<Wide, 128>>(p, stream);
+}
+
+}  // namespace w4_wgmma
+
+const char* w4_gemm_wgmma_refusal() { return wgmma_refusal(); }
+
+void w4_gemm_wgmma(const W4Gemm& problem, void* stream) {
+  if (problem.product.rows == 0 || problem.product.n == 0 || problem.product.k == 0) return;
+  problem.bf16 ? w4_wgmma::launch_rows<true>(problem, stream) : w4_wgmma::launch_rows<false>(problem, stream);
+}
+
+}  // namespace orrery::kernels
