@@ -1,6 +1,6 @@
 // orrery-block-gemm FILE.md: our block-scaled products beside cuBLASLt's on one card, in one run.
 //   --check          every tile of block_gemm_wgmma against the reference instead, and the plain form
-//   --tune FILE.csv  every tile that suits, timed, over shapes of models; a line each
+//   --tune FILE.csv [SECONDS [ROWS ...]]  every tile that suits, timed, over shapes of models; a line each
 // The report says what the chosen tiles do; what they were chosen from is what --tune writes.
 #include <algorithm>
 #include <array>
@@ -72,7 +72,7 @@ std::string tile_text(const BlockGemmTile& t) {
   const char* shared[] = {"", ", weights shared", ", activations shared"};
   return std::to_string(t.rows) + "×" + std::to_string(t.columns) + (t.swapped ? " swapped" : "") + ", " +
          std::to_string(t.stages) + " stages" + shared[static_cast<int>(t.shared)] +
-         (t.splits > 1 ? ", k in " + std::to_string(t.splits) : "") + (t.blocks > 1 ? ", two at once" : "");
+         (t.splits > 1 ? ", k in " + std::to_string(t.splits) : "");
 }
 
 // --- check
@@ -123,7 +123,7 @@ int check(kernels::Device& device) {
 bool suits(const BlockGemmTile& t, std::int64_t rows, std::int64_t most_stages) {
   if (t.swapped)
     return t.rows < 2 * std::max<std::int64_t>(rows, 9) && rows <= 2 * t.rows &&
-           (t.stages == 4 || t.stages == 8 || t.stages == most_stages);
+           (t.stages == 4 || t.stages == 8 || t.stages == most_stages || t.splits > 1);
   return rows > 32 && t.rows < 2 * rows && t.stages + 1 >= most_stages;
 }
 
@@ -133,8 +133,7 @@ void tune_one(KernelBench& bench, CaseSpec spec, std::int64_t each, std::FILE* o
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     std::int32_t most = 0;
     for (const BlockGemmTile& t : tiles) {
-      if (t.rows == tiles[i].rows && t.columns == tiles[i].columns && t.swapped == tiles[i].swapped &&
-          t.blocks == tiles[i].blocks)
+      if (t.rows == tiles[i].rows && t.columns == tiles[i].columns && t.swapped == tiles[i].swapped)
         most = std::max(most, t.stages);
     }
     if (!suits(tiles[i], each, most)) continue;
@@ -163,12 +162,13 @@ void tune_one(KernelBench& bench, CaseSpec spec, std::int64_t each, std::FILE* o
   std::fflush(stdout);
 }
 
-int tune(KernelBench& bench, const std::string& path, double budget_s) {
+int tune(KernelBench& bench, const std::string& path, double budget_s, std::vector<std::int64_t> rows) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
   const double end = bench.timer().seconds() + budget_s;
-  for (const std::int64_t m : {4096, 8192, 1024, 1, 64, 256, 16, 2048, 128, 512, 32}) {
-    for (const Layer& layer : {layers[2], layers[3], layers[1], layers[9], layers[7]}) {
+  if (rows.empty()) rows = {4096, 8192, 1024, 1, 64, 256, 16, 2048, 128, 512, 32};
+  for (const std::int64_t m : rows) {
+    for (const Layer& layer : {layers[2], layers[3], layers[1], layers[9], layers[7], layers[6]}) {
       if (bench.timer().seconds() < end)
         tune_one(bench, dense("block_gemm_wgmma", "fp8-block", m, layer.n, layer.k), m, out);
     }
@@ -280,7 +280,7 @@ int run(const std::vector<std::string>& words) {
   std::string why;
   auto devices = kernels::devices(why);
   if (devices.empty() || words.empty()) {
-    std::fprintf(stderr, "orrery-block-gemm FILE.md | --check | --tune FILE.csv [SECONDS]: %s\n",
+    std::fprintf(stderr, "orrery-block-gemm FILE.md | --check | --tune FILE.csv [SECONDS [ROWS ...]]: %s\n",
                  why.c_str());
     return devices.empty() ? 6 : 2;
   }
@@ -289,7 +289,9 @@ int run(const std::vector<std::string>& words) {
   const bool tunes = words.front() == "--tune" && words.size() > 1;
   KernelBench bench(device, tunes ? 0.02 : 0.05, tunes ? 0.08 : 0.6, tunes ? 1 : 2);
   if (!tunes) return report(device, bench, words.front());
-  return tune(bench, words[1], words.size() > 2 ? std::stod(words[2]) : 1e9);
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 3; i < words.size(); ++i) rows.push_back(std::stoll(words[i]));
+  return tune(bench, words[1], words.size() > 2 ? std::stod(words[2]) : 1e9, rows);
 }
 
 }  // namespace

@@ -107,18 +107,9 @@ int check(kernels::Device& device) {
 
 // --- report
 
-// Microseconds to read so many bytes by the `read` probe.
-double read_us(KernelBench& bench, double bytes) {
-  CaseSpec s;
-  s.op = "read";
-  s.bytes = static_cast<std::int64_t>(bytes) / 4096 * 4096;
-  std::string why;
-  return bench.time(s, why);
-}
-
 void report_products(KernelBench& bench, std::FILE* out) {
   constexpr double reference_bytes = 1 << 30;
-  const double rate = reference_bytes / std::max(read_us(bench, reference_bytes), 1e-9);  // bytes a µs
+  const double rate = reference_bytes / std::max(bench.read_us(reference_bytes), 1e-9);  // bytes a µs
   std::fprintf(out,
                "## Products\n\nµs; all experts have the same number of rows. Streaming: int4 weights and "
                "their bf16 scales at the %s GB/s of a read of 1 GiB. Read: the `read` probe over just these "
@@ -132,7 +123,7 @@ void report_products(KernelBench& bench, std::FILE* out) {
   for (const Layer& l : layers) {
     const double bytes = static_cast<double>(l.experts * l.n * l.k) * (0.5 + 2.0 / 128),
                  streamed = bytes / rate;
-    const double read = read_us(bench, bytes);
+    const double read = bench.read_us(bytes);
     for (const std::int64_t each : rows_each) {
       std::string why;
       const auto time = [&](const char* op, const char* dtype, std::int64_t slots) {

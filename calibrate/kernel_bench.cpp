@@ -20,6 +20,14 @@ double KernelBench::time(const CaseSpec& spec, std::string& why) {
   return std::min(first, second);
 }
 
+double KernelBench::read_us(double bytes) {
+  CaseSpec s;
+  s.op = "read";
+  s.bytes = static_cast<std::int64_t>(bytes) / 4096 * 4096;
+  std::string why;
+  return time(s, why);
+}
+
 double KernelBench::visit(const CaseSpec& spec, std::string& why) {
   rest();
   const Point point{spec, table_of(spec), shape_of(spec), 0, 0};

@@ -19,6 +19,7 @@ class KernelBench {
   // Microseconds of the operator's own kernel, none of its other forms, the better of the visits; 0 where
   // nothing was timed, and `why`.
   double time(const kernels::CaseSpec& spec, std::string& why);
+  double read_us(double bytes);  // by the `read` probe
   double highest_mhz() const { return highest_mhz_; }
   double lowest_mhz() const { return lowest_mhz_; }
   WallTimer& timer() { return timer_; }

@@ -55,7 +55,6 @@ struct BlockGemmTile {
   std::int32_t stages = 0;             // 128 features in of both operands
   SharedCopies shared = SharedCopies::none;
   std::int32_t splits = 1;  // blocks of a cluster over the features in of one tile
-  std::int32_t blocks = 1;  // of a multiprocessor at once, each with its own tile
   friend bool operator==(const BlockGemmTile&, const BlockGemmTile&) = default;
 };
 BlockGemmTile block_gemm_tile(const BlockGemm& problem, std::int32_t compute_units);  // what it would choose

@@ -29,6 +29,17 @@ constexpr std::array candidates{
     Candidate{{192, 128, false, 4, SharedCopies::activations}, 610},
     Candidate{{256, 128, false, 4, SharedCopies::none}, 845, true, false},
     Candidate{{128, 256, false, 4, SharedCopies::none}, 845, false, true},
+    // Few tiles: the features in of one shared out over the blocks of a cluster.
+    Candidate{{16, 64, true, 8, SharedCopies::none, 2}, 255},
+    Candidate{{16, 64, true, 8, SharedCopies::none, 3}, 255},
+    Candidate{{16, 128, true, 8, SharedCopies::none, 2}, 265},
+    Candidate{{16, 128, true, 8, SharedCopies::none, 3}, 265},
+    Candidate{{32, 64, true, 8, SharedCopies::none, 2}, 255},
+    Candidate{{32, 64, true, 8, SharedCopies::none, 3}, 255},
+    Candidate{{32, 128, true, 8, SharedCopies::none, 2}, 300},
+    Candidate{{64, 64, true, 8, SharedCopies::none, 2}, 290},
+    Candidate{{64, 64, true, 8, SharedCopies::none, 3}, 290},
+    Candidate{{64, 128, true, 7, SharedCopies::none, 2}, 400},
 };
 
 constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -39,8 +50,9 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
   constexpr double memory = 4500;      // bytes a nanosecond
   constexpr double warm = 0.3;         // what a byte of activations costs beside one of cold weights
   constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
+  constexpr double splitting = 5500;   // starting a cluster and adding its sums up
   const BlockGemmTile& t = c.tile;
-  const std::int64_t blocks = t.shared == SharedCopies::none ? 1 : 2;
+  const std::int64_t blocks = (t.shared == SharedCopies::none ? 1 : 2) * t.splits;
   const std::int64_t down = over(each, t.rows * (t.shared == SharedCopies::weights ? 2 : 1));
   const std::int64_t across = over(p.n, t.columns * (t.shared == SharedCopies::activations ? 2 : 1));
   const std::int64_t tiles = experts * down * across * blocks;
@@ -49,7 +61,9 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
     const double bytes = 128 * (t.columns + warm * t.rows);
     step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
   }
-  return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (p.k / 128.0 + end_of_tile);
+  const double steps = t.splits > 1 ? static_cast<double>(over(over(p.k, 128), t.splits)) : p.k / 128.0;
+  return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (steps + end_of_tile) +
+         (t.splits > 1 ? splitting : 0);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <array>
 
 #include "kernels/block_gemm.h"
+#include "kernels/block_gemm_scales.h"
 #include "kernels/block_gemm_split.h"
 #include "kernels/block_gemm_store.h"
 #include "kernels/block_tiles.h"
@@ -29,13 +30,11 @@ struct Shape {
   static constexpr int groups = Groups, row_parts = RowParts, column_parts = ColumnParts;
   static constexpr int parts = RowParts * ColumnParts, part_columns = PartColumns;
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
-  // One warpgroup with parts leaves room for a second block, whose products run while this one stores.
-  static constexpr int blocks_per_unit = Groups == 1 && parts > 1 ? 2 : 1;
   // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
-  static constexpr bool trades_registers = blocks_per_unit > 1 ||
-                                           (Groups > 1 && (parts + 1) * accumulators >= 128);
-  static constexpr int registers_left = blocks_per_unit > 1 ? 40 : (Groups == 3 ? 48 : 56);
-  static constexpr int registers_each = blocks_per_unit > 1 ? 216 : (Groups == 3 ? 152 : 224);
+  static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
+  static constexpr int registers_left = Groups == 3 ? 48 : 56;
+  static constexpr int registers_each = Groups == 3 ? 152 : 224;
+  static constexpr bool looks_ahead = PartColumns <= 128 && Groups < 3;   // where registers are left for it
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
@@ -64,10 +63,6 @@ struct Cut {
   __host__ __device__ BlockTileUnit unit() const {
     return {1 + shares_weights, 1 + shares_activations, splits};
   }
-};
-// The steps of k that are this block's.
-struct StepRange {
-  int first, end;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -159,102 +154,13 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
   }
 }
 
-// The scales that a step of k needs.
 template <class S>
-struct StepScales {
-  // Rows of out (a half is eight rows) or, swapped, its columns; then weights, 64 or 128 of them each.
-  static constexpr int span = S::part_columns % 128 == 0 ? 128 : 64;
-  static constexpr int of_rows = S::swapped ? S::part_columns / 4 : 2 * S::row_parts;
-  static constexpr int of_weights = S::swapped ? 1 : S::column_parts * ((S::part_columns + span - 1) / span);
-  float row[of_rows], weight[of_weights];
-};
-
-GPU_DEVICE float read_shared(SharedAddress from) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
-  return value;
-}
-
-// A thread's view of the scales of a tile. Weights' are read 32 steps at a time, one a lane, well before they
-// are needed.
-template <class S>
-class ScaleReader {
- public:
-  using Scales = StepScales<S>;
-
-  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, const StepRange& range)
-      : scales_(p.weight_scales + range.first), steps_(range.end - range.first) {
-    const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
-    first_ =
-        tile.first_row % 4 + (S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4);
-    const int blocks = (p.n + 127) / 128;
-    const int column = tile.first_column + (S::swapped ? 64 * group : 0);
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      const int block = (column + i * Scales::span) / 128;  // beyond n: nothing of it is stored
-      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + lane;
-    }
-    read_ahead(0);
-  }
-  GPU_DEVICE_MEMBER void read_rows(Scales& to, SharedAddress scales) const {
-    GPU_UNROLL for (int i = 0; i < Scales::of_rows; i++) {
-      // Scale i is of that many rows after this thread's first.
-      const int at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
-      to.row[i] = read_shared(scales + static_cast<unsigned>(first_ + at) * 4);
-    }
-  }
-  GPU_DEVICE_MEMBER void read_weights(Scales& to, int step) {
-    if (step % 32 == 0) {
-      GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) held_[i] = ahead_[i];
-      read_ahead(step + 32);
-    }
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      to.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
-    }
-  }
-
- private:
-  GPU_DEVICE_MEMBER void read_ahead(int step) {
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      ahead_[i] = step + static_cast<int>(gpu_lane()) < steps_ ? scales_[weight_[i] + step] : 0.0F;
-    }
-  }
-  const float* scales_;
-  int steps_, first_, weight_[Scales::of_weights];
-  float held_[Scales::of_weights], ahead_[Scales::of_weights];
-};
-
-// total += block · scales, for one part.
-template <class S>
-GPU_DEVICE void add_block(float (&total)[S::accumulators], const float (&block)[S::accumulators],
-                          const StepScales<S>& scales, int part) {
-  if constexpr (S::by_channel) {
-    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i];
-  } else if constexpr (S::swapped) {
-    float factor[S::accumulators / 2];
-    GPU_UNROLL for (int i = 0; i < S::accumulators / 2; i++) factor[i] = scales.row[i] * scales.weight[0];
-    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * factor[i / 4 * 2 + i % 2];
-  } else {
-    constexpr int span = StepScales<S>::span, spans = (S::part_columns + span - 1) / span;
-    const int row_part = part / S::column_parts, column_part = part % S::column_parts;
-    GPU_UNROLL for (int s = 0; s < spans; s++) {
-      const float weight = scales.weight[column_part * spans + s];
-      const float factor[2] = {scales.row[2 * row_part] * weight, scales.row[2 * row_part + 1] * weight};
-      GPU_UNROLL for (int i = s * span / 2; i < (s + 1) * span / 2 && i < S::accumulators; i++) {
-        total[i] += block[i] * factor[i % 4 / 2];
-      }
-    }
-  }
-}
-
-template <class S>
-GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, const Cut& cut, Ring<S>& ring,
-                              float (&total)[S::parts][S::accumulators]) {
-  const StepRange range = steps_of<S>(p, cut);
+GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range, ScaleReader<S>& reader,
+                              Ring<S>& ring, float (&total)[S::parts][S::accumulators]) {
   GPU_UNROLL for (int part = 0; part < S::parts; part++) {
     GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[part][i] = 0;
   }
   StepScales<S> scales;
-  ScaleReader<S> reader(p, tile, group, range);
   for (int step = 0; step < range.end - range.first; step++) {
     barrier_wait(ring.filled(), ring.parity);
     if constexpr (!S::by_channel) reader.read_rows(scales, ring.scales());
@@ -285,10 +191,22 @@ template <class S>
 GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
                                Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
                                unsigned char* staging) {
-  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
-  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+  const StepRange range = steps_of<S>(p, cut);
+  typename S::Walk next(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  ScaleReader<S> next_reader(p, next.tile, group, range);
+  while (!next.done()) {
+    // Where the next tile lies, and its first scales, are asked for while this one is multiplied: each takes
+    // as long to come as a step of k.
+    const typename S::Walk walk = next;
+    ScaleReader<S> reader = next_reader;
+    const auto look = [&] {
+      next.next(table, p, cut.unit());
+      next_reader = ScaleReader<S>(p, next.tile, group, range);
+    };
+    if constexpr (S::looks_ahead) look();
     float total[S::parts][S::accumulators];
-    multiply_tile<S>(p, walk.tile, group, cut, ring, total);
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    if constexpr (!S::looks_ahead) look();
     if constexpr (S::swapped) {
       if (cut.splits > 1 && !split.combine(total[0])) continue;
     }
@@ -307,7 +225,7 @@ GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTi
 #endif
 
 template <class S>
-__global__ void __launch_bounds__(S::threads, S::blocks_per_unit)
+__global__ void __launch_bounds__(S::threads, 1)
     block_gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ BlockGemm p,
                       const __grid_constant__ Cut cut) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -375,8 +293,7 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
                     (cut.splits > 1 ? 16 + (cut.splits - 1) * S::split_bytes : 0);
   static_cast<void>(
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const std::int64_t at_once =
-      std::int64_t{gpu_compute_units()} * S::blocks_per_unit / cut.blocks() * cut.blocks();
+  const std::int64_t at_once = std::int64_t{gpu_compute_units()} / cut.blocks() * cut.blocks();
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(static_cast<unsigned>(std::min(most_blocks<S>(p, cut), at_once)));
   launch.blockDim = dim3(S::threads);
@@ -392,7 +309,7 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
 
 struct Entry {  // what is compiled
   bool swapped;
-  std::int32_t rows, columns, blocks, stage_bytes, fixed_bytes, split_bytes;
+  std::int32_t rows, columns, stage_bytes, fixed_bytes, split_bytes;
   void (*by_block)(const BlockGemm&, const Cut&, void*);
   void (*by_channel)(const BlockGemm&, const Cut&, void*);
 };
@@ -403,7 +320,6 @@ constexpr Entry entry() {
   Entry e{Swapped,
           Block::tile_rows,
           Block::tile_columns,
-          Block::blocks_per_unit,
           Block::stage_bytes + Block::scale_bytes,
           Block::fixed_bytes,
           Block::split_bytes,
@@ -419,15 +335,13 @@ constexpr std::array entries{
     entry<true, 2, 1, 1, 16>(),   entry<true, 2, 1, 1, 32>(),   entry<true, 2, 1, 1, 64>(),
     entry<false, 1, 1, 1, 128>(), entry<false, 2, 1, 1, 64>(),  entry<false, 2, 1, 1, 128>(),
     entry<false, 2, 1, 1, 192>(), entry<false, 2, 1, 2, 128>(), entry<false, 2, 2, 1, 128>(),
-    entry<false, 3, 1, 1, 128>(), entry<false, 1, 2, 1, 128>(),
+    entry<false, 3, 1, 1, 128>(),
 };
 
-constexpr std::int32_t shared_memory = 228 * 1024, of_a_block = 1024;  // of a multiprocessor, and its tax
-constexpr std::int32_t fewest_stages = 3, most_stages = 16, most_splits = 4;
+constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16, most_splits = 4;
 constexpr std::int32_t stages_that_fit(const Entry& e, std::int32_t splits = 1) {
   const std::int32_t others = splits > 1 ? 16 + (splits - 1) * e.split_bytes : 0;
-  return std::min(most_stages,
-                  (shared_memory / e.blocks - of_a_block - e.fixed_bytes - others) / e.stage_bytes);
+  return std::min(most_stages, (shared_memory - e.fixed_bytes - others) / e.stage_bytes);
 }
 // Of tiles whose features in are split, one with as many stages as suit.
 constexpr std::int32_t split_stages(const Entry& e, std::int32_t splits) {
@@ -440,12 +354,12 @@ constexpr void for_tiles(Take take) {
     for (std::int32_t stages = fewest_stages; stages <= stages_that_fit(e); ++stages) {
       for (const SharedCopies shared :
            {SharedCopies::none, SharedCopies::weights, SharedCopies::activations}) {
-        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, shared, 1, e.blocks});
+        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, shared});
       }
     }
     for (std::int32_t splits = 2; splits <= most_splits; ++splits) {
       if (const std::int32_t stages = split_stages(e, splits); stages > 0)
-        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, SharedCopies::none, splits, e.blocks});
+        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, SharedCopies::none, splits});
     }
   }
 }
@@ -475,9 +389,7 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
   if (!problem.by_channel && (problem.scale_row != 1 || problem.scale_block % 4 != 0))
     return "wgmma form: scales of rows lie side by side, blocks a multiple of 4 apart";
   for (const Entry& e : entries) {
-    if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped ||
-        e.blocks != tile.blocks)
-      continue;
+    if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped) continue;
     if (tile.splits < 1 || tile.splits > most_splits ||
         (tile.splits > 1 && (!e.swapped || tile.shared != SharedCopies::none)))
       return "features in are split up to four ways, with operands swapped and no shared copies";

@@ -1,6 +1,6 @@
-// The gate of an MLP over rows in slots of experts: as many blocks as fill the part walk over the rows in
-// use, whose number only the device knows.
-#include "kernels/grouped_tiles.h"
+// The gate of an MLP over rows in slots of experts. Only the device knows how many are in use: as many blocks
+// as fill the part are set aside for every expert, and go over its rows (SGLang 0.5.23,
+// srt/layers/moe/ep_moe/kernels.py, silu_and_mul_masked_post_quant_fwd, does the same with 32 or 64).
 #include "kernels/row.h"
 #include "kernels/silu_gate.h"
 #include "kernels/silu_mul.h"
@@ -9,30 +9,19 @@ namespace orrery::kernels {
 
 namespace {
 
-using Rows = TileTable<silu_mul_most_experts>;  // rows before each expert: tiles of one row
-
-template <unsigned Threads>
-GPU_DEVICE std::int32_t count_rows(Rows& rows, const SiluMulLaunch& a) {
-  fill_tile_table<Threads>(rows, ExpertRows(a.expert_rows, a.slots), a.experts, 1, a.columns, a.columns);
-  return rows.first[a.experts];
-}
-GPU_DEVICE std::int64_t used_row(const Rows& rows, const SiluMulLaunch& a, std::int32_t index) {
-  return grouped_tile(rows, ExpertRows(a.expert_rows, a.slots), index).first_row;
-}
-
+// blockIdx: x of an expert's blocks, y the expert.
 template <Fp8Scaling scaling>
 __global__ void __launch_bounds__(256) silu_mul_masked_kernel(SiluMulLaunch a) {
-  GPU_SHARED(Rows, rows, 1);
-  const std::int32_t used = count_rows<256>(*rows, a);
-  const int half = a.columns / 8;
-  const unsigned all = static_cast<unsigned>(used) * static_cast<unsigned>(half);
+  const unsigned half = static_cast<unsigned>(a.columns / 8);
+  const unsigned all = static_cast<unsigned>(a.expert_rows[blockIdx.y]) * half;
+  const std::int64_t first_row = std::int64_t{a.slots} * blockIdx.y;
   for (unsigned first = blockIdx.x * blockDim.x; first < all; first += gridDim.x * blockDim.x) {
     const unsigned at = first + threadIdx.x;
     const bool inside = at < all;
-    const GpuPlace place = gpu_place(inside ? at : 0, static_cast<unsigned>(half));
+    const GpuPlace place = gpu_place(inside ? at : 0, half);
     const int vector = static_cast<int>(place.vector);
-    const std::int64_t row = used_row(*rows, a, static_cast<std::int32_t>(place.row));
-    const GpuFloat8 out = gated(a.gate_up, row, vector, half);
+    const std::int64_t row = first_row + place.row;
+    const GpuFloat8 out = gated(a.gate_up, row, vector, static_cast<int>(half));
     if constexpr (scaling == Fp8Scaling::none) {
       if (inside) gpu_store(a.out, static_cast<std::size_t>(row * half + vector), gpu_pack8_bf16(out));
     } else {
@@ -42,29 +31,27 @@ __global__ void __launch_bounds__(256) silu_mul_masked_kernel(SiluMulLaunch a) {
   }
 }
 
-template <int vectors, unsigned threads>
-__global__ void __launch_bounds__(threads) silu_mul_masked_row_kernel(SiluMulLaunch a) {
-  GPU_SHARED(Rows, rows, 1);
-  const std::int32_t used = count_rows<threads>(*rows, a);
-  for (std::int32_t index = static_cast<std::int32_t>(blockIdx.x); index < used;
-       index += static_cast<std::int32_t>(gridDim.x)) {
-    const std::int64_t row = used_row(*rows, a, index);
+template <int vectors>
+__global__ void __launch_bounds__(1024) silu_mul_masked_row_kernel(SiluMulLaunch a) {
+  const unsigned rows = static_cast<unsigned>(a.expert_rows[blockIdx.y]);
+  for (unsigned i = blockIdx.x; i < rows; i += gridDim.x) {
+    const std::int64_t row = std::int64_t{a.slots} * blockIdx.y + i;
     quantize_row<Fp8Scaling::token>(gated_row<Row<vectors>, vectors>(a.gate_up, row, a.columns / 8),
                                     a.quantized, row, a.columns);
   }
 }
 
-template <int vectors, unsigned threads>
-void launch_rows(const SiluMulLaunch& a, void* stream) {
-  const unsigned most = gpu_compute_units() * (2048 / threads), rows = static_cast<unsigned>(a.rows);
-  gpu_launch(silu_mul_masked_row_kernel<vectors, threads>, {rows < most ? rows : most}, threads, stream, a);
+// Blocks of an expert: for all its slots, but no more than the part holds of 64 for each.
+GpuGrid blocks_of(const SiluMulLaunch& a, std::int64_t for_slots) {
+  const std::int64_t experts = a.experts > 0 ? a.experts : 1, full = gpu_compute_units() * 8;
+  const std::int64_t most = full / experts < 64 ? 64 : full / experts;
+  return {static_cast<unsigned>(for_slots < most ? for_slots : most), static_cast<unsigned>(a.experts)};
 }
 
 }  // namespace
 
 void launch_silu_mul_masked(const SiluMulLaunch& a, void* stream) {
-  const unsigned needed = gpu_blocks_for(std::int64_t{a.rows} * a.columns / 8, 256);
-  const GpuGrid flat = {needed < gpu_compute_units() * 8 ? needed : gpu_compute_units() * 8};
+  const GpuGrid flat = blocks_of(a, (std::int64_t{a.slots} * a.columns / 8 + 255) / 256);
   switch (a.quantized.scaling) {
     case Fp8Scaling::none: return gpu_launch(silu_mul_masked_kernel<Fp8Scaling::none>, flat, 256, stream, a);
     case Fp8Scaling::tensor:
@@ -73,10 +60,10 @@ void launch_silu_mul_masked(const SiluMulLaunch& a, void* stream) {
       return gpu_launch(silu_mul_masked_kernel<Fp8Scaling::group>, flat, 256, stream, a);
     case Fp8Scaling::token: break;
   }
-  // Few block sizes: the table of rows is filled by as many threads as the kernel was compiled for.
-  if (a.columns <= 2048) return launch_rows<1, 256>(a, stream);
-  if (a.columns <= 8192) return launch_rows<2, 512>(a, stream);
-  launch_rows<4, 1024>(a, stream);
+  for_row(a.columns, [&](auto vectors, unsigned threads) {
+    gpu_launch(silu_mul_masked_row_kernel<decltype(vectors)::count>, blocks_of(a, a.slots), threads, stream,
+               a);
+  });
 }
 
 }  // namespace orrery::kernels

@@ -1,8 +1,8 @@
 // Products with weights of four bits with Hopper's wgmma. Weights are the operand that has 64 rows an
 // instruction and comes from registers: a lane reads its 16 bytes of a packed unit (w4_fragments.h), turns
-// them into e4m3 or bf16 and multiplies, and while an instruction runs makes the next one's. One warp orders
-// copies by the copy engine into a ring of stages: 128 features in of a tile's units, their scales, and the
-// rows of activations. Sums over the 128 are kept apart and added in fp32.
+// them into e4m3 or bf16, and while the instructions of a step run makes the operands of the next. One warp
+// orders copies by the copy engine into a ring of stages: 128 features in of a tile's units, their scales,
+// and the rows of activations. Sums over the 128 are kept apart and added in fp32.
 #include <algorithm>
 
 #include "kernels/block_gemm_store.h"
@@ -20,10 +20,10 @@ struct Shape {
   static constexpr bool wide = Wide;
   static constexpr int groups = 2, rows = Rows, columns = 64 * groups, accumulators = Rows / 2;
   // What the warps that only order copies do not need goes to those that multiply, where these are short.
-  static constexpr bool trades_registers = Wide && Rows == 128;
+  static constexpr bool trades_registers = Rows == 128;
   static constexpr int threads = 128 * groups + (trades_registers ? 128 : 32);
-  // Few rows: two blocks, so that one multiplies while another waits.
-  static constexpr int blocks_per_unit = Rows <= 32 ? 2 : 1;
+  // Few rows: two or three blocks, so that one multiplies while another waits.
+  static constexpr int blocks_per_unit = !Wide && Rows == 8 ? 3 : (Rows <= 32 ? 2 : 1);
   static constexpr int halves = Wide ? 2 : 1, half_bytes = Rows * 128;  // 128 bytes of a row each
   static constexpr int weights_offset = halves * half_bytes, weight_bytes = columns / 16 * w4_unit_bytes;
   static constexpr int scales_offset = weights_offset + weight_bytes, scale_bytes = columns * 2;
@@ -106,76 +106,107 @@ GPU_DEVICE float read_scale(SharedAddress from) {
   return gpu_from_bf16(bits);
 }
 
-// block = (64 features of this warpgroup) · (rows)ᵀ over the 128 features in of a stage.
+// This warp's weights for half a stage, as operands.
 template <class S>
-GPU_DEVICE void multiply_stage(SharedAddress stage, float (&block)[S::accumulators]) {
-  using Order = W4Order<S::wide>;
-  const SharedAddress unit =
-      stage + static_cast<unsigned>(S::weights_offset) + gpu_warp_index() * w4_unit_bytes + gpu_lane() * 16;
-  GpuBytes16 packed[w4_chunks];
-  GPU_UNROLL for (unsigned i = 0; i < w4_chunks; i++) packed[i] = w4_chunk(unit + i * 512);
-  GPU_UNROLL for (int step = 0; step < Order::steps; step++) {
-    MatrixOperand held;
-    w4_operand<S::wide>(held, packed[step / Order::steps_a_chunk], step % Order::steps_a_chunk);
-    // The halves of the rows change places: packed is as the right operand of mma.sync has them.
-    const std::uint32_t left[4] = {held.word[0], held.word[2], held.word[1], held.word[3]};
-    const std::uint64_t right = matrix_descriptor(stage + static_cast<unsigned>(step / 4 * S::half_bytes)) +
-                                static_cast<unsigned>(step % 4) * 2;
-    wgmma_fence();
-    WgmmaFromRegisters<S::wide, S::rows>::multiply(block, left, right, step > 0 ? 1 : 0);
-  }
-  wgmma_commit();
-}
+struct HeldWeights {
+  static constexpr int steps = W4Order<S::wide>::steps / 2, steps_a_chunk = W4Order<S::wide>::steps_a_chunk;
+  std::uint32_t left[steps][4];
 
-template <class S>
-GPU_DEVICE void multiply_tile(const W4Gemm& p, Ring<S>& ring, float (&total)[S::accumulators]) {
-  const int steps = p.product.k / w4_group;
-  GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] = 0;
-  for (int step = 0; step < steps; step++) {
-    barrier_wait(ring.filled(), ring.parity);
-    float block[S::accumulators];
-    multiply_stage<S>(ring.stage(), block);
-    const SharedAddress scales = ring.stage() + S::scales_offset + gpu_warp_index() * 32 + gpu_lane() / 4 * 2;
-    const float scale[2] = {read_scale(scales), read_scale(scales + 16)};
-    wgmma_wait<0>();
-    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
-    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * scale[i % 4 / 2];
-    ring.advance();
-  }
-}
-
-template <class S>
-GPU_DEVICE void store_tile(const W4Gemm& p, Tile tile, float (&total)[S::accumulators],
-                           unsigned char* staging) {
-  const BlockGemm& q = p.product;
-  if constexpr (!S::wide) {
-    GPU_UNROLL for (int j = 0; j < S::rows / 8; j++) {
-      const int row = 8 * j + static_cast<int>(gpu_lane()) % 4 * 2;
-      const float of_rows[2] = {row_scale(q, tile, row) * w4_e4m3_worth,
-                                row_scale(q, tile, row + 1) * w4_e4m3_worth};
-      GPU_UNROLL for (int c = 0; c < 4; c++) total[4 * j + c] *= of_rows[c % 2];
+  GPU_DEVICE_MEMBER void load(SharedAddress stage, unsigned half) {
+    static_assert(w4_chunks == 2 && steps == steps_a_chunk);
+    const GpuBytes16 packed = w4_chunk(stage + static_cast<unsigned>(S::weights_offset) +
+                                       gpu_warp_index() * w4_unit_bytes + half * 512 + gpu_lane() * 16);
+    GPU_UNROLL for (int step = 0; step < steps; step++) {
+      MatrixOperand held;
+      w4_operand<S::wide>(held, packed, step);
+      // The halves of the rows change places: packed is as the right operand of mma.sync has them.
+      left[step][0] = held.word[0], left[step][1] = held.word[2];
+      left[step][2] = held.word[1], left[step][3] = held.word[3];
     }
   }
+  // block (+)= (64 features of this warpgroup) · (rows)ᵀ over the half; under way on return.
+  GPU_DEVICE_MEMBER void multiply(SharedAddress stage, int half, float (&block)[S::accumulators]) const {
+    wgmma_fence();
+    GPU_UNROLL for (int i = 0; i < steps; i++) {
+      const int step = half * steps + i;
+      const SharedAddress rows = stage + static_cast<unsigned>(step / 4 * S::half_bytes);
+      WgmmaFromRegisters<S::wide, S::rows>::multiply(
+          block, left[i], matrix_descriptor(rows) + static_cast<unsigned>(step % 4) * 2, step > 0 ? 1 : 0);
+    }
+    wgmma_commit();
+  }
+};
+
+// While products of one half are under way, the weights of the next are made.
+template <class S>
+GPU_DEVICE void multiply_tile(int steps, Ring<S>& ring, float (&total)[S::accumulators]) {
+  GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] = 0;
+  HeldWeights<S> first, second;
+  barrier_wait(ring.filled(), ring.parity);
+  first.load(ring.stage(), 0);
+  for (int step = 1; step <= steps; step++) {
+    float block[S::accumulators];
+    first.multiply(ring.stage(), 0, block);
+    second.load(ring.stage(), 1);
+    second.multiply(ring.stage(), 1, block);
+    const SharedAddress scales = ring.stage() + S::scales_offset + gpu_warp_index() * 32 + gpu_lane() / 4 * 2;
+    const float scale[2] = {read_scale(scales), read_scale(scales + 16)};
+    const SharedAddress emptied = ring.emptied();
+    ring.advance();
+    wgmma_wait<1>();
+    if (step < steps) {
+      barrier_wait(ring.filled(), ring.parity);
+      first.load(ring.stage(), 0);
+    }
+    wgmma_wait<0>();
+    if (gpu_lane() == 0) barrier_arrive(emptied);
+    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * scale[i % 4 / 2];
+  }
+}
+
+// Of a tile's rows, as a lane has them as columns.
+template <class S>
+struct RowScales {
+  float of[S::rows / 4];
+
+  GPU_DEVICE_MEMBER void load(const BlockGemm& p, const Tile& tile) {
+    GPU_UNROLL for (int i = 0; i < S::rows / 4; i++) {
+      of[i] = S::wide ? 1
+                      : row_scale(p, tile, i / 2 * 8 + static_cast<int>(gpu_lane()) % 4 * 2 + i % 2) *
+                            w4_e4m3_worth;
+    }
+  }
+};
+
+template <class S>
+GPU_DEVICE void store_tile(const BlockGemm& p, Tile tile, const RowScales<S>& scales,
+                           float (&total)[S::accumulators], unsigned char* staging) {
+  GPU_UNROLL for (int i = 0; i < S::accumulators && !S::wide; i++) total[i] *= scales.of[i / 4 * 2 + i % 2];
   const int feature = static_cast<int>(gpu_warp_index()) / 4 * 64;
   constexpr int count = S::staged_rows / 2;
   GPU_UNROLL for (int part = 0; part < (S::rows + 63) / 64; part++) {
     float sums[count];
     GPU_UNROLL for (int i = 0; i < count; i++) sums[i] = i < S::accumulators ? total[part * count + i] : 0.0F;
-    store_transposed<false>(q, tile, feature, sums, staging);
+    store_transposed<false>(p, tile, feature, sums, staging);
     tile.first_row += S::staged_rows;
     tile.rows -= S::staged_rows;
   }
 }
 
 template <class S>
-GPU_DEVICE void multiply_tiles(const W4Gemm& p, const BlockTileTable& table, Ring<S> ring,
+GPU_DEVICE void multiply_tiles(const BlockGemm& p, const BlockTileTable& table, Ring<S> ring,
                                unsigned char* staging) {
-  const BlockGemm& q = p.product;
-  for (typename S::Walk walk(table, q, BlockTileUnit{}, 0); !walk.done();
-       walk.next(table, q, BlockTileUnit{})) {
+  typename S::Walk next(table, p, BlockTileUnit{}, 0);
+  while (!next.done()) {
+    // Asked for before the products: either takes as long to come as a step of k.
+    const Tile tile = next.tile;
+    next.next(table, p, BlockTileUnit{});
+    RowScales<S> scales;
+    if constexpr (S::rows <= 32) scales.load(p, tile);
     float total[S::accumulators];
-    multiply_tile<S>(p, ring, total);
-    store_tile<S>(p, walk.tile, total, staging);
+    multiply_tile<S>(p.k / w4_group, ring, total);
+    if constexpr (S::rows > 32) scales.load(p, tile);
+    store_tile<S>(p, tile, scales, total, staging);
   }
 }
 
@@ -199,7 +230,8 @@ __global__ void __launch_bounds__(S::threads, S::blocks_per_unit)
     if (threadIdx.x == 128 * S::groups) order_copies<S>(p, activations, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<232>();
-    multiply_tiles<S>(p, table, ring, shared + S::staging_offset + gpu_warp_index() * S::warp_staging);
+    multiply_tiles<S>(p.product, table, ring,
+                      shared + S::staging_offset + gpu_warp_index() * S::warp_staging);
   }
 #endif
 }
