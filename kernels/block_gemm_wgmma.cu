@@ -34,7 +34,7 @@ struct Shape {
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
   static constexpr int registers_left = Groups == 3 ? 48 : 56;
   static constexpr int registers_each = Groups == 3 ? 152 : 224;
-  static constexpr bool looks_ahead = PartColumns <= 128 && Groups < 3;   // where registers are left for it
+  static constexpr bool looks_ahead = PartColumns <= 128 && Groups < 3;  // where registers are left for it
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
@@ -46,8 +46,9 @@ struct Shape {
   static constexpr int barrier_bytes = 16, most_stages = 16;
   static constexpr int fixed_bytes = 4 * Groups * staging_bytes + most_stages * barrier_bytes +
                                      (static_cast<int>(sizeof(BlockTileTable)) + 15) / 16 * 16;
-  static constexpr int splitters = 128 * Groups;                                  // threads that hold sums
-  static constexpr int split_bytes = Swapped ? splitters * accumulators * 4 : 0;  // of another block's
+  static constexpr int splitters = 128 * Groups;                                 // threads that hold sums
+  static constexpr bool splits = parts == 1 && Groups < 3;                       // registers are left for it
+  static constexpr int split_bytes = splits ? splitters * accumulators * 4 : 0;  // of another block's
   using Walk = BlockWalk<tile_rows, tile_columns>;
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
@@ -110,7 +111,7 @@ struct Ring {
 template <class S>
 GPU_DEVICE StepRange steps_of(const BlockGemm& p, const Cut& cut) {
   const int steps = (p.k + 127) / 128;
-  if (!S::swapped || cut.splits == 1) return {0, steps};
+  if (!S::splits || cut.splits == 1) return {0, steps};
   const int rank = static_cast<int>(cluster_rank());
   return {steps * rank / cut.splits, steps * (rank + 1) / cut.splits};
 }
@@ -207,7 +208,7 @@ GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTi
     float total[S::parts][S::accumulators];
     multiply_tile<S>(cut, group, range, reader, ring, total);
     if constexpr (!S::looks_ahead) look();
-    if constexpr (S::swapped) {
+    if constexpr (S::splits) {
       if (cut.splits > 1 && !split.combine(total[0])) continue;
     }
     GPU_UNROLL for (int part = 0; part < S::parts; part++) {
@@ -345,7 +346,7 @@ constexpr std::int32_t stages_that_fit(const Entry& e, std::int32_t splits = 1) 
 }
 // Of tiles whose features in are split, one with as many stages as suit.
 constexpr std::int32_t split_stages(const Entry& e, std::int32_t splits) {
-  const std::int32_t fit = e.swapped ? stages_that_fit(e, splits) : 0;
+  const std::int32_t fit = e.split_bytes > 0 ? stages_that_fit(e, splits) : 0;
   return fit < fewest_stages ? 0 : std::min(fit, 8);
 }
 template <class Take>
@@ -391,8 +392,8 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
   for (const Entry& e : entries) {
     if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped) continue;
     if (tile.splits < 1 || tile.splits > most_splits ||
-        (tile.splits > 1 && (!e.swapped || tile.shared != SharedCopies::none)))
-      return "features in are split up to four ways, with operands swapped and no shared copies";
+        (tile.splits > 1 && (e.split_bytes == 0 || tile.shared != SharedCopies::none)))
+      return "features in are split up to four ways, of tiles in one part and without shared copies";
     if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e, tile.splits))
       return "no such number of stages fits";
     const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,

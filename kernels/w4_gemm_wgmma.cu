@@ -19,6 +19,8 @@ template <bool Wide, int Rows>
 struct Shape {
   static constexpr bool wide = Wide;
   static constexpr int groups = 2, rows = Rows, columns = 64 * groups, accumulators = Rows / 2;
+  // An instruction of a warpgroup takes its time however few rows there are, and bf16 needs twice as many.
+  static constexpr bool by_warps = Wide && Rows <= 16;
   // What the warps that only order copies do not need goes to those that multiply, where these are short.
   static constexpr bool trades_registers = Rows == 128;
   static constexpr int threads = 128 * groups + (trades_registers ? 128 : 32);
@@ -126,6 +128,7 @@ struct HeldWeights {
   }
   // block (+)= (64 features of this warpgroup) · (rows)ᵀ over the half; under way on return.
   GPU_DEVICE_MEMBER void multiply(SharedAddress stage, int half, float (&block)[S::accumulators]) const {
+    if constexpr (S::by_warps) return multiply_by_warps(stage, half, block);
     wgmma_fence();
     GPU_UNROLL for (int i = 0; i < steps; i++) {
       const int step = half * steps + i;
@@ -134,6 +137,25 @@ struct HeldWeights {
           block, left[i], matrix_descriptor(rows) + static_cast<unsigned>(step % 4) * 2, step > 0 ? 1 : 0);
     }
     wgmma_commit();
+  }
+
+ private:
+  // The same by mma.sync, whose fragments lie alike: ldmatrix gives two steps' operands of eight rows.
+  GPU_DEVICE_MEMBER void multiply_by_warps(SharedAddress stage, int half,
+                                           float (&block)[S::accumulators]) const {
+    const SharedAddress rows = stage + static_cast<unsigned>(half * S::half_bytes);
+    const unsigned row = gpu_lane() % 8, chunk = gpu_lane() / 8;
+    GPU_UNROLL for (unsigned j = 0; j < S::rows / 8; j++) {
+      float sums[4] = {0, 0, 0, 0};
+      GPU_UNROLL for (int c = 0; c < 4 && half > 0; c++) sums[c] = block[4 * j + c];
+      GPU_UNROLL for (unsigned pair = 0; pair < steps / 2; pair++) {
+        std::uint32_t right[4];
+        load_matrix_x4(right, rows + swizzled_128(8 * j + row, 4 * pair + chunk));
+        mma_bf16(sums, left[2 * pair], right[0], right[1]);
+        mma_bf16(sums, left[2 * pair + 1], right[2], right[3]);
+      }
+      GPU_UNROLL for (int c = 0; c < 4; c++) block[4 * j + c] = sums[c];
+    }
   }
 };
 
@@ -153,12 +175,16 @@ GPU_DEVICE void multiply_tile(int steps, Ring<S>& ring, float (&total)[S::accumu
     const float scale[2] = {read_scale(scales), read_scale(scales + 16)};
     const SharedAddress emptied = ring.emptied();
     ring.advance();
-    wgmma_wait<1>();
+    if constexpr (!S::by_warps) wgmma_wait<1>();
     if (step < steps) {
       barrier_wait(ring.filled(), ring.parity);
       first.load(ring.stage(), 0);
     }
-    wgmma_wait<0>();
+    if constexpr (S::by_warps) {
+      __syncwarp();  // every lane has read the stage
+    } else {
+      wgmma_wait<0>();
+    }
     if (gpu_lane() == 0) barrier_arrive(emptied);
     GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * scale[i % 4 / 2];
   }
@@ -236,6 +262,29 @@ __global__ void __launch_bounds__(S::threads, S::blocks_per_unit)
 #endif
 }
 
+// How many blocks share a multiprocessor: more of them hide what a tile costs beside its steps, but the last
+// round of tiles may leave more of them idle. Nanoseconds as timed on an H200.
+template <class S>
+std::int64_t blocks_at_once(const BlockGemm& p) {
+  constexpr double step = 250, alone = 450, tile = 1000;
+  const std::int64_t each = std::max(p.rows_each, 1), units = gpu_compute_units();
+  const std::int64_t busy = p.layout == BlockGemmExperts::contiguous
+                                ? std::min<std::int64_t>(p.experts, (p.rows + each - 1) / each)
+                                : p.experts;
+  const std::int64_t tiles = busy * ((each + S::rows - 1) / S::rows) * ((p.n + S::columns - 1) / S::columns);
+  std::int64_t best = S::blocks_per_unit;
+  double least = 0;
+  for (std::int64_t blocks = S::blocks_per_unit; blocks >= 1; --blocks) {
+    const double of_a_step = blocks == 1 ? alone : step * static_cast<double>(blocks);
+    const double ns = static_cast<double>((tiles + units * blocks - 1) / (units * blocks)) *
+                      (p.k / double{w4_group} * of_a_step + tile);
+    if (least > 0 && ns >= least) continue;
+    least = ns;
+    best = blocks;
+  }
+  return units * best;
+}
+
 template <class S>
 void launch_shape(const W4Gemm& p, void* stream) {
   TensorMapShape shape;
@@ -250,9 +299,9 @@ void launch_shape(const W4Gemm& p, void* stream) {
   // Rows are cut by expert, so each may add one tile.
   const std::int64_t tiles = (std::int64_t{p.product.rows} / S::rows + p.product.experts) *
                              ((p.product.n + S::columns - 1) / S::columns);
-  const std::int64_t at_once = std::int64_t{gpu_compute_units()} * S::blocks_per_unit;
-  w4_gemm_kernel<S><<<static_cast<unsigned>(std::min(tiles, at_once)), S::threads, S::shared_bytes,
-                      static_cast<cudaStream_t>(stream)>>>(tensor_map(p.product.activations, shape), p);
+  w4_gemm_kernel<S>
+      <<<static_cast<unsigned>(std::min(tiles, blocks_at_once<S>(p.product))), S::threads, S::shared_bytes,
+         static_cast<cudaStream_t>(stream)>>>(tensor_map(p.product.activations, shape), p);
 }
 
 template <bool Wide>
