@@ -40,6 +40,7 @@ constexpr std::array candidates{
     Candidate{{64, 64, true, 8, SharedCopies::none, 2}, 290},
     Candidate{{64, 64, true, 8, SharedCopies::none, 3}, 290},
     Candidate{{64, 128, true, 7, SharedCopies::none, 2}, 400},
+    Candidate{{64, 128, false, 7, SharedCopies::none, 2}, 330},
     Candidate{{128, 64, false, 7, SharedCopies::none, 2}, 325},
     Candidate{{128, 128, false, 4, SharedCopies::none, 2}, 465},
 };
@@ -64,8 +65,8 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
   const double bytes = 128 * (t.columns * (1 + warm * (height - 1)) / height + warm * t.rows);
   step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
   const double steps = t.splits > 1 ? static_cast<double>(over(over(p.k, 128), t.splits)) : p.k / 128.0;
-  return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (steps + end_of_tile) +
-         (t.splits > 1 ? splitting + each_more * (t.splits - 2) : 0);
+  const double splits = t.splits > 1 ? splitting + each_more * (t.splits - 2) : 0;
+  return static_cast<double>(over(tiles, units / blocks * blocks)) * (step * (steps + end_of_tile) + splits);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ struct Shape {
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
   static constexpr int registers_left = Groups == 3 ? 48 : 56;
   static constexpr int registers_each = Groups == 3 ? 152 : 224;
-  static constexpr bool looks_ahead = PartColumns <= 128 && Groups < 3;  // where registers are left for it
+  // Asks for the next tile ahead, and may split: where registers are left for it.
+  static constexpr bool looks_ahead = parts == 1 && PartColumns <= 128 && Groups < 3;
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
@@ -46,9 +47,8 @@ struct Shape {
   static constexpr int barrier_bytes = 16, most_stages = 16;
   static constexpr int fixed_bytes = 4 * Groups * staging_bytes + most_stages * barrier_bytes +
                                      (static_cast<int>(sizeof(BlockTileTable)) + 15) / 16 * 16;
-  static constexpr int splitters = 128 * Groups;                                 // threads that hold sums
-  static constexpr bool splits = parts == 1 && Groups < 3;                       // registers are left for it
-  static constexpr int split_bytes = splits ? splitters * accumulators * 4 : 0;  // of another block's
+  static constexpr int splitters = 128 * Groups;  // threads that hold sums
+  static constexpr int split_bytes = looks_ahead ? splitters * accumulators * 4 : 0;  // of another block's
   using Walk = BlockWalk<tile_rows, tile_columns>;
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
@@ -111,7 +111,7 @@ struct Ring {
 template <class S>
 GPU_DEVICE StepRange steps_of(const BlockGemm& p, const Cut& cut) {
   const int steps = (p.k + 127) / 128;
-  if (!S::splits || cut.splits == 1) return {0, steps};
+  if (!S::looks_ahead || cut.splits == 1) return {0, steps};
   const int rank = static_cast<int>(cluster_rank());
   return {steps * rank / cut.splits, steps * (rank + 1) / cut.splits};
 }
@@ -189,37 +189,50 @@ GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range,
 }
 
 template <class S>
+GPU_DEVICE void store_tile(const BlockGemm& p, const Tile& tile, int group,
+                           float (&total)[S::parts][S::accumulators], unsigned char* staging) {
+  GPU_UNROLL for (int part = 0; part < S::parts; part++) {
+    const int row = 64 * (group * S::row_parts + part / S::column_parts),
+              column = part % S::column_parts * S::part_columns;
+    if constexpr (S::swapped) {
+      store_transposed<S::by_channel>(p, tile, row, total[part], staging);
+    } else {
+      store_rows<S::by_channel>(p, tile, row, column, total[part], staging);
+    }
+  }
+}
+
+template <class S>
 GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
-                               Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
-                               unsigned char* staging) {
+                               Ring<S> ring, unsigned char* staging) {
+  const StepRange range = steps_of<S>(p, cut);
+  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    ScaleReader<S> reader(p, walk.tile, group, range);
+    float total[S::parts][S::accumulators];
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    store_tile<S>(p, walk.tile, group, total, staging);
+  }
+}
+
+// Where the next tile lies, and its first scales, are asked for while one is multiplied: each takes as long
+// to come as a step of k. Large tiles have no registers for it (3 % slower on an H200).
+template <class S>
+GPU_DEVICE void multiply_tiles_ahead(const BlockGemm& p, const Cut& cut, const BlockTileTable& table,
+                                     int group, Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
+                                     unsigned char* staging) {
   const StepRange range = steps_of<S>(p, cut);
   typename S::Walk next(table, p, cut.unit(), static_cast<int>(cluster_rank()));
   ScaleReader<S> next_reader(p, next.tile, group, range);
   while (!next.done()) {
-    // Where the next tile lies, and its first scales, are asked for while this one is multiplied: each takes
-    // as long to come as a step of k.
-    const typename S::Walk walk = next;
+    const Tile tile = next.tile;
     ScaleReader<S> reader = next_reader;
-    const auto look = [&] {
-      next.next(table, p, cut.unit());
-      next_reader = ScaleReader<S>(p, next.tile, group, range);
-    };
-    if constexpr (S::looks_ahead) look();
+    next.next(table, p, cut.unit());
+    next_reader = ScaleReader<S>(p, next.tile, group, range);
     float total[S::parts][S::accumulators];
     multiply_tile<S>(cut, group, range, reader, ring, total);
-    if constexpr (!S::looks_ahead) look();
-    if constexpr (S::splits) {
-      if (cut.splits > 1 && !split.combine(total[0])) continue;
-    }
-    GPU_UNROLL for (int part = 0; part < S::parts; part++) {
-      const int row = 64 * (group * S::row_parts + part / S::column_parts),
-                column = part % S::column_parts * S::part_columns;
-      if constexpr (S::swapped) {
-        store_transposed<S::by_channel>(p, walk.tile, row, total[part], staging);
-      } else {
-        store_rows<S::by_channel>(p, walk.tile, row, column, total[part], staging);
-      }
-    }
+    if (cut.splits > 1 && !split.combine(total[0])) continue;
+    store_tile<S>(p, tile, group, total, staging);
   }
 }
 
@@ -252,7 +265,12 @@ __global__ void __launch_bounds__(S::threads, 1)
     if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
-    multiply_tiles<S>(p, cut, table, group, ring, split, staging + gpu_warp_index() * staging_bytes);
+    unsigned char* own = staging + gpu_warp_index() * staging_bytes;
+    if constexpr (S::looks_ahead) {
+      multiply_tiles_ahead<S>(p, cut, table, group, ring, split, own);
+    } else {
+      multiply_tiles<S>(p, cut, table, group, ring, own);
+    }
   }
   if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
     __syncwarp();

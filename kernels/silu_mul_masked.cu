@@ -1,5 +1,5 @@
 // The gate of an MLP over rows in slots of experts. Only the device knows how many are in use: as many blocks
-// as fill the part are set aside for every expert, and go over its rows (SGLang 0.5.23,
+// as fill the part are set aside for every expert, and go over its rows (SGLang,
 // srt/layers/moe/ep_moe/kernels.py, silu_and_mul_masked_post_quant_fwd, does the same with 32 or 64).
 #include "kernels/row.h"
 #include "kernels/silu_gate.h"

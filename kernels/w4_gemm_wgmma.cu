@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks_per_unit)
 // round of tiles may leave more of them idle. Nanoseconds as timed on an H200.
 template <class S>
 std::int64_t blocks_at_once(const BlockGemm& p) {
-  constexpr double step = 250, alone = 450, tile = 1000;
+  constexpr double step = 250, alone = 450, tile = 1600;
   const std::int64_t each = std::max(p.rows_each, 1), units = gpu_compute_units();
   const std::int64_t busy = p.layout == BlockGemmExperts::contiguous
                                 ? std::min<std::int64_t>(p.experts, (p.rows + each - 1) / each)
