@@ -124,7 +124,7 @@ bool suits(const BlockGemmTile& t, std::int64_t rows, std::int64_t most_stages) 
   if (t.swapped)
     return t.rows < 2 * std::max<std::int64_t>(rows, 9) && rows <= 2 * t.rows &&
            (t.stages == 4 || t.stages == 8 || t.stages == most_stages || t.splits > 1);
-  return rows > 32 && t.rows < 2 * rows && t.stages + 1 >= most_stages;
+  return rows > 32 && t.rows < 2 * rows && (t.stages + 1 >= most_stages || t.splits > 1);
 }
 
 void tune_one(KernelBench& bench, CaseSpec spec, std::int64_t each, std::FILE* out) {

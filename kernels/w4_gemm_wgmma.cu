@@ -2,7 +2,9 @@
 // instruction and comes from registers: a lane reads its 16 bytes of a packed unit (w4_fragments.h), turns
 // them into e4m3 or bf16, and while the instructions of a step run makes the operands of the next. One warp
 // orders copies by the copy engine into a ring of stages: 128 features in of a tile's units, their scales,
-// and the rows of activations. Sums over the 128 are kept apart and added in fp32.
+// and the rows of activations. Sums over the 128 are kept apart and added in fp32. Up to 16 rows of bf16 go
+// by mma.sync instead, whose operands and sums lie alike in the lanes (79 µs in place of 85 for 8 rows each
+// of 128 experts, 1536 × 2048, on an H200).
 #include <algorithm>
 
 #include "kernels/block_gemm_store.h"
@@ -19,7 +21,7 @@ template <bool Wide, int Rows>
 struct Shape {
   static constexpr bool wide = Wide;
   static constexpr int groups = 2, rows = Rows, columns = 64 * groups, accumulators = Rows / 2;
-  // An instruction of a warpgroup takes its time however few rows there are, and bf16 needs twice as many.
+  // mma.sync: bf16 needs twice as many instructions of a warpgroup as e4m3, however few rows there are.
   static constexpr bool by_warps = Wide && Rows <= 16;
   // What the warps that only order copies do not need goes to those that multiply, where these are short.
   static constexpr bool trades_registers = Rows == 128;
