@@ -1,6 +1,6 @@
 // orrery-block-gemm FILE.md: our block-scaled products beside cuBLASLt's on one card, in one run.
 //   --check          every tile of block_gemm_wgmma against the reference instead, and the plain form
-//   --tune FILE.csv  every tile that suits, timed, over shapes of models; a line each
+//   --tune FILE.csv [SECONDS [ROWS ...]]  every tile that suits, timed, over shapes of models; a line each
 // The report says what the chosen tiles do; what they were chosen from is what --tune writes.
 #include <algorithm>
 #include <array>
@@ -9,8 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "calibrate/measure.h"
-#include "calibrate/timer.h"
+#include "calibrate/kernel_bench.h"
 #include "kernels/block_gemm.h"
 #include "kernels/case_table.h"
 
@@ -69,84 +68,14 @@ CaseSpec grouped(const char* op, const Experts& e, std::int64_t each, std::int64
   return s;
 }
 
-// The card, and how a point is timed on it: after a rest, since under the power cap the clock stays low.
-class Bench {
- public:
-  Bench(kernels::Device& device, double cap_s, double rest_s, int visits)
-      : device_(device), arena_(device, 0.8), visits_(visits), rest_s_(rest_s) {
-    options_.cap_s = cap_s;
-  }
-
-  // Microseconds of the operator's own kernel, the better of two visits; 0 where nothing was timed, and
-  // `why`.
-  double time(const CaseSpec& spec, std::string& why) {
-    const double first = visit(spec, why), second = first > 0 && visits_ > 1 ? visit(spec, why) : first;
-    return std::min(first, second);
-  }
-  double highest_mhz() const { return highest_mhz_; }
-  double lowest_mhz() const { return lowest_mhz_; }
-  WallTimer& timer() { return timer_; }
-
- private:
-  double visit(const CaseSpec& spec, std::string& why) {
-    rest();
-    const Point point{spec, table_of(spec), shape_of(spec), 0, 0};
-    const auto alone = [&](const CaseSpec& form, std::string& refused) {  // none of its other forms
-      return form.op == spec.op ? kernels::make_case(form, refused) : nullptr;
-    };
-    const Measurement m = measure(point, device_, arena_, timer_, alone, options_);
-    lowest_mhz_ = m.telemetry && (lowest_mhz_ == 0 || m.sm_mhz < lowest_mhz_) ? m.sm_mhz : lowest_mhz_;
-    why = m.why;
-    return has_figure(m.state) ? m.us : 0;
-  }
-
-  void rest() {
-    const double until = timer_.seconds() + rest_s_;
-    for (;;) {
-      const kernels::Telemetry now = device_.telemetry();
-      if (!now.valid) return;
-      highest_mhz_ = std::max(highest_mhz_, now.sm_clock_mhz);
-      if (now.sm_clock_mhz >= 0.97 * highest_mhz_ || timer_.seconds() > until) return;
-      timer_.pause(0.02);
-    }
-  }
-
-  kernels::Device& device_;
-  Arena arena_;
-  WallTimer timer_;
-  MeasureOptions options_;
-  int visits_;
-  double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
-};
-
 std::string tile_text(const BlockGemmTile& t) {
   const char* shared[] = {"", ", weights shared", ", activations shared"};
   return std::to_string(t.rows) + "×" + std::to_string(t.columns) + (t.swapped ? " swapped" : "") + ", " +
-         std::to_string(t.stages) + " stages" + shared[static_cast<int>(t.shared)];
+         std::to_string(t.stages) + " stages" + shared[static_cast<int>(t.shared)] +
+         (t.splits > 1 ? ", k in " + std::to_string(t.splits) : "");
 }
 
 // --- check
-
-bool check_one(kernels::Device& device, const CaseSpec& spec, const std::string& what) {
-  std::string why;
-  const auto kernel = kernels::make_case(spec, why);
-  if (kernel == nullptr) return true;  // not of this operator
-  bool good = kernel->prepare(device.memory(), 1, why) &&
-              device.run([&](kernels::Stream s) { kernel->launch(0, s); }, why);
-  if (good && !kernel->refusal().empty()) {
-    device.memory().release_all();
-    return true;
-  }
-  if (good) {
-    const kernels::CheckResult result = kernel->check(device.memory());
-    good = result.passed;
-    why = result.detail + ", worst " + std::to_string(result.worst);
-  }
-  device.memory().release_all();
-  if (!good) std::printf("FAILED %s %s: %s\n", what.c_str(), shape_of(spec).c_str(), why.c_str());
-  std::fflush(stdout);
-  return good;
-}
 
 std::vector<CaseSpec> check_specs(const char* op) {
   std::vector<CaseSpec> specs;
@@ -175,14 +104,14 @@ int check(kernels::Device& device) {
     for (CaseSpec spec : check_specs("block_gemm_wgmma")) {
       spec.variant = static_cast<std::int32_t>(i);
       ++done;
-      failed += !check_one(device, spec, tile_text(tiles[i]));
+      failed += !check_on(device, spec, tile_text(tiles[i]));
       if (failed > 12) return 1;
     }
   }
   for (const char* op : {"block_gemm", "block_gemm_wgmma"}) {
     for (const CaseSpec& spec : check_specs(op)) {
       ++done;
-      failed += !check_one(device, spec, op);
+      failed += !check_on(device, spec, op);
     }
   }
   std::printf("%d of %d checks failed\n", failed, done);
@@ -194,11 +123,11 @@ int check(kernels::Device& device) {
 bool suits(const BlockGemmTile& t, std::int64_t rows, std::int64_t most_stages) {
   if (t.swapped)
     return t.rows < 2 * std::max<std::int64_t>(rows, 9) && rows <= 2 * t.rows &&
-           (t.stages == 4 || t.stages == 8 || t.stages == most_stages);
-  return rows > 32 && t.rows < 2 * rows && t.stages + 1 >= most_stages;
+           (t.stages == 4 || t.stages == 8 || t.stages == most_stages || t.splits > 1);
+  return rows > 32 && t.rows < 2 * rows && (t.stages + 1 >= most_stages || t.splits > 1);
 }
 
-void tune_one(Bench& bench, CaseSpec spec, std::int64_t each, std::FILE* out) {
+void tune_one(KernelBench& bench, CaseSpec spec, std::int64_t each, std::FILE* out) {
   const auto tiles = kernels::block_gemm_tiles();
   std::vector<std::pair<double, std::string>> found;
   for (std::size_t i = 0; i < tiles.size(); ++i) {
@@ -233,12 +162,13 @@ void tune_one(Bench& bench, CaseSpec spec, std::int64_t each, std::FILE* out) {
   std::fflush(stdout);
 }
 
-int tune(Bench& bench, const std::string& path, double budget_s) {
+int tune(KernelBench& bench, const std::string& path, double budget_s, std::vector<std::int64_t> rows) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
   const double end = bench.timer().seconds() + budget_s;
-  for (const std::int64_t m : {4096, 8192, 1024, 1, 64, 256, 16, 2048, 128, 512, 32}) {
-    for (const Layer& layer : {layers[2], layers[3], layers[1], layers[9], layers[7]}) {
+  if (rows.empty()) rows = {4096, 8192, 1024, 1, 64, 256, 16, 2048, 128, 512, 32};
+  for (const std::int64_t m : rows) {
+    for (const Layer& layer : {layers[2], layers[3], layers[1], layers[9], layers[7], layers[6]}) {
       if (bench.timer().seconds() < end)
         tune_one(bench, dense("block_gemm_wgmma", "fp8-block", m, layer.n, layer.k), m, out);
     }
@@ -253,26 +183,15 @@ int tune(Bench& bench, const std::string& path, double budget_s) {
 
 // --- report
 
-std::string us_text(double us) { return us > 0 ? format_fixed(us, 1) : "–"; }
-std::string ratio_text(double a, double b) { return a > 0 && b > 0 ? format_fixed(a / b, 2) : "–"; }
-std::string rate_text(double flops, double us) { return us > 0 ? format_fixed(flops / us / 1e6, 0) : "–"; }
-
-void row(std::FILE* out, const std::vector<std::string>& cells) {
-  std::string line = "|";
-  for (const std::string& cell : cells) line += " " + cell + " |";
-  std::fprintf(out, "%s\n", line.c_str());
-  std::fflush(out);
-}
-
 double product(std::int64_t m, std::int64_t n, std::int64_t k) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
 
-void report_dense(Bench& bench, std::FILE* out) {
+void report_dense(KernelBench& bench, std::FILE* out) {
   std::fprintf(out, "## Dense\n\nµs. A ratio is the library's time over ours: above 1, ours is faster.\n\n");
-  row(out, {"layer", "n × k", "m", "ours, block", "TFLOP/s", "cuBLASLt, tensor", "cuBLASLt, block",
-            "tensor ÷ ours", "block ÷ ours", "ours, channel", "cuBLASLt, channel"});
-  row(out, {"---", "---", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:"});
+  table_row(out, {"layer", "n × k", "m", "ours, block", "TFLOP/s", "cuBLASLt, tensor", "cuBLASLt, block",
+                  "tensor ÷ ours", "block ÷ ours", "ours, channel", "cuBLASLt, channel"});
+  table_row(out, {"---", "---", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:", "--:"});
   for (const Layer& layer : layers) {
     for (const std::int64_t m : row_counts) {
       std::string why;
@@ -282,34 +201,28 @@ void report_dense(Bench& bench, std::FILE* out) {
       const double ours = time("block_gemm_wgmma", "fp8-block"), tensor = time("gemm", "fp8-tensor");
       const double block = time("gemm", "fp8-block");
       const double channel = time("block_gemm_wgmma", "fp8-channel"), theirs = time("gemm", "fp8-channel");
-      row(out, {layer.name, std::to_string(layer.n) + " × " + std::to_string(layer.k), std::to_string(m),
+      table_row(
+          out, {layer.name, std::to_string(layer.n) + " × " + std::to_string(layer.k), std::to_string(m),
                 us_text(ours), rate_text(product(m, layer.n, layer.k), ours), us_text(tensor), us_text(block),
                 ratio_text(tensor, ours), ratio_text(block, ours), us_text(channel), us_text(theirs)});
     }
   }
 }
 
-// Bytes a second of the `read` probe, over more than any cache.
-double read_bandwidth(Bench& bench) {
-  CaseSpec s;
-  s.op = "read";
-  s.bytes = std::int64_t{1} << 30;
-  std::string why;
-  const double us = bench.time(s, why);
-  return us > 0 ? static_cast<double>(s.bytes) / us * 1e6 : 0;
-}
-
-void report_experts(Bench& bench, std::FILE* out) {
-  const double bandwidth = read_bandwidth(bench);
+void report_experts(KernelBench& bench, std::FILE* out) {
+  constexpr double reference_bytes = 1 << 30;
+  const double rate = reference_bytes / std::max(bench.read_us(reference_bytes), 1e-9);  // bytes a µs
   std::fprintf(
       out,
-      "\n## Experts\n\nAll experts have the same number of rows. Streaming: the experts' weights at the %s "
-      "GB/s that the `read` probe reached in this run. Dense: our own product of as many rows.\n\n",
-      format_fixed(bandwidth / 1e9, 0).c_str());
-  row(out, {"layer", "experts × rows", "contiguous", "TFLOP/s", "of dense", "of streaming", "masked",
-            "grouped_gemm_wgmma"});
-  row(out, {"---", "---", "--:", "--:", "--:", "--:", "--:", "--:"});
+      "\n## Experts\n\nAll experts have the same number of rows. Streaming: the experts' weights at "
+      "the %s GB/s that the `read` probe reached over 1 GiB in this run; read: that probe over just as "
+      "many bytes, with its launch and its tail. Dense: our own product of as many rows.\n\n",
+      format_fixed(rate / 1e3, 0).c_str());
+  table_row(out, {"layer", "experts × rows", "contiguous", "TFLOP/s", "of dense", "of streaming", "of read",
+                  "masked", "grouped_gemm_wgmma"});
+  table_row(out, {"---", "---", "--:", "--:", "--:", "--:", "--:", "--:", "--:"});
   for (const Experts& e : expert_layers) {
+    const double bytes = static_cast<double>(e.experts * e.n * e.k), read = bench.read_us(bytes);
     for (const std::int64_t each : expert_rows_each) {
       std::string why;
       const std::int64_t rows = e.experts * each;
@@ -319,11 +232,10 @@ void report_experts(Bench& bench, std::FILE* out) {
           bench.time(grouped("block_gemm_wgmma", e, each, std::max<std::int64_t>(128, 2 * each)), why);
       const double before = bench.time(grouped("grouped_gemm_wgmma", e, each), why);
       const double one = bench.time(dense("block_gemm_wgmma", "fp8-block", rows, e.n, e.k), why);
-      const double streamed =
-          bandwidth > 0 ? static_cast<double>(e.experts * e.n * e.k) / bandwidth * 1e6 : 0;
-      row(out, {e.name, std::to_string(e.experts) + " × " + std::to_string(each), us_text(ours),
-                rate_text(flops, ours), one > 0 && ours > 0 ? format_fixed(100 * one / ours, 0) + " %" : "–",
-                ratio_text(ours, streamed), us_text(masked), us_text(before)});
+      table_row(out,
+                {e.name, std::to_string(e.experts) + " × " + std::to_string(each), us_text(ours),
+                 rate_text(flops, ours), one > 0 && ours > 0 ? format_fixed(100 * one / ours, 0) + " %" : "–",
+                 ratio_text(ours, bytes / rate), ratio_text(ours, read), us_text(masked), us_text(before)});
     }
   }
 }
@@ -343,7 +255,7 @@ void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out) {
       "block scales as it takes them (rows padded where it asks for that).\n\n");
 }
 
-int report(kernels::Device& device, Bench& bench, const std::string& path) {
+int report(kernels::Device& device, KernelBench& bench, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
   report_head(device, bench.timer(), out);
@@ -359,16 +271,18 @@ int run(const std::vector<std::string>& words) {
   std::string why;
   auto devices = kernels::devices(why);
   if (devices.empty() || words.empty()) {
-    std::fprintf(stderr, "orrery-block-gemm FILE.md | --check | --tune FILE.csv [SECONDS]: %s\n",
+    std::fprintf(stderr, "orrery-block-gemm FILE.md | --check | --tune FILE.csv [SECONDS [ROWS ...]]: %s\n",
                  why.c_str());
     return devices.empty() ? 6 : 2;
   }
   kernels::Device& device = *devices.front();
   if (words.front() == "--check") return check(device);
   const bool tunes = words.front() == "--tune" && words.size() > 1;
-  Bench bench(device, tunes ? 0.02 : 0.05, tunes ? 0.08 : 0.6, tunes ? 1 : 2);
+  KernelBench bench(device, tunes ? 0.02 : 0.05, tunes ? 0.08 : 0.6, tunes ? 1 : 2);
   if (!tunes) return report(device, bench, words.front());
-  return tune(bench, words[1], words.size() > 2 ? std::stod(words[2]) : 1e9);
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 3; i < words.size(); ++i) rows.push_back(std::stoll(words[i]));
+  return tune(bench, words[1], words.size() > 2 ? std::stod(words[2]) : 1e9, rows);
 }
 
 }  // namespace

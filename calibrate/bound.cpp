@@ -15,7 +15,9 @@ constexpr double compute_allowance = 1.12, memory_allowance = 1.03, link_allowan
 constexpr double floor_share = 0.3;
 
 Result<double> matrix_us(double flops, const std::string& dtype, const HardwareProfile& h) {
-  const DType math = dtype.starts_with("fp8") ? DType::fp8 : dtype == "fp16" ? DType::fp16 : DType::bf16;
+  const DType math = dtype.starts_with("fp8") || dtype == "w4a8" ? DType::fp8
+                     : dtype == "fp16"                           ? DType::fp16
+                                                                 : DType::bf16;
   const auto rate = h.matrix_rate.find(math);
   if (rate == h.matrix_rate.end())
     return invalid_input(h.name + " has no matrix rate for " + quote(dtype) +

@@ -15,6 +15,7 @@ using kernels::Fill;
 
 constexpr std::array fills{Fill::random, Fill::zeros, Fill::saturating, Fill::with_nan};
 constexpr std::array types{"bf16", "fp8-tensor", "fp8-channel", "fp8-block"};
+constexpr std::array expert_types{"bf16", "fp8-block", "w4a8", "w4a16"};
 
 struct Matrix {
   std::int64_t m, n, k;
@@ -63,7 +64,8 @@ void add_gemm(std::vector<CaseSpec>& out, CaseSpec s) {
   }
 }
 
-void add_grouped(std::vector<CaseSpec>& out, CaseSpec s) {
+template <class Types>
+void add_grouped(std::vector<CaseSpec>& out, CaseSpec s, const Types& dtypes) {
   const std::vector<std::vector<std::int64_t>> patterns{{1, 0, 0, 0, 0, 0, 0, 0},
                                                         {0, 0, 0, 0, 0, 0, 0, 1},
                                                         {0, 0, 131, 0},
@@ -72,7 +74,7 @@ void add_grouped(std::vector<CaseSpec>& out, CaseSpec s) {
                                                         expert_rows(RowPattern::routed, 128, 8, 64),
                                                         expert_rows(RowPattern::one_hot, 32, 4, 97),
                                                         expert_rows(RowPattern::zipf, 64, 8, 200)};
-  for (const char* dtype : types) {
+  for (const char* dtype : dtypes) {
     s.dtype = dtype;
     for (const auto& rows : patterns) {
       s.rows = rows;
@@ -89,7 +91,7 @@ void add_grouped(std::vector<CaseSpec>& out, CaseSpec s) {
 // Dense, rows of experts one after the other, and in slots.
 void add_block(std::vector<CaseSpec>& out, CaseSpec s) {
   add_gemm(out, s);
-  add_grouped(out, s);
+  add_grouped(out, s, types);
   const std::vector<std::int64_t> rows{5, 0, 33, 64, 1, 127, 128};
   for (const char* dtype : {"fp8-block", "fp8-channel"}) {
     for (const std::int64_t slots : {std::int64_t{128}, std::int64_t{200}}) {
@@ -205,7 +207,7 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
   if (op == "gemm")
     add_gemm(out, s);
   else if (op.starts_with("grouped_gemm"))
-    add_grouped(out, s);
+    add_grouped(out, s, expert_types);
   else if (op.starts_with("block_gemm"))
     add_block(out, s);
   else if (op == "attention_decode")

@@ -25,6 +25,7 @@ constexpr int level_of_thirds = 4;       // values between powers of two: last
 constexpr double variant_weight = 0.25;  // a model in a quantisation that its checkpoint does not have
 constexpr std::array<std::int32_t, 4> tensor_widths{1, 2, 4, 8};
 constexpr std::array<const char*, 3> dense_variants{"fp8-block", "fp8-tensor", "fp8-channel"};
+constexpr std::array<const char*, 2> expert_variants{"fp8-block", "w4a8"};
 
 // Steps in which a row count is typical: decodes of this context up to so many rows, prompts above.
 constexpr std::int64_t decode_rows_limit = 512, typical_context = 1024, typical_prompt = 2048;
@@ -93,11 +94,17 @@ double step_ns(const std::vector<GraphNode>& nodes, const StepInput& input) {
   return total;
 }
 
-// Formats that Orrery has kernels for; others (w4a16, mxfp4 …) are priced from elsewhere.
+// Formats that Orrery has kernels for; others (mxfp4 …) are priced from elsewhere.
 bool has_kernels(const WeightFormat& format, std::int64_t n, std::int64_t k) {
   if (format.label == "fp8-block") return n % 128 == 0 && k % 128 == 0;
   if (format.label == "fp8-tensor" || format.label == "fp8-channel") return n % 16 == 0 && k % 16 == 0;
   return format.label == "bf16" && n >= 8;  // a gate of one column (Qwen3-Next) is no product of theirs
+}
+
+// Weights of four bits: experts only.
+bool has_expert_kernels(const WeightFormat& format, std::int64_t n, std::int64_t k) {
+  if (format.label == "w4a8" || format.label == "w4a16") return n % 8 == 0 && k % 128 == 0;
+  return has_kernels(format, n, k);
 }
 
 // No sliding windows and no capped scores yet.
@@ -212,7 +219,7 @@ class Collector {
   }
 
   void add_grouped(const Deployment& d, const GraphNode& node) {
-    if (!has_kernels(node.spec.format, node.spec.n, node.spec.k)) return;
+    if (!has_expert_kernels(node.spec.format, node.spec.n, node.spec.k)) return;
     struct Pattern {
       RowPattern pattern;
       int level;  // what a router does comes first
@@ -414,7 +421,7 @@ std::vector<std::string> variants_of(const ModelSpec& model) {
   std::vector<std::string> out{""};
   if (model.quantization != Quantization::none) return out;
   if (model.experts > 0)
-    out.emplace_back("fp8-block");
+    out.insert(out.end(), expert_variants.begin(), expert_variants.end());
   else
     out.insert(out.end(), dense_variants.begin(), dense_variants.end());
   return out;

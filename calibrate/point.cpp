@@ -269,7 +269,10 @@ Result<kernels::CaseSpec> spec_of(const std::string& table, const std::vector<st
   return s;
 }
 
-double weight_bytes_per_parameter(const std::string& dtype) { return dtype.starts_with("fp8") ? 1 : 2; }
+double weight_bytes_per_parameter(const std::string& dtype) {
+  if (dtype.starts_with("w4")) return 0.5 + 2.0 / 128;  // with a bf16 scale for a group of 128
+  return dtype.starts_with("fp8") ? 1 : 2;
+}
 
 double cold_bytes(const kernels::CaseSpec& s) {
   const double matrix = static_cast<double>(s.n * s.k) * weight_bytes_per_parameter(s.dtype);

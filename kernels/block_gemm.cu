@@ -36,22 +36,8 @@ struct Sums {
   }
 };
 
-// Tiles in turn, and a step of k in each.
 template <class S>
-struct Steps {
-  BlockWalk<S::rows, S::columns> walk;
-  int step = 0, steps;
-
-  GPU_DEVICE_MEMBER Steps(const BlockTileTable& table, const BlockGemm& p)
-      : walk(table, p, BlockTileUnit{}, 0), steps((p.k + 127) / 128) {}
-  GPU_DEVICE_MEMBER bool done() const { return walk.done(); }
-  GPU_DEVICE_MEMBER bool last() const { return step + 1 == steps; }
-  GPU_DEVICE_MEMBER void advance(const BlockTileTable& table, const BlockGemm& p) {
-    if (++step < steps) return;
-    step = 0;
-    walk.next(table, p, BlockTileUnit{});
-  }
-};
+using Steps = BlockSteps<S::rows, S::columns>;
 
 // `count` rows of 128 bytes, in chunks of 16; `valid` rows of them and bytes below k exist, the rest is
 // zeros.

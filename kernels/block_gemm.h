@@ -54,6 +54,7 @@ struct BlockGemmTile {
   bool swapped = false;                // weights are the operand that has 64 rows an instruction
   std::int32_t stages = 0;             // 128 features in of both operands
   SharedCopies shared = SharedCopies::none;
+  std::int32_t splits = 1;  // blocks of a cluster over the features in of one tile
   friend bool operator==(const BlockGemmTile&, const BlockGemmTile&) = default;
 };
 BlockGemmTile block_gemm_tile(const BlockGemm& problem, std::int32_t compute_units);  // what it would choose

@@ -29,6 +29,20 @@ constexpr std::array candidates{
     Candidate{{192, 128, false, 4, SharedCopies::activations}, 610},
     Candidate{{256, 128, false, 4, SharedCopies::none}, 845, true, false},
     Candidate{{128, 256, false, 4, SharedCopies::none}, 845, false, true},
+    // Few tiles: the features in of one shared out over the blocks of a cluster.
+    Candidate{{16, 64, true, 8, SharedCopies::none, 2}, 255},
+    Candidate{{16, 64, true, 8, SharedCopies::none, 3}, 255},
+    Candidate{{16, 128, true, 8, SharedCopies::none, 2}, 265},
+    Candidate{{16, 128, true, 8, SharedCopies::none, 3}, 265},
+    Candidate{{32, 64, true, 8, SharedCopies::none, 2}, 255},
+    Candidate{{32, 64, true, 8, SharedCopies::none, 3}, 255},
+    Candidate{{32, 128, true, 8, SharedCopies::none, 2}, 300},
+    Candidate{{64, 64, true, 8, SharedCopies::none, 2}, 290},
+    Candidate{{64, 64, true, 8, SharedCopies::none, 3}, 290},
+    Candidate{{64, 128, true, 7, SharedCopies::none, 2}, 400},
+    Candidate{{64, 128, false, 7, SharedCopies::none, 2}, 330},
+    Candidate{{128, 64, false, 7, SharedCopies::none, 2}, 325},
+    Candidate{{128, 128, false, 4, SharedCopies::none, 2}, 465},
 };
 
 constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -36,20 +50,23 @@ constexpr std::int64_t over(std::int64_t a, std::int64_t b) { return (a + b - 1)
 // Nanoseconds of `experts` products with `each` rows.
 double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::int64_t each,
              std::int64_t units) {
-  constexpr double memory = 4500;      // bytes a nanosecond
+  constexpr double memory = 4200;      // bytes a nanosecond
   constexpr double warm = 0.3;         // what a byte of activations costs beside one of cold weights
   constexpr double end_of_tile = 2.3;  // what storing one and filling the ring again costs, in steps
+  constexpr double splitting = 4000, each_more = 1200;  // starting a cluster of two, adding its sums up
   const BlockGemmTile& t = c.tile;
-  const std::int64_t blocks = t.shared == SharedCopies::none ? 1 : 2;
+  const std::int64_t blocks = (t.shared == SharedCopies::none ? 1 : 2) * t.splits;
   const std::int64_t down = over(each, t.rows * (t.shared == SharedCopies::weights ? 2 : 1));
   const std::int64_t across = over(p.n, t.columns * (t.shared == SharedCopies::activations ? 2 : 1));
   const std::int64_t tiles = experts * down * across * blocks;
   double step = c.step_ns;
-  if (down == 1) {  // every step brings weights that nobody has read yet
-    const double bytes = 128 * (t.columns + warm * t.rows);
-    step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
-  }
-  return static_cast<double>(over(tiles, units / blocks * blocks)) * step * (p.k / 128.0 + end_of_tile);
+  // A step brings weights that nobody has read yet, or that the row of tiles before has.
+  const double height = static_cast<double>(down);
+  const double bytes = 128 * (t.columns * (1 + warm * (height - 1)) / height + warm * t.rows);
+  step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
+  const double steps = t.splits > 1 ? static_cast<double>(over(over(p.k, 128), t.splits)) : p.k / 128.0;
+  const double splits = t.splits > 1 ? splitting + each_more * (t.splits - 2) : 0;
+  return static_cast<double>(over(tiles, units / blocks * blocks)) * (step * (steps + end_of_tile) + splits);
 }
 
 }  // namespace

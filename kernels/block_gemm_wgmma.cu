@@ -6,11 +6,14 @@
 // share the copies of one operand, which then comes from L2 once.
 //
 // With few rows the operands change places: 64 weights a warpgroup, as many columns as there are rows, so
-// that an instruction has no empty ones.
+// that an instruction has no empty ones. Where that leaves fewer tiles than multiprocessors, the blocks of a
+// cluster share one, each over a part of the features in.
 #include <algorithm>
 #include <array>
 
 #include "kernels/block_gemm.h"
+#include "kernels/block_gemm_scales.h"
+#include "kernels/block_gemm_split.h"
 #include "kernels/block_gemm_store.h"
 #include "kernels/block_tiles.h"
 #include "kernels/cluster.h"
@@ -31,6 +34,8 @@ struct Shape {
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
   static constexpr int registers_left = Groups == 3 ? 48 : 56;
   static constexpr int registers_each = Groups == 3 ? 152 : 224;
+  // Asks for the next tile ahead, and may split: where registers are left for it.
+  static constexpr bool looks_ahead = parts == 1 && PartColumns <= 128 && Groups < 3;
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
@@ -40,8 +45,10 @@ struct Shape {
   static constexpr int scale_rows = tile_rows + 4;
   static constexpr int scale_bytes = ByChannel ? 0 : (scale_rows * 4 + 127) / 128 * 128;
   static constexpr int barrier_bytes = 16, most_stages = 16;
-  static constexpr int fixed_bytes =
-      4 * Groups * staging_bytes + most_stages * barrier_bytes + static_cast<int>(sizeof(BlockTileTable));
+  static constexpr int fixed_bytes = 4 * Groups * staging_bytes + most_stages * barrier_bytes +
+                                     (static_cast<int>(sizeof(BlockTileTable)) + 15) / 16 * 16;
+  static constexpr int splitters = 128 * Groups;  // threads that hold sums
+  static constexpr int split_bytes = looks_ahead ? splitters * accumulators * 4 : 0;  // of another block's
   using Walk = BlockWalk<tile_rows, tile_columns>;
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
@@ -50,11 +57,13 @@ struct Shape {
 struct Maps {  // for the copy engine
   CUtensorMap activations, weights;
 };
-
 struct Cut {
-  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0;
-  __host__ __device__ int blocks() const { return 1 + shares_weights + shares_activations; }
-  __host__ __device__ BlockTileUnit unit() const { return {1 + shares_weights, 1 + shares_activations}; }
+  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0, splits = 1;
+  __host__ __device__ int sharing() const { return 1 + shares_weights + shares_activations; }
+  __host__ __device__ int blocks() const { return sharing() * splits; }  // of a cluster; one of both is 1
+  __host__ __device__ BlockTileUnit unit() const {
+    return {1 + shares_weights, 1 + shares_activations, splits};
+  }
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -99,6 +108,14 @@ struct Ring {
   }
 };
 
+template <class S>
+GPU_DEVICE StepRange steps_of(const BlockGemm& p, const Cut& cut) {
+  const int steps = (p.k + 127) / 128;
+  if (!S::looks_ahead || cut.splits == 1) return {0, steps};
+  const int rank = static_cast<int>(cluster_rank());
+  return {steps * rank / cut.splits, steps * (rank + 1) / cut.splits};
+}
+
 // One operand's part of a stage: in whole, or this block's half of what both get.
 GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, int row, SharedAddress filled,
                              int shared_half, int rank) {
@@ -114,7 +131,7 @@ template <class S>
 GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
                              const BlockTileTable& table, Ring<S> ring) {
   typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
-  const int steps = (p.k + 127) / 128;
+  const StepRange range = steps_of<S>(p, cut);
   constexpr int activations_at = S::swapped ? S::right_offset : 0,
                 weights_at = S::swapped ? 0 : S::right_offset;
   const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
@@ -123,8 +140,9 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
     const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
     const int first_scale = walk.tile.first_row / 4 * 4, left = p.scale_block - first_scale;
     const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
-    const float* scales = p.activation_scales + first_scale;
-    for (int step = 0; step < steps; step++, scales += p.scale_block) {
+    const float* scales =
+        p.activation_scales + first_scale + static_cast<std::int64_t>(range.first) * p.scale_block;
+    for (int step = range.first; step < range.end; step++, scales += p.scale_block) {
       barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
       barrier_expect(ring.filled(), S::stage_bytes + scale_bytes);
       if (scale_bytes > 0) { copy_bytes(ring.scales(), scales, scale_bytes, ring.filled()); }
@@ -137,103 +155,14 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
   }
 }
 
-// The scales that a step of k needs.
 template <class S>
-struct StepScales {
-  // Rows of out (a half is eight rows) or, swapped, its columns; then weights, 64 or 128 of them each.
-  static constexpr int span = S::part_columns % 128 == 0 ? 128 : 64;
-  static constexpr int of_rows = S::swapped ? S::part_columns / 4 : 2 * S::row_parts;
-  static constexpr int of_weights = S::swapped ? 1 : S::column_parts * ((S::part_columns + span - 1) / span);
-  float row[of_rows], weight[of_weights];
-};
-
-GPU_DEVICE float read_shared(SharedAddress from) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
-  return value;
-}
-
-// A thread's view of the scales of a tile. Weights' are read 32 steps at a time, one a lane, well before they
-// are needed.
-template <class S>
-class ScaleReader {
- public:
-  using Scales = StepScales<S>;
-
-  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, int step_count)
-      : scales_(p.weight_scales), steps_(step_count) {
-    const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
-    first_ =
-        tile.first_row % 4 + (S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4);
-    const int blocks = (p.n + 127) / 128;
-    const int column = tile.first_column + (S::swapped ? 64 * group : 0);
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      const int block = (column + i * Scales::span) / 128;  // beyond n: nothing of it is stored
-      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + lane;
-    }
-    read_ahead(0);
-  }
-  GPU_DEVICE_MEMBER void read_rows(Scales& to, SharedAddress scales) const {
-    GPU_UNROLL for (int i = 0; i < Scales::of_rows; i++) {
-      // Scale i is of that many rows after this thread's first.
-      const int at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
-      to.row[i] = read_shared(scales + static_cast<unsigned>(first_ + at) * 4);
-    }
-  }
-  GPU_DEVICE_MEMBER void read_weights(Scales& to, int step) {
-    if (step % 32 == 0) {
-      GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) held_[i] = ahead_[i];
-      read_ahead(step + 32);
-    }
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      to.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
-    }
-  }
-
- private:
-  GPU_DEVICE_MEMBER void read_ahead(int step) {
-    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
-      ahead_[i] = step + static_cast<int>(gpu_lane()) < steps_ ? scales_[weight_[i] + step] : 0.0F;
-    }
-  }
-  const float* scales_;
-  int steps_, first_, weight_[Scales::of_weights];
-  float held_[Scales::of_weights], ahead_[Scales::of_weights];
-};
-
-// total += block · scales, for one part.
-template <class S>
-GPU_DEVICE void add_block(float (&total)[S::accumulators], const float (&block)[S::accumulators],
-                          const StepScales<S>& scales, int part) {
-  if constexpr (S::by_channel) {
-    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i];
-  } else if constexpr (S::swapped) {
-    float factor[S::accumulators / 2];
-    GPU_UNROLL for (int i = 0; i < S::accumulators / 2; i++) factor[i] = scales.row[i] * scales.weight[0];
-    GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[i] += block[i] * factor[i / 4 * 2 + i % 2];
-  } else {
-    constexpr int span = StepScales<S>::span, spans = (S::part_columns + span - 1) / span;
-    const int row_part = part / S::column_parts, column_part = part % S::column_parts;
-    GPU_UNROLL for (int s = 0; s < spans; s++) {
-      const float weight = scales.weight[column_part * spans + s];
-      const float factor[2] = {scales.row[2 * row_part] * weight, scales.row[2 * row_part + 1] * weight};
-      GPU_UNROLL for (int i = s * span / 2; i < (s + 1) * span / 2 && i < S::accumulators; i++) {
-        total[i] += block[i] * factor[i % 4 / 2];
-      }
-    }
-  }
-}
-
-template <class S>
-GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, int blocks, Ring<S>& ring,
-                              float (&total)[S::parts][S::accumulators]) {
-  const int steps = (p.k + 127) / 128;
+GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range, ScaleReader<S>& reader,
+                              Ring<S>& ring, float (&total)[S::parts][S::accumulators]) {
   GPU_UNROLL for (int part = 0; part < S::parts; part++) {
     GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[part][i] = 0;
   }
   StepScales<S> scales;
-  ScaleReader<S> reader(p, tile, group, steps);
-  for (int step = 0; step < steps; step++) {
+  for (int step = 0; step < range.end - range.first; step++) {
     barrier_wait(ring.filled(), ring.parity);
     if constexpr (!S::by_channel) reader.read_rows(scales, ring.scales());
     GPU_UNROLL for (int part = 0; part < S::parts; part++) {
@@ -252,7 +181,7 @@ GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, i
         if (part == 0) reader.read_weights(scales, step);
       }
       wgmma_wait<0>();
-      if (part == S::parts - 1) ring.give_back(blocks);
+      if (part == S::parts - 1) ring.give_back(cut.sharing());
       add_block<S>(total[part], block, scales, part);
     }
     ring.advance();
@@ -260,21 +189,50 @@ GPU_DEVICE void multiply_tile(const BlockGemm& p, const Tile& tile, int group, i
 }
 
 template <class S>
+GPU_DEVICE void store_tile(const BlockGemm& p, const Tile& tile, int group,
+                           float (&total)[S::parts][S::accumulators], unsigned char* staging) {
+  GPU_UNROLL for (int part = 0; part < S::parts; part++) {
+    const int row = 64 * (group * S::row_parts + part / S::column_parts),
+              column = part % S::column_parts * S::part_columns;
+    if constexpr (S::swapped) {
+      store_transposed<S::by_channel>(p, tile, row, total[part], staging);
+    } else {
+      store_rows<S::by_channel>(p, tile, row, column, total[part], staging);
+    }
+  }
+}
+
+template <class S>
 GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
                                Ring<S> ring, unsigned char* staging) {
+  const StepRange range = steps_of<S>(p, cut);
   typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
   for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    ScaleReader<S> reader(p, walk.tile, group, range);
     float total[S::parts][S::accumulators];
-    multiply_tile<S>(p, walk.tile, group, cut.blocks(), ring, total);
-    GPU_UNROLL for (int part = 0; part < S::parts; part++) {
-      const int row = 64 * (group * S::row_parts + part / S::column_parts),
-                column = part % S::column_parts * S::part_columns;
-      if constexpr (S::swapped) {
-        store_transposed<S::by_channel>(p, walk.tile, row, total[part], staging);
-      } else {
-        store_rows<S::by_channel>(p, walk.tile, row, column, total[part], staging);
-      }
-    }
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    store_tile<S>(p, walk.tile, group, total, staging);
+  }
+}
+
+// Where the next tile lies, and its first scales, are asked for while one is multiplied: each takes as long
+// to come as a step of k. Large tiles have no registers for it (3 % slower on an H200).
+template <class S>
+GPU_DEVICE void multiply_tiles_ahead(const BlockGemm& p, const Cut& cut, const BlockTileTable& table,
+                                     int group, Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
+                                     unsigned char* staging) {
+  const StepRange range = steps_of<S>(p, cut);
+  typename S::Walk next(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  ScaleReader<S> next_reader(p, next.tile, group, range);
+  while (!next.done()) {
+    const Tile tile = next.tile;
+    ScaleReader<S> reader = next_reader;
+    next.next(table, p, cut.unit());
+    next_reader = ScaleReader<S>(p, next.tile, group, range);
+    float total[S::parts][S::accumulators];
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    if (cut.splits > 1 && !split.combine(total[0])) continue;
+    store_tile<S>(p, tile, group, total, staging);
   }
 }
 
@@ -288,11 +246,14 @@ __global__ void __launch_bounds__(S::threads, 1)
   ORRERY_DYNAMIC_SHARED(shared, 0);
   const int blocks = cut.blocks();
   const Ring<S> ring(shared_address(shared), cut.stages);
+  const SplitSums<S::splitters, S::accumulators> split(
+      shared_address(shared) + Ring<S>::bytes(cut.stages) + S::fixed_bytes, cut.splits);
   unsigned char* staging = shared + Ring<S>::bytes(cut.stages);
   BlockTileTable& table = *reinterpret_cast<BlockTileTable*>(staging + 4 * S::groups * staging_bytes +
                                                              S::most_stages * S::barrier_bytes);
   if (threadIdx.x == 0) {
-    ring.prepare(blocks);
+    ring.prepare(cut.sharing());
+    if (cut.splits > 1) split.prepare();
     prefetch_map(&maps.activations);
     prefetch_map(&maps.weights);
   }
@@ -304,7 +265,12 @@ __global__ void __launch_bounds__(S::threads, 1)
     if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
-    multiply_tiles<S>(p, cut, table, group, ring, staging + gpu_warp_index() * staging_bytes);
+    unsigned char* own = staging + gpu_warp_index() * staging_bytes;
+    if constexpr (S::looks_ahead) {
+      multiply_tiles_ahead<S>(p, cut, table, group, ring, split, own);
+    } else {
+      multiply_tiles<S>(p, cut, table, group, ring, own);
+    }
   }
   if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
     __syncwarp();
@@ -342,7 +308,8 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
       operand_map(p.activations, p.rows, p.k, S::tile_rows / (cut.shares_activations != 0 ? 2 : 1));
   maps.weights = operand_map(p.weights, std::int64_t{p.experts} * p.n, p.k,
                              S::tile_columns / (cut.shares_weights != 0 ? 2 : 1));
-  const int bytes = S::fixed_bytes + cut.stages * (S::stage_bytes + S::scale_bytes);
+  const int bytes = S::fixed_bytes + cut.stages * (S::stage_bytes + S::scale_bytes) +
+                    (cut.splits > 1 ? 16 + (cut.splits - 1) * S::split_bytes : 0);
   static_cast<void>(
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   const std::int64_t at_once = std::int64_t{gpu_compute_units()} / cut.blocks() * cut.blocks();
@@ -359,10 +326,9 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
   static_cast<void>(cudaLaunchKernelEx(&launch, block_gemm_kernel<S>, maps, p, cut));
 }
 
-// What is compiled.
-struct Entry {
+struct Entry {  // what is compiled
   bool swapped;
-  std::int32_t rows, columns, stage_bytes, fixed_bytes;
+  std::int32_t rows, columns, stage_bytes, fixed_bytes, split_bytes;
   void (*by_block)(const BlockGemm&, const Cut&, void*);
   void (*by_channel)(const BlockGemm&, const Cut&, void*);
 };
@@ -375,6 +341,7 @@ constexpr Entry entry() {
           Block::tile_columns,
           Block::stage_bytes + Block::scale_bytes,
           Block::fixed_bytes,
+          Block::split_bytes,
           nullptr,
           nullptr};
   // The others would not fit the registers.
@@ -390,28 +357,41 @@ constexpr std::array entries{
     entry<false, 3, 1, 1, 128>(),
 };
 
-constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16;
-constexpr std::int32_t stages_that_fit(const Entry& e) {
-  return std::min(most_stages, (shared_memory - e.fixed_bytes) / e.stage_bytes);
+constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16, most_splits = 4;
+constexpr std::int32_t stages_that_fit(const Entry& e, std::int32_t splits = 1) {
+  const std::int32_t others = splits > 1 ? 16 + (splits - 1) * e.split_bytes : 0;
+  return std::min(most_stages, (shared_memory - e.fixed_bytes - others) / e.stage_bytes);
 }
-constexpr std::size_t count_tiles() {
-  std::size_t count = 0;
-  for (const Entry& e : entries)
-    count += 3 * static_cast<std::size_t>(stages_that_fit(e) - fewest_stages + 1);
-  return count;
+// Of tiles whose features in are split, one with as many stages as suit.
+constexpr std::int32_t split_stages(const Entry& e, std::int32_t splits) {
+  const std::int32_t fit = e.split_bytes > 0 ? stages_that_fit(e, splits) : 0;
+  return fit < fewest_stages ? 0 : std::min(fit, 8);
 }
-constexpr auto all_tiles() {
-  std::array<BlockGemmTile, count_tiles()> tiles{};
-  std::size_t i = 0;
+template <class Take>
+constexpr void for_tiles(Take take) {
   for (const Entry& e : entries) {
     for (std::int32_t stages = fewest_stages; stages <= stages_that_fit(e); ++stages) {
       for (const SharedCopies shared :
            {SharedCopies::none, SharedCopies::weights, SharedCopies::activations}) {
-        tiles[i++] = {e.rows, e.columns, e.swapped, stages, shared};
+        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, shared});
       }
     }
+    for (std::int32_t splits = 2; splits <= most_splits; ++splits) {
+      if (const std::int32_t stages = split_stages(e, splits); stages > 0)
+        take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, SharedCopies::none, splits});
+    }
   }
-  return tiles;
+}
+constexpr auto all_tiles() {
+  constexpr std::size_t count = [] {
+    std::size_t n = 0;
+    for_tiles([&](const BlockGemmTile&) { ++n; });
+    return n;
+  }();
+  std::array<BlockGemmTile, count> found{};
+  std::size_t i = 0;
+  for_tiles([&](const BlockGemmTile& tile) { found[i++] = tile; });
+  return found;
 }
 constexpr auto tiles = all_tiles();
 
@@ -425,15 +405,17 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
   using namespace block_wgmma;
   if (problem.rows == 0 || problem.n == 0 || problem.k == 0) return nullptr;
   if (problem.n % 8 != 0 || problem.k % 16 != 0) return "wgmma form: n is a multiple of 8 and k of 16";
-  if (!problem.by_channel && (problem.scale_row != 1 || problem.scale_block % 4 != 0)) {
+  if (!problem.by_channel && (problem.scale_row != 1 || problem.scale_block % 4 != 0))
     return "wgmma form: scales of rows lie side by side, blocks a multiple of 4 apart";
-  }
   for (const Entry& e : entries) {
     if (e.rows != tile.rows || e.columns != tile.columns || e.swapped != tile.swapped) continue;
-    if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e))
+    if (tile.splits < 1 || tile.splits > most_splits ||
+        (tile.splits > 1 && (e.split_bytes == 0 || tile.shared != SharedCopies::none)))
+      return "features in are split up to four ways, of tiles in one part and without shared copies";
+    if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e, tile.splits))
       return "no such number of stages fits";
     const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
-                  tile.shared == SharedCopies::activations ? 1 : 0};
+                  tile.shared == SharedCopies::activations ? 1 : 0, tile.splits};
     const auto launch = problem.by_channel ? e.by_channel : e.by_block;
     if (launch == nullptr) return "no such tile is compiled for these scales";
     launch(problem, cut, stream);

@@ -14,9 +14,10 @@ GPU_DEVICE ExpertRows expert_rows_of(const BlockGemm& p) {
                                               : ExpertRows(p.row_offsets);
 }
 
-// How many tiles lie side by side in a unit.
+// How many tiles lie side by side in a unit, and how many blocks share each of them.
 struct BlockTileUnit {
-  std::int32_t row_blocks = 1, column_blocks = 1;
+  std::int32_t row_blocks = 1, column_blocks = 1, splits = 1;
+  GPU_DEVICE_MEMBER std::int32_t blocks() const { return row_blocks * column_blocks * splits; }
 };
 
 // By all threads, before the walk; ends with a barrier when there are experts.
@@ -36,14 +37,14 @@ struct BlockWalk {
   GPU_DEVICE_MEMBER BlockWalk(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit,
                               std::int32_t rank_in_unit)
       : rank(rank_in_unit) {
-    index = static_cast<std::int32_t>(blockIdx.x) / (unit.row_blocks * unit.column_blocks);
+    index = static_cast<std::int32_t>(blockIdx.x) / unit.blocks();
     count = p.layout == BlockGemmExperts::none ? row_units(p, unit) * column_units(p, unit)
                                                : table.first[table.experts];
     locate(table, p, unit);
   }
   GPU_DEVICE_MEMBER bool done() const { return index >= count; }
   GPU_DEVICE_MEMBER void next(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit) {
-    index += static_cast<std::int32_t>(gridDim.x) / (unit.row_blocks * unit.column_blocks);
+    index += static_cast<std::int32_t>(gridDim.x) / unit.blocks();
     locate(table, p, unit);
   }
 
@@ -79,6 +80,23 @@ struct BlockWalk {
     whole.rows = p.rows - whole.first_row;
     whole.first_column = within / height * Columns * unit.column_blocks;
     return whole;
+  }
+};
+
+// Tiles in turn, and a step of 128 features in within each.
+template <int Rows, int Columns>
+struct BlockSteps {
+  BlockWalk<Rows, Columns> walk;
+  std::int32_t step = 0, steps;
+
+  GPU_DEVICE_MEMBER BlockSteps(const BlockTileTable& table, const BlockGemm& p)
+      : walk(table, p, BlockTileUnit{}, 0), steps((p.k + 127) / 128) {}
+  GPU_DEVICE_MEMBER bool done() const { return walk.done(); }
+  GPU_DEVICE_MEMBER bool last() const { return step + 1 == steps; }
+  GPU_DEVICE_MEMBER void advance(const BlockTileTable& table, const BlockGemm& p) {
+    if (++step < steps) return;
+    step = 0;
+    walk.next(table, p, BlockTileUnit{});
   }
 };
 

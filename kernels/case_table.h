@@ -34,6 +34,7 @@ std::unique_ptr<KernelCase> make_router_grouped_topk_case(const CaseSpec&, std::
 std::unique_ptr<KernelCase> make_router_grouped_topk_softmax_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_align_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_permute_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_permute_quantize_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_moe_combine_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_logits_copy_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_argmax_case(const CaseSpec&, std::string& why);
@@ -42,6 +43,7 @@ std::unique_ptr<KernelCase> make_copy_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_read_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_write_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_w4_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);

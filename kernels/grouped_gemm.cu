@@ -8,7 +8,7 @@
 
 #include "kernels/gpu_runtime.h"
 #include "kernels/grouped_tiles.h"
-#include "kernels/matrix_tile.h"
+#include "kernels/matrix_warp_tile.h"
 
 namespace orrery::kernels {
 namespace {
@@ -34,20 +34,7 @@ struct Shape {
 };
 
 template <class S>
-struct Accumulators {
-  MatrixTile tile[S::row_tiles][S::column_tiles];
-
-  GPU_DEVICE_MEMBER void clear() {
-    GPU_UNROLL
-    for (int i = 0; i < S::row_tiles; i++) {
-      GPU_UNROLL
-      for (int j = 0; j < S::column_tiles; j++) {
-        GPU_UNROLL
-        for (int c = 0; c < 4 * tile_parts; c++) tile[i][j].value[c / 4][c % 4] = 0;
-      }
-    }
-  }
-};
+using Accumulators = WarpTile<S::row_tiles, S::column_tiles>;
 
 // Where the thread's copy `index` of a stage goes; false where there is nothing to copy.
 template <class S>
@@ -184,25 +171,8 @@ GPU_DEVICE void store_tile(const GroupedGemm& p, const Tile& tile, const Accumul
   const int warp = static_cast<int>(threadIdx.x) / GPU_WARP;
   const int row0 = warp / S::warps_across * S::warp_rows;
   const int column0 = tile.first_column + warp % S::warps_across * S::warp_columns;
-  auto* out = static_cast<std::uint16_t*>(p.out);
-  GPU_UNROLL
-  for (int i = 0; i < S::row_tiles; i++) {
-    GPU_UNROLL
-    for (int held = 0; held < tile_rows_held; held++) {
-      const int row = row0 + 16 * i + tile_row(held);
-      if (row >= tile.rows) continue;
-      std::uint16_t* to = out + static_cast<std::int64_t>(tile.first_row + row) * p.n;
-      GPU_UNROLL
-      for (int j = 0; j < S::column_tiles; j++) {
-        GPU_UNROLL
-        for (int run = 0; run < tile_runs; run++) {
-          const MatrixTile& product = sums.tile[i][j];
-          store_run<tile_run>(to, column0 + 16 * j + tile_column(run, 2 * held), p.n,
-                              &product.value[run][2 * held]);
-        }
-      }
-    }
-  }
+  store_warp_tile(static_cast<std::uint16_t*>(p.out) + std::int64_t{tile.first_row} * p.n, p.n, tile.rows,
+                  row0, column0, sums);
 }
 
 // Takes the products of a stage; after the last one of a tile, the tile is stored.

@@ -10,6 +10,7 @@ namespace orrery::kernels {
 template <int MaxExperts>
 struct TileTable {
   std::int32_t first[MaxExperts + 1];
+  std::int32_t of_warps[32];  // while it is filled
   std::int32_t experts, tile_rows, tile_columns, column_tiles;
 };
 
@@ -33,39 +34,44 @@ struct ExpertRows {
   }
 };
 
-// By all threads of the block; ends with a barrier. Prefix sums by doubling: a serial sum over 512 experts
-// would cost several microseconds.
+// By all threads of the block; ends with a barrier. Prefix sums within threads, warps and the block: every
+// product of experts waits for them before its first copy.
 template <int Threads, int MaxExperts>
 GPU_DEVICE void fill_tile_table(TileTable<MaxExperts>& table, const ExpertRows& expert_rows,
                                 std::int32_t experts, std::int32_t tile_rows, std::int32_t tile_columns,
                                 std::int32_t n) {
   const std::int32_t column_tiles = (n + tile_columns - 1) / tile_columns;
-  const std::int32_t thread = static_cast<std::int32_t>(threadIdx.x);
   constexpr std::int32_t each = (MaxExperts + Threads - 1) / Threads;
-  for (std::int32_t e = thread; e <= experts; e += Threads) {
-    const std::int32_t rows = e == 0 ? 0 : expert_rows.count(e - 1);
-    table.first[e] = (rows + tile_rows - 1) / tile_rows * column_tiles;
+  const std::int32_t lane = static_cast<std::int32_t>(gpu_lane());
+  const std::int32_t warp = static_cast<std::int32_t>(gpu_warp_index());
+  const std::int32_t own = static_cast<std::int32_t>(threadIdx.x) * each;  // this thread's first expert
+  std::int32_t up_to[each], sum = 0;
+  GPU_UNROLL for (std::int32_t i = 0; i < each; i++) {
+    const std::int32_t rows = own + i < experts ? expert_rows.count(own + i) : 0;
+    sum += (rows + tile_rows - 1) / tile_rows * column_tiles;
+    up_to[i] = sum;
   }
-  if (thread == 0) {
+  std::int32_t before = sum;  // and with this thread's, of the warp
+  for (std::int32_t distance = 1; distance < GPU_WARP; distance *= 2) {
+    const std::int32_t other =
+        gpu_shuffle(before, static_cast<unsigned>(lane >= distance ? lane - distance : lane));
+    if (lane >= distance) before += other;
+  }
+  if (lane == GPU_WARP - 1) table.of_warps[warp] = before;
+  if (threadIdx.x == 0) {
+    table.first[0] = 0;
     table.experts = experts;
     table.tile_rows = tile_rows;
     table.tile_columns = tile_columns;
     table.column_tiles = column_tiles;
   }
   gpu_barrier();
-  for (std::int32_t distance = 1; distance <= experts; distance *= 2) {
-    std::int32_t before[each];
-    for (std::int32_t i = 0; i < each; i++) {
-      const std::int32_t e = 1 + thread + i * Threads;
-      before[i] = e <= experts && e > distance ? table.first[e - distance] : 0;
-    }
-    gpu_barrier();
-    for (std::int32_t i = 0; i < each; i++) {
-      const std::int32_t e = 1 + thread + i * Threads;
-      if (e <= experts) table.first[e] += before[i];
-    }
-    gpu_barrier();
+  before -= sum;
+  for (std::int32_t w = 0; w < warp; w++) before += table.of_warps[w];
+  GPU_UNROLL for (std::int32_t i = 0; i < each; i++) {
+    if (own + i < experts) table.first[own + i + 1] = before + up_to[i];
   }
+  gpu_barrier();
 }
 
 // Within an expert, row tiles run faster than column tiles: neighbours share weights.

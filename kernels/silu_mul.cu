@@ -1,25 +1,11 @@
 #include "kernels/silu_mul.h"
 
 #include "kernels/row.h"
+#include "kernels/silu_gate.h"
 
 namespace orrery::kernels {
 
 namespace {
-
-GPU_DEVICE float silu(float gate) {
-  constexpr float log2_e = 1.44269504F;
-  return gate * gpu_reciprocal(1.0F + gpu_exp2(-log2_e * gate));
-}
-
-// Eight results of row `row`; `half` is the row's number of vectors.
-GPU_DEVICE GpuFloat8 gated(const std::uint16_t* gate_up, std::int64_t row, int vector, int half) {
-  const std::size_t at = static_cast<std::size_t>(row * 2 * half + vector);
-  const GpuFloat8 gate = gpu_unpack_bf16(gpu_load<GpuBytes16>(gate_up, at));
-  const GpuFloat8 up = gpu_unpack_bf16(gpu_load<GpuBytes16>(gate_up, at + static_cast<std::size_t>(half)));
-  GpuFloat8 out;
-  GPU_UNROLL for (int i = 0; i < 8; ++i) out.value[i] = silu(gate.value[i]) * up.value[i];
-  return out;
-}
 
 // Everything but a scale per token: no vector needs to know of another beyond its group, so threads are dealt
 // over all rows and a single row still fills several compute units.
@@ -42,18 +28,14 @@ __global__ void __launch_bounds__(256) silu_mul_flat_kernel(SiluMulLaunch a) {
 
 template <int vectors>
 __global__ void __launch_bounds__(1024) silu_mul_row_kernel(SiluMulLaunch a) {
-  const int half = a.columns / 8;
-  Row<vectors> row;
-  GPU_UNROLL for (int v = 0; v < vectors; ++v) {
-    const int at = static_cast<int>(threadIdx.x + v * blockDim.x);
-    row.part[v] = at < half ? gated(a.gate_up, blockIdx.x, at, half) : GpuFloat8{};
-  }
+  const auto row = gated_row<Row<vectors>, vectors>(a.gate_up, blockIdx.x, a.columns / 8);
   quantize_row<Fp8Scaling::token>(row, a.quantized, blockIdx.x, a.columns);
 }
 
 }  // namespace
 
 void launch_silu_mul(const SiluMulLaunch& a, void* stream) {
+  if (a.expert_rows != nullptr) return launch_silu_mul_masked(a, stream);
   const GpuGrid flat = {gpu_blocks_for(std::int64_t{a.rows} * a.columns / 8, 256)};
   switch (a.quantized.scaling) {
     case Fp8Scaling::none: return gpu_launch(silu_mul_flat_kernel<Fp8Scaling::none>, flat, 256, stream, a);

@@ -12,8 +12,13 @@ struct SiluMulLaunch {
   Fp8Output quantized;                     // rows × columns
   std::int32_t rows = 0;
   std::int32_t columns = 0;  // multiple of 8; at most norm_most_columns when scaled per token
+  // With expert_rows: row e · slots + i is in use for i < expert_rows[e] (device); the others are left alone.
+  const std::int32_t* expert_rows = nullptr;
+  std::int32_t experts = 0, slots = 0;  // rows = experts · slots
 };
+constexpr std::int32_t silu_mul_most_experts = 512;
 
 void launch_silu_mul(const SiluMulLaunch& launch, void* stream);
+void launch_silu_mul_masked(const SiluMulLaunch& launch, void* stream);  // what it does with expert_rows
 
 }  // namespace orrery::kernels

@@ -19,10 +19,16 @@ EXPECTED = [
      {"gfx942": "v_mfma_f32_16x16x32_fp8_fp8", "gfx1201": "v_wmma_f32_16x16x16_fp8_fp8"}),
     ("grouped_gemm", r"grouped_gemm_kernel.*ShapeILb0E",
      {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
+    ("w4_gemm", r"w4_gemm_kernel.*ShapeILb1E",
+     {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
+    ("w4_gemm", r"w4_gemm_kernel.*ShapeILb0E",
+     {"gfx942": "v_mfma_f32_16x16x32_fp8_fp8", "gfx1201": "v_wmma_f32_16x16x16_fp8_fp8"}),
+    ("w4_gemm", r"w4_gemm_kernel.*ShapeILb0E", {"gfx942": "v_perm_b32", "gfx1201": "v_perm_b32"}),
     ("attention_decode", r"decode_kernel", {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
     ("attention_decode", r"decode_kernelILi\d+ELb1E", {"gfx942": "v_cvt_pk_f32_fp8", "gfx1201": "v_cvt_pk_f32_fp8"}),
     ("attention_prefill", r"prefill_kernel", {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
     ("quantize", r"quantize", {"gfx942": "v_cvt_pk_fp8_f32", "gfx1201": "v_cvt_pk_fp8_f32"}),
+    ("permute_quantize", r"permute", {"gfx942": "v_cvt_pk_fp8_f32", "gfx1201": "v_cvt_pk_fp8_f32"}),
 ]
 
 

@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENTRY = re.compile(r"\.entry (\w+)\(.*?(?=\.entry |\Z)", re.S)
 COPIES = [r"cp\.async\.bulk\.tensor\.\dd\.shared::cluster\.global\.mbarrier", r"mbarrier\.try_wait\.parity"]
 MMA_E4M3 = r"mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e4m3\.e4m3\.f32"
+FROM_REGISTERS = r"[^;]*\}, \{%r\d+, *%r\d+, *%r\d+, *%r\d+\}"  # the left operand of wgmma
+BF16X2 = r"fma\.rn\.bf16x2"
 PLAIN = [r"cp\.async\.cg\.shared\.global", r"ldmatrix\.sync\.aligned\.m8n8\.x4"]
 # source, target, [(part of a kernel's name, or "" for all; what each of those must hold)]
 EXPECTED = [
@@ -23,11 +25,18 @@ EXPECTED = [
                                                r"\.multicast::cluster", r"barrier\.cluster\.wait"]),
                                  ("ShapeILb0ELi2ELi1ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
                                  ("ShapeILb0ELi2ELi2ELi1ELi128E", [r"m64n128k32", r"setmaxnreg\.inc", r"setmaxnreg\.dec"]),
-                                 ("ShapeILb1ELi1ELi1ELi1ELi16E", [r"m64n16k32", r"stmatrix.*\.trans"])]),
+                                 ("ShapeILb1ELi1ELi1ELi1ELi16E", [r"m64n16k32", r"stmatrix.*\.trans", r"mapa\.shared::cluster",
+                                                                                  r"st\.shared::cluster\.f32"])]),
     ("block_gemm", "89", [("", PLAIN + [MMA_E4M3])]),
     ("block_gemm", "90a", [("", PLAIN + [MMA_E4M3])]),
     ("grouped_gemm_wgmma", "90a", [("", COPIES + [r"wgmma\.mma_async"]), ("ShapeILb1E", [r"k32\.f32\.e4m3\.e4m3"]),
                                    ("ShapeILb0E", [r"k16\.f32\.bf16\.bf16"])]),
+    ("w4_gemm_wgmma", "90a", [("", COPIES + [r"cp\.async\.bulk\.shared::cluster\.global", r"stmatrix.*\.trans"]),
+                              ("ShapeILb0E", [r"k32\.f32\.e4m3\.e4m3" + FROM_REGISTERS]), ("ShapeILb1E", [BF16X2]),
+                              ("ShapeILb1ELi32E", [r"k16\.f32\.bf16\.bf16" + FROM_REGISTERS]),
+                              ("ShapeILb1ELi128E", [r"k16\.f32\.bf16\.bf16" + FROM_REGISTERS, r"setmaxnreg\.inc"]),
+                              ("ShapeILb1ELi8E", [r"m16n8k16\S*\.bf16\.bf16", r"ldmatrix\.sync\.aligned\.m8n8\.x4"])]),
+    ("w4_gemm", "89", [("w4_gemm_kernel", PLAIN), ("ShapeILb0E", [MMA_E4M3]), ("ShapeILb1E", [r"m16n8k16\S*\.bf16\.bf16", BF16X2])]),
 ]
 
 

@@ -4,8 +4,7 @@
 #include <numeric>
 
 #include "kernels/case_table.h"
-#include "kernels/cases/matrix_operands.h"
-#include "kernels/cases/parallel.h"
+#include "kernels/cases/expert_rows.h"
 
 namespace orrery::kernels {
 
@@ -16,23 +15,11 @@ struct OperandSet {
   void* weight_scales = nullptr;
 };
 
-// Dense (m rows), rows of experts one after the other (rows), or in slots set aside for them (rows and
-// slots).
 class BlockGemmCase final : public KernelCase {
  public:
   BlockGemmCase(const CaseSpec& spec, bool wgmma)
-      : spec_(spec), wgmma_(wgmma), by_channel_(spec.dtype == "fp8-channel"),
-        k_blocks_((spec.k + 127) / 128) {
-    const std::vector<std::int64_t> each = spec.rows.empty() ? std::vector<std::int64_t>{spec.m} : spec.rows;
-    offsets_.push_back(0);
-    for (std::size_t e = 0; e < each.size(); ++e) {
-      const std::int64_t first = spec.slots > 0 ? static_cast<std::int64_t>(e) * spec.slots : offsets_.back();
-      for (std::int64_t r = 0; r < each[e]; ++r) used_.push_back({first + r, static_cast<std::int64_t>(e)});
-      offsets_.push_back(static_cast<std::int32_t>(first + each[e]));
-      counts_.push_back(static_cast<std::int32_t>(each[e]));
-      busy_ += each[e] > 0;
-    }
-  }
+      : spec_(spec), wgmma_(wgmma), by_channel_(spec.dtype == "fp8-channel"), k_blocks_((spec.k + 127) / 128),
+        rows_(spec) {}
 
   std::string kernel() const override {
     return std::string("orrery.block_gemm") + (wgmma_ ? "_wgmma." : ".") +
@@ -58,11 +45,9 @@ class BlockGemmCase final : public KernelCase {
     // Activations and outputs are warm, the kernel before wrote them; weights are cold and rotate.
     activations_ = {nullptr, Element::fp8, rows(), spec_.k};
     out_ = {nullptr, Element::bf16, rows(), spec_.n};
-    offsets_there_ = upload_new(memory, offsets_.data(), offsets_.size() * 4);
-    counts_there_ = upload_new(memory, counts_.data(), counts_.size() * 4);
     activation_scales_there_ = upload_new(memory, activation_scale_.data(), activation_scale_.size() * 4);
-    bool room = offsets_there_ != nullptr && counts_there_ != nullptr &&
-                activation_scales_there_ != nullptr && activations_.allocate(memory) && out_.allocate(memory);
+    bool room = rows_.upload(memory) && activation_scales_there_ != nullptr &&
+                activations_.allocate(memory) && out_.allocate(memory);
     for (int i = 0; room && i < sets; ++i) {
       OperandSet set;
       set.weights = {nullptr, Element::fp8, experts() * spec_.n, spec_.k};
@@ -98,58 +83,29 @@ class BlockGemmCase final : public KernelCase {
   std::string refusal() const override { return refused_; }
 
   CheckResult check(DeviceMemory& memory) override {
-    MatrixComparison comparison;
-    const OperandSet& o = sets_.front();
-    const auto sampled = sample(static_cast<std::int64_t>(used_.size()), 128, spec_.seed);
-    const std::int64_t count = std::max<std::int64_t>(1, static_cast<std::int64_t>(sampled.size()));
-    const std::vector<std::int64_t> columns =
-        sample(spec_.n, std::max<std::int64_t>((4095 + count) / count, 2), spec_.seed + 1);
-    std::vector<std::int64_t> rows_read, places;  // places: rows of weights, one for each output compared
-    for (const std::int64_t i : sampled) {
-      rows_read.push_back(used_[static_cast<std::size_t>(i)].row);
-      for (const std::int64_t column : columns)
-        places.push_back(used_[static_cast<std::size_t>(i)].expert * spec_.n + column);
-    }
-    const auto activations = activations_.some_rows(memory, rows_read);
-    const auto out = out_.some_rows(memory, rows_read);
-    const auto weights = o.weights.some_rows(memory, places);
-    std::vector<DotProduct> expected(places.size());
-    in_parallel(places.size(), [&](std::size_t i) {
-      expected[i] = dot(scaled_activations(activations[i / columns.size()], rows_read[i / columns.size()]),
-                        scaled_weights(weights[i], places[i]));
-    });
-    const double error = sum_error(Element::fp8, spec_.k);
-    for (std::size_t i = 0; i < places.size(); ++i) {
-      const std::size_t row = i / columns.size();
-      const std::int64_t column = columns[i % columns.size()];
-      const double tolerance = bf16_rounding * std::abs(expected[i].value) + error * expected[i].magnitude;
-      comparison.add(out[row][static_cast<std::size_t>(column)], expected[i].value, tolerance,
-                     "row " + std::to_string(rows_read[row]) + " (expert " +
-                         std::to_string(places[i] / spec_.n) + "), column " + std::to_string(column));
-    }
-    check_unused_rows(memory, comparison);
-    comparison.guards(memory);
-    return comparison.result();
+    return compare_product(
+        memory, rows_, activations_, out_, spec_.seed, sum_error(Element::fp8, spec_.k),
+        [&](const std::vector<std::int64_t>& places) {
+          return sets_.front().weights.some_rows(memory, places);
+        },
+        [this](std::vector<double> values, std::int64_t row) { return scaled_activations(values, row); },
+        [this](std::vector<double> values, std::int64_t place) { return scaled_weights(values, place); });
   }
 
   double flops() const override {
-    return 2.0 * static_cast<double>(used_.size()) * static_cast<double>(spec_.n * spec_.k);
+    return 2.0 * static_cast<double>(rows_.used().size()) * static_cast<double>(spec_.n * spec_.k);
   }
   // Weights of experts that have rows, activations and outputs once.
   double bytes() const override {
-    const double used = static_cast<double>(used_.size());
+    const double used = static_cast<double>(rows_.used().size());
     const double scales = by_channel_ ? 0 : 1.0 / 32;
-    return static_cast<double>(busy_ * spec_.n * spec_.k) +
+    return static_cast<double>(rows_.busy() * spec_.n * spec_.k) +
            used * static_cast<double>(spec_.k) * (1 + scales) + used * static_cast<double>(spec_.n) * 2;
   }
 
  private:
-  struct UsedRow {
-    std::int64_t row, expert;
-  };
-
-  std::int64_t rows() const { return spec_.slots > 0 ? experts() * spec_.slots : offsets_.back(); }
-  std::int64_t experts() const { return static_cast<std::int64_t>(counts_.size()); }
+  std::int64_t rows() const { return rows_.rows(); }
+  std::int64_t experts() const { return rows_.experts(); }
   std::int64_t scale_block() const { return (rows() + 3) / 4 * 4; }
   std::int64_t n_blocks() const { return (spec_.n + 127) / 128; }
 
@@ -160,21 +116,13 @@ class BlockGemmCase final : public KernelCase {
     p.weights = set.weights.data;
     p.weight_scales = static_cast<const float*>(set.weight_scales);
     p.out = out_.data;
-    p.rows = static_cast<std::int32_t>(rows());
+    rows_.describe(p);
     p.n = static_cast<std::int32_t>(spec_.n);
     p.k = static_cast<std::int32_t>(spec_.k);
     p.scale_row = 1;  // rows fastest: as engines keep them for Hopper, and as cuBLASLt takes them
     p.scale_block = static_cast<std::int32_t>(scale_block());
     p.weight_blocks = static_cast<std::int32_t>(k_blocks_);
     p.by_channel = by_channel_;
-    if (!spec_.rows.empty())
-      p.layout = spec_.slots > 0 ? BlockGemmExperts::masked : BlockGemmExperts::contiguous;
-    p.experts = static_cast<std::int32_t>(experts());
-    p.row_offsets = static_cast<const std::int32_t*>(offsets_there_);
-    p.expert_rows = static_cast<const std::int32_t*>(counts_there_);
-    p.slots = static_cast<std::int32_t>(spec_.slots);
-    const auto used = static_cast<std::int64_t>(used_.size());
-    p.rows_each = static_cast<std::int32_t>(busy_ > 0 ? (used + busy_ - 1) / busy_ : 0);
     return p;
   }
 
@@ -195,28 +143,12 @@ class BlockGemmCase final : public KernelCase {
     return values;
   }
 
-  // Slots that nobody uses keep the bytes that memory came with.
-  void check_unused_rows(DeviceMemory& memory, MatrixComparison& comparison) const {
-    std::vector<std::uint16_t> row(static_cast<std::size_t>(spec_.n));
-    for (std::int64_t e = 0; spec_.slots > 0 && e < experts(); ++e) {
-      const std::int64_t after = counts_[static_cast<std::size_t>(e)];
-      if (after >= spec_.slots) continue;
-      const std::int64_t index = e * spec_.slots + after;
-      memory.download(row.data(), static_cast<const std::uint16_t*>(out_.data) + index * spec_.n,
-                      row.size() * 2);
-      const bool untouched =
-          std::all_of(row.begin(), row.end(), [](std::uint16_t bits) { return bits == 0xFFFF; });
-      if (!untouched) comparison.fail("row " + std::to_string(index) + " is nobody's and was written");
-    }
-  }
-
   CaseSpec spec_;
   bool wgmma_, by_channel_;
-  std::int64_t k_blocks_, busy_ = 0;
-  std::vector<std::int32_t> offsets_, counts_;
-  std::vector<UsedRow> used_;
+  std::int64_t k_blocks_;
+  ExpertRowsOfCase rows_;
   Matrix activations_, out_;
-  void *offsets_there_ = nullptr, *counts_there_ = nullptr, *activation_scales_there_ = nullptr;
+  void* activation_scales_there_ = nullptr;
   std::vector<float> activation_scale_, weight_scale_;
   std::vector<OperandSet> sets_;
   std::string refused_;

@@ -172,13 +172,14 @@ class GroupedGemmCase final : public KernelCase {
 
 // The operator is "grouped_gemm", or "grouped_gemm_wgmma" for the form of it that only Hopper runs.
 std::unique_ptr<KernelCase> make_grouped_gemm_case(const CaseSpec& spec, std::string& why) {
+  if (spec.dtype == "w4a8" || spec.dtype == "w4a16") return make_w4_gemm_case(spec, why);
   const bool fp8 = spec.dtype == "fp8-block";
   const auto experts = static_cast<std::int64_t>(spec.rows.size());
   std::int64_t rows = 0;
   for (const std::int64_t each : spec.rows) rows += each;
   const std::string needs = "operator " + spec.op + " needs ";
   if (!fp8 && spec.dtype != "bf16") {
-    why = needs + "dtype bf16 or fp8-block, not " + spec.dtype;
+    why = needs + "dtype bf16, fp8-block, w4a8 or w4a16, not " + spec.dtype;
   } else if (experts < 1 || experts > grouped_gemm_max_experts) {
     why = needs + "rows: one number each for 1 to " + std::to_string(grouped_gemm_max_experts) + " experts";
   } else if (spec.n < 1 || spec.k < 1 || spec.k % (fp8 ? 16 : 8) != 0) {

@@ -78,6 +78,42 @@ TEST_CASE("silu_mul and quantize agree with their reference", "[kernels]") {
   check_all_fills(rows_of("quantize", 3, 8200, "fp8-channel"));
 }
 
+TEST_CASE("silu_mul leaves slots that nobody uses alone", "[kernels]") {
+  for (const std::vector<std::int64_t>& rows : {std::vector<std::int64_t>{3, 0, 5, 1}, {0, 0}, {6}}) {
+    for (const auto& [dtype, n] :
+         {std::pair{"bf16", 136}, {"fp8-tensor", 136}, {"fp8-channel", 2056}, {"fp8-block", 384}}) {
+      CaseSpec spec = rows_of(dtype[0] == 'b' ? "silu_mul" : "silu_mul_quantize", 0, n, dtype);
+      spec.rows = rows;
+      spec.slots = 6;
+      spec.m = 6 * static_cast<std::int64_t>(rows.size());
+      check_all_fills(spec);
+    }
+  }
+}
+
+TEST_CASE("rows are quantised on the way to their experts", "[kernels]") {
+  for (const char* dtype : {"fp8-channel", "fp8-block"}) {
+    for (const auto& [m, experts, k, block, slots] : {std::tuple{1, 1, 1, 16, 0},
+                                                      {1, 128, 8, 16, 0},
+                                                      {61, 8, 2, 1, 0},
+                                                      {65, 60, 4, 64, 0},
+                                                      {9, 8, 2, 16, 12},
+                                                      {17, 4, 3, 16, 5}}) {  // too few slots: dropped
+      CaseSpec spec = rows_of("permute_quantize", m, 256, dtype);
+      spec.experts = experts;
+      spec.top_k = k;
+      spec.block_size = block;
+      spec.slots = slots;
+      check_all_fills(spec);
+    }
+  }
+  CaseSpec spec = rows_of("permute_quantize", 2, 8200, "fp8-channel");
+  spec.experts = spec.top_k = 2;
+  CHECK(run_case(spec) == "");
+  spec.dtype = "fp8-tensor";
+  CHECK(run_case(spec).starts_with("refused: operator permute_quantize needs fp8-channel"));
+}
+
 TEST_CASE("rotary agrees with its reference", "[kernels]") {
   for (const char* op : {"rotary", "qk_norm_rotary"}) {
     for (const int head_dim : {64, 128, 256}) {

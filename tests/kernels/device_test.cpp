@@ -56,22 +56,26 @@ TEST_CASE("block_gemm_wgmma chooses among the tiles that exist", "[kernels]") {
   }
   if (tiles.empty()) return;  // built without a toolkit
   for (const std::int32_t m : {1, 16, 17, 64, 65, 128, 200, 256, 1000, 8192, 40000}) {
-    for (const std::int32_t n : {8, 1000, 2112, 4096, 51200}) {
+    for (const auto& [n, k] :
+         {std::pair{8, 4096}, {1000, 25600}, {2112, 7168}, {4096, 12288}, {51200, 4096}}) {
       for (const auto layout : {BlockGemmExperts::none, BlockGemmExperts::contiguous}) {
         for (const bool by_channel : {false, true}) {
           BlockGemm p;
           p.rows = m;
           p.n = n;
-          p.k = 4096;
+          p.k = k;
           p.layout = layout;
           p.experts = layout == BlockGemmExperts::none ? 1 : 64;
           p.by_channel = by_channel;
           for (const std::int32_t units : {78, 132}) {
-            CAPTURE(m, n, by_channel, units);
+            CAPTURE(m, p.n, p.k, by_channel, units);
             const BlockGemmTile tile = block_gemm_tile(p, units);
             CHECK(std::find(tiles.begin(), tiles.end(), tile) != tiles.end());
             const bool large = tile.rows * tile.columns == 256 * 128;  // one form for each kind of scales
             CHECK((!large || (tile.rows == 128) == by_channel));
+            // Features in are shared out where there are too few tiles for the part, and nowhere else.
+            if (tile.splits > 1) CHECK(p.n / tile.columns < units);
+            if (p.n == 2112 && m <= 16 && p.experts == 1) CHECK(tile.splits > 1);
           }
         }
       }

@@ -14,6 +14,12 @@ struct Experts {
   Fill fill = Fill::random;
 };
 
+struct SlottedExperts {
+  std::vector<std::int64_t> rows;
+  std::int64_t slots, n, k;
+  Fill fill = Fill::random;
+};
+
 struct Context {
   std::vector<std::int64_t> tokens;
   std::int64_t heads, kv_heads;
@@ -53,6 +59,49 @@ TEST_CASE("grouped GEMM agrees with its reference at every tile height", "[kerne
       CHECK(run_case(spec) == "");
     }
   }
+}
+
+TEST_CASE("experts with weights of four bits agree with their reference", "[kernels]") {
+  const std::vector<SlottedExperts> shapes = {
+      {{1}, 0, 8, 128},
+      {{1, 0, 3, 0, 0, 16, 2}, 0, 130, 256},
+      {{17, 31, 0, 5}, 0, 257, 384},  // primes; an odd n is stored by halves
+      {{0, 0, 61, 40}, 0, 131, 128},
+      {{0, 150, 0}, 0, 136, 256},
+      {{0, 0}, 0, 192, 512},
+      {{0, 150, 20}, 0, 136, 256, Fill::saturating},
+      {{4, 0, 130}, 0, 136, 128, Fill::with_nan},
+      {{4, 0, 9}, 0, 24, 256, Fill::zeros},
+      {{5, 0, 24, 1}, 24, 136, 256},  // masked: what nobody uses must stay as it was
+      {{100, 0, 3}, 110, 40, 128, Fill::with_nan},
+  };
+  for (const char* dtype : {"w4a8", "w4a16"}) {
+    for (const SlottedExperts& shape : shapes) {
+      CaseSpec spec;
+      spec.op = "grouped_gemm";
+      spec.dtype = dtype;
+      spec.rows = shape.rows;
+      spec.slots = shape.slots;
+      spec.n = shape.n;
+      spec.k = shape.k;
+      spec.fill = shape.fill;
+      CAPTURE(dtype, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
+      CHECK(run_case(spec) == "");
+    }
+  }
+}
+
+TEST_CASE("weights of four bits are refused where no group of 128 fits", "[kernels]") {
+  CaseSpec spec;
+  spec.op = "grouped_gemm";
+  spec.dtype = "w4a8";
+  spec.rows = {3, 1};
+  spec.n = 16;
+  spec.k = 192;
+  CHECK(run_case(spec) == "refused: operator grouped_gemm in w4a8 needs n ≥ 1 and k, a multiple of 128");
+  spec.k = 256;
+  spec.slots = 2;
+  CHECK(run_case(spec) == "refused: operator grouped_gemm in w4a8 needs with slots, rows of at most as many");
 }
 
 TEST_CASE("decode attention agrees with its reference", "[kernels]") {
