@@ -288,10 +288,10 @@ void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
 
 void report_transfer(Bench& bench, std::FILE* out) {
   std::fprintf(out,
-               "\n## KV blocks to a peer\n\nGB/s of a transfer of scattered blocks, launched one by one (µs in brackets); the "
-               "first also in a graph. Links: `send_recv` of as many bytes in one piece by NCCL.\n\n");
-  head(out, {"blocks × bytes × layers", "kernel, in a graph", "kernel", "a kernel a layer", "a copy a block",
-             "one batch of copies", "NCCL, one piece"});
+               "\n## KV blocks to a peer\n\nGB/s of a transfer of scattered blocks (µs in brackets): kernels in a graph and "
+               "launched one by one, copies one by one only. NCCL: `send_recv` of as many bytes in one piece, in a graph.\n\n");
+  head(out, {"blocks × bytes × layers", "kernel, in a graph", "kernel", "a kernel a layer, in a graph",
+             "a kernel a layer", "a copy a block", "one batch of copies", "NCCL, one piece"});
   struct Shape {
     std::int64_t blocks, bytes, layers;
   };
@@ -310,12 +310,12 @@ void report_transfer(Bench& bench, std::FILE* out) {
       return us > 0 ? rate_text(static_cast<double>(all), us) + " (" + us_text(us) + ")" : std::string("–");
     };
     const Times whole = time("kv_transfer", true);
-    const Times layers = time("kv_transfer_layers", false);
+    const Times layers = time("kv_transfer_layers", true);
     const Times copies = shape.blocks * shape.layers <= 8192 ? time("kv_transfer_copies", false) : Times{};
     const Times batch = shape.blocks * shape.layers <= 8192 ? time("kv_transfer_batch", false) : Times{};
     const Times piece = bench.time_nccl(Collective::send_recv, 2, all, why);
     row(out, {std::to_string(shape.blocks) + " × " + std::to_string(shape.bytes) + " × " + std::to_string(shape.layers),
-              cell(whole.graph_us), cell(whole.eager_us), cell(layers.eager_us), cell(copies.eager_us),
+              cell(whole.graph_us), cell(whole.eager_us), cell(layers.graph_us), cell(layers.eager_us), cell(copies.eager_us),
               cell(batch.eager_us), cell(piece.graph_us)});
     if (!why.empty()) std::printf("transfer: %s\n", why.c_str());
   }

@@ -27,6 +27,7 @@ constexpr std::array collectives{"all_reduce",
                                  "reduce_scatter",
                                  "all_to_all",
                                  "send_recv",
+                                 "peer_all_reduce",
                                  "peer_all_reduce_lines",
                                  "peer_all_reduce_one_shot",
                                  "peer_all_reduce_two_shot"};

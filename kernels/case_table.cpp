@@ -53,6 +53,7 @@ constexpr CaseEntry table[] = {
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
      make_attention_prefill_case},
+    {"peer_all_reduce", "sum over ranks by the fastest of the next three", simulated, make_peer_all_reduce_case},
     {"peer_all_reduce_lines", "sum over ranks, pushed once, the epoch in every eight bytes", simulated,
      make_peer_all_reduce_case},
     {"peer_all_reduce_one_shot", "sum over ranks, pushed once, then a flag", simulated,

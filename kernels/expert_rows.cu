@@ -6,7 +6,8 @@ namespace orrery::kernels {
 
 namespace {
 
-constexpr unsigned threads = 256, plan_threads = 1024, ahead = 4;
+constexpr unsigned threads = 256, plan_threads = 512, ahead = 4;
+constexpr unsigned blocks_a_unit = 4;  // copies need many loads under way
 
 // words[]: epochs of the two kinds of exchange, and how many blocks have arrived. All blocks of a launch read
 // the epoch of their exchange; one launch that is alone on the stream counts it up.
@@ -195,16 +196,16 @@ void launch_expert_rows_plan(const ExpertRowsDispatchLaunch& a, void* stream) {
   gpu_launch(plan_kernel, {1}, plan_threads, stream, a);
 }
 void launch_expert_rows_send(const ExpertRowsDispatchLaunch& a, void* stream) {
-  gpu_launch(send_kernel, {gpu_compute_units()}, threads, stream, a);
+  gpu_launch(send_kernel, {blocks_a_unit * gpu_compute_units()}, threads, stream, a);
 }
 void launch_expert_rows_receive(const ExpertRowsDispatchLaunch& a, void* stream) {
   gpu_launch(receive_kernel, {1}, 64, stream, a);
 }
 void launch_expert_rows_return(const ExpertRowsCombineLaunch& a, void* stream) {
-  gpu_launch(return_kernel, {gpu_compute_units()}, threads, stream, a);
+  gpu_launch(return_kernel, {blocks_a_unit * gpu_compute_units()}, threads, stream, a);
 }
 void launch_expert_rows_combine(const ExpertRowsCombineLaunch& a, void* stream) {
-  gpu_launch(combine_kernel, {2 * gpu_compute_units()}, threads, stream, a);
+  gpu_launch(combine_kernel, {blocks_a_unit * gpu_compute_units()}, threads, stream, a);
   gpu_launch(combined_kernel, {1}, 64, stream, a.exchange.words);
 }
 

@@ -7,7 +7,7 @@ namespace orrery::kernels {
 
 namespace {
 
-constexpr unsigned threads = 256;
+constexpr unsigned threads = 256, ahead = 4;
 
 // The epoch of this launch, which block and launch keep for themselves: a kind of launch has the same blocks in
 // every call. All threads call it.
@@ -57,20 +57,27 @@ GPU_DEVICE void send_token(const ExpertDispatchLaunch& a, std::uint32_t epoch, i
         s.rank * s.most_tokens * s.top_k + flat;
   }
   gpu_barrier();
-  const int width = s.columns / 8;
+  // Sixteen values a lane, so that they leave as 16 bytes.
+  const unsigned width = static_cast<unsigned>(s.columns) / 16;
   const std::uint16_t* x = a.x + std::int64_t{token} * s.columns;
-  for (int begin = 0; begin < width; begin += threads) {
-    const int v = begin + static_cast<int>(threadIdx.x);
+  for (unsigned begin = 0; begin < width; begin += threads) {
+    const unsigned v = begin + threadIdx.x;
     const bool inside = v < width;
-    const GpuFloat8 values =
-        inside ? gpu_unpack_bf16(gpu_load<GpuBytes16>(x, static_cast<std::size_t>(v))) : GpuFloat8{};
-    const float scale = scale_for(gpu_group_max<lanes_of_group>(largest_magnitude(values)));
+    GpuFloat8 low{}, high{};
+    if (inside) {
+      low = gpu_unpack_bf16(gpu_load<GpuBytes16>(x, 2 * v));
+      high = gpu_unpack_bf16(gpu_load<GpuBytes16>(x, 2 * v + 1));
+    }
+    const float largest = gpu_max(largest_magnitude(low), largest_magnitude(high));
+    const float scale = scale_for(gpu_group_max<lanes_of_group / 2>(largest));
     if (!inside) continue;
-    const GpuBytes8 packed = gpu_pack8_fp8(values, gpu_reciprocal(scale));
+    const float factor = gpu_reciprocal(scale);
+    const GpuBytes8 first = gpu_pack8_fp8(low, factor), second = gpu_pack8_fp8(high, factor);
+    const GpuBytes16 packed = {{first.word[0], first.word[1], second.word[0], second.word[1]}};
     for (int j = 0; j < s.top_k; ++j) {
       if (to[j] == nullptr) continue;
-      gpu_store(to[j], static_cast<std::size_t>(v), packed);
-      if (v % lanes_of_group == 0) gpu_store(to[j] + s.columns, static_cast<std::size_t>(v) / lanes_of_group, scale);
+      gpu_store(to[j], v, packed);
+      if (v % (lanes_of_group / 2) == 0) gpu_store(to[j] + s.columns, v / (lanes_of_group / 2), scale);
     }
   }
   gpu_barrier();  // before `to` is written again
@@ -127,22 +134,38 @@ __global__ void __launch_bounds__(threads) receive_kernel(ExpertDispatchLaunch a
   }
 }
 
-// A warp takes a row home.
+// A block takes a row home, the rows of all experts dealt out evenly.
 __global__ void __launch_bounds__(threads) return_kernel(ExpertCombineLaunch a) {
   const ExpertSlots& s = a.slots;
   const std::uint32_t epoch = next_epoch(s, 2);
-  const unsigned warps = threads / GPU_WARP, width = static_cast<unsigned>(s.columns) / 8;
-  const int places = local_experts(s) * capacity(s), of_rank = s.most_tokens * s.top_k;
-  for (int i = static_cast<int>(blockIdx.x * warps + gpu_warp_index()); i < places;
-       i += static_cast<int>(gridDim.x * warps)) {
-    const int expert = i / capacity(s);
-    if (i - expert * capacity(s) >= a.arrived.counts[expert]) continue;
-    const int source = a.arrived.sources[i], home = source / of_rank;
+  const unsigned width = static_cast<unsigned>(s.columns) / 8;
+  const int local = local_experts(s), of_rank = s.most_tokens * s.top_k;
+  GPU_SHARED(int, counts, expert_most_blocks);
+  GPU_SHARED(int, begins, expert_most_blocks + 1);
+  for (int e = static_cast<int>(threadIdx.x); e < local; e += threads) counts[e] = a.arrived.counts[e];
+  gpu_barrier();
+  for (int e = static_cast<int>(threadIdx.x); e <= local; e += threads) {
+    int before = 0;
+    for (int f = 0; f < e; ++f) before += counts[f];
+    begins[e] = before;
+  }
+  gpu_barrier();
+  int expert = 0;
+  for (int i = static_cast<int>(blockIdx.x); i < begins[local]; i += static_cast<int>(gridDim.x)) {
+    while (i >= begins[expert + 1]) ++expert;
+    const std::int64_t place = std::int64_t{expert} * capacity(s) + i - begins[expert];
+    const int source = a.arrived.sources[place], home = source / of_rank;
     std::uint16_t* to = s.returned[home] +
                         (std::int64_t{epoch % 2} * of_rank + source % of_rank) * s.columns;
-    const std::uint16_t* y = a.y + std::int64_t{i} * s.columns;
-    for (unsigned v = gpu_lane(); v < width; v += GPU_WARP) {
-      gpu_store(to, v, gpu_load<GpuBytes16>(y, v));
+    const std::uint16_t* y = a.y + place * s.columns;
+    for (unsigned v = threadIdx.x; v < width; v += ahead * threads) {
+      GpuBytes16 part[ahead] = {};
+      GPU_UNROLL for (unsigned n = 0; n < ahead; ++n) {
+        if (v + n * threads < width) part[n] = gpu_load<GpuBytes16>(y, v + n * threads);
+      }
+      GPU_UNROLL for (unsigned n = 0; n < ahead; ++n) {
+        if (v + n * threads < width) gpu_store(to, v + n * threads, part[n]);
+      }
     }
   }
   if (!gpu_last_block(s.sent + s.experts + 1)) return;
@@ -171,7 +194,11 @@ __global__ void __launch_bounds__(threads) combine_kernel(ExpertCombineLaunch a)
   }
 }
 
-unsigned filling() { return gpu_compute_units() < expert_most_blocks ? gpu_compute_units() : expert_most_blocks; }
+// `each` blocks a compute unit.
+unsigned filling(unsigned each) {
+  const unsigned blocks = each * gpu_compute_units();
+  return blocks < expert_most_blocks ? blocks : expert_most_blocks;
+}
 
 }  // namespace
 
@@ -183,16 +210,16 @@ std::int64_t expert_returned_bytes(const ExpertSlots& s) {
 }
 
 void launch_expert_send(const ExpertDispatchLaunch& a, void* stream) {
-  gpu_launch(send_kernel, {filling()}, threads, stream, a);
+  gpu_launch(send_kernel, {filling(1)}, threads, stream, a);
 }
 void launch_expert_receive(const ExpertDispatchLaunch& a, void* stream) {
   gpu_launch(receive_kernel, {static_cast<unsigned>(a.slots.experts)}, threads, stream, a);
 }
 void launch_expert_return(const ExpertCombineLaunch& a, void* stream) {
-  gpu_launch(return_kernel, {filling()}, threads, stream, a);
+  gpu_launch(return_kernel, {filling(4)}, threads, stream, a);
 }
 void launch_expert_combine(const ExpertCombineLaunch& a, void* stream) {
-  gpu_launch(combine_kernel, {filling()}, threads, stream, a);
+  gpu_launch(combine_kernel, {filling(2)}, threads, stream, a);
 }
 
 }  // namespace orrery::kernels

@@ -210,16 +210,20 @@ class PeerExchange {
 template <unsigned most, bool lines>
 GPU_DEVICE GpuFloat8 peer_sum(const PeerExchange<lines>& exchange, const PeerMemory& m, const GpuBytes16& own,
                               std::size_t at) {
-  GpuBytes16 part[most] = {};
-  GPU_UNROLL for (unsigned r = 0; r < most; ++r) {
-    if (r >= static_cast<unsigned>(m.ranks)) continue;
-    part[r] = r == static_cast<unsigned>(m.rank) ? own : exchange.take(r, at);
-  }
+  constexpr unsigned together = most < 4 ? most : 4;  // whose loads are under way at once; more would spill
   GpuFloat8 sum{};
-  GPU_UNROLL for (unsigned r = 0; r < most; ++r) {
-    if (r >= static_cast<unsigned>(m.ranks)) continue;
-    const GpuFloat8 values = gpu_unpack_bf16(part[r]);
-    GPU_UNROLL for (int i = 0; i < 8; ++i) sum.value[i] += values.value[i];
+  GPU_UNROLL for (unsigned first = 0; first < most; first += together) {
+    GpuBytes16 part[together] = {};
+    GPU_UNROLL for (unsigned i = 0; i < together; ++i) {
+      const unsigned r = first + i;
+      if (r >= static_cast<unsigned>(m.ranks)) continue;
+      part[i] = r == static_cast<unsigned>(m.rank) ? own : exchange.take(r, at);
+    }
+    GPU_UNROLL for (unsigned i = 0; i < together; ++i) {
+      if (first + i >= static_cast<unsigned>(m.ranks)) continue;
+      const GpuFloat8 values = gpu_unpack_bf16(part[i]);
+      GPU_UNROLL for (int n = 0; n < 8; ++n) sum.value[n] += values.value[n];
+    }
   }
   return sum;
 }

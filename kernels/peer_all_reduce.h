@@ -11,6 +11,15 @@ namespace orrery::kernels {
 
 enum class PeerForm : std::uint8_t { one_shot_lines, one_shot, two_shot };
 
+// Which is fastest for what a rank holds. Two ranks: as measured on two H200 (reports/results/kernels_comm_2gpu.md).
+// More: unmeasured; the bounds between one and two shots are vLLM's (csrc/custom_all_reduce.cuh, allreduce).
+constexpr PeerForm peer_form(std::int32_t ranks, std::int64_t bytes) {
+  constexpr std::int64_t kib = 1024;
+  if (bytes <= 64 * kib / (ranks - 1)) return PeerForm::one_shot_lines;
+  const std::int64_t one_shot = ranks == 2 ? 8192 * kib : ranks <= 4 ? 512 * kib : 256 * kib;
+  return bytes < one_shot ? PeerForm::one_shot : PeerForm::two_shot;
+}
+
 struct PeerAllReduceLaunch {
   PeerMemory peers;
   const std::uint16_t* in = nullptr;  // bf16, multiple of 16

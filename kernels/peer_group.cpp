@@ -48,12 +48,14 @@ class CudaPeerGroup final : public PeerGroup {
     return rank == 0 ? first_ : others_[static_cast<std::size_t>(rank - 1)]->memory();
   }
 
-  bool launch(const Body& body, Stream stream, std::string& why) override {
+  bool launch(const Body& body, Stream stream, std::string& why, int times) override {
     auto* first = static_cast<cudaStream_t>(stream);
     bool fine = streams_.fork(first, why);
-    for (std::size_t r = 0; r < streams_.ranks() && fine; ++r) {
-      fine = cuda_good(cudaSetDevice(streams_.device(r)), "cudaSetDevice", why);
-      if (fine) body(static_cast<std::int32_t>(r), streams_.stream(r, first));
+    for (int i = 0; i < times && fine; ++i) {
+      for (std::size_t r = 0; r < streams_.ranks() && fine; ++r) {
+        fine = cuda_good(cudaSetDevice(streams_.device(r)), "cudaSetDevice", why);
+        if (fine) body(static_cast<std::int32_t>(r), streams_.stream(r, first));
+      }
     }
     return streams_.join(first, why) && fine;
   }

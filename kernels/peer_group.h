@@ -26,9 +26,10 @@ class PeerGroup {
   virtual ~PeerGroup() = default;
   virtual std::int32_t ranks() const = 0;
   virtual DeviceMemory& memory(std::int32_t rank) = 0;
-  // body(rank, stream) for every rank with its device current; launches only. Each rank's launches stay in order.
+  // body(rank, stream) for every rank with its device current; launches only. `times` rounds of that, forked and
+  // joined once: no rank's queue fills while it waits for one that has not been launched.
   using Body = std::function<void(std::int32_t, Stream)>;
-  virtual bool launch(const Body& body, Stream stream, std::string& why) = 0;
+  virtual bool launch(const Body& body, Stream stream, std::string& why, int times = 1) = 0;
   virtual bool synchronize(std::string& why) = 0;  // all ranks' devices
   // By the copy engines instead of a kernel: every pair is `bytes` of `from` rank's memory to `to` rank's. Not
   // to be captured as a batch.

@@ -86,10 +86,10 @@ class SimulatedPeerGroup final : public PeerGroup {
     return rank == 0 ? first_ : *others_[static_cast<std::size_t>(rank - 1)];
   }
 
-  bool launch(const Body& body, Stream, std::string& why) override {
+  bool launch(const Body& body, Stream, std::string& why, int times) override {
     std::vector<std::string> errors(others_.size());
     rank_threads().run(others_.size(), [&](std::size_t rank) {
-      body(static_cast<std::int32_t>(rank), nullptr);
+      for (int i = 0; i < times; ++i) body(static_cast<std::int32_t>(rank), nullptr);
       if (rank > 0) errors[rank - 1] = simulator::take_error();  // rank 0's stays with the caller
     });
     for (std::size_t i = 0; i < errors.size(); ++i) {

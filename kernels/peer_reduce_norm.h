@@ -10,8 +10,10 @@
 
 namespace orrery::kernels {
 
+constexpr std::int32_t peer_norm_most_columns = 16384;
+
 struct PeerReduceNormLaunch {
-  PeerMemory peers;                         // a row fits a slot: slot_bytes ≥ 2 · columns, lines ≥ 4 · columns
+  PeerMemory peers;                         // a row at least fits a slot: 2 · columns bytes, as lines twice that
   const std::uint16_t* part = nullptr;      // bf16, rows × columns, this rank's
   const std::uint16_t* residual = nullptr;  // bf16, rows × columns
   std::uint16_t* residual_out = nullptr;    // may be `residual`
@@ -19,7 +21,7 @@ struct PeerReduceNormLaunch {
   std::uint16_t* out = nullptr;             // bf16, rows × columns; unused when quantised
   Fp8Output quantized;                      // rows × columns
   std::int32_t rows = 0;
-  std::int32_t columns = 0;  // multiple of 8, at most norm_most_columns
+  std::int32_t columns = 0;  // multiple of 8, at most peer_norm_most_columns
   float epsilon = 1e-6F;
   bool lines = false;  // else flags
 };

@@ -85,6 +85,9 @@ std::unique_ptr<KernelCase> make_peer_all_reduce_case(const CaseSpec& spec, std:
   const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.bytes >= 2 &&
                     spec.bytes % 2 == 0 && spec.variant <= peer_most_blocks && spec.slots >= 0 && spec.slots % 32 == 0 && spec.dtype == "bf16";
   if (!needs(good, spec, "2 to 8 ranks, even bytes, dtype bf16 and variant, its blocks, up to 128", why)) return nullptr;
+  if (spec.op == "peer_all_reduce") {
+    return std::make_unique<PeerAllReduceCase>(spec, peer_form(spec.ranks, spec.bytes));
+  }
   for (const Operation& operation : operations) {
     if (spec.op == operation.op) return std::make_unique<PeerAllReduceCase>(spec, operation.form);
   }

@@ -53,10 +53,10 @@ class PeerCaseOf : public ChainedCase {
   void launch_chain(int set, int times, Stream stream) override {
     const auto at = static_cast<std::size_t>(set);
     const auto body = [&](std::int32_t rank, Stream on) {
-      for (int i = 0; i < times; ++i) start(rank, sets_[at][static_cast<std::size_t>(rank)], on);
+      start(rank, sets_[at][static_cast<std::size_t>(rank)], on);
     };
     std::string why;
-    if (!group_->launch(body, stream, why)) refused_ = why;
+    if (!group_->launch(body, stream, why, times)) refused_ = why;
   }
   std::string refusal() const override { return refused_; }
   PeerGroup& group() const { return *group_; }

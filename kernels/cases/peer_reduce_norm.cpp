@@ -5,14 +5,14 @@
 #include "kernels/case_table.h"
 #include "kernels/cases/normed_row.h"
 #include "kernels/cases/peer_case.h"
-#include "kernels/rms_norm.h"
 
 namespace orrery::kernels {
 
 namespace {
 
-// Rows up to this many go as lines: a step of a decode, where the trip is what counts.
-constexpr std::int64_t most_bytes_as_lines = 256 * 1024;
+// As lines up to here: the small batches of a decode, where the trip is what counts (measured on two H200).
+constexpr std::int64_t most_bytes_as_lines = 64 * 1024;
+constexpr std::int64_t most_slot_bytes = 64 * 1024;
 
 // spec.variant: 0 flags, 1 lines, −1 by size.
 class PeerReduceNormCase : public PeerCaseOf<PeerReduceNormLaunch> {
@@ -48,7 +48,9 @@ class PeerReduceNormCase : public PeerCaseOf<PeerReduceNormLaunch> {
     a.peers.ranks = spec_.ranks;
     a.peers.rank = rank;
     a.peers.blocks = static_cast<std::int32_t>(std::min<std::int64_t>(spec_.m, peer_most_blocks));
-    (a.lines ? a.peers.line_bytes : a.peers.slot_bytes) = a.lines ? 2 * row : row;
+    const std::int64_t rows = (spec_.m + a.peers.blocks - 1) / a.peers.blocks;
+    const std::int64_t slot = std::max(std::min(rows * row, most_slot_bytes), row);
+    (a.lines ? a.peers.line_bytes : a.peers.slot_bytes) = a.lines ? 2 * slot : slot;
     a.peers = own_peer_memory(make, a.peers);
     a.part = make.bf16(spec_.m, spec_.n);
     a.residual = make.bf16(spec_.m, spec_.n);
@@ -78,9 +80,9 @@ class PeerReduceNormCase : public PeerCaseOf<PeerReduceNormLaunch> {
 
 std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, Fp8Scaling scaling, std::string& why) {
   const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.m >= 1 && spec.n >= 8 &&
-                    spec.n % 8 == 0 && spec.n <= norm_most_columns &&
+                    spec.n % 8 == 0 && spec.n <= peer_norm_most_columns &&
                     (scaling != Fp8Scaling::group || spec.n % fp8_group == 0);
-  if (!needs(good, spec, "2 to 8 ranks, m >= 1 and n up to 32768, a multiple of 8, of 128 for fp8-block", why))
+  if (!needs(good, spec, "2 to 8 ranks, m >= 1 and n up to 16384, a multiple of 8, of 128 for fp8-block", why))
     return nullptr;
   return std::make_unique<PeerReduceNormCase>(spec, scaling);
 }
