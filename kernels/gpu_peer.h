@@ -206,13 +206,29 @@ class PeerExchange {
   std::uint32_t epoch_;
 };
 
+// Ranks whose loads are under way at once; on AMD one, because conditions and addresses of several would spill
+// scalar registers.
+#if defined(__HIP__)
+#define GPU_NO_UNROLL _Pragma("nounroll")
+#define GPU_EACH_RANK GPU_NO_UNROLL
+constexpr unsigned ranks_at_once = 1;
+#else
+#if defined(ORRERY_SIMULATED_WARP)
+#define GPU_NO_UNROLL
+#else
+#define GPU_NO_UNROLL _Pragma("unroll 1")
+#endif
+#define GPU_EACH_RANK GPU_UNROLL
+constexpr unsigned ranks_at_once = 4;
+#endif
+
 // Σ over ranks, in their order, in fp32, of this rank's `own` and what peers pushed at `at`. At most `most` ranks.
 template <unsigned most, bool lines>
 GPU_DEVICE GpuFloat8 peer_sum(const PeerExchange<lines>& exchange, const PeerMemory& m, const GpuBytes16& own,
                               std::size_t at) {
-  constexpr unsigned together = most < 4 ? most : 4;  // whose loads are under way at once; more would spill
+  constexpr unsigned together = most < ranks_at_once ? most : ranks_at_once;
   GpuFloat8 sum{};
-  GPU_UNROLL for (unsigned first = 0; first < most; first += together) {
+  GPU_NO_UNROLL for (unsigned first = 0; first < static_cast<unsigned>(m.ranks); first += together) {
     GpuBytes16 part[together] = {};
     GPU_UNROLL for (unsigned i = 0; i < together; ++i) {
       const unsigned r = first + i;
@@ -232,7 +248,7 @@ GPU_DEVICE GpuFloat8 peer_sum(const PeerExchange<lines>& exchange, const PeerMem
 template <unsigned most, bool lines>
 GPU_DEVICE void peer_push(const PeerExchange<lines>& exchange, const PeerMemory& m, std::size_t at,
                           const GpuBytes16& vector) {
-  GPU_UNROLL for (unsigned r = 0; r < most; ++r) {
+  GPU_EACH_RANK for (unsigned r = 0; r < most; ++r) {
     if (r < static_cast<unsigned>(m.ranks) && r != static_cast<unsigned>(m.rank)) exchange.push(r, at, vector);
   }
 }

@@ -13,16 +13,18 @@ GPU_DEVICE GpuBytes16 load_vector(const PeerAllReduceLaunch& a, std::size_t vect
   const auto count = static_cast<std::size_t>(a.count);
   if (8 * vector + 8 <= count) return gpu_load<GpuBytes16>(a.in, vector);
   GpuBytes16 part{};
-  for (unsigned i = 0; 8 * vector + i < count; ++i) {
-    part.word[i / 2] |= std::uint32_t{a.in[8 * vector + i]} << (16 * (i % 2));
+  GPU_UNROLL for (unsigned i = 0; i < 8; ++i) {
+    if (8 * vector + i < count) part.word[i / 2] |= std::uint32_t{a.in[8 * vector + i]} << (16 * (i % 2));
   }
   return part;
 }
 GPU_DEVICE void store_vector(const PeerAllReduceLaunch& a, std::size_t vector, const GpuBytes16& value) {
   const auto count = static_cast<std::size_t>(a.count);
   if (8 * vector + 8 <= count) return gpu_store(a.out, vector, value);
-  for (unsigned i = 0; 8 * vector + i < count; ++i) {
-    a.out[8 * vector + i] = static_cast<std::uint16_t>(value.word[i / 2] >> (16 * (i % 2)));
+  GPU_UNROLL for (unsigned i = 0; i < 8; ++i) {
+    if (8 * vector + i < count) {
+      a.out[8 * vector + i] = static_cast<std::uint16_t>(value.word[i / 2] >> (16 * (i % 2)));
+    }
   }
 }
 
@@ -90,6 +92,7 @@ void launch_most(const PeerAllReduceLaunch& a, void* stream) {
   const std::int64_t vectors = (a.count + 7) / 8, parts = two ? a.peers.ranks : 1;
   const std::int64_t largest = lines ? a.peers.line_bytes / 32 : a.peers.slot_bytes / 16;
   std::int64_t blocks = a.blocks > 0 ? a.blocks : gpu_blocks_for(vectors, parts * threads);
+  if (blocks > peer_all_reduce_blocks) blocks = peer_all_reduce_blocks;
   if (blocks > a.peers.blocks) blocks = a.peers.blocks;
   std::int64_t chunk = gpu_blocks_for(vectors, blocks * parts);
   if (chunk > largest) chunk = largest;

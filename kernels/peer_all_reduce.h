@@ -20,13 +20,15 @@ constexpr PeerForm peer_form(std::int32_t ranks, std::int64_t bytes) {
   return bytes < one_shot ? PeerForm::one_shot : PeerForm::two_shot;
 }
 
+constexpr std::int32_t peer_all_reduce_blocks = 128;  // at most: more were no faster
+
 struct PeerAllReduceLaunch {
   PeerMemory peers;
   const std::uint16_t* in = nullptr;  // bf16, multiple of 16
   std::uint16_t* out = nullptr;
   std::int64_t count = 0;  // any number ≥ 1, the same on all ranks
   PeerForm form = PeerForm::one_shot;
-  std::int32_t blocks = 0;  // of threads, at most peers.blocks, the same on all ranks; 0: the kernel's choice
+  std::int32_t blocks = 0;  // of threads, at most peers.blocks and that, the same on all ranks; 0: the kernel's choice
 };
 
 void launch_peer_all_reduce(const PeerAllReduceLaunch& launch, void* stream);

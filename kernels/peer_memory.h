@@ -20,7 +20,7 @@
 
 namespace orrery::kernels {
 
-constexpr std::int32_t peer_most_ranks = 8, peer_most_blocks = 128;
+constexpr std::int32_t peer_most_ranks = 8, peer_most_blocks = 512;
 constexpr std::int64_t peer_least_ranks = 2;
 
 struct PeerMemory {

@@ -56,7 +56,7 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
     a.blocks = std::max(spec_.variant, 0);
     a.peers.ranks = spec_.ranks;
     a.peers.rank = rank;
-    a.peers.blocks = a.blocks > 0 ? a.blocks : peer_most_blocks;
+    a.peers.blocks = a.blocks > 0 ? a.blocks : peer_all_reduce_blocks;
     const std::int64_t slot = spec_.slots > 0 ? spec_.slots : std::min<std::int64_t>(65536, aligned(spec_.bytes));
     (form_ == PeerForm::one_shot_lines ? a.peers.line_bytes : a.peers.slot_bytes) = slot;
     a.peers = own_peer_memory(make, a.peers);
@@ -83,7 +83,7 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
 
 std::unique_ptr<KernelCase> make_peer_all_reduce_case(const CaseSpec& spec, std::string& why) {
   const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.bytes >= 2 &&
-                    spec.bytes % 2 == 0 && spec.variant <= peer_most_blocks && spec.slots >= 0 && spec.slots % 32 == 0 && spec.dtype == "bf16";
+                    spec.bytes % 2 == 0 && spec.variant <= peer_all_reduce_blocks && spec.slots >= 0 && spec.slots % 32 == 0 && spec.dtype == "bf16";
   if (!needs(good, spec, "2 to 8 ranks, even bytes, dtype bf16 and variant, its blocks, up to 128", why)) return nullptr;
   if (spec.op == "peer_all_reduce") {
     return std::make_unique<PeerAllReduceCase>(spec, peer_form(spec.ranks, spec.bytes));
