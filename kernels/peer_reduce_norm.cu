@@ -92,8 +92,7 @@ void launch_as(const PeerReduceNormLaunch& a, unsigned threads, void* stream) {
 void launch_peer_reduce_norm(const PeerReduceNormLaunch& a, void* stream) {
   const int vectors = a.columns / 8;
   if (vectors <= 256) return launch_as<1>(a, gpu_blocks_for(vectors, 64) * 64, stream);
-  if (vectors <= 1024) return launch_as<2>(a, gpu_blocks_for(vectors, 128) * 64, stream);
-  launch_as<4>(a, gpu_blocks_for(vectors, 256) * 64, stream);
+  launch_as<2>(a, gpu_blocks_for(vectors, 128) * 64, stream);
 }
 
 }  // namespace orrery::kernels

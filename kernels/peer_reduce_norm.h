@@ -10,7 +10,7 @@
 
 namespace orrery::kernels {
 
-constexpr std::int32_t peer_norm_most_columns = 16384;
+constexpr std::int32_t peer_norm_most_columns = 8192;  // wider rows leave no registers
 
 struct PeerReduceNormLaunch {
   PeerMemory peers;                         // a row at least fits a slot: 2 · columns bytes, as lines twice that
