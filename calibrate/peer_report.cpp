@@ -1,8 +1,9 @@
-// orrery-peer-kernels FILE.md: our kernels between the GPUs of one node beside NCCL and the copy engines, in one run.
+// orrery-peer-kernels FILE.md: our kernels between the GPUs of one node beside NCCL and the copy engines, in
+// one run.
 //   --check [OP …]   every case of several ranks against its reference instead
 //   --sweep          all-reduces with other numbers of blocks
-// Ranks: as many as the machine has GPUs, at most eight (2, 4, 8). A time is that of one call in a chain: the same call
-// several times on every rank without waiting between, in a replayed graph or launched one by one.
+// Ranks: as many as the machine has GPUs, at most eight (2, 4, 8). A time is that of one call in a chain: the
+// same call several times on every rank without waiting between, in a replayed graph or launched one by one.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -109,8 +110,9 @@ class Bench {
 
  private:
   static double guess(const CaseSpec& spec) {
-    const double bytes = spec.bytes > 0 ? static_cast<double>(spec.bytes)
-                                        : static_cast<double>(spec.m * spec.n * std::max<std::int64_t>(spec.k, 1));
+    const double bytes = spec.bytes > 0
+                             ? static_cast<double>(spec.bytes)
+                             : static_cast<double>(spec.m * spec.n * std::max<std::int64_t>(spec.k, 1));
     return 8 + bytes / 3e5;
   }
   void check(kernels::KernelCase& kernel, const CaseSpec& spec) {
@@ -158,7 +160,8 @@ CaseSpec all_reduce(const char* op, std::int32_t ranks, std::int64_t bytes) {
   s.bytes = bytes;
   return s;
 }
-CaseSpec rows_of(const char* op, std::int32_t ranks, std::int64_t m, std::int64_t n, const char* dtype = "bf16") {
+CaseSpec rows_of(const char* op, std::int32_t ranks, std::int64_t m, std::int64_t n,
+                 const char* dtype = "bf16") {
   CaseSpec s;
   s.op = op;
   s.ranks = ranks;
@@ -170,7 +173,8 @@ CaseSpec rows_of(const char* op, std::int32_t ranks, std::int64_t m, std::int64_
 
 void report_all_reduce(Bench& bench, std::int32_t ranks, std::FILE* out) {
   std::fprintf(out,
-               "## All-reduce\n\nbf16; µs in a graph, and launched one by one in brackets. Bus bandwidth is 2 (n − 1) ÷ n "
+               "## All-reduce\n\nbf16; µs in a graph, and launched one by one in brackets. Bus bandwidth is "
+               "2 (n − 1) ÷ n "
                "of the bytes over the time in a graph, of the best of ours.\n\n");
   head(out, {"a rank", "one shot, lines", "one shot, flags", "two shots", "NCCL", "NCCL ÷ best", "GB/s, ours",
              "GB/s, NCCL"});
@@ -189,8 +193,8 @@ void report_all_reduce(Bench& bench, std::int32_t ranks, std::FILE* out) {
       if (t.graph_us > 0 && (best == 0 || t.graph_us < best)) best = t.graph_us;
     }
     const double moved = share * static_cast<double>(bytes);
-    row(out, {size_text(bytes), both(lines), both(one), both(two), both(nccl), ratio_text(nccl.graph_us, best),
-              rate_text(moved, best), rate_text(moved, nccl.graph_us)});
+    row(out, {size_text(bytes), both(lines), both(one), both(two), both(nccl),
+              ratio_text(nccl.graph_us, best), rate_text(moved, best), rate_text(moved, nccl.graph_us)});
     if (!why.empty()) std::printf("%s: %s\n", size_text(bytes).c_str(), why.c_str());
   }
 }
@@ -210,8 +214,10 @@ double alone_us(Bench& bench, const CaseSpec& spec, std::string& why) {
 
 void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
   std::fprintf(out,
-               "\n## All-reduce, residual, norm and quantisation\n\nµs in a graph. Parts: NCCL's or our best all-reduce, "
-               "then `add_rms_norm` or `add_rms_norm_quantize` on its own. Case C1 reports 35 → 21 µs for the fused form "
+               "\n## All-reduce, residual, norm and quantisation\n\nµs in a graph. Parts: NCCL's or our best "
+               "all-reduce, "
+               "then `add_rms_norm` or `add_rms_norm_quantize` on its own. Case C1 reports 35 → 21 µs for "
+               "the fused form "
                "on eight MI300X.\n\n");
   head(out, {"rows × columns, output", "fused, lines", "fused, flags", "our all-reduce", "NCCL", "norm",
              "parts, ours ÷ fused", "parts, NCCL ÷ fused"});
@@ -221,7 +227,8 @@ void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
         const bool quantised = std::string(dtype) != "bf16";
         if (quantised && m != 8 && m != 64 && m != 512) continue;
         std::string why;
-        CaseSpec spec = rows_of(quantised ? "peer_reduce_norm_quantize" : "peer_reduce_norm", ranks, m, n, dtype);
+        CaseSpec spec =
+            rows_of(quantised ? "peer_reduce_norm_quantize" : "peer_reduce_norm", ranks, m, n, dtype);
         spec.variant = 1;
         const double lines = bench.time(spec, why).graph_us;
         spec.variant = 0;
@@ -232,11 +239,11 @@ void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
           if (us > 0 && (ours == 0 || us < ours)) ours = us;
         }
         const double nccl = bench.time_nccl(Collective::all_reduce, ranks, 2 * m * n, why).graph_us;
-        const double norm =
-            alone_us(bench, rows_of(quantised ? "add_rms_norm_quantize" : "add_rms_norm", 1, m, n, dtype), why);
+        const double norm = alone_us(
+            bench, rows_of(quantised ? "add_rms_norm_quantize" : "add_rms_norm", 1, m, n, dtype), why);
         const double best = lines > 0 && lines < flags ? lines : flags;
-        row(out, {std::to_string(m) + " × " + std::to_string(n) + ", " + dtype, us_text(lines), us_text(flags),
-                  us_text(ours), us_text(nccl), us_text(norm), ratio_text(ours + norm, best),
+        row(out, {std::to_string(m) + " × " + std::to_string(n) + ", " + dtype, us_text(lines),
+                  us_text(flags), us_text(ours), us_text(nccl), us_text(norm), ratio_text(ours + norm, best),
                   ratio_text(nccl + norm, best)});
       }
     }
@@ -244,13 +251,16 @@ void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
 }
 
 void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
-  std::fprintf(
-      out,
-      "\n## Experts' rows\n\nµs in a graph, every rank with as many tokens, experts chosen at random. Slots: e4m3 rows with "
-      "scales there, bf16 back. Rows: bf16 both ways, a row a rank. NCCL: an all-to-all of bf16 rows that a rank's "
-      "tokens make, a row for every choice (what its peers take is as much as in the slots' combine) and a row for every rank; "
-      "it moves rows only, without quantising, order, counts or sums. GB/s: what goes to other ranks, of dispatch and "
-      "combine.\n\n");
+  std::fprintf(out,
+               "\n## Experts' rows\n\nµs in a graph, every rank with as many tokens, experts chosen at "
+               "random. Slots: e4m3 rows with "
+               "scales there, bf16 back. Rows: bf16 both ways, a row a rank. NCCL: an all-to-all of bf16 "
+               "rows that a rank's "
+               "tokens make, a row for every choice (what its peers take is as much as in the slots' "
+               "combine) and a row for every rank; "
+               "it moves rows only, without quantising, order, counts or sums. GB/s: what goes to other "
+               "ranks, of dispatch and "
+               "combine.\n\n");
   head(out, {"tokens, columns, experts, top k", "slots, dispatch", "slots, combine", "rows, dispatch",
              "rows, combine", "NCCL, a row a choice", "NCCL, a row a rank", "GB/s slots", "GB/s rows"});
   struct Layer {
@@ -268,7 +278,8 @@ void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
       const bool slots = m <= 128;
       const double send = slots ? time("expert_dispatch_slots").graph_us : 0;
       const double back = slots ? time("expert_combine_slots").graph_us : 0;
-      const double send_rows = time("expert_dispatch_rows").graph_us, back_rows = time("expert_combine_rows").graph_us;
+      const double send_rows = time("expert_dispatch_rows").graph_us,
+                   back_rows = time("expert_combine_rows").graph_us;
       const auto nccl = [&](std::int64_t rows) {
         const std::int64_t bytes = (2 * m * rows * layer.columns + 2 * ranks - 1) / (2 * ranks) * (2 * ranks);
         return bench.time_nccl(Collective::all_to_all, ranks, bytes, why).graph_us;
@@ -277,10 +288,11 @@ void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
       const double slot_bytes = away * (3.03 * static_cast<double>(layer.columns));
       // Nearly every token has an expert on every rank.
       const double row_bytes = static_cast<double>(m * (ranks - 1) * 4 * layer.columns);
-      row(out, {std::to_string(m) + ", " + std::to_string(layer.columns) + ", " + std::to_string(layer.experts) + ", " +
-                    std::to_string(layer.top_k),
-                us_text(send), us_text(back), us_text(send_rows), us_text(back_rows), us_text(nccl(layer.top_k)),
-                us_text(nccl(ranks)), rate_text(slot_bytes, send + back), rate_text(row_bytes, send_rows + back_rows)});
+      row(out, {std::to_string(m) + ", " + std::to_string(layer.columns) + ", " +
+                    std::to_string(layer.experts) + ", " + std::to_string(layer.top_k),
+                us_text(send), us_text(back), us_text(send_rows), us_text(back_rows),
+                us_text(nccl(layer.top_k)), us_text(nccl(ranks)), rate_text(slot_bytes, send + back),
+                rate_text(row_bytes, send_rows + back_rows)});
       if (!why.empty()) std::printf("experts %lld: %s\n", static_cast<long long>(m), why.c_str());
     }
   }
@@ -288,17 +300,19 @@ void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
 
 void report_transfer(Bench& bench, std::FILE* out) {
   std::fprintf(out,
-               "\n## KV blocks to a peer\n\nGB/s of a transfer of scattered blocks (µs in brackets): kernels in a graph and "
-               "launched one by one, copies one by one only. NCCL: `send_recv` of as many bytes in one piece, in a graph.\n\n");
+               "\n## KV blocks to a peer\n\nGB/s of a transfer of scattered blocks (µs in brackets): kernels "
+               "in a graph and "
+               "launched one by one, copies one by one only. NCCL: `send_recv` of as many bytes in one "
+               "piece, in a graph.\n\n");
   head(out, {"blocks × bytes × layers", "kernel, in a graph", "kernel", "a kernel a layer, in a graph",
              "a kernel a layer", "a copy a block", "one batch of copies", "NCCL, one piece"});
   struct Shape {
     std::int64_t blocks, bytes, layers;
   };
   // Blocks of 16 tokens of 1, 4 and 8 KV heads of 128 (bf16); 64 tokens of MLA's 576; long ones.
-  for (const Shape& shape : {Shape{64, 4096, 1}, Shape{64, 4096, 64}, Shape{128, 16384, 64}, Shape{512, 16384, 64},
-                             Shape{128, 32768, 1}, Shape{128, 32768, 64}, Shape{64, 73728, 61},
-                             Shape{32, 1048576, 8}}) {
+  for (const Shape& shape :
+       {Shape{64, 4096, 1}, Shape{64, 4096, 64}, Shape{128, 16384, 64}, Shape{512, 16384, 64},
+        Shape{128, 32768, 1}, Shape{128, 32768, 64}, Shape{64, 73728, 61}, Shape{32, 1048576, 8}}) {
     std::string why;
     const auto time = [&](const char* op, bool graphs) {
       CaseSpec s = rows_of(op, 2, shape.blocks, shape.bytes);
@@ -314,9 +328,10 @@ void report_transfer(Bench& bench, std::FILE* out) {
     const Times copies = shape.blocks * shape.layers <= 8192 ? time("kv_transfer_copies", false) : Times{};
     const Times batch = shape.blocks * shape.layers <= 8192 ? time("kv_transfer_batch", false) : Times{};
     const Times piece = bench.time_nccl(Collective::send_recv, 2, all, why);
-    row(out, {std::to_string(shape.blocks) + " × " + std::to_string(shape.bytes) + " × " + std::to_string(shape.layers),
-              cell(whole.graph_us), cell(whole.eager_us), cell(layers.graph_us), cell(layers.eager_us), cell(copies.eager_us),
-              cell(batch.eager_us), cell(piece.graph_us)});
+    row(out, {std::to_string(shape.blocks) + " × " + std::to_string(shape.bytes) + " × " +
+                  std::to_string(shape.layers),
+              cell(whole.graph_us), cell(whole.eager_us), cell(layers.graph_us), cell(layers.eager_us),
+              cell(copies.eager_us), cell(batch.eager_us), cell(piece.graph_us)});
     if (!why.empty()) std::printf("transfer: %s\n", why.c_str());
   }
 }
@@ -324,15 +339,16 @@ void report_transfer(Bench& bench, std::FILE* out) {
 void report_head(Bench& bench, std::int32_t ranks, std::FILE* out) {
   const kernels::DeviceInfo& d = bench.device().info();
   std::fprintf(out, "# Kernels between %d GPUs of one node: %s\n\n", ranks, d.name.c_str());
-  std::fprintf(out, "Made by `orrery-peer-kernels FILE.md` on %s: driver %s, %s", bench.timer().date().c_str(),
-               d.driver.c_str(), d.runtime.c_str());
+  std::fprintf(out, "Made by `orrery-peer-kernels FILE.md` on %s: driver %s, %s",
+               bench.timer().date().c_str(), d.driver.c_str(), d.runtime.c_str());
   for (const auto& [name, version] : bench.device().libraries())
     std::fprintf(out, ", %s %s", name.c_str(), version.c_str());
-  std::fprintf(
-      out,
-      "; NVLink multicast off. One process, one thread that launches; peer access. A figure is the time of one call in a "
-      "chain of up to 40 on every rank, forked once and joined once: the median of replays of a graph, or calls "
-      "launched one by one by the clock of the host, which launches for all ranks in turn.\n\n");
+  std::fprintf(out,
+               "; NVLink multicast off. One process, one thread that launches; peer access. A figure is the "
+               "time of one call in a "
+               "chain of up to 40 on every rank, forked once and joined once: the median of replays of a "
+               "graph, or calls "
+               "launched one by one by the clock of the host, which launches for all ranks in turn.\n\n");
 }
 
 int report(Bench& bench, std::int32_t ranks, const std::string& path) {
@@ -348,9 +364,11 @@ int report(Bench& bench, std::int32_t ranks, const std::string& path) {
     least = least == 0 ? mhz : std::min(least, mhz);
     most = std::max(most, mhz);
   }
-  std::fprintf(out, "\nSM clock after points: %s to %s MHz. Checked against their references after timing: %d of %d cases.\n",
-               format_fixed(least, 0).c_str(), format_fixed(most, 0).c_str(), bench.checked() - bench.failed(),
-               bench.checked());
+  std::fprintf(out,
+               "\nSM clock after points: %s to %s MHz. Checked against their references after timing: %d of "
+               "%d cases.\n",
+               format_fixed(least, 0).c_str(), format_fixed(most, 0).c_str(),
+               bench.checked() - bench.failed(), bench.checked());
   std::fclose(out);
   return bench.failed() > 0 ? 1 : 0;
 }
@@ -384,7 +402,8 @@ int check(Bench& bench, std::int32_t ranks, const std::vector<std::string>& ops)
         device.memory().release_all();
         if (good) continue;
         ++failed;
-        std::printf("FAILED %s %s %s: %s\n", op.c_str(), shape_of(spec).c_str(), to_string(fill), why.c_str());
+        std::printf("FAILED %s %s %s: %s\n", op.c_str(), shape_of(spec).c_str(), to_string(fill),
+                    why.c_str());
       }
     }
     std::printf("%s: %d cases\n", op.c_str(), done - before);

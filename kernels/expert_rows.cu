@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(plan_threads) plan_kernel(ExpertRowsDispatchLa
     }
     before = before + ones_of(ranks);
   }
-  GPU_SHARED(int, rows, peer_most_ranks * peer_most_ranks);
+  GPU_SHARED(int, rows, peer_most_ranks* peer_most_ranks);
   const int i = static_cast<int>(threadIdx.x), n = e.ranks;
   // All ranks learn the whole matrix: a prefix needs what the ranks before send to the same reader.
   if (i < n * n) {
@@ -112,7 +112,8 @@ GPU_DEVICE void copy_row(unsigned char* to, const unsigned char* from, unsigned 
 GPU_DEVICE void tell_all(const ExpertRows& e, Word arrived, Word kind, std::uint32_t epoch) {
   if (!gpu_last_block(e.words + arrived)) return;
   if (threadIdx.x >= static_cast<unsigned>(e.ranks)) return;
-  const unsigned at = (kind == rows_epoch ? 0U : static_cast<unsigned>(e.ranks)) + static_cast<unsigned>(e.rank);
+  const unsigned at =
+      (kind == rows_epoch ? 0U : static_cast<unsigned>(e.ranks)) + static_cast<unsigned>(e.rank);
   gpu_store_release(e.flags[threadIdx.x] + at, epoch);
 }
 
@@ -123,7 +124,8 @@ __global__ void __launch_bounds__(threads) send_kernel(ExpertRowsDispatchLaunch 
   for (int t = static_cast<int>(blockIdx.x); t < a.tokens; t += static_cast<int>(gridDim.x)) {
     const std::size_t choices = static_cast<std::size_t>(t) * k;
     for (int i = 0; i < e.ranks; ++i) {
-      const int r = (e.rank + i) % e.ranks, place = e.places[t * e.ranks + r];  // not all to one reader at once
+      const int r = (e.rank + i) % e.ranks, place = e.places[t * e.ranks + r];  // not all to one reader at
+                                                                                // once
       if (place < 0) continue;
       const std::size_t row = static_cast<std::size_t>(e.begins[r] + place);
       copy_row(e.rows[r] + row * static_cast<unsigned>(e.row_bytes), a.x + std::int64_t{t} * e.row_bytes,
@@ -172,7 +174,8 @@ __global__ void __launch_bounds__(threads) combine_kernel(ExpertRowsCombineLaunc
   const unsigned width = static_cast<unsigned>(e.columns) / 8;
   const std::uint16_t* returned =
       e.returned[e.rank] + std::int64_t{epoch % 2} * e.most_tokens * e.ranks * e.columns;
-  for (unsigned i = gpu_thread_index(); i < static_cast<unsigned>(a.tokens) * width; i += gridDim.x * threads) {
+  for (unsigned i = gpu_thread_index(); i < static_cast<unsigned>(a.tokens) * width;
+       i += gridDim.x * threads) {
     const auto [token, v] = gpu_place(i, width);
     const std::size_t first = std::size_t{token} * static_cast<unsigned>(e.ranks);
     GpuFloat8 sum{};

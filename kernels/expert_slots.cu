@@ -9,8 +9,8 @@ namespace {
 
 constexpr unsigned threads = 256, ahead = 4;
 
-// The epoch of this launch, which block and launch keep for themselves: a kind of launch has the same blocks in
-// every call. All threads call it.
+// The epoch of this launch, which block and launch keep for themselves: a kind of launch has the same blocks
+// in every call. All threads call it.
 GPU_DEVICE std::uint32_t next_epoch(const ExpertSlots& s, unsigned kind) {
   std::uint32_t* word = s.epochs + kind * expert_most_blocks + blockIdx.x;
   const std::uint32_t epoch = *word + 1;
@@ -22,7 +22,8 @@ GPU_DEVICE std::uint32_t next_epoch(const ExpertSlots& s, unsigned kind) {
 GPU_DEVICE int local_experts(const ExpertSlots& s) { return s.experts / s.ranks; }
 GPU_DEVICE int capacity(const ExpertSlots& s) { return s.ranks * s.most_tokens; }
 
-GPU_DEVICE unsigned char* arriving_row(const ExpertSlots& s, std::uint32_t epoch, int expert, int from, int row) {
+GPU_DEVICE unsigned char* arriving_row(const ExpertSlots& s, std::uint32_t epoch, int expert, int from,
+                                       int row) {
   const int local = local_experts(s), owner = expert / local;
   const std::int64_t place =
       ((std::int64_t{epoch % 2} * local + expert % local) * s.ranks + from) * s.most_tokens + row;
@@ -38,7 +39,8 @@ GPU_DEVICE int count_place(const ExpertSlots& s, std::uint32_t epoch, int expert
 GPU_DEVICE int rows_before(const ExpertDispatchLaunch& a, int token, int expert) {
   float before = 0;  // exact: far below 2²⁴
   const int end = token * a.slots.top_k;
-  for (int i = static_cast<int>(gpu_lane()); i < end; i += GPU_WARP) before += a.chosen[i] == expert ? 1.0F : 0.0F;
+  for (int i = static_cast<int>(gpu_lane()); i < end; i += GPU_WARP)
+    before += a.chosen[i] == expert ? 1.0F : 0.0F;
   return static_cast<int>(gpu_group_sum(before));
 }
 
@@ -116,7 +118,8 @@ __global__ void __launch_bounds__(threads) receive_kernel(ExpertDispatchLaunch a
     all += counts[r];
   }
   if (from == 0 && threadIdx.x == 0) a.arrived.counts[expert] = all;
-  const unsigned width = static_cast<unsigned>(s.columns) / 16, groups = static_cast<unsigned>(s.columns) / fp8_group;
+  const unsigned width = static_cast<unsigned>(s.columns) / 16,
+                 groups = static_cast<unsigned>(s.columns) / fp8_group;
   const unsigned char* rows = arriving_row(s, epoch, s.rank * local_experts(s) + expert, from, 0);
   const std::int64_t row_bytes = s.row_bytes, first = std::int64_t{expert} * capacity(s) + begin;
   for (unsigned i = threadIdx.x; i < static_cast<unsigned>(counts[from]) * width; i += threads) {
@@ -155,8 +158,7 @@ __global__ void __launch_bounds__(threads) return_kernel(ExpertCombineLaunch a) 
     while (i >= begins[expert + 1]) ++expert;
     const std::int64_t place = std::int64_t{expert} * capacity(s) + i - begins[expert];
     const int source = a.arrived.sources[place], home = source / of_rank;
-    std::uint16_t* to = s.returned[home] +
-                        (std::int64_t{epoch % 2} * of_rank + source % of_rank) * s.columns;
+    std::uint16_t* to = s.returned[home] + (std::int64_t{epoch % 2} * of_rank + source % of_rank) * s.columns;
     const std::uint16_t* y = a.y + place * s.columns;
     for (unsigned v = threadIdx.x; v < width; v += ahead * threads) {
       GpuBytes16 part[ahead] = {};
@@ -180,11 +182,13 @@ __global__ void __launch_bounds__(threads) combine_kernel(ExpertCombineLaunch a)
   const unsigned width = static_cast<unsigned>(s.columns) / 8;
   const std::uint16_t* returned =
       s.returned[s.rank] + std::int64_t{epoch % 2} * s.most_tokens * s.top_k * s.columns;
-  for (unsigned i = gpu_thread_index(); i < static_cast<unsigned>(a.tokens) * width; i += gridDim.x * threads) {
+  for (unsigned i = gpu_thread_index(); i < static_cast<unsigned>(a.tokens) * width;
+       i += gridDim.x * threads) {
     const auto [token, v] = gpu_place(i, width);
     GpuFloat8 sum{};
     for (int j = 0; j < s.top_k; ++j) {
-      const std::size_t choice = std::size_t{token} * static_cast<unsigned>(s.top_k) + static_cast<unsigned>(j);
+      const std::size_t choice =
+          std::size_t{token} * static_cast<unsigned>(s.top_k) + static_cast<unsigned>(j);
       if (a.chosen[choice] < 0) continue;
       const float weight = a.weights[choice];
       const GpuFloat8 y = gpu_unpack_bf16(gpu_load<GpuBytes16>(returned, choice * width + v));

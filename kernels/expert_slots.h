@@ -1,12 +1,12 @@
-// Experts' rows between GPUs of a node, low-latency form: every expert has a fixed place for every row that any
-// rank may send it, so nothing is agreed on before. A token's row is quantised once to e4m3 with a scale for
-// each 128 columns and stored straight into the memory of the rank of each expert that was chosen; how many rows came is
-// a word that follows them. What arrived is packed in order of (rank, token): the same input gives the same order.
-// Combine stores each row's output back into the place of (token, choice) and adds Σⱼ weight[token, j] · output
-// in fp32 in order of j, rounded once.
+// Experts' rows between GPUs of a node, low-latency form: every expert has a fixed place for every row that
+// any rank may send it, so nothing is agreed on before. A token's row is quantised once to e4m3 with a scale
+// for each 128 columns and stored straight into the memory of the rank of each expert that was chosen; how
+// many rows came is a word that follows them. What arrived is packed in order of (rank, token): the same
+// input gives the same order. Combine stores each row's output back into the place of (token, choice) and
+// adds Σⱼ weight[token, j] · output in fp32 in order of j, rounded once.
 //
-// Dispatch and combine are two launches each; between them other kernels may run. All ranks make the same calls
-// in the same order, with any number of tokens each, zero included.
+// Dispatch and combine are two launches each; between them other kernels may run. All ranks make the same
+// calls in the same order, with any number of tokens each, zero included.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,8 @@ namespace orrery::kernels {
 
 constexpr std::int32_t expert_most_choices = 16;
 
-// What an exchange lives on; the pointer arrays are of all ranks. Expert e is the rank's e / (experts / ranks).
+// What an exchange lives on; the pointer arrays are of all ranks. Expert e is the rank's e / (experts /
+// ranks).
 struct ExpertSlots {
   unsigned char* rows[peer_most_ranks] = {};      // [half][local expert][from][most_tokens][row_bytes]
   std::uint64_t* counts[peer_most_ranks] = {};    // [half][local expert][from]: epoch above, rows below
@@ -45,7 +46,8 @@ constexpr std::int64_t expert_row_bytes(std::int64_t columns) {
 std::int64_t expert_rows_bytes(const ExpertSlots& s);
 std::int64_t expert_returned_bytes(const ExpertSlots& s);
 
-// What a rank's experts get: [local expert][capacity], capacity = ranks · most_tokens; the first counts[e] are rows.
+// What a rank's experts get: [local expert][capacity], capacity = ranks · most_tokens; the first counts[e]
+// are rows.
 struct ArrivedRows {
   std::uint8_t* values = nullptr;   // e4m3, columns each
   float* scales = nullptr;          // columns / 128 each

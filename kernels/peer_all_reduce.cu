@@ -96,7 +96,9 @@ void launch_most(const PeerAllReduceLaunch& a, void* stream) {
   if (blocks > a.peers.blocks) blocks = a.peers.blocks;
   std::int64_t chunk = gpu_blocks_for(vectors, blocks * parts);
   if (chunk > largest) chunk = largest;
-  auto* kernel = two ? two_shot_kernel<most> : lines ? one_shot_kernel<most, true> : one_shot_kernel<most, false>;
+  auto* kernel = two     ? two_shot_kernel<most>
+                 : lines ? one_shot_kernel<most, true>
+                         : one_shot_kernel<most, false>;
   gpu_launch(kernel, {static_cast<unsigned>(blocks)}, threads, stream, a, static_cast<unsigned>(chunk));
 }
 

@@ -16,7 +16,8 @@ bool connect(const std::vector<int>& devices, std::string& why) {
       int can = 0;
       fine = cuda_good(cudaDeviceCanAccessPeer(&can, from, to), "peer access", why);
       if (fine && can == 0) {
-        why = "device " + std::to_string(from) + " has no access to the memory of device " + std::to_string(to);
+        why =
+            "device " + std::to_string(from) + " has no access to the memory of device " + std::to_string(to);
         fine = false;
       }
       if (!fine) continue;
@@ -69,8 +70,8 @@ class CudaPeerGroup final : public PeerGroup {
     if (calls == CopyCalls::one_each) {
       bool fine = true;
       for (const PeerCopy& c : copies) {
-        fine = fine &&
-               cuda_good(cudaMemcpyPeerAsync(c.to, target, c.from, source, bytes, on), "peer copy", why);
+        fine =
+            fine && cuda_good(cudaMemcpyPeerAsync(c.to, target, c.from, source, bytes, on), "peer copy", why);
       }
       return fine;
     }

@@ -36,7 +36,8 @@ class RankThreads {
       body_ = &body;
       running_ = wanted_ = others;
       ++round_;
-      while (threads_.size() < others) threads_.emplace_back(&RankThreads::work, this, threads_.size() + 1, round_ - 1);
+      while (threads_.size() < others)
+        threads_.emplace_back(&RankThreads::work, this, threads_.size() + 1, round_ - 1);
     }
     changed_.notify_all();
     body(0);
@@ -100,8 +101,8 @@ class SimulatedPeerGroup final : public PeerGroup {
 
   bool synchronize(std::string&) override { return true; }
 
-  bool copy(std::int32_t, std::int32_t, std::span<const PeerCopy> copies, std::size_t bytes, CopyCalls, Stream,
-            std::string&) override {
+  bool copy(std::int32_t, std::int32_t, std::span<const PeerCopy> copies, std::size_t bytes, CopyCalls,
+            Stream, std::string&) override {
     for (const PeerCopy& c : copies) std::memcpy(c.to, c.from, bytes);
     return true;
   }

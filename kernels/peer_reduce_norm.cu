@@ -23,8 +23,7 @@ GPU_DEVICE void load_own(OwnRow<vectors>& own, const PeerReduceNormLaunch& a, st
 }
 
 template <int vectors, Fp8Scaling scaling, bool lines>
-__global__ void __launch_bounds__(512)
-    peer_reduce_norm_kernel(PeerReduceNormLaunch a, unsigned rows_a_step) {
+__global__ void __launch_bounds__(512) peer_reduce_norm_kernel(PeerReduceNormLaunch a, unsigned rows_a_step) {
   PeerExchange<lines> exchange(a.peers);
   const unsigned width = static_cast<unsigned>(a.columns) / 8, rows = static_cast<unsigned>(a.rows);
   const auto columns = static_cast<std::size_t>(a.columns);
@@ -44,8 +43,7 @@ __global__ void __launch_bounds__(512)
       GPU_UNROLL for (int v = 0; v < vectors; ++v) {
         const unsigned at = threadIdx.x + static_cast<unsigned>(v) * blockDim.x;
         if (at < width) {
-          row.part[v] =
-              peer_sum<peer_most_ranks>(exchange, a.peers, own.part[v], (r - begin) * width + at);
+          row.part[v] = peer_sum<peer_most_ranks>(exchange, a.peers, own.part[v], (r - begin) * width + at);
           add_vector(row.part[v], own.residual[v], a.residual_out + first, static_cast<int>(at));
         }
       }
@@ -71,7 +69,8 @@ void launch_scaled(const PeerReduceNormLaunch& a, unsigned threads, void* stream
     case Fp8Scaling::group: kernel = peer_reduce_norm_kernel<vectors, Fp8Scaling::group, lines>; break;
   }
   // As many rows a step as leave no block idle and fit: a step costs a trip, whatever it carries.
-  const std::int64_t row_bytes = std::int64_t{2} * a.columns, resident = gpu_compute_units() * (1024 / threads);
+  const std::int64_t row_bytes = std::int64_t{2} * a.columns,
+                     resident = gpu_compute_units() * (1024 / threads);
   const std::int64_t blocks = resident < a.peers.blocks ? resident : a.peers.blocks;
   const std::int64_t fit = lines ? a.peers.line_bytes / (2 * row_bytes) : a.peers.slot_bytes / row_bytes;
   std::int64_t step = gpu_blocks_for(a.rows, blocks);

@@ -25,9 +25,10 @@ bool RankStreams::make(std::string& why) {
   streams_.resize(ranks());
   events_.resize(ranks());
   for (std::size_t r = 0; r < ranks() && fine; ++r) {
-    fine = current(r, why) &&
-           cuda_good(cudaEventCreateWithFlags(&events_[r], cudaEventDisableTiming), "event", why) &&
-           (r == 0 || cuda_good(cudaStreamCreateWithFlags(&streams_[r], cudaStreamNonBlocking), "stream", why));
+    fine =
+        current(r, why) &&
+        cuda_good(cudaEventCreateWithFlags(&events_[r], cudaEventDisableTiming), "event", why) &&
+        (r == 0 || cuda_good(cudaStreamCreateWithFlags(&streams_[r], cudaStreamNonBlocking), "stream", why));
   }
   return current(0, why) && fine;
 }

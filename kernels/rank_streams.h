@@ -1,5 +1,5 @@
-// A stream on each of several devices, rank 0's given by the caller: what forks from it and joins it again. The
-// CUDA side of RankGroup and PeerGroup.
+// A stream on each of several devices, rank 0's given by the caller: what forks from it and joins it again.
+// The CUDA side of RankGroup and PeerGroup.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -24,7 +24,9 @@ class RankStreams {
 
   std::size_t ranks() const { return devices_.size(); }
   int device(std::size_t rank) const { return devices_[rank]; }
-  cudaStream_t stream(std::size_t rank, cudaStream_t first) const { return rank == 0 ? first : streams_[rank]; }
+  cudaStream_t stream(std::size_t rank, cudaStream_t first) const {
+    return rank == 0 ? first : streams_[rank];
+  }
   // Leave rank 0's device current.
   bool fork(cudaStream_t first, std::string& why) const;
   bool join(cudaStream_t first, std::string& why) const;
@@ -41,8 +43,8 @@ class RankStreams {
   std::vector<cudaEvent_t> events_;    // rank 0: forked; others: joined
 };
 
-// The devices of a group: `first`, then the rest in the driver's order; `others` owns all but the first. Empty
-// with a reason when there are too few.
+// The devices of a group: `first`, then the rest in the driver's order; `others` owns all but the first.
+// Empty with a reason when there are too few.
 std::vector<int> devices_of_group(std::int32_t ranks, int first, std::vector<std::unique_ptr<Device>>& others,
                                   std::string& why);
 

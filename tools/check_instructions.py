@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENTRY = re.compile(r"\.entry (\w+)\(.*?(?=\.entry |\Z)", re.S)
 COPIES = [r"cp\.async\.bulk\.tensor\.\dd\.shared::cluster\.global\.mbarrier", r"mbarrier\.try_wait\.parity"]
 MMA_E4M3 = r"mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e4m3\.e4m3\.f32"
+FLAGS = [r"st\.release\.sys\.global\.u32", r"ld\.acquire\.sys\.global\.u32"]
+LINES = [r"st\.relaxed\.sys\.global\.v2\.u64", r"ld\.relaxed\.sys\.global\.v2\.u64"]
 PLAIN = [r"cp\.async\.cg\.shared\.global", r"ldmatrix\.sync\.aligned\.m8n8\.x4"]
 # source, target, [(part of a kernel's name, or "" for all; what each of those must hold)]
 EXPECTED = [
@@ -28,6 +30,12 @@ EXPECTED = [
     ("block_gemm", "90a", [("", PLAIN + [MMA_E4M3])]),
     ("grouped_gemm_wgmma", "90a", [("", COPIES + [r"wgmma\.mma_async"]), ("ShapeILb1E", [r"k32\.f32\.e4m3\.e4m3"]),
                                    ("ShapeILb0E", [r"k16\.f32\.bf16\.bf16"])]),
+    # Words at system scope: a weaker load or store would pass on one GPU.
+    ("peer_all_reduce", "90a", [("one_shot_kernelILj8ELb0E", FLAGS), ("two_shot_kernel", FLAGS), ("one_shot_kernelILj8ELb1E", LINES)]),
+    ("peer_reduce_norm", "90a", [("E0ELb0E", FLAGS), ("E0ELb1E", LINES)]),
+    ("expert_slots", "90a", [("send_kernel", [r"st\.release\.sys\.global\.u64"]), ("receive_kernel", [r"ld\.acquire\.sys\.global\.u64"]),
+                             ("return_kernel", FLAGS[:1]), ("combine_kernel", FLAGS[1:])]),
+    ("kv_transfer", "90a", [("kv_transfer_kernel", FLAGS[:1]), ("kv_wait_kernel", FLAGS[1:])]),
 ]
 
 

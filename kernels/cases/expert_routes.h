@@ -21,10 +21,13 @@ class ExpertRoutes {
   explicit ExpertRoutes(const CaseSpec& spec);
 
   std::int32_t tokens(std::int32_t rank) const { return tokens_[static_cast<std::size_t>(rank)]; }
-  const std::vector<std::int32_t>& chosen(std::int32_t rank) const {  // m × top_k; behind the tokens: anything
+  const std::vector<std::int32_t>& chosen(std::int32_t rank) const {  // m × top_k; behind the tokens:
+                                                                      // anything
     return chosen_[static_cast<std::size_t>(rank)];
   }
-  const std::vector<float>& weights(std::int32_t rank) const { return weights_[static_cast<std::size_t>(rank)]; }
+  const std::vector<float>& weights(std::int32_t rank) const {
+    return weights_[static_cast<std::size_t>(rank)];
+  }
 
   std::vector<ExpertRoute> of_expert(std::int64_t expert) const;  // in order of rank and token
   std::int64_t place(std::int32_t rank, std::int64_t token, std::int64_t expert) const;  // in that order

@@ -62,7 +62,8 @@ class ExpertRowsCase : public PeerCaseOf<RowsLaunch> {
     RowsLaunch a;
     a.dispatch.exchange = e;
     a.dispatch.tokens = routes.tokens(rank);
-    a.dispatch.x = reinterpret_cast<const unsigned char*>(make.bf16(std::max(a.dispatch.tokens, 1), e.columns));
+    a.dispatch.x =
+        reinterpret_cast<const unsigned char*>(make.bf16(std::max(a.dispatch.tokens, 1), e.columns));
     a.dispatch.chosen = make.given(routes.chosen(rank));
     a.dispatch.weights = make.given(routes.weights(rank));
     a.combine.tokens = a.dispatch.tokens;
@@ -162,7 +163,8 @@ std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, bool combines, std::s
   const bool good = good_exchange(spec) && spec.n >= 8 && spec.n % 8 == 0 &&
                     spec.top_k <= expert_rows_most_choices && spec.m <= expert_rows_most_tokens;
   const char* need =
-      "2 to 8 ranks, m up to 65535, n a multiple of 8, experts a multiple of ranks, up to 512, top_k up to 16";
+      "2 to 8 ranks, m up to 65535, n a multiple of 8, experts a multiple of ranks, up to 512, top_k up to "
+      "16";
   if (!needs(good, spec, need, why)) return nullptr;
   return std::make_unique<ExpertRowsCase>(spec, combines);
 }

@@ -22,23 +22,25 @@ constexpr Operation operations[] = {{"kv_transfer", Way::whole},
 
 struct TransferLaunch {
   std::int32_t rank = 0;
-  std::vector<unsigned char*> pools;      // of this rank, a layer each
-  std::vector<std::int32_t> from, to;     // blocks, in order
+  std::vector<unsigned char*> pools;   // of this rank, a layer each
+  std::vector<std::int32_t> from, to;  // blocks, in order
   const std::int32_t* from_device = nullptr;
   const std::int32_t* to_device = nullptr;
-  KvPools* pairs = nullptr;               // rank 0's, filled when both sides are known
-  std::uint32_t* arrived = nullptr;       // rank 1's
+  KvPools* pairs = nullptr;          // rank 0's, filled when both sides are known
+  std::uint32_t* arrived = nullptr;  // rank 1's
   std::uint32_t* words = nullptr;
   std::vector<KvTransferLaunch> launches;  // rank 0's; one, or one a layer
   KvWaitLaunch wait;                       // rank 1's
 };
 
-// spec.m blocks of n bytes in k layers go from rank 0 to rank 1, pools twice as large. variant: blocks of threads.
+// spec.m blocks of n bytes in k layers go from rank 0 to rank 1, pools twice as large. variant: blocks of
+// threads.
 class KvTransferCase : public PeerCaseOf<TransferLaunch> {
  public:
   KvTransferCase(const CaseSpec& spec, Way way)
-      : PeerCaseOf(spec, way == Way::copies ? "cuda.memcpy_peer" : way == Way::batch ? "cuda.memcpy_batch"
-                                                                                     : "orrery." + spec.op + ".v1"),
+      : PeerCaseOf(spec, way == Way::copies  ? "cuda.memcpy_peer"
+                         : way == Way::batch ? "cuda.memcpy_batch"
+                                             : "orrery." + spec.op + ".v1"),
         way_(way) {}
 
   CheckResult check(DeviceMemory&) override {
@@ -78,7 +80,8 @@ class KvTransferCase : public PeerCaseOf<TransferLaunch> {
     RandomStream random(spec_.seed, RandomPurpose::kernel_operands, 3);
     for (std::vector<std::int32_t>* blocks : {&a.from, &a.to}) {
       for (std::int32_t b = 0; b < 2 * spec_.m; ++b) blocks->push_back(b);
-      for (std::size_t i = blocks->size(); i > 1; --i) std::swap((*blocks)[i - 1], (*blocks)[random.below(i)]);
+      for (std::size_t i = blocks->size(); i > 1; --i)
+        std::swap((*blocks)[i - 1], (*blocks)[random.below(i)]);
       blocks->resize(static_cast<std::size_t>(spec_.m));
     }
     a.from_device = make.given(a.from);

@@ -27,7 +27,8 @@ std::vector<double> compare_sum(Comparison& comparison, std::int64_t row,
   for (std::size_t i = 0; i < written.size(); ++i) {
     double sum = 0, magnitude = 0;
     for (const auto& term : terms) sum += term[i], magnitude += std::fabs(term[i]);
-    comparison.value("sum", row, static_cast<std::int64_t>(i), written[i], sum, bf16_tolerance(sum, magnitude));
+    comparison.value("sum", row, static_cast<std::int64_t>(i), written[i], sum,
+                     bf16_tolerance(sum, magnitude));
   }
   return written;
 }

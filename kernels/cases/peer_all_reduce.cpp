@@ -28,7 +28,8 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
   CheckResult check(DeviceMemory&) override {
     Comparison comparison(kernel());
     std::vector<std::vector<double>> parts;
-    for (std::int32_t r = 0; r < spec_.ranks; ++r) parts.push_back(fetch_bf16(memory(r), of_rank(r).in, count_));
+    for (std::int32_t r = 0; r < spec_.ranks; ++r)
+      parts.push_back(fetch_bf16(memory(r), of_rank(r).in, count_));
     std::vector<std::uint16_t> bits;
     for (std::int32_t r = 0; r < spec_.ranks; ++r) {
       const auto out = fetch(memory(r), of_rank(r).out, count_);
@@ -57,7 +58,8 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
     a.peers.ranks = spec_.ranks;
     a.peers.rank = rank;
     a.peers.blocks = a.blocks > 0 ? a.blocks : peer_all_reduce_blocks;
-    const std::int64_t slot = spec_.slots > 0 ? spec_.slots : std::min<std::int64_t>(65536, aligned(spec_.bytes));
+    const std::int64_t slot =
+        spec_.slots > 0 ? spec_.slots : std::min<std::int64_t>(65536, aligned(spec_.bytes));
     (form_ == PeerForm::one_shot_lines ? a.peers.line_bytes : a.peers.slot_bytes) = slot;
     a.peers = own_peer_memory(make, a.peers);
     a.in = make.bf16(1, count_);
@@ -83,8 +85,10 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
 
 std::unique_ptr<KernelCase> make_peer_all_reduce_case(const CaseSpec& spec, std::string& why) {
   const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.bytes >= 2 &&
-                    spec.bytes % 2 == 0 && spec.variant <= peer_all_reduce_blocks && spec.slots >= 0 && spec.slots % 32 == 0 && spec.dtype == "bf16";
-  if (!needs(good, spec, "2 to 8 ranks, even bytes, dtype bf16 and variant, its blocks, up to 128", why)) return nullptr;
+                    spec.bytes % 2 == 0 && spec.variant <= peer_all_reduce_blocks && spec.slots >= 0 &&
+                    spec.slots % 32 == 0 && spec.dtype == "bf16";
+  if (!needs(good, spec, "2 to 8 ranks, even bytes, dtype bf16 and variant, its blocks, up to 128", why))
+    return nullptr;
   if (spec.op == "peer_all_reduce") {
     return std::make_unique<PeerAllReduceCase>(spec, peer_form(spec.ranks, spec.bytes));
   }

@@ -1,6 +1,6 @@
-// What the cases of several ranks share: operands for every rank in its own memory, pointers handed to all, and
-// launches on all ranks. A chain is the same launch several times on each rank without waiting between: what
-// it takes for one is what a captured step of an engine pays.
+// What the cases of several ranks share: operands for every rank in its own memory, pointers handed to all,
+// and launches on all ranks. A chain is the same launch several times on each rank without waiting between:
+// what it takes for one is what a captured step of an engine pays.
 #pragma once
 
 #include <memory>
@@ -75,7 +75,8 @@ class PeerCaseOf : public ChainedCase {
   CheckResult finish(Comparison& comparison) {
     std::string what;
     for (std::int32_t r = 1; r < spec_.ranks; ++r) {
-      if (!memory(r).guards_intact(what)) comparison.fail("guard zone of rank " + std::to_string(r) + ": " + what);
+      if (!memory(r).guards_intact(what))
+        comparison.fail("guard zone of rank " + std::to_string(r) + ": " + what);
     }
     return comparison.result();
   }

@@ -79,8 +79,8 @@ class PeerReduceNormCase : public PeerCaseOf<PeerReduceNormLaunch> {
 };
 
 std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, Fp8Scaling scaling, std::string& why) {
-  const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.m >= 1 && spec.n >= 8 &&
-                    spec.n % 8 == 0 && spec.n <= peer_norm_most_columns &&
+  const bool good = spec.ranks >= peer_least_ranks && spec.ranks <= peer_most_ranks && spec.m >= 1 &&
+                    spec.n >= 8 && spec.n % 8 == 0 && spec.n <= peer_norm_most_columns &&
                     (scaling != Fp8Scaling::group || spec.n % fp8_group == 0);
   if (!needs(good, spec, "2 to 8 ranks, m >= 1 and n up to 8192, a multiple of 8, of 128 for fp8-block", why))
     return nullptr;
