@@ -11,7 +11,7 @@ namespace orrery::kernels {
 namespace {
 
 // As lines up to here: the small batches of a decode, where the trip is what counts (measured on two H200).
-constexpr std::int64_t most_bytes_as_lines = 64 * 1024;
+constexpr std::int64_t most_bytes_as_lines = 128 * 1024;
 constexpr std::int64_t most_slot_bytes = 64 * 1024;
 
 // spec.variant: 0 flags, 1 lines, −1 by size.
