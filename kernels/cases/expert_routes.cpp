@@ -6,8 +6,7 @@
 
 namespace orrery::kernels {
 
-ExpertRoutes::ExpertRoutes(const CaseSpec& spec)
-    : experts_(spec.experts), top_k_(spec.top_k), local_(spec.experts / spec.ranks) {
+ExpertRoutes::ExpertRoutes(const CaseSpec& spec) : top_k_(spec.top_k), local_(spec.experts / spec.ranks) {
   for (std::int32_t r = 0; r < spec.ranks; ++r) {
     const std::uint64_t seed = spec.seed * 131 + static_cast<std::uint64_t>(r);
     std::vector<std::int32_t> chosen = draw_chosen(spec, seed);

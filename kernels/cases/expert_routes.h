@@ -35,7 +35,7 @@ class ExpertRoutes {
   std::vector<ExpertRoute> of_owner(std::int32_t owner) const;
 
  private:
-  std::int64_t experts_, top_k_, local_;
+  std::int64_t top_k_, local_;
   std::vector<std::int32_t> tokens_;
   std::vector<std::vector<std::int32_t>> chosen_;
   std::vector<std::vector<float>> weights_;
