@@ -1,12 +1,10 @@
 #include "kernels/expert_rows.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "kernels/case_table.h"
-#include "kernels/cases/expert_routes.h"
-#include "kernels/cases/peer_case.h"
+#include "kernels/cases/exchange_case.h"
 
 namespace orrery::kernels {
 
@@ -18,22 +16,10 @@ struct RowsLaunch {
 };
 
 // m tokens of the rank that has most, rows of n bf16 columns. A combine's case has dispatched once before.
-class ExpertRowsCase : public PeerCaseOf<RowsLaunch> {
+class ExpertRowsCase final : public ExchangeCaseOf<RowsLaunch> {
  public:
-  ExpertRowsCase(const CaseSpec& spec, bool combines)
-      : PeerCaseOf(spec, "orrery." + spec.op + ".v1"), combines_(combines) {}
+  using ExchangeCaseOf::ExchangeCaseOf;
 
-  CheckResult check(DeviceMemory&) override {
-    Comparison comparison(kernel());
-    const ExpertRoutes routes(spec_);
-    for (std::int32_t r = 0; r < spec_.ranks; ++r) {
-      if (combines_)
-        check_combined(comparison, routes, r);
-      else
-        check_arrived(comparison, routes, r);
-    }
-    return finish(comparison);
-  }
   double flops() const override { return static_cast<double>(spec_.m * spec_.ranks * spec_.n); }
   // What a rank sends where every token has an expert on every rank.
   double bytes() const override { return 2 * static_cast<double>(spec_.m * distinct() * spec_.n); }
@@ -86,27 +72,21 @@ class ExpertRowsCase : public PeerCaseOf<RowsLaunch> {
       a.combine.exchange = e;
     }
   }
-  bool begin(std::string& why) override {
-    if (!combines_) return true;
-    const auto body = [&](std::int32_t rank, Stream stream) { dispatch(of_rank(rank), stream); };
-    return group().launch(body, nullptr, why) && group().synchronize(why);
+  void dispatch(const RowsLaunch& a, Stream stream) const override {
+    launch_expert_rows_plan(a.dispatch, stream);
+    launch_expert_rows_send(a.dispatch, stream);
+    launch_expert_rows_receive(a.dispatch, stream);
   }
-  void start(std::int32_t, const RowsLaunch& a, Stream stream) override {
-    if (!combines_) return dispatch(a, stream);
+  void combine(const RowsLaunch& a, Stream stream) const override {
     launch_expert_rows_return(a.combine, stream);
     launch_expert_rows_combine(a.combine, stream);
   }
 
  private:
-  static void dispatch(const RowsLaunch& a, Stream stream) {
-    launch_expert_rows_plan(a.dispatch, stream);
-    launch_expert_rows_send(a.dispatch, stream);
-    launch_expert_rows_receive(a.dispatch, stream);
-  }
   std::int64_t words() const { return expert_route_words(spec_.top_k); }
   std::int64_t distinct() const { return std::min<std::int64_t>(spec_.ranks, spec_.top_k); }
 
-  void check_arrived(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) {
+  void check_arrived(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) override {
     const ExpertRows& e = of_rank(rank).dispatch.exchange;
     const auto expected = routes.of_owner(rank);
     const auto rows = static_cast<std::int64_t>(expected.size());
@@ -132,12 +112,11 @@ class ExpertRowsCase : public PeerCaseOf<RowsLaunch> {
     }
   }
 
-  void check_combined(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) {
-    if (routes.tokens(rank) == 0) return;
+  void check_combined(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) override {
     std::vector<std::vector<ExpertRoute>> of_owner;
     for (std::int32_t r = 0; r < spec_.ranks; ++r) of_owner.push_back(routes.of_owner(r));
     for (const std::int64_t token : sampled_rows(routes.tokens(rank), spec_.n, spec_.seed)) {
-      std::vector<double> sum(static_cast<std::size_t>(spec_.n)), magnitude(sum.size());
+      SummedRow sum(spec_.n);
       for (std::int32_t owner = 0; owner < spec_.ranks; ++owner) {
         const auto& arrived = of_owner[static_cast<std::size_t>(owner)];
         const auto found = std::find_if(arrived.begin(), arrived.end(), [&](const ExpertRoute& route) {
@@ -146,17 +125,12 @@ class ExpertRowsCase : public PeerCaseOf<RowsLaunch> {
         if (found == arrived.end()) continue;
         const std::int64_t row = found - arrived.begin();
         const auto y = fetch_bf16(memory(owner), of_rank(owner).combine.y + row * spec_.n, spec_.n);
-        for (std::size_t i = 0; i < y.size(); ++i) sum[i] += y[i], magnitude[i] += std::fabs(y[i]);
+        sum.add(y, 1);
       }
       const auto out = fetch_bf16(memory(rank), of_rank(rank).combine.out + token * spec_.n, spec_.n);
-      for (std::size_t i = 0; i < out.size(); ++i) {
-        comparison.value("out", token, static_cast<std::int64_t>(i), out[i], sum[i],
-                         bf16_tolerance(sum[i], magnitude[i]));
-      }
+      sum.compare(comparison, token, out);
     }
   }
-
-  bool combines_;
 };
 
 std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, bool combines, std::string& why) {

@@ -1,11 +1,9 @@
 #include "kernels/expert_slots.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/case_table.h"
-#include "kernels/cases/expert_routes.h"
-#include "kernels/cases/peer_case.h"
+#include "kernels/cases/exchange_case.h"
 
 namespace orrery::kernels {
 
@@ -17,22 +15,10 @@ struct SlotsLaunch {
 };
 
 // m tokens of the rank that has most, n columns. A combine's case has dispatched once before.
-class ExpertSlotsCase : public PeerCaseOf<SlotsLaunch> {
+class ExpertSlotsCase final : public ExchangeCaseOf<SlotsLaunch> {
  public:
-  ExpertSlotsCase(const CaseSpec& spec, bool combines)
-      : PeerCaseOf(spec, "orrery." + spec.op + ".v1"), combines_(combines) {}
+  using ExchangeCaseOf::ExchangeCaseOf;
 
-  CheckResult check(DeviceMemory&) override {
-    Comparison comparison(kernel());
-    const ExpertRoutes routes(spec_);
-    for (std::int32_t r = 0; r < spec_.ranks; ++r) {
-      if (combines_)
-        check_combined(comparison, routes, r);
-      else
-        check_arrived(comparison, routes, r);
-    }
-    return finish(comparison);
-  }
   double flops() const override { return 2 * static_cast<double>(spec_.m * spec_.top_k * spec_.n); }
   // What a rank sends, to its own experts too.
   double bytes() const override {
@@ -88,26 +74,20 @@ class ExpertSlotsCase : public PeerCaseOf<SlotsLaunch> {
       a.combine.slots = s;
     }
   }
-  bool begin(std::string& why) override {
-    if (!combines_) return true;
-    const auto body = [&](std::int32_t rank, Stream stream) { dispatch(of_rank(rank), stream); };
-    return group().launch(body, nullptr, why) && group().synchronize(why);
+  void dispatch(const SlotsLaunch& a, Stream stream) const override {
+    launch_expert_send(a.dispatch, stream);
+    launch_expert_receive(a.dispatch, stream);
   }
-  void start(std::int32_t, const SlotsLaunch& a, Stream stream) override {
-    if (!combines_) return dispatch(a, stream);
+  void combine(const SlotsLaunch& a, Stream stream) const override {
     launch_expert_return(a.combine, stream);
     launch_expert_combine(a.combine, stream);
   }
 
  private:
-  static void dispatch(const SlotsLaunch& a, Stream stream) {
-    launch_expert_send(a.dispatch, stream);
-    launch_expert_receive(a.dispatch, stream);
-  }
   std::int64_t local() const { return spec_.experts / spec_.ranks; }
   std::int64_t capacity() const { return spec_.ranks * spec_.m; }
 
-  void check_arrived(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) {
+  void check_arrived(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) override {
     const ArrivedRows& a = of_rank(rank).dispatch.arrived;
     const auto counts = fetch(memory(rank), a.counts, local());
     for (std::int64_t e = 0; e < local(); ++e) {
@@ -136,11 +116,10 @@ class ExpertSlotsCase : public PeerCaseOf<SlotsLaunch> {
     }
   }
 
-  void check_combined(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) {
-    if (routes.tokens(rank) == 0) return;
+  void check_combined(Comparison& comparison, const ExpertRoutes& routes, std::int32_t rank) override {
     const auto& weights = routes.weights(rank);
     for (const std::int64_t token : sampled_rows(routes.tokens(rank), spec_.n, spec_.seed)) {
-      std::vector<double> sum(static_cast<std::size_t>(spec_.n)), magnitude(sum.size());
+      SummedRow sum(spec_.n);
       for (std::int64_t j = 0; j < spec_.top_k; ++j) {
         const std::int64_t flat = token * spec_.top_k + j;
         const std::int32_t expert = routes.chosen(rank)[static_cast<std::size_t>(flat)];
@@ -148,21 +127,12 @@ class ExpertSlotsCase : public PeerCaseOf<SlotsLaunch> {
         const auto owner = static_cast<std::int32_t>(expert / local());
         const std::int64_t place = expert % local() * capacity() + routes.place(rank, token, expert);
         const auto y = fetch_bf16(memory(owner), of_rank(owner).combine.y + place * spec_.n, spec_.n);
-        for (std::size_t i = 0; i < y.size(); ++i) {
-          const double term = weights[static_cast<std::size_t>(flat)] * y[i];
-          sum[i] += term;
-          magnitude[i] += std::fabs(term);
-        }
+        sum.add(y, weights[static_cast<std::size_t>(flat)]);
       }
       const auto out = fetch_bf16(memory(rank), of_rank(rank).combine.out + token * spec_.n, spec_.n);
-      for (std::size_t i = 0; i < out.size(); ++i) {
-        comparison.value("out", token, static_cast<std::int64_t>(i), out[i], sum[i],
-                         bf16_tolerance(sum[i], magnitude[i]));
-      }
+      sum.compare(comparison, token, out);
     }
   }
-
-  bool combines_;
 };
 
 std::unique_ptr<KernelCase> make_any(const CaseSpec& spec, bool combines, std::string& why) {
