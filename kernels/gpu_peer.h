@@ -47,7 +47,7 @@ inline void gpu_fence_system() {}  // all blocks of a rank run on one thread
 class GpuSpin {
  public:
   void again() {
-    ORRERY_CHECK(++times_ < 1U << 28, "a simulated rank waits for one that does not come");
+    ORRERY_CHECK(++times_ < 1U << 24, "a simulated rank waits for one that does not come");
     std::this_thread::yield();
   }
 
