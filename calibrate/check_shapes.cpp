@@ -185,6 +185,17 @@ void add_row_wise(std::vector<CaseSpec>& out, CaseSpec s) {
   }
 }
 
+// Blocks of a cache: short ones, those of models, one longer than a warp's piece.
+void add_transfer(std::vector<CaseSpec>& out, CaseSpec s) {
+  s.ranks = 2;
+  for (const Matrix& x : {Matrix{1, 16, 1}, {37, 4096, 3}, {61, 2064, 2}, {128, 32768, 4}, {3, 1048576, 1}}) {
+    s.m = x.m;
+    s.n = x.n;
+    s.k = x.k;
+    out.push_back(s);
+  }
+}
+
 }  // namespace
 
 std::span<const kernels::Fill> check_fills() { return fills; }
@@ -216,6 +227,8 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
     add_prefill(out, s);
   else if (is_collective(op) || is_probe(op))
     add_bytes(out, s);
+  else if (op.starts_with("kv_transfer"))
+    add_transfer(out, s);
   else
     add_row_wise(out, s);
   return out;

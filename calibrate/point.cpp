@@ -22,7 +22,15 @@ constexpr std::array<TableEntry, 8> tables{{
     {"probes", "probe,bytes", "value,unit"},
 }};
 
-constexpr std::array collectives{"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"};
+constexpr std::array collectives{"all_reduce",
+                                 "all_gather",
+                                 "reduce_scatter",
+                                 "all_to_all",
+                                 "send_recv",
+                                 "peer_all_reduce",
+                                 "peer_all_reduce_lines",
+                                 "peer_all_reduce_one_shot",
+                                 "peer_all_reduce_two_shot"};
 constexpr std::array probes{"copy", "read", "write", "bandwidth", "host_copies", "launches", "sustained"};
 
 template <std::size_t n>

@@ -48,6 +48,16 @@ std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& w
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
 
+// Of several ranks that write into each other's memory.
+std::unique_ptr<KernelCase> make_peer_all_reduce_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_peer_reduce_norm_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_peer_reduce_norm_quantize_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_expert_dispatch_slots_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_expert_combine_slots_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_expert_dispatch_rows_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_expert_combine_rows_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_kv_transfer_case(const CaseSpec&, std::string& why);
+
 // NVIDIA's libraries.
 std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_collective_case(const CaseSpec&, std::string& why);

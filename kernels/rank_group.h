@@ -37,8 +37,9 @@ class RankGroup {
   // Of a rank other than 0, whose memory the case was given.
   virtual DeviceMemory& memory(std::int32_t rank) = 0;
   // Launches only; may be captured after a first launch outside of a capture, which makes the connections.
+  // `times` calls, one after the other on every rank, forked and joined once.
   virtual bool launch(Collective what, std::int64_t count, const std::vector<RankBuffers>& buffers,
-                      Stream stream, std::string& why) = 0;
+                      Stream stream, std::string& why, int times = 1) = 0;
   virtual bool synchronize(std::string& why) = 0;  // all ranks' devices
 };
 

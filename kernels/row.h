@@ -30,19 +30,23 @@ GPU_DEVICE void store_row(std::uint16_t* out, const Row<vectors>& row, int colum
   }
 }
 
+// One vector of add_residual: `at` is where it goes in `sum`.
+GPU_DEVICE void add_vector(GpuFloat8& part, const GpuBytes16& residual, std::uint16_t* sum, int at) {
+  const GpuFloat8 other = gpu_unpack_bf16(residual);
+  GPU_UNROLL for (int i = 0; i < 8; ++i) part.value[i] += other.value[i];
+  // What is normalised is what the next layer will read as residual: the rounded sum.
+  const GpuBytes16 rounded = gpu_pack8_bf16(part);
+  gpu_store(sum, at, rounded);
+  part = gpu_unpack_bf16(rounded);
+}
+
 // row += residual; the sum is rounded, written to `sum`, and what is left in the row is what was written.
 template <int vectors>
 GPU_DEVICE void add_residual(Row<vectors>& row, const std::uint16_t* residual, std::uint16_t* sum,
                              int columns) {
   GPU_UNROLL for (int v = 0; v < vectors; ++v) {
     const int at = static_cast<int>(threadIdx.x + v * blockDim.x);
-    if (at >= columns / 8) continue;
-    const GpuFloat8 other = gpu_unpack_bf16(gpu_load<GpuBytes16>(residual, at));
-    GPU_UNROLL for (int i = 0; i < 8; ++i) row.part[v].value[i] += other.value[i];
-    // What is normalised is what the next layer will read as residual: the rounded sum.
-    const GpuBytes16 rounded = gpu_pack8_bf16(row.part[v]);
-    gpu_store(sum, at, rounded);
-    row.part[v] = gpu_unpack_bf16(rounded);
+    if (at < columns / 8) add_vector(row.part[v], gpu_load<GpuBytes16>(residual, at), sum, at);
   }
 }
 

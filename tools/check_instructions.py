@@ -18,6 +18,8 @@ COPIES = [r"cp\.async\.bulk\.tensor\.\dd\.shared::cluster\.global\.mbarrier", r"
 MMA_E4M3 = r"mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e4m3\.e4m3\.f32"
 FROM_REGISTERS = r"[^;]*\}, \{%r\d+, *%r\d+, *%r\d+, *%r\d+\}"  # the left operand of wgmma
 BF16X2 = r"fma\.rn\.bf16x2"
+FLAGS = [r"st\.release\.sys\.global\.u32", r"ld\.acquire\.sys\.global\.u32"]
+LINES = [r"st\.relaxed\.sys\.global\.v2\.u64", r"ld\.relaxed\.sys\.global\.v2\.u64"]
 PLAIN = [r"cp\.async\.cg\.shared\.global", r"ldmatrix\.sync\.aligned\.m8n8\.x4"]
 # source, target, [(part of a kernel's name, or "" for all; what each of those must hold)]
 EXPECTED = [
@@ -37,6 +39,12 @@ EXPECTED = [
                               ("ShapeILb1ELi128E", [r"k16\.f32\.bf16\.bf16" + FROM_REGISTERS, r"setmaxnreg\.inc"]),
                               ("ShapeILb1ELi8E", [r"m16n8k16\S*\.bf16\.bf16", r"ldmatrix\.sync\.aligned\.m8n8\.x4"])]),
     ("w4_gemm", "89", [("w4_gemm_kernel", PLAIN), ("ShapeILb0E", [MMA_E4M3]), ("ShapeILb1E", [r"m16n8k16\S*\.bf16\.bf16", BF16X2])]),
+    # Words at system scope: a weaker load or store would pass on one GPU.
+    ("peer_all_reduce", "90a", [("one_shot_kernelILj8ELb0E", FLAGS), ("two_shot_kernel", FLAGS), ("one_shot_kernelILj8ELb1E", LINES)]),
+    ("peer_reduce_norm", "90a", [("E0ELb0E", FLAGS), ("E0ELb1E", LINES)]),
+    ("expert_slots", "90a", [("send_kernel", [r"st\.release\.sys\.global\.u64"]), ("receive_kernel", [r"ld\.acquire\.sys\.global\.u64"]),
+                             ("return_kernel", FLAGS[:1]), ("combine_kernel", FLAGS[1:])]),
+    ("kv_transfer", "90a", [("kv_transfer_kernel", FLAGS[:1]), ("kv_wait_kernel", FLAGS[1:])]),
 ]
 
 

@@ -15,4 +15,8 @@ struct NormedOutput {
 void compare_normed_row(Comparison& comparison, DeviceMemory& memory, const NormedOutput& output,
                         std::int64_t row, const std::vector<double>& expected);
 
+// A row that is the sum of `terms`, as it was written; returns that, which is the norm's input.
+std::vector<double> compare_sum(Comparison& comparison, std::int64_t row,
+                                const std::vector<std::vector<double>>& terms, std::vector<double> written);
+
 }  // namespace orrery::kernels

@@ -1,7 +1,5 @@
 #include "kernels/reduce_add_rms_norm.h"
 
-#include <cmath>
-
 #include "kernels/case_table.h"
 #include "kernels/cases/case_support.h"
 #include "kernels/cases/normed_row.h"
@@ -51,20 +49,9 @@ class ReduceAddRmsNormCase : public CaseOf<ReduceAddRmsNormLaunch> {
   // Compares the sum with what was written, and returns what was written: the norm's input.
   std::vector<double> checked_sum(Comparison& comparison, DeviceMemory& memory, std::int64_t row) const {
     const std::int64_t at = row * spec_.n;
-    std::vector<double> expected = fetch_bf16(memory, first().residual + at, spec_.n),
-                        magnitude(expected.size());
-    for (std::size_t i = 0; i < expected.size(); ++i) magnitude[i] = std::fabs(expected[i]);
-    for (int r = 0; r < spec_.ranks; ++r) {
-      const auto part = fetch_bf16(memory, first().parts[r] + at, spec_.n);
-      for (std::size_t i = 0; i < part.size(); ++i)
-        expected[i] += part[i], magnitude[i] += std::fabs(part[i]);
-    }
-    auto sum = fetch_bf16(memory, first().residual_out + at, spec_.n);
-    for (std::size_t i = 0; i < sum.size(); ++i) {
-      comparison.value("sum", row, static_cast<std::int64_t>(i), sum[i], expected[i],
-                       bf16_tolerance(expected[i], magnitude[i]));
-    }
-    return sum;
+    std::vector<std::vector<double>> terms = {fetch_bf16(memory, first().residual + at, spec_.n)};
+    for (int r = 0; r < spec_.ranks; ++r) terms.push_back(fetch_bf16(memory, first().parts[r] + at, spec_.n));
+    return compare_sum(comparison, row, terms, fetch_bf16(memory, first().residual_out + at, spec_.n));
   }
 
   Fp8Scaling scaling_;
