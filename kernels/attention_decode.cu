@@ -6,13 +6,14 @@
 #include "kernels/attention_decode.h"
 
 #include "kernels/attention_fragments.h"
+#include "kernels/attention_merge.h"
 #include "kernels/gpu_runtime.h"
 #include "kernels/matrix_tile.h"
 
 namespace orrery::kernels {
 namespace {
 
-constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps, merge_threads = 512;
+constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps;
 
 template <int HeadDim, bool Fp8>
 struct DecodeShape {
@@ -278,51 +279,13 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionD
   merge_warps<HeadDim, Fp8>(p, at.piece, at.first_head, at.heads, memory);
 }
 
-// One block a sequence with several pieces and head; threads are (group of slots, dimension).
-template <int HeadDim>
-__global__ void __launch_bounds__(merge_threads) merge_kernel(const AttentionDecode p) {
-  constexpr int groups = merge_threads / HeadDim;
-  GPU_SHARED(float, values, merge_threads);
-  GPU_SHARED(float, sums, groups);
-  const DecodeMerge merge = p.merges[blockIdx.x];
-  const std::int64_t head = blockIdx.y;
-  const int dimension = static_cast<int>(threadIdx.x) % HeadDim,
-            group = static_cast<int>(threadIdx.x) / HeadDim;
-  float largest = -gpu_infinity;
-  for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += GPU_WARP) {
-    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
-    largest = gpu_max(largest, p.partial_log_sum[at]);
-  }
-  largest = gpu_group_max(largest);
-  float value = 0, sum = 0;
-  ORRERY_UNROLL_BY(4)
-  for (int s = group; s < merge.slots; s += groups) {
-    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
-    const float factor = gpu_exp2(p.partial_log_sum[at] - largest);
-    sum += factor;
-    value += factor * p.partial[at * HeadDim + dimension];
-  }
-  values[threadIdx.x] = value;
-  if (dimension == 0) sums[group] = sum;
-  gpu_barrier();
-  if (group != 0) return;
-  for (int i = 1; i < groups; i++) {
-    value += values[i * HeadDim + dimension];
-    sum += sums[i];
-  }
-  const std::int64_t at = (static_cast<std::int64_t>(merge.sequence) * p.heads + head) * HeadDim + dimension;
-  static_cast<std::uint16_t*>(p.out)[at] = gpu_to_bf16(value / sum);
-}
-
 template <int HeadDim, bool Fp8>
 void launch_decode(const AttentionDecode& p, void* stream) {
   const int group = p.heads / p.kv_heads;
   const auto across = static_cast<unsigned>(p.kv_heads * ((group + 15) / 16));
   launch_shared(decode_kernel<HeadDim, Fp8>, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
                 DecodeShape<HeadDim, Fp8>::shared_bytes, stream, p);
-  if (p.merge_count == 0) return;
-  gpu_launch(merge_kernel<HeadDim>, {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)},
-             merge_threads, stream, p);
+  launch_merge<HeadDim, 1>({p.merges, p.partial, p.partial_log_sum, p.out, p.merge_count, p.heads}, stream);
 }
 
 }  // namespace

@@ -53,6 +53,9 @@ constexpr CaseEntry table[] = {
      make_attention_decode_case},
     {"attention_prefill", "causal attention of new tokens, paged context, ours", simulated,
      make_attention_prefill_case},
+    {"mla_decode", "absorbed latent attention of a paged context, bf16, fp8 or packed", simulated,
+     make_mla_decode_case},
+    {"mla_sparse_decode", "the same over picked tokens", simulated, make_mla_decode_case},
 #if ORRERY_NVIDIA_CASES
     {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
@@ -60,6 +63,8 @@ constexpr CaseEntry table[] = {
      make_block_gemm_case},
     {"block_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_block_gemm_case},
     {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
+    {"mla_decode_wgmma", "absorbed latent attention with Hopper's wgmma", !simulated, make_mla_decode_case},
+    {"mla_sparse_decode_wgmma", "the same over picked tokens", !simulated, make_mla_decode_case},
     {"attention_prefill_cudnn", "the same through cuDNN, sequences alike, no blocks", !simulated,
      make_attention_prefill_case},
     {"all_reduce", "NCCL, bf16 sum; bytes is what a rank holds", !simulated, make_collective_case},

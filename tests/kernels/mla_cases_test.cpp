@@ -1,0 +1,56 @@
+// Latent attention and what chooses its tokens, each target's fragments emulated, against double-precision
+// references.
+#include "catch.h"
+#include "kernels/case_table.h"
+#include "kernels/run_case.h"
+
+using namespace orrery::kernels;
+
+namespace {
+
+struct Latents {
+  std::vector<std::int64_t> tokens;
+  std::int64_t heads, block_size;
+  Fill fill = Fill::random;
+};
+
+}  // namespace
+
+TEST_CASE("absorbed latent attention agrees with its reference", "[kernels]") {
+  const std::vector<Latents> shapes = {
+      {{1}, 1, 64},
+      {{1, 33, 96, 3}, 16, 64},
+      {{71}, 17, 1},  // two tiles of heads; blocks of one token
+      {{210, 5}, 16, 16},
+      {{40, 20}, 8, 64, Fill::with_nan},
+      {{40, 20}, 8, 24, Fill::saturating},
+      {{40}, 8, 64, Fill::zeros},
+  };
+  for (const char* kv_dtype : {"bf16", "fp8", "fp8_ds_mla"}) {
+    for (const Latents& shape : shapes) {
+      CaseSpec spec;
+      spec.op = "mla_decode";
+      spec.kv_dtype = kv_dtype;
+      spec.contexts = shape.tokens;
+      spec.heads = shape.heads;
+      spec.block_size = shape.block_size;
+      spec.fill = shape.fill;
+      CAPTURE(kv_dtype, shape.tokens, shape.heads, static_cast<int>(shape.fill));
+      CHECK(run_case(spec) == "");
+    }
+  }
+}
+
+TEST_CASE("latent attention over picked tokens reads those and no others", "[kernels]") {
+  for (const char* kv_dtype : {"bf16", "fp8", "fp8_ds_mla"}) {
+    CaseSpec spec;
+    spec.op = "mla_sparse_decode";
+    spec.kv_dtype = kv_dtype;
+    spec.contexts = {100, 7};
+    spec.top_k = 48;
+    spec.heads = 8;
+    spec.block_size = 64;
+    CAPTURE(kv_dtype);
+    CHECK(run_case(spec) == "");
+  }
+}
