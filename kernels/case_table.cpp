@@ -56,6 +56,8 @@ constexpr CaseEntry table[] = {
     {"mla_decode", "absorbed latent attention of a paged context, bf16, fp8 or packed", simulated,
      make_mla_decode_case},
     {"mla_sparse_decode", "the same over picked tokens", simulated, make_mla_decode_case},
+    {"mla_prefill", "causal attention of new tokens with expanded latents, heads of 192 and 128", simulated,
+     make_attention_prefill_case},
 #if ORRERY_NVIDIA_CASES
     {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},
@@ -65,6 +67,8 @@ constexpr CaseEntry table[] = {
     {"attention_prefill_wgmma", "the same with Hopper's wgmma", !simulated, make_attention_prefill_case},
     {"mla_decode_wgmma", "absorbed latent attention with Hopper's wgmma", !simulated, make_mla_decode_case},
     {"mla_sparse_decode_wgmma", "the same over picked tokens", !simulated, make_mla_decode_case},
+    {"mla_prefill_wgmma", "causal attention with expanded latents, Hopper's wgmma", !simulated,
+     make_attention_prefill_case},
     {"attention_prefill_cudnn", "the same through cuDNN, sequences alike, no blocks", !simulated,
      make_attention_prefill_case},
     {"all_reduce", "NCCL, bf16 sum; bytes is what a rank holds", !simulated, make_collective_case},

@@ -12,7 +12,7 @@ namespace orrery::kernels {
 
 PagedLayout::PagedLayout(std::vector<std::int64_t> tokens_per_sequence, std::int64_t kv_head_count,
                          std::int64_t dimensions, std::uint64_t seed, std::int64_t tokens_of_block)
-    : tokens(std::move(tokens_per_sequence)), kv_heads(kv_head_count), head_dim(dimensions),
+    : tokens(std::move(tokens_per_sequence)), kv_heads(kv_head_count), head_dim(dimensions), value_dim(dimensions),
       block_tokens(tokens_of_block) {
   for (const std::int64_t each : tokens) {
     const std::int64_t needed = (each + block_tokens - 1) / block_tokens;
@@ -60,7 +60,7 @@ bool PagedOperands::allocate(DeviceMemory& memory, const PagedLayout& layout, bo
   const Element element = fp8 ? Element::fp8 : Element::bf16;
   const std::int64_t rows = layout.blocks * kv_block_tokens * layout.kv_heads;
   keys = {nullptr, element, rows, layout.head_dim};
-  values = keys;
+  values = {nullptr, element, rows, layout.value_dim};
   key_scale = fp8 ? 0.5F : 1.0F;
   value_scale = fp8 ? 0.25F : 1.0F;
   return keys.allocate(memory) && values.allocate(memory);
@@ -70,16 +70,16 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
                          bool spoil_tails) const {
   keys.fill(memory, how == Fill::with_nan ? Fill::random : how, 1 / key_scale, seed);
   values.fill(memory, how, 1 / value_scale, seed + 1);
-  const std::size_t token_bytes =
-      static_cast<std::size_t>(layout.kv_heads * layout.head_dim) * element_bytes(keys.element);
   const bool fnuz = keys.element == Element::fp8 && device_fp8() == Fp8Format::fnuz;  // whose only NaN is
                                                                                       // 0x80
   if (!spoil_tails) return;
   layout.behind_ends([&](std::int64_t place, std::int64_t count) {
-    const std::size_t first = static_cast<std::size_t>(place) * token_bytes,
-                      bytes = static_cast<std::size_t>(count) * token_bytes;
-    memory.fill(static_cast<unsigned char*>(keys.data) + first, fnuz ? 0x80 : 0xFF, bytes);
-    memory.fill(static_cast<unsigned char*>(values.data) + first, fnuz ? 0x80 : 0xFF, bytes);
+    for (const Matrix* each : {&keys, &values}) {
+      const auto token_bytes = static_cast<std::size_t>(layout.kv_heads * each->columns) *
+                               element_bytes(each->element);
+      memory.fill(static_cast<unsigned char*>(each->data) + static_cast<std::size_t>(place) * token_bytes,
+                  fnuz ? 0x80 : 0xFF, static_cast<std::size_t>(count) * token_bytes);
+    }
   });
 }
 
@@ -113,14 +113,15 @@ namespace {
 // One head of one token of keys or values as doubles.
 class HeadReader {
  public:
-  HeadReader(const HostKv& kv, const std::vector<unsigned char>& raw, double scale, const AttentionRow& row)
+  HeadReader(const HostKv& kv, const std::vector<unsigned char>& raw, double scale, const AttentionRow& row,
+             std::int64_t dimensions)
       : layout_(*kv.layout), raw_(raw), scale_(scale), element_(kv.element), row_(row),
-        values_(static_cast<std::size_t>(kv.layout->head_dim)) {}
+        values_(static_cast<std::size_t>(dimensions)) {}
 
   const std::vector<double>& token(std::size_t t) {
     const std::int64_t slot = layout_.place(row_.sequence, static_cast<std::int64_t>(t));
     const std::size_t each = element_bytes(element_);
-    const auto first = static_cast<std::size_t>((slot * layout_.kv_heads + row_.kv_head) * layout_.head_dim);
+    const auto first = static_cast<std::size_t>(slot * layout_.kv_heads + row_.kv_head) * values_.size();
     for (std::size_t d = 0; d < values_.size(); ++d)
       values_[d] = decode_element(element_, raw_.data() + (first + d) * each) * scale_;
     return values_;
@@ -139,7 +140,8 @@ class HeadReader {
 class TokensOfHead final : public AttendedTokens {
  public:
   TokensOfHead(const HostKv& kv, const AttentionRow& row)
-      : keys_(kv, kv.keys, kv.key_scale, row), values_(kv, kv.values, kv.value_scale, row) {}
+      : keys_(kv, kv.keys, kv.key_scale, row, kv.layout->head_dim),
+        values_(kv, kv.values, kv.value_scale, row, kv.layout->value_dim) {}
   const std::vector<double>& key(std::size_t token) override { return keys_.token(token); }
   const std::vector<double>& value(std::size_t token) override { return values_.token(token); }
 

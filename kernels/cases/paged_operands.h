@@ -13,6 +13,7 @@ namespace orrery::kernels {
 struct PagedLayout {
   std::vector<std::int64_t> tokens;
   std::int64_t kv_heads = 0, head_dim = 0;
+  std::int64_t value_dim = 0;  // of a head's values; head_dim unless somebody says otherwise
   std::int64_t block_tokens = kv_block_tokens;
   std::int64_t blocks = 0, table_stride = 0;
   std::vector<std::int32_t> table;  // [sequences][table_stride]
@@ -28,7 +29,7 @@ struct PagedLayout {
 };
 
 struct PagedOperands {
-  Matrix keys, values;  // [blocks · 16 · kv_heads][head_dim]
+  Matrix keys, values;  // [blocks · 16 · kv_heads][head_dim], [the same][value_dim]
   float key_scale = 1, value_scale = 1;
 
   bool allocate(DeviceMemory& memory, const PagedLayout& layout, bool fp8);

@@ -54,3 +54,18 @@ TEST_CASE("latent attention over picked tokens reads those and no others", "[ker
     CHECK(run_case(spec) == "");
   }
 }
+
+TEST_CASE("prompts of expanded latents agree with their reference", "[kernels]") {
+  using Sequences = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  for (const Sequences& sequences : {Sequences{{1, 0}, {37, 0}, {3, 70}, {17, 15}}, Sequences{{131, 13}}}) {
+    for (const Fill fill : {Fill::random, Fill::saturating, Fill::with_nan}) {
+      CaseSpec spec;
+      spec.op = "mla_prefill";
+      spec.sequences = sequences;
+      spec.heads = 2;
+      spec.fill = fill;
+      CAPTURE(static_cast<int>(fill), sequences.size());
+      CHECK(run_case(spec) == "");
+    }
+  }
+}
