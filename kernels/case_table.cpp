@@ -58,6 +58,8 @@ constexpr CaseEntry table[] = {
     {"mla_sparse_decode", "the same over picked tokens", simulated, make_mla_decode_case},
     {"mla_prefill", "causal attention of new tokens with expanded latents, heads of 192 and 128", simulated,
      make_attention_prefill_case},
+    {"index_scores", "scores of the sparse attention's indexer, fp8", simulated, make_index_scores_case},
+    {"index_topk", "the best tokens of a row of scores", simulated, make_index_topk_case},
 #if ORRERY_NVIDIA_CASES
     {"gemm", "dense GEMM, bf16 and scaled fp8, cuBLASLt", !simulated, make_gemm_case},
     {"grouped_gemm_wgmma", "the same with Hopper's wgmma", !simulated, make_grouped_gemm_case},

@@ -46,6 +46,8 @@ std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& w
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_mla_decode_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_index_scores_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_index_topk_case(const CaseSpec&, std::string& why);
 
 // NVIDIA's libraries.
 std::unique_ptr<KernelCase> make_gemm_case(const CaseSpec&, std::string& why);

@@ -57,15 +57,47 @@ TEST_CASE("latent attention over picked tokens reads those and no others", "[ker
 
 TEST_CASE("prompts of expanded latents agree with their reference", "[kernels]") {
   using Sequences = std::vector<std::pair<std::int64_t, std::int64_t>>;
-  for (const Sequences& sequences : {Sequences{{1, 0}, {37, 0}, {3, 70}, {17, 15}}, Sequences{{131, 13}}}) {
-    for (const Fill fill : {Fill::random, Fill::saturating, Fill::with_nan}) {
+  const std::vector<std::pair<Sequences, Fill>> shapes = {
+      {{{1, 0}, {37, 0}, {3, 70}}, Fill::random},
+      {{{131, 13}}, Fill::random},
+      {{{17, 15}}, Fill::saturating},
+      {{{20, 15}}, Fill::with_nan},
+  };
+  for (const auto& [sequences, fill] : shapes) {
+    CaseSpec spec;
+    spec.op = "mla_prefill";
+    spec.sequences = sequences;
+    spec.heads = 2;
+    spec.fill = fill;
+    CAPTURE(static_cast<int>(fill), sequences.size());
+    CHECK(run_case(spec) == "");
+  }
+}
+
+TEST_CASE("scores of the indexer agree with their reference", "[kernels]") {
+  for (const std::int64_t heads : {32, 64}) {
+    for (const Fill fill : {Fill::random, Fill::zeros, Fill::saturating, Fill::with_nan}) {
       CaseSpec spec;
-      spec.op = "mla_prefill";
-      spec.sequences = sequences;
-      spec.heads = 2;
+      spec.op = "index_scores";
+      spec.contexts = {1, 150, 64, 17};
+      spec.heads = heads;
+      spec.block_size = fill == Fill::random ? 64 : 16;
       spec.fill = fill;
-      CAPTURE(static_cast<int>(fill), sequences.size());
+      CAPTURE(heads, static_cast<int>(fill));
       CHECK(run_case(spec) == "");
     }
+  }
+}
+
+TEST_CASE("the indexer's choice is the best tokens, the earliest of equals", "[kernels]") {
+  for (const Fill fill : {Fill::random, Fill::zeros, Fill::saturating, Fill::with_nan}) {  // zeros: all equal
+    CaseSpec spec;
+    spec.op = "index_topk";
+    spec.contexts = {2500, 65, 64, 3};
+    spec.top_k = 64;
+    spec.block_size = 16;
+    spec.fill = fill;
+    CAPTURE(static_cast<int>(fill));
+    CHECK(run_case(spec) == "");
   }
 }
