@@ -9,8 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "calibrate/measure.h"
-#include "calibrate/timer.h"
+#include "calibrate/bench.h"
 #include "kernels/block_gemm.h"
 #include "kernels/case_table.h"
 
@@ -68,56 +67,6 @@ CaseSpec grouped(const char* op, const Experts& e, std::int64_t each, std::int64
   s.slots = slots;
   return s;
 }
-
-// The card, and how a point is timed on it: after a rest, since under the power cap the clock stays low.
-class Bench {
- public:
-  Bench(kernels::Device& device, double cap_s, double rest_s, int visits)
-      : device_(device), arena_(device, 0.8), visits_(visits), rest_s_(rest_s) {
-    options_.cap_s = cap_s;
-  }
-
-  // Microseconds of the operator's own kernel, the better of two visits; 0 where nothing was timed, and
-  // `why`.
-  double time(const CaseSpec& spec, std::string& why) {
-    const double first = visit(spec, why), second = first > 0 && visits_ > 1 ? visit(spec, why) : first;
-    return std::min(first, second);
-  }
-  double highest_mhz() const { return highest_mhz_; }
-  double lowest_mhz() const { return lowest_mhz_; }
-  WallTimer& timer() { return timer_; }
-
- private:
-  double visit(const CaseSpec& spec, std::string& why) {
-    rest();
-    const Point point{spec, table_of(spec), shape_of(spec), 0, 0};
-    const auto alone = [&](const CaseSpec& form, std::string& refused) {  // none of its other forms
-      return form.op == spec.op ? kernels::make_case(form, refused) : nullptr;
-    };
-    const Measurement m = measure(point, device_, arena_, timer_, alone, options_);
-    lowest_mhz_ = m.telemetry && (lowest_mhz_ == 0 || m.sm_mhz < lowest_mhz_) ? m.sm_mhz : lowest_mhz_;
-    why = m.why;
-    return has_figure(m.state) ? m.us : 0;
-  }
-
-  void rest() {
-    const double until = timer_.seconds() + rest_s_;
-    for (;;) {
-      const kernels::Telemetry now = device_.telemetry();
-      if (!now.valid) return;
-      highest_mhz_ = std::max(highest_mhz_, now.sm_clock_mhz);
-      if (now.sm_clock_mhz >= 0.97 * highest_mhz_ || timer_.seconds() > until) return;
-      timer_.pause(0.02);
-    }
-  }
-
-  kernels::Device& device_;
-  Arena arena_;
-  WallTimer timer_;
-  MeasureOptions options_;
-  int visits_;
-  double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
-};
 
 std::string tile_text(const BlockGemmTile& t) {
   const char* shared[] = {"", ", weights shared", ", activations shared"};
@@ -253,17 +202,6 @@ int tune(Bench& bench, const std::string& path, double budget_s) {
 
 // --- report
 
-std::string us_text(double us) { return us > 0 ? format_fixed(us, 1) : "–"; }
-std::string ratio_text(double a, double b) { return a > 0 && b > 0 ? format_fixed(a / b, 2) : "–"; }
-std::string rate_text(double flops, double us) { return us > 0 ? format_fixed(flops / us / 1e6, 0) : "–"; }
-
-void row(std::FILE* out, const std::vector<std::string>& cells) {
-  std::string line = "|";
-  for (const std::string& cell : cells) line += " " + cell + " |";
-  std::fprintf(out, "%s\n", line.c_str());
-  std::fflush(out);
-}
-
 double product(std::int64_t m, std::int64_t n, std::int64_t k) {
   return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
 }
@@ -289,18 +227,8 @@ void report_dense(Bench& bench, std::FILE* out) {
   }
 }
 
-// Bytes a second of the `read` probe, over more than any cache.
-double read_bandwidth(Bench& bench) {
-  CaseSpec s;
-  s.op = "read";
-  s.bytes = std::int64_t{1} << 30;
-  std::string why;
-  const double us = bench.time(s, why);
-  return us > 0 ? static_cast<double>(s.bytes) / us * 1e6 : 0;
-}
-
 void report_experts(Bench& bench, std::FILE* out) {
-  const double bandwidth = read_bandwidth(bench);
+  const double bandwidth = bench.read_bandwidth();
   std::fprintf(
       out,
       "\n## Experts\n\nAll experts have the same number of rows. Streaming: the experts' weights at the %s "
@@ -328,25 +256,13 @@ void report_experts(Bench& bench, std::FILE* out) {
   }
 }
 
-void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out) {
-  const kernels::DeviceInfo& d = device.info();
-  std::fprintf(out, "# FP8 products with block scales on the %s\n\n", d.name.c_str());
-  std::fprintf(out, "Made by `orrery-block-gemm FILE.md` on %s: driver %s, %s", timer.date().c_str(),
-               d.driver.c_str(), d.runtime.c_str());
-  for (const auto& [name, version] : device.libraries())
-    std::fprintf(out, ", %s %s", name.c_str(), version.c_str());
-  std::fprintf(
-      out,
-      ". Medians of replayed graphs on random data, weights rotated over twice the last cache, activations "
-      "warm, each point after a rest of the clock, the better of two visits. cuBLASLt: the fastest of its "
-      "four first candidates; "
-      "block scales as it takes them (rows padded where it asks for that).\n\n");
-}
-
 int report(kernels::Device& device, Bench& bench, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
-  report_head(device, bench.timer(), out);
+  report_head(device, bench.timer(), out, "FP8 products with block scales", "orrery-block-gemm",
+              "weights rotated over twice the last cache, activations warm, each point after a rest of the "
+              "clock, the better of two visits. cuBLASLt: the fastest of its four first candidates; block "
+              "scales as it takes them (rows padded where it asks for that).");
   report_dense(bench, out);
   report_experts(bench, out);
   std::fprintf(out, "\nSM clock: %s MHz at rest, %s at the lowest after a point.\n",
