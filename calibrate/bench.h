@@ -40,8 +40,8 @@ class Bench {
   double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
 };
 
-std::string us_text(double us);                 // "–" where nothing was timed
-std::string ratio_text(double a, double b);     // a ÷ b
+std::string us_text(double us);                  // "–" where nothing was timed
+std::string ratio_text(double a, double b);      // a ÷ b
 std::string rate_text(double flops, double us);  // TFLOP/s
 // A line of a Markdown table.
 void row(std::FILE* out, const std::vector<std::string>& cells);

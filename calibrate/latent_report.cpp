@@ -1,5 +1,5 @@
-// orrery-latent-attention FILE.md: our latent and sparse attention on one card, beside what the card reads and
-// multiplies in the same run.
+// orrery-latent-attention FILE.md: our latent and sparse attention on one card, beside what the card reads
+// and multiplies in the same run.
 //   --check [SECONDS]  every operator of it over the adversarial shapes, against the references, instead
 #include <algorithm>
 #include <cstdio>
@@ -17,8 +17,9 @@ namespace {
 
 using kernels::CaseSpec;
 
-constexpr const char* operators[] = {"mla_decode_wgmma",  "mla_sparse_decode_wgmma", "mla_prefill_wgmma",
-                                     "mla_decode",        "mla_sparse_decode",       "mla_prefill",
+constexpr const char* operators[] = {"mla_decode_wgmma",  "mla_sparse_decode_wgmma",
+                                     "mla_prefill_wgmma", "mla_decode",
+                                     "mla_sparse_decode", "mla_prefill",
                                      "index_scores",      "index_topk"};
 
 int check(kernels::Device& device, double seconds) {
@@ -26,10 +27,8 @@ int check(kernels::Device& device, double seconds) {
   for (const char* op : operators) {
     if (const kernels::CaseEntry* entry = kernels::find_case(op)) entries.push_back(*entry);
   }
-  CheckTarget target{device.memory(),
-                     [&](const std::function<void(kernels::Stream)>& body, std::string& why) {
-                       return device.run(body, why);
-                     }};
+  CheckTarget target{device.memory(), [&](const std::function<void(kernels::Stream)>& body,
+                                          std::string& why) { return device.run(body, why); }};
   WallTimer timer;
   CheckOptions options;
   options.seconds = [&] { return timer.seconds(); };
@@ -89,8 +88,11 @@ std::string percent(double part, double whole) {
 std::vector<std::string> figures(const Work& work, double us, const Rates& rates) {
   const double reading = work.bytes / rates.bytes * 1e6, multiplying = work.flops / rates.flops * 1e6;
   const bool compute = multiplying > reading;
-  return {us_text(us), us > 0 ? format_fixed(work.bytes / us / 1e3, 0) : "–", percent(reading, us),
-          rate_text(work.flops, us), percent(std::max(reading, multiplying), us),
+  return {us_text(us),
+          us > 0 ? format_fixed(work.bytes / us / 1e3, 0) : "–",
+          percent(reading, us),
+          rate_text(work.flops, us),
+          percent(std::max(reading, multiplying), us),
           compute ? "products" : "reading"};
 }
 
@@ -141,8 +143,7 @@ void report_forms(Bench& bench, const Rates& rates, std::FILE* out) {
 }
 
 void report_sparse(Bench& bench, const Rates& rates, std::FILE* out) {
-  heading(out, "Sparse: 2,048 picks out of a context of 32,768",
-          {"operator", "cache", "heads", "sequences"});
+  heading(out, "Sparse: 2,048 picks out of a context of 32,768", {"operator", "cache", "heads", "sequences"});
   for (const std::int64_t batch : {16, 64, 128}) {
     const auto at = [&](CaseSpec s, std::int64_t top_k) {
       s.top_k = top_k;
@@ -161,8 +162,8 @@ void report_sparse(Bench& bench, const Rates& rates, std::FILE* out) {
 
 void report_prompts(Bench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "Prompts, expanded: heads of 192 and 128", {"form", "heads", "new tokens", "after"});
-  for (const auto& [added, context] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {512, 0}, {2048, 0}, {8192, 0}, {1024, 16384}}) {
+  for (const auto& [added, context] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{512, 0}, {2048, 0}, {8192, 0}, {1024, 16384}}) {
     for (const std::int64_t heads : {16, 128}) {
       for (const char* op : {"mla_prefill_wgmma", "mla_prefill"}) {
         CaseSpec s;
@@ -170,8 +171,9 @@ void report_prompts(Bench& bench, const Rates& rates, std::FILE* out) {
         s.heads = heads;
         s.sequences = {{added, context}};
         std::string why;
-        line(out, {s.op.ends_with("wgmma") ? "wgmma" : "mma.sync", std::to_string(heads), std::to_string(added),
-                   std::to_string(context)},
+        line(out,
+             {s.op.ends_with("wgmma") ? "wgmma" : "mma.sync", std::to_string(heads), std::to_string(added),
+              std::to_string(context)},
              figures(work_of(s), bench.time(s, why), rates));
       }
     }
@@ -182,15 +184,17 @@ int report(kernels::Device& device, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
   Bench bench(device, 0.03, 0.2, 1);
-  report_head(device, bench.timer(), out, "Latent and sparse attention", "orrery-latent-attention",
-              "latents rotated over twice the last cache, queries warm, each point after a rest of the clock.");
+  report_head(
+      device, bench.timer(), out, "Latent and sparse attention", "orrery-latent-attention",
+      "latents rotated over twice the last cache, queries warm, each point after a rest of the clock.");
   const Rates rates = measure_rates(bench);
-  std::fprintf(out,
-               "In the same run the `read` probe reached %s GB/s and cuBLASLt's bf16 product of 8192 × 8192 × "
-               "8192 %s TFLOP/s. *Of read*: bytes that must be read once, at that rate, over the time. *Of the "
-               "bound*: the longer of that and of the operations at the product's rate (e4m3 operands of the "
-               "indexer multiply twice as fast). Fewer than 64 heads still multiply tiles of 64.\n",
-               format_fixed(rates.bytes / 1e9, 0).c_str(), format_fixed(rates.flops / 1e12, 0).c_str());
+  std::fprintf(
+      out,
+      "In the same run the `read` probe reached %s GB/s and cuBLASLt's bf16 product of 8192 × 8192 × "
+      "8192 %s TFLOP/s. *Of read*: bytes that must be read once, at that rate, over the time. *Of the "
+      "bound*: the longer of that and of the operations at the product's rate (e4m3 operands of the "
+      "indexer multiply twice as fast). Fewer than 64 heads still multiply tiles of 64.\n",
+      format_fixed(rates.bytes / 1e9, 0).c_str(), format_fixed(rates.flops / 1e12, 0).c_str());
   report_decode(bench, rates, out);
   report_forms(bench, rates, out);
   report_sparse(bench, rates, out);

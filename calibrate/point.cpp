@@ -209,7 +209,8 @@ std::string shape_of(const kernels::CaseSpec& s) {
   if (s.op == "attention_decode") return heads + batch_and_context(s);
   if (is_latent(s)) {
     const std::string of = s.op + "," + s.kv_dtype + joined({s.heads, s.top_k, s.block_size});
-    return s.op.starts_with("mla_prefill") ? of + "," + sequences_text(s.sequences) : of + batch_and_context(s);
+    return s.op.starts_with("mla_prefill") ? of + "," + sequences_text(s.sequences)
+                                           : of + batch_and_context(s);
   }
   if (is_collective(s.op)) return s.op + joined({s.ranks, s.bytes});
   if (is_probe(s.op)) return s.op + joined({s.bytes});

@@ -9,9 +9,9 @@ namespace {
 
 // How a kernel takes pieces.
 struct PieceShape {
-  std::int64_t across;   // blocks of threads a piece, one for each head or tile of heads
-  std::int64_t at_once;  // blocks that the part holds
-  std::int64_t tile;     // tokens that a block takes at a time
+  std::int64_t across;    // blocks of threads a piece, one for each head or tile of heads
+  std::int64_t at_once;   // blocks that the part holds
+  std::int64_t tile;      // tokens that a block takes at a time
   std::int64_t overhead;  // what a piece costs beyond its tokens, in tokens: filling its pipeline, merging
 };
 
@@ -55,7 +55,7 @@ DecodePlan plan(const std::vector<std::int64_t>& contexts, const PieceShape& sha
     for (std::int64_t i = 0; i < pieces; ++i) {
       const std::int64_t end = std::min(context, (i + 1) * each);
       out.pieces.push_back({static_cast<std::int32_t>(s), static_cast<std::int32_t>(i * each),
-                             static_cast<std::int32_t>(end), pieces > 1 ? out.slots++ : -1});
+                            static_cast<std::int32_t>(end), pieces > 1 ? out.slots++ : -1});
     }
   }
   std::stable_sort(out.pieces.begin(), out.pieces.end(), [](const DecodePiece& a, const DecodePiece& b) {

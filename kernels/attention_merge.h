@@ -62,7 +62,8 @@ template <int HeadDim, int Each>
 void launch_merge(const PieceResults& p, void* stream) {
   if (p.merge_count == 0) return;
   gpu_launch(merge_kernel<HeadDim, Each>,
-             {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)}, merge_threads, stream, p);
+             {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)}, merge_threads, stream,
+             p);
 }
 
 }  // namespace orrery::kernels

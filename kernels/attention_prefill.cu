@@ -83,13 +83,12 @@ GPU_DEVICE void load_tile(const AttentionPrefill& p, const PrefillRows& rows, co
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys);
   const auto* values = static_cast<const unsigned char*>(p.kv.values);
   for_tile<Shape, typename Shape::Keys>(
-      p, rows, table, tile, [&](int, std::uint32_t to, std::int64_t at, bool valid) {
-        copy_async(stage + to, keys + at, valid);
-      });
-  for_tile<Shape, typename Shape::Values>(
-      p, rows, table, tile, [&](int, std::uint32_t to, std::int64_t at, bool valid) {
-        copy_async(stage + Shape::values_offset + to, values + at, valid);
-      });
+      p, rows, table, tile,
+      [&](int, std::uint32_t to, std::int64_t at, bool valid) { copy_async(stage + to, keys + at, valid); });
+  for_tile<Shape, typename Shape::Values>(p, rows, table, tile,
+                                          [&](int, std::uint32_t to, std::int64_t at, bool valid) {
+                                            copy_async(stage + Shape::values_offset + to, values + at, valid);
+                                          });
 }
 
 template <class Shape, class Head>
@@ -150,9 +149,8 @@ GPU_DEVICE void scale_and_mask(const PrefillRows& rows, int tile, float factor,
   GPU_UNROLL for (int i = 0; i < row_fragments; i++) {
     GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) {
       const int left =
-          all_seen
-              ? Shape::tokens
-              : rows.visible(first + 16 * i + tile_row(half)) - tile * Shape::tokens - tile_column(0, 0);
+          all_seen ? Shape::tokens
+                   : rows.visible(first + 16 * i + tile_row(half)) - tile * Shape::tokens - tile_column(0, 0);
       GPU_UNROLL for (int j = 0; j < Shape::score_parts; j++) {
         GPU_UNROLL for (int c = 0; c < 4; c++) {
           if (tile_held(c) != half) continue;
@@ -213,11 +211,11 @@ __global__ void __launch_bounds__(prefill_threads, 2) prefill_kernel(const Atten
       gpu_barrier();  // the tile is there for all, and all are through with the one before
       if (tile + 1 < tiles) {
         load_tile<Shape>(p, at, table, tile + 1,
-                           stages + static_cast<unsigned>((tile + 1) % 2 * Shape::stage_bytes));
+                         stages + static_cast<unsigned>((tile + 1) % 2 * Shape::stage_bytes));
         copy_async_commit();
       }
       attend_tile<Shape>(at, tile, factor, queries,
-                           stages + static_cast<unsigned>(tile % 2 * Shape::stage_bytes), rows);
+                         stages + static_cast<unsigned>(tile % 2 * Shape::stage_bytes), rows);
     }
   } else {
     TileInRegisters<Shape, typename Shape::Keys> keys;

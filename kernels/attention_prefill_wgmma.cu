@@ -22,7 +22,7 @@ struct Shape {
   static constexpr int key_parts = KeyDim / 64, value_parts = ValueDim / 64;
   static constexpr int key_bytes = key_parts * part_bytes, value_bytes = value_parts * part_bytes;
   static constexpr int query_part_bytes = 64 * 128, query_bytes = key_parts * query_part_bytes;  // of a
-                                                                                                // warpgroup
+                                                                                                 // warpgroup
   static constexpr int keys_offset = groups * query_bytes, values_offset = keys_offset + stages * key_bytes;
   static constexpr int barriers_offset = values_offset + stages * value_bytes;
   static constexpr int shared_bytes = barriers_offset + 8 * 4 * stages;
@@ -38,7 +38,8 @@ struct Ring {
 
   GPU_DEVICE_MEMBER explicit Ring(SharedAddress shared) : base(shared) {}
   GPU_DEVICE_MEMBER SharedAddress tile(unsigned which) const {
-    return base + (which == 0 ? S::keys_offset + slot * S::key_bytes : S::values_offset + slot * S::value_bytes);
+    return base +
+           (which == 0 ? S::keys_offset + slot * S::key_bytes : S::values_offset + slot * S::value_bytes);
   }
   GPU_DEVICE_MEMBER SharedAddress filled(unsigned which) const {
     return base + S::barriers_offset + (2 * slot + which) * 16;
@@ -83,7 +84,8 @@ GPU_DEVICE void load_queries(const AttentionPrefill& p, const PrefillRows& at, i
   for (int index = static_cast<int>(threadIdx.x) % 128; index < 64 * chunks; index += 128) {
     const int row = index / chunks, chunk = index % chunks;
     const bool valid = 64 * group + row < at.count;
-    const std::uint16_t* from = queries + (valid ? at.index(p, 64 * group + row) * S::key_dim + chunk * 8 : 0);
+    const std::uint16_t* from =
+        queries + (valid ? at.index(p, 64 * group + row) * S::key_dim + chunk * 8 : 0);
     copy_async(to + static_cast<unsigned>(chunk / 8 * S::query_part_bytes) +
                    swizzled_128(static_cast<unsigned>(row), static_cast<unsigned>(chunk % 8)),
                from, valid);
@@ -160,7 +162,8 @@ GPU_DEVICE void clear_values(unsigned char* tile, int from_token) {
 }
 
 template <class S>
-GPU_DEVICE void attend(const AttentionPrefill& p, const PrefillRows& at, unsigned char* shared, Ring<S> ring) {
+GPU_DEVICE void attend(const AttentionPrefill& p, const PrefillRows& at, unsigned char* shared,
+                       Ring<S> ring) {
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int first_row = 64 * group + 16 * (static_cast<int>(gpu_warp_index()) % 4);
   const SharedAddress queries = ring.base + static_cast<unsigned>(group * S::query_bytes);
@@ -237,8 +240,8 @@ void launch_prefill(const AttentionPrefill& p, void* stream) {
   static_cast<void>(cudaFuncSetAttribute(prefill_wgmma_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          S::shared_bytes));
   prefill_wgmma_kernel<S><<<static_cast<unsigned>(p.tile_count * p.kv_heads), S::threads, S::shared_bytes,
-                            static_cast<cudaStream_t>(stream)>>>(
-      cache_map(p, p.kv.keys, S::key_dim), cache_map(p, p.kv.values, S::value_dim), p);
+                            static_cast<cudaStream_t>(stream)>>>(cache_map(p, p.kv.keys, S::key_dim),
+                                                                 cache_map(p, p.kv.values, S::value_dim), p);
 }
 
 }  // namespace prefill_wgmma

@@ -1,7 +1,7 @@
-// Scores of the lightning indexer. A warp holds a query's heads in registers and walks over tiles of 16 tokens,
-// whose keys go from memory into fragments as they are: any order of the 128 dimensions will do as long as
-// queries follow it, so a lane loads 16 bytes at a time and no shared memory is needed. Keys are rows of the
-// product, heads its columns, so that a token's sum over heads ends in the lanes of one row.
+// Scores of the lightning indexer. A warp holds a query's heads in registers and walks over tiles of 16
+// tokens, whose keys go from memory into fragments as they are: any order of the 128 dimensions will do as
+// long as queries follow it, so a lane loads 16 bytes at a time and no shared memory is needed. Keys are rows
+// of the product, heads its columns, so that a token's sum over heads ends in the lanes of one row.
 #include "kernels/gpu_runtime.h"
 #include "kernels/matrix_tile.h"
 #include "kernels/sparse_index.h"
@@ -12,7 +12,8 @@ namespace {
 constexpr int warps = 4, threads = warps * GPU_WARP;
 constexpr int steps = index_width / tile_step_bytes;
 // 16-byte chunks of a row that a lane holds, of two rows on NVIDIA and one on AMD.
-constexpr int lane_rows = ORRERY_MATRIX_TARGET == 0 ? 2 : 1, lane_chunks = ORRERY_MATRIX_TARGET == 0 ? 2 : steps;
+constexpr int lane_rows = ORRERY_MATRIX_TARGET == 0 ? 2 : 1,
+              lane_chunks = ORRERY_MATRIX_TARGET == 0 ? 2 : steps;
 
 // 16 rows of 128 bytes as an operand: lane t of four has chunks t and t + 4 of rows g and g + 8, on AMD the
 // chunks that the instruction's lanes count.
@@ -69,9 +70,8 @@ struct QueryRow {
 
   GPU_DEVICE_MEMBER void load(const IndexScoresLaunch& p, std::int64_t row) {
     GPU_UNROLL for (int tile = 0; tile < tiles; tile++) {
-      heads[tile].load([&](int head, bool&) {
-        return p.queries + (row * Heads + 16 * tile + head) * index_width;
-      });
+      heads[tile].load(
+          [&](int head, bool&) { return p.queries + (row * Heads + 16 * tile + head) * index_width; });
       GPU_UNROLL for (int i = 0; i < lane_columns; i++) {
         weight[tile][i] = p.weights[row * Heads + 16 * tile + tile_column(column_part(i), column_value(i))];
       }
@@ -115,7 +115,8 @@ struct TileOfKeys {
 };
 
 template <int Heads>
-__global__ void __launch_bounds__(threads) index_scores_kernel(const IndexScoresLaunch p, int tokens_of_block) {
+__global__ void __launch_bounds__(threads)
+    index_scores_kernel(const IndexScoresLaunch p, int tokens_of_block) {
   const std::int64_t row_number = blockIdx.y;
   const IndexRow row = p.rows[row_number];
   const int begin = static_cast<int>(blockIdx.x) * tokens_of_block;

@@ -15,8 +15,15 @@ GPU_DEVICE std::int32_t place_of(const IndexCache& cache, const IndexRow& row, i
          (token - block * cache.block_size);
 }
 
-// Which bin the `wanted`-th largest falls into, and how many are wanted of it. `counts` become sums from
-// their bin on. All threads of the block call it.
+GPU_DEVICE unsigned ones(std::uint64_t bits) {
+  bits -= bits >> 1 & 0x5555555555555555U;
+  bits = (bits & 0x3333333333333333U) + (bits >> 2 & 0x3333333333333333U);
+  bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0FU;
+  return static_cast<unsigned>(bits * 0x0101010101010101U >> 56);
+}
+
+// Which bin the `wanted`-th largest falls into, and how many are wanted of it. All threads of the block
+// call it.
 struct Found {
   unsigned bin, wanted, count;
 };
@@ -44,7 +51,7 @@ GPU_DEVICE Found find_bin(unsigned* counts, unsigned wanted, unsigned* shared_fo
   return {shared_found[0], shared_found[1], shared_found[2]};
 }
 
-// Of the tokens whose key is `key`, the first `wanted`, behind what `taken` counts.
+// Of the tokens whose key is `key`, the first `wanted`, to picks from `at` on.
 GPU_DEVICE void take_first(const IndexTopkLaunch& p, const IndexRow& row, const float* scores,
                            std::int32_t* picks, std::uint32_t key, unsigned wanted, unsigned at) {
   GPU_SHARED(unsigned, of_warp, gpu_most_warps);
@@ -53,13 +60,8 @@ GPU_DEVICE void take_first(const IndexTopkLaunch& p, const IndexRow& row, const 
     const int token = first + static_cast<int>(threadIdx.x);
     const bool equal = token < row.tokens && order_key(scores[token]) == key;
     const std::uint64_t all = gpu_ballot(equal);
-    unsigned rank = 0, of_this = 0;
-    for (unsigned lane = 0; lane < GPU_WARP; lane++) {
-      const unsigned one = static_cast<unsigned>(all >> lane & 1U);
-      of_this += one;
-      rank += lane < gpu_lane() ? one : 0;
-    }
-    if (gpu_lane() == 0) of_warp[gpu_warp_index()] = of_this;
+    unsigned rank = ones(all & ((std::uint64_t{1} << gpu_lane()) - 1));
+    if (gpu_lane() == 0) of_warp[gpu_warp_index()] = ones(all);
     gpu_barrier();
     unsigned of_block = 0;
     for (unsigned w = 0; w < blockDim.x / GPU_WARP; w++) {

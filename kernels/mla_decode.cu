@@ -205,8 +205,8 @@ __global__ void __launch_bounds__(threads) mla_decode_kernel(const MlaDecode p) 
   std::int64_t rows_of_next = rows_of_tile(p, at, 0);
   const SharedAddress queries = stages + S::queries_offset;
   load_queries(p, at, queries);
-  const float factor = p.softmax_scale * 1.4426950408889634F *
-                       (Format == LatentFormat::fp8 ? p.kv.scale : 1.0F);  // log2 e
+  const float factor =
+      p.softmax_scale * 1.4426950408889634F * (Format == LatentFormat::fp8 ? p.kv.scale : 1.0F);  // log2 e
   SoftmaxRows<dims_of_warp> rows;
   rows.clear();
   TileInRegisters<Format> next;

@@ -53,9 +53,9 @@ void fill_packed(DeviceMemory& memory, void* rows, std::int64_t count, Fill how,
   }
   if (how != Fill::with_nan) return;
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  memory.upload(static_cast<unsigned char*>(rows) + static_cast<std::size_t>(count / 2) * each +
-                    latent_scales_at + 4,
-                &nan, 4);
+  memory.upload(
+      static_cast<unsigned char*>(rows) + static_cast<std::size_t>(count / 2) * each + latent_scales_at + 4,
+      &nan, 4);
 }
 
 }  // namespace

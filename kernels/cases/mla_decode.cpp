@@ -68,8 +68,8 @@ class MlaDecodeCase final : public KernelCase {
       room = room && set.kv.allocate(memory, layout_, format_);
       if (!room) break;
       const std::uint64_t seed = spec_.seed + 10 * static_cast<std::uint64_t>(i);
-      if (i == 0) set.queries.fill(memory, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, 1.0F,
-                                   seed + 2);
+      if (i == 0)
+        set.queries.fill(memory, spec_.fill == Fill::with_nan ? Fill::random : spec_.fill, 1.0F, seed + 2);
       set.kv.fill(memory, layout_, spec_.fill, seed + 3, i == 0);
       sets_.push_back(set);
     }

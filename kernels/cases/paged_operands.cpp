@@ -12,8 +12,8 @@ namespace orrery::kernels {
 
 PagedLayout::PagedLayout(std::vector<std::int64_t> tokens_per_sequence, std::int64_t kv_head_count,
                          std::int64_t dimensions, std::uint64_t seed, std::int64_t tokens_of_block)
-    : tokens(std::move(tokens_per_sequence)), kv_heads(kv_head_count), head_dim(dimensions), value_dim(dimensions),
-      block_tokens(tokens_of_block) {
+    : tokens(std::move(tokens_per_sequence)), kv_heads(kv_head_count), head_dim(dimensions),
+      value_dim(dimensions), block_tokens(tokens_of_block) {
   for (const std::int64_t each : tokens) {
     const std::int64_t needed = (each + block_tokens - 1) / block_tokens;
     table_stride = std::max(table_stride, needed);
@@ -75,8 +75,8 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
   if (!spoil_tails) return;
   layout.behind_ends([&](std::int64_t place, std::int64_t count) {
     for (const Matrix* each : {&keys, &values}) {
-      const auto token_bytes = static_cast<std::size_t>(layout.kv_heads * each->columns) *
-                               element_bytes(each->element);
+      const auto token_bytes =
+          static_cast<std::size_t>(layout.kv_heads * each->columns) * element_bytes(each->element);
       memory.fill(static_cast<unsigned char*>(each->data) + static_cast<std::size_t>(place) * token_bytes,
                   fnuz ? 0x80 : 0xFF, static_cast<std::size_t>(count) * token_bytes);
     }

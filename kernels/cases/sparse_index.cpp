@@ -50,9 +50,9 @@ class IndexScoresCase final : public CaseOf<IndexScoresLaunch> {
   // Scales stand among the keys, which are drawn in one piece.
   bool prepare(DeviceMemory& memory, int sets, std::string& why) override {
     if (!CaseOf::prepare(memory, sets, why)) return false;
-    const std::vector<float> scales = make_scales(
-        layout_.blocks * layout_.block_tokens, 0.05F, spec_.fill == Fill::zeros ? Fill::zeros : Fill::random,
-        spec_.seed);
+    const std::vector<float> scales =
+        make_scales(layout_.blocks * layout_.block_tokens, 0.05F,
+                    spec_.fill == Fill::zeros ? Fill::zeros : Fill::random, spec_.seed);
     const auto of_block = static_cast<std::size_t>(layout_.block_tokens);
     for (int set = 0; set < sets; ++set) {
       auto* to = const_cast<std::uint8_t*>(launch_of(set).cache.blocks);
@@ -71,13 +71,13 @@ class IndexScoresCase final : public CaseOf<IndexScoresLaunch> {
     const std::int64_t rows_wanted = 1 + 4096 / longest(spec_);
     for (const std::int64_t r : sample(static_cast<std::int64_t>(rows.size()), rows_wanted, spec_.seed)) {
       const IndexRow& row = rows[static_cast<std::size_t>(r)];
-      const auto queries = fetch_fp8(memory, a.queries + r * spec_.heads * index_width,
-                                     spec_.heads * index_width);
+      const auto queries =
+          fetch_fp8(memory, a.queries + r * spec_.heads * index_width, spec_.heads * index_width);
       const auto weights = fetch_fp32(memory, a.weights + r * spec_.heads, spec_.heads);
       const auto scores = fetch_fp32(memory, a.scores + r * a.score_stride, row.tokens);
       for (const std::int64_t token : sample(row.tokens, 4096, spec_.seed + 1)) {
-        const Score expected = reference(memory, queries, weights,
-                                         layout_.place(static_cast<std::size_t>(row.sequence), token));
+        const Score expected =
+            reference(memory, queries, weights, layout_.place(static_cast<std::size_t>(row.sequence), token));
         comparison.value("score", r, token, scores[static_cast<std::size_t>(token)], expected.value,
                          expected.tolerance);
       }
@@ -99,8 +99,7 @@ class IndexScoresCase final : public CaseOf<IndexScoresLaunch> {
     a.queries = make.fp8(rows * spec_.heads, index_width);
     a.weights = make.fp32(rows, spec_.heads, 0.1F);
     a.rows = make.given(index_rows(spec_));
-    a.cache = index_cache(make, layout_,
-                          make.fp8(layout_.blocks, static_cast<std::int64_t>(block_bytes())));
+    a.cache = index_cache(make, layout_, make.fp8(layout_.blocks, static_cast<std::int64_t>(block_bytes())));
     a.score_stride = (longest(spec_) + 3) / 4 * 4;
     a.scores = make.output<float>(rows * a.score_stride);
     a.row_count = static_cast<std::int32_t>(rows);
@@ -210,8 +209,7 @@ class IndexTopkCase final : public CaseOf<IndexTopkLaunch> {
 };
 
 bool good_contexts(const CaseSpec& spec) {
-  return !spec.contexts.empty() &&
-         *std::min_element(spec.contexts.begin(), spec.contexts.end()) >= 1;
+  return !spec.contexts.empty() && *std::min_element(spec.contexts.begin(), spec.contexts.end()) >= 1;
 }
 
 }  // namespace
