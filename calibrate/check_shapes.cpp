@@ -254,7 +254,7 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
     add_grouped(out, s);
   else if (op.starts_with("block_gemm"))
     add_block(out, s);
-  else if (op == "attention_decode")
+  else if (op.starts_with("attention_decode"))
     add_decode(out, s);
   else if (op.starts_with("attention_prefill"))
     add_prefill(out, s);

@@ -17,10 +17,16 @@ namespace {
 
 using kernels::CaseSpec;
 
-constexpr const char* operators[] = {"mla_decode_wgmma",  "mla_sparse_decode_wgmma",
-                                     "mla_prefill_wgmma", "mla_decode",
-                                     "mla_sparse_decode", "mla_prefill",
-                                     "index_scores",      "index_topk"};
+constexpr const char* operators[] = {"mla_decode_wgmma",
+                                     "mla_sparse_decode_wgmma",
+                                     "mla_prefill_wgmma",
+                                     "mla_decode",
+                                     "mla_sparse_decode",
+                                     "mla_prefill",
+                                     "index_scores",
+                                     "index_topk",
+                                     "attention_decode_vectorised",
+                                     "kv_write_vectorised"};
 
 int check(kernels::Device& device, double seconds) {
   std::vector<kernels::CaseEntry> entries;
@@ -180,6 +186,24 @@ void report_prompts(Bench& bench, const Rates& rates, std::FILE* out) {
   }
 }
 
+void report_layouts(Bench& bench, const Rates& rates, std::FILE* out) {
+  heading(out, "The cache's layouts: 64 heads, 4 KV heads of 128, context 8192",
+          {"layout", "cache", "sequences"});
+  for (const char* kv : {"bf16", "fp8"}) {
+    for (const std::int64_t batch : {1, 16, 128}) {
+      for (const char* op : {"attention_decode", "attention_decode_vectorised"}) {
+        CaseSpec s = decode(op, kv, 64, batch, 8192);
+        s.kv_heads = 4;
+        s.head_dim = 128;
+        s.block_size = 16;
+        std::string why;
+        line(out, {s.op.ends_with("vectorised") ? "vectorised" : "plain", kv, std::to_string(batch)},
+             figures(work_of(s), bench.time(s, why), rates));
+      }
+    }
+  }
+}
+
 int report(kernels::Device& device, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
@@ -199,6 +223,7 @@ int report(kernels::Device& device, const std::string& path) {
   report_forms(bench, rates, out);
   report_sparse(bench, rates, out);
   report_prompts(bench, rates, out);
+  report_layouts(bench, rates, out);
   std::fprintf(out, "\nSM clock: %s MHz at rest, %s at the lowest after a point.\n",
                format_fixed(bench.highest_mhz(), 0).c_str(), format_fixed(bench.lowest_mhz(), 0).c_str());
   std::fclose(out);

@@ -206,7 +206,7 @@ std::string shape_of(const kernels::CaseSpec& s) {
   if (operator_of(s) == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
   const std::string heads = s.dtype + "," + s.kv_dtype + joined({s.heads, s.kv_heads, s.head_dim});
   if (operator_of(s) == "attention_prefill") return heads + "," + sequences_text(s.sequences);
-  if (s.op == "attention_decode") return heads + batch_and_context(s);
+  if (s.op.starts_with("attention_decode")) return heads + batch_and_context(s);
   if (is_latent(s)) {
     const std::string of = s.op + "," + s.kv_dtype + joined({s.heads, s.top_k, s.block_size});
     return s.op.starts_with("mla_prefill") ? of + "," + sequences_text(s.sequences)
@@ -215,7 +215,7 @@ std::string shape_of(const kernels::CaseSpec& s) {
   if (is_collective(s.op)) return s.op + joined({s.ranks, s.bytes});
   if (is_probe(s.op)) return s.op + joined({s.bytes});
   // A cache is written in its own type, whatever the activations are.
-  const std::string& dtype = s.op == "kv_write" ? s.kv_dtype : s.dtype;
+  const std::string& dtype = s.op.starts_with("kv_write") ? s.kv_dtype : s.dtype;
   return s.op + "," + dtype + joined({s.m, width_of(s), second_of(s)});
 }
 
@@ -291,7 +291,7 @@ double cold_bytes(const kernels::CaseSpec& s) {
   }
   const double per_key = 2.0 * static_cast<double>(s.kv_heads * s.head_dim) * (s.kv_dtype == "fp8" ? 1 : 2);
   double keys = 0;
-  if (s.op == "attention_decode")
+  if (s.op.starts_with("attention_decode"))
     for (const std::int64_t c : s.contexts) keys += static_cast<double>(c);
   if (is_latent(s)) {
     // A latent, packed or in its type; an indexer's key and its scale.

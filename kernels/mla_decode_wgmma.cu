@@ -271,8 +271,10 @@ __global__ void __launch_bounds__(threads, 1)
   load_queries(p, at, ring.base);
   gpu_barrier();
   const unsigned group = threadIdx.x / 128;
+  // All that 384 threads were launched with, 168 each, and no more: asking for more waits for ever.
+  constexpr int of_bringers = From == Source::boxes || From == Source::rows ? 88 : 104;
   if (group == 2) {
-    give_registers<96>();
+    give_registers<of_bringers>();
     if constexpr (From == Source::boxes) {
       if (gpu_warp_index() % 4 == 0) bring_boxes(&cache, p, at, ring);
     } else if constexpr (From == Source::rows) {
@@ -281,7 +283,7 @@ __global__ void __launch_bounds__(threads, 1)
       bring_eight_bits<From>(p, at, shared, ring);
     }
   } else {
-    take_registers<208>();
+    take_registers<(3 * 168 - of_bringers) / 2>();
     if (group == 0) {
       score_and_multiply<From>(p, at, shared, ring);
     } else {

@@ -49,6 +49,16 @@ std::int64_t PagedLayout::place(std::size_t sequence, std::int64_t token) const 
   return std::int64_t{table[entry]} * block_tokens + token % block_tokens;
 }
 
+std::int64_t PagedLayout::element(std::int64_t place, std::int64_t head, std::int64_t d, bool of_values,
+                                  std::int64_t x) const {
+  const std::int64_t dim = of_values ? value_dim : head_dim;
+  if (layout == KvLayout::plain) return (place * kv_heads + head) * dim + d;
+  const std::int64_t token = place % block_tokens;
+  const std::int64_t start = (place / block_tokens * kv_heads + head) * dim * block_tokens;
+  if (of_values) return start + (token / x * dim + d) * x + token % x;
+  return start + (d / x * block_tokens + token) * x + d % x;
+}
+
 void PagedLayout::behind_ends(const std::function<void(std::int64_t, std::int64_t)>& spoil) const {
   for (std::size_t s = 0; s < tokens.size(); ++s) {
     const std::int64_t used = tokens[s] % block_tokens;
@@ -74,6 +84,7 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
                                                                                       // 0x80
   if (!spoil_tails) return;
   layout.behind_ends([&](std::int64_t place, std::int64_t count) {
+    if (layout.layout != KvLayout::plain) return spoil_block(memory, layout, place, fnuz);
     for (const Matrix* each : {&keys, &values}) {
       const auto token_bytes =
           static_cast<std::size_t>(layout.kv_heads * each->columns) * element_bytes(each->element);
@@ -81,6 +92,28 @@ void PagedOperands::fill(DeviceMemory& memory, const PagedLayout& layout, Fill h
                   fnuz ? 0x80 : 0xFF, static_cast<std::size_t>(count) * token_bytes);
     }
   });
+}
+
+// From `place` to the end of its block, element by element.
+void PagedOperands::spoil_block(DeviceMemory& memory, const PagedLayout& layout, std::int64_t place,
+                                bool fnuz) const {
+  const std::int64_t first = place / layout.block_tokens * layout.block_tokens;
+  for (const Matrix* each : {&keys, &values}) {
+    const std::size_t size = element_bytes(each->element);
+    const std::size_t head_bytes = static_cast<std::size_t>(layout.kv_heads * each->columns) * size;
+    std::vector<unsigned char> block(static_cast<std::size_t>(layout.block_tokens) * head_bytes);
+    auto* at = static_cast<unsigned char*>(each->data) + static_cast<std::size_t>(first) * head_bytes;
+    memory.download(block.data(), at, block.size());
+    for (std::int64_t token = place - first; token < layout.block_tokens; ++token) {
+      for (std::int64_t i = 0; i < layout.kv_heads * each->columns; ++i) {
+        const std::int64_t element = layout.element(token, i / each->columns, i % each->columns,
+                                                    each == &values, static_cast<std::int64_t>(16 / size));
+        std::fill_n(block.begin() + element * static_cast<std::int64_t>(size), size,
+                    static_cast<unsigned char>(fnuz ? 0x80 : 0xFF));
+      }
+    }
+    memory.upload(at, block.data(), block.size());
+  }
 }
 
 PagedKv PagedOperands::on_device(const PagedLayout& layout, const void* table) const {
@@ -92,6 +125,7 @@ PagedKv PagedOperands::on_device(const PagedLayout& layout, const void* table) c
   kv.key_scale = key_scale;
   kv.value_scale = value_scale;
   kv.blocks = layout.blocks;
+  kv.layout = layout.layout;
   return kv;
 }
 
@@ -114,16 +148,18 @@ namespace {
 class HeadReader {
  public:
   HeadReader(const HostKv& kv, const std::vector<unsigned char>& raw, double scale, const AttentionRow& row,
-             std::int64_t dimensions)
-      : layout_(*kv.layout), raw_(raw), scale_(scale), element_(kv.element), row_(row),
-        values_(static_cast<std::size_t>(dimensions)) {}
+             bool of_values)
+      : layout_(*kv.layout), raw_(raw), scale_(scale), element_(kv.element), row_(row), of_values_(of_values),
+        values_(static_cast<std::size_t>(of_values ? kv.layout->value_dim : kv.layout->head_dim)) {}
 
   const std::vector<double>& token(std::size_t t) {
     const std::int64_t slot = layout_.place(row_.sequence, static_cast<std::int64_t>(t));
     const std::size_t each = element_bytes(element_);
-    const auto first = static_cast<std::size_t>(slot * layout_.kv_heads + row_.kv_head) * values_.size();
-    for (std::size_t d = 0; d < values_.size(); ++d)
-      values_[d] = decode_element(element_, raw_.data() + (first + d) * each) * scale_;
+    for (std::size_t d = 0; d < values_.size(); ++d) {
+      const std::int64_t at = layout_.element(slot, row_.kv_head, static_cast<std::int64_t>(d), of_values_,
+                                              static_cast<std::int64_t>(16 / each));
+      values_[d] = decode_element(element_, raw_.data() + static_cast<std::size_t>(at) * each) * scale_;
+    }
     return values_;
   }
 
@@ -133,6 +169,7 @@ class HeadReader {
   double scale_;
   Element element_;
   const AttentionRow& row_;
+  bool of_values_;
   std::vector<double> values_;
 };
 
@@ -140,8 +177,7 @@ class HeadReader {
 class TokensOfHead final : public AttendedTokens {
  public:
   TokensOfHead(const HostKv& kv, const AttentionRow& row)
-      : keys_(kv, kv.keys, kv.key_scale, row, kv.layout->head_dim),
-        values_(kv, kv.values, kv.value_scale, row, kv.layout->value_dim) {}
+      : keys_(kv, kv.keys, kv.key_scale, row, false), values_(kv, kv.values, kv.value_scale, row, true) {}
   const std::vector<double>& key(std::size_t token) override { return keys_.token(token); }
   const std::vector<double>& value(std::size_t token) override { return values_.token(token); }
 

@@ -15,6 +15,7 @@ struct PagedLayout {
   std::int64_t kv_heads = 0, head_dim = 0;
   std::int64_t value_dim = 0;  // of a head's values; head_dim unless somebody says otherwise
   std::int64_t block_tokens = kv_block_tokens;
+  KvLayout layout = KvLayout::plain;
   std::int64_t blocks = 0, table_stride = 0;
   std::vector<std::int32_t> table;  // [sequences][table_stride]
 
@@ -24,6 +25,10 @@ struct PagedLayout {
   std::int64_t elements_per_block() const { return block_tokens * kv_heads * head_dim; }
   // Where a sequence's token lies, counted in tokens of the pool.
   std::int64_t place(std::size_t sequence, std::int64_t token) const;
+  // Element `d` of a head of a token: where it stands in the cache of keys or values. x: elements in 16
+  // bytes.
+  std::int64_t element(std::int64_t place, std::int64_t head, std::int64_t d, bool of_values,
+                       std::int64_t x) const;
   // Calls spoil(first, count) for the places behind each sequence's end in its last block.
   void behind_ends(const std::function<void(std::int64_t, std::int64_t)>& spoil) const;
 };
@@ -38,6 +43,9 @@ struct PagedOperands {
   void fill(DeviceMemory& memory, const PagedLayout& layout, Fill how, std::uint64_t seed,
             bool spoil_tails) const;
   PagedKv on_device(const PagedLayout& layout, const void* table) const;
+
+ private:
+  void spoil_block(DeviceMemory& memory, const PagedLayout& layout, std::int64_t place, bool fnuz) const;
 };
 
 // The whole cache as it lies in memory, on the host.
