@@ -135,7 +135,7 @@ struct StoredShare {
     GPU_UNROLL for (unsigned i = 0; i < chunks; i++) {
       if (i == 4 && lane >= 4) break;
       const float scale = From == Source::packed ? gpu_bit_cast<float>(scales.word[i % 4]) : 1.0F;
-      const LatentSixteen sixteen = unpack_latent_bits(eights[i], scale);
+      const LatentSixteen sixteen = unpack_latent(eights[i], scale);
       GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
         gpu_store(tile + chunk_address(0, row, 2 * (lane + 8 * i) + half), 0, sixteen.half[half]);
       }
