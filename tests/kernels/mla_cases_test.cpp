@@ -2,6 +2,7 @@
 // references.
 #include "catch.h"
 #include "kernels/case_table.h"
+#include "kernels/mla_decode.h"
 #include "kernels/run_case.h"
 
 using namespace orrery::kernels;
@@ -39,6 +40,24 @@ TEST_CASE("absorbed latent attention agrees with its reference", "[kernels]") {
       CHECK(run_case(spec) == "");
     }
   }
+}
+
+TEST_CASE("the plan of latent attention covers every context once, in whole tiles", "[kernels]") {
+  for (const std::vector<std::int64_t>& contexts : {std::vector<std::int64_t>{1},
+                                                    {131072},
+                                                    {64, 65, 4096, 131071, 1},
+                                                    std::vector<std::int64_t>(300, 777)}) {
+    const DecodePlan plan = plan_mla_decode(contexts, 128, mla_wgmma_heads, 132);
+    std::vector<std::int64_t> covered(contexts.size());
+    for (const DecodePiece& piece : plan.pieces) {
+      CHECK(piece.first % 64 == 0);
+      CHECK(piece.first < piece.end);
+      covered[static_cast<std::size_t>(piece.sequence)] += piece.end - piece.first;
+    }
+    CHECK(covered == contexts);
+  }
+  // One long sequence fills the part: two tiles of heads, so half as many pieces as compute units.
+  CHECK(plan_mla_decode({131072}, 128, mla_wgmma_heads, 132).pieces.size() > 60);
 }
 
 TEST_CASE("latent attention over picked tokens reads those and no others", "[kernels]") {
