@@ -144,6 +144,52 @@ void add_prefill(std::vector<CaseSpec>& out, CaseSpec s) {
   }
 }
 
+// Heads of one and two tiles, blocks of any size, tokens of one tile, one more, and a prime.
+void add_latent(std::vector<CaseSpec>& out, CaseSpec s) {
+  const std::vector<std::vector<std::int64_t>> batches{
+      {1}, {63, 64, 65, 1, 129}, {4096, 17}, {32768}, std::vector<std::int64_t>(67, 211)};
+  constexpr std::array<std::int64_t, 6> heads{16, 128, 1, 64, 17, 32};
+  constexpr std::array<std::int64_t, 5> blocks{64, 16, 1, 128, 24};
+  s.top_k = s.op.starts_with("mla_sparse") ? 2048 : 0;
+  for (const char* kv : {"bf16", "fp8", "fp8_ds_mla"}) {
+    s.kv_dtype = kv;
+    for (std::size_t b = 0; b < batches.size(); ++b) {
+      for (std::size_t h = 0; h < heads.size(); ++h) {
+        s.contexts = batches[b];
+        s.heads = heads[h];
+        s.block_size = blocks[(b + h) % blocks.size()];
+        out.push_back(s);
+      }
+    }
+  }
+}
+
+void add_latent_prompts(std::vector<CaseSpec>& out, CaseSpec s) {
+  const std::vector<std::vector<std::pair<std::int64_t, std::int64_t>>> prompts{
+      {{1, 0}}, {{128, 0}, {1, 5}, {67, 131}}, {{257, 0}}, {{64, 4096}}, {{384, 0}, {384, 0}}, {{1024, 0}}};
+  for (const std::int64_t heads : {1, 16}) {
+    s.heads = heads;
+    for (const auto& sequences : prompts) {
+      s.sequences = sequences;
+      out.push_back(s);
+    }
+  }
+}
+
+void add_index(std::vector<CaseSpec>& out, CaseSpec s) {
+  const std::vector<std::vector<std::int64_t>> batches{
+      {1}, {2047, 2048, 2049, 15, 16, 17}, {65536, 3}, std::vector<std::int64_t>(67, 4099)};
+  s.block_size = 64;
+  for (const std::int64_t heads : {32, 64}) {
+    s.heads = heads;
+    s.top_k = heads == 32 ? 2048 : 100;
+    for (const auto& contexts : batches) {
+      s.contexts = contexts;
+      out.push_back(s);
+    }
+  }
+}
+
 void add_bytes(std::vector<CaseSpec>& out, CaseSpec s) {
   s.ranks = is_collective(s.op) ? 2 : 1;
   for (const std::int64_t bytes :
@@ -221,10 +267,16 @@ std::vector<kernels::CaseSpec> check_shapes(const std::string& op) {
     add_grouped(out, s, expert_types);
   else if (op.starts_with("block_gemm"))
     add_block(out, s);
-  else if (op == "attention_decode")
+  else if (op.starts_with("attention_decode"))
     add_decode(out, s);
   else if (op.starts_with("attention_prefill"))
     add_prefill(out, s);
+  else if (op.starts_with("mla_prefill"))
+    add_latent_prompts(out, s);
+  else if (op.starts_with("mla_"))
+    add_latent(out, s);
+  else if (op.starts_with("index_"))
+    add_index(out, s);
   else if (is_collective(op) || is_probe(op))
     add_bytes(out, s);
   else if (op.starts_with("kv_transfer"))

@@ -188,6 +188,16 @@ std::string operator_of(const kernels::CaseSpec& s) {
   return s.op;
 }
 
+// Operators of latent and sparse attention; none has a table of its own.
+bool is_latent(const kernels::CaseSpec& s) { return s.op.starts_with("mla_") || s.op.starts_with("index_"); }
+
+std::string batch_and_context(const kernels::CaseSpec& s) {
+  std::int64_t sum = 0;
+  for (const std::int64_t c : s.contexts) sum += c;
+  const auto batch = static_cast<std::int64_t>(s.contexts.size());
+  return joined({batch, batch == 0 ? 0 : sum / batch});
+}
+
 }  // namespace
 
 std::string table_of(const kernels::CaseSpec& s) {
@@ -204,16 +214,16 @@ std::string shape_of(const kernels::CaseSpec& s) {
   if (operator_of(s) == "grouped_gemm") return s.dtype + joined({s.n, s.k}) + "," + rows_text(s.rows);
   const std::string heads = s.dtype + "," + s.kv_dtype + joined({s.heads, s.kv_heads, s.head_dim});
   if (operator_of(s) == "attention_prefill") return heads + "," + sequences_text(s.sequences);
-  if (s.op == "attention_decode") {
-    std::int64_t sum = 0;
-    for (const std::int64_t c : s.contexts) sum += c;
-    const auto batch = static_cast<std::int64_t>(s.contexts.size());
-    return heads + joined({batch, batch == 0 ? 0 : sum / batch});
+  if (s.op.starts_with("attention_decode")) return heads + batch_and_context(s);
+  if (is_latent(s)) {
+    const std::string of = s.op + "," + s.kv_dtype + joined({s.heads, s.top_k, s.block_size});
+    return s.op.starts_with("mla_prefill") ? of + "," + sequences_text(s.sequences)
+                                           : of + batch_and_context(s);
   }
   if (is_collective(s.op)) return s.op + joined({s.ranks, s.bytes});
   if (is_probe(s.op)) return s.op + joined({s.bytes});
   // A cache is written in its own type, whatever the activations are.
-  const std::string& dtype = s.op == "kv_write" ? s.kv_dtype : s.dtype;
+  const std::string& dtype = s.op.starts_with("kv_write") ? s.kv_dtype : s.dtype;
   return s.op + "," + dtype + joined({s.m, width_of(s), second_of(s)});
 }
 
@@ -292,8 +302,17 @@ double cold_bytes(const kernels::CaseSpec& s) {
   }
   const double per_key = 2.0 * static_cast<double>(s.kv_heads * s.head_dim) * (s.kv_dtype == "fp8" ? 1 : 2);
   double keys = 0;
-  if (s.op == "attention_decode")
+  if (s.op.starts_with("attention_decode"))
     for (const std::int64_t c : s.contexts) keys += static_cast<double>(c);
+  if (is_latent(s)) {
+    // A latent, packed or in its type; an indexer's key and its scale.
+    const double of_latent = s.kv_dtype == "bf16" ? 1152 : s.kv_dtype == "fp8" ? 576 : 656;
+    const bool sparse = s.op.starts_with("mla_sparse");
+    double tokens = 0;
+    for (const std::int64_t c : s.contexts) tokens += static_cast<double>(sparse ? std::min(c, s.top_k) : c);
+    if (s.op.starts_with("index_")) return s.op == "index_scores" ? tokens * 132 : 0;
+    return tokens * of_latent;
+  }
   if (s.op == "attention_prefill")
     for (const auto& sequence : s.sequences) keys += static_cast<double>(sequence.second);
   return keys * per_key;

@@ -19,7 +19,9 @@ function(orrery_cuda_objects out)
   foreach(source ${ARGN})
     cmake_path(GET source STEM name)
     set(object ${ORRERY_KERNEL_OUTPUT}/${name}.cuda.o)
-    set(command ${CCACHE} ${ORRERY_NVCC} -std=c++20 -O3 ${targets} -Xptxas -v -Werror all-warnings
+    # ccache's own preprocessor pass sees no code that one architecture alone has (__CUDA_ARCH_FEAT_SM90_ALL), so
+    # that a change there would find the old object: it must go by the files that were read.
+    set(command ${CMAKE_COMMAND} -E env CCACHE_DEPEND=1 ${CCACHE} ${ORRERY_NVCC} -std=c++20 -O3 ${targets} -Xptxas -v -Werror all-warnings
                 -Xcompiler ${host_warnings},-fPIC -I${CMAKE_BINARY_DIR}/layers/kernels
                 -MD -MF ${object}.d -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object})
     list(JOIN command " " command)

@@ -6,13 +6,14 @@
 #include "kernels/attention_decode.h"
 
 #include "kernels/attention_fragments.h"
+#include "kernels/attention_merge.h"
 #include "kernels/gpu_runtime.h"
 #include "kernels/matrix_tile.h"
 
 namespace orrery::kernels {
 namespace {
 
-constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps, merge_threads = 512;
+constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps;
 
 template <int HeadDim, bool Fp8>
 struct DecodeShape {
@@ -53,62 +54,83 @@ struct BlockNumbers {
   }
 };
 
-// A tile's 16-byte chunks that this lane copies: calls copy(index, to, keys, values, valid).
-template <int HeadDim, bool Fp8, class Copy>
+// A tile's 16-byte chunks that this lane copies, one of keys and one of values each turn; what counts of them
+// is `valid`, and they land at `to` in the stage's keys and values.
+struct TileChunk {
+  std::uint32_t key_to, value_to;
+  const unsigned char *key, *value;
+  bool key_valid, value_valid;
+};
+template <int HeadDim, bool Fp8, KvLayout Layout, class Copy>
 GPU_DEVICE void for_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens, Copy copy) {
   using Tile = HeadTile<HeadDim, Fp8>;
+  constexpr bool plain = Layout == KvLayout::plain;
   const std::int64_t token_bytes = static_cast<std::int64_t>(p.kv_heads) * Tile::row_bytes;
-  const std::int64_t start =
-      block * kv_block_tokens * token_bytes + static_cast<std::int64_t>(kv_head) * Tile::row_bytes;
+  // A head's part of a vectorised block lies together.
+  const std::int64_t start = block * kv_block_tokens * token_bytes +
+                             static_cast<std::int64_t>(kv_head) * (plain ? Tile::row_bytes : Tile::bytes);
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys) + start;
   const auto* values = static_cast<const unsigned char*>(p.kv.values) + start;
   const std::uint32_t lane = fresh(gpu_lane());
   GPU_UNROLL for (int i = 0; i < 16 * Tile::chunks / GPU_WARP; i++) {
     const int index = static_cast<int>(lane) + GPU_WARP * i;
-    const int token = index / Tile::chunks, chunk = index % Tile::chunks;
-    const bool valid = token < tokens;
-    const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
-    copy(i, Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk)), keys + at, values + at,
-         valid);
+    if constexpr (plain) {
+      const int token = index / Tile::chunks, chunk = index % Tile::chunks;
+      const bool valid = token < tokens;
+      const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
+      const std::uint32_t to = Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk));
+      copy(i, TileChunk{to, to, keys + at, values + at, valid, valid});
+    } else {
+      using Vectors = VectorTile<Fp8>;
+      const int token = index % 16, first = index / HeadDim * Vectors::of_chunk;  // of a key, of values
+      copy(i, TileChunk{Tile::offset(static_cast<unsigned>(Vectors::column(token)),
+                                     static_cast<unsigned>(index / 16)),
+                        static_cast<std::uint32_t>(index * 16), keys + index * 16, values + index * 16,
+                        token < tokens, first < tokens});
+    }
   }
 }
 
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 GPU_DEVICE void load_tokens(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens,
                             SharedAddress stage) {
-  for_tokens<HeadDim, Fp8>(p, kv_head, block, tokens,
-                           [&](int, std::uint32_t to, const void* keys, const void* values, bool valid) {
-                             copy_async(stage + to, keys, valid);
-                             copy_async(stage + HeadTile<HeadDim, Fp8>::bytes + to, values, valid);
-                           });
+  for_tokens<HeadDim, Fp8, Layout>(p, kv_head, block, tokens, [&](int, const TileChunk& c) {
+    copy_async(stage + c.key_to, c.key, c.key_valid);
+    copy_async(stage + HeadTile<HeadDim, Fp8>::bytes + c.value_to, c.value, c.value_valid);
+  });
 }
 
 // The tile that comes next, in registers: its loads are under way while the one before is attended to.
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 struct TokensInRegisters {
   static constexpr int copies = 16 * HeadTile<HeadDim, Fp8>::chunks / GPU_WARP;
   GpuBytes16 key[copies], value[copies];
 
   GPU_DEVICE_MEMBER void load(const AttentionDecode& p, int kv_head, std::int64_t block, int tokens) {
-    for_tokens<HeadDim, Fp8>(p, kv_head, block, tokens,
-                             [&](int i, std::uint32_t, const void* keys, const void* values, bool valid) {
-                               key[i] = load_or_zeros(keys, valid);
-                               value[i] = load_or_zeros(values, valid);
-                             });
+    for_tokens<HeadDim, Fp8, Layout>(p, kv_head, block, tokens, [&](int i, const TileChunk& c) {
+      key[i] = load_or_zeros(c.key, c.key_valid);
+      value[i] = load_or_zeros(c.value, c.value_valid);
+    });
   }
   GPU_DEVICE_MEMBER void lay_down(unsigned char* stage) const {
     using Tile = HeadTile<HeadDim, Fp8>;
     const std::uint32_t lane = fresh(gpu_lane());
     GPU_UNROLL for (int i = 0; i < copies; i++) {
       const unsigned index = lane + GPU_WARP * static_cast<unsigned>(i);
-      const std::uint32_t to = Tile::offset(index / Tile::chunks, index % Tile::chunks);
-      gpu_store(stage + to, 0, key[i]);
-      gpu_store(stage + Tile::bytes + to, 0, value[i]);
+      if constexpr (Layout == KvLayout::plain) {
+        const std::uint32_t to = Tile::offset(index / Tile::chunks, index % Tile::chunks);
+        gpu_store(stage + to, 0, key[i]);
+        gpu_store(stage + Tile::bytes + to, 0, value[i]);
+      } else {
+        const auto column = VectorTile<Fp8>::column(static_cast<int>(index % 16));
+        gpu_store(stage + Tile::offset(static_cast<unsigned>(column), index / 16), 0, key[i]);
+        gpu_store(stage + Tile::bytes + index * 16, 0, value[i]);
+      }
     }
   }
 };
 
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
                             const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
                             SoftmaxRows<HeadDim>& rows) {
@@ -117,7 +139,9 @@ GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
   GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
     GPU_UNROLL for (int c = 0; c < 4; c++) {
       float& score = scores.value[i][c];
-      score = tile_column(i, c) < tokens ? score * factor[tile_held(c)] : -gpu_infinity;
+      const int token =
+          Layout == KvLayout::plain ? tile_column(i, c) : VectorTile<Fp8>::token(tile_column(i, c));
+      score = token < tokens ? score * factor[tile_held(c)] : -gpu_infinity;
     }
   }
   rows.exponentials(scores.value);
@@ -133,18 +157,24 @@ GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
 #else
   pack_weights(scores.value, 0, weights);
 #endif
-  multiply_values<HeadDim, Fp8>(weights, stage + HeadTile<HeadDim, Fp8>::bytes, rows.out);
+  const SharedAddress values = stage + HeadTile<HeadDim, Fp8>::bytes;
+  if constexpr (Layout == KvLayout::plain) {
+    multiply_values<HeadDim, Fp8>(weights, values, rows.out);
+  } else {
+    multiply_vectors<HeadDim, Fp8>(weights, values, tokens, rows.out);
+  }
 }
 
 // Each warp's rows, then sums of exponentials and maxima, in shared memory.
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 GPU_DEVICE void lay_down_rows(float* warp_memory, const SoftmaxRows<HeadDim>& rows) {
   GPU_UNROLL for (int half = 0; half < tile_rows_held; half++) {
     const int row = tile_row(half);
     GPU_UNROLL for (int j = 0; j < SoftmaxRows<HeadDim>::parts; j++) {
       GPU_UNROLL for (int c = 0; c < 4; c++) {
         if (tile_held(c) != half) continue;
-        warp_memory[row * HeadDim + HeadTile<HeadDim, Fp8>::dimension(j, c)] = rows.out[j][c];
+        warp_memory[row * HeadDim + HeadTile < HeadDim,
+                    Fp8 && Layout == KvLayout::plain > ::dimension(j, c)] = rows.out[j][c];
       }
     }
     if (tile_row_first()) {
@@ -193,7 +223,7 @@ struct DecodePlace {
 };
 
 // A warp's tiles of the piece, one after the other, through `memory` of its own.
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, unsigned char* memory,
                              SoftmaxRows<HeadDim>& rows) {
   using Shape = DecodeShape<HeadDim, Fp8>;
@@ -221,8 +251,9 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
       const int tile = warp + decode_warps * loading;
       if (tile < tiles) {
         const int block = blocks.of(loading);
-        load_tokens<HeadDim, Fp8>(p, kv_head, block, tokens - 16 * tile,
-                                  ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
+        load_tokens<HeadDim, Fp8, Layout>(
+            p, kv_head, block, tokens - 16 * tile,
+            ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
       }
       copy_async_commit();
       loading++;
@@ -234,13 +265,13 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
       copy_async_wait<Shape::stages - 2>();
       warp_sync();  // every lane's part of the tile is there, and all are through with the tile before
       load_next();
-      attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile,
-                                ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
+      attend_tile<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile,
+                                        ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
       slot = slot + 1 == Shape::stages ? 0 : slot + 1;
     }
     copy_async_wait<0>();
   } else {
-    TokensInRegisters<HeadDim, Fp8> next;
+    TokensInRegisters<HeadDim, Fp8, Layout> next;
     const auto load_next = [&] {
       const int tile = warp + decode_warps * loading;
       if (tile < tiles) next.load(p, kv_head, blocks.of(loading), tokens - 16 * tile);
@@ -253,13 +284,13 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
       next.lay_down(memory);
       warp_sync();
       load_next();
-      attend_tile<HeadDim, Fp8>(queries, factor, tokens - 16 * tile, ring, rows);
+      attend_tile<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile, ring, rows);
     }
   }
   rows.finish_sums();
 }
 
-template <int HeadDim, bool Fp8>
+template <int HeadDim, bool Fp8, KvLayout Layout>
 __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionDecode p) {
   using Shape = DecodeShape<HeadDim, Fp8>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
@@ -270,59 +301,23 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionD
                        group - in_group < 16 ? group - in_group : 16};
   const int warp = static_cast<int>(gpu_warp_index());
   SoftmaxRows<HeadDim> rows;
-  attend_piece<HeadDim, Fp8>(p, at, shared + warp * Shape::warp_bytes, rows);
+  attend_piece<HeadDim, Fp8, Layout>(p, at, shared + warp * Shape::warp_bytes, rows);
   gpu_barrier();
   auto* memory = reinterpret_cast<float*>(shared);
-  lay_down_rows<HeadDim, Fp8>(memory + warp * (Shape::warp_bytes / 4), rows);
+  lay_down_rows<HeadDim, Fp8, Layout>(memory + warp * (Shape::warp_bytes / 4), rows);
   gpu_barrier();
   merge_warps<HeadDim, Fp8>(p, at.piece, at.first_head, at.heads, memory);
-}
-
-// One block a sequence with several pieces and head; threads are (group of slots, dimension).
-template <int HeadDim>
-__global__ void __launch_bounds__(merge_threads) merge_kernel(const AttentionDecode p) {
-  constexpr int groups = merge_threads / HeadDim;
-  GPU_SHARED(float, values, merge_threads);
-  GPU_SHARED(float, sums, groups);
-  const DecodeMerge merge = p.merges[blockIdx.x];
-  const std::int64_t head = blockIdx.y;
-  const int dimension = static_cast<int>(threadIdx.x) % HeadDim,
-            group = static_cast<int>(threadIdx.x) / HeadDim;
-  float largest = -gpu_infinity;
-  for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += GPU_WARP) {
-    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
-    largest = gpu_max(largest, p.partial_log_sum[at]);
-  }
-  largest = gpu_group_max(largest);
-  float value = 0, sum = 0;
-  ORRERY_UNROLL_BY(4)
-  for (int s = group; s < merge.slots; s += groups) {
-    const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
-    const float factor = gpu_exp2(p.partial_log_sum[at] - largest);
-    sum += factor;
-    value += factor * p.partial[at * HeadDim + dimension];
-  }
-  values[threadIdx.x] = value;
-  if (dimension == 0) sums[group] = sum;
-  gpu_barrier();
-  if (group != 0) return;
-  for (int i = 1; i < groups; i++) {
-    value += values[i * HeadDim + dimension];
-    sum += sums[i];
-  }
-  const std::int64_t at = (static_cast<std::int64_t>(merge.sequence) * p.heads + head) * HeadDim + dimension;
-  static_cast<std::uint16_t*>(p.out)[at] = gpu_to_bf16(value / sum);
 }
 
 template <int HeadDim, bool Fp8>
 void launch_decode(const AttentionDecode& p, void* stream) {
   const int group = p.heads / p.kv_heads;
   const auto across = static_cast<unsigned>(p.kv_heads * ((group + 15) / 16));
-  launch_shared(decode_kernel<HeadDim, Fp8>, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
+  const auto kernel = p.kv.layout == KvLayout::plain ? decode_kernel<HeadDim, Fp8, KvLayout::plain>
+                                                     : decode_kernel<HeadDim, Fp8, KvLayout::vectorised>;
+  launch_shared(kernel, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
                 DecodeShape<HeadDim, Fp8>::shared_bytes, stream, p);
-  if (p.merge_count == 0) return;
-  gpu_launch(merge_kernel<HeadDim>, {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)},
-             merge_threads, stream, p);
+  launch_merge<HeadDim, 1>({p.merges, p.partial, p.partial_log_sum, p.out, p.merge_count, p.heads}, stream);
 }
 
 }  // namespace

@@ -34,6 +34,32 @@ struct HeadTile {
   }
 };
 
+// Values of 16 tokens as the vectorised cache holds them, [16 / x][head_dim] chunks of x tokens of a
+// dimension.
+template <bool Fp8>
+struct VectorTile {
+  static constexpr int of_chunk = Fp8 ? 16 : 8;  // tokens
+
+  // The token whose score stands in `column`, and the other way round. Four neighbouring e4m3 that ldmatrix
+  // gives a lane of NVIDIA's are the columns 2t, 2t + 1, 2t + 8 and 2t + 9 of weights: keys lie in that
+  // order.
+  GPU_DEVICE_MEMBER static int token(int column) {
+    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return column % 8 / 2 * 4 + column / 8 * 2 + column % 2;
+    return column;
+  }
+  GPU_DEVICE_MEMBER static int column(int token) {
+    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return token % 4 / 2 * 8 + token / 4 * 2 + token % 2;
+    return token;
+  }
+};
+// Of a word of 16-bit or 8-bit elements from token `first` on, those below `tokens`; zeros for the rest.
+template <int Bits>
+GPU_DEVICE std::uint32_t below(std::uint32_t word, int first, int tokens) {
+  const int left = tokens - first;
+  if (left >= 32 / Bits) return word;
+  return left <= 0 ? 0 : word & ((1U << (left * Bits)) - 1);
+}
+
 // Weights of 16 tokens as the left operand of the second product: what a lane holds of the first, packed, is
 // that.
 constexpr int weight_words = 2 * tile_parts;

@@ -100,4 +100,36 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[weight_words], Sh
   }
 }
 
+// The same of a vectorised tile, of which `tokens` count: a lane's tokens of a dimension are one load.
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[weight_words], SharedAddress values,
+                                 int tokens, float (&out)[HeadDim / 16 * tile_parts][4]) {
+  struct Bf16Words {
+    std::uint32_t word[weight_words];
+  };
+  struct Fp8Words {
+    std::uint32_t word[weight_words / 2];
+  };
+  const unsigned lane = fresh(gpu_lane()), first = lane / 16 * (2 * weight_words);
+  GPU_UNROLL for (unsigned tile = 0; tile < HeadDim / 16; tile++) {
+    ValueOperand v;
+    const unsigned dimension = 16 * tile + lane % 16;
+    if constexpr (Fp8) {
+      const Fp8Words stored = load_shared<Fp8Words>(values + dimension * 16 + first);
+      GPU_UNROLL for (int i = 0; i < weight_words; i++) {
+        v.word[i] = bf16_of_e4m3(stored.word[i / 2] >> (16 * (i % 2)) & 0xFFFFU);
+      }
+    } else {
+      const Bf16Words stored =
+          load_shared<Bf16Words>(values + (first / 8 * HeadDim + dimension) * 16 + first % 8 * 2);
+      GPU_UNROLL for (int i = 0; i < weight_words; i++) v.word[i] = stored.word[i];
+    }
+    GPU_UNROLL for (int i = 0; i < weight_words; i++) {
+      v.word[i] = below<16>(v.word[i], static_cast<int>(first) + 2 * i, tokens);
+    }
+    multiply_tokens(out, tile_parts * static_cast<int>(tile), weights, v);
+    keep_order();
+  }
+}
+
 }  // namespace orrery::kernels

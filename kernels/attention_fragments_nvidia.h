@@ -121,4 +121,34 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4], SharedAddress
   }
 }
 
+// The same of a vectorised tile, of which `tokens` count: a lane's words are neighbouring tokens of a
+// dimension, so nothing is transposed.
+template <int HeadDim, bool Fp8>
+GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[4], SharedAddress values, int tokens,
+                                 float (&out)[HeadDim / 8][4]) {
+  const unsigned lane = gpu_lane();
+  const int first = static_cast<int>(lane % 4) * (Fp8 ? 4 : 2);
+  if constexpr (Fp8) {
+    GPU_UNROLL for (unsigned part = 0; part < HeadDim / 32; part++) {
+      std::uint32_t v[4];
+      load_matrix_x4(v, values + (32 * part + lane) * 16);
+      GPU_UNROLL for (int i = 0; i < 4; i++) {
+        const std::uint32_t four = below<8>(v[i], first, tokens);
+        mma_f16(out[4 * part + static_cast<unsigned>(i)], weights, f16_of_e4m3(four & 0xffffU),
+                f16_of_e4m3(four >> 16));
+      }
+    }
+  } else {
+    // Matrices: (dimensions 0–7, tokens 0–7), (0–7, 8–15), (8–15, 0–7), (8–15, 8–15).
+    const unsigned dimension = lane / 16 * 8 + lane % 8, group = lane / 8 % 2;
+    GPU_UNROLL for (unsigned tile = 0; tile < HeadDim / 16; tile++) {
+      std::uint32_t v[4];
+      load_matrix_x4(v, values + (group * HeadDim + 16 * tile + dimension) * 16);
+      GPU_UNROLL for (int i = 0; i < 4; i++) v[i] = below<16>(v[i], first + i % 2 * 8, tokens);
+      mma_bf16(out[2 * tile], weights, v[0], v[1]);
+      mma_bf16(out[2 * tile + 1], weights, v[2], v[3]);
+    }
+  }
+}
+
 }  // namespace orrery::kernels

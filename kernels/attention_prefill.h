@@ -26,11 +26,12 @@ std::vector<PrefillTile> plan_attention_prefill(
 
 struct AttentionPrefill {
   const void* queries = nullptr;       // [new tokens of all sequences][heads][head_dim] bf16
-  void* out = nullptr;                 // the same
+  void* out = nullptr;                 // [the same][heads][value_dim]
   PagedKv kv;                          // bf16
   const PrefillTile* tiles = nullptr;  // device
   std::int32_t tile_count = 0;
-  std::int32_t heads = 0, kv_heads = 0, head_dim = 0;  // head_dim 64 or 128
+  std::int32_t heads = 0, kv_heads = 0;
+  std::int32_t head_dim = 0, value_dim = 0;  // 64 or 128 both, or 192 and 128 (latent attention, expanded)
   float softmax_scale = 1;
 };
 

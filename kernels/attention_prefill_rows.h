@@ -22,11 +22,10 @@ struct PrefillRows {
   }
   // How many tokens row `row` of the tile sees.
   GPU_DEVICE_MEMBER int visible(int row) const { return tile.context + (tile.first_row + row) / group + 1; }
-  // Element offset of a row in queries and out.
-  GPU_DEVICE_MEMBER std::int64_t offset(const AttentionPrefill& p, int row) const {
+  // Of queries and out.
+  GPU_DEVICE_MEMBER std::int64_t index(const AttentionPrefill& p, int row) const {
     const int token = (tile.first_row + row) / group, head = (tile.first_row + row) % group;
-    return ((tile.first_token + static_cast<std::int64_t>(token)) * p.heads + kv_head * group + head) *
-           p.head_dim;
+    return (tile.first_token + static_cast<std::int64_t>(token)) * p.heads + kv_head * group + head;
   }
 };
 
@@ -39,7 +38,7 @@ GPU_DEVICE void store_rows(const AttentionPrefill& p, const PrefillRows& at, int
     const int row = first + tile_row(half);
     if (row >= at.count) continue;
     const float inverse = gpu_reciprocal(rows.sum[half]);
-    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.offset(p, row);
+    std::uint16_t* out = static_cast<std::uint16_t*>(p.out) + at.index(p, row) * HeadDim;
     GPU_UNROLL for (int tile = 0; tile < HeadDim / 16; tile++) {
       GPU_UNROLL for (int run = 0; run < tile_runs; run++) {
         float values[tile_run];

@@ -47,6 +47,9 @@ std::unique_ptr<KernelCase> make_w4_gemm_case(const CaseSpec&, std::string& why)
 std::unique_ptr<KernelCase> make_block_gemm_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec&, std::string& why);
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_mla_decode_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_index_scores_case(const CaseSpec&, std::string& why);
+std::unique_ptr<KernelCase> make_index_topk_case(const CaseSpec&, std::string& why);
 
 // Of several ranks that write into each other's memory.
 std::unique_ptr<KernelCase> make_peer_all_reduce_case(const CaseSpec&, std::string& why);

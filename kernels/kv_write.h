@@ -1,8 +1,10 @@
-// New keys and values into the paged cache. A cache is [blocks][block_size][kv_heads · head_dim], keys and
-// values apart; the slot of a token is block · block_size + place in the block.
+// New keys and values into the paged cache, keys and values apart: [blocks][block_size][kv_heads · head_dim],
+// or vectorised (paged_kv.h). The slot of a token is block · block_size + place in the block.
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/paged_kv.h"
 
 namespace orrery::kernels {
 
@@ -17,6 +19,8 @@ struct KvWriteLaunch {
   std::int32_t width = 0;  // kv_heads · head_dim; multiple of 8
   bool fp8 = false;        // then x / scale is stored, saturating
   float key_scale = 1, value_scale = 1;
+  KvLayout layout = KvLayout::plain;
+  std::int32_t block_size = 0, head_dim = 0;  // of a vectorised cache: multiples of 16
 };
 
 void launch_kv_write(const KvWriteLaunch& launch, void* stream);

@@ -27,6 +27,9 @@ EXPECTED = [
     ("attention_decode", r"decode_kernel", {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
     ("attention_decode", r"decode_kernelILi\d+ELb1E", {"gfx942": "v_cvt_pk_f32_fp8", "gfx1201": "v_cvt_pk_f32_fp8"}),
     ("attention_prefill", r"prefill_kernel", {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
+    ("mla_decode", r"mla_decode_kernel", {"gfx942": "v_mfma_f32_16x16x16_bf16", "gfx1201": "v_wmma_f32_16x16x16_bf16"}),
+    ("mla_decode", r"mla_decode_kernel.*FormatE[12]E", {"gfx942": "v_cvt_pk_f32_fp8", "gfx1201": "v_cvt_pk_f32_fp8"}),
+    ("index_scores", r"index_scores_kernel", {"gfx942": "v_mfma_f32_16x16x32_fp8_fp8", "gfx1201": "v_wmma_f32_16x16x16_fp8_fp8"}),
     ("quantize", r"quantize", {"gfx942": "v_cvt_pk_fp8_f32", "gfx1201": "v_cvt_pk_fp8_f32"}),
     ("permute_quantize", r"permute", {"gfx942": "v_cvt_pk_fp8_f32", "gfx1201": "v_cvt_pk_fp8_f32"}),
 ]

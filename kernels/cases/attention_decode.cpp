@@ -20,10 +20,12 @@ class AttentionDecodeCase final : public KernelCase {
   explicit AttentionDecodeCase(const CaseSpec& spec)
       : spec_(spec), fp8_(spec.kv_dtype == "fp8"),
         layout_(spec.contexts, spec.kv_heads, spec.head_dim, spec.seed),
-        scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {}
+        scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
+    if (spec.op.ends_with("_vectorised")) layout_.layout = KvLayout::vectorised;
+  }
 
   std::string kernel() const override {
-    return std::string("orrery.attention_decode.") + (fp8_ ? "fp8" : "bf16") + "_kv.v1";
+    return "orrery." + spec_.op + "." + (fp8_ ? "fp8" : "bf16") + "_kv.v1";
   }
   std::size_t bytes_per_set() const override { return static_cast<std::size_t>(bytes()); }
 
@@ -135,6 +137,7 @@ class AttentionDecodeCase final : public KernelCase {
 
 }  // namespace
 
+// "attention_decode", or "attention_decode_vectorised": over a cache in AITER's layout.
 std::unique_ptr<KernelCase> make_attention_decode_case(const CaseSpec& spec, std::string& why) {
   std::int64_t shortest = spec.contexts.empty() ? 0 : spec.contexts.front();
   for (const std::int64_t context : spec.contexts) shortest = std::min(shortest, context);

@@ -29,7 +29,7 @@ std::vector<std::int64_t> tokens_in_cache(const CaseSpec& spec, Form form) {
 }
 
 struct OperandSet {
-  Matrix queries, out;  // [rows · heads][head_dim]
+  Matrix queries, out;  // [rows · heads][head_dim], [rows · heads][value_dim]
   PagedOperands kv;
 };
 
@@ -42,12 +42,12 @@ class AttentionPrefillCase final : public KernelCase {
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)))) {
     for (std::size_t s = 0; s < spec.sequences.size(); ++s) rows_ += rows_of(spec, s, form);
     if (form == Form::cudnn) layout_.in_order();
+    layout_.value_dim = value_dim();
   }
 
   std::string kernel() const override {
     if (form_ == Form::cudnn) return "cudnn.sdpa.bf16";
-    return form_ == Form::wgmma ? "orrery.attention_prefill_wgmma.bf16.v1"
-                                : "orrery.attention_prefill.bf16.v1";
+    return "orrery." + spec_.op + ".bf16.v1";
   }
   std::size_t bytes_per_set() const override {
     double tokens = 0;
@@ -66,7 +66,7 @@ class AttentionPrefillCase final : public KernelCase {
     for (int i = 0; i < sets && room; ++i) {
       OperandSet set;
       set.queries = {nullptr, Element::bf16, rows_ * spec_.heads, spec_.head_dim};
-      set.out = set.queries;
+      set.out = {nullptr, Element::bf16, rows_ * spec_.heads, value_dim()};
       // Queries were written by the kernel before: they are warm, and all sets share them.
       if (i == 0) {
         room = set.queries.allocate(memory) && set.out.allocate(memory);
@@ -108,6 +108,7 @@ class AttentionPrefillCase final : public KernelCase {
     problem.heads = static_cast<std::int32_t>(spec_.heads);
     problem.kv_heads = static_cast<std::int32_t>(spec_.kv_heads);
     problem.head_dim = static_cast<std::int32_t>(spec_.head_dim);
+    problem.value_dim = static_cast<std::int32_t>(value_dim());
     problem.softmax_scale = scale_;
     form_ == Form::wgmma ? attention_prefill_wgmma(problem, stream) : attention_prefill(problem, stream);
   }
@@ -124,7 +125,7 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   double flops() const override {
-    return 4.0 * seen_pairs() * static_cast<double>(spec_.heads * spec_.head_dim);
+    return 2.0 * seen_pairs() * static_cast<double>(spec_.heads * (spec_.head_dim + value_dim()));
   }
   // Queries, outputs, and keys and values of all tokens once.
   double bytes() const override {
@@ -137,6 +138,9 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
  private:
+  // Latent attention's heads carry 64 rotary dimensions that values have not.
+  std::int64_t value_dim() const { return spec_.head_dim == 192 ? 128 : spec_.head_dim; }
+
   bool plan_cudnn(DeviceMemory& memory, std::string& why) {
     CudnnAttentionShape shape;
     shape.sequences = static_cast<std::int64_t>(spec_.sequences.size());
@@ -183,7 +187,7 @@ class AttentionPrefillCase final : public KernelCase {
   }
 
   double bytes_of(double added, double tokens) const {
-    return 4.0 * static_cast<double>(spec_.head_dim) *
+    return 2.0 * static_cast<double>(spec_.head_dim + value_dim()) *
            (tokens * static_cast<double>(spec_.kv_heads) + added * static_cast<double>(spec_.heads));
   }
 
@@ -214,20 +218,24 @@ class AttentionPrefillCase final : public KernelCase {
 
 // The operator is "attention_prefill", "attention_prefill_wgmma" for the form that only Hopper runs, or
 // "attention_prefill_cudnn": cuDNN over the keys and values of prompts as they were just computed, without
-// blocks, all sequences alike.
+// blocks, all sequences alike. "mla_prefill", and with _wgmma: keys and values of latent attention expanded
+// for every head, 192 and 128 wide.
 std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, std::string& why) {
   bool sensible = !spec.sequences.empty();
   Form form = spec.op == "attention_prefill_cudnn" ? Form::cudnn : Form::mma;
-  if (spec.op == "attention_prefill_wgmma") form = Form::wgmma;
+  if (spec.op.ends_with("_wgmma")) form = Form::wgmma;
+  CaseSpec taken = spec;
+  const bool latent = spec.op.starts_with("mla_prefill");
+  if (latent) taken.head_dim = 192, taken.kv_heads = spec.heads;
   bool alike = true;
   for (const auto& [added, context] : spec.sequences) {
     sensible = sensible && added >= 1 && context >= 0;
     alike = alike && std::pair(added, context) == spec.sequences.front();
   }
   const char* need = nullptr;
-  if (spec.head_dim != 64 && spec.head_dim != 128) {
+  if (!latent && spec.head_dim != 64 && spec.head_dim != 128) {
     need = "head_dim 64 or 128";
-  } else if (spec.heads < 1 || spec.kv_heads < 1 || spec.heads % spec.kv_heads != 0) {
+  } else if (taken.heads < 1 || taken.kv_heads < 1 || taken.heads % taken.kv_heads != 0) {
     need = "heads, a multiple of kv_heads";
   } else if (spec.block_size != kv_block_tokens) {
     need = "block_size 16";
@@ -238,7 +246,7 @@ std::unique_ptr<KernelCase> make_attention_prefill_case(const CaseSpec& spec, st
   } else if (form == Form::cudnn && (!alike || spec.sequences.front().second > 0)) {
     need = "all sequences alike and without a context";
   } else {
-    return std::make_unique<AttentionPrefillCase>(spec, form);
+    return std::make_unique<AttentionPrefillCase>(taken, form);
   }
   why = "operator " + spec.op + " needs " + need;
   return nullptr;

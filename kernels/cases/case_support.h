@@ -90,6 +90,7 @@ class CaseOf : public KernelCase {
  protected:
   virtual Launch operands(Operands& make) const = 0;
   const Launch& first() const { return sets_.front(); }
+  const Launch& launch_of(int set) const { return sets_[static_cast<std::size_t>(set)]; }
 
   CaseSpec spec_;
 

@@ -132,6 +132,26 @@ TEST_CASE("decode attention agrees with its reference", "[kernels]") {
   }
 }
 
+TEST_CASE("decode attention over a vectorised cache agrees with its reference", "[kernels]") {
+  const std::vector<Context> shapes = {{{1, 17, 64, 65, 9}, 8, 2}, {{20, 131}, 4, 1, Fill::with_nan}};
+  for (const char* kv_dtype : {"bf16", "fp8"}) {
+    for (const std::int64_t head_dim : {64, 128}) {
+      for (const Context& shape : shapes) {
+        CaseSpec spec;
+        spec.op = "attention_decode_vectorised";
+        spec.kv_dtype = kv_dtype;
+        spec.contexts = shape.tokens;
+        spec.heads = shape.heads;
+        spec.kv_heads = shape.kv_heads;
+        spec.head_dim = head_dim;
+        spec.fill = shape.fill;
+        CAPTURE(kv_dtype, head_dim, shape.tokens, static_cast<int>(shape.fill));
+        CHECK(run_case(spec) == "");
+      }
+    }
+  }
+}
+
 TEST_CASE("the plan of decode attention covers every context once", "[kernels]") {
   for (const std::int64_t units : {1, 78, 132}) {
     for (const std::vector<std::int64_t>& contexts : {std::vector<std::int64_t>{1},

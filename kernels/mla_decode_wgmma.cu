@@ -1,0 +1,343 @@
+// Absorbed latent attention with Hopper's wgmma. A block takes a piece of a sequence for 64 query heads, 64
+// tokens at a time, which lie in shared memory once: as keys and, their first 512 dimensions, as values. Two
+// warpgroups multiply, a third brings tokens (FlashMLA's division of the work, after its description in
+// deepseek-ai/FlashMLA, docs/20250422-new-kernel-deep-dive.md: an output of 64 × 512 in fp32 fills the
+// registers of two warpgroups, so each has half of its columns, and only one tile of scores fits beside it).
+// The first scores all 64 × 64, takes the softmax and leaves weights in shared memory for the second; while
+// the second still multiplies values, the first is at the next tile's keys.
+// How tokens come: mla_wgmma_tokens.h.
+#include "kernels/attention_fragments.h"
+#include "kernels/attention_merge.h"
+#include "kernels/mla_decode.h"
+#include "kernels/mla_wgmma_tokens.h"
+
+namespace orrery::kernels {
+namespace mla_wgmma {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+GPU_DEVICE void meet_without_waiting(int id, int count) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(count) : "memory");
+}
+
+GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress to) {
+  constexpr int chunks = latent_key / 8;
+  const std::int64_t first = (std::int64_t{at.piece.sequence} * p.heads + at.first_head) * latent_key;
+  const auto* queries = static_cast<const std::uint16_t*>(p.queries) + first;
+  for (int index = static_cast<int>(threadIdx.x); index < mla_wgmma_heads * chunks; index += threads) {
+    const int row = index / chunks, chunk = index % chunks;
+    const bool valid = row < at.heads;
+    copy_async(chunk_address(to, static_cast<unsigned>(row), static_cast<unsigned>(chunk)),
+               queries + (valid ? row * latent_key + chunk * 8 : 0), valid);
+  }
+  copy_async_commit();
+  copy_async_wait<0>();
+  async_proxy_fence();
+}
+
+using Scores = float[8][4];
+using Output = SoftmaxRows<latent_width / 2>;
+
+GPU_DEVICE void multiply_keys(SharedAddress queries, SharedAddress keys, Scores& scores) {
+  wgmma_fence();
+  GPU_UNROLL for (unsigned step = 0; step < latent_key / 16; step++) {
+    const unsigned part = step / 4 * part_bytes;
+    wgmma_bf16(scores, matrix_descriptor(queries + part) + 2 * (step % 4),
+               matrix_descriptor(keys + part) + 2 * (step % 4), step > 0 ? 1 : 0);
+  }
+  wgmma_commit();
+  wgmma_wait<0>();
+}
+
+// out += weights · 256 dimensions of the values.
+GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4][4], SharedAddress values,
+                                float (&out)[32][4]) {
+  wgmma_fence();
+  GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+    const SharedAddress rows = values + step * 16 * 128;
+    wgmma_bf16_transposed<0>(out, weights[step], matrix_descriptor(rows));
+    wgmma_bf16_transposed<1>(out, weights[step], matrix_descriptor(rows + part_bytes));
+    wgmma_bf16_transposed<2>(out, weights[step], matrix_descriptor(rows + 2 * part_bytes));
+    wgmma_bf16_transposed<3>(out, weights[step], matrix_descriptor(rows + 3 * part_bytes));
+  }
+  wgmma_commit();
+  wgmma_wait<0>();
+}
+
+// Zeros for the values behind the last token: a weight of 0 times what lies there might be NaN.
+GPU_DEVICE void clear_values(unsigned char* tile, int tokens) {
+  const int words_of_part = (tile_tokens - tokens) * 32;
+  auto* words = reinterpret_cast<std::uint32_t*>(tile);
+  for (int i = static_cast<int>(threadIdx.x) % 128; i < latent_width / 64 * words_of_part; i += 128) {
+    words[i / words_of_part * (part_bytes / 4) + tokens * 32 + i % words_of_part] = 0;
+  }
+  async_proxy_fence();
+}
+
+// Two rows of the output that a thread shares with three others: where they go.
+GPU_DEVICE void store_rows(const MlaDecode& p, const Place& at, int first_dimension, const float (&factor)[2],
+                           const float (&out)[32][4]) {
+  const int row = static_cast<int>(gpu_warp_index()) % 4 * 16 + static_cast<int>(gpu_lane()) / 4;
+  const std::int64_t result = at.piece.slot < 0 ? at.piece.sequence : at.piece.slot;
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    if (row + 8 * half >= at.heads) continue;
+    const std::int64_t to = (result * p.heads + at.first_head + row + 8 * half) * latent_width +
+                            first_dimension + static_cast<int>(gpu_lane()) % 4 * 2;
+    GPU_UNROLL for (int j = 0; j < 32; j++) {
+      const float a = out[j][2 * half] * factor[half], b = out[j][2 * half + 1] * factor[half];
+      if (at.piece.slot < 0) {
+        *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(p.out) + to + 8 * j) =
+            gpu_pack_bf16(a, b);
+      } else {
+        *reinterpret_cast<float2*>(p.partial + to + 8 * j) = make_float2(a, b);
+      }
+    }
+  }
+}
+
+// What a row's outputs so far must be multiplied by, and its weights of this tile.
+struct Softmax {
+  float largest[2], sum[2], factor[2];
+
+  GPU_DEVICE_MEMBER void weigh(Scores& scores) {
+    GPU_UNROLL for (int half = 0; half < 2; half++) {
+      float most = -gpu_infinity;
+      GPU_UNROLL for (int j = 0; j < 8; j++) {
+        most = gpu_max(most, gpu_max(scores[j][2 * half], scores[j][2 * half + 1]));
+      }
+      const float before = largest[half];
+      largest[half] = gpu_max(before, gpu_group_max<4>(most));
+      const float shift = largest[half] == -gpu_infinity ? 0.0F : largest[half];
+      factor[half] = exp2_fast(before - shift);
+      sum[half] *= factor[half];
+      GPU_UNROLL for (int j = 0; j < 8; j++) {
+        GPU_UNROLL for (int c = 2 * half; c < 2 * half + 2; c++) {
+          scores[j][c] = exp2_fast(scores[j][c] - shift);
+          sum[half] += scores[j][c];
+        }
+      }
+    }
+  }
+};
+
+// To base-2 units; −∞ behind the last token.
+GPU_DEVICE void scale_and_mask(int tokens, float factor, Scores& scores) {
+  const int left = tokens - static_cast<int>(gpu_lane()) % 4 * 2;
+  GPU_UNROLL for (int j = 0; j < 8; j++) {
+    GPU_UNROLL for (int c = 0; c < 4; c++) {
+      scores[j][c] = 8 * j + c % 2 < left ? scores[j][c] * factor : -gpu_infinity;
+    }
+  }
+}
+
+GPU_DEVICE void multiply_rows(const float (&factor)[2], float (&out)[32][4]) {
+  if (gpu_ballot(factor[0] != 1.0F || factor[1] != 1.0F) == 0) return;
+  GPU_UNROLL for (int j = 0; j < 32; j++) {
+    GPU_UNROLL for (int c = 0; c < 4; c++) out[j][c] *= factor[c / 2];
+  }
+}
+
+// Row and place of a thread's factors and weights, which only the warp of the same rows reads.
+struct Weights {
+  SharedAddress base;
+  float* factors;
+  int row;
+
+  GPU_DEVICE_MEMBER Weights(unsigned char* shared)
+      : base(shared_address(shared + weights_offset)),
+        factors(reinterpret_cast<float*>(shared + factors_offset)),
+        row(static_cast<int>(gpu_warp_index()) % 4 * 16) {}
+
+  GPU_DEVICE_MEMBER void leave(const std::uint32_t (&weights)[4][4], const float (&factor)[2]) const {
+    const int g = static_cast<int>(gpu_lane()) / 4, t = static_cast<int>(gpu_lane()) % 4;
+    GPU_UNROLL for (int i = 0; i < 16; i++) {  // word i: columns 8 (i / 2) + 2 t, of row g or g + 8
+      const auto at = static_cast<unsigned>(row + g + 8 * (i % 2));
+      const SharedAddress to =
+          base + swizzled_128(at, static_cast<unsigned>(i / 2)) + 4U * static_cast<unsigned>(t);
+      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(weights[i / 4][i % 4]) : "memory");
+    }
+    if (t == 0) {
+      factors[row + g] = factor[0];
+      factors[row + g + 8] = factor[1];
+    }
+  }
+  GPU_DEVICE_MEMBER void take(std::uint32_t (&weights)[4][4], float (&factor)[2]) const {
+    const unsigned lane = gpu_lane();
+    GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+      load_matrix_x4(weights[step],
+                     base + swizzled_128(static_cast<unsigned>(row) + lane % 16, 2 * step + lane / 16));
+    }
+    factor[0] = factors[row + static_cast<int>(lane) / 4];
+    factor[1] = factors[row + static_cast<int>(lane) / 4 + 8];
+  }
+};
+
+// The first warpgroup: scores, softmax, and the left half of the output.
+template <Source From>
+GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+  const float scale = p.softmax_scale * 1.4426950408889634F * (From == Source::fp8 ? p.kv.scale : 1.0F);
+  const Weights exchange(shared);
+  float out[32][4] = {};
+  Softmax rows{{-gpu_infinity, -gpu_infinity}, {0, 0}, {1, 1}};
+  for (int tile = 0; tile < at.tiles; tile++) {
+    const int tokens = at.tokens - tile * tile_tokens;
+    Scores scores;
+    barrier_wait(ring.filled(), ring.parity);
+    if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
+    multiply_keys(ring.base, ring.tile(), scores);
+    scale_and_mask(tokens, scale, scores);
+    rows.weigh(scores);
+    std::uint32_t weights[4][4];
+    GPU_UNROLL for (int i = 0; i < 16; i++) {
+      const float(&from)[4] = scores[i / 2];
+      weights[i / 4][i % 4] = gpu_pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+    }
+    if (tokens < tile_tokens) {
+      meet(scorers, 128);  // all have read the keys
+      clear_values(shared + (ring.tile() - ring.base), tokens);
+    }
+    if (tile > 0) meet(weights_taken, 256);
+    exchange.leave(weights, rows.factor);
+    meet_without_waiting(weights_ready, 256);
+    if (tokens < tile_tokens) meet(scorers, 128);
+    multiply_rows(rows.factor, out);
+    multiply_values(weights, ring.tile(), out);
+    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
+    ring.advance();
+  }
+  const float of_values = From == Source::fp8 ? p.kv.scale : 1.0F;
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    rows.sum[half] = gpu_group_sum<4>(rows.sum[half]);
+    rows.factor[half] = of_values / rows.sum[half];
+  }
+  const std::uint32_t nothing[4][4] = {};
+  meet(weights_taken, 256);
+  exchange.leave(nothing, rows.factor);
+  meet_without_waiting(weights_ready, 256);
+  store_rows(p, at, 0, rows.factor, out);
+  if (at.piece.slot < 0 || gpu_lane() % 4 != 0) return;
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    const int row = exchange.row + static_cast<int>(gpu_lane()) / 4 + 8 * half;
+    if (row < at.heads) {
+      p.partial_log_sum[std::int64_t{at.piece.slot} * p.heads + at.first_head + row] =
+          rows.largest[half] + gpu_log2(rows.sum[half]);
+    }
+  }
+}
+
+// The second: the right half.
+template <Source From>
+GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+  const Weights exchange(shared);
+  float out[32][4] = {};
+  std::uint32_t weights[4][4];
+  float factor[2];
+  for (int tile = 0; tile < at.tiles; tile++) {
+    meet(weights_ready, 256);
+    exchange.take(weights, factor);
+    meet_without_waiting(weights_taken, 256);
+    multiply_rows(factor, out);
+    barrier_wait(ring.filled(), ring.parity);
+    if constexpr (From == Source::rows) async_proxy_fence();
+    multiply_values(weights, ring.tile() + 4 * part_bytes, out);
+    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
+    ring.advance();
+  }
+  meet(weights_ready, 256);
+  exchange.take(weights, factor);
+  store_rows(p, at, latent_width / 2, factor, out);
+}
+
+#endif
+
+template <Source From>
+__global__ void __launch_bounds__(threads, 1)
+    mla_wgmma_kernel(const __grid_constant__ CUtensorMap cache, const __grid_constant__ MlaDecode p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  ORRERY_DYNAMIC_SHARED(shared, shared_bytes);
+  Ring ring(shared_address(shared));
+  if (threadIdx.x == 0) {
+    for (unsigned i = 0; i < stages; i++) {
+      const SharedAddress barrier = ring.base + barriers_offset + i * 16;
+      barrier_init(barrier, From == Source::boxes ? 1 : 128);  // filled
+      barrier_init(barrier + 8, 8);                            // emptied: every warp that multiplies
+    }
+    barrier_init_fence();
+  }
+  Place at{p.pieces[blockIdx.y], static_cast<int>(blockIdx.x) * mla_wgmma_heads, 0, 0, 0};
+  at.heads = p.heads - at.first_head < mla_wgmma_heads ? p.heads - at.first_head : mla_wgmma_heads;
+  at.tokens = at.piece.end - at.piece.first;
+  at.tiles = (at.tokens + tile_tokens - 1) / tile_tokens;
+  load_queries(p, at, ring.base);
+  gpu_barrier();
+  const unsigned group = threadIdx.x / 128;
+  // All that 384 threads were launched with, 168 each, and no more: asking for more waits for ever.
+  constexpr int of_bringers = From == Source::boxes || From == Source::rows ? 88 : 104;
+  if (group == 2) {
+    give_registers<of_bringers>();
+    if constexpr (From == Source::boxes) {
+      if (gpu_warp_index() % 4 == 0) bring_boxes(&cache, p, at, ring);
+    } else if constexpr (From == Source::rows) {
+      bring_rows(p, at, ring);
+    } else {
+      bring_eight_bits<From>(p, at, shared, ring);
+    }
+  } else {
+    take_registers<(3 * 168 - of_bringers) / 2>();
+    if (group == 0) {
+      score_and_multiply<From>(p, at, shared, ring);
+    } else {
+      multiply_only<From>(p, at, shared, ring);
+    }
+  }
+#endif
+}
+
+// Boxes of 64 dimensions of as many rows as lie together, up to a tile.
+CUtensorMap cache_map(const LatentKv& kv) {
+  TensorMapShape shape;
+  shape.extent[0] = latent_key;
+  shape.extent[1] = static_cast<cuuint64_t>(kv.blocks) * static_cast<cuuint64_t>(kv.block_size);
+  shape.stride[0] = latent_key * 2;
+  shape.box[0] = 64;
+  shape.box[1] = static_cast<cuuint32_t>(kv.block_size < tile_tokens ? kv.block_size : tile_tokens);
+  return tensor_map(kv.rows, shape);
+}
+
+Source source_of(const LatentKv& kv) {
+  if (kv.format == LatentFormat::fp8) return Source::fp8;
+  if (kv.format == LatentFormat::packed) return Source::packed;
+  // Boxes begin at patterns of eight rows, and more than some of them a tile cost more than rows do.
+  const bool boxes = kv.picks == nullptr && (kv.block_size % tile_tokens == 0 ||
+                                             (kv.block_size >= 8 && tile_tokens % kv.block_size == 0));
+  return boxes ? Source::boxes : Source::rows;
+}
+
+template <Source From>
+void launch_from(const MlaDecode& p, void* stream) {
+  static_cast<void>(cudaFuncSetAttribute(mla_wgmma_kernel<From>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         shared_bytes));
+  const dim3 grid(gpu_blocks_for(p.heads, mla_wgmma_heads), static_cast<unsigned>(p.piece_count));
+  mla_wgmma_kernel<From><<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
+      From == Source::boxes ? cache_map(p.kv) : CUtensorMap{}, p);
+}
+
+}  // namespace mla_wgmma
+
+const char* mla_decode_wgmma_refusal() { return wgmma_refusal(); }
+
+void mla_decode_wgmma(const MlaDecode& problem, void* stream) {
+  if (problem.piece_count == 0) return;
+  using mla_wgmma::Source;
+  switch (mla_wgmma::source_of(problem.kv)) {
+    case Source::boxes: mla_wgmma::launch_from<Source::boxes>(problem, stream); break;
+    case Source::rows: mla_wgmma::launch_from<Source::rows>(problem, stream); break;
+    case Source::fp8: mla_wgmma::launch_from<Source::fp8>(problem, stream); break;
+    case Source::packed: mla_wgmma::launch_from<Source::packed>(problem, stream); break;
+  }
+  launch_merge<latent_width, 4>({problem.merges, problem.partial, problem.partial_log_sum, problem.out,
+                                 problem.merge_count, problem.heads},
+                                stream);
+}
+
+}  // namespace orrery::kernels
