@@ -112,11 +112,13 @@ TEST_CASE("what is wrong with a file is said with line and column") {
 }
 
 TEST_CASE("versions are the first number with a point in the cell") {
-  CHECK(minor_version("0.12.0") == 12);
-  CHECK(minor_version("lmsysorg/sglang:v0.5.12-rocm700-mi30x") == 5);
-  CHECK(minor_version("1.0.0rc3") == 1000);
-  CHECK(minor_version("glm5-hopper") == -1);
-  CHECK(minor_version("") == -1);
+  CHECK(release_number("0.12.0") == 12'000);
+  CHECK(release_number("0.12") == 12'000);
+  CHECK(release_number("lmsysorg/sglang:v0.5.12-rocm700-mi30x") == 5'012);
+  CHECK(release_number("0.5.6.post2") == 5'006);
+  CHECK(release_number("1.0.0rc3") == 1'000'000);
+  CHECK(release_number("glm5-hopper") == -1);
+  CHECK(release_number("") == -1);
 }
 
 TEST_CASE("figures are brought to our names and units") {
