@@ -222,6 +222,8 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
   e.description = root.require("description").text();
   if (const Yaml version = root.optional("version"); version.present()) e.version = version.scalar_text();
   change_defaults(root.optional("defaults"), e);
+  if (const Yaml kernels = root.optional("kernels"); kernels.present())
+    e.kernels = kernels.text() + " " + e.kernels;
   for (const auto& [name, row] : root.optional("host").entries()) {
     bool known = false;
     std::vector<std::string> names;

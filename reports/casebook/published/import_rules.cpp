@@ -88,6 +88,7 @@ RunSetting read_setting(const Yaml& node) {
   if (const Yaml latest = set.optional("version"); latest.present()) s.version = read_version(latest);
   s.drafts = set.optional("drafts").boolean(false);
   s.other_engine = set.optional("other_engine").scalar_text();
+  s.load_unstated = set.optional("load_unstated").boolean(false);
   s.disowned = set.optional("disowned").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();

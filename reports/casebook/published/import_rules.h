@@ -67,6 +67,7 @@ struct RunSetting {
   bool plan_multiplied = false;  // tp, dp or the number of GPUs stands there multiplied with ep
   bool drafts = false;           // speculative decoding that the row does not tell
   std::string other_engine;      // what really served them, where the row's name is that of an engine of ours
+  bool load_unstated = false;    // the row's load is not the server's
   bool disowned = false;         // the source says that its figures are not to be relied on
 };
 

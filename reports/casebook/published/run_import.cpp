@@ -143,6 +143,7 @@ class Importer {
       if (!s.other_engine.empty()) leave(RowRule::engine, s.other_engine);
       if (s.disowned) leave(RowRule::disowned, f.source);
       if (s.drafts) leave(RowRule::speculation, "by the source");
+      if (s.load_unstated) leave(RowRule::workload, "load of the server");
     }
   }
 
