@@ -10,6 +10,7 @@
 #include "costmodel/profile_reader.h"
 #include "costmodel/step_pricer.h"
 #include "costmodel/tensorrt_llm_profile.h"
+#include "costmodel/typed_defaults.h"
 
 namespace orrery {
 
@@ -193,8 +194,9 @@ bool is_path(const std::string& name_or_path) {
 // What another version takes by default: `defaults` of an overlay, each a plain setting of its base.
 void change_defaults(const Yaml& node, EngineProfile& e) {
   if (!node.present()) return;
-  if (e.typed || e.device_defaults.empty())
-    return node.fail("defaults can be changed over a profile of vLLM only");
+  if (e.typed) return change_typed_defaults(node, *e.typed);
+  if (e.device_defaults.empty())
+    return node.fail("defaults can be changed over a profile of vLLM or SGLang only");
   SchedulerSettings& s = e.settings;
   node.require("source").text();
   if (const Yaml v = node.optional("gpu_memory_utilization"); v.present())
@@ -221,6 +223,8 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
   e.description = root.require("description").text();
   if (const Yaml version = root.optional("version"); version.present()) e.version = version.scalar_text();
   change_defaults(root.optional("defaults"), e);
+  if (const Yaml kernels = root.optional("kernels"); kernels.present())
+    e.kernels = kernels.text() + " " + e.kernels;
   for (const auto& [name, row] : root.optional("host").entries()) {
     bool known = false;
     std::vector<std::string> names;

@@ -188,7 +188,7 @@ struct EngineProfile {
   std::string engine;     // "vllm"
   std::string version;    // "0.24.0"
   std::string scheduler;  // a name of sim/policies: "vllm-v1"
-  std::string kernels;    // whose tables price its operators: hardware_profiles/tables/<part>/<kernels>
+  std::string kernels;    // hardware_profiles/tables/<part>/<kernels>; of "a b" the first that the part has
   std::int32_t steps_in_flight = 2;
   bool speculates_on_host = false;      // by n-grams: needs a step's tokens before the next step is composed
   bool single_process_per_gpu = false;  // every rank schedules for itself and launches from the core thread

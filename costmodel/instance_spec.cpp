@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <sstream>
 
 #include "base/text.h"
 #include "costmodel/context_check.h"
@@ -143,8 +144,13 @@ class InstanceReader {
     const std::string wanted = key.text("auto");
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
     if (wanted == "roofline") return spec_.engine.kernel_laws.reset();
-    if (wanted == "auto" && !std::binary_search(known.begin(), known.end(), spec_.engine.kernels)) return;
-    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? spec_.engine.kernels : wanted, tuned);
+    std::string own;
+    for (std::istringstream names(spec_.engine.kernels); names >> own;) {
+      if (std::binary_search(known.begin(), known.end(), own)) break;
+      own.clear();
+    }
+    if (wanted == "auto" && own.empty()) return;
+    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? own : wanted, tuned);
     if (loaded.ok()) {
       spec_.kernels = std::move(loaded).value();
     } else {

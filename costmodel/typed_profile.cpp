@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "costmodel/profile_reader.h"
+#include "costmodel/typed_defaults.h"
 
 namespace orrery {
 
@@ -164,6 +165,23 @@ void read_typed_arguments(const Yaml& effective, TypedProfile& profile) {
     bool known = false;
     for (const TypedArgument& a : profile.arguments) known |= a.name == argument;
     if (!known) effective.fail("there is no argument " + argument + ", which `roles` calls " + role);
+  }
+}
+
+void change_typed_defaults(const Yaml& node, TypedProfile& profile) {
+  node.require("source").text();
+  for (const auto& [name, value] : node.entries()) {
+    if (name == "source") continue;
+    TypedArgument* argument = nullptr;
+    for (TypedArgument& a : profile.arguments) {
+      if (a.name == name) argument = &a;
+    }
+    if (argument == nullptr) {
+      value.fail("the base has no argument " + name);
+      continue;
+    }
+    argument->fallback = TypedArgument::Default::fixed;
+    argument->value = read_scalar(value, argument->type);
   }
 }
 

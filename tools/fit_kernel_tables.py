@@ -35,7 +35,7 @@ class Fit:
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200")
-        self.row_wise_of_sglang = engine.name == "sglang-0.5" and part_name in ("h100", "h200")
+        self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200")
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 
@@ -239,7 +239,8 @@ def main():
     arguments = parser.parse_args()
     for part in arguments.part:
         for name in arguments.set:
-            Fit(part, ENGINES[name], arguments.data).run()
+            if not ENGINES[name].parts or part in ENGINES[name].parts:
+                Fit(part, ENGINES[name], arguments.data).run()
 
 
 if __name__ == "__main__":

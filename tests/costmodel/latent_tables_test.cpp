@@ -111,6 +111,22 @@ TEST_CASE("published kernels price latent attention, with their errors") {
         "roofline");
 }
 
+TEST_CASE("an older release has the kernels of its own tables, and its base's where the part has none") {
+  const InstanceSpec older = instance("", "sglang-0.5.9"), newer = instance("", "sglang-0.5");
+  REQUIRE(older.kernels);
+  REQUIRE(newer.kernels);
+  CHECK(older.kernels->name() != newer.kernels->name());
+  // Copied by hand: moe_perf of sglang 0.5.9 and 0.5.14, H200, DeepSeek on eight GPUs, four tokens: 90.3
+  // and 61.6 us.
+  const OpLine then = line(older, decodes(4, 1024), "moe_experts"),
+               now = line(newer, decodes(4, 1024), "moe_experts");
+  CHECK(static_cast<double>(then.time_ns) / static_cast<double>(now.time_ns) ==
+        Approx(90.3 / 61.6).epsilon(0.06));
+  const auto on_l40s = [](const std::string& engine) { return instance("", engine, "qwen3-8b", "l40s"); };
+  REQUIRE(on_l40s("sglang-0.5.9").kernels);
+  CHECK(on_l40s("sglang-0.5.9").kernels->name() == on_l40s("sglang-0.5").kernels->name());
+}
+
 TEST_CASE("no price of latent attention is below what the data sheet allows, nor falls with more work") {
   for (const char* engine : {"vllm-0.24", "sglang-0.5", "tensorrt-llm-1.2"}) {
     const InstanceSpec spec = instance("", engine);

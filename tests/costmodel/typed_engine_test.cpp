@@ -20,11 +20,11 @@ struct Resolved {
 };
 
 Resolved resolve(const std::string& args, const std::string& part = "h200", int tp = 1,
-                 const std::string& model = "qwen3-8b") {
+                 const std::string& model = "qwen3-8b", const std::string& engine = "sglang-0.5") {
   Resolved r;
   r.spec.hardware = load_hardware(part).value();
   r.spec.model = load_model(model, "", "", "auto").value();
-  r.spec.engine = load_engine("sglang-0.5").value();
+  r.spec.engine = load_engine(engine).value();
   r.spec.plan.tp = tp;
   YamlDocument document = YamlDocument::parse("engine_args: {" + args + "}", "s.yaml").value();
   resolve_engine(r.spec.engine, r.spec.hardware, r.spec.model, r.spec.plan,
@@ -152,6 +152,19 @@ TEST_CASE("§5.2, §5.3 speculation: 48 requests unless said, graphs of whole de
   // The reserve of memory was reckoned with the limit before.
   CHECK(integer(usual, "cuda_graph_max_bs_decode") == 256);
   CHECK(usual.spec.engine.settings.options.number("mem_fraction_static") == Approx(0.830));
+}
+
+TEST_CASE("SGLang 0.5.9 launches prompts kernel by kernel unless told otherwise") {
+  // server_args.py of 0.5.9: enable_piecewise_cuda_graph = False; 0.5.10 captures them.
+  const auto graphs = [](const std::string& args, const std::string& engine) {
+    const Resolved r = resolve(args, "h100", 1, "qwen3-8b", engine);
+    CHECK(r.error.empty());
+    return r.spec.engine.settings.prefill_graph_sizes.size();
+  };
+  CHECK(graphs("", "sglang-0.5.9") == 0);
+  CHECK(graphs("disable_prefill_cuda_graph: false", "sglang-0.5.9") == graphs("", "sglang-0.5"));
+  CHECK(resolve("", "h100", 1, "qwen3-8b", "sglang-0.5.9").spec.engine.settings.cudagraph_sizes ==
+        resolve("", "h100").spec.engine.settings.cudagraph_sizes);
 }
 
 TEST_CASE("every field of ServerArgs is effective, ignored, fixed, elsewhere or refused") {

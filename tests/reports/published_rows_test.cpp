@@ -113,11 +113,13 @@ TEST_CASE("what is wrong with a file is said with line and column") {
 }
 
 TEST_CASE("versions are the first number with a point in the cell") {
-  CHECK(minor_version("0.12.0") == 12);
-  CHECK(minor_version("lmsysorg/sglang:v0.5.12-rocm700-mi30x") == 5);
-  CHECK(minor_version("1.0.0rc3") == 1000);
-  CHECK(minor_version("glm5-hopper") == -1);
-  CHECK(minor_version("") == -1);
+  CHECK(release_number("0.12.0") == 12'000);
+  CHECK(release_number("0.12") == 12'000);
+  CHECK(release_number("lmsysorg/sglang:v0.5.12-rocm700-mi30x") == 5'012);
+  CHECK(release_number("0.5.6.post2") == 5'006);
+  CHECK(release_number("1.0.0rc3") == 1'000'000);
+  CHECK(release_number("glm5-hopper") == -1);
+  CHECK(release_number("") == -1);
 }
 
 TEST_CASE("figures are brought to our names and units") {
@@ -179,6 +181,44 @@ TEST_CASE("every rule leaves its row out and says why") {
   CHECK(rule(with("H200-SXM,1", "H200-SXM,4")) == RowRule::plan);
 }
 
+TEST_CASE("what a source says of itself leaves rows out") {
+  const auto rule = [](const std::string& configuration, const std::string& source) {
+    const auto import = import_text(configuration + ",latency,5,s," + source + ",\n");
+    return import.figures[0].rule;
+  };
+  const std::string argonne = "argonne-lcf/LLM-Inference-Bench,all",
+                    engines = ",2024,meta-llama/Llama-2-7b-hf,fp16/bf16,1,,,,,128,16,offline,batch_size,4";
+  CHECK(rule("H100-SXM,1,vLLM" + engines, argonne) == RowRule::priced);
+  CHECK(rule("H100-SXM,1,TensorRT-LLM" + engines, argonne) == RowRule::engine);  // compiled engines
+  const std::string minimax =
+      "H200-SXM,8,vllm,nightly 2026-02,MiniMaxAI/MiniMax-M2.5,checkpoint default,8,8"
+      ",,,0,1024,128,random,concurrency,4";
+  CHECK(rule(minimax, "InferenceX experimental/token_position_decode_slo,here") == RowRule::disowned);
+  CHECK(rule(minimax, "somebody,here") == RowRule::priced);
+  const std::string oss =
+      "H100-SXM,4,vllm,0.11.2,openai/gpt-oss-120b,mxfp4,4,1,1,1,0,1024,8192,fixed,concurrency";
+  const std::string run = "silicon_sample.csv,2026_04_06_gpt_oss_120b_h100_sxm_vllm_fp4_agg_1024x8192_c";
+  CHECK(rule(oss + ",512", run + "512_tp4") == RowRule::workload);
+  CHECK(rule(oss + ",64", run + "64_tp4") == RowRule::priced);
+}
+
+TEST_CASE("a release of SGLang has the profile that its patch asks for, a run without one that of its day") {
+  const auto engine = [](const std::string& version, const std::string& locator) {
+    return import_text("H200-SXM,8,sglang," + version +
+                       ",DeepSeek-R1 (dsr1),fp8,8,1,,,0,1024,1024,random,concurrency,4,ttft,5,ms,"
+                       "SemiAnalysis InferenceX dashboard snapshot," +
+                       locator + ",spec=none\n")
+        .setups[0]
+        .engine;
+  };
+  CHECK(engine("lmsysorg/sglang:v0.5.9-cu130", "run date=2026-03-25") == "sglang-0.5.9");
+  CHECK(engine("0.5.6.post2", "run") == "sglang-0.5.9");
+  CHECK(engine("0.5.10", "run") == "sglang-0.5");
+  CHECK(engine("0.5.12", "run") == "sglang-0.5");
+  CHECK(engine("", "run date=2026-01-22") == "sglang-0.5.9");
+  CHECK(engine("", "run date=2026-05-17") == "sglang-0.5");
+}
+
 TEST_CASE("a slow rate keeps its digits") {
   const auto import = import_text(
       row("ttft", "5", "ms", "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,qps,0.0004"));
@@ -224,8 +264,9 @@ TEST_CASE("long outputs are cut to the steps that are simulated, not below three
     return text.substr(text.find("requests: "), 12);
   };
   CHECK(requests("100") == "requests: 40");
-  CHECK(requests("8192") == "requests: 16");  // 40,000 / 8,192 = 4 rounds
-  CHECK(requests("30000") == "requests: 12");
+  CHECK(requests("8192") == "requests: 40");   // ten rounds are 81,920 steps
+  CHECK(requests("16384") == "requests: 20");  // 90,000 / 16,384 = 5 rounds
+  CHECK(requests("40000") == "requests: 12");
 }
 
 TEST_CASE("priced rows carry what the simulation gives, alike with any number of threads") {

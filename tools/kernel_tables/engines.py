@@ -33,6 +33,7 @@ class Engine:
     thin: bool = True
     latent: dict = field(default_factory=dict)  # latent attention: versions of decode, prefill, absorb; before = another
     repeats: list = field(default_factory=list)  # other collections of the same dense kernels: the median of all is taken
+    parts: list = field(default_factory=list)  # empty: all
 
     def version(self, part, group):
         keys = ((part, group), (part, "all"), group, "all")
@@ -62,6 +63,17 @@ ENGINES = {
         before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
         latent={"decode": "0.5.14", "prefill": "0.5.14", "absorb": "0.5.14", "before": {"decode": "0.5.10", "prefill": "0.5.10"}},
         repeats=["0.5.9", "0.5.10"]),
+    # Of engine_profiles/sglang-0.5.9.yaml. Its Triton experts of DeepSeek take 1.3 to 1.9 times 0.5.14's up to 64 tokens.
+    "sglang-0.5.9": Engine(
+        "sglang-0.5.9", "sglang", {"all": "0.5.9"},
+        [Gemm("bfloat16", ["bf16"], "torch.linear"),
+         Gemm("fp8", ["fp8-tensor", "fp8-channel"], "sgl_kernel.fp8_scaled_mm", "static"),
+         Gemm("fp8_block", ["fp8-block"], "DeepGEMM", "static")],
+        {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton"},
+        "SGLang_CustomAllReduce_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB},
+        before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
+        latent={"decode": "0.5.9", "prefill": "0.5.9", "absorb": "0.5.9", "before": {"decode": "0.5.10", "prefill": "0.5.10"}},
+        repeats=["0.5.10"], parts=["h100", "h200"]),
     # FP8 products are timed with the dynamic quantisation of their input (collector/trtllm/collect_gemm.py); a
     # checkpoint with scales for its inputs has the static one, which is an operator of its own here. Decode attention
     # of 1.2.0rc5 and 1.3.0rc10 reads keys faster than memory can (up to 1.6 times the data sheet at 8 sequences of

@@ -35,7 +35,7 @@ std::vector<NamedProfile> read_profiles(const Yaml& node) {
 }
 
 int read_version(const Yaml& node) {
-  const int version = minor_version(node.scalar_text());
+  const int version = release_number(node.scalar_text());
   if (version < 0) node.fail("expected a version as \"0.12\"");
   return version;
 }
@@ -89,6 +89,9 @@ RunSetting read_setting(const Yaml& node) {
   s.profile = set.optional("profile").scalar_text();
   s.fitted = set.optional("fitted").boolean(false);
   s.drafts = set.optional("drafts").boolean(false);
+  s.other_engine = set.optional("other_engine").scalar_text();
+  s.load_unstated = set.optional("load_unstated").boolean(false);
+  s.disowned = set.optional("disowned").boolean(false);
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();
   return s;
@@ -103,6 +106,12 @@ bool holds_part(const std::vector<std::string>& parts, const std::string& cell) 
 template <class T, class V>
 bool holds_one(const std::vector<T>& values, const V& value) {
   return values.empty() || std::find(values.begin(), values.end(), value) != values.end();
+}
+
+bool holds_version(const std::vector<std::int64_t>& versions, std::int64_t version) {
+  return versions.empty() || std::any_of(versions.begin(), versions.end(), [&](std::int64_t v) {
+           return v % 1000 == 0 ? version >= v && version < v + 1000 : version == v;
+         });
 }
 
 }  // namespace
@@ -130,7 +139,7 @@ bool RunSetting::holds(const RunFacts& facts) const {
          holds_one(hardware, facts.hardware) && holds_one(models, facts.model) &&
          holds_one(families, facts.family) && holds_one(inputs, facts.input) &&
          holds_one(outputs, facts.output) && holds_one(experts, facts.ep) &&
-         holds_one(versions, facts.version);
+         holds_version(versions, facts.version);
 }
 
 Result<ImportRules> load_import_rules(const std::string& path) {
@@ -162,17 +171,19 @@ Result<ImportRules> load_import_rules(const std::string& path) {
 
 std::string import_rules_path() { return data_directory() + "/reports/cases/import_rules.yaml"; }
 
-int minor_version(const std::string& text) {
+int release_number(const std::string& text) {
   // The first "number.number" in it: names of images may hold digits before the tag.
+  const char* const end = text.data() + text.size();
   for (std::size_t i = 0; i < text.size(); ++i) {
-    int major = 0, minor = 0;
-    const char* const end = text.data() + text.size();
+    int major = 0, minor = 0, patch = 0;
     const auto first = std::from_chars(text.data() + i, end, major);
     if (first.ec != std::errc()) continue;
     if (first.ptr != end && *first.ptr == '.') {
       const auto second = std::from_chars(first.ptr + 1, end, minor);
-      if (second.ec == std::errc() && major >= 0 && major < 100 && minor >= 0 && minor < 1000)
-        return major * 1000 + minor;
+      if (second.ec == std::errc() && major >= 0 && major < 100 && minor >= 0 && minor < 1000) {
+        if (second.ptr != end && *second.ptr == '.') std::from_chars(second.ptr + 1, end, patch);
+        return (major * 1000 + minor) * 1000 + (patch >= 0 && patch < 1000 ? patch : 0);
+      }
     }
     i = static_cast<std::size_t>(first.ptr - text.data());
   }

@@ -18,7 +18,7 @@ struct NamedProfile {
   std::vector<std::string> names;
 };
 
-// Which profile serves versions from `from` (major · 1000 + minor) on; the last one that holds.
+// Which profile serves versions from `from` (release_number) on; the last one that holds.
 struct VersionRule {
   std::string family;  // an engine of ours
   int from = 0;
@@ -35,7 +35,7 @@ struct QuantizationRule {
 // Values of one run that conditions and expressions may name.
 struct RunFacts {
   std::string hardware, model, family;           // profiles, and our engine
-  int version = -1;                              // major · 1000 + minor; −1 = not said
+  int version = -1;                              // release_number; −1 = not said
   std::string source, locator, workload, quant;  // cells
   std::int64_t input = 0, output = 0, load = 0, ep = 1;
 };
@@ -54,7 +54,8 @@ struct RunSetting {
   std::vector<std::string> sources, locators, workloads;  // parts of the cell
   std::vector<std::string> quants;                        // the whole cell
   std::vector<std::string> hardware, models, families;
-  std::vector<std::int64_t> inputs, outputs, versions, experts;  // experts: the row's ep
+  // experts: the row's ep; a version without a patch stands for all of its patches
+  std::vector<std::int64_t> inputs, outputs, versions, experts;
   bool holds(const RunFacts& facts) const;
 
   std::vector<std::pair<std::string, ArgumentValue>> engine_args;
@@ -67,6 +68,9 @@ struct RunSetting {
   bool plan_multiplied = false;  // tp, dp or the number of GPUs stands there multiplied with ep
   bool drafts = false;           // speculative decoding that the row does not tell
   bool fitted = false;           // a figure of the engine's profile was made from the row
+  std::string other_engine;      // what really served them, where the row's name is that of an engine of ours
+  bool load_unstated = false;    // the row's load is not the server's
+  bool disowned = false;         // the source says that its figures are not to be relied on
 };
 
 // A target of docs/validation.md that `--bars` asks for.
@@ -81,7 +85,7 @@ struct ImportRules {
   std::vector<NamedProfile> locator_models;             // the model by a part of the locator
   std::vector<std::string> no_model;                    // names that say nothing: the locator decides
   std::vector<VersionRule> versions;
-  std::vector<std::pair<std::string, int>> named_versions;  // "nightly 2026-02" → 16
+  std::vector<std::pair<std::string, int>> named_versions;  // "nightly 2026-02" → 0.16
   std::vector<QuantizationRule> quantizations;
   std::vector<RunSetting> settings;
   std::vector<AccuracyBar> bars;
@@ -90,8 +94,9 @@ struct ImportRules {
 Result<ImportRules> load_import_rules(const std::string& path);
 std::string import_rules_path();
 
-// "lmsysorg/sglang:v0.5.12-cu130" → 5, "1.0.0rc3" → 1000; −1: none is said.
-int minor_version(const std::string& text);
+// A release as one number, three digits a part: "lmsysorg/sglang:v0.5.12-cu130" → 5,012, "1.0.0rc3" →
+// 1,000,000; −1: none is said.
+int release_number(const std::string& text);
 const NamedProfile* find_name(const std::vector<NamedProfile>& list, const std::string& name);
 
 }  // namespace orrery

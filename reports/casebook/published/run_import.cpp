@@ -29,6 +29,7 @@ constexpr std::array<RuleText, row_rules> kRules = {{
     {"hardware", "no profile of the part", false},
     {"engine", "engine not modelled", true},
     {"engine_version", "vLLM before V1, not a static batch", true},
+    {"disowned", "the source says that its figures are not to be relied on", true},
     {"disaggregated", "prefill and decode apart: the rows do not say links, routing and KV transfer", false},
     {"speculation", "speculative decoding: the rows do not say the acceptance", true},
     {"model", "no model profile and no configuration at hand", false},
@@ -140,8 +141,11 @@ class Importer {
     for (const RunSetting& s : rules_.settings) {
       if (!s.holds(f)) continue;
       if (s.version >= 0 && f.version < 0) f.version = s.version;
+      if (!s.other_engine.empty()) leave(RowRule::engine, s.other_engine);
+      if (s.disowned) leave(RowRule::disowned, f.source);
       if (s.drafts) leave(RowRule::speculation, "by the source");
       if (s.fitted) leave(RowRule::fitted, f.model);
+      if (s.load_unstated) leave(RowRule::workload, "load of the server");
     }
   }
 
@@ -202,7 +206,7 @@ class Importer {
       if (cell == name) return version;
     }
     // A date is not a version, and the image of Dynamo names Dynamo's own.
-    return holds(cell, "tensorrtllm-runtime") || cell.starts_with("20") ? -1 : minor_version(cell);
+    return holds(cell, "tensorrtllm-runtime") || cell.starts_with("20") ? -1 : release_number(cell);
   }
 
   template <class Leave>

@@ -19,6 +19,7 @@ enum class RowRule : std::uint8_t {
   hardware,        // no profile of the part
   engine,          // not modelled
   engine_version,  // vLLM before V1, and not a static batch
+  disowned,        // its own source calls it unreliable
   disaggregated,   // prefill and decode apart: links, routing and split are not in the rows
   speculation,     // drafts whose acceptance is not stated
   model,           // no profile and no configuration at hand
@@ -30,7 +31,7 @@ enum class RowRule : std::uint8_t {
   does_not_fit,    // weights and cache do not fit as described
   no_answer        // the simulation gives no value: no request was answered
 };
-constexpr std::size_t row_rules = 16;
+constexpr std::size_t row_rules = 17;
 const char* to_string(RowRule rule);
 const char* meaning(RowRule rule);  // for people
 // A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as
@@ -65,7 +66,7 @@ PublishedImport import_rows(const std::vector<FigureRow>& rows, const ImportRule
 
 // Decode steps that a run is cut to, and the rounds that it has at least: a closed loop is in its steady
 // state after a few rounds, and what the tool sends beyond is the same again.
-constexpr std::int64_t most_decode_steps = 40'000;
+constexpr std::int64_t most_decode_steps = 90'000;
 constexpr std::int64_t least_rounds = 3;
 // Of an open loop, behind an interval.
 constexpr std::size_t most_open_requests = 1000;
