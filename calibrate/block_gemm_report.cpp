@@ -240,25 +240,13 @@ void report_experts(KernelBench& bench, std::FILE* out) {
   }
 }
 
-void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out) {
-  const kernels::DeviceInfo& d = device.info();
-  std::fprintf(out, "# FP8 products with block scales on the %s\n\n", d.name.c_str());
-  std::fprintf(out, "Made by `orrery-block-gemm FILE.md` on %s: driver %s, %s", timer.date().c_str(),
-               d.driver.c_str(), d.runtime.c_str());
-  for (const auto& [name, version] : device.libraries())
-    std::fprintf(out, ", %s %s", name.c_str(), version.c_str());
-  std::fprintf(
-      out,
-      ". Medians of replayed graphs on random data, weights rotated over twice the last cache, activations "
-      "warm, each point after a rest of the clock, the better of two visits. cuBLASLt: the fastest of its "
-      "four first candidates; "
-      "block scales as it takes them (rows padded where it asks for that).\n\n");
-}
-
 int report(kernels::Device& device, KernelBench& bench, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
-  report_head(device, bench.timer(), out);
+  report_head(device, bench.timer(), out, "FP8 products with block scales", "orrery-block-gemm",
+              "weights rotated over twice the last cache, activations warm, each point after a rest of the "
+              "clock, the better of two visits. cuBLASLt: the fastest of its four first candidates; block "
+              "scales as it takes them (rows padded where it asks for that).");
   report_dense(bench, out);
   report_experts(bench, out);
   std::fprintf(out, "\nSM clock: %s MHz at rest, %s at the lowest after a point.\n",

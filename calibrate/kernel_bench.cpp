@@ -83,4 +83,14 @@ void table_row(std::FILE* out, const std::vector<std::string>& cells) {
   std::fflush(out);
 }
 
+void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out, const char* title,
+                 const char* program, const char* how) {
+  const kernels::DeviceInfo& d = device.info();
+  std::fprintf(out, "# %s on the %s\n\nMade by `%s FILE.md` on %s: driver %s, %s", title, d.name.c_str(),
+               program, timer.date().c_str(), d.driver.c_str(), d.runtime.c_str());
+  for (const auto& [name, version] : device.libraries())
+    std::fprintf(out, ", %s %s", name.c_str(), version.c_str());
+  std::fprintf(out, ". Medians of replayed graphs on random data, %s\n\n", how);
+}
+
 }  // namespace orrery::calibrate

@@ -44,5 +44,8 @@ std::string us_text(double us);                  // "–" where nothing was time
 std::string ratio_text(double a, double b);      // a / b
 std::string rate_text(double flops, double us);  // TFLOP/s
 void table_row(std::FILE* out, const std::vector<std::string>& cells);
+// Title, date, card and versions of a report; `how` says what was rotated and rested.
+void report_head(kernels::Device& device, WallTimer& timer, std::FILE* out, const char* title,
+                 const char* program, const char* how);
 
 }  // namespace orrery::calibrate

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/json.h"
-#include "calibrate/bench.h"
 #include "calibrate/check.h"
+#include "calibrate/kernel_bench.h"
 #include "kernels/case_table.h"
 
 namespace orrery::calibrate {
@@ -77,13 +77,14 @@ Work work_of(const CaseSpec& spec) {
 struct Rates {
   double bytes = 0, flops = 0;
 };
-Rates measure_rates(Bench& bench) {
+Rates measure_rates(KernelBench& bench) {
   CaseSpec s;
   s.op = "gemm";
   s.m = s.n = s.k = 8192;
   std::string why;
   const double us = bench.time(s, why);
-  return {bench.read_bandwidth(), us > 0 ? 2.0 * 8192 * 8192 * 8192 / us * 1e6 : 0};
+  const double read = bench.read_us(1 << 30);
+  return {read > 0 ? (1 << 30) / read * 1e6 : 0, us > 0 ? 2.0 * 8192 * 8192 * 8192 / us * 1e6 : 0};
 }
 
 std::string percent(double part, double whole) {
@@ -104,7 +105,7 @@ std::vector<std::string> figures(const Work& work, double us, const Rates& rates
 
 void line(std::FILE* out, std::vector<std::string> cells, const std::vector<std::string>& rest) {
   cells.insert(cells.end(), rest.begin(), rest.end());
-  row(out, cells);
+  table_row(out, cells);
 }
 
 void heading(std::FILE* out, const char* title, const std::vector<std::string>& of_shape) {
@@ -112,10 +113,10 @@ void heading(std::FILE* out, const char* title, const std::vector<std::string>& 
   line(out, of_shape, {"µs", "GB/s", "of read", "TFLOP/s", "of the bound", "bound by"});
   std::vector<std::string> rule(of_shape.size() + 5, "--:");
   rule.emplace_back("---");
-  row(out, rule);
+  table_row(out, rule);
 }
 
-void report_decode(Bench& bench, const Rates& rates, std::FILE* out) {
+void report_decode(KernelBench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "Decode, absorbed", {"cache", "heads", "sequences", "context"});
   for (const char* kv : {"bf16", "fp8_ds_mla", "fp8"}) {
     for (const std::int64_t heads : {16, 128}) {
@@ -131,7 +132,7 @@ void report_decode(Bench& bench, const Rates& rates, std::FILE* out) {
   }
 }
 
-void report_forms(Bench& bench, const Rates& rates, std::FILE* out) {
+void report_forms(KernelBench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "Decode in other forms (128 sequences, context 8192)", {"form", "cache", "heads"});
   const auto at = [&](const char* text, CaseSpec s) {
     std::string why;
@@ -148,7 +149,7 @@ void report_forms(Bench& bench, const Rates& rates, std::FILE* out) {
   }
 }
 
-void report_sparse(Bench& bench, const Rates& rates, std::FILE* out) {
+void report_sparse(KernelBench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "Sparse: 2,048 picks out of a context of 32,768", {"operator", "cache", "heads", "sequences"});
   for (const std::int64_t batch : {16, 64, 128}) {
     const auto at = [&](CaseSpec s, std::int64_t top_k) {
@@ -166,7 +167,7 @@ void report_sparse(Bench& bench, const Rates& rates, std::FILE* out) {
   }
 }
 
-void report_prompts(Bench& bench, const Rates& rates, std::FILE* out) {
+void report_prompts(KernelBench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "Prompts, expanded: heads of 192 and 128", {"form", "heads", "new tokens", "after"});
   for (const auto& [added, context] :
        std::vector<std::pair<std::int64_t, std::int64_t>>{{512, 0}, {2048, 0}, {8192, 0}, {1024, 16384}}) {
@@ -186,7 +187,7 @@ void report_prompts(Bench& bench, const Rates& rates, std::FILE* out) {
   }
 }
 
-void report_layouts(Bench& bench, const Rates& rates, std::FILE* out) {
+void report_layouts(KernelBench& bench, const Rates& rates, std::FILE* out) {
   heading(out, "The cache's layouts: 64 heads, 4 KV heads of 128, context 8192",
           {"layout", "cache", "sequences"});
   for (const char* kv : {"bf16", "fp8"}) {
@@ -207,7 +208,7 @@ void report_layouts(Bench& bench, const Rates& rates, std::FILE* out) {
 int report(kernels::Device& device, const std::string& path) {
   std::FILE* out = std::fopen(path.c_str(), "w");
   if (out == nullptr) return 1;
-  Bench bench(device, 0.03, 0.2, 1);
+  KernelBench bench(device, 0.03, 0.2, 1);
   report_head(
       device, bench.timer(), out, "Latent and sparse attention", "orrery-latent-attention",
       "latents rotated over twice the last cache, queries warm, each point after a rest of the clock.");
