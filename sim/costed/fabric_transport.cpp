@@ -132,8 +132,13 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
   lane.queued += bytes;
   if (lane.busy || lane.queued == 0) return true;
   const RankPair& pair = pairs(o.from, o.to)[place];
-  const auto flow = flows_.add({.from = seats_[o.from.value()].gpu(o.from_rank, pair.from),
-                                .to = seats_[o.to.value()].gpu(o.to_rank, pair.to),
+  const Seat &from = seats_[o.from.value()], &to = seats_[o.to.value()];
+  // TensorRT-LLM, cpp/tensorrt_llm/batch_manager/mlaCacheFormatter.cpp: `pickRecvConnections`,
+  // `needSendCache`.
+  const std::int32_t copies = std::max(1, from.tp() / to.tp());
+  const std::int32_t copy = model_.copies_in_turn && model_.latent ? o.to_rank % copies : 0;
+  const auto flow = flows_.add({.from = from.gpu(o.from_rank, pair.from + copy),
+                                .to = to.gpu(o.to_rank, pair.to),
                                 .bytes = lane.queued,
                                 .key = request.value() * keys_per_request + place},
                                now);

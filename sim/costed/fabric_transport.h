@@ -53,6 +53,9 @@ class FabricTransport final : public KvTransport {
   struct Model {
     std::int64_t kv_heads = 1;
     bool latent = false;
+    // Of a prefill side's ranks that keep the same latent the one that a decode side's rank (of attention
+    // data parallelism) reads goes by its number; else it is always the first.
+    bool copies_in_turn = false;
   };
   // `topology` must outlive it. Seats by instance.
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,

@@ -62,9 +62,6 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
     node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())
     node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
-  const InstanceSpec& instance = pool.instance;
-  if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
-    role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
   const ContextSettings& context = engine.settings.context;
   if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
     role.fail(

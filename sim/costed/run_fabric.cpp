@@ -90,7 +90,9 @@ Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario
   const ModelSpec& model = scenario.pool.instance.model;
   return std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      FabricTransport::Model{.kv_heads = model.kv_heads,
+                             .latent = model.latent.present(),
+                             .copies_in_turn = scenario.pool.instance.engine.engine == "tensorrt-llm"},
       duration_from_seconds(kv_transfer_floor.value));
 }
 

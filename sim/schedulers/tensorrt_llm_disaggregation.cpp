@@ -33,6 +33,18 @@ bool TensorRtLlmScheduler::on_remote_failure(SequenceId sequence) {
   return true;
 }
 
+bool TensorRtLlmScheduler::only_transfers() const {
+  const auto apart = static_cast<std::int32_t>(remote_.inits.size()) + remote_.receiving;
+  return queue_.empty() && active_count_ == apart;
+}
+
+bool TensorRtLlmScheduler::waits_for_transfer() const {
+  if (!queue_.empty() || active_count_ == 0 || active_count_ != remote_.receiving) return false;
+  return std::none_of(remote_.ended.begin(), remote_.ended.end(), [&](const Remote::Ended& end) {
+    return sequences_[end.slot].state == State::receiving;
+  });
+}
+
 void TensorRtLlmScheduler::begin_remote_pass() {
   if (!remote_.ended.empty()) {
     take_received();
