@@ -164,7 +164,7 @@ ExpertPopularity::ExpertPopularity(const PopularitySpec& spec, std::int32_t laye
       for (std::size_t other = 1; constant() && other < rows.size(); ++other) {  // all topics together
         for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += rows[other][layer][i];
       }
-      by_layer.push_back(weights_of_counts(counts, per_token));
+      by_layer.push_back(weights_of_counts(counts, per_token, spec.limit));
     }
   }
 }

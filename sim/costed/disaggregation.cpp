@@ -9,6 +9,7 @@
 #include "costmodel/stages.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
+#include "sim/costed/weight_loads.h"
 #include "sim/fabric/presets.h"
 #include "sim/fabric/routes.h"
 
@@ -286,6 +287,8 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
                                    " of pool " + quote(pool->name) + ", " + board +
                                    " do; parts that differ need a file");
   }
+  const Yaml list = deployment.optional("pools");
+  add_weight_sources(list.present() ? list.items() : std::vector<Yaml>{deployment}, pools, *read);
   return std::make_shared<const fabric::Topology>(std::move(read).value());
 }
 

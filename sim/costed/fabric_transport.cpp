@@ -276,16 +276,20 @@ void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
   if (cut_.empty()) cut_.assign(topology_.link_count(), false);
   if (factor == 0) {
     cut_[link] = true;
+    links_of_loads(id, true, now);
     fail_link(id, now);
     if (shared_) shared_->set_left(id, 0, now);
     return;
   }
+  bool mended = false;
   // Both directions of a cable are cut and mended together.
   if (cut_[link]) {
     flows_.restore(id, now);
     cut_[link] = false;
+    mended = true;
   }
   degrade(id, factor, now);
+  if (mended) links_of_loads(id, false, now);
   if (shared_) shared_->set_left(id, factor, now);
 }
 

@@ -89,8 +89,8 @@ class TensorRtLlmRanks final : public RankScheduler {
   std::vector<TensorRtLlmScheduler::Batch> batches_;
   std::int64_t waited_ = 0, batched_ = 0;  // adp_ctx_waiting_iters_count, adp_ctx_batching_wait_iters_count
   std::vector<std::uint32_t> round_;
-  bool waits_for_transfer_ = false;   // the pass under way, behind its dealing
-  std::vector<std::uint32_t> left_;   // that the last plan was the last word of
+  bool waits_for_transfer_ = false;  // the pass under way, behind its dealing
+  std::vector<std::uint32_t> left_;  // that the last plan was the last word of
   std::vector<PullWork> withdrawn_;  // decode legs whose clients left the queue
 };
 

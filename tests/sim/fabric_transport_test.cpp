@@ -336,8 +336,8 @@ TEST_CASE("copies of a latent are read in turn where the engine does so [transpo
   for (const bool in_turn : {true, false}) {
     std::vector<FabricTransport::Seat> all = seats(t, {8, 8});
     all[1].ranks = 8;
-    FabricTransport transport(t, std::move(all),
-                              {.kv_heads = 1, .latent = true, .copies_in_turn = in_turn}, microseconds(0));
+    FabricTransport transport(t, std::move(all), {.kv_heads = 1, .latent = true, .copies_in_turn = in_turn},
+                              microseconds(0));
     for (std::int32_t rank = 0; rank < 2; ++rank) {
       KvPull one = pull(static_cast<std::uint64_t>(rank), 0, 1, 100);
       one.to_rank = rank;

@@ -94,8 +94,9 @@ TEST_CASE("both legs are dealt out to the rank with least tokens [tensorrt_llm][
   CHECK(from[0] > 40);  // a context at a time: the first rank is empty again
 }
 
-TEST_CASE("random worlds of TensorRT-LLM's ranks apart: conservation, single steps are stretches "
-          "[tensorrt_llm][pd][ranks]") {
+TEST_CASE(
+    "random worlds of TensorRT-LLM's ranks apart: conservation, single steps are stretches "
+    "[tensorrt_llm][pd][ranks]") {
   std::uint64_t stretches = 0, cancelled = 0, failed = 0, retried = 0, spread = 0;
   for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 50u); ++seed) {
     CAPTURE(seed);
