@@ -168,8 +168,8 @@ TEST_CASE("random worlds of TensorRT-LLM's drafts apart: conservation [tensorrt_
   CHECK(rejected > 1000);
 }
 
-// `getBlockRangeForSending`: of the layers with a window their last W / B + 1 blocks. Both pools count when a
-// generation server lets somebody in (§2.2): a prompt takes its blocks whole there too.
+// `getBlockRangeForSending`: of the layers with a window their last W / B + 1 blocks. A context takes its
+// blocks whole there too, and holds them until the transfer is over.
 TEST_CASE("windowed layers send their window, and hold their blocks, by hand [tensorrt_llm][pd][windows]") {
   for (const std::int64_t window_blocks : {40, 100}) {
     CAPTURE(window_blocks);
@@ -182,11 +182,11 @@ TEST_CASE("windowed layers send their window, and hold their blocks, by hand [te
     REQUIRE(a.pulls.size() == 3);
     CHECK(a.pulls[0].blocks == 20 + 5);
     CHECK(a.pulls.back().blocks == 2 + 2);
-    // 20 blocks of a prompt, and one more while its window slides: 40 hold one of two.
-    const auto waited = std::count_if(records.begin(), records.end(), [](const RequestRecord& r) {
-      return r.handoff.wait > milliseconds(100);
-    });
-    CHECK((waited > 0) == (window_blocks == 40));
+    // 21 blocks to the first token each: of 40 one prompt has them, until its transfer is over.
+    for (const RequestRecord& r : records) {
+      if (r.request == 1) CHECK((r.handoff.queue > milliseconds(300)) == (window_blocks == 40));
+      CHECK(r.output_tokens == 20);
+    }
   }
 }
 
