@@ -97,7 +97,7 @@ EFFECTS = [
     up("deployment.experts.popularity.file", "zipf", "deployment.experts.popularity={file: $DATA/counts.csv}",
        PREFILL + "class:grouped_gemm"),
     up("deployment.experts.routing", "grouped", "deployment.experts={routing: expected}",
-       "cost[decode 256@1024]:class:grouped_gemm"),
+       "cost[decode 64@1024]:class:grouped_gemm"),
     moves("deployment.experts.layer_correlation", "zipf", "deployment.experts.layer_correlation=1",
           PREFILL + "class:grouped_gemm"),
     moves("deployment.experts.drift.every_s", "zipf", "deployment.experts.drift={every_s: 0.5}", "balancedness"),
