@@ -62,9 +62,9 @@ struct ModelSpec {
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
                vocabulary = 0;
   std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0, shared_expert_intermediate = 0;
-  LatentAttention latent;          // if present: kv_heads = 1, head_dim = latent and rotary key
-  SparseAttention sparse;          // only beside a latent
-  StateLayers state;               // of layers whose mixer keeps a state
+  LatentAttention latent;  // if present: kv_heads = 1, head_dim = latent and rotary key
+  SparseAttention sparse;  // only beside a latent
+  StateLayers state;       // of layers whose mixer keeps a state
   // The router picks so many of these groups of experts first, by the scores of their best one or two; 0 = it
   // does not.
   std::int64_t expert_groups = 0, expert_groups_chosen = 0, expert_group_best = 2;
