@@ -31,8 +31,8 @@ ExpertLoads::ExpertLoads(const ExpertPopularity& popularity, std::int64_t epoch,
                          std::int32_t first_layer)
     : epoch_(epoch), placements_(std::move(placements)), groups_(groups) {
   for (std::size_t l = 0; l < placements_.size(); ++l)
-    layers_.emplace_back(popularity.weights(first_layer + static_cast<std::int32_t>(l), epoch),
-                         popularity.per_token(), placements_[l], groups_);
+    layers_.emplace_back(popularity.demand(first_layer + static_cast<std::int32_t>(l), epoch), placements_[l],
+                         groups_);
   balance();
 }
 

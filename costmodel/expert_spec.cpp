@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "costmodel/experts/choice.h"
+#include "costmodel/experts/demands.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 
@@ -101,6 +101,16 @@ void read_eplb(const Yaml& node, const std::string& engine, const ModelSpec& mod
         "this version of Orrery; use static or off");
 }
 
+void check_groups(const Yaml& node, const ModelSpec& model) {
+  const std::int64_t reachable = model.experts / model.expert_groups * model.expert_groups_chosen;
+  if (model.expert_groups > most_groups)
+    node.fail(model.name + "'s router chooses among more than " + std::to_string(most_groups) +
+              " groups of experts, which is not modelled; remove the key");
+  if (reachable < model.experts_per_token)
+    node.fail(model.name + "'s chosen groups have " + std::to_string(reachable) +
+              " experts, and a token asks for " + std::to_string(model.experts_per_token));
+}
+
 }  // namespace
 
 const char* to_string(Policy policy) {
@@ -127,6 +137,14 @@ ExpertSpec read_experts(const Yaml& node, const ModelSpec& model, const Parallel
   }
   spec.all_layers = spec.layers;
   if (!node.present()) return spec;
+  if (model.expert_groups_chosen < model.expert_groups) {
+    spec.popularity.limit = {.groups = static_cast<std::int32_t>(model.expert_groups),
+                             .chosen = static_cast<std::int32_t>(model.expert_groups_chosen),
+                             .best = static_cast<std::int32_t>(model.expert_group_best)};
+    spec.popularity.demands = std::make_shared<ExpertDemands>();
+    spec.clumped = plan.ep > 1 && spec.layers > 0;
+    check_groups(node, model);
+  }
   read_popularity(node.optional("popularity"), folder, spec, model);
   PopularitySpec& p = spec.popularity;
   p.layer_correlation = node.optional("layer_correlation").number(0, 0, 1);
@@ -151,9 +169,10 @@ ExpertPlacement first_placement(const ExpertSpec& spec, const ExpertPopularity& 
   const BalancingSpec& eplb = spec.eplb;
   if (eplb.policy != Policy::fixed || ranks == 1)
     return initial_placement(popularity.experts(), eplb.redundant, ranks);
-  const auto loads = inclusion_probabilities(popularity.weights(layer, 0), popularity.per_token());
+  const auto demand = popularity.demand(layer, 0);
   return balance_experts(
-      loads, {.redundant = eplb.redundant, .ranks = ranks, .groups = eplb.groups, .nodes = eplb.nodes});
+      demand->inclusion,
+      {.redundant = eplb.redundant, .ranks = ranks, .groups = eplb.groups, .nodes = eplb.nodes});
 }
 
 }  // namespace orrery

@@ -37,8 +37,11 @@ struct ExpertSpec {
   std::int32_t first_layer = 0, all_layers = 0;
   std::uint64_t seed = 1;   // the scenario's
   double expert_bytes = 0;  // of one expert of one layer
+  bool clumped = false;     // ranks share experts out of groups that a router chooses first
   // Whether anything departs from the expectation over uniform popularity, which costs nothing.
-  bool on() const { return !popularity.uniform() || sampled || eplb.policy != BalancingSpec::Policy::off; }
+  bool on() const {
+    return !popularity.uniform() || sampled || clumped || eplb.policy != BalancingSpec::Policy::off;
+  }
   // Whether loads change from step to step.
   bool moves() const { return sampled || popularity.every_s > 0 || eplb.moves(); }
 };

@@ -304,7 +304,7 @@ class ConfigReader {
                                  : 0;
     if (chosen > groups || (model_.experts > 0 && model_.experts % groups != 0))
       config_.optional("n_group").fail("must divide n_routed_experts and be at least topk_group");
-    if (rule > 0) model_.expert_groups = groups;
+    if (rule > 0) choose_groups(model_, groups, chosen, rule);
     layers_.router_bias = rule == 2;
     const std::int64_t first = config_.optional("first_k_dense_replace").integer(0, 0, model_.layers);
     const std::int64_t step = positive("moe_layer_freq", 1);

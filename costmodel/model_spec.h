@@ -62,10 +62,12 @@ struct ModelSpec {
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
                vocabulary = 0;
   std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0, shared_expert_intermediate = 0;
-  LatentAttention latent;          // if present: kv_heads = 1, head_dim = latent and rotary key
-  SparseAttention sparse;          // only beside a latent
-  StateLayers state;               // of layers whose mixer keeps a state
-  std::int64_t expert_groups = 0;  // router picks groups of experts first; 0 = it does not
+  LatentAttention latent;  // if present: kv_heads = 1, head_dim = latent and rotary key
+  SparseAttention sparse;  // only beside a latent
+  StateLayers state;       // of layers whose mixer keeps a state
+  // The router picks so many of these groups of experts first, by the scores of their best one or two; 0 = it
+  // does not.
+  std::int64_t expert_groups = 0, expert_groups_chosen = 0, expert_group_best = 2;
   bool qk_norm = false, attention_bias = false, tied_embeddings = false, attention_sinks = false;
   // Gemma: what attention and the MLP give is normed before it joins the residual, so four norms a layer.
   bool output_norms = false;
@@ -108,6 +110,12 @@ struct ModelSpec {
     return 2 * (kv_heads > tp ? kv_heads / tp : 1) * head_dim;
   }
 };
+// `best`: experts whose scores make a group's.
+inline void choose_groups(ModelSpec& model, std::int64_t groups, std::int64_t chosen, std::size_t best) {
+  model.expert_groups = groups;
+  model.expert_groups_chosen = chosen;
+  model.expert_group_best = static_cast<std::int64_t>(best);
+}
 
 // Whether `engine` attends to the later tokens of the same image (Gemma 3 with its encoder): vLLM 0.24 then
 // runs Triton attention in every layer and step, because its FlashAttention of Hopper cannot

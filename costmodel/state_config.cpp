@@ -218,8 +218,8 @@ void read_nemotron(const Yaml& config, ModelSpec& model, LayerRules& rules) {
   const std::int64_t shared = config.optional("n_shared_experts").integer(0, 0, 1024);
   if (shared > 0)
     model.shared_expert_intermediate = shared * positive(config, "moe_shared_expert_intermediate_size");
-  model.expert_groups = config.optional("n_group").integer(1, 1, 1024);
-  accept_all(config.optional("topk_group"));
+  const std::int64_t groups = config.optional("n_group").integer(1, 1, 1024);
+  choose_groups(model, groups, config.optional("topk_group").integer(1, 1, groups), 2);
   model.router_fp32 = rules.router_bias = true;  // GateLinear, force_fp32_compute; e_score_correction_bias
 }
 

@@ -212,15 +212,14 @@ void Fleet::enter(std::size_t i, InstanceState state, SimTime now) {
   ++m.life;
   m.state = state;
   m.since = now;
+  end_loads(i, now);
 }
 
 void Fleet::start_up(std::size_t i, SimTime now) {
   enter(i, InstanceState::starting, now);
   ++result_.restarts;
-  push({.at = now + pools_[members_[i].pool].plan.start,
-        .kind = Kind::ready,
-        .index = static_cast<std::uint32_t>(i),
-        .life = members_[i].life});
+  const PoolPlan& plan = pools_[members_[i].pool].plan;
+  plan.loads ? begin_load(i, now) : ready_in(i, plan.start, now);
 }
 
 void Fleet::ready(std::size_t i, SimTime now) {

@@ -41,6 +41,8 @@ class FleetHost {
   virtual std::int32_t waiting(InstanceId instance) const = 0;
   virtual void set_speed(const GpuPlace& gpu, double factor) = 0;             // 1: as it should be
   virtual void set_link(std::uint32_t link, double factor, SimTime now) = 0;  // 0: cut
+  virtual void load_weights(InstanceId instance, InstanceId peer, SimTime now) = 0;
+  virtual void drop_load(InstanceId instance, SimTime now) = 0;
 };
 
 struct FleetPool {
@@ -58,6 +60,7 @@ class Fleet {
   SimTime next();
   void change(SimTime now);  // everything but the autoscaler and drains
   void settle(SimTime now);
+  void loaded(InstanceId instance, SimTime now);  // its weights are there
   // Requests wait for an instance, or until somebody notices.
   bool holds_requests() const { return waiting_ > 0; }
   // Its process runs; false also while it is broken and nobody has noticed.
@@ -99,6 +102,8 @@ class Fleet {
     std::uint32_t life = 0;
     std::int32_t outages = 0;  // failures that hold it down now
     bool then_off = false;     // draining: to be switched off; else to be started again
+    bool loading = false;      // weights are under way, from `loads_from` where that is an instance
+    InstanceId loads_from = InstanceId::none();
     std::vector<std::uint32_t> faults;
   };
   struct Pool {
@@ -128,6 +133,10 @@ class Fleet {
   void repaired(std::size_t member, SimTime now);
   void enter(std::size_t member, InstanceState state, SimTime now);
   void start_up(std::size_t member, SimTime now);
+  void begin_load(std::size_t member, SimTime now);
+  void end_loads(std::size_t member, SimTime now);
+  InstanceId peer_of(std::size_t member) const;
+  void ready_in(std::size_t member, SimDuration wait, SimTime now);
   void ready(std::size_t member, SimTime now);
   void drain(std::size_t member, bool then_off, SimTime now);
   void switch_off(std::size_t member, SimTime now);

@@ -49,7 +49,11 @@ struct AutoscaleRules {
 };
 
 struct PoolPlan {
-  SimDuration start;      // from the beginning of a process until it is ready: weights and the engine's own
+  SimDuration start;  // from the beginning of a process until it is ready: weights and the engine's own
+  // Weights come over the transport's links, and `start` begins when they are there: from a source of their
+  // own, or from another instance of the pool; where none is up, in so long.
+  bool loads = false, from_peer = false;
+  SimDuration load_alone = SimDuration(0);
   std::int64_t gpus = 1;  // of an instance
   bool rolls = false;     // a rolling update begins at `update_at`
   SimTime update_at;

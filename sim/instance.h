@@ -72,7 +72,7 @@ class Instance {
   bool on_transfer(std::uint64_t transfer, SimTime now);
   // Of attention data parallelism: whose sequence it is.
   std::int32_t rank_of(SequenceId sequence) const {
-    return static_cast<std::int32_t>(sequence.value() % lanes_.size());
+    return lanes_.size() == 1 ? 0 : static_cast<std::int32_t>(scheduler_->lane_of(sequence));
   }
   // Prefill and decode apart: what the last pass of its scheduler wants fetched; and a fetch for `sequence`,
   // or of its held blocks, has ended (`at`: for the digest). True when an idle instance may go on.

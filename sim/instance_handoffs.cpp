@@ -105,6 +105,7 @@ void Instance::take_handed(const StepPlan& plan, StepId step, SimTime now) {
   for (const HandedWork& work : plan.handed) {
     Progress& p = progress_of(work.sequence);
     p.admitted = true;
+    p.lane = static_cast<std::uint32_t>(scheduler_->lane_of(work.sequence));
     p.first_scheduled = now;
     if (wiring_.answers != nullptr) wiring_.answers->first_token(p.request);
     observe_request(RequestEvent::Kind::admitted, p.request, now, step.value(), work.tokens, work.tokens);

@@ -52,6 +52,11 @@ class KvTransport {
   virtual void set_link(std::uint32_t /*link*/, double /*factor*/, SimTime) {}
   // The instance's process is gone, and all that it had under way was forgotten.
   virtual void begin_anew(InstanceId) {}
+  // Weights of an instance that starts, from their source; or from another instance, if one is named.
+  virtual void load(InstanceId, InstanceId /*peer*/, SimTime) {}
+  virtual void drop_load(InstanceId, SimTime) {}
+  virtual SimTime next_load() { return SimTime::never(); }  // when take_loaded() may have something next
+  virtual void take_loaded(SimTime, std::vector<InstanceId>& /*done*/) {}
 };
 
 }  // namespace orrery

@@ -106,6 +106,20 @@ class LoopFleet : protected FleetHost {
     setup_.transport->set_link(link, factor, now);
   }
 
+  void load_weights(InstanceId id, InstanceId peer, SimTime now) override {
+    setup_.transport->load(id, peer, now);
+  }
+  void drop_load(InstanceId id, SimTime now) override { setup_.transport->drop_load(id, now); }
+  SimTime next_load() {
+    return setup_.transport == nullptr ? SimTime::never() : setup_.transport->next_load();
+  }
+  void take_loaded(SimTime now) {
+    if (setup_.transport == nullptr) return;
+    loaded_.clear();
+    setup_.transport->take_loaded(now, loaded_);
+    for (const InstanceId id : loaded_) fleet_->loaded(id, now);
+  }
+
   SimulationSetup setup_;
   RunCollector collector_;
   std::vector<std::unique_ptr<Instance>> instances_;
@@ -129,6 +143,7 @@ class LoopFleet : protected FleetHost {
   void make_instance(std::size_t i, std::unique_ptr<Scheduler> scheduler);
   void make_fleet();
   void lose_fetching(InstanceId id, SimTime now, std::vector<LostRequest>& lost);
+  std::vector<InstanceId> loaded_;
   std::vector<std::int32_t> unnoticed_;  // by instance: what routers count at one that is gone
 };
 

@@ -141,13 +141,15 @@ void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
   ORRERY_CHECK(
       plan.verify.empty() && plan.encode.empty() && plan.load_blocks == 0 && plan.blocking_store_blocks == 0,
       "ranks neither speculate, encode nor move blocks beside a step");
-  const std::size_t first = prefill_.size();
+  const std::size_t first = prefill_.size(), first_joined = joined_.size();
   for (const PrefillWork& w : plan.prefill) {
     prefill_.push_back(w);
     prefill_.back().sequence = global(w.sequence, rank);
   }
   rank_plans_[rank] = {.first_prefill = first,
                        .prefills = plan.prefill.size(),
+                       .first_joined = first_joined,
+                       .joins = plan.joined.size(),
                        .decode_sequences = plan.decode_sequences,
                        .decode_context_tokens = plan.decode_context_tokens,
                        .new_requests = plan.new_requests,

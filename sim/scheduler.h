@@ -241,7 +241,7 @@ class Scheduler {
   virtual std::int32_t open_steps() const = 0;
   // Ranks whose decode sets step, stall and rest on their own (attention data parallelism).
   virtual std::int32_t lanes() const { return 1; }
-  // Of a sequence that has been admitted.
+  // Of a sequence that has been admitted, or has blocks to be fetched or held.
   virtual std::size_t lane_of(SequenceId sequence) const {
     return sequence.value() % static_cast<std::size_t>(lanes());
   }

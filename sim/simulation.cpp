@@ -59,7 +59,8 @@ class Loop final : LoopFleet {
       if (apart_) due = earlier(due, apart_->next_event());
       if (relay_) due = earlier(due, earlier(relay_->next(), setup_.transport->next_event()));
       if (batching_) due = earlier(due, next_batch());
-      if (fleet_ && (!due.is_never() || fleet_->holds_requests())) due = earlier(due, fleet_->next());
+      if (fleet_ && (!due.is_never() || fleet_->holds_requests()))
+        due = earlier(due, earlier(fleet_->next(), next_load()));
       if (due.is_never()) break;
       const SimTime now = setup_.clock->wait_until(due);
       clock_ = {.now = now};
@@ -70,6 +71,7 @@ class Loop final : LoopFleet {
       take_outcomes(now);
       if (apart_) apart_->take_ended(now);
       if (relay_ && !apart_) take_fetched(now);
+      if (fleet_) take_loaded(now);
       if (fleet_) fleet_->change(now);
       clock_.taken = true;
       if (setup_.inbox->next() <= now) take_arrivals(now);

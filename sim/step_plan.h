@@ -51,6 +51,7 @@ struct SpokenTokens {
 // Attention data parallelism: one rank's part of a joint step.
 struct RankPlan {
   std::size_t first_prefill = 0, prefills = 0;  // its part of StepPlan::prefill
+  std::size_t first_joined = 0, joins = 0;      // and of StepPlan::joined
   std::int32_t decode_sequences = 0;
   std::int64_t decode_context_tokens = 0;
   std::int32_t new_requests = 0, running = 0;

@@ -183,37 +183,35 @@ ExpertChoice::ExpertChoice(std::span<const double> weights)
   }
 }
 
-void ExpertChoice::draw(RandomStream& stream, std::span<std::int32_t> out) const {
-  constexpr int patience = 32;  // repeats after which the rest is drawn from those left
+std::int32_t ExpertChoice::next(RandomStream& stream, std::span<const std::int32_t> chosen) const {
+  constexpr int patience = 32;  // repeats after which it is drawn from those left
   const double n = static_cast<double>(weights_.size());
-  for (std::size_t have = 0; have < out.size(); ++have) {
-    const auto chosen = [&](std::int32_t expert) {
-      return std::find(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(have), expert) !=
-             out.begin() + static_cast<std::ptrdiff_t>(have);
-    };
-    std::int32_t expert = -1;
-    for (int tries = 0; tries < patience; ++tries) {
-      const double x = stream.uniform() * n;
-      const std::size_t i = std::min(static_cast<std::size_t>(x), weights_.size() - 1);
-      const double part = x - static_cast<double>(i);
-      expert = part < keep_[i] ? static_cast<std::int32_t>(i) : other_[i];
-      if (!chosen(expert)) break;
-      expert = -1;
-    }
-    if (expert < 0) {
-      double left = 0;
-      for (std::size_t i = 0; i < weights_.size(); ++i)
-        left += chosen(static_cast<std::int32_t>(i)) ? 0 : weights_[i];
-      double x = stream.uniform() * left;
-      for (std::size_t i = 0; i < weights_.size(); ++i) {
-        if (chosen(static_cast<std::int32_t>(i))) continue;
-        expert = static_cast<std::int32_t>(i);
-        x -= weights_[i];
-        if (x < 0) break;
-      }
-    }
-    out[have] = expert;
+  const auto is_chosen = [&](std::int32_t expert) {
+    return std::find(chosen.begin(), chosen.end(), expert) != chosen.end();
+  };
+  for (int tries = 0; tries < patience; ++tries) {
+    const double x = stream.uniform() * n;
+    const std::size_t i = std::min(static_cast<std::size_t>(x), weights_.size() - 1);
+    const double part = x - static_cast<double>(i);
+    const std::int32_t expert = part < keep_[i] ? static_cast<std::int32_t>(i) : other_[i];
+    if (!is_chosen(expert)) return expert;
   }
+  double left = 0;
+  for (std::size_t i = 0; i < weights_.size(); ++i)
+    left += is_chosen(static_cast<std::int32_t>(i)) ? 0 : weights_[i];
+  double x = stream.uniform() * left;
+  std::int32_t expert = -1;
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    if (is_chosen(static_cast<std::int32_t>(i))) continue;
+    expert = static_cast<std::int32_t>(i);
+    x -= weights_[i];
+    if (x < 0) break;
+  }
+  return expert;
+}
+
+void ExpertChoice::draw(RandomStream& stream, std::span<std::int32_t> out) const {
+  for (std::size_t have = 0; have < out.size(); ++have) out[have] = next(stream, out.first(have));
 }
 
 RandomStream token_choices(std::uint64_t seed, std::uint64_t request, std::uint64_t token,

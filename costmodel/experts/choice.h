@@ -37,6 +37,8 @@ class ExpertChoice {
   explicit ExpertChoice(std::span<const double> weights);
   // Fills `out` with distinct experts in the order of choice.
   void draw(RandomStream& stream, std::span<std::int32_t> out) const;
+  // One more beside those, which are not all.
+  std::int32_t next(RandomStream& stream, std::span<const std::int32_t> chosen) const;
 
  private:
   std::vector<double> weights_, keep_;

@@ -13,7 +13,7 @@
 #include "base/det_math.h"
 #include "base/files.h"
 #include "base/random.h"
-#include "costmodel/experts/choice.h"
+#include "costmodel/experts/demands.h"
 
 namespace orrery {
 
@@ -164,7 +164,8 @@ ExpertPopularity::ExpertPopularity(const PopularitySpec& spec, std::int32_t laye
       for (std::size_t other = 1; constant() && other < rows.size(); ++other) {  // all topics together
         for (std::size_t i = 0; i < counts.size(); ++i) counts[i] += rows[other][layer][i];
       }
-      by_layer.push_back(weights_of_counts(counts, per_token));
+      by_layer.push_back(spec.demands != nullptr ? spec.demands->weights(counts, per_token, spec.limit)
+                                                 : weights_of_counts(counts, per_token, spec.limit));
     }
   }
 }

@@ -3,13 +3,18 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/time.h"
+#include "costmodel/experts/grouped_choice.h"
 
 namespace orrery {
+
+struct ExpertDemand;
+class ExpertDemands;
 
 // What was counted: rows[topic][layer][expert], tokens that chose the expert. Every count is at least one
 // half: an expert that nobody chose in a finite sample is rare, not impossible.
@@ -36,6 +41,8 @@ struct PopularitySpec {
   // experts are popular, not how unequal they are; a file with several topics takes them in turn.
   double every_s = 0;
   std::int32_t steps = 1;
+  GroupLimit limit;                        // of the model's router
+  std::shared_ptr<ExpertDemands> demands;  // where set: what was drawn under it before
   bool uniform() const { return law == Law::uniform; }
 };
 
@@ -54,6 +61,8 @@ class ExpertPopularity {
   }
   // Weights of Plackett-Luce (choice.h), sum 1, all > 0.
   std::vector<double> weights(std::int32_t layer, std::int64_t epoch) const;
+  // What tokens ask of the layer then (demands.h).
+  std::shared_ptr<const ExpertDemand> demand(std::int32_t layer, std::int64_t epoch) const;
 
  private:
   double score(std::int32_t layer, std::int32_t expert, std::int64_t topic) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -52,6 +53,17 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
   return high - step * integral;
 }
 
+ExpertDemand::ExpertDemand(std::span<const double> weights, std::int32_t k, const GroupLimit& limit)
+    : per_token(k), choice(weights) {
+  if (!limit.on()) {
+    inclusion = inclusion_probabilities(weights, k);
+    return;
+  }
+  grouped.emplace(weights, limit);
+  sample = sample_choices(weights, k, limit);
+  inclusion = inclusion_of_sample(weights, k, limit.groups, sample);
+}
+
 LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement,
                        const ExchangeGroups& groups)
     : demand_(std::move(demand)), ranks_(static_cast<std::size_t>(placement.ranks)),
@@ -75,7 +87,8 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
     const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
     where_[static_cast<std::size_t>(next[e]++)] = static_cast<std::int32_t>(s);
   }
-  if (!groups_.by_rank) return;
+  if (demand_->grouped) take_sample(placement, replicas);
+  if (demand_->grouped || !groups_.by_rank) return;
   const auto touched = [&](std::size_t first, std::size_t count) {  // ranks
     std::vector<double> share(replicas.size(), 0.0);
     for (std::size_t s = first * slots_; s < (first + count) * slots_; ++s) {
@@ -90,6 +103,86 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
     node_.push_back(touched(r, std::min(of_node, ranks_ - r)));
 }
 
+namespace {
+
+// Of each expert the places (ranks, or nodes) that it has a share of, which its replicas there add up to.
+std::vector<std::vector<std::pair<std::size_t, double>>> shares_of(const ExpertPlacement& placement,
+                                                                   std::span<const std::int32_t> replicas,
+                                                                   std::size_t slots_of_place) {
+  std::vector<std::vector<std::pair<std::size_t, double>>> shares(replicas.size());
+  for (std::size_t s = 0; s < placement.expert_of_slot.size(); ++s) {
+    const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
+    const std::size_t place = s / slots_of_place;
+    if (shares[e].empty() || shares[e].back().first != place) shares[e].push_back({place, 0.0});
+    shares[e].back().second += 1.0 / replicas[e];
+  }
+  return shares;
+}
+
+// A variance within 3 %, 1.5 % of a deviation, which a balancer asks for with every new placement.
+constexpr std::size_t tokens_for_variance = 4096;
+
+// What tokens of the sample leave at each place: mean and mean square of rows, and how often it is any.
+struct Tally {
+  explicit Tally(std::size_t places) : mean(places, 0.0), square(places, 0.0), touched(places, 0.0) {}
+  std::vector<double> mean, square, touched;
+};
+Tally tally(const ExpertDemand& demand, std::size_t tokens, std::size_t places,
+            const std::vector<std::vector<std::pair<std::size_t, double>>>& shares) {
+  Tally out(places);
+  const auto k = static_cast<std::size_t>(demand.per_token);
+  tokens = std::min(tokens, demand.sample.size() / k);
+  const double one = 1 / static_cast<double>(tokens);
+  std::vector<double> rows(places, 0.0), chance(places, 0.0), beside(places, 1.0);
+  std::vector<std::size_t> met;
+  for (std::size_t t = 0; t < tokens * k; t += k) {
+    met.clear();
+    for (std::size_t i = t; i < t + k; ++i) {
+      for (const auto& [place, share] : shares[demand.sample[i]]) {
+        if (rows[place] == 0) met.push_back(place);
+        rows[place] += share;
+        chance[place] += share * (1 - share);
+        beside[place] *= 1 - std::min(share, 1.0);
+      }
+    }
+    for (const std::size_t place : met) {
+      out.mean[place] += one * rows[place];
+      out.square[place] += one * (rows[place] * rows[place] + chance[place]);
+      out.touched[place] += one * (1 - beside[place]);
+      rows[place] = chance[place] = 0;
+      beside[place] = 1;
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+// Rows that a token leaves on a rank have variance v = d − d²/Σd.
+void LayerLoads::take_sample(const ExpertPlacement& placement, std::span<const std::int32_t> replicas) {
+  const std::size_t tokens = groups_.by_rank ? SIZE_MAX : tokens_for_variance;
+  const Tally ranks = tally(*demand_, tokens, ranks_, shares_of(placement, replicas, slots_));
+  if (ranks_ > 1) {
+    const auto sum = [&] { return std::accumulate(spread_.begin(), spread_.end(), 0.0); };
+    const double plain = sum();
+    std::vector<double> variance(ranks_);
+    for (std::size_t r = 0; r < ranks_; ++r) {
+      variance[r] = std::max(1e-12, ranks.square[r] - ranks.mean[r] * ranks.mean[r]);
+      clumped_.push_back(spread_[r] > 0 ? variance[r] / (spread_[r] * (1 - spread_[r] / plain)) : 1.0);
+    }
+    for (int round = 0; round < 20; ++round) {
+      const double all = sum();
+      for (std::size_t r = 0; r < ranks_; ++r)
+        spread_[r] = variance[r] / std::max(0.05, 1 - spread_[r] / all);
+    }
+  }
+  if (!groups_.by_rank) return;
+  touched_ = ranks.touched;
+  const auto of_node = static_cast<std::size_t>(groups_.ranks_of_node);
+  const std::size_t nodes = (ranks_ + of_node - 1) / of_node;
+  node_ = tally(*demand_, tokens, nodes, shares_of(placement, replicas, slots_ * of_node)).touched;
+}
+
 // P(a slot has a row) = 1 − (1 − q)^T; slots of a rank count as independent but for their number being
 // limited, which n/(n − 1) says for equal weights (costmodel/moe.h).
 void LayerLoads::distinct_moments(double tokens, std::vector<double>& mean,
@@ -102,6 +195,7 @@ void LayerLoads::distinct_moments(double tokens, std::vector<double>& mean,
     mean[s / slots_] += p;
     variance[s / slots_] += p * (1 - p) * (all > 1 ? all / (all - 1) : 1);
   }
+  for (std::size_t r = 0; r < clumped_.size(); ++r) variance[r] *= clumped_[r];
 }
 
 double LayerLoads::most_rows(double tokens) const {
@@ -193,7 +287,7 @@ RankLoad LayerLoads::counted_batch(std::int64_t tokens, RandomStream& stream) co
   ORRERY_CHECK(static_cast<std::size_t>(demand_->per_token) <= chosen.size(), "experts of a token");
   const std::span<std::int32_t> mine(chosen.data(), static_cast<std::size_t>(demand_->per_token));
   for (std::int64_t t = 0; t < tokens; ++t) {
-    demand_->choice.draw(stream, mine);
+    demand_->draw(stream, mine);
     for (const std::int32_t expert : mine) {
       const auto e = static_cast<std::size_t>(expert);
       const auto count = static_cast<std::int64_t>(first_[e + 1] - first_[e]);

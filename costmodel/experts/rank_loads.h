@@ -4,12 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/random.h"
 #include "costmodel/experts/balancer.h"
-#include "costmodel/experts/choice.h"
+#include "costmodel/experts/grouped_choice.h"
 
 namespace orrery {
 
@@ -34,19 +35,24 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
 
 // What tokens ask of a layer, wherever its experts are.
 struct ExpertDemand {
-  ExpertDemand(std::span<const double> weights, std::int32_t k)
-      : per_token(k), inclusion(inclusion_probabilities(weights, k)), choice(weights) {}
+  ExpertDemand(std::span<const double> weights, std::int32_t k, const GroupLimit& limit = {});
+  void draw(RandomStream& stream, std::span<std::int32_t> out) const {
+    grouped ? grouped->draw(stream, out) : choice.draw(stream, out);
+  }
   std::int32_t per_token;
   std::vector<double> inclusion;  // of each expert, of one token
   ExpertChoice choice;
+  // Where groups of experts are chosen first: the law, and choices of tokens drawn from it.
+  std::optional<GroupedChoice> grouped;
+  std::vector<std::uint16_t> sample;
 };
 
 class LayerLoads {
  public:
   // A token's row for an expert with several replicas goes to each of them equally often.
   LayerLoads(std::span<const double> weights, std::int32_t per_token, const ExpertPlacement& placement,
-             const ExchangeGroups& groups = {})
-      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token), placement, groups) {}
+             const ExchangeGroups& groups = {}, const GroupLimit& limit = {})
+      : LayerLoads(std::make_shared<const ExpertDemand>(weights, per_token, limit), placement, groups) {}
   LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertPlacement& placement,
              const ExchangeGroups& groups = {});
 
@@ -56,6 +62,9 @@ class LayerLoads {
   // k distinct draws to first order (Hájek 1964), exact for equal weights. Σ over ranks is fixed: what they
   // deviate together is taken out.
   // Tokens with rows on a rank, or node, are binomial; of a drawn batch they deviate as the rank's rows do.
+  // Where a router chooses groups first, experts of one come together: d_r is then what the sample's choices
+  // say of the rank's variance, distinct experts vary as much more as rows do, and what is touched is
+  // counted.
   RankLoad expected(double tokens) const;
   // One batch. Up to `counted` tokens are drawn one by one, exactly the law; more from the normals above,
   // one a rank.
@@ -72,6 +81,7 @@ class LayerLoads {
   RankLoad counted_batch(std::int64_t tokens, RandomStream& stream) const;
   void distinct_moments(double tokens, std::vector<double>& mean, std::vector<double>& variance) const;
   double most_rows(double tokens) const;
+  void take_sample(const ExpertPlacement& placement, std::span<const std::int32_t> replicas);
   // Of the slots of the rank where Σ max(p, m/B + p/2) is largest (m rows and P(a row) p of a slot, B rows of
   // a tile), that sum beyond the same of the slots' totals.
   double uneven_tiles(double tokens) const;
@@ -82,6 +92,7 @@ class LayerLoads {
   std::size_t ranks_, slots_;          // slots: of a rank
   std::vector<double> slot_;           // πᵢ ÷ replicas, by slot
   std::vector<double> mean_, spread_;  // by rank, of one token: μ and d
+  std::vector<double> clumped_;        // by rank: variance over that of plain choice; empty: the same
   ExchangeGroups groups_;
   std::vector<double> touched_, node_;       // by rank and by node: probability that a token has a row there
   std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −

@@ -402,11 +402,12 @@ void CostModelExecutor::ended(InstanceId instance, SequenceId sequence) {
 }
 
 void CostModelExecutor::track_ends(Engine& e, std::int64_t step, const StepPlan& plan) {
-  if (plan.ranks.empty()) return e.lanes.front().track(step, plan, plan.prefill, plan.stalls_decodes);
+  if (plan.ranks.empty())
+    return e.lanes.front().track(step, plan, plan.prefill, plan.joined, plan.stalls_decodes);
   for (std::size_t r = 0; r < e.lanes.size(); ++r) {
     const RankPlan& rank = plan.ranks[r];
     e.lanes[r].track(step, plan, plan.prefill.subspan(rank.first_prefill, rank.prefills),
-                     rank.stalls_decodes);
+                     plan.joined.subspan(rank.first_joined, rank.joins), rank.stalls_decodes);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "costmodel/stages.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
+#include "sim/costed/weight_loads.h"
 #include "sim/fabric/presets.h"
 #include "sim/fabric/routes.h"
 
@@ -286,6 +287,8 @@ std::shared_ptr<const fabric::Topology> read_fabric(const Yaml& deployment, cons
                                    " of pool " + quote(pool->name) + ", " + board +
                                    " do; parts that differ need a file");
   }
+  const Yaml list = deployment.optional("pools");
+  add_weight_sources(list.present() ? list.items() : std::vector<Yaml>{deployment}, pools, *read);
   return std::make_shared<const fabric::Topology>(std::move(read).value());
 }
 
@@ -309,6 +312,9 @@ double bytes_of_block(const PoolSpec& pool) {
   if (pool.images_elsewhere) return static_cast<double>(embedding_bytes(instance));
   const auto block = static_cast<double>(pool.memory.block_size);
   const KvCacheGroups& groups = pool.memory.groups;
+  if (instance.engine.settings.tensorrt_llm.window > 0)  // every second layer has one
+    return instance.model.kv_layer_bytes(instance.plan.tp) *
+           static_cast<double>(instance.model.attention_layers()) / 2 * block;
   if (groups.windowed > 0)
     return instance.model.kv_layer_bytes(instance.plan.tp) * static_cast<double>(groups.layers) * block;
   if (instance.plan.pp == 1) return pool.memory.kv_bytes_per_token.value() * block;  // else: a stage's

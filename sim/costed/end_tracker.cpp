@@ -20,7 +20,7 @@ void EndTracker::ended(SequenceId sequence) {
 }
 
 void EndTracker::track(std::int64_t step, const StepPlan& plan, std::span<const PrefillWork> prefill,
-                       bool stalls_decodes) {
+                       std::span<const PrefillWork> joined, bool stalls_decodes) {
   const std::int64_t decode = next_decode_;  // this step's, unless it stalls
   for (const SequenceId id : plan.paused) {
     const std::uint32_t slot = slot_of(id);
@@ -33,9 +33,9 @@ void EndTracker::track(std::int64_t step, const StepPlan& plan, std::span<const 
       if (mine(id) && tracked(slot) && end_of_slot_[slot] >= decode) set_end(slot, -1);
     }
   }
-  for (const PrefillWork& w : plan.joined) {
+  for (const PrefillWork& w : joined) {
     const std::int32_t eos = oracle_->eos_after(w.request);
-    if (mine(w.sequence)) set_end(slot_of(w.sequence), eos > 0 ? decode + eos - w.outputs_before - 1 : -1);
+    set_end(slot_of(w.sequence), eos > 0 ? decode + eos - w.outputs_before - 1 : -1);
   }
   for (const PrefillWork& w : prefill) {
     if (!w.samples) continue;

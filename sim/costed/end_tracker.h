@@ -21,7 +21,7 @@ class EndTracker {
 
   // What a plan says of this lane's ends, before its step begins. `step`: the instance's number of it.
   void track(std::int64_t step, const StepPlan& plan, std::span<const PrefillWork> prefill,
-             bool stalls_decodes);
+             std::span<const PrefillWork> joined, bool stalls_decodes);
   void ended(SequenceId sequence);
   // Updates from now on up to and with the first one that brings an EOS, when decode steps follow.
   std::int64_t updates_until_end(std::int64_t next_update);

@@ -21,14 +21,16 @@ void FabricTransport::add_other(const fabric::FlowSpec& spec, SimTime now) {
 
 void FabricTransport::other_arrived(const fabric::Arrival& arrival) {
   others_.erase(arrival.key);
+  if (is_load(arrival.key)) return load_arrived(arrival.key, arrival.at);
   if (arrival.key >= copy_keys) return copies_->arrived(arrival.key - copy_keys, arrival.at);
   moves_[arrival.key - move_keys].at = arrival.at;
 }
 
 // A move goes on over the links that are left, a copy whose way is gone is over: nobody waits for ever.
 void FabricTransport::other_cut(const fabric::CutFlow& cut, SimTime now) {
-  part(cut.flow, now);
+  if (shared_) part(cut.flow, now);
   others_.erase(cut.key);
+  if (is_load(cut.key)) return load_cut(cut.key, cut.bytes_left, now);
   if (cut.key >= copy_keys) return copies_->arrived(cut.key - copy_keys, now);
   move_over(cut.key - move_keys, cut.bytes_left, now);
 }

@@ -132,8 +132,13 @@ bool FabricTransport::push(RequestId request, Open& o, std::size_t place, std::i
   lane.queued += bytes;
   if (lane.busy || lane.queued == 0) return true;
   const RankPair& pair = pairs(o.from, o.to)[place];
-  const auto flow = flows_.add({.from = seats_[o.from.value()].gpu(o.from_rank, pair.from),
-                                .to = seats_[o.to.value()].gpu(o.to_rank, pair.to),
+  const Seat &from = seats_[o.from.value()], &to = seats_[o.to.value()];
+  // TensorRT-LLM, cpp/tensorrt_llm/batch_manager/mlaCacheFormatter.cpp: `pickRecvConnections`,
+  // `needSendCache`.
+  const std::int32_t copies = std::max(1, from.tp() / to.tp());
+  const std::int32_t copy = model_.copies_in_turn && model_.latent ? o.to_rank % copies : 0;
+  const auto flow = flows_.add({.from = from.gpu(o.from_rank, pair.from + copy),
+                                .to = to.gpu(o.to_rank, pair.to),
                                 .bytes = lane.queued,
                                 .key = request.value() * keys_per_request + place},
                                now);
@@ -271,16 +276,20 @@ void FabricTransport::set_link(std::uint32_t link, double factor, SimTime now) {
   if (cut_.empty()) cut_.assign(topology_.link_count(), false);
   if (factor == 0) {
     cut_[link] = true;
+    links_of_loads(id, true, now);
     fail_link(id, now);
     if (shared_) shared_->set_left(id, 0, now);
     return;
   }
+  bool mended = false;
   // Both directions of a cable are cut and mended together.
   if (cut_[link]) {
     flows_.restore(id, now);
     cut_[link] = false;
+    mended = true;
   }
   degrade(id, factor, now);
+  if (mended) links_of_loads(id, false, now);
   if (shared_) shared_->set_left(id, factor, now);
 }
 

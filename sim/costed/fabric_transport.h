@@ -8,8 +8,9 @@
 // What is sent part by part goes through a connection for each rank pair: one flow at a time, in order; what
 // has become ready meanwhile follows as one flow. So a request takes one share of a link either way.
 //
-// The same links carry KV to and from host memory (host_copies.h) and weights of experts that move
-// (fabric_traffic.cpp), and what steps put on them (shared_links.h).
+// The same links carry KV to and from host memory (host_copies.h), weights of experts that move
+// (fabric_traffic.cpp) and of instances that start (weight_flows.cpp), and what steps put on them
+// (shared_links.h).
 #pragma once
 
 #include <deque>
@@ -24,6 +25,7 @@
 #include "sim/costed/host_copies.h"
 #include "sim/costed/rank_pairs.h"
 #include "sim/costed/shared_links.h"
+#include "sim/costed/weight_loads.h"
 #include "sim/fabric/figure.h"
 #include "sim/fabric/flows.h"
 #include "sim/kv_transport.h"
@@ -53,6 +55,9 @@ class FabricTransport final : public KvTransport {
   struct Model {
     std::int64_t kv_heads = 1;
     bool latent = false;
+    // Of a prefill side's ranks that keep the same latent the one that a decode side's rank (of attention
+    // data parallelism) reads goes by its number; else it is always the first.
+    bool copies_in_turn = false;
   };
   // `topology` must outlive it. Seats by instance.
   FabricTransport(const fabric::Topology& topology, std::vector<Seat> seats, const Model& model,
@@ -82,6 +87,13 @@ class FabricTransport final : public KvTransport {
   // Weights that an instance's balancer moves while steps run, one move at a time.
   void begin_move(std::size_t instance, const LinkUse& bytes, SimTime now);
   SimTime moved(std::size_t instance) const { return moves_[instance].at; }  // never(): under way
+
+  // Weights of instances that start, by instance.
+  void load_from(std::vector<WeightLoads::Plan> plans);
+  void load(InstanceId instance, InstanceId peer, SimTime now) override;
+  void drop_load(InstanceId instance, SimTime now) override;
+  SimTime next_load() override;
+  void take_loaded(SimTime now, std::vector<InstanceId>& done) override;
 
   SimDuration posting(const KvPull& pull) const override;
   void begin(const KvPull& pull, SimTime now) override;
@@ -149,6 +161,11 @@ class FabricTransport final : public KvTransport {
   void other_arrived(const fabric::Arrival& arrival);
   void other_cut(const fabric::CutFlow& cut, SimTime now);
   void move_over(std::size_t instance, std::int64_t bytes, SimTime now);
+  static bool is_load(std::uint64_t key);
+  void load_gpu(InstanceId instance, const WeightLoads::Rest& rest, SimTime now);
+  void load_arrived(std::uint64_t key, SimTime now);
+  void load_cut(std::uint64_t key, std::int64_t left, SimTime now);
+  void links_of_loads(fabric::LinkId link, bool cut, SimTime now);
 
   const fabric::Topology& topology_;
   std::vector<Seat> seats_;
@@ -162,6 +179,7 @@ class FabricTransport final : public KvTransport {
   std::unordered_map<std::uint64_t, std::vector<fabric::LinkId>> routes_;  // never iterated
   std::vector<InstanceId> touched_;
   std::optional<HostCopies> copies_;
+  std::optional<WeightLoads> loads_;
   struct Move {
     std::size_t side = 0;
     SimTime at;  // when the last one was over

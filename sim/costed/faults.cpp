@@ -16,6 +16,8 @@ void read_start(const Yaml& node, PoolSpec& pool) {
   if (!node.present()) return;
   if (const Yaml engine = node.optional("engine_s")) pool.start.engine_s = engine.number(0, 0, most_s);
   if (const Yaml load = node.optional("load_gb_per_s")) pool.start.load_gb_per_s = load.number(1, 1e-3, 1e6);
+  if (const Yaml from = node.optional("from"); from.present())
+    pool.start.from = static_cast<WeightSource>(from.choice({"own", "storage", "host", "peer"}));
 }
 
 // As many as `autoscale.max` are laid out; `replicas` of them are there at first.
@@ -74,14 +76,19 @@ bool has_changes(const std::vector<FaultSpec>& faults, const std::vector<const P
   });
 }
 
-SimDuration start_time(const PoolSpec& pool) {
+StartTimes start_times(const PoolSpec& pool) {
   const std::optional<StartCosts>& costs = pool.instance.engine.start;
   const bool fp8_block = pool.instance.model.quantization == Quantization::fp8_block;
   double engine = pool.start.engine_s, load = pool.start.load_gb_per_s * 1e9;
   if (engine < 0) engine = (fp8_block ? costs->engine_fp8_block : costs->engine).value.value();
   if (load < 0) load = costs->load.value.value();
   const double bytes = pool.memory.weights.value() * static_cast<double>(pool.instance.plan.gpus());
-  return duration_from_seconds(engine + bytes / load);
+  return {engine, bytes / load};
+}
+
+SimDuration start_time(const PoolSpec& pool) {
+  const StartTimes start = start_times(pool);
+  return duration_from_seconds(start.engine_s + start.load_s);
 }
 
 // -------------------------------------------------------------------------------------------------- targets
@@ -286,13 +293,17 @@ void name_streams(std::vector<FaultSpec>& faults) {
 }
 
 // Whoever may start in the run needs figures for it, and `start` is for them alone.
-void check_starts(const Yaml& root, const std::vector<const PoolSpec*>& pools, bool faults) {
+void check_starts(const Yaml& root, const std::vector<const PoolSpec*>& pools,
+                  const fabric::Topology* topology, bool faults) {
   const Yaml deployment = root.optional("deployment"), list = deployment.optional("pools");
   const std::vector<Yaml> nodes = list.present() ? list.items() : std::vector<Yaml>{deployment};
   for (std::size_t i = 0; i < pools.size() && i < nodes.size(); ++i) {
     const PoolSpec& pool = *pools[i];
     const bool starts = faults || pool.autoscale || pool.update_at_s >= 0;
     const Yaml start = nodes[i].optional("start");
+    if (pool.start.from != WeightSource::own && topology == nullptr)
+      start.optional("from").fail(
+          "weights over links need deployment.topology; give one, or leave it out (own)");
     if (!starts && start.present())
       start.fail("no instance starts in this run (faults, autoscale, rolling_update); leave it out");
     if (starts && !pool.instance.engine.start && !pool.instance.engine.name.empty() &&
@@ -333,7 +344,7 @@ void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
   name_streams(faults);
   refuse_changes_of_three(root, faults, pools);
   read_recovery(root.optional("deployment").optional("on_failure"), list.present(), recovery);
-  check_starts(root, pools, list.present());
+  check_starts(root, pools, topology, list.present());
 }
 
 FleetPlan fleet_plan(const std::vector<FaultSpec>& faults, const RecoverySpec& recovery,
@@ -362,7 +373,13 @@ FleetPlan fleet_plan(const std::vector<FaultSpec>& faults, const RecoverySpec& r
     PoolPlan& p = plan.pools.emplace_back();
     const bool known = pool->instance.engine.start.has_value() ||
                        (pool->start.engine_s >= 0 && pool->start.load_gb_per_s >= 0);
-    if (known) p.start = start_time(*pool);
+    if (known) {
+      const StartTimes start = start_times(*pool);
+      p.loads = pool->start.from != WeightSource::own;
+      p.from_peer = pool->start.from == WeightSource::peer;
+      p.start = duration_from_seconds(start.engine_s + (p.loads ? 0 : start.load_s));
+      p.load_alone = duration_from_seconds(start.load_s);
+    }
     p.gpus = pool->instance.plan.gpus();
     p.rolls = pool->update_at_s >= 0;
     if (p.rolls) p.update_at = SimTime(0) + duration_from_seconds(pool->update_at_s);

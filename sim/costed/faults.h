@@ -24,9 +24,13 @@ void read_faults(const Yaml& root, const std::vector<const PoolSpec*>& pools,
 // Whether instances of these pools may come and go.
 bool has_changes(const std::vector<FaultSpec>& faults, const std::vector<const PoolSpec*>& pools);
 
-// How long an instance of the pool takes to start: its weights through `load`, and the engine's own. Needs
-// the memory plan.
-SimDuration start_time(const PoolSpec& pool);
+// How long an instance of the pool takes to start: its weights through `load` alone, and the engine's own.
+// Needs the memory plan.
+struct StartTimes {
+  double engine_s = 0, load_s = 0;
+};
+StartTimes start_times(const PoolSpec& pool);
+SimDuration start_time(const PoolSpec& pool);  // both
 
 // Of a scenario with changes. `seats`: where instances stand on the topology, empty without one.
 FleetPlan fleet_plan(const std::vector<FaultSpec>& faults, const RecoverySpec& recovery,

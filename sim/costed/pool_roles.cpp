@@ -52,12 +52,10 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
     role.fail(
         "KV blocks in host memory beside prefill and decode apart are not modelled on tensorrt-llm; leave "
         "host_cache_size out");
-  if (engine.engine != "vllm" && keeps_windows(pool))
+  if (engine.engine == "sglang" && keeps_windows(pool))
     node.optional("model").fail(
-        engine.engine == "sglang"
-            ? "a pool of their own for layers with a sliding window is not modelled with prefill and decode "
-              "apart on sglang; engine_args: {disable_hybrid_swa_memory: true} keeps all tokens"
-            : "max_attention_window with prefill and decode apart is not modelled; leave it out");
+        "a pool of their own for layers with a sliding window is not modelled with prefill and decode "
+        "apart on sglang; engine_args: {disable_hybrid_swa_memory: true} keeps all tokens");
   if (engine.engine == "vllm" && keeps_windows(pool) && pool.instance.speculation.on())
     node.optional("speculation")
         .fail(
@@ -67,9 +65,6 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
     node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())
     node.optional("model").fail("layers with a state with prefill and decode apart are not modelled");
-  const InstanceSpec& instance = pool.instance;
-  if (engine.engine == "tensorrt-llm" && instance.plan.dp > 1)
-    role.fail("dp above 1 in a prefill or decode pool of tensorrt-llm is not modelled");
   const ContextSettings& context = engine.settings.context;
   if (context.splits_cache() || (context.shares_prompts() && pool.role == PoolRole::decode))
     role.fail(
@@ -98,6 +93,9 @@ void check_pair(const Yaml& node, const PoolSpec& pool, const PoolSpec& other) {
   if (pool.instance.engine.engine == "vllm" && keeps_windows(pool) != keeps_windows(other))
     unlike("disable_hybrid_kv_cache_manager", keeps_windows(pool) ? "false" : "true",
            keeps_windows(other) ? "false" : "true", "engine_args");
+  const std::int64_t window = a.tensorrt_llm.window, window_other = b.tensorrt_llm.window;
+  if (window != window_other)
+    unlike("max_attention_window", std::to_string(window), std::to_string(window_other), "engine_args");
   // The drafting network's layers are layers of the cache like others (`register_kv_caches`).
   const SpeculationSpec &drafts = pool.instance.speculation, &drafted = other.instance.speculation;
   if ((drafts.has_network() || drafted.has_network()) && drafts.method != drafted.method)

@@ -14,9 +14,14 @@
 
 namespace orrery {
 
+// Where the weights of an instance that starts come from: over nothing that anybody else uses, or over the
+// topology's links (weight_loads.h).
+enum class WeightSource : std::uint8_t { own, storage, host, peer };
+
 // Instances that start in a run; −1: the engine profile's figure.
 struct StartSpec {
   double engine_s = -1, load_gb_per_s = -1;
+  WeightSource from = WeightSource::own;
 };
 
 struct AutoscaleSpec {

@@ -16,6 +16,8 @@ bool any_pool(const Scenario& scenario, Which which) {
 
 bool moves_experts(const PoolSpec& pool) { return pool.instance.experts.eplb.moves(); }
 
+bool loads_weights(const PoolSpec& pool) { return pool.start.from != WeightSource::own; }
+
 bool cuts_links(const Scenario& scenario) {
   return std::any_of(scenario.faults.begin(), scenario.faults.end(),
                      [](const FaultSpec& fault) { return !fault.links.empty(); });
@@ -84,14 +86,24 @@ double host_block_bytes(const PoolSpec& pool) {
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();
   const bool flows = is_disaggregated(scenario.pools()) || any_pool(scenario, copies_to_host) ||
-                     any_pool(scenario, moves_experts) || cuts_links(scenario);
+                     any_pool(scenario, moves_experts) || cuts_links(scenario) ||
+                     any_pool(scenario, loads_weights);
   if (!flows) return std::unique_ptr<FabricTransport>();
   ORRERY_TRY(seats, kv_seats(*scenario.topology, scenario.pools(), scenario.pd));
   const ModelSpec& model = scenario.pool.instance.model;
-  return std::make_unique<FabricTransport>(
+  auto transport = std::make_unique<FabricTransport>(
       *scenario.topology, std::move(seats),
-      FabricTransport::Model{.kv_heads = model.kv_heads, .latent = model.latent.present()},
+      FabricTransport::Model{.kv_heads = model.kv_heads,
+                             .latent = model.latent.present(),
+                             .copies_in_turn = scenario.pool.instance.engine.engine == "tensorrt-llm"},
       duration_from_seconds(kv_transfer_floor.value));
+  if (any_pool(scenario, loads_weights)) {
+    ORRERY_TRY(placed, seat_instances(*scenario.topology, scenario.pools(), scenario.pd));
+    std::vector<std::vector<DeviceId>> gpus;
+    for (const FabricTransport::Seat& seat : placed) gpus.push_back(seat.gpus);
+    transport->load_from(weight_plans(*scenario.topology, scenario.pools(), gpus));
+  }
+  return transport;
 }
 
 Status share_links(const Scenario& scenario, const std::vector<CostModelExecutor*>& executors, Executor& all,

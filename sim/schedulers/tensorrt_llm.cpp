@@ -151,7 +151,7 @@ void TensorRtLlmScheduler::begin_plan() {
   preempted_.clear();
   preempted_for_.clear();
   passed_now_.clear();
-  irregular_now_.clear();
+  if (walks()) irregular_now_.clear();
   admissions_.clear();
   remote_.handed.clear();
   remote_.aborted.clear();
@@ -394,6 +394,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   Open open = open_.blank();
   open.regular_decodes = plan_decodes_ - plan_.decode_irregular;
   open.irregular = irregular_now_;
+  irregular_now_.clear();  // who could not run (of ranks: for others' sake) is irregular still
   for (const PrefillWork& chunk : chunks_) {
     digest_.add(chunk.request.value() * 4 + 2);
     digest_.add((static_cast<std::uint64_t>(chunk.new_tokens) << 32) ^

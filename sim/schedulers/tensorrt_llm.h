@@ -57,6 +57,9 @@ class TensorRtLlmScheduler final : public Scheduler {
   }
   std::int32_t drop_departed(SequenceId sequence) override;
   bool awaits_transfer() const override { return remote_.held + remote_.receiving > 0; }
+  // Of its active requests all wait for blocks or a transfer; or for a transfer of which none has ended.
+  bool only_transfers() const;
+  bool waits_for_transfer() const;
   // Those in transfer wait too, and hold nobody up.
   bool newcomer_may_run() const override { return config_.pulls_kv || Scheduler::newcomer_may_run(); }
   std::span<const PullWork> take_pulls() override;

@@ -64,6 +64,7 @@ void TensorRtLlmScheduler::choose_no_evict() {
   window_available_ = window_free_;
   for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
     const Sequence& s = sequences_[slot];
+    if (windowed() && s.state == State::receiving) window_available_ -= window_to_completion(s);
     if (!is_generation(s)) continue;
     available -= blocks_to_completion(s);
     if (windowed()) window_available_ -= window_to_completion(s);

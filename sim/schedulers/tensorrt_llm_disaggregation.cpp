@@ -33,6 +33,18 @@ bool TensorRtLlmScheduler::on_remote_failure(SequenceId sequence) {
   return true;
 }
 
+bool TensorRtLlmScheduler::only_transfers() const {
+  const auto apart = static_cast<std::int32_t>(remote_.inits.size()) + remote_.receiving;
+  return queue_.empty() && active_count_ == apart;
+}
+
+bool TensorRtLlmScheduler::waits_for_transfer() const {
+  if (!queue_.empty() || active_count_ == 0 || active_count_ != remote_.receiving) return false;
+  return std::none_of(remote_.ended.begin(), remote_.ended.end(), [&](const Remote::Ended& end) {
+    return sequences_[end.slot].state == State::receiving;
+  });
+}
+
 void TensorRtLlmScheduler::begin_remote_pass() {
   if (!remote_.ended.empty()) {
     take_received();
@@ -71,6 +83,7 @@ void TensorRtLlmScheduler::notice_sent() {
     Sequence& s = sequences_[end.slot];
     if (s.state != State::held) return false;
     kv_.release(s.kv, walks() ? s.speech.blocks : blocks_for(s.prompt), s.prompt, false);
+    release_window(s, blocks_for(s.prompt));
     --remote_.held;
     digest_.add(s.request.value() * 4);
     drop_slot(end.slot);
@@ -83,9 +96,17 @@ void TensorRtLlmScheduler::notice_sent() {
 // §2.2: behind generations, before contexts, in order while prompt and outputs fit; the first misfit stops.
 void TensorRtLlmScheduler::admit_inits() {
   std::size_t admitted = 0;
+  std::int64_t window = window_free_;
+  for (Slot slot = active_head_; windowed() && slot != no_slot; slot = sequences_[slot].next) {
+    const Sequence& s = sequences_[slot];
+    if (is_generation(s) || s.state == State::receiving) window -= window_to_completion(s);
+  }
   for (const Slot slot : remote_.inits) {
     Sequence& s = sequences_[slot];
     if (reserve_of(s) > kv_.free_blocks() - owed()) break;
+    const std::int64_t of_window = windowed() ? window_to_completion(s) : 0;
+    if (of_window > window) break;
+    window -= of_window;
     ++admitted;
     const std::int64_t hit = kv_.add_sequence(s.kv, s.prompt);
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
@@ -94,10 +115,15 @@ void TensorRtLlmScheduler::admit_inits() {
     remote_.reserved += unfilled(s);
     ++remote_.receiving;
     s.state = State::receiving;
-    remote_.pulls.push_back(
-        {.request = s.request, .sequence = SequenceId(slot), .blocks = blocks_for(s.prompt)});
+    const std::int64_t blocks = blocks_for(s.prompt);
+    std::int64_t sent = blocks;
+    if (windowed()) {  // `getBlockRangeForSending`, cacheFormatter.cpp: of a window its last blocks
+      window_free_ -= blocks;
+      sent += std::min(blocks, rules_.window / config_.block_size + 1);
+    }
+    remote_.pulls.push_back({.request = s.request, .sequence = SequenceId(slot), .blocks = sent});
     digest_.add(s.request.value() * 4);
-    digest_.add(blocks_for(s.prompt));
+    digest_.add(sent);
   }
   remote_.inits.erase(remote_.inits.begin(), remote_.inits.begin() + static_cast<std::ptrdiff_t>(admitted));
 }
@@ -137,6 +163,7 @@ void TensorRtLlmScheduler::join(Slot slot) {
   digest_.add(std::int64_t{s.prompt});
   if (ends) {
     owed_ -= unfilled(s);
+    release_window(s, blocks_for(s.prompt));
     kv_.release(s.kv, blocks_for(s.prompt), s.prompt, false);
     return leave_active(slot);
   }
@@ -162,6 +189,7 @@ void TensorRtLlmScheduler::join(Slot slot) {
 void TensorRtLlmScheduler::lose(Slot slot) {
   Sequence& s = sequences_[slot];
   owed_ -= unfilled(s);
+  release_window(s, blocks_for(s.prompt));
   kv_.release(s.kv, blocks_for(s.prompt), 0, false);
   digest_.add(s.request.value() * 4 + 1);
   remote_.aborted.push_back(SequenceId(slot));

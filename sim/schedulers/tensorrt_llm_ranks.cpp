@@ -36,7 +36,7 @@ TensorRtLlmRanks::TensorRtLlmRanks(const SchedulerConfig& config, std::int32_t r
 
 SequenceId TensorRtLlmRanks::add(const Request& request) {
   if (schedulers_.front()->refuses(request)) return SequenceId::none();
-  if (!has_work()) waits_in_get_ = true;
+  if (queue_.empty() && active() == static_cast<std::int64_t>(left_.size())) waits_in_get_ = true;
   const std::uint32_t slot = slots_.take(places_);
   places_[slot] = {.rank = nowhere, .local = {}, .request = request, .prompt = request.prompt_tokens};
   queue_.push_back(slot);
@@ -86,23 +86,35 @@ void TensorRtLlmRanks::give(std::uint32_t slot, std::size_t rank) {
   dealt.tokens += place.prompt;
 }
 
+void TensorRtLlmRanks::uncount(const Place& place) {
+  if (place.rank == nowhere || place.held) return;
+  --dealt_[place.rank].requests;
+  dealt_[place.rank].tokens -= place.prompt;
+}
+
 void TensorRtLlmRanks::forget(std::uint32_t slot) {
-  const Place& place = places_[slot];
-  if (place.rank != nowhere) {
-    --dealt_[place.rank].requests;
-    dealt_[place.rank].tokens -= place.prompt;
-  }
+  uncount(places_[slot]);
   places_[slot] = {};
   slots_.give_back(slot);
+}
+
+// Whoever reads a plan still asks for their ranks.
+void TensorRtLlmRanks::forget_left() {
+  for (const std::uint32_t slot : left_) forget(slot);
+  left_.clear();
 }
 
 std::int32_t TensorRtLlmRanks::drop_departed(SequenceId sequence) {
   const auto slot = static_cast<std::uint32_t>(sequence.value());
   std::int32_t outputs = 0;
-  if (places_[slot].rank == nowhere)
-    queue_.erase(std::find(queue_.begin(), queue_.end(), slot));
-  else
+  if (places_[slot].rank != nowhere) {
     outputs = RankScheduler::drop_departed(sequence);
+  } else {
+    queue_.erase(std::find(queue_.begin(), queue_.end(), slot));
+    const Request& request = places_[slot].request;
+    if (request.leg == RequestLeg::decode)
+      withdrawn_.push_back({.request = request.id, .sequence = SequenceId::none(), .blocks = 0});
+  }
   if (outputs >= 0) forget(slot);
   return outputs;
 }
@@ -120,19 +132,27 @@ SchedulerView TensorRtLlmRanks::view() const {
 // ----------------------------------------------------------------------------------------------------- plan
 
 const StepPlan& TensorRtLlmRanks::schedule() {
-  deal();
+  forget_left();
+  if (!waits_for_transfer_) deal();
   clear_plan();
   plan_.repeat = INT64_MAX;
+  waits_for_transfer_ = std::any_of(schedulers_.begin(), schedulers_.end(),
+                                    [](const auto* rank) { return rank->waits_for_transfer(); });
+  if (waits_for_transfer_) return wait_for_transfers();
   const TensorRtLlmScheduler::Batch dummy{.contexts = 0, .generations = 1};
-  for (std::size_t r = 0; r < ranks_.size(); ++r)
-    batches_[r] = ranks_[r]->has_work() ? rank(r).compose() : dummy;
+  Members busy;
+  for (std::size_t r = 0; r < ranks_.size(); ++r) {
+    busy[r] = ranks_[r]->has_work();
+    batches_[r] = busy[r] ? rank(r).compose() : dummy;
+    if (rank(r).only_transfers()) batches_[r] = dummy;
+  }
   const bool contexts = contexts_may_run();
   const bool runs = std::all_of(batches_.begin(), batches_.end(), [&](const auto& batch) {
     return (contexts ? batch.contexts : 0) + batch.generations > 0;
   });
   Members members;
   for (std::size_t r = 0; r < ranks_.size(); ++r) {
-    if (!ranks_[r]->has_work())
+    if (!busy[r])
       stand_by(r);
     else if (take_part(r, rank(r).launch(contexts, runs)))
       members.set(r);
@@ -141,6 +161,18 @@ const StepPlan& TensorRtLlmRanks::schedule() {
   if (plan_.repeat == INT64_MAX || (!queue_.empty() && active() < most_active_)) plan_.repeat = 1;
   plan_.waiting += static_cast<std::int32_t>(queue_.size());
   close_plan(members);
+  for (const HandedWork& work : plan_.handed) {
+    if (work.ends) left_.push_back(static_cast<std::uint32_t>(work.sequence.value()));
+  }
+  for (const SequenceId id : plan_.aborted) left_.push_back(static_cast<std::uint32_t>(id.value()));
+  return plan_;
+}
+
+const StepPlan& TensorRtLlmRanks::wait_for_transfers() {
+  for (std::size_t r = 0; r < ranks_.size(); ++r) stand_by(r);
+  plan_.repeat = 1;
+  plan_.waiting += static_cast<std::int32_t>(queue_.size());
+  close_plan({});
   return plan_;
 }
 
@@ -170,8 +202,49 @@ const UpdateEffects& TensorRtLlmRanks::on_outcome(const StepOutcome& outcome) {
   if (outcome.scheduled > 1 && rules_of_engine_.timeout_iters > 0)
     waited_ = (waited_ + outcome.scheduled - 1) % rules_of_engine_.timeout_iters;
   const UpdateEffects& effects = RankScheduler::on_outcome(outcome);
-  for (const Finished& f : effects.finished) forget(static_cast<std::uint32_t>(f.sequence.value()));
+  for (const Finished& f : effects.finished) {
+    const auto slot = static_cast<std::uint32_t>(f.sequence.value());
+    if (!f.held) {
+      forget(slot);
+      continue;
+    }
+    uncount(places_[slot]);
+    places_[slot].held = true;
+  }
   return effects;
+}
+
+// ---------------------------------------------------------------------------------- prefill and decode apart
+
+// Of one that its instance has lost with a life of its own: any.
+std::size_t TensorRtLlmRanks::lane_of(SequenceId sequence) const {
+  const std::size_t slot = sequence.value();
+  return slot < places_.size() && places_[slot].rank != nowhere ? places_[slot].rank : 0;
+}
+
+std::span<const PullWork> TensorRtLlmRanks::take_pulls() {
+  RankScheduler::take_pulls();
+  pulls_.insert(pulls_.end(), withdrawn_.begin(), withdrawn_.end());
+  withdrawn_.clear();
+  return pulls_;
+}
+
+bool TensorRtLlmRanks::on_remote_end(SequenceId sequence, bool said_eos) {
+  const bool goes_on = RankScheduler::on_remote_end(sequence, said_eos);
+  release(sequence);
+  return goes_on;
+}
+
+bool TensorRtLlmRanks::on_remote_failure(SequenceId sequence) {
+  const bool goes_on = RankScheduler::on_remote_failure(sequence);
+  release(sequence);
+  return goes_on;
+}
+
+// Nobody names a held sequence again; its rank gives the blocks back when it notices.
+void TensorRtLlmRanks::release(SequenceId sequence) {
+  const auto slot = static_cast<std::uint32_t>(sequence.value());
+  if (places_[slot].held) forget(slot);
 }
 
 }  // namespace orrery

@@ -11,6 +11,14 @@
 //  that
 //    a rank has is waiting for its last token, everybody waits for that.
 //  - `_balance_adp_requests` (`attention_dp_config.enable_balance`): prompts wait until every rank has one.
+//
+// Prefill and decode apart (the same file; every rank has a transceiver of its own):
+//  - Both legs are dealt out like other requests. Who waits for blocks or a transfer counts there, and not
+//    for a dummy: a rank with nobody else runs one (`_pad_attention_dp_dummy_request`).
+//  - `_check_disagg_gen_transfer_status`: a rank whose requests are all in transfer waits at the head of the
+//    pass until one is there, and at the next word between ranks everybody waits for it.
+//  - A context server's request stops counting for its rank when it is answered; its blocks stay with the
+//    rank.
 #pragma once
 
 #include "sim/rank_scheduler.h"
@@ -31,7 +39,10 @@ class TensorRtLlmRanks final : public RankScheduler {
   bool has_work() const override { return !queue_.empty() || RankScheduler::has_work(); }
   bool may_overtake() const override { return false; }
   bool newcomer_may_run() const override { return true; }  // whoever waits, waits at a rank
-  std::size_t lane_of(SequenceId sequence) const override { return rank_of(sequence); }
+  std::size_t lane_of(SequenceId sequence) const override;
+  std::span<const PullWork> take_pulls() override;
+  bool on_remote_end(SequenceId sequence, bool said_eos) override;
+  bool on_remote_failure(SequenceId sequence) override;
   SchedulerView view() const override;
 
  protected:
@@ -48,6 +59,7 @@ class TensorRtLlmRanks final : public RankScheduler {
     SequenceId local;
     Request request;  // until it is dealt out
     std::int32_t prompt = 0;
+    bool held = false;  // prefill leg, answered: counts for nobody
   };
   struct Dealt {                        // to a rank
     std::vector<std::uint32_t> global;  // by the rank's own slot
@@ -58,8 +70,12 @@ class TensorRtLlmRanks final : public RankScheduler {
   std::int64_t active() const;
   void deal();
   void give(std::uint32_t slot, std::size_t rank);
+  void uncount(const Place& place);
   void forget(std::uint32_t slot);
+  void forget_left();
+  void release(SequenceId sequence);
   bool contexts_may_run();
+  const StepPlan& wait_for_transfers();
 
   TensorRtLlmRules rules_of_engine_;
   std::int64_t most_active_;  // of all ranks
@@ -73,6 +89,9 @@ class TensorRtLlmRanks final : public RankScheduler {
   std::vector<TensorRtLlmScheduler::Batch> batches_;
   std::int64_t waited_ = 0, batched_ = 0;  // adp_ctx_waiting_iters_count, adp_ctx_batching_wait_iters_count
   std::vector<std::uint32_t> round_;
+  bool waits_for_transfer_ = false;  // the pass under way, behind its dealing
+  std::vector<std::uint32_t> left_;  // that the last plan was the last word of
+  std::vector<PullWork> withdrawn_;  // decode legs whose clients left the queue
 };
 
 }  // namespace orrery

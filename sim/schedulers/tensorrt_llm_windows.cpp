@@ -23,6 +23,7 @@ std::int64_t TensorRtLlmScheduler::window_to_completion(const Sequence& s) const
   const std::int64_t known = is_generation(s) ? context_of(s) : s.target;
   const bool slides = all > rules_.window && blocks_for(all) > blocks_for(known) && blocks_for(all) > total;
   const std::int64_t extra = slides ? 1 : 0;
+  if (s.state == State::receiving) return std::max<std::int64_t>(0, total - blocks_for(s.prompt)) + extra;
   if (!is_started(s)) return std::max(total + extra, blocks_for(s.target));
   return std::max<std::int64_t>(0, total - held_blocks(s)) + extra;
 }

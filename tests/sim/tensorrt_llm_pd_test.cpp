@@ -3,6 +3,8 @@
 #include "apart_world.h"
 #include "catch.h"
 #include "sglang_features_world.h"
+#include "sim/costed/run.h"
+#include "tensorrt_llm_world.h"
 
 using namespace orrery;
 using namespace apart;
@@ -164,4 +166,70 @@ TEST_CASE("random worlds of TensorRT-LLM's drafts apart: conservation [tensorrt_
   CHECK(retried > (sanitized ? 1 : 8));
   CHECK(accepted > 1000);
   CHECK(rejected > 1000);
+}
+
+// `getBlockRangeForSending`: of the layers with a window their last W / B + 1 blocks. A context takes its
+// blocks whole there too, and holds them until the transfer is over.
+TEST_CASE("windowed layers send their window, and hold their blocks, by hand [tensorrt_llm][pd][windows]") {
+  for (const std::int64_t window_blocks : {40, 100}) {
+    CAPTURE(window_blocks);
+    Apart a = servers(milliseconds(300));
+    a.world.config.enable_prefix_caching = false;
+    a.world.config.tensorrt_llm.window = 128;
+    a.world.config.tensorrt_llm.window_blocks = window_blocks;
+    const auto records =
+        records_of(a, {request(0, 0.0, 640, 20), request(1, 0.0, 640, 20), request(2, 0.0, 50, 20)});
+    REQUIRE(a.pulls.size() == 3);
+    CHECK(a.pulls[0].blocks == 20 + 5);
+    CHECK(a.pulls.back().blocks == 2 + 2);
+    // 21 blocks to the first token each: of 40 one prompt has them, until its transfer is over.
+    for (const RequestRecord& r : records) {
+      if (r.request == 1) CHECK((r.handoff.queue > milliseconds(300)) == (window_blocks == 40));
+      CHECK(r.output_tokens == 20);
+    }
+  }
+}
+
+TEST_CASE(
+    "random worlds of windowed layers apart: conservation, no block leaks [tensorrt_llm][pd][windows]") {
+  std::uint64_t cancelled = 0, failed = 0, retried = 0;
+  for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 48);
+    Apart a = servers(SimDuration(0));
+    a.world = w;
+    a.world.config.tensorrt_llm.max_utilization = false;
+    a.world.config.enable_chunked_prefill = true;
+    draw_pools(a, requests, random);
+    // A prompt that does not fit stops those behind it, half computed ones too (§2.2): here none does not.
+    a.prefill_blocks *= 8;
+    a.world.config.tensorrt_llm.window_blocks *= 8;
+    const Checked checked = check(a, requests);
+    cancelled += checked.run.cancelled;
+    failed += checked.run.failed;
+    retried += checked.run.transfers.retried;
+  }
+  CHECK(cancelled > (sanitized ? 5 : 30));
+  CHECK(failed > (sanitized ? 1 : 10));
+  CHECK(retried > (sanitized ? 1 : 10));
+}
+
+TEST_CASE(
+    "gpt-oss apart: half of the layers send all of a prompt, half their window [tensorrt_llm][pd][windows]") {
+  const std::string pool =
+      "hardware: h200, model: gpt-oss-20b, engine: tensorrt-llm-1.2, engine_args: {max_seq_len: "
+      "16384, kv_cache_config: {max_attention_window: [128, 16384], enable_block_reuse: false}";
+  ScenarioOptions options;
+  options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [{name: p, role: prefill, " + pool +
+                           ", disable_overlap_scheduler: true}}, {name: d, role: decode, " + pool + "}}]}",
+                       "workload={generator: {requests: 40, arrivals: {process: poisson, rate: 20}, input: "
+                       "{distribution: fixed, "
+                       "value: 4000}, output: {distribution: fixed, value: 50}}}"};
+  const auto s = load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
+  if (!s.ok()) FAIL(s.errors().front().message);
+  const RunResult r = run_scenario(*s).value();
+  CHECK(r.completed == 40);
+  // 12 layers of 125 blocks and 12 of 5, of 32 tokens with 8 heads of 64, keys and values in 16 bits.
+  CHECK(static_cast<double>(r.transfers.bytes) == Approx(40.0 * 130 * 12 * 32 * 8 * 64 * 2 * 2));
 }

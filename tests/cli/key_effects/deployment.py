@@ -22,6 +22,10 @@ EFFECTS = [
     becomes("deployment.parallel.pp", "plain", "deployment.parallel={pp: 2}", "pipeline.stages", 2),
     up("deployment.parallel.ep", "moe", "deployment.parallel={tp: 4, ep: 4}",
        "cost[prefill 4096@0]:class:grouped_gemm", without="deployment.parallel={tp: 4}"),
+    moves("deployment.parallel.dp", "apart", "deployment.pools[1].parallel={dp: 2, ep: 2}", "tpot_ms.mean",
+          without="; ".join(f"deployment.pools[{i}].model=qwen3-30b-a3b; deployment.pools[{i}].engine=tensorrt-llm-1.2"
+                            for i in (0, 1)) + "; deployment.pools[0].engine_args={disable_overlap_scheduler: true}; "
+          "deployment.pools[1].parallel={tp: 2, ep: 2}"),
     down("deployment.parallel.dp", "moe", "deployment.parallel={dp: 4, ep: 4}", "cost:memory.kv_tokens"),
     down("deployment.parallel.cp", "sgl", "deployment.parallel={cp: 4}", "cost[prefill 8192@0]:device_us",
          without="deployment.engine_args={enable_prefill_cp: true, cp_strategy: zigzag}; deployment.parallel={cp: 1}"),
@@ -95,6 +99,8 @@ EFFECTS = [
          PREFILL + "class:grouped_gemm"),
     up("deployment.experts.popularity.file", "zipf", "deployment.experts.popularity={file: $DATA/counts.csv}",
        PREFILL + "class:grouped_gemm"),
+    up("deployment.experts.routing", "grouped", "deployment.experts={routing: expected}",
+       "cost[decode 64@1024]:class:grouped_gemm"),
     moves("deployment.experts.layer_correlation", "zipf", "deployment.experts.layer_correlation=1",
           PREFILL + "class:grouped_gemm"),
     moves("deployment.experts.drift.every_s", "zipf", "deployment.experts.drift={every_s: 0.5}", "balancedness"),

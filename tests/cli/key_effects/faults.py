@@ -36,6 +36,8 @@ EFFECTS = [
     down("deployment.start.engine_s", "plain", "deployment.start.engine_s=1", "fleet.availability", without=TWO + LOST),
     down("deployment.start.load_gb_per_s", "plain", "deployment.start.load_gb_per_s=20", "fleet.availability",
          without=TWO + LOST),
+    down("deployment.start.from", "plain", "deployment.start.from=storage", "fleet.availability",
+         without="deployment.topology={preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 100}; " + TWO + LOST),
     down("deployment.rolling_update.at_s", "plain", "deployment.rolling_update.at_s=900", "fleet.instances_updated",
          without=TWO + "deployment.rolling_update={at_s: 0.2}"),
     down("deployment.autoscale.metric", "plain", "deployment.autoscale.metric=waiting", "fleet.gpu_hours",
