@@ -152,6 +152,7 @@ void Fleet::end_fault(std::uint32_t index, SimTime now) {
     const std::size_t i = gpu.instance.value();
     if (--members_[i].outages == 0) repaired(i, now);
   }
+  despair(now);  // weights may still be stuck behind another link
 }
 
 // Of several faults on one GPU or link the worst counts.
@@ -219,7 +220,9 @@ void Fleet::start_up(std::size_t i, SimTime now) {
   enter(i, InstanceState::starting, now);
   ++result_.restarts;
   const PoolPlan& plan = pools_[members_[i].pool].plan;
-  plan.loads ? begin_load(i, now) : ready_in(i, plan.start, now);
+  if (!plan.loads) return ready_in(i, plan.start, now);
+  begin_load(i, now);
+  despair(now);  // when they are stuck at once
 }
 
 void Fleet::ready(std::size_t i, SimTime now) {
@@ -245,6 +248,7 @@ void Fleet::switch_off(std::size_t i, SimTime now) {
   host_.take_down(id(i), now);
   enter(i, InstanceState::off, now);
   host_.open_to_router(id(i), false);
+  despair(now);  // who loaded from it may be stuck
 }
 
 // The next instance of a rolling update that runs the old version: those that are broken, off or starting
@@ -302,7 +306,7 @@ void Fleet::scale(std::size_t p, SimTime now) {
   std::int64_t current = 0;
   for (std::size_t i = pool.at.first; i < pool.at.first + pool.at.instances; ++i) {
     const Member& m = members_[i];
-    current += m.state == InstanceState::up || m.state == InstanceState::starting ||
+    current += m.state == InstanceState::up || (m.state == InstanceState::starting && !stuck_for_good(i)) ||
                        (m.state == InstanceState::failed && comes_back(m))
                    ? 1
                    : 0;
@@ -332,7 +336,7 @@ void Fleet::scale(std::size_t p, SimTime now) {
 void Fleet::shrink(const Pool& pool, std::int64_t by, SimTime now) {
   for (const InstanceState state : {InstanceState::starting, InstanceState::up}) {
     for (std::size_t i = pool.at.first + pool.at.instances; i-- > pool.at.first && by > 0;) {
-      if (members_[i].state != state) continue;
+      if (members_[i].state != state || stuck_for_good(i)) continue;
       state == InstanceState::up ? drain(i, true, now) : switch_off(i, now);
       --by;
     }
@@ -417,6 +421,7 @@ bool Fleet::hope(PoolRole role) const {
   return std::any_of(members_.begin(), members_.end(), [&](const Member& m) {
     const Pool& pool = pools_[m.pool];
     if (pool.at.role != role) return false;
+    if (m.loading) return !stuck_for_good(static_cast<std::size_t>(&m - members_.data()));
     if (m.state == InstanceState::off) return pool.plan.scale.on && comes_back(m);
     if (m.state == InstanceState::draining) return !m.then_off || comes_back(m);
     return m.state != InstanceState::failed || comes_back(m);

@@ -43,6 +43,7 @@ class FleetHost {
   virtual void set_link(std::uint32_t link, double factor, SimTime now) = 0;  // 0: cut
   virtual void load_weights(InstanceId instance, InstanceId peer, SimTime now) = 0;
   virtual void drop_load(InstanceId instance, SimTime now) = 0;
+  virtual bool load_stuck(InstanceId instance) const = 0;  // until a link is mended
 };
 
 struct FleetPool {
@@ -145,6 +146,7 @@ class Fleet {
   std::int64_t load_of(const Pool& pool) const;
   void shrink(const Pool& pool, std::int64_t by, SimTime now);
   bool comes_back(const Member& member) const;
+  bool stuck_for_good(std::size_t member) const;
   bool hope(PoolRole role) const;
   void despair(SimTime now);  // parked requests for whom no instance will ever be there
 

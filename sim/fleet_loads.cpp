@@ -43,6 +43,16 @@ void Fleet::loaded(InstanceId instance, SimTime now) {
   ready_in(i, pools_[members_[i].pool].plan.start, now);
 }
 
+// No link that is cut will be mended, and its weights come over none that is left.
+bool Fleet::stuck_for_good(std::size_t i) const {
+  if (!members_[i].loading || !host_.load_stuck(id(i))) return false;
+  for (std::size_t f = 0; f < faults_.size(); ++f) {
+    const FaultPlan& plan = plan_.faults[f];
+    if (faults_[f].active && plan.failure() && !plan.links.empty() && !plan.for_good()) return false;
+  }
+  return true;
+}
+
 // It has entered another state: its own load is over, and who loads from it, when it is gone, begins again
 // elsewhere.
 void Fleet::end_loads(std::size_t i, SimTime now) {

@@ -110,6 +110,9 @@ class LoopFleet : protected FleetHost {
     setup_.transport->load(id, peer, now);
   }
   void drop_load(InstanceId id, SimTime now) override { setup_.transport->drop_load(id, now); }
+  bool load_stuck(InstanceId id) const override {
+    return setup_.transport != nullptr && setup_.transport->load_stuck(id);
+  }
   SimTime next_load() {
     return setup_.transport == nullptr ? SimTime::never() : setup_.transport->next_load();
   }

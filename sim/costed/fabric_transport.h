@@ -92,6 +92,7 @@ class FabricTransport final : public KvTransport {
   void load_from(std::vector<WeightLoads::Plan> plans);
   void load(InstanceId instance, InstanceId peer, SimTime now) override;
   void drop_load(InstanceId instance, SimTime now) override;
+  bool load_stuck(InstanceId instance) const override;
   SimTime next_load() override;
   void take_loaded(SimTime now, std::vector<InstanceId>& done) override;
 

@@ -37,7 +37,10 @@ void FabricTransport::load_gpu(InstanceId instance, const WeightLoads::Rest& res
   fabric::FlowSpec spec{.from = {}, .to = gpu, .bytes = rest.bytes};
   spec.key = load_keys + instance.value() * gpus_of_instance + g;
   if (load.peer.is_none()) {
-    spec.links = loads_->routes.find(plan.starts[g], gpu, spec.key);
+    for (const DeviceId start : plan.starts[g]) {  // the shortest way that is left, the first of those
+      std::vector<fabric::LinkId> way = loads_->routes.find(start, gpu, spec.key);
+      if (!way.empty() && (spec.links.empty() || way.size() < spec.links.size())) spec.links = std::move(way);
+    }
     const bool way = !spec.links.empty() && !loads_->routes.failed(plan.source[g]);
     if (!way) return load.stuck.push_back(rest);
     spec.links.push_back(plan.source[g]);
@@ -89,6 +92,12 @@ void FabricTransport::drop_load(InstanceId instance, SimTime now) {
     if (shared_) part(it->second, now);
     it = others_.erase(it);
   }
+}
+
+bool FabricTransport::load_stuck(InstanceId instance) const {
+  if (!loads_) return false;
+  const auto load = loads_->open.find(instance.value());
+  return load != loads_->open.end() && !load->second.stuck.empty();
 }
 
 SimTime FabricTransport::next_load() {

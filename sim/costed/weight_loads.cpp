@@ -39,6 +39,24 @@ std::vector<DeviceId> behind(const fabric::Topology& topology) {
   return switches.empty() ? of_kind(topology, DeviceKind::leaf, -1) : switches;
 }
 
+// Of places where a way to a GPU may begin the nearest ones first, of these each in turn; then the others,
+// for when those are cut off.
+std::vector<DeviceId> best_first(const std::vector<DeviceId>& all, DeviceId gpu, std::size_t turn,
+                                 fabric::Routes& routes) {
+  std::vector<DeviceId> nearest, others;
+  std::size_t fewest = SIZE_MAX;
+  for (const DeviceId start : all)
+    if (routes.reachable(start, gpu)) fewest = std::min(fewest, routes.find(start, gpu, 0).size());
+  for (const DeviceId start : all) {
+    const bool near = routes.reachable(start, gpu) && routes.find(start, gpu, 0).size() == fewest;
+    (near ? nearest : others).push_back(start);
+  }
+  const auto first = static_cast<std::ptrdiff_t>(nearest.empty() ? 0 : turn % nearest.size());
+  std::rotate(nearest.begin(), nearest.begin() + first, nearest.end());
+  nearest.insert(nearest.end(), others.begin(), others.end());
+  return nearest;
+}
+
 void add_source(const PoolSpec& pool, std::int32_t node, fabric::Topology& topology) {
   const fabric::Figure rate = source_rate(pool);
   const std::string name = source_name(pool, node);
@@ -103,19 +121,8 @@ std::vector<WeightLoads::Plan> weight_plans(const fabric::Topology& topology,
         const std::int32_t node = topology.device(own[g]).node;
         const bool storage = from == WeightSource::storage;
         plan.source.push_back(link_of(source_name(*pool, storage ? -1 : node)));
-        // Of several the nearest, and of equally near ones each in turn.
-        const std::vector<DeviceId> all =
-            storage ? behind(topology) : of_kind(topology, DeviceKind::host, node);
-        std::vector<DeviceId> nearest;
-        std::size_t fewest = SIZE_MAX;
-        for (const DeviceId start : all) {
-          if (!routes.reachable(start, own[g])) continue;
-          const std::size_t hops = routes.find(start, own[g], 0).size();
-          if (hops < fewest) nearest.clear();
-          if (hops <= fewest) nearest.push_back(start);
-          fewest = std::min(fewest, hops);
-        }
-        plan.starts.push_back(nearest.empty() ? all.front() : nearest[g % nearest.size()]);
+        plan.starts.push_back(best_first(
+            storage ? behind(topology) : of_kind(topology, DeviceKind::host, node), own[g], g, routes));
       }
       plans.push_back(std::move(plan));
     }

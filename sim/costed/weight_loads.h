@@ -29,8 +29,8 @@ struct WeightLoads {
   struct Plan {  // of an instance
     std::int64_t bytes_per_gpu = 0;
     std::vector<DeviceId> gpus;
-    std::vector<fabric::LinkId> source;  // by GPU: the source's own link; empty: GPUs of a peer
-    std::vector<DeviceId> starts;        // and where the way from there begins
+    std::vector<fabric::LinkId> source;         // by GPU: the source's own link; empty: GPUs of a peer
+    std::vector<std::vector<DeviceId>> starts;  // and where the way from there may begin, best first
   };
   struct Rest {
     std::int32_t gpu = 0;

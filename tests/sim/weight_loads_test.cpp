@@ -108,6 +108,47 @@ TEST_CASE("a load whose link is cut waits for the link [loads]") {
   CHECK(cut.s[0] == Approx(1 + cut.weights / 50e9 + 5).epsilon(1e-3));
 }
 
+TEST_CASE("a load that is stuck for good is no hope: requests fail, and the run ends [loads]") {
+  const std::string begin = "{engine_s: 1, load_gb_per_s: 1000, from: storage";
+  const std::string cut = ", {at_s: 2.5, kind: nic, target: node0.nic0";
+  const auto run = [](const Result<Scenario>& scenario) {
+    if (!scenario.ok()) FAIL(scenario.errors().front().message);
+    const RunResult r = run_scenario(*scenario).value();
+    CHECK(r.completed + r.fleet.requests_failed == 100);
+    return r;
+  };
+  // The link goes before the load begins, or while it is under way (from 3 s for 0.3 s).
+  for (const std::string& way : {cut + "}]", std::string(", {at_s: 3.1, kind: nic, target: node0.nic0}]")}) {
+    CAPTURE(way);
+    const RunResult stuck = run(load(begin + "}", "[" + failing(0) + way, 1));
+    CHECK(stuck.fleet.requests_failed > 50);
+    // So with an autoscaler, whose other instance stands behind the same NIC,
+    const RunResult scaled =
+        run(load(begin + "}, autoscale: {max: 2, target: 1000}", "[" + failing(0) + way, 1));
+    CHECK(scaled.fleet.requests_failed == stuck.fleet.requests_failed);
+    CHECK(scaled.fleet.restarts == 2);
+    // and with another cut, elsewhere, that is mended: they fail when it is.
+    const RunResult later = run(load(
+        begin + "}", "[" + failing(0) + ", {at_s: 2.4, kind: nic, target: node1.nic0, for_s: 9}" + way, 1));
+    CHECK(later.fleet.requests_failed == stuck.fleet.requests_failed);
+  }
+  // Mended late, all are served.
+  CHECK(run(load(begin + "}", "[" + failing(0) + cut + ", for_s: 20}]", 1)).completed == 100);
+}
+
+TEST_CASE("a storage server stands behind every spine: another gives what one cannot reach [loads]") {
+  const std::string spines =
+      "{preset: hopper-8, nodes: 2, nics_per_node: 1, nic_gbps: 400, nodes_per_leaf: 1, spines: 2}";
+  for (const std::string cut : {"spine0", "spine1"}) {
+    CAPTURE(cut);
+    const Starts around = starts(load("{engine_s: 1, load_gb_per_s: 1000, from: storage}",
+                                      "[" + failing(0) + ", {at_s: 2.5, kind: link, target: [leaf0, " + cut +
+                                          "]}, {at_s: 2.5, kind: link, target: [leaf1, " + cut + "]}]",
+                                      1, spines));
+    CHECK(around.s[0] == Approx(1 + around.weights / 25e9).epsilon(1e-3));
+  }
+}
+
 TEST_CASE("KV beside a load has its share of the NIC, by hand [loads]") {
   const fabric::Topology t =
       fabric::build_preset({.preset = "hopper-8", .nodes = 2, .nics_per_node = 1, .nic_gbps = 400});
