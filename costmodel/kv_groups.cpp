@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace orrery {
 
@@ -40,6 +41,15 @@ std::int64_t KvCacheGroups::blocks_of_sequence(std::int64_t tokens, const Schedu
 std::int64_t window_met(const LayerKind& kind, const EngineProfile& engine) {
   const std::int64_t longest = engine.settings.max_model_len;
   return longest > 0 && kind.sliding_window >= longest ? 0 : kind.sliding_window;
+}
+
+LayerParts layer_parts(const ModelSpec& model) {
+  std::int64_t full = 0, windowed = 0;
+  for (const LayerKind& kind : model.layer_kinds) {
+    if (kind.mixer == Mixer::attention) (kind.sliding_window > 0 ? windowed : full) += kind.count;
+  }
+  const std::int64_t layers = std::max<std::int64_t>(1, std::gcd(full, windowed));
+  return {layers, full / layers, windowed / layers};
 }
 
 std::int64_t window_of(const ModelSpec& model) {

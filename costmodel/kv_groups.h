@@ -31,6 +31,13 @@ std::int64_t window_met(const LayerKind& kind, const EngineProfile& engine);
 // The width of the model's windowed layers; 0 = it has none.
 std::int64_t window_of(const ModelSpec& model);
 
+// A model's layers in equal parts, the largest that hold layers of one kind only: of two layers each,
+// Gemma 3 1B has 2 parts that keep all tokens, and 11 that keep a window.
+struct LayerParts {
+  std::int64_t layers = 1, full = 1, windowed = 0;
+};
+LayerParts layer_parts(const ModelSpec& model);
+
 // vLLM's rule: layers of one kind are spread over groups of equal size, the number of layers of the rarer
 // kind, or of the commoner when it has less than 1.5 times as many; a model whose layers all have the window
 // is one group. Other engines, and vLLM with disable_hybrid_kv_cache_manager where layers differ, keep every

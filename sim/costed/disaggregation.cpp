@@ -312,9 +312,9 @@ double bytes_of_block(const PoolSpec& pool) {
   if (pool.images_elsewhere) return static_cast<double>(embedding_bytes(instance));
   const auto block = static_cast<double>(pool.memory.block_size);
   const KvCacheGroups& groups = pool.memory.groups;
-  if (instance.engine.settings.tensorrt_llm.window > 0)  // every second layer has one
+  if (instance.engine.settings.tensorrt_llm.window > 0)  // of one part of the layers (TensorRtLlmScheduler)
     return instance.model.kv_layer_bytes(instance.plan.tp) *
-           static_cast<double>(instance.model.attention_layers()) / 2 * block;
+           static_cast<double>(layer_parts(instance.model).layers) * block;
   if (groups.windowed > 0)
     return instance.model.kv_layer_bytes(instance.plan.tp) * static_cast<double>(groups.layers) * block;
   if (instance.plan.pp == 1) return pool.memory.kv_bytes_per_token.value() * block;  // else: a stage's

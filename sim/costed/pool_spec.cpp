@@ -168,6 +168,7 @@ SchedulerConfig PoolSpec::scheduler_config() const {
 
 SchedulerConfig PoolSpec::language_config() const {
   const SchedulerSettings& s = instance.engine.settings;
+  const LayerParts parts = layer_parts(instance.model);
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
           .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,
           .max_model_len = s.max_model_len,
@@ -189,6 +190,8 @@ SchedulerConfig PoolSpec::language_config() const {
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
                            .window = s.tensorrt_llm.window,
                            .window_blocks = memory.windowed_blocks,
+                           .full_parts = parts.full,
+                           .window_parts = parts.windowed,
                            .enable_balance = s.tensorrt_llm.enable_balance,
                            .timeout_iters = s.tensorrt_llm.timeout_iters,
                            .batching_wait_iters = s.tensorrt_llm.batching_wait_iters},

@@ -119,7 +119,8 @@ void TensorRtLlmScheduler::admit_inits() {
     std::int64_t sent = blocks;
     if (windowed()) {  // `getBlockRangeForSending`, cacheFormatter.cpp: of a window its last blocks
       window_free_ -= blocks;
-      sent += std::min(blocks, rules_.window / config_.block_size + 1);
+      sent = blocks * rules_.full_parts +
+             std::min(blocks, rules_.window / config_.block_size + 1) * rules_.window_parts;
     }
     remote_.pulls.push_back({.request = s.request, .sequence = SequenceId(slot), .blocks = sent});
     digest_.add(s.request.value() * 4);

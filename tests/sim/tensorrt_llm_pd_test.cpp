@@ -215,21 +215,34 @@ TEST_CASE(
   CHECK(retried > (sanitized ? 1 : 10));
 }
 
-TEST_CASE(
-    "gpt-oss apart: half of the layers send all of a prompt, half their window [tensorrt_llm][pd][windows]") {
-  const std::string pool =
-      "hardware: h200, model: gpt-oss-20b, engine: tensorrt-llm-1.2, engine_args: {max_seq_len: "
-      "16384, kv_cache_config: {max_attention_window: [128, 16384], enable_block_reuse: false}";
+namespace {
+
+// Bytes that prefill sends to decode on TensorRT-LLM.
+double sent_by(const std::string& model, const std::string& windows, int requests, int prompt) {
+  const std::string pool = "hardware: h200, model: " + model +
+                           ", engine: tensorrt-llm-1.2, engine_args: {max_seq_len: 16384, kv_cache_config: "
+                           "{max_attention_window: " +
+                           windows + ", enable_block_reuse: false}";
   ScenarioOptions options;
   options.overrides = {"deployment={topology: {preset: hopper-8}, pools: [{name: p, role: prefill, " + pool +
                            ", disable_overlap_scheduler: true}}, {name: d, role: decode, " + pool + "}}]}",
-                       "workload={generator: {requests: 40, arrivals: {process: poisson, rate: 20}, input: "
-                       "{distribution: fixed, "
-                       "value: 4000}, output: {distribution: fixed, value: 50}}}"};
+                       "workload={generator: {requests: " + std::to_string(requests) +
+                           ", arrivals: {process: poisson, rate: 20}, input: {distribution: fixed, value: " +
+                           std::to_string(prompt) + "}, output: {distribution: fixed, value: 50}}}"};
   const auto s = load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options);
   if (!s.ok()) FAIL(s.errors().front().message);
   const RunResult r = run_scenario(*s).value();
-  CHECK(r.completed == 40);
-  // 12 layers of 125 blocks and 12 of 5, of 32 tokens with 8 heads of 64, keys and values in 16 bits.
-  CHECK(static_cast<double>(r.transfers.bytes) == Approx(40.0 * 130 * 12 * 32 * 8 * 64 * 2 * 2));
+  CHECK(r.completed == static_cast<std::uint64_t>(requests));
+  return static_cast<double>(r.transfers.bytes);
+}
+
+}  // namespace
+
+TEST_CASE("layers send all of a prompt or their window, as their kind is [tensorrt_llm][pd][windows]") {
+  // gpt-oss: 12 layers of 125 blocks and 12 of 5, of 32 tokens with 8 heads of 64, keys and values in 16
+  // bits.
+  CHECK(sent_by("gpt-oss-20b", "[128, 16384]", 40, 4000) == Approx(40.0 * 130 * 12 * 32 * 8 * 64 * 2 * 2));
+  // Gemma 3: 4 layers of 256 blocks and 22 of 17, of 32 tokens with one head of 256.
+  CHECK(sent_by("gemma-3-1b-it", "[512, 512, 512, 512, 512, 16384]", 10, 8192) ==
+        Approx(10.0 * (256 * 4 + 17 * 22) * 32 * 1024));
 }
