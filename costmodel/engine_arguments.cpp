@@ -388,7 +388,7 @@ class Resolver final : ArgumentResolver {
 // Those of this part, for sequences as long as this engine serves.
 void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware) {
   std::optional<KernelLaws>& laws = engine.kernel_laws;
-  if (laws && laws->vendor != hardware.vendor) laws.reset();
+  if (laws && laws->architecture != hardware.architecture) laws.reset();
   if (laws && laws->decode) laws->decode->resolve(engine.settings.max_model_len);
 }
 

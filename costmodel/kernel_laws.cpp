@@ -63,9 +63,7 @@ double BlockAttentionLaw::ns(std::int64_t units, std::int64_t sequences, std::in
 std::optional<KernelLaws> read_kernel_laws(const Yaml& node) {
   if (!node.present()) return std::nullopt;
   KernelLaws laws;
-  const std::vector<std::string> vendors = {"nvidia", "amd"};
-  if (const Yaml vendor = node.require("vendor"); vendor.present())
-    laws.vendor = vendors[vendor.choice(vendors)];
+  laws.architecture = node.require("architecture").text();
   laws.timed_on = node.require("timed_on").text();
   if (const Yaml floor = node.optional("kernel_floor"); floor.present())
     laws.kernel_floor = read_figure<Seconds>(floor);

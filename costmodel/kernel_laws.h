@@ -1,5 +1,6 @@
 // Kernels of an engine version whose time follows from how their work is cut, where that leaves a part mostly
-// idle: no roofline sees it. A law is data of the engine profile (`kernel_laws`), for parts of one vendor.
+// idle: no roofline sees it. A law is data of the engine profile (`kernel_laws`), for parts of one
+// architecture.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +43,7 @@ struct BlockAttentionLaw {
 };
 
 struct KernelLaws {
-  std::string vendor;            // of the parts that they hold for
+  std::string architecture;      // of the parts that they hold for
   std::string timed_on;          // the part whose timings they are from; on another they are carried over
   Figure<Seconds> kernel_floor;  // least duration of a dependent kernel in a graph, in place of the part's;
                                  // absent

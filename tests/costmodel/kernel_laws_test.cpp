@@ -7,6 +7,7 @@
 #include "costmodel/hand_spec.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
+#include "read_instance.h"
 
 using namespace orrery;
 using Catch::Matchers::Contains;
@@ -16,7 +17,7 @@ namespace {
 
 KernelLaws laws() {
   KernelLaws laws;
-  laws.vendor = "nvidia";
+  laws.architecture = "sm_90a";
   laws.timed_on = "testpart";
   laws.product = TileLaw{.format = "fp8-block",
                          .rows = 128,
@@ -111,7 +112,7 @@ TEST_CASE("a law comes before the roofline, for its format and its many blocks o
 TEST_CASE("a law's kernel floor is every kernel's") {
   Roofline roofline = Roofline::create(hand::hardware()).value();
   KernelLaws floor;
-  floor.vendor = "nvidia";
+  floor.architecture = "sm_90a";
   floor.timed_on = "testpart";
   roofline.set_laws(floor);
   CHECK_THAT(roofline.kernel_floor_ns(), WithinAbs(1300, 1e-6));  // none given: the part's
@@ -120,17 +121,36 @@ TEST_CASE("a law's kernel floor is every kernel's") {
   CHECK_THAT(roofline.kernel_floor_ns(), WithinAbs(5000, 1e-6));
 }
 
-TEST_CASE("laws of a profile hold on parts of their vendor, for sequences as long as it serves") {
-  const EngineProfile engine = load_engine("vllm-0.5-rocm").value();
-  REQUIRE(engine.kernel_laws);
-  CHECK(engine.kernel_laws->decode);
-  CHECK_FALSE(load_engine("vllm-0.5").value().kernel_laws);
-  CHECK(load_engine("sglang-0.5.9").value().kernel_laws->product);
+TEST_CASE("laws of a profile hold on parts of their architecture, for sequences as long as it serves") {
+  const auto laws_of = [](const std::string& part, const std::string& engine, const std::string& more = "") {
+    const Read r = read("hardware: " + part + "\nmodel: llama-3.1-8b\nengine: " + engine + "\n" + more);
+    if (!r.errors.empty()) FAIL(to_string(r.errors));
+    return r.spec.engine.kernel_laws;
+  };
+  for (const std::string part : {"mi300x", "mi325x"}) {
+    for (const auto& [length, resident] : {std::pair{"4096", 2.0}, {"8192", 1.0}}) {
+      CAPTURE(part, length);
+      const auto laws =
+          laws_of(part, "vllm-0.5-rocm", "engine_args: {max_model_len: " + std::string(length) + "}\n");
+      REQUIRE(laws);
+      REQUIRE(laws->decode);
+      CHECK_THAT(laws->decode->resident, WithinAbs(resident, 1e-12));
+    }
+    const auto products = laws_of(part, "sglang-0.5.9");
+    REQUIRE(products);
+    CHECK(products->product);
+  }
+  for (const std::string part : {"h100", "r9700"}) {  // another vendor, and another architecture of the same
+    CHECK_FALSE(laws_of(part, "vllm-0.5-rocm"));
+    CHECK_FALSE(laws_of(part, "sglang-0.5.9"));
+  }
+  CHECK_FALSE(laws_of("h100", "vllm-0.5"));
 }
 
 TEST_CASE("a law without its figures is a located error") {
   const auto document = YamlDocument::parse(
-      "kernel_laws: {vendor: amd, timed_on: mi300x, product: {format: fp8-block, rows: 128, columns: 0}}",
+      "kernel_laws: {architecture: gfx942, timed_on: mi300x, product: {format: fp8-block, rows: 128, "
+      "columns: 0}}",
       "e.yaml");
   YamlDocument& d = const_cast<YamlDocument&>(document.value());
   read_kernel_laws(d.root().optional("kernel_laws"));
