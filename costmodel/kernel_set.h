@@ -120,6 +120,7 @@ class KernelSet {
   std::optional<FittedCurve> gemm(const std::string& format, std::int64_t n, std::int64_t k) const;
   std::optional<FittedCurve> grouped_gemm(const std::string& format, std::int64_t n, std::int64_t k,
                                           double distinct) const;
+  bool has_grouped(const std::string& format) const { return shapes_.contains("grouped_gemm/" + format); }
   // The whole of a fused expert layer; axis = tokens of the batch, spread evenly.
   std::optional<FittedCurve> experts(const std::string& format, const ExpertShape& shape) const;
   std::optional<FittedSurface> attention_prefill(const AttentionShape& shape) const;

@@ -148,7 +148,8 @@ void MoeTiles::search(const Roofline& roofline, const HardwareProfile& part) {
 
 namespace {
 
-// One entry; a missing extent takes the default's.
+// One entry; a missing extent takes the default's. Triton takes extents that are powers of two, of a product
+// (tl.dot) 16 at least, and as many warps.
 Result<MoeTile> read_entry(const Json& entry, MoeTile tile, const std::string& path, const std::string& key) {
   const std::pair<const char*, std::int64_t*> fields[] = {
       {"BLOCK_SIZE_M", &tile.rows},  {"BLOCK_SIZE_N", &tile.columns}, {"BLOCK_SIZE_K", &tile.depth},
@@ -160,6 +161,11 @@ Result<MoeTile> read_entry(const Json& entry, MoeTile tile, const std::string& p
     if (!given.is_number_unsigned() || given.get<std::uint64_t>() < 1 || given.get<std::uint64_t>() > 4096)
       return invalid_input("must be a whole number from 1 to 4096", {path, 0, 0}, key + "." + name);
     *value = given.get<std::int64_t>();
+    const bool extent = std::string(name).starts_with("BLOCK_SIZE_"), warps = value == &tile.warps;
+    const bool power = (*value & (*value - 1)) == 0;
+    if (extent && (!power || *value < 16))
+      return invalid_input("must be a power of two, 16 at least", {path, 0, 0}, key + "." + name);
+    if (warps && !power) return invalid_input("must be a power of two", {path, 0, 0}, key + "." + name);
   }
   if (!entry.is_object() || !entry.contains("BLOCK_SIZE_M"))
     return invalid_input("an entry names its tile: {\"BLOCK_SIZE_M\": 16, …}", {path, 0, 0}, key);
@@ -237,7 +243,8 @@ std::shared_ptr<const MoeTiles> read_moe_tiles(const Yaml& key, const InstanceSp
   if (!roofline.ok()) return nullptr;  // said where the pricer is made
   const MoeShape shape = shape_of(spec, *roofline);
   auto tiles = std::make_shared<MoeTiles>(shape, spec.hardware.vendor == "amd");
-  if (spec.kernels != nullptr && spec.kernels->points("grouped_gemm") > 0) {  // our own: rows of a table
+  // Our own set: rows of its table. What it has not timed goes by the law, if vLLM would run it.
+  if (spec.model.experts > 0 && spec.kernels != nullptr && spec.kernels->has_grouped(shape.format.label)) {
     if (wanted != "default" && wanted != "tuned")
       key.fail("beside the set " + quote(spec.kernels->name()) + " use default or tuned: whose rows it has");
     else if (wanted == "tuned" && !spec.kernels->tuned())
@@ -267,8 +274,10 @@ std::shared_ptr<const MoeTiles> read_moe_tiles(const Yaml& key, const InstanceSp
     tiles->fall_back("no " + name);
     return tiles;
   }
-  if (const Status read = tiles->read((directory / name).string()); !read.ok())
-    key.fail(read.errors().front().message + " (" + read.errors().front().key + " of " + name + ")");
+  if (const Status read = tiles->read((directory / name).string()); !read.ok()) {
+    const Error& error = read.errors().front();
+    key.fail(error.message + " (" + (error.key.empty() ? "" : error.key + " of ") + name + ")");
+  }
   return tiles;
 }
 

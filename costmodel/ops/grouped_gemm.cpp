@@ -86,16 +86,18 @@ class GroupedGemmOperator : public Operator {
   // Where a table has the product, `tiles` has said which of its rows.
   bool by_law() const {
     return spec_.tiles != nullptr &&
-           (roofline_.kernels() == nullptr || roofline_.kernels()->points("grouped_gemm") == 0);
+           (roofline_.kernels() == nullptr || !roofline_.kernels()->has_grouped(spec_.format.label));
   }
 
   OpCost cost_of_tile(GroupedRows r, const StepInput& input) const {
-    const MoeTile tile = spec_.tiles->at(input.tokens);
-    r.tile = &tile;
-    r.block_rows = tile.rows;
-    r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
+    if (by_law()) {
+      const MoeTile tile = spec_.tiles->at(input.tokens);
+      r.tile = &tile;
+      r.block_rows = tile.rows;
+      r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
+      return grouped_gemm_cost(roofline_, spec_, r);
+    }
     OpCost cost = grouped_gemm_cost(roofline_, spec_, r);
-    if (by_law()) return cost;
     const KernelSet& kernels = *roofline_.kernels();
     const double each = r.rows / r.distinct;
     if (const auto fitted = kernels.grouped_gemm(spec_.format.label, spec_.n, spec_.k, r.distinct)) {

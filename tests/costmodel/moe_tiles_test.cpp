@@ -111,6 +111,16 @@ TEST_CASE("the nearest key of a file serves, the smaller of two as near") {
     CAPTURE(wrong);
     CHECK_FALSE(MoeTiles(r9700.shape(), true).read(path).ok());
   }
+  // What Triton would not take.
+  for (const char* wrong : {R"({"16": {"BLOCK_SIZE_M": 8}})", R"({"16": {"BLOCK_SIZE_M": 48}})",
+                            R"({"16": {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_K": 96}})",
+                            R"({"16": {"BLOCK_SIZE_M": 16, "num_warps": 3}})"}) {
+    REQUIRE(write_file_atomically(path, wrong).ok());
+    CAPTURE(wrong);
+    const Status read = MoeTiles(r9700.shape(), true).read(path);
+    REQUIRE_FALSE(read.ok());
+    CHECK(read.errors().front().message.find("power of two") != std::string::npos);
+  }
 }
 
 TEST_CASE("the tile law: padding, waves, and operands that small tiles read again") {
@@ -172,6 +182,14 @@ TEST_CASE("a deployment says which tiles its experts have") {
           R"({"128": {"BLOCK_SIZE_M": 16}})")
           .ok());
   CHECK(price(key, 128) < price("tiles: default", 128));
+  REQUIRE(
+      write_file_atomically(
+          folder.file("E=64,N=768,device_name=AMD_Radeon_R9700,dtype=fp8_w8a8,block_shape=[128,128].json"),
+          "{}")
+          .ok());
+  const Read empty = read(deployment(key));
+  REQUIRE_FALSE(empty.errors.empty());
+  CHECK(empty.errors.front().message.find("has no batch size (E=64,N=768") == 0);
 }
 
 TEST_CASE("beside our own tables tiles choose whose rows price the experts") {
@@ -204,5 +222,12 @@ TEST_CASE("tiles are refused by name where nothing knows them") {
   CHECK(
       refused("hardware: h200\nmodel: qwen3-30b-a3b\nengine: vllm-0.24\ntiles: tuned\n").find("as a whole") !=
       std::string::npos);
+  // Beside our own set as elsewhere: a dense model, formats that it has not timed.
+  const std::string ours = "hardware: h200\nkernels: orrery\ntiles: default\n";
+  CHECK(refused(ours + "model: qwen3-8b\nengine: vllm-0.24\n").find("no experts") != std::string::npos);
+  CHECK(refused(ours + "model: gpt-oss-20b\nengine: sglang-0.5\n").find("rules of its own") !=
+        std::string::npos);
+  CHECK(refused(ours + "model: gpt-oss-20b\nengine: vllm-0.24\n").find("kernels of their own") !=
+        std::string::npos);
   CHECK(refused(deployment("tiles: /nonexistent\n")).find("/nonexistent") != std::string::npos);
 }
