@@ -297,7 +297,6 @@ Json summary_json(const SummaryInput& in) {
     j["intervals"] = {{"runs", in.intervals->runs},
                       {"requests", in.intervals->requests},
                       {"shortened", in.intervals->shortened},
-                      {"measured", in.intervals->measured},
                       {"corrections", corrections_json(*in.intervals)}};
   }
   j["provenance"] = Json::object();
@@ -397,7 +396,6 @@ std::string lines_of_features(const RunResult& r) {
 }  // namespace
 
 std::string doubts_of(const Intervals& intervals) {
-  if (intervals.measured) return "of prices and host times; this engine's steps were measured on this part";
   std::vector<std::string> pools;
   for (const MetricInterval& m : intervals.metrics) {
     if (!m.correction.empty() && std::find(pools.begin(), pools.end(), m.correction) == pools.end())

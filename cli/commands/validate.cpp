@@ -60,7 +60,9 @@ int validate_engines(const ValidateOptions& options, const CommandContext& conte
   fidelity->published_data = scoreboard_json(*published);
   std::error_code ec;
   std::string folder = options.out;
-  if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
+  // As with the board: what lacks intervals does not take the place of the committed report.
+  if (folder.empty() && !options.fast && std::filesystem::is_directory("reports/results", ec))
+    folder = "reports/results";
   if (!folder.empty()) {
     std::filesystem::create_directories(folder, ec);
     const Status written = write_fidelity(*fidelity, *published, folder);
@@ -171,10 +173,10 @@ void register_validate_command(CLI::App& app, CommandContext& context) {
       "writes reports/cases/interval_corrections.yaml anew from the named cases and the published rows; "
       "with --out an interrupted run goes on where it stood");
   c->add_flag("--fast", options->fast, "without intervals: one run of each in place of many");
-  c->add_option(
-      "--out", options->out,
-      "directory for scoreboard.{json,csv,md,html}, schedule.json, comparison.json and trace.jsonl, or "
-      "engine_fidelity.{md,json,csv} and published_cases.csv");
+  c->add_option("--out", options->out,
+                "directory for scoreboard.{json,csv,md,html} (with --fast only where it is given), "
+                "schedule.json, comparison.json and trace.jsonl, or "
+                "engine_fidelity.{md,json,csv} and published_cases.csv");
   c->callback(
       [&context, options] { context.action = [&context, options] { return validate(*options, context); }; });
 }

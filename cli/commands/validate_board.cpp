@@ -64,8 +64,7 @@ Result<IntervalCorrections> corrections_for(Compared compared, const BoardComman
                                             const std::string& figures) {
   if (!options.fit) return shipped_interval_corrections();
   correct(compared, {});
-  ORRERY_TRY(logged, logged_engines());
-  IntervalCorrections corrections = fit_intervals(all_rows(compared), std::move(logged));
+  IntervalCorrections corrections = fit_intervals(all_rows(compared));
   ORRERY_TRY_STATUS(write_corrections(corrections, figures));
   say(LogLevel::info, "wrote " + interval_corrections_path());
   return corrections;
@@ -113,7 +112,9 @@ Result<int> validate_board(const BoardCommandOptions& options, const CommandCont
     return make_error(ErrorKind::usage, "--set does not reach into cases and published rows");
   std::error_code ec;
   std::string folder = options.out, figures = options.figures;
-  if (folder.empty() && std::filesystem::is_directory("reports/results", ec)) folder = "reports/results";
+  // A board without intervals does not take the place of the committed one.
+  if (folder.empty() && !options.fast && std::filesystem::is_directory("reports/results", ec))
+    folder = "reports/results";
   if (figures.empty()) figures = find_shared_file("data/published_e2e.csv");
   if (options.fit && (figures.empty() || options.fast))
     return make_error(ErrorKind::usage, options.fast
@@ -124,7 +125,7 @@ Result<int> validate_board(const BoardCommandOptions& options, const CommandCont
   correct(compared, corrections);
   WholeBoard board;
   board.rows = all_rows(compared);
-  board.coverage = coverage_of(board.rows, corrections);
+  board.coverage = coverage_of(board.rows);
   board.corrections = std::move(corrections);
   board.figures = figures;
   if (compared.published) {

@@ -98,12 +98,12 @@ ShareRange wilson(std::size_t k, std::size_t n) {
   return {std::max(0.0, (middle - half) / scale), std::min(1.0, (middle + half) / scale)};
 }
 
-Coverage coverage_of(const std::vector<ScoreRow>& rows, const IntervalCorrections& corrections) {
+Coverage coverage_of(const std::vector<ScoreRow>& rows) {
   std::map<Key, CoverageCell> quantity, rung, part;
   for (const ScoreRow& row : rows) {
     if (!row.interval || !row.pooled || is_fitted_half(row.group)) continue;
     const std::string q = quantity_of(row.metric.name), family = engine_family(row.evidence.engine);
-    const std::string r = corrections.was_measured(row.evidence) ? "measured" : row.evidence.rung;
+    const std::string& r = row.evidence.rung;
     add(row, quantity[{q, "", "", ""}]);
     add(row, rung[{q, r, "", ""}]);
     if (!row.evidence.part.empty()) add(row, part[{q, r, row.evidence.part, family}]);
@@ -123,7 +123,8 @@ std::string coverage_markdown(const Coverage& coverage, const IntervalCorrection
       "engine, model, plan, load;\n"
       "the halves are fixed by the hash of its name). Cells with fewer than " +
       std::to_string(least_pool_rows) +
-      " figures say k of n, with Wilson's 95 % interval. \"Too wide to\nsay\": half-width above a quarter of "
+      " figures say k of n, with Wilson's 95 % interval over figures (those of one\ncase are alike: it is "
+      "too narrow). \"Too wide to say\": half-width above a quarter of "
       "the prediction, whether it covers or not.\n\n" +
       table(coverage.by_quantity) + "\n" + table(coverage.by_rung) + "\n" + table(coverage.by_part);
   out +=

@@ -28,11 +28,11 @@ struct ShareRange {
 ShareRange wilson(std::size_t k, std::size_t n);
 
 // Rows of the half that widths do not come from: by quantity; quantity and rung; and also part and engine.
-// Sorted by those names. What was measured by Orrery has no correction and stands as rung "measured".
+// Sorted by those names.
 struct Coverage {
   std::vector<CoverageCell> by_quantity, by_rung, by_part;
 };
-Coverage coverage_of(const std::vector<ScoreRow>& rows, const IntervalCorrections& corrections);
+Coverage coverage_of(const std::vector<ScoreRow>& rows);
 
 Json coverage_json(const Coverage& coverage);
 std::string coverage_markdown(const Coverage& coverage, const IntervalCorrections& corrections);

@@ -3,74 +3,87 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <set>
+#include <optional>
 #include <tuple>
 
 #include "base/det_math.h"
 #include "base/json.h"
-#include "reports/casebook/engine_run.h"
 
 namespace orrery {
 
 namespace {
 
 struct Pool {
-  std::vector<const ComparedMetric*> figures;
-  std::set<std::string> cases;
+  std::vector<const ScoreRow*> figures;
+  std::map<std::string, std::size_t> cases;  // figures of each
 };
 
-// The smallest value that a further figure's lies at or below in 1 − `share` of all chances, by
-// exchangeability.
-double upper_quantile(const std::vector<double>& sorted, double share) {
-  const auto n = static_cast<double>(sorted.size());
-  const auto rank = static_cast<std::size_t>(std::ceil((1 - share) * (n + 1) - 1e-9));
-  return sorted[std::min(rank, sorted.size()) - 1];
+struct Weighted {
+  double value = 0, weight = 0;
+};
+
+// The smallest value that a figure of a further case lies at or below in 1 − `share` of all chances, by
+// exchangeability of the n cases, each of weight 1. None: so few cases cannot say it.
+std::optional<double> upper_quantile(const std::vector<Weighted>& sorted, double n, double share) {
+  double below = 0;
+  for (const Weighted& w : sorted) {
+    below += w.weight;
+    if (below >= (1 - share) * (n + 1) - 1e-9) return w.value;
+  }
+  return std::nullopt;
 }
 
-// Three digits: what a correction can claim, and the same in the file as in memory.
-double rounded(double value) { return std::round(value * 1000) / 1000; }
+// Three digits, outwards: what a correction can claim, and the same in the file as in memory.
+double rounded_up(double value) { return std::ceil(value * 1000 - 1e-9) / 1000; }
 
-// Sets the pool's ends.
-void fit_ends(const std::vector<const ComparedMetric*>& figures, IntervalPool& pool) {
-  std::vector<double> beyond_low, beyond_high;
-  for (const ComparedMetric* m : figures) {
-    beyond_low.push_back(det_log(m->prices_low / m->measured));
-    beyond_high.push_back(det_log(m->measured / m->prices_high));
+// Sets the pool's ends; false when it has too few cases.
+bool fit_ends(const Pool& figures, IntervalPool& pool) {
+  std::vector<Weighted> beyond_low, beyond_high;
+  for (const ScoreRow* row : figures.figures) {
+    const ComparedMetric& m = row->metric;
+    const double weight = 1 / static_cast<double>(figures.cases.at(row->group));
+    beyond_low.push_back({det_log(m.prices_low / m.measured), weight});
+    beyond_high.push_back({det_log(m.measured / m.prices_high), weight});
   }
-  std::sort(beyond_low.begin(), beyond_low.end());
-  std::sort(beyond_high.begin(), beyond_high.end());
-  double shortest = 0;
+  const auto less = [](const Weighted& a, const Weighted& b) { return a.value < b.value; };
+  std::stable_sort(beyond_low.begin(), beyond_low.end(), less);
+  std::stable_sort(beyond_high.begin(), beyond_high.end(), less);
+  const auto n = static_cast<double>(figures.cases.size());
+  std::optional<double> shortest;
   for (int step = 5; step <= 15; ++step) {
     const double share = 0.005 * step;
+    const std::optional<double> low_end = upper_quantile(beyond_low, n, share),
+                                high_end = upper_quantile(beyond_high, n, 0.1 - share);
+    if (!low_end || !high_end) continue;
     IntervalPool tried = pool;
-    tried.low = rounded(upper_quantile(beyond_low, share));
-    tried.high = rounded(upper_quantile(beyond_high, 0.1 - share));
+    tried.low = rounded_up(*low_end);
+    tried.high = rounded_up(*high_end);
     double width = 0;
-    for (const ComparedMetric* m : figures) {
-      double low = m->prices_low, high = m->prices_high;
-      correct_bounds(tried, m->predicted, low, high);
-      width += (high - low) / m->predicted;
+    for (const ScoreRow* row : figures.figures) {
+      const ComparedMetric& m = row->metric;
+      double low = m.prices_low, high = m.prices_high;
+      correct_bounds(tried, m.predicted, low, high);
+      width += (high - low) / m.predicted / static_cast<double>(figures.cases.at(row->group));
     }
-    if (step > 5 && width >= shortest) continue;
+    if (shortest && width >= *shortest) continue;
     shortest = width;
     pool = tried;
   }
+  return shortest.has_value();
 }
 
 }  // namespace
 
-IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows, std::vector<LoggedEngine> measured) {
+IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows) {
   IntervalCorrections out;
-  out.measured = std::move(measured);
   std::map<std::tuple<std::string, std::string, std::string, std::string>, Pool> pools;
   for (const ScoreRow& row : rows) {
-    if (!row.interval || !row.pooled || !is_fitted_half(row.group) || out.was_measured(row.evidence))
-      continue;
+    if (!row.interval || !row.pooled || !is_fitted_half(row.group)) continue;
     const std::string quantity = quantity_of(row.metric.name), family = engine_family(row.evidence.engine);
     const auto add = [&](const std::string& rung, const std::string& part, const std::string& engine) {
       Pool& pool = pools[{quantity, rung, part, engine}];
-      pool.figures.push_back(&row.metric);
-      pool.cases.insert(row.group);
+      pool.figures.push_back(&row);
+      ++pool.cases[row.group];
     };
     add("", "", "");
     add(row.evidence.rung, "", "");
@@ -88,19 +101,9 @@ IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows, std::vector
                       static_cast<std::int64_t>(figures.cases.size()),
                       0,
                       0};
-    fit_ends(figures.figures, pool);
+    if (!fit_ends(figures, pool)) continue;
     out.pools.push_back(std::move(pool));
   }
-  return out;
-}
-
-Result<std::vector<LoggedEngine>> logged_engines() {
-  ORRERY_TRY(runs, list_engine_runs());
-  std::set<std::pair<std::string, std::string>> found;
-  // Every run of that list is one of vLLM 0.24 (case_of).
-  for (const EngineRun& run : runs) found.emplace(run.hardware, own_engine);
-  std::vector<LoggedEngine> out;
-  for (const auto& [part, engine] : found) out.push_back({part, engine});
   return out;
 }
 
@@ -114,11 +117,6 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
   text += inputs.empty() ? "inputs: []\n" : "inputs:\n";
   for (const FitInput& input : inputs)
     text += "  - {file: " + input.file + ", digest: \"" + input.digest + "\"}\n";
-  text +=
-      "# Compared with step logs of ours (reports/cases/engine_runs.yaml): intervals stand as they are.\n";
-  text += corrections.measured.empty() ? "measured: []\n" : "measured:\n";
-  for (const LoggedEngine& m : corrections.measured)
-    text += "  - {part: " + m.part + ", engine: " + m.engine + "}\n";
   text += corrections.pools.empty() ? "pools: []\n" : "pools:\n";
   for (const IntervalPool& pool : corrections.pools) {
     text += "  - {quantity: " + pool.quantity;

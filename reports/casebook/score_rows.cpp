@@ -29,16 +29,27 @@ std::string plan_of(const ParallelPlan& p) {
          (p.pp > 1 ? " pp " + std::to_string(p.pp) : "") + (p.dp > 1 ? " dp " + std::to_string(p.dp) : "");
 }
 
-// As PublishedSetup::load has it, so that a run that is a named case and a row too is one case; "" where it
-// cannot be one.
+// A run that is a named case and a row too is one case, in whatever words and by whatever profile: so a name
+// is no finer than what both say. Of open loops sources round the rate and give lengths as means.
+std::string group_name(const std::string& part, const std::string& engine, std::string model,
+                       const std::string& plan, const std::string& load) {
+  if (model.ends_with("-fp8")) model.resize(model.size() - 4);
+  if (model == "deepseek-r1") model = "deepseek-v3";  // equal layers
+  return join({part, engine_family(engine), model, plan, load}, ", ");
+}
+
+std::string at_once(std::int64_t input, std::int64_t output, std::int64_t requests) {
+  return requests == 0 ? "by rate"
+                       : std::to_string(input) + "+" + std::to_string(output) + ", " +
+                             std::to_string(requests) + " at once";
+}
+
 std::string load_of(const WorkloadSpec& w) {
   const auto tokens = [](const LengthSpec& length) {
-    return std::to_string(
-        static_cast<std::int64_t>(length.kind == LengthSpec::Kind::uniform ? length.high : length.value));
+    return static_cast<std::int64_t>(length.kind == LengthSpec::Kind::uniform ? length.high : length.value);
   };
-  if (!w.generator || w.closed_loop_concurrency == 0) return "";
-  return tokens(w.generator->input) + "+" + tokens(w.generator->output) + ", " +
-         std::to_string(w.closed_loop_concurrency) + " in flight";
+  if (!w.generator) return at_once(0, 0, 0);
+  return at_once(tokens(w.generator->input), tokens(w.generator->output), w.closed_loop_concurrency);
 }
 
 // Lengths are looked at only where they are given as such.
@@ -76,7 +87,8 @@ const char* half_of(const ScoreRow& row) {
 }
 
 std::string case_name(const PublishedSetup& setup) {
-  return join({setup.hardware, setup.engine, setup.model, setup.plan, setup.load}, ", ");
+  return group_name(setup.hardware, setup.engine, setup.model, setup.plan,
+                    at_once(setup.input, setup.output, setup.in_flight));
 }
 
 std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases) {
@@ -95,10 +107,8 @@ std::vector<ScoreRow> score_rows(const std::vector<CaseComparison>& cases) {
         const InstanceSpec& instance = published->scenario.pool.instance;
         row.evidence = evidence_of(published->scenario, run.provenance);
         row.model = instance.model.name;
-        const std::string load = load_of(published->scenario.workload);
-        row.group = join({instance.hardware.name, instance.engine.name, row.model, plan_of(instance.plan),
-                          load.empty() ? c.about.id + ": " + run.name : load},
-                         ", ");
+        row.group = group_name(instance.hardware.name, instance.engine.name, row.model,
+                               plan_of(instance.plan), load_of(published->scenario.workload));
         add_load(*published, row);
       }
       row.pooled = is_pooled(published);

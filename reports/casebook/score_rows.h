@@ -19,7 +19,7 @@ const char* to_string(ScoreSource source);
 struct ScoreRow {
   ScoreSource source = ScoreSource::named_case;
   std::string id, run;  // as in scoreboard.json
-  std::string group;    // the case by whose name the halves are split: part, engine, model, plan, load
+  std::string group;    // the case by whose name the halves are split: part, engine family, model, plan, load
   PriceEvidence evidence;
   std::string model;
   // What residuals are drawn over; 0 = the source does not say, or it is no such load.

@@ -29,7 +29,6 @@ struct Intervals {
   int runs = 0;
   std::uint64_t requests = 0;  // over how many requests; less than the run's when the trace is long
   bool shortened = false;
-  bool measured = false;  // no correction is due: the engine was measured by Orrery on this part
 };
 
 // One standard deviation of the logarithm of each factor that is uncertain.

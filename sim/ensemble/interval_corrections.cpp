@@ -40,6 +40,8 @@ std::string quantity_of(const std::string& metric) {
 }
 
 std::string engine_family(const std::string& profile) {
+  // The V0 engine of 2024 has another loop, and only static batches are asked of it.
+  if (profile == "vllm-0.5" || profile.starts_with("vllm-0.5-")) return "vllm-v0";
   for (const char* const family : {"vllm", "sglang", "tensorrt-llm"}) {
     if (profile == family || profile.starts_with(std::string(family) + "-")) return family;
   }
@@ -71,15 +73,7 @@ std::string IntervalPool::name() const {
   return quantity + (rung.empty() ? "" : ", " + rung) + (part.empty() ? "" : ", " + part + " " + engine);
 }
 
-bool IntervalCorrections::was_measured(const PriceEvidence& e) const {
-  // A kernel without a table was not measured, whoever else was on this part.
-  if (e.rung != "measured" && e.rung != "published") return false;
-  return std::any_of(measured.begin(), measured.end(),
-                     [&](const LoggedEngine& m) { return m.part == e.part && m.engine == e.engine; });
-}
-
 const IntervalPool* IntervalCorrections::find(const std::string& metric, const PriceEvidence& e) const {
-  if (was_measured(e)) return nullptr;
   const std::string quantity = quantity_of(metric), family = engine_family(e.engine);
   const IntervalPool* found = nullptr;
   int narrowest = 0;
@@ -101,7 +95,6 @@ void correct_bounds(const IntervalPool& pool, double predicted, double& low, dou
 
 void correct_intervals(Intervals& intervals, const IntervalCorrections& corrections,
                        const PriceEvidence& evidence) {
-  intervals.measured = corrections.was_measured(evidence);
   for (MetricInterval& m : intervals.metrics) {
     m.prices_low = m.low;
     m.prices_high = m.high;
@@ -120,8 +113,6 @@ Result<IntervalCorrections> load_interval_corrections(const std::string& path) {
     input.require("file").text();
     input.require("digest").text();
   }
-  for (const Yaml& item : root.require("measured").items())
-    out.measured.push_back({item.require("part").text(), item.require("engine").text()});
   for (const Yaml& item : root.require("pools").items()) out.pools.push_back(read_pool(item));
   document.finish();
   if (!document.errors().empty()) return document.errors();

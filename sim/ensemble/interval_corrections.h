@@ -18,8 +18,8 @@ namespace orrery {
 
 // "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
 std::string quantity_of(const std::string& metric);
-// "tensorrt-llm-1.2" → "tensorrt-llm", "vllm-v1-runner" → "vllm"; an engine of another name is its own
-// family.
+// "tensorrt-llm-1.2" → "tensorrt-llm", "vllm-v1-runner" → "vllm", "vllm-0.5-rocm" (V0) → "vllm-v0"; an engine
+// of another name is its own family.
 std::string engine_family(const std::string& profile);
 
 // What a run's figures stand on. Part and engine are empty where its pools differ in them.
@@ -40,19 +40,12 @@ struct IntervalPool {
   std::string name() const;  // "tpot_ms, published, h100 tensorrt-llm"
 };
 
-// Own step logs were compared with this engine profile on this part (reports/results/accuracy.md).
-struct LoggedEngine {
-  std::string part, engine;
-};
-
 struct IntervalCorrections {
-  std::vector<LoggedEngine> measured;
   std::vector<IntervalPool> pools;
 
-  // True: prices of this engine on this part were measured by Orrery, and its intervals stand as they are.
-  bool was_measured(const PriceEvidence& evidence) const;
-  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Null: there is none, or
-  // it was measured.
+  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Null: there is none.
+  // That Orrery logged an engine on a part itself exempts nothing: its logs say how device times of steps do,
+  // and nothing of the hosts and clients of others.
   const IntervalPool* find(const std::string& metric, const PriceEvidence& evidence) const;
 };
 

@@ -36,6 +36,16 @@ class Cases(unittest.TestCase):
         self.assertIn("refused: needs a hardware profile of the A100", refused)
         self.assertIn("reports/cases/published/blis-vllm-0.15-a100.yaml:", refused)
 
+    def test_cases_named_together_are_predicted_as_each_alone(self):
+        def predictions(*names):
+            p = orrery("--json", "validate", "--fast", *names)
+            self.assertEqual(p.returncode, 0, p.stderr)
+            return [(c["id"], c["run"], c["metric"], c["predicted"]) for c in json.loads(p.stdout)["cases"]]
+
+        one, other = "c5-deepseek-r1-steps", "c2-l40s-fp8-block"
+        self.assertEqual(predictions(one, other), predictions(one) + predictions(other))
+        self.assertEqual(predictions(other, one), predictions(other) + predictions(one))
+
     def test_published_rows_are_priced_and_held_to_bars(self):
         header = ("hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
                   "metric,value,unit,source,locator,note\n")

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""A few cases of the board, without intervals, against the errors that they had: fast_board_test.py ORRERY_BINARY SOURCE_DIR
-[--update]. Predictions are exact, so any change is a real one; what is noise is which cases stand here. So a quantity fails when
-the median of its absolute errors leaves the upper end of the 90 % interval (one-sided 95 %) that order statistics give the
-median of the committed ones: a change that the scatter of these cases does not explain. `--update` writes the errors anew."""
+"""A few cases of the board, without intervals, case by case against the errors that they had: fast_board_test.py ORRERY_BINARY
+SOURCE_DIR [--update]. Predictions are exact, so any change is a real one. It fails when the figures of a quantity, or of all,
+have become worse by more than 2 points (median of |new| - |old|, in percent of the measured), or any figure by more than 10.
+What is meant to move is written anew with `--update`, and the change says why."""
 import csv
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -26,34 +25,31 @@ def errors():
     return {(c["id"], c["run"], c["metric"]): c["error_percent"] for c in json.loads(p.stdout)["cases"]}
 
 
-def upper_end(values):
-    """Of the 90 % interval of the median: the order statistic of that rank."""
-    values, n = sorted(values), len(values)
-    return values[min(n - 1, math.ceil(n / 2 + 1.645 * math.sqrt(n) / 2) - 1)]
+MEDIAN, SINGLE = 2.0, 10.0  # points
 
 
 def judge(before, now, say=lambda _: None):
     """Sentences about what failed."""
     failed = [f"no longer compared: {', '.join(key)}" for key in before if key not in now]
     failed += [f"not in the table (--update): {', '.join(key)}" for key in now if key not in before]
-    quantities = sorted({key[2].split(".")[0] for key in before})
-    for quantity in [*quantities, ""]:
-        keys = [key for key in before if key in now and key[2].startswith(quantity)]
-        if len(keys) < 8:  # too few for an interval: judged with all
-            continue
-        limit, median = upper_end([abs(before[k]) for k in keys]), statistics.median(abs(now[k]) for k in keys)
-        was = statistics.median(abs(before[k]) for k in keys)
-        say(f"{quantity or 'all':12} {len(keys):4} figures: median abs. error {was:.1f} -> {median:.1f} %, at most {limit:.1f}")
-        if median > limit:
-            failed.append(f"{quantity or 'all'}: median absolute error {was:.1f} -> {median:.1f} %, above {limit:.1f} %")
+    worse = {key: abs(now[key]) - abs(before[key]) for key in before if key in now}
+    failed += [f"{', '.join(key)}: error {before[key]:+.1f} -> {now[key]:+.1f} %" for key in worse if worse[key] > SINGLE]
+    for quantity in [*sorted({key[2].split(".")[0] for key in worse}), ""]:
+        of = [by for key, by in worse.items() if quantity in ("", key[2].split(".")[0])]
+        median = statistics.median(of) if of else 0.0
+        say(f"{quantity or 'all':12} {len(of):4} figures: worse by {median:+.2f} points (median), at most {MEDIAN}")
+        if median > MEDIAN:
+            failed.append(f"{quantity or 'all'}: worse by {median:.1f} points (median of {len(of)} figures)")
     return failed
 
 
 def self_test():
     was = {("c", str(i), "ttft_ms.mean"): float(i - 10) for i in range(21)}
     assert not judge(was, was)
-    assert not judge(was, {k: v + 1 for k, v in was.items()})
-    assert judge(was, {k: v + 12 for k, v in was.items()})
+    assert not judge(was, {k: v + (1 if v >= 0 else -1) for k, v in was.items()})
+    assert not judge(was, {k: v / 2 for k, v in was.items()})
+    assert judge(was, {k: v + (3 if v >= 0 else -3) for k, v in was.items()})
+    assert judge(was, {**was, ("c", "3", "ttft_ms.mean"): -18.0})
     assert judge(was, dict(list(was.items())[:-1]))
 
 

@@ -8,10 +8,13 @@
 #include <filesystem>
 
 #include "base/det_math.h"
+#include "base/digest.h"
 #include "base/files.h"
 #include "base/random.h"
 #include "catch.h"
 #include "reports/casebook/interval_fit.h"
+#include "reports/casebook/published/import_rules.h"
+#include "reports/casebook/published/price_journal.h"
 #include "reports/casebook/whole_board.h"
 #include "reports/page_parts.h"
 
@@ -82,9 +85,9 @@ TEST_CASE("halves are fixed by a case's name alone, and about equal") {
 TEST_CASE("nine figures in ten of the other half lie in the corrected interval, which is not enormous") {
   for (const double bias : {1.0, 1.3, 0.8}) {
     std::vector<ScoreRow> rows = made_up(4000, bias);
-    const IntervalCorrections corrections = fit_intervals(rows, {});
+    const IntervalCorrections corrections = fit_intervals(rows);
     correct(rows, corrections);
-    const Coverage coverage = coverage_of(rows, corrections);
+    const Coverage coverage = coverage_of(rows);
     REQUIRE(coverage.by_rung.size() == 1);
     const CoverageCell& cell = coverage.by_rung[0];
     CHECK(cell.coverage() > 0.87);
@@ -103,17 +106,17 @@ TEST_CASE("nine figures in ten of the other half lie in the corrected interval, 
 
 TEST_CASE("the scored half has no part in the widths; no case moves a prediction") {
   const std::vector<ScoreRow> rows = made_up(2000, 1.2);
-  const IntervalCorrections fitted = fit_intervals(rows, {});
+  const IntervalCorrections fitted = fit_intervals(rows);
   std::vector<ScoreRow> other = rows;
   for (ScoreRow& row : other) {
     if (!is_fitted_half(row.group)) row.metric.measured *= 3;
   }
-  CHECK(same_pools(fitted, fit_intervals(other, {})));
+  CHECK(same_pools(fitted, fit_intervals(other)));
   other = rows;
   for (ScoreRow& row : other) {
     if (is_fitted_half(row.group)) row.metric.measured *= 3;
   }
-  CHECK_FALSE(same_pools(fitted, fit_intervals(other, {})));
+  CHECK_FALSE(same_pools(fitted, fit_intervals(other)));
 
   // Without one case of the fitted half other corrections may follow, and never another prediction.
   std::vector<ScoreRow> fewer = rows;
@@ -121,20 +124,20 @@ TEST_CASE("the scored half has no part in the widths; no case moves a prediction
   REQUIRE(fewer.size() < rows.size());
   std::vector<ScoreRow> with = rows, without = rows;
   correct(with, fitted);
-  correct(without, fit_intervals(fewer, {}));
+  correct(without, fit_intervals(fewer));
   for (std::size_t i = 0; i < rows.size(); ++i) {
     CHECK(with[i].metric.predicted == rows[i].metric.predicted);
     CHECK(without[i].metric.predicted == rows[i].metric.predicted);
   }
 }
 
-TEST_CASE("a small pool borrows the next wider one's correction, what was measured has none") {
+TEST_CASE("a small pool borrows the next wider one's correction, and no part and engine is exempt") {
   std::vector<ScoreRow> rows = made_up(2000, 1.2);
   const std::vector<ScoreRow> few = made_up(100, 1.6, "l40s"),
                               roofline = made_up(100, 2.0, "r9700", "roofline");
   rows.insert(rows.end(), few.begin(), few.end());
   rows.insert(rows.end(), roofline.begin(), roofline.end());
-  const IntervalCorrections c = fit_intervals(rows, {{"h200", "vllm-0.24"}});
+  const IntervalCorrections c = fit_intervals(rows);
   const auto pool = [&](const PriceEvidence& evidence) {
     const IntervalPool* const found = c.find("tpot_ms.p50", evidence);
     return found == nullptr ? std::string("none") : found->name();
@@ -142,25 +145,78 @@ TEST_CASE("a small pool borrows the next wider one's correction, what was measur
   CHECK(pool({"h100", "vllm-0.16", "published"}) == "tpot_ms, published, h100 vllm");
   CHECK(pool({"l40s", "vllm-0.18", "published"}) == "tpot_ms, published");
   CHECK(pool({"r9700", "vllm-0.18", "roofline"}) == "tpot_ms");
-  CHECK(pool({"", "", "published"}) == "tpot_ms, published");  // pools of several parts
-  CHECK(pool({"h200", "vllm-0.24", "published"}) == "none");
-  CHECK(pool({"h200", "vllm-0.24", "roofline"}) == "tpot_ms");  // these kernels nobody measured
+  CHECK(pool({"", "", "published"}) == "tpot_ms, published");               // pools of several parts
+  CHECK(pool({"h200", "vllm-0.24", "published"}) == "tpot_ms, published");  // logged by Orrery
+  CHECK(pool({"h200", "vllm-0.24", "measured"}) == "tpot_ms");
   CHECK(engine_family("tensorrt-llm-1.2") == "tensorrt-llm");
   CHECK(engine_family("vllm-v1-runner") == "vllm");
   CHECK(engine_family("mine-2") == "mine-2");
+  CHECK(engine_family("vllm-0.5-rocm") == "vllm-v0");
+  CHECK(engine_family("vllm-0.24") == "vllm");
   CHECK(c.find("goodput.attainment", {"h100", "vllm-0.16", "published"}) == nullptr);
 }
 
 TEST_CASE("many figures of few cases make no pool") {
   std::vector<ScoreRow> rows = made_up(2000, 1.2);
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].group = "case " + std::to_string(i % 30);
-  CHECK(fit_intervals(rows, {}).pools.empty());
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].group = "case " + std::to_string(i % 60);
+  CHECK(fit_intervals(rows).pools.empty());  // of 60 some 30 are on the fitted half
+}
+
+TEST_CASE("a case weighs the same with one figure or a hundred") {
+  std::vector<ScoreRow> rows = made_up(2000, 1.2);
+  const auto loud =
+      std::find_if(rows.begin(), rows.end(), [](const ScoreRow& r) { return is_fitted_half(r.group); });
+  ScoreRow far = *loud;
+  far.metric.measured = 100 * far.metric.predicted;
+  const IntervalCorrections before = fit_intervals(rows);
+  for (int i = 0; i < 1000; ++i) rows.push_back(far);  // half of all figures, one case of some 250
+  const IntervalCorrections after = fit_intervals(rows);
+  REQUIRE(before.pools.size() == after.pools.size());
+  for (std::size_t i = 0; i < before.pools.size(); ++i) {
+    CHECK(after.pools[i].cases == before.pools[i].cases);
+    CHECK(std::abs(after.pools[i].high - before.pools[i].high) < 0.05);
+  }
+}
+
+TEST_CASE("ends are the ones of rank by hand, rounded outwards") {
+  // Cases of one figure, i-th of them beyond its end by i thousandths and a half.
+  std::vector<ScoreRow> rows;
+  for (int i = 0; rows.size() < 199; ++i) {
+    ScoreRow row = made_up(1, 1)[0];
+    row.group = "case " + std::to_string(i);
+    if (!is_fitted_half(row.group)) continue;
+    row.metric.low = row.metric.prices_low = 9;
+    row.metric.measured = 10.2 * std::exp(0.001 * (static_cast<double>(rows.size()) + 0.5));
+    rows.push_back(row);
+  }
+  const IntervalCorrections c = fit_intervals(rows);
+  REQUIRE_FALSE(c.pools.empty());
+  // Shares of 2.5 to 7.5 % leave ranks 195 to 185 of 199, figures 0.1945 to 0.1845: one of them, rounded up.
+  CHECK(c.pools[0].high >= 0.185);
+  CHECK(c.pools[0].high <= 0.195);
+  const double past = 1000 * c.pools[0].high - 0.5;
+  CHECK(past - std::floor(past) == Approx(0.5).margin(1e-6));
+}
+
+TEST_CASE("shipped corrections are of today's rules and profiles") {
+  const auto text = read_text_file(interval_corrections_path());
+  const auto rules = read_text_file(import_rules_path());
+  const auto profiles = profiles_digest();
+  REQUIRE(text.ok());
+  REQUIRE(rules.ok());
+  REQUIRE(profiles.ok());
+  Digest digest;
+  digest.add_text(*rules);
+  INFO("run `orrery validate --fit-intervals`: the corrections stand on other rules or profiles");
+  CHECK(text->find("{file: reports/cases/import_rules.yaml, digest: \"" + digest_text(digest.value()) +
+                   "\"}") != std::string::npos);
+  CHECK(text->find("{file: profiles, digest: \"" + digest_text(*profiles) + "\"}") != std::string::npos);
 }
 
 TEST_CASE("corrections are read as they were written") {
   const Folder folder;
   const std::string path = folder.path + "/c.yaml";
-  const IntervalCorrections c = fit_intervals(made_up(2000, 1.2), {{"h200", "vllm-0.24"}});
+  const IntervalCorrections c = fit_intervals(made_up(2000, 1.2));
   REQUIRE(write_file_atomically(path, corrections_yaml(c, {{"rows.csv", "0123"}})).ok());
   const auto read = load_interval_corrections(path);
   INFO((read.ok() ? std::string() : to_string(read.errors())));
@@ -168,7 +224,7 @@ TEST_CASE("corrections are read as they were written") {
   CHECK(same_pools(*read, c));
   REQUIRE(write_file_atomically(path, corrections_yaml({}, {})).ok());
   CHECK(load_interval_corrections(path).ok());
-  REQUIRE(write_file_atomically(path, "inputs: []\nmeasured: []\npools: [{quantity: x, rows: 1}]\n").ok());
+  REQUIRE(write_file_atomically(path, "inputs: []\npools: [{quantity: x, rows: 1}]\n").ok());
   CHECK_FALSE(load_interval_corrections(path).ok());
   const auto shipped = load_interval_corrections(interval_corrections_path());
   REQUIRE(shipped.ok());
@@ -198,9 +254,9 @@ TEST_CASE("intervals of a run say which figures moved them, and what prices alon
 TEST_CASE("the whole board has every row once, and coverage of the scored half alone") {
   WholeBoard board;
   board.rows = made_up(1200, 1.2);
-  board.corrections = fit_intervals(board.rows, {});
+  board.corrections = fit_intervals(board.rows);
   correct(board.rows, board.corrections);
-  board.coverage = coverage_of(board.rows, board.corrections);
+  board.coverage = coverage_of(board.rows);
   const Json json = whole_board_json(board);
   CHECK(json["cases"].size() == 1200);
   std::size_t scored = 0, inside = 0;
@@ -213,6 +269,7 @@ TEST_CASE("the whole board has every row once, and coverage of the scored half a
   CHECK(scored > 400);
   CHECK(json["coverage"].get<double>() == Approx(static_cast<double>(inside) / static_cast<double>(scored)));
   CHECK(json["by_part"]["h100"]["rows"] == 1200);
+  CHECK(json["by_part"]["h100"]["with_interval"] == scored);
   const std::string csv = whole_board_csv(board);
   CHECK(std::count(csv.begin(), csv.end(), '\n') == 1201);
   CHECK(whole_board_markdown(board).find("tpot_ms, published, h100 vllm") != std::string::npos);

@@ -13,6 +13,7 @@
 #include "reports/casebook/published/import_rules.h"
 #include "reports/casebook/published/published_board.h"
 #include "reports/casebook/published/published_metric.h"
+#include "reports/casebook/score_rows.h"
 
 using namespace orrery;
 
@@ -250,6 +251,12 @@ TEST_CASE("settings of a source reach the scenario") {
   CHECK(says(text, "parallel: {tp: 8, pp: 1, ep: 8, dp: 1}"));
   CHECK(says(text, "kv_cache_dtype: fp8"));
   CHECK(says(text, "max_num_tokens: 8192"));  // 64 + 1024 + 64 in steps of 64, at least 8192
+  CHECK(says(import_text("H200-SXM,8,trt,,DeepSeek-R1 (dsr1),fp8,8,1,,,0,1024,1024,random,concurrency,64,"
+                         "tput_per_gpu,450,tok/s/gpu,SemiAnalysis InferenceX dashboard snapshot,run "
+                         "date=2025-12-15,spec=none\n")
+                 .setups.at(0)
+                 .scenario,
+             "max_num_tokens: 1152"));  // before the floor
   CHECK(says(text, "requests: 640"));
   CHECK(says(text, "input: {distribution: uniform, low: 819, high: 1024}"));
   CHECK(import.figures[0].measured == 8 * 450.0);  // its 64 GPUs are the eight, times the expert width
@@ -285,7 +292,7 @@ TEST_CASE("priced rows carry what the simulation gives, alike with any number of
     CHECK(r.compared.low <= r.compared.predicted);
     CHECK(r.compared.high >= r.compared.predicted);
   }
-  CHECK(board.setups[board.board[2].setup].engine == "vllm-0.12");
+  CHECK(board.setups[board.board[2].setup].engine == "vllm-0.5");
   REQUIRE(board.left_out.size() == 1);
   CHECK(board.left_out[0].rule == RowRule::engine);
   CHECK(board.left_out[0].error_percent);  // more than 5 % of the rows: priced as if
@@ -362,6 +369,82 @@ TEST_CASE("what stands in the journal is not priced again, and gives the same bo
   options.runs = 3;  // other intervals
   REQUIRE(price_published(rows, our_rules(), options).ok());
   CHECK(found.back() == 0);
+}
+
+TEST_CASE("the journal keeps what this program priced from this data, also of other rows") {
+  const Folder folder;
+  const std::string one = row("mean_ttft", "20", "ms"),
+                    two = row(
+                        "mean_ttft", "20", "ms",
+                        "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,400,20,4 prompts,concurrency,2");
+  BoardOptions options;
+  options.runs = 0;
+  options.journal = folder.path + "/out";
+  std::vector<std::size_t> found;
+  options.resumed = [&](std::size_t n, std::size_t) { found.push_back(n); };
+  for (const std::string& text : {one + two, one, one + two})
+    REQUIRE(price_published(rows_of(kHeader + text), our_rules(), options).ok());
+  CHECK(found == std::vector<std::size_t>{0, 1, 2});
+}
+
+TEST_CASE("texts of others are cut at characters, and are no tags") {
+  std::string note = "<b>";
+  while (note.size() < 59) note += 'x';
+  std::string text = row("mean_ttft", "20", "ms");
+  text.insert(text.size() - 1, note + "\xC3\xA4\xC3\xA4");  // bytes 59 and 60 are one character
+  const std::string markdown = board_markdown(price(text));
+  CHECK(says(markdown, "&lt;b>"));
+  CHECK_FALSE(says(markdown, "<b>"));
+  CHECK_FALSE(says(markdown, "\xC3 "));
+}
+
+TEST_CASE("a named case and its row are one case, in whatever words") {
+  const auto loaded = load_published_case(published_case_path("aiconfigurator-vllm-0.12-qwen3-32b-h100"));
+  REQUIRE(loaded.ok());
+  CaseComparison compared;
+  compared.about = *loaded;
+  for (const PublishedRun& run : loaded->runs) {
+    ComparedRun priced;
+    priced.name = run.name;
+    priced.metrics = {{"tpot_ms.mean", 1, 1, 1, 1}};
+    compared.runs.push_back(priced);
+  }
+  const std::vector<ScoreRow> scores = score_rows({compared});
+  REQUIRE(loaded->runs[0].name == "tp2 1024+128, 8 in flight");
+  const auto import =
+      import_text(row("tpot", "18", "ms",
+                      "H100-SXM,,vllm,0.12.0,Qwen/Qwen3-32B,unspecified,2,1,1,,0,1024,128,w,concurrency,8"));
+  REQUIRE(import.setups.size() == 1);
+  CHECK(scores[0].group == case_name(import.setups[0]));
+  CHECK(scores[0].group != scores.back().group);
+
+  PublishedSetup a;
+  a.hardware = "h200";
+  a.engine = "sglang-0.5.9";
+  a.model = "deepseek-r1";
+  a.plan = "tp 8";
+  a.load = "1024+1024, batch of 8";
+  a.input = a.output = 1024;
+  a.in_flight = 8;
+  PublishedSetup b = a;
+  b.engine = "sglang-0.5";
+  b.model = "deepseek-v3";
+  b.load = "1024+1024, 8 in flight";
+  CHECK(case_name(a) == case_name(b));
+  b.in_flight = 16;
+  CHECK(case_name(a) != case_name(b));
+}
+
+TEST_CASE("products of SGLang before 0.5.7 are not 0.5.9's on AMD") {
+  const auto engine = [](const std::string& version) {
+    const auto import = import_text(
+        row("tpot", "18", "ms",
+            "MI300X,8,sglang," + version + ",deepseek-ai/DeepSeek-R1,fp8,8,1,1,,0,1024,128,w,concurrency,8"));
+    REQUIRE(import.setups.size() == 1);
+    return import.setups[0].engine;
+  };
+  CHECK(engine("0.5.5.post3") == "sglang-0.5");
+  CHECK(engine("0.5.9") == "sglang-0.5.9");
 }
 
 TEST_CASE("removing a row changes no other row's prediction") {

@@ -31,12 +31,26 @@ std::string text_of(const Table& table) {
   return text.to_string();
 }
 
+// Cells are texts of others: none may be taken for a tag.
+std::string escape_tags(const std::string& text) {
+  std::string out;
+  for (const char c : text) out += c == '<' ? std::string("&lt;") : std::string(1, c);
+  return out;
+}
+
+// At most so many bytes, whole characters of UTF-8.
+std::string cut(const std::string& text, std::size_t most) {
+  if (text.size() <= most) return text;
+  while (most > 0 && (static_cast<unsigned char>(text[most]) & 0xC0U) == 0x80U) --most;
+  return text.substr(0, most);
+}
+
 std::string markdown_of(const Table& table) {
   const auto line = [](const Row& cells) {
     std::string out = "|";
     for (std::string cell : cells) {
       std::replace(cell.begin(), cell.end(), '|', '/');
-      out += " " + cell + " |";
+      out += " " + escape_tags(cell) + " |";
     }
     return out + "\n";
   };
@@ -50,7 +64,7 @@ std::string markdown_of(const Table& table) {
 // Rows of a table whose first cells are the parts of the key, split at tabs.
 Table groups_table(const std::map<std::string, BoardGroup>& groups, Row header) {
   for (const char* const name :
-       {"rows", "median abs. error %", "median error %", "90 % of errors below %", "inside"})
+       {"rows", "median abs. error %", "median error %", "90 % of errors below %", "inside (scored half)"})
     header.emplace_back(name);
   Table table{header, {}};
   for (const auto& [key, group] : groups) {
@@ -126,7 +140,7 @@ std::string commonest(const RuleUse& use) {
   const auto most = std::max_element(use.why.begin(), use.why.end(),
                                      [](const auto& a, const auto& b) { return a.second < b.second; });
   std::string text = most->first;
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  if (text.size() > 60) text = cut(text, 57) + "...";
   return text + " (" + std::to_string(most->second) + ")";
 }
 
@@ -173,12 +187,11 @@ Table worst_table(const PublishedBoard& board) {
   for (const BoardRow* row : worst_rows(board, 10)) {
     const FigureRow& figure = board.rows[row->row];
     const PublishedSetup& setup = board.setups[row->setup];
-    table.rows.push_back({std::to_string(figure.line), figure[FigureColumn::source].substr(0, 40),
+    table.rows.push_back({std::to_string(figure.line), cut(figure[FigureColumn::source], 40),
                           setup.hardware + ", " + setup.engine + ", " + setup.model + ", " + setup.plan,
                           setup.load, row->compared.name, number(row->compared.measured),
                           number(row->compared.predicted), with_sign(row->compared.error_percent()),
-                          shares(board.priced[row->setup].provenance),
-                          figure[FigureColumn::note].substr(0, 60)});
+                          shares(board.priced[row->setup].provenance), cut(figure[FigureColumn::note], 60)});
   }
   return table;
 }
@@ -199,29 +212,20 @@ Table bars_table(const std::vector<BarResult>& bars) {
 
 BoardGroup all_rows(const PublishedBoard& board) {
   BoardGroup group;
-  for (const BoardRow& row : board.board) group.add(row.compared, row.interval);
-  return group;
-}
-
-// Of the half that no widths come from: only there does coverage say something.
-BoardGroup scored_rows(const PublishedBoard& board) {
-  BoardGroup group;
-  for (const BoardRow& row : board.board) {
-    if (!is_fitted_half(case_name(board.setups[row.setup]))) group.add(row.compared, row.interval);
-  }
+  for (const BoardRow& row : board.board) group.add(row.compared, is_scored(board, row));
   return group;
 }
 
 std::string summary(const PublishedBoard& board) {
-  const BoardGroup all = all_rows(board), scored = scored_rows(board);
+  const BoardGroup all = all_rows(board);
   std::string text = std::to_string(board.board.size()) + " of " + std::to_string(board.rows.size()) +
                      " rows priced: median absolute error " + fixed(all.median_absolute()) +
                      " %, median error " + with_sign(all.median()) + " %";
   if (board.runs > 0)
-    text += ". Of the half that no interval's width comes from (" + std::to_string(scored.intervals) +
-            " rows): measured value in the 90 % interval " + share(scored.covered, scored.intervals) +
-            ", verdict inside " + share(scored.inside, scored.intervals) + ", uninformative " +
-            share(scored.uninformative, scored.intervals);
+    text += ". Of the half that no interval's width comes from (" + std::to_string(all.intervals) +
+            " rows): measured value in the 90 % interval " + share(all.covered, all.intervals) +
+            ", verdict inside " + share(all.inside, all.intervals) + ", uninformative " +
+            share(all.uninformative, all.intervals);
   return text + ".\n";
 }
 
@@ -315,11 +319,11 @@ Json board_json(const PublishedBoard& board) {
     entry["scenario"] = board.setups[row->setup].scenario;
     worst.push_back(entry);
   }
-  const BoardGroup all = all_rows(board), scored = scored_rows(board);
+  const BoardGroup all = all_rows(board);
   return {{"cases", cases},
-          {"coverage", scored.intervals == 0 ? Json()
-                                             : Json(static_cast<double>(scored.covered) /
-                                                    static_cast<double>(scored.intervals))},
+          {"coverage", all.intervals == 0
+                           ? Json()
+                           : Json(static_cast<double>(all.covered) / static_cast<double>(all.intervals))},
           {"all", group_json(all)},
           {"by_part", parts},
           {"by_engine", engines},
@@ -373,10 +377,10 @@ std::string board_markdown(const PublishedBoard& board) {
   std::string text =
       "# Published figures\n\nMade by `orrery validate --published FILE.csv`; definitions and rules: "
       "docs/validation.md. Error = predicted ÷ published − 1.\nNothing of Orrery was fitted to any of these "
-      "rows. "
-      "An interval holds the doubt about prices and host times, moved by what one half of the cases says of "
+      "rows: vllm-0.5 and vllm-0.5-rocm were made from rows of one model that are left out. An interval "
+      "holds the doubt about prices and host times, moved by what one half of the cases says of "
       "it "
-      "(docs/validation.md).\n\n";
+      "(docs/validation.md);\n\"inside\" counts the other half only.\n\n";
   text += summary(board) + "\n## Part, engine, quantity\n\n" +
           markdown_of(
               groups_table(group_board(board, part_engine_metric), {"part", "engine profile", "quantity"}));

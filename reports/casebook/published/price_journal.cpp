@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 
 #include "base/digest.h"
 #include "base/files.h"
@@ -36,25 +37,25 @@ Status add_file(const fs::path& path, Digest& digest) {
   return ok_status();
 }
 
-std::string line_of(const std::string& key, const PricedSetup& priced) {
+std::string line_of(const std::string& key, const std::string& cost, const PricedSetup& priced) {
   Json metrics = Json::array(), provenance = Json::array();
   for (std::size_t i = 0; i < priced.metrics.size(); ++i) {
     const ComparedMetric& m = priced.metrics[i];
     metrics.push_back({m.name, m.predicted, m.low, m.high, static_cast<bool>(priced.intervals[i])});
   }
   for (const auto& [rung, share] : priced.provenance) provenance.push_back({rung, share});
-  const Json line = {{"key", key},
-                     {"rule", static_cast<int>(priced.rule)},
-                     {"why", priced.why},
-                     {"metrics", metrics},
-                     {"provenance", provenance}};
+  const Json line = {{"key", key},        {"cost", cost},       {"rule", static_cast<int>(priced.rule)},
+                     {"why", priced.why}, {"metrics", metrics}, {"provenance", provenance}};
   return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 // False for anything but what line_of writes.
-bool read_line(const std::string& text, std::string& key, PricedSetup& out) {
+bool read_line(const std::string& text, std::string& key, std::string& cost, PricedSetup& out) {
   const Json line = Json::parse(text, nullptr, false);
-  if (!line.is_object() || !line.contains("key") || !line["key"].is_string()) return false;
+  if (!line.is_object()) return false;
+  for (const char* const name : {"key", "cost"}) {
+    if (!line.contains(name) || !line[name].is_string()) return false;
+  }
   for (const char* const name : {"rule", "why", "metrics", "provenance"}) {
     if (!line.contains(name)) return false;
   }
@@ -62,6 +63,7 @@ bool read_line(const std::string& text, std::string& key, PricedSetup& out) {
       !line["why"].is_string() || !line["metrics"].is_array() || !line["provenance"].is_array())
     return false;
   key = line["key"].get<std::string>();
+  cost = line["cost"].get<std::string>();
   out.rule = static_cast<RowRule>(line["rule"].get<int>());
   out.why = line["why"].get<std::string>();
   for (const Json& m : line["metrics"]) {
@@ -128,8 +130,9 @@ std::string price_key(std::uint64_t cost_digest, const PublishedSetup& setup, in
   return digest_text(digest.value());
 }
 
-Result<PriceJournal> PriceJournal::open(const std::string& folder) {
+Result<PriceJournal> PriceJournal::open(const std::string& folder, std::uint64_t cost_digest) {
   PriceJournal out;
+  out.cost_ = digest_text(cost_digest);
   std::error_code ec;
   fs::create_directories(folder, ec);
   out.path_ = folder + "/" + kFile;
@@ -137,9 +140,9 @@ Result<PriceJournal> PriceJournal::open(const std::string& folder) {
   const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
-    std::string key;
+    std::string key, cost;
     PricedSetup priced;
-    if (read_line(text.substr(begin, end - begin), key, priced))
+    if (read_line(text.substr(begin, end - begin), key, cost, priced) && cost == out.cost_)
       out.priced_.insert_or_assign(key, std::move(priced));
     begin = end + 1;
   }
@@ -156,7 +159,7 @@ const PricedSetup* PriceJournal::find(const std::string& key) const {
 }
 
 Status PriceJournal::add(const std::string& key, const PricedSetup& priced) {
-  const std::string line = line_of(key, priced);
+  const std::string line = line_of(key, cost_, priced);
   // One write at the end of the file: whole lines, also beside another process with the same folder.
   const int file = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
   const bool written =
@@ -169,8 +172,13 @@ Status PriceJournal::add(const std::string& key, const PricedSetup& priced) {
 
 Status PriceJournal::settle(const std::vector<std::string>& keys) const {
   std::string text;
+  std::set<std::string> first;
   for (const std::string& key : keys) {
-    if (const PricedSetup* const priced = find(key)) text += line_of(key, *priced);
+    const PricedSetup* const priced = find(key);
+    if (priced != nullptr && first.insert(key).second) text += line_of(key, cost_, *priced);
+  }
+  for (const auto& [key, priced] : priced_) {
+    if (!first.contains(key)) text += line_of(key, cost_, priced);
   }
   return write_file_atomically(path_, text);
 }

@@ -23,17 +23,18 @@ std::string price_key(std::uint64_t cost_digest, const PublishedSetup& setup, in
 
 class PriceJournal {
  public:
-  // Makes the folder where it lacks. A line that was torn, or that this version cannot read, counts as
-  // absent.
-  static Result<PriceJournal> open(const std::string& folder);
+  // Makes the folder where it lacks. A line that was torn, that this version cannot read, or of another
+  // program or other data (`cost_digest`) counts as absent.
+  static Result<PriceJournal> open(const std::string& folder, std::uint64_t cost_digest);
   const PricedSetup* find(const std::string& key) const;
   // On the disk when it returns, as far as the death of this process goes. Not for several threads at once.
   Status add(const std::string& key, const PricedSetup& priced);
-  // Rewritten with these alone, in this order: the same bytes whoever priced them, and when.
+  // Rewritten: these in this order, then what else this program priced from this data, by key (other figures
+  // or rules, another number of runs): the same bytes whoever priced them, and when.
   Status settle(const std::vector<std::string>& keys) const;
 
  private:
-  std::string path_;
+  std::string path_, cost_;
   std::map<std::string, PricedSetup> priced_;
 };
 

@@ -12,6 +12,7 @@
 #include "base/yaml_reader.h"
 #include "reports/casebook/case_comparison.h"
 #include "reports/casebook/published/price_journal.h"
+#include "reports/casebook/score_rows.h"
 
 namespace orrery {
 
@@ -106,7 +107,7 @@ class PricedBefore {
     out.keys_.resize(import.setups.size());
     if (options.journal.empty()) return out;
     ORRERY_TRY(cost, cost_digest());
-    ORRERY_TRY(journal, PriceJournal::open(options.journal));
+    ORRERY_TRY(journal, PriceJournal::open(options.journal, cost));
     out.journal_.emplace(std::move(journal));
     for (std::size_t i = 0; i < out.keys_.size(); ++i)
       out.keys_[i] = price_key(cost, import.setups[i], options.runs);
@@ -251,12 +252,17 @@ double BoardGroup::median() const { return percentile(errors, 50); }
 double BoardGroup::median_absolute() const { return percentile(absolute(errors), 50); }
 double BoardGroup::p90_absolute() const { return percentile(absolute(errors), 90); }
 
+bool is_scored(const PublishedBoard& board, const BoardRow& row) {
+  return row.interval && !is_fitted_half(case_name(board.setups[row.setup]));
+}
+
 std::map<std::string, BoardGroup> group_board(
     const PublishedBoard& board,
     const std::function<std::string(const FigureRow&, const PublishedSetup&, const ComparedMetric&)>& key) {
   std::map<std::string, BoardGroup> groups;
   for (const BoardRow& row : board.board)
-    groups[key(board.rows[row.row], board.setups[row.setup], row.compared)].add(row.compared, row.interval);
+    groups[key(board.rows[row.row], board.setups[row.setup], row.compared)].add(row.compared,
+                                                                                is_scored(board, row));
   return groups;
 }
 

@@ -75,6 +75,9 @@ struct BoardGroup {
   double p90_absolute() const;
 };
 
+// Whether it counts in coverage: it has an interval, and no width comes from its case.
+bool is_scored(const PublishedBoard& board, const BoardRow& row);
+
 // By one key of a row: what to print for it.
 std::map<std::string, BoardGroup> group_board(
     const PublishedBoard& board,
