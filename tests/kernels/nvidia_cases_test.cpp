@@ -14,14 +14,14 @@ TEST_CASE("cases of NVIDIA's libraries say why they cannot run without them", "[
   const auto gemm = make_case(spec, why);
   REQUIRE(gemm != nullptr);
   CHECK(!gemm->prepare(memory, 1, why));
-  CHECK(why == "built without a CUDA toolkit: no cuBLASLt");
+  CHECK(why.starts_with("libhipblaslt.so"));  // the other library, which is looked for when the case runs
   spec.op = "all_reduce";
   spec.bytes = 1024;
   spec.ranks = 2;
   const auto collective = make_case(spec, why);
   REQUIRE(collective != nullptr);
   CHECK(!collective->prepare(memory, 1, why));
-  CHECK(why == "built without a CUDA toolkit: no NCCL");
+  CHECK(why.starts_with("built without a CUDA toolkit: no NCCL; "));
 }
 
 TEST_CASE("block GEMM agrees with its reference in every layout of rows", "[kernels]") {
