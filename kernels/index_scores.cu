@@ -149,9 +149,18 @@ void launch_index_scores(const IndexScoresLaunch& p, void* stream) {
   const std::int64_t blocks_wanted = 12 * static_cast<std::int64_t>(gpu_compute_units());
   int tokens = 2048;
   while (tokens > 128 && std::int64_t{p.row_count} * p.most_tokens < blocks_wanted * tokens) tokens /= 2;
-  const GpuGrid grid = {gpu_blocks_for(p.most_tokens, tokens), static_cast<unsigned>(p.row_count)};
-  gpu_launch(p.heads == 64 ? index_scores_kernel<64> : index_scores_kernel<32>, grid, threads, stream, p,
-             tokens);
+  constexpr std::int32_t most_rows = 65535;  // of a grid's second extent
+  for (std::int32_t row = 0; row < p.row_count; row += most_rows) {
+    IndexScoresLaunch part = p;
+    part.row_count = p.row_count - row < most_rows ? p.row_count - row : most_rows;
+    part.queries += std::int64_t{row} * p.heads * index_width;
+    part.weights += std::int64_t{row} * p.heads;
+    part.rows += row;
+    part.scores += row * p.score_stride;
+    const GpuGrid grid = {gpu_blocks_for(p.most_tokens, tokens), static_cast<unsigned>(part.row_count)};
+    gpu_launch(p.heads == 64 ? index_scores_kernel<64> : index_scores_kernel<32>, grid, threads, stream, part,
+               tokens);
+  }
 }
 
 }  // namespace orrery::kernels

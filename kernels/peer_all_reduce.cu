@@ -47,6 +47,9 @@ __global__ void __launch_bounds__(threads) one_shot_kernel(PeerAllReduceLaunch a
       const GpuBytes16 own = load_vector(a, begin + v);
       store_vector(a, begin + v, gpu_pack8_bf16(peer_sum<most>(exchange, a.peers, own, v)));
     }
+    // Before this block sends its next step, which lets peers write this half again, all its threads have
+    // read it; a flag's meet() begins with that barrier, and a launch's end is one.
+    if (lines && begin + std::size_t{gridDim.x} * chunk < vectors) gpu_barrier();
   }
   exchange.end();
 }

@@ -82,9 +82,18 @@ class CudaPeerGroup final : public PeerGroup {
     cudaMemcpyAttributes attributes = {};
     attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
     std::size_t first = 0;
-    return cuda_good(cudaMemcpyBatchAsync(there.data(), here.data(), sizes.data(), copies.size(), &attributes,
-                                          &first, 1, on),
-                     "batch of peer copies", why);
+#if CUDART_VERSION >= 13000
+    const cudaError_t code = cudaMemcpyBatchAsync(there.data(), here.data(), sizes.data(), copies.size(),
+                                                  &attributes, &first, 1, on);
+#else  // 12.8 and 12.9: pointers are not const, and the copy that failed is told
+    std::vector<void*> sources;
+    for (const PeerCopy& c : copies) sources.push_back(const_cast<void*>(c.from));
+    std::vector<std::size_t> lengths = sizes;
+    std::size_t failed = 0;
+    const cudaError_t code = cudaMemcpyBatchAsync(there.data(), sources.data(), lengths.data(), copies.size(),
+                                                  &attributes, &first, 1, &failed, on);
+#endif
+    return cuda_good(code, "batch of peer copies", why);
   }
 
  private:

@@ -13,7 +13,9 @@
 //   flags   rows are stored, then a word with release at system scope; the reader acquires it. Full width.
 //   lines   every eight bytes carry four of data and the epoch; the reader polls the data itself. Twice the
 //           bytes, no fence and no second trip: small messages. Their halves are areas of their own, because
-//           plain data could look like an epoch.
+//           plain data could look like an epoch. A reader says that it has read epoch e only by what it sends
+//           for e + 1, so between the two its block needs a barrier: a thread with nothing in a short step e
+//           + 1 may still poll for e, while its peers, told by the others, write e + 2 over it.
 // On AMD the memory must be fine-grained (hipExtMallocWithFlags) for system scope to hold over XGMI.
 #pragma once
 
