@@ -20,6 +20,12 @@ class ExpertRowsCase final : public ExchangeCaseOf<RowsLaunch> {
  public:
   using ExchangeCaseOf::ExchangeCaseOf;
 
+  std::vector<unsigned char> received(std::int32_t rank) override {
+    if (combines_) return {};
+    const auto rows = static_cast<std::int64_t>(ExpertRoutes(spec_).of_owner(rank).size());
+    const ExpertRows& e = of_rank(rank).dispatch.exchange;
+    return fetch(memory(rank), e.rows[rank], rows * e.row_bytes);
+  }
   double flops() const override { return static_cast<double>(spec_.m * spec_.ranks * spec_.n); }
   // What a rank sends where every token has an expert on every rank.
   double bytes() const override { return 2 * static_cast<double>(spec_.m * distinct() * spec_.n); }
@@ -71,6 +77,16 @@ class ExpertRowsCase final : public ExchangeCaseOf<RowsLaunch> {
       }
       a.combine.exchange = e;
     }
+  }
+  // Rows and where they go are a case's own: what a combine finds of its dispatch, and what is checked.
+  void take_exchange(RowsLaunch& to, const RowsLaunch& from) const override {
+    ExpertRows& e = to.dispatch.exchange;
+    const ExpertRows& other = from.dispatch.exchange;
+    std::copy(std::begin(other.counts), std::end(other.counts), e.counts);
+    std::copy(std::begin(other.returned), std::end(other.returned), e.returned);
+    std::copy(std::begin(other.flags), std::end(other.flags), e.flags);
+    e.words = other.words;
+    to.combine.exchange = e;
   }
   void dispatch(const RowsLaunch& a, Stream stream) const override {
     launch_expert_rows_plan(a.dispatch, stream);

@@ -74,6 +74,9 @@ class ExpertSlotsCase final : public ExchangeCaseOf<SlotsLaunch> {
       a.combine.slots = s;
     }
   }
+  void take_exchange(SlotsLaunch& to, const SlotsLaunch& from) const override {
+    to.dispatch.slots = to.combine.slots = from.dispatch.slots;
+  }
   void dispatch(const SlotsLaunch& a, Stream stream) const override {
     launch_expert_send(a.dispatch, stream);
     launch_expert_receive(a.dispatch, stream);

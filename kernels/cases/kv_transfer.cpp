@@ -61,7 +61,17 @@ class KvTransferCase : public PeerCaseOf<TransferLaunch> {
       for (const std::uint8_t byte : fetch(memory(1), there.pools[layer] + idle * spec_.n, spec_.n))
         comparison.exact("idle block", static_cast<std::int64_t>(layer), idle, byte, 0xFF);
     }
+    if (talks()) check_words(comparison);
     return finish(comparison);
+  }
+  std::vector<unsigned char> received(std::int32_t rank) override {
+    std::vector<unsigned char> all;
+    if (rank == 0 || !talks()) return all;
+    for (const unsigned char* pool : of_rank(1).pools) {
+      const auto bytes = fetch(memory(1), pool, 2 * spec_.m * spec_.n);
+      all.insert(all.end(), bytes.begin(), bytes.end());
+    }
+    return all;
   }
   double flops() const override { return 0; }
   double bytes() const override { return static_cast<double>(spec_.m * spec_.n * spec_.k); }
@@ -111,8 +121,15 @@ class KvTransferCase : public PeerCaseOf<TransferLaunch> {
     there.launches = here.launches;  // as many waits
     there.wait = {there.arrived, there.words};
   }
+  void take_exchange(TransferLaunch& to, const TransferLaunch& from) const override {
+    for (KvTransferLaunch& t : to.launches) {
+      t.arrived = from.launches.front().arrived;
+      t.words = from.launches.front().words;
+    }
+    to.wait = from.wait;
+  }
   void start(std::int32_t rank, const TransferLaunch& a, Stream stream) override {
-    if (way_ == Way::copies || way_ == Way::batch) {
+    if (!talks()) {
       if (rank == 0) copy(a, stream);
       return;
     }
@@ -125,6 +142,15 @@ class KvTransferCase : public PeerCaseOf<TransferLaunch> {
   }
 
  private:
+  bool talks() const { return way_ == Way::whole || way_ == Way::layers; }
+  // Every launch was told once, and waited for once.
+  void check_words(Comparison& comparison) {
+    const KvTransferLaunch& t = of_rank(0).launches.front();
+    const std::uint32_t told = fetch(memory(0), t.words + 1, 1).front();
+    if (told == 0 || told % of_rank(0).launches.size() != 0) comparison.fail("transfers that nobody told of");
+    comparison.exact("arrived", 1, 0, fetch(memory(1), t.arrived, 1).front(), told);
+    comparison.exact("seen", 1, 0, fetch(memory(1), of_rank(1).wait.seen, 1).front(), told);
+  }
   void pairs_to(const TransferLaunch& here, const std::vector<KvPools>& pairs) const {
     group().memory(0).upload(here.pairs, pairs.data(), pairs.size() * sizeof(KvPools));
   }

@@ -69,6 +69,9 @@ class PeerAllReduceCase : public PeerCaseOf<PeerAllReduceLaunch> {
     return a;
   }
   void connect(std::vector<PeerAllReduceLaunch>& of_ranks) const override { connect_peer_memory(of_ranks); }
+  void take_exchange(PeerAllReduceLaunch& to, const PeerAllReduceLaunch& from) const override {
+    to.peers = from.peers;
+  }
   void start(std::int32_t, const PeerAllReduceLaunch& launch, Stream stream) override {
     launch_peer_all_reduce(launch, stream);
   }

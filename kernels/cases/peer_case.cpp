@@ -12,4 +12,12 @@ PeerMemory own_peer_memory(Operands& make, PeerMemory m) {
   return m;
 }
 
+bool launch_alternated(ChainedCase& first, ChainedCase& second, Stream stream, std::string& why) {
+  const auto body = [&](std::int32_t rank, Stream on) {
+    for (int call = 0; call < alternated_calls; ++call)
+      (alternates(call) ? second : first).start_on(rank, on);
+  };
+  return first.group().launch(body, stream, why);
+}
+
 }  // namespace orrery::kernels

@@ -18,7 +18,21 @@ class ChainedCase : public KernelCase {
  public:
   virtual void launch_chain(int set, int times, Stream stream) = 0;
   void launch(int set, Stream stream) override { launch_chain(set, 1, stream); }
+
+  // For calls of two cases of one shape with other operands over the same words and slots, where bytes of an
+  // earlier call are wrong ones: takes the first set's from `other`. False when the case is of another kind.
+  virtual bool share_exchange(ChainedCase& other) = 0;
+  virtual void start_on(std::int32_t rank, Stream stream) = 0;  // one call of one rank of the first set
+  virtual PeerGroup& group() const = 0;
+  // What peers had stored for this rank when its last call was through, if that is what the call is for.
+  virtual std::vector<unsigned char> received(std::int32_t) { return {}; }
 };
+
+// Call i of every rank is of `second` where this says so. Halves by an epoch's last bit hold both in turn.
+constexpr int alternated_calls = 8;
+constexpr bool alternates(int call) { return call / 2 % 2 == 1; }
+// Calls of two cases that share an exchange, none waited for.
+bool launch_alternated(ChainedCase& first, ChainedCase& second, Stream stream, std::string& why);
 
 // Launch has what one rank needs. What remains to write: operands() of a rank, connect() which hands out
 // pointers, start() which launches a rank's part, and the check.
@@ -59,12 +73,21 @@ class PeerCaseOf : public ChainedCase {
     if (!group_->launch(body, stream, why, times)) refused_ = why;
   }
   std::string refusal() const override { return refused_; }
-  PeerGroup& group() const { return *group_; }
+  PeerGroup& group() const override { return *group_; }
+  void start_on(std::int32_t rank, Stream stream) override { start(rank, of_rank(rank), stream); }
+  bool share_exchange(ChainedCase& other) override {
+    const auto* same = dynamic_cast<const PeerCaseOf*>(&other);
+    if (same == nullptr) return false;
+    for (std::int32_t r = 0; r < spec_.ranks; ++r)
+      take_exchange(sets_.front()[static_cast<std::size_t>(r)], same->of_rank(r));
+    return true;
+  }
 
  protected:
   virtual Launch operands(Operands& make, std::int32_t rank) const = 0;
   virtual void connect(std::vector<Launch>& of_ranks) const = 0;
   virtual void start(std::int32_t rank, const Launch& launch, Stream stream) = 0;
+  virtual void take_exchange(Launch& to, const Launch& from) const = 0;
   virtual bool begin(std::string&) { return true; }  // what must have run before
 
   const Launch& of_rank(std::int32_t rank) const { return sets_.front()[static_cast<std::size_t>(rank)]; }

@@ -60,6 +60,9 @@ class PeerReduceNormCase : public PeerCaseOf<PeerReduceNormLaunch> {
     return a;
   }
   void connect(std::vector<PeerReduceNormLaunch>& of_ranks) const override { connect_peer_memory(of_ranks); }
+  void take_exchange(PeerReduceNormLaunch& to, const PeerReduceNormLaunch& from) const override {
+    to.peers = from.peers;
+  }
   void start(std::int32_t, const PeerReduceNormLaunch& launch, Stream stream) override {
     launch_peer_reduce_norm(launch, stream);
   }
