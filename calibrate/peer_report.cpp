@@ -17,6 +17,7 @@
 #include "calibrate/point.h"
 #include "calibrate/timer.h"
 #include "kernels/case_table.h"
+#include "kernels/cases/expert_routes.h"
 #include "kernels/cases/peer_case.h"
 #include "kernels/device.h"
 #include "kernels/rank_group.h"
@@ -234,7 +235,8 @@ void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
         spec.variant = 0;
         const double flags = bench.time(spec, why).graph_us;
         double ours = 0;
-        for (const char* op : {"peer_all_reduce_lines", "peer_all_reduce_one_shot"}) {
+        for (const char* op :
+             {"peer_all_reduce_lines", "peer_all_reduce_one_shot", "peer_all_reduce_two_shot"}) {
           const double us = bench.time(all_reduce(op, ranks, 2 * m * n), why).graph_us;
           if (us > 0 && (ours == 0 || us < ours)) ours = us;
         }
@@ -248,6 +250,16 @@ void report_fused(Bench& bench, std::int32_t ranks, std::FILE* out) {
       }
     }
   }
+}
+
+// Rows that a rank sends to others, in the mean: one for every other rank that holds an expert of a token's.
+double rows_away(const CaseSpec& spec) {
+  const kernels::ExpertRoutes routes(spec);
+  std::int64_t away = 0;
+  for (std::int32_t owner = 0; owner < spec.ranks; ++owner) {
+    for (const kernels::ExpertRoute& route : routes.of_owner(owner)) away += route.rank != owner ? 1 : 0;
+  }
+  return static_cast<double>(away) / spec.ranks;
 }
 
 void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
@@ -286,8 +298,10 @@ void report_experts(Bench& bench, std::int32_t ranks, std::FILE* out) {
       };
       const double away = static_cast<double>(m * layer.top_k) * (ranks - 1) / ranks;
       const double slot_bytes = away * (3.03 * static_cast<double>(layer.columns));
-      // Nearly every token has an expert on every rank.
-      const double row_bytes = static_cast<double>(m * (ranks - 1) * 4 * layer.columns);
+      CaseSpec routed = rows_of("expert_dispatch_rows", ranks, m, layer.columns);
+      routed.experts = layer.experts;
+      routed.top_k = layer.top_k;
+      const double row_bytes = rows_away(routed) * static_cast<double>(4 * layer.columns);
       row(out, {std::to_string(m) + ", " + std::to_string(layer.columns) + ", " +
                     std::to_string(layer.experts) + ", " + std::to_string(layer.top_k),
                 us_text(send), us_text(back), us_text(send_rows), us_text(back_rows),
@@ -375,6 +389,27 @@ int report(Bench& bench, std::int32_t ranks, const std::string& path) {
 
 // --- check
 
+// Calls of the case and of another with other operands in turn, over the same words and slots: what a call
+// before left is wrong. Empty when all is right.
+std::string check_alternated(kernels::Device& device, CaseSpec spec) {
+  std::string why, refused;
+  std::unique_ptr<kernels::KernelCase> made[2];
+  kernels::ChainedCase* each[2] = {};
+  for (std::size_t i = 0; i < 2; ++i, ++spec.seed) {
+    made[i] = kernels::make_case(spec, why);
+    each[i] = dynamic_cast<kernels::ChainedCase*>(made[i].get());
+    if (each[i] == nullptr || !each[i]->prepare(device.memory(), 1, why)) return why;
+  }
+  if (!each[1]->share_exchange(*each[0])) return "";
+  if (!device.run([&](Stream s) { kernels::launch_alternated(*each[0], *each[1], s, refused); }, why))
+    return why;
+  for (kernels::ChainedCase* kernel : each) {
+    const kernels::CheckResult result = kernel->check(device.memory());
+    if (!result.passed && why.empty()) why = "alternated: " + result.detail;
+  }
+  return why + refused;
+}
+
 int check(Bench& bench, std::int32_t ranks, const std::vector<std::string>& ops) {
   int failed = 0, done = 0;
   kernels::Device& device = bench.device();
@@ -400,6 +435,11 @@ int check(Bench& bench, std::int32_t ranks, const std::vector<std::string>& ops)
           why = result.detail + kernel->refusal();
         }
         device.memory().release_all();
+        if (good && fill == kernels::Fill::random) {
+          why = check_alternated(device, spec);
+          good = why.empty();
+          device.memory().release_all();
+        }
         if (good) continue;
         ++failed;
         std::printf("FAILED %s %s %s: %s\n", op.c_str(), shape_of(spec).c_str(), to_string(fill),
