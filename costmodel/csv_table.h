@@ -31,7 +31,8 @@ class CsvTable {
   };
   const std::vector<Row>& rows() const { return rows_; }
   const std::vector<std::pair<double, std::size_t>>& axis() const { return axis_; }  // value, column
-  bool timed() const { return column("us") < header_.size(); }
+  bool timed() const { return has("us"); }
+  bool has(const char* name) const { return column(name) < header_.size(); }
 
   std::string text(const Row& row, const char* name) const {
     const std::size_t c = column(name);

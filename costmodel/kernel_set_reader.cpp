@@ -47,9 +47,12 @@ struct Gathered {
   LogShape logs{};
   std::string kernel;
   std::map<double, std::vector<double>> by_x;
+  std::map<double, std::vector<double>> searched;  // the own choice as a search timed it; counts where alone
   std::vector<UtilisationPoint> points() const {
     std::vector<UtilisationPoint> out;
-    for (auto [x, values] : by_x) {
+    std::map<double, std::vector<double>> all = by_x;
+    all.insert(searched.begin(), searched.end());
+    for (auto& [x, values] : all) {
       std::sort(values.begin(), values.end());
       out.push_back({x, values[values.size() / 2]});
     }
@@ -94,9 +97,9 @@ class KernelSetReader {
     for (const auto& [file, read] : files) {
       read_file(std::string(file) + ".csv", read);
       // A set may hold both: what a kernel's own choice of a tile takes, and what the fastest does.
-      replaces_ = tuned_;
-      if (tuned_) set_->tuned_ = read_file(std::string(file) + "_tuned.csv", read) || set_->tuned_;
-      replaces_ = false;
+      reads_ = tuned_ ? Rows::fastest : Rows::own_choice;
+      set_->tuned_ |= read_file(std::string(file) + "_tuned.csv", read) && tuned_;
+      reads_ = Rows::all;
       add_gathered();
     }
     if (!errors_.empty()) {
@@ -107,13 +110,16 @@ class KernelSetReader {
   }
 
  private:
+  enum class Rows { all, fastest, own_choice };
+  const char* time_column() const { return reads_ == Rows::own_choice ? "default_us" : "us"; }
+
   bool read_file(const std::string& name, void (KernelSetReader::*take)(const CsvTable&)) {
     std::error_code ec;
     if (!fs::exists(folder_ + "/" + name, ec)) return false;
     auto table = CsvTable::load(folder_ + "/" + name);
-    if (table.ok())
+    if (table.ok() && (reads_ != Rows::own_choice || table->has("default_us")))
       (this->*take)(*table);
-    else
+    else if (!table.ok())
       errors_.insert(errors_.end(), table.errors().begin(), table.errors().end());
     return true;
   }
@@ -176,11 +182,15 @@ class KernelSetReader {
     auto found =
         std::find_if(shapes.begin(), shapes.end(), [&](const Gathered& g) { return g.logs == logs; });
     if (found == shapes.end()) {
-      shapes.push_back({logs, kernel, {}});
+      shapes.push_back({logs, kernel, {}, {}});
       found = shapes.end() - 1;
     }
+    if (reads_ == Rows::own_choice) {
+      found->searched[x].push_back(u);
+      return;
+    }
     std::vector<double>& there = found->by_x[x];
-    if (replaces_ && !there.empty()) {  // another kernel of the set may be faster still
+    if (reads_ == Rows::fastest && !there.empty()) {  // another kernel of the set may be faster still
       u = std::max(u, *std::max_element(there.begin(), there.end()));
       there.clear();
     }
@@ -202,7 +212,7 @@ class KernelSetReader {
         add_shape("gemm/" + format, logs, kernel, table.points(row, errors_));
         continue;
       }
-      const double m = table.positive(row, "m", errors_), us = table.positive(row, "us", errors_);
+      const double m = table.positive(row, "m", errors_), us = table.positive(row, time_column(), errors_);
       const double bound = gemm_bound_ns(rates_, format, m, n, k);
       if (bound <= 0) {
         table.fail(row, "dtype", "the part has no matrix rate for " + quote(format), errors_);
@@ -217,7 +227,7 @@ class KernelSetReader {
   void read_grouped(const CsvTable& table) {
     for (const CsvTable::Row& row : table.rows()) {
       const double n = table.positive(row, "n", errors_), k = table.positive(row, "k", errors_);
-      const double us = table.positive(row, "us", errors_);
+      const double us = table.positive(row, time_column(), errors_);
       double rows = 0, distinct = 0;
       if (!rows_per_expert(table.text(row, "rows"), rows, distinct)) {
         table.fail(row, "rows", "must be rows per expert, as \"3 0 9\" or \"64x8\"", errors_);
@@ -457,7 +467,8 @@ class KernelSetReader {
 
   const HardwareProfile& hardware_;
   PartRates rates_, source_rates_;  // of this part, and of the one that was timed
-  bool carried_ = false, tuned_ = false, replaces_ = false;
+  bool carried_ = false, tuned_ = false;
+  Rows reads_ = Rows::all;
   std::string folder_;
   std::shared_ptr<KernelSet> set_ = std::make_shared<KernelSet>();
   std::map<std::string, std::vector<Gathered>> gathered_;

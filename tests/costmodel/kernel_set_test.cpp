@@ -195,6 +195,17 @@ TEST_CASE("a set holds what the own choice of a tile takes and what the fastest 
   CHECK(price(query, h200, tuned).ns == 15500);
   query.m = 128;  // where another kernel of the set is faster than the winner, it stays
   CHECK(price(query, h200, tuned).ns == 18050);
+  std::ofstream(folder.file("gemm_tuned.csv"))
+      << "dtype,m,n,k,us,kernel,tile,default_us,default_tile\nbf16,64,6144,4096,15.5,x,a,17.5,b\n"
+         "bf16,256,6144,4096,25,x,a,30,b\nbf16,64,512,512,4,x,a,5,b\n";
+  const auto both = KernelSet::load(h200, "mine").value();
+  CHECK(price(query, h200, both).ns == 18050);  // as the set has it,
+  query.m = 256;
+  CHECK(price(query, h200, both).ns == 30000);  // and where it has nothing, as the search found it
+  query.m = 64;
+  query.n = query.k = 512;
+  CHECK(price(query, h200, both).ns == 5000);
+  CHECK(price(query, h200, KernelSet::load(h200, "mine", true).value()).ns == 4000);
   std::ofstream(folder.file("gemm_tuned.csv")) << "dtype,m,n,k,us,kernel\nbf16,64,6144,4096,-1,x\n";
   CHECK_FALSE(KernelSet::load(h200, "mine", true).ok());
 }
