@@ -222,6 +222,8 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
     root.optional("name").fail("must be the file's name, " + quote(expected_name));
   e.description = root.require("description").text();
   if (const Yaml version = root.optional("version"); version.present()) e.version = version.scalar_text();
+  if (const Yaml only = root.optional("static_batches"); only.present())
+    e.static_batches = only.boolean(false);
   change_defaults(root.optional("defaults"), e);
   if (const Yaml kernels = root.optional("kernels"); kernels.present())
     e.kernels = kernels.text() + " " + e.kernels;

@@ -204,6 +204,7 @@ struct EngineProfile {
   std::string runner;                     // "v1" | "v2", resolved for the model
   double interval_host_error = 0;         // one standard deviation of log(host time)
   std::string description;
+  bool static_batches = false;  // made for, and compared with, requests that all arrive at once; runs say so
   std::vector<DeviceDefaults> device_defaults;  // most memory first
   GraphRule graph_rule;
   BatchSizeRule batch_size_rule;

@@ -21,6 +21,10 @@ inline std::int64_t embedding_ranks(const ModelSpec& model, const EngineProfile&
   return keeps_whole_vocabulary(model, engine) ? 1 : std::int64_t{plan.tp} * plan.cp;
 }
 
+inline bool is_gemma_3_with_images(const ModelSpec& model) {
+  return model.architecture == "Gemma3ForConditionalGeneration";
+}
+
 // A model with an encoder, served without images. SGLang 0.5.23 leaves Gemma 3's out unless
 // --enable-multimodal asks for them, and any model's where it is false (configs/model_config.py,
 // mm_disabled_models); its FlashAttention sees them causally. TensorRT-LLM wants attn_backend: FLASHINFER
@@ -33,7 +37,7 @@ inline bool serves_text_only(const ModelSpec& model, const EngineProfile& engine
     if (images != engine.typed->roles.end() && options.has(images->second))
       return !options.flag(images->second);
   }
-  return model.architecture == "Gemma3ForConditionalGeneration";
+  return is_gemma_3_with_images(model);
 }
 
 }  // namespace orrery

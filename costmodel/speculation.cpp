@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "costmodel/gemma_rules.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/profile_reader.h"
 
@@ -176,8 +177,9 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
                 " by this version of Orrery; use an engine of vLLM, SGLang or TensorRT-LLM, or method: off");
   }
   // SGLang 0.5.23 hands images' embeddings on to its draft (eagle_worker_v2.py, `mm_input_embeds`) and keeps
-  // their padding out of n-grams (ngram_worker.py); of TensorRT-LLM it was not read.
-  if (model.vision != nullptr && engine == "tensorrt-llm")
+  // their padding out of n-grams (ngram_worker.py); of TensorRT-LLM it was not read, but
+  // Gemma 3 takes text only there (serves_text_only).
+  if (model.vision != nullptr && engine == "tensorrt-llm" && !is_gemma_3_with_images(model))
     method.fail("speculation beside images is not modelled on " + engine +
                 "; use method: off, or a text-only model");
   s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));

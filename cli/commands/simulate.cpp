@@ -199,7 +199,12 @@ Result<Scenario> open_scenario(const SimulateOptions& options, const CommandCont
     tokens += ", " + human_count(static_cast<double>(pool->memory.kv_tokens()));
   say(LogLevel::info, options.scenario + ": " + title_of(scenario) + tokens + " KV tokens an instance");
   for (const PoolSpec* pool : scenario.pools()) {
-    for (const std::string& name : pool->instance.engine.ignored_args)
+    const EngineProfile& engine = pool->instance.engine;
+    if (engine.static_batches)
+      say(LogLevel::warning, "engine profile " + engine.name +
+                                 " is for static batches only: nobody has compared it where requests arrive "
+                                 "while others run");
+    for (const std::string& name : engine.ignored_args)
       say(LogLevel::debug, "engine argument " + name + " changes no prediction");
   }
   return scenario;

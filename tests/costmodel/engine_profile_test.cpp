@@ -195,6 +195,8 @@ TEST_CASE("another version differs from its neighbour in the lines of its profil
   CHECK_FALSE(v12.settings.async_scheduling);         // vllm/config/scheduler.py of 0.12.0
   CHECK(v12.settings.gpu_memory_utilization == 0.9);  // its base's base
   CHECK(v12.host.launch_graph.value == newest.host.launch_graph.value);
+  CHECK(of("vllm-0.5-rocm").static_batches);  // its base's
+  CHECK_FALSE(v12.static_batches);
 }
 
 TEST_CASE("unknown engines") {

@@ -362,6 +362,17 @@ TEST_CASE("Gemma 3's images are left out where the engine leaves them out, and t
 }
 
 // TensorRT-LLM: half of the memory each, so 40 windowed layers get fewer tokens than the 8 full ones.
+TEST_CASE("n-grams are looked for in Gemma 3's text where it takes text only") {
+  const std::string ngram = "speculation: {method: ngram, tokens: 3, acceptance: 0.6, match_rate: 0.5}\n";
+  for (const char* model : {"gemma-3-1b-it", "gemma-3-4b-it", "gemma-3-12b-it", "gemma-3-27b-it"}) {
+    CAPTURE(model);
+    const InstanceSpec spec = instance(model, ngram, "tensorrt-llm-1.2");
+    CHECK(spec.engine.settings.encoder.compute_budget == 0);
+    CHECK(StepPricer::create(spec).ok());
+  }
+  CHECK(holds(errors_of("qwen2.5-vl-7b", ngram, "tensorrt-llm-1.2"), "images"));
+}
+
 TEST_CASE("Gemma 3 with max_attention_window: a pool for each width, the layers by their pattern") {
   const auto args = [](const std::string& windows) {
     return "engine_args: {max_seq_len: 16384, kv_cache_config: {enable_block_reuse: false, "
