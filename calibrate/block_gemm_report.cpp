@@ -94,7 +94,7 @@ std::vector<CaseSpec> check_specs(const char* op) {
 }
 
 int check(kernels::Device& device) {
-  int failed = 0, done = 0;
+  CheckCount count;
   const auto tiles = kernels::block_gemm_tiles();
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     const bool few = i > 0 && tiles[i - 1].rows == tiles[i].rows && tiles[i].stages > 3 &&
@@ -103,19 +103,14 @@ int check(kernels::Device& device) {
     if (few) continue;
     for (CaseSpec spec : check_specs("block_gemm_wgmma")) {
       spec.variant = static_cast<std::int32_t>(i);
-      ++done;
-      failed += !check_on(device, spec, tile_text(tiles[i]));
-      if (failed > 12) return 1;
+      count.add(device, spec, tile_text(tiles[i]));
+      if (count.failed() > 12) return count.finish();
     }
   }
   for (const char* op : {"block_gemm", "block_gemm_wgmma"}) {
-    for (const CaseSpec& spec : check_specs(op)) {
-      ++done;
-      failed += !check_on(device, spec, op);
-    }
+    for (const CaseSpec& spec : check_specs(op)) count.add(device, spec, op);
   }
-  std::printf("%d of %d checks failed\n", failed, done);
-  return failed > 0 ? 1 : 0;
+  return count.finish();
 }
 
 // --- tune

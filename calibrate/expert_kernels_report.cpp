@@ -96,13 +96,10 @@ std::vector<CaseSpec> check_specs() {
 }
 
 int check(kernels::Device& device) {
-  int failed = 0, done = 0;
-  for (const CaseSpec& spec : check_specs()) {
-    ++done;
-    failed += !check_on(device, spec, spec.op + (spec.slots > 0 ? " in slots" : ""));
-  }
-  std::printf("%d of %d checks failed\n", failed, done);
-  return failed > 0 ? 1 : 0;
+  CheckCount count;
+  for (const CaseSpec& spec : check_specs())
+    count.add(device, spec, spec.op + (spec.slots > 0 ? " in slots" : ""));
+  return count.finish();
 }
 
 // --- report

@@ -51,15 +51,16 @@ void KernelBench::rest() {
   }
 }
 
-bool check_on(kernels::Device& device, const CaseSpec& spec, const std::string& what) {
+void CheckCount::add(kernels::Device& device, const CaseSpec& spec, const std::string& what) {
   std::string why;
   const auto kernel = kernels::make_case(spec, why);
-  if (kernel == nullptr) return true;  // not of this operator
+  if (kernel == nullptr) return skip(spec, what, why);
   bool good = kernel->prepare(device.memory(), 1, why) &&
               device.run([&](kernels::Stream s) { kernel->launch(0, s); }, why);
   if (good && !kernel->refusal().empty()) {
+    why = kernel->refusal();
     device.memory().release_all();
-    return true;
+    return skip(spec, what, why);
   }
   if (good) {
     const kernels::CheckResult result = kernel->check(device.memory());
@@ -67,9 +68,19 @@ bool check_on(kernels::Device& device, const CaseSpec& spec, const std::string& 
     why = result.detail + ", worst " + std::to_string(result.worst);
   }
   device.memory().release_all();
+  ++(good ? passed_ : failed_);
   if (!good) std::printf("FAILED %s %s: %s\n", what.c_str(), shape_of(spec).c_str(), why.c_str());
   std::fflush(stdout);
-  return good;
+}
+
+void CheckCount::skip(const CaseSpec& spec, const std::string& what, const std::string& why) {
+  ++skipped_;
+  std::printf("skipped %s %s: %s\n", what.c_str(), shape_of(spec).c_str(), why.c_str());
+}
+
+int CheckCount::finish() const {
+  std::printf("%d passed, %d failed, %d skipped: these did not run here\n", passed_, failed_, skipped_);
+  return failed_ > 0 || passed_ == 0 ? 1 : 0;
 }
 
 std::string us_text(double us) { return us > 0 ? format_fixed(us, 1) : "–"; }

@@ -36,8 +36,18 @@ class KernelBench {
   double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
 };
 
-// Launches and checks a case on the card; prints what failed. True too where there is no such case or launch.
-bool check_on(kernels::Device& device, const kernels::CaseSpec& spec, const std::string& what);
+// Launches and checks cases on the card; prints what failed, and what was skipped because there is no such
+// case or launch.
+class CheckCount {
+ public:
+  void add(kernels::Device& device, const kernels::CaseSpec& spec, const std::string& what);
+  int failed() const { return failed_; }
+  int finish() const;  // prints all three counts; 0 where something ran and nothing failed
+
+ private:
+  void skip(const kernels::CaseSpec& spec, const std::string& what, const std::string& why);
+  int passed_ = 0, failed_ = 0, skipped_ = 0;
+};
 
 // Cells of tables in Markdown.
 std::string us_text(double us);                  // "–" where nothing was timed

@@ -42,6 +42,7 @@ class OpReader {
                                                                       {"top_k", &s.top_k},
                                                                       {"groups", &s.groups},
                                                                       {"top_groups", &s.top_groups},
+                                                                      {"block_size", &s.block_size},
                                                                       {"bytes", &s.bytes},
                                                                       {"tokens", &op.tokens},
                                                                       {"times", &op.times}}) {
@@ -79,10 +80,10 @@ class OpReader {
   const Fields& fields_;
 };
 
-constexpr std::string_view op_keys[] = {"op",         "dtype",   "kv_dtype", "m",        "n",     "k",
-                                        "heads",      "experts", "kv_heads", "head_dim", "top_k", "groups",
-                                        "top_groups", "bytes",   "tokens",   "times",    "ranks", "tile",
-                                        "of",         "m_times", "batch",    "context"};
+constexpr std::string_view op_keys[] = {
+    "op",       "dtype",    "kv_dtype", "m",       "n",          "k",       "heads",     "experts",
+    "kv_heads", "head_dim", "top_k",    "groups",  "top_groups", "bytes",   "tokens",    "times",
+    "ranks",    "tile",     "of",       "m_times", "batch",      "context", "block_size"};
 
 Fields fields_of(const Yaml& node, Fields fields) {
   for (const auto& [key, value] : node.entries()) {

@@ -310,6 +310,10 @@ double cold_bytes(const kernels::CaseSpec& s) {
     const bool sparse = s.op.starts_with("mla_sparse");
     double tokens = 0;
     for (const std::int64_t c : s.contexts) tokens += static_cast<double>(sparse ? std::min(c, s.top_k) : c);
+    // Of prompts the keys of 192 and values of 128 that every head has of the tokens before.
+    const double expanded = 2 * (192 + 128) * static_cast<double>(s.heads);
+    for (const auto& sequence : s.sequences) keys += static_cast<double>(sequence.second);
+    if (s.op.starts_with("mla_prefill")) return keys * expanded;
     if (s.op.starts_with("index_")) return s.op == "index_scores" ? tokens * 132 : 0;
     return tokens * of_latent;
   }

@@ -11,9 +11,10 @@ namespace {
 bool power_of_two(std::int64_t value) { return value > 0 && (value & (value - 1)) == 0; }
 
 // tl.arange and tl.dot: extents are powers of two, of at least 16. Which operand our instruction has in its
-// rows is nothing to it.
+// rows is nothing to it; its fused-MoE kernel splits no features in.
 bool triton_takes(const SearchTile& tile) {
-  return tile.rows >= 16 && power_of_two(tile.rows) && power_of_two(tile.columns) && power_of_two(tile.depth);
+  return tile.splits == 1 && tile.rows >= 16 && power_of_two(tile.rows) && power_of_two(tile.columns) &&
+         power_of_two(tile.depth);
 }
 
 using Extents = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
@@ -72,7 +73,7 @@ std::string vllm_device_of(const JournalHeader& header) {
   return known;
 }
 
-std::map<std::string, std::string> vllm_files(const TuneJournal& journal, const std::string& device) {
+Result<std::map<std::string, std::string>> vllm_files(const TuneJournal& journal, const std::string& device) {
   std::map<std::string, std::map<std::int64_t, Layer>> layers;  // by name, by batch size
   for (const TuneRecord& record : journal.records) {
     if (record.layer.empty()) continue;
@@ -80,7 +81,7 @@ std::map<std::string, std::string> vllm_files(const TuneJournal& journal, const 
     layer.own = extents(record.search.own.tile);
     add_search(record.search, layer.sums);
   }
-  std::map<std::string, std::string> files;
+  std::map<std::string, std::string> files, layer_of;
   for (const auto& [layer, by_tokens] : layers) {
     Json entries = Json::object();
     for (const auto& [tokens, searched] : by_tokens) {
@@ -91,7 +92,13 @@ std::map<std::string, std::string> vllm_files(const TuneJournal& journal, const 
     shape.format.math = DType::fp8;
     shape.format.label = "fp8-block";
     std::sscanf(layer.c_str(), "E=%ld,N=%ld", &shape.experts, &shape.inner);
-    files[moe_tile_file_name(shape, device)] = canonical_json(entries);
+    const std::string name = moe_tile_file_name(shape, device);
+    if (const auto [other, fresh] = layer_of.try_emplace(name, layer); !fresh) {
+      return invalid_input("the layers " + other->second + " and " + layer +
+                           " have one file in vLLM's layout, " + name +
+                           ": search the models of one of them only (--models)");
+    }
+    files[name] = canonical_json(entries);
   }
   return files;
 }

@@ -18,7 +18,8 @@ double outputs_of_waves(const SearchTile& tile, const TileProblem& problem, std:
   std::int64_t down = 0;
   for (const std::int64_t rows : problem.spec.rows) down += over(rows, tile.rows);
   if (problem.spec.rows.empty()) down = over(problem.spec.m, tile.rows);
-  const std::int64_t tiles = std::max<std::int64_t>(1, down) * over(problem.spec.n, tile.columns);
+  const std::int64_t tiles =
+      std::max<std::int64_t>(1, down) * over(problem.spec.n, tile.columns) * tile.splits;
   return static_cast<double>(over(tiles, units) * tile.rows * tile.columns);
 }
 
@@ -108,13 +109,15 @@ std::string SearchTile::text() const {
   if (warps != 4) out += " " + std::to_string(warps) + " warps";
   if (group != 1) out += " groups of " + std::to_string(group);
   if (swapped) out += " swapped";
+  if (splits != 1) out += " split in " + std::to_string(splits);
   return shared.empty() ? out : out + " " + shared + " shared";
 }
 
 Json tile_json(const SearchTile& tile) {
   return {{"rows", tile.rows},       {"columns", tile.columns}, {"depth", tile.depth},
           {"group", tile.group},     {"warps", tile.warps},     {"stages", tile.stages},
-          {"swapped", tile.swapped}, {"shared", tile.shared},   {"variant", tile.variant}};
+          {"swapped", tile.swapped}, {"shared", tile.shared},   {"variant", tile.variant},
+          {"splits", tile.splits}};
 }
 
 bool read_tile(const Json& json, SearchTile& tile) {
@@ -130,6 +133,12 @@ bool read_tile(const Json& json, SearchTile& tile) {
   if (!json.contains("swapped") || !json["swapped"].is_boolean() || !json.contains("shared") ||
       !json["shared"].is_string() || !json.contains("variant") || !json["variant"].is_number_integer())
     return false;
+  tile.splits = 1;  // what a journal of before them has
+  if (json.contains("splits")) {
+    if (!json["splits"].is_number_unsigned()) return false;
+    tile.splits = json["splits"].get<std::int64_t>();
+    if (tile.splits < 1 || tile.splits > 16) return false;
+  }
   tile.swapped = json["swapped"].get<bool>();
   tile.shared = json["shared"].get<std::string>();
   tile.variant = json["variant"].get<std::int32_t>();

@@ -18,6 +18,7 @@ struct SearchTile {
   bool swapped = false;       // weights are the operand of the instruction's rows
   std::string shared;         // "weights" or "activations": copied once for two blocks
   std::int32_t variant = -1;  // as a kernel case names it (CaseSpec::variant)
+  std::int64_t splits = 1;    // blocks that share out the features in of one tile
   std::string text() const;   // "64x128x128 6 stages swapped": of a space every tile has another
 };
 Json tile_json(const SearchTile& tile);
@@ -61,8 +62,8 @@ struct TileLimits {
 };
 
 // Places in `space` that are worth timing, ascending. Left out: tiles whose stages of both operands do not
-// fit in shared memory, and those whose waves hold more than twice the outputs of the tile with the fewest:
-// what they compute is padding or waits.
+// fit in shared memory, and those whose waves, a split tile counted once for each split, hold more than twice
+// the outputs of the tile with the fewest: what they compute is padding or waits.
 std::vector<std::size_t> worth_timing(const std::vector<SearchTile>& space, const TileProblem& problem,
                                       const TileLimits& limits);
 

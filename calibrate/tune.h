@@ -67,7 +67,8 @@ std::map<std::string, std::string> tuned_files(const TuneJournal& journal);
 // Files in vLLM's layout (get_config_file_name and get_moe_configs of its fused_moe.py) by name: of every
 // layer both of whose products were searched, at each batch size the tile with the least sum of both times
 // among those that Triton can take (extents that are powers of two). `device`: as vLLM names the part.
-std::map<std::string, std::string> vllm_files(const TuneJournal& journal, const std::string& device);
+// A file's name does not say how wide the model is: an error where two layers differ in nothing else.
+Result<std::map<std::string, std::string>> vllm_files(const TuneJournal& journal, const std::string& device);
 std::string vllm_device_of(const JournalHeader& header);
 
 }  // namespace orrery::calibrate

@@ -19,7 +19,8 @@ class DeviceTiles final : public TileTimer {
   DeviceTiles(kernels::Device& device, Timer& timer, MakeCase make, MeasureOptions options);
   double us(const TileProblem& problem, const SearchTile& tile, int effort, std::string& why) override;
   // Of each extent 4 and 8 stages and the most that fit: in between nothing was ever fastest
-  // (reports/results/kernels_h200_fp8_block.md).
+  // (reports/results/kernels_h200_fp8_block.md). Of split tiles all: the kernel has one number of stages of
+  // each.
   std::vector<SearchTile> space(const TileProblem& problem) const;
   SearchTile own(const TileProblem& problem) const;
   TileLimits limits() const;

@@ -150,7 +150,7 @@ Result<std::string> write_results(const CalibrateOptions& options, const TuneMac
     said += "tables: " + folder + "\n";
   }
   if (options.export_to.empty()) return said;
-  const auto files = vllm_files(journal, vllm_device_of(journal.header));
+  ORRERY_TRY(files, vllm_files(journal, vllm_device_of(journal.header)));
   ORRERY_TRY_STATUS(write_folder(options.export_to[1], files));
   return said + std::to_string(files.size()) +
          " files for VLLM_TUNED_CONFIG_FOLDER: " + options.export_to[1] +

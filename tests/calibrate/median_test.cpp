@@ -199,6 +199,18 @@ TEST_CASE("a block product is a row of the table of what it does") {
   CHECK(cold_bytes(s) == 2 * 256 * 512);
 }
 
+TEST_CASE("what a prompt finds in the cache is cold, its own keys are not") {
+  kernels::CaseSpec s;
+  s.op = "mla_prefill_wgmma";
+  s.heads = 16;
+  s.sequences = {{512, 0}, {1024, 4096}};
+  CHECK(cold_bytes(s) == 4096.0 * 16 * (192 + 128) * 2);
+  s.op = "attention_prefill";
+  s.kv_heads = 4;
+  s.head_dim = 128;
+  CHECK(cold_bytes(s) == 4096.0 * 2 * 4 * 128 * 2);
+}
+
 TEST_CASE("a launch that its library refused is a failure, not a very fast kernel") {
   FakeWorld world;
   world.refusal = "not for this shape";

@@ -34,10 +34,10 @@ Measurement takes(double us) {
 }  // namespace
 
 TEST_CASE("both sides of a pair are sums over their operators, shape by shape") {
-  const auto pairs =
-      read(head +
-           "    at: [{m: 4}, {m: 8, n: 512}]\n    before:\n      - {op: rms_norm, n: 256}\n"
-           "      - {op: copy, bytes: 64, times: 3}\n    after:\n      - {op: rotary, m: 2}\n");
+  const auto pairs = read(
+      head +
+      "    at: [{m: 4}, {m: 8, n: 512}]\n    before:\n      - {op: rms_norm, n: 256}\n"
+      "      - {op: copy, bytes: 64, times: 3}\n    after:\n      - {op: rotary, m: 2, block_size: 64}\n");
   REQUIRE(pairs.size() == 1);
   REQUIRE(pairs[0].shapes.size() == 2);
   CHECK(pairs[0].shapes[1].text == "m=8 n=512");
@@ -53,6 +53,7 @@ TEST_CASE("both sides of a pair are sums over their operators, shape by shape") 
   CHECK(asked[0].n == 256);  // an operator's own field goes before the shape's
   CHECK(asked[3].n == 256);
   CHECK(asked[2].m == 2);
+  CHECK(asked[2].block_size == 64);
 }
 
 TEST_CASE("a kernel that this build lacks is a reason, not a figure") {

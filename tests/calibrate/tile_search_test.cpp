@@ -194,21 +194,21 @@ TEST_CASE("vLLM's files hold the tile that is best for both products, and only w
   // By hand: 32 rows take 5 + 9, 64 take 6 + 6, in whichever way; 192 is fastest and nothing for Triton.
   TuneJournal journal;
   journal.header.hardware = "h200";
+  SearchTile split = tile(16, 128);
+  split.splits = 2;
   for (const bool down : {false, true}) {
     TuneRecord record;
     record.table = "grouped_gemm";
     record.layer = "E=128,N=768,K=2048";
     record.tokens = 64;
-    record.search.timed = {{tile(192, 128), 1},
-                           {tile(8, 128, 4, true), 1},
-                           {tile(32, 128), down ? 9.0 : 5.0},
-                           {tile(64, 128, 4, true), 6},
-                           {tile(64, 128), 8}};
+    record.search.timed = {
+        {tile(192, 128), 1},         {tile(8, 128, 4, true), 1}, {tile(32, 128), down ? 9.0 : 5.0},
+        {tile(64, 128, 4, true), 6}, {tile(64, 128), 8},         {split, 2}};  // no tile of Triton's
     journal.records.push_back(record);
   }
   journal.records.push_back(journal.records.front());  // another batch size, one product of it missing
   journal.records.back().tokens = 128;
-  const auto files = vllm_files(journal, vllm_device_of(journal.header));
+  const auto files = vllm_files(journal, vllm_device_of(journal.header)).value();
   REQUIRE(files.size() == 1);
   CHECK(files.begin()->first ==
         "E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json");
@@ -218,6 +218,42 @@ TEST_CASE("vLLM's files hold the tile that is best for both products, and only w
   CHECK(json["64"]["BLOCK_SIZE_N"] == 128);
   CHECK(json["64"]["BLOCK_SIZE_K"] == 128);
   for (const char* name : {"GROUP_SIZE_M", "num_warps", "num_stages"}) CHECK(json["64"].contains(name));
+  // A model of another width has the same file: neither layer's tiles may take its place unseen.
+  for (const bool down : {false, true}) {
+    journal.records.push_back(journal.records[down ? 1 : 0]);
+    journal.records.back().layer = "E=128,N=768,K=4096";
+  }
+  const auto both = vllm_files(journal, vllm_device_of(journal.header));
+  REQUIRE_FALSE(both.ok());
+  for (const char* said : {"E=128,N=768,K=2048", "E=128,N=768,K=4096", "--models"})
+    CHECK(both.errors()[0].message.find(said) != std::string::npos);
+}
+
+TEST_CASE("a split tile counts once for each split in waves, and is told from the whole one") {
+  SearchTile split = tile(64, 128);
+  split.splits = 2;
+  CHECK(split.text() == tile(64, 128).text() + " split in 2");
+  const auto written = [](const SearchTile& t) {
+    return parse_json(canonical_json(tile_json(t)), "line").value();
+  };
+  SearchTile read;
+  REQUIRE(read_tile(written(split), read));
+  CHECK(read.splits == 2);
+  Json older = written(tile(64, 128));  // of a journal from before there were any
+  older.erase("splits");
+  REQUIRE(read_tile(older, read));
+  CHECK(read.splits == 1);
+  Json wrong = written(split);
+  wrong["splits"] = std::uint64_t{0};
+  CHECK_FALSE(read_tile(wrong, read));
+  // 12 tiles fill a part with 132 units once however they are split; of 96 a split in three needs three
+  // waves.
+  SearchTile thirds = tile(64, 128);
+  thirds.splits = 3;
+  const std::vector<SearchTile> space = {tile(64, 128), split, thirds};
+  CHECK(worth_timing(space, grouped({64}, 64, ""), limits()).size() == 3);
+  CHECK(worth_timing(space, grouped(std::vector<std::int64_t>(8, 64), 64, ""), limits()) ==
+        std::vector<std::size_t>{0, 1});
 }
 
 TEST_CASE("the plan covers both products of each layer, coarse batch sizes first") {
