@@ -117,7 +117,7 @@ class Cases(unittest.TestCase):
                   "metric,value,unit,source,locator,note\n")
         # Nobody answers as slowly as these rows say: the upper end must move.
         rows = "".join(f"H100-SXM,1,vllm,0.18.0,Qwen/Qwen3-8B,BF16,1,,,,0,{length},2,2 prompts,concurrency,1,ttft,{value},ms,"
-                       "me,here,\n" for length in range(10, 70) for value in range(400, 640, 30))
+                       "me,here,\n" for length in range(10, 130) for value in range(400, 640, 60))
         scenario = ("deployment:\n  hardware: h100\n  model: qwen3-8b\n  engine: vllm-0.18\nworkload:\n  generator:\n"
                     "    requests: 4\n    arrivals: {process: fixed, rate: 1}\n    input: {distribution: fixed, value: 50}\n"
                     "    output: {distribution: fixed, value: 2}\n")
