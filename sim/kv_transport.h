@@ -56,7 +56,7 @@ class KvTransport {
   virtual void load(InstanceId, InstanceId /*peer*/, SimTime) {}
   virtual void drop_load(InstanceId, SimTime) {}
   virtual bool load_stuck(InstanceId) const { return false; }  // no way is left for some of it
-  virtual SimTime next_load() { return SimTime::never(); }  // when take_loaded() may have something next
+  virtual SimTime next_load() { return SimTime::never(); }     // when take_loaded() may have something next
   virtual void take_loaded(SimTime, std::vector<InstanceId>& /*done*/) {}
 };
 

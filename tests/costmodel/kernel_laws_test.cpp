@@ -128,7 +128,7 @@ TEST_CASE("laws of a profile hold on parts of their architecture, for sequences 
     return r.spec.engine.kernel_laws;
   };
   for (const std::string part : {"mi300x", "mi325x"}) {
-    for (const auto& [length, resident] : {std::pair{"4096", 2.0}, {"8192", 1.0}}) {
+    for (const auto& [length, resident] : {std::pair{"4096", 2.0}, std::pair{"8192", 1.0}}) {
       CAPTURE(part, length);
       const auto laws =
           laws_of(part, "vllm-0.5-rocm", "engine_args: {max_model_len: " + std::string(length) + "}\n");
