@@ -46,6 +46,21 @@ class Cases(unittest.TestCase):
         self.assertEqual(predictions(one, other), predictions(one) + predictions(other))
         self.assertEqual(predictions(other, one), predictions(other) + predictions(one))
 
+    def test_a_board_without_intervals_does_not_take_the_place_of_the_committed_one(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data, results = os.path.join(folder, "data/tree"), os.path.join(folder, "reports/results")
+            os.makedirs(os.path.join(data, "reports/cases/published"))
+            os.makedirs(results)
+            for path in (os.path.join(data, "reports/cases/engine_runs.yaml"), os.path.join(results, "scoreboard.md")):
+                with open(path, "w", encoding="utf-8") as f:
+                    f.write("runs: []\n")
+            for args, kept in ((["--fast"], True), (["--fast", "--out", "out"], True), ([], False)):
+                p = subprocess.run([BINARY, "validate", *args], capture_output=True, text=True, timeout=300, cwd=folder,
+                                   env={**os.environ, "ORRERY_DATA_DIR": data})
+                self.assertEqual(p.returncode, 0, p.stderr)
+                self.assertEqual(read(results, "scoreboard.md") == "runs: []\n", kept, args)
+            self.assertIn("# Scoreboard", read(os.path.join(folder, "out"), "scoreboard.md"))
+
     def test_published_rows_are_priced_and_held_to_bars(self):
         header = ("hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
                   "metric,value,unit,source,locator,note\n")
