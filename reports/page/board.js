@@ -28,8 +28,9 @@ function charts() {
   draw("coverage", [{ x: c.map(k => k.name), y: c.map(k => 100 * k.share), type: "scatter", mode: "markers", name: "in the 90 % interval (bars: Wilson's 95 %)", marker: { size: 9 },
       error_y: { type: "data", symmetric: false, array: c.map(k => 100 * (k.high - k.share)), arrayminus: c.map(k => 100 * (k.share - k.low)) } },
     { x: c.map(k => k.name), y: c.map(k => 100 * k.prices), type: "scatter", mode: "markers", name: "in that of prices and host times alone", marker: { size: 7, symbol: "x" } },
-    { x: c.map(k => k.name), y: c.map(k => 100 * k.half_width), type: "bar", name: "median half-width, % of the prediction", opacity: 0.3 }],
-    { xaxis: axis("", { automargin: true }), yaxis: axis("%", { range: [0, 105] }),
+    { x: c.map(k => k.name), y: c.map(k => 100 * k.half_width), type: "bar", yaxis: "y2", name: "median half-width, % of the prediction (right)", opacity: 0.3 }],
+    { xaxis: axis("", { automargin: true }), yaxis: axis("share of figures, %", { range: [0, 105] }),
+      yaxis2: axis("half-width, %", { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false }),
       shapes: [85, 95].map(y => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: color("--soft"), dash: "dot" } })) });
 }
 start();
