@@ -73,8 +73,11 @@ std::string IntervalPool::name() const {
   return quantity + (rung.empty() ? "" : ", " + rung) + (part.empty() ? "" : ", " + part + " " + engine);
 }
 
-const IntervalPool* IntervalCorrections::find(const std::string& metric, const PriceEvidence& e) const {
-  const std::string quantity = quantity_of(metric), family = engine_family(e.engine);
+namespace {
+
+const IntervalPool* narrowest_of(const std::vector<IntervalPool>& pools, const std::string& quantity,
+                                 const PriceEvidence& e) {
+  const std::string family = engine_family(e.engine);
   const IntervalPool* found = nullptr;
   int narrowest = 0;
   for (const IntervalPool& pool : pools) {
@@ -86,6 +89,15 @@ const IntervalPool* IntervalCorrections::find(const std::string& metric, const P
     narrowest = narrow;
   }
   return found;
+}
+
+}  // namespace
+
+const IntervalPool* IntervalCorrections::find(const std::string& metric, const PriceEvidence& e) const {
+  const std::string quantity = quantity_of(metric);
+  if (const IntervalPool* own = narrowest_of(pools, quantity, e)) return own;
+  // Too few cases of their own: both are sums of the times of tokens.
+  return quantity == "itl_ms" || quantity == "e2e_ms" ? narrowest_of(pools, "tpot_ms", e) : nullptr;
 }
 
 void correct_bounds(const IntervalPool& pool, double predicted, double& low, double& high) {

@@ -43,7 +43,8 @@ struct IntervalPool {
 struct IntervalCorrections {
   std::vector<IntervalPool> pools;
 
-  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Null: there is none.
+  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Of inter-token and
+  // end-to-end latency, where they have none of their own, TPOT's. Null: there is none.
   // That Orrery logged an engine on a part itself exempts nothing: its logs say how device times of steps do,
   // and nothing of the hosts and clients of others.
   const IntervalPool* find(const std::string& metric, const PriceEvidence& evidence) const;

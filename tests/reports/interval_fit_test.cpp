@@ -154,6 +154,10 @@ TEST_CASE("a small pool borrows the next wider one's correction, and no part and
   CHECK(engine_family("vllm-0.5-rocm") == "vllm-v0");
   CHECK(engine_family("vllm-0.24") == "vllm");
   CHECK(c.find("goodput.attainment", {"h100", "vllm-0.16", "published"}) == nullptr);
+  // Latencies of too few cases borrow TPOT's.
+  CHECK(c.find("itl_ms.p50", {"h100", "vllm-0.16", "published"}) ==
+        c.find("tpot_ms.p50", {"h100", "vllm-0.16", "published"}));
+  CHECK(c.find("itl_ms.p50", {"h100", "vllm-0.16", "published"}) != nullptr);
 }
 
 TEST_CASE("many figures of few cases make no pool") {
