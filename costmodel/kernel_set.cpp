@@ -16,11 +16,14 @@ struct FormatBytes {
   DType math;
   double weight, activation;
 };
-constexpr std::array<FormatBytes, 5> formats{{{"bf16", DType::bf16, 2, 2},
+// As tools/kernel_tables/base.py has them; weights of four bits in groups of 32, whose products are bf16.
+constexpr std::array<FormatBytes, 7> formats{{{"bf16", DType::bf16, 2, 2},
                                               {"fp16", DType::fp16, 2, 2},
                                               {"fp8-tensor", DType::fp8, 1, 1},
                                               {"fp8-channel", DType::fp8, 1, 1},
-                                              {"fp8-block", DType::fp8, 1, 1}}};
+                                              {"fp8-block", DType::fp8, 1, 1},
+                                              {"mxfp4", DType::bf16, 17.0 / 32, 2},
+                                              {"w4a16", DType::bf16, 9.0 / 16, 2}}};
 
 // A shape narrower than any that was timed, from the narrowest. Kept utilisation would say that half a kernel
 // that waits for its start takes half as long. `ratio(x)`: this bound ÷ the narrowest one's.

@@ -12,7 +12,8 @@ SYSTEMS = {"h200": "h200_sxm", "h100": "h100_sxm", "l40s": "l40s", "h20": "h20_3
 RELATIVE_BANDWIDTH = {"h20": 4.8e12}  # of the part that was timed (../shared/data/aiconfigurator/h20_3e.yaml)
 M_KNOTS = [1, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 512, 768, 1024, 1536, 2048, 2560, 3072, 3584, 4096,
            8192, 16384, 32768]
-BYTES = {"bf16": 2, "fp8-tensor": 1, "fp8-channel": 1, "fp8-block": 1}
+BYTES = {"bf16": 2, "fp8-tensor": 1, "fp8-channel": 1, "fp8-block": 1, "mxfp4": 17 / 32, "w4a16": 9 / 16}  # 4 bits: groups of 32
+FOUR_BITS = ("mxfp4", "w4a16")  # weights only: activations and products in bf16
 
 
 def figures(part):
@@ -81,10 +82,10 @@ def attention_bound_us(part, phase, key, batch, length):
 
 
 def experts_bound_us(part, fmt, hidden, inner, experts, per_token, tokens):
-    element = BYTES[fmt]
+    wide = fmt == "bf16" or fmt in FOUR_BITS
     rows, distinct = tokens * per_token, min(experts, tokens * per_token)
-    data = distinct * 3 * hidden * inner * element + rows * (hidden + inner) * (element + 2)
-    rate = part["bf16"] if fmt == "bf16" else part["fp8"]
+    data = distinct * 3 * hidden * inner * BYTES[fmt] + rows * (hidden + inner) * (2 if wide else 1) + rows * (hidden + inner) * 2
+    rate = part["bf16"] if wide else part["fp8"]
     return max(6 * rows * hidden * inner / rate, data / part["bandwidth"]) * 1e6
 
 

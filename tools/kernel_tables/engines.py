@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 # Not "fp8": 0.24.0's (FlashInfer's CUTLASS experts through ModelOpt) takes 4 to 6 times what 0.19.0, 0.22.0 and TensorRT-LLM
 # take for the same layers, nearly the same from 64 to 1,024 tokens: kernels without their tuning, not an engine's.
-VLLM_EXPERTS = {"bfloat16": "vllm_unquantizedfusedmoe_triton_tritonexperts", "fp8_block": "vllm_fp8moe_triton_tritonexperts"}
-EXPERT_FORMATS = {"bfloat16": "bf16", "fp8_block": "fp8-block", "fp8": "fp8-tensor"}
+# Weights of four bits, on Hopper: OpenAI's Triton kernels for gpt-oss, Marlin for INT4 in groups (Kimi); SGLang's mxfp4 table
+# takes as long as bf16 weights would at every size, so those kernels are not the ones that serve gpt-oss: left out.
+VLLM_EXPERTS = {"bfloat16": "vllm_unquantizedfusedmoe_triton_tritonexperts", "fp8_block": "vllm_fp8moe_triton_tritonexperts",
+                "w4a16_mxfp4": "vllm_gptossmxfp4moe_triton_oaitritonmxfp4expertsmonolithic",
+                "int4_wo": "vllm_compressedtensorswna16marlinmoe_marlin_marlinexperts"}
+SGLANG_EXPERTS = {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton", "int4_wo": "sglang_marlin_moe"}
+EXPERT_FORMATS = {"bfloat16": "bf16", "fp8_block": "fp8-block", "fp8": "fp8-tensor", "w4a16_mxfp4": "mxfp4", "int4_wo": "w4a16"}
 MIB = 1 << 20
 
 
@@ -58,7 +63,7 @@ ENGINES = {
         [Gemm("bfloat16", ["bf16"], "torch.linear"),
          Gemm("fp8", ["fp8-tensor", "fp8-channel"], "sgl_kernel.fp8_scaled_mm", "static"),
          Gemm("fp8_block", ["fp8-block"], "DeepGEMM", "static")],
-        {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton"},
+        SGLANG_EXPERTS,
         "SGLang_CustomAllReduce_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB},
         before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
         latent={"decode": "0.5.14", "prefill": "0.5.14", "absorb": "0.5.14", "before": {"decode": "0.5.10", "prefill": "0.5.10"}},
@@ -69,7 +74,7 @@ ENGINES = {
         [Gemm("bfloat16", ["bf16"], "torch.linear"),
          Gemm("fp8", ["fp8-tensor", "fp8-channel"], "sgl_kernel.fp8_scaled_mm", "static"),
          Gemm("fp8_block", ["fp8-block"], "DeepGEMM", "static")],
-        {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton"},
+        SGLANG_EXPERTS,
         "SGLang_CustomAllReduce_graph", {2: 8 * MIB, 4: 8 * MIB, 8: 8 * MIB},
         before={"gemm": "0.5.10", "attention": "0.5.10", "experts": "0.5.10", "collectives": "0.5.10"},
         latent={"decode": "0.5.9", "prefill": "0.5.9", "absorb": "0.5.9", "before": {"decode": "0.5.10", "prefill": "0.5.10"}},
@@ -84,7 +89,7 @@ ENGINES = {
         [Gemm("bfloat16", ["bf16"], "torch_flow"),
          Gemm("fp8", ["fp8-tensor"], "torch_flow", "dynamic"),
          Gemm("fp8_block", ["fp8-block"], "torch_flow", "static")],
-        {"bfloat16": None, "fp8": None, "fp8_block": None}, "TRTLLM", {},
+        {"bfloat16": None, "fp8": None, "fp8_block": None, "w4a16_mxfp4": None}, "TRTLLM", {},
         before={"gemm": "1.3.0rc10", "attention": "1.3.0rc10", "experts": "1.3.0rc10", "collectives": "1.3.0rc10"},
         # Decodes as the set's others; 1.2.0rc5's start 11 to 13 us later (25 to 28 us for 13 to 15), which is in the error.
         latent={"decode": "1.3.0rc20", "prefill": "1.2.0rc5", "absorb": "1.2.0rc5", "before": {"decode": "1.2.0rc5", "prefill": "1.3.0rc10"}}),
