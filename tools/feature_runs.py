@@ -28,12 +28,17 @@ ROOT = accuracy.ROOT
 CASES = ROOT / "reports/cases/h200_vllm_0_24_features"
 EAGLE = "speculation: {method: eagle, tokens: 3, acceptance: [0.75, 0.666667, 0.6], draft: {kind: eagle3, intermediate: 12288, vocabulary: 32000}}"
 IMAGES = "engine_args: {limit_mm_per_prompt: {video: 0}, max_model_len: 65536}"
+MTP = "speculation: {method: mtp, tokens: %d, acceptance: %s}"
+SHORT_V3 = CASES / "deepseek-v3-5l_fp8_mtp3/config.json"
 # run → model, what its deployment says beside. What n-grams were found and accepted comes from the log, as text alone decides it.
 RUNS = {
     "deepseek-v2-lite_bf16": ("deepseek-v2-lite", ""),
     "qwen3-8b_eagle3": ("qwen3-8b", EAGLE),
     "qwen3-8b_eagle3_again": ("qwen3-8b", EAGLE),
     "qwen3-8b_ngram": ("qwen3-8b", "speculation: {method: ngram, tokens: 3, acceptance_log: accepted.csv}"),
+    "deepseek-v3-5l_fp8_mtp1": (SHORT_V3, MTP % (1, "[0.75]")),
+    "deepseek-v3-5l_fp8_mtp3": (SHORT_V3, MTP % (3, "[0.75, 0.666667, 0.6]")),
+    "mimo-7b_bf16_mtp1": ("mimo-7b", MTP % (1, "[0.75]")),
     "qwen3-vl-8b_images": ("qwen3-vl-8b", IMAGES),
     "qwen3-vl-8b_images_again": ("qwen3-vl-8b", IMAGES),
     "qwen3.5-35b-a3b_bf16": ("qwen3.5-35b-a3b", "engine_args: {enable_prefix_caching: false, max_model_len: 65536, gdn_prefill_backend: triton}"),
@@ -123,7 +128,7 @@ class Run:
 
     def trace(self, experiment, path):
         """What the client sent, at the time when it meant to."""
-        sent = {int(r["request"]): float(r["arrival_s"]) for r in self.requests if r["experiment"] == experiment["name"]}
+        sent = {int(r["request"]): float(r["arrival_s"] or 0) for r in self.requests if r["experiment"] == experiment["name"]}
         rows = []
         for i, r in enumerate(experiment["reqs"]):
             row = {"timestamp": 2000 * i if experiment.get("serial") else round(1000 * sent[i]), "input_length": r.get("text", r["in"]),
@@ -137,7 +142,7 @@ class Run:
         self.trace(experiment, place / "t.jsonl")
         if "acceptance_log" in RUNS[self.name][1]:
             self.accepted(experiment, place / "accepted.csv")
-        (place / "s.yaml").write_text(scenario_text(self.name, "workload: {trace: t.jsonl}\n"))
+        (place / "s.yaml").write_text(scenario_text(self.name, f"workload: {{trace: t.jsonl{', closed_loop: {concurrency: %d}' % experiment['conc'] if 'conc' in experiment else ''}}}\n"))
         subprocess.run([self.orrery, "simulate", str(place / "s.yaml"), "--out", str(place / "o"), "--quiet", "--intervals", "off"], check=True,
                        stdout=subprocess.DEVNULL)
         with open(place / "o/requests.csv", newline="") as f:
@@ -172,7 +177,7 @@ def request_rows(run, place, encoded):
             continue
         measured = [r for r in run.requests if r["experiment"] == e["name"]]
         predicted, summary = run.simulated(e, place)
-        late = [0.0 if e.get("serial") else float(r["submit_s"]) - float(r["arrival_s"]) for r in measured]
+        late = [0.0 if e.get("serial") or "conc" in e else float(r["submit_s"]) - float(r["arrival_s"]) for r in measured]
         first = [1e3 * (float(r["ttft_s"]) + d) for r, d in zip(measured, late)]
         ours = [1e3 * float(r["ttft_s"]) for r in predicted]
         later, our_later = ([float(r["tpot_ms"]) for r in rows if r["tpot_ms"]] for rows in (measured, predicted))

@@ -68,6 +68,11 @@ def percentile(values, p):
     return values[min(len(values) - 1, int(p * len(values)))] if values else None
 
 
+def profiled(experiment):
+    """Experiments under the profiler, which the client calls prof…, are left out."""
+    return experiment.startswith("prof")
+
+
 def number(value, digits):
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -78,12 +83,12 @@ def write_gz(path, rows, columns):
         raw.write(("\n".join(text) + "\n").encode())
 
 
-def request_row(r):
+def request_row(r, closed):
     """A request as the client saw it; ends where it did not get what it asked for."""
     gaps = [x / 1e3 for x in r["itl_us"]]
     if r["st"] != "ok" or r["got"] != r["out"]:
         sys.exit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
-    return {"experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
+    return {"experiment": r["exp"], "request": r["i"], "arrival_s": "" if closed else r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
             "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
             "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
             "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
@@ -152,8 +157,8 @@ def main():
                 requests.append(row)
     starts = {h["exp"]: h["t0_monotonic"] * 1e9 for h in headers}
     order = [h["exp"] for h in headers]
-    # The client waits 0.3 s for t0, but not with requests one after another.
-    begins = {e: starts[e] - (3.5e8 if definitions[e].get("serial") else 1e7) for e in order}
+    # The client waits 0.3 s for t0, but not with requests one after another or in a closed loop.
+    begins = {e: starts[e] - (3.5e8 if definitions[e].get("serial") or "conc" in definitions[e] else 1e7) for e in order}
 
     def experiment_of(step):
         """By its request names, `experiment-index-…`; a step of decodes belongs to the experiment that was on."""
@@ -171,7 +176,7 @@ def main():
     steps, known = [], {s[0] for s in scheduled}
     for i, s in enumerate(scheduled):
         e = experiment_of(s)
-        if e is None or s[1] < begins[e]:
+        if e is None or s[1] < begins[e] or profiled(e):
             continue
         t0 = starts[e]
         us = lambda ns: number((ns - t0) / 1e3, 1)  # noqa: E731
@@ -198,16 +203,18 @@ def main():
     place_images(definitions, requests, scheduled)
     write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS + [c for c in FURTHER_COLUMNS if any(s[c] != "" for s in steps)])
 
-    rows = [request_row(r) for r in requests]
+    rows = [request_row(r, "conc" in definitions[r["exp"]]) for r in requests if not profiled(r["exp"])]
     write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS)
 
-    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order])
+    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order if not profiled(e)])
 
     with open(f"{a.raw}/info.json", encoding="utf-8") as f:
         info = json.load(f)
     info.pop("init_s", None)
     info["engine"]["model"] = os.path.basename(info["engine"]["model"])
     drafter = info["engine"].get("speculative_config") or {}
+    for key in ("target_model_config", "target_parallel_config"):  # vLLM's own, of an MTP network: the model's, in words
+        drafter.pop(key, None)
     if "model" in drafter:
         drafter["model"] = os.path.basename(drafter["model"])
     info["gpu"] = a.gpu
