@@ -30,7 +30,7 @@ def expert_times(published, engine, part_name, distributions=("balanced",)):
 FEWER_CHOSEN = {("fp8-block", 7168, 256, 8): 384}
 
 
-def expert_curves(part, timed, engine, table):
+def expert_curves(part, timed, engine, table, corrections=()):
     """Utilisation by tokens; what is above the bound is dropped, as are hiccups (new sets: the vLLM set has none)."""
     curves, dropped = {}, 0
     for key, by_tokens in table.items():
@@ -49,7 +49,9 @@ def expert_curves(part, timed, engine, table):
         other = FEWER_CHOSEN.get((key[0], key[1], *key[3:5]))
         relative = curves.get((*key[:3], other, *key[4:]))
         if relative and max(u for _, u in points) > 1.05:
-            curves[key] = [(t, log_interpolate(relative, t * other / key[3])) for t, _ in points]
+            # Corrections are another layer's: taken out again.
+            factor = lambda t: log_interpolate(corrections, t) if corrections else 1.0  # noqa: E731
+            curves[key] = [(t, factor(t) * log_interpolate(relative, t * other / key[3])) for t, _ in points]
     return curves, dropped
 
 
