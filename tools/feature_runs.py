@@ -99,7 +99,9 @@ class Run:
             for s, p in zip(self.steps, csv.DictReader(f)):
                 s["busy"], s["device"], s["our_host"] = float(p["busy_us"]), float(p["device_us"]), float(p["host_us"])
                 s["gpu"] = float(s["gpu_us"]) - float(s.get("encode_us") or 0)
-                s["host"] = float(s["execute_host_us"])
+                s["host"] = s["launches"] = float(s["execute_host_us"])
+                if s.get("draft_us"):  # drafting is launched after the sampler
+                    s["launches"] = float(s["sample_end_us"]) - float(s["execute_start_us"])
                 begin, sampled, update = (float(s[c]) for c in ("schedule_start_us", "sample_end_us", "update_us"))
                 if "ngram" in self.name:
                     s["gpu"], s["busy"] = float(s["update_start_us"]) + update - begin + LOOP_GAP, float(p["step_us"])
@@ -151,7 +153,7 @@ class Run:
 
 def step_rows(run, steps):
     """Device time by class, of steps whose launches did not set the pace."""
-    on_device = [s for s in steps if s["host"] < 0.95 * s["gpu"]] if "ngram" not in run.name else steps
+    on_device = [s for s in steps if s["launches"] < 0.95 * s["gpu"]] if "ngram" not in run.name else steps
     for label, inside in [(f"decodes {a}" + (f" to {b}" if b > a else ""),
                            [s for s in on_device if not s["chunks"] and a <= float(s["decode_sequences"]) <= b]) for a, b in DECODES] + [
                          (f"with prompts, to {min(b, 8192):,} tokens",

@@ -68,6 +68,27 @@ def percentile(values, p):
     return values[min(len(values) - 1, int(p * len(values)))] if values else None
 
 
+def lost_updates(scheduled, updates, requests):
+    """{step: what its update said}, of updates whose rows the plugin lost: from the tokens that the client received with each
+    update, in a row's own order."""
+    received = {(r["exp"], r["i"]): r["n"] for r in requests if isinstance(r["n"], list)}
+    before, restored = {}, {}
+    for s in scheduled:
+        if s[0] in updates:
+            for name, n in (updates[s[0]][3] if len(updates[s[0]]) > 3 else []):
+                before[name] = before.get(name, 0) + (n > 0)
+            continue
+        said = []
+        for name in [d[0] for d in (s[13] if len(s) > 13 else [])]:
+            experiment, i = re.match(r"(.*?)-(\d+)(-|$)", name).group(1, 2)
+            counts = received.get((experiment, int(i)), [])
+            if before.get(name, 0) < len(counts):
+                said.append([name, counts[before.get(name, 0)]])
+                before[name] = before.get(name, 0) + 1
+        restored[s[0]] = [s[0], 0, 0, said]
+    return restored
+
+
 def profiled(experiment):
     """Experiments under the profiler, which the client calls prof…, are left out."""
     return experiment.startswith("prof")
@@ -173,7 +194,7 @@ def main():
     def index(name, e):
         return re.match(re.escape(e) + r"-(\d+)", name).group(1)
 
-    steps, known = [], {s[0] for s in scheduled}
+    steps, known, lost = [], {s[0] for s in scheduled}, lost_updates(scheduled, updates, requests)
     for i, s in enumerate(scheduled):
         e = experiment_of(s)
         if e is None or s[1] < begins[e] or profiled(e):
@@ -198,7 +219,7 @@ def main():
             "prefill_request_ids": " ".join(index(r[0], e) for r in s[5]),
             "new_request_ids": " ".join(f"{index(r[0], e)}:{r[1]}" for r in s[6]),
             "preempted_request_ids": " ".join(index(r, e) for r in s[10]), 
-            **further(s, update, None if s[0] - 1 in known else updates.get(s[0] - 1), run[0], lambda r: index(r, e))})
+            **further(s, update, lost.get(s[0] - 1) if s[0] - 1 in known else updates.get(s[0] - 1), run[0], lambda r: index(r, e))})
     os.makedirs(a.out, exist_ok=True)
     place_images(definitions, requests, scheduled)
     write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS + [c for c in FURTHER_COLUMNS if any(s[c] != "" for s in steps)])
@@ -231,7 +252,7 @@ def main():
     with open(f"{a.out}/engine.json", "w", encoding="utf-8") as f:
         json.dump(info, f, indent=1)
         f.write("\n")
-    print(f"{a.out}: {len(order)} experiments, {len(rows)} requests, {len(steps)} steps, {len(executed)} ranks")
+    print(f"{a.out}: {sum(not profiled(e) for e in order)} experiments, {len(rows)} requests, {len(steps)} steps, {len(executed)} ranks")
 
 
 if __name__ == "__main__":
