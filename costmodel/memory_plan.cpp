@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/encoder_pricer.h"
+#include "costmodel/expanded_context.h"
 #include "costmodel/expert_exchange.h"
 #include "costmodel/gemma_rules.h"
 #include "costmodel/stages.h"

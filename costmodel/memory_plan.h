@@ -57,7 +57,4 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec);
 // Of the activation peak, what sparse attention keeps for itself on vLLM; 0 for other models.
 Bytes sparse_workspace(const InstanceSpec& spec);
 
-// Elements that a dummy step of vLLM with latent attention needs for a context that it expands; 0 for others.
-double expanded_context(const InstanceSpec& spec);
-
 }  // namespace orrery

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "costmodel/expanded_context.h"
 #include "costmodel/memory_plan.h"
 
 namespace orrery {
