@@ -3,7 +3,7 @@
 
   tools/feature_runs.py [--orrery build/release/orrery] [--out reports/results/features_h200.md]
 
-The runs are reports/cases/h200_vllm_0_24_features: latent attention, speculation, images, layers with a state, sliding windows. Each
+The runs are reports/cases/h200_vllm_0_24_features: latent attention, speculation, MTP, images, layers with a state, sliding windows. Each
 is replayed step by step (`validate --schedule`), its logged steps are priced (`cost --steps`) and its experiments simulated
 freely from the memory plan on. Standard library only.
 """
@@ -220,11 +220,11 @@ def main():
     table = accuracy.table
     text = f"""# vLLM 0.24 on an H200: what the other runs lack
 
-Latent attention, speculation, images, layers with a state and sliding windows: `reports/cases/h200_vllm_0_24_features`, whose README says how the runs were
+Latent attention, speculation, MTP, images, layers with a state and sliding windows: `reports/cases/h200_vllm_0_24_features`, whose README says how the runs were
 made. Made by `tools/feature_runs.py` on {datetime.date.today().isoformat()}, commit {accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])}.
 Error = predicted ÷ measured − 1. Fitted to these runs, each to a part of one (engine_profiles/vllm-0.24.yaml says which): what n-grams take to be
 proposed (`qwen3-8b_ngram`, poisson and static_b128), how fast prepared images travel (`qwen3-vl-8b_images`,
-image_small and image_large). All else here was not fitted.
+image_small and image_large). All else here was not fitted; which small kernels the V1 runner launches around drafts was counted in profiles that ran beside the MTP runs.
 
 ## Schedules
 
@@ -236,7 +236,9 @@ Teacher-forced: steps composed as the engine composed them, in every field, draf
 {table(["run", "logged", "predicted", "error"], memory)}
 ## Device time of logged steps
 
-Median of a class (4 steps at least); steps whose launches took more than 95 % of the device time are left out, drafting is in, encoding is not. The rows of `ngram` are
+Median of a class (4 steps at least); steps whose launches (with those of drafting) took more than 95 % of the device time are left out, drafting is in, encoding is not.
+Kernels are compared with what the log's clock says, from the begin of the launch: on an idle device the first kernel comes 1 ms later in a decode, 2 to 2.8 in a prompt (deepseek-v2-lite, to 512 tokens: 12.4 ms of
+kernels under the profiler, 12.5 here). The rows of `ngram` are
 whole cycles, from a step's schedule to the next one's: they follow one another, host and device in turn.
 
 {table(["run", "steps", "n", "measured, ms", "error"], steps)}

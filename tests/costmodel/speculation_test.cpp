@@ -168,6 +168,9 @@ TEST_CASE("vLLM's V1 runner launches what drafts need kernel by kernel, pass by 
   CHECK(launch_us("deepseek-v3", 1) == Approx(5078).epsilon(0.12));
   CHECK(launch_us("deepseek-v3", 3) == Approx(7575).epsilon(0.12));
   CHECK(launch_us("mimo-7b", 1) == Approx(5893).epsilon(0.12));  // 2.22 + 3.67
+  const Read other = read("{method: mtp, tokens: 1, acceptance: 0.7}", "engine: tensorrt-llm-1.2", "mimo-7b");
+  REQUIRE_FALSE(other.errors.empty());
+  CHECK(other.errors[0].message.find("of tensorrt-llm it was not read") != std::string::npos);
 }
 
 TEST_CASE("decodes with all their drafts run in a full graph of whole decodes, others in pieces") {
