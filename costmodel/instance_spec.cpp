@@ -371,6 +371,8 @@ class InstanceReader {
           "parts have no rate here, and runs its shared expert among the routed ones; of "
           "tensorrt-llm it was not read");
     const bool trt = spec_.engine.engine == "tensorrt-llm";
+    if (trt && m.architecture == "MiMoForCausalLM")
+      return model.fail(m.architecture + " is modelled on vllm and sglang; of tensorrt-llm it was not read");
     if (window_of(m) == 0 || spec_.engine.engine == "vllm" || m.architecture == "GptOssForCausalLM") return;
     if (trt && m.architecture == "Gemma2ForCausalLM")
       return model.fail(

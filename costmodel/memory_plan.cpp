@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "costmodel/encoder_pricer.h"
+#include "costmodel/expanded_context.h"
 #include "costmodel/expert_exchange.h"
 #include "costmodel/gemma_rules.h"
 #include "costmodel/stages.h"
@@ -175,7 +176,7 @@ Bytes activation_peak(const InstanceSpec& spec) {
   }
   const Figure<double>& per_logit =
       spec.engine.runner == "v2" ? spec.engine.logit_bytes_v2 : spec.engine.logit_bytes_v1;
-  const double forward = tokens * widest * width;
+  const double forward = std::max(tokens * widest, expanded_context(spec)) * width;
   const double sampler = tokens * static_cast<double>(m.hidden) * width +
                          rows * static_cast<double>(m.vocabulary) * per_logit.value;
   // A pipeline stage that is not the last has no sampler; one that is not the first keeps buffers for what it

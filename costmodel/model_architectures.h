@@ -34,6 +34,7 @@ inline constexpr std::array architectures{
     Architecture{"MistralForCausalLM", Family::dense, false, false},
     Architecture{"Phi3ForCausalLM", Family::dense, false, false},  // q, k, v and gate, up stored as one each
     Architecture{"Qwen2ForCausalLM", Family::dense, false, true},
+    Architecture{"MiMoForCausalLM", Family::dense, false, true},  // Qwen2's layers (models/mimo.py of vLLM)
     Architecture{"Qwen3ForCausalLM", Family::dense, true, false},
     Architecture{"Qwen3MoeForCausalLM", Family::qwen_moe, true, false},
     Architecture{"MixtralForCausalLM", Family::mixtral, false, false},

@@ -31,6 +31,7 @@ struct HostNanoseconds {
   // Speculation: launches of the drafting network's passes, the first one in graph pieces or kernel by
   // kernel; n-grams: the search, per token of context, before the tokens are copied.
   double draft_pieces = 0, draft_eager = 0, draft_next = 0, draft_passes = 0, ngram_token = 0;
+  double verify = 0;  // of what follows the logits in a graph step with drafts (V1 model runner of vLLM)
   double ngram_propose = 0, ngram_propose_per_sequence = 0;
   // Layers with a state, of a step with prompts and of one with decodes: kernels that they launch between
   // graph pieces, and what those of Triton take more.
@@ -205,6 +206,7 @@ struct PricerState {
   void add_state_launches(const InstanceSpec& spec, double scale);
   double state_launch_ns(const StepShape& shape, const PaddedStep& padded) const;
   void add_speculation(const InstanceSpec& spec, double scale);
+  void add_v1_drafting();
   Status fill(const InstanceSpec& spec, const PriceScales& scales);
   StageTiming price_stage(const StepShape& shape, const PaddedStep& padded, StepTiming& host) const;
   void count_kernels(const InstanceSpec& spec, const PriceScales& scales);

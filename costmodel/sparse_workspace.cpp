@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "costmodel/expanded_context.h"
 #include "costmodel/memory_plan.h"
 
 namespace orrery {
@@ -18,6 +19,24 @@ Bytes sparse_workspace(const InstanceSpec& spec) {
   const double keys = 40 * longest * static_cast<double>(m.sparse.dim + 4);
   return Bytes(std::max(queries + gathered, keys) + tokens * static_cast<double>(m.sparse.top) * 4 +
                512.0 * 1024 * 1024);
+}
+
+// Elements of the keys and values that a dummy step of vLLM makes room for, of a context that is expanded
+// piece by piece (mla_attention.py: `forward_impl` without metadata,
+// `determine_chunked_prefill_workspace_size`), beside a layer's queries and outputs.
+double expanded_context(const InstanceSpec& spec) {
+  const ModelSpec& m = spec.model;
+  if (!m.latent.present() || m.sparse.present() || spec.engine.engine != "vllm") return 0;
+  const SchedulerSettings& s = spec.engine.settings;
+  const std::int64_t pages = std::int64_t{s.max_num_seqs} * s.block_size;
+  const std::int64_t context = std::max(
+      std::min<std::int64_t>(std::max<std::int64_t>(8 * s.max_model_len, 4 * pages), 64 * 1024), pages);
+  const double key = static_cast<double>(m.latent.key_dim), value = static_cast<double>(m.latent.value_dim),
+               heads = static_cast<double>(m.heads) / spec.plan.tp,
+               tokens = static_cast<double>(s.max_num_batched_tokens);
+  return static_cast<double>(context) * heads * (key + value) +
+         tokens * (2 * static_cast<double>(m.hidden) +
+                   heads * (key + static_cast<double>(m.latent.rotary_dim) + value));
 }
 
 }  // namespace orrery

@@ -357,7 +357,12 @@ class GraphBuilder : LatentNodes {
     if (model_.logit_softcap && compiled_) add("softcap", "softcap_logits", rows, 1);  // else in the copy
     add("logits_fp32", "logits_copy", rows, 1);
     add("argmax", "argmax", rows, 1);
+    if (drafts_by_v1(spec_)) {  // logits of the bonus tokens and of the drafts are copied apart, and searched
+      add("verify_logits", "logits_copy", rows, 1);
+      add("verify_argmax", "argmax", rows, 1);
+    }
     rows.n = rows.ranks = 1;
+    if (drafts_by_v1(spec_) && roofline_.kernels() != nullptr) add("verify_inputs", "step_inputs", rows, 1);
     if (spec_.speculation.on()) add("verify_drafts", "verify_drafts", rows, 1);
   }
 
@@ -421,6 +426,7 @@ class GraphBuilder : LatentNodes {
     OpSpec rows = width(model_.hidden);
     rows.variant = spec_.engine.runner;
     rows.depends_on = DependsOn::drafting;
+    if (drafts_by_v1(spec_) && roofline_.kernels() != nullptr) add("inputs", "step_inputs", rows, passes);
     add("sample_gather", "gather_rows", rows, passes);
     const std::int64_t own = spec_.speculation.draft.vocabulary;
     rows.format = own > 0

@@ -34,6 +34,18 @@ struct GraphNode {
   std::int64_t kernels() const { return count * entry->launches; }
 };
 
+// vLLM's V1 model runner with a drafting network launches one by one what verifies drafts and what passes of
+// the network need (v1/worker/gpu_model_runner.py, v1/sample/rejection_sampler.py, v1/spec_decode/
+// llm_base_proposer.py of 0.24.0). Kernels and copies more than without drafts, counted in profiles of
+// DeepSeek-V3's decode steps (reports/cases/h200_vllm_0_24_features): ahead of the model, behind its logits,
+// around the first pass and around each further one.
+struct V1DraftKernels {
+  static constexpr double inputs = 20, verification = 24, first_pass = 31, next_pass = 21;
+};
+inline bool drafts_by_v1(const InstanceSpec& spec) {
+  return spec.engine.engine == "vllm" && spec.engine.runner == "v1" && spec.speculation.has_network();
+}
+
 // The nodes keep a reference to `roofline`. Errors: heads or widths that the plan does not divide, a type
 // that the part cannot multiply, links that the plan needs and the part lacks.
 Result<std::vector<GraphNode>> build_step_graph(const InstanceSpec& spec, const Roofline& roofline);

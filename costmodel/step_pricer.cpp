@@ -206,6 +206,7 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   } else if (drafting) {
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
+    if (pieces && shape.decode_sequences > 0) t.launch += round_half_even(host.verify);  // else with the rest
   }
   t.first_kernel = round_half_even(host.first_kernel);
   if (padded.launcher_agrees) {  // before the first kernel, by whoever launches
@@ -227,24 +228,40 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   if (spec.speculation.method == SpeculationMethod::ngram) set_proposing_terms(spec.engine.host, scale, host);
   if (!spec.speculation.has_network()) return;
   const double layers = static_cast<double>(spec.speculation.draft.layers);
-  double head = 0, kernels = 0;
+  double head = 0, kernels = 0, experts = 0;
   for (const GraphNode& node : nodes) {
     if (!node.draft || !node.name.starts_with("draft_") || node.name.starts_with("draft_next_")) continue;
+    if (node.name == "draft_inputs") continue;  // counted below
     kernels += static_cast<double>(node.kernels());
+    if (node.name == "draft_moe_experts" || node.name == "draft_moe_gate_up")
+      experts += static_cast<double>(node.count) * nanoseconds(spec.engine.host.launch_experts, scale);
     if (node.spec.depends_on == DependsOn::drafting) head += static_cast<double>(node.kernels());
   }
   host.draft_pieces = nanoseconds(spec.engine.host.launch_piece, scale) * (layers + 1) +
                       (2 * layers + head) * host.launch_kernel;
-  host.draft_eager = kernels * host.launch_kernel;
+  host.draft_eager = kernels * host.launch_kernel + experts;
+  // MiMo's network is compiled by nothing and captured in nothing (models/mimo_mtp.py).
+  if (spec.model.architecture == "MiMoForCausalLM") host.draft_pieces = host.draft_eager;
   host.draft_passes = static_cast<double>(spec.speculation.tokens);
   host.draft_in_graph = spec.speculation.inside_engine(spec.engine.engine);
   host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
+  if (drafts_by_v1(spec)) add_v1_drafting();
   // Room for every batch that a pass can have.
   const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_seqs);
   std::vector<double> table(static_cast<std::size_t>(std::min(most, table_limit)) + 1);
   for (std::size_t t = 1; t < table.size(); ++t) table[t] = sum_drafting(static_cast<std::int64_t>(t));
   draft_table = std::move(table);
+}
+
+void PricerState::add_v1_drafting() {
+  using Kernels = V1DraftKernels;
+  host.launch_graph += Kernels::inputs * host.launch_kernel;
+  host.first_kernel += Kernels::inputs * host.launch_kernel;
+  host.verify = Kernels::verification * host.launch_kernel;
+  host.draft_pieces += Kernels::first_pass * host.launch_kernel;
+  host.draft_eager += Kernels::first_pass * host.launch_kernel;
+  host.draft_next += (host.draft_passes - 1) * Kernels::next_pass * host.launch_kernel;
 }
 
 void PricerState::fill_tables(const SchedulerSettings& settings) {

@@ -3,7 +3,7 @@
 
   tools/feature_runs.py [--orrery build/release/orrery] [--out reports/results/features_h200.md]
 
-The runs are reports/cases/h200_vllm_0_24_features: latent attention, speculation, images, layers with a state, sliding windows. Each
+The runs are reports/cases/h200_vllm_0_24_features: latent attention, speculation, MTP, images, layers with a state, sliding windows. Each
 is replayed step by step (`validate --schedule`), its logged steps are priced (`cost --steps`) and its experiments simulated
 freely from the memory plan on. Standard library only.
 """
@@ -28,12 +28,17 @@ ROOT = accuracy.ROOT
 CASES = ROOT / "reports/cases/h200_vllm_0_24_features"
 EAGLE = "speculation: {method: eagle, tokens: 3, acceptance: [0.75, 0.666667, 0.6], draft: {kind: eagle3, intermediate: 12288, vocabulary: 32000}}"
 IMAGES = "engine_args: {limit_mm_per_prompt: {video: 0}, max_model_len: 65536}"
+MTP = "speculation: {method: mtp, tokens: %d, acceptance: %s}"
+SHORT_V3 = CASES / "deepseek-v3-5l_fp8_mtp3/config.json"
 # run → model, what its deployment says beside. What n-grams were found and accepted comes from the log, as text alone decides it.
 RUNS = {
     "deepseek-v2-lite_bf16": ("deepseek-v2-lite", ""),
     "qwen3-8b_eagle3": ("qwen3-8b", EAGLE),
     "qwen3-8b_eagle3_again": ("qwen3-8b", EAGLE),
     "qwen3-8b_ngram": ("qwen3-8b", "speculation: {method: ngram, tokens: 3, acceptance_log: accepted.csv}"),
+    "deepseek-v3-5l_fp8_mtp1": (SHORT_V3, MTP % (1, "[0.75]")),
+    "deepseek-v3-5l_fp8_mtp3": (SHORT_V3, MTP % (3, "[0.75, 0.666667, 0.6]")),
+    "mimo-7b_bf16_mtp1": ("mimo-7b", MTP % (1, "[0.75]")),
     "qwen3-vl-8b_images": ("qwen3-vl-8b", IMAGES),
     "qwen3-vl-8b_images_again": ("qwen3-vl-8b", IMAGES),
     "qwen3.5-35b-a3b_bf16": ("qwen3.5-35b-a3b", "engine_args: {enable_prefix_caching: false, max_model_len: 65536, gdn_prefill_backend: triton}"),
@@ -94,7 +99,9 @@ class Run:
             for s, p in zip(self.steps, csv.DictReader(f)):
                 s["busy"], s["device"], s["our_host"] = float(p["busy_us"]), float(p["device_us"]), float(p["host_us"])
                 s["gpu"] = float(s["gpu_us"]) - float(s.get("encode_us") or 0)
-                s["host"] = float(s["execute_host_us"])
+                s["host"] = s["launches"] = float(s["execute_host_us"])
+                if s.get("draft_us"):  # drafting is launched after the sampler
+                    s["launches"] = float(s["sample_end_us"]) - float(s["execute_start_us"])
                 begin, sampled, update = (float(s[c]) for c in ("schedule_start_us", "sample_end_us", "update_us"))
                 if "ngram" in self.name:
                     s["gpu"], s["busy"] = float(s["update_start_us"]) + update - begin + LOOP_GAP, float(p["step_us"])
@@ -123,7 +130,7 @@ class Run:
 
     def trace(self, experiment, path):
         """What the client sent, at the time when it meant to."""
-        sent = {int(r["request"]): float(r["arrival_s"]) for r in self.requests if r["experiment"] == experiment["name"]}
+        sent = {int(r["request"]): float(r["arrival_s"] or 0) for r in self.requests if r["experiment"] == experiment["name"]}
         rows = []
         for i, r in enumerate(experiment["reqs"]):
             row = {"timestamp": 2000 * i if experiment.get("serial") else round(1000 * sent[i]), "input_length": r.get("text", r["in"]),
@@ -137,7 +144,7 @@ class Run:
         self.trace(experiment, place / "t.jsonl")
         if "acceptance_log" in RUNS[self.name][1]:
             self.accepted(experiment, place / "accepted.csv")
-        (place / "s.yaml").write_text(scenario_text(self.name, "workload: {trace: t.jsonl}\n"))
+        (place / "s.yaml").write_text(scenario_text(self.name, f"workload: {{trace: t.jsonl{', closed_loop: {concurrency: %d}' % experiment['conc'] if 'conc' in experiment else ''}}}\n"))
         subprocess.run([self.orrery, "simulate", str(place / "s.yaml"), "--out", str(place / "o"), "--quiet", "--intervals", "off"], check=True,
                        stdout=subprocess.DEVNULL)
         with open(place / "o/requests.csv", newline="") as f:
@@ -146,7 +153,7 @@ class Run:
 
 def step_rows(run, steps):
     """Device time by class, of steps whose launches did not set the pace."""
-    on_device = [s for s in steps if s["host"] < 0.95 * s["gpu"]] if "ngram" not in run.name else steps
+    on_device = [s for s in steps if s["launches"] < 0.95 * s["gpu"]] if "ngram" not in run.name else steps
     for label, inside in [(f"decodes {a}" + (f" to {b}" if b > a else ""),
                            [s for s in on_device if not s["chunks"] and a <= float(s["decode_sequences"]) <= b]) for a, b in DECODES] + [
                          (f"with prompts, to {min(b, 8192):,} tokens",
@@ -172,7 +179,7 @@ def request_rows(run, place, encoded):
             continue
         measured = [r for r in run.requests if r["experiment"] == e["name"]]
         predicted, summary = run.simulated(e, place)
-        late = [0.0 if e.get("serial") else float(r["submit_s"]) - float(r["arrival_s"]) for r in measured]
+        late = [0.0 if e.get("serial") or "conc" in e else float(r["submit_s"]) - float(r["arrival_s"]) for r in measured]
         first = [1e3 * (float(r["ttft_s"]) + d) for r, d in zip(measured, late)]
         ours = [1e3 * float(r["ttft_s"]) for r in predicted]
         later, our_later = ([float(r["tpot_ms"]) for r in rows if r["tpot_ms"]] for rows in (measured, predicted))
@@ -213,11 +220,11 @@ def main():
     table = accuracy.table
     text = f"""# vLLM 0.24 on an H200: what the other runs lack
 
-Latent attention, speculation, images, layers with a state and sliding windows: `reports/cases/h200_vllm_0_24_features`, whose README says how the runs were
+Latent attention, speculation, MTP, images, layers with a state and sliding windows: `reports/cases/h200_vllm_0_24_features`, whose README says how the runs were
 made. Made by `tools/feature_runs.py` on {datetime.date.today().isoformat()}, commit {accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])}.
 Error = predicted ÷ measured − 1. Fitted to these runs, each to a part of one (engine_profiles/vllm-0.24.yaml says which): what n-grams take to be
 proposed (`qwen3-8b_ngram`, poisson and static_b128), how fast prepared images travel (`qwen3-vl-8b_images`,
-image_small and image_large). All else here was not fitted.
+image_small and image_large). All else here was not fitted; which small kernels the V1 runner launches around drafts was counted in profiles that ran beside the MTP runs.
 
 ## Schedules
 
@@ -229,7 +236,9 @@ Teacher-forced: steps composed as the engine composed them, in every field, draf
 {table(["run", "logged", "predicted", "error"], memory)}
 ## Device time of logged steps
 
-Median of a class (4 steps at least); steps whose launches took more than 95 % of the device time are left out, drafting is in, encoding is not. The rows of `ngram` are
+Median of a class (4 steps at least); steps whose launches (with those of drafting) took more than 95 % of the device time are left out, drafting is in, encoding is not.
+Kernels are compared with what the log's clock says, from the begin of the launch: on an idle device the first kernel comes 1 ms later in a decode, 2 to 2.8 in a prompt (deepseek-v2-lite, to 512 tokens: 12.4 ms of
+kernels under the profiler, 12.5 here). The rows of `ngram` are
 whole cycles, from a step's schedule to the next one's: they follow one another, host and device in turn.
 
 {table(["run", "steps", "n", "measured, ms", "error"], steps)}

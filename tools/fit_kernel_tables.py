@@ -122,7 +122,8 @@ class Fit:
 
     def experts(self):
         curves, dropped = layers.expert_curves(self.part, self.timed, self.engine,
-                                               layers.expert_times(self.published, self.engine, self.part_name))
+                                               layers.expert_times(self.published, self.engine, self.part_name),
+                                               own_profile.corrections_of_experts(self.part_name) if self.profiled else ())
         if not curves:
             return
         axis = sorted({t for curve in curves.values() for t, _ in curve})

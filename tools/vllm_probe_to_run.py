@@ -68,6 +68,32 @@ def percentile(values, p):
     return values[min(len(values) - 1, int(p * len(values)))] if values else None
 
 
+def lost_updates(scheduled, updates, requests):
+    """{step: what its update said}, of updates whose rows the plugin lost: from the tokens that the client received with each
+    update, in a row's own order."""
+    received = {(r["exp"], r["i"]): r["n"] for r in requests if isinstance(r["n"], list)}
+    before, restored = {}, {}
+    for s in scheduled:
+        if s[0] in updates:
+            for name, n in (updates[s[0]][3] if len(updates[s[0]]) > 3 else []):
+                before[name] = before.get(name, 0) + (n > 0)
+            continue
+        said = []
+        for name in [d[0] for d in (s[13] if len(s) > 13 else [])]:
+            experiment, i = re.match(r"(.*?)-(\d+)(-|$)", name).group(1, 2)
+            counts = received.get((experiment, int(i)), [])
+            if before.get(name, 0) < len(counts):
+                said.append([name, counts[before.get(name, 0)]])
+                before[name] = before.get(name, 0) + 1
+        restored[s[0]] = [s[0], 0, 0, said]
+    return restored
+
+
+def profiled(experiment):
+    """Experiments under the profiler, which the client calls prof…, are left out."""
+    return experiment.startswith("prof")
+
+
 def number(value, digits):
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -78,12 +104,12 @@ def write_gz(path, rows, columns):
         raw.write(("\n".join(text) + "\n").encode())
 
 
-def request_row(r):
+def request_row(r, closed):
     """A request as the client saw it; ends where it did not get what it asked for."""
     gaps = [x / 1e3 for x in r["itl_us"]]
     if r["st"] != "ok" or r["got"] != r["out"]:
         sys.exit(f"{r['exp']} request {r['i']}: {r['st']}, {r['got']} of {r['out']} tokens")
-    return {"experiment": r["exp"], "request": r["i"], "arrival_s": r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
+    return {"experiment": r["exp"], "request": r["i"], "arrival_s": "" if closed else r["t"], "submit_s": r["sub"], "prompt_tokens": r["in"],
             "output_tokens": r["got"], "cached_tokens": r["cached"] or 0, "ttft_s": r["ttft"], "e2e_s": r["e2e"],
             "tpot_ms": number((r["e2e"] - r["ttft"]) / (r["got"] - 1) * 1e3, 3) if r["got"] > 1 else "",
             "itl_p50_ms": number(percentile(gaps, .5), 3), "itl_p99_ms": number(percentile(gaps, .99), 3),
@@ -152,8 +178,8 @@ def main():
                 requests.append(row)
     starts = {h["exp"]: h["t0_monotonic"] * 1e9 for h in headers}
     order = [h["exp"] for h in headers]
-    # The client waits 0.3 s for t0, but not with requests one after another.
-    begins = {e: starts[e] - (3.5e8 if definitions[e].get("serial") else 1e7) for e in order}
+    # The client waits 0.3 s for t0, but not with requests one after another or in a closed loop.
+    begins = {e: starts[e] - (3.5e8 if definitions[e].get("serial") or "conc" in definitions[e] else 1e7) for e in order}
 
     def experiment_of(step):
         """By its request names, `experiment-index-…`; a step of decodes belongs to the experiment that was on."""
@@ -168,10 +194,10 @@ def main():
     def index(name, e):
         return re.match(re.escape(e) + r"-(\d+)", name).group(1)
 
-    steps, known = [], {s[0] for s in scheduled}
+    steps, known, lost = [], {s[0] for s in scheduled}, lost_updates(scheduled, updates, requests)
     for i, s in enumerate(scheduled):
         e = experiment_of(s)
-        if e is None or s[1] < begins[e]:
+        if e is None or s[1] < begins[e] or profiled(e):
             continue
         t0 = starts[e]
         us = lambda ns: number((ns - t0) / 1e3, 1)  # noqa: E731
@@ -193,21 +219,23 @@ def main():
             "prefill_request_ids": " ".join(index(r[0], e) for r in s[5]),
             "new_request_ids": " ".join(f"{index(r[0], e)}:{r[1]}" for r in s[6]),
             "preempted_request_ids": " ".join(index(r, e) for r in s[10]), 
-            **further(s, update, None if s[0] - 1 in known else updates.get(s[0] - 1), run[0], lambda r: index(r, e))})
+            **further(s, update, lost.get(s[0] - 1) if s[0] - 1 in known else updates.get(s[0] - 1), run[0], lambda r: index(r, e))})
     os.makedirs(a.out, exist_ok=True)
     place_images(definitions, requests, scheduled)
     write_gz(f"{a.out}/steps.csv.gz", steps, STEP_COLUMNS + [c for c in FURTHER_COLUMNS if any(s[c] != "" for s in steps)])
 
-    rows = [request_row(r) for r in requests]
+    rows = [request_row(r, "conc" in definitions[r["exp"]]) for r in requests if not profiled(r["exp"])]
     write_gz(f"{a.out}/requests.csv.gz", rows, REQUEST_COLUMNS)
 
-    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order])
+    write_experiments(f"{a.out}/experiments.jsonl.gz", [definitions[e] for e in order if not profiled(e)])
 
     with open(f"{a.raw}/info.json", encoding="utf-8") as f:
         info = json.load(f)
     info.pop("init_s", None)
     info["engine"]["model"] = os.path.basename(info["engine"]["model"])
     drafter = info["engine"].get("speculative_config") or {}
+    for key in ("target_model_config", "target_parallel_config"):  # vLLM's own, of an MTP network: the model's, in words
+        drafter.pop(key, None)
     if "model" in drafter:
         drafter["model"] = os.path.basename(drafter["model"])
     info["gpu"] = a.gpu
@@ -224,7 +252,7 @@ def main():
     with open(f"{a.out}/engine.json", "w", encoding="utf-8") as f:
         json.dump(info, f, indent=1)
         f.write("\n")
-    print(f"{a.out}: {len(order)} experiments, {len(rows)} requests, {len(steps)} steps, {len(executed)} ranks")
+    print(f"{a.out}: {sum(not profiled(e) for e in order)} experiments, {len(rows)} requests, {len(steps)} steps, {len(executed)} ranks")
 
 
 if __name__ == "__main__":

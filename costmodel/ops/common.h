@@ -11,6 +11,12 @@
 
 namespace orrery {
 
+// The tokens of an operator over tokens: those of the step, or of a further pass of the drafting network,
+// which runs over one of each sequence.
+inline std::int64_t tokens_of(const OpSpec& spec, const StepInput& input) {
+  return spec.depends_on == DependsOn::drafting ? input.drafting : input.tokens;
+}
+
 // What a step calls the rows of an operator.
 inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
   const std::int64_t rows = spec.depends_on == DependsOn::rows       ? input.rows

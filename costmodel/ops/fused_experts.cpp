@@ -28,7 +28,7 @@ class FusedExpertsOperator : public Operator {
   }
 
   OpCost cost(const StepInput& input) const override {
-    const double tokens = static_cast<double>(input.tokens);
+    const double tokens = static_cast<double>(tokens_of(spec_, input));
     const ExpertShare all = share(tokens, 1);
     OpCost cost = products(all);
     price_from_table(
@@ -39,8 +39,8 @@ class FusedExpertsOperator : public Operator {
   }
 
   std::string shape_text(const StepInput& input) const override {
-    return "tokens=" + std::to_string(input.tokens) + " experts=" + std::to_string(spec_.experts) + " top " +
-           std::to_string(spec_.experts_per_token) + " " + std::to_string(spec_.n) + "x" +
+    return "tokens=" + std::to_string(tokens_of(spec_, input)) + " experts=" + std::to_string(spec_.experts) +
+           " top " + std::to_string(spec_.experts_per_token) + " " + std::to_string(spec_.n) + "x" +
            std::to_string(spec_.k) + " " + spec_.format.label;
   }
   KernelClass kernel_class() const override { return roofline_.grouped_class(spec_.format); }

@@ -78,7 +78,7 @@ class GroupedGemmOperator : public Operator {
     return "rows=" + std::to_string(static_cast<std::int64_t>(r.rows)) +
            " experts=" + std::to_string(round_half_even(r.distinct)) + "/" + std::to_string(spec_.experts) +
            " n=" + std::to_string(spec_.n) + " k=" + std::to_string(spec_.k) + " " + spec_.format.label +
-           (by_law() ? " tile=" + spec_.tiles->at(input.tokens).text() : "");
+           (by_law() ? " tile=" + spec_.tiles->at(tokens_of(spec_, input)).text() : "");
   }
   KernelClass kernel_class() const override { return roofline_.grouped_class(spec_.format); }
 
@@ -91,7 +91,7 @@ class GroupedGemmOperator : public Operator {
 
   OpCost cost_of_tile(GroupedRows r, const StepInput& input) const {
     if (by_law()) {
-      const MoeTile tile = spec_.tiles->at(input.tokens);
+      const MoeTile tile = spec_.tiles->at(tokens_of(spec_, input));
       r.tile = &tile;
       r.block_rows = tile.rows;
       r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
@@ -109,7 +109,7 @@ class GroupedGemmOperator : public Operator {
   }
 
   GroupedRows rows(const StepInput& input) const {
-    const double tokens = static_cast<double>(input.tokens);
+    const double tokens = static_cast<double>(tokens_of(spec_, input));
     GroupedRows r;
     const ExpertShare share = input.load != nullptr
                                   ? *input.load
@@ -118,7 +118,7 @@ class GroupedGemmOperator : public Operator {
                                                           tokens, static_cast<double>(spec_.expert_ranks));
     r.rows = share.rows;
     r.distinct = share.distinct;
-    r.block_rows = moe_block_rows(input.tokens);
+    r.block_rows = moe_block_rows(tokens_of(spec_, input));
     r.row_tiles = expected_row_tiles(r.distinct, r.rows, r.block_rows);
     return r;
   }

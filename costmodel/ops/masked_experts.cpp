@@ -57,9 +57,9 @@ class MaskedExpertsOperator : public Operator {
  private:
   ExpertShare slowest(const StepInput& input) const {
     if (input.load != nullptr) return *input.load;
-    return expected_slowest_rank(static_cast<double>(spec_.experts),
-                                 static_cast<double>(spec_.experts_per_token),
-                                 static_cast<double>(input.tokens), static_cast<double>(spec_.expert_ranks));
+    return expected_slowest_rank(
+        static_cast<double>(spec_.experts), static_cast<double>(spec_.experts_per_token),
+        static_cast<double>(tokens_of(spec_, input)), static_cast<double>(spec_.expert_ranks));
   }
 
   OpSpec spec_;

@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "catch.h"
+#include "costmodel/expanded_context.h"
 #include "costmodel/hand_spec.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/shared_data.h"
@@ -231,4 +232,24 @@ TEST_CASE("KV blocks beside those that vLLM 0.24 logged on an H200") {
     CHECK(spec.engine.settings.cudagraph_sizes == log["cudagraph_sizes"].get<std::vector<std::int64_t>>());
     CHECK(spec.engine.settings.max_model_len == log["max_model_len"].get<std::int64_t>());
   }
+}
+
+// mla_attention.py of vLLM 0.24: `determine_chunked_prefill_workspace_size` (eight requests of full length,
+// at least four blocks a request, at most 65,536 tokens, at least a block a request), each token's keys and
+// values of every head of the GPU (128 + 128), beside a dummy step's queries (128 + 64), outputs and stream.
+TEST_CASE("vLLM makes room for a piece of expanded context of every head on the GPU") {
+  const double beside = 8192 * (2 * 2048 + 16 * (128 + 64 + 128));
+  CHECK(expanded_context(h200("deepseek-v2-lite")) == 65536.0 * 16 * 256 + beside);
+  CHECK(expanded_context(h200("deepseek-v2-lite", "engine_args: {max_model_len: 4096}\n")) ==
+        65536.0 * 16 * 256 + beside);  // 4 · 1024 requests · 16
+  CHECK(
+      expanded_context(h200("deepseek-v2-lite", "engine_args: {max_model_len: 4096, max_num_seqs: 16}\n")) ==
+      32768.0 * 16 * 256 + beside);
+  CHECK(expanded_context(h200("qwen3-8b")) == 0);
+  CHECK(expanded_context(instance("hardware: h200\nmodel: deepseek-v2-lite\nengine: sglang-0.5\n")) == 0);
+  // With all of DeepSeek-V3's heads on a GPU it is the most of a step, with a rank's sixteen it is not.
+  const auto activations = [](const char* plan) {
+    return plan_memory(h200("deepseek-v3", plan)).value().activation_peak.value();
+  };
+  CHECK(activations("parallel: {tp: 1, dp: 8, ep: 8}\n") > activations("parallel: {tp: 8}\n") + 3.0e9);
 }

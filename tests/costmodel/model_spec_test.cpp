@@ -374,6 +374,7 @@ TEST_CASE("configs outside the supported family are refused, never misread") {
   if (!has_shared("data/hf_configs")) return;
   const std::array supported = {"LlamaForCausalLM",
                                 "MistralForCausalLM",
+                                "MiMoForCausalLM",
                                 "Qwen2ForCausalLM",
                                 "Qwen3ForCausalLM",
                                 "Qwen3MoeForCausalLM",

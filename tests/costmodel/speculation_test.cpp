@@ -1,6 +1,8 @@
 // What speculation costs, and what of it a deployment may say.
 #include "costmodel/speculation.h"
 
+#include <algorithm>
+
 #include "catch.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
@@ -111,6 +113,64 @@ TEST_CASE("the drafting network runs once over the step and once a sequence for 
   };
   CHECK(launch(2) > launch(1));
   CHECK(launch(3) - launch(2) == launch(2) - launch(1));
+}
+
+namespace {
+
+std::int64_t line_ns(const StepBreakdown& b, const std::string& name) {
+  const auto found =
+      std::find_if(b.ops.begin(), b.ops.end(), [&](const OpLine& line) { return line.name == name; });
+  return found == b.ops.end() ? -1 : found->time_ns;
+}
+
+StepBreakdown explained(const InstanceSpec& spec, const StepShape& shape) {
+  return StepPricer::create(spec).value().explain(shape);
+}
+
+}  // namespace
+
+// A further pass runs over one token of each sequence: its experts see those, and a whole layer's line is in
+// the step's sum like any other (it was priced at the step's tokens, and left out of the sum).
+TEST_CASE("experts of a further drafting pass are those of its own tokens, and a part of the step") {
+  const Read three = read("{method: mtp, tokens: 3, acceptance: 0.7}",
+                          "parallel: {tp: 8}\n  engine: vllm-0.24", "deepseek-v3");
+  const Read one = read("{method: mtp, tokens: 1, acceptance: 0.7}", "parallel: {tp: 8}\n  engine: vllm-0.24",
+                        "deepseek-v3");
+  REQUIRE(three.errors.empty());
+  REQUIRE(one.errors.empty());
+  const StepBreakdown b = explained(three.spec, verification(16, 1000, 48));
+  const StepBreakdown plain = explained(one.spec, verification(8, 1000, 8));  // its first pass: 16 tokens
+  CHECK(line_ns(b, "draft_next_moe_experts") == 2 * line_ns(plain, "draft_moe_experts"));
+  CHECK(line_ns(b, "draft_moe_experts") > line_ns(plain, "draft_moe_experts"));
+  // 58 layers with experts in the model, one in the network: nothing is taken from the model's line.
+  const double each = static_cast<double>(line_ns(b, "moe_experts")) / 58;
+  CHECK(each == Approx(static_cast<double>(line_ns(b, "draft_moe_experts"))).epsilon(0.001));
+  std::int64_t sum = 0;
+  for (const OpLine& line : b.ops) sum += line.time_ns;
+  CHECK(sum == b.timing.busy);
+}
+
+// v1/worker/gpu_model_runner.py, v1/spec_decode/llm_base_proposer.py of 0.24.0: kernels launched one by one
+// around the verification and each pass, counted in profiles (reports/cases/h200_vllm_0_24_features). MiMo's
+// network is not compiled (models/mimo_mtp.py).
+TEST_CASE("vLLM's V1 runner launches what drafts need kernel by kernel, pass by pass") {
+  const auto launch_us = [](const std::string& model, int tokens) {
+    const Read r = read("{method: mtp, tokens: " + std::to_string(tokens) + ", acceptance: 0.7}",
+                        "parallel: {tp: 8}\n  engine: vllm-0.24", model);
+    REQUIRE(r.errors.empty());
+    CHECK(r.spec.engine.runner == "v1");
+    return static_cast<double>(explained(r.spec, verification(1, 500, tokens)).timing.launch) / 1e3;
+  };
+  // Each further pass: 21 kernels, the head's four, two graph pieces with two kernels between them.
+  const double pass = 21 * 37 + 4 * 37 + 2 * 80 + 2 * 37;
+  CHECK(launch_us("deepseek-v3", 3) - launch_us("deepseek-v3", 2) == Approx(pass).epsilon(0.02));
+  // Logged on an H200: 2.35 + 2.73 ms of launches with one draft, 2.43 + 5.14 with three (one sequence).
+  CHECK(launch_us("deepseek-v3", 1) == Approx(5078).epsilon(0.12));
+  CHECK(launch_us("deepseek-v3", 3) == Approx(7575).epsilon(0.12));
+  CHECK(launch_us("mimo-7b", 1) == Approx(5893).epsilon(0.12));  // 2.22 + 3.67
+  const Read other = read("{method: mtp, tokens: 1, acceptance: 0.7}", "engine: tensorrt-llm-1.2", "mimo-7b");
+  REQUIRE_FALSE(other.errors.empty());
+  CHECK(other.errors[0].message.find("of tensorrt-llm it was not read") != std::string::npos);
 }
 
 TEST_CASE("decodes with all their drafts run in a full graph of whole decodes, others in pieces") {

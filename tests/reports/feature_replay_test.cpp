@@ -49,6 +49,14 @@ TEST_CASE("speculating steps are composed as the engine composed them, drafts in
     CHECK(deaf.identical < deaf.steps / 2);
   }
   SECTION("again, other lengths and rates") { check_identical(load("qwen3-8b_eagle3_again"), 897); }
+  SECTION("MTP, one draft and three; latent attention and a dense model, in a closed loop too") {
+    const MeasuredRun run = load("deepseek-v3-5l_fp8_mtp3");
+    CHECK(run.engine.speculation.lookahead == 3);
+    CHECK_FALSE(run.engine.v2_runner);
+    check_identical(run, 982);
+    check_identical(load("deepseek-v3-5l_fp8_mtp1"), 1'352);
+    check_identical(load("mimo-7b_bf16_mtp1"), 1'462);
+  }
   SECTION("n-grams, one step in flight: a sequence brings what was found for it") {
     const MeasuredRun run = load("qwen3-8b_ngram");
     CHECK_FALSE(run.engine.async_scheduling);

@@ -214,6 +214,10 @@ def corrections(part, h100, gemm_shapes, prefill_times):
             "attention_decode_mixed": MIXED_ON_H100}
 
 
+def corrections_of_experts(part):
+    return STEPS_ON_H200["experts/fp8-block"] if part == "h200" else ()
+
+
 def output_layer(name):
     """{k: [(m, utilisation)]} of the profiled output layers as the engine ran it: memory bound, so utilisation carries over."""
     timed, out = figures(profiled(name)), {}

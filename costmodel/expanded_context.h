@@ -1,0 +1,12 @@
+// Latent attention of vLLM expands a long context piece by piece; a dummy step makes room for a piece.
+#pragma once
+
+#include "costmodel/instance_spec.h"
+
+namespace orrery {
+
+// Elements that a dummy step needs for a piece of context, beside a layer's queries and outputs; 0 for other
+// models and engines.
+double expanded_context(const InstanceSpec& spec);
+
+}  // namespace orrery
