@@ -1,6 +1,7 @@
 // SGLang's pool of states beside its KV cache: sizes by `_handle_max_mamba_cache` and `resolve_max_num_reqs`
 // of 0.5.23 (mem_cache/kv_cache_configurator.py), the strategy, what is refused.
 #include <string>
+#include <vector>
 
 #include "catch.h"
 #include "costmodel/instance_spec.h"
@@ -111,7 +112,8 @@ TEST_CASE("what SGLang asserts, and what is not modelled beside states, is refus
 TEST_CASE("prompts run the kernels of flash-linear-attention on states in the pool") {
   const StepPricer sglang = pricer(instance());
   StepShape shape{};
-  shape.prefill = {{.new_tokens = 2048, .context = 0}};
+  const std::vector<PrefillChunk> chunks{{.new_tokens = 2048, .context = 0}};
+  shape.prefill = chunks;
   shape.new_requests = shape.running = 1;
   std::int64_t scans = 0;
   for (const OpLine& op : sglang.explain(shape).ops) {
