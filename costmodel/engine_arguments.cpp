@@ -390,6 +390,9 @@ void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware)
   std::optional<KernelLaws>& laws = engine.kernel_laws;
   if (laws && laws->architecture != hardware.architecture) laws.reset();
   if (laws && laws->decode) laws->decode->resolve(engine.settings.max_model_len);
+  const char* const splits = "triton_attention_num_kv_splits";
+  if (laws && laws->split_decode && engine.settings.options.has(splits))
+    laws->split_decode->splits = engine.settings.options.integer(splits);
 }
 
 }  // namespace

@@ -33,9 +33,27 @@ void read_matrix_rates(const Yaml& node, HardwareProfile& h) {
   }
 }
 
+// `like: NAME` takes the efficiencies of a relative in hardware_profiles, with twice their errors: how far
+// kernels of one part tell those of another nobody measured here.
+void carry_over(const Yaml& like, HardwareProfile& h) {
+  if (!like.present()) return;
+  const std::string name = like.text();
+  auto relative = load_hardware(name);
+  if (!relative.ok()) return like.fail("is not a part of hardware_profiles (orrery list hardware)");
+  h.efficiency = std::move(relative.value().efficiency);
+  for (auto& [kernels, e] : h.efficiency) {
+    e.value.kind = e.error_kind = FigureKind::assumed;
+    e.value.source = "that of " + name + ", carried over: " + e.value.source;
+    e.error *= 2;
+    e.error_source = "twice that of " + name + ": " + e.error_source;
+  }
+}
+
 // `{value, unit: ratio, kind, source, error: {value, unit: ratio, kind, source}}`
 void read_efficiencies(const Yaml& node, HardwareProfile& h) {
+  carry_over(node.is_map() ? node.optional("like") : Yaml{}, h);
   for (const auto& [name, entry] : node.entries()) {
+    if (name == "like") continue;
     Efficiency e;
     e.value = read_number_figure(entry, Dimension::ratio);
     if (e.value.value > 1) entry.fail("an efficiency is achieved ÷ peak and cannot be above 1");

@@ -363,7 +363,7 @@ class InstanceReader {
 
   void check_windows(const Yaml& model) {
     ModelSpec& m = spec_.model;
-    if (m.state.present()) return;  // vLLM only, see check_states
+    if (m.state.present()) return;  // see check_states
     if (m.router_fp32 && spec_.engine.engine != "vllm")
       return model.fail(
           m.architecture +
@@ -390,13 +390,13 @@ class InstanceReader {
     spec_.engine.ignored_args.emplace_back("sliding_window of the model's config");
   }
 
-  // SGLang's pools of states (mamba_full_memory_ratio, snapshots) and TensorRT-LLM's were not written.
+  // TensorRT-LLM's cache of states was not written; SGLang's: choose_state_pool.
   void check_states(const Yaml& model) {
     const ModelSpec& m = spec_.model;
     if (!m.state.present()) return;
-    if (spec_.engine.engine != "vllm")
-      return model.fail(m.architecture + " keeps states of layers, which is modelled on vllm only, not on " +
-                        spec_.engine.engine + "; take vllm-0.24");
+    if (spec_.engine.engine == "tensorrt-llm")
+      return model.fail(m.architecture +
+                        " keeps states of layers, which is modelled on vllm and sglang, not on tensorrt-llm");
     const Yaml method = node_.optional("speculation").optional("method");
     const bool layer_of_one_thing = m.state.rule == StateRule::mamba2 && method.present();
     if (method.present() && method.text() == "eagle")

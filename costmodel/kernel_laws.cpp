@@ -36,6 +36,19 @@ BlockAttentionLaw read_block_attention(const Yaml& node) {
   return law;
 }
 
+SplitAttentionLaw read_split_attention(const Yaml& node) {
+  SplitAttentionLaw law;
+  law.splits = read_count(node.require("splits"));
+  law.heads = read_count(node.require("heads"));
+  for (const Yaml& width : node.require("widths").items()) {
+    law.widths.push_back({.head_dim = read_count(width.require("head_dim")),
+                          .key = read_figure<Seconds>(width.require("key"))});
+  }
+  law.further = read_number_figure(node.require("further"), Dimension::ratio, true);
+  law.error = read_number_figure(node.require("error"), Dimension::ratio).value;
+  return law;
+}
+
 }  // namespace
 
 double TileLaw::ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k) const {
@@ -60,6 +73,25 @@ double BlockAttentionLaw::ns(std::int64_t units, std::int64_t sequences, std::in
          (static_cast<double>(units) * resident);
 }
 
+const SplitAttentionLaw::Width* SplitAttentionLaw::of(std::int64_t head_dim) const {
+  for (const Width& width : widths) {
+    if (width.head_dim == head_dim) return &width;
+  }
+  return nullptr;
+}
+
+// A sequence is never cut finer than a key (`get_num_kv_splits_triton` cuts short ones less; there the walk
+// is short either way).
+double SplitAttentionLaw::ns(std::int64_t units, std::int64_t sequences, std::int64_t query_heads,
+                             std::int64_t kv_heads, std::int64_t head_dim, double keys) const {
+  const std::int64_t together = std::min(heads, std::max<std::int64_t>(1, query_heads / kv_heads));
+  const double each = keys / static_cast<double>(sequences);
+  const double shares = std::clamp(each, 1.0, static_cast<double>(splits));
+  const double blocks = static_cast<double>(sequences * over(query_heads, together)) * shares;
+  const double crowd = std::max(0.0, blocks / static_cast<double>(units) - 1);
+  return 1e9 * of(head_dim)->key.value.value() * each / shares * (1 + further.value * crowd);
+}
+
 std::optional<KernelLaws> read_kernel_laws(const Yaml& node) {
   if (!node.present()) return std::nullopt;
   KernelLaws laws;
@@ -70,6 +102,8 @@ std::optional<KernelLaws> read_kernel_laws(const Yaml& node) {
   if (const Yaml product = node.optional("product"); product.present()) laws.product = read_tile_law(product);
   if (const Yaml decode = node.optional("decode_attention"); decode.present())
     laws.decode = read_block_attention(decode);
+  if (const Yaml split = node.optional("split_decode_attention"); split.present())
+    laws.split_decode = read_split_attention(split);
   return laws;
 }
 

@@ -42,6 +42,27 @@ struct BlockAttentionLaw {
   double ns(std::int64_t units, std::int64_t sequences, std::int64_t heads, double keys) const;
 };
 
+// Decode attention in which a thread block walks one share of a sequence's keys for up to `heads` query heads
+// of one KV head, iteration after iteration (SGLang's Triton kernel, `_decode_grouped_att_m_fwd`): what waits
+// is the walk, not memory, as long as few blocks share a unit.
+//   ns = keys ÷ splits · key · (1 + further · max(0, blocks ÷ units − 1))
+struct SplitAttentionLaw {
+  struct Width {
+    std::int64_t head_dim = 0;
+    Figure<Seconds> key;  // of one block alone on its unit
+  };
+  std::int64_t splits = 0;  // shares of a sequence at most
+  std::int64_t heads = 0;
+  std::vector<Width> widths;
+  Figure<double> further;
+  double error = 0;
+
+  const Width* of(std::int64_t head_dim) const;
+  // `keys` of all sequences together.
+  double ns(std::int64_t units, std::int64_t sequences, std::int64_t query_heads, std::int64_t kv_heads,
+            std::int64_t head_dim, double keys) const;
+};
+
 struct KernelLaws {
   std::string architecture;      // of the parts that they hold for
   std::string timed_on;          // the part whose timings they are from; on another they are carried over
@@ -49,6 +70,7 @@ struct KernelLaws {
                                  // absent
   std::optional<TileLaw> product;
   std::optional<BlockAttentionLaw> decode;
+  std::optional<SplitAttentionLaw> split_decode;
 };
 
 // `kernel_laws` of an engine profile (docs/cost_model.md); absent: none.

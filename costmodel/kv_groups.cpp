@@ -65,7 +65,8 @@ std::int64_t block_with_state(std::int64_t alignment, double page_token, double 
 }
 
 KvCacheGroups kv_cache_groups(const ModelSpec& model, const EngineProfile& engine, std::int64_t drafting) {
-  if (model.state.present()) return groups_with_states(model, engine, drafting);
+  // SGLang: states have a pool of their own (costmodel/state_pool.h).
+  if (model.state.present() && engine.engine == "vllm") return groups_with_states(model, engine, drafting);
   std::int64_t with_window = 0;
   for (const LayerKind& kind : model.layer_kinds) {
     if (kind.sliding_window > 0) with_window += kind.count;

@@ -11,6 +11,7 @@
 #include "costmodel/expert_exchange.h"
 #include "costmodel/gemma_rules.h"
 #include "costmodel/stages.h"
+#include "costmodel/state_pool.h"
 
 namespace orrery {
 
@@ -399,7 +400,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
                            static_cast<double>(m.state_layers() * (1 + s.draft_tokens)));
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
-    if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
+    if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
+    ORRERY_TRY_STATUS(check_state_pool(spec, plan));
+    if (plan.kv_blocks == 0) return weights_too_large(spec, plan);
     ORRERY_TRY_STATUS(check_pools_of_typed(spec, plan));
     return plan;
   }

@@ -42,6 +42,9 @@ struct MemoryPlan {
   std::int64_t window_tokens = 0;
   // SGLang: tokens of the windowed layers' own pool (groups.window wide); 0 = one pool for all layers
   std::int64_t windowed_pool_tokens = 0;
+  // SGLang: slots of the pool of states, and how many of them a running sequence holds
+  // (costmodel/state_pool.h)
+  std::int64_t state_slots = 0, slots_of_sequence = 0;
   std::string to_table() const;  // for people
 };
 

@@ -44,6 +44,12 @@ std::string MemoryPlan::to_table() const {
             std::to_string(groups.windowed) + " with a window of " + std::to_string(groups.window) +
             "; tokens are those of sequences of max_model_len\n";
   }
+  if (state_slots > 0) {
+    text += "Layers that keep a state have a pool of their own: " + std::to_string(state_slots) +
+            " states of " + format_fixed(state_bytes.value() / (1024.0 * 1024), 2) + " MiB, " +
+            std::to_string(slots_of_sequence) +
+            " for each running sequence; the others stay in the prefix cache\n";
+  }
   if (windowed_pool_tokens > 0) {
     text += "Layers with a window of " + std::to_string(groups.window) +
             " have a pool of their own: " + std::to_string(windowed_pool_tokens) + " tokens\n";

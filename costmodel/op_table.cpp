@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 73> table{{
+constexpr std::array<OperatorEntry, 74> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -123,6 +123,8 @@ constexpr std::array<OperatorEntry, 73> table{{
     {"delta_scan_triton",
      "the same by a kernel for each part of the chunks' algebra (flash-linear-attention, Triton)",
      OpClass::linear_attention, 14, make_state_scan_kernels, 6},
+    {"delta_scan_in_place", "the same with norms of q and k, on states where they lie in the pool (SGLang)",
+     OpClass::linear_attention, 8, make_state_scan_kernels, 8},
     {"state_update", "recurrent layers for one token a sequence: the state is read and written",
      OpClass::linear_attention, 1, make_state_update, 1},
     {"gated_norm", "RMSNorm of a recurrent layer's output, times its gate; its buffer's clearing",

@@ -195,7 +195,16 @@ class GraphBuilder : LatentNodes {
     // FlashInfer's kernel is the default on Hopper (`_resolve_gdn_prefill_backend` of
     // qwen_gdn_linear_attn.py).
     const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a";
-    add("state_scan", !delta ? "state_scan" : triton ? "delta_scan_triton" : "delta_scan", s, l);
+    // SGLang: linear_attn_backend triton, its copy of flash-linear-attention (gdn_triton.py of 0.5.23).
+    const bool in_place = delta && spec_.engine.engine == "sglang";
+    if (in_place) s.variant = "in_place";
+    add("state_scan",
+        in_place ? "delta_scan_in_place"
+        : !delta ? "state_scan"
+        : triton ? "delta_scan_triton"
+                 : "delta_scan",
+        s, l);
+    if (in_place) s.variant = "gated_delta";
     s.depends_on = DependsOn::decode;
     add("state_conv", "state_conv_decode", s, l);
     add("state_update", "state_update", s, l);

@@ -10,6 +10,7 @@
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
+#include "costmodel/state_pool.h"
 
 namespace orrery {
 
@@ -38,6 +39,7 @@ class TypedResolver final : ArgumentResolver {
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);  // `_pipeline_parallel_overlap_disable`
+    choose_state_pool({engine_, options_, plan_, args_, place_}, model_);
     fill_settings();
     choose_exchange();
     choose_context();
@@ -343,6 +345,7 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   plan.requested = free_before * options.number(profile.roles.at("static_fraction"));
   plan.kv_available = plan.requested - plan.weights;
   if (plan.kv_available.value() <= 0) return;
+  const Bytes cache = plan.kv_available - share_states(spec, plan);
   const auto role = [&](const char* name) {
     const auto it = profile.roles.find(name);
     return it == profile.roles.end() ? std::string() : it->second;
@@ -359,8 +362,8 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   const double cell = plan.kv_bytes_per_token.value() *
                       (static_cast<double>(layers - windowed) + share * static_cast<double>(windowed)) /
                       static_cast<double>(layers);
-  std::int64_t tokens = static_cast<std::int64_t>(plan.kv_available.value() /
-                                                  (two_pools ? cell : plan.kv_bytes_per_token.value()));
+  std::int64_t tokens =
+      static_cast<std::int64_t>(cache.value() / (two_pools ? cell : plan.kv_bytes_per_token.value()));
   if (given("kv_tokens")) {
     plan.blocks_overridden = integer("kv_tokens") < tokens;
     tokens = std::min(tokens, integer("kv_tokens"));
@@ -389,7 +392,8 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
                                   ? integer("sequences")
                                   : static_cast<std::int64_t>(std::clamp(by_context, m.least_sequences.value,
                                                                          m.most_sequences.value));
-  plan.max_sequences = std::max<std::int64_t>(1, std::min(wanted, by_pool));
+  plan.max_sequences =
+      std::max<std::int64_t>(1, std::min({wanted, by_pool, sequences_by_states(spec, plan)}));
 }
 
 }  // namespace orrery

@@ -29,6 +29,7 @@ RadixCache::RadixCache(const Config& config) : config_(config), available_(confi
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
   windowed_.available = config.windowed_tokens;
+  states_.available = config.state_slots;
   nodes_.make(Record{});
 }
 
@@ -52,7 +53,8 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
     found.full_tokens = end;
     node = whole ? next : split(next, end);
     found.full_node = node;
-    const bool live = nodes_[node].device && (!windowed() || nodes_[node].live);
+    const bool live =
+        nodes_[node].device && (!windowed() || nodes_[node].live) && (!stateful() || nodes_[node].state);
     if (!live) live_from = end;
     if (live && (!windowed() || end - live_from >= config_.window)) {
       found.tokens = end;
@@ -61,6 +63,7 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
     if (!whole) break;
   }
   if (windowed()) touch_window(found.node);
+  if (stateful()) touch_state(found.node);
   std::int64_t time = now();
   for (Node id = tiered() ? found.full_node : found.node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
@@ -268,6 +271,7 @@ void RadixCache::drop_leaf(Node id) {
   leaves_.erase(nodes_[id].place);
   nodes_[id].queued = false;
   if (nodes_[id].live) give_up_window(id);
+  if (nodes_[id].state) give_up_state(id);
   if (stays) {
     nodes_[id].device = false;
     requeue_host(id);
@@ -363,6 +367,7 @@ void RadixCache::check_invariants() const {
   ORRERY_CHECK(idle == evictable_ && locked == protected_, "radix cache: tree and counts disagree");
   ORRERY_CHECK(in_host == host_used_ && host_used_ <= config_.host_tokens, "radix cache: host memory");
   if (windowed()) check_windows();
+  if (stateful()) check_states();
 }
 
 }  // namespace orrery

@@ -11,6 +11,9 @@
 // slot in both, and the windowed one is given up earlier. A node whose windowed slots are gone ("not live")
 // still serves the other layers; a prefix can be reused up to a node behind which a window's worth of nodes
 // is live.
+//
+// Layers that keep a state have a pool of their own too (sim/radix_states.cpp; components/mamba.py): slots, a
+// state each. A node may hold one, of its end, and a prefix can be reused where one is.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +41,7 @@ class RadixCache {
     Eviction eviction = Eviction::lru;
     std::int64_t window = 0;           // tokens that a windowed layer looks back; 0 = there is none
     std::int64_t windowed_tokens = 0;  // of the second pool
+    std::int64_t state_slots = 0;      // of the pool of states; 0 = no layer keeps one
     std::int64_t host_tokens = 0;      // of the tier in host memory; 0 = there is none
     std::int64_t backup_at_hits = 1;   // a node is copied there when it was inserted so often; 0 = when
                                        // evicted
@@ -108,6 +112,21 @@ class RadixCache {
   std::int64_t windowed_protected() const { return windowed_.locked; }
   std::int64_t windowed_held() const { return windowed_.held; }
 
+  // States. A slot is free, held by a sequence, or a node's: locked, or given up least recently used first
+  // with its leaf, or from an inner node alone.
+  bool stateful() const { return config_.state_slots > 0; }
+  bool make_state_room(std::int64_t slots);
+  void take_states(std::int64_t slots);
+  void give_back_states(std::int64_t slots);
+  // One that a sequence holds becomes the node's; false where the node has one already.
+  bool leave_state(Node node);
+  void lock_state(Node node);
+  void unlock_state(Node node);
+  std::int64_t free_states() const { return states_.available; }
+  std::int64_t idle_states() const { return static_cast<std::int64_t>(idle_states_.size()); }
+  std::int64_t locked_states() const { return states_.locked; }
+  std::int64_t held_states() const { return states_.held; }
+
   const Config& config() const { return config_; }
   std::int64_t page_floor(std::int64_t tokens) const {
     return tokens / config_.page_size * config_.page_size;
@@ -142,7 +161,11 @@ class RadixCache {
     std::int32_t window_locks = 0;
     std::int64_t window_used = 0;  // logical time of the windowed pool's own order
     bool window_queued = false;    // in idle_windows_
-    bool queued = false;           // in leaves_, under `place`
+    bool state = false;            // holds the state of its end
+    std::int32_t state_locks = 0;
+    std::int64_t state_used = 0;  // logical time of the order of states
+    bool state_queued = false;    // in idle_states_
+    bool queued = false;          // in leaves_, under `place`
     EvictionKey place{};
   };
   struct ChildKey {
@@ -176,6 +199,10 @@ class RadixCache {
   void take_over_windows(Node node, std::int64_t begin, std::int64_t end, const Insertion& how);
   void make_leaf_live(Node leaf, const Insertion& how);
   void check_windows() const;
+  void requeue_state(Node id);
+  void touch_state(Node id);
+  void give_up_state(Node id);
+  void check_states() const;
   void want_backup(Node id);
   bool back_up(Node id);
   void start_backups();
@@ -197,11 +224,16 @@ class RadixCache {
   struct Windowed {
     std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
   };
+  struct States {
+    std::int64_t available = 0, locked = 0, held = 0;
+  };
   std::vector<Backup> backups_;
   std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
   std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
   std::set<EvictionKey> host_leaves_;
   Windowed windowed_;
+  States states_;
+  std::set<std::pair<std::int64_t, Node>> idle_states_;   // not locked; least recently used first
   std::set<std::pair<std::int64_t, Node>> idle_windows_;  // live, not locked; least recently used first
 };
 

@@ -51,6 +51,8 @@ struct KvGroups {
   std::int32_t full = 1, windowed = 0;
   std::int32_t window = 0;           // tokens; of all windowed groups
   std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
+  // SGLang: slots of the pool of states, of which a sequence holds so many; and what a scan takes at once.
+  std::int64_t state_slots = 0, slots_of_sequence = 0, state_chunk = 0;
   // Groups of layers that keep a state: so many blocks each for every running sequence.
   std::int32_t states = 0, blocks_of_state = 1;
   // With prefix caching they grow with a sequence, of whose states the newest is needed: at the end of every

@@ -53,6 +53,12 @@ class AttentionDecodeOperator : public Operator {
       const double walk =
           laws->decode->ns(roofline_.units(), input.shape->decode_sequences, spec_.heads, keys);
       price_from_law(cost, *laws, roofline_.part(), walk + cost.memory_ns, laws->decode->error);
+    } else if (laws != nullptr && laws->split_decode && drafts == 0 && spec_.window == 0 &&
+               laws->split_decode->of(spec_.head_dim) != nullptr) {
+      const double walk = laws->split_decode->ns(roofline_.units(), input.shape->decode_sequences,
+                                                 spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
+      price_from_law(cost, *laws, roofline_.part(), std::max(walk, cost.memory_ns) + cost.latency_ns,
+                     laws->split_decode->error);
     } else if (surface_) {
       price_from_surface(input, sequences, keys, cost);
     }

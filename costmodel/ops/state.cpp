@@ -185,13 +185,17 @@ class ScanKernelsOperator : public StateOperator {
         roofline_.stream_ns(0, false, n.tokens * heads * left_between, KernelClass::memory);
     const double at_once = std::max({floor_ns(14.6), n.tokens * heads * 287.5 / units, between});
     const double passing = std::max(longest * 1310, chunks * heads * 5095 / units);
-    move(cost, n.sequences * 6 * state_elements(spec_) * spec_.kv_bytes / state_copies);
+    // In place: read and written by the kernel that passes them on.
+    const bool in_place = spec_.variant == "in_place";
+    const double copies = in_place ? 2 : 6, rate = in_place ? 1 : state_copies;
+    move(cost, n.sequences * copies * state_elements(spec_) * spec_.kv_bytes / rate);
     cost.compute_ns = at_once + passing + cost.memory_ns;  // one after another
-    cost.bytes *= state_copies;
+    cost.bytes *= rate;
     cost.flops = chunks * heads * chunk_tokens *
                  static_cast<double>(6 * spec_.head_dim * spec_.value_dim + 640 * spec_.head_dim);
     cost.latency_ns = floor_ns(15);
-    cost.error = error_of(spec_, scan_error, roofline_.error(kernel_class()));
+    // Nobody timed those: other versions of the same kernels, with two more and without the copies.
+    cost.error = (in_place ? 2 : 1) * error_of(spec_, scan_error, roofline_.error(kernel_class()));
     return cost;
   }
   KernelClass kernel_class() const override { return KernelClass::attention_prefill; }

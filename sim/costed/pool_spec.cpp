@@ -203,6 +203,10 @@ SchedulerConfig PoolSpec::language_config() const {
                         .windowed = static_cast<std::int32_t>(memory.groups.windowed),
                         .window = static_cast<std::int32_t>(memory.groups.window),
                         .windowed_tokens = memory.windowed_pool_tokens,
+                        .state_slots = memory.state_slots,
+                        .slots_of_sequence = memory.slots_of_sequence,
+                        .state_chunk =
+                            instance.model.state.rule == StateRule::mamba2 ? instance.model.state.chunk : 64,
                         .states = static_cast<std::int32_t>(memory.groups.states),
                         .blocks_of_state = static_cast<std::int32_t>(1 + s.draft_tokens),
                         .cached_states = memory.groups.cached_states,

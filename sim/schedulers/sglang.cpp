@@ -69,6 +69,8 @@ void SglangScheduler::on_idle() {
   dead_rows_ = 0;
   ORRERY_CHECK(cache_.windowed_held() == 0 && cache_.windowed_protected() == 0,
                "without requests nobody holds slots of windowed layers");
+  ORRERY_CHECK(cache_.held_states() == 0 && cache_.locked_states() == 0,
+               "without requests nobody holds states");
 }
 
 SchedulerView SglangScheduler::view() const {

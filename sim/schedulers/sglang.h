@@ -123,8 +123,12 @@ class SglangScheduler final : public Scheduler {
     // With a pool for windowed layers only.
     std::int64_t window_begin = 0;  // tokens before have lost their slots (swa_evicted_seqlen)
     std::int64_t window_lock = 0;   // where the locked part of the tree begins
-    std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen)
+    std::int64_t branch = 0;        // the next insertion ends here (swa_branching_seqlen), or the next state
+                                    // (mamba_branching_seqlen)
     std::int64_t extends = 0;       // chunks since its admission
+    // With layers that keep a state only.
+    std::int64_t states = 0;   // slots it holds
+    std::int64_t tracked = 0;  // prefix whose state it has and the tree not yet; 0 = none
     Speech speech;
     bool room = false;                                                     // apart: the decode side has some
     bool said_eos = false;                                                 // received: with its last token
@@ -291,6 +295,13 @@ class SglangScheduler final : public Scheduler {
   void slide_running();
   void slide_speakers();
   void slide_prompts(const Adder& adder);
+
+  // sglang_states.cpp
+  void take_matched_state(Sequence& s, const RadixCache::Match& hit);
+  void give_back_states(Sequence& s);
+  bool take_batch_states(const Adder& adder);
+  void track_states(Sequence& s) const;
+  bool checkpoint_states(Sequence& s, std::int64_t up_to, bool ends);
 
   // sglang_update.cpp
   void extend_stretch(std::int64_t extra_steps);

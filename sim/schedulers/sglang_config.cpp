@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -53,6 +54,19 @@ void read(const NamedOptions& options, const char* name, bool& value) {
   if (options.has(name)) value = options.flag(name);
 }
 
+// mamba_cache_chunk_size, mamba_checkpoint_grid and mamba_track_grid (arg_groups/overrides.py,
+// runtime_context.py): one of page and chunk divides the other, and the page divides the interval.
+void read_states(const SchedulerConfig& config, SglangConfig& c) {
+  const KvGroups& groups = config.kv_groups;
+  if (groups.state_slots == 0) return;
+  c.cache.state_slots = groups.state_slots;
+  c.states.of_sequence = groups.slots_of_sequence;
+  c.states.in_turn = groups.slots_of_sequence > 1;
+  c.states.chunk = std::max<std::int64_t>(groups.state_chunk, config.block_size);
+  read(config.options, "mamba_track_interval", c.states.interval);
+  c.states.interval = std::lcm(c.states.interval, c.states.chunk);
+}
+
 }  // namespace
 
 SglangConfig sglang_config(const SchedulerConfig& config) {
@@ -75,6 +89,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   read(o, "pp_max_micro_batch_size", c.micro_batch_size);
   read(o, "rules_of_0_5_17", c.rules_of_0_5_17);
   c.stretches = config.stretches && !c.rules_of_0_5_17;
+  read_states(config, c);
   c.encoder = config.encoder;
   c.speculation = config.speculation;
   bool no_sharing = false;

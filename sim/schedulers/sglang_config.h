@@ -13,6 +13,14 @@ enum class SglangRole : std::uint8_t { whole, prefill, decode };  // disaggregat
 
 enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first };
 
+// Layers that keep a state (sglang_states.cpp); the pool is cache.state_slots.
+struct StateSlots {
+  std::int64_t of_sequence = 0;  // its own, and those that are filled in turn (mamba_radix_cache_strategy)
+  std::int64_t chunk = 64;       // tokens after which a scan of a prompt can leave a state
+  std::int64_t interval = 256;   // and a decoding sequence does (mamba_track_interval)
+  bool in_turn = false;          // extra_buffer; else a state is of the end of what it is left with
+};
+
 struct SglangConfig {
   SglangRole role = SglangRole::whole;
   std::int64_t num_reserved_decode_tokens = 512;  // decode role: kept free for each request
@@ -41,6 +49,7 @@ struct SglangConfig {
   SpeculationRules speculation = {};
   // Pipeline stages (sglang_stages.cpp): pp_size + pp_async_batch_depth, and pp_max_micro_batch_size.
   std::int64_t micro_batches = 1, micro_batch_size = 0;
+  StateSlots states = {};
   EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
   std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
   std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL

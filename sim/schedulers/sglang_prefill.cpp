@@ -134,8 +134,12 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     s.looked_up = s.input();
     s.node = hit.node;
     s.branch = hit.full_tokens > hit.tokens ? hit.full_tokens : 0;
+    if (cache_.stateful()) take_matched_state(s, hit);
     const Answer answer = add_one(adder, slot, hit);
-    if (adder.batch.size() > static_cast<std::size_t>(taken)) ++admitted;
+    if (adder.batch.size() > static_cast<std::size_t>(taken))
+      ++admitted;
+    else if (cache_.stateful())
+      give_back_states(s);
     if (answer == Answer::go_on) continue;
     if (answer == Answer::no_token) batch_is_full_ = !adder.batch.empty() || batch_rows() > 0;
     break;
@@ -275,6 +279,7 @@ bool SglangScheduler::outlasts(Adder& adder, Slot slot, std::int64_t cost) {
 bool SglangScheduler::allocate_batch(const Adder& adder) {
   const std::int64_t page = config_.cache.page_size;
   if (cache_.windowed()) slide_prompts(adder);
+  if (cache_.stateful() && !take_batch_states(adder)) return false;
   std::int64_t tokens = 0, need = 0;
   for (const Slot slot : adder.batch) {
     const Sequence& s = sequences_[slot];

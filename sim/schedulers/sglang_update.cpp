@@ -1,6 +1,7 @@
 // What results do to the books: tokens, ends, and what becomes of the KV (§1.2, §4; `process_batch_result_*`,
 // `checkpoint_into_tree`, `release_kv_cache`).
 #include <algorithm>
+#include <utility>
 
 #include "sim/schedulers/sglang.h"
 
@@ -203,7 +204,8 @@ std::int32_t SglangScheduler::outputs_of(SequenceId sequence) const {
 void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
   if (!config_.cache.prefix_sharing) return;
   Sequence& s = sequences_[slot];
-  std::int64_t keys = key_length(up_to);
+  if (cache_.stateful() && !checkpoint_states(s, up_to, ends)) return;
+  std::int64_t keys = cache_.stateful() ? std::exchange(s.tracked, 0) : key_length(up_to);
   if (cache_.windowed()) {
     // The first insertion past a place where the other layers' cache goes on ends there, with its window.
     if (s.branch > s.in_tree && s.branch <= keys) keys = s.branch;
@@ -215,13 +217,18 @@ void SglangScheduler::checkpoint(Slot slot, std::int64_t up_to, bool ends) {
       s.content, kept,
       {.begin = s.in_tree, .counted = s.inserted, .priority = 0, .window_begin = s.window_begin});
   s.inserted = std::max(s.inserted, kept);
+  if (cache_.stateful() && cache_.leave_state(node)) --s.states;
   if (cache_.tiered()) issue_backups(!ends && s.state == State::chunked);
   // Outputs are split off, so that they can be evicted without the prompt, which ranks higher.
-  if (prompt > 0 && prompt < kept && !cache_.windowed())
+  if (prompt > 0 && prompt < kept && !cache_.windowed() && !cache_.stateful())
     cache_.insert(s.content, prompt, {.begin = prompt, .counted = prompt, .priority = 1});
   unlock_prefix(s);
   lock_prefix(s, node);
   s.in_tree = kept;
+  if (cache_.stateful() && s.states > config_.states.of_sequence) {
+    cache_.give_back_states(1);
+    --s.states;
+  }
 }
 
 // `owned` tokens have KV that the tree may keep, `allocated` were given.
@@ -231,6 +238,7 @@ void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t alloca
   cache_.give_back(cache_.page_ceil(allocated) - s.in_tree);
   if (cache_.windowed())
     cache_.give_back_windowed(cache_.page_ceil(allocated) - std::max(s.window_begin, s.in_tree));
+  if (cache_.stateful()) give_back_states(s);
   unlock_prefix(s);
   s.node = RadixCache::root;
   s.window_begin = s.extends = s.branch = 0;

@@ -10,6 +10,7 @@ namespace orrery {
 void SglangScheduler::lock_prefix(Sequence& s, RadixCache::Node node) {
   cache_.lock(node);
   if (cache_.windowed()) s.window_lock = cache_.lock_window(node);
+  if (cache_.stateful()) cache_.lock_state(node);
   s.node = node;
   s.locked = true;
 }
@@ -17,6 +18,7 @@ void SglangScheduler::lock_prefix(Sequence& s, RadixCache::Node node) {
 void SglangScheduler::unlock_prefix(Sequence& s) {
   if (!s.locked) return;
   if (cache_.windowed()) cache_.unlock_window(s.node, s.window_lock);
+  if (cache_.stateful()) cache_.unlock_state(s.node);
   cache_.unlock(s.node);
   s.locked = false;
 }

@@ -33,6 +33,24 @@ TEST_CASE("a scenario with SGLang: the same digest twice, and with stretches off
   }
 }
 
+TEST_CASE(
+    "layers with a state: the same digest twice, and with stretches off; running requests follow from "
+    "slots") {
+  for (const std::string arguments :
+       {"max_mamba_cache_size: 60", "max_mamba_cache_size: 60, disable_overlap_schedule: true",
+        "disable_radix_cache: true, max_running_requests: 12"}) {
+    const Scenario s =
+        scenario({"deployment.model=qwen3.5-35b-a3b", "deployment.engine_args={" + arguments + "}"});
+    const RunResult a = run(s), b = run(s), single = run(s, false);
+    CHECK(s.pool.memory.max_sequences >= 12);
+    CHECK(s.pool.memory.max_sequences <= 20);
+    CHECK(a.completed > 200);
+    CHECK(a.digest == b.digest);
+    CHECK(a.digest == single.digest);
+    CHECK(a.stretches > 0);
+  }
+}
+
 TEST_CASE("§5.2, §6 speculation from the file to the digest: 48 requests at once, tokens per verification") {
   const std::string key = "deployment.speculation={method: eagle, tokens: 3, acceptance: [0.8, 0.6, 0.5]}";
   const Scenario s = scenario({key});

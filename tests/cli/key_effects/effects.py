@@ -153,6 +153,9 @@ BASES |= {
     "sgl-a2a": scenario(engine=SGL, **RANKS, engine_args={"moe_a2a_backend": "deepep"}),
     "sgl-moe": scenario(engine=SGL, model="qwen3-30b-a3b", parallel={"tp": 2}),
     "sgl-amd": scenario(engine=SGL, hardware="mi300x", parallel={"tp": 2}),
+    "sgl-state": scenario(engine=SGL, model="qwen3.5-35b-a3b"),
+    "sgl-state-sessions": scenario(engine=SGL, model="qwen3.5-35b-a3b", workload=SESSIONS),
+    "sgl-r9700": scenario(engine=SGL, hardware="r9700", parallel={"tp": 4}),
     "sgl-apart": apart({"preset": "hopper-8"}, engine=SGL),
 }
 # One prompt of 1,000 tokens: 63 blocks of 16.

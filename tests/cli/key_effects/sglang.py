@@ -64,6 +64,18 @@ EFFECTS = [
           without=ARGS + "{max_total_tokens: 9000, context_length: 6000}"),
     moves("sglang.swa_full_tokens_ratio", "sgl-oss", args("swa_full_tokens_ratio", 0.2), "kv_cache.tokens"),
     moves("sglang.disable_hybrid_swa_memory", "sgl-oss", args("disable_hybrid_swa_memory", "true"), "kv_cache.tokens"),
+    # Layers with a state. Half a state leaves more of the memory to tokens; a pool of few, and little of the memory, too.
+    up("sglang.mamba_ssm_dtype", "sgl-state", ONE + "mamba_ssm_dtype=bfloat16", "cost:memory.kv_tokens",
+       without=args("max_mamba_cache_size", 200)),
+    up("sglang.max_mamba_cache_size", "sgl-state", args("max_mamba_cache_size", 20), "cost:memory.kv_tokens"),
+    up("sglang.mamba_full_memory_ratio", "sgl-state", args("mamba_full_memory_ratio", 0.2), "cost:memory.kv_tokens"),
+    # States of multiples of 64 tokens and of 256 decodes, instead of those of ends; and of decodes that nobody reaches.
+    moves("sglang.mamba_radix_cache_strategy", "sgl-state-sessions", ONE + "mamba_radix_cache_strategy=extra_buffer",
+          "prefix_cache_hit_rate", without=args("disable_overlap_schedule", "true")),
+    down("sglang.mamba_track_interval", "sgl-state-sessions", args("mamba_track_interval", 100000), "prefix_cache_hit_rate"),
+    # Shares of a sequence's keys: 16 leave most of the part's 64 units idle.
+    down("sglang.triton_attention_num_kv_splits", "sgl-r9700", args("triton_attention_num_kv_splits", 64),
+         "cost[decode 1@20000]:device_us"),
     # Prompts are launched kernel by kernel where images may come.
     up("sglang.enable_multimodal", "sgl-gemma", args("enable_multimodal", "true"), "ttft_ms.p50"),
     up("sglang.enable_hierarchical_cache", "sgl-sessions", ONE + "enable_hierarchical_cache=true",

@@ -1,0 +1,150 @@
+#include "costmodel/state_pool.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "base/json.h"
+#include "costmodel/engine_profile.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/model_spec.h"
+#include "costmodel/typed_profile.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::array own_arguments{"mamba_ssm_dtype", "mamba_radix_cache_strategy", "mamba_track_interval",
+                                   "max_mamba_cache_size", "mamba_full_memory_ratio"};
+
+class PoolChooser {
+ public:
+  PoolChooser(const StatePoolArguments& a, ModelSpec& model) : a_(a), model_(model) {}
+
+  void choose() {
+    choose_type();
+    choose_strategy();
+    check_beside();
+    check_grid();
+  }
+
+ private:
+  bool given(const char* name) const { return a_.args.present() && a_.args.optional(name).present(); }
+  bool flag(const char* name) const { return a_.options.has(name) && a_.options.flag(name); }
+  void fail(const char* name, const std::string& message) const {
+    const Yaml argument = a_.args.present() ? a_.args.optional(name) : Yaml{};
+    (argument.present() ? argument : a_.place).fail(message);
+  }
+
+  // configs/mamba_utils.py, `mamba2_state_dtype`: the argument, else the config's mamba_ssm_dtype, else fp32;
+  // Nemotron-H's mamba_ssm_cache_dtype is not read.
+  void choose_type() {
+    StateLayers& state = model_.state;
+    if (state.dtype_of_model || state.rule == StateRule::mamba2) state.dtype = DType::fp32;
+    state.dtype_of_model = false;
+    if (!a_.options.has("mamba_ssm_dtype")) return;
+    const std::string& type = a_.options.text("mamba_ssm_dtype");
+    state.dtype = type == "float32" ? DType::fp32 : type == "bfloat16" ? DType::bf16 : DType::fp16;
+  }
+
+  // `auto`: two more slots a sequence, filled in turn as it grows, where steps overlap or pages are larger
+  // than a token (extra_buffer; the linear attention of the backend `triton` can), else the state of its end.
+  void choose_strategy() {
+    const char* const name = "mamba_radix_cache_strategy";
+    const std::int64_t page = a_.options.integer("page_size");
+    if (flag("disable_radix_cache")) return;
+    if (a_.options.text(name) == "auto") {
+      const bool wants = !flag("disable_overlap_schedule") || page > 1;
+      return a_.options.set(name, std::string(wants ? "extra_buffer" : "no_buffer"));
+    }
+    if (a_.options.text(name) != "no_buffer") return;
+    if (page > 1) fail(name, "no_buffer needs page_size: 1 (validate_mamba_no_buffer asserts it)");
+    // 0.5.9, whose default this is, turns the overlap off by itself.
+    if (given(name) && !flag("disable_overlap_schedule"))
+      fail(name, "no_buffer needs disable_overlap_schedule: true (validate_mamba_no_buffer asserts it)");
+    a_.options.set("disable_overlap_schedule", true);
+  }
+
+  void check_beside() const {
+    const std::string refused = " beside layers with a state is not modelled on sglang";
+    if (a_.engine.settings.draft_tokens > 0) fail("speculative_algorithm", "speculation" + refused);
+    if (a_.plan.pp > 1 || a_.plan.dp > 1 || a_.plan.cp > 1)
+      fail("pp_size", "a parallel plan with pp, dp or cp above 1" + refused + "; expected tp (and ep) only");
+    for (const char* name : {"enable_hierarchical_cache", "enable_mixed_chunk"}) {
+      if (flag(name)) fail(name, "true" + refused + "; expected false");
+    }
+  }
+
+  // validate_mamba_extra_buffer and mamba_cache_chunk_size (arg_groups/overrides.py).
+  void check_grid() const {
+    const std::int64_t page = a_.options.integer("page_size");
+    const std::int64_t chunk = model_.state.rule == StateRule::mamba2 ? model_.state.chunk : 64;
+    if (flag("disable_radix_cache")) return;
+    if (std::max(chunk, page) % std::min(chunk, page) != 0)
+      fail("page_size", "must divide the chunk of a scan, " + std::to_string(chunk) +
+                            " tokens, or be a multiple of it (the engine asserts it)");
+    if (a_.options.integer("mamba_track_interval") % page != 0)
+      fail("mamba_track_interval", "must be a multiple of page_size, " + std::to_string(page) +
+                                       " (validate_mamba_extra_buffer asserts it)");
+  }
+
+  const StatePoolArguments& a_;
+  ModelSpec& model_;
+};
+
+}  // namespace
+
+void choose_state_pool(const StatePoolArguments& a, ModelSpec& model) {
+  if (model.state.present()) return PoolChooser(a, model).choose();
+  if (!a.args.present()) return;
+  for (const char* name : own_arguments) {
+    if (a.args.optional(name).present()) a.engine.ignored_args.emplace_back(name);
+  }
+}
+
+// One slot more than counts is kept for the rows that pad a graph.
+Bytes share_states(const InstanceSpec& spec, MemoryPlan& plan) {
+  if (!spec.model.state.present()) return Bytes(0);
+  const NamedOptions& o = spec.engine.settings.options;
+  const bool cached = !o.flag("disable_radix_cache");
+  // `_calculate_mamba_ratio`: three, and the slots that are filled in turn (`get_mamba_tracking_slots`).
+  const bool extra = cached && o.text("mamba_radix_cache_strategy") == "extra_buffer";
+  const std::int64_t in_turn = !extra ? 0 : o.flag("disable_overlap_schedule") ? 1 : 2;
+  plan.slots_of_sequence = 1 + in_turn;
+  const double each = plan.state_bytes.value();
+  if (o.has("max_mamba_cache_size")) {
+    plan.state_slots = o.integer("max_mamba_cache_size");
+  } else if (!cached && o.has("max_running_requests")) {
+    plan.state_slots = o.integer("max_running_requests");
+  } else {
+    const double ratio = o.number("mamba_full_memory_ratio");
+    const double budget = plan.kv_available.value() * ratio / (1 + ratio);
+    plan.state_slots = static_cast<std::int64_t>(std::max(0.0, (budget - each) / each));
+  }
+  return Bytes(static_cast<double>(plan.state_slots + 1) * each);
+}
+
+std::int64_t sequences_by_states(const InstanceSpec& spec, const MemoryPlan& plan) {
+  if (plan.slots_of_sequence == 0) return std::numeric_limits<std::int64_t>::max();
+  const bool cached = !spec.engine.settings.options.flag("disable_radix_cache");
+  return plan.state_slots / (cached ? plan.slots_of_sequence + 2 : 1);
+}
+
+Status check_state_pool(const InstanceSpec& spec, const MemoryPlan& plan) {
+  if (!spec.model.state.present() || spec.engine.engine != "sglang") return ok_status();
+  const double each = plan.state_bytes.value();
+  const double taken = static_cast<double>(plan.state_slots + 1) * each;
+  if (sequences_by_states(spec, plan) > 0 && taken < plan.kv_available.value()) return ok_status();
+  constexpr double gib = 1024.0 * 1024 * 1024;
+  return make_error(ErrorKind::infeasible,
+                    "the pool of states has " + std::to_string(plan.state_slots) + " slots of " +
+                        format_fixed(each / gib, 3) + " GiB, of " +
+                        format_fixed(plan.kv_available.value() / gib, 2) +
+                        " GiB for states and keys and values together, which serves no request; another "
+                        "max_mamba_cache_size or mamba_full_memory_ratio, mamba_ssm_dtype: bfloat16, or a "
+                        "larger parallel.tp",
+                    {}, "deployment");
+}
+
+}  // namespace orrery

@@ -1,0 +1,123 @@
+// SGLang's pool of states beside its KV cache: sizes by `_handle_max_mamba_cache` and `resolve_max_num_reqs`
+// of 0.5.23 (mem_cache/kv_cache_configurator.py), the strategy, what is refused.
+#include <string>
+#include <vector>
+
+#include "catch.h"
+#include "costmodel/instance_spec.h"
+#include "costmodel/memory_plan.h"
+#include "costmodel/step_pricer.h"
+#include "priced_steps.h"
+#include "read_instance.h"
+
+using namespace orrery;
+
+namespace {
+
+std::string deployment(const std::string& more, const char* model, const char* engine) {
+  return std::string("hardware: h200\nmodel: ") + model + "\nengine: " + engine + "\n" + more;
+}
+
+InstanceSpec instance(const std::string& more = "", const char* model = "qwen3.5-35b-a3b",
+                      const char* engine = "sglang-0.5") {
+  Read r = read(deployment(more, model, engine));
+  if (!r.errors.empty()) FAIL(to_string(r.errors));
+  return std::move(r.spec);
+}
+
+MemoryPlan plan_of(const std::string& arguments, const char* engine = "sglang-0.5") {
+  return plan_memory(instance("engine_args: {" + arguments + "}\n", "qwen3.5-35b-a3b", engine)).value();
+}
+
+std::string errors_of(const std::string& more, const char* model = "qwen3.5-35b-a3b") {
+  const Read r = read(deployment(more, model, "sglang-0.5"));
+  REQUIRE_FALSE(r.errors.empty());
+  return to_string(r.errors);
+}
+
+// A state in 30 layers: 3 taps of 8,192 channels in bf16, 32 heads of 128 x 128 in fp32.
+constexpr double state = 30.0 * (49'152 + 2'097'152);
+
+}  // namespace
+
+TEST_CASE("0.9 of the KV cache's memory holds states, one slot of them for padding") {
+  const MemoryPlan plan = plan_of("");
+  CHECK(plan.state_bytes.value() == state);
+  const double share = plan.kv_available.value() * 0.9 / 1.9;
+  CHECK(plan.state_slots == static_cast<std::int64_t>((share - state) / state));
+  const double left = plan.kv_available.value() - static_cast<double>(plan.state_slots + 1) * state;
+  CHECK(plan.kv_blocks == static_cast<std::int64_t>(left / plan.kv_bytes_per_token.value()));
+  CHECK(plan.kv_bytes_per_token.value() == 10 * 2 * 2 * 256 * 2);
+  CHECK(plan.kv_tokens() == plan.kv_blocks);
+  // Five slots a request: its own, two in turn, and two that the tree may hold of it.
+  CHECK(plan.slots_of_sequence == 3);
+  CHECK(plan.max_sequences == plan.state_slots / 5);
+}
+
+TEST_CASE("slots and running requests by strategy and arguments") {
+  const MemoryPlan usual = plan_of("");
+  CHECK(plan_of("max_mamba_cache_size: 100").state_slots == 100);
+  CHECK(plan_of("max_mamba_cache_size: 100").max_sequences == 20);
+  CHECK(plan_of("max_mamba_cache_size: 100").kv_blocks > usual.kv_blocks);
+  CHECK(plan_of("mamba_full_memory_ratio: 0.1").state_slots < usual.state_slots / 4);
+  const MemoryPlan half = plan_of("mamba_ssm_dtype: bfloat16, max_mamba_cache_size: 100");
+  CHECK(half.state_bytes.value() == 30.0 * (49'152 + 1'048'576));
+  // Without overlap one slot is filled in turn, or, if so asked, none (page of one token).
+  CHECK(plan_of("disable_overlap_schedule: true, mamba_radix_cache_strategy: extra_buffer, "
+                "max_mamba_cache_size: 100")
+            .max_sequences == 25);
+  const MemoryPlan end = plan_of("disable_overlap_schedule: true, max_mamba_cache_size: 100");
+  CHECK(end.slots_of_sequence == 1);
+  CHECK(end.max_sequences == 33);
+  // No tree: a slot a request.
+  const MemoryPlan none = plan_of("disable_radix_cache: true, max_running_requests: 64");
+  CHECK(none.state_slots == 64);
+  CHECK(none.max_sequences == 64);
+  // 0.5.9 leaves states of ends only, and turns the overlap off for it.
+  const InstanceSpec older = instance("", "qwen3.5-35b-a3b", "sglang-0.5.9");
+  CHECK(older.engine.steps_in_flight == 1);
+  CHECK(instance("engine_args: {disable_radix_cache: true}\n", "qwen3.5-35b-a3b", "sglang-0.5.9")
+            .engine.steps_in_flight == 2);
+  CHECK(plan_memory(older).value().slots_of_sequence == 1);
+}
+
+TEST_CASE("a pool that serves nobody is refused") {
+  for (const char* arguments : {"max_mamba_cache_size: 4", "max_mamba_cache_size: 1000000"}) {
+    const auto plan = plan_memory(instance(std::string("engine_args: {") + arguments + "}\n"));
+    REQUIRE_FALSE(plan.ok());
+    CHECK(to_string(plan.errors()).find("serves no request") != std::string::npos);
+  }
+}
+
+TEST_CASE("what SGLang asserts, and what is not modelled beside states, is refused by name") {
+  for (const auto& [more, piece] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"engine_args: {mamba_radix_cache_strategy: no_buffer}\n", "disable_overlap_schedule: true"},
+           {"engine_args: {mamba_radix_cache_strategy: extra_buffer_lazy}\n", "extra_buffer"},
+           {"engine_args: {page_size: 48}\n", "chunk of a scan"},
+           {"engine_args: {page_size: 64, mamba_track_interval: 100}\n", "multiple of page_size"},
+           {"engine_args: {enable_mixed_chunk: true}\n", "enable_mixed_chunk"},
+           {"engine_args: {enable_hierarchical_cache: true}\n", "enable_hierarchical_cache"},
+           {"speculation: {method: ngram, tokens: 3, acceptance: 0.5}\n",
+            "speculation beside layers with a state"}}) {
+    INFO(more);
+    CHECK(errors_of(more).find(piece) != std::string::npos);
+  }
+  CHECK(errors_of("parallel: {pp: 2}\n", "qwen3-next-80b-a3b").find("pp, dp or cp") != std::string::npos);
+  // Models without states take the arguments and change nothing.
+  const InstanceSpec plain = instance("engine_args: {mamba_full_memory_ratio: 0.5}\n", "qwen3-8b");
+  CHECK(plain.engine.ignored_args == std::vector<std::string>{"mamba_full_memory_ratio"});
+  CHECK(plan_memory(plain).value().kv_blocks == plan_memory(instance("", "qwen3-8b")).value().kv_blocks);
+}
+
+TEST_CASE("prompts run the kernels of flash-linear-attention on states in the pool") {
+  const StepPricer sglang = pricer(instance());
+  StepShape shape{};
+  const std::vector<PrefillChunk> chunks{{.new_tokens = 2048, .context = 0}};
+  shape.prefill = chunks;
+  shape.new_requests = shape.running = 1;
+  std::int64_t scans = 0;
+  for (const OpLine& op : sglang.explain(shape).ops) {
+    if (op.name == "state_scan") scans += op.count;
+  }
+  CHECK(scans == 30);
+}
