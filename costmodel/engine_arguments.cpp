@@ -387,9 +387,15 @@ class Resolver final : ArgumentResolver {
 
 // Those of this part, for sequences as long as this engine serves.
 void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware) {
-  std::optional<KernelLaws>& laws = engine.kernel_laws;
-  if (laws && laws->architecture != hardware.architecture) laws.reset();
-  if (laws && laws->decode) laws->decode->resolve(engine.settings.max_model_len);
+  std::vector<KernelLaws>& laws = engine.kernel_laws;
+  const auto another = [&](const KernelLaws& l) { return l.architecture != hardware.architecture; };
+  laws.erase(std::remove_if(laws.begin(), laws.end(), another), laws.end());
+  for (KernelLaws& l : laws) {
+    if (l.decode) l.decode->resolve(engine.settings.max_model_len);
+    const auto rate = hardware.matrix_rate.find(DType::bf16);
+    if (l.product && rate != hardware.matrix_rate.end())
+      l.product->resolve(static_cast<std::int64_t>(hardware.compute_units.value), rate->second.value.value());
+  }
 }
 
 }  // namespace
