@@ -302,7 +302,7 @@ void widen(const std::string& what, const std::vector<ComparedMetric>& low,
     for (const std::vector<ComparedMetric>* end : {&low, &high}) {
       for (const ComparedMetric& e : *end) {
         if (plain_name(e.name) != plain_name(m.name)) continue;
-        at.push_back(format_number(e.predicted));
+        at.push_back(format_fixed(e.predicted, e.predicted < 10 ? 3 : 1));
         if (!row.intervals) continue;
         m.low = std::min(m.low, e.low);
         m.high = std::max(m.high, e.high);

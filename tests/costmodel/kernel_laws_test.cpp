@@ -25,6 +25,8 @@ KernelLaws laws() {
                          .depth = 128,
                          .start = hand::us(2),
                          .step = hand::us(1),
+                         .gap = {},
+                         .read = {},
                          .error = 0.1};
   laws.decode = BlockAttentionLaw{.above_blocks = 512,
                                   .longest = 8192,
