@@ -222,7 +222,7 @@ TEST_CASE("a release of SGLang has the profile that its patch asks for, a run wi
 
 TEST_CASE("Qwen's own speed page: checkpoints in blocks, SGLang 0.4.6 with its arguments") {
   const std::string figure =
-      "H20-96GB,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,6144,2048,one,batch_size,1,total_tok_per_s,9,,";
+      "H20,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,64,20,one,batch_size,1,total_tok_per_s,9,tok/s,";
   const auto import =
       import_text(figure + "QwenLM/Qwen3 docs speed_benchmark.md,1,\n" + figure + "another,1,\n");
   CHECK(import.setups.at(1).engine == "sglang-0.4");
