@@ -387,12 +387,18 @@ class Resolver final : ArgumentResolver {
 
 // Those of this part, for sequences as long as this engine serves.
 void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware) {
-  std::optional<KernelLaws>& laws = engine.kernel_laws;
-  if (laws && laws->architecture != hardware.architecture) laws.reset();
-  if (laws && laws->decode) laws->decode->resolve(engine.settings.max_model_len);
+  std::vector<KernelLaws>& laws = engine.kernel_laws;
+  const auto another = [&](const KernelLaws& l) { return l.architecture != hardware.architecture; };
+  laws.erase(std::remove_if(laws.begin(), laws.end(), another), laws.end());
   const char* const splits = "triton_attention_num_kv_splits";
-  if (laws && laws->split_decode && engine.settings.options.has(splits))
-    laws->split_decode->splits = engine.settings.options.integer(splits);
+  for (KernelLaws& l : laws) {
+    if (l.decode) l.decode->resolve(engine.settings.max_model_len);
+    if (l.split_decode && engine.settings.options.has(splits))
+      l.split_decode->splits = engine.settings.options.integer(splits);
+    const auto rate = hardware.matrix_rate.find(DType::bf16);
+    if (l.product && rate != hardware.matrix_rate.end())
+      l.product->resolve(static_cast<std::int64_t>(hardware.compute_units.value), rate->second.value.value());
+  }
 }
 
 }  // namespace

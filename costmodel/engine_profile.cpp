@@ -206,6 +206,16 @@ void change_defaults(const Yaml& node, EngineProfile& e) {
     s.scheduler_reserve_full_isl = v.boolean(true);
 }
 
+// An overlay's laws stand in place of its base's for the same architecture.
+void add_laws(std::vector<KernelLaws> laws, EngineProfile& e) {
+  for (KernelLaws& law : laws) {
+    const auto same = [&](const KernelLaws& l) { return l.architecture == law.architecture; };
+    e.kernel_laws.erase(std::remove_if(e.kernel_laws.begin(), e.kernel_laws.end(), same),
+                        e.kernel_laws.end());
+    e.kernel_laws.push_back(std::move(law));
+  }
+}
+
 constexpr int most_bases = 8;  // more, and the profiles name one another in a circle
 Result<EngineProfile> load_named(const std::string& name, int overlays);
 
@@ -242,7 +252,7 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
     e.v2_architectures.clear();
     for (const Yaml& name : runner.items()) e.v2_architectures.push_back(name.text());
   }
-  if (const Yaml laws = root.optional("kernel_laws"); laws.present()) e.kernel_laws = read_kernel_laws(laws);
+  if (const Yaml laws = root.optional("kernel_laws"); laws.present()) add_laws(read_kernel_laws(laws), e);
   if (const Yaml error = root.optional("host_error"); error.present())
     e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
   for (const auto& [name, row] : root.optional("operators").entries()) {

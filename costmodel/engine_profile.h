@@ -226,7 +226,7 @@ struct EngineProfile {
   std::optional<DataParallelRules> data_parallel;  // absent: parallel.dp is refused
   std::optional<PipelineCosts> pipeline;           // absent: parallel.pp is refused
   OverlapRules overlap;                            // absent: nothing overlaps
-  std::optional<KernelLaws> kernel_laws;           // resolved: those of this part
+  std::vector<KernelLaws> kernel_laws;             // resolved: those of this part, at most one
   std::optional<TypedProfile> typed;  // instead of defaults, graph_rule, logit, graph and residue bytes
 };
 

@@ -143,7 +143,7 @@ class InstanceReader {
   void read_kernels(const Yaml& key, bool tuned) {
     const std::string wanted = key.text("auto");
     const std::vector<std::string> known = KernelSet::names(spec_.hardware.name);
-    if (wanted == "roofline") return spec_.engine.kernel_laws.reset();
+    if (wanted == "roofline") return spec_.engine.kernel_laws.clear();
     std::string own;
     for (std::istringstream names(spec_.engine.kernels); names >> own;) {
       if (std::binary_search(known.begin(), known.end(), own)) break;

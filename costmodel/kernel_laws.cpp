@@ -18,8 +18,17 @@ TileLaw read_tile_law(const Yaml& node) {
   law.rows = read_count(node.require("rows"));
   law.columns = read_count(node.require("columns"));
   law.depth = read_count(node.require("depth"));
+  law.up_to = node.optional("up_to").integer(0, 1, 1 << 20);
   law.start = read_figure<Seconds>(node.require("start"), true);
-  law.step = read_figure<Seconds>(node.require("step"));
+  const Yaml step = node.optional("step");
+  if (law.format == "bf16" && !step.present())
+    law.least = true;
+  else
+    law.step = read_figure<Seconds>(node.require("step"));
+  if (const Yaml read = node.optional("read"); read.present()) {
+    law.read = read_figure<BytesPerSecond>(read);
+    law.gap = read_figure<Seconds>(node.require("gap"), true);
+  }
   law.error = read_number_figure(node.require("error"), Dimension::ratio).value;
   return law;
 }
@@ -49,12 +58,37 @@ SplitAttentionLaw read_split_attention(const Yaml& node) {
   return law;
 }
 
+KernelLaws read_laws(const Yaml& node) {
+  KernelLaws laws;
+  laws.architecture = node.require("architecture").text();
+  laws.timed_on = node.require("timed_on").text();
+  if (const Yaml floor = node.optional("kernel_floor"); floor.present())
+    laws.kernel_floor = read_figure<Seconds>(floor);
+  if (const Yaml product = node.optional("product"); product.present()) laws.product = read_tile_law(product);
+  if (const Yaml decode = node.optional("decode_attention"); decode.present())
+    laws.decode = read_block_attention(decode);
+  if (const Yaml split = node.optional("split_decode_attention"); split.present())
+    laws.split_decode = read_split_attention(split);
+  laws.decode_rows = node.optional("decode_rows").integer(0, 1, 1024);
+  return laws;
+}
+
 }  // namespace
 
-double TileLaw::ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k) const {
+double TileLaw::ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k,
+                   double bytes_per_weight) const {
   const std::int64_t waves = over(over(m, rows) * over(n, columns), units);
   const double steps = static_cast<double>(over(k, depth));
-  return static_cast<double>(waves) * 1e9 * (start.value.value() + steps * step.value.value());
+  const double walk = static_cast<double>(waves) * (start.value.value() + steps * step.value.value());
+  if (!read.present()) return 1e9 * walk;
+  const double bytes = static_cast<double>(over(n, columns) * columns * depth) * bytes_per_weight;
+  return 1e9 * std::max(walk, start.value.value() + steps * (gap.value.value() + bytes / read.value.value()));
+}
+
+void TileLaw::resolve(std::int64_t units, double flops_per_second) {
+  if (!least) return;
+  const double flops = 2.0 * static_cast<double>(rows * columns * depth * units);
+  step = {Seconds(flops / flops_per_second), FigureKind::derived, "a unit's share of the matrix rate"};
 }
 
 void BlockAttentionLaw::resolve(std::int64_t longest_sequence) {
@@ -92,19 +126,12 @@ double SplitAttentionLaw::ns(std::int64_t units, std::int64_t sequences, std::in
   return 1e9 * of(head_dim)->key.value.value() * each / shares * (1 + further.value * crowd);
 }
 
-std::optional<KernelLaws> read_kernel_laws(const Yaml& node) {
-  if (!node.present()) return std::nullopt;
-  KernelLaws laws;
-  laws.architecture = node.require("architecture").text();
-  laws.timed_on = node.require("timed_on").text();
-  if (const Yaml floor = node.optional("kernel_floor"); floor.present())
-    laws.kernel_floor = read_figure<Seconds>(floor);
-  if (const Yaml product = node.optional("product"); product.present()) laws.product = read_tile_law(product);
-  if (const Yaml decode = node.optional("decode_attention"); decode.present())
-    laws.decode = read_block_attention(decode);
-  if (const Yaml split = node.optional("split_decode_attention"); split.present())
-    laws.split_decode = read_split_attention(split);
-  return laws;
+std::vector<KernelLaws> read_kernel_laws(const Yaml& node) {
+  std::vector<KernelLaws> all;
+  if (!node.present()) return all;
+  if (!node.is_list()) return {read_laws(node)};
+  for (const Yaml& one : node.items()) all.push_back(read_laws(one));
+  return all;
 }
 
 }  // namespace orrery

@@ -16,13 +16,28 @@ namespace orrery {
 // A product cut into tiles rows × columns, each made by one unit that walks through all of k: it takes as
 // long whether one unit is busy or all are.
 //   ns = ⌈tiles ÷ units⌉ · (start + ⌈k ÷ depth⌉ · step)
+// Where weights may come too slowly for that (`read`), a step takes no less than a while of its own and their
+// way from memory:
+//   ns ≥ start + ⌈k ÷ depth⌉ · (gap + ⌈n ÷ columns⌉ · columns · depth · bytes ÷ read)
+// Without a `step` it is what a tile takes of a unit's matrix rate at its peak, and the law is the least: a
+// product takes its own price where that is more.
 struct TileLaw {
   std::string format;  // of the weights, as tables name it: "fp8-block"
   std::int64_t rows = 0, columns = 0, depth = 0;
+  std::int64_t up_to = 0;  // rows of a product that it holds for at most; 0: any
   Figure<Seconds> start, step;
-  double error = 0;  // one standard deviation of log(time)
+  bool least = false;
+  Figure<Seconds> gap;
+  Figure<BytesPerSecond> read;  // absent: weights are always there in time
+  double error = 0;             // one standard deviation of log(time)
 
-  double ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k) const;
+  // Of a part's units, which reach so many FLOP/s together.
+  void resolve(std::int64_t units, double flops_per_second);
+  bool holds(const std::string& weights, std::int64_t m) const {
+    return format == weights && (up_to == 0 || m <= up_to);
+  }
+  double ns(std::int64_t units, std::int64_t m, std::int64_t n, std::int64_t k,
+            double bytes_per_weight = 0) const;
 };
 
 // Decode attention in which a thread block serves one query head of one sequence alone, key after key (vLLM's
@@ -71,9 +86,13 @@ struct KernelLaws {
   std::optional<TileLaw> product;
   std::optional<BlockAttentionLaw> decode;
   std::optional<SplitAttentionLaw> split_decode;
+  // Rows of the matrix tile to which the query heads of a KV head are padded in decode attention, in place of
+  // the smallest instruction's; 0: those.
+  std::int64_t decode_rows = 0;
 };
 
-// `kernel_laws` of an engine profile (docs/cost_model.md); absent: none.
-std::optional<KernelLaws> read_kernel_laws(const Yaml& node);
+// `kernel_laws` of an engine profile (docs/cost_model.md): one, or a list of one for each architecture;
+// absent: none.
+std::vector<KernelLaws> read_kernel_laws(const Yaml& node);
 
 }  // namespace orrery

@@ -62,13 +62,26 @@ class GraphBuilder : LatentNodes {
 
   // Before the first layer's there is no MLP whose output waits to be normed.
   void add_input_norm(const WeightFormat& reader, std::int64_t l) {
-    const OpSpec spec = width(model_.hidden, reader);
+    const OpSpec spec = made_for(model_.hidden, reader);
     const bool lone = model_.output_norms && compiled_ && !fuses_norms_;
     lone ? add_lone_norm("input_norm", spec, first_layers_)
          : add("input_norm", "add_rms_norm", spec, first_layers_);
     const std::int64_t others = l - std::exchange(first_layers_, 0);
-    if (after_shared_) return add("input_norm", "sum_add_rms_norm", spec, others);
-    add_norm("input_norm", "mlp_output_norm", spec, others);
+    if (after_shared_)
+      add("input_norm", "sum_add_rms_norm", spec, others);
+    else
+      add_norm("input_norm", "mlp_output_norm", spec, others);
+    quantise_apart("input_quantize", model_.hidden, reader, l);
+  }
+
+  // What a norm or an activation makes for a product of 8 bits: quantised by its own kernel, or by one beside
+  // it.
+  OpSpec made_for(std::int64_t features, const WeightFormat& reader) const {
+    return quantises_apart_ ? width(features) : width(features, reader);
+  }
+  void quantise_apart(const std::string& use, std::int64_t features, const WeightFormat& reader,
+                      std::int64_t count) {
+    if (quantises_apart_ && reader.activation_bytes < 2) add(use, "quantize", width(features, reader), count);
   }
 
   // Hidden states and residual from the stage before: tensor-parallel ranks send a slice each, which the
@@ -125,9 +138,9 @@ class GraphBuilder : LatentNodes {
     if (parts) add_gather_of_parts(l);
     if (!parts) {
       add_norm("post_norm", "attention_output_norm",
-               alone ? width(model_.hidden, gate_up) : width(model_.hidden), l);
+               alone ? made_for(model_.hidden, gate_up) : width(model_.hidden), l);
     }
-    if (alone) return;
+    if (alone) return quantise_apart("mlp_quantize", model_.hidden, gate_up, l);
     if (!parts) add_gather(l);
     if (gate_up.activation_bytes < 2) add("mlp_quantize", "quantize", width(model_.hidden, gate_up), l);
   }
@@ -224,9 +237,10 @@ class GraphBuilder : LatentNodes {
              model_.hidden, gate_up, l);
     const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
     const bool apart = model_.gelu && compiled_ && !fuses_norms_;
-    add(prefix + activation, apart ? "gelu_then_mul" : activation, apart ? width(inner) : width(inner, down),
-        l);
-    if (apart && down.activation_bytes < 2)
+    const bool quantised = !apart && !quantises_apart_;
+    add(prefix + activation, apart ? "gelu_then_mul" : activation,
+        quantised ? width(inner, down) : width(inner), l);
+    if (!quantised && down.activation_bytes < 2)
       add(prefix + activation + "_quantize", "quantize", width(inner, down), l);
     add_gemm(prefix + "down_proj", model_.hidden, inner, down, l);
   }
@@ -457,6 +471,9 @@ class GraphBuilder : LatentNodes {
   // Gemma: vLLM's compiler makes one kernel of an output's norm and the norm behind it; TensorRT-LLM compiles
   // nothing by default.
   const bool fuses_norms_ = spec_.engine.engine == "vllm";
+  // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
+  // (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
+  const bool quantises_apart_ = spec_.engine.engine == "sglang" && spec_.hardware.vendor == "nvidia";
   const bool whole_vocabulary_ = keeps_whole_vocabulary(spec_.model, spec_.engine);
 };
 

@@ -337,7 +337,7 @@ void PricerState::set_delays(const HostCosts& h, double scale) {
 Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   ORRERY_TRY(line, Roofline::create(spec.hardware, spec.kernels));
   roofline = std::make_unique<Roofline>(std::move(line));
-  if (spec.engine.kernel_laws) roofline->set_laws(*spec.engine.kernel_laws);
+  if (!spec.engine.kernel_laws.empty()) roofline->set_laws(spec.engine.kernel_laws.front());
   links = spec.links;
   ORRERY_TRY(graph, build_step_graph(spec, *roofline));
   nodes = std::move(graph);

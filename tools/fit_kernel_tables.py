@@ -34,8 +34,8 @@ class Fit:
         self.published = Published(data, SYSTEMS[part_name])
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
-        self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200")
-        self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200")
+        self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
+        self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 

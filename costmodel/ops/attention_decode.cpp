@@ -19,6 +19,8 @@ constexpr std::int64_t matrix_rows = 16;  // rows of the smallest matrix instruc
 class AttentionDecodeOperator : public Operator {
  public:
   AttentionDecodeOperator(const OpSpec& spec, const Roofline& roofline) : spec_(spec), roofline_(roofline) {
+    if (roofline.laws() != nullptr && roofline.laws()->decode_rows > 0)
+      tile_rows_ = roofline.laws()->decode_rows;
     padded_heads_ = padded_heads(static_cast<double>(spec.heads / spec.kv_heads));
     per_operation_ns_ =
         1 / (roofline.matrix_rate(spec.format.math) * roofline.efficiency(KernelClass::attention_prefill));
@@ -86,8 +88,8 @@ class AttentionDecodeOperator : public Operator {
  private:
   // Query heads of a KV head, and those of a sequence's drafts, share a matrix instruction.
   double padded_heads(double rows) const {
-    const auto blocks = static_cast<std::int64_t>(std::ceil(rows / static_cast<double>(matrix_rows)));
-    return static_cast<double>(blocks * matrix_rows * spec_.kv_heads);
+    const auto blocks = static_cast<std::int64_t>(std::ceil(rows / static_cast<double>(tile_rows_)));
+    return static_cast<double>(blocks * tile_rows_ * spec_.kv_heads);
   }
 
   // Verification: each of a sequence's `queries` sees its keys (the few that causality hides are not taken
@@ -135,6 +137,7 @@ class AttentionDecodeOperator : public Operator {
 
   OpSpec spec_;
   const Roofline& roofline_;
+  std::int64_t tile_rows_ = matrix_rows;
   double padded_heads_ = 0, per_operation_ns_ = 0;
   std::optional<FittedSurface> surface_;
   Hit hit_ = Hit::interpolated;

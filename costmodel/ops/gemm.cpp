@@ -29,12 +29,16 @@ class GemmOperator : public Operator {
     cost.memory_ns = roofline_.stream_ns(activations, cached, weights, KernelClass::memory);
     cost.latency_ns = gemm_start * roofline_.kernel_floor_ns();
     const KernelLaws* const laws = roofline_.laws();
-    if (laws != nullptr && laws->product && laws->product->format == spec_.format.label) {
-      price_from_law(cost, *laws, roofline_.part(), laws->product->ns(roofline_.units(), m, spec_.n, spec_.k),
-                     laws->product->error);
-    } else if (fitted_) {
+    const bool by_law = laws != nullptr && laws->product && laws->product->holds(spec_.format.label, m);
+    if (fitted_ && !(by_law && !laws->product->least)) {
       price_from_table(cost, *roofline_.kernels(), "gemm", spec_.format.label, *fitted_, rows,
                        gemm_bound_ns(roofline_.rates(), spec_.format.label, rows, n, k));
+    }
+    if (by_law) {
+      const double ns =
+          laws->product->ns(roofline_.units(), m, spec_.n, spec_.k, spec_.format.bytes_per_parameter);
+      if (!laws->product->least || ns > cost.ns())
+        price_from_law(cost, *laws, roofline_.part(), ns, laws->product->error);
     }
     // Efficiencies are of matrix units; products in fp32 run on the others, which nobody timed.
     if (spec_.format.math == DType::fp32) cost.error = 2 * roofline_.error(class_);

@@ -5,9 +5,11 @@
 #include <memory>
 
 #include "base/statistics.h"
+#include "base/text.h"
 #include "reports/casebook/published_requests.h"
 #include "sim/costed/run.h"
 #include "sim/ensemble/ensemble.h"
+#include "sim/ensemble/find_rate.h"
 
 namespace orrery {
 
@@ -131,13 +133,18 @@ struct Predicted {
 
 std::vector<BenchmarkMetric> wanted_of(const PublishedCase& published, std::size_t run) {
   std::vector<BenchmarkMetric> wanted = published.runs[run].measured;
-  for (const PublishedPair& pair : published.pairs) {
-    if (pair.of != run && pair.to != run) continue;
-    for (BenchmarkMetric m : pair.measured) {
-      m.value = 0;  // of the pair, not of this run
+  const auto add = [&](const std::vector<BenchmarkMetric>& metrics) {
+    for (BenchmarkMetric m : metrics) {
+      m.value = 0;  // of the pair or the range, not of this run
       const auto same = [&](const BenchmarkMetric& have) { return have.name() == m.name(); };
       if (std::none_of(wanted.begin(), wanted.end(), same)) wanted.push_back(std::move(m));
     }
+  };
+  for (const PublishedPair& pair : published.pairs) {
+    if (pair.of == run || pair.to == run) add(pair.measured);
+  }
+  for (const PublishedRange& range : published.ranges) {
+    if (!range.of_pairs && (range.low == run || range.high == run)) add(published.runs[range.of].measured);
   }
   return wanted;
 }
@@ -193,6 +200,30 @@ Result<Predicted> predict_step(const PublishedRun& run, const std::vector<Benchm
   out.samples = std::move(intervals.samples);
   ORRERY_TRY(pricer, StepPricer::create(instance, run.scenario.what_if));
   out.provenance = rung_shares(pricer.explain(run.step->shape()));
+  return out;
+}
+
+// Each draw of prices has a highest rate of its own: a dozen runs, so draws are few.
+constexpr int most_rate_searches = 4;
+Result<Predicted> predict_rate(const PublishedRun& run, const CaseOptions& options) {
+  EnsembleOptions ensemble;
+  ensemble.runs = std::min(options.runs, most_rate_searches);
+  ensemble.threads = options.threads;
+  ORRERY_TRY(intervals,
+             estimate_intervals(run.scenario, ensemble, [&](const RunOptions& draw) -> Result<RunMetrics> {
+               ORRERY_TRY(search, find_rate(run.scenario, options.keep_going, draw.scales));
+               const double rate = search.found ? 60 * search.best.requests_per_s : 0;
+               return RunMetrics{{{.name = rate_metric, .nominal = rate}}, 0};
+             }));
+  const MetricInterval& m = intervals.metrics[0];
+  Predicted out;
+  out.metrics.push_back({m.name, m.nominal, m.low, m.high, run.measured.empty() ? 0 : run.measured[0].value});
+  out.samples = std::move(intervals.samples);
+  RunOptions running;
+  running.keep_going = options.keep_going;
+  ORRERY_TRY(nominal, run_scenario(run.scenario, running));
+  out.provenance = nominal.price_sources;
+  if (m.nominal == 0) out.notes.push_back("no rate meets the limits");
   return out;
 }
 
@@ -259,6 +290,28 @@ ComparedRun compare_pair(const PublishedPair& pair, const Predicted& of, const P
   return row;
 }
 
+// An assumption that may be off: the interval holds the predictions at both of its ends, the prediction
+// stays.
+void widen(const std::string& what, const std::vector<ComparedMetric>& low,
+           const std::vector<ComparedMetric>& high, ComparedRun& row) {
+  const auto plain_name = [](const std::string& name) {
+    return name.starts_with("ratio of ") ? name.substr(9) : name;
+  };
+  for (ComparedMetric& m : row.metrics) {
+    std::vector<std::string> at;
+    for (const std::vector<ComparedMetric>* end : {&low, &high}) {
+      for (const ComparedMetric& e : *end) {
+        if (plain_name(e.name) != plain_name(m.name)) continue;
+        at.push_back(format_fixed(e.predicted, e.predicted < 10 ? 3 : 1));
+        if (!row.intervals) continue;
+        m.low = std::min(m.low, e.low);
+        m.high = std::max(m.high, e.high);
+      }
+    }
+    if (!at.empty()) row.notes.push_back(m.name + ", " + what + ": " + join(at, " and "));
+  }
+}
+
 }  // namespace
 
 Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOptions& options) {
@@ -278,7 +331,9 @@ Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOp
       continue;
     }
     const std::vector<BenchmarkMetric> wanted = wanted_of(published, i);
-    auto predicted = run.step ? predict_step(run, wanted, options) : predict_workload(run, wanted, options);
+    auto predicted = run.step        ? predict_step(run, wanted, options)
+                     : run.is_rate() ? predict_rate(run, options)
+                                     : predict_workload(run, wanted, options);
     if (!predicted.ok()) return predicted.errors();
     predictions[i] = std::move(predicted.value());
     if (run.measured.empty()) continue;
@@ -297,8 +352,24 @@ Result<CaseComparison> compare_case(const PublishedCase& published, const CaseOp
     }
     out.runs.push_back(std::move(row));
   }
+  std::vector<ComparedRun> pairs;
   for (const PublishedPair& pair : published.pairs)
-    out.runs.push_back(compare_pair(pair, predictions[pair.of], predictions[pair.to], options.runs));
+    pairs.push_back(compare_pair(pair, predictions[pair.of], predictions[pair.to], options.runs));
+  for (const PublishedRange& range : published.ranges) {
+    if (range.of_pairs) {
+      widen(range.what, pairs[range.low].metrics, pairs[range.high].metrics, pairs[range.of]);
+      continue;
+    }
+    const auto named = [&](const ComparedRun& r) { return r.name == published.runs[range.of].name; };
+    const auto row = std::find_if(out.runs.begin(), out.runs.end(), named);
+    if (row != out.runs.end())
+      widen(range.what, predictions[range.low].metrics, predictions[range.high].metrics, *row);
+  }
+  for (ComparedRun& pair : pairs) {
+    const bool compared = std::any_of(pair.metrics.begin(), pair.metrics.end(),
+                                      [](const ComparedMetric& m) { return m.measured > 0; });
+    if (compared || pair.metrics.empty()) out.runs.push_back(std::move(pair));
+  }
   return out;
 }
 

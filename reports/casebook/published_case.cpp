@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "base/yaml_reader.h"
 #include "costmodel/profile_folder.h"
+#include "sim/costed/slo_reader.h"
 
 namespace orrery {
 
@@ -16,12 +17,13 @@ namespace {
 constexpr const char* kFolder = "reports/cases/published";
 
 constexpr std::array<const char*, 4> kLatencies = {"ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"};
-constexpr std::array<const char*, 6> kValues = {"throughput.requests_per_s",
+constexpr std::array<const char*, 7> kValues = {"throughput.requests_per_s",
                                                 "throughput.input_tokens_per_s",
                                                 "throughput.output_tokens_per_s",
                                                 "throughput.total_tokens_per_s",
                                                 "duration_s",
-                                                capacity_metric};
+                                                capacity_metric,
+                                                rate_metric};
 
 // "ttft_ms.p99" → quantity and statistic. False: no such metric.
 bool parse_metric(const std::string& name, BenchmarkMetric& metric) {
@@ -170,6 +172,9 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   const std::size_t before = in.document.errors().size();
   Errors errors;
   run.scenario = read_scenario_parts(deployment, workload, in.folder, errors);
+  run.scenario.slo = read_slo(node.optional("slo"));
+  if (run.is_rate() != run.scenario.slo.given)
+    node.fail(std::string(rate_metric) + " and `slo` belong together, in a run without other metrics");
   if (errors.empty() && in.document.errors().size() == before) {
     const Status planned = plan_pools(run.scenario);
     if (!planned.ok() && run.does_not_fit && planned.errors().front().kind == ErrorKind::infeasible)
@@ -231,7 +236,7 @@ void read_pairs(const Yaml& node, PublishedCase& out) {
       item.fail("a pair is of two steps or of two workloads");
     if (a.is_capacity() || b.is_capacity())
       item.fail("a run of " + std::string(capacity_metric) + " has no workload: it cannot be in a pair");
-    pair.measured = read_measured(item.require("measured"), a.step.has_value());
+    pair.measured = read_measured(item.optional("measured"), a.step.has_value());
     for (const BenchmarkMetric& m : pair.measured) {
       if (m.quantity == capacity_metric)
         item.optional("measured").fail(std::string(capacity_metric) + " has no ratio here");
@@ -240,19 +245,78 @@ void read_pairs(const Yaml& node, PublishedCase& out) {
   }
 }
 
-// Figures of its own, or a place in a pair: a run without either says nothing.
-void check_runs_count(const std::vector<Yaml>& nodes, const PublishedCase& in) {
+// Names of runs, or all three of pairs. What stands for an end is asked for the same figures.
+void read_ranges(const Yaml& node, PublishedCase& out) {
+  if (!node.present()) return;
+  const auto pair_named = [&](const Yaml& name) {
+    const auto same = [&](const PublishedPair& p) { return p.name == name.text(); };
+    return static_cast<std::size_t>(std::find_if(out.pairs.begin(), out.pairs.end(), same) -
+                                    out.pairs.begin());
+  };
+  for (const Yaml& item : node.items()) {
+    PublishedRange range;
+    range.what = item.require("what").text();
+    const Yaml of = item.require("of"), low = item.require("low"), high = item.require("high");
+    range.of = pair_named(of);
+    range.of_pairs = range.of < out.pairs.size();
+    if (range.of_pairs) {
+      range.low = pair_named(low);
+      range.high = pair_named(high);
+      if (range.low == out.pairs.size() || range.high == out.pairs.size()) {
+        item.fail("a range of a pair has pairs at its ends");
+        continue;
+      }
+      for (const std::size_t end : {range.low, range.high}) {
+        if (!out.pairs[end].measured.empty()) continue;
+        out.pairs[end].measured = out.pairs[range.of].measured;
+        for (BenchmarkMetric& m : out.pairs[end].measured) m.value = 0;
+      }
+    } else {
+      const auto a = run_named(out, of), b = run_named(out, low), c = run_named(out, high);
+      if (!a || !b || !c) continue;
+      range.of = *a;
+      range.low = *b;
+      range.high = *c;
+      const PublishedRun& run = out.runs[range.of];
+      if (run.measured.empty() || run.is_capacity())
+        item.fail("a range is of a run with figures of a workload or a step");
+      for (const std::size_t end : {range.low, range.high}) {
+        if (out.runs[end].step.has_value() != run.step.has_value() || out.runs[end].does_not_fit ||
+            out.runs[end].scenario.slo.given != run.scenario.slo.given)
+          item.fail("the ends of a range are runs like the one that it is of");
+      }
+    }
+    out.ranges.push_back(std::move(range));
+  }
+}
+
+// Figures of its own, or a place in a pair or a range: a run without any says nothing.
+void check_runs_count(const std::vector<Yaml>& nodes, const std::vector<Yaml>& pairs,
+                      const PublishedCase& in) {
   for (std::size_t i = 0; i < in.runs.size(); ++i) {
     const bool paired = std::any_of(in.pairs.begin(), in.pairs.end(),
-                                    [&](const PublishedPair& p) { return p.of == i || p.to == i; });
+                                    [&](const PublishedPair& p) { return p.of == i || p.to == i; }) ||
+                        std::any_of(in.ranges.begin(), in.ranges.end(), [&](const PublishedRange& r) {
+                          return !r.of_pairs && (r.low == i || r.high == i);
+                        });
     if (in.runs[i].measured.empty() && !in.runs[i].does_not_fit && !paired)
-      nodes[i].fail("nothing to compare: give the run `measured:`, or name it in a pair");
+      nodes[i].fail("nothing to compare: give the run `measured:`, or name it in a pair or a range");
+  }
+  for (std::size_t i = 0; i < in.pairs.size() && i < pairs.size(); ++i) {
+    if (in.pairs[i].measured.empty())
+      pairs[i].fail("nothing to compare: give the pair `measured:`, or name it in a range");
   }
 }
 
 }  // namespace
 
 std::string step_class_metric(OpClass op_class) { return std::string("step.") + to_string(op_class) + "_ms"; }
+
+bool PublishedRun::is_rate() const {
+  // The end of a range has no figures and is known by its limits.
+  return (measured.empty() && scenario.slo.given) ||
+         (measured.size() == 1 && measured[0].quantity == rate_metric);
+}
 
 bool PublishedRun::is_capacity() const {
   return !measured.empty() && std::all_of(measured.begin(), measured.end(), [](const BenchmarkMetric& m) {
@@ -283,8 +347,10 @@ Result<PublishedCase> load_published_case(const std::string& path) {
   const std::vector<Yaml> runs = root.require("runs").items();
   for (const Yaml& run : runs) read_run(run, common, seed, refused.present(), in, out);
   if (runs.empty()) root.optional("runs").fail("expected at least one run");
-  read_pairs(root.optional("pairs"), out);
-  check_runs_count(runs, out);
+  const Yaml pairs = root.optional("pairs");
+  read_pairs(pairs, out);
+  read_ranges(root.optional("ranges"), out);
+  check_runs_count(runs, pairs.is_list() ? pairs.items() : std::vector<Yaml>(), out);
   document.finish();
 
   Errors errors = in.errors;
@@ -301,6 +367,7 @@ Result<PublishedCase> load_published_case(const std::string& path) {
     out.refusal = first.to_string();
     out.runs.clear();
     out.pairs.clear();  // they name runs by position
+    out.ranges.clear();
   }
   return out;
 }

@@ -29,6 +29,9 @@ std::string step_class_metric(OpClass op_class);
 // KV blocks of the memory plan: needs no workload, and stands in a run of its own.
 constexpr const char* capacity_metric = "kv_cache.blocks";
 
+// The most requests a minute that the deployment serves within the run's `slo`, found by trying rates.
+constexpr const char* rate_metric = "queries_per_minute";
+
 // A step priced by itself, in place of a workload; `measured` then speaks of it: step.device_ms, and
 // step.<class>_ms for the operators of one class.
 struct PublishedStep {
@@ -53,13 +56,22 @@ struct PublishedRun {
   bool does_not_fit = false;
   std::string infeasible;
   bool is_capacity() const;  // what is compared is the memory plan
+  bool is_rate() const;      // what is compared is the highest rate
 };
 
 // A published ratio: a metric of one run of the case ÷ that of another.
 struct PublishedPair {
   std::string name, data;
   std::size_t of = 0, to = 0;             // runs of the case; what is compared is of ÷ to
-  std::vector<BenchmarkMetric> measured;  // `value` is the ratio
+  std::vector<BenchmarkMetric> measured;  // `value` is the ratio; 0 where it stands for the end of a range
+};
+
+// What the source leaves open about one run (or pair): two others of the case stand for the ends of what it
+// may have been. The prediction stays, its interval covers theirs.
+struct PublishedRange {
+  std::string what;
+  bool of_pairs = false;
+  std::size_t of = 0, low = 0, high = 0;  // runs or pairs of the case
 };
 
 struct PublishedCase {
@@ -74,6 +86,7 @@ struct PublishedCase {
   std::string needs, refusal;
   std::vector<PublishedRun> runs;  // empty when refused
   std::vector<PublishedPair> pairs;
+  std::vector<PublishedRange> ranges;
 };
 
 // Errors are located in the file. A deployment that cannot be read is an error unless the file says

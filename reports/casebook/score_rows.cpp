@@ -21,7 +21,7 @@ const PublishedRun* run_of(const CaseComparison& c, const ComparedRun& run) {
 }
 
 bool is_pooled(const PublishedRun* run) {
-  return run != nullptr && !run->step && !run->is_capacity() && !run->does_not_fit;
+  return run != nullptr && !run->step && !run->is_capacity() && !run->is_rate() && !run->does_not_fit;
 }
 
 std::string plan_of(const ParallelPlan& p) {

@@ -8,13 +8,12 @@
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/faults.h"
+#include "sim/costed/slo_reader.h"
 #include "sim/policies.h"
 
 namespace orrery {
 
 namespace fs = std::filesystem;
-
-namespace {
 
 SloSpec read_slo(const Yaml& node) {
   SloSpec slo;
@@ -26,6 +25,8 @@ SloSpec read_slo(const Yaml& node) {
   if (slo.ttft_ms == 0 && slo.tpot_ms == 0) node.fail("needs a limit: ttft_ms, tpot_ms or both, above 0");
   return slo;
 }
+
+namespace {
 
 void read_overrides(const Yaml& node, Scenario& scenario) {
   if (!node.present()) return;

@@ -5,8 +5,9 @@ namespace orrery {
 namespace {
 
 Result<RatePoint> try_rate(const Scenario& scenario, double factor,
-                           const std::function<bool(std::uint64_t)>& keep_going) {
+                           const std::function<bool(std::uint64_t)>& keep_going, const PriceScales& scales) {
   RunOptions options;
+  options.scales = scales;
   options.rate_factor = factor;
   options.keep_going = keep_going;
   auto run = run_scenario(scenario, options);
@@ -30,7 +31,8 @@ Result<RatePoint> try_rate(const Scenario& scenario, double factor,
 
 }  // namespace
 
-Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(std::uint64_t)>& keep_going) {
+Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(std::uint64_t)>& keep_going,
+                             const PriceScales& scales) {
   if (!scenario.slo.given) {
     return make_error(ErrorKind::invalid_input,
                       "--find-rate needs an SLO: add `slo: {ttft_ms: …, tpot_ms: …, percentile: 99}`",
@@ -43,7 +45,7 @@ Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(
   }
   RateSearch search;
   const auto probe = [&](double factor) -> Result<bool> {
-    auto point = try_rate(scenario, factor, keep_going);
+    auto point = try_rate(scenario, factor, keep_going, scales);
     if (!point.ok()) return point.errors();
     search.points.push_back(point.value());
     if (point->meets && (!search.found || point->rate_factor > search.best.rate_factor)) {

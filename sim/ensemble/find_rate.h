@@ -26,6 +26,7 @@ struct RateSearch {
 // is narrower than 1 %: at most 12 + 8 runs, whatever the response looks like. Attainment need not be
 // monotone in the rate (batching anomalies); the result is a rate that meets the SLO whose 1 % faster
 // neighbour does not.
-Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(std::uint64_t)>& keep_going);
+Result<RateSearch> find_rate(const Scenario& scenario, const std::function<bool(std::uint64_t)>& keep_going,
+                             const PriceScales& scales = {});
 
 }  // namespace orrery

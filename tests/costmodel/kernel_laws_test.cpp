@@ -25,6 +25,8 @@ KernelLaws laws() {
                          .depth = 128,
                          .start = hand::us(2),
                          .step = hand::us(1),
+                         .gap = {},
+                         .read = {},
                          .error = 0.1};
   laws.decode = BlockAttentionLaw{.above_blocks = 512,
                                   .longest = 8192,
@@ -52,6 +54,55 @@ TEST_CASE("tiles that do not split k take as long for one as for all units") {
   CHECK_THAT(law.ns(132, 1, 128, 100), WithinAbs(3000, 1e-3));         // a step that is not full
   CHECK_THAT(law.ns(132, 129, 7168, 128), WithinAbs(3000, 1e-3));      // 112 tiles
   CHECK_THAT(law.ns(132, 257, 7168, 128), WithinAbs(2 * 3000, 1e-3));  // 168 tiles: two waves
+}
+
+TEST_CASE("a step of tiles takes no less than the weights of all of them") {
+  TileLaw law = *laws().product;
+  law.rows = 64;
+  law.up_to = 1024;
+  law.gap = hand::us(0.5);
+  law.read = hand::figure<BytesPerSecond>(1e12);  // a tile's 16,384 bytes: 16.384 ns
+  // One tile: its own walk. 100 tiles: 0.5 + 1.6384 µs a step, beyond its 1 µs.
+  CHECK_THAT(law.ns(132, 1, 128, 1280, 1), WithinAbs(2000 + 10 * 1000, 1e-3));
+  CHECK_THAT(law.ns(132, 1, 12800, 1280, 1), WithinAbs(2000 + 10 * 2138.4, 1e-3));
+  CHECK_THAT(law.ns(132, 1, 12800, 1280, 2), WithinAbs(2000 + 10 * 3776.8, 1e-3));
+  // Rows are read against the same weights: 400 tiles, four waves.
+  CHECK_THAT(law.ns(132, 256, 12800, 1280, 1), WithinAbs(4 * 12000, 1e-3));
+  double before = 0;
+  for (std::int64_t n = 128; n <= 65536; n *= 2) {
+    const double now = law.ns(132, 1, n, 4096, 1);
+    CHECK(now >= before);
+    before = now;
+  }
+  CHECK(law.holds("fp8-block", 1024));
+  CHECK_FALSE(law.holds("fp8-block", 1025));
+  CHECK_FALSE(law.holds("bf16", 1));
+}
+
+TEST_CASE("query heads are padded to the tile that decode attention runs on") {
+  Roofline roofline = Roofline::create(hand::hardware()).value();
+  OpSpec decode;
+  decode.heads = 32;
+  decode.kv_heads = 8;
+  decode.head_dim = 128;
+  StepShape shape;
+  shape.decode_sequences = 1;
+  shape.decode_context_tokens = 99999;
+  StepInput input;
+  input.tokens = 1;
+  input.shape = &shape;
+  const OpCost narrow = price(decode, roofline, true, input);
+  KernelLaws wide;
+  wide.architecture = "sm_90a";
+  wide.timed_on = "testpart";
+  wide.decode_rows = 128;
+  roofline.set_laws(wide);
+  const OpCost padded = price(decode, roofline, true, input);
+  // 4 · 128 · 128 rows · 8 KV heads · 100,000 keys at 0.6 of 1,000 TFLOP/s; bytes and FLOPs stay.
+  CHECK_THAT(padded.compute_ns, WithinAbs(4.0 * 128 * 128 * 8 * 1e5 / 600e12 * 1e9, 1e-3));
+  CHECK_THAT(narrow.compute_ns * 8, WithinAbs(padded.compute_ns, 1e-3));
+  CHECK(padded.bytes == narrow.bytes);
+  CHECK(padded.flops == narrow.flops);
 }
 
 TEST_CASE("blocks that a unit holds follow from the scores that they keep") {
@@ -152,7 +203,9 @@ TEST_CASE("laws of a profile hold on parts of their architecture, for sequences 
   const auto laws_of = [](const std::string& part, const std::string& engine, const std::string& more = "") {
     const Read r = read("hardware: " + part + "\nmodel: llama-3.1-8b\nengine: " + engine + "\n" + more);
     if (!r.errors.empty()) FAIL(to_string(r.errors));
-    return r.spec.engine.kernel_laws;
+    const std::vector<KernelLaws>& all = r.spec.engine.kernel_laws;
+    CHECK(all.size() <= 1);
+    return all.empty() ? std::optional<KernelLaws>() : std::optional<KernelLaws>(all.front());
   };
   for (const std::string part : {"mi300x", "mi325x"}) {
     for (const auto& [length, resident] : {std::pair{"4096", 2.0}, std::pair{"8192", 1.0}}) {
@@ -171,6 +224,14 @@ TEST_CASE("laws of a profile hold on parts of their architecture, for sequences 
     CHECK_FALSE(laws_of(part, "vllm-0.5-rocm"));
     CHECK_FALSE(laws_of(part, "sglang-0.5.9"));
   }
+  // One profile, laws of several architectures.
+  const auto ada = laws_of("l40s", "sglang-0.5"), hopper = laws_of("h20", "sglang-0.4");
+  REQUIRE(ada);
+  REQUIRE(hopper);
+  CHECK(ada->product->format == "fp8-block");
+  CHECK(hopper->product->format == "bf16");
+  CHECK(hopper->decode_rows == 128);
+  CHECK_FALSE(laws_of("h20", "sglang-0.5"));
   CHECK_FALSE(laws_of("h100", "vllm-0.5"));
 }
 

@@ -220,6 +220,23 @@ TEST_CASE("a release of SGLang has the profile that its patch asks for, a run wi
   CHECK(engine("", "run date=2026-05-17") == "sglang-0.5");
 }
 
+TEST_CASE("Qwen's own speed page: checkpoints in blocks, SGLang 0.4.6 with its arguments") {
+  const std::string figure =
+      "H20,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,64,20,one,batch_size,1,total_tok_per_s,9,tok/s,";
+  const auto import =
+      import_text(figure + "QwenLM/Qwen3 docs speed_benchmark.md,1,\n" + figure + "another,1,\n");
+  CHECK(import.setups.at(1).engine == "sglang-0.4");
+  CHECK(says(import.setups[0].scenario, "quantization: fp8-block"));
+  CHECK(says(import.setups[0].scenario, "enable_mixed_chunk: true"));
+  CHECK(says(import.setups[1].scenario, "quantization: fp8-tensor"));
+}
+
+TEST_CASE("what is known of a row stands beside it") {
+  PublishedBoard board = price(row("mean_ttft", "20", "ms"));
+  board.explanations = {RowExplanation{{}, {}, {}, {}, {}, "because of <it>"}};
+  CHECK(says(board_markdown(board), "because of &lt;it>"));
+}
+
 TEST_CASE("a slow rate keeps its digits") {
   const auto import = import_text(
       row("ttft", "5", "ms", "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,w,qps,0.0004"));

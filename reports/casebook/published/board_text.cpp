@@ -1,10 +1,12 @@
 #include "reports/casebook/published/board_text.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/text.h"
 #include "reports/casebook/case_comparison.h"
 #include "reports/casebook/score_rows.h"
+#include "sim/ensemble/interval_corrections.h"
 
 namespace orrery {
 
@@ -161,9 +163,7 @@ std::string shares(const std::vector<std::pair<std::string, double>>& provenance
 }
 
 // The rows furthest off, by the ratio of predicted and measured, one of a setup.
-std::vector<const BoardRow*> worst_rows(const PublishedBoard& board, std::size_t most) {
-  std::vector<const BoardRow*> rows;
-  for (const BoardRow& row : board.board) rows.push_back(&row);
+std::vector<const BoardRow*> worst_of(std::vector<const BoardRow*> rows, std::size_t most) {
   const auto off = [](const BoardRow* r) {
     const ComparedMetric& m = r->compared;  // both are above 0
     return std::max(m.predicted / m.measured, m.measured / m.predicted);
@@ -178,6 +178,44 @@ std::vector<const BoardRow*> worst_rows(const PublishedBoard& board, std::size_t
     if (out.size() == most) break;
   }
   return out;
+}
+
+std::vector<const BoardRow*> worst_rows(const PublishedBoard& board, std::size_t most) {
+  std::vector<const BoardRow*> rows;
+  for (const BoardRow& row : board.board) rows.push_back(&row);
+  return worst_of(std::move(rows), most);
+}
+
+std::string known_of(const PublishedBoard& board, const BoardRow& row) {
+  const PublishedSetup& setup = board.setups[row.setup];
+  for (const RowExplanation& known : board.explanations) {
+    if (known.holds(board.rows[row.row][FigureColumn::source], setup.hardware, setup.engine, setup.model,
+                    quantity_of(row.compared.name)))
+      return known.text;
+  }
+  return "not explained";
+}
+
+// Those of each part and engine, with what is known of why.
+Table worst_by_group(const PublishedBoard& board, std::size_t most) {
+  std::map<std::pair<std::string, std::string>, std::vector<const BoardRow*>> groups;
+  for (const BoardRow& row : board.board) {
+    const PublishedSetup& setup = board.setups[row.setup];
+    groups[{setup.hardware, setup.engine}].push_back(&row);
+  }
+  Table table{{"part", "engine profile", "line", "model", "load", "metric", "published", "predicted",
+               "error %", "what is known"},
+              {}};
+  for (auto& [group, rows] : groups) {
+    for (const BoardRow* row : worst_of(std::move(rows), most)) {
+      const PublishedSetup& setup = board.setups[row->setup];
+      table.rows.push_back({group.first, group.second, std::to_string(board.rows[row->row].line),
+                            setup.model + ", " + setup.plan, setup.load, row->compared.name,
+                            number(row->compared.measured), number(row->compared.predicted),
+                            with_sign(row->compared.error_percent()), known_of(board, *row)});
+    }
+  }
+  return table;
 }
 
 Table worst_table(const PublishedBoard& board) {
@@ -393,6 +431,10 @@ std::string board_markdown(const PublishedBoard& board) {
   text += "\n## By model\n\n" + markdown_of(groups_table(group_board(board, model_engine),
                                                          {"model", "part", "engine profile", "quantity"}));
   text += "\n## The ten furthest off\n\nOne row of a run.\n\n" + markdown_of(worst_table(board));
+  text +=
+      "\n## The ten furthest off of each part and engine\n\nOne row of a run; what is known stands in "
+      "`explanations` of the import rules.\n\n" +
+      markdown_of(worst_by_group(board, 10));
   return text;
 }
 

@@ -142,6 +142,12 @@ bool RunSetting::holds(const RunFacts& facts) const {
          holds_version(versions, facts.version);
 }
 
+bool RowExplanation::holds(const std::string& source, const std::string& part, const std::string& engine,
+                           const std::string& model, const std::string& quantity) const {
+  return holds_part(sources, source) && holds_one(hardware, part) && holds_one(engines, engine) &&
+         holds_one(models, model) && holds_one(quantities, quantity);
+}
+
 Result<ImportRules> load_import_rules(const std::string& path) {
   ORRERY_TRY(document, YamlDocument::load(path));
   const Yaml root = document.root();
@@ -164,6 +170,12 @@ Result<ImportRules> load_import_rules(const std::string& path) {
   for (const Yaml& row : root.require("bars").items())
     rules.bars.push_back({read_names(row.optional("hardware")), read_names(row.optional("engine")),
                           row.require("quantity").text(), row.require("median_abs_percent").number(10, 0)});
+  if (const Yaml known = root.optional("explanations"); known.present()) {
+    for (const Yaml& row : known.items())
+      rules.explanations.push_back({read_names(row.optional("source")), read_names(row.optional("hardware")),
+                                    read_names(row.optional("engine")), read_names(row.optional("model")),
+                                    read_names(row.optional("quantity")), row.require("text").text()});
+  }
   document.finish();
   if (!document.errors().empty()) return document.errors();
   return rules;

@@ -80,6 +80,15 @@ struct AccuracyBar {
   double median_abs_percent = 0;
 };
 
+// What is known of why rows are off: conditions as a setting's, but `engines` are profiles.
+struct RowExplanation {
+  std::vector<std::string> sources;  // parts of the cell
+  std::vector<std::string> hardware, engines, models, quantities;
+  std::string text;
+  bool holds(const std::string& source, const std::string& part, const std::string& engine,
+             const std::string& model, const std::string& quantity) const;
+};
+
 struct ImportRules {
   std::vector<NamedProfile> hardware, models, engines;  // engines: to our engine's name
   std::vector<NamedProfile> locator_models;             // the model by a part of the locator
@@ -89,6 +98,7 @@ struct ImportRules {
   std::vector<QuantizationRule> quantizations;
   std::vector<RunSetting> settings;
   std::vector<AccuracyBar> bars;
+  std::vector<RowExplanation> explanations;  // the first that holds is printed
 };
 
 Result<ImportRules> load_import_rules(const std::string& path);

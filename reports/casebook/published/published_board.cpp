@@ -233,6 +233,7 @@ Result<PublishedBoard> price_published(std::vector<FigureRow> rows, const Import
   out.setups = std::move(import.setups);
   out.rows = std::move(rows);
   out.bars = rules.bars;
+  out.explanations = rules.explanations;
   out.runs = options.runs;
   for (const ImportedFigure& figure : import.figures) place(figure, out);
   return out;

@@ -57,6 +57,7 @@ struct PublishedBoard {
   std::vector<BoardRow> board;      // in the order of the file
   std::vector<LeftOutRow> left_out;
   std::vector<AccuracyBar> bars;
+  std::vector<RowExplanation> explanations;
   int runs = 0;
 };
 
