@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "costmodel/host_block.h"
 #include "sim/costed/disaggregation.h"
 
 namespace orrery {
@@ -80,7 +81,7 @@ bool copies_to_host(const PoolSpec& pool) {
 }
 
 double host_block_bytes(const PoolSpec& pool) {
-  return pool.memory.kv_bytes_per_token.value() * static_cast<double>(pool.memory.block_size);
+  return host_block_bytes(pool.instance, pool.memory).value();
 }
 
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {

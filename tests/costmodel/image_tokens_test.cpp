@@ -112,6 +112,21 @@ TEST_CASE("InternVL: the grid of up to twelve tiles that is nearest to the image
   CHECK(largest_video_tokens(*m.vision, m.architecture, 32768) == 115 * 256);
 }
 
+// multimodal/processors/internvl.py of SGLang 0.5.23, `dynamic_preprocess`: of grids of one shape the one with
+// most tiles, however small the image.
+TEST_CASE("InternVL on SGLang: a square is nine tiles and the whole, whatever its size") {
+  VisionSpec v = *model("internvl3-8b").vision;
+  v.thumbnail = true;
+  v.least_tiles = most_of_equals;
+  const auto tiles = [&](std::int64_t w, std::int64_t h) { return lay_out_image(v, w, h).value().tiles; };
+  CHECK(tiles(448, 448) == 10);
+  CHECK(tiles(1000, 1000) == 10);
+  CHECK(tiles(1200, 400) == 13);  // 6 × 2
+  CHECK(tiles(1920, 1080) == 9);  // 16:9 is nearest to 2:1: 4 × 2
+  CHECK(tiles(800, 600) == 13);
+  CHECK(tiles(333, 517) == 7);
+}
+
 // llava_next.py of vLLM 0.24 and transformers' select_best_resolution give the same numbers.
 TEST_CASE("LLaVA-NeXT: the whole, and a grid without its padding, a line break after every row") {
   const ModelSpec m = model("llava-v1.6-mistral-7b");

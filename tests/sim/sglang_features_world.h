@@ -71,7 +71,10 @@ inline RandomWorld random_sglang_features(std::uint64_t seed) {
   if (kind == 0) {
     speculate(out.world, r);
     RandomStream both(seed, RandomPurpose::property_test, 10);
-    if (both.below(2) == 0) window(out.world, both);
+    if (both.below(2) == 0)
+      window(out.world, both);
+    else if (both.below(2) == 0)
+      tier(out.world, both);
   }
   if (kind == 1) window(out.world, r);
   if (kind == 2) tier(out.world, r);
