@@ -4,9 +4,9 @@
 
 namespace orrery {
 
-// `get_pp_layers` of _torch/pyexecutor/resource_manager.py: a network's layers stand behind the model's in the
-// same cache, and the list of windows goes on over them. A network in an engine of its own has a cache of its
-// own, which takes the list too.
+// `get_pp_layers` of _torch/pyexecutor/resource_manager.py: a network's layers stand behind the model's in
+// the same cache, and the list of windows goes on over them. A network in an engine of its own has a cache of
+// its own, which takes the list too.
 void check_draft_windows(const InstanceSpec& spec, const Yaml& args) {
   if (spec.engine.settings.tensorrt_llm.window == 0 || !spec.speculation.on()) return;
   const Yaml nested = args.optional("kv_cache_config").optional("max_attention_window");

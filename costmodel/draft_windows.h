@@ -6,7 +6,8 @@
 
 namespace orrery {
 
-// Which layers of the network the list would cut: an error at the list. After the engine's arguments are read.
+// Which layers of the network the list would cut: an error at the list. After the engine's arguments are
+// read.
 void check_draft_windows(const InstanceSpec& spec, const Yaml& args);
 
 }  // namespace orrery

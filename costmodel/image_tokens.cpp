@@ -131,8 +131,8 @@ std::pair<std::int64_t, std::int64_t> nearest_grid(const VisionSpec& v, std::int
       if (tiles % across != 0) continue;
       const std::int64_t down = tiles / across;
       const double away = std::abs(shape - static_cast<double>(across) / static_cast<double>(down));
-      const bool covers =
-          v.least_tiles == most_of_equals || area > 0.5 * static_cast<double>(v.image_size * v.image_size * tiles);
+      const bool covers = v.least_tiles == most_of_equals ||
+                          area > 0.5 * static_cast<double>(v.image_size * v.image_size * tiles);
       if (nearest < 0 || away < nearest || (away == nearest && covers)) best = {across, down};
       if (nearest < 0 || away < nearest) nearest = away;
     }

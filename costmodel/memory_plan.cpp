@@ -334,7 +334,7 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
 }
 
 // What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
-Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
+Status check_pools_of_typed(const MemoryPlan& plan) {
   const bool windowed = plan.windowed_pool_tokens > 0;
   if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
     return infeasible("the pool of the layers with a sliding window has " +
@@ -342,7 +342,8 @@ Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
                       " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
   if (plan.host_blocks > 0 && windowed)
     return invalid_input(
-        "a tier of the KV cache in host memory is not modelled beside a pool for layers with a sliding window; "
+        "a tier of the KV cache in host memory is not modelled beside a pool for layers with a sliding "
+        "window; "
         "leave one of them out",
         {}, "deployment.engine_args");
   return ok_status();
@@ -396,7 +397,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
-    ORRERY_TRY_STATUS(check_pools_of_typed(spec, plan));
+    ORRERY_TRY_STATUS(check_pools_of_typed(plan));
     return plan;
   }
   // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.

@@ -67,7 +67,8 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
   const bool drafts = pool.instance.speculation.on();
   if (engine.engine == "vllm" && engine.settings.kv_offload_bytes > 0 && (keeps_windows(pool) || drafts))
     role.fail(
-        "KV blocks in host memory beside drafts or layers with a sliding window are not modelled with prefill "
+        "KV blocks in host memory beside drafts or layers with a sliding window are not modelled with "
+        "prefill "
         "and decode apart; leave kv_offloading_size out");
   if (engine.settings.tensorrt_llm.window > 0 && drafts)
     role.fail("drafts beside max_attention_window are not modelled with prefill and decode apart");

@@ -80,9 +80,7 @@ bool copies_to_host(const PoolSpec& pool) {
   return pool.memory.host_blocks > 0 || retracts;
 }
 
-double host_block_bytes(const PoolSpec& pool) {
-  return host_block_bytes(pool.instance, pool.memory).value();
-}
+double host_block_bytes(const PoolSpec& pool) { return host_block_bytes(pool.instance, pool.memory).value(); }
 
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();

@@ -29,8 +29,9 @@ std::int64_t TensorRtLlmScheduler::window_to_completion(const Sequence& s) const
   return speculates() ? std::max(due, window_peak(s) - window_held(s)) : due;
 }
 
-// What a sequence with drafts may come to hold again: rejected ones give their blocks back, and the front that
-// went for them does not return (`removeToken` releases the last block only). The engine reckons one block.
+// What a sequence with drafts may come to hold again: rejected ones give their blocks back, and the front
+// that went for them does not return (`removeToken` releases the last block only). The engine reckons one
+// block.
 std::int64_t TensorRtLlmScheduler::window_peak(const Sequence& s) const {
   return std::min(reserve_of(s), blocks_for(rules_.window) + 1);
 }
@@ -59,8 +60,7 @@ void TensorRtLlmScheduler::grow_windows() {
 // The same for a row with drafts, whose tokens are added one by one (`add_token` of prepare_resources): those
 // that will be rejected move the front too.
 void TensorRtLlmScheduler::slide_speaking(Sequence& s) {
-  const std::int64_t left =
-      std::max<std::int64_t>(0, s.speech.tokens - rules_.window) / config_.block_size;
+  const std::int64_t left = std::max<std::int64_t>(0, s.speech.tokens - rules_.window) / config_.block_size;
   if (left <= s.left_window) return;
   window_free_ += left - s.left_window;
   s.left_window = left;

@@ -19,7 +19,8 @@ std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t 
   std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks) + state_blocks();
   if (windows_) {
     const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
-    blocks += config_.kv_groups.windowed * std::max<std::int64_t>(0, std::min(whole, most) - std::max(hit_blocks, begin));
+    blocks += config_.kv_groups.windowed *
+              std::max<std::int64_t>(0, std::min(whole, most) - std::max(hit_blocks, begin));
   }
   return blocks;
 }

@@ -112,8 +112,8 @@ TEST_CASE("InternVL: the grid of up to twelve tiles that is nearest to the image
   CHECK(largest_video_tokens(*m.vision, m.architecture, 32768) == 115 * 256);
 }
 
-// multimodal/processors/internvl.py of SGLang 0.5.23, `dynamic_preprocess`: of grids of one shape the one with
-// most tiles, however small the image.
+// multimodal/processors/internvl.py of SGLang 0.5.23, `dynamic_preprocess`: of grids of one shape the one
+// with most tiles, however small the image.
 TEST_CASE("InternVL on SGLang: a square is nine tiles and the whole, whatever its size") {
   VisionSpec v = *model("internvl3-8b").vision;
   v.thumbnail = true;

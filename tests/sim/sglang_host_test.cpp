@@ -181,7 +181,8 @@ TEST_CASE("§4 HiCache: the step that loads does not end before its copy, and a 
 
 // The network's layers are copied with the model's (`_build_hicache_draft_plan`): what comes back serves
 // both. Its tree is keyed by pairs of tokens, one fewer than the tokens; the last of the prompt is computed.
-TEST_CASE("§4 §6 HiCache beside drafts: what host memory holds comes back, one token shorter with a network") {
+TEST_CASE(
+    "§4 §6 HiCache beside drafts: what host memory holds comes back, one token shorter with a network") {
   for (const bool network : {true, false}) {
     CAPTURE(network);
     SglangConfig c = config(620);
