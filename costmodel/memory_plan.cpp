@@ -334,18 +334,22 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
 }
 
 // What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
-Status check_pools_of_typed(const MemoryPlan& plan) {
+Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
   const bool windowed = plan.windowed_pool_tokens > 0;
   if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
     return infeasible("the pool of the layers with a sliding window has " +
                       std::to_string(plan.windowed_pool_tokens) +
                       " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
-  if (plan.host_blocks > 0 && windowed)
-    return invalid_input(
-        "a tier of the KV cache in host memory is not modelled beside a pool for layers with a sliding "
-        "window; "
-        "leave one of them out",
-        {}, "deployment.engine_args");
+  if (plan.host_blocks == 0 || !windowed) return ok_status();
+  const NamedOptions& options = spec.engine.settings.options;
+  const auto refuse = [](const std::string& what) {
+    return invalid_input(what + " beside HiCache and a pool for layers with a sliding window is not modelled",
+                         {}, "deployment.engine_args");
+  };
+  if (spec.speculation.on()) return refuse("speculation");
+  if (options.has("hicache_size") && options.integer("hicache_size") > 0) return refuse("hicache_size");
+  if (options.has("hicache_write_policy") && options.text("hicache_write_policy") == "write_back")
+    return refuse("hicache_write_policy: write_back");
   return ok_status();
 }
 
@@ -372,6 +376,9 @@ Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
 
 Bytes host_block_bytes(const InstanceSpec& spec, const MemoryPlan& plan) {
   const Bytes block = plan.kv_bytes_per_token * static_cast<double>(plan.block_size);
+  if (plan.windowed_pool_tokens > 0)
+    return block *
+           (static_cast<double>(layer_parts(spec.model).layers) / static_cast<double>(kv_layers(spec)));
   if (plan.groups.simple()) return block;
   return block * (static_cast<double>(plan.groups.layers) / static_cast<double>(kv_layers(spec)));
 }
@@ -397,7 +404,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0 || plan.kv_blocks == 0) return weights_too_large(spec, plan);
-    ORRERY_TRY_STATUS(check_pools_of_typed(plan));
+    ORRERY_TRY_STATUS(check_pools_of_typed(spec, plan));
     return plan;
   }
   // vLLM profiles the encoder with its largest items and keeps their outputs while it profiles the step.

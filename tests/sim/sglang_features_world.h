@@ -76,7 +76,17 @@ inline RandomWorld random_sglang_features(std::uint64_t seed) {
     else if (both.below(2) == 0)
       tier(out.world, both);
   }
-  if (kind == 1) window(out.world, r);
+  if (kind == 1) {
+    window(out.world, r);
+    RandomStream both(seed, RandomPurpose::property_test, 12);
+    if (both.below(2) == 0) {
+      tier(out.world, both);
+      if (both.below(2) == 0) out.world.config.tensorrt_llm.window_parts = 3;
+      out.world.config.options.set(
+          "hicache_write_policy",
+          std::string(both.below(2) == 0 ? "write_through" : "write_through_selective"));
+    }
+  }
   if (kind == 2) tier(out.world, r);
   if (r.below(2) == 0) prioritize(out, r);
   if (r.below(4) == 0)

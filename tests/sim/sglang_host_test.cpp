@@ -68,15 +68,15 @@ TEST_CASE(
   const RadixCache::Match hit = c.match(prompt(1), 40);
   CHECK(hit.tokens == 0);
   CHECK(hit.full_tokens == 40);
-  CHECK(c.load(hit.full_node, 41) == 0);  // below the threshold
-  CHECK(c.load(hit.full_node, 10) == 40);
+  CHECK_FALSE(c.load(hit.full_node, 41).any());  // below the threshold
+  CHECK(c.load(hit.full_node, 10).full == 40);
   CHECK(c.available() == 60);
   CHECK(c.match(prompt(1), 40).tokens == 40);
   CHECK(c.host_used() == 40);  // the copy stays
   c.check_invariants();
   c.make_room(100);
   c.take(100);
-  CHECK(c.load(c.match(prompt(1), 40).full_node, 10) == 0);  // no room
+  CHECK_FALSE(c.load(c.match(prompt(1), 40).full_node, 10).any());  // no room
   c.check_invariants();
 }
 
