@@ -1,5 +1,5 @@
 // Windowed slots of a radix cache in host memory (SGLang's HiCache beside layers with a sliding window:
-// mem_cache/unified_cache/components/swa.py of 0.5.23): a pool of their own there, in which a node's slots may
+// mem_cache/unified_cache/components/swa.py of 0.5.23): a pool of their own there, in which a node's slots
 // stay when the device's have been given up, and from which a window comes back before it is used.
 #include <algorithm>
 
@@ -42,7 +42,7 @@ bool RadixCache::back_up_windows(const std::vector<Node>& nodes) {
   return true;
 }
 
-// `drive_host_eviction`: in the order in which the device gave them up; a leaf in host memory goes as a whole.
+// `drive_host_eviction`: in the order in which the device gave them up; a leaf in host memory goes whole.
 bool RadixCache::make_host_window_room(std::int64_t tokens) {
   while (config_.host_windowed_tokens - host_windowed_used_ < tokens && !host_windows_.empty()) {
     const Node id = host_windows_.begin()->second;
