@@ -147,9 +147,6 @@ void resolve_encoder_on_touch(EngineProfile& engine, const ModelSpec& model, con
     place.fail("the vision encoder's heads (" + std::to_string(vision.heads) +
                ") are not divisible by tp = " + std::to_string(plan.tp));
   }
-  if (vision.rule == ImageRule::internvl || vision.rule == ImageRule::llava_next)
-    place.fail(model.architecture + " is modelled on vllm only; how " + engine.engine +
-               " cuts its images was not read");
   EncoderSettings& s = engine.settings.encoder;
   s.videos = false;
   if (serves_text_only(model, engine)) {

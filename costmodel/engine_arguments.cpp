@@ -6,6 +6,7 @@
 #include "costmodel/context_check.h"
 #include "costmodel/engine_profile.h"
 #include "costmodel/hardware.h"
+#include "costmodel/image_cuts.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/parallel_plan.h"
 #include "costmodel/profile_reader.h"
@@ -413,6 +414,7 @@ void resolve_engine(EngineProfile& engine, const HardwareProfile& hardware, Mode
       resolve_tensorrt_llm(engine, hardware, model, plan, args, place);
     resolve_overlap(engine, hardware, model, plan, args.present() ? args : place);
     resolve_kernel_laws(engine, hardware);
+    cut_images(model, engine.engine, args.present() ? args : place);
     return resolve_encoder_on_touch(engine, model, plan, args.present() ? args : place);
   }
   Resolver(engine, hardware, model, plan, args, place).resolve();

@@ -118,18 +118,21 @@ ImageLayout lay_out_gemma(const VisionSpec& v, std::int64_t width, std::int64_t 
 // (more tiles), if the image has more than half its pixels (vLLM's transformers_utils/processors/internvl.py,
 // `find_closest_aspect_ratio`; grids by their number of tiles). Of equal numbers the order is that of a
 // Python set there, which decides only between grids of one shape, of which there is one for each number.
+// SGLang takes the later one whatever the image has (its multimodal/processors/internvl.py,
+// `dynamic_preprocess`).
 std::pair<std::int64_t, std::int64_t> nearest_grid(const VisionSpec& v, std::int64_t width,
                                                    std::int64_t height) {
   const double shape = static_cast<double>(width) / static_cast<double>(height);
   const double area = static_cast<double>(width) * static_cast<double>(height);
   double nearest = -1;
   std::pair<std::int64_t, std::int64_t> best{1, 1};
-  for (std::int64_t tiles = v.least_tiles; tiles <= v.most_tiles; ++tiles) {
+  for (std::int64_t tiles = std::max<std::int64_t>(1, v.least_tiles); tiles <= v.most_tiles; ++tiles) {
     for (std::int64_t across = 1; across <= tiles; ++across) {
       if (tiles % across != 0) continue;
       const std::int64_t down = tiles / across;
       const double away = std::abs(shape - static_cast<double>(across) / static_cast<double>(down));
-      const bool covers = area > 0.5 * static_cast<double>(v.image_size * v.image_size * tiles);
+      const bool covers = v.least_tiles == most_of_equals ||
+                          area > 0.5 * static_cast<double>(v.image_size * v.image_size * tiles);
       if (nearest < 0 || away < nearest || (away == nearest && covers)) best = {across, down};
       if (nearest < 0 || away < nearest) nearest = away;
     }

@@ -19,6 +19,10 @@ struct ImageLayout {
   std::int64_t pixels = 0;  // after resizing, all tiles
 };
 
+// internvl: as least_tiles. From one tile on, and of grids as near to the image's shape the one with most
+// tiles, however small the image (SGLang; costmodel/image_cuts.h).
+constexpr std::int64_t most_of_equals = 0;
+
 // Error: a side of 0, or a shape that the processor refuses.
 Result<ImageLayout> lay_out_image(const VisionSpec& vision, std::int64_t width, std::int64_t height);
 

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "costmodel/context_check.h"
+#include "costmodel/draft_windows.h"
 #include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
 #include "costmodel/memory_plan.h"
@@ -86,17 +87,11 @@ class InstanceReader {
     if (spec_.engines > 1 && spec_.engine.front_end) spec_.engine.front_end->processes = 1;  // of each
     if (spec_.engine.settings.context.splits_cache()) check_split_cache(spec_, node_);
     check_compiled(args);
+    check_draft_windows(spec_, args);
     if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.engine.settings.joint.exchanges()) read_exchange(spec_, args, errors_);
     if (staged) check_staged_settings(args);
     spec_.tiles = read_moe_tiles(tiles, spec_, folder_);
-    if (spec_.speculation.on() && spec_.engine.settings.kv_offload_bytes > 0 &&
-        spec_.engine.engine == "vllm") {
-      speculation.optional("method").fail(
-          "speculation beside offloading of the KV cache is not modelled by this version of Orrery; use "
-          "method: "
-          "off, or leave out the offloading arguments");
-    }
     return std::move(spec_);
   }
 

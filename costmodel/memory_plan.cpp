@@ -10,6 +10,7 @@
 #include "costmodel/expanded_context.h"
 #include "costmodel/expert_exchange.h"
 #include "costmodel/gemma_rules.h"
+#include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "costmodel/state_pool.h"
 
@@ -341,12 +342,16 @@ Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
     return infeasible("the pool of the layers with a sliding window has " +
                       std::to_string(plan.windowed_pool_tokens) +
                       " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
-  if (plan.host_blocks > 0 && (windowed || spec.speculation.on()))
-    return invalid_input(
-        "a tier of the KV cache in host memory is not modelled beside speculation or a pool for layers with "
-        "a "
-        "sliding window; leave one of them out",
-        {}, "deployment.engine_args");
+  if (plan.host_blocks == 0 || !windowed) return ok_status();
+  const NamedOptions& options = spec.engine.settings.options;
+  const auto refuse = [](const std::string& what) {
+    return invalid_input(what + " beside HiCache and a pool for layers with a sliding window is not modelled",
+                         {}, "deployment.engine_args");
+  };
+  if (spec.speculation.on()) return refuse("speculation");
+  if (options.has("hicache_size") && options.integer("hicache_size") > 0) return refuse("hicache_size");
+  if (options.has("hicache_write_policy") && options.text("hicache_write_policy") == "write_back")
+    return refuse("hicache_write_policy: write_back");
   return ok_status();
 }
 
@@ -363,15 +368,6 @@ Status check_states(const InstanceSpec& spec, const MemoryPlan& plan) {
                     std::to_string(plan.kv_blocks) + " would");
 }
 
-// What is not modelled beside layers with a window in groups of their own.
-Status check_windows(const InstanceSpec& spec, const MemoryPlan& plan) {
-  if (spec.engine.settings.kv_offload_bytes > 0 && !plan.groups.simple())
-    return invalid_input(
-        "kv_offloading_size is not modelled for layers with a sliding window; leave it out, or set "
-        "disable_hybrid_kv_cache_manager: true");
-  return ok_status();
-}
-
 }  // namespace
 
 namespace {
@@ -379,6 +375,15 @@ namespace {
 Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
 
 }  // namespace
+
+Bytes host_block_bytes(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const Bytes block = plan.kv_bytes_per_token * static_cast<double>(plan.block_size);
+  if (plan.windowed_pool_tokens > 0)
+    return block *
+           (static_cast<double>(layer_parts(spec.model).layers) / static_cast<double>(kv_layers(spec)));
+  if (plan.groups.simple()) return block;
+  return block * (static_cast<double>(plan.groups.layers) / static_cast<double>(kv_layers(spec)));
+}
 
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.plan.pp > 1 && spec.stage.of == 1) return plan_stages(spec);
@@ -439,9 +444,8 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks) / static_cast<double>(needed) *
                                 static_cast<double>(s.max_model_len));
   // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
-  const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size * spec.plan.tp);
+  const double block = host_block_bytes(spec, plan).value() * static_cast<double>(spec.plan.tp);
   plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);
-  ORRERY_TRY_STATUS(check_windows(spec, plan));
   if (s.kv_offload_bytes > 0 && plan.host_blocks == 0)
     return infeasible(std::string(is_tensorrt_llm(spec) ? "kv_cache_config.host_cache_size of all ranks"
                                                         : "kv_offloading_size") +

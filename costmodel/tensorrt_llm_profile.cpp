@@ -216,8 +216,6 @@ class Resolver final : public ArgumentResolver {
           windows_text());
     if (settings_.enable_prefix_caching)
       value.fail("block reuse with several window sizes is not modelled; set enable_block_reuse: false");
-    if (settings_.draft_tokens > 0)
-      value.fail("speculation with several window sizes is not modelled; leave one of them out");
     rules_.window = window;
     if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }

@@ -377,9 +377,13 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     plan.groups.window_layers = 0;
   }
   if (const std::string tier = role("host_tier"); !tier.empty() && options.flag(tier)) {
-    // HostKVCache: so many tokens of the device's, or of gigabytes a rank.
+    // HostKVCache: so many tokens of the device's, or of gigabytes a rank. EAGLE's layers stand beside it in
+    // a pool of their own with as many slots; MTP's are packed with the model's (`_can_pack_hicache_mtp`).
     const std::int64_t size = options.integer(role("host_gigabytes"));
-    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size);
+    const double counted = spec.speculation.method == SpeculationMethod::eagle
+                               ? static_cast<double>(spec.model.layers) / static_cast<double>(layers)
+                               : 1;
+    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
     plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
                                                           : static_cast<double>(plan.kv_blocks) *
                                                                 options.number(role("host_ratio")));

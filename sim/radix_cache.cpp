@@ -41,7 +41,8 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
   if (!config_.prefix_sharing || limit <= 0) return found;
   std::size_t run = 0;
   Node node = root;
-  std::int64_t live_from = -config_.window;  // from the root on everything counts as seen
+  // From the root on everything counts as seen.
+  std::int64_t live_from = -config_.window, there_from = -config_.window;
   while (found.full_tokens < limit) {
     const std::int64_t begin = found.full_tokens;
     run = run_at(content, run, begin);
@@ -60,12 +61,19 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
       found.tokens = end;
       found.node = node;
     }
+    const bool there = live || (tiered() && (!windowed() || nodes_[node].live || nodes_[node].host_live));
+    if (!there) there_from = end;
+    if (there && (!windowed() || end - there_from >= config_.window)) {
+      found.best_tokens = end;
+      found.best_node = node;
+    }
     if (!whole) break;
   }
-  if (windowed()) touch_window(found.node);
+  if (tiered()) count_on_host(found);
+  if (windowed()) touch_window(found.best_node);
   if (stateful()) touch_state(found.node);
   std::int64_t time = now();
-  for (Node id = tiered() ? found.full_node : found.node; id != root; id = nodes_[id].parent) {
+  for (Node id = found.best_node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
     requeue(id);
   }
@@ -123,6 +131,9 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.device = node.device;
     upper.host = node.host;
     upper.host_pins = node.host_pins;
+    upper.copying = node.copying;
+    upper.host_live = node.host_live;
+    upper.host_window_used = node.host_window_used - 1;
     upper.device_children = node.device ? 1 : 0;
     upper.window_locks = node.window_locks;
     upper.window_used = node.window_used - 1;
@@ -140,6 +151,10 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
   children_[{above, lower.first_page}] = id;
   requeue(id);
   if (windowed()) requeue_window(above);
+  if (lower.host_window_queued) {  // beside each other
+    nodes_[above].host_window_queued = true;
+    host_windows_.insert({nodes_[above].host_window_used, above});
+  }
   return above;
 }
 
@@ -184,6 +199,7 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
     if (windowed()) make_leaf_live(node, how);
   }
   if (windowed()) touch_window(node);
+  if (windowed() && fresh == 0) want_window_backup(node);
   held_ -= duplicate + fresh + fresh_again;
   available_ += duplicate;
   evictable_ += fresh + fresh_again;
@@ -270,10 +286,10 @@ void RadixCache::drop_leaf(Node id) {
   const bool stays = tiered() && (nodes_[id].host || (config_.backup_at_hits == 0 && back_up(id)));
   leaves_.erase(nodes_[id].place);
   nodes_[id].queued = false;
+  if (stays) nodes_[id].device = false;
   if (nodes_[id].live) give_up_window(id);
   if (nodes_[id].state) give_up_state(id);
   if (stays) {
-    nodes_[id].device = false;
     requeue_host(id);
   } else {
     forget(id);
@@ -303,6 +319,7 @@ void RadixCache::requeue(Node id) {
 void RadixCache::forget(Node id) {
   const Node parent = nodes_[id].parent;
   ORRERY_CHECK(nodes_[id].children == 0, "radix cache: a node goes before its children");
+  if (nodes_[id].host_live) drop_host_window(id);
   children_.erase({parent, nodes_[id].first_page});
   nodes_[id] = Record{};
   nodes_.drop(id);
@@ -368,6 +385,7 @@ void RadixCache::check_invariants() const {
   ORRERY_CHECK(in_host == host_used_ && host_used_ <= config_.host_tokens, "radix cache: host memory");
   if (windowed()) check_windows();
   if (stateful()) check_states();
+  if (windowed() && tiered()) check_host_windows();
 }
 
 }  // namespace orrery

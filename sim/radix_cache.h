@@ -39,12 +39,13 @@ class RadixCache {
     std::int32_t page_size = 1;  // tokens
     bool prefix_sharing = true;  // off: nothing is ever in the tree
     Eviction eviction = Eviction::lru;
-    std::int64_t window = 0;           // tokens that a windowed layer looks back; 0 = there is none
-    std::int64_t windowed_tokens = 0;  // of the second pool
-    std::int64_t state_slots = 0;      // of the pool of states; 0 = no layer keeps one
-    std::int64_t host_tokens = 0;      // of the tier in host memory; 0 = there is none
-    std::int64_t backup_at_hits = 1;   // a node is copied there when it was inserted so often; 0 = when
-                                       // evicted
+    std::int64_t window = 0;                // tokens that a windowed layer looks back; 0 = there is none
+    std::int64_t windowed_tokens = 0;       // of the second pool
+    std::int64_t state_slots = 0;           // of the pool of states; 0 = no layer keeps one
+    std::int64_t host_tokens = 0;           // of the tier in host memory; 0 = there is none
+    std::int64_t host_windowed_tokens = 0;  // and of its part for windowed slots
+    std::int64_t backup_at_hits = 1;        // a node is copied there when it was inserted so often; 0 = when
+                                            // evicted
   };
   using Node = kv::Id;
   static constexpr Node root = 0;
@@ -55,6 +56,11 @@ class RadixCache {
     // How far the other layers alone, or host memory, would reach; without both the same.
     std::int64_t full_tokens = 0;
     Node full_node = root;
+    // How far device and host memory reach together, windows and all, and what of it host memory has alone:
+    // tokens whose slots are there, and of the window before the end those whose windowed slots are.
+    std::int64_t best_tokens = 0;
+    Node best_node = root;
+    std::int64_t on_host = 0, windowed_on_host = 0;
   };
   struct Insertion {
     std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
@@ -85,16 +91,26 @@ class RadixCache {
   bool tiered() const { return config_.host_tokens > 0; }
   struct Backup {
     Node node = root;
-    std::int64_t begin = 0, end = 0;  // tokens; locked on the device until end_backup()
+    std::int64_t begin = 0, end = 0;      // tokens; locked on the device until end_backup()
+    std::int64_t full = 0, windowed = 0;  // slots that are copied
+    std::int64_t window_lock = 0;
   };
   // Since the last call; copies that an eviction had to wait for are only counted.
   std::vector<Backup> take_backups() { return std::exchange(backups_, {}); }
   std::int64_t take_blocking_backups() { return std::exchange(blocking_tokens_, 0); }
   void end_backup(const Backup& backup);
   // The nodes of `end`'s path that are in host memory alone get slots; 0 when there are fewer than `least`
-  // tokens of them, or no room. They are as if inserted; the copies stay.
-  std::int64_t load(Node end, std::int64_t least);
+  // tokens of them, or no room. They are as if inserted; the copies stay. With windows also the windowed
+  // slots of the window before the end, which may be all there is to load.
+  struct Loaded {
+    std::int64_t full = 0, windowed = 0;
+    bool any() const { return full + windowed > 0; }
+  };
+  Loaded load(Node end, std::int64_t least);
+  // Windowed slots of the window before the end that are on the device and that nobody has locked.
+  std::int64_t idle_window(Node end) const;
   std::int64_t host_used() const { return host_used_; }
+  std::int64_t host_windowed_used() const { return host_windowed_used_; }
   std::int64_t host_dropped_in_total() const { return host_dropped_; }
 
   // From now on says what becomes findable and what is evicted, as far as others can name it
@@ -152,10 +168,14 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
-    bool live = false;         // has its windowed slots
-    bool device = true;        // its slots are on the device
-    bool host = false;         // and a copy of it in host memory
-    bool host_queued = false;  // in host_leaves_, under `place`
+    bool live = false;                  // has its windowed slots
+    bool device = true;                 // its slots are on the device
+    bool host = false;                  // and a copy of it in host memory
+    bool host_queued = false;           // in host_leaves_, under `place`
+    bool copying = false;               // its copy is crossing the link
+    bool host_live = false;             // its windowed slots have a copy
+    bool host_window_queued = false;    // in host_windows_
+    std::int64_t host_window_used = 0;  // when it came there
     std::int32_t host_pins = 0;
     std::int32_t device_children = 0;
     std::int32_t window_locks = 0;
@@ -208,6 +228,20 @@ class RadixCache {
   void start_backups();
   bool make_host_room(std::int64_t tokens);
   void requeue_host(Node id);
+  // windowed slots in host memory (radix_host_windows.cpp)
+  std::vector<Node> unbacked_windows(Node id) const;
+  std::int64_t sizes_of(const std::vector<Node>& nodes) const;
+  void want_window_backup(Node id);
+  bool back_up_windows(const std::vector<Node>& nodes);
+  bool make_host_window_room(std::int64_t tokens);
+  void requeue_host_window(Node id);
+  void drop_host_window(Node id);
+  std::vector<Node> windows_to_load(Node end) const;
+  void bring_back_window(Node id);
+  void begin_backup(Node id, std::int64_t full, std::int64_t windowed);
+  void count_on_host(Match& found) const;
+  void check_host_windows() const;
+  void drop_host_leaf(Node id);
   void forget(Node id);
   void bring_back(Node id);
   void report(const TokenRuns& content, std::int64_t begin, std::int64_t end, bool stored);
@@ -231,6 +265,9 @@ class RadixCache {
   std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
   std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
   std::set<EvictionKey> host_leaves_;
+  std::int64_t host_windowed_used_ = 0;
+  std::set<std::pair<std::int64_t, Node>> host_windows_;  // not on the device; the first to come first
+  std::vector<Node> wanted_windows_;
   Windowed windowed_;
   States states_;
   std::set<std::pair<std::int64_t, Node>> idle_states_;   // not locked; least recently used first

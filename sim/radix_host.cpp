@@ -15,45 +15,71 @@ void RadixCache::want_backup(Node id) {
   if (!nodes_[id].host && nodes_[id].hits >= config_.backup_at_hits) wanted_.push_back(id);
 }
 
-// From the top, so that no node is copied before its parent; the first without room ends it.
+// From the top, so that no node is copied before its parent; the first without room ends it. Then the windows
+// of nodes that were copied before.
 void RadixCache::start_backups() {
-  if (wanted_.empty()) return;
-  const std::vector<Node> wanted = std::exchange(wanted_, {});
+  if (wanted_.empty() && wanted_windows_.empty()) return;
+  const std::vector<Node> wanted = std::exchange(wanted_, {}), windows = std::exchange(wanted_windows_, {});
   for (const Node node : wanted) {
     std::vector<Node> path;
     for (Node id = node; id != root && !nodes_[id].host; id = nodes_[id].parent) path.push_back(id);
     for (auto id = path.rbegin(); id != path.rend(); ++id) {
+      const std::vector<Node> slots = unbacked_windows(*id);
       if (!back_up(*id)) break;
-      lock(*id);
-      backups_.push_back({.node = *id, .begin = nodes_[*id].begin, .end = nodes_[*id].end});
+      begin_backup(*id, size_of(*id), sizes_of(slots));
     }
+  }
+  for (const Node node : windows) {
+    const std::vector<Node> slots = unbacked_windows(node);
+    if (!slots.empty() && back_up_windows(slots)) begin_backup(node, 0, sizes_of(slots));
   }
 }
 
+void RadixCache::begin_backup(Node id, std::int64_t full, std::int64_t windowed_slots) {
+  lock(id);
+  const std::int64_t window_lock = windowed() ? lock_window(id) : 0;
+  nodes_[id].copying = true;
+  backups_.push_back({.node = id,
+                      .begin = nodes_[id].begin,
+                      .end = nodes_[id].end,
+                      .full = full,
+                      .windowed = windowed_slots,
+                      .window_lock = window_lock});
+}
+
+// All of a node or nothing: its slots, and what its window holds that has no copy.
 bool RadixCache::back_up(Node id) {
   const std::int64_t size = size_of(id);
   if (nodes_[id].parent != root && !nodes_[nodes_[id].parent].host && config_.backup_at_hits > 0)
     return false;
-  if (!make_host_room(size)) return false;
+  if (!make_host_room(size) || !back_up_windows(unbacked_windows(id))) return false;
   nodes_[id].host = true;
   host_used_ += size;
   if (config_.backup_at_hits == 0) blocking_tokens_ += size;
   return true;
 }
 
-void RadixCache::end_backup(const Backup& backup) { unlock(backup.node); }
+void RadixCache::end_backup(const Backup& backup) {
+  for (Node id = backup.node; id != root && nodes_[id].begin >= backup.begin; id = nodes_[id].parent)
+    nodes_[id].copying = false;
+  if (windowed()) unlock_window(backup.node, backup.window_lock);
+  unlock(backup.node);
+}
 
 // Leaves that are in host memory alone, in the order of the device's policy.
 bool RadixCache::make_host_room(std::int64_t tokens) {
-  while (config_.host_tokens - host_used_ < tokens && !host_leaves_.empty()) {
-    const Node id = std::get<3>(*host_leaves_.begin()), parent = nodes_[id].parent;
-    host_leaves_.erase(host_leaves_.begin());
-    host_used_ -= size_of(id);
-    host_dropped_ += size_of(id);
-    forget(id);
-    requeue(parent);
-  }
+  while (config_.host_tokens - host_used_ < tokens && !host_leaves_.empty())
+    drop_host_leaf(std::get<3>(*host_leaves_.begin()));
   return config_.host_tokens - host_used_ >= tokens;
+}
+
+void RadixCache::drop_host_leaf(Node id) {
+  const Node parent = nodes_[id].parent;
+  host_leaves_.erase(nodes_[id].place);
+  host_used_ -= size_of(id);
+  host_dropped_ += size_of(id);
+  forget(id);
+  requeue(parent);
 }
 
 void RadixCache::requeue_host(Node id) {
@@ -78,29 +104,51 @@ void RadixCache::bring_back(Node id) {
 }
 
 // `load_back`: all of them or none.
-std::int64_t RadixCache::load(Node end, std::int64_t least) {
+RadixCache::Loaded RadixCache::load(Node end, std::int64_t least) {
   std::vector<Node> path;
   std::int64_t tokens = 0;
-  for (Node id = end; id != root && !nodes_[id].device; id = nodes_[id].parent) {
-    path.push_back(id);
-    tokens += size_of(id);
+  Node base = end;
+  for (; base != root && !nodes_[base].device; base = nodes_[base].parent) {
+    path.push_back(base);
+    tokens += size_of(base);
   }
-  if (tokens < std::max<std::int64_t>(1, least)) return 0;
-  const auto pin = [&](std::int32_t by) {
-    for (const Node id : path) {
+  const std::vector<Node> windows = windowed() ? windows_to_load(end) : std::vector<Node>();
+  const std::int64_t slots = sizes_of(windows);
+  if (tokens < std::max<std::int64_t>(1, least) && slots == 0) return {};
+  const auto pin = [&](const std::vector<Node>& nodes, std::int32_t by) {
+    for (const Node id : nodes) {
       nodes_[id].host_pins += by;
       requeue_host(id);
+      if (windowed()) requeue_host_window(id);
     }
   };
-  pin(1);  // room may be made by writing others back
-  const bool room = make_room(tokens);
-  pin(-1);
-  if (!room) return 0;
-  available_ -= tokens;
-  evictable_ += tokens;
-  allocated_ += tokens;
-  for (auto id = path.rbegin(); id != path.rend(); ++id) bring_back(*id);
-  return tokens;
+  // Room may be made by writing others back. What is found on the device stays.
+  pin(path, 1);
+  pin(windows, 1);
+  if (windowed()) lock(base);
+  const std::int64_t window_lock = windowed() ? lock_window(end) : 0;
+  bool room = true;
+  if (windowed()) {
+    while (available_ < tokens && !leaves_.empty()) evict_first();
+    while (windowed_.available < slots && evict_first_window()) {}
+    room = available_ >= tokens && windowed_.available >= slots;
+  } else {
+    room = make_room(tokens);
+  }
+  pin(windows, -1);
+  pin(path, -1);
+  if (room) {
+    available_ -= tokens;
+    evictable_ += tokens;
+    allocated_ += tokens;
+    for (auto id = path.rbegin(); id != path.rend(); ++id) bring_back(*id);
+    for (auto id = windows.rbegin(); id != windows.rend(); ++id) bring_back_window(*id);
+  }
+  if (windowed()) {
+    unlock_window(end, window_lock);
+    unlock(base);
+  }
+  return room ? Loaded{tokens, slots} : Loaded{};
 }
 
 }  // namespace orrery

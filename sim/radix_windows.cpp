@@ -72,6 +72,7 @@ void RadixCache::give_up_window(Node id) {
   ORRERY_CHECK(nodes_[id].window_locks == 0, "radix cache: a locked window is not given up");
   nodes_[id].live = false;
   requeue_window(id);
+  if (nodes_[id].host_live) requeue_host_window(id);
   windowed_.evictable -= size;
   windowed_.available += size;
 }
@@ -91,6 +92,7 @@ bool RadixCache::evict_first_window() {
 void RadixCache::revive(Node id) {
   const std::int64_t size = size_of(id);
   nodes_[id].live = true;
+  if (nodes_[id].host_live) requeue_host_window(id);
   windowed_.held -= size;
   (nodes_[id].window_locks > 0 ? windowed_.locked : windowed_.evictable) += size;
   ORRERY_CHECK(windowed_.held >= 0, "radix cache: windowed slots that nobody held");

@@ -27,6 +27,9 @@ void check_sglang(const Yaml& node, const PoolSpec& pool) {
     node.optional("role").fail(
         "HiCache on a decode server keeps what its radix cache holds (enable_decode_hicache), which is not "
         "modelled; leave enable_hierarchical_cache to the prefill pool");
+  if (options.has(tier) && options.flag(tier) && pool.instance.speculation.on())
+    node.optional("role").fail(
+        "HiCache beside drafts is not modelled with prefill and decode apart; leave one of them out");
   if (options.has("rules_of_0_5_17") && options.flag("rules_of_0_5_17"))
     node.optional("role").fail(
         "rules_of_0_5_17 with prefill and decode apart are not modelled; leave it out");
@@ -61,6 +64,14 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
         .fail(
             "drafts beside layers with a sliding window, with prefill and decode apart, are not modelled; "
             "use method: off, or disable_hybrid_kv_cache_manager: true");
+  const bool drafts = pool.instance.speculation.on();
+  if (engine.engine == "vllm" && engine.settings.kv_offload_bytes > 0 && (keeps_windows(pool) || drafts))
+    role.fail(
+        "KV blocks in host memory beside drafts or layers with a sliding window are not modelled with "
+        "prefill "
+        "and decode apart; leave kv_offloading_size out");
+  if (engine.settings.tensorrt_llm.window > 0 && drafts)
+    role.fail("drafts beside max_attention_window are not modelled with prefill and decode apart");
   if (engine.engine == "tensorrt-llm" && takes_images(pool.instance))
     node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "costmodel/host_block.h"
 #include "sim/costed/disaggregation.h"
 
 namespace orrery {
@@ -79,9 +80,7 @@ bool copies_to_host(const PoolSpec& pool) {
   return pool.memory.host_blocks > 0 || retracts;
 }
 
-double host_block_bytes(const PoolSpec& pool) {
-  return pool.memory.kv_bytes_per_token.value() * static_cast<double>(pool.memory.block_size);
-}
+double host_block_bytes(const PoolSpec& pool) { return host_block_bytes(pool.instance, pool.memory).value(); }
 
 Result<std::unique_ptr<FabricTransport>> make_transport(const Scenario& scenario) {
   if (scenario.topology == nullptr) return std::unique_ptr<FabricTransport>();

@@ -279,6 +279,7 @@ class SglangScheduler final : public Scheduler {
 
   // sglang_host.cpp
   std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
+  std::int64_t host_blocks(std::int64_t full, std::int64_t windowed) const;
   void issue_backups(bool behind_step);
   void plan_host_work();
 
@@ -289,7 +290,8 @@ class SglangScheduler final : public Scheduler {
     return cache_.windowed_available() + cache_.windowed_evictable() - adder.windowed_offset;
   }
   std::int64_t windowed_need(std::int64_t extend, std::int64_t future, std::int64_t limit) const;
-  bool windows_admit(const Adder& adder, std::int64_t extend, std::int64_t future, std::int64_t& limit) const;
+  bool windows_admit(const Adder& adder, std::int64_t extend, std::int64_t future, std::int64_t on_host,
+                     std::int64_t& limit) const;
   void slide(Sequence& s, std::int64_t place, std::int64_t interval);
   void plan_slide(Slot slot);
   void slide_running();

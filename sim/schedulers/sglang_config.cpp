@@ -100,6 +100,16 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   if (c.role == SglangRole::decode) no_sharing = !c.decode_radix_cache;
   c.cache.prefix_sharing = !no_sharing;
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
+  if (c.cache.host_tokens > 0 && c.cache.window > 0) {  // build_hybrid_swa_group: the same ratio to the
+                                                        // device's
+    const double ratio =
+        static_cast<double>(config.offload.blocks) / static_cast<double>(config.num_gpu_blocks);
+    c.cache.host_windowed_tokens =
+        static_cast<std::int64_t>(static_cast<double>(c.cache.windowed_tokens) * ratio) / config.block_size *
+        config.block_size;
+    c.full_parts = config.tensorrt_llm.full_parts;
+    c.window_parts = config.tensorrt_llm.window_parts;
+  }
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
   read_name(o, "schedule_policy", policies, c.schedule_policy);

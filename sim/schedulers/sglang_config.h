@@ -50,7 +50,9 @@ struct SglangConfig {
   // Pipeline stages (sglang_stages.cpp): pp_size + pp_async_batch_depth, and pp_max_micro_batch_size.
   std::int64_t micro_batches = 1, micro_batch_size = 0;
   StateSlots states = {};
-  EncoderRules encoder = {};                 // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
+  // HiCache beside windows: parts of equally many layers that keep all tokens, and a window (LayerParts).
+  std::int64_t full_parts = 1, window_parts = 0;
   std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
   std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,

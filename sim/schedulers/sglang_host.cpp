@@ -8,33 +8,40 @@
 namespace orrery {
 
 // The whole of what host memory holds behind the device's prefix, or nothing: the copy crosses the link layer
-// by layer while the batch runs. Tokens that came back.
+// by layer while the batch runs. Tokens by which the prefix grew: beside windows that may be more than were
+// loaded, where the device had all but their windowed slots.
 std::int64_t SglangScheduler::load_back(Sequence& s, const RadixCache::Match& hit) {
-  if (hit.full_tokens == hit.tokens) return 0;
-  const std::int64_t tokens = cache_.load(hit.full_node, config_.load_back_threshold);
-  if (tokens == 0) return 0;
+  if (hit.best_tokens == hit.tokens) return 0;
+  const RadixCache::Loaded loaded = cache_.load(hit.best_node, config_.load_back_threshold);
+  if (!loaded.any()) return 0;
   unlock_prefix(s);
-  lock_prefix(s, hit.full_node);
-  s.prefix = s.in_tree = hit.full_tokens;
-  const std::int64_t pages = tokens / config_.cache.page_size;
-  plan_loads_ += pages;
+  lock_prefix(s, hit.best_node);
+  s.prefix = s.in_tree = hit.best_tokens;
+  const std::int64_t blocks = host_blocks(loaded.full, loaded.windowed);
+  plan_loads_ += blocks;
   ++host_.loads;
-  host_.loaded += static_cast<std::uint64_t>(pages);
-  host_loads_.push_back({s.request, tokens});
+  host_.loaded += static_cast<std::uint64_t>(blocks);
+  host_loads_.push_back({s.request, hit.best_tokens - hit.tokens});
   digest_.add(s.request.value() * 4);
-  digest_.add(tokens);
-  return tokens;
+  digest_.add(blocks * config_.cache.page_size);
+  return hit.best_tokens - hit.tokens;
+}
+
+// Pages; beside windows pages of an equal part of the layers, of which the two kinds have so many each.
+std::int64_t SglangScheduler::host_blocks(std::int64_t full, std::int64_t windowed) const {
+  const std::int64_t page = config_.cache.page_size;
+  return full / page * config_.full_parts + windowed / page * config_.window_parts;
 }
 
 void SglangScheduler::issue_backups(bool behind_step) {
   for (const RadixCache::Backup& backup : cache_.take_backups()) {
-    const std::int64_t pages = (backup.end - backup.begin) / config_.cache.page_size;
+    const std::int64_t blocks = host_blocks(backup.full, backup.windowed);
     open_backups_.push_back({next_transfer_, backup});
     issued_.push_back({.direction = TransferWork::Direction::to_host,
                        .id = next_transfer_++,
-                       .blocks = pages,
+                       .blocks = blocks,
                        .behind_step = behind_step});
-    host_.stored += static_cast<std::uint64_t>(pages);
+    host_.stored += static_cast<std::uint64_t>(blocks);
   }
 }
 
@@ -66,10 +73,9 @@ bool SglangScheduler::on_transfer(std::uint64_t transfer) {
 
 OffloadCounters SglangScheduler::offload_counters() const {
   OffloadCounters c = host_;
-  const std::int64_t page = config_.cache.page_size;
-  c.capacity = config_.cache.host_tokens / page;
-  c.used = cache_.host_used() / page;
-  c.dropped = static_cast<std::uint64_t>(cache_.host_dropped_in_total() / page);
+  c.capacity = host_blocks(config_.cache.host_tokens, config_.cache.host_windowed_tokens);
+  c.used = host_blocks(cache_.host_used(), cache_.host_windowed_used());
+  c.dropped = static_cast<std::uint64_t>(host_blocks(cache_.host_dropped_in_total(), 0));
   return c;
 }
 

@@ -133,7 +133,7 @@ void SglangScheduler::admit_from_queue(Adder& adder) {
     s.prefix = s.in_tree = hit.tokens;
     s.looked_up = s.input();
     s.node = hit.node;
-    s.branch = hit.full_tokens > hit.tokens ? hit.full_tokens : 0;
+    s.branch = hit.full_tokens > hit.tokens + hit.on_host ? hit.full_tokens : 0;
     if (cache_.stateful()) take_matched_state(s, hit);
     const Answer answer = add_one(adder, slot, hit);
     if (adder.batch.size() > static_cast<std::size_t>(taken))
@@ -166,13 +166,22 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot, const 
   };
   if (static_cast<double>(total) >= remaining_total(adder)) return refuse(Answer::no_token);
   std::int64_t limit = adder.rem_chunk;
-  if (cache_.windowed() && !windows_admit(adder, extend, future, limit)) return refuse(Answer::no_token);
-  const std::int64_t on_host = cache_.tiered() ? hit.full_tokens - hit.tokens : 0;
-  Shape shape = shape_of(adder, s, on_host, limit);
+  // A load locks the whole window before its end, of which the device may have some already. The engine
+  // reckons only what is loaded, and may then stop with "Out of memory".
+  const std::int64_t window =
+      hit.windowed_on_host > 0 ? hit.windowed_on_host + cache_.idle_window(hit.best_node) : 0;
+  if (cache_.windowed() && !windows_admit(adder, extend, future, window, limit))
+    return refuse(Answer::no_token);
+  Shape shape = shape_of(adder, s, hit.on_host, limit);
   if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
-  if (on_host > 0 && load_back(s, hit) == 0) {
+  const bool loads = hit.on_host > 0 || hit.windowed_on_host > 0;
+  const std::int64_t grown = loads ? load_back(s, hit) : 0;
+  if (grown < hit.on_host) {
     shape = shape_of(adder, s, 0, limit);
     if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
+  } else if (grown > hit.on_host) {  // the approved budget stays, the work shrinks
+    shape.extend = std::min(shape.extend, s.input() - s.prefix);
+    shape.chunked = shape.chunked && s.prefix + shape.extend < s.input();
   }
   commit(adder, slot, shape.extend, shape.chunked);
   return budget_state(adder);

@@ -34,14 +34,16 @@ std::int64_t SglangScheduler::windowed_need(std::int64_t extend, std::int64_t fu
 }
 
 // `SWAPrefillBudget.check_prefill`. A shortfall that would stay makes chunks smaller, any other waits.
+// `on_host`: windowed slots that a load would bring back or lock.
 bool SglangScheduler::windows_admit(const Adder& adder, std::int64_t extend, std::int64_t future,
-                                    std::int64_t& limit) const {
-  const std::int64_t need = windowed_need(cache_.page_ceil(extend), future, limit);
+                                    std::int64_t on_host, std::int64_t& limit) const {
+  const std::int64_t loaded = cache_.page_ceil(on_host);
+  const std::int64_t need = windowed_need(cache_.page_ceil(extend), future, limit) + loaded;
   const std::int64_t remaining = remaining_windowed(adder);
   if (need < remaining) return true;
   if (!config_.chunking() || need < config_.cache.windowed_tokens) return false;
   const std::int64_t cap =
-      cache_.page_floor(std::max<std::int64_t>(0, remaining - windowed_need(0, future, limit)));
+      cache_.page_floor(std::max<std::int64_t>(0, remaining - windowed_need(0, future, limit) - loaded));
   limit = std::min(limit, cap);
   return cap > 0;
 }

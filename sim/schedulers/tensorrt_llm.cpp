@@ -24,8 +24,8 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
   ORRERY_CHECK(!staged() || !rules_.max_utilization, "stages are modelled without pauses");
   counters_.min_free_blocks = kv_.num_blocks();
   window_free_ = rules_.window_blocks;
-  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !walks()),
-               "windows are modelled without reuse and without drafts");
+  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !staged()),
+               "windows are modelled without reuse and without stages");
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
 

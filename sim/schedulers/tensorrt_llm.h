@@ -236,6 +236,9 @@ class TensorRtLlmScheduler final : public Scheduler {
   std::int64_t window_to_completion(const Sequence& s) const;
   std::int64_t window_next_step(const Sequence& s) const;
   void grow_windows();
+  void slide_speaking(Sequence& s);
+  std::int64_t window_spare() const;
+  std::int64_t window_peak(const Sequence& s) const;
   void release_window(Sequence& s, std::int64_t held);
 
   // helpers

@@ -43,6 +43,7 @@ void TensorRtLlmScheduler::grow_speaking(Sequence& s, std::int64_t blocks) {
   if (blocks <= 0) return;
   kv_.grow_unattributed(blocks);
   s.speech.blocks += blocks;
+  if (windowed()) window_free_ -= blocks;
 }
 
 // §4.1: room for the extra tokens of one-model EAGLE-3 with a prompt, for the row's tokens with a generation.
@@ -55,16 +56,19 @@ void TensorRtLlmScheduler::prepare_speaking() {
     Sequence& s = sequences_[row.sequence.value()];
     s.speech.tokens += 1 + given;
     s.speech.given = given;
+    if (windowed()) slide_speaking(s);
     ++s.speech.in_flight;
     const std::int64_t needed = std::min(s.speech.tokens, std::int64_t{s.prompt} + s.max_output);
     grow_speaking(s, blocks_for(needed) - s.speech.blocks);
   }
+  const std::int64_t spare_of_window = windowed() ? window_spare() : kv_.num_blocks();
   std::int64_t spare = kv_.free_blocks() - remote_.reserved;
   if (!rules_.max_utilization) {
     for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
       if (is_started(sequences_[slot])) spare -= blocks_to_completion(sequences_[slot]);
     }
   }
+  spare = std::min(spare, spare_of_window);
   const auto take_spare = [&](Sequence& s) {
     const std::int64_t more = std::clamp<std::int64_t>(blocks_for(s.speech.tokens) - s.speech.blocks, 0,
                                                        std::max<std::int64_t>(0, spare));
@@ -170,14 +174,16 @@ void TensorRtLlmScheduler::rewind(Sequence& s, std::int64_t tokens) {
   const std::int64_t back = std::max<std::int64_t>(0, s.speech.blocks - blocks_for(s.speech.tokens));
   kv_.shrink_unattributed(back);
   s.speech.blocks -= back;
+  if (windowed()) window_free_ += back;
 }
 
 void TensorRtLlmScheduler::finish_speaking(Slot slot) {
-  const Sequence& s = sequences_[slot];
+  Sequence& s = sequences_[slot];
   open_.forget_wasted_token(SequenceId(slot));
   if (s.state == State::context) {
     std::erase(contexts_, slot);
   } else {
+    release_window(s, s.speech.blocks);
     kv_.release(s.kv, s.speech.blocks, std::int64_t{s.prompt} + s.outputs - 1, false);
     --started_;
   }

@@ -25,13 +25,22 @@ std::int64_t TensorRtLlmScheduler::window_to_completion(const Sequence& s) const
   const std::int64_t extra = slides ? 1 : 0;
   if (s.state == State::receiving) return std::max<std::int64_t>(0, total - blocks_for(s.prompt)) + extra;
   if (!is_started(s)) return std::max(total + extra, blocks_for(s.target));
-  return std::max<std::int64_t>(0, total - held_blocks(s)) + extra;
+  const std::int64_t due = std::max<std::int64_t>(0, total - held_blocks(s)) + extra;
+  return speculates() ? std::max(due, window_peak(s) - window_held(s)) : due;
+}
+
+// What a sequence with drafts may come to hold again: rejected ones give their blocks back, and the front
+// that went for them does not return (`removeToken` releases the last block only). The engine reckons one
+// block.
+std::int64_t TensorRtLlmScheduler::window_peak(const Sequence& s) const {
+  return std::min(reserve_of(s), blocks_for(rules_.window) + 1);
 }
 
 // §2.1 one_step: in line, as if nothing were given back; of a prompt what it takes.
 std::int64_t TensorRtLlmScheduler::window_next_step(const Sequence& s) const {
   if (s.state == State::context) return blocks_for(s.target);
   if (s.state == State::prefilling) return 0;
+  if (speculates()) return blocks_of_next_step(s);
   return needs_new_block(context_of(s)) ? 1 : 0;
 }
 
@@ -46,6 +55,24 @@ void TensorRtLlmScheduler::grow_windows() {
     s.left_window = left;
   }
   ORRERY_CHECK(window_free_ >= 0, "the windows' pool has a block for every token");
+}
+
+// The same for a row with drafts, whose tokens are added one by one (`add_token` of prepare_resources): those
+// that will be rejected move the front too.
+void TensorRtLlmScheduler::slide_speaking(Sequence& s) {
+  const std::int64_t left = std::max<std::int64_t>(0, s.speech.tokens - rules_.window) / config_.block_size;
+  if (left <= s.left_window) return;
+  window_free_ += left - s.left_window;
+  s.left_window = left;
+}
+
+// Blocks of the windows' pool that nobody is due.
+std::int64_t TensorRtLlmScheduler::window_spare() const {
+  std::int64_t spare = window_free_;
+  for (Slot slot = active_head_; !rules_.max_utilization && slot != no_slot; slot = sequences_[slot].next) {
+    if (is_started(sequences_[slot])) spare -= window_to_completion(sequences_[slot]);
+  }
+  return spare;
 }
 
 void TensorRtLlmScheduler::release_window(Sequence& s, std::int64_t held) {

@@ -40,39 +40,43 @@ void VllmOffload::close(Slot slot) {
 }
 
 // A block is equal when all names up to the one of its last token are (sim/kv_content_tree.h).
-HostTier::Key VllmOffload::key(const Sequence& s, std::int64_t block) const {
+HostTier::Key VllmOffload::key(const Sequence& s, std::int64_t block, std::int32_t group) const {
   const std::int64_t end = (block + 1) * block_size_;
-  const auto index = static_cast<std::uint64_t>(block);
+  const auto index = static_cast<std::uint64_t>(block) | static_cast<std::uint64_t>(group) << 40;
   if (!s.chain.empty() && end <= s.named_tokens)
     return digest_of(s.chain[static_cast<std::size_t>((end - 1) / s.hash_block)], index, of_hash_ids);
   if (s.stream != 0) return digest_of(s.stream, index, of_stream);
   return digest_of(s.serial, index, of_one_request);
 }
 
+// `_touch`: all of a group that keeps every token; of a window's what the request will be looked up by.
+void VllmOffload::touch(const Look& look) {
+  const std::int64_t hit = (look.computed + look.hit) / block_size_;
+  for (std::int32_t g = 0; g < count(); ++g) {
+    keys_.clear();
+    const std::int64_t from = windowed(g) ? std::max<std::int64_t>(0, hit - window_blocks()) : 0;
+    for (std::int64_t i = from; i < look.keys; ++i) keys_.push_back(key(look.s, i, g));
+    tier_.touch(keys_);
+  }
+}
+
 std::optional<std::int64_t> VllmOffload::match(Slot slot, std::int64_t local, std::int64_t tokens) {
-  Sequence& s = sequences_[slot];
+  const Sequence& s = sequences_[slot];
   if (s.loads + s.stores > 0) return std::nullopt;
-  keys_.clear();
-  const std::int64_t full = tokens / block_size_;
-  for (std::int64_t i = 0; i < full; ++i) keys_.push_back(key(s, i));
-  std::int64_t hit = 0;
-  bool wait = false;
-  for (std::int64_t i = local; i < full; ++i, ++hit) {
-    const HostTier::Found found = tier_.lookup(keys_[static_cast<std::size_t>(i)]);
-    if (found == HostTier::Found::missing) break;
-    wait |= found == HostTier::Found::being_written;
-  }
-  for (const Transfer& t : open_) {
-    if (wait || !t.is_load) continue;
-    for (std::int64_t i = local; i < local + hit && !wait; ++i)
-      wait = std::find(t.keys.begin(), t.keys.end(), keys_[static_cast<std::size_t>(i)]) != t.keys.end();
-  }
-  tier_.touch(keys_);
+  // Beside windows the last token is left out first (`_lookup`), elsewhere by the scheduler.
+  Look look{.s = s,
+            .computed = local * block_size_,
+            .keys = tokens / block_size_,
+            .most = tokens - (groups_.windowed > 0 ? 1 : 0)};
+  if (!find(look)) look.hit = 0;
+  const bool wait = look.wait || is_loading(look);
+  if (wait) look.hit = 0;
+  touch(look);
   if (wait) {
     ++counters_.deferrals;
     return std::nullopt;
   }
-  return hit;
+  return (look.computed + look.hit + block_size_ - 1) / block_size_ - local;
 }
 
 void VllmOffload::issue(Slot slot, bool is_load, bool behind_step, std::vector<HostTier::Key> keys) {
@@ -90,24 +94,39 @@ void VllmOffload::issue(Slot slot, bool is_load, bool behind_step, std::vector<H
   ++next_id_;
 }
 
-void VllmOffload::load(Slot slot, std::int64_t local, std::int64_t blocks) {
+std::int64_t VllmOffload::load(Slot slot, std::int64_t local, std::int64_t blocks,
+                               std::int64_t window_begin) {
   Sequence& s = sequences_[slot];
   std::vector<HostTier::Key> keys;
-  for (std::int64_t i = local; i < local + blocks; ++i) keys.push_back(key(s, i));
+  for (std::int32_t g = 0; g < count(); ++g) {
+    const std::int64_t from = windowed(g) ? std::max(local, window_begin) : local;
+    for (std::int64_t i = from; i < local + blocks; ++i) keys.push_back(key(s, i, g));
+  }
   tier_.begin_load(keys);
   s.stored = std::max(s.stored, local + blocks);
   ++s.loads;
   ++counters_.loads;
+  const auto travel = static_cast<std::int64_t>(keys.size());
   issue(slot, true, false, std::move(keys));
+  return travel;
 }
 
-void VllmOffload::store(Slot slot, std::int64_t blocks, std::int64_t prompt, bool behind_step) {
+// `_build_store_jobs`. A drafter's last block is not stored, and is passed over for good: what comes next
+// begins behind it (`next_stored_block_idx`), so outputs, a block at a time, are stored after a refusal only.
+void VllmOffload::store(Slot slot, std::int64_t blocks, std::int64_t prompt, bool behind_step,
+                        std::int64_t window_begin) {
   Sequence& s = sequences_[slot];
   if (rules_.prompt_only) blocks = std::min(blocks, prompt / block_size_);
   if (blocks <= s.stored) return;
+  const bool as_they_fill = !behind_step && !s.refused;
+  const std::int64_t end = groups_.drafts ? (as_they_fill ? s.stored : blocks - 1) : blocks;
   keys_.clear();
-  for (std::int64_t i = s.stored; i < blocks; ++i) keys_.push_back(key(s, i));
-  if (!tier_.begin_store(keys_, to_store_)) {  // tried again with the sequence's next blocks
+  for (std::int32_t g = 0; g < count(); ++g) {
+    const std::int64_t from = windowed(g) && !as_they_fill ? std::max(s.stored, window_begin) : s.stored;
+    for (std::int64_t i = from; i < end; ++i) keys_.push_back(key(s, i, g));
+  }
+  s.refused = !tier_.begin_store(keys_, to_store_);
+  if (s.refused) {  // tried again with the sequence's next blocks
     ++counters_.refused;
     return;
   }

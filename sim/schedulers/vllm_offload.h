@@ -18,8 +18,16 @@ class VllmOffload {
  public:
   using Slot = std::uint32_t;
 
-  VllmOffload(const OffloadRules& rules, std::int32_t block_size)
-      : rules_(rules), block_size_(block_size), tier_(rules.blocks) {}
+  // Groups of layers as the pool has them (sim/kv_windows.cpp): a block of the tier is one group's. `drafts`:
+  // the last block of what is known is a drafter's in every group, neither stored nor loaded (`use_eagle`).
+  struct Groups {
+    std::int32_t full = 1, windowed = 0;
+    std::int64_t window = 0;  // tokens
+    bool drafts = false;
+  };
+
+  VllmOffload(const OffloadRules& rules, std::int32_t block_size, const Groups& groups)
+      : rules_(rules), block_size_(block_size), groups_(groups), tier_(rules.blocks) {}
 
   void open(Slot slot, const Request& request);
   void close(Slot slot);
@@ -28,11 +36,15 @@ class VllmOffload {
   // when the answer must wait (some are being written, or being loaded by another request, or the request has
   // transfers of its own under way).
   std::optional<std::int64_t> match(Slot slot, std::int64_t local, std::int64_t tokens);
-  // Loads [local, local + blocks), which match() just found.
-  void load(Slot slot, std::int64_t local, std::int64_t blocks);
+  // Loads [local, local + blocks), which match() just found; of groups with a window from `window_begin` on.
+  // The blocks that travel, of all groups.
+  std::int64_t load(Slot slot, std::int64_t local, std::int64_t blocks, std::int64_t window_begin);
   bool loading(Slot slot) const { return sequences_[slot].loads > 0; }
-  // The first `blocks` blocks are full, or will be when the step just composed has run (`behind_step`).
-  void store(Slot slot, std::int64_t blocks, std::int64_t prompt, bool behind_step);
+  // The first `blocks` blocks are full, or will be when the step just composed has run (`behind_step`; else
+  // those of a sequence that ends, of which the engine stored each as it filled). Groups with a window have
+  // none before `window_begin`.
+  void store(Slot slot, std::int64_t blocks, std::int64_t prompt, bool behind_step,
+             std::int64_t window_begin);
   void ended(std::uint64_t transfer);
 
   const std::vector<TransferWork>& issued() const { return issued_; }  // since clear_issued()
@@ -49,6 +61,7 @@ class VllmOffload {
     std::int64_t stored = 0;  // blocks that were offered to the tier
     std::int32_t loads = 0, stores = 0;
     std::uint32_t epoch = 0;
+    bool refused = false;  // the last store found no room
   };
   struct Transfer {
     std::uint64_t id = 0;
@@ -57,11 +70,29 @@ class VllmOffload {
     bool is_load = false;
     std::vector<HostTier::Key> keys;
   };
-  HostTier::Key key(const Sequence& s, std::int64_t block) const;
+  struct Look {  // of one look-up (`_lookup`)
+    const Sequence& s;
+    std::int64_t computed = 0, keys = 0, most = 0, hit = 0;  // tokens, blocks, tokens, tokens
+    std::uint64_t verified = 0;                              // groups of a drafter that are a block shorter
+    bool wait = false;
+  };
+  enum class Next : std::uint8_t { go_on, nothing, all_again, windows_again };
+  HostTier::Key key(const Sequence& s, std::int64_t block, std::int32_t group = 0) const;
+  std::int32_t count() const { return groups_.full + groups_.windowed; }
+  bool windowed(std::int32_t group) const { return group >= groups_.full; }
+  std::int64_t window_blocks() const { return (groups_.window + block_size_ - 1) / block_size_; }
+  Next look_at(Look& look, std::int32_t group, bool after_window);
+  std::int64_t prefix_at(Look& look, std::int32_t group, std::int64_t begin, std::int64_t end) const;
+  std::int64_t window_at(Look& look, std::int32_t group, std::int64_t begin, std::int64_t end,
+                         std::int64_t needed) const;
+  bool find(Look& look);
+  bool is_loading(const Look& look) const;
+  void touch(const Look& look);
   void issue(Slot slot, bool is_load, bool behind_step, std::vector<HostTier::Key> keys);
 
   OffloadRules rules_;
   std::int32_t block_size_;
+  Groups groups_;
   HostTier tier_;
   std::vector<Sequence> sequences_;
   std::vector<Transfer> open_;  // in order of issue

@@ -33,7 +33,13 @@ SchedulerConfig with_states(SchedulerConfig c) {
 VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
     : config_(with_states(config)), kv_(kv_config(config_)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.usable_blocks();
-  if (config.offload.blocks > 0) offload_ = std::make_unique<VllmOffload>(config.offload, config.block_size);
+  if (config.offload.blocks > 0)
+    offload_ =
+        std::make_unique<VllmOffload>(config.offload, config.block_size,
+                                      VllmOffload::Groups{.full = config.kv_groups.full,
+                                                          .windowed = config.kv_groups.windowed,
+                                                          .window = config.kv_groups.window,
+                                                          .drafts = config.speculation.drops_last_hit});
   const std::int64_t shift = config.speculation.drops_last_hit ? 1 : 0;
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder, shift);
   if (config_.kv_groups.windowed > 0)
@@ -397,7 +403,7 @@ void VllmV1Scheduler::add_chunk(Slot slot, std::int64_t tokens) {
                      .outputs_before = s.outputs});
   s.computed += tokens;
   plan_prefill_tokens_ += tokens;
-  if (offload_ != nullptr) offload_->store(slot, s.computed / config_.block_size, s.prompt, true);
+  if (offload_ != nullptr) store_on_host(slot, s.computed, true);
   if (!s.named) return;
   kv_.publish(s.kv, s.computed / config_.block_size);
   head_blocked_ = false;  // the head of the queue may find more of its prefix now

@@ -155,6 +155,10 @@ class VllmV1Scheduler final : public Scheduler {
   void admit_around_transfers(std::int64_t& budget);
   Admit try_admit(Slot slot, std::int64_t& budget);
   Admit begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks);
+  void store_on_host(Slot slot, std::int64_t tokens, bool behind_step) {
+    offload_->store(slot, tokens / config_.block_size, sequences_[slot].prompt, behind_step,
+                    windows_ ? windows_->begin(slot) : 0);
+  }
   Admit fits_for_load(KvBlockManager::Fetch fetch, std::int64_t gate) const;
   void take_for_load(Sequence& s, KvBlockManager::Hit hit, std::int64_t total, std::int64_t begin);
   std::deque<Slot>& queue_to_serve();
@@ -219,7 +223,7 @@ class VllmV1Scheduler final : public Scheduler {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
   // groups of layers (vllm_v1_states.cpp)
-  std::int64_t gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const;
+  std::int64_t gate_blocks(std::int64_t hit_blocks, std::int64_t tokens, std::int64_t begin = 0) const;
   std::int64_t chunk_blocks(std::int64_t blocks) const;
   std::int64_t in_all_groups(std::int64_t blocks) const { return blocks * config_.kv_groups.count(); }
   std::int64_t state_blocks() const {

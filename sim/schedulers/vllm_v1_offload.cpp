@@ -43,20 +43,29 @@ std::deque<VllmV1Scheduler::Slot>& VllmV1Scheduler::queue_to_serve() {
 }
 
 // All blocks of the local and the loaded prefix are held from now on, without a place among the running: let
-// in only beside what prefills under way still need, since nobody can preempt it.
+// in only beside what prefills under way still need, since nobody can preempt it. In groups with a window
+// only the window's blocks (`allocate_external_computed_blocks`), and none for drafts
+// (`limit_lookahead_tokens`).
 VllmV1Scheduler::Admit VllmV1Scheduler::begin_load(Slot slot, KvBlockManager::Hit hit, std::int64_t blocks) {
   Sequence& s = sequences_[slot];
-  const std::int64_t tokens = (hit.blocks + blocks) * config_.block_size;
-  const std::int64_t gate_tokens =
-      config_.scheduler_reserve_full_isl ? std::min(s.target, config_.max_model_len) : tokens;
-  const std::int64_t gate = std::max(blocks_for(gate_tokens) - hit.blocks, blocks);
-  if (const Admit fits = fits_for_load({blocks, hit.idle}, gate); fits != Admit::admitted) return fits;
-  take_for_load(s, hit, hit.blocks + blocks, 0);
+  const std::int64_t total = hit.blocks + blocks;
+  const std::int64_t tokens = std::min(total * config_.block_size, windows_ ? s.target - 1 : s.target);
+  const std::int64_t begin = windows_ ? windows_->left_behind(tokens) : 0;
+  const KvBlockManager::Fetch fetch = kv_.fetch_of(s.kv, hit, total, begin);
+  std::int64_t gate = fetch.blocks;
+  if (config_.scheduler_reserve_full_isl) {
+    const std::int64_t whole = std::min(s.target, config_.max_model_len);
+    gate = std::max(gate, gate_blocks(hit.blocks, whole, begin));
+  }
+  if (const Admit fits = fits_for_load(fetch, gate); fits != Admit::admitted) return fits;
+  take_for_load(s, hit, total, begin);
+  if (windows_) windows_->admit(slot, tokens);
   s.computed = tokens;
-  offload_->load(slot, hit.blocks, blocks);
+  s.speech.blocks = total;
+  const std::int64_t travel = offload_->load(slot, hit.blocks, blocks, begin);
   host_loads_.push_back({s.request, blocks * config_.block_size});
   digest_.add(s.request.value() * 4);
-  digest_.add(blocks);
+  digest_.add(travel);
   return Admit::set_aside;
 }
 
@@ -87,11 +96,13 @@ std::int64_t VllmV1Scheduler::watermark_blocks() const {
   return static_cast<std::int64_t>(config_.watermark * static_cast<double>(kv_.usable_blocks() + 1));
 }
 
+// `_inflight_prefill_reserved_blocks`: as much as the gate reckons for what is left.
 std::int64_t VllmV1Scheduler::reserved_for_prefills() const {
   std::int64_t blocks = 0;
   const auto rest = [&](Slot slot) {
     const Sequence& s = sequences_[slot];
-    blocks += in_all_groups(blocks_for(s.target) - blocks_for(s.computed));
+    const std::int64_t held = std::min(blocks_held(s, s.computed), blocks_for(s.target));
+    blocks += gate_blocks(held, s.target);
   };
   for (const Slot slot : prefilling_) rest(slot);
   for (const Slot slot : skipped_) {

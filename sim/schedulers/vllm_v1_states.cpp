@@ -10,14 +10,17 @@ namespace orrery {
 // The whole-sequence gate over all groups of layers. In one with a window a sequence never holds more than a
 // window and a step's chunk (`max_admission_blocks_per_request`). States have no such limit: with one for
 // every block the engine reckons them all, with one for every chunk a single one
-// (`get_num_blocks_to_allocate` of MambaManager).
-std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens) const {
+// (`get_num_blocks_to_allocate` of MambaManager). `begin`: blocks that the window has left when all that is
+// loaded has come.
+std::int64_t VllmV1Scheduler::gate_blocks(std::int64_t hit_blocks, std::int64_t tokens,
+                                          std::int64_t begin) const {
   const std::int64_t whole = blocks_for(tokens);
   if (config_.kv_groups.cached_states) return chunk_blocks(whole - hit_blocks);
   std::int64_t blocks = config_.kv_groups.full * (whole - hit_blocks) + state_blocks();
   if (windows_) {
     const std::int64_t most = windows_->most_blocks(config_.max_num_batched_tokens, config_.max_model_len);
-    blocks += config_.kv_groups.windowed * std::max<std::int64_t>(0, std::min(whole, most) - hit_blocks);
+    blocks += config_.kv_groups.windowed *
+              std::max<std::int64_t>(0, std::min(whole, most) - std::max(hit_blocks, begin));
   }
   return blocks;
 }

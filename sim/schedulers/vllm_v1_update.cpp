@@ -196,7 +196,7 @@ void VllmV1Scheduler::finish(Slot slot, std::int32_t outputs, std::int64_t compu
   } else {
     // The last sampled token has no KV and never counts (§2.3).
     const std::int64_t known = s.prompt + outputs - 1;
-    if (offload_ != nullptr) offload_->store(slot, known / config_.block_size, s.prompt, false);
+    if (offload_ != nullptr) store_on_host(slot, known, false);
     release_blocks(slot, blocks_held(s, computed), known / config_.block_size);
     unlink_running(slot);
   }

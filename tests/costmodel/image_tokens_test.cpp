@@ -112,6 +112,21 @@ TEST_CASE("InternVL: the grid of up to twelve tiles that is nearest to the image
   CHECK(largest_video_tokens(*m.vision, m.architecture, 32768) == 115 * 256);
 }
 
+// multimodal/processors/internvl.py of SGLang 0.5.23, `dynamic_preprocess`: of grids of one shape the one
+// with most tiles, however small the image.
+TEST_CASE("InternVL on SGLang: a square is nine tiles and the whole, whatever its size") {
+  VisionSpec v = *model("internvl3-8b").vision;
+  v.thumbnail = true;
+  v.least_tiles = most_of_equals;
+  const auto tiles = [&](std::int64_t w, std::int64_t h) { return lay_out_image(v, w, h).value().tiles; };
+  CHECK(tiles(448, 448) == 10);
+  CHECK(tiles(1000, 1000) == 10);
+  CHECK(tiles(1200, 400) == 13);  // 6 × 2
+  CHECK(tiles(1920, 1080) == 9);  // 16:9 is nearest to 2:1: 4 × 2
+  CHECK(tiles(800, 600) == 13);
+  CHECK(tiles(333, 517) == 7);
+}
+
 // llava_next.py of vLLM 0.24 and transformers' select_best_resolution give the same numbers.
 TEST_CASE("LLaVA-NeXT: the whole, and a grid without its padding, a line break after every row") {
   const ModelSpec m = model("llava-v1.6-mistral-7b");
@@ -147,14 +162,17 @@ TEST_CASE("What vLLM plans for: the largest image, and the longest video that fi
   CHECK(largest_image(*model("pixtral-12b").vision).embeddings == 4096);
 }
 
-TEST_CASE("Where an image rule was read for one engine only, the others are refused") {
-  for (const char* name : {"internvl3-8b", "llava-v1.6-mistral-7b"}) {
-    const std::string head = "hardware: h200\nmodel: " + std::string(name) + "\nengine: ";
-    CHECK(read(head + "vllm-0.24\n").errors.empty());
-    const Read other = read(head + "sglang-0.5\n");
-    REQUIRE_FALSE(other.errors.empty());
-    CHECK(to_string(other.errors).find("on vllm only") != std::string::npos);
-  }
+TEST_CASE("An engine without a model file for an image rule refuses it; the others take it") {
+  const auto errors = [](const std::string& name, const std::string& engine) {
+    return to_string(read("hardware: h200\nmodel: " + name + "\nengine: " + engine + "\n").errors);
+  };
+  const std::string tiles = "internvl3-8b", grid = "llava-v1.6-mistral-7b";
+  CHECK(errors(tiles, "vllm-0.24") == "");
+  CHECK(errors(grid, "vllm-0.24") == "");
+  CHECK(errors(tiles, "sglang-0.5") == "");
+  CHECK(errors(grid, "tensorrt-llm-1.2") == "");
+  CHECK(errors(grid, "sglang-0.5").find("no model file") != std::string::npos);
+  CHECK(errors(tiles, "tensorrt-llm-1.2").find("no model file") != std::string::npos);
 }
 
 TEST_CASE("The encoders are as large as published") {

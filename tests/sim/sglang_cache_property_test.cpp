@@ -110,3 +110,25 @@ TEST_CASE("§4 HiCache: device and host add up behind every pass of random traff
   CHECK(loads > 100);
   CHECK(retracted > 20);
 }
+
+TEST_CASE("§4 HiCache, SWA: both pools and both tiers add up behind every pass of random traffic") {
+  std::int64_t loads = 0, retracted = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    RandomStream r(seed, RandomPurpose::property_test, 23);
+    Traffic t = traffic(r);
+    RadixCache::Config& c = t.config.cache;
+    const std::array<std::int64_t, 4> windows{5, 31, 127, 300};
+    c.window = windows[r.below(4)];
+    const std::int64_t least = 3 * (c.window + 160) + t.config.chunked_prefill_size;
+    const auto share = static_cast<std::int64_t>(3 + r.below(8));
+    c.windowed_tokens = std::max(least, c.tokens * share / 10) / 16 * 16;
+    c.host_tokens = static_cast<std::int64_t>(5 + r.below(200)) * 16;
+    c.host_windowed_tokens = c.host_tokens * share / 10 / 16 * 16;
+    c.backup_at_hits = 1 + static_cast<std::int64_t>(r.below(2));
+    t.config.window_parts = 1;
+    CAPTURE(seed, c.window, c.windowed_tokens, c.host_tokens, c.host_windowed_tokens);
+    play(t, r, loads, retracted);
+  }
+  CHECK(loads > 100);
+  CHECK(retracted > 20);
+}

@@ -71,9 +71,22 @@ inline RandomWorld random_sglang_features(std::uint64_t seed) {
   if (kind == 0) {
     speculate(out.world, r);
     RandomStream both(seed, RandomPurpose::property_test, 10);
-    if (both.below(2) == 0) window(out.world, both);
+    if (both.below(2) == 0)
+      window(out.world, both);
+    else if (both.below(2) == 0)
+      tier(out.world, both);
   }
-  if (kind == 1) window(out.world, r);
+  if (kind == 1) {
+    window(out.world, r);
+    RandomStream both(seed, RandomPurpose::property_test, 12);
+    if (both.below(2) == 0) {
+      tier(out.world, both);
+      if (both.below(2) == 0) out.world.config.tensorrt_llm.window_parts = 3;
+      out.world.config.options.set(
+          "hicache_write_policy",
+          std::string(both.below(2) == 0 ? "write_through" : "write_through_selective"));
+    }
+  }
   if (kind == 2) tier(out.world, r);
   if (r.below(2) == 0) prioritize(out, r);
   if (r.below(4) == 0)

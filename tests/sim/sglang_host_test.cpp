@@ -68,15 +68,15 @@ TEST_CASE(
   const RadixCache::Match hit = c.match(prompt(1), 40);
   CHECK(hit.tokens == 0);
   CHECK(hit.full_tokens == 40);
-  CHECK(c.load(hit.full_node, 41) == 0);  // below the threshold
-  CHECK(c.load(hit.full_node, 10) == 40);
+  CHECK_FALSE(c.load(hit.full_node, 41).any());  // below the threshold
+  CHECK(c.load(hit.full_node, 10).full == 40);
   CHECK(c.available() == 60);
   CHECK(c.match(prompt(1), 40).tokens == 40);
   CHECK(c.host_used() == 40);  // the copy stays
   c.check_invariants();
   c.make_room(100);
   c.take(100);
-  CHECK(c.load(c.match(prompt(1), 40).full_node, 10) == 0);  // no room
+  CHECK_FALSE(c.load(c.match(prompt(1), 40).full_node, 10).any());  // no room
   c.check_invariants();
 }
 
@@ -176,5 +176,34 @@ TEST_CASE("§4 HiCache: the step that loads does not end before its copy, and a 
     CHECK(ttft > before);
     before = ttft;
     CHECK(records.all[1].ttft.seconds() < 0.2);
+  }
+}
+
+// The network's layers are copied with the model's (`_build_hicache_draft_plan`): what comes back serves
+// both. Its tree is keyed by pairs of tokens, one fewer than the tokens; the last of the prompt is computed.
+TEST_CASE(
+    "§4 §6 HiCache beside drafts: what host memory holds comes back, one token shorter with a network") {
+  for (const bool network : {true, false}) {
+    CAPTURE(network);
+    SglangConfig c = config(620);
+    c.cache.host_tokens = 1200;
+    c.speculation = {.tokens = 3, .lookahead = network ? 3 : 0, .drops_last_hit = network};
+    Driver d(c);
+    const auto finish_copies = [&] {
+      for (const TransferWork& w : d.scheduler.take_transfers()) d.scheduler.on_transfer(w.id);
+    };
+    d.add({300, 4, {1}, 300});
+    d.drain();
+    finish_copies();
+    d.add({500, 4, {2}, 500});  // pushes it off the device
+    d.drain();
+    finish_copies();
+    d.add({300, 4, {1}, 300});
+    CHECK(d.pass() == (network ? "extend 2:2@298" : "extend 2:1@299"));
+    CHECK(d.last_loads == (network ? 298 : 299));
+    d.drain();
+    finish_copies();
+    CHECK(d.scheduler.cache().held() == 0);
+    CHECK(d.tokens == 12);
   }
 }

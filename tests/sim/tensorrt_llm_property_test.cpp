@@ -133,6 +133,30 @@ TEST_CASE(
   CHECK(visited.stretches > at_least(100));
 }
 
+TEST_CASE("§4.1 §8 random worlds with drafts beside a pool for windows: conservation [trtllm]") {
+  world::Visited visited, never_evicting;
+  for (std::uint64_t seed = 1; seed <= worlds(60); ++seed) {
+    auto featured = world::tensorrt_llm_featured_world(seed);
+    auto& [w, requests] = featured.random;
+    const SchedulerConfig windows = world::tensorrt_llm_windows_world(seed).world.config;
+    w.config.enable_prefix_caching = false;
+    w.config.offload.blocks = 0;
+    w.config.tensorrt_llm.window = windows.tensorrt_llm.window;
+    w.config.tensorrt_llm.window_blocks = windows.tensorrt_llm.window_blocks;
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    if (seed % 10 == 0) REQUIRE(world::run(w, requests, seed).digest == world::run(w, requests).digest);
+  }
+  CHECK(visited.preemptions > at_least(30));
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.accepted + never_evicting.accepted > at_least(1000));
+  CHECK(visited.rejected_drafts + never_evicting.rejected_drafts > at_least(1000));
+}
+
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.
 TEST_CASE("digests equal the golden one on every compiler and build type [trtllm][golden]") {
   Digest all;

@@ -198,3 +198,31 @@ TEST_CASE("§8 who leaves while it speaks ends with the tokens that are known, a
   CHECK(d.pass() == "0+3 free 19; end 0 after 7");
   CHECK(d.scheduler().view().free_blocks == 20);
 }
+
+// `add_token` once for each token of the row: those that will be rejected move the window's front too, and
+// `removeToken` gives the last block back, not the front.
+TEST_CASE("§8 §4.1 a row of drafts moves the window's front, and a rejected one does not bring it back") {
+  Fixed oracle;
+  auto c = network(3, 20);
+  c.steps_in_flight = 1;
+  c.enable_prefix_caching = false;
+  c.tensorrt_llm.window = 64;
+  c.tensorrt_llm.window_blocks = 20;
+  Desk d(c, oracle);
+  const auto& scheduler = dynamic_cast<TensorRtLlmScheduler&>(d.scheduler());
+  d.add({.prompt = 93, .max_output = 60});
+  CHECK(d.pass() == "0:93@0 free 17");
+  CHECK(scheduler.window_free_blocks() == 17);
+  // 97 tokens: a fourth block, and 33 of them are out of the window, one block whole.
+  CHECK(d.pass() == "0+3 free 16");
+  // 94 stay: the fourth block is back in both pools, the first one is gone for good.
+  CHECK(scheduler.view().free_blocks == 17);
+  CHECK(scheduler.window_free_blocks() == 18);
+  CHECK(d.pass() == "0+3 free 16");  // 98
+  CHECK(scheduler.window_free_blocks() == 18);
+  oracle.accepts = 3;
+  for (int i = 0; i < 40 && d.scheduler().has_work(); ++i) d.pass();
+  CHECK_FALSE(d.scheduler().has_work());
+  CHECK(scheduler.window_free_blocks() == 20);
+  CHECK(scheduler.view().free_blocks == 20);
+}
