@@ -318,6 +318,6 @@ TEST_CASE("every pipeline stage has the loads of its own layers") {
   CHECK(skewed[0] - even[0] == Approx(more).epsilon(0.02));
   const Read moving = read(text(staged, "{popularity: {zipf: 1}, eplb: {policy: periodic, redundant: 8}}"));
   REQUIRE(!moving.errors.empty());
-  CHECK(to_string(moving.errors).find("not modelled with pipeline stages") != std::string::npos);
+  CHECK(to_string(moving.errors).find("with pipeline stages in neither engine") != std::string::npos);
   std::filesystem::remove_all(folder);
 }
