@@ -20,12 +20,16 @@ double most(const std::vector<double>& values) {
   return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
 }
 
+const std::uint16_t* choice_of_sample(const ExpertDemand& demand, std::uint64_t key, std::uint64_t layer) {
+  const std::uint64_t index = TokenNumbers(key, layer).next() >> (64 - index_bits);
+  return &demand.sample[index * static_cast<std::uint64_t>(demand.per_token)];
+}
+
 }  // namespace
 
 void ExpertDemand::draw(std::uint64_t key, std::uint64_t layer, std::span<std::uint16_t> out) const {
-  TokenNumbers numbers(key, layer);
-  if (!grouped()) return choice.draw(numbers, out);
-  const std::uint16_t* chosen = &sample[(numbers.next() >> (64 - index_bits)) * out.size()];
+  if (!grouped()) return choice.draw(TokenNumbers(key, layer), out);
+  const std::uint16_t* chosen = choice_of_sample(*this, key, layer);
   std::copy(chosen, chosen + out.size(), out.begin());
 }
 
@@ -50,10 +54,16 @@ LayerLoads::Counts LayerLoads::count(std::uint64_t layer, std::span<const std::u
   };
   std::array<std::uint16_t, most_chosen> chosen;
   ORRERY_CHECK(static_cast<std::size_t>(demand_->per_token) <= chosen.size(), "experts of a token");
-  const std::span<std::uint16_t> mine(chosen.data(), static_cast<std::size_t>(demand_->per_token));
+  const auto k = static_cast<std::size_t>(demand_->per_token);
+  // All layers' samples are more than a cache holds: look ahead.
+  std::vector<const std::uint16_t*> looked_up(demand_->grouped() ? keys.size() : 0);
+  for (std::size_t t = 0; t < looked_up.size(); ++t) {
+    looked_up[t] = choice_of_sample(*demand_, keys[t], layer);
+    __builtin_prefetch(looked_up[t]);
+  }
   for (std::size_t t = 0; t < keys.size(); ++t) {
-    demand_->draw(keys[t], layer, mine);
-    for (const std::uint16_t e : mine) {
+    if (looked_up.empty()) demand_->draw(keys[t], layer, std::span(chosen.data(), k));
+    for (const std::uint16_t e : std::span(looked_up.empty() ? chosen.data() : looked_up[t], k)) {
       const auto replicas = static_cast<std::uint64_t>(first_[e + 1u] - first_[e]);
       const std::uint64_t replica = replicas > 1 ? keys[t] % replicas : 0;
       const auto slot = static_cast<std::size_t>(where_[static_cast<std::size_t>(first_[e]) + replica]);

@@ -97,7 +97,9 @@ TEST_CASE("TP4, EP8, EP2 of 4, attention ranks, three engines: a token's experts
       {"{tp: 8, ep: 8}", "tensorrt-llm-1.2", {}},
       {"{tp: 2, pp: 2, ep: 2}", "vllm-0.24", {}},
       // Few blocks: sequences are thrown out and computed again, at the same places.
-      {"{tp: 8, ep: 8}", "vllm-0.24", {"deployment.engine_args={num_gpu_blocks_override: 40, max_model_len: 640}"}},
+      {"{tp: 8, ep: 8}",
+       "vllm-0.24",
+       {"deployment.engine_args={num_gpu_blocks_override: 40, max_model_len: 640}"}},
       {"{tp: 8, ep: 8}", "vllm-0.24", {"deployment.engine_args={max_num_seqs: 2}"}}};
   for (const Other& other : others) {
     if (sanitized && other.more.empty()) continue;
