@@ -107,7 +107,11 @@ void ArgumentResolver::apply_elsewhere(const EngineArgument& argument, const Yam
   const bool other = argument.why != "deployment.parallel.tp" && argument.why != "deployment.parallel.pp";
   const bool one = other && argument.why.starts_with("deployment.parallel.") && text == "1";
   const bool ranks = argument.name == "enable_attention_dp" && text == (plan_.dp > 1 ? "true" : "false");
-  if (tensor || stages || context || one || ranks || text == "auto") {
+  const bool shared_out = (argument.name == "ep_size" || argument.name == "moe_expert_parallel_size") &&
+                          text == std::to_string(plan_.ep);
+  const bool parts =
+      argument.name == "moe_tensor_parallel_size" && text == std::to_string(plan_.mlp_ranks() / plan_.ep);
+  if (tensor || stages || shared_out || parts || context || one || ranks || text == "auto") {
     engine_.ignored_args.push_back(argument.name);
   } else {
     value.fail("say it by the scenario's key " + argument.why);

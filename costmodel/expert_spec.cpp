@@ -159,7 +159,8 @@ ExpertSpec read_experts(const Yaml& node, const ModelSpec& model, const Parallel
   read_eplb(node.optional("eplb"), engine, model, plan.ep, spec.eplb);
   if (plan.pp > 1 && spec.eplb.moves())
     node.optional("eplb").optional("policy").fail(
-        "moving experts in a run is not modelled with pipeline stages; use static, off or pp: 1");
+        "moving experts in a run works with pipeline stages in neither engine (docs/experts.md); use static, "
+        "off or pp: 1");
   if (spec.on() && spec.layers == 0) node.fail(model.name + " has no experts; remove the key");
   return spec;
 }

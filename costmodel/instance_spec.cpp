@@ -311,6 +311,7 @@ class InstanceReader {
     const Yaml whole = node_.optional("engine_args").optional("moe_dense_tp_size");  // SGLang: on every GPU
     if (whole.present() && spec_.engine.engine == "sglang") dense = false;
     if (dense) check_spread(m.intermediate, dense_ranks, "MLP width");
+    check_expert_width();
     if (sparse) check_experts();
     if (m.quantization != Quantization::fp8_block) return;
     const auto check_blocks = [&](std::int64_t width, std::int64_t ranks, const std::string& what) {
@@ -321,13 +322,29 @@ class InstanceReader {
       }
     };
     if (dense) check_blocks(m.intermediate, dense_ranks, "MLP width");
-    if (sparse && spec_.plan.ep == 1) check_blocks(m.expert_intermediate, all, "expert width");
+    if (sparse && spec_.plan.ep < all)
+      check_blocks(m.expert_intermediate * spec_.plan.ep, all, "expert width");
+  }
+
+  // Experts in parts beside experts shared out. vLLM flattens tp x dp into the width (fused_moe/config.py,
+  // `FusedMoEParallelConfig.make`). SGLang: moe_tp_size is what tp_size leaves beside ep_size, and one
+  // all-reduce over all adds up (layers/moe/utils.py, `can_merge_post_experts_all_reduce`). TensorRT-LLM:
+  // moe_tp_size · moe_ep_size = tp_size (mapping.py).
+  void check_expert_width() {
+    const ParallelPlan& p = spec_.plan;
+    if (p.ep == 1 || p.ep == p.mlp_ranks()) return;
+    const Yaml ep = node_.optional("parallel").optional("ep");
+    const std::string all = "must be 1 or all " + std::to_string(p.mlp_ranks()) + " GPUs of the plan";
+    if (spec_.engine.engine == "vllm")
+      ep.fail(all + ": vLLM shares experts out over all GPUs or none (enable_expert_parallel)");
+    else if (p.cp > 1)
+      ep.fail(all + " beside cp; widths between were not read there");
   }
 
   void check_experts() {
     const ModelSpec& m = spec_.model;
     const std::int64_t ep = spec_.plan.ep;
-    if (ep == 1) return check_spread(m.expert_intermediate, spec_.plan.mlp_ranks(), "expert width");
+    check_spread(m.expert_intermediate * ep, spec_.plan.mlp_ranks(), "expert width");
     if (m.experts % ep != 0) {
       fail_tp("number of experts (" + std::to_string(m.experts) +
               ") is not divisible by ep = " + std::to_string(ep));

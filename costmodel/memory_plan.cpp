@@ -94,11 +94,12 @@ Bytes draft_weights_of_rank(const InstanceSpec& spec, Widths tp) {
   return total;
 }
 
-// Redundant experts are whole ones, an equal number on each rank and layer.
+// Redundant experts are whole ones, or parts of one on each of several GPUs; an equal number on each rank and
+// layer.
 Bytes redundant_experts_of_rank(const InstanceSpec& spec) {
   const ExpertSpec& e = spec.experts;
   return Bytes(e.expert_bytes * static_cast<double>(e.eplb.redundant) * static_cast<double>(e.layers) /
-               static_cast<double>(spec.plan.ep));
+               static_cast<double>(spec.expert_ranks()));
 }
 
 Bytes weights_of_rank(const ModelSpec& model, Widths tp) {

@@ -28,13 +28,6 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
     node.optional("pp").fail(
         "pipeline stages beside attention data parallelism are not priced by this version of Orrery; use pp: "
         "1 or dp: 1");
-  // Inside a tensor-parallel group: every rank sees every token, runs its own experts, and an all-reduce adds
-  // up.
-  if (p.ep != 1 && p.ep != p.mlp_ranks()) {
-    node.optional("ep").fail("must be 1 or " + (p.dp * p.cp > 1 ? all : "tp") + " = " +
-                             std::to_string(p.mlp_ranks()) +
-                             "; other widths of expert parallelism are not priced by this version of Orrery");
-  }
   if (p.dp > most_ranks)
     node.optional("dp").fail("more than " + std::to_string(most_ranks) +
                              " ranks of attention data parallelism are not priced by this version of Orrery");

@@ -155,7 +155,8 @@ void RankScheduler::join(const StepPlan& plan, std::size_t rank) {
                        .new_requests = plan.new_requests,
                        .running = plan.running,
                        .runs = plan.tokens() > 0,
-                       .stalls_decodes = plan.stalls_decodes};
+                       .stalls_decodes = plan.stalls_decodes,
+                       .decoding = plan.decoding};
   const auto take = [&](std::span<const SequenceId> from, std::vector<SequenceId>& into) {
     for (const SequenceId id : from) into.push_back(global(id, rank));
   };

@@ -130,13 +130,16 @@ std::string LoggedAcceptance::first_missing() const {
 // ------------------------------------------------------------------------------------------------------
 // spoken
 
-std::int64_t SpokenSteps::begin(const StepPlan& plan) {
+std::int64_t SpokenSteps::begin(const StepPlan& plan, std::vector<DecodingToken>* tokens) {
   std::vector<SpokenTokens> step;
   step.reserve(plan.verify.size());
   std::int64_t context = 0;
   for (const PrefillWork& work : plan.joined) join(work);
   for (const VerifyWork& work : plan.verify) {
-    context += voices_[work.sequence.value()].context;
+    const std::int64_t place = voices_[work.sequence.value()].context;
+    if (tokens != nullptr)
+      tokens->push_back({.request = work.request, .place = place, .tokens = 1 + work.drafts});
+    context += place;
     step.push_back(speak(work));
   }
   for (const PrefillWork& work : plan.prefill) {

@@ -82,8 +82,9 @@ class SpokenSteps {
   SpokenSteps(const AcceptanceOracle& acceptance, const OutputLengths& lengths)
       : acceptance_(&acceptance), lengths_(&lengths) {}
 
-  // Decides a new step's tokens. Returns the sum of the decodes' true contexts before it.
-  std::int64_t begin(const StepPlan& plan);
+  // Decides a new step's tokens. Returns the sum of the decodes' true contexts before it. `tokens`: where it
+  // matters which tokens they are.
+  std::int64_t begin(const StepPlan& plan, std::vector<DecodingToken>* tokens = nullptr);
   // The oldest open step is over. Valid until the next call.
   const std::vector<SpokenTokens>& end();
 

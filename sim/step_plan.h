@@ -48,6 +48,23 @@ struct SpokenTokens {
   bool first = false;  // after a prompt
 };
 
+// A token that a decode computes, by its name: its place in the request, from 0. Speculation: that many
+// places in a row.
+struct DecodingToken {
+  RequestId request;
+  std::int64_t place = 0;
+  std::int32_t tokens = 1;
+  friend bool operator==(const DecodingToken&, const DecodingToken&) = default;
+};
+
+// Knows the members of the plan that a scheduler just made, whose sum it is. Asked only where tokens matter
+// one by one (experts drawn for each), at most once a plan, before the scheduler's next call.
+class DecodingTokens {
+ public:
+  virtual ~DecodingTokens() = default;
+  virtual void append_decoding(std::vector<DecodingToken>& tokens) const = 0;
+};
+
 // Attention data parallelism: one rank's part of a joint step.
 struct RankPlan {
   std::size_t first_prefill = 0, prefills = 0;  // its part of StepPlan::prefill
@@ -55,8 +72,9 @@ struct RankPlan {
   std::int32_t decode_sequences = 0;
   std::int64_t decode_context_tokens = 0;
   std::int32_t new_requests = 0, running = 0;
-  bool runs = false;            // false: it sits the step out
-  bool stalls_decodes = false;  // as StepPlan's, of this rank
+  bool runs = false;                         // false: it sits the step out
+  bool stalls_decodes = false;               // as StepPlan's, of this rank
+  const DecodingTokens* decoding = nullptr;  // as StepPlan's
 };
 
 // A view of the step: the decode set as sums, kept incrementally by the scheduler, and a short list of
@@ -105,6 +123,8 @@ struct StepPlan {
   // Attention data parallelism: every rank's part, in order; the rest of the plan is their sums and lists.
   // Empty without. Sequence slots of rank r are r modulo the number of ranks.
   std::span<const RankPlan> ranks;
+  // Who decodes; null where `verify` or `ranks` say it, or nobody can.
+  const DecodingTokens* decoding = nullptr;
   bool after_idle = false;  // with ranks: none of them had a request some time since the step before
   std::int64_t tokens() const { return prefill_tokens + decode_sequences + draft_tokens; }
 };

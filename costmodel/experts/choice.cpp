@@ -161,50 +161,55 @@ double touch_probability(std::span<const double> inclusion, std::int32_t k, std:
   return all.back() > 0 ? std::clamp(1 - beside.back() / all.back(), 0.0, 1.0) : 1;
 }
 
-ExpertChoice::ExpertChoice(std::span<const double> weights)
-    : weights_(scaled_to_one(weights)), keep_(weights.size(), 1.0), other_(weights.size(), 0) {
-  const std::size_t n = weights_.size();
+AliasTable alias_table(std::span<const double> weights) {
+  AliasTable table{.weights = scaled_to_one(weights),
+                   .keep = std::vector<double>(weights.size(), 1.0),
+                   .other = std::vector<std::int32_t>(weights.size(), 0)};
+  const std::size_t n = weights.size();
   std::vector<double> scaled(n);
   std::vector<std::size_t> small, large;
   for (std::size_t i = 0; i < n; ++i) {
-    scaled[i] = weights_[i] * static_cast<double>(n);
+    scaled[i] = table.weights[i] * static_cast<double>(n);
     (scaled[i] < 1 ? small : large).push_back(i);
   }
   while (!small.empty() && !large.empty()) {
     const std::size_t s = small.back(), l = large.back();
     small.pop_back();
-    keep_[s] = scaled[s];
-    other_[s] = static_cast<std::int32_t>(l);
+    table.keep[s] = scaled[s];
+    table.other[s] = static_cast<std::int32_t>(l);
     scaled[l] -= 1 - scaled[s];
     if (scaled[l] < 1) {
       large.pop_back();
       small.push_back(l);
     }
   }
+  return table;
 }
+
+ExpertChoice::ExpertChoice(std::span<const double> weights) : alias_(alias_table(weights)) {}
 
 std::int32_t ExpertChoice::next(RandomStream& stream, std::span<const std::int32_t> chosen) const {
   constexpr int patience = 32;  // repeats after which it is drawn from those left
-  const double n = static_cast<double>(weights_.size());
+  const double n = static_cast<double>(alias_.weights.size());
   const auto is_chosen = [&](std::int32_t expert) {
     return std::find(chosen.begin(), chosen.end(), expert) != chosen.end();
   };
   for (int tries = 0; tries < patience; ++tries) {
     const double x = stream.uniform() * n;
-    const std::size_t i = std::min(static_cast<std::size_t>(x), weights_.size() - 1);
+    const std::size_t i = std::min(static_cast<std::size_t>(x), alias_.weights.size() - 1);
     const double part = x - static_cast<double>(i);
-    const std::int32_t expert = part < keep_[i] ? static_cast<std::int32_t>(i) : other_[i];
+    const std::int32_t expert = part < alias_.keep[i] ? static_cast<std::int32_t>(i) : alias_.other[i];
     if (!is_chosen(expert)) return expert;
   }
   double left = 0;
-  for (std::size_t i = 0; i < weights_.size(); ++i)
-    left += is_chosen(static_cast<std::int32_t>(i)) ? 0 : weights_[i];
+  for (std::size_t i = 0; i < alias_.weights.size(); ++i)
+    left += is_chosen(static_cast<std::int32_t>(i)) ? 0 : alias_.weights[i];
   double x = stream.uniform() * left;
   std::int32_t expert = -1;
-  for (std::size_t i = 0; i < weights_.size(); ++i) {
+  for (std::size_t i = 0; i < alias_.weights.size(); ++i) {
     if (is_chosen(static_cast<std::int32_t>(i))) continue;
     expert = static_cast<std::int32_t>(i);
-    x -= weights_[i];
+    x -= alias_.weights[i];
     if (x < 0) break;
   }
   return expert;

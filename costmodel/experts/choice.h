@@ -30,7 +30,14 @@ std::vector<double> weights_of_counts(std::span<const double> counts, std::int32
 // tests/costmodel/ expert_rows_test.cpp.
 double touch_probability(std::span<const double> inclusion, std::int32_t k, std::span<const double> share);
 
-// Draws of k distinct experts: Walker's alias table, repeats thrown away, which is the law above exactly.
+// Walker's alias table: place i of equally likely ones is its own with `keep`, else the other.
+struct AliasTable {
+  std::vector<double> weights, keep;  // weights: sum 1
+  std::vector<std::int32_t> other;
+};
+AliasTable alias_table(std::span<const double> weights);
+
+// Draws of k distinct experts: an alias table, repeats thrown away, which is the law above exactly.
 class ExpertChoice {
  public:
   ExpertChoice() = default;
@@ -41,8 +48,7 @@ class ExpertChoice {
   std::int32_t next(RandomStream& stream, std::span<const std::int32_t> chosen) const;
 
  private:
-  std::vector<double> weights_, keep_;
-  std::vector<std::int32_t> other_;
+  AliasTable alias_;
 };
 
 // The stream of one token's choices in one layer: of the seed and of these names only, so that no plan, batch

@@ -54,12 +54,12 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
 }
 
 ExpertDemand::ExpertDemand(std::span<const double> weights, std::int32_t k, const GroupLimit& limit)
-    : per_token(k), choice(weights) {
+    : per_token(k) {
   if (!limit.on()) {
+    choice = NamedChoice(weights);
     inclusion = inclusion_probabilities(weights, k);
     return;
   }
-  grouped.emplace(weights, limit);
   sample = sample_choices(weights, k, limit);
   inclusion = inclusion_of_sample(weights, k, limit.groups, sample);
 }
@@ -76,6 +76,8 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
     const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
     const double q = demand_->inclusion[e] / replicas[e];
     slot_.push_back(q);
+    rank_of_slot_.push_back(static_cast<std::uint16_t>(s / slots_));
+    missed_.push_back(q >= 1 ? -1e3 : det_log1p(-q));
     mean_[s / slots_] += q;
     spread_[s / slots_] += q * (1 - q) * (all > 1 ? all / (all - 1) : 1);
   }
@@ -87,8 +89,8 @@ LayerLoads::LayerLoads(std::shared_ptr<const ExpertDemand> demand, const ExpertP
     const auto e = static_cast<std::size_t>(placement.expert_of_slot[s]);
     where_[static_cast<std::size_t>(next[e]++)] = static_cast<std::int32_t>(s);
   }
-  if (demand_->grouped) take_sample(placement, replicas);
-  if (demand_->grouped || !groups_.by_rank) return;
+  if (demand_->grouped()) take_sample(placement, replicas);
+  if (demand_->grouped() || !groups_.by_rank) return;
   const auto touched = [&](std::size_t first, std::size_t count) {  // ranks
     std::vector<double> share(replicas.size(), 0.0);
     for (std::size_t s = first * slots_; s < (first + count) * slots_; ++s) {
@@ -191,7 +193,7 @@ void LayerLoads::distinct_moments(double tokens, std::vector<double>& mean,
   variance.assign(ranks_, 0.0);
   const double all = static_cast<double>(slot_.size());
   for (std::size_t s = 0; s < slot_.size(); ++s) {
-    const double p = slot_[s] >= 1 ? 1.0 : -det_expm1(tokens * det_log1p(-slot_[s]));
+    const double p = -det_expm1(tokens * missed_[s]);
     mean[s / slots_] += p;
     variance[s / slots_] += p * (1 - p) * (all > 1 ? all / (all - 1) : 1);
   }
@@ -208,7 +210,7 @@ double LayerLoads::uneven_tiles(double tokens) const {
     double tiles = 0, rows = 0, distinct = 0;
     for (std::size_t s = r * slots_; s < (r + 1) * slots_; ++s) {
       const double m = tokens * slot_[s];
-      const double p = slot_[s] >= 1 ? 1.0 : -det_expm1(tokens * det_log1p(-slot_[s]));
+      const double p = -det_expm1(tokens * missed_[s]);
       tiles += std::max(p, m / groups_.tile_rows + p / 2);
       rows += m;
       distinct += p;
@@ -235,26 +237,6 @@ void LayerLoads::add_touched(double tokens, RankLoad& load) const {
   load.at_node = most(node_);
 }
 
-// `deviates`: of the ranks' rows, in their own units.
-void LayerLoads::add_touched(double tokens, std::span<const double> deviates, RankLoad& load) const {
-  if (groups_.tile_rows > 0) load.uneven_tiles = uneven_tiles(tokens);
-  if (!groups_.by_rank) return;
-  const auto one = [&](double h, double deviate, double variance) {
-    const double z = variance > 0 ? deviate / std::sqrt(variance) : 0;
-    return std::min(tokens, tokens * h + std::sqrt(tokens * h * (1 - h)) * z);
-  };
-  const auto of_node = static_cast<std::size_t>(groups_.ranks_of_node);
-  for (std::size_t n = 0; n < node_.size(); ++n) {
-    double together = 0, variance = 0;
-    for (std::size_t r = n * of_node; r < std::min(ranks_, (n + 1) * of_node); ++r) {
-      load.received = std::max(load.received, one(touched_[r], deviates[r], tokens * spread_[r]));
-      together += deviates[r];
-      variance += tokens * spread_[r];
-    }
-    load.at_node = std::max(load.at_node, one(node_[n], together, variance));
-  }
-}
-
 RankLoad LayerLoads::expected(double tokens) const {
   std::vector<double> mean, deviation;
   distinct_moments(tokens, mean, deviation);
@@ -270,69 +252,6 @@ RankLoad LayerLoads::expected(double tokens) const {
   }
   out.rows = std::min(expected_maximum(mean, deviation), most_rows(tokens));
   if (groups_.on()) add_touched(tokens, out);
-  return out;
-}
-
-RankLoad LayerLoads::counted_batch(std::int64_t tokens, RandomStream& stream) const {
-  std::vector<std::int32_t> rows(ranks_, 0), distinct(ranks_, 0), received(touched_.size(), 0),
-      at_node(node_.size(), 0);
-  std::vector<std::int64_t> rank_seen(touched_.size(), -1), node_seen(node_.size(), -1);  // last token there
-  const auto meet = [&](std::size_t rank, std::int64_t token) {
-    const std::size_t node = rank / static_cast<std::size_t>(groups_.ranks_of_node);
-    if (std::exchange(rank_seen[rank], token) != token) ++received[rank];
-    if (std::exchange(node_seen[node], token) != token) ++at_node[node];
-  };
-  std::vector<bool> touched(slot_.size(), false);
-  std::array<std::int32_t, 64> chosen{};
-  ORRERY_CHECK(static_cast<std::size_t>(demand_->per_token) <= chosen.size(), "experts of a token");
-  const std::span<std::int32_t> mine(chosen.data(), static_cast<std::size_t>(demand_->per_token));
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    demand_->draw(stream, mine);
-    for (const std::int32_t expert : mine) {
-      const auto e = static_cast<std::size_t>(expert);
-      const auto count = static_cast<std::int64_t>(first_[e + 1] - first_[e]);
-      // Replicas take tokens in turn (vLLM: by the token's place in the batch).
-      const std::size_t slot =
-          static_cast<std::size_t>(where_[static_cast<std::size_t>(first_[e] + (count > 1 ? t % count : 0))]);
-      ++rows[slot / slots_];
-      if (!touched[slot]) ++distinct[slot / slots_];
-      touched[slot] = true;
-      if (groups_.by_rank) meet(slot / slots_, t);
-    }
-  }
-  const auto most = [](const std::vector<std::int32_t>& counts) {
-    return counts.empty() ? 0.0 : static_cast<double>(*std::max_element(counts.begin(), counts.end()));
-  };
-  RankLoad out{most(rows), most(distinct), most(received), most(at_node)};
-  if (groups_.tile_rows > 0) out.uneven_tiles = uneven_tiles(static_cast<double>(tokens));
-  return out;
-}
-
-RankLoad LayerLoads::sampled(std::int64_t tokens, RandomStream& stream) const {
-  if (tokens <= counted) return counted_batch(tokens, stream);
-  const double t = static_cast<double>(tokens);
-  std::vector<double> mean, variance, deviates(ranks_);
-  distinct_moments(t, mean, variance);
-  RankLoad out;
-  double touched = 0;
-  for (std::size_t r = 0; r < ranks_; ++r) {
-    touched += mean[r];
-    out.distinct = std::max(out.distinct, mean[r] + std::sqrt(variance[r]) * stream.normal());
-  }
-  out.distinct = std::min({out.distinct, static_cast<double>(slots_), touched});
-  if (ranks_ == 1) return {t * demand_->per_token, out.distinct};
-  double together = 0, spread = 0;
-  for (std::size_t r = 0; r < ranks_; ++r) {
-    deviates[r] = std::sqrt(t * spread_[r]) * stream.normal();
-    together += deviates[r];
-    spread += spread_[r];
-  }
-  for (std::size_t r = 0; r < ranks_; ++r)
-    out.rows = std::max(out.rows, t * mean_[r] + deviates[r] - spread_[r] / spread * together);
-  out.rows = std::min(out.rows, most_rows(t));
-  if (!groups_.on()) return out;
-  for (std::size_t r = 0; r < ranks_; ++r) deviates[r] -= spread_[r] / spread * together;
-  add_touched(t, deviates, out);
   return out;
 }
 

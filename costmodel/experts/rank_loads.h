@@ -4,13 +4,13 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/random.h"
 #include "costmodel/experts/balancer.h"
 #include "costmodel/experts/grouped_choice.h"
+#include "costmodel/experts/token_draws.h"
 
 namespace orrery {
 
@@ -36,15 +36,16 @@ double expected_maximum(std::span<const double> means, std::span<const double> d
 // What tokens ask of a layer, wherever its experts are.
 struct ExpertDemand {
   ExpertDemand(std::span<const double> weights, std::int32_t k, const GroupLimit& limit = {});
-  void draw(RandomStream& stream, std::span<std::int32_t> out) const {
-    grouped ? grouped->draw(stream, out) : choice.draw(stream, out);
-  }
+  // What the token of this key (token_draws.h) chooses in a layer of this number. Under groups one of the
+  // sample's choices: the law of one token within what a sample leaves open (2⁻¹⁴), at a hundredth of the
+  // time.
+  void draw(std::uint64_t key, std::uint64_t layer, std::span<std::uint16_t> out) const;
   std::int32_t per_token;
   std::vector<double> inclusion;  // of each expert, of one token
-  ExpertChoice choice;
-  // Where groups of experts are chosen first: the law, and choices of tokens drawn from it.
-  std::optional<GroupedChoice> grouped;
+  NamedChoice choice;
+  // Where groups of experts are chosen first: choices of tokens drawn from the law.
   std::vector<std::uint16_t> sample;
+  bool grouped() const { return !sample.empty(); }
 };
 
 class LayerLoads {
@@ -66,10 +67,11 @@ class LayerLoads {
   // say of the rank's variance, distinct experts vary as much more as rows do, and what is touched is
   // counted.
   RankLoad expected(double tokens) const;
-  // One batch. Up to `counted` tokens are drawn one by one, exactly the law; more from the normals above,
-  // one a rank.
-  RankLoad sampled(std::int64_t tokens, RandomStream& stream) const;
-  static constexpr std::int64_t counted = 64;
+  // One batch (drawn_loads.cpp): of the tokens with these keys what each chooses in the layer of this number,
+  // of so many others the normals above, one a rank. Where an expert has replicas a token's name says which
+  // (vLLM: its place in the batch). `uneven_tiles` is left to whoever knows its expectation.
+  RankLoad sampled(std::uint64_t layer, std::span<const std::uint64_t> keys, std::int64_t others,
+                   RandomStream& stream) const;
 
   // Mean rows of a rank over those of the rank with most, of many tokens: 1 = balanced.
   double balancedness() const;
@@ -78,7 +80,9 @@ class LayerLoads {
   const std::shared_ptr<const ExpertDemand>& demand() const { return demand_; }
 
  private:
-  RankLoad counted_batch(std::int64_t tokens, RandomStream& stream) const;
+  struct Counts;
+  Counts count(std::uint64_t layer, std::span<const std::uint64_t> keys) const;
+  void add_others(std::int64_t others, RandomStream& stream, Counts& counts) const;
   void distinct_moments(double tokens, std::vector<double>& mean, std::vector<double>& variance) const;
   double most_rows(double tokens) const;
   void take_sample(const ExpertPlacement& placement, std::span<const std::int32_t> replicas);
@@ -86,7 +90,6 @@ class LayerLoads {
   // a tile), that sum beyond the same of the slots' totals.
   double uneven_tiles(double tokens) const;
   void add_touched(double tokens, RankLoad& load) const;
-  void add_touched(double tokens, std::span<const double> deviates, RankLoad& load) const;
 
   std::shared_ptr<const ExpertDemand> demand_;
   std::size_t ranks_, slots_;          // slots: of a rank
@@ -97,6 +100,8 @@ class LayerLoads {
   std::vector<double> touched_, node_;       // by rank and by node: probability that a token has a row there
   std::vector<std::int32_t> first_, where_;  // slots of expert e: where_[first_[e]] … where_[first_[e + 1] −
                                              // 1]
+  std::vector<std::uint16_t> rank_of_slot_;
+  std::vector<double> missed_;  // by slot: log of the chance that a token has no row there
 };
 
 }  // namespace orrery

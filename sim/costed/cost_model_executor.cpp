@@ -108,13 +108,27 @@ void CostModelExecutor::submit(StepId step, InstanceId instance, const StepPlan&
   }
   // A step that compiles is no part of a stretch of equal ones.
   const bool alike = !first_use_.is_new(instance.value(), plan.tokens()) &&
-                     (!experts_.on() || experts_.steps_without_move(instance.value()) > 0);
+                     (!experts_.on() || experts_.steps_ahead(instance.value()) > 0);
   if (plan.repeat > 1 && alike && !meets_traffic(instance.value()) && e.open.size() + 1 == e.depth) {
     begin_stretch(e, plan, now);
   } else {
     begin_single(e, instance.value(), plan, now);
   }
   schedule_event(instance.value());
+}
+
+// Which tokens decode. With speculation only what is accepted says so.
+void CostModelExecutor::name_tokens(const StepPlan& plan) {
+  tokens_.clear();
+  const auto append = [&](const DecodingTokens* decoding, std::int32_t count) {
+    if (decoding == nullptr || count == 0) return;
+    const std::size_t before = tokens_.size();
+    decoding->append_decoding(tokens_);
+    ORRERY_CHECK(tokens_.size() - before == static_cast<std::size_t>(count), "every decode has a name");
+  };
+  if (!plan.verify.empty()) return;
+  if (plan.ranks.empty()) append(plan.decoding, plan.decode_sequences);
+  for (const RankPlan& rank : plan.ranks) append(rank.decoding, rank.decode_sequences);
 }
 
 // Where graph dispatch looks at counts only, a chunk of one token is a decode (vllm_0_24.md §3).
@@ -127,7 +141,10 @@ StepShape CostModelExecutor::shape_alone(Engine& e, const StepPlan& plan) {
                   .running = plan.running,
                   .draft_tokens = static_cast<std::int32_t>(plan.draft_tokens),
                   .without_drafting = plan.without_drafting};
-  if (e.speech) shape.decode_context_tokens = e.speech->begin(plan);
+  const bool by_token = experts_.by_token();
+  if (by_token) name_tokens(plan);
+  if (e.speech) shape.decode_context_tokens = e.speech->begin(plan, by_token ? &tokens_ : nullptr);
+  if (by_token) experts_.decoding(index_of(e), tokens_);
   const bool fold = e.pricer->single_token_is_decode();
   for (const PrefillWork& w : plan.prefill) {
     if (fold && w.new_tokens == 1) {
@@ -173,6 +190,10 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan,
     rank_shapes_.push_back(shape);
   }
   if (experts_.on()) {
+    if (experts_.by_token()) {
+      name_tokens(plan);
+      experts_.decoding(index_of(e), tokens_);
+    }
     const std::int64_t q20 = experts_.next(index_of(e), e.pricer->expert_work(rank_shapes_), now);
     for (StepShape& shape : rank_shapes_) shape.expert_q20 = q20;
   }

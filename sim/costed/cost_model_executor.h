@@ -52,6 +52,7 @@ class CostModelExecutor final : public Executor {
   const FirstUse& first_use() const { return first_use_; }
   // For as many instances; before the first step.
   void follow_experts(ExpertRun experts) { experts_ = std::move(experts); }
+  void tell_choices(ExpertChoiceLog* log) { experts_.tell(log); }
   const ExpertRun& experts() const { return experts_; }
   // An encoder instance (vLLM's ec_producer): a step runs the encoder and nothing of the language model.
   void encode_only() { encode_only_ = true; }
@@ -176,6 +177,7 @@ class CostModelExecutor final : public Executor {
   StepTiming price_alone(Engine& e, const StepPlan& plan, SimTime now, StepShape& shape);
   StepTiming price_ranks(const Engine& e, const StepPlan& plan, SimTime now);
   StepShape shape_alone(Engine& e, const StepPlan& plan);
+  void name_tokens(const StepPlan& plan);
   bool meets_traffic(std::size_t instance) const {
     return shared_ != nullptr && shared_->meets_traffic(first_instance_ + instance);
   }
@@ -211,6 +213,7 @@ class CostModelExecutor final : public Executor {
   LaunchJitter jitter_;
   FirstUse first_use_;
   ExpertRun experts_;
+  std::vector<DecodingToken> tokens_;  // of the plan at hand, where they matter one by one
   IdleWaves waves_;
   bool encode_only_ = false;
   IndexedTimeHeap events_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "costmodel/stages.h"
 
@@ -11,9 +12,22 @@ namespace orrery {
 namespace {
 
 constexpr double q20 = 1 << 20;
-// Layers drawn for a step, where loads are sampled. What they deviate from their expectations is scaled so
-// that the sum over all layers keeps its variance; its mean is that of the expectations.
-constexpr std::int32_t drawn_layers = 4;
+// Choices drawn for a step, tokens times layers, and the fewest layers. What the layers drawn deviate from
+// their expectations is scaled so that the sum over all layers keeps its variance; its mean is that of the
+// expectations.
+constexpr std::int64_t drawn_choices = 2048;
+constexpr std::int32_t fewest_layers = 4;
+// Tokens of a step that nobody names (prompts, rows that pad a graph): drawn one by one up to here, where
+// that costs less than normals.
+constexpr std::int64_t counted_others = 256;
+constexpr std::int64_t longest_ahead = 16;
+
+// `tokens`: drawn one by one; others beside them cost a layer as much as the most of them that are.
+std::int32_t layers_drawn(std::int32_t layers, std::size_t tokens, bool others) {
+  if (others) tokens += counted_others;
+  const auto most = static_cast<std::int32_t>(drawn_choices / std::max<std::size_t>(1, tokens));
+  return std::min(layers, std::max(fewest_layers, most));
+}
 
 }  // namespace
 
@@ -21,6 +35,7 @@ ExpertRun::ExpertRun(const InstanceSpec& spec, const StepPricer& pricer, std::si
                      std::size_t first_instance)
     : pricer_(&pricer), spec_(spec.experts), groups_(exchange_groups(spec)), first_(first_instance) {
   if (!spec_.on()) return;
+  parts_ = static_cast<double>(spec.expert_ranks() / spec.plan.ep);
   for (std::int32_t s = 0; s < spec.plan.pp; ++s) {
     const ExpertSpec part = spec.plan.pp > 1 ? stage_spec(spec, s).experts : spec_;
     stages_.push_back({part.first_layer, part.layers});
@@ -66,11 +81,56 @@ RandomStream ExpertRun::stream(std::size_t instance, const State& s, std::int32_
 
 // The layers of a range that are drawn for a step: every one has its turn.
 template <class Each>
-void ExpertRun::each_drawn(const State& s, LayerRange range, Each each) const {
-  const std::int32_t drawn = std::min(range.count, drawn_layers);
+void ExpertRun::each_drawn(const State& s, LayerRange range, std::int32_t drawn, Each each) const {
   const auto first = static_cast<std::int32_t>(s.step % range.count);
   for (std::int32_t i = 0; i < drawn; ++i)
-    each(range.first + (first + i * range.count / drawn) % range.count);
+    each(range.first +
+         (first + static_cast<std::int32_t>(std::int64_t{i} * range.count / drawn)) % range.count);
+}
+
+// Of a step in halves, the first tokens are in the first.
+ExpertRun::Batch ExpertRun::batch(std::size_t id, const State& s, std::int64_t tokens,
+                                  std::uint64_t half) const {
+  const Instance& instance = instances_[id];
+  Batch batch;
+  std::int64_t skip = half == 2 ? instance.named - instance.named / 2 : 0;
+  const std::int64_t end = half == 1 ? instance.named - instance.named / 2 : instance.named;
+  const std::int64_t most = std::min(tokens, end - skip);
+  for (const DecodingToken& t : instance.tokens) {
+    for (std::int32_t i = 0; i < t.tokens; ++i) {
+      if (skip-- > 0) continue;
+      if (static_cast<std::int64_t>(batch.keys.size()) == most) break;
+      batch.keys.push_back(
+          token_key(spec_.seed, t.request.value(), static_cast<std::uint64_t>(t.place + s.ran + i)));
+    }
+  }
+  batch.others = tokens - static_cast<std::int64_t>(batch.keys.size());
+  if (batch.others > counted_others) return batch;
+  // Requests are counted from 0: none is called so.
+  const std::uint64_t nobody = ~static_cast<std::uint64_t>(first_ + id);
+  for (std::int64_t i = 0; i < batch.others; ++i)
+    batch.keys.push_back(
+        token_key(spec_.seed, nobody, static_cast<std::uint64_t>(s.step * 1024 + i) * 4 + half));
+  batch.others = 0;
+  return batch;
+}
+
+RankLoad ExpertRun::drawn_load(std::size_t id, const State& s, std::int32_t layer, std::int64_t tokens,
+                               const Batch& batch, std::uint64_t half) const {
+  RandomStream random = stream(id, s, layer, half);
+  RankLoad load =
+      s.loads->layer(layer).sampled(static_cast<std::uint64_t>(layer), batch.keys, batch.others, random);
+  load.uneven_tiles = s.loads->load(layer, tokens).uneven_tiles;
+  if (log_ == nullptr) return load;
+  std::vector<std::uint16_t> chosen(static_cast<std::size_t>(popularity_->per_token()));
+  for (const DecodingToken& t : instances_[id].tokens) {
+    const std::int64_t place = t.place + s.ran;
+    s.loads->layer(layer).demand()->draw(
+        token_key(spec_.seed, t.request.value(), static_cast<std::uint64_t>(place)),
+        static_cast<std::uint64_t>(layer), chosen);
+    log_->chose(t.request, place, layer, chosen);
+  }
+  return load;
 }
 
 double ExpertRun::products_ns(std::size_t instance, const State& s, const ExpertStep& step,
@@ -86,13 +146,13 @@ double ExpertRun::products_ns(std::size_t instance, const State& s, const Expert
       expected += l.layer_ns(step, range.first + i, price_) / all;
   }
   if (!spec_.sampled) return expected;
+  const Batch tokens = batch(instance, s, step.tokens);
+  const std::int32_t drawn = layers_drawn(range.count, tokens.keys.size(), tokens.others > 0);
   double deviation = 0;
-  each_drawn(s, range, [&](std::int32_t layer) {
-    RandomStream random = stream(instance, s, layer);
-    deviation +=
-        price_(step, l.layer(layer).sampled(step.tokens, random)).ns() - l.layer_ns(step, layer, price_);
+  each_drawn(s, range, drawn, [&](std::int32_t layer) {
+    const RankLoad load = drawn_load(instance, s, layer, step.tokens, tokens);
+    deviation += price_(step, load).ns() - l.layer_ns(step, layer, price_);
   });
-  const double drawn = std::min(range.count, drawn_layers);
   const double sum = expected + deviation * std::sqrt(static_cast<double>(range.count) / drawn) / all;
   return std::max(sum, expected / 4);
 }
@@ -105,18 +165,24 @@ double ExpertRun::halves_ns(std::size_t instance, const State& s, const ExpertWo
   const double first = pricer_->first_halved_ns(work);
   const double expected = pricer_->halved_ns(work, loads);
   if (!spec_.sampled) return expected - first;
-  std::array<std::vector<ExpertTime>, 2> drawn;
-  for (const std::size_t h : {0u, 1u}) drawn[h].assign(loads[h].begin(), loads[h].end());
-  each_drawn(s, stages_.front(), [&](std::int32_t layer) {
+  std::array<std::vector<ExpertTime>, 2> times;
+  std::array<Batch, 2> tokens;
+  for (const std::size_t h : {0u, 1u}) {
+    times[h].assign(loads[h].begin(), loads[h].end());
+    tokens[h] = batch(instance, s, work.halves[h].tokens, h + 1);
+  }
+  const std::int32_t count = l.layers();
+  const std::int32_t drawn = layers_drawn(count, tokens[0].keys.size() + tokens[1].keys.size(),
+                                          tokens[0].others + tokens[1].others > 0);
+  each_drawn(s, stages_.front(), drawn, [&](std::int32_t layer) {
     for (const std::size_t h : {0u, 1u}) {
-      RandomStream random = stream(instance, s, layer, h + 1);
       const ExpertStep& half = work.halves[h];
-      drawn[h][static_cast<std::size_t>(layer)] = price_(half, l.layer(layer).sampled(half.tokens, random));
+      times[h][static_cast<std::size_t>(layer)] =
+          price_(half, drawn_load(instance, s, layer, half.tokens, tokens[h], h + 1));
     }
   });
-  const double count = l.layers();
-  const double deviation = pricer_->halved_ns(work, {drawn[0], drawn[1]}) - expected;
-  return expected + deviation * std::sqrt(count / std::min(count, double{drawn_layers})) - first;
+  const double deviation = pricer_->halved_ns(work, {times[0], times[1]}) - expected;
+  return expected + deviation * std::sqrt(static_cast<double>(count) / drawn) - first;
 }
 
 // Where experts are, and what is asked for, as a step is scheduled.
@@ -134,20 +200,68 @@ void ExpertRun::place(std::size_t id, SimTime now) {
   note(instance, now);
 }
 
+void ExpertRun::decoding(std::size_t id, std::vector<DecodingToken>& tokens) {
+  Instance& instance = instances_[id];
+  State& s = instance.state;
+  instance.tokens.swap(tokens);
+  instance.named = 0;
+  for (const DecodingToken& t : instance.tokens) instance.named += t.tokens;
+  instance.drawn.clear();
+  s.ran = 0;
+  s.noted = false;
+  // No stretch is open that could still want them.
+  instance.runs.resize(s.runs);
+  instance.runs.erase(instance.runs.begin(),
+                      instance.runs.begin() + static_cast<std::ptrdiff_t>(s.first_run));
+  s.runs -= std::exchange(s.first_run, 0);
+}
+
 void ExpertRun::advance(std::size_t id, std::int64_t tokens) {
-  State& s = instances_[id].state;
+  Instance& instance = instances_[id];
+  State& s = instance.state;
   s.balance_steps += s.loads->balancedness();
   if (spec_.eplb.moves() && s.rebalance_step - s.step <= spec_.eplb.window_steps) {
-    if (s.window.empty() || s.window.back().loads != s.loads) s.window.push_back({s.loads, 0});
+    if (s.window.empty() || s.window.back().loads != s.loads) {
+      s.window.push_back({s.loads, 0, 0});
+      s.noted = false;
+    }
     s.window.back().tokens += tokens;
+    if (instance.named > 0) note_tokens(instance);
   }
+  ++s.ran;
   ++s.step;
+}
+
+void ExpertRun::note_tokens(Instance& instance) {
+  State& s = instance.state;
+  s.window.back().named += instance.named;
+  if (!s.noted) {
+    instance.runs.resize(s.runs);  // what a stretch took back
+    instance.runs.push_back(
+        {.tokens = instance.tokens, .segment = s.window.size() - 1, .first = s.ran, .steps = 0});
+    s.runs = instance.runs.size();
+    s.noted = true;
+  }
+  TokenRun& run = instance.runs[s.runs - 1];
+  run.steps = s.ran - run.first + 1;
+}
+
+// What a stretch that is cut drew before is drawn no second time.
+double ExpertRun::step_ns(std::size_t id, const ExpertWork& work) {
+  Instance& instance = instances_[id];
+  const State& s = instance.state;
+  const auto ran = static_cast<std::size_t>(s.ran);
+  if (ran < instance.drawn.size()) return instance.drawn[ran];
+  const double ns =
+      work.two_batches ? halves_ns(id, s, work) : products_ns(id, s, work.whole, stages_.front());
+  if (spec_.sampled && ran == instance.drawn.size()) instance.drawn.push_back(ns);
+  return ns;
 }
 
 std::int64_t ExpertRun::next(std::size_t id, const ExpertWork& work, SimTime now) {
   State& s = instances_[id].state;
   place(id, now);
-  double ns = work.two_batches ? halves_ns(id, s, work) : products_ns(id, s, work.whole, stages_.front());
+  double ns = step_ns(id, work);
   advance(id, work.whole.tokens);
   if (spec_.eplb.moves() && s.step >= s.rebalance_step && s.next == nullptr) ns += rebalance(id, s, now);
   return round_half_even(ns * q20);
@@ -162,13 +276,41 @@ void ExpertRun::next(std::size_t id, const ExpertWork& work, SimTime now, std::v
   advance(id, work.whole.tokens);
 }
 
-// Tokens that chose each expert in the window: its expectation, and where loads are drawn the deviation of a
-// count of so many tokens.
-std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std::int32_t layer) const {
+// The window's tokens that have names, the last of them if they are many: what they chose is drawn again.
+ExpertRun::WindowKeys ExpertRun::window_keys(std::size_t id, const State& s) const {
+  constexpr std::int64_t most = 65536;
+  WindowKeys keys(s.window.size());
+  if (!spec_.sampled) return keys;
+  const Instance& instance = instances_[id];
+  std::int64_t left = most;
+  for (std::size_t r = s.runs; r-- > s.first_run && left > 0;) {
+    const TokenRun& run = instance.runs[r];
+    for (std::int64_t step = run.steps; step-- > 0 && left > 0;) {
+      for (const DecodingToken& t : run.tokens) {
+        for (std::int32_t i = 0; i < t.tokens; ++i, --left)
+          keys[run.segment].push_back(token_key(spec_.seed, t.request.value(),
+                                                static_cast<std::uint64_t>(t.place + run.first + step + i)));
+      }
+    }
+  }
+  return keys;
+}
+
+// Tokens that chose each expert in the window: the draws of those with names, and of the others their
+// expectation, where loads are drawn with the deviation of a count of so many.
+std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std::int32_t layer,
+                                      const WindowKeys& keys) const {
   std::vector<double> count(static_cast<std::size_t>(popularity_->experts()), 0), variance(count.size(), 0);
-  for (const Segment& segment : s.window) {
-    const std::span<const double> p = segment.loads->layer(layer).inclusion();
-    const double t = static_cast<double>(segment.tokens);
+  std::vector<std::uint16_t> chosen(static_cast<std::size_t>(popularity_->per_token()));
+  for (std::size_t i = 0; i < s.window.size(); ++i) {
+    const Segment& segment = s.window[i];
+    const LayerLoads& loads = segment.loads->layer(layer);
+    for (const std::uint64_t key : keys[i]) {
+      loads.demand()->draw(key, static_cast<std::uint64_t>(layer), chosen);
+      for (const std::uint16_t e : chosen) ++count[e];
+    }
+    const std::span<const double> p = loads.inclusion();
+    const double t = static_cast<double>(segment.tokens) - static_cast<double>(keys[i].size());
     for (std::size_t e = 0; e < count.size(); ++e) {
       count[e] += t * p[e];
       variance[e] += t * p[e] * (1 - p[e]);
@@ -191,9 +333,10 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
   std::int64_t moved = 0;
   std::vector<double> busiest;  // rank, by layer: experts it receives
   std::vector<ExpertPlacement> placements;
+  const WindowKeys keys = window_keys(id, s);
   for (std::int32_t l = 0; l < spec_.layers; ++l) {
     const ExpertPlacement& old = s.loads->placements()[static_cast<std::size_t>(l)];
-    const std::vector<double> count = counts(id, s, l);
+    const std::vector<double> count = counts(id, s, l, keys);
     const std::vector<std::int32_t> replicas = old.replicas(popularity_->experts());
     std::vector<double> rank(static_cast<std::size_t>(old.ranks), 0);
     for (std::size_t slot = 0; slot < old.expert_of_slot.size(); ++slot) {
@@ -211,6 +354,8 @@ double ExpertRun::rebalance(std::size_t id, State& s, SimTime now) {
     placements.push_back(move.placement);
   }
   s.window.clear();
+  s.first_run = s.runs;
+  s.noted = false;
   ++s.rounds;
   if (eplb.policy == BalancingSpec::Policy::threshold && mean >= eplb.threshold * most) {
     ++s.kept;
@@ -229,7 +374,7 @@ double ExpertRun::move(std::size_t id, State& s, const std::vector<double>& busi
   double ns = 0;
   LinkUse use;
   for (const double experts : busiest) {
-    const StepPricer::ExpertMove layer = pricer_->expert_move(experts * spec_.expert_bytes, pace);
+    const StepPricer::ExpertMove layer = pricer_->expert_move(experts * spec_.expert_bytes / parts_, pace);
     ns += layer.ns;
     use.inside_ns += layer.use.inside_ns;
     use.network_bytes += layer.use.network_bytes;
@@ -261,11 +406,12 @@ void ExpertRun::take_moved(std::size_t id, State& s) const {
   s.next_at = at;
 }
 
-std::int64_t ExpertRun::steps_without_move(std::size_t id) const {
-  if (!spec_.eplb.moves() || !shares(id)) return INT64_MAX;
+std::int64_t ExpertRun::steps_ahead(std::size_t id) const {
+  const std::int64_t most = spec_.sampled ? longest_ahead : INT64_MAX;
+  if (!spec_.eplb.moves() || !shares(id)) return most;
   const State& s = instances_[id].state;
   if (s.on_links) return 0;
-  return s.rebalance_step - s.step - 1;
+  return std::min(most, s.rebalance_step - s.step - 1);
 }
 
 void ExpertRun::report(ExpertResult& result) const {

@@ -107,9 +107,9 @@ struct ImageParts {
     parts.encoder = std::make_unique<EncoderPricer>(std::move(encoder));
     parts.processor =
         std::make_unique<ModelImages>(pool.instance, scales.host, pool.role != PoolRole::encoder);
-    parts.front_end = std::make_unique<ImageFrontEnd>(
-        *parts.processor, content_block(pool.instance.engine),
-        servers * pool.instance.engine.settings.encoder.preparers);
+    parts.front_end =
+        std::make_unique<ImageFrontEnd>(*parts.processor, content_block(pool.instance.engine),
+                                        servers * pool.instance.engine.settings.encoder.preparers);
     return parts;
   }
 
@@ -267,6 +267,7 @@ struct RunParts {
   const Scenario* scenario = nullptr;
   PriceScales scales;
   bool stretches = true;
+  ExpertChoiceLog* choices = nullptr;
   OutputLengths oracle;
   std::vector<std::unique_ptr<PoolRun>> pools;
 };
@@ -309,6 +310,7 @@ Status add_pool(RunParts& parts, const PoolSpec& spec, std::size_t first_instanc
     pool.executor->charge_first_use(FirstUse(instance, parts.scales.host, engines));
   if (spec.role == PoolRole::encoder) pool.executor->encode_only();
   pool.executor->follow_experts(ExpertRun(instance, pool.pricer, engines, first_instance));
+  pool.executor->tell_choices(parts.choices);
   pool.executor->follow_waves(idle_waves(instance, pool.pricer, engines));
   return ok_status();
 }
@@ -335,6 +337,7 @@ Result<std::unique_ptr<RunParts>> make_parts(const Scenario& scenario, const Run
   parts->scenario = &scenario;
   parts->scales = product(scenario.what_if, options.scales);
   parts->stretches = options.stretches;
+  parts->choices = options.choices;
   std::size_t instances = 0;
   for (const PoolSpec* pool : scenario.pools()) {
     ORRERY_TRY_STATUS(add_pool(*parts, *pool, instances));

@@ -9,6 +9,8 @@
 
 namespace orrery {
 
+class ExpertChoiceLog;
+
 // Factor by factor.
 PriceScales product(const PriceScales& a, const PriceScales& b);
 
@@ -21,6 +23,7 @@ struct RunOptions {
   double rate_factor = 1.0;          // plays the workload so many times faster (find-rate)
   std::uint64_t limit_requests = 0;  // 0 = the scenario's own limit
   std::function<bool(std::uint64_t)> keep_going = {};
+  ExpertChoiceLog* choices = nullptr;  // where experts are drawn
 };
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options = {});

@@ -30,7 +30,11 @@ std::vector<StepShape> stretch_shapes(const std::vector<RankPlan>& ranks, bool w
 void CostModelExecutor::begin_stretch(Engine& e, const StepPlan& plan, SimTime now) {
   Stretch& s = e.stretch;
   s.planned = std::max<std::int64_t>(1, std::min(plan.repeat, updates_until_end(e)));
-  if (experts_.on()) s.planned = std::min(s.planned, experts_.steps_without_move(index_of(e)));
+  if (experts_.on()) s.planned = std::min(s.planned, experts_.steps_ahead(index_of(e)));
+  if (experts_.by_token()) {
+    name_tokens(plan);
+    experts_.decoding(index_of(e), tokens_);
+  }
   s.taken = s.planned;
   s.decodes = plan.decode_sequences;
   s.running = plan.running;

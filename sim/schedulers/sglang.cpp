@@ -261,6 +261,7 @@ const StepPlan& SglangScheduler::finish_plan(Kind kind) {
   plan_.preemption_drops_token = true;
   plan_.aborted = aborted_;
   plan_.decode_sequences = plan_decodes_;
+  plan_.decoding = this;
   plan_.decode_context_tokens = plan_context_;
   plan_.prefill_tokens = plan_prefill_tokens_;
   plan_.new_requests = static_cast<std::int32_t>(admissions_.size());

@@ -27,7 +27,7 @@ namespace orrery {
 
 struct PublishedLoad;  // sim/sglang_balancer.h
 
-class SglangScheduler final : public Scheduler {
+class SglangScheduler final : public Scheduler, private DecodingTokens {
  public:
   explicit SglangScheduler(const SglangConfig& config);
 
@@ -41,6 +41,7 @@ class SglangScheduler final : public Scheduler {
   bool may_overtake() const override { return !turned_away_.empty(); }
   void on_idle() override;  // §1.5
   bool has_work() const override { return live_ > 0; }
+  void append_decoding(std::vector<DecodingToken>& tokens) const override;  // decoding_tokens.cpp
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;

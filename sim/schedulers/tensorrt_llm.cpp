@@ -371,6 +371,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   plan_.aborted = remote_.aborted;
   plan_.paused = passed_now_;
   plan_.decode_sequences = plan_decodes_;
+  plan_.decoding = this;
   plan_.decode_context_tokens = plan_decode_context_;
   plan_.onboarded_blocks = kv_.host().onboarded - onboarded_;
   plan_.offloaded_blocks = kv_.host().offloaded - offloaded_;

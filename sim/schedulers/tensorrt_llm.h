@@ -24,7 +24,7 @@
 
 namespace orrery {
 
-class TensorRtLlmScheduler final : public Scheduler {
+class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
  public:
   explicit TensorRtLlmScheduler(const SchedulerConfig& config);
 
@@ -42,6 +42,7 @@ class TensorRtLlmScheduler final : public Scheduler {
   const std::vector<Admission>& admissions() const override { return admissions_; }
   const UpdateEffects& on_outcome(const StepOutcome& outcome) override;
   bool has_work() const override { return requests_ > 0; }
+  void append_decoding(std::vector<DecodingToken>& tokens) const override;  // decoding_tokens.cpp
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;

@@ -443,6 +443,7 @@ const StepPlan& VllmV1Scheduler::finish_plan() {
   plan_.aborted = aborted_;
   plan_.paused = paused_now_;
   plan_.decode_sequences = plan_decodes_;
+  plan_.decoding = this;
   plan_.decode_context_tokens = plan_decode_context_;
   plan_.decode_irregular = static_cast<std::int32_t>(irregular_now_.size());
   plan_.prefill_tokens = plan_prefill_tokens_;

@@ -24,7 +24,7 @@
 
 namespace orrery {
 
-class VllmV1Scheduler final : public Scheduler {
+class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
  public:
   explicit VllmV1Scheduler(const SchedulerConfig& config);
   VllmV1Scheduler(const VllmV1Scheduler&) = delete;
@@ -42,6 +42,7 @@ class VllmV1Scheduler final : public Scheduler {
   bool has_work() const override {
     return running_count_ > 0 || !waiting_.empty() || !skipped_.empty() || remote_.held > 0;
   }
+  void append_decoding(std::vector<DecodingToken>& tokens) const override;  // decoding_tokens.cpp
   StepId next_step() const override { return StepId(static_cast<std::uint64_t>(next_step_)); }
   std::int32_t open_steps() const override { return static_cast<std::int32_t>(next_step_ - updated_steps_); }
   SchedulerView view() const override;

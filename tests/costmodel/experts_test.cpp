@@ -48,6 +48,14 @@ std::vector<double> enumerated(const std::vector<double>& w, int k) {
   return p;
 }
 
+// Names of the tokens of a batch.
+std::vector<std::uint64_t> keys(int batch, int tokens) {
+  std::vector<std::uint64_t> keys;
+  for (int t = 0; t < tokens; ++t)
+    keys.push_back(token_key(6, static_cast<std::uint64_t>(batch), static_cast<std::uint64_t>(t)));
+  return keys;
+}
+
 struct Batches {
   double mean_rows = 0, p99_rows = 0, mean_distinct = 0;
 };
@@ -169,7 +177,7 @@ TEST_CASE("chunks: the most loaded rank agrees with brute force within 2 percent
         double mean = 0;
         RandomStream stream(5, RandomPurpose::property_test);
         for (int i = 0; i < 4000; ++i) {
-          sampled.push_back(loads.sampled(tokens, stream).rows);
+          sampled.push_back(loads.sampled(0, {}, tokens, stream).rows);
           mean += sampled.back() / 4000;
         }
         std::sort(sampled.begin(), sampled.end());
@@ -190,7 +198,7 @@ TEST_CASE("small batches: counted draws are the law, and the expectation follows
       RankLoad mean;
       for (int i = 0; i < 4000; ++i) {
         RandomStream stream(6, RandomPurpose::property_test, static_cast<std::uint64_t>(i));
-        const RankLoad one = loads.sampled(tokens, stream);
+        const RankLoad one = loads.sampled(0, keys(i, tokens), 0, stream);
         mean.rows += one.rows / 4000;
         mean.distinct += one.distinct / 4000;
       }

@@ -95,13 +95,14 @@ TEST_CASE("probability of an expert under groups: samples of another stream agre
   for (const double exponent : {0.0, 0.6, 1.1}) {
     const auto w = zipf(256, exponent);
     const ExpertDemand demand(w, 8, deepseek_v3);
+    const GroupedChoice choice(w, deepseek_v3);
     CHECK(std::accumulate(demand.inclusion.begin(), demand.inclusion.end(), 0.0) == Approx(8));
     constexpr int tokens = sanitized ? 5000 : 60000;
     std::vector<double> count(w.size(), 0.0);
     std::vector<std::int32_t> one(8);
     RandomStream stream = named(3);
     for (int t = 0; t < tokens; ++t) {
-      demand.draw(stream, one);
+      choice.draw(stream, one);
       for (const std::int32_t e : one) count[static_cast<std::size_t>(e)] += 1.0 / tokens;
     }
     double error = 0, noise = 0;
@@ -179,7 +180,7 @@ TEST_CASE("chunks of a grouped model: the most loaded rank is within 2 percent o
         double mean = 0;
         RandomStream stream = named(5);
         for (int i = 0; i < 4000; ++i) {
-          sampled.push_back(loads.sampled(tokens, stream).rows);
+          sampled.push_back(loads.sampled(0, {}, tokens, stream).rows);
           mean += sampled.back() / 4000;
         }
         std::sort(sampled.begin(), sampled.end());

@@ -85,7 +85,7 @@ TEST_CASE("plans that the shapes do not divide, or that are not priced yet") {
   CHECK(errors_of("qwen3-8b", "parallel: {dp: 2}").empty());  // engines behind one front end
   CHECK(holds(errors_of("qwen3-8b", "parallel: {dp: 2, ep: 2}"), "has no experts"));
   CHECK(holds(errors_of("qwen3-8b", "parallel: {cp: 2}"), "context parallelism"));
-  CHECK(holds(errors_of("qwen3-30b-a3b", "parallel: {tp: 4, ep: 2}"), "must be 1 or tp = 4"));
+  CHECK(holds(errors_of("qwen3-30b-a3b", "parallel: {tp: 4, ep: 2}"), "must be 1 or all 4 GPUs"));
   CHECK(errors_of("qwen3-30b-a3b", "parallel: {tp: 2, ep: 2}").empty());
   CHECK(holds(errors_of("qwen3-8b", "parallel: {tpp: 2}"), "tpp"));
 }

@@ -22,6 +22,10 @@ EFFECTS = [
     becomes("deployment.parallel.pp", "plain", "deployment.parallel={pp: 2}", "pipeline.stages", 2),
     up("deployment.parallel.ep", "moe", "deployment.parallel={tp: 4, ep: 4}",
        "cost[prefill 4096@0]:class:grouped_gemm", without="deployment.parallel={tp: 4}"),
+    # Two ranks of two GPUs beside four GPUs that split every expert: the busier half has more rows.
+    up("deployment.parallel.ep", "moe", "deployment.parallel={tp: 4, ep: 2}",
+       "cost[prefill 4096@0]:class:grouped_gemm",
+       without="deployment.engine=sglang-0.5; deployment.parallel={tp: 4}"),
     moves("deployment.parallel.dp", "apart", "deployment.pools[1].parallel={dp: 2, ep: 2}", "tpot_ms.mean",
           without="; ".join(f"deployment.pools[{i}].model=qwen3-30b-a3b; deployment.pools[{i}].engine=tensorrt-llm-1.2"
                             for i in (0, 1)) + "; deployment.pools[0].engine_args={disable_overlap_scheduler: true}; "
