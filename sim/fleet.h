@@ -44,6 +44,7 @@ class FleetHost {
   virtual void load_weights(InstanceId instance, InstanceId peer, SimTime now) = 0;
   virtual void drop_load(InstanceId instance, SimTime now) = 0;
   virtual bool load_stuck(InstanceId instance) const = 0;  // until a link is mended
+  virtual bool load_way(InstanceId instance, InstanceId peer) = 0;
 };
 
 struct FleetPool {

@@ -13,28 +13,20 @@ void Fleet::ready_in(std::size_t i, SimDuration wait, SimTime now) {
         .life = members_[i].life});
 }
 
-// From the first of its peers that it has a way from; where there is none it waits for that of the first.
+// From the first of its peers that there is a way from; where there is none it waits for that of the first.
 void Fleet::begin_load(std::size_t i, SimTime now) {
   Member& m = members_[i];
   const PoolPlan& plan = pools_[m.pool].plan;
-  const auto load = [&](InstanceId from) {
-    m.loads_from = from;
-    m.loading = true;
-    host_.load_weights(id(i), from, now);
-    return !host_.load_stuck(id(i));
-  };
-  if (!plan.from_peer) {
-    load(InstanceId::none());
-    return;
-  }
   m.loads_from = InstanceId::none();
-  const std::vector<InstanceId> peers = peers_of(i);
-  if (peers.empty()) return ready_in(i, plan.load_alone + plan.start, now);
-  for (const InstanceId peer : peers) {
-    if (load(peer)) return;
-    host_.drop_load(id(i), now);
+  if (plan.from_peer) {
+    const std::vector<InstanceId> peers = peers_of(i);
+    if (peers.empty()) return ready_in(i, plan.load_alone + plan.start, now);
+    const auto reached = [&](InstanceId peer) { return host_.load_way(id(i), peer); };
+    const auto best = std::find_if(peers.begin(), peers.end(), reached);
+    m.loads_from = best == peers.end() ? peers.front() : *best;
   }
-  load(peers.front());
+  m.loading = true;
+  host_.load_weights(id(i), m.loads_from, now);
 }
 
 // Of the pool's instances that have their weights those first that the fewest load from.
@@ -53,10 +45,14 @@ std::vector<InstanceId> Fleet::peers_of(std::size_t i) const {
   return order;
 }
 
-// Links have changed, or an instance is up: whose way from its peer is cut begins again with another one.
+// Links have changed, or an instance is up: whose way from its peer is cut begins again with one that there
+// is a way from.
 void Fleet::seek_peers(SimTime now) {
   for (std::size_t i = 0; i < members_.size(); ++i) {
     if (!members_[i].loading || members_[i].loads_from.is_none() || !host_.load_stuck(id(i))) continue;
+    const std::vector<InstanceId> peers = peers_of(i);
+    if (std::none_of(peers.begin(), peers.end(), [&](InstanceId p) { return host_.load_way(id(i), p); }))
+      continue;
     host_.drop_load(id(i), now);
     members_[i].loading = false;
     begin_load(i, now);

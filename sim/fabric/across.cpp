@@ -27,14 +27,14 @@ constexpr double plateau = 1.4;               // longer steps of an all-reduce's
 constexpr double tree_share = 0.92;
 constexpr double low_latency_rate[2] = {45e9, 35e9};  // two nodes, more
 constexpr double low_latency_tree = 1 / 3.8;
-constexpr double multicast_us[2] = {25, 20.9};            // in the node; up or down between nodes
-constexpr double multicast_rate[2] = {57.7e9, 45.5e9};    // of a rank; two nodes, more
-constexpr double multicast_share = 0.96;                  // of the NICs
+constexpr double multicast_us[2] = {25, 20.9};          // in the node; up or down between nodes
+constexpr double multicast_rate[2] = {57.7e9, 45.5e9};  // of a rank; two nodes, more
+constexpr double multicast_share = 0.96;                // of the NICs
 
 // What tables of two and four nodes say beside NCCL's model (tools/collectives_across.py --fit; derived):
 // latencies so many times as long, and what is left of the rates.
 constexpr double slower[3] = {1.27, 1.05, 2.0};
-constexpr double multicast_slower = 2.33;
+constexpr double multicast_slower = 2.9;
 constexpr double rate_kept[2][3] = {{1, 0.357, 1}, {1, 0.86, 0.887}};
 
 // Bytes on links as shares of a rank's buffer.
@@ -322,7 +322,9 @@ Result<std::vector<AcrossWay>> ways_across(Routes& routes, const Topology& topol
   if (layout.multicast && layout.each > 1) {
     // A GPU sends its buffer into the switch and its part of the sum out of it again.
     load_node_rings(groups, layout, 1 + 1 / each, switches);
-    add_multicast({switches.busiest(), tree_wires.between, tree_wires.network_share}, layout, sent, ways);
+    Load nodes(routes, topology);
+    load_trees(groups, layout, nodes);
+    add_multicast({switches.busiest(), nodes.busiest(), nodes.network_share()}, layout, sent, ways);
   }
   return ways;
 }
