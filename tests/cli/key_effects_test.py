@@ -200,7 +200,7 @@ def as_stated(stated, a, b):
     """Whether it moved by the stated amount: by ratio, or by difference where there is none."""
     first, second = stated
     if min(a, b, first, second) > 0:
-        return abs(math.log(b / a) - math.log(second / first)) <= 0.25 * abs(math.log(second / first)) + 1e-4
+        return abs(math.log(b / a) - math.log(second / first)) <= 0.25 * abs(math.log(second / first)) + 2e-3
     return math.isclose(b - a, second - first, rel_tol=0.25, abs_tol=1e-9)
 
 
