@@ -246,7 +246,8 @@ class InstanceReader {
       return condition;
     };
     const Yaml speculation = node_.optional("speculation").optional("method");
-    return !(refuse(m.vision != nullptr, "a vision encoder") ||
+    return !(refuse(spec_.plan.dp > 1, "attention data parallelism") ||
+             refuse(m.vision != nullptr, "a vision encoder") ||
              refuse(speculation.present() && speculation.text() != "off", "speculation") ||
              refuse(window_of(m) > 0, "a sliding window"));
   }

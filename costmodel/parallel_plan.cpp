@@ -24,10 +24,6 @@ ParallelPlan read_parallel_plan(const Yaml& node) {
   if (p.pp > most_stages)
     node.optional("pp").fail("more than " + std::to_string(most_stages) +
                              " pipeline stages are not priced by this version of Orrery");
-  if (p.pp > 1 && p.dp > 1)
-    node.optional("pp").fail(
-        "pipeline stages beside attention data parallelism are not priced by this version of Orrery; use pp: "
-        "1 or dp: 1");
   if (p.dp > most_ranks)
     node.optional("dp").fail("more than " + std::to_string(most_ranks) +
                              " ranks of attention data parallelism are not priced by this version of Orrery");

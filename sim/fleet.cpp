@@ -179,6 +179,7 @@ void Fleet::apply_speed(std::uint32_t index, SimTime now) {
     });
     host_.set_link(link, factor, now);
   }
+  if (!plan.links.empty()) seek_peers(now);
 }
 
 void Fleet::break_down(std::size_t i, SimTime now) {
@@ -231,6 +232,7 @@ void Fleet::ready(std::size_t i, SimTime now) {
   host_.open_to_router(id(i), true);
   const std::size_t p = members_[i].pool;
   unpark(pools_[p].at.role, now);
+  seek_peers(now);
   if (pools_[p].rolling != i) return;
   ++result_.updated;
   roll_on(p, i + 1, now);

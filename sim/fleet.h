@@ -44,6 +44,7 @@ class FleetHost {
   virtual void load_weights(InstanceId instance, InstanceId peer, SimTime now) = 0;
   virtual void drop_load(InstanceId instance, SimTime now) = 0;
   virtual bool load_stuck(InstanceId instance) const = 0;  // until a link is mended
+  virtual bool load_way(InstanceId instance, InstanceId peer) = 0;
 };
 
 struct FleetPool {
@@ -136,7 +137,8 @@ class Fleet {
   void start_up(std::size_t member, SimTime now);
   void begin_load(std::size_t member, SimTime now);
   void end_loads(std::size_t member, SimTime now);
-  InstanceId peer_of(std::size_t member) const;
+  std::vector<InstanceId> peers_of(std::size_t member) const;
+  void seek_peers(SimTime now);
   void ready_in(std::size_t member, SimDuration wait, SimTime now);
   void ready(std::size_t member, SimTime now);
   void drain(std::size_t member, bool then_off, SimTime now);

@@ -55,8 +55,9 @@ class KvTransport {
   // Weights of an instance that starts, from their source; or from another instance, if one is named.
   virtual void load(InstanceId, InstanceId /*peer*/, SimTime) {}
   virtual void drop_load(InstanceId, SimTime) {}
-  virtual bool load_stuck(InstanceId) const { return false; }  // no way is left for some of it
-  virtual SimTime next_load() { return SimTime::never(); }     // when take_loaded() may have something next
+  virtual bool load_stuck(InstanceId) const { return false; }              // no way is left for some of it
+  virtual bool load_way(InstanceId, InstanceId /*peer*/) { return true; }  // there is one for all of it
+  virtual SimTime next_load() { return SimTime::never(); }  // when take_loaded() may have something next
   virtual void take_loaded(SimTime, std::vector<InstanceId>& /*done*/) {}
 };
 

@@ -113,6 +113,7 @@ class LoopFleet : protected FleetHost {
   bool load_stuck(InstanceId id) const override {
     return setup_.transport != nullptr && setup_.transport->load_stuck(id);
   }
+  bool load_way(InstanceId id, InstanceId peer) override { return setup_.transport->load_way(id, peer); }
   SimTime next_load() {
     return setup_.transport == nullptr ? SimTime::never() : setup_.transport->next_load();
   }

@@ -108,7 +108,7 @@ def over_nodes(bench):
         ["plan", *(f"device, {step}, ms" for step in steps), "collectives at 122880, ms", "KV tokens"], rows,
         [f"Least device time at 122,880 cached tokens: {best[0]} ({number(best[2])} ms; tp 16: {number(rows[0][2])} ms). With the experts in each copy (moe_dp_size) "
          "keys and values alone cross the network in a layer; gathering rows for experts that are spread over both nodes costs more than tp 16's all-reduces."],
-        "Compared with no run; between nodes collectives are NCCL's own model of itself.")
+        "Compared with no run; between nodes collectives are NCCL's model of itself, corrected by tables (collectives_across.md).")
 
 
 def cache_split(bench):

@@ -218,8 +218,8 @@ def report(rows):
                     f"{100 * out[min(len(out) - 1, int(0.9 * len(out)))]:.1f} % | {100 * out[-1]:.1f} % |")
     text += ["", f"{len(medians) - len(missed)} of {len(medians)} rows have a held-out median of at most 10 %"
              + (f"; above: {', '.join(missed)}." if missed else "."), "",
-             "Not compared: anything between nodes (no measured table at hand), DeepEP (published points on an H800,",
-             "which is no part of ours), oneCCL (Intel), MI325X, H20-96GB and R9700 (no tables)."]
+             "Between nodes: [collectives_across.md](collectives_across.md); DeepEP's and MoRI's kernels: docs/expert_exchange.md. Not",
+             "compared: oneCCL (Intel), MI325X, H20-96GB and R9700 (no tables)."]
     return "\n".join(text) + "\n"
 
 

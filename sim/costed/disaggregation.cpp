@@ -416,7 +416,8 @@ Status place_pools(const fabric::Topology& topology, const std::vector<PoolSpec*
   std::size_t first = 0;
   for (PoolSpec* pool : pools) {
     auto links = plan_links(topology, seats[first].gpus, pool->instance.plan,
-                            pool->instance.engine.settings.context.cache_ranks);
+                            pool->instance.engine.settings.context.cache_ranks,
+                            pool->instance.engine.engine != "sglang");
     if (!links.ok()) {
       Errors errors = links.errors();
       for (Error& error : errors) error.message = "pool " + quote(pool->name) + ": " + error.message;

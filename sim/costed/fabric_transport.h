@@ -93,6 +93,7 @@ class FabricTransport final : public KvTransport {
   void load(InstanceId instance, InstanceId peer, SimTime now) override;
   void drop_load(InstanceId instance, SimTime now) override;
   bool load_stuck(InstanceId instance) const override;
+  bool load_way(InstanceId instance, InstanceId peer) override;
   SimTime next_load() override;
   void take_loaded(SimTime now, std::vector<InstanceId>& done) override;
 

@@ -20,7 +20,8 @@ std::vector<CollectiveWay> in_nanoseconds(const std::vector<AcrossWay>& ways) {
 
 class Planner {
  public:
-  explicit Planner(const fabric::Topology& topology) : topology_(topology), routes_(topology) {}
+  Planner(const fabric::Topology& topology, bool multicast)
+      : topology_(topology), routes_(topology), multicast_(multicast) {}
 
   // `all_pairs`: with an all-to-all, which experts' weights move by.
   Result<GroupLinks> links(const RankGroups& groups, bool all_pairs) {
@@ -31,6 +32,7 @@ class Planner {
     links.nodes = fabric::nodes_of(topology_, groups.front());
     const auto add = [&](Collective collective, CollectiveOp op) -> Status {
       ORRERY_TRY(ways, fabric::ways_across(routes_, topology_, groups, op));
+      if (!multicast_) std::erase_if(ways, [](const AcrossWay& way) { return way.multicast; });
       links.ways[static_cast<std::size_t>(collective)] = in_nanoseconds(ways);
       return ok_status();
     };
@@ -56,6 +58,7 @@ class Planner {
  private:
   const fabric::Topology& topology_;
   fabric::Routes routes_;
+  bool multicast_;
 };
 
 }  // namespace
@@ -100,9 +103,10 @@ RankGroups context_groups(const std::vector<DeviceId>& gpus, const ParallelPlan&
 
 Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
                                                     const std::vector<DeviceId>& gpus,
-                                                    const ParallelPlan& plan, std::int32_t cache_ranks) {
+                                                    const ParallelPlan& plan, std::int32_t cache_ranks,
+                                                    bool multicast) {
   if (!fabric::crosses_nodes(topology, gpus)) return std::shared_ptr<const PlanLinks>();
-  Planner planner(topology);
+  Planner planner(topology, multicast);
   auto links = std::make_shared<PlanLinks>();
   if (plan.tp > 1) {
     ORRERY_TRY(tensor, planner.links(tensor_groups(gpus, plan), plan.dp == 1 && plan.pp == 1));

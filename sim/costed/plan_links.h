@@ -27,10 +27,13 @@ RankGroups pairs_to(const std::vector<DeviceId>& from, const std::vector<DeviceI
 RankGroups context_groups(const std::vector<DeviceId>& gpus, const ParallelPlan& plan,
                           std::int32_t cache_ranks);
 
-// Null when every group stands in one node. Errors: groups that do not divide evenly over nodes, no way.
+// Null when every group stands in one node. `multicast`: NCCL may use NVSwitches that add up (SGLang sets
+// NCCL_NVLS_ENABLE to 0 unless asked, entrypoints/engine.py). Errors: groups that do not divide evenly over
+// nodes, no way.
 Result<std::shared_ptr<const PlanLinks>> plan_links(const fabric::Topology& topology,
                                                     const std::vector<DeviceId>& gpus,
-                                                    const ParallelPlan& plan, std::int32_t cache_ranks = 1);
+                                                    const ParallelPlan& plan, std::int32_t cache_ranks = 1,
+                                                    bool multicast = true);
 
 // What a node's NICs send into the network, shared out over its GPUs; bytes a second. 0 without NICs.
 double network_rate_per_gpu(const fabric::Topology& topology, std::int32_t node);

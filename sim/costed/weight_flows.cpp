@@ -100,6 +100,14 @@ bool FabricTransport::load_stuck(InstanceId instance) const {
   return load != loads_->open.end() && !load->second.stuck.empty();
 }
 
+bool FabricTransport::load_way(InstanceId instance, InstanceId peer) {
+  const std::vector<DeviceId>&to = loads_->plans[instance.value()].gpus,
+        &from = loads_->plans[peer.value()].gpus;
+  for (std::size_t g = 0; g < to.size(); ++g)
+    if (loads_->routes.find(from[g], to[g], load_keys + g).empty()) return false;
+  return true;
+}
+
 SimTime FabricTransport::next_load() {
   if (!loads_) return SimTime::never();
   SimTime next = loads_->open.empty() ? SimTime::never() : flows_.next_end();

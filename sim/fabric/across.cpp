@@ -22,9 +22,20 @@ constexpr double hop_us[3][2][3] = {
     {{1.0, 1.9, 4.0}, {1.0, 2.5, 5.7}},    // PCIe
     {{5.0, 8.5, 14.0}, {2.7, 4.0, 14.0}},  // network
 };
-constexpr double low_latency_hop = 1.8;  // factor on LL's hops inside a node, when there are several
-constexpr double tree_share = 0.9;
+constexpr double overhead_us[3] = {1, 1, 3};  // of a step that the network takes part in: at least
+constexpr double plateau = 1.4;               // longer steps of an all-reduce's ring Simple
+constexpr double tree_share = 0.92;
 constexpr double low_latency_rate[2] = {45e9, 35e9};  // two nodes, more
+constexpr double low_latency_tree = 1 / 3.8;
+constexpr double multicast_us[2] = {25, 20.9};          // in the node; up or down between nodes
+constexpr double multicast_rate[2] = {57.7e9, 45.5e9};  // of a rank; two nodes, more
+constexpr double multicast_share = 0.96;                // of the NICs
+
+// What tables of two and four nodes say beside NCCL's model (tools/collectives_across.py --fit; derived):
+// latencies so many times as long, and what is left of the rates.
+constexpr double slower[3] = {1.27, 1.05, 2.0};
+constexpr double multicast_slower = 2.9;
+constexpr double rate_kept[2][3] = {{1, 0.357, 1}, {1, 0.86, 0.887}};
 
 // Bytes on links as shares of a rank's buffer.
 class Load {
@@ -84,7 +95,8 @@ using Groups = std::vector<std::vector<DeviceId>>;
 struct Layout {
   std::size_t ranks = 0, each = 0, nodes = 0;  // of a group; ranks of each node
   Hardware inside = Hardware::scale_up;
-  bool mesh = false;  // GPUs of a node are joined pair by pair
+  bool mesh = false;       // GPUs of a node are joined pair by pair
+  bool multicast = false;  // by a switch that adds up
 };
 
 Result<std::size_t> ranks_of_each_node(const Topology& topology, const std::vector<DeviceId>& ranks) {
@@ -116,6 +128,8 @@ Result<Layout> layout_of(Routes& routes, const Topology& topology, const Groups&
     layout.mesh = way.size() == 1;
     const bool pcie = !way.empty() && topology.link(way.front()).link_class == LinkClass::pcie;
     layout.inside = pcie ? Hardware::pcie : Hardware::scale_up;
+    layout.multicast =
+        way.size() == 2 && topology.device(topology.link(way.front()).to).kind == DeviceKind::nvswitch;
   }
   return layout;
 }
@@ -183,35 +197,61 @@ Result<Wires> wires_of(const Load& inside, const Load& all) {
   return Wires{inside.busiest(), all.busiest(), all.network_share()};
 }
 
+std::size_t log2_of(std::size_t nodes) {
+  std::size_t depth = 0;
+  while ((std::size_t{2} << depth) <= nodes) ++depth;  // ⌊log2⌋
+  return depth;
+}
+
 double steps_us(Shape shape, std::size_t protocol, const Layout& layout, std::size_t rounds) {
   const auto a = static_cast<std::size_t>(shape);
-  double inside = hop_us[static_cast<std::size_t>(layout.inside)][a][protocol];
-  if (protocol == 0) inside *= low_latency_hop;
+  const double inside = hop_us[static_cast<std::size_t>(layout.inside)][a][protocol];
   const double between = hop_us[static_cast<std::size_t>(Hardware::network)][a][protocol];
   const auto n = static_cast<double>(layout.ranks), nodes = static_cast<double>(layout.nodes);
   if (shape == Shape::ring)
-    return static_cast<double>(rounds) * ((n - nodes) * inside + (nodes - 1) * between);
-  std::size_t depth = 0;
-  while ((std::size_t{2} << depth) <= layout.nodes) ++depth;  // ⌊log2⌋
-  return 2 * (static_cast<double>(layout.each - 1) * inside + static_cast<double>(depth) * between);
+    return static_cast<double>(rounds) *
+           ((n - nodes) * std::max(inside, overhead_us[protocol]) + (nodes - 1) * between);
+  return 2 * (static_cast<double>(layout.each - 1) * inside +
+              static_cast<double>(log2_of(layout.nodes)) * between);
 }
 
 // One entry a protocol. `sent`: of a rank's buffer, what it sends in all.
 void add_ways(Shape shape, const Wires& wires, const Layout& layout, std::size_t rounds, double sent,
               std::vector<AcrossWay>& out) {
+  const bool tree = shape == Shape::tree;
+  const auto s = static_cast<std::size_t>(shape);
   for (std::size_t p = 0; p < protocols.size(); ++p) {
     if (p == 1 && layout.inside == Hardware::pcie) continue;  // LL128 needs NVLink between the GPUs of a node
-    double share = p == 0 ? 0.5 : p == 2 ? 1.0 : layout.each < 2 ? 0.7 : 0.92;
-    if (shape == Shape::tree) share *= tree_share;
+    double share = rate_kept[s][p];
+    if (p == 1) share *= layout.each < 2 ? 0.7 : 0.92;
+    if (p == 0) share *= tree ? low_latency_tree : 0.5;
+    if (tree) share *= tree_share;
+    double latency = base_us[s][p] + steps_us(shape, p, layout, rounds);
+    if (p == 2 && !tree && rounds == 2) latency *= plateau;
     AcrossWay way;
-    way.name = std::string(shape == Shape::ring ? "ring " : "tree ") + protocols[p];
-    way.latency = (base_us[static_cast<std::size_t>(shape)][p] + steps_us(shape, p, layout, rounds)) * 1e-6;
+    way.name = std::string(tree ? "tree " : "ring ") + protocols[p];
+    way.latency = latency * slower[p] * 1e-6;
     way.inside = wires.inside / share;
     way.between = wires.between / share;
-    if (p == 0) way.between = std::max(way.between, sent / low_latency_rate[layout.nodes > 2 ? 1 : 0]);
+    const double low_latency = low_latency_rate[layout.nodes > 2 ? 1 : 0];
+    if (p == 0) way.between = std::max(way.between, (tree ? 2 : sent) / low_latency);
     way.network_share = wires.network_share;
     out.push_back(std::move(way));
   }
+}
+
+// Trees of nodes whose leaves are NVSwitches that add up and spread (NCCL's NVLS tree).
+void add_multicast(const Wires& wires, const Layout& layout, double sent, std::vector<AcrossWay>& out) {
+  AcrossWay way;
+  way.name = "NVLS tree";
+  way.multicast = true;
+  way.latency = (multicast_us[0] + 2 * static_cast<double>(log2_of(layout.nodes)) * multicast_us[1]) *
+                multicast_slower * 1e-6;
+  way.inside = wires.inside;
+  const double rate = static_cast<double>(layout.each) * multicast_rate[layout.nodes > 2 ? 1 : 0];
+  way.between = std::max(wires.between / multicast_share, sent / rate);
+  way.network_share = wires.network_share;
+  out.push_back(std::move(way));
 }
 
 // One network hop with whichever of the two protocols of point-to-point transfers.
@@ -272,11 +312,20 @@ Result<std::vector<AcrossWay>> ways_across(Routes& routes, const Topology& topol
   ORRERY_TRY(wires, wires_of(inside, all));
   add_ways(Shape::ring, wires, layout, rounds, sent, ways);
   if (!reduce) return ways;
-  Load chains(routes, topology), trees(routes, topology);
+  Load chains(routes, topology), trees(routes, topology), switches(routes, topology);
   for (Load* load : {&chains, &trees}) load_node_chains(groups, layout, *load);
   load_trees(groups, layout, trees);
   ORRERY_TRY(tree_wires, wires_of(chains, trees));
-  add_ways(Shape::tree, tree_wires, layout, rounds, sent, ways);
+  Wires twice = tree_wires;  // NCCL counts a tree's bytes up and down, which two nodes send each other once
+  if (layout.nodes == 2) twice.between *= 2;
+  add_ways(Shape::tree, twice, layout, rounds, sent, ways);
+  if (layout.multicast && layout.each > 1) {
+    // A GPU sends its buffer into the switch and its part of the sum out of it again.
+    load_node_rings(groups, layout, 1 + 1 / each, switches);
+    Load nodes(routes, topology);
+    load_trees(groups, layout, nodes);
+    add_multicast({switches.busiest(), nodes.busiest(), nodes.network_share()}, layout, sent, ways);
+  }
   return ways;
 }
 

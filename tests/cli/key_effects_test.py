@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""No key without effect: key_effects_test.py ORRERY SOURCE_DIR [KEY_PREFIX].
+"""No key without effect: key_effects_test.py ORRERY SOURCE_DIR [KEY_PREFIX | --record].
 
 Plays tests/cli/key_effects/*.py. The keys are the reader's own: a key that it does not know is answered with those that it
 asked for, so one is put into every map of every scenario of the table, and in place of every scalar. A key without a line
 fails the test, and so does a line whose result moves otherwise than it says, or would pass on a run compared with itself.
+Lines that say a direction alone move by the amount that stands in key_effects/amounts.csv, as predicted when it was recorded
+(--record writes it anew): by a quarter more or less of it.
 """
 import concurrent.futures
+import csv
 import json
 import math
 import os
@@ -22,6 +25,9 @@ from key_effects import TABLE, engine_arguments                                 
 from key_effects.effects import BASES, METRICS, Effect, Named, Refused, class_time, operator_time   # noqa: E402
 
 PROBE = "zz_probe"
+DIRECTIONS = ("up", "down", "moves")
+AMOUNTS = pathlib.Path(__file__).resolve().parent / "key_effects/amounts.csv"
+AMOUNT_COLUMNS = ["key", "base", "without", "settings", "metric", "first", "second"]
 
 
 def lines(count, row):
@@ -178,7 +184,27 @@ def holds(effect, a, b):
     return near(a * effect.amount if effect.expect == "times" else a + effect.amount) and a != b
 
 
-def check(binary, line, data):
+def name_of(line):
+    return line.key, line.base, line.without, line.settings, line.metric
+
+
+def stated_amounts():
+    if not AMOUNTS.exists():
+        return {}
+    with open(AMOUNTS, encoding="utf-8", newline="") as file:
+        return {tuple(row[c] for c in AMOUNT_COLUMNS[:5]): (float(row["first"]), float(row["second"]))
+                for row in csv.DictReader(file)}
+
+
+def as_stated(stated, a, b):
+    """Whether it moved by the stated amount: by ratio, or by difference where there is none."""
+    first, second = stated
+    if min(a, b, first, second) > 0:
+        return abs(math.log(b / a) - math.log(second / first)) <= 0.25 * abs(math.log(second / first)) + 2e-3
+    return math.isclose(b - a, second - first, rel_tol=0.25, abs_tol=1e-9)
+
+
+def check(binary, line, data, amounts):
     """What is wrong with a line of the table; empty when nothing is."""
     if isinstance(line, Named):
         return ""
@@ -198,7 +224,19 @@ def check(binary, line, data):
     if holds(line, a, a):
         return f"would hold of a run compared with itself ({line.metric} = {a})"
     wanted = f"{line.expect} {line.amount}" if line.amount else line.expect
-    return "" if holds(line, a, b) else f"{line.metric}: {a} and then {b}; expected {wanted}"
+    if not holds(line, a, b):
+        return f"{line.metric}: {a} and then {b}; expected {wanted}"
+    if line.expect not in DIRECTIONS:
+        return ""
+    a, b = a or 0, b or 0
+    if amounts.recording:
+        amounts.found[name_of(line)] = (a, b)
+        return ""
+    if name_of(line) not in amounts.stated:
+        return f"{line.metric}: {a} and then {b}; no amount is stated (key_effects_test.py … --record states it)"
+    first, second = amounts.stated[name_of(line)]
+    return "" if as_stated((first, second), a, b) else (
+        f"{line.metric}: {a} and then {b}; stated are {first:g} and {second:g} (--record, if the prediction was to move)")
 
 
 # -------------------------------------------------------------------------------------- the reader's own keys
@@ -267,9 +305,22 @@ def missing_keys(binary, data):
     return sorted(keys - have - inner), len(keys)
 
 
+class Amounts:
+    def __init__(self, recording):
+        self.recording, self.stated, self.found = recording, stated_amounts(), {}
+
+    def write(self):
+        with open(AMOUNTS, "w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(AMOUNT_COLUMNS)
+            rows.writerows([*name, f"{a:.6g}", f"{b:.6g}"] for name, (a, b) in sorted(self.found.items()))
+
+
 def main():
     orrery, source = sys.argv[1], pathlib.Path(sys.argv[2])
     only = sys.argv[3] if len(sys.argv) > 3 else ""
+    amounts = Amounts(only == "--record")
+    only = "" if amounts.recording else only
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
         for name, text in FILES.items():
@@ -278,7 +329,7 @@ def main():
         binary = Binary(orrery, folder)
         lines = [line for line in TABLE if line.key.startswith(only)]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for line, problem in zip(lines, pool.map(lambda one: check(binary, one, folder), lines)):
+            for line, problem in zip(lines, pool.map(lambda one: check(binary, one, folder, amounts), lines)):
                 if problem:
                     wrong.append(f"{line.key}: {problem}")
         if not only:
@@ -287,6 +338,8 @@ def main():
             missing = engine_arguments(source) - {line.key for line in TABLE}
             wrong += [f"{key}: no line in tests/cli/key_effects says what it does" for key in sorted(missing)]
             print(f"{count} keys known to the reader")
+    if amounts.recording:
+        amounts.write()
     print("\n".join(wrong))
     kinds = [sum(isinstance(line, kind) for line in lines) for kind in (Effect, Refused, Named)]
     print(f"{kinds[0]} effects, {kinds[1]} refusals, {kinds[2]} without effect by design; {len(wrong)} problems")

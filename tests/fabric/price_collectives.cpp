@@ -1,11 +1,14 @@
-// What tools/collectives_report.py asks:
+// What tools/collectives_report.py and tools/collectives_across.py ask:
 //   price_collectives terms PRESET       "operator algorithm ranks" a line in, seconds per byte of the
-//   busiest link out price_collectives times FIGURES.yaml "library operator ranks bytes" a line in, seconds
-//   and algorithm out
+//                                        busiest link out
+//   price_collectives times FIGURES.yaml "library operator ranks bytes" a line in, seconds and algorithm out
+//   price_collectives ways NICS          "operator nodes" a line in (nodes of hopper-8 with so many NICs of
+//                                        400 Gb/s), ways between nodes out: name;latency;inside;between;…
 #include <cstdio>
 #include <iostream>
 #include <sstream>
 
+#include "sim/fabric/across.h"
 #include "sim/fabric/collectives.h"
 #include "sim/fabric/presets.h"
 
@@ -68,11 +71,31 @@ int run(bool times, const std::string& argument) {
   return 0;
 }
 
+int run_ways(const std::string& nics) {
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream in(line);
+    std::string op;
+    PresetOptions options;
+    in >> op >> options.nodes;
+    options.preset = "hopper-8", options.nics_per_node = std::stoi(nics), options.nic_gbps = 400;
+    const Topology topology = build_preset(options);
+    Routes routes(topology);
+    const auto kind = static_cast<CollectiveOp>(index_of(collective_op_names, op));
+    const auto ways = ways_across(routes, topology, {topology.gpus()}, kind);
+    if (!ways.ok()) return fail(ways.errors());
+    for (const AcrossWay& way : *ways)
+      std::printf("%s;%.9g;%.9g;%.9g;", way.name.c_str(), way.latency, way.inside, way.between);
+    std::printf("\n");
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   const std::string what = count == 3 ? arguments[1] : "";
+  if (what == "ways") return run_ways(arguments[2]);
   if (what == "terms" || what == "times") return run(what == "times", arguments[2]);
-  std::fprintf(stderr, "use: price_collectives terms PRESET | times FIGURES.yaml\n");
+  std::fprintf(stderr, "use: price_collectives terms PRESET | times FIGURES.yaml | ways NICS\n");
   return 2;
 }

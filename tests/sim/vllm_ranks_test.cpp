@@ -277,14 +277,19 @@ TEST_CASE("ranks of a model without experts are independent engines behind one f
     more.push_back(std::string("deployment.parallel=") + parallel);
     return example(more).value();
   };
-  Scenario ranks = with("{dp: 2, tp: 2}"), copies = with("{tp: 2}");
-  CHECK(ranks.gpus() == 4);
-  CHECK(ranks.pool.instance.engines == 2);
-  copies.pool.replicas = 2;
-  copies.pool.router.policy = "round-robin";  // as the front end does for 5 s
-  const RunResult a = run_scenario(ranks, {}).value(), b = run_scenario(copies, {}).value();
-  CHECK(a.completed > 20);
-  CHECK(a.digest == b.digest);
+  // Each of one width, or of pipeline stages.
+  for (const std::string width : {"tp: 2", "pp: 2"}) {
+    CAPTURE(width);
+    Scenario ranks = with(("{dp: 2, " + width + "}").c_str()), copies = with(("{" + width + "}").c_str());
+    CHECK(ranks.gpus() == 4);
+    CHECK(ranks.pool.instance.engines == 2);
+    copies.pool.replicas = 2;
+    copies.pool.router.policy = "round-robin";  // as the front end does for 5 s
+    const RunResult a = run_scenario(ranks, {}).value(), b = run_scenario(copies, {}).value();
+    CHECK(a.completed > 20);
+    CHECK(a.digest == b.digest);
+    CHECK(a.pipeline.stages == b.pipeline.stages);
+  }
   // arg_utils.py: several ranks have workers in processes of their own even at one GPU each.
   const StepPricer pair = StepPricer::create(with("{dp: 2}").pool.instance).value();
   const StepPricer single = StepPricer::create(with("{}").pool.instance).value();

@@ -101,6 +101,20 @@ TEST_CASE(
   CHECK(moved.s[0] == Approx(1 + 0.02 + moved.weights / 450e9).epsilon(1e-3));
 }
 
+TEST_CASE("a peer whose way is cut: another one gives the weights, or it waits for the link [loads]") {
+  const std::string start = "{engine_s: 1, load_gb_per_s: 4, from: peer}";
+  const std::string cut = "{at_s: 3.1, kind: nic, target: node1.nic0, for_s: 5}";
+  // Instance 8, the first on the second node, loads from instance 0 over the NICs until they are cut.
+  const Starts alone = starts(load(start, "[" + failing(8) + ", " + cut + "]", 9));
+  CHECK(alone.s[8] == Approx(1 + alone.weights / 50e9 + 5).epsilon(1e-3));
+  const Starts moved = starts(load(start, "[" + failing(8) + ", " + cut + "]", 10));
+  CHECK(moved.s[8] == Approx(1 + 0.1 + moved.weights / 450e9).epsilon(1e-3));
+  // Cut before it begins, it takes the other one at once.
+  const std::string before = "{at_s: 2.5, kind: nic, target: node1.nic0, for_s: 9}";
+  const Starts never = starts(load(start, "[" + failing(8) + ", " + before + "]", 10));
+  CHECK(never.s[8] == Approx(1 + never.weights / 450e9).epsilon(1e-3));
+}
+
 TEST_CASE("a load whose link is cut waits for the link [loads]") {
   const Starts cut =
       starts(load("{engine_s: 1, load_gb_per_s: 1000, from: storage}",

@@ -20,6 +20,8 @@ EFFECTS = [
             "cost:memory.kv_bytes_per_token", 36 * 2 * 8 * 128),
     down("deployment.parallel.tp", "plain", "deployment.parallel={tp: 2}", "tpot_ms.mean"),
     becomes("deployment.parallel.pp", "plain", "deployment.parallel={pp: 2}", "pipeline.stages", 2),
+    becomes("deployment.parallel.pp", "plain", "deployment.parallel={dp: 2, pp: 2}", "gpus", 4,
+            without="deployment.parallel={dp: 2}"),
     up("deployment.parallel.ep", "moe", "deployment.parallel={tp: 4, ep: 4}",
        "cost[prefill 4096@0]:class:grouped_gemm", without="deployment.parallel={tp: 4}"),
     # Two ranks of two GPUs beside four GPUs that split every expert: the busier half has more rows.
