@@ -9,12 +9,14 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "base/text.h"
 #include "cli/command_table.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/version.h"
+#include "live/tape.h"
 #include "reports/run_outputs.h"
 #include "reports/summary.h"
 #include "sim/costed/disaggregation.h"
@@ -144,6 +146,11 @@ std::uint64_t expected_requests(const WorkloadSpec& workload) {
 
 Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& options, RunOutputs& outputs,
                               const CommandContext& context) {
+  std::optional<TapeRecorder> tape;
+  if (!options.tape.empty()) {
+    ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(), "simulation", true));
+    tape.emplace(std::move(recorder));
+  }
   // Its line is gone from the terminal before a summary is printed.
   Progress progress("simulating", expected_requests(scenario.workload), !context.quiet);
   RunOptions run_options;
@@ -154,7 +161,10 @@ Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& o
     progress.update(done);
     return !interrupted();
   };
-  return run_scenario(scenario, run_options);
+  if (tape) run_options.arrange = [&](SimulationSetup& setup) { tape->arrange(setup); };
+  ORRERY_TRY(run, run_scenario(scenario, run_options));
+  if (tape) ORRERY_TRY_STATUS(tape->finish(run));
+  return run;
 }
 
 // What goes beyond the nominal run.
@@ -224,10 +234,6 @@ Status check_can_be_read_again(const Scenario& scenario, const SimulateOptions& 
 
 Result<int> simulate(const SimulateOptions& options, const CommandContext& context) {
   watch_interrupts();
-  if (!options.tape.empty()) {
-    return make_error(ErrorKind::usage,
-                      "--tape: tapes come with live mode; this version does not write them");
-  }
   ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(scenario, open_scenario(options, context));
   ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
@@ -278,7 +284,7 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
   c->add_option("--seed", options->seed, "instead of the scenario's seed")
       ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
-  c->add_option("--tape", options->tape, "record the run (not in this version)");
+  c->add_option("--tape", options->tape, "records the run for `orrery replay`");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
   c->callback([&context, options] {
     context.action = [&context, options] {

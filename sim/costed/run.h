@@ -5,9 +5,12 @@
 
 #include "base/result.h"
 #include "sim/costed/scenario.h"
+#include "sim/inbox.h"
 #include "sim/results.h"
 
 namespace orrery {
+
+struct SimulationSetup;
 
 // Factor by factor.
 PriceScales product(const PriceScales& a, const PriceScales& b);
@@ -21,6 +24,11 @@ struct RunOptions {
   double rate_factor = 1.0;          // plays the workload so many times faster (find-rate)
   std::uint64_t limit_requests = 0;  // 0 = the scenario's own limit
   std::function<bool(std::uint64_t)> keep_going = {};
+  // Who wants something, instead of the workload, which need not be there then. `input_delay`: from the
+  // client to the nearest engine's input queue.
+  std::function<std::unique_ptr<Inbox>(SimDuration input_delay, OutputLengths& oracle)> make_inbox = {};
+  // The last word on the seams: it may wrap or replace them. What it puts there outlives the run.
+  std::function<void(SimulationSetup& setup)> arrange = {};
 };
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options = {});
