@@ -38,10 +38,8 @@ struct HttpReader::State {
       response.emplace();
     with([&](auto& parser) {
       parser.eager(true);
-      if (body_limit > 0)
-        parser.body_limit(body_limit);
-      else
-        parser.body_limit(boost::none);
+      // boost::none is a limit of 0 to Beast 1.74 where a length is given.
+      parser.body_limit(body_limit > 0 ? body_limit : std::uint64_t{1} << 62);
     });
     started = false;
   }

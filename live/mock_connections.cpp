@@ -79,11 +79,11 @@ struct MockConnections::State {
     }
     void send(std::string_view text) {
       if (closing) return;
-      unsent += text;
       if (unsent.size() > state.options.unread_limit) {
         ++state.slow;
         return lost();
       }
+      unsent += text;
       write();
     }
     void write() {
@@ -156,6 +156,9 @@ struct MockConnections::State {
       std::string text;
       {
         const std::lock_guard lock(mutex);
+        // Levels are those of the last step that began.
+        if (answers.empty())
+          std::fill(metrics.engines.begin(), metrics.engines.end(), ServerMetrics::Engine{});
         text = metrics.text(limits.model);
       }
       return c.answer(200, "text/plain; version=0.0.4; charset=utf-8", text);

@@ -141,6 +141,37 @@ TEST_CASE("what the mock server is measured to do is what the simulation says") 
   CHECK(replay->run.digest == report.run.digest);
 }
 
+TEST_CASE("each token has an event of its own, whichever engine is simulated") {
+  const std::string part = "{hardware: h200, model: qwen3-0.6b, engine: vllm-0.24, ";
+  for (const std::string& deployment :
+       {std::string("deployment.engine=sglang-0.5"), std::string("deployment.engine=tensorrt-llm-1.2"),
+        "deployment={topology: {preset: hopper-8}, pools: [" + part + "name: p, role: prefill}, " + part +
+            "name: d, role: decode}]}"}) {
+    INFO(deployment);
+    const Scenario scenario = tiny({deployment, "workload.generator.requests=6"});
+    Mock mock(scenario);
+    const EndpointRun run = play(scenario, fast(mock.url()));
+    for (const EndpointRecord& r : run.records) {
+      CHECK(r.output_tokens == 25);
+      CHECK(r.events == 25);
+    }
+  }
+  // Drafts: a step brings several.
+  const Scenario scenario =
+      tiny({"deployment.speculation={method: ngram, tokens: 3, acceptance: [0.9, 0.9, "
+            "0.9], match_rate: 0.9}",
+            "workload.generator.requests=6"});
+  Mock mock(scenario);
+  const EndpointRun run = play(scenario, fast(mock.url()));
+  std::int64_t events = 0;
+  for (const EndpointRecord& r : run.records) {
+    CHECK(r.output_tokens == 25);
+    events += r.events;
+  }
+  CHECK(events < 6 * 20);
+  CHECK(events > 6 * 4);
+}
+
 TEST_CASE("a closed loop of chats keeps so many streams open, and no more") {
   const Scenario scenario = tiny({"workload.closed_loop={concurrency: 4}", "workload.generator.requests=12",
                                   "workload.generator.output={distribution: fixed, value: 8}"});

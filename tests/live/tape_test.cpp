@@ -61,11 +61,11 @@ TEST_CASE("a replayed tape gives the run's digest, whatever scheduled it") {
   replays(small(""));
   replays(small(""), false);
   replays(small(", replicas: 3, router: least-loaded"));
-  replays(small(", engine_args: {num_gpu_blocks_override: 700}"));  // preempts
+  replays(small(", engine_args: {num_gpu_blocks_override: 700, max_model_len: 11200}"));  // preempts
   replays(small("", {"workload.frontend=openai", "workload.closed_loop={concurrency: 8}"}));
   replays(small("", {"deployment.engine=sglang-0.5"}));
   replays(small("", {"deployment.engine=tensorrt-llm-1.2"}));
-  replays(small(", speculation: {method: ngram, tokens: 3, acceptance: [0.7, 0.5, 0.3]}"));
+  replays(small(", speculation: {method: ngram, tokens: 3, acceptance: [0.7, 0.5, 0.3], match_rate: 0.5}"));
 }
 
 TEST_CASE("a replayed tape needs neither network nor faulty parts") {
@@ -116,7 +116,9 @@ TEST_CASE("no changed byte of a tape passes, nor do frames in another order or b
 TEST_CASE("checksums are chained: two frames of a kind cannot change places") {
   const Scenario scenario = small("");
   {
-    auto writer = TapeWriter::create(tape_path(), {.scenario = "x: 1"}).value();
+    TapeHeader header;
+    header.scenario = "x: 1";
+    auto writer = TapeWriter::create(tape_path(), header).value();
     writer.frame("aa");
     writer.frame("bb");
     REQUIRE(writer.finish({}).ok());
