@@ -50,7 +50,7 @@ struct ClientConnection {
   HttpReader reader{HttpReader::Kind::response};
   std::array<char, 16384> in{};
   std::string out;
-  bool used = false;     // it has carried an answer before
+  bool used = false;  // it has carried an answer before
   bool writing = false;
 };
 

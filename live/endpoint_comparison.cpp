@@ -119,6 +119,7 @@ Result<EndpointComparison> compare_with_endpoint(const Scenario& scenario, const
   correct_intervals(compared, corrections, evidence_of(scenario, compared.provenance));
   EndpointComparison out;
   out.compared = std::move(compared);
+  out.kv_blocks = scenario.pool.memory.kv_blocks;
   for (const ComparedMetric& m : out.compared.metrics)
     if (out.compared.runs > 0 && !m.inside()) out.missed.push_back(m.name);
   if (run.late())
@@ -132,6 +133,17 @@ Result<EndpointComparison> compare_with_endpoint(const Scenario& scenario, const
 
 Json endpoint_json(const EndpointComparison& comparison, const EndpointRun& run) {
   Json out = comparison_json(comparison.compared);
+  // A plan, not a distribution: it has no interval.
+  if (run.kv_blocks > 0) {
+    const auto planned = static_cast<double>(comparison.kv_blocks), said = static_cast<double>(run.kv_blocks);
+    out["kv_cache.blocks"] = {{"predicted", comparison.kv_blocks},
+                              {"low", nullptr},
+                              {"high", nullptr},
+                              {"measured", run.kv_blocks},
+                              {"error_percent", (planned / said - 1) * 100},
+                              {"inside", nullptr},
+                              {"correction", nullptr}};
+  }
   out["verdict"] = comparison.verdict;
   out["missed"] = comparison.missed;
   out["client"] = {{"late", run.late()},
@@ -160,7 +172,6 @@ Json endpoint_json(const EndpointComparison& comparison, const EndpointRun& run)
                    {"cut", run.cut},
                    {"malformed", run.malformed},
                    {"surplus_events", run.surplus_events},
-                   {"kv_blocks", run.kv_blocks > 0 ? Json(run.kv_blocks) : Json(nullptr)},
                    {"metrics", states}};
   return out;
 }

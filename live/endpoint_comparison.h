@@ -13,6 +13,7 @@ struct EndpointComparison {
   BenchmarkComparison compared;
   std::string verdict;  // inside, outside, late (the client was, and nothing is concluded) or uninformative
   std::vector<std::string> missed;  // metrics whose interval missed
+  std::int64_t kv_blocks = 0;       // of an instance, as the memory plan promises
 };
 
 // Intervals of 90 % from `runs` paired runs (0: none). The requests are those that were sent, at the times at

@@ -40,7 +40,7 @@ Status TapeRecorder::finish(const RunResult& run) {
                                 .digest = run.digest});
 }
 
-Result<Replay> replay_tape(const std::string& path, const ReplayOptions& options) {
+Result<Replay> replay_tape(const std::string& path, const std::function<bool(std::uint64_t)>& keep_going) {
   ORRERY_TRY(reader, TapeReader::open(path));
   const TapeHeader& header = reader.header();
   ORRERY_TRY(scenario,
@@ -49,16 +49,14 @@ Result<Replay> replay_tape(const std::string& path, const ReplayOptions& options
   SeamTape tape = SeamTape::playing(reader);
   TapedSeams seams(tape);
   RunOptions run;
-  run.sink = options.sink;
-  run.observer = options.observer;
   run.stretches = header.stretches;
-  run.keep_going = [&](std::uint64_t done) {
-    return !tape.given_up() && (!options.keep_going || options.keep_going(done));
-  };
+  run.keep_going = [&](std::uint64_t done) { return !tape.given_up() && (!keep_going || keep_going(done)); };
   run.make_inbox = [&](SimDuration, OutputLengths&) { return seams.inbox(); };
   run.arrange = [&](SimulationSetup& setup) { seams.arrange(setup); };
   auto result = run_scenario(scenario, run);
-  const bool whole = result.ok() && tape.over();
+  if (!result.ok() && !tape.given_up() && result.errors().front().kind == ErrorKind::interrupted)
+    return result.errors();
+  const bool whole = tape.over() && result.ok();
   if (tape.damaged()) return damaged(path, tape);
   if (tape.given_up()) return differs(tape.why(), tape, header);
   if (!result.ok()) return result.errors();

@@ -37,14 +37,9 @@ struct Replay {
   std::uint64_t readings = 0;
 };
 
-struct ReplayOptions {
-  RecordSink* sink = nullptr;
-  RunObserver* observer = nullptr;
-  std::function<bool(std::uint64_t)> keep_going = {};
-};
-
 // Errors: a tape that is damaged or cut off (invalid input; says what was good), a run that decides otherwise
 // than the recorded one (check failed; says where), a scenario that this version or machine cannot read.
-Result<Replay> replay_tape(const std::string& path, const ReplayOptions& options = {});
+Result<Replay> replay_tape(const std::string& path,
+                           const std::function<bool(std::uint64_t)>& keep_going = {});
 
 }  // namespace orrery

@@ -142,10 +142,7 @@ TapeReader::Found TapeReader::next(std::string_view& frame) {
   if (!damage_.empty()) return Found::damaged;
   if (ended_) return Found::end;
   if (!take(frame)) return Found::damaged;
-  if (!read_end(frame)) {
-    ++frames_;
-    return Found::frame;
-  }
+  if (!read_end(frame)) return Found::frame;
   ended_ = damage_.empty();
   return ended_ ? Found::end : Found::damaged;
 }

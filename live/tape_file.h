@@ -51,7 +51,6 @@ class TapeReader {
   bool at_end() const;                                   // the next one is a good last frame
   const TapeEnd& end() const { return end_; }            // after Found::end
   const std::string& damage() const { return damage_; }  // after Found::damaged: what is wrong, and where
-  std::uint64_t frames() const { return frames_; }       // taken, without header and end
 
  private:
   void broken(const std::string& what);
@@ -61,7 +60,6 @@ class TapeReader {
   std::string bytes_, path_, damage_;
   std::size_t place_ = 0;
   std::uint32_t check_ = 0;
-  std::uint64_t frames_ = 0;
   TapeHeader header_;
   TapeEnd end_;
   bool ended_ = false;

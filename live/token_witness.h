@@ -15,7 +15,7 @@ namespace orrery {
 class TokenListener {
  public:
   virtual ~TokenListener() = default;
-  // The client has `count` more tokens at `at`, the request's first one among them where `first`.
+  // The client has `count` more tokens at `at`, the request's first one not among them.
   virtual void on_tokens(RequestId request, std::int32_t count, SimTime at) = 0;
   virtual void on_first_token(RequestId request, SimTime at) = 0;
   // All is over: `tokens` in all, 0 when it was refused or failed.

@@ -12,6 +12,7 @@
 #include "cli/command_table.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/interval_runs.h"
 #include "cli/version.h"
 #include "live/endpoint_comparison.h"
 #include "live/mock_server.h"
@@ -25,11 +26,11 @@ namespace orrery {
 namespace {
 
 struct LiveOptions {
-  std::string scenario, endpoint, trace, out, tape, host = "127.0.0.1", clock, executor, api = "completions",
-                                                    prompts = "tokens", model,
-                                                    key_variable = "ORRERY_API_KEY", ca_file;
+  std::string scenario, endpoint, trace, out, tape,
+      host = "127.0.0.1", clock, executor, api = "completions", prompts = "tokens", model,
+      key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file;
   bool serve = false, update_calibration = false;
-  int port = 0, retries = 3, intervals = 16;
+  int port = 0, retries = 3;
   std::int64_t seed = -1;
   double timeout_s = 600, stall_s = 60, scrape_s = 1;
 };
@@ -105,13 +106,13 @@ Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenari
   e.retries = options.retries;
   e.scrape_s = options.scrape_s;
   e.keep_going = [](std::uint64_t) { return !interrupted(); };
+  ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
   ORRERY_TRY(run, run_endpoint(*source, e));
   if (run.interrupted) return interruption();
   ORRERY_TRY(comparison,
-             compare_with_endpoint(
-                 scenario, run,
-                 {.runs = options.intervals, .threads = context.threads, .keep_going = e.keep_going}));
+             compare_with_endpoint(scenario, run,
+                                   {.runs = runs, .threads = context.threads, .keep_going = e.keep_going}));
   const Json json = endpoint_json(comparison, run);
   if (!options.out.empty()) {
     ORRERY_TRY(out, AtomicDirectory::create(options.out));
@@ -233,8 +234,7 @@ void register_live_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::Range(0, 100));
   c->add_option("--scrape", o->scrape_s, "seconds between looks at /metrics; 0: none")
       ->check(CLI::NonNegativeNumber);
-  c->add_option("--intervals", o->intervals, "paired runs behind the intervals; 0: none")
-      ->check(CLI::Range(0, 10000));
+  c->add_option("--intervals", o->intervals, "of --endpoint: off, auto (16 paired runs) or a number of runs");
   c->add_flag("--update-calibration", o->update_calibration, "not in this version");
   c->callback([&context, o] {
     context.action = [&context, o] {

@@ -45,8 +45,7 @@ void register_replay_command(CLI::App& app, CommandContext& context) {
   c->callback([&context, path] {
     context.action = [&context, path] {
       watch_interrupts();
-      const Result<Replay> replay =
-          replay_tape(*path, {.keep_going = [](std::uint64_t) { return !interrupted(); }});
+      const Result<Replay> replay = replay_tape(*path, [](std::uint64_t) { return !interrupted(); });
       return replay.ok() ? print(*replay, *path, context) : report_errors(replay.errors());
     };
   });

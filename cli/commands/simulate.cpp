@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -15,6 +14,7 @@
 #include "cli/command_table.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/interval_runs.h"
 #include "cli/version.h"
 #include "live/tape.h"
 #include "reports/run_outputs.h"
@@ -43,18 +43,6 @@ double peak_rss_mb() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024e-6;
-}
-
-// off → 0 runs, auto → 16, N → N.
-Result<int> interval_runs(const std::string& text) {
-  if (text == "off") return 0;
-  if (text == "auto") return 16;
-  int runs = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), runs);
-  if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && runs >= 2 && runs <= 10000)
-    return runs;
-  return make_error(ErrorKind::usage,
-                    "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
 }
 
 std::string where_of(const PoolSpec& pool) {

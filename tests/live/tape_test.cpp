@@ -104,7 +104,9 @@ TEST_CASE("no changed byte of a tape passes, nor do frames in another order or b
     changed[place] = static_cast<char>(changed[place] ^ (1 << (i % 8)));
     write_file(tape_path(), changed);
     INFO(place);
-    CHECK_FALSE(replay_tape(tape_path()).ok());
+    const auto replay = replay_tape(tape_path());
+    REQUIRE_FALSE(replay.ok());
+    CHECK(replay.errors().front().kind == ErrorKind::invalid_input);
   }
   write_file(tape_path(), whole + "x");
   CHECK_FALSE(replay_tape(tape_path()).ok());
