@@ -32,6 +32,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   void begin(std::string message);
 
  protected:
+  using error_code = boost::system::error_code;
   virtual void on_bytes() = 0;  // the reader has more; sees done() itself
   // Of the connection, which is dropped by now; `begun`: some of the answer had come.
   virtual void on_failure(const std::string& what, bool begun) = 0;
@@ -41,7 +42,6 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   std::shared_ptr<ClientConnection> connection_;
 
  private:
-  using error_code = boost::system::error_code;
   void connect();
   void secure();
   void send();
