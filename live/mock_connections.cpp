@@ -111,11 +111,14 @@ struct MockConnections::State {
       send(http_answer(status, type, body, keep));
       done();
     }
-    void lost() {
-      if (busy && socket.is_open()) ++state.gone;
+    void cut() {
       busy = false;
       closing = true;
       shut();
+    }
+    void lost() {
+      if (busy && socket.is_open()) ++state.gone;
+      cut();
     }
     void shut() {
       boost::system::error_code ignored;
@@ -237,9 +240,11 @@ struct MockConnections::State {
   void end(Answer& a, const Message& m) {
     const auto to = a.to.lock();
     if (m.tokens == 0) {
-      if (to)
-        to->answer(400, "application/json", api_error(400, "the engine refuses this request: it cannot fit"));
-      return;
+      if (!to) return;
+      // Of a stream that has begun nothing can be taken back: it is cut off, as by a server that dies.
+      if (a.begun) return to->cut();
+      return to->answer(400, "application/json",
+                        api_error(400, "the engine gives no answer to this request"));
     }
     note(a, m.tokens - a.sent, a.sent == 0, m.at);
     send_tokens(a, m.tokens - a.sent, true);

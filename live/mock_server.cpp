@@ -62,6 +62,7 @@ Result<MockServerReport> serve_scenario(const Scenario& scenario, const MockServ
   RunOptions run;
   run.stretches = false;  // each token is sent when its step ends
   run.observer = &witness;
+  run.sink = &witness;
   run.make_inbox = [&](SimDuration input_delay, OutputLengths&) {
     inbox.set_input_delay(input_delay);
     return std::make_unique<BorrowedInbox>(inbox);

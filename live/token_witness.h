@@ -26,7 +26,7 @@ class TokenListener {
 };
 
 // Steps must come one at a time (RunOptions::stretches false).
-class TokenWitness final : public Executor, public RunObserver {
+class TokenWitness final : public Executor, public RunObserver, public RecordSink {
  public:
   explicit TokenWitness(TokenListener& listener) : listener_(listener) {}
   void stand_before(Executor* behind) { behind_ = behind; }
@@ -62,6 +62,11 @@ class TokenWitness final : public Executor, public RunObserver {
 
   void on_step(const StepRecord& step) override { listener_.on_levels(step); }
   void on_request_event(const RequestEvent& event) override;
+  // Of one that ended without an answer, by whatever way: at the latest now.
+  void on_request(const RequestRecord& record) override {
+    if (record.status != RequestStatus::completed)
+      listener_.on_end(RequestId(record.request), 0, record.arrival + record.e2e);
+  }
 
  private:
   struct Engine {

@@ -172,6 +172,28 @@ TEST_CASE("each token has an event of its own, whichever engine is simulated") {
   CHECK(events > 6 * 4);
 }
 
+TEST_CASE("streams go on when their instance is lost, and are cut off when nobody takes them up") {
+  for (const bool tries_again : {true, false}) {
+    const Scenario scenario =
+        tiny({"deployment.replicas=2", "faults=[{at_s: 0.45, kind: gpu, target: {instance: 0, gpu: 0}}]",
+              std::string("deployment.on_failure={detection_s: 0.1, policy: ") +
+                  (tries_again ? "retry}" : "fail}")});
+    Mock mock(scenario);
+    EndpointOptions options = fast(mock.url());
+    options.retries = 0;
+    const EndpointRun run = play(scenario, options);
+    std::size_t completed = 0;
+    for (const EndpointRecord& r : run.records) {
+      completed += r.status == RequestStatus::completed ? 1 : 0;
+      if (r.status == RequestStatus::completed) CHECK(r.output_tokens == 25);
+    }
+    const MockServerReport& report = mock.end();
+    CHECK(report.run.completed == completed);
+    CHECK((completed == 24) == tries_again);
+    CHECK(report.run.completed + report.run.failed == 24);
+  }
+}
+
 TEST_CASE("a closed loop of chats keeps so many streams open, and no more") {
   const Scenario scenario = tiny({"workload.closed_loop={concurrency: 4}", "workload.generator.requests=12",
                                   "workload.generator.output={distribution: fixed, value: 8}"});
