@@ -98,6 +98,7 @@ class Task final : public Exchange {
     cancels_ = give_up(request_.cancel_after);
     times_out_ = std::min(give_up(request_.timeout),
                           record().intended + seconds_of(client_.options.timeout_s).count());
+    message_ = completion_message(client_.options, request_, client_.prompts);
     attempt();
   }
   EndpointRecord& record() { return client_.report.records[record_]; }
@@ -109,7 +110,7 @@ class Task final : public Exchange {
     status_body_.clear();
     heard_ = client_.now();
     guard();
-    begin(completion_message(client_.options, request_, client_.prompts));
+    begin(message_);
   }
 
   // Ends what takes too long; asked again only when that may be.
@@ -238,7 +239,7 @@ class Task final : public Exchange {
     drop();
     timer_.cancel();
     record().status = status;
-    record().error = error;
+    record().error = without_key(error, client_.options.api_key);
     client_.ended(*this);
   }
 
@@ -247,7 +248,7 @@ class Task final : public Exchange {
   TraceRequest request_;
   std::size_t record_;
   AnswerReader answer_;
-  std::string status_body_;
+  std::string message_, status_body_;
   std::int64_t heard_ = 0, cancels_ = INT64_MAX, times_out_ = INT64_MAX;
   bool over_ = false;
 };

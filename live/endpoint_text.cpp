@@ -109,6 +109,12 @@ std::string completion_message(const EndpointOptions& options, const TraceReques
   return message(options, "POST", options.chat ? "/v1/chat/completions" : "/v1/completions", body.dump());
 }
 
+std::string without_key(std::string text, const std::string& key) {
+  for (std::size_t at = 0; !key.empty() && (at = text.find(key, at)) != std::string::npos;)
+    text.replace(at, key.size(), "(the key)");
+  return text;
+}
+
 std::string first_model(const std::string& body) {
   const Json json = Json::parse(body, nullptr, false);
   if (json.is_discarded() || !json.is_object()) return "";

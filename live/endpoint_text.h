@@ -12,6 +12,8 @@ namespace orrery {
 std::string get_message(const EndpointOptions& options, const std::string& path);
 std::string completion_message(const EndpointOptions& options, const TraceRequest& request,
                                PromptMaker& prompts);
+// A server may repeat in its refusal what it was given.
+std::string without_key(std::string text, const std::string& key);
 // The first model of a /v1/models answer; "" when there is none.
 std::string first_model(const std::string& body);
 // Of Prometheus text, vLLM's names or SGLang's; the sum over engines, of usage the highest.

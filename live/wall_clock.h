@@ -27,7 +27,7 @@ class WallClock final : public Clock {
   }
   void wake(SimTime at);
   void release();
-  // How late the host was for instants that it waited for; asked when nobody waits.
+  // How late the host was for what it waited for, or should have; asked when nobody waits.
   Distribution lateness() const { return lateness_.distribution(); }
 
  private:

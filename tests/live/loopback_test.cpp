@@ -1,6 +1,7 @@
 // The mock server and the load generator against each other, and each against somebody who misbehaves.
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <future>
 #include <thread>
 
@@ -342,20 +343,42 @@ TEST_CASE("a connection that was kept and is closed is replaced without a word")
 
 TEST_CASE("the key is in one header, and in nothing that is written") {
   const Scenario scenario =
-      tiny({"workload.generator.requests=1", "workload.generator.output={distribution: fixed, value: 2}"});
+      tiny({"workload.generator.requests=2", "workload.generator.output={distribution: fixed, value: 2}"});
   ScriptedServer server([](const std::string&, int post) -> ScriptedServer::Said {
     if (post < 0) return {http_answer(200, "application/json", api_models("m", 0, 1), true), true};
+    if (post == 0) return {http_answer(400, "text/plain", "what is very-secret?", true), true};
     return {good, true};
   });
   EndpointOptions options = fast(server.url());
   options.api_key = "very-secret";
   const EndpointRun run = play(scenario, options);
   CHECK(server.heads().find("Authorization: Bearer very-secret\r\n") != std::string::npos);
+  CHECK(run.records[0].error.find("(the key)") != std::string::npos);
   const auto compared = compare_with_endpoint(scenario, run, {.runs = 0});
   REQUIRE(compared.ok());
   for (const std::string& text : {canonical_json(endpoint_json(*compared, run)), measured_csv(run),
                                   endpoint_text(*compared, run), endpoint_page(*compared, run, "t", "c")})
     CHECK(text.find("very-secret") == std::string::npos);
+}
+
+TEST_CASE("a session's request that is sent again says the same") {
+  const std::string trace = std::filesystem::temp_directory_path() / "orrery-session.jsonl";
+  std::ofstream(trace) << R"({"timestamp": 0, "input_length": 20, "output_length": 2, "session": 7})"
+                       << "\n";
+  const Scenario scenario = tiny({"workload={trace: " + trace + "}"});
+  std::mutex mutex;
+  std::vector<std::string> bodies;
+  ScriptedServer server([&](const std::string& head, int post) -> ScriptedServer::Said {
+    if (post < 0) return {http_answer(200, "application/json", api_models("m", 0, 1), true), true};
+    const std::lock_guard lock(mutex);
+    bodies.push_back(head.substr(head.find("\r\n\r\n") + 4));
+    return post == 0 ? ScriptedServer::Said{http_answer(500, "text/plain", "oh", true), true}
+                     : ScriptedServer::Said{good, true};
+  });
+  play(scenario, fast(server.url()));
+  REQUIRE(bodies.size() == 2);
+  CHECK(bodies[0].find("\"prompt\":[") != std::string::npos);
+  CHECK(bodies[0] == bodies[1]);
 }
 
 TEST_CASE("no server, no run") {

@@ -17,13 +17,13 @@
 
 class ScriptedServer {
  public:
-  // `say`: called for each request in order of arrival with its target and its number from 0 (POSTs only);
+  // `say`: called for each request in order of arrival with all of it and its number from 0 (−1: no POST);
   // returns the bytes, behind which the connection stays open where `keep` is set.
   struct Said {
     std::string bytes;
     bool keep = true;
   };
-  using Script = std::function<Said(const std::string& head, int post)>;
+  using Script = std::function<Said(const std::string& message, int post)>;
 
   explicit ScriptedServer(Script script) : script_(std::move(script)) {
     listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
@@ -85,7 +85,7 @@ class ScriptedServer {
         heads_ += got.substr(0, head + 4);
       }
       const bool post = got.starts_with("POST");
-      const Said said = script_(got.substr(0, head), post ? posts_++ : -1);
+      const Said said = script_(got.substr(0, head + 4 + body), post ? posts_++ : -1);
       got.erase(0, head + 4 + body);
       ::send(c, said.bytes.data(), said.bytes.size(), MSG_NOSIGNAL);
       if (!said.keep) break;
