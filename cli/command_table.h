@@ -19,6 +19,8 @@ void register_cost_command(CLI::App& app, CommandContext& context);
 void register_calibrate_command(CLI::App& app, CommandContext& context);
 void register_import_command(CLI::App& app, CommandContext& context);
 void register_list_command(CLI::App& app, CommandContext& context);
+void register_live_command(CLI::App& app, CommandContext& context);
+void register_replay_command(CLI::App& app, CommandContext& context);
 void register_trace_command(CLI::App& app, CommandContext& context);
 void register_validate_command(CLI::App& app, CommandContext& context);
 
@@ -26,7 +28,8 @@ inline constexpr std::array command_table = {
     CommandEntry{"simulate", register_simulate_command},   CommandEntry{"explain", register_explain_command},
     CommandEntry{"diff", register_diff_command},           CommandEntry{"cost", register_cost_command},
     CommandEntry{"calibrate", register_calibrate_command}, CommandEntry{"import", register_import_command},
-    CommandEntry{"list", register_list_command},           CommandEntry{"trace", register_trace_command},
+    CommandEntry{"list", register_list_command},           CommandEntry{"live", register_live_command},
+    CommandEntry{"replay", register_replay_command},       CommandEntry{"trace", register_trace_command},
     CommandEntry{"validate", register_validate_command},
 };
 
@@ -39,8 +42,6 @@ struct LaterCommand {
 inline constexpr std::array later_commands = {
     LaterCommand{"plan", "searches deployments"},
     LaterCommand{"calibrate", "times kernels on a GPU"},
-    LaterCommand{"live", "runs a schedule on real kernels or an endpoint"},
-    LaterCommand{"replay", "replays a tape"},
     LaterCommand{"doctor", "says what is installed and missing"},
     LaterCommand{"serve", "what-if web page and JSON API"},
     LaterCommand{"import", "brings in configs, traces and results"},

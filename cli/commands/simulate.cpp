@@ -3,18 +3,20 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "base/text.h"
 #include "cli/command_table.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/interval_runs.h"
 #include "cli/version.h"
+#include "live/tape.h"
 #include "reports/run_outputs.h"
 #include "reports/summary.h"
 #include "sim/costed/disaggregation.h"
@@ -41,18 +43,6 @@ double peak_rss_mb() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024e-6;
-}
-
-// off → 0 runs, auto → 16, N → N.
-Result<int> interval_runs(const std::string& text) {
-  if (text == "off") return 0;
-  if (text == "auto") return 16;
-  int runs = 0;
-  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), runs);
-  if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && runs >= 2 && runs <= 10000)
-    return runs;
-  return make_error(ErrorKind::usage,
-                    "--intervals takes off, auto or a number of runs from 2 to 10000, not " + quote(text));
 }
 
 std::string where_of(const PoolSpec& pool) {
@@ -144,6 +134,11 @@ std::uint64_t expected_requests(const WorkloadSpec& workload) {
 
 Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& options, RunOutputs& outputs,
                               const CommandContext& context) {
+  std::optional<TapeRecorder> tape;
+  if (!options.tape.empty()) {
+    ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(), "simulation", true));
+    tape.emplace(std::move(recorder));
+  }
   // Its line is gone from the terminal before a summary is printed.
   Progress progress("simulating", expected_requests(scenario.workload), !context.quiet);
   RunOptions run_options;
@@ -154,7 +149,10 @@ Result<RunResult> run_nominal(const Scenario& scenario, const SimulateOptions& o
     progress.update(done);
     return !interrupted();
   };
-  return run_scenario(scenario, run_options);
+  if (tape) run_options.arrange = [&](SimulationSetup& setup) { tape->arrange(setup); };
+  ORRERY_TRY(run, run_scenario(scenario, run_options));
+  if (tape) ORRERY_TRY_STATUS(tape->finish(run));
+  return run;
 }
 
 // What goes beyond the nominal run.
@@ -224,10 +222,6 @@ Status check_can_be_read_again(const Scenario& scenario, const SimulateOptions& 
 
 Result<int> simulate(const SimulateOptions& options, const CommandContext& context) {
   watch_interrupts();
-  if (!options.tape.empty()) {
-    return make_error(ErrorKind::usage,
-                      "--tape: tapes come with live mode; this version does not write them");
-  }
   ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(scenario, open_scenario(options, context));
   ORRERY_TRY_STATUS(check_can_be_read_again(scenario, options, runs));
@@ -278,7 +272,7 @@ void register_simulate_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--find-rate", options->find_rate, "the highest rate that meets the SLO");
   c->add_option("--seed", options->seed, "instead of the scenario's seed")
       ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
-  c->add_option("--tape", options->tape, "record the run (not in this version)");
+  c->add_option("--tape", options->tape, "records the run for `orrery replay`");
   c->add_option("--trace-window", options->window, "A:B, seconds of simulated time that trace.json covers");
   c->callback([&context, options] {
     context.action = [&context, options] {

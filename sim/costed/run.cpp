@@ -443,11 +443,18 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
       (workload.limit_requests == 0 || workload.limit_requests > options.limit_requests)) {
     workload.limit_requests = options.limit_requests;
   }
-  ORRERY_TRY(source, open_workload(workload, scenario.seed));
+  std::unique_ptr<RequestSource> source;
+  if (!options.make_inbox) {
+    ORRERY_TRY(opened, open_workload(workload, scenario.seed));
+    source = std::move(opened);
+  }
   ORRERY_TRY(parts, make_parts(scenario, options));
   PoolRun& first = *parts->pools.front();
-  TraceInbox inbox(std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency, parts->oracle,
-                   eyes(*parts).images.front_end.get());
+  const std::unique_ptr<Inbox> inbox =
+      options.make_inbox ? options.make_inbox(inbox_delay(*parts), parts->oracle)
+                         : std::make_unique<TraceInbox>(
+                               std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency,
+                               parts->oracle, eyes(*parts).images.front_end.get());
   std::optional<PooledExecutor> pooled;
   if (parts->pools.size() > 1) {
     std::vector<PooledExecutor::Part> executors;
@@ -458,7 +465,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   SimulationSetup setup;
   setup.clock = &clock;
   setup.executor = pooled ? static_cast<Executor*>(&*pooled) : first.executor.get();
-  setup.inbox = &inbox;
+  setup.inbox = inbox.get();
   ORRERY_TRY(transport, make_transport(scenario));
   setup.transport = transport.get();
   setup.pd = scenario.pd;
@@ -476,6 +483,7 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   setup.per_request_itl = options.per_request_itl;
   setup.seed = scenario.seed;
   setup.keep_going = options.keep_going;
+  if (options.arrange) options.arrange(setup);
   ORRERY_TRY(result, run_simulation(std::move(setup)));
 
   for (const auto& p : parts->pools)

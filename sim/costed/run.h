@@ -5,11 +5,13 @@
 
 #include "base/result.h"
 #include "sim/costed/scenario.h"
+#include "sim/inbox.h"
 #include "sim/results.h"
 
 namespace orrery {
 
 class ExpertChoiceLog;
+struct SimulationSetup;
 
 // Factor by factor.
 PriceScales product(const PriceScales& a, const PriceScales& b);
@@ -24,6 +26,11 @@ struct RunOptions {
   std::uint64_t limit_requests = 0;  // 0 = the scenario's own limit
   std::function<bool(std::uint64_t)> keep_going = {};
   ExpertChoiceLog* choices = nullptr;  // where experts are drawn
+  // Who wants something, instead of the workload, which need not be there then. `input_delay`: from the
+  // client to the nearest engine's input queue.
+  std::function<std::unique_ptr<Inbox>(SimDuration input_delay, OutputLengths& oracle)> make_inbox = {};
+  // The last word on the seams: it may wrap or replace them. What it puts there outlives the run.
+  std::function<void(SimulationSetup& setup)> arrange = {};
 };
 
 Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& options = {});

@@ -177,7 +177,8 @@ std::int64_t Scenario::gpus() const {
 }
 
 Result<Scenario> load_scenario(const std::string& path, const ScenarioOptions& options) {
-  ORRERY_TRY(document, YamlDocument::load(path));
+  ORRERY_TRY(document, options.document.empty() ? YamlDocument::load(path)
+                                                : YamlDocument::parse(options.document, path));
   for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
   std::string folder = fs::path(path).parent_path().string();
   if (folder.empty()) folder = ".";

@@ -53,6 +53,7 @@ struct ScenarioOptions {
   std::string trace;                   // --trace; relative to the working directory
   std::int64_t seed = -1;              // --seed; −1 = the scenario's
   bool needs_workload = true;          // `orrery cost` does without
+  std::string document = {};           // the file's text, where it is not to be read (a tape has it)
 };
 
 // All problems of the file at once; after that, whether it fits (infeasible).

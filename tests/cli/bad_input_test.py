@@ -166,6 +166,20 @@ check("benchmark length", 2, ["--input-len"], trace=TOTALS, command="validate", 
 check("benchmark missing", 3, ["nofile.json", "no such file"], command="validate", args=["--benchmark", "nofile.json", "--out", "out"])
 check("benchmark good", 0, [], trace=TOTALS, command="validate",
       args=["--benchmark", "trace.jsonl", "--input-len", "100", "--output-len", "20", "--out", "out"])
+# tapes, the mock server, endpoints
+check("live on kernels", 2, ["--executor kernel", "not in this version", "--serve"], command="live")
+check("live named kernels", 2, ["--executor kernel", "not in this version"], command="live", args=["--executor", "kernel"])
+check("live calibration", 2, ["--update-calibration", "not in this version"], command="live", args=["--update-calibration", "--serve"])
+check("live both", 2, ["--serve", "--endpoint"], command="live", args=["--serve", "--endpoint", "http://127.0.0.1:9"])
+check("live clock of an endpoint", 2, ["--clock"], command="live", args=["--clock", "wall", "--endpoint", "http://127.0.0.1:9"])
+check("live serve virtual", 2, ["--clock"], command="live", args=["--serve", "--clock", "virtual"])
+check("live serve nowhere", 6, ["cannot listen", "not-an-address"], command="live", args=["--serve", "--host", "not-an-address"])
+check("endpoint without scheme", 2, ["scheme", "http://HOST"], command="live", args=["--endpoint", "localhost:8000"])
+check("endpoint with a key", 2, ["environment"], command="live", args=["--endpoint", "http://me:secret@localhost"])
+check("endpoint absent", 6, ["http://127.0.0.1:9", "/v1/models"], command="live", args=["--endpoint", "http://127.0.0.1:9", "--out", "out"])
+check("replay missing", 3, ["nofile.tape", "no such file"], command="replay", bare=True, args=["nofile.tape"])
+check("replay no tape", 3, ["scenario.yaml", "orrery tape 1"], command="replay", bare=True, args=["scenario.yaml"])
+check("tape of a bad trace", 3, ["trace.jsonl"], trace="{", args=["--tape", "run.tape"])
 
 print(f"{count - len(failures)} of {count} bad inputs answered as documented")
 for f in failures:

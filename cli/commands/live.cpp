@@ -1,0 +1,247 @@
+// `orrery live`: a scenario in real time, as a server or against one.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+
+#include "base/digest.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/command_table.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/interval_runs.h"
+#include "cli/version.h"
+#include "live/endpoint_comparison.h"
+#include "live/mock_server.h"
+#include "live/tape.h"
+#include "live/wall_clock.h"
+#include "sim/simulation.h"
+#include "workloads/workload.h"
+
+namespace orrery {
+
+namespace {
+
+struct LiveOptions {
+  std::string scenario, endpoint, trace, out, tape,
+      host = "127.0.0.1", clock, executor, api = "completions", prompts = "tokens", model,
+      key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file;
+  bool serve = false, update_calibration = false;
+  int port = 0, retries = 3;
+  std::int64_t seed = -1;
+  double timeout_s = 600, stall_s = 60, scrape_s = 1;
+};
+
+std::string lateness_text(const Distribution& d) {
+  return "mean " + human_seconds(d.mean * 1e-9) + ", p99 " +
+         human_seconds(static_cast<double>(d.p99) * 1e-9) + ", largest " +
+         human_seconds(static_cast<double>(d.max) * 1e-9);
+}
+
+Json lateness_json(const Distribution& d) {
+  return {{"mean", d.mean * 1e-6},
+          {"p99", static_cast<double>(d.p99) * 1e-6},
+          {"max", static_cast<double>(d.max) * 1e-6}};
+}
+
+Result<int> serve(const LiveOptions& options, const Scenario& scenario, const CommandContext& context) {
+  MockServerOptions server;
+  server.host = options.host;
+  server.port = static_cast<std::uint16_t>(options.port);
+  server.tape = options.tape;
+  server.version = version();
+  server.stop = [] { return interrupted(); };
+  server.on_listening = [&](std::uint16_t port) {
+    // Scripts read the port from here.
+    std::printf("listening on http://%s:%d\n", options.host.c_str(), static_cast<int>(port));
+    std::fflush(stdout);
+  };
+  ORRERY_TRY(report, serve_scenario(scenario, server));
+  const Json json = {{"requests", report.run.completed},
+                     {"connections", report.connections},
+                     {"bad_requests", report.bad_requests},
+                     {"clients_gone", report.gone},
+                     {"clients_too_slow", report.slow},
+                     {"loop_lateness_ms", lateness_json(report.loop_lateness)},
+                     {"token_lateness_ms", lateness_json(report.token_lateness)},
+                     {"steps", report.run.steps},
+                     {"digest", digest_text(report.run.digest)}};
+  if (context.json) {
+    std::fputs(canonical_json(json).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::printf(
+        "served      %llu requests on %llu connections (%llu bad requests, %llu clients gone, %llu too "
+        "slow)\n",
+        static_cast<unsigned long long>(report.run.completed),
+        static_cast<unsigned long long>(report.connections),
+        static_cast<unsigned long long>(report.bad_requests), static_cast<unsigned long long>(report.gone),
+        static_cast<unsigned long long>(report.slow));
+    std::printf("lateness    loop: %s; tokens: %s\n", lateness_text(report.loop_lateness).c_str(),
+                lateness_text(report.token_lateness).c_str());
+    std::printf("digest      %s\n", digest_text(report.run.digest).c_str());
+  }
+  return static_cast<int>(ExitCode::done);
+}
+
+Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenario,
+                             const CommandContext& context) {
+  EndpointOptions e;
+  ORRERY_TRY(url, parse_endpoint(options.endpoint));
+  e.url = url;
+  e.chat = options.api == "chat";
+  e.text_prompts = e.chat || options.prompts == "text";
+  e.model = options.model;
+  if (const char* key = std::getenv(options.key_variable.c_str()); key != nullptr) e.api_key = key;
+  if (e.api_key.find_first_of("\r\n") != std::string::npos)
+    return make_error(ErrorKind::usage, "the key in " + options.key_variable + " holds a line break");
+  e.ca_file = options.ca_file;
+  e.vocabulary = scenario.pool.instance.model.vocabulary;
+  e.concurrency = scenario.workload.closed_loop_concurrency;
+  e.seed = scenario.seed;
+  e.timeout_s = options.timeout_s;
+  e.stall_s = options.stall_s;
+  e.retries = options.retries;
+  e.scrape_s = options.scrape_s;
+  e.keep_going = [](std::uint64_t) { return !interrupted(); };
+  ORRERY_TRY(runs, interval_runs(options.intervals));
+  ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
+  ORRERY_TRY(run, run_endpoint(*source, e));
+  if (run.interrupted) return interruption();
+  ORRERY_TRY(comparison,
+             compare_with_endpoint(scenario, run,
+                                   {.runs = runs, .threads = context.threads, .keep_going = e.keep_going}));
+  const Json json = endpoint_json(comparison, run);
+  if (!options.out.empty()) {
+    ORRERY_TRY(out, AtomicDirectory::create(options.out));
+    const std::string title = scenario.file + " against " + url.text();
+    ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.json"), canonical_json(json)));
+    ORRERY_TRY_STATUS(write_file_atomically(out.file("measured.csv"), measured_csv(run)));
+    ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.html"),
+                                            endpoint_page(comparison, run, title, context.command_line)));
+    ORRERY_TRY_STATUS(out.commit());
+  }
+  if (run.late())
+    say(LogLevel::warning, "the client was late: what it measured is as much its own as the server's");
+  if (context.json)
+    std::fputs(canonical_json(json).c_str(), stdout);
+  else if (!context.quiet)
+    std::fputs(endpoint_text(comparison, run).c_str(), stdout);
+  return static_cast<int>(ExitCode::done);
+}
+
+// The loop with a clock that jumps or waits, and the cost model behind it.
+Result<int> run_cell(const LiveOptions& options, const Scenario& scenario, const CommandContext& context) {
+  const bool waits = options.clock != "virtual";
+  std::optional<TapeRecorder> tape;
+  if (!options.tape.empty()) {
+    ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(),
+                                              waits ? "wall clock" : "simulation", true));
+    tape.emplace(std::move(recorder));
+  }
+  WallClock clock;
+  RunOptions run;
+  run.keep_going = [&](std::uint64_t) { return !interrupted(); };
+  run.arrange = [&](SimulationSetup& setup) {
+    clock.restart();
+    if (waits) setup.clock = &clock;
+    if (tape) tape->arrange(setup);
+  };
+  ORRERY_TRY(result, run_scenario(scenario, run));
+  if (tape) ORRERY_TRY_STATUS(tape->finish(result));
+  const Json json = {{"requests", result.completed},
+                     {"steps", result.steps},
+                     {"loop_lateness_ms", waits ? lateness_json(clock.lateness()) : Json(nullptr)},
+                     {"digest", digest_text(result.digest)}};
+  if (context.json) {
+    std::fputs(canonical_json(json).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::printf("requests    %llu completed, %llu steps\n", static_cast<unsigned long long>(result.completed),
+                static_cast<unsigned long long>(result.steps));
+    if (waits) std::printf("lateness    %s\n", lateness_text(clock.lateness()).c_str());
+    std::printf("digest      %s\n", digest_text(result.digest).c_str());
+  }
+  return static_cast<int>(ExitCode::done);
+}
+
+Status check(const LiveOptions& o) {
+  const auto wrong = [](const char* what) { return make_error(ErrorKind::usage, what); };
+  if (o.serve && !o.endpoint.empty()) return wrong("--serve is a server and --endpoint its client: take one");
+  if (o.update_calibration)
+    return wrong("--update-calibration: fits tables to steps on real kernels, which are not in this version");
+  if (o.executor == "kernel" || (o.executor.empty() && !o.serve && o.endpoint.empty()))
+    return wrong(
+        "--executor kernel: the executor of real kernels is not in this version (docs/limits.md); "
+        "--executor cost-model runs the simulation's, --serve makes it a server, --endpoint URL measures "
+        "one");
+  if (!o.endpoint.empty() && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
+    return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
+  if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
+  if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
+  if (!o.serve && o.endpoint.empty() && !o.out.empty())
+    return wrong("--out belongs to --endpoint; `orrery simulate --out` has the same run's outputs");
+  return ok_status();
+}
+
+Result<int> live(const LiveOptions& options, const CommandContext& context) {
+  watch_interrupts();
+  ORRERY_TRY_STATUS(check(options));
+  ORRERY_TRY(scenario, load_scenario(options.scenario, {.overrides = context.overrides,
+                                                        .trace = options.trace,
+                                                        .seed = options.seed,
+                                                        .needs_workload = !options.serve}));
+  if (options.serve) return serve(options, scenario, context);
+  if (!options.endpoint.empty()) return against_endpoint(options, scenario, context);
+  return run_cell(options, scenario, context);
+}
+
+}  // namespace
+
+void register_live_command(CLI::App& app, CommandContext& context) {
+  auto o = std::make_shared<LiveOptions>();
+  CLI::App* c = app.add_subcommand(
+      "live",
+      "a scenario in real time: as an OpenAI-compatible server whose latencies are the prediction's, or its\n"
+      "workload against a real server, predicted against measured\n"
+      "example: orrery live examples/qwen3-8b-h200.yaml --serve --port 8000");
+  c->add_option("scenario", o->scenario, "scenario file (YAML)")->required();
+  c->add_flag("--serve", o->serve, "be the server; ends with Ctrl-C");
+  c->add_option("--host", o->host, "of --serve: the address to listen at");
+  c->add_option("--port", o->port, "of --serve: 0 takes one that is free")->check(CLI::Range(0, 65535));
+  c->add_option("--endpoint", o->endpoint, "URL of a server to measure: http://HOST:PORT");
+  c->add_option("--trace", o->trace, "trace file, instead of the scenario's workload");
+  c->add_option("--seed", o->seed, "instead of the scenario's seed");
+  c->add_option("--out", o->out,
+                "of --endpoint: directory for comparison.json, comparison.html, measured.csv");
+  c->add_option("--tape", o->tape, "records the run for `orrery replay`");
+  c->add_option("--clock", o->clock, "virtual jumps, wall waits (default)")
+      ->check(CLI::IsMember({"virtual", "wall"}));
+  c->add_option("--executor", o->executor, "cost-model; kernel is not in this version")
+      ->check(CLI::IsMember({"cost-model", "kernel"}));
+  c->add_option("--api", o->api, "of --endpoint")->check(CLI::IsMember({"completions", "chat"}));
+  c->add_option("--prompts", o->prompts, "of --endpoint: token ids, or text (always, of a chat)")
+      ->check(CLI::IsMember({"tokens", "text"}));
+  c->add_option("--model", o->model, "of --endpoint: instead of the first one that it names");
+  c->add_option("--key-variable", o->key_variable, "environment variable that holds the server's key");
+  c->add_option("--ca-file", o->ca_file, "certificates to check an https server against (PEM)");
+  c->add_option("--timeout", o->timeout_s, "seconds for a request, tries and all")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--stall", o->stall_s, "seconds without a byte after which a stream is given up")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--retries", o->retries, "of a request that was refused before its first byte")
+      ->check(CLI::Range(0, 100));
+  c->add_option("--scrape", o->scrape_s, "seconds between looks at /metrics; 0: none")
+      ->check(CLI::NonNegativeNumber);
+  c->add_option("--intervals", o->intervals, "of --endpoint: off, auto (16 paired runs) or a number of runs");
+  c->add_flag("--update-calibration", o->update_calibration, "not in this version");
+  c->callback([&context, o] {
+    context.action = [&context, o] {
+      const Result<int> code = live(*o, context);
+      return code.ok() ? *code : report_errors(code.errors());
+    };
+  });
+}
+
+}  // namespace orrery

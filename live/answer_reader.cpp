@@ -1,0 +1,97 @@
+#include "live/answer_reader.h"
+
+#include "base/json.h"
+#include "base/text.h"
+
+namespace orrery {
+
+namespace {
+
+std::int64_t count_of(const Json& usage, const char* name) {
+  const auto found = usage.find(name);
+  return found != usage.end() && found->is_number_integer() ? found->get<std::int64_t>() : -1;
+}
+
+bool says_something(const Json& choice) {
+  const auto is_text = [](const Json& map, const char* name) {
+    const auto found = map.find(name);
+    return found != map.end() && found->is_string() && !found->get_ref<const std::string&>().empty();
+  };
+  if (is_text(choice, "text")) return true;
+  for (const char* part : {"delta", "message"}) {
+    const auto found = choice.find(part);
+    if (found == choice.end() || !found->is_object()) continue;
+    if (is_text(*found, "content") || is_text(*found, "reasoning_content") || is_text(*found, "reasoning"))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool AnswerReader::take(const std::string& data, bool& content) {
+  content = false;
+  if (data == "[DONE]") {
+    done_ = true;
+    return true;
+  }
+  const Json json = Json::parse(data, nullptr, false);
+  if (json.is_discarded() || !json.is_object()) {
+    error_ = "an event is no JSON object: " + quote(data.substr(0, 80));
+    return false;
+  }
+  if (const auto error = json.find("error"); error != json.end() && !error->is_null()) {
+    error_ = "the server says: " + quote(error->dump(-1, ' ', false, Json::error_handler_t::replace));
+    return false;
+  }
+  if (const auto usage = json.find("usage"); usage != json.end() && usage->is_object()) {
+    prompt_tokens_ = count_of(*usage, "prompt_tokens");
+    output_tokens_ = count_of(*usage, "completion_tokens");
+  }
+  const auto choices = json.find("choices");
+  if (choices == json.end() || !choices->is_array() || choices->empty()) return true;
+  const Json& choice = choices->front();
+  if (!choice.is_object()) {
+    error_ = "an event has a choice that is no object";
+    return false;
+  }
+  const auto reason = choice.find("finish_reason");
+  finished_ = finished_ || (reason != choice.end() && !reason->is_null());
+  content = says_something(choice);
+  return true;
+}
+
+int AnswerReader::feed(std::string_view body) {
+  if (!error_.empty()) return -1;
+  if (!sse_.feed(body)) {
+    error_ = "an event is longer than any answer";
+    return -1;
+  }
+  int found = 0;
+  std::string data;
+  while (!done_ && sse_.next(data)) {
+    bool content = false;
+    if (!take(data, content)) return -1;
+    if (content) ++found;
+  }
+  events_ += found;
+  return found;
+}
+
+bool AnswerReader::close() {
+  if (!error_.empty()) return false;
+  if (!done_ && !finished_)
+    error_ = sse_.inside() ? "the stream ended inside an event"
+                           : "the stream ended before its answer was complete";
+  return error_.empty();
+}
+
+bool AnswerReader::read_whole(const std::string& body) {
+  bool content = false;
+  if (!take(body, content)) return false;
+  events_ = content ? 1 : 0;
+  done_ = true;
+  return true;
+}
+
+}  // namespace orrery

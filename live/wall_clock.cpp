@@ -1,0 +1,35 @@
+#include "live/wall_clock.h"
+
+#include <algorithm>
+
+namespace orrery {
+
+SimTime WallClock::wait_until(SimTime deadline) {
+  std::unique_lock lock(mutex_);
+  // A deadline of centuries is one of nobody's, and would overflow the library's arithmetic.
+  constexpr auto longest = std::chrono::hours(1);
+  while (!released_ && woken_.is_never() && now() < deadline) {
+    const auto enough = std::chrono::steady_clock::now() + longest;
+    changed_.wait_until(
+        lock, deadline - SimDuration(3'600'000'000'000) > now() ? enough : std::min(enough, point(deadline)));
+  }
+  const SimTime read = earlier(deadline, woken_);
+  woken_ = SimTime::never();
+  if (!released_ && read == deadline && read > last_) lateness_.add((now() - read).ns());
+  last_ = later(last_, read);
+  return last_;
+}
+
+void WallClock::wake(SimTime at) {
+  const std::lock_guard lock(mutex_);
+  woken_ = earlier(woken_, at);
+  changed_.notify_one();
+}
+
+void WallClock::release() {
+  const std::lock_guard lock(mutex_);
+  released_ = true;
+  changed_.notify_one();
+}
+
+}  // namespace orrery

@@ -1,0 +1,43 @@
+// Time that really passes. What is read is the instant that was waited for, not the later one at which the
+// host woke up: a late host does not move what follows, it is late for it as well and catches up. How late it
+// was is measured.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+
+#include "sim/clock.h"
+#include "sim/metrics.h"
+
+namespace orrery {
+
+class WallClock final : public Clock {
+ public:
+  // Time 0 is now.
+  WallClock() : start_(std::chrono::steady_clock::now()) {}
+
+  void restart() { start_ = std::chrono::steady_clock::now(); }  // before anybody asks
+  SimTime wait_until(SimTime deadline) override;
+  // From any thread: time since the start; something has arrived at `at`, so that waiting ends; nobody waits
+  // any more, and what is left runs as fast as it can.
+  SimTime now() const { return SimTime((std::chrono::steady_clock::now() - start_).count()); }
+  std::chrono::steady_clock::time_point point(SimTime at) const {
+    return start_ + std::chrono::nanoseconds(at.ns());
+  }
+  void wake(SimTime at);
+  void release();
+  // How late the host was for what it waited for, or should have; asked when nobody waits.
+  Distribution lateness() const { return lateness_.distribution(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  SimTime woken_ = SimTime::never();
+  bool released_ = false;
+  SimTime last_;
+  WeightedSamples lateness_;
+};
+
+}  // namespace orrery
