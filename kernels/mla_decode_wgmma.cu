@@ -3,8 +3,11 @@
 // warpgroups multiply, a third brings tokens (FlashMLA's division of the work, after its description in
 // deepseek-ai/FlashMLA, docs/20250422-new-kernel-deep-dive.md: an output of 64 × 512 in fp32 fills the
 // registers of two warpgroups, so each has half of its columns, and only one tile of scores fits beside it).
-// The first scores all 64 × 64, takes the softmax and leaves weights in shared memory for the second; while
-// the second still multiplies values, the first is at the next tile's keys.
+// The first scores all 64 × 64, takes the softmax and leaves weights in shared memory for the second. Where
+// tokens come by copies, the first scores a tile ahead: the next tile's scores and this one's values are with
+// the matrix units together, and the softmax of the next hides behind this one's values. It must not where
+// eight bits are converted: with two stages the conversion would lie between one tile and the next.
+// Two blocks of a cluster, of the same tokens and 64 heads each, share copies.
 // How tokens come: mla_wgmma_tokens.h.
 #include "kernels/attention_fragments.h"
 #include "kernels/attention_merge.h"
@@ -38,30 +41,44 @@ GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress 
 using Scores = float[8][4];
 using Output = SoftmaxRows<latent_width / 2>;
 
-GPU_DEVICE void multiply_keys(SharedAddress queries, SharedAddress keys, Scores& scores) {
-  wgmma_fence();
-  GPU_UNROLL for (unsigned step = 0; step < latent_key / 16; step++) {
-    const unsigned part = step / 4 * part_bytes;
-    wgmma_bf16(scores, matrix_descriptor(queries + part) + 2 * (step % 4),
-               matrix_descriptor(keys + part) + 2 * (step % 4), step > 0 ? 1 : 0);
-  }
-  wgmma_commit();
-  wgmma_wait<0>();
+// Where an operand begins. Fresh, so that no register keeps what each step adds to it from tile to tile.
+GPU_DEVICE std::uint64_t fresh_descriptor(SharedAddress address) {
+  std::uint64_t descriptor = matrix_descriptor(address);
+  asm volatile("" : "+l"(descriptor));
+  return descriptor;
 }
 
-// out += weights · 256 dimensions of the values.
-GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4][4], SharedAddress values,
-                                float (&out)[32][4]) {
-  wgmma_fence();
-  GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
-    const SharedAddress rows = values + step * 16 * 128;
-    wgmma_bf16_transposed<0>(out, weights[step], matrix_descriptor(rows));
-    wgmma_bf16_transposed<1>(out, weights[step], matrix_descriptor(rows + part_bytes));
-    wgmma_bf16_transposed<2>(out, weights[step], matrix_descriptor(rows + 2 * part_bytes));
-    wgmma_bf16_transposed<3>(out, weights[step], matrix_descriptor(rows + 3 * part_bytes));
+// scores = queries · keys, in flight on return; the half that was emptied first is the one that comes first.
+template <Source From>
+GPU_DEVICE void multiply_keys(SharedAddress queries, const Stage& keys, Scores& scores) {
+  const std::uint64_t a = fresh_descriptor(queries), b = fresh_descriptor(keys.tile);
+  GPU_UNROLL for (int half = right; half >= left; half--) {
+    keys.wait_filled(half);
+    if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
+    wgmma_fence();
+    GPU_UNROLL for (int step = 0; step < 4 * parts_of(half); step++) {
+      const unsigned inner =
+          static_cast<unsigned>((first_part(half) + step / 4) * (part_bytes / 16) + step % 4 * 2);
+      wgmma_bf16(scores, a + inner, b + inner, half == right && step == 0 ? 0 : 1);
+    }
   }
   wgmma_commit();
-  wgmma_wait<0>();
+}
+
+// out += weights · 256 dimensions of the values, in flight on return.
+GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4][4], SharedAddress values,
+                                float (&out)[32][4]) {
+  constexpr unsigned part = part_bytes / 16;
+  const std::uint64_t b = fresh_descriptor(values);
+  wgmma_fence();
+  GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+    const std::uint64_t rows = b + step * 128;
+    wgmma_bf16_transposed<0>(out, weights[step], rows);
+    wgmma_bf16_transposed<1>(out, weights[step], rows + part);
+    wgmma_bf16_transposed<2>(out, weights[step], rows + 2 * part);
+    wgmma_bf16_transposed<3>(out, weights[step], rows + 3 * part);
+  }
+  wgmma_commit();
 }
 
 // Zeros for the values behind the last token: a weight of 0 times what lies there might be NaN.
@@ -172,39 +189,72 @@ struct Weights {
   }
 };
 
+// Weights as multiply_values takes them.
+GPU_DEVICE void pack_tile(const Scores& scores, std::uint32_t (&weights)[4][4]) {
+  GPU_UNROLL for (int i = 0; i < 16; i++) {
+    const float(&from)[4] = scores[i / 2];
+    weights[i / 4][i % 4] = gpu_pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+  }
+}
+
 // The first warpgroup: scores, softmax, and the left half of the output.
 template <Source From>
-GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared,
+                                   unsigned blocks) {
+  constexpr bool ahead = From == Source::boxes || From == Source::rows;
+  const SharedAddress base = shared_address(shared);
   const float scale = p.softmax_scale * 1.4426950408889634F * (From == Source::fp8 ? p.kv.scale : 1.0F);
   const Weights exchange(shared);
   float out[32][4] = {};
   Softmax rows{{-gpu_infinity, -gpu_infinity}, {0, 0}, {1, 1}};
-  for (int tile = 0; tile < at.tiles; tile++) {
-    const int tokens = at.tokens - tile * tile_tokens;
+  std::uint32_t weights[4][4];
+  {
     Scores scores;
-    barrier_wait(ring.filled(), ring.parity);
-    if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
-    multiply_keys(ring.base, ring.tile(), scores);
-    scale_and_mask(tokens, scale, scores);
+    multiply_keys<From>(base, Stage(base, 0), scores);
+    wgmma_wait<0>();
+    scale_and_mask(at.tokens, scale, scores);
     rows.weigh(scores);
-    std::uint32_t weights[4][4];
-    GPU_UNROLL for (int i = 0; i < 16; i++) {
-      const float(&from)[4] = scores[i / 2];
-      weights[i / 4][i % 4] = gpu_pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
-    }
-    if (tokens < tile_tokens) {
-      meet(scorers, 128);  // all have read the keys
-      clear_values(shared + (ring.tile() - ring.base), tokens);
-    }
+    pack_tile(scores, weights);
+  }
+  int tile = 0;
+  for (; tile + 1 < at.tiles; tile++) {
+    const Stage stage(base, tile), next(base, tile + 1);
+    const int tokens = at.tokens - (tile + 1) * tile_tokens;
     if (tile > 0) meet(weights_taken, 256);
     exchange.leave(weights, rows.factor);
     meet_without_waiting(weights_ready, 256);
-    if (tokens < tile_tokens) meet(scorers, 128);
     multiply_rows(rows.factor, out);
-    multiply_values(weights, ring.tile(), out);
-    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
-    ring.advance();
+    Scores scores;
+    if constexpr (ahead) multiply_keys<From>(base, next, scores);
+    multiply_values(weights, stage.tile, out);
+    if constexpr (ahead) {
+      wgmma_wait<1>();
+      scale_and_mask(tokens, scale, scores);
+      rows.weigh(scores);
+    }
+    wgmma_wait<0>();
+    stage.give_back(left, blocks);
+    if constexpr (!ahead) {
+      multiply_keys<From>(base, next, scores);
+      wgmma_wait<0>();
+      scale_and_mask(tokens, scale, scores);
+      rows.weigh(scores);
+    }
+    pack_tile(scores, weights);
   }
+  const Stage last(base, tile);
+  const int tokens = at.tokens - tile * tile_tokens;
+  if (tokens < tile_tokens) {
+    meet(scorers, 128);  // all have read the keys
+    clear_values(shared + (last.tile - base), tokens);
+  }
+  if (tile > 0) meet(weights_taken, 256);
+  exchange.leave(weights, rows.factor);
+  meet_without_waiting(weights_ready, 256);
+  if (tokens < tile_tokens) meet(scorers, 128);
+  multiply_rows(rows.factor, out);
+  multiply_values(weights, last.tile, out);
+  wgmma_wait<0>();
   const float of_values = From == Source::fp8 ? p.kv.scale : 1.0F;
   GPU_UNROLL for (int half = 0; half < 2; half++) {
     rows.sum[half] = gpu_group_sum<4>(rows.sum[half]);
@@ -227,21 +277,23 @@ GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned
 
 // The second: the right half.
 template <Source From>
-GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char* shared, unsigned blocks) {
+  const SharedAddress base = shared_address(shared);
   const Weights exchange(shared);
   float out[32][4] = {};
   std::uint32_t weights[4][4];
   float factor[2];
   for (int tile = 0; tile < at.tiles; tile++) {
+    const Stage stage(base, tile);
     meet(weights_ready, 256);
     exchange.take(weights, factor);
     meet_without_waiting(weights_taken, 256);
     multiply_rows(factor, out);
-    barrier_wait(ring.filled(), ring.parity);
+    stage.wait_filled(right);
     if constexpr (From == Source::rows) async_proxy_fence();
-    multiply_values(weights, ring.tile() + 4 * part_bytes, out);
-    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
-    ring.advance();
+    multiply_values(weights, stage.tile + left_parts * part_bytes, out);
+    wgmma_wait<0>();
+    stage.give_back(right, blocks);
   }
   meet(weights_ready, 256);
   exchange.take(weights, factor);
@@ -250,17 +302,19 @@ GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char
 
 #endif
 
+// `blocks` of a cluster have the same tokens.
 template <Source From>
 __global__ void __launch_bounds__(threads, 1)
-    mla_wgmma_kernel(const __grid_constant__ CUtensorMap cache, const __grid_constant__ MlaDecode p) {
+    mla_wgmma_kernel(const __grid_constant__ CUtensorMap cache, const __grid_constant__ MlaDecode p,
+                     const unsigned blocks) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   ORRERY_DYNAMIC_SHARED(shared, shared_bytes);
-  Ring ring(shared_address(shared));
+  const SharedAddress base = shared_address(shared);
   if (threadIdx.x == 0) {
-    for (unsigned i = 0; i < stages; i++) {
-      const SharedAddress barrier = ring.base + barriers_offset + i * 16;
+    for (unsigned i = 0; i < 2 * stages; i++) {
+      const SharedAddress barrier = base + barriers_offset + i * 16;
       barrier_init(barrier, From == Source::boxes ? 1 : 128);  // filled
-      barrier_init(barrier + 8, 8);                            // emptied: every warp that multiplies
+      barrier_init(barrier + 8, 4 * blocks);                   // emptied: every warp that multiplies values
     }
     barrier_init_fence();
   }
@@ -268,27 +322,32 @@ __global__ void __launch_bounds__(threads, 1)
   at.heads = p.heads - at.first_head < mla_wgmma_heads ? p.heads - at.first_head : mla_wgmma_heads;
   at.tokens = at.piece.end - at.piece.first;
   at.tiles = (at.tokens + tile_tokens - 1) / tile_tokens;
-  load_queries(p, at, ring.base);
-  gpu_barrier();
+  load_queries(p, at, base);
+  blocks > 1 ? cluster_meet() : gpu_barrier();
   const unsigned group = threadIdx.x / 128;
   // All that 384 threads were launched with, 168 each, and no more: asking for more waits for ever.
-  constexpr int of_bringers = From == Source::boxes || From == Source::rows ? 88 : 104;
+  constexpr int of_bringers = registers_of_bringers(From);
   if (group == 2) {
     give_registers<of_bringers>();
     if constexpr (From == Source::boxes) {
-      if (gpu_warp_index() % 4 == 0) bring_boxes(&cache, p, at, ring);
+      const int rows = p.kv.block_size < tile_tokens ? p.kv.block_size : tile_tokens;
+      if (gpu_warp_index() % 4 == 0) bring_boxes({&cache, p, at, blocks, cluster_rank(), rows}, base);
     } else if constexpr (From == Source::rows) {
-      bring_rows(p, at, ring);
+      bring_rows(p, at, base);
     } else {
-      bring_eight_bits<From>(p, at, shared, ring);
+      bring_eight_bits<From>(p, at, shared);
     }
   } else {
-    take_registers<(3 * 168 - of_bringers) / 2>();
+    take_registers<(3 * 168 - of_bringers) / 2 / 8 * 8>();
     if (group == 0) {
-      score_and_multiply<From>(p, at, shared, ring);
+      score_and_multiply<From>(p, at, shared, blocks);
     } else {
-      multiply_only<From>(p, at, shared, ring);
+      multiply_only<From>(p, at, shared, blocks);
     }
+  }
+  if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
+    __syncwarp();
+    cluster_meet();
   }
 #endif
 }
@@ -317,9 +376,20 @@ template <Source From>
 void launch_from(const MlaDecode& p, void* stream) {
   static_cast<void>(cudaFuncSetAttribute(mla_wgmma_kernel<From>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          shared_bytes));
-  const dim3 grid(gpu_blocks_for(p.heads, mla_wgmma_heads), static_cast<unsigned>(p.piece_count));
-  mla_wgmma_kernel<From><<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
-      From == Source::boxes ? cache_map(p.kv) : CUtensorMap{}, p);
+  const unsigned across = gpu_blocks_for(p.heads, mla_wgmma_heads);
+  const unsigned blocks = From == Source::boxes && across % 2 == 0 ? 2 : 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(across, static_cast<unsigned>(p.piece_count));
+  launch.blockDim = dim3(threads);
+  launch.dynamicSmemBytes = shared_bytes;
+  launch.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {blocks, 1, 1};
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  static_cast<void>(cudaLaunchKernelEx(&launch, mla_wgmma_kernel<From>,
+                                       From == Source::boxes ? cache_map(p.kv) : CUtensorMap{}, p, blocks));
 }
 
 }  // namespace mla_wgmma

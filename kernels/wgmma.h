@@ -74,6 +74,11 @@ GPU_DEVICE void copy_box(SharedAddress to, const CUtensorMap* map, int x, int y,
       "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
       : "memory");
 }
+// The box to the last cache only.
+GPU_DEVICE void prefetch_box(const CUtensorMap* map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y)
+               : "memory");
+}
 // Bytes as they lie; both addresses and `bytes` are multiples of 16.
 GPU_DEVICE void copy_bytes(SharedAddress to, const void* from, unsigned bytes, SharedAddress barrier) {
   asm volatile(
