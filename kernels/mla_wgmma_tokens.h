@@ -36,6 +36,12 @@ __host__ __device__ constexpr int parts_of(int half) {
   return half == left ? left_parts : parts - left_parts;
 }
 
+// Of the cache: boxes of 64 dimensions of the rows that lie together, and of four times as many where those
+// are a whole tile: ordering a copy takes about a hundred clocks.
+struct CacheMaps {
+  CUtensorMap part, four_parts;
+};
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Where a tile of tokens lies, its barriers, and the phase of them in which it is there.
@@ -75,65 +81,81 @@ GPU_DEVICE SharedAddress chunk_address(SharedAddress tile, unsigned row, unsigne
   return tile + chunk / 8 * part_bytes + swizzled_128(row, chunk % 8);
 }
 
-// By one warp: boxes of 64 dimensions of the rows of a block of the cache that lie together. Of two blocks of
-// threads with the same tokens each brings every other box, to both.
+// By one warp. Of two blocks of threads with the same tokens each brings its share, to both.
 struct Boxes {
-  const CUtensorMap* map;
+  const CacheMaps& maps;
   const MlaDecode& p;
   const Place& at;
   unsigned blocks, rank;
-  int rows;  // of a box
+  int rows;  // of a box; at least eight
 
-  // Calls take(place in the tile, dimension, row of the cache) for this lane's boxes of a half.
-  template <class Take>
-  GPU_DEVICE_MEMBER void each(int tile, int half, Take take) const {
-    const int count = tile_tokens / rows * parts_of(half), step = static_cast<int>(blocks) * GPU_WARP;
-    for (int i = static_cast<int>(rank + blocks * gpu_lane()); i < count; i += step) {
-      const int part = first_part(half) + i % parts_of(half), row = i / parts_of(half) * rows,
-                token = at.piece.first + tile * tile_tokens + row;
-      // Behind the last block any will do: scores there are masked and values cleared.
-      const bool there = token < at.piece.end;
-      const std::int64_t from = latent_row(p.kv, at.piece.sequence, there ? token : at.piece.first);
-      take(static_cast<unsigned>(part * part_bytes + row * 128), part * 64, static_cast<int>(from));
+  // First rows of a tile's boxes, one a lane, over and over. Looked up a tile ahead: the table is in memory.
+  GPU_DEVICE_MEMBER int look_up(int tile) const {
+    const int boxes = tile_tokens / rows;
+    const int token = at.piece.first + tile * tile_tokens + static_cast<int>(gpu_lane()) % boxes * rows;
+    // Behind the last block any will do: scores there are masked and values cleared.
+    const bool there = token < at.piece.end;
+    return static_cast<int>(latent_row(p.kv, at.piece.sequence, there ? token : at.piece.first));
+  }
+  template <int Half>
+  GPU_DEVICE_MEMBER void bring(const Stage& stage, int rows_of_lanes) const {
+    constexpr int first = first_part(Half), across = parts_of(Half);
+    const SharedAddress filled = stage.filled(Half);
+    if (gpu_lane() == 0) {
+      stage.wait_emptied(Half);
+      barrier_expect(filled, across * part_bytes);
+      if (rows == tile_tokens) {
+        const SharedAddress to = stage.tile + first * part_bytes, rest = to + 4 * part_bytes;
+        if (blocks == 1) {
+          copy_box(to, &maps.four_parts, 0, rows_of_lanes, first, filled);
+          if (across > 4) copy_box(rest, &maps.part, (first + 4) * 64, rows_of_lanes, filled);
+        } else if (rank == Half) {
+          copy_box_to_all(to, &maps.four_parts, 0, rows_of_lanes, first, filled, 3);
+        } else if (across > 4) {
+          copy_box_to_all(rest, &maps.part, (first + 4) * 64, rows_of_lanes, filled, 3);
+        }
+      }
+    }
+    warp_sync();
+    if (rows == tile_tokens) return;
+    const int boxes = tile_tokens / rows, step = static_cast<int>(blocks) * GPU_WARP;
+    for (int start = 0; start < boxes * across; start += step) {
+      const int i = start + static_cast<int>(rank + blocks * gpu_lane());
+      const int part = first + i % across, box = i / across;
+      const int from = gpu_shuffle(rows_of_lanes, static_cast<unsigned>(box) % GPU_WARP);
+      if (box >= boxes) continue;
+      const SharedAddress to = stage.tile + static_cast<unsigned>(part * part_bytes + box * rows * 128);
+      if (blocks == 1) {
+        copy_box(to, &maps.part, part * 64, from, filled);
+      } else {
+        copy_box_to_all(to, &maps.part, part * 64, from, filled, 3);
+      }
     }
   }
 };
 
 GPU_DEVICE void bring_boxes(const Boxes& boxes, SharedAddress base) {
+  int rows = boxes.look_up(0);
   for (int tile = 0; tile < boxes.at.tiles; tile++) {
+    const int next = boxes.look_up(tile + 1);
     const Stage stage(base, tile);
-    if (tile + 1 < boxes.at.tiles && tile > 0) {  // memory's delay passes while both stages are full
-      for (int half = right; half >= left; half--) {
-        boxes.each(tile + 1, half, [&](unsigned, int x, int y) { prefetch_box(boxes.map, x, y); });
-      }
-    }
-    for (int half = right; half >= left; half--) {
-      if (gpu_lane() == 0) {
-        stage.wait_emptied(half);
-        barrier_expect(stage.filled(half), static_cast<unsigned>(parts_of(half) * part_bytes));
-      }
-      warp_sync();
-      boxes.each(tile, half, [&](unsigned place, int x, int y) {
-        if (boxes.blocks == 1) {
-          copy_box(stage.tile + place, boxes.map, x, y, stage.filled(half));
-        } else {
-          copy_box_to_all(stage.tile + place, boxes.map, x, y, stage.filled(half), 3);
-        }
-      });
-    }
+    boxes.bring<right>(stage, rows);
+    boxes.bring<left>(stage, rows);
+    rows = next;
   }
 }
 
-// Eight threads a row, 16 rows at a time; −1 behind the last token.
+// Eight threads a row, 16 rows at a time; −1 behind the last token. A warp has 16 rows: half of its lanes
+// look one up each.
 struct RowsOfThread {
   std::int32_t row[4];
 
   GPU_DEVICE_MEMBER void find(const MlaDecode& p, const Place& at, int tile, int first) {
-    GPU_UNROLL for (int i = 0; i < 4; i++) {
-      const int token = at.piece.first + tile * tile_tokens + first + 16 * i;
-      row[i] =
-          token < at.piece.end ? static_cast<std::int32_t>(latent_row(p.kv, at.piece.sequence, token)) : -1;
-    }
+    const int lane = static_cast<int>(gpu_lane());
+    const int token = at.piece.first + tile * tile_tokens + first / 4 * 4 + lane % 4 + 16 * (lane / 4 % 4);
+    const bool there = token < at.piece.end;
+    const int own = there ? static_cast<int>(latent_row(p.kv, at.piece.sequence, token)) : -1;
+    GPU_UNROLL for (int i = 0; i < 4; i++) row[i] = gpu_shuffle(own, static_cast<unsigned>(lane / 8 + 4 * i));
   }
   GPU_DEVICE_MEMBER bool valid(int i) const { return row[i] >= 0; }
   template <LatentFormat Format>
@@ -253,8 +275,11 @@ GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned c
       share[i].lay_down(to + 16 * 128 * i, places);
     }
     async_proxy_fence();
-    barrier_arrive(stage.filled(right));
-    barrier_arrive(stage.filled(left));
+    warp_sync();
+    if (gpu_lane() == 0) {
+      barrier_arrive(stage.filled(right));
+      barrier_arrive(stage.filled(left));
+    }
   }
 }
 
