@@ -3,6 +3,7 @@
 // reports/results/kernels_h200_fp8_block.md), so what decides is how many waves of tiles there are.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "kernels/block_gemm.h"
 
@@ -59,14 +60,29 @@ double takes(const BlockGemm& p, const Candidate& c, std::int64_t experts, std::
   const std::int64_t down = over(each, t.rows * (t.shared == SharedCopies::weights ? 2 : 1));
   const std::int64_t across = over(p.n, t.columns * (t.shared == SharedCopies::activations ? 2 : 1));
   const std::int64_t tiles = experts * down * across * blocks;
-  double step = c.step_ns;
   // A step brings weights that nobody has read yet, or that the row of tiles before has.
   const double height = static_cast<double>(down);
   const double bytes = 128 * (t.columns * (1 + warm * (height - 1)) / height + warm * t.rows);
-  step = std::max(step, bytes * static_cast<double>(std::min(units, tiles)) / memory);
   const double steps = t.splits > 1 ? static_cast<double>(over(over(p.k, 128), t.splits)) : p.k / 128.0;
   const double splits = t.splits > 1 ? splitting + each_more * (t.splits - 2) : 0;
-  return static_cast<double>(over(tiles, units / blocks * blocks)) * (step * (steps + end_of_tile) + splits);
+  const auto waves = static_cast<double>(over(tiles, units / blocks * blocks));
+  if (experts > 1) {  // many short tiles: memory goes on while they end, and knows no waves
+    const double reading = bytes * static_cast<double>(tiles) * steps / memory;
+    return std::max(waves * (c.step_ns * (steps + end_of_tile) + splits),
+                    reading + c.step_ns * end_of_tile + splits);
+  }
+  const double step = std::max(c.step_ns, bytes * static_cast<double>(std::min(units, tiles)) / memory);
+  return waves * (step * (steps + end_of_tile) + splits);
+}
+
+// Experts that have rows, of which each has `each` on average, rounded up: as many as a draw at random
+// leaves, within what the rounding allows.
+std::int64_t busy_experts(std::int64_t experts, std::int64_t rows, std::int64_t each) {
+  const std::int64_t least = std::min(experts, over(rows, each));
+  const std::int64_t most = each <= 1 ? least : std::min(experts, (rows - 1) / (each - 1));
+  const auto of = static_cast<double>(experts);
+  const double drawn = of * (1 - std::pow(1 - 1 / of, static_cast<double>(rows)));
+  return std::max(least, std::min(most, static_cast<std::int64_t>(std::lround(drawn))));
 }
 
 }  // namespace
@@ -76,7 +92,7 @@ BlockGemmTile block_gemm_tile(const BlockGemm& p, std::int32_t compute_units) {
   const std::int64_t each = p.rows_each > 0 ? p.rows_each : over(p.rows, std::max<std::int64_t>(experts, 1));
   // Of rows one after the other it is known how many experts share them.
   const bool known = p.layout == BlockGemmExperts::contiguous && p.rows_each > 0;
-  const std::int64_t busy = known ? std::min(experts, over(p.rows, each)) : experts;
+  const std::int64_t busy = known ? busy_experts(experts, p.rows, each) : experts;
   const Candidate* best = nullptr;
   double least = 0;
   for (const Candidate& c : candidates) {

@@ -26,6 +26,15 @@ GPU_DEVICE void copy_box_to_all(SharedAddress to, const CUtensorMap* map, int x,
       "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(blocks)
       : "memory");
 }
+// The same, of a map of three dimensions.
+GPU_DEVICE void copy_box_to_all(SharedAddress to, const CUtensorMap* map, int x, int y, int z,
+                                SharedAddress barrier, std::uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(blocks)
+      : "memory");
+}
 // At the barrier that lies at the same place in the block `rank`.
 GPU_DEVICE void barrier_arrive_at(SharedAddress barrier, unsigned rank) {
   asm volatile(

@@ -4,12 +4,14 @@
 // deepseek-ai/FlashMLA, docs/20250422-new-kernel-deep-dive.md: an output of 64 × 512 in fp32 fills the
 // registers of two warpgroups, so each has half of its columns, and only one tile of scores fits beside it).
 // The first scores all 64 × 64, takes the softmax and leaves weights in shared memory for the second; while
-// the second still multiplies values, the first is at the next tile's keys.
-// How tokens come: mla_wgmma_tokens.h.
+// the second still multiplies values, the first is at the next tile's keys. Scoring a tile ahead of the
+// values was no faster (561 against 568 TFLOP/s with 128 heads on an H200). Two blocks of a cluster, of the
+// same tokens and 64 heads each, share copies. How tokens come: mla_wgmma_tokens.h.
 #include "kernels/attention_fragments.h"
 #include "kernels/attention_merge.h"
 #include "kernels/mla_decode.h"
 #include "kernels/mla_wgmma_tokens.h"
+#include "kernels/wgmma_registers.h"
 
 namespace orrery::kernels {
 namespace mla_wgmma {
@@ -35,15 +37,56 @@ GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress 
   async_proxy_fence();
 }
 
-using Scores = float[8][4];
-using Output = SoftmaxRows<latent_width / 2>;
+using Scores = float[32];  // value c of fragment j: 4 j + c
 
-GPU_DEVICE void multiply_keys(SharedAddress queries, SharedAddress keys, Scores& scores) {
-  wgmma_fence();
-  GPU_UNROLL for (unsigned step = 0; step < latent_key / 16; step++) {
-    const unsigned part = step / 4 * part_bytes;
-    wgmma_bf16(scores, matrix_descriptor(queries + part) + 2 * (step % 4),
-               matrix_descriptor(keys + part) + 2 * (step % 4), step > 0 ? 1 : 0);
+// Where an operand begins. Fresh, so that no register keeps what each step adds to it from tile to tile.
+GPU_DEVICE std::uint64_t fresh_descriptor(std::uint64_t descriptor) {
+  asm volatile("" : "+l"(descriptor));
+  return descriptor;
+}
+
+// The last parts of the queries stay in registers, as many as there is room for: reading both operands of 64
+// × 64 from shared memory takes all that it gives.
+template <Source From>
+constexpr int held_parts = From == Source::boxes  ? 2
+                           : From == Source::rows ? 1
+                                                  : 0;
+template <Source From>
+struct HeldQueries {
+  std::uint32_t part[held_parts<From> == 0 ? 1 : held_parts<From>][4][4];
+
+  GPU_DEVICE_MEMBER void load(SharedAddress queries) {
+    const unsigned lane = gpu_lane(), row = gpu_warp_index() % 4 * 16 + lane % 16;
+    GPU_UNROLL for (int i = 0; i < held_parts<From>; i++) {
+      const SharedAddress from = queries + static_cast<unsigned>((parts - held_parts<From> + i) * part_bytes);
+      GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+        load_matrix_x4(part[i][step], from + swizzled_128(row, 2 * step + lane / 16));
+      }
+    }
+  }
+};
+
+// The half that was emptied first is the one that comes first.
+template <Source From>
+GPU_DEVICE void multiply_keys(SharedAddress queries, const HeldQueries<From>& held, const Stage& keys,
+                              Scores& scores) {
+  const std::uint64_t a = fresh_descriptor(matrix_descriptor(queries)),
+                      b = fresh_descriptor(matrix_descriptor(keys.tile));
+  GPU_UNROLL for (int half = right; half >= left; half--) {
+    keys.wait_filled(half);
+    if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
+    wgmma_fence();
+    GPU_UNROLL for (int step = 0; step < 4 * parts_of(half); step++) {
+      const int part = first_part(half) + step / 4, kept = part - (parts - held_parts<From>);
+      const auto inner = static_cast<unsigned>(part * (part_bytes / 16) + step % 4 * 2);
+      const int add = half == right && step == 0 ? 0 : 1;
+      if (kept >= 0) {
+        WgmmaFromRegisters<true, 64>::multiply(scores, held.part[kept < 0 ? 0 : kept][step % 4], b + inner,
+                                               add);
+      } else {
+        wgmma_bf16(scores, a + inner, b + inner, add);
+      }
+    }
   }
   wgmma_commit();
   wgmma_wait<0>();
@@ -52,14 +95,9 @@ GPU_DEVICE void multiply_keys(SharedAddress queries, SharedAddress keys, Scores&
 // out += weights · 256 dimensions of the values.
 GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4][4], SharedAddress values,
                                 float (&out)[32][4]) {
+  const std::uint64_t b = fresh_descriptor(wide_descriptor(values, part_bytes));
   wgmma_fence();
-  GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
-    const SharedAddress rows = values + step * 16 * 128;
-    wgmma_bf16_transposed<0>(out, weights[step], matrix_descriptor(rows));
-    wgmma_bf16_transposed<1>(out, weights[step], matrix_descriptor(rows + part_bytes));
-    wgmma_bf16_transposed<2>(out, weights[step], matrix_descriptor(rows + 2 * part_bytes));
-    wgmma_bf16_transposed<3>(out, weights[step], matrix_descriptor(rows + 3 * part_bytes));
-  }
+  GPU_UNROLL for (unsigned step = 0; step < 4; step++) wgmma_bf16_wide(out, weights[step], b + step * 128);
   wgmma_commit();
   wgmma_wait<0>();
 }
@@ -103,7 +141,7 @@ struct Softmax {
     GPU_UNROLL for (int half = 0; half < 2; half++) {
       float most = -gpu_infinity;
       GPU_UNROLL for (int j = 0; j < 8; j++) {
-        most = gpu_max(most, gpu_max(scores[j][2 * half], scores[j][2 * half + 1]));
+        most = gpu_max(most, gpu_max(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
       }
       const float before = largest[half];
       largest[half] = gpu_max(before, gpu_group_max<4>(most));
@@ -112,8 +150,9 @@ struct Softmax {
       sum[half] *= factor[half];
       GPU_UNROLL for (int j = 0; j < 8; j++) {
         GPU_UNROLL for (int c = 2 * half; c < 2 * half + 2; c++) {
-          scores[j][c] = exp2_fast(scores[j][c] - shift);
-          sum[half] += scores[j][c];
+          float& score = scores[4 * j + c];
+          score = exp2_fast(score - shift);
+          sum[half] += score;
         }
       }
     }
@@ -125,7 +164,7 @@ GPU_DEVICE void scale_and_mask(int tokens, float factor, Scores& scores) {
   const int left = tokens - static_cast<int>(gpu_lane()) % 4 * 2;
   GPU_UNROLL for (int j = 0; j < 8; j++) {
     GPU_UNROLL for (int c = 0; c < 4; c++) {
-      scores[j][c] = 8 * j + c % 2 < left ? scores[j][c] * factor : -gpu_infinity;
+      scores[4 * j + c] = 8 * j + c % 2 < left ? scores[4 * j + c] * factor : -gpu_infinity;
     }
   }
 }
@@ -174,36 +213,37 @@ struct Weights {
 
 // The first warpgroup: scores, softmax, and the left half of the output.
 template <Source From>
-GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared,
+                                   unsigned blocks) {
+  const SharedAddress base = shared_address(shared);
   const float scale = p.softmax_scale * 1.4426950408889634F * (From == Source::fp8 ? p.kv.scale : 1.0F);
   const Weights exchange(shared);
+  HeldQueries<From> held;
+  held.load(base);
   float out[32][4] = {};
   Softmax rows{{-gpu_infinity, -gpu_infinity}, {0, 0}, {1, 1}};
   for (int tile = 0; tile < at.tiles; tile++) {
+    const Stage stage(base, tile);
     const int tokens = at.tokens - tile * tile_tokens;
     Scores scores;
-    barrier_wait(ring.filled(), ring.parity);
-    if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
-    multiply_keys(ring.base, ring.tile(), scores);
+    multiply_keys<From>(base, held, stage, scores);
     scale_and_mask(tokens, scale, scores);
     rows.weigh(scores);
     std::uint32_t weights[4][4];
     GPU_UNROLL for (int i = 0; i < 16; i++) {
-      const float(&from)[4] = scores[i / 2];
-      weights[i / 4][i % 4] = gpu_pack_bf16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+      weights[i / 4][i % 4] = gpu_pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
     if (tokens < tile_tokens) {
       meet(scorers, 128);  // all have read the keys
-      clear_values(shared + (ring.tile() - ring.base), tokens);
+      clear_values(shared + (stage.tile - base), tokens);
     }
     if (tile > 0) meet(weights_taken, 256);
     exchange.leave(weights, rows.factor);
     meet_without_waiting(weights_ready, 256);
     if (tokens < tile_tokens) meet(scorers, 128);
     multiply_rows(rows.factor, out);
-    multiply_values(weights, ring.tile(), out);
-    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
-    ring.advance();
+    multiply_values(weights, stage.tile, out);
+    stage.give_back(left, blocks);
   }
   const float of_values = From == Source::fp8 ? p.kv.scale : 1.0F;
   GPU_UNROLL for (int half = 0; half < 2; half++) {
@@ -227,21 +267,22 @@ GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned
 
 // The second: the right half.
 template <Source From>
-GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char* shared, unsigned blocks) {
+  const SharedAddress base = shared_address(shared);
   const Weights exchange(shared);
   float out[32][4] = {};
   std::uint32_t weights[4][4];
   float factor[2];
   for (int tile = 0; tile < at.tiles; tile++) {
+    const Stage stage(base, tile);
     meet(weights_ready, 256);
     exchange.take(weights, factor);
     meet_without_waiting(weights_taken, 256);
     multiply_rows(factor, out);
-    barrier_wait(ring.filled(), ring.parity);
+    stage.wait_filled(right);
     if constexpr (From == Source::rows) async_proxy_fence();
-    multiply_values(weights, ring.tile() + 4 * part_bytes, out);
-    if (gpu_lane() == 0) barrier_arrive(ring.emptied());
-    ring.advance();
+    multiply_values(weights, stage.tile + left_parts * part_bytes, out);
+    stage.give_back(right, blocks);
   }
   meet(weights_ready, 256);
   exchange.take(weights, factor);
@@ -250,17 +291,19 @@ GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char
 
 #endif
 
+// `blocks` of a cluster have the same tokens.
 template <Source From>
 __global__ void __launch_bounds__(threads, 1)
-    mla_wgmma_kernel(const __grid_constant__ CUtensorMap cache, const __grid_constant__ MlaDecode p) {
+    mla_wgmma_kernel(const __grid_constant__ CacheMaps maps, const __grid_constant__ MlaDecode p,
+                     const unsigned blocks) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   ORRERY_DYNAMIC_SHARED(shared, shared_bytes);
-  Ring ring(shared_address(shared));
+  const SharedAddress base = shared_address(shared);
   if (threadIdx.x == 0) {
-    for (unsigned i = 0; i < stages; i++) {
-      const SharedAddress barrier = ring.base + barriers_offset + i * 16;
-      barrier_init(barrier, From == Source::boxes ? 1 : 128);  // filled
-      barrier_init(barrier + 8, 8);                            // emptied: every warp that multiplies
+    for (unsigned i = 0; i < 2 * stages; i++) {
+      const SharedAddress barrier = base + barriers_offset + i * 16;
+      barrier_init(barrier, From == Source::boxes ? 1 : From == Source::rows ? 128 : 4);  // filled
+      barrier_init(barrier + 8, 4 * blocks);  // emptied: every warp that multiplies values
     }
     barrier_init_fence();
   }
@@ -268,40 +311,51 @@ __global__ void __launch_bounds__(threads, 1)
   at.heads = p.heads - at.first_head < mla_wgmma_heads ? p.heads - at.first_head : mla_wgmma_heads;
   at.tokens = at.piece.end - at.piece.first;
   at.tiles = (at.tokens + tile_tokens - 1) / tile_tokens;
-  load_queries(p, at, ring.base);
-  gpu_barrier();
+  load_queries(p, at, base);
+  blocks > 1 ? cluster_meet() : gpu_barrier();
   const unsigned group = threadIdx.x / 128;
   // All that 384 threads were launched with, 168 each, and no more: asking for more waits for ever.
-  constexpr int of_bringers = From == Source::boxes || From == Source::rows ? 88 : 104;
+  constexpr int of_bringers = registers_of_bringers(From);
   if (group == 2) {
     give_registers<of_bringers>();
     if constexpr (From == Source::boxes) {
-      if (gpu_warp_index() % 4 == 0) bring_boxes(&cache, p, at, ring);
+      const int rows = p.kv.block_size < tile_tokens ? p.kv.block_size : tile_tokens;
+      if (gpu_warp_index() % 4 == 0) bring_boxes({maps, p, at, blocks, cluster_rank(), rows}, base);
     } else if constexpr (From == Source::rows) {
-      bring_rows(p, at, ring);
+      bring_rows(p, at, base);
     } else {
-      bring_eight_bits<From>(p, at, shared, ring);
+      bring_eight_bits<From>(p, at, shared);
     }
   } else {
-    take_registers<(3 * 168 - of_bringers) / 2>();
+    take_registers<(3 * 168 - of_bringers) / 2 / 8 * 8>();
     if (group == 0) {
-      score_and_multiply<From>(p, at, shared, ring);
+      score_and_multiply<From>(p, at, shared, blocks);
     } else {
-      multiply_only<From>(p, at, shared, ring);
+      multiply_only<From>(p, at, shared, blocks);
     }
+  }
+  if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
+    __syncwarp();
+    cluster_meet();
   }
 #endif
 }
 
-// Boxes of 64 dimensions of as many rows as lie together, up to a tile.
-CUtensorMap cache_map(const LatentKv& kv) {
-  TensorMapShape shape;
-  shape.extent[0] = latent_key;
-  shape.extent[1] = static_cast<cuuint64_t>(kv.blocks) * static_cast<cuuint64_t>(kv.block_size);
-  shape.stride[0] = latent_key * 2;
-  shape.box[0] = 64;
-  shape.box[1] = static_cast<cuuint32_t>(kv.block_size < tile_tokens ? kv.block_size : tile_tokens);
-  return tensor_map(kv.rows, shape);
+// Dimensions of a part, rows, parts.
+CacheMaps cache_maps(const LatentKv& kv) {
+  TensorMapShape part;
+  part.extent[0] = latent_key;
+  part.extent[1] = static_cast<cuuint64_t>(kv.blocks) * static_cast<cuuint64_t>(kv.block_size);
+  part.stride[0] = latent_key * 2;
+  part.box[0] = 64;
+  part.box[1] = static_cast<cuuint32_t>(kv.block_size < tile_tokens ? kv.block_size : tile_tokens);
+  TensorMapShape four = part;
+  four.rank = 3;
+  four.extent[0] = 64;
+  four.extent[2] = parts;
+  four.stride[1] = 128;
+  four.box[2] = 4;
+  return {tensor_map(kv.rows, part), tensor_map(kv.rows, four)};
 }
 
 Source source_of(const LatentKv& kv) {
@@ -317,9 +371,20 @@ template <Source From>
 void launch_from(const MlaDecode& p, void* stream) {
   static_cast<void>(cudaFuncSetAttribute(mla_wgmma_kernel<From>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          shared_bytes));
-  const dim3 grid(gpu_blocks_for(p.heads, mla_wgmma_heads), static_cast<unsigned>(p.piece_count));
-  mla_wgmma_kernel<From><<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(
-      From == Source::boxes ? cache_map(p.kv) : CUtensorMap{}, p);
+  const unsigned across = gpu_blocks_for(p.heads, mla_wgmma_heads);
+  const unsigned blocks = From == Source::boxes && across % 2 == 0 ? 2 : 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(across, static_cast<unsigned>(p.piece_count));
+  launch.blockDim = dim3(threads);
+  launch.dynamicSmemBytes = shared_bytes;
+  launch.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {blocks, 1, 1};
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  static_cast<void>(cudaLaunchKernelEx(&launch, mla_wgmma_kernel<From>,
+                                       From == Source::boxes ? cache_maps(p.kv) : CacheMaps{}, p, blocks));
 }
 
 }  // namespace mla_wgmma

@@ -4,6 +4,7 @@
 // Included by mla_decode_wgmma.cu.
 #pragma once
 
+#include "kernels/cluster.h"
 #include "kernels/latent_rows.h"
 #include "kernels/mla_decode.h"
 #include "kernels/tensor_map.h"
@@ -13,29 +14,60 @@ namespace orrery::kernels {
 namespace mla_wgmma {  // named: on sm_89 much of it is unused, which the compiler reports of unnamed ones
 
 enum class Source : std::uint8_t { boxes, rows, fp8, packed };
+__host__ __device__ constexpr int registers_of_bringers(Source from) {
+  if (from == Source::boxes) return 56;
+  return from == Source::rows ? 88 : 120;  // rows that wait
+}
 
 constexpr int tile_tokens = 64, parts = latent_key / 64, stages = 2, threads = 3 * 128;
 constexpr int part_bytes = 64 * 128, tile_bytes = parts * part_bytes;  // 64 dimensions of 64 rows
 constexpr int keys_offset = tile_bytes;                                // behind the queries, as large
 constexpr int weights_offset = keys_offset + stages * tile_bytes;      // 64 × 64 bf16
 constexpr int factors_offset = weights_offset + part_bytes;            // a float a head
-constexpr int barriers_offset = factors_offset + 64 * 4, shared_bytes = barriers_offset + 2 * stages * 8;
+constexpr int barriers_offset = factors_offset + 64 * 4, shared_bytes = barriers_offset + 4 * stages * 8;
 enum Meeting : int { scorers = 1, weights_ready, weights_taken };
+
+// A stage is filled and emptied by halves, each with the values of one warpgroup: what the first is through
+// with comes anew while the second still multiplies.
+enum Half : int { left, right };
+constexpr int left_parts = 4;  // the right half has the rotary key too
+__host__ __device__ constexpr int first_part(int half) { return half == left ? 0 : left_parts; }
+__host__ __device__ constexpr int parts_of(int half) {
+  return half == left ? left_parts : parts - left_parts;
+}
+
+// Of the cache: boxes of 64 dimensions of the rows that lie together, and of four times as many where those
+// are a whole tile: ordering a copy takes about a hundred clocks.
+struct CacheMaps {
+  CUtensorMap part, four_parts;
+};
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-struct Ring {
-  SharedAddress base;
-  unsigned slot = 0, parity = 0;
+// Where a tile of tokens lies, its barriers, and the phase of them in which it is there.
+struct Stage {
+  SharedAddress tile, barriers;
+  unsigned parity;
 
-  GPU_DEVICE_MEMBER explicit Ring(SharedAddress shared) : base(shared) {}
-  GPU_DEVICE_MEMBER SharedAddress tile() const { return base + keys_offset + slot * tile_bytes; }
-  GPU_DEVICE_MEMBER SharedAddress filled() const { return base + barriers_offset + slot * 16; }
-  GPU_DEVICE_MEMBER SharedAddress emptied() const { return filled() + 8; }
-  GPU_DEVICE_MEMBER void advance() {
-    if (++slot == stages) {
-      slot = 0;
-      parity ^= 1U;
+  GPU_DEVICE_MEMBER Stage(SharedAddress base, int number) {
+    const unsigned slot = static_cast<unsigned>(number) % stages;
+    tile = base + keys_offset + slot * tile_bytes;
+    barriers = base + barriers_offset + slot * 32;
+    parity = static_cast<unsigned>(number) / stages % 2;
+  }
+  GPU_DEVICE_MEMBER SharedAddress filled(int half) const {
+    return barriers + 16U * static_cast<unsigned>(half);
+  }
+  GPU_DEVICE_MEMBER SharedAddress emptied(int half) const { return filled(half) + 8; }
+  GPU_DEVICE_MEMBER void wait_filled(int half) const { barrier_wait(filled(half), parity); }
+  GPU_DEVICE_MEMBER void wait_emptied(int half) const { barrier_wait(emptied(half), parity ^ 1U); }
+  // By every warp that multiplied this half's values; to both blocks where they share copies.
+  GPU_DEVICE_MEMBER void give_back(int half, unsigned blocks) const {
+    const unsigned lane = gpu_lane();
+    if (blocks == 1) {
+      if (lane == 0) barrier_arrive(emptied(half));
+    } else if (lane < blocks) {
+      barrier_arrive_at(emptied(half), lane);
     }
   }
 };
@@ -49,39 +81,81 @@ GPU_DEVICE SharedAddress chunk_address(SharedAddress tile, unsigned row, unsigne
   return tile + chunk / 8 * part_bytes + swizzled_128(row, chunk % 8);
 }
 
-// By one warp: a box of 64 dimensions of the rows of a block of the cache that lie together.
-GPU_DEVICE void bring_boxes(const CUtensorMap* map, const MlaDecode& p, const Place& at, Ring ring) {
-  const int box_rows = p.kv.block_size < tile_tokens ? p.kv.block_size : tile_tokens;
-  const int boxes = tile_tokens / box_rows * parts;
-  for (int tile = 0; tile < at.tiles; tile++) {
+// By one warp. Of two blocks of threads with the same tokens each brings its share, to both.
+struct Boxes {
+  const CacheMaps& maps;
+  const MlaDecode& p;
+  const Place& at;
+  unsigned blocks, rank;
+  int rows;  // of a box; at least eight
+
+  // First rows of a tile's boxes, one a lane, over and over. Looked up a tile ahead: the table is in memory.
+  GPU_DEVICE_MEMBER int look_up(int tile) const {
+    const int boxes = tile_tokens / rows;
+    const int token = at.piece.first + tile * tile_tokens + static_cast<int>(gpu_lane()) % boxes * rows;
+    // Behind the last block any will do: scores there are masked and values cleared.
+    const bool there = token < at.piece.end;
+    return static_cast<int>(latent_row(p.kv, at.piece.sequence, there ? token : at.piece.first));
+  }
+  template <int Half>
+  GPU_DEVICE_MEMBER void bring(const Stage& stage, int rows_of_lanes) const {
+    constexpr int first = first_part(Half), across = parts_of(Half);
+    const SharedAddress filled = stage.filled(Half);
     if (gpu_lane() == 0) {
-      barrier_wait(ring.emptied(), ring.parity ^ 1U);
-      barrier_expect(ring.filled(), tile_bytes);
+      stage.wait_emptied(Half);
+      barrier_expect(filled, across * part_bytes);
+      if (rows == tile_tokens) {
+        const SharedAddress to = stage.tile + first * part_bytes, rest = to + 4 * part_bytes;
+        if (blocks == 1) {
+          copy_box(to, &maps.four_parts, 0, rows_of_lanes, first, filled);
+          if (across > 4) copy_box(rest, &maps.part, (first + 4) * 64, rows_of_lanes, filled);
+        } else if (rank == Half) {
+          copy_box_to_all(to, &maps.four_parts, 0, rows_of_lanes, first, filled, 3);
+        } else if (across > 4) {
+          copy_box_to_all(rest, &maps.part, (first + 4) * 64, rows_of_lanes, filled, 3);
+        }
+      }
     }
     warp_sync();
-    for (int i = static_cast<int>(gpu_lane()); i < boxes; i += GPU_WARP) {
-      const int part = i % parts, row = i / parts * box_rows,
-                token = at.piece.first + tile * tile_tokens + row;
-      // Behind the last block any will do: scores there are masked and values cleared.
-      const bool there = token < at.piece.end;
-      const std::int64_t from = latent_row(p.kv, at.piece.sequence, there ? token : at.piece.first);
-      copy_box(ring.tile() + static_cast<unsigned>(part * part_bytes + row * 128), map, part * 64,
-               static_cast<int>(from), ring.filled());
+    if (rows == tile_tokens) return;
+    const int boxes = tile_tokens / rows, step = static_cast<int>(blocks) * GPU_WARP;
+    for (int start = 0; start < boxes * across; start += step) {
+      const int i = start + static_cast<int>(rank + blocks * gpu_lane());
+      const int part = first + i % across, box = i / across;
+      const int from = gpu_shuffle(rows_of_lanes, static_cast<unsigned>(box) % GPU_WARP);
+      if (box >= boxes) continue;
+      const SharedAddress to = stage.tile + static_cast<unsigned>(part * part_bytes + box * rows * 128);
+      if (blocks == 1) {
+        copy_box(to, &maps.part, part * 64, from, filled);
+      } else {
+        copy_box_to_all(to, &maps.part, part * 64, from, filled, 3);
+      }
     }
-    ring.advance();
+  }
+};
+
+GPU_DEVICE void bring_boxes(const Boxes& boxes, SharedAddress base) {
+  int rows = boxes.look_up(0);
+  for (int tile = 0; tile < boxes.at.tiles; tile++) {
+    const int next = boxes.look_up(tile + 1);
+    const Stage stage(base, tile);
+    boxes.bring<right>(stage, rows);
+    boxes.bring<left>(stage, rows);
+    rows = next;
   }
 }
 
-// Eight threads a row, 16 rows at a time; −1 behind the last token.
+// Eight threads a row, 16 rows at a time; −1 behind the last token. A warp has 16 rows: half of its lanes
+// look one up each.
 struct RowsOfThread {
   std::int32_t row[4];
 
   GPU_DEVICE_MEMBER void find(const MlaDecode& p, const Place& at, int tile, int first) {
-    GPU_UNROLL for (int i = 0; i < 4; i++) {
-      const int token = at.piece.first + tile * tile_tokens + first + 16 * i;
-      row[i] =
-          token < at.piece.end ? static_cast<std::int32_t>(latent_row(p.kv, at.piece.sequence, token)) : -1;
-    }
+    const int lane = static_cast<int>(gpu_lane());
+    const int token = at.piece.first + tile * tile_tokens + first / 4 * 4 + lane % 4 + 16 * (lane / 4 % 4);
+    const bool there = token < at.piece.end;
+    const int own = there ? static_cast<int>(latent_row(p.kv, at.piece.sequence, token)) : -1;
+    GPU_UNROLL for (int i = 0; i < 4; i++) row[i] = gpu_shuffle(own, static_cast<unsigned>(lane / 8 + 4 * i));
   }
   GPU_DEVICE_MEMBER bool valid(int i) const { return row[i] >= 0; }
   template <LatentFormat Format>
@@ -95,25 +169,47 @@ GPU_DEVICE void arrive_when_copied(SharedAddress barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-GPU_DEVICE void bring_rows(const MlaDecode& p, const Place& at, Ring ring) {
+GPU_DEVICE void bring_rows(const MlaDecode& p, const Place& at, SharedAddress base) {
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
   RowsOfThread next;
   next.find(p, at, 0, static_cast<int>(first));
   for (int tile = 0; tile < at.tiles; tile++) {
     const RowsOfThread rows = next;
     if (tile + 1 < at.tiles) next.find(p, at, tile + 1, static_cast<int>(first));
-    barrier_wait(ring.emptied(), ring.parity ^ 1U);
-    GPU_UNROLL for (unsigned i = 0; i < 4; i++) {
-      const unsigned char* from = rows.address<LatentFormat::bf16>(p.kv, static_cast<int>(i)) + lane * 16;
-      const SharedAddress to = ring.tile() + swizzled_128(first + 16 * i, lane);
-      GPU_UNROLL for (unsigned part = 0; part < parts; part++) {
-        copy_async(to + part * part_bytes, from + part * 128, rows.valid(static_cast<int>(i)));
+    const Stage stage(base, tile);
+    GPU_UNROLL for (int half = right; half >= left; half--) {
+      stage.wait_emptied(half);
+      GPU_UNROLL for (unsigned i = 0; i < 4; i++) {
+        const unsigned char* from = rows.address<LatentFormat::bf16>(p.kv, static_cast<int>(i)) + lane * 16;
+        const SharedAddress to = stage.tile + swizzled_128(first + 16 * i, lane);
+        GPU_UNROLL for (int j = 0; j < parts_of(half); j++) {
+          const auto part = static_cast<unsigned>(first_part(half) + j);
+          copy_async(to + part * part_bytes, from + part * 128, rows.valid(static_cast<int>(i)));
+        }
       }
+      arrive_when_copied(stage.filled(half));
     }
-    arrive_when_copied(ring.filled());
-    ring.advance();
   }
 }
+
+// Where in a tile a thread's sixteen elements go, of the first 128 of its first row, and eight rotary ones.
+// Four of a row's eight threads write the even places of 16 bytes while the others write the odd ones behind
+// them: all in banks of their own.
+struct SharePlaces {
+  unsigned sixteen[2], rotary;
+  bool turn, has_rotary;
+
+  GPU_DEVICE_MEMBER SharePlaces(unsigned row, unsigned lane) : turn(lane >= 4), has_rotary(lane < 4) {
+    GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
+      sixteen[half] = chunk_address(0, row, 2 * lane + (half ^ lane / 4));
+    }
+    rotary = chunk_address(0, row, latent_width / 8 + lane);
+  }
+  GPU_DEVICE_MEMBER GpuBytes16 turned(const GpuBytes16& in) const {
+    return {{turn ? in.word[2] : in.word[0], turn ? in.word[3] : in.word[1], turn ? in.word[0] : in.word[2],
+             turn ? in.word[1] : in.word[3]}};
+  }
+};
 
 // A row of the eight that a thread has a share of: of each 128 elements 16, with their scale, and eight
 // rotary ones.
@@ -131,51 +227,59 @@ struct StoredShare {
       eights[4] = load_or_zeros(row + latent_width + lane % 4 * 16, valid);
     }
   }
-  GPU_DEVICE_MEMBER void lay_down(unsigned char* tile, unsigned row, unsigned lane) const {
+  GPU_DEVICE_MEMBER void lay_down(unsigned char* row, const SharePlaces& places) const {
     GPU_UNROLL for (unsigned i = 0; i < chunks; i++) {
-      if (i == 4 && lane >= 4) break;
+      if (i == 4 && !places.has_rotary) break;
       const float scale = From == Source::packed ? gpu_bit_cast<float>(scales.word[i % 4]) : 1.0F;
-      const LatentSixteen sixteen = unpack_latent(eights[i], scale);
+      const LatentSixteen sixteen = unpack_latent<From == Source::packed>(places.turned(eights[i]), scale);
       GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
-        gpu_store(tile + chunk_address(0, row, 2 * (lane + 8 * i) + half), 0, sixteen.half[half]);
+        gpu_store(row + places.sixteen[half] + i * 2 * part_bytes, 0, sixteen.half[half]);
       }
     }
-    if constexpr (From == Source::packed) {
-      gpu_store(tile + chunk_address(0, row, latent_width / 8 + lane), 0, rotary);
-    }
+    if constexpr (From == Source::packed) gpu_store(row + places.rotary, 0, rotary);
   }
 };
 
 GPU_DEVICE void prefetch(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }
 
+// A thread's next two rows wait in registers, all of the tile after in L2, and the places of the one after
+// that are being looked up.
 template <Source From>
-GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned char* shared, Ring ring) {
+GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned char* shared) {
   constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
-  RowsOfThread rows, next;
+  const SharedAddress base = shared_address(shared);
+  RowsOfThread rows, next, later;
   next.find(p, at, 0, static_cast<int>(first));
-  StoredShare<From> share, after;
-  share.load(next.address<format>(p.kv, 0), lane, next.valid(0));
+  later.find(p, at, 1, static_cast<int>(first));
+  const SharePlaces places(first, lane);
+  StoredShare<From> share[4];
+  GPU_UNROLL for (int i = 0; i < 2; i++) share[i].load(next.address<format>(p.kv, i), lane, next.valid(i));
   for (int tile = 0; tile < at.tiles; tile++) {
     rows = next;
-    if (tile + 1 < at.tiles) {
-      next.find(p, at, tile + 1, static_cast<int>(first));
-      // Registers hold a row ahead; the rest of the next tile waits in L2.
-      GPU_UNROLL for (int i = 0; i < 4; i++) {
-        if (lane * 128 < latent_bytes<format>) prefetch(next.address<format>(p.kv, i) + lane * 128);
+    next = later;
+    GPU_UNROLL for (int i = 0; i < 4; i++) {
+      if (lane * 128 < latent_bytes<format> && next.valid(i)) {
+        prefetch(next.address<format>(p.kv, i) + lane * 128);
       }
     }
-    barrier_wait(ring.emptied(), ring.parity ^ 1U);
-    unsigned char* to = shared + (ring.tile() - ring.base);
+    later.find(p, at, tile + 2, static_cast<int>(first));
+    const Stage stage(base, tile);
+    stage.wait_emptied(right);
+    stage.wait_emptied(left);
+    unsigned char* to = shared + (stage.tile - base);
     GPU_UNROLL for (int i = 0; i < 4; i++) {
-      const RowsOfThread& of = i < 3 ? rows : next;
-      after.load(of.address<format>(p.kv, (i + 1) % 4), lane, of.valid((i + 1) % 4));
-      share.lay_down(to, first + 16 * static_cast<unsigned>(i), lane);
-      share = after;
+      const RowsOfThread& of = i < 2 ? rows : next;
+      const int ahead = (i + 2) % 4;
+      share[ahead].load(of.address<format>(p.kv, ahead), lane, of.valid(ahead));
+      share[i].lay_down(to + 16 * 128 * i, places);
     }
     async_proxy_fence();
-    barrier_arrive(ring.filled());
-    ring.advance();
+    warp_sync();
+    if (gpu_lane() == 0) {
+      barrier_arrive(stage.filled(right));
+      barrier_arrive(stage.filled(left));
+    }
   }
 }
 

@@ -126,8 +126,7 @@ def main():
         f.write("# Single operators: predicted against measured\n\n"
                 "Made by `tools/operator_accuracy.py`. The points lie between those of the tables (`orrery calibrate "
                 "--between`), so none was used\nto make them; driver 580.159.04, CUDA 13.0. On the H200 (2026-11-26) table and points are of one card, collectives "
-                "of two others,\nbut for FP8 in blocks and by channel: those rows of the H200's table are of a newer kernel (block_gemm_wgmma) than its points, so there "
-                "the error says how much\nfaster that kernel is, not how well a value between rows is met (before it was timed: 0.7 to 3.9 %);\non the H100 (2026-11-25) of cards of different calls. Row-wise operators between rows of the H200 only. Prices: "
+                "of two others;\nproducts in FP8 are of another card and a later build than bf16, with block_gemm_wgmma as in the table (whose rows of it are of a third card);\non the H100 (2026-11-25) of cards of different calls. Row-wise operators between rows of the H200 only. Prices: "
                 "`orrery cost --ops`.\n\n"
                 "| part | operator | region | points | median | mean, signed | worst decile from | inside the 90 % interval | target |\n"
                 "|---|---|---|--:|--:|--:|--:|--:|---|\n")
