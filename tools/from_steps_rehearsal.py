@@ -166,7 +166,7 @@ say little of a busy host: launches of lone prompts take one that slept up to 1.
 host in its first steps and a fast one after. Too few of them are launched kernel by kernel in the 4B runs for that factor to be fitted at all (`kept`). {FIRST} steps *of the load itself* are what
 a fit needs; experiments fitted by halves, above, have them.
 
-What stays wrong is the host, not queueing or step time: by the three executors ([engine_fidelity.md](engine_fidelity.md), with the profile) TTFT of the open loops is off by −5 to −12 % (8B), −28 to −41 % (4B)
+What is wrong is the host, not queueing or step time: by the three executors ([engine_fidelity.md](engine_fidelity.md), with the profile, unfitted) TTFT of the open loops is off by −5 to −12 % (8B), −28 to −41 % (4B)
 through the host, by −2 to +7 % through step times and by −4 to +2 % through queueing; on two GPUs (30B) by −16 % through step times and by −15 to +14 % through the host. Median absolute error:
 
 {accuracy.table(["runs on", "metric", "n", "profile", "fitted"], summary_of(pooled))}
