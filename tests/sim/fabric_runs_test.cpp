@@ -222,6 +222,19 @@ TEST_CASE("symmetric placements give equal links [fabric_runs]") {
   CHECK(plan_links(t, gpus(t, 8, 8), plan).value() == nullptr);  // one node: nothing to say
 }
 
+TEST_CASE("an engine that turns NVLS off has no tree over switches that add up [fabric_runs]") {
+  const fabric::Topology t = nodes(2);
+  ParallelPlan plan;
+  plan.tp = 16;
+  const auto has = [&](bool multicast) {
+    const auto links = plan_links(t, gpus(t, 0, 16), plan, 1, multicast).value();
+    const std::vector<CollectiveWay>& ways = links->tensor.of(Collective::all_reduce);
+    return std::any_of(ways.begin(), ways.end(), [](const auto& way) { return way.name == "NVLS tree"; });
+  };
+  CHECK(has(true));
+  CHECK_FALSE(has(false));
+}
+
 TEST_CASE("ranks of context parallelism: neighbours in tp, or one of every copy [fabric_runs]") {
   const fabric::Topology t = nodes(2);
   ParallelPlan plan;
