@@ -80,8 +80,10 @@ inline void Exchange::secure() {
   if (wires_.tls) {
     ClientConnection& c = *connection_;
     c.tls = std::make_unique<ClientConnection::Tls>(c.socket, *wires_.tls);
-    c.tls->set_verify_callback(boost::asio::ssl::rfc2818_verification(wires_.host));
-    SSL_set_tlsext_host_name(c.tls->native_handle(), wires_.host.c_str());
+    c.tls->set_verify_callback(boost::asio::ssl::host_name_verification(wires_.host));
+    error_code no_address;  // an address is no server name (RFC 6066)
+    boost::asio::ip::make_address(wires_.host, no_address);
+    if (no_address) SSL_set_tlsext_host_name(c.tls->native_handle(), wires_.host.c_str());
     c.tls->async_handshake(boost::asio::ssl::stream_base::client,
                            [self = shared_from_this(), held = connection_](const error_code& ec) {
                              if (self->connection_ != held) return;

@@ -129,11 +129,18 @@ struct MockConnections::State {
 
   State(const MockServerOptions& o, Config c)
       : options(o), limits(c.limits), clock(*c.clock), inbox(*c.inbox), kv_blocks(c.kv_blocks), acceptor(io),
-        due_timer(io), stop_timer(io), metrics(std::move(c.metrics)) {}
+        accept_timer(io), due_timer(io), stop_timer(io), metrics(std::move(c.metrics)) {}
 
   void accept() {
     acceptor.async_accept([this](const auto& ec, tcp::socket socket) {
-      if (ec) return;
+      if (ec == asio::error::operation_aborted || !acceptor.is_open()) return;
+      if (ec) {  // no descriptors left: others will end
+        accept_timer.expires_after(tick);
+        accept_timer.async_wait([this](const auto& stopped) {
+          if (!stopped) accept();
+        });
+        return;
+      }
       ++connections;
       boost::system::error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
@@ -312,7 +319,7 @@ struct MockConnections::State {
   std::int64_t kv_blocks;
   asio::io_context io;
   tcp::acceptor acceptor;
-  asio::steady_timer due_timer, stop_timer;
+  asio::steady_timer accept_timer, due_timer, stop_timer;
   std::unordered_map<std::uint64_t, Answer> answers;  // by request; never iterated
   std::deque<Message> waiting;
   std::uint64_t connections = 0, bad_requests = 0, gone = 0, slow = 0;
