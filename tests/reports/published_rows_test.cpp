@@ -203,6 +203,21 @@ TEST_CASE("what a source says of itself leaves rows out") {
   CHECK(rule(oss + ",64", run + "64_tp4") == RowRule::priced);
 }
 
+TEST_CASE("what the first requests decide is left out where nothing had warmed the server up") {
+  const auto rule = [](const std::string& metric, const std::string& date) {
+    return import_text("H200-SXM,8,sglang,,DeepSeek-R1 (dsr1),fp8,8,1,,,0,1024,1024,random,concurrency,4," +
+                       metric + ",5,ms,SemiAnalysis InferenceX dashboard snapshot,runs/1 date=" + date +
+                       ",spec=none\n")
+        .figures[0]
+        .rule;
+  };
+  CHECK(rule("p99_ttft", "2025-12-10") == RowRule::cold);
+  CHECK(rule("mean_ttft", "2026-01-05") == RowRule::cold);
+  CHECK(rule("median_ttft", "2025-12-10") == RowRule::priced);
+  CHECK(rule("p99_tpot", "2025-12-10") == RowRule::priced);
+  CHECK(rule("p99_ttft", "2026-01-23") == RowRule::priced);
+}
+
 TEST_CASE("a release of SGLang has the profile that its patch asks for, a run without one that of its day") {
   const auto engine = [](const std::string& version, const std::string& locator) {
     return import_text("H200-SXM,8,sglang," + version +

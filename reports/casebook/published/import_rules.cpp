@@ -92,6 +92,7 @@ RunSetting read_setting(const Yaml& node) {
   s.other_engine = set.optional("other_engine").scalar_text();
   s.load_unstated = set.optional("load_unstated").boolean(false);
   s.disowned = set.optional("disowned").boolean(false);
+  s.cold = read_names(set.optional("cold"));
   s.plan_multiplied = set.optional("plan_multiplied").boolean(false);
   node.require("why").text();
   return s;

@@ -71,6 +71,7 @@ struct RunSetting {
   std::string other_engine;      // what really served them, where the row's name is that of an engine of ours
   bool load_unstated = false;    // the row's load is not the server's
   bool disowned = false;         // the source says that its figures are not to be relied on
+  std::vector<std::string> cold;  // metrics that hold what a server compiles or tunes at its first requests
 };
 
 // A target of docs/validation.md that `--bars` asks for.

@@ -30,6 +30,8 @@ constexpr std::array<RuleText, row_rules> kRules = {{
     {"engine", "engine not modelled", true},
     {"engine_version", "vLLM before V1, not a static batch", true},
     {"disowned", "the source says that its figures are not to be relied on", true},
+    {"cold", "the figure is decided by the first requests of a server that the client had not warmed up",
+     true},
     {"disaggregated", "prefill and decode apart: the rows do not say links, routing and KV transfer", false},
     {"speculation", "speculative decoding: the rows do not say the acceptance", true},
     {"model", "no model profile and no configuration at hand", false},
@@ -143,6 +145,7 @@ class Importer {
       if (s.version >= 0 && f.version < 0) f.version = s.version;
       if (!s.other_engine.empty()) leave(RowRule::engine, s.other_engine);
       if (s.disowned) leave(RowRule::disowned, f.source);
+      if (among(s.cold, row[Column::metric])) leave(RowRule::cold, row[Column::metric]);
       if (s.drafts) leave(RowRule::speculation, "by the source");
       if (s.fitted) leave(RowRule::fitted, f.model);
       if (s.load_unstated) leave(RowRule::workload, "load of the server");

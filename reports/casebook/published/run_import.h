@@ -20,6 +20,7 @@ enum class RowRule : std::uint8_t {
   engine,          // not modelled
   engine_version,  // vLLM before V1, and not a static batch
   disowned,        // its own source calls it unreliable
+  cold,            // holds the first requests of a server that nothing had warmed up
   disaggregated,   // prefill and decode apart: links, routing and split are not in the rows
   speculation,     // drafts whose acceptance is not stated
   model,           // no profile and no configuration at hand
@@ -31,7 +32,7 @@ enum class RowRule : std::uint8_t {
   does_not_fit,    // weights and cache do not fit as described
   no_answer        // the simulation gives no value: no request was answered
 };
-constexpr std::size_t row_rules = 17;
+constexpr std::size_t row_rules = 18;
 const char* to_string(RowRule rule);
 const char* meaning(RowRule rule);  // for people
 // A row left out by such a rule can be priced as if the rule did not hold (llama.cpp as vLLM, drafts as
