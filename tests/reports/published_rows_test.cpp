@@ -1,14 +1,10 @@
 // `validate --published`: rows are read strictly, each is priced or left out by one named rule, equal runs
 // are simulated once, and what is priced is what a simulation of the same scenario gives.
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 
 #include "base/files.h"
 #include "catch.h"
+#include "published_rows.h"
 #include "reports/casebook/published/board_text.h"
 #include "reports/casebook/published/import_rules.h"
 #include "reports/casebook/published/published_board.h"
@@ -19,38 +15,11 @@ using namespace orrery;
 
 namespace {
 
-const std::string kHeader =
-    "hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
-    "metric,value,"
-    "unit,source,locator,note\n";
-
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "orrery-rows-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& text) const {
-    std::ofstream(path + "/rows.csv", std::ios::binary) << text;
-    return path + "/rows.csv";
-  }
-  std::string path;
-};
-
 std::string row(const std::string& metric, const std::string& value, const std::string& unit,
                 const std::string& configuration =
                     "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,300,20,4 prompts,"
                     "concurrency,2") {
   return configuration + "," + metric + "," + value + "," + unit + ",made up,here,\n";
-}
-
-std::vector<FigureRow> rows_of(const std::string& text) {
-  const Folder folder;
-  auto rows = read_figure_rows(folder.write(text));
-  INFO((rows.ok() ? std::string() : to_string(rows.errors())));
-  REQUIRE(rows.ok());
-  return std::move(*rows);
 }
 
 std::string errors_of(const std::string& text) {
@@ -61,19 +30,6 @@ std::string errors_of(const std::string& text) {
 }
 
 bool says(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
-
-const ImportRules& our_rules() {
-  static const ImportRules rules = [] {
-    auto loaded = load_import_rules(import_rules_path());
-    REQUIRE(loaded.ok());
-    return std::move(*loaded);
-  }();
-  return rules;
-}
-
-PublishedImport import_text(const std::string& text) {
-  return import_rows(rows_of(kHeader + text), our_rules());
-}
 
 PublishedBoard price(const std::string& text, int threads = 1, int runs = 0) {
   BoardOptions options;
@@ -180,42 +136,6 @@ TEST_CASE("every rule leaves its row out and says why") {
   CHECK(rule(with("concurrency,2", "qps,5abc")) == RowRule::workload);
   CHECK(rule(with("concurrency,2", "qps,5")) == RowRule::priced);
   CHECK(rule(with("H200-SXM,1", "H200-SXM,4")) == RowRule::plan);
-}
-
-TEST_CASE("what a source says of itself leaves rows out") {
-  const auto rule = [](const std::string& configuration, const std::string& source) {
-    const auto import = import_text(configuration + ",latency,5,s," + source + ",\n");
-    return import.figures[0].rule;
-  };
-  const std::string argonne = "argonne-lcf/LLM-Inference-Bench,all",
-                    engines = ",2024,meta-llama/Llama-2-7b-hf,fp16/bf16,1,,,,,128,16,offline,batch_size,4";
-  CHECK(rule("H100-SXM,1,vLLM" + engines, argonne) == RowRule::priced);
-  CHECK(rule("H100-SXM,1,TensorRT-LLM" + engines, argonne) == RowRule::engine);  // compiled engines
-  const std::string minimax =
-      "H200-SXM,8,vllm,nightly 2026-02,MiniMaxAI/MiniMax-M2.5,checkpoint default,8,8"
-      ",,,0,1024,128,random,concurrency,4";
-  CHECK(rule(minimax, "InferenceX experimental/token_position_decode_slo,here") == RowRule::disowned);
-  CHECK(rule(minimax, "somebody,here") == RowRule::priced);
-  const std::string oss =
-      "H100-SXM,4,vllm,0.11.2,openai/gpt-oss-120b,mxfp4,4,1,1,1,0,1024,8192,fixed,concurrency";
-  const std::string run = "silicon_sample.csv,2026_04_06_gpt_oss_120b_h100_sxm_vllm_fp4_agg_1024x8192_c";
-  CHECK(rule(oss + ",512", run + "512_tp4") == RowRule::workload);
-  CHECK(rule(oss + ",64", run + "64_tp4") == RowRule::priced);
-}
-
-TEST_CASE("what the first requests decide is left out where nothing had warmed the server up") {
-  const auto rule = [](const std::string& metric, const std::string& date) {
-    return import_text("H200-SXM,8,sglang,,DeepSeek-R1 (dsr1),fp8,8,1,,,0,1024,1024,random,concurrency,4," +
-                       metric + ",5,ms,SemiAnalysis InferenceX dashboard snapshot,runs/1 date=" + date +
-                       ",spec=none\n")
-        .figures[0]
-        .rule;
-  };
-  CHECK(rule("p99_ttft", "2025-12-10") == RowRule::cold);
-  CHECK(rule("mean_ttft", "2026-01-05") == RowRule::cold);
-  CHECK(rule("median_ttft", "2025-12-10") == RowRule::priced);
-  CHECK(rule("p99_tpot", "2025-12-10") == RowRule::priced);
-  CHECK(rule("p99_ttft", "2026-01-23") == RowRule::priced);
 }
 
 TEST_CASE("a release of SGLang has the profile that its patch asks for, a run without one that of its day") {
