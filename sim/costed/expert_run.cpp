@@ -222,7 +222,7 @@ void ExpertRun::advance(std::size_t id, std::int64_t tokens) {
   s.balance_steps += s.loads->balancedness();
   if (spec_.eplb.moves() && s.rebalance_step - s.step <= spec_.eplb.window_steps) {
     if (s.window.empty() || s.window.back().loads != s.loads) {
-      s.window.push_back({s.loads, 0, 0});
+      s.window.push_back({s.loads, 0});
       s.noted = false;
     }
     s.window.back().tokens += tokens;
@@ -234,7 +234,6 @@ void ExpertRun::advance(std::size_t id, std::int64_t tokens) {
 
 void ExpertRun::note_tokens(Instance& instance) {
   State& s = instance.state;
-  s.window.back().named += instance.named;
   if (!s.noted) {
     instance.runs.resize(s.runs);  // what a stretch took back
     instance.runs.push_back(
@@ -310,7 +309,7 @@ std::vector<double> ExpertRun::counts(std::size_t instance, const State& s, std:
       for (const std::uint16_t e : chosen) ++count[e];
     }
     const std::span<const double> p = loads.inclusion();
-    const double t = static_cast<double>(segment.tokens) - static_cast<double>(keys[i].size());
+    const double t = std::max(0.0, static_cast<double>(segment.tokens) - static_cast<double>(keys[i].size()));
     for (std::size_t e = 0; e < count.size(); ++e) {
       count[e] += t * p[e];
       variance[e] += t * p[e] * (1 - p[e]);

@@ -48,7 +48,7 @@ class ExpertRun {
   // What a stretch must be able to take back. Cheap to copy.
   struct Segment {  // steps of the statistics' window under one popularity
     std::shared_ptr<ExpertLoads> loads;
-    std::int64_t tokens = 0, named = 0;
+    std::int64_t tokens = 0;
   };
   struct State {
     std::shared_ptr<ExpertLoads> loads, next;  // as placed now; as placed when the weights have moved
