@@ -215,6 +215,7 @@ struct SharePlaces {
 // rotary ones.
 template <Source From>
 struct StoredShare {
+  static constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
   static constexpr int chunks = From == Source::packed ? 4 : 5;
   GpuBytes16 eights[chunks], rotary, scales;
 
@@ -231,7 +232,7 @@ struct StoredShare {
     GPU_UNROLL for (unsigned i = 0; i < chunks; i++) {
       if (i == 4 && !places.has_rotary) break;
       const float scale = From == Source::packed ? gpu_bit_cast<float>(scales.word[i % 4]) : 1.0F;
-      const LatentSixteen sixteen = unpack_latent<From == Source::packed>(places.turned(eights[i]), scale);
+      const LatentSixteen sixteen = unpack_latent_of<format>(places.turned(eights[i]), scale);
       GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
         gpu_store(row + places.sixteen[half] + i * 2 * part_bytes, 0, sixteen.half[half]);
       }
@@ -246,7 +247,7 @@ GPU_DEVICE void prefetch(const void* line) { asm volatile("prefetch.global.L2 [%
 // that are being looked up.
 template <Source From>
 GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned char* shared) {
-  constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
+  constexpr LatentFormat format = StoredShare<From>::format;
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
   const SharedAddress base = shared_address(shared);
   RowsOfThread rows, next, later;

@@ -74,8 +74,10 @@ def row_wise(part):
 
 def report_tables(part, name):
     """Rows of a report's tables as dictionaries, with the heading above them."""
-    heading, header = "", None
-    with open(f"{ROOT}/reports/results/kernels_{part}_{name}.md", encoding="utf-8") as f:
+    heading, header, path = "", None, f"{ROOT}/reports/results/kernels_{part}_{name}.md"
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as f:
         for line in f:
             cells = [c.strip() for c in line.strip().strip("|").split("|")]
             if line.startswith("## "):
@@ -195,6 +197,8 @@ def main():
             "point may lie above the slope: activations are warm.", ""]
     for name, (title, read_points) in PICTURES.items():
         points = [(n, f / b, f / us * 1e6) for n, f, b, us in read_points(part) if us > 0]
+        if not points:
+            continue
         with open(f"{out}/{name}.svg", "w", encoding="utf-8") as f:
             f.write(picture(f"{title}, {part.upper()}", points, roofs))
         text += [f"## {title}", "", f"![{name}](roofline_{part}/{name}.svg)", ""]
