@@ -222,7 +222,8 @@ std::string error_text(const Errors& errors) {
   return e.key.empty() ? e.message : e.key + ": " + e.message;
 }
 
-// A place among the tiles that exist, the one with most stages; -1 for the kernel's own choice, -2 for none.
+// A place among the tiles whose features in are not split, the one with most stages; -1 for the kernel's own
+// choice, -2 for none.
 std::int32_t variant_of(const std::string& tile) {
   std::int64_t rows = 0, columns = 0;
   if (tile.empty()) return -1;
@@ -231,7 +232,8 @@ std::int32_t variant_of(const std::string& tile) {
   std::int32_t found = -2;
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     const kernels::BlockGemmTile& t = tiles[i];
-    if (t.rows == rows && t.columns == columns && !t.swapped && t.shared == kernels::SharedCopies::none)
+    if (t.rows == rows && t.columns == columns && !t.swapped && t.splits == 1 &&
+        t.shared == kernels::SharedCopies::none)
       found = static_cast<std::int32_t>(i);
   }
   return found;

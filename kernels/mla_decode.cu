@@ -91,8 +91,8 @@ struct TileInRegisters {
       } else if (Format == LatentFormat::packed && chunk >= latent_width / 16) {
         gpu_store(tile + Tile::offset(token, chunk + latent_width / 16), 0, bytes[i]);
       } else {
-        const LatentSixteen sixteen = unpack_latent<Format == LatentFormat::packed>(
-            bytes[i], Format == LatentFormat::packed ? scale[i] : 1.0F);
+        const LatentSixteen sixteen =
+            unpack_latent_of<Format>(bytes[i], Format == LatentFormat::packed ? scale[i] : 1.0F);
         GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
           gpu_store(tile + Tile::offset(token, 2 * chunk + half), 0, sixteen.half[half]);
         }

@@ -11,7 +11,6 @@
 #include "kernels/attention_merge.h"
 #include "kernels/mla_decode.h"
 #include "kernels/mla_wgmma_tokens.h"
-#include "kernels/wgmma_registers.h"
 
 namespace orrery::kernels {
 namespace mla_wgmma {
@@ -37,7 +36,7 @@ GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress 
   async_proxy_fence();
 }
 
-using Scores = float[32];  // value c of fragment j: 4 j + c
+using Scores = float[8][4];
 
 // Where an operand begins. Fresh, so that no register keeps what each step adds to it from tile to tile.
 GPU_DEVICE std::uint64_t fresh_descriptor(std::uint64_t descriptor) {
@@ -45,31 +44,9 @@ GPU_DEVICE std::uint64_t fresh_descriptor(std::uint64_t descriptor) {
   return descriptor;
 }
 
-// The last parts of the queries stay in registers, as many as there is room for: reading both operands of 64
-// × 64 from shared memory takes all that it gives.
-template <Source From>
-constexpr int held_parts = From == Source::boxes  ? 2
-                           : From == Source::rows ? 1
-                                                  : 0;
-template <Source From>
-struct HeldQueries {
-  std::uint32_t part[held_parts<From> == 0 ? 1 : held_parts<From>][4][4];
-
-  GPU_DEVICE_MEMBER void load(SharedAddress queries) {
-    const unsigned lane = gpu_lane(), row = gpu_warp_index() % 4 * 16 + lane % 16;
-    GPU_UNROLL for (int i = 0; i < held_parts<From>; i++) {
-      const SharedAddress from = queries + static_cast<unsigned>((parts - held_parts<From> + i) * part_bytes);
-      GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
-        load_matrix_x4(part[i][step], from + swizzled_128(row, 2 * step + lane / 16));
-      }
-    }
-  }
-};
-
 // The half that was emptied first is the one that comes first.
 template <Source From>
-GPU_DEVICE void multiply_keys(SharedAddress queries, const HeldQueries<From>& held, const Stage& keys,
-                              Scores& scores) {
+GPU_DEVICE void multiply_keys(SharedAddress queries, const Stage& keys, Scores& scores) {
   const std::uint64_t a = fresh_descriptor(matrix_descriptor(queries)),
                       b = fresh_descriptor(matrix_descriptor(keys.tile));
   GPU_UNROLL for (int half = right; half >= left; half--) {
@@ -77,15 +54,9 @@ GPU_DEVICE void multiply_keys(SharedAddress queries, const HeldQueries<From>& he
     if constexpr (From == Source::rows) async_proxy_fence();  // cp.async writes as threads do
     wgmma_fence();
     GPU_UNROLL for (int step = 0; step < 4 * parts_of(half); step++) {
-      const int part = first_part(half) + step / 4, kept = part - (parts - held_parts<From>);
+      const int part = first_part(half) + step / 4;
       const auto inner = static_cast<unsigned>(part * (part_bytes / 16) + step % 4 * 2);
-      const int add = half == right && step == 0 ? 0 : 1;
-      if (kept >= 0) {
-        WgmmaFromRegisters<true, 64>::multiply(scores, held.part[kept < 0 ? 0 : kept][step % 4], b + inner,
-                                               add);
-      } else {
-        wgmma_bf16(scores, a + inner, b + inner, add);
-      }
+      wgmma_bf16(scores, a + inner, b + inner, half == right && step == 0 ? 0 : 1);
     }
   }
   wgmma_commit();
@@ -141,7 +112,7 @@ struct Softmax {
     GPU_UNROLL for (int half = 0; half < 2; half++) {
       float most = -gpu_infinity;
       GPU_UNROLL for (int j = 0; j < 8; j++) {
-        most = gpu_max(most, gpu_max(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
+        most = gpu_max(most, gpu_max(scores[j][2 * half], scores[j][2 * half + 1]));
       }
       const float before = largest[half];
       largest[half] = gpu_max(before, gpu_group_max<4>(most));
@@ -150,7 +121,7 @@ struct Softmax {
       sum[half] *= factor[half];
       GPU_UNROLL for (int j = 0; j < 8; j++) {
         GPU_UNROLL for (int c = 2 * half; c < 2 * half + 2; c++) {
-          float& score = scores[4 * j + c];
+          float& score = scores[j][c];
           score = exp2_fast(score - shift);
           sum[half] += score;
         }
@@ -164,7 +135,7 @@ GPU_DEVICE void scale_and_mask(int tokens, float factor, Scores& scores) {
   const int left = tokens - static_cast<int>(gpu_lane()) % 4 * 2;
   GPU_UNROLL for (int j = 0; j < 8; j++) {
     GPU_UNROLL for (int c = 0; c < 4; c++) {
-      scores[4 * j + c] = 8 * j + c % 2 < left ? scores[4 * j + c] * factor : -gpu_infinity;
+      scores[j][c] = 8 * j + c % 2 < left ? scores[j][c] * factor : -gpu_infinity;
     }
   }
 }
@@ -218,20 +189,18 @@ GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned
   const SharedAddress base = shared_address(shared);
   const float scale = p.softmax_scale * 1.4426950408889634F * (From == Source::fp8 ? p.kv.scale : 1.0F);
   const Weights exchange(shared);
-  HeldQueries<From> held;
-  held.load(base);
   float out[32][4] = {};
   Softmax rows{{-gpu_infinity, -gpu_infinity}, {0, 0}, {1, 1}};
   for (int tile = 0; tile < at.tiles; tile++) {
     const Stage stage(base, tile);
     const int tokens = at.tokens - tile * tile_tokens;
     Scores scores;
-    multiply_keys<From>(base, held, stage, scores);
+    multiply_keys<From>(base, stage, scores);
     scale_and_mask(tokens, scale, scores);
     rows.weigh(scores);
     std::uint32_t weights[4][4];
     GPU_UNROLL for (int i = 0; i < 16; i++) {
-      weights[i / 4][i % 4] = gpu_pack_bf16(scores[2 * i], scores[2 * i + 1]);
+      weights[i / 4][i % 4] = gpu_pack_bf16(scores[i / 2][i % 2 * 2], scores[i / 2][i % 2 * 2 + 1]);
     }
     if (tokens < tile_tokens) {
       meet(scorers, 128);  // all have read the keys

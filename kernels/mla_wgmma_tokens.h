@@ -145,25 +145,25 @@ GPU_DEVICE void bring_boxes(const Boxes& boxes, SharedAddress base) {
   }
 }
 
-// Eight threads a row, 16 rows at a time; −1 behind the last token. A warp has 16 rows: half of its lanes
-// look one up each.
-struct RowsOfThread {
-  std::int32_t row[4];
+// Eight threads a row, 16 rows at a time, so 16 of a tile a warp: half of its lanes look one up each. −1
+// behind the last token.
+struct RowsOfWarp {
+  std::int32_t own;
 
   GPU_DEVICE_MEMBER void find(const MlaDecode& p, const Place& at, int tile, int first) {
     const int lane = static_cast<int>(gpu_lane());
     const int token = at.piece.first + tile * tile_tokens + first / 4 * 4 + lane % 4 + 16 * (lane / 4 % 4);
-    const bool there = token < at.piece.end;
-    const int own = there ? static_cast<int>(latent_row(p.kv, at.piece.sequence, token)) : -1;
-    GPU_UNROLL for (int i = 0; i < 4; i++) row[i] = gpu_shuffle(own, static_cast<unsigned>(lane / 8 + 4 * i));
+    own = token < at.piece.end ? static_cast<std::int32_t>(latent_row(p.kv, at.piece.sequence, token)) : -1;
   }
-  GPU_DEVICE_MEMBER bool valid(int i) const { return row[i] >= 0; }
-  template <LatentFormat Format>
-  GPU_DEVICE_MEMBER const unsigned char* address(const LatentKv& kv, int i) const {
-    return static_cast<const unsigned char*>(kv.rows) +
-           std::int64_t{valid(i) ? row[i] : 0} * latent_bytes<Format>;
+  // This thread's in the tile's i-th 16 rows, by all lanes.
+  GPU_DEVICE_MEMBER std::int32_t row(int i) const {
+    return gpu_shuffle(own, gpu_lane() / 8 + 4U * static_cast<unsigned>(i));
   }
 };
+template <LatentFormat Format>
+GPU_DEVICE const unsigned char* row_address(const LatentKv& kv, std::int32_t row) {
+  return static_cast<const unsigned char*>(kv.rows) + std::int64_t{row < 0 ? 0 : row} * latent_bytes<Format>;
+}
 
 GPU_DEVICE void arrive_when_copied(SharedAddress barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
@@ -171,20 +171,21 @@ GPU_DEVICE void arrive_when_copied(SharedAddress barrier) {
 
 GPU_DEVICE void bring_rows(const MlaDecode& p, const Place& at, SharedAddress base) {
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
-  RowsOfThread next;
+  RowsOfWarp next;
   next.find(p, at, 0, static_cast<int>(first));
   for (int tile = 0; tile < at.tiles; tile++) {
-    const RowsOfThread rows = next;
+    std::int32_t rows[4];
+    GPU_UNROLL for (int i = 0; i < 4; i++) rows[i] = next.row(i);
     if (tile + 1 < at.tiles) next.find(p, at, tile + 1, static_cast<int>(first));
     const Stage stage(base, tile);
     GPU_UNROLL for (int half = right; half >= left; half--) {
       stage.wait_emptied(half);
       GPU_UNROLL for (unsigned i = 0; i < 4; i++) {
-        const unsigned char* from = rows.address<LatentFormat::bf16>(p.kv, static_cast<int>(i)) + lane * 16;
+        const unsigned char* from = row_address<LatentFormat::bf16>(p.kv, rows[i]) + lane * 16;
         const SharedAddress to = stage.tile + swizzled_128(first + 16 * i, lane);
         GPU_UNROLL for (int j = 0; j < parts_of(half); j++) {
           const auto part = static_cast<unsigned>(first_part(half) + j);
-          copy_async(to + part * part_bytes, from + part * 128, rows.valid(static_cast<int>(i)));
+          copy_async(to + part * part_bytes, from + part * 128, rows[i] >= 0);
         }
       }
       arrive_when_copied(stage.filled(half));
@@ -215,13 +216,15 @@ struct SharePlaces {
 // rotary ones.
 template <Source From>
 struct StoredShare {
+  static constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
   static constexpr int chunks = From == Source::packed ? 4 : 5;
-  GpuBytes16 eights[chunks], rotary, scales;
+  GpuBytes16 eights[chunks], rotary;
+  float scale;  // of the 128 elements with this lane's number modulo four; the row's other lanes ask for it
 
   GPU_DEVICE_MEMBER void load(const unsigned char* row, unsigned lane, bool valid) {
     GPU_UNROLL for (unsigned i = 0; i < 4; i++) eights[i] = load_or_zeros(row + (lane + 8 * i) * 16, valid);
     if constexpr (From == Source::packed) {
-      scales = load_or_zeros(row + latent_scales_at, valid);
+      scale = valid ? gpu_load<float>(row + latent_scales_at, lane % 4) : 0.0F;
       rotary = load_or_zeros(row + latent_rotary_at + lane * 16, valid);
     } else {
       eights[4] = load_or_zeros(row + latent_width + lane % 4 * 16, valid);
@@ -230,8 +233,8 @@ struct StoredShare {
   GPU_DEVICE_MEMBER void lay_down(unsigned char* row, const SharePlaces& places) const {
     GPU_UNROLL for (unsigned i = 0; i < chunks; i++) {
       if (i == 4 && !places.has_rotary) break;
-      const float scale = From == Source::packed ? gpu_bit_cast<float>(scales.word[i % 4]) : 1.0F;
-      const LatentSixteen sixteen = unpack_latent<From == Source::packed>(places.turned(eights[i]), scale);
+      const float of_these = From == Source::packed ? gpu_shuffle(scale, gpu_lane() / 8 * 8 + i) : 1.0F;
+      const LatentSixteen sixteen = unpack_latent_of<format>(places.turned(eights[i]), of_these);
       GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
         gpu_store(row + places.sixteen[half] + i * 2 * part_bytes, 0, sixteen.half[half]);
       }
@@ -242,26 +245,30 @@ struct StoredShare {
 
 GPU_DEVICE void prefetch(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }
 
-// A thread's next two rows wait in registers, all of the tile after in L2, and the places of the one after
+// A thread's next rows wait in registers, all of the tile after in L2, and the places of the one after
 // that are being looked up.
 template <Source From>
 GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned char* shared) {
-  constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
+  constexpr LatentFormat format = StoredShare<From>::format;
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
   const SharedAddress base = shared_address(shared);
-  RowsOfThread rows, next, later;
+  RowsOfWarp rows, next, later;
   next.find(p, at, 0, static_cast<int>(first));
   later.find(p, at, 1, static_cast<int>(first));
   const SharePlaces places(first, lane);
   StoredShare<From> share[4];
-  GPU_UNROLL for (int i = 0; i < 2; i++) share[i].load(next.address<format>(p.kv, i), lane, next.valid(i));
+  const auto load = [&](int i, std::int32_t row) {
+    share[i].load(row_address<format>(p.kv, row), lane, row >= 0);
+  };
+  constexpr int waiting = From == Source::packed ? 1 : 2;  // as many as there are registers for
+  GPU_UNROLL for (int i = 0; i < waiting; i++) load(i, next.row(i));
   for (int tile = 0; tile < at.tiles; tile++) {
     rows = next;
     next = later;
     GPU_UNROLL for (int i = 0; i < 4; i++) {
-      if (lane * 128 < latent_bytes<format> && next.valid(i)) {
-        prefetch(next.address<format>(p.kv, i) + lane * 128);
-      }
+      const std::int32_t row = next.row(i);
+      if (lane * 128 < latent_bytes<format> && row >= 0)
+        prefetch(row_address<format>(p.kv, row) + lane * 128);
     }
     later.find(p, at, tile + 2, static_cast<int>(first));
     const Stage stage(base, tile);
@@ -269,9 +276,8 @@ GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned c
     stage.wait_emptied(left);
     unsigned char* to = shared + (stage.tile - base);
     GPU_UNROLL for (int i = 0; i < 4; i++) {
-      const RowsOfThread& of = i < 2 ? rows : next;
-      const int ahead = (i + 2) % 4;
-      share[ahead].load(of.address<format>(p.kv, ahead), lane, of.valid(ahead));
+      const int ahead = (i + waiting) % 4;
+      load(ahead, (i + waiting < 4 ? rows : next).row(ahead));
       share[i].lay_down(to + 16 * 128 * i, places);
     }
     async_proxy_fence();

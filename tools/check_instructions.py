@@ -17,6 +17,7 @@ ENTRY = re.compile(r"\.entry (\w+)\(.*?(?=\.entry |\Z)", re.S)
 COPIES = [r"cp\.async\.bulk\.tensor\.\dd\.shared::cluster\.global\.mbarrier", r"mbarrier\.try_wait\.parity"]
 MMA_E4M3 = r"mma\.sync\.aligned\.m16n8k32\.row\.col\.f32\.e4m3\.e4m3\.f32"
 FROM_REGISTERS = r"[^;]*\}, \{%r\d+, *%r\d+, *%r\d+, *%r\d+\}"  # the left operand of wgmma
+E4M3_TO_F16 = r"cvt\.rn\.f16x2\.e4m3x2"
 BF16X2 = r"fma\.rn\.bf16x2"
 FLAGS = [r"st\.release\.sys\.global\.u32", r"ld\.acquire\.sys\.global\.u32"]
 LINES = [r"st\.relaxed\.sys\.global\.v2\.u64", r"ld\.relaxed\.sys\.global\.v2\.u64"]
@@ -50,8 +51,8 @@ EXPECTED = [
     # Sources of latents: 0 tensor copies, 1 rows by cp.async, 2 and 3 from eight bits.
     ("mla_decode_wgmma", "90a", [("mla_wgmma_kernel", [WGMMA_BF16 % 64, r"mbarrier\.try_wait\.parity", r"setmaxnreg\.inc"]),
                                  ("SourceE0E", COPIES + [r"multicast::cluster"]), ("SourceE1E", [r"cp\.async\.mbarrier\.arrive\.noinc"]),
-                                 ("SourceE2E", [BF16X2]), ("SourceE3E", [r"cvt\.rn\.bf16x2\.f32"])]),
-    ("mla_decode", "89", [("mla_decode_kernel", [PLAIN[1], MMA_BF16]), ("LatentFormatE0E", [PLAIN[0]]), ("LatentFormatE1E", [BF16X2]), ("LatentFormatE2E", [r"cvt\.rn\.bf16x2\.f32"])]),
+                                 ("SourceE2E", [BF16X2]), ("SourceE3E", [E4M3_TO_F16])]),
+    ("mla_decode", "89", [("mla_decode_kernel", [PLAIN[1], MMA_BF16]), ("LatentFormatE0E", [PLAIN[0]]), ("LatentFormatE1E", [BF16X2]), ("LatentFormatE2E", [E4M3_TO_F16])]),
     ("attention_prefill_wgmma", "90a", [("", COPIES + [WGMMA_BF16 % 128]), ("ShapeILi192ELi128E", [r"setmaxnreg\.inc"])]),
     ("attention_prefill", "89", [("", PLAIN + [MMA_BF16])]),
     ("index_scores", "89", [("", [MMA_E4M3])]),

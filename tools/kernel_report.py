@@ -159,7 +159,7 @@ Made by `tools/kernel_report.py`. Ours: medians of replayed graphs on random dat
 cache, activations warm, each point after a rest of the clock. Published: vLLM 0.24.0 operator tables
 (ai-dynamo/aiconfigurator). In vLLM's step: our kernel profile of real steps (reports/cases/{name}_vllm_0_24_kernels). Different
 runs on different cards: a difference of 5 % says little. Every kernel of ours here passed its check against a double-precision
-reference on this part (reports/results/kernel_check_{name}.log).
+reference on this part (reports/results/kernel_check_{name}.log). Rooflines: [roofline_{name}.md](roofline_{name}.md).
 
 ```
 {description.strip()}

@@ -2,7 +2,8 @@
 """The kernel pairs of the case studies as a table: pairs_report.py ORRERY MEASURED.csv OUT.md.
 
 MEASURED is what `orrery calibrate --pairs` wrote on a device; prices are `orrery cost --compare pairs`. A ratio is time before
-÷ time after, over the shapes of a pair from the least to the greatest; a side that is missing is said so.
+÷ time after, over the shapes of a pair from the least to the greatest; a side that is missing is said so. What was written by
+hand under "## Notes" of an OUT.md that is there stays.
 """
 import csv
 import json
@@ -11,9 +12,24 @@ import subprocess
 import sys
 
 
+NOTES = "## Notes"
+
+
 def span(ratios, digits=2):
     low, high = f"{min(ratios):.{digits}f}", f"{max(ratios):.{digits}f}"
     return low if low == high else f"{low} to {high}"
+
+
+def notes(out):
+    """The section of an earlier report that people wrote, heading included; empty when there is none."""
+    if not out.exists():
+        return []
+    lines = out.read_text(encoding="utf-8").split("\n")
+    if NOTES not in lines:
+        return []
+    rest = lines[lines.index(NOTES):]
+    end = next((i for i, line in enumerate(rest[1:], 1) if line.startswith("## ")), len(rest))
+    return [""] + "\n".join(rest[:end]).rstrip().split("\n")
 
 
 def main():
@@ -45,6 +61,7 @@ def main():
         missing = next((r["why"] for r in seen if r["why"]), pair["not_measured"] or "not in that run")
         here = span(timed) if timed else f"– {missing}"
         text.append(f"| {pair['name']} | {pair['case'].upper()} | {pair['part']} | {ratio} | {predicted} | {here} |")
+    text += notes(out)
     text += ["", "## By shape", "", "µs before and after.", "",
              "| pair | shape | predicted before | after | ratio | measured before | after | ratio | kernels |",
              "|---|---|--:|--:|--:|--:|--:|--:|---|"]

@@ -18,6 +18,7 @@ from svg_chart import COLOURS, escaped, label             # noqa: E402
 
 SHEET = {"h200": (4.8e12, {"bf16": 989.4e12, "fp8": 1979e12}), "h100": (3.35e12, {"bf16": 989.4e12, "fp8": 1979e12})}
 BYTES = {"bf16": 2, "fp8": 1, "fp8-block": 1, "fp8-channel": 1, "fp8-tensor": 1}
+NO_CACHE = 256 << 20
 ACROSS, DOWN, LEFT, TOP, RIGHT, BOTTOM = 560, 300, 62, 40, 250, 46
 # Bytes of a row of n features (and k behind a gate) that a row-wise kernel moves, and operations of one.
 ROW_WISE = {"rms_norm": (lambda n: 4 * n, 4), "add_rms_norm": (lambda n: 8 * n, 5), "quantize": (lambda n: 3 * n, 3),
@@ -74,8 +75,10 @@ def row_wise(part):
 
 def report_tables(part, name):
     """Rows of a report's tables as dictionaries, with the heading above them."""
-    heading, header = "", None
-    with open(f"{ROOT}/reports/results/kernels_{part}_{name}.md", encoding="utf-8") as f:
+    heading, header, path = "", None, f"{ROOT}/reports/results/kernels_{part}_{name}.md"
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as f:
         for line in f:
             cells = [c.strip() for c in line.strip().strip("|").split("|")]
             if line.startswith("## "):
@@ -123,8 +126,9 @@ PICTURES = {
 
 
 def reached(part):
-    """Bytes a second of the read probe, and cuBLASLt's best operations a second by width of the operands."""
-    read = max(float(r["value"]) for r in table(part, "probes") if r["probe"].startswith("bandwidth.read")) * 1e9
+    """Bytes a second of the read probe where no cache holds them, and cuBLASLt's best operations a second by width of the operands."""
+    probes = [(r["probe"], r["bytes"], r["value"]) for r in table(part, "probes")]
+    read = max(float(p[-1]) for p in probes if p[0] == "bandwidth.read" and int(p[1]) >= NO_CACHE) * 1e9
     best = {}
     for name, operations, _, us in gemm(part):
         if name.endswith("cuBLASLt"):
@@ -195,6 +199,8 @@ def main():
             "point may lie above the slope: activations are warm.", ""]
     for name, (title, read_points) in PICTURES.items():
         points = [(n, f / b, f / us * 1e6) for n, f, b, us in read_points(part) if us > 0]
+        if not points:
+            continue
         with open(f"{out}/{name}.svg", "w", encoding="utf-8") as f:
             f.write(picture(f"{title}, {part.upper()}", points, roofs))
         text += [f"## {title}", "", f"![{name}](roofline_{part}/{name}.svg)", ""]

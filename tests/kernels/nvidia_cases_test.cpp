@@ -1,7 +1,10 @@
 // What is NVIDIA's only: products on its matrix instructions, emulated, and what its libraries say where they
 // are not.
 #include "catch.h"
+#include "kernels/block_gemm.h"
+#include "kernels/latent_rows.h"
 #include "kernels/run_case.h"
+#include "kernels/small_floats.h"
 
 using namespace orrery::kernels;
 
@@ -58,5 +61,50 @@ TEST_CASE("block GEMM agrees with its reference in every layout of rows", "[kern
       CAPTURE(dtype, shape.m, shape.rows, shape.slots, shape.n, shape.k, static_cast<int>(shape.fill));
       CHECK(run_case(spec) == "");
     }
+  }
+}
+
+TEST_CASE("every e4m3 of a latent becomes bf16 exactly, and NaN stays NaN", "[kernels]") {
+  for (std::uint32_t first = 0; first < 256; first += 16) {
+    GpuBytes16 codes{};
+    for (std::uint32_t i = 0; i < 16; ++i) codes.word[i / 4] |= (first + i) << (8 * (i % 4));
+    const LatentSixteen sixteen = unpack_latent(codes);
+    const bool has_nan = first % 128 == 112;  // 0x7F or 0xFF: the others of its sixteen are given up
+    for (std::uint32_t i = 0; i < 16; ++i) {
+      const std::uint32_t word = sixteen.half[i / 8].word[i % 8 / 2];
+      const float value = bf16_to_float(static_cast<std::uint16_t>(word >> (16 * (i % 2))));
+      CAPTURE(first + i, value);
+      if (has_nan) {
+        CHECK(value != value);
+      } else {
+        CHECK(value == fp8_to_float(static_cast<unsigned char>(first + i), Fp8Format::ocp));
+      }
+    }
+  }
+}
+
+// The search on an H200 (docs/tiles.md): wide tiles bring each weight in larger pieces and win where experts
+// are short; tall ones lose when more experts are busy than equal rows would have.
+TEST_CASE("experts with few uneven rows get wide tiles of few rows", "[kernels]") {
+  struct Products {
+    std::int32_t experts, rows, each, n, k;
+  };
+  for (const Products& s : {Products{128, 512, 5, 2048, 768},
+                            {128, 512, 5, 2048, 384},
+                            {64, 243, 4, 2048, 768},
+                            {256, 512, 3, 1024, 2048},
+                            {32, 56, 3, 1024, 2048}}) {
+    BlockGemm p;
+    p.layout = BlockGemmExperts::contiguous;
+    p.experts = s.experts;
+    p.rows = s.rows;
+    p.rows_each = s.each;
+    p.n = s.n;
+    p.k = s.k;
+    const BlockGemmTile tile = block_gemm_tile(p, 132);
+    CAPTURE(s.experts, s.n, s.k, tile.rows, tile.columns);
+    CHECK(tile.swapped);
+    CHECK(tile.rows == 16);
+    CHECK(tile.columns == 128);
   }
 }
