@@ -132,9 +132,9 @@ void RadixCache::check_host_windows() const {
     ORRERY_CHECK(!n.host_window_queued || host_windows_.count({n.host_window_used, id}) == 1,
                  "radix cache: a window in host memory stands at an old place");
   }
-  ORRERY_CHECK(used == host_windowed_used_ && used <= config_.host_windowed_tokens &&
-                   queued == host_windows_.size(),
-               "radix cache: windows in host memory do not add up");
+  ORRERY_CHECK(
+      used == host_windowed_used_ && used <= config_.host_windowed_tokens && queued == host_windows_.size(),
+      "radix cache: windows in host memory do not add up");
 }
 
 }  // namespace orrery
