@@ -100,10 +100,8 @@ OpCost across_nodes_cost(const Roofline& roofline, Collective collective, double
   cost.inside_ns = bytes * way.inside_ns;
   cost.network_ns = bytes * way.between_ns;
   cost.network_bytes = bytes * way.network_share;
-  const bool compared =
-      !roofline.meshed() && (collective == Collective::all_reduce || collective == Collective::all_gather ||
-                             collective == Collective::reduce_scatter);
-  cost.error = std::max(compared ? across_error : unseen_error, 2 * roofline.error(KernelClass::collective));
+  cost.error =
+      std::max(way.compared ? across_error : unseen_error, 2 * roofline.error(KernelClass::collective));
   add_memory(roofline, bytes, cost);
   return cost;
 }

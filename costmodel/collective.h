@@ -24,7 +24,7 @@ double further_tensor_ns(const Roofline& roofline, std::int32_t ranks);
 double custom_all_reduce_limit(std::int32_t ranks, bool meshed);
 
 // Over the nodes of `group`, by its quickest way. Precondition: group.crosses(), and it has a way. The error
-// is at least twice that of collectives inside a node; over NVIDIA's nodes `across_error` where tables were
+// is at least twice that of collectives inside a node; `across_error` where tables of such nodes were
 // compared (reports/results/collectives_across.md), else `unseen_error`.
 OpCost across_nodes_cost(const Roofline& roofline, Collective collective, double bytes,
                          const GroupLinks& group);

@@ -23,6 +23,7 @@ struct CollectiveWay {
   double inside_ns = 0;      // per byte: busiest link inside a node, at its data-sheet rate
   double between_ns = 0;     // per byte: busiest link of all
   double network_share = 0;  // of a rank's buffer: bytes over the busiest link between nodes
+  bool compared = false;     // with measured tables, among such nodes
   friend bool operator==(const CollectiveWay&, const CollectiveWay&) = default;
 };
 

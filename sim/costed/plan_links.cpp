@@ -14,7 +14,8 @@ using fabric::CollectiveOp;
 std::vector<CollectiveWay> in_nanoseconds(const std::vector<AcrossWay>& ways) {
   std::vector<CollectiveWay> out;
   for (const AcrossWay& way : ways)
-    out.push_back({way.name, way.latency * 1e9, way.inside * 1e9, way.between * 1e9, way.network_share});
+    out.push_back(
+        {way.name, way.latency * 1e9, way.inside * 1e9, way.between * 1e9, way.network_share, way.compared});
   return out;
 }
 

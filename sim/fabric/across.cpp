@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <optional>
 
@@ -29,7 +30,6 @@ constexpr double low_latency_rate[2] = {45e9, 35e9};  // two nodes, more
 constexpr double low_latency_tree = 1 / 3.8;
 constexpr double multicast_us[2] = {25, 20.9};          // in the node; up or down between nodes
 constexpr double multicast_rate[2] = {57.7e9, 45.5e9};  // of a rank; two nodes, more
-constexpr double multicast_share = 0.96;                // of the NICs
 
 // What tables of two and four nodes say beside NCCL's model (tools/collectives_across.py --fit; derived):
 // latencies so many times as long, and what is left of the rates.
@@ -206,7 +206,9 @@ std::size_t log2_of(std::size_t nodes) {
 double steps_us(Shape shape, std::size_t protocol, const Layout& layout, std::size_t rounds) {
   const auto a = static_cast<std::size_t>(shape);
   const double inside = hop_us[static_cast<std::size_t>(layout.inside)][a][protocol];
-  const double between = hop_us[static_cast<std::size_t>(Hardware::network)][a][protocol];
+  // A ring of one rank a node has a tree's hops: nothing hides them (ncclTopoTuneModel, `ppn == 1`).
+  const std::size_t exposed = layout.each < 2 ? static_cast<std::size_t>(Shape::tree) : a;
+  const double between = hop_us[static_cast<std::size_t>(Hardware::network)][exposed][protocol];
   const auto n = static_cast<double>(layout.ranks), nodes = static_cast<double>(layout.nodes);
   if (shape == Shape::ring)
     return static_cast<double>(rounds) *
@@ -223,7 +225,7 @@ void add_ways(Shape shape, const Wires& wires, const Layout& layout, std::size_t
   for (std::size_t p = 0; p < protocols.size(); ++p) {
     if (p == 1 && layout.inside == Hardware::pcie) continue;  // LL128 needs NVLink between the GPUs of a node
     double share = rate_kept[s][p];
-    if (p == 1) share *= layout.each < 2 ? 0.7 : 0.92;
+    if (p == 1) share *= 0.92;
     if (p == 0) share *= tree ? low_latency_tree : 0.5;
     if (tree) share *= tree_share;
     double latency = base_us[s][p] + steps_us(shape, p, layout, rounds);
@@ -249,9 +251,34 @@ void add_multicast(const Wires& wires, const Layout& layout, double sent, std::v
                 multicast_slower * 1e-6;
   way.inside = wires.inside;
   const double rate = static_cast<double>(layout.each) * multicast_rate[layout.nodes > 2 ? 1 : 0];
-  way.between = std::max(wires.between / multicast_share, sent / rate);
+  way.between = std::max(wires.between, sent / rate);
   way.network_share = wires.network_share;
   out.push_back(std::move(way));
+}
+
+Status add_trees(Routes& routes, const Topology& topology, const Groups& groups, const Layout& layout,
+                 double sent, std::vector<AcrossWay>& ways) {
+  Load chains(routes, topology), trees(routes, topology);
+  for (Load* load : {&chains, &trees}) load_node_chains(groups, layout, *load);
+  load_trees(groups, layout, trees);
+  ORRERY_TRY(wires, wires_of(chains, trees));
+  if (layout.nodes == 2) wires.between *= 2;  // NCCL counts bytes up and down, which two nodes send once
+  add_ways(Shape::tree, wires, layout, 2, sent, ways);
+  if (!layout.multicast || layout.each < 2) return ok_status();
+  // A GPU sends its buffer into the switch and its part of the sum out of it again.
+  Load switches(routes, topology), nodes(routes, topology);
+  load_node_rings(groups, layout, 1 + 1 / static_cast<double>(layout.each), switches);
+  load_trees(groups, layout, nodes);
+  add_multicast({switches.busiest(), nodes.busiest(), nodes.network_share()}, layout, sent, ways);
+  return ok_status();
+}
+
+// Whether the ways of this collective stand among nodes like those of the published tables: NVSwitches, and
+// for each GPU what a NIC of 400 Gb/s carries (`ring`: of the ring's bytes, of which a rank sends `sent`).
+bool like_tables(const Layout& layout, CollectiveOp op, const Wires& ring, double sent) {
+  if (op == CollectiveOp::reduce_scatter || !layout.multicast || layout.each < 2) return false;
+  const double table = sent / static_cast<double>(layout.each) / 50e9;
+  return std::abs(ring.between / table - 1) < 1e-3;
 }
 
 // One network hop with whichever of the two protocols of point-to-point transfers.
@@ -311,21 +338,8 @@ Result<std::vector<AcrossWay>> ways_across(Routes& routes, const Topology& topol
   load_rails(groups, layout, sent, all);
   ORRERY_TRY(wires, wires_of(inside, all));
   add_ways(Shape::ring, wires, layout, rounds, sent, ways);
-  if (!reduce) return ways;
-  Load chains(routes, topology), trees(routes, topology), switches(routes, topology);
-  for (Load* load : {&chains, &trees}) load_node_chains(groups, layout, *load);
-  load_trees(groups, layout, trees);
-  ORRERY_TRY(tree_wires, wires_of(chains, trees));
-  Wires twice = tree_wires;  // NCCL counts a tree's bytes up and down, which two nodes send each other once
-  if (layout.nodes == 2) twice.between *= 2;
-  add_ways(Shape::tree, twice, layout, rounds, sent, ways);
-  if (layout.multicast && layout.each > 1) {
-    // A GPU sends its buffer into the switch and its part of the sum out of it again.
-    load_node_rings(groups, layout, 1 + 1 / each, switches);
-    Load nodes(routes, topology);
-    load_trees(groups, layout, nodes);
-    add_multicast({switches.busiest(), nodes.busiest(), nodes.network_share()}, layout, sent, ways);
-  }
+  if (reduce) ORRERY_TRY_STATUS(add_trees(routes, topology, groups, layout, sent, ways));
+  for (AcrossWay& way : ways) way.compared = like_tables(layout, op, wires, sent);
   return ways;
 }
 

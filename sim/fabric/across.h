@@ -3,17 +3,17 @@
 //
 // Ways, latencies and rates: NVIDIA/nccl 2.30.7 src/graph/tuning.cc (ncclTunerConstantsDefaults of Hopper,
 // ncclTopoTuneModel, ncclTopoGetAlgoTime). RCCL and xGMI are taken for NCCL and NVLink. A ring takes
-// base + (steps − steps between nodes) · inside hop + steps between nodes · network hop; a tree, for an
-// all-reduce alone, base + 2 · ((ranks of a node − 1) · inside hop + log2(nodes) · network hop). LL128 leaves
-// 120 of 128 bytes for data, taken as 0.92 and, with one rank a node, 0.7; LL half of them (in a tree
-// a 3.8th), and at most 45 GB/s a rank's ring on two nodes, 35 on more (the row of Hopper; NCCL takes that of
-// the CPU, 39 and 20 on Intel); trees 0.92 of the links. Where GPUs
-// of a node hang on NVSwitches there is a tree whose leaves are those (NVLS), at most 57.7 GB/s a GPU on two
-// nodes, 45.5 on more. Rings run over every rail, so that a node's NICs share what leaves it. Published
-// tables of nccl-tests on two and four nodes say how much longer each protocol takes than NCCL thinks, and
-// what rates are left; they are compared with those and others in reports/results/collectives_across.md. The
-// corrections that NCCL itself makes for trees by size are within that. All-to-all and send have no entry
-// there: one network hop, assumed, every pair at once, compared with nothing.
+// base + (steps − steps between nodes) · inside hop + steps between nodes · network hop (a tree's with one
+// rank a node); a tree, for an all-reduce alone, base + 2 · ((ranks of a node − 1) · inside hop + log2(nodes)
+// · network hop). LL128 leaves 120 of 128 bytes for data, taken as 0.92; LL half of them (in a tree a 3.8th),
+// and at most 45 GB/s a rank's ring on two nodes, 35 on more (the row of Hopper; NCCL takes that of the CPU,
+// 39 and 20 on Intel); trees 0.92 of the links. Where GPUs of a node hang on NVSwitches there is a tree whose
+// leaves are those (NVLS), at most 57.7 GB/s a GPU on two nodes, 45.5 on more. Rings run over every rail, so
+// that a node's NICs share what leaves it. Published tables of nccl-tests on two and four nodes say how much
+// longer each protocol takes than NCCL thinks, and what rates are left; they are compared with those and
+// others in reports/results/collectives_across.md. The corrections that NCCL itself makes for trees by size
+// are within that. All-to-all and send have no entry there: one network hop, assumed, every pair at once,
+// compared with nothing.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ struct AcrossWay {
   double between = 0;        // likewise: busiest link of all
   double network_share = 0;  // of a rank's buffer: bytes over the busiest NIC port
   bool multicast = false;    // needs NVLS
+  bool compared = false;     // tables were, among such nodes
 };
 
 // Whether GPUs stand on more than one node.

@@ -78,7 +78,7 @@ TEST_CASE("NVSwitches that add up are the leaves of a tree of nodes [across]") {
   CHECK(more.latency == Approx(2.9 * (25 + 4 * 20.9) * 1e-6));
   CHECK(more.between >= 2 * 31 / 32.0 / (8 * 45.5e9));
   // With one NIC a node that is what counts, and one rank a node has no switch to add up in.
-  CHECK(Desk(2, 1).way(16, CollectiveOp::all_reduce, "NVLS tree").between == Approx(1 / 50e9 / 0.96));
+  CHECK(Desk(2, 1).way(16, CollectiveOp::all_reduce, "NVLS tree").between == Approx(1 / 50e9));
   const std::vector<DeviceId> all = two.gpus(0, 16);
   for (const AcrossWay& way : two.ways({{all[0], all[8]}}, CollectiveOp::all_reduce))
     CHECK_FALSE(way.multicast);
@@ -106,6 +106,36 @@ TEST_CASE("all-reduces between nodes take what was measured [across]") {
       least = std::min(least, w.latency + m.bytes * std::max(w.inside / 0.75, w.between));
     CHECK(least * 1e6 == Approx(m.us).epsilon(0.12));
   }
+}
+
+TEST_CASE("one rank a node: a ring's hops are a tree's [across]") {
+  Desk desk(4);
+  const std::vector<DeviceId> all = desk.gpus(0, 32);
+  for (const AcrossWay& way : desk.ways({{all[0], all[8], all[16], all[24]}}, CollectiveOp::all_gather)) {
+    if (way.name == "ring LL") CHECK(way.latency == Approx(1.27 * (6.6 + 3 * 5.0) * 1e-6));
+    if (way.name != "ring LL128") continue;
+    CHECK(way.latency == Approx(1.05 * (14.0 + 3 * 8.5) * 1e-6));
+    CHECK(way.between == Approx(3 / 4.0 / 50e9 / 0.92 / 0.86));
+  }
+}
+
+TEST_CASE("compared are only nodes like those of the tables [across]") {
+  const auto compared = [](Desk desk, CollectiveOp op, std::size_t each = 8) {
+    std::vector<DeviceId> ranks;
+    for (std::size_t node : {0, 1})
+      for (const DeviceId gpu : desk.gpus(8 * node, each)) ranks.push_back(gpu);
+    const std::vector<AcrossWay> ways = desk.ways({ranks}, op);
+    const auto is = [](const AcrossWay& way) { return way.compared; };
+    CHECK(std::all_of(ways.begin(), ways.end(), is) == std::any_of(ways.begin(), ways.end(), is));
+    return ways.front().compared;
+  };
+  CHECK(compared(Desk(2), CollectiveOp::all_reduce));
+  CHECK(compared(Desk(2), CollectiveOp::all_gather));
+  CHECK_FALSE(compared(Desk(2), CollectiveOp::reduce_scatter));
+  CHECK_FALSE(compared(Desk(2), CollectiveOp::all_to_all));
+  CHECK_FALSE(compared(Desk(2), CollectiveOp::all_gather, 1));
+  CHECK_FALSE(compared(Desk(2, 4), CollectiveOp::all_gather));
+  CHECK_FALSE(compared(Desk(2, 8, 200), CollectiveOp::all_reduce));
 }
 
 TEST_CASE("fewer NICs: what leaves a node shares them [across]") {

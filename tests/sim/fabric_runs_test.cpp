@@ -313,7 +313,10 @@ TEST_CASE("a plan wider than a board is refused without a topology, and runs wit
     if (line.op_class != OpClass::collective) continue;
     ++crossing;
     CHECK_THAT(line.shape, Catch::Matchers::Contains("ranks=16 nodes=2 ring "));
-    CHECK(line.error >= across_error);
+    // Tables of reduce-scatters there are none.
+    const bool compared = line.name.find("reduce_scatter") == std::string::npos;
+    CHECK(line.error >= (compared ? across_error : unseen_error));
+    if (compared) CHECK(line.error < unseen_error);
   }
   CHECK(crossing == 2);  // to the experts and back
 }
