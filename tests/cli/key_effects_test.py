@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""No key without effect: key_effects_test.py ORRERY SOURCE_DIR [KEY_PREFIX | --record].
+"""No key without effect: key_effects_test.py ORRERY SOURCE_DIR [KEY_PREFIX] [--record].
 
 Plays tests/cli/key_effects/*.py. The keys are the reader's own: a key that it does not know is answered with those that it
 asked for, so one is put into every map of every scenario of the table, and in place of every scalar. A key without a line
 fails the test, and so does a line whose result moves otherwise than it says, or would pass on a run compared with itself.
 Lines that say a direction alone move by the amount that stands in key_effects/amounts.csv, as predicted when it was recorded
-(--record writes it anew): by a quarter more or less of it.
+(--record writes it anew, of the keys with the prefix): by a quarter more or less of it.
 """
 import concurrent.futures
 import csv
@@ -188,6 +188,10 @@ def name_of(line):
     return line.key, line.base, line.without, line.settings, line.metric
 
 
+def directed(table):
+    return {name_of(line) for line in table if isinstance(line, Effect) and line.expect in DIRECTIONS}
+
+
 def stated_amounts():
     if not AMOUNTS.exists():
         return {}
@@ -309,18 +313,19 @@ class Amounts:
     def __init__(self, recording):
         self.recording, self.stated, self.found = recording, stated_amounts(), {}
 
-    def write(self):
+    def write(self, played):
+        others = directed(TABLE) - directed(played)
+        kept = {name: amount for name, amount in self.stated.items() if name in others}
         with open(AMOUNTS, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(AMOUNT_COLUMNS)
-            rows.writerows([*name, f"{a:.6g}", f"{b:.6g}"] for name, (a, b) in sorted(self.found.items()))
+            rows.writerows([*name, f"{a:.6g}", f"{b:.6g}"] for name, (a, b) in sorted((kept | self.found).items()))
 
 
 def main():
     orrery, source = sys.argv[1], pathlib.Path(sys.argv[2])
-    only = sys.argv[3] if len(sys.argv) > 3 else ""
-    amounts = Amounts(only == "--record")
-    only = "" if amounts.recording else only
+    amounts = Amounts("--record" in sys.argv[3:])
+    only = next((word for word in sys.argv[3:] if word != "--record"), "")
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
         for name, text in FILES.items():
@@ -337,9 +342,11 @@ def main():
             wrong += [f"{key}: no line in tests/cli/key_effects says what it does" for key in missing]
             missing = engine_arguments(source) - {line.key for line in TABLE}
             wrong += [f"{key}: no line in tests/cli/key_effects says what it does" for key in sorted(missing)]
+            stale = set() if amounts.recording else set(amounts.stated) - directed(TABLE)
+            wrong += [f"{name[0]}: amounts.csv states an amount of no line ({name[3]})" for name in sorted(stale)]
             print(f"{count} keys known to the reader")
     if amounts.recording:
-        amounts.write()
+        amounts.write(lines)
     print("\n".join(wrong))
     kinds = [sum(isinstance(line, kind) for line in lines) for kind in (Effect, Refused, Named)]
     print(f"{kinds[0]} effects, {kinds[1]} refusals, {kinds[2]} without effect by design; {len(wrong)} problems")
