@@ -130,7 +130,12 @@ std::vector<KernelLaws> read_kernel_laws(const Yaml& node) {
   std::vector<KernelLaws> all;
   if (!node.present()) return all;
   if (!node.is_list()) return {read_laws(node)};
-  for (const Yaml& one : node.items()) all.push_back(read_laws(one));
+  for (const Yaml& one : node.items()) {
+    all.push_back(read_laws(one));
+    const auto same = [&](const KernelLaws& l) { return l.architecture == all.back().architecture; };
+    if (std::find_if(all.begin(), all.end() - 1, same) != all.end() - 1)
+      one.fail("a second one of architecture \"" + all.back().architecture + "\": write them as one");
+  }
   return all;
 }
 

@@ -170,8 +170,10 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
 
 void correct_interval(ComparedMetric& metric, const IntervalCorrections& corrections,
                       const PriceEvidence& evidence) {
-  metric.prices_low = metric.low;
-  metric.prices_high = metric.high;
+  if (!(metric.prices_high > 0)) {  // else a range widened them since
+    metric.prices_low = metric.low;
+    metric.prices_high = metric.high;
+  }
   const IntervalPool* const pool = corrections.find(metric.name, evidence);
   if (pool == nullptr || !(metric.predicted > 0)) return;
   correct_bounds(*pool, metric.predicted, metric.low, metric.high);

@@ -23,7 +23,8 @@ struct ComparedMetric {
   std::string name;
   double predicted = 0, low = 0, high = 0;  // 90 % interval of the prices; equal without intervals
   double measured = 0;
-  // Where the ends were corrected (sim/ensemble/interval_corrections.h): by which pool, and where they were.
+  // Where the ends were corrected (sim/ensemble/interval_corrections.h): by which pool, and where they were;
+  // so, too, before a case's range widened them.
   std::string correction = {};
   double prices_low = 0, prices_high = 0;
   double error_percent() const { return (predicted / measured - 1) * 100; }  // measured > 0

@@ -298,6 +298,10 @@ void widen(const std::string& what, const std::vector<ComparedMetric>& low,
     return name.starts_with("ratio of ") ? name.substr(9) : name;
   };
   for (ComparedMetric& m : row.metrics) {
+    if (row.intervals && !(m.prices_high > 0)) {  // what intervals are fitted to and compared with
+      m.prices_low = m.low;
+      m.prices_high = m.high;
+    }
     std::vector<std::string> at;
     for (const std::vector<ComparedMetric>* end : {&low, &high}) {
       for (const ComparedMetric& e : *end) {

@@ -175,6 +175,8 @@ void read_run(const Yaml& node, const Yaml& common, std::uint64_t seed, bool may
   run.scenario.slo = read_slo(node.optional("slo"));
   if (run.is_rate() != run.scenario.slo.given)
     node.fail(std::string(rate_metric) + " and `slo` belong together, in a run without other metrics");
+  if (run.scenario.slo.given && (run.step || run.does_not_fit))
+    node.optional("slo").fail("only the highest rate of a workload has limits: drop it");
   if (errors.empty() && in.document.errors().size() == before) {
     const Status planned = plan_pools(run.scenario);
     if (!planned.ok() && run.does_not_fit && planned.errors().front().kind == ErrorKind::infeasible)
@@ -234,6 +236,7 @@ void read_pairs(const Yaml& node, PublishedCase& out) {
     const PublishedRun &a = out.runs[*of], &b = out.runs[*to];
     if (a.step.has_value() != b.step.has_value() || a.does_not_fit || b.does_not_fit)
       item.fail("a pair is of two steps or of two workloads");
+    if (a.is_rate() != b.is_rate()) item.fail("a highest rate is in a pair with another one only");
     if (a.is_capacity() || b.is_capacity())
       item.fail("a run of " + std::string(capacity_metric) + " has no workload: it cannot be in a pair");
     pair.measured = read_measured(item.optional("measured"), a.step.has_value());

@@ -165,9 +165,9 @@ TEST_CASE("a law comes before the roofline, for its format and its many blocks o
 // to 19.3 ms in 48 layers. The law was read off them; heads of 256 and other tiles were not there.
 TEST_CASE("shares of a sequence's keys: a walk of one block each, until blocks share units") {
   const Read r = read("hardware: r9700\nmodel: qwen3-30b-a3b\nengine: sglang-0.5\nparallel: {tp: 2}\n");
-  REQUIRE(r.spec.engine.kernel_laws);
-  REQUIRE(r.spec.engine.kernel_laws->split_decode);
-  SplitAttentionLaw law = *r.spec.engine.kernel_laws->split_decode;
+  REQUIRE(r.spec.engine.kernel_laws.size() == 1);
+  REQUIRE(r.spec.engine.kernel_laws[0].split_decode);
+  SplitAttentionLaw law = *r.spec.engine.kernel_laws[0].split_decode;
   CHECK(law.splits == 16);
   CHECK(law.of(64) == nullptr);
   for (const auto& [splits, ms] : {std::pair{16, 46.4}, {32, 26.1}, {48, 21.2}, {64, 19.3}}) {
@@ -184,7 +184,8 @@ TEST_CASE("shares of a sequence's keys: a walk of one block each, until blocks s
   const Read more = read(
       "hardware: r9700\nmodel: qwen3-8b\nengine: sglang-0.5\nengine_args: {triton_attention_num_kv_splits: "
       "64}\n");
-  CHECK(more.spec.engine.kernel_laws->split_decode->splits == 64);
+  REQUIRE(more.spec.engine.kernel_laws.size() == 1);
+  CHECK(more.spec.engine.kernel_laws[0].split_decode->splits == 64);
 }
 
 TEST_CASE("a law's kernel floor is every kernel's") {
@@ -222,7 +223,8 @@ TEST_CASE("laws of a profile hold on parts of their architecture, for sequences 
   }
   for (const std::string part : {"h100", "r9700"}) {  // another vendor, and another architecture of the same
     CHECK_FALSE(laws_of(part, "vllm-0.5-rocm"));
-    CHECK_FALSE(laws_of(part, "sglang-0.5.9"));
+    const auto others = laws_of(part, "sglang-0.5.9");  // its base's of another architecture stay
+    CHECK_FALSE((others && others->product));
   }
   // One profile, laws of several architectures.
   const auto ada = laws_of("l40s", "sglang-0.5"), hopper = laws_of("h20", "sglang-0.4");
@@ -245,4 +247,12 @@ TEST_CASE("a law without its figures is a located error") {
   const std::string errors = to_string(d.errors());
   CHECK_THAT(errors, Contains("kernel_laws.product.columns"));
   CHECK_THAT(errors, Contains("kernel_laws.product.step"));
+}
+
+TEST_CASE("two laws of one architecture in a profile are refused: only one could hold") {
+  const std::string law = "  - {architecture: sm_89, timed_on: l40s, decode_rows: 64}\n";
+  const auto document = YamlDocument::parse("kernel_laws:\n" + law + law, "e.yaml");
+  YamlDocument& d = const_cast<YamlDocument&>(document.value());
+  read_kernel_laws(d.root().optional("kernel_laws"));
+  CHECK_THAT(to_string(d.errors()), Contains("kernel_laws[1]"));
 }

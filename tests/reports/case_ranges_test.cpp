@@ -116,6 +116,12 @@ ranges:
       CHECK(now.measured == was.measured);
       CHECK(now.low <= was.low);
       CHECK(now.high >= was.high);
+      // What intervals are fitted to is the prices' own, whatever the source leaves open.
+      ComparedMetric corrected = now;
+      correct_interval(corrected, {}, {});
+      CHECK(corrected.prices_low == was.low);
+      CHECK(corrected.prices_high == was.high);
+      CHECK(corrected.high == now.high);
     }
   }
   const auto of = [](std::size_t run, const PublishedCase& in) {
@@ -181,6 +187,11 @@ runs:
   const std::string slo = "    slo: {ttft_ms: 60, percentile: 90}\n";
   CHECK(says(errors_of(replaced(kHead + rate, slo, "")), "belong together"));
   CHECK(says(errors_of(replaced(kHead + rate, "queries_per_minute", "duration_s")), "belong together"));
+  const std::string misfit =
+      replaced(kHead + rate, "    measured: {queries_per_minute: 1000}\n", "    does_not_fit: true\n");
+  CHECK(says(errors_of(misfit), "runs[0].slo"));
+  CHECK(says(errors_of(replaced(kHead + kSteps, "  - name: narrow\n", "  - name: narrow\n" + slo)),
+             "runs[1].slo"));
 }
 
 TEST_CASE("removing a case or a run moves no prediction of the others") {
