@@ -112,6 +112,7 @@ class RadixCache {
   std::int64_t host_used() const { return host_used_; }
   std::int64_t host_windowed_used() const { return host_windowed_used_; }
   std::int64_t host_dropped_in_total() const { return host_dropped_; }
+  std::int64_t host_windowed_dropped_in_total() const { return host_windowed_dropped_; }
 
   // From now on says what becomes findable and what is evicted, as far as others can name it
   // (sim/radix_events.cpp). Without windows and host memory.
@@ -265,7 +266,7 @@ class RadixCache {
   std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
   std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
   std::set<EvictionKey> host_leaves_;
-  std::int64_t host_windowed_used_ = 0;
+  std::int64_t host_windowed_used_ = 0, host_windowed_dropped_ = 0;
   std::set<std::pair<std::int64_t, Node>> host_windows_;  // not on the device; the first to come first
   std::vector<Node> wanted_windows_;
   Windowed windowed_;

@@ -58,6 +58,7 @@ void RadixCache::drop_host_window(Node id) {
   nodes_[id].host_live = false;
   requeue_host_window(id);
   host_windowed_used_ -= size_of(id);
+  host_windowed_dropped_ += size_of(id);
 }
 
 void RadixCache::requeue_host_window(Node id) {

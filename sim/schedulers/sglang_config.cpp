@@ -67,6 +67,18 @@ void read_states(const SchedulerConfig& config, SglangConfig& c) {
   c.states.interval = std::lcm(c.states.interval, c.states.chunk);
 }
 
+// `build_hybrid_swa_group`: as many windowed slots in host memory for one of the device's as of the others.
+void tier_windows(const SchedulerConfig& config, SglangConfig& c) {
+  if (c.cache.host_tokens == 0 || c.cache.window == 0) return;
+  const double ratio =
+      static_cast<double>(config.offload.blocks) / static_cast<double>(config.num_gpu_blocks);
+  c.cache.host_windowed_tokens =
+      static_cast<std::int64_t>(static_cast<double>(c.cache.windowed_tokens) * ratio) / config.block_size *
+      config.block_size;
+  c.full_parts = config.tensorrt_llm.full_parts;
+  c.window_parts = config.tensorrt_llm.window_parts;
+}
+
 }  // namespace
 
 SglangConfig sglang_config(const SchedulerConfig& config) {
@@ -100,16 +112,7 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   if (c.role == SglangRole::decode) no_sharing = !c.decode_radix_cache;
   c.cache.prefix_sharing = !no_sharing;
   if (!no_sharing) c.cache.host_tokens = config.offload.blocks * config.block_size;
-  if (c.cache.host_tokens > 0 && c.cache.window > 0) {  // build_hybrid_swa_group: the same ratio to the
-                                                        // device's
-    const double ratio =
-        static_cast<double>(config.offload.blocks) / static_cast<double>(config.num_gpu_blocks);
-    c.cache.host_windowed_tokens =
-        static_cast<std::int64_t>(static_cast<double>(c.cache.windowed_tokens) * ratio) / config.block_size *
-        config.block_size;
-    c.full_parts = config.tensorrt_llm.full_parts;
-    c.window_parts = config.tensorrt_llm.window_parts;
-  }
+  tier_windows(config, c);
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
   read_name(o, "schedule_policy", policies, c.schedule_policy);

@@ -75,7 +75,8 @@ OffloadCounters SglangScheduler::offload_counters() const {
   OffloadCounters c = host_;
   c.capacity = host_blocks(config_.cache.host_tokens, config_.cache.host_windowed_tokens);
   c.used = host_blocks(cache_.host_used(), cache_.host_windowed_used());
-  c.dropped = static_cast<std::uint64_t>(host_blocks(cache_.host_dropped_in_total(), 0));
+  c.dropped = static_cast<std::uint64_t>(
+      host_blocks(cache_.host_dropped_in_total(), cache_.host_windowed_dropped_in_total()));
   return c;
 }
 

@@ -150,3 +150,24 @@ TEST_CASE("§4 HiCache, SWA: an admitted request loads what it needs of both, in
   CHECK(d.scheduler.cache().held() == 0);
   CHECK(d.scheduler.cache().windowed_held() == 0);
 }
+
+TEST_CASE("§4 HiCache, SWA: what was copied is there or was dropped, of both tiers") {
+  SglangConfig c = config(600);
+  c.cache.window = 99;
+  c.cache.windowed_tokens = 600;
+  c.cache.host_tokens = 700;
+  c.cache.host_windowed_tokens = 350;
+  c.full_parts = 1;
+  c.window_parts = 5;
+  Driver d(c);
+  for (std::uint64_t content = 1; content <= 8; ++content) {
+    d.add({300, 4, {content}, 300});
+    d.drain();
+    for (const TransferWork& w : d.scheduler.take_transfers()) d.scheduler.on_transfer(w.id);
+    const OffloadCounters counted = d.scheduler.offload_counters();
+    CAPTURE(content);
+    CHECK(static_cast<std::int64_t>(counted.stored - counted.dropped) == counted.used);
+  }
+  const OffloadCounters all = d.scheduler.offload_counters();
+  CHECK(all.dropped > static_cast<std::uint64_t>(d.scheduler.cache().host_dropped_in_total()));
+}
