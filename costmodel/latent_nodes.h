@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "costmodel/context_nodes.h"
@@ -13,6 +14,16 @@ namespace orrery {
 class LatentNodes : protected ContextNodes {
  protected:
   using ContextNodes::ContextNodes;
+
+  // What a norm or an activation makes for a product of 8 bits: quantised by its own kernel, or by one beside
+  // it.
+  OpSpec made_for(std::int64_t features, const WeightFormat& reader) const {
+    return quantises_apart_ ? width(features) : width(features, reader);
+  }
+  void quantise_apart(const std::string& use, std::int64_t features, const WeightFormat& reader,
+                      std::int64_t count) {
+    if (quantises_apart_ && reader.activation_bytes < 2) add(use, "quantize", width(features, reader), count);
+  }
 
   // Queries through their own low rank where the model has one; the products with the latent's weights by
   // what the step holds (costmodel/ops/mla.cpp).
@@ -26,11 +37,13 @@ class LatentNodes : protected ContextNodes {
     s.k = a.rotary_dim;
     const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
     const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
-    add("input_norm", after_shared_ ? "sum_add_rms_norm" : "add_rms_norm", width(model_.hidden, down), l);
+    add("input_norm", after_shared_ ? "sum_add_rms_norm" : "add_rms_norm", made_for(model_.hidden, down), l);
+    quantise_apart("input_quantize", model_.hidden, down, l);
     if (a.query_rank > 0) {
       add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
       const WeightFormat up = format(kind.weights, "q_b_proj");
-      add("q_a_norm", "add_rms_norm", width(a.query_rank, up), l);
+      add("q_a_norm", "add_rms_norm", made_for(a.query_rank, up), l);
+      quantise_apart("q_a_quantize", a.query_rank, up, l);
       add_gemm("q_b_proj", queries, a.query_rank, up, l);
     } else {
       add_gemm("q_proj", queries, model_.hidden, format(kind.weights, "q_proj"), l);
@@ -119,6 +132,10 @@ class LatentNodes : protected ContextNodes {
     add("kv_b_proj", "mla_expand", expand, kind.count);
     add("attention_prefill", "mla_prefill", prefill, kind.count);
   }
+
+  // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
+  // (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
+  const bool quantises_apart_ = spec_.engine.engine == "sglang" && spec_.hardware.vendor == "nvidia";
 };
 
 }  // namespace orrery

@@ -74,16 +74,6 @@ class GraphBuilder : LatentNodes {
     quantise_apart("input_quantize", model_.hidden, reader, l);
   }
 
-  // What a norm or an activation makes for a product of 8 bits: quantised by its own kernel, or by one beside
-  // it.
-  OpSpec made_for(std::int64_t features, const WeightFormat& reader) const {
-    return quantises_apart_ ? width(features) : width(features, reader);
-  }
-  void quantise_apart(const std::string& use, std::int64_t features, const WeightFormat& reader,
-                      std::int64_t count) {
-    if (quantises_apart_ && reader.activation_bytes < 2) add(use, "quantize", width(features, reader), count);
-  }
-
   // Hidden states and residual from the stage before: tensor-parallel ranks send a slice each, which the
   // receivers gather (`irecv_tensor_dict`), and both are copied to where graphs read them.
   void add_handoff() {
@@ -471,9 +461,6 @@ class GraphBuilder : LatentNodes {
   // Gemma: vLLM's compiler makes one kernel of an output's norm and the norm behind it; TensorRT-LLM compiles
   // nothing by default.
   const bool fuses_norms_ = spec_.engine.engine == "vllm";
-  // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
-  // (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
-  const bool quantises_apart_ = spec_.engine.engine == "sglang" && spec_.hardware.vendor == "nvidia";
   const bool whole_vocabulary_ = keeps_whole_vocabulary(spec_.model, spec_.engine);
 };
 

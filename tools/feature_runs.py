@@ -237,7 +237,7 @@ Teacher-forced: steps composed as the engine composed them, in every field, draf
 ## Device time of logged steps
 
 Median of a class (4 steps at least); steps whose launches (with those of drafting) took more than 95 % of the device time are left out, drafting is in, encoding is not.
-Kernels are compared with what the log's clock says, from the begin of the launch: on an idle device the first kernel comes 1 ms later in a decode, 2 to 2.8 in a prompt (deepseek-v2-lite, to 512 tokens: 12.4 ms of
+Kernels are compared with what the log's clock says, from the begin of the launch: on an idle device the first kernel comes 1 ms later in a decode; in a prompt the log has 2 to 2.8 more than kernels (deepseek-v2-lite, to 512 tokens: 12.4 ms of
 kernels under the profiler, 12.5 here). The rows of `ngram` are
 whole cycles, from a step's schedule to the next one's: they follow one another, host and device in turn.
 

@@ -243,3 +243,20 @@ TEST_CASE("Kimi-K2.5 keeps 4 bits in its experts alone, with a scale for each 32
   }
   CHECK(model.weight_bytes().value() == Approx(595e9).epsilon(0.02));  // the checkpoint's files: 595 GB
 }
+
+// srt/models/deepseek_common/attention_forward_methods/forward_mla.py, layers/communicator.py of SGLang
+// 0.5.23: norms that quantise are AITER's; elsewhere the product's own kernel does, as with any other
+// attention.
+TEST_CASE("SGLang on NVIDIA quantises behind the norms of latent attention by kernels of their own") {
+  const InstanceSpec sglang = instance("", "sglang-0.5");
+  const StepShape shape = decodes(8, 1024);
+  for (const char* name : {"input_quantize", "q_a_quantize", "o_quantize"}) {
+    CAPTURE(name);
+    CHECK(line(sglang, shape, name).count == 61);
+  }
+  CHECK(line(sglang, shape, "q_a_norm").shape != line(instance(""), shape, "q_a_norm").shape);  // bf16
+  for (const OpLine& op : StepPricer::create(instance(""))->explain(shape).ops) {
+    CHECK(op.name != "input_quantize");
+    CHECK(op.name != "q_a_quantize");
+  }
+}
