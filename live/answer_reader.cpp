@@ -7,9 +7,13 @@ namespace orrery {
 
 namespace {
 
+constexpr std::int64_t most_tokens = 1 << 24;  // more is no count of one request
+
 std::int64_t count_of(const Json& usage, const char* name) {
   const auto found = usage.find(name);
-  return found != usage.end() && found->is_number_integer() ? found->get<std::int64_t>() : -1;
+  if (found == usage.end() || !found->is_number_integer()) return -1;
+  const auto n = found->get<std::int64_t>();
+  return n <= most_tokens ? n : -1;
 }
 
 bool says_something(const Json& choice) {
@@ -37,7 +41,7 @@ bool AnswerReader::take(const std::string& data, bool& content) {
   }
   const Json json = Json::parse(data, nullptr, false);
   if (json.is_discarded() || !json.is_object()) {
-    error_ = "an event is no JSON object: " + quote(data.substr(0, 80));
+    error_ = "an event is no JSON object: " + quote(data.substr(0, 4096));
     return false;
   }
   if (const auto error = json.find("error"); error != json.end() && !error->is_null()) {

@@ -22,6 +22,8 @@ using boost::system::error_code;
 namespace {
 
 constexpr auto lag_interval = std::chrono::milliseconds(10);
+constexpr std::size_t most_body = 16u << 20;  // of what is not streamed
+constexpr std::size_t most_error = 300;       // characters of a server's refusal that are kept
 
 std::chrono::nanoseconds seconds_of(double s) {
   return std::chrono::nanoseconds(static_cast<std::int64_t>(s * 1e9));
@@ -37,6 +39,7 @@ class Client {
   Status prepare();
   Result<EndpointRun> run();
   std::int64_t now() const { return (SteadyClock::now() - start_).count(); }
+  SteadyClock::time_point point(std::int64_t ns) const { return start_ + std::chrono::nanoseconds(ns); }
   void ended(Task& task);
 
   Wires wires;
@@ -75,6 +78,10 @@ class Fetch final : public Exchange {
  private:
   void on_bytes() override {
     body_ += connection_->reader.take_body();
+    if (body_.size() > most_body) {
+      drop();
+      return done_(0, "the answer does not end");
+    }
     if (!connection_->reader.done()) return;
     const int status = connection_->reader.status();
     give_back();
@@ -116,16 +123,11 @@ class Task final : public Exchange {
   // Ends what takes too long; asked again only when that may be.
   void guard() {
     const std::int64_t stall = heard_ + seconds_of(client_.options.stall_s).count();
-    timer_.expires_at(SteadyClock::now() +
-                      std::chrono::nanoseconds(std::min({stall, cancels_, times_out_}) - client_.now()));
+    timer_.expires_at(client_.point(std::min({stall, cancels_, times_out_})));
     timer_.async_wait([self = shared_from_this(), this](const error_code& ec) {
-      if (ec || over_) return;
+      if (ec || over_ || resting_) return;
       const std::int64_t now = client_.now();
-      if (now >= cancels_) return end(RequestStatus::cancelled, "its client left");
-      if (now >= times_out_) {
-        ++client_.report.timed_out;
-        return end(RequestStatus::timed_out, "took too long");
-      }
+      if (out_of_time(now)) return;
       if (now >= heard_ + seconds_of(client_.options.stall_s).count()) {
         ++client_.report.half_open;
         return end(RequestStatus::timed_out, "the stream is half-open: no byte came for too long");
@@ -134,18 +136,30 @@ class Task final : public Exchange {
     });
   }
 
+  bool out_of_time(std::int64_t now) {
+    if (now >= cancels_)
+      end(RequestStatus::cancelled, "its client left");
+    else if (now >= times_out_)
+      end(RequestStatus::timed_out, "took too long");
+    return over_;
+  }
+
   void on_bytes() override {
     heard_ = client_.now();
     const HttpReader& reader = connection_->reader;
     if (!reader.has_header()) return;
     const std::string body = connection_->reader.take_body();
     if (reader.status() != 200) {
-      status_body_ += body.substr(0, 2000);
+      if (status_body_.size() < 4096) status_body_ += body;
       if (reader.done()) refused(reader.status(), reader.header("Retry-After"));
       return;
     }
     const bool streamed = reader.header("Content-Type").starts_with("text/event-stream");
     if (!streamed) status_body_ += body;
+    if (status_body_.size() > most_body) {
+      ++client_.report.malformed;
+      return end(RequestStatus::failed, "the answer does not end");
+    }
     const int events = streamed ? answer_.feed(body) : 0;
     if (events < 0) return malformed();
     for (int i = 0; i < events; ++i) said(heard_);
@@ -201,7 +215,7 @@ class Task final : public Exchange {
   }
 
   void refused(int status, const std::string& after) {
-    const std::string what = "HTTP " + std::to_string(status) + ": " + quote(status_body_.substr(0, 200));
+    const std::string what = "HTTP " + std::to_string(status) + ": " + quote(status_body_);
     give_back();
     if (status == 429)
       ++client_.report.refused_429;
@@ -222,14 +236,13 @@ class Task final : public Exchange {
                         request_.index * 64 + static_cast<std::uint64_t>(record().tries));
     double wait_s = client_.options.backoff_s * (1 + 0.25 * random.uniform());
     for (int i = 1; i < record().tries; ++i) wait_s *= 2;
-    timer_.expires_after(seconds_of(std::max(wait_s, at_least_s)));
+    const std::int64_t until = client_.now() + seconds_of(std::max(wait_s, at_least_s)).count();
+    resting_ = true;
+    timer_.expires_at(client_.point(std::min({until, cancels_, times_out_})));
     timer_.async_wait([self = shared_from_this(), this](const error_code& ec) {
       if (ec || over_) return;
-      if (client_.now() >= std::min(cancels_, times_out_)) {
-        ++client_.report.timed_out;
-        return end(RequestStatus::timed_out, "took too long");
-      }
-      attempt();
+      resting_ = false;
+      if (!out_of_time(client_.now())) attempt();
     });
   }
 
@@ -239,7 +252,9 @@ class Task final : public Exchange {
     drop();
     timer_.cancel();
     record().status = status;
+    // Shortened behind that: half a key is one too.
     record().error = without_key(error, client_.options.api_key);
+    if (record().error.size() > most_error) record().error.resize(most_error);
     client_.ended(*this);
   }
 
@@ -250,7 +265,7 @@ class Task final : public Exchange {
   AnswerReader answer_;
   std::string message_, status_body_;
   std::int64_t heard_ = 0, cancels_ = INT64_MAX, times_out_ = INT64_MAX;
-  bool over_ = false;
+  bool over_ = false, resting_ = false;  // resting: between two tries
 };
 
 // ------------------------------------------------------------------ the client
@@ -296,6 +311,7 @@ Result<std::string> Client::fetch(const std::string& path) {
     if (io.run_one_for(std::chrono::milliseconds(100)) == 0 && io.stopped()) io.restart();
   io.restart();
   if (status == 200) return text;
+  if (!goes_on()) return make_error(ErrorKind::interrupted, "interrupted; nothing was written");
   return make_error(ErrorKind::unavailable, "endpoint " + options.url.text() + ": " + path + ": " +
                                                 (status > 0 ? "HTTP " + std::to_string(status) : text));
 }
@@ -332,7 +348,7 @@ void Client::pace() {
     if (open_ == 0) stop_watching();
     return;
   }
-  pace_.expires_at(start_ + std::chrono::nanoseconds(pending_.arrival.ns()));
+  pace_.expires_at(point(pending_.arrival.ns()));
   pace_.async_wait([this](const error_code& ec) {
     if (!ec) pace();
   });
@@ -375,14 +391,15 @@ void Client::watch_server() {
   scrape_.expires_after(seconds_of(options.scrape_s));
   scrape_.async_wait([this](const error_code& ec) {
     if (ec) return;
+    // One look at a time: a server that answers none is asked no more.
     std::make_shared<Fetch>(wires, [this](int status, const std::string& body) {
+      watch_server();
       if (status != 200) return;
       EndpointScrape scrape;
       scrape.at_s = static_cast<double>(now()) * 1e-9;
       read_metrics(body, scrape, report.kv_blocks);
       report.scrapes.push_back(scrape);
     })->begin(get_message(options, "/metrics"));
-    watch_server();
   });
 }
 
@@ -406,6 +423,9 @@ Result<EndpointRun> Client::run() {
   io.run();
   if (bad_) return *bad_;
   if (source_.error() != nullptr) return *source_.error();
+  for (EndpointRecord& r : report.records)  // under way when the run was broken off
+    if (report.interrupted && r.status == RequestStatus::failed && r.error.empty())
+      r.status = RequestStatus::cancelled;
   report.connections = wires.connections;
   report.itl = gaps.distribution();
   report.lateness = lateness_.distribution();

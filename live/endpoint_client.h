@@ -61,8 +61,8 @@ struct EndpointRun {
   std::vector<EndpointRecord> records;   // in order of submission
   std::vector<TraceRequest> requests;    // the same, as the trace has them
   Distribution itl, lateness, loop_lag;  // pooled gaps between events; client's own delays
-  std::uint64_t retried = 0, refused_429 = 0, refused_5xx = 0, no_connection = 0, timed_out = 0,
-                half_open = 0, cut = 0, malformed = 0, surplus_events = 0, other_status = 0;
+  std::uint64_t retried = 0, refused_429 = 0, refused_5xx = 0, no_connection = 0, half_open = 0, cut = 0,
+                malformed = 0, surplus_events = 0, other_status = 0;
   std::uint64_t connections = 0, most_streams = 0;
   std::vector<EndpointScrape> scrapes;
   std::int64_t kv_blocks = 0;  // as the server says; 0: it does not

@@ -39,7 +39,9 @@ std::string EndpointUrl::text() const {
 
 Result<EndpointUrl> parse_endpoint(const std::string& url) {
   const auto wrong = [&](const std::string& why) {
-    return make_error(ErrorKind::usage, "--endpoint " + quote(url) + ": " + why +
+    // Where a key may be in it, it is not said again.
+    const bool tells = url.find_first_of("@?#") == std::string::npos;
+    return make_error(ErrorKind::usage, "--endpoint" + (tells ? " " + quote(url) : "") + ": " + why +
                                             "; expected http://HOST[:PORT][/PATH] or https://…");
   };
   EndpointUrl e;
@@ -60,7 +62,8 @@ Result<EndpointUrl> parse_endpoint(const std::string& url) {
   // A key in a URL would be in shell histories, logs and reports.
   if (authority.find('@') != std::string::npos)
     return wrong("credentials come from the environment (ORRERY_API_KEY), not from the URL");
-  if (e.base.find_first_of("?# \r\n") != std::string::npos) return wrong("the path cannot hold this");
+  if (rest.find_first_of("?# \r\n") != std::string::npos)
+    return wrong("a host and a path hold no query, blank or line break");
   e.port = e.tls ? "443" : "80";
   if (authority.starts_with('[')) {
     const std::size_t end = authority.find(']');

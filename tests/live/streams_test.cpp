@@ -82,6 +82,24 @@ TEST_CASE("an answer that is cut off, says an error or is no JSON is not taken f
   CHECK(whole.output_tokens() == 3);
 }
 
+TEST_CASE("an endpoint's address that may hold a key is not said again") {
+  for (const char* url : {"http://me:topsecret@host", "http://host?key=topsecret",
+                          "http://host/x?key=topsecret", "topsecret@host"}) {
+    const auto parsed = parse_endpoint(url);
+    REQUIRE_FALSE(parsed.ok());
+    CHECK(to_string(parsed.errors()).find("topsecret") == std::string::npos);
+  }
+}
+
+TEST_CASE("a count that no request can have is none") {
+  AnswerReader reader;
+  CHECK(
+      reader.read_whole("{\"choices\":[{\"text\":\"a\"}],\"usage\":{\"prompt_tokens\":"
+                        "99999999999,\"completion_tokens\":1}}"));
+  CHECK(reader.prompt_tokens() == -1);
+  CHECK(reader.output_tokens() == 1);
+}
+
 TEST_CASE("noise never becomes a complete answer") {
   RandomStream random(1, RandomPurpose::property_test, 90);
   for (int i = 0; i < 500; ++i) {
