@@ -21,7 +21,8 @@ struct HttpReader::State {
   std::uint64_t body_limit = 0;
   std::optional<Parser<true>> request;
   std::optional<Parser<false>> response;
-  std::string left;  // bytes that the parser has not taken
+  std::string left;  // bytes that the parser has not taken: those from `place`
+  std::size_t place = 0;
   std::string error;
   bool started = false;
 
@@ -49,11 +50,12 @@ struct HttpReader::State {
   }
   bool parse() {
     return with([&](auto& parser) {
-      while (!left.empty() && !parser.is_done()) {
+      while (place < left.size() && !parser.is_done()) {
         started = true;
         boost::system::error_code ec;
-        const std::size_t taken = parser.put(boost::asio::const_buffer(left.data(), left.size()), ec);
-        left.erase(0, taken);
+        const std::size_t taken =
+            parser.put(boost::asio::const_buffer(left.data() + place, left.size() - place), ec);
+        place += taken;
         if (ec == http::error::need_more) return true;
         if (ec) return fail(ec);
         if (taken == 0) return true;
@@ -74,6 +76,7 @@ HttpReader& HttpReader::operator=(HttpReader&&) noexcept = default;
 
 bool HttpReader::feed(std::string_view bytes) {
   if (!state_->error.empty()) return false;
+  state_->left.erase(0, std::exchange(state_->place, 0));
   state_->left.append(bytes);
   return state_->parse();
 }
@@ -88,6 +91,7 @@ bool HttpReader::close() {
 }
 
 const std::string& HttpReader::error() const { return state_->error; }
+std::size_t HttpReader::ahead() const { return state_->left.size() - state_->place; }
 bool HttpReader::started() const { return state_->started; }
 bool HttpReader::has_header() const {
   return state_->with([](auto& parser) { return parser.is_header_done(); });

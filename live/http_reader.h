@@ -24,7 +24,8 @@ class HttpReader {
   bool close();
   const std::string& error() const;
 
-  bool started() const;  // of the present message some byte has come
+  std::size_t ahead() const;  // bytes behind the present message
+  bool started() const;       // of the present message some byte has come
   bool has_header() const;
   bool done() const;
   int status() const;                               // of a response

@@ -17,7 +17,9 @@ using asio::ip::tcp;
 
 namespace {
 
-constexpr std::uint64_t body_limit = 64u << 20;
+constexpr std::uint64_t body_limit = 16u << 20;  // a prompt of a million token ids has 8 MB
+// What a client may send behind a request that is not answered yet; then the kernel holds it back.
+constexpr std::size_t ahead_limit = 256u << 10;
 constexpr auto tick = std::chrono::milliseconds(50);
 
 std::int64_t epoch_seconds() {
@@ -41,7 +43,7 @@ struct MockConnections::State {
 
   // An answer on its way.
   struct Answer {
-    std::weak_ptr<Connection> to;
+    std::shared_ptr<Connection> to;  // closing when its client has gone
     ApiRequest request;
     ApiAnswer texts;
     SimTime asked, last;  // arrival; the last token
@@ -56,7 +58,10 @@ struct MockConnections::State {
     HttpReader reader{HttpReader::Kind::request, body_limit};
     std::array<char, 16384> bytes{};
     std::string unsent, sending;
-    bool busy = false, closing = false, keep = true;
+    RequestId request = RequestId::none();  // that the engine has
+    bool busy = false, closing = false, keep = true, taking = false, held_back = false;
+
+    ~Connection() { --state.open; }
 
     void read() {
       socket.async_read_some(asio::buffer(bytes), [self = shared_from_this()](const auto& ec, std::size_t n) {
@@ -66,16 +71,25 @@ struct MockConnections::State {
           self->keep = false;
           return self->answer(400, "application/json", api_error(400, self->reader.error()));
         }
-        self->take();
-        self->read();
+        self->go_on();
       });
     }
-    // One request after the other; the next one waits for the answer.
+    void go_on() {
+      take();
+      held_back = busy && reader.ahead() > ahead_limit;
+      if (!held_back && !closing) read();
+    }
+    // One request after the other; the next one waits for the answer. A loop, for any number may have come at
+    // once.
     void take() {
-      if (busy || closing || !reader.done()) return;
-      busy = true;
-      keep = reader.keeps_alive();
-      state.handle(*this);
+      if (taking) return;
+      taking = true;
+      while (!busy && !closing && reader.done()) {
+        busy = true;
+        keep = reader.keeps_alive();
+        state.handle(*this);
+      }
+      taking = false;
     }
     void send(std::string_view text) {
       if (closing) return;
@@ -105,6 +119,8 @@ struct MockConnections::State {
         return;
       }
       reader.next();
+      request = RequestId::none();
+      if (held_back && !taking) return go_on();
       take();
     }
     void answer(int status, std::string_view type, const std::string& body) {
@@ -117,7 +133,10 @@ struct MockConnections::State {
       shut();
     }
     void lost() {
-      if (busy && socket.is_open()) ++state.gone;
+      if (busy && socket.is_open()) {
+        ++state.gone;
+        if (!request.is_none()) state.inbox.leave(request);
+      }
       cut();
     }
     void shut() {
@@ -141,7 +160,12 @@ struct MockConnections::State {
         });
         return;
       }
+      if (open >= options.most_connections) {  // closed again
+        ++refused;
+        return accept();
+      }
       ++connections;
+      ++open;
       boost::system::error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
       // What the kernel holds is unread as well.
@@ -184,9 +208,10 @@ struct MockConnections::State {
     }
     const RequestId id = inbox.push(request->asked);
     if (id.is_none()) return c.answer(503, "application/json", api_error(503, "the server is going away"));
+    c.request = id;
     ApiAnswer texts(id.value(), *request, limits.model, epoch_seconds());
     request->asked.hash_ids.clear();
-    answers.emplace(id.value(), Answer{.to = c.weak_from_this(),
+    answers.emplace(id.value(), Answer{.to = c.shared_from_this(),
                                        .request = std::move(request).value(),
                                        .texts = std::move(texts),
                                        .asked = clock.now(),
@@ -197,15 +222,14 @@ struct MockConnections::State {
   void send_tokens(Answer& a, std::int32_t count, bool last) {
     if (count <= 0) return;
     a.sent += count;
-    const auto to = a.to.lock();
-    if (!a.request.stream || !to) return;
+    if (!a.request.stream || a.to->closing) return;
     std::string text;
     if (!a.begun) {
-      to->send(http_stream_head(to->keep));
+      a.to->send(http_stream_head(a.to->keep));
       text = a.texts.first_event();
       a.begun = true;
     }
-    to->send(http_chunk(text + a.texts.event(count, last)));
+    a.to->send(http_chunk(text + a.texts.event(count, last)));
   }
 
   void note(Answer& a, std::int32_t count, bool first, SimTime at) {
@@ -245,9 +269,13 @@ struct MockConnections::State {
   }
 
   void end(Answer& a, const Message& m) {
-    const auto to = a.to.lock();
+    Connection* const to = a.to.get();
     if (m.tokens == 0) {
-      if (!to) return;
+      if (to->closing) {
+        const std::lock_guard lock(mutex);
+        ++metrics.aborted;
+        return;
+      }
       // Of a stream that has begun nothing can be taken back: it is cut off, as by a server that dies.
       if (a.begun) return to->cut();
       return to->answer(400, "application/json",
@@ -258,9 +286,9 @@ struct MockConnections::State {
     {
       const std::lock_guard lock(mutex);
       metrics.e2e.observe((m.at - a.asked).seconds());
-      ++(to && !to->closing ? metrics.finished : metrics.aborted);
+      ++(to->closing ? metrics.aborted : metrics.finished);
     }
-    if (!to || to->closing) return;
+    if (to->closing) return;
     if (a.request.stream) {
       to->send(http_chunk(a.texts.end(m.tokens)) + http_chunk(""));
       to->done();
@@ -317,12 +345,13 @@ struct MockConnections::State {
   WallClock& clock;
   SocketInbox& inbox;
   std::int64_t kv_blocks;
+  std::size_t open = 0;  // connections
   asio::io_context io;
   tcp::acceptor acceptor;
   asio::steady_timer accept_timer, due_timer, stop_timer;
   std::unordered_map<std::uint64_t, Answer> answers;  // by request; never iterated
   std::deque<Message> waiting;
-  std::uint64_t connections = 0, bad_requests = 0, gone = 0, slow = 0;
+  std::uint64_t connections = 0, bad_requests = 0, gone = 0, slow = 0, refused = 0;
   WeightedSamples lateness;
   bool over = false;
   std::thread thread;
@@ -347,7 +376,8 @@ Result<std::uint16_t> MockConnections::listen() {
     return make_error(ErrorKind::unavailable, "cannot listen at " + s.options.host + ":" +
                                                   std::to_string(s.options.port) + ": " + ec.message());
   };
-  const asio::ip::address address = asio::ip::make_address(s.options.host, ec);
+  const asio::ip::address address =
+      asio::ip::make_address(s.options.host == "localhost" ? "127.0.0.1" : s.options.host, ec);
   if (ec) return failed();
   const tcp::endpoint endpoint(address, s.options.port);
   s.acceptor.open(endpoint.protocol(), ec);
@@ -381,6 +411,7 @@ void MockConnections::finish(MockServerReport& report) {
   report.bad_requests = s.bad_requests;
   report.gone = s.gone;
   report.slow = s.slow;
+  report.refused_connections = s.refused;
   report.token_lateness = s.lateness.distribution();
 }
 

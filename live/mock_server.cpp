@@ -25,6 +25,9 @@ class BorrowedInbox final : public Inbox {
   explicit BorrowedInbox(SocketInbox& inbox) : inbox_(inbox) {}
   SimTime next() const override { return inbox_.next(); }
   void poll(SimTime now, Arrivals& arrivals) override { inbox_.poll(now, arrivals); }
+  void poll_departures(SimTime now, std::vector<RequestId>& gone) override {
+    inbox_.poll_departures(now, gone);
+  }
   void on_finished(RequestId request, SimTime at) override { inbox_.on_finished(request, at); }
 
  private:

@@ -17,6 +17,7 @@ struct MockServerOptions {
   std::uint16_t port = 0;                 // 0: any that is free
   std::string tape, version;              // records the run; empty: no tape
   std::uint32_t unread_limit = 4u << 20;  // bytes that a client may leave unread before it is cut off
+  std::size_t most_connections = 10'000;  // at once; further ones are closed again
   // Called once it listens, and now and then whether it should stop.
   std::function<void(std::uint16_t port)> on_listening = {};
   std::function<bool()> stop = {};
@@ -26,7 +27,7 @@ struct MockServerReport {
   RunResult run;
   std::uint64_t connections = 0, bad_requests = 0;
   // Of clients: gone before their answer was complete, and cut off because they did not read it.
-  std::uint64_t gone = 0, slow = 0;
+  std::uint64_t gone = 0, slow = 0, refused_connections = 0;
   // How late the host was: for what the loop waited for, and for tokens behind their time.
   Distribution loop_lateness, token_lateness;
 };

@@ -64,8 +64,10 @@ class SeamTape {
     open_frame(now);
     return now;
   }
-  // Playing: whether the next thing that the tape says is an arrival; whether the run goes on.
-  bool arrivals_come() const { return !given_up() && in_.next_is(TapeWord::arrivals); }
+  // Playing: whether the next thing that the tape says comes from the inbox; whether the run goes on.
+  bool arrivals_come() const {
+    return !given_up() && (in_.next_is(TapeWord::arrivals) || in_.next_is(TapeWord::departures));
+  }
   bool goes_on() const;
   SimTime now() const { return now_; }
   std::uint64_t readings() const { return readings_; }

@@ -18,10 +18,21 @@ RequestId SocketInbox::push(SocketRequest request) {
     if (!open_) return RequestId::none();
     r.id = id = RequestId(count_++);
     r.arrival = at = clock_.now();
+    under_way_.insert(id.value());
     waiting_.push_back(std::move(r));
   }
   clock_.wake(at);
   return id;
+}
+
+void SocketInbox::leave(RequestId request) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (under_way_.erase(request.value()) == 0) return;
+    if (gone_.empty()) gone_at_ = clock_.now();
+    gone_.push_back(request);
+  }
+  clock_.wake(clock_.now());
 }
 
 void SocketInbox::close() {
@@ -34,8 +45,9 @@ void SocketInbox::close() {
 
 SimTime SocketInbox::next() const {
   const std::lock_guard lock(mutex_);
-  if (!waiting_.empty()) return waiting_.front().arrival + input_delay_;
-  return open_ ? SimTime(INT64_MAX - 1) : SimTime::never();
+  SimTime next = open_ ? SimTime(INT64_MAX - 1) : SimTime::never();
+  if (!waiting_.empty()) next = waiting_.front().arrival + input_delay_;
+  return gone_.empty() ? next : earlier(next, gone_at_);
 }
 
 void SocketInbox::poll(SimTime now, Arrivals& arrivals) {
@@ -44,6 +56,17 @@ void SocketInbox::poll(SimTime now, Arrivals& arrivals) {
     arrivals.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
+}
+
+void SocketInbox::poll_departures(SimTime, std::vector<RequestId>& gone) {
+  const std::lock_guard lock(mutex_);
+  gone.insert(gone.end(), gone_.begin(), gone_.end());
+  gone_.clear();
+}
+
+void SocketInbox::on_finished(RequestId request, SimTime) {
+  const std::lock_guard lock(mutex_);
+  under_way_.erase(request.value());
 }
 
 }  // namespace orrery

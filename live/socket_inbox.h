@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <mutex>
+#include <unordered_set>
 #include <vector>
 
 #include "live/wall_clock.h"
@@ -27,18 +28,23 @@ class SocketInbox final : public Inbox {
 
   // From any thread: it has arrived now; its number, from 0. None: closed.
   RequestId push(SocketRequest request);
-  void close();  // nothing more will come; the run ends when all has been answered
+  void leave(RequestId request);  // its client is gone; told once, while it is under way
+  void close();                   // nothing more will come; the run ends when all has been answered
 
   // While it is open somebody may come at any time: the next arrival is then as late as can be, not never.
   SimTime next() const override;
   void poll(SimTime now, Arrivals& arrivals) override;
-  void on_finished(RequestId, SimTime) override {}
+  void poll_departures(SimTime now, std::vector<RequestId>& gone) override;
+  void on_finished(RequestId request, SimTime at) override;
 
  private:
   WallClock& clock_;
   SimDuration input_delay_;
   mutable std::mutex mutex_;
   std::deque<Request> waiting_;
+  std::vector<RequestId> gone_;
+  SimTime gone_at_;                              // the first of them
+  std::unordered_set<std::uint64_t> under_way_;  // never iterated
   std::uint64_t count_ = 0;
   bool open_ = true;
 };

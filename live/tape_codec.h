@@ -30,6 +30,7 @@ enum class TapeWord : std::uint8_t {
   load_stuck,
   told,  // ends a frame: digest of what the loop told the seams
   end,   // the run is over
+  departures,
 };
 
 class TapeOut {

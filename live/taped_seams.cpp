@@ -134,6 +134,9 @@ class TapedInbox final : public Inbox {
   void poll(SimTime now, Arrivals& arrivals) override {
     tape_.append(TapeWord::arrivals, arrivals, [&](Arrivals& a) { behind_->poll(now, a); });
   }
+  void poll_departures(SimTime now, std::vector<RequestId>& gone) override {
+    tape_.append(TapeWord::departures, gone, [&](auto& g) { behind_->poll_departures(now, g); });
+  }
   void on_finished(RequestId request, SimTime at) override {
     tape_.tell(Told::finished, request.value(), at.ns());
     if (behind_) behind_->on_finished(request, at);

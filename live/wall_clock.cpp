@@ -7,11 +7,14 @@ namespace orrery {
 SimTime WallClock::wait_until(SimTime deadline) {
   std::unique_lock lock(mutex_);
   // A deadline of centuries is one of nobody's, and would overflow the library's arithmetic.
-  constexpr auto longest = std::chrono::hours(1);
+  constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(100);
   while (!released_ && woken_.is_never() && now() < deadline) {
+    if (stop_ && stop_()) {
+      released_ = true;
+      break;
+    }
     const auto enough = std::chrono::steady_clock::now() + longest;
-    changed_.wait_until(
-        lock, deadline - SimDuration(3'600'000'000'000) > now() ? enough : std::min(enough, point(deadline)));
+    changed_.wait_until(lock, deadline - SimDuration(longest.count()) > now() ? enough : point(deadline));
   }
   const SimTime read = earlier(deadline, woken_);
   woken_ = SimTime::never();

@@ -5,7 +5,9 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 #include "sim/clock.h"
 #include "sim/metrics.h"
@@ -27,6 +29,8 @@ class WallClock final : public Clock {
   }
   void wake(SimTime at);
   void release();
+  // Asked now and then while the loop waits; true releases the clock. Set before anybody waits.
+  void watch(std::function<bool()> stop) { stop_ = std::move(stop); }
   // How late the host was for what it waited for, or should have; asked when nobody waits.
   Distribution lateness() const { return lateness_.distribution(); }
 
@@ -36,6 +40,7 @@ class WallClock final : public Clock {
   std::condition_variable changed_;
   SimTime woken_ = SimTime::never();
   bool released_ = false;
+  std::function<bool()> stop_;
   SimTime last_;
   WeightedSamples lateness_;
 };

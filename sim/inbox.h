@@ -19,6 +19,9 @@ class Inbox {
   // Appends everything that has reached the engines by `now`. Order does not matter: the loop sorts by
   // request.
   virtual void poll(SimTime now, Arrivals& arrivals) = 0;
+  // Asked behind it: whose clients have gone, of which no request said so beforehand (`gives_up`). next()
+  // holds for them too.
+  virtual void poll_departures(SimTime, std::vector<RequestId>&) {}
   // The client has its last token, at `at` (which may lie after the loop's now).
   virtual void on_finished(RequestId request, SimTime at) = 0;
   // Set when the source stopped because of bad input.

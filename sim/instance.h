@@ -52,6 +52,11 @@ class Instance {
   }
   // The core learns that the client of a live request is gone. The next pass of its thread drops it.
   void client_left(SequenceId sequence, SimTime now);
+  // Where it has `request`; none: it does not, or knows already when its client gives up. Looks at all of
+  // them.
+  SequenceId find_staying(RequestId request) const;
+  // Its client has just gone, of which the core learns later.
+  void set_gives_up(SequenceId sequence, SimTime now);
   // Its prefill leg is of no use to anybody: as if its client had left, of which nobody is told. True when an
   // idle instance may go on.
   bool abandon(SequenceId sequence, SimTime now);

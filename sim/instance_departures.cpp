@@ -29,6 +29,20 @@ void Instance::client_left(SequenceId sequence, SimTime now) {
   wiring_.executor->cut(wiring_.id, now);
 }
 
+SequenceId Instance::find_staying(RequestId request) const {
+  for (std::size_t i = 0; i < progress_.size(); ++i) {
+    const Progress& p = progress_[i];
+    if (p.request == request && !p.lost && p.gives_up.is_never())
+      return SequenceId(static_cast<std::uint32_t>(i));
+  }
+  return SequenceId::none();
+}
+
+void Instance::set_gives_up(SequenceId sequence, SimTime now) {
+  progress_of(sequence).gives_up = now;
+  clients_may_leave_ = true;
+}
+
 bool Instance::abandon(SequenceId sequence, SimTime now) {
   Progress& p = progress_of(sequence);
   if (!p.left) departed_.push_back(sequence);  // else nothing but this may wake an idle engine to drop it

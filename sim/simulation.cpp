@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "base/mutation.h"
 #include "sim/arrival_batch.h"
@@ -139,6 +140,31 @@ class Loop final : LoopFleet {
       if (fleet_) fleet_->ledger().open(request);
       begin(request, now);
     }
+    gone_.clear();
+    setup_.inbox->poll_departures(now, gone_);
+    for (const RequestId request : gone_) client_gone(request, now);
+  }
+
+  // Nobody knew beforehand. Who is on the way to a core leaves when it is there; legs of split requests and
+  // their images go on to their end.
+  void client_gone(RequestId request, SimTime now) {
+    if (apart_ || relay_) return;
+    for (const auto& instance : instances_) {
+      const SequenceId sequence = instance->find_staying(request);
+      if (sequence.is_none()) continue;
+      const auto at = static_cast<std::uint32_t>(&instance - instances_.data());
+      return give_up(InstanceId(at), sequence, request, now);
+    }
+    left_early_.insert(request);
+  }
+
+  void give_up(InstanceId at, SequenceId sequence, RequestId request, SimTime now) {
+    instances_[at.value()]->set_gives_up(sequence, now);
+    departures_.push({.at = now + places_[at.value()].pool->abort_delay,
+                      .instance = at,
+                      .sequence = sequence,
+                      .request = request,
+                      .life = lives_[at.value()]});
   }
 
   void begin(const Request& request, SimTime now) override {
@@ -332,6 +358,7 @@ class Loop final : LoopFleet {
     }
     Instance& instance = *instances_[chosen.value()];
     setup_.executor->take_input(chosen, request.prompt_tokens, now);
+    const bool left_early = !left_early_.empty() && left_early_.erase(request.id) > 0;
     const SequenceId sequence = instance.add(request, now);
     bind(request, InstanceId::none());
     if (sequence.is_none()) {
@@ -346,6 +373,8 @@ class Loop final : LoopFleet {
                         .sequence = sequence,
                         .request = request.id,
                         .life = lives_[chosen.value()]});
+    } else if (left_early) {
+      give_up(chosen, sequence, request.id, now);
     }
     update_view(chosen);
     if (instance.idle()) mark(chosen);
@@ -442,6 +471,8 @@ class Loop final : LoopFleet {
   TimedHeap<Departure> departures_;
   Outcomes outcomes_;
   Arrivals arrivals_;
+  std::vector<RequestId> gone_;
+  std::set<RequestId> left_early_;
   std::uint64_t events_ = 0, fetches_failed_ = 0;
   InstanceId stuck_;
 };

@@ -2,8 +2,10 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/digest.h"
 #include "base/files.h"
@@ -56,7 +58,9 @@ Result<int> serve(const LiveOptions& options, const Scenario& scenario, const Co
   server.stop = [] { return interrupted(); };
   server.on_listening = [&](std::uint16_t port) {
     // Scripts read the port from here.
-    std::printf("listening on http://%s:%d\n", options.host.c_str(), static_cast<int>(port));
+    const bool bare = options.host.find(':') == std::string::npos;  // else an IPv6 address
+    std::printf("listening on http://%s%s%s:%d\n", bare ? "" : "[", options.host.c_str(), bare ? "" : "]",
+                static_cast<int>(port));
     std::fflush(stdout);
   };
   ORRERY_TRY(report, serve_scenario(scenario, server));
@@ -65,6 +69,7 @@ Result<int> serve(const LiveOptions& options, const Scenario& scenario, const Co
                      {"bad_requests", report.bad_requests},
                      {"clients_gone", report.gone},
                      {"clients_too_slow", report.slow},
+                     {"connections_refused", report.refused_connections},
                      {"loop_lateness_ms", lateness_json(report.loop_lateness)},
                      {"token_lateness_ms", lateness_json(report.token_lateness)},
                      {"steps", report.run.steps},
@@ -84,6 +89,18 @@ Result<int> serve(const LiveOptions& options, const Scenario& scenario, const Co
     std::printf("digest      %s\n", digest_text(report.run.digest).c_str());
   }
   return static_cast<int>(ExitCode::done);
+}
+
+// Of a run that was broken off: what had been measured, and no comparison.
+Error keep_measured(const LiveOptions& options, const EndpointRun& run) {
+  if (options.out.empty()) return interruption();
+  auto out = AtomicDirectory::create(options.out);
+  if (!out.ok()) return out.errors().front();
+  Status written = write_file_atomically(out->file("measured.csv"), measured_csv(run));
+  if (written.ok()) written = out->commit();
+  if (!written.ok()) return written.errors().front();
+  return make_error(ErrorKind::interrupted,
+                    "interrupted; " + options.out + "/measured.csv has what had been measured");
 }
 
 Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenario,
@@ -109,7 +126,7 @@ Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenari
   ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
   ORRERY_TRY(run, run_endpoint(*source, e));
-  if (run.interrupted) return interruption();
+  if (run.interrupted) return keep_measured(options, run);
   ORRERY_TRY(comparison,
              compare_with_endpoint(scenario, run,
                                    {.runs = runs, .threads = context.threads, .keep_going = e.keep_going}));
@@ -146,10 +163,12 @@ Result<int> run_cell(const LiveOptions& options, const Scenario& scenario, const
   run.keep_going = [&](std::uint64_t) { return !interrupted(); };
   run.arrange = [&](SimulationSetup& setup) {
     clock.restart();
+    clock.watch(interrupted);
     if (waits) setup.clock = &clock;
     if (tape) tape->arrange(setup);
   };
   ORRERY_TRY(result, run_scenario(scenario, run));
+  if (interrupted()) return interruption();  // from then on nothing was waited for
   if (tape) ORRERY_TRY_STATUS(tape->finish(result));
   const Json json = {{"requests", result.completed},
                      {"steps", result.steps},
@@ -199,6 +218,31 @@ Result<int> live(const LiveOptions& options, const CommandContext& context) {
 
 }  // namespace
 
+namespace {
+
+void add_endpoint_options(CLI::App& c, LiveOptions& o, CLI::Option* endpoint) {
+  const CLI::Range seconds(1e-3, 1e7);
+  const std::vector<CLI::Option*> options = {
+      c.add_option("--api", o.api, "of --endpoint")->check(CLI::IsMember({"completions", "chat"})),
+      c.add_option("--prompts", o.prompts, "of --endpoint: token ids, or text (always, of a chat)")
+          ->check(CLI::IsMember({"tokens", "text"})),
+      c.add_option("--model", o.model, "of --endpoint: instead of the first one that it names"),
+      c.add_option("--key-variable", o.key_variable, "environment variable that holds the server's key"),
+      c.add_option("--ca-file", o.ca_file, "certificates to check an https server against (PEM)"),
+      c.add_option("--timeout", o.timeout_s, "seconds for a request, tries and all")->check(seconds),
+      c.add_option("--stall", o.stall_s, "seconds without a byte after which a stream is given up")
+          ->check(seconds),
+      c.add_option("--retries", o.retries, "of a request that was refused before its first byte")
+          ->check(CLI::Range(0, 100)),
+      c.add_option("--scrape", o.scrape_s, "seconds between looks at /metrics; 0: none")
+          ->check(CLI::Range(0.0, 1e7)),
+      c.add_option("--intervals", o.intervals,
+                   "of --endpoint: off, auto (16 paired runs) or a number of runs")};
+  for (CLI::Option* option : options) option->needs(endpoint);
+}
+
+}  // namespace
+
 void register_live_command(CLI::App& app, CommandContext& context) {
   auto o = std::make_shared<LiveOptions>();
   CLI::App* c = app.add_subcommand(
@@ -207,12 +251,16 @@ void register_live_command(CLI::App& app, CommandContext& context) {
       "workload against a real server, predicted against measured\n"
       "example: orrery live examples/qwen3-8b-h200.yaml --serve --port 8000");
   c->add_option("scenario", o->scenario, "scenario file (YAML)")->required();
-  c->add_flag("--serve", o->serve, "be the server; ends with Ctrl-C");
-  c->add_option("--host", o->host, "of --serve: the address to listen at");
-  c->add_option("--port", o->port, "of --serve: 0 takes one that is free")->check(CLI::Range(0, 65535));
-  c->add_option("--endpoint", o->endpoint, "URL of a server to measure: http://HOST:PORT");
-  c->add_option("--trace", o->trace, "trace file, instead of the scenario's workload");
-  c->add_option("--seed", o->seed, "instead of the scenario's seed");
+  CLI::Option* const serve = c->add_flag("--serve", o->serve, "be the server; ends with Ctrl-C");
+  c->add_option("--host", o->host, "of --serve: the address to listen at")->needs(serve);
+  c->add_option("--port", o->port, "of --serve: 0 takes one that is free")
+      ->check(CLI::Range(0, 65535))
+      ->needs(serve);
+  CLI::Option* const endpoint =
+      c->add_option("--endpoint", o->endpoint, "URL of a server to measure: http://HOST:PORT");
+  c->add_option("--trace", o->trace, "trace file, instead of the scenario's workload")->excludes(serve);
+  c->add_option("--seed", o->seed, "instead of the scenario's seed")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   c->add_option("--out", o->out,
                 "of --endpoint: directory for comparison.json, comparison.html, measured.csv");
   c->add_option("--tape", o->tape, "records the run for `orrery replay`");
@@ -220,21 +268,7 @@ void register_live_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::IsMember({"virtual", "wall"}));
   c->add_option("--executor", o->executor, "cost-model; kernel is not in this version")
       ->check(CLI::IsMember({"cost-model", "kernel"}));
-  c->add_option("--api", o->api, "of --endpoint")->check(CLI::IsMember({"completions", "chat"}));
-  c->add_option("--prompts", o->prompts, "of --endpoint: token ids, or text (always, of a chat)")
-      ->check(CLI::IsMember({"tokens", "text"}));
-  c->add_option("--model", o->model, "of --endpoint: instead of the first one that it names");
-  c->add_option("--key-variable", o->key_variable, "environment variable that holds the server's key");
-  c->add_option("--ca-file", o->ca_file, "certificates to check an https server against (PEM)");
-  c->add_option("--timeout", o->timeout_s, "seconds for a request, tries and all")
-      ->check(CLI::PositiveNumber);
-  c->add_option("--stall", o->stall_s, "seconds without a byte after which a stream is given up")
-      ->check(CLI::PositiveNumber);
-  c->add_option("--retries", o->retries, "of a request that was refused before its first byte")
-      ->check(CLI::Range(0, 100));
-  c->add_option("--scrape", o->scrape_s, "seconds between looks at /metrics; 0: none")
-      ->check(CLI::NonNegativeNumber);
-  c->add_option("--intervals", o->intervals, "of --endpoint: off, auto (16 paired runs) or a number of runs");
+  add_endpoint_options(*c, *o, endpoint);
   c->add_flag("--update-calibration", o->update_calibration, "not in this version");
   c->callback([&context, o] {
     context.action = [&context, o] {

@@ -33,6 +33,36 @@ TEST_CASE("a wall clock that was late catches up: what follows keeps its own tim
   CHECK(clock.lateness().p50 >= 8'000'000);
 }
 
+TEST_CASE("a wall clock that is watched lets go when it should stop") {
+  WallClock clock;
+  int asked = 0;
+  clock.watch([&] { return ++asked > 2; });
+  const SimTime far = SimTime(0) + seconds(1000);
+  CHECK(clock.wait_until(far) == far);
+  CHECK(asked == 3);
+  CHECK(clock.now() < SimTime(0) + seconds(100));
+}
+
+TEST_CASE("a client that leaves is told of once, and only while its request is under way") {
+  WallClock clock;
+  SocketInbox inbox(clock);
+  SocketRequest request;
+  request.prompt_tokens = request.max_tokens = 2;
+  const RequestId a = inbox.push(request), b = inbox.push(request);
+  Arrivals arrivals;
+  while (arrivals.size() < 2) inbox.poll(clock.wait_until(inbox.next()), arrivals);
+  inbox.on_finished(a, clock.now());
+  inbox.leave(a);
+  inbox.leave(b);
+  inbox.leave(b);
+  CHECK(inbox.next() <= clock.now());
+  std::vector<RequestId> gone;
+  inbox.poll_departures(clock.wait_until(inbox.next()), gone);
+  CHECK(gone == std::vector<RequestId>{b});
+  inbox.close();
+  CHECK(inbox.next().is_never());
+}
+
 TEST_CASE("an arrival ends the wait, and a clock that is let go waits for nothing") {
   WallClock clock;
   SocketInbox inbox(clock);
