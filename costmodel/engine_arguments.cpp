@@ -392,14 +392,18 @@ void resolve_kernel_laws(EngineProfile& engine, const HardwareProfile& hardware)
   const auto another = [&](const KernelLaws& l) { return l.architecture != hardware.architecture; };
   laws.erase(std::remove_if(laws.begin(), laws.end(), another), laws.end());
   const char* const splits = "triton_attention_num_kv_splits";
+  bool splits_apply = !engine.settings.options.has(splits);
   for (KernelLaws& l : laws) {
     if (l.decode) l.decode->resolve(engine.settings.max_model_len);
-    if (l.split_decode && engine.settings.options.has(splits))
+    if (l.split_decode && engine.settings.options.has(splits)) {
       l.split_decode->splits = engine.settings.options.integer(splits);
+      splits_apply = true;
+    }
     const auto rate = hardware.matrix_rate.find(DType::bf16);
     if (l.product && rate != hardware.matrix_rate.end())
       l.product->resolve(static_cast<std::int64_t>(hardware.compute_units.value), rate->second.value.value());
   }
+  if (!splits_apply) engine.ignored_args.emplace_back(splits);  // another backend's, or no law of this part
 }
 
 }  // namespace

@@ -336,7 +336,9 @@ class InstanceReader {
     if (p.ep == 1 || p.ep == p.mlp_ranks()) return;
     const Yaml ep = node_.optional("parallel").optional("ep");
     const std::string all = "must be 1 or all " + std::to_string(p.mlp_ranks()) + " GPUs of the plan";
-    if (spec_.engine.engine == "vllm")
+    if (spec_.model.experts == 0)
+      ep.fail(spec_.model.name + " has no experts to share out; use 1");
+    else if (spec_.engine.engine == "vllm")
       ep.fail(all + ": vLLM shares experts out over all GPUs or none (enable_expert_parallel)");
     else if (p.cp > 1)
       ep.fail(all + " beside cp; widths between were not read there");

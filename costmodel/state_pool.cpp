@@ -27,6 +27,7 @@ class PoolChooser {
     choose_strategy();
     check_beside();
     check_grid();
+    note_without_effect();
   }
 
  private:
@@ -87,6 +88,20 @@ class PoolChooser {
     if (a_.options.integer("mamba_track_interval") % page != 0)
       fail("mamba_track_interval", "must be a multiple of page_size, " + std::to_string(page) +
                                        " (validate_mamba_extra_buffer asserts it)");
+  }
+
+  // As in the engine, which takes them and does not look at them.
+  void note_without_effect() const {
+    const bool cached = !flag("disable_radix_cache");
+    const bool in_turn = cached && a_.options.text("mamba_radix_cache_strategy") == "extra_buffer";
+    const bool sized =
+        a_.options.has("max_mamba_cache_size") || (!cached && a_.options.has("max_running_requests"));
+    const auto note = [&](const char* name, bool without_effect) {
+      if (without_effect && given(name)) a_.engine.ignored_args.emplace_back(name);
+    };
+    note("mamba_radix_cache_strategy", !cached);
+    note("mamba_track_interval", !in_turn);
+    note("mamba_full_memory_ratio", sized);
   }
 
   const StatePoolArguments& a_;

@@ -85,6 +85,12 @@ TEST_CASE("redundant experts of a width between are held in parts") {
   CHECK(more == Approx(32 * s.experts.expert_bytes * s.experts.layers / 4));
 }
 
+TEST_CASE("a width between says nothing of a model without experts") {
+  const std::string errors = to_string(
+      read("hardware: h100\nmodel: qwen3-8b\nengine: sglang-0.5\nparallel: {tp: 4, ep: 2}\n").errors);
+  CHECK(errors.find("parallel.ep: qwen3-8b has no experts to share out; use 1") != std::string::npos);
+}
+
 TEST_CASE("vLLM shares experts out over all GPUs or none") {
   const std::string errors = to_string(read(text("vllm-0.24", "{tp: 4, ep: 2}")).errors);
   CHECK(errors.find("parallel.ep: must be 1 or all 4 GPUs of the plan: vLLM shares") != std::string::npos);

@@ -109,6 +109,27 @@ TEST_CASE("what SGLang asserts, and what is not modelled beside states, is refus
   CHECK(plan_memory(plain).value().kv_blocks == plan_memory(instance("", "qwen3-8b")).value().kv_blocks);
 }
 
+TEST_CASE("arguments that another one leaves without effect are named") {
+  using Names = std::vector<std::string>;
+  const auto ignored = [](const std::string& arguments) {
+    return instance("engine_args: {" + arguments + "}\n").engine.ignored_args;
+  };
+  CHECK(ignored("mamba_track_interval: 512, mamba_full_memory_ratio: 0.5").empty());
+  CHECK(ignored("max_mamba_cache_size: 50, mamba_full_memory_ratio: 0.5") ==
+        Names{"mamba_full_memory_ratio"});
+  CHECK(ignored("disable_overlap_schedule: true, mamba_track_interval: 512") ==
+        Names{"mamba_track_interval"});
+  CHECK(ignored("disable_radix_cache: true, mamba_radix_cache_strategy: extra_buffer") ==
+        Names{"mamba_radix_cache_strategy"});
+  // Attention of an H200 is another backend's; an R9700's is Triton's.
+  CHECK(ignored("triton_attention_num_kv_splits: 32") == Names{"triton_attention_num_kv_splits"});
+  const Read r9700 = read(
+      "hardware: r9700\nmodel: qwen3-8b\nengine: sglang-0.5\nengine_args: {triton_attention_num_kv_splits: "
+      "32}\n");
+  CHECK(r9700.errors.empty());
+  CHECK(r9700.spec.engine.ignored_args.empty());
+}
+
 TEST_CASE("prompts run the kernels of flash-linear-attention on states in the pool") {
   const StepPricer sglang = pricer(instance());
   StepShape shape{};
