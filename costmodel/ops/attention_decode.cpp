@@ -55,12 +55,12 @@ class AttentionDecodeOperator : public Operator {
       const double walk =
           laws->decode->ns(roofline_.units(), input.shape->decode_sequences, spec_.heads, keys);
       price_from_law(cost, *laws, roofline_.part(), walk + cost.memory_ns, laws->decode->error);
-    } else if (laws != nullptr && laws->split_decode && drafts == 0 && spec_.window == 0 &&
-               laws->split_decode->of(spec_.head_dim) != nullptr) {
+    } else if (splits_keys(laws) && drafts == 0) {
       const double walk = laws->split_decode->ns(roofline_.units(), input.shape->decode_sequences,
                                                  spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
-      price_from_law(cost, *laws, roofline_.part(), std::max(walk, cost.memory_ns) + cost.latency_ns,
-                     laws->split_decode->error);
+      // Where the bytes take longer, the price is the roofline's, and is called so.
+      if (walk > cost.memory_ns)
+        price_from_law(cost, *laws, roofline_.part(), walk + cost.latency_ns, laws->split_decode->error);
     } else if (surface_) {
       price_from_surface(input, sequences, keys, cost);
     }
@@ -86,6 +86,11 @@ class AttentionDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
+  bool splits_keys(const KernelLaws* laws) const {
+    return laws != nullptr && laws->split_decode && spec_.window == 0 &&
+           laws->split_decode->of(spec_.head_dim) != nullptr;
+  }
+
   // Query heads of a KV head, and those of a sequence's drafts, share a matrix instruction.
   double padded_heads(double rows) const {
     const auto blocks = static_cast<std::int64_t>(std::ceil(rows / static_cast<double>(tile_rows_)));

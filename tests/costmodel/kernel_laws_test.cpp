@@ -7,6 +7,8 @@
 #include "costmodel/hand_spec.h"
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
+#include "costmodel/step_pricer.h"
+#include "priced_steps.h"
 #include "read_instance.h"
 
 using namespace orrery;
@@ -186,6 +188,28 @@ TEST_CASE("shares of a sequence's keys: a walk of one block each, until blocks s
       "64}\n");
   REQUIRE(more.spec.engine.kernel_laws.size() == 1);
   CHECK(more.spec.engine.kernel_laws[0].split_decode->splits == 64);
+}
+
+// 8 query heads on each of two KV heads leave half of the units idle; 4 on each of four do not.
+TEST_CASE("where keys take longer from memory than the walk, a price is the roofline's and is called so") {
+  const auto attention = [](const std::string& model, std::int64_t splits) {
+    const Read r = read("hardware: r9700\nmodel: " + model +
+                        "\nengine: sglang-0.5\nparallel: {tp: 2}\nengine_args: "
+                        "{triton_attention_num_kv_splits: " +
+                        std::to_string(splits) + "}\n");
+    if (!r.errors.empty()) FAIL(to_string(r.errors));
+    const StepBreakdown step = pricer(r.spec).explain(decodes(1, 16384));
+    for (const OpLine& op : step.ops) {
+      if (op.name == "attention_decode") return op;
+    }
+    FAIL("no attention");
+    return OpLine{};
+  };
+  CHECK(attention("qwen3-30b-a3b", 16).rung == "published");
+  const OpLine bytes = attention("qwen3-8b", 16);
+  CHECK(bytes.rung == "roofline");
+  CHECK(bytes.bound == "memory");
+  CHECK(bytes.time_ns == attention("qwen3-8b", 64).time_ns);
 }
 
 TEST_CASE("a law's kernel floor is every kernel's") {
