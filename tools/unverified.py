@@ -17,11 +17,13 @@ def figures(path):
     stack, found = [], []
     lines = path.read_text(encoding="utf-8").split("\n")
     for i, line in enumerate(lines):
-        match = re.match(r"^( *)(?:- )?(\w+):", line)
+        match = re.match(r"^( *)(- )?(\w+):(?: (\w+)$)?", line)
         if not match or line.lstrip().startswith("#"):
             continue
-        depth = len(match.group(1))
-        stack = [s for s in stack if s[0] < depth] + [(depth, match.group(2))]
+        # An item of a list is called by what its first key says: several laws, of an architecture each.
+        indent, item, key, says = match.groups()
+        depth = len(indent)
+        stack = [s for s in stack if s[0] < depth] + [(depth, says if item and says else key)]
         if "{value:" in line:
             text = line + " " + " ".join(lines[i + 1:i + 3])
         elif re.match(r"^ *value: ", line):
