@@ -209,7 +209,7 @@ TEST_CASE("ranks that exchange rows by DeepEP, also in two batches: stretches de
 TEST_CASE("what is not modelled beside ranks is refused by name") {
   CHECK(refusal({"deployment.parallel={tp: 16, dp: 8}"}).find("deployment.topology") != std::string::npos);
   CHECK(refusal({"deployment.parallel={dp: 513}"}).find("more than 512 ranks") != std::string::npos);
-  CHECK(refusal({"deployment.parallel={dp: 8, ep: 2}"}).find("tp x dp = 8") != std::string::npos);
+  CHECK(refusal({"deployment.parallel={dp: 8, ep: 3}"}).find("tp x dp = 8") != std::string::npos);
   CHECK(refusal({"deployment.speculation={method: mtp, tokens: 1, acceptance: [0.8]}"})
             .find("speculation is not modelled under") != std::string::npos);
   CHECK(refusal({"deployment.engine_args={enable_attn_tp_input_scattered: true}"}).find("another layout") !=
