@@ -181,6 +181,28 @@ TEST_CASE("points copied by hand from the published tables come back") {
           339.003 + 268.698 - 223.915);
 }
 
+// The same source. From eight rows an expert the kernels' own tiles make unequal rows the slower ones, which
+// counts (power_law_1.01; equal rows: 843.328 and 4,474.117).
+TEST_CASE("experts with weights of four bits come back from their timings") {
+  const HardwareProfile h200 = part("h200");
+  const auto set = set_of(h200, "vllm-0.24");
+  const auto us = [&](const char* format, const ExpertShape& shape, double tokens) {
+    const auto fitted = set->experts(format, shape);
+    REQUIRE(fitted);
+    const double rows = tokens * static_cast<double>(shape.per_token);
+    const double distinct = std::min(rows, static_cast<double>(shape.experts));
+    return experts_bound_ns(PartRates::of(h200), format, shape, rows, distinct) / fitted->curve.at(tokens) /
+           1e3;
+  };
+  const ExpertShape gpt_oss{2880, 2880, 128, 4}, kimi{7168, 2048, 384, 8};
+  CHECK(us("mxfp4", gpt_oss, 1) == Approx(60.859).epsilon(0.001));
+  CHECK(us("mxfp4", gpt_oss, 1024) == Approx(1339.584).epsilon(0.001));
+  CHECK(us("w4a16", kimi, 16) == Approx(958.608).epsilon(0.001));
+  CHECK(us("w4a16", kimi, 1024) == Approx(5734.112).epsilon(0.001));
+  // Nobody timed SGLang's for gpt-oss as they run.
+  CHECK_FALSE(set_of(h200, "sglang-0.5")->experts("mxfp4", gpt_oss));
+}
+
 TEST_CASE("a group of query heads twice as wide as the table's is not priced from it") {
   const auto set = set_of(part("h200"), "tensorrt-llm-1.2");
   CHECK(set->attention_decode(attention(128, 8)));        // 16 query heads of a KV head: the widest
