@@ -33,11 +33,24 @@ void read_matrix_rates(const Yaml& node, HardwareProfile& h) {
   }
 }
 
+// A relative's own, else figures would be carried over twice, or in a circle.
+bool carries_over(const std::string& name) {
+  const auto path = find_profile("hardware_profiles", name, "hardware");
+  if (!path.ok()) return false;
+  const auto document = YamlDocument::load(path.value());
+  if (!document.ok()) return false;
+  const Yaml efficiency = document.value().root().optional("efficiency");
+  return efficiency.is_map() && efficiency.optional("like").present();
+}
+
 // `like: NAME` takes the efficiencies of a relative in hardware_profiles, with twice their errors: how far
 // kernels of one part tell those of another nobody measured here.
 void carry_over(const Yaml& like, HardwareProfile& h) {
   if (!like.present()) return;
   const std::string name = like.text();
+  if (is_hardware_path(name)) return like.fail("must name a part of hardware_profiles, not a file");
+  if (carries_over(name))
+    return like.fail(name + " has no efficiencies of its own, it takes another's; name that one");
   auto relative = load_hardware(name);
   if (!relative.ok()) return like.fail("is not a part of hardware_profiles (orrery list hardware)");
   h.efficiency = std::move(relative.value().efficiency);

@@ -27,9 +27,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
 
 
-def call(folder, *command):
+def call(folder, *command, data=SOURCE):
     return subprocess.run([ORRERY, *command], capture_output=True, text=True, timeout=200, cwd=folder,
-                          env={**os.environ, "ORRERY_DATA_DIR": str(SOURCE)})
+                          env={**os.environ, "ORRERY_DATA_DIR": str(data)})
 
 
 def files():
@@ -99,6 +99,29 @@ def relative(folder, profile):
     expect(math.isclose(width(like), 2 * width(plain), rel_tol=0.15), f"widths: {width(plain)} {width(like)}")
 
 
+def listed(folder, profile):
+    """A part put beside the others is named, its own relative is not taken at second hand, nor itself in a circle."""
+    data = folder / "data"
+    data.mkdir()
+    for there in SOURCE.iterdir():
+        if there.name.endswith("_profiles"):
+            (data / there.name).symlink_to(there)
+    parts = data / "hardware_profiles"
+    parts.unlink()
+    parts.mkdir()
+    for there in (SOURCE / "hardware_profiles").iterdir():
+        (parts / there.name).symlink_to(there)
+    (parts / "rtx4090.yaml").write_text(profile)
+    for name, like in (("second", "rtx4090"), ("circle", "circle")):
+        text = profile.replace("name: rtx4090", f"name: {name}").replace("like: l40s", f"like: {like}")
+        (parts / f"{name}.yaml").write_text(text)
+        done = call(folder, "cost", "scenario.yaml", "--set", f"deployment.hardware={name}", data=data)
+        expect(done.returncode == 3 and f"efficiency.like: {like} has no efficiencies of its own" in done.stderr,
+               f"{name} like {like}: {done.returncode}: {done.stderr!r}")
+    done = call(folder, "cost", "scenario.yaml", "--set", "deployment.hardware=rtx4090", data=data)
+    expect(done.returncode == 0, f"rtx4090 by its name: {done.stderr!r}")
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -110,6 +133,7 @@ def main():
         intervals(folder)
         located(folder, found["rtx4090.yaml"])
         relative(folder, found["rtx4090.yaml"])
+        listed(folder, found["rtx4090.yaml"])
     for what in wrong:
         print(what)
     raise SystemExit(1 if wrong else 0)

@@ -159,3 +159,17 @@ TEST_CASE("bytes per element of the stored types") {
   CHECK(bytes_per_element(DType::fp8) == 1);
   CHECK(bytes_per_element(DType::mxfp4) == 0.53125);  // 4 bits, and 8 for every 32 elements
 }
+
+TEST_CASE("efficiencies are those of a part that is listed, not of a file") {
+  const std::string text = h200_text();
+  const std::size_t at = text.find("\nefficiency:");
+  REQUIRE(at != std::string::npos);
+  const auto like = [&](const std::string& name) {
+    return parse_hardware(text.substr(0, at) + "\nefficiency:\n  like: " + name + "\n", "mine.yaml");
+  };
+  REQUIRE(like("l40s").ok());
+  const auto file = like("./l40s.yaml");
+  REQUIRE_FALSE(file.ok());
+  CHECK(
+      holds(to_string(file.errors()), "efficiency.like: must name a part of hardware_profiles, not a file"));
+}
