@@ -28,6 +28,8 @@ TokenRuns cut(const TokenRuns& content, std::size_t run, std::int64_t end) {
 RadixCache::RadixCache(const Config& config) : config_(config), available_(config.tokens) {
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
+  ORRERY_CHECK(!stateful() || (!windowed() && !tiered()),
+               "radix cache: states beside windows or host memory");  // look-ups would take one for another
   windowed_.available = config.windowed_tokens;
   states_.available = config.state_slots;
   nodes_.make(Record{});
