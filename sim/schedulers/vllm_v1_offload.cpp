@@ -26,10 +26,11 @@ void VllmV1Scheduler::admit_around_transfers(std::int64_t& budget) {
     std::stable_sort(skipped_.begin(), skipped_.end(), [&](Slot a, Slot b) { return before(a, b); });
 }
 
-// By priority a prompt without room may stand before one whose blocks have come, and hold it up for good when
-// nobody runs, by the engine's source. Here the other one gets its turn.
+// A prompt without room may stand before one whose blocks have come: by priority, or because it waited longer
+// for what others store or load. It holds that one up for good when nobody runs, by the engine's source. Here
+// the other one gets its turn.
 bool VllmV1Scheduler::waits_for_loaded() const {
-  if (!config_.by_priority || running_count_ > 0 || awaits_transfer()) return false;
+  if (running_count_ > 0 || awaits_transfer()) return false;
   return std::any_of(skipped_.begin(), skipped_.end(),
                      [&](Slot slot) { return sequences_[slot].state == State::loading; });
 }

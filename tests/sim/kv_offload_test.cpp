@@ -161,3 +161,23 @@ TEST_CASE("Without a host tier nothing changes") {
     CHECK(run(linked, base.requests).digest == run(base.world, base.requests).digest);
   }
 }
+
+// X waits for what Y loads and comes back in front of L, whose load ends while nobody runs. By its source the
+// engine tries X, which has no room beside L's blocks, and nobody behind it.
+TEST_CASE("offload: a loaded prompt goes on although the one before it has no room beside it") {
+  std::vector<TraceRequest> requests{named(0, 0, 1, 6), named(1, 2, 2, 8), named(2, 4, 3, 19),
+                                     named(3, 6, 4, 19)};
+  TraceRequest x = named(5, 8, 5, 14);
+  const TraceRequest y = named(4, 8, 1, 6), l = named(6, 8, 2, 8);
+  std::copy_n(y.hash_ids.begin(), 6, x.hash_ids.begin());
+  requests.insert(requests.end(), {y, x, l});
+  RunResult r;
+  const std::vector<RequestRecord> records = records_of(small_pool(), requests, &r);
+  REQUIRE(records.size() == 7);
+  CHECK(r.offload.loads == 2);
+  CHECK(r.offload.deferrals > 0);
+  CHECK(records[4].cached_tokens == 6 * 512);
+  CHECK(records[5].cached_tokens == 6 * 512);
+  CHECK(records[6].cached_tokens == 8 * 512);
+  CHECK(records[6].ttft < records[5].ttft);  // they came at once
+}
