@@ -2,10 +2,14 @@
 // decide.
 #include <deque>
 #include <map>
+#include <optional>
+#include <set>
 
 #include "../sanitized.h"
 #include "catch.h"
+#include "example_scenario.h"
 #include "sglang_features_world.h"
+#include "sim/simulation.h"
 #include "tensorrt_llm_world.h"
 #include "world.h"
 
@@ -170,6 +174,78 @@ TEST_CASE("a closed loop sends the next request when a client gives up") {
   world::run(w, two);
   CHECK(records.all[0].status == RequestStatus::timed_out);
   CHECK(records.all[1].arrival == SimTime(0) + duration_from_seconds(0.05));
+}
+
+// Every third client leaves after 20 to 600 ms: as its request says, or without a word until then.
+class Leaving final : public Inbox {
+ public:
+  Leaving(Inbox& inner, bool announced) : inner_(inner), announced_(announced) {}
+  SimTime next() const override {
+    return leaving_.empty() ? inner_.next() : earlier(inner_.next(), leaving_.begin()->first);
+  }
+  void poll(SimTime now, Arrivals& arrivals) override {
+    inner_.poll(now, arrivals);
+    for (Request& r : arrivals) {
+      if (r.id.value() % 3 != 0) continue;
+      const auto patience = static_cast<std::int64_t>(20 + r.id.value() * 7 % 580);
+      const SimTime leaves = r.arrival + SimDuration(patience * 1'000'000);
+      if (announced_)
+        r.gives_up = leaves;
+      else
+        leaving_.emplace(leaves, r.id);
+    }
+  }
+  void poll_departures(SimTime now, std::vector<RequestId>& gone) override {
+    for (; !leaving_.empty() && leaving_.begin()->first <= now; leaving_.erase(leaving_.begin()))
+      if (!over_.contains(leaving_.begin()->second)) gone.push_back(leaving_.begin()->second);
+  }
+  void on_finished(RequestId request, SimTime at) override {
+    over_.insert(request);
+    inner_.on_finished(request, at);
+  }
+
+ private:
+  Inbox& inner_;
+  bool announced_;
+  std::multimap<SimTime, RequestId> leaving_;
+  std::set<RequestId> over_;
+};
+
+TEST_CASE("who leaves without a word ends as one whose request had said when") {
+  for (const char* engine : {"vllm-0.24", "sglang-0.5", "tensorrt-llm-1.2"}) {
+    for (const bool stretches : {true, false}) {
+      const Scenario scenario =
+          small_example("{hardware: h200, model: qwen3-8b, replicas: 2, engine: " + std::string(engine) + "}",
+                        {"workload.limit={requests: 120}", "workload.frontend=openai"})
+              .value();
+      world::Records records[2];
+      RunResult result[2];
+      for (const bool announced : {false, true}) {
+        std::optional<Leaving> leaving;
+        RunOptions options;
+        options.stretches = stretches;
+        options.sink = &records[announced];
+        options.arrange = [&](SimulationSetup& setup) {
+          setup.inbox = &leaving.emplace(*setup.inbox, announced);
+        };
+        result[announced] = run_scenario(scenario, options).value();  // an error if blocks are missing
+      }
+      INFO(engine);
+      CHECK(result[0].cancelled > 10);
+      CHECK(result[0].cancelled == result[1].cancelled);
+      CHECK(result[0].steps == result[1].steps);
+      REQUIRE(records[0].all.size() == records[1].all.size());
+      for (std::size_t i = 0; i < records[0].all.size(); ++i) {
+        const RequestRecord &a = records[0].all[i], &b = records[1].all[i];
+        CHECK(a.status == b.status);
+        CHECK(a.ttft == b.ttft);
+        CHECK(a.e2e == b.e2e);
+        CHECK(a.queue == b.queue);
+        // Tokens on their way when the first one left were not watched.
+        CHECK(std::abs(a.output_tokens - b.output_tokens) <= (a.status == RequestStatus::cancelled ? 3 : 0));
+      }
+    }
+  }
 }
 
 }  // namespace
