@@ -203,6 +203,21 @@ TEST_CASE("experts with weights of four bits come back from their timings") {
   CHECK_FALSE(set_of(h200, "sglang-0.5")->experts("mxfp4", gpt_oss));
 }
 
+// Timings of 256 experts, 7,168 wide, beat memory at most widths: fewer were read than chosen
+// (docs/calibration.md).
+TEST_CASE("DeepSeek-V3's experts on vLLM are Kimi-K2's at as many rows an expert, at every width") {
+  const auto set = set_of(part("h100"), "vllm-0.24");
+  for (const std::int64_t width : {128, 256, 512, 1024, 2048}) {
+    const auto own = set->experts("fp8-block", {7168, width, 256, 8});
+    const auto relative = set->experts("fp8-block", {7168, width, 384, 8});
+    REQUIRE(own);
+    REQUIRE(relative);
+    CAPTURE(width);
+    CHECK(own->curve.at(64) == Approx(relative->curve.at(96)).epsilon(0.001));
+    CHECK(own->curve.at(2048) == Approx(relative->curve.at(3072)).epsilon(0.001));
+  }
+}
+
 TEST_CASE("a group of query heads twice as wide as the table's is not priced from it") {
   const auto set = set_of(part("h200"), "tensorrt-llm-1.2");
   CHECK(set->attention_decode(attention(128, 8)));        // 16 query heads of a KV head: the widest
