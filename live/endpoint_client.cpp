@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/random.h"
 #include "base/text.h"
@@ -176,7 +177,7 @@ class Task final : public Exchange {
     if (r.first < 0)
       r.first = at;
     else
-      client_.gaps.add(at - r.last);
+      gaps_.push_back(at - r.last);
     r.last = at;
   }
 
@@ -251,6 +252,8 @@ class Task final : public Exchange {
     over_ = true;
     drop();
     timer_.cancel();
+    if (status == RequestStatus::completed)  // what failed is in no measurement
+      for (const std::int64_t gap : gaps_) client_.gaps.add(gap);
     record().status = status;
     // Shortened behind that: half a key is one too.
     record().error = without_key(error, client_.options.api_key);
@@ -264,6 +267,7 @@ class Task final : public Exchange {
   std::size_t record_;
   AnswerReader answer_;
   std::string message_, status_body_;
+  std::vector<std::int64_t> gaps_;  // between its events
   std::int64_t heard_ = 0, cancels_ = INT64_MAX, times_out_ = INT64_MAX;
   bool over_ = false, resting_ = false;  // resting: between two tries
 };

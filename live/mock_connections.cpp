@@ -204,7 +204,9 @@ struct MockConnections::State {
     auto request = read_api_request(c.reader.take_body(), chat, limits);
     if (!request.ok()) {
       ++bad_requests;
-      return c.answer(400, "application/json", api_error(400, request.errors().front().message));
+      const Error& error = request.errors().front();
+      const int status = error.kind == ErrorKind::unavailable ? 404 : 400;
+      return c.answer(status, "application/json", api_error(status, error.message));
     }
     const RequestId id = inbox.push(request->asked);
     if (id.is_none()) return c.answer(503, "application/json", api_error(503, "the server is going away"));

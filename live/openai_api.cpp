@@ -116,8 +116,8 @@ Result<ApiRequest> read_api_request(const std::string& body, bool chat, const Ap
   r.chat = chat;
   r.asked.hash_block_size = limits.block_size;
   if (json.contains("model") && json["model"].is_string() && json["model"] != limits.model)
-    return refuse("the model " + json["model"].get<std::string>() + " does not exist; this server has " +
-                  limits.model);
+    return make_error(ErrorKind::unavailable, "the model " + json["model"].get<std::string>() +
+                                                  " does not exist; this server has " + limits.model);
   BlockNames names(r.asked);
   const char* const key = chat ? "messages" : "prompt";
   if (!json.contains(key)) return refuse(std::string(key) + ": is missing");

@@ -23,7 +23,8 @@ struct ApiLimits {
 };
 
 // The body of POST /v1/completions or /v1/chat/completions. A prompt of token ids counts them; of text, its
-// words: there is no tokeniser here. Errors say what the server would answer with status 400.
+// words: there is no tokeniser here. Errors say what the server answers with status 400, or 404 where
+// the model is not here (unavailable).
 Result<ApiRequest> read_api_request(const std::string& body, bool chat, const ApiLimits& limits);
 
 // One answer's texts. `tokens` counts those before.

@@ -221,6 +221,7 @@ TEST_CASE("answers that are not streamed, and requests that are refused") {
   CHECK(whole.find("\"text\":\" token token token token\"") != std::string::npos);
   CHECK(whole.find("\"prompt_tokens\":3,\"total_tokens\":7,\"completion_tokens\":4") != std::string::npos);
   CHECK(ask("POST", "/v1/completions", "{").starts_with("HTTP/1.1 400"));
+  CHECK(ask("POST", "/v1/completions", R"({"model": "x", "prompt": "a"})").starts_with("HTTP/1.1 404"));
   CHECK(ask("GET", "/v1/completions", "").starts_with("HTTP/1.1 405"));
   CHECK(ask("GET", "/nothing", "").starts_with("HTTP/1.1 404"));
   CHECK(ask("GET", "/health", "").starts_with("HTTP/1.1 200"));
@@ -230,7 +231,7 @@ TEST_CASE("answers that are not streamed, and requests that are refused") {
   CHECK(metrics.find("vllm:request_success_total{model_name=\"qwen3-0.6b\",engine=\"0\",finished_reason="
                      "\"length\"} 1\n") != std::string::npos);
   CHECK(read_all(connect_and_send(mock.port(), "no HTTP\r\n\r\n")).starts_with("HTTP/1.1 400"));
-  CHECK(mock.end().bad_requests == 2);
+  CHECK(mock.end().bad_requests == 3);
 }
 
 TEST_CASE("a client that leaves and one that does not read cost nobody else anything") {
@@ -281,10 +282,12 @@ TEST_CASE("who sends without end behind a request that is not answered is held b
 
 TEST_CASE("a server that dies in the middle of a stream fails its request, which is not sent again") {
   const EndpointRun run = one([](const std::string&, int) -> ScriptedServer::Said {
-    return {http_stream_head(true) + http_chunk(event(" a")), false};
+    return {http_stream_head(true) + http_chunk(event(" a") + event(" b")), false};
   });
   CHECK(run.records[0].status == RequestStatus::failed);
   CHECK(run.records[0].tries == 1);
+  CHECK(run.records[0].events == 2);
+  CHECK(run.itl.count == 0);  // in no measurement
   CHECK(run.cut == 1);
 }
 
