@@ -21,6 +21,9 @@ constexpr std::int32_t fewest_layers = 4;
 // that costs less than normals.
 constexpr std::int64_t counted_others = 256;
 constexpr std::int64_t longest_ahead = 16;
+// Of a balancer's window, the last so many that have names are drawn again.
+constexpr std::int64_t window_tokens = 65536;
+constexpr std::size_t runs_between_looks = 64;
 
 // `tokens`: drawn one by one; others beside them cost a layer as much as the most of them that are.
 std::int32_t layers_drawn(std::int32_t layers, std::size_t tokens, bool others) {
@@ -214,6 +217,18 @@ void ExpertRun::decoding(std::size_t id, std::vector<DecodingToken>& tokens) {
   instance.runs.erase(instance.runs.begin(),
                       instance.runs.begin() + static_cast<std::ptrdiff_t>(s.first_run));
   s.runs -= std::exchange(s.first_run, 0);
+  if (s.runs % runs_between_looks == 0) forget_unread(instance);
+}
+
+// Runs of the window that have so many tokens behind them that nobody will draw theirs.
+void ExpertRun::forget_unread(Instance& instance) {
+  std::size_t first = instance.runs.size();
+  for (std::int64_t behind = 0; first > 0 && behind < window_tokens;) {
+    const TokenRun& run = instance.runs[--first];
+    behind += run.steps * run.named;
+  }
+  instance.runs.erase(instance.runs.begin(), instance.runs.begin() + static_cast<std::ptrdiff_t>(first));
+  instance.state.runs -= first;
 }
 
 void ExpertRun::advance(std::size_t id, std::int64_t tokens) {
@@ -236,8 +251,11 @@ void ExpertRun::note_tokens(Instance& instance) {
   State& s = instance.state;
   if (!s.noted) {
     instance.runs.resize(s.runs);  // what a stretch took back
-    instance.runs.push_back(
-        {.tokens = instance.tokens, .segment = s.window.size() - 1, .first = s.ran, .steps = 0});
+    instance.runs.push_back({.tokens = instance.tokens,
+                             .named = instance.named,
+                             .segment = s.window.size() - 1,
+                             .first = s.ran,
+                             .steps = 0});
     s.runs = instance.runs.size();
     s.noted = true;
   }
@@ -277,11 +295,10 @@ void ExpertRun::next(std::size_t id, const ExpertWork& work, SimTime now, std::v
 
 // The window's tokens that have names, the last of them if they are many: what they chose is drawn again.
 ExpertRun::WindowKeys ExpertRun::window_keys(std::size_t id, const State& s) const {
-  constexpr std::int64_t most = 65536;
   WindowKeys keys(s.window.size());
   if (!spec_.sampled) return keys;
   const Instance& instance = instances_[id];
-  std::int64_t left = most;
+  std::int64_t left = window_tokens;
   for (std::size_t r = s.runs; r-- > s.first_run && left > 0;) {
     const TokenRun& run = instance.runs[r];
     for (std::int64_t step = run.steps; step-- > 0 && left > 0;) {

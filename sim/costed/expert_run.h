@@ -79,6 +79,7 @@ class ExpertRun {
  private:
   struct TokenRun {  // of the window: tokens of these, and of the steps behind, in one segment of it
     std::vector<DecodingToken> tokens;
+    std::int64_t named = 0;  // tokens that they are
     std::size_t segment = 0;
     std::int64_t first = 0, steps = 0;  // since decoding()
   };
@@ -101,6 +102,7 @@ class ExpertRun {
   void place(std::size_t instance, SimTime now);
   void advance(std::size_t instance, std::int64_t tokens);
   void note_tokens(Instance& instance);
+  static void forget_unread(Instance& instance);
   Batch batch(std::size_t instance, const State& s, std::int64_t tokens, std::uint64_t half = 0) const;
   RankLoad drawn_load(std::size_t instance, const State& s, std::int32_t layer, std::int64_t tokens,
                       const Batch& batch, std::uint64_t half = 0) const;
