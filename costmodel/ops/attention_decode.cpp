@@ -58,9 +58,12 @@ class AttentionDecodeOperator : public Operator {
     } else if (splits_keys(laws) && drafts == 0) {
       const double walk = laws->split_decode->ns(roofline_.units(), input.shape->decode_sequences,
                                                  spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
-      // Where the bytes take longer, the price is the roofline's, and is called so.
+      // Where the bytes take longer, the price is the roofline's, and is called so; the walk stands for its
+      // tiles' waves.
       if (walk > cost.memory_ns)
         price_from_law(cost, *laws, roofline_.part(), walk + cost.latency_ns, laws->split_decode->error);
+      else
+        cost.compute_ns = walk;
     } else if (surface_) {
       price_from_surface(input, sequences, keys, cost);
     }

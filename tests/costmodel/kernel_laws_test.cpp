@@ -192,13 +192,14 @@ TEST_CASE("shares of a sequence's keys: a walk of one block each, until blocks s
 
 // 8 query heads on each of two KV heads leave half of the units idle; 4 on each of four do not.
 TEST_CASE("where keys take longer from memory than the walk, a price is the roofline's and is called so") {
-  const auto attention = [](const std::string& model, std::int64_t splits) {
+  const auto attention = [](const std::string& model, std::int64_t splits, std::int32_t sequences = 1,
+                            std::int64_t context = 16384) {
     const Read r = read("hardware: r9700\nmodel: " + model +
                         "\nengine: sglang-0.5\nparallel: {tp: 2}\nengine_args: "
                         "{triton_attention_num_kv_splits: " +
                         std::to_string(splits) + "}\n");
     if (!r.errors.empty()) FAIL(to_string(r.errors));
-    const StepBreakdown step = pricer(r.spec).explain(decodes(1, 16384));
+    const StepBreakdown step = pricer(r.spec).explain(decodes(sequences, context));
     for (const OpLine& op : step.ops) {
       if (op.name == "attention_decode") return op;
     }
@@ -210,6 +211,10 @@ TEST_CASE("where keys take longer from memory than the walk, a price is the roof
   CHECK(bytes.rung == "roofline");
   CHECK(bytes.bound == "memory");
   CHECK(bytes.time_ns == attention("qwen3-8b", 64).time_ns);
+  // Short ones of many: no waves of tiles, which are another kernel's.
+  const OpLine many = attention("qwen3-8b", 16, 128, 20);
+  CHECK(many.rung == "roofline");
+  CHECK(many.time_ns < 3 * attention("qwen3-8b", 16, 1, 20).time_ns);
 }
 
 TEST_CASE("a law's kernel floor is every kernel's") {
