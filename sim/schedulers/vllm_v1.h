@@ -68,7 +68,9 @@ class VllmV1Scheduler final : public Scheduler, private DecodingTokens {
   std::span<const SendWork> take_sends() override;
   bool on_remote_end(SequenceId sequence, bool said_eos) override;
   bool on_remote_failure(SequenceId sequence) override;
-  bool looks_again() const override { return !remote_.ended.empty() && running_count_ == 0; }
+  bool looks_again() const override {  // also where the last one that ran had to go: others may have room now
+    return running_count_ == 0 && (!remote_.ended.empty() || (offload_ != nullptr && !preempted_.empty()));
+  }
   bool newcomer_may_run() const override {
     return skipped_.empty() ? waiting_.size() == 1 : !waiting_.empty();
   }

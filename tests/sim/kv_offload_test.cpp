@@ -1,5 +1,6 @@
 // KV blocks in host memory: the tier's books, the link, and what vLLM's connector makes of them.
 #include "../catch.h"
+#include "sim/costed/run.h"
 #include "sim/host_link.h"
 #include "sim/host_tier.h"
 #include "sim/schedulers/vllm_offload.h"
@@ -180,4 +181,29 @@ TEST_CASE("offload: a loaded prompt goes on although the one before it has no ro
   CHECK(records[5].cached_tokens == 6 * 512);
   CHECK(records[6].cached_tokens == 8 * 512);
   CHECK(records[6].ttft < records[5].ttft);  // they came at once
+}
+
+// Nobody is let in in a step in which somebody had to go, be it the last one that ran: the engine's loop goes
+// round once more. In a pool of little more than one prompt such a run ended there.
+TEST_CASE("offload: when the last that ran has to go, who waits is looked at again") {
+  for (const char* blocks : {"450", "457"}) {
+    CAPTURE(blocks);
+    ScenarioOptions options;
+    options.overrides = {
+        std::string(
+            "deployment={hardware: h200, model: qwen3-8b, engine: vllm-0.24, speculation: {method: ngram, "
+            "tokens: 3, acceptance: 0.5, match_rate: 0.7}, engine_args: {max_model_len: 6000, "
+            "kv_offloading_size: 4, num_gpu_blocks_override: ") +
+            blocks + "}}",
+        "workload={generator: {requests: 120, arrivals: {process: poisson, rate: 10}, input: {distribution: "
+        "log-normal, mean: 600, cv: 0.6}, output: {distribution: fixed, value: 40}, sessions: {turns_mean: "
+        "4, "
+        "think_s: 1}}}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen3-8b-h200.yaml", options).value();
+    const Result<RunResult> r = run_scenario(s);
+    REQUIRE(r.ok());
+    CHECK(r.value().completed == 120);
+    CHECK(r.value().offload.loads > 20);
+  }
 }
