@@ -164,13 +164,9 @@ TEST_CASE("offload: a long prompt brings back all of its full layers and a windo
   const RunResult r = world::run(w, requests);
   REQUIRE(r.offload.loads == 1);
   CHECK(records.all[2].cached_tokens == 8192);
-  // Of 512 blocks the device still had the first ones; of the window the last ⌈127 / 16⌉ travel.
-  CHECK(r.offload.loaded > 8);
-  CHECK(r.offload.loaded <= 512 + 8);
-  w.config.kv_groups = {};
-  w.config.num_gpu_blocks = 700;
-  const RunResult plain = world::run(w, requests);
-  CHECK(plain.offload.loaded > r.offload.loaded / 2);
+  // The device's own first blocks are no hit without a window behind them; of the window the last
+  // ⌈127 / 16⌉ travel.
+  CHECK(r.offload.loaded == 512 + 8);
 }
 
 namespace {
