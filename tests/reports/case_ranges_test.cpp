@@ -1,9 +1,6 @@
 // Cases that say what they do not know: ranges of assumptions, and the highest rate within limits.
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-
+#include "case_texts.h"
 #include "catch.h"
 #include "reports/casebook/case_comparison.h"
 #include "reports/casebook/published/import_rules.h"
@@ -11,6 +8,7 @@
 #include "sim/ensemble/find_rate.h"
 
 using namespace orrery;
+using namespace orrery::test;
 
 namespace {
 
@@ -38,34 +36,6 @@ pairs:
     measured: {step.gemm_ms: 1.5, step.device_ms: 1.5}
 )";
 
-struct Folder {
-  Folder() {
-    path = std::filesystem::temp_directory_path() / "orrery-cases-XXXXXX";
-    REQUIRE(mkdtemp(path.data()) != nullptr);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path + "/" + name) << text;
-    return path + "/" + name;
-  }
-  std::string path;
-};
-
-std::string replaced(std::string text, const std::string& what, const std::string& by) {
-  const std::size_t at = text.find(what);
-  REQUIRE(at != std::string::npos);
-  return text.replace(at, what.size(), by);
-}
-
-std::string errors_of(const std::string& text) {
-  const Folder folder;
-  const auto loaded = load_published_case(folder.write("bad.yaml", text));
-  REQUIRE_FALSE(loaded.ok());
-  return to_string(loaded.errors());
-}
-
-bool says(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
-
 CaseOptions fast() {
   CaseOptions options;
   options.runs = 0;
@@ -75,7 +45,7 @@ CaseOptions fast() {
 }  // namespace
 
 TEST_CASE("an unknown assumption widens the interval over both of its ends and leaves the prediction") {
-  const Folder folder;
+  const TempFolder folder;
   const std::string ends = R"(  - name: wide, short contexts
     data: "made up"
     deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}
@@ -142,13 +112,15 @@ ranges:
 
 TEST_CASE("mistakes in ranges are located") {
   const std::string range = "ranges:\n  - {what: x, of: wide, low: wide, high: HIGH}\n";
-  CHECK(says(errors_of(kHead + kSteps + replaced(range, "HIGH", "nobody")), "ranges[0].high"));
-  CHECK(says(errors_of(kHead + kSteps + replaced(replaced(range, "HIGH", "wide"), "of: wide", "of: narrow")),
-             "with figures"));
-  CHECK(says(errors_of(kHead + kSteps + "ranges:\n  - {what: x, of: bf16 ÷ fp8, low: wide, high: wide}\n"),
-             "pairs at its ends"));
-  CHECK(says(
-      errors_of(replaced(kHead + kSteps, "    measured: {step.gemm_ms: 1.5, step.device_ms: 1.5}\n", "")),
+  CHECK(contains(case_errors(kHead + kSteps + replaced(range, "HIGH", "nobody")), "ranges[0].high"));
+  CHECK(contains(
+      case_errors(kHead + kSteps + replaced(replaced(range, "HIGH", "wide"), "of: wide", "of: narrow")),
+      "with figures"));
+  CHECK(contains(
+      case_errors(kHead + kSteps + "ranges:\n  - {what: x, of: bf16 ÷ fp8, low: wide, high: wide}\n"),
+      "pairs at its ends"));
+  CHECK(contains(
+      case_errors(replaced(kHead + kSteps, "    measured: {step.gemm_ms: 1.5, step.device_ms: 1.5}\n", "")),
       "give the pair"));
 }
 
@@ -166,7 +138,7 @@ runs:
         output: {distribution: fixed, value: 4}
     measured: {queries_per_minute: 1000}
 )";
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write("rate.yaml", kHead + rate));
   INFO((loaded.ok() ? "" : to_string(loaded.errors())));
   REQUIRE(loaded.ok());
@@ -185,17 +157,17 @@ runs:
   REQUIRE(loose.ok());
   CHECK(compare_case(*loose, fast())->runs[0].metrics[0].predicted >= compared->runs[0].metrics[0].predicted);
   const std::string slo = "    slo: {ttft_ms: 60, percentile: 90}\n";
-  CHECK(says(errors_of(replaced(kHead + rate, slo, "")), "belong together"));
-  CHECK(says(errors_of(replaced(kHead + rate, "queries_per_minute", "duration_s")), "belong together"));
+  CHECK(contains(case_errors(replaced(kHead + rate, slo, "")), "belong together"));
+  CHECK(contains(case_errors(replaced(kHead + rate, "queries_per_minute", "duration_s")), "belong together"));
   const std::string misfit =
       replaced(kHead + rate, "    measured: {queries_per_minute: 1000}\n", "    does_not_fit: true\n");
-  CHECK(says(errors_of(misfit), "runs[0].slo"));
-  CHECK(says(errors_of(replaced(kHead + kSteps, "  - name: narrow\n", "  - name: narrow\n" + slo)),
-             "runs[1].slo"));
+  CHECK(contains(case_errors(misfit), "runs[0].slo"));
+  CHECK(contains(case_errors(replaced(kHead + kSteps, "  - name: narrow\n", "  - name: narrow\n" + slo)),
+                 "runs[1].slo"));
 }
 
 TEST_CASE("removing a case or a run moves no prediction of the others") {
-  const Folder folder;
+  const TempFolder folder;
   const auto both = load_published_case(folder.write("both.yaml", kHead + kSteps));
   const std::string without = (kHead + kSteps).substr(0, (kHead + kSteps).find("  - name: narrow"));
   const auto alone = load_published_case(folder.write("alone.yaml", without));

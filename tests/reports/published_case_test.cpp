@@ -2,13 +2,12 @@
 // by hand, and what cannot be compared says why.
 #include "reports/casebook/published_case.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 
+#include "case_texts.h"
 #include "catch.h"
 #include "reports/casebook/case_comparison.h"
 #include "reports/casebook/published_requests.h"
@@ -16,6 +15,7 @@
 #include "sim/costed/run.h"
 
 using namespace orrery;
+using namespace orrery::test;
 
 namespace {
 
@@ -39,34 +39,6 @@ runs:
     measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}
 )";
 
-struct Folder {
-  Folder() {
-    path = std::filesystem::temp_directory_path() / "orrery-cases-XXXXXX";
-    REQUIRE(mkdtemp(path.data()) != nullptr);
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& name, const std::string& text) const {
-    std::ofstream(path + "/" + name) << text;
-    return path + "/" + name;
-  }
-  std::string path;
-};
-
-std::string replaced(std::string text, const std::string& what, const std::string& by) {
-  const std::size_t at = text.find(what);
-  REQUIRE(at != std::string::npos);
-  return text.replace(at, what.size(), by);
-}
-
-std::string errors_of(const std::string& text) {
-  const Folder folder;
-  const auto loaded = load_published_case(folder.write("bad.yaml", text));
-  REQUIRE_FALSE(loaded.ok());
-  return to_string(loaded.errors());
-}
-
-bool says(const std::string& text, const std::string& what) { return text.find(what) != std::string::npos; }
-
 struct Records final : RecordSink {
   void on_request(const RequestRecord& r) override { all.push_back(r); }
   std::vector<RequestRecord> all;
@@ -81,23 +53,25 @@ CaseOptions fast() {
 }  // namespace
 
 TEST_CASE("an error in a case file names file, line, column and key") {
-  const std::string metric = errors_of(replaced(kHead + kRuns, "tpot_ms.p50", "tpot_ms.median"));
+  const std::string metric = case_errors(replaced(kHead + kRuns, "tpot_ms.p50", "tpot_ms.median"));
   INFO(metric);
-  CHECK(says(metric, "bad.yaml:15:"));
-  CHECK(says(metric, "runs[0].measured"));
-  CHECK(says(metric, "unknown metric"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.max: 0")), "above 0"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.p100: 9")), "unknown metric"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "engine: vLLM", "enigne: vLLM")), "bad.yaml:2:"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "    data: \"made up\"\n", "")), "data"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "assumptions: [\"everything\"]\n", "")), "assumptions"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "hardware: h200", "hardware: h201")), "did you mean"));
-  CHECK(says(errors_of(kHead + "runs: []\n"), "at least one run"));
-  CHECK(says(errors_of(replaced(kHead + kRuns, "tpot_ms.p50: 4", "kv_cache.blocks: 4")), "run of its own"));
+  CHECK(contains(metric, "bad.yaml:15:"));
+  CHECK(contains(metric, "runs[0].measured"));
+  CHECK(contains(metric, "unknown metric"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.max: 0")), "above 0"));
+  CHECK(
+      contains(case_errors(replaced(kHead + kRuns, "e2e_ms.max: 1000", "e2e_ms.p100: 9")), "unknown metric"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "engine: vLLM", "enigne: vLLM")), "bad.yaml:2:"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "    data: \"made up\"\n", "")), "data"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "assumptions: [\"everything\"]\n", "")), "assumptions"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "hardware: h200", "hardware: h201")), "did you mean"));
+  CHECK(contains(case_errors(kHead + "runs: []\n"), "at least one run"));
+  CHECK(contains(case_errors(replaced(kHead + kRuns, "tpot_ms.p50: 4", "kv_cache.blocks: 4")),
+                 "run of its own"));
 }
 
 TEST_CASE("a made-up case: predictions are the simulator's, errors and verdicts are what one gets by hand") {
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write("made_up.yaml", kHead + kRuns));
   INFO((loaded.ok() ? "" : to_string(loaded.errors())));
   REQUIRE(loaded.ok());
@@ -143,12 +117,12 @@ TEST_CASE("a made-up case: predictions are the simulator's, errors and verdicts 
         Approx(std::min(run.metrics[0].error_percent(), run.metrics[1].error_percent())));
   for (const std::string& text :
        {scoreboard_text({*compared}), scoreboard_markdown({*compared}), scoreboard_csv({*compared})}) {
-    CHECK(says(text, "made_up"));
-    CHECK(says(text, "e2e_ms.max"));
+    CHECK(contains(text, "made_up"));
+    CHECK(contains(text, "e2e_ms.max"));
   }
-  CHECK(says(scoreboard_text({*compared}), "assumed: everything"));
-  CHECK(says(scoreboard_summary({*compared}), "made_up"));
-  CHECK(says(scoreboard_text({*compared}), "measured by others, not used for fitting"));
+  CHECK(contains(scoreboard_text({*compared}), "assumed: everything"));
+  CHECK(contains(scoreboard_summary({*compared}), "made_up"));
+  CHECK(contains(scoreboard_text({*compared}), "measured by others, not used for fitting"));
 }
 
 TEST_CASE("a verdict needs a narrow interval") {
@@ -164,7 +138,7 @@ TEST_CASE("a verdict needs a narrow interval") {
 }
 
 TEST_CASE("with intervals a case has coverage, and the nominal prediction is the same") {
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write("made_up.yaml", kHead + kRuns));
   REQUIRE(loaded.ok());
   CaseOptions options;
@@ -192,7 +166,7 @@ TEST_CASE("with intervals a case has coverage, and the nominal prediction is the
 }
 
 TEST_CASE("recorded requests are replayed one by one where their file is, and else the reason is given") {
-  const Folder folder;
+  const TempFolder folder;
   // Out of order, as a file that is written when requests end.
   const std::string rows = folder.write("requests.csv",
                                         "id,sent,prompt,output,first,all\n"
@@ -230,42 +204,42 @@ TEST_CASE("recorded requests are replayed one by one where their file is, and el
   std::filesystem::remove(rows);
   const auto without = compare_case(*loaded, fast());
   REQUIRE(without.ok());
-  CHECK(says(without->runs[0].requests[0].skipped, "requests.csv is not here"));
+  CHECK(contains(without->runs[0].requests[0].skipped, "requests.csv is not here"));
   CHECK(without->runs[0].metrics.size() == 3);
-  CHECK(says(scoreboard_text({*without}), "requests.csv is not here"));
+  CHECK(contains(scoreboard_text({*without}), "requests.csv is not here"));
 
   const auto bad =
       read_published_requests(folder.write("bad.csv", "sent,prompt\n1,2\n"), *loaded->runs[0].requests);
   REQUIRE_FALSE(bad.ok());
-  CHECK(says(to_string(bad.errors()), "bad.csv:1: output: no such column"));
+  CHECK(contains(to_string(bad.errors()), "bad.csv:1: output: no such column"));
   const auto worse = read_published_requests(
       folder.write("worse.csv", "sent,prompt,output,first,all\n1,300,5,20,30\n2,300,x,20,30\n"),
       *loaded->runs[0].requests);
   REQUIRE_FALSE(worse.ok());
-  CHECK(says(to_string(worse.errors()), "worse.csv:3: output: expected a number above 0"));
+  CHECK(contains(to_string(worse.errors()), "worse.csv:3: output: expected a number above 0"));
 }
 
 TEST_CASE("a deployment that cannot be described is refused with its place, when the file says so") {
-  const Folder folder;
+  const TempFolder folder;
   const std::string pools =
       replaced(kHead + kRuns, "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}",
                "deployment:\n  pools:\n    - {name: p, role: prefill, hardware: h200, model: qwen3-8b, "
                "engine: vllm-0.24}");
-  CHECK(says(errors_of(pools), "needs a decode pool"));
+  CHECK(contains(case_errors(pools), "needs a decode pool"));
   const auto refused = load_published_case(folder.write("refused.yaml", "refused: needs pools\n" + pools));
   INFO((refused.ok() ? "" : to_string(refused.errors())));
   REQUIRE(refused.ok());
   CHECK(refused->needs == "needs pools");
-  CHECK(says(refused->refusal, "refused.yaml:8:"));
-  CHECK(says(refused->refusal, "deployment.pools"));
+  CHECK(contains(refused->refusal, "refused.yaml:8:"));
+  CHECK(contains(refused->refusal, "deployment.pools"));
   CHECK(refused->hardware == "h200");
   CHECK(refused->runs.empty());
   const auto compared = compare_case(*refused, fast());
   REQUIRE(compared.ok());
-  CHECK(says(scoreboard_text({*compared}), "not compared: needs pools; "));
+  CHECK(contains(scoreboard_text({*compared}), "not compared: needs pools; "));
   // Mistakes elsewhere in such a file are still errors.
-  CHECK(says(errors_of("refused: needs pools\n" + replaced(pools, "tpot_ms.p50", "tpot.p50")),
-             "unknown metric"));
+  CHECK(contains(case_errors("refused: needs pools\n" + replaced(pools, "tpot_ms.p50", "tpot.p50")),
+                 "unknown metric"));
 
   const auto outdated =
       load_published_case(folder.write("old.yaml", "refused: needs pools\n" + kHead + kRuns));
@@ -274,11 +248,11 @@ TEST_CASE("a deployment that cannot be described is refused with its place, when
   CHECK(outdated->runs.size() == 1);
   const auto runs = compare_case(*outdated, fast());
   REQUIRE(runs.ok());
-  CHECK(says(scoreboard_text({*runs}), "remove that line"));
+  CHECK(contains(scoreboard_text({*runs}), "remove that line"));
 }
 
 TEST_CASE("the memory plan is compared without a workload") {
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write("kv.yaml", kHead + R"(runs:
   - name: kv
     data: "made up"
@@ -317,7 +291,7 @@ pairs:
 }  // namespace
 
 TEST_CASE("a step is priced without a workload, and a pair is the ratio of two runs under the same draws") {
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write("steps.yaml", kHead + kSteps));
   INFO((loaded.ok() ? "" : to_string(loaded.errors())));
   REQUIRE(loaded.ok());
@@ -354,14 +328,14 @@ TEST_CASE("a step is priced without a workload, and a pair is the ratio of two r
 }
 
 TEST_CASE("what is refused has no pairs left to compare") {
-  const Folder folder;
+  const TempFolder folder;
   const auto loaded = load_published_case(folder.write(
       "refused.yaml",
       "refused: needs tp 3\n" + kHead +
           replaced(kSteps, "quantization: fp8-tensor", "quantization: fp8-tensor, parallel: {tp: 3}")));
   INFO((loaded.ok() ? "" : to_string(loaded.errors())));
   REQUIRE(loaded.ok());
-  CHECK(says(loaded->refusal, "parallel.tp"));
+  CHECK(contains(loaded->refusal, "parallel.tp"));
   CHECK(loaded->pairs.empty());
   const auto compared = compare_case(*loaded, fast());
   REQUIRE(compared.ok());
@@ -369,39 +343,41 @@ TEST_CASE("what is refused has no pairs left to compare") {
 }
 
 TEST_CASE("a step is of one pool, a pair of two runs with a workload or a step") {
-  const std::string pools = errors_of(
+  const std::string pools = case_errors(
       replaced(kHead + kSteps, "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24}",
                "deployment: {pools: [{name: a, hardware: h200, model: qwen3-8b, engine: vllm-0.24}]}"));
-  CHECK(says(pools, "bad.yaml:9:"));
-  CHECK(says(pools, "runs[0].step"));
-  CHECK(says(pools, "without `pools`"));
-  const std::string capacity = errors_of(kHead + kRuns + R"(  - name: kv
+  CHECK(contains(pools, "bad.yaml:9:"));
+  CHECK(contains(pools, "runs[0].step"));
+  CHECK(contains(pools, "without `pools`"));
+  const std::string capacity = case_errors(kHead + kRuns + R"(  - name: kv
     data: "made up"
     measured: {kv_cache.blocks: 1000}
 pairs:
   - {name: p, data: d, of: two, to: kv, measured: {ttft_ms.mean: 1.5}}
 )");
-  CHECK(says(capacity, "bad.yaml:20:"));
-  CHECK(says(capacity, "pairs[0]: a run of kv_cache.blocks"));
+  CHECK(contains(capacity, "bad.yaml:20:"));
+  CHECK(contains(capacity, "pairs[0]: a run of kv_cache.blocks"));
 }
 
 TEST_CASE("mistakes in steps and pairs are located") {
   const auto wrong = [](const std::string& what, const std::string& by) {
-    return errors_of(replaced(kHead + kSteps, what, by));
+    return case_errors(replaced(kHead + kSteps, what, by));
   };
-  CHECK(says(wrong("to: narrow", "to: narow"), "pairs[0].to: no run of this case"));
-  CHECK(says(wrong("step.gemm_ms: 1.5", "step.gems_ms: 1.5"), "unknown metric of a step"));
-  CHECK(says(wrong("step.gemm_ms: 1.5", "ttft_ms.mean: 1.5"), "unknown metric of a step"));
-  CHECK(says(wrong("step: {prefill: [[2048, 0]], decode: {sequences: 8, context_tokens: 8192}}", "step: {}"),
-             "the step is empty"));
-  CHECK(says(wrong("[[2048, 0]]", "[[2048]]"), "[new tokens, context before]"));
-  CHECK(says(errors_of(replaced(kHead + kRuns,
-                                "    measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}\n", "")),
-             "nothing to compare"));
+  CHECK(contains(wrong("to: narrow", "to: narow"), "pairs[0].to: no run of this case"));
+  CHECK(contains(wrong("step.gemm_ms: 1.5", "step.gems_ms: 1.5"), "unknown metric of a step"));
+  CHECK(contains(wrong("step.gemm_ms: 1.5", "ttft_ms.mean: 1.5"), "unknown metric of a step"));
+  CHECK(contains(
+      wrong("step: {prefill: [[2048, 0]], decode: {sequences: 8, context_tokens: 8192}}", "step: {}"),
+      "the step is empty"));
+  CHECK(contains(wrong("[[2048, 0]]", "[[2048]]"), "[new tokens, context before]"));
+  CHECK(contains(
+      case_errors(replaced(kHead + kRuns,
+                           "    measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}\n", "")),
+      "nothing to compare"));
 }
 
 TEST_CASE("that something does not fit is a prediction too") {
-  const Folder folder;
+  const TempFolder folder;
   const std::string runs =
       replaced(kRuns, "measured: {ttft_ms.mean: 20, tpot_ms.p50: 4, e2e_ms.max: 1000}", "does_not_fit: true");
   const auto predicted = [&](const std::string& text) {
@@ -434,7 +410,7 @@ TEST_CASE("every published case of the repository can be read, says where it is 
     CHECK(loaded->url.starts_with("https://"));
     CHECK_FALSE(loaded->assumptions.empty());
     CHECK(loaded->refusal.empty() == loaded->needs.empty());  // nothing is refused any longer that could run
-    CHECK_FALSE(says(loaded->refusal, ORRERY_SOURCE_DIR));
+    CHECK_FALSE(contains(loaded->refusal, ORRERY_SOURCE_DIR));
     refused += loaded->refusal.empty() ? 0 : 1;
     runs += loaded->runs.size();
   }

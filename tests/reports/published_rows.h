@@ -1,12 +1,7 @@
 // Rows of published_e2e.csv's layout, written by a test and imported with the shipped rules.
 #pragma once
 
-#include <unistd.h>
-
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-
+#include "base/support.h"
 #include "catch.h"
 #include "reports/casebook/published/import_rules.h"
 #include "reports/casebook/published/run_import.h"
@@ -17,23 +12,9 @@ inline const std::string kHeader =
     "hw,gpus,engine,engine_version,model,quant,tp,ep,pp,dp,disagg,isl,osl,workload,load_type,load_value,"
     "metric,value,unit,source,locator,note\n";
 
-struct Folder {
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "orrery-rows-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string write(const std::string& text) const {
-    std::ofstream(path + "/rows.csv", std::ios::binary) << text;
-    return path + "/rows.csv";
-  }
-  std::string path;
-};
-
 inline std::vector<FigureRow> rows_of(const std::string& text) {
-  const Folder folder;
-  auto rows = read_figure_rows(folder.write(text));
+  const test::TempFolder folder;
+  auto rows = read_figure_rows(folder.write("rows.csv", text));
   INFO((rows.ok() ? std::string() : to_string(rows.errors())));
   REQUIRE(rows.ok());
   return std::move(*rows);

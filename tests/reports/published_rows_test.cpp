@@ -23,8 +23,8 @@ std::string row(const std::string& metric, const std::string& value, const std::
 }
 
 std::string errors_of(const std::string& text) {
-  const Folder folder;
-  const auto rows = read_figure_rows(folder.write(text));
+  const test::TempFolder folder;
+  const auto rows = read_figure_rows(folder.write("rows.csv", text));
   REQUIRE_FALSE(rows.ok());
   return to_string(rows.errors());
 }
@@ -290,7 +290,7 @@ TEST_CASE("a figure of which the shortened runs say nothing has no interval and 
 }
 
 TEST_CASE("what stands in the journal is not priced again, and gives the same board") {
-  const Folder folder;
+  const test::TempFolder folder;
   const auto rows =
       rows_of(kHeader + row("mean_ttft", "20", "ms") +
               row("mean_ttft", "20", "ms",
@@ -299,7 +299,7 @@ TEST_CASE("what stands in the journal is not priced again, and gives the same bo
   options.runs = 2;
   const auto without = price_published(rows, our_rules(), options);
   REQUIRE(without.ok());
-  options.journal = folder.path + "/deep/out";
+  options.journal = folder.path() + "/deep/out";
   std::vector<std::size_t> found;
   std::size_t priced = 0;
   options.resumed = [&](std::size_t n, std::size_t) { found.push_back(n); };
@@ -324,14 +324,14 @@ TEST_CASE("what stands in the journal is not priced again, and gives the same bo
 }
 
 TEST_CASE("the journal keeps what this program priced from this data, also of other rows") {
-  const Folder folder;
+  const test::TempFolder folder;
   const std::string one = row("mean_ttft", "20", "ms"),
                     two = row(
                         "mean_ttft", "20", "ms",
                         "H200-SXM,1,vllm,0.24.0,Qwen/Qwen3-8B,BF16,1,,,,0,400,20,4 prompts,concurrency,2");
   BoardOptions options;
   options.runs = 0;
-  options.journal = folder.path + "/out";
+  options.journal = folder.path() + "/out";
   std::vector<std::size_t> found;
   options.resumed = [&](std::size_t n, std::size_t) { found.push_back(n); };
   for (const std::string& text : {one + two, one, one + two})
@@ -424,11 +424,12 @@ TEST_CASE("a bar is met by the median of its rows") {
 }
 
 TEST_CASE("rules of one's own are read strictly") {
-  const Folder folder;
-  const std::string path = folder.write(
-      "hardware: {h200: [X]}\nengines: {vllm: [vllm]}\nmodels: {}\nlocator_models: {}\n"
-      "no_model: []\nversions: []\nnamed_versions: {}\nquantizations: []\nsettings:\n"
-      "  - when: {colour: red}\n    set: {}\n    why: no reason\nbars: []\n");
+  const test::TempFolder folder;
+  const std::string path =
+      folder.write("rules.yaml",
+                   "hardware: {h200: [X]}\nengines: {vllm: [vllm]}\nmodels: {}\nlocator_models: {}\n"
+                   "no_model: []\nversions: []\nnamed_versions: {}\nquantizations: []\nsettings:\n"
+                   "  - when: {colour: red}\n    set: {}\n    why: no reason\nbars: []\n");
   const auto rules = load_import_rules(path);
   REQUIRE_FALSE(rules.ok());
   CHECK(says(to_string(rules.errors()), "colour"));

@@ -77,6 +77,17 @@ void play(const Traffic& t, RandomStream& r, std::int64_t& loads, std::int64_t& 
   loads += static_cast<std::int64_t>(d.scheduler.offload_counters().loads);
 }
 
+// A window and its pool: tenths of the other one's tokens, which are returned.
+std::int64_t draw_window(Traffic& t, RandomStream& r) {
+  RadixCache::Config& c = t.config.cache;
+  const std::array<std::int64_t, 4> windows{5, 31, 127, 300};
+  c.window = windows[r.below(4)];
+  const std::int64_t least = 3 * (c.window + 160) + t.config.chunked_prefill_size;
+  const auto share = static_cast<std::int64_t>(3 + r.below(8));
+  c.windowed_tokens = std::max(least, c.tokens * share / 10) / 16 * 16;
+  return share;
+}
+
 }  // namespace
 
 TEST_CASE("§4 SWA: both pools add up behind every pass of random traffic") {
@@ -85,11 +96,7 @@ TEST_CASE("§4 SWA: both pools add up behind every pass of random traffic") {
     RandomStream r(seed, RandomPurpose::property_test, 21);
     Traffic t = traffic(r);
     RadixCache::Config& c = t.config.cache;
-    const std::array<std::int64_t, 4> windows{5, 31, 127, 300};
-    c.window = windows[r.below(4)];
-    const std::int64_t least = 3 * (c.window + 160) + t.config.chunked_prefill_size;
-    const auto share = static_cast<std::int64_t>(3 + r.below(8));
-    c.windowed_tokens = std::max(least, c.tokens * share / 10) / 16 * 16;
+    draw_window(t, r);
     CAPTURE(seed, c.window, c.windowed_tokens);
     play(t, r, loads, retracted);
   }
@@ -117,11 +124,7 @@ TEST_CASE("§4 HiCache, SWA: both pools and both tiers add up behind every pass 
     RandomStream r(seed, RandomPurpose::property_test, 23);
     Traffic t = traffic(r);
     RadixCache::Config& c = t.config.cache;
-    const std::array<std::int64_t, 4> windows{5, 31, 127, 300};
-    c.window = windows[r.below(4)];
-    const std::int64_t least = 3 * (c.window + 160) + t.config.chunked_prefill_size;
-    const auto share = static_cast<std::int64_t>(3 + r.below(8));
-    c.windowed_tokens = std::max(least, c.tokens * share / 10) / 16 * 16;
+    const std::int64_t share = draw_window(t, r);
     c.host_tokens = static_cast<std::int64_t>(5 + r.below(200)) * 16;
     c.host_windowed_tokens = c.host_tokens * share / 10 / 16 * 16;
     c.backup_at_hits = 1 + static_cast<std::int64_t>(r.below(2));

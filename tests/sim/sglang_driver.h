@@ -33,11 +33,29 @@ inline SglangConfig config(std::int64_t tokens = 100000) {
   return c;
 }
 
+// 500 tokens of a prompt of its own.
+inline TokenRuns prompt(std::uint64_t id) {
+  return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);
+}
+
+// Its first `tokens`, of which `begin` stand in the tree.
+inline void insert(RadixCache& c, std::uint64_t id, std::int64_t tokens, std::int64_t begin = 0) {
+  REQUIRE(c.make_room(tokens - begin));
+  c.take(tokens - begin);
+  c.insert(prompt(id), tokens, {.begin = begin, .counted = 0});
+  c.check_invariants();
+}
+
 class Driver {
  public:
   explicit Driver(const SglangConfig& c) : overlap_(c.overlap), speaks_(c.speculating()), scheduler(c) {}
   Driver(const Driver&) = delete;
   Driver& operator=(const Driver&) = delete;
+
+  // What is on its way between the device and host memory has arrived.
+  void finish_copies() {
+    for (const TransferWork& w : scheduler.take_transfers()) scheduler.on_transfer(w.id);
+  }
 
   struct Ask {
     std::int32_t prompt = 0, max_output = 0;

@@ -8,23 +8,14 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::insert;
+using sglang_test::prompt;
 using Rows = std::vector<std::string>;
 
 namespace {
 
 RadixCache::Config tiered(std::int64_t tokens, std::int64_t host, std::int64_t at_hits = 1) {
   return {.tokens = tokens, .host_tokens = host, .backup_at_hits = at_hits};
-}
-
-TokenRuns prompt(std::uint64_t id) {
-  return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);
-}
-
-void insert(RadixCache& c, std::uint64_t id, std::int64_t tokens, std::int64_t begin = 0) {
-  REQUIRE(c.make_room(tokens - begin));
-  c.take(tokens - begin);
-  c.insert(prompt(id), tokens, {.begin = begin, .counted = 0});
-  c.check_invariants();
 }
 
 // Copies are over at once.
@@ -131,13 +122,10 @@ TEST_CASE("§4 HiCache: an admitted request loads what host memory holds behind 
   Driver d(c);
   d.add({300, 4, {1}, 300});
   d.drain();
-  const auto finish_copies = [&] {
-    for (const TransferWork& w : d.scheduler.take_transfers()) d.scheduler.on_transfer(w.id);
-  };
-  finish_copies();
+  d.finish_copies();
   d.add({500, 4, {2}, 500});  // pushes it off the device
   d.drain();
-  finish_copies();
+  d.finish_copies();
   d.add({300, 4, {1}, 300});
   CHECK(d.pass() == "extend 2:1@299");
   CHECK(d.hit_tokens == 299);
@@ -145,7 +133,7 @@ TEST_CASE("§4 HiCache: an admitted request loads what host memory holds behind 
   CHECK(d.scheduler.offload_counters().loads == 1);
   d.drain();
   d.add({9, 4, {1}, 300});
-  finish_copies();
+  d.finish_copies();
   d.drain();
   CHECK(d.scheduler.cache().held() == 0);
 }
@@ -189,20 +177,17 @@ TEST_CASE(
     c.cache.host_tokens = 1200;
     c.speculation = {.tokens = 3, .lookahead = network ? 3 : 0, .drops_last_hit = network};
     Driver d(c);
-    const auto finish_copies = [&] {
-      for (const TransferWork& w : d.scheduler.take_transfers()) d.scheduler.on_transfer(w.id);
-    };
     d.add({300, 4, {1}, 300});
     d.drain();
-    finish_copies();
+    d.finish_copies();
     d.add({500, 4, {2}, 500});  // pushes it off the device
     d.drain();
-    finish_copies();
+    d.finish_copies();
     d.add({300, 4, {1}, 300});
     CHECK(d.pass() == (network ? "extend 2:2@298" : "extend 2:1@299"));
     CHECK(d.last_loads == (network ? 298 : 299));
     d.drain();
-    finish_copies();
+    d.finish_copies();
     CHECK(d.scheduler.cache().held() == 0);
     CHECK(d.tokens == 12);
   }

@@ -6,6 +6,8 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::insert;
+using sglang_test::prompt;
 
 namespace {
 
@@ -17,17 +19,6 @@ RadixCache::Config tiers(std::int64_t tokens, std::int64_t windowed, std::int64_
           .windowed_tokens = windowed,
           .host_tokens = host,
           .host_windowed_tokens = host_windowed};
-}
-
-TokenRuns prompt(std::uint64_t id) {
-  return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);
-}
-
-void insert(RadixCache& c, std::uint64_t id, std::int64_t tokens, std::int64_t begin = 0) {
-  REQUIRE(c.make_room(tokens - begin));
-  c.take(tokens - begin);
-  c.insert(prompt(id), tokens, {.begin = begin, .counted = 0});
-  c.check_invariants();
 }
 
 struct Copied {
@@ -130,15 +121,12 @@ TEST_CASE("§4 HiCache, SWA: an admitted request loads what it needs of both, in
   c.full_parts = 1;
   c.window_parts = 5;
   Driver d(c);
-  const auto finish_copies = [&] {
-    for (const TransferWork& w : d.scheduler.take_transfers()) d.scheduler.on_transfer(w.id);
-  };
   d.add({300, 4, {1}, 300});
   d.drain();
-  finish_copies();
+  d.finish_copies();
   d.add({500, 4, {2}, 500});  // pushes it off the device
   d.drain();
-  finish_copies();
+  d.finish_copies();
   d.add({300, 4, {1}, 300});
   CHECK(d.pass() == "extend 2:1@299");
   // 299 tokens of one part of the layers; of five the window, as the nodes have it.
@@ -146,7 +134,7 @@ TEST_CASE("§4 HiCache, SWA: an admitted request loads what it needs of both, in
   CHECK(d.last_loads >= 299 + 5 * 99);
   CHECK(d.last_loads < 299 * 6);
   d.drain();
-  finish_copies();
+  d.finish_copies();
   CHECK(d.scheduler.cache().held() == 0);
   CHECK(d.scheduler.cache().windowed_held() == 0);
 }

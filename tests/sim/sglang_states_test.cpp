@@ -8,15 +8,12 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::prompt;
 using Rows = std::vector<std::string>;
 
 namespace {
 
 RadixCache::Config cache(std::int64_t slots) { return {.tokens = 1000, .state_slots = slots}; }
-
-TokenRuns prompt(std::uint64_t id) {
-  return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);
-}
 
 // A sequence that brings `tokens` of the prompt and the state of their end.
 RadixCache::Node bring(RadixCache& c, std::uint64_t id, std::int64_t tokens, std::int64_t begin = 0) {

@@ -6,16 +6,13 @@
 using namespace orrery;
 using sglang_test::config;
 using sglang_test::Driver;
+using sglang_test::prompt;
 using Rows = std::vector<std::string>;
 
 namespace {
 
 RadixCache::Config cache(std::int64_t window, std::int64_t windowed, std::int32_t page = 1) {
   return {.tokens = 1000 * page, .page_size = page, .window = window, .windowed_tokens = windowed};
-}
-
-TokenRuns prompt(std::uint64_t id) {
-  return name_tokens(std::vector<std::uint64_t>{id}, 500, 0, 500, 1000 + id);
 }
 
 SglangConfig windowed(std::int64_t window, std::int64_t windowed_tokens) {
