@@ -69,6 +69,15 @@ double PartRates::bound_ns(double flops, DType math, double bytes) const {
   return rate > 0 && bandwidth > 0 ? std::max(flops / rate, bytes / bandwidth) : 0;
 }
 
+const std::vector<std::string>& expert_formats() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> out;
+    for (const FormatBytes& f : formats) out.emplace_back(f.format);
+    return out;
+  }();
+  return names;
+}
+
 double gemm_bound_ns(const PartRates& rates, const std::string& format, double m, double n, double k) {
   for (const FormatBytes& f : formats) {
     if (format == f.format)
@@ -247,6 +256,10 @@ std::optional<FittedCurve> KernelSet::experts(const std::string& format, const E
   const std::string key =
       "experts/" + format + "/" + std::to_string(shape.experts) + "/" + std::to_string(shape.per_token);
   return find(key, {log_of(shape.hidden), log_of(shape.intermediate)});
+}
+
+bool KernelSet::experts_hold_choice(const std::string& format) const {
+  return std::find(choice_inside_.begin(), choice_inside_.end(), format) != choice_inside_.end();
 }
 
 std::optional<FittedCurve> KernelSet::collective(const std::string& op, std::int64_t ranks) const {

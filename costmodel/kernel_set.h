@@ -123,6 +123,8 @@ class KernelSet {
   bool has_grouped(const std::string& format) const { return shapes_.contains("grouped_gemm/" + format); }
   // The whole of a fused expert layer; axis = tokens of the batch, spread evenly.
   std::optional<FittedCurve> experts(const std::string& format, const ExpertShape& shape) const;
+  // Whether those timings hold the choice of experts (softmax and top-k of the router's scores).
+  bool experts_hold_choice(const std::string& format) const;
   std::optional<FittedSurface> attention_prefill(const AttentionShape& shape) const;
   // Chunks behind a context, of sets that timed some: axes = keys per row, tiles (lengths); utilisation of
   // ChunkTiles' bound.
@@ -175,6 +177,7 @@ class KernelSet {
                                            const AttentionShape& shape, bool smooth_lengths);
 
   std::string name_, source_;
+  std::vector<std::string> choice_inside_;  // formats
   bool tuned_ = false;
   PartRates rates_;  // utilisation is against these
   Rung rung_ = Rung::published;
@@ -196,6 +199,9 @@ struct ChunkTiles {
   void add(double fresh, double context, double group);
   double bound_ns(const PartRates& rates, const AttentionShape& shape) const;  // 0 without matrix units
 };
+
+// Names of the formats below, those that tables of experts have.
+const std::vector<std::string>& expert_formats();
 
 // Bounds of single operators. Formats as in interfaces §7; 0 for one that the part cannot multiply or that no
 // table knows. Keys are counted once: those that a window hides are not among them.

@@ -1,7 +1,6 @@
 // Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds
 // figures. A CSV is either fitted (columns that are numbers are points of the moving axis, cells utilisation,
-// blank where there is none) or timed (a column `us`, one launch a row). Figures of a shape may stand in any
-// order.
+// blank where there is none) or timed (a column `us`, one launch a row). Shapes' figures have no order.
 #include <algorithm>
 #include <filesystem>
 
@@ -60,7 +59,7 @@ struct Gathered {
   }
 };
 
-// Our kernels' names where the step graph calls the operator by another.
+// Our kernels' names, where the step graph has others.
 std::string row_wise_name(const std::string& kernel) { return kernel == "router_topk" ? "topk" : kernel; }
 
 // Rows move, or are added up, once for each expert that a token chose.
@@ -137,6 +136,8 @@ class KernelSetReader {
     set_->rung_ = read_rung(kind);
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);
     for (const auto& [op, rung] : root.optional("rungs").entries()) set_->rungs_[op] = read_rung(rung);
+    for (const Yaml& format : root.optional("choice_inside").items())
+      set_->choice_inside_.push_back(expert_formats()[format.choice(expert_formats())]);
     accept_all(root);  // device, libraries, clocks: for people
     document.finish();
     if (!document.errors().empty()) return document.errors();
@@ -383,8 +384,7 @@ class KernelSetReader {
         .add(near(tiles.keys), bound / (carried(us, bound, source) * 1000));
   }
 
-  // Chunks of different lengths may fill equally many tiles with nearly as many keys: one point for those
-  // within an eighth of an octave.
+  // Chunks of different lengths may fill as many tiles with nearly as many keys: one point an eighth octave.
   static double near(double keys) { return det_exp(std::round(det_log(keys) * 11.5) / 11.5); }
 
   void read_decode(const CsvTable& table) {

@@ -157,8 +157,10 @@ struct OpSpec {
   std::int32_t context_ranks = 1;
   std::int64_t interleave = 1;
   bool splits = false;
-  double gap_ns = 0;    // stream_gaps: between two kernels
-  std::string variant;  // of the engine's own kernels, where it has several: "v1", "v2"
+  double gap_ns = 0;  // stream_gaps: between two kernels
+  // Of the engine's own kernels, where it has several: "v1", "v2". fused_experts: the operator of the choice
+  // of experts, where the layer's timing holds one.
+  std::string variant;
 };
 
 }  // namespace orrery

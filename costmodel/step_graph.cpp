@@ -325,6 +325,9 @@ class GraphBuilder : LatentNodes {
     fused.k = inner;
     fused.format = format;
     fused.own_rows = joint_.exchanges();
+    // Published layers were timed with the fused kernel of the choice, which stands here by itself.
+    if (kernels->experts_hold_choice(format.label))
+      fused.variant = model_.expert_groups > 1 ? "grouped_topk" : "topk";
     add("moe_experts", "fused_experts", fused, l);
     OpSpec copy = expert;
     copy.n = model_.hidden;

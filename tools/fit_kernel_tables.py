@@ -19,7 +19,7 @@ from kernel_tables import attention as att  # noqa: E402
 from kernel_tables import dense, further_profile, layers, leave_out, mla, own_products, own_profile  # noqa: E402
 from kernel_tables.base import (M_KNOTS, ROOT, SYSTEMS, Published, attention_bound_us, blended, cells,  # noqa: E402,F401
                                 figures, gemm_bound_us, log_interpolate, smooth, thinned, timed_part, write)
-from kernel_tables.engines import ENGINES  # noqa: E402
+from kernel_tables.engines import CHOICE_INSIDE, ENGINES  # noqa: E402
 from kernel_tables.own_profile import digest  # noqa: E402,F401
 
 REPOSITORY = {"h20": "tianhaox/aiconfigurator @c991162, Apache-2.0, data/h20_3e"}
@@ -36,7 +36,7 @@ class Fit:
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
         self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
-        self.errors, self.notes, self.used = [], [], {}
+        self.errors, self.notes, self.used, self.expert_formats = [], [], {}, []
         self.versions = leave_out.version_changes(*self.version_source())
 
     def version_source(self):
@@ -127,6 +127,7 @@ class Fit:
         if not curves:
             return
         axis = sorted({t for curve in curves.values() for t, _ in curve})
+        self.expert_formats = sorted({key[0] for key in curves})
         write(self.folder, "experts.csv", ["dtype", "hidden", "intermediate", "experts", "per_token", "kernel"] + axis,
               [list(key) + cells(self.points(points), axis) for key, points in curves.items()])
         self.notes.append(f"experts: {sum(map(len, curves.values()))} figures of {len(curves)} layers, {dropped} dropped")
@@ -200,11 +201,13 @@ class Fit:
                                f"  aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}")
         versions = sorted({self.engine.version(self.part_name, g)
                            for g in ("gemm", "prefill", "decode", "experts", "collectives")})
+        choice = f"choice_inside: [{', '.join(self.expert_formats)}]\n" \
+            if self.expert_formats and self.engine.prefix in CHOICE_INSIDE else ""
         text = f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
 hardware: {self.part_name}
 kernels: {self.engine.name}
 kind: {kind}
-{rungs}collected_on: "{self.engine.prefix} {', '.join(versions)}"
+{rungs}{choice}collected_on: "{self.engine.prefix} {', '.join(versions)}"
 source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where}), as utilisation of the data sheet"""
         if self.part_name == "h20":
             text += """; timed on

@@ -1,6 +1,8 @@
 // A whole fused expert layer as engines' tables time it: rows sorted by expert, both products with the
 // activation between them, quantisation where the format needs it, weighted sum. n = hidden width, k = expert
-// width.
+// width. A timing that holds the choice of experts (`choice_inside` of its set) gives that up: it is a node
+// of the step graph, since ranks that share out experts or exchange rows choose for other rows than they
+// multiply.
 #include <algorithm>
 #include <cmath>
 
@@ -25,6 +27,7 @@ class FusedExpertsOperator : public Operator {
     ORRERY_CHECK(roofline.kernels() != nullptr, "a fused expert layer is priced from a table");
     fitted_ = roofline.kernels()->experts(spec.format.label, shape());
     ORRERY_CHECK(fitted_.has_value(), "the step graph asked for a table that is not there");
+    if (!spec.variant.empty()) choice_ = find_operator(spec.variant)->make(spec, roofline);
   }
 
   OpCost cost(const StepInput& input) const override {
@@ -34,6 +37,10 @@ class FusedExpertsOperator : public Operator {
     price_from_table(
         cost, *roofline_.kernels(), "experts", spec_.format.label, *fitted_, tokens,
         experts_bound_ns(roofline_.rates(), spec_.format.label, shape(), all.rows, all.distinct));
+    if (choice_ != nullptr) {
+      const double bound = std::max(cost.compute_ns, cost.memory_ns);
+      cost.table_ns = std::max(cost.table_ns - choice_->cost(input).ns(), std::min(cost.table_ns, bound));
+    }
     if (input.load != nullptr) return one_rank(cost, tokens, *input.load);
     return spec_.expert_ranks > 1 ? one_rank(cost, tokens, share(tokens, spec_.expert_ranks)) : cost;
   }
@@ -102,6 +109,7 @@ class FusedExpertsOperator : public Operator {
   OpSpec spec_;
   const Roofline& roofline_;
   std::optional<FittedCurve> fitted_;
+  std::unique_ptr<Operator> choice_;  // null where the timing holds none
 };
 
 }  // namespace

@@ -13,6 +13,12 @@ VLLM_EXPERTS = {"bfloat16": "vllm_unquantizedfusedmoe_triton_tritonexperts", "fp
                 "w4a16_mxfp4": "vllm_gptossmxfp4moe_triton_oaitritonmxfp4expertsmonolithic",
                 "int4_wo": "vllm_compressedtensorswna16marlinmoe_marlin_marlinexperts"}
 SGLANG_EXPERTS = {"bfloat16": "sglang_fused_moe_triton", "fp8_block": "sglang_fused_moe_triton", "int4_wo": "sglang_marlin_moe"}
+# What a layer's timing holds, read in the collectors at the commit of the data: router logits go in, so the choice of experts
+# is inside, the router's product and shared experts are not (collector/vllm/collect_moe.py `run_single_iteration`: FusedMoE's
+# module, 0.24.0; collector/trtllm/collect_moe.py `run_forward_pass`: moe.forward; collector/sglang/collect_moe.py: `run_op` calls
+# select_experts since February 2026, with three copies of what it gives that no engine makes, and `_benchmark_framework_quantized_moe`
+# its TopK layer).
+CHOICE_INSIDE = {"vllm", "sglang", "trtllm"}  # by prefix: all formats
 EXPERT_FORMATS = {"bfloat16": "bf16", "fp8_block": "fp8-block", "fp8": "fp8-tensor", "w4a16_mxfp4": "mxfp4", "int4_wo": "w4a16"}
 MIB = 1 << 20
 
