@@ -36,6 +36,7 @@ class Fit:
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
         self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
+        self.row_wise_of_others = engine.prefix == "trtllm" and part_name in ("h100", "h200")
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 
@@ -173,9 +174,12 @@ class Fit:
             curves = {}
             for m, k, us in self.quantise().rows():
                 curves.setdefault(k, []).append((m, us))
-            write(self.folder, "elementwise.csv", header,
-                  [["quantize", "bf16", m, k, 0, f"{us:.4g}", 0, "static_quantize_e4m3_per_tensor"]
-                   for k, curve in curves.items() for m, us in thinned(curve)])
+            rows = [["quantize", "bf16", m, k, 0, f"{us:.4g}", 0, "static_quantize_e4m3_per_tensor"]
+                    for k, curve in curves.items() for m, us in thinned(curve)]
+            if self.row_wise_of_others:
+                rows += [[op, "bf16", m, n, 0, f"{us:.4g}", 0, kernel]
+                         for op, n, m, us, kernel in own_profile.tensorrt_llm_row_wise(self.part_name)]
+            write(self.folder, "elementwise.csv", header, rows)
             self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
 
     def latent(self):
@@ -196,6 +200,8 @@ class Fit:
         rungs = f"rungs: {{elementwise: {'measured' if own_profile.profiled(self.part_name) == self.part_name else 'transported'}}}\n" if self.profiled else ""
         if self.row_wise_of_sglang:
             rungs = f"rungs: {{elementwise: {'measured' if self.part_name == 'h200' else 'transported'}}}\n"
+        if self.row_wise_of_others:
+            rungs = "rungs: {elementwise: transported}\n"
         where = REPOSITORY.get(self.part_name, "ai-dynamo/aiconfigurator @095f58a, Apache-2.0,\n"
                                f"  aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}")
         versions = sorted({self.engine.version(self.part_name, g)
@@ -219,6 +225,10 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
         if self.row_wise_of_sglang:
             text += """; the
   kernels between products from our own profile of SGLang 0.5.17 steps on an H200 (reports/cases/h200_sglang_0_5_17_kernels)"""
+        if self.row_wise_of_others:
+            text += """; norms,
+  activation, argmax and norms of heads from our own profiles of other engines' kernels like them, on an H200 and an H100
+  (tools/kernel_tables/own_profile.py)"""
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
             f.write(text + '"\n')
 
