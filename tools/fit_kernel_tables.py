@@ -123,7 +123,7 @@ class Fit:
 
     def experts(self):
         curves, dropped = layers.expert_curves(self.part, self.timed, self.engine,
-                                               layers.expert_times(self.published, self.engine, self.part_name),
+                                               layers.as_served(self.part, self.part_name, self.published, self.engine),
                                                own_profile.corrections_of_experts(self.part_name) if self.profiled else ())
         if not curves:
             return
