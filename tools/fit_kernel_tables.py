@@ -36,7 +36,7 @@ class Fit:
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
         self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
-        self.row_wise_of_others = engine.prefix == "trtllm" and part_name in ("h100", "h200")
+        self.row_wise_of_others = engine.prefix == "trtllm" and not engine.base and part_name in ("h100", "h200")
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 
@@ -141,7 +141,8 @@ class Fit:
             return
         curves, dropped = layers.collective_curves(self.part, self.engine, table)
         sizes = sorted({s for curve in curves.values() for s, _ in curve})
-        limit = "; NCCL from 8 MiB" if self.engine.custom_below else ""
+        most = max(self.engine.custom_below.values(), default=0) / (1 << 20)
+        limit = f"; NCCL from {most:g} MiB" if most else ""
         kernel = "custom" if self.engine.custom_below else "TRT-LLM"
         write(self.folder, "collectives.csv", ["op", "ranks", "kernel"] + sizes,
               [[op, ranks, kernel + limit if op == "all_reduce" else "NCCL"] + cells(points, sizes)
@@ -229,11 +230,31 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
             text += """; norms,
   activation, argmax and norms of heads from our own profiles of other engines' kernels like them, on an H200 and an H100
   (tools/kernel_tables/own_profile.py)"""
+        self.write_description(text + '"\n')
+
+    def write_description(self, text):
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
-            f.write(text + '"\n')
+            f.write(text)
+
+    def describe_collectives(self):
+        """table.yaml of a set that holds nothing else."""
+        version = self.engine.version(self.part_name, "collectives")
+        self.write_description(f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
+hardware: {self.part_name}
+kernels: {self.engine.name}
+base: {self.engine.base}   # all that stands in no file here
+kind: published
+rungs: {{elementwise: transported}}
+collected_on: "{self.engine.prefix} {version} (all-reduces); the rest as {self.engine.base}"
+source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}: all-reduces of
+  {self.engine.prefix} {version} to 1 MiB, NCCL's above; which stand for another version, see tools/kernel_tables/engines.py"
+""")
 
     def run(self):
         os.makedirs(self.folder, exist_ok=True)
+        if self.engine.base:
+            self.collectives()
+            return self.describe_collectives()
         for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.latent, self.corrections,
                      self.describe):
             step()
