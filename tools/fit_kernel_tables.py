@@ -34,7 +34,7 @@ class Fit:
         self.published = Published(data, SYSTEMS[part_name])
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
-        self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
+        self.profiled = "vllm-0.24" in (engine.name, engine.base) and part_name in ("h100", "h200", "h20")
         self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
         self.row_wise_of_others = engine.prefix == "trtllm" and not engine.base and part_name in ("h100", "h200")
         self.errors, self.notes, self.used = [], [], {}
@@ -122,11 +122,15 @@ class Fit:
                     self.error(f"attention_{phase}", kv_dtype, region, points, left_out, self.version(f"attention_{phase}"))
 
     def experts(self):
-        curves, dropped = layers.expert_curves(self.part, self.timed, self.engine,
-                                               layers.as_served(self.part, self.part_name, self.published, self.engine),
+        engine = ENGINES[self.engine.base] if self.engine.base else self.engine
+        curves, dropped = layers.expert_curves(self.part, self.timed, engine,
+                                               layers.as_served(self.part, self.part_name, self.published, engine),
                                                own_profile.corrections_of_experts(self.part_name) if self.profiled else ())
         if not curves:
             return
+        if self.engine.base:
+            other = layers.marlin_mxfp4(self.part, self.part_name, self.published, self.engine, curves)
+            curves = {**{key: points for key, points in curves.items() if key[0] != "mxfp4"}, **other}
         axis = sorted({t for curve in curves.values() for t, _ in curve})
         write(self.folder, "experts.csv", ["dtype", "hidden", "intermediate", "experts", "per_token", "kernel"] + axis,
               [list(key) + cells(self.points(points), axis) for key, points in curves.items()])
@@ -236,25 +240,28 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
             f.write(text)
 
-    def describe_collectives(self):
-        """table.yaml of a set that holds nothing else."""
-        version = self.engine.version(self.part_name, "collectives")
+    def describe_part(self, what):
+        """table.yaml of a set that holds one file."""
+        version = self.engine.version(self.part_name, what)
+        rungs = "rungs: {elementwise: measured}\n" if self.profiled else "rungs: {elementwise: transported}\n"
+        if what == "experts":
+            rungs = rungs.replace("{", "{experts: transported, ")
         self.write_description(f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
 hardware: {self.part_name}
 kernels: {self.engine.name}
 base: {self.engine.base}   # all that stands in no file here
 kind: published
-rungs: {{elementwise: transported}}
-collected_on: "{self.engine.prefix} {version} (all-reduces); the rest as {self.engine.base}"
-source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}: all-reduces of
-  {self.engine.prefix} {version} to 1 MiB, NCCL's above; which stand for another version, see tools/kernel_tables/engines.py"
+{rungs}collected_on: "{self.engine.prefix} {version} ({what}); the rest as {self.engine.base}"
+source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}: {what}
+  of {self.engine.prefix} {version}; which, and why they stand for others, says tools/kernel_tables/{{engines,layers}}.py"
 """)
 
     def run(self):
         os.makedirs(self.folder, exist_ok=True)
         if self.engine.base:
-            self.collectives()
-            return self.describe_collectives()
+            what = "experts" if self.engine.experts else "collectives"
+            getattr(self, what)()
+            return self.describe_part(what)
         for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.latent, self.corrections,
                      self.describe):
             step()

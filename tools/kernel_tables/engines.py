@@ -39,7 +39,7 @@ class Engine:
     latent: dict = field(default_factory=dict)  # latent attention: versions of decode, prefill, absorb; before = another
     repeats: list = field(default_factory=list)  # other collections of the same dense kernels: the median of all is taken
     parts: list = field(default_factory=list)  # empty: all
-    base: str = ""                 # another set, whose figures stand but for collectives
+    base: str = ""                 # another set, whose figures stand but for experts or collectives
 
     def version(self, part, group):
         keys = ((part, group), (part, "all"), group, "all")
@@ -101,4 +101,9 @@ ENGINES = {
     "tensorrt-llm-1.0": Engine(
         "tensorrt-llm-1.0", "trtllm", {"all": "1.3.0rc10"}, [], {}, "TRTLLM", dict.fromkeys((2, 4, 8), 3 << 19),
         parts=["h100", "h200"], base="tensorrt-llm-1.2"),
+    # Of engine_profiles/vllm-0.18-marlin.yaml: experts for mxfp4 by another kernel.
+    "vllm-0.24-marlin": Engine(
+        "vllm-0.24-marlin", "vllm", {"all": "0.24.0"}, [],
+        {"w4a16_mxfp4": "vllm_compressedtensorsw4a4mxfp4moe_marlin_marlinexperts_situ_as_silu"}, "", {},
+        parts=["h100", "h200"], base="vllm-0.24", thin=False),
 }

@@ -55,13 +55,14 @@ FEWER_CHOSEN = {("fp8-block", 7168, 256, 8): 384}
 # products by width and the kernels around them. From 1,024 tokens on both files have tiles of 64 rows.
 SERVED_NARROWER = {("h200", "sglang"): ("fp8-block", 7168, 256, 256, 8)}
 WHOLE_WIDTH, ANOTHER_FILE_BELOW = 2048, 1024
-AROUND_US = (7 + 2) * 2.6 * 1.3  # kernels around products, their starts: costmodel/ops/fused_experts.cpp
+START_US = 2.6 * 1.3  # of a kernel around products: costmodel/ops/fused_experts.cpp
 
 
-def around_us(part, hidden, inner, per_token, tokens):
-    """What passes over rows takes between both products (one_rank of costmodel/ops/fused_experts.cpp)."""
-    rows = tokens * per_token
-    return AROUND_US + (rows * (9 * inner + 2 * hidden) + tokens * 5 * hidden) / part["bandwidth"] * 1e6
+def around_us(part, hidden, inner, per_token, tokens, quantised=True):
+    """What stands around both products: starts, and passes over rows (one_rank of costmodel/ops/fused_experts.cpp)."""
+    rows, apart = tokens * per_token, 3 if quantised else 0
+    passes = rows * ((6 + apart) * inner + 2 * hidden) + tokens * (2 + apart) * hidden
+    return (9 if quantised else 7) * START_US + passes / part["bandwidth"] * 1e6
 
 
 def as_served(part, part_name, published, engine):
@@ -76,6 +77,31 @@ def as_served(part, part_name, published, engine):
             products = whole[tokens] - around_us(part, key[1], WHOLE_WIDTH, key[4], tokens)
             by_tokens[tokens] = products * key[2] / WHOLE_WIDTH + around_us(part, *key[1:3], key[4], tokens)
     return table
+
+
+# Marlin's experts for mxfp4 (vLLM, VLLM_MXFP4_USE_MARLIN=1) were timed on Hopper for a layer of 896 experts, 3,584 x 3,072 and
+# slices, 16 a token, and for gpt-oss on the L40S alone. gpt-oss' layers are nearly as wide: their products take what those do at as
+# many rows an expert.
+MARLIN_TIMED = ("mxfp4", 3584, 3072, 896, 16)
+
+
+def marlin_mxfp4(part, part_name, published, engine, layers_of):
+    """Curves of the layers with mxfp4 among `layers_of`, by Marlin."""
+    timed = {}
+    for key, by_tokens in expert_times(published, engine, part_name).items():
+        if (key[0], key[1], *key[3:5]) == (MARLIN_TIMED[0], MARLIN_TIMED[1], *MARLIN_TIMED[3:]):
+            timed[key[2]] = [(t, experts_bound_us(part, *key[:5], t) / (us - around_us(part, *key[1:3], key[4], t, False)))
+                             for t, us in by_tokens.items()]
+    curves = {}
+    for key in [k for k in layers_of if k[0] == "mxfp4"]:
+        width = min(timed, key=lambda inner: abs(math.log(inner / MARLIN_TIMED[2] * key[1] / key[2])))
+        denser = (key[4] / key[3]) / (MARLIN_TIMED[4] / MARLIN_TIMED[3])
+        curves[(*key[:5], "marlin (timed on another layer)")] = points = []
+        for t, _ in layers_of[key]:
+            bound = experts_bound_us(part, *key[:5], t)
+            us = bound / log_interpolate(timed[width], t * denser) + around_us(part, *key[1:3], key[4], t, False)
+            points.append((t, bound / us))
+    return curves
 
 
 def expert_curves(part, timed, engine, table, corrections=()):
