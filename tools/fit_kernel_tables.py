@@ -129,7 +129,8 @@ class Fit:
         if not curves:
             return
         if self.engine.base:
-            other = layers.marlin_mxfp4(self.part, self.part_name, self.published, self.engine, curves)
+            other = (layers.marlin_mxfp4(self.part, self.part_name, self.published, self.engine, curves)
+                     if self.engine.prefix == "vllm" else layers.triton_mxfp4(self.part, self.part_name, self.published))
             curves = {**{key: points for key, points in curves.items() if key[0] != "mxfp4"}, **other}
         axis = sorted({t for curve in curves.values() for t, _ in curve})
         write(self.folder, "experts.csv", ["dtype", "hidden", "intermediate", "experts", "per_token", "kernel"] + axis,
@@ -242,9 +243,9 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
 
     def describe_part(self, what):
         """table.yaml of a set that holds one file."""
-        version = self.engine.version(self.part_name, what)
+        version = ", ".join(dict.fromkeys(self.engine.version(self.part_name, w) for w in what.split(" and ")))
         rungs = "rungs: {elementwise: measured}\n" if self.profiled else "rungs: {elementwise: transported}\n"
-        if what == "experts":
+        if "experts" in what:
             rungs = rungs.replace("{", "{experts: transported, ")
         self.write_description(f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
 hardware: {self.part_name}
@@ -259,9 +260,11 @@ source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigura
     def run(self):
         os.makedirs(self.folder, exist_ok=True)
         if self.engine.base:
-            what = "experts" if self.engine.experts else "collectives"
-            getattr(self, what)()
-            return self.describe_part(what)
+            made = {"experts": self.engine.experts, "collectives": self.engine.all_reduce}
+            made = [what for what, asked in made.items() if asked]
+            for what in made:
+                getattr(self, what)()
+            return self.describe_part(" and ".join(made))
         for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.latent, self.corrections,
                      self.describe):
             step()

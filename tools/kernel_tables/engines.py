@@ -106,4 +106,9 @@ ENGINES = {
         "vllm-0.24-marlin", "vllm", {"all": "0.24.0"}, [],
         {"w4a16_mxfp4": "vllm_compressedtensorsw4a4mxfp4moe_marlin_marlinexperts_situ_as_silu"}, "", {},
         parts=["h100", "h200"], base="vllm-0.24", thin=False),
+    # Of engine_profiles/tensorrt-llm-1.0-triton.yaml: `moe_config.backend: TRITON` calls OpenAI's kernels (triton_kernels), as vLLM does.
+    "tensorrt-llm-1.0-triton": Engine(
+        "tensorrt-llm-1.0-triton", "trtllm", {"all": "1.3.0rc10", "experts": "1.2.0rc5"}, [],
+        {"bfloat16": None, "fp8": None, "fp8_block": None}, "TRTLLM", dict.fromkeys((2, 4, 8), 3 << 19),
+        parts=["h100", "h200"], base="tensorrt-llm-1.2"),
 }

@@ -85,6 +85,13 @@ def as_served(part, part_name, published, engine):
 MARLIN_TIMED = ("mxfp4", 3584, 3072, 896, 16)
 
 
+def triton_mxfp4(part, part_name, published):
+    """Curves of layers with mxfp4 by OpenAI's Triton kernels, which were timed in vLLM."""
+    vllm = ENGINES["vllm-0.24"]
+    table = {key: times for key, times in expert_times(published, vllm, part_name).items() if key[0] == "mxfp4"}
+    return expert_curves(part, part, vllm, table)[0]
+
+
 def marlin_mxfp4(part, part_name, published, engine, layers_of):
     """Curves of the layers with mxfp4 among `layers_of`, by Marlin."""
     timed = {}
