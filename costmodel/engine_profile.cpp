@@ -253,6 +253,12 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
     for (const Yaml& name : runner.items()) e.v2_architectures.push_back(name.text());
   }
   if (const Yaml laws = root.optional("kernel_laws"); laws.present()) add_laws(read_kernel_laws(laws), e);
+  if (const Yaml overlap = root.optional("overlap"); overlap.present()) {
+    const OverlapRules changed = read_overlap(overlap);
+    if (overlap.optional("shared_experts").present()) e.overlap.shared = changed.shared;
+    if (overlap.optional("fused_all_reduce").present()) e.overlap.fused_of = changed.fused_of;
+    if (overlap.optional("dependent_launch").present()) e.overlap.launch = changed.launch;
+  }
   if (const Yaml error = root.optional("host_error"); error.present())
     e.interval_host_error = read_number_figure(error, Dimension::ratio).value;
   for (const auto& [name, row] : root.optional("operators").entries()) {

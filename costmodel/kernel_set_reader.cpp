@@ -1,6 +1,6 @@
-// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds
-// figures. A CSV is either fitted (columns that are numbers are points of the moving axis, cells utilisation,
-// blank where there is none) or timed (a column `us`, one launch a row). Shapes' figures have no order.
+// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds figures,
+// of a shape in any order. It is either fitted (columns that are numbers are points of the moving axis, cells
+// utilisation, blank where there is none) or timed (a column `us`, one launch a row).
 #include <algorithm>
 #include <filesystem>
 
@@ -114,8 +114,10 @@ class KernelSetReader {
 
   bool read_file(const std::string& name, void (KernelSetReader::*take)(const CsvTable&)) {
     std::error_code ec;
-    if (!fs::exists(folder_ + "/" + name, ec)) return false;
-    auto table = CsvTable::load(folder_ + "/" + name);
+    std::string path = folder_ + "/" + name;
+    if (!base_.empty() && !fs::exists(path, ec)) path = base_ + "/" + name;
+    if (!fs::exists(path, ec)) return false;
+    auto table = CsvTable::load(path);
     if (table.ok() && (reads_ != Rows::own_choice || table->has("default_us")))
       (this->*take)(*table);
     else if (!table.ok())
@@ -135,13 +137,13 @@ class KernelSetReader {
     set_->source_ = root.require("source").text();
     set_->rung_ = read_rung(kind);
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);
+    if (const Yaml base = root.optional("base"); base.present()) base_ = folder_of(hardware_.name, base.text());
     for (const auto& [op, rung] : root.optional("rungs").entries()) set_->rungs_[op] = read_rung(rung);
     for (const Yaml& format : root.optional("choice_inside").items())
       set_->choice_inside_.push_back(expert_formats()[format.choice(expert_formats())]);
     accept_all(root);  // device, libraries, clocks: for people
     document.finish();
-    if (!document.errors().empty()) return document.errors();
-    return ok_status();
+    return document.errors().empty() ? ok_status() : Status(document.errors());
   }
 
   // Figures of a relative: its files, its bounds.
@@ -163,9 +165,8 @@ class KernelSetReader {
   }
 
   static Rung read_rung(const Yaml& node) {
-    for (const Rung rung : {Rung::measured, Rung::published, Rung::transported}) {
+    for (const Rung rung : {Rung::measured, Rung::published, Rung::transported})
       if (node.text() == to_string(rung)) return rung;
-    }
     node.fail("must be measured, published or transported");
     return Rung::transported;
   }
@@ -469,7 +470,7 @@ class KernelSetReader {
   PartRates rates_, source_rates_;  // of this part, and of the one that was timed
   bool carried_ = false, tuned_ = false;
   Rows reads_ = Rows::all;
-  std::string folder_;
+  std::string folder_, base_;  // base: another set of the part, for files that this one has not
   std::shared_ptr<KernelSet> set_ = std::make_shared<KernelSet>();
   std::map<std::string, std::vector<Gathered>> gathered_;
   Errors errors_;

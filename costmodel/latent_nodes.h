@@ -18,11 +18,12 @@ class LatentNodes : protected ContextNodes {
   // What a norm or an activation makes for a product of 8 bits: quantised by its own kernel, or by one beside
   // it.
   OpSpec made_for(std::int64_t features, const WeightFormat& reader) const {
-    return quantises_apart_ ? width(features) : width(features, reader);
+    return quantises_apart(reader) ? width(features) : width(features, reader);
   }
   void quantise_apart(const std::string& use, std::int64_t features, const WeightFormat& reader,
                       std::int64_t count) {
-    if (quantises_apart_ && reader.activation_bytes < 2) add(use, "quantize", width(features, reader), count);
+    if (quantises_apart(reader) && reader.activation_bytes < 2)
+      add(use, "quantize", width(features, reader), count);
   }
 
   // Queries through their own low rank where the model has one; the products with the latent's weights by
@@ -52,11 +53,7 @@ class LatentNodes : protected ContextNodes {
     add("kv_a_norm", "add_rms_norm", width(a.rank), l);
     OpSpec rotary = s;
     rotary.head_dim = a.rotary_dim;
-    // Tables of TensorRT-LLM's attention hold both (ai-dynamo/aiconfigurator
-    // collector/trtllm/collect_mla.py).
-    const bool fused = spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
-                       roofline_.kernels()->points("mla_decode") > 0;
-    if (!fused) {
+    if (!attention_writes_keys("mla_decode")) {
       add("rotary", "rotary", rotary, l);
       add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
@@ -133,9 +130,23 @@ class LatentNodes : protected ContextNodes {
     add("attention_prefill", "mla_prefill", prefill, kind.count);
   }
 
-  // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
-  // (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
-  const bool quantises_apart_ = spec_.engine.engine == "sglang" && spec_.hardware.vendor == "nvidia";
+  // SGLang, srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own
+  // input (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
+  // TensorRT-LLM, _torch/modules/linear.py (FP8BlockScalesLinearMethod.apply: fp8_quantize_1x128 and the product):
+  // no norm or activation writes blocks. With one scale a tensor they do: `swiglu(quant_scale=…)` of
+  // modules/gated_mlp.py, and all-reduces with the norm behind them.
+  bool quantises_apart(const WeightFormat& reader) const {
+    if (spec_.hardware.vendor != "nvidia") return false;
+    const std::string& engine = spec_.engine.engine;
+    return engine == "sglang" || (engine == "tensorrt-llm" && reader.label == "fp8-block");
+  }
+
+  // Tables of TensorRT-LLM's attention hold the rotary embedding and the way of keys into the cache, which its
+  // operator does (ai-dynamo/aiconfigurator collector/trtllm/collect_attn.py and collect_mla.py).
+  bool attention_writes_keys(const char* table) const {
+    return spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
+           roofline_.kernels()->points(table) > 0;
+  }
 };
 
 }  // namespace orrery

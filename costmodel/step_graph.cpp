@@ -154,8 +154,11 @@ class GraphBuilder : LatentNodes {
     }
     OpSpec new_tokens = attention;
     new_tokens.window = 0;
-    add_rotary(new_tokens, l);
-    add_new_keys("kv_write", "kv_write", new_tokens, 2 * attention.kv_heads * model_.head_dim, l);
+    // Norms of heads take the embedding along in a kernel of their own (modules/qk_norm_attention.py).
+    const bool writes_keys = attention_writes_keys("attention_decode");
+    if (!writes_keys || new_tokens.norm_heads) add_rotary(new_tokens, l);
+    if (!writes_keys)
+      add_new_keys("kv_write", "kv_write", new_tokens, 2 * attention.kv_heads * model_.head_dim, l);
     // Over an 8-bit cache vLLM's attention takes 8-bit queries (Attention.query_quant, attention.py of 0.24).
     if (attention.kv_bytes < 2 && spec_.engine.engine == "vllm")
       add("q_quantize", "quantize", width(q_features, 1), l);
@@ -227,7 +230,7 @@ class GraphBuilder : LatentNodes {
              model_.hidden, gate_up, l);
     const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
     const bool apart = model_.gelu && compiled_ && !fuses_norms_;
-    const bool quantised = !apart && !quantises_apart_;
+    const bool quantised = !apart && !quantises_apart(down);
     add(prefix + activation, apart ? "gelu_then_mul" : activation,
         quantised ? width(inner, down) : width(inner), l);
     if (!quantised && down.activation_bytes < 2)

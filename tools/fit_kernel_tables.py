@@ -34,8 +34,9 @@ class Fit:
         self.published = Published(data, SYSTEMS[part_name])
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
-        self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
+        self.profiled = "vllm-0.24" in (engine.name, engine.base) and part_name in ("h100", "h200", "h20")
         self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
+        self.row_wise_of_others = engine.prefix == "trtllm" and not engine.base and part_name in ("h100", "h200")
         self.errors, self.notes, self.used, self.expert_formats = [], [], {}, []
         self.versions = leave_out.version_changes(*self.version_source())
 
@@ -121,11 +122,16 @@ class Fit:
                     self.error(f"attention_{phase}", kv_dtype, region, points, left_out, self.version(f"attention_{phase}"))
 
     def experts(self):
-        curves, dropped = layers.expert_curves(self.part, self.timed, self.engine,
-                                               layers.expert_times(self.published, self.engine, self.part_name),
+        engine = ENGINES[self.engine.base] if self.engine.base else self.engine
+        curves, dropped = layers.expert_curves(self.part, self.timed, engine,
+                                               layers.as_served(self.part, self.part_name, self.published, engine),
                                                own_profile.corrections_of_experts(self.part_name) if self.profiled else ())
         if not curves:
             return
+        if self.engine.base:
+            other = (layers.marlin_mxfp4(self.part, self.part_name, self.published, self.engine, curves)
+                     if self.engine.prefix == "vllm" else layers.triton_mxfp4(self.part, self.part_name, self.published))
+            curves = {**{key: points for key, points in curves.items() if key[0] != "mxfp4"}, **other}
         axis = sorted({t for curve in curves.values() for t, _ in curve})
         self.expert_formats = sorted({key[0] for key in curves})
         write(self.folder, "experts.csv", ["dtype", "hidden", "intermediate", "experts", "per_token", "kernel"] + axis,
@@ -141,7 +147,8 @@ class Fit:
             return
         curves, dropped = layers.collective_curves(self.part, self.engine, table)
         sizes = sorted({s for curve in curves.values() for s, _ in curve})
-        limit = "; NCCL from 8 MiB" if self.engine.custom_below else ""
+        most = max(self.engine.custom_below.values(), default=0) / (1 << 20)
+        limit = f"; NCCL from {most:g} MiB" if most else ""
         kernel = "custom" if self.engine.custom_below else "TRT-LLM"
         write(self.folder, "collectives.csv", ["op", "ranks", "kernel"] + sizes,
               [[op, ranks, kernel + limit if op == "all_reduce" else "NCCL"] + cells(points, sizes)
@@ -174,9 +181,12 @@ class Fit:
             curves = {}
             for m, k, us in self.quantise().rows():
                 curves.setdefault(k, []).append((m, us))
-            write(self.folder, "elementwise.csv", header,
-                  [["quantize", "bf16", m, k, 0, f"{us:.4g}", 0, "static_quantize_e4m3_per_tensor"]
-                   for k, curve in curves.items() for m, us in thinned(curve)])
+            rows = [["quantize", "bf16", m, k, 0, f"{us:.4g}", 0, "static_quantize_e4m3_per_tensor"]
+                    for k, curve in curves.items() for m, us in thinned(curve)]
+            if self.row_wise_of_others:
+                rows += [[op, "bf16", m, n, 0, f"{us:.4g}", 0, kernel]
+                         for op, n, m, us, kernel in own_profile.tensorrt_llm_row_wise(self.part_name)]
+            write(self.folder, "elementwise.csv", header, rows)
             self.error("elementwise", "", (1, 1e9), layers.along_axis(curves), None, 0.0)
 
     def latent(self):
@@ -197,6 +207,8 @@ class Fit:
         rungs = f"rungs: {{elementwise: {'measured' if own_profile.profiled(self.part_name) == self.part_name else 'transported'}}}\n" if self.profiled else ""
         if self.row_wise_of_sglang:
             rungs = f"rungs: {{elementwise: {'measured' if self.part_name == 'h200' else 'transported'}}}\n"
+        if self.row_wise_of_others:
+            rungs = "rungs: {elementwise: transported}\n"
         where = REPOSITORY.get(self.part_name, "ai-dynamo/aiconfigurator @095f58a, Apache-2.0,\n"
                                f"  aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}")
         versions = sorted({self.engine.version(self.part_name, g)
@@ -222,11 +234,40 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
         if self.row_wise_of_sglang:
             text += """; the
   kernels between products from our own profile of SGLang 0.5.17 steps on an H200 (reports/cases/h200_sglang_0_5_17_kernels)"""
+        if self.row_wise_of_others:
+            text += """; norms,
+  activation, argmax and norms of heads from our own profiles of other engines' kernels like them, on an H200 and an H100
+  (tools/kernel_tables/own_profile.py)"""
+        self.write_description(text + '"\n')
+
+    def write_description(self, text):
         with open(os.path.join(self.folder, "table.yaml"), "w", encoding="utf-8") as f:
-            f.write(text + '"\n')
+            f.write(text)
+
+    def describe_part(self, what):
+        """table.yaml of a set that holds one file."""
+        version = ", ".join(dict.fromkeys(self.engine.version(self.part_name, w) for w in what.split(" and ")))
+        rungs = "rungs: {elementwise: measured}\n" if self.profiled else "rungs: {elementwise: transported}\n"
+        if "experts" in what:
+            rungs = rungs.replace("{", "{experts: transported, ")
+        self.write_description(f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
+hardware: {self.part_name}
+kernels: {self.engine.name}
+base: {self.engine.base}   # all that stands in no file here
+kind: published
+{rungs}collected_on: "{self.engine.prefix} {version} ({what}); the rest as {self.engine.base}"
+source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}: {what}
+  of {self.engine.prefix} {version}; which, and why they stand for others, says tools/kernel_tables/{{engines,layers}}.py"
+""")
 
     def run(self):
         os.makedirs(self.folder, exist_ok=True)
+        if self.engine.base:
+            made = {"experts": self.engine.experts, "collectives": self.engine.all_reduce}
+            made = [what for what, asked in made.items() if asked]
+            for what in made:
+                getattr(self, what)()
+            return self.describe_part(" and ".join(made))
         for step in (self.gemm, self.attention, self.experts, self.collectives, self.elementwise, self.latent, self.corrections,
                      self.describe):
             step()

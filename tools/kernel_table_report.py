@@ -183,7 +183,7 @@ def main():
         return
     report = Report()
     for part in SYSTEMS:
-        for engine in ENGINES.values():
+        for engine in [e for e in ENGINES.values() if not e.base]:
             fit = Fit(part, engine, data)
             leave_out(report, fit)
             hold_out(report, fit, arguments.orrery, arguments.shared)

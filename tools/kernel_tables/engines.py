@@ -45,6 +45,7 @@ class Engine:
     latent: dict = field(default_factory=dict)  # latent attention: versions of decode, prefill, absorb; before = another
     repeats: list = field(default_factory=list)  # other collections of the same dense kernels: the median of all is taken
     parts: list = field(default_factory=list)  # empty: all
+    base: str = ""                 # another set, whose figures stand but for experts or collectives
 
     def version(self, part, group):
         keys = ((part, group), (part, "all"), group, "all")
@@ -99,4 +100,21 @@ ENGINES = {
         before={"gemm": "1.3.0rc10", "attention": "1.3.0rc10", "experts": "1.3.0rc10", "collectives": "1.3.0rc10"},
         # Decodes as the set's others; 1.2.0rc5's start 11 to 13 us later (25 to 28 us for 13 to 15), which is in the error.
         latent={"decode": "1.3.0rc20", "prefill": "1.2.0rc5", "absorb": "1.2.0rc5", "before": {"decode": "1.2.0rc5", "prefill": "1.3.0rc10"}}),
+    # Of engine_profiles/tensorrt-llm-1.0.yaml: all but its all-reduces. Those of 1.0 take the kernel with one step to 128 tokens and NCCL
+    # above (NVIDIA/TensorRT-LLM pull request 5432, July 2025); which is best by size came later (7870: a table, with which 1.2.0rc5 was
+    # timed; 8531: tuned at the start). Where one step is best, 1.3.0rc10's timings are that kernel's; 1.2.0rc5's are two to three
+    # times as long for four GPUs from 64 KiB on. 128 tokens are 1 to 2 MiB.
+    "tensorrt-llm-1.0": Engine(
+        "tensorrt-llm-1.0", "trtllm", {"all": "1.3.0rc10"}, [], {}, "TRTLLM", dict.fromkeys((2, 4, 8), 3 << 19),
+        parts=["h100", "h200"], base="tensorrt-llm-1.2"),
+    # Of engine_profiles/vllm-0.18-marlin.yaml: experts for mxfp4 by another kernel.
+    "vllm-0.24-marlin": Engine(
+        "vllm-0.24-marlin", "vllm", {"all": "0.24.0"}, [],
+        {"w4a16_mxfp4": "vllm_compressedtensorsw4a4mxfp4moe_marlin_marlinexperts_situ_as_silu"}, "", {},
+        parts=["h100", "h200"], base="vllm-0.24", thin=False),
+    # Of engine_profiles/tensorrt-llm-1.0-triton.yaml: `moe_config.backend: TRITON` calls OpenAI's kernels (triton_kernels), as vLLM does.
+    "tensorrt-llm-1.0-triton": Engine(
+        "tensorrt-llm-1.0-triton", "trtllm", {"all": "1.3.0rc10", "experts": "1.2.0rc5"}, [],
+        {"bfloat16": None, "fp8": None, "fp8_block": None}, "TRTLLM", dict.fromkeys((2, 4, 8), 3 << 19),
+        parts=["h100", "h200"], base="tensorrt-llm-1.2"),
 }

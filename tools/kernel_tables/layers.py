@@ -3,7 +3,7 @@ import math
 import statistics
 
 from .base import blended, carried, experts_bound_us, log_interpolate
-from .engines import EXPERT_FORMATS
+from .engines import ENGINES, EXPERT_FORMATS
 
 
 UNEQUAL = "power_law_1.01"
@@ -45,6 +45,70 @@ def expert_times(published, engine, part_name, distributions=("balanced",)):
 # runs take what Kimi-K2's layers, as wide, say at as many rows an expert (reports/cases/h200_vllm_0_24_features, profiles of
 # DeepSeek-V3 with MTP: 180, 345, 1,700, 2,330, 2,845, 3,065 and 4,780 us for 2, 4, 32, 64, 128, 1,024 and 3,072 tokens).
 FEWER_CHOSEN = {("fp8-block", 7168, 256, 8): 384}
+
+
+# SGLang serves DeepSeek-V3's layers with the shared expert as one of 257 (models/deepseek_v2.py, num_fused_shared_experts), for whose
+# slices of eight GPUs its wheels of 0.5.9 and 0.5.14 have tiles tuned on the H200: 16 rows to 256 tokens, 32 to 512
+# (fused_moe_triton/configs/triton_3_5_1/E=257,N=256,…). What was timed are 256 without it, for which the newest file is of
+# triton_3_1_0: 64 rows from 24 tokens on, two fifths of whose time goes by beside the weights' way from memory; layers of the whole
+# width, timed beside them, lose a tenth as our own profile of such layers does (FEWER_CHOSEN above). So the slice is the whole layer's
+# products by width and the kernels around them. From 1,024 tokens on both files have tiles of 64 rows.
+SERVED_NARROWER = {("h200", "sglang"): ("fp8-block", 7168, 256, 256, 8)}
+WHOLE_WIDTH, ANOTHER_FILE_BELOW = 2048, 1024
+START_US = 2.6 * 1.3  # of a kernel around products: costmodel/ops/fused_experts.cpp
+
+
+def around_us(part, hidden, inner, per_token, tokens, quantised=True):
+    """What stands around both products: starts, and passes over rows (one_rank of costmodel/ops/fused_experts.cpp)."""
+    rows, apart = tokens * per_token, 3 if quantised else 0
+    passes = rows * ((6 + apart) * inner + 2 * hidden) + tokens * (2 + apart) * hidden
+    return (9 if quantised else 7) * START_US + passes / part["bandwidth"] * 1e6
+
+
+def as_served(part, part_name, published, engine):
+    """Times of layers, those that were timed in tiles of another size put right. The whole width is 0.5.9's: 0.5.14's was timed in
+    less than memory takes."""
+    table, key = expert_times(published, engine, part_name), SERVED_NARROWER.get((part_name, engine.prefix))
+    for name, by_tokens in table.items():
+        if name[:5] != key:
+            continue
+        whole = expert_times(published, ENGINES["sglang-0.5.9"], part_name)[(*key[:2], WHOLE_WIDTH, *name[3:])]
+        for tokens in [t for t in by_tokens if t < ANOTHER_FILE_BELOW and t in whole]:
+            products = whole[tokens] - around_us(part, key[1], WHOLE_WIDTH, key[4], tokens)
+            by_tokens[tokens] = products * key[2] / WHOLE_WIDTH + around_us(part, *key[1:3], key[4], tokens)
+    return table
+
+
+# Marlin's experts for mxfp4 (vLLM, VLLM_MXFP4_USE_MARLIN=1) were timed on Hopper for a layer of 896 experts, 3,584 x 3,072 and
+# slices, 16 a token, and for gpt-oss on the L40S alone. gpt-oss' layers are nearly as wide: their products take what those do at as
+# many rows an expert.
+MARLIN_TIMED = ("mxfp4", 3584, 3072, 896, 16)
+
+
+def triton_mxfp4(part, part_name, published):
+    """Curves of layers with mxfp4 by OpenAI's Triton kernels, which were timed in vLLM."""
+    vllm = ENGINES["vllm-0.24"]
+    table = {key: times for key, times in expert_times(published, vllm, part_name).items() if key[0] == "mxfp4"}
+    return expert_curves(part, part, vllm, table)[0]
+
+
+def marlin_mxfp4(part, part_name, published, engine, layers_of):
+    """Curves of the layers with mxfp4 among `layers_of`, by Marlin."""
+    timed = {}
+    for key, by_tokens in expert_times(published, engine, part_name).items():
+        if (key[0], key[1], *key[3:5]) == (MARLIN_TIMED[0], MARLIN_TIMED[1], *MARLIN_TIMED[3:]):
+            timed[key[2]] = [(t, experts_bound_us(part, *key[:5], t) / (us - around_us(part, *key[1:3], key[4], t, False)))
+                             for t, us in by_tokens.items()]
+    curves = {}
+    for key in [k for k in layers_of if k[0] == "mxfp4"]:
+        width = min(timed, key=lambda inner: abs(math.log(inner / MARLIN_TIMED[2] * key[1] / key[2])))
+        denser = (key[4] / key[3]) / (MARLIN_TIMED[4] / MARLIN_TIMED[3])
+        curves[(*key[:5], "marlin (timed on another layer)")] = points = []
+        for t, _ in layers_of[key]:
+            bound = experts_bound_us(part, *key[:5], t)
+            us = bound / log_interpolate(timed[width], t * denser) + around_us(part, *key[1:3], key[4], t, False)
+            points.append((t, bound / us))
+    return curves
 
 
 def expert_curves(part, timed, engine, table, corrections=()):

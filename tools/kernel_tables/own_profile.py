@@ -204,6 +204,19 @@ def sglang_row_wise(name):
             yield op, widths[op], rows, highest
 
 
+def tensorrt_llm_row_wise(name):
+    """(op, n, rows, us, kernel): kernels of TensorRT-LLM that were timed in another engine's steps. Its residual add and norm is
+    FlashInfer's (tensorrt_llm/_torch/modules/rms_norm.py), as SGLang's, and its greedy sampler calls torch.argmax, as SGLang's
+    (pyexecutor/sampler.py); SiLU is one pass in Triton (modules/swiglu.py), taken to be as long as SGLang's; norms of heads and the
+    embedding are one kernel (fused_qk_norm_rope of modules/qk_norm_attention.py), taken to be as long as vLLM's one."""
+    for op, n, rows, us in sglang_row_wise(name):
+        if op in ("add_rms_norm", "silu_mul", "argmax_sglang"):
+            yield op.replace("_sglang", ""), n, rows, us, "as SGLang's"
+    for op, n, rows, us in row_wise(name):
+        if op == "qk_norm_rotary":
+            yield op, n, rows, us, "as vLLM's"
+
+
 def corrections(part, h100, gemm_shapes, prefill_times):
     """{op: [(x, factor)]}: on the H100 from our kernel profile, on the H200 from an engine's steps."""
     if part == "h200":  # heads of 256 have a profile of their own
