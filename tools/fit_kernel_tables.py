@@ -250,12 +250,14 @@ source: "operator tables of {self.engine.prefix} {', '.join(versions)} ({where})
         rungs = "rungs: {elementwise: measured}\n" if self.profiled else "rungs: {elementwise: transported}\n"
         if "experts" in what:
             rungs = rungs.replace("{", "{experts: transported, ")
+        base = open(os.path.join(os.path.dirname(self.folder), self.engine.base, "table.yaml"), encoding="utf-8").read()
+        choice = "".join(line + "\n" for line in base.splitlines() if line.startswith("choice_inside:"))
         self.write_description(f"""# Made by tools/fit_kernel_tables.py; docs/calibration.md says how.
 hardware: {self.part_name}
 kernels: {self.engine.name}
 base: {self.engine.base}   # all that stands in no file here
 kind: published
-{rungs}collected_on: "{self.engine.prefix} {version} ({what}); the rest as {self.engine.base}"
+{rungs}{choice}collected_on: "{self.engine.prefix} {version} ({what}); the rest as {self.engine.base}"
 source: "ai-dynamo/aiconfigurator @095f58a, Apache-2.0, aic-core/src/aiconfigurator_core/systems/data/{SYSTEMS[self.part_name]}: {what}
   of {self.engine.prefix} {version}; which, and why they stand for others, says tools/kernel_tables/{{engines,layers}}.py"
 """)
