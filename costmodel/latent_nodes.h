@@ -57,7 +57,8 @@ class LatentNodes : protected ContextNodes {
     const bool fused = spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
                        roofline_.kernels()->points("mla_decode") > 0;
     if (!fused) {
-      add("rotary", "rotary", rotary, l);
+      rotary.n = steps_.rotary;
+      add("rotary", steps_.rotary > 0 ? "latent_rotary_steps" : "rotary", rotary, l);
       add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
     enter(LayerPart::attention);
@@ -65,12 +66,26 @@ class LatentNodes : protected ContextNodes {
       add_sparse_attention(kind, s);
     } else {
       add_latent_prompts(kind, s);
+      add_decode_steps(s, l);
       add_latent_decode(s, l);
     }
     const std::int64_t values = s.heads * a.value_dim;
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // What PyTorch does around a decode's absorbed products (`latent_steps` of an engine profile).
+  void add_decode_steps(OpSpec s, std::int64_t l) {
+    s.depends_on = DependsOn::decode;
+    const auto add_steps = [&](const char* kind, std::int64_t kernels) {
+      OpSpec some = s;
+      some.window = kernels;
+      if (kernels > 0) add(kind, kind, some, l);
+    };
+    add_steps("latent_concatenations", steps_.concatenations);
+    add_steps("absorb_casts", steps_.weight_casts);
+    add_steps("absorb_copies", steps_.copies);
   }
 
   // The indexer's products are replicated over ranks; its scores, the choice and attention are custom
@@ -134,8 +149,13 @@ class LatentNodes : protected ContextNodes {
   }
 
   // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
-  // (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
-  const bool quantises_apart_ = spec_.engine.engine == "sglang" && spec_.hardware.vendor == "nvidia";
+  // (sglang_per_token_group_quant_fp8; AITER's per_1x128 on gfx942, whose norms that do it are for gfx950
+  // alone:
+  // `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9, layers/layernorm.py of 0.5.23).
+  const bool quantises_apart_ = spec_.engine.engine == "sglang" && (spec_.hardware.vendor == "nvidia" ||
+                                                                    spec_.hardware.architecture == "gfx942");
+  const LatentSteps steps_ =
+      spec_.engine.kernel_laws.empty() ? LatentSteps{} : spec_.engine.kernel_laws.front().latent;
 };
 
 }  // namespace orrery
