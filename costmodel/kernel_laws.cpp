@@ -58,6 +58,16 @@ SplitAttentionLaw read_split_attention(const Yaml& node) {
   return law;
 }
 
+LatentSteps read_latent_steps(const Yaml& node) {
+  LatentSteps steps;
+  steps.rotary = node.optional("rotary").integer(0, 0, 100);
+  steps.concatenations = node.optional("concatenations").integer(0, 0, 100);
+  steps.weight_casts = node.optional("weight_casts").integer(0, 0, 100);
+  steps.copies = node.optional("copies").integer(0, 0, 100);
+  node.require("source").text();
+  return steps;
+}
+
 KernelLaws read_laws(const Yaml& node) {
   KernelLaws laws;
   laws.architecture = node.require("architecture").text();
@@ -70,6 +80,12 @@ KernelLaws read_laws(const Yaml& node) {
   if (const Yaml split = node.optional("split_decode_attention"); split.present())
     laws.split_decode = read_split_attention(split);
   laws.decode_rows = node.optional("decode_rows").integer(0, 1, 1024);
+  if (const Yaml latent = node.optional("latent_steps"); latent.present())
+    laws.latent = read_latent_steps(latent);
+  if (const Yaml shared = node.optional("shared_among_routed"); shared.present()) {
+    laws.shared_among_routed = true;
+    shared.require("source").text();
+  }
   return laws;
 }
 

@@ -78,6 +78,16 @@ struct SplitAttentionLaw {
             std::int64_t head_dim, double keys) const;
 };
 
+// Latent attention and its experts where an engine version has no kernel of its own for a part: PyTorch's
+// single operations, counted in its source, each a dependent kernel.
+struct LatentSteps {
+  std::int64_t rotary = 0;          // of the rotary embedding of q and k; 0: the engine's one kernel
+  std::int64_t concatenations = 0;  // of absorbed queries and of keys with their rotary parts
+  std::int64_t weight_casts = 0;    // of both absorbing matrices, to 16 bits and times their scale
+  std::int64_t copies = 0;          // of heads' outputs into rows
+  bool present() const { return rotary + concatenations + weight_casts + copies > 0; }
+};
+
 struct KernelLaws {
   std::string architecture;      // of the parts that they hold for
   std::string timed_on;          // the part whose timings they are from; on another they are carried over
@@ -89,6 +99,9 @@ struct KernelLaws {
   // Rows of the matrix tile to which the query heads of a KV head are padded in decode attention, in place of
   // the smallest instruction's; 0: those.
   std::int64_t decode_rows = 0;
+  LatentSteps latent;
+  // The shared expert runs as one more of the routed ones, which every token chooses.
+  bool shared_among_routed = false;
 };
 
 // `kernel_laws` of an engine profile (docs/cost_model.md): one, or a list of one for each architecture;

@@ -54,7 +54,8 @@ class LatentNodes : protected ContextNodes {
     OpSpec rotary = s;
     rotary.head_dim = a.rotary_dim;
     if (!attention_writes_keys("mla_decode")) {
-      add("rotary", "rotary", rotary, l);
+      rotary.n = steps_.rotary;
+      add("rotary", steps_.rotary > 0 ? "latent_rotary_steps" : "rotary", rotary, l);
       add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
     enter(LayerPart::attention);
@@ -62,12 +63,26 @@ class LatentNodes : protected ContextNodes {
       add_sparse_attention(kind, s);
     } else {
       add_latent_prompts(kind, s);
+      add_decode_steps(s, l);
       add_latent_decode(s, l);
     }
     const std::int64_t values = s.heads * a.value_dim;
     if (out.activation_bytes < 2) add("o_quantize", "quantize", width(values, out), l);
     add_gemm("o_proj", model_.hidden, values, out, l);
     add_all_reduce("attention_all_reduce", l);
+  }
+
+  // What PyTorch does around a decode's absorbed products (`latent_steps` of an engine profile).
+  void add_decode_steps(OpSpec s, std::int64_t l) {
+    s.depends_on = DependsOn::decode;
+    const auto add_steps = [&](const char* kind, std::int64_t kernels) {
+      OpSpec some = s;
+      some.window = kernels;
+      if (kernels > 0) add(kind, kind, some, l);
+    };
+    add_steps("latent_concatenations", steps_.concatenations);
+    add_steps("absorb_casts", steps_.weight_casts);
+    add_steps("absorb_copies", steps_.copies);
   }
 
   // The indexer's products are replicated over ranks; its scores, the choice and attention are custom
@@ -131,14 +146,16 @@ class LatentNodes : protected ContextNodes {
   }
 
   // SGLang, srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own
-  // input (sglang_per_token_group_quant_fp8); norms that do it are AITER's (srt/layers/layernorm.py).
+  // input (sglang_per_token_group_quant_fp8; AITER's per_1x128 on gfx942, whose norms that do it are for gfx950
+  // alone: `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9, layers/layernorm.py of 0.5.23).
   // TensorRT-LLM, _torch/modules/linear.py (FP8BlockScalesLinearMethod.apply: fp8_quantize_1x128 and the product):
   // no norm or activation writes blocks. With one scale a tensor they do: `swiglu(quant_scale=…)` of
   // modules/gated_mlp.py, and all-reduces with the norm behind them.
   bool quantises_apart(const WeightFormat& reader) const {
-    if (spec_.hardware.vendor != "nvidia") return false;
     const std::string& engine = spec_.engine.engine;
-    return engine == "sglang" || (engine == "tensorrt-llm" && reader.label == "fp8-block");
+    const bool nvidia = spec_.hardware.vendor == "nvidia";
+    if (engine == "sglang") return nvidia || spec_.hardware.architecture == "gfx942";
+    return engine == "tensorrt-llm" && nvidia && reader.label == "fp8-block";
   }
 
   // Tables of TensorRT-LLM's attention hold the rotary embedding and the way of keys into the cache, which its
@@ -147,6 +164,9 @@ class LatentNodes : protected ContextNodes {
     return spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
            roofline_.kernels()->points(table) > 0;
   }
+
+  const LatentSteps steps_ =
+      spec_.engine.kernel_laws.empty() ? LatentSteps{} : spec_.engine.kernel_laws.front().latent;
 };
 
 }  // namespace orrery

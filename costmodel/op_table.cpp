@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 74> table{{
+constexpr std::array<OperatorEntry, 78> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -56,6 +56,15 @@ constexpr std::array<OperatorEntry, 74> table{{
     {"rotary_tables",
      "cosines and sines of a step's positions, for full and for sliding layers (SGLang's Gemma 3)",
      OpClass::elementwise, 18, make_rotary_tables},
+    {"latent_rotary_steps", "rotary embedding beside a latent as single tensor operations (SGLang on ROCm)",
+     OpClass::elementwise, 1, make_latent_rotary_steps},
+    {"latent_concatenations",
+     "absorbed queries and keys put together with their rotary parts (SGLang on ROCm)", OpClass::elementwise,
+     1, make_latent_concatenations},
+    {"absorb_casts", "both absorbing matrices to 16 bits and times their scale (SGLang on ROCm)",
+     OpClass::elementwise, 1, make_absorb_casts},
+    {"absorb_copies", "heads' outputs copied into rows (SGLang on ROCm)", OpClass::elementwise, 1,
+     make_absorb_copies},
     {"gelu_then_mul", "GELU of the gate, then its product with up (TensorRT-LLM's Gemma 3)",
      OpClass::elementwise, 2, make_gelu_then_mul},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},

@@ -246,7 +246,8 @@ class GraphBuilder : LatentNodes {
     const WeightFormat down = format(kind.weights, "experts.down");
     add_post_norm(WeightFormat{}, l, true);
     split_rows();
-    if (model_.shared_expert_intermediate > 0) {
+    const bool one_more = shared_among_routed();
+    if (model_.shared_expert_intermediate > 0 && !one_more) {
       enter(LayerPart::shared);
       branch_ = Branch::shared;
       add_mlp("shared_", kind, model_.shared_expert_intermediate,
@@ -267,12 +268,23 @@ class GraphBuilder : LatentNodes {
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
     add("topk", choice_of_experts(), expert, l);
+    expert.experts += one_more;
+    expert.experts_per_token += one_more;
     add_dispatch(up, l);
     expert.depends_on = over_;  // with an exchange: no rows but those of a rank's own experts
     if (!all_masked(expert, up, inner, l) && !add_fused_experts(expert, up, inner, l))
       add_single_experts(expert, up, down, inner, l);
     add_combine(up, l);
     branch_ = Branch::none;
+  }
+
+  // SGLang, `determine_num_fused_shared_experts`: one shared expert as wide as a routed one, 256 of those, on
+  // one rank's share of every expert. It is counted like the others: one chosen at random more, not one for
+  // all.
+  bool shared_among_routed() const {
+    return !spec_.engine.kernel_laws.empty() && spec_.engine.kernel_laws.front().shared_among_routed &&
+           model_.experts == 256 && model_.shared_expert_intermediate == model_.expert_intermediate &&
+           spec_.plan.ep == 1 && !joint_.exchanges() && !spec_.experts.on();
   }
 
   const char* choice_of_experts() const {

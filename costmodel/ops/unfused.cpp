@@ -1,7 +1,8 @@
-// Gemma where no compiler fuses neighbours: one kernel an operation of the engine's own code, priced by the
-// bytes that each reads and writes and a start for each. Sources: SGLang 0.5.23, srt/models/gemma3_causal.py
-// and srt/layers/layernorm.py (Gemma3RMSNorm); TensorRT-LLM, tensorrt_llm/_torch/models/modeling_gemma3.py
-// (as of late 2025) and modules/qk_norm_attention.py. None of these kernels was timed.
+// Models where no compiler or kernel of the engine's fuses neighbours. Latent attention on ROCm: below. Gemma
+// where no compiler fuses neighbours: one kernel an operation of the engine's own code, priced by the bytes
+// that each reads and writes and a start for each. Sources: SGLang 0.5.23, srt/models/gemma3_causal.py and
+// srt/layers/layernorm.py (Gemma3RMSNorm); TensorRT-LLM, tensorrt_llm/_torch/models/modeling_gemma3.py (as of
+// late 2025) and modules/qk_norm_attention.py. None of these kernels was timed.
 #include "costmodel/op_table.h"
 #include "costmodel/ops/common.h"
 
@@ -43,7 +44,63 @@ double of_heads(const OpSpec& spec) {
   return static_cast<double>((spec.heads + spec.kv_heads) * spec.head_dim);
 }
 
+// Single operations around decodes' absorbed products: kernels (OpSpec::window) over a row of each sequence
+// and over the heads' matrices.
+class DecodePasses : public Operator {
+ public:
+  DecodePasses(const OpSpec& spec, const Roofline& roofline, double per_row, double fixed)
+      : spec_(spec), roofline_(roofline), per_row_(per_row), fixed_(fixed) {}
+
+  OpCost cost(const StepInput& input) const override {
+    const double bytes = static_cast<double>(sequences(input)) * per_row_ + fixed_;
+    const bool cached = roofline_.stays_in_cache(bytes);
+    OpCost cost;
+    cost.bytes = cached ? 0 : bytes;
+    cost.memory_ns = roofline_.stream_ns(bytes, cached, 0, KernelClass::elementwise);
+    cost.latency_ns = roofline_.kernel_floor_ns() * static_cast<double>(spec_.window);
+    return cost;
+  }
+  KernelClass kernel_class() const override { return KernelClass::elementwise; }
+  std::string shape_text(const StepInput& input) const override {
+    return "kernels=" + std::to_string(spec_.window) + " rows=" + std::to_string(sequences(input));
+  }
+
+ private:
+  static std::int64_t sequences(const StepInput& input) { return input.shape->decode_sequences; }
+
+  OpSpec spec_;
+  const Roofline& roofline_;
+  double per_row_, fixed_;
+};
+
 }  // namespace
+
+// SGLang on ROCm, DeepseekScalingRotaryEmbedding.forward_native: the table's rows, cosines and sines
+// repeated, then of q and of k a product, the halves negated and stacked, a product, a sum. OpSpec::n kernels
+// in all.
+std::unique_ptr<Operator> make_latent_rotary_steps(const OpSpec& spec, const Roofline& roofline) {
+  const double row = static_cast<double>((spec.heads + 1) * spec.head_dim) * narrow;
+  return std::make_unique<Passes>(spec, roofline, 10 * row, 3 * row, static_cast<double>(spec.n));
+}
+
+// forward_absorb_core of the same: torch.cat of q_nope_out and q_pe, of k_nope and k_pe.
+std::unique_ptr<Operator> make_latent_concatenations(const OpSpec& spec, const Roofline& roofline) {
+  const double row = static_cast<double>((spec.heads + 1) * (spec.n + spec.k)) * 2 * narrow;
+  return std::make_unique<DecodePasses>(spec, roofline, row, 0);
+}
+
+// `w_kc.to(bfloat16) * w_scale`, and w_vc's: a byte read and two written, two read and two written.
+std::unique_ptr<Operator> make_absorb_casts(const OpSpec& spec, const Roofline& roofline) {
+  const double each = static_cast<double>(spec.heads * spec.n * (spec.head_dim + spec.value_dim)) / 2;
+  const double bytes = each * static_cast<double>(spec.window) * (1 + 3 * narrow) / 2;
+  return std::make_unique<DecodePasses>(spec, roofline, 0, bytes);
+}
+
+// `attn_bmm_output.transpose(0, 1).flatten(1, 2)`.
+std::unique_ptr<Operator> make_absorb_copies(const OpSpec& spec, const Roofline& roofline) {
+  const double row = static_cast<double>(spec.heads * spec.value_dim) * 2 * narrow;
+  return std::make_unique<DecodePasses>(spec, roofline, row, 0);
+}
 
 // Reads two rows, writes one.
 std::unique_ptr<Operator> make_residual_add(const OpSpec& spec, const Roofline& roofline) {
