@@ -60,14 +60,8 @@ class Resolver final : public ArgumentResolver {
     engine_.runner = "pytorch";
     settings_.max_model_len = model_.max_positions;
     apply_all(args_);
-    if (settings_.enable_chunked_prefill && settings_.max_num_batched_tokens < settings_.block_size) {
-      const Yaml given = args_.optional("max_num_tokens");
-      (given.present() ? given : place_)
-          .fail("max_num_tokens (" + std::to_string(settings_.max_num_batched_tokens) +
-                ") is less than a chunk of tokens_per_block (" + std::to_string(settings_.block_size) +
-                "): no long prompt would ever run");
-    }
     if (windows_) apply_windows(*windows_);
+    check_chunk();
     // §4.5: what could not be brought back is not taken there either.
     if (!onboards_) settings_.kv_offload_bytes = 0;
     build_graph_sizes();
@@ -160,6 +154,19 @@ class Resolver final : public ArgumentResolver {
     engine_.front_end->detokenizers = workers;
   }
 
+  // §3.2: prompts are cut at whole blocks; with a window at 256 tokens, if that is more (_util.py).
+  void check_chunk() {
+    const std::int64_t unit =
+        rules_.window > 0 ? std::max<std::int64_t>(256, settings_.block_size) : settings_.block_size;
+    if (!settings_.enable_chunked_prefill || settings_.max_num_batched_tokens >= unit) return;
+    const Yaml given = args_.optional("max_num_tokens");
+    (given.present() ? given : place_)
+        .fail("max_num_tokens (" + std::to_string(settings_.max_num_batched_tokens) +
+              ") is less than a chunk of " + (rules_.window > 0 ? "256 tokens or of " : "") +
+              "tokens_per_block (" + std::to_string(settings_.block_size) +
+              "): no long prompt would ever run");
+  }
+
   std::int64_t window_of_layer(std::int64_t layer) const {
     std::size_t kind = 0;
     if (!model_.kind_of_layer.empty())
@@ -214,9 +221,10 @@ class Resolver final : public ArgumentResolver {
                     "not modelled: "
                   : "would keep less than the model's layers see: ") +
           windows_text());
-    if (settings_.enable_prefix_caching)
-      value.fail("block reuse with several window sizes is not modelled; set enable_block_reuse: false");
     rules_.window = window;
+    if (settings_.enable_prefix_caching && settings_.kv_offload_bytes > 0)
+      value.fail(
+          "KV blocks in host memory beside several window sizes are not modelled; leave host_cache_size out");
     if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }
 

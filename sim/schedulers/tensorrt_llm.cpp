@@ -24,8 +24,12 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
   ORRERY_CHECK(!staged() || !rules_.max_utilization, "stages are modelled without pauses");
   counters_.min_free_blocks = kv_.num_blocks();
   window_free_ = rules_.window_blocks;
-  ORRERY_CHECK(!windowed() || (!config_.enable_prefix_caching && !staged()),
-               "windows are modelled without reuse and without stages");
+  ORRERY_CHECK(!windowed() || !staged(), "windows are modelled without stages");
+  if (windowed() && config.enable_prefix_caching) {
+    TensorRtLlmKvPool::Config pool = kv_config(config);
+    pool.num_blocks = rules_.window_blocks;
+    window_kv_.emplace(pool);
+  }
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
 }
 
@@ -55,10 +59,12 @@ SequenceId TensorRtLlmScheduler::add(const Request& request) {
   s.target = s.prompt;
   s.leg = request.leg;
   if (s.leg == RequestLeg::prefill) s.max_output = 1;
-  s.kv = kv_.open({.hash_ids = request.hash_ids,
-                   .hash_block_size = request.hash_block_size,
-                   .stream = request.stream,
-                   .named_tokens = request.prompt_tokens});
+  const KvContent content{.hash_ids = request.hash_ids,
+                          .hash_block_size = request.hash_block_size,
+                          .stream = request.stream,
+                          .named_tokens = request.prompt_tokens};
+  s.kv = kv_.open(content);
+  if (window_kv_) s.window_kv = window_kv_->open(content);
   if (requests_ == remote_.held && !rules_.dealt_to) waits_in_get_ = true;
   ++requests_;
   queue_.push_back(slot);
@@ -69,11 +75,12 @@ void TensorRtLlmScheduler::drop_slot(Slot slot) {
   Sequence& s = sequences_[slot];
   if (encoder_ != nullptr) encoder_->close(slot);
   kv_.close(s.kv);
+  if (window_kv_) window_kv_->close(s.window_kv);
   ++s.epoch;
   ++s.stay;
   s.request = RequestId::none();
   --requests_;
-  ORRERY_CHECK(requests_ > 0 || window_free_ == rules_.window_blocks,
+  ORRERY_CHECK(requests_ > 0 || window_free_blocks() == rules_.window_blocks,
                "the windows' pool is whole when nobody is there");
   if (!leaving_.empty()) std::erase(leaving_, slot);
   slots_.give_back(slot);
@@ -257,7 +264,7 @@ void TensorRtLlmScheduler::pause(Slot slot) {
     }
     s.target = s.prompt + s.outputs;
   }
-  release_window(s, held);
+  release_window(s, held, stored, true);
   kv_.release(s.kv, held, stored, true);
   ++s.epoch;
   ++s.stay;
@@ -286,7 +293,7 @@ void TensorRtLlmScheduler::prepare_contexts() {
     std::int64_t tokens = row.tokens;
     if (s.state == State::context) {
       const std::int64_t before = kv_.host().onboarded;
-      const std::int64_t hit = kv_.add_sequence(s.kv, s.target);
+      const std::int64_t hit = take_window(s, s.target, kv_.add_sequence(s.kv, s.target));
       onboarding_ += kv_.host().onboarded > before ? 1 : 0;
       if (hit > 0 && hit + tokens < s.target) {
         tokens = (hit + tokens) / config_.block_size * config_.block_size - hit;
@@ -295,7 +302,6 @@ void TensorRtLlmScheduler::prepare_contexts() {
       }
       s.computed = hit;
       s.speech.blocks = blocks_for(s.target);
-      if (windowed()) window_free_ -= blocks_for(s.target);  // whole, whatever a window needs
       s.state = State::prefilling;
       ++prefilling_;
       ++started_;
@@ -421,7 +427,7 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
 void TensorRtLlmScheduler::digest_plan(std::int64_t decode_sequences, std::int64_t decode_context,
                                        std::int64_t free_blocks) {
   digest_.add((decode_sequences << 48) ^ (decode_context << 20) ^ free_blocks);
-  if (windowed()) digest_.add(window_free_);
+  if (windowed()) digest_.add(window_free_blocks());
 }
 
 // How many steps like the one just composed may follow each other without a decision: pure decode, the same

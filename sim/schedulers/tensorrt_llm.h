@@ -9,7 +9,9 @@
 // `stretches` off it always is, so that a test compares both ways.
 #pragma once
 
+#include <algorithm>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "base/digest.h"
@@ -68,8 +70,13 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   bool on_remote_failure(SequenceId sequence) override;
   std::int32_t outputs_of(SequenceId sequence) const override;
   std::uint64_t digest() const override { return digest_.value(); }
-  std::int64_t window_free_blocks() const { return window_free_; }  // of the layers with a window
-  void check_invariants() const { kv_.check_invariants(); }         // O(everything), for tests
+  std::int64_t window_free_blocks() const {  // of the layers with a window
+    return window_kv_ ? window_kv_->free_blocks() : window_free_;
+  }
+  void check_invariants() const {  // O(everything), for tests
+    kv_.check_invariants();
+    if (window_kv_) window_kv_->check_invariants();
+  }
 
  private:
   using Slot = std::uint32_t;
@@ -104,12 +111,14 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
     std::uint32_t stay = 0;   // counts pauses and ends: tells stale stores
     State state = State::queued;
     RequestLeg leg = RequestLeg::whole;
-    bool said_eos = false;          // receiving: the token that comes is its last
-    std::int64_t paused_at = 0;     // the first step without it
-    bool admitted = false;          // was admitted before
-    std::uint64_t key = 0;          // §2.4: the first block it would add to the tree,
-    bool has_key = false;           //   if any,
-    std::int64_t left_window = 0;   // blocks that its window has left behind
+    bool said_eos = false;         // receiving: the token that comes is its last
+    std::int64_t paused_at = 0;    // the first step without it
+    bool admitted = false;         // was admitted before
+    std::uint64_t key = 0;         // §2.4: the first block it would add to the tree,
+    bool has_key = false;          //   if any,
+    std::int64_t left_window = 0;  // blocks that its window has left behind
+    std::int64_t window_hits = 0;  // of its first blocks there: found, so maybe others' too
+    TensorRtLlmKvPool::Handle window_kv = 0;
     std::uint64_t key_version = 0;  //   as of this version of the tree (+ 1)
     // Speculation (§8): an advance is known from outcomes only, and `outputs` are those delivered then.
     struct Speech {
@@ -236,13 +245,20 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t window_held(const Sequence& s) const { return held_blocks(s) - s.left_window; }
   std::int64_t window_to_completion(const Sequence& s) const;
   std::int64_t window_next_step(const Sequence& s) const;
+  std::int64_t take_window(Sequence& s, std::int64_t tokens, std::int64_t hit);
+  void add_to_window(std::int64_t blocks);
+  void slide_window(Sequence& s, std::int64_t tokens);
   void grow_windows();
-  void slide_speaking(Sequence& s);
   std::int64_t window_spare() const;
   std::int64_t window_peak(const Sequence& s) const;
-  void release_window(Sequence& s, std::int64_t held);
+  std::int64_t simulate_window_release(const Sequence& s);
+  void release_window(Sequence& s, std::int64_t held, std::int64_t stored, bool comes_back);
 
   // helpers
+  // §3.2: what attention kernels read at once, with a window (_torch/pyexecutor/_util.py).
+  std::int64_t chunk_unit() const {
+    return windowed() ? std::max<std::int64_t>(256, config_.block_size) : config_.block_size;
+  }
   std::int64_t blocks_for(std::int64_t tokens) const {
     return (tokens + config_.block_size - 1) / config_.block_size;
   }
@@ -320,9 +336,10 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   std::uint64_t onboarding_ = 0;                // prompts that found blocks in host memory
   bool drafting_ = false;                       // §8 max_concurrency
   std::vector<Slot> spoken_ends_;
-  std::int64_t window_free_ = 0;            // blocks of the windowed layers' pool
-  std::int64_t window_available_ = 0;       // of them, for the contexts that are looked at next
-  std::unique_ptr<EncodeOnTouch> encoder_;  // null: a text-only model
+  std::int64_t window_free_ = 0;                // blocks of the windowed layers' pool, without reuse
+  std::optional<TensorRtLlmKvPool> window_kv_;  // that pool, with reuse
+  std::int64_t window_available_ = 0;           // of them, for the contexts that are looked at next
+  std::unique_ptr<EncodeOnTouch> encoder_;      // null: a text-only model
   std::vector<SequenceId> preempted_, preempted_for_, passed_now_, irregular_now_;
   std::vector<Admission> admissions_;
   bool chunked_ = false;         // some context was cut or left out: the rows are partitioned (§3.3)

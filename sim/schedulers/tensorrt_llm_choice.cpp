@@ -61,7 +61,7 @@ bool TensorRtLlmScheduler::choose_at_once() {
 void TensorRtLlmScheduler::choose_no_evict() {
   std::int64_t available = kv_.free_blocks(), budget = config_.max_num_batched_tokens;
   bool all = true;
-  window_available_ = window_free_;
+  window_available_ = window_free_blocks();
   for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
     const Sequence& s = sequences_[slot];
     if (windowed() && s.state == State::receiving) window_available_ -= window_to_completion(s);
@@ -96,8 +96,9 @@ void TensorRtLlmScheduler::fit_max_utilization() {
   fits_.clear();
   note_keys_in_progress();
   kv_.begin_simulation();
+  if (window_kv_) window_kv_->begin_simulation();
   std::int64_t free = kv_.free_blocks(), scheduled = 0, window_scheduled = 0;
-  window_available_ = window_free_;
+  window_available_ = window_free_blocks();
   Slot end = no_slot;
   for (Slot slot = active_head_; slot != end;) {
     const Sequence& s = sequences_[slot];
@@ -118,7 +119,7 @@ void TensorRtLlmScheduler::fit_max_utilization() {
     while (victim != slot && !is_started(sequences_[victim])) victim = sequences_[victim].previous;
     if (!is_started(sequences_[victim])) break;
     free += kv_.simulate_release(sequences_[victim].kv, held_blocks(sequences_[victim]));
-    if (windowed()) window_available_ += window_held(sequences_[victim]);
+    if (windowed()) window_available_ += simulate_window_release(sequences_[victim]);
     victims_.push_back(victim);
     victims_for_.push_back(slot);
     end = victim;
@@ -181,7 +182,7 @@ bool TensorRtLlmScheduler::take_contexts(std::int64_t available, std::int64_t& b
     bool goes_on = true;
     if (config_.enable_chunked_prefill) {
       add_chunk(slot, budget);
-      goes_on = rules_.equal_progress || budget >= config_.block_size || fits_behind(slot, budget);
+      goes_on = rules_.equal_progress || budget >= chunk_unit() || fits_behind(slot, budget);
     } else {
       goes_on = add_whole(slot, budget);
     }
@@ -215,9 +216,10 @@ bool TensorRtLlmScheduler::find_key(Slot slot) {
   return s.has_key;
 }
 
-// §2.4: another context of this pass will bring the block that this one misses first. If not, it will.
+// §2.4: another context of this pass will bring the block that this one misses first. If not, it will. With
+// several window sizes the engine does not look (`findNewContextBlock`).
 bool TensorRtLlmScheduler::is_duplicate(Slot slot) {
-  if (!config_.enable_prefix_caching || !find_key(slot)) return false;
+  if (!config_.enable_prefix_caching || windowed() || !find_key(slot)) return false;
   const std::uint64_t key = sequences_[slot].key;
   const auto place = std::lower_bound(keys_.begin(), keys_.end(), key);
   if (place != keys_.end() && *place == key) return true;
@@ -255,7 +257,7 @@ void TensorRtLlmScheduler::add_chunk(Slot slot, std::int64_t& budget) {
   std::int64_t chunk = std::min({budget, rest, config_.max_num_batched_tokens});
   if (chunk < rest) {
     chunked_ = true;
-    chunk = chunk / config_.block_size * config_.block_size;
+    chunk = chunk / chunk_unit() * chunk_unit();
   }
   budget -= chunk;
   if (chunk > 0)
@@ -266,7 +268,7 @@ void TensorRtLlmScheduler::add_chunk(Slot slot, std::int64_t& budget) {
 
 // §3.2, equal progress: rounds of one unit for each until nothing more fits.
 void TensorRtLlmScheduler::spread_chunks(std::int64_t capacity) {
-  const std::int64_t most = config_.max_num_batched_tokens, unit = config_.block_size;
+  const std::int64_t most = config_.max_num_batched_tokens, unit = chunk_unit();
   std::int64_t sum = 0;
   for (const Row& row : rows_) {
     sum += std::min(row.tokens, most);

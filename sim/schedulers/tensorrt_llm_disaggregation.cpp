@@ -83,7 +83,7 @@ void TensorRtLlmScheduler::notice_sent() {
     Sequence& s = sequences_[end.slot];
     if (s.state != State::held) return false;
     kv_.release(s.kv, walks() ? s.speech.blocks : blocks_for(s.prompt), s.prompt, false);
-    release_window(s, blocks_for(s.prompt));
+    release_window(s, blocks_for(s.prompt), s.prompt, false);
     --remote_.held;
     digest_.add(s.request.value() * 4);
     drop_slot(end.slot);
@@ -96,7 +96,7 @@ void TensorRtLlmScheduler::notice_sent() {
 // §2.2: behind generations, before contexts, in order while prompt and outputs fit; the first misfit stops.
 void TensorRtLlmScheduler::admit_inits() {
   std::size_t admitted = 0;
-  std::int64_t window = window_free_;
+  std::int64_t window = window_free_blocks();
   for (Slot slot = active_head_; windowed() && slot != no_slot; slot = sequences_[slot].next) {
     const Sequence& s = sequences_[slot];
     if (is_generation(s) || s.state == State::receiving) window -= window_to_completion(s);
@@ -108,7 +108,7 @@ void TensorRtLlmScheduler::admit_inits() {
     if (of_window > window) break;
     window -= of_window;
     ++admitted;
-    const std::int64_t hit = kv_.add_sequence(s.kv, s.prompt);
+    const std::int64_t hit = take_window(s, s.prompt, kv_.add_sequence(s.kv, s.prompt));
     counters_.queried_tokens += static_cast<std::uint64_t>(s.prompt);
     counters_.hit_tokens += static_cast<std::uint64_t>(hit);
     owed_ += unfilled(s);
@@ -118,7 +118,6 @@ void TensorRtLlmScheduler::admit_inits() {
     const std::int64_t blocks = blocks_for(s.prompt);
     std::int64_t sent = blocks;
     if (windowed()) {  // `getBlockRangeForSending`, cacheFormatter.cpp: of a window its last blocks
-      window_free_ -= blocks;
       sent = blocks * rules_.full_parts +
              std::min(blocks, rules_.window / config_.block_size + 1) * rules_.window_parts;
     }
@@ -164,7 +163,7 @@ void TensorRtLlmScheduler::join(Slot slot) {
   digest_.add(std::int64_t{s.prompt});
   if (ends) {
     owed_ -= unfilled(s);
-    release_window(s, blocks_for(s.prompt));
+    release_window(s, blocks_for(s.prompt), s.prompt, false);
     kv_.release(s.kv, blocks_for(s.prompt), s.prompt, false);
     return leave_active(slot);
   }
@@ -190,7 +189,7 @@ void TensorRtLlmScheduler::join(Slot slot) {
 void TensorRtLlmScheduler::lose(Slot slot) {
   Sequence& s = sequences_[slot];
   owed_ -= unfilled(s);
-  release_window(s, blocks_for(s.prompt));
+  release_window(s, blocks_for(s.prompt), 0, false);
   kv_.release(s.kv, blocks_for(s.prompt), 0, false);
   digest_.add(s.request.value() * 4 + 1);
   remote_.aborted.push_back(SequenceId(slot));

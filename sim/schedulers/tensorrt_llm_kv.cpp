@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "sim/schedulers/tensorrt_llm_kv_tree.h"
+#include "sim/schedulers/tensorrt_llm_kv_state.h"
 
 namespace orrery {
 
@@ -12,67 +12,7 @@ using trtllm::Id;
 using trtllm::kFirstRoot;
 using trtllm::kNone;
 using trtllm::Piece;
-
-namespace {
-
-constexpr std::int64_t kEndless = std::int64_t{1} << 40;
-
-struct Sequence {
-  bool open = false;
-  bool stream = false;
-  std::uint64_t own_id = 0;  // names its own tokens
-  std::uint64_t stream_id = 0;
-  std::int64_t named = 0;      // tokens from here on are its own
-  std::int32_t name_size = 1;  // tokens of a hash id
-  std::vector<std::uint64_t> names;
-  Id root = trtllm::kPrivateRoot;
-  // Where first_missing() came to last time: its first `seen` blocks led to `seen_node`, while that has the
-  // serial (a node in the tree has all its ancestors there).
-  Id seen_node = kNone;
-  std::uint64_t seen_serial = 0;
-  std::int64_t seen = 0;
-  std::vector<Id> blocks;   // records of its first blocks
-  std::int64_t linked = 0;  // so many were found or stored, full ones; while the last is in the tree all are
-  std::int64_t more = 0;    // blocks behind those that add_sequence() gave
-};
-
-}  // namespace
-
-struct TensorRtLlmKvPool::State {
-  explicit State(const Config& c) : config(c) {
-    tree.device.blank = c.num_blocks;
-    if (c.block_reuse) tree.host.blank = c.host_blocks;  // else no block ever holds names of tokens (§4.5)
-  }
-
-  Sequence& at(Handle handle) {
-    ORRERY_CHECK(handle < sequences.size() && sequences[handle].open, "KV pool: not an open sequence");
-    return sequences[handle];
-  }
-  std::int64_t blocks_for(std::int64_t tokens) const {
-    return (tokens + config.block_size - 1) / config.block_size;
-  }
-  // Tokens of block `index` when the content ends at `end`.
-  std::int32_t tokens_of(std::int64_t index, std::int64_t end) const {
-    return static_cast<std::int32_t>(
-        std::min<std::int64_t>(config.block_size, end - index * config.block_size));
-  }
-  // Leading blocks of `tokens` tokens that somebody else could name.
-  std::int64_t named_blocks(const Sequence& s, std::int64_t tokens) const {
-    return blocks_for(std::min(s.named, tokens));
-  }
-  BlockKey key_of(const Sequence& s, std::int64_t index, std::int32_t tokens) const;
-  Id new_block();
-  Id claim(const trtllm::BlockTree::Match& match);
-  void onboard(Id id);
-  Id store(Sequence& s, std::int64_t blocks, std::int64_t end);
-
-  Config config;
-  trtllm::BlockTree tree;
-  std::int64_t unattributed = 0, allocated = 0, onboarded = 0;
-  std::uint64_t opened = 0, simulation = 0;
-  std::vector<Sequence> sequences;
-  std::vector<Handle> closed;
-};
+using trtllm::Sequence;
 
 BlockKey TensorRtLlmKvPool::State::key_of(const Sequence& s, std::int64_t index, std::int32_t tokens) const {
   BlockKey key;
@@ -96,9 +36,7 @@ BlockKey TensorRtLlmKvPool::State::key_of(const Sequence& s, std::int64_t index,
 Id TensorRtLlmKvPool::State::new_block() {
   tree.allocate(1);
   ++allocated;
-  Block b;
-  b.refs = 1;
-  return tree.blocks.make(b);
+  return tree.blocks.make(fresh(1));
 }
 
 // §4.2: a full match is shared. Of a partial one the sequence gets a block of its own: a copy, or the block
@@ -111,11 +49,12 @@ Id TensorRtLlmKvPool::State::claim(const trtllm::BlockTree::Match& match) {
     tree.allocate(1);
     ++allocated;
     if (tree.blocks[found].serial == serial && tree.blocks[found].in_host) ++onboarded;
-    Block b;
-    b.refs = 1;
-    return tree.blocks.make(b);
+    return tree.blocks.make(fresh(1));
   }
-  if (match.partial) tree.detach(found);
+  if (match.partial) {
+    tree.detach(found);
+    tree.blocks[found].birth = ++births;  // written over
+  }
   if (tree.blocks[found].refs++ == 0) {
     tree.take_out(found);
     if (tree.blocks[found].in_host) onboard(found);
@@ -191,7 +130,7 @@ TensorRtLlmKvPool::Handle TensorRtLlmKvPool::open(const KvContent& content) {
   } else if (content.stream != 0) {
     s.stream = true;
     s.stream_id = content.stream;
-    s.named = kEndless;
+    s.named = trtllm::kEndless;
     s.root = trtllm::kStreamRoot;
   }
   return handle;
@@ -277,6 +216,7 @@ void TensorRtLlmKvPool::release(Handle handle, std::int64_t total_blocks, std::i
   State& state = *state_;
   Sequence& s = state.at(handle);
   const auto attributed = static_cast<std::int64_t>(s.blocks.size()) + s.more;
+  if (!state.keeps_its_front(s)) stored_tokens = 0;
   ORRERY_CHECK(total_blocks >= attributed, "KV pool: a sequence gives back fewer blocks than it got");
   state.unattributed -= total_blocks - attributed;
   ORRERY_CHECK(state.unattributed >= 0, "KV pool: a sequence gives back more blocks than it got");
@@ -289,14 +229,12 @@ void TensorRtLlmKvPool::release(Handle handle, std::int64_t total_blocks, std::i
   }
   const std::int64_t findable = std::min(stored, comes_back ? stored : state.named_blocks(s, stored_tokens));
   while (static_cast<std::int64_t>(s.blocks.size()) < findable) {
-    Block b;
-    b.refs = 1;
-    s.blocks.push_back(state.tree.blocks.make(b));
+    s.blocks.push_back(state.tree.blocks.make(state.fresh(1)));
   }
   const auto records = static_cast<std::int64_t>(s.blocks.size());
   const Id last = state.store(s, std::min(stored, records), stored_tokens);
   state.tree.append_run(total_blocks - records, stored > records ? last : kNone);
-  for (std::int64_t i = records - 1; i >= 0; --i) {
+  for (std::int64_t i = records - 1; i >= s.gone(); --i) {
     const Id id = s.blocks[static_cast<std::size_t>(i)];
     if (--state.tree.blocks[id].refs > 0) continue;
     if (state.tree.blocks[id].in_tree) {
@@ -307,6 +245,7 @@ void TensorRtLlmKvPool::release(Handle handle, std::int64_t total_blocks, std::i
     }
   }
   s.blocks.clear();
+  s.births.clear();
   s.linked = 0;
 }
 
@@ -342,8 +281,8 @@ std::int64_t TensorRtLlmKvPool::simulate_release(Handle handle, std::int64_t tot
   State& state = *state_;
   const Sequence& s = state.at(handle);
   std::int64_t freed = total_blocks - static_cast<std::int64_t>(s.blocks.size());
-  for (const Id id : s.blocks) {
-    Block& b = state.tree.blocks[id];
+  for (auto i = static_cast<std::size_t>(s.gone()); i < s.blocks.size(); ++i) {
+    Block& b = state.tree.blocks[s.blocks[i]];
     if (b.simulation != state.simulation) {
       b.simulation = state.simulation;
       b.simulated_refs = b.refs;
@@ -360,7 +299,8 @@ void TensorRtLlmKvPool::check_invariants() const {
   for (const Sequence& s : state.sequences) {
     if (!s.open) continue;
     held += s.more;
-    for (const Id id : s.blocks) held += refs[id]++ == 0 ? 1 : 0;
+    for (auto i = static_cast<std::size_t>(s.gone()); i < s.blocks.size(); ++i)
+      held += refs[s.blocks[i]]++ == 0 ? 1 : 0;
   }
   std::int64_t idle = 0;
   std::size_t records = 0;

@@ -59,6 +59,11 @@ class TensorRtLlmKvPool {
   // be partial). `comes_back`: it was paused and may find its own outputs again.
   void release(Handle sequence, std::int64_t total_blocks, std::int64_t stored_tokens, bool comes_back);
 
+  // Of a pool of layers with a window (tensorrt_llm_kv_windows.cpp): the first `blocks` blocks of a sequence
+  // are out of its window, so they are free. release() counts them in its total.
+  void detach_front(Handle sequence, std::int64_t blocks);
+  std::int64_t blocks_left_behind(Handle sequence) const;
+
   // §2.4: a name for the prefix up to the first full block of `tokens` that is not in the tree; nothing when
   // all are. Equal names mean equal prefixes as long as tree_version() stays.
   std::optional<std::uint64_t> first_missing(Handle sequence, std::int64_t tokens);

@@ -61,6 +61,7 @@ struct Block {
   std::int32_t refs = 0;  // 0: in the free queue
   BlockKey key;
   std::uint64_t serial = 0;  // of its entry into the tree
+  std::uint64_t birth = 0;   // when a sequence got it to write; 0 = it is nobody's any more
   Id first_child = kNone;
   std::int32_t hidden_children = 0;  // runs below it
   Links siblings;                    // children of one parent
@@ -240,6 +241,7 @@ class BlockTree {
     if (blocks[id].run > 0) leave_parent(id);
     detach(id);
     take_out(id);
+    blocks[id].birth = 0;
     blocks.drop(id);
   }
 

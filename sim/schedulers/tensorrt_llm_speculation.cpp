@@ -43,7 +43,7 @@ void TensorRtLlmScheduler::grow_speaking(Sequence& s, std::int64_t blocks) {
   if (blocks <= 0) return;
   kv_.grow_unattributed(blocks);
   s.speech.blocks += blocks;
-  if (windowed()) window_free_ -= blocks;
+  if (windowed()) add_to_window(blocks);
 }
 
 // §4.1: room for the extra tokens of one-model EAGLE-3 with a prompt, for the row's tokens with a generation.
@@ -56,7 +56,7 @@ void TensorRtLlmScheduler::prepare_speaking() {
     Sequence& s = sequences_[row.sequence.value()];
     s.speech.tokens += 1 + given;
     s.speech.given = given;
-    if (windowed()) slide_speaking(s);
+    if (windowed()) slide_window(s, s.speech.tokens);
     ++s.speech.in_flight;
     const std::int64_t needed = std::min(s.speech.tokens, std::int64_t{s.prompt} + s.max_output);
     grow_speaking(s, blocks_for(needed) - s.speech.blocks);
@@ -174,7 +174,10 @@ void TensorRtLlmScheduler::rewind(Sequence& s, std::int64_t tokens) {
   const std::int64_t back = std::max<std::int64_t>(0, s.speech.blocks - blocks_for(s.speech.tokens));
   kv_.shrink_unattributed(back);
   s.speech.blocks -= back;
-  if (windowed()) window_free_ += back;
+  if (window_kv_)
+    window_kv_->shrink_unattributed(back);
+  else if (windowed())
+    window_free_ += back;
 }
 
 void TensorRtLlmScheduler::finish_speaking(Slot slot) {
@@ -183,8 +186,9 @@ void TensorRtLlmScheduler::finish_speaking(Slot slot) {
   if (s.state == State::context) {
     std::erase(contexts_, slot);
   } else {
-    release_window(s, s.speech.blocks);
-    kv_.release(s.kv, s.speech.blocks, std::int64_t{s.prompt} + s.outputs - 1, false);
+    const std::int64_t stored = std::int64_t{s.prompt} + s.outputs - 1;
+    release_window(s, s.speech.blocks, stored, false);
+    kv_.release(s.kv, s.speech.blocks, stored, false);
     --started_;
   }
   unlink_active(slot);

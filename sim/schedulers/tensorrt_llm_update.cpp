@@ -145,7 +145,7 @@ void TensorRtLlmScheduler::finish(Slot slot, std::int32_t outputs, std::int64_t 
     if (s.state == State::passed) std::erase(passed_, slot);
     if (s.state == State::to_complete) std::erase(to_complete_, slot);
     owed_ -= reserve_of(s) - held;
-    release_window(sequences_[slot], held);
+    release_window(sequences_[slot], held, s.prompt + outputs - 1, false);
     kv_.release(s.kv, held, s.prompt + outputs - 1, false);  // §4.3: all tokens but the last
     --started_;
   }

@@ -3,8 +3,8 @@
 // for a whole prompt as to the other layers, and given back from the front once tokens are added
 // (`adjustBlocksIfNeeded`).
 //
-// Without reuse all blocks are alike, so the pool is a count. Each pass walks the active list, O(active):
-// there is no sum of what windows leave behind.
+// Without reuse all blocks are alike, so the pool is a count; with it there is a second TensorRtLlmKvPool.
+// Each pass walks the active list, O(active): there is no sum of what windows leave behind.
 #include <algorithm>
 
 #include "sim/schedulers/tensorrt_llm.h"
@@ -26,12 +26,15 @@ std::int64_t TensorRtLlmScheduler::window_to_completion(const Sequence& s) const
   if (s.state == State::receiving) return std::max<std::int64_t>(0, total - blocks_for(s.prompt)) + extra;
   if (!is_started(s)) return std::max(total + extra, blocks_for(s.target));
   const std::int64_t due = std::max<std::int64_t>(0, total - held_blocks(s)) + extra;
-  return speculates() ? std::max(due, window_peak(s) - window_held(s)) : due;
+  if (!speculates() && s.window_hits <= s.left_window) return due;
+  return std::max(due,
+                  window_peak(s) - window_held(s) + std::max<std::int64_t>(0, s.window_hits - s.left_window));
 }
 
 // What a sequence with drafts may come to hold again: rejected ones give their blocks back, and the front
-// that went for them does not return (`removeToken` releases the last block only). The engine reckons one
-// block.
+// that went for them does not return (`removeToken` releases the last block only). And what one holds beside
+// blocks that it found: others may hold those too, and then leaving them behind frees nothing. The engine
+// reckons one block.
 std::int64_t TensorRtLlmScheduler::window_peak(const Sequence& s) const {
   return std::min(reserve_of(s), blocks_for(rules_.window) + 1);
 }
@@ -44,41 +47,74 @@ std::int64_t TensorRtLlmScheduler::window_next_step(const Sequence& s) const {
   return needs_new_block(context_of(s)) ? 1 : 0;
 }
 
+// What is found counts as far as it is found in both pools: there is one position for all layers
+// (`KVCacheManager::addSequence` takes the least; that of autumn 2025 took the last pool's, the full one's,
+// so that windowed layers read what nobody had written). Blocks are given for the whole prompt, whatever a
+// window needs.
+std::int64_t TensorRtLlmScheduler::take_window(Sequence& s, std::int64_t tokens, std::int64_t hit) {
+  if (!windowed()) return hit;
+  if (!window_kv_) {
+    window_free_ -= blocks_for(tokens);
+    return hit;
+  }
+  const std::int64_t found = window_kv_->add_sequence(s.window_kv, tokens);
+  s.window_hits = found / config_.block_size;
+  return std::min(hit, found);
+}
+
+void TensorRtLlmScheduler::add_to_window(std::int64_t blocks) {
+  if (window_kv_)
+    window_kv_->grow_unattributed(blocks);
+  else
+    window_free_ -= blocks;
+}
+
+// `adjustBlocksIfNeeded` with so many tokens. Of a row with drafts those that will be rejected move the front
+// too (`add_token` of prepare_resources, one by one).
+void TensorRtLlmScheduler::slide_window(Sequence& s, std::int64_t tokens) {
+  const std::int64_t left = std::max<std::int64_t>(0, tokens - rules_.window) / config_.block_size;
+  if (left <= s.left_window) return;
+  if (window_kv_)
+    window_kv_->detach_front(s.window_kv, left);
+  else
+    window_free_ += left - s.left_window;
+  s.left_window = left;
+}
+
 // §4.1 add_token: the front goes once a whole block of it is out of the window, before a new block is taken.
 void TensorRtLlmScheduler::grow_windows() {
   for (Slot slot = active_head_; slot != no_slot; slot = sequences_[slot].next) {
     Sequence& s = sequences_[slot];
     if (s.state != State::decoding) continue;
-    const std::int64_t context = context_of(s), tokens = context + 1;
-    const std::int64_t left = std::max<std::int64_t>(0, tokens - rules_.window) / config_.block_size;
-    window_free_ += left - s.left_window - (needs_new_block(context) ? 1 : 0);
-    s.left_window = left;
+    const std::int64_t context = context_of(s);
+    slide_window(s, context + 1);
+    if (needs_new_block(context)) add_to_window(1);
   }
   ORRERY_CHECK(window_free_ >= 0, "the windows' pool has a block for every token");
 }
 
-// The same for a row with drafts, whose tokens are added one by one (`add_token` of prepare_resources): those
-// that will be rejected move the front too.
-void TensorRtLlmScheduler::slide_speaking(Sequence& s) {
-  const std::int64_t left = std::max<std::int64_t>(0, s.speech.tokens - rules_.window) / config_.block_size;
-  if (left <= s.left_window) return;
-  window_free_ += left - s.left_window;
-  s.left_window = left;
-}
-
 // Blocks of the windows' pool that nobody is due.
 std::int64_t TensorRtLlmScheduler::window_spare() const {
-  std::int64_t spare = window_free_;
+  std::int64_t spare = window_free_blocks();
   for (Slot slot = active_head_; !rules_.max_utilization && slot != no_slot; slot = sequences_[slot].next) {
     if (is_started(sequences_[slot])) spare -= window_to_completion(sequences_[slot]);
   }
   return spare;
 }
 
-void TensorRtLlmScheduler::release_window(Sequence& s, std::int64_t held) {
+// §4.3: only here is a window's sequence stored, and only if nobody got a block that it left behind.
+void TensorRtLlmScheduler::release_window(Sequence& s, std::int64_t held, std::int64_t stored,
+                                          bool comes_back) {
   if (!windowed()) return;
-  window_free_ += held - s.left_window;
-  s.left_window = 0;
+  if (window_kv_)
+    window_kv_->release(s.window_kv, held, stored, comes_back);
+  else
+    window_free_ += held - s.left_window;
+  s.left_window = s.window_hits = 0;
+}
+
+std::int64_t TensorRtLlmScheduler::simulate_window_release(const Sequence& s) {
+  return window_kv_ ? window_kv_->simulate_release(s.window_kv, held_blocks(s)) : window_held(s);
 }
 
 }  // namespace orrery

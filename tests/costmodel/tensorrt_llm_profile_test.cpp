@@ -198,7 +198,12 @@ TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss 
   CHECK_FALSE(holds(two.to_table(), "kept every token"));
   // A list of the whole length alone says nothing new; longer than max_seq_len is that.
   CHECK(read("max_attention_window: [131072]").spec.engine.settings.tensorrt_llm.window == 0);
-  CHECK(holds(read("max_attention_window: [128, 32768]").errors, "enable_block_reuse: false"));
+  // With reuse both pools have a tree; a tier behind them is not modelled, without reuse it holds nothing.
+  const Resolved reused = read("max_attention_window: [128, 32768]");
+  CHECK(reused.errors.empty());
+  CHECK(plan_memory(reused.spec).value().windowed_blocks == one.kv_blocks);
+  CHECK(holds(read("max_attention_window: [128, 32768], host_cache_size: 1073741824").errors,
+              "leave host_cache_size out"));
   for (const char* list : {"[64, 32768]", "[32768, 128]", "[128]", "[128, 128, 32768]"})
     CHECK(holds(read("enable_block_reuse: false, max_attention_window: " + std::string(list)).errors,
                 "less than the model's layers see: expected [128, 32768]"));

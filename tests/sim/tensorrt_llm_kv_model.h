@@ -22,6 +22,7 @@ struct Block {
   int refs = 0;
   bool in_tree = false;
   bool in_host = false, used = false;
+  int given = 0;  // how often it was given to somebody to write
 };
 
 class Pool {
@@ -70,6 +71,7 @@ class Pool {
       } else {
         detach(found);
         claim(found);
+        ++at(found).given;
         held.push_back(found);
       }
       root = -1;
@@ -105,9 +107,23 @@ class Pool {
     }
   }
 
-  void release(std::vector<int>& held) {
-    for (auto it = held.rbegin(); it != held.rend(); ++it) {
-      if (--at(*it).refs == 0) free_.push_back(*it);
+  // detachFrontBlock; how often each was given out tells at the end whether it still is what it was.
+  void detach_front(const std::vector<int>& held, std::vector<int>& gone, std::size_t blocks) {
+    while (gone.size() < blocks) {
+      const int id = held[gone.size()];
+      gone.push_back(at(id).given);
+      if (--at(id).refs == 0) free_.push_back(id);
+    }
+  }
+  bool keeps_its_front(const std::vector<int>& held, const std::vector<int>& gone) {
+    for (std::size_t i = 0; i < gone.size(); ++i)
+      if (at(held[i]).given != gone[i]) return false;
+    return true;
+  }
+
+  void release(std::vector<int>& held, std::size_t gone = 0) {
+    for (std::size_t i = held.size(); i-- > gone;) {
+      if (--at(held[i]).refs == 0) free_.push_back(held[i]);
     }
     held.clear();
   }
@@ -178,6 +194,7 @@ class Pool {
     detach(id);
     claim(id);
     at(id).used = true;
+    ++at(id).given;
     return id;
   }
   // claimBlock, and onboardBlock

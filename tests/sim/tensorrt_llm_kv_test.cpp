@@ -151,7 +151,7 @@ constexpr int block_size = 8;
 
 struct Both {  // one sequence in both pools
   TensorRtLlmKvPool::Handle handle = 0;
-  std::vector<int> held;
+  std::vector<int> held, gone;
   plain::Tokens tokens;                              // prompt and outputs known
   std::int64_t prompt = 0, in_cache = 0, least = 0;  // least: stored already
   std::uint64_t own = 0, stream = 0;
@@ -182,8 +182,8 @@ plain::Tokens prompt_tokens(const std::vector<std::uint64_t>& ids, std::int32_t 
 // One random history of sequences in the pool and in the model, compared after every event.
 class History {
  public:
-  explicit History(std::uint64_t seed, bool tier = false)
-      : random_(seed, RandomPurpose::property_test, 9), partial_(random_.below(4) != 0),
+  explicit History(std::uint64_t seed, bool tier = false, std::int64_t window = 0)
+      : window_(window), random_(seed, RandomPurpose::property_test, 9), partial_(random_.below(4) != 0),
         copies_(random_.below(3) != 0), blocks_(static_cast<int>(pick(20, 60))),
         host_blocks_(tier ? static_cast<int>(pick(1, 80)) : 0), pool_({.num_blocks = blocks_,
                                                                        .block_size = block_size,
@@ -202,7 +202,7 @@ class History {
       Both& s = all_[at];
       if (!s.running)
         start(s);
-      else if (action < 5 && !s.stored)
+      else if (action < 5 && !s.stored && window_ == 0)
         store(s);
       else if (action < 8)
         grow(s);
@@ -217,7 +217,7 @@ class History {
   }
   TensorRtLlmKvPool::HostUse host() const { return pool_.host(); }
 
-  std::uint64_t hits = 0, partial_hits = 0, pauses = 0, duplicates = 0;
+  std::uint64_t hits = 0, partial_hits = 0, pauses = 0, duplicates = 0, kept = 0, lost = 0;
 
  private:
   std::int64_t pick(std::int64_t low, std::int64_t high) {
@@ -271,6 +271,12 @@ class History {
   }
 
   void grow(Both& s) {
+    if (window_ > 0) {
+      const std::int64_t left = std::max<std::int64_t>(0, s.in_cache + 1 - window_) / block_size;
+      pool_.detach_front(s.handle, left);
+      model_.detach_front(s.held, s.gone, static_cast<std::size_t>(left));
+      REQUIRE(pool_.blocks_left_behind(s.handle) == static_cast<std::int64_t>(s.gone.size()));
+    }
     if (s.in_cache % block_size == 0) {
       if (pool_.free_blocks() == 0) return;
       pool_.grow_unattributed(1);
@@ -285,8 +291,11 @@ class History {
     const bool comes_back = random_.below(2) == 0;
     const std::int64_t stored = std::max(s.least, s.in_cache - pick(0, 1));
     pool_.release(s.handle, blocks_of(s.in_cache), stored, comes_back);
-    model_.store(s.held, s.tokens, static_cast<std::size_t>(stored), true);
-    model_.release(s.held);
+    const bool whole = model_.keeps_its_front(s.held, s.gone);
+    if (whole) model_.store(s.held, s.tokens, static_cast<std::size_t>(stored), true);
+    if (!s.gone.empty()) ++(whole ? kept : lost);
+    model_.release(s.held, s.gone.size());
+    s.gone.clear();
     pauses += comes_back ? 1 : 0;
     s.running = false;
     if (comes_back && s.tokens.size() <= 150) return;
@@ -307,6 +316,7 @@ class History {
     }
   }
 
+  std::int64_t window_;
   RandomStream random_;
   bool partial_, copies_;
   int blocks_, host_blocks_;
@@ -351,6 +361,50 @@ TEST_CASE("§4.5 random use with blocks in host memory: hits and copies are thos
   CHECK(pauses > 500);
   CHECK(onboarded > 1000);
   CHECK(dropped > 1000);
+}
+
+TEST_CASE(
+    "§4.3 random use of a window's pool: hits, and what is stored at the end, are those of a plain model") {
+  std::uint64_t hits = 0, pauses = 0, kept = 0, lost = 0;
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    CAPTURE(seed);
+    History history(seed, false, static_cast<std::int64_t>(1 + seed % 40));
+    for (int i = 0; i < 300; ++i) history.step();
+    hits += history.hits;
+    pauses += history.pauses;
+    kept += history.kept;
+    lost += history.lost;
+  }
+  CHECK(hits > 1000);
+  CHECK(pauses > 500);
+  CHECK(kept > 500);
+  CHECK(lost > 100);
+}
+
+// Windows of 64 tokens, blocks of 32.
+TEST_CASE(
+    "§4.3 a window's sequence is stored at its end, the front that it left behind too, unless it was given "
+    "away") {
+  const auto ids = names(1, 128);
+  for (const std::int64_t others : {0, 14, 15}) {  // 20 blocks: 4 + 1, and 15 left
+    CAPTURE(others);
+    TensorRtLlmKvPool pool({.num_blocks = 20});
+    const auto h = pool.open(named(ids, 128));
+    CHECK(pool.add_sequence(h, 128) == 0);
+    pool.detach_front(h, 2);  // 129 tokens: 65 out of the window, two blocks whole
+    pool.grow_unattributed(1);
+    CHECK(pool.free_blocks() == 17);
+    pool.check_invariants();
+    pool.grow_unattributed(others);  // 15 never used ones come first, then its front
+    const auto next = pool.open(named(names(7, 32), 32));
+    pool.add_sequence(next, 32);
+    pool.release(next, 1, 32, false);
+    pool.release(h, 5, 140, false);
+    pool.check_invariants();
+    const auto again = pool.open(named(ids, 128));
+    CHECK(pool.add_sequence(again, 128) == (others == 15 ? 0 : 127));
+    pool.check_invariants();
+  }
 }
 
 TEST_CASE("§4.5 a block is copied to host memory when it is handed out again, and back when it is found") {

@@ -201,6 +201,9 @@ TEST_CASE(
     a.world = w;
     a.world.config.tensorrt_llm.max_utilization = false;
     a.world.config.enable_chunked_prefill = true;
+    a.world.config.max_num_batched_tokens =
+        std::max<std::int64_t>(a.world.config.max_num_batched_tokens, 256);  // a chunk's unit (§3.2)
+    a.world.config.enable_prefix_caching = seed % 2 == 0;
     draw_pools(a, requests, random);
     // A prompt that does not fit stops those behind it, half computed ones too (§2.2): here none does not.
     a.prefill_blocks *= 8;

@@ -139,8 +139,10 @@ TEST_CASE("§4.1 §8 random worlds with drafts beside a pool for windows: conser
     auto featured = world::tensorrt_llm_featured_world(seed);
     auto& [w, requests] = featured.random;
     const SchedulerConfig windows = world::tensorrt_llm_windows_world(seed).world.config;
-    w.config.enable_prefix_caching = false;
+    w.config.enable_prefix_caching = seed % 2 == 0;
     w.config.offload.blocks = 0;
+    w.config.max_num_batched_tokens =
+        std::max(w.config.max_num_batched_tokens, windows.max_num_batched_tokens);
     w.config.tensorrt_llm.window = windows.tensorrt_llm.window;
     w.config.tensorrt_llm.window_blocks = windows.tensorrt_llm.window_blocks;
     CAPTURE(seed);
@@ -155,6 +157,31 @@ TEST_CASE("§4.1 §8 random worlds with drafts beside a pool for windows: conser
   CHECK(never_evicting.preemptions == 0);
   CHECK(visited.accepted + never_evicting.accepted > at_least(1000));
   CHECK(visited.rejected_drafts + never_evicting.rejected_drafts > at_least(1000));
+}
+
+TEST_CASE(
+    "§4.2 §4.3 random worlds with reuse beside a pool for windows: conservation, hits in both [trtllm]") {
+  world::Visited visited, never_evicting;
+  std::uint64_t fewer = 0;
+  for (std::uint64_t seed = 1; seed <= worlds(120); ++seed) {
+    auto [w, requests] = world::tensorrt_llm_reused_windows_world(seed);
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    const RunResult windows = world::run(w, requests);
+    if (seed % 10 == 0) REQUIRE(world::run(w, requests, seed).digest == windows.digest);
+    w.config.tensorrt_llm.window = 0;
+    w.config.tensorrt_llm.window_blocks = 0;
+    // What must be found in two pools is found less often than in one.
+    fewer += world::run(w, requests).cached_tokens > windows.cached_tokens ? 1 : 0;
+  }
+  CHECK(visited.preemptions > at_least(50));
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(visited.cached + never_evicting.cached > at_least(500));
+  CHECK(fewer > at_least(50));
 }
 
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.

@@ -390,6 +390,63 @@ TEST_CASE(
   CHECK(passes < 200);
 }
 
+// `BlockManager::storeContextBlocks` passes windowed pools over, `KVCacheManager::addSequence` takes the
+// least of all pools.
+TEST_CASE("§4.3 with several window sizes a prompt is found when it has ended, not while it decodes") {
+  auto c = windows(40, 40);
+  c.enable_prefix_caching = true;
+  Desk d(c);
+  const auto ids = desk::names(1, 96);
+  d.add({.prompt = 96, .max_output = 6, .hash_ids = ids});
+  CHECK(d.pass() == "0:96@0 +0 free 37");
+  // No waiting for a prompt under way (`findNewContextBlock` is for one window size): it runs at once.
+  d.add({.prompt = 96, .max_output = 1, .hash_ids = ids});
+  CHECK(d.pass() == "1:96@0 +1 free 33");
+  CHECK(window_free(d) == 34);  // 97 tokens: a block for the last one, one left behind; and 3 of the other
+  CHECK(d.pass() == "+1 free 33; end 1");  // max_tokens 1: stored by its release
+  d.add({.prompt = 96, .max_output = 1, .hash_ids = ids});
+  CHECK(d.pass() == "2:1@95 +1 free 35");  // 95 in both pools
+  CHECK(d.cached(2) == 95);
+  CHECK(window_free(d) == 34);  // three of 0, and the three that 1 stored: 0 has stored nothing there yet
+  for (int i = 0; i < 20 && d.scheduler().has_work(); ++i) d.pass();
+  CHECK(window_free(d) == 40);
+  CHECK(d.scheduler().view().free_blocks == 40);
+}
+
+TEST_CASE("§4.3 what a window's pool gave away is computed again, although the other pool has it") {
+  for (const std::int64_t window_blocks : {12, 40}) {
+    CAPTURE(window_blocks);
+    auto c = windows(200, window_blocks);
+    c.enable_prefix_caching = true;
+    Desk d(c);
+    const auto ids = desk::names(1, 128);
+    d.add({.prompt = 128, .max_output = 100, .hash_ids = ids});
+    d.pass();
+    // Prompts of four blocks one after another: the small pool hands the first one's front out.
+    for (std::uint64_t other = 2; other < 6; ++other) {
+      d.add({.prompt = 128, .max_output = 4, .hash_ids = desk::names(other, 128)});
+      for (int i = 0; i < 8; ++i) d.pass();
+    }
+    for (int i = 0; i < 200 && d.scheduler().has_work(); ++i) d.pass();
+    d.add({.prompt = 128, .max_output = 1, .hash_ids = ids});
+    d.pass();
+    CHECK(d.cached(5) == (window_blocks == 12 ? 0 : 127));
+    for (int i = 0; i < 5 && d.scheduler().has_work(); ++i) d.pass();
+    CHECK(window_free(d) == window_blocks);
+  }
+}
+
+TEST_CASE("§3.2 with a window prompts are cut at 256 tokens") {
+  for (const std::int64_t window : {0, 64}) {
+    auto c = windows(80, 80, 700);
+    c.enable_chunked_prefill = true;
+    c.tensorrt_llm.window = window;
+    Desk d(c);
+    d.add({.prompt = 2000, .max_output = 1});
+    CHECK(d.pass() == (window > 0 ? "0:512@0... +0 free 17" : "0:672@0... +0 free 17"));
+  }
+}
+
 TEST_CASE("§2.3 max utilization pauses for the smaller pool") {
   auto c = windows(40, 8);
   c.tensorrt_llm.max_utilization = true;

@@ -40,8 +40,17 @@ inline RandomWorld tensorrt_llm_windows_world(std::uint64_t seed) {
   RandomStream r(seed, RandomPurpose::property_test, 11);
   SchedulerConfig& c = out.world.config;
   c.enable_prefix_caching = false;
+  if (c.enable_chunked_prefill)  // §3.2: prompts are cut at 256 tokens
+    c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 256);
   c.tensorrt_llm.window = 1 + static_cast<std::int64_t>(r.below(600));
   c.tensorrt_llm.window_blocks = static_cast<std::int64_t>(1 + r.below(3)) * c.max_model_len / c.block_size;
+  return out;
+}
+
+// The same with reuse in both pools.
+inline RandomWorld tensorrt_llm_reused_windows_world(std::uint64_t seed) {
+  RandomWorld out = tensorrt_llm_windows_world(seed);
+  out.world.config.enable_prefix_caching = true;
   return out;
 }
 
