@@ -1,6 +1,5 @@
-// Reads hardware_profiles/tables/<part>/<set>/: table.yaml says what it is, one CSV an operator holds figures,
-// of a shape in any order. It is either fitted (columns that are numbers are points of the moving axis, cells
-// utilisation, blank where there is none) or timed (a column `us`, one launch a row).
+// Reads hardware_profiles/tables/<part>/<set>/: table.yaml and a CSV an operator, fitted (columns that are
+// numbers are points of the moving axis, cells utilisation or blank) or timed (column `us`, a launch a row).
 #include <algorithm>
 #include <filesystem>
 
@@ -101,10 +100,8 @@ class KernelSetReader {
       reads_ = Rows::all;
       add_gathered();
     }
-    if (!errors_.empty()) {
-      if (errors_.size() > 20) errors_.resize(20);
-      return errors_;
-    }
+    if (errors_.size() > 20) errors_.resize(20);
+    if (!errors_.empty()) return errors_;
     return std::shared_ptr<const KernelSet>(set_);
   }
 
@@ -137,7 +134,10 @@ class KernelSetReader {
     set_->source_ = root.require("source").text();
     set_->rung_ = read_rung(kind);
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);
-    if (const Yaml base = root.optional("base"); base.present()) base_ = folder_of(hardware_.name, base.text());
+    if (const Yaml base = root.optional("base"); base.present()) {
+      base_ = folder_of(hardware_.name, base.text());
+      if (std::error_code ec; !fs::exists(base_ + "/table.yaml", ec)) base.fail("names no set of this part");
+    }
     for (const auto& [op, rung] : root.optional("rungs").entries()) set_->rungs_[op] = read_rung(rung);
     for (const Yaml& format : root.optional("choice_inside").items())
       set_->choice_inside_.push_back(expert_formats()[format.choice(expert_formats())]);

@@ -145,12 +145,12 @@ class LatentNodes : protected ContextNodes {
     add("attention_prefill", "mla_prefill", prefill, kind.count);
   }
 
-  // SGLang, srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own
-  // input (sglang_per_token_group_quant_fp8; AITER's per_1x128 on gfx942, whose norms that do it are for gfx950
-  // alone: `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9, layers/layernorm.py of 0.5.23).
-  // TensorRT-LLM, _torch/modules/linear.py (FP8BlockScalesLinearMethod.apply: fp8_quantize_1x128 and the product):
-  // no norm or activation writes blocks. With one scale a tensor they do: `swiglu(quant_scale=…)` of
-  // modules/gated_mlp.py, and all-reduces with the norm behind them.
+  // SGLang, srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its
+  // own input (sglang_per_token_group_quant_fp8; AITER's per_1x128 on gfx942, whose norms that do it are for
+  // gfx950 alone: `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9, layers/layernorm.py of
+  // 0.5.23). TensorRT-LLM, _torch/modules/linear.py (FP8BlockScalesLinearMethod.apply: fp8_quantize_1x128 and
+  // the product): no norm or activation writes blocks. With one scale a tensor they do:
+  // `swiglu(quant_scale=…)` of modules/gated_mlp.py, and all-reduces with the norm behind them.
   bool quantises_apart(const WeightFormat& reader) const {
     const std::string& engine = spec_.engine.engine;
     const bool nvidia = spec_.hardware.vendor == "nvidia";
@@ -158,8 +158,8 @@ class LatentNodes : protected ContextNodes {
     return engine == "tensorrt-llm" && nvidia && reader.label == "fp8-block";
   }
 
-  // Tables of TensorRT-LLM's attention hold the rotary embedding and the way of keys into the cache, which its
-  // operator does (ai-dynamo/aiconfigurator collector/trtllm/collect_attn.py and collect_mla.py).
+  // Tables of TensorRT-LLM's attention hold the rotary embedding and the way of keys into the cache, which
+  // its operator does (ai-dynamo/aiconfigurator collector/trtllm/collect_attn.py and collect_mla.py).
   bool attention_writes_keys(const char* table) const {
     return spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
            roofline_.kernels()->points(table) > 0;

@@ -110,7 +110,11 @@ TEST_CASE("an 8-bit cache holds twice the tokens and no attention reads more of 
       CHECK(half.bytes == Approx(full.bytes / 2).epsilon(0.02));
       CHECK(half.time_ns < full.time_ns);
       CHECK(device_ns(pb, shape) < device_ns(pa, shape));
-      CHECK(line(pb, shape, "kv_write").bytes < line(pa, shape, "kv_write").bytes);
+      // TensorRT-LLM's attention writes keys itself, and its timings hold that.
+      if (std::string(engine) != "tensorrt-llm-1.2")
+        CHECK(line(pb, shape, "kv_write").bytes < line(pa, shape, "kv_write").bytes);
+      else
+        for (const OpLine& op : pa.explain(shape).ops) CHECK(op.name != "kv_write");
     }
   }
 }
