@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int32_t block = 16, pool_blocks = 24, step_rows = 24, chunk_rows = 13;
 constexpr std::int32_t preempted = 2, sharing = 1;  // which sequences are
-constexpr float head_spread = 2;  // tokens stand apart, as a trained model's do
+constexpr float head_spread = 2;                    // tokens stand apart, as a trained model's do
 
 struct Served {
   std::vector<std::int32_t> tokens;  // prompt, then sampled
@@ -61,11 +61,23 @@ class Schedule {
       ++check.steps;
       if (batch.padded_rows > 0) ++check.graph_steps;
       take(batch, *tokens, forward_.logits());
+      if (options_.fault != ForwardFault::none && spoiled_) break;  // it has shown, or does not
     }
     return Unit{};
   }
 
-  const std::vector<Served>& served() const { return served_; }
+  // Of each sequence the tokens whose logits were sampled.
+  std::vector<std::vector<std::int32_t>> seen() const {
+    std::vector<std::size_t> ends(served_.size());
+    for (const Sampled& each : sampled_)
+      ends[each.sequence] = std::max(ends[each.sequence], static_cast<std::size_t>(each.position) + 1);
+    std::vector<std::vector<std::int32_t>> out;
+    for (std::size_t s = 0; s < ends.size(); ++s) {
+      const auto begin = served_[s].tokens.begin();
+      out.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(ends[s]));
+    }
+    return out;
+  }
   const std::vector<Sampled>& sampled() const { return sampled_; }
 
  private:
@@ -90,7 +102,10 @@ class Schedule {
       second.started = true;
       second.cached = block;
       second.blocks = {first.blocks.front()};
-      if (options_.fault == ForwardFault::stale_prefix) second.blocks.front() = first.blocks.back();
+      if (options_.fault == ForwardFault::stale_prefix) {
+        second.blocks.front() = first.blocks.back();
+        spoiled_ = true;
+      }
     }
     const auto got = static_cast<std::int32_t>(victim.tokens.size()) - victim.prompt;
     if (victim.preempt_at > 0 && got >= victim.preempt_at) {  // what it had goes to others first
@@ -150,7 +165,9 @@ class Schedule {
 
   // The first step that has decodes of two blocks is broken, once.
   void spoil(StepBatch& batch) {
-    if (options_.fault == ForwardFault::none || spoiled_ || batch.decodes == 0) return;
+    const bool elsewhere =
+        options_.fault == ForwardFault::none || options_.fault == ForwardFault::stale_prefix;
+    if (elsewhere || spoiled_ || batch.decodes == 0) return;
     StepBatch::Sequence& first = batch.sequences.front();
     if (first.context <= block + 4) return;
     spoiled_ = true;
@@ -241,6 +258,8 @@ ModelSpec tiny_model() {
   return model;
 }
 
+std::vector<ModelSpec> checked_models() { return {tiny_model()}; }
+
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
                                    kernels::DeviceMemory& memory) {
   ForwardOptions forward_options;
@@ -255,9 +274,10 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
   ForwardCheck check;
   Schedule schedule(model, options, **forward);
   if (Result<Unit> ran = schedule.run(check); !ran) return ran.errors();
+  check.graphs = (*forward)->graphs();
   const ReferenceForward reference((*forward)->shape(), (*forward)->weights(), memory);
   std::vector<std::vector<Estimates>> expected;
-  for (const Served& each : schedule.served()) expected.push_back(reference.run(each.tokens));
+  for (const std::vector<std::int32_t>& tokens : schedule.seen()) expected.push_back(reference.run(tokens));
   std::vector<double> deviations;
   for (const Sampled& each : schedule.sampled()) {
     compare(each, expected[each.sequence][static_cast<std::size_t>(each.position)], deviations, check);

@@ -7,12 +7,15 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "costmodel/model_spec.h"
 #include "kernels/kernel_case.h"
 
 namespace orrery {
+
+constexpr double bound_deviations = 7;  // reference_forward.h says why
 
 // What a test breaks on purpose, in one step of the schedule.
 enum class ForwardFault : std::uint8_t { none, slot, position, block_table, context, stale_prefix };
@@ -24,7 +27,7 @@ struct ForwardCheckOptions {
 };
 
 struct ForwardCheck {
-  std::int64_t steps = 0, graph_steps = 0, rows = 0;  // rows whose logits were compared
+  std::int64_t steps = 0, graph_steps = 0, graphs = 0, rows = 0;  // rows whose logits were compared
   std::int64_t tokens = 0, same_tokens = 0;           // sampled, and equal to the reference's best
   std::int64_t wrong_tokens = 0;                      // that the bound tells from the best
   std::int64_t logits = 0, beyond_bound = 0;          // NaNs count as beyond
@@ -36,6 +39,7 @@ struct ForwardCheck {
 
 // Two layers, small enough for the CPU simulator.
 ModelSpec tiny_model();
+std::vector<ModelSpec> checked_models();  // of every format that there is code for
 
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
                                    kernels::DeviceMemory& memory);

@@ -19,8 +19,6 @@
 
 namespace orrery {
 
-constexpr double bound_deviations = 7;
-
 // Unit roundoffs.
 struct DevicePrecision {
   double stored = 1.0 / 256;            // bf16

@@ -58,6 +58,8 @@ Result<Unit> StepForward::prepare() {
     for (std::uint16_t** cache : {&pool.keys, &pool.values}) {
       auto* memory = static_cast<unsigned char*>(memory_.allocate(bytes));
       if (memory == nullptr) return no_room("the KV pool");
+      if (options_.random_kv)
+        memory_.fill_random(memory, bytes / 2, "bf16", 1, options_.seed + static_cast<std::uint64_t>(l));
       memory_.fill(memory + bytes - of_block, 0, of_block);
       *cache = reinterpret_cast<std::uint16_t*>(memory);
     }
@@ -67,6 +69,8 @@ Result<Unit> StepForward::prepare() {
                            (options_.max_positions + block - 1) / block, options_.kv_blocks};
   if (!inputs_.prepare(limits, shape_.heads, shape_.kv_heads, *stream_, memory_))
     return no_room("a step's inputs");
+  std::int32_t any = 0;  // fills run in a queue of their own: a download waits for them
+  memory_.download(&any, scratch_.tokens, sizeof any);
   return Unit{};
 }
 

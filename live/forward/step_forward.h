@@ -26,8 +26,9 @@ struct ForwardOptions {
   std::int64_t kv_blocks = 0;                    // of 16 tokens, in the pool
   std::int64_t max_rows = 0, max_sequences = 0;  // of a step, with padding
   std::int64_t max_positions = 0;                // of a sequence: its tokens are fewer
-  float head_spread = 0;  // of the rows of lm_head, as exp(spread · normal): how far apart the best logits
-                          // are
+  float head_spread = 0;   // of the rows of lm_head, as exp(spread · normal): how far apart the best logits
+                           // are
+  bool random_kv = false;  // else the pool holds NaNs until it is written: what reads too much shows
   bool count_launches = false;
 };
 
