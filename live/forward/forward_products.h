@@ -1,5 +1,6 @@
-// Dense products of the forward pass: through cuBLASLt where the build has it, by our grouped kernel with one
-// group elsewhere (the CPU simulator).
+// Products of the forward pass. bf16: through cuBLASLt where the build has it, by our grouped kernel with one
+// group elsewhere (the CPU simulator). 8 bits with scales by block, and experts: our kernels, on wgmma where
+// the device has it.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,14 @@
 
 namespace orrery {
 
+// What a product reads: bf16, or e4m3 with a scale for a row and 128 features: of (row, block) at
+// row + block · scale_stride.
+struct ActivationRows {
+  const void* data = nullptr;
+  const float* scales = nullptr;
+  std::int64_t scale_stride = 0;
+};
+
 class ForwardProducts {
  public:
   explicit ForwardProducts(kernels::DeviceMemory& memory);
@@ -25,14 +34,21 @@ class ForwardProducts {
   static std::int64_t launched_rows(std::int64_t rows);
 
   // out[rows][n] = in[rows][k] · weightᵀ. `range` on the device: 0, rows.
-  void multiply(const Weight& weight, const std::uint16_t* in, std::uint16_t* out, std::int32_t rows,
+  void multiply(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
                 const std::int32_t* range, kernels::Stream stream);
+  // The same of rows sorted by expert: offsets[experts + 1] on the device, rows = offsets[experts]. Scales of
+  // activations lie row by row.
+  void multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
+                        const std::int32_t* offsets, kernels::Stream stream);
   std::string take_refusal();  // what the library said since the last call; empty: it took everything
 
  private:
+  void multiply_blocks(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
+                       kernels::Stream stream);
   kernels::LibraryGemm* plan(const Weight& weight, std::int64_t rows, const kernels::GemmOperands& trial);
 
   bool ready_ = true;
+  bool block_wgmma_ = false, grouped_wgmma_ = false;  // what the device has
   void* workspace_ = nullptr;
   std::string refusal_;
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, std::unique_ptr<kernels::LibraryGemm>>

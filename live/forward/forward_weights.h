@@ -15,7 +15,9 @@ namespace orrery {
 struct ForwardShape {
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
                vocabulary = 0;
+  std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0;  // 0: an MLP
   bool qk_norm = false, tied = false;
+  bool fp8 = false;  // weights of products e4m3 with a scale for each 128 × 128, but the router's and lm_head
   std::int64_t q_width() const { return heads * head_dim; }
   std::int64_t kv_width() const { return kv_heads * head_dim; }
   std::int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
@@ -24,16 +26,21 @@ struct ForwardShape {
 // Errors name every feature of the model that there is no code for.
 Result<ForwardShape> forward_shape(const ModelSpec& model);
 
-// [n][k], row-major: a row is a feature out.
+// [experts][n][k], row-major: a row is a feature out. bf16, or e4m3 with scales [experts][⌈n/128⌉][⌈k/128⌉].
 struct Weight {
-  std::uint16_t* data = nullptr;
-  std::int64_t n = 0, k = 0;
+  void* data = nullptr;
+  std::int64_t n = 0, k = 0, experts = 1;
+  float* scales = nullptr;  // null: bf16
+  bool fp8() const { return scales != nullptr; }
+  // Of one expert, with its scales.
+  double bytes() const;
 };
 
 struct LayerWeights {
   std::uint16_t *input_norm = nullptr, *post_norm = nullptr;
   std::uint16_t *q_norm = nullptr, *k_norm = nullptr;  // null: heads are not normed
-  Weight qkv, o, gate_up, down;
+  Weight qkv, o, gate_up, down;                        // the last two of every expert where there are experts
+  Weight router;
 };
 
 struct ForwardWeights {

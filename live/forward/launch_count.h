@@ -15,4 +15,6 @@ struct LaunchCount {
   double activation_bytes = 0;  // that the last cache may hold
 };
 
+constexpr double bf16_bytes = 2;
+
 }  // namespace orrery

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/reference.h"
 #include "kernels/small_floats.h"
+#include "live/forward/forward_check.h"
 
 namespace orrery {
 
@@ -19,6 +21,24 @@ std::vector<float> fetch(const std::uint16_t* from, std::int64_t count, kernels:
   return values;
 }
 
+// One expert's matrix.
+std::vector<float> fetch(const Weight& weight, std::int64_t expert, kernels::DeviceMemory& memory) {
+  const std::int64_t count = weight.n * weight.k;
+  if (!weight.fp8())
+    return fetch(static_cast<const std::uint16_t*>(weight.data) + expert * count, count, memory);
+  const std::int64_t across = (weight.k + 127) / 128, scales = (weight.n + 127) / 128 * across;
+  std::vector<std::uint8_t> bits(static_cast<std::size_t>(count));
+  std::vector<float> scale(static_cast<std::size_t>(scales)), values;
+  memory.download(bits.data(), static_cast<const std::uint8_t*>(weight.data) + expert * count, bits.size());
+  memory.download(scale.data(), weight.scales + expert * scales, scale.size() * sizeof(float));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t block = i / weight.k / 128 * across + i % weight.k / 128;
+    values.push_back(kernels::fp8_to_float(bits[static_cast<std::size_t>(i)], kernels::device_fp8()) *
+                     scale[static_cast<std::size_t>(block)]);
+  }
+  return values;
+}
+
 constexpr double squared(double x) { return x * x; }
 
 }  // namespace
@@ -26,9 +46,9 @@ constexpr double squared(double x) { return x * x; }
 ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights,
                                    kernels::DeviceMemory& memory, DevicePrecision precision)
     : shape_(shape), precision_(precision) {
-  const auto matrix = [&](const Weight& w) {
-    return Matrix{fetch(w.data, w.n * w.k, memory), static_cast<std::size_t>(w.n),
-                  static_cast<std::size_t>(w.k)};
+  const auto matrix = [&](const Weight& w, std::int64_t expert = 0) {
+    return Matrix{fetch(w, expert, memory), static_cast<std::size_t>(w.n), static_cast<std::size_t>(w.k),
+                  w.fp8()};
   };
   embedding_ = matrix(weights.embedding);
   head_ = matrix(weights.head);
@@ -41,8 +61,11 @@ ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeigh
     layer.k_norm = fetch(w.k_norm, shape.head_dim, memory);
     layer.qkv = matrix(w.qkv);
     layer.o = matrix(w.o);
-    layer.gate_up = matrix(w.gate_up);
-    layer.down = matrix(w.down);
+    if (shape.experts > 0) layer.router = matrix(w.router);
+    for (std::int64_t expert = 0; expert < w.gate_up.experts; ++expert) {
+      layer.gate_up.push_back(matrix(w.gate_up, expert));
+      layer.down.push_back(matrix(w.down, expert));
+    }
     layers_.push_back(std::move(layer));
   }
 }
@@ -50,6 +73,22 @@ ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeigh
 void ReferenceForward::round(Estimates& x) const {
   for (std::size_t i = 0; i < x.size(); ++i) {
     x.variance[i] += squared(precision_.stored) / 3 * (squared(x.value[i]) + x.variance[i]);
+  }
+}
+
+// To e4m3: 4 significant bits, above a step that the group's largest magnitude sets.
+void ReferenceForward::quantise(Estimates& x) const {
+  constexpr std::size_t group = 128;
+  const kernels::Fp8Format format = kernels::device_fp8();
+  for (std::size_t first = 0; first < x.size(); first += group) {
+    double largest = 0;
+    for (std::size_t i = first; i < first + group; ++i) largest = std::max(largest, std::fabs(x.value[i]));
+    const double least =
+        largest / static_cast<double>(kernels::fp8_largest(format)) * kernels::fp8_smallest(format) / 2;
+    for (std::size_t i = first; i < first + group; ++i) {
+      const double off = std::max(std::fabs(x.value[i]) * kernels::fp8_rounding, least);
+      x.variance[i] += off * off / 3;
+    }
   }
 }
 
@@ -154,7 +193,7 @@ Estimates ReferenceForward::attend(const Estimates& queries, const Cache& cache)
   return out;
 }
 
-// silu(g)·u, silu′ = σ·(1 + g·(1 − σ)). Rounded.
+// silu(g)·u, silu′ = σ·(1 + g·(1 − σ)). Not rounded.
 Estimates ReferenceForward::gated(const Estimates& gate_up) const {
   const std::size_t width = gate_up.size() / 2;
   Estimates out(width);
@@ -165,11 +204,9 @@ Estimates ReferenceForward::gated(const Estimates& gate_up) const {
                       squared(g * sigmoid) * gate_up.variance[width + i] +
                       64 * squared(precision_.sum * out.value[i]);
   }
-  round(out);
   return out;
 }
 
-// residual += x, rounded; x = its norm, rounded. The first layer adds to nothing.
 void ReferenceForward::add_and_norm(const std::vector<float>& weights, Estimates& x, Estimates& residual,
                                     bool first) const {
   if (first) {
@@ -183,15 +220,14 @@ void ReferenceForward::add_and_norm(const std::vector<float>& weights, Estimates
   }
   x = residual;
   normalise(x, 0, x.size(), weights);
-  round(x);
 }
 
-void ReferenceForward::run_layer(const Layer& layer, std::size_t position, Cache& cache, Estimates& x,
-                                 Estimates& residual, bool first) const {
+Estimates ReferenceForward::attention_of(const Layer& layer, std::size_t position, Cache& cache,
+                                         const Estimates& x) const {
   const auto width = static_cast<std::size_t>(shape_.head_dim),
              q = static_cast<std::size_t>(shape_.q_width()), kv = static_cast<std::size_t>(shape_.kv_width());
-  add_and_norm(layer.input_norm, x, residual, first);
-  Estimates made = product(layer.qkv, x), turned = made;
+  const Estimates made = product(layer.qkv, x);
+  Estimates turned = made;
   for (std::size_t at = 0; at < q + kv; at += width) {
     const std::vector<float>& weights = at < q ? layer.q_norm : layer.k_norm;
     if (!weights.empty()) normalise(turned, at, width, weights);
@@ -206,13 +242,67 @@ void ReferenceForward::run_layer(const Layer& layer, std::size_t position, Cache
   };
   cache.keys.push_back(part(turned, q, kv));
   cache.values.push_back(part(made, q + kv, kv));
-  x = product(layer.o, attend(part(turned, 0, q), cache));
-  add_and_norm(layer.post_norm, x, residual, false);
-  x = product(layer.down, gated(product(layer.gate_up, x)));
+  Estimates attended = attend(part(turned, 0, q), cache);
+  if (layer.o.fp8) quantise(attended);
+  return product(layer.o, attended);
+}
+
+// The device's experts, where the reference's logits say so or cannot say otherwise.
+std::vector<std::size_t> ReferenceForward::choose(const Estimates& logits,
+                                                  const std::vector<std::int32_t>& device) {
+  std::vector<std::size_t> chosen(device.begin(), device.end());
+  std::vector<bool> taken(logits.size());
+  for (const std::size_t expert : chosen) {
+    if (expert >= logits.size() || taken[expert]) {
+      ++wrong_choices_;
+      return {};
+    }
+    taken[expert] = true;
+  }
+  for (const std::size_t expert : chosen) {
+    for (std::size_t other = 0; other < logits.size(); ++other) {
+      if (taken[other]) continue;
+      const double lead = logits.value[other] - logits.value[expert];
+      if (lead > bound_deviations * std::sqrt(logits.variance[other] + logits.variance[expert]))
+        ++wrong_choices_;
+    }
+  }
+  return chosen;
+}
+
+// Σ wⱼ·yⱼ with w a softmax over the chosen: dwⱼ = wⱼ·(dlⱼ − Σ wᵢ·dlᵢ), so Σ dwⱼ·yⱼ = Σ wⱼ·dlⱼ·(yⱼ − out).
+Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
+                                  const std::vector<std::int32_t>& device) {
+  const Estimates logits = product(layer.router, x);
+  const std::vector<std::size_t> chosen = choose(logits, device);
+  Estimates out(static_cast<std::size_t>(shape_.hidden)), read = x;
+  if (layer.gate_up.front().fp8) quantise(read);
+  double largest = -HUGE_VAL, sum = 0;
+  for (const std::size_t expert : chosen) largest = std::max(largest, logits.value[expert]);
+  for (const std::size_t expert : chosen) sum += std::exp(logits.value[expert] - largest);
+  std::vector<Estimates> given;
+  std::vector<double> weight;
+  for (const std::size_t expert : chosen) {
+    Estimates inner = gated(product(layer.gate_up[expert], read));
+    round(inner);
+    if (layer.down[expert].fp8) quantise(inner);
+    given.push_back(product(layer.down[expert], inner));
+    weight.push_back(std::exp(logits.value[expert] - largest) / sum);
+    for (std::size_t i = 0; i < out.size(); ++i) out.value[i] += weight.back() * given.back().value[i];
+  }
+  for (std::size_t j = 0; j < chosen.size(); ++j) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out.variance[i] +=
+          squared(weight[j]) *
+          (given[j].variance[i] + logits.variance[chosen[j]] * squared(given[j].value[i] - out.value[i]));
+    }
+  }
+  round(out);
+  return out;
 }
 
 std::vector<Estimates> ReferenceForward::run(const std::vector<std::int32_t>& tokens,
-                                             std::size_t first) const {
+                                             const std::vector<ChosenExperts>& chosen) {
   std::vector<Cache> caches(layers_.size());
   std::vector<Estimates> logits;
   for (std::size_t position = 0; position < tokens.size(); ++position) {
@@ -220,10 +310,23 @@ std::vector<Estimates> ReferenceForward::run(const std::vector<std::int32_t>& to
     const auto* row = embedding_.values.data() + static_cast<std::size_t>(tokens[position]) * embedding_.k;
     std::copy_n(row, embedding_.k, x.value.begin());
     for (std::size_t l = 0; l < layers_.size(); ++l) {
-      run_layer(layers_[l], position, caches[l], x, residual, l == 0);
+      const Layer& layer = layers_[l];
+      add_and_norm(layer.input_norm, x, residual, l == 0);
+      store_for(layer.qkv, x);
+      x = attention_of(layer, position, caches[l], x);
+      add_and_norm(layer.post_norm, x, residual, false);
+      if (shape_.experts > 0) {
+        round(x);
+        x = mixed(layer, x, chosen[position][l]);
+        continue;
+      }
+      store_for(layer.gate_up.front(), x);
+      Estimates inner = gated(product(layer.gate_up.front(), x));
+      store_for(layer.down.front(), inner);
+      x = product(layer.down.front(), inner);
     }
-    if (position < first) continue;
     add_and_norm(final_norm_, x, residual, false);
+    round(x);
     logits.push_back(product(head_, x));
   }
   return logits;

@@ -19,6 +19,10 @@
 
 namespace orrery {
 
+// Activations that 8-bit weights meet are rounded to e4m3 with a scale for 128 of them; the reference does
+// not round them, it counts the error. Experts: near a tie the device may choose others than the reference. A
+// choice that the bound cannot tell from the reference's is taken over, and any other is counted as wrong.
+
 // Unit roundoffs.
 struct DevicePrecision {
   double stored = 1.0 / 256;            // bf16
@@ -33,35 +37,47 @@ struct Estimates {
   std::size_t size() const { return value.size(); }
 };
 
+// Experts that the device chose for a token, a list a layer; empty where the model has none.
+using ChosenExperts = std::vector<std::vector<std::int32_t>>;
+
 class ReferenceForward {
  public:
   // Downloads the weights.
   ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights, kernels::DeviceMemory& memory,
                    DevicePrecision precision = {});
-  // Logits behind each of the tokens from `first` on.
-  std::vector<Estimates> run(const std::vector<std::int32_t>& tokens, std::size_t first = 0) const;
+  // Logits behind each of the tokens.
+  std::vector<Estimates> run(const std::vector<std::int32_t>& tokens,
+                             const std::vector<ChosenExperts>& chosen);
+  std::int64_t wrong_choices() const { return wrong_choices_; }  // of experts, in all runs
 
  private:
   struct Matrix {
     std::vector<float> values;  // [n][k]
     std::size_t n = 0, k = 0;
+    bool fp8 = false;
   };
   struct Layer {
     std::vector<float> input_norm, post_norm, q_norm, k_norm;
-    Matrix qkv, o, gate_up, down;
+    Matrix qkv, o, router;
+    std::vector<Matrix> gate_up, down;  // of each expert; one where there are none
   };
   struct Cache {
     std::vector<Estimates> keys, values;  // of a layer, a token each
   };
 
   void round(Estimates& x) const;
+  void quantise(Estimates& x) const;
+  // As a kernel stores what products with `reader` read.
+  void store_for(const Matrix& reader, Estimates& x) const { reader.fp8 ? quantise(x) : round(x); }
   Estimates product(const Matrix& weights, const Estimates& x) const;
   void normalise(Estimates& x, std::size_t first, std::size_t count, const std::vector<float>& weights) const;
   void turn(Estimates& x, std::size_t first, std::size_t position) const;
   Estimates attend(const Estimates& queries, const Cache& cache) const;
   Estimates gated(const Estimates& gate_up) const;
-  void run_layer(const Layer& layer, std::size_t position, Cache& cache, Estimates& x, Estimates& residual,
-                 bool first) const;
+  Estimates attention_of(const Layer& layer, std::size_t position, Cache& cache, const Estimates& x) const;
+  Estimates mixed(const Layer& layer, const Estimates& x, const std::vector<std::int32_t>& device);
+  std::vector<std::size_t> choose(const Estimates& logits, const std::vector<std::int32_t>& device);
+  // residual += x; x = its norm, not yet rounded. The first layer adds to nothing.
   void add_and_norm(const std::vector<float>& weights, Estimates& x, Estimates& residual, bool first) const;
 
   ForwardShape shape_;
@@ -69,6 +85,7 @@ class ReferenceForward {
   Matrix embedding_, head_;
   std::vector<float> final_norm_;
   std::vector<Layer> layers_;
+  std::int64_t wrong_choices_ = 0;
 };
 
 }  // namespace orrery

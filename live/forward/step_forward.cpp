@@ -7,6 +7,7 @@
 #include "kernels/gather_rows.h"
 #include "kernels/kv_write.h"
 #include "kernels/logits_copy.h"
+#include "kernels/quantize.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rotary.h"
 #include "kernels/sample.h"
@@ -15,7 +16,6 @@
 namespace orrery {
 
 namespace {
-constexpr double element = 2;  // bytes of bf16
 constexpr std::int64_t block = kernels::kv_block_tokens;
 
 Error no_room(const char* what) {
@@ -78,28 +78,29 @@ Result<Unit> StepForward::allocate_scratch() {
   const std::int64_t rows = ForwardProducts::launched_rows(options_.max_rows) + 1,
                      sampled = ForwardProducts::launched_rows(options_.max_sequences);
   bool room = true;
-  const auto allocate = [&](auto*& to, std::int64_t count) {
-    using T = std::remove_reference_t<decltype(*to)>;
-    const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
-    to = room ? static_cast<T*>(memory_.allocate(bytes)) : nullptr;
-    room = to != nullptr;
-    // What products compute of rows beyond a step's must be no fault of theirs.
-    if (room) memory_.fill(to, 0, bytes);
-  };
   for (std::uint16_t** row : {&scratch_.x, &scratch_.residual, &scratch_.zeros, &scratch_.normed}) {
-    allocate(*row, rows * shape_.hidden);
+    room = room && allocate(*row, rows * shape_.hidden);
   }
-  allocate(scratch_.qkv, rows * shape_.qkv_width());
-  allocate(scratch_.queries, rows * shape_.q_width());
-  allocate(scratch_.attended, rows * shape_.q_width());
-  allocate(scratch_.gate_up, rows * 2 * shape_.intermediate);
-  allocate(scratch_.inner, rows * shape_.intermediate);
-  allocate(scratch_.sampled, sampled * shape_.hidden);
-  allocate(scratch_.logits, sampled * shape_.vocabulary);
-  allocate(scratch_.logits_fp32, sampled * shape_.vocabulary);
-  allocate(scratch_.tokens, sampled);
-  allocate(scratch_.sample_partial, sampled * kernels::sample_most_splits);
-  allocate(scratch_.sample_arrived, sampled);
+  room = room && allocate(scratch_.qkv, rows * shape_.qkv_width()) &&
+         allocate(scratch_.queries, rows * shape_.q_width()) &&
+         allocate(scratch_.attended, rows * shape_.q_width()) &&
+         allocate(scratch_.sampled, sampled * shape_.hidden) &&
+         allocate(scratch_.logits, sampled * shape_.vocabulary) &&
+         allocate(scratch_.logits_fp32, sampled * shape_.vocabulary) && allocate(scratch_.tokens, sampled) &&
+         allocate(scratch_.sample_partial, sampled * kernels::sample_most_splits) &&
+         allocate(scratch_.sample_arrived, sampled);
+  if (shape_.experts > 0) {
+    room = room && allocate_experts();
+  } else {
+    room = room && allocate(scratch_.gate_up, rows * 2 * shape_.intermediate) &&
+           allocate(scratch_.inner, rows * shape_.intermediate);
+  }
+  if (shape_.fp8) {
+    const std::int64_t width = std::max({shape_.hidden, shape_.q_width(), shape_.intermediate});
+    scratch_.scale_stride = (rows + 3) / 4 * 4;  // as the copy engine takes scales
+    room = room && allocate(scratch_.eight, rows * width) &&
+           allocate(scratch_.scales, scratch_.scale_stride * width / kernels::fp8_group);
+  }
   sampled_host_ = static_cast<std::int32_t*>(stream_->host_memory(static_cast<std::size_t>(sampled) * 4));
   if (!room || sampled_host_ == nullptr || !hold_pieces(options_.max_sequences))
     return no_room("a step's activations");
@@ -187,17 +188,20 @@ void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) 
   const std::uint16_t* residual = scratch_.zeros;
   for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
     const LayerWeights& layer = weights_.layers[l];
-    norm("input_norm", residual, layer.input_norm, step, stream);
+    norm("input_norm", residual, layer.input_norm, &layer.qkv, step, stream);
     residual = scratch_.residual;
     multiply("qkv_proj", layer.qkv, scratch_.normed, scratch_.qkv, step.rows, step.row_range, stream);
     rotate(layer, step, stream);
     write_kv(pool_[l], step, stream);
     attend(pool_[l], step, stream);
+    if (layer.o.fp8())
+      quantise("o_quantize", scratch_.attended, shape_.q_width(), step.rows, eight_bits(), stream);
     multiply("o_proj", layer.o, scratch_.attended, scratch_.x, step.rows, step.row_range, stream);
-    norm("post_norm", residual, layer.post_norm, step, stream);
-    feed_forward(layer, step, stream);
+    const bool moe = shape_.experts > 0;
+    norm("post_norm", residual, layer.post_norm, moe ? nullptr : &layer.gate_up, step, stream);
+    moe ? feed_experts(l, step, stream) : feed_forward(layer, step, stream);
   }
-  norm("final_norm", residual, weights_.final_norm, step, stream);
+  norm("final_norm", residual, weights_.final_norm, nullptr, step, stream);
 }
 
 void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
@@ -211,11 +215,11 @@ void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
   gather.row_bytes = shape_.hidden * 2;
   gather.rows = step.sampled;
   gather.source_rows = step.rows;
-  count("sample_gather", OpClass::sampling, 0, 0, rows * hidden * 2 * element);
+  count("sample_gather", OpClass::sampling, 0, 0, rows * hidden * 2 * bf16_bytes);
   kernels::launch_gather_rows(gather, stream);
   multiply("lm_head", weights_.head, scratch_.sampled, scratch_.logits, step.sampled, step.sampled_range,
            stream);
-  count("logits_fp32", OpClass::sampling, 0, 0, rows * vocabulary * (element + 4));
+  count("logits_fp32", OpClass::sampling, 0, 0, rows * vocabulary * (bf16_bytes + 4));
   kernels::launch_logits_copy(
       {scratch_.logits, scratch_.logits_fp32, std::int64_t{step.sampled} * shape_.vocabulary}, stream);
   kernels::SampleLaunch sample;
@@ -230,7 +234,7 @@ void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
 }
 
 void StepForward::embed(const DeviceStep& step, kernels::Stream stream) {
-  const double bytes = step.rows * static_cast<double>(shape_.hidden) * element;
+  const double bytes = step.rows * static_cast<double>(shape_.hidden) * bf16_bytes;
   count("embedding", OpClass::elementwise, 0, bytes, bytes);
   if (!launching_) return;
   kernels::GatherRowsLaunch gather;
@@ -243,9 +247,15 @@ void StepForward::embed(const DeviceStep& step, kernels::Stream stream) {
   kernels::launch_gather_rows(gather, stream);
 }
 
+kernels::Fp8Output StepForward::eight_bits() const {
+  return {kernels::Fp8Scaling::group, scratch_.eight, scratch_.scales, 1, scratch_.scale_stride};
+}
+
 void StepForward::norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight,
-                       const DeviceStep& step, kernels::Stream stream) {
-  count(use, OpClass::elementwise, 0, 0, step.rows * static_cast<double>(shape_.hidden) * 4 * element);
+                       const Weight* reader, const DeviceStep& step, kernels::Stream stream) {
+  const bool quantised = reader != nullptr && reader->fp8();
+  const double bytes = 3 * bf16_bytes + (quantised ? 1 : bf16_bytes);
+  count(use, OpClass::elementwise, 0, 0, step.rows * static_cast<double>(shape_.hidden) * bytes);
   if (!launching_) return;
   kernels::RmsNormLaunch launch;
   launch.x = scratch_.x;
@@ -253,23 +263,41 @@ void StepForward::norm(const char* use, const std::uint16_t* residual, const std
   launch.residual_out = scratch_.residual;
   launch.weight = weight;
   launch.out = scratch_.normed;
+  if (quantised) launch.quantized = eight_bits();
   launch.rows = step.rows;
   launch.columns = static_cast<std::int32_t>(shape_.hidden);
   launch.epsilon = norm_epsilon;
   kernels::launch_rms_norm(launch, stream);
 }
 
+void StepForward::quantise(const char* use, const std::uint16_t* from, std::int64_t width, std::int32_t rows,
+                           const kernels::Fp8Output& to, kernels::Stream stream) {
+  count(use, OpClass::elementwise, 0, 0, rows * static_cast<double>(width) * (bf16_bytes + 1));
+  if (!launching_) return;
+  kernels::QuantizeLaunch launch;
+  launch.x = from;
+  launch.out = to;
+  launch.rows = rows;
+  launch.columns = static_cast<std::int32_t>(width);
+  kernels::launch_quantize(launch, stream);
+}
+
+// What 8-bit weights multiply was quantised into scratch just before.
 void StepForward::multiply(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
                            std::int32_t rows, const std::int32_t* range, kernels::Stream stream) {
   const double m = rows, n = static_cast<double>(weight.n), k = static_cast<double>(weight.k);
-  count(use, OpClass::gemm, 2 * m * n * k, n * k * element, m * (n + k) * element);
-  if (launching_) products_->multiply(weight, in, out, rows, range, stream);
+  count(use, OpClass::gemm, 2 * m * n * k, weight.bytes(),
+        m * (k * (weight.fp8() ? 1 : bf16_bytes) + n * bf16_bytes));
+  if (!launching_) return;
+  ActivationRows operand{in, nullptr, 0};
+  if (weight.fp8()) operand = {scratch_.eight, scratch_.scales, scratch_.scale_stride};
+  products_->multiply(weight, operand, out, rows, range, stream);
 }
 
 // Queries become dense, for attention; keys stay where the product left them.
 void StepForward::rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream) {
   const double width = static_cast<double>(shape_.q_width() + shape_.kv_width());
-  count("rotary", OpClass::elementwise, 0, 0, step.rows * width * 2 * element);
+  count("rotary", OpClass::elementwise, 0, 0, step.rows * width * 2 * bf16_bytes);
   if (!launching_) return;
   kernels::RotaryLaunch launch;
   launch.qkv = scratch_.qkv;
@@ -290,7 +318,7 @@ void StepForward::rotate(const LayerWeights& layer, const DeviceStep& step, kern
 }
 
 void StepForward::write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream) {
-  const double bytes = step.rows * 2 * static_cast<double>(shape_.kv_width()) * element;
+  const double bytes = step.rows * 2 * static_cast<double>(shape_.kv_width()) * bf16_bytes;
   count("kv_write", OpClass::elementwise, 0, bytes, bytes);
   if (!launching_) return;
   kernels::KvWriteLaunch launch;
@@ -310,12 +338,15 @@ void StepForward::write_kv(const KvPool& pool, const DeviceStep& step, kernels::
 void StepForward::feed_forward(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream) {
   multiply("gate_up_proj", layer.gate_up, scratch_.normed, scratch_.gate_up, step.rows, step.row_range,
            stream);
-  count("silu_mul", OpClass::elementwise, 0, 0,
-        step.rows * static_cast<double>(shape_.intermediate) * 3 * element);
+  const bool quantised = layer.down.fp8();
+  count(
+      "silu_mul", OpClass::elementwise, 0, 0,
+      step.rows * static_cast<double>(shape_.intermediate) * (2 * bf16_bytes + (quantised ? 1 : bf16_bytes)));
   if (launching_) {
     kernels::SiluMulLaunch launch;
     launch.gate_up = scratch_.gate_up;
     launch.out = scratch_.inner;
+    if (quantised) launch.quantized = eight_bits();
     launch.rows = step.rows;
     launch.columns = static_cast<std::int32_t>(shape_.intermediate);
     kernels::launch_silu_mul(launch, stream);

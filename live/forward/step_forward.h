@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "costmodel/model_spec.h"
+#include "kernels/fp8_output.h"
 #include "kernels/kernel_case.h"
 #include "kernels/step_stream.h"
 #include "live/forward/forward_inputs.h"
@@ -45,6 +46,8 @@ class StepForward {
   double step_ns() { return stream_->step_ns(); }   // of the step that was waited for, by the device's clock
   const std::vector<LaunchCount>& counts() const { return counts_; }  // of the last step, when asked for
 
+  // Experts that a layer chose for the last step's rows, experts_per_token each; waits.
+  std::vector<std::int32_t> chosen_experts(std::size_t layer, std::int32_t rows);
   std::vector<float> logits();  // of the last step's sampled rows, row-major; waits
   const ForwardShape& shape() const { return shape_; }
   const ForwardWeights& weights() const { return weights_; }
@@ -60,6 +63,19 @@ class StepForward {
     std::uint64_t* sample_partial = nullptr;
     std::uint32_t* sample_arrived = nullptr;
     float *partial = nullptr, *log_sums = nullptr;  // of attention's pieces
+    // Of models with 8-bit products: what the next one reads, scales with rows fastest.
+    std::uint8_t* eight = nullptr;
+    float* scales = nullptr;
+    std::int64_t scale_stride = 0;
+  };
+  struct ExpertScratch {  // a row is a token's choice
+    std::uint16_t *router = nullptr, *rows = nullptr, *gate_up = nullptr, *inner = nullptr, *out = nullptr;
+    float *router_fp32 = nullptr, *weights = nullptr;
+    std::vector<std::int32_t*> chosen;  // of every layer, so that a check can ask
+    std::int32_t *sorted = nullptr, *positions = nullptr, *block_experts = nullptr, *offsets = nullptr,
+                 *counts = nullptr, *workspace = nullptr;
+    std::uint8_t* eight = nullptr;
+    float* scales = nullptr;  // row by row
   };
   struct KvPool {
     std::uint16_t *keys = nullptr, *values = nullptr;  // of a layer
@@ -68,6 +84,14 @@ class StepForward {
   StepForward(const ForwardShape& shape, const ForwardOptions& options, kernels::DeviceMemory& memory);
   Result<Unit> prepare();
   Result<Unit> allocate_scratch();
+  // Zeros: what products compute of rows beyond a step's must be no fault of theirs. False: no room.
+  template <class T>
+  bool allocate(T*& to, std::int64_t count) {
+    const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+    to = static_cast<T*>(memory_.allocate(bytes));
+    if (to != nullptr) memory_.fill(to, 0, bytes);
+    return to != nullptr;
+  }
   bool hold_pieces(std::int64_t slots);
   Result<Unit> run_graph(const DeviceStep& step);
 
@@ -75,7 +99,8 @@ class StepForward {
   void launch_layers(const DeviceStep& step, kernels::Stream stream);
   void launch_head(const DeviceStep& step, kernels::Stream stream);
   void embed(const DeviceStep& step, kernels::Stream stream);
-  void norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight,
+  // What a norm gives to a product: quantised where that product's weights are. Null: nobody's.
+  void norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight, const Weight* reader,
             const DeviceStep& step, kernels::Stream stream);
   void rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
   void write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
@@ -84,6 +109,16 @@ class StepForward {
   void attend_chunks(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void multiply(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
                 std::int32_t rows, const std::int32_t* range, kernels::Stream stream);
+  void quantise(const char* use, const std::uint16_t* from, std::int64_t width, std::int32_t rows,
+                const kernels::Fp8Output& to, kernels::Stream stream);
+  kernels::Fp8Output eight_bits() const;  // scratch, as products read it
+  void feed_experts(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void route(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void sort_by_expert(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void multiply_experts(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
+                        const DeviceStep& step, kernels::Stream stream);
+  void combine_experts(const DeviceStep& step, kernels::Stream stream);
+  bool allocate_experts();
   void feed_forward(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
   void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes);
 
@@ -95,6 +130,7 @@ class StepForward {
   ForwardInputs inputs_;
   std::unique_ptr<ForwardProducts> products_;
   Scratch scratch_;
+  ExpertScratch experts_;
   std::vector<KvPool> pool_;
   const float* rotary_ = nullptr;
   std::int64_t piece_slots_ = 0;

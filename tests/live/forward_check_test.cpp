@@ -7,9 +7,9 @@
 namespace orrery {
 namespace {
 
-ForwardCheck run(const ForwardCheckOptions& options) {
+ForwardCheck run(const ForwardCheckOptions& options, const ModelSpec& model = tiny_model()) {
   kernels::HostMemory memory;
-  const Result<ForwardCheck> check = check_forward(tiny_model(), options, memory);
+  const Result<ForwardCheck> check = check_forward(model, options, memory);
   INFO((check ? "" : to_string(check.errors())));
   REQUIRE(check);
   std::string broken;
@@ -35,6 +35,22 @@ TEST_CASE("a forward pass in chunks, over shared and recomputed blocks, gives th
   CHECK(check.median_deviation < 0.01);
   CHECK((check.graph_steps > 0) == graphs);
   CHECK(check.graphs <= check.graph_steps);
+}
+
+TEST_CASE("8-bit products and experts give the reference's logits") {
+  const bool experts = GENERATE(false, true);
+  const Quantization quantization = GENERATE(Quantization::none, Quantization::fp8_block);
+  if (!experts && quantization == Quantization::none) return;  // above
+  const ModelSpec model = tiny_model(experts, quantization);
+  CAPTURE(model.name);
+  ForwardCheckOptions options;
+  options.brief = options.graphs = true;
+  const ForwardCheck check = run(options, model);
+  CAPTURE(check.detail, check.worst_deviations, check.wrong_choices);
+  CHECK(check.passed());
+  CHECK(check.graph_steps > 0);
+  CHECK(check.rows > 25);
+  CHECK(check.worst_deviations > 1.5);
 }
 
 TEST_CASE("a wrong slot, position, block, context or prefix does not pass") {
