@@ -21,6 +21,7 @@ std::int32_t blocks_for(std::int32_t tokens) {
 // Sizes that a graph is captured for: an eighth of an octave apart, so that few are, and an eighth at most is
 // padding.
 std::int32_t stepped(std::int32_t count) {
+  if (count == 0) return 0;
   const auto octave = static_cast<std::int32_t>(std::bit_floor(static_cast<std::uint32_t>(count)));
   const std::int32_t step = std::max(1, octave / 8);
   return (count + step - 1) / step * step;
@@ -149,6 +150,19 @@ void ForwardInputs::fill_plan(const DeviceStep& step) {
   std::copy(tiles_.begin(), tiles_.end(), host_step_.tiles);
 }
 
+// The search for the best pieces is most of a step's work on the host, and its answer that of the steps
+// before: it is made again when the batch has changed by an eighth.
+void ForwardInputs::plan_decodes(const std::vector<std::int64_t>& contexts) {
+  std::int64_t longest = 1;
+  for (const std::int64_t context : contexts) longest = std::max(longest, context);
+  const std::pair<std::int32_t, std::int64_t> about{stepped(static_cast<std::int32_t>(contexts.size())),
+                                                    stepped(static_cast<std::int32_t>(longest))};
+  const bool known = about == planned_for_;
+  plan_ =
+      kernels::plan_attention_decode(contexts, heads_, kv_heads_, units_, known ? plan_.tokens_per_piece : 0);
+  planned_for_ = about;
+}
+
 Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
   if (Result<Unit> fine = check(batch); !fine) return fine.errors();
   const bool graph = batch.padded_rows > 0;
@@ -175,7 +189,7 @@ Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
     step.chunk_context += before;
   }
   contexts.resize(static_cast<std::size_t>(step.decodes), 1);  // padding sees one token
-  plan_ = kernels::plan_attention_decode(contexts, heads_, kv_heads_, units_);
+  plan_decodes(contexts);
   tiles_ = kernels::plan_attention_prefill(chunks, heads_ / kv_heads_);
   step.piece_count = static_cast<std::int32_t>(plan_.pieces.size());
   step.merge_count = static_cast<std::int32_t>(plan_.merges.size());

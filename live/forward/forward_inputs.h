@@ -5,6 +5,8 @@
 
 #include <compare>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/attention_decode.h"
@@ -66,6 +68,7 @@ class ForwardInputs {
   void fill_rows(const StepBatch& batch, const DeviceStep& step);
   void fill_tables(const StepBatch& batch, const DeviceStep& step);
   void fill_plan(const DeviceStep& step);
+  void plan_decodes(const std::vector<std::int64_t>& contexts);
   Result<Unit> check(const StepBatch& batch) const;
 
   InputLimits limits_;
@@ -74,6 +77,7 @@ class ForwardInputs {
   unsigned char *host_ = nullptr, *device_ = nullptr;
   std::size_t bytes_ = 0, used_ = 0;
   kernels::DecodePlan plan_;
+  std::pair<std::int32_t, std::int64_t> planned_for_;  // about how many decodes, and how long the longest is
   std::vector<kernels::PrefillTile> tiles_;
   // Of the step being put: where its arrays stand on the host.
   struct {
