@@ -102,6 +102,7 @@ void ForwardInputs::place_all(const StepBatch& batch, DeviceStep& step) {
   host_step_.tokens = place(step.rows, step.tokens);
   host_step_.positions = place(step.rows, step.positions);
   host_step_.slots = place(step.rows, step.slots);
+  host_step_.table_of_row = place(step.rows, step.table_of_row);
   host_step_.row_range = place(2, step.row_range);
   host_step_.pieces = place(step.piece_count, step.pieces);
   host_step_.merges = place(step.merge_count, step.merges);
@@ -129,13 +130,18 @@ void ForwardInputs::fill_rows(const StepBatch& batch, const DeviceStep& step) {
 void ForwardInputs::fill_tables(const StepBatch& batch, const DeviceStep& step) {
   const std::int32_t padding = static_cast<std::int32_t>(limits_.pool_blocks);  // the block behind the pool
   const auto row = [&](std::int64_t index) { return host_step_.tables + index * step.table_stride; };
-  for (std::int32_t i = batch.decodes; i <= step.decodes; ++i) row(i)[0] = padding;
+  for (std::int32_t i = batch.decodes; i <= step.decodes; ++i) {
+    row(i)[0] = padding;
+    if (i < step.decodes) host_step_.table_of_row[i] = i;
+  }
   for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
     const bool decode = static_cast<std::int32_t>(s) < batch.decodes;
     const std::int64_t to = decode ? static_cast<std::int64_t>(s)
                                    : step.decodes + 1 + static_cast<std::int64_t>(s) - batch.decodes;
+    const StepBatch::Sequence& each = batch.sequences[s];
+    std::fill_n(host_step_.table_of_row + each.first_row, each.rows, static_cast<std::int32_t>(to));
     const std::int32_t* from = batch.block_tables.data() + static_cast<std::int64_t>(s) * batch.max_blocks;
-    std::copy_n(from, blocks_for(batch.sequences[s].context), row(to));
+    std::copy_n(from, blocks_for(each.context), row(to));
   }
 }
 

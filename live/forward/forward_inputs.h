@@ -34,6 +34,7 @@ struct DeviceStep {
   const kernels::DecodePiece* pieces = nullptr;
   const kernels::DecodeMerge* merges = nullptr;
   const kernels::PrefillTile* tiles = nullptr;
+  const std::int32_t* table_of_row = nullptr;  // which of the tables a row's sequence has
   const std::int32_t* tables = nullptr;  // [decodes + 1 + chunks][table_stride]; the one between is padding's
   std::int32_t piece_count = 0, merge_count = 0, tile_count = 0, table_stride = 0;
   std::int64_t slots_used = 0;  // partial results of decode attention
@@ -81,7 +82,7 @@ class ForwardInputs {
   std::vector<kernels::PrefillTile> tiles_;
   // Of the step being put: where its arrays stand on the host.
   struct {
-    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *tables;
+    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *table_of_row, *tables;
     std::int64_t *positions, *slots;
     kernels::DecodePiece* pieces;
     kernels::DecodeMerge* merges;
