@@ -25,6 +25,10 @@ __global__ void __launch_bounds__(256) rotary_kernel(RotaryLaunch a) {
   const GpuFloat8 partner = partner_of<lanes>(x);
   if (!inside) return;
   rotate_head<lanes>(x, partner, a.cos_sin + a.positions[token] * (8 * lanes), vector);
+  if (a.k_out != nullptr && head >= a.heads) {
+    const std::int64_t to = token * a.in_stride / 8 + offset - std::int64_t{a.heads} * lanes;
+    return gpu_store(a.k_out, static_cast<std::size_t>(to), gpu_pack8_bf16(x));
+  }
   gpu_store(a.out, static_cast<std::size_t>(token * a.out_stride / 8 + offset), gpu_pack8_bf16(x));
 }
 

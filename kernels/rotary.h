@@ -13,6 +13,7 @@ namespace orrery::kernels {
 struct RotaryLaunch {
   const std::uint16_t* qkv = nullptr;       // bf16; a token's q heads, then k heads (then v heads)
   std::uint16_t* out = nullptr;             // q heads, then k heads; may be qkv
+  std::uint16_t* k_out = nullptr;           // k heads go there, with the stride of qkv; null: behind q's
   const std::uint16_t* q_weight = nullptr;  // bf16, head_dim; null: no norm
   const std::uint16_t* k_weight = nullptr;
   const std::int64_t* positions = nullptr;  // one a token

@@ -1,0 +1,48 @@
+// The forward pass held against the reference: a few sequences served by a small schedule with all that can
+// go wrong between a scheduler and a device. Prompts in chunks beside decodes, a sequence that reads blocks
+// that another wrote, one that is preempted and recomputed into other blocks, blocks scattered over the pool,
+// decodes with and without graphs. Each row's logits must lie within the derived bound of the reference's
+// (reference_forward.h); each token be the reference's best, or one that the bound cannot tell from it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/model_spec.h"
+#include "kernels/kernel_case.h"
+
+namespace orrery {
+
+constexpr double bound_deviations = 7;  // reference_forward.h says why
+
+// What a test breaks on purpose, in one step of the schedule.
+enum class ForwardFault : std::uint8_t { none, slot, position, block_table, context, stale_prefix };
+
+struct ForwardCheckOptions {
+  std::uint64_t seed = 1;
+  bool graphs = false;
+  bool brief = false;  // two sequences and few tokens
+  ForwardFault fault = ForwardFault::none;
+};
+
+struct ForwardCheck {
+  std::int64_t steps = 0, graph_steps = 0, graphs = 0, rows = 0;  // rows whose logits were compared
+  std::int64_t tokens = 0, same_tokens = 0;          // sampled, and equal to the reference's best
+  std::int64_t wrong_tokens = 0, wrong_choices = 0;  // of tokens, experts: the bound tells them from the best
+  std::int64_t logits = 0, beyond_bound = 0;         // NaNs count as beyond
+  double worst = 0;                                  // largest error over its bound
+  double worst_deviations = 0, median_deviation = 0;  // largest error over its deviation; of logits' errors
+  std::string detail;                                 // the first that is beyond
+  bool passed() const { return rows > 0 && beyond_bound + wrong_tokens + wrong_choices == 0; }
+};
+
+// Two layers, small enough for the CPU simulator.
+ModelSpec tiny_model(bool experts = false, Quantization quantization = Quantization::none);
+std::vector<ModelSpec> checked_models();  // of every format that there is code for
+
+Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
+                                   kernels::DeviceMemory& memory);
+
+}  // namespace orrery

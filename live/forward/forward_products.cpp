@@ -1,0 +1,89 @@
+#include "live/forward/forward_products.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/block_gemm.h"
+#include "kernels/grouped_gemm.h"
+
+namespace orrery {
+
+ForwardProducts::ForwardProducts(kernels::DeviceMemory& memory)
+    : block_wgmma_(kernels::block_gemm_wgmma_refusal() == nullptr),
+      grouped_wgmma_(kernels::grouped_gemm_wgmma_refusal() == nullptr) {
+  if (!kernels::cublaslt_built()) return;
+  workspace_ = memory.allocate(kernels::cublaslt_workspace_bytes);
+  ready_ = workspace_ != nullptr;
+}
+
+std::int64_t ForwardProducts::launched_rows(std::int64_t rows) {
+  if (!kernels::cublaslt_built()) return rows;
+  const std::int64_t step = rows <= 64 ? 8 : rows <= 256 ? 16 : rows <= 1024 ? 64 : 128;
+  return (rows + step - 1) / step * step;
+}
+
+kernels::LibraryGemm* ForwardProducts::plan(const Weight& weight, std::int64_t rows,
+                                            const kernels::GemmOperands& trial) {
+  auto& planned = plans_[{rows, weight.n, weight.k}];
+  if (planned == nullptr) {
+    std::string why;
+    planned = kernels::plan_cublaslt_gemm({kernels::GemmScaling::none, rows, weight.n, weight.k}, trial, why);
+    if (planned == nullptr) refusal_ = why;
+  }
+  return planned.get();
+}
+
+void ForwardProducts::multiply(const Weight& weight, const ActivationRows& in, std::uint16_t* out,
+                               std::int32_t rows, const std::int32_t* range, kernels::Stream stream) {
+  if (rows == 0) return;
+  if (weight.fp8()) return multiply_blocks(weight, in, out, rows, stream);
+  if (!kernels::cublaslt_built()) return multiply_experts(weight, in, out, rows, range, stream);
+  kernels::GemmOperands operands;
+  operands.activations = in.data;
+  operands.weights = weight.data;
+  operands.out = out;
+  operands.workspace = workspace_;
+  kernels::LibraryGemm* product = plan(weight, launched_rows(rows), operands);
+  if (product != nullptr && !product->launch(operands, stream))
+    refusal_ = "cuBLASLt refused a launch (" + product->algorithm() + ")";
+}
+
+void ForwardProducts::multiply_blocks(const Weight& weight, const ActivationRows& in, std::uint16_t* out,
+                                      std::int32_t rows, kernels::Stream stream) {
+  kernels::BlockGemm problem;
+  problem.activations = in.data;
+  problem.activation_scales = in.scales;
+  problem.weights = weight.data;
+  problem.weight_scales = weight.scales;
+  problem.out = out;
+  problem.rows = rows;
+  problem.n = static_cast<std::int32_t>(weight.n);
+  problem.k = static_cast<std::int32_t>(weight.k);
+  problem.scale_row = 1;
+  problem.scale_block = static_cast<std::int32_t>(in.scale_stride);
+  problem.weight_blocks = (problem.k + 127) / 128;
+  block_wgmma_ ? kernels::block_gemm_wgmma(problem, stream) : kernels::block_gemm(problem, stream);
+}
+
+void ForwardProducts::multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out,
+                                       std::int32_t rows, const std::int32_t* offsets,
+                                       kernels::Stream stream) {
+  kernels::GroupedGemm problem;
+  problem.activations = in.data;
+  problem.activation_scales = in.scales;
+  problem.weights = weight.data;
+  problem.weight_scales = weight.scales;
+  problem.out = out;
+  problem.row_offsets = offsets;
+  problem.experts = static_cast<std::int32_t>(weight.experts);
+  problem.rows = rows;
+  problem.n = static_cast<std::int32_t>(weight.n);
+  problem.k = static_cast<std::int32_t>(weight.k);
+  problem.fp8_block = weight.fp8();
+  problem.tile_rows = kernels::grouped_gemm_tile_rows(rows, std::min<std::int64_t>(weight.experts, rows));
+  grouped_wgmma_ ? kernels::grouped_gemm_wgmma(problem, stream) : kernels::grouped_gemm(problem, stream);
+}
+
+std::string ForwardProducts::take_refusal() { return std::exchange(refusal_, {}); }
+
+}  // namespace orrery

@@ -1,0 +1,335 @@
+#include "live/forward/reference_forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/reference.h"
+#include "kernels/small_floats.h"
+#include "live/forward/forward_check.h"
+
+namespace orrery {
+
+namespace {
+
+std::vector<float> fetch(const std::uint16_t* from, std::int64_t count, kernels::DeviceMemory& memory) {
+  if (from == nullptr) return {};
+  std::vector<std::uint16_t> bits(static_cast<std::size_t>(count));
+  memory.download(bits.data(), from, bits.size() * 2);
+  std::vector<float> values;
+  values.reserve(bits.size());
+  for (const std::uint16_t each : bits) values.push_back(kernels::bf16_to_float(each));
+  return values;
+}
+
+// One expert's matrix.
+std::vector<float> fetch(const Weight& weight, std::int64_t expert, kernels::DeviceMemory& memory) {
+  const std::int64_t count = weight.n * weight.k;
+  if (!weight.fp8())
+    return fetch(static_cast<const std::uint16_t*>(weight.data) + expert * count, count, memory);
+  const std::int64_t across = (weight.k + 127) / 128, scales = (weight.n + 127) / 128 * across;
+  std::vector<std::uint8_t> bits(static_cast<std::size_t>(count));
+  std::vector<float> scale(static_cast<std::size_t>(scales)), values;
+  memory.download(bits.data(), static_cast<const std::uint8_t*>(weight.data) + expert * count, bits.size());
+  memory.download(scale.data(), weight.scales + expert * scales, scale.size() * sizeof(float));
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t block = i / weight.k / 128 * across + i % weight.k / 128;
+    values.push_back(kernels::fp8_to_float(bits[static_cast<std::size_t>(i)], kernels::device_fp8()) *
+                     scale[static_cast<std::size_t>(block)]);
+  }
+  return values;
+}
+
+constexpr double squared(double x) { return x * x; }
+
+}  // namespace
+
+ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights,
+                                   kernels::DeviceMemory& memory, DevicePrecision precision)
+    : shape_(shape), precision_(precision) {
+  const auto matrix = [&](const Weight& w, std::int64_t expert = 0) {
+    return Matrix{fetch(w, expert, memory), static_cast<std::size_t>(w.n), static_cast<std::size_t>(w.k),
+                  w.fp8()};
+  };
+  embedding_ = matrix(weights.embedding);
+  head_ = matrix(weights.head);
+  final_norm_ = fetch(weights.final_norm, shape.hidden, memory);
+  for (const LayerWeights& w : weights.layers) {
+    Layer layer;
+    layer.input_norm = fetch(w.input_norm, shape.hidden, memory);
+    layer.post_norm = fetch(w.post_norm, shape.hidden, memory);
+    layer.q_norm = fetch(w.q_norm, shape.head_dim, memory);
+    layer.k_norm = fetch(w.k_norm, shape.head_dim, memory);
+    layer.qkv = matrix(w.qkv);
+    layer.o = matrix(w.o);
+    if (shape.experts > 0) layer.router = matrix(w.router);
+    for (std::int64_t expert = 0; expert < w.gate_up.experts; ++expert) {
+      layer.gate_up.push_back(matrix(w.gate_up, expert));
+      layer.down.push_back(matrix(w.down, expert));
+    }
+    layers_.push_back(std::move(layer));
+  }
+}
+
+void ReferenceForward::round(Estimates& x) const {
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x.variance[i] += squared(precision_.stored) / 3 * (squared(x.value[i]) + x.variance[i]);
+  }
+}
+
+// To e4m3: 4 significant bits, above a step that the group's largest magnitude sets.
+void ReferenceForward::quantise(Estimates& x) const {
+  constexpr std::size_t group = 128;
+  const kernels::Fp8Format format = kernels::device_fp8();
+  for (std::size_t first = 0; first < x.size(); first += group) {
+    double largest = 0;
+    for (std::size_t i = first; i < first + group; ++i) largest = std::max(largest, std::fabs(x.value[i]));
+    const double least =
+        largest / static_cast<double>(kernels::fp8_largest(format)) * kernels::fp8_smallest(format) / 2;
+    for (std::size_t i = first; i < first + group; ++i) {
+      const double off = std::max(std::fabs(x.value[i]) * kernels::fp8_rounding, least);
+      x.variance[i] += off * off / 3;
+    }
+  }
+}
+
+// Rounded.
+Estimates ReferenceForward::product(const Matrix& weights, const Estimates& x) const {
+  Estimates out(weights.n);
+  const double of_sum = static_cast<double>(weights.k) * squared(precision_.sum);
+  for (std::size_t row = 0; row < weights.n; ++row) {
+    const float* w = weights.values.data() + row * weights.k;
+    double sum = 0, variance = 0, squares = 0;
+    for (std::size_t i = 0; i < weights.k; ++i) {
+      const double weight = static_cast<double>(w[i]), term = weight * x.value[i];
+      sum += term;
+      squares += term * term;
+      variance += weight * weight * x.variance[i];
+    }
+    out.value[row] = sum;
+    out.variance[row] = variance + of_sum * squares;
+  }
+  round(out);
+  return out;
+}
+
+// y = x·r·w with r = 1/√(mean x² + ε): dyᵢ = wᵢ·r·(dxᵢ − xᵢ·r²·Σxⱼdxⱼ/n). Not rounded.
+void ReferenceForward::normalise(Estimates& x, std::size_t first, std::size_t count,
+                                 const std::vector<float>& weights) const {
+  const double n = static_cast<double>(count);
+  double squares = 0, along = 0;  // Σx², variance of Σx·dx
+  for (std::size_t i = first; i < first + count; ++i) {
+    squares += squared(x.value[i]);
+    along += squared(x.value[i]) * x.variance[i];
+  }
+  const double r2 = 1 / (squares / n + static_cast<double>(norm_epsilon)), r = std::sqrt(r2);
+  for (std::size_t i = first; i < first + count; ++i) {
+    const double w = static_cast<double>(weights[i - first]) * r;
+    const double common = squared(x.value[i] * r2 / n) * along;
+    x.variance[i] = w * w * (x.variance[i] + common);
+    x.value[i] *= w;
+    x.variance[i] += n * squared(precision_.sum * x.value[i]);
+  }
+}
+
+// A head's rotary embedding, with the table's fp32 cosines. Not rounded.
+void ReferenceForward::turn(Estimates& x, std::size_t first, std::size_t position) const {
+  const auto half = static_cast<std::size_t>(shape_.head_dim / 2);
+  for (std::size_t i = 0; i < half; ++i) {
+    const double angle = static_cast<double>(position) *
+                         std::pow(rotary_base, -static_cast<double>(i) / static_cast<double>(half));
+    const auto c = static_cast<double>(static_cast<float>(std::cos(angle))),
+               s = static_cast<double>(static_cast<float>(std::sin(angle)));
+    double &a = x.value[first + i], &b = x.value[first + half + i];
+    const double turned = a * c - b * s;
+    b = b * c + a * s;
+    a = turned;
+    double &of_a = x.variance[first + i], &of_b = x.variance[first + half + i];
+    const double mixed = of_a * c * c + of_b * s * s;
+    of_b = of_b * c * c + of_a * s * s;
+    of_a = mixed;
+  }
+}
+
+// o = Σpⱼvⱼ: with errors of scores, do = Σpⱼ·dsⱼ·(vⱼ − o) + Σpⱼ·dvⱼ; a rounded exponential counts as one of
+// its score and, where the kernel's sum has it unrounded, with vⱼ itself. Rounded.
+Estimates ReferenceForward::attend(const Estimates& queries, const Cache& cache) const {
+  const auto width = static_cast<std::size_t>(shape_.head_dim),
+             heads = static_cast<std::size_t>(shape_.heads),
+             group = heads / static_cast<std::size_t>(shape_.kv_heads), tokens = cache.keys.size();
+  const double scale = 1 / std::sqrt(static_cast<double>(width));
+  const double rounding = squared(precision_.attention_weight) / 3;
+  Estimates out(heads * width);
+  std::vector<double> score(tokens), variance(tokens);
+  for (std::size_t head = 0; head < heads; ++head) {
+    const std::size_t q = head * width, kv = head / group * width;
+    double largest = -HUGE_VAL, sum = 0;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const Estimates& key = cache.keys[t];
+      double dot = 0, error = 0;
+      for (std::size_t i = 0; i < width; ++i) {
+        dot += queries.value[q + i] * key.value[kv + i];
+        error += squared(queries.value[q + i]) * key.variance[kv + i] +
+                 squared(key.value[kv + i]) * queries.variance[q + i];
+      }
+      score[t] = dot * scale;
+      variance[t] = error * scale * scale;
+      largest = std::max(largest, score[t]);
+    }
+    for (double& each : score) sum += each = std::exp(each - largest);
+    for (std::size_t i = 0; i < width; ++i) {
+      double& o = out.value[q + i];
+      for (std::size_t t = 0; t < tokens; ++t) o += score[t] / sum * cache.values[t].value[kv + i];
+      for (std::size_t t = 0; t < tokens; ++t) {
+        const double p = score[t] / sum, v = cache.values[t].value[kv + i];
+        const double apart = squared(v - o);
+        out.variance[q + i] +=
+            p * p *
+            (variance[t] * apart + rounding * std::max(apart, v * v) + cache.values[t].variance[kv + i]);
+      }
+      out.variance[q + i] += static_cast<double>(tokens) * squared(precision_.sum * o);
+    }
+  }
+  round(out);
+  return out;
+}
+
+// silu(g)·u, silu′ = σ·(1 + g·(1 − σ)). Not rounded.
+Estimates ReferenceForward::gated(const Estimates& gate_up) const {
+  const std::size_t width = gate_up.size() / 2;
+  Estimates out(width);
+  for (std::size_t i = 0; i < width; ++i) {
+    const double g = gate_up.value[i], u = gate_up.value[width + i], sigmoid = 1 / (1 + std::exp(-g));
+    out.value[i] = g * sigmoid * u;
+    out.variance[i] = squared(sigmoid * (1 + g * (1 - sigmoid)) * u) * gate_up.variance[i] +
+                      squared(g * sigmoid) * gate_up.variance[width + i] +
+                      64 * squared(precision_.sum * out.value[i]);
+  }
+  return out;
+}
+
+void ReferenceForward::add_and_norm(const std::vector<float>& weights, Estimates& x, Estimates& residual,
+                                    bool first) const {
+  if (first) {
+    residual = x;  // x + 0 is exact
+  } else {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      residual.value[i] += x.value[i];
+      residual.variance[i] += x.variance[i];
+    }
+    round(residual);
+  }
+  x = residual;
+  normalise(x, 0, x.size(), weights);
+}
+
+Estimates ReferenceForward::attention_of(const Layer& layer, std::size_t position, Cache& cache,
+                                         const Estimates& x) const {
+  const auto width = static_cast<std::size_t>(shape_.head_dim),
+             q = static_cast<std::size_t>(shape_.q_width()), kv = static_cast<std::size_t>(shape_.kv_width());
+  const Estimates made = product(layer.qkv, x);
+  Estimates turned = made;
+  for (std::size_t at = 0; at < q + kv; at += width) {
+    const std::vector<float>& weights = at < q ? layer.q_norm : layer.k_norm;
+    if (!weights.empty()) normalise(turned, at, width, weights);
+    turn(turned, at, position);
+  }
+  round(turned);  // of queries and keys; values stay as the product made them
+  const auto part = [](const Estimates& from, std::size_t begin, std::size_t count) {
+    Estimates out(count);
+    std::copy_n(from.value.begin() + static_cast<std::ptrdiff_t>(begin), count, out.value.begin());
+    std::copy_n(from.variance.begin() + static_cast<std::ptrdiff_t>(begin), count, out.variance.begin());
+    return out;
+  };
+  cache.keys.push_back(part(turned, q, kv));
+  cache.values.push_back(part(made, q + kv, kv));
+  Estimates attended = attend(part(turned, 0, q), cache);
+  if (layer.o.fp8) quantise(attended);
+  return product(layer.o, attended);
+}
+
+// The device's experts, where the reference's logits say so or cannot say otherwise.
+std::vector<std::size_t> ReferenceForward::choose(const Estimates& logits,
+                                                  const std::vector<std::int32_t>& device) {
+  std::vector<std::size_t> chosen(device.begin(), device.end());
+  std::vector<bool> taken(logits.size());
+  for (const std::size_t expert : chosen) {
+    if (expert >= logits.size() || taken[expert]) {
+      ++wrong_choices_;
+      return {};
+    }
+    taken[expert] = true;
+  }
+  for (const std::size_t expert : chosen) {
+    for (std::size_t other = 0; other < logits.size(); ++other) {
+      if (taken[other]) continue;
+      const double lead = logits.value[other] - logits.value[expert];
+      if (lead > bound_deviations * std::sqrt(logits.variance[other] + logits.variance[expert]))
+        ++wrong_choices_;
+    }
+  }
+  return chosen;
+}
+
+// Σ wⱼ·yⱼ with w a softmax over the chosen: dwⱼ = wⱼ·(dlⱼ − Σ wᵢ·dlᵢ), so Σ dwⱼ·yⱼ = Σ wⱼ·dlⱼ·(yⱼ − out).
+Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
+                                  const std::vector<std::int32_t>& device) {
+  const Estimates logits = product(layer.router, x);
+  const std::vector<std::size_t> chosen = choose(logits, device);
+  Estimates out(static_cast<std::size_t>(shape_.hidden)), read = x;
+  if (layer.gate_up.front().fp8) quantise(read);
+  double largest = -HUGE_VAL, sum = 0;
+  for (const std::size_t expert : chosen) largest = std::max(largest, logits.value[expert]);
+  for (const std::size_t expert : chosen) sum += std::exp(logits.value[expert] - largest);
+  std::vector<Estimates> given;
+  std::vector<double> weight;
+  for (const std::size_t expert : chosen) {
+    Estimates inner = gated(product(layer.gate_up[expert], read));
+    round(inner);
+    if (layer.down[expert].fp8) quantise(inner);
+    given.push_back(product(layer.down[expert], inner));
+    weight.push_back(std::exp(logits.value[expert] - largest) / sum);
+    for (std::size_t i = 0; i < out.size(); ++i) out.value[i] += weight.back() * given.back().value[i];
+  }
+  for (std::size_t j = 0; j < chosen.size(); ++j) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out.variance[i] +=
+          squared(weight[j]) *
+          (given[j].variance[i] + logits.variance[chosen[j]] * squared(given[j].value[i] - out.value[i]));
+    }
+  }
+  round(out);
+  return out;
+}
+
+std::vector<Estimates> ReferenceForward::run(const std::vector<std::int32_t>& tokens,
+                                             const std::vector<ChosenExperts>& chosen) {
+  std::vector<Cache> caches(layers_.size());
+  std::vector<Estimates> logits;
+  for (std::size_t position = 0; position < tokens.size(); ++position) {
+    Estimates x(embedding_.k), residual;
+    const auto* row = embedding_.values.data() + static_cast<std::size_t>(tokens[position]) * embedding_.k;
+    std::copy_n(row, embedding_.k, x.value.begin());
+    for (std::size_t l = 0; l < layers_.size(); ++l) {
+      const Layer& layer = layers_[l];
+      add_and_norm(layer.input_norm, x, residual, l == 0);
+      store_for(layer.qkv, x);
+      x = attention_of(layer, position, caches[l], x);
+      add_and_norm(layer.post_norm, x, residual, false);
+      if (shape_.experts > 0) {
+        round(x);
+        x = mixed(layer, x, chosen[position][l]);
+        continue;
+      }
+      store_for(layer.gate_up.front(), x);
+      Estimates inner = gated(product(layer.gate_up.front(), x));
+      store_for(layer.down.front(), inner);
+      x = product(layer.down.front(), inner);
+    }
+    add_and_norm(final_norm_, x, residual, false);
+    round(x);
+    logits.push_back(product(head_, x));
+  }
+  return logits;
+}
+
+}  // namespace orrery

@@ -1,0 +1,145 @@
+// A model's forward pass as launches of our kernels, in the order and with the shapes of the step graph
+// (costmodel/step_graph.cpp), on buffers as large as the model's: weights are random, from a seed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "costmodel/model_spec.h"
+#include "kernels/fp8_output.h"
+#include "kernels/kernel_case.h"
+#include "kernels/step_stream.h"
+#include "live/forward/forward_inputs.h"
+#include "live/forward/forward_products.h"
+#include "live/forward/forward_weights.h"
+#include "live/forward/launch_count.h"
+#include "live/forward/step_batch.h"
+
+namespace orrery {
+
+struct ForwardOptions {
+  std::uint64_t seed = 1;
+  std::int64_t kv_blocks = 0;                    // of 16 tokens, in the pool
+  std::int64_t max_rows = 0, max_sequences = 0;  // of a step, with padding
+  std::int64_t max_positions = 0;                // of a sequence: its tokens are fewer
+  float head_spread = 0;   // of the rows of lm_head, as exp(spread · normal): how far apart the best logits
+                           // are
+  bool random_kv = false;  // else the pool holds NaNs until it is written: what reads too much shows
+  bool count_launches = false;
+};
+
+class StepForward {
+ public:
+  // Errors: what a model has that there is no kernel or no code for, by name; no room.
+  static Result<std::unique_ptr<StepForward>> create(const ModelSpec& model, const ForwardOptions& options,
+                                                     kernels::DeviceMemory& memory);
+
+  // Puts the step behind what was launched before; returns before it has run. The step before must have been
+  // waited for. Errors: a batch that does not fit the options or contradicts itself.
+  Result<Unit> launch(const StepBatch& batch);
+  Result<std::span<const std::int32_t>> sampled();  // waits; a token for each of sampled_rows
+  double step_ns() { return stream_->step_ns(); }   // of the step that was waited for, by the device's clock
+  const std::vector<LaunchCount>& counts() const { return counts_; }  // of the last step, when asked for
+
+  // Experts that a layer chose for the last step's rows, experts_per_token each; waits.
+  std::vector<std::int32_t> chosen_experts(std::size_t layer, std::int32_t rows);
+  std::vector<float> logits();  // of the last step's sampled rows, row-major; waits
+  const ForwardShape& shape() const { return shape_; }
+  const ForwardWeights& weights() const { return weights_; }
+  std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
+
+ private:
+  struct Scratch {  // rows are max_rows + 1: the last takes what padding of a graph writes
+    std::uint16_t *x = nullptr, *residual = nullptr, *zeros = nullptr, *normed = nullptr, *qkv = nullptr,
+                  *queries = nullptr, *attended = nullptr, *gate_up = nullptr, *inner = nullptr,
+                  *sampled = nullptr, *logits = nullptr;
+    float* logits_fp32 = nullptr;
+    std::int32_t* tokens = nullptr;
+    std::uint64_t* sample_partial = nullptr;
+    std::uint32_t* sample_arrived = nullptr;
+    float *partial = nullptr, *log_sums = nullptr;  // of attention's pieces
+    // Of models with 8-bit products: what the next one reads, scales with rows fastest.
+    std::uint8_t* eight = nullptr;
+    float* scales = nullptr;
+    std::int64_t scale_stride = 0;
+  };
+  struct ExpertScratch {  // a row is a token's choice
+    std::uint16_t *router = nullptr, *rows = nullptr, *gate_up = nullptr, *inner = nullptr, *out = nullptr;
+    float *router_fp32 = nullptr, *weights = nullptr;
+    std::vector<std::int32_t*> chosen;  // of every layer, so that a check can ask
+    std::int32_t *sorted = nullptr, *positions = nullptr, *block_experts = nullptr, *offsets = nullptr,
+                 *counts = nullptr, *workspace = nullptr;
+    std::uint8_t* eight = nullptr;
+    float* scales = nullptr;  // row by row
+  };
+  struct KvPool {
+    std::uint16_t *keys = nullptr, *values = nullptr;  // of a layer
+  };
+
+  StepForward(const ForwardShape& shape, const ForwardOptions& options, kernels::DeviceMemory& memory);
+  Result<Unit> prepare();
+  Result<Unit> allocate_scratch();
+  // Zeros: what products compute of rows beyond a step's must be no fault of theirs. False: no room.
+  template <class T>
+  bool allocate(T*& to, std::int64_t count) {
+    const auto bytes = static_cast<std::size_t>(count) * sizeof(T);
+    to = static_cast<T*>(memory_.allocate(bytes));
+    if (to != nullptr) memory_.fill(to, 0, bytes);
+    return to != nullptr;
+  }
+  bool hold_pieces(std::int64_t slots);
+  Result<Unit> run_graph(const DeviceStep& step);
+
+  // All launches of a step up to the last norm; of what comes behind it.
+  void launch_layers(const DeviceStep& step, kernels::Stream stream);
+  void launch_head(const DeviceStep& step, kernels::Stream stream);
+  void embed(const DeviceStep& step, kernels::Stream stream);
+  // What a norm gives to a product: quantised where that product's weights are. Null: nobody's.
+  void norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight, const Weight* reader,
+            const DeviceStep& step, kernels::Stream stream);
+  void rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
+  void write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  void attend(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  void attend_decodes(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  void attend_chunks(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  void multiply(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
+                std::int32_t rows, const std::int32_t* range, kernels::Stream stream);
+  void quantise(const char* use, const std::uint16_t* from, std::int64_t width, std::int32_t rows,
+                const kernels::Fp8Output& to, kernels::Stream stream);
+  kernels::Fp8Output eight_bits() const;  // scratch, as products read it
+  void feed_experts(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void route(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void sort_by_expert(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void multiply_experts(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
+                        const DeviceStep& step, kernels::Stream stream);
+  void combine_experts(const DeviceStep& step, kernels::Stream stream);
+  bool allocate_experts();
+  void feed_forward(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
+  void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes);
+
+  ForwardShape shape_;
+  ForwardOptions options_;
+  kernels::DeviceMemory& memory_;
+  std::unique_ptr<kernels::StepStream> stream_;
+  ForwardWeights weights_;
+  ForwardInputs inputs_;
+  std::unique_ptr<ForwardProducts> products_;
+  Scratch scratch_;
+  ExpertScratch experts_;
+  std::vector<KvPool> pool_;
+  const float* rotary_ = nullptr;
+  std::int64_t piece_slots_ = 0;
+  std::int32_t* sampled_host_ = nullptr;
+  std::int32_t last_sampled_ = 0;
+  std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
+  std::vector<LaunchCount> counts_;
+  bool counting_ = false, launching_ = true;
+  bool wgmma_ = false;  // of the device: attention of prompts
+};
+
+}  // namespace orrery
