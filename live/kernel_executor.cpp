@@ -41,14 +41,6 @@ KernelExecutor::~KernelExecutor() {
   worker_.join();
 }
 
-// Our own answers need no API process: they are there when the step is.
-SimDuration KernelExecutor::output_delay(InstanceId) const {
-  return waits() && !options_.emulate_host ? SimDuration(0) : options_.pricer->output_delay();
-}
-SimDuration KernelExecutor::output_per_sequence(InstanceId) const {
-  return waits() && !options_.emulate_host ? SimDuration(0) : options_.pricer->output_per_sequence();
-}
-
 std::string KernelExecutor::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
@@ -203,7 +195,11 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
   log.shape = shape_of(plan, log.chunks);
   StepShape shape = log.shape;
   shape.prefill = log.chunks;
-  Open open{.timing = options_.pricer->price(shape), .times = {}, .log = steps_.size(), .job = make_job(e, plan)};
+  Open open{.timing = options_.pricer->price(shape),
+            .times = {},
+            .log = steps_.size(),
+            .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0,
+            .job = make_job(e, plan)};
   e.ends.track(static_cast<std::int64_t>(step.value()), plan, plan.prefill, plan.joined, plan.stalls_decodes);
   e.ends.begin(!plan.stalls_decodes);
   log.padded_rows = open.job->batch.padded_rows;
@@ -239,6 +235,14 @@ void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
   std::uint64_t& request = e.request_of[sequence.value()];
   if (request != nobody) e.sequence_of.erase(request);
   request = nobody;
+}
+
+// What taking in a prompt costs a core thread that is launching prompts alone (CostModelExecutor::take_input).
+void KernelExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) {
+  Engine& e = *engines_[instance.value()];
+  if (waits() || e.open.empty() || !e.open.back().prompts_alone) return;
+  e.pipeline.delay_launch(e.open.back().timing, e.open.back().times,
+                          options_.pricer->input_work(prompt_tokens), now);
 }
 
 // ---------------------------------------------------------------------------------------------------- time
@@ -289,6 +293,7 @@ void KernelExecutor::finish(Engine& e, SimTime at, Outcomes& outcomes) {
   KernelStep& log = steps_[oldest.log];
   log.device_ns = result.device_ns;
   log.launch_ns = result.launch_ns;
+  log.first_use = result.first_use;
   log.work = result.work;
   if (waits()) {
     oldest.times.launch_begin = oldest.job->begun;

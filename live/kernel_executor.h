@@ -16,7 +16,7 @@
 
 #include "costmodel/step_pricer.h"
 #include "live/kv_block_map.h"
-#include "live/step_runner.h"
+#include "live/forward/step_runner.h"
 #include "live/token_book.h"
 #include "live/wall_clock.h"
 #include "sim/costed/end_tracker.h"
@@ -35,6 +35,7 @@ struct KernelStep {
   std::int64_t device_ns = 0, launch_ns = 0;
   std::int64_t host_ns = 0;     // our own scheduling and preparing, from the loop's turn until the step is
                                 // handed over
+  bool first_use = false;       // as StepResult's
   StepWork work;
 };
 
@@ -65,13 +66,16 @@ class KernelExecutor final : public Executor {
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId, SimTime) override {}
+  void take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) override;
   void ended(InstanceId instance, SequenceId sequence) override;
   SimTime next_event() const override;
   void collect(SimTime now, Outcomes& outcomes) override;
   DeviceSpan device_span(InstanceId instance, StepId step) const override;
   std::int32_t depth(InstanceId) const override { return options_.pricer->steps_in_flight(); }
-  SimDuration output_delay(InstanceId) const override;
-  SimDuration output_per_sequence(InstanceId) const override;
+  SimDuration output_delay(InstanceId) const override { return options_.pricer->output_delay(); }
+  SimDuration output_per_sequence(InstanceId) const override {
+    return options_.pricer->output_per_sequence();
+  }
 
   const std::vector<KernelStep>& steps() const { return steps_; }
   const KvBlockMap& blocks(InstanceId instance) const { return engines_[instance.value()]->blocks; }
@@ -95,6 +99,7 @@ class KernelExecutor final : public Executor {
     StepTiming timing;
     StepTimes times;
     std::size_t log = 0;
+    bool prompts_alone = false;  // without decodes beside them
     std::unique_ptr<Job> job;
   };
   struct Engine {

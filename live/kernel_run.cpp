@@ -94,7 +94,7 @@ const char* kind_of(const KernelStep& s) {
 
 }  // namespace
 
-KernelDemand kernel_demand(const Scenario& scenario) {
+KernelDemand kernel_demand(const Scenario& scenario, bool waits) {
   const SchedulerConfig config = scenario.scheduler_config();
   const auto& graphs = scenario.pool.instance.engine.settings.cudagraph_sizes;
   KernelDemand d;
@@ -106,6 +106,7 @@ KernelDemand kernel_demand(const Scenario& scenario) {
   if (!graphs.empty()) d.max_sequences = std::max(d.max_sequences, std::min(graphs.back(), d.max_rows));
   d.max_positions = config.max_model_len;
   d.seed = scenario.seed;
+  d.waits = waits;
   return d;
 }
 
@@ -143,79 +144,100 @@ Status check_kernel_scenario(const Scenario& s, bool waits) {
   return ok_status();
 }
 
-Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOptions& options) {
-  ORRERY_TRY_STATUS(check_kernel_scenario(scenario, options.waits));
+namespace {
+
+struct Cell {
+  const Scenario& scenario;
+  const KernelRunOptions& options;
+  const KernelDemand& demand;
+  KernelDevice& device;
+  bool waits;
+  TapeRecorder* tape;
+};
+
+Result<KernelRun> run_cell(const Cell& cell) {
+  const Scenario& scenario = cell.scenario;
   ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance, scenario.what_if));
   ORRERY_TRY(opened, open_workload(scenario.workload, scenario.seed));
-  const KernelDemand demand = kernel_demand(scenario);
-  ORRERY_TRY(device, options.make_device(demand));
   KernelRun out;
-  out.device = device.name;
-  out.own_pools = device.own_pools;
+  out.device = cell.device.name;
+  out.own_pools = cell.device.own_pools;
   std::unique_ptr<RequestSource> source =
       std::make_unique<NotedSource>(std::move(opened), out.seen.requests);
   KeptRecords records(out.seen);
   WallClock clock;
   std::unique_ptr<KernelExecutor> executor;
   KernelExecutor* told = nullptr;
-  OutputLengths* lengths = nullptr;
+  KernelExecutor::Options wanted{.pricer = &pricer,
+                                 .runner = cell.device.runner.get(),
+                                 .blocks = cell.demand.blocks,
+                                 .block_size = static_cast<std::int32_t>(kernel_block),
+                                 .own_pools = cell.device.own_pools,
+                                 .graph_sizes = scenario.pool.instance.engine.settings.cudagraph_sizes,
+                                 .seed = scenario.seed,
+                                 .vocabulary = scenario.pool.instance.model.vocabulary,
+                                 .clock = cell.waits ? &clock : nullptr,
+                                 .emulate_host = cell.options.emulate_host};
   RunOptions run;
   run.stretches = false;
   run.sink = &records;
   run.keep_going = [&](std::uint64_t n) {
-    return (told == nullptr || told->failure().empty()) && (!options.keep_going || options.keep_going(n));
+    return (told == nullptr || told->failure().empty()) &&
+           (!cell.options.keep_going || cell.options.keep_going(n));
   };
   run.make_inbox = [&](SimDuration input_delay, OutputLengths& oracle) -> std::unique_ptr<Inbox> {
-    lengths = &oracle;
+    wanted.oracle = &oracle;
     auto inbox = std::make_unique<TraceInbox>(std::move(source), input_delay,
                                               scenario.workload.closed_loop_concurrency, oracle);
     return std::make_unique<ToldInbox>(std::move(inbox), told);
   };
   run.arrange = [&](SimulationSetup& setup) {
-    executor = std::make_unique<KernelExecutor>(KernelExecutor::Options{
-        .instances = setup.schedulers.size(),
-        .pricer = &pricer,
-        .oracle = lengths,
-        .runner = device.runner.get(),
-        .blocks = demand.blocks,
-        .block_size = static_cast<std::int32_t>(kernel_block),
-        .own_pools = device.own_pools,
-        .graph_sizes = scenario.pool.instance.engine.settings.cudagraph_sizes,
-        .seed = scenario.seed,
-        .vocabulary = scenario.pool.instance.model.vocabulary,
-        .clock = options.waits ? &clock : nullptr,
-        .emulate_host = options.emulate_host});
+    wanted.instances = setup.schedulers.size();
+    executor = std::make_unique<KernelExecutor>(wanted);
     told = executor.get();
     setup.executor = told;
-    for (std::size_t i = 0; i < setup.schedulers.size(); ++i)
-      ORRERY_CHECK(setup.schedulers[i]->watch_cache(told->cache_events(InstanceId(static_cast<std::uint32_t>(i)))),
+    for (std::uint32_t i = 0; i < setup.schedulers.size(); ++i)
+      ORRERY_CHECK(setup.schedulers[i]->watch_cache(told->cache_events(InstanceId(i))),
                    "the scheduler says what its cache holds");
     clock.restart();
-    if (options.keep_going) clock.watch([&] { return !options.keep_going(0); });
-    if (options.waits) setup.clock = &clock;
-    if (options.tape != nullptr) options.tape->arrange(setup);
+    clock.watch([&] { return cell.options.keep_going && !cell.options.keep_going(0); });
+    if (cell.waits) setup.clock = &clock;
+    if (cell.tape != nullptr) cell.tape->arrange(setup);
   };
   auto result = run_scenario(scenario, run);
   if (executor != nullptr && !executor->failure().empty())
-    return make_error(ErrorKind::unavailable, device.name + ": " + executor->failure());
+    return make_error(ErrorKind::unavailable, cell.device.name + ": " + executor->failure());
   if (!result.ok()) return result.errors();
   out.result = std::move(*result);
   out.steps = executor->steps();
-  for (std::size_t i = 0; i < static_cast<std::size_t>(demand.instances); ++i)
-    out.missed_blocks += executor->blocks(InstanceId(static_cast<std::uint32_t>(i))).missed();
+  for (std::uint32_t i = 0; i < cell.demand.instances; ++i)
+    out.missed_blocks += executor->blocks(InstanceId(i)).missed();
   out.seen.model = scenario.pool.instance.model.name;
   out.seen.itl = out.result.itl;
-  if (options.waits) out.seen.lateness = clock.lateness();
-  out.seen.kv_blocks = demand.blocks;
+  if (cell.waits) out.seen.lateness = clock.lateness();
+  out.seen.kv_blocks = cell.demand.blocks;
   out.seen.duration_s = (out.result.last_finish - out.result.first_arrival).seconds();
   return out;
+}
+
+}  // namespace
+
+Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOptions& options) {
+  ORRERY_TRY_STATUS(check_kernel_scenario(scenario, options.waits));
+  const KernelDemand demand = kernel_demand(scenario, options.waits);
+  ORRERY_TRY(device, options.make_device(demand));
+  if (options.waits && options.rehearse) {
+    const auto rehearsed = run_cell({scenario, options, demand, device, false, nullptr});
+    if (!rehearsed.ok()) return rehearsed.errors();
+  }
+  return run_cell({scenario, options, demand, device, options.waits, options.tape});
 }
 
 Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& run) {
   ORRERY_TRY(pricer, StepPricer::create(scenario.pool.instance));
   std::string out =
       "instance,step,submitted_s,prefill_tokens,chunks,prefill_context,decodes,decode_context,padded_rows,"
-      "predicted_us,measured_us,launch_us,host_us\n";
+      "predicted_us,measured_us,launch_us,host_us,first_use\n";
   const auto us = [](double ns) { return format_fixed(ns * 1e-3, 2); };
   for (const KernelStep& s : run.steps) {
     std::int64_t tokens = 0, context = 0;
@@ -229,7 +251,7 @@ Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& 
            std::to_string(s.shape.decode_sequences) + "," + std::to_string(s.shape.decode_context_tokens) +
            "," + std::to_string(s.padded_rows) + "," + us(predicted_ns(pricer, s)) + "," +
            us(static_cast<double>(s.device_ns)) + "," + us(static_cast<double>(s.launch_ns)) + "," +
-           us(static_cast<double>(s.host_ns)) + "\n";
+           us(static_cast<double>(s.host_ns)) + "," + (s.first_use ? "1" : "0") + "\n";
   }
   return out;
 }
@@ -267,6 +289,8 @@ Result<Json> kernel_steps_json(const Scenario& scenario, const KernelRun& run) {
                       {"mean", mean_of(host)}};
   out["kv_pools"] = run.own_pools ? "one an instance" : "shared by all instances: contents are nobody's";
   out["kv_blocks_missed"] = run.missed_blocks;
+  out["first_uses"] = std::count_if(run.steps.begin(), run.steps.end(),
+                                    [](const KernelStep& s) { return s.first_use; });
   out["device"] = run.device;
   return out;
 }

@@ -23,8 +23,9 @@ struct KernelDemand {
   std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
                                                                     // sequence
   std::uint64_t seed = 1;
+  bool waits = true;  // the clock
 };
-KernelDemand kernel_demand(const Scenario& scenario);
+KernelDemand kernel_demand(const Scenario& scenario, bool waits);
 
 struct KernelDevice {
   std::unique_ptr<StepRunner> runner;
@@ -34,6 +35,8 @@ struct KernelDevice {
 
 struct KernelRunOptions {
   bool waits = true;          // the clock; false: measured simulation
+  bool rehearse = false;      // under a clock that waits: the same scenario once before, without waiting, so
+                              // that products are planned and graphs captured
   bool emulate_host = false;  // docs/live.md
   std::function<Result<KernelDevice>(const KernelDemand&)> make_device;
   TapeRecorder* tape = nullptr;

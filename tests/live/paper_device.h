@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/digest.h"
-#include "live/step_runner.h"
+#include "live/forward/step_runner.h"
 
 namespace orrery {
 

@@ -11,15 +11,16 @@
 
 namespace orrery {
 
-// What a step worked through by operator class, counted where its kernels were launched.
+// What a step worked through by operator class, counted where its kernels were launched; see LaunchCount.
 struct StepWork {
-  std::array<double, op_class_count> flops{}, bytes{};
+  std::array<double, op_class_count> flops{}, memory_bytes{}, activation_bytes{};
 };
 
 struct StepResult {
   std::int64_t device_ns = 0;          // from the first kernel's begin to the last one's end
   std::int64_t launch_ns = 0;          // of the host
   std::vector<std::int32_t> sampled;   // one for each of StepBatch::sampled_rows
+  bool first_use = false;              // products were planned, or a graph captured: it took longer
   StepWork work;
 };
 
