@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_set>
 #include <string>
 #include <vector>
 
@@ -40,7 +41,7 @@ class PaperDevice final : public StepRunner {
     return true;
   }
 
-  std::set<std::uint64_t> contents;  // of all places ever written
+  std::unordered_set<std::uint64_t> contents;  // of all places ever written
   std::vector<std::string> faults;
   std::int64_t steps = 0, graphs = 0, fails_at = -1;
 
