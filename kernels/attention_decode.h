@@ -23,9 +23,11 @@ struct DecodePlan {
   std::vector<DecodeMerge> merges;
   std::int32_t slots = 0, tokens_per_piece = 0;
 };
-// Pieces such that all blocks of threads that a part holds at once are busy to the end.
+// Pieces such that all blocks of threads that a part holds at once are busy to the end; or, where somebody
+// has searched for much the same contexts before, of so many tokens.
 DecodePlan plan_attention_decode(const std::vector<std::int64_t>& contexts, std::int64_t heads,
-                                 std::int64_t kv_heads, std::int64_t compute_units);
+                                 std::int64_t kv_heads, std::int64_t compute_units,
+                                 std::int64_t tokens_per_piece = 0);
 
 struct AttentionDecode {
   const void* queries = nullptr;  // [sequences][heads][head_dim] bf16

@@ -29,7 +29,7 @@ std::int64_t cost(const std::vector<std::int64_t>& contexts, const PieceShape& s
   return waves * (longest + shape.overhead) + merging;
 }
 
-DecodePlan plan(const std::vector<std::int64_t>& contexts, const PieceShape& shape) {
+std::int64_t best_piece(const std::vector<std::int64_t>& contexts, const PieceShape& shape) {
   std::int64_t longest = 1;
   for (const std::int64_t context : contexts) longest = std::max(longest, context);
   std::int64_t best = longest, best_cost = cost(contexts, shape, longest);
@@ -41,6 +41,10 @@ DecodePlan plan(const std::vector<std::int64_t>& contexts, const PieceShape& sha
       best_cost = of_this;
     }
   }
+  return best;
+}
+
+DecodePlan plan(const std::vector<std::int64_t>& contexts, const PieceShape& shape, std::int64_t best) {
   DecodePlan out;
   out.tokens_per_piece = static_cast<std::int32_t>(best);
   for (std::size_t s = 0; s < contexts.size(); ++s) {
@@ -67,15 +71,18 @@ DecodePlan plan(const std::vector<std::int64_t>& contexts, const PieceShape& sha
 }  // namespace
 
 DecodePlan plan_attention_decode(const std::vector<std::int64_t>& contexts, std::int64_t heads,
-                                 std::int64_t kv_heads, std::int64_t compute_units) {
+                                 std::int64_t kv_heads, std::int64_t compute_units,
+                                 std::int64_t tokens_per_piece) {
   constexpr std::int64_t resident = 2;  // shared memory allows two blocks a compute unit
-  return plan(contexts, {kv_heads * ((heads / kv_heads + 15) / 16), resident * compute_units, 16, 96});
+  const PieceShape shape{kv_heads * ((heads / kv_heads + 15) / 16), resident * compute_units, 16, 96};
+  return plan(contexts, shape, tokens_per_piece > 0 ? tokens_per_piece : best_piece(contexts, shape));
 }
 
 // Here it allows one. The overhead: an empty pipeline and 128 KiB of partial results, about two tiles.
 DecodePlan plan_mla_decode(const std::vector<std::int64_t>& tokens, std::int64_t heads,
                            std::int64_t heads_of_block, std::int64_t compute_units) {
-  return plan(tokens, {(heads + heads_of_block - 1) / heads_of_block, compute_units, 64, 128});
+  const PieceShape shape{(heads + heads_of_block - 1) / heads_of_block, compute_units, 64, 128};
+  return plan(tokens, shape, best_piece(tokens, shape));
 }
 
 }  // namespace orrery::kernels

@@ -309,13 +309,15 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
   forward_options.max_sequences = step_rows;
   forward_options.max_positions = 64;
   forward_options.head_spread = head_spread;
+  forward_options.fp32 = options.fp32;
   auto forward = StepForward::create(model, forward_options, memory);
   if (!forward) return forward.errors();
   ForwardCheck check;
   Schedule schedule(model, options, **forward);
   if (Result<Unit> ran = schedule.run(check); !ran) return ran.errors();
   check.graphs = (*forward)->graphs();
-  ReferenceForward reference((*forward)->shape(), (*forward)->weights(), memory);
+  ReferenceForward reference((*forward)->shape(), (*forward)->weights(), memory,
+                             options.fp32 ? DevicePrecision::fp32() : DevicePrecision());
   std::vector<std::vector<Estimates>> expected;
   const auto seen = schedule.seen();
   for (std::size_t s = 0; s < seen.size(); ++s)

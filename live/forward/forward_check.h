@@ -22,7 +22,7 @@ enum class ForwardFault : std::uint8_t { none, slot, position, block_table, cont
 
 struct ForwardCheckOptions {
   std::uint64_t seed = 1;
-  bool graphs = false;
+  bool graphs = false, fp32 = false;
   bool brief = false;  // two sequences and few tokens
   ForwardFault fault = ForwardFault::none;
 };

@@ -21,6 +21,7 @@ std::int32_t blocks_for(std::int32_t tokens) {
 // Sizes that a graph is captured for: an eighth of an octave apart, so that few are, and an eighth at most is
 // padding.
 std::int32_t stepped(std::int32_t count) {
+  if (count == 0) return 0;
   const auto octave = static_cast<std::int32_t>(std::bit_floor(static_cast<std::uint32_t>(count)));
   const std::int32_t step = std::max(1, octave / 8);
   return (count + step - 1) / step * step;
@@ -101,6 +102,7 @@ void ForwardInputs::place_all(const StepBatch& batch, DeviceStep& step) {
   host_step_.tokens = place(step.rows, step.tokens);
   host_step_.positions = place(step.rows, step.positions);
   host_step_.slots = place(step.rows, step.slots);
+  host_step_.table_of_row = place(step.rows, step.table_of_row);
   host_step_.row_range = place(2, step.row_range);
   host_step_.pieces = place(step.piece_count, step.pieces);
   host_step_.merges = place(step.merge_count, step.merges);
@@ -128,13 +130,18 @@ void ForwardInputs::fill_rows(const StepBatch& batch, const DeviceStep& step) {
 void ForwardInputs::fill_tables(const StepBatch& batch, const DeviceStep& step) {
   const std::int32_t padding = static_cast<std::int32_t>(limits_.pool_blocks);  // the block behind the pool
   const auto row = [&](std::int64_t index) { return host_step_.tables + index * step.table_stride; };
-  for (std::int32_t i = batch.decodes; i <= step.decodes; ++i) row(i)[0] = padding;
+  for (std::int32_t i = batch.decodes; i <= step.decodes; ++i) {
+    row(i)[0] = padding;
+    if (i < step.decodes) host_step_.table_of_row[i] = i;
+  }
   for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
     const bool decode = static_cast<std::int32_t>(s) < batch.decodes;
     const std::int64_t to = decode ? static_cast<std::int64_t>(s)
                                    : step.decodes + 1 + static_cast<std::int64_t>(s) - batch.decodes;
+    const StepBatch::Sequence& each = batch.sequences[s];
+    std::fill_n(host_step_.table_of_row + each.first_row, each.rows, static_cast<std::int32_t>(to));
     const std::int32_t* from = batch.block_tables.data() + static_cast<std::int64_t>(s) * batch.max_blocks;
-    std::copy_n(from, blocks_for(batch.sequences[s].context), row(to));
+    std::copy_n(from, blocks_for(each.context), row(to));
   }
 }
 
@@ -147,6 +154,19 @@ void ForwardInputs::fill_plan(const DeviceStep& step) {
               step.merge_count - static_cast<std::int32_t>(plan_.merges.size()),
               kernels::DecodeMerge{step.decodes, plan_.slots, 1});
   std::copy(tiles_.begin(), tiles_.end(), host_step_.tiles);
+}
+
+// The search for the best pieces is most of a step's work on the host, and its answer that of the steps
+// before: it is made again when the batch has changed by an eighth.
+void ForwardInputs::plan_decodes(const std::vector<std::int64_t>& contexts) {
+  std::int64_t longest = 1;
+  for (const std::int64_t context : contexts) longest = std::max(longest, context);
+  const std::pair<std::int32_t, std::int64_t> about{stepped(static_cast<std::int32_t>(contexts.size())),
+                                                    stepped(static_cast<std::int32_t>(longest))};
+  const bool known = about == planned_for_;
+  plan_ =
+      kernels::plan_attention_decode(contexts, heads_, kv_heads_, units_, known ? plan_.tokens_per_piece : 0);
+  planned_for_ = about;
 }
 
 Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
@@ -175,7 +195,7 @@ Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
     step.chunk_context += before;
   }
   contexts.resize(static_cast<std::size_t>(step.decodes), 1);  // padding sees one token
-  plan_ = kernels::plan_attention_decode(contexts, heads_, kv_heads_, units_);
+  plan_decodes(contexts);
   tiles_ = kernels::plan_attention_prefill(chunks, heads_ / kv_heads_);
   step.piece_count = static_cast<std::int32_t>(plan_.pieces.size());
   step.merge_count = static_cast<std::int32_t>(plan_.merges.size());

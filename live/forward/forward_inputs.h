@@ -5,6 +5,8 @@
 
 #include <compare>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "kernels/attention_decode.h"
@@ -32,6 +34,7 @@ struct DeviceStep {
   const kernels::DecodePiece* pieces = nullptr;
   const kernels::DecodeMerge* merges = nullptr;
   const kernels::PrefillTile* tiles = nullptr;
+  const std::int32_t* table_of_row = nullptr;  // which of the tables a row's sequence has
   const std::int32_t* tables = nullptr;  // [decodes + 1 + chunks][table_stride]; the one between is padding's
   std::int32_t piece_count = 0, merge_count = 0, tile_count = 0, table_stride = 0;
   std::int64_t slots_used = 0;  // partial results of decode attention
@@ -66,6 +69,7 @@ class ForwardInputs {
   void fill_rows(const StepBatch& batch, const DeviceStep& step);
   void fill_tables(const StepBatch& batch, const DeviceStep& step);
   void fill_plan(const DeviceStep& step);
+  void plan_decodes(const std::vector<std::int64_t>& contexts);
   Result<Unit> check(const StepBatch& batch) const;
 
   InputLimits limits_;
@@ -74,10 +78,11 @@ class ForwardInputs {
   unsigned char *host_ = nullptr, *device_ = nullptr;
   std::size_t bytes_ = 0, used_ = 0;
   kernels::DecodePlan plan_;
+  std::pair<std::int32_t, std::int64_t> planned_for_;  // about how many decodes, and how long the longest is
   std::vector<kernels::PrefillTile> tiles_;
   // Of the step being put: where its arrays stand on the host.
   struct {
-    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *tables;
+    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *table_of_row, *tables;
     std::int64_t *positions, *slots;
     kernels::DecodePiece* pieces;
     kernels::DecodeMerge* merges;

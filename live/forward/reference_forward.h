@@ -28,6 +28,7 @@ struct DevicePrecision {
   double stored = 1.0 / 256;            // bf16
   double attention_weight = 1.0 / 256;  // of the exponentials before they meet values
   double sum = 1.0 / 8388608;           // fp32, truncated as tensor cores may
+  static DevicePrecision fp32() { return {0x1p-23, 0x1p-21, 0x1p-23}; }  // exponentials to a few units
 };
 
 // Numbers with the variances of the device's errors.

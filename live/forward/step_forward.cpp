@@ -32,6 +32,8 @@ Result<std::unique_ptr<StepForward>> StepForward::create(const ModelSpec& model,
                                                          kernels::DeviceMemory& memory) {
   Result<ForwardShape> shape = forward_shape(model);
   if (!shape) return shape.errors();
+  if (options.fp32 && (shape->fp8 || shape->experts > 0))
+    return invalid_input("the fp32 forward pass has no code for 8-bit weights or experts", {}, "model");
   std::unique_ptr<StepForward> forward(new StepForward(*shape, options, memory));
   if (Result<Unit> ready = forward->prepare(); !ready) return ready.errors();
   return forward;
@@ -64,6 +66,11 @@ Result<Unit> StepForward::prepare() {
       *cache = reinterpret_cast<std::uint16_t*>(memory);
     }
     pool_.push_back(pool);
+  }
+  if (options_.fp32) {
+    fp32_ =
+        Fp32Forward::create(shape_, weights_, rotary_, options_.max_rows + 1, options_.kv_blocks, memory_);
+    if (fp32_ == nullptr) return no_room("fp32 copies of the weights");
   }
   const InputLimits limits{options_.max_rows, options_.max_sequences,
                            (options_.max_positions + block - 1) / block, options_.kv_blocks};
@@ -184,6 +191,7 @@ void StepForward::count(const char* use, OpClass op_class, double flops, double 
 }
 
 void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) {
+  if (fp32_ != nullptr) return fp32_->layers(step, stream);
   embed(step, stream);
   // What the first layer adds is zero: the step graph has one kind of norm, and this is its work.
   const std::uint16_t* residual = scratch_.zeros;
@@ -207,6 +215,23 @@ void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) 
 
 void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
   if (step.sampled == 0) return;
+  const double rows = step.sampled, vocabulary = static_cast<double>(shape_.vocabulary);
+  if (fp32_ != nullptr)
+    fp32_->head(step, scratch_.logits_fp32, stream);
+  else
+    make_logits(step, stream);
+  kernels::SampleLaunch sample;
+  sample.logits = scratch_.logits_fp32;
+  sample.tokens = scratch_.tokens;
+  sample.partial = scratch_.sample_partial;
+  sample.arrived = scratch_.sample_arrived;
+  sample.rows = step.sampled;
+  sample.vocabulary = static_cast<std::int32_t>(shape_.vocabulary);
+  count("argmax", OpClass::sampling, 0, 0, rows * vocabulary * 4);
+  kernels::launch_sample(sample, stream);
+}
+
+void StepForward::make_logits(const DeviceStep& step, kernels::Stream stream) {
   const double rows = step.sampled, hidden = static_cast<double>(shape_.hidden),
                vocabulary = static_cast<double>(shape_.vocabulary);
   kernels::GatherRowsLaunch gather;
@@ -223,15 +248,6 @@ void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
   count("logits_fp32", OpClass::sampling, 0, 0, rows * vocabulary * (bf16_bytes + 4));
   kernels::launch_logits_copy(
       {scratch_.logits, scratch_.logits_fp32, std::int64_t{step.sampled} * shape_.vocabulary}, stream);
-  kernels::SampleLaunch sample;
-  sample.logits = scratch_.logits_fp32;
-  sample.tokens = scratch_.tokens;
-  sample.partial = scratch_.sample_partial;
-  sample.arrived = scratch_.sample_arrived;
-  sample.rows = step.sampled;
-  sample.vocabulary = static_cast<std::int32_t>(shape_.vocabulary);
-  count("argmax", OpClass::sampling, 0, 0, rows * vocabulary * 4);
-  kernels::launch_sample(sample, stream);
 }
 
 void StepForward::embed(const DeviceStep& step, kernels::Stream stream) {

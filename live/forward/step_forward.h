@@ -17,6 +17,7 @@
 #include "live/forward/forward_inputs.h"
 #include "live/forward/forward_products.h"
 #include "live/forward/forward_weights.h"
+#include "live/forward/fp32_forward.h"
 #include "live/forward/launch_count.h"
 #include "live/forward/step_batch.h"
 
@@ -30,6 +31,7 @@ struct ForwardOptions {
   float head_spread = 0;   // of the rows of lm_head, as exp(spread · normal): how far apart the best logits
                            // are
   bool random_kv = false;  // else the pool holds NaNs until it is written: what reads too much shows
+  bool fp32 = false;       // by plain kernels, for checks: models without experts, weights of bf16
   bool count_launches = false;
 };
 
@@ -99,6 +101,7 @@ class StepForward {
   // All launches of a step up to the last norm; of what comes behind it.
   void launch_layers(const DeviceStep& step, kernels::Stream stream);
   void launch_head(const DeviceStep& step, kernels::Stream stream);
+  void make_logits(const DeviceStep& step, kernels::Stream stream);
   void embed(const DeviceStep& step, kernels::Stream stream);
   // What a norm gives to a product: quantised where that product's weights are. Null: nobody's.
   void norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight, const Weight* reader,
@@ -129,6 +132,7 @@ class StepForward {
   std::unique_ptr<kernels::StepStream> stream_;
   ForwardWeights weights_;
   ForwardInputs inputs_;
+  std::unique_ptr<Fp32Forward> fp32_;  // null: our real kernels
   std::unique_ptr<ForwardProducts> products_;
   Scratch scratch_;
   ExpertScratch experts_;

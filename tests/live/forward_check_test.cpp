@@ -37,6 +37,20 @@ TEST_CASE("a forward pass in chunks, over shared and recomputed blocks, gives th
   CHECK(check.graphs <= check.graph_steps);
 }
 
+TEST_CASE("in fp32 every token is the reference's") {
+  ForwardCheckOptions options;
+  options.fp32 = true;
+  options.graphs = GENERATE(false, true);
+  options.seed = GENERATE(1U, 2U);
+  CAPTURE(options.graphs, options.seed);
+  const ForwardCheck check = run(options);
+  CAPTURE(check.detail);
+  CHECK(check.passed());
+  CHECK(check.rows > 130);
+  CHECK(check.same_tokens == check.tokens);
+  CHECK(check.median_deviation < 1e-5);
+}
+
 TEST_CASE("8-bit products and experts give the reference's logits") {
   const bool experts = GENERATE(false, true);
   const Quantization quantization = GENERATE(Quantization::none, Quantization::fp8_block);
