@@ -66,13 +66,13 @@ Scenario scenario_of(const std::string& keys, const std::vector<std::string>& mo
 enum class Names { none, hashes, sessions };
 
 // Requests close together, some of whose prompts begin alike. `eos`: some end before their limit.
-std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos, std::uint64_t count = 40) {
+std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos, std::uint64_t requests_wanted = 40) {
   RandomStream random(seed, RandomPurpose::property_test);
   std::vector<TraceRequest> requests;
   std::map<std::uint64_t, std::int32_t> sessions;  // tokens so far
   std::int64_t at = 0;
   const std::int32_t hash_block = std::vector<std::int32_t>{16, 48, 512, 24}[random.below(4)];
-  for (std::uint64_t i = 0; i < count; ++i) {
+  for (std::uint64_t i = 0; i < requests_wanted; ++i) {
     TraceRequest r;
     r.index = i;
     at += static_cast<std::int64_t>(random.below(40'000'000));
