@@ -185,7 +185,10 @@ class Resolver final : ArgumentResolver {
   }
 
   void apply_graph_mode(const Yaml& value) {
-    if (value.choice({"FULL_AND_PIECEWISE", "NONE"}) == 1) graphs_off_ = true;
+    const std::size_t mode = value.choice({"FULL_AND_PIECEWISE", "NONE", "FULL_DECODE_ONLY"});
+    graphs_off_ = graphs_off_ || mode == 1;
+    settings_.graphs_of_decodes_only = mode == 2;
+    if (mode == 2 && plan_.dp > 1) value.fail("FULL_DECODE_ONLY is not modelled beside parallel.dp");
   }
 
   // The native connector to host memory by its long name; the others are said by deployment.pd.

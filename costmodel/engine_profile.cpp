@@ -61,14 +61,8 @@ void read_host(const Yaml& node, HostCosts& h) {
     const Yaml figure = term.optional ? node.optional(term.key) : node.require(term.key);
     if (figure.present() || !term.optional) *term.figure = read_figure<Seconds>(figure, true);
   }
-  const auto ratio = [&](const char* key, Figure<double>& figure) {
-    figure = read_number_figure(node.require(key), Dimension::ratio, true);
-  };
-  ratio("first_kernel", h.first_kernel);
-  ratio("launch_jitter_median", h.launch_jitter_median);
-  ratio("launch_jitter_below", h.launch_jitter_below);
-  ratio("launch_jitter_above", h.launch_jitter_above);
-  ratio("launch_jitter_correlation", h.launch_jitter_correlation);
+  for (const HostRatio& term : host_ratios(h))
+    *term.figure = read_number_figure(node.require(term.key), Dimension::ratio, true);
 }
 
 void read_memory(const Yaml& node, EngineProfile& e) {
@@ -204,6 +198,8 @@ void change_defaults(const Yaml& node, EngineProfile& e) {
   if (const Yaml v = node.optional("async_scheduling"); v.present()) s.async_scheduling = v.boolean(true);
   if (const Yaml v = node.optional("scheduler_reserve_full_isl"); v.present())
     s.scheduler_reserve_full_isl = v.boolean(true);
+  if (const Yaml v = node.optional("cudagraph_mode"); v.present())
+    s.graphs_of_decodes_only = v.choice({"FULL_AND_PIECEWISE", "FULL_DECODE_ONLY"}) == 1;
 }
 
 // An overlay's laws stand in place of its base's for the same architecture.
@@ -244,6 +240,12 @@ Result<EngineProfile> read_overlay(YamlDocument document, const std::string& exp
       names.emplace_back(term.key);
       if (name != term.key) continue;
       *term.figure = read_figure<Seconds>(row, true);
+      known = true;
+    }
+    for (const HostRatio& term : host_ratios(e.host)) {
+      names.emplace_back(term.key);
+      if (name != term.key) continue;
+      *term.figure = read_number_figure(row, Dimension::ratio, true);
       known = true;
     }
     if (!known) row.fail("unknown host term" + did_you_mean(name, names) + "; known: " + join(names, ", "));

@@ -66,6 +66,7 @@ struct SchedulerSettings {
   NamedOptions options;           // of this engine alone, resolved, by its own names
   std::int64_t draft_tokens = 0;  // of a decode, with speculation: graphs hold 1 + that many tokens of each
   bool graphs_without_drafts = false;  // and others that hold one token of each, for when nobody drafts
+  bool graphs_of_decodes_only = false;  // vLLM's FULL_DECODE_ONLY: a step with prompts runs in none
   bool pad_to_graph = true;            // false: only a step of exactly a captured size runs in a graph
   TensorRtLlmSettings tensorrt_llm = {};
   EncoderSettings encoder = {};       // of multimodal models

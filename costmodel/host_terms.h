@@ -13,6 +13,19 @@ struct HostTerm {
   bool optional = false;  // a profile may leave it out
 };
 
+struct HostRatio {
+  const char* key;
+  Figure<double>* figure;
+};
+inline auto host_ratios(HostCosts& h) {
+  using Term = HostRatio;
+  return std::array{Term{"first_kernel", &h.first_kernel},
+                    Term{"launch_jitter_median", &h.launch_jitter_median},
+                    Term{"launch_jitter_below", &h.launch_jitter_below},
+                    Term{"launch_jitter_above", &h.launch_jitter_above},
+                    Term{"launch_jitter_correlation", &h.launch_jitter_correlation}};
+}
+
 inline auto host_terms(HostCosts& h) {
   using Term = HostTerm;
   return std::array{

@@ -216,7 +216,8 @@ Bytes graph_bytes(const InstanceSpec& spec) {
       spec.engine.runner == "v2" ? spec.engine.graph_bytes_v2 : spec.engine.graph_bytes_v1;
   if (spec.hardware.vendor == "amd") return Bytes(0);
   const bool without = spec.engine.settings.graphs_without_drafts;
-  const double kinds = is_tensorrt_llm(spec) && !without ? 1 : 2;  // vLLM: full and piecewise
+  const bool one_kind = is_tensorrt_llm(spec) || spec.engine.settings.graphs_of_decodes_only;
+  const double kinds = one_kind && !without ? 1 : 2;  // vLLM: full and piecewise
   const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
   const Bytes layers = spec.engine.runner == "v2" ? Bytes(0) : spec.engine.graph_layer_bytes_v1.value;
   return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;

@@ -23,7 +23,7 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
     : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph),
-      without_drafts_(settings.graphs_without_drafts), drafts_(settings.draft_tokens),
+      without_drafts_(settings.graphs_without_drafts), decodes_only_(settings.graphs_of_decodes_only), drafts_(settings.draft_tokens),
       widest_(settings.widest_padding), joint_(settings.joint), context_(settings.context) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
@@ -69,6 +69,7 @@ PaddedStep GraphPadding::pad_alone(const StepShape& shape) const {
   const bool undrafted = by_phase_ && drafts_ > 0 && !prefill && shape.draft_tokens == 0;
   const std::int64_t size = undrafted ? without_drafts(tokens) : (prefill ? prefill_ : all_).above(tokens);
   if (size == 0 || (!pads_ && size != tokens)) return step;
+  if (decodes_only_ && !uniform(shape)) return step;
   if (prefill && static_cast<double>(size) > widest_ * static_cast<double>(tokens)) return step;
   step.tokens = size;
   step.mode = (undrafted || uniform(shape)) && !prefill ? GraphMode::full : GraphMode::piecewise;

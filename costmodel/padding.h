@@ -52,7 +52,7 @@ struct JointStep {
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
 // such; with speculation one and all its drafts) and a captured size holds them. PIECEWISE: any other step
-// that a captured size holds. NONE: real tokens, eager launches. By phase (SGLang,
+// that a captured size holds, unless only decodes have graphs. NONE: real tokens, eager launches. By phase (SGLang,
 // ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in the step and a decode size holds it.
 // PIECEWISE: a prompt in it, and a prefill size holds it that is not too much wider. An engine that does not
 // pad runs every number of sequences without a graph of its own eagerly.
@@ -111,7 +111,7 @@ class GraphPadding {
   std::int64_t drafting_above(std::int64_t sequences) const;
 
   Sizes all_, prefill_;  // by phase, all_ are those of decodes
-  bool by_phase_ = false, pads_ = true, without_drafts_ = false;
+  bool by_phase_ = false, pads_ = true, without_drafts_ = false, decodes_only_ = false;
   std::int64_t drafts_ = 0;  // of a decode in a full graph
   double widest_ = 0;
   JointSettings joint_;

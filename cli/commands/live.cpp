@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/commands/live_kernels.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/interval_runs.h"
@@ -31,7 +32,7 @@ struct LiveOptions {
   std::string scenario, endpoint, trace, out, tape,
       host = "127.0.0.1", clock, executor, api = "completions", prompts = "tokens", model,
       key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file;
-  bool serve = false, update_calibration = false;
+  bool serve = false, update_calibration = false, emulate_host = false;
   int port = 0, retries = 3;
   std::int64_t seed = -1;
   double timeout_s = 600, stall_s = 60, scrape_s = 1;
@@ -190,17 +191,17 @@ Status check(const LiveOptions& o) {
   if (o.serve && !o.endpoint.empty()) return wrong("--serve is a server and --endpoint its client: take one");
   if (o.update_calibration)
     return wrong("--update-calibration: fits tables to steps on real kernels, which are not in this version");
-  if (o.executor == "kernel" || (o.executor.empty() && !o.serve && o.endpoint.empty()))
-    return wrong(
-        "--executor kernel: the executor of real kernels is not in this version (docs/limits.md); "
-        "--executor cost-model runs the simulation's, --serve makes it a server, --endpoint URL measures "
-        "one");
+  if (o.serve && o.executor == "kernel")
+    return wrong("--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
   if (!o.endpoint.empty() && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
     return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
   if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
-  if (!o.serve && o.endpoint.empty() && !o.out.empty())
-    return wrong("--out belongs to --endpoint; `orrery simulate --out` has the same run's outputs");
+  const bool kernels = o.endpoint.empty() && !o.serve && o.executor != "cost-model";
+  if (!o.serve && o.endpoint.empty() && !kernels && !o.out.empty())
+    return wrong("--out belongs to --endpoint and --executor kernel; `orrery simulate --out` has the same run's outputs");
+  if (o.emulate_host && (!kernels || o.clock == "virtual"))
+    return wrong("--emulate-host is of --executor kernel in real time: elsewhere host times are the profile's");
   return ok_status();
 }
 
@@ -213,7 +214,13 @@ Result<int> live(const LiveOptions& options, const CommandContext& context) {
                                                         .needs_workload = !options.serve}));
   if (options.serve) return serve(options, scenario, context);
   if (!options.endpoint.empty()) return against_endpoint(options, scenario, context);
-  return run_cell(options, scenario, context);
+  if (options.executor == "cost-model") return run_cell(options, scenario, context);
+  return live_on_kernels({.waits = options.clock != "virtual",
+                          .emulate_host = options.emulate_host,
+                          .out = options.out,
+                          .tape = options.tape,
+                          .intervals = options.intervals},
+                         scenario, context);
 }
 
 }  // namespace
@@ -247,8 +254,8 @@ void register_live_command(CLI::App& app, CommandContext& context) {
   auto o = std::make_shared<LiveOptions>();
   CLI::App* c = app.add_subcommand(
       "live",
-      "a scenario in real time: as an OpenAI-compatible server whose latencies are the prediction's, or its\n"
-      "workload against a real server, predicted against measured\n"
+      "a scenario in real time: on our kernels on a GPU, as an OpenAI-compatible server whose latencies are the\n"
+      "prediction's, or its workload against a real server; predicted against measured\n"
       "example: orrery live examples/qwen3-8b-h200.yaml --serve --port 8000");
   c->add_option("scenario", o->scenario, "scenario file (YAML)")->required();
   CLI::Option* const serve = c->add_flag("--serve", o->serve, "be the server; ends with Ctrl-C");
@@ -262,12 +269,14 @@ void register_live_command(CLI::App& app, CommandContext& context) {
   c->add_option("--seed", o->seed, "instead of the scenario's seed")
       ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   c->add_option("--out", o->out,
-                "of --endpoint: directory for comparison.json, comparison.html, measured.csv");
+                "of --endpoint, kernels: directory for comparison.json, comparison.html, measured.csv (steps.csv)");
   c->add_option("--tape", o->tape, "records the run for `orrery replay`");
   c->add_option("--clock", o->clock, "virtual jumps, wall waits (default)")
       ->check(CLI::IsMember({"virtual", "wall"}));
-  c->add_option("--executor", o->executor, "cost-model; kernel is not in this version")
+  c->add_option("--executor", o->executor, "kernel: our kernels on a GPU (default); cost-model: the simulation's")
       ->check(CLI::IsMember({"cost-model", "kernel"}));
+  c->add_flag("--emulate-host", o->emulate_host,
+              "of kernels in real time: spins for the host times of the scenario's engine");
   add_endpoint_options(*c, *o, endpoint);
   c->add_flag("--update-calibration", o->update_calibration, "not in this version");
   c->callback([&context, o] {

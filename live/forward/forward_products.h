@@ -40,6 +40,7 @@ class ForwardProducts {
   // activations lie row by row.
   void multiply_experts(const Weight& weight, const ActivationRows& in, std::uint16_t* out, std::int32_t rows,
                         const std::int32_t* offsets, kernels::Stream stream);
+  std::int64_t planned() const { return static_cast<std::int64_t>(plans_.size()); }
   std::string take_refusal();  // what the library said since the last call; empty: it took everything
 
  private:

@@ -157,6 +157,7 @@ Result<Unit> StepForward::run_graph(const DeviceStep& step) {
     body(stream_->handle());
     std::string why;
     graph = stream_->capture(body, why);
+    ++captured_;
     counting_ = counting;
     if (graph == nullptr) return make_error(ErrorKind::unavailable, why);
   }

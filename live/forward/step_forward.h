@@ -54,6 +54,7 @@ class StepForward {
   const ForwardShape& shape() const { return shape_; }
   const ForwardWeights& weights() const { return weights_; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
+  std::int64_t first_uses() const { return captured_ + products_->planned(); }  // graphs, and products' shapes
 
  private:
   struct Scratch {  // rows are max_rows + 1: the last takes what padding of a graph writes
@@ -141,6 +142,7 @@ class StepForward {
   std::int32_t* sampled_host_ = nullptr;
   std::int32_t last_sampled_ = 0;
   std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
+  std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
   bool counting_ = false, launching_ = true;
   bool wgmma_ = false;  // of the device: attention of prompts

@@ -1,0 +1,153 @@
+#include "cli/commands/live_kernels.h"
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/digest.h"
+#include "base/files.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/console.h"
+#include "cli/interrupt.h"
+#include "cli/interval_runs.h"
+#include "cli/version.h"
+#include "costmodel/memory_plan.h"
+#include "kernels/device.h"
+#include "kernels/guarded_memory.h"
+#include "live/endpoint_comparison.h"
+#include "live/forward/forward_runner.h"
+#include "live/kernel_run.h"
+
+namespace orrery {
+
+namespace {
+
+// Beside weights and KV: activations, libraries' workspaces, graphs.
+constexpr double spare_bytes = 8.0 * (1 << 30);
+
+Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& memory, double bytes,
+                                 std::string name) {
+  const InstanceSpec& i = *d.instance;
+  ORRERY_TRY(plan, plan_memory(i));
+  const double pool = plan.kv_bytes_per_token.value() * static_cast<double>(d.blocks * plan.block_size);
+  const double all = plan.weights.value() + pool * static_cast<double>(d.instances) + spare_bytes;
+  KernelDevice device;
+  device.own_pools = d.instances == 1 || bytes <= 0 || all <= bytes;
+  device.name = std::move(name);
+  ForwardOptions options;
+  options.seed = d.seed;
+  options.kv_blocks = device.own_pools ? d.blocks * d.instances : d.blocks;
+  options.max_rows = d.max_rows;
+  options.max_sequences = d.max_sequences;
+  options.max_positions = d.max_positions;
+  options.random_kv = true;
+  options.count_launches = false;
+  ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits));
+  device.runner = std::move(runner);
+  return device;
+}
+
+#ifdef ORRERY_SIMULATED_WARP
+constexpr std::int64_t most_simulated_parameters = 20'000'000;  // fibres take a second for a step of these
+#endif
+
+// The first GPU; in a build without a GPU toolkit the CPU simulator, for models of a test's size.
+Result<KernelDevice> make_device(const KernelDemand& d, std::vector<std::unique_ptr<kernels::Device>>& devices,
+                                 kernels::HostMemory& host) {
+#ifdef ORRERY_SIMULATED_WARP
+  static_cast<void>(devices);
+  ORRERY_TRY(plan, plan_memory(*d.instance));
+  if (plan.weights.value() > 2.0 * most_simulated_parameters)
+    return make_error(ErrorKind::unavailable,
+                      "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
+                      "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
+  return device_with(d, host, 0, "CPU simulator of the kernels (times mean nothing)");
+#else
+  static_cast<void>(host);
+  std::string why;
+  devices = kernels::devices(why);
+  if (devices.empty())
+    return make_error(ErrorKind::unavailable,
+                      "--executor kernel needs an NVIDIA GPU: " + why +
+                          " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
+                          "the CPU simulator)");
+  const kernels::DeviceInfo& info = devices.front()->info();
+  return device_with(d, devices.front()->memory(), static_cast<double>(info.memory_bytes),
+                     info.name + ", driver " + info.driver + ", " + info.runtime);
+#endif
+}
+
+Status write_outputs(const std::string& folder, const Json& json, const EndpointComparison& comparison,
+                     const Scenario& scenario, const KernelRun& run, const CommandContext& context) {
+  ORRERY_TRY(out, AtomicDirectory::create(folder));
+  ORRERY_TRY(steps, kernel_steps_csv(scenario, run));
+  ORRERY_TRY(page, Result<std::string>(endpoint_page(comparison, run.seen,
+                                                     scenario.file + " on " + run.device,
+                                                     context.command_line)));
+  ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.json"), canonical_json(json)));
+  ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.html"), page));
+  ORRERY_TRY_STATUS(write_file_atomically(out.file("measured.csv"), measured_csv(run.seen)));
+  ORRERY_TRY_STATUS(write_file_atomically(out.file("steps.csv"), steps));
+  return out.commit();
+}
+
+std::string steps_text(const Json& steps) {
+  std::string out;
+  for (const char* kind : {"prefill", "mixed", "decode"}) {
+    if (!steps.contains(kind)) continue;
+    const Json& s = steps[kind];
+    out += std::string(kind) + " steps  " + std::to_string(s["steps"].get<std::int64_t>()) + ": predicted " +
+           format_fixed(s["predicted_ms"].get<double>(), 1) + " ms, measured " +
+           format_fixed(s["measured_ms"].get<double>(), 1) + " ms, " +
+           format_fixed(s["error_percent"].get<double>(), 1) + " %\n";
+  }
+  return out + "host        p50 " + format_fixed(steps["host_us"]["p50"].get<double>(), 1) + " us a step\n";
+}
+
+}  // namespace
+
+Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& scenario,
+                            const CommandContext& context) {
+  ORRERY_TRY_STATUS(check_kernel_scenario(scenario, options.waits));
+  ORRERY_TRY(runs, interval_runs(options.intervals));
+  std::vector<std::unique_ptr<kernels::Device>> devices;
+  kernels::HostMemory host;
+  std::optional<TapeRecorder> tape;
+  if (!options.tape.empty()) {
+    ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(),
+                                              options.waits ? "live" : "measured simulation", false));
+    tape.emplace(std::move(recorder));
+  }
+  KernelRunOptions run_options;
+  run_options.waits = options.waits;
+  run_options.rehearse = options.waits;
+  run_options.emulate_host = options.emulate_host;
+  run_options.tape = tape ? &*tape : nullptr;
+  run_options.keep_going = [](std::uint64_t) { return !interrupted(); };
+  run_options.make_device = [&](const KernelDemand& d) { return make_device(d, devices, host); };
+  ORRERY_TRY(run, run_on_kernels(scenario, run_options));
+  if (interrupted()) return interruption();
+  if (tape) ORRERY_TRY_STATUS(tape->finish(run.result));
+  ORRERY_TRY(comparison, compare_with_endpoint(scenario, run.seen,
+                                               {.runs = runs,
+                                                .threads = context.threads,
+                                                .keep_going = run_options.keep_going}));
+  ORRERY_TRY(steps, kernel_steps_json(scenario, run));
+  Json json = endpoint_json(comparison, run.seen);
+  json["kernel_steps"] = steps;
+  json["digest"] = digest_text(run.result.digest);
+  if (!options.out.empty())
+    ORRERY_TRY_STATUS(write_outputs(options.out, json, comparison, scenario, run, context));
+  if (context.json) {
+    std::fputs(canonical_json(json).c_str(), stdout);
+  } else if (!context.quiet) {
+    std::fputs(endpoint_text(comparison, run.seen).c_str(), stdout);
+    std::fputs(steps_text(steps).c_str(), stdout);
+    std::printf("device      %s\ndigest      %s\n", run.device.c_str(), digest_text(run.result.digest).c_str());
+  }
+  return static_cast<int>(ExitCode::done);
+}
+
+}  // namespace orrery

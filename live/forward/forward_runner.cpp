@@ -1,0 +1,53 @@
+#include "live/forward/forward_runner.h"
+
+#include <chrono>
+#include <utility>
+
+namespace orrery {
+
+Result<std::unique_ptr<StepRunner>> ForwardRunner::create(const ModelSpec& model,
+                                                          const ForwardOptions& options,
+                                                          kernels::DeviceMemory& memory, bool again) {
+  Result<std::unique_ptr<StepForward>> forward = StepForward::create(model, options, memory);
+  if (!forward) return forward.errors();
+  return std::unique_ptr<StepRunner>(new ForwardRunner(std::move(*forward), again));
+}
+
+bool ForwardRunner::run(const StepBatch& batch, StepResult& result, std::string& why) {
+  const std::int64_t before = forward_->first_uses();
+  if (!run_once(batch, result, why)) return false;
+  result.first_use = forward_->first_uses() != before;
+  return !(again_ && result.first_use) || run_once(batch, result, why);
+}
+
+bool ForwardRunner::run_once(const StepBatch& batch, StepResult& result, std::string& why) {
+  using Clock = std::chrono::steady_clock;
+  const auto ns = [](Clock::duration d) {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(d).count();
+  };
+  const Clock::time_point begin = Clock::now();
+  if (Result<Unit> launched = forward_->launch(batch); !launched) {
+    why = to_string(launched.errors());
+    return false;
+  }
+  result.launch_ns = ns(Clock::now() - begin);
+  Result<std::span<const std::int32_t>> sampled = forward_->sampled();
+  if (!sampled) {
+    why = to_string(sampled.errors());
+    return false;
+  }
+  result.sampled.assign(sampled->begin(), sampled->end());
+  result.device_ns = static_cast<std::int64_t>(forward_->step_ns());
+  // The simulator has no clock of its own; what the host took stands there, and means nothing.
+  if (result.device_ns <= 0) result.device_ns = ns(Clock::now() - begin);
+  result.work = {};
+  for (const LaunchCount& c : forward_->counts()) {
+    const auto i = static_cast<std::size_t>(c.op_class);
+    result.work.flops[i] += c.flops;
+    result.work.memory_bytes[i] += c.memory_bytes;
+    result.work.activation_bytes[i] += c.activation_bytes;
+  }
+  return true;
+}
+
+}  // namespace orrery

@@ -1,0 +1,28 @@
+// Steps of a KernelExecutor on the forward pass.
+#pragma once
+
+#include <memory>
+
+#include "live/forward/step_forward.h"
+#include "live/forward/step_runner.h"
+
+namespace orrery {
+
+class ForwardRunner final : public StepRunner {
+ public:
+  // `again`: a step in which a product was planned or a graph captured runs a second time, and what it took
+  // then is what it takes (measured simulation). Errors as StepForward::create.
+  static Result<std::unique_ptr<StepRunner>> create(const ModelSpec& model, const ForwardOptions& options,
+                                                    kernels::DeviceMemory& memory, bool again);
+  bool run(const StepBatch& batch, StepResult& result, std::string& why) override;
+
+ private:
+  ForwardRunner(std::unique_ptr<StepForward> forward, bool again)
+      : forward_(std::move(forward)), again_(again) {}
+  bool run_once(const StepBatch& batch, StepResult& result, std::string& why);
+
+  std::unique_ptr<StepForward> forward_;
+  bool again_;
+};
+
+}  // namespace orrery

@@ -1,0 +1,337 @@
+#include "live/kernel_executor.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::uint64_t nobody = std::numeric_limits<std::uint64_t>::max();
+using Steady = std::chrono::steady_clock;
+
+std::int64_t since(Steady::time_point from) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Steady::now() - from).count();
+}
+
+}  // namespace
+
+KernelExecutor::Engine::Engine(const Options& options, std::int64_t first)
+    : blocks(options.blocks, options.block_size), book(options.seed, options.vocabulary),
+      pipeline(options.pricer->launcher_is_core()), ends(*options.oracle, 0, 1), first_block(first) {}
+
+KernelExecutor::KernelExecutor(const Options& options) : options_(options), turn_(Steady::now()) {
+  ORRERY_CHECK(!waits() || options.instances == 1, "one device cannot be several at a time");
+  for (std::size_t i = 0; i < options.instances; ++i) {
+    const std::int64_t first = options.own_pools ? static_cast<std::int64_t>(i) * options.blocks : 0;
+    engines_.push_back(std::make_unique<Engine>(options_, first));
+  }
+  if (waits()) worker_ = std::thread([this] { work(); });
+}
+
+KernelExecutor::~KernelExecutor() {
+  if (!worker_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_all();
+  worker_.join();
+}
+
+std::string KernelExecutor::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+// ------------------------------------------------------------------------------------- a plan made concrete
+
+void KernelExecutor::place_blocks(Engine& e, const StepPlan& plan, Job& job) {
+  e.blocks.next_plan();
+  for (const SequenceId id : plan.preempted) e.blocks.preempt(id);
+  for (const PrefillWork& w : plan.prefill) {
+    if (e.blocks.begun(w.sequence)) continue;
+    const auto request = requests_.find(w.request.value());
+    ORRERY_CHECK(request != requests_.end(), "a plan names requests that have arrived");
+    e.blocks.begin(w.sequence, request->second, w.context);
+    if (w.sequence.value() >= e.request_of.size()) e.request_of.resize(w.sequence.value() + 1, nobody);
+    std::uint64_t& known = e.request_of[w.sequence.value()];
+    if (known == w.request.value()) continue;  // it goes on after a preemption
+    known = w.request.value();
+    e.sequence_of[w.request.value()] = w.sequence;
+    job.opened.emplace_back(w.sequence, request->second);
+  }
+  for (const DecodingToken& d : decoding_) e.blocks.cover(e.sequence_of.at(d.request.value()), d.place + 1);
+  for (const PrefillWork& w : plan.prefill) e.blocks.cover(w.sequence, w.context + w.new_tokens);
+}
+
+void KernelExecutor::add_sequence(Engine& e, Job& job, SequenceId sequence, std::int64_t context,
+                                  std::int32_t rows) {
+  StepBatch& b = job.batch;
+  const std::span<const std::int32_t> table = e.blocks.table(sequence);
+  const std::int64_t size = options_.block_size;
+  b.sequences.push_back({.first_row = static_cast<std::int32_t>(b.positions.size()),
+                         .rows = rows,
+                         .context = static_cast<std::int32_t>(context + rows)});
+  for (std::int64_t at = context; at < context + rows; ++at) {
+    b.positions.push_back(static_cast<std::int32_t>(at));
+    b.slots.push_back((e.first_block + table[static_cast<std::size_t>(at / size)]) * size + at % size);
+    job.rows.push_back({sequence, at});
+  }
+  b.sampled_rows.push_back(static_cast<std::int32_t>(b.positions.size()) - 1);
+  job.sampled.push_back({sequence, context + rows});
+  batch_sequences_.push_back(sequence);
+}
+
+void KernelExecutor::add_tables(Engine& e, Job& job) const {
+  StepBatch& b = job.batch;
+  const std::int32_t size = options_.block_size;
+  for (const StepBatch::Sequence& s : b.sequences)
+    b.max_blocks = std::max(b.max_blocks, (s.context + size - 1) / size);
+  b.block_tables.assign(b.sequences.size() * static_cast<std::size_t>(b.max_blocks), 0);
+  for (std::size_t i = 0; i < b.sequences.size(); ++i) {
+    const std::span<const std::int32_t> table = e.blocks.table(batch_sequences_[i]);
+    const auto used = static_cast<std::size_t>((b.sequences[i].context + size - 1) / size);
+    std::int32_t* const row = b.block_tables.data() + i * static_cast<std::size_t>(b.max_blocks);
+    for (std::size_t k = 0; k < used; ++k)
+      row[k] = static_cast<std::int32_t>(e.first_block + table[k]);
+  }
+}
+
+std::unique_ptr<KernelExecutor::Job> KernelExecutor::make_job(Engine& e, const StepPlan& plan) {
+  auto job = std::make_unique<Job>();
+  batch_sequences_.clear();
+  decoding_.clear();
+  if (plan.decode_sequences > 0) plan.decoding->append_decoding(decoding_);
+  ORRERY_CHECK(static_cast<std::int32_t>(decoding_.size()) == plan.decode_sequences, "the plan's decodes");
+  place_blocks(e, plan, *job);
+  const auto rows = static_cast<std::size_t>(plan.tokens());
+  job->batch.positions.reserve(rows);
+  job->batch.slots.reserve(rows);
+  job->rows.reserve(rows);
+  for (const DecodingToken& d : decoding_)
+    add_sequence(e, *job, e.sequence_of.at(d.request.value()), d.place, 1);
+  // A chunk of one token is a decode to the device where the engine's dispatch says so.
+  const bool single = options_.pricer->single_token_is_decode();
+  for (const bool decodes : {true, false})
+    for (const PrefillWork& w : plan.prefill)
+      if ((single && w.new_tokens == 1) == decodes)
+        add_sequence(e, *job, w.sequence, w.context, w.new_tokens);
+  StepBatch& b = job->batch;
+  for (const StepBatch::Sequence& s : b.sequences) b.decodes += single ? s.rows == 1 : 0;
+  if (!single) b.decodes = plan.decode_sequences;
+  const auto all = static_cast<std::int64_t>(b.sequences.size());
+  const auto graph = std::lower_bound(options_.graph_sizes.begin(), options_.graph_sizes.end(), all);
+  if (b.decodes == all && graph != options_.graph_sizes.end())
+    b.padded_rows = static_cast<std::int32_t>(*graph);
+  add_tables(e, *job);
+  return job;
+}
+
+StepShape KernelExecutor::shape_of(const StepPlan& plan, std::vector<PrefillChunk>& chunks) const {
+  StepShape shape{.prefill = {},
+                  .decode_sequences = plan.decode_sequences,
+                  .decode_context_tokens = plan.decode_context_tokens,
+                  .new_requests = plan.new_requests,
+                  .running = plan.running};
+  for (const PrefillWork& w : plan.prefill) {
+    if (options_.pricer->single_token_is_decode() && w.new_tokens == 1) {
+      ++shape.decode_sequences;
+      shape.decode_context_tokens += w.context;
+    } else {
+      chunks.push_back({w.new_tokens, w.context});
+    }
+  }
+  return shape;
+}
+
+// -------------------------------------------------------------------------------------------- running a step
+
+// Token ids are known in the order in which steps run: what the step before sampled is in the book by now.
+void KernelExecutor::run(Engine& e, Job& job) {
+  for (const auto& [sequence, request] : job.opened) e.book.open(sequence, request);
+  job.batch.tokens.clear();
+  for (const Place& p : job.rows) job.batch.tokens.push_back(e.book.at(p.sequence, p.at));
+  std::string why;
+  if (failure().empty() && !options_.runner->run(job.batch, job.result, why)) {
+    const std::lock_guard lock(mutex_);
+    failure_ = why.empty() ? "the device failed" : why;
+  }
+  job.result.sampled.resize(job.sampled.size(), 0);
+  for (std::size_t i = 0; i < job.sampled.size(); ++i)
+    e.book.said(job.sampled[i].sequence, job.sampled[i].at, job.result.sampled[i]);
+}
+
+void KernelExecutor::work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (stop_) return;
+    Job* const job = queue_.front();
+    queue_.pop_front();
+    lock.unlock();
+    job->begun = options_.clock->now();
+    run(*engines_.front(), *job);
+    job->done = options_.clock->now();
+    lock.lock();
+    ++done_;
+    options_.clock->wake(job->done);
+  }
+}
+
+void KernelExecutor::spin(std::int64_t ns) const {
+  const Steady::time_point from = Steady::now();
+  while (since(from) < ns) {
+  }
+}
+
+void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
+  Engine& e = *engines_[instance.value()];
+  ORRERY_CHECK(plan.repeat == 1 && plan.ranks.empty() && plan.verify.empty() && plan.encode.empty(),
+               "steps on real kernels are of one rank, one at a time, of text");
+  KernelStep log{.instance = instance, .step = step.value(), .submitted = now, .chunks = {}, .shape = {}, .work = {}};
+  log.shape = shape_of(plan, log.chunks);
+  StepShape shape = log.shape;
+  shape.prefill = log.chunks;
+  Open open{.timing = options_.pricer->price(shape),
+            .times = {},
+            .log = steps_.size(),
+            .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0,
+            .job = make_job(e, plan)};
+  e.ends.track(static_cast<std::int64_t>(step.value()), plan, plan.prefill, plan.joined, plan.stalls_decodes);
+  e.ends.begin(!plan.stalls_decodes);
+  log.padded_rows = open.job->batch.padded_rows;
+  log.host_ns = since(turn_);
+  steps_.push_back(std::move(log));
+  if (waits()) {
+    const StepTiming& t = open.timing;
+    if (options_.emulate_host) spin(t.schedule + t.prepare);
+    open.times.schedule_begin = now;
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.push_back(open.job.get());
+    }
+    changed_.notify_all();
+    if (options_.emulate_host && options_.pricer->launcher_is_core()) spin(t.launch);
+    e.host_free = options_.clock->now();
+  } else {
+    run(e, *open.job);
+    open.timing.busy = open.job->result.device_ns;
+    open.times = e.pipeline.begin(open.timing, now);
+    e.host_free = e.pipeline.core_free();
+  }
+  e.open.push_back(std::move(open));
+  e.host_free_due = static_cast<std::int32_t>(e.open.size()) < depth(instance);
+  turn_ = Steady::now();
+}
+
+void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
+  Engine& e = *engines_[instance.value()];
+  e.ends.ended(sequence);
+  e.blocks.end(sequence);
+  if (sequence.value() >= e.request_of.size()) return;
+  std::uint64_t& request = e.request_of[sequence.value()];
+  if (request != nobody) e.sequence_of.erase(request);
+  request = nobody;
+}
+
+// What taking in a prompt costs a core thread that is launching prompts alone (CostModelExecutor::take_input).
+void KernelExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) {
+  Engine& e = *engines_[instance.value()];
+  if (waits() || e.open.empty() || !e.open.back().prompts_alone) return;
+  e.pipeline.delay_launch(e.open.back().timing, e.open.back().times,
+                          options_.pricer->input_work(prompt_tokens), now);
+}
+
+// ---------------------------------------------------------------------------------------------------- time
+
+SimTime KernelExecutor::next_of(const Engine& e) const {
+  if (e.host_free_due) return e.host_free;
+  if (e.open.empty()) return SimTime::never();
+  if (!waits()) {
+    HostPipeline ahead = e.pipeline;
+    StepTimes times = e.open.front().times;
+    ahead.update(e.open.front().timing, times);
+    return ahead.core_free();
+  }
+  const std::lock_guard lock(mutex_);
+  if (done_ > 0) return e.open.front().job->done;
+  return SimTime(SimTime::never().ns() - 1);  // the worker will say
+}
+
+SimTime KernelExecutor::next_event() const {
+  SimTime next = SimTime::never();
+  for (const auto& e : engines_) next = earlier(next, next_of(*e));
+  return next;
+}
+
+void KernelExecutor::collect(SimTime now, Outcomes& outcomes) {
+  turn_ = Steady::now();
+  // One outcome of each: what an instance says next is later.
+  for (const auto& e : engines_) {
+    const SimTime at = next_of(*e);
+    if (at > now) continue;
+    if (e->host_free_due) {
+      e->host_free_due = false;
+      const auto index = static_cast<std::uint32_t>(&e - engines_.data());
+      outcomes.host_free.push_back({InstanceId(index), at});
+    } else {
+      finish(*e, at, outcomes);
+    }
+  }
+}
+
+void KernelExecutor::finish(Engine& e, SimTime at, Outcomes& outcomes) {
+  Open& oldest = e.open.front();
+  if (waits()) {
+    const std::lock_guard lock(mutex_);
+    --done_;
+  }
+  const StepResult& result = oldest.job->result;
+  KernelStep& log = steps_[oldest.log];
+  log.device_ns = result.device_ns;
+  log.launch_ns = result.launch_ns;
+  log.first_use = result.first_use;
+  log.work = result.work;
+  if (waits()) {
+    oldest.times.launch_begin = oldest.job->begun;
+    oldest.times.device_end = at;
+    oldest.times.device_begin = later(oldest.job->begun, at - SimDuration(result.device_ns));
+    e.updated = at;
+    if (options_.emulate_host) spin(oldest.timing.copy + oldest.timing.update);
+  } else {
+    e.pipeline.update(oldest.timing, oldest.times);
+    e.updated = oldest.times.update_end;
+  }
+  const StepStamp stamp{.schedule_begin = oldest.times.schedule_begin,
+                        .launch_begin = oldest.times.launch_begin,
+                        .device_begin = oldest.times.device_begin,
+                        .device_end = oldest.times.device_end};
+  e.ends.update();
+  e.eos.clear();
+  const std::uint64_t step = e.next_update++;
+  e.ends.take(static_cast<std::int64_t>(step), e.eos);
+  e.open.pop_front();
+  outcomes.steps.push_back({.instance = log.instance,
+                            .first = StepId(step),
+                            .scheduled = 1,
+                            .updates = {&e.updated, 1},
+                            .eos = e.eos,
+                            .spoken = {},
+                            .at = at,
+                            .first_stamp = stamp,
+                            .second_stamp = stamp,
+                            .last_stamp = stamp});
+}
+
+DeviceSpan KernelExecutor::device_span(InstanceId instance, StepId step) const {
+  const Engine& e = *engines_[instance.value()];
+  const std::uint64_t place = step.value() - e.next_update;
+  ORRERY_CHECK(place < e.open.size(), "the step is open");
+  const StepTimes& times = e.open[static_cast<std::size_t>(place)].times;
+  return {times.device_begin, times.device_end};
+}
+
+}  // namespace orrery

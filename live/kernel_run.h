@@ -1,0 +1,65 @@
+// A scenario on real kernels: what it asks of a device, the run, and what came of it beside what its price
+// list says.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "live/endpoint_client.h"
+#include "live/kernel_executor.h"
+#include "live/tape.h"
+#include "sim/costed/scenario.h"
+#include "sim/results.h"
+
+namespace orrery {
+
+// What the steps of a scenario can ask for at most.
+struct KernelDemand {
+  const InstanceSpec* instance = nullptr;
+  std::int64_t instances = 1, blocks = 0;  // blocks: of each
+  std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
+                                                                    // sequence
+  std::uint64_t seed = 1;
+  bool waits = true;  // the clock
+};
+KernelDemand kernel_demand(const Scenario& scenario, bool waits);
+
+struct KernelDevice {
+  std::unique_ptr<StepRunner> runner;
+  bool own_pools = true;  // room for every instance's blocks; else all write into the same ones
+  std::string name;       // of the part and what drives it
+};
+
+struct KernelRunOptions {
+  bool waits = true;          // the clock; false: measured simulation
+  bool rehearse = false;      // under a clock that waits: the same scenario once before, without waiting, so
+                              // that products are planned and graphs captured
+  bool emulate_host = false;  // docs/live.md
+  std::function<Result<KernelDevice>(const KernelDemand&)> make_device;
+  TapeRecorder* tape = nullptr;
+  std::function<bool(std::uint64_t)> keep_going = {};
+};
+
+struct KernelRun {
+  RunResult result;
+  EndpointRun seen;  // its requests, as a client of a server would have seen them
+  std::vector<KernelStep> steps;
+  std::int64_t missed_blocks = 0;  // see KvBlockMap::missed
+  std::string device;
+  bool own_pools = true;
+};
+
+// What cannot run on kernels, by key (invalid input). All of it at once.
+Status check_kernel_scenario(const Scenario& scenario, bool waits);
+Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOptions& options);
+
+// Step by step: its shape, what the cost model says the device takes, what it took, the host's part.
+Result<std::string> kernel_steps_csv(const Scenario& scenario, const KernelRun& run);
+// The same by kind of step: {decode, mixed, prefill: {steps, predicted_ms, measured_ms, error_percent,
+// worst_percent}, host_us}.
+Result<Json> kernel_steps_json(const Scenario& scenario, const KernelRun& run);
+
+}  // namespace orrery

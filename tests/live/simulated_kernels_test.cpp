@@ -1,0 +1,118 @@
+// The executor over real kernels, in the CPU simulator: schedule, blocks, forward pass, tape.
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "catch.h"
+#include "kernels/guarded_memory.h"
+#include "live/forward/forward_runner.h"
+#include "live/kernel_run.h"
+#include "sim/example_scenario.h"
+
+namespace {
+
+using namespace orrery;
+
+TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t output, std::vector<std::uint64_t> names) {
+  TraceRequest r;
+  r.index = index;
+  r.arrival = SimTime(static_cast<std::int64_t>(index) * 100'000);
+  r.prompt_tokens = prompt;
+  r.output_tokens = r.max_output_tokens = output;
+  r.hash_ids = std::move(names);
+  r.hash_block_size = 16;
+  return r;
+}
+
+// Chunks of at most 24 tokens; requests that begin alike; with few blocks somebody is preempted.
+Scenario tiny(int blocks) {
+  auto s = small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
+                         "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
+                         "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
+                         "num_gpu_blocks_override: " + std::to_string(blocks) + "}}",
+                         {"workload.limit={requests: 10}"});
+  INFO((s.ok() ? "" : to_string(s.errors())));
+  REQUIRE(s.ok());
+  s->workload.limit_requests = 0;
+  s->workload.time_scale = 1;
+  s->workload.requests = std::make_shared<const std::vector<TraceRequest>>(std::vector<TraceRequest>{
+      request(0, 40, 6, {1, 2, 3}), request(1, 40, 9, {1, 2, 4}), request(2, 17, 8, {1, 5}),
+      request(3, 30, 10, {6, 7}), request(4, 45, 3, {1, 2, 3})});
+  return std::move(*s);
+}
+
+struct Ran {
+  KernelRun run;
+  bool intact = false;
+};
+
+Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nullptr) {
+  kernels::HostMemory memory;
+  KernelRunOptions options;
+  options.waits = waits;
+  options.tape = tape;
+  options.make_device = [&](const KernelDemand& d) -> Result<KernelDevice> {
+    ForwardOptions forward;
+    forward.seed = d.seed;
+    forward.kv_blocks = d.blocks;
+    forward.max_rows = d.max_rows;
+    forward.max_sequences = d.max_sequences;
+    forward.max_positions = d.max_positions;
+    forward.count_launches = true;
+    ORRERY_TRY(runner, ForwardRunner::create(d.instance->model, forward, memory, false));
+    return KernelDevice{std::move(runner), true, "CPU simulator"};
+  };
+  auto run = run_on_kernels(s, options);
+  INFO((run.ok() ? "" : to_string(run.errors())));
+  REQUIRE(run.ok());
+  CHECK(run->missed_blocks == 0);
+  CHECK(run->result.completed == 5);
+  std::string broken;
+  Ran out{std::move(*run), memory.guards_intact(broken)};
+  INFO(broken);
+  CHECK(out.intact);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("what kernels work through in a step is what the cost model prices, class by class") {
+  const Scenario s = tiny(12);
+  const Ran ran = on_simulator(s);
+  CHECK(ran.run.result.preemptions > 0);
+  CHECK(ran.run.result.cached_tokens > 0);
+  const StepPricer pricer = StepPricer::create(s.pool.instance).value();
+  std::int64_t graphs = 0;
+  for (const KernelStep& step : ran.run.steps) {
+    StepShape shape = step.shape;
+    shape.prefill = step.chunks;
+    graphs += step.padded_rows > 0;
+    std::array<double, op_class_count> flops{}, bytes{};
+    for (const OpLine& line : pricer.explain(shape).ops) {
+      flops[static_cast<std::size_t>(line.op_class)] += line.flops;
+      bytes[static_cast<std::size_t>(line.op_class)] += line.bytes;
+    }
+    for (std::size_t c = 0; c < op_class_count; ++c) {
+      CAPTURE(step.step, to_string(static_cast<OpClass>(c)), step.chunks.size(), step.shape.decode_sequences);
+      CHECK(step.work.flops[c] == Approx(flops[c]));
+      CHECK(step.work.memory_bytes[c] == Approx(bytes[c]));  // all activations stay in the cache
+    }
+  }
+  CHECK(graphs > 5);
+}
+
+TEST_CASE("a tape of kernels in real time is replayed without them") {
+  const std::string folder =
+      std::filesystem::temp_directory_path() / ("orrery-simulated-kernels-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  const Scenario s = tiny(12);
+  auto tape = TapeRecorder::create(folder + "/run.tape", s, "test", "live", false).value();
+  const Ran ran = on_simulator(s, true, &tape);
+  REQUIRE(tape.finish(ran.run.result).ok());
+  const auto replay = replay_tape(folder + "/run.tape");
+  std::filesystem::remove_all(folder);
+  INFO((replay.ok() ? "" : to_string(replay.errors())));
+  REQUIRE(replay.ok());
+  CHECK(replay->run.digest == ran.run.result.digest);
+  CHECK(replay->run.e2e.max == ran.run.result.e2e.max);
+}
