@@ -199,6 +199,17 @@ TEST_CASE("another version differs from its neighbour in the lines of its profil
   CHECK_FALSE(v12.static_batches);
 }
 
+// flashinfer_utils.py of mid-2025; everything else of `overlap` is the base's.
+TEST_CASE("a profile over another replaces the parts of its overlap that it gives") {
+  const auto older = load_engine("tensorrt-llm-1.0", ""), newer = load_engine("tensorrt-llm-1.2", "");
+  REQUIRE(older.ok());
+  REQUIRE(newer.ok());
+  CHECK(newer->overlap.launch.on);
+  CHECK_FALSE(older->overlap.launch.on);
+  CHECK(older->overlap.shared.on == newer->overlap.shared.on);
+  CHECK(older->overlap.fused_of.size() == newer->overlap.fused_of.size());
+}
+
 TEST_CASE("unknown engines") {
   const auto engine = load_engine("vllm-0.25");
   REQUIRE_FALSE(engine.ok());

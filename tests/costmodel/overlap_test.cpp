@@ -189,9 +189,10 @@ TEST_CASE("what is fused: by the engine's sizes, ranks, models and switches") {
   CHECK(
       fused(text("sglang-0.5", moe, "{tp: 2}", "enable_aiter_allreduce_fusion: true", "mi300x"), decodes(8)));
   CHECK_FALSE(fused(text("sglang-0.5", moe, "{dp: 2, ep: 2}", ""), decodes(8)));
-  CHECK(fused(text("tensorrt-llm-1.2", dense, "{tp: 2}", ""), decodes(8)));
+  CHECK(fused(text("tensorrt-llm-1.2", moe, "{tp: 2}", ""), decodes(8)));
+  CHECK_FALSE(fused(text("tensorrt-llm-1.2", dense, "{tp: 2}", ""), decodes(8)));  // modeling_qwen3.py
   CHECK_FALSE(fused(
-      text("tensorrt-llm-1.2", dense, "{tp: 2}", "env_overrides: {TRTLLM_QWEN3_EAGER_FUSION_DISABLED: 1}"),
+      text("tensorrt-llm-1.2", moe, "{tp: 2}", "env_overrides: {TRTLLM_QWEN3_EAGER_FUSION_DISABLED: 1}"),
       decodes(8)));
   const Read ada = read(text("vllm-0.24", dense, "{tp: 4}", fuse + "}}", "l40s"));
   REQUIRE(ada.errors.size() == 1);

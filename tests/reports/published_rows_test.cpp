@@ -155,6 +155,35 @@ TEST_CASE("a release of SGLang has the profile that its patch asks for, a run wi
   CHECK(engine("", "run date=2026-05-17") == "sglang-0.5");
 }
 
+TEST_CASE("TensorRT-LLM before 1.2 has a profile of its own, by the release or the day of a run") {
+  const auto engine = [](const std::string& version, const std::string& locator) {
+    return import_text("H200-SXM,8,trt," + version +
+                       ",DeepSeek-R1 (dsr1),fp8,8,8,,,0,1024,1024,random,concurrency,4,tpot,5,ms,"
+                       "SemiAnalysis InferenceX dashboard snapshot," +
+                       locator + ",spec=none\n")
+        .setups[0]
+        .engine;
+  };
+  CHECK(engine("nvcr.io/nvidia/tensorrt-llm/release:1.1.0rc2.post2", "run date=2025-12-15") ==
+        "tensorrt-llm-1.0");
+  CHECK(engine("", "run date=2025-12-05") == "tensorrt-llm-1.0");
+  CHECK(engine("nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc14", "run date=2026-05-18") == "tensorrt-llm-1.2");
+  CHECK(engine("", "run date=2026-05-18") == "tensorrt-llm-1.2");
+}
+
+TEST_CASE("gpt-oss of InferenceX runs the experts that its scripts ask for") {
+  const auto engine = [](const std::string& gpus, const std::string& of, const std::string& locator) {
+    return import_text(
+               gpus + "," + of + ",,openai/gpt-oss-120b,fp4 gemm=nvfp4 moe=nvfp4,1,1,1,1,0,1024,1024," +
+               "fixed,concurrency,8,tpot,5,ms,ai-dynamo/aiconfigurator silicon_sample.csv," + locator + ",\n")
+        .setups[0]
+        .engine;
+  };
+  CHECK(engine("H200-SXM,1", "vllm", "2026_03_01_x") == "vllm-0.18-marlin");
+  CHECK(engine("H100-SXM,1", "vllm", "2026_03_01_x") == "vllm-0.18-marlin");
+  CHECK(engine("H200-SXM,1", "trtllm", "2026_03_01_x") == "tensorrt-llm-1.0-triton");
+}
+
 TEST_CASE("Qwen's own speed page: checkpoints in blocks, SGLang 0.4.6 with its arguments") {
   const std::string figure =
       "H20,1,SGLang,0.4.6.post1,Qwen/Qwen3-8B,FP8,1,,,,,64,20,one,batch_size,1,total_tok_per_s,9,tok/s,";

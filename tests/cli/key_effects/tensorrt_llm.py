@@ -24,7 +24,8 @@ EFFECTS = [
     up(NAME + "env_overrides.TRTLLM_ENABLE_PDL", "trt", args("env_overrides", "{TRTLLM_ENABLE_PDL: 0}"), DECODE + "device_us"),
     *(up(NAME + f"env_overrides.TRTLLM_{model}_EAGER_FUSION_DISABLED", "trt",
          args("env_overrides", f"{{TRTLLM_{model}_EAGER_FUSION_DISABLED: 1}}"), DECODE + "device_us",
-         without="deployment.parallel={tp: 2}") for model in ("DEEPSEEK", "QWEN3", "LLAMA")),
+         without=f"deployment.parallel={{tp: 2}};deployment.model={of}")
+      for model, of in (("DEEPSEEK", "deepseek-v2-lite"), ("QWEN3", "qwen3-30b-a3b"), ("LLAMA", "llama-3.1-8b"))),
     up(NAME + "disable_overlap_scheduler", "trt", args("disable_overlap_scheduler", "true"), "tpot_ms.mean"),
     becomes(NAME + "kv_cache_config.enable_block_reuse", "trt-sessions", KV + "enable_block_reuse=false",
             "prefix_cache_hit_rate", 0),
