@@ -79,11 +79,24 @@ std::string uncountable(const Scenario& scenario) {
   return "";
 }
 
-void judge(const PlanSpace& space, Candidate& candidate) {
+// What is wrong outside `deployment` is wrong with every candidate: mistakes of the file.
+Errors mistakes_of_file(const PlanSpace& space, const Errors& errors) {
+  Errors mistakes;
+  for (const Error& error : errors) {
+    if (error.key.empty() || error.key.starts_with("deployment") || error.kind != ErrorKind::invalid_input)
+      continue;
+    mistakes.push_back(error);
+    mistakes.back().where = {space.file, 0, 0};
+  }
+  return mistakes;
+}
+
+void judge(const PlanSpace& space, Candidate& candidate, Errors& mistakes) {
   ScenarioOptions options;
   options.document = candidate.document;
   auto loaded = load_scenario(space.file, options);
   if (!loaded.ok()) {
+    mistakes = mistakes_of_file(space, loaded.errors());
     const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
     return reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
                   reason_of(loaded.errors()));
@@ -189,9 +202,13 @@ Result<CandidateList> list_candidates(const PlanSpace& space, int threads, Share
       list.all.push_back(std::move(candidate));
     }
   }
+  std::vector<Errors> mistakes(list.all.size());
   in_parallel(list.all.size(), threads, [&](std::size_t i) {
-    if (list.all[i].rejected == RejectedBy::nothing) judge(space, list.all[i]);
+    if (list.all[i].rejected == RejectedBy::nothing) judge(space, list.all[i], mistakes[i]);
   });
+  for (const Errors& errors : mistakes) {
+    if (!errors.empty()) return errors;
+  }
   if (std::optional<Error> error = common_error(space, list)) return *error;
   const auto some = std::find_if(list.all.begin(), list.all.end(),
                                  [](const Candidate& c) { return c.scenario != nullptr; });

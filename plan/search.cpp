@@ -133,7 +133,8 @@ Result<PlanSearch> Search::go(CandidateList candidates, std::uint64_t requests) 
   out_.candidates = std::move(candidates);
   out_.requests = requests;
   for (std::size_t i = 0; i < out_.candidates.all.size(); ++i) {
-    if (out_.candidates.all[i].scenario != nullptr) running_.push_back({.candidate = i, .requests = 0, .score = {}});
+    if (out_.candidates.all[i].scenario != nullptr)
+      running_.push_back({.candidate = i, .requests = 0, .score = {}});
   }
   out_.full_runs = running_.size();
   const auto keep = static_cast<std::size_t>(space_.finalists) * 2;

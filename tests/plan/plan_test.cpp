@@ -93,6 +93,7 @@ TEST_CASE("the choice is that of exhaustive search") {
 TEST_CASE("a bound rejects only what misses the SLO when it is run") {
   const Folder folder;
   // Limits about the time of a lone token, and of a lone prompt.
+  std::size_t rejected = 0;
   for (const char* limits : {"tpot_ms: 3", "tpot_ms: 5", "ttft_ms: 12", "ttft_ms: 30", "ttft_ms: 60"}) {
     const PlanSpace space =
         space_of(folder, scenario_text("slo: {" + std::string(limits) + ", percentile: 90}\n") +
@@ -103,6 +104,7 @@ TEST_CASE("a bound rejects only what misses the SLO when it is run") {
     REQUIRE(list.ok());
     for (const Candidate& candidate : list->all) {
       if (candidate.rejected != RejectedBy::bound) continue;
+      ++rejected;
       auto scenario =
           load_scenario(space.file, {.overrides = {}, .trace = "", .document = candidate.document});
       REQUIRE(scenario.ok());
@@ -112,6 +114,8 @@ TEST_CASE("a bound rejects only what misses the SLO when it is run") {
       CHECK_FALSE(score_of(space, *scenario, *run).meets);
     }
   }
+  CHECK(rejected > 8);
+  CHECK(rejected < 40);
 }
 
 TEST_CASE("as few instances as meet the SLO") {
@@ -203,6 +207,12 @@ TEST_CASE("bad spaces are refused with their place") {
   const auto search = search_plans(unknown, {});
   REQUIRE_FALSE(search.ok());
   CHECK(to_string(search.errors()).find("hardwear") != std::string::npos);
+  const PlanSpace mistaken = space_of(folder, scenario_text(easy_slo) +
+                                                  "overrides: {op_scale: {gem: 2}}\n"
+                                                  "search: {objective: gpus, vary: {parallel.tp: [1, 3]}}\n");
+  const auto outside = search_plans(mistaken, {});
+  REQUIRE_FALSE(outside.ok());
+  CHECK(outside.errors().front().key == "overrides.op_scale.gem");
   const PlanSpace unpriced =
       space_of(folder, scenario_text(easy_slo) + "search: {objective: cost, vary: {hardware: [h200]}}\n");
   const auto no_price = search_plans(unpriced, {});
