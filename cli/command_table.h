@@ -20,16 +20,23 @@ void register_calibrate_command(CLI::App& app, CommandContext& context);
 void register_import_command(CLI::App& app, CommandContext& context);
 void register_list_command(CLI::App& app, CommandContext& context);
 void register_live_command(CLI::App& app, CommandContext& context);
+void register_plan_command(CLI::App& app, CommandContext& context);
 void register_replay_command(CLI::App& app, CommandContext& context);
 void register_trace_command(CLI::App& app, CommandContext& context);
 void register_validate_command(CLI::App& app, CommandContext& context);
 
 inline constexpr std::array command_table = {
-    CommandEntry{"simulate", register_simulate_command},   CommandEntry{"explain", register_explain_command},
-    CommandEntry{"diff", register_diff_command},           CommandEntry{"cost", register_cost_command},
-    CommandEntry{"calibrate", register_calibrate_command}, CommandEntry{"import", register_import_command},
-    CommandEntry{"list", register_list_command},           CommandEntry{"live", register_live_command},
-    CommandEntry{"replay", register_replay_command},       CommandEntry{"trace", register_trace_command},
+    CommandEntry{"simulate", register_simulate_command},
+    CommandEntry{"explain", register_explain_command},
+    CommandEntry{"diff", register_diff_command},
+    CommandEntry{"cost", register_cost_command},
+    CommandEntry{"calibrate", register_calibrate_command},
+    CommandEntry{"import", register_import_command},
+    CommandEntry{"list", register_list_command},
+    CommandEntry{"live", register_live_command},
+    CommandEntry{"plan", register_plan_command},
+    CommandEntry{"replay", register_replay_command},
+    CommandEntry{"trace", register_trace_command},
     CommandEntry{"validate", register_validate_command},
 };
 
@@ -40,7 +47,6 @@ struct LaterCommand {
 };
 
 inline constexpr std::array later_commands = {
-    LaterCommand{"plan", "searches deployments"},
     LaterCommand{"calibrate", "times kernels on a GPU"},
     LaterCommand{"doctor", "says what is installed and missing"},
     LaterCommand{"serve", "what-if web page and JSON API"},

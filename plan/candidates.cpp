@@ -1,0 +1,251 @@
+#include "plan/candidates.h"
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <thread>
+
+#include "base/digest.h"
+#include "base/text.h"
+#include "base/yaml_reader.h"
+#include "plan/bounds.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::size_t most_requests = 2'000'000;
+
+// The values of combination `number` of a shape; its last key varies fastest.
+std::vector<std::pair<std::string, std::string>> values_of(const PlanShape& shape, std::uint64_t number) {
+  std::vector<std::pair<std::string, std::string>> values(shape.axes.size());
+  for (std::size_t i = shape.axes.size(); i-- > 0;) {
+    const PlanAxis& axis = shape.axes[i];
+    values[i] = {axis.key, axis.values[number % axis.values.size()]};
+    number /= axis.values.size();
+  }
+  return values;
+}
+
+void reject(Candidate& candidate, RejectedBy stage, std::string reason) {
+  candidate.rejected = stage;
+  candidate.reason = std::move(reason);
+  candidate.scenario.reset();
+}
+
+// Lines and columns are those of a text that nobody has seen; the key says where.
+std::string reason_of(const Errors& errors) {
+  const Error& first = errors.front();
+  std::string reason = first.key.empty() ? first.message : first.key + ": " + first.message;
+  if (errors.size() > 1) reason += " (and " + std::to_string(errors.size() - 1) + " more)";
+  return reason;
+}
+
+Result<std::string> document_of(const PlanSpace& space, const PlanShape& shape, const Candidate& candidate) {
+  ORRERY_TRY(document, YamlDocument::parse(space.document, space.file));
+  if (!shape.deployment.empty()) ORRERY_TRY_STATUS(document.set("deployment=" + shape.deployment));
+  for (const auto& [key, value] : candidate.values)
+    ORRERY_TRY_STATUS(document.set("deployment." + key + "=" + value));
+  return document.dump();
+}
+
+// More GPUs of a part than there are; "" when there are enough.
+std::string beyond_owned(const PlanSpace& space, const Scenario& scenario) {
+  if (space.owned.empty()) return "";
+  std::vector<std::pair<std::string, std::int64_t>> used;
+  for (const PoolSpec* pool : scenario.pools()) {
+    const std::string& part = pool->instance.hardware.name;
+    const auto at = std::find_if(used.begin(), used.end(), [&](const auto& u) { return u.first == part; });
+    if (at == used.end())
+      used.emplace_back(part, pool->gpus());
+    else
+      at->second += pool->gpus();
+  }
+  for (const auto& [part, gpus] : used) {
+    std::int64_t have = 0;
+    for (const auto& [name, count] : space.owned) have += name == part ? count : 0;
+    if (gpus > have)
+      return "takes " + std::to_string(gpus) + " " + part + "; `search.owned` has " + std::to_string(have);
+  }
+  return "";
+}
+
+// A plan whose instances are counted by the search: one pool that stands on no topology.
+std::string uncountable(const Scenario& scenario) {
+  if (!scenario.other_pools.empty() || scenario.topology != nullptr)
+    return "`search.replicas` counts instances of one pool without a topology; vary pools[0].replicas";
+  if (scenario.pool.autoscale)
+    return "`search.replicas` and `autoscale` both say how many instances there are";
+  return "";
+}
+
+// What is wrong outside `deployment` is wrong with every candidate: mistakes of the file.
+Errors mistakes_of_file(const PlanSpace& space, const Errors& errors) {
+  Errors mistakes;
+  for (const Error& error : errors) {
+    if (error.key.empty() || error.key.starts_with("deployment") || error.kind != ErrorKind::invalid_input)
+      continue;
+    mistakes.push_back(error);
+    mistakes.back().where = {space.file, 0, 0};
+  }
+  return mistakes;
+}
+
+void judge(const PlanSpace& space, Candidate& candidate, Errors& mistakes) {
+  ScenarioOptions options;
+  options.document = candidate.document;
+  auto loaded = load_scenario(space.file, options);
+  if (!loaded.ok()) {
+    mistakes = mistakes_of_file(space, loaded.errors());
+    const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
+    return reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
+                  reason_of(loaded.errors()));
+  }
+  auto scenario = std::make_shared<Scenario>(std::move(loaded).value());
+  if (space.most_replicas > 0) {
+    if (std::string reason = uncountable(*scenario); !reason.empty())
+      return reject(candidate, RejectedBy::configuration, std::move(reason));
+    scenario->pool.replicas = 1;
+  }
+  if (std::string reason = beyond_owned(space, *scenario); !reason.empty())
+    return reject(candidate, RejectedBy::owned, std::move(reason));
+  candidate.scenario = std::move(scenario);
+}
+
+Result<SharedRequests> read_requests(const Scenario& scenario) {
+  ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
+  auto all = std::make_shared<std::vector<TraceRequest>>();
+  TraceRequest request;
+  while (source->next(request)) {
+    if (all->size() == most_requests) {
+      return invalid_input(
+          "a plan keeps its workload in memory, and this one has more than two million requests; "
+          "set workload.limit",
+          {scenario.file, 0, 0}, "workload");
+    }
+    all->push_back(request);
+  }
+  if (source->error() != nullptr) return *source->error();
+  return SharedRequests(std::move(all));
+}
+
+// As read: scaled, cut to the limit, with the clients' patience in each request.
+void give_requests(Scenario& scenario, const SharedRequests& requests) {
+  WorkloadSpec& workload = scenario.workload;
+  workload.requests = requests;
+  workload.trace.clear();
+  workload.generator.reset();
+  workload.time_scale = 1;
+  workload.limit_requests = 0;
+  workload.limit_duration_s = 0;
+  workload.client = {};
+}
+
+template <class Work>
+void in_parallel(std::size_t count, int threads, const Work& work) {
+  std::atomic<std::size_t> next{0};
+  const auto worker = [&] {
+    for (std::size_t i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::jthread> pool;
+  for (int t = 1; t < threads; ++t) pool.emplace_back(worker);
+  worker();
+}
+
+// Where everything is refused for one and the same reason, the reason lies in what all share.
+std::optional<Error> common_error(const PlanSpace& space, const CandidateList& list) {
+  const Candidate& first = list.all.front();
+  for (const Candidate& candidate : list.all) {
+    if (candidate.rejected != first.rejected || candidate.reason != first.reason) return std::nullopt;
+  }
+  const bool feasible = first.rejected == RejectedBy::nothing;
+  if (feasible || first.rejected == RejectedBy::bound) return std::nullopt;
+  const bool memory = first.rejected == RejectedBy::memory || first.rejected == RejectedBy::owned;
+  const std::string all =
+      list.all.size() == 1 ? "the only candidate" : "all " + std::to_string(list.all.size()) + " candidates";
+  return make_error(memory ? ErrorKind::infeasible : ErrorKind::invalid_input, all + ": " + first.reason,
+                    {space.file, 0, 0}, "");
+}
+
+}  // namespace
+
+const char* to_string(RejectedBy stage) {
+  static constexpr const char* names[] = {"", "configuration", "memory", "owned", "bound"};
+  return names[static_cast<std::size_t>(stage)];
+}
+
+std::string Candidate::label() const {
+  std::string out = shape;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    out += (i > 0 ? ", " : shape.empty() ? "" : ": ") + values[i].first + " " + values[i].second;
+  return out.empty() ? "the scenario" : out;
+}
+
+std::size_t CandidateList::feasible() const {
+  return static_cast<std::size_t>(
+      std::count_if(all.begin(), all.end(), [](const Candidate& c) { return c.scenario != nullptr; }));
+}
+
+Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests) {
+  CandidateList list;
+  for (const PlanShape& shape : space.shapes) {
+    for (std::uint64_t n = 0; n < shape.combinations(); ++n) {
+      Candidate candidate;
+      candidate.index = list.all.size();
+      candidate.shape = shape.name;
+      candidate.values = values_of(shape, n);
+      auto document = document_of(space, shape, candidate);
+      if (document.ok())
+        candidate.document = std::move(document).value();
+      else
+        reject(candidate, RejectedBy::configuration, reason_of(document.errors()));
+      list.all.push_back(std::move(candidate));
+    }
+  }
+  std::vector<Errors> mistakes(list.all.size());
+  in_parallel(list.all.size(), threads, [&](std::size_t i) {
+    if (list.all[i].rejected == RejectedBy::nothing) judge(space, list.all[i], mistakes[i]);
+  });
+  for (const Errors& errors : mistakes) {
+    if (!errors.empty()) return errors;
+  }
+  if (std::optional<Error> error = common_error(space, list)) return *error;
+  const auto some = std::find_if(list.all.begin(), list.all.end(),
+                                 [](const Candidate& c) { return c.scenario != nullptr; });
+  if (some == list.all.end()) return list;
+  ORRERY_TRY(read, read_requests(*some->scenario));
+  requests = std::move(read);
+  in_parallel(list.all.size(), threads, [&](std::size_t i) {
+    Candidate& candidate = list.all[i];
+    if (candidate.scenario == nullptr) return;
+    auto scenario = std::make_shared<Scenario>(*candidate.scenario);
+    give_requests(*scenario, requests);
+    candidate.scenario = scenario;
+    Digest digest;
+    digest.add_text(scenario->resolved_yaml());
+    candidate.key = digest_text(digest.value());
+    if (std::string reason = beyond_slo(*scenario, *requests); !reason.empty())
+      reject(candidate, RejectedBy::bound, std::move(reason));
+  });
+  return list;
+}
+
+Scenario with_replicas(const Scenario& scenario, std::int64_t replicas) {
+  Scenario out = scenario;
+  out.pool.replicas = static_cast<std::int32_t>(replicas);
+  return out;
+}
+
+double usd_per_hour(const PlanSpace& space, const Scenario& scenario) {
+  double sum = 0;
+  for (const PoolSpec* pool : scenario.pools()) {
+    const HardwareProfile& part = pool->instance.hardware;
+    double price = space.price_of(part.name);
+    if (price == 0 && part.price) price = part.price->value.value();
+    if (price == 0) return 0;
+    sum += price * static_cast<double>(pool->gpus());
+  }
+  return sum;
+}
+
+}  // namespace orrery

@@ -1,0 +1,52 @@
+// Every combination of a space as a scenario, or the reason why it is none.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "plan/space.h"
+#include "sim/costed/scenario.h"
+#include "workloads/request_source.h"
+
+namespace orrery {
+
+enum class RejectedBy {
+  nothing,
+  configuration,  // the engine, its kernels or the plan do not allow it
+  memory,         // it does not fit
+  owned,          // more GPUs than there are
+  bound,          // not even a lone request would meet the SLO
+};
+const char* to_string(RejectedBy stage);
+
+struct Candidate {
+  std::uint64_t index = 0;  // among all combinations, in the order of the file
+  std::string shape;        // its name; empty where there is one only
+  std::vector<std::pair<std::string, std::string>> values;  // key below `deployment`, value as written
+  std::string document;                                     // the scenario
+  std::shared_ptr<const Scenario> scenario;                 // null where it is none
+  std::string key;                                          // of its results: a digest of all its figures
+  RejectedBy rejected = RejectedBy::nothing;
+  std::string reason;
+  std::string label() const;  // "colocated: hardware h200, parallel.tp 2"
+};
+
+struct CandidateList {
+  std::vector<Candidate> all;
+  std::size_t feasible() const;
+};
+
+using SharedRequests = std::shared_ptr<const std::vector<TraceRequest>>;
+
+// In the order of the file, the last key of a shape varying fastest, whatever the number of threads. The
+// workload is read once, into `requests`. Errors: the workload's; and the first candidate's where all are
+// refused for the same reason, which then is the document's.
+Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests);
+
+// The candidate with so many instances; only where it has one pool.
+Scenario with_replicas(const Scenario& scenario, std::int64_t replicas);
+double usd_per_hour(const PlanSpace& space, const Scenario& scenario);  // 0: a part has no price
+
+}  // namespace orrery

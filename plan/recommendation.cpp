@@ -1,0 +1,318 @@
+#include "plan/recommendation.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "base/yaml_reader.h"
+#include "plan/pareto.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::size_t most_answers = 3;  // the choice and two alternatives
+
+const Candidate& candidate_of(const PlanSearch& search, const PlanEntry& entry) {
+  return search.candidates.all[entry.candidate];
+}
+
+std::string plan_text(const PlanSearch& search, const PlanEntry& entry) {
+  const std::string label = candidate_of(search, entry).label();
+  const std::int64_t replicas = entry.score.replicas;
+  return replicas > 1 ? label + ", " + std::to_string(replicas) + " instances" : label;
+}
+
+const MetricInterval* interval_of(const Finalist& finalist, const std::string& name) {
+  for (const MetricInterval& m : finalist.intervals.metrics) {
+    if (m.name == name) return &m;
+  }
+  return nullptr;
+}
+
+std::string interval_text(const MetricInterval* m, int decimals) {
+  if (m == nullptr) return "-";
+  return format_fixed(m->nominal, decimals) + " [" + format_fixed(m->low, decimals) + ", " +
+         format_fixed(m->high, decimals) + "]";
+}
+
+std::string percent(double share) { return format_fixed(share * 100, 1) + " %"; }
+
+// How many candidates left for which reason, most frequent first; equal ones in the order of their reasons.
+std::vector<std::pair<std::string, std::uint64_t>> reasons_of(const PlanSearch& search) {
+  std::map<std::string, std::uint64_t> counts;
+  for (const Candidate& c : search.candidates.all) {
+    if (c.rejected != RejectedBy::nothing) ++counts[std::string(to_string(c.rejected)) + ": " + c.reason];
+  }
+  std::vector<std::pair<std::string, std::uint64_t>> reasons(counts.begin(), counts.end());
+  std::stable_sort(reasons.begin(), reasons.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  return reasons;
+}
+
+Json values_json(const Candidate& candidate) {
+  Json values = Json::object();
+  for (const auto& [key, value] : candidate.values) values[key] = value;
+  return values;
+}
+
+Json entry_json(const PlanSpace& space, const PlanSearch& search, const PlanEntry& entry) {
+  const Candidate& candidate = candidate_of(search, entry);
+  const PlanScore& s = entry.score;
+  Json out;
+  out["candidate"] = candidate.index;
+  out["label"] = plan_text(search, entry);
+  if (!candidate.shape.empty()) out["shape"] = candidate.shape;
+  out["values"] = values_json(candidate);
+  out["instances"] = s.replicas;
+  out["gpus"] = s.gpus;
+  out["meets_slo"] = s.has_slo ? Json(s.meets) : Json(nullptr);
+  out["attainment"] = s.has_slo ? Json(s.attainment) : Json(nullptr);
+  out["objective"] = space.objective == PlanObjective::throughput ? -s.objective : s.objective;
+  out["e2e_ms.mean"] = s.mean_e2e_ms;
+  out["ttft_ms"] = s.ttft_ms;
+  out["tpot_ms"] = s.tpot_ms;
+  out["output_tokens_per_s"] = s.output_tokens_per_s;
+  out["requests_per_s"] = s.requests_per_s;
+  out["usd_per_hour"] = s.usd_per_hour > 0 ? Json(s.usd_per_hour) : Json(nullptr);
+  out["usd_per_million_output_tokens"] = s.usd_per_million > 0 ? Json(s.usd_per_million) : Json(nullptr);
+  out["kv_peak"] = s.kv_peak;
+  out["saturated"] = s.saturated;
+  out["requests"] = entry.requests;
+  return out;
+}
+
+Json finalist_json(const PlanSpace& space, const PlanSearch& search, const Finalist& finalist) {
+  Json out = entry_json(space, search, finalist.entry);
+  out["best_probability"] = finalist.best_probability;
+  out["meets_probability"] = finalist.meets_probability;
+  out["regret"] = finalist.regret;
+  out["shortfall_points"] = finalist.shortfall;
+  Json intervals = Json::object();
+  for (const MetricInterval& m : finalist.intervals.metrics)
+    intervals[m.name] = Json::array({m.nominal, m.low, m.high});
+  out["interval_90"] = std::move(intervals);
+  return out;
+}
+
+std::string finalist_row(const PlanSpace& space, const PlanSearch& search, const Finalist& f) {
+  const PlanScore& s = f.entry.score;
+  return "| " + plan_text(search, f.entry) + " | " + std::to_string(s.gpus) + " | " +
+         objective_text(space.objective, s) + " | " + (s.has_slo ? percent(s.attainment) : "-") + " | " +
+         percent(f.meets_probability) + " | " + percent(f.best_probability) + " | " +
+         interval_text(interval_of(f, "ttft_ms.p99"), 0) + " | " +
+         interval_text(interval_of(f, "tpot_ms.p50"), 1) + " | " +
+         interval_text(interval_of(f, "throughput.output_tokens_per_s"), 0) + " |\n";
+}
+
+std::string why(const PlanSpace& space, const PlanSearch& search) {
+  const Finalist& choice = search.finalists.front();
+  std::string out = "It is the best of " + std::to_string(search.candidates.feasible()) +
+                    " deployments that can be run, by " + to_string(space.objective) + ": " +
+                    objective_text(space.objective, choice.entry.score) + ".";
+  if (search.finalists.size() < 2) return out + "\n";
+  const Finalist& next = search.finalists[1];
+  out += " The next one, " + plan_text(search, next.entry) + ", has " +
+         objective_text(space.objective, next.entry.score);
+  if (next.entry.score.has_slo) out += " and answers " + percent(next.entry.score.attainment) + " in time";
+  out += "; of " + std::to_string(space.draws) +
+         " draws of what is uncertain in prices the choice is best in " + percent(choice.best_probability) +
+         ", the next one in " + percent(next.best_probability) + ".\n";
+  if (choice.best_probability < 0.8) {
+    out +=
+        "\nThe ranking is not settled: the figures that the choice rests on overlap with the next one's. "
+        "`orrery live` with both, or `orrery calibrate` on the part, decides it.\n";
+  }
+  return out;
+}
+
+}  // namespace
+
+bool has_choice(const PlanSearch& search) {
+  return !search.finalists.empty() && search.finalists.front().entry.score.meets;
+}
+
+Json recommendation_json(const RecommendationInput& input) {
+  const PlanSearch& search = *input.search;
+  Json out;
+  out["objective"] = to_string(input.space->objective);
+  out["choice"] =
+      has_choice(search) ? finalist_json(*input.space, search, search.finalists.front()) : Json(nullptr);
+  out["finalists"] = Json::array();
+  for (const Finalist& f : search.finalists)
+    out["finalists"].push_back(finalist_json(*input.space, search, f));
+  out["pareto"] = Json::array();
+  for (const PlanEntry& entry : pareto_front(search))
+    out["pareto"].push_back(entry_json(*input.space, search, entry));
+  out["left_early"] = search.left.size();
+  out["candidates"] = search.candidates.all.size();
+  out["feasible"] = search.candidates.feasible();
+  out["rejected"] = Json::array();
+  for (const auto& [reason, count] : reasons_of(search))
+    out["rejected"].push_back(Json{{"reason", reason}, {"candidates", count}});
+  out["workload_requests"] = search.requests;
+  out["draws"] = input.space->draws;
+  out["command"] = input.command;
+  out["version"] = input.version;
+  return out;
+}
+
+std::string recommendation_markdown(const RecommendationInput& input) {
+  const PlanSpace& space = *input.space;
+  const PlanSearch& search = *input.search;
+  std::string out = "# Recommendation\n\n";
+  if (has_choice(search)) {
+    out += "**" + plan_text(search, search.finalists.front().entry) + "**\n\n" + why(space, search);
+  } else {
+    out += no_deployment(input).message + "\n";
+  }
+  out += "\n## The last " + std::to_string(search.finalists.size()) + "\n\n";
+  out += "| deployment | GPUs | " + std::string(to_string(space.objective)) +
+         " | in time | meets the SLO in | is best in | TTFT p99, ms | TPOT p50, ms | output tokens/s |\n"
+         "|---|---|---|---|---|---|---|---|---|\n";
+  for (const Finalist& f : search.finalists) out += finalist_row(space, search, f);
+  out += "\nIn brackets: 90 % intervals. \"In\": share of " + std::to_string(space.draws) +
+         " runs, in each of which prices and host times are drawn anew, alike for all deployments.\n";
+  out +=
+      "\n## Fewest GPUs against latency and throughput\n\nNo other deployment that was run on the whole "
+      "workload has "
+      "at most as many GPUs, at most the mean end-to-end latency and at least the output tokens per "
+      "second.\n\n"
+      "| deployment | GPUs | E2E mean, ms | output tokens/s |\n|---|---|---|---|\n";
+  for (const PlanEntry& entry : pareto_front(search)) {
+    out += "| " + plan_text(search, entry) + " | " + std::to_string(entry.score.gpus) + " | " +
+           format_fixed(entry.score.mean_e2e_ms, 0) + " | " +
+           format_fixed(entry.score.output_tokens_per_s, 0) + " |\n";
+  }
+  out += "\n## Who is not in it\n\n";
+  out += std::to_string(search.candidates.all.size()) + " combinations, of which " +
+         std::to_string(search.candidates.feasible()) + " can be run; " + std::to_string(search.left.size()) +
+         " of those left before the last round (candidates.csv).\n\n";
+  for (const auto& [reason, count] : reasons_of(search))
+    out += "- " + std::to_string(count) + " × " + reason + "\n";
+  if (has_choice(search)) {
+    out +=
+        "\n## Next\n\n```sh\norrery simulate choice.yaml --out choice\n"
+        "orrery live choice.yaml --endpoint http://HOST:PORT --out live   # once it runs\n```\n";
+  }
+  return out + "\nMade by `" + input.command + "`, orrery " + input.version + ".\n";
+}
+
+std::string recommendation_text(const RecommendationInput& input) {
+  const PlanSearch& search = *input.search;
+  std::string out;
+  for (std::size_t i = 0; i < std::min(most_answers, search.finalists.size()); ++i) {
+    const Finalist& f = search.finalists[i];
+    const PlanScore& s = f.entry.score;
+    out += i == 0 ? "choice      " : "then        ";
+    out += plan_text(search, f.entry) + "\n            " + objective_text(input.space->objective, s) + ", " +
+           std::to_string(s.gpus) + (s.gpus == 1 ? " GPU" : " GPUs");
+    if (s.has_slo) out += ", in time " + percent(s.attainment);
+    out += ", best in " + percent(f.best_probability) + " of the draws\n";
+  }
+  out += "searched    " + std::to_string(search.candidates.all.size()) + " combinations, " +
+         std::to_string(search.candidates.feasible()) + " can be run, " + std::to_string(search.runs) +
+         " simulations";
+  if (search.reused > 0) out += ", " + std::to_string(search.reused) + " answers from the store";
+  return out + "\n";
+}
+
+std::string candidates_csv(const RecommendationInput& input) {
+  const PlanSearch& search = *input.search;
+  struct Fate {
+    std::string fate, reason;
+    const PlanEntry* entry = nullptr;
+  };
+  std::vector<Fate> fates(search.candidates.all.size());
+  for (std::size_t i = 0; i < fates.size(); ++i) {
+    const Candidate& c = search.candidates.all[i];
+    if (c.rejected != RejectedBy::nothing)
+      fates[i] = {"rejected", std::string(to_string(c.rejected)) + ": " + c.reason};
+  }
+  for (const PlanEntry& e : search.left)
+    fates[e.candidate] = {"left", "behind others after " + std::to_string(e.requests) + " requests", &e};
+  for (const Finalist& f : search.finalists) fates[f.entry.candidate] = {"finalist", "", &f.entry};
+  std::string out =
+      "candidate,label,fate,reason,requests,instances,gpus,meets,attainment,objective,ttft_ms,tpot_ms,"
+      "e2e_mean_ms,output_tokens_per_s\n";
+  const auto quoted = [](const std::string& text) {
+    std::string escaped;
+    for (const char c : text) escaped += c == '"' ? "\"\"" : std::string(1, c);
+    return '"' + escaped + '"';
+  };
+  for (std::size_t i = 0; i < fates.size(); ++i) {
+    out += std::to_string(i) + "," + quoted(search.candidates.all[i].label()) + "," + fates[i].fate + "," +
+           quoted(fates[i].reason);
+    if (const PlanEntry* e = fates[i].entry; e != nullptr) {
+      const PlanScore& s = e->score;
+      out += "," + std::to_string(e->requests) + "," + std::to_string(s.replicas) + "," +
+             std::to_string(s.gpus) + "," + (s.meets ? "1" : "0");
+      for (const double value :
+           {s.attainment, input.space->objective == PlanObjective::throughput ? -s.objective : s.objective,
+            s.ttft_ms, s.tpot_ms, s.mean_e2e_ms, s.output_tokens_per_s})
+        out += "," + format_number(value);
+    } else {
+      out += ",,,,,,,,,,";
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+Error no_deployment(const RecommendationInput& input) {
+  const PlanSearch& search = *input.search;
+  const SourceLocation where{input.space->file, 0, 0};
+  if (search.finalists.empty()) {
+    std::string message =
+        "none of " + std::to_string(search.candidates.all.size()) + " combinations can be run";
+    std::size_t shown = 0;
+    for (const auto& [reason, count] : reasons_of(search)) {
+      if (shown++ == most_answers) break;
+      message += (shown == 1 ? ": " : "; ") + std::to_string(count) + " × " + reason;
+    }
+    const bool bound = std::any_of(search.candidates.all.begin(), search.candidates.all.end(),
+                                   [](const Candidate& c) { return c.rejected == RejectedBy::bound; });
+    return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
+  }
+  const PlanEntry& nearest = search.finalists.front().entry;
+  const Scenario& scenario = *candidate_of(search, nearest).scenario;
+  const PlanScore& s = nearest.score;
+  std::string message = "no deployment meets the objective; the nearest is " + plan_text(search, nearest);
+  if (!s.has_slo)
+    return make_error(ErrorKind::no_deployment, message + ", which answered nothing", where, "search");
+  message += ": " + percent(s.attainment) + " of the requests in time, " +
+             format_fixed(scenario.slo.percentile, 1) + " % have to be";
+  const std::string at = " at that percentile";
+  if (scenario.slo.ttft_ms > 0)
+    message += "; TTFT" + at + " " + format_fixed(s.ttft_ms, 0) + " ms, limit " +
+               format_number(scenario.slo.ttft_ms);
+  if (scenario.slo.tpot_ms > 0)
+    message += "; TPOT" + at + " " + format_fixed(s.tpot_ms, 1) + " ms, limit " +
+               format_number(scenario.slo.tpot_ms);
+  const double ttft = scenario.slo.ttft_ms > 0 ? s.ttft_ms / scenario.slo.ttft_ms : 0;
+  const double tpot = scenario.slo.tpot_ms > 0 ? s.tpot_ms / scenario.slo.tpot_ms : 0;
+  message += std::string(". Relax ") + (ttft >= tpot ? "slo.ttft_ms" : "slo.tpot_ms") +
+             ", own more GPUs, or offer less";
+  return make_error(ErrorKind::no_deployment, message, where, "slo");
+}
+
+Status write_recommendation(const std::string& folder, const RecommendationInput& input) {
+  const PlanSearch& search = *input.search;
+  const auto write = [&](const std::string& name, const std::string& text) {
+    return write_file_atomically(folder + "/" + name, text);
+  };
+  for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
+    const PlanEntry& entry = search.finalists[i].entry;
+    ORRERY_TRY(document, YamlDocument::parse(candidate_of(search, entry).scenario->yaml, input.space->file));
+    if (input.space->most_replicas > 0)
+      ORRERY_TRY_STATUS(document.set("deployment.replicas=" + std::to_string(entry.score.replicas)));
+    ORRERY_TRY_STATUS(
+        write(i == 0 ? "choice.yaml" : "alternative-" + std::to_string(i) + ".yaml", document.dump()));
+  }
+  ORRERY_TRY_STATUS(write("recommendation.json", canonical_json(recommendation_json(input))));
+  ORRERY_TRY_STATUS(write("recommendation.md", recommendation_markdown(input)));
+  return write("candidates.csv", candidates_csv(input));
+}
+
+}  // namespace orrery

@@ -1,0 +1,216 @@
+#include "plan/search.h"
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/digest.h"
+#include "plan/rounds.h"
+
+namespace orrery {
+
+namespace {
+
+// Shares of the workload on which candidates are compared before all of it: an eighth, a quarter, a half.
+constexpr std::uint64_t first_part = 8;
+constexpr std::uint64_t least_requests = 64;  // a part of fewer says too little of a queue
+
+// Runs `work` for 0 … count − 1; the first error, by number, is returned.
+template <class Work>
+Status in_parallel(std::size_t count, int threads, const Work& work) {
+  std::vector<std::optional<Errors>> failed(count);
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> stop{false};
+  const auto worker = [&] {
+    for (std::size_t i = next++; i < count && !stop; i = next++) {
+      if (Status status = work(i); !status.ok()) {
+        failed[i] = status.errors();
+        stop = true;
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> pool;
+    for (int t = 1; t < threads; ++t) pool.emplace_back(worker);
+    worker();
+  }
+  for (const auto& errors : failed) {
+    if (errors) return *errors;
+  }
+  return ok_status();
+}
+
+bool before(const PlanEntry& a, const PlanEntry& b) {
+  if (better(a.score, b.score)) return true;
+  return !better(b.score, a.score) && a.candidate < b.candidate;
+}
+
+class Search {
+ public:
+  Search(const PlanSpace& space, const SearchOptions& options, PlanStore store)
+      : space_(space), options_(options), store_(std::move(store)), runner_(space, options, store_) {}
+
+  Result<PlanSearch> go(CandidateList candidates, std::uint64_t requests);
+
+ private:
+  Status round(std::uint64_t requests);
+  Status estimate();
+  void compare_draws();
+  void tell(std::uint64_t done, std::uint64_t of, const char* what) {
+    if (!options_.progress) return;
+    const std::scoped_lock lock(progress_);
+    options_.progress(done, of, what);
+  }
+
+  const PlanSpace& space_;
+  const SearchOptions& options_;
+  PlanStore store_;
+  PlanRunner runner_;
+  PlanSearch out_;
+  std::vector<PlanEntry> running_;
+  std::mutex progress_;
+};
+
+Status Search::round(std::uint64_t requests) {
+  std::atomic<std::uint64_t> done{0};
+  ORRERY_TRY_STATUS(in_parallel(running_.size(), options_.threads, [&](std::size_t i) -> Status {
+    PlanEntry& entry = running_[i];
+    ORRERY_TRY(score, runner_.fewest(out_.candidates.all[entry.candidate], entry.score.replicas, requests));
+    entry.score = score;
+    entry.requests = requests;
+    tell(++done, running_.size(), "candidates");
+    return ok_status();
+  }));
+  std::sort(running_.begin(), running_.end(), before);
+  return ok_status();
+}
+
+Status Search::estimate() {
+  out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
+  while (running_.size() > out_.finalists.size()) {
+    out_.left.push_back(running_.back());
+    running_.pop_back();
+  }
+  std::atomic<std::uint64_t> done{0};
+  return in_parallel(out_.finalists.size(), options_.threads, [&](std::size_t i) -> Status {
+    Finalist& finalist = out_.finalists[i];
+    finalist.entry = running_[i];
+    ORRERY_TRY_STATUS(runner_.estimate(out_.candidates.all[finalist.entry.candidate], finalist));
+    tell(++done, out_.finalists.size(), "finalists");
+    return ok_status();
+  });
+}
+
+// Draw by draw: who is best, and how far the others are behind.
+void Search::compare_draws() {
+  std::vector<Finalist>& all = out_.finalists;
+  const auto draws = static_cast<std::size_t>(space_.draws);
+  const double each = 1.0 / static_cast<double>(draws);
+  std::vector<std::size_t> met(all.size(), 0);
+  for (std::size_t k = 0; k < draws; ++k) {
+    std::size_t best = 0;
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      if (better(all[i].draws[k], all[best].draws[k])) best = i;
+    }
+    const PlanScore& winner = all[best].draws[k];
+    all[best].best_probability += each;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const PlanScore& own = all[i].draws[k];
+      all[i].shortfall += std::max(0.0, winner.attainment - own.attainment) * 100 * each;
+      if (!own.meets) continue;
+      ++met[i];
+      all[i].regret += own.objective - winner.objective;
+    }
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i].meets_probability = static_cast<double>(met[i]) * each;
+    if (met[i] > 0) all[i].regret /= static_cast<double>(met[i]);
+  }
+}
+
+Result<PlanSearch> Search::go(CandidateList candidates, std::uint64_t requests) {
+  out_.candidates = std::move(candidates);
+  out_.requests = requests;
+  for (std::size_t i = 0; i < out_.candidates.all.size(); ++i) {
+    if (out_.candidates.all[i].scenario != nullptr)
+      running_.push_back({.candidate = i, .requests = 0, .score = {}});
+  }
+  out_.full_runs = running_.size();
+  const auto keep = static_cast<std::size_t>(space_.finalists) * 2;
+  for (std::uint64_t part = first_part; part > 1; part /= 2) {
+    const std::uint64_t few = requests / part;
+    if (running_.size() <= keep || few < least_requests) continue;
+    ORRERY_TRY_STATUS(round(few));
+    const std::size_t stay = std::max(keep, (running_.size() + 1) / 2);
+    while (running_.size() > stay) {
+      out_.left.push_back(running_.back());
+      running_.pop_back();
+    }
+  }
+  ORRERY_TRY_STATUS(round(requests));
+  ORRERY_TRY_STATUS(estimate());
+  compare_draws();
+  out_.runs = runner_.runs();
+  out_.reused = store_.found();
+  return std::move(out_);
+}
+
+std::string identity_of(const PlanSpace& space, const SearchOptions& options,
+                        const std::vector<TraceRequest>& requests) {
+  Digest digest;
+  digest.add_text(options.version);
+  digest.add_text(to_string(space.objective));
+  for (const auto& [part, price] : space.prices) {
+    digest.add_text(part);
+    digest.add_text(std::to_string(price));
+  }
+  for (const TraceRequest& r : requests) {
+    digest.add(r.arrival.ns());
+    digest.add(std::int64_t{r.prompt_tokens});
+    digest.add(std::int64_t{r.output_tokens});
+    for (const std::uint64_t id : r.hash_ids) digest.add(id);
+  }
+  return digest_text(digest.value());
+}
+
+// A price is looked for before anything runs.
+Status check_prices(const PlanSpace& space, const CandidateList& list) {
+  if (space.objective != PlanObjective::cost) return ok_status();
+  for (const Candidate& candidate : list.all) {
+    if (candidate.scenario == nullptr) continue;
+    if (usd_per_hour(space, *candidate.scenario) > 0) continue;
+    for (const PoolSpec* pool : candidate.scenario->pools()) {
+      const HardwareProfile& part = pool->instance.hardware;
+      if (space.price_of(part.name) > 0 || part.price) continue;
+      return invalid_input("the objective is cost, and " + part.name +
+                               " has no price, which Orrery never assumes; add search.prices: {" + part.name +
+                               ": USD per GPU and hour}",
+                           {space.file, 0, 0}, "search.prices");
+    }
+  }
+  return ok_status();
+}
+
+}  // namespace
+
+Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& options) {
+  SharedRequests requests;
+  ORRERY_TRY(candidates, list_candidates(space, options.threads, requests));
+  ORRERY_TRY_STATUS(check_prices(space, candidates));
+  if (candidates.feasible() == 0) {
+    PlanSearch nothing;
+    nothing.candidates = std::move(candidates);
+    return nothing;
+  }
+  PlanStore store;
+  if (!options.store.empty()) {
+    ORRERY_TRY(opened,
+               PlanStore::open(options.store, identity_of(space, options, *requests), options.resume));
+    store = std::move(opened);
+  }
+  Search search(space, options, std::move(store));
+  return search.go(std::move(candidates), requests->size());
+}
+
+}  // namespace orrery

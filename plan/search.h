@@ -1,0 +1,54 @@
+// The search: candidates are run on a growing part of the workload, the worse half leaves each time, and the
+// last few run on all of it with error bars (docs/planner.md).
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "plan/candidates.h"
+#include "plan/objective.h"
+#include "plan/store.h"
+#include "sim/ensemble/ensemble.h"
+
+namespace orrery {
+
+struct PlanEntry {
+  std::size_t candidate = 0;   // in CandidateList::all
+  std::uint64_t requests = 0;  // over how many its score is
+  PlanScore score;
+};
+
+// With the same draws for all of them: draw k scales the prices of an operator class alike everywhere.
+struct Finalist {
+  PlanEntry entry;
+  std::vector<PlanScore> draws;
+  Intervals intervals;          // as in `simulate`, corrected where published figures say how
+  double best_probability = 0;  // share of the draws in which it is the best
+  double meets_probability = 0;
+  double regret = 0;     // mean over draws in which it meets the SLO of its objective − the best one's
+  double shortfall = 0;  // mean over the draws of the attainment that it lacks to the best one, points
+};
+
+struct PlanSearch {
+  CandidateList candidates;
+  std::uint64_t requests = 0;          // of the workload
+  std::vector<PlanEntry> left;         // who left early, in the order of leaving (best of a round last)
+  std::vector<Finalist> finalists;     // best first
+  std::uint64_t runs = 0, reused = 0;  // simulations made, and answers found in the store
+  std::uint64_t full_runs = 0;         // that trying each candidate on the whole workload would have taken
+};
+
+struct SearchOptions {
+  int threads = 1;
+  std::string version;  // part of the store's identity
+  std::string store;    // path; empty: nothing is kept
+  bool resume = false;
+  std::function<void(std::uint64_t done, std::uint64_t of, const char* what)> progress = {};
+  std::function<bool()> keep_going = {};  // false ends the search with ErrorKind::interrupted
+};
+
+// The same for any number of threads, and whatever part of the work a store had already.
+Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& options);
+
+}  // namespace orrery

@@ -1,0 +1,164 @@
+#include "plan/space.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "base/yaml_reader.h"
+
+namespace orrery {
+
+namespace {
+
+const std::vector<std::string> objective_names = {"gpus", "cost", "throughput", "latency"};
+
+// A node as YAML in one line, as --set takes it.
+std::string flow_text(const Yaml& node) {
+  if (node.is_null()) return "~";
+  std::string out;
+  if (node.is_list()) {
+    for (const Yaml& item : node.items()) out += (out.empty() ? "" : ", ") + flow_text(item);
+    return "[" + out + "]";
+  }
+  if (node.is_map()) {
+    for (const auto& [key, value] : node.entries())
+      out += (out.empty() ? "" : ", ") + Json(key).dump() + ": " + flow_text(value);
+    return "{" + out + "}";
+  }
+  return node.quoted() ? Json(node.scalar_text()).dump() : node.scalar_text();
+}
+
+std::vector<PlanAxis> read_axes(const Yaml& node) {
+  std::vector<PlanAxis> axes;
+  if (!node.present()) return axes;
+  for (const auto& [key, values] : node.entries()) {
+    PlanAxis axis{.key = key, .values = {}, .where = values.where()};
+    if (key.empty() || key.find('=') != std::string::npos) values.fail("is no path of a key");
+    if (!values.is_list()) {
+      values.fail("needs a list of values to try, as [1, 2, 4]");
+      continue;
+    }
+    for (const Yaml& value : values.items()) {
+      axis.values.push_back(flow_text(value));
+      if (std::count(axis.values.begin(), axis.values.end(), axis.values.back()) > 1)
+        value.fail("stands twice in this list");
+    }
+    if (axis.values.empty()) values.fail("an empty list leaves nothing to try; give it a value or remove it");
+    axes.push_back(std::move(axis));
+  }
+  return axes;
+}
+
+std::vector<PlanShape> read_shapes(const Yaml& search) {
+  const std::vector<PlanAxis> common = read_axes(search.optional("vary"));
+  const Yaml list = search.optional("shapes");
+  if (!list.present()) return {{.name = "", .deployment = "", .axes = common}};
+  std::vector<PlanShape> shapes;
+  for (const Yaml& node : list.items()) {
+    PlanShape shape;
+    const Yaml name = node.require("name");
+    shape.name = name.text();
+    for (const PlanShape& other : shapes) {
+      if (other.name == shape.name) name.fail("two shapes have this name");
+    }
+    if (const Yaml deployment = node.optional("deployment"); deployment.present())
+      shape.deployment = flow_text(deployment);
+    shape.axes = common;
+    for (PlanAxis& own : read_axes(node.optional("vary"))) {
+      std::erase_if(shape.axes, [&](const PlanAxis& axis) { return axis.key == own.key; });
+      shape.axes.push_back(std::move(own));
+    }
+    shapes.push_back(std::move(shape));
+  }
+  if (shapes.empty()) list.fail("an empty list leaves nothing to search; remove it or name a shape");
+  return shapes;
+}
+
+void read_parts(const Yaml& search, PlanSpace& space) {
+  if (const Yaml owned = search.optional("owned"); owned.present()) {
+    for (const auto& [part, count] : owned.entries())
+      space.owned.emplace_back(part, count.integer(0, 0, 1'000'000));
+  }
+  if (const Yaml prices = search.optional("prices"); prices.present()) {
+    for (const auto& [part, price] : prices.entries())
+      space.prices.emplace_back(part, price.number(1, 1e-6, 1e6));
+  }
+  if (const Yaml replicas = search.optional("replicas"); replicas.present())
+    space.most_replicas = replicas.require("up_to").integer(1, 1, 4096);
+}
+
+constexpr const char* scenario_keys[] = {"deployment", "workload", "slo",     "seed",
+                                         "overrides",  "faults",   "recovery"};
+
+// What stands below these keys is for the reader of scenarios to judge.
+bool is_scenarios(const std::string& key) {
+  return std::any_of(std::begin(scenario_keys), std::end(scenario_keys), [&](const std::string& name) {
+    return key.starts_with(name + ".") || key.starts_with(name + "[");
+  });
+}
+
+}  // namespace
+
+const char* to_string(PlanObjective objective) {
+  return objective_names[static_cast<std::size_t>(objective)].c_str();
+}
+
+std::uint64_t PlanShape::combinations() const {
+  constexpr std::uint64_t cap = std::uint64_t{1} << 40;
+  std::uint64_t product = 1;
+  for (const PlanAxis& axis : axes)
+    product = std::min(cap, product * std::max<std::uint64_t>(1, axis.values.size()));
+  return product;
+}
+
+std::uint64_t PlanSpace::candidates() const {
+  std::uint64_t sum = 0;
+  for (const PlanShape& shape : shapes) sum += shape.combinations();
+  return sum;
+}
+
+double PlanSpace::price_of(const std::string& part) const {
+  for (const auto& [name, price] : prices) {
+    if (name == part) return price;
+  }
+  return 0;
+}
+
+Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& options) {
+  ORRERY_TRY(document, YamlDocument::load(path));
+  for (const std::string& assignment : options.overrides) ORRERY_TRY_STATUS(document.set(assignment));
+  if (!options.trace.empty()) {
+    document.erase("workload.generator");
+    const std::string trace = std::filesystem::absolute(options.trace).lexically_normal().string();
+    ORRERY_TRY_STATUS(document.set_text("workload.trace", trace));
+  }
+  if (options.seed >= 0) ORRERY_TRY_STATUS(document.set("seed=" + std::to_string(options.seed)));
+  PlanSpace space;
+  space.file = path;
+  const Yaml root = document.root();
+  for (const char* key : scenario_keys) root.optional(key);
+  const Yaml search = root.require("search");
+  space.shapes = read_shapes(search);
+  space.objective = static_cast<PlanObjective>(search.require("objective").choice(objective_names));
+  read_parts(search, space);
+  space.finalists = search.optional("finalists").integer(8, 1, 1000);
+  space.draws = search.optional("draws").integer(16, 2, 1000);
+  if (space.most_replicas > 0 && !root.optional("slo").present())
+    search.optional("replicas").fail("as few replicas as meet the SLO: give `slo:`");
+  if (space.objective == PlanObjective::gpus && !root.optional("slo").present())
+    search.optional("objective").fail("the fewest GPUs that meet the SLO: give `slo:`");
+  if (space.candidates() > most_candidates) {
+    search.fail("these are " + std::to_string(space.candidates()) + " combinations; at most " +
+                std::to_string(most_candidates) + " are searched: shorten lists");
+  }
+  document.finish();
+  Errors errors = document.errors();
+  std::erase_if(errors, [](const Error& error) { return is_scenarios(error.key); });
+  if (!errors.empty()) return errors;
+  document.erase("search");
+  space.document = document.dump();
+  return space;
+}
+
+}  // namespace orrery

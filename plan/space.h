@@ -1,0 +1,63 @@
+// What `orrery plan` searches: SPACE.yaml is a scenario with one more key, `search` (docs/planner.md).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+
+namespace orrery {
+
+// One key that is varied, by its path below `deployment`, and its values as YAML.
+struct PlanAxis {
+  std::string key;
+  std::vector<std::string> values;
+  SourceLocation where;
+};
+
+// A deployment of its own (one pool, prefill and decode apart, …) and what is varied of it.
+struct PlanShape {
+  std::string name;
+  std::string deployment;  // YAML in one line; empty: the document's own
+  std::vector<PlanAxis> axes;
+  std::uint64_t combinations() const;  // capped at 2^40
+};
+
+enum class PlanObjective {
+  gpus,        // fewest GPUs that meet the SLO
+  cost,        // fewest USD per million output tokens
+  throughput,  // most output tokens per second and GPU
+  latency,     // shortest mean end-to-end latency
+};
+const char* to_string(PlanObjective objective);
+
+struct PlanSpace {
+  std::string file;
+  std::string document;  // YAML without `search`, after --set
+  std::vector<PlanShape> shapes;
+  PlanObjective objective = PlanObjective::gpus;
+  std::vector<std::pair<std::string, std::int64_t>> owned;  // GPUs by part; empty: any number of any part
+  std::vector<std::pair<std::string, double>> prices;       // USD per GPU and hour, by part
+  std::int64_t most_replicas = 0;  // above 0: each plan gets as few replicas as meet the SLO, at most so many
+  std::int64_t finalists = 8;      // that get error bars
+  std::int64_t draws = 16;         // perturbed runs of each finalist
+
+  std::uint64_t candidates() const;
+  double price_of(const std::string& part) const;  // 0: not given
+};
+
+inline constexpr std::uint64_t most_candidates = 200'000;
+
+struct SpaceOptions {
+  std::vector<std::string> overrides;  // --set; `search.…` as well
+  std::string trace;                   // --trace
+  std::int64_t seed = -1;
+};
+
+// All problems of `search` at once. What stands under `deployment`, `workload` and `slo` is read with each
+// candidate.
+Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& options = {});
+
+}  // namespace orrery

@@ -1,0 +1,128 @@
+#include "plan/store.h"
+
+#include <sqlite3.h>
+
+#include <atomic>
+#include <filesystem>
+#include <mutex>
+
+namespace orrery {
+
+struct PlanStore::State {
+  sqlite3* database = nullptr;
+  sqlite3_stmt* select = nullptr;
+  sqlite3_stmt* insert = nullptr;
+  std::string path;
+  std::mutex mutex;
+  std::uint64_t found = 0;
+  ~State() {
+    sqlite3_finalize(select);
+    sqlite3_finalize(insert);
+    sqlite3_close(database);
+  }
+};
+
+namespace {
+
+Error database_error(sqlite3* database, const std::string& path, const char* doing) {
+  const std::string why = database == nullptr ? "out of memory" : sqlite3_errmsg(database);
+  return make_error(ErrorKind::invalid_input,
+                    std::string("the search's store cannot be ") + doing + ": " + why +
+                        "; give another --out, or remove the file",
+                    {path, 0, 0});
+}
+
+// First column of the first row; nothing where there is none.
+std::optional<std::string> first_text(sqlite3* database, const char* sql) {
+  sqlite3_stmt* statement = nullptr;
+  std::optional<std::string> text;
+  if (sqlite3_prepare_v2(database, sql, -1, &statement, nullptr) == SQLITE_OK &&
+      sqlite3_step(statement) == SQLITE_ROW) {
+    if (const auto* value = sqlite3_column_text(statement, 0); value != nullptr)
+      text = reinterpret_cast<const char*>(value);
+  }
+  sqlite3_finalize(statement);
+  return text;
+}
+
+void remove_store(const std::string& path) {
+  std::error_code ignored;
+  for (const char* part : {"", "-wal", "-shm"}) std::filesystem::remove(path + part, ignored);
+}
+
+}  // namespace
+
+PlanStore::PlanStore() : state_(std::make_unique<State>()) {}
+PlanStore::PlanStore(PlanStore&&) noexcept = default;
+PlanStore& PlanStore::operator=(PlanStore&&) noexcept = default;
+PlanStore::~PlanStore() = default;
+
+Result<PlanStore> PlanStore::open(const std::string& path, const std::string& identity, bool resume) {
+  if (resume && !std::filesystem::exists(path)) {
+    return invalid_input("there is no search to resume here; leave --resume out to begin one", {path, 0, 0});
+  }
+  if (!resume) remove_store(path);
+  PlanStore store;
+  State& s = *store.state_;
+  s.path = path;
+  if (sqlite3_open(path.c_str(), &s.database) != SQLITE_OK) return database_error(s.database, path, "opened");
+  sqlite3_busy_timeout(s.database, 10'000);
+  // A killed process loses nothing in WAL mode; a machine that loses power may lose the last results, which
+  // are then computed again.
+  constexpr const char* set_up =
+      "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+      "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+      "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;";
+  if (sqlite3_exec(s.database, set_up, nullptr, nullptr, nullptr) != SQLITE_OK)
+    return database_error(s.database, path, "used");
+  const auto made_for = first_text(s.database, "SELECT value FROM about WHERE name = 'identity'");
+  if (made_for && *made_for != identity) {
+    return invalid_input(
+        "this search was begun with another space, workload or version of orrery; leave --resume out "
+        "to begin anew, or give another --out",
+        {path, 0, 0});
+  }
+  constexpr const char* remember = "INSERT OR IGNORE INTO about VALUES ('identity', ?1)";
+  sqlite3_stmt* statement = nullptr;
+  if (sqlite3_prepare_v2(s.database, remember, -1, &statement, nullptr) != SQLITE_OK)
+    return database_error(s.database, path, "used");
+  sqlite3_bind_text(statement, 1, identity.c_str(), -1, SQLITE_TRANSIENT);
+  const bool remembered = sqlite3_step(statement) == SQLITE_DONE;
+  sqlite3_finalize(statement);
+  constexpr const char* select = "SELECT value FROM results WHERE key = ?1";
+  constexpr const char* insert = "INSERT OR REPLACE INTO results VALUES (?1, ?2)";
+  if (!remembered || sqlite3_prepare_v2(s.database, select, -1, &s.select, nullptr) != SQLITE_OK ||
+      sqlite3_prepare_v2(s.database, insert, -1, &s.insert, nullptr) != SQLITE_OK)
+    return database_error(s.database, path, "used");
+  return store;
+}
+
+std::optional<std::string> PlanStore::find(const std::string& key) {
+  State& s = *state_;
+  if (s.database == nullptr) return std::nullopt;
+  const std::scoped_lock lock(s.mutex);
+  std::optional<std::string> value;
+  sqlite3_bind_text(s.select, 1, key.c_str(), -1, SQLITE_TRANSIENT);
+  if (sqlite3_step(s.select) == SQLITE_ROW) {
+    value = reinterpret_cast<const char*>(sqlite3_column_text(s.select, 0));
+    ++s.found;
+  }
+  sqlite3_reset(s.select);
+  return value;
+}
+
+Status PlanStore::put(const std::string& key, const std::string& value) {
+  State& s = *state_;
+  if (s.database == nullptr) return ok_status();
+  const std::scoped_lock lock(s.mutex);
+  sqlite3_bind_text(s.insert, 1, key.c_str(), -1, SQLITE_TRANSIENT);
+  sqlite3_bind_text(s.insert, 2, value.c_str(), -1, SQLITE_TRANSIENT);
+  const bool done = sqlite3_step(s.insert) == SQLITE_DONE;
+  sqlite3_reset(s.insert);
+  if (!done) return database_error(s.database, s.path, "written");
+  return ok_status();
+}
+
+std::uint64_t PlanStore::found() const { return state_->found; }
+
+}  // namespace orrery

@@ -1,0 +1,221 @@
+// The planner: what it rejects and why, that its answer is exhaustive search's, that a search that was
+// stopped ends as if it had not been.
+#include <algorithm>
+
+#include "base/json.h"
+#include "base/support.h"
+#include "catch.h"
+#include "plan/recommendation.h"
+#include "sim/costed/run.h"
+
+using namespace orrery;
+
+namespace {
+
+using Folder = test::TempFolder;
+
+// 240 requests, 8 a second; kernels on the roofline, for tables make no difference here and take time to
+// read.
+std::string scenario_text(const std::string& slo) {
+  return "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline}\n"
+         "workload:\n  generator:\n    requests: 240\n    arrivals: {process: poisson, rate: 8}\n"
+         "    input: {distribution: fixed, value: 600}\n    output: {distribution: fixed, value: 60}\n" +
+         slo + "seed: 3\n";
+}
+
+const std::string easy_slo = "slo: {ttft_ms: 1000, tpot_ms: 20, percentile: 95}\n";
+
+PlanSpace space_of(const Folder& folder, const std::string& text) {
+  auto space = load_space(folder.write("space.yaml", text));
+  if (!space.ok()) FAIL(to_string(space.errors()));
+  return std::move(space).value();
+}
+
+PlanSearch searched(const PlanSpace& space, const SearchOptions& options = {}) {
+  auto search = search_plans(space, options);
+  if (!search.ok()) FAIL(to_string(search.errors()));
+  return std::move(search).value();
+}
+
+std::string answer(const PlanSpace& space, const PlanSearch& search) {
+  const RecommendationInput input{&space, &search, "orrery plan", "test"};
+  return canonical_json(recommendation_json(input)) + candidates_csv(input) + recommendation_markdown(input);
+}
+
+}  // namespace
+
+TEST_CASE("every combination is there once, in order, or has its reason") {
+  const Folder folder;
+  const PlanSpace space =
+      space_of(folder, scenario_text(easy_slo) +
+                           "search:\n  objective: gpus\n  owned: {h200: 4, l40s: 8}\n"
+                           "  finalists: 2\n  draws: 2\n"
+                           "  vary:\n    hardware: [h200, l40s, h100]\n    parallel.tp: [1, 3, 8]\n");
+  const PlanSearch search = searched(space);
+  const auto& all = search.candidates.all;
+  REQUIRE(all.size() == 9);
+  CHECK(all[0].label() == "hardware h200, parallel.tp 1");
+  CHECK(all[1].label() == "hardware h200, parallel.tp 3");
+  CHECK(all[3].label() == "hardware l40s, parallel.tp 1");
+  CHECK(all[0].rejected == RejectedBy::nothing);
+  CHECK(all[1].rejected == RejectedBy::configuration);  // 32 heads over 3
+  CHECK(all[1].reason.find("heads") != std::string::npos);
+  CHECK(all[2].rejected == RejectedBy::owned);
+  CHECK(all[2].reason == "takes 8 h200; `search.owned` has 4");
+  CHECK(all[6].rejected == RejectedBy::owned);  // none of that part
+  CHECK(search.finalists.size() + search.left.size() == search.candidates.feasible());
+}
+
+TEST_CASE("the choice is that of exhaustive search") {
+  const Folder folder;
+  for (const char* objective : {"cost", "throughput", "latency"}) {
+    const PlanSpace space =
+        space_of(folder, scenario_text(easy_slo) + "search:\n  objective: " + objective +
+                             "\n  prices: {h200: 4, h100: 2.5, h20: 1.2}\n  finalists: 2\n  draws: 2\n"
+                             "  vary:\n    hardware: [h20, h100, h200]\n    parallel.tp: [1, 2]\n"
+                             "    engine_args.max_num_seqs: [16, 256]\n");
+    const PlanSearch search = searched(space);
+    REQUIRE(has_choice(search));
+    // Twelve candidates and two finalists: rounds were made, and somebody left before the last one.
+    CHECK(std::any_of(search.left.begin(), search.left.end(),
+                      [&](const PlanEntry& e) { return e.requests < search.requests; }));
+    for (const Candidate& candidate : search.candidates.all) {
+      if (candidate.scenario == nullptr) continue;
+      auto run = run_scenario(*candidate.scenario);
+      REQUIRE(run.ok());
+      const PlanScore score = score_of(space, *candidate.scenario, *run);
+      INFO(objective << ": " << candidate.label());
+      CHECK_FALSE(better(score, search.finalists.front().entry.score));
+    }
+  }
+}
+
+TEST_CASE("a bound rejects only what misses the SLO when it is run") {
+  const Folder folder;
+  // Limits about the time of a lone token, and of a lone prompt.
+  std::size_t rejected = 0;
+  for (const char* limits : {"tpot_ms: 3", "tpot_ms: 5", "ttft_ms: 12", "ttft_ms: 30", "ttft_ms: 60"}) {
+    const PlanSpace space =
+        space_of(folder, scenario_text("slo: {" + std::string(limits) + ", percentile: 90}\n") +
+                             "search:\n  objective: latency\n  finalists: 1\n  draws: 2\n"
+                             "  vary:\n    hardware: [h20, h100, h200, mi300x]\n    parallel.tp: [1, 2]\n");
+    SharedRequests requests;
+    auto list = list_candidates(space, 1, requests);
+    REQUIRE(list.ok());
+    for (const Candidate& candidate : list->all) {
+      if (candidate.rejected != RejectedBy::bound) continue;
+      ++rejected;
+      auto scenario =
+          load_scenario(space.file, {.overrides = {}, .trace = "", .document = candidate.document});
+      REQUIRE(scenario.ok());
+      auto run = run_scenario(*scenario);
+      REQUIRE(run.ok());
+      INFO(limits << ": " << candidate.label() << ": " << candidate.reason);
+      CHECK_FALSE(score_of(space, *scenario, *run).meets);
+    }
+  }
+  CHECK(rejected > 8);
+  CHECK(rejected < 40);
+}
+
+TEST_CASE("as few instances as meet the SLO") {
+  const Folder folder;
+  const PlanSpace space =
+      space_of(folder, scenario_text("slo: {ttft_ms: 150, percentile: 95}\n") +
+                           "search:\n  objective: gpus\n  replicas: {up_to: 16}\n  draws: 2\n"
+                           "  vary:\n    hardware: [l40s]\n    engine_args.max_num_seqs: [4]\n");
+  const PlanSearch search = searched(space);
+  REQUIRE(has_choice(search));
+  const PlanScore& choice = search.finalists.front().entry.score;
+  CHECK(choice.gpus == choice.replicas);
+  CHECK(choice.replicas > 1);
+  const Scenario& scenario = *search.candidates.all[0].scenario;
+  auto one_less = run_scenario(with_replicas(scenario, choice.replicas - 1));
+  REQUIRE(one_less.ok());
+  CHECK_FALSE(score_of(space, scenario, *one_less).meets);
+}
+
+TEST_CASE("the same bytes for any number of threads, and after a stop") {
+  const Folder folder;
+  const PlanSpace space =
+      space_of(folder, scenario_text(easy_slo) +
+                           "search:\n  objective: latency\n  finalists: 2\n  draws: 2\n"
+                           "  vary:\n    hardware: [h100, h200]\n    parallel.tp: [1, 2]\n"
+                           "    engine_args.max_num_seqs: [8, 64]\n");
+  const PlanSearch whole = searched(space);
+  SearchOptions threads;
+  threads.threads = 3;
+  CHECK(answer(space, searched(space, threads)) == answer(space, whole));
+
+  const std::string store = folder.file("plan.sqlite");
+  for (const std::uint64_t stop_after : {1u, 5u, 12u}) {
+    SearchOptions stopped;
+    stopped.store = store;
+    std::uint64_t asked = 0;
+    std::uint64_t done = 0;
+    stopped.progress = [&](std::uint64_t, std::uint64_t, const char*) { ++done; };
+    stopped.keep_going = [&] { return ++asked > 0 && done < stop_after; };
+    auto cut = search_plans(space, stopped);
+    REQUIRE_FALSE(cut.ok());
+    CHECK(cut.errors().front().kind == ErrorKind::interrupted);
+    SearchOptions again;
+    again.store = store;
+    again.resume = true;
+    const PlanSearch resumed = searched(space, again);
+    CHECK(answer(space, resumed) == answer(space, whole));
+    CHECK(resumed.reused >= stop_after);
+    CHECK(resumed.runs < whole.runs);
+  }
+  SearchOptions other;
+  other.store = store;
+  other.resume = true;
+  other.version = "another";
+  auto refused = search_plans(space, other);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.errors().front().message.find("another space") != std::string::npos);
+}
+
+TEST_CASE("nobody meets it: the nearest, and what to relax") {
+  const Folder folder;
+  const PlanSpace space =
+      space_of(folder, scenario_text("slo: {ttft_ms: 60, percentile: 99}\n") +
+                           "search:\n  objective: gpus\n  draws: 2\n  vary: {hardware: [h20, l40s]}\n");
+  const PlanSearch search = searched(space);
+  REQUIRE_FALSE(has_choice(search));
+  const Error error = no_deployment({&space, &search, "", ""});
+  CHECK(error.kind == ErrorKind::no_deployment);
+  if (!search.finalists.empty()) CHECK(error.message.find("Relax slo.ttft_ms") != std::string::npos);
+}
+
+TEST_CASE("bad spaces are refused with their place") {
+  const Folder folder;
+  const auto message = [&](const std::string& search) {
+    auto space = load_space(folder.write("bad.yaml", scenario_text(easy_slo) + search));
+    return space.ok() ? std::string("accepted") : to_string(space.errors());
+  };
+  CHECK(message("").find("search") != std::string::npos);
+  CHECK(message("search: {objective: gpu}\n").find("did you mean") != std::string::npos);
+  CHECK(message("search: {objective: gpus, vary: {hardware: []}}\n").find("empty list") != std::string::npos);
+  CHECK(message("search: {objective: gpus, vary: {hardware: h200}}\n").find("list of values") !=
+        std::string::npos);
+  CHECK(message("search: {objective: gpus, vari: {hardware: [h200]}}\n").find("search.vari") !=
+        std::string::npos);
+  CHECK(message("search: {objective: gpus, vary: {hardware: [h200, h200]}}\n").find("twice") !=
+        std::string::npos);
+  const PlanSpace unknown =
+      space_of(folder, scenario_text(easy_slo) + "search: {objective: gpus, vary: {hardwear: [h200]}}\n");
+  const auto search = search_plans(unknown, {});
+  REQUIRE_FALSE(search.ok());
+  CHECK(to_string(search.errors()).find("hardwear") != std::string::npos);
+  const PlanSpace mistaken = space_of(folder, scenario_text(easy_slo) +
+                                                  "overrides: {op_scale: {gem: 2}}\n"
+                                                  "search: {objective: gpus, vary: {parallel.tp: [1, 3]}}\n");
+  const auto outside = search_plans(mistaken, {});
+  REQUIRE_FALSE(outside.ok());
+  CHECK(outside.errors().front().key == "overrides.op_scale.gem");
+  const PlanSpace unpriced =
+      space_of(folder, scenario_text(easy_slo) + "search: {objective: cost, vary: {hardware: [h200]}}\n");
+  const auto no_price = search_plans(unpriced, {});
+  REQUIRE_FALSE(no_price.ok());
+  CHECK(no_price.errors().front().key == "search.prices");
+}
