@@ -73,8 +73,7 @@ class MlaDecodeOperator : public Operator {
     price_from_table(cost, *roofline_.kernels(), "mla_decode", spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0,
                      Hit::interpolated, surface_->shape_known(), sequences,
                      grid_.at(sequences, keys / sequences));
-    // The tables know one query a sequence; more of them read the keys once and multiply more.
-    if (drafts > 0) cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);
+    if (drafts > 0) cost.table_ns = with_drafts(cost, sequences, keys, padded);
     return cost;
   }
 
@@ -87,6 +86,26 @@ class MlaDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
+  // The tables know one query a sequence; more of them read the keys once and multiply more, as well as one
+  // does: beyond a start the time grows with the bound of whole tiles of rows, once tiles of rows and keys
+  // fill the part. With their combination DeepSeek-V3's (128 heads) take 37.6 and 61.1 µs for 32 sequences of
+  // some 130 keys and two or four queries, 21.6 µs for one of 1,024 keys and two (kernel profiles,
+  // reports/cases/h200_vllm_0_24_features).
+  double with_drafts(const OpCost& cost, double sequences, double keys, double padded) const {
+    constexpr double fixed = 2, tile_keys = 64;  // kernel floors; FA3's tile of keys for values of 512
+    const double one =
+        std::ceil(static_cast<double>(spec_.heads) / static_cast<double>(query_rows)) * query_rows;
+    const double memory = keys * stored_elements(spec_) * spec_.kv_bytes / roofline_.rates().bandwidth;
+    const double row = 2.0 * (stored_elements(spec_) + static_cast<double>(spec_.n)) * keys /
+                       roofline_.matrix_rate(spec_.format.math);
+    const double tiles_a_row = sequences * std::ceil(keys / sequences / tile_keys) / query_rows;
+    const double units = static_cast<double>(roofline_.units());
+    const double more = std::min(std::max(memory, padded * row) / std::max(memory, one * row),
+                                 std::max(1.0, padded * tiles_a_row / std::max(units, one * tiles_a_row)));
+    const double start = std::min(cost.table_ns, fixed * roofline_.kernel_floor_ns());
+    return start + (cost.table_ns - start) * more;
+  }
+
   OpSpec spec_;
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
@@ -239,8 +258,10 @@ class MlaExpandOperator : public Operator {
     const double copied =
         tokens * static_cast<double>(spec_.heads * (2 * spec_.head_dim + spec_.k)) * activation;
     const double copy_ns =
-        roofline_.stream_ns(copied, roofline_.stays_in_cache(copied), 0, KernelClass::memory) +
-        roofline_.kernel_floor_ns();
+        spec_.variant == "vllm"
+            ? copies_of_vllm(p)
+            : roofline_.stream_ns(copied, roofline_.stays_in_cache(copied), 0, KernelClass::memory) +
+                  roofline_.kernel_floor_ns();
     cost.bytes += roofline_.stays_in_cache(copied) ? 0 : copied;
     cost.latency_ns += copy_ns;
     if (fitted_) price_product(p, gathered, copy_ns, cost);
@@ -257,6 +278,22 @@ class MlaExpandOperator : public Operator {
   KernelClass kernel_class() const override { return roofline_.gemm_class(spec_.format); }
 
  private:
+  // Keys and the rotary key of all heads by a strided kernel each, which wait for instructions (40.8 and 18.2
+  // µs for 1,024 tokens of 128 heads and for 8,192 of 16), and attention's output by a copy of the device
+  // (15.6 µs for both): forward_mha's `torch.cat` into empty keys and `output.copy_`; kernel profiles on an
+  // H200, reports/cases/h200_vllm_0_24_features. ns of a unit an element.
+  double copies_of_vllm(const Prompts& p) const {
+    constexpr double key_copy = 0.31, rotary_copy = 0.265;
+    const double heads = static_cast<double>(spec_.heads);
+    const double keys =
+        (p.fresh + p.cached) * heads *
+        (static_cast<double>(spec_.head_dim) * key_copy + static_cast<double>(spec_.k) * rotary_copy) /
+        static_cast<double>(roofline_.units());
+    const double output = 2 * p.fresh * heads * static_cast<double>(spec_.value_dim) * activation;
+    return keys + roofline_.stream_ns(output, roofline_.stays_in_cache(output), 0, KernelClass::memory) +
+           3 * roofline_.kernel_floor_ns();
+  }
+
   // The product by the table of dense ones; gathering and copying stay the roofline's.
   void price_product(const Prompts& p, double gathered, double copy_ns, OpCost& cost) const {
     const double tokens = p.fresh + p.cached;
