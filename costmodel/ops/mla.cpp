@@ -73,7 +73,7 @@ class MlaDecodeOperator : public Operator {
     price_from_table(cost, *roofline_.kernels(), "mla_decode", spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0,
                      Hit::interpolated, surface_->shape_known(), sequences,
                      grid_.at(sequences, keys / sequences));
-    if (drafts > 0) cost.table_ns = with_drafts(cost, sequences, keys, padded);
+    if (drafts > 0) cost.table_ns = with_drafts(cost, keys, padded);
     return cost;
   }
 
@@ -86,24 +86,20 @@ class MlaDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
-  // The tables know one query a sequence; more of them read the keys once and multiply more, as well as one
-  // does: beyond a start the time grows with the bound of whole tiles of rows, once tiles of rows and keys
-  // fill the part. With their combination DeepSeek-V3's (128 heads) take 37.6 and 61.1 µs for 32 sequences of
-  // some 130 keys and two or four queries, 21.6 µs for one of 1,024 keys and two (kernel profiles,
+  // The tables know one query a sequence; more of them read the keys once and multiply more: whole tiles of
+  // rows, as well as long batches of one query do, at least as DeepSeek-V3's (128 heads) did: with their
+  // combination 37.6 and 61.1 µs for 32 sequences of some 530 keys and two or four queries; one sequence of
+  // 1,040 keys and two queries takes 21.6, as the table's one query does (kernel profiles,
   // reports/cases/h200_vllm_0_24_features).
-  double with_drafts(const OpCost& cost, double sequences, double keys, double padded) const {
-    constexpr double fixed = 2, tile_keys = 64;  // kernel floors; FA3's tile of keys for values of 512
+  double with_drafts(const OpCost& cost, double keys, double padded) const {
+    constexpr double fixed = 11.7, least = 0.43;  // kernel floors; of the matrix rate
     const double one =
         std::ceil(static_cast<double>(spec_.heads) / static_cast<double>(query_rows)) * query_rows;
-    const double memory = keys * stored_elements(spec_) * spec_.kv_bytes / roofline_.rates().bandwidth;
-    const double row = 2.0 * (stored_elements(spec_) + static_cast<double>(spec_.n)) * keys /
-                       roofline_.matrix_rate(spec_.format.math);
-    const double tiles_a_row = sequences * std::ceil(keys / sequences / tile_keys) / query_rows;
-    const double units = static_cast<double>(roofline_.units());
-    const double more = std::min(std::max(memory, padded * row) / std::max(memory, one * row),
-                                 std::max(1.0, padded * tiles_a_row / std::max(units, one * tiles_a_row)));
-    const double start = std::min(cost.table_ns, fixed * roofline_.kernel_floor_ns());
-    return start + (cost.table_ns - start) * more;
+    const double row_ns = 2.0 * (stored_elements(spec_) + static_cast<double>(spec_.n)) * keys /
+                          roofline_.matrix_rate(spec_.format.math);
+    const double start = fixed * roofline_.kernel_floor_ns(), beyond = cost.table_ns - start;
+    const double reached = beyond > 0 ? std::clamp(one * row_ns / beyond, least, 1.0) : least;
+    return std::max(cost.table_ns, start + padded * row_ns / reached);
   }
 
   OpSpec spec_;
