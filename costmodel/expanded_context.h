@@ -9,4 +9,8 @@ namespace orrery {
 // models and engines.
 double expanded_context(const InstanceSpec& spec);
 
+// What a runner that estimates graphs sees the largest one of FLASH_ATTN_MLA take for sums of split keys; 0
+// for other backends and runners.
+Bytes split_sums(const InstanceSpec& spec);
+
 }  // namespace orrery

@@ -118,6 +118,18 @@ class GraphNodes {
            model_.shared_expert_intermediate > 0 && spec_.plan.gpus() == 1 && !model_.output_norms;
   }
 
+  // Kernels that were seen in profiles of vLLM 0.24 on an H200 (costmodel/ops/paced_kernels.cpp).
+  bool follows_vllm_kernels() const {
+    return spec_.engine.engine == "vllm" && spec_.hardware.architecture == "sm_90a";
+  }
+  // Norms that quantise in blocks are the engine's own kernel, into which the compiler fuses no sum.
+  bool in_blocks(const WeightFormat& reader) const {
+    return follows_vllm_kernels() && reader.label == "fp8-block" && !spec_.engine.settings.enforce_eager;
+  }
+  bool sums_apart(const WeightFormat& reader) const {
+    return after_shared_ && in_blocks(reader) && pass_ == Pass::model;  // a drafting pass begins with a norm
+  }
+
   // FlashAttention 3 is given its schedule once a step where all layers attend alike; where windows differ
   // every launch prepares its own (v1/attention/backends/flash_attn.py of vLLM 0.24, `aot_schedule`).
   bool schedules_each_launch() const {

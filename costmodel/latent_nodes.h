@@ -38,7 +38,9 @@ class LatentNodes : protected ContextNodes {
     s.k = a.rotary_dim;
     const WeightFormat down = format(kind.weights, "kv_a_proj"), out = format(kind.weights, "o_proj");
     const std::int64_t queries = s.heads * (a.key_dim + a.rotary_dim), stored = a.rank + a.rotary_dim;
-    add("input_norm", after_shared_ ? "sum_add_rms_norm" : "add_rms_norm", made_for(model_.hidden, down), l);
+    if (sums_apart(down)) add("shared_sum", "add_rows", width(model_.hidden), l);
+    add("input_norm", after_shared_ && !in_blocks(down) ? "sum_add_rms_norm" : "add_rms_norm",
+        made_for(model_.hidden, down), l);
     quantise_apart("input_quantize", model_.hidden, down, l);
     if (a.query_rank > 0) {
       add_gemm("qkv_a_proj", a.query_rank + stored, model_.hidden, down, l);
@@ -55,7 +57,10 @@ class LatentNodes : protected ContextNodes {
     rotary.head_dim = a.rotary_dim;
     if (!attention_writes_keys("mla_decode")) {
       rotary.n = steps_.rotary;
-      add("rotary", steps_.rotary > 0 ? "latent_rotary_steps" : "rotary", rotary, l);
+      if (follows_vllm_kernels())
+        add("rotary", "query_rotary", s, l);
+      else
+        add("rotary", steps_.rotary > 0 ? "latent_rotary_steps" : "rotary", rotary, l);
       add_new_keys("kv_write", "mla_cache_write", s, stored, l);
     }
     enter(LayerPart::attention);
@@ -141,6 +146,7 @@ class LatentNodes : protected ContextNodes {
     gather_cached_latents(prefill, kind.count);
     OpSpec expand = prefill;
     expand.format = format(kind.weights, "kv_b_proj");
+    if (follows_vllm_kernels()) expand.variant = "vllm";
     add("kv_b_proj", "mla_expand", expand, kind.count);
     add("attention_prefill", "mla_prefill", prefill, kind.count);
   }

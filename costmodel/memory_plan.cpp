@@ -180,8 +180,13 @@ Bytes activation_peak(const InstanceSpec& spec) {
   const Figure<double>& per_logit =
       spec.engine.runner == "v2" ? spec.engine.logit_bytes_v2 : spec.engine.logit_bytes_v1;
   const double forward = std::max(tokens * widest, expanded_context(spec)) * width;
-  const double sampler = tokens * static_cast<double>(m.hidden) * width +
-                         rows * static_cast<double>(m.vocabulary) * per_logit.value;
+  // With drafts the V1 runner also verifies one a row (rejection_sampler.py, `forward`): two rows of logits
+  // and one of bonus logits in 16 bits, in fp32 those as raw logprobs, the drafts' twice, their
+  // probabilities, noise and its reciprocal.
+  const bool verifies = spec.engine.engine == "vllm" && spec.engine.runner == "v1" && spec.speculation.on();
+  const double sampler =
+      tokens * static_cast<double>(m.hidden) * width +
+      rows * static_cast<double>(m.vocabulary) * (verifies ? 3 * width + 6 * 4 : per_logit.value);
   // A pipeline stage that is not the last has no sampler; one that is not the first keeps buffers for what it
   // receives (`make_empty_intermediate_tensors`): hidden states and residual.
   const double received = spec.stage.first() ? 0 : tokens * stream * width;
@@ -220,7 +225,7 @@ Bytes graph_bytes(const InstanceSpec& spec) {
   const double kinds = one_kind && !without ? 1 : 2;  // vLLM: full and piecewise
   const double graphs = kinds * static_cast<double>(spec.engine.settings.cudagraph_sizes.size());
   const Bytes layers = spec.engine.runner == "v2" ? Bytes(0) : spec.engine.graph_layer_bytes_v1.value;
-  return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs;
+  return (each.value + layers * static_cast<double>(spec.model.layers)) * graphs + split_sums(spec);
 }
 
 // The drafting network keeps keys and values of its own in the same pool.
@@ -369,10 +374,6 @@ Status check_states(const InstanceSpec& spec, const MemoryPlan& plan) {
                     "layers; vLLM does not start then: engine_args.max_num_seqs: " +
                     std::to_string(plan.kv_blocks) + " would");
 }
-
-}  // namespace
-
-namespace {
 
 Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
 

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 78> table{{
+constexpr std::array<OperatorEntry, 81> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -68,6 +68,11 @@ constexpr std::array<OperatorEntry, 78> table{{
     {"gelu_then_mul", "GELU of the gate, then its product with up (TensorRT-LLM's Gemma 3)",
      OpClass::elementwise, 2, make_gelu_then_mul},
     {"kv_write", "new keys and values into the paged cache", OpClass::elementwise, 1, make_kv_write},
+    {"query_rotary", "rotary embedding of latent attention, which writes the queries anew (vLLM)",
+     OpClass::elementwise, 1, make_query_rotary},
+    {"silu_mul_blocks", "SiLU of the gate times up, quantised in blocks, one kernel (vLLM on Hopper)",
+     OpClass::elementwise, 1, make_silu_mul_blocks},
+    {"add_rows", "the sum of two activations", OpClass::elementwise, 1, make_add_rows},
     {"silu_mul", "SiLU of the gate times up, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_silu_mul},
     {"gelu_mul", "GELU (tanh approximation) of the gate times up, else as silu_mul", OpClass::elementwise, 1,

@@ -39,4 +39,19 @@ double expanded_context(const InstanceSpec& spec) {
                    heads * (key + static_cast<double>(m.latent.rotary_dim) + value));
 }
 
+// config/attention.py: flash_attn_max_num_splits_for_cuda_graph; FlashAttention 3 then makes fp32 sums of so
+// many splits for every row and head. `profile_cudagraph_memory` (V1 runner) runs the largest size once,
+// whose sums the allocator keeps, and captures it, whose sums the graphs' pool keeps. The log of DeepSeek-V3
+// with 128 heads has 8.04 GiB for what is 2 · 4.01 (reports/cases/h200_vllm_0_24_features).
+Bytes split_sums(const InstanceSpec& spec) {
+  const SchedulerSettings& s = spec.engine.settings;
+  if (spec.engine.runner != "v1" || spec.engine.latent.name != "FLASH_ATTN_MLA" || s.cudagraph_sizes.empty())
+    return Bytes(0);
+  constexpr double splits = 32, runs = 2, fp32 = 4;
+  const LatentAttention& a = spec.model.latent;
+  const double rows = static_cast<double>(s.cudagraph_sizes.back()),
+               heads = static_cast<double>(spec.model.heads) / spec.plan.tp * s.context.cache_ranks;
+  return Bytes(runs * splits * rows * heads * static_cast<double>(a.rank + 1) * fp32);
+}
+
 }  // namespace orrery

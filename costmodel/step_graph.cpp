@@ -67,7 +67,8 @@ class GraphBuilder : LatentNodes {
     lone ? add_lone_norm("input_norm", spec, first_layers_)
          : add("input_norm", "add_rms_norm", spec, first_layers_);
     const std::int64_t others = l - std::exchange(first_layers_, 0);
-    if (after_shared_)
+    if (sums_apart(reader)) add("shared_sum", "add_rows", width(model_.hidden), others);
+    if (after_shared_ && !in_blocks(reader))
       add("input_norm", "sum_add_rms_norm", spec, others);
     else
       add_norm("input_norm", "mlp_output_norm", spec, others);
@@ -230,8 +231,13 @@ class GraphBuilder : LatentNodes {
              model_.hidden, gate_up, l);
     const char* activation = !model_.gated_mlp ? "relu_squared" : model_.gelu ? "gelu_mul" : "silu_mul";
     const bool apart = model_.gelu && compiled_ && !fuses_norms_;
-    const bool quantised = !apart && !quantises_apart(down);
-    add(prefix + activation, apart ? "gelu_then_mul" : activation,
+    // Shared experts run inside the custom operator of the layer, where nothing fuses a quantisation.
+    const bool blocks = follows_vllm_kernels() && down.label == "fp8-block" && !model_.gelu;
+    const bool quantised = !apart && !quantises_apart(down) && !(blocks && !prefix.empty());
+    add(prefix + activation,
+        apart                                     ? "gelu_then_mul"
+        : blocks && quantised && model_.gated_mlp ? "silu_mul_blocks"
+                                                  : activation,
         quantised ? width(inner, down) : width(inner), l);
     if (!quantised && down.activation_bytes < 2)
       add(prefix + activation + "_quantize", "quantize", width(inner, down), l);
@@ -250,8 +256,11 @@ class GraphBuilder : LatentNodes {
     if (model_.shared_expert_intermediate > 0 && !one_more) {
       enter(LayerPart::shared);
       branch_ = Branch::shared;
-      add_mlp("shared_", kind, model_.shared_expert_intermediate,
-              format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj"),
+      const WeightFormat shared =
+          format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj");
+      if (follows_vllm_kernels() && shared.label == "fp8-block")
+        add("shared_quantize", "quantize", width(model_.hidden, shared), l);
+      add_mlp("shared_", kind, model_.shared_expert_intermediate, shared,
               format(kind.weights, "shared_expert.down_proj"));
       if (model_.shared_expert_gate) {
         add_gemm("shared_gate", 1, model_.hidden, format(kind.weights, "router.shared_gate"), l);

@@ -73,8 +73,7 @@ class MlaDecodeOperator : public Operator {
     price_from_table(cost, *roofline_.kernels(), "mla_decode", spec_.kv_bytes < 2 ? "fp8" : "bf16", 1.0,
                      Hit::interpolated, surface_->shape_known(), sequences,
                      grid_.at(sequences, keys / sequences));
-    // The tables know one query a sequence; more of them read the keys once and multiply more.
-    if (drafts > 0) cost.table_ns = std::max(cost.table_ns, cost.compute_ns + cost.latency_ns);
+    if (drafts > 0) cost.table_ns = with_drafts(cost, keys, padded);
     return cost;
   }
 
@@ -87,6 +86,22 @@ class MlaDecodeOperator : public Operator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 
  private:
+  // The tables know one query a sequence; more of them read the keys once and multiply more: whole tiles of
+  // rows, as well as long batches of one query do, at least as DeepSeek-V3's (128 heads) did: with their
+  // combination 37.6 and 61.1 µs for 32 sequences of some 530 keys and two or four queries; one sequence of
+  // 1,040 keys and two queries takes 21.6, as the table's one query does (kernel profiles,
+  // reports/cases/h200_vllm_0_24_features).
+  double with_drafts(const OpCost& cost, double keys, double padded) const {
+    constexpr double fixed = 11.7, least = 0.43;  // kernel floors; of the matrix rate
+    const double one =
+        std::ceil(static_cast<double>(spec_.heads) / static_cast<double>(query_rows)) * query_rows;
+    const double row_ns = 2.0 * (stored_elements(spec_) + static_cast<double>(spec_.n)) * keys /
+                          roofline_.matrix_rate(spec_.format.math);
+    const double start = fixed * roofline_.kernel_floor_ns(), beyond = cost.table_ns - start;
+    const double reached = beyond > 0 ? std::clamp(one * row_ns / beyond, least, 1.0) : least;
+    return std::max(cost.table_ns, start + padded * row_ns / reached);
+  }
+
   OpSpec spec_;
   const Roofline& roofline_;
   double per_operation_ns_ = 0;
@@ -239,8 +254,10 @@ class MlaExpandOperator : public Operator {
     const double copied =
         tokens * static_cast<double>(spec_.heads * (2 * spec_.head_dim + spec_.k)) * activation;
     const double copy_ns =
-        roofline_.stream_ns(copied, roofline_.stays_in_cache(copied), 0, KernelClass::memory) +
-        roofline_.kernel_floor_ns();
+        spec_.variant == "vllm"
+            ? copies_of_vllm(p)
+            : roofline_.stream_ns(copied, roofline_.stays_in_cache(copied), 0, KernelClass::memory) +
+                  roofline_.kernel_floor_ns();
     cost.bytes += roofline_.stays_in_cache(copied) ? 0 : copied;
     cost.latency_ns += copy_ns;
     if (fitted_) price_product(p, gathered, copy_ns, cost);
@@ -257,6 +274,22 @@ class MlaExpandOperator : public Operator {
   KernelClass kernel_class() const override { return roofline_.gemm_class(spec_.format); }
 
  private:
+  // Keys and the rotary key of all heads by a strided kernel each, which wait for instructions (40.8 and 18.2
+  // µs for 1,024 tokens of 128 heads and for 8,192 of 16), and attention's output by a copy of the device
+  // (15.6 µs for both): forward_mha's `torch.cat` into empty keys and `output.copy_`; kernel profiles on an
+  // H200, reports/cases/h200_vllm_0_24_features. ns of a unit an element.
+  double copies_of_vllm(const Prompts& p) const {
+    constexpr double key_copy = 0.31, rotary_copy = 0.265;
+    const double heads = static_cast<double>(spec_.heads);
+    const double keys =
+        (p.fresh + p.cached) * heads *
+        (static_cast<double>(spec_.head_dim) * key_copy + static_cast<double>(spec_.k) * rotary_copy) /
+        static_cast<double>(roofline_.units());
+    const double output = 2 * p.fresh * heads * static_cast<double>(spec_.value_dim) * activation;
+    return keys + roofline_.stream_ns(output, roofline_.stays_in_cache(output), 0, KernelClass::memory) +
+           3 * roofline_.kernel_floor_ns();
+  }
+
   // The product by the table of dense ones; gathering and copying stay the roofline's.
   void price_product(const Prompts& p, double gathered, double copy_ns, OpCost& cost) const {
     const double tokens = p.fresh + p.cached;

@@ -205,9 +205,17 @@ TEST_CASE("vLLM: N ranks hold N times the tokens, in blocks of N times as many")
   for (const std::int32_t ranks : {2, 4, 8}) {
     const MemoryPlan split = plan_memory(vllm("deepseek-r1", ranks)).value(),
                      whole = plan_memory(vllm("deepseek-r1", 1)).value();
-    CHECK(split.kv_blocks == whole.kv_blocks);
+    // Graphs hold sums of split keys for the heads of all ranks that share the cache (num_heads ·
+    // dcp_world_size of flashattn_mla.py): 32 splits of 512 rows, 512 + 1 wide, in fp32, twice; 16 heads a
+    // rank.
+    const double sums = 2.0 * 32 * 512 * 16 * 513 * 4;
+    CHECK(split.graphs.value() - whole.graphs.value() == Approx((ranks - 1) * sums));
+    CHECK(split.kv_available.value() - whole.kv_available.value() == Approx(-(ranks - 1) * sums));
     CHECK(split.block_size == ranks * whole.block_size);
-    CHECK(split.kv_tokens() == ranks * whole.kv_tokens());
+    CHECK(split.kv_tokens() == split.kv_blocks * ranks * whole.block_size);
+    const double page = whole.kv_bytes_per_token.value() * static_cast<double>(whole.block_size);
+    CHECK(static_cast<double>(whole.kv_blocks - split.kv_blocks) ==
+          Approx((ranks - 1) * sums / page).margin(1));
     CHECK(split.weights == whole.weights);
   }
   // Four KV heads on eight GPUs: two copies of each, so two parts.

@@ -138,13 +138,14 @@ TEST_CASE("A part without a host link cannot be given images") {
 }
 
 // reports/cases/h200_vllm_0_24_features (profsmall_b1.prompt): 426 kernels and copies before the language
-// model's first norm, of which some fifty are the pass's own copies and indices; 16 ms of launches.
+// model's first norm, of which some fifty are the pass's own copies and indices; 16 ms of launches, in which
+// the Python of 27 rotary embeddings and attentions takes as long as 1.5 and 2.4 kernels each.
 TEST_CASE("Qwen3-VL's encoder launches the kernels of its profile, whatever the image") {
   Read r = read("hardware: h200\nmodel: qwen3-vl-8b\nengine: vllm-0.24\n");
   REQUIRE(r.errors.empty());
   const EncoderPricer pricer = EncoderPricer::create(r.spec).value();
   const EncoderImage small{30, 40, 1}, large{68, 120, 1};
-  const double kernels = static_cast<double>(pricer.price({&small, 1}).launch) / 37'000;
+  const double kernels = static_cast<double>(pricer.price({&small, 1}).launch) / 37'000 - 27 * 3.9;
   CHECK(kernels > 0.85 * 426);
   CHECK(kernels < 426);
   CHECK(pricer.price({&large, 1}).launch == pricer.price({&small, 1}).launch);

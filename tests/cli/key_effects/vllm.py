@@ -43,7 +43,8 @@ EFFECTS = [
     down("vllm.performance_mode", "burst", args("performance_mode", "throughput"), "steps"),
     Named("vllm.enable_expert_parallel", "true is refused with a pointer to parallel.ep, false says the default"),
     # Rows go to the ranks that hold their experts, not to all of them.
-    down("vllm.all2all_backend", "ranks", args("all2all_backend", "deepep_low_latency"), DECODE + "class:collective"),
+    down("vllm.all2all_backend", "ranks", "deployment.engine_args.all2all_backend=deepep_low_latency", DECODE + "class:collective",
+         without=ARGS + "{max_model_len: 32768}"),
     # Inside a node weights are read twice and next to nothing is hidden; 64 tokens a rank are not above 65.
     up("vllm.enable_dbo", "low-latency", "deployment.engine_args.enable_dbo=true", DECODE + "device_us"),
     down("vllm.dbo_decode_token_threshold", "low-latency", "deployment.engine_args.dbo_decode_token_threshold=65",
@@ -52,8 +53,8 @@ EFFECTS = [
     down("vllm.dbo_prefill_token_threshold", "ranks", "deployment.engine_args.dbo_prefill_token_threshold=4097",
          "cost[prefill 4096@0]:device_us", without=ARGS + "{all2all_backend: deepep_high_throughput, enable_dbo: true, "
          "dbo_prefill_token_threshold: 4096}"),
-    # A latent is kept in halves.
-    times("vllm.decode_context_parallel_size", "grouped", args("decode_context_parallel_size", 2), "cost:memory.kv_tokens", 2),
+    # A latent is kept in halves, of blocks that graphs' sums for twice the heads leave.
+    up("vllm.decode_context_parallel_size", "grouped", args("decode_context_parallel_size", 2), "cost:memory.kv_tokens"),
     # The first rank is ahead by 28 tokens of 128, not by half of one.
     up("vllm.cp_kv_cache_interleave_size", "grouped", "deployment.engine_args.cp_kv_cache_interleave_size=64",
        DECODE + "op:attention_decode", without=ARGS + "{decode_context_parallel_size: 8, block_size: 64}"),
