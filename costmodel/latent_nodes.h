@@ -149,9 +149,8 @@ class LatentNodes : protected ContextNodes {
   }
 
   // srt/layers/quantization/fp8_utils.py of 0.4.6 and 0.5.23: every product in 8 bits quantises its own input
-  // (sglang_per_token_group_quant_fp8; AITER's per_1x128 on gfx942, whose norms that do it are for gfx950
-  // alone:
-  // `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9, layers/layernorm.py of 0.5.23).
+  // (sglang_per_token_group_quant_fp8; on gfx942 AITER's per_1x128: norms that do it are gfx950's alone,
+  // `_use_aiter_gfx95` in models/deepseek_v2.py of 0.5.2 to 0.5.9 and layers/layernorm.py of 0.5.23).
   const bool quantises_apart_ = spec_.engine.engine == "sglang" && (spec_.hardware.vendor == "nvidia" ||
                                                                     spec_.hardware.architecture == "gfx942");
   const LatentSteps steps_ =
