@@ -78,14 +78,13 @@ struct SplitAttentionLaw {
             std::int64_t head_dim, double keys) const;
 };
 
-// Latent attention and its experts where an engine version has no kernel of its own for a part: PyTorch's
-// single operations, counted in its source, each a dependent kernel.
+// Latent attention where an engine version has no kernel of its own for a part: PyTorch's single operations,
+// counted in its source, each a dependent kernel.
 struct LatentSteps {
   std::int64_t rotary = 0;          // of the rotary embedding of q and k; 0: the engine's one kernel
   std::int64_t concatenations = 0;  // of absorbed queries and of keys with their rotary parts
   std::int64_t weight_casts = 0;    // of both absorbing matrices, to 16 bits and times their scale
   std::int64_t copies = 0;          // of heads' outputs into rows
-  bool present() const { return rotary + concatenations + weight_casts + copies > 0; }
 };
 
 struct KernelLaws {

@@ -424,7 +424,8 @@ TEST_CASE("products of SGLang before 0.5.7 are not 0.5.9's on AMD") {
     REQUIRE(import.setups.size() == 1);
     return import.setups[0].engine;
   };
-  CHECK(engine("0.5.5.post3") == "sglang-0.5");
+  CHECK(engine("0.5.2") == "sglang-0.5.2");
+  CHECK(engine("0.5.5.post3") == "sglang-0.5.5");
   CHECK(engine("0.5.9") == "sglang-0.5.9");
 }
 
