@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "kernels/mla_decode.h"
 
@@ -18,6 +17,15 @@ Error wrong(const std::string& what) {
 
 std::int32_t blocks_for(std::int32_t tokens) {
   return static_cast<std::int32_t>((tokens + block - 1) / block);
+}
+
+// And none below 0. Without a branch in the loop: tables have thousands of entries.
+template <class T>
+bool all_below(const std::vector<T>& values, std::int64_t end) {
+  const T last = static_cast<T>(end - 1);
+  T signs = 0;
+  for (const T value : values) signs |= value | (last - value);
+  return signs >= 0;
 }
 
 // Sizes that a graph is captured for: an eighth of an octave apart, so that few are, and an eighth at most is
@@ -86,15 +94,11 @@ Result<Unit> ForwardInputs::check(const StepBatch& batch) const {
   }
   if (next != rows || batch.decodes > static_cast<std::int32_t>(sequences))
     return wrong("sequences do not cover the rows");
-  for (const std::int64_t slot : batch.slots) {
-    if (slot < 0 || slot >= limits_.pool_blocks * block) return wrong("slot " + std::to_string(slot));
-  }
-  for (const std::int32_t entry : batch.block_tables) {
-    if (entry < 0 || entry >= limits_.pool_blocks) return wrong("block " + std::to_string(entry));
-  }
-  for (const std::int32_t row : batch.sampled_rows) {
-    if (row < 0 || row >= rows) return wrong("sampled row " + std::to_string(row));
-  }
+  if (!all_below(batch.slots, limits_.pool_blocks * block)) return wrong("a slot outside the pool");
+  if (!all_below(batch.positions, limits_.blocks_of_sequence * block))
+    return wrong("a position beyond the longest sequence");
+  if (!all_below(batch.block_tables, limits_.pool_blocks)) return wrong("a block outside the pool");
+  if (!all_below(batch.sampled_rows, rows)) return wrong("a sampled row that is none of the step's");
   return Unit{};
 }
 

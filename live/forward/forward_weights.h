@@ -30,7 +30,7 @@ struct ForwardShape {
   std::int64_t attended_width() const { return latent() ? heads * latent_value : q_width(); }
   // Elements of a token in the cache of keys, and in that of values where there is one.
   std::int64_t kv_width() const { return latent() ? kernels::latent_key : kv_heads * head_dim; }
-  std::int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
+  std::int64_t qkv_width() const { return latent() ? 0 : q_width() + 2 * kv_width(); }
   std::int64_t mlp_width() const {  // the widest MLP
     return intermediate > shared_intermediate ? intermediate : shared_intermediate;
   }

@@ -50,7 +50,8 @@ Result<Unit> StepForward::prepare() {
   if (!weights) return weights.errors();
   weights_ = *weights;
   const std::int64_t turned = shape_.latent() ? kernels::latent_rotary : shape_.head_dim;
-  rotary_ = make_rotary_table(options_.max_positions, turned, memory_);
+  const std::int64_t blocks_of_sequence = (options_.max_positions + block - 1) / block;
+  rotary_ = make_rotary_table(blocks_of_sequence * block, turned, memory_);
   if (rotary_ == nullptr) return no_room("the rotary table");
   products_ = std::make_unique<ForwardProducts>(memory_);
   if (!products_->ready()) return no_room("cuBLASLt's workspace");
@@ -76,8 +77,7 @@ Result<Unit> StepForward::prepare() {
         Fp32Forward::create(shape_, weights_, rotary_, options_.max_rows + 1, options_.kv_blocks, memory_);
     if (fp32_ == nullptr) return no_room("fp32 copies of the weights");
   }
-  const InputLimits limits{options_.max_rows, options_.max_sequences,
-                           (options_.max_positions + block - 1) / block, options_.kv_blocks};
+  const InputLimits limits{options_.max_rows, options_.max_sequences, blocks_of_sequence, options_.kv_blocks};
   const AttentionHeads heads{shape_.heads, shape_.kv_heads, shape_.latent(),
                              latent_wgmma_ ? kernels::mla_wgmma_heads : kernels::mla_plain_heads};
   if (!inputs_.prepare(limits, heads, *stream_, memory_)) return no_room("a step's inputs");

@@ -121,6 +121,7 @@ class StepForward {
                   std::int64_t stride, const DeviceStep& step, kernels::Stream stream);
   void rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
   void write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  kernels::PagedKv pages(const KvPool& pool, const DeviceStep& step) const;
   void attend(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_decodes(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_chunks(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
