@@ -173,17 +173,23 @@ void ForwardInputs::fill_plan(const DeviceStep& step) {
 }
 
 // The search for the best pieces is most of a step's work on the host, and its answer that of the steps
-// before: it is made again when the batch has changed by an eighth.
+// before: it is made again when the batch has changed by an eighth. Between, the longest context keeps its
+// number of pieces: all grow by a token a step, and pieces of the size found would split what was whole.
 void ForwardInputs::plan_decodes(const std::vector<std::int64_t>& contexts) {
   std::int64_t longest = 1;
   for (const std::int64_t context : contexts) longest = std::max(longest, context);
   const std::pair<std::int32_t, std::int64_t> about{stepped(static_cast<std::int32_t>(contexts.size())),
                                                     stepped(static_cast<std::int32_t>(longest))};
-  const std::int64_t tokens = about == planned_for_ ? plan_.tokens_per_piece : 0;
-  planned_for_ = about;
+  const bool known = about == planned_for_;
+  const std::int64_t tokens =
+      known ? std::max(found_piece_, (longest + pieces_of_longest_ - 1) / pieces_of_longest_) : 0;
   plan_ = heads_.latent
               ? kernels::plan_mla_decode(contexts, heads_.heads, heads_.heads_of_block, units_, tokens)
               : kernels::plan_attention_decode(contexts, heads_.heads, heads_.kv_heads, units_, tokens);
+  if (known) return;
+  planned_for_ = about;
+  found_piece_ = std::max(1, plan_.tokens_per_piece);
+  pieces_of_longest_ = (longest + found_piece_ - 1) / found_piece_;
 }
 
 Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {

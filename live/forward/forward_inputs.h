@@ -86,6 +86,7 @@ class ForwardInputs {
   unsigned char *host_ = nullptr, *device_ = nullptr;
   std::size_t bytes_ = 0, used_ = 0;
   kernels::DecodePlan plan_;
+  std::int64_t found_piece_ = 0, pieces_of_longest_ = 1;  // by the last search
   std::pair<std::int32_t, std::int64_t> planned_for_;  // about how many decodes, and how long the longest is
   std::vector<kernels::PrefillTile> tiles_;
   // Of the step being put: where its arrays stand on the host.

@@ -2,6 +2,7 @@
 #include "catch.h"
 #include "kernels/guarded_memory.h"
 #include "live/forward/forward_check.h"
+#include "live/forward/forward_inputs.h"
 #include "live/forward/forward_weights.h"
 
 namespace orrery {
@@ -26,6 +27,35 @@ TEST_CASE("8-bit products, experts and latents give the reference's logits") {
     const bool intact = memory.guards_intact(broken);
     CAPTURE(broken);
     CHECK(intact);
+  }
+}
+
+// 24 sequences fill the simulator's three units as they are: splitting one would only add work.
+TEST_CASE("contexts that grow are not split by the pieces found for shorter ones") {
+  kernels::HostMemory memory;
+  std::string why;
+  const auto stream = kernels::make_step_stream(0, why);
+  ForwardInputs inputs;
+  constexpr std::int32_t sequences = 24, blocks = 64;
+  const bool ready =
+      inputs.prepare({sequences, sequences, blocks, sequences * blocks}, {16, 8, false, 16}, *stream, memory);
+  REQUIRE(ready);
+  for (std::int32_t longest = 500; longest < 700; longest += 9) {
+    StepBatch batch;
+    batch.decodes = sequences;
+    batch.max_blocks = blocks;
+    for (std::int32_t s = 0; s < sequences; ++s) {
+      batch.tokens.push_back(s);
+      batch.positions.push_back(longest - 1);
+      batch.slots.push_back(std::int64_t{s} * blocks * 16);
+      batch.sequences.push_back({s, 1, longest - s % 3 * 60});
+      for (std::int32_t b = 0; b < blocks; ++b) batch.block_tables.push_back(s * blocks + b);
+    }
+    const Result<DeviceStep> step = inputs.put(batch);
+    REQUIRE(step);
+    CAPTURE(longest);
+    CHECK(step->piece_count == sequences);
+    CHECK(step->merge_count == 0);
   }
 }
 
