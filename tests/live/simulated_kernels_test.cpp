@@ -77,7 +77,7 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
 }  // namespace
 
 TEST_CASE("what kernels work through in a step is what the cost model prices, class by class") {
-  const Scenario s = tiny(12);
+  const Scenario s = tiny(8);
   const Ran ran = on_simulator(s);
   CHECK(ran.run.result.preemptions > 0);
   CHECK(ran.run.result.cached_tokens > 0);
@@ -105,7 +105,7 @@ TEST_CASE("a tape of kernels in real time is replayed without them") {
   const std::string folder =
       std::filesystem::temp_directory_path() / ("orrery-simulated-kernels-" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
-  const Scenario s = tiny(12);
+  const Scenario s = tiny(8);
   auto tape = TapeRecorder::create(folder + "/run.tape", s, "test", "live", false).value();
   const Ran ran = on_simulator(s, true, &tape);
   REQUIRE(tape.finish(ran.run.result).ok());
