@@ -13,7 +13,8 @@ namespace {
 
 using namespace orrery;
 
-TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t output, std::vector<std::uint64_t> names) {
+TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t output,
+                     std::vector<std::uint64_t> names) {
   TraceRequest r;
   r.index = index;
   r.arrival = SimTime(static_cast<std::int64_t>(index) * 100'000);
@@ -26,11 +27,13 @@ TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t outp
 
 // Chunks of at most 24 tokens; requests that begin alike; with few blocks somebody is preempted.
 Scenario tiny(int blocks) {
-  auto s = small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
-                         "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
-                         "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
-                         "num_gpu_blocks_override: " + std::to_string(blocks) + "}}",
-                         {"workload.limit={requests: 10}"});
+  auto s = small_example(
+      "{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
+          "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
+          "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
+          "num_gpu_blocks_override: " +
+          std::to_string(blocks) + "}}",
+      {"workload.limit={requests: 10}"});
   INFO((s.ok() ? "" : to_string(s.errors())));
   REQUIRE(s.ok());
   s->workload.limit_requests = 0;
