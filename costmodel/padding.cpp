@@ -23,8 +23,9 @@ void GraphPadding::Sizes::fill(const std::vector<std::int64_t>& sizes) {
 
 GraphPadding::GraphPadding(const SchedulerSettings& settings)
     : by_phase_(settings.graphs_by_phase), pads_(settings.pad_to_graph),
-      without_drafts_(settings.graphs_without_drafts), decodes_only_(settings.graphs_of_decodes_only), drafts_(settings.draft_tokens),
-      widest_(settings.widest_padding), joint_(settings.joint), context_(settings.context) {
+      without_drafts_(settings.graphs_without_drafts), decodes_only_(settings.graphs_of_decodes_only),
+      drafts_(settings.draft_tokens), widest_(settings.widest_padding), joint_(settings.joint),
+      context_(settings.context) {
   if (settings.enforce_eager) return;
   all_.fill(settings.cudagraph_sizes);
   prefill_.fill(settings.prefill_graph_sizes);

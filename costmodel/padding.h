@@ -52,7 +52,7 @@ struct JointStep {
 
 // By tokens (vLLM): FULL: every sequence brings exactly one token (a one-token tail of a prefill counts as
 // such; with speculation one and all its drafts) and a captured size holds them. PIECEWISE: any other step
-// that a captured size holds, unless only decodes have graphs. NONE: real tokens, eager launches. By phase (SGLang,
+// that a captured size holds, if not only decodes may. NONE: real tokens, eager launches. By phase (SGLang,
 // ../shared/reference/sglang_0_5.md §5.3, §5.4): FULL: no prompt in the step and a decode size holds it.
 // PIECEWISE: a prompt in it, and a prefill size holds it that is not too much wider. An engine that does not
 // pad runs every number of sequences without a graph of its own eagerly.

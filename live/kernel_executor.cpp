@@ -95,8 +95,7 @@ void KernelExecutor::add_tables(Engine& e, Job& job) const {
     const std::span<const std::int32_t> table = e.blocks.table(batch_sequences_[i]);
     const auto used = static_cast<std::size_t>((b.sequences[i].context + size - 1) / size);
     std::int32_t* const row = b.block_tables.data() + i * static_cast<std::size_t>(b.max_blocks);
-    for (std::size_t k = 0; k < used; ++k)
-      row[k] = static_cast<std::int32_t>(e.first_block + table[k]);
+    for (std::size_t k = 0; k < used; ++k) row[k] = static_cast<std::int32_t>(e.first_block + table[k]);
   }
 }
 
@@ -183,15 +182,15 @@ void KernelExecutor::work() {
 
 void KernelExecutor::spin(std::int64_t ns) const {
   const Steady::time_point from = Steady::now();
-  while (since(from) < ns) {
-  }
+  while (since(from) < ns) {}
 }
 
 void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) {
   Engine& e = *engines_[instance.value()];
   ORRERY_CHECK(plan.repeat == 1 && plan.ranks.empty() && plan.verify.empty() && plan.encode.empty(),
                "steps on real kernels are of one rank, one at a time, of text");
-  KernelStep log{.instance = instance, .step = step.value(), .submitted = now, .chunks = {}, .shape = {}, .work = {}};
+  KernelStep log{
+      .instance = instance, .step = step.value(), .submitted = now, .chunks = {}, .shape = {}, .work = {}};
   log.shape = shape_of(plan, log.chunks);
   StepShape shape = log.shape;
   shape.prefill = log.chunks;
@@ -237,7 +236,8 @@ void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
   request = nobody;
 }
 
-// What taking in a prompt costs a core thread that is launching prompts alone (CostModelExecutor::take_input).
+// What taking in a prompt costs a core thread that is launching prompts alone
+// (CostModelExecutor::take_input).
 void KernelExecutor::take_input(InstanceId instance, std::int64_t prompt_tokens, SimTime now) {
   Engine& e = *engines_[instance.value()];
   if (waits() || e.open.empty() || !e.open.back().prompts_alone) return;

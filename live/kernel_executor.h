@@ -1,6 +1,6 @@
 // The executor of real kernels: makes a plan concrete (physical blocks, token ids, rows), has it run, and
-// says when it was over. Under a clock that jumps a step is run when it is submitted, and what the device took
-// stands in the instance's pipeline for what the cost model would have said; host times are the engine
+// says when it was over. Under a clock that jumps a step is run when it is submitted, and what the device
+// took stands in the instance's pipeline for what the cost model would have said; host times are the engine
 // profile's (measured simulation: one device stands for all instances). Under a clock that waits a thread of
 // its own runs the steps of the one instance, and everything takes what it takes.
 #pragma once
@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "costmodel/step_pricer.h"
-#include "live/kv_block_map.h"
 #include "live/forward/step_runner.h"
+#include "live/kv_block_map.h"
 #include "live/token_book.h"
 #include "live/wall_clock.h"
 #include "sim/costed/end_tracker.h"
@@ -30,12 +30,12 @@ struct KernelStep {
   std::uint64_t step = 0;
   SimTime submitted;
   std::vector<PrefillChunk> chunks;
-  StepShape shape;              // `prefill` is empty: the chunks stand above
+  StepShape shape;  // `prefill` is empty: the chunks stand above
   std::int32_t padded_rows = 0;
   std::int64_t device_ns = 0, launch_ns = 0;
-  std::int64_t host_ns = 0;     // our own scheduling and preparing, from the loop's turn until the step is
-                                // handed over
-  bool first_use = false;       // as StepResult's
+  std::int64_t host_ns = 0;  // our own scheduling and preparing, from the loop's turn until the step is
+                             // handed over
+  bool first_use = false;    // as StepResult's
   StepWork work;
 };
 
@@ -43,12 +43,12 @@ class KernelExecutor final : public Executor {
  public:
   struct Options {
     std::size_t instances = 1;
-    const StepPricer* pricer = nullptr;    // of every instance: host terms, depth
+    const StepPricer* pricer = nullptr;  // of every instance: host terms, depth
     const OutputLengths* oracle = nullptr;
-    StepRunner* runner = nullptr;          // these three outlive the executor
-    std::int64_t blocks = 0;               // of an instance's pool, as the engine counts them
+    StepRunner* runner = nullptr;  // these three outlive the executor
+    std::int64_t blocks = 0;       // of an instance's pool, as the engine counts them
     std::int32_t block_size = 16;
-    bool own_pools = true;     // instance i has blocks i·blocks … of the device's pool; else all share one
+    bool own_pools = true;  // instance i has blocks i·blocks … of the device's pool; else all share one
     std::vector<std::int64_t> graph_sizes;  // of decode steps, ascending; empty: none
     std::uint64_t seed = 1;
     std::int64_t vocabulary = 32000;
@@ -113,9 +113,9 @@ class KernelExecutor final : public Executor {
     bool host_free_due = false;
     SimTime host_free;
     std::uint64_t next_update = 0;
-    std::vector<std::uint64_t> request_of;                            // by sequence, in the book
-    std::vector<SequenceId> sequences;                                // of the plan's decodes
-    std::unordered_map<std::uint64_t, SequenceId> sequence_of;        // by request; looked up only
+    std::vector<std::uint64_t> request_of;                      // by sequence, in the book
+    std::vector<SequenceId> sequences;                          // of the plan's decodes
+    std::unordered_map<std::uint64_t, SequenceId> sequence_of;  // by request; never iterated
     SimTime updated;
     std::vector<SequenceId> eos;
   };

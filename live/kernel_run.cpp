@@ -88,6 +88,18 @@ double predicted_ns(const StepPricer& pricer, const KernelStep& step) {
   return static_cast<double>(pricer.summarize(shape).device_ns);
 }
 
+std::uint64_t most_at_once(const std::vector<EndpointRecord>& records) {
+  std::vector<std::pair<std::int64_t, int>> changes;
+  for (const EndpointRecord& r : records) {
+    changes.emplace_back(r.intended, 1);
+    changes.emplace_back(std::max(r.last, r.intended), -1);
+  }
+  std::sort(changes.begin(), changes.end());
+  std::int64_t now = 0, most = 0;
+  for (const auto& change : changes) most = std::max(most, now += change.second);
+  return static_cast<std::uint64_t>(most);
+}
+
 const char* kind_of(const KernelStep& s) {
   return s.chunks.empty() ? "decode" : s.shape.decode_sequences > 0 ? "mixed" : "prefill";
 }
@@ -127,7 +139,8 @@ Status check_kernel_scenario(const Scenario& s, bool waits) {
   refuse(i.experts.on(), "deployment.experts", "hotspots of experts do not run on kernels");
   refuse(config.kv_groups.count() > 1 || config.kv_groups.states > 0, "deployment.model",
          "layers with windows or states do not run on kernels");
-  refuse(config.offload.blocks > 0, "deployment.engine_args", "a tier of KV in host memory does not run on kernels");
+  refuse(config.offload.blocks > 0, "deployment.engine_args",
+         "a tier of KV in host memory does not run on kernels");
   refuse(config.block_size != kernel_block, "deployment.engine_args.block_size",
          "kernels read KV blocks of 16 tokens");
   refuse(pool.router.policy == "kv-aware", "deployment.router",
@@ -162,8 +175,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
   KernelRun out;
   out.device = cell.device.name;
   out.own_pools = cell.device.own_pools;
-  std::unique_ptr<RequestSource> source =
-      std::make_unique<NotedSource>(std::move(opened), out.seen.requests);
+  std::unique_ptr<RequestSource> source = std::make_unique<NotedSource>(std::move(opened), out.seen.requests);
   KeptRecords records(out.seen);
   WallClock clock;
   std::unique_ptr<KernelExecutor> executor;
@@ -202,6 +214,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
     clock.restart();
     clock.watch([&] { return cell.options.keep_going && !cell.options.keep_going(0); });
     if (cell.waits) setup.clock = &clock;
+    clock.stay_awake();
     if (cell.tape != nullptr) cell.tape->arrange(setup);
   };
   auto result = run_scenario(scenario, run);
@@ -216,6 +229,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
   out.seen.itl = out.result.itl;
   if (cell.waits) out.seen.lateness = clock.lateness();
   out.seen.kv_blocks = cell.demand.blocks;
+  out.seen.most_streams = most_at_once(out.seen.records);
   out.seen.duration_s = (out.result.last_finish - out.result.first_arrival).seconds();
   return out;
 }
@@ -284,13 +298,12 @@ Result<Json> kernel_steps_json(const Scenario& scenario, const KernelRun& run) {
   for (const KernelStep& s : run.steps) host.push_back(static_cast<double>(s.host_ns) * 1e-3);
   std::sort(host.begin(), host.end());
   if (!host.empty())
-    out["host_us"] = {{"p50", linear_percentile(host, 50)},
-                      {"p99", linear_percentile(host, 99)},
-                      {"mean", mean_of(host)}};
+    out["host_us"] = {
+        {"p50", linear_percentile(host, 50)}, {"p99", linear_percentile(host, 99)}, {"mean", mean_of(host)}};
   out["kv_pools"] = run.own_pools ? "one an instance" : "shared by all instances: contents are nobody's";
   out["kv_blocks_missed"] = run.missed_blocks;
-  out["first_uses"] = std::count_if(run.steps.begin(), run.steps.end(),
-                                    [](const KernelStep& s) { return s.first_use; });
+  out["first_uses"] =
+      std::count_if(run.steps.begin(), run.steps.end(), [](const KernelStep& s) { return s.first_use; });
   out["device"] = run.device;
   return out;
 }

@@ -19,7 +19,7 @@ namespace orrery {
 // What the steps of a scenario can ask for at most.
 struct KernelDemand {
   const InstanceSpec* instance = nullptr;
-  std::int64_t instances = 1, blocks = 0;  // blocks: of each
+  std::int64_t instances = 1, blocks = 0;                           // blocks: of each
   std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
                                                                     // sequence
   std::uint64_t seed = 1;

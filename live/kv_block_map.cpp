@@ -29,8 +29,7 @@ void KvBlockMap::name(Table& table, const Request& request) const {
   table.beginnings.clear();
   table.named_blocks = 0;
   if (!request.hash_ids.empty()) {
-    const std::int64_t covered =
-        static_cast<std::int64_t>(request.hash_ids.size()) * request.hash_block_size;
+    const std::int64_t covered = static_cast<std::int64_t>(request.hash_ids.size()) * request.hash_block_size;
     table.named_blocks = std::min<std::int64_t>(request.prompt_tokens, covered) / block_size_;
     table.tokens_of_name = request.hash_block_size;
     std::uint64_t beginning = beginning_by_ids(request.hash_block_size);
@@ -198,8 +197,8 @@ void KvBlockMap::begin(SequenceId sequence, const Request& request, std::int64_t
     t.awaits |= id == to_come;
     t.blocks.push_back(id);
   }
-  const std::int64_t taken = std::clamp<std::int64_t>(found - t.kept_from, 0,
-                                                      static_cast<std::int64_t>(t.kept.size()));
+  const std::int64_t taken =
+      std::clamp<std::int64_t>(found - t.kept_from, 0, static_cast<std::int64_t>(t.kept.size()));
   t.kept.erase(t.kept.begin(), t.kept.begin() + taken);
   drop_kept(t, 0);
 }
@@ -283,7 +282,8 @@ void KvBlockMap::check_invariants() const {
       std::int32_t copy = it == named_.end() ? 0 : it->second;
       ORRERY_CHECK(b.holders > 0 || (copy == static_cast<std::int32_t>(id) && b.next == 0),
                    "KV blocks: a copy that is nobody's beside others");
-      while (copy != 0 && copy != static_cast<std::int32_t>(id)) copy = blocks_[static_cast<std::size_t>(copy)].next;
+      while (copy != 0 && copy != static_cast<std::int32_t>(id))
+        copy = blocks_[static_cast<std::size_t>(copy)].next;
       ORRERY_CHECK(copy != 0, "KV blocks: a name is not this block's");
     }
   }

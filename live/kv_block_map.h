@@ -29,8 +29,8 @@ class KvBlockMap final : public CacheEvents {
 
   void holds(const Reach& reach) override;  // of the scheduler's pool
 
-  // A plan, in this order: that there is one; who is preempted; who begins or goes on, with what was found (a multiple of the
-  // block size); then, in the plan's order, blocks for `tokens` tokens in all.
+  // A plan, in this order: that there is one; who is preempted; who begins or goes on, with what was found (a
+  // multiple of the block size); then, in the plan's order, blocks for `tokens` tokens in all.
   void next_plan() { ++plan_; }
   void preempt(SequenceId sequence);
   void begin(SequenceId sequence, const Request& request, std::int64_t found_tokens);
@@ -59,24 +59,25 @@ class KvBlockMap final : public CacheEvents {
   };
   struct KeyHash {
     std::size_t operator()(const Key& k) const {
-      return static_cast<std::size_t>(k.beginning ^ (static_cast<std::uint64_t>(k.block) * 0x9E3779B97F4A7C15ull));
+      return static_cast<std::size_t>(k.beginning ^
+                                      (static_cast<std::uint64_t>(k.block) * 0x9E3779B97F4A7C15ull));
     }
   };
   struct Block {
     std::int32_t holders = 0;
-    bool kept = false;   // of a preempted sequence's private content
-    bool named = false;  // stands under its key
-    std::int32_t next = 0;  // likewise, the next copy; 0: none
+    bool kept = false;       // of a preempted sequence's private content
+    bool named = false;      // stands under its key
+    std::int32_t next = 0;   // likewise, the next copy; 0: none
     std::uint64_t plan = 0;  // that computes it
     Key key;
   };
   struct Table {
     bool live = false, awaits = false;  // awaits: some block is to come
     std::int64_t tokens = 0;
-    std::vector<std::int32_t> blocks;        // −1: found, and to be computed in this very plan
-    std::vector<std::uint64_t> beginnings;   // names of the prompt, as a chain; one of a stream's
+    std::vector<std::int32_t> blocks;                   // −1: found, and to be computed in this very plan
+    std::vector<std::uint64_t> beginnings;              // names of the prompt, as a chain; one of a stream's
     std::int64_t named_blocks = 0, tokens_of_name = 0;  // 0: a stream's only one
-    std::vector<std::int32_t> kept;          // private blocks of before a preemption, from block kept_from on
+    std::vector<std::int32_t> kept;  // private blocks of before a preemption, from block kept_from on
     std::int64_t kept_from = 0;
   };
   Table& table_of(SequenceId sequence);
@@ -95,9 +96,9 @@ class KvBlockMap final : public CacheEvents {
   std::vector<Block> blocks_;
   std::vector<std::int32_t> free_;
   std::vector<Table> tables_;
-  std::deque<std::uint32_t> kept_order_;                       // tables; entries go stale
-  std::unordered_map<Key, std::int32_t, KeyHash> named_;       // looked up, never iterated
-  std::unordered_map<std::uint64_t, std::int64_t> reach_;      // by beginning: blocks; likewise
+  std::deque<std::uint32_t> kept_order_;                   // tables; entries go stale
+  std::unordered_map<Key, std::int32_t, KeyHash> named_;   // looked up, never iterated
+  std::unordered_map<std::uint64_t, std::int64_t> reach_;  // by beginning: blocks; likewise
   std::vector<std::int32_t> copies_;  // that stood second under their key; entries go stale
   std::uint64_t plan_ = 0;
   std::int64_t missed_ = 0;

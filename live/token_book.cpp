@@ -50,7 +50,8 @@ std::int32_t TokenBook::at(SequenceId sequence, std::int64_t place) {
   const Request& r = e.request;
   if (r.hash_ids.empty() && r.stream != 0) {
     std::vector<std::int32_t>& known = streams_[r.stream];
-    if (place >= static_cast<std::int64_t>(known.size())) known.resize(static_cast<std::size_t>(place) + 1, -1);
+    if (place >= static_cast<std::int64_t>(known.size()))
+      known.resize(static_cast<std::size_t>(place) + 1, -1);
     std::int32_t& token = known[static_cast<std::size_t>(place)];
     if (token < 0) token = content(r, place);
     return token;
@@ -67,7 +68,8 @@ void TokenBook::said(SequenceId sequence, std::int64_t place, std::int32_t token
   if (place < r.prompt_tokens) return;  // behind a chunk that is not the prompt's last
   if (r.hash_ids.empty() && r.stream != 0) {
     std::vector<std::int32_t>& known = streams_[r.stream];
-    if (place >= static_cast<std::int64_t>(known.size())) known.resize(static_cast<std::size_t>(place) + 1, -1);
+    if (place >= static_cast<std::int64_t>(known.size()))
+      known.resize(static_cast<std::size_t>(place) + 1, -1);
     std::int32_t& at = known[static_cast<std::size_t>(place)];
     if (at < 0) at = token;
     return;

@@ -29,9 +29,9 @@ class TokenBook {
   std::int32_t content(const Request& request, std::int64_t place) const;
 
   std::uint64_t seed_, vocabulary_;
-  std::vector<Entry> entries_;  // by sequence
-  std::unordered_map<std::uint64_t, std::vector<std::int32_t>> streams_;  // looked up, never iterated; −1: not
-                                                                          // known yet
+  std::vector<Entry> entries_;                                            // by sequence
+  std::unordered_map<std::uint64_t, std::vector<std::int32_t>> streams_;  // looked up, never iterated; −1:
+                                                                          // not known yet
 };
 
 }  // namespace orrery

@@ -8,11 +8,20 @@ SimTime WallClock::wait_until(SimTime deadline) {
   std::unique_lock lock(mutex_);
   // A deadline of centuries is one of nobody's, and would overflow the library's arithmetic.
   constexpr std::chrono::nanoseconds longest = std::chrono::milliseconds(100);
+  auto asked = std::chrono::steady_clock::time_point::min();
   while (!released_ && woken_.is_never() && now() < deadline) {
+    const auto time = std::chrono::steady_clock::now();
+    if (awake_ && time < asked) {
+      lock.unlock();  // for whoever wakes
+      lock.lock();
+      continue;
+    }
+    asked = time + longest;
     if (stop_ && stop_()) {
       released_ = true;
       break;
     }
+    if (awake_) continue;
     const auto enough = std::chrono::steady_clock::now() + longest;
     changed_.wait_until(lock, deadline - SimDuration(longest.count()) > now() ? enough : point(deadline));
   }

@@ -27,6 +27,8 @@ class WallClock final : public Clock {
   std::chrono::steady_clock::time_point point(SimTime at) const {
     return start_ + std::chrono::nanoseconds(at.ns());
   }
+  // Waits without sleeping: the caller's core keeps its caches and its speed.
+  void stay_awake() { awake_ = true; }
   void wake(SimTime at);
   void release();
   // Asked now and then while the loop waits; true releases the clock. Set before anybody waits.
@@ -39,7 +41,7 @@ class WallClock final : public Clock {
   std::mutex mutex_;
   std::condition_variable changed_;
   SimTime woken_ = SimTime::never();
-  bool released_ = false;
+  bool released_ = false, awake_ = false;
   std::function<bool()> stop_;
   SimTime last_;
   WeightedSamples lateness_;

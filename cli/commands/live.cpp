@@ -192,16 +192,20 @@ Status check(const LiveOptions& o) {
   if (o.update_calibration)
     return wrong("--update-calibration: fits tables to steps on real kernels, which are not in this version");
   if (o.serve && o.executor == "kernel")
-    return wrong("--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
+    return wrong(
+        "--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
   if (!o.endpoint.empty() && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
     return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
   if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
   const bool kernels = o.endpoint.empty() && !o.serve && o.executor != "cost-model";
   if (!o.serve && o.endpoint.empty() && !kernels && !o.out.empty())
-    return wrong("--out belongs to --endpoint and --executor kernel; `orrery simulate --out` has the same run's outputs");
+    return wrong(
+        "--out belongs to --endpoint and --executor kernel; `orrery simulate --out` has the same run's "
+        "outputs");
   if (o.emulate_host && (!kernels || o.clock == "virtual"))
-    return wrong("--emulate-host is of --executor kernel in real time: elsewhere host times are the profile's");
+    return wrong(
+        "--emulate-host is of --executor kernel in real time: elsewhere host times are the profile's");
   return ok_status();
 }
 
@@ -252,11 +256,12 @@ void add_endpoint_options(CLI::App& c, LiveOptions& o, CLI::Option* endpoint) {
 
 void register_live_command(CLI::App& app, CommandContext& context) {
   auto o = std::make_shared<LiveOptions>();
-  CLI::App* c = app.add_subcommand(
-      "live",
-      "a scenario in real time: on our kernels on a GPU, as an OpenAI-compatible server whose latencies are the\n"
-      "prediction's, or its workload against a real server; predicted against measured\n"
-      "example: orrery live examples/qwen3-8b-h200.yaml --serve --port 8000");
+  CLI::App* c =
+      app.add_subcommand("live",
+                         "a scenario in real time: on our kernels on a GPU, as an OpenAI-compatible server "
+                         "whose latencies are the\n"
+                         "prediction's, or its workload against a real server; predicted against measured\n"
+                         "example: orrery live examples/qwen3-8b-h200.yaml --serve --port 8000");
   c->add_option("scenario", o->scenario, "scenario file (YAML)")->required();
   CLI::Option* const serve = c->add_flag("--serve", o->serve, "be the server; ends with Ctrl-C");
   c->add_option("--host", o->host, "of --serve: the address to listen at")->needs(serve);
@@ -268,12 +273,14 @@ void register_live_command(CLI::App& app, CommandContext& context) {
   c->add_option("--trace", o->trace, "trace file, instead of the scenario's workload")->excludes(serve);
   c->add_option("--seed", o->seed, "instead of the scenario's seed")
       ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
-  c->add_option("--out", o->out,
-                "of --endpoint, kernels: directory for comparison.json, comparison.html, measured.csv (steps.csv)");
+  c->add_option(
+      "--out", o->out,
+      "of --endpoint, kernels: directory for comparison.json, comparison.html, measured.csv (steps.csv)");
   c->add_option("--tape", o->tape, "records the run for `orrery replay`");
   c->add_option("--clock", o->clock, "virtual jumps, wall waits (default)")
       ->check(CLI::IsMember({"virtual", "wall"}));
-  c->add_option("--executor", o->executor, "kernel: our kernels on a GPU (default); cost-model: the simulation's")
+  c->add_option("--executor", o->executor,
+                "kernel: our kernels on a GPU (default); cost-model: the simulation's")
       ->check(CLI::IsMember({"cost-model", "kernel"}));
   c->add_flag("--emulate-host", o->emulate_host,
               "of kernels in real time: spins for the host times of the scenario's engine");

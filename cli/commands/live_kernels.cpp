@@ -54,25 +54,28 @@ constexpr std::int64_t most_simulated_parameters = 20'000'000;  // fibres take a
 #endif
 
 // The first GPU; in a build without a GPU toolkit the CPU simulator, for models of a test's size.
-Result<KernelDevice> make_device(const KernelDemand& d, std::vector<std::unique_ptr<kernels::Device>>& devices,
+Result<KernelDevice> make_device(const KernelDemand& d,
+                                 std::vector<std::unique_ptr<kernels::Device>>& devices,
                                  kernels::HostMemory& host) {
 #ifdef ORRERY_SIMULATED_WARP
   static_cast<void>(devices);
   ORRERY_TRY(plan, plan_memory(*d.instance));
   if (plan.weights.value() > 2.0 * most_simulated_parameters)
-    return make_error(ErrorKind::unavailable,
-                      "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
-                      "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
+    return make_error(
+        ErrorKind::unavailable,
+        "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
+        "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
   return device_with(d, host, 0, "CPU simulator of the kernels (times mean nothing)");
 #else
   static_cast<void>(host);
   std::string why;
   devices = kernels::devices(why);
   if (devices.empty())
-    return make_error(ErrorKind::unavailable,
-                      "--executor kernel needs an NVIDIA GPU: " + why +
-                          " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
-                          "the CPU simulator)");
+    return make_error(
+        ErrorKind::unavailable,
+        "--executor kernel needs an NVIDIA GPU: " + why +
+            " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
+            "the CPU simulator)");
   const kernels::DeviceInfo& info = devices.front()->info();
   return device_with(d, devices.front()->memory(), static_cast<double>(info.memory_bytes),
                      info.name + ", driver " + info.driver + ", " + info.runtime);
@@ -83,9 +86,8 @@ Status write_outputs(const std::string& folder, const Json& json, const Endpoint
                      const Scenario& scenario, const KernelRun& run, const CommandContext& context) {
   ORRERY_TRY(out, AtomicDirectory::create(folder));
   ORRERY_TRY(steps, kernel_steps_csv(scenario, run));
-  ORRERY_TRY(page, Result<std::string>(endpoint_page(comparison, run.seen,
-                                                     scenario.file + " on " + run.device,
-                                                     context.command_line)));
+  ORRERY_TRY(page, Result<std::string>(endpoint_page(
+                       comparison, run.seen, scenario.file + " on " + run.device, context.command_line)));
   ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.json"), canonical_json(json)));
   ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.html"), page));
   ORRERY_TRY_STATUS(write_file_atomically(out.file("measured.csv"), measured_csv(run.seen)));
@@ -130,10 +132,13 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   ORRERY_TRY(run, run_on_kernels(scenario, run_options));
   if (interrupted()) return interruption();
   if (tape) ORRERY_TRY_STATUS(tape->finish(run.result));
-  ORRERY_TRY(comparison, compare_with_endpoint(scenario, run.seen,
-                                               {.runs = runs,
-                                                .threads = context.threads,
-                                                .keep_going = run_options.keep_going}));
+  ORRERY_TRY(comparison,
+             compare_with_endpoint(
+                 scenario, run.seen,
+                 {.runs = runs, .threads = context.threads, .keep_going = run_options.keep_going}));
+  std::erase_if(comparison.compared.notes, [](const std::string& note) {  // of a server's clients
+    return note.find("API server") != std::string::npos;
+  });
   ORRERY_TRY(steps, kernel_steps_json(scenario, run));
   Json json = endpoint_json(comparison, run.seen);
   json["kernel_steps"] = steps;
@@ -145,7 +150,8 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   } else if (!context.quiet) {
     std::fputs(endpoint_text(comparison, run.seen).c_str(), stdout);
     std::fputs(steps_text(steps).c_str(), stdout);
-    std::printf("device      %s\ndigest      %s\n", run.device.c_str(), digest_text(run.result.digest).c_str());
+    std::printf("device      %s\ndigest      %s\n", run.device.c_str(),
+                digest_text(run.result.digest).c_str());
   }
   return static_cast<int>(ExitCode::done);
 }

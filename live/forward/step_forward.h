@@ -54,7 +54,9 @@ class StepForward {
   const ForwardShape& shape() const { return shape_; }
   const ForwardWeights& weights() const { return weights_; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
-  std::int64_t first_uses() const { return captured_ + products_->planned(); }  // graphs, and products' shapes
+  std::int64_t first_uses() const {
+    return captured_ + products_->planned();
+  }  // graphs, and products' shapes
 
  private:
   struct Scratch {  // rows are max_rows + 1: the last takes what padding of a graph writes

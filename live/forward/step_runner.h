@@ -17,10 +17,10 @@ struct StepWork {
 };
 
 struct StepResult {
-  std::int64_t device_ns = 0;          // from the first kernel's begin to the last one's end
-  std::int64_t launch_ns = 0;          // of the host
-  std::vector<std::int32_t> sampled;   // one for each of StepBatch::sampled_rows
-  bool first_use = false;              // products were planned, or a graph captured: it took longer
+  std::int64_t device_ns = 0;         // from the first kernel's begin to the last one's end
+  std::int64_t launch_ns = 0;         // of the host
+  std::vector<std::int32_t> sampled;  // one for each of StepBatch::sampled_rows
+  bool first_use = false;             // products were planned, or a graph captured: it took longer
   StepWork work;
 };
 

@@ -167,8 +167,15 @@ check("benchmark missing", 3, ["nofile.json", "no such file"], command="validate
 check("benchmark good", 0, [], trace=TOTALS, command="validate",
       args=["--benchmark", "trace.jsonl", "--input-len", "100", "--output-len", "20", "--out", "out"])
 # tapes, the mock server, endpoints
-check("live on kernels", 2, ["--executor kernel", "not in this version", "--serve"], command="live")
-check("live named kernels", 2, ["--executor kernel", "not in this version"], command="live", args=["--executor", "kernel"])
+# Where there is no GPU; nothing here waits for one.
+check("live on kernels", 6, ["GPU"], command="live", args=["--out", "out"])
+check("live named kernels", 6, ["GPU"], command="live", args=["--executor", "kernel", "--clock", "virtual"])
+check("live kernels of two GPUs", 3, ["scenario.yaml", "deployment.parallel", "one GPU an instance"], command="live",
+      args=["--set", "deployment.parallel={tp: 2}"])
+check("live kernels of two instances", 3, ["deployment.replicas", "--clock virtual"], command="live", args=["--set", "deployment.replicas=2"])
+check("live kernels of another engine", 3, ["deployment.engine", "vLLM"], command="live", args=["--set", "deployment.engine=sglang-0.5"])
+check("live kernels as a server", 2, ["--serve", "--executor kernel"], command="live", args=["--serve", "--executor", "kernel"])
+check("live emulated host that jumps", 2, ["--emulate-host"], command="live", args=["--emulate-host", "--clock", "virtual"])
 check("live calibration", 2, ["--update-calibration", "not in this version"], command="live", args=["--update-calibration", "--serve"])
 check("live both", 2, ["--serve", "--endpoint"], command="live", args=["--serve", "--endpoint", "http://127.0.0.1:9"])
 check("live clock of an endpoint", 2, ["--clock"], command="live", args=["--clock", "wall", "--endpoint", "http://127.0.0.1:9"])

@@ -80,6 +80,8 @@ TEST_CASE("captured sizes are those that vLLM 0.24 logs") {
   CHECK(settings("compilation_config: {cudagraph_capture_sizes: [4, 2]}").cudagraph_sizes ==
         std::vector<std::int64_t>{2, 4});
   CHECK(settings("compilation_config: {cudagraph_mode: NONE}").cudagraph_sizes.empty());
+  CHECK(settings("compilation_config: {cudagraph_mode: FULL_DECODE_ONLY}").graphs_of_decodes_only);
+  CHECK_FALSE(settings("compilation_config: {cudagraph_mode: FULL_DECODE_ONLY}").cudagraph_sizes.empty());
   CHECK(settings("max_cudagraph_capture_size: 1024").cudagraph_sizes.back() == 1024);
 }
 

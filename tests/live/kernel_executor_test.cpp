@@ -66,7 +66,8 @@ Scenario scenario_of(const std::string& keys, const std::vector<std::string>& mo
 enum class Names { none, hashes, sessions };
 
 // Requests close together, some of whose prompts begin alike. `eos`: some end before their limit.
-std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos, std::uint64_t requests_wanted = 40) {
+std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos,
+                                std::uint64_t requests_wanted = 40) {
   RandomStream random(seed, RandomPurpose::property_test);
   std::vector<TraceRequest> requests;
   std::map<std::uint64_t, std::int32_t> sessions;  // tokens so far
@@ -89,12 +90,15 @@ std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos, std::
     if (names == Names::hashes) {
       r.hash_block_size = hash_block;
       const std::int32_t count = (r.prompt_tokens + hash_block - 1) / hash_block;
-      const std::uint64_t family = random.below(3), shared = random.below(static_cast<std::uint64_t>(count) + 1);
+      const std::uint64_t family = random.below(3),
+                          shared = random.below(static_cast<std::uint64_t>(count) + 1);
       for (std::int32_t k = 0; k < count; ++k)
-        r.hash_ids.push_back(static_cast<std::uint64_t>(k) < shared ? family * 1000 + static_cast<std::uint64_t>(k)
-                                                                    : (i + 10) * 1000 + static_cast<std::uint64_t>(k));
+        r.hash_ids.push_back(static_cast<std::uint64_t>(k) < shared
+                                 ? family * 1000 + static_cast<std::uint64_t>(k)
+                                 : (i + 10) * 1000 + static_cast<std::uint64_t>(k));
     }
-    r.max_output_tokens = eos ? r.output_tokens + static_cast<std::int32_t>(random.below(50)) : r.output_tokens;
+    r.max_output_tokens =
+        eos ? r.output_tokens + static_cast<std::int32_t>(random.below(50)) : r.output_tokens;
     requests.push_back(std::move(r));
   }
   return requests;
@@ -108,11 +112,12 @@ Scenario in_world(std::vector<TraceRequest> requests, const std::string& keys) {
   return s;
 }
 
-const std::string ample = ", engine_args: {num_gpu_blocks_override: 20000, max_model_len: 4800, "
-                          "enable_prefix_caching: false}";
+const std::string ample =
+    ", engine_args: {num_gpu_blocks_override: 20000, max_model_len: 4800, "
+    "enable_prefix_caching: false}";
 std::string scarce(int blocks) {
-  return ", engine_args: {num_gpu_blocks_override: " + std::to_string(blocks) + ", max_model_len: " +
-         std::to_string(blocks > 320 ? 4800 : 912) + ", max_num_batched_tokens: 640}";
+  return ", engine_args: {num_gpu_blocks_override: " + std::to_string(blocks) +
+         ", max_model_len: " + std::to_string(blocks > 320 ? 4800 : 912) + ", max_num_batched_tokens: 640}";
 }
 
 }  // namespace
@@ -170,8 +175,9 @@ class PricedDevice final : public StepRunner {
 }  // namespace
 
 TEST_CASE("a device that takes what the price list says makes measured simulation the simulation") {
-  for (const char* keys : {"", ", replicas: 3", ", engine_args: {num_gpu_blocks_override: 700, max_model_len: 11200}",
-                           ", engine_args: {async_scheduling: false}"}) {
+  for (const char* keys :
+       {"", ", replicas: 3", ", engine_args: {num_gpu_blocks_override: 700, max_model_len: 11200}",
+        ", engine_args: {async_scheduling: false}"}) {
     const Scenario s = scenario_of(keys, {"deployment.engine=orrery"});
     KernelRunOptions options;
     options.waits = false;
@@ -201,6 +207,14 @@ TEST_CASE("decode steps have a captured size of graphs, others have none") {
   }
   CHECK(decodes > 100);
   CHECK(ran.paper->graphs == decodes);
+  // The price list agrees: a chunk beside decodes runs in no graph, and keeps its tokens.
+  const StepPricer pricer = StepPricer::create(s.pool.instance).value();
+  const std::vector<PrefillChunk> chunk = {{100, 0}};
+  StepShape shape{.prefill = chunk, .decode_sequences = 3, .decode_context_tokens = 300};
+  CHECK(pricer.explain(shape).graph_mode == "none");
+  CHECK(pricer.explain(shape).padded_tokens == 103);
+  shape.prefill = {};
+  CHECK(pricer.explain(shape).graph_mode == "full");
 }
 
 namespace {
@@ -265,7 +279,8 @@ TEST_CASE("what does not run on kernels is refused by its key") {
   CHECK(key_of(scenario_of(", engine_args: {block_size: 32}"), false) == "deployment.engine_args.block_size");
   CHECK(key_of(scenario_of(", replicas: 2, router: kv-aware"), false) == "deployment.router");
   CHECK(key_of(scenario_of("", {"workload.frontend=openai"}), true) == "workload.frontend");
-  CHECK(key_of(scenario_of(", speculation: {method: ngram, tokens: 3, acceptance: [0.7, 0.5, 0.3], match_rate: 0.5}"),
+  CHECK(key_of(scenario_of(
+                   ", speculation: {method: ngram, tokens: 3, acceptance: [0.7, 0.5, 0.3], match_rate: 0.5}"),
                false) == "deployment.speculation");
 }
 

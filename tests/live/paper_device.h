@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <set>
-#include <unordered_set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "base/digest.h"
@@ -28,7 +28,8 @@ class PaperDevice final : public StepRunner {
     const std::size_t rows = b.tokens.size();
     if (b.positions.size() != rows || b.slots.size() != rows) faults.push_back("rows that differ");
     if (b.padded_rows != 0) ++graphs;
-    if (b.padded_rows != 0 && b.padded_rows < static_cast<std::int32_t>(rows)) faults.push_back("a small graph");
+    if (b.padded_rows != 0 && b.padded_rows < static_cast<std::int32_t>(rows))
+      faults.push_back("a small graph");
     write(b);
     for (std::size_t i = 0; i < b.sequences.size(); ++i) read(b, i);
     result.sampled.clear();
@@ -57,7 +58,8 @@ class PaperDevice final : public StepRunner {
     return d.value();
   }
   std::size_t slot(const StepBatch& b, std::size_t sequence, std::int64_t place) const {
-    const std::size_t entry = sequence * static_cast<std::size_t>(b.max_blocks) + static_cast<std::size_t>(place / 16);
+    const std::size_t entry =
+        sequence * static_cast<std::size_t>(b.max_blocks) + static_cast<std::size_t>(place / 16);
     return static_cast<std::size_t>(std::int64_t{b.block_tables[entry]} * 16 + place % 16);
   }
   // As a step does: what it computes of a prompt may be read by another of its prompts.
@@ -76,7 +78,8 @@ class PaperDevice final : public StepRunner {
     for (const auto& [at, i] : rows) {
       const StepBatch::Sequence& s = b.sequences[i];
       const auto row = static_cast<std::size_t>(s.first_row + at - (s.context - s.rows));
-      if (static_cast<std::size_t>(b.slots[row]) != slot(b, i, at)) faults.push_back("a slot beside the table");
+      if (static_cast<std::size_t>(b.slots[row]) != slot(b, i, at))
+        faults.push_back("a slot beside the table");
       const std::uint64_t before = at == 0 ? 0 : kept_[slot(b, i, at - 1)].chain;
       Place& place = kept_[static_cast<std::size_t>(b.slots[row])];
       place = {longer(before, b.tokens[row]), b.tokens[row]};

@@ -13,7 +13,8 @@ namespace {
 
 using namespace orrery;
 
-TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t output, std::vector<std::uint64_t> names) {
+TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t output,
+                     std::vector<std::uint64_t> names) {
   TraceRequest r;
   r.index = index;
   r.arrival = SimTime(static_cast<std::int64_t>(index) * 100'000);
@@ -26,11 +27,13 @@ TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t outp
 
 // Chunks of at most 24 tokens; requests that begin alike; with few blocks somebody is preempted.
 Scenario tiny(int blocks) {
-  auto s = small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
-                         "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
-                         "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
-                         "num_gpu_blocks_override: " + std::to_string(blocks) + "}}",
-                         {"workload.limit={requests: 10}"});
+  auto s = small_example(
+      "{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
+          "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
+          "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
+          "num_gpu_blocks_override: " +
+          std::to_string(blocks) + "}}",
+      {"workload.limit={requests: 10}"});
   INFO((s.ok() ? "" : to_string(s.errors())));
   REQUIRE(s.ok());
   s->workload.limit_requests = 0;
@@ -77,7 +80,7 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
 }  // namespace
 
 TEST_CASE("what kernels work through in a step is what the cost model prices, class by class") {
-  const Scenario s = tiny(12);
+  const Scenario s = tiny(8);
   const Ran ran = on_simulator(s);
   CHECK(ran.run.result.preemptions > 0);
   CHECK(ran.run.result.cached_tokens > 0);
@@ -105,7 +108,7 @@ TEST_CASE("a tape of kernels in real time is replayed without them") {
   const std::string folder =
       std::filesystem::temp_directory_path() / ("orrery-simulated-kernels-" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
-  const Scenario s = tiny(12);
+  const Scenario s = tiny(8);
   auto tape = TapeRecorder::create(folder + "/run.tape", s, "test", "live", false).value();
   const Ran ran = on_simulator(s, true, &tape);
   REQUIRE(tape.finish(ran.run.result).ok());
