@@ -310,6 +310,7 @@ Status Client::prepare() {
   if (options.model.empty()) options.model = first_model(models);
   if (options.model.empty()) return unreachable("/v1/models names no model; pass --model");
   report.model = options.model;
+  report.text_prompts = options.chat || options.text_prompts;
   return ok_status();
 }
 

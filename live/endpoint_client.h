@@ -61,6 +61,7 @@ struct EndpointScrape {
 
 struct EndpointRun {
   std::string model;
+  bool text_prompts = false;             // else token ids, which no tokeniser sees
   std::vector<EndpointRecord> records;   // in order of submission
   std::vector<TraceRequest> requests;    // the same, as the trace has them
   Distribution itl, lateness, loop_lag;  // pooled gaps between events; client's own delays

@@ -105,6 +105,7 @@ void read_comparison(const Json& json, EndpointRun& run) {
   run.lateness = client_delay(part(client, "lateness_ms"));
   run.loop_lag = client_delay(part(client, "loop_lag_ms"));
   run.model = server.value("model", std::string());
+  run.text_prompts = client.value("prompts", std::string("tokens")) == "text";
   const auto count = [](const Json& from, const char* name) {
     return static_cast<std::uint64_t>(number(from, name));
   };

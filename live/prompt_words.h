@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_map>
@@ -23,12 +24,12 @@ class BytePairs {
   static Result<BytePairs> read(const Tree& model, const std::string& file);
   // How many tokens a pre-token becomes; 0 where a part of it is in no vocabulary. ASCII only.
   std::size_t tokens(const std::string& piece) const;
-  const std::unordered_map<std::string, std::int64_t>& vocabulary() const { return vocabulary_; }
+  const std::map<std::string, std::int64_t>& vocabulary() const { return vocabulary_; }
 
  private:
-  std::unordered_map<std::string, std::int64_t> vocabulary_;  // looked up; words are sorted by id
-  std::unordered_map<std::string, std::int64_t> ranks_;       // "left right" → order of merging
-  bool whole_first_ = false;                                  // ignore_merges
+  std::map<std::string, std::int64_t> vocabulary_;
+  std::unordered_map<std::string, std::int64_t> ranks_;  // "left right" → when it merges; never iterated
+  bool whole_first_ = false;                             // ignore_merges
 };
 
 struct PromptWords {
