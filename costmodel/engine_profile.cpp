@@ -300,7 +300,7 @@ Result<EngineProfile> load_engine(const std::string& name, const std::string& fo
 
 Result<EngineProfile> parse_engine(const std::string& text, const std::string& file_name) {
   ORRERY_TRY(document, YamlDocument::parse(text, file_name));
-  return read_engine(std::move(document), "");
+  return read_any(std::move(document), "", 0);
 }
 
 }  // namespace orrery

@@ -22,6 +22,11 @@ bool says_something(const Json& choice) {
     return found != map.end() && found->is_string() && !found->get_ref<const std::string&>().empty();
   };
   if (is_text(choice, "text")) return true;
+  // A completion's event before the last brings a token even where it has no text yet: of part of a
+  // character, or of a token that is not shown (vLLM: entrypoints/openai/completion/serving.py sends it; its
+  // own client counts it).
+  const auto text = choice.find("text"), reason = choice.find("finish_reason");
+  if (text != choice.end() && text->is_string() && (reason == choice.end() || reason->is_null())) return true;
   for (const char* part : {"delta", "message"}) {
     const auto found = choice.find(part);
     if (found == choice.end() || !found->is_object()) continue;

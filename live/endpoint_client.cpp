@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -23,6 +24,8 @@ using boost::system::error_code;
 namespace {
 
 constexpr auto lag_interval = std::chrono::milliseconds(10);
+constexpr std::size_t written_ahead = 64;  // requests
+constexpr std::int64_t spare_time = 5'000'000;
 constexpr std::size_t most_body = 16u << 20;  // of what is not streamed
 constexpr std::size_t most_error = 300;       // characters of a server's refusal that are kept
 
@@ -35,7 +38,8 @@ class Task;
 class Client {
  public:
   Client(RequestSource& source, const EndpointOptions& o)
-      : options(o), prompts(o.seed, o.vocabulary), source_(source), pace_(io), lag_(io), scrape_(io) {}
+      : options(o), prompts(o.seed, o.vocabulary, options.words ? &*options.words : nullptr), source_(source),
+        pace_(io), lag_(io), scrape_(io) {}
 
   Status prepare();
   Result<EndpointRun> run();
@@ -53,6 +57,7 @@ class Client {
  private:
   Result<std::string> fetch(const std::string& path);
   bool read();
+  void read_ahead(std::size_t requests);
   void pace();
   void submit(std::int64_t intended);
   void watch_lag();
@@ -63,7 +68,13 @@ class Client {
   RequestSource& source_;
   asio::steady_timer pace_, lag_, scrape_;
   SteadyClock::time_point start_ = SteadyClock::now();
-  TraceRequest pending_;
+  // A prompt of 100,000 tokens takes milliseconds to write, so requests are written before they are due.
+  struct Written {
+    TraceRequest request;
+    std::string message;
+  };
+  std::deque<Written> ahead_;
+  Written pending_;
   bool has_pending_ = false;
   std::optional<Error> bad_;
   std::uint64_t open_ = 0, ended_ = 0;
@@ -96,9 +107,9 @@ class Fetch final : public Exchange {
 // One request of the workload, all tries.
 class Task final : public Exchange {
  public:
-  Task(Client& client, std::size_t record, TraceRequest request)
+  Task(Client& client, std::size_t record, TraceRequest request, std::string message)
       : Exchange(client.wires), client_(client), timer_(client.io), request_(std::move(request)),
-        record_(record) {}
+        record_(record), message_(std::move(message)) {}
 
   void start() {
     record().sent = client_.now();
@@ -106,7 +117,6 @@ class Task final : public Exchange {
     cancels_ = give_up(request_.cancel_after);
     times_out_ = std::min(give_up(request_.timeout),
                           record().intended + seconds_of(client_.options.timeout_s).count());
-    message_ = completion_message(client_.options, request_, client_.prompts);
     attempt();
   }
   EndpointRecord& record() { return client_.report.records[record_]; }
@@ -300,6 +310,7 @@ Status Client::prepare() {
   if (options.model.empty()) options.model = first_model(models);
   if (options.model.empty()) return unreachable("/v1/models names no model; pass --model");
   report.model = options.model;
+  report.text_prompts = options.chat || options.text_prompts;
   return ok_status();
 }
 
@@ -320,25 +331,39 @@ Result<std::string> Client::fetch(const std::string& path) {
                                                 (status > 0 ? "HTTP " + std::to_string(status) : text));
 }
 
+void Client::read_ahead(std::size_t requests) {
+  Written w;
+  while (!bad_ && ahead_.size() < requests && source_.next(w.request)) {
+    if (!w.request.images.empty()) {
+      bad_ = invalid_input("request " + std::to_string(w.request.index) +
+                               " has images, which are not sent to endpoints yet; leave them out",
+                           w.request.where, "images");
+      return;
+    }
+    w.message = completion_message(options, w.request, prompts);
+    ahead_.push_back(std::move(w));
+  }
+}
+
 bool Client::read() {
-  has_pending_ = source_.next(pending_);
-  if (has_pending_ && !pending_.images.empty()) {
-    bad_ = invalid_input("request " + std::to_string(pending_.index) +
-                             " has images, which are not sent to endpoints yet; leave them out",
-                         pending_.where, "images");
-    has_pending_ = false;
+  read_ahead(1);
+  has_pending_ = !ahead_.empty();
+  if (has_pending_) {
+    pending_ = std::move(ahead_.front());
+    ahead_.pop_front();
   }
   return has_pending_;
 }
 
 void Client::submit(std::int64_t intended) {
   EndpointRecord record;
-  record.request = pending_.index;
+  record.request = pending_.request.index;
   record.intended = intended;
-  record.prompt_tokens = pending_.prompt_tokens;
+  record.prompt_tokens = pending_.request.prompt_tokens;
   report.records.push_back(record);
-  report.requests.push_back(pending_);
-  const auto task = std::make_shared<Task>(*this, report.records.size() - 1, pending_);
+  report.requests.push_back(pending_.request);
+  const auto task = std::make_shared<Task>(*this, report.records.size() - 1, std::move(pending_.request),
+                                           std::move(pending_.message));
   read();
   report.most_streams = std::max(report.most_streams, ++open_);
   lateness_.add(std::max<std::int64_t>(0, now() - intended));
@@ -347,12 +372,16 @@ void Client::submit(std::int64_t intended) {
 
 // Open loop: everything that is due, and then until the next one is.
 void Client::pace() {
-  while (has_pending_ && pending_.arrival.ns() <= now()) submit(pending_.arrival.ns());
+  while (has_pending_ && pending_.request.arrival.ns() <= now()) submit(pending_.request.arrival.ns());
   if (!has_pending_) {
     if (open_ == 0) stop_watching();
     return;
   }
-  pace_.expires_at(point(pending_.arrival.ns()));
+  // In time to spare, one a turn: streams are read in between.
+  const std::int64_t due = pending_.request.arrival.ns();
+  const std::size_t before = ahead_.size();
+  if (before < written_ahead && due - now() > spare_time) read_ahead(before + 1);
+  pace_.expires_at(point(ahead_.size() > before ? now() : due));
   pace_.async_wait([this](const error_code& ec) {
     if (!ec) pace();
   });
@@ -414,6 +443,7 @@ void Client::stop_watching() {
 }
 
 Result<EndpointRun> Client::run() {
+  read_ahead(std::max(written_ahead, static_cast<std::size_t>(options.concurrency)));
   read();
   start_ = SteadyClock::now();
   watch_lag();

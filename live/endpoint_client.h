@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "live/prompt_words.h"
 #include "sim/results.h"
 #include "workloads/request_source.h"
 
@@ -26,10 +28,11 @@ Result<EndpointUrl> parse_endpoint(const std::string& url);
 struct EndpointOptions {
   EndpointUrl url;
   bool chat = false;
-  bool text_prompts = false;  // else token ids, which /v1/completions of the three engines takes
-  std::string model;          // "": the first one that /v1/models names
-  std::string api_key;        // "": none. Goes into one header and nowhere else
-  std::string ca_file;        // certificates that the server's is checked against; "": the system's
+  bool text_prompts = false;              // else token ids, which /v1/completions of the three engines takes
+  std::optional<PromptWords> words = {};  // that text prompts are made of; else common ones
+  std::string model;                      // "": the first one that /v1/models names
+  std::string api_key;                    // "": none. Goes into one header and nowhere else
+  std::string ca_file;  // certificates that the server's is checked against; "": the system's
   std::int64_t vocabulary = 32000;
   std::int64_t concurrency = 0;  // closed loop; 0: at the trace's times
   std::uint64_t seed = 1;
@@ -58,6 +61,7 @@ struct EndpointScrape {
 
 struct EndpointRun {
   std::string model;
+  bool text_prompts = false;             // else token ids, which no tokeniser sees
   std::vector<EndpointRecord> records;   // in order of submission
   std::vector<TraceRequest> requests;    // the same, as the trace has them
   Distribution itl, lateness, loop_lag;  // pooled gaps between events; client's own delays

@@ -4,8 +4,7 @@
 
 #include "base/statistics.h"
 #include "base/text.h"
-#include "reports/page_parts.h"
-#include "reports/report_page.h"
+#include "sim/costed/run.h"
 
 namespace orrery {
 
@@ -104,10 +103,33 @@ std::string first_error(const EndpointRun& run) {
   return "";
 }
 
+class AllRecords final : public RecordSink {
+ public:
+  void on_request(const RequestRecord& r) override { records.push_back(r); }
+  std::vector<RequestRecord> records;
+};
+
+// Token ids pass by the API server's tokeniser (vLLM: renderers/base.py; SGLang: TokenizerManager takes
+// input_ids as they are), but the list has to be read and checked: from the client's start to vLLM 0.24's own
+// arrival stamp 1.56, 1.74 and 1.27 us a token in three loads (reports/results/live_endpoints_h200.md).
+constexpr double read_token_id_s = 1.5e-6;
+
+Scenario as_sent(Scenario scenario, const EndpointRun& run) {
+  if (run.text_prompts) return scenario;
+  const auto without = [](PoolSpec& pool) {
+    if (pool.instance.engine.front_end)
+      pool.instance.engine.front_end->tokenize.value = Seconds(read_token_id_s);
+  };
+  without(scenario.pool);
+  for (PoolSpec& pool : scenario.other_pools) without(pool);
+  return scenario;
+}
+
 }  // namespace
 
-Result<EndpointComparison> compare_with_endpoint(const Scenario& scenario, const EndpointRun& run,
+Result<EndpointComparison> compare_with_endpoint(const Scenario& deployed, const EndpointRun& run,
                                                  const BenchmarkCompareOptions& options) {
+  const Scenario scenario = as_sent(deployed, run);
   const BenchmarkResult measured = measured_of(run);
   if (measured.completed == 0)
     return make_error(ErrorKind::check_failed, "the server completed none of " +
@@ -117,8 +139,15 @@ Result<EndpointComparison> compare_with_endpoint(const Scenario& scenario, const
   ORRERY_TRY(compared, compare_with_benchmark(scenario, measured, workload, options));
   ORRERY_TRY(corrections, shipped_interval_corrections());
   correct_intervals(compared, corrections, evidence_of(scenario, compared.provenance));
+  AllRecords predicted;
+  RunOptions nominal;
+  nominal.sink = &predicted;
+  nominal.keep_going = options.keep_going;
+  ORRERY_TRY(result, run_scenario(with_requests(scenario, workload), nominal));
   EndpointComparison out;
   out.compared = std::move(compared);
+  out.predicted = std::move(predicted.records);
+  out.series = std::move(result.series);
   out.kv_blocks = scenario.pool.memory.kv_blocks;
   for (const ComparedMetric& m : out.compared.metrics)
     if (out.compared.runs > 0 && !m.inside()) out.missed.push_back(m.name);
@@ -129,6 +158,31 @@ Result<EndpointComparison> compare_with_endpoint(const Scenario& scenario, const
   else
     out.verdict = out.missed.empty() ? "inside" : "outside";
   return out;
+}
+
+Status add_step_evidence(EndpointComparison& comparison, const Scenario& scenario, const EndpointRun& run,
+                         MeasuredRun log, const std::string& experiment) {
+  if (!scenario.other_pools.empty() || scenario.pool.engines() > 1)
+    return make_error(ErrorKind::usage, "--steps: a step log is of one engine, the scenario has several", {},
+                      "--steps");
+  std::vector<SeenRequest> seen;
+  for (std::size_t i = 0; i < run.records.size(); ++i) {
+    const EndpointRecord& r = run.records[i];
+    if (r.status != RequestStatus::completed) continue;
+    SeenRequest s{.prompt_tokens = r.prompt_tokens,
+                  .output_tokens = r.output_tokens,
+                  .ttft_ms = ms(r.first - r.intended),
+                  .e2e_ms = ms(r.last - r.intended)};
+    if (i < comparison.predicted.size() && comparison.predicted[i].status == RequestStatus::completed) {
+      s.predicted_ttft_ms = comparison.predicted[i].ttft.milliseconds();
+      s.predicted_e2e_ms = comparison.predicted[i].e2e.milliseconds();
+    }
+    seen.push_back(s);
+  }
+  ORRERY_TRY(evidence, step_evidence(scenario, std::move(log), experiment, seen,
+                                     scenario.workload.closed_loop_concurrency));
+  comparison.steps = std::move(evidence);
+  return ok_status();
 }
 
 Json endpoint_json(const EndpointComparison& comparison, const EndpointRun& run) {
@@ -147,6 +201,7 @@ Json endpoint_json(const EndpointComparison& comparison, const EndpointRun& run)
   out["verdict"] = comparison.verdict;
   out["missed"] = comparison.missed;
   out["client"] = {{"late", run.late()},
+                   {"prompts", run.text_prompts ? "text" : "tokens"},
                    {"lateness_ms", latency(run.lateness)},
                    {"loop_lag_ms", latency(run.loop_lag)},
                    {"interrupted", run.interrupted},
@@ -173,6 +228,7 @@ Json endpoint_json(const EndpointComparison& comparison, const EndpointRun& run)
                    {"malformed", run.malformed},
                    {"surplus_events", run.surplus_events},
                    {"metrics", states}};
+  if (comparison.steps) out["steps"] = step_evidence_json(*comparison.steps);
   return out;
 }
 
@@ -186,13 +242,13 @@ std::string endpoint_text(const EndpointComparison& comparison, const EndpointRu
   out += "client      lateness p99 " + human_seconds(static_cast<double>(run.lateness.p99) * 1e-9) +
          ", event loop p99 " + human_seconds(static_cast<double>(run.loop_lag.p99) * 1e-9) +
          (run.late() ? ": LATE, the figures are the client's as much as the server's" : "") + "\n";
+  if (comparison.steps) out += step_evidence_text(*comparison.steps);
   return out + "verdict     " + comparison.verdict +
          (comparison.missed.empty() ? "" : ": " + join(comparison.missed, ", ")) + "\n";
 }
 
 std::string measured_csv(const EndpointRun& run) {
-  std::string out =
-      "request,intended_s,sent_s,ttft_s,e2e_s,prompt_tokens,output_tokens,events,tries,status\n";
+  std::string out = measured_csv_header;
   const auto seconds = [](std::int64_t ns) { return format_nanoseconds_as_seconds(ns); };
   for (const EndpointRecord& r : run.records) {
     out += std::to_string(r.request) + "," + seconds(r.intended) + "," + seconds(r.sent) + "," +
@@ -202,29 +258,6 @@ std::string measured_csv(const EndpointRun& run) {
            "," + to_string(r.status) + "\n";
   }
   return out;
-}
-
-std::string endpoint_page(const EndpointComparison& comparison, const EndpointRun& run,
-                          const std::string& title, const std::string& command) {
-  const auto cell = [](const std::string& text) { return "<td>" + escape_html(text) + "</td>"; };
-  std::string out = std::string(report_head) + "<main>\n<h1>Predicted against measured</h1>\n<p>" +
-                    escape_html(title) + "</p>\n<p>Verdict: <b>" + escape_html(comparison.verdict) +
-                    "</b></p>\n<table>\n<tr><th>metric</th><th>predicted</th><th>90 % interval</th>"
-                    "<th>measured</th><th>error</th><th>inside</th></tr>\n";
-  for (const ComparedMetric& m : comparison.compared.metrics) {
-    const bool interval = comparison.compared.runs > 0;
-    out += "<tr>" + cell(m.name) + cell(format_fixed(m.predicted, 2)) +
-           cell(interval ? format_fixed(m.low, 2) + " … " + format_fixed(m.high, 2) : "-") +
-           cell(format_fixed(m.measured, 2)) + cell(format_fixed(m.error_percent(), 1) + " %") +
-           cell(interval ? (m.inside() ? "yes" : "no") : "-") + "</tr>\n";
-  }
-  out += "</table>\n<h2>Client and server</h2>\n<pre>" +
-         escape_html(canonical_json(endpoint_json(comparison, run)["client"])) + "</pre>\n";
-  Json server = endpoint_json(comparison, run)["server"];
-  server.erase("metrics");
-  out += "<pre>" + escape_html(canonical_json(server)) + "</pre>\n<ul>\n";
-  for (const std::string& note : comparison.compared.notes) out += "<li>" + escape_html(note) + "</li>\n";
-  return out + "</ul>\n<p><code>" + escape_html(command) + "</code></p>\n</main>\n</body>\n</html>\n";
 }
 
 }  // namespace orrery

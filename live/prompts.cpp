@@ -25,7 +25,8 @@ std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
 
 }  // namespace
 
-PromptMaker::PromptMaker(std::uint64_t seed, std::int64_t vocabulary) : seed_(seed) {
+PromptMaker::PromptMaker(std::uint64_t seed, std::int64_t vocabulary, const PromptWords* own)
+    : seed_(seed), words_(own) {
   // 1,000 from below: bytes and control tokens; no further than 30,000, which every model of the profiles
   // has.
   const std::int64_t top = std::clamp<std::int64_t>(vocabulary, 2, 30000);
@@ -66,6 +67,13 @@ std::vector<std::int32_t> PromptMaker::tokens(const TraceRequest& request) {
 
 std::string PromptMaker::text(const TraceRequest& request) {
   std::string text;
+  if (words_ != nullptr) {
+    std::int32_t left = std::max(1, request.prompt_tokens - words_->specials);
+    walk(request, [&](std::uint64_t content) {
+      if (left-- > 0) text += ' ' + words_->words[content % words_->words.size()];
+    });
+    return text;
+  }
   walk(request, [&](std::uint64_t content) {
     if (!text.empty()) text += ' ';
     text += words[content % words.size()];

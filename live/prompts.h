@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "live/prompt_words.h"
 #include "workloads/request_source.h"
 
 namespace orrery {
@@ -14,11 +15,12 @@ namespace orrery {
 class PromptMaker {
  public:
   // `vocabulary`: ids are below it; those of special tokens, at either end of common vocabularies, are left
-  // out.
-  explicit PromptMaker(std::uint64_t seed, std::int64_t vocabulary);
+  // out. `words`: of the server's tokenizer, for text of exactly so many tokens; it outlives the maker.
+  explicit PromptMaker(std::uint64_t seed, std::int64_t vocabulary, const PromptWords* words = nullptr);
   std::vector<std::int32_t> tokens(const TraceRequest& request);
-  // Common words, each one token of the usual vocabularies with the blank before it; what it comes to is the
-  // server's word (usage.prompt_tokens).
+  // Of the tokenizer's words, each behind a blank, as many as leave room for the special tokens that it adds
+  // (at least one word). Without them common words, each one token of the usual vocabularies; what it comes
+  // to is the server's word (usage.prompt_tokens).
   std::string text(const TraceRequest& request);
 
  private:
@@ -30,6 +32,7 @@ class PromptMaker {
     std::int64_t reached = 0;
   };
   std::uint64_t seed_, lowest_, range_;
+  const PromptWords* words_;
   std::unordered_map<std::uint64_t, Session> sessions_;  // looked up, never iterated
 };
 

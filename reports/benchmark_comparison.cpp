@@ -112,9 +112,7 @@ Result<RunMetrics> measure(const Scenario& scenario, const std::vector<Benchmark
 
 }  // namespace
 
-Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const BenchmarkResult& measured,
-                                                   const BenchmarkWorkload& workload,
-                                                   const BenchmarkCompareOptions& options) {
+Scenario with_requests(Scenario scenario, const BenchmarkWorkload& workload) {
   WorkloadSpec& spec = scenario.workload;
   spec.trace.clear();
   spec.generator.reset();
@@ -123,7 +121,13 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
   spec.closed_loop_concurrency = workload.concurrency;
   spec.limit_requests = 0;
   spec.limit_duration_s = 0;
+  return scenario;
+}
 
+Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const BenchmarkResult& measured,
+                                                   const BenchmarkWorkload& workload,
+                                                   const BenchmarkCompareOptions& options) {
+  scenario = with_requests(std::move(scenario), workload);
   // The nominal run by itself, for what only it reports; perturbed runs may be on several threads.
   NominalRun nominal;
   EnsembleOptions ensemble;

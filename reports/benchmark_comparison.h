@@ -46,6 +46,9 @@ struct BenchmarkCompareOptions {
   std::function<bool(std::uint64_t)> keep_going = {};
 };
 
+// The scenario with these requests for its workload.
+Scenario with_requests(Scenario scenario, const BenchmarkWorkload& workload);
+
 // Simulates the workload on the scenario's deployment. The scenario's own requests, time_scale, closed_loop
 // and limit do not count; its front end does.
 Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const BenchmarkResult& measured,

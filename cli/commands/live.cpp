@@ -12,10 +12,10 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/commands/live_endpoint.h"
 #include "cli/commands/live_kernels.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
-#include "cli/interval_runs.h"
 #include "cli/version.h"
 #include "live/endpoint_comparison.h"
 #include "live/mock_server.h"
@@ -31,7 +31,7 @@ namespace {
 struct LiveOptions {
   std::string scenario, endpoint, trace, out, tape,
       host = "127.0.0.1", clock, executor, api = "completions", prompts = "tokens", model,
-      key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file;
+      key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file, tokenizer, measured, steps, experiment;
   bool serve = false, update_calibration = false, emulate_host = false;
   int port = 0, retries = 3;
   std::int64_t seed = -1;
@@ -104,6 +104,15 @@ Error keep_measured(const LiveOptions& options, const EndpointRun& run) {
                     "interrupted; " + options.out + "/measured.csv has what had been measured");
 }
 
+EndpointReportOptions report_of(const LiveOptions& o, const std::string& title) {
+  return {.out = o.out,
+          .intervals = o.intervals,
+          .steps = o.steps,
+          .experiment = o.experiment,
+          .update_calibration = o.update_calibration,
+          .title = title};
+}
+
 Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenario,
                              const CommandContext& context) {
   EndpointOptions e;
@@ -111,6 +120,11 @@ Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenari
   e.url = url;
   e.chat = options.api == "chat";
   e.text_prompts = e.chat || options.prompts == "text";
+  if (!options.tokenizer.empty()) {
+    ORRERY_TRY(words, read_prompt_words(options.tokenizer));
+    e.words = std::move(words);
+    e.text_prompts = true;
+  }
   e.model = options.model;
   if (const char* key = std::getenv(options.key_variable.c_str()); key != nullptr) e.api_key = key;
   if (e.api_key.find_first_of("\r\n") != std::string::npos)
@@ -124,30 +138,11 @@ Result<int> against_endpoint(const LiveOptions& options, const Scenario& scenari
   e.retries = options.retries;
   e.scrape_s = options.scrape_s;
   e.keep_going = [](std::uint64_t) { return !interrupted(); };
-  ORRERY_TRY(runs, interval_runs(options.intervals));
   ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
   ORRERY_TRY(run, run_endpoint(*source, e));
   if (run.interrupted) return keep_measured(options, run);
-  ORRERY_TRY(comparison,
-             compare_with_endpoint(scenario, run,
-                                   {.runs = runs, .threads = context.threads, .keep_going = e.keep_going}));
-  const Json json = endpoint_json(comparison, run);
-  if (!options.out.empty()) {
-    ORRERY_TRY(out, AtomicDirectory::create(options.out));
-    const std::string title = scenario.file + " against " + url.text();
-    ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.json"), canonical_json(json)));
-    ORRERY_TRY_STATUS(write_file_atomically(out.file("measured.csv"), measured_csv(run)));
-    ORRERY_TRY_STATUS(write_file_atomically(out.file("comparison.html"),
-                                            endpoint_page(comparison, run, title, context.command_line)));
-    ORRERY_TRY_STATUS(out.commit());
-  }
-  if (run.late())
-    say(LogLevel::warning, "the client was late: what it measured is as much its own as the server's");
-  if (context.json)
-    std::fputs(canonical_json(json).c_str(), stdout);
-  else if (!context.quiet)
-    std::fputs(endpoint_text(comparison, run).c_str(), stdout);
-  return static_cast<int>(ExitCode::done);
+  return report_endpoint(run, scenario, report_of(options, scenario.file + " against " + url.text()),
+                         context);
 }
 
 // The loop with a clock that jumps or waits, and the cost model behind it.
@@ -189,17 +184,23 @@ Result<int> run_cell(const LiveOptions& options, const Scenario& scenario, const
 Status check(const LiveOptions& o) {
   const auto wrong = [](const char* what) { return make_error(ErrorKind::usage, what); };
   if (o.serve && !o.endpoint.empty()) return wrong("--serve is a server and --endpoint its client: take one");
-  if (o.update_calibration)
-    return wrong("--update-calibration: fits tables to steps on real kernels, which are not in this version");
+  if (o.update_calibration && (o.steps.empty() || o.out.empty()))
+    return wrong(
+        "--update-calibration fits a profile to a server's step log: it needs --measured DIR --steps RUN, "
+        "and --out DIR for the profile");
   if (o.serve && o.executor == "kernel")
     return wrong(
         "--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
-  if (!o.endpoint.empty() && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
+  if (!o.measured.empty() && (o.serve || !o.endpoint.empty()))
+    return wrong(
+        "--measured is what a run against --endpoint left: take one of --measured, --endpoint, --serve");
+  const bool compares = !o.endpoint.empty() || !o.measured.empty();
+  if (compares && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
     return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
   if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
-  const bool kernels = o.endpoint.empty() && !o.serve && o.executor != "cost-model";
-  if (!o.serve && o.endpoint.empty() && !kernels && !o.out.empty())
+  const bool kernels = !compares && !o.serve && o.executor != "cost-model";
+  if (!o.serve && !compares && !kernels && !o.out.empty())
     return wrong(
         "--out belongs to --endpoint and --executor kernel; `orrery simulate --out` has the same run's "
         "outputs");
@@ -217,6 +218,9 @@ Result<int> live(const LiveOptions& options, const CommandContext& context) {
                                                         .seed = options.seed,
                                                         .needs_workload = !options.serve}));
   if (options.serve) return serve(options, scenario, context);
+  if (!options.measured.empty())
+    return report_measurement(options.measured, scenario,
+                              report_of(options, scenario.file + " against " + options.measured), context);
   if (!options.endpoint.empty()) return against_endpoint(options, scenario, context);
   if (options.executor == "cost-model") return run_cell(options, scenario, context);
   return live_on_kernels({.waits = options.clock != "virtual",
@@ -237,6 +241,9 @@ void add_endpoint_options(CLI::App& c, LiveOptions& o, CLI::Option* endpoint) {
       c.add_option("--api", o.api, "of --endpoint")->check(CLI::IsMember({"completions", "chat"})),
       c.add_option("--prompts", o.prompts, "of --endpoint: token ids, or text (always, of a chat)")
           ->check(CLI::IsMember({"tokens", "text"})),
+      c.add_option(
+          "--tokenizer", o.tokenizer,
+          "of --endpoint: the model's tokenizer.json; text prompts of exactly the trace's token counts"),
       c.add_option("--model", o.model, "of --endpoint: instead of the first one that it names"),
       c.add_option("--key-variable", o.key_variable, "environment variable that holds the server's key"),
       c.add_option("--ca-file", o.ca_file, "certificates to check an https server against (PEM)"),
@@ -246,9 +253,7 @@ void add_endpoint_options(CLI::App& c, LiveOptions& o, CLI::Option* endpoint) {
       c.add_option("--retries", o.retries, "of a request that was refused before its first byte")
           ->check(CLI::Range(0, 100)),
       c.add_option("--scrape", o.scrape_s, "seconds between looks at /metrics; 0: none")
-          ->check(CLI::Range(0.0, 1e7)),
-      c.add_option("--intervals", o.intervals,
-                   "of --endpoint: off, auto (16 paired runs) or a number of runs")};
+          ->check(CLI::Range(0.0, 1e7))};
   for (CLI::Option* option : options) option->needs(endpoint);
 }
 
@@ -285,7 +290,19 @@ void register_live_command(CLI::App& app, CommandContext& context) {
   c->add_flag("--emulate-host", o->emulate_host,
               "of kernels in real time: spins for the host times of the scenario's engine");
   add_endpoint_options(*c, *o, endpoint);
-  c->add_flag("--update-calibration", o->update_calibration, "not in this version");
+  c->add_option("--intervals", o->intervals,
+                "of --endpoint, --measured: off, auto (16 paired runs) or a number of runs");
+  CLI::Option* const measured =
+      c->add_option("--measured", o->measured, "folder that --endpoint --out wrote: compares it once more");
+  CLI::Option* const steps =
+      c->add_option("--steps", o->steps,
+                    "of --measured: run folder of the server's step log (docs/step_log.md)")
+          ->needs(measured);
+  c->add_option("--experiment", o->experiment,
+                "of --steps: which of its loads, where its requests do not say it")
+      ->needs(steps);
+  c->add_flag("--update-calibration", o->update_calibration,
+              "of --steps: an engine profile from the log in --out, if it makes held-out steps better");
   c->callback([&context, o] {
     context.action = [&context, o] {
       const Result<int> code = live(*o, context);

@@ -267,6 +267,7 @@ Result<ExperimentSplit> split_errors(const Scenario& scenario, const StepPricer&
     m.median_signed = median_of(m.errors);
     split.metrics.push_back(std::move(m));
   };
+  split.counted = counted;
   metric("ttft_ms", [](double ttft, double, const MeasuredRequest&) { return ttft; });
   metric("tpot_ms", [](double ttft, double e2e, const MeasuredRequest& r) {
     return r.output_tokens > 1 ? (e2e - ttft) / (r.output_tokens - 1) : 0.0;

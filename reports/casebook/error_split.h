@@ -38,6 +38,7 @@ struct ExperimentSplit {
   // same tokens, sequences and prompt chunks), and share of logged steps with an equal partner anywhere.
   std::int64_t logged_steps = 0, in_place = 0, first_difference = -1;
   std::int64_t partners = 0;
+  std::vector<std::size_t> counted;  // requests that are in the metrics, if their metric exists
   std::vector<MetricSplit> metrics;
 };
 

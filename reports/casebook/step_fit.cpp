@@ -472,4 +472,22 @@ Result<StepFit> fit_steps(const MeasuredRun& run, const InstanceSpec& spec,
   return fit;
 }
 
+Result<std::vector<FitError>> step_errors(const MeasuredRun& run, const InstanceSpec& before,
+                                          const InstanceSpec& after) {
+  ORRERY_TRY(then, samples_of(run, before, {}));
+  ORRERY_TRY(now, samples_of(run, after, {}));
+  const Coefficients a = of_profile(before), b = of_profile(after);
+  std::vector<FitError> out;
+  for (const Kind& kind : kinds()) {
+    std::vector<double> was, is;
+    for (std::size_t i = 0; i < then.size(); ++i) {
+      if (!kind.choose(then[i])) continue;
+      was.push_back(std::abs(kind.predict(then[i], a) / (then[i].*kind.logged) - 1) * 100);
+      is.push_back(std::abs(kind.predict(now[i], b) / (now[i].*kind.logged) - 1) * 100);
+    }
+    if (!was.empty()) out.push_back({kind.name, was.size(), median_of(was), median_of(is)});
+  }
+  return out;
+}
+
 }  // namespace orrery

@@ -47,6 +47,11 @@ struct StepFit {
 Result<StepFit> fit_steps(const MeasuredRun& run, const InstanceSpec& spec,
                           const std::vector<std::string>& leave_out = {});
 
+// How far two engines' prices are from the steps of a log, by kind: `fit_steps`'s own errors, for steps that
+// neither may have seen. Errors: as there.
+Result<std::vector<FitError>> step_errors(const MeasuredRun& run, const InstanceSpec& before,
+                                          const InstanceSpec& after);
+
 // An engine profile over `spec`'s (costmodel/engine_profile.h) that holds the fitted figures with their
 // source.
 std::string overlay_yaml(const StepFit& fit, const InstanceSpec& spec, const std::string& name,

@@ -59,6 +59,34 @@ def tapes():
     call("replay", "wall.tape")
 
 
+def compared_again(out):
+    """What --endpoint left is compared once more, and is refused where it is something else."""
+    again = json.loads(call("--json", "live", "s.yaml", "--measured", "out", "--out", "again").stdout)
+    for name, metric in out.items():
+        if name.endswith((".mean", ".p50", ".p99")) or name == "kv_cache.blocks":
+            for key in ("predicted", "low", "high", "measured"):
+                was, now = metric[key], again[name][key]
+                expect(f"{name}: {key} {now} is {was}", was == now or abs(now - was) <= 1e-9 * abs(was))
+    for name in ("verdict", "missed"):
+        expect(f"{name}: {again[name]} is {out[name]}", again[name] == out[name])
+    expect("the client was as late", again["client"]["late"] == out["client"]["late"])
+    expect("the same rows", (folder / "again/measured.csv").read_text() == (folder / "out/measured.csv").read_text())
+    p = call("live", "s.yaml", "--measured", "out", "--set", "workload.generator.output.value=21", code=3)
+    expect(f"another workload is named, with the row: {p.stderr}", "out/measured.csv:2:1" in p.stderr and "another workload" in p.stderr)
+    (folder / "cut").mkdir()
+    (folder / "cut/comparison.json").write_text((folder / "out/comparison.json").read_text())
+    (folder / "cut/measured.csv").write_text((folder / "out/measured.csv").read_text().replace(",completed", "", 1))
+    expect("a row that is none", "cut/measured.csv:2:1" in call("live", "s.yaml", "--measured", "cut", code=3).stderr)
+    call("live", "s.yaml", "--measured", "out", "--steps", "nowhere", code=3)
+    p = call("live", "s.yaml", "--measured", "out", "--update-calibration", code=2)
+    expect("what an update needs is said", "--steps" in p.stderr)
+    call("live", "s.yaml", "--measured", "out", "--endpoint", "http://127.0.0.1:1", code=2)
+    # A log of other requests is no evidence.
+    steps = source / "reports/cases/h200_vllm_0_24_endpoint/qwen3-8b/steps"
+    p = call("live", "s.yaml", "--measured", "out", "--intervals", "off", "--steps", steps, code=3)
+    expect(f"the loads that the log has are named: {p.stderr}", "load_4" in p.stderr)
+
+
 def server_and_client():
     server = subprocess.Popen([orrery, "--json", "live", "s.yaml", "--serve", "--tape", "mock.tape"], cwd=folder, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -81,12 +109,17 @@ def server_and_client():
         written = p.stdout + p.stderr + "".join(f.read_text() for f in (folder / "out").iterdir())
         expect("a page", "Predicted against measured" in written)
         expect("no secret is written", "very-secret" not in written)
+        compared_again(out)
+        # Words of the tokenizer: the server, which counts words, counts the trace's tokens (one is the tokenizer's own).
+        call("live", "s.yaml", "--endpoint", url, "--tokenizer", source / "tests/live/tokenizer.json", "--intervals", "off", "--out", "words")
+        counts = [row.split(",")[5] for row in (folder / "words/measured.csv").read_text().splitlines()[1:]]
+        expect(f"exact token counts: {counts}", counts == ["199"] * 20)
     finally:
         server.send_signal(signal.SIGINT)
         report, errors = server.communicate(timeout=30)
     expect(f"the server ends well: {server.returncode} {errors}", server.returncode == 0)
     report = json.loads(report)
-    expect(f"it served all: {report}", report["requests"] == 20)
+    expect(f"it served all: {report}", report["requests"] == 40)
     expect("its tape replays", json.loads(call("--json", "replay", "mock.tape").stdout)["digest"] == report["digest"])
     call("live", "s.yaml", "--endpoint", url, code=6)
 

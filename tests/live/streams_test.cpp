@@ -66,6 +66,20 @@ TEST_CASE("an answer's tokens, usage and end") {
   }
 }
 
+TEST_CASE("a token without text is a token, an end without text is not") {
+  AnswerReader reader;
+  const auto event = [](const char* text, const char* reason) {
+    return std::string("data: {\"choices\":[{\"text\":\"") + text + "\",\"finish_reason\":" + reason +
+           "}]}\n\n";
+  };
+  CHECK(reader.feed(event("", "null")) == 1);  // part of a character, or a token that is not shown
+  CHECK(reader.feed(event("é", "null")) == 1);
+  CHECK(reader.feed(event("", "\"length\"")) == 0);
+  // Of a chat the first event has a role only.
+  AnswerReader chat;
+  CHECK(chat.feed("data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n") == 0);
+}
+
 TEST_CASE("an answer that is cut off, says an error or is no JSON is not taken for one") {
   AnswerReader cut;
   CHECK(cut.feed(answer.substr(0, 60)) == 1);

@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "catch.h"
 #include "costmodel/instance_spec.h"
+#include "reports/casebook/calibration_update.h"
 #include "reports/casebook/robust_fit.h"
 
 using namespace orrery;
@@ -271,4 +272,45 @@ TEST_CASE("a log without times is an error that says what to do") {
       fit_steps(run, instance("h100", "qwen3-30b-a3b", "vllm-0.24", "parallel: {tp: 2, ep: 2}\n"));
   REQUIRE_FALSE(fit.ok());
   CHECK(fit.errors()[0].message.find("vllm_step_log.py") != std::string::npos);
+}
+
+TEST_CASE("an update is tried on steps that it has not seen, and is refused where they get no better") {
+  const InstanceSpec spec = instance("h200", "qwen3-8b", "vllm-0.24");
+  const MeasuredRun run = made_up(spec, 1.4, 1.1);
+  const CalibrationUpdate update = update_calibration(run, spec, "mine", "a log").value();
+  CHECK(update.host);
+  CHECK(update.operators);
+  CHECK(update.fitted_steps == 800);
+  CHECK(update.held_out_steps == 400);
+  for (const FitError& e : update.held_out) {
+    INFO(e.kind);
+    CHECK(e.before > 4);
+    CHECK(e.after < 1);
+  }
+  CHECK(parse_engine(update.engine_yaml, "engine.yaml").value().name == "mine");
+
+  // A host that is another one in the last third: what the first two say does not help there, products do.
+  MeasuredRun turned = run;
+  const MeasuredRun slow = made_up(spec, 1, 1.1);
+  for (std::size_t e = 0; e < run.experiments.size(); ++e) {
+    auto& steps = turned.experiments[e].steps;
+    std::copy(slow.experiments[e].steps.begin() + 200, slow.experiments[e].steps.end(), steps.begin() + 200);
+  }
+  const CalibrationUpdate half = update_calibration(turned, spec, "mine", "a log").value();
+  CHECK_FALSE(half.host);
+  CHECK(half.operators);
+  CHECK(term(half.fit.host, "launch_kernel").value == term(half.fit.host, "launch_kernel").before);
+  CHECK(half.engine_yaml.find("host: {}") != std::string::npos);
+
+  // Everything turns: nothing is written.
+  const MeasuredRun other = made_up(spec, 1, 0.9);
+  for (std::size_t e = 0; e < run.experiments.size(); ++e) {
+    auto& steps = turned.experiments[e].steps;
+    std::copy(other.experiments[e].steps.begin() + 200, other.experiments[e].steps.end(),
+              steps.begin() + 200);
+  }
+  const auto refused = update_calibration(turned, spec, "mine", "a log");
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.errors()[0].kind == ErrorKind::check_failed);
+  CHECK(refused.errors()[0].message.find("held out") != std::string::npos);
 }
