@@ -262,7 +262,8 @@ TEST_CASE("what is not modelled beside a state is refused where it is said") {
       plan_memory(instance(model, "engine_args: {kv_offloading_size: 8, enable_prefix_caching: true}\n"))
           .value();
   const double page = tier.kv_bytes_per_token.value() / 12 * static_cast<double>(tier.block_size);
-  CHECK(tier.host_blocks == static_cast<std::int64_t>(8.0 * (1 << 30) / (page * tier.groups.layers)));
+  CHECK(tier.host_blocks ==
+        static_cast<std::int64_t>(8.0 * (1 << 30) / (page * static_cast<double>(tier.groups.layers))));
   const InstanceSpec plain = instance("qwen3-8b", "engine_args: {mamba_ssm_cache_dtype: float32}\n");
   CHECK(plain.engine.settings.block_size == 16);
   CHECK(plain.engine.ignored_args.size() == 1);

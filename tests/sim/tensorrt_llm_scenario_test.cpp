@@ -61,6 +61,26 @@ TEST_CASE("Qwen3-Next on TensorRT-LLM: requests end, as many at once as there ar
   CHECK(wide.resolved_yaml().find("mamba_ssm_cache_dtype: float32}") != std::string::npos);
 }
 
+TEST_CASE("images on TensorRT-LLM: Gemma 3's by FlashInfer, and n-grams beside Qwen's [trtllm]") {
+  for (const char* deployment :
+       {"{hardware: h200, model: gemma-3-12b-it, engine: tensorrt-llm-1.2, "
+        "engine_args: {attn_backend: FLASHINFER, max_seq_len: 8192}}",
+        "{hardware: h200, model: qwen2.5-vl-7b, engine: tensorrt-llm-1.2, "
+        "speculation: {method: ngram, tokens: 3, acceptance: 0.6, match_rate: 0.4}}"}) {
+    CAPTURE(deployment);
+    ScenarioOptions options;
+    options.overrides = {std::string("deployment=") + deployment, "workload.limit={requests: 60}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen2.5-vl-7b-h200-encoder.yaml", options)
+            .value();
+    const RunResult r = run_scenario(s).value();
+    CHECK(r.completed == 60);
+    CHECK(r.images.encoded > 20);
+    CHECK(r.images.encoded == r.images.arrived);  // each once
+    CHECK((r.speculation.accepted > 100) == (s.pool.instance.speculation.on()));
+  }
+}
+
 TEST_CASE("what the scenario resolved is in the engine's own names, and can be run again [trtllm]") {
   const Scenario s = scenario({"deployment.engine_args={max_batch_size: 7}"});
   const std::string text = s.resolved_yaml();
