@@ -125,7 +125,7 @@ class LatentNodes : protected ContextNodes {
     s.kv_bytes = 2;
     if (pool.absorbed_chunk > 0 || pool.absorbed_step > 0) {
       pool.depends_on = DependsOn::prefill;
-      add("latent_pool_cast", "latent_pool_cast", pool, l);
+      add("latent_pool_cast_prompts", "latent_pool_cast", pool, l);
     }
     pool.depends_on = DependsOn::decode;
     add("latent_pool_cast", "latent_pool_cast", pool, l);

@@ -214,9 +214,10 @@ TEST_CASE(
   CHECK(line(eight, many, "latent_pool_cast").bytes == Approx(61 * 3 * pool));
   CHECK(line(eight, many, "attention_decode").time_ns == line(wide, many, "attention_decode").time_ns);
   std::vector<PrefillChunk> chunks{{.new_tokens = 512, .context = 0}};
-  CHECK(line(eight, prompt(chunks, 512), "latent_pool_cast").bytes == Approx(61 * 3 * pool));  // absorbed
+  CHECK(line(eight, prompt(chunks, 512), "latent_pool_cast_prompts").bytes ==
+        Approx(61 * 3 * pool));  // absorbed
   std::vector<PrefillChunk> longer{{.new_tokens = 16384, .context = 0}};
-  CHECK(line(eight, prompt(longer, 16384), "latent_pool_cast").time_ns == 0);
+  CHECK(line(eight, prompt(longer, 16384), "latent_pool_cast_prompts").time_ns == 0);
   // A smaller pool is a smaller copy.
   const InstanceSpec small =
       instance("kv_cache_dtype: fp8\nengine_args: {max_total_tokens: 200000}\n", "sglang-0.5");
