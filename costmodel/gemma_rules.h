@@ -25,10 +25,15 @@ inline bool is_gemma_3_with_images(const ModelSpec& model) {
   return model.architecture == "Gemma3ForConditionalGeneration";
 }
 
+// TensorRT-LLM's attn_backend, where it is not the engine's own.
+inline bool attends_by_flashinfer(const EngineProfile& engine) {
+  return engine.engine == "tensorrt-llm" && engine.settings.options.has("attn_backend");
+}
+
 // A model with an encoder, served without images. SGLang 0.5.23 leaves Gemma 3's out unless
 // --enable-multimodal asks for them, and any model's where it is false (configs/model_config.py,
-// mm_disabled_models); its FlashAttention sees them causally. TensorRT-LLM wants attn_backend: FLASHINFER
-// with masks of its own for Gemma 3's (models/modeling_gemma3.py), which nobody priced.
+// mm_disabled_models); its FlashAttention sees them causally. TensorRT-LLM serves Gemma 3's with
+// attn_backend: FLASHINFER, which takes masks of their own (models/modeling_gemma3vl.py, Gemma3VLM).
 inline bool serves_text_only(const ModelSpec& model, const EngineProfile& engine) {
   if (engine.engine == "vllm" || model.vision == nullptr) return false;
   if (engine.typed) {
@@ -37,7 +42,7 @@ inline bool serves_text_only(const ModelSpec& model, const EngineProfile& engine
     if (images != engine.typed->roles.end() && options.has(images->second))
       return !options.flag(images->second);
   }
-  return is_gemma_3_with_images(model);
+  return is_gemma_3_with_images(model) && !attends_by_flashinfer(engine);
 }
 
 }  // namespace orrery

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "costmodel/expert_exchange.h"
+#include "costmodel/gemma_rules.h"
 #include "costmodel/kv_groups.h"
 #include "costmodel/step_graph.h"
 #include "costmodel/weight_format.h"
@@ -88,7 +89,7 @@ class GraphNodes {
     s.kv_bytes = bytes_per_element(model_.kv_dtype);
     s.norm_heads = model_.qk_norm;
     s.softcap = model_.attention_softcap;
-    s.other_kernel = serves_image_prefixes(model_, spec_.engine);
+    s.other_kernel = serves_image_prefixes(model_, spec_.engine) || attends_by_flashinfer(spec_.engine);
     s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
     return s;
   }

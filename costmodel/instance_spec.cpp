@@ -58,7 +58,7 @@ class InstanceReader {
     check_divisible();
     check_types(model);
     check_windows(model);
-    check_states(model);
+    check_states();
     check_sparse();
     const bool staged = spec_.plan.pp > 1;
     if ((spec_.plan.cp > 1 && !check_context_ranks(spec_, node_)) || (spec_.plan.dp > 1 && !check_ranks()) ||
@@ -405,13 +405,10 @@ class InstanceReader {
     spec_.engine.ignored_args.emplace_back("sliding_window of the model's config");
   }
 
-  // TensorRT-LLM's cache of states was not written; SGLang's: choose_state_pool.
-  void check_states(const Yaml& model) {
+  // What engines have: choose_state_pool (SGLang), resolve_tensorrt_llm_states.
+  void check_states() {
     const ModelSpec& m = spec_.model;
     if (!m.state.present()) return;
-    if (spec_.engine.engine == "tensorrt-llm")
-      return model.fail(m.architecture +
-                        " keeps states of layers, which is modelled on vllm and sglang, not on tensorrt-llm");
     const Yaml method = node_.optional("speculation").optional("method");
     const bool layer_of_one_thing = m.state.rule == StateRule::mamba2 && method.present();
     if (method.present() && method.text() == "eagle")

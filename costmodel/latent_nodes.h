@@ -8,6 +8,7 @@
 
 #include "costmodel/context_nodes.h"
 #include "costmodel/model_layers.h"
+#include "costmodel/typed_pools.h"
 
 namespace orrery {
 
@@ -67,6 +68,7 @@ class LatentNodes : protected ContextNodes {
     if (model_.sparse.present()) {
       add_sparse_attention(kind, s);
     } else {
+      cast_pool(s, l);
       add_latent_prompts(kind, s);
       add_decode_steps(s, l);
       add_latent_decode(s, l);
@@ -127,6 +129,23 @@ class LatentNodes : protected ContextNodes {
     add("index_scores", "index_scores_decode", scores, l);
     add("absorb", "mla_absorb", absorbed, l);
     add("attention_decode", "mla_sparse_decode", sparse, l);
+  }
+
+  // What attention then reads has 16 bits.
+  void cast_pool(OpSpec& s, std::int64_t l) {
+    if (!copies_latents(spec_)) return;
+    OpSpec pool = s;
+    pool.n = copied_latents(spec_);
+    const std::vector<std::int64_t>& graphs = spec_.engine.settings.prefill_graph_sizes;
+    pool.absorbed_chunk = spec_.engine.latent.absorbed_chunk;
+    if (spec_.engine.latent.absorbed_graphs && !graphs.empty()) pool.absorbed_step = graphs.back();
+    s.kv_bytes = 2;
+    if (pool.absorbed_chunk > 0 || pool.absorbed_step > 0) {
+      pool.depends_on = DependsOn::prefill;
+      add("latent_pool_cast_prompts", "latent_pool_cast", pool, l);
+    }
+    pool.depends_on = DependsOn::decode;
+    add("latent_pool_cast", "latent_pool_cast", pool, l);
   }
 
   // Expanded, or absorbed where the engine's backend serves short prompts or captured steps so.

@@ -13,6 +13,8 @@
 #include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "costmodel/state_pool.h"
+#include "costmodel/tensorrt_llm_states.h"
+#include "costmodel/typed_pools.h"
 
 namespace orrery {
 
@@ -329,7 +331,7 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
           ? 1
           : static_cast<double>(m.head_dim * m.kv_heads / spec.plan.tp) /
                 static_cast<double>(m.head_dim * std::max<std::int64_t>(1, m.kv_heads / spec.plan.tp));
-  const double built = plan.total.value() - plan.weights.value() - plan.residue.value();
+  const double built = plan.total.value() - plan.weights.value() - plan.residue.value() - plan.states.value();
   double tokens = std::floor(plan.kv_available.value() / (token_bytes * shared));
   tokens = std::min(tokens, std::floor(t.free_gpu_memory_fraction * built / token_bytes));
   if (t.max_gpu_total_bytes > 0)
@@ -340,26 +342,6 @@ std::int64_t tensorrt_llm_blocks(const InstanceSpec& spec, MemoryPlan& plan, dou
     plan.blocks_overridden = true;
   }
   return (static_cast<std::int64_t>(tokens) + plan.block_size - 1) / plan.block_size;
-}
-
-// What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
-Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
-  const bool windowed = plan.windowed_pool_tokens > 0;
-  if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
-    return infeasible("the pool of the layers with a sliding window has " +
-                      std::to_string(plan.windowed_pool_tokens) +
-                      " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
-  if (plan.host_blocks == 0 || !windowed) return ok_status();
-  const NamedOptions& options = spec.engine.settings.options;
-  const auto refuse = [](const std::string& what) {
-    return invalid_input(what + " beside HiCache and a pool for layers with a sliding window is not modelled",
-                         {}, "deployment.engine_args");
-  };
-  if (spec.speculation.on()) return refuse("speculation");
-  if (options.has("hicache_size") && options.integer("hicache_size") > 0) return refuse("hicache_size");
-  if (options.has("hicache_write_policy") && options.text("hicache_write_policy") == "write_back")
-    return refuse("hicache_write_policy: write_back");
-  return ok_status();
 }
 
 // vLLM refuses to start where graphs of a full decode batch could not have a state each
@@ -419,7 +401,9 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
       encoder.outputs + Bytes(std::max(activation_peak(spec).value(), encoder.activations.value()));
   plan.graphs = graph_bytes(spec);
   plan.residue = residue(spec);
-  plan.kv_available = plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue;
+  plan.states = states_of_batch(spec, plan);
+  plan.kv_available =
+      plan.requested - plan.weights - plan.activation_peak - plan.graphs - plan.residue - plan.states;
   if (is_tensorrt_llm(spec)) plan.kv_available = plan.kv_available * s.tensorrt_llm.free_gpu_memory_fraction;
   if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
   const Bytes cache =

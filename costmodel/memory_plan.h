@@ -26,6 +26,7 @@ struct MemoryPlan {
                           // free_gpu_memory_fraction)
   Bytes kv_bytes_per_token;  // all layers of this rank
   Bytes state_bytes;  // of one sequence, in all layers of this rank that keep a state; 0 = there is none
+  Bytes states;       // TensorRT-LLM: of max_batch_size sequences
   // Pipeline stages: everything here is of the one with the fewest blocks, which decides for all.
   StageIndex stage = {};
   std::int64_t stage_layers = 0;           // of that stage; 0 = one stage

@@ -20,6 +20,7 @@ std::string MemoryPlan::to_table() const {
   row("  activation peak", activation_peak);
   row("  graphs", graphs);
   row("  framework and workspaces", residue);
+  if (states.value() > 0) row("  states of max_batch_size sequences", states);
   row("  left for the KV cache", kv_available);
   std::string text = table.to_string();
   text += "KV cache: " + std::to_string(kv_blocks) + " blocks of " + std::to_string(block_size) +

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 81> table{{
+constexpr std::array<OperatorEntry, 82> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -30,6 +30,9 @@ constexpr std::array<OperatorEntry, 81> table{{
      make_mla_absorb},
     {"mla_cache_write", "new latents and rotary keys into the paged cache", OpClass::elementwise, 1,
      make_mla_cache_write},
+    {"latent_pool_cast",
+     "a layer's pool of 8-bit latents written again in 16 bits before attention (SGLang's FlashAttention)",
+     OpClass::elementwise, 1, make_latent_pool_cast},
     {"add_rms_norm",
      "residual add and RMSNorm, with the quantisation of its output where the engine fuses it",
      OpClass::elementwise, 1, make_add_rms_norm},

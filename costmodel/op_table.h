@@ -39,6 +39,7 @@ std::unique_ptr<Operator> make_mla_expand(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_prefill(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_absorbed(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_cache_write(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_latent_pool_cast(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_grouped_topk(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_query_rotary(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_silu_mul_blocks(const OpSpec&, const Roofline&);

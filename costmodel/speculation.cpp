@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "costmodel/gemma_rules.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/profile_reader.h"
 
@@ -177,11 +176,13 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
                 " by this version of Orrery; use an engine of vLLM, SGLang or TensorRT-LLM, or method: off");
   }
   // SGLang 0.5.23 hands images' embeddings on to its draft (eagle_worker_v2.py, `mm_input_embeds`) and keeps
-  // their padding out of n-grams (ngram_worker.py); of TensorRT-LLM it was not read, but
-  // Gemma 3 takes text only there (serves_text_only).
-  if (model.vision != nullptr && engine == "tensorrt-llm" && !is_gemma_3_with_images(model))
-    method.fail("speculation beside images is not modelled on " + engine +
-                "; use method: off, or a text-only model");
+  // their padding out of n-grams (ngram_worker.py). TensorRT-LLM's multimodal models hand no spec_metadata on
+  // to their decoder (modeling_qwen2vl.py, modeling_gemma3vl.py of autumn 2025), so that no network gets
+  // hidden states; n-grams need none.
+  if (model.vision != nullptr && engine == "tensorrt-llm" && s.has_network())
+    method.fail(
+        "TensorRT-LLM 1.2 gives a multimodal model's hidden states to no drafting network "
+        "(spec_metadata); use ngram, method: off, or a text-only model");
   s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));
   if (acceptance.present() == log.present()) {
     node.fail(

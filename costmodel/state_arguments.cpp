@@ -104,8 +104,11 @@ void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const Pa
   if (s.disable_hybrid_kv_cache_manager)
     refuse("disable_hybrid_kv_cache_manager",
            "layers with a state need groups of their own; expected false (vLLM fails too)");
-  if (s.kv_offload_bytes > 0)
-    refuse("kv_offloading_size", "is not modelled for models with a state; leave it out");
+  // v1/kv_offload/base.py, OffloadingSpec: else a state's block is as long as the model, and no hash ends
+  // there.
+  if (s.kv_offload_bytes > 0 && !s.enable_prefix_caching)
+    refuse("kv_offloading_size",
+           "needs enable_prefix_caching: true for a model with a state (vLLM 0.24 asserts it)");
   if (model.state.key_heads % plan.tp != 0 || model.state.value_heads % plan.tp != 0)
     return;  // refused there
   const double token = model.kv_layer_bytes(plan.tp);

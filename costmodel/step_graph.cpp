@@ -201,7 +201,10 @@ class GraphBuilder : LatentNodes {
     if (delta) add("state_prepare", "state_prepare", s, l);
     // FlashInfer's kernel is the default on Hopper (`_resolve_gdn_prefill_backend` of
     // qwen_gdn_linear_attn.py).
-    const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a";
+    // TensorRT-LLM: flash-linear-attention's, on copies of states (modeling_qwen3_next.py of autumn 2025,
+    // `forward_extend`).
+    const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a" ||
+                        spec_.engine.engine == "tensorrt-llm";
     // SGLang: linear_attn_backend triton, its copy of flash-linear-attention (gdn_triton.py of 0.5.23).
     const bool in_place = delta && spec_.engine.engine == "sglang";
     if (in_place) s.variant = "in_place";

@@ -4,9 +4,11 @@
 #include <optional>
 
 #include "costmodel/argument_resolver.h"
+#include "costmodel/gemma_rules.h"
 #include "costmodel/hardware.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/profile_reader.h"
+#include "costmodel/tensorrt_llm_states.h"
 
 namespace orrery {
 
@@ -62,6 +64,8 @@ class Resolver final : public ArgumentResolver {
     apply_all(args_);
     if (windows_) apply_windows(*windows_);
     check_chunk();
+    resolve_states();
+    check_masks();
     // §4.5: what could not be brought back is not taken there either.
     if (!onboards_) settings_.kv_offload_bytes = 0;
     build_graph_sizes();
@@ -104,6 +108,10 @@ class Resolver final : public ArgumentResolver {
       apply_postprocess_workers(value.integer(0, 0, 1000));
     else if (name == "kv_cache_config.max_attention_window")
       windows_ = value;
+    else if (name == "attn_backend")
+      apply_attention(value);
+    else if (name == "kv_cache_config.mamba_ssm_cache_dtype")
+      value.scalar_text(), state_type_ = value;
     else if (name == "kv_cache_config.onboard_blocks")
       onboards_ = value.boolean(true);
     else if (name == "kv_cache_config.max_gpu_total_bytes")
@@ -152,6 +160,34 @@ class Resolver final : public ArgumentResolver {
     if (!engine_.front_end || workers == 0) return;
     engine_.front_end->detokenizer_apart = true;
     engine_.front_end->detokenizers = workers;
+  }
+
+  // FLASHINFER is for Gemma 3's images, whose tokens see one another (`Gemma3VLM.get_sub_model_config`).
+  void apply_attention(const Yaml& value) {
+    if (value.choice({"TRTLLM", "FLASHINFER"}) == 0) return;
+    if (!is_gemma_3_with_images(model_))
+      return value.fail(
+          "another attention backend is modelled for the images of Gemma 3 only; expected TRTLLM");
+    settings_.options.set("attn_backend", std::string("FLASHINFER"));
+  }
+
+  // py_executor_creator.py turns reuse off with this backend; a mask is made for a prompt as a whole
+  // (`get_flashinfer_attention_mask` of modeling_gemma3.py).
+  void check_masks() {
+    if (!attends_by_flashinfer(engine_)) return;
+    if (settings_.enable_prefix_caching &&
+        args_.optional("kv_cache_config").optional("enable_block_reuse").present())
+      engine_.ignored_args.emplace_back("kv_cache_config.enable_block_reuse");
+    settings_.enable_prefix_caching = false;
+    if (settings_.enable_chunked_prefill)
+      args_.optional("enable_chunked_prefill")
+          .fail("Gemma 3's masks are of whole prompts; expected false beside attn_backend: FLASHINFER");
+  }
+
+  void resolve_states() {
+    if (!model_.state.present() && state_type_)
+      engine_.ignored_args.emplace_back("kv_cache_config.mamba_ssm_cache_dtype");
+    resolve_tensorrt_llm_states(engine_, model_, plan_, state_type_.value_or(Yaml{}), args_, place_);
   }
 
   // §3.2: prompts are cut at whole blocks; with a window at 256 tokens, if that is more (_util.py).
@@ -282,7 +318,7 @@ class Resolver final : public ArgumentResolver {
   const Yaml args_, place_;
   std::int64_t largest_given_ = 0;
   bool onboards_ = true;
-  std::optional<Yaml> windows_;
+  std::optional<Yaml> windows_, state_type_;
   std::vector<std::int64_t> sizes_given_;
 };
 

@@ -308,6 +308,9 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
   const TensorRtLlmSettings& t = s.tensorrt_llm;
   const auto number = [](std::int64_t v) { return std::to_string(v); };
   const auto flag = [](bool v) { return std::string(v ? "true" : "false"); };
+  const auto named = [&](const char* before, const char* name) {
+    return s.options.has(name) ? std::string(before) + name + ": " + s.options.text(name) : std::string();
+  };
   out += "  engine_args:\n    max_num_tokens: " + number(s.max_num_batched_tokens) +
          "\n    max_batch_size: " + number(s.max_num_seqs) + "\n    max_seq_len: " + number(s.max_model_len) +
          "\n    enable_chunked_prefill: " + flag(s.enable_chunked_prefill) +
@@ -320,7 +323,8 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
          (t.window > 0 ? ", max_attention_window: [" + number(t.window) + ", " + number(s.max_model_len) + "]"
                        : "") +
          (s.kv_offload_bytes > 0 ? ", host_cache_size: " + number(s.kv_offload_bytes / tp) : "") +
-         "}\n    stream_interval: " + number(s.stream_interval) +
+         named(", ", "mamba_ssm_cache_dtype") + "}" + named("\n    ", "attn_backend") +
+         "\n    stream_interval: " + number(s.stream_interval) +
          "\n    scheduler_config: {capacity_scheduler_policy: " +
          (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +

@@ -68,6 +68,8 @@ std::optional<std::int64_t> VllmOffload::match(Slot slot, std::int64_t local, st
             .computed = local * block_size_,
             .keys = tokens / block_size_,
             .most = tokens - (groups_.windowed > 0 ? 1 : 0)};
+  // `_mamba_align_size`: a state serves at the end of its block.
+  if (groups_.chunk_ends) look.most = look.most / block_size_ * block_size_;
   if (!find(look)) look.hit = 0;
   const bool wait = look.wait || is_loading(look);
   if (wait) look.hit = 0;
@@ -122,7 +124,9 @@ void VllmOffload::store(Slot slot, std::int64_t blocks, std::int64_t prompt, boo
   const std::int64_t end = groups_.drafts ? (as_they_fill ? s.stored : blocks - 1) : blocks;
   keys_.clear();
   for (std::int32_t g = 0; g < count(); ++g) {
-    const std::int64_t from = windowed(g) && !as_they_fill ? std::max(s.stored, window_begin) : s.stored;
+    std::int64_t from = windowed(g) && !as_they_fill ? std::max(s.stored, window_begin) : s.stored;
+    // The others are null blocks, which `_build_store_jobs` skips.
+    if (windowed(g) && groups_.chunk_ends && !as_they_fill) from = std::max(from, end - 1);
     for (std::int64_t i = from; i < end; ++i) keys_.push_back(key(s, i, g));
   }
   s.refused = !tier_.begin_store(keys_, to_store_);

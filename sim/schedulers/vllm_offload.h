@@ -24,6 +24,9 @@ class VllmOffload {
     std::int32_t full = 1, windowed = 0;
     std::int64_t window = 0;  // tokens
     bool drafts = false;
+    // Layers that keep a state stand among the windowed ones; a chunk has a state at its end only
+    // (mamba_cache_mode align).
+    bool chunk_ends = false;
   };
 
   VllmOffload(const OffloadRules& rules, std::int32_t block_size, const Groups& groups)

@@ -34,12 +34,12 @@ VllmV1Scheduler::VllmV1Scheduler(const SchedulerConfig& config)
     : config_(with_states(config)), kv_(kv_config(config_)), decodes_(config.block_size) {
   counters_.min_free_blocks = kv_.usable_blocks();
   if (config.offload.blocks > 0)
-    offload_ =
-        std::make_unique<VllmOffload>(config.offload, config.block_size,
-                                      VllmOffload::Groups{.full = config.kv_groups.full,
-                                                          .windowed = config.kv_groups.windowed,
-                                                          .window = config.kv_groups.window,
-                                                          .drafts = config.speculation.drops_last_hit});
+    offload_ = std::make_unique<VllmOffload>(config.offload, config.block_size,
+                                             VllmOffload::Groups{.full = config_.kv_groups.full,
+                                                                 .windowed = config_.kv_groups.windowed,
+                                                                 .window = config_.kv_groups.window,
+                                                                 .drafts = config.speculation.drops_last_hit,
+                                                                 .chunk_ends = config_.kv_groups.chunk_ends});
   const std::int64_t shift = config.speculation.drops_last_hit ? 1 : 0;
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<VllmEncoder>(config.encoder, shift);
   if (config_.kv_groups.windowed > 0)

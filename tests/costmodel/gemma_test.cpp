@@ -370,7 +370,11 @@ TEST_CASE("n-grams are looked for in Gemma 3's text where it takes text only") {
     CHECK(spec.engine.settings.encoder.compute_budget == 0);
     CHECK(StepPricer::create(spec).ok());
   }
-  CHECK(holds(errors_of("qwen2.5-vl-7b", ngram, "tensorrt-llm-1.2"), "images"));
+  CHECK(instance("qwen2.5-vl-7b", ngram, "tensorrt-llm-1.2").engine.settings.encoder.compute_budget > 0);
+  CHECK(holds(errors_of("qwen2.5-vl-7b",
+                        "speculation: {method: eagle, tokens: 3, acceptance: 0.6, draft: {kind: eagle3}}\n",
+                        "tensorrt-llm-1.2"),
+              "spec_metadata"));
 }
 
 TEST_CASE("Gemma 3 with max_attention_window: a pool for each width, the layers by their pattern") {

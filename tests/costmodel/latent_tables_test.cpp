@@ -211,8 +211,33 @@ TEST_CASE("a latent cache comes in the blocks of the backend that the engine cho
     return r.errors.size() == 1 && to_string(r.errors).find(words) != std::string::npos;
   };
   CHECK(refused("kv_cache_dtype: fp8\nengine_args: {block_size: 16}\n", "vllm-0.24", "FLASHMLA"));
-  CHECK(refused("kv_cache_dtype: fp8\n", "sglang-0.5", "converts the whole pool"));
   CHECK(refused("engine_args: {kv_cache_config: {tokens_per_block: 32}}\n", "tensorrt-llm-1.2", "FlashMLA"));
+}
+
+// flashattention_backend.py of SGLang 0.5.23, `get_key_buffer(layer).to(q.dtype)`.
+TEST_CASE(
+    "SGLang copies a layer's pool of 8-bit latents before every absorbed launch, and holds twice the "
+    "tokens") {
+  const InstanceSpec wide = instance("", "sglang-0.5"),
+                     eight = instance("kv_cache_dtype: fp8\n", "sglang-0.5");
+  const MemoryPlan plan = plan_memory(eight).value();
+  CHECK(plan.kv_bytes_per_token.value() == 61 * 576);
+  CHECK(plan.kv_blocks == Approx(2.0 * static_cast<double>(plan_memory(wide)->kv_blocks)).epsilon(1e-4));
+  const StepShape few = decodes(4, 1000), many = decodes(64, 8192);
+  // Read in 8 bits, written in 16, whoever holds it; attention then reads what it reads without.
+  const double pool = static_cast<double>(plan.kv_blocks * plan.block_size) * 576;
+  CHECK(line(eight, few, "latent_pool_cast").bytes == Approx(61 * 3 * pool));
+  CHECK(line(eight, many, "latent_pool_cast").bytes == Approx(61 * 3 * pool));
+  CHECK(line(eight, many, "attention_decode").time_ns == line(wide, many, "attention_decode").time_ns);
+  std::vector<PrefillChunk> chunks{{.new_tokens = 512, .context = 0}};
+  CHECK(line(eight, prompt(chunks, 512), "latent_pool_cast_prompts").bytes ==
+        Approx(61 * 3 * pool));  // absorbed
+  std::vector<PrefillChunk> longer{{.new_tokens = 16384, .context = 0}};
+  CHECK(line(eight, prompt(longer, 16384), "latent_pool_cast_prompts").time_ns == 0);
+  // A smaller pool is a smaller copy.
+  const InstanceSpec small =
+      instance("kv_cache_dtype: fp8\nengine_args: {max_total_tokens: 200000}\n", "sglang-0.5");
+  CHECK(line(small, few, "latent_pool_cast").bytes == Approx(61 * 3 * 200000.0 * 576));
 }
 
 TEST_CASE("drafts that a latent decode verifies read no more keys and multiply more") {

@@ -248,7 +248,7 @@ TEST_CASE("what is not modelled beside a state is refused where it is said") {
          "beside speculation"},
         {"engine_args: {enable_prefix_caching: true}\nparallel: {pp: 2}\n", "pipeline stages"},
         {"engine_args: {disable_hybrid_kv_cache_manager: true}\n", "groups of their own"},
-        {"engine_args: {kv_offloading_size: 8}\n", "kv_offloading_size"},
+        {"engine_args: {kv_offloading_size: 8}\n", "needs enable_prefix_caching: true"},
         {"parallel: {tp: 32}\n", "key heads"},
         {"speculation: {method: eagle, acceptance: 0.5}\n", "layers that keep a state"}}) {
     INFO(more);
@@ -256,7 +256,15 @@ TEST_CASE("what is not modelled beside a state is refused where it is said") {
   }
   CHECK(errors_of("nemotron-3-nano-30b-a3b", "speculation: {method: mtp, acceptance: 0.5}\n")
             .find("mtp_hybrid_override_pattern") != std::string::npos);
-  CHECK(errors_of(model, "", "tensorrt-llm-1.2").find("not on tensorrt-llm") != std::string::npos);
+  // A block of the tier is one group's: 12 layers' pages, of both ranks.
+  const MemoryPlan tier =
+      plan_memory(
+          instance(model,
+                   "parallel: {tp: 2}\nengine_args: {kv_offloading_size: 8, enable_prefix_caching: true}\n"))
+          .value();
+  const double page = tier.kv_bytes_per_token.value() / 12 * static_cast<double>(tier.block_size);
+  CHECK(tier.host_blocks ==
+        static_cast<std::int64_t>(8.0 * (1 << 30) / (2 * page * static_cast<double>(tier.groups.layers))));
   // Models without a state take the arguments and change nothing.
   const InstanceSpec plain = instance("qwen3-8b", "engine_args: {mamba_ssm_cache_dtype: float32}\n");
   CHECK(plain.engine.settings.block_size == 16);

@@ -215,6 +215,25 @@ TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss 
       holds(error_of("kv_cache_config: {max_attention_window: [512, 40960]}"), "has no layer with a window"));
 }
 
+// Gemma3VLM of modeling_gemma3vl.py: FlashInfer with masks, without reuse and chunks.
+TEST_CASE("Gemma 3's images, with attn_backend: FLASHINFER") {
+  const auto gemma = [](const std::string& args) {
+    return resolve(args, "hardware: h200", "gemma-3-12b-it");
+  };
+  const Resolved images = gemma("attn_backend: FLASHINFER"), text = gemma("");
+  REQUIRE(images.errors.empty());
+  CHECK(images.spec.engine.settings.encoder.compute_budget > 0);
+  CHECK(text.spec.engine.settings.encoder.compute_budget == 0);
+  CHECK_FALSE(images.spec.engine.settings.enable_prefix_caching);
+  CHECK(text.spec.engine.settings.enable_prefix_caching);
+  CHECK(plan_memory(images.spec).value().encoder == plan_memory(text.spec).value().encoder);
+  CHECK(holds(gemma("attn_backend: FLASHINFER, enable_chunked_prefill: true").errors, "whole prompts"));
+  CHECK(holds(error_of("attn_backend: FLASHINFER"), "expected TRTLLM"));
+  CHECK(resolve("attn_backend: TRTLLM").errors.empty());
+  CHECK(gemma("attn_backend: FLASHINFER, kv_cache_config: {enable_block_reuse: true}")
+            .spec.engine.ignored_args == std::vector<std::string>{"kv_cache_config.enable_block_reuse"});
+}
+
 TEST_CASE("§9 num_postprocess_workers detokenise in processes of their own") {
   const auto front_end = [](const std::string& args) { return *resolve(args).spec.engine.front_end; };
   CHECK_FALSE(front_end("").detokenizer_apart);

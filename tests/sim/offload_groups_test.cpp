@@ -169,14 +169,46 @@ TEST_CASE("offload: a long prompt brings back all of its full layers and a windo
   CHECK(r.offload.loaded == 512 + 8);
 }
 
+// MambaSpec: one block of a state group is a hit (`get_sliding_window_size_in_blocks`), at a chunk's end.
+TEST_CASE("beside layers with a state a prefix comes back with one state of each group") {
+  world::World w;
+  w.config.kv_groups = {.full = 1, .states = 2, .cached_states = true, .chunk_ends = true};
+  w.config.enable_prefix_caching = true;
+  w.config.num_gpu_blocks = 600;
+  w.config.max_model_len = 8300;
+  w.config.offload = {.blocks = 20000};
+  w.host_blocks_per_s = 1e5;
+  std::vector<TraceRequest> requests;
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    TraceRequest r = world::request(i, 5.0 * static_cast<double>(i), 8202, 4);
+    for (std::uint64_t b = 0; b <= 16; ++b) r.hash_ids.push_back(b < 16 ? (i % 2) * 1000 + b : 1000000 + i);
+    requests.push_back(r);
+  }
+  world::Records records;
+  w.sink = &records;
+  const RunResult r = world::run(w, requests);
+  REQUIRE(r.offload.loads == 1);
+  CHECK(records.all[2].cached_tokens == 8192);
+  CHECK(r.offload.loaded == 512 + 2);
+}
+
 namespace {
 
-// 0: windows, 1: drafts, 2: both; each beside a tier.
+// 0: windows, 1: drafts, 2: both, 3: states; each beside a tier.
 world::RandomWorld combined(std::uint64_t seed, std::uint64_t kind) {
   world::RandomWorld out = world::random_world(seed);
   world::World& w = out.world;
   RandomStream draw(seed, RandomPurpose::property_test, 61);
-  if (kind != 1) {
+  if (kind == 3) {
+    w.config.enable_prefix_caching = true;
+    w.config.kv_groups = {.full = 1,
+                          .states = 1 + static_cast<std::int32_t>(draw.below(5)),
+                          .cached_states = true,
+                          .chunk_ends = draw.below(3) != 0};
+    w.config.max_num_batched_tokens =
+        std::max<std::int64_t>(w.config.max_num_batched_tokens, w.config.block_size);
+    w.config.num_gpu_blocks = (w.config.num_gpu_blocks + 80) * (1 + w.config.kv_groups.states);
+  } else if (kind != 1) {
     const std::int32_t windows[] = {16, 33, 128, 512, 1000};
     const KvGroups kinds[] = {
         {.full = 1, .windowed = 1}, {.full = 1, .windowed = 5}, {.full = 0, .windowed = 1}};
@@ -184,7 +216,7 @@ world::RandomWorld combined(std::uint64_t seed, std::uint64_t kind) {
     w.config.kv_groups.window = windows[draw.below(5)];
     w.config.num_gpu_blocks = (w.config.num_gpu_blocks + 80) * w.config.kv_groups.count();
   }
-  if (kind != 0) {
+  if (kind == 1 || kind == 2) {
     world::speculate(w, draw);
     w.config.num_gpu_blocks += 64 * w.config.kv_groups.count();
   }
@@ -197,7 +229,7 @@ world::RandomWorld combined(std::uint64_t seed, std::uint64_t kind) {
 }  // namespace
 
 TEST_CASE("offload beside windows and drafts: every request ends once, tokens add up, no block leaks") {
-  for (std::uint64_t kind = 0; kind < 3; ++kind) {
+  for (std::uint64_t kind = 0; kind < 4; ++kind) {
     world::Visited visited;
     std::uint64_t loads = 0, dropped = 0;
     for (std::uint64_t seed = 1; seed <= 50 / fewer; ++seed) {
@@ -216,6 +248,6 @@ TEST_CASE("offload beside windows and drafts: every request ends once, tokens ad
     CAPTURE(kind);
     CHECK(loads > 15 / fewer);
     CHECK(dropped > 15 / fewer);
-    if (kind > 0) CHECK(visited.accepted > 1000 / fewer);
+    if (kind == 1 || kind == 2) CHECK(visited.accepted > 1000 / fewer);
   }
 }

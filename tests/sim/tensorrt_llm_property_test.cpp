@@ -163,7 +163,7 @@ TEST_CASE(
     "§4.2 §4.3 random worlds with reuse beside a pool for windows: conservation, hits in both [trtllm]") {
   world::Visited visited, never_evicting;
   std::uint64_t fewer = 0;
-  for (std::uint64_t seed = 1; seed <= worlds(120); ++seed) {
+  for (std::uint64_t seed = 1; seed <= worlds(50); ++seed) {
     auto [w, requests] = world::tensorrt_llm_reused_windows_world(seed);
     CAPTURE(seed);
     const auto refused = [&config = w.config](const TraceRequest& q) {
@@ -178,10 +178,10 @@ TEST_CASE(
     // What must be found in two pools is found less often than in one.
     fewer += world::run(w, requests).cached_tokens > windows.cached_tokens ? 1 : 0;
   }
-  CHECK(visited.preemptions > at_least(50));
+  CHECK(visited.preemptions > at_least(20));
   CHECK(never_evicting.preemptions == 0);
-  CHECK(visited.cached + never_evicting.cached > at_least(500));
-  CHECK(fewer > at_least(50));
+  CHECK(visited.cached + never_evicting.cached > at_least(200));
+  CHECK(fewer > at_least(20));
 }
 
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.

@@ -43,6 +43,44 @@ TEST_CASE("a scenario with TensorRT-LLM decides the same twice, and without stre
   }
 }
 
+TEST_CASE("Qwen3-Next on TensorRT-LLM: requests end, as many at once as there are states [trtllm]") {
+  const Scenario s =
+      scenario({"deployment={hardware: h200, model: qwen3-next-80b-a3b, engine: tensorrt-llm-1.2, "
+                "parallel: {tp: 2}, engine_args: {max_seq_len: 16384, max_batch_size: 24, "
+                "max_num_tokens: 16384, kv_cache_config: {enable_block_reuse: false}}}",
+                "workload.time_scale=8"});
+  const RunResult a = run_scenario(s).value();
+  CHECK(a.completed + a.rejected == 400);
+  CHECK(a.completed > 390);
+  CHECK(a.cached_tokens == 0);
+  CHECK(run_scenario(s).value().digest == a.digest);
+  const Scenario wide =
+      scenario({"deployment={hardware: h200, model: qwen3-next-80b-a3b, engine: tensorrt-llm-1.2, "
+                "parallel: {tp: 2}, engine_args: {max_batch_size: 8, kv_cache_config: "
+                "{enable_block_reuse: false, mamba_ssm_cache_dtype: float32}}}"});
+  CHECK(wide.resolved_yaml().find("mamba_ssm_cache_dtype: float32}") != std::string::npos);
+}
+
+TEST_CASE("images on TensorRT-LLM: Gemma 3's by FlashInfer, and n-grams beside Qwen's [trtllm]") {
+  for (const char* deployment :
+       {"{hardware: h200, model: gemma-3-12b-it, engine: tensorrt-llm-1.2, "
+        "engine_args: {attn_backend: FLASHINFER, max_seq_len: 8192}}",
+        "{hardware: h200, model: qwen2.5-vl-7b, engine: tensorrt-llm-1.2, "
+        "speculation: {method: ngram, tokens: 3, acceptance: 0.6, match_rate: 0.4}}"}) {
+    CAPTURE(deployment);
+    ScenarioOptions options;
+    options.overrides = {std::string("deployment=") + deployment, "workload.limit={requests: 60}"};
+    const Scenario s =
+        load_scenario(std::string(ORRERY_SOURCE_DIR) + "/examples/qwen2.5-vl-7b-h200-encoder.yaml", options)
+            .value();
+    const RunResult r = run_scenario(s).value();
+    CHECK(r.completed == 60);
+    CHECK(r.images.encoded > 20);
+    CHECK(r.images.encoded == r.images.arrived);  // each once
+    CHECK((r.speculation.accepted > 100) == (s.pool.instance.speculation.on()));
+  }
+}
+
 TEST_CASE("what the scenario resolved is in the engine's own names, and can be run again [trtllm]") {
   const Scenario s = scenario({"deployment.engine_args={max_batch_size: 7}"});
   const std::string text = s.resolved_yaml();

@@ -127,6 +127,8 @@ BASES |= {
     "trt-burst": scenario(engine=TRT, workload=BURST),
     "trt-sessions": scenario(engine=TRT, workload=SESSIONS),
     "trt-oss": scenario(engine=TRT, model="gpt-oss-20b"),
+    "trt-gemma": scenario(engine=TRT, model="gemma-3-4b-it", workload=SESSIONS),
+    "trt-state": scenario(engine=TRT, model="qwen3-next-80b-a3b", parallel={"tp": 2}),
     "oss": scenario(model="gpt-oss-20b"),
     "ngram": scenario(speculation={"method": "ngram", "tokens": 3, "acceptance": 0.5, "match_rate": 0.7}),
     "eight": scenario(kernels="roofline", quantization="fp8-tensor"),
