@@ -72,7 +72,8 @@ std::string tile_text(const BlockGemmTile& t) {
   const char* shared[] = {"", ", weights shared", ", activations shared"};
   return std::to_string(t.rows) + "×" + std::to_string(t.columns) + (t.swapped ? " swapped" : "") + ", " +
          std::to_string(t.stages) + " stages" + shared[static_cast<int>(t.shared)] +
-         (t.splits > 1 ? ", k in " + std::to_string(t.splits) : "");
+         (t.splits > 1 ? ", k in " + std::to_string(t.splits) : "") +
+         (t.blocks > 1 ? ", " + std::to_string(t.blocks) + " blocks each" : "");
 }
 
 // --- check
@@ -118,7 +119,7 @@ int check(kernels::Device& device) {
 bool suits(const BlockGemmTile& t, std::int64_t rows, std::int64_t most_stages) {
   if (t.swapped)
     return t.rows < 2 * std::max<std::int64_t>(rows, 9) && rows <= 2 * t.rows &&
-           (t.stages == 4 || t.stages == 8 || t.stages == most_stages || t.splits > 1);
+           (t.stages == 4 || t.stages == 8 || t.stages == most_stages || t.splits > 1 || t.blocks > 1);
   return rows > 32 && t.rows < 2 * rows && (t.stages + 1 >= most_stages || t.splits > 1);
 }
 

@@ -232,7 +232,7 @@ std::int32_t variant_of(const std::string& tile) {
   std::int32_t found = -2;
   for (std::size_t i = 0; i < tiles.size(); ++i) {
     const kernels::BlockGemmTile& t = tiles[i];
-    if (t.rows == rows && t.columns == columns && !t.swapped && t.splits == 1 &&
+    if (t.rows == rows && t.columns == columns && !t.swapped && t.splits == 1 && t.blocks == 1 &&
         t.shared == kernels::SharedCopies::none)
       found = static_cast<std::int32_t>(i);
   }

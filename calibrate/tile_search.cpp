@@ -110,6 +110,7 @@ std::string SearchTile::text() const {
   if (group != 1) out += " groups of " + std::to_string(group);
   if (swapped) out += " swapped";
   if (splits != 1) out += " split in " + std::to_string(splits);
+  if (blocks != 1) out += " " + std::to_string(blocks) + " blocks each";
   return shared.empty() ? out : out + " " + shared + " shared";
 }
 
@@ -117,7 +118,7 @@ Json tile_json(const SearchTile& tile) {
   return {{"rows", tile.rows},       {"columns", tile.columns}, {"depth", tile.depth},
           {"group", tile.group},     {"warps", tile.warps},     {"stages", tile.stages},
           {"swapped", tile.swapped}, {"shared", tile.shared},   {"variant", tile.variant},
-          {"splits", tile.splits}};
+          {"splits", tile.splits},   {"blocks", tile.blocks}};
 }
 
 bool read_tile(const Json& json, SearchTile& tile) {
@@ -133,11 +134,12 @@ bool read_tile(const Json& json, SearchTile& tile) {
   if (!json.contains("swapped") || !json["swapped"].is_boolean() || !json.contains("shared") ||
       !json["shared"].is_string() || !json.contains("variant") || !json["variant"].is_number_integer())
     return false;
-  tile.splits = 1;  // what a journal of before them has
-  if (json.contains("splits")) {
-    if (!json["splits"].is_number_unsigned()) return false;
-    tile.splits = json["splits"].get<std::int64_t>();
-    if (tile.splits < 1 || tile.splits > 16) return false;
+  for (const auto& [name, value] : {std::pair{"splits", &tile.splits}, std::pair{"blocks", &tile.blocks}}) {
+    *value = 1;  // what a journal of before them has
+    if (!json.contains(name)) continue;
+    if (!json[name].is_number_unsigned()) return false;
+    *value = json[name].get<std::int64_t>();
+    if (*value < 1 || *value > 16) return false;
   }
   tile.swapped = json["swapped"].get<bool>();
   tile.shared = json["shared"].get<std::string>();

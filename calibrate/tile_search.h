@@ -19,6 +19,7 @@ struct SearchTile {
   std::string shared;         // "weights" or "activations": copied once for two blocks
   std::int32_t variant = -1;  // as a kernel case names it (CaseSpec::variant)
   std::int64_t splits = 1;    // blocks that share out the features in of one tile
+  std::int64_t blocks = 1;    // of a multiprocessor
   std::string text() const;   // "64x128x128 6 stages swapped": of a space every tile has another
 };
 Json tile_json(const SearchTile& tile);

@@ -26,6 +26,7 @@ SearchTile search_tile(const kernels::BlockGemmTile& t, std::int32_t variant) {
   tile.warps = t.rows * t.columns > 64 * 128 ? 8 : 4;  // warpgroups that multiply: one or two
   tile.variant = variant;
   tile.splits = t.splits;
+  tile.blocks = t.blocks;
   return tile;
 }
 
@@ -78,7 +79,8 @@ std::vector<SearchTile> DeviceTiles::space(const TileProblem&) const {
       if (t.rows == tiles[i].rows && t.columns == tiles[i].columns && t.swapped == tiles[i].swapped)
         most = std::max(most, t.stages);
     }
-    if (tiles[i].splits > 1 || tiles[i].stages == 4 || tiles[i].stages == 8 || tiles[i].stages == most)
+    if (tiles[i].splits > 1 || tiles[i].blocks > 1 || tiles[i].stages == 4 || tiles[i].stages == 8 ||
+        tiles[i].stages == most)
       space.push_back(search_tile(tiles[i], static_cast<std::int32_t>(i)));
   }
   return space;

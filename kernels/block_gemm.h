@@ -55,6 +55,7 @@ struct BlockGemmTile {
   std::int32_t stages = 0;             // 128 features in of both operands
   SharedCopies shared = SharedCopies::none;
   std::int32_t splits = 1;  // blocks of a cluster over the features in of one tile
+  std::int32_t blocks = 1;  // of a multiprocessor: while one stores a tile, another's weights go on coming
   friend bool operator==(const BlockGemmTile&, const BlockGemmTile&) = default;
 };
 BlockGemmTile block_gemm_tile(const BlockGemm& problem, std::int32_t compute_units);  // what it would choose

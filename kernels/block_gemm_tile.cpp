@@ -14,11 +14,14 @@ namespace {
 struct Candidate {
   BlockGemmTile tile;
   double step_ns;  // 128 features in, every multiprocessor of an H200 busy
-  bool by_block = true, by_channel = true;
+  bool by_block = true, by_channel = true, dense = true;
 };
 constexpr std::array candidates{
     Candidate{{16, 64, true, 8, SharedCopies::none}, 255},
     Candidate{{16, 128, true, 8, SharedCopies::none}, 265},
+    // Two blocks a multiprocessor: the end of a tile is hidden, and one expert's few tiles would not fill
+    // them.
+    Candidate{{16, 128, true, 4, SharedCopies::none, 1, 2}, 180, true, true, false},
     Candidate{{32, 64, true, 8, SharedCopies::none}, 255},
     Candidate{{32, 128, true, 8, SharedCopies::none}, 300},
     Candidate{{64, 64, true, 8, SharedCopies::none}, 290},
@@ -96,7 +99,8 @@ BlockGemmTile block_gemm_tile(const BlockGemm& p, std::int32_t compute_units) {
   const Candidate* best = nullptr;
   double least = 0;
   for (const Candidate& c : candidates) {
-    if (!(p.by_channel ? c.by_channel : c.by_block)) continue;
+    if (!(p.by_channel ? c.by_channel : c.by_block) || (experts == 1 && !c.dense)) continue;
+    if (c.tile.blocks > 1 && busy * over(p.n, c.tile.columns) <= compute_units) continue;
     const double ns = takes(p, c, busy, each, compute_units);
     if (best != nullptr && ns >= least) continue;
     best = &c;

@@ -49,6 +49,8 @@ struct Shape {
                                      (static_cast<int>(sizeof(BlockTileTable)) + 15) / 16 * 16;
   static constexpr int splitters = 128 * Groups;  // threads that hold sums
   static constexpr int split_bytes = looks_ahead ? splitters * accumulators * 4 : 0;  // of another block's
+  // Whose registers two blocks of a multiprocessor have room for.
+  static constexpr int most_blocks = Swapped && Groups == 2 && PartColumns <= 32 ? 2 : 1;
   using Walk = BlockWalk<tile_rows, tile_columns>;
   static_assert(!Swapped || parts == 1);
   static_assert(stage_bytes % 1024 == 0 && left_rows % 16 == 0);
@@ -58,7 +60,7 @@ struct Maps {  // for the copy engine
   CUtensorMap activations, weights;
 };
 struct Cut {
-  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0, splits = 1;
+  std::int32_t stages = 0, shares_weights = 0, shares_activations = 0, splits = 1, blocks_each = 1;
   __host__ __device__ int sharing() const { return 1 + shares_weights + shares_activations; }
   __host__ __device__ int blocks() const { return sharing() * splits; }  // of a cluster; one of both is 1
   __host__ __device__ BlockTileUnit unit() const {
@@ -239,7 +241,7 @@ GPU_DEVICE void multiply_tiles_ahead(const BlockGemm& p, const Cut& cut, const B
 #endif
 
 template <class S>
-__global__ void __launch_bounds__(S::threads, 1)
+__global__ void __launch_bounds__(S::threads, S::most_blocks)
     block_gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ BlockGemm p,
                       const __grid_constant__ Cut cut) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -312,7 +314,8 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
                     (cut.splits > 1 ? 16 + (cut.splits - 1) * S::split_bytes : 0);
   static_cast<void>(
       cudaFuncSetAttribute(block_gemm_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const std::int64_t at_once = std::int64_t{gpu_compute_units()} / cut.blocks() * cut.blocks();
+  const std::int64_t at_once =
+      std::int64_t{gpu_compute_units()} * cut.blocks_each / cut.blocks() * cut.blocks();
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(static_cast<unsigned>(std::min(most_blocks<S>(p, cut), at_once)));
   launch.blockDim = dim3(S::threads);
@@ -328,7 +331,7 @@ void launch_shape(const BlockGemm& p, const Cut& cut, void* stream) {
 
 struct Entry {  // what is compiled
   bool swapped;
-  std::int32_t rows, columns, stage_bytes, fixed_bytes, split_bytes;
+  std::int32_t rows, columns, stage_bytes, fixed_bytes, split_bytes, most_blocks;
   void (*by_block)(const BlockGemm&, const Cut&, void*);
   void (*by_channel)(const BlockGemm&, const Cut&, void*);
 };
@@ -342,6 +345,7 @@ constexpr Entry entry() {
           Block::stage_bytes + Block::scale_bytes,
           Block::fixed_bytes,
           Block::split_bytes,
+          Block::most_blocks,
           nullptr,
           nullptr};
   // The others would not fit the registers.
@@ -358,9 +362,11 @@ constexpr std::array entries{
 };
 
 constexpr std::int32_t shared_memory = 227 * 1024, fewest_stages = 3, most_stages = 16, most_splits = 4;
-constexpr std::int32_t stages_that_fit(const Entry& e, std::int32_t splits = 1) {
+constexpr std::int32_t of_the_system = 1024;  // of a block's shared memory
+constexpr std::int32_t stages_that_fit(const Entry& e, std::int32_t splits = 1, std::int32_t blocks = 1) {
   const std::int32_t others = splits > 1 ? 16 + (splits - 1) * e.split_bytes : 0;
-  return std::min(most_stages, (shared_memory - e.fixed_bytes - others) / e.stage_bytes);
+  const std::int32_t each = (shared_memory + of_the_system) / blocks - of_the_system;
+  return std::min(most_stages, (each - e.fixed_bytes - others) / e.stage_bytes);
 }
 // Of tiles whose features in are split, one with as many stages as suit.
 constexpr std::int32_t split_stages(const Entry& e, std::int32_t splits) {
@@ -376,6 +382,9 @@ constexpr void for_tiles(Take take) {
         take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, shared});
       }
     }
+    for (std::int32_t stages = fewest_stages; e.most_blocks > 1 && stages <= stages_that_fit(e, 1, 2);
+         ++stages)
+      take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, SharedCopies::none, 1, 2});
     for (std::int32_t splits = 2; splits <= most_splits; ++splits) {
       if (const std::int32_t stages = split_stages(e, splits); stages > 0)
         take(BlockGemmTile{e.rows, e.columns, e.swapped, stages, SharedCopies::none, splits});
@@ -412,10 +421,13 @@ const char* block_gemm_wgmma(const BlockGemm& problem, const BlockGemmTile& tile
     if (tile.splits < 1 || tile.splits > most_splits ||
         (tile.splits > 1 && (e.split_bytes == 0 || tile.shared != SharedCopies::none)))
       return "features in are split up to four ways, of tiles in one part and without shared copies";
-    if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e, tile.splits))
+    if (tile.blocks < 1 || tile.blocks > e.most_blocks ||
+        (tile.blocks > 1 && (tile.splits > 1 || tile.shared != SharedCopies::none)))
+      return "two blocks a multiprocessor: of few rows, in one part, without clusters";
+    if (tile.stages < fewest_stages || tile.stages > stages_that_fit(e, tile.splits, tile.blocks))
       return "no such number of stages fits";
     const Cut cut{tile.stages, tile.shared == SharedCopies::weights ? 1 : 0,
-                  tile.shared == SharedCopies::activations ? 1 : 0, tile.splits};
+                  tile.shared == SharedCopies::activations ? 1 : 0, tile.splits, tile.blocks};
     const auto launch = problem.by_channel ? e.by_channel : e.by_block;
     if (launch == nullptr) return "no such tile is compiled for these scales";
     launch(problem, cut, stream);

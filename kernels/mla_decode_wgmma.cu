@@ -21,11 +21,13 @@ GPU_DEVICE void meet_without_waiting(int id, int count) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(count) : "memory");
 }
 
+template <Source From>
 GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress to) {
   constexpr int chunks = latent_key / 8;
   const std::int64_t first = (std::int64_t{at.piece.sequence} * p.heads + at.first_head) * latent_key;
   const auto* queries = static_cast<const std::uint16_t*>(p.queries) + first;
-  for (int index = static_cast<int>(threadIdx.x); index < mla_wgmma_heads * chunks; index += threads) {
+  for (int index = static_cast<int>(threadIdx.x); index < mla_wgmma_heads * chunks;
+       index += threads_of(From)) {
     const int row = index / chunks, chunk = index % chunks;
     const bool valid = row < at.heads;
     copy_async(chunk_address(to, static_cast<unsigned>(row), static_cast<unsigned>(chunk)),
@@ -33,6 +35,45 @@ GPU_DEVICE void load_queries(const MlaDecode& p, const Place& at, SharedAddress 
   }
   copy_async_commit();
   copy_async_wait<0>();
+  async_proxy_fence();
+}
+
+// As fp16, a warp a row, which is multiplied by a power of two that makes its largest 2¹³ to 2¹⁴: what fp16
+// has no exponents for is then nothing beside it. Scores are divided by it.
+GPU_DEVICE void load_queries_as_f16(const MlaDecode& p, const Place& at, unsigned char* shared) {
+  constexpr int chunks = latent_key / 8, each = (chunks + GPU_WARP - 1) / GPU_WARP;
+  const std::int64_t first = (std::int64_t{at.piece.sequence} * p.heads + at.first_head) * latent_key;
+  const auto* queries = static_cast<const std::uint16_t*>(p.queries) + first;
+  const int lane = static_cast<int>(gpu_lane());
+  for (int row = static_cast<int>(gpu_warp_index()); row < mla_wgmma_heads;
+       row += threads_of(Source::fp8) / GPU_WARP) {
+    GpuBytes16 held[each];
+    unsigned most = 0;
+    GPU_UNROLL for (int i = 0; i < each; i++) {
+      const int chunk = lane + GPU_WARP * i;
+      const bool valid = row < at.heads && chunk < chunks;
+      held[i] = load_or_zeros(
+          reinterpret_cast<const unsigned char*>(queries + (valid ? row * latent_key + chunk * 8 : 0)),
+          valid);
+      GPU_UNROLL for (int w = 0; w < 4; w++) most =
+          max(most, max(held[i].word[w] & 0x7FFFU, held[i].word[w] >> 16 & 0x7FFFU));
+    }
+    const unsigned exponent = __reduce_max_sync(0xFFFFFFFFU, most) >> 7;  // of the largest, + 127
+    const unsigned factor_bits = min(127U + 140U - min(exponent, 255U), 253U);
+    const float factor = gpu_bit_cast<float>(factor_bits << 23);
+    GPU_UNROLL for (int i = 0; i < each; i++) {
+      const int chunk = lane + GPU_WARP * i;
+      if (chunk >= chunks) continue;
+      GpuBytes16 out;
+      GPU_UNROLL for (int w = 0; w < 4; w++) out.word[w] =
+          pack_f16(gpu_low_bf16(held[i].word[w]) * factor, gpu_high_bf16(held[i].word[w]) * factor);
+      gpu_store(shared + chunk_address(0, static_cast<unsigned>(row), static_cast<unsigned>(chunk)), 0, out);
+    }
+    if (lane == 0) {
+      reinterpret_cast<float*>(shared + query_factors_offset)[row] =
+          gpu_bit_cast<float>((254U - factor_bits) << 23);
+    }
+  }
   async_proxy_fence();
 }
 
@@ -56,19 +97,43 @@ GPU_DEVICE void multiply_keys(SharedAddress queries, const Stage& keys, Scores& 
     GPU_UNROLL for (int step = 0; step < 4 * parts_of(half); step++) {
       const int part = first_part(half) + step / 4;
       const auto inner = static_cast<unsigned>(part * (part_bytes / 16) + step % 4 * 2);
-      wgmma_bf16(scores, a + inner, b + inner, half == right && step == 0 ? 0 : 1);
+      const int add = half == right && step == 0 ? 0 : 1;
+      if constexpr (From == Source::fp8) {
+        wgmma_f16(scores, a + inner, b + inner, add);
+      } else {
+        wgmma_bf16(scores, a + inner, b + inner, add);
+      }
     }
   }
   wgmma_commit();
   wgmma_wait<0>();
 }
 
-// out += weights · 256 dimensions of the values.
+// out += weights · 256 dimensions of the values. With four warpgroups an instruction cannot be as wide: the
+// assembler gives it only registers that all threads were launched with.
+template <Source From>
 GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4][4], SharedAddress values,
                                 float (&out)[32][4]) {
-  const std::uint64_t b = fresh_descriptor(wide_descriptor(values, part_bytes));
   wgmma_fence();
-  GPU_UNROLL for (unsigned step = 0; step < 4; step++) wgmma_bf16_wide(out, weights[step], b + step * 128);
+  if constexpr (groups_of_bringers(From) > 1) {
+    constexpr unsigned part = part_bytes / 16;
+    const std::uint64_t b = fresh_descriptor(matrix_descriptor(values));
+    GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+      wgmma_bf16_transposed<0>(out, weights[step], b + step * 128);
+      wgmma_bf16_transposed<1>(out, weights[step], b + step * 128 + part);
+      wgmma_bf16_transposed<2>(out, weights[step], b + step * 128 + 2 * part);
+      wgmma_bf16_transposed<3>(out, weights[step], b + step * 128 + 3 * part);
+    }
+  } else {
+    const std::uint64_t b = fresh_descriptor(wide_descriptor(values, part_bytes));
+    GPU_UNROLL for (unsigned step = 0; step < 4; step++) {
+      if constexpr (From == Source::fp8) {
+        wgmma_f16_wide(out, weights[step], b + step * 128);
+      } else {
+        wgmma_bf16_wide(out, weights[step], b + step * 128);
+      }
+    }
+  }
   wgmma_commit();
   wgmma_wait<0>();
 }
@@ -131,11 +196,11 @@ struct Softmax {
 };
 
 // To base-2 units; −∞ behind the last token.
-GPU_DEVICE void scale_and_mask(int tokens, float factor, Scores& scores) {
+GPU_DEVICE void scale_and_mask(int tokens, const float (&factor)[2], Scores& scores) {
   const int left = tokens - static_cast<int>(gpu_lane()) % 4 * 2;
   GPU_UNROLL for (int j = 0; j < 8; j++) {
     GPU_UNROLL for (int c = 0; c < 4; c++) {
-      scores[j][c] = 8 * j + c % 2 < left ? scores[j][c] * factor : -gpu_infinity;
+      scores[j][c] = 8 * j + c % 2 < left ? scores[j][c] * factor[c / 2] : -gpu_infinity;
     }
   }
 }
@@ -187,8 +252,15 @@ template <Source From>
 GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned char* shared,
                                    unsigned blocks) {
   const SharedAddress base = shared_address(shared);
-  const float scale = p.softmax_scale * 1.4426950408889634F * (From == Source::fp8 ? p.kv.scale : 1.0F);
   const Weights exchange(shared);
+  float scale[2];
+  GPU_UNROLL for (int half = 0; half < 2; half++) {
+    scale[half] = p.softmax_scale * 1.4426950408889634F;
+    if constexpr (From == Source::fp8) {
+      const auto* of_queries = reinterpret_cast<const float*>(shared + query_factors_offset);
+      scale[half] *= p.kv.scale * of_queries[exchange.row + static_cast<int>(gpu_lane()) / 4 + 8 * half];
+    }
+  }
   float out[32][4] = {};
   Softmax rows{{-gpu_infinity, -gpu_infinity}, {0, 0}, {1, 1}};
   for (int tile = 0; tile < at.tiles; tile++) {
@@ -200,7 +272,8 @@ GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned
     rows.weigh(scores);
     std::uint32_t weights[4][4];
     GPU_UNROLL for (int i = 0; i < 16; i++) {
-      weights[i / 4][i % 4] = gpu_pack_bf16(scores[i / 2][i % 2 * 2], scores[i / 2][i % 2 * 2 + 1]);
+      const float a = scores[i / 2][i % 2 * 2], b = scores[i / 2][i % 2 * 2 + 1];
+      weights[i / 4][i % 4] = From == Source::fp8 ? pack_f16(a, b) : gpu_pack_bf16(a, b);
     }
     if (tokens < tile_tokens) {
       meet(scorers, 128);  // all have read the keys
@@ -211,7 +284,7 @@ GPU_DEVICE void score_and_multiply(const MlaDecode& p, const Place& at, unsigned
     meet_without_waiting(weights_ready, 256);
     if (tokens < tile_tokens) meet(scorers, 128);
     multiply_rows(rows.factor, out);
-    multiply_values(weights, stage.tile, out);
+    multiply_values<From>(weights, stage.tile, out);
     stage.give_back(left, blocks);
   }
   const float of_values = From == Source::fp8 ? p.kv.scale : 1.0F;
@@ -250,7 +323,7 @@ GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char
     multiply_rows(factor, out);
     stage.wait_filled(right);
     if constexpr (From == Source::rows) async_proxy_fence();
-    multiply_values(weights, stage.tile + left_parts * part_bytes, out);
+    multiply_values<From>(weights, stage.tile + left_parts * part_bytes, out);
     stage.give_back(right, blocks);
   }
   meet(weights_ready, 256);
@@ -262,7 +335,7 @@ GPU_DEVICE void multiply_only(const MlaDecode& p, const Place& at, unsigned char
 
 // `blocks` of a cluster have the same tokens.
 template <Source From>
-__global__ void __launch_bounds__(threads, 1)
+__global__ void __launch_bounds__(threads_of(From), 1)
     mla_wgmma_kernel(const __grid_constant__ CacheMaps maps, const __grid_constant__ MlaDecode p,
                      const unsigned blocks) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -271,7 +344,9 @@ __global__ void __launch_bounds__(threads, 1)
   if (threadIdx.x == 0) {
     for (unsigned i = 0; i < 2 * stages; i++) {
       const SharedAddress barrier = base + barriers_offset + i * 16;
-      barrier_init(barrier, From == Source::boxes ? 1 : From == Source::rows ? 128 : 4);  // filled
+      barrier_init(barrier, From == Source::boxes  ? 1
+                            : From == Source::rows ? 128
+                                                   : 4 * groups_of_bringers(From));  // filled
       barrier_init(barrier + 8, 4 * blocks);  // emptied: every warp that multiplies values
     }
     barrier_init_fence();
@@ -280,13 +355,15 @@ __global__ void __launch_bounds__(threads, 1)
   at.heads = p.heads - at.first_head < mla_wgmma_heads ? p.heads - at.first_head : mla_wgmma_heads;
   at.tokens = at.piece.end - at.piece.first;
   at.tiles = (at.tokens + tile_tokens - 1) / tile_tokens;
-  load_queries(p, at, base);
+  if constexpr (From == Source::fp8) {
+    load_queries_as_f16(p, at, shared);
+  } else {
+    load_queries<From>(p, at, base);
+  }
   blocks > 1 ? cluster_meet() : gpu_barrier();
   const unsigned group = threadIdx.x / 128;
-  // All that 384 threads were launched with, 168 each, and no more: asking for more waits for ever.
-  constexpr int of_bringers = registers_of_bringers(From);
-  if (group == 2) {
-    give_registers<of_bringers>();
+  if (group >= 2) {
+    give_registers<registers_of_bringers(From)>();
     if constexpr (From == Source::boxes) {
       const int rows = p.kv.block_size < tile_tokens ? p.kv.block_size : tile_tokens;
       if (gpu_warp_index() % 4 == 0) bring_boxes({maps, p, at, blocks, cluster_rank(), rows}, base);
@@ -296,7 +373,7 @@ __global__ void __launch_bounds__(threads, 1)
       bring_eight_bits<From>(p, at, shared);
     }
   } else {
-    take_registers<(3 * 168 - of_bringers) / 2 / 8 * 8>();
+    take_registers<registers_of_multipliers(From)>();
     if (group == 0) {
       score_and_multiply<From>(p, at, shared, blocks);
     } else {
@@ -344,7 +421,7 @@ void launch_from(const MlaDecode& p, void* stream) {
   const unsigned blocks = From == Source::boxes && across % 2 == 0 ? 2 : 1;
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(across, static_cast<unsigned>(p.piece_count));
-  launch.blockDim = dim3(threads);
+  launch.blockDim = dim3(threads_of(From));
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = static_cast<cudaStream_t>(stream);
   cudaLaunchAttribute cluster{};

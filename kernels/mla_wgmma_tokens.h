@@ -1,6 +1,8 @@
 // How the wgmma form of latent attention lays out a block's shared memory, and the warpgroup that brings
 // tokens into it: by tensor copies, block by block of a paged bf16 cache; row by row by cp.async where blocks
-// do not divide tiles or tokens were picked; and through registers, from eight bits to bf16, elsewhere.
+// do not divide tiles or tokens were picked; and through registers where they are stored in eight bits. e4m3
+// with one scale for everything become fp16, exactly and by an instruction for two, and so do queries and
+// weights; with scales of their own, bf16, which takes six.
 // Included by mla_decode_wgmma.cu.
 #pragma once
 
@@ -14,17 +16,28 @@ namespace orrery::kernels {
 namespace mla_wgmma {  // named: on sm_89 much of it is unused, which the compiler reports of unnamed ones
 
 enum class Source : std::uint8_t { boxes, rows, fp8, packed };
+// Rows with scales of their own take a warpgroup longer to convert than the other two to multiply.
+__host__ __device__ constexpr int groups_of_bringers(Source from) { return from == Source::packed ? 2 : 1; }
+__host__ __device__ constexpr int threads_of(Source from) { return 128 * (2 + groups_of_bringers(from)); }
+// Of those that all threads are launched with: no more can be asked for, which would wait for ever.
 __host__ __device__ constexpr int registers_of_bringers(Source from) {
   if (from == Source::boxes) return 56;
-  return from == Source::rows ? 88 : 120;  // rows that wait
+  if (from == Source::packed) return 64;
+  return from == Source::rows ? 88 : 104;  // rows that wait
+}
+__host__ __device__ constexpr int registers_of_multipliers(Source from) {
+  const int bringers = groups_of_bringers(from), all = (2 + bringers) * (bringers == 1 ? 168 : 128);
+  return (all - bringers * registers_of_bringers(from)) / 2 / 8 * 8;
 }
 
-constexpr int tile_tokens = 64, parts = latent_key / 64, stages = 2, threads = 3 * 128;
+constexpr int tile_tokens = 64, parts = latent_key / 64, stages = 2;
 constexpr int part_bytes = 64 * 128, tile_bytes = parts * part_bytes;  // 64 dimensions of 64 rows
 constexpr int keys_offset = tile_bytes;                                // behind the queries, as large
 constexpr int weights_offset = keys_offset + stages * tile_bytes;      // 64 × 64 bf16
 constexpr int factors_offset = weights_offset + part_bytes;            // a float a head
-constexpr int barriers_offset = factors_offset + 64 * 4, shared_bytes = barriers_offset + 4 * stages * 8;
+constexpr int query_factors_offset = factors_offset + 64 * 4;          // the same, of queries in fp16
+constexpr int barriers_offset = query_factors_offset + 64 * 4,
+              shared_bytes = barriers_offset + 4 * stages * 8;
 enum Meeting : int { scorers = 1, weights_ready, weights_taken };
 
 // A stage is filled and emptied by halves, each with the values of one warpgroup: what the first is through
@@ -145,17 +158,19 @@ GPU_DEVICE void bring_boxes(const Boxes& boxes, SharedAddress base) {
   }
 }
 
-// Eight threads a row, 16 rows at a time, so 16 of a tile a warp: half of its lanes look one up each. −1
+// Eight threads a row, AtOnce rows at a time, so as many of a tile a warp as its first lanes look up. −1
 // behind the last token.
+template <int AtOnce>
 struct RowsOfWarp {
   std::int32_t own;
 
   GPU_DEVICE_MEMBER void find(const MlaDecode& p, const Place& at, int tile, int first) {
     const int lane = static_cast<int>(gpu_lane());
-    const int token = at.piece.first + tile * tile_tokens + first / 4 * 4 + lane % 4 + 16 * (lane / 4 % 4);
+    const int token = at.piece.first + tile * tile_tokens + first / 4 * 4 + lane % 4 +
+                      AtOnce * (lane / 4 % (tile_tokens / AtOnce));
     own = token < at.piece.end ? static_cast<std::int32_t>(latent_row(p.kv, at.piece.sequence, token)) : -1;
   }
-  // This thread's in the tile's i-th 16 rows, by all lanes.
+  // This thread's in the tile's i-th AtOnce rows, by all lanes.
   GPU_DEVICE_MEMBER std::int32_t row(int i) const {
     return gpu_shuffle(own, gpu_lane() / 8 + 4U * static_cast<unsigned>(i));
   }
@@ -171,7 +186,7 @@ GPU_DEVICE void arrive_when_copied(SharedAddress barrier) {
 
 GPU_DEVICE void bring_rows(const MlaDecode& p, const Place& at, SharedAddress base) {
   const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
-  RowsOfWarp next;
+  RowsOfWarp<16> next;
   next.find(p, at, 0, static_cast<int>(first));
   for (int tile = 0; tile < at.tiles; tile++) {
     std::int32_t rows[4];
@@ -212,11 +227,19 @@ struct SharePlaces {
   }
 };
 
+// Sixteen e4m3 as fp16.
+GPU_DEVICE LatentSixteen f16_of_latent(const GpuBytes16& stored) {
+  LatentSixteen out;
+  GPU_UNROLL for (int i = 0; i < 8; i++) {
+    out.half[i / 4].word[i % 4] = f16_of_e4m3(stored.word[i / 2] >> (16 * (i % 2)) & 0xFFFFU);
+  }
+  return out;
+}
+
 // A row of the eight that a thread has a share of: of each 128 elements 16, with their scale, and eight
 // rotary ones.
 template <Source From>
 struct StoredShare {
-  static constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
   static constexpr int chunks = From == Source::packed ? 4 : 5;
   GpuBytes16 eights[chunks], rotary;
   float scale;  // of the 128 elements with this lane's number modulo four; the row's other lanes ask for it
@@ -233,8 +256,13 @@ struct StoredShare {
   GPU_DEVICE_MEMBER void lay_down(unsigned char* row, const SharePlaces& places) const {
     GPU_UNROLL for (unsigned i = 0; i < chunks; i++) {
       if (i == 4 && !places.has_rotary) break;
-      const float of_these = From == Source::packed ? gpu_shuffle(scale, gpu_lane() / 8 * 8 + i) : 1.0F;
-      const LatentSixteen sixteen = unpack_latent_of<format>(places.turned(eights[i]), of_these);
+      const GpuBytes16 turned = places.turned(eights[i]);
+      LatentSixteen sixteen;
+      if constexpr (From == Source::packed) {
+        sixteen = unpack_scaled_latent(turned, gpu_shuffle(scale, gpu_lane() / 8 * 8 + i));
+      } else {
+        sixteen = f16_of_latent(turned);
+      }
       GPU_UNROLL for (unsigned half = 0; half < 2; half++) {
         gpu_store(row + places.sixteen[half] + i * 2 * part_bytes, 0, sixteen.half[half]);
       }
@@ -249,14 +277,15 @@ GPU_DEVICE void prefetch(const void* line) { asm volatile("prefetch.global.L2 [%
 // that are being looked up.
 template <Source From>
 GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned char* shared) {
-  constexpr LatentFormat format = StoredShare<From>::format;
-  const unsigned thread = threadIdx.x % 128, first = thread / 8, lane = thread % 8;
+  constexpr LatentFormat format = From == Source::packed ? LatentFormat::packed : LatentFormat::fp8;
+  constexpr int at_once = 16 * groups_of_bringers(From), rounds = tile_tokens / at_once;
+  const unsigned thread = threadIdx.x - 2 * 128, first = thread / 8, lane = thread % 8;
   const SharedAddress base = shared_address(shared);
-  RowsOfWarp rows, next, later;
+  RowsOfWarp<at_once> rows, next, later;
   next.find(p, at, 0, static_cast<int>(first));
   later.find(p, at, 1, static_cast<int>(first));
   const SharePlaces places(first, lane);
-  StoredShare<From> share[4];
+  StoredShare<From> share[rounds];
   const auto load = [&](int i, std::int32_t row) {
     share[i].load(row_address<format>(p.kv, row), lane, row >= 0);
   };
@@ -265,7 +294,7 @@ GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned c
   for (int tile = 0; tile < at.tiles; tile++) {
     rows = next;
     next = later;
-    GPU_UNROLL for (int i = 0; i < 4; i++) {
+    GPU_UNROLL for (int i = 0; i < rounds; i++) {
       const std::int32_t row = next.row(i);
       if (lane * 128 < latent_bytes<format> && row >= 0)
         prefetch(row_address<format>(p.kv, row) + lane * 128);
@@ -275,10 +304,10 @@ GPU_DEVICE void bring_eight_bits(const MlaDecode& p, const Place& at, unsigned c
     stage.wait_emptied(right);
     stage.wait_emptied(left);
     unsigned char* to = shared + (stage.tile - base);
-    GPU_UNROLL for (int i = 0; i < 4; i++) {
-      const int ahead = (i + waiting) % 4;
-      load(ahead, (i + waiting < 4 ? rows : next).row(ahead));
-      share[i].lay_down(to + 16 * 128 * i, places);
+    GPU_UNROLL for (int i = 0; i < rounds; i++) {
+      const int ahead = (i + waiting) % rounds;
+      load(ahead, (i + waiting < rounds ? rows : next).row(ahead));
+      share[i].lay_down(to + at_once * 128 * i, places);
     }
     async_proxy_fence();
     warp_sync();

@@ -11,6 +11,7 @@
 
 #include "kernels/gpu_runtime.h"
 #include "kernels/tensor_core.h"
+#include "kernels/wgmma_operands.h"
 
 namespace orrery::kernels {
 
@@ -206,23 +207,20 @@ GPU_DEVICE void wgmma_bf16(float (&d)[16][4], std::uint64_t a, std::uint64_t b, 
       : "memory");
 }
 
-// 64 rows × 64 columns, the same.
-GPU_DEVICE void wgmma_bf16(float (&d)[8][4], std::uint64_t a, std::uint64_t b, int add) {
-  asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, add, 1, 1, 0, 0;\n}\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
-        "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
-        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
-        "+f"(d[7][2]), "+f"(d[7][3])
-      : "l"(a), "l"(b), "r"(add)
-      : "memory");
-}
+// 64 rows × 64 columns, the same; also of fp16.
+#define ORRERY_WGMMA_64(name, type)                                                                     \
+  GPU_DEVICE void name(float(&d)[8][4], std::uint64_t a, std::uint64_t b, int add) {                    \
+    asm volatile(                                                                                       \
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"                                                \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" ORRERY_TEXT0 ", " ORRERY_TEXT1 \
+        ", " ORRERY_TEXT2 ", " ORRERY_TEXT3 "}, %32, %33, add, 1, 1, 0, 0;\n}\n"                        \
+        : ORRERY_FRAGMENTS(d, 0), ORRERY_FRAGMENTS(d, 4)                                                \
+        : "l"(a), "l"(b), "r"(add)                                                                      \
+        : "memory");                                                                                    \
+  }
+ORRERY_WGMMA_64(wgmma_bf16, "bf16")
+ORRERY_WGMMA_64(wgmma_f16, "f16")
+#undef ORRERY_WGMMA_64
 
 // d[8 Half …] += a · b: 64 rows from registers (an A fragment of 16 of k a warp), 64 columns of b, which lies
 // with its columns along the rows of 128 bytes.
@@ -255,43 +253,22 @@ GPU_DEVICE std::uint64_t wide_descriptor(SharedAddress address, unsigned part) {
   return static_cast<std::uint64_t>((address & 0x3FFFFU) >> 4) | static_cast<std::uint64_t>(part >> 4) << 16 |
          std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
 }
-GPU_DEVICE void wgmma_bf16_wide(float (&d)[32][4], const std::uint32_t (&a)[4], std::uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-      "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;\n"
-      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
-        "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
-        "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
-        "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
-        "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
-        "+f"(d[7][2]), "+f"(d[7][3]), "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]),
-        "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]), "+f"(d[10][0]), "+f"(d[10][1]),
-        "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]),
-        "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]),
-        "+f"(d[13][2]), "+f"(d[13][3]), "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]),
-        "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3]), "+f"(d[16][0]), "+f"(d[16][1]),
-        "+f"(d[16][2]), "+f"(d[16][3]), "+f"(d[17][0]), "+f"(d[17][1]), "+f"(d[17][2]), "+f"(d[17][3]),
-        "+f"(d[18][0]), "+f"(d[18][1]), "+f"(d[18][2]), "+f"(d[18][3]), "+f"(d[19][0]), "+f"(d[19][1]),
-        "+f"(d[19][2]), "+f"(d[19][3]), "+f"(d[20][0]), "+f"(d[20][1]), "+f"(d[20][2]), "+f"(d[20][3]),
-        "+f"(d[21][0]), "+f"(d[21][1]), "+f"(d[21][2]), "+f"(d[21][3]), "+f"(d[22][0]), "+f"(d[22][1]),
-        "+f"(d[22][2]), "+f"(d[22][3]), "+f"(d[23][0]), "+f"(d[23][1]), "+f"(d[23][2]), "+f"(d[23][3]),
-        "+f"(d[24][0]), "+f"(d[24][1]), "+f"(d[24][2]), "+f"(d[24][3]), "+f"(d[25][0]), "+f"(d[25][1]),
-        "+f"(d[25][2]), "+f"(d[25][3]), "+f"(d[26][0]), "+f"(d[26][1]), "+f"(d[26][2]), "+f"(d[26][3]),
-        "+f"(d[27][0]), "+f"(d[27][1]), "+f"(d[27][2]), "+f"(d[27][3]), "+f"(d[28][0]), "+f"(d[28][1]),
-        "+f"(d[28][2]), "+f"(d[28][3]), "+f"(d[29][0]), "+f"(d[29][1]), "+f"(d[29][2]), "+f"(d[29][3]),
-        "+f"(d[30][0]), "+f"(d[30][1]), "+f"(d[30][2]), "+f"(d[30][3]), "+f"(d[31][0]), "+f"(d[31][1]),
-        "+f"(d[31][2]), "+f"(d[31][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-      : "memory");
-}
+#define ORRERY_WGMMA_WIDE(name, type)                                                                       \
+  GPU_DEVICE void name(float(&d)[32][4], const std::uint32_t(&a)[4], std::uint64_t b) {                     \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" ORRERY_TEXT0             \
+                 ", " ORRERY_TEXT1 ", " ORRERY_TEXT2 ", " ORRERY_TEXT3 ", " ORRERY_TEXT4 ", " ORRERY_TEXT5  \
+                 ", " ORRERY_TEXT6 ", " ORRERY_TEXT7 ", " ORRERY_TEXT8 ", " ORRERY_TEXT9 ", " ORRERY_TEXT10 \
+                 ", " ORRERY_TEXT11 ", " ORRERY_TEXT12 ", " ORRERY_TEXT13 ", " ORRERY_TEXT14                \
+                 ", " ORRERY_TEXT15 "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 1;\n"                      \
+                 : ORRERY_FRAGMENTS(d, 0), ORRERY_FRAGMENTS(d, 4), ORRERY_FRAGMENTS(d, 8),                  \
+                   ORRERY_FRAGMENTS(d, 12), ORRERY_FRAGMENTS(d, 16), ORRERY_FRAGMENTS(d, 20),               \
+                   ORRERY_FRAGMENTS(d, 24), ORRERY_FRAGMENTS(d, 28)                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)                                       \
+                 : "memory");                                                                               \
+  }
+ORRERY_WGMMA_WIDE(wgmma_bf16_wide, "bf16")
+ORRERY_WGMMA_WIDE(wgmma_f16_wide, "f16")
+#undef ORRERY_WGMMA_WIDE
 
 #endif
 

@@ -12,22 +12,6 @@ namespace orrery::kernels {
 template <int Columns>
 struct WgmmaE4m3;
 
-// Operands of the text, eight at a time, and the registers behind them.
-#define ORRERY_TEXT0 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define ORRERY_TEXT1 "%8, %9, %10, %11, %12, %13, %14, %15"
-#define ORRERY_TEXT2 "%16, %17, %18, %19, %20, %21, %22, %23"
-#define ORRERY_TEXT3 "%24, %25, %26, %27, %28, %29, %30, %31"
-#define ORRERY_TEXT4 "%32, %33, %34, %35, %36, %37, %38, %39"
-#define ORRERY_TEXT5 "%40, %41, %42, %43, %44, %45, %46, %47"
-#define ORRERY_TEXT6 "%48, %49, %50, %51, %52, %53, %54, %55"
-#define ORRERY_TEXT7 "%56, %57, %58, %59, %60, %61, %62, %63"
-#define ORRERY_TEXT8 "%64, %65, %66, %67, %68, %69, %70, %71"
-#define ORRERY_TEXT9 "%72, %73, %74, %75, %76, %77, %78, %79"
-#define ORRERY_TEXT10 "%80, %81, %82, %83, %84, %85, %86, %87"
-#define ORRERY_TEXT11 "%88, %89, %90, %91, %92, %93, %94, %95"
-#define ORRERY_EIGHT(d, i)                                                                    \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-      "+f"(d[i + 6]), "+f"(d[i + 7])
 #define ORRERY_WGMMA_E4M3(columns, text, a_b, predicate, ...)                                              \
   template <>                                                                                              \
   struct WgmmaE4m3<columns> {                                                                              \
@@ -60,19 +44,6 @@ ORRERY_WGMMA_E4M3(192,
                   ORRERY_EIGHT(d, 56), ORRERY_EIGHT(d, 64), ORRERY_EIGHT(d, 72), ORRERY_EIGHT(d, 80),
                   ORRERY_EIGHT(d, 88));
 #undef ORRERY_WGMMA_E4M3
-#undef ORRERY_EIGHT
-#undef ORRERY_TEXT0
-#undef ORRERY_TEXT1
-#undef ORRERY_TEXT2
-#undef ORRERY_TEXT3
-#undef ORRERY_TEXT4
-#undef ORRERY_TEXT5
-#undef ORRERY_TEXT6
-#undef ORRERY_TEXT7
-#undef ORRERY_TEXT8
-#undef ORRERY_TEXT9
-#undef ORRERY_TEXT10
-#undef ORRERY_TEXT11
 
 #endif
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""reports/results/kernels_<part>.md: our kernels on a part beside what else was timed on it.
+"""reports/results/kernels_<part>_tables.md: our kernels on a part beside what else was timed on it.
 
 tools/kernel_report.py [--part h100] — from hardware_profiles/tables/<part>/{orrery,vllm-0.24} and the kernel profile of
 real vLLM steps. Nothing is measured here; every number names its table.
@@ -153,7 +153,7 @@ def main():
     with open(f"{ROOT}/hardware_profiles/tables/{name}/orrery/table.yaml", encoding="utf-8") as f:
         description = "".join(line for line in f if not line.startswith(" ") or "name" in line or "driver" in line or
                               "runtime" in line).split("operators:")[0]
-    text = f"""# Kernels on the {name.upper()}
+    text = f"""# Kernel tables on the {name.upper()}
 
 Made by `tools/kernel_report.py`. Ours: medians of replayed graphs on random data, weights and KV rotated over twice the last
 cache, activations warm, each point after a rest of the clock. Published: vLLM 0.24.0 operator tables
@@ -180,7 +180,7 @@ reference on this part (reports/results/kernel_check_{name}.log). Rooflines: [ro
 ## Collectives
 
 {collectives(name, part)}"""
-    with open(f"{ROOT}/reports/results/kernels_{name}.md", "w", encoding="utf-8") as f:
+    with open(f"{ROOT}/reports/results/kernels_{name}_tables.md", "w", encoding="utf-8") as f:
         f.write(text)
 
 

@@ -20,9 +20,13 @@ SHEET = {"h200": (4.8e12, {"bf16": 989.4e12, "fp8": 1979e12}), "h100": (3.35e12,
 BYTES = {"bf16": 2, "fp8": 1, "fp8-block": 1, "fp8-channel": 1, "fp8-tensor": 1}
 NO_CACHE = 256 << 20
 ACROSS, DOWN, LEFT, TOP, RIGHT, BOTTOM = 560, 300, 62, 40, 250, 46
-# Bytes of a row of n features (and k behind a gate) that a row-wise kernel moves, and operations of one.
-ROW_WISE = {"rms_norm": (lambda n: 4 * n, 4), "add_rms_norm": (lambda n: 8 * n, 5), "quantize": (lambda n: 3 * n, 3),
-            "silu_mul": (lambda n: 6 * n, 6), "silu_mul_quantize": (lambda n: 5 * n, 9)}
+# Bytes of a row of n features that a row-wise kernel moves (k: choices of a token), and operations of a feature, as
+# kernels/cases count them.
+ROW_WISE = {"rms_norm": (lambda n, _: 4 * n, 4), "add_rms_norm": (lambda n, _: 8 * n, 5),
+            "add_rms_norm_quantize": (lambda n, _: 7 * n, 5), "quantize": (lambda n, _: 3 * n, 2),
+            "silu_mul": (lambda n, _: 6 * n, 5), "silu_mul_quantize": (lambda n, _: 5 * n, 5),
+            "rotary": (lambda n, _: 4 * n, 3), "qk_norm_rotary": (lambda n, _: 4 * n, 7),
+            "moe_combine": (lambda n, k: 2 * (k + 1) * n, 2)}
 
 
 def table(part, name):
@@ -30,19 +34,29 @@ def table(part, name):
         return list(csv.DictReader(f))
 
 
+def ours(kernel):
+    """orrery.block_gemm_wgmma.fp8_block.v1: block_gemm_wgmma."""
+    return kernel.split(".")[1] if kernel.startswith("orrery.") else None
+
+
 def gemm(part):
-    """(series, operations, bytes, µs); cuBLASLt's kernels beside ours."""
+    """(kernel, series, operations, bytes, µs), as all of these; cuBLASLt's kernels stand beside ours."""
     for r in table(part, "gemm"):
         m, n, k, each = int(r["m"]), int(r["n"]), int(r["k"]), BYTES[r["dtype"]]
-        who = "ours" if r["kernel"].startswith("orrery") else "cuBLASLt"
-        yield f"{r['dtype']}, {who}", 2.0 * m * n * k, each * (m * k + n * k) + 2.0 * m * n, float(r["us"])
+        work = 2.0 * m * n * k, each * (m * k + n * k) + 2.0 * m * n, float(r["us"])
+        if ours(r["kernel"]):
+            yield ours(r["kernel"]), f"dense, {r['dtype']}", *work
+        else:
+            yield "cublaslt", r["dtype"], *work
+            if r["dtype"] != "bf16":
+                yield "block_gemm_wgmma", f"cuBLASLt, {r['dtype']}", *work
 
 
 def grouped_gemm(part):
     for r in table(part, "grouped_gemm"):
         n, k, each, rows = int(r["n"]), int(r["k"]), BYTES[r["dtype"]], [int(v) for v in runs(r["rows"])]
         total, busy = sum(rows), sum(v > 0 for v in rows)
-        yield (f"{r['dtype']}, {r['kernel'].split('.')[1]}", 2.0 * total * n * k,
+        yield (ours(r["kernel"]), f"experts, {r['dtype']}", 2.0 * total * n * k,
                each * (total * k + busy * n * k) + 2.0 * total * n, float(r["us"]))
 
 
@@ -51,7 +65,8 @@ def attention_decode(part):
         heads, kv, width = int(r["heads"]), int(r["kv_heads"]), int(r["head_dim"])
         tokens = int(r["batch"]) * int(r["context"])
         moved = 2.0 * kv * width * tokens * BYTES[r["kv_dtype"]] + 4.0 * heads * width * int(r["batch"])
-        yield f"{r['kv_dtype']} cache, heads of {width}", 4.0 * heads * width * tokens, moved, float(r["us"])
+        yield (ours(r["kernel"]), f"{r['kv_dtype']} cache, heads of {width}", 4.0 * heads * width * tokens, moved,
+               float(r["us"]))
 
 
 def attention_prefill(part):
@@ -62,15 +77,19 @@ def attention_prefill(part):
             new, context = (int(v) for v in item.split("@"))
             pairs += new * (context + (new + 1) / 2)
             moved += 4.0 * heads * width * new + 4.0 * kv * width * (context + new)
-        yield r["kernel"].removeprefix("orrery.").removesuffix(".v1"), 4.0 * heads * width * pairs, moved, float(r["us"])
+        work = 4.0 * heads * width * pairs, moved, float(r["us"])
+        if ours(r["kernel"]):
+            yield ours(r["kernel"]), f"heads of {width}", *work
+        else:
+            yield "attention_prefill_wgmma", f"cuDNN, heads of {width}", *work
 
 
 def row_wise(part):
     for r in table(part, "elementwise"):
-        if r["op"] in ROW_WISE and r["dtype"] == "bf16" or r["op"].endswith("quantize") and r["op"] in ROW_WISE:
+        if r["op"] in ROW_WISE:
             moved, operations = ROW_WISE[r["op"]]
-            n, rows = int(r["n"]), int(r["rows"])
-            yield r["op"], float(operations * n * rows), float(moved(n) * rows), float(r["us"])
+            n, k, rows = int(r["n"]), int(r["k"]), int(r["rows"])
+            yield ours(r["kernel"]), r["dtype"], float(operations * n * rows), float(moved(n, k) * rows), float(r["us"])
 
 
 def report_tables(part, name):
@@ -91,38 +110,49 @@ def report_tables(part, name):
                 yield heading, dict(zip(header, cells, strict=True))
 
 
-def latent(part, wanted):
+def latent(part):
     """Operations and bytes of a row by the rates that the report states."""
+    forms = {"Decode, absorbed": "mla_decode_wgmma", "Decode in other forms": "mla_decode", "Prompts": "mla_prefill"}
     for heading, r in report_tables(part, "mla"):
-        if not heading.startswith(wanted) or r["GB/s"] == "–" or float(r["TFLOP/s"]) == 0:
+        if r["GB/s"] == "–" or float(r["TFLOP/s"]) == 0:
             continue
+        kernel = r.get("operator") or next((k for h, k in forms.items() if heading.startswith(h)), "attention_decode_" + r.get("layout", ""))
+        if kernel in ("mla_decode", "mla_prefill") and r["form"].startswith("wgmma"):
+            kernel += "_wgmma"
+        if kernel == "attention_decode_plain":
+            continue  # more of it in the table
         us = float(r["µs"])
-        name = ", ".join(r[c] for c in ("operator", "form", "cache") if c in r) + f", {r['heads']} heads"
-        yield name, float(r["TFLOP/s"]) * us * 1e6, float(r["GB/s"]) * us * 1e3, us
+        series = ([r["cache"]] if "cache" in r else []) + ([f"{r['heads']} heads"] if "heads" in r else [])
+        yield kernel, ", ".join(series), float(r["TFLOP/s"]) * us * 1e6, float(r["GB/s"]) * us * 1e3, us
 
 
-def experts_w4(part):
+def experts(part):
+    """Of four bits, and the fused row-wise kernels around experts."""
     shapes = {"Qwen3-30B-A3B, gate and up": (1536, 2048), "Qwen3-30B-A3B, down": (2048, 768),
               "DeepSeek-V3, gate and up, 32 of 256": (4096, 7168), "DeepSeek-V3, down, 32 of 256": (7168, 2048)}
+    widths = {"Qwen3-30B-A3B": (2048, 768), "DeepSeek-V3": (7168, 2048)}
     for heading, r in report_tables(part, "experts"):
-        if heading != "Products":
-            continue
-        (n, k), (experts, each) = shapes[r["layer"]], (int(v) for v in r["experts × rows"].split(" × "))
-        weights, rows = experts * n * k * (0.5 + 2 / 128), experts * each
-        for name, width in (("W4A8", 1), ("W4A16", 2)):
-            yield name, 2.0 * rows * n * k, weights + rows * (width * k + 2.0 * n), float(r[name])
+        if heading == "Products":
+            (n, k), (count, each) = shapes[r["layer"]], (int(v) for v in r["experts × rows"].split(" × "))
+            weights, rows = count * n * k * (0.5 + 2 / 128), count * each
+            for name, width in (("W4A8", 1), ("W4A16", 2)):
+                for form, kernel in (("", "w4_gemm_wgmma"), (", plain", "w4_gemm")):
+                    if r[name + form] != "–":
+                        yield kernel, name, 2.0 * rows * n * k, weights + rows * (width * k + 2.0 * n), float(r[name + form])
+        elif heading == "Fused forms":
+            (hidden, inner), tokens = widths[r["model"]], int(r["tokens"])
+            kernel, _, slots = r["kernel"].partition(", ")
+            if kernel == "permute_quantize":  # a token read once, eight rows written
+                work = 2.0 * tokens * hidden, (2.0 + 8) * tokens * hidden
+            else:
+                work = 5.0 * 8 * tokens * inner, 5.0 * 8 * tokens * inner
+            yield kernel, f"{r['scales']}{', slots' if slots else ''}, after routing", *work, float(r["fused"])
 
 
-PICTURES = {
-    "gemm": ("Dense products", gemm), "grouped_gemm": ("Products of experts", grouped_gemm),
-    "experts_w4": ("Products of experts, weights of four bits", experts_w4),
-    "attention_decode": ("Paged decode attention", attention_decode),
-    "attention_prefill": ("Prompt attention", attention_prefill),
-    "mla_decode": ("Absorbed latent decode", lambda part: latent(part, "Decode, absorbed")),
-    "mla_sparse": ("Sparse latent decode and its indexer", lambda part: latent(part, "Sparse")),
-    "mla_prefill": ("Expanded latent prompts", lambda part: latent(part, "Prompts")),
-    "row_wise": ("Row-wise kernels", row_wise),
-}
+SOURCES = (gemm, grouped_gemm, experts, attention_decode, attention_prefill, latent, row_wise)
+TITLES = {"block_gemm_wgmma": "FP8 products with scales", "grouped_gemm_wgmma": "Products of experts",
+          "grouped_gemm": "Products of experts, mma.sync", "w4_gemm_wgmma": "Products of experts with four-bit weights",
+          "w4_gemm": "Products of experts with four-bit weights, mma.sync", "cublaslt": "cuBLASLt's dense products, for comparison"}
 
 
 def reached(part):
@@ -130,8 +160,8 @@ def reached(part):
     probes = [(r["probe"], r["bytes"], r["value"]) for r in table(part, "probes")]
     read = max(float(p[-1]) for p in probes if p[0] == "bandwidth.read" and int(p[1]) >= NO_CACHE) * 1e9
     best = {}
-    for name, operations, _, us in gemm(part):
-        if name.endswith("cuBLASLt"):
+    for kernel, name, operations, _, us in gemm(part):
+        if kernel == "cublaslt":
             width = "bf16" if name.startswith("bf16") else "fp8"
             best[width] = max(best.get(width, 0), operations / us * 1e6)
     return read, best
@@ -191,19 +221,23 @@ def main():
     roofs = [("", sheet_read, sheet_rates), (' stroke-dasharray="5 4"', read, rates)]
     text = [f"# Rooflines of our kernels on the {part.upper()}", "",
             "Made by `tools/roofline.py` from the tables of `orrery calibrate` and the tables of `kernels_" + part +
-            "_{mla,experts}.md`. Operations and",
-            "bytes that must move once are reckoned from the shapes; a point is one timed shape, of ours where no library is named.",
+            "_{mla,experts}.md`: a picture a kernel. Operations",
+            "and bytes that must move once are reckoned from the shapes; a point is one timed shape, of ours where no library is named.",
             f"Solid: the data sheet ({sheet_read / 1e12:.2f} TB/s; {sheet_rates['bf16'] / 1e12:.0f} TFLOP/s in bf16, {sheet_rates['fp8'] / 1e12:.0f} "
             f"in FP8). Dashed: what the calibration reached: {read / 1e12:.2f} TB/s",
             f"of the read probe, {rates['bf16'] / 1e12:.0f} and {rates['fp8'] / 1e12:.0f} TFLOP/s of cuBLASLt. Where operands stay in the last cache a "
-            "point may lie above the slope: activations are warm.", ""]
-    for name, (title, read_points) in PICTURES.items():
-        points = [(n, f / b, f / us * 1e6) for n, f, b, us in read_points(part) if us > 0]
-        if not points:
-            continue
-        with open(f"{out}/{name}.svg", "w", encoding="utf-8") as f:
-            f.write(picture(f"{title}, {part.upper()}", points, roofs))
-        text += [f"## {title}", "", f"![{name}](roofline_{part}/{name}.svg)", ""]
+            "point may lie above the slope: activations are warm.",
+            "Without a picture: kernels that only move, choose or count rows (their rates are GB/s in the tables), and those between GPUs, whose "
+            "roof is a link ([kernels_comm_2gpu.md](kernels_comm_2gpu.md)).", ""]
+    kernels = {}
+    for source in SOURCES:
+        for kernel, series, operations, moved, us in source(part):
+            if us > 0 and operations > 0:
+                kernels.setdefault(kernel, []).append((series, operations / moved, operations / us * 1e6))
+    for kernel in sorted(kernels, key=lambda k: (k == "cublaslt", list(kernels).index(k))):
+        with open(f"{out}/{kernel}.svg", "w", encoding="utf-8") as f:
+            f.write(picture(f"{TITLES.get(kernel, kernel)}, {part.upper()}", kernels[kernel], roofs))
+        text += [f"## {kernel}", "", f"![{kernel}](roofline_{part}/{kernel}.svg)", ""]
     with open(f"{ROOT}/reports/results/roofline_{part}.md" if not arguments.out else f"{out}/README.md", "w", encoding="utf-8") as f:
         f.write("\n".join(text[:-1]) + "\n")
 
