@@ -1,5 +1,5 @@
-// Reads hardware_profiles/tables/<part>/<set>/: table.yaml and a CSV an operator, fitted (columns that are
-// numbers are points of the moving axis, cells utilisation or blank) or timed (column `us`, a launch a row).
+// Reads hardware_profiles/tables/<part>/<set>/: table.yaml and CSVs, fitted (columns that are numbers are
+// points of the moving axis, cells utilisation or blank) or timed (column `us`, a launch a row).
 #include <algorithm>
 #include <filesystem>
 
@@ -125,14 +125,13 @@ class KernelSetReader {
   Status read_description(const std::string& name) {
     ORRERY_TRY(document, YamlDocument::load(folder_ + "/table.yaml"));
     const Yaml root = document.root();
-    const Yaml hardware = root.require("hardware"), kernels = root.require("kernels"),
-               kind = root.require("kind");
+    const Yaml hardware = root.require("hardware"), kernels = root.require("kernels");
     if (hardware.text() != hardware_.name) hardware.fail("must be " + quote(hardware_.name) + ", its folder");
     if (kernels.text() != name) kernels.fail("must be " + quote(name) + ", its folder");
     set_->name_ = name;
     set_->rates_ = rates_;
     set_->source_ = root.require("source").text();
-    set_->rung_ = read_rung(kind);
+    set_->rung_ = read_rung(root.require("kind"));
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);
     if (const Yaml base = root.optional("base"); base.present()) {
       base_ = folder_of(hardware_.name, base.text());

@@ -200,9 +200,8 @@ class GraphBuilder : LatentNodes {
     add("state_conv", "state_conv_prefill", s, l);
     if (delta) add("state_prepare", "state_prepare", s, l);
     // FlashInfer's kernel is the default on Hopper (`_resolve_gdn_prefill_backend` of
-    // qwen_gdn_linear_attn.py).
-    // TensorRT-LLM: flash-linear-attention's, on copies of states (modeling_qwen3_next.py of autumn 2025,
-    // `forward_extend`).
+    // qwen_gdn_linear_attn.py); TensorRT-LLM's is flash-linear-attention's, on copies
+    // (modeling_qwen3_next.py, `forward_extend`).
     const bool triton = spec_.engine.settings.triton_scan || spec_.hardware.architecture != "sm_90a" ||
                         spec_.engine.engine == "tensorrt-llm";
     // SGLang: linear_attn_backend triton, its copy of flash-linear-attention (gdn_triton.py of 0.5.23).
@@ -274,8 +273,7 @@ class GraphBuilder : LatentNodes {
     }
     add_gemm("router", model_.experts, model_.hidden, format(kind.weights, "router"), l);
     OpSpec expert = width(0);
-    expert.expert_rows = false;  // of routing: the rank's rows, which is a little too long where they are
-                                 // split
+    expert.expert_rows = false;  // of routing: the rank's rows (a little too long where they are split)
     expert.experts = model_.experts;
     expert.experts_per_token = model_.experts_per_token;
     expert.expert_ranks = ep;
@@ -291,8 +289,7 @@ class GraphBuilder : LatentNodes {
   }
 
   // SGLang, `determine_num_fused_shared_experts`: one shared expert as wide as a routed one, 256 of those, on
-  // one rank's share of every expert. It is counted like the others: one chosen at random more, not one for
-  // all.
+  // one rank's share of every expert. It is counted as one more chosen at random, not as one for all.
   bool shared_among_routed() const {
     return !spec_.engine.kernel_laws.empty() && spec_.engine.kernel_laws.front().shared_among_routed &&
            model_.experts == 256 && model_.shared_expert_intermediate == model_.expert_intermediate &&
