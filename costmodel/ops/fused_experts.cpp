@@ -27,7 +27,10 @@ class FusedExpertsOperator : public Operator {
     ORRERY_CHECK(roofline.kernels() != nullptr, "a fused expert layer is priced from a table");
     fitted_ = roofline.kernels()->experts(spec.format.label, shape());
     ORRERY_CHECK(fitted_.has_value(), "the step graph asked for a table that is not there");
-    if (!spec.variant.empty()) choice_ = find_operator(spec.variant)->make(spec, roofline);
+    if (spec.variant.empty()) return;
+    OpSpec choice = spec;  // of the rows that the table is asked for
+    choice.own_rows = choice.expert_rows = false;
+    choice_ = find_operator(spec.variant)->make(choice, roofline);
   }
 
   OpCost cost(const StepInput& input) const override {
