@@ -35,7 +35,7 @@ class Fit:
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
         self.profiled = engine.name == "vllm-0.24" and part_name in ("h100", "h200", "h20")
-        self.row_wise_of_sglang = engine.prefix == "sglang" and part_name in ("h100", "h200", "h20")
+        self.row_wise_of_sglang = engine.prefix == "sglang"
         self.errors, self.notes, self.used = [], [], {}
         self.versions = leave_out.version_changes(*self.version_source())
 
