@@ -31,6 +31,12 @@ def figures(part):
             "link": float(link.group(1)) * scale[link.group(2)] if link else 0.0}
 
 
+def kernel_floor(part):
+    """Microseconds of a dependent kernel in a graph."""
+    with open(f"{ROOT}/hardware_profiles/{part}.yaml", encoding="utf-8") as f:
+        return float(re.search(r"^kernel_floor: {value: ([\d.]+), unit: us,", f.read(), re.M).group(1))
+
+
 def timed_part(name):
     """Figures of the part that was timed for this one's tables: itself, or its relative."""
     part = figures(name)

@@ -6,7 +6,7 @@ import os
 import statistics
 
 from . import further_profile
-from .base import M_KNOTS, ROOT, blended, figures, gemm_bound_us, log_interpolate
+from .base import M_KNOTS, ROOT, blended, figures, gemm_bound_us, kernel_floor, log_interpolate
 
 GRAPH_GAP_US = 0.43   # between dependent kernels inside a CUDA graph: median of the profile
 STREAM_GAP_US = 1.4   # between dependent kernels of a stream: likewise
@@ -175,8 +175,11 @@ SGLANG_PROFILE = f"{ROOT}/reports/cases/h200_sglang_0_5_17_kernels/kernels.csv"
 
 def sglang_row_wise(name):
     """As row_wise, of SGLang 0.5.17 on an H200, Qwen3-8B. The norms of heads, the rotary embedding and the copy of the rotated
-    queries are kernels of their own there: one operator here."""
+    queries are kernels of their own there: one operator here. On another part what few rows take goes by the least duration of a
+    dependent kernel, what many add by the bandwidth: from 8 MB of a tensor on, or more where the cache is larger."""
     ratio = figures("h200")["bandwidth"] / figures(name)["bandwidth"]
+    floor = kernel_floor(name) / kernel_floor("h200")
+    from_memory = 8e6 * max(1, figures(name)["l2"] / figures("h200")["l2"])
     parts = {"add_rms_norm": "add_rms_norm", "kv_write": "kv_write", "silu_mul": "silu_mul", "qk_norm": "qk_norm_rotary",
              "rotary": "qk_norm_rotary", "attention_copy": "qk_norm_rotary", "argmax": "argmax_sglang",
              "outside_graph": "step_inputs_sglang"}
@@ -198,9 +201,8 @@ def sglang_row_wise(name):
     for op, by_rows in sorted(table.items()):
         start, highest = min(by_rows.values()), 0
         for rows, us in sorted(by_rows.items()):
-            if rows * widths[op] * 2 > 8e6:
-                us = start + (us - start) * ratio
-            highest = max(highest, us)
+            more = (us - start) * ratio if rows * widths[op] * 2 > from_memory else (us - start) * floor
+            highest = max(highest, start * floor + more)
             yield op, widths[op], rows, highest
 
 
