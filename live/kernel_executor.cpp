@@ -214,7 +214,7 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
     }
     changed_.notify_all();
     if (options_.emulate_host && options_.pricer->launcher_is_core()) spin(t.launch);
-    e.host_free = options_.clock->now();
+    e.host_free = later(now, options_.clock->now());
   } else {
     run(e, *open.job);
     open.timing.busy = open.job->result.device_ns;
@@ -256,9 +256,13 @@ SimTime KernelExecutor::next_of(const Engine& e) const {
     ahead.update(e.open.front().timing, times);
     return ahead.core_free();
   }
-  const std::lock_guard lock(mutex_);
-  if (done_ > 0) return e.open.front().job->done;
-  return SimTime(SimTime::never().ns() - 1);  // the worker will say
+  {
+    const std::lock_guard lock(mutex_);
+    // A clock that nobody waits for any more is ahead of what is real.
+    if (done_ > 0) return later(e.open.front().job->done, e.open.front().times.schedule_begin);
+  }
+  // The worker will say. Not centuries ahead: a clock that nobody waits for any more reads what it is given.
+  return options_.clock->now() + SimDuration(1'000'000'000);
 }
 
 SimTime KernelExecutor::next_event() const {
@@ -267,12 +271,17 @@ SimTime KernelExecutor::next_event() const {
   return next;
 }
 
+bool KernelExecutor::any_done() const {
+  const std::lock_guard lock(mutex_);
+  return done_ > 0;
+}
+
 void KernelExecutor::collect(SimTime now, Outcomes& outcomes) {
   turn_ = Steady::now();
   // One outcome of each: what an instance says next is later.
   for (const auto& e : engines_) {
     const SimTime at = next_of(*e);
-    if (at > now) continue;
+    if (at > now || (waits() && !e->host_free_due && !any_done())) continue;
     if (e->host_free_due) {
       e->host_free_due = false;
       const auto index = static_cast<std::uint32_t>(&e - engines_.data());

@@ -129,6 +129,7 @@ class KernelExecutor final : public Executor {
   void run(Engine& e, Job& job);
   void work();  // the worker thread
   SimTime next_of(const Engine& e) const;
+  bool any_done() const;
   void spin(std::int64_t ns) const;
   void finish(Engine& e, SimTime at, Outcomes& outcomes);
 

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <thread>
 
 #include "base/random.h"
 #include "catch.h"
@@ -264,6 +265,34 @@ TEST_CASE("a device that fails ends the run with its words") {
     CHECK(run.errors().front().message == "paper: the paper burns");
     CHECK(paper->steps == 7);
   }
+}
+
+namespace {
+
+class SlowDevice final : public StepRunner {
+ public:
+  bool run(const StepBatch& b, StepResult& result, std::string&) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    result.device_ns = 3'000'000;
+    result.sampled.assign(b.sampled_rows.size(), 1);
+    return true;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a run in real time that is broken off ends, with a step on the device") {
+  auto quick = world(3, Names::none, false, 5);
+  for (TraceRequest& r : quick) r.arrival = SimTime(0);
+  KernelRunOptions options;
+  int asked = 0;
+  options.keep_going = [&](std::uint64_t) { return ++asked < 4; };
+  options.make_device = [](const KernelDemand&) -> Result<KernelDevice> {
+    return KernelDevice{std::make_unique<SlowDevice>(), true, "slow"};
+  };
+  const auto run = run_on_kernels(in_world(quick, scarce(80)), options);
+  REQUIRE_FALSE(run.ok());
+  CHECK(run.errors().front().kind == ErrorKind::interrupted);
 }
 
 TEST_CASE("what does not run on kernels is refused by its key") {
