@@ -15,6 +15,7 @@
 #include "cli/commands/live_endpoint.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/interval_runs.h"
 #include "cli/version.h"
 #include "live/endpoint_comparison.h"
 #include "live/mock_server.h"
@@ -187,7 +188,7 @@ Status check(const LiveOptions& o) {
     return wrong(
         "--update-calibration fits a profile to a server's step log: it needs --measured DIR --steps RUN, "
         "and "
-        "--out DIR for the profile");
+        "--out DIR");
   const bool compares = !o.endpoint.empty() || !o.measured.empty();
   if (o.executor == "kernel" || (o.executor.empty() && !o.serve && !compares))
     return wrong(
@@ -199,6 +200,9 @@ Status check(const LiveOptions& o) {
         "--measured is what a run against --endpoint left: take one of --measured, --endpoint, --serve");
   if (compares && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
     return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
+  if (!compares && o.intervals != "auto") return wrong("--intervals belongs to --endpoint and --measured");
+  ORRERY_TRY(runs, interval_runs(o.intervals));  // before a long run, not behind it
+  static_cast<void>(runs);
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
   if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
   if (!o.serve && !compares && !o.out.empty())
