@@ -169,7 +169,7 @@ check("benchmark good", 0, [], trace=TOTALS, command="validate",
 # tapes, the mock server, endpoints
 check("live on kernels", 2, ["--executor kernel", "not in this version", "--serve"], command="live")
 check("live named kernels", 2, ["--executor kernel", "not in this version"], command="live", args=["--executor", "kernel"])
-check("live calibration", 2, ["--update-calibration", "not in this version"], command="live", args=["--update-calibration", "--serve"])
+check("live calibration", 2, ["--update-calibration", "--steps"], command="live", args=["--update-calibration", "--serve"])
 check("live both", 2, ["--serve", "--endpoint"], command="live", args=["--serve", "--endpoint", "http://127.0.0.1:9"])
 check("live clock of an endpoint", 2, ["--clock"], command="live", args=["--clock", "wall", "--endpoint", "http://127.0.0.1:9"])
 check("live serve virtual", 2, ["--clock"], command="live", args=["--serve", "--clock", "virtual"])
