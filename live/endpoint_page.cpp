@@ -33,7 +33,7 @@ std::string signed_text(double value, int digits) {
   return (value > 0 ? "+" : "") + format_fixed(value, digits);
 }
 
-std::string metrics_table(const EndpointComparison& comparison) {
+std::string metrics_table(const EndpointComparison& comparison, const EndpointRun& run) {
   const bool interval = comparison.compared.runs > 0;
   std::vector<std::vector<std::string>> rows;
   for (const ComparedMetric& m : comparison.compared.metrics)
@@ -41,6 +41,11 @@ std::string metrics_table(const EndpointComparison& comparison) {
                     interval ? format_fixed(m.low, 2) + " … " + format_fixed(m.high, 2) : "-",
                     format_fixed(m.measured, 2), signed_text(m.error_percent(), 1) + " %",
                     interval ? (m.inside() ? "yes" : "no") : "-"});
+  if (run.kv_blocks > 0) {  // a plan, which has no interval
+    const auto planned = static_cast<double>(comparison.kv_blocks), said = static_cast<double>(run.kv_blocks);
+    rows.push_back({"kv_cache.blocks", std::to_string(comparison.kv_blocks), "-",
+                    std::to_string(run.kv_blocks), signed_text((planned / said - 1) * 100, 1) + " %", "-"});
+  }
   return table({"metric", "predicted", "90 % interval", "measured", "error", "inside"}, rows);
 }
 
@@ -132,7 +137,7 @@ Result<std::string> endpoint_page(const EndpointComparison& comparison, const En
       "<main>\n<h1>Predicted against measured</h1>\n<p class=\"sub\">" + escape_html(title) +
       "</p>\n<p>Verdict: <b>" + escape_html(comparison.verdict) + "</b>" +
       (comparison.missed.empty() ? "" : ", missed: " + escape_html(join(comparison.missed, ", "))) +
-      "</p>\n" + metrics_table(comparison) + "<h2>Latencies</h2>\n" +
+      "</p>\n" + metrics_table(comparison, run) + "<h2>Latencies</h2>\n" +
       chart("cdf-ttft", "Share of requests by TTFT, predicted and measured") +
       chart("cdf-tpot", "Share of requests by TPOT, predicted and measured") + "<h2>Over time</h2>\n" +
       chart("time-ttft", "TTFT of requests over time") +

@@ -16,6 +16,7 @@
 #include "cli/commands/live_kernels.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
+#include "cli/interval_runs.h"
 #include "cli/version.h"
 #include "live/endpoint_comparison.h"
 #include "live/mock_server.h"
@@ -187,7 +188,7 @@ Status check(const LiveOptions& o) {
   if (o.update_calibration && (o.steps.empty() || o.out.empty()))
     return wrong(
         "--update-calibration fits a profile to a server's step log: it needs --measured DIR --steps RUN, "
-        "and --out DIR for the profile");
+        "and --out DIR");
   if (o.serve && o.executor == "kernel")
     return wrong(
         "--serve answers with the prediction's times; --executor kernel runs the scenario's workload");
@@ -197,9 +198,13 @@ Status check(const LiveOptions& o) {
   const bool compares = !o.endpoint.empty() || !o.measured.empty();
   if (compares && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
     return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
+  ORRERY_TRY(runs, interval_runs(o.intervals));  // before a long run, not behind it
+  static_cast<void>(runs);
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
   if (o.serve && !o.out.empty()) return wrong("--serve writes no --out; --tape FILE records it");
   const bool kernels = !compares && !o.serve && o.executor != "cost-model";
+  if (!compares && !kernels && o.intervals != "auto")
+    return wrong("--intervals belongs to what is compared: --endpoint, --measured, --executor kernel");
   if (!o.serve && !compares && !kernels && !o.out.empty())
     return wrong(
         "--out belongs to --endpoint and --executor kernel; `orrery simulate --out` has the same run's "
@@ -291,7 +296,7 @@ void register_live_command(CLI::App& app, CommandContext& context) {
               "of kernels in real time: spins for the host times of the scenario's engine");
   add_endpoint_options(*c, *o, endpoint);
   c->add_option("--intervals", o->intervals,
-                "of --endpoint, --measured: off, auto (16 paired runs) or a number of runs");
+                "of --endpoint, --measured, kernels: off, auto (16 paired runs) or a number of runs");
   CLI::Option* const measured =
       c->add_option("--measured", o->measured, "folder that --endpoint --out wrote: compares it once more");
   CLI::Option* const steps =

@@ -176,7 +176,7 @@ check("live kernels of two instances", 3, ["deployment.replicas", "--clock virtu
 check("live kernels of another engine", 3, ["deployment.engine", "vLLM"], command="live", args=["--set", "deployment.engine=sglang-0.5"])
 check("live kernels as a server", 2, ["--serve", "--executor kernel"], command="live", args=["--serve", "--executor", "kernel"])
 check("live emulated host that jumps", 2, ["--emulate-host"], command="live", args=["--emulate-host", "--clock", "virtual"])
-check("live calibration", 2, ["--update-calibration", "not in this version"], command="live", args=["--update-calibration", "--serve"])
+check("live calibration", 2, ["--update-calibration", "--steps"], command="live", args=["--update-calibration", "--serve"])
 check("live both", 2, ["--serve", "--endpoint"], command="live", args=["--serve", "--endpoint", "http://127.0.0.1:9"])
 check("live clock of an endpoint", 2, ["--clock"], command="live", args=["--clock", "wall", "--endpoint", "http://127.0.0.1:9"])
 check("live serve virtual", 2, ["--clock"], command="live", args=["--serve", "--clock", "virtual"])

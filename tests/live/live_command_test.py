@@ -81,6 +81,8 @@ def compared_again(out):
     p = call("live", "s.yaml", "--measured", "out", "--update-calibration", code=2)
     expect("what an update needs is said", "--steps" in p.stderr)
     call("live", "s.yaml", "--measured", "out", "--endpoint", "http://127.0.0.1:1", code=2)
+    call("live", "s.yaml", "--measured", "out", "--intervals", "few", code=2)
+    call("live", "s.yaml", "--executor", "cost-model", "--intervals", "4", code=2)
     # A log of other requests is no evidence.
     steps = source / "reports/cases/h200_vllm_0_24_endpoint/qwen3-8b/steps"
     p = call("live", "s.yaml", "--measured", "out", "--intervals", "off", "--steps", steps, code=3)
