@@ -23,6 +23,7 @@ FLAGS = [r"st\.release\.sys\.global\.u32", r"ld\.acquire\.sys\.global\.u32"]
 LINES = [r"st\.relaxed\.sys\.global\.v2\.u64", r"ld\.relaxed\.sys\.global\.v2\.u64"]
 MMA_BF16 = r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.bf16\.bf16\.f32"
 WGMMA_BF16 = r"wgmma\.mma_async\.sync\.aligned\.m64n%dk16\.f32\.bf16\.bf16"
+WGMMA_F16 = r"wgmma\.mma_async\.sync\.aligned\.m64n%dk16\.f32\.f16\.f16"
 PLAIN = [r"cp\.async\.cg\.shared\.global", r"ldmatrix\.sync\.aligned\.m8n8\.x4"]
 # source, target, [(part of a kernel's name, or "" for all; what each of those must hold)]
 EXPECTED = [
@@ -48,10 +49,12 @@ EXPECTED = [
     ("expert_slots", "90a", [("send_kernel", [r"st\.release\.sys\.global\.u64"]), ("receive_kernel", [r"ld\.acquire\.sys\.global\.u64"]),
                              ("return_kernel", FLAGS[:1]), ("combine_kernel", FLAGS[1:])]),
     ("kv_transfer", "90a", [("kv_transfer_kernel", FLAGS[:1]), ("kv_wait_kernel", FLAGS[1:])]),
-    # Sources of latents: 0 tensor copies, 1 rows by cp.async, 2 and 3 from eight bits.
-    ("mla_decode_wgmma", "90a", [("mla_wgmma_kernel", [WGMMA_BF16 % 64, r"mbarrier\.try_wait\.parity", r"setmaxnreg\.inc"]),
-                                 ("SourceE0E", COPIES + [r"multicast::cluster"]), ("SourceE1E", [r"cp\.async\.mbarrier\.arrive\.noinc"]),
-                                 ("SourceE2E", [BF16X2]), ("SourceE3E", [E4M3_TO_F16])]),
+    # Sources of latents: 0 tensor copies, 1 rows by cp.async, 2 and 3 from eight bits, to fp16 and to bf16.
+    ("mla_decode_wgmma", "90a", [("mla_wgmma_kernel", [r"mbarrier\.try_wait\.parity", r"setmaxnreg\.inc"]),
+                                 ("SourceE0E", COPIES + [WGMMA_BF16 % 64, WGMMA_BF16 % 256, r"multicast::cluster"]),
+                                 ("SourceE1E", [WGMMA_BF16 % 64, WGMMA_BF16 % 256, r"cp\.async\.mbarrier\.arrive\.noinc"]),
+                                 ("SourceE2E", [E4M3_TO_F16, WGMMA_F16 % 64, WGMMA_F16 % 256 + FROM_REGISTERS]),
+                                 ("SourceE3E", [E4M3_TO_F16, WGMMA_BF16 % 64, WGMMA_BF16 % 64 + FROM_REGISTERS])]),
     ("mla_decode", "89", [("mla_decode_kernel", [PLAIN[1], MMA_BF16]), ("LatentFormatE0E", [PLAIN[0]]), ("LatentFormatE1E", [BF16X2]), ("LatentFormatE2E", [E4M3_TO_F16])]),
     ("attention_prefill_wgmma", "90a", [("", COPIES + [WGMMA_BF16 % 128]), ("ShapeILi192ELi128E", [r"setmaxnreg\.inc"])]),
     ("attention_prefill", "89", [("", PLAIN + [MMA_BF16])]),

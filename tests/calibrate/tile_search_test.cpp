@@ -239,8 +239,15 @@ TEST_CASE("a split tile counts once for each split in waves, and is told from th
   SearchTile read;
   REQUIRE(read_tile(written(split), read));
   CHECK(read.splits == 2);
+  CHECK(read.blocks == 1);
+  SearchTile two = tile(16, 128);
+  two.blocks = 2;
+  CHECK(two.text() != tile(16, 128).text());
+  REQUIRE(read_tile(written(two), read));
+  CHECK(read.blocks == 2);
   Json older = written(tile(64, 128));  // of a journal from before there were any
   older.erase("splits");
+  older.erase("blocks");
   REQUIRE(read_tile(older, read));
   CHECK(read.splits == 1);
   Json wrong = written(split);

@@ -108,3 +108,25 @@ TEST_CASE("experts with few uneven rows get wide tiles of few rows", "[kernels]"
     CHECK(tile.columns == 128);
   }
 }
+
+// Two blocks a multiprocessor hide the end of one's tile behind the other's copies, where there are tiles for
+// both (an H200: 2 to 4 % off); one product's few tiles keep a multiprocessor's memory to themselves.
+TEST_CASE("two blocks of a multiprocessor share the experts' tiles of few rows", "[kernels]") {
+  BlockGemm p;
+  p.n = 2048;
+  p.k = 768;
+  p.rows = p.experts = 128;
+  p.rows_each = 1;
+  p.layout = BlockGemmExperts::contiguous;
+  CHECK(block_gemm_tile(p, 132).blocks == 2);
+  p.rows = 8;  // eight experts have 8 × 16 tiles
+  CHECK(block_gemm_tile(p, 132).blocks == 1);
+  p.rows = 128 * 256;
+  p.rows_each = 256;
+  CHECK(block_gemm_tile(p, 132).blocks == 1);
+  BlockGemm dense;
+  dense.n = 51200;
+  dense.k = 5120;
+  dense.rows = 1;
+  CHECK(block_gemm_tile(dense, 132).blocks == 1);
+}
