@@ -80,9 +80,10 @@ DecodePlan plan_attention_decode(const std::vector<std::int64_t>& contexts, std:
 
 // Here it allows one. The overhead: an empty pipeline and 128 KiB of partial results, about two tiles.
 DecodePlan plan_mla_decode(const std::vector<std::int64_t>& tokens, std::int64_t heads,
-                           std::int64_t heads_of_block, std::int64_t compute_units) {
+                           std::int64_t heads_of_block, std::int64_t compute_units,
+                           std::int64_t tokens_per_piece) {
   const PieceShape shape{(heads + heads_of_block - 1) / heads_of_block, compute_units, 64, 128};
-  return plan(tokens, shape, best_piece(tokens, shape));
+  return plan(tokens, shape, tokens_per_piece > 0 ? tokens_per_piece : best_piece(tokens, shape));
 }
 
 }  // namespace orrery::kernels

@@ -48,7 +48,8 @@ struct MlaDecode {
 constexpr std::int32_t mla_plain_heads = 16, mla_wgmma_heads = 64;  // of a block of threads
 // Tokens as attention sees them: of the context or of the picks.
 DecodePlan plan_mla_decode(const std::vector<std::int64_t>& tokens, std::int64_t heads,
-                           std::int64_t heads_of_block, std::int64_t compute_units);
+                           std::int64_t heads_of_block, std::int64_t compute_units,
+                           std::int64_t tokens_per_piece = 0);  // as plan_attention_decode's
 
 // Launches only: may be captured. `stream` is a cudaStream_t.
 void mla_decode(const MlaDecode& problem, void* stream);

@@ -7,7 +7,6 @@ namespace orrery::kernels {
 namespace {
 
 constexpr unsigned threads = 64;
-constexpr int widest_head = 128;
 constexpr float log2_e = 1.44269504F;
 
 __global__ void __launch_bounds__(threads) norm_kernel(PlainNorm a) {
@@ -69,14 +68,17 @@ __global__ void __launch_bounds__(threads) heads_kernel(PlainHeads a) {
   for (int i = 0; i < a.head_dim; ++i) to[i] = x[i];
 }
 
+// A thread eight dimensions of a row's head, and all of its scores: registers cannot be indexed.
 __global__ void __launch_bounds__(threads) attention_kernel(PlainAttention a) {
-  const GpuPlace place = gpu_place(gpu_thread_index(), static_cast<unsigned>(a.heads));
+  const unsigned parts = static_cast<unsigned>(a.head_dim) / 8;
+  const GpuPlace place = gpu_place(gpu_thread_index(), static_cast<unsigned>(a.heads) * parts);
   if (place.row >= static_cast<unsigned>(a.rows)) return;
-  const std::int64_t row = place.row, head = place.vector, width = a.head_dim;
-  const std::int64_t kv_head = head / (a.heads / a.kv_heads);
+  const std::int64_t row = place.row, head = place.vector / parts, width = a.head_dim;
+  const std::int64_t kv_head = head / (a.heads / a.kv_heads), first = place.vector % parts * 8;
   const float* query = a.queries + (row * a.heads + head) * width;
   const std::int32_t* table = a.tables + a.table_of_row[row] * a.table_stride;
-  float largest = -gpu_infinity, sum = 0, out[widest_head] = {};
+  float largest = -gpu_infinity, sum = 0;
+  GpuFloat8 out{};
   for (std::int64_t token = 0; token <= a.positions[row]; ++token) {
     const std::int64_t slot =
         std::int64_t{table[token / kv_block_tokens]} * kv_block_tokens + token % kv_block_tokens;
@@ -89,9 +91,13 @@ __global__ void __launch_bounds__(threads) attention_kernel(PlainAttention a) {
     largest = score > largest || score != score ? score : largest;
     const float shrink = sum > 0 ? gpu_exp2(before - largest) : 0.0F, weight = gpu_exp2(score - largest);
     sum = sum * shrink + weight;
-    for (int i = 0; i < a.head_dim; ++i) out[i] = out[i] * shrink + weight * a.values[at + i];
+    GPU_UNROLL for (int i = 0; i < 8; ++i) {
+      out.value[i] = out.value[i] * shrink + weight * a.values[at + first + i];
+    }
   }
-  for (int i = 0; i < a.head_dim; ++i) a.out[(row * a.heads + head) * width + i] = out[i] / sum;
+  GPU_UNROLL for (int i = 0; i < 8; ++i) {
+    a.out[(row * a.heads + head) * width + first + i] = out.value[i] / sum;
+  }
 }
 
 __global__ void __launch_bounds__(threads) gate_kernel(PlainGate a) {
@@ -115,7 +121,8 @@ void plain_heads(const PlainHeads& a, void* stream) {
   gpu_launch(heads_kernel, {gpu_blocks_for(heads, threads)}, threads, stream, a);
 }
 void plain_attention(const PlainAttention& a, void* stream) {
-  gpu_launch(attention_kernel, {gpu_blocks_for(std::int64_t{a.rows} * a.heads, threads)}, threads, stream, a);
+  gpu_launch(attention_kernel, {gpu_blocks_for(std::int64_t{a.rows} * a.heads * (a.head_dim / 8), threads)},
+             threads, stream, a);
 }
 void plain_gate(const PlainGate& a, void* stream) {
   gpu_launch(gate_kernel, {gpu_blocks_for(std::int64_t{a.rows} * a.columns, threads)}, threads, stream, a);

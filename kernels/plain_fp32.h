@@ -31,7 +31,7 @@ struct PlainHeads {
   const float *qkv = nullptr, *q_weight = nullptr, *k_weight = nullptr, *cos_sin = nullptr;
   float *queries = nullptr, *keys = nullptr, *values = nullptr;  // cache: [slots][kv_heads][head_dim]
   const std::int64_t *positions = nullptr, *slots = nullptr;     // a negative slot is not written
-  std::int32_t rows = 0, heads = 0, kv_heads = 0, head_dim = 0;  // at most 128
+  std::int32_t rows = 0, heads = 0, kv_heads = 0, head_dim = 0;
   float epsilon = 1e-6F;
 };
 void plain_heads(const PlainHeads& launch, void* stream);
@@ -43,7 +43,7 @@ struct PlainAttention {
   const std::int64_t* positions = nullptr;
   const std::int32_t *tables = nullptr, *table_of_row = nullptr;
   std::int64_t table_stride = 0;
-  std::int32_t rows = 0, heads = 0, kv_heads = 0, head_dim = 0;  // at most 128
+  std::int32_t rows = 0, heads = 0, kv_heads = 0, head_dim = 0;  // a multiple of 8
   float softmax_scale = 1;
 };
 void plain_attention(const PlainAttention& launch, void* stream);

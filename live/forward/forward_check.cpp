@@ -291,12 +291,32 @@ ModelSpec tiny_model(bool experts, Quantization quantization) {
   return model;
 }
 
+ModelSpec tiny_latent_model() {
+  ModelSpec model = tiny_model(true);
+  model.name = "tiny with a latent and experts, bf16";
+  model.architecture = "DeepseekV2ForCausalLM";
+  model.qk_norm = false;
+  model.kv_heads = 1;
+  model.head_dim = 576;
+  model.latent.rank = 512;
+  model.latent.rotary_dim = 64;
+  model.latent.key_dim = 128;
+  model.latent.value_dim = 128;
+  model.shared_expert_intermediate = 64;
+  LayerKind dense, moe;
+  dense.count = moe.count = 1;
+  moe.moe = true;
+  model.layer_kinds = {dense, moe};
+  return model;
+}
+
 std::vector<ModelSpec> checked_models() {
   std::vector<ModelSpec> models;
   for (const bool experts : {false, true}) {
     for (const Quantization quantization : {Quantization::none, Quantization::fp8_block})
       models.push_back(tiny_model(experts, quantization));
   }
+  models.push_back(tiny_latent_model());
   return models;
 }
 

@@ -40,6 +40,7 @@ struct ForwardCheck {
 
 // Two layers, small enough for the CPU simulator.
 ModelSpec tiny_model(bool experts = false, Quantization quantization = Quantization::none);
+ModelSpec tiny_latent_model();  // as DeepSeek-V2-Lite: a latent, an MLP, then experts with a shared one
 std::vector<ModelSpec> checked_models();  // of every format that there is code for
 
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,

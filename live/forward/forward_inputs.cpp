@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+
+#include "kernels/mla_decode.h"
 
 namespace orrery {
 
@@ -18,6 +19,15 @@ std::int32_t blocks_for(std::int32_t tokens) {
   return static_cast<std::int32_t>((tokens + block - 1) / block);
 }
 
+// And none below 0. Without a branch in the loop: tables have thousands of entries.
+template <class T>
+bool all_below(const std::vector<T>& values, std::int64_t end) {
+  const T last = static_cast<T>(end - 1);
+  T signs = 0;
+  for (const T value : values) signs |= value | (last - value);
+  return signs >= 0;
+}
+
 // Sizes that a graph is captured for: an eighth of an octave apart, so that few are, and an eighth at most is
 // padding.
 std::int32_t stepped(std::int32_t count) {
@@ -29,20 +39,20 @@ std::int32_t stepped(std::int32_t count) {
 
 }  // namespace
 
-bool ForwardInputs::prepare(const InputLimits& limits, std::int64_t heads, std::int64_t kv_heads,
+bool ForwardInputs::prepare(const InputLimits& limits, const AttentionHeads& heads,
                             kernels::StepStream& stream, kernels::DeviceMemory& memory) {
   limits_ = limits;
   heads_ = heads;
-  kv_heads_ = kv_heads;
   units_ = kernels::attention_compute_units();
   stream_ = &stream;
   // Tables dominate; pieces have at least 64 tokens, of which tables have four entries.
-  const std::int64_t stride = std::bit_ceil(static_cast<std::uint64_t>(limits.blocks_of_sequence));
-  const std::int64_t tables = (limits.sequences + 1) * stride;
+  const auto stride =
+      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(limits.blocks_of_sequence)));
+  const std::int64_t tables = ((heads.latent ? limits.rows : limits.sequences) + 1) * stride;
   const std::int64_t tiles =
-      (limits.rows * (heads / kv_heads)) / kernels::prefill_tile_rows + limits.sequences;
+      limits.rows * (heads.heads / heads.kv_heads) / kernels::prefill_tile_rows + limits.sequences;
   bytes_ = static_cast<std::size_t>(64 * limits.rows + 64 * limits.sequences + 4 * tables + 8 * tables +
-                                    32 * tiles + 64 * 256);
+                                    32 * tiles + 4 * heads.heads + 64 * 256);
   host_ = static_cast<unsigned char*>(stream.host_memory(bytes_));
   device_ = static_cast<unsigned char*>(memory.allocate(bytes_));
   return host_ != nullptr && device_ != nullptr;
@@ -84,26 +94,24 @@ Result<Unit> ForwardInputs::check(const StepBatch& batch) const {
   }
   if (next != rows || batch.decodes > static_cast<std::int32_t>(sequences))
     return wrong("sequences do not cover the rows");
-  for (const std::int64_t slot : batch.slots) {
-    if (slot < 0 || slot >= limits_.pool_blocks * block) return wrong("slot " + std::to_string(slot));
-  }
-  for (const std::int32_t entry : batch.block_tables) {
-    if (entry < 0 || entry >= limits_.pool_blocks) return wrong("block " + std::to_string(entry));
-  }
-  for (const std::int32_t row : batch.sampled_rows) {
-    if (row < 0 || row >= rows) return wrong("sampled row " + std::to_string(row));
-  }
+  if (!all_below(batch.slots, limits_.pool_blocks * block)) return wrong("a slot outside the pool");
+  if (!all_below(batch.positions, limits_.blocks_of_sequence * block))
+    return wrong("a position beyond the longest sequence");
+  if (!all_below(batch.block_tables, limits_.pool_blocks)) return wrong("a block outside the pool");
+  if (!all_below(batch.sampled_rows, rows)) return wrong("a sampled row that is none of the step's");
   return Unit{};
 }
 
 void ForwardInputs::place_all(const StepBatch& batch, DeviceStep& step) {
   used_ = 0;
-  const auto chunks = static_cast<std::int64_t>(batch.sequences.size()) - batch.decodes;
+  const std::int64_t chunks =
+      heads_.latent ? 0 : static_cast<std::int64_t>(batch.sequences.size()) - batch.decodes;
   host_step_.tokens = place(step.rows, step.tokens);
   host_step_.positions = place(step.rows, step.positions);
   host_step_.slots = place(step.rows, step.slots);
   host_step_.table_of_row = place(step.rows, step.table_of_row);
   host_step_.row_range = place(2, step.row_range);
+  if (heads_.latent) host_step_.head_offsets = place(heads_.heads + 1, step.head_offsets);
   host_step_.pieces = place(step.piece_count, step.pieces);
   host_step_.merges = place(step.merge_count, step.merges);
   host_step_.tables = place((step.decodes + 1 + chunks) * step.table_stride, step.tables);
@@ -121,6 +129,8 @@ void ForwardInputs::fill_rows(const StepBatch& batch, const DeviceStep& step) {
     host_step_.positions[i] = real ? batch.positions[i] : 0;
     host_step_.slots[i] = real ? batch.slots[i] : -1;
   }
+  for (std::int64_t h = 0; heads_.latent && h <= heads_.heads; ++h)
+    host_step_.head_offsets[h] = static_cast<std::int32_t>(h) * step.rows;
   host_step_.row_range[0] = host_step_.sampled_range[0] = 0;
   host_step_.row_range[1] = step.rows;
   host_step_.sampled_range[1] = step.sampled;
@@ -130,17 +140,23 @@ void ForwardInputs::fill_rows(const StepBatch& batch, const DeviceStep& step) {
 void ForwardInputs::fill_tables(const StepBatch& batch, const DeviceStep& step) {
   const std::int32_t padding = static_cast<std::int32_t>(limits_.pool_blocks);  // the block behind the pool
   const auto row = [&](std::int64_t index) { return host_step_.tables + index * step.table_stride; };
-  for (std::int32_t i = batch.decodes; i <= step.decodes; ++i) {
+  const std::int32_t real = heads_.latent ? static_cast<std::int32_t>(batch.tokens.size()) : batch.decodes;
+  for (std::int32_t i = real; i <= step.decodes; ++i) {
     row(i)[0] = padding;
     if (i < step.decodes) host_step_.table_of_row[i] = i;
   }
   for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+    const StepBatch::Sequence& each = batch.sequences[s];
+    const std::int32_t* from = batch.block_tables.data() + static_cast<std::int64_t>(s) * batch.max_blocks;
+    if (heads_.latent) {  // a table a row
+      for (std::int32_t i = each.first_row; i < each.first_row + each.rows; ++i)
+        std::copy_n(from, blocks_for(each.context), row(i));
+      continue;
+    }
     const bool decode = static_cast<std::int32_t>(s) < batch.decodes;
     const std::int64_t to = decode ? static_cast<std::int64_t>(s)
                                    : step.decodes + 1 + static_cast<std::int64_t>(s) - batch.decodes;
-    const StepBatch::Sequence& each = batch.sequences[s];
     std::fill_n(host_step_.table_of_row + each.first_row, each.rows, static_cast<std::int32_t>(to));
-    const std::int32_t* from = batch.block_tables.data() + static_cast<std::int64_t>(s) * batch.max_blocks;
     std::copy_n(from, blocks_for(each.context), row(to));
   }
 }
@@ -157,16 +173,23 @@ void ForwardInputs::fill_plan(const DeviceStep& step) {
 }
 
 // The search for the best pieces is most of a step's work on the host, and its answer that of the steps
-// before: it is made again when the batch has changed by an eighth.
+// before: it is made again when the batch has changed by an eighth. Between, the longest context keeps its
+// number of pieces: all grow by a token a step, and pieces of the size found would split what was whole.
 void ForwardInputs::plan_decodes(const std::vector<std::int64_t>& contexts) {
   std::int64_t longest = 1;
   for (const std::int64_t context : contexts) longest = std::max(longest, context);
   const std::pair<std::int32_t, std::int64_t> about{stepped(static_cast<std::int32_t>(contexts.size())),
                                                     stepped(static_cast<std::int32_t>(longest))};
   const bool known = about == planned_for_;
-  plan_ =
-      kernels::plan_attention_decode(contexts, heads_, kv_heads_, units_, known ? plan_.tokens_per_piece : 0);
+  const std::int64_t tokens =
+      known ? std::max(found_piece_, (longest + pieces_of_longest_ - 1) / pieces_of_longest_) : 0;
+  plan_ = heads_.latent
+              ? kernels::plan_mla_decode(contexts, heads_.heads, heads_.heads_of_block, units_, tokens)
+              : kernels::plan_attention_decode(contexts, heads_.heads, heads_.kv_heads, units_, tokens);
+  if (known) return;
   planned_for_ = about;
+  found_piece_ = std::max(1, plan_.tokens_per_piece);
+  pieces_of_longest_ = (longest + found_piece_ - 1) / found_piece_;
 }
 
 Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
@@ -174,29 +197,32 @@ Result<DeviceStep> ForwardInputs::put(const StepBatch& batch) {
   const bool graph = batch.padded_rows > 0;
   DeviceStep step;
   step.rows = graph ? batch.padded_rows : static_cast<std::int32_t>(batch.tokens.size());
-  step.decodes = graph ? batch.padded_rows : batch.decodes;
+  step.decodes = graph || heads_.latent ? step.rows : batch.decodes;
   step.real_decodes = batch.decodes;
   step.first_chunk_row = batch.decodes;
-  step.chunk_rows = graph ? 0 : step.rows - batch.decodes;
+  step.chunk_rows = heads_.latent ? 0 : step.rows - step.decodes;
   step.sampled = static_cast<std::int32_t>(batch.sampled_rows.size());
   std::vector<std::int64_t> contexts;
   std::vector<std::pair<std::int64_t, std::int64_t>> chunks;
   std::int32_t blocks = 1;
-  for (const StepBatch::Sequence& each : batch.sequences) {
+  for (std::size_t s = 0; s < batch.sequences.size(); ++s) {
+    const StepBatch::Sequence& each = batch.sequences[s];
     blocks = std::max(blocks, blocks_for(each.context));
-    if (static_cast<std::int32_t>(contexts.size()) < batch.decodes) {
+    const double added = each.rows, before = each.context - each.rows;
+    if (static_cast<std::int32_t>(s) < batch.decodes) {
       contexts.push_back(each.context);
       step.decode_keys += each.context;
       continue;
     }
-    const double added = each.rows, before = each.context - each.rows;
-    chunks.emplace_back(each.rows, each.context - each.rows);
     step.chunk_pairs += added * before + added * (added + 1) / 2;
     step.chunk_context += before;
+    if (!heads_.latent) chunks.emplace_back(each.rows, each.context - each.rows);
+    for (std::int32_t i = 1; heads_.latent && i <= each.rows; ++i)
+      contexts.push_back(each.context - each.rows + i);
   }
   contexts.resize(static_cast<std::size_t>(step.decodes), 1);  // padding sees one token
   plan_decodes(contexts);
-  tiles_ = kernels::plan_attention_prefill(chunks, heads_ / kv_heads_);
+  tiles_ = kernels::plan_attention_prefill(chunks, heads_.heads / heads_.kv_heads);
   step.piece_count = static_cast<std::int32_t>(plan_.pieces.size());
   step.merge_count = static_cast<std::int32_t>(plan_.merges.size());
   step.slots_used = plan_.slots;

@@ -24,13 +24,14 @@ struct GraphKey {
 
 // Pointers are the device's.
 struct DeviceStep {
-  std::int32_t rows = 0, decodes = 0;                // launched, with padding
+  std::int32_t rows = 0, decodes = 0;  // launched, with padding; beside a latent all rows are decodes
   std::int32_t first_chunk_row = 0, chunk_rows = 0;  // of prompts
   std::int32_t sampled = 0;
   const std::int32_t* tokens = nullptr;
   const std::int64_t *positions = nullptr, *slots = nullptr;
   const std::int32_t* sampled_rows = nullptr;
   const std::int32_t *row_range = nullptr, *sampled_range = nullptr;  // 0, rows; 0, sampled
+  const std::int32_t* head_offsets = nullptr;  // latent: 0, rows, 2 · rows, … up to the heads
   const kernels::DecodePiece* pieces = nullptr;
   const kernels::DecodeMerge* merges = nullptr;
   const kernels::PrefillTile* tiles = nullptr;
@@ -51,13 +52,19 @@ struct DeviceStep {
 struct InputLimits {
   std::int64_t rows = 0, sequences = 0, blocks_of_sequence = 0, pool_blocks = 0;
 };
+struct AttentionHeads {
+  std::int64_t heads = 0, kv_heads = 0;
+  // Latent attention, absorbed: every row, of prompts too, attends as a decode does, by a table of its own.
+  bool latent = false;
+  std::int64_t heads_of_block = 0;  // of its kernel
+};
 
 class ForwardInputs {
  public:
   ForwardInputs() = default;
-  // `heads` of attention decide how contexts are cut. False: no room.
-  bool prepare(const InputLimits& limits, std::int64_t heads, std::int64_t kv_heads,
-               kernels::StepStream& stream, kernels::DeviceMemory& memory);
+  // The heads decide how contexts are cut. False: no room.
+  bool prepare(const InputLimits& limits, const AttentionHeads& heads, kernels::StepStream& stream,
+               kernels::DeviceMemory& memory);
   // Copies the step; padding rows write no KV and attend to one token of `padding_block`. Errors: a batch
   // beyond the limits or at odds with itself.
   Result<DeviceStep> put(const StepBatch& batch);
@@ -73,16 +80,18 @@ class ForwardInputs {
   Result<Unit> check(const StepBatch& batch) const;
 
   InputLimits limits_;
-  std::int64_t heads_ = 0, kv_heads_ = 0, units_ = 1;
+  AttentionHeads heads_;
+  std::int64_t units_ = 1;
   kernels::StepStream* stream_ = nullptr;
   unsigned char *host_ = nullptr, *device_ = nullptr;
   std::size_t bytes_ = 0, used_ = 0;
   kernels::DecodePlan plan_;
+  std::int64_t found_piece_ = 0, pieces_of_longest_ = 1;  // by the last search
   std::pair<std::int32_t, std::int64_t> planned_for_;  // about how many decodes, and how long the longest is
   std::vector<kernels::PrefillTile> tiles_;
   // Of the step being put: where its arrays stand on the host.
   struct {
-    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *table_of_row, *tables;
+    std::int32_t *tokens, *sampled_rows, *row_range, *sampled_range, *table_of_row, *head_offsets, *tables;
     std::int64_t *positions, *slots;
     kernels::DecodePiece* pieces;
     kernels::DecodeMerge* merges;

@@ -16,32 +16,37 @@ namespace {
 
 constexpr std::int32_t block = 16, context = 1024;
 
-int check(kernels::Device& device) {
-  bool good = true;
-  for (const ModelSpec& model : checked_models()) {
-    for (const bool graphs : {false, true}) {
-      ForwardCheckOptions options;
-      options.graphs = graphs;
-      const Result<ForwardCheck> checked = check_forward(model, options, device.memory());
-      device.memory().release_all();
-      if (!checked) {
-        std::printf("%s: %s\n", model.name.c_str(), to_string(checked.errors()).c_str());
-        good = false;
-        continue;
-      }
-      std::printf(
-          "%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens "
-          "the reference's, %lld wrong; %lld logits, the worst %.2f deviations off (bound %.0f), "
-          "median deviation %.5f %s\n",
-          model.name.c_str(), graphs ? "on" : "off", checked->passed() ? "passed" : "FAILED",
-          static_cast<long long>(checked->steps), static_cast<long long>(checked->graph_steps),
-          static_cast<long long>(checked->graphs), static_cast<long long>(checked->rows),
-          static_cast<long long>(checked->same_tokens), static_cast<long long>(checked->tokens),
-          static_cast<long long>(checked->wrong_tokens), static_cast<long long>(checked->logits),
-          checked->worst_deviations, bound_deviations, checked->median_deviation, checked->detail.c_str());
-      good = good && checked->passed();
-    }
+bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& device) {
+  ForwardCheckOptions options;
+  options.graphs = graphs;
+  options.fp32 = fp32;
+  const Result<ForwardCheck> checked = check_forward(model, options, device.memory());
+  device.memory().release_all();
+  if (!checked) {
+    std::printf("%s: %s\n", model.name.c_str(), to_string(checked.errors()).c_str());
+    return false;
   }
+  std::printf(
+      "%s%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens the "
+      "reference's, %lld wrong; %lld logits, the worst %.2f deviations off (bound %.0f), median "
+      "deviation %.2g %s\n",
+      model.name.c_str(), fp32 ? " in fp32" : "", graphs ? "on" : "off",
+      checked->passed() ? "passed" : "FAILED", static_cast<long long>(checked->steps),
+      static_cast<long long>(checked->graph_steps), static_cast<long long>(checked->graphs),
+      static_cast<long long>(checked->rows), static_cast<long long>(checked->same_tokens),
+      static_cast<long long>(checked->tokens), static_cast<long long>(checked->wrong_tokens),
+      static_cast<long long>(checked->logits), checked->worst_deviations, bound_deviations,
+      checked->median_deviation, checked->detail.c_str());
+  return checked->passed();
+}
+
+int check_all(kernels::Device& device) {
+  bool good = true;
+  for (const bool graphs : {false, true}) {
+    for (const ModelSpec& model : checked_models()) good = check(model, graphs, false, device) && good;
+    good = check(tiny_model(), graphs, true, device) && good;
+  }
+  std::fflush(stdout);
   return good ? 0 : 1;
 }
 
@@ -129,7 +134,7 @@ int run(int count, char** arguments) {
   kernels::Device& device = *devices.front();
   const kernels::DeviceInfo& info = device.info();
   std::printf("%s, driver %s, %s\n", info.name.c_str(), info.driver.c_str(), info.runtime.c_str());
-  int result = check(device);
+  int result = check_all(device);
   for (int i = 1; i + 1 < count; i += 2) {
     if (std::string(arguments[i]) == "--time")
       result = std::max(result, time_model(arguments[i + 1], device));

@@ -1,5 +1,6 @@
 #include "live/forward/forward_weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -66,26 +67,43 @@ class Maker {
     return {upload(values), shape_.vocabulary, shape_.hidden, 1, nullptr};
   }
 
-  LayerWeights layer() {
+  LayerWeights layer(bool experts) {
     LayerWeights made;
     made.input_norm = norm(shape_.hidden);
     made.post_norm = norm(shape_.hidden);
-    if (shape_.qk_norm) {
-      made.q_norm = norm(shape_.head_dim);
-      made.k_norm = norm(shape_.head_dim);
+    shape_.latent() ? add_latent(made) : add_heads(made);
+    made.o = product(shape_.hidden, shape_.attended_width(), shape_.fp8);
+    const std::int64_t inner = experts ? shape_.expert_intermediate : shape_.intermediate,
+                       count = experts ? shape_.experts : 1;
+    if (experts) made.router = product(shape_.experts, shape_.hidden);
+    made.gate_up = product(2 * inner, shape_.hidden, shape_.fp8, count);
+    made.down = product(shape_.hidden, inner, shape_.fp8, count);
+    if (experts && shape_.shared_intermediate > 0) {
+      made.shared_gate_up = product(2 * shape_.shared_intermediate, shape_.hidden, shape_.fp8);
+      made.shared_down = product(shape_.hidden, shape_.shared_intermediate, shape_.fp8);
     }
-    const bool fp8 = shape_.fp8, moe = shape_.experts > 0;
-    const std::int64_t inner = moe ? shape_.expert_intermediate : shape_.intermediate,
-                       experts = moe ? shape_.experts : 1;
-    made.qkv = product(shape_.qkv_width(), shape_.hidden, fp8);
-    made.o = product(shape_.hidden, shape_.q_width(), fp8);
-    if (moe) made.router = product(shape_.experts, shape_.hidden);
-    made.gate_up = product(2 * inner, shape_.hidden, fp8, experts);
-    made.down = product(shape_.hidden, inner, fp8, experts);
     return made;
   }
 
  private:
+  void add_heads(LayerWeights& made) {
+    if (shape_.qk_norm) {
+      made.q_norm = norm(shape_.head_dim);
+      made.k_norm = norm(shape_.head_dim);
+    }
+    made.qkv = product(shape_.qkv_width(), shape_.hidden, shape_.fp8);
+  }
+  void add_latent(LayerWeights& made) {
+    using kernels::latent_width;
+    made.q = product(shape_.q_width(), shape_.hidden);
+    made.kv_a = product(kernels::latent_key, shape_.hidden);
+    made.latent_norm = norm(latent_width);
+    // Keys of a head are its matrix times the latent; queries meet it the other way round.
+    made.into_latent =
+        matrix(latent_width, shape_.latent_plain,
+               static_cast<float>(1 / std::sqrt(static_cast<double>(latent_width))), shape_.heads);
+    made.out_of_latent = product(shape_.latent_value, latent_width, false, shape_.heads);
+  }
   void fill(Weight& weight, const char* type, std::size_t element_bytes, float deviation) {
     const auto elements = static_cast<std::size_t>(weight.experts * weight.n * weight.k);
     weight.data = memory_.allocate(elements * element_bytes);
@@ -115,10 +133,17 @@ void refuse_features(const ModelSpec& model, std::vector<std::string>& missing) 
   const auto refuse = [&](bool has, const char* what) {
     if (has) missing.emplace_back(what);
   };
-  refuse(model.latent.present(), "latent attention");
+  const LatentAttention& latent = model.latent;
+  refuse(latent.present() &&
+             (latent.rank != kernels::latent_width || latent.rotary_dim != kernels::latent_rotary),
+         "latents of other than 512 and 64");
+  refuse(latent.present() && latent.query_rank > 0, "queries of low rank");
+  refuse(latent.present() && model.quantization != Quantization::none, "8-bit products beside a latent");
   refuse(model.sparse.present(), "sparse attention");
   refuse(model.state.present(), "layers with a state");
-  refuse(model.shared_expert_intermediate > 0, "shared experts");
+  refuse(model.shared_expert_intermediate > 0 &&
+             (model.shared_expert_gate || model.quantization != Quantization::none),
+         "gated or 8-bit shared experts");
   refuse(model.expert_groups > 1, "groups of experts");
   refuse(model.router_fp32, "a router in fp32");
   refuse(model.experts % 8 != 0, "experts that are no multiple of 8");
@@ -140,15 +165,20 @@ void refuse_features(const ModelSpec& model, std::vector<std::string>& missing) 
          "8-bit products of widths that are no multiple of 128");
   refuse(model.activation_dtype != DType::bf16, "activations other than bf16");
   refuse(model.kv_dtype != DType::bf16, "a cache of other than bf16");
-  refuse(model.head_dim != 64 && model.head_dim != 128, "heads of other than 64 or 128");
+  refuse(!latent.present() && model.head_dim != 64 && model.head_dim != 128, "heads of other than 64 or 128");
   refuse(model.vocabulary % 64 != 0, "a vocabulary that is no multiple of 64");
-  bool windows = false, mixed = false;
-  for (const LayerKind& kind : model.layer_kinds) {
-    windows = windows || kind.sliding_window > 0;
-    mixed = mixed || kind.moe != (model.experts > 0);
-  }
+  bool windows = false;
+  for (const LayerKind& kind : model.layer_kinds) windows = windows || kind.sliding_window > 0;
   refuse(windows, "sliding windows");
-  refuse(mixed, "layers with and layers without experts");
+}
+
+std::vector<bool> experts_of_layers(const ModelSpec& model) {
+  std::vector<bool> experts;
+  for (const std::uint8_t kind : model.kind_of_layer) experts.push_back(model.layer_kinds[kind].moe);
+  if (!experts.empty()) return experts;
+  for (const LayerKind& kind : model.layer_kinds)
+    experts.insert(experts.end(), static_cast<std::size_t>(kind.count), kind.moe);
+  return experts;
 }
 
 }  // namespace
@@ -174,11 +204,17 @@ Result<ForwardShape> forward_shape(const ModelSpec& model) {
   shape.heads = model.heads;
   shape.kv_heads = model.kv_heads;
   shape.head_dim = model.head_dim;
-  shape.intermediate = model.intermediate;
+  shape.experts_of_layer = experts_of_layers(model);
+  const auto& experts = shape.experts_of_layer;
+  const bool mlps = std::find(experts.begin(), experts.end(), false) != experts.end();
+  shape.intermediate = mlps ? model.intermediate : 0;
   shape.vocabulary = model.vocabulary;
   shape.experts = model.experts;
   shape.experts_per_token = model.experts_per_token;
   shape.expert_intermediate = model.expert_intermediate;
+  if (model.experts > 0) shape.shared_intermediate = model.shared_expert_intermediate;
+  shape.latent_plain = model.latent.key_dim;
+  shape.latent_value = model.latent.value_dim;
   shape.qk_norm = model.qk_norm;
   shape.fp8 = model.quantization == Quantization::fp8_block;
   shape.tied = model.tied_embeddings;
@@ -198,7 +234,9 @@ Result<ForwardWeights> make_weights(const ForwardShape& shape, std::uint64_t see
   } else {
     weights.head = maker.product(shape.vocabulary, shape.hidden);
   }
-  for (std::int64_t l = 0; l < shape.layers && maker.room(); ++l) weights.layers.push_back(maker.layer());
+  for (std::int64_t l = 0; l < shape.layers && maker.room(); ++l) {
+    weights.layers.push_back(maker.layer(shape.experts_of_layer[static_cast<std::size_t>(l)]));
+  }
   if (!maker.room())
     return make_error(ErrorKind::infeasible, "the device has no room for the model's weights", {}, "model");
   return weights;

@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "costmodel/model_spec.h"
 #include "kernels/kernel_case.h"
+#include "kernels/mla_decode.h"
 
 namespace orrery {
 
@@ -15,12 +16,24 @@ namespace orrery {
 struct ForwardShape {
   std::int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0,
                vocabulary = 0;
-  std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0;  // 0: an MLP
+  std::int64_t experts = 0, experts_per_token = 0, expert_intermediate = 0;  // 0: MLPs only
+  std::int64_t shared_intermediate = 0;                                      // of shared experts; 0: none
+  std::vector<bool> experts_of_layer;  // [layers]: whether a layer has them
+  std::int64_t latent_plain = 0;       // latent attention: width of a query's head without its rotary part
+  std::int64_t latent_value = 0;       // and of a head's value; 0: ordinary attention
   bool qk_norm = false, tied = false;
   bool fp8 = false;  // weights of products e4m3 with a scale for each 128 × 128, but the router's and lm_head
-  std::int64_t q_width() const { return heads * head_dim; }
-  std::int64_t kv_width() const { return kv_heads * head_dim; }
-  std::int64_t qkv_width() const { return q_width() + 2 * kv_width(); }
+  bool latent() const { return latent_plain > 0; }
+  std::int64_t q_width() const {
+    return heads * (latent() ? latent_plain + kernels::latent_rotary : head_dim);
+  }
+  std::int64_t attended_width() const { return latent() ? heads * latent_value : q_width(); }
+  // Elements of a token in the cache of keys, and in that of values where there is one.
+  std::int64_t kv_width() const { return latent() ? kernels::latent_key : kv_heads * head_dim; }
+  std::int64_t qkv_width() const { return latent() ? 0 : q_width() + 2 * kv_width(); }
+  std::int64_t mlp_width() const {  // the widest MLP
+    return intermediate > shared_intermediate ? intermediate : shared_intermediate;
+  }
 };
 
 // Errors name every feature of the model that there is no code for.
@@ -40,7 +53,12 @@ struct LayerWeights {
   std::uint16_t *input_norm = nullptr, *post_norm = nullptr;
   std::uint16_t *q_norm = nullptr, *k_norm = nullptr;  // null: heads are not normed
   Weight qkv, o, gate_up, down;                        // the last two of every expert where there are experts
-  Weight router;
+  Weight router;                                       // no data: the layer has no experts
+  Weight shared_gate_up, shared_down;
+  // Latent attention: queries, the latent with its rotary key, and of each head (as of an expert) into the
+  // latent's space and out of it. `qkv` has no data then.
+  Weight q, kv_a, into_latent, out_of_latent;
+  std::uint16_t* latent_norm = nullptr;
 };
 
 struct ForwardWeights {

@@ -41,6 +41,18 @@ std::vector<float> fetch(const Weight& weight, std::int64_t expert, kernels::Dev
 
 constexpr double squared(double x) { return x * x; }
 
+Estimates part(const Estimates& from, std::size_t begin, std::size_t count) {
+  Estimates out(count);
+  std::copy_n(from.value.begin() + static_cast<std::ptrdiff_t>(begin), count, out.value.begin());
+  std::copy_n(from.variance.begin() + static_cast<std::ptrdiff_t>(begin), count, out.variance.begin());
+  return out;
+}
+void put(const Estimates& from, Estimates& to, std::size_t begin) {
+  std::copy(from.value.begin(), from.value.end(), to.value.begin() + static_cast<std::ptrdiff_t>(begin));
+  std::copy(from.variance.begin(), from.variance.end(),
+            to.variance.begin() + static_cast<std::ptrdiff_t>(begin));
+}
+
 }  // namespace
 
 ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights,
@@ -59,9 +71,23 @@ ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeigh
     layer.post_norm = fetch(w.post_norm, shape.hidden, memory);
     layer.q_norm = fetch(w.q_norm, shape.head_dim, memory);
     layer.k_norm = fetch(w.k_norm, shape.head_dim, memory);
-    layer.qkv = matrix(w.qkv);
+    if (shape.latent()) {
+      layer.q = matrix(w.q);
+      layer.kv_a = matrix(w.kv_a);
+      layer.latent_norm = fetch(w.latent_norm, kernels::latent_width, memory);
+      for (std::int64_t head = 0; head < shape.heads; ++head) {
+        layer.into_latent.push_back(matrix(w.into_latent, head));
+        layer.out_of_latent.push_back(matrix(w.out_of_latent, head));
+      }
+    } else {
+      layer.qkv = matrix(w.qkv);
+    }
     layer.o = matrix(w.o);
-    if (shape.experts > 0) layer.router = matrix(w.router);
+    if (w.router.data != nullptr) layer.router = matrix(w.router);
+    if (w.shared_gate_up.data != nullptr) {
+      layer.shared_gate_up = matrix(w.shared_gate_up);
+      layer.shared_down = matrix(w.shared_down);
+    }
     for (std::int64_t expert = 0; expert < w.gate_up.experts; ++expert) {
       layer.gate_up.push_back(matrix(w.gate_up, expert));
       layer.down.push_back(matrix(w.down, expert));
@@ -132,8 +158,8 @@ void ReferenceForward::normalise(Estimates& x, std::size_t first, std::size_t co
 }
 
 // A head's rotary embedding, with the table's fp32 cosines. Not rounded.
-void ReferenceForward::turn(Estimates& x, std::size_t first, std::size_t position) const {
-  const auto half = static_cast<std::size_t>(shape_.head_dim / 2);
+void ReferenceForward::turn(Estimates& x, std::size_t first, std::size_t width, std::size_t position) const {
+  const std::size_t half = width / 2;
   for (std::size_t i = 0; i < half; ++i) {
     const double angle = static_cast<double>(position) *
                          std::pow(rotary_base, -static_cast<double>(i) / static_cast<double>(half));
@@ -152,41 +178,39 @@ void ReferenceForward::turn(Estimates& x, std::size_t first, std::size_t positio
 
 // o = Σpⱼvⱼ: with errors of scores, do = Σpⱼ·dsⱼ·(vⱼ − o) + Σpⱼ·dvⱼ; a rounded exponential counts as one of
 // its score and, where the kernel's sum has it unrounded, with vⱼ itself. Rounded.
-Estimates ReferenceForward::attend(const Estimates& queries, const Cache& cache) const {
-  const auto width = static_cast<std::size_t>(shape_.head_dim),
-             heads = static_cast<std::size_t>(shape_.heads),
-             group = heads / static_cast<std::size_t>(shape_.kv_heads), tokens = cache.keys.size();
-  const double scale = 1 / std::sqrt(static_cast<double>(width));
+Estimates ReferenceForward::attend(const Widths& widths, const Estimates& queries, const Cache& cache) const {
+  const std::size_t tokens = cache.keys.size();
   const double rounding = squared(precision_.attention_weight) / 3;
-  Estimates out(heads * width);
+  Estimates out(widths.heads * widths.value);
   std::vector<double> score(tokens), variance(tokens);
-  for (std::size_t head = 0; head < heads; ++head) {
-    const std::size_t q = head * width, kv = head / group * width;
+  for (std::size_t head = 0; head < widths.heads; ++head) {
+    const std::size_t q = head * widths.key, key_at = head / widths.group * widths.key,
+                      o_at = head * widths.value, value_at = head / widths.group * widths.value;
     double largest = -HUGE_VAL, sum = 0;
     for (std::size_t t = 0; t < tokens; ++t) {
       const Estimates& key = cache.keys[t];
       double dot = 0, error = 0;
-      for (std::size_t i = 0; i < width; ++i) {
-        dot += queries.value[q + i] * key.value[kv + i];
-        error += squared(queries.value[q + i]) * key.variance[kv + i] +
-                 squared(key.value[kv + i]) * queries.variance[q + i];
+      for (std::size_t i = 0; i < widths.key; ++i) {
+        dot += queries.value[q + i] * key.value[key_at + i];
+        error += squared(queries.value[q + i]) * key.variance[key_at + i] +
+                 squared(key.value[key_at + i]) * queries.variance[q + i];
       }
-      score[t] = dot * scale;
-      variance[t] = error * scale * scale;
+      score[t] = dot * widths.scale;
+      variance[t] = error * squared(widths.scale);
       largest = std::max(largest, score[t]);
     }
     for (double& each : score) sum += each = std::exp(each - largest);
-    for (std::size_t i = 0; i < width; ++i) {
-      double& o = out.value[q + i];
-      for (std::size_t t = 0; t < tokens; ++t) o += score[t] / sum * cache.values[t].value[kv + i];
+    for (std::size_t i = 0; i < widths.value; ++i) {
+      double& o = out.value[o_at + i];
+      for (std::size_t t = 0; t < tokens; ++t) o += score[t] / sum * cache.values[t].value[value_at + i];
       for (std::size_t t = 0; t < tokens; ++t) {
-        const double p = score[t] / sum, v = cache.values[t].value[kv + i];
+        const double p = score[t] / sum, v = cache.values[t].value[value_at + i];
         const double apart = squared(v - o);
-        out.variance[q + i] +=
-            p * p *
-            (variance[t] * apart + rounding * std::max(apart, v * v) + cache.values[t].variance[kv + i]);
+        out.variance[o_at + i] += p * p *
+                                  (variance[t] * apart + rounding * std::max(apart, v * v) +
+                                   cache.values[t].variance[value_at + i]);
       }
-      out.variance[q + i] += static_cast<double>(tokens) * squared(precision_.sum * o);
+      out.variance[o_at + i] += static_cast<double>(tokens) * squared(precision_.sum * o);
     }
   }
   round(out);
@@ -225,26 +249,51 @@ void ReferenceForward::add_and_norm(const std::vector<float>& weights, Estimates
 Estimates ReferenceForward::attention_of(const Layer& layer, std::size_t position, Cache& cache,
                                          const Estimates& x) const {
   const auto width = static_cast<std::size_t>(shape_.head_dim),
-             q = static_cast<std::size_t>(shape_.q_width()), kv = static_cast<std::size_t>(shape_.kv_width());
+             q = static_cast<std::size_t>(shape_.q_width()), kv = static_cast<std::size_t>(shape_.kv_width()),
+             heads = static_cast<std::size_t>(shape_.heads);
   const Estimates made = product(layer.qkv, x);
   Estimates turned = made;
   for (std::size_t at = 0; at < q + kv; at += width) {
     const std::vector<float>& weights = at < q ? layer.q_norm : layer.k_norm;
     if (!weights.empty()) normalise(turned, at, width, weights);
-    turn(turned, at, position);
+    turn(turned, at, width, position);
   }
   round(turned);  // of queries and keys; values stay as the product made them
-  const auto part = [](const Estimates& from, std::size_t begin, std::size_t count) {
-    Estimates out(count);
-    std::copy_n(from.value.begin() + static_cast<std::ptrdiff_t>(begin), count, out.value.begin());
-    std::copy_n(from.variance.begin() + static_cast<std::ptrdiff_t>(begin), count, out.variance.begin());
-    return out;
-  };
   cache.keys.push_back(part(turned, q, kv));
   cache.values.push_back(part(made, q + kv, kv));
-  Estimates attended = attend(part(turned, 0, q), cache);
-  if (layer.o.fp8) quantise(attended);
-  return product(layer.o, attended);
+  const Widths widths{heads, heads / static_cast<std::size_t>(shape_.kv_heads), width, width,
+                      1 / std::sqrt(static_cast<double>(width))};
+  return attend(widths, part(turned, 0, q), cache);
+}
+
+// As the device does it, absorbed: q·(W·latent) is (Wᵀ·q)·latent.
+Estimates ReferenceForward::latent_attention_of(const Layer& layer, std::size_t position, Cache& cache,
+                                                const Estimates& x) const {
+  constexpr auto latent = static_cast<std::size_t>(kernels::latent_width),
+                 rotary = static_cast<std::size_t>(kernels::latent_rotary), key = latent + rotary;
+  const auto heads = static_cast<std::size_t>(shape_.heads),
+             plain = static_cast<std::size_t>(shape_.latent_plain);
+  Estimates queries = product(layer.q, x), stored = product(layer.kv_a, x), absorbed(heads * key);
+  normalise(stored, 0, latent, layer.latent_norm);
+  turn(stored, latent, rotary, position);
+  round(stored);
+  cache.keys.push_back(stored);
+  cache.values.push_back(part(stored, 0, latent));
+  for (std::size_t head = 0; head < heads; ++head) {
+    const std::size_t at = head * (plain + rotary);
+    put(product(layer.into_latent[head], part(queries, at, plain)), absorbed, head * key);
+    Estimates turned = part(queries, at + plain, rotary);
+    turn(turned, 0, rotary, position);
+    round(turned);
+    put(turned, absorbed, head * key + latent);
+  }
+  const Widths widths{heads, heads, key, latent, 1 / std::sqrt(static_cast<double>(plain + rotary))};
+  const Estimates got = attend(widths, absorbed, cache);
+  const auto value = static_cast<std::size_t>(shape_.latent_value);
+  Estimates out(heads * value);
+  for (std::size_t head = 0; head < heads; ++head)
+    put(product(layer.out_of_latent[head], part(got, head * latent, latent)), out, head * value);
+  return out;
 }
 
 // The device's experts, where the reference's logits say so or cannot say otherwise.
@@ -268,6 +317,12 @@ std::vector<std::size_t> ReferenceForward::choose(const Estimates& logits,
     }
   }
   return chosen;
+}
+
+Estimates ReferenceForward::mlp(const Matrix& gate_up, const Matrix& down, const Estimates& x) const {
+  Estimates inner = gated(product(gate_up, x));
+  store_for(down, inner);
+  return product(down, inner);
 }
 
 // Σ wⱼ·yⱼ with w a softmax over the chosen: dwⱼ = wⱼ·(dlⱼ − Σ wᵢ·dlᵢ), so Σ dwⱼ·yⱼ = Σ wⱼ·dlⱼ·(yⱼ − out).
@@ -298,6 +353,13 @@ Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
     }
   }
   round(out);
+  if (layer.shared_down.n == 0) return out;
+  const Estimates shared = mlp(layer.shared_gate_up, layer.shared_down, x);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out.value[i] += shared.value[i];
+    out.variance[i] += shared.variance[i];
+  }
+  round(out);
   return out;
 }
 
@@ -313,17 +375,18 @@ std::vector<Estimates> ReferenceForward::run(const std::vector<std::int32_t>& to
       const Layer& layer = layers_[l];
       add_and_norm(layer.input_norm, x, residual, l == 0);
       store_for(layer.qkv, x);
-      x = attention_of(layer, position, caches[l], x);
+      x = shape_.latent() ? latent_attention_of(layer, position, caches[l], x)
+                          : attention_of(layer, position, caches[l], x);
+      if (layer.o.fp8) quantise(x);
+      x = product(layer.o, x);
       add_and_norm(layer.post_norm, x, residual, false);
-      if (shape_.experts > 0) {
+      if (layer.router.n > 0) {
         round(x);
         x = mixed(layer, x, chosen[position][l]);
         continue;
       }
       store_for(layer.gate_up.front(), x);
-      Estimates inner = gated(product(layer.gate_up.front(), x));
-      store_for(layer.down.front(), inner);
-      x = product(layer.down.front(), inner);
+      x = mlp(layer.gate_up.front(), layer.down.front(), x);
     }
     add_and_norm(final_norm_, x, residual, false);
     round(x);

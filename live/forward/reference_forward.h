@@ -61,6 +61,10 @@ class ReferenceForward {
     std::vector<float> input_norm, post_norm, q_norm, k_norm;
     Matrix qkv, o, router;
     std::vector<Matrix> gate_up, down;  // of each expert; one where there are none
+    Matrix shared_gate_up, shared_down;
+    Matrix q, kv_a;                                  // latent attention
+    std::vector<Matrix> into_latent, out_of_latent;  // of each head
+    std::vector<float> latent_norm;
   };
   struct Cache {
     std::vector<Estimates> keys, values;  // of a layer, a token each
@@ -72,8 +76,16 @@ class ReferenceForward {
   void store_for(const Matrix& reader, Estimates& x) const { reader.fp8 ? quantise(x) : round(x); }
   Estimates product(const Matrix& weights, const Estimates& x) const;
   void normalise(Estimates& x, std::size_t first, std::size_t count, const std::vector<float>& weights) const;
-  void turn(Estimates& x, std::size_t first, std::size_t position) const;
-  Estimates attend(const Estimates& queries, const Cache& cache) const;
+  void turn(Estimates& x, std::size_t first, std::size_t width, std::size_t position) const;
+  struct Widths {
+    std::size_t heads = 0, group = 0;  // queries' heads to one of keys and values
+    std::size_t key = 0, value = 0;    // of a head
+    double scale = 1;
+  };
+  Estimates attend(const Widths& widths, const Estimates& queries, const Cache& cache) const;
+  Estimates mlp(const Matrix& gate_up, const Matrix& down, const Estimates& x) const;
+  Estimates latent_attention_of(const Layer& layer, std::size_t position, Cache& cache,
+                                const Estimates& x) const;
   Estimates gated(const Estimates& gate_up) const;
   Estimates attention_of(const Layer& layer, std::size_t position, Cache& cache, const Estimates& x) const;
   Estimates mixed(const Layer& layer, const Estimates& x, const std::vector<std::int32_t>& device);

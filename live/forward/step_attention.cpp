@@ -8,6 +8,16 @@
 
 namespace orrery {
 
+kernels::PagedKv StepForward::pages(const KvPool& pool, const DeviceStep& step) const {
+  kernels::PagedKv kv;
+  kv.keys = pool.keys;
+  kv.values = pool.values;
+  kv.block_table = step.tables;
+  kv.table_stride = step.table_stride;
+  kv.blocks = options_.kv_blocks + 1;
+  return kv;
+}
+
 void StepForward::attend(const KvPool& pool, const DeviceStep& step, kernels::Stream stream) {
   if (step.chunk_rows > 0) attend_chunks(pool, step, stream);
   if (step.decodes > 0) attend_decodes(pool, step, stream);
@@ -22,11 +32,7 @@ void StepForward::attend_decodes(const KvPool& pool, const DeviceStep& step, ker
   kernels::AttentionDecode problem;
   problem.queries = scratch_.queries;
   problem.out = scratch_.attended;
-  problem.kv.keys = pool.keys;
-  problem.kv.values = pool.values;
-  problem.kv.block_table = step.tables;
-  problem.kv.table_stride = step.table_stride;
-  problem.kv.blocks = options_.kv_blocks + 1;
+  problem.kv = pages(pool, step);
   problem.pieces = step.pieces;
   problem.merges = step.merges;
   problem.partial = scratch_.partial;
@@ -49,12 +55,8 @@ void StepForward::attend_chunks(const KvPool& pool, const DeviceStep& step, kern
   kernels::AttentionPrefill problem;
   problem.queries = scratch_.queries + first;
   problem.out = scratch_.attended + first;
-  problem.kv.keys = pool.keys;
-  problem.kv.values = pool.values;
-  // Behind the decodes' tables and padding's.
-  problem.kv.block_table = step.tables + std::int64_t{step.decodes + 1} * step.table_stride;
-  problem.kv.table_stride = step.table_stride;
-  problem.kv.blocks = options_.kv_blocks + 1;
+  problem.kv = pages(pool, step);
+  problem.kv.block_table += std::int64_t{step.decodes + 1} * step.table_stride;  // theirs stand behind
   problem.tiles = step.tiles;
   problem.tile_count = step.tile_count;
   problem.heads = static_cast<std::int32_t>(shape_.heads);

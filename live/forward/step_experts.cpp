@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/gather_rows.h"
+#include "kernels/latent_heads.h"
 #include "kernels/logits_copy.h"
 #include "kernels/moe_align.h"
 #include "kernels/moe_combine.h"
@@ -30,6 +31,7 @@ bool StepForward::allocate_experts() {
     experts_.chosen.push_back(nullptr);
     room = allocate(experts_.chosen.back(), rows);
   }
+  if (shape_.shared_intermediate > 0) room = room && allocate(experts_.shared, tokens * shape_.hidden);
   if (!shape_.fp8) return room && allocate(experts_.rows, rows * shape_.hidden);
   const std::int64_t width = std::max(shape_.hidden, inner);
   return room && allocate(experts_.eight, rows * width) &&
@@ -46,6 +48,8 @@ void StepForward::feed_experts(std::size_t index, const DeviceStep& step, kernel
   const LayerWeights& layer = weights_.layers[index];
   const std::int32_t rows = step.rows * static_cast<std::int32_t>(shape_.experts_per_token);
   const std::int64_t inner = shape_.expert_intermediate;
+  if (shape_.shared_intermediate > 0)
+    feed_forward(layer.shared_gate_up, layer.shared_down, true, step, stream);
   route(index, step, stream);
   sort_by_expert(index, step, stream);
   multiply_experts("moe_gate_up", layer.gate_up, experts_.rows, experts_.gate_up, step, stream);
@@ -64,6 +68,11 @@ void StepForward::feed_experts(std::size_t index, const DeviceStep& step, kernel
              stream);
   multiply_experts("moe_down", layer.down, experts_.inner, experts_.out, step, stream);
   combine_experts(step, stream);
+  if (shape_.shared_intermediate == 0) return;
+  const double width = static_cast<double>(shape_.hidden);
+  count("shared_add", OpClass::elementwise, 0, 0, step.rows * width * 3 * bf16_bytes);
+  if (launching_)
+    kernels::launch_add_rows(scratch_.x, experts_.shared, std::int64_t{step.rows} * shape_.hidden, stream);
 }
 
 void StepForward::route(std::size_t index, const DeviceStep& step, kernels::Stream stream) {

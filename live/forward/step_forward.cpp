@@ -32,8 +32,9 @@ Result<std::unique_ptr<StepForward>> StepForward::create(const ModelSpec& model,
                                                          kernels::DeviceMemory& memory) {
   Result<ForwardShape> shape = forward_shape(model);
   if (!shape) return shape.errors();
-  if (options.fp32 && (shape->fp8 || shape->experts > 0))
-    return invalid_input("the fp32 forward pass has no code for 8-bit weights or experts", {}, "model");
+  if (options.fp32 && (shape->fp8 || shape->experts > 0 || shape->latent()))
+    return invalid_input("the fp32 forward pass has no code for 8-bit weights, experts or latents", {},
+                         "model");
   std::unique_ptr<StepForward> forward(new StepForward(*shape, options, memory));
   if (Result<Unit> ready = forward->prepare(); !ready) return ready.errors();
   return forward;
@@ -44,10 +45,13 @@ Result<Unit> StepForward::prepare() {
   stream_ = kernels::make_step_stream(memory_.device_index(), why);
   if (stream_ == nullptr) return make_error(ErrorKind::unavailable, why);
   wgmma_ = kernels::attention_prefill_wgmma_refusal() == nullptr;
+  latent_wgmma_ = kernels::mla_decode_wgmma_refusal() == nullptr && shape_.heads >= kernels::mla_wgmma_heads;
   Result<ForwardWeights> weights = make_weights(shape_, options_.seed, options_.head_spread, memory_);
   if (!weights) return weights.errors();
   weights_ = *weights;
-  rotary_ = make_rotary_table(options_.max_positions, shape_.head_dim, memory_);
+  const std::int64_t turned = shape_.latent() ? kernels::latent_rotary : shape_.head_dim;
+  const std::int64_t blocks_of_sequence = (options_.max_positions + block - 1) / block;
+  rotary_ = make_rotary_table(blocks_of_sequence * block, turned, memory_);
   if (rotary_ == nullptr) return no_room("the rotary table");
   products_ = std::make_unique<ForwardProducts>(memory_);
   if (!products_->ready()) return no_room("cuBLASLt's workspace");
@@ -58,6 +62,7 @@ Result<Unit> StepForward::prepare() {
   for (std::int64_t l = 0; l < shape_.layers; ++l) {
     KvPool pool;
     for (std::uint16_t** cache : {&pool.keys, &pool.values}) {
+      if (shape_.latent() && cache == &pool.values) continue;
       auto* memory = static_cast<unsigned char*>(memory_.allocate(bytes));
       if (memory == nullptr) return no_room("the KV pool");
       if (options_.random_kv)
@@ -72,10 +77,10 @@ Result<Unit> StepForward::prepare() {
         Fp32Forward::create(shape_, weights_, rotary_, options_.max_rows + 1, options_.kv_blocks, memory_);
     if (fp32_ == nullptr) return no_room("fp32 copies of the weights");
   }
-  const InputLimits limits{options_.max_rows, options_.max_sequences,
-                           (options_.max_positions + block - 1) / block, options_.kv_blocks};
-  if (!inputs_.prepare(limits, shape_.heads, shape_.kv_heads, *stream_, memory_))
-    return no_room("a step's inputs");
+  const InputLimits limits{options_.max_rows, options_.max_sequences, blocks_of_sequence, options_.kv_blocks};
+  const AttentionHeads heads{shape_.heads, shape_.kv_heads, shape_.latent(),
+                             latent_wgmma_ ? kernels::mla_wgmma_heads : kernels::mla_plain_heads};
+  if (!inputs_.prepare(limits, heads, *stream_, memory_)) return no_room("a step's inputs");
   std::int32_t any = 0;  // fills run in a queue of their own: a download waits for them
   memory_.download(&any, scratch_.tokens, sizeof any);
   return Unit{};
@@ -90,18 +95,16 @@ Result<Unit> StepForward::allocate_scratch() {
   }
   room = room && allocate(scratch_.qkv, rows * shape_.qkv_width()) &&
          allocate(scratch_.queries, rows * shape_.q_width()) &&
-         allocate(scratch_.attended, rows * shape_.q_width()) &&
+         allocate(scratch_.attended, rows * shape_.attended_width()) &&
          allocate(scratch_.sampled, sampled * shape_.hidden) &&
          allocate(scratch_.logits, sampled * shape_.vocabulary) &&
          allocate(scratch_.logits_fp32, sampled * shape_.vocabulary) && allocate(scratch_.tokens, sampled) &&
          allocate(scratch_.sample_partial, sampled * kernels::sample_most_splits) &&
          allocate(scratch_.sample_arrived, sampled);
-  if (shape_.experts > 0) {
-    room = room && allocate_experts();
-  } else {
-    room = room && allocate(scratch_.gate_up, rows * 2 * shape_.intermediate) &&
-           allocate(scratch_.inner, rows * shape_.intermediate);
-  }
+  room = room && allocate(scratch_.gate_up, rows * 2 * shape_.mlp_width()) &&
+         allocate(scratch_.inner, rows * shape_.mlp_width());
+  if (shape_.experts > 0) room = room && allocate_experts();
+  if (shape_.latent()) room = room && allocate_latent();
   if (shape_.fp8) {
     const std::int64_t width = std::max({shape_.hidden, shape_.q_width(), shape_.intermediate});
     scratch_.scale_stride = (rows + 3) / 4 * 4;  // as the copy engine takes scales
@@ -118,9 +121,9 @@ Result<Unit> StepForward::allocate_scratch() {
 bool StepForward::hold_pieces(std::int64_t slots) {
   if (slots <= piece_slots_) return true;
   piece_slots_ = std::max(2 * piece_slots_, slots);
-  const auto rows = static_cast<std::size_t>(piece_slots_ * shape_.heads);
-  scratch_.partial =
-      static_cast<float*>(memory_.allocate(rows * static_cast<std::size_t>(shape_.head_dim) * 4));
+  const auto rows = static_cast<std::size_t>(piece_slots_ * shape_.heads),
+             width = static_cast<std::size_t>(shape_.latent() ? kernels::latent_width : shape_.head_dim);
+  scratch_.partial = static_cast<float*>(memory_.allocate(rows * width * 4));
   scratch_.log_sums = static_cast<float*>(memory_.allocate(rows * 4));
   graphs_.clear();
   return scratch_.partial != nullptr && scratch_.log_sums != nullptr;
@@ -199,16 +202,13 @@ void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) 
     const LayerWeights& layer = weights_.layers[l];
     norm("input_norm", residual, layer.input_norm, &layer.qkv, step, stream);
     residual = scratch_.residual;
-    multiply("qkv_proj", layer.qkv, scratch_.normed, scratch_.qkv, step.rows, step.row_range, stream);
-    rotate(layer, step, stream);
-    write_kv(pool_[l], step, stream);
-    attend(pool_[l], step, stream);
+    shape_.latent() ? latent_attention(l, step, stream) : attention(l, step, stream);
     if (layer.o.fp8())
-      quantise("o_quantize", scratch_.attended, shape_.q_width(), step.rows, eight_bits(), stream);
+      quantise("o_quantize", scratch_.attended, shape_.attended_width(), step.rows, eight_bits(), stream);
     multiply("o_proj", layer.o, scratch_.attended, scratch_.x, step.rows, step.row_range, stream);
-    const bool moe = shape_.experts > 0;
+    const bool moe = layer.router.data != nullptr;
     norm("post_norm", residual, layer.post_norm, moe ? nullptr : &layer.gate_up, step, stream);
-    moe ? feed_experts(l, step, stream) : feed_forward(layer, step, stream);
+    moe ? feed_experts(l, step, stream) : feed_forward(layer.gate_up, layer.down, false, step, stream);
   }
   norm("final_norm", residual, weights_.final_norm, nullptr, step, stream);
 }
@@ -311,6 +311,14 @@ void StepForward::multiply(const char* use, const Weight& weight, const std::uin
   products_->multiply(weight, operand, out, rows, range, stream);
 }
 
+void StepForward::attention(std::size_t index, const DeviceStep& step, kernels::Stream stream) {
+  const LayerWeights& layer = weights_.layers[index];
+  multiply("qkv_proj", layer.qkv, scratch_.normed, scratch_.qkv, step.rows, step.row_range, stream);
+  rotate(layer, step, stream);
+  write_kv(pool_[index], step, stream);
+  attend(pool_[index], step, stream);
+}
+
 // Queries become dense, for attention; keys stay where the product left them.
 void StepForward::rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream) {
   const double width = static_cast<double>(shape_.q_width() + shape_.kv_width());
@@ -352,23 +360,24 @@ void StepForward::write_kv(const KvPool& pool, const DeviceStep& step, kernels::
   kernels::launch_kv_write(launch, stream);
 }
 
-void StepForward::feed_forward(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream) {
-  multiply("gate_up_proj", layer.gate_up, scratch_.normed, scratch_.gate_up, step.rows, step.row_range,
-           stream);
-  const bool quantised = layer.down.fp8();
-  count(
-      "silu_mul", OpClass::elementwise, 0, 0,
-      step.rows * static_cast<double>(shape_.intermediate) * (2 * bf16_bytes + (quantised ? 1 : bf16_bytes)));
+void StepForward::feed_forward(const Weight& gate_up, const Weight& down, bool shared, const DeviceStep& step,
+                               kernels::Stream stream) {
+  multiply(shared ? "shared_gate_up_proj" : "gate_up_proj", gate_up, scratch_.normed, scratch_.gate_up,
+           step.rows, step.row_range, stream);
+  const bool quantised = down.fp8();
+  count(shared ? "shared_silu_mul" : "silu_mul", OpClass::elementwise, 0, 0,
+        step.rows * static_cast<double>(down.k) * (2 * bf16_bytes + (quantised ? 1 : bf16_bytes)));
   if (launching_) {
     kernels::SiluMulLaunch launch;
     launch.gate_up = scratch_.gate_up;
     launch.out = scratch_.inner;
     if (quantised) launch.quantized = eight_bits();
     launch.rows = step.rows;
-    launch.columns = static_cast<std::int32_t>(shape_.intermediate);
+    launch.columns = static_cast<std::int32_t>(down.k);
     kernels::launch_silu_mul(launch, stream);
   }
-  multiply("down_proj", layer.down, scratch_.inner, scratch_.x, step.rows, step.row_range, stream);
+  multiply(shared ? "shared_down_proj" : "down_proj", down, scratch_.inner,
+           shared ? experts_.shared : scratch_.x, step.rows, step.row_range, stream);
 }
 
 }  // namespace orrery

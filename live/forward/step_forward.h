@@ -73,8 +73,14 @@ class StepForward {
     float* scales = nullptr;
     std::int64_t scale_stride = 0;
   };
+  struct LatentScratch {
+    std::uint16_t *kv = nullptr, *plain = nullptr;         // [rows][576]; [heads][rows][plain]
+    std::uint16_t *by_head = nullptr, *queries = nullptr;  // [heads][rows][512], [rows][heads][576]
+    std::uint16_t *out = nullptr, *values = nullptr;       // [rows][heads][512], [heads][rows][value]
+  };
   struct ExpertScratch {  // a row is a token's choice
-    std::uint16_t *router = nullptr, *rows = nullptr, *gate_up = nullptr, *inner = nullptr, *out = nullptr;
+    std::uint16_t *router = nullptr, *shared = nullptr, *rows = nullptr, *gate_up = nullptr, *inner = nullptr,
+                  *out = nullptr;
     float *router_fp32 = nullptr, *weights = nullptr;
     std::vector<std::int32_t*> chosen;  // of every layer, so that a check can ask
     std::int32_t *sorted = nullptr, *positions = nullptr, *block_experts = nullptr, *offsets = nullptr,
@@ -83,7 +89,7 @@ class StepForward {
     float* scales = nullptr;  // row by row
   };
   struct KvPool {
-    std::uint16_t *keys = nullptr, *values = nullptr;  // of a layer
+    std::uint16_t *keys = nullptr, *values = nullptr;  // of a layer; a latent's rows are keys
   };
 
   StepForward(const ForwardShape& shape, const ForwardOptions& options, kernels::DeviceMemory& memory);
@@ -108,8 +114,17 @@ class StepForward {
   // What a norm gives to a product: quantised where that product's weights are. Null: nobody's.
   void norm(const char* use, const std::uint16_t* residual, const std::uint16_t* weight, const Weight* reader,
             const DeviceStep& step, kernels::Stream stream);
+  void attention(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void latent_attention(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void place_latents(std::size_t index, const DeviceStep& step, kernels::Stream stream);
+  void attend_latents(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  void by_heads(const char* use, const Weight& weight, const std::uint16_t* in, std::uint16_t* out,
+                const DeviceStep& step, kernels::Stream stream);
+  void swap_heads(std::uint16_t* by_head, std::uint16_t* by_row, bool to_rows, std::int64_t width,
+                  std::int64_t stride, const DeviceStep& step, kernels::Stream stream);
   void rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
   void write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
+  kernels::PagedKv pages(const KvPool& pool, const DeviceStep& step) const;
   void attend(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_decodes(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_chunks(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
@@ -125,7 +140,10 @@ class StepForward {
                         const DeviceStep& step, kernels::Stream stream);
   void combine_experts(const DeviceStep& step, kernels::Stream stream);
   bool allocate_experts();
-  void feed_forward(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
+  bool allocate_latent();
+  // `shared`: the shared experts of a layer, whose output joins the others'.
+  void feed_forward(const Weight& gate_up, const Weight& down, bool shared, const DeviceStep& step,
+                    kernels::Stream stream);
   void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes);
 
   ForwardShape shape_;
@@ -138,6 +156,7 @@ class StepForward {
   std::unique_ptr<ForwardProducts> products_;
   Scratch scratch_;
   ExpertScratch experts_;
+  LatentScratch latent_;
   std::vector<KvPool> pool_;
   const float* rotary_ = nullptr;
   std::int64_t piece_slots_ = 0;
@@ -147,7 +166,7 @@ class StepForward {
   std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
   bool counting_ = false, launching_ = true;
-  bool wgmma_ = false;  // of the device: attention of prompts
+  bool wgmma_ = false, latent_wgmma_ = false;  // of the device: attention of prompts, of latents
 };
 
 }  // namespace orrery
