@@ -56,13 +56,14 @@ FEWER_CHOSEN = {("fp8-block", 7168, 256, 8): 384}
 SERVED_NARROWER = {("h200", "sglang"): ("fp8-block", 7168, 256, 256, 8)}
 WHOLE_WIDTH, ANOTHER_FILE_BELOW = 2048, 1024
 START_US = 2.6 * 1.3  # of a kernel around products: costmodel/ops/fused_experts.cpp
+CHOICE_US = 3.9       # of experts, which timings hold (CHOICE_INSIDE) and the cost model takes off whole: docs/calibration.md
 
 
 def around_us(part, hidden, inner, per_token, tokens, quantised=True):
-    """What stands around both products: starts, and passes over rows (one_rank of costmodel/ops/fused_experts.cpp)."""
+    """What stands around both products: the choice, starts, and passes over rows (one_rank of costmodel/ops/fused_experts.cpp)."""
     rows, apart = tokens * per_token, 3 if quantised else 0
     passes = rows * ((6 + apart) * inner + 2 * hidden) + tokens * (2 + apart) * hidden
-    return (9 if quantised else 7) * START_US + passes / part["bandwidth"] * 1e6
+    return CHOICE_US + (9 if quantised else 7) * START_US + passes / part["bandwidth"] * 1e6
 
 
 def as_served(part, part_name, published, engine):
@@ -97,7 +98,8 @@ def marlin_mxfp4(part, part_name, published, engine, layers_of):
     timed = {}
     for key, by_tokens in expert_times(published, engine, part_name).items():
         if (key[0], key[1], *key[3:5]) == (MARLIN_TIMED[0], MARLIN_TIMED[1], *MARLIN_TIMED[3:]):
-            timed[key[2]] = [(t, experts_bound_us(part, *key[:5], t) / (us - around_us(part, *key[1:3], key[4], t, False)))
+            bounds = {t: experts_bound_us(part, *key[:5], t) for t in by_tokens}
+            timed[key[2]] = [(t, bounds[t] / max(us - around_us(part, *key[1:3], key[4], t, False), bounds[t]))
                              for t, us in by_tokens.items()]
     curves = {}
     for key in [k for k in layers_of if k[0] == "mxfp4"]:
