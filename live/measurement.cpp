@@ -33,12 +33,17 @@ bool whole(const std::string& text, std::int64_t& value) {
   return parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
 }
 
+// A hundred years: differences and sums of such stay far from the largest nanosecond.
+constexpr std::int64_t most_seconds = 3'155'760'000;
+constexpr std::int64_t most_tokens = 1'000'000'000;
+
 // Seconds with nine digits behind the point, exactly.
 bool nanoseconds(const std::string& text, std::int64_t& value) {
   const std::size_t point = text.find('.');
   std::int64_t seconds = 0, rest = 0;
   if (point == std::string::npos || text.size() - point != 10) return false;
-  if (!whole(text.substr(0, point), seconds) || !whole(text.substr(point + 1), rest) || rest < 0)
+  if (!whole(text.substr(0, point), seconds) || !whole(text.substr(point + 1), rest) || rest < 0 ||
+      seconds < -most_seconds || seconds > most_seconds)
     return false;
   value = seconds * 1'000'000'000 + (text[0] == '-' ? -rest : rest);
   return true;
@@ -55,13 +60,20 @@ bool status_of(const std::string& text, RequestStatus& status) {
   return false;
 }
 
+bool count(const std::string& text, std::int64_t& value) {
+  return whole(text, value) && value >= 0 && value <= most_tokens;
+}
+
 bool record_of(const Row& row, EndpointRecord& r) {
-  std::int64_t request = 0, tries = 0, ttft = -1, e2e = -1;
+  std::int64_t request = 0, tries = 0, ttft = 0, e2e = 0;
   if (!whole(row[0], request) || request < 0 || !nanoseconds(row[1], r.intended) ||
       !nanoseconds(row[2], r.sent) || (!row[3].empty() && !nanoseconds(row[3], ttft)) ||
-      (!row[4].empty() && !nanoseconds(row[4], e2e)) || !whole(row[5], r.prompt_tokens) ||
-      !whole(row[6], r.output_tokens) || !whole(row[7], r.events) || !whole(row[8], tries) ||
+      (!row[4].empty() && !nanoseconds(row[4], e2e)) || !count(row[5], r.prompt_tokens) ||
+      !count(row[6], r.output_tokens) || !count(row[7], r.events) || !count(row[8], tries) ||
       !status_of(row[9], r.status))
+    return false;
+  // Nobody is answered before he asks, and an answer does not end before it begins.
+  if (r.intended < 0 || ttft < 0 || e2e < 0 || (!row[3].empty() && !row[4].empty() && e2e < ttft))
     return false;
   if (r.status == RequestStatus::completed && (row[3].empty() || row[4].empty())) return false;
   r.request = static_cast<std::uint64_t>(request);
@@ -71,14 +83,21 @@ bool record_of(const Row& row, EndpointRecord& r) {
   return true;
 }
 
-double number(const Json& json, const char* name) {
-  if (!json.is_object()) return 0;
-  const auto found = json.find(name);
-  return found != json.end() && found->is_number() ? found->get<double>() : 0;
+// What is missing, or of another type than it was written with, is nothing; nlohmann's value() would throw.
+Json part(const Json& json, const char* name) {
+  const auto found = json.is_object() ? json.find(name) : json.end();
+  return json.is_object() && found != json.end() ? *found : Json();
 }
 
-Json part(const Json& json, const char* name) {
-  return json.is_object() ? json.value(name, Json::object()) : Json::object();
+// Of a size that any integer takes.
+double number(const Json& json, const char* name) {
+  const Json found = part(json, name);
+  return found.is_number() ? std::clamp(found.get<double>(), -1e12, 1e12) : 0;
+}
+
+std::string text_of(const Json& json, const char* name) {
+  const Json found = part(json, name);
+  return found.is_string() ? found.get<std::string>() : "";
 }
 
 std::int64_t ns(double ms) { return std::llround(ms * 1e6); }
@@ -104,10 +123,10 @@ void read_comparison(const Json& json, EndpointRun& run) {
   const Json client = part(json, "client"), server = part(json, "server");
   run.lateness = client_delay(part(client, "lateness_ms"));
   run.loop_lag = client_delay(part(client, "loop_lag_ms"));
-  run.model = server.value("model", std::string());
-  run.text_prompts = client.value("prompts", std::string("tokens")) == "text";
+  run.model = text_of(server, "model");
+  run.text_prompts = text_of(client, "prompts") == "text";
   const auto count = [](const Json& from, const char* name) {
-    return static_cast<std::uint64_t>(number(from, name));
+    return static_cast<std::uint64_t>(std::max(0.0, number(from, name)));
   };
   run.connections = count(client, "connections");
   run.most_streams = count(client, "most_streams");
@@ -120,8 +139,8 @@ void read_comparison(const Json& json, EndpointRun& run) {
   run.cut = count(server, "cut");
   run.malformed = count(server, "malformed");
   run.surplus_events = count(server, "surplus_events");
-  const Json states = server.value("metrics", Json::array());
-  for (const Json& s : states)
+  const Json states = part(server, "metrics");
+  for (const Json& s : states.is_array() ? states : Json::array())
     run.scrapes.push_back(
         {number(s, "at_s"), number(s, "running"), number(s, "waiting"), number(s, "kv_usage")});
 }

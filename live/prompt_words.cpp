@@ -12,6 +12,7 @@ namespace {
 // How byte-level vocabularies write a blank (U+0120); letters stand for themselves.
 const std::string blank = "\xc4\xa0";
 constexpr std::size_t shortest = 2, longest = 12, fewest_words = 16, most_words = 4096;
+constexpr int deepest = 64;  // nesting of the file; real ones have six
 
 std::vector<std::string> symbols_of(const std::string& piece) {
   std::vector<std::string> out;
@@ -34,31 +35,47 @@ bool cuts_words(const std::string& pattern) {
                      [&](const char* p) { return pattern.find(p) != std::string::npos; });
 }
 
-std::string kind_of(const Tree& json) {
-  return json.is_object() && json.contains("type") && json["type"].is_string()
-             ? json["type"].get<std::string>()
-             : "";
+// Null where it is missing. Not nlohmann's value(), which copies, and throws at another type.
+const Tree& part(const Tree& json, const char* key) {
+  static const Tree missing;
+  const auto found = json.find(key);
+  return found == json.end() ? missing : *found;
+}
+
+std::string text_of(const Tree& json, const char* key) {
+  const Tree& text = part(json, key);
+  return text.is_string() ? text.get<std::string>() : "";
+}
+
+std::string kind_of(const Tree& json) { return text_of(json, "type"); }
+
+Result<bool> flag(const Tree& json, const char* key, bool otherwise, const std::string& file,
+                  const char* path) {
+  const Tree& value = part(json, key);
+  if (value.is_null()) return otherwise;
+  if (!value.is_boolean()) return wrong(file, path, "is neither true nor false");
+  return value.get<bool>();
 }
 
 // Every split before ByteLevel has to leave " word" whole or be one that cuts words; one that cuts them is
 // needed.
 Status check_pre_tokenizer(const Tree& pre, const std::string& file) {
-  Tree parts = Tree::array();
-  if (kind_of(pre) == "Sequence" && pre.contains("pretokenizers") && pre["pretokenizers"].is_array())
-    parts = pre["pretokenizers"];
+  std::vector<const Tree*> steps;
+  if (const Tree& listed = part(pre, "pretokenizers"); kind_of(pre) == "Sequence" && listed.is_array())
+    for (const Tree& step : listed) steps.push_back(&step);
   else
-    parts.push_back(pre);
+    steps.push_back(&pre);
   bool bytes = false, cuts = false;
-  for (const Tree& part : parts) {
-    const std::string kind = kind_of(part);
+  for (const Tree* const step : steps) {
+    const std::string kind = kind_of(*step);
     if (kind == "ByteLevel") {
+      ORRERY_TRY(regex, flag(*step, "use_regex", true, file, "pre_tokenizer.use_regex"));
       bytes = true;
-      cuts = cuts || part.value("use_regex", true);
+      cuts = cuts || regex;
     } else if (kind == "Digits") {
       continue;  // no word has one
     } else if (kind == "Split") {
-      const Tree pattern = part.value("pattern", Tree::object());
-      const std::string text = pattern.is_object() ? pattern.value("Regex", std::string()) : "";
+      const std::string text = text_of(part(*step, "pattern"), "Regex");
       // DeepSeek splits digits and CJK first, which no word of ours has.
       const bool no_letters = text == R"(\p{N}{1,3})" || text.find("一") != std::string::npos;
       if (!no_letters && !cuts_words(text))
@@ -80,13 +97,13 @@ Status check_pre_tokenizer(const Tree& pre, const std::string& file) {
 std::int32_t specials_of(const Tree& post) {
   std::int32_t found = 0;
   const auto count = [&](const Tree& p) {
-    if (kind_of(p) != "TemplateProcessing" || !p.contains("single") || !p["single"].is_array()) return;
-    for (const Tree& piece : p["single"]) found += piece.is_object() && piece.contains("SpecialToken");
+    const Tree& single = part(p, "single");
+    if (kind_of(p) != "TemplateProcessing" || !single.is_array()) return;
+    for (const Tree& piece : single) found += part(piece, "SpecialToken").is_null() ? 0 : 1;
   };
   count(post);
-  if (kind_of(post) == "Sequence" && post.contains("processors") && post["processors"].is_array()) {
-    for (const Tree& p : post["processors"]) count(p);
-  }
+  if (const Tree& listed = part(post, "processors"); kind_of(post) == "Sequence" && listed.is_array())
+    for (const Tree& p : listed) count(p);
   return found;
 }
 
@@ -98,6 +115,19 @@ bool is_word(const std::string& token) {
                      [](char c) { return c >= 'a' && c <= 'z'; });
 }
 
+// The parser and what it builds are safe at any depth; what walks a tree afterwards is not.
+Result<Tree> parse(const std::string& text, const std::string& file) {
+  bool deep = false;
+  const auto look = [&](int depth, Tree::parse_event_t, Tree&) {
+    deep = deep || depth > deepest;
+    return !deep;
+  };
+  Tree json = Tree::parse(text, look, false);
+  if (deep) return wrong(file, "", "is nested deeper than " + std::to_string(deepest) + " levels");
+  if (!json.is_object()) return wrong(file, "", "is no tokenizer.json: expected a map");
+  return json;
+}
+
 }  // namespace
 
 Result<BytePairs> BytePairs::read(const Tree& model, const std::string& file) {
@@ -105,19 +135,23 @@ Result<BytePairs> BytePairs::read(const Tree& model, const std::string& file) {
   // Files from before tokenizers 0.9 do not name the type; their vocabulary and merges do.
   if (!model.is_object() || (!kind.empty() && kind != "BPE"))
     return wrong(file, "model", "is no BPE but " + quote(kind) + "; use --prompts tokens");
-  if (model.value("byte_fallback", false))
+  ORRERY_TRY(fallback, flag(model, "byte_fallback", false, file, "model.byte_fallback"));
+  if (fallback)
     return wrong(file, "model.byte_fallback", "the vocabulary is not byte-level; use --prompts tokens");
-  if (!model.contains("vocab") || !model["vocab"].is_object())
-    return wrong(file, "model.vocab", "is missing: expected a map of tokens to ids");
-  if (!model.contains("merges") || !model["merges"].is_array())
-    return wrong(file, "model.merges", "is missing: expected a list");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (!text_of(model, key).empty())
+      return wrong(file, std::string("model.") + key, "is not known here; use --prompts tokens");
+  }
+  const Tree &vocab = part(model, "vocab"), &merges = part(model, "merges");
+  if (!vocab.is_object()) return wrong(file, "model.vocab", "is missing: expected a map of tokens to ids");
+  if (!merges.is_array()) return wrong(file, "model.merges", "is missing: expected a list");
   BytePairs out;
-  for (const auto& [token, id] : model["vocab"].items()) {
+  for (const auto& [token, id] : vocab.items()) {
     if (!id.is_number_integer()) return wrong(file, "model.vocab", "has an id that is no number");
     out.vocabulary_.emplace(token, id.get<std::int64_t>());
   }
   std::int64_t rank = 0;
-  for (const Tree& merge : model["merges"]) {
+  for (const Tree& merge : merges) {
     std::string pair;
     if (merge.is_string())
       pair = merge.get<std::string>();
@@ -127,7 +161,8 @@ Result<BytePairs> BytePairs::read(const Tree& model, const std::string& file) {
       return wrong(file, "model.merges", "has an entry that is no pair");
     out.ranks_.emplace(std::move(pair), rank++);
   }
-  out.whole_first_ = model.value("ignore_merges", false);
+  ORRERY_TRY(whole, flag(model, "ignore_merges", false, file, "model.ignore_merges"));
+  out.whole_first_ = whole;
   return out;
 }
 
@@ -156,10 +191,9 @@ std::size_t BytePairs::tokens(const std::string& piece) const {
 
 Result<PromptWords> read_prompt_words(const std::string& file) {
   ORRERY_TRY(text, read_text_file(file));
-  const Tree json = Tree::parse(text, nullptr, false);
-  if (!json.is_object()) return wrong(file, "", "is no tokenizer.json: expected a map");
-  ORRERY_TRY(pairs, BytePairs::read(json.value("model", Tree()), file));
-  ORRERY_TRY_STATUS(check_pre_tokenizer(json.value("pre_tokenizer", Tree()), file));
+  ORRERY_TRY(json, parse(text, file));
+  ORRERY_TRY(pairs, BytePairs::read(part(json, "model"), file));
+  ORRERY_TRY_STATUS(check_pre_tokenizer(part(json, "pre_tokenizer"), file));
   std::vector<std::pair<std::int64_t, std::string>> found;
   for (const auto& [token, id] : pairs.vocabulary()) {
     if (!is_word(token)) continue;
@@ -175,7 +209,7 @@ Result<PromptWords> read_prompt_words(const std::string& file) {
                      std::to_string(fewest_words) + "; use --prompts tokens");
   PromptWords out;
   for (auto& [id, word] : found) out.words.push_back(std::move(word));
-  out.specials = specials_of(json.value("post_processor", Tree()));
+  out.specials = specials_of(part(json, "post_processor"));
   return out;
 }
 

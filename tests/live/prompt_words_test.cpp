@@ -19,14 +19,16 @@ const std::string file = std::string(ORRERY_SOURCE_DIR) + "/tests/live/tokenizer
 Tree tokenizer() { return Tree::parse(read_text_file(file).value()); }
 
 // Of a changed file, written to a folder of the test's own.
-Result<PromptWords> words_of(const Tree& tree) {
+Result<PromptWords> words_of_text(const std::string& text) {
   const std::string path =
       (std::filesystem::temp_directory_path() / "orrery_prompt_words_test.json").string();
-  REQUIRE(write_file_atomically(path, tree.dump()).ok());
+  REQUIRE(write_file_atomically(path, text).ok());
   auto words = read_prompt_words(path);
   std::filesystem::remove(path);
   return words;
 }
+
+Result<PromptWords> words_of(const Tree& tree) { return words_of_text(tree.dump()); }
 
 std::string refusal(const Tree& tree) {
   const auto words = words_of(tree);
@@ -120,4 +122,33 @@ TEST_CASE("tokenizers of other kinds are refused by name") {
   tree = tokenizer();
   tree["model"].erase("vocab");
   CHECK(refusal(tree).find("model.vocab") != std::string::npos);
+}
+
+TEST_CASE("a file that is no tokenizer's is refused, and ends nothing") {
+  const auto changed = [](const auto& change) {
+    Tree tree = tokenizer();
+    change(tree);
+    return refusal(tree);
+  };
+  CHECK(changed([](Tree& t) { t["model"]["byte_fallback"] = 1; }).find("byte_fallback") != std::string::npos);
+  CHECK(changed([](Tree& t) { t["model"]["ignore_merges"] = "no"; }).find("ignore_merges") !=
+        std::string::npos);
+  CHECK(changed([](Tree& t) { t["model"]["end_of_word_suffix"] = "</w>"; }).find("end_of_word_suffix") !=
+        std::string::npos);
+  CHECK(changed([](Tree& t) {
+          t["pre_tokenizer"] = {{"type", "ByteLevel"}, {"use_regex", "x"}};
+        }).find("use_regex") != std::string::npos);
+  CHECK(changed([](Tree& t) { t["pre_tokenizer"]["pretokenizers"][0]["pattern"] = 3; }).find("splits by") !=
+        std::string::npos);
+  for (const auto* key : {"model", "pre_tokenizer"}) CHECK_FALSE(words_of(Tree{{key, 7}}).ok());
+  // What is missing has its default, as there.
+  Tree tree = tokenizer();
+  tree["model"]["byte_fallback"] = tree["model"]["ignore_merges"] = nullptr;
+  tree["post_processor"] = 5;
+  CHECK(words_of(tree).value().specials == 0);
+  const std::size_t depth = 1'000'000;
+  const auto deep = words_of_text("{\"model\":" + std::string(depth, '[') + std::string(depth, ']') + "}");
+  REQUIRE_FALSE(deep.ok());
+  CHECK(to_string(deep.errors()).find("nested deeper") != std::string::npos);
+  CHECK_FALSE(words_of_text("[1, 2").ok());
 }
