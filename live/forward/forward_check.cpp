@@ -291,6 +291,15 @@ ModelSpec tiny_model(bool experts, Quantization quantization) {
   return model;
 }
 
+ModelSpec tiny_grouped_model(Quantization quantization) {
+  ModelSpec model = tiny_model(false, quantization);
+  model.name = "tiny with grouped heads, " + std::string(to_string(quantization));
+  model.heads = 4;
+  model.kv_heads = 2;
+  model.intermediate = 384;
+  return model;
+}
+
 ModelSpec tiny_latent_model() {
   ModelSpec model = tiny_model(true);
   model.name = "tiny with a latent and experts, bf16";
@@ -311,13 +320,12 @@ ModelSpec tiny_latent_model() {
 }
 
 std::vector<ModelSpec> checked_models() {
-  std::vector<ModelSpec> models;
-  for (const bool experts : {false, true}) {
-    for (const Quantization quantization : {Quantization::none, Quantization::fp8_block})
-      models.push_back(tiny_model(experts, quantization));
-  }
-  models.push_back(tiny_latent_model());
-  return models;
+  return {tiny_model(),
+          tiny_grouped_model(Quantization::none),
+          tiny_grouped_model(Quantization::fp8_block),
+          tiny_model(true),
+          tiny_model(true, Quantization::fp8_block),
+          tiny_latent_model()};
 }
 
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,

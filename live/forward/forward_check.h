@@ -32,7 +32,6 @@ struct ForwardCheck {
   std::int64_t tokens = 0, same_tokens = 0;          // sampled, and equal to the reference's best
   std::int64_t wrong_tokens = 0, wrong_choices = 0;  // of tokens, experts: the bound tells them from the best
   std::int64_t logits = 0, beyond_bound = 0;         // NaNs count as beyond
-  double worst = 0;                                  // largest error over its bound
   double worst_deviations = 0, median_deviation = 0;  // largest error over its deviation; of logits' errors
   std::string detail;                                 // the first that is beyond
   bool passed() const { return rows > 0 && beyond_bound + wrong_tokens + wrong_choices == 0; }
@@ -40,6 +39,9 @@ struct ForwardCheck {
 
 // Two layers, small enough for the CPU simulator.
 ModelSpec tiny_model(bool experts = false, Quantization quantization = Quantization::none);
+// Queries, hidden units and MLP of three widths, where those of the one above are one: a stride of another's
+// does not pass, nor a head of keys that is not the query's.
+ModelSpec tiny_grouped_model(Quantization quantization);
 ModelSpec tiny_latent_model();  // as DeepSeek-V2-Lite: a latent, an MLP, then experts with a shared one
 std::vector<ModelSpec> checked_models();  // of every format that there is code for
 
