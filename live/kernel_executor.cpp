@@ -154,9 +154,10 @@ void KernelExecutor::run(Engine& e, Job& job) {
   job.batch.tokens.clear();
   for (const Place& p : job.rows) job.batch.tokens.push_back(e.book.at(p.sequence, p.at));
   std::string why;
-  if (failure().empty() && !options_.runner->run(job.batch, job.result, why)) {
+  if (!failed_ && !options_.runner->run(job.batch, job.result, why)) {
     const std::lock_guard lock(mutex_);
     failure_ = why.empty() ? "the device failed" : why;
+    failed_ = true;
   }
   job.result.sampled.resize(job.sampled.size(), 0);
   for (std::size_t i = 0; i < job.sampled.size(); ++i)

@@ -5,6 +5,7 @@
 // its own runs the steps of the one instance, and everything takes what it takes.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -81,6 +82,7 @@ class KernelExecutor final : public Executor {
   const KvBlockMap& blocks(InstanceId instance) const { return engines_[instance.value()]->blocks; }
   // What the device said when it failed, and from when on nothing was run; empty: all is well.
   std::string failure() const;
+  bool failed() const { return failed_; }  // takes no lock: a clock asks that the worker may be waking
 
  private:
   // Whose token a row is; and where a sampled one goes.
@@ -147,6 +149,7 @@ class KernelExecutor final : public Executor {
   std::size_t done_ = 0;  // of the open jobs, oldest first
   bool stop_ = false;
   std::string failure_;
+  std::atomic<bool> failed_ = false;
   std::thread worker_;
 };
 

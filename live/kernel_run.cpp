@@ -194,8 +194,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
   run.stretches = false;
   run.sink = &records;
   run.keep_going = [&](std::uint64_t n) {
-    return (told == nullptr || told->failure().empty()) &&
-           (!cell.options.keep_going || cell.options.keep_going(n));
+    return (told == nullptr || !told->failed()) && (!cell.options.keep_going || cell.options.keep_going(n));
   };
   run.make_inbox = [&](SimDuration input_delay, OutputLengths& oracle) -> std::unique_ptr<Inbox> {
     wanted.oracle = &oracle;
@@ -212,7 +211,8 @@ Result<KernelRun> run_cell(const Cell& cell) {
       ORRERY_CHECK(setup.schedulers[i]->watch_cache(told->cache_events(InstanceId(i))),
                    "the scheduler says what its cache holds");
     clock.restart();
-    clock.watch([&] { return cell.options.keep_going && !cell.options.keep_going(0); });
+    // What is left of a run that failed is not waited for.
+    clock.watch([&] { return told->failed() || (cell.options.keep_going && !cell.options.keep_going(0)); });
     if (cell.waits) setup.clock = &clock;
     clock.stay_awake();
     if (cell.tape != nullptr) cell.tape->arrange(setup);

@@ -66,7 +66,8 @@ Scenario scenario_of(const std::string& keys, const std::vector<std::string>& mo
 
 enum class Names { none, hashes, sessions };
 
-// Requests close together, some of whose prompts begin alike. `eos`: some end before their limit.
+// Requests close together, some of whose prompts begin alike. `eos`: some end before their limit, or their
+// clients give up.
 std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos,
                                 std::uint64_t requests_wanted = 40) {
   RandomStream random(seed, RandomPurpose::property_test);
@@ -98,6 +99,8 @@ std::vector<TraceRequest> world(std::uint64_t seed, Names names, bool eos,
                                  ? family * 1000 + static_cast<std::uint64_t>(k)
                                  : (i + 10) * 1000 + static_cast<std::uint64_t>(k));
     }
+    if (eos && random.below(6) == 0)
+      r.cancel_after = SimDuration(static_cast<std::int64_t>(random.below(200'000'000)));
     r.max_output_tokens =
         eos ? r.output_tokens + static_cast<std::int32_t>(random.below(50)) : r.output_tokens;
     requests.push_back(std::move(r));
@@ -257,6 +260,7 @@ TEST_CASE("a device that fails ends the run with its words") {
     std::unique_ptr<PaperDevice> paper;
     auto quick = world(3, Names::none, false, 5);
     for (TraceRequest& r : quick) r.arrival = SimTime(0);
+    quick.back().arrival = SimTime(3'600'000'000'000);  // who comes in an hour is not waited for
     KernelRunOptions options;
     options.waits = waits;
     const auto run = try_paper(in_world(quick, scarce(80)), paper, options, 7);
