@@ -197,7 +197,9 @@ Status check(const LiveOptions& o) {
         "--measured is what a run against --endpoint left: take one of --measured, --endpoint, --serve");
   const bool compares = !o.endpoint.empty() || !o.measured.empty();
   if (compares && (!o.clock.empty() || !o.executor.empty() || !o.tape.empty()))
-    return wrong("--endpoint is a load generator: it has no --clock, --executor or --tape");
+    return wrong(
+        "--endpoint is a load generator, and --measured what it left: they have no --clock, --executor or "
+        "--tape");
   ORRERY_TRY(runs, interval_runs(o.intervals));  // before a long run, not behind it
   static_cast<void>(runs);
   if (o.serve && o.clock == "virtual") return wrong("--serve: clients live in real time, so --clock is wall");
@@ -260,6 +262,7 @@ void add_endpoint_options(CLI::App& c, LiveOptions& o, CLI::Option* endpoint) {
       c.add_option("--scrape", o.scrape_s, "seconds between looks at /metrics; 0: none")
           ->check(CLI::Range(0.0, 1e7))};
   for (CLI::Option* option : options) option->needs(endpoint);
+  options[2]->excludes(options[1]);  // --tokenizer says that prompts are text, and which
 }
 
 }  // namespace

@@ -114,6 +114,7 @@ def server_and_client():
         compared_again(out)
         # Words of the tokenizer: the server, which counts words, counts the trace's tokens (one is the tokenizer's own).
         call("live", "s.yaml", "--endpoint", url, "--tokenizer", source / "tests/live/tokenizer.json", "--intervals", "off", "--out", "words")
+        call("live", "s.yaml", "--endpoint", url, "--tokenizer", source / "tests/live/tokenizer.json", "--prompts", "tokens", code=2)
         counts = [row.split(",")[5] for row in (folder / "words/measured.csv").read_text().splitlines()[1:]]
         expect(f"exact token counts: {counts}", counts == ["199"] * 20)
     finally:
