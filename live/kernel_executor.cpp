@@ -154,7 +154,7 @@ void KernelExecutor::run(Engine& e, Job& job) {
   job.batch.tokens.clear();
   for (const Place& p : job.rows) job.batch.tokens.push_back(e.book.at(p.sequence, p.at));
   std::string why;
-  if (!failed_ && !options_.runner->run(job.batch, job.result, why)) {
+  if (!job.skipped && !failed_ && !options_.runner->run(job.batch, job.result, why)) {
     const std::lock_guard lock(mutex_);
     failure_ = why.empty() ? "the device failed" : why;
     failed_ = true;
@@ -200,6 +200,8 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
             .log = steps_.size(),
             .prompts_alone = !plan.prefill.empty() && plan.decode_sequences == 0,
             .job = make_job(e, plan)};
+  stopped_ = stopped_ || (options_.stop && options_.stop());
+  open.job->skipped = stopped_;
   e.ends.track(static_cast<std::int64_t>(step.value()), plan, plan.prefill, plan.joined, plan.stalls_decodes);
   e.ends.begin(!plan.stalls_decodes);
   log.padded_rows = open.job->batch.padded_rows;

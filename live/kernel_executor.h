@@ -53,8 +53,9 @@ class KernelExecutor final : public Executor {
     std::vector<std::int64_t> graph_sizes;  // of decode steps, ascending; empty: none
     std::uint64_t seed = 1;
     std::int64_t vocabulary = 32000;
-    WallClock* clock = nullptr;  // null: the clock jumps
-    bool emulate_host = false;   // with a clock that waits: spins for the engine profile's host times
+    WallClock* clock = nullptr;       // null: the clock jumps
+    bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
+    std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
   };
   explicit KernelExecutor(const Options& options);
   ~KernelExecutor() override;
@@ -82,6 +83,7 @@ class KernelExecutor final : public Executor {
   const KvBlockMap& blocks(InstanceId instance) const { return engines_[instance.value()]->blocks; }
   // What the device said when it failed, and from when on nothing was run; empty: all is well.
   std::string failure() const;
+  bool stopped() const { return stopped_; }
   bool failed() const { return failed_; }  // takes no lock: a clock asks that the worker may be waking
 
  private:
@@ -95,6 +97,7 @@ class KernelExecutor final : public Executor {
     std::vector<Place> rows, sampled;
     std::vector<std::pair<SequenceId, Request>> opened;
     StepResult result;
+    bool skipped = false;
     SimTime begun, done;  // a clock that waits
   };
   struct Open {
@@ -140,6 +143,7 @@ class KernelExecutor final : public Executor {
   std::unordered_map<std::uint64_t, Request> requests_;  // looked up, never iterated
   std::vector<DecodingToken> decoding_;
   std::vector<KernelStep> steps_;
+  bool stopped_ = false;
   std::chrono::steady_clock::time_point turn_;  // when the loop last came here
   std::vector<SequenceId> batch_sequences_;     // of the job under construction
 

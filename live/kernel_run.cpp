@@ -180,6 +180,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
   WallClock clock;
   std::unique_ptr<KernelExecutor> executor;
   KernelExecutor* told = nullptr;
+  const auto interrupted = [&] { return cell.options.keep_going && !cell.options.keep_going(0); };
   KernelExecutor::Options wanted{.pricer = &pricer,
                                  .runner = cell.device.runner.get(),
                                  .blocks = cell.demand.blocks,
@@ -189,7 +190,8 @@ Result<KernelRun> run_cell(const Cell& cell) {
                                  .seed = scenario.seed,
                                  .vocabulary = scenario.pool.instance.model.vocabulary,
                                  .clock = cell.waits ? &clock : nullptr,
-                                 .emulate_host = cell.options.emulate_host};
+                                 .emulate_host = cell.options.emulate_host,
+                                 .stop = [&] { return told->failed() || interrupted(); }};
   RunOptions run;
   run.stretches = false;
   run.sink = &records;
@@ -211,8 +213,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
       ORRERY_CHECK(setup.schedulers[i]->watch_cache(told->cache_events(InstanceId(i))),
                    "the scheduler says what its cache holds");
     clock.restart();
-    // What is left of a run that failed is not waited for.
-    clock.watch([&] { return told->failed() || (cell.options.keep_going && !cell.options.keep_going(0)); });
+    clock.watch(wanted.stop);  // what is left of a run that failed is not waited for
     if (cell.waits) setup.clock = &clock;
     clock.stay_awake();
     if (cell.tape != nullptr) cell.tape->arrange(setup);
@@ -221,6 +222,7 @@ Result<KernelRun> run_cell(const Cell& cell) {
   if (executor != nullptr && !executor->failure().empty())
     return make_error(ErrorKind::unavailable, cell.device.name + ": " + executor->failure());
   if (!result.ok()) return result.errors();
+  if (executor->stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   out.result = std::move(*result);
   out.steps = executor->steps();
   for (std::uint32_t i = 0; i < cell.demand.instances; ++i)

@@ -275,28 +275,36 @@ namespace {
 
 class SlowDevice final : public StepRunner {
  public:
+  explicit SlowDevice(int& steps) : steps_(steps) {}
   bool run(const StepBatch& b, StepResult& result, std::string&) override {
+    ++steps_;
     std::this_thread::sleep_for(std::chrono::milliseconds(3));
     result.device_ns = 3'000'000;
     result.sampled.assign(b.sampled_rows.size(), 1);
     return true;
   }
+
+ private:
+  int& steps_;
 };
 
 }  // namespace
 
-TEST_CASE("a run in real time that is broken off ends, with a step on the device") {
+// The loop itself asks every 65,536 events, which are minutes of a GPU's steps.
+TEST_CASE("a run that is broken off ends at once, with a step on the device") {
   auto quick = world(3, Names::none, false, 5);
   for (TraceRequest& r : quick) r.arrival = SimTime(0);
   KernelRunOptions options;
-  int asked = 0;
+  options.waits = GENERATE(false, true);
+  int asked = 0, steps = 0;
   options.keep_going = [&](std::uint64_t) { return ++asked < 4; };
-  options.make_device = [](const KernelDemand&) -> Result<KernelDevice> {
-    return KernelDevice{std::make_unique<SlowDevice>(), true, "slow"};
+  options.make_device = [&](const KernelDemand&) -> Result<KernelDevice> {
+    return KernelDevice{std::make_unique<SlowDevice>(steps), true, "slow"};
   };
   const auto run = run_on_kernels(in_world(quick, scarce(80)), options);
   REQUIRE_FALSE(run.ok());
   CHECK(run.errors().front().kind == ErrorKind::interrupted);
+  CHECK(steps < 4);
 }
 
 TEST_CASE("what does not run on kernels is refused by its key") {
