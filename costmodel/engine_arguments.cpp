@@ -188,7 +188,6 @@ class Resolver final : ArgumentResolver {
     const std::size_t mode = value.choice({"FULL_AND_PIECEWISE", "NONE", "FULL_DECODE_ONLY"});
     graphs_off_ = graphs_off_ || mode == 1;
     settings_.graphs_of_decodes_only = mode == 2;
-    if (mode == 2 && plan_.dp > 1) value.fail("FULL_DECODE_ONLY is not modelled beside parallel.dp");
   }
 
   // The native connector to host memory by its long name; the others are said by deployment.pd.
@@ -313,6 +312,10 @@ class Resolver final : ArgumentResolver {
       fail("enable_dbo",
            "is modelled between ranks that exchange rows by DeepEP; expected all2all_backend: "
            "deepep_low_latency or deepep_high_throughput with dp and ep above 1 (vLLM asserts it too)");
+    // A profile may say it too.
+    if (s.graphs_of_decodes_only && plan_.dp > 1 && !s.enforce_eager && !graphs_off_)
+      fail("compilation_config", "cudagraph_mode FULL_DECODE_ONLY (" + engine_.name +
+                                     ") is not modelled beside parallel.dp; expected FULL_AND_PIECEWISE");
     if (s.max_num_batched_tokens < s.max_num_seqs) {
       fail("max_num_batched_tokens", "max_num_batched_tokens (" + std::to_string(s.max_num_batched_tokens) +
                                          ") must be at least max_num_seqs (" +
