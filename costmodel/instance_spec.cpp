@@ -9,6 +9,7 @@
 #include "costmodel/draft_windows.h"
 #include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
+#include "costmodel/kernel_set_cache.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/moe_tiles.h"
 #include "costmodel/op_table.h"
@@ -145,7 +146,7 @@ class InstanceReader {
       own.clear();
     }
     if (wanted == "auto" && own.empty()) return;
-    auto loaded = KernelSet::load(spec_.hardware, wanted == "auto" ? own : wanted, tuned);
+    auto loaded = shared_kernel_set(spec_.hardware, wanted == "auto" ? own : wanted, tuned);
     if (loaded.ok()) {
       spec_.kernels = std::move(loaded).value();
     } else {

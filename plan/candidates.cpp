@@ -6,8 +6,12 @@
 #include <thread>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "costmodel/kernel_set_cache.h"
+#include "costmodel/profile_folder.h"
+#include "costmodel/step_pricer.h"
 #include "plan/bounds.h"
 
 namespace orrery {
@@ -25,12 +29,6 @@ std::vector<std::pair<std::string, std::string>> values_of(const PlanShape& shap
     number /= axis.values.size();
   }
   return values;
-}
-
-void reject(Candidate& candidate, RejectedBy stage, std::string reason) {
-  candidate.rejected = stage;
-  candidate.reason = std::move(reason);
-  candidate.scenario.reset();
 }
 
 // Lines and columns are those of a text that nobody has seen; the key says where.
@@ -74,34 +72,53 @@ std::string beyond_owned(const PlanSpace& space, const Scenario& scenario) {
 std::string uncountable(const Scenario& scenario) {
   if (!scenario.other_pools.empty() || scenario.topology != nullptr)
     return "`search.replicas` counts instances of one pool without a topology; vary pools[0].replicas";
+  if (!scenario.faults.empty())
+    return "`faults` name instances, and `search.replicas` changes how many there are; vary replicas";
   if (scenario.pool.autoscale)
     return "`search.replicas` and `autoscale` both say how many instances there are";
   return "";
 }
 
-// What is wrong outside `deployment` is wrong with every candidate: mistakes of the file.
-Errors mistakes_of_file(const PlanSpace& space, const Errors& errors) {
-  Errors mistakes;
+// What is wrong outside `deployment`: a mistake of the file where every candidate has it.
+Errors outside_deployment(const PlanSpace& space, const Errors& errors) {
+  Errors outside;
   for (const Error& error : errors) {
     if (error.key.empty() || error.key.starts_with("deployment") || error.kind != ErrorKind::invalid_input)
       continue;
-    mistakes.push_back(error);
-    mistakes.back().where = {space.file, 0, 0};
+    outside.push_back(error);
+    outside.back().where = {space.file, 0, 0};
   }
-  return mistakes;
+  return outside;
 }
 
-void judge(const PlanSpace& space, Candidate& candidate, Errors& mistakes) {
+// Of those that were read: what all of them have.
+Errors mistakes_of_file(const std::vector<std::optional<Errors>>& outside) {
+  const auto first =
+      std::find_if(outside.begin(), outside.end(), [](const auto& e) { return e.has_value(); });
+  if (first == outside.end()) return {};
+  Errors common = **first;
+  for (const std::optional<Errors>& other : outside) {
+    if (!other) continue;
+    std::erase_if(common, [&](const Error& error) {
+      return std::none_of(other->begin(), other->end(),
+                          [&](const Error& e) { return e.key == error.key && e.message == error.message; });
+    });
+  }
+  return common;
+}
+
+void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
   ScenarioOptions options;
   options.document = candidate.document;
   auto loaded = load_scenario(space.file, options);
   if (!loaded.ok()) {
-    mistakes = mistakes_of_file(space, loaded.errors());
+    outside = outside_deployment(space, loaded.errors());
     const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
     return reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
                   reason_of(loaded.errors()));
   }
   auto scenario = std::make_shared<Scenario>(std::move(loaded).value());
+  for (const PoolSpec* pool : scenario->pools()) candidate.parts.push_back(pool->instance.hardware.name);
   if (space.most_replicas > 0) {
     if (std::string reason = uncountable(*scenario); !reason.empty())
       return reject(candidate, RejectedBy::configuration, std::move(reason));
@@ -152,6 +169,64 @@ void in_parallel(std::size_t count, int threads, const Work& work) {
   worker();
 }
 
+// A name that is no part's, shipped or a candidate's own: nothing would come of it.
+Errors unknown_parts(const PlanSpace& space, const CandidateList& list) {
+  std::vector<std::string> known = profile_names("hardware_profiles");
+  for (const Candidate& candidate : list.all)
+    known.insert(known.end(), candidate.parts.begin(), candidate.parts.end());
+  std::sort(known.begin(), known.end());
+  known.erase(std::unique(known.begin(), known.end()), known.end());
+  Errors errors;
+  const auto check = [&](const std::string& part, const char* key) {
+    if (std::binary_search(known.begin(), known.end(), part)) return;
+    // A profile of one's own whose candidates could not be read.
+    const bool named = std::any_of(list.all.begin(), list.all.end(), [&](const Candidate& c) {
+      return c.parts.empty() && c.document.find(part) != std::string::npos;
+    });
+    if (named) return;
+    errors.push_back(invalid_input("no candidate has a part of this name, and no profile" +
+                                       did_you_mean(part, known) + "; expected names as in `orrery list`",
+                                   {space.file, 0, 0}, key + part));
+  };
+  for (const auto& [part, count] : space.owned) check(part, "search.owned.");
+  for (const auto& [part, price] : space.prices) check(part, "search.prices.");
+  return errors;
+}
+
+// A digest of all that its results come from: the document with its figures, what it costs, and what a few
+// steps take, for tables may change under the same document.
+std::string results_key(const PlanSpace& space, const Scenario& scenario,
+                        const std::vector<StepPricer>& pricers) {
+  Digest digest;
+  digest.add_text(scenario.resolved_yaml());
+  digest.add_text(format_number(usd_per_hour(space, scenario)));
+  const PrefillChunk chunk{.new_tokens = 700, .context = 300};
+  for (const StepPricer& pricer : pricers) {
+    for (const std::int32_t decodes : {0, 1, 48}) {
+      StepShape shape{.prefill = {}, .decode_sequences = decodes, .decode_context_tokens = decodes * 1500};
+      if (decodes != 1) shape.prefill = std::span(&chunk, 1);
+      digest.add(pricer.summarize(shape).timing.busy);
+    }
+  }
+  return digest_text(digest.value());
+}
+
+// With its key; or why it is none after all.
+void look_closer(const PlanSpace& space, const SharedRequests& requests, Candidate& candidate) {
+  auto scenario = std::make_shared<Scenario>(*candidate.scenario);
+  give_requests(*scenario, requests);
+  std::vector<StepPricer> pricers;
+  for (const PoolSpec* pool : scenario->pools()) {
+    auto pricer = StepPricer::create(pool->instance, scenario->what_if);
+    if (!pricer.ok()) return reject(candidate, RejectedBy::configuration, reason_of(pricer.errors()));
+    pricers.push_back(std::move(pricer).value());
+  }
+  candidate.scenario = scenario;
+  candidate.key = results_key(space, *scenario, pricers);
+  if (std::string reason = beyond_slo(*scenario, *requests, pricers.front()); !reason.empty())
+    reject(candidate, RejectedBy::bound, std::move(reason));
+}
+
 // Where everything is refused for one and the same reason, the reason lies in what all share.
 std::optional<Error> common_error(const PlanSpace& space, const CandidateList& list) {
   const Candidate& first = list.all.front();
@@ -167,7 +242,34 @@ std::optional<Error> common_error(const PlanSpace& space, const CandidateList& l
                     {space.file, 0, 0}, "");
 }
 
+// Every combination as a document, and as a scenario where it is one.
+Status read_all(const PlanSpace& space, int threads, const std::function<bool()>& stopped,
+                CandidateList& list) {
+  std::vector<const PlanShape*> shapes;
+  for (const PlanShape& shape : space.shapes) shapes.insert(shapes.end(), shape.combinations(), &shape);
+  std::vector<std::optional<Errors>> outside(list.all.size());
+  in_parallel(list.all.size(), threads, [&](std::size_t i) {
+    if (stopped()) return;
+    Candidate& candidate = list.all[i];
+    auto document = document_of(space, *shapes[i], candidate);
+    if (!document.ok()) return reject(candidate, RejectedBy::configuration, reason_of(document.errors()));
+    candidate.document = std::move(document).value();
+    judge(space, candidate, outside[i].emplace());
+  });
+  if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
+  if (Errors mistakes = mistakes_of_file(outside); !mistakes.empty()) return mistakes;
+  if (Errors errors = unknown_parts(space, list); !errors.empty()) return errors;
+  if (std::optional<Error> error = common_error(space, list)) return *error;
+  return ok_status();
+}
+
 }  // namespace
+
+void reject(Candidate& candidate, RejectedBy stage, std::string reason) {
+  candidate.rejected = stage;
+  candidate.reason = std::move(reason);
+  candidate.scenario.reset();
+}
 
 const char* to_string(RejectedBy stage) {
   static constexpr const char* names[] = {"", "configuration", "memory", "owned", "bound"};
@@ -186,7 +288,10 @@ std::size_t CandidateList::feasible() const {
       std::count_if(all.begin(), all.end(), [](const Candidate& c) { return c.scenario != nullptr; }));
 }
 
-Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests) {
+Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests,
+                                      const std::function<bool()>& keep_going) {
+  const KernelSetCache once;
+  const auto stopped = [&] { return keep_going && !keep_going(); };
   CandidateList list;
   for (const PlanShape& shape : space.shapes) {
     for (std::uint64_t n = 0; n < shape.combinations(); ++n) {
@@ -194,39 +299,19 @@ Result<CandidateList> list_candidates(const PlanSpace& space, int threads, Share
       candidate.index = list.all.size();
       candidate.shape = shape.name;
       candidate.values = values_of(shape, n);
-      auto document = document_of(space, shape, candidate);
-      if (document.ok())
-        candidate.document = std::move(document).value();
-      else
-        reject(candidate, RejectedBy::configuration, reason_of(document.errors()));
       list.all.push_back(std::move(candidate));
     }
   }
-  std::vector<Errors> mistakes(list.all.size());
-  in_parallel(list.all.size(), threads, [&](std::size_t i) {
-    if (list.all[i].rejected == RejectedBy::nothing) judge(space, list.all[i], mistakes[i]);
-  });
-  for (const Errors& errors : mistakes) {
-    if (!errors.empty()) return errors;
-  }
-  if (std::optional<Error> error = common_error(space, list)) return *error;
+  ORRERY_TRY_STATUS(read_all(space, threads, stopped, list));
   const auto some = std::find_if(list.all.begin(), list.all.end(),
                                  [](const Candidate& c) { return c.scenario != nullptr; });
   if (some == list.all.end()) return list;
   ORRERY_TRY(read, read_requests(*some->scenario));
   requests = std::move(read);
   in_parallel(list.all.size(), threads, [&](std::size_t i) {
-    Candidate& candidate = list.all[i];
-    if (candidate.scenario == nullptr) return;
-    auto scenario = std::make_shared<Scenario>(*candidate.scenario);
-    give_requests(*scenario, requests);
-    candidate.scenario = scenario;
-    Digest digest;
-    digest.add_text(scenario->resolved_yaml());
-    candidate.key = digest_text(digest.value());
-    if (std::string reason = beyond_slo(*scenario, *requests); !reason.empty())
-      reject(candidate, RejectedBy::bound, std::move(reason));
+    if (list.all[i].scenario != nullptr && !stopped()) look_closer(space, requests, list.all[i]);
   });
+  if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   return list;
 }
 

@@ -1,6 +1,7 @@
 // Every combination of a space as a scenario, or the reason why it is none.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,7 +31,8 @@ struct Candidate {
   std::string key;                                          // of its results: a digest of all its figures
   RejectedBy rejected = RejectedBy::nothing;
   std::string reason;
-  std::string label() const;  // "colocated: hardware h200, parallel.tp 2"
+  std::vector<std::string> parts;  // names of its hardware, once it could be read
+  std::string label() const;       // "colocated: hardware h200, parallel.tp 2"
 };
 
 struct CandidateList {
@@ -41,9 +43,12 @@ struct CandidateList {
 using SharedRequests = std::shared_ptr<const std::vector<TraceRequest>>;
 
 // In the order of the file, the last key of a shape varying fastest, whatever the number of threads. The
-// workload is read once, into `requests`. Errors: the workload's; and the first candidate's where all are
-// refused for the same reason, which then is the document's.
-Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests);
+// workload is read once, into `requests`. Errors: the workload's; what is wrong with every candidate and so
+// with the document; parts of `owned` and `prices` that nobody knows.
+Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests,
+                                      const std::function<bool()>& keep_going = {});
+
+void reject(Candidate& candidate, RejectedBy stage, std::string reason);
 
 // The candidate with so many instances; only where it has one pool.
 Scenario with_replicas(const Scenario& scenario, std::int64_t replicas);

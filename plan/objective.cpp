@@ -21,7 +21,8 @@ double at_percentile(const Distribution& d, double percentile) {
 std::string objective_text(PlanObjective objective, const PlanScore& score) {
   switch (objective) {
     case PlanObjective::gpus: return std::to_string(score.gpus) + (score.gpus == 1 ? " GPU" : " GPUs");
-    case PlanObjective::cost: return format_fixed(score.usd_per_million, 3) + " USD/Mtok";
+    case PlanObjective::cost:
+      return score.usd_per_million > 0 ? format_fixed(score.usd_per_million, 3) + " USD/Mtok" : "no answer";
     case PlanObjective::throughput:
       return format_fixed(score.output_tokens_per_s / static_cast<double>(score.gpus), 1) + " tok/s/GPU";
     case PlanObjective::latency: return format_fixed(score.mean_e2e_ms, 1) + " ms";
@@ -36,7 +37,7 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
   const double all =
       static_cast<double>(run.completed + run.failed + run.rejected + run.timed_out + run.cancelled);
   s.has_slo = scenario.slo.given;
-  if (s.has_slo && all > 0) s.attainment = static_cast<double>(run.slo_met) / all;
+  if (all > 0) s.attainment = static_cast<double>(s.has_slo ? run.slo_met : run.completed) / all;
   double fullest = 0;
   for (const PoolResult& pool : run.pools) fullest = std::max(fullest, pool.peak_utilization);
   s.kv_peak = fullest;
@@ -67,6 +68,8 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
 bool better(const PlanScore& a, const PlanScore& b) {
   if (a.meets != b.meets) return a.meets;
   if (!a.meets && a.attainment != b.attainment) return a.attainment > b.attainment;
+  // Who answers nothing has no latency and costs nothing.
+  if ((a.requests_per_s > 0) != (b.requests_per_s > 0)) return a.requests_per_s > 0;
   if (a.objective != b.objective) return a.objective < b.objective;
   return a.mean_e2e_ms < b.mean_e2e_ms;
 }

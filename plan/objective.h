@@ -12,7 +12,7 @@ namespace orrery {
 struct PlanScore {
   std::int64_t replicas = 1, gpus = 0;
   bool has_slo = false, meets = false;
-  double attainment = 0;            // share of requests that met every limit
+  double attainment = 0;            // share of requests that met every limit; without one: that were answered
   double objective = 0;             // smaller is better, whatever is searched for
   double mean_e2e_ms = 0;           // between equal objectives the smaller one wins
   double ttft_ms = 0, tpot_ms = 0;  // at the SLO's percentile
@@ -20,6 +20,7 @@ struct PlanScore {
   double usd_per_hour = 0, usd_per_million = 0;  // 0: a part has no price
   double kv_peak = 0;                            // share of the KV blocks, of the fullest instance
   bool saturated = false;
+  std::string refused;  // why it could not be run after all; then nothing else here counts
 };
 
 // Shows the objective as a person wants it: "4 GPUs", "0.31 USD/Mtok", "1,234 tok/s/GPU", "812 ms".

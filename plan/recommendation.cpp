@@ -1,6 +1,7 @@
 #include "plan/recommendation.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 
 #include "base/files.h"
@@ -109,7 +110,7 @@ std::string finalist_row(const PlanSpace& space, const PlanSearch& search, const
 std::string why(const PlanSpace& space, const PlanSearch& search) {
   const Finalist& choice = search.finalists.front();
   std::string out = "It is the best of " + std::to_string(search.candidates.feasible()) +
-                    " deployments that can be run, by " + to_string(space.objective) + ": " +
+                    " deployments that were run, by " + to_string(space.objective) + ": " +
                     objective_text(space.objective, choice.entry.score) + ".";
   if (search.finalists.size() < 2) return out + "\n";
   const Finalist& next = search.finalists[1];
@@ -187,7 +188,7 @@ std::string recommendation_markdown(const RecommendationInput& input) {
   }
   out += "\n## Who is not in it\n\n";
   out += std::to_string(search.candidates.all.size()) + " combinations, of which " +
-         std::to_string(search.candidates.feasible()) + " can be run; " + std::to_string(search.left.size()) +
+         std::to_string(search.candidates.feasible()) + " were run; " + std::to_string(search.left.size()) +
          " of those left before the last round (candidates.csv).\n\n";
   for (const auto& [reason, count] : reasons_of(search))
     out += "- " + std::to_string(count) + " × " + reason + "\n";
@@ -206,13 +207,13 @@ std::string recommendation_text(const RecommendationInput& input) {
     const Finalist& f = search.finalists[i];
     const PlanScore& s = f.entry.score;
     out += i == 0 ? "choice      " : "then        ";
-    out += plan_text(search, f.entry) + "\n            " + objective_text(input.space->objective, s) + ", " +
-           std::to_string(s.gpus) + (s.gpus == 1 ? " GPU" : " GPUs");
+    out += plan_text(search, f.entry) + "\n            " + objective_text(input.space->objective, s);
+    if (input.space->objective != PlanObjective::gpus) out += ", " + objective_text(PlanObjective::gpus, s);
     if (s.has_slo) out += ", in time " + percent(s.attainment);
     out += ", best in " + percent(f.best_probability) + " of the draws\n";
   }
   out += "searched    " + std::to_string(search.candidates.all.size()) + " combinations, " +
-         std::to_string(search.candidates.feasible()) + " can be run, " + std::to_string(search.runs) +
+         std::to_string(search.candidates.feasible()) + " of them run, " + std::to_string(search.runs) +
          " simulations";
   if (search.reused > 0) out += ", " + std::to_string(search.reused) + " answers from the store";
   return out + "\n";
@@ -279,8 +280,12 @@ Error no_deployment(const RecommendationInput& input) {
   const Scenario& scenario = *candidate_of(search, nearest).scenario;
   const PlanScore& s = nearest.score;
   std::string message = "no deployment meets the objective; the nearest is " + plan_text(search, nearest);
-  if (!s.has_slo)
-    return make_error(ErrorKind::no_deployment, message + ", which answered nothing", where, "search");
+  if (!s.has_slo) {
+    return make_error(ErrorKind::no_deployment,
+                      message + ", which answers " + percent(s.attainment) +
+                          " of the requests; all have to be. Own more GPUs, or offer less",
+                      where, "search");
+  }
   message += ": " + percent(s.attainment) + " of the requests in time, " +
              format_fixed(scenario.slo.percentile, 1) + " % have to be";
   const std::string at = " at that percentile";
@@ -299,14 +304,19 @@ Error no_deployment(const RecommendationInput& input) {
 
 Status write_recommendation(const std::string& folder, const RecommendationInput& input) {
   const PlanSearch& search = *input.search;
+  std::error_code ignored;  // writing says what is wrong
+  std::filesystem::create_directories(folder, ignored);
   const auto write = [&](const std::string& name, const std::string& text) {
     return write_file_atomically(folder + "/" + name, text);
   };
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
     const PlanEntry& entry = search.finalists[i].entry;
     ORRERY_TRY(document, YamlDocument::parse(candidate_of(search, entry).scenario->yaml, input.space->file));
-    if (input.space->most_replicas > 0)
-      ORRERY_TRY_STATUS(document.set("deployment.replicas=" + std::to_string(entry.score.replicas)));
+    if (input.space->most_replicas > 0) {
+      const bool listed = document.root().optional("deployment").optional("pools").present();
+      ORRERY_TRY_STATUS(document.set((listed ? "deployment.pools[0].replicas=" : "deployment.replicas=") +
+                                     std::to_string(entry.score.replicas)));
+    }
     ORRERY_TRY_STATUS(
         write(i == 0 ? "choice.yaml" : "alternative-" + std::to_string(i) + ".yaml", document.dump()));
   }

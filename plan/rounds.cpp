@@ -76,10 +76,11 @@ std::string finalist_text(const Finalist& finalist) {
   return out.dump();
 }
 
-Status read_finalist(const std::string& text, Finalist& finalist) {
+Status read_finalist(const std::string& text, std::size_t draws, Finalist& finalist) {
   try {
     const Json in = Json::parse(text);
     for (const Json& score : in.at("draws")) finalist.draws.push_back(score_from(score));
+    if (finalist.draws.size() != draws) return damaged("finalist");
     for (const Json& m : in.at("intervals")) {
       finalist.intervals.metrics.push_back({.name = m.at("name"),
                                             .nominal = m.at("nominal"),
@@ -145,8 +146,16 @@ Result<PlanScore> PlanRunner::run(const Candidate& candidate, std::int64_t repli
   RunOptions options;
   options.limit_requests = requests;
   options.keep_going = [&](std::uint64_t) { return !stopped(); };
-  ORRERY_TRY(result, run_scenario(scenario, options));
-  const PlanScore score = score_of(*space_, scenario, result);
+  auto result = run_scenario(scenario, options);
+  if (!result.ok()) {
+    const ErrorKind kind = result.errors().front().kind;
+    if (kind != ErrorKind::invalid_input && kind != ErrorKind::infeasible) return result.errors();
+    PlanScore refused;
+    refused.replicas = replicas;
+    refused.refused = to_string(Errors{result.errors().front()});
+    return refused;
+  }
+  const PlanScore score = score_of(*space_, scenario, *result);
   ++runs_;
   ORRERY_TRY_STATUS(store_->put(key, score_text(score)));
   return score;
@@ -171,7 +180,7 @@ Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t gu
   for (;;) {
     ORRERY_TRY(tried, run(candidate, high, requests));
     score = tried;
-    if (score.meets || high == most) break;
+    if (!score.refused.empty() || score.meets || high == most) break;
     low = high;
     high = std::min(most, high * 2);
   }
@@ -193,14 +202,17 @@ Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
   const std::int64_t replicas = finalist.entry.score.replicas;
   const std::string key =
       candidate.key + "/" + std::to_string(replicas) + "/draws " + std::to_string(space_->draws);
-  if (const auto known = store_->find(key)) return read_finalist(*known, finalist);
+  if (const auto known = store_->find(key))
+    return read_finalist(*known, static_cast<std::size_t>(space_->draws), finalist);
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   const Scenario scenario = with_replicas(*candidate.scenario, replicas);
   RungShares shares;  // of the nominal run
   const auto measure = [&](const RunOptions& options) -> Result<RunMetrics> {
     ORRERY_TRY(result, run_scenario(scenario, options));
-    RunMetrics metrics{metrics_of(result), result.completed + result.failed + result.rejected};
+    // Scores first: a run without an answer has fewer of the others.
+    RunMetrics metrics{{}, result.completed + result.failed + result.rejected};
     append_score(score_of(*space_, scenario, result), metrics.metrics);
+    for (MetricInterval& m : metrics_of(result)) metrics.metrics.push_back(std::move(m));
     if (shares.empty()) shares = result.price_sources;
     ++runs_;
     return metrics;

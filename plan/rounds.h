@@ -15,7 +15,8 @@ class PlanRunner {
   PlanRunner(const PlanSpace& space, const SearchOptions& options, PlanStore& store)
       : space_(&space), options_(&options), store_(&store) {}
 
-  // One run over the first `requests` requests.
+  // One run over the first `requests` requests. What turns out only when it runs (a link that the part has no
+  // figure of) is no error: `refused` of the score says so.
   Result<PlanScore> run(const Candidate& candidate, std::int64_t replicas, std::uint64_t requests);
   // With as many instances as the space says: those of the candidate, or as few as meet the SLO (doubling
   // from `guess`, then bisection; the most that are allowed, or owned, where none does).

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/digest.h"
+#include "base/json.h"
 #include "plan/rounds.h"
 
 namespace orrery {
@@ -14,7 +15,18 @@ namespace {
 
 // Shares of the workload on which candidates are compared before all of it: an eighth, a quarter, a half.
 constexpr std::uint64_t first_part = 8;
-constexpr std::uint64_t least_requests = 64;  // a part of fewer says too little of a queue
+constexpr std::uint64_t least_requests = 64;  // a part with fewer that count says too little of a queue
+
+// Of the first `part` requests those that are measured; arrivals of a closed loop are not the trace's.
+std::uint64_t measured(const std::vector<TraceRequest>& requests, const WorkloadSpec& workload,
+                       std::uint64_t part) {
+  if (workload.warmup_s <= 0) return part;
+  if (workload.closed_loop_concurrency > 0) return 0;
+  const SimTime from = requests.front().arrival + duration_from_seconds(workload.warmup_s);
+  return static_cast<std::uint64_t>(std::count_if(requests.begin(),
+                                                  requests.begin() + static_cast<std::ptrdiff_t>(part),
+                                                  [&](const TraceRequest& r) { return r.arrival >= from; }));
+}
 
 // Runs `work` for 0 … count − 1; the first error, by number, is returned.
 template <class Work>
@@ -51,16 +63,19 @@ class Search {
   Search(const PlanSpace& space, const SearchOptions& options, PlanStore store)
       : space_(space), options_(options), store_(std::move(store)), runner_(space, options, store_) {}
 
-  Result<PlanSearch> go(CandidateList candidates, std::uint64_t requests);
+  Result<PlanSearch> go(CandidateList candidates, const std::vector<TraceRequest>& requests);
 
  private:
   Status round(std::uint64_t requests);
   Status estimate();
   void compare_draws();
-  void tell(std::uint64_t done, std::uint64_t of, const char* what) {
-    if (!options_.progress) return;
+  void drop_refused();
+  void leave(std::size_t stay);  // the worst go, until so many are left
+  // One more is done; counted under the lock, so that progress never runs backwards.
+  void tell(std::uint64_t& done, std::uint64_t of, const char* what) {
     const std::scoped_lock lock(progress_);
-    options_.progress(done, of, what);
+    ++done;
+    if (options_.progress) options_.progress(done, of, what);
   }
 
   const PlanSpace& space_;
@@ -73,31 +88,44 @@ class Search {
 };
 
 Status Search::round(std::uint64_t requests) {
-  std::atomic<std::uint64_t> done{0};
+  std::uint64_t done = 0;
   ORRERY_TRY_STATUS(in_parallel(running_.size(), options_.threads, [&](std::size_t i) -> Status {
     PlanEntry& entry = running_[i];
     ORRERY_TRY(score, runner_.fewest(out_.candidates.all[entry.candidate], entry.score.replicas, requests));
     entry.score = score;
     entry.requests = requests;
-    tell(++done, running_.size(), "candidates");
+    tell(done, running_.size(), "candidates");
     return ok_status();
   }));
+  drop_refused();
   std::sort(running_.begin(), running_.end(), before);
   return ok_status();
 }
 
-Status Search::estimate() {
-  out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
-  while (running_.size() > out_.finalists.size()) {
+void Search::drop_refused() {
+  for (const PlanEntry& entry : running_) {
+    if (!entry.score.refused.empty())
+      reject(out_.candidates.all[entry.candidate], RejectedBy::configuration, entry.score.refused);
+  }
+  std::erase_if(running_, [](const PlanEntry& entry) { return !entry.score.refused.empty(); });
+}
+
+void Search::leave(std::size_t stay) {
+  while (running_.size() > stay) {
     out_.left.push_back(running_.back());
     running_.pop_back();
   }
-  std::atomic<std::uint64_t> done{0};
+}
+
+Status Search::estimate() {
+  out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
+  leave(out_.finalists.size());
+  std::uint64_t done = 0;
   return in_parallel(out_.finalists.size(), options_.threads, [&](std::size_t i) -> Status {
     Finalist& finalist = out_.finalists[i];
     finalist.entry = running_[i];
     ORRERY_TRY_STATUS(runner_.estimate(out_.candidates.all[finalist.entry.candidate], finalist));
-    tell(++done, out_.finalists.size(), "finalists");
+    tell(done, out_.finalists.size(), "finalists");
     return ok_status();
   });
 }
@@ -129,9 +157,9 @@ void Search::compare_draws() {
   }
 }
 
-Result<PlanSearch> Search::go(CandidateList candidates, std::uint64_t requests) {
+Result<PlanSearch> Search::go(CandidateList candidates, const std::vector<TraceRequest>& requests) {
   out_.candidates = std::move(candidates);
-  out_.requests = requests;
+  out_.requests = requests.size();
   for (std::size_t i = 0; i < out_.candidates.all.size(); ++i) {
     if (out_.candidates.all[i].scenario != nullptr)
       running_.push_back({.candidate = i, .requests = 0, .score = {}});
@@ -139,16 +167,15 @@ Result<PlanSearch> Search::go(CandidateList candidates, std::uint64_t requests) 
   out_.full_runs = running_.size();
   const auto keep = static_cast<std::size_t>(space_.finalists) * 2;
   for (std::uint64_t part = first_part; part > 1; part /= 2) {
-    const std::uint64_t few = requests / part;
-    if (running_.size() <= keep || few < least_requests) continue;
+    const std::uint64_t few = out_.requests / part;
+    if (running_.size() <= keep) break;
+    // All candidates have one workload.
+    const Scenario& any = *out_.candidates.all[running_.front().candidate].scenario;
+    if (measured(requests, any.workload, few) < least_requests) continue;
     ORRERY_TRY_STATUS(round(few));
-    const std::size_t stay = std::max(keep, (running_.size() + 1) / 2);
-    while (running_.size() > stay) {
-      out_.left.push_back(running_.back());
-      running_.pop_back();
-    }
+    leave(std::max(keep, (running_.size() + 1) / 2));
   }
-  ORRERY_TRY_STATUS(round(requests));
+  ORRERY_TRY_STATUS(round(out_.requests));
   ORRERY_TRY_STATUS(estimate());
   compare_draws();
   out_.runs = runner_.runs();
@@ -163,13 +190,24 @@ std::string identity_of(const PlanSpace& space, const SearchOptions& options,
   digest.add_text(to_string(space.objective));
   for (const auto& [part, price] : space.prices) {
     digest.add_text(part);
-    digest.add_text(std::to_string(price));
+    digest.add_text(format_number(price));
   }
   for (const TraceRequest& r : requests) {
-    digest.add(r.arrival.ns());
-    digest.add(std::int64_t{r.prompt_tokens});
-    digest.add(std::int64_t{r.output_tokens});
+    digest.add(r.index);
+    for (const std::int64_t value :
+         {r.arrival.ns(), std::int64_t{r.prompt_tokens}, std::int64_t{r.output_tokens},
+          std::int64_t{r.max_output_tokens}, std::int64_t{r.hash_block_size}, std::int64_t{r.priority},
+          r.timeout.ns(), r.cancel_after.ns()})
+      digest.add(value);
+    digest.add(r.session);
+    digest.add_text(r.tenant);
+    digest.add(std::uint64_t{r.hash_ids.size()});
     for (const std::uint64_t id : r.hash_ids) digest.add(id);
+    for (const ImageSize& image : r.images) {
+      digest.add(image.id);
+      for (const std::int32_t value : {image.width, image.height, image.position})
+        digest.add(std::int64_t{value});
+    }
   }
   return digest_text(digest.value());
 }
@@ -196,7 +234,7 @@ Status check_prices(const PlanSpace& space, const CandidateList& list) {
 
 Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& options) {
   SharedRequests requests;
-  ORRERY_TRY(candidates, list_candidates(space, options.threads, requests));
+  ORRERY_TRY(candidates, list_candidates(space, options.threads, requests, options.keep_going));
   ORRERY_TRY_STATUS(check_prices(space, candidates));
   if (candidates.feasible() == 0) {
     PlanSearch nothing;
@@ -210,7 +248,7 @@ Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& opt
     store = std::move(opened);
   }
   Search search(space, options, std::move(store));
-  return search.go(std::move(candidates), requests->size());
+  return search.go(std::move(candidates), *requests);
 }
 
 }  // namespace orrery

@@ -26,7 +26,15 @@ std::string flow_text(const Yaml& node) {
       out += (out.empty() ? "" : ", ") + Json(key).dump() + ": " + flow_text(value);
     return "{" + out + "}";
   }
-  return node.quoted() ? Json(node.scalar_text()).dump() : node.scalar_text();
+  // What a list or a map in one line would take for its own.
+  const bool plain = !node.quoted() && node.scalar_text().find_first_of(",[]{}#:\"'\n") == std::string::npos;
+  return plain ? node.scalar_text() : Json(node.scalar_text()).dump();
+}
+
+// `parallel` beside `parallel.tp`: the one that is set later would undo the other.
+bool within(const std::string& inner, const std::string& outer) {
+  return inner.starts_with(outer) && inner.size() > outer.size() &&
+         (inner[outer.size()] == '.' || inner[outer.size()] == '[');
 }
 
 std::vector<PlanAxis> read_axes(const Yaml& node) {
@@ -43,6 +51,10 @@ std::vector<PlanAxis> read_axes(const Yaml& node) {
       axis.values.push_back(flow_text(value));
       if (std::count(axis.values.begin(), axis.values.end(), axis.values.back()) > 1)
         value.fail("stands twice in this list");
+    }
+    for (const PlanAxis& other : axes) {
+      if (within(key, other.key) || within(other.key, key))
+        values.fail("is varied together with " + other.key + ", and one holds the other; vary one of them");
     }
     if (axis.values.empty()) values.fail("an empty list leaves nothing to try; give it a value or remove it");
     axes.push_back(std::move(axis));
@@ -66,7 +78,9 @@ std::vector<PlanShape> read_shapes(const Yaml& search) {
       shape.deployment = flow_text(deployment);
     shape.axes = common;
     for (PlanAxis& own : read_axes(node.optional("vary"))) {
-      std::erase_if(shape.axes, [&](const PlanAxis& axis) { return axis.key == own.key; });
+      std::erase_if(shape.axes, [&](const PlanAxis& axis) {
+        return axis.key == own.key || within(axis.key, own.key) || within(own.key, axis.key);
+      });
       shape.axes.push_back(std::move(own));
     }
     shapes.push_back(std::move(shape));

@@ -61,7 +61,11 @@ Result<PlanStore> PlanStore::open(const std::string& path, const std::string& id
   if (resume && !std::filesystem::exists(path)) {
     return invalid_input("there is no search to resume here; leave --resume out to begin one", {path, 0, 0});
   }
-  if (!resume) remove_store(path);
+  if (!resume) {
+    std::error_code ignored;  // what stands in the way shows when the store is opened
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
+    remove_store(path);
+  }
   PlanStore store;
   State& s = *store.state_;
   s.path = path;

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <sstream>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -42,25 +43,44 @@ Result<PlanSearch> search_with_progress(const PlanSpace& space, const PlanOption
   return search_plans(space, search);
 }
 
-Status make_folder(const PlanOptions& options) {
+Status check_out(const PlanOptions& options) {
   if (options.resume && options.out.empty())
     return make_error(ErrorKind::usage, "--resume goes on with the search in --out DIR; name it");
-  if (options.out.empty()) return ok_status();
-  std::error_code failed;
-  std::filesystem::create_directories(options.out, failed);
-  if (!failed) return ok_status();
-  return invalid_input("cannot be made: " + failed.message() + "; name another folder", {options.out, 0, 0},
-                       "--out");
+  std::error_code ignored;
+  if (std::filesystem::exists(options.out, ignored) && !std::filesystem::is_directory(options.out, ignored)) {
+    return invalid_input("is no folder; name another one", {options.out, 0, 0}, "--out");
+  }
+  return ok_status();
+}
+
+// Without what results do not depend on, for outputs that are the same after a stop.
+std::string command_of(const std::string& line) {
+  std::istringstream in(line);
+  std::string out;
+  for (std::string word; std::getline(in, word, ' ');) {
+    if (word == "--resume" || word.starts_with("--threads=")) continue;
+    if (word == "--threads") {
+      std::getline(in, word, ' ');
+      continue;
+    }
+    out += (out.empty() ? "" : " ") + word;
+  }
+  return out;
 }
 
 Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   ORRERY_TRY(space,
              load_space(options.space,
                         {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
-  ORRERY_TRY_STATUS(make_folder(options));
+  ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
-  ORRERY_TRY(search, search_with_progress(space, options, context));
-  const RecommendationInput input{&space, &search, context.command_line, version()};
+  auto searched = search_with_progress(space, options, context);
+  if (interrupted()) {
+    if (options.out.empty()) return interruption();
+    return make_error(ErrorKind::interrupted, "interrupted; the same command with --resume goes on");
+  }
+  ORRERY_TRY(search, std::move(searched));
+  const RecommendationInput input{&space, &search, command_of(context.command_line), version()};
   if (!options.out.empty()) ORRERY_TRY_STATUS(write_recommendation(options.out, input));
   if (context.json)
     std::fputs(canonical_json(recommendation_json(input)).c_str(), stdout);

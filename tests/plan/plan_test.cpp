@@ -118,6 +118,64 @@ TEST_CASE("a bound rejects only what misses the SLO when it is run") {
   CHECK(rejected < 40);
 }
 
+TEST_CASE("who answers nothing is last, and costs nothing only because of it") {
+  PlanScore answered, silent;
+  answered.requests_per_s = 2;
+  answered.objective = 5;
+  CHECK(better(answered, silent));
+  CHECK_FALSE(better(silent, answered));
+  // Without an SLO: one instance of one sequence and clients that do not wait leave the first one silent.
+  const Folder folder;
+  const PlanSpace space =
+      space_of(folder,
+               "deployment: {hardware: l40s, model: qwen3-8b, engine: vllm-0.24, kernels: roofline,\n"
+               "  engine_args: {max_num_seqs: 1}}\n"
+               "workload:\n  client: {timeout_s: 1}\n  generator:\n    requests: 200\n"
+               "    arrivals: {process: poisson, rate: 60}\n    input: {distribution: fixed, value: 6000}\n"
+               "    output: {distribution: fixed, value: 60}\n"
+               "search:\n  objective: cost\n  prices: {l40s: 1, h200: 3}\n  finalists: 2\n  draws: 2\n"
+               "  vary: {hardware: [l40s, h200]}\n");
+  const PlanSearch search = searched(space);
+  REQUIRE(search.finalists.size() == 2);
+  CHECK(search.candidates.all[search.finalists.front().entry.candidate].parts.front() == "h200");
+}
+
+TEST_CASE("what arrives in the warm-up counts neither for a bound nor as part of a round") {
+  const Folder folder;
+  // Prompts beyond any TTFT limit here, all of them in the warm-up; then short ones.
+  std::string trace;
+  for (int i = 0; i < 400; ++i) {
+    trace += "{\"timestamp\": " + std::to_string(i * 100) +
+             ", \"input_length\": " + (i < 100 ? "20000" : "200") + ", \"output_length\": 4}\n";
+  }
+  folder.write("trace.jsonl", trace);
+  const PlanSpace space = space_of(
+      folder,
+      "deployment: {hardware: h200, model: qwen3-8b, engine: vllm-0.24, kernels: roofline, replicas: 16}\n"
+      "workload: {trace: trace.jsonl, warmup_s: 30}\nslo: {ttft_ms: 200, percentile: 90}\n"
+      "search:\n  objective: latency\n  finalists: 1\n  draws: 2\n"
+      "  vary: {engine_args.max_num_seqs: [1, 2, 64, 128]}\n");
+  const PlanSearch search = searched(space);
+  CHECK(search.candidates.feasible() == 4);
+  CHECK(has_choice(search));
+  // Not even a half has 64 requests that are measured.
+  for (const PlanEntry& entry : search.left) CHECK(entry.requests == 400);
+}
+
+TEST_CASE("candidates of one part and set of kernels share its tables") {
+  const Folder folder;
+  std::string text = scenario_text("");
+  text.replace(text.find(", kernels: roofline"), 19, "");
+  const PlanSpace space =
+      space_of(folder, text + "search: {objective: latency, vary: {engine_args.max_num_seqs: [8, 16]}}\n");
+  SharedRequests requests;
+  auto list = list_candidates(space, 1, requests);
+  REQUIRE(list.ok());
+  const auto tables = [&](std::size_t i) { return list->all[i].scenario->pool.instance.kernels; };
+  REQUIRE(tables(0) != nullptr);
+  CHECK(tables(0) == tables(1));
+}
+
 TEST_CASE("as few instances as meet the SLO") {
   const Folder folder;
   const PlanSpace space =
@@ -202,6 +260,15 @@ TEST_CASE("bad spaces are refused with their place") {
         std::string::npos);
   CHECK(message("search: {objective: gpus, vary: {hardware: [h200, h200]}}\n").find("twice") !=
         std::string::npos);
+  CHECK(message("search: {objective: gpus, vary: {parallel.tp: [1], parallel: [{tp: 2}]}}\n")
+            .find("vary one of them") != std::string::npos);
+  for (const char* names : {"owned: {h2000: 8}", "prices: {h2000: 2}"}) {
+    const PlanSpace typo = space_of(folder, scenario_text(easy_slo) + "search: {objective: gpus, " + names +
+                                                ", vary: {hardware: [h200]}}\n");
+    const auto refused = search_plans(typo, {});
+    REQUIRE_FALSE(refused.ok());
+    CHECK(to_string(refused.errors()).find("did you mean") != std::string::npos);
+  }
   const PlanSpace unknown =
       space_of(folder, scenario_text(easy_slo) + "search: {objective: gpus, vary: {hardwear: [h200]}}\n");
   const auto search = search_plans(unknown, {});
