@@ -230,7 +230,9 @@ Result<KernelRun> run_cell(const Cell& cell) {
   out.seen.model = scenario.pool.instance.model.name;
   out.seen.itl = out.result.itl;
   if (cell.waits) out.seen.lateness = clock.lateness();
-  out.seen.kv_blocks = cell.demand.blocks;
+  // No kv_blocks: they are the plan's, nobody counted them. The simulated API server has the scenario's
+  // texts.
+  out.seen.text_prompts = scenario.workload.openai_frontend;
   out.seen.most_streams = most_at_once(out.seen.records);
   out.seen.duration_s = (out.result.last_finish - out.result.first_arrival).seconds();
   return out;

@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "catch.h"
+#include "live/endpoint_comparison.h"
 #include "live/kernel_run.h"
 #include "live/paper_device.h"
 #include "sim/example_scenario.h"
@@ -182,7 +183,8 @@ TEST_CASE("a device that takes what the price list says makes measured simulatio
   for (const char* keys :
        {"", ", replicas: 3", ", engine_args: {num_gpu_blocks_override: 700, max_model_len: 11200}",
         ", engine_args: {async_scheduling: false}"}) {
-    const Scenario s = scenario_of(keys, {"deployment.engine=orrery"});
+    Scenario s = scenario_of(keys, {"deployment.engine=orrery"});
+    s.workload.openai_frontend = std::string(keys).empty();
     KernelRunOptions options;
     options.waits = false;
     options.make_device = [](const KernelDemand& d) -> Result<KernelDevice> {
@@ -193,6 +195,14 @@ TEST_CASE("a device that takes what the price list says makes measured simulatio
     REQUIRE(measured.ok());
     CHECK(measured->result.digest == run(s, false).digest);
     CHECK(measured->steps.size() == measured->result.steps);
+    // And so to a comparison, which counts no blocks that it planned itself.
+    const auto compared = compare_with_endpoint(s, measured->seen, {.runs = 0});
+    REQUIRE(compared.ok());
+    CHECK_FALSE(endpoint_json(*compared, measured->seen).contains("kv_cache.blocks"));
+    for (const ComparedMetric& m : compared->compared.metrics) {
+      CAPTURE(m.name);
+      CHECK(m.predicted == Approx(m.measured).epsilon(1e-3));
+    }
   }
 }
 
