@@ -1,5 +1,7 @@
 #include "live/answer_reader.h"
 
+#include <algorithm>
+
 #include "base/json.h"
 #include "base/text.h"
 
@@ -36,6 +38,13 @@ bool says_something(const Json& choice) {
   return false;
 }
 
+// What writes a tree walks down in it; a parser builds one of any depth.
+bool shallow(const Json& json, int levels) {
+  return !json.is_structured() ||
+         (levels > 0 && std::all_of(json.begin(), json.end(),
+                                    [&](const Json& inner) { return shallow(inner, levels - 1); }));
+}
+
 }  // namespace
 
 bool AnswerReader::take(const std::string& data, bool& content) {
@@ -50,7 +59,9 @@ bool AnswerReader::take(const std::string& data, bool& content) {
     return false;
   }
   if (const auto error = json.find("error"); error != json.end() && !error->is_null()) {
-    error_ = "the server says: " + quote(error->dump(-1, ' ', false, Json::error_handler_t::replace));
+    error_ = "the server says: " + quote(shallow(*error, 32)
+                                             ? error->dump(-1, ' ', false, Json::error_handler_t::replace)
+                                             : data.substr(0, 4096));
     return false;
   }
   if (const auto usage = json.find("usage"); usage != json.end() && usage->is_object()) {

@@ -66,6 +66,15 @@ TEST_CASE("an answer's tokens, usage and end") {
   }
 }
 
+TEST_CASE("a server's error of any depth is said, and ends nothing") {
+  for (const std::size_t depth : {std::size_t{3}, std::size_t{500'000}}) {
+    AnswerReader reader;
+    reader.feed("data: {\"error\":" + std::string(depth, '[') + std::string(depth, ']') + "}\n\n");
+    CHECK(reader.error().find("the server says: ") == 0);
+    CHECK(reader.error().size() < 8192);
+  }
+}
+
 TEST_CASE("a token without text is a token, an end without text is not") {
   AnswerReader reader;
   const auto event = [](const char* text, const char* reason) {
