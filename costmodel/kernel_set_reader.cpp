@@ -133,25 +133,37 @@ class KernelSetReader {
     set_->source_ = root.require("source").text();
     set_->rung_ = read_rung(root.require("kind"));
     if (const Yaml from = root.optional("from"); from.present()) carry_from(from);
-    if (const Yaml base = root.optional("base"); base.present()) {
-      base_ = folder_of(hardware_.name, base.text());
-      if (std::error_code ec; !fs::exists(base_ + "/table.yaml", ec)) base.fail("names no set of this part");
-    }
+    if (const Yaml base = root.optional("base"); base.present()) stand_on(base);
     for (const auto& [op, rung] : root.optional("rungs").entries()) set_->rungs_[op] = read_rung(rung);
-    for (const Yaml& format : root.optional("choice_inside").items())
-      set_->choice_inside_.push_back(expert_formats()[format.choice(expert_formats())]);
+    read_choice(root);
     accept_all(root);  // device, libraries, clocks: for people
     document.finish();
     return document.errors().empty() ? ok_status() : Status(document.errors());
   }
 
+  void stand_on(const Yaml& base) {
+    base_ = folder_of(hardware_.name, base.text());
+    auto document = YamlDocument::load(base_ + "/table.yaml");
+    if (!document.ok()) return base.fail("names no set of this part");
+    const Yaml root = document->root();
+    if (carried_ || root.optional("from").present() || root.optional("base").present())
+      base.fail("must be a set with files of its own, and not beside `from`");
+    read_choice(root);
+    errors_.insert(errors_.end(), document->errors().begin(), document->errors().end());
+  }
+
+  // What layers were timed with: of a set over another that one's unless it says so itself.
+  void read_choice(const Yaml& root) {
+    const Yaml choice = root.optional("choice_inside");
+    if (choice.present()) set_->choice_inside_.clear();
+    for (const Yaml& format : choice.items())
+      set_->choice_inside_.push_back(expert_formats()[format.choice(expert_formats())]);
+  }
+
   // Figures of a relative: its files, its bounds.
   void carry_from(const Yaml& from) {
     auto relative = load_hardware(from.text());
-    if (!relative.ok()) {
-      from.fail(to_string(relative.errors()));
-      return;
-    }
+    if (!relative.ok()) return from.fail(to_string(relative.errors()));
     source_rates_ = PartRates::of(*relative);
     folder_ = folder_of(from.text(), set_->name_);
     carried_ = true;
@@ -328,17 +340,6 @@ class KernelSetReader {
     if (table.timed()) read_timed_prefill(table);
   }
 
-  // Equal chunks of one launch: "16x512@4096". False for anything else.
-  static bool equal_chunks(const std::string& text, double& count, double& tokens, double& context) {
-    const std::size_t times = text.find('x'), at = text.find('@');
-    const std::size_t first = times == std::string::npos ? 0 : times + 1;
-    if (text.find(' ') != std::string::npos || at == std::string::npos) return false;
-    count = 1;
-    return (first == 0 || number(std::string_view(text).substr(0, times), count)) &&
-           number(std::string_view(text).substr(first, at - first), tokens) &&
-           number(std::string_view(text).substr(at + 1), context) && count >= 1 && tokens >= 1;
-  }
-
   void add_lines(std::vector<KernelSet::AttentionTable>& tables, const char* op, const TimedLines& lines) {
     for (const auto& [key, line] : lines) {
       std::vector<UtilisationPoint> points;
@@ -383,9 +384,6 @@ class KernelSetReader {
     line_of(lines, shape, tiles.tiles, kernel)
         .add(near(tiles.keys), bound / (carried(us, bound, source) * 1000));
   }
-
-  // Chunks of different lengths may fill as many tiles with nearly as many keys: one point an eighth octave.
-  static double near(double keys) { return det_exp(std::round(det_log(keys) * 11.5) / 11.5); }
 
   void read_decode(const CsvTable& table) {
     if (!table.timed()) return read_fitted_attention(table, "attention_decode", "context", set_->decode_);

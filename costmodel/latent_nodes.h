@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "costmodel/context_nodes.h"
+#include "costmodel/kernel_set.h"
 #include "costmodel/model_layers.h"
 #include "costmodel/typed_pools.h"
 
@@ -56,7 +57,7 @@ class LatentNodes : protected ContextNodes {
     add("kv_a_norm", "add_rms_norm", width(a.rank), l);
     OpSpec rotary = s;
     rotary.head_dim = a.rotary_dim;
-    if (!attention_writes_keys("mla_decode")) {
+    if (!attention_writes_keys(s)) {
       rotary.n = steps_.rotary;
       if (follows_vllm_kernels())
         add("rotary", "query_rotary", s, l);
@@ -183,11 +184,21 @@ class LatentNodes : protected ContextNodes {
     return engine == "tensorrt-llm" && nvidia && reader.label == "fp8-block";
   }
 
+  // What shared experts read: the norm before them writes 16 bits, which the router reads too.
+  bool quantises_shared(const WeightFormat& reader) const {
+    const bool blocks = follows_vllm_kernels() && reader.label == "fp8-block";
+    return reader.activation_bytes < 2 && (blocks || quantises_apart(reader));
+  }
+
   // Tables of TensorRT-LLM's attention hold the rotary embedding and the way of keys into the cache, which
-  // its operator does (ai-dynamo/aiconfigurator collector/trtllm/collect_attn.py and collect_mla.py).
-  bool attention_writes_keys(const char* table) const {
-    return spec_.engine.engine == "tensorrt-llm" && roofline_.kernels() != nullptr &&
-           roofline_.kernels()->points(table) > 0;
+  // its operator does (ai-dynamo/aiconfigurator collector/trtllm/collect_attn.py and collect_mla.py). The
+  // roofline, by which other widths are priced, holds neither.
+  bool attention_writes_keys(const OpSpec& s) const {
+    const KernelSet* kernels = spec_.engine.engine == "tensorrt-llm" ? roofline_.kernels() : nullptr;
+    if (kernels == nullptr) return false;
+    const char* kv = s.kv_bytes < 2 ? "fp8" : "bf16";
+    if (model_.latent.present()) return kernels->mla_decode({s.heads, 1, s.n + s.k, 0, kv, s.n}).has_value();
+    return kernels->attention_decode({s.heads, s.kv_heads, s.head_dim, 0, kv}).has_value();
   }
 
   const LatentSteps steps_ =

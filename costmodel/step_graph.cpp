@@ -156,7 +156,7 @@ class GraphBuilder : LatentNodes {
     OpSpec new_tokens = attention;
     new_tokens.window = 0;
     // Norms of heads take the embedding along in a kernel of their own (modules/qk_norm_attention.py).
-    const bool writes_keys = attention_writes_keys("attention_decode");
+    const bool writes_keys = attention_writes_keys(attention);
     if (!writes_keys || new_tokens.norm_heads) add_rotary(new_tokens, l);
     if (!writes_keys)
       add_new_keys("kv_write", "kv_write", new_tokens, 2 * attention.kv_heads * model_.head_dim, l);
@@ -260,8 +260,7 @@ class GraphBuilder : LatentNodes {
       branch_ = Branch::shared;
       const WeightFormat shared =
           format(kind.weights, model_.gated_mlp ? "shared_expert.gate_proj" : "shared_expert.up_proj");
-      if (follows_vllm_kernels() && shared.label == "fp8-block")
-        add("shared_quantize", "quantize", width(model_.hidden, shared), l);
+      if (quantises_shared(shared)) add("shared_quantize", "quantize", width(model_.hidden, shared), l);
       add_mlp("shared_", kind, model_.shared_expert_intermediate, shared,
               format(kind.weights, "shared_expert.down_proj"));
       if (model_.shared_expert_gate) {

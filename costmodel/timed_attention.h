@@ -4,9 +4,11 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/det_math.h"
+#include "costmodel/csv_table.h"
 #include "costmodel/kernel_set.h"
 
 namespace orrery {
@@ -35,6 +37,20 @@ inline TimedLine& line_of(TimedLines& lines, const AttentionShape& shape, double
   line.length = length;
   return line;
 }
+
+// Equal chunks of one launch: "16x512@4096". False for anything else.
+inline bool equal_chunks(const std::string& text, double& count, double& tokens, double& context) {
+  const std::size_t times = text.find('x'), at = text.find('@');
+  const std::size_t first = times == std::string::npos ? 0 : times + 1;
+  if (text.find(' ') != std::string::npos || at == std::string::npos) return false;
+  count = 1;
+  return (first == 0 || number(std::string_view(text).substr(0, times), count)) &&
+         number(std::string_view(text).substr(first, at - first), tokens) &&
+         number(std::string_view(text).substr(at + 1), context) && count >= 1 && tokens >= 1;
+}
+
+// Chunks of different lengths may fill as many tiles with nearly as many keys: one point an eighth octave.
+inline double near(double keys) { return det_exp(std::round(det_log(keys) * 11.5) / 11.5); }
 
 // Prompts of one length are the work of heads × sequences alike and independent tiles: where a head layout
 // was timed for few sequences only, layouts with more heads say what more sequences take. Of two that say

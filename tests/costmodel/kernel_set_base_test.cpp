@@ -60,3 +60,38 @@ TEST_CASE("a set over another has that one's files but for its own, and names a 
   REQUIRE_FALSE(missing.ok());
   CHECK(to_string(missing.errors()).find("names no set of this part") != std::string::npos);
 }
+
+// Without it the choice of experts of such a set would be counted beside layers that hold it.
+TEST_CASE(
+    "a set over another was timed with the choice of experts as that one was, unless it says so itself") {
+  const auto h200 = load_hardware("h200");
+  REQUIRE(h200.ok());
+  const Sets sets("below");
+  sets.describe("below", "choice_inside: [bf16, mxfp4]\n");
+  sets.describe("over", "base: below\n");
+  const auto over = KernelSet::load(*h200, "over");
+  REQUIRE(over.ok());
+  CHECK((*over)->experts_hold_choice("mxfp4"));
+  sets.describe("over", "base: below\nchoice_inside: [bf16]\n");
+  const auto own = KernelSet::load(*h200, "over");
+  REQUIRE(own.ok());
+  CHECK((*own)->experts_hold_choice("bf16"));
+  CHECK_FALSE((*own)->experts_hold_choice("mxfp4"));
+}
+
+TEST_CASE("a set stands over one with files of its own only, and is not carried from another part") {
+  const auto h200 = load_hardware("h200");
+  REQUIRE(h200.ok());
+  const std::string words = "must be a set with files of its own";
+  const Sets sets("below");
+  sets.describe("over", "base: below\n");
+  sets.describe("third", "base: over\n");
+  const auto third = KernelSet::load(*h200, "third");
+  REQUIRE_FALSE(third.ok());
+  CHECK(to_string(third.errors()).find("table.yaml:5") != std::string::npos);
+  CHECK(to_string(third.errors()).find(words) != std::string::npos);
+  sets.describe("below", "from: h100\n");
+  const auto carried = KernelSet::load(*h200, "over");
+  REQUIRE_FALSE(carried.ok());
+  CHECK(to_string(carried.errors()).find(words) != std::string::npos);
+}
