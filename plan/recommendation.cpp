@@ -309,6 +309,9 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   const auto write = [&](const std::string& name, const std::string& text) {
     return write_file_atomically(folder + "/" + name, text);
   };
+  // What an earlier search left here is not this one's.
+  for (const char* name : {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml"})
+    std::filesystem::remove(std::filesystem::path(folder) / name, ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
     const PlanEntry& entry = search.finalists[i].entry;
     ORRERY_TRY(document, YamlDocument::parse(candidate_of(search, entry).scenario->yaml, input.space->file));

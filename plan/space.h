@@ -48,7 +48,7 @@ struct PlanSpace {
   double price_of(const std::string& part) const;  // 0: not given
 };
 
-inline constexpr std::uint64_t most_candidates = 200'000;
+inline constexpr std::uint64_t most_candidates = 20'000;  // about 80 kB each
 
 struct SpaceOptions {
   std::vector<std::string> overrides;  // --set; `search.…` as well

@@ -81,9 +81,10 @@ def codes():
     refused("does not fit", 4, space("large.yaml", "{objective: gpus, vary: {hardware: [h20]}}",
                                      deployment=DEPLOYMENT.replace("qwen3-8b", "deepseek-r1")), "does not fit")
     refused("not owned", 4, space("owned8.yaml", "{objective: gpus, owned: {h200: 4}, vary: {parallel.tp: [8]}}"), "takes 8 h200", "has 4")
-    done = call("plan", space("late.yaml", two, slo="slo: {ttft_ms: 39, percentile: 99}\n"), "--out", "late")
+    done = call("plan", space("late.yaml", two, slo="slo: {ttft_ms: 39, percentile: 99}\n"), "--out", "good")
     expect(done.returncode == 5 and "slo.ttft_ms" in done.stderr, f"late: {done.returncode} {done.stderr}")
-    expect((ROOT / "late/candidates.csv").exists() and not (ROOT / "late/choice.yaml").exists(), "late: outputs")
+    expect("late" in (ROOT / "good/recommendation.md").read_text(), "late: no answer is written")
+    expect(not list((ROOT / "good").glob("[ca]*[0-9e].yaml")), "late: the choice of an earlier search is left")
 
 
 def mixed_reasons():

@@ -118,6 +118,40 @@ TEST_CASE("a bound rejects only what misses the SLO when it is run") {
   CHECK(rejected < 40);
 }
 
+TEST_CASE("a bound allows for prompts that are cheaper in chunks, and for few tokens that come at once") {
+  const Folder folder;
+  const auto text = [](const std::string& input, const std::string& output, const std::string& slo) {
+    return "deployment: {hardware: h200, model: qwen3-8b, engine: sglang-0.5, replicas: 2,\n"
+           "             engine_args: {chunked_prefill_size: 2048}}\n"
+           "workload:\n  generator:\n    requests: 6\n    arrivals: {process: poisson, rate: 0.1}\n"
+           "    input: {distribution: fixed, value: " +
+           input +
+           "}\n"
+           "    output: {distribution: fixed, value: " +
+           output + "}\n" + slo +
+           "search: {objective: latency, finalists: 1, draws: 2, vary: {hardware: [h200, l40s]}}\n";
+  };
+  for (const char* output : {"2", "60"}) {
+    const PlanSpace free = space_of(folder, text("32000", output, ""));
+    SharedRequests requests;
+    auto list = list_candidates(free, 1, requests);
+    REQUIRE(list.ok());
+    for (const Candidate& candidate : list->all) {
+      auto run = run_scenario(*candidate.scenario);
+      REQUIRE(run.ok());
+      // Limits that it meets by a hair.
+      const std::string limits = "slo: {ttft_ms: " + std::to_string(double(run->ttft.max) * 1.0001e-6) +
+                                 ", tpot_ms: " + std::to_string(double(run->tpot.max) * 1.0001e-6) +
+                                 ", percentile: 100}\n";
+      const PlanSpace bounded = space_of(folder, text("32000", output, limits));
+      auto again = list_candidates(bounded, 1, requests);
+      REQUIRE(again.ok());
+      INFO(candidate.label() << ": " << again->all[candidate.index].reason);
+      CHECK(again->all[candidate.index].rejected == RejectedBy::nothing);
+    }
+  }
+}
+
 TEST_CASE("who answers nothing is last, and costs nothing only because of it") {
   PlanScore answered, silent;
   answered.requests_per_s = 2;
