@@ -31,10 +31,16 @@ std::vector<std::pair<std::string, std::string>> values_of(const PlanShape& shap
   return values;
 }
 
-// Lines and columns are those of a text that nobody has seen; the key says where.
-std::string reason_of(const Errors& errors) {
+// Lines and columns of the document are those of a text that nobody has seen; the key says where, or the name
+// of another file.
+std::string reason_of(const PlanSpace& space, const Errors& errors) {
   const Error& first = errors.front();
-  std::string reason = first.key.empty() ? first.message : first.key + ": " + first.message;
+  const std::string& file = first.where.file;
+  std::string reason = first.message;
+  if (!first.key.empty())
+    reason = first.key + ": " + reason;
+  else if (!file.empty() && file != space.file)
+    reason = file + ": " + reason;
   if (errors.size() > 1) reason += " (and " + std::to_string(errors.size() - 1) + " more)";
   return reason;
 }
@@ -115,7 +121,7 @@ void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
     outside = outside_deployment(space, loaded.errors());
     const bool memory = loaded.errors().front().kind == ErrorKind::infeasible;
     return reject(candidate, memory ? RejectedBy::memory : RejectedBy::configuration,
-                  reason_of(loaded.errors()));
+                  reason_of(space, loaded.errors()));
   }
   auto scenario = std::make_shared<Scenario>(std::move(loaded).value());
   for (const PoolSpec* pool : scenario->pools()) candidate.parts.push_back(pool->instance.hardware.name);
@@ -218,7 +224,7 @@ void look_closer(const PlanSpace& space, const SharedRequests& requests, Candida
   std::vector<StepPricer> pricers;
   for (const PoolSpec* pool : scenario->pools()) {
     auto pricer = StepPricer::create(pool->instance, scenario->what_if);
-    if (!pricer.ok()) return reject(candidate, RejectedBy::configuration, reason_of(pricer.errors()));
+    if (!pricer.ok()) return reject(candidate, RejectedBy::configuration, reason_of(space, pricer.errors()));
     pricers.push_back(std::move(pricer).value());
   }
   candidate.scenario = scenario;
@@ -252,7 +258,8 @@ Status read_all(const PlanSpace& space, int threads, const std::function<bool()>
     if (stopped()) return;
     Candidate& candidate = list.all[i];
     auto document = document_of(space, *shapes[i], candidate);
-    if (!document.ok()) return reject(candidate, RejectedBy::configuration, reason_of(document.errors()));
+    if (!document.ok())
+      return reject(candidate, RejectedBy::configuration, reason_of(space, document.errors()));
     candidate.document = std::move(document).value();
     judge(space, candidate, outside[i].emplace());
   });

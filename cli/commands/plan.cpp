@@ -76,7 +76,8 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
   auto searched = search_with_progress(space, options, context);
   if (interrupted()) {
-    if (options.out.empty()) return interruption();
+    const bool begun = !options.out.empty() && std::filesystem::exists(options.out + "/" + store_name);
+    if (!begun) return interruption();
     return make_error(ErrorKind::interrupted, "interrupted; the same command with --resume goes on");
   }
   ORRERY_TRY(search, std::move(searched));
