@@ -128,6 +128,23 @@ std::string why(const PlanSpace& space, const PlanSearch& search) {
   return out;
 }
 
+// A choice at the edge: nominal prices meet the SLO, and many of the draws do not.
+std::string how_narrow(const PlanSearch& search) {
+  constexpr double often = 0.9;
+  const Finalist& choice = search.finalists.front();
+  if (!choice.entry.score.has_slo || choice.meets_probability >= often) return "";
+  std::string out =
+      "\nIt meets the SLO narrowly, in " + percent(choice.meets_probability) + " of the draws. ";
+  const auto safer = std::find_if(search.finalists.begin(), search.finalists.end(), [&](const Finalist& f) {
+    return f.entry.score.meets && f.meets_probability >= often;
+  });
+  if (safer == search.finalists.end())
+    return out + "No finalist does in " + percent(often) +
+           "; an instance more, or a stricter `slo`, gives room.\n";
+  return out + "The first that does in " + percent(often) + " or more is " + plan_text(search, safer->entry) +
+         ".\n";
+}
+
 }  // namespace
 
 bool has_choice(const PlanSearch& search) {
@@ -164,7 +181,8 @@ std::string recommendation_markdown(const RecommendationInput& input) {
   const PlanSearch& search = *input.search;
   std::string out = "# Recommendation\n\n";
   if (has_choice(search)) {
-    out += "**" + plan_text(search, search.finalists.front().entry) + "**\n\n" + why(space, search);
+    out += "**" + plan_text(search, search.finalists.front().entry) + "**\n\n" + why(space, search) +
+           how_narrow(search);
   } else {
     out += no_deployment(input).message + "\n";
   }
@@ -209,8 +227,10 @@ std::string recommendation_text(const RecommendationInput& input) {
     out += i == 0 ? "choice      " : "then        ";
     out += plan_text(search, f.entry) + "\n            " + objective_text(input.space->objective, s);
     if (input.space->objective != PlanObjective::gpus) out += ", " + objective_text(PlanObjective::gpus, s);
-    if (s.has_slo) out += ", in time " + percent(s.attainment);
-    out += ", best in " + percent(f.best_probability) + " of the draws\n";
+    if (s.has_slo)
+      out += ", in time " + percent(s.attainment) + ", meets the SLO in " + percent(f.meets_probability);
+    out += std::string(s.has_slo ? " and is" : ",") + " best in " + percent(f.best_probability) +
+           " of the draws\n";
   }
   out += "searched    " + std::to_string(search.candidates.all.size()) + " combinations, " +
          std::to_string(search.candidates.feasible()) + " of them run, " + std::to_string(search.runs) +

@@ -216,7 +216,7 @@ TEST_CASE("as few instances as meet the SLO") {
       space_of(folder, scenario_text("slo: {ttft_ms: 150, percentile: 95}\n") +
                            "search:\n  objective: gpus\n  replicas: {up_to: 16}\n  draws: 2\n"
                            "  vary:\n    hardware: [l40s]\n    engine_args.max_num_seqs: [4]\n");
-  const PlanSearch search = searched(space);
+  PlanSearch search = searched(space);
   REQUIRE(has_choice(search));
   const PlanScore& choice = search.finalists.front().entry.score;
   CHECK(choice.gpus == choice.replicas);
@@ -225,6 +225,12 @@ TEST_CASE("as few instances as meet the SLO") {
   auto one_less = run_scenario(with_replicas(scenario, choice.replicas - 1));
   REQUIRE(one_less.ok());
   CHECK_FALSE(score_of(space, scenario, *one_less).meets);
+  // Said where draws of the prices turn it over.
+  const RecommendationInput input{&space, &search, "", ""};
+  search.finalists.front().meets_probability = 1;
+  CHECK(recommendation_markdown(input).find("narrowly") == std::string::npos);
+  search.finalists.front().meets_probability = 0.5;
+  CHECK(recommendation_markdown(input).find("narrowly, in 50.0 % of the draws") != std::string::npos);
 }
 
 TEST_CASE("the same bytes for any number of threads, and after a stop") {
