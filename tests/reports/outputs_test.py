@@ -358,8 +358,8 @@ class Outputs(unittest.TestCase):
     def test_help_and_commands_to_come(self):
         self.assertIn("--find-rate", self.call("help", "simulate").stdout)
         self.assertIn('did you mean "simulate"', self.call("simulat", "scenario.yaml", code=2).stderr)
-        refusal = self.call("plan", "space.yaml", "--resume", code=2).stderr
-        self.assertIn("`orrery plan`", refusal)
+        refusal = self.call("doctor", "--all", code=2).stderr
+        self.assertIn("`orrery doctor`", refusal)
         self.assertIn("not in this version", refusal)
 
     def test_json_is_the_summary(self):
