@@ -133,6 +133,7 @@ Status Search::estimate() {
 // Draw by draw: who is best, and how far the others are behind.
 void Search::compare_draws() {
   std::vector<Finalist>& all = out_.finalists;
+  if (all.empty()) return;  // none of them could be run
   const auto draws = static_cast<std::size_t>(space_.draws);
   const double each = 1.0 / static_cast<double>(draws);
   std::vector<std::size_t> met(all.size(), 0);

@@ -196,6 +196,26 @@ TEST_CASE("what arrives in the warm-up counts neither for a bound nor as part of
   for (const PlanEntry& entry : search.left) CHECK(entry.requests == 400);
 }
 
+TEST_CASE("what turns out only when it runs is a reason") {
+  const Folder folder;
+  folder.write("trace.jsonl",
+               "{\"timestamp\": 0, \"input_length\": 200, \"output_length\": 4, \"images\": [{\"width\": "
+               "640, \"height\": 480}]}\n");
+  const std::string rest =
+      "engine: vllm-0.24, kernels: roofline}\nworkload: {trace: trace.jsonl}\n"
+      "search: {objective: latency, finalists: 1, draws: 2, vary: {model: [qwen3-8b";
+  const std::string start = "deployment: {hardware: h200, model: qwen3-8b, ";
+  const PlanSpace one_sees = space_of(folder, start + rest + ", qwen2.5-vl-7b]}}\n");
+  const PlanSearch search = searched(one_sees);
+  CHECK(has_choice(search));
+  CHECK(search.candidates.all[0].rejected == RejectedBy::configuration);
+  CHECK(search.candidates.all[0].reason.find("trace.jsonl:1") != std::string::npos);
+  const PlanSpace blind = space_of(folder, start + rest + ", qwen3-4b]}}\n");
+  const PlanSearch none = searched(blind);
+  CHECK(none.finalists.empty());
+  CHECK(no_deployment({&blind, &none, "", ""}).kind == ErrorKind::infeasible);
+}
+
 TEST_CASE("candidates of one part and set of kernels share its tables") {
   const Folder folder;
   std::string text = scenario_text("");
