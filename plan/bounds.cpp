@@ -67,7 +67,7 @@ std::string judge(const std::vector<TraceRequest>& requests, const Scenario& sce
   }
   if (measured == 0) return "";
   const double share = static_cast<double>(within) / static_cast<double>(measured);
-  if (share * 100 >= percentile) return "";
+  if (share >= percentile / 100) return "";
   return what + ": at most " + format_fixed(share * 100, 1) + " % of the requests can meet it, " +
          format_fixed(percentile, 1) + " % have to";
 }

@@ -43,7 +43,7 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
   s.kv_peak = fullest;
   // A run in which nothing was answered is no deployment, whatever was asked of it.
   const bool served = run.completed > 0;
-  s.meets = served && (s.has_slo ? s.attainment * 100 >= scenario.slo.percentile
+  s.meets = served && (s.has_slo ? s.attainment >= scenario.slo.percentile / 100
                                  : run.failed + run.rejected + run.timed_out == 0);
   s.mean_e2e_ms = run.e2e.count > 0 ? run.e2e.mean * 1e-6 : 0;
   s.ttft_ms = at_percentile(run.ttft, scenario.slo.given ? scenario.slo.percentile : 99);
