@@ -82,8 +82,9 @@ void TensorRtLlmScheduler::notice_sent() {
   std::erase_if(remote_.ended, [&](const Remote::Ended& end) {
     Sequence& s = sequences_[end.slot];
     if (s.state != State::held) return false;
-    kv_.release(s.kv, walks() ? s.speech.blocks : blocks_for(s.prompt), s.prompt, false);
-    release_window(s, blocks_for(s.prompt), s.prompt, false);
+    const std::int64_t held = walks() ? s.speech.blocks : blocks_for(s.prompt);
+    kv_.release(s.kv, held, s.prompt, false);
+    release_window(s, held, s.prompt, false);
     --remote_.held;
     digest_.add(s.request.value() * 4);
     drop_slot(end.slot);

@@ -23,12 +23,12 @@ std::int64_t TensorRtLlmScheduler::window_to_completion(const Sequence& s) const
   const std::int64_t known = is_generation(s) ? context_of(s) : s.target;
   const bool slides = all > rules_.window && blocks_for(all) > blocks_for(known) && blocks_for(all) > total;
   const std::int64_t extra = slides ? 1 : 0;
-  if (s.state == State::receiving) return std::max<std::int64_t>(0, total - blocks_for(s.prompt)) + extra;
-  if (!is_started(s)) return std::max(total + extra, blocks_for(s.target));
-  const std::int64_t due = std::max<std::int64_t>(0, total - held_blocks(s)) + extra;
+  const bool receives = s.state == State::receiving;
+  if (!receives && !is_started(s)) return std::max(total + extra, blocks_for(s.target));
+  const std::int64_t held = receives ? blocks_for(s.prompt) : held_blocks(s);
+  const std::int64_t due = std::max<std::int64_t>(0, total - held) + extra;
   if (!speculates() && s.window_hits <= s.left_window) return due;
-  return std::max(due,
-                  window_peak(s) - window_held(s) + std::max<std::int64_t>(0, s.window_hits - s.left_window));
+  return std::max(due, window_peak(s) - held + std::max(s.window_hits, s.left_window));
 }
 
 // What a sequence with drafts may come to hold again: rejected ones give their blocks back, and the front
@@ -97,7 +97,8 @@ void TensorRtLlmScheduler::grow_windows() {
 std::int64_t TensorRtLlmScheduler::window_spare() const {
   std::int64_t spare = window_free_blocks();
   for (Slot slot = active_head_; !rules_.max_utilization && slot != no_slot; slot = sequences_[slot].next) {
-    if (is_started(sequences_[slot])) spare -= window_to_completion(sequences_[slot]);
+    const Sequence& s = sequences_[slot];
+    if (is_started(s) || s.state == State::receiving) spare -= window_to_completion(s);
   }
   return spare;
 }

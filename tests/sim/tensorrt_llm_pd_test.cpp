@@ -218,6 +218,56 @@ TEST_CASE(
   CHECK(retried > (sanitized ? 1 : 10));
 }
 
+// Whoever receives a prompt that others hold too leaves a front behind that frees nothing: each of them comes
+// to hold five blocks of its own, which are owed to it from the start.
+TEST_CASE("windows of one prompt that many receive at once grow apart [tensorrt_llm][pd][windows]") {
+  Apart a = servers(milliseconds(300));
+  SchedulerConfig& c = a.world.config;
+  c.enable_prefix_caching = c.enable_chunked_prefill = true;
+  c.max_num_batched_tokens = 256;  // so nothing is reckoned beyond 384 tokens (§2.1)
+  c.tensorrt_llm.max_utilization = false;
+  c.tensorrt_llm.window = 128;
+  c.tensorrt_llm.window_blocks = 64;
+  std::vector<TraceRequest> requests = {request(0, 0.0, 640, 5)};  // brings the prompt
+  while (requests.size() < 16) requests.push_back(request(requests.size(), 10.0, 640, 300));
+  for (TraceRequest& r : requests)
+    for (std::uint64_t i = 0; i < 40; ++i) r.hash_ids.push_back(i);
+  const auto records = records_of(a, requests);
+  for (const RequestRecord& r : records) CHECK(r.status == RequestStatus::completed);
+}
+
+// A context that drafts holds a block more in both pools; a prompt found in two pools is shared by those that
+// receive it, which then leave shared fronts behind.
+TEST_CASE("windowed layers beside drafts and reuse apart: no block leaks [tensorrt_llm][pd][windows]") {
+  std::uint64_t accepted = 0, cached = 0;
+  for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
+    CAPTURE(seed);
+    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    RandomStream random(seed, RandomPurpose::property_test, 49);
+    Apart a = servers(SimDuration(0));
+    a.world = w;
+    a.world.config.tensorrt_llm.max_utilization = false;
+    a.world.config.enable_chunked_prefill = true;
+    a.world.config.max_num_batched_tokens =
+        std::max<std::int64_t>(a.world.config.max_num_batched_tokens, 256);
+    a.world.config.enable_prefix_caching = seed % 2 == 0;
+    if (seed % 4 < 2) {
+      world::speculate(a.world, random);
+      a.world.spec.engine.steps_in_flight = 1;
+      const std::int32_t tokens = a.world.config.speculation.tokens;
+      a.world.config.speculation = {.tokens = tokens, .lookahead = std::max(0, tokens - 1)};
+    }
+    draw_pools(a, requests, random);
+    a.prefill_blocks *= 8;
+    a.world.config.tensorrt_llm.window_blocks *= 2;
+    const Checked checked = check(a, requests);
+    accepted += checked.run.speculation.accepted;
+    cached += checked.run.cached_tokens;
+  }
+  CHECK(accepted > (sanitized ? 100 : 1000));
+  CHECK(cached > 100);
+}
+
 namespace {
 
 // Bytes that prefill sends to decode on TensorRT-LLM.
