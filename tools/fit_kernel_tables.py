@@ -34,7 +34,7 @@ class Fit:
         self.published = Published(data, SYSTEMS[part_name])
         self.data = data
         self.folder = f"{ROOT}/hardware_profiles/tables/{part_name}/{engine.name}"
-        self.profiled = "vllm-0.24" in (engine.name, engine.base) and part_name in ("h100", "h200", "h20")
+        self.profiled = "vllm-0.24" in (engine.name, engine.base) and part_name in ("h100", "h200")
         self.row_wise_of_sglang = engine.prefix == "sglang"
         self.row_wise_of_others = engine.prefix == "trtllm" and not engine.base and part_name in ("h100", "h200")
         self.errors, self.notes, self.used, self.expert_formats = [], [], {}, []
