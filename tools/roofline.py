@@ -20,13 +20,12 @@ SHEET = {"h200": (4.8e12, {"bf16": 989.4e12, "fp8": 1979e12}), "h100": (3.35e12,
 BYTES = {"bf16": 2, "fp8": 1, "fp8-block": 1, "fp8-channel": 1, "fp8-tensor": 1}
 NO_CACHE = 256 << 20
 ACROSS, DOWN, LEFT, TOP, RIGHT, BOTTOM = 560, 300, 62, 40, 250, 46
-# Bytes of a row of n features that a row-wise kernel moves (k: choices of a token), and operations of a feature, as
+# Bytes and operations of a feature of a row that a row-wise kernel moves and makes (k: choices of a token), as
 # kernels/cases count them.
-ROW_WISE = {"rms_norm": (lambda n, _: 4 * n, 4), "add_rms_norm": (lambda n, _: 8 * n, 5),
-            "add_rms_norm_quantize": (lambda n, _: 7 * n, 5), "quantize": (lambda n, _: 3 * n, 2),
-            "silu_mul": (lambda n, _: 6 * n, 5), "silu_mul_quantize": (lambda n, _: 5 * n, 5),
-            "rotary": (lambda n, _: 4 * n, 3), "qk_norm_rotary": (lambda n, _: 4 * n, 7),
-            "moe_combine": (lambda n, k: 2 * (k + 1) * n, 2)}
+ROW_WISE = {"rms_norm": lambda _: (4, 4), "add_rms_norm": lambda _: (8, 5), "add_rms_norm_quantize": lambda _: (7, 5),
+            "quantize": lambda _: (3, 2), "silu_mul": lambda _: (6, 5), "silu_mul_quantize": lambda _: (5, 5),
+            "rotary": lambda _: (4, 3), "qk_norm_rotary": lambda _: (4, 7),
+            "moe_combine": lambda k: (2 * (k + 1), 2 * k)}
 
 
 def table(part, name):
@@ -87,9 +86,9 @@ def attention_prefill(part):
 def row_wise(part):
     for r in table(part, "elementwise"):
         if r["op"] in ROW_WISE:
-            moved, operations = ROW_WISE[r["op"]]
-            n, k, rows = int(r["n"]), int(r["k"]), int(r["rows"])
-            yield ours(r["kernel"]), r["dtype"], float(operations * n * rows), float(moved(n, k) * rows), float(r["us"])
+            moved, operations = ROW_WISE[r["op"]](int(r["k"]))
+            features = float(int(r["n"]) * int(r["rows"]))
+            yield ours(r["kernel"]), r["dtype"], operations * features, moved * features, float(r["us"])
 
 
 def report_tables(part, name):

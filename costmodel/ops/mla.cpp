@@ -418,7 +418,6 @@ std::unique_ptr<Operator> make_mla_absorbed(const OpSpec& spec, const Roofline& 
   return std::make_unique<MlaAbsorbedOperator>(spec, roofline);
 }
 
-// Latent and rotary key of one token into the paged cache (concat_and_cache_mla).
 // SGLang's FlashAttention over a cache of 8-bit latents (flashattention_backend.py of 0.5.23,
 // `get_key_buffer(layer).to(q.dtype)`): before every absorbed launch a layer's whole pool, whoever holds it,
 // is read and written again in 16 bits. Nobody timed it: a stream of those bytes.
@@ -430,8 +429,7 @@ class LatentPoolCast final : public Operator {
 
   OpCost cost(const StepInput& input) const override {
     OpCost cost;
-    if (spec_.depends_on == DependsOn::prefill && prompts(spec_, *input.shape, true).chunks == 0)
-      return cost;
+    if (spec_.depends_on == DependsOn::prefill && prompts(spec_, *input.shape, true).chunks == 0) return cost;
     cost.bytes = bytes_;
     cost.memory_ns = roofline_.stream_ns(0, false, bytes_, KernelClass::elementwise);
     cost.latency_ns = roofline_.kernel_floor_ns();
@@ -450,6 +448,7 @@ std::unique_ptr<Operator> make_latent_pool_cast(const OpSpec& spec, const Roofli
   return std::make_unique<LatentPoolCast>(spec, roofline);
 }
 
+// Latent and rotary key of one token into the paged cache (concat_and_cache_mla).
 std::unique_ptr<Operator> make_mla_cache_write(const OpSpec& spec, const Roofline& roofline) {
   return std::make_unique<StreamOperator>(spec, roofline, stored_elements(spec) * activation,
                                           stored_elements(spec) * spec.kv_bytes);
