@@ -111,7 +111,7 @@ class Resolver final : public ArgumentResolver {
     else if (name == "attn_backend")
       apply_attention(value);
     else if (name == "kv_cache_config.mamba_ssm_cache_dtype")
-      value.scalar_text(), state_type_ = value;
+      state_type_ = value;
     else if (name == "kv_cache_config.onboard_blocks")
       onboards_ = value.boolean(true);
     else if (name == "kv_cache_config.max_gpu_total_bytes")
@@ -185,8 +185,6 @@ class Resolver final : public ArgumentResolver {
   }
 
   void resolve_states() {
-    if (!model_.state.present() && state_type_)
-      engine_.ignored_args.emplace_back("kv_cache_config.mamba_ssm_cache_dtype");
     resolve_tensorrt_llm_states(engine_, model_, plan_, state_type_.value_or(Yaml{}), args_, place_);
   }
 

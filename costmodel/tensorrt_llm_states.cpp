@@ -20,7 +20,11 @@ Yaml argument(const Yaml& args, const std::string& group, const std::string& nam
 // `validate_and_set_mamba_ssm_cache_dtype` of model_loader.py; auto is the model's, whatever its config says.
 void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const ParallelPlan& plan,
                                  const Yaml& type, const Yaml& args, const Yaml& place) {
-  if (!model.state.present()) return;
+  const std::size_t chosen = type.present() ? type.choice({"auto", "float32", "bfloat16", "float16"}) : 0;
+  if (!model.state.present()) {
+    if (type.present()) engine.ignored_args.emplace_back("kv_cache_config.mamba_ssm_cache_dtype");
+    return;
+  }
   const auto fail = [&](const Yaml& at, const std::string& message) {
     (at.present() ? at : place).fail(message);
   };
@@ -28,15 +32,11 @@ void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const 
     return place.fail(model.architecture +
                       " is not a model of TensorRT-LLM 1.2, whose caches of states are for Qwen3-Next and "
                       "Nemotron-H; take vllm or sglang");
-  model.state.dtype_of_model = true;
-  if (type.present()) {
-    const std::size_t chosen = type.choice({"auto", "float32", "bfloat16", "float16"});
+  model.state.dtype_of_model = chosen == 0;
+  if (chosen > 0) {
     constexpr std::array types{DType::fp32, DType::bf16, DType::fp16};
-    model.state.dtype_of_model = chosen == 0;
-    if (chosen > 0) {
-      model.state.dtype = types[chosen - 1];
-      engine.settings.options.set("mamba_ssm_cache_dtype", type.scalar_text());
-    }
+    model.state.dtype = types[chosen - 1];
+    engine.settings.options.set("mamba_ssm_cache_dtype", type.scalar_text());
   }
   if (engine.settings.enable_prefix_caching)
     fail(argument(args, "kv_cache_config", "enable_block_reuse"),

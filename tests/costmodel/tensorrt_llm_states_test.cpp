@@ -73,6 +73,7 @@ TEST_CASE("what TensorRT-LLM's cache of states asserts or forgets is refused by 
   const Read plain = resolve("kv_cache_config: {mamba_ssm_cache_dtype: float32}", "qwen3-8b");
   REQUIRE(plain.errors.empty());
   CHECK(plain.spec.engine.ignored_args == std::vector<std::string>{"kv_cache_config.mamba_ssm_cache_dtype"});
+  CHECK(refused("kv_cache_config: {mamba_ssm_cache_dtype: int8}", "expected one of auto", "qwen3-8b"));
 }
 
 TEST_CASE("prompts scan copies of states with Triton's kernels, and decodes update them in place") {
