@@ -242,7 +242,10 @@ Latent attention, speculation, MTP, images, layers with a state and sliding wind
 made. Made by `tools/feature_runs.py` on {datetime.date.today().isoformat()}, commit {accuracy.text_of(["git", "rev-parse", "--short=12", "HEAD"])}.
 Error = predicted ÷ measured − 1. Fitted to these runs, each to a part of one (engine_profiles/vllm-0.24.yaml says which): what n-grams take to be
 proposed (`qwen3-8b_ngram`, poisson and static_b128), how fast prepared images travel (`qwen3-vl-8b_images`,
-image_small and image_large). All else here was not fitted; which small kernels the V1 runner launches around drafts was counted in profiles that ran beside the MTP runs.
+image_small and image_large). No other step or request of these runs was fitted, but profiles that were made beside them (same
+machines and models, left out of the tables below) are in the prices: which small kernels the V1 runner launches around drafts and what latent
+attention with drafts, its copies, its rotary embedding and SiLU in blocks take (MTP, DeepSeek-V2-Lite), and the Python in front of two kernels of Qwen3-VL's
+encoder. Errors of those runs are in so far no test of these lines.
 
 ## Schedules
 
