@@ -146,11 +146,11 @@ TEST_CASE("offload: a drafter's last block is neither stored nor loaded, and out
   CHECK(both.match(1, 0, 400) == 8);
 }
 
-TEST_CASE("offload: a long prompt brings back all of its full layers and a window of the others") {
-  world::World w;
-  w.config.kv_groups = {.full = 1, .windowed = 1, .window = 128};
-  w.config.num_gpu_blocks = 1400;
-  w.config.max_model_len = 10000;
+namespace {
+
+// Three prompts of 8,202 tokens one after another, the third as the first up to its last ten, in a pool that
+// holds one of them: what comes back from the host tier.
+RunResult with_a_prompt_again(world::World& w) {
   w.config.offload = {.blocks = 20000};
   w.host_blocks_per_s = 1e5;
   std::vector<TraceRequest> requests;
@@ -161,12 +161,22 @@ TEST_CASE("offload: a long prompt brings back all of its full layers and a windo
   }
   world::Records records;
   w.sink = &records;
-  const RunResult r = world::run(w, requests);
+  RunResult r = world::run(w, requests);
   REQUIRE(r.offload.loads == 1);
   CHECK(records.all[2].cached_tokens == 8192);
+  return r;
+}
+
+}  // namespace
+
+TEST_CASE("offload: a long prompt brings back all of its full layers and a window of the others") {
+  world::World w;
+  w.config.kv_groups = {.full = 1, .windowed = 1, .window = 128};
+  w.config.num_gpu_blocks = 1400;
+  w.config.max_model_len = 10000;
   // The device's own first blocks are no hit without a window behind them; of the window the last
   // ⌈127 / 16⌉ travel.
-  CHECK(r.offload.loaded == 512 + 8);
+  CHECK(with_a_prompt_again(w).offload.loaded == 512 + 8);
 }
 
 // MambaSpec: one block of a state group is a hit (`get_sliding_window_size_in_blocks`), at a chunk's end.
@@ -176,20 +186,7 @@ TEST_CASE("beside layers with a state a prefix comes back with one state of each
   w.config.enable_prefix_caching = true;
   w.config.num_gpu_blocks = 600;
   w.config.max_model_len = 8300;
-  w.config.offload = {.blocks = 20000};
-  w.host_blocks_per_s = 1e5;
-  std::vector<TraceRequest> requests;
-  for (std::uint64_t i = 0; i < 3; ++i) {
-    TraceRequest r = world::request(i, 5.0 * static_cast<double>(i), 8202, 4);
-    for (std::uint64_t b = 0; b <= 16; ++b) r.hash_ids.push_back(b < 16 ? (i % 2) * 1000 + b : 1000000 + i);
-    requests.push_back(r);
-  }
-  world::Records records;
-  w.sink = &records;
-  const RunResult r = world::run(w, requests);
-  REQUIRE(r.offload.loads == 1);
-  CHECK(records.all[2].cached_tokens == 8192);
-  CHECK(r.offload.loaded == 512 + 2);
+  CHECK(with_a_prompt_again(w).offload.loaded == 512 + 2);
 }
 
 namespace {
