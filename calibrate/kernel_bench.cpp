@@ -10,6 +10,17 @@ namespace orrery::calibrate {
 
 using kernels::CaseSpec;
 
+CaseSpec decode_case(const char* op, const char* kv, std::int64_t heads, std::int64_t batch,
+                     std::int64_t context) {
+  CaseSpec s;
+  s.op = op;
+  s.kv_dtype = kv;
+  s.heads = heads;
+  s.contexts.assign(static_cast<std::size_t>(batch), context);
+  s.block_size = 64;
+  return s;
+}
+
 KernelBench::KernelBench(kernels::Device& device, double cap_s, double rest_s, int visits)
     : device_(device), arena_(device, 0.8), visits_(visits), rest_s_(rest_s) {
   options_.cap_s = cap_s;

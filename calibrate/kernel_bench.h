@@ -36,6 +36,10 @@ class KernelBench {
   double rest_s_, highest_mhz_ = 0, lowest_mhz_ = 0;
 };
 
+// Decodes of `batch` sequences over contexts of one length, in blocks of 64 tokens.
+kernels::CaseSpec decode_case(const char* op, const char* kv, std::int64_t heads, std::int64_t batch,
+                              std::int64_t context);
+
 // Launches and checks cases on the card; prints what failed, and what was skipped because there is no such
 // case or launch.
 class CheckCount {

@@ -150,17 +150,6 @@ Rows experts(Run& run) {
   return rows;
 }
 
-CaseSpec decode(const char* op, const char* kv, std::int64_t heads, std::int64_t batch,
-                std::int64_t context) {
-  CaseSpec s;
-  s.op = op;
-  s.kv_dtype = kv;
-  s.heads = heads;
-  s.contexts.assign(static_cast<std::size_t>(batch), context);
-  s.block_size = 64;
-  return s;
-}
-
 std::vector<std::string> reading_row(Run& run, const CaseSpec& spec, std::vector<double>& of_read,
                                      std::vector<double>& of_bound) {
   const double us = run.time(spec), bytes = bytes_of(spec), flops = flops_of(spec);
@@ -185,7 +174,7 @@ Rows paged_decode(Run& run) {
   for (const char* kv : {"bf16", "fp8"}) {
     for (const auto& [batch, context] : std::vector<std::pair<std::int64_t, std::int64_t>>{
              {16, 2048}, {16, 8192}, {64, 2048}, {64, 8192}, {128, 2048}, {128, 8192}}) {
-      CaseSpec s = decode("attention_decode", kv, 32, batch, context);
+      CaseSpec s = decode_case("attention_decode", kv, 32, batch, context);
       s.kv_heads = 8;
       s.head_dim = 128;
       s.block_size = 16;
@@ -205,7 +194,7 @@ Rows latent_decode(Run& run) {
       for (const auto& [batch, context] : std::vector<std::pair<std::int64_t, std::int64_t>>{
                {64, 8192}, {128, 2048}, {128, 8192}, {256, 8192}}) {
         rows.push_back(
-            reading_row(run, decode("mla_decode_wgmma", kv, heads, batch, context), of_read, of_bound));
+            reading_row(run, decode_case("mla_decode_wgmma", kv, heads, batch, context), of_read, of_bound));
       }
       run.mark("MLA decode, " + std::string(kv) + ", " + std::to_string(heads) + " heads, of reading",
                "at least 0.75", of_read, 0.75);

@@ -52,17 +52,6 @@ int check(kernels::Device& device, double seconds) {
   return summary.good() ? 0 : 1;
 }
 
-CaseSpec decode(const char* op, const char* kv, std::int64_t heads, std::int64_t batch,
-                std::int64_t context) {
-  CaseSpec s;
-  s.op = op;
-  s.kv_dtype = kv;
-  s.heads = heads;
-  s.contexts.assign(static_cast<std::size_t>(batch), context);
-  s.block_size = 64;
-  return s;
-}
-
 // Work of a launch, as its case counts it.
 struct Work {
   double flops = 0, bytes = 0;
@@ -122,7 +111,7 @@ void report_decode(KernelBench& bench, const Rates& rates, std::FILE* out) {
     for (const std::int64_t heads : {16, 128}) {
       for (const std::int64_t batch : {1, 4, 16, 64, 128, 256}) {
         for (const std::int64_t context : {2048, 8192, 32768}) {
-          const CaseSpec s = decode("mla_decode_wgmma", kv, heads, batch, context);
+          const CaseSpec s = decode_case("mla_decode_wgmma", kv, heads, batch, context);
           std::string why;
           line(out, {kv, std::to_string(heads), std::to_string(batch), std::to_string(context)},
                figures(work_of(s), bench.time(s, why), rates));
@@ -139,13 +128,14 @@ void report_forms(KernelBench& bench, const Rates& rates, std::FILE* out) {
     line(out, {text, s.kv_dtype, std::to_string(s.heads)}, figures(work_of(s), bench.time(s, why), rates));
   };
   for (const std::int64_t heads : {16, 64, 128}) {
-    at("wgmma, blocks of 64", decode("mla_decode_wgmma", "bf16", heads, 128, 8192));
+    at("wgmma, blocks of 64", decode_case("mla_decode_wgmma", "bf16", heads, 128, 8192));
     for (const std::int64_t block : {16, 1}) {
-      CaseSpec s = decode("mla_decode_wgmma", "bf16", heads, 128, 8192);
+      CaseSpec s = decode_case("mla_decode_wgmma", "bf16", heads, 128, 8192);
       s.block_size = block;
       at(block == 16 ? "wgmma, blocks of 16" : "wgmma, blocks of 1 (row by row)", s);
     }
-    for (const char* kv : {"bf16", "fp8_ds_mla"}) at("mma.sync", decode("mla_decode", kv, heads, 128, 8192));
+    for (const char* kv : {"bf16", "fp8_ds_mla"})
+      at("mma.sync", decode_case("mla_decode", kv, heads, 128, 8192));
   }
 }
 
@@ -160,10 +150,10 @@ void report_sparse(KernelBench& bench, const Rates& rates, std::FILE* out) {
     };
     for (const char* kv : {"bf16", "fp8_ds_mla"}) {
       for (const std::int64_t heads : {64, 128})
-        at(decode("mla_sparse_decode_wgmma", kv, heads, batch, 32768), 2048);
+        at(decode_case("mla_sparse_decode_wgmma", kv, heads, batch, 32768), 2048);
     }
-    at(decode("index_scores", "fp8", 64, batch, 32768), 0);
-    at(decode("index_topk", "fp8", 64, batch, 32768), 2048);
+    at(decode_case("index_scores", "fp8", 64, batch, 32768), 0);
+    at(decode_case("index_topk", "fp8", 64, batch, 32768), 2048);
   }
 }
 
@@ -193,7 +183,7 @@ void report_layouts(KernelBench& bench, const Rates& rates, std::FILE* out) {
   for (const char* kv : {"bf16", "fp8"}) {
     for (const std::int64_t batch : {1, 16, 128}) {
       for (const char* op : {"attention_decode", "attention_decode_vectorised"}) {
-        CaseSpec s = decode(op, kv, 64, batch, 8192);
+        CaseSpec s = decode_case(op, kv, 64, batch, 8192);
         s.kv_heads = 4;
         s.head_dim = 128;
         s.block_size = 16;

@@ -33,13 +33,7 @@ void StepForward::attend_decodes(const KvPool& pool, const DeviceStep& step, ker
   problem.queries = scratch_.queries;
   problem.out = scratch_.attended;
   problem.kv = pages(pool, step);
-  problem.pieces = step.pieces;
-  problem.merges = step.merges;
-  problem.partial = scratch_.partial;
-  problem.partial_log_sum = scratch_.log_sums;
-  problem.piece_count = step.piece_count;
-  problem.merge_count = step.merge_count;
-  problem.heads = static_cast<std::int32_t>(shape_.heads);
+  set_pieces(problem, step);
   problem.kv_heads = static_cast<std::int32_t>(shape_.kv_heads);
   problem.head_dim = static_cast<std::int32_t>(shape_.head_dim);
   problem.softmax_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.head_dim)));

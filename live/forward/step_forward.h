@@ -125,6 +125,17 @@ class StepForward {
   void rotate(const LayerWeights& layer, const DeviceStep& step, kernels::Stream stream);
   void write_kv(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   kernels::PagedKv pages(const KvPool& pool, const DeviceStep& step) const;
+  // The pieces of a step's decodes and what merges their sums, for either kernel.
+  template <class Problem>
+  void set_pieces(Problem& problem, const DeviceStep& step) const {
+    problem.pieces = step.pieces;
+    problem.merges = step.merges;
+    problem.partial = scratch_.partial;
+    problem.partial_log_sum = scratch_.log_sums;
+    problem.piece_count = step.piece_count;
+    problem.merge_count = step.merge_count;
+    problem.heads = static_cast<std::int32_t>(shape_.heads);
+  }
   void attend(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_decodes(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);
   void attend_chunks(const KvPool& pool, const DeviceStep& step, kernels::Stream stream);

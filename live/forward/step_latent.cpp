@@ -105,13 +105,7 @@ void StepForward::attend_latents(const KvPool& pool, const DeviceStep& step, ker
   problem.kv.table_stride = step.table_stride;
   problem.kv.blocks = options_.kv_blocks + 1;
   problem.kv.block_size = kernels::kv_block_tokens;
-  problem.pieces = step.pieces;
-  problem.merges = step.merges;
-  problem.partial = scratch_.partial;
-  problem.partial_log_sum = scratch_.log_sums;
-  problem.piece_count = step.piece_count;
-  problem.merge_count = step.merge_count;
-  problem.heads = static_cast<std::int32_t>(shape_.heads);
+  set_pieces(problem, step);
   problem.softmax_scale =
       static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.latent_plain + kernels::latent_rotary)));
   latent_wgmma_ ? kernels::mla_decode_wgmma(problem, stream) : kernels::mla_decode(problem, stream);
