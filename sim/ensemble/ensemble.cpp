@@ -62,7 +62,8 @@ std::vector<MetricInterval> metrics_of(const RunResult& run) {
     add("throughput.output_tokens_per_s", static_cast<double>(run.output_tokens) / span);
   }
   if (run.has_slo) {
-    const double all = static_cast<double>(run.completed + run.failed + run.rejected);
+    const double all =
+        static_cast<double>(run.completed + run.failed + run.rejected + run.timed_out + run.cancelled);
     add("goodput.attainment", all > 0 ? static_cast<double>(run.slo_met) / all : 0);
   }
   return out;

@@ -362,6 +362,16 @@ class Outputs(unittest.TestCase):
         self.assertIn("`orrery doctor`", refusal)
         self.assertIn("not in this version", refusal)
 
+    def test_attainment_counts_whom_its_interval_counts(self):
+        left = SCENARIO.replace("trace: trace.jsonl", "trace: trace.jsonl\n  client: {disconnect: {share: 0.4, after_s: 0.2}}")
+        (self.folder / "left.yaml").write_text(left)
+        self.call("simulate", "left.yaml", "--out", "left", "--intervals", "2")
+        s = json.loads((self.folder / "left" / "summary.json").read_text())
+        self.assertGreater(s["requests"]["cancelled"], 20)
+        low, high = s["interval_90"]["goodput.attainment"]
+        self.assertLessEqual(low, s["goodput"]["attainment"])
+        self.assertGreaterEqual(high, s["goodput"]["attainment"])
+
     def test_json_is_the_summary(self):
         printed = json.loads(self.call("simulate", "scenario.yaml", "--json", "--intervals", "off").stdout)
         self.assertEqual(printed["digest"], self.summary["digest"])
