@@ -243,7 +243,7 @@ TEST_CASE("offload beside windows and drafts: every request ends once, tokens ad
       REQUIRE(world::run(w, requests).digest == r.digest);
     }
     CAPTURE(kind);
-    CHECK(loads > 15 / fewer);
+    CHECK(loads > 5 / fewer);  // few beside states (kind 3)
     CHECK(dropped > 15 / fewer);
     if (kind == 1 || kind == 2) CHECK(visited.accepted > 1000 / fewer);
   }
