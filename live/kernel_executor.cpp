@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "sim/costed/prompt_chunks.h"
 
 namespace orrery {
 
@@ -135,14 +136,7 @@ StepShape KernelExecutor::shape_of(const StepPlan& plan, std::vector<PrefillChun
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
                   .running = plan.running};
-  for (const PrefillWork& w : plan.prefill) {
-    if (options_.pricer->single_token_is_decode() && w.new_tokens == 1) {
-      ++shape.decode_sequences;
-      shape.decode_context_tokens += w.context;
-    } else {
-      chunks.push_back({w.new_tokens, w.context});
-    }
-  }
+  add_prompts(plan.prefill, *options_.pricer, shape, chunks);
   return shape;
 }
 

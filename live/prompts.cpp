@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "base/digest.h"
+#include "live/content_digest.h"
 
 namespace orrery {
 
@@ -14,14 +14,6 @@ constexpr std::array words = {"time",    "year",  "people",  "way",     "day",  
                               "student", "group", "country", "problem", "hand",    "part",     "place",
                               "case",    "week",  "company", "system",  "program", "question", "work",
                               "number",  "night", "point",   "home"};
-
-std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-  Digest d;
-  d.add(a);
-  d.add(b);
-  d.add(c);
-  return d.value();
-}
 
 }  // namespace
 
@@ -39,14 +31,14 @@ void PromptMaker::walk(const TraceRequest& request, Take take) {
   if (!request.hash_ids.empty()) {
     for (std::int32_t i = 0; i < request.prompt_tokens; ++i) {
       const auto block = static_cast<std::size_t>(i / request.hash_block_size);
-      take(mixed(request.hash_ids[std::min(block, request.hash_ids.size() - 1)],
-                 static_cast<std::uint64_t>(i % request.hash_block_size), 1));
+      take(digest_of(request.hash_ids[std::min(block, request.hash_ids.size() - 1)],
+                     static_cast<std::uint64_t>(i % request.hash_block_size), 1));
     }
     return;
   }
   // A session is one growing text while each prompt is longer than what came before; the answers that it
   // holds were ours to make up.
-  std::uint64_t stream = mixed(seed_, request.index, 2);
+  std::uint64_t stream = digest_of(seed_, request.index, 2);
   if (request.session != 0) {
     Session& session = sessions_[request.session];
     if (session.stream == 0 || request.prompt_tokens <= session.reached) session.stream = stream;
@@ -54,7 +46,7 @@ void PromptMaker::walk(const TraceRequest& request, Take take) {
     stream = session.stream;
   }
   for (std::int32_t i = 0; i < request.prompt_tokens; ++i)
-    take(mixed(stream, static_cast<std::uint64_t>(i), 3));
+    take(digest_of(stream, static_cast<std::uint64_t>(i), 3));
 }
 
 std::vector<std::int32_t> PromptMaker::tokens(const TraceRequest& request) {

@@ -3,21 +3,9 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/digest.h"
+#include "live/content_digest.h"
 
 namespace orrery {
-
-namespace {
-
-std::uint64_t mixed(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-  Digest d;
-  d.add(a);
-  d.add(b);
-  d.add(c);
-  return d.value();
-}
-
-}  // namespace
 
 TokenBook::TokenBook(std::uint64_t seed, std::int64_t vocabulary)
     : seed_(seed), vocabulary_(static_cast<std::uint64_t>(vocabulary)) {
@@ -35,14 +23,14 @@ std::int32_t TokenBook::content(const Request& r, std::int64_t place) const {
   std::uint64_t id = 0;
   if (!r.hash_ids.empty() && place < r.prompt_tokens) {
     const auto block = static_cast<std::size_t>(place / r.hash_block_size);
-    id = mixed(r.hash_ids[std::min(block, r.hash_ids.size() - 1)],
-               static_cast<std::uint64_t>(place % r.hash_block_size), 1);
+    id = digest_of(r.hash_ids[std::min(block, r.hash_ids.size() - 1)],
+                   static_cast<std::uint64_t>(place % r.hash_block_size), 1);
   } else if (r.hash_ids.empty() && r.stream != 0) {
-    id = mixed(r.stream, static_cast<std::uint64_t>(place), 2);
+    id = digest_of(r.stream, static_cast<std::uint64_t>(place), 2);
   } else {
-    id = mixed(r.id.value(), static_cast<std::uint64_t>(place), 3);
+    id = digest_of(r.id.value(), static_cast<std::uint64_t>(place), 3);
   }
-  return static_cast<std::int32_t>(mixed(seed_, id, 4) % vocabulary_);
+  return static_cast<std::int32_t>(digest_of(seed_, id, 4) % vocabulary_);
 }
 
 std::int32_t TokenBook::at(SequenceId sequence, std::int64_t place) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sim/costed/prompt_chunks.h"
+
 namespace orrery {
 
 StepTimeExecutor::StepTimeExecutor(const StepPricer& pricer, Times times, bool profile_host)
@@ -16,14 +18,7 @@ void StepTimeExecutor::submit(StepId, InstanceId, const StepPlan& plan, SimTime 
                   .decode_context_tokens = plan.decode_context_tokens,
                   .new_requests = plan.new_requests,
                   .running = plan.running};
-  for (const PrefillWork& w : plan.prefill) {
-    if (pricer_.single_token_is_decode() && w.new_tokens == 1) {
-      ++shape.decode_sequences;
-      shape.decode_context_tokens += w.context;
-    } else {
-      chunks_.push_back({w.new_tokens, w.context});
-    }
-  }
+  add_prompts(plan.prefill, pricer_, shape, chunks_);
   shape.prefill = chunks_;
   Open open{.timing = times_(shape, pricer_.price(shape)),
             .times = {},

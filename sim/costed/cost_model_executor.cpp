@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/mutation.h"
+#include "sim/costed/prompt_chunks.h"
 
 namespace orrery {
 
@@ -145,15 +146,7 @@ StepShape CostModelExecutor::shape_alone(Engine& e, const StepPlan& plan) {
   if (by_token) name_tokens(plan);
   if (e.speech) shape.decode_context_tokens = e.speech->begin(plan, by_token ? &tokens_ : nullptr);
   if (by_token) experts_.decoding(index_of(e), tokens_);
-  const bool fold = e.pricer->single_token_is_decode();
-  for (const PrefillWork& w : plan.prefill) {
-    if (fold && w.new_tokens == 1) {
-      ++shape.decode_sequences;
-      shape.decode_context_tokens += w.context;
-    } else {
-      chunks_.push_back({w.new_tokens, w.context});
-    }
-  }
+  add_prompts(plan.prefill, *e.pricer, shape, chunks_);
   shape.prefill = chunks_;
   return shape;
 }
@@ -170,7 +163,6 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan,
   chunks_.clear();
   chunks_.reserve(plan.prefill.size());  // shapes point into it
   rank_shapes_.clear();
-  const bool fold = e.pricer->single_token_is_decode();
   for (const RankPlan& rank : plan.ranks) {
     StepShape shape;
     shape.decode_sequences = rank.decode_sequences;
@@ -178,14 +170,7 @@ StepTiming CostModelExecutor::price_ranks(const Engine& e, const StepPlan& plan,
     shape.new_requests = rank.new_requests;
     shape.running = rank.running;
     const std::size_t first = chunks_.size();
-    for (const PrefillWork& w : plan.prefill.subspan(rank.first_prefill, rank.prefills)) {
-      if (fold && w.new_tokens == 1) {
-        ++shape.decode_sequences;
-        shape.decode_context_tokens += w.context;
-      } else {
-        chunks_.push_back({w.new_tokens, w.context});
-      }
-    }
+    add_prompts(plan.prefill.subspan(rank.first_prefill, rank.prefills), *e.pricer, shape, chunks_);
     shape.prefill = std::span<const PrefillChunk>(chunks_).subspan(first);
     rank_shapes_.push_back(shape);
   }

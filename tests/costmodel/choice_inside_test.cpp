@@ -6,17 +6,12 @@
 #include "costmodel/kernel_set.h"
 #include "costmodel/priced_steps.h"
 #include "costmodel/read_instance.h"
+#include "costmodel/read_part.h"
 
 using namespace orrery;
 namespace fs = std::filesystem;
 
 namespace {
-
-HardwareProfile part(const std::string& name) {
-  auto loaded = load_hardware(name);
-  REQUIRE(loaded.ok());
-  return std::move(loaded).value();
-}
 
 double line_us(const StepPricer& pricer, std::int32_t sequences, const std::string& name) {
   for (const OpLine& line : pricer.explain(decodes(sequences, 100)).ops) {

@@ -13,17 +13,12 @@
 #include "catch.h"
 #include "costmodel/op_query.h"
 #include "costmodel/op_table.h"
+#include "costmodel/read_part.h"
 
 using namespace orrery;
 namespace fs = std::filesystem;
 
 namespace {
-
-HardwareProfile part(const std::string& name) {
-  auto loaded = load_hardware(name);
-  REQUIRE(loaded.ok());
-  return std::move(loaded).value();
-}
 
 std::shared_ptr<const KernelSet> committed(const HardwareProfile& hardware) {
   auto set = KernelSet::load(hardware, "vllm-0.24");

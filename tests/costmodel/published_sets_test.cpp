@@ -6,18 +6,13 @@
 #include "catch.h"
 #include "costmodel/kernel_set.h"
 #include "costmodel/op_query.h"
+#include "costmodel/read_part.h"
 
 using namespace orrery;
 
 namespace {
 
 constexpr const char* all_parts[] = {"h100", "h200", "h20", "l40s", "mi300x", "mi325x", "r9700"};
-
-HardwareProfile part(const std::string& name) {
-  auto loaded = load_hardware(name);
-  REQUIRE(loaded.ok());
-  return std::move(loaded).value();
-}
 
 std::shared_ptr<const KernelSet> set_of(const HardwareProfile& hardware, const std::string& name) {
   auto set = KernelSet::load(hardware, name);

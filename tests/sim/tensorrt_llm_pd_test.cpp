@@ -190,20 +190,30 @@ TEST_CASE("windowed layers send their window, and hold their blocks, by hand [te
   }
 }
 
+namespace {
+
+// A random world of windowed layers, prefill and decode apart; every second one finds prefixes again.
+std::pair<Apart, std::vector<TraceRequest>> windowed_servers(std::uint64_t seed) {
+  auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+  Apart a = servers(SimDuration(0));
+  a.world = w;
+  SchedulerConfig& c = a.world.config;
+  c.tensorrt_llm.max_utilization = false;
+  c.enable_chunked_prefill = true;
+  c.max_num_batched_tokens = std::max<std::int64_t>(c.max_num_batched_tokens, 256);  // a chunk's unit (§3.2)
+  c.enable_prefix_caching = seed % 2 == 0;
+  return {a, requests};
+}
+
+}  // namespace
+
 TEST_CASE(
     "random worlds of windowed layers apart: conservation, no block leaks [tensorrt_llm][pd][windows]") {
   std::uint64_t cancelled = 0, failed = 0, retried = 0;
   for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
     CAPTURE(seed);
-    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    auto [a, requests] = windowed_servers(seed);
     RandomStream random(seed, RandomPurpose::property_test, 48);
-    Apart a = servers(SimDuration(0));
-    a.world = w;
-    a.world.config.tensorrt_llm.max_utilization = false;
-    a.world.config.enable_chunked_prefill = true;
-    a.world.config.max_num_batched_tokens =
-        std::max<std::int64_t>(a.world.config.max_num_batched_tokens, 256);  // a chunk's unit (§3.2)
-    a.world.config.enable_prefix_caching = seed % 2 == 0;
     draw_pools(a, requests, random);
     // A prompt that does not fit stops those behind it, half computed ones too (§2.2): here none does not.
     a.prefill_blocks *= 8;
@@ -242,15 +252,8 @@ TEST_CASE("windowed layers beside drafts and reuse apart: no block leaks [tensor
   std::uint64_t accepted = 0, cached = 0;
   for (std::uint64_t seed = 1; seed <= (sanitized ? 8u : 40u); ++seed) {
     CAPTURE(seed);
-    auto [w, requests] = world::tensorrt_llm_windows_world(seed);
+    auto [a, requests] = windowed_servers(seed);
     RandomStream random(seed, RandomPurpose::property_test, 49);
-    Apart a = servers(SimDuration(0));
-    a.world = w;
-    a.world.config.tensorrt_llm.max_utilization = false;
-    a.world.config.enable_chunked_prefill = true;
-    a.world.config.max_num_batched_tokens =
-        std::max<std::int64_t>(a.world.config.max_num_batched_tokens, 256);
-    a.world.config.enable_prefix_caching = seed % 2 == 0;
     if (seed % 4 < 2) {
       world::speculate(a.world, random);
       a.world.spec.engine.steps_in_flight = 1;
