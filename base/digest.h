@@ -28,6 +28,15 @@ class Digest {
   std::uint64_t state_ = 0x243F6A8885A308D3ull;
 };
 
+// Three numbers as one: the name of a piece of content.
+inline std::uint64_t digest_of(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+  Digest d;
+  d.add(a);
+  d.add(b);
+  d.add(c);
+  return d.value();
+}
+
 std::string digest_text(std::uint64_t value);  // 16 lower-case hex digits
 
 }  // namespace orrery

@@ -109,21 +109,12 @@ class AllRecords final : public RecordSink {
   std::vector<RequestRecord> records;
 };
 
-// Token ids pass by the API server's tokeniser (vLLM: renderers/base.py; SGLang: TokenizerManager takes
-// input_ids as they are), but the list has to be read and checked. Of one server, and rounded: it stands here
-// and not in the profiles, because no other prediction has requests of token ids.
-Figure<Seconds> reading_of_token_ids(const std::string& engine) {
-  return {
-      Seconds(1.5e-6), engine == "vllm" ? FigureKind::measured : FigureKind::assumed,
-      "vLLM 0.24's server, reports/cases/h200_vllm_0_24_endpoint: slope over prompt tokens of clients' TTFT "
-      "less the engine's own in its step log, 1.38, 1.69 and 1.20 us a token in three loads"};
-}
-
+// Requests of token ids pass by the API server's tokeniser.
 Scenario as_sent(Scenario scenario, const EndpointRun& run) {
   if (run.text_prompts) return scenario;
   const auto without = [](PoolSpec& pool) {
     EngineProfile& engine = pool.instance.engine;
-    if (engine.front_end) engine.front_end->tokenize = reading_of_token_ids(engine.engine);
+    if (engine.front_end) engine.front_end->tokenize = engine.front_end->read_token_id;
   };
   without(scenario.pool);
   for (PoolSpec& pool : scenario.other_pools) without(pool);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "live/content_digest.h"
+#include "base/digest.h"
 
 namespace orrery {
 

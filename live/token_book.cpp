@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "live/content_digest.h"
+#include "base/digest.h"
 
 namespace orrery {
 

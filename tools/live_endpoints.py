@@ -79,7 +79,7 @@ its first token: of the closed loop's 112 ms some 61 lie outside the core (API s
 """
 lines = ["# vLLM 0.24's OpenAI server on an H200, measured by `orrery live --endpoint`", "",
          "Written by `tools/live_endpoints.py` from `reports/cases/h200_vllm_0_24_endpoint`, whose README has machine, commands and what was lost. Error = predicted ÷",
-         "measured − 1. Steps: predicted ÷ logged − 1, medians. One figure of Orrery is of these runs: what a token id costs to read, 1.5 µs (live/endpoint_comparison.cpp).",
+         "measured − 1. Steps: predicted ÷ logged − 1, medians. One figure of Orrery is of these runs: what a token id costs to read, 1.5 µs (`front_end.read_token_id` of the engine profile).",
          "*With the update*: the profile of `--update-calibration` below, which has seen two thirds of these steps. *Front end* is also the client's own lateness, and the closed loop's",
          "first 64 requests at one instant; of the 6 ms that pass before vLLM's core knows of a short request (2 before its arrival stamp, 4 behind), 0.5 are in a figure of ours."]
 with tempfile.TemporaryDirectory() as folder:

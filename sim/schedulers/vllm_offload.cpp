@@ -8,13 +8,6 @@
 namespace orrery {
 
 namespace {
-std::uint64_t digest_of(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-  Digest d;
-  d.add(a);
-  d.add(b);
-  d.add(c);
-  return d.value();
-}
 constexpr std::uint64_t of_hash_ids = 1, of_stream = 2, of_one_request = 3;
 }  // namespace
 
