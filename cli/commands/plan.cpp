@@ -11,6 +11,7 @@
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/version.h"
+#include "plan/mpi_crew.h"
 #include "plan/recommendation.h"
 
 namespace orrery {
@@ -23,6 +24,11 @@ struct PlanOptions {
   std::int64_t seed = -1;
   PlanSharing sharing;
 };
+
+Result<PlanSpace> space_of(const PlanOptions& options, const CommandContext& context) {
+  return load_space(options.space,
+                    {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
+}
 
 Result<PlanSearch> search_with_progress(const PlanSpace& space, SearchOptions search,
                                         const CommandContext& context) {
@@ -54,10 +60,24 @@ Status check_out(const PlanOptions& options) {
   return ok_status();
 }
 
+// A rank of mpirun above 0: its results are rank 0's, which also says what is wrong.
+int follow(const PlanOptions& options, CommandContext context, MpiCrew& ranks) {
+  context.quiet = true;
+  SearchOptions settings;
+  settings.crew = &ranks;
+  const auto space = space_of(options, context);
+  if (space.ok()) (void)search_with_progress(*space, settings, context);
+  return static_cast<int>(ExitCode::done);
+}
+
 Result<int> plan(const PlanOptions& options, const CommandContext& context) {
-  ORRERY_TRY(space,
-             load_space(options.space,
-                        {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
+  std::unique_ptr<MpiCrew> ranks;
+  if (MpiCrew::started_by_mpi() && !options.sharing.asked()) {
+    ORRERY_TRY(started, MpiCrew::start());
+    ranks = std::move(started);
+    if (ranks->rank() > 0) return follow(options, context, *ranks);
+  }
+  ORRERY_TRY(space, space_of(options, context));
   ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
   SearchOptions settings;
@@ -69,6 +89,7 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
     shard = std::move(crew);
     settings.crew = shard.get();
   }
+  if (ranks != nullptr) settings.crew = ranks.get();
   auto searched = search_with_progress(space, settings, context);
   if (interrupted()) {
     if (settings.store.empty() || !std::filesystem::exists(settings.store)) return interruption();
