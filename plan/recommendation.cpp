@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "plan/deploy.h"
 #include "plan/pareto.h"
 
 namespace orrery {
@@ -332,6 +333,7 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   // What an earlier search left here is not this one's.
   for (const char* name : {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml"})
     std::filesystem::remove(std::filesystem::path(folder) / name, ignored);
+  std::filesystem::remove_all(std::filesystem::path(folder) / "deploy", ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
     const PlanEntry& entry = search.finalists[i].entry;
     ORRERY_TRY(document, YamlDocument::parse(candidate_of(search, entry).scenario->yaml, input.space->file));
@@ -340,8 +342,17 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
       ORRERY_TRY_STATUS(document.set((listed ? "deployment.pools[0].replicas=" : "deployment.replicas=") +
                                      std::to_string(entry.score.replicas)));
     }
-    ORRERY_TRY_STATUS(
-        write(i == 0 ? "choice.yaml" : "alternative-" + std::to_string(i) + ".yaml", document.dump()));
+    const std::string name = i == 0 ? "choice" : "alternative-" + std::to_string(i);
+    ORRERY_TRY_STATUS(write(name + ".yaml", document.dump()));
+    ORRERY_TRY(deployment, deployment_of(*candidate_of(search, entry).scenario, document.dump()));
+    for (const DeployFile& file : deploy_files(deployment, "../../" + name + ".yaml")) {
+      const std::filesystem::path path = std::filesystem::path(folder) / "deploy" / name / file.name;
+      std::filesystem::create_directories(path.parent_path(), ignored);
+      ORRERY_TRY_STATUS(write_file_atomically(path.string(), file.text));
+      constexpr auto run = std::filesystem::perms::owner_exec | std::filesystem::perms::group_exec;
+      if (file.executable)
+        std::filesystem::permissions(path, run, std::filesystem::perm_options::add, ignored);
+    }
   }
   ORRERY_TRY_STATUS(write("recommendation.json", canonical_json(recommendation_json(input))));
   ORRERY_TRY_STATUS(write("recommendation.md", recommendation_markdown(input)));

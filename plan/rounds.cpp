@@ -38,6 +38,7 @@ Json score_json(const PlanScore& score) {
   out["meets"] = score.meets;
   out["saturated"] = score.saturated;
   for (const NumberField& f : number_fields) out[f.name] = score.*f.field;
+  if (!score.refused.empty()) out["refused"] = score.refused;
   return out;
 }
 
@@ -49,6 +50,7 @@ PlanScore score_from(const Json& in) {
   score.meets = in.at("meets").get<bool>();
   score.saturated = in.at("saturated").get<bool>();
   for (const NumberField& f : number_fields) score.*f.field = in.at(f.name).get<double>();
+  score.refused = in.value("refused", "");
   return score;
 }
 
@@ -153,6 +155,7 @@ Result<PlanScore> PlanRunner::run(const Candidate& candidate, std::int64_t repli
     PlanScore refused;
     refused.replicas = replicas;
     refused.refused = to_string(Errors{result.errors().front()});
+    ORRERY_TRY_STATUS(store_->put(key, score_text(refused)));
     return refused;
   }
   const PlanScore score = score_of(*space_, scenario, *result);

@@ -28,7 +28,10 @@ class PlanRunner {
 
  private:
   std::int64_t most_replicas(const Candidate& candidate) const;
-  bool stopped() const { return options_->keep_going && !options_->keep_going(); }
+  bool stopped() const {
+    return (options_->keep_going && !options_->keep_going()) ||
+           (options_->crew != nullptr && !options_->crew->may_run());
+  }
 
   const PlanSpace* space_;
   const SearchOptions* options_;

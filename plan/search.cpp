@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <optional>
-#include <thread>
 
 #include "base/digest.h"
 #include "base/json.h"
@@ -28,31 +26,6 @@ std::uint64_t measured(const std::vector<TraceRequest>& requests, const Workload
                                                   [&](const TraceRequest& r) { return r.arrival >= from; }));
 }
 
-// Runs `work` for 0 … count − 1; the first error, by number, is returned.
-template <class Work>
-Status in_parallel(std::size_t count, int threads, const Work& work) {
-  std::vector<std::optional<Errors>> failed(count);
-  std::atomic<std::size_t> next{0};
-  std::atomic<bool> stop{false};
-  const auto worker = [&] {
-    for (std::size_t i = next++; i < count && !stop; i = next++) {
-      if (Status status = work(i); !status.ok()) {
-        failed[i] = status.errors();
-        stop = true;
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> pool;
-    for (int t = 1; t < threads; ++t) pool.emplace_back(worker);
-    worker();
-  }
-  for (const auto& errors : failed) {
-    if (errors) return *errors;
-  }
-  return ok_status();
-}
-
 bool before(const PlanEntry& a, const PlanEntry& b) {
   if (better(a.score, b.score)) return true;
   return !better(b.score, a.score) && a.candidate < b.candidate;
@@ -63,9 +36,18 @@ class Search {
   Search(const PlanSpace& space, const SearchOptions& options, PlanStore store)
       : space_(space), options_(options), store_(std::move(store)), runner_(space, options, store_) {}
 
+  Status join() {
+    if (options_.crew == nullptr) return ok_status();
+    return options_.crew->join(store_, [this] { return runner_.runs(); });
+  }
   Result<PlanSearch> go(CandidateList candidates, const std::vector<TraceRequest>& requests);
 
  private:
+  // Work whose results go through the store: all independent pieces that are known (plan/crew.h).
+  Status batch(std::size_t count, const PlanWork& work) {
+    if (options_.crew != nullptr) return options_.crew->batch(count, options_.threads, work);
+    return in_parallel(all_pieces(count), options_.threads, work);
+  }
   Status round(std::uint64_t requests);
   Status estimate();
   void compare_draws();
@@ -89,7 +71,7 @@ class Search {
 
 Status Search::round(std::uint64_t requests) {
   std::uint64_t done = 0;
-  ORRERY_TRY_STATUS(in_parallel(running_.size(), options_.threads, [&](std::size_t i) -> Status {
+  ORRERY_TRY_STATUS(batch(running_.size(), [&](std::size_t i) -> Status {
     PlanEntry& entry = running_[i];
     ORRERY_TRY(score, runner_.fewest(out_.candidates.all[entry.candidate], entry.score.replicas, requests));
     entry.score = score;
@@ -121,7 +103,7 @@ Status Search::estimate() {
   out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
   leave(out_.finalists.size());
   std::uint64_t done = 0;
-  return in_parallel(out_.finalists.size(), options_.threads, [&](std::size_t i) -> Status {
+  return batch(out_.finalists.size(), [&](std::size_t i) -> Status {
     Finalist& finalist = out_.finalists[i];
     finalist.entry = running_[i];
     ORRERY_TRY_STATUS(runner_.estimate(out_.candidates.all[finalist.entry.candidate], finalist));
@@ -179,7 +161,7 @@ Result<PlanSearch> Search::go(CandidateList candidates, const std::vector<TraceR
   ORRERY_TRY_STATUS(round(out_.requests));
   ORRERY_TRY_STATUS(estimate());
   compare_draws();
-  out_.runs = runner_.runs();
+  out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
   out_.reused = store_.found();
   return std::move(out_);
 }
@@ -213,6 +195,12 @@ std::string identity_of(const PlanSpace& space, const SearchOptions& options,
   return digest_text(digest.value());
 }
 
+Result<PlanStore> open_store(const SearchOptions& options, const std::string& identity) {
+  if (!options.store.empty()) return PlanStore::open(options.store, identity, options.start);
+  if (options.crew != nullptr) return PlanStore::in_memory(identity);  // results have to go through one
+  return PlanStore();
+}
+
 // A price is looked for before anything runs.
 Status check_prices(const PlanSpace& space, const CandidateList& list) {
   if (space.objective != PlanObjective::cost) return ok_status();
@@ -242,13 +230,14 @@ Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& opt
     nothing.candidates = std::move(candidates);
     return nothing;
   }
-  PlanStore store;
-  if (!options.store.empty()) {
-    ORRERY_TRY(opened,
-               PlanStore::open(options.store, identity_of(space, options, *requests), options.resume));
-    store = std::move(opened);
+  const std::string identity = identity_of(space, options, *requests);
+  ORRERY_TRY(store, open_store(options, identity));
+  for (const std::string& path : options.others) {
+    ORRERY_TRY(results, PlanStore::read(path, identity));
+    ORRERY_TRY_STATUS(store.add(results, true));
   }
   Search search(space, options, std::move(store));
+  ORRERY_TRY_STATUS(search.join());
   return search.go(std::move(candidates), *requests);
 }
 

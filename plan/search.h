@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plan/candidates.h"
+#include "plan/crew.h"
 #include "plan/objective.h"
 #include "plan/store.h"
 #include "sim/ensemble/ensemble.h"
@@ -43,7 +44,9 @@ struct SearchOptions {
   int threads = 1;
   std::string version;  // part of the store's identity
   std::string store;    // path; empty: nothing is kept
-  bool resume = false;
+  StoreStart start = StoreStart::anew;
+  std::vector<std::string> others = {};  // stores whose results are taken over first
+  PlanCrew* crew = nullptr;              // who does the work; null: the threads of this process
   std::function<void(std::uint64_t done, std::uint64_t of, const char* what)> progress = {};
   std::function<bool()> keep_going = {};  // false ends the search with ErrorKind::interrupted
 };

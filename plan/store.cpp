@@ -5,6 +5,7 @@
 #include <atomic>
 #include <filesystem>
 #include <mutex>
+#include <set>
 
 namespace orrery {
 
@@ -15,6 +16,16 @@ struct PlanStore::State {
   std::string path;
   std::mutex mutex;
   std::uint64_t found = 0;
+  bool keeps_new = false;
+  PlanResults fresh;
+  std::set<std::string> others;  // keys of results that others made for this run
+  bool write(const std::string& key, const std::string& value) {
+    sqlite3_bind_text(insert, 1, key.c_str(), -1, SQLITE_TRANSIENT);
+    sqlite3_bind_text(insert, 2, value.c_str(), -1, SQLITE_TRANSIENT);
+    const bool done = sqlite3_step(insert) == SQLITE_DONE;
+    sqlite3_reset(insert);
+    return done;
+  }
   ~State() {
     sqlite3_finalize(select);
     sqlite3_finalize(insert);
@@ -57,14 +68,18 @@ PlanStore::PlanStore(PlanStore&&) noexcept = default;
 PlanStore& PlanStore::operator=(PlanStore&&) noexcept = default;
 PlanStore::~PlanStore() = default;
 
-Result<PlanStore> PlanStore::open(const std::string& path, const std::string& identity, bool resume) {
-  if (resume && !std::filesystem::exists(path)) {
+Result<PlanStore> PlanStore::in_memory(const std::string& identity) {
+  return open(":memory:", identity, StoreStart::either);
+}
+
+Result<PlanStore> PlanStore::open(const std::string& path, const std::string& identity, StoreStart start) {
+  if (start == StoreStart::resume && !std::filesystem::exists(path)) {
     return invalid_input("there is no search to resume here; leave --resume out to begin one", {path, 0, 0});
   }
-  if (!resume) {
+  if (start != StoreStart::resume) {
     std::error_code ignored;  // what stands in the way shows when the store is opened
     std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-    remove_store(path);
+    if (start == StoreStart::anew) remove_store(path);
   }
   PlanStore store;
   State& s = *store.state_;
@@ -109,7 +124,7 @@ std::optional<std::string> PlanStore::find(const std::string& key) {
   sqlite3_bind_text(s.select, 1, key.c_str(), -1, SQLITE_TRANSIENT);
   if (sqlite3_step(s.select) == SQLITE_ROW) {
     value = reinterpret_cast<const char*>(sqlite3_column_text(s.select, 0));
-    ++s.found;
+    if (!s.others.contains(key)) ++s.found;
   }
   sqlite3_reset(s.select);
   return value;
@@ -119,12 +134,56 @@ Status PlanStore::put(const std::string& key, const std::string& value) {
   State& s = *state_;
   if (s.database == nullptr) return ok_status();
   const std::scoped_lock lock(s.mutex);
-  sqlite3_bind_text(s.insert, 1, key.c_str(), -1, SQLITE_TRANSIENT);
-  sqlite3_bind_text(s.insert, 2, value.c_str(), -1, SQLITE_TRANSIENT);
-  const bool done = sqlite3_step(s.insert) == SQLITE_DONE;
-  sqlite3_reset(s.insert);
+  if (!s.write(key, value)) return database_error(s.database, s.path, "written");
+  if (s.keeps_new) s.fresh.emplace_back(key, value);
+  return ok_status();
+}
+
+Status PlanStore::add(const PlanResults& results, bool by_an_earlier_run) {
+  State& s = *state_;
+  if (s.database == nullptr) return ok_status();
+  const std::scoped_lock lock(s.mutex);
+  bool done = sqlite3_exec(s.database, "BEGIN", nullptr, nullptr, nullptr) == SQLITE_OK;
+  for (const auto& [key, value] : results) {
+    done = done && s.write(key, value);
+    if (!by_an_earlier_run) s.others.insert(key);
+  }
+  done = sqlite3_exec(s.database, "COMMIT", nullptr, nullptr, nullptr) == SQLITE_OK && done;
   if (!done) return database_error(s.database, s.path, "written");
   return ok_status();
+}
+
+Result<PlanResults> PlanStore::all() const {
+  State& s = *state_;
+  PlanResults results;
+  if (s.database == nullptr) return results;
+  const std::scoped_lock lock(s.mutex);
+  sqlite3_stmt* statement = nullptr;
+  int step =
+      sqlite3_prepare_v2(s.database, "SELECT key, value FROM results ORDER BY key", -1, &statement, nullptr);
+  if (step == SQLITE_OK) {
+    const auto text = [&](int column) {
+      return std::string(reinterpret_cast<const char*>(sqlite3_column_text(statement, column)));
+    };
+    while ((step = sqlite3_step(statement)) == SQLITE_ROW) results.emplace_back(text(0), text(1));
+  }
+  sqlite3_finalize(statement);
+  if (step != SQLITE_DONE) return database_error(s.database, s.path, "read");
+  return results;
+}
+
+Result<PlanResults> PlanStore::read(const std::string& path, const std::string& identity) {
+  if (!std::filesystem::exists(path))
+    return invalid_input("there is no store of a search here", {path, 0, 0}, "--merge");
+  ORRERY_TRY(store, open(path, identity, StoreStart::resume));
+  return store.all();
+}
+
+void PlanStore::keep_new() { state_->keeps_new = true; }
+
+PlanResults PlanStore::take_new() {
+  const std::scoped_lock lock(state_->mutex);
+  return std::exchange(state_->fresh, {});
 }
 
 std::uint64_t PlanStore::found() const { return state_->found; }

@@ -3,14 +3,15 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <sstream>
 
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/commands/plan_sharing.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
 #include "cli/version.h"
+#include "plan/mpi_crew.h"
 #include "plan/recommendation.h"
 
 namespace orrery {
@@ -21,17 +22,18 @@ struct PlanOptions {
   std::string space, trace, out;
   bool resume = false;
   std::int64_t seed = -1;
+  PlanSharing sharing;
 };
 
-constexpr const char* store_name = "plan.sqlite";
+Result<PlanSpace> space_of(const PlanOptions& options, const CommandContext& context) {
+  return load_space(options.space,
+                    {.overrides = context.overrides, .trace = options.trace, .seed = options.seed});
+}
 
-Result<PlanSearch> search_with_progress(const PlanSpace& space, const PlanOptions& options,
+Result<PlanSearch> search_with_progress(const PlanSpace& space, SearchOptions search,
                                         const CommandContext& context) {
-  SearchOptions search;
   search.threads = context.threads;
   search.version = version();
-  search.resume = options.resume;
-  if (!options.out.empty()) search.store = options.out + "/" + store_name;
   search.keep_going = [] { return !interrupted(); };
   // A line for each round, gone from the terminal before anything is printed.
   std::unique_ptr<Progress> progress;
@@ -46,6 +48,11 @@ Result<PlanSearch> search_with_progress(const PlanSpace& space, const PlanOption
 Status check_out(const PlanOptions& options) {
   if (options.resume && options.out.empty())
     return make_error(ErrorKind::usage, "--resume goes on with the search in --out DIR; name it");
+  if (options.sharing.asked() && options.out.empty())
+    return make_error(ErrorKind::usage, "shards keep their results in --out DIR; name it");
+  if (int(options.resume) + int(options.sharing.merge) + int(!options.sharing.shard.empty()) > 1) {
+    return make_error(ErrorKind::usage, "one of --resume, --shard and --merge (shards go on by themselves)");
+  }
   std::error_code ignored;
   if (std::filesystem::exists(options.out, ignored) && !std::filesystem::is_directory(options.out, ignored)) {
     return invalid_input("is no folder; name another one", {options.out, 0, 0}, "--out");
@@ -53,35 +60,51 @@ Status check_out(const PlanOptions& options) {
   return ok_status();
 }
 
-// Without what results do not depend on, for outputs that are the same after a stop.
-std::string command_of(const std::string& line) {
-  std::istringstream in(line);
-  std::string out;
-  for (std::string word; std::getline(in, word, ' ');) {
-    if (word == "--resume" || word.starts_with("--threads=")) continue;
-    if (word == "--threads") {
-      std::getline(in, word, ' ');
-      continue;
-    }
-    out += (out.empty() ? "" : " ") + word;
-  }
-  return out;
+// A rank of mpirun above 0: its results are rank 0's, which also says what is wrong.
+int follow(const PlanOptions& options, CommandContext context, MpiCrew& ranks) {
+  context.quiet = true;
+  SearchOptions settings;
+  settings.crew = &ranks;
+  const auto space = space_of(options, context);
+  if (space.ok()) (void)search_with_progress(*space, settings, context);
+  return static_cast<int>(ExitCode::done);
 }
 
 Result<int> plan(const PlanOptions& options, const CommandContext& context) {
-  ORRERY_TRY(space,
-             load_space(options.space,
-                        {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
+  std::unique_ptr<MpiCrew> ranks;
+  if (MpiCrew::started_by_mpi() && !options.sharing.asked()) {
+    ORRERY_TRY(started, MpiCrew::start());
+    ranks = std::move(started);
+    if (ranks->rank() > 0) return follow(options, context, *ranks);
+  }
+  ORRERY_TRY(space, space_of(options, context));
   ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
-  auto searched = search_with_progress(space, options, context);
+  SearchOptions settings;
+  if (!options.out.empty()) settings.store = options.out + "/" + plan_store_name;
+  if (options.resume) settings.start = StoreStart::resume;
+  std::unique_ptr<ShardCrew> shard;
+  if (options.sharing.asked()) {
+    ORRERY_TRY(crew, set_up_sharing(options.sharing, options.out, settings));
+    shard = std::move(crew);
+    settings.crew = shard.get();
+  }
+  if (ranks != nullptr) settings.crew = ranks.get();
+  auto searched = search_with_progress(space, settings, context);
   if (interrupted()) {
-    const bool begun = !options.out.empty() && std::filesystem::exists(options.out + "/" + store_name);
-    if (!begun) return interruption();
-    return make_error(ErrorKind::interrupted, "interrupted; the same command with --resume goes on");
+    if (settings.store.empty() || !std::filesystem::exists(settings.store)) return interruption();
+    return make_error(ErrorKind::interrupted, options.sharing.asked()
+                                                  ? "interrupted; the same command goes on"
+                                                  : "interrupted; the same command with --resume goes on");
+  }
+  if (shard != nullptr && (shard->missing() > 0 || (searched.ok() && !options.sharing.merge))) {
+    if (options.sharing.merge) return not_merged(*shard, options.out);
+    if (!context.quiet)
+      std::fputs(shard_text(options.sharing, *shard, options.out, context.json).c_str(), stdout);
+    return static_cast<int>(ExitCode::done);
   }
   ORRERY_TRY(search, std::move(searched));
-  const RecommendationInput input{&space, &search, command_of(context.command_line), version()};
+  const RecommendationInput input{&space, &search, command_without_sharing(context.command_line), version()};
   if (!options.out.empty()) ORRERY_TRY_STATUS(write_recommendation(options.out, input));
   if (context.json)
     std::fputs(canonical_json(recommendation_json(input)).c_str(), stdout);
@@ -105,8 +128,15 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
   c->add_option("--trace", options->trace, "replay this trace instead of the workload of the file");
   c->add_option("--out", options->out, "folder for the recommendation and for the results of every run");
   c->add_flag("--resume", options->resume, "go on with the search that --out holds");
+  c->add_option("--shard", options->sharing.shard,
+                "i/n: make this share of the search's results, into --out");
+  const CLI::Option* merge = c->add_option("--merge", options->sharing.stores,
+                                           "join what shards have made (--out's, or these) and answer")
+                                 ->expected(0, -1);
   c->add_option("--seed", options->seed, "seed of the workload and of all draws");
-  c->callback([&context, options] {
+  c->callback([&context, options, merge] {
+    options->sharing.merge = merge->count() > 0;
+    std::erase(options->sharing.stores, "");  // of --merge alone
     context.action = [&context, options] {
       watch_interrupts();
       const Result<int> code = plan(*options, context);

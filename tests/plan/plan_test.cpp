@@ -278,7 +278,7 @@ TEST_CASE("the same bytes for any number of threads, and after a stop") {
     CHECK(cut.errors().front().kind == ErrorKind::interrupted);
     SearchOptions again;
     again.store = store;
-    again.resume = true;
+    again.start = StoreStart::resume;
     const PlanSearch resumed = searched(space, again);
     CHECK(answer(space, resumed) == answer(space, whole));
     CHECK(resumed.reused >= stop_after);
@@ -286,7 +286,7 @@ TEST_CASE("the same bytes for any number of threads, and after a stop") {
   }
   SearchOptions other;
   other.store = store;
-  other.resume = true;
+  other.start = StoreStart::resume;
   other.version = "another";
   auto refused = search_plans(space, other);
   REQUIRE_FALSE(refused.ok());
