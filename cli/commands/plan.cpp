@@ -1,5 +1,6 @@
 // `orrery plan`: searches deployments for the best one, and says how sure that is.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -19,7 +20,7 @@ namespace {
 
 struct PlanOptions {
   std::string space, trace, out;
-  bool resume = false;
+  bool resume = false, bounds_only = false;
   std::int64_t seed = -1;
 };
 
@@ -68,12 +69,32 @@ std::string command_of(const std::string& line) {
   return out;
 }
 
+// How far bounds alone come, and how fast.
+Result<int> print_bounds(const PlanSpace& space, const CommandContext& context) {
+  SearchOptions search;
+  search.threads = context.threads;
+  search.keep_going = [] { return !interrupted(); };
+  ORRERY_TRY(bounds, bound_plans(space, search));
+  Json out;
+  out["candidates"] = bounds.candidates;
+  out["step_graphs"] = bounds.graphs;
+  out["rejected"] = bounds.rejected;
+  out["bounded"] = bounds.bounded;
+  out["best_bound"] = bounds.bounded > 0 ? Json(std::abs(bounds.best)) : Json(nullptr);
+  out["worst_bound"] = bounds.bounded > 0 ? Json(std::abs(bounds.worst)) : Json(nullptr);
+  std::fputs(canonical_json(out).c_str(), stdout);
+  say(LogLevel::info, "bounds of " + std::to_string(bounds.candidates) + " combinations took " +
+                          format_fixed(bounds.seconds * 1e3, 3) + " ms of processor time");
+  return static_cast<int>(ExitCode::done);
+}
+
 Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   ORRERY_TRY(space,
              load_space(options.space,
                         {.overrides = context.overrides, .trace = options.trace, .seed = options.seed}));
   ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
+  if (options.bounds_only) return print_bounds(space, context);
   auto searched = search_with_progress(space, options, context);
   if (interrupted()) {
     const bool begun = !options.out.empty() && std::filesystem::exists(options.out + "/" + store_name);
@@ -105,6 +126,7 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
   c->add_option("--trace", options->trace, "replay this trace instead of the workload of the file");
   c->add_option("--out", options->out, "folder for the recommendation and for the results of every run");
   c->add_flag("--resume", options->resume, "go on with the search that --out holds");
+  c->add_flag("--bounds-only", options->bounds_only, "say what bounds rule out, and run nothing");
   c->add_option("--seed", options->seed, "seed of the workload and of all draws");
   c->callback([&context, options] {
     context.action = [&context, options] {
