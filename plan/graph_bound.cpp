@@ -209,4 +209,21 @@ ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, co
   return out;
 }
 
+std::int64_t most_instances(const PlanSpace& space, const ObjectiveBound& bound,
+                            std::optional<double> limit) {
+  constexpr std::int64_t any = INT64_MAX;
+  if (!limit || !bound.known || space.most_replicas == 0) return any;
+  const double instances = static_cast<double>(bound.instances);
+  double most = 0;
+  switch (space.objective) {
+    case PlanObjective::gpus:
+    case PlanObjective::cost: most = *limit / (bound.objective / instances); break;  // grows with them
+    case PlanObjective::throughput:
+    case PlanObjective::goodput: most = bound.objective * instances / *limit; break;  // shrinks with them
+    case PlanObjective::latency:
+    case PlanObjective::rate: return any;
+  }
+  return most < 1e9 ? std::max(bound.instances, static_cast<std::int64_t>(most * (1 + 1e-9))) : any;
+}
+
 }  // namespace orrery

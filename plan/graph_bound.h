@@ -2,6 +2,7 @@
 // and so how many instances it takes and what the objective comes to at best.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "costmodel/step_pricer.h"
@@ -51,5 +52,8 @@ struct ObjectiveBound {
 // `sequences`: the most of a step; 0: the graph's.
 ObjectiveBound bound_objective(const PlanSpace& space, const LoadFacts& load, const GraphBound& graph,
                                std::int64_t sequences);
+
+// With more instances it could not be better than `limit`; without one: any number.
+std::int64_t most_instances(const PlanSpace& space, const ObjectiveBound& bound, std::optional<double> limit);
 
 }  // namespace orrery

@@ -255,16 +255,17 @@ std::int64_t PlanRunner::most_replicas(const Candidate& candidate) const {
   return most;
 }
 
-Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t guess, std::int64_t least,
+Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t guess, const Range& range,
                                      std::uint64_t requests) {
-  const std::int64_t most = most_replicas(candidate);
-  std::int64_t low = std::min(least, most) - 1;  // misses the SLO, or nobody there
-  std::int64_t high = most + 1;                  // meets it, once known
+  const std::int64_t allowed = most_replicas(candidate);
+  const std::int64_t most = std::clamp<std::int64_t>(range.most, 1, allowed);
+  std::int64_t low = std::min(range.least, most) - 1;  // misses the SLO, or nobody there
+  std::int64_t high = most + 1;                        // meets it, once known
   PlanScore meets, misses;
   // True where it meets it. At the most that are allowed it is run to its end, for that is then the answer.
   const auto probe = [&](std::int64_t replicas) -> Result<bool> {
     ORRERY_TRY(score,
-               run(candidate, {.replicas = replicas, .requests = requests, .may_stop = replicas < most}));
+               run(candidate, {.replicas = replicas, .requests = requests, .may_stop = replicas < allowed}));
     const bool good = score.meets || !score.refused.empty();
     (good ? high : low) = replicas;
     (good ? meets : misses) = std::move(score);
@@ -308,11 +309,11 @@ Result<PlanScore> PlanRunner::highest_rate(const Candidate& candidate, double gu
   return best;
 }
 
-Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& guess, std::int64_t least,
+Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& guess, const Range& range,
                                    std::uint64_t requests) {
   if (space_->objective == PlanObjective::rate)
     return highest_rate(candidate, guess.meets ? guess.rate_factor : 1, requests);
-  if (space_->most_replicas > 0) return fewest(candidate, guess.replicas, least, requests);
+  if (space_->most_replicas > 0) return fewest(candidate, guess.replicas, range, requests);
   return run(candidate, {.replicas = candidate.scenario->pool.replicas, .requests = requests});
 }
 

@@ -26,10 +26,13 @@ class PlanRunner {
   // One run. What turns out only when it runs (a link that the part has no figure of) is no error: `refused`
   // of the score says so.
   Result<PlanScore> run(const Candidate& candidate, const Question& question);
+  struct Range {
+    std::int64_t least = 1, most = INT64_MAX;  // instances that can be of use
+  };
   // With as many instances as the space says: those of the candidate, or as few as meet the SLO: from `guess`
-  // down or up in steps that double, then bisected between; never fewer than `least`, the most that are
-  // allowed, or owned, where none meets it. For `rate` the highest rate (rate_search.h).
-  Result<PlanScore> best(const Candidate& candidate, const PlanScore& guess, std::int64_t least,
+  // down or up in steps that double, then bisected between; the most that are of use, allowed or owned where
+  // none meets it. For `rate` the highest rate (rate_search.h).
+  Result<PlanScore> best(const Candidate& candidate, const PlanScore& guess, const Range& range,
                          std::uint64_t requests);
   // Perturbed runs over all requests, and intervals.
   Status estimate(const Candidate& candidate, Finalist& finalist);
@@ -38,7 +41,7 @@ class PlanRunner {
   std::uint64_t requests() const { return requests_; }  // simulated in all runs
 
  private:
-  Result<PlanScore> fewest(const Candidate& candidate, std::int64_t guess, std::int64_t least,
+  Result<PlanScore> fewest(const Candidate& candidate, std::int64_t guess, const Range& range,
                            std::uint64_t requests);
   Result<PlanScore> highest_rate(const Candidate& candidate, double guess, std::uint64_t requests);
   std::int64_t most_replicas(const Candidate& candidate) const;

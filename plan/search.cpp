@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "base/digest.h"
@@ -62,6 +63,7 @@ class Search {
   PlanSearch out_;
   std::vector<PlanEntry> running_;
   std::map<std::size_t, PlanScore> whole_;  // by candidate: who was run on all of the workload
+  std::optional<double> limit_;             // what enough of those reach that meet the SLO
   double share_ = 1;                        // of the requests that has to be in time
   std::uint64_t seed_ = 1;
   std::mutex progress_;
@@ -77,8 +79,9 @@ Status Search::run_all(std::vector<PlanEntry>& entries, std::uint64_t requests) 
     if (const auto known = whole_.find(entry.candidate); all && known != whole_.end()) {
       entry.score = known->second;
     } else {
-      const std::int64_t least = bounded_.bound(entry.candidate).instances;
-      ORRERY_TRY(score, runner_.best(of(entry), entry.score, least, requests));
+      const ObjectiveBound& bound = bounded_.bound(entry.candidate);
+      const PlanRunner::Range range{bound.instances, most_instances(space_, bound, limit_)};
+      ORRERY_TRY(score, runner_.best(of(entry), entry.score, range, requests));
       entry.score = score;
       tell(done, of_all, "candidates");
     }
@@ -130,12 +133,12 @@ void Search::rule_out() {
   const auto enough = static_cast<std::size_t>(space_.finalists);
   if (reached.size() < enough || options_.exhaustive) return;
   std::sort(reached.begin(), reached.end());
-  const double limit = reached[enough - 1];
+  limit_ = reached[enough - 1];
   for (Candidate& candidate : bounded_.list().all) {
     const ObjectiveBound& bound = bounded_.bound(candidate.index);
     if (candidate.rejected != RejectedBy::nothing || !bound.known || whole_.contains(candidate.index))
       continue;
-    if (bound.objective <= limit) continue;
+    if (bound.objective <= *limit_) continue;
     reject(candidate, RejectedBy::bound,
            std::to_string(enough) + " others that meet it are better than it can be");
     ++out_.saved.by_bounds;
@@ -242,7 +245,10 @@ Status Search::rounds(const std::vector<TraceRequest>& requests) {
     // All candidates have one workload.
     const WorkloadSpec& workload = of(running_.front()).scenario->workload;
     if (measured_requests(requests, workload, few) < least_requests) continue;
+    // After a round that hardly anybody left the next one, twice as long, would be as idle.
+    const std::size_t before_it = running_.size();
     ORRERY_TRY_STATUS(round(few));
+    if (running_.size() > before_it - before_it / 4) break;
   }
   return run_all(running_, out_.requests);
 }
