@@ -40,11 +40,9 @@ void PricerState::add_context(const InstanceSpec& spec, double host_scale) {
   }
   shares_prompts = context.shares_prompts();
   if (!shares_prompts) return;
-  const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens +
-                                                            2 * context.prompt_ranks * context.prompt_ranks);
-  gathered_table = table_over(DependsOn::gathered, most);
-  split_table = table_over(DependsOn::split_prompts, most);
-  whole_table = table_over(DependsOn::whole_step, most);
+  gathered_table = PriceTable::create();
+  split_table = PriceTable::create();
+  whole_table = PriceTable::create();
 }
 
 }  // namespace orrery

@@ -53,9 +53,12 @@ bool PricerState::beside(const StepShape&, const PaddedStep& padded) const {
 
 double PricerState::hidden_ns(const StepShape& shape, const PaddedStep& padded) const {
   if (!beside(shape, padded)) return 0;
-  const auto i = static_cast<std::size_t>(padded.tokens);
-  if (padded.gathered == 0 && i < hidden_table.size()) return hidden_table[i];
-  return reckon_hidden(shape, padded);
+  if (padded.gathered > 0 || hidden_table.empty()) return reckon_hidden(shape, padded);
+  return hidden_table.at(padded.tokens, [&](std::int64_t tokens) {
+    PaddedStep alone;
+    alone.tokens = tokens;
+    return reckon_hidden({}, alone);
+  });
 }
 
 double PricerState::reckon_hidden(const StepShape& shape, const PaddedStep& padded) const {
@@ -129,17 +132,7 @@ void PricerState::add_side_stream(const InstanceSpec& spec) {
   if (layers == 0) side.on = false;
   // By tokens only where nothing else decides: not where other ranks' rows, or a prompt's other parts, count.
   if (!side.on || exchanges || padding.ranks() > 1 || spec.engine.settings.context.shares_prompts()) return;
-  std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_batched_tokens);
-  if (side.most_tokens > 0) most = std::min(most, side.most_tokens);
-  if (side.full_graphs_only) most = padding.largest();
-  std::vector<double> table(static_cast<std::size_t>(std::min<std::int64_t>(most, 8192)) + 1);
-  const StepShape shape;
-  PaddedStep padded;
-  for (std::size_t t = 1; t < table.size(); ++t) {
-    padded.tokens = static_cast<std::int64_t>(t);
-    table[t] = reckon_hidden(shape, padded);
-  }
-  hidden_table = std::move(table);
+  hidden_table = PriceTable::create();
 }
 
 }  // namespace orrery

@@ -10,6 +10,7 @@
 
 #include "costmodel/expert_loads.h"
 #include "costmodel/padding.h"
+#include "costmodel/price_table.h"
 #include "costmodel/roofline.h"
 #include "costmodel/step_graph.h"
 #include "costmodel/step_pricer.h"
@@ -70,12 +71,12 @@ struct PricerState {
   HostNanoseconds host;
   std::int64_t kernels_without_attention = 0, attention_layers = 0;
   std::int64_t kernels_of_prefill = 0, kernels_of_decode = 0;  // beside attention itself: latent attention
-  std::vector<double> token_table, row_table, last_table;      // index = tokens or rows; nanoseconds
+  PriceTable token_table, row_table, last_table;               // by tokens or rows; nanoseconds
   // Attention data parallelism, by rows of all ranks: what runs over them, the collectives of the two ways to
   // gather them, the head. Empty without.
-  std::vector<double> gathered_table, evenly_table, by_sum_table, gathered_rows_table;
-  std::vector<double> draft_table;  // index = tokens of a drafting pass; empty without a drafting network
-  std::size_t last_node = 0;        // the kernel that ends a step
+  PriceTable gathered_table, evenly_table, by_sum_table, gathered_rows_table;
+  PriceTable draft_table;     // by tokens of a drafting pass; empty without a drafting network
+  std::size_t last_node = 0;  // the kernel that ends a step
   std::shared_ptr<ExpertLoads> expert_loads;  // of the first instant; null = uniform, in the token table
   std::vector<double> expert_table;           // under them, by tokens
   mutable std::mutex loads_guard;             // they fill when asked, where rows are exchanged
@@ -83,7 +84,7 @@ struct PricerState {
   double layers_of_all = 1;                   // layers with experts of all pipeline stages ÷ this one's
   std::int32_t expert_ranks = 1;
   SimDuration input_delay, core_wake, input_per_request, output_delay, output_per_sequence;
-  std::vector<double> handoff_table;  // pipeline stages: nanoseconds by tokens; empty without
+  PriceTable handoff_table;  // pipeline stages: nanoseconds by tokens; empty without
   std::int32_t steps_in_flight = 1;
   bool launcher_is_core = false;
   double host_error = 0;
@@ -93,15 +94,14 @@ struct PricerState {
   double sum_rows(std::int64_t rows) const;
   double sum_drafting(std::int64_t tokens) const;  // passes over one token of each sequence, and draft heads
   double sum_over(DependsOn depends_on, std::int64_t tokens) const;  // of one kind of gathered operators
-  double over_ns(const std::vector<double>& table, DependsOn depends_on, std::int64_t tokens) const {
-    const auto i = static_cast<std::size_t>(tokens);
-    return i < table.size() ? table[i] : sum_over(depends_on, tokens);
+  double over_ns(const PriceTable& table, DependsOn depends_on, std::int64_t tokens) const {
+    return table.at(tokens, [&](std::int64_t t) { return sum_over(depends_on, t); });
   }
   double gathered_ns(const PaddedStep& padded) const;
   // costmodel/context_price.cpp. Ranks of context parallelism: what steps run whose prompts are dealt to
   // them, and what all others do, by rows of all ranks.
   bool shares_prompts = false;
-  std::vector<double> split_table, whole_table;
+  PriceTable split_table, whole_table;
   std::int64_t kernels_of_split = 0;
   void add_context(const InstanceSpec& spec, double host_scale);
   double context_ns(const PaddedStep& padded) const;
@@ -141,7 +141,7 @@ struct PricerState {
   double side_fork_join = 0;  // nanoseconds a step
   std::int64_t side_parts = 1;
   EarlyStarts early;
-  std::vector<double> hidden_table;  // by tokens; empty where it depends on more
+  PriceTable hidden_table;  // by tokens; empty where it depends on more
   void add_side_stream(const InstanceSpec& spec);
   void add_early(const InstanceSpec& spec);
   void add_branch(const GraphNode& node, double weight, const StepInput& input, Branches& sum) const;
@@ -168,24 +168,20 @@ struct PricerState {
   const RankLoad* typical_load(std::int64_t tokens) const;  // of the layers' slowest ranks, on average
   void add_experts(const InstanceSpec& spec);
   double tokens_ns(std::int64_t tokens) const {
-    const auto i = static_cast<std::size_t>(tokens);
-    return i < token_table.size() ? token_table[i] : sum_tokens(tokens);
+    return token_table.at(tokens, [&](std::int64_t t) { return sum_tokens(t); });
   }
   double rows_ns(std::int64_t rows) const {
-    const auto i = static_cast<std::size_t>(rows);
-    return i < row_table.size() ? row_table[i] : sum_rows(rows);
+    return row_table.at(rows, [&](std::int64_t r) { return sum_rows(r); });
   }
   double drafting_ns(std::int64_t tokens) const {
     if (draft_table.empty()) return 0;
-    const auto i = static_cast<std::size_t>(tokens);
-    return i < draft_table.size() ? draft_table[i] : sum_drafting(tokens);
+    return draft_table.at(tokens, [&](std::int64_t t) { return sum_drafting(t); });
   }
   // A stage that samples nothing ends with a layer's kernel.
   bool samples = true;
   double last_ns(std::int64_t rows) const {
-    const auto i = static_cast<std::size_t>(rows);
-    if (i < last_table.size()) return last_table[i];
-    return samples ? node_ns(last_node, {0, rows, nullptr, 0, rows}) : 0;
+    if (!samples) return 0;
+    return last_table.at(rows, [&](std::int64_t r) { return node_ns(last_node, {0, r, nullptr, 0, r}); });
   }
 
   // Decode attention of `shape` with its context replaced by a knot; the stretch of the line around
@@ -212,10 +208,7 @@ struct PricerState {
   void count_kernels(const InstanceSpec& spec, const PriceScales& scales);
   void add_launches(const InstanceSpec& spec, double scale);
   void set_delays(const HostCosts& h, double scale);
-  void fill_tables(const SchedulerSettings& settings);
-  void fill_joint_tables(const SchedulerSettings& settings);
-  // Of one kind of operators, by rows up to `most` or to the limit of tables.
-  std::vector<double> table_over(DependsOn depends_on, std::int64_t most) const;
+  void make_tables(bool joint);
 };
 
 // With pipeline stages it is the last one's itself.

@@ -132,11 +132,8 @@ StageTiming PricerState::price_stage(const StepShape& shape, const PaddedStep& p
                 .busy = whole.busy,
                 .last_kernel = whole.last_kernel,
                 .handoff = 0};
-  if (!handoff_table.empty()) {
-    const auto i = static_cast<std::size_t>(padded.tokens);
-    t.handoff = round_half_even(i < handoff_table.size() ? handoff_table[i]
-                                                         : sum_over(DependsOn::handoff, padded.tokens));
-  }
+  if (!handoff_table.empty())
+    t.handoff = round_half_even(over_ns(handoff_table, DependsOn::handoff, padded.tokens));
   return t;
 }
 

@@ -10,9 +10,6 @@ namespace orrery {
 
 namespace {
 
-constexpr std::int64_t table_limit = 8192;  // tokens and rows up to here are looked up, more are summed
-                                            // directly
-
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
   const HostCosts& h = spec.engine.host;
   HostNanoseconds ns;
@@ -247,11 +244,7 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
   if (drafts_by_v1(spec)) add_v1_drafting();
-  // Room for every batch that a pass can have.
-  const std::int64_t most = std::max(padding.largest(), spec.engine.settings.max_num_seqs);
-  std::vector<double> table(static_cast<std::size_t>(std::min(most, table_limit)) + 1);
-  for (std::size_t t = 1; t < table.size(); ++t) table[t] = sum_drafting(static_cast<std::int64_t>(t));
-  draft_table = std::move(table);
+  draft_table = PriceTable::create();
 }
 
 void PricerState::add_v1_drafting() {
@@ -264,26 +257,17 @@ void PricerState::add_v1_drafting() {
   host.draft_next += (host.draft_passes - 1) * Kernels::next_pass * host.launch_kernel;
 }
 
-void PricerState::fill_tables(const SchedulerSettings& settings) {
-  const std::int64_t tokens =
-      std::max(padding.largest(), std::min<std::int64_t>(settings.max_num_batched_tokens, table_limit));
-  const std::int64_t rows =
-      std::clamp<std::int64_t>(settings.max_num_seqs * (1 + settings.draft_tokens), 1, table_limit);
-  std::vector<double> by_tokens(static_cast<std::size_t>(tokens) + 1),
-      by_rows(static_cast<std::size_t>(rows) + 1), last(static_cast<std::size_t>(rows) + 1);
-  for (std::int64_t t = 1; t <= tokens; ++t) by_tokens[static_cast<std::size_t>(t)] = sum_tokens(t);
-  for (std::int64_t r = 1; r <= rows; ++r) {
-    by_rows[static_cast<std::size_t>(r)] = sum_rows(r);
-    if (samples) last[static_cast<std::size_t>(r)] = last_ns(r);
-  }
-  token_table = std::move(by_tokens);
+void PricerState::make_tables(bool joint) {
+  token_table = PriceTable::create();
+  row_table = PriceTable::create();
+  last_table = PriceTable::create();
   const bool staged = std::any_of(nodes.begin(), nodes.end(), [](const GraphNode& node) {
     return node.spec.depends_on == DependsOn::handoff;
   });
-  for (std::int64_t t = 0; staged && t <= tokens; ++t)
-    handoff_table.push_back(t == 0 ? 0 : sum_over(DependsOn::handoff, t));
-  row_table = std::move(by_rows);
-  last_table = std::move(last);
+  if (staged) handoff_table = PriceTable::create();
+  if (!joint) return;
+  for (PriceTable* table : {&gathered_table, &evenly_table, &by_sum_table, &gathered_rows_table})
+    *table = PriceTable::create();
 }
 
 StepTiming PricerState::price(const StepShape& shape, const PaddedStep& padded) const {
@@ -307,22 +291,6 @@ DecodeLine PricerState::decode_line(const StepShape& shape, const PaddedStep& pa
   line.high = segment.high;
   line.timing = host_timing(shape, padded);
   return line;
-}
-
-void PricerState::fill_joint_tables(const SchedulerSettings& settings) {
-  if (!settings.joint.on()) return;
-  const std::int64_t most =
-      settings.joint.ranks * std::max(padding.largest(), settings.max_num_batched_tokens);
-  gathered_table = table_over(DependsOn::gathered, most);
-  evenly_table = table_over(DependsOn::gathered_evenly, most);
-  by_sum_table = table_over(DependsOn::gathered_by_sum, most);
-  gathered_rows_table = table_over(DependsOn::gathered_rows, most);
-}
-
-std::vector<double> PricerState::table_over(DependsOn depends_on, std::int64_t most) const {
-  std::vector<double> rows(static_cast<std::size_t>(std::min(most, table_limit)) + 1);
-  for (std::size_t t = 1; t < rows.size(); ++t) rows[t] = sum_over(depends_on, static_cast<std::int64_t>(t));
-  return rows;
 }
 
 void PricerState::set_delays(const HostCosts& h, double scale) {
@@ -361,9 +329,9 @@ Status PricerState::fill(const InstanceSpec& spec, const PriceScales& scales) {
   host_error = spec.engine.interval_host_error;
   samples = spec.stage.last();
   add_speculation(spec, scales.host);
-  fill_tables(spec.engine.settings);
-  fill_joint_tables(spec.engine.settings);
+  make_tables(spec.engine.settings.joint.on());
   if (spec.engine.settings.context.on()) add_context(spec, scales.host);
+  share_price_tables(spec, *this);
   return ok_status();
 }
 

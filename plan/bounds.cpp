@@ -48,11 +48,6 @@ std::int64_t longest_within(double limit_ms, std::int64_t longest, const Bound& 
   return low;
 }
 
-bool prompts_can_hit(const std::vector<TraceRequest>& requests) {
-  return std::any_of(requests.begin(), requests.end(),
-                     [](const TraceRequest& r) { return !r.hash_ids.empty() || r.session != 0; });
-}
-
 // Of this limit: how many requests may meet it, and what to say if those are too few. Those that arrive in
 // the warm-up are not measured.
 std::string judge(const std::vector<TraceRequest>& requests, const Scenario& scenario, std::int64_t longest,
@@ -74,16 +69,24 @@ std::string judge(const std::vector<TraceRequest>& requests, const Scenario& sce
 
 }  // namespace
 
+bool prompts_can_hit(const std::vector<TraceRequest>& requests) {
+  return std::any_of(requests.begin(), requests.end(),
+                     [](const TraceRequest& r) { return !r.hash_ids.empty() || r.session != 0; });
+}
+
+bool one_plain_pool(const Scenario& scenario) {
+  // Several pools share the work, speculation says several tokens a step, and stages run steps side by side.
+  const InstanceSpec& instance = scenario.pool.instance;
+  if (!scenario.other_pools.empty() || instance.speculation.on()) return false;
+  if (instance.plan.pp > 1 || instance.plan.dp > 1 || instance.plan.cp > 1) return false;
+  // Loads of experts that are drawn or follow a popularity are priced step by step.
+  return !instance.experts.on();
+}
+
 std::string beyond_slo(const Scenario& scenario, const std::vector<TraceRequest>& requests,
                        const StepPricer& pricer) {
   const SloSpec& slo = scenario.slo;
-  // Several pools share the work, speculation says several tokens a step, and stages run steps side by side.
-  const InstanceSpec& instance = scenario.pool.instance;
-  if (!slo.given || requests.empty() || !scenario.other_pools.empty()) return "";
-  if (instance.speculation.on() || instance.plan.pp > 1 || instance.plan.dp > 1 || instance.plan.cp > 1)
-    return "";
-  // Loads of experts that are drawn or follow a popularity are priced step by step.
-  if (instance.experts.on()) return "";
+  if (!slo.given || requests.empty() || !one_plain_pool(scenario)) return "";
   // Arrivals of a closed loop are not those of the trace, so that the warm-up takes in one knows not whom.
   if (scenario.workload.closed_loop_concurrency > 0 && scenario.workload.warmup_s > 0) return "";
   const std::int64_t longest =

@@ -18,4 +18,8 @@ namespace orrery {
 std::string beyond_slo(const Scenario& scenario, const std::vector<TraceRequest>& requests,
                        const StepPricer& pricer);
 
+// Whether bounds know all that runs: not where pools, stages, ranks, drafts or followed experts share it.
+bool one_plain_pool(const Scenario& scenario);
+bool prompts_can_hit(const std::vector<TraceRequest>& requests);  // in a cache of prefixes
+
 }  // namespace orrery

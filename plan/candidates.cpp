@@ -1,9 +1,8 @@
 #include "plan/candidates.h"
 
 #include <algorithm>
-#include <atomic>
+#include <numeric>
 #include <optional>
-#include <thread>
 
 #include "base/digest.h"
 #include "base/json.h"
@@ -12,7 +11,9 @@
 #include "costmodel/kernel_set_cache.h"
 #include "costmodel/profile_folder.h"
 #include "costmodel/step_pricer.h"
+#include "plan/axes.h"
 #include "plan/bounds.h"
+#include "plan/parallel.h"
 
 namespace orrery {
 
@@ -164,17 +165,6 @@ void give_requests(Scenario& scenario, const SharedRequests& requests) {
   workload.client = {};
 }
 
-template <class Work>
-void in_parallel(std::size_t count, int threads, const Work& work) {
-  std::atomic<std::size_t> next{0};
-  const auto worker = [&] {
-    for (std::size_t i = next++; i < count; i = next++) work(i);
-  };
-  std::vector<std::jthread> pool;
-  for (int t = 1; t < threads; ++t) pool.emplace_back(worker);
-  worker();
-}
-
 // A name that is no part's, shipped or a candidate's own: nothing would come of it.
 Errors unknown_parts(const PlanSpace& space, const CandidateList& list) {
   std::vector<std::string> known = profile_names("hardware_profiles");
@@ -218,7 +208,7 @@ std::string results_key(const PlanSpace& space, const Scenario& scenario,
 }
 
 // With its key; or why it is none after all.
-void look_closer(const PlanSpace& space, const SharedRequests& requests, Candidate& candidate) {
+void give_key(const PlanSpace& space, const SharedRequests& requests, Candidate& candidate) {
   auto scenario = std::make_shared<Scenario>(*candidate.scenario);
   give_requests(*scenario, requests);
   std::vector<StepPricer> pricers;
@@ -237,6 +227,7 @@ void look_closer(const PlanSpace& space, const SharedRequests& requests, Candida
 std::optional<Error> common_error(const PlanSpace& space, const CandidateList& list) {
   const Candidate& first = list.all.front();
   for (const Candidate& candidate : list.all) {
+    if (!candidate.read) return std::nullopt;
     if (candidate.rejected != first.rejected || candidate.reason != first.reason) return std::nullopt;
   }
   const bool feasible = first.rejected == RejectedBy::nothing;
@@ -246,28 +237,6 @@ std::optional<Error> common_error(const PlanSpace& space, const CandidateList& l
       list.all.size() == 1 ? "the only candidate" : "all " + std::to_string(list.all.size()) + " candidates";
   return make_error(memory ? ErrorKind::infeasible : ErrorKind::invalid_input, all + ": " + first.reason,
                     {space.file, 0, 0}, "");
-}
-
-// Every combination as a document, and as a scenario where it is one.
-Status read_all(const PlanSpace& space, int threads, const std::function<bool()>& stopped,
-                CandidateList& list) {
-  std::vector<const PlanShape*> shapes;
-  for (const PlanShape& shape : space.shapes) shapes.insert(shapes.end(), shape.combinations(), &shape);
-  std::vector<std::optional<Errors>> outside(list.all.size());
-  in_parallel(list.all.size(), threads, [&](std::size_t i) {
-    if (stopped()) return;
-    Candidate& candidate = list.all[i];
-    auto document = document_of(space, *shapes[i], candidate);
-    if (!document.ok())
-      return reject(candidate, RejectedBy::configuration, reason_of(space, document.errors()));
-    candidate.document = std::move(document).value();
-    judge(space, candidate, outside[i].emplace());
-  });
-  if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
-  if (Errors mistakes = mistakes_of_file(outside); !mistakes.empty()) return mistakes;
-  if (Errors errors = unknown_parts(space, list); !errors.empty()) return errors;
-  if (std::optional<Error> error = common_error(space, list)) return *error;
-  return ok_status();
 }
 
 }  // namespace
@@ -295,30 +264,90 @@ std::size_t CandidateList::feasible() const {
       std::count_if(all.begin(), all.end(), [](const Candidate& c) { return c.scenario != nullptr; }));
 }
 
-Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests,
-                                      const std::function<bool()>& keep_going) {
-  const KernelSetCache once;
-  const auto stopped = [&] { return keep_going && !keep_going(); };
+std::size_t CandidateList::in_question() const {
+  return static_cast<std::size_t>(std::count_if(
+      all.begin(), all.end(), [](const Candidate& c) { return c.rejected == RejectedBy::nothing; }));
+}
+
+CandidateList combinations(const PlanSpace& space) {
   CandidateList list;
-  for (const PlanShape& shape : space.shapes) {
+  list.all.reserve(space.candidates());
+  for (std::size_t i = 0; i < space.shapes.size(); ++i) {
+    const PlanShape& shape = space.shapes[i];
     for (std::uint64_t n = 0; n < shape.combinations(); ++n) {
       Candidate candidate;
       candidate.index = list.all.size();
       candidate.shape = shape.name;
+      candidate.shape_number = i;
       candidate.values = values_of(shape, n);
       list.all.push_back(std::move(candidate));
     }
   }
-  ORRERY_TRY_STATUS(read_all(space, threads, stopped, list));
-  const auto some = std::find_if(list.all.begin(), list.all.end(),
-                                 [](const Candidate& c) { return c.scenario != nullptr; });
-  if (some == list.all.end()) return list;
-  ORRERY_TRY(read, read_requests(*some->scenario));
-  requests = std::move(read);
-  in_parallel(list.all.size(), threads, [&](std::size_t i) {
-    if (list.all[i].scenario != nullptr && !stopped()) look_closer(space, requests, list.all[i]);
+  return list;
+}
+
+CandidateReader::CandidateReader(const PlanSpace& space, CandidateList& list, int threads,
+                                 std::function<bool()> keep_going)
+    : space_(space), list_(list), threads_(threads), keep_going_(std::move(keep_going)),
+      outside_(list.all.size()) {}
+CandidateReader::~CandidateReader() = default;
+
+Status CandidateReader::read(const std::vector<std::size_t>& which) {
+  return in_parallel(which.size(), threads_, [&](std::size_t i) -> Status {
+    Candidate& candidate = list_.all[which[i]];
+    if (candidate.read) return ok_status();
+    if (keep_going_ && !keep_going_()) return make_error(ErrorKind::interrupted, "interrupted");
+    candidate.read = true;
+    auto document = document_of(space_, space_.shapes[candidate.shape_number], candidate);
+    if (!document.ok()) {
+      reject(candidate, RejectedBy::configuration, reason_of(space_, document.errors()));
+      return ok_status();
+    }
+    candidate.document = std::move(document).value();
+    judge(space_, candidate, outside_[which[i]].emplace());
+    return ok_status();
   });
-  if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
+}
+
+Status CandidateReader::check() const {
+  if (Errors mistakes = mistakes_of_file(outside_); !mistakes.empty()) return mistakes;
+  if (Errors errors = unknown_parts(space_, list_); !errors.empty()) return errors;
+  if (std::optional<Error> error = common_error(space_, list_)) return *error;
+  return ok_status();
+}
+
+Result<SharedRequests> CandidateReader::requests() {
+  if (requests_ != nullptr) return requests_;
+  const auto some = std::find_if(list_.all.begin(), list_.all.end(),
+                                 [](const Candidate& c) { return c.scenario != nullptr; });
+  if (some == list_.all.end()) return SharedRequests();
+  ORRERY_TRY(read, read_requests(*some->scenario));
+  requests_ = std::move(read);
+  return requests_;
+}
+
+Status CandidateReader::look_closer(const std::vector<std::size_t>& which) {
+  return in_parallel(which.size(), threads_, [&](std::size_t i) -> Status {
+    Candidate& candidate = list_.all[which[i]];
+    if (candidate.scenario == nullptr || !candidate.key.empty()) return ok_status();
+    if (keep_going_ && !keep_going_()) return make_error(ErrorKind::interrupted, "interrupted");
+    const PriceTableScope scope(tables_, graph_name(candidate));
+    give_key(space_, requests_, candidate);
+    return ok_status();
+  });
+}
+
+Result<CandidateList> list_candidates(const PlanSpace& space, int threads, SharedRequests& requests,
+                                      const std::function<bool()>& keep_going) {
+  CandidateList list = combinations(space);
+  CandidateReader reader(space, list, threads, keep_going);
+  std::vector<std::size_t> all(list.all.size());
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  ORRERY_TRY_STATUS(reader.read(all));
+  ORRERY_TRY_STATUS(reader.check());
+  ORRERY_TRY(found, reader.requests());
+  requests = std::move(found);
+  if (requests != nullptr) ORRERY_TRY_STATUS(reader.look_closer(all));
   return list;
 }
 

@@ -26,6 +26,9 @@ std::string objective_text(PlanObjective objective, const PlanScore& score) {
     case PlanObjective::throughput:
       return format_fixed(score.output_tokens_per_s / static_cast<double>(score.gpus), 1) + " tok/s/GPU";
     case PlanObjective::latency: return format_fixed(score.mean_e2e_ms, 1) + " ms";
+    case PlanObjective::goodput:
+      return format_fixed(score.met_per_s / static_cast<double>(score.gpus), 3) + " requests/s/GPU in time";
+    case PlanObjective::rate: return format_fixed(-score.objective, 3) + " requests/s/GPU";
   }
   return "";
 }
@@ -52,6 +55,7 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
   if (span > 0) {
     s.output_tokens_per_s = static_cast<double>(run.output_tokens) / span;
     s.requests_per_s = static_cast<double>(run.completed) / span;
+    s.met_per_s = static_cast<double>(run.has_slo ? run.slo_met : run.completed) / span;
   }
   s.usd_per_hour = usd_per_hour(space, scenario);
   if (s.output_tokens_per_s > 0) s.usd_per_million = s.usd_per_hour / 3600 / s.output_tokens_per_s * 1e6;
@@ -61,6 +65,8 @@ PlanScore score_of(const PlanSpace& space, const Scenario& scenario, const RunRe
     case PlanObjective::cost: s.objective = s.usd_per_million; break;
     case PlanObjective::throughput: s.objective = -s.output_tokens_per_s / static_cast<double>(s.gpus); break;
     case PlanObjective::latency: s.objective = s.mean_e2e_ms; break;
+    case PlanObjective::goodput: s.objective = -s.met_per_s / static_cast<double>(s.gpus); break;
+    case PlanObjective::rate: break;  // of many runs (rate_search.h)
   }
   return s;
 }

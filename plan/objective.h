@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "plan/blocks.h"
 #include "plan/candidates.h"
 #include "sim/results.h"
 
@@ -20,6 +21,12 @@ struct PlanScore {
   double usd_per_hour = 0, usd_per_million = 0;  // 0: a part has no price
   double kv_peak = 0;                            // share of the KV blocks, of the fullest instance
   bool saturated = false;
+  double rate_factor = 1;  // so many times faster than the workload as it is (objective `rate`)
+  double met_per_s = 0;    // requests that met every limit
+  // Of the run itself, and of the one with an instance less that the search tried and that misses the SLO.
+  RequestBlocks blocks, fewer;
+  bool cut = false;  // stopped when it could no longer meet the SLO: `attainment` is the most it could have
+                     // had
   std::string refused;  // why it could not be run after all; then nothing else here counts
 };
 

@@ -9,6 +9,7 @@
 #include "base/yaml_reader.h"
 #include "plan/deploy.h"
 #include "plan/pareto.h"
+#include "plan/racing.h"
 
 namespace orrery {
 
@@ -170,6 +171,10 @@ Json recommendation_json(const RecommendationInput& input) {
   out["rejected"] = Json::array();
   for (const auto& [reason, count] : reasons_of(search))
     out["rejected"].push_back(Json{{"reason", reason}, {"candidates", count}});
+  const PlanSavings& saved = search.saved;
+  out["savings"] = Json{{"step_graphs", saved.graphs},    {"never_read", saved.unread},
+                        {"by_bounds", saved.by_bounds},   {"by_racing", saved.by_racing},
+                        {"to_the_end", saved.to_the_end}, {"racing_confidence", 1 - racing_doubt}};
   out["workload_requests"] = search.requests;
   out["draws"] = input.space->draws;
   out["command"] = input.command;
@@ -208,7 +213,8 @@ std::string recommendation_markdown(const RecommendationInput& input) {
   out += "\n## Who is not in it\n\n";
   out += std::to_string(search.candidates.all.size()) + " combinations, of which " +
          std::to_string(search.candidates.feasible()) + " were run; " + std::to_string(search.left.size()) +
-         " of those left before the last round (candidates.csv).\n\n";
+         " of those left before the last round, each behind the leader on the same requests in all but " +
+         format_fixed(racing_doubt * 100, 0) + " % of the draws of them (candidates.csv).\n\n";
   for (const auto& [reason, count] : reasons_of(search))
     out += "- " + std::to_string(count) + " × " + reason + "\n";
   if (has_choice(search)) {

@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "base/json.h"
+#include "plan/axes.h"
+#include "plan/rate_search.h"
 #include "sim/costed/run.h"
 #include "sim/ensemble/interval_corrections.h"
 
@@ -28,7 +30,32 @@ constexpr std::array number_fields = {
     NumberField{"usd_per_hour", &PlanScore::usd_per_hour},
     NumberField{"usd_per_million", &PlanScore::usd_per_million},
     NumberField{"kv_peak", &PlanScore::kv_peak},
+    NumberField{"rate_factor", &PlanScore::rate_factor},
+    NumberField{"met_per_s", &PlanScore::met_per_s},
 };
+
+constexpr std::array block_fields = {
+    &RequestBlock::requests, &RequestBlock::met,        &RequestBlock::answered, &RequestBlock::tokens,
+    &RequestBlock::e2e_ms,   &RequestBlock::met_tokens, &RequestBlock::busy_s};
+
+Json blocks_json(const RequestBlocks& blocks) {
+  Json out = Json::array();
+  for (const RequestBlock& block : blocks) {
+    Json row = Json::array();
+    for (const auto field : block_fields) row.push_back(block.*field);
+    out.push_back(std::move(row));
+  }
+  return out;
+}
+
+RequestBlocks blocks_from(const Json& in) {
+  RequestBlocks blocks;
+  for (const Json& row : in) {
+    RequestBlock& block = blocks.emplace_back();
+    for (std::size_t i = 0; i < block_fields.size(); ++i) block.*block_fields[i] = row.at(i).get<double>();
+  }
+  return blocks;
+}
 
 Json score_json(const PlanScore& score) {
   Json out;
@@ -37,6 +64,8 @@ Json score_json(const PlanScore& score) {
   out["has_slo"] = score.has_slo;
   out["meets"] = score.meets;
   out["saturated"] = score.saturated;
+  if (score.cut) out["cut"] = true;
+  if (!score.blocks.empty()) out["blocks"] = blocks_json(score.blocks);
   for (const NumberField& f : number_fields) out[f.name] = score.*f.field;
   if (!score.refused.empty()) out["refused"] = score.refused;
   return out;
@@ -49,6 +78,8 @@ PlanScore score_from(const Json& in) {
   score.has_slo = in.at("has_slo").get<bool>();
   score.meets = in.at("meets").get<bool>();
   score.saturated = in.at("saturated").get<bool>();
+  score.cut = in.contains("cut");
+  if (in.contains("blocks")) score.blocks = blocks_from(in.at("blocks"));
   for (const NumberField& f : number_fields) score.*f.field = in.at(f.name).get<double>();
   score.refused = in.value("refused", "");
   return score;
@@ -140,26 +171,79 @@ Result<PlanScore> parse_score(const std::string& text) {
   } catch (const Json::exception&) { return damaged("score"); }
 }
 
-Result<PlanScore> PlanRunner::run(const Candidate& candidate, std::int64_t replicas, std::uint64_t requests) {
-  const std::string key = candidate.key + "/" + std::to_string(replicas) + "/" + std::to_string(requests);
+std::uint64_t measured_requests(const std::vector<TraceRequest>& requests, const WorkloadSpec& workload,
+                                std::uint64_t part, double rate_factor) {
+  if (workload.warmup_s <= 0) return part;
+  if (workload.closed_loop_concurrency > 0) return 0;
+  const SimTime from = requests.front().arrival + duration_from_seconds(workload.warmup_s * rate_factor);
+  return static_cast<std::uint64_t>(std::count_if(requests.begin(),
+                                                  requests.begin() + static_cast<std::ptrdiff_t>(part),
+                                                  [&](const TraceRequest& r) { return r.arrival >= from; }));
+}
+
+namespace {
+
+PlanScore cut_short(const Scenario& scenario, const BlockSink& sink) {
+  PlanScore score;
+  score.replicas = scenario.pool.replicas;
+  score.gpus = scenario.gpus();
+  score.has_slo = true;
+  score.attainment = sink.most_attainment();
+  score.blocks = sink.blocks();
+  score.cut = true;
+  return score;
+}
+
+std::string key_of(const Candidate& candidate, const PlanRunner::Question& question) {
+  std::string key =
+      candidate.key + "/" + std::to_string(question.replicas) + "/" + std::to_string(question.requests);
+  if (question.rate_factor != 1) key += "/rate " + format_number(question.rate_factor);
+  return key;
+}
+
+}  // namespace
+
+Result<PlanScore> PlanRunner::run(const Candidate& candidate, const Question& question) {
+  const std::string key = key_of(candidate, question);
   if (const auto known = store_->find(key)) return parse_score(*known);
+  if (question.may_stop) {
+    if (const auto known = store_->find(key + "/cut")) return parse_score(*known);
+  }
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
-  const Scenario scenario = with_replicas(*candidate.scenario, replicas);
+  const PriceTableScope scope(*tables_, graph_name(candidate));
+  const Scenario scenario = with_replicas(*candidate.scenario, question.replicas);
+  const WorkloadSpec& workload = scenario.workload;
+  const bool stops = question.may_stop && scenario.slo.given;
+  BlockSink sink(scenario.slo.limits(), duration_from_seconds(workload.warmup_s),
+                 measured_requests(*workload.requests, workload, question.requests, question.rate_factor),
+                 stops ? scenario.slo.percentile / 100 : 0);
   RunOptions options;
-  options.limit_requests = requests;
-  options.keep_going = [&](std::uint64_t) { return !stopped(); };
+  options.limit_requests = question.requests;
+  options.rate_factor = question.rate_factor;
+  options.sink = &sink;
+  options.keep_going = [&](std::uint64_t) { return !sink.hopeless() && !stopped(); };
   auto result = run_scenario(scenario, options);
+  if (!result.ok() && sink.hopeless()) {
+    const PlanScore score = cut_short(scenario, sink);
+    ++runs_;
+    requests_ += question.requests;
+    ORRERY_TRY_STATUS(store_->put(key + "/cut", score_text(score)));
+    return score;
+  }
   if (!result.ok()) {
     const ErrorKind kind = result.errors().front().kind;
     if (kind != ErrorKind::invalid_input && kind != ErrorKind::infeasible) return result.errors();
     PlanScore refused;
-    refused.replicas = replicas;
+    refused.replicas = question.replicas;
     refused.refused = to_string(Errors{result.errors().front()});
     ORRERY_TRY_STATUS(store_->put(key, score_text(refused)));
     return refused;
   }
-  const PlanScore score = score_of(*space_, scenario, *result);
+  PlanScore score = score_of(*space_, scenario, *result);
+  score.blocks = sink.blocks();
+  score.rate_factor = question.rate_factor;
   ++runs_;
+  requests_ += question.requests;
   ORRERY_TRY_STATUS(store_->put(key, score_text(score)));
   return score;
 }
@@ -174,43 +258,82 @@ std::int64_t PlanRunner::most_replicas(const Candidate& candidate) const {
   return most;
 }
 
-Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t guess, std::uint64_t requests) {
-  if (space_->most_replicas == 0) return run(candidate, candidate.scenario->pool.replicas, requests);
-  const std::int64_t most = most_replicas(candidate);
-  std::int64_t low = 0;  // misses the SLO, or nobody there
-  std::int64_t high = std::clamp<std::int64_t>(guess, 1, most);
-  PlanScore score;
-  for (;;) {
-    ORRERY_TRY(tried, run(candidate, high, requests));
-    score = tried;
-    if (!score.refused.empty() || score.meets || high == most) break;
-    low = high;
-    high = std::min(most, high * 2);
+Result<PlanScore> PlanRunner::fewest(const Candidate& candidate, std::int64_t guess, const Range& range,
+                                     std::uint64_t requests) {
+  const std::int64_t allowed = most_replicas(candidate);
+  const std::int64_t most = std::clamp<std::int64_t>(range.most, 1, allowed);
+  std::int64_t low = std::min(range.least, most) - 1;  // misses the SLO, or nobody there
+  std::int64_t high = most + 1;                        // meets it, once known
+  PlanScore meets, misses;
+  // True where it meets it. At the most that are allowed it is run to its end, for that is then the answer.
+  const auto probe = [&](std::int64_t replicas) -> Result<bool> {
+    ORRERY_TRY(score,
+               run(candidate, {.replicas = replicas, .requests = requests, .may_stop = replicas < allowed}));
+    const bool good = score.meets || !score.refused.empty();
+    (good ? high : low) = replicas;
+    (good ? meets : misses) = std::move(score);
+    return good;
+  };
+  std::int64_t step = 1, next = std::clamp<std::int64_t>(guess, low + 1, most);
+  ORRERY_TRY(first, probe(next));
+  if (!meets.refused.empty()) return meets;
+  for (bool good = first; good == first && (first ? high - low > 1 : low < most); step *= 2) {
+    next = first ? std::max(low + 1, high - step) : std::min(most, low + step);
+    ORRERY_TRY(again, probe(next));
+    good = again;
   }
-  if (!score.meets) return score;
+  if (high > most) return misses;
   while (high - low > 1) {
-    const std::int64_t middle = (low + high) / 2;
-    ORRERY_TRY(tried, run(candidate, middle, requests));
-    if (tried.meets) {
-      high = middle;
-      score = tried;
-    } else {
-      low = middle;
-    }
+    const auto middle = probe((low + high) / 2);
+    if (!middle.ok()) return middle.errors();
   }
-  return score;
+  if (misses.replicas == high - 1) meets.fewer = misses.blocks;
+  return meets;
+}
+
+Result<PlanScore> PlanRunner::highest_rate(const Candidate& candidate, double guess, std::uint64_t requests) {
+  const std::int64_t replicas = candidate.scenario->pool.replicas;
+  PlanScore best, first;
+  bool any = false;
+  const auto probe = [&](double factor) -> Result<bool> {
+    ORRERY_TRY(
+        score,
+        run(candidate, {.replicas = replicas, .requests = requests, .rate_factor = factor, .may_stop = any}));
+    if (!any) first = score;
+    any = true;
+    if (score.meets && (best.replicas == 0 || factor > best.rate_factor)) best = score;
+    return score.meets;
+  };
+  best.replicas = 0;
+  ORRERY_TRY(found, bracket_rate(guess, probe));
+  if (!found.found || best.replicas == 0) return first;
+  best.objective =
+      -best.rate_factor * offered_rate(*candidate.scenario, requests) / static_cast<double>(best.gpus);
+  return best;
+}
+
+Result<PlanScore> PlanRunner::best(const Candidate& candidate, const PlanScore& guess, const Range& range,
+                                   std::uint64_t requests) {
+  if (space_->objective == PlanObjective::rate)
+    return highest_rate(candidate, guess.meets ? guess.rate_factor : 1, requests);
+  if (space_->most_replicas > 0) return fewest(candidate, guess.replicas, range, requests);
+  return run(candidate, {.replicas = candidate.scenario->pool.replicas, .requests = requests});
 }
 
 Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
   const std::int64_t replicas = finalist.entry.score.replicas;
   const std::string key =
-      candidate.key + "/" + std::to_string(replicas) + "/draws " + std::to_string(space_->draws);
+      key_of(candidate, {.replicas = replicas, .rate_factor = finalist.entry.score.rate_factor}) + "/draws " +
+      std::to_string(space_->draws);
   if (const auto known = store_->find(key))
     return read_finalist(*known, static_cast<std::size_t>(space_->draws), finalist);
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
+  const PriceTableScope scope(*tables_, graph_name(candidate));
   const Scenario scenario = with_replicas(*candidate.scenario, replicas);
   RungShares shares;  // of the nominal run
-  const auto measure = [&](const RunOptions& options) -> Result<RunMetrics> {
+  const double factor = finalist.entry.score.rate_factor;
+  const auto measure = [&](RunOptions options) -> Result<RunMetrics> {
+    options.rate_factor = factor;
     ORRERY_TRY(result, run_scenario(scenario, options));
     // Scores first: a run without an answer has fewer of the others.
     RunMetrics metrics{{}, result.completed + result.failed + result.rejected};
@@ -218,6 +341,7 @@ Status PlanRunner::estimate(const Candidate& candidate, Finalist& finalist) {
     for (MetricInterval& m : metrics_of(result)) metrics.metrics.push_back(std::move(m));
     if (shares.empty()) shares = result.price_sources;
     ++runs_;
+    requests_ += scenario.workload.requests->size();
     return metrics;
   };
   EnsembleOptions options;

@@ -1,10 +1,17 @@
 #include "plan/search.h"
 
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <optional>
+#include <set>
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "plan/axes.h"
+#include "plan/bounded_space.h"
+#include "plan/parallel.h"
+#include "plan/racing.h"
 #include "plan/rounds.h"
 
 namespace orrery {
@@ -15,17 +22,6 @@ namespace {
 constexpr std::uint64_t first_part = 8;
 constexpr std::uint64_t least_requests = 64;  // a part with fewer that count says too little of a queue
 
-// Of the first `part` requests those that are measured; arrivals of a closed loop are not the trace's.
-std::uint64_t measured(const std::vector<TraceRequest>& requests, const WorkloadSpec& workload,
-                       std::uint64_t part) {
-  if (workload.warmup_s <= 0) return part;
-  if (workload.closed_loop_concurrency > 0) return 0;
-  const SimTime from = requests.front().arrival + duration_from_seconds(workload.warmup_s);
-  return static_cast<std::uint64_t>(std::count_if(requests.begin(),
-                                                  requests.begin() + static_cast<std::ptrdiff_t>(part),
-                                                  [&](const TraceRequest& r) { return r.arrival >= from; }));
-}
-
 bool before(const PlanEntry& a, const PlanEntry& b) {
   if (better(a.score, b.score)) return true;
   return !better(b.score, a.score) && a.candidate < b.candidate;
@@ -33,26 +29,34 @@ bool before(const PlanEntry& a, const PlanEntry& b) {
 
 class Search {
  public:
-  Search(const PlanSpace& space, const SearchOptions& options, PlanStore store)
-      : space_(space), options_(options), store_(std::move(store)), runner_(space, options, store_) {}
+  Search(const PlanSpace& space, const SearchOptions& options, PlanStore store, BoundedSpace& bounded)
+      : space_(space), options_(options), store_(std::move(store)), bounded_(bounded),
+        runner_(space, options, store_, bounded.reader().tables()) {}
 
   Status join() {
     if (options_.crew == nullptr) return ok_status();
     return options_.crew->join(store_, [this] { return runner_.runs(); });
   }
-  Result<PlanSearch> go(CandidateList candidates, const std::vector<TraceRequest>& requests);
+  Result<PlanSearch> go(const std::vector<TraceRequest>& requests);
 
  private:
   // Work whose results go through the store: all independent pieces that are known (plan/crew.h).
   Status batch(std::size_t count, const PlanWork& work) {
     if (options_.crew != nullptr) return options_.crew->batch(count, options_.threads, work);
-    return in_parallel(all_pieces(count), options_.threads, work);
+    return in_parallel(count, options_.threads, work);
   }
+  Status first_wave();
+  Status read_rest();
+  Status rounds(const std::vector<TraceRequest>& requests);
   Status round(std::uint64_t requests);
+  Status run_all(std::vector<PlanEntry>& entries, std::uint64_t requests);
   Status estimate();
   void compare_draws();
-  void drop_refused();
+  void drop_refused(std::vector<PlanEntry>& entries);
+  void rule_out();               // whom enough others are better than
   void leave(std::size_t stay);  // the worst go, until so many are left
+  std::size_t least_staying() const { return static_cast<std::size_t>(space_.finalists) * 2; }
+  Candidate& of(const PlanEntry& entry) { return bounded_.list().all[entry.candidate]; }
   // One more is done; counted under the lock, so that progress never runs backwards.
   void tell(std::uint64_t& done, std::uint64_t of, const char* what) {
     const std::scoped_lock lock(progress_);
@@ -63,33 +67,135 @@ class Search {
   const PlanSpace& space_;
   const SearchOptions& options_;
   PlanStore store_;
+  BoundedSpace& bounded_;
   PlanRunner runner_;
   PlanSearch out_;
   std::vector<PlanEntry> running_;
+  std::map<std::size_t, PlanScore> whole_;  // by candidate: who was run on all of the workload
+  std::optional<double> limit_;             // what enough of those reach that meet the SLO
+  double share_ = 1;                        // of the requests that has to be in time
+  std::uint64_t seed_ = 1;
   std::mutex progress_;
 };
 
-Status Search::round(std::uint64_t requests) {
-  std::uint64_t done = 0;
-  ORRERY_TRY_STATUS(batch(running_.size(), [&](std::size_t i) -> Status {
-    PlanEntry& entry = running_[i];
-    ORRERY_TRY(score, runner_.fewest(out_.candidates.all[entry.candidate], entry.score.replicas, requests));
-    entry.score = score;
+// The same work for everybody; scores of the whole workload are kept and not made twice.
+Status Search::run_all(std::vector<PlanEntry>& entries, std::uint64_t requests) {
+  std::uint64_t done = 0, of_all = 0;
+  const bool all = requests == out_.requests;
+  for (const PlanEntry& entry : entries) of_all += all && whole_.contains(entry.candidate) ? 0 : 1;
+  const std::vector<PlanEntry> before_it = entries;  // a piece that is made again asks the same questions
+  ORRERY_TRY_STATUS(batch(entries.size(), [&](std::size_t i) -> Status {
+    PlanEntry& entry = entries[i];
+    if (const auto known = whole_.find(entry.candidate); all && known != whole_.end()) {
+      entry.score = known->second;
+    } else {
+      const ObjectiveBound& bound = bounded_.bound(entry.candidate);
+      const PlanRunner::Range range{bound.instances, most_instances(space_, bound, limit_)};
+      ORRERY_TRY(score, runner_.best(of(entry), before_it[i].score, range, requests));
+      entry.score = score;
+      tell(done, of_all, "candidates");
+    }
     entry.requests = requests;
-    tell(done, running_.size(), "candidates");
     return ok_status();
   }));
-  drop_refused();
-  std::sort(running_.begin(), running_.end(), before);
+  drop_refused(entries);
+  if (all) {
+    for (const PlanEntry& entry : entries) whole_.insert_or_assign(entry.candidate, entry.score);
+  }
+  std::sort(entries.begin(), entries.end(), before);
   return ok_status();
 }
 
-void Search::drop_refused() {
-  for (const PlanEntry& entry : running_) {
-    if (!entry.score.refused.empty())
-      reject(out_.candidates.all[entry.candidate], RejectedBy::configuration, entry.score.refused);
+// Who is run on all of the workload first: of every step graph one, by their bounds, then whoever has the
+// best bounds. What they reach rules out whose bound is worse.
+Status Search::first_wave() {
+  const std::vector<std::size_t> order = bounded_.by_bound();
+  if (order.size() <= least_staying()) return ok_status();
+  std::vector<std::size_t> first;
+  std::set<std::string> graphs;
+  for (const bool of_new_graphs : {true, false}) {
+    for (const std::size_t i : order) {
+      if (first.size() == least_staying()) break;
+      const Candidate& candidate = bounded_.list().all[i];
+      if (!bounded_.bound(i).known || (of_new_graphs && candidate.scenario == nullptr)) continue;
+      if (of_new_graphs && !graphs.insert(graph_name(candidate)).second) continue;
+      if (std::find(first.begin(), first.end(), i) == first.end()) first.push_back(i);
+    }
   }
-  std::erase_if(running_, [](const PlanEntry& entry) { return !entry.score.refused.empty(); });
+  ORRERY_TRY_STATUS(bounded_.reader().read(first));
+  ORRERY_TRY_STATUS(bounded_.reader().look_closer(first));
+  std::vector<PlanEntry> wave;
+  for (const std::size_t i : first) {
+    if (bounded_.list().all[i].scenario != nullptr)
+      wave.push_back({.candidate = i, .requests = 0, .score = {}});
+  }
+  ORRERY_TRY_STATUS(run_all(wave, out_.requests));
+  rule_out();
+  return ok_status();
+}
+
+// Whoever cannot be better than `finalists` others that meet the SLO on all of the workload.
+void Search::rule_out() {
+  std::vector<double> reached;
+  for (const auto& [candidate, score] : whole_) {
+    if (score.meets) reached.push_back(score.objective);
+  }
+  const auto enough = static_cast<std::size_t>(space_.finalists);
+  if (reached.size() < enough || options_.exhaustive) return;
+  std::sort(reached.begin(), reached.end());
+  limit_ = reached[enough - 1];
+  for (Candidate& candidate : bounded_.list().all) {
+    const ObjectiveBound& bound = bounded_.bound(candidate.index);
+    if (candidate.rejected != RejectedBy::nothing || !bound.known || whole_.contains(candidate.index))
+      continue;
+    if (bound.objective <= *limit_) continue;
+    reject(candidate, RejectedBy::bound,
+           std::to_string(enough) + " others that meet it are better than it can be");
+    ++out_.saved.by_bounds;
+    out_.saved.unread += candidate.read ? 0 : 1;
+  }
+  std::erase_if(running_, [&](const PlanEntry& entry) { return of(entry).rejected != RejectedBy::nothing; });
+}
+
+Status Search::read_rest() {
+  std::vector<std::size_t> rest;
+  for (const Candidate& candidate : bounded_.list().all) {
+    if (candidate.rejected == RejectedBy::nothing) rest.push_back(candidate.index);
+  }
+  if (rest.size() > most_read) {
+    return invalid_input("no bound rules out " + std::to_string(rest.size()) +
+                             " of these combinations; at most " + std::to_string(most_read) +
+                             " are run: shorten lists",
+                         {space_.file, 0, 0}, "search");
+  }
+  ORRERY_TRY_STATUS(bounded_.reader().read(rest));
+  ORRERY_TRY_STATUS(bounded_.reader().look_closer(rest));
+  for (const std::size_t i : rest) {
+    if (bounded_.list().all[i].scenario != nullptr)
+      running_.push_back({.candidate = i, .requests = 0, .score = {}});
+  }
+  return ok_status();
+}
+
+Status Search::round(std::uint64_t requests) {
+  ORRERY_TRY_STATUS(run_all(running_, requests));
+  std::vector<const PlanScore*> scores;
+  for (const PlanEntry& entry : running_) scores.push_back(&entry.score);
+  const std::vector<bool> worse =
+      significantly_worse(space_, scores, least_staying(), seed_ + requests, share_);
+  std::vector<PlanEntry> staying, leaving;
+  for (std::size_t i = 0; i < running_.size(); ++i) (worse[i] ? leaving : staying).push_back(running_[i]);
+  out_.saved.by_racing += leaving.size();
+  out_.left.insert(out_.left.end(), leaving.rbegin(), leaving.rend());
+  running_ = std::move(staying);
+  return ok_status();
+}
+
+void Search::drop_refused(std::vector<PlanEntry>& entries) {
+  for (const PlanEntry& entry : entries) {
+    if (!entry.score.refused.empty()) reject(of(entry), RejectedBy::configuration, entry.score.refused);
+  }
+  std::erase_if(entries, [](const PlanEntry& entry) { return !entry.score.refused.empty(); });
 }
 
 void Search::leave(std::size_t stay) {
@@ -106,7 +212,7 @@ Status Search::estimate() {
   return batch(out_.finalists.size(), [&](std::size_t i) -> Status {
     Finalist& finalist = out_.finalists[i];
     finalist.entry = running_[i];
-    ORRERY_TRY_STATUS(runner_.estimate(out_.candidates.all[finalist.entry.candidate], finalist));
+    ORRERY_TRY_STATUS(runner_.estimate(of(finalist.entry), finalist));
     tell(done, out_.finalists.size(), "finalists");
     return ok_status();
   });
@@ -140,29 +246,42 @@ void Search::compare_draws() {
   }
 }
 
-Result<PlanSearch> Search::go(CandidateList candidates, const std::vector<TraceRequest>& requests) {
-  out_.candidates = std::move(candidates);
-  out_.requests = requests.size();
-  for (std::size_t i = 0; i < out_.candidates.all.size(); ++i) {
-    if (out_.candidates.all[i].scenario != nullptr)
-      running_.push_back({.candidate = i, .requests = 0, .score = {}});
-  }
-  out_.full_runs = running_.size();
-  const auto keep = static_cast<std::size_t>(space_.finalists) * 2;
-  for (std::uint64_t part = first_part; part > 1; part /= 2) {
+Status Search::rounds(const std::vector<TraceRequest>& requests) {
+  // Every run of `rate` is at a rate of its own, and there are no pairs to compare.
+  const bool races = !options_.exhaustive && space_.objective != PlanObjective::rate;
+  for (std::uint64_t part = first_part; races && part > 1; part /= 2) {
     const std::uint64_t few = out_.requests / part;
-    if (running_.size() <= keep) break;
+    if (running_.size() <= least_staying()) break;
     // All candidates have one workload.
-    const Scenario& any = *out_.candidates.all[running_.front().candidate].scenario;
-    if (measured(requests, any.workload, few) < least_requests) continue;
+    const WorkloadSpec& workload = of(running_.front()).scenario->workload;
+    if (measured_requests(requests, workload, few) < least_requests) continue;
+    // After a round that hardly anybody left the next one, twice as long, would be as idle.
+    const std::size_t before_it = running_.size();
     ORRERY_TRY_STATUS(round(few));
-    leave(std::max(keep, (running_.size() + 1) / 2));
+    if (running_.size() > before_it - before_it / 4) break;
   }
-  ORRERY_TRY_STATUS(round(out_.requests));
+  return run_all(running_, out_.requests);
+}
+
+Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
+  out_.requests = requests.size();
+  out_.saved.graphs = bounded_.graphs();
+  for (const Candidate& candidate : bounded_.list().all) {
+    if (candidate.scenario == nullptr) continue;
+    if (candidate.scenario->slo.given) share_ = candidate.scenario->slo.percentile / 100;
+    seed_ = candidate.scenario->seed;
+    break;
+  }
+  if (!options_.exhaustive) ORRERY_TRY_STATUS(first_wave());
+  ORRERY_TRY_STATUS(read_rest());
+  ORRERY_TRY_STATUS(rounds(requests));
+  out_.saved.to_the_end = running_.size();
   ORRERY_TRY_STATUS(estimate());
   compare_draws();
+  out_.saved.simulated = runner_.requests();
   out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
   out_.reused = store_.found();
+  out_.candidates = std::move(bounded_.list());
   return std::move(out_);
 }
 
@@ -222,23 +341,23 @@ Status check_prices(const PlanSpace& space, const CandidateList& list) {
 }  // namespace
 
 Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& options) {
-  SharedRequests requests;
-  ORRERY_TRY(candidates, list_candidates(space, options.threads, requests, options.keep_going));
-  ORRERY_TRY_STATUS(check_prices(space, candidates));
-  if (candidates.feasible() == 0) {
+  BoundedSpace bounded(space, options);
+  ORRERY_TRY_STATUS(bounded.make());
+  ORRERY_TRY_STATUS(check_prices(space, bounded.list()));
+  if (bounded.list().in_question() == 0) {
     PlanSearch nothing;
-    nothing.candidates = std::move(candidates);
+    nothing.candidates = std::move(bounded.list());
     return nothing;
   }
-  const std::string identity = identity_of(space, options, *requests);
+  const std::string identity = identity_of(space, options, bounded.requests());
   ORRERY_TRY(store, open_store(options, identity));
   for (const std::string& path : options.others) {
     ORRERY_TRY(results, PlanStore::read(path, identity));
     ORRERY_TRY_STATUS(store.add(results, true));
   }
-  Search search(space, options, std::move(store));
+  Search search(space, options, std::move(store), bounded);
   ORRERY_TRY_STATUS(search.join());
-  return search.go(std::move(candidates), *requests);
+  return search.go(bounded.requests());
 }
 
 }  // namespace orrery

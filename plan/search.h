@@ -31,13 +31,23 @@ struct Finalist {
   double shortfall = 0;  // mean over the draws of the attainment that it lacks to the best one, points
 };
 
+// What trying each candidate on the whole workload would have taken, and what was left out of it.
+struct PlanSavings {
+  std::uint64_t graphs = 0;      // step graphs, that bounds were made of
+  std::uint64_t unread = 0;      // candidates that a bound ruled out before they were read
+  std::uint64_t by_bounds = 0;   // in all that others are better than they can be
+  std::uint64_t by_racing = 0;   // that left on a part of the workload
+  std::uint64_t to_the_end = 0;  // that were run on all of it
+  std::uint64_t simulated = 0;   // requests, in all runs
+};
+
 struct PlanSearch {
   CandidateList candidates;
   std::uint64_t requests = 0;          // of the workload
   std::vector<PlanEntry> left;         // who left early, in the order of leaving (best of a round last)
   std::vector<Finalist> finalists;     // best first
   std::uint64_t runs = 0, reused = 0;  // simulations made, and answers found in the store
-  std::uint64_t full_runs = 0;         // that trying each candidate on the whole workload would have taken
+  PlanSavings saved;
 };
 
 struct SearchOptions {
@@ -49,7 +59,16 @@ struct SearchOptions {
   PlanCrew* crew = nullptr;              // who does the work; null: the threads of this process
   std::function<void(std::uint64_t done, std::uint64_t of, const char* what)> progress = {};
   std::function<bool()> keep_going = {};  // false ends the search with ErrorKind::interrupted
+  bool exhaustive = false;  // every candidate on the whole workload: what a search is compared with
 };
+
+// Bounds alone, nothing is simulated.
+struct BoundsOnly {
+  std::uint64_t candidates = 0, rejected = 0, bounded = 0, graphs = 0;
+  double best = 0, worst = 0;  // of the objective's bounds, as PlanScore::objective
+  double seconds = 0;          // of processor time, for all bounds once their graphs were read
+};
+Result<BoundsOnly> bound_plans(const PlanSpace& space, const SearchOptions& options);
 
 // The same for any number of threads, and whatever part of the work a store had already.
 Result<PlanSearch> search_plans(const PlanSpace& space, const SearchOptions& options);

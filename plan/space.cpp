@@ -11,7 +11,7 @@ namespace orrery {
 
 namespace {
 
-const std::vector<std::string> objective_names = {"gpus", "cost", "throughput", "latency"};
+const std::vector<std::string> objective_names = {"gpus", "cost", "throughput", "latency", "goodput", "rate"};
 
 // A node as YAML in one line, as --set takes it.
 std::string flow_text(const Yaml& node) {
@@ -102,6 +102,16 @@ void read_parts(const Yaml& search, PlanSpace& space) {
     space.most_replicas = replicas.require("up_to").integer(1, 1, 4096);
 }
 
+PlanObjective read_objective(const Yaml& node) {
+  if (node.scalar_text() == "energy") {
+    node.fail(
+        "profiles say what power a part may draw at most, and no source what its steps draw; search for "
+        "`gpus` or `cost`");
+    return PlanObjective::gpus;
+  }
+  return static_cast<PlanObjective>(node.choice(objective_names));
+}
+
 constexpr const char* scenario_keys[] = {"deployment", "workload", "slo",     "seed",
                                          "overrides",  "faults",   "recovery"};
 
@@ -154,14 +164,21 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
   for (const char* key : scenario_keys) root.optional(key);
   const Yaml search = root.require("search");
   space.shapes = read_shapes(search);
-  space.objective = static_cast<PlanObjective>(search.require("objective").choice(objective_names));
+  space.objective = read_objective(search.require("objective"));
   read_parts(search, space);
   space.finalists = search.optional("finalists").integer(8, 1, 1000);
   space.draws = search.optional("draws").integer(16, 2, 1000);
   if (space.most_replicas > 0 && !root.optional("slo").present())
     search.optional("replicas").fail("as few replicas as meet the SLO: give `slo:`");
-  if (space.objective == PlanObjective::gpus && !root.optional("slo").present())
-    search.optional("objective").fail("the fewest GPUs that meet the SLO: give `slo:`");
+  const bool of_slo = space.objective == PlanObjective::gpus || space.objective == PlanObjective::goodput ||
+                      space.objective == PlanObjective::rate;
+  if (of_slo && !root.optional("slo").present())
+    search.optional("objective").fail("says nothing without limits: give `slo:`");
+  if (space.most_replicas > 0 && space.objective == PlanObjective::rate)
+    search.optional("replicas")
+        .fail(
+            "as few as meet the SLO at the workload's rate, and `rate` looks for that "
+            "rate; vary `replicas` instead");
   if (space.candidates() > most_candidates) {
     search.fail("these are " + std::to_string(space.candidates()) + " combinations; at most " +
                 std::to_string(most_candidates) + " are searched: shorten lists");

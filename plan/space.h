@@ -30,6 +30,8 @@ enum class PlanObjective {
   cost,        // fewest USD per million output tokens
   throughput,  // most output tokens per second and GPU
   latency,     // shortest mean end-to-end latency
+  goodput,     // most requests per second and GPU that meet every limit
+  rate,        // highest request rate per GPU at which the SLO is met
 };
 const char* to_string(PlanObjective objective);
 
@@ -48,7 +50,8 @@ struct PlanSpace {
   double price_of(const std::string& part) const;  // 0: not given
 };
 
-inline constexpr std::uint64_t most_candidates = 20'000;  // about 80 kB each
+inline constexpr std::uint64_t most_candidates = 200'000;  // about half a kilobyte each
+inline constexpr std::uint64_t most_read = 20'000;         // that no bound rules out; about 80 kB each
 
 struct SpaceOptions {
   std::vector<std::string> overrides;  // --set; `search.…` as well

@@ -86,7 +86,7 @@ class Loop final : LoopFleet {
       } while (apart_ && settle(now));
       if (departures_.next() <= now) take_departures(now);
       if (fleet_) fleet_->settle(now);
-      if ((events_ & 0xFFFF) == 0 && !may_go_on()) return interrupted(now);
+      if ((events_ & 0x3FF) == 0 && !may_go_on()) return interrupted(now);
     }
     if (setup_.inbox->error() != nullptr) return *setup_.inbox->error();
     return result();

@@ -1,5 +1,6 @@
 // `orrery plan`: searches deployments for the best one, and says how sure that is.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -20,7 +21,7 @@ namespace {
 
 struct PlanOptions {
   std::string space, trace, out;
-  bool resume = false;
+  bool resume = false, bounds_only = false;
   std::int64_t seed = -1;
   PlanSharing sharing;
 };
@@ -70,6 +71,25 @@ int follow(const PlanOptions& options, CommandContext context, MpiCrew& ranks) {
   return static_cast<int>(ExitCode::done);
 }
 
+// How far bounds alone come, and how fast.
+Result<int> print_bounds(const PlanSpace& space, const CommandContext& context) {
+  SearchOptions search;
+  search.threads = context.threads;
+  search.keep_going = [] { return !interrupted(); };
+  ORRERY_TRY(bounds, bound_plans(space, search));
+  Json out;
+  out["candidates"] = bounds.candidates;
+  out["step_graphs"] = bounds.graphs;
+  out["rejected"] = bounds.rejected;
+  out["bounded"] = bounds.bounded;
+  out["best_bound"] = bounds.bounded > 0 ? Json(std::abs(bounds.best)) : Json(nullptr);
+  out["worst_bound"] = bounds.bounded > 0 ? Json(std::abs(bounds.worst)) : Json(nullptr);
+  std::fputs(canonical_json(out).c_str(), stdout);
+  say(LogLevel::info, "bounds of " + std::to_string(bounds.candidates) + " combinations took " +
+                          format_fixed(bounds.seconds * 1e3, 3) + " ms of processor time");
+  return static_cast<int>(ExitCode::done);
+}
+
 Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   std::unique_ptr<MpiCrew> ranks;
   if (MpiCrew::started_by_mpi() && !options.sharing.asked()) {
@@ -80,6 +100,7 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   ORRERY_TRY(space, space_of(options, context));
   ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
+  if (options.bounds_only) return print_bounds(space, context);
   SearchOptions settings;
   if (!options.out.empty()) settings.store = options.out + "/" + plan_store_name;
   if (options.resume) settings.start = StoreStart::resume;
@@ -133,6 +154,7 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
   const CLI::Option* merge = c->add_option("--merge", options->sharing.stores,
                                            "join what shards have made (--out's, or these) and answer")
                                  ->expected(0, -1);
+  c->add_flag("--bounds-only", options->bounds_only, "say what bounds rule out, and run nothing");
   c->add_option("--seed", options->seed, "seed of the workload and of all draws");
   c->callback([&context, options, merge] {
     options->sharing.merge = merge->count() > 0;

@@ -1,0 +1,137 @@
+#include "plan/bounded_space.h"
+
+#include <algorithm>
+#include <ctime>
+
+#include "plan/axes.h"
+#include "plan/parallel.h"
+
+namespace orrery {
+
+BoundedSpace::BoundedSpace(const PlanSpace& space, const SearchOptions& options)
+    : space_(space), options_(options), list_(combinations(space)),
+      reader_(space, list_, options.threads, options.keep_going), bounds_(list_.all.size()) {
+  std::map<std::string, std::size_t> by_name;
+  for (const Candidate& candidate : list_.all) {
+    const auto [place, fresh] = by_name.try_emplace(graph_name(candidate), graphs_.size());
+    if (fresh) graphs_.emplace_back();
+    graphs_[place->second].members.push_back(candidate.index);
+  }
+}
+
+// Of every graph the first member that is a scenario, and the last; where none is, all of them.
+Status BoundedSpace::read_graphs() {
+  for (const bool forwards : {true, false}) {
+    for (std::size_t tried = 0;; ++tried) {
+      std::vector<std::size_t> next;
+      for (const Graph& graph : graphs_) {
+        const auto known = [&](std::size_t i) { return list_.all[i].scenario != nullptr; };
+        const std::size_t count = graph.members.size();
+        const auto at = [&](std::size_t k) { return graph.members[forwards ? k : count - 1 - k]; };
+        bool found = false;
+        for (std::size_t k = 0; k < std::min(tried, count) && !found; ++k) found = known(at(k));
+        if (!found && tried < count) next.push_back(at(tried));
+      }
+      if (next.empty()) break;
+      ORRERY_TRY_STATUS(reader_.read(next));
+    }
+    if (forwards) ORRERY_TRY_STATUS(reader_.check());
+  }
+  return ok_status();
+}
+
+Status BoundedSpace::bound_graphs() {
+  return in_parallel(graphs_.size(), options_.threads, [&](std::size_t g) -> Status {
+    Graph& graph = graphs_[g];
+    bool any = false;
+    std::string beyond;
+    bool all_beyond = true;
+    for (const std::size_t i : graph.members) {
+      Candidate& candidate = list_.all[i];
+      if (!candidate.read || (candidate.scenario == nullptr && candidate.rejected != RejectedBy::bound))
+        continue;
+      if (candidate.rejected == RejectedBy::bound) {
+        if (beyond.empty()) beyond = candidate.reason;
+        continue;
+      }
+      all_beyond = false;
+      const PriceTableScope scope(reader_.tables(), graph_name(candidate));
+      auto pricer = StepPricer::create(candidate.scenario->pool.instance, candidate.scenario->what_if);
+      if (!pricer.ok()) continue;  // said when it was looked at closer
+      const GraphBound bound = bound_graph(space_, *candidate.scenario, load_, *pricer);
+      graph.bound = any ? weaker(graph.bound, bound) : bound;
+      any = true;
+    }
+    if (all_beyond) graph.beyond = beyond;
+    return ok_status();
+  });
+}
+
+void BoundedSpace::bound_candidates() {
+  const std::clock_t start = std::clock();
+  for (const Graph& graph : graphs_) {
+    for (const std::size_t i : graph.members) {
+      Candidate& candidate = list_.all[i];
+      if (candidate.rejected != RejectedBy::nothing) continue;
+      if (!graph.beyond.empty()) {
+        reject(candidate, RejectedBy::bound, graph.beyond);
+        continue;
+      }
+      bounds_[i] = bound_objective(space_, load_, graph.bound, own_sequences(candidate));
+    }
+  }
+  bounding_s_ = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
+Status BoundedSpace::make() {
+  ORRERY_TRY_STATUS(read_graphs());
+  ORRERY_TRY(requests, reader_.requests());
+  requests_ = requests;
+  if (requests_ == nullptr) return ok_status();
+  std::vector<std::size_t> read;
+  for (const Candidate& candidate : list_.all) {
+    if (candidate.read) read.push_back(candidate.index);
+  }
+  const auto any = std::find_if(list_.all.begin(), list_.all.end(),
+                                [](const Candidate& c) { return c.scenario != nullptr; });
+  load_ = load_facts(*any->scenario, *requests_);
+  ORRERY_TRY_STATUS(reader_.look_closer(read));
+  ORRERY_TRY_STATUS(bound_graphs());
+  bound_candidates();
+  return ok_status();
+}
+
+std::vector<std::size_t> BoundedSpace::by_bound() const {
+  std::vector<std::size_t> order;
+  for (const Candidate& candidate : list_.all) {
+    if (candidate.rejected == RejectedBy::nothing) order.push_back(candidate.index);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    const ObjectiveBound &x = bounds_[a], &y = bounds_[b];
+    return x.known != y.known ? x.known : x.objective < y.objective;
+  });
+  return order;
+}
+
+Result<BoundsOnly> bound_plans(const PlanSpace& space, const SearchOptions& options) {
+  BoundedSpace bounded(space, options);
+  ORRERY_TRY_STATUS(bounded.make());
+  BoundsOnly out;
+  out.candidates = bounded.list().all.size();
+  out.graphs = bounded.graphs();
+  out.seconds = bounded.bounding_s();
+  for (const Candidate& candidate : bounded.list().all) {
+    if (candidate.rejected != RejectedBy::nothing) {
+      ++out.rejected;
+      continue;
+    }
+    const ObjectiveBound& bound = bounded.bound(candidate.index);
+    if (!bound.known) continue;
+    out.best = out.bounded == 0 ? bound.objective : std::min(out.best, bound.objective);
+    out.worst = out.bounded == 0 ? bound.objective : std::max(out.worst, bound.objective);
+    ++out.bounded;
+  }
+  return out;
+}
+
+}  // namespace orrery

@@ -1,0 +1,98 @@
+#include "plan/racing.h"
+
+#include <array>
+
+#include "base/random.h"
+
+namespace orrery {
+
+namespace {
+
+using Weights = std::array<double, block_count>;  // how often a block was drawn
+
+// A name that no workload's own resampling has.
+constexpr std::uint64_t racing_stream = std::uint64_t{1} << 63;
+
+std::vector<Weights> draw_blocks(std::uint64_t seed) {
+  std::vector<Weights> draws(racing_draws);
+  for (std::size_t k = 0; k < draws.size(); ++k) {
+    RandomStream stream(seed, RandomPurpose::workload_resample, racing_stream + k);
+    draws[k].fill(0);
+    for (std::size_t b = 0; b < block_count; ++b) draws[k][stream.below(block_count)] += 1;
+  }
+  return draws;
+}
+
+RequestBlock sum_of(const RequestBlocks& blocks, const Weights& weights) {
+  RequestBlock sum;
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    for (double RequestBlock::*field :
+         {&RequestBlock::requests, &RequestBlock::met, &RequestBlock::answered, &RequestBlock::tokens,
+          &RequestBlock::e2e_ms, &RequestBlock::met_tokens, &RequestBlock::busy_s})
+      sum.*field += weights[b] * blocks[b].*field;
+  }
+  return sum;
+}
+
+bool in_time(const PlanScore& score, const RequestBlock& sum, double share) {
+  if (sum.requests == 0) return false;
+  return score.has_slo ? sum.met / sum.requests >= share : sum.answered == sum.requests;
+}
+
+// What the score would be of these blocks. With instances that the search counts: one less where those would
+// do, one more where these would not; both as fast as these.
+PlanScore resampled(const PlanSpace& space, const PlanScore& score, const Weights& weights, double share) {
+  PlanScore out;
+  const RequestBlock sum = sum_of(score.blocks, weights);
+  out.has_slo = score.has_slo;
+  out.meets = in_time(score, sum, share);
+  out.attainment = sum.requests > 0 ? (score.has_slo ? sum.met : sum.answered) / sum.requests : 0;
+  out.mean_e2e_ms = sum.answered > 0 ? sum.e2e_ms / sum.answered : 0;
+  out.requests_per_s = sum.answered;  // whether there is any
+  double instances = static_cast<double>(score.replicas);
+  if (space.most_replicas > 0) {
+    if (!score.fewer.empty() && in_time(score, sum_of(score.fewer, weights), share)) {
+      instances -= 1;
+      out.meets = true;
+    } else if (!out.meets && score.meets && score.replicas < space.most_replicas) {
+      instances += 1;
+      out.meets = true;
+    }
+  }
+  const double scale = instances / static_cast<double>(score.replicas);
+  const double gpus = scale * static_cast<double>(score.gpus);
+  const double busy = sum.busy_s > 0 ? sum.busy_s : 1e-9;
+  switch (space.objective) {
+    case PlanObjective::gpus: out.objective = gpus; break;
+    case PlanObjective::cost:
+      out.objective = sum.tokens > 0 ? scale * score.usd_per_hour / 3600 * busy / sum.tokens * 1e6 : 0;
+      break;
+    case PlanObjective::throughput: out.objective = -sum.tokens / busy / gpus; break;
+    case PlanObjective::latency: out.objective = out.mean_e2e_ms; break;
+    case PlanObjective::goodput: out.objective = -sum.met / busy / gpus; break;
+    case PlanObjective::rate: out.objective = score.objective; break;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<bool> significantly_worse(const PlanSpace& space, const std::vector<const PlanScore*>& scores,
+                                      std::size_t least, std::uint64_t seed, double share) {
+  std::vector<bool> out(scores.size(), false);
+  if (scores.size() <= least || scores.front()->blocks.empty()) return out;
+  const std::vector<Weights> draws = draw_blocks(seed);
+  std::vector<PlanScore> leader;
+  for (const Weights& weights : draws) leader.push_back(resampled(space, *scores.front(), weights, share));
+  for (std::size_t i = least; i < scores.size(); ++i) {
+    if (scores[i]->blocks.empty()) continue;
+    double as_good = 0;
+    const double most = racing_doubt * racing_draws;
+    for (std::size_t k = 0; k < draws.size() && as_good < most; ++k)
+      as_good += better(leader[k], resampled(space, *scores[i], draws[k], share)) ? 0 : 1;
+    out[i] = as_good < most;
+  }
+  return out;
+}
+
+}  // namespace orrery
