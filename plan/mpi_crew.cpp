@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <optional>
+#include <thread>
 
 #include "base/json.h"
 #include "plan/mpi/link.h"
