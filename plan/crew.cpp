@@ -1,44 +1,17 @@
 #include "plan/crew.h"
 
-#include <numeric>
+#include <vector>
+
+#include "plan/parallel.h"
 
 namespace orrery {
-
-Status in_parallel(const std::vector<std::size_t>& pieces, int threads, const PlanWork& work) {
-  std::vector<std::optional<Errors>> failed(pieces.size());
-  std::atomic<std::size_t> next{0};
-  std::atomic<bool> stop{false};
-  const auto worker = [&] {
-    for (std::size_t i = next++; i < pieces.size() && !stop; i = next++) {
-      if (Status status = work(pieces[i]); !status.ok()) {
-        failed[i] = status.errors();
-        stop = true;
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> pool;
-    for (int t = 1; t < threads; ++t) pool.emplace_back(worker);
-    worker();
-  }
-  for (const auto& errors : failed) {
-    if (errors) return *errors;
-  }
-  return ok_status();
-}
-
-std::vector<std::size_t> all_pieces(std::size_t count) {
-  std::vector<std::size_t> pieces(count);
-  std::iota(pieces.begin(), pieces.end(), std::size_t{0});
-  return pieces;
-}
 
 Status ShardCrew::batch(std::size_t count, int threads, const PlanWork& work) {
   ++batches_;
   pieces_ = count;
   std::vector<std::size_t> own, others;
   for (std::size_t i = 0; i < count; ++i) (of_ > 0 && i % of_ == index_ ? own : others).push_back(i);
-  ORRERY_TRY_STATUS(in_parallel(own, threads, work));
+  ORRERY_TRY_STATUS(in_parallel(own.size(), threads, [&](std::size_t i) { return work(own[i]); }));
   // Others' results are there, or the work stops before its first simulation.
   may_run_ = false;
   missing_ = 0;

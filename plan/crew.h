@@ -6,10 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <optional>
-#include <string>
-#include <thread>
-#include <vector>
 
 #include "plan/store.h"
 
@@ -29,10 +25,6 @@ class PlanCrew {
   virtual bool may_run() const { return true; }               // asked before each simulation
   virtual std::uint64_t runs_elsewhere() const { return 0; }  // simulations that others made for it
 };
-
-// Runs `work` for the numbers of `pieces`; the first error, by position, is returned.
-Status in_parallel(const std::vector<std::size_t>& pieces, int threads, const PlanWork& work);
-std::vector<std::size_t> all_pieces(std::size_t count);
 
 // Its share of every batch: pieces `index`, `index + of`, …; none where `of` is 0, which is how shards are
 // merged. A batch of which results are missing ends the search with an error; `missing` says how many.

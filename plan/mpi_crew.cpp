@@ -6,6 +6,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
 
 #include "base/json.h"
 #include "plan/mpi/link.h"

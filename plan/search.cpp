@@ -5,6 +5,7 @@
 
 #include "base/digest.h"
 #include "base/json.h"
+#include "plan/parallel.h"
 #include "plan/rounds.h"
 
 namespace orrery {
@@ -46,7 +47,7 @@ class Search {
   // Work whose results go through the store: all independent pieces that are known (plan/crew.h).
   Status batch(std::size_t count, const PlanWork& work) {
     if (options_.crew != nullptr) return options_.crew->batch(count, options_.threads, work);
-    return in_parallel(all_pieces(count), options_.threads, work);
+    return in_parallel(count, options_.threads, work);
   }
   Status round(std::uint64_t requests);
   Status estimate();
