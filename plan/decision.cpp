@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -60,7 +62,47 @@ std::string price_flip(const PlanSearch& search, const PlanEntry& choice, const 
          format_fixed(price * own / its, 2) + " USD (" + format_fixed(price, 2) + " now).";
 }
 
+// By how much a rejected candidate misses (1: by as much again), and the change that lets it in.
+struct Miss {
+  double by = -1;  // below 0: no figure says
+  std::string change;
+};
+
+// The reason is what is kept of a rejection, and has its figures (beyond_owned, beyond_slo).
+Miss miss_of(const Candidate& candidate) {
+  const char* reason = candidate.reason.c_str();
+  if (candidate.rejected == RejectedBy::owned) {
+    long long takes = 0, has = 0;
+    char part[128] = "";
+    if (std::sscanf(reason, "takes %lld %127[^;]; `search.owned` has %lld", &takes, part, &has) != 3)
+      return {};
+    return {static_cast<double>(takes - has) / static_cast<double>(std::max(1LL, has)),
+            "own " + std::to_string(takes - has) + " more " + part};
+  }
+  const char* floor = std::strstr(reason, "takes at least ");
+  double least = 0, limit = 0;
+  char key[64] = "";
+  if (candidate.rejected != RejectedBy::bound || floor == nullptr ||
+      std::sscanf(floor, "takes at least %lf ms, slo.%63[a-z_] is %lf", &least, key, &limit) != 3 ||
+      limit <= 0)
+    return {};
+  return {least / limit - 1, "relax slo." + std::string(key) + " to more than " + format_number(least)};
+}
+
 }  // namespace
+
+std::string nearest_rejected(const CandidateList& list) {
+  const Candidate* nearest = nullptr;
+  Miss least;
+  for (const Candidate& candidate : list.all) {
+    Miss miss = miss_of(candidate);
+    if (miss.by < 0 || (nearest != nullptr && miss.by >= least.by)) continue;
+    nearest = &candidate;
+    least = std::move(miss);
+  }
+  if (nearest == nullptr) return "";
+  return ". The nearest is " + nearest->label() + " (" + nearest->reason + "): " + least.change;
+}
 
 std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& search) {
   std::vector<std::string> out;
@@ -80,7 +122,9 @@ std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& 
   }
   const double own = choice.score.objective, its = next->entry.score.objective;
   const std::string name = label_of(search, next->entry);
-  if (own == its || own == 0) {
+  if (own == its && choice.score.mean_e2e_ms == next->entry.score.mean_e2e_ms) {
+    out.push_back(name + " is its equal in all that was asked; the order of the file decides.");
+  } else if (own == its || own == 0) {
     out.push_back(name + " has the same " + to_string(space.objective) +
                   "; the shorter mean end-to-end latency decides (" +
                   format_fixed(choice.score.mean_e2e_ms, 1) + " against " +

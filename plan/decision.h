@@ -15,4 +15,8 @@ std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& 
 // with a blank before each, for messages. `entry` misses it.
 std::string missed_limits(const Scenario& scenario, const PlanScore& score);
 
+// Of candidates none of which was run: who is nearest to being allowed, by how much it misses, and what to
+// change. "" where no figure says how near anybody is.
+std::string nearest_rejected(const CandidateList& list);
+
 }  // namespace orrery

@@ -312,6 +312,7 @@ Error no_deployment(const RecommendationInput& input) {
       if (shown++ == most_answers) break;
       message += (shown == 1 ? ": " : "; ") + std::to_string(count) + " × " + reason;
     }
+    message += nearest_rejected(search.candidates);
     const bool bound = std::any_of(search.candidates.all.begin(), search.candidates.all.end(),
                                    [](const Candidate& c) { return c.rejected == RejectedBy::bound; });
     return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
