@@ -1,5 +1,7 @@
 #include "plan/crew.h"
 
+#include <vector>
+
 #include "plan/parallel.h"
 
 namespace orrery {

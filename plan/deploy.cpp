@@ -88,6 +88,32 @@ std::string router_of(const Json& node) {
   return at->is_string() ? at->get<std::string>() : text_or(*at, "policy", "least-loaded");
 }
 
+// As clusters and compose files want names; `router` is the router's.
+std::string plain_name(const std::string& pool) {
+  std::string out;
+  for (const char c : pool) {
+    const bool kept = std::isalnum(static_cast<unsigned char>(c)) != 0;
+    out += kept ? static_cast<char>(std::tolower(static_cast<unsigned char>(c))) : '-';
+  }
+  return out == "router" || !std::isalnum(static_cast<unsigned char>(out.front())) ? "pool-" + out : out;
+}
+
+// What files do otherwise than the scenario's routers.
+void note_routers(Deployment& d) {
+  for (const DeployPool& pool : d.pools) {
+    if (d.apart() && pool.role == "mixed")
+      d.notes.push_back("pool " + pool.name + ": the router of prefill and decode servers sends it nothing");
+    if (d.apart() || pool.replicas == 1) continue;
+    d.notes.push_back("kubernetes.yaml: a Service takes any of its instances; the scenario's router is " +
+                      pool.router);
+    if (pool.router != "least-loaded" && pool.router != "round-robin")
+      d.notes.push_back("compose.yaml: nginx takes instances in turn; the scenario's router is " +
+                        pool.router);
+  }
+  if (!d.apart() && d.pools.size() > 1)
+    d.notes.push_back("kubernetes.yaml: each pool has a Service of its own; put one front before them");
+}
+
 // What the key means for a checkpoint, in words: the name of one with such weights is nobody's to guess.
 void note_quantization(const LaunchFacts& facts, const PoolSpec& pool, std::vector<std::string>& notes) {
   const std::string& asked = facts.at("quantization");
@@ -127,17 +153,11 @@ Result<Deployment> deployment_of(const Scenario& scenario, const std::string& do
     }
     const LaunchFacts facts = facts_of(*pool, node, transfer);
     const std::string& vendor = pool->instance.hardware.vendor;
-    DeployPool one{.name = pool->name,
-                   .role = facts.at("role"),
-                   .image = "",
-                   .vendor = vendor,
-                   .model = "",
-                   .replicas = 1,
-                   .gpus = 1,
-                   .nodes = 1,
-                   .router = router_of(node),
-                   .launch = {},
-                   .follower = {}};
+    DeployPool one;
+    one.name = plain_name(pool->name);
+    one.role = facts.at("role");
+    one.vendor = vendor;
+    one.router = router_of(node);
     if (one.role == "encoder") {
       out.notes.push_back("pool " + pool->name + ": no files for encoder pools");
       continue;
@@ -145,6 +165,8 @@ Result<Deployment> deployment_of(const Scenario& scenario, const std::string& do
     one.replicas = std::stoll(text_or(node, "replicas", "1"));
     one.gpus = std::stoll(facts.at("gpus"));
     one.nodes = std::stoll(facts.at("nodes"));
+    one.ranks_per_node = std::stoll(facts.at("dp_per_node"));
+    one.by_hand = one.nodes > 1 && !profile->several_nodes;
     one.model = checkpoint_of(text_or(node, "model", ""));
     const auto image = profile->image.find(vendor);
     one.image = image == profile->image.end() ? "IMAGE" : image->second;
@@ -158,6 +180,7 @@ Result<Deployment> deployment_of(const Scenario& scenario, const std::string& do
     if (one.role == "prefill") out.router = profile->router;
     out.pools.push_back(std::move(one));
   }
+  note_routers(out);
   return out;
 }
 

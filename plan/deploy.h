@@ -20,9 +20,11 @@ struct DeployFile {
 struct DeployPool {
   std::string name, role, image, vendor, model;  // model: a checkpoint's name; "" where nobody knows it
   std::int64_t replicas = 1, gpus = 1, nodes = 1;
-  std::string router;  // its policy
+  std::int64_t ranks_per_node = 1;  // of attention data parallelism
+  std::string router;               // its policy
   Launch launch;
   std::vector<std::string> follower;  // words of an instance's nodes beyond the first
+  bool by_hand = false;               // several nodes, which no file of a cluster starts
 };
 
 struct Deployment {

@@ -31,7 +31,7 @@ LaunchFacts shell_facts(const DeployPool& pool) {
           {"leader", "$LEADER"},
           {"node_rank", "$NODE_RANK"},
           {"self", "${SELF:-localhost}"},
-          {"start_rank", "$((NODE_RANK * " + std::to_string(pool.gpus / pool.nodes) + "))"}};
+          {"start_rank", "$((NODE_RANK * " + std::to_string(pool.ranks_per_node) + "))"}};
 }
 
 std::string model_or(const DeployPool& pool) { return pool.model.empty() ? "MODEL" : pool.model; }
@@ -215,10 +215,10 @@ Json labels_of(const std::string& name) { return Json{{"app", name}}; }
 
 Json metadata_of(const std::string& name) { return Json{{"name", name}, {"labels", labels_of(name)}}; }
 
-Json service_of(const std::string& name, bool headless) {
+Json service_of(const std::string& name, const std::string& app, bool headless) {
   Json service{{"apiVersion", "v1"}, {"kind", "Service"}, {"metadata", metadata_of(name)}};
   if (headless) service["spec"]["clusterIP"] = "None";
-  service["spec"]["selector"] = labels_of(name);
+  service["spec"]["selector"] = labels_of(app);
   service["spec"]["ports"] =
       Json::array({Json{{"name", "http"}, {"port", http_port}, {"targetPort", http_port}}});
   return service;
@@ -242,6 +242,11 @@ Json pod_of(const DeployPool& pool) {
   }
   container["env"] = Json::array(
       {Json{{"name", "SELF"}, {"valueFrom", Json{{"fieldRef", Json{{"fieldPath", "status.podIP"}}}}}}});
+  // Where the models need one: kubectl create secret generic hf-token --from-literal=token=…
+  container["env"].push_back(
+      Json{{"name", "HF_TOKEN"},
+           {"valueFrom",
+            Json{{"secretKeyRef", Json{{"name", "hf-token"}, {"key", "token"}, {"optional", true}}}}}});
   for (const auto& [key, value] : pool.launch.env)
     container["env"].push_back(Json{{"name", key}, {"value", filled(value, {{"self", "$(SELF)"}})}});
   container["ports"] = Json::array({Json{{"name", "http"}, {"containerPort", http_port}}});
@@ -308,7 +313,7 @@ void add_router(const Deployment& d, std::vector<Json>& objects) {
                          {"spec", Json{{"replicas", 1},
                                        {"selector", Json{{"matchLabels", labels_of("router")}}},
                                        {"template", template_of("router", std::move(pod))}}}});
-  objects.push_back(service_of("router", false));
+  objects.push_back(service_of("router", "router", false));
 }
 
 std::string kubernetes_file(const Deployment& d) {
@@ -318,7 +323,11 @@ std::string kubernetes_file(const Deployment& d) {
       objects.push_back(
           config_map("config-" + pool.name, config_name(pool.name), yaml_text(pool.launch.config)));
     objects.push_back(workload_of(pool));
-    objects.push_back(service_of(pool.name, d.apart()));
+    // A LeaderWorkerSet brings a headless Service of its name, by which its leaders are found.
+    if (pool.nodes == 1)
+      objects.push_back(service_of(pool.name, pool.name, d.apart()));
+    else if (!d.apart())
+      objects.push_back(service_of(pool.name + "-http", pool.name, false));
   }
   if (d.apart()) add_router(d, objects);
   std::string out = "# kubectl apply -f kubernetes.yaml";
@@ -339,7 +348,7 @@ std::string router_script(const Deployment& d) {
   return out + "\n";
 }
 
-std::string readme(const Deployment& d, const std::string& scenario_path, bool compose) {
+std::string readme(const Deployment& d, const std::string& scenario_path, bool compose, bool cluster) {
   std::string out =
       "# Deploy files\n\nWritten by `orrery plan`; flags are those of the engine versions of the "
       "scenario. Images' tags and how pods find each other were not tried.\n\n";
@@ -352,10 +361,9 @@ std::string readme(const Deployment& d, const std::string& scenario_path, bool c
   }
   if (d.apart()) out += "- `router.sh`: what stands before prefill and decode servers\n";
   if (compose) out += "- `compose.yaml`: all of it on one host\n";
+  if (cluster) out += "- `kubernetes.yaml`: all of it in a cluster\n";
   out +=
-      "- `kubernetes.yaml`: all of it in a cluster\n- `check.sh URL`: plays the workload against it, "
-      "measured "
-      "beside predicted (`orrery live`, scenario " +
+      "- `check.sh URL`: plays the workload against it, measured beside predicted (`orrery live`, scenario " +
       scenario_path + ")\n";
   if (!d.notes.empty()) out += "\nLeft to you:\n\n";
   for (const std::string& note : d.notes) out += "- " + note + "\n";
@@ -375,9 +383,12 @@ std::vector<DeployFile> deploy_files(const Deployment& deployment, const std::st
   }
   const bool one_node = std::all_of(deployment.pools.begin(), deployment.pools.end(),
                                     [](const DeployPool& pool) { return pool.nodes == 1; });
+  const bool by_hand = std::any_of(deployment.pools.begin(), deployment.pools.end(),
+                                   [](const DeployPool& pool) { return pool.by_hand; });
   const bool compose = complete && one_node && deployment.gpus() <= most_gpus_of_host;
   if (compose) files.push_back({"compose.yaml", compose_file(deployment), false});
-  if (complete) files.push_back({"kubernetes.yaml", kubernetes_file(deployment), false});
+  const bool cluster = complete && !by_hand;
+  if (cluster) files.push_back({"kubernetes.yaml", kubernetes_file(deployment), false});
   if (complete && deployment.apart()) {
     files.push_back(
         {"router.sh", shell_file("Before prefill and decode servers.", router_script(deployment)), true});
@@ -391,7 +402,7 @@ std::vector<DeployFile> deploy_files(const Deployment& deployment, const std::st
                   "set -euo pipefail\ncd \"$(dirname \"$0\")\"\nexec \"${ORRERY:-orrery}\" live " +
                       shell_word(scenario_path) + " --endpoint \"${1:?URL of the server}\" --out live\n"),
        true});
-  files.push_back({"README.md", readme(deployment, scenario_path, compose), false});
+  files.push_back({"README.md", readme(deployment, scenario_path, compose, cluster), false});
   return files;
 }
 

@@ -174,6 +174,7 @@ Result<std::optional<LaunchProfile>> load_launch_profile(const std::string& engi
   profile.follower = texts(root.optional("follower"));
   profile.image = text_map(root.require("image"));
   profile.arguments_as_flags = root.require("arguments").choice({"flags", "config"}) == 0;
+  profile.several_nodes = root.optional("several_nodes").boolean(true);
   for (const Yaml& rule : root.require("rules").items()) profile.rules.push_back(read_rule(rule));
   if (const Yaml router = root.optional("router"); router.present()) profile.router = read_router(router);
   document.finish();

@@ -39,6 +39,7 @@ struct LaunchProfile {
   std::vector<std::string> command, follower;
   std::map<std::string, std::string> image;  // by the part's vendor
   bool arguments_as_flags = true;            // else into a file, nested as they are
+  bool several_nodes = true;  // one command a node, told its number and the first one's address
   std::vector<LaunchRule> rules;
   std::optional<LaunchRouter> router;
   std::map<std::string, std::string> flags;  // flag: value, switch or either

@@ -1,13 +1,14 @@
 #include "plan/mpi_crew.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/json.h"
 #include "plan/mpi/link.h"
@@ -17,7 +18,7 @@ namespace orrery {
 namespace {
 
 // MPI's own waiting spins; a rank that waits leaves its core to one that works.
-constexpr auto nap = std::chrono::microseconds(200);
+constexpr useconds_t nap_us = 200;
 
 Json results_json(const PlanResults& results) {
   Json list = Json::array();
@@ -72,7 +73,7 @@ struct MpiCrew::State {
   Json wait() const {
     for (int from = 0;;) {
       if (auto message = take(from)) return std::move(*message);
-      std::this_thread::sleep_for(nap);
+      usleep(nap_us);
     }
   }
   Status lead(std::size_t count, const PlanWork& work);
@@ -126,7 +127,7 @@ Status MpiCrew::State::lead(std::size_t count, const PlanWork& work) {
     int from = 0;
     const auto message = take(from);
     if (!message) {
-      std::this_thread::sleep_for(nap);
+      usleep(nap_us);
       continue;
     }
     if (message->contains("gone")) {  // it waits for nothing any more

@@ -7,9 +7,11 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "plan/decision.h"
 #include "plan/deploy.h"
 #include "plan/pareto.h"
 #include "plan/racing.h"
+#include "reports/page_parts.h"
 
 namespace orrery {
 
@@ -159,6 +161,15 @@ Json recommendation_json(const RecommendationInput& input) {
   out["objective"] = to_string(input.space->objective);
   out["choice"] =
       has_choice(search) ? finalist_json(*input.space, search, search.finalists.front()) : Json(nullptr);
+  out["alternatives"] = Json::array();
+  for (std::size_t i = 1; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i)
+    out["alternatives"].push_back(finalist_json(*input.space, search, search.finalists[i]));
+  out["reasons"] = has_choice(search) ? Json::array({why(*input.space, search) + how_narrow(search)})
+                                      : Json::array({no_deployment(input).message});
+  out["would_change"] = would_change(*input.space, search);
+  out["verify_command"] = has_choice(search)
+                              ? Json("orrery live choice.yaml --endpoint http://HOST:PORT --out live")
+                              : Json(nullptr);
   out["finalists"] = Json::array();
   for (const Finalist& f : search.finalists)
     out["finalists"].push_back(finalist_json(*input.space, search, f));
@@ -192,6 +203,10 @@ std::string recommendation_markdown(const RecommendationInput& input) {
   } else {
     out += no_deployment(input).message + "\n";
   }
+  if (const auto changes = would_change(space, search); !changes.empty()) {
+    out += "\n## What would change the decision\n\n";
+    for (const std::string& change : changes) out += "- " + change + "\n";
+  }
   out += "\n## The last " + std::to_string(search.finalists.size()) + "\n\n";
   out += "| deployment | GPUs | " + std::string(to_string(space.objective)) +
          " | in time | meets the SLO in | is best in | TTFT p99, ms | TPOT p50, ms | output tokens/s |\n"
@@ -219,8 +234,12 @@ std::string recommendation_markdown(const RecommendationInput& input) {
     out += "- " + std::to_string(count) + " × " + reason + "\n";
   if (has_choice(search)) {
     out +=
-        "\n## Next\n\n```sh\norrery simulate choice.yaml --out choice\n"
-        "orrery live choice.yaml --endpoint http://HOST:PORT --out live   # once it runs\n```\n";
+        "\n## Deploy and verify\n\n`deploy/choice`, `deploy/alternative-1` and `-2` start them (README.md "
+        "there). "
+        "What was predicted, measured on the running server:\n\n"
+        "```sh\norrery simulate choice.yaml --out choice\n"
+        "orrery live choice.yaml --endpoint http://HOST:PORT --out live   # or deploy/choice/check.sh "
+        "URL\n```\n";
   }
   return out + "\nMade by `" + input.command + "`, orrery " + input.version + ".\n";
 }
@@ -299,6 +318,7 @@ Error no_deployment(const RecommendationInput& input) {
       if (shown++ == most_answers) break;
       message += (shown == 1 ? ": " : "; ") + std::to_string(count) + " × " + reason;
     }
+    message += nearest_rejected(search.candidates);
     const bool bound = std::any_of(search.candidates.all.begin(), search.candidates.all.end(),
                                    [](const Candidate& c) { return c.rejected == RejectedBy::bound; });
     return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
@@ -315,17 +335,7 @@ Error no_deployment(const RecommendationInput& input) {
   }
   message += ": " + percent(s.attainment) + " of the requests in time, " +
              format_fixed(scenario.slo.percentile, 1) + " % have to be";
-  const std::string at = " at that percentile";
-  if (scenario.slo.ttft_ms > 0)
-    message += "; TTFT" + at + " " + format_fixed(s.ttft_ms, 0) + " ms, limit " +
-               format_number(scenario.slo.ttft_ms);
-  if (scenario.slo.tpot_ms > 0)
-    message += "; TPOT" + at + " " + format_fixed(s.tpot_ms, 1) + " ms, limit " +
-               format_number(scenario.slo.tpot_ms);
-  const double ttft = scenario.slo.ttft_ms > 0 ? s.ttft_ms / scenario.slo.ttft_ms : 0;
-  const double tpot = scenario.slo.tpot_ms > 0 ? s.tpot_ms / scenario.slo.tpot_ms : 0;
-  message += std::string(". Relax ") + (ttft >= tpot ? "slo.ttft_ms" : "slo.tpot_ms") +
-             ", own more GPUs, or offer less";
+  message += missed_limits(scenario, s);
   return make_error(ErrorKind::no_deployment, message, where, "slo");
 }
 
@@ -337,7 +347,7 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
     return write_file_atomically(folder + "/" + name, text);
   };
   // What an earlier search left here is not this one's.
-  for (const char* name : {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml"})
+  for (const char* name : {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml", "recommendation.html"})
     std::filesystem::remove(std::filesystem::path(folder) / name, ignored);
   std::filesystem::remove_all(std::filesystem::path(folder) / "deploy", ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
@@ -362,7 +372,10 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   }
   ORRERY_TRY_STATUS(write("recommendation.json", canonical_json(recommendation_json(input))));
   ORRERY_TRY_STATUS(write("recommendation.md", recommendation_markdown(input)));
-  return write("candidates.csv", candidates_csv(input));
+  ORRERY_TRY_STATUS(write("candidates.csv", candidates_csv(input)));
+  if (charts_library().empty()) return ok_status();
+  ORRERY_TRY(page, recommendation_page(input));
+  return write("recommendation.html", page);
 }
 
 }  // namespace orrery

@@ -20,14 +20,16 @@ bool has_choice(const PlanSearch& search);
 
 Json recommendation_json(const RecommendationInput& input);
 std::string recommendation_markdown(const RecommendationInput& input);
-std::string recommendation_text(const RecommendationInput& input);  // for a terminal
+Result<std::string> recommendation_page(const RecommendationInput& input);  // needs the charts library
+std::string recommendation_text(const RecommendationInput& input);          // for a terminal
 std::string candidates_csv(const RecommendationInput& input);
 
 // What nobody met: the nearest, by how much it misses, and which limit to relax.
 Error no_deployment(const RecommendationInput& input);
 
-// recommendation.{json,md}, candidates.csv, choice.yaml and alternative-N.yaml (scenarios that `simulate` and
-// `live` take), each under a temporary name first.
+// recommendation.{json,md,html}, candidates.csv, choice.yaml and alternative-N.yaml (scenarios that
+// `simulate` and `live` take), and what starts them (plan/deploy.h); each under a temporary name first.
+// Without the charts library there is no page.
 Status write_recommendation(const std::string& folder, const RecommendationInput& input);
 
 }  // namespace orrery

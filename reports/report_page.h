@@ -8,5 +8,6 @@ extern const char* const report_head;      // up to <body>
 extern const char* const report_tail;      // the script that draws, and the end
 extern const char* const board_tail;       // of scoreboard.html
 extern const char* const comparison_tail;  // of live's comparison.html
+extern const char* const plan_tail;        // of plan's recommendation.html
 
 }  // namespace orrery

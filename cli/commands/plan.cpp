@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command_table.h"
+#include "cli/commands/plan_emit.h"
 #include "cli/commands/plan_sharing.h"
 #include "cli/console.h"
 #include "cli/interrupt.h"
@@ -24,6 +25,8 @@ struct PlanOptions {
   bool resume = false, bounds_only = false;
   std::int64_t seed = -1;
   PlanSharing sharing;
+  std::string emit;
+  int shards = 8;
 };
 
 Result<PlanSpace> space_of(const PlanOptions& options, const CommandContext& context) {
@@ -49,6 +52,9 @@ Result<PlanSearch> search_with_progress(const PlanSpace& space, SearchOptions se
 Status check_out(const PlanOptions& options) {
   if (options.resume && options.out.empty())
     return make_error(ErrorKind::usage, "--resume goes on with the search in --out DIR; name it");
+  if (!options.emit.empty() && (options.out.empty() || options.resume || options.sharing.asked()))
+    return make_error(ErrorKind::usage,
+                      "--emit writes scripts into --out DIR and runs nothing; name DIR alone");
   if (options.sharing.asked() && options.out.empty())
     return make_error(ErrorKind::usage, "shards keep their results in --out DIR; name it");
   if (int(options.resume) + int(options.sharing.merge) + int(!options.sharing.shard.empty()) > 1) {
@@ -101,6 +107,14 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
   ORRERY_TRY_STATUS(check_out(options));
   say(LogLevel::info, options.space + ": " + std::to_string(space.candidates()) + " combinations");
   if (options.bounds_only) return print_bounds(space, context);
+  if (!options.emit.empty()) {
+    ORRERY_TRY(next, emit_scripts({.kind = options.emit,
+                                   .command = command_without_sharing(context.command_line),
+                                   .out = options.out,
+                                   .shards = options.shards}));
+    if (!context.quiet) std::fputs(next.c_str(), stdout);
+    return static_cast<int>(ExitCode::done);
+  }
   SearchOptions settings;
   if (!options.out.empty()) settings.store = options.out + "/" + plan_store_name;
   if (options.resume) settings.start = StoreStart::resume;
@@ -155,6 +169,10 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
                                            "join what shards have made (--out's, or these) and answer")
                                  ->expected(0, -1);
   c->add_flag("--bounds-only", options->bounds_only, "say what bounds rule out, and run nothing");
+  c->add_option("--emit", options->emit, "write scripts into --out that run the shards: slurm or k8s")
+      ->check(CLI::IsMember({"slurm", "k8s"}));
+  c->add_option("--shards", options->shards, "how many shards --emit's scripts run")
+      ->check(CLI::Range(1, 10'000));
   c->add_option("--seed", options->seed, "seed of the workload and of all draws");
   c->callback([&context, options, merge] {
     options->sharing.merge = merge->count() > 0;

@@ -96,12 +96,13 @@ std::string command_without_sharing(const std::string& line) {
   bool more = static_cast<bool>(std::getline(in, word, ' '));
   const auto next = [&] { return more = static_cast<bool>(std::getline(in, word, ' ')); };
   while (more) {
-    if (word == "--threads" || word == "--shard") {
+    if (word == "--threads" || word == "--shard" || word == "--emit" || word == "--shards") {
       next();  // its value
     } else if (word == "--merge") {
       while (next() && !word.starts_with("-")) {}
       continue;
-    } else if (word != "--resume" && !word.starts_with("--threads=") && !word.starts_with("--shard=")) {
+    } else if (word != "--resume" && !word.starts_with("--threads=") && !word.starts_with("--shard") &&
+               !word.starts_with("--emit=")) {
       out += (out.empty() ? "" : " ") + word;
     }
     next();
