@@ -30,7 +30,20 @@ double PricerState::Branches::hidden(double bandwidth) const {
   const double side_by_side =
       std::max({shared.ns * slower, routed.ns, together(shared.memory, routed.memory, bandwidth),
                 together(shared.compute, routed.compute, 1)});
-  return std::max(0.0, serial - side_by_side - fork_join);
+  return std::max(0.0, std::min(serial - side_by_side, shared.room) - fork_join);
+}
+
+// What of a product's time others find units in. A product whose tiles take all units is waited for: kernels
+// of the choice of experts beside one of 128 tiles take as long as the product, and then crowd on the four
+// units it left; beside one of 88 to 96 tiles they lose a third of what they hide (docs/overlap.md). A third
+// of the units is taken as enough.
+double PricerState::room_beside(const GraphNode& node, const StepInput& input, double ns) const {
+  constexpr std::int64_t tile = 64;
+  constexpr double enough = 3;
+  if (node.spec.n == 0) return ns;
+  const auto tiles =
+      static_cast<double>(((node.spec.n + tile - 1) / tile) * ((input.tokens + tile - 1) / tile));
+  return ns * std::clamp(enough * (1 - tiles / static_cast<double>(roofline->units())), 0.0, 1.0);
 }
 
 void PricerState::add_branch(const GraphNode& node, double weight, const StepInput& input,
@@ -38,6 +51,7 @@ void PricerState::add_branch(const GraphNode& node, double weight, const StepInp
   const OpCost cost = node.op->cost(input);
   Branches::Side& to = node.branch == Branch::shared ? sum.shared : sum.routed;
   to.ns += weight * cost.ns();
+  to.room += weight * (cost.flops > 0 && !exchanges ? room_beside(node, input, cost.ns()) : cost.ns());
   to.memory += weight * cost.bytes / roofline->bandwidth();
   if (cost.flops <= 0 || !roofline->has_math(node.spec.format.math)) return;
   const double best = roofline->efficiency(roofline->gemm_class(node.spec.format));

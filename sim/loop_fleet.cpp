@@ -39,6 +39,8 @@ void LoopFleet::make_instance(std::size_t i, std::unique_ptr<Scheduler> schedule
                                 .collector = &collector_,
                                 .observer = setup_.observer,
                                 .front_end = places_[i].front_end.get(),
+                                .client_prepares = places_[i].pool->client_prepares &&
+                                                   places_[i].pool->role == PoolRole::mixed,
                                 .abort_delay = places_[i].pool->abort_delay,
                                 .stream = places_[i].pool->stream,
                                 .per_request_itl = setup_.per_request_itl,

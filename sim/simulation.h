@@ -58,6 +58,7 @@ struct PoolSetup {
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
   SimDuration from_proxy = {};  // more, of a request whose images were encoded elsewhere
+  bool client_prepares = false;  // without a front end: images are prepared in the client's process
   SimDuration abort_delay;      // from a client that gives up to the core's input queue
   StreamRule stream;            // which tokens an event brings
 };
