@@ -33,17 +33,22 @@ double PricerState::Branches::hidden(double bandwidth) const {
   return std::max(0.0, std::min(serial - side_by_side, shared.room) - fork_join);
 }
 
-// What of a product's time others find units in. A product whose tiles take all units is waited for: kernels
-// of the choice of experts beside one of 128 tiles take as long as the product, and then crowd on the four
-// units it left; beside one of 88 to 96 tiles they lose a third of what they hide (docs/overlap.md). A third
-// of the units is taken as enough.
+// What of a product's time others find units in. Libraries fill the units with one wave of tiles where they
+// can; kernels of the choice of experts, a block a row, run on what is left, and where more than a few blocks
+// share a unit they take longer than what they hide (docs/overlap.md).
 double PricerState::room_beside(const GraphNode& node, const StepInput& input, double ns) const {
-  constexpr std::int64_t tile = 64;
-  constexpr double enough = 3;
-  if (node.spec.n == 0) return ns;
-  const auto tiles =
-      static_cast<double>(((node.spec.n + tile - 1) / tile) * ((input.tokens + tile - 1) / tile));
-  return ns * std::clamp(enough * (1 - tiles / static_cast<double>(roofline->units())), 0.0, 1.0);
+  constexpr double blocks_a_unit = 7;
+  if (node.spec.n == 0 || input.tokens == 0) return ns;
+  const std::int64_t units = roofline->units();
+  std::int64_t tiles = 0;
+  for (const std::int64_t columns : {64, 96, 128, 176, 192, 256}) {
+    for (const std::int64_t rows : {64, 128, 256}) {
+      const std::int64_t n = ((node.spec.n + columns - 1) / columns) * ((input.tokens + rows - 1) / rows);
+      if (n <= units) tiles = std::max(tiles, n);
+    }
+  }
+  const auto idle = static_cast<double>(tiles > 0 ? units - tiles : 0);
+  return ns * std::min(1.0, blocks_a_unit * idle / static_cast<double>(input.tokens));
 }
 
 void PricerState::add_branch(const GraphNode& node, double weight, const StepInput& input,

@@ -34,8 +34,8 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   const bool absorbs = spec.model.latent.present() && spec.engine.engine == "vllm";
   const double layers = static_cast<double>(spec.model.attention_layers());
   const double stateful = static_cast<double>(spec.model.state_layers());
-  ns.launch_piecewise =
-      nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) + (absorbs ? 4 : 2) * layers * ns.launch_kernel;
+  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) +
+                        (absorbs ? 4 : 2) * layers * ns.launch_kernel;
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);

@@ -122,14 +122,16 @@ class Run:
         """When each step began on the device, by the log: as its launch did, or at the end of the step before. Predicted is what the pipeline
         makes of that: an idle device sees its first kernel `first_kernel` after the begin of the launch."""
         first = profile_us("first_kernel") * profile_us("launch_graph") + ("mtp" in self.name) * V1_DRAFT_INPUTS * profile_us("launch_kernel")
-        experiment, end = None, 0.0
+        experiment, end, verified = None, 0.0, 0.0
         for s in self.steps:
             launch = float(s["execute_start_us"])
             if s["experiment"] != experiment:
-                experiment, end = s["experiment"], launch
+                experiment, end, verified = s["experiment"], launch, launch
             s["slack"] = max(0.0, end - launch)  # the step before still runs so long
             s["predicted"] = s["busy"] + ("ngram" not in self.name) * max(0.0, first - s["slack"])
+            s["waits"] = "mtp" in self.name and verified > launch
             end = max(end, launch) + float(s["gpu_us"])
+            verified = end - float(s.get("draft_us") or 0)
 
     def last_pass(self, place):
         """What runs behind the last launch of a drafting network that is launched kernel by kernel (V1 runner): its output layer, µs."""
@@ -140,8 +142,9 @@ class Run:
         return lines["lm_head"] + lines["argmax"]
 
     def host_speed(self, steps):
-        """Median of the host's time for decode steps over ours: schedule to the sampler's launch, and the update."""
-        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"])
+        """Median of the host's time for decode steps over ours: schedule to the sampler's launch, and the update. With drafts of a network the V1
+        runner waits in it for the verification of the step before (gpu_model_runner.py, `deferred_state_corrections_fn`): such steps say nothing."""
+        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"] and not s["waits"])
 
     def accepted(self, experiment, path):
         """What n-grams were proposed and accepted: the log's, by request and outputs before."""
@@ -292,7 +295,7 @@ Of a step's images, alone on the engine. Measured: the device, waiting for launc
 {table(["run", "experiment", "measured, ms", "kernels", "launches", "error"], encoded)}
 ## Launching steps of over 600 tokens
 
-Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median), which says little of prompts: Gemma's host was slow
+Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median, which says little of prompts; on the V1 runner beside drafts of a network of steps that did not wait for the verification of the one before): Gemma's host was slow
 in all it did, Qwen3.5's decodes also build metadata of states that are not modelled. The second machine (`…_again`, qwen3.5, gemma) is the slower one; launches that fill the driver's queue wait for the device (`images_again`).
 
 {table(["run", "host", "n", "logged", "ours", "ratio"], launches)}

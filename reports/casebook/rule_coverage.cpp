@@ -32,7 +32,8 @@ std::vector<TestCase> test_cases(const fs::path& path) {
   return cases;
 }
 
-// True when `name` cites §section or a part of it (§1.2.3 is one of §1.2), and not another number (§2.10 of §2.1).
+// True when `name` cites §section or a part of it (§1.2.3 is one of §1.2), and not another number (§2.10 of
+// §2.1).
 bool cites(const std::string& name, const std::string& section) {
   const std::string mark = "§" + section;
   for (std::size_t at = 0; (at = name.find(mark, at)) != std::string::npos; at += mark.size()) {

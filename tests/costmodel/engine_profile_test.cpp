@@ -85,7 +85,8 @@ TEST_CASE("§3 captured sizes are those that vLLM 0.24 logs") {
   CHECK(settings("max_cudagraph_capture_size: 1024").cudagraph_sizes.back() == 1024);
 }
 
-TEST_CASE("§5 caps of defaults: never more tokens than sequences can hold, never more sequences than tokens") {
+TEST_CASE(
+    "§5 caps of defaults: never more tokens than sequences can hold, never more sequences than tokens") {
   CHECK(settings("max_num_seqs: 2, max_model_len: 1000").max_num_batched_tokens == 2000);
   CHECK(settings("max_num_batched_tokens: 64").max_num_seqs == 64);
   CHECK(settings("enable_chunked_prefill: false").max_num_batched_tokens == 40960);

@@ -120,8 +120,8 @@ TEST_CASE("a layer with a state launches its kernels one by one between graph pi
   CHECK(launches(triton, eager.shape, 0, 1) == 30 * 8);
 }
 
-// mla_attention.py, forward_impl: one operator between graph pieces, which launches the KV write, both absorbing products and
-// attention; an ordinary layer's are the write and attention.
+// mla_attention.py, forward_impl: one operator between graph pieces, which launches the KV write, both
+// absorbing products and attention; an ordinary layer's are the write and attention.
 TEST_CASE("latent attention launches four kernels between graph pieces, ordinary attention two") {
   const auto launches = [](InstanceSpec spec) {
     HostCosts& h = spec.engine.host;

@@ -99,7 +99,8 @@ TEST_CASE("KV blocks of drafting runs on the V1 runner: what drafts and split su
   CHECK(graphs("parallel: {tp: 8}\n") < eighth + 2e9);
 }
 
-// FlashAttention's kernel and the sum of its parts as they ran, from the begin of the one to the end of the other.
+// FlashAttention's kernel and the sum of its parts as they ran, from the begin of the one to the end of the
+// other.
 TEST_CASE("short prompts that vLLM serves absorbed take what profiles show") {
   const StepPricer lite = pricer(spec("deepseek-v2-lite")), v3 = pricer(spec(short_v3, mtp1));
   const std::string line = "attention_absorbed";
@@ -115,7 +116,8 @@ TEST_CASE("short prompts that vLLM serves absorbed take what profiles show") {
     return line_us(p, shape, line);
   };
   CHECK(chunks_us(v3, eight(0)) == Approx(882.8).epsilon(0.03));
-  // More keys, more heads and more rows take longer; keys split over idle units take less than one after another.
+  // More keys, more heads and more rows take longer; keys split over idle units take less than one after
+  // another.
   CHECK(chunks_us(lite, eight(4096)) > 2 * chunks_us(lite, eight(0)));
   CHECK(chunks_us(v3, eight(0, 64)) > chunks_us(lite, eight(0, 64)));
   const std::vector<PrefillChunk> one{{16, 8192}};

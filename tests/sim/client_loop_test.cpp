@@ -1,6 +1,6 @@
-// A client beside vLLM's AsyncLLM: images are prepared on the event loop that outputs come through, so what the
-// engine says meanwhile is read when they are prepared (v1/engine/async_llm.py, add_request). An API server has a
-// thread for it.
+// A client beside vLLM's AsyncLLM: images are prepared on the event loop that outputs come through, so what
+// the engine says meanwhile is read when they are prepared (v1/engine/async_llm.py, add_request). An API
+// server has a thread for it.
 #include <unistd.h>
 
 #include <filesystem>
@@ -28,10 +28,12 @@ Run run_with(const std::string& front_end, bool with_image, bool stretches = tru
   const fs::path folder = fs::temp_directory_path() / ("orrery-client-loop-" + std::to_string(::getpid()));
   fs::create_directories(folder);
   std::ofstream trace(folder / "t.jsonl");
-  trace << R"({"timestamp": 1000, "input_length": 512, "output_length": 40})" << "\n"
+  trace << R"({"timestamp": 1000, "input_length": 512, "output_length": 40})"
+        << "\n"
         << R"({"timestamp": 1008, "input_length": 64, "output_length": 8)"
         << (with_image ? R"(, "images": [{"width": 1920, "height": 1080, "position": 16}])" : "") << "}\n"
-        << R"({"timestamp": 4000, "input_length": 512, "output_length": 40})" << "\n";
+        << R"({"timestamp": 4000, "input_length": 512, "output_length": 40})"
+        << "\n";
   trace.close();
   ScenarioOptions options;
   options.overrides = {"deployment={hardware: h200, model: qwen3-vl-8b, engine: vllm-0.24}",

@@ -29,7 +29,8 @@ Request request(std::vector<PlacedImage> images, std::uint64_t id = 0) {
 
 }  // namespace
 
-TEST_CASE("§1.7 What nobody refers to stays until its room is needed; who lost its reference first goes first") {
+TEST_CASE(
+    "§1.7 What nobody refers to stays until its room is needed; who lost its reference first goes first") {
   EncoderCache cache(100);
   const PlacedImage a = image(1, 40), b = image(2, 40), c = image(3, 60);
   REQUIRE(cache.make_room(40, 100, 0));

@@ -52,7 +52,8 @@ TEST_CASE("§1.2.1 chunked prefill splits at the budget and leaves decodes their
   CHECK(steps.all[1].decode_sequences == 1);
 }
 
-TEST_CASE("§1.5 requests at once come in one after another; an idle core's first step holds those of its wake") {
+TEST_CASE(
+    "§1.5 requests at once come in one after another; an idle core's first step holds those of its wake") {
   World w;
   w.spec.engine.host.input_per_request.value = Seconds(220e-6);
   w.spec.engine.host.core_wake.value = Seconds(500e-6);

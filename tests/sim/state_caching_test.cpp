@@ -85,7 +85,8 @@ std::vector<std::uint64_t> ids(std::uint64_t shared, std::uint64_t all, std::uin
 
 }  // namespace
 
-TEST_CASE("§2.7 align: chunks end where blocks do, the last block begins a chunk, a state is kept for a step") {
+TEST_CASE(
+    "§2.7 align: chunks end where blocks do, the last block begins a chunk, a state is kept for a step") {
   Desk desk(config(70));
   desk.add(150, 3, ids(10, 10, 1));
   // 70 tokens of budget: 64; four blocks of the group that attends and one of each state.

@@ -195,7 +195,8 @@ TEST_CASE("a request that comes to a rank in a dummy batch misses one step of th
 }
 
 // _has_global_unfinished_reqs: `step_counter % 32 != 0` → go on. synchronize_input_prep: two ahead.
-TEST_CASE("§1.9 after the last request dummy batches go on to a multiple of 32 passes, and a newcomer waits") {
+TEST_CASE(
+    "§1.9 after the last request dummy batches go on to a multiple of 32 passes, and a newcomer waits") {
   const StepPricer pricer = StepPricer::create(mixture(2, 2)).value();
   IdleWaves waves(pricer, true, 1);
   const std::int64_t p = waves.period().ns();

@@ -1,6 +1,7 @@
 // vLLM V1's rules on the scheduler alone, pass by pass, small enough to check by hand; what real logs never
-// showed among them (../shared/reference/vllm_0_24.md, "Not exercised by these logs"). § = its sections; lines
-// are those of tensorrt_llm_desk.h. Blocks of 32 tokens, one of which is the null block; two steps in flight.
+// showed among them (../shared/reference/vllm_0_24.md, "Not exercised by these logs"). § = its sections;
+// lines are those of tensorrt_llm_desk.h. Blocks of 32 tokens, one of which is the null block; two steps in
+// flight.
 #include <string>
 #include <vector>
 
@@ -29,12 +30,13 @@ Rows passes(Desk& desk, int n) {
 
 }  // namespace
 
-TEST_CASE("§1.2.1 §1.2.4 a budget of 64: decodes first, a token each; prompts get what is left, in their order") {
+TEST_CASE(
+    "§1.2.1 §1.2.4 a budget of 64: decodes first, a token each; prompts get what is left, in their order") {
   Desk desk(config(100, 64), "vllm-v1");
   desk.add({.prompt = 100, .max_output = 5});
   desk.add({.prompt = 50, .max_output = 5});
-  CHECK(passes(desk, 4) == Rows{"0:64@0... +0 free 98",             // 2 of its 4 blocks
-                                "0:36@64 1:28@0... +0 free 95",     // 2 more, and 1
+  CHECK(passes(desk, 4) == Rows{"0:64@0... +0 free 98",          // 2 of its 4 blocks
+                                "0:36@64 1:28@0... +0 free 95",  // 2 more, and 1
                                 "1:22@28 +1 free 94", "+2 free 94"});
 }
 
@@ -49,13 +51,14 @@ TEST_CASE("§1.2.2 §1.5 a last token in flight: passed over, but it holds block
                                 "+0 free 99; end 1"});
 }
 
-TEST_CASE("§1.2.3 the head of the queue does not fit: nobody behind it is tried, nobody is preempted for it") {
+TEST_CASE(
+    "§1.2.3 the head of the queue does not fit: nobody behind it is tried, nobody is preempted for it") {
   Desk desk(config(10), "vllm-v1");
   desk.add({.prompt = 200, .max_output = 4});  // 7 blocks
   desk.add({.prompt = 128, .max_output = 4});  // 4
   desk.add({.prompt = 32, .max_output = 4});   // 1 would fit
-  CHECK(passes(desk, 6) == Rows{"0:200@0 +0 free 3", "+1 free 3", "+1 free 3", "+1 free 3", "+0 free 3; end 0",
-                                "1:128@0 2:32@0 +0 free 5"});
+  CHECK(passes(desk, 6) == Rows{"0:200@0 +0 free 3", "+1 free 3", "+1 free 3", "+1 free 3",
+                                "+0 free 3; end 0", "1:128@0 2:32@0 +0 free 5"});
 }
 
 TEST_CASE("§1.2.3 without chunked prefill a prompt above what is left of the budget ends the loop") {
@@ -68,7 +71,8 @@ TEST_CASE("§1.2.3 without chunked prefill a prompt above what is left of the bu
   CHECK(passes(desk, 2) == Rows{"0:100@0 +0 free 96", "1:60@0 2:20@0 +1 free 93"});
 }
 
-TEST_CASE("§1.2.2 §1.2.3 long_prefill_token_threshold cuts every chunk of everybody, so prompts share a step") {
+TEST_CASE(
+    "§1.2.2 §1.2.3 long_prefill_token_threshold cuts every chunk of everybody, so prompts share a step") {
   SchedulerConfig c = config(100, 128);
   c.long_prefill_token_threshold = 40;
   Desk desk(c, "vllm-v1");
@@ -85,11 +89,12 @@ TEST_CASE("§1.2.3 watermark: an admission leaves so many blocks free, but not o
   Desk desk(c, "vllm-v1");
   desk.add({.prompt = 512, .max_output = 3});  // 16 blocks leave 3: nobody runs yet
   desk.add({.prompt = 64, .max_output = 3});   // 2 would fit
-  CHECK(passes(desk, 5) == Rows{"0:512@0 +0 free 3", "+1 free 2", "+1 free 2", "+0 free 2; end 0",
-                                "1:64@0 +0 free 17"});
+  CHECK(passes(desk, 5) ==
+        Rows{"0:512@0 +0 free 3", "+1 free 2", "+1 free 2", "+0 free 2; end 0", "1:64@0 +0 free 17"});
 }
 
-TEST_CASE("§2.4 the gate: a whole prompt must fit, hits counted; without scheduler_reserve_full_isl its chunk") {
+TEST_CASE(
+    "§2.4 the gate: a whole prompt must fit, hits counted; without scheduler_reserve_full_isl its chunk") {
   for (const bool whole : {true, false}) {
     SchedulerConfig c = config(10, 64);
     c.scheduler_reserve_full_isl = whole;
@@ -137,7 +142,8 @@ TEST_CASE("§1.4 the length test counts prompt and outputs against max_model_len
   CHECK(passes(desk, 3) == Rows{"0:38@0 +0 free 98", "+1 free 98", "+0 free 98; end 0"});
 }
 
-TEST_CASE("§1.5 an EOS is known one update late: the step behind it holds a slot, and its token is nobody's") {
+TEST_CASE(
+    "§1.5 an EOS is known one update late: the step behind it holds a slot, and its token is nobody's") {
   Desk desk(config(100), "vllm-v1");
   desk.add({.prompt = 32, .max_output = 50});
   desk.add({.prompt = 32, .max_output = 50});

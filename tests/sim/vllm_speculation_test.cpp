@@ -147,7 +147,9 @@ TEST_CASE("§1.8 rejected drafts are taken back, their blocks stay") {
   CHECK(desk.context() == 36);
 }
 
-TEST_CASE("§1.1 §1.2.5 §1.8 with two steps in flight drafts are placeholders, and contexts upper bounds until outcomes come") {
+TEST_CASE(
+    "§1.1 §1.2.5 §1.8 with two steps in flight drafts are placeholders, and contexts upper bounds until "
+    "outcomes come") {
   Fixed oracle{};
   oracle.proposes = 2;
   Desk desk(config(2, 2, true), oracle);
@@ -163,7 +165,8 @@ TEST_CASE("§1.1 §1.2.5 §1.8 with two steps in flight drafts are placeholders,
   CHECK(desk.true_context() == 102);
 }
 
-TEST_CASE("§1.2.2 a sequence is skipped only when what is in flight must end it; drafts are not cut at the limit") {
+TEST_CASE(
+    "§1.2.2 a sequence is skipped only when what is in flight must end it; drafts are not cut at the limit") {
   Fixed oracle{};
   oracle.proposes = 3;
   Desk desk(config(3, 2, true), oracle);
