@@ -13,6 +13,12 @@ namespace {
 constexpr std::int64_t table_limit = 8192;  // tokens and rows up to here are looked up, more are summed
                                             // directly
 
+// Kernels of a layer's attention that stand between graph pieces. Latent attention is one operator to vLLM's
+// compiler, so both absorbing products are launched there too (mla_attention.py, forward_impl).
+double attention_launches(const InstanceSpec& spec) {
+  return spec.model.latent.present() && spec.engine.engine == "vllm" ? 4 : 2;
+}
+
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
   const HostCosts& h = spec.engine.host;
   HostNanoseconds ns;
@@ -29,13 +35,11 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   ns.launch_kernel = nanoseconds(h.launch_kernel, scale);
   ns.step_gap = nanoseconds(h.step_gap, 1);
   // Graph pieces run between the layers' attention, whose KV write and attention are launched eagerly, and
-  // between what layers with a state run (add_state_launches). Latent attention is one operator to vLLM's
-  // compiler, so both absorbing products are launched there too (mla_attention.py, forward_impl).
-  const bool absorbs = spec.model.latent.present() && spec.engine.engine == "vllm";
+  // between what layers with a state run (add_state_launches).
   const double layers = static_cast<double>(spec.model.attention_layers());
   const double stateful = static_cast<double>(spec.model.state_layers());
   ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) +
-                        (absorbs ? 4 : 2) * layers * ns.launch_kernel;
+                        attention_launches(spec) * layers * ns.launch_kernel;
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
@@ -239,9 +243,8 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
       experts += static_cast<double>(node.count) * nanoseconds(spec.engine.host.launch_experts, scale);
     if (node.spec.depends_on == DependsOn::drafting) head += static_cast<double>(node.kernels());
   }
-  const bool absorbs = spec.model.latent.present() && spec.engine.engine == "vllm";
   host.draft_pieces = nanoseconds(spec.engine.host.launch_piece, scale) * (layers + 1) +
-                      ((absorbs ? 4 : 2) * layers + head) * host.launch_kernel;
+                      (attention_launches(spec) * layers + head) * host.launch_kernel;
   host.draft_eager = kernels * host.launch_kernel + experts;
   // MiMo's network is compiled by nothing and captured in nothing (models/mimo_mtp.py).
   if (spec.model.architecture == "MiMoForCausalLM") host.draft_pieces = host.draft_eager;

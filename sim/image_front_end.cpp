@@ -168,8 +168,8 @@ SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
 }
 
 SimTime ImageFrontEnd::loop_free(SimTime at) const {
-  const auto behind = std::upper_bound(prepared_.begin(), prepared_.end(), at,
-                                       [](SimTime t, const Prepared& p) { return t < p.submitted; });
+  const auto behind = std::lower_bound(prepared_.begin(), prepared_.end(), at,
+                                       [](const Prepared& p, SimTime t) { return p.submitted < t; });
   return behind == prepared_.begin() ? SimTime(0) : std::prev(behind)->until;
 }
 

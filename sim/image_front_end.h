@@ -48,7 +48,7 @@ class ImageFrontEnd {
   SimTime turn_of_text(SimTime at) const;
   // One thread takes requests in and prepares images, and hands outputs on where the client is beside it.
   bool one_loop() const { return free_at_.size() == 1 && processor_.text_waits(); }
-  // When that thread has prepared the images of all requests that were submitted by `at`.
+  // When that thread has prepared the images of all requests that were submitted before `at`.
   SimTime loop_free(SimTime at) const;
   SimDuration last_work() const { return last_work_; }  // of the request just prepared, without waiting
   SimDuration last_sent() const { return last_sent_; }

@@ -7,8 +7,8 @@
 //
 // The constants are read off kernel profiles on an H200 (reports/cases/h200_vllm_0_24_features,
 // further_mtp.tar.xz), which prices of whole steps are compared with, not fitted to. 16 heads, 72, 256 and
-// 512 tokens: the kernel alone 16.9, 19.4 and 26.6 us, from its start to the sum's end 20.8, 30.0 and 30.3
-// (two parts, two, one). 128 heads, eight prompts of 512 tokens in a step beyond the graphs: 882.8 us, no
+// 512 tokens: the kernel alone 16.9, 19.4 and 26.6 µs, from its start to the sum's end 20.8, 30.0 and 30.3
+// (two parts, two, one). 128 heads, eight prompts of 512 tokens in a step beyond the graphs: 882.8 µs, no
 // sum.
 #include <algorithm>
 #include <cmath>

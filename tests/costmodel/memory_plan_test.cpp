@@ -154,7 +154,7 @@ TEST_CASE("§2.7 layers are spread over groups of the rarer kind's number, or of
   CHECK(groups(3, 2) == Three{1, 2, 2});     // 1.5 times as many is not less
 }
 
-TEST_CASE("settings move the KV cache the right way") {
+TEST_CASE("§4 settings move the KV cache the right way") {
   const auto blocks = [](const std::string& args) {
     return plan_memory(h200("qwen3-8b", "engine_args: {" + args + "}")).value().kv_blocks;
   };
@@ -193,7 +193,7 @@ TEST_CASE("weights that do not fit: by how much, and what would") {
             .ok());
 }
 
-TEST_CASE("a KV cache below one longest sequence: the length that would fit does") {
+TEST_CASE("§4 a KV cache below one longest sequence: the length that would fit does") {
   const std::string base = "hardware: l40s\nmodel: qwen3-14b\nengine: vllm-0.24\n";
   InstanceSpec spec = instance(base + "engine_args: {gpu_memory_utilization: 0.7}\n");
   const std::string message = error_of(spec);

@@ -93,7 +93,7 @@ TEST_CASE("shared experts hide behind routed ones, up to what memory gives both"
 }
 
 // Kernel profiles of DeepSeek-V2-Lite's prompts (h200_vllm_0_24_features, further_mtp): of 72 tokens routing
-// and shared expert take 39 us a layer, of 256 tokens 52, where shared products of 128 tiles keep 128 of 132
+// and shared expert take 39 µs a layer, of 256 tokens 52, where shared products of 128 tiles keep 128 of 132
 // units.
 TEST_CASE("shared products that take all units hide nothing of theirs") {
   const StepPricer whole = pricer_of(text("vllm-0.24", "deepseek-v2-lite", "{tp: 1}", ""));

@@ -63,7 +63,7 @@ TEST_CASE("equal priorities preempt the latest arrival, as FCFS does") {
 // The one in the middle is the least urgent. When it is the one that needs a block, it goes itself, which
 // ends the engine's loop ("No more request to preempt. Cannot schedule this request."): who stands behind it
 // sits the step out, and waits for two.
-TEST_CASE("who stands behind a sequence that preempts itself sits the step out") {
+TEST_CASE("§1.2.2 who stands behind a sequence that preempts itself sits the step out") {
   world::World w;
   w.config.by_priority = true;
   w.config.num_gpu_blocks = 1 + 22 + 22 + 19;  // 352, 352 and 304 tokens
