@@ -149,6 +149,13 @@ class LatentNodes : protected ContextNodes {
     add("latent_pool_cast", "latent_pool_cast", pool, l);
   }
 
+  void add_absorbed_attention(OpSpec prefill, std::int64_t l) {
+    const bool flash = follows_vllm_kernels() && spec_.engine.latent.name == "FLASH_ATTN_MLA";
+    const std::vector<std::int64_t>& captured = spec_.engine.settings.cudagraph_sizes;
+    if (flash) prefill.window = captured.empty() ? 0 : captured.back();
+    add("attention_absorbed", flash ? "absorbed_prompts" : "mla_prefill_absorbed", prefill, l);
+  }
+
   // Expanded, or absorbed where the engine's backend serves short prompts or captured steps so.
   void add_latent_prompts(const LayerKind& kind, const OpSpec& given) {
     OpSpec prefill = given;
@@ -159,7 +166,7 @@ class LatentNodes : protected ContextNodes {
     if (backend.absorbed_graphs && !graphs.empty()) prefill.absorbed_step = graphs.back();
     if (prefill.absorbed_chunk > 0 || prefill.absorbed_step > 0) {
       add("absorb_prompts", "mla_absorb_prompts", prefill, kind.count);
-      add("attention_absorbed", "mla_prefill_absorbed", prefill, kind.count);
+      add_absorbed_attention(prefill, kind.count);
     }
     add_absorbed_split(prefill, kind.count);
     whole_steps_only(prefill);

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 82> table{{
+constexpr std::array<OperatorEntry, 83> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -26,6 +26,8 @@ constexpr std::array<OperatorEntry, 82> table{{
      OpClass::gemm, 2, make_mla_absorb},
     {"mla_prefill_absorbed", "latent attention of prompts that the engine serves absorbed, as decodes",
      OpClass::attention_prefill, 2, make_mla_absorbed},
+    {"absorbed_prompts", "latent attention of short prompts, absorbed, as vLLM's FLASH_ATTN_MLA runs them",
+     OpClass::attention_prefill, 2, make_absorbed_prompts},
     {"mla_absorb_prompts", "the products of mla_absorb for such prompts", OpClass::attention_prefill, 0,
      make_mla_absorb},
     {"mla_cache_write", "new latents and rotary keys into the paged cache", OpClass::elementwise, 1,

@@ -38,6 +38,7 @@ std::unique_ptr<Operator> make_mla_absorb(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_expand(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_prefill(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_absorbed(const OpSpec&, const Roofline&);
+std::unique_ptr<Operator> make_absorbed_prompts(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_mla_cache_write(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_latent_pool_cast(const OpSpec&, const Roofline&);
 std::unique_ptr<Operator> make_grouped_topk(const OpSpec&, const Roofline&);

@@ -30,7 +30,25 @@ double PricerState::Branches::hidden(double bandwidth) const {
   const double side_by_side =
       std::max({shared.ns * slower, routed.ns, together(shared.memory, routed.memory, bandwidth),
                 together(shared.compute, routed.compute, 1)});
-  return std::max(0.0, serial - side_by_side - fork_join);
+  return std::max(0.0, std::min(serial - side_by_side, shared.room) - fork_join);
+}
+
+// What of a product's time others find units in. Libraries fill the units with one wave of tiles where they
+// can; kernels of the choice of experts, a block a row, run on what is left, and where more than a few blocks
+// share a unit they take longer than what they hide (docs/overlap.md).
+double PricerState::room_beside(const GraphNode& node, const StepInput& input, double ns) const {
+  constexpr double blocks_a_unit = 7;
+  if (node.spec.n == 0 || input.tokens == 0) return ns;
+  const std::int64_t units = roofline->units();
+  std::int64_t tiles = 0;
+  for (const std::int64_t columns : {64, 96, 128, 176, 192, 256}) {
+    for (const std::int64_t rows : {64, 128, 256}) {
+      const std::int64_t n = ((node.spec.n + columns - 1) / columns) * ((input.tokens + rows - 1) / rows);
+      if (n <= units) tiles = std::max(tiles, n);
+    }
+  }
+  const auto idle = static_cast<double>(tiles > 0 ? units - tiles : 0);
+  return ns * std::min(1.0, blocks_a_unit * idle / static_cast<double>(input.tokens));
 }
 
 void PricerState::add_branch(const GraphNode& node, double weight, const StepInput& input,
@@ -38,6 +56,7 @@ void PricerState::add_branch(const GraphNode& node, double weight, const StepInp
   const OpCost cost = node.op->cost(input);
   Branches::Side& to = node.branch == Branch::shared ? sum.shared : sum.routed;
   to.ns += weight * cost.ns();
+  to.room += weight * (cost.flops > 0 && !exchanges ? room_beside(node, input, cost.ns()) : cost.ns());
   to.memory += weight * cost.bytes / roofline->bandwidth();
   if (cost.flops <= 0 || !roofline->has_math(node.spec.format.math)) return;
   const double best = roofline->efficiency(roofline->gemm_class(node.spec.format));

@@ -129,6 +129,7 @@ struct PricerState {
   struct Branches {
     struct Side {
       double ns = 0, memory = 0, compute = 0;  // the last two at the part's rates, compute as products reach
+      double room = 0;                         // of ns, what kernels that leave units to others take
     };
     Side shared, routed;
     double fork_join = 0, slower = 1;
@@ -145,6 +146,7 @@ struct PricerState {
   void add_side_stream(const InstanceSpec& spec);
   void add_early(const InstanceSpec& spec);
   void add_branch(const GraphNode& node, double weight, const StepInput& input, Branches& sum) const;
+  double room_beside(const GraphNode& node, const StepInput& input, double ns) const;
   bool beside(const StepShape& shape, const PaddedStep& padded) const;
   double hidden_ns(const StepShape& shape, const PaddedStep& padded) const;
   double reckon_hidden(const StepShape& shape, const PaddedStep& padded) const;

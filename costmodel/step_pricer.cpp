@@ -10,6 +10,12 @@ namespace orrery {
 
 namespace {
 
+// Kernels of a layer's attention that stand between graph pieces. Latent attention is one operator to vLLM's
+// compiler, so both absorbing products are launched there too (mla_attention.py, forward_impl).
+double attention_launches(const InstanceSpec& spec) {
+  return spec.model.latent.present() && spec.engine.engine == "vllm" ? 4 : 2;
+}
+
 HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_process) {
   const HostCosts& h = spec.engine.host;
   HostNanoseconds ns;
@@ -29,8 +35,8 @@ HostNanoseconds host_costs(const InstanceSpec& spec, double scale, bool one_proc
   // between what layers with a state run (add_state_launches).
   const double layers = static_cast<double>(spec.model.attention_layers());
   const double stateful = static_cast<double>(spec.model.state_layers());
-  ns.launch_piecewise =
-      nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) + 2 * layers * ns.launch_kernel;
+  ns.launch_piecewise = nanoseconds(h.launch_piece, scale) * (layers + stateful + 1) +
+                        attention_launches(spec) * layers * ns.launch_kernel;
   ns.copy = nanoseconds(h.copy, scale);
   ns.update_base = nanoseconds(h.update_base, scale);
   ns.update_per_sequence = nanoseconds(h.update_per_sequence, scale);
@@ -235,7 +241,7 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
     if (node.spec.depends_on == DependsOn::drafting) head += static_cast<double>(node.kernels());
   }
   host.draft_pieces = nanoseconds(spec.engine.host.launch_piece, scale) * (layers + 1) +
-                      (2 * layers + head) * host.launch_kernel;
+                      (attention_launches(spec) * layers + head) * host.launch_kernel;
   host.draft_eager = kernels * host.launch_kernel + experts;
   // MiMo's network is compiled by nothing and captured in nothing (models/mimo_mtp.py).
   if (spec.model.architecture == "MiMoForCausalLM") host.draft_pieces = host.draft_eager;

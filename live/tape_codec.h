@@ -31,6 +31,7 @@ enum class TapeWord : std::uint8_t {
   told,  // ends a frame: digest of what the loop told the seams
   end,   // the run is over
   departures,
+  client_reads,
 };
 
 class TapeOut {

@@ -141,6 +141,9 @@ class TapedInbox final : public Inbox {
     tape_.tell(Told::finished, request.value(), at.ns());
     if (behind_) behind_->on_finished(request, at);
   }
+  SimTime client_reads(SimTime update, SimDuration delay) override {
+    return tape_.answer(TapeWord::client_reads, update, [&] { return behind_->client_reads(update, delay); });
+  }
   const Error* error() const override { return behind_ ? behind_->error() : nullptr; }
 
  private:

@@ -160,10 +160,17 @@ SimTime ImageFrontEnd::prepare(const TraceRequest& trace, SimTime at) {
   const SimTime begin = later(at, server);
   server = begin + work;
   last_work_ = work;
+  if (one_loop() && work.ns() > 0) prepared_.push_back({at, server});
   counts_.prepare_ns += work.ns();
   counts_.prepare_wait_ns += (begin - at).ns();
   counts_.send_ns += last_sent_.ns();
   return server + last_sent_;
+}
+
+SimTime ImageFrontEnd::loop_free(SimTime at) const {
+  const auto behind = std::lower_bound(prepared_.begin(), prepared_.end(), at,
+                                       [](const Prepared& p, SimTime t) { return p.submitted < t; });
+  return behind == prepared_.begin() ? SimTime(0) : std::prev(behind)->until;
 }
 
 SimTime ImageFrontEnd::turn_of_text(SimTime at) const {

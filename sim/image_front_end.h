@@ -46,6 +46,10 @@ class ImageFrontEnd {
   SimTime prepare(const TraceRequest& trace, SimTime at);
   // When a request without images that was submitted at `at` is taken in.
   SimTime turn_of_text(SimTime at) const;
+  // One thread takes requests in and prepares images, and hands outputs on where the client is beside it.
+  bool one_loop() const { return free_at_.size() == 1 && processor_.text_waits(); }
+  // When that thread has prepared the images of all requests that were submitted before `at`.
+  SimTime loop_free(SimTime at) const;
   SimDuration last_work() const { return last_work_; }  // of the request just prepared, without waiting
   SimDuration last_sent() const { return last_sent_; }
   const ImageCounts& counts() const { return counts_; }
@@ -68,6 +72,10 @@ class ImageFrontEnd {
   std::int64_t kept_bytes_ = 0;
   ImageCounts counts_;
   SimDuration last_work_, last_sent_;
+  struct Prepared {
+    SimTime submitted, until;
+  };
+  std::vector<Prepared> prepared_;  // with one loop; both ascend
 };
 
 }  // namespace orrery

@@ -24,6 +24,13 @@ class Inbox {
   virtual void poll_departures(SimTime, std::vector<RequestId>&) {}
   // The client has its last token, at `at` (which may lie after the loop's now).
   virtual void on_finished(RequestId request, SimTime at) = 0;
+  // When a client that shares the requests' process reads what an update sent, `delay` after it: not while
+  // that process prepares images, which those of earlier requests hold up. Asked in any order, and only where
+  // `PoolSetup::client_prepares`. Counted from the update, as if there were no delay.
+  virtual SimTime client_reads(SimTime update, SimDuration delay) {
+    (void)delay;
+    return update;
+  }
   // Set when the source stopped because of bad input.
   virtual const Error* error() const { return nullptr; }
 };

@@ -242,9 +242,11 @@ void Instance::on_outcome(const StepOutcome& outcome) {
     told_ = streams_->take(outcome, effects, wiring_.front_end, *wiring_.collector);
   else if (wiring_.front_end != nullptr)
     tell_clients(outcome, effects);
+  else if (wiring_.client_prepares)
+    wait_for_preparation(outcome);
   for (std::size_t i = 0; i < outcome.updates.size(); ++i) {
     times_.add(outcome.updates[i].ns());
-    if (wiring_.front_end != nullptr) times_.add(told_[i].ns());
+    if (wiring_.front_end != nullptr || wiring_.client_prepares) times_.add(told_[i].ns());
   }
   double decoded = 0;
   for (std::size_t lane = 0; lane < lanes_.size(); ++lane) decoded += note_updates(outcome, effects, lane);
@@ -431,6 +433,15 @@ void Instance::tell_clients(const StepOutcome& outcome, const UpdateEffects& eff
         outcome.updates[i],
         {.sequences = sequences, .tokens = sequences + effects.further_tokens, .events = sequences}));
   }
+  told_ = told_late_;
+}
+
+// vLLM: AsyncLLM.add_request prepares on the event loop that its output handler runs on too
+// (v1/engine/async_llm.py; an API server's renderer has a thread for it).
+void Instance::wait_for_preparation(const StepOutcome& outcome) {
+  told_late_.clear();
+  for (const SimTime update : outcome.updates)
+    told_late_.push_back(wiring_.inbox->client_reads(update, output_delay_));
   told_ = told_late_;
 }
 

@@ -30,6 +30,7 @@ class Instance {
     RunCollector* collector = nullptr;
     RunObserver* observer = nullptr;  // may be null
     FrontEnd* front_end = nullptr;    // null: the client sits beside the engine
+    bool client_prepares = false;     // in whose process images are prepared (Inbox::client_reads)
     SimDuration abort_delay;          // from a client that gives up to the core
     StreamRule stream;
     bool per_request_itl = false;
@@ -150,6 +151,7 @@ class Instance {
   std::int32_t delivered_by(SequenceId sequence, SimTime at, std::int32_t outputs) const;
   void note_apart(Progress& p, SimTime at);
   void tell_clients(const StepOutcome& outcome, const UpdateEffects& effects);
+  void wait_for_preparation(const StepOutcome& outcome);
   void note_deliveries(const StepOutcome& outcome, const UpdateEffects& effects);
   void take_first_token(const FirstToken& token, const StepOutcome& outcome);
   void join_run(Progress& p, SimTime at, std::int64_t step);

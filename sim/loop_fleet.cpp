@@ -33,21 +33,23 @@ void LoopFleet::make_fleet() {
 }
 
 void LoopFleet::make_instance(std::size_t i, std::unique_ptr<Scheduler> scheduler) {
-  const Instance::Wiring wiring{.id = InstanceId(static_cast<std::uint32_t>(i)),
-                                .executor = setup_.executor,
-                                .inbox = setup_.inbox,
-                                .collector = &collector_,
-                                .observer = setup_.observer,
-                                .front_end = places_[i].front_end.get(),
-                                .abort_delay = places_[i].pool->abort_delay,
-                                .stream = places_[i].pool->stream,
-                                .per_request_itl = setup_.per_request_itl,
-                                .role = places_[i].pool->role,
-                                .life = lives_[i],
-                                .handoffs = apart_ ? &apart_->handoffs() : nullptr,
-                                .ledger = fleet_ ? &fleet_->ledger() : nullptr,
-                                .answers = places_[i].group->answers_of(places_[i].in_group),
-                                .relay = places_[i].pool->role == PoolRole::encoder ? &*relay_ : nullptr};
+  const Instance::Wiring wiring{
+      .id = InstanceId(static_cast<std::uint32_t>(i)),
+      .executor = setup_.executor,
+      .inbox = setup_.inbox,
+      .collector = &collector_,
+      .observer = setup_.observer,
+      .front_end = places_[i].front_end.get(),
+      .client_prepares = places_[i].pool->client_prepares && places_[i].pool->role == PoolRole::mixed,
+      .abort_delay = places_[i].pool->abort_delay,
+      .stream = places_[i].pool->stream,
+      .per_request_itl = setup_.per_request_itl,
+      .role = places_[i].pool->role,
+      .life = lives_[i],
+      .handoffs = apart_ ? &apart_->handoffs() : nullptr,
+      .ledger = fleet_ ? &fleet_->ledger() : nullptr,
+      .answers = places_[i].group->answers_of(places_[i].in_group),
+      .relay = places_[i].pool->role == PoolRole::encoder ? &*relay_ : nullptr};
   if (CacheEvents* const cache = places_[i].group->cache_of(places_[i].in_group))
     ORRERY_CHECK(scheduler->watch_cache(cache), "the engine's cache reports events");
   instances_[i] = std::make_unique<Instance>(std::move(scheduler), wiring);

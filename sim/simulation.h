@@ -57,9 +57,10 @@ struct PoolSetup {
   SimDuration input_per_request;
   // An idle core sees a request this much after it has come, and by then whatever else has come.
   SimDuration core_wake;
-  SimDuration from_proxy = {};  // more, of a request whose images were encoded elsewhere
-  SimDuration abort_delay;      // from a client that gives up to the core's input queue
-  StreamRule stream;            // which tokens an event brings
+  SimDuration from_proxy = {};   // more, of a request whose images were encoded elsewhere
+  bool client_prepares = false;  // without a front end: images are prepared in the client's process
+  SimDuration abort_delay;       // from a client that gives up to the core's input queue
+  StreamRule stream;             // which tokens an event brings
 };
 
 struct SimulationSetup {

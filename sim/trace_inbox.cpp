@@ -142,6 +142,12 @@ std::uint64_t TraceInbox::stream_of(const TraceRequest& request, std::int32_t pr
   return stream.id;
 }
 
+// By what had come before it, so that it does not matter when the question is asked.
+SimTime TraceInbox::client_reads(SimTime update, SimDuration delay) {
+  if (images_ == nullptr) return update;
+  return later(update, images_->loop_free(update - input_delay_) - delay);
+}
+
 void TraceInbox::on_finished(RequestId request, SimTime at) {
   if (concurrency_ == 0) return;
   submissions_.push_back({at, request.value()});

@@ -24,6 +24,7 @@ class TraceInbox final : public Inbox {
   SimTime next() const override;
   void poll(SimTime now, Arrivals& arrivals) override;
   void on_finished(RequestId request, SimTime at) override;
+  SimTime client_reads(SimTime update, SimDuration delay) override;
   const Error* error() const override;
 
  private:

@@ -46,6 +46,7 @@ RUNS = {
     "gemma-3-12b_bf16": (CASES / "gemma-3-12b_bf16/config.json", "engine_args: {max_model_len: 32768}"),
 }
 LOOP_GAP = 55.0  # from the end of an update to the next schedule: the engine profile's
+V1_DRAFT_INPUTS = 20  # kernels ahead of a step's model beside drafts of a network, V1 runner: V1DraftKernels of costmodel/step_graph.h
 DECODES = [(1, 1), (2, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 256)]
 PROMPTS = [(1, 512), (513, 1024), (1025, 2048), (2049, 4096), (4097, 10**9)]
 
@@ -53,6 +54,12 @@ PROMPTS = [(1, 512), (513, 1024), (1025, 2048), (2049, 4096), (4097, 10**9)]
 def rows_of(path):
     with gzip.open(path, "rt", newline="") as f:
         return list(csv.DictReader(f))
+
+
+def profile_us(figure):
+    """A host figure of the engine profile, µs (or its plain value)."""
+    text = (ROOT / "engine_profiles/vllm-0.24.yaml").read_text(encoding="utf-8")
+    return float(re.search(rf"^  {figure}: {{value: ([0-9.]+),", text, re.M)[1])
 
 
 def quantile(values, p):
@@ -108,7 +115,23 @@ class Run:
                     s["all_host"] = None
                 else:
                     s["all_host"] = sampled - begin + update
+        self.begin()
         return self.steps
+
+    def begin(self):
+        """When each step began on the device, by the log: as its launch did, or at the end of the step before. Predicted is what the pipeline
+        makes of that: an idle device sees its first kernel `first_kernel` after the begin of the launch."""
+        first = profile_us("first_kernel") * profile_us("launch_graph") + ("mtp" in self.name) * V1_DRAFT_INPUTS * profile_us("launch_kernel")
+        experiment, end, verified = None, 0.0, 0.0
+        for s in self.steps:
+            launch = float(s["execute_start_us"])
+            if s["experiment"] != experiment:
+                experiment, end, verified = s["experiment"], launch, launch
+            s["slack"] = max(0.0, end - launch)  # the step before still runs so long
+            s["predicted"] = s["busy"] + ("ngram" not in self.name) * max(0.0, first - s["slack"])
+            s["waits"] = "mtp" in self.name and verified > launch
+            end = max(end, launch) + float(s["gpu_us"])
+            verified = end - float(s.get("draft_us") or 0)
 
     def last_pass(self, place):
         """What runs behind the last launch of a drafting network that is launched kernel by kernel (V1 runner): its output layer, µs."""
@@ -119,8 +142,9 @@ class Run:
         return lines["lm_head"] + lines["argmax"]
 
     def host_speed(self, steps):
-        """Median of the host's time for decode steps over ours: schedule to the sampler's launch, and the update."""
-        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"])
+        """Median of the host's time for decode steps over ours: schedule to the sampler's launch, and the update. With drafts of a network the V1
+        runner waits in it for the verification of the step before (gpu_model_runner.py, `deferred_state_corrections_fn`): such steps say nothing."""
+        return statistics.median(s["all_host"] / s["our_host"] for s in steps if s["all_host"] and not s["chunks"] and not s["waits"])
 
     def accepted(self, experiment, path):
         """What n-grams were proposed and accepted: the log's, by request and outputs before."""
@@ -162,14 +186,14 @@ class Run:
 
 def step_rows(run, steps, last_pass):
     """Device time by class, of steps whose launches did not set the pace."""
-    on_device = [s for s in steps if s["launches"] + last_pass < 0.95 * s["gpu"]] if "ngram" not in run.name else steps
+    on_device = [s for s in steps if s["launches"] + last_pass - s["slack"] < 0.95 * s["predicted"]] if "ngram" not in run.name else steps
     for label, inside in [(f"decodes {a}" + (f" to {b}" if b > a else ""),
                            [s for s in on_device if not s["chunks"] and a <= float(s["decode_sequences"]) <= b]) for a, b in DECODES] + [
                          (f"with prompts, to {min(b, 8192):,} tokens",
                           [s for s in on_device if s["chunks"] and a <= int(s["tokens"]) <= b]) for a, b in PROMPTS]:
         if len(inside) >= 4:
             yield [run.name, label, str(len(inside)), f"{statistics.median(s['gpu'] for s in inside) / 1e3:.2f}",
-                   f"{100 * statistics.median(s['busy'] / s['gpu'] - 1 for s in inside):+.1f} %"]
+                   *(f"{100 * statistics.median(s[p] / s['gpu'] - 1 for s in inside):+.1f} %" for p in ("predicted", "busy"))]
 
 
 def launch_row(run, steps, host):
@@ -257,13 +281,13 @@ Teacher-forced: steps composed as the engine composed them, in every field, draf
 {table(["run", "logged", "predicted", "error"], memory)}
 ## Device time of logged steps
 
-Median of a class (4 steps at least); steps whose launches (with those of drafting, and MTP's output layer, which runs behind the last of them) took more than 95 % of the device time are left out:
+Median of a class (4 steps at least); steps whose launches (with those of drafting, and MTP's output layer, which runs behind the last of them) took more than 95 % of what is predicted are left out:
 there the device waits for the host (most steps of one sequence with MTP). Drafting is in, encoding is not.
-Kernels are compared with what the log's clock says, from the begin of the launch: on an idle device the first kernel comes 1 ms later in a decode; in a prompt the log has 2 to 2.8 more than kernels (deepseek-v2-lite, to 512 tokens: 12.4 ms of
-kernels under the profiler, 12.5 here). The rows of `ngram` are
+The log's clock runs from the begin of the launch, or from the end of the step before. Predicted is what the pipeline makes of that (`first_kernel`: on a device that is free, the first kernel comes 1.0 ms after the launch began, 1.7
+beside drafts of a network on the V1 runner); the last column compares kernels alone. The rows of `ngram` are
 whole cycles, from a step's schedule to the next one's: they follow one another, host and device in turn.
 
-{table(["run", "steps", "n", "measured, ms", "error"], steps)}
+{table(["run", "steps", "n", "measured, ms", "error", "kernels alone"], steps)}
 ## Encoders
 
 Of a step's images, alone on the engine. Measured: the device, waiting for launches. Predicted: its kernels, the host launching them; the longer of the two is compared.
@@ -271,7 +295,7 @@ Of a step's images, alone on the engine. Measured: the device, waiting for launc
 {table(["run", "experiment", "measured, ms", "kernels", "launches", "error"], encoded)}
 ## Launching steps of over 600 tokens
 
-Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median), which says little of prompts: Gemma's host was slow
+Host, ms. `host`: how much slower than ours the run's host was in decode steps (schedule, input preparation, one graph's launch, sampler, update; median, which says little of prompts; on the V1 runner beside drafts of a network of steps that did not wait for the verification of the one before): Gemma's host was slow
 in all it did, Qwen3.5's decodes also build metadata of states that are not modelled. The second machine (`…_again`, qwen3.5, gemma) is the slower one; launches that fill the driver's queue wait for the device (`images_again`).
 
 {table(["run", "host", "n", "logged", "ours", "ratio"], launches)}

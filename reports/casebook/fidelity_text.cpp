@@ -164,9 +164,10 @@ std::string fidelity_markdown(const EngineFidelity& f) {
   }
   text += f.published;
   text +=
-      "## Rules of the other engines\n\nNo step log of SGLang or TensorRT-LLM exists here: what stands below "
-      "is "
-      "which of the rules that were read in\ntheir sources are in Orrery, and which test holds each.\n\n";
+      "## Rules of the engines\n\nWhich of the rules that were read in the engines' sources are in Orrery, "
+      "and "
+      "which test holds each. vLLM's are replayed on\nlogs besides (above), some of SGLang's too "
+      "(reports/cases/h200_sglang_0_5_17); of TensorRT-LLM there is no log.\n\n";
   for (const EngineCoverage& e : f.engines) text += coverage(e);
   return text;
 }

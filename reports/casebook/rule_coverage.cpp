@@ -32,15 +32,13 @@ std::vector<TestCase> test_cases(const fs::path& path) {
   return cases;
 }
 
-// True when `name` cites §section: the number with nothing of a longer number behind it.
+// True when `name` cites §section or a part of it (§1.2.3 is one of §1.2), and not another number (§2.10 of
+// §2.1).
 bool cites(const std::string& name, const std::string& section) {
   const std::string mark = "§" + section;
   for (std::size_t at = 0; (at = name.find(mark, at)) != std::string::npos; at += mark.size()) {
     const std::size_t end = at + mark.size();
-    const bool longer = end < name.size() && (std::isdigit(static_cast<unsigned char>(name[end])) ||
-                                              (name[end] == '.' && end + 1 < name.size() &&
-                                               std::isdigit(static_cast<unsigned char>(name[end + 1]))));
-    if (!longer) return true;
+    if (end == name.size() || !std::isdigit(static_cast<unsigned char>(name[end]))) return true;
   }
   return false;
 }

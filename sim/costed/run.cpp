@@ -389,6 +389,8 @@ void add_to_setup(const PoolRun& pool, const RunParts& parts, SimulationSetup& s
   if (pool.spec->router.gathers_batches()) s.batch = pool.spec->router.batch;
   if (parts.scenario->workload.openai_frontend)
     s.front_end = front_end_config(instance.engine, parts.scales.host);
+  else
+    s.client_prepares = pool.images.front_end && pool.images.front_end->one_loop();
   setup.pools.push_back(std::move(s));
   for (std::size_t i = 0; i < pool.engines(); ++i) setup.schedulers.push_back(fresh_scheduler(pool));
 }
@@ -452,9 +454,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   PoolRun& first = *parts->pools.front();
   const std::unique_ptr<Inbox> inbox =
       options.make_inbox ? options.make_inbox(inbox_delay(*parts), parts->oracle)
-                         : std::make_unique<TraceInbox>(
-                               std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency,
-                               parts->oracle, eyes(*parts).images.front_end.get());
+                         : std::make_unique<TraceInbox>(std::move(source), inbox_delay(*parts),
+                                                        workload.closed_loop_concurrency, parts->oracle,
+                                                        eyes(*parts).images.front_end.get());
   std::optional<PooledExecutor> pooled;
   if (parts->pools.size() > 1) {
     std::vector<PooledExecutor::Part> executors;

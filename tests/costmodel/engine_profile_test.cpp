@@ -46,7 +46,7 @@ bool holds(const std::string& text, const std::string& piece) {
 
 }  // namespace
 
-TEST_CASE("defaults follow the device's memory") {
+TEST_CASE("§5 defaults follow the device's memory") {
   const SchedulerSettings large = settings("");
   CHECK(large.max_num_batched_tokens == 8192);
   CHECK(large.max_num_seqs == 1024);
@@ -62,7 +62,7 @@ TEST_CASE("defaults follow the device's memory") {
   }
 }
 
-TEST_CASE("captured sizes are those that vLLM 0.24 logs") {
+TEST_CASE("§3 captured sizes are those that vLLM 0.24 logs") {
   const auto sizes = settings("").cudagraph_sizes;
   CHECK(sizes.size() == 51);  // 1, 2, 4, 8 … 248 by 8, 256 … 512 by 16
   CHECK(sizes[2] == 4);
@@ -85,14 +85,15 @@ TEST_CASE("captured sizes are those that vLLM 0.24 logs") {
   CHECK(settings("max_cudagraph_capture_size: 1024").cudagraph_sizes.back() == 1024);
 }
 
-TEST_CASE("caps of defaults: never more tokens than sequences can hold, never more sequences than tokens") {
+TEST_CASE(
+    "§5 caps of defaults: never more tokens than sequences can hold, never more sequences than tokens") {
   CHECK(settings("max_num_seqs: 2, max_model_len: 1000").max_num_batched_tokens == 2000);
   CHECK(settings("max_num_batched_tokens: 64").max_num_seqs == 64);
   CHECK(settings("enable_chunked_prefill: false").max_num_batched_tokens == 40960);
   CHECK(settings("performance_mode: throughput").max_num_batched_tokens == 16384);
 }
 
-TEST_CASE("the runner follows the architecture, the depth async scheduling") {
+TEST_CASE("§3 §5 the runner follows the architecture, the depth async scheduling") {
   CHECK(resolve("").engine.runner == "v2");
   CHECK(resolve("", "h200", "qwen3-30b-a3b").engine.runner == "v1");
   CHECK(resolve("", "h200", "llama-3.1-8b").engine.runner == "v2");

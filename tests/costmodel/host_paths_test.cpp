@@ -120,6 +120,19 @@ TEST_CASE("a layer with a state launches its kernels one by one between graph pi
   CHECK(launches(triton, eager.shape, 0, 1) == 30 * 8);
 }
 
+// mla_attention.py, forward_impl: one operator between graph pieces, which launches the KV write, both
+// absorbing products and attention; an ordinary layer's are the write and attention.
+TEST_CASE("latent attention launches four kernels between graph pieces, ordinary attention two") {
+  const auto launches = [](InstanceSpec spec) {
+    HostCosts& h = spec.engine.host;
+    for (auto term : {&h.launch_graph, &h.launch_piece, &h.launch_experts}) term->value = Seconds(0);
+    h.launch_kernel.value = Seconds(1e-6);
+    return timing(spec, Prompt(256).shape).launch / 1000;
+  };
+  CHECK(launches(instance("deepseek-v2-lite")) == 4 * 27);
+  CHECK(launches(instance("qwen3-8b")) == 2 * 36);
+}
+
 // `_resolve_gdn_prefill_backend`: FlashInfer's kernel on Hopper only.
 TEST_CASE("Triton scans prompts where FlashInfer's kernel does not run or is not wanted") {
   const auto scan = [](const InstanceSpec& spec, const StepShape& shape) {

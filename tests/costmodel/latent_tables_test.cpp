@@ -197,7 +197,7 @@ TEST_CASE("short prompts on vLLM and captured steps on SGLang are absorbed, othe
   CHECK(line(sglang, prompt(chunks, 16384), "attention_absorbed").time_ns == 0);
 }
 
-TEST_CASE("a latent cache comes in the blocks of the backend that the engine chooses") {
+TEST_CASE("§2.8 a latent cache comes in the blocks of the backend that the engine chooses") {
   CHECK(instance("").engine.settings.block_size == 16);
   const InstanceSpec eight = instance("kv_cache_dtype: fp8\n");
   CHECK(eight.engine.settings.block_size == 64);

@@ -45,7 +45,7 @@ bool holds(const std::string& text, const std::string& piece) {
 
 }  // namespace
 
-TEST_CASE("pages: two tensors of block_size tokens, KV heads of a rank, head size, bytes") {
+TEST_CASE("§4 pages: two tensors of block_size tokens, KV heads of a rank, head size, bytes") {
   CHECK(plan_memory(h200("qwen3-8b")).value().kv_bytes_per_token.value() == 65536.0 / 16 * 36);
   CHECK(plan_memory(h200("qwen3-32b", "parallel: {tp: 2}")).value().kv_bytes_per_token.value() ==
         32768.0 / 16 * 64);
@@ -57,7 +57,7 @@ TEST_CASE("pages: two tensors of block_size tokens, KV heads of a rank, head siz
         32768.0 / 16 * 36);
 }
 
-TEST_CASE("the parts add up, and blocks are whole pages of every layer") {
+TEST_CASE("§4 the parts add up, and blocks are whole pages of every layer") {
   for (const char* model : {"qwen3-8b", "qwen3-30b-a3b-fp8", "gpt-oss-20b"}) {
     const InstanceSpec spec = h200(model);
     const MemoryPlan p = plan_memory(spec).value();
@@ -134,7 +134,7 @@ TEST_CASE("a model whose layers all have a window holds more sequences, whatever
   CHECK(same.kv_tokens() == plan.kv_tokens());
 }
 
-TEST_CASE("layers are spread over groups of the rarer kind's number, or of the commoner's when near") {
+TEST_CASE("§2.7 layers are spread over groups of the rarer kind's number, or of the commoner's when near") {
   const auto groups = [](std::int64_t windowed, std::int64_t full) {
     ModelSpec model;
     model.layers = windowed + full;
@@ -154,7 +154,7 @@ TEST_CASE("layers are spread over groups of the rarer kind's number, or of the c
   CHECK(groups(3, 2) == Three{1, 2, 2});     // 1.5 times as many is not less
 }
 
-TEST_CASE("settings move the KV cache the right way") {
+TEST_CASE("§4 settings move the KV cache the right way") {
   const auto blocks = [](const std::string& args) {
     return plan_memory(h200("qwen3-8b", "engine_args: {" + args + "}")).value().kv_blocks;
   };
@@ -173,7 +173,7 @@ TEST_CASE("settings move the KV cache the right way") {
   CHECK(blocks("kv_cache_memory_bytes: 107374182400") == 107374182400 / 65536 / 36);
 }
 
-TEST_CASE("V1 subtracts graphs on NVIDIA parts, V2 does not") {
+TEST_CASE("§4 V1 subtracts graphs on NVIDIA parts, V2 does not") {
   CHECK(plan_memory(h200("qwen3-8b")).value().graphs.value() == 0);
   CHECK(plan_memory(h200("qwen3-30b-a3b")).value().graphs.value() > 0);
   CHECK(plan_memory(h200("qwen3-30b-a3b", "engine_args: {enforce_eager: true}")).value().graphs.value() == 0);
@@ -193,7 +193,7 @@ TEST_CASE("weights that do not fit: by how much, and what would") {
             .ok());
 }
 
-TEST_CASE("a KV cache below one longest sequence: the length that would fit does") {
+TEST_CASE("§4 a KV cache below one longest sequence: the length that would fit does") {
   const std::string base = "hardware: l40s\nmodel: qwen3-14b\nengine: vllm-0.24\n";
   InstanceSpec spec = instance(base + "engine_args: {gpu_memory_utilization: 0.7}\n");
   const std::string message = error_of(spec);
@@ -208,7 +208,7 @@ TEST_CASE("a KV cache below one longest sequence: the length that would fit does
               "num_gpu_blocks_override"));
 }
 
-TEST_CASE("KV blocks beside those that vLLM 0.24 logged on an H200") {
+TEST_CASE("§4 KV blocks beside those that vLLM 0.24 logged on an H200") {
   if (!has_shared("truth/qwen3-8b_bf16_tp1/engine.json")) return;
   struct Run {
     const char *folder, *model, *more;

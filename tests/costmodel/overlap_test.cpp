@@ -77,7 +77,9 @@ TEST_CASE("shared experts hide behind routed ones, up to what memory gives both"
     const double rate = std::max({4800 * together, s.shared_bytes / s.shared, s.routed_bytes / s.routed});
     const double memory = (s.shared_bytes + s.routed_bytes) / rate;
     const double side_by_side = std::max({s.shared, s.routed, memory}) + 58 * fork_join;
-    CHECK(hidden == Approx(s.shared + s.routed - side_by_side).margin(100));
+    // At 256 tokens the down projection's 112 tiles leave the choice of experts 20 of 132 units.
+    if (n < 256) CHECK(hidden == Approx(s.shared + s.routed - side_by_side).margin(100));
+    CHECK(hidden <= s.shared + s.routed - side_by_side + 100);
     CHECK(hidden > 0);
     CHECK(hidden < s.shared);
     CHECK(line_of(apart, "shared_expert_stream") == nullptr);
@@ -88,6 +90,26 @@ TEST_CASE("shared experts hide behind routed ones, up to what memory gives both"
   const StepPricer wider =
       pricer_of(text("vllm-0.24", model, plan, "VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD: 272"));
   CHECK(line_ns(wider.explain(decodes(257)), "shared_expert_stream") < 0);
+}
+
+// Kernel profiles of DeepSeek-V2-Lite's prompts (h200_vllm_0_24_features, further_mtp): of 72 tokens routing
+// and shared expert take 39 µs a layer, of 256 tokens 52, where shared products of 128 tiles keep 128 of 132
+// units.
+TEST_CASE("shared products that take all units hide nothing of theirs") {
+  const StepPricer whole = pricer_of(text("vllm-0.24", "deepseek-v2-lite", "{tp: 1}", ""));
+  const auto share = [&](std::int32_t tokens) {
+    const StepBreakdown b = whole.explain(decodes(tokens));
+    return -static_cast<double>(line_ns(b, "shared_expert_stream")) / sides_of(b).shared;
+  };
+  CHECK(share(1) > 0.7);
+  CHECK(share(64) > 0.7);
+  CHECK(share(256) < 0.25);  // the activation's kernel, and what four units take
+  CHECK(share(256) > 0);
+  double before = 1;
+  for (const std::int32_t tokens : {64, 128, 192, 256}) {
+    CHECK(share(tokens) <= before + 0.01);
+    before = share(tokens);
+  }
 }
 
 TEST_CASE("a side stream runs where the engine has one") {

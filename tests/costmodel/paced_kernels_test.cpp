@@ -98,3 +98,31 @@ TEST_CASE("KV blocks of drafting runs on the V1 runner: what drafts and split su
   CHECK(graphs("parallel: {tp: 8}\n") > eighth);
   CHECK(graphs("parallel: {tp: 8}\n") < eighth + 2e9);
 }
+
+// FlashAttention's kernel and the sum of its parts as they ran, from the begin of the one to the end of the
+// other.
+TEST_CASE("short prompts that vLLM serves absorbed take what profiles show") {
+  const StepPricer lite = pricer(spec("deepseek-v2-lite")), v3 = pricer(spec(short_v3, mtp1));
+  const std::string line = "attention_absorbed";
+  CHECK(prompt_us(lite, 72, line) == Approx(20.8).epsilon(0.1));
+  CHECK(prompt_us(lite, 256, line) == Approx(30.0).epsilon(0.05));
+  CHECK(prompt_us(lite, 512, line) == Approx(30.3).epsilon(0.05));
+  const auto eight = [](std::int64_t context, std::int32_t tokens = 512) {
+    return std::vector<PrefillChunk>(8, PrefillChunk{tokens, context});
+  };
+  const auto chunks_us = [&](const StepPricer& p, const std::vector<PrefillChunk>& chunks) {
+    StepShape shape{};
+    shape.prefill = chunks;
+    return line_us(p, shape, line);
+  };
+  CHECK(chunks_us(v3, eight(0)) == Approx(882.8).epsilon(0.03));
+  // More keys, more heads and more rows take longer; keys split over idle units take less than one after
+  // another.
+  CHECK(chunks_us(lite, eight(4096)) > 2 * chunks_us(lite, eight(0)));
+  CHECK(chunks_us(v3, eight(0, 64)) > chunks_us(lite, eight(0, 64)));
+  const std::vector<PrefillChunk> one{{16, 8192}};
+  CHECK(chunks_us(lite, one) < 7.6 + 7.9 + 1.3 * 8208 / 64);
+  // SGLang's backend is its own.
+  CHECK(prompt_us(pricer(spec("deepseek-v2-lite", "", "sglang-0.5")), 256, line) !=
+        Approx(prompt_us(lite, 256, line)).epsilon(0.01));
+}

@@ -21,18 +21,18 @@ StepTiming timing(std::int64_t busy) {
 }
 }  // namespace
 
-TEST_CASE("one step at a time adds everything up") {
+TEST_CASE("§6.1 one step at a time adds everything up") {
   // schedule + prepare, then the device, copy, update, gap.
   CHECK(steady_step_ns(timing(5000), 1, true) == 100 + 200 + 5000 + 40 + 50 + 20);
   CHECK(steady_step_ns(timing(100), 1, true) == 100 + 200 + 300 + 10 + 40 + 50 + 20);  // launch-bound
 }
 
-TEST_CASE("two in flight: a busy device hides the host") {
+TEST_CASE("§6.1 two in flight: a busy device hides the host") {
   CHECK(steady_step_ns(timing(5000), 2, true) == 5000);
   CHECK(steady_step_ns(timing(5000), 2, false) == 5000);
 }
 
-TEST_CASE("two in flight: an idle device shows the host") {
+TEST_CASE("§6.1 two in flight: an idle device shows the host") {
   // The core thread launches itself: schedule, prepare, launch, update and gap in turn.
   CHECK(steady_step_ns(timing(1), 2, true) == 100 + 200 + 300 + 50 + 20);
   // A launcher of its own overlaps with the core; the slower of the two sets the pace.

@@ -115,7 +115,7 @@ TEST_CASE("more work is never faster") {
   }
 }
 
-TEST_CASE("graph modes change at the borders of the captured sizes") {
+TEST_CASE("§3 graph modes change at the borders of the captured sizes") {
   const StepPricer pricer = pricer_of(hand::instance(hand::dense()));
   const auto padded = [&](std::int32_t decodes, std::vector<PrefillChunk> chunks) {
     StepShape shape = hand::decode(decodes, decodes * 100);
@@ -137,7 +137,7 @@ TEST_CASE("graph modes change at the borders of the captured sizes") {
   CHECK(pricer_of(eager).explain(hand::decode(3, 300)).graph_mode == "none");
 }
 
-TEST_CASE("launch time follows the graph mode") {
+TEST_CASE("§3 launch time follows the graph mode") {
   const StepPricer pricer = pricer_of(hand::instance(hand::dense()));
   const PrefillChunk small{512, 0};
   const PrefillChunk large{513, 0};

@@ -175,7 +175,7 @@ TEST_CASE("vLLM's V1 runner launches what drafts need kernel by kernel, pass by 
   CHECK(other.errors[0].message.find("of tensorrt-llm it was not read") != std::string::npos);
 }
 
-TEST_CASE("decodes with all their drafts run in a full graph of whole decodes, others in pieces") {
+TEST_CASE("§3 decodes with all their drafts run in a full graph of whole decodes, others in pieces") {
   InstanceSpec spec = drafting(SpeculationMethod::ngram, 2);
   spec.engine.settings.cudagraph_sizes = {3, 6, 9, 12, 24};
   const StepPricer pricer = StepPricer::create(spec).value();
@@ -189,7 +189,7 @@ TEST_CASE("decodes with all their drafts run in a full graph of whole decodes, o
   CHECK(bare.padded_tokens == 6);
 }
 
-TEST_CASE("captured sizes hold whole decodes (adjust_cudagraph_sizes_for_spec_decode)") {
+TEST_CASE("§3 captured sizes hold whole decodes (adjust_cudagraph_sizes_for_spec_decode)") {
   const Read r = read("{method: eagle, tokens: 3, acceptance: 0.7}",
                       "engine: vllm-0.24\n  engine_args: {max_num_seqs: 48}");
   REQUIRE(r.errors.empty());
@@ -200,7 +200,7 @@ TEST_CASE("captured sizes hold whole decodes (adjust_cudagraph_sizes_for_spec_de
   for (const std::int64_t size : sizes) CHECK(size % 4 == 0);
 }
 
-TEST_CASE("n-grams turn asynchronous scheduling and the V2 runner off; networks leave both") {
+TEST_CASE("§3 §5 n-grams turn asynchronous scheduling and the V2 runner off; networks leave both") {
   const Read ngram = read("{method: ngram, tokens: 2, acceptance: 0.5, match_rate: 0.3}");
   REQUIRE(ngram.errors.empty());
   CHECK(ngram.spec.engine.steps_in_flight == 1);

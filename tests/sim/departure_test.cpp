@@ -146,7 +146,7 @@ TEST_CASE("tokens are counted that came before the client left") {
 }
 
 // The pool holds one of two; the second can only run when the first one's blocks are given back.
-TEST_CASE("blocks of a client that left are free for the next request at the next step") {
+TEST_CASE("§1.5 blocks of a client that left are free for the next request at the next step") {
   for (const char* scheduler : {"vllm-v1", "tensorrt-llm"}) {
     world::World w;
     w.scheduler = scheduler;

@@ -55,7 +55,7 @@ TEST_CASE(
   CHECK(r.e2e - r.ttft == alone.all.at(0).e2e - alone.all.at(0).ttft);
 }
 
-TEST_CASE("a longer transfer delays the first token of a lone request by as much [pd]") {
+TEST_CASE("§8 a longer transfer delays the first token of a lone request by as much [pd]") {
   world::Records records[2];
   for (int i = 0; i < 2; ++i) {
     Apart a;
@@ -82,7 +82,7 @@ TEST_CASE("beside running decodes an engine notices with the output of a step la
   CHECK(waited < 3.2 * step);
 }
 
-TEST_CASE("prefill blocks are held until they have been fetched, and hold up the next prompt [pd]") {
+TEST_CASE("§8 prefill blocks are held until they have been fetched, and hold up the next prompt [pd]") {
   // 2 prompts of 40 blocks in a pool of 60 usable ones: the second waits until the first has been fetched.
   world::Records records;
   Apart a;
@@ -97,7 +97,7 @@ TEST_CASE("prefill blocks are held until they have been fetched, and hold up the
   CHECK(second.arrival + second.handoff.queue == fetched);
 }
 
-TEST_CASE("a full decode pool lets nobody begin a transfer: back-pressure by hand [pd]") {
+TEST_CASE("§8 a full decode pool lets nobody begin a transfer: back-pressure by hand [pd]") {
   // 60 usable blocks, prompts of 40 that grow to 45: one at a time.
   world::Records records;
   Apart a;
@@ -128,7 +128,7 @@ TEST_CASE("a sequence preempted on the decode side computes its prompt again, th
   CHECK(a.pulls.size() == 2);  // nothing is fetched twice
 }
 
-TEST_CASE("what the decode side has cached is not fetched [pd]") {
+TEST_CASE("§8 what the decode side has cached is not fetched [pd]") {
   std::vector<TraceRequest> requests = {request(0, 0, 1024, 5), request(1, 2.0, 1024, 5)};
   for (TraceRequest& r : requests) {
     r.hash_block_size = 512;

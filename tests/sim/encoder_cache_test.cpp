@@ -29,7 +29,8 @@ Request request(std::vector<PlacedImage> images, std::uint64_t id = 0) {
 
 }  // namespace
 
-TEST_CASE("What nobody refers to stays until its room is needed; who lost its reference first goes first") {
+TEST_CASE(
+    "§1.7 What nobody refers to stays until its room is needed; who lost its reference first goes first") {
   EncoderCache cache(100);
   const PlacedImage a = image(1, 40), b = image(2, 40), c = image(3, 60);
   REQUIRE(cache.make_room(40, 100, 0));
@@ -88,7 +89,7 @@ TEST_CASE("Random use keeps the books: room and references add up, nothing refer
   CHECK(cache.peak() > 300);
 }
 
-TEST_CASE("A chunk ends before an image that the budget does not take, and is empty inside one") {
+TEST_CASE("§1.7 A chunk ends before an image that the budget does not take, and is empty inside one") {
   VllmEncoder encoder({.compute_budget = 100, .cache_size = 100});
   encoder.open(0, request({image(1, 60, 10), image(2, 60, 80)}));
   encoder.begin_step();
@@ -106,7 +107,7 @@ TEST_CASE("A chunk ends before an image that the budget does not take, and is em
   CHECK(encoder.counters().encoded == 2);
 }
 
-TEST_CASE("An image is encoded by the chunk that first touches it, once, and covers later chunks") {
+TEST_CASE("§1.7 An image is encoded by the chunk that first touches it, once, and covers later chunks") {
   VllmEncoder encoder({.compute_budget = 1000, .cache_size = 1000});
   encoder.open(0, request({image(1, 300, 100)}));
   encoder.begin_step();
@@ -123,7 +124,7 @@ TEST_CASE("An image is encoded by the chunk that first touches it, once, and cov
   CHECK(encoder.encoded().empty());
 }
 
-TEST_CASE("disable_chunked_mm_input moves a chunk's end to before an image that it would cut") {
+TEST_CASE("§1.7 disable_chunked_mm_input moves a chunk's end to before an image that it would cut") {
   VllmEncoder encoder({.compute_budget = 1000, .cache_size = 1000, .disable_chunked_input = true});
   encoder.open(0, request({image(1, 300, 100)}));
   encoder.begin_step();

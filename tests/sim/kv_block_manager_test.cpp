@@ -60,7 +60,7 @@ std::int64_t hit_blocks(KvBlockManager& kv, const KvContent& content, std::int64
 // Hands out blocks that nobody will ever find again, and keeps them.
 void occupy(KvBlockManager& kv, std::int64_t blocks) { kv.grow(kv.open({}), blocks); }
 
-TEST_CASE("a repeated prompt hits its full blocks but never its last token") {
+TEST_CASE("§2.2 a repeated prompt hits its full blocks but never its last token") {
   KvBlockManager kv = pool(1000);
   const Ids a{1};
   const Ids b{2};
@@ -75,7 +75,7 @@ TEST_CASE("a repeated prompt hits its full blocks but never its last token") {
   CHECK(prefill(kv, fourth, 96).blocks * 16 == 80);
 }
 
-TEST_CASE("the null block is not usable and free_blocks counts idle cached blocks") {
+TEST_CASE("§1.6 §2.5 the null block is not usable and free_blocks counts idle cached blocks") {
   KvBlockManager kv(KvBlockManager::Config{101, 16, true});
   CHECK(kv.usable_blocks() == 100);
   const Ids a{1};
@@ -87,7 +87,7 @@ TEST_CASE("the null block is not usable and free_blocks counts idle cached block
   CHECK(hit_blocks(kv, named(a, 100), 100) == 6);
 }
 
-TEST_CASE("hits that nobody holds are told apart: they leave the free list when taken") {
+TEST_CASE("§2.4 hits that nobody holds are told apart: they leave the free list when taken") {
   KvBlockManager kv = pool(100);
   const Ids a{1};
   const auto first = kv.open(named(a, 100));
@@ -103,7 +103,7 @@ TEST_CASE("hits that nobody holds are told apart: they leave the free list when 
   kv.check_invariants();
 }
 
-TEST_CASE("published blocks can be hit by the next request of the same step, unpublished ones cannot") {
+TEST_CASE("§2.3 published blocks can be hit by the next request of the same step, unpublished ones cannot") {
   KvBlockManager kv = pool(1000);
   const Ids a{1, 2, 3};
   const auto first = kv.open(named(a, 1500));
@@ -115,7 +115,7 @@ TEST_CASE("published blocks can be hit by the next request of the same step, unp
   CHECK(hit_blocks(kv, named(a, 1500), 1500) == 40);
 }
 
-TEST_CASE("the tail of a freed prompt dies before its head, older prompts before younger ones") {
+TEST_CASE("§2.5 the tail of a freed prompt dies before its head, older prompts before younger ones") {
   KvBlockManager kv = pool(20);
   const Ids a{1};
   const Ids b{2};
@@ -140,7 +140,7 @@ TEST_CASE("the tail of a freed prompt dies before its head, older prompts before
   kv.check_invariants();
 }
 
-TEST_CASE("a block without hash is reused before any cached one") {
+TEST_CASE("§2.5 a block without hash is reused before any cached one") {
   KvBlockManager kv = pool(10);
   const Ids a{1};
   const Ids b{2};
@@ -190,7 +190,7 @@ TEST_CASE("taking an idle prefix takes it out of the way of eviction") {
   CHECK(hit_blocks(kv, named(a, 160), 160) == 3);
 }
 
-TEST_CASE("a preempted sequence finds what survived of its blocks, private ones too") {
+TEST_CASE("§1.3 a preempted sequence finds what survived of its blocks, private ones too") {
   KvBlockManager kv = pool(40);
   const Ids a{1};
   const auto first = kv.open(named(a, 320));
@@ -221,7 +221,7 @@ TEST_CASE("content without a name is found by nobody else") {
   CHECK(kv.evicted_in_total() == 1);  // it was cached all the same, and counts
 }
 
-TEST_CASE("content that is resident twice: the first registered counts, then the next") {
+TEST_CASE("§2.2 content that is resident twice: the first registered counts, then the next") {
   KvBlockManager kv = pool(12);
   const Ids a{1};
   const auto first = kv.open(named(a, 80));
@@ -244,7 +244,7 @@ TEST_CASE("content that is resident twice: the first registered counts, then the
   kv.check_invariants();
 }
 
-TEST_CASE("a recomputed last block exists twice") {
+TEST_CASE("§2.5 a recomputed last block exists twice") {
   KvBlockManager kv = pool(20);
   const Ids a{1};
   const auto first = kv.open(named(a, 96));
@@ -296,7 +296,7 @@ TEST_CASE("engine blocks and hash blocks need not divide one another") {
   }
 }
 
-TEST_CASE("the same hash id under another prefix is other content") {
+TEST_CASE("§2.1 the same hash id under another prefix is other content") {
   KvBlockManager kv = pool(1000);
   const Ids a{1, 2, 3};
   const Ids b{9, 2, 3};
@@ -321,7 +321,7 @@ TEST_CASE("without prefix caching everything released is blank and nothing is fo
   kv.check_invariants();
 }
 
-TEST_CASE("reset drops all content, but only when nobody holds a block") {
+TEST_CASE("§2.6 reset drops all content, but only when nobody holds a block") {
   KvBlockManager kv = pool(50);
   const Ids a{1};
   const auto first = kv.open(named(a, 100));

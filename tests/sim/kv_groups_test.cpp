@@ -203,7 +203,7 @@ class Comparison {
 
 }  // namespace
 
-TEST_CASE("groups with and without windows hold, find and free the blocks that the engine's do") {
+TEST_CASE("§2.7 groups with and without windows hold, find and free the blocks that the engine's do") {
   Coverage c;
   for (std::uint64_t seed = 1; seed <= 400; ++seed) {
     CAPTURE(seed);
@@ -237,7 +237,7 @@ TEST_CASE("with a drafter a hit is a block shorter, and a window longer has to b
   CHECK(c.evicted > 5'000);
 }
 
-TEST_CASE("states that can be found again: blocks as the engine's, at chunk ends and everywhere") {
+TEST_CASE("§2.7 states that can be found again: blocks as the engine's, at chunk ends and everywhere") {
   for (const Kind kind : {Kind::states, Kind::states_at_chunk_ends}) {
     for (const bool as_engine : {false, true}) {
       Coverage c;

@@ -92,7 +92,7 @@ TEST_CASE(
   CHECK(link.end_of(out, SimTime(2000)).ns() == 2000 + 600000);
 }
 
-TEST_CASE("A long prefix from the host is loaded, not computed again, and that is faster") {
+TEST_CASE("§8 A long prefix from the host is loaded, not computed again, and that is faster") {
   const std::vector<TraceRequest> asked{named(0, 0, 1, 16), named(1, 5, 2, 16), named(2, 10, 1, 16)};
   World with = small_pool(), without = small_pool();
   without.config.offload = {};
@@ -109,7 +109,7 @@ TEST_CASE("A long prefix from the host is loaded, not computed again, and that i
   CHECK(static_cast<double>(loaded[2].queue.ns()) < most + 2e7);
 }
 
-TEST_CASE("Others run while a request waits for its prefix") {
+TEST_CASE("§8 Others run while a request waits for its prefix") {
   World w = small_pool();
   w.config.num_gpu_blocks = 800;
   w.host_blocks_per_s /= 100;  // a very slow link: two seconds

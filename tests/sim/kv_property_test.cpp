@@ -222,7 +222,7 @@ class Comparison {
 constexpr std::uint64_t kSeeds = 400;
 constexpr std::int64_t kOperations = 1000;
 
-TEST_CASE("extents decide what single blocks decide") {
+TEST_CASE("§2.5 extents decide what single blocks decide") {
   Coverage coverage;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
     const std::int64_t differs = Comparison(seed, Mistake::none).run(kOperations, coverage);

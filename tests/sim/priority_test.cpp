@@ -19,7 +19,7 @@ std::vector<RequestRecord> records_of(bool by_priority, const std::vector<TraceR
   return records.all;
 }
 
-TEST_CASE("the queue is served by priority, then by arrival") {
+TEST_CASE("§1.2.3 the queue is served by priority, then by arrival") {
   std::vector<TraceRequest> requests;
   for (std::uint64_t i = 0; i < 6; ++i)
     requests.push_back(world::request(i, 0.001 * static_cast<double>(i), 200, 50));
@@ -36,7 +36,7 @@ TEST_CASE("the queue is served by priority, then by arrival") {
 
 // Three sequences outgrow the pool. FCFS takes the last one's blocks; PRIORITY those of the least urgent,
 // which here is the first one, though it was served earlier in the same step.
-TEST_CASE("the least urgent running request is preempted, whatever its place") {
+TEST_CASE("§1.2.2 the least urgent running request is preempted, whatever its place") {
   std::vector<TraceRequest> requests;
   for (std::uint64_t i = 0; i < 3; ++i)
     requests.push_back(world::request(i, 0.001 * static_cast<double>(i), 320, 300));
@@ -63,7 +63,7 @@ TEST_CASE("equal priorities preempt the latest arrival, as FCFS does") {
 // The one in the middle is the least urgent. When it is the one that needs a block, it goes itself, which
 // ends the engine's loop ("No more request to preempt. Cannot schedule this request."): who stands behind it
 // sits the step out, and waits for two.
-TEST_CASE("who stands behind a sequence that preempts itself sits the step out") {
+TEST_CASE("§1.2.2 who stands behind a sequence that preempts itself sits the step out") {
   world::World w;
   w.config.by_priority = true;
   w.config.num_gpu_blocks = 1 + 22 + 22 + 19;  // 352, 352 and 304 tokens
@@ -83,7 +83,7 @@ TEST_CASE("who stands behind a sequence that preempts itself sits the step out")
 }
 
 // Three sequences with drafts outgrow the pool; the row of the least urgent, served first, is taken back.
-TEST_CASE("with drafts too the least urgent goes, and what it was given in the step goes back") {
+TEST_CASE("§1.2.2 with drafts too the least urgent goes, and what it was given in the step goes back") {
   for (const std::int32_t depth : {1, 2}) {
     const SampledAcceptance oracle(3, {0.7, 0.5}, 1);
     world::World w;

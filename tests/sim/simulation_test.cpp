@@ -8,7 +8,7 @@
 using namespace orrery;
 using world::World;
 
-TEST_CASE("one request alone takes prefill, decode steps and the way in and out") {
+TEST_CASE("§6.1 one request alone takes prefill, decode steps and the way in and out") {
   World w;
   world::Records records;
   w.sink = &records;
@@ -34,7 +34,7 @@ TEST_CASE("one request alone takes prefill, decode steps and the way in and out"
   CHECK(r.itl.count == 4);
 }
 
-TEST_CASE("chunked prefill splits at the budget and leaves decodes their place") {
+TEST_CASE("§1.2.1 chunked prefill splits at the budget and leaves decodes their place") {
   // engine_semantics §10.4: three prompts of 5000 at an idle server with 8192: 5000 + 3192, then 1808 + 5000
   // + 1 decode.
   World w;
@@ -52,7 +52,8 @@ TEST_CASE("chunked prefill splits at the budget and leaves decodes their place")
   CHECK(steps.all[1].decode_sequences == 1);
 }
 
-TEST_CASE("requests at once come in one after another; an idle core's first step holds those of its wake") {
+TEST_CASE(
+    "§1.5 requests at once come in one after another; an idle core's first step holds those of its wake") {
   World w;
   w.spec.engine.host.input_per_request.value = Seconds(220e-6);
   w.spec.engine.host.core_wake.value = Seconds(500e-6);
@@ -117,7 +118,7 @@ TEST_CASE(
   CHECK(first_step(400, 0.001, 3, 2) == first_step(0, 0.001, 3, 2));  // worker processes launch
 }
 
-TEST_CASE("a prefix that was computed is found, whole blocks only, never the last token") {
+TEST_CASE("§2.2 a prefix that was computed is found, whole blocks only, never the last token") {
   World w;
   world::Records records;
   w.sink = &records;
@@ -133,7 +134,7 @@ TEST_CASE("a prefix that was computed is found, whole blocks only, never the las
   CHECK(records.all[2].cached_tokens == 80);
 }
 
-TEST_CASE("a pool too small for all preempts the latest, and everybody still ends") {
+TEST_CASE("§1.3 a pool too small for all preempts the latest, and everybody still ends") {
   World w;
   world::Records records;
   w.sink = &records;
@@ -149,7 +150,7 @@ TEST_CASE("a pool too small for all preempts the latest, and everybody still end
   for (const RequestRecord& q : records.all) CHECK(q.output_tokens == 600);
 }
 
-TEST_CASE("a prompt at the model's limit is rejected, and outputs stop there") {
+TEST_CASE("§1.4 a prompt at the model's limit is rejected, and outputs stop there") {
   World w;
   world::Records records;
   w.sink = &records;
@@ -160,7 +161,7 @@ TEST_CASE("a prompt at the model's limit is rejected, and outputs stop there") {
   CHECK(records.all[1].output_tokens == 24);
 }
 
-TEST_CASE("an EOS before the limit is learned one step late and wastes nothing else") {
+TEST_CASE("§1.5 an EOS before the limit is learned one step late and wastes nothing else") {
   World w;
   world::Records records;
   w.sink = &records;

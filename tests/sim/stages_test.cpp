@@ -111,7 +111,7 @@ SchedulerConfig desk_config(std::int32_t pp, std::int32_t depth, std::int32_t ca
 
 }  // namespace
 
-TEST_CASE("V2 runner: a sequence runs every pp-th step, and nobody's batch fills the places between") {
+TEST_CASE("§1.2.2 V2 runner: a sequence runs every pp-th step, and nobody's batch fills the places between") {
   Desk desk(desk_config(2, 3, 2, true));
   desk.add(60, 3);
   CHECK(desk.pass() == "0:60@0 ");

@@ -85,7 +85,8 @@ std::vector<std::uint64_t> ids(std::uint64_t shared, std::uint64_t all, std::uin
 
 }  // namespace
 
-TEST_CASE("align: chunks end where blocks do, the last block begins a chunk, a state is kept for a step") {
+TEST_CASE(
+    "§2.7 align: chunks end where blocks do, the last block begins a chunk, a state is kept for a step") {
   Desk desk(config(70));
   desk.add(150, 3, ids(10, 10, 1));
   // 70 tokens of budget: 64; four blocks of the group that attends and one of each state.
@@ -128,7 +129,7 @@ TEST_CASE("a state serves at the end of its block: none inside a common prefix, 
   CHECK(desk.pass().starts_with("3:6@144 "));
 }
 
-TEST_CASE("a state that a step leaves is found from the next step on") {
+TEST_CASE("§2.7 a state that a step leaves is found from the next step on") {
   for (const bool chunk_ends : {true, false}) {
     Desk desk(config(8192, chunk_ends));
     desk.add(150, 4, ids(10, 10, 1));

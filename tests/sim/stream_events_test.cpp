@@ -88,7 +88,7 @@ using Gaps = std::vector<std::int64_t>;
 
 // v1/engine/output_processor.py, make_request_output: "finished", "first token", "reached the stream
 // interval".
-TEST_CASE("vLLM: the first token, every N after it, and what is left with the last") {
+TEST_CASE("§6.3 vLLM: the first token, every N after it, and what is left with the last") {
   for (const bool together : {false, true}) {
     CHECK(gaps_alone(vllm(4), 10, together) == Gaps{1, 4, 4});  // tokens 1, 5, 9, 10
     CHECK(gaps_alone(vllm(4), 9, together) == Gaps{4, 4});      // 1, 5, 9

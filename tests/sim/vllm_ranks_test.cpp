@@ -79,7 +79,7 @@ world::RandomWorld random_ranks(std::uint64_t seed) {
 }  // namespace
 
 // core.py, run_engine_core; only DPEngineCoreProc has _maybe_publish_request_counts.
-TEST_CASE("ranks without experts get requests in turn, anew from the first every 5 s") {
+TEST_CASE("§1.9 ranks without experts get requests in turn, anew from the first every 5 s") {
   RankRouter router(find_router("round-robin")->make(), 1, 3, 1);
   const std::vector<InstanceView> engines(3);
   std::vector<std::uint32_t> chosen;
@@ -97,7 +97,7 @@ TEST_CASE("ranks without experts get requests in turn, anew from the first every
 
 // coordinate_batch_across_dp: mode = min over ranks; with a graph everybody the widest's size. V1 sends
 // padded counts and keeps them when eager; sync_cudagraph_and_dp_padding (V2) sends tokens.
-TEST_CASE("ranks take the least graph mode and the widest size; who has nothing brings one token") {
+TEST_CASE("§3 ranks take the least graph mode and the widest size; who has nothing brings one token") {
   const StepShape five = hand::decode(5, 50), none;
   const StepShape alone[] = {five, none};
   const JointStep decodes = padding(true).join(alone);
@@ -195,7 +195,8 @@ TEST_CASE("a request that comes to a rank in a dummy batch misses one step of th
 }
 
 // _has_global_unfinished_reqs: `step_counter % 32 != 0` → go on. synchronize_input_prep: two ahead.
-TEST_CASE("after the last request dummy batches go on to a multiple of 32 passes, and a newcomer waits") {
+TEST_CASE(
+    "§1.9 after the last request dummy batches go on to a multiple of 32 passes, and a newcomer waits") {
   const StepPricer pricer = StepPricer::create(mixture(2, 2)).value();
   IdleWaves waves(pricer, true, 1);
   const std::int64_t p = waves.period().ns();
@@ -269,7 +270,7 @@ TEST_CASE("dp: 1 is what there is without it") {
   CHECK(said.digest == unsaid.digest);
 }
 
-TEST_CASE("ranks of a model without experts are independent engines behind one front end") {
+TEST_CASE("§1.9 ranks of a model without experts are independent engines behind one front end") {
   const std::vector<std::string> dense = {"deployment.model=qwen3-8b", "workload.limit={duration_s: 4}",
                                           "workload.time_scale=20"};
   const auto with = [&](const char* parallel) {

@@ -102,7 +102,7 @@ SchedulerConfig config(std::int32_t tokens, std::int32_t depth, bool network, st
 
 }  // namespace
 
-TEST_CASE("a decode takes one token and its drafts out of the token budget, cut by what is left of it") {
+TEST_CASE("§1.8 a decode takes one token and its drafts out of the token budget, cut by what is left of it") {
   Fixed oracle{};
   SchedulerConfig c = config(3, 1, true);
   c.max_num_batched_tokens = 6;
@@ -121,7 +121,7 @@ TEST_CASE("a decode takes one token and its drafts out of the token budget, cut 
   CHECK(tight.pass() == "| 0+3 | free 98");  // nothing is left for request 1
 }
 
-TEST_CASE("slots are taken for what the drafting network writes ahead; n-grams need none") {
+TEST_CASE("§1.8 slots are taken for what the drafting network writes ahead; n-grams need none") {
   Fixed oracle{};
   Desk eagle(config(2, 1, true), oracle), ngram(config(2, 1, false), oracle);
   eagle.add(16, 100);
@@ -130,7 +130,7 @@ TEST_CASE("slots are taken for what the drafting network writes ahead; n-grams n
   CHECK(ngram.pass() == "0:16@0 | | free 99");
 }
 
-TEST_CASE("rejected drafts are taken back, their blocks stay") {
+TEST_CASE("§1.8 rejected drafts are taken back, their blocks stay") {
   Fixed oracle{};
   oracle.proposes = 3;
   Desk desk(config(3, 1, false), oracle);
@@ -147,7 +147,9 @@ TEST_CASE("rejected drafts are taken back, their blocks stay") {
   CHECK(desk.context() == 36);
 }
 
-TEST_CASE("with two steps in flight drafts are placeholders, and contexts upper bounds until outcomes come") {
+TEST_CASE(
+    "§1.1 §1.2.5 §1.8 with two steps in flight drafts are placeholders, and contexts upper bounds until "
+    "outcomes come") {
   Fixed oracle{};
   oracle.proposes = 2;
   Desk desk(config(2, 2, true), oracle);
@@ -163,7 +165,8 @@ TEST_CASE("with two steps in flight drafts are placeholders, and contexts upper 
   CHECK(desk.true_context() == 102);
 }
 
-TEST_CASE("a sequence is skipped only when what is in flight must end it; drafts are not cut at the limit") {
+TEST_CASE(
+    "§1.2.2 a sequence is skipped only when what is in flight must end it; drafts are not cut at the limit") {
   Fixed oracle{};
   oracle.proposes = 3;
   Desk desk(config(3, 2, true), oracle);
@@ -202,7 +205,7 @@ TEST_CASE("n-gram: drafts follow what was found in the tokens that the outcome b
   CHECK(desk.pass() == "| 0+3 | free 99");
 }
 
-TEST_CASE("EAGLE and MTP compute the last block found in the prefix cache again") {
+TEST_CASE("§2.2 EAGLE and MTP compute the last block found in the prefix cache again") {
   for (const bool network : {false, true}) {
     Fixed oracle{};
     oracle.proposes = 1;
@@ -218,7 +221,7 @@ TEST_CASE("EAGLE and MTP compute the last block found in the prefix cache again"
   }
 }
 
-TEST_CASE("a preempted sequence keeps the tokens that were in flight and computes them again") {
+TEST_CASE("§1.3 a preempted sequence keeps the tokens that were in flight and computes them again") {
   Fixed oracle{};
   oracle.accepts = oracle.proposes = 1;
   Desk desk(config(1, 2, true, 9), oracle);  // 8 usable blocks

@@ -73,7 +73,7 @@ TEST_CASE("a window as long as the model is no window") {
 }
 
 // The engine holds ⌈(window − 1) / block⌉ blocks and one for the odd end while it decodes.
-TEST_CASE("a decoding sequence holds its window and no more") {
+TEST_CASE("§2.7 a decoding sequence holds its window and no more") {
   world::World w;
   w.config.kv_groups = {.full = 0, .windowed = 1, .window = 128};
   w.config.num_gpu_blocks = 1001;
