@@ -10,6 +10,7 @@
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
+#include "costmodel/queue_arguments.h"
 #include "costmodel/state_pool.h"
 
 namespace orrery {
@@ -39,6 +40,7 @@ class TypedResolver final : ArgumentResolver {
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
     if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);  // `_pipeline_parallel_overlap_disable`
+    check_queue_arguments(engine_, plan_, args_, place_);
     choose_state_pool({engine_, options_, plan_, args_, place_}, model_);
     fill_settings();
     choose_exchange();

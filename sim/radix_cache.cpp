@@ -129,6 +129,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.children = 1;
     upper.hits = node.hits;
     upper.priority = node.priority;
+    upper.born = node.born;
     upper.live = node.live;
     upper.device = node.device;
     upper.host = node.host;
@@ -220,6 +221,7 @@ RadixCache::Node RadixCache::add_leaf(Node parent, const TokenRuns& content, std
   leaf.first_page = page_name(content, run, begin);
   leaf.priority = priority;
   leaf.used = now();
+  leaf.born = births_++;
   const Node id = nodes_.make(leaf);
   children_[{parent, leaf.first_page}] = id;
   ++nodes_[parent].children;

@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -114,6 +115,9 @@ class RadixCache {
   std::int64_t host_dropped_in_total() const { return host_dropped_; }
   std::int64_t host_windowed_dropped_in_total() const { return host_windowed_dropped_; }
 
+  // Indices of those whose prefixes end at these nodes, in the order of the policy dfs-weight.
+  std::vector<std::size_t> weight_order(std::span<const Node> ends) const;  // sim/radix_weights.cpp
+
   // From now on says what becomes findable and what is evicted, as far as others can name it
   // (sim/radix_events.cpp). Without windows and host memory.
   void watch(CacheEvents* events);
@@ -169,6 +173,7 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
+    std::int64_t born = 0;              // its place among its parent's children
     bool live = false;                  // has its windowed slots
     bool device = true;                 // its slots are on the device
     bool host = false;                  // and a copy of it in host memory
@@ -255,7 +260,7 @@ class RadixCache {
   std::set<EvictionKey> leaves_;
   std::int64_t available_ = 0, evictable_ = 0, protected_ = 0, held_ = 0;
   std::int64_t allocated_ = 0, evicted_ = 0;
-  std::int64_t clock_ = 1;
+  std::int64_t clock_ = 1, births_ = 0;
   struct Windowed {
     std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
   };

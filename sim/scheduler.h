@@ -224,6 +224,7 @@ class Scheduler {
   virtual ~Scheduler() = default;
   // What time it is, before add(), schedule() and on_outcome() of an engine with several lanes.
   virtual void at(SimTime) {}
+  virtual bool watches_time() const { return false; }
   // A slot for the request; none() when the engine refuses it (the prompt is too long for it).
   virtual SequenceId add(const Request& request) = 0;
   // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until

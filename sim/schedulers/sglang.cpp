@@ -46,6 +46,7 @@ SequenceId SglangScheduler::add(const Request& request) {
   s.prompt = request.prompt_tokens;
   s.ignore_eos = request.ignore_eos;
   s.priority = priority;
+  s.routing_key = request.stream;
   const std::int64_t room = std::min(
       longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
   s.max_output = static_cast<std::int32_t>(

@@ -31,6 +31,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
  public:
   explicit SglangScheduler(const SglangConfig& config);
 
+  void at(SimTime now) override { now_ = now; }
+  bool watches_time() const override { return config_.delays.on && config_.delays.queue_ratio > 0; }
   SequenceId add(const Request& request) override;
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
@@ -116,6 +118,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     std::int64_t order = 0;                    // place in its batch
     std::int64_t looked_up = 0;                // length of its input when it was looked up last
     std::int64_t queued = 0;                   // when it entered the queue, by count
+    std::int64_t queued_at_tokens = 0;         // and by prefill tokens (arrival_processed_tokens)
+    std::uint64_t routing_key = 0;             // 0 = none
     std::uint32_t epoch = 0;                   // tells stale entries
     State state = State::waiting;
     bool locked = false;
@@ -165,6 +169,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     Slot new_chunked = no_slot;
     std::vector<std::pair<double, std::int64_t>> states;  // §2.5: tokens left, tokens occupied
     bool has_states = false;
+    std::int8_t verdict = -1;    // of the prefill delayer in this pass; −1 = not asked yet
+    std::int64_t attempted = 0;  // requests that it takes the attempt for, when nothing comes of it
   };
   enum class Answer : std::uint8_t { go_on, no_token, other };
   struct Shape {
@@ -210,6 +216,20 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   void order_queue();
   void touch_waiting_prefixes();
   void sort_by_prefix();
+
+  // sglang_policies.cpp
+  static RadixCache simulated_tree();
+  bool find_prefix(Sequence& s, RadixCache& queue, RadixCache::Node& node);
+  void sort_by_weight();
+  void sort_randomly();
+  void sort_by_response_ratio();
+  void sort_by_routing_key();
+
+  // sglang_delays.cpp
+  bool waits_for_free_slots() const;
+  bool may_prefill(Adder& adder);
+  bool delayer_allows();
+  void end_attempt(const Adder& adder, Kind kind);
   std::int64_t shorter_work_limit(const Adder& adder) const;
 
   // sglang_priority.cpp
@@ -382,10 +402,20 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
-  bool deferred_ = false;            // the last pass did not try to prefill
-  std::int64_t interval_left_ = 0;   // §2.8 prefill_decode_interval
-  std::uint64_t refresh_calls_ = 0;  // §2.2
-  std::deque<Launched> open_;        // launched, result not processed
+  bool deferred_ = false;              // the last pass did not try to prefill
+  std::int64_t interval_left_ = 0;     // §2.8 prefill_decode_interval
+  std::uint64_t refresh_calls_ = 0;    // §2.2
+  std::uint64_t shuffles_ = 0;         // policy random
+  std::int64_t prefilled_tokens_ = 0;  // processed_tokens_counter
+  struct Delayer {
+    std::int64_t delayed = 0;  // passes in a row
+    SimTime since;             // the first of them
+    bool skips_first = true;
+    std::deque<std::int64_t> recent;  // sizes of the latest attempts
+    std::int64_t largest = 0;         // of them (max_prefill_bs)
+  } delayer_;
+  SimTime now_;
+  std::deque<Launched> open_;  // launched, result not processed
 
   StepPlan plan_;
   Launched launching_;

@@ -11,7 +11,26 @@ namespace orrery {
 
 enum class SglangRole : std::uint8_t { whole, prefill, decode };  // disaggregation_mode
 
-enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first };
+enum class QueuePolicy : std::uint8_t {
+  fcfs,
+  lpm,
+  lof,
+  shortest_prefill_first,
+  dfs_weight,
+  random,
+  hrrn,
+  routing_key
+};
+
+// Delays of prefill (managers/prefill_delayer.py, min_free_slots_delayer.py).
+struct PrefillDelays {
+  bool on = false;              // enable_prefill_delayer
+  std::int64_t passes = 30;     // prefill_delayer_max_delay_passes
+  double low_usage = 0;         // ..._token_usage_low_watermark; 0 = none
+  double queue_ratio = 0;       // ..._queue_min_ratio; 0 = none
+  double most_ms = 5000;        // ..._max_delay_ms, of the queue's trigger
+  std::int64_t free_slots = 0;  // min_free_slots_delay; up to 1 = off
+};
 
 // Layers that keep a state (sglang_states.cpp); the pool is cache.state_slots.
 struct StateSlots {
@@ -33,6 +52,8 @@ struct SglangConfig {
   std::int64_t prefill_max_requests = 0;     // 0 = no limit
   std::int64_t prefill_decode_interval = 0, prefill_decode_interval_min_bs = 0;
   QueuePolicy schedule_policy = QueuePolicy::fcfs;
+  std::uint64_t seed = 0;  // for the policy `random`
+  PrefillDelays delays = {};
   bool enable_mixed_chunk = false;
   bool enable_priority_scheduling = false, disable_priority_preemption = false;
   bool schedule_low_priority_values_first = false;
