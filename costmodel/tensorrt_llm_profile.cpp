@@ -256,9 +256,6 @@ class Resolver final : public ArgumentResolver {
                   : "would keep less than the model's layers see: ") +
           windows_text());
     rules_.window = window;
-    if (settings_.enable_prefix_caching && settings_.kv_offload_bytes > 0)
-      value.fail(
-          "KV blocks in host memory beside several window sizes are not modelled; leave host_cache_size out");
     if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }
 

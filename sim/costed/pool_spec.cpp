@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/faults.h"
@@ -168,7 +169,7 @@ SchedulerConfig PoolSpec::scheduler_config() const {
 
 SchedulerConfig PoolSpec::language_config() const {
   const SchedulerSettings& s = instance.engine.settings;
-  const LayerParts parts = layer_parts(instance.model);
+  const LayerParts parts = cached_parts(instance);
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
           .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,
           .max_model_len = s.max_model_len,
@@ -190,6 +191,7 @@ SchedulerConfig PoolSpec::language_config() const {
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
                            .window = s.tensorrt_llm.window,
                            .window_blocks = memory.windowed_blocks,
+                           .window_host_blocks = memory.windowed_host_blocks,
                            .full_parts = parts.full,
                            .window_parts = parts.windowed,
                            .enable_balance = s.tensorrt_llm.enable_balance,

@@ -247,6 +247,7 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t window_next_step(const Sequence& s) const;
   std::int64_t take_window(Sequence& s, std::int64_t tokens, std::int64_t hit);
   void add_to_window(std::int64_t blocks);
+  TensorRtLlmKvPool::HostUse host_use() const;
   void slide_window(Sequence& s, std::int64_t tokens);
   void grow_windows();
   std::int64_t window_spare() const;
