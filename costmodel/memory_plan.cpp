@@ -371,8 +371,10 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   const std::int64_t layers = kv_layers(spec), drafting = layers - m.attention_layers();
   plan.groups = kv_cache_groups(m, spec.engine, drafting);
-  plan.state_bytes = Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype, s.draft_tokens) *
-                           static_cast<double>(m.state_layers() * (1 + s.draft_tokens)));
+  // vLLM keeps a state for every draft with a sequence's own; SGLang's stand apart (costmodel/state_pool.h).
+  const std::int64_t ahead = spec.engine.engine == "vllm" ? s.draft_tokens : 0;
+  plan.state_bytes = Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype, ahead) *
+                           static_cast<double>(m.state_layers() * (1 + ahead)));
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
@@ -436,7 +438,10 @@ Status check_stage_groups(const InstanceSpec& spec, const InstanceSpec& stage) {
   const KvCacheGroups whole = kv_cache_groups(spec.model, spec.engine);
   if (stage.model.attention_layers() > 0 && stage.model.state_layers() > 0) {
     const KvCacheGroups own = kv_cache_groups(stage.model, spec.engine);
-    if (own.full == whole.full && own.states == whole.states) return ok_status();
+    // SGLang's pool of states is reckoned by the stage with most of them (`_handle_max_mamba_cache`).
+    const bool even = spec.engine.engine != "sglang" ||
+                      stage.model.state_layers() * spec.plan.pp == spec.model.state_layers();
+    if (own.full == whole.full && own.states == whole.states && even) return ok_status();
   }
   return invalid_input(
       "stage " + std::to_string(stage.stage.index + 1) + " of " + std::to_string(spec.plan.pp) + " has " +

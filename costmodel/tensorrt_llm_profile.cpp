@@ -185,7 +185,7 @@ class Resolver final : public ArgumentResolver {
   }
 
   void resolve_states() {
-    resolve_tensorrt_llm_states(engine_, model_, plan_, state_type_.value_or(Yaml{}), args_, place_);
+    resolve_tensorrt_llm_states(engine_, model_, state_type_.value_or(Yaml{}), args_, place_);
   }
 
   // §3.2: prompts are cut at whole blocks; with a window at 256 tokens, if that is more (_util.py).

@@ -39,9 +39,10 @@ class TypedResolver final : ArgumentResolver {
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
-    if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);  // `_pipeline_parallel_overlap_disable`
     check_queue_arguments(engine_, plan_, args_, place_);
     choose_state_pool({engine_, options_, plan_, args_, place_}, model_);
+    // `_pipeline_parallel_overlap_disable`, which runs behind `_mamba_radix_cache_resolution`
+    if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);
     fill_settings();
     choose_exchange();
     choose_context();

@@ -31,6 +31,7 @@ struct TensorRtLlmRules {
   bool enable_balance = false;
   std::int64_t timeout_iters = 50, batching_wait_iters = 10;
   bool dealt_to = false;  // a rank's scheduler: takes in at once what it is given
+  bool states = false;    // layers that keep a state: max_batch_size of them, whatever the stages
 };
 
 // What the engine allows its vision encoder, in embeddings; all 0 = there is none.

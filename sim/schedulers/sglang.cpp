@@ -53,7 +53,7 @@ SequenceId SglangScheduler::add(const Request& request) {
       std::max<std::int64_t>(1, std::min<std::int64_t>(request.max_output_tokens, room)));
   const TokenRuns content =
       name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
-  s.content = config_.drafting_network() ? name_pairs(content) : content;
+  s.content = config_.pairs_of_tokens() ? name_pairs(content) : content;
   ++live_;
   if (config_.role == SglangRole::whole) {
     enqueue(slot);

@@ -134,6 +134,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     // With layers that keep a state only.
     std::int64_t states = 0;   // slots it holds
     std::int64_t tracked = 0;  // prefix whose state it has and the tree not yet; 0 = none
+    std::int64_t missed = 0;   // the last boundary that it decoded past without leaving a state,
+    std::int64_t kept = 0;     // and the last before it where it left one; 0 = none
     Speech speech;
     bool room = false;                                                     // apart: the decode side has some
     bool said_eos = false;                                                 // received: with its last token
@@ -324,6 +326,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   void give_back_states(Sequence& s);
   bool take_batch_states(const Adder& adder);
   void track_states(Sequence& s) const;
+  void miss_state(Sequence& s, std::int64_t tokens) const;
+  std::int64_t last_boundary(const Sequence& s, std::int64_t up_to) const;
   bool checkpoint_states(Sequence& s, std::int64_t up_to, bool ends);
 
   // sglang_update.cpp

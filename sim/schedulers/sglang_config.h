@@ -87,6 +87,8 @@ struct SglangConfig {
   bool staged() const { return micro_batches > 1; }
   bool walking() const { return speculating() || staged(); }  // the running batch, in every step
   bool drafting_network() const { return speculation.lookahead > 0; }
+  // UnifiedTreeCore.is_eagle: not beside layers with a state.
+  bool pairs_of_tokens() const { return drafting_network() && cache.state_slots == 0; }
   // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
   // contexts are known one step late.
   std::int64_t decode_reserve() const { return staged() ? 1 : 2 * (std::int64_t{speculation.tokens} + 1); }

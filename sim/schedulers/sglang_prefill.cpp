@@ -354,6 +354,9 @@ SglangScheduler::Kind SglangScheduler::mix_with_running() {
   front_order_ -= static_cast<std::int64_t>(last_batch_.size());
   std::int64_t order = front_order_;
   for (const Entry& entry : last_batch_) sequences_[entry.slot].order = order++;
+  if (cache_.stateful() && !config_.walking()) {
+    for (const Slot slot : running_in_order()) miss_state(sequences_[slot], context_of(sequences_[slot]) + 1);
+  }
   launch_decode(true);
   last_batch_mixed_ = true;
   return Kind::mixed;

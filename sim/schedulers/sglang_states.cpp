@@ -54,6 +54,27 @@ void SglangScheduler::track_states(Sequence& s) const {
     s.tracked = s.branch;
 }
 
+// Beside prompts decodes leave no state (`mix_with_running` clears their mask).
+void SglangScheduler::miss_state(Sequence& s, std::int64_t tokens) const {
+  const std::int64_t interval = config_.states.interval;
+  if (!config_.states.in_turn || tokens % interval != 0) return;
+  const std::int64_t before = tokens - interval;
+  if (before != s.missed) s.kept = before > s.input() ? before : 0;
+  s.missed = tokens;
+}
+
+// The last place among the first `up_to` tokens where decoding left a state. Of a run of accepted drafts that
+// passes a boundary behind the end only the state there was kept, and the one before it where two are filled
+// in turn (`_select_finished_checkpoint`).
+std::int64_t SglangScheduler::last_boundary(const Sequence& s, std::int64_t up_to) const {
+  const std::int64_t interval = config_.states.interval;
+  const std::int64_t last = up_to / interval * interval;
+  if (config_.speculating() && s.speech.committed / interval * interval > last &&
+      config_.states.of_sequence < 3)
+    return 0;
+  return s.missed > 0 && last <= s.missed ? std::min(last, s.kept) : last;
+}
+
 // `prepare_for_caching_req`: how far the tree can be given tokens, and a slot beside the state that it gets
 // then, which takes the place of that one. Who ends leaves the state of the last boundary that its decodes
 // passed; without one, nothing more than the tree has. False: nothing is inserted.
@@ -61,8 +82,7 @@ bool SglangScheduler::checkpoint_states(Sequence& s, std::int64_t up_to, bool en
   if (!config_.states.in_turn) {
     s.tracked = up_to;
   } else if (ends) {
-    const std::int64_t boundary = up_to / config_.states.interval * config_.states.interval;
-    if (boundary > s.input()) s.tracked = boundary;
+    if (const std::int64_t boundary = last_boundary(s, up_to); boundary > s.input()) s.tracked = boundary;
   }
   if (s.tracked == 0 || s.tracked > up_to) {
     s.tracked = 0;

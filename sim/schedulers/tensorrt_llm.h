@@ -234,7 +234,11 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   // tensorrt_llm_stages.cpp
   bool staged() const { return config_.pipeline.micro_batches > 1; }
   const StepPlan& go_round();
-  std::int64_t most_active() const { return config_.max_num_seqs * config_.pipeline.stages; }  // §1.1
+  // §1.1. Layers with a state have one for max_batch_size requests, whatever the stages (MambaCacheManager,
+  // `_prepare_mamba_cache_blocks`): the engine takes in more and may fail, here they wait.
+  std::int64_t most_active() const {
+    return config_.max_num_seqs * (rules_.states ? 1 : config_.pipeline.stages);
+  }
   bool in_flight(const Sequence& s) const { return staged() && s.speech.in_flight > 0; }
   bool is_full() const {  // the micro-batch being composed
     return staged() && static_cast<std::int64_t>(rows_.size()) + plan_decodes_ >= config_.max_num_seqs;
