@@ -157,10 +157,10 @@ Bytes share_states(const InstanceSpec& spec, MemoryPlan& plan) {
   } else {
     const double ratio = o.number("mamba_full_memory_ratio");
     const double budget = plan.kv_available.value() * ratio / (1 + ratio);
-    const double extra = static_cast<double>(looked_at);
+    const auto apart = static_cast<double>(looked_at);
     const double requests = cached ? static_cast<double>(plan.slots_of_sequence + 2) : 1;
     plan.state_slots = static_cast<std::int64_t>(
-        std::max(0.0, (budget - each * (1 + extra)) / (each * (1 + extra / requests))));
+        std::max(0.0, (budget - each * (1 + apart)) / (each * (1 + apart / requests))));
   }
   const std::int64_t between = states_in_between(spec, plan);
   return Bytes(static_cast<double>(plan.state_slots + 1 + between) * each);

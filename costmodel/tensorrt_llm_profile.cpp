@@ -15,7 +15,7 @@ namespace orrery {
 namespace {
 
 constexpr std::int64_t most = 1'000'000'000;
-const std::vector<std::string> capacity_policies = {"GUARANTEED_NO_EVICT", "MAX_UTILIZATION"};
+const std::vector<std::string> capacity_policies = {"GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"};
 const std::vector<std::string> chunking_policies = {"FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"};
 
 void read_defaults(const Yaml& node, EngineProfile& e) {
@@ -117,7 +117,7 @@ class Resolver final : public ArgumentResolver {
     else if (name == "kv_cache_config.max_gpu_total_bytes")
       rules_.max_gpu_total_bytes = value.integer(0, 0);
     else if (name == "scheduler_config.capacity_scheduler_policy")
-      rules_.max_utilization = value.choice(capacity_policies) == 1;
+      apply_capacity(value.choice(capacity_policies));
     else if (name == "scheduler_config.context_chunking_policy")
       rules_.equal_progress = value.choice(chunking_policies) == 1;
     else if (name.starts_with("attention_dp_config"))
@@ -133,6 +133,11 @@ class Resolver final : public ArgumentResolver {
     else
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  void apply_capacity(std::size_t policy) {
+    rules_.max_utilization = policy == 1;
+    if (policy == 2) settings_.options.set("static_batch", true);
   }
 
   // Read between ranks of attention data parallelism only.

@@ -386,7 +386,14 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     const double counted = spec.speculation.method == SpeculationMethod::eagle
                                ? static_cast<double>(spec.model.layers) / static_cast<double>(layers)
                                : 1;
-    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
+    double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
+    // `_split_hicache_size`: of two pools each has a part as of the device's bytes, which is the same ratio.
+    if (two_pools) {
+      const auto slots = static_cast<double>(plan.windowed_pool_tokens) / static_cast<double>(plan.kv_blocks);
+      block = plan.kv_bytes_per_token.value() / static_cast<double>(layers) *
+              (static_cast<double>(spec.model.layers - windowed) * static_cast<double>(plan.block_size) +
+               static_cast<double>(windowed) * slots);
+    }
     plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
                                                           : static_cast<double>(plan.kv_blocks) *
                                                                 options.number(role("host_ratio")));

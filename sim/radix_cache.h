@@ -99,6 +99,7 @@ class RadixCache {
   // Since the last call; copies that an eviction had to wait for are only counted.
   std::vector<Backup> take_backups() { return std::exchange(backups_, {}); }
   std::int64_t take_blocking_backups() { return std::exchange(blocking_tokens_, 0); }
+  std::int64_t take_blocking_windows() { return std::exchange(blocking_windowed_, 0); }
   void end_backup(const Backup& backup);
   // The nodes of `end`'s path that are in host memory alone get slots; 0 when there are fewer than `least`
   // tokens of them, or no room. They are as if inserted; the copies stay. With windows also the windowed
@@ -269,7 +270,7 @@ class RadixCache {
   };
   std::vector<Backup> backups_;
   std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
-  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
+  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0, blocking_windowed_ = 0;
   std::set<EvictionKey> host_leaves_;
   std::int64_t host_windowed_used_ = 0, host_windowed_dropped_ = 0;
   std::set<std::pair<std::int64_t, Node>> host_windows_;  // not on the device; the first to come first

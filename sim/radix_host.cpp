@@ -50,12 +50,15 @@ void RadixCache::begin_backup(Node id, std::int64_t full, std::int64_t windowed_
 // All of a node or nothing: its slots, and what its window holds that has no copy.
 bool RadixCache::back_up(Node id) {
   const std::int64_t size = size_of(id);
+  const std::vector<Node> windows = unbacked_windows(id);
   if (nodes_[id].parent != root && !nodes_[nodes_[id].parent].host && config_.backup_at_hits > 0)
     return false;
-  if (!make_host_room(size) || !back_up_windows(unbacked_windows(id))) return false;
+  if (!make_host_room(size) || !back_up_windows(windows)) return false;
   nodes_[id].host = true;
   host_used_ += size;
-  if (config_.backup_at_hits == 0) blocking_tokens_ += size;
+  if (config_.backup_at_hits > 0) return true;
+  blocking_tokens_ += size;
+  blocking_windowed_ += sizes_of(windows);
   return true;
 }
 

@@ -47,8 +47,7 @@ void SglangScheduler::issue_backups(bool behind_step) {
 
 // write_back: copies that evictions waited for since the last step.
 void SglangScheduler::plan_host_work() {
-  const std::int64_t page = config_.cache.page_size;
-  plan_blocking_ += cache_.take_blocking_backups() / page;
+  plan_blocking_ += host_blocks(cache_.take_blocking_backups(), cache_.take_blocking_windows());
   plan_.load_blocks = std::exchange(plan_loads_, 0);
   plan_.blocking_store_blocks = std::exchange(plan_blocking_, 0);
   host_.stored += static_cast<std::uint64_t>(plan_.blocking_store_blocks);

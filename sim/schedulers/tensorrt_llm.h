@@ -271,6 +271,10 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   static bool is_generation(const Sequence& s) {
     return s.state == State::decoding || s.state == State::passed || s.state == State::to_complete;
   }
+  // STATIC_BATCH (capacityScheduler.cpp, GuaranteedNoEvictScheduler<true>): nobody is taken in beside
+  // generations, nor passed over for a block that another one computes.
+  bool is_static() const { return config_.options.has("static_batch"); }
+  bool takes_in() const { return !is_static() || started_ == prefilling_; }
   static bool is_started(const Sequence& s) { return is_generation(s) || s.state == State::prefilling; }
   std::int64_t context_of(const Sequence& s) const {  // tokens in the KV cache, steps in flight included
     if (walks() && is_generation(s)) return s.speech.tokens - config_.speculation.lookahead;

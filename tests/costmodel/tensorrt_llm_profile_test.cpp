@@ -86,7 +86,7 @@ TEST_CASE("what is unknown, impossible or not modelled is an error where it stan
   CHECK(holds(error_of("kv_cache_config: {tokens_per_blok: 64}"), "kv_cache_config.tokens_per_block"));
   CHECK(holds(error_of("kv_cache_config: 3"), "a map"));
   CHECK(holds(error_of("kv_cache_config: {tokens_per_block: 48}"), "power of two"));
-  CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: STATIC_BATCH}"), "MAX_UTILIZATION"));
+  CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: MAX_REQUESTS}"), "STATIC_BATCH"));
   CHECK(holds(error_of("enable_attention_dp: true"), "deployment.parallel.dp"));
   CHECK(holds(error_of("speculative_config: {decoding_type: MTP}"), "deployment.speculation"));
   CHECK(holds(error_of("kv_connector_config: {connector: x}"), "a connector"));
