@@ -68,11 +68,8 @@ class PoolChooser {
   }
 
   void check_beside() const {
-    const std::string refused = " beside layers with a state is not modelled on sglang";
     if (a_.plan.cp > 1)
-      fail("attn_cp_size", "a parallel plan with cp above 1" + refused + "; expected cp: 1");
-    if (flag("enable_hierarchical_cache"))
-      fail("enable_hierarchical_cache", "true" + refused + "; expected false");
+      fail("attn_cp_size", "cp above 1 beside layers with a state is not modelled on sglang; expected cp: 1");
   }
 
   // validate_mamba_extra_buffer and mamba_cache_chunk_size (arg_groups/overrides.py).

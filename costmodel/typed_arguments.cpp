@@ -394,6 +394,9 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
               (static_cast<double>(spec.model.layers - windowed) * static_cast<double>(plan.block_size) +
                static_cast<double>(windowed) * slots);
     }
+    if (plan.state_slots > 0)
+      block += plan.state_bytes.value() * static_cast<double>(plan.state_slots) /
+               static_cast<double>(plan.kv_blocks);
     plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
                                                           : static_cast<double>(plan.kv_blocks) *
                                                                 options.number(role("host_ratio")));

@@ -28,8 +28,7 @@ TokenRuns cut(const TokenRuns& content, std::size_t run, std::int64_t end) {
 RadixCache::RadixCache(const Config& config) : config_(config), available_(config.tokens) {
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
-  ORRERY_CHECK(!stateful() || (!windowed() && !tiered()),
-               "radix cache: states beside windows or host memory");  // look-ups would take one for another
+  ORRERY_CHECK(!stateful() || !windowed(), "radix cache: states beside windows");  // one taken for another
   windowed_.available = config.windowed_tokens;
   states_.available = config.state_slots;
   nodes_.make(Record{});
@@ -63,7 +62,8 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
       found.tokens = end;
       found.node = node;
     }
-    const bool there = live || (tiered() && (!windowed() || nodes_[node].live || nodes_[node].host_live));
+    const bool there = live || (tiered() && (!windowed() || nodes_[node].live || nodes_[node].host_live) &&
+                                (!stateful() || nodes_[node].state || nodes_[node].host_state));
     if (!there) there_from = end;
     if (there && (!windowed() || end - there_from >= config_.window)) {
       found.best_tokens = end;
@@ -73,7 +73,7 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
   }
   if (tiered()) count_on_host(found);
   if (windowed()) touch_window(found.best_node);
-  if (stateful()) touch_state(found.node);
+  if (stateful()) touch_state(found.best_node);
   std::int64_t time = now();
   for (Node id = found.best_node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
@@ -207,7 +207,7 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
   available_ += duplicate;
   evictable_ += fresh + fresh_again;
   ORRERY_CHECK(held_ >= 0, "radix cache: inserted tokens that nobody held");
-  start_backups();
+  if (!stateful()) start_backups();  // else when it has its state (leave_state)
   return node;
 }
 
@@ -296,6 +296,7 @@ void RadixCache::drop_leaf(Node id) {
   if (stays) {
     requeue_host(id);
   } else {
+    drop_host_below(id);
     forget(id);
   }
   --nodes_[parent].device_children;
@@ -324,6 +325,7 @@ void RadixCache::forget(Node id) {
   const Node parent = nodes_[id].parent;
   ORRERY_CHECK(nodes_[id].children == 0, "radix cache: a node goes before its children");
   if (nodes_[id].host_live) drop_host_window(id);
+  if (nodes_[id].host_state) drop_host_state(id);
   children_.erase({parent, nodes_[id].first_page});
   nodes_[id] = Record{};
   nodes_.drop(id);
@@ -390,6 +392,7 @@ void RadixCache::check_invariants() const {
   if (windowed()) check_windows();
   if (stateful()) check_states();
   if (windowed() && tiered()) check_host_windows();
+  if (stateful() && tiered()) check_host_states();
 }
 
 }  // namespace orrery

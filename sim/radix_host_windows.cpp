@@ -101,6 +101,7 @@ void RadixCache::bring_back_window(Node id) {
 void RadixCache::count_on_host(Match& found) const {
   for (Node id = found.best_node; id != root && !nodes_[id].device; id = nodes_[id].parent)
     found.on_host += size_of(id);
+  if (stateful() && found.best_node != root) found.state_on_host = !nodes_[found.best_node].state;
   if (!windowed()) return;
   std::int64_t covered = 0;
   for (Node id = found.best_node; id != root && covered < config_.window; id = nodes_[id].parent) {

@@ -55,6 +55,7 @@ struct KvGroups {
   std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
   // SGLang: slots of the pool of states, of which a sequence holds so many; and what a scan takes at once.
   std::int64_t state_slots = 0, slots_of_sequence = 0, state_chunk = 0;
+  std::int64_t state_pages = 0;  // on a host link a state is as long as so many pages of the cache
   // Groups of layers that keep a state: so many blocks each for every running sequence.
   std::int32_t states = 0, blocks_of_state = 1;
   // With prefix caching they grow with a sequence, of whose states the newest is needed: at the end of every

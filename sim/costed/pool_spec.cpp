@@ -1,6 +1,7 @@
 #include "sim/costed/pool_spec.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/text.h"
 #include "costmodel/host_block.h"
@@ -210,6 +211,8 @@ SchedulerConfig PoolSpec::language_config() const {
                         .slots_of_sequence = memory.slots_of_sequence,
                         .state_chunk =
                             instance.model.state.rule == StateRule::mamba2 ? instance.model.state.chunk : 64,
+                        .state_pages = static_cast<std::int64_t>(std::ceil(
+                            memory.state_bytes.value() / host_block_bytes(instance, memory).value())),
                         .states = static_cast<std::int32_t>(memory.groups.states),
                         .blocks_of_state = static_cast<std::int32_t>(1 + s.draft_tokens),
                         .cached_states = memory.groups.cached_states,

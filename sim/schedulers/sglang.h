@@ -302,7 +302,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_host.cpp
   std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
-  std::int64_t host_blocks(std::int64_t full, std::int64_t windowed) const;
+  std::int64_t host_blocks(std::int64_t full, std::int64_t windowed, std::int64_t states) const;
   void issue_backups(bool behind_step);
   void plan_host_work();
 
@@ -323,6 +323,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_states.cpp
   void take_matched_state(Sequence& s, const RadixCache::Match& hit);
+  void copy_state(Sequence& s, RadixCache::Node node);
   void give_back_states(Sequence& s);
   bool take_batch_states(const Adder& adder);
   void track_states(Sequence& s) const;

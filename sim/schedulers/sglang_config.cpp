@@ -88,11 +88,15 @@ void read_delays(const NamedOptions& o, PrefillDelays& d) {
   read(o, "min_free_slots_delay", d.free_slots);
 }
 
-// `build_hybrid_swa_group`: as many windowed slots in host memory for one of the device's as of the others.
+// `build_hybrid_swa_group`: as many windowed slots, or states, in host memory for one of the device's as of
+// the others.
 void tier_windows(const SchedulerConfig& config, SglangConfig& c) {
-  if (c.cache.host_tokens == 0 || c.cache.window == 0) return;
+  if (c.cache.host_tokens == 0) return;
   const double ratio =
       static_cast<double>(config.offload.blocks) / static_cast<double>(config.num_gpu_blocks);
+  c.cache.host_states = static_cast<std::int64_t>(static_cast<double>(c.cache.state_slots) * ratio);
+  c.state_pages = config.kv_groups.state_pages;
+  if (c.cache.window == 0) return;
   c.cache.host_windowed_tokens =
       static_cast<std::int64_t>(static_cast<double>(c.cache.windowed_tokens) * ratio) / config.block_size *
       config.block_size;

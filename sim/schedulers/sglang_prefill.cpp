@@ -183,7 +183,7 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot, const 
   Shape shape = shape_of(adder, s, hit.on_host, limit);
   if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
   if (!may_prefill(adder)) return refuse(Answer::other);
-  const bool loads = hit.on_host > 0 || hit.windowed_on_host > 0;
+  const bool loads = hit.on_host > 0 || hit.windowed_on_host > 0 || hit.state_on_host;
   const std::int64_t grown = loads ? load_back(s, hit) : 0;
   if (grown < hit.on_host) {
     shape = shape_of(adder, s, 0, limit);

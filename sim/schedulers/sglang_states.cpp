@@ -14,13 +14,17 @@ namespace orrery {
 // prompt leaves a state at the last chunk of them (`mamba_branching_seqlen`).
 void SglangScheduler::take_matched_state(Sequence& s, const RadixCache::Match& hit) {
   const std::int64_t chunk = config_.states.chunk, beyond = hit.full_tokens / chunk * chunk;
-  s.branch = beyond > hit.tokens ? beyond : 0;
-  if (hit.tokens == 0) return;
-  cache_.lock(hit.node);
-  cache_.lock_state(hit.node);
+  s.branch = beyond > hit.best_tokens ? beyond : 0;
+  // What host memory has comes when it is loaded (`prepare_load_back`).
+  if (hit.tokens > 0 && hit.best_tokens == hit.tokens) copy_state(s, hit.node);
+}
+
+void SglangScheduler::copy_state(Sequence& s, RadixCache::Node node) {
+  cache_.lock(node);
+  cache_.lock_state(node);
   const bool room = cache_.make_state_room(1);
-  cache_.unlock_state(hit.node);
-  cache_.unlock(hit.node);
+  cache_.unlock_state(node);
+  cache_.unlock(node);
   ORRERY_CHECK(room, "SGLang: no slot for the state of a hit");  // the engine asserts it
   cache_.take_states(1);
   s.states = 1;

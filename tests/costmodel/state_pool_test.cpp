@@ -98,7 +98,7 @@ TEST_CASE("what SGLang asserts, and what is not modelled beside states, is refus
            {"speculation: {method: mtp, tokens: 3, acceptance: 0.5}\nengine_args: {mamba_track_interval: "
             "3}\n",
             "what a verification looks at, 4"},
-           {"engine_args: {enable_hierarchical_cache: true}\n", "enable_hierarchical_cache"}}) {
+           {"parallel: {cp: 2}\n", "cp"}}) {
     INFO(more);
     CHECK(errors_of(more).find(piece) != std::string::npos);
   }
@@ -149,6 +149,19 @@ TEST_CASE("stages and ranks share states out: a stage's layers, a rank's part of
           .value();
   CHECK(ranks.state_slots == 25);
   CHECK(ranks.max_sequences == 5);
+}
+
+// build_hybrid_mamba_stack, `_split_hicache_size`: the same ratio for states as for tokens.
+TEST_CASE(
+    "HiCache beside states: twice the device's tokens, or a part of gigabytes as of the device's bytes") {
+  const std::string on = "engine_args: {enable_hierarchical_cache: true, max_mamba_cache_size: 100";
+  const MemoryPlan ratio = plan_memory(instance(on + "}\n")).value();
+  CHECK(ratio.host_blocks == 2 * ratio.kv_blocks);
+  const MemoryPlan sized = plan_memory(instance(on + ", hicache_size: 20}\n")).value();
+  const double device = sized.kv_bytes_per_token.value() * static_cast<double>(sized.kv_tokens()) +
+                        100 * sized.state_bytes.value();
+  CHECK(static_cast<double>(sized.host_blocks) ==
+        Approx(static_cast<double>(sized.kv_blocks) * 20e9 / device).epsilon(1e-5));
 }
 
 TEST_CASE("arguments that another one leaves without effect are named") {
