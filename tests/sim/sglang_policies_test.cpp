@@ -30,7 +30,7 @@ std::vector<std::string> order_of(Driver& d, int passes) {
 
 }  // namespace
 
-TEST_CASE("dfs-weight goes first where most of the queue ends, and leaves a node's own requests for last") {
+TEST_CASE("§2.2 dfs-weight goes first where most of the queue ends, and leaves a node's own requests for last") {
   Driver d(one_at_a_time(QueuePolicy::dfs_weight));
   d.add({64, 2, {1, 2, 3, 4}});  // b, the first child of the root
   d.add({64, 2, {5, 6, 7, 8}});  // a
@@ -46,7 +46,7 @@ TEST_CASE("dfs-weight goes first where most of the queue ends, and leaves a node
   CHECK(order_of(d, 6) == Rows{"extend 5", "extend 3", "extend 6", "extend 7", "extend 4", "extend 2"});
 }
 
-TEST_CASE("dfs-weight: of subtrees with as many the one that is longer in the tree comes first") {
+TEST_CASE("§2.2 dfs-weight: of subtrees with as many the one that is longer in the tree comes first") {
   Driver d(one_at_a_time(QueuePolicy::dfs_weight));
   d.add({64, 2, {1, 2, 3, 4}});
   d.add({64, 2, {5, 6, 7, 8}});
@@ -56,7 +56,7 @@ TEST_CASE("dfs-weight: of subtrees with as many the one that is longer in the tr
   CHECK(order_of(d, 2) == Rows{"extend 3", "extend 2"});
 }
 
-TEST_CASE("hrrn takes the highest ratio of tokens computed meanwhile to tokens to compute") {
+TEST_CASE("§2.2 hrrn takes the highest ratio of tokens computed meanwhile to tokens to compute") {
   Driver d(one_at_a_time(QueuePolicy::hrrn));
   d.add({100, 9});
   d.add({300, 9});
@@ -68,7 +68,7 @@ TEST_CASE("hrrn takes the highest ratio of tokens computed meanwhile to tokens t
   CHECK(d.passes(2) == Rows{"extend 1:300@0", "extend 3:10@0"});
 }
 
-TEST_CASE("hrrn counts the prompt, not outputs that a retracted request computes again, and hits") {
+TEST_CASE("§2.2 hrrn counts the prompt, not outputs that a retracted request computes again, and hits") {
   Driver d(one_at_a_time(QueuePolicy::hrrn));
   d.add({96, 2, {1, 2, 3, 4, 5, 6}});
   d.drain();
@@ -78,7 +78,7 @@ TEST_CASE("hrrn counts the prompt, not outputs that a retracted request computes
   CHECK(d.passes(3) == Rows{"extend 1:200@0", "extend 3:16@96", "extend 2:150@0"});
 }
 
-TEST_CASE("routing-key takes whose key runs most, then other keys that run, then the rest by key") {
+TEST_CASE("§2.2 routing-key takes whose key runs most, then other keys that run, then the rest by key") {
   Driver d(one_at_a_time(QueuePolicy::routing_key));
   for (const std::uint64_t key : {7, 9, 7}) d.add({.prompt = 40, .max_output = 500, .stream = key});
   d.add({.prompt = 40, .max_output = 500});
@@ -90,7 +90,7 @@ TEST_CASE("routing-key takes whose key runs most, then other keys that run, then
   CHECK(order_of(nobody, 1) == Rows{"extend 0"});  // no key runs: as they stand
 }
 
-TEST_CASE("random: every order comes, and the same one with the same seed") {
+TEST_CASE("§2.2 random: every order comes, and the same one with the same seed") {
   std::map<Rows, int> orders;
   for (std::uint64_t seed = 1; seed <= 300; ++seed) {
     SglangConfig c = one_at_a_time(QueuePolicy::random);
@@ -108,7 +108,7 @@ TEST_CASE("random: every order comes, and the same one with the same seed") {
   for (const auto& [rows, count] : orders) CHECK((count > 25 && count < 80));  // 50 expected
 }
 
-TEST_CASE("min_free_slots_delay waits until so many may be admitted at once, unless nobody runs") {
+TEST_CASE("§2.8 min_free_slots_delay waits until so many may be admitted at once, unless nobody runs") {
   SglangConfig c = config();
   c.max_running_requests = 4;
   c.delays.free_slots = 2;
@@ -125,7 +125,7 @@ TEST_CASE("min_free_slots_delay waits until so many may be admitted at once, unl
   CHECK(d.pass() == "extend 5:10@0");
 }
 
-TEST_CASE("the prefill delayer waits where a batch as large as the largest of late would not fit") {
+TEST_CASE("§2.8 the prefill delayer waits where a batch as large as the largest of late would not fit") {
   SglangConfig c = config();
   c.max_running_requests = 4;
   c.delays.on = true;
@@ -158,7 +158,7 @@ TEST_CASE("the prefill delayer waits where a batch as large as the largest of la
   CHECK(low.until("extend").size() == rows.size() - 2);
 }
 
-TEST_CASE("the prefill delayer waits for a queue of its share of the running batch, for so long at most") {
+TEST_CASE("§2.8 the prefill delayer waits for a queue of its share of the running batch, for so long at most") {
   SglangConfig c = config();
   c.max_running_requests = 100;
   c.delays.on = true;

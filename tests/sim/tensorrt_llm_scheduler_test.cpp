@@ -93,7 +93,7 @@ TEST_CASE("§2.2 the first context that does not fit ends the list, whoever is b
 }
 
 // capacityScheduler.cpp, `GuaranteedNoEvictScheduler<StaticBatchScheduling>`.
-TEST_CASE("STATIC_BATCH takes nobody in beside generations, and then passes nobody over for a shared block") {
+TEST_CASE("§2.2 STATIC_BATCH takes nobody in beside generations, and then passes nobody over for a shared block") {
   for (const bool fixed : {false, true}) {
     auto c = desk::config(100);
     if (fixed) c.options.set("static_batch", true);
