@@ -288,6 +288,7 @@ void RadixCache::drop_leaf(Node id) {
   const std::int64_t freed = size_of(id);
   if (events_ != nullptr) report(content_of(id), nodes_[id].begin, nodes_[id].end, false);
   const bool stays = tiered() && (nodes_[id].host || (config_.backup_at_hits == 0 && back_up(id)));
+  if (!stays) drop_host_below(id);
   leaves_.erase(nodes_[id].place);
   nodes_[id].queued = false;
   if (stays) nodes_[id].device = false;
@@ -296,7 +297,6 @@ void RadixCache::drop_leaf(Node id) {
   if (stays) {
     requeue_host(id);
   } else {
-    drop_host_below(id);
     forget(id);
   }
   --nodes_[parent].device_children;

@@ -118,9 +118,9 @@ TEST_CASE("with drafts the states in between are reckoned too, for 48 running re
   CHECK(few.state_bytes.value() == usual.state_bytes.value());  // of one state
   CHECK(few.max_sequences == 20);
   CHECK(few.slots_of_sequence == 3);
-  const double before = plan("engine_args: {max_mamba_cache_size: 95}\n").kv_tokens() *
+  const double before = static_cast<double>(plan("engine_args: {max_mamba_cache_size: 95}\n").kv_tokens()) *
                         few.kv_bytes_per_token.value(),
-               after = few.kv_tokens() * few.kv_bytes_per_token.value();
+               after = static_cast<double>(few.kv_tokens()) * few.kv_bytes_per_token.value();
   // Five slots more are a request more, with four states of its own: nine.
   CHECK(before - after == Approx(9 * few.state_bytes.value()).epsilon(0.001));
   const MemoryPlan all = plan("");

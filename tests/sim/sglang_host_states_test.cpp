@@ -141,7 +141,8 @@ TEST_CASE("an admitted request loads tokens and state, the state twice: for the 
     d.finish_copies();
   }
   d.add({.prompt = 250, .max_output = 4, .stream = 7});
-  CHECK(d.pass() == "extend 1:58@192");
+  CHECK(d.pass() == "extend 10:58@192");
+  CHECK(d.last_loads == 192 + 2 * 1000);
 }
 
 TEST_CASE("random use with every write policy: everybody ends, nothing is lost or left over") {
