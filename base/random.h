@@ -28,6 +28,7 @@ enum class RandomPurpose : std::uint32_t {
   expert_statistics = 41,
   faults = 60,
   bootstrap_room = 61,
+  queue_order = 62,
 };
 
 std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,

@@ -6,14 +6,17 @@ namespace orrery {
 
 // `get_pp_layers` of _torch/pyexecutor/resource_manager.py: a network's layers stand behind the model's in
 // the same cache, and the list of windows goes on over them. A network in an engine of its own has a cache of
-// its own, which takes the list too.
+// its own, which takes the same settings (`KvCacheCreator.build_managers`), and with several window sizes a
+// cache is given all of max_gpu_total_bytes (`calculate_max_num_blocks_from_cpp`): the second one finds no
+// memory. A comment of later sources says so.
 void check_draft_windows(const InstanceSpec& spec, const Yaml& args) {
   if (spec.engine.settings.tensorrt_llm.window == 0 || !spec.speculation.on()) return;
   const Yaml nested = args.optional("kv_cache_config").optional("max_attention_window");
   const Yaml list = nested.present() ? nested : args.optional("kv_cache_config.max_attention_window");
   if (spec.speculation.method == SpeculationMethod::eagle && !spec.speculation.one_model)
     return list.fail(
-        "a drafting network in an engine of its own with several window sizes is not modelled; take "
+        "TensorRT-LLM 1.2 gives the cache of a drafting network in an engine of its own as much memory as "
+        "the model's where window sizes differ, which it then does not have; take "
         "speculation.one_model: true");
   const std::vector<Yaml> sizes = list.items();
   const std::int64_t layers = spec.model.layers, longest = spec.engine.settings.max_model_len;

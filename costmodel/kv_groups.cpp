@@ -43,8 +43,8 @@ std::int64_t window_met(const LayerKind& kind, const EngineProfile& engine) {
   return longest > 0 && kind.sliding_window >= longest ? 0 : kind.sliding_window;
 }
 
-LayerParts layer_parts(const ModelSpec& model) {
-  std::int64_t full = 0, windowed = 0;
+LayerParts layer_parts(const ModelSpec& model, std::int64_t drafting) {
+  std::int64_t full = drafting, windowed = 0;
   for (const LayerKind& kind : model.layer_kinds) {
     if (kind.mixer == Mixer::attention) (kind.sliding_window > 0 ? windowed : full) += kind.count;
   }

@@ -36,7 +36,7 @@ std::int64_t window_of(const ModelSpec& model);
 struct LayerParts {
   std::int64_t layers = 1, full = 1, windowed = 0;
 };
-LayerParts layer_parts(const ModelSpec& model);
+LayerParts layer_parts(const ModelSpec& model, std::int64_t drafting = 0);  // drafting: layers that keep all
 
 // vLLM's rule: layers of one kind are spread over groups of equal size, the number of layers of the rarer
 // kind, or of the commoner when it has less than 1.5 times as many; a model whose layers all have the window

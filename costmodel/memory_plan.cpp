@@ -305,21 +305,6 @@ Error cache_too_small(const InstanceSpec& spec, const MemoryPlan& plan) {
   return infeasible(message);
 }
 
-// §4.6, VSWA: each window size has an equal share of the memory, whatever it needs (`calculateMaxNumBlocks`),
-// and max_tokens says nothing. Returns the blocks of the layers that keep everything.
-std::int64_t blocks_by_window(const InstanceSpec& spec, MemoryPlan& plan, double bytes) {
-  double with_window = 0;
-  for (const LayerKind& kind : spec.model.layer_kinds)
-    with_window += kind.sliding_window > 0 ? static_cast<double>(kind.count) : 0;
-  const double layer = plan.kv_bytes_per_token.value() / static_cast<double>(kv_layers(spec));
-  const auto blocks = [&](double layers) {
-    const auto tokens = static_cast<std::int64_t>(bytes / 2 / (layer * layers));
-    return (tokens + plan.block_size - 1) / plan.block_size;
-  };
-  plan.windowed_blocks = blocks(with_window);
-  return blocks(static_cast<double>(kv_layers(spec)) - with_window);
-}
-
 // §4.6 of ../shared/reference/tensorrt_llm_1_2.md: a fraction of what an estimation run with graphs leaves.
 // It reckons a token's bytes with head width × KV heads ÷ tp even where heads are replicated; then a second
 // line, the same fraction of what is free when the real cache is built, in true bytes, is what binds.
@@ -359,16 +344,16 @@ Status check_states(const InstanceSpec& spec, const MemoryPlan& plan) {
 
 Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
 
-}  // namespace
-
-Bytes host_block_bytes(const InstanceSpec& spec, const MemoryPlan& plan) {
-  const Bytes block = plan.kv_bytes_per_token * static_cast<double>(plan.block_size);
-  if (plan.windowed_pool_tokens > 0)
-    return block *
-           (static_cast<double>(layer_parts(spec.model).layers) / static_cast<double>(kv_layers(spec)));
-  if (plan.groups.simple()) return block;
-  return block * (static_cast<double>(plan.groups.layers) / static_cast<double>(kv_layers(spec)));
+// Two pools with a tier each: neither may be empty where there is to be one.
+Result<MemoryPlan> check_window_tiers(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const bool asked = spec.engine.settings.kv_offload_bytes > 0;
+  if (!asked || std::min(plan.host_blocks, plan.windowed_host_blocks) > 0) return plan;
+  return infeasible(
+      "half of kv_cache_config.host_cache_size holds not even one KV block of the layers with "
+      "a window, or of the others");
 }
+
+}  // namespace
 
 Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   if (spec.plan.pp > 1 && spec.stage.of == 1) return plan_stages(spec);
@@ -386,8 +371,10 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.kv_bytes_per_token = kv_bytes_per_token(spec);
   const std::int64_t layers = kv_layers(spec), drafting = layers - m.attention_layers();
   plan.groups = kv_cache_groups(m, spec.engine, drafting);
-  plan.state_bytes = Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype, s.draft_tokens) *
-                           static_cast<double>(m.state_layers() * (1 + s.draft_tokens)));
+  // vLLM keeps a state for every draft with a sequence's own; SGLang's stand apart (costmodel/state_pool.h).
+  const std::int64_t ahead = spec.engine.engine == "vllm" ? s.draft_tokens : 0;
+  plan.state_bytes = Bytes(m.state.bytes(spec.plan.tp, m.activation_dtype, ahead) *
+                           static_cast<double>(m.state_layers() * (1 + ahead)));
   if (spec.engine.typed) {
     share_by_fraction(spec, plan);
     if (plan.kv_available.value() <= 0) return weights_too_large(spec, plan);
@@ -430,6 +417,7 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   plan.window_tokens =
       static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks) / static_cast<double>(needed) *
                                 static_cast<double>(s.max_model_len));
+  if (plan.windowed_blocks > 0) return check_window_tiers(spec, plan);
   // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
   const double block = host_block_bytes(spec, plan).value() * static_cast<double>(spec.plan.tp);
   plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);
@@ -450,7 +438,10 @@ Status check_stage_groups(const InstanceSpec& spec, const InstanceSpec& stage) {
   const KvCacheGroups whole = kv_cache_groups(spec.model, spec.engine);
   if (stage.model.attention_layers() > 0 && stage.model.state_layers() > 0) {
     const KvCacheGroups own = kv_cache_groups(stage.model, spec.engine);
-    if (own.full == whole.full && own.states == whole.states) return ok_status();
+    // SGLang's pool of states is reckoned by the stage with most of them (`_handle_max_mamba_cache`).
+    const bool even = spec.engine.engine != "sglang" ||
+                      stage.model.state_layers() * spec.plan.pp == spec.model.state_layers();
+    if (own.full == whole.full && own.states == whole.states && even) return ok_status();
   }
   return invalid_input(
       "stage " + std::to_string(stage.stage.index + 1) + " of " + std::to_string(spec.plan.pp) + " has " +

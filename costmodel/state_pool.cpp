@@ -68,13 +68,8 @@ class PoolChooser {
   }
 
   void check_beside() const {
-    const std::string refused = " beside layers with a state is not modelled on sglang";
-    if (a_.engine.settings.draft_tokens > 0) fail("speculative_algorithm", "speculation" + refused);
-    if (a_.plan.pp > 1 || a_.plan.dp > 1 || a_.plan.cp > 1)
-      fail("pp_size", "a parallel plan with pp, dp or cp above 1" + refused + "; expected tp (and ep) only");
-    for (const char* name : {"enable_hierarchical_cache", "enable_mixed_chunk"}) {
-      if (flag(name)) fail(name, "true" + refused + "; expected false");
-    }
+    if (a_.plan.cp > 1)
+      fail("attn_cp_size", "cp above 1 beside layers with a state is not modelled on sglang; expected cp: 1");
   }
 
   // validate_mamba_extra_buffer and mamba_cache_chunk_size (arg_groups/overrides.py).
@@ -85,7 +80,12 @@ class PoolChooser {
     if (std::max(chunk, page) % std::min(chunk, page) != 0)
       fail("page_size", "must divide the chunk of a scan, " + std::to_string(chunk) +
                             " tokens, or be a multiple of it (the engine asserts it)");
-    if (a_.options.integer("mamba_track_interval") % page != 0)
+    const std::int64_t interval = a_.options.integer("mamba_track_interval");
+    if (const std::int64_t drafts = a_.engine.settings.draft_tokens; drafts > 0 && interval < drafts + 1)
+      fail("mamba_track_interval", "must not be less than what a verification looks at, " +
+                                       std::to_string(drafts + 1) +
+                                       " tokens (validate_mamba_extra_buffer asserts it)");
+    if (interval % page != 0)
       fail("mamba_track_interval", "must be a multiple of page_size, " + std::to_string(page) +
                                        " (validate_mamba_extra_buffer asserts it)");
   }
@@ -118,6 +118,22 @@ void choose_state_pool(const StatePoolArguments& a, ModelSpec& model) {
   }
 }
 
+namespace {
+
+// With drafts a verification keeps the state after every token apart until it is known which of them count:
+// so many states for every running request, as the engine reckons them (`_handle_max_mamba_cache`; what it
+// then allocates is less, for its convolutions' inputs overlap), and one for the rows that pad a graph.
+std::int64_t states_in_between(const InstanceSpec& spec, const MemoryPlan& plan) {
+  const std::int64_t drafts = spec.engine.settings.draft_tokens;
+  if (drafts == 0) return 0;
+  const NamedOptions& o = spec.engine.settings.options;
+  const std::int64_t running = o.has("max_running_requests") ? o.integer("max_running_requests")
+                                                             : spec.engine.typed->speculating_sequences;
+  return (std::min(running, sequences_by_states(spec, plan)) + 1) * (drafts + 1);
+}
+
+}  // namespace
+
 // One slot more than counts is kept for the rows that pad a graph.
 Bytes share_states(const InstanceSpec& spec, MemoryPlan& plan) {
   if (!spec.model.state.present()) return Bytes(0);
@@ -128,16 +144,23 @@ Bytes share_states(const InstanceSpec& spec, MemoryPlan& plan) {
   const std::int64_t in_turn = !extra ? 0 : o.flag("disable_overlap_schedule") ? 1 : 2;
   plan.slots_of_sequence = 1 + in_turn;
   const double each = plan.state_bytes.value();
+  const std::int64_t ranks = spec.plan.dp;  // the argument is for all ranks together
+  const std::int64_t looked_at =
+      spec.engine.settings.draft_tokens > 0 ? spec.engine.settings.draft_tokens + 1 : 0;
   if (o.has("max_mamba_cache_size")) {
-    plan.state_slots = o.integer("max_mamba_cache_size");
+    plan.state_slots = o.integer("max_mamba_cache_size") / ranks;
   } else if (!cached && o.has("max_running_requests")) {
     plan.state_slots = o.integer("max_running_requests");
   } else {
     const double ratio = o.number("mamba_full_memory_ratio");
     const double budget = plan.kv_available.value() * ratio / (1 + ratio);
-    plan.state_slots = static_cast<std::int64_t>(std::max(0.0, (budget - each) / each));
+    const auto apart = static_cast<double>(looked_at);
+    const double requests = cached ? static_cast<double>(plan.slots_of_sequence + 2) : 1;
+    plan.state_slots = static_cast<std::int64_t>(
+        std::max(0.0, (budget - each * (1 + apart)) / (each * (1 + apart / requests))));
   }
-  return Bytes(static_cast<double>(plan.state_slots + 1) * each);
+  const std::int64_t between = states_in_between(spec, plan);
+  return Bytes(static_cast<double>(plan.state_slots + 1 + between) * each);
 }
 
 std::int64_t sequences_by_states(const InstanceSpec& spec, const MemoryPlan& plan) {

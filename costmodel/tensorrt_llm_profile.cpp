@@ -15,7 +15,7 @@ namespace orrery {
 namespace {
 
 constexpr std::int64_t most = 1'000'000'000;
-const std::vector<std::string> capacity_policies = {"GUARANTEED_NO_EVICT", "MAX_UTILIZATION"};
+const std::vector<std::string> capacity_policies = {"GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"};
 const std::vector<std::string> chunking_policies = {"FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"};
 
 void read_defaults(const Yaml& node, EngineProfile& e) {
@@ -117,7 +117,7 @@ class Resolver final : public ArgumentResolver {
     else if (name == "kv_cache_config.max_gpu_total_bytes")
       rules_.max_gpu_total_bytes = value.integer(0, 0);
     else if (name == "scheduler_config.capacity_scheduler_policy")
-      rules_.max_utilization = value.choice(capacity_policies) == 1;
+      apply_capacity(value.choice(capacity_policies));
     else if (name == "scheduler_config.context_chunking_policy")
       rules_.equal_progress = value.choice(chunking_policies) == 1;
     else if (name.starts_with("attention_dp_config"))
@@ -133,6 +133,11 @@ class Resolver final : public ArgumentResolver {
     else
       value.fail(
           "the engine profile calls this argument effective, but this version of Orrery does not read it");
+  }
+
+  void apply_capacity(std::size_t policy) {
+    rules_.max_utilization = policy == 1;
+    if (policy == 2) settings_.options.set("static_batch", true);
   }
 
   // Read between ranks of attention data parallelism only.
@@ -185,7 +190,7 @@ class Resolver final : public ArgumentResolver {
   }
 
   void resolve_states() {
-    resolve_tensorrt_llm_states(engine_, model_, plan_, state_type_.value_or(Yaml{}), args_, place_);
+    resolve_tensorrt_llm_states(engine_, model_, state_type_.value_or(Yaml{}), args_, place_);
   }
 
   // §3.2: prompts are cut at whole blocks; with a window at 256 tokens, if that is more (_util.py).
@@ -256,9 +261,6 @@ class Resolver final : public ArgumentResolver {
                   : "would keep less than the model's layers see: ") +
           windows_text());
     rules_.window = window;
-    if (settings_.enable_prefix_caching && settings_.kv_offload_bytes > 0)
-      value.fail(
-          "KV blocks in host memory beside several window sizes are not modelled; leave host_cache_size out");
     if (rules_.max_tokens > 0) engine_.ignored_args.emplace_back("kv_cache_config.max_tokens");  // §4.6, VSWA
   }
 

@@ -18,8 +18,8 @@ Yaml argument(const Yaml& args, const std::string& group, const std::string& nam
 
 // Which models: `get_kv_cache_manager_cls` (is_nemotron_hybrid, is_qwen3_next). The matrix's type:
 // `validate_and_set_mamba_ssm_cache_dtype` of model_loader.py; auto is the model's, whatever its config says.
-void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const ParallelPlan& plan,
-                                 const Yaml& type, const Yaml& args, const Yaml& place) {
+void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const Yaml& type, const Yaml& args,
+                                 const Yaml& place) {
   const std::size_t chosen = type.present() ? type.choice({"auto", "float32", "bfloat16", "float16"}) : 0;
   if (!model.state.present()) {
     if (type.present()) engine.ignored_args.emplace_back("kv_cache_config.mamba_ssm_cache_dtype");
@@ -51,11 +51,6 @@ void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const 
     place.fail(
         "drafts beside layers with a state: TensorRT-LLM 1.2 keeps one state a request and cannot go "
         "back to one before rejected drafts; use speculation.method: off");
-  // With stages max_batch_size requests a stage share max_batch_size states, and the engine may fail.
-  if (plan.pp > 1 || plan.dp > 1)
-    place.fail(
-        "a parallel plan with pp or dp above 1 beside layers with a state is not modelled on "
-        "tensorrt-llm; expected tp (and ep) only");
 }
 
 Bytes states_of_batch(const InstanceSpec& spec, const MemoryPlan& plan) {

@@ -12,11 +12,10 @@ struct EngineProfile;
 struct InstanceSpec;
 struct MemoryPlan;
 struct ModelSpec;
-struct ParallelPlan;
 
 // kv_cache_config.mamba_ssm_cache_dtype; null: not given.
-void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const ParallelPlan& plan,
-                                 const Yaml& type, const Yaml& args, const Yaml& place);
+void resolve_tensorrt_llm_states(EngineProfile& engine, ModelSpec& model, const Yaml& type, const Yaml& args,
+                                 const Yaml& place);
 
 // What the states of max_batch_size requests take on a rank; 0 for other engines and models.
 Bytes states_of_batch(const InstanceSpec& spec, const MemoryPlan& plan);

@@ -10,6 +10,7 @@
 #include "costmodel/hardware.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/model_spec.h"
+#include "costmodel/queue_arguments.h"
 #include "costmodel/state_pool.h"
 
 namespace orrery {
@@ -38,8 +39,10 @@ class TypedResolver final : ArgumentResolver {
     // §5.2: fewer run with speculation; the default of captured sizes was decided before that.
     const bool few = engine_.settings.draft_tokens > 0 && !given("sequences");
     if (few) options_.set(role("sequences"), profile_.speculating_sequences);
-    if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);  // `_pipeline_parallel_overlap_disable`
+    check_queue_arguments(engine_, plan_, args_, place_);
     choose_state_pool({engine_, options_, plan_, args_, place_}, model_);
+    // `_pipeline_parallel_overlap_disable`, which runs behind `_mamba_radix_cache_resolution`
+    if (plan_.pp > 1) options_.set(role("one_step_in_flight"), true);
     fill_settings();
     choose_exchange();
     choose_context();
@@ -383,7 +386,17 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     const double counted = spec.speculation.method == SpeculationMethod::eagle
                                ? static_cast<double>(spec.model.layers) / static_cast<double>(layers)
                                : 1;
-    const double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
+    double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
+    // `_split_hicache_size`: of two pools each has a part as of the device's bytes, which is the same ratio.
+    if (two_pools) {
+      const auto slots = static_cast<double>(plan.windowed_pool_tokens) / static_cast<double>(plan.kv_blocks);
+      block = plan.kv_bytes_per_token.value() / static_cast<double>(layers) *
+              (static_cast<double>(spec.model.layers - windowed) * static_cast<double>(plan.block_size) +
+               static_cast<double>(windowed) * slots);
+    }
+    if (plan.state_slots > 0)
+      block += plan.state_bytes.value() * static_cast<double>(plan.state_slots) /
+               static_cast<double>(plan.kv_blocks);
     plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
                                                           : static_cast<double>(plan.kv_blocks) *
                                                                 options.number(role("host_ratio")));

@@ -37,7 +37,7 @@ Status check_copied_latents(const InstanceSpec& spec, const MemoryPlan& plan) {
 
 }  // namespace
 
-// What does not go together with a windowed pool or a tier in host memory, and pools too small to start.
+// Pools too small to start.
 Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
   const bool windowed = plan.windowed_pool_tokens > 0;
   if (windowed && plan.groups.window - 1 + plan.block_size >= plan.windowed_pool_tokens)
@@ -45,16 +45,6 @@ Status check_pools_of_typed(const InstanceSpec& spec, const MemoryPlan& plan) {
                       std::to_string(plan.windowed_pool_tokens) +
                       " tokens, which is not one window; raise swa_full_tokens_ratio or max_total_tokens");
   ORRERY_TRY_STATUS(check_copied_latents(spec, plan));
-  if (plan.host_blocks == 0 || !windowed) return ok_status();
-  const NamedOptions& options = spec.engine.settings.options;
-  const auto refuse = [](const std::string& what) {
-    return invalid_input(what + " beside HiCache and a pool for layers with a sliding window is not modelled",
-                         {}, "deployment.engine_args");
-  };
-  if (spec.speculation.on()) return refuse("speculation");
-  if (options.has("hicache_size") && options.integer("hicache_size") > 0) return refuse("hicache_size");
-  if (options.has("hicache_write_policy") && options.text("hicache_write_policy") == "write_back")
-    return refuse("hicache_write_policy: write_back");
   return ok_status();
 }
 

@@ -8,7 +8,8 @@ Instance::Instance(std::unique_ptr<Scheduler> scheduler, const Wiring& wiring)
     : scheduler_(std::move(scheduler)), wiring_(wiring),
       output_delay_(wiring.executor->output_delay(wiring.id)),
       output_per_sequence_(wiring.executor->output_per_sequence(wiring.id)),
-      lanes_(static_cast<std::size_t>(scheduler_->lanes())) {
+      lanes_(static_cast<std::size_t>(scheduler_->lanes())),
+      tells_time_(lanes_.size() > 1 || scheduler_->watches_time()) {
   levels_ = scheduler_->view();
   if (wiring_.stream.interval > 1) streams_.emplace(wiring_.stream, lanes_.size(), wiring_.per_request_itl);
 }
@@ -39,7 +40,7 @@ void Instance::levels_changed() {
 }
 
 SequenceId Instance::add(const Request& request, SimTime now) {
-  if (lanes_.size() > 1) scheduler_->at(now);
+  if (tells_time_) scheduler_->at(now);
   const SequenceId sequence = scheduler_->add(request);
   if (sequence.is_none()) {
     RequestRecord record;
@@ -82,7 +83,7 @@ bool Instance::schedule(SimTime now) {
     scheduler_->on_idle();
     return true;
   }
-  if (lanes_.size() > 1) scheduler_->at(now);
+  if (tells_time_) scheduler_->at(now);
   const StepPlan& plan = scheduler_->schedule();
   const bool in_flight = scheduler_->open_steps() > (plan.tokens() > 0 ? 1 : 0);  // the step before
   for (std::size_t i = 0; i < plan.aborted.size(); ++i)
@@ -235,7 +236,7 @@ void Instance::join_run(Progress& p, SimTime at, std::int64_t step) {
 }
 
 void Instance::on_outcome(const StepOutcome& outcome) {
-  if (lanes_.size() > 1) scheduler_->at(outcome.at);
+  if (tells_time_) scheduler_->at(outcome.at);
   const UpdateEffects& effects = scheduler_->on_outcome(outcome);
   told_ = outcome.updates;
   if (holds_tokens())

@@ -196,6 +196,7 @@ class Instance {
   bool idle_ = true;
   std::int32_t outstanding_ = 0;
   std::vector<Lane> lanes_;
+  bool tells_time_;
   std::uint64_t stretches_ = 0;
   Digest times_;                     // when every step's update ended
   Digest remote_;                    // apart: ends of fetches, which a stretch does not report in order

@@ -28,8 +28,7 @@ TokenRuns cut(const TokenRuns& content, std::size_t run, std::int64_t end) {
 RadixCache::RadixCache(const Config& config) : config_(config), available_(config.tokens) {
   ORRERY_CHECK(config.page_size >= 1 && config.tokens >= 0 && config.tokens % config.page_size == 0,
                "radix cache: capacity in whole pages");
-  ORRERY_CHECK(!stateful() || (!windowed() && !tiered()),
-               "radix cache: states beside windows or host memory");  // look-ups would take one for another
+  ORRERY_CHECK(!stateful() || !windowed(), "radix cache: states beside windows");  // one taken for another
   windowed_.available = config.windowed_tokens;
   states_.available = config.state_slots;
   nodes_.make(Record{});
@@ -63,7 +62,8 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
       found.tokens = end;
       found.node = node;
     }
-    const bool there = live || (tiered() && (!windowed() || nodes_[node].live || nodes_[node].host_live));
+    const bool there = live || (tiered() && (!windowed() || nodes_[node].live || nodes_[node].host_live) &&
+                                (!stateful() || nodes_[node].state || nodes_[node].host_state));
     if (!there) there_from = end;
     if (there && (!windowed() || end - there_from >= config_.window)) {
       found.best_tokens = end;
@@ -73,7 +73,7 @@ RadixCache::Match RadixCache::match(const TokenRuns& content, std::int64_t limit
   }
   if (tiered()) count_on_host(found);
   if (windowed()) touch_window(found.best_node);
-  if (stateful()) touch_state(found.node);
+  if (stateful()) touch_state(found.best_node);
   std::int64_t time = now();
   for (Node id = found.best_node; id != root; id = nodes_[id].parent) {
     nodes_[id].used = time--;
@@ -129,6 +129,7 @@ RadixCache::Node RadixCache::split(Node id, std::int64_t place) {
     upper.children = 1;
     upper.hits = node.hits;
     upper.priority = node.priority;
+    upper.born = node.born;
     upper.live = node.live;
     upper.device = node.device;
     upper.host = node.host;
@@ -206,7 +207,7 @@ RadixCache::Node RadixCache::insert(const TokenRuns& content, std::int64_t lengt
   available_ += duplicate;
   evictable_ += fresh + fresh_again;
   ORRERY_CHECK(held_ >= 0, "radix cache: inserted tokens that nobody held");
-  start_backups();
+  if (!stateful()) start_backups();  // else when it has its state (leave_state)
   return node;
 }
 
@@ -220,6 +221,7 @@ RadixCache::Node RadixCache::add_leaf(Node parent, const TokenRuns& content, std
   leaf.first_page = page_name(content, run, begin);
   leaf.priority = priority;
   leaf.used = now();
+  leaf.born = births_++;
   const Node id = nodes_.make(leaf);
   children_[{parent, leaf.first_page}] = id;
   ++nodes_[parent].children;
@@ -286,6 +288,7 @@ void RadixCache::drop_leaf(Node id) {
   const std::int64_t freed = size_of(id);
   if (events_ != nullptr) report(content_of(id), nodes_[id].begin, nodes_[id].end, false);
   const bool stays = tiered() && (nodes_[id].host || (config_.backup_at_hits == 0 && back_up(id)));
+  if (!stays) drop_host_below(id);
   leaves_.erase(nodes_[id].place);
   nodes_[id].queued = false;
   if (stays) nodes_[id].device = false;
@@ -322,6 +325,7 @@ void RadixCache::forget(Node id) {
   const Node parent = nodes_[id].parent;
   ORRERY_CHECK(nodes_[id].children == 0, "radix cache: a node goes before its children");
   if (nodes_[id].host_live) drop_host_window(id);
+  if (nodes_[id].host_state) drop_host_state(id);
   children_.erase({parent, nodes_[id].first_page});
   nodes_[id] = Record{};
   nodes_.drop(id);
@@ -388,6 +392,7 @@ void RadixCache::check_invariants() const {
   if (windowed()) check_windows();
   if (stateful()) check_states();
   if (windowed() && tiered()) check_host_windows();
+  if (stateful() && tiered()) check_host_states();
 }
 
 }  // namespace orrery

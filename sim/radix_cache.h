@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -44,6 +45,7 @@ class RadixCache {
     std::int64_t state_slots = 0;           // of the pool of states; 0 = no layer keeps one
     std::int64_t host_tokens = 0;           // of the tier in host memory; 0 = there is none
     std::int64_t host_windowed_tokens = 0;  // and of its part for windowed slots
+    std::int64_t host_states = 0;           // and for states
     std::int64_t backup_at_hits = 1;        // a node is copied there when it was inserted so often; 0 = when
                                             // evicted
   };
@@ -61,6 +63,7 @@ class RadixCache {
     std::int64_t best_tokens = 0;
     Node best_node = root;
     std::int64_t on_host = 0, windowed_on_host = 0;
+    bool state_on_host = false;  // the state of that end, alone
   };
   struct Insertion {
     std::int64_t begin = 0;    // tokens before are the tree's already: the sequence holds none of them
@@ -91,20 +94,22 @@ class RadixCache {
   bool tiered() const { return config_.host_tokens > 0; }
   struct Backup {
     Node node = root;
-    std::int64_t begin = 0, end = 0;      // tokens; locked on the device until end_backup()
-    std::int64_t full = 0, windowed = 0;  // slots that are copied
+    std::int64_t begin = 0, end = 0;                  // tokens; locked on the device until end_backup()
+    std::int64_t full = 0, windowed = 0, states = 0;  // slots that are copied
     std::int64_t window_lock = 0;
   };
   // Since the last call; copies that an eviction had to wait for are only counted.
   std::vector<Backup> take_backups() { return std::exchange(backups_, {}); }
   std::int64_t take_blocking_backups() { return std::exchange(blocking_tokens_, 0); }
+  std::int64_t take_blocking_windows() { return std::exchange(blocking_windowed_, 0); }
+  std::int64_t take_blocking_states() { return std::exchange(blocking_states_, 0); }
   void end_backup(const Backup& backup);
   // The nodes of `end`'s path that are in host memory alone get slots; 0 when there are fewer than `least`
   // tokens of them, or no room. They are as if inserted; the copies stay. With windows also the windowed
   // slots of the window before the end, which may be all there is to load.
   struct Loaded {
-    std::int64_t full = 0, windowed = 0;
-    bool any() const { return full + windowed > 0; }
+    std::int64_t full = 0, windowed = 0, states = 0;
+    bool any() const { return full + windowed + states > 0; }
   };
   Loaded load(Node end, std::int64_t least);
   // Windowed slots of the window before the end that are on the device and that nobody has locked.
@@ -113,6 +118,11 @@ class RadixCache {
   std::int64_t host_windowed_used() const { return host_windowed_used_; }
   std::int64_t host_dropped_in_total() const { return host_dropped_; }
   std::int64_t host_windowed_dropped_in_total() const { return host_windowed_dropped_; }
+  std::int64_t host_states_used() const { return host_states_used_; }
+  std::int64_t host_states_dropped_in_total() const { return host_states_dropped_; }
+
+  // Indices of those whose prefixes end at these nodes, in the order of the policy dfs-weight.
+  std::vector<std::size_t> weight_order(std::span<const Node> ends) const;  // sim/radix_weights.cpp
 
   // From now on says what becomes findable and what is evicted, as far as others can name it
   // (sim/radix_events.cpp). Without windows and host memory.
@@ -169,6 +179,7 @@ class RadixCache {
     std::int32_t locks = 0, children = 0;
     std::int64_t used = 0;  // logical time
     std::int64_t hits = 0, priority = 0;
+    std::int64_t born = 0;              // its place among its parent's children
     bool live = false;                  // has its windowed slots
     bool device = true;                 // its slots are on the device
     bool host = false;                  // and a copy of it in host memory
@@ -184,9 +195,12 @@ class RadixCache {
     bool window_queued = false;    // in idle_windows_
     bool state = false;            // holds the state of its end
     std::int32_t state_locks = 0;
-    std::int64_t state_used = 0;  // logical time of the order of states
-    bool state_queued = false;    // in idle_states_
-    bool queued = false;          // in leaves_, under `place`
+    std::int64_t state_used = 0;       // logical time of the order of states
+    bool state_queued = false;         // in idle_states_
+    bool host_state = false;           // it has a copy in host memory
+    bool host_state_queued = false;    // in host_states_
+    std::int64_t host_state_used = 0;  // when the device gave it up
+    bool queued = false;               // in leaves_, under `place`
     EvictionKey place{};
   };
   struct ChildKey {
@@ -228,6 +242,15 @@ class RadixCache {
   bool back_up(Node id);
   void start_backups();
   bool make_host_room(std::int64_t tokens);
+  void drop_host_below(Node id);
+  // states in host memory (radix_host_states.cpp)
+  void want_state_backup(Node id);
+  bool back_up_state(Node id);
+  bool make_host_state_room(std::int64_t slots);
+  void requeue_host_state(Node id);
+  void drop_host_state(Node id);
+  void bring_back_state(Node id);
+  void check_host_states() const;
   void requeue_host(Node id);
   // windowed slots in host memory (radix_host_windows.cpp)
   std::vector<Node> unbacked_windows(Node id) const;
@@ -239,7 +262,7 @@ class RadixCache {
   void drop_host_window(Node id);
   std::vector<Node> windows_to_load(Node end) const;
   void bring_back_window(Node id);
-  void begin_backup(Node id, std::int64_t full, std::int64_t windowed);
+  void begin_backup(Node id, std::int64_t full, std::int64_t windowed, std::int64_t states);
   void count_on_host(Match& found) const;
   void check_host_windows() const;
   void drop_host_leaf(Node id);
@@ -255,7 +278,7 @@ class RadixCache {
   std::set<EvictionKey> leaves_;
   std::int64_t available_ = 0, evictable_ = 0, protected_ = 0, held_ = 0;
   std::int64_t allocated_ = 0, evicted_ = 0;
-  std::int64_t clock_ = 1;
+  std::int64_t clock_ = 1, births_ = 0;
   struct Windowed {
     std::int64_t available = 0, evictable = 0, locked = 0, held = 0;
   };
@@ -264,11 +287,13 @@ class RadixCache {
   };
   std::vector<Backup> backups_;
   std::vector<Node> wanted_;  // reached the number of hits in the insertion under way
-  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0;
+  std::int64_t host_used_ = 0, host_dropped_ = 0, blocking_tokens_ = 0, blocking_windowed_ = 0;
+  std::int64_t host_states_used_ = 0, host_states_dropped_ = 0, blocking_states_ = 0;
   std::set<EvictionKey> host_leaves_;
   std::int64_t host_windowed_used_ = 0, host_windowed_dropped_ = 0;
   std::set<std::pair<std::int64_t, Node>> host_windows_;  // not on the device; the first to come first
-  std::vector<Node> wanted_windows_;
+  std::vector<Node> wanted_windows_, wanted_states_;
+  std::set<std::pair<std::int64_t, Node>> host_states_;  // not on the device; the first to come first
   Windowed windowed_;
   States states_;
   std::set<std::pair<std::int64_t, Node>> idle_states_;   // not locked; least recently used first

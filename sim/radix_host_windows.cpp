@@ -101,6 +101,7 @@ void RadixCache::bring_back_window(Node id) {
 void RadixCache::count_on_host(Match& found) const {
   for (Node id = found.best_node; id != root && !nodes_[id].device; id = nodes_[id].parent)
     found.on_host += size_of(id);
+  if (stateful() && found.best_node != root) found.state_on_host = !nodes_[found.best_node].state;
   if (!windowed()) return;
   std::int64_t covered = 0;
   for (Node id = found.best_node; id != root && covered < config_.window; id = nodes_[id].parent) {
@@ -127,7 +128,9 @@ void RadixCache::check_host_windows() const {
     if (n.host_live) used += n.end - n.begin;
     queued += n.host_window_queued ? 1 : 0;
     ORRERY_CHECK(!n.live || n.device, "radix cache: windowed slots of a node that left the device");
-    ORRERY_CHECK(!n.host_live || n.host, "radix cache: a window was copied without its node");
+    // write_back copies the window before a node, whose other nodes may have no copy (swa.py, BACKUP_HOST).
+    ORRERY_CHECK(!n.host_live || n.host || config_.backup_at_hits == 0,
+                 "radix cache: a window was copied without its node");
     ORRERY_CHECK(n.host_window_queued == (n.host_live && !n.live && n.host_pins == 0),
                  "radix cache: idle windows in host memory");
     ORRERY_CHECK(!n.host_window_queued || host_windows_.count({n.host_window_used, id}) == 1,

@@ -48,7 +48,12 @@ bool RadixCache::leave_state(Node id) {
     nodes_[id].state = true;
     if (nodes_[id].state_locks > 0) ++states_.locked;
   }
+  if (is_new && nodes_[id].host_state) requeue_host_state(id);
   touch_state(id);
+  if (tiered()) {
+    want_state_backup(id);
+    start_backups();
+  }
   return is_new;
 }
 
@@ -71,6 +76,7 @@ void RadixCache::give_up_state(Node id) {
   ORRERY_CHECK(nodes_[id].state_locks == 0, "radix cache: a locked state is not given up");
   nodes_[id].state = false;
   requeue_state(id);
+  if (nodes_[id].host_state) requeue_host_state(id);
   ++states_.available;
 }
 
@@ -79,10 +85,14 @@ void RadixCache::give_up_state(Node id) {
 bool RadixCache::make_state_room(std::int64_t slots) {
   while (states_.available < slots && !idle_states_.empty()) {
     const Node id = idle_states_.begin()->second;
-    if (nodes_[id].queued)
+    if (nodes_[id].queued) {
       drop_leaf(id);
-    else
-      give_up_state(id);
+      continue;
+    }
+    // write_back: an inner node without a copy is copied first, if there is room (`_evict_device_next_node`).
+    const bool writes_back = tiered() && config_.backup_at_hits == 0;
+    if (writes_back && !nodes_[id].host && !nodes_[id].host_state) back_up(id);
+    give_up_state(id);
   }
   return states_.available >= slots;
 }

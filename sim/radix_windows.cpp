@@ -77,14 +77,18 @@ void RadixCache::give_up_window(Node id) {
   windowed_.available += size;
 }
 
-// A leaf goes as a whole, an inner node (or one that is locked for the other layers) keeps their slots.
+// A leaf goes as a whole, an inner node (or one that is locked for the other layers) keeps their slots. With
+// write_back a node without a copy is copied first, if there is room (`_evict_device_next_node` of swa.py).
 bool RadixCache::evict_first_window() {
   if (idle_windows_.empty()) return false;
   const Node id = idle_windows_.begin()->second;
-  if (nodes_[id].queued)
+  if (nodes_[id].queued) {
     drop_leaf(id);
-  else
-    give_up_window(id);
+    return true;
+  }
+  const bool writes_back = tiered() && config_.backup_at_hits == 0 && nodes_[id].device;
+  if (writes_back && !nodes_[id].host && !nodes_[id].host_live && !unbacked_windows(id).empty()) back_up(id);
+  give_up_window(id);
   return true;
 }
 

@@ -23,13 +23,15 @@ struct TensorRtLlmRules {
   bool partial_reuse = true, copy_on_partial_reuse = true;
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
   // max_attention_window: layers that keep so many tokens have a pool of so many blocks; 0 = there are none.
-  std::int64_t window = 0, window_blocks = 0;
-  // What is sent goes by equal parts of the layers: so many keep everything, and so many a window.
+  std::int64_t window = 0, window_blocks = 0, window_host_blocks = 0;
+  // What is sent, or copied to host memory, goes by equal parts of the layers: so many keep everything, and so
+  // many a window.
   std::int64_t full_parts = 1, window_parts = 1;
   // Attention data parallelism (sim/schedulers/tensorrt_llm_ranks.h): attention_dp_config.
   bool enable_balance = false;
   std::int64_t timeout_iters = 50, batching_wait_iters = 10;
   bool dealt_to = false;  // a rank's scheduler: takes in at once what it is given
+  bool states = false;    // layers that keep a state: max_batch_size of them, whatever the stages
 };
 
 // What the engine allows its vision encoder, in embeddings; all 0 = there is none.
@@ -53,6 +55,7 @@ struct KvGroups {
   std::int64_t windowed_tokens = 0;  // SGLang: of the windowed layers' own pool; 0 = they share the other one
   // SGLang: slots of the pool of states, of which a sequence holds so many; and what a scan takes at once.
   std::int64_t state_slots = 0, slots_of_sequence = 0, state_chunk = 0;
+  std::int64_t state_pages = 0;  // on a host link a state is as long as so many pages of the cache
   // Groups of layers that keep a state: so many blocks each for every running sequence.
   std::int32_t states = 0, blocks_of_state = 1;
   // With prefix caching they grow with a sequence, of whose states the newest is needed: at the end of every
@@ -224,6 +227,7 @@ class Scheduler {
   virtual ~Scheduler() = default;
   // What time it is, before add(), schedule() and on_outcome() of an engine with several lanes.
   virtual void at(SimTime) {}
+  virtual bool watches_time() const { return false; }
   // A slot for the request; none() when the engine refuses it (the prompt is too long for it).
   virtual SequenceId add(const Request& request) = 0;
   // Composes the next step. A plan without tokens means that nothing can run now. The plan stays valid until

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "costmodel/expert_exchange.h"
+#include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "sim/costed/image_processor.h"
 #include "sim/costed/plan_links.h"
@@ -314,7 +315,7 @@ double bytes_of_block(const PoolSpec& pool) {
   const KvCacheGroups& groups = pool.memory.groups;
   if (instance.engine.settings.tensorrt_llm.window > 0)  // of one part of the layers (TensorRtLlmScheduler)
     return instance.model.kv_layer_bytes(instance.plan.tp) *
-           static_cast<double>(layer_parts(instance.model).layers) * block;
+           static_cast<double>(cached_parts(instance).layers) * block;
   if (groups.windowed > 0)
     return instance.model.kv_layer_bytes(instance.plan.tp) * static_cast<double>(groups.layers) * block;
   if (instance.plan.pp == 1) return pool.memory.kv_bytes_per_token.value() * block;  // else: a stage's

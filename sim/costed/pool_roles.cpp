@@ -59,19 +59,12 @@ void check_engine(const Yaml& node, const PoolSpec& pool) {
     node.optional("model").fail(
         "a pool of their own for layers with a sliding window is not modelled with prefill and decode "
         "apart on sglang; engine_args: {disable_hybrid_swa_memory: true} keeps all tokens");
-  if (engine.engine == "vllm" && keeps_windows(pool) && pool.instance.speculation.on())
-    node.optional("speculation")
-        .fail(
-            "drafts beside layers with a sliding window, with prefill and decode apart, are not modelled; "
-            "use method: off, or disable_hybrid_kv_cache_manager: true");
   const bool drafts = pool.instance.speculation.on();
   if (engine.engine == "vllm" && engine.settings.kv_offload_bytes > 0 && (keeps_windows(pool) || drafts))
     role.fail(
         "KV blocks in host memory beside drafts or layers with a sliding window are not modelled with "
         "prefill "
         "and decode apart; leave kv_offloading_size out");
-  if (engine.settings.tensorrt_llm.window > 0 && drafts)
-    role.fail("drafts beside max_attention_window are not modelled with prefill and decode apart");
   if (engine.engine == "tensorrt-llm" && takes_images(pool.instance))
     node.optional("model").fail("images with prefill and decode apart are not modelled on tensorrt-llm");
   if (pool.instance.model.state.present())

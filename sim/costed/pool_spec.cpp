@@ -1,8 +1,10 @@
 #include "sim/costed/pool_spec.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/text.h"
+#include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
 #include "sim/costed/faults.h"
@@ -168,7 +170,7 @@ SchedulerConfig PoolSpec::scheduler_config() const {
 
 SchedulerConfig PoolSpec::language_config() const {
   const SchedulerSettings& s = instance.engine.settings;
-  const LayerParts parts = layer_parts(instance.model);
+  const LayerParts parts = cached_parts(instance);
   return {.max_num_batched_tokens = s.max_num_batched_tokens,
           .max_num_seqs = memory.max_sequences > 0 ? memory.max_sequences : s.max_num_seqs,
           .max_model_len = s.max_model_len,
@@ -190,11 +192,13 @@ SchedulerConfig PoolSpec::language_config() const {
                            .store_at_first_chunk = s.tensorrt_llm.store_at_first_chunk,
                            .window = s.tensorrt_llm.window,
                            .window_blocks = memory.windowed_blocks,
+                           .window_host_blocks = memory.windowed_host_blocks,
                            .full_parts = parts.full,
                            .window_parts = parts.windowed,
                            .enable_balance = s.tensorrt_llm.enable_balance,
                            .timeout_iters = s.tensorrt_llm.timeout_iters,
-                           .batching_wait_iters = s.tensorrt_llm.batching_wait_iters},
+                           .batching_wait_iters = s.tensorrt_llm.batching_wait_iters,
+                           .states = instance.model.state.present()},
           .encoder = {.compute_budget = s.encoder.compute_budget,
                       .cache_size = s.encoder.cache_size,
                       .disable_chunked_input = s.encoder.disable_chunked_mm_input},
@@ -207,6 +211,8 @@ SchedulerConfig PoolSpec::language_config() const {
                         .slots_of_sequence = memory.slots_of_sequence,
                         .state_chunk =
                             instance.model.state.rule == StateRule::mamba2 ? instance.model.state.chunk : 64,
+                        .state_pages = static_cast<std::int64_t>(std::ceil(
+                            memory.state_bytes.value() / host_block_bytes(instance, memory).value())),
                         .states = static_cast<std::int32_t>(memory.groups.states),
                         .blocks_of_state = static_cast<std::int32_t>(1 + s.draft_tokens),
                         .cached_states = memory.groups.cached_states,

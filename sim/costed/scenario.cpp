@@ -326,7 +326,9 @@ void write_tensorrt_llm(std::string& out, const SchedulerSettings& s, std::int64
          named(", ", "mamba_ssm_cache_dtype") + "}" + named("\n    ", "attn_backend") +
          "\n    stream_interval: " + number(s.stream_interval) +
          "\n    scheduler_config: {capacity_scheduler_policy: " +
-         (t.max_utilization ? "MAX_UTILIZATION" : "GUARANTEED_NO_EVICT") +
+         (t.max_utilization               ? "MAX_UTILIZATION"
+          : s.options.has("static_batch") ? "STATIC_BATCH"
+                                          : "GUARANTEED_NO_EVICT") +
          ", context_chunking_policy: " + (t.equal_progress ? "EQUAL_PROGRESS" : "FIRST_COME_FIRST_SERVED") +
          "}\n    cuda_graph_config: {enable_padding: " + flag(s.pad_to_graph) + ", max_batch_size: " +
          number(s.cudagraph_sizes.empty() ? 0 : s.cudagraph_sizes.back() / (1 + s.draft_tokens)) + "}\n";

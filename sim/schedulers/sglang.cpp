@@ -46,13 +46,14 @@ SequenceId SglangScheduler::add(const Request& request) {
   s.prompt = request.prompt_tokens;
   s.ignore_eos = request.ignore_eos;
   s.priority = priority;
+  s.routing_key = request.stream;
   const std::int64_t room = std::min(
       longest - prompt - 1, config_.cache.tokens - cache_.page_ceil(prompt) - config_.cache.page_size - 1);
   s.max_output = static_cast<std::int32_t>(
       std::max<std::int64_t>(1, std::min<std::int64_t>(request.max_output_tokens, room)));
   const TokenRuns content =
       name_tokens(request.hash_ids, request.hash_block_size, request.stream, prompt, ++next_serial_);
-  s.content = config_.drafting_network() ? name_pairs(content) : content;
+  s.content = config_.pairs_of_tokens() ? name_pairs(content) : content;
   ++live_;
   if (config_.role == SglangRole::whole) {
     enqueue(slot);
@@ -70,7 +71,7 @@ void SglangScheduler::on_idle() {
   // A copy to host memory may still lock what it reads.
   ORRERY_CHECK(cache_.windowed_held() == 0 && (cache_.windowed_protected() == 0 || !open_backups_.empty()),
                "without requests nobody holds slots of windowed layers");
-  ORRERY_CHECK(cache_.held_states() == 0 && cache_.locked_states() == 0,
+  ORRERY_CHECK(cache_.held_states() == 0 && (cache_.locked_states() == 0 || !open_backups_.empty()),
                "without requests nobody holds states");
 }
 

@@ -31,6 +31,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
  public:
   explicit SglangScheduler(const SglangConfig& config);
 
+  void at(SimTime now) override { now_ = now; }
+  bool watches_time() const override { return config_.delays.on && config_.delays.queue_ratio > 0; }
   SequenceId add(const Request& request) override;
   const StepPlan& schedule() override;
   const std::vector<Admission>& admissions() const override { return admissions_; }
@@ -116,6 +118,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     std::int64_t order = 0;                    // place in its batch
     std::int64_t looked_up = 0;                // length of its input when it was looked up last
     std::int64_t queued = 0;                   // when it entered the queue, by count
+    std::int64_t queued_at_tokens = 0;         // and by prefill tokens (arrival_processed_tokens)
+    std::uint64_t routing_key = 0;             // 0 = none
     std::uint32_t epoch = 0;                   // tells stale entries
     State state = State::waiting;
     bool locked = false;
@@ -130,6 +134,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     // With layers that keep a state only.
     std::int64_t states = 0;   // slots it holds
     std::int64_t tracked = 0;  // prefix whose state it has and the tree not yet; 0 = none
+    std::int64_t missed = 0;   // the last boundary that it decoded past without leaving a state,
+    std::int64_t kept = 0;     // and the last before it where it left one; 0 = none
     Speech speech;
     bool room = false;                                                     // apart: the decode side has some
     bool said_eos = false;                                                 // received: with its last token
@@ -165,6 +171,8 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
     Slot new_chunked = no_slot;
     std::vector<std::pair<double, std::int64_t>> states;  // §2.5: tokens left, tokens occupied
     bool has_states = false;
+    std::int8_t verdict = -1;    // of the prefill delayer in this pass; −1 = not asked yet
+    std::int64_t attempted = 0;  // requests that it takes the attempt for, when nothing comes of it
   };
   enum class Answer : std::uint8_t { go_on, no_token, other };
   struct Shape {
@@ -210,6 +218,20 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   void order_queue();
   void touch_waiting_prefixes();
   void sort_by_prefix();
+
+  // sglang_policies.cpp
+  static RadixCache simulated_tree();
+  bool find_prefix(Sequence& s, RadixCache& queue, RadixCache::Node& node);
+  void sort_by_weight();
+  void sort_randomly();
+  void sort_by_response_ratio();
+  void sort_by_routing_key();
+
+  // sglang_delays.cpp
+  bool waits_for_free_slots() const;
+  bool may_prefill(Adder& adder);
+  bool delayer_allows();
+  void end_attempt(const Adder& adder, Kind kind);
   std::int64_t shorter_work_limit(const Adder& adder) const;
 
   // sglang_priority.cpp
@@ -280,7 +302,7 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_host.cpp
   std::int64_t load_back(Sequence& s, const RadixCache::Match& hit);
-  std::int64_t host_blocks(std::int64_t full, std::int64_t windowed) const;
+  std::int64_t host_blocks(std::int64_t full, std::int64_t windowed, std::int64_t states) const;
   void issue_backups(bool behind_step);
   void plan_host_work();
 
@@ -301,9 +323,12 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
 
   // sglang_states.cpp
   void take_matched_state(Sequence& s, const RadixCache::Match& hit);
+  void copy_state(Sequence& s, RadixCache::Node node);
   void give_back_states(Sequence& s);
   bool take_batch_states(const Adder& adder);
   void track_states(Sequence& s) const;
+  void miss_state(Sequence& s, std::int64_t tokens) const;
+  std::int64_t last_boundary(const Sequence& s, std::int64_t up_to) const;
   bool checkpoint_states(Sequence& s, std::int64_t up_to, bool ends);
 
   // sglang_update.cpp
@@ -382,10 +407,20 @@ class SglangScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t next_order_ = 0, front_order_ = 0;
   std::int64_t decodes_launched_ = 0;
   std::int64_t next_step_ = 0, updated_steps_ = 0;
-  bool deferred_ = false;            // the last pass did not try to prefill
-  std::int64_t interval_left_ = 0;   // §2.8 prefill_decode_interval
-  std::uint64_t refresh_calls_ = 0;  // §2.2
-  std::deque<Launched> open_;        // launched, result not processed
+  bool deferred_ = false;              // the last pass did not try to prefill
+  std::int64_t interval_left_ = 0;     // §2.8 prefill_decode_interval
+  std::uint64_t refresh_calls_ = 0;    // §2.2
+  std::uint64_t shuffles_ = 0;         // policy random
+  std::int64_t prefilled_tokens_ = 0;  // processed_tokens_counter
+  struct Delayer {
+    std::int64_t delayed = 0;  // passes in a row
+    SimTime since;             // the first of them
+    bool skips_first = true;
+    std::deque<std::int64_t> recent;  // sizes of the latest attempts
+    std::int64_t largest = 0;         // of them (max_prefill_bs)
+  } delayer_;
+  SimTime now_;
+  std::deque<Launched> open_;  // launched, result not processed
 
   StepPlan plan_;
   Launched launching_;

@@ -15,6 +15,10 @@ constexpr std::array policies{
     std::pair<std::string_view, QueuePolicy>{"lpm", QueuePolicy::lpm},
     std::pair<std::string_view, QueuePolicy>{"lof", QueuePolicy::lof},
     std::pair<std::string_view, QueuePolicy>{"shortest-prefill-first", QueuePolicy::shortest_prefill_first},
+    std::pair<std::string_view, QueuePolicy>{"dfs-weight", QueuePolicy::dfs_weight},
+    std::pair<std::string_view, QueuePolicy>{"random", QueuePolicy::random},
+    std::pair<std::string_view, QueuePolicy>{"hrrn", QueuePolicy::hrrn},
+    std::pair<std::string_view, QueuePolicy>{"routing-key", QueuePolicy::routing_key},
 };
 constexpr std::array evictions{
     std::pair<std::string_view, Eviction>{"lru", Eviction::lru},
@@ -67,11 +71,32 @@ void read_states(const SchedulerConfig& config, SglangConfig& c) {
   c.states.interval = std::lcm(c.states.interval, c.states.chunk);
 }
 
-// `build_hybrid_swa_group`: as many windowed slots in host memory for one of the device's as of the others.
+// `_validate_and_adjust_policy`: without a cache its policies are fcfs.
+void read_policy(const NamedOptions& options, SglangConfig& c) {
+  read_name(options, "schedule_policy", policies, c.schedule_policy);
+  const bool cached = c.schedule_policy == QueuePolicy::lpm || c.schedule_policy == QueuePolicy::dfs_weight ||
+                      c.schedule_policy == QueuePolicy::hrrn;
+  if (cached && !c.cache.prefix_sharing) c.schedule_policy = QueuePolicy::fcfs;
+}
+
+void read_delays(const NamedOptions& o, PrefillDelays& d) {
+  read(o, "enable_prefill_delayer", d.on);
+  read(o, "prefill_delayer_max_delay_passes", d.passes);
+  read(o, "prefill_delayer_token_usage_low_watermark", d.low_usage);
+  read(o, "prefill_delayer_queue_min_ratio", d.queue_ratio);
+  read(o, "prefill_delayer_max_delay_ms", d.most_ms);
+  read(o, "min_free_slots_delay", d.free_slots);
+}
+
+// `build_hybrid_swa_group`: as many windowed slots, or states, in host memory for one of the device's as of
+// the others.
 void tier_windows(const SchedulerConfig& config, SglangConfig& c) {
-  if (c.cache.host_tokens == 0 || c.cache.window == 0) return;
+  if (c.cache.host_tokens == 0) return;
   const double ratio =
       static_cast<double>(config.offload.blocks) / static_cast<double>(config.num_gpu_blocks);
+  c.cache.host_states = static_cast<std::int64_t>(static_cast<double>(c.cache.state_slots) * ratio);
+  c.state_pages = config.kv_groups.state_pages;
+  if (c.cache.window == 0) return;
   c.cache.host_windowed_tokens =
       static_cast<std::int64_t>(static_cast<double>(c.cache.windowed_tokens) * ratio) / config.block_size *
       config.block_size;
@@ -115,7 +140,9 @@ SglangConfig sglang_config(const SchedulerConfig& config) {
   tier_windows(config, c);
   read_name(o, "hicache_write_policy", write_policies, c.cache.backup_at_hits);
   read_name(o, "radix_eviction_policy", evictions, c.cache.eviction);
-  read_name(o, "schedule_policy", policies, c.schedule_policy);
+  read_policy(o, c);
+  c.seed = config.seed;
+  read_delays(o, c.delays);
   read(o, "max_prefill_tokens", c.max_prefill_tokens);
   read(o, "chunked_prefill_size", c.chunked_prefill_size);
   read(o, "prefill_max_requests", c.prefill_max_requests);

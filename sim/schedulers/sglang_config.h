@@ -11,7 +11,26 @@ namespace orrery {
 
 enum class SglangRole : std::uint8_t { whole, prefill, decode };  // disaggregation_mode
 
-enum class QueuePolicy : std::uint8_t { fcfs, lpm, lof, shortest_prefill_first };
+enum class QueuePolicy : std::uint8_t {
+  fcfs,
+  lpm,
+  lof,
+  shortest_prefill_first,
+  dfs_weight,
+  random,
+  hrrn,
+  routing_key
+};
+
+// Delays of prefill (managers/prefill_delayer.py, min_free_slots_delayer.py).
+struct PrefillDelays {
+  bool on = false;              // enable_prefill_delayer
+  std::int64_t passes = 30;     // prefill_delayer_max_delay_passes
+  double low_usage = 0;         // ..._token_usage_low_watermark; 0 = none
+  double queue_ratio = 0;       // ..._queue_min_ratio; 0 = none
+  double most_ms = 5000;        // ..._max_delay_ms, of the queue's trigger
+  std::int64_t free_slots = 0;  // min_free_slots_delay; up to 1 = off
+};
 
 // Layers that keep a state (sglang_states.cpp); the pool is cache.state_slots.
 struct StateSlots {
@@ -33,6 +52,8 @@ struct SglangConfig {
   std::int64_t prefill_max_requests = 0;     // 0 = no limit
   std::int64_t prefill_decode_interval = 0, prefill_decode_interval_min_bs = 0;
   QueuePolicy schedule_policy = QueuePolicy::fcfs;
+  std::uint64_t seed = 0;  // for the policy `random`
+  PrefillDelays delays = {};
   bool enable_mixed_chunk = false;
   bool enable_priority_scheduling = false, disable_priority_preemption = false;
   bool schedule_low_priority_values_first = false;
@@ -53,6 +74,7 @@ struct SglangConfig {
   EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
   // HiCache beside windows: parts of equally many layers that keep all tokens, and a window (LayerParts).
   std::int64_t full_parts = 1, window_parts = 0;
+  std::int64_t state_pages = 0;  // beside states: pages of the cache that are as many bytes as one
   std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
   std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
@@ -66,6 +88,8 @@ struct SglangConfig {
   bool staged() const { return micro_batches > 1; }
   bool walking() const { return speculating() || staged(); }  // the running batch, in every step
   bool drafting_network() const { return speculation.lookahead > 0; }
+  // UnifiedTreeCore.is_eagle: not beside layers with a state.
+  bool pairs_of_tokens() const { return drafting_network() && cache.state_slots == 0; }
   // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
   // contexts are known one step late.
   std::int64_t decode_reserve() const { return staged() ? 1 : 2 * (std::int64_t{speculation.tokens} + 1); }

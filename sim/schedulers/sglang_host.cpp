@@ -13,11 +13,16 @@ namespace orrery {
 std::int64_t SglangScheduler::load_back(Sequence& s, const RadixCache::Match& hit) {
   if (hit.best_tokens == hit.tokens) return 0;
   const RadixCache::Loaded loaded = cache_.load(hit.best_node, config_.load_back_threshold);
-  if (!loaded.any()) return 0;
+  if (!loaded.any()) {
+    if (cache_.stateful() && hit.tokens > 0) copy_state(s, hit.node);
+    return 0;
+  }
   unlock_prefix(s);
   lock_prefix(s, hit.best_node);
   s.prefix = s.in_tree = hit.best_tokens;
-  const std::int64_t blocks = host_blocks(loaded.full, loaded.windowed);
+  if (cache_.stateful()) copy_state(s, hit.best_node);
+  // A state comes twice, for the node and into the request's own slot (`build_hicache_transfers`).
+  const std::int64_t blocks = host_blocks(loaded.full, loaded.windowed, 2 * loaded.states);
   plan_loads_ += blocks;
   ++host_.loads;
   host_.loaded += static_cast<std::uint64_t>(blocks);
@@ -28,14 +33,16 @@ std::int64_t SglangScheduler::load_back(Sequence& s, const RadixCache::Match& hi
 }
 
 // Pages; beside windows pages of an equal part of the layers, of which the two kinds have so many each.
-std::int64_t SglangScheduler::host_blocks(std::int64_t full, std::int64_t windowed) const {
+std::int64_t SglangScheduler::host_blocks(std::int64_t full, std::int64_t windowed,
+                                          std::int64_t states) const {
   const std::int64_t page = config_.cache.page_size;
-  return full / page * config_.full_parts + windowed / page * config_.window_parts;
+  return full / page * config_.full_parts + windowed / page * config_.window_parts +
+         states * config_.state_pages;
 }
 
 void SglangScheduler::issue_backups(bool behind_step) {
   for (const RadixCache::Backup& backup : cache_.take_backups()) {
-    const std::int64_t blocks = host_blocks(backup.full, backup.windowed);
+    const std::int64_t blocks = host_blocks(backup.full, backup.windowed, backup.states);
     open_backups_.push_back({next_transfer_, backup});
     issued_.push_back({.direction = TransferWork::Direction::to_host,
                        .id = next_transfer_++,
@@ -47,8 +54,8 @@ void SglangScheduler::issue_backups(bool behind_step) {
 
 // write_back: copies that evictions waited for since the last step.
 void SglangScheduler::plan_host_work() {
-  const std::int64_t page = config_.cache.page_size;
-  plan_blocking_ += cache_.take_blocking_backups() / page;
+  plan_blocking_ += host_blocks(cache_.take_blocking_backups(), cache_.take_blocking_windows(),
+                                cache_.take_blocking_states());
   plan_.load_blocks = std::exchange(plan_loads_, 0);
   plan_.blocking_store_blocks = std::exchange(plan_blocking_, 0);
   host_.stored += static_cast<std::uint64_t>(plan_.blocking_store_blocks);
@@ -73,10 +80,12 @@ bool SglangScheduler::on_transfer(std::uint64_t transfer) {
 
 OffloadCounters SglangScheduler::offload_counters() const {
   OffloadCounters c = host_;
-  c.capacity = host_blocks(config_.cache.host_tokens, config_.cache.host_windowed_tokens);
-  c.used = host_blocks(cache_.host_used(), cache_.host_windowed_used());
-  c.dropped = static_cast<std::uint64_t>(
-      host_blocks(cache_.host_dropped_in_total(), cache_.host_windowed_dropped_in_total()));
+  c.capacity =
+      host_blocks(config_.cache.host_tokens, config_.cache.host_windowed_tokens, config_.cache.host_states);
+  c.used = host_blocks(cache_.host_used(), cache_.host_windowed_used(), cache_.host_states_used());
+  c.dropped = static_cast<std::uint64_t>(host_blocks(cache_.host_dropped_in_total(),
+                                                     cache_.host_windowed_dropped_in_total(),
+                                                     cache_.host_states_dropped_in_total()));
   return c;
 }
 

@@ -9,6 +9,7 @@ SglangScheduler::Kind SglangScheduler::prefill() {
   // §2.1, in this order
   if (batch_rows() == 0 || config_.preempts() || cache_.windowed()) batch_is_full_ = false;
   if ((batch_is_full_ || waiting_.empty()) && chunked_ == no_slot) return Kind::none;
+  if (waits_for_free_slots()) return Kind::none;
   const std::int64_t rows = config_.max_running_requests;
   if (std::min(most_rows() - batch_rows(), rows - rows_held_) <= 0 && chunked_ == no_slot &&
       !config_.preempts()) {
@@ -23,15 +24,21 @@ SglangScheduler::Kind SglangScheduler::prefill() {
     if (enqueue(d.slot)) note_preemption(d.slot, d.by);
   }
   displaced_.clear();
-  if (adder.batch.empty()) return Kind::none;
+  if (adder.batch.empty()) {
+    end_attempt(adder, Kind::none);
+    return Kind::none;
+  }
   if (!allocate_batch(adder)) {
     out_of_memory_ = true;
     return Kind::none;
   }
   if (adder.new_chunked != no_slot) chunked_ = adder.new_chunked;
   launch_batch(adder);
-  return config_.enable_mixed_chunk && config_.chunking() && batch_rows() > 0 ? mix_with_running()
-                                                                              : Kind::extend;
+  const bool mixes = config_.enable_mixed_chunk && config_.chunking() && batch_rows() > 0;
+  const Kind kind = mixes ? mix_with_running() : Kind::extend;
+  prefilled_tokens_ += plan_prefill_tokens_ + plan_decodes_;
+  end_attempt(adder, kind);
+  return kind;
 }
 
 // ----------------------------------------------------------------------------------------------------
@@ -106,6 +113,7 @@ void SglangScheduler::continue_chunk(Adder& adder) {
     if (tokens <= 0) return;
   }
   if (tokens <= 0) tokens = adder.rem_chunk;
+  may_prefill(adder);  // it goes on whatever the answer is
   if (const std::int64_t limit = shorter_work_limit(adder); limit > 0) tokens = std::min(tokens, limit);
   const std::int64_t left = s.input() - s.prefix;
   const bool truncated = left > tokens;
@@ -174,7 +182,8 @@ SglangScheduler::Answer SglangScheduler::add_one(Adder& adder, Slot slot, const 
     return refuse(Answer::no_token);
   Shape shape = shape_of(adder, s, hit.on_host, limit);
   if (shape.verdict != Answer::go_on) return refuse(shape.verdict);
-  const bool loads = hit.on_host > 0 || hit.windowed_on_host > 0;
+  if (!may_prefill(adder)) return refuse(Answer::other);
+  const bool loads = hit.on_host > 0 || hit.windowed_on_host > 0 || hit.state_on_host;
   const std::int64_t grown = loads ? load_back(s, hit) : 0;
   if (grown < hit.on_host) {
     shape = shape_of(adder, s, 0, limit);
@@ -235,6 +244,7 @@ SglangScheduler::Answer SglangScheduler::add_fixed_length(Adder& adder, Slot slo
   if (cache_.windowed() && windowed_need(extend, future, adder.rem_chunk) > remaining_windowed(adder))
     return Answer::no_token;
   if (!outlasts(adder, slot, cost)) return Answer::no_token;
+  if (!may_prefill(adder)) return Answer::other;
   if (!config_.chunking() || extend <= adder.rem_chunk) {
     commit(adder, slot, extend, false);
   } else {
@@ -344,6 +354,9 @@ SglangScheduler::Kind SglangScheduler::mix_with_running() {
   front_order_ -= static_cast<std::int64_t>(last_batch_.size());
   std::int64_t order = front_order_;
   for (const Entry& entry : last_batch_) sequences_[entry.slot].order = order++;
+  if (cache_.stateful() && !config_.walking()) {
+    for (const Slot slot : running_in_order()) miss_state(sequences_[slot], context_of(sequences_[slot]) + 1);
+  }
   launch_decode(true);
   last_batch_mixed_ = true;
   return Kind::mixed;

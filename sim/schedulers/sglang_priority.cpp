@@ -21,6 +21,7 @@ bool SglangScheduler::before(Slot a, Slot b) const {
 // waits may have to go instead.
 bool SglangScheduler::enqueue(Slot slot) {
   sequences_[slot].queued = next_queued_++;
+  sequences_[slot].queued_at_tokens = prefilled_tokens_;
   if (queue_is_full()) {
     const Slot worst = config_.enable_priority_scheduling ? worst_waiting() : slot;
     const bool instead = sequences_[slot].priority < sequences_[worst].priority;

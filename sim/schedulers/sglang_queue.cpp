@@ -13,8 +13,6 @@ namespace {
 // schedule_policy.py
 constexpr std::size_t longest_matched_queue = 128;  // WAITING_QUEUE_PREFIX_MATCH_MAX
 constexpr std::uint64_t refresh_interval = 32;      // WAITING_PREFIX_REFRESH_INTERVAL
-constexpr std::int64_t in_batch_threshold = 32;     // IN_BATCH_PREFIX_CACHING_*_THRESHOLD
-constexpr std::int64_t unlimited = std::int64_t{1} << 60;
 
 }  // namespace
 
@@ -30,6 +28,12 @@ void SglangScheduler::order_queue() {
       if (waiting_.size() > longest_matched_queue) break;
       return sort_by_prefix();
     case QueuePolicy::shortest_prefill_first: return sort_by_prefix();
+    case QueuePolicy::dfs_weight: return sort_by_weight();
+    case QueuePolicy::random: sort_randomly(); break;
+    case QueuePolicy::hrrn:
+      if (waiting_.size() > longest_matched_queue) break;
+      return sort_by_response_ratio();
+    case QueuePolicy::routing_key: sort_by_routing_key(); break;
   }
   touch_waiting_prefixes();
 }
@@ -46,28 +50,19 @@ void SglangScheduler::touch_waiting_prefixes() {
   }
 }
 
-// Cache-aware policies look everybody up. Of several with the same uncached prefix all but the first wait for
-// it to be cached.
+// Cache-aware policies look everybody up.
 void SglangScheduler::sort_by_prefix() {
   struct Rank {
     std::tuple<bool, std::int64_t, std::int64_t> key;
     Slot slot;
   };
   const bool shortest = config_.schedule_policy == QueuePolicy::shortest_prefill_first;
-  RadixCache queue({.tokens = unlimited});
+  RadixCache queue = simulated_tree();
   std::vector<Rank> ranks;
   for (const Slot slot : waiting_) {
     Sequence& s = sequences_[slot];
-    const std::int64_t hit = cache_.match(s.content, key_length(s.input())).tokens;
-    bool later = false;
-    if (hit <= in_batch_threshold) {
-      later = queue.match(s.content, key_length(s.input())).tokens >= in_batch_threshold;
-      if (!later) {
-        queue.take(key_length(s.input()));
-        queue.insert(s.content, key_length(s.input()), {});
-      }
-    }
-    s.prefix = std::min(hit, s.input() - 1);
+    RadixCache::Node node;
+    const bool later = find_prefix(s, queue, node);
     if (shortest) {
       ranks.push_back({{later, std::max<std::int64_t>(1, s.input() - s.prefix), s.queued}, slot});
     } else {
@@ -97,7 +92,7 @@ std::int64_t SglangScheduler::shorter_work_limit(const Adder& adder) const {
 
 PublishedLoad SglangScheduler::load() const {
   PublishedLoad load{.requests = running_count_ + static_cast<std::int64_t>(waiting_.size()),
-                .tokens = config_.cache.tokens - free_tokens()};
+                     .tokens = config_.cache.tokens - free_tokens()};
   for (const Slot slot : waiting_) load.tokens += sequences_[slot].input();
   return load;
 }

@@ -14,7 +14,7 @@ namespace orrery {
 
 // A network's cache is keyed by pairs of tokens (`RadixKey.is_bigram`): one fewer than the tokens.
 std::int64_t SglangScheduler::key_length(std::int64_t tokens) const {
-  return config_.drafting_network() ? std::max<std::int64_t>(0, tokens - 1) : tokens;
+  return config_.pairs_of_tokens() ? std::max<std::int64_t>(0, tokens - 1) : tokens;
 }
 
 void SglangScheduler::start_speaking(Slot slot) {
@@ -77,6 +77,7 @@ void SglangScheduler::launch_verification(bool mixed) {
     k.step = next_step_;
     ++k.verified;
     plan_context_ += k.committed;
+    if (mixed && cache_.stateful()) miss_state(s, k.committed + 1);
     verify_.push_back({.sequence = SequenceId(slot),
                        .request = s.request,
                        .drafts = drafts,

@@ -14,13 +14,17 @@ namespace orrery {
 // prompt leaves a state at the last chunk of them (`mamba_branching_seqlen`).
 void SglangScheduler::take_matched_state(Sequence& s, const RadixCache::Match& hit) {
   const std::int64_t chunk = config_.states.chunk, beyond = hit.full_tokens / chunk * chunk;
-  s.branch = beyond > hit.tokens ? beyond : 0;
-  if (hit.tokens == 0) return;
-  cache_.lock(hit.node);
-  cache_.lock_state(hit.node);
+  s.branch = beyond > hit.best_tokens ? beyond : 0;
+  // What host memory has comes when it is loaded (`prepare_load_back`).
+  if (hit.tokens > 0 && hit.best_tokens == hit.tokens) copy_state(s, hit.node);
+}
+
+void SglangScheduler::copy_state(Sequence& s, RadixCache::Node node) {
+  cache_.lock(node);
+  cache_.lock_state(node);
   const bool room = cache_.make_state_room(1);
-  cache_.unlock_state(hit.node);
-  cache_.unlock(hit.node);
+  cache_.unlock_state(node);
+  cache_.unlock(node);
   ORRERY_CHECK(room, "SGLang: no slot for the state of a hit");  // the engine asserts it
   cache_.take_states(1);
   s.states = 1;
@@ -54,6 +58,27 @@ void SglangScheduler::track_states(Sequence& s) const {
     s.tracked = s.branch;
 }
 
+// Beside prompts decodes leave no state (`mix_with_running` clears their mask).
+void SglangScheduler::miss_state(Sequence& s, std::int64_t tokens) const {
+  const std::int64_t interval = config_.states.interval;
+  if (!config_.states.in_turn || tokens % interval != 0) return;
+  const std::int64_t before = tokens - interval;
+  if (before != s.missed) s.kept = before > s.input() ? before : 0;
+  s.missed = tokens;
+}
+
+// The last place among the first `up_to` tokens where decoding left a state. Of a run of accepted drafts that
+// passes a boundary behind the end only the state there was kept, and the one before it where two are filled
+// in turn (`_select_finished_checkpoint`).
+std::int64_t SglangScheduler::last_boundary(const Sequence& s, std::int64_t up_to) const {
+  const std::int64_t interval = config_.states.interval;
+  const std::int64_t last = up_to / interval * interval;
+  if (config_.speculating() && s.speech.committed / interval * interval > last &&
+      config_.states.of_sequence < 3)
+    return 0;
+  return s.missed > 0 && last <= s.missed ? std::min(last, s.kept) : last;
+}
+
 // `prepare_for_caching_req`: how far the tree can be given tokens, and a slot beside the state that it gets
 // then, which takes the place of that one. Who ends leaves the state of the last boundary that its decodes
 // passed; without one, nothing more than the tree has. False: nothing is inserted.
@@ -61,8 +86,7 @@ bool SglangScheduler::checkpoint_states(Sequence& s, std::int64_t up_to, bool en
   if (!config_.states.in_turn) {
     s.tracked = up_to;
   } else if (ends) {
-    const std::int64_t boundary = up_to / config_.states.interval * config_.states.interval;
-    if (boundary > s.input()) s.tracked = boundary;
+    if (const std::int64_t boundary = last_boundary(s, up_to); boundary > s.input()) s.tracked = boundary;
   }
   if (s.tracked == 0 || s.tracked > up_to) {
     s.tracked = 0;

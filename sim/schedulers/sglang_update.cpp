@@ -242,6 +242,7 @@ void SglangScheduler::release(Slot slot, std::int64_t owned, std::int64_t alloca
   unlock_prefix(s);
   s.node = RadixCache::root;
   s.window_begin = s.extends = s.branch = 0;
+  s.missed = s.kept = 0;
   s.in_tree = s.inserted = s.prefix = 0;
   --rows_held_;
 }

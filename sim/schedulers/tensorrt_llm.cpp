@@ -28,6 +28,7 @@ TensorRtLlmScheduler::TensorRtLlmScheduler(const SchedulerConfig& config)
   if (windowed() && config.enable_prefix_caching) {
     TensorRtLlmKvPool::Config pool = kv_config(config);
     pool.num_blocks = rules_.window_blocks;
+    pool.host_blocks = rules_.window_host_blocks;
     window_kv_.emplace(pool);
   }
   if (config.encoder.compute_budget > 0) encoder_ = std::make_unique<EncodeOnTouch>(0, true);
@@ -98,7 +99,7 @@ void TensorRtLlmScheduler::unlink_active(Slot slot) {
 }
 
 OffloadCounters TensorRtLlmScheduler::offload_counters() const {
-  const TensorRtLlmKvPool::HostUse host = kv_.host();
+  const TensorRtLlmKvPool::HostUse host = host_use();
   return {.capacity = host.capacity,
           .used = host.used,
           .stored = static_cast<std::uint64_t>(host.offloaded),
@@ -292,9 +293,9 @@ void TensorRtLlmScheduler::prepare_contexts() {
     Sequence& s = sequences_[row.slot];
     std::int64_t tokens = row.tokens;
     if (s.state == State::context) {
-      const std::int64_t before = kv_.host().onboarded;
+      const std::int64_t before = host_use().onboarded;
       const std::int64_t hit = take_window(s, s.target, kv_.add_sequence(s.kv, s.target));
-      onboarding_ += kv_.host().onboarded > before ? 1 : 0;
+      onboarding_ += host_use().onboarded > before ? 1 : 0;
       if (hit > 0 && hit + tokens < s.target) {
         tokens = (hit + tokens) / config_.block_size * config_.block_size - hit;
       } else {
@@ -379,8 +380,9 @@ const StepPlan& TensorRtLlmScheduler::finish_plan() {
   plan_.decode_sequences = plan_decodes_;
   plan_.decoding = this;
   plan_.decode_context_tokens = plan_decode_context_;
-  plan_.onboarded_blocks = kv_.host().onboarded - onboarded_;
-  plan_.offloaded_blocks = kv_.host().offloaded - offloaded_;
+  const TensorRtLlmKvPool::HostUse host = host_use();
+  plan_.onboarded_blocks = host.onboarded - onboarded_;
+  plan_.offloaded_blocks = host.offloaded - offloaded_;
   onboarded_ += plan_.onboarded_blocks;
   offloaded_ += plan_.offloaded_blocks;
   plan_.verify = verify_;

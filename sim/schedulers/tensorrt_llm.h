@@ -234,7 +234,11 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   // tensorrt_llm_stages.cpp
   bool staged() const { return config_.pipeline.micro_batches > 1; }
   const StepPlan& go_round();
-  std::int64_t most_active() const { return config_.max_num_seqs * config_.pipeline.stages; }  // §1.1
+  // §1.1. Layers with a state have one for max_batch_size requests, whatever the stages (MambaCacheManager,
+  // `_prepare_mamba_cache_blocks`): the engine takes in more and may fail, here they wait.
+  std::int64_t most_active() const {
+    return config_.max_num_seqs * (rules_.states ? 1 : config_.pipeline.stages);
+  }
   bool in_flight(const Sequence& s) const { return staged() && s.speech.in_flight > 0; }
   bool is_full() const {  // the micro-batch being composed
     return staged() && static_cast<std::int64_t>(rows_.size()) + plan_decodes_ >= config_.max_num_seqs;
@@ -247,6 +251,7 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   std::int64_t window_next_step(const Sequence& s) const;
   std::int64_t take_window(Sequence& s, std::int64_t tokens, std::int64_t hit);
   void add_to_window(std::int64_t blocks);
+  TensorRtLlmKvPool::HostUse host_use() const;
   void slide_window(Sequence& s, std::int64_t tokens);
   void grow_windows();
   std::int64_t window_spare() const;
@@ -266,6 +271,10 @@ class TensorRtLlmScheduler final : public Scheduler, private DecodingTokens {
   static bool is_generation(const Sequence& s) {
     return s.state == State::decoding || s.state == State::passed || s.state == State::to_complete;
   }
+  // STATIC_BATCH (capacityScheduler.cpp, GuaranteedNoEvictScheduler<true>): nobody is taken in beside
+  // generations, nor passed over for a block that another one computes.
+  bool is_static() const { return config_.options.has("static_batch"); }
+  bool takes_in() const { return !is_static() || started_ == prefilling_; }
   static bool is_started(const Sequence& s) { return is_generation(s) || s.state == State::prefilling; }
   std::int64_t context_of(const Sequence& s) const {  // tokens in the KV cache, steps in flight included
     if (walks() && is_generation(s)) return s.speech.tokens - config_.speculation.lookahead;

@@ -41,7 +41,7 @@ bool TensorRtLlmScheduler::choose_at_once() {
   } else {
     available -= owed_;
   }
-  if (!contexts_.empty()) {
+  if (!contexts_.empty() && takes_in()) {
     note_keys_in_progress();
     if (!take_contexts(available, budget)) {
       rows_.clear();
@@ -80,7 +80,7 @@ void TensorRtLlmScheduler::choose_no_evict() {
   ORRERY_CHECK(walks() || available == kv_.free_blocks() - owed_ + remote_.reserved,
                "what generations are owed adds up");
   available -= remote_.reserved;
-  if (!all) return;
+  if (!all || !takes_in()) return;
   note_keys_in_progress();
   take_contexts(available, budget);
 }
@@ -219,7 +219,7 @@ bool TensorRtLlmScheduler::find_key(Slot slot) {
 // §2.4: another context of this pass will bring the block that this one misses first. If not, it will. With
 // several window sizes the engine does not look (`findNewContextBlock`).
 bool TensorRtLlmScheduler::is_duplicate(Slot slot) {
-  if (!config_.enable_prefix_caching || windowed() || !find_key(slot)) return false;
+  if (!config_.enable_prefix_caching || windowed() || is_static() || !find_key(slot)) return false;
   const std::uint64_t key = sequences_[slot].key;
   const auto place = std::lower_bound(keys_.begin(), keys_.end(), key);
   if (place != keys_.end() && *place == key) return true;

@@ -62,6 +62,22 @@ std::int64_t TensorRtLlmScheduler::take_window(Sequence& s, std::int64_t tokens,
   return std::min(hit, found);
 }
 
+// §4.5 of both pools, each of which has a tier of its own (`WindowBlockManager::getFreeBlock`,
+// `onboardBlock`), in blocks of one of the equal parts that the layers of either kind fall into. What a
+// window left behind and somebody else is given goes there too, so that its sequence is stored whole all the
+// same.
+TensorRtLlmKvPool::HostUse TensorRtLlmScheduler::host_use() const {
+  const TensorRtLlmKvPool::HostUse full = kv_.host();
+  if (!window_kv_) return full;
+  const TensorRtLlmKvPool::HostUse window = window_kv_->host();
+  const auto both = [&](std::int64_t TensorRtLlmKvPool::HostUse::*count) {
+    return full.*count * rules_.full_parts + window.*count * rules_.window_parts;
+  };
+  using Use = TensorRtLlmKvPool::HostUse;
+  return {both(&Use::capacity), both(&Use::used), both(&Use::offloaded), both(&Use::onboarded),
+          both(&Use::dropped)};
+}
+
 void TensorRtLlmScheduler::add_to_window(std::int64_t blocks) {
   if (window_kv_)
     window_kv_->grow_unattributed(blocks);

@@ -95,18 +95,73 @@ TEST_CASE("what SGLang asserts, and what is not modelled beside states, is refus
            {"engine_args: {mamba_radix_cache_strategy: extra_buffer_lazy}\n", "extra_buffer"},
            {"engine_args: {page_size: 48}\n", "chunk of a scan"},
            {"engine_args: {page_size: 64, mamba_track_interval: 100}\n", "multiple of page_size"},
-           {"engine_args: {enable_mixed_chunk: true}\n", "enable_mixed_chunk"},
-           {"engine_args: {enable_hierarchical_cache: true}\n", "enable_hierarchical_cache"},
-           {"speculation: {method: ngram, tokens: 3, acceptance: 0.5}\n",
-            "speculation beside layers with a state"}}) {
+           {"speculation: {method: mtp, tokens: 3, acceptance: 0.5}\nengine_args: {mamba_track_interval: "
+            "3}\n",
+            "what a verification looks at, 4"},
+           {"parallel: {cp: 2}\n", "cp"}}) {
     INFO(more);
     CHECK(errors_of(more).find(piece) != std::string::npos);
   }
-  CHECK(errors_of("parallel: {pp: 2}\n", "qwen3-next-80b-a3b").find("pp, dp or cp") != std::string::npos);
   // Models without states take the arguments and change nothing.
   const InstanceSpec plain = instance("engine_args: {mamba_full_memory_ratio: 0.5}\n", "qwen3-8b");
   CHECK(plain.engine.ignored_args == std::vector<std::string>{"mamba_full_memory_ratio"});
   CHECK(plan_memory(plain).value().kv_blocks == plan_memory(instance("", "qwen3-8b")).value().kv_blocks);
+}
+
+// `_handle_max_mamba_cache` solved for the slots K: K + 1 states, and (min(running, K ÷ 5) + 1)·(drafts + 1).
+TEST_CASE("with drafts the states in between are reckoned too, for 48 running requests unless said") {
+  const auto plan = [](const std::string& more) {
+    return plan_memory(instance("speculation: {method: mtp, tokens: 3, acceptance: 0.5}\n" + more)).value();
+  };
+  const MemoryPlan usual = plan_memory(instance("")).value();
+  const MemoryPlan few = plan("engine_args: {max_mamba_cache_size: 100}\n");
+  CHECK(few.state_bytes.value() == usual.state_bytes.value());  // of one state
+  CHECK(few.max_sequences == 20);
+  CHECK(few.slots_of_sequence == 3);
+  const double before = static_cast<double>(plan("engine_args: {max_mamba_cache_size: 95}\n").kv_tokens()) *
+                        few.kv_bytes_per_token.value(),
+               after = static_cast<double>(few.kv_tokens()) * few.kv_bytes_per_token.value();
+  // Five slots more are a request more, with four states of its own: nine.
+  CHECK(before - after == Approx(9 * few.state_bytes.value()).epsilon(0.001));
+  const MemoryPlan all = plan("");
+  CHECK(all.max_sequences == std::min<std::int64_t>(48, all.state_slots / 5));
+  const double budget = all.kv_available.value() * 0.9 / 1.9, each = all.state_bytes.value();
+  CHECK(all.state_slots == static_cast<std::int64_t>((budget - 5 * each) / (each * 1.8)));
+}
+
+TEST_CASE("stages and ranks share states out: a stage's layers, a rank's part of the argument") {
+  const MemoryPlan stages =
+      plan_memory(
+          instance("parallel: {pp: 2}\nengine_args: {max_mamba_cache_size: 100}\n", "qwen3-next-80b-a3b"))
+          .value();
+  const MemoryPlan whole =
+      plan_memory(
+          instance("parallel: {tp: 2}\nengine_args: {max_mamba_cache_size: 100}\n", "qwen3-next-80b-a3b"))
+          .value();
+  CHECK(stages.state_bytes.value() == Approx(whole.state_bytes.value()));  // half of the layers, half of the
+                                                                           // heads
+  // Overlap goes with stages, but the strategy was chosen before (extra_buffer, one slot in turn).
+  CHECK(stages.slots_of_sequence == 2);
+  CHECK(stages.max_sequences == 25);
+  const MemoryPlan ranks =
+      plan_memory(instance("parallel: {dp: 4, ep: 4}\nengine_args: {max_mamba_cache_size: 100}\n",
+                           "qwen3-next-80b-a3b"))
+          .value();
+  CHECK(ranks.state_slots == 25);
+  CHECK(ranks.max_sequences == 5);
+}
+
+// build_hybrid_mamba_stack, `_split_hicache_size`: the same ratio for states as for tokens.
+TEST_CASE(
+    "HiCache beside states: twice the device's tokens, or a part of gigabytes as of the device's bytes") {
+  const std::string on = "engine_args: {enable_hierarchical_cache: true, max_mamba_cache_size: 100";
+  const MemoryPlan ratio = plan_memory(instance(on + "}\n")).value();
+  CHECK(ratio.host_blocks == 2 * ratio.kv_blocks);
+  const MemoryPlan sized = plan_memory(instance(on + ", hicache_size: 20}\n")).value();
+  const double device = sized.kv_bytes_per_token.value() * static_cast<double>(sized.kv_tokens()) +
+                        100 * sized.state_bytes.value();
+  CHECK(static_cast<double>(sized.host_blocks) ==
+        Approx(static_cast<double>(sized.kv_blocks) * 20e9 / device).epsilon(1e-5));
 }
 
 TEST_CASE("arguments that another one leaves without effect are named") {

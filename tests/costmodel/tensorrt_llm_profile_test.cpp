@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "catch.h"
+#include "costmodel/host_block.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/padding.h"
@@ -85,7 +86,7 @@ TEST_CASE("what is unknown, impossible or not modelled is an error where it stan
   CHECK(holds(error_of("kv_cache_config: {tokens_per_blok: 64}"), "kv_cache_config.tokens_per_block"));
   CHECK(holds(error_of("kv_cache_config: 3"), "a map"));
   CHECK(holds(error_of("kv_cache_config: {tokens_per_block: 48}"), "power of two"));
-  CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: STATIC_BATCH}"), "MAX_UTILIZATION"));
+  CHECK(holds(error_of("scheduler_config: {capacity_scheduler_policy: MAX_REQUESTS}"), "STATIC_BATCH"));
   CHECK(holds(error_of("enable_attention_dp: true"), "deployment.parallel.dp"));
   CHECK(holds(error_of("speculative_config: {decoding_type: MTP}"), "deployment.speculation"));
   CHECK(holds(error_of("kv_connector_config: {connector: x}"), "a connector"));
@@ -198,12 +199,20 @@ TEST_CASE("§4.6 layers with a window get half of the memory, which for gpt-oss 
   CHECK_FALSE(holds(two.to_table(), "kept every token"));
   // A list of the whole length alone says nothing new; longer than max_seq_len is that.
   CHECK(read("max_attention_window: [131072]").spec.engine.settings.tensorrt_llm.window == 0);
-  // With reuse both pools have a tree; a tier behind them is not modelled, without reuse it holds nothing.
+  // With reuse both pools have a tree, and half of host memory each: 12 layers of 2,048 bytes a token are
+  // 786,432 a block, of which 512 MiB hold 682.
   const Resolved reused = read("max_attention_window: [128, 32768]");
   CHECK(reused.errors.empty());
   CHECK(plan_memory(reused.spec).value().windowed_blocks == one.kv_blocks);
-  CHECK(holds(read("max_attention_window: [128, 32768], host_cache_size: 1073741824").errors,
-              "leave host_cache_size out"));
+  const Resolved tiered = read("max_attention_window: [128, 32768], host_cache_size: 1073741824");
+  CHECK(tiered.errors.empty());
+  const MemoryPlan tiers = plan_memory(tiered.spec).value();
+  CHECK(tiers.host_blocks == 682);
+  CHECK(tiers.windowed_host_blocks == 682);
+  CHECK(host_block_bytes(tiered.spec, tiers).value() == 786432);
+  const Resolved none = read("max_attention_window: [128, 32768], host_cache_size: 1000000");
+  CHECK(
+      holds(to_string(plan_memory(none.spec).errors()), "not even one KV block of the layers with a window"));
   for (const char* list : {"[64, 32768]", "[32768, 128]", "[128]", "[128, 128, 32768]"})
     CHECK(holds(read("enable_block_reuse: false, max_attention_window: " + std::string(list)).errors,
                 "less than the model's layers see: expected [128, 32768]"));

@@ -64,16 +64,26 @@ TEST_CASE("what TensorRT-LLM's cache of states asserts or forgets is refused by 
   CHECK(refused(off + ", enable_chunked_prefill: true", "forgets the state"));
   CHECK(refused(off, "cannot go back", "qwen3-next-80b-a3b",
                 "speculation: {method: ngram, tokens: 2, acceptance: 0.5, match_rate: 0.5}\n"));
-  const Read stages = read(
-      "hardware: h200\nmodel: qwen3-next-80b-a3b\nengine: tensorrt-llm-1.2\nparallel: {pp: 2}\nengine_args: "
-      "{" +
-      off + "}\n");
-  CHECK(to_string(stages.errors).find("pp or dp above 1") != std::string::npos);
   CHECK(resolve("max_batch_size: 64, enable_chunked_prefill: true, " + off, "nemotron-h-56b").errors.empty());
   const Read plain = resolve("kv_cache_config: {mamba_ssm_cache_dtype: float32}", "qwen3-8b");
   REQUIRE(plain.errors.empty());
   CHECK(plain.spec.engine.ignored_args == std::vector<std::string>{"kv_cache_config.mamba_ssm_cache_dtype"});
   CHECK(refused("kv_cache_config: {mamba_ssm_cache_dtype: int8}", "expected one of auto", "qwen3-8b"));
+}
+
+TEST_CASE(
+    "a stage keeps the states of its layers, a rank of attention data parallelism whole ones, of "
+    "max_batch_size") {
+  const auto plan = [](const char* parallel) {
+    const Read r =
+        read(std::string("hardware: h200\nmodel: qwen3-next-80b-a3b\nengine: tensorrt-llm-1.2\nparallel: ") +
+             parallel + "\nengine_args: {max_seq_len: 8192, max_batch_size: 64, " + off + "}\n");
+    INFO(to_string(r.errors));
+    REQUIRE(r.errors.empty());
+    return plan_memory(r.spec).value();
+  };
+  CHECK(plan("{pp: 2}").states.value() == 64 * (taps + 2 * matrix));  // 18 layers whole, not 36 halves
+  CHECK(plan("{dp: 2, ep: 2}").states.value() == 2 * 64 * (taps + 2 * matrix));
 }
 
 TEST_CASE("prompts scan copies of states with Triton's kernels, and decodes update them in place") {

@@ -1,5 +1,6 @@
 // SGLang's HiCache beside a pool for layers with a sliding window: a second tier for windowed slots
 // (mem_cache/unified_cache/components/swa.py of 0.5.23). § are those of ../shared/reference/sglang_0_5.md.
+#include "base/random.h"
 #include "catch.h"
 #include "sglang_driver.h"
 
@@ -158,4 +159,83 @@ TEST_CASE("§4 HiCache, SWA: what was copied is there or was dropped, of both ti
   }
   const OffloadCounters all = d.scheduler.offload_counters();
   CHECK(all.dropped > static_cast<std::uint64_t>(d.scheduler.cache().host_dropped_in_total()));
+}
+
+// `_evict_device_next_node` of swa.py: the whole window is copied before the inner node gives its slots up.
+TEST_CASE("§4 HiCache, SWA: write_back copies a window before the device gives it up, and waits for it") {
+  for (const std::int64_t room : {100, 0}) {
+    CAPTURE(room);
+    RadixCache::Config how = tiers(200, 60, 200, room);
+    how.backup_at_hits = 0;
+    RadixCache c(how);
+    insert(c, 1, 20);
+    insert(c, 1, 40, 20);  // an inner node of 20 and its leaf
+    CHECK(c.take_backups().empty());
+    CHECK(c.take_blocking_windows() == 0);
+    insert(c, 2, 40);  // 20 windowed slots are missing
+    if (room > 0) {
+      CHECK(c.take_blocking_windows() >= 20);
+      CHECK(c.take_blocking_backups() >= 20);
+      CHECK(c.host_windowed_used() >= 20);
+    } else {
+      CHECK(c.host_used() == 0);  // no room for windows: nothing is copied, and the device gives them up
+    }
+    c.check_invariants();
+  }
+}
+
+TEST_CASE("§4 HiCache, SWA: random use with every write policy, and drafts: nothing is lost or left over") {
+  std::uint64_t loads = 0, blocking = 0, drafted = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    CAPTURE(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 41);
+    const auto pick = [&](std::int64_t low, std::int64_t high) {
+      return low + static_cast<std::int64_t>(r.below(static_cast<std::uint64_t>(high - low + 1)));
+    };
+    SglangConfig c = config(pick(700, 1500));
+    c.context_length = 600;
+    c.cache.window = pick(10, 120);
+    c.cache.windowed_tokens = pick(500, 900);
+    c.cache.host_tokens = pick(200, 3000);
+    c.cache.host_windowed_tokens = pick(100, 2000);
+    c.cache.backup_at_hits = pick(0, 2);
+    c.full_parts = pick(1, 2);
+    c.window_parts = pick(1, 5);
+    c.max_running_requests = 4;
+    c.schedule_conservativeness = 0.2;
+    c.chunked_prefill_size = pick(0, 1) == 0 ? 128 : 8192;
+    if (pick(0, 1) == 0)
+      c.speculation = {.tokens = 2, .lookahead = static_cast<std::int32_t>(2 * pick(0, 1))};
+    Driver d(c);
+    d.acceptance.accepts = static_cast<std::int32_t>(pick(0, 2));
+    std::size_t added = 0;
+    for (int i = 0; i < 25; ++i) {
+      const auto length = static_cast<std::int32_t>(pick(1, 350)),
+                 output = static_cast<std::int32_t>(pick(1, 80));
+      if (d.add({.prompt = length, .max_output = output, .stream = static_cast<std::uint64_t>(pick(1, 6))}))
+        ++added;
+      for (std::int64_t passes = pick(0, 40); passes-- > 0 && d.scheduler.has_work();) {
+        d.pass();
+        if (passes % 3 == 0) d.finish_copies();
+      }
+    }
+    for (int n = 0; d.scheduler.has_work() && n < 20000; ++n) {
+      d.pass();
+      d.finish_copies();
+    }
+    d.finish_copies();
+    REQUIRE(d.ended.size() + d.aborted.size() == added);
+    const RadixCache& cache = d.scheduler.cache();
+    REQUIRE(cache.held() == 0);
+    REQUIRE(cache.windowed_held() == 0);
+    REQUIRE(cache.protected_tokens() == 0);
+    REQUIRE(cache.windowed_protected() == 0);
+    const OffloadCounters counted = d.scheduler.offload_counters();
+    loads += counted.loads;
+    blocking += c.cache.backup_at_hits == 0 ? counted.stored : 0;
+    drafted += d.scheduler.counters().speculation.verifications;
+  }
+  CHECK(loads > 50);
+  CHECK(blocking > 100);
+  CHECK(drafted > 1000);
 }

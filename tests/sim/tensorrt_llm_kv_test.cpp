@@ -381,6 +381,48 @@ TEST_CASE(
   CHECK(lost > 100);
 }
 
+TEST_CASE("§4.3 §4.5 random use of a window's pool with a tier in host memory: as the plain model") {
+  std::int64_t onboarded = 0, dropped = 0;
+  std::uint64_t kept = 0, lost = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    CAPTURE(seed);
+    History history(seed, true, static_cast<std::int64_t>(1 + seed % 40));
+    for (int i = 0; i < 300; ++i) history.step();
+    kept += history.kept;
+    lost += history.lost;
+    onboarded += history.host().onboarded;
+    dropped += history.host().dropped;
+  }
+  CHECK(kept > 500);
+  CHECK(lost > 20);  // whose front went from host memory too
+  CHECK(onboarded > 500);
+  CHECK(dropped > 500);
+}
+
+TEST_CASE(
+    "§4.5 what a window left behind and somebody else is given goes to host memory, and counts as kept") {
+  const auto ids = names(1, 128);
+  for (const std::int64_t tier : {0, 1, 4}) {
+    CAPTURE(tier);
+    TensorRtLlmKvPool pool({.num_blocks = 20, .host_blocks = tier});
+    const auto h = pool.open(named(ids, 128));
+    pool.add_sequence(h, 128);
+    pool.detach_front(h, 2);
+    pool.grow_unattributed(16);  // the 15 that were never used, but for one that the sequence grows by
+    const auto next = pool.open(named(names(7, 64), 64));
+    pool.add_sequence(next, 64);  // its two blocks: the sequence's front
+    CHECK(pool.host().offloaded == (tier == 0 ? 0 : 2));
+    pool.release(next, 2, 64, false);
+    pool.release(h, 5, 140, false);
+    pool.check_invariants();
+    const auto again = pool.open(named(ids, 128));
+    // A tier of one block has dropped the first for the second.
+    CHECK(pool.add_sequence(again, 128) == (tier == 4 ? 127 : 0));
+    CHECK(pool.host().onboarded == (tier == 4 ? 2 : 0));
+    pool.check_invariants();
+  }
+}
+
 // Windows of 64 tokens, blocks of 32.
 TEST_CASE(
     "§4.3 a window's sequence is stored at its end, the front that it left behind too, unless it was given "

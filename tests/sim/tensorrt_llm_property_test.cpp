@@ -184,6 +184,35 @@ TEST_CASE(
   CHECK(fewer > at_least(20));
 }
 
+TEST_CASE("§4.5 random worlds with reuse, windows and a tier for either pool: conservation [trtllm]") {
+  world::Visited visited, never_evicting;
+  std::uint64_t stored = 0, loaded = 0, more = 0;
+  for (std::uint64_t seed = 1; seed <= worlds(40); ++seed) {
+    auto [w, requests] = world::tensorrt_llm_reused_windows_world(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 12);
+    const RunResult without = world::run(w, requests);
+    world::keep_in_host_memory(w, r);
+    w.config.tensorrt_llm.window_host_blocks = 1 + static_cast<std::int64_t>(r.below(400));
+    w.config.tensorrt_llm.full_parts = 1 + static_cast<std::int64_t>(r.below(2));
+    w.config.tensorrt_llm.window_parts = 1 + static_cast<std::int64_t>(r.below(5));
+    CAPTURE(seed);
+    const auto refused = [&config = w.config](const TraceRequest& q) {
+      return !config.enable_chunked_prefill && q.prompt_tokens > config.max_num_batched_tokens;
+    };
+    world::check_conservation(w, requests, refused,
+                              w.config.tensorrt_llm.max_utilization ? visited : never_evicting);
+    const RunResult a = world::run(w, requests);
+    if (seed % 10 == 0) REQUIRE(world::run(w, requests, seed).digest == a.digest);
+    stored += a.offload.stored;
+    loaded += a.offload.loaded;
+    more += a.cached_tokens > without.cached_tokens ? 1 : 0;
+  }
+  CHECK(never_evicting.preemptions == 0);
+  CHECK(stored > at_least(1000));
+  CHECK(loaded > at_least(300));
+  CHECK(more > at_least(8));  // what would have been gone was found
+}
+
 // The gate runs this in gcc Release and in clang Debug; both must find this very value.
 TEST_CASE("digests equal the golden one on every compiler and build type [trtllm][golden]") {
   Digest all;
