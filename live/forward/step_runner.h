@@ -13,7 +13,7 @@ namespace orrery {
 
 // What a step worked through by operator class, counted where its kernels were launched; see LaunchCount.
 struct StepWork {
-  std::array<double, op_class_count> flops{}, memory_bytes{}, activation_bytes{};
+  std::array<double, op_class_count> flops{}, memory_bytes{}, activation_bytes{}, link_bytes{};
 };
 
 struct StepResult {
