@@ -117,6 +117,7 @@ KernelDemand kernel_demand(const Scenario& scenario, bool waits) {
   d.max_sequences = std::min(config.max_num_seqs, config.max_num_batched_tokens);
   if (!graphs.empty()) d.max_sequences = std::max(d.max_sequences, std::min(graphs.back(), d.max_rows));
   d.max_positions = config.max_model_len;
+  d.ranks = static_cast<std::int32_t>(scenario.pool.instance.plan.tp);
   d.seed = scenario.seed;
   d.waits = waits;
   return d;
@@ -132,7 +133,9 @@ Status check_kernel_scenario(const Scenario& s, bool waits) {
   const SchedulerConfig config = s.scheduler_config();
   refuse(!s.other_pools.empty() || pool.role != PoolRole::mixed, "deployment.pools",
          "several pools do not run on kernels");
-  refuse(i.plan.gpus() > 1, "deployment.parallel", "kernels run on one GPU an instance");
+  refuse(i.plan.gpus() > i.plan.tp || i.plan.tp > 2 || (i.plan.ep > 1 && i.plan.tp > 1),
+         "deployment.parallel",
+         "kernels run on one GPU an instance, or on two that share out its layers (tp: 2)");
   refuse(i.engine.scheduler != "vllm-v1", "deployment.engine",
          "only the rules of vLLM's scheduler run on kernels (engine: orrery, or a vLLM)");
   refuse(i.speculation.on(), "deployment.speculation", "drafts do not run on kernels");

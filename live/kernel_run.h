@@ -22,6 +22,7 @@ struct KernelDemand {
   std::int64_t instances = 1, blocks = 0;                           // blocks: of each
   std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
                                                                     // sequence
+  std::int32_t ranks = 1;  // devices that share out the model
   std::uint64_t seed = 1;
   bool waits = true;  // the clock
 };

@@ -27,8 +27,8 @@ namespace {
 // Beside weights and KV: activations, libraries' workspaces, graphs.
 constexpr double spare_bytes = 8.0 * (1 << 30);
 
-Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& memory, double bytes,
-                                 std::string name) {
+Result<KernelDevice> device_with(const KernelDemand& d, const RankedForward::Options& ranks,
+                                 kernels::DeviceMemory& memory, double bytes, std::string name) {
   const InstanceSpec& i = *d.instance;
   ORRERY_TRY(plan, plan_memory(i));
   const double pool = plan.kv_bytes_per_token.value() * static_cast<double>(d.blocks * plan.block_size);
@@ -44,7 +44,7 @@ Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& m
   options.max_positions = d.max_positions;
   options.random_kv = true;
   options.count_launches = false;
-  ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits));
+  ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits, ranks));
   device.runner = std::move(runner);
   return device;
 }
@@ -54,9 +54,10 @@ constexpr std::int64_t most_simulated_parameters = 20'000'000;  // fibres take a
 #endif
 
 // The first GPU; in a build without a GPU toolkit the CPU simulator, for models of a test's size.
-Result<KernelDevice> make_device(const KernelDemand& d,
+Result<KernelDevice> make_device(const KernelDemand& d, bool own_all_reduce,
                                  std::vector<std::unique_ptr<kernels::Device>>& devices,
                                  kernels::HostMemory& host) {
+  RankedForward::Options ranks{d.ranks, own_all_reduce ? AllReduce::peers : AllReduce::nccl};
 #ifdef ORRERY_SIMULATED_WARP
   static_cast<void>(devices);
   ORRERY_TRY(plan, plan_memory(*d.instance));
@@ -65,7 +66,8 @@ Result<KernelDevice> make_device(const KernelDemand& d,
         ErrorKind::unavailable,
         "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
         "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
-  return device_with(d, host, 0, "CPU simulator of the kernels (times mean nothing)");
+  ranks.all_reduce = AllReduce::peers;  // there is no NCCL
+  return device_with(d, ranks, host, 0, "CPU simulator of the kernels (times mean nothing)");
 #else
   static_cast<void>(host);
   std::string why;
@@ -76,9 +78,15 @@ Result<KernelDevice> make_device(const KernelDemand& d,
         "--executor kernel needs an NVIDIA GPU: " + why +
             " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
             "the CPU simulator)");
+  if (static_cast<std::int32_t>(devices.size()) < d.ranks)
+    return make_error(ErrorKind::unavailable, "the plan is one over " + std::to_string(d.ranks) +
+                                                  " GPUs (parallel, pools), and there are " +
+                                                  std::to_string(devices.size()));
   const kernels::DeviceInfo& info = devices.front()->info();
-  return device_with(d, devices.front()->memory(), static_cast<double>(info.memory_bytes),
-                     info.name + ", driver " + info.driver + ", " + info.runtime);
+  const std::string sums = d.ranks == 1 ? "" : own_all_reduce ? ", own all-reduce" : ", NCCL's all-reduce";
+  return device_with(d, ranks, devices.front()->memory(), static_cast<double>(info.memory_bytes),
+                     (d.ranks > 1 ? std::to_string(d.ranks) + " × " : "") + info.name + ", driver " +
+                         info.driver + ", " + info.runtime + sums);
 #endif
 }
 
@@ -128,7 +136,9 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   run_options.emulate_host = options.emulate_host;
   run_options.tape = tape ? &*tape : nullptr;
   run_options.keep_going = [](std::uint64_t) { return !interrupted(); };
-  run_options.make_device = [&](const KernelDemand& d) { return make_device(d, devices, host); };
+  run_options.make_device = [&](const KernelDemand& d) {
+    return make_device(d, options.own_all_reduce, devices, host);
+  };
   ORRERY_TRY(run, run_on_kernels(scenario, run_options));
   if (interrupted()) return interruption();
   if (tape) ORRERY_TRY_STATUS(tape->finish(run.result));

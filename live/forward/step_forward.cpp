@@ -138,6 +138,7 @@ Result<Unit> StepForward::launch(const StepBatch& batch) {
   if (!hold_pieces(step->slots_used)) return no_room("attention's partial results");
   if (options_.link != nullptr && piece_slots_ != held) options_.link->meet();
   counts_.clear();
+  counting_ = false;
   if (options_.link != nullptr) {
     if (Result<Unit> ready = rehearse(*step); !ready) return ready.errors();
   }
