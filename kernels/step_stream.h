@@ -21,6 +21,7 @@ class StepStream {
 
   virtual ~StepStream() = default;
   virtual Stream handle() = 0;
+  virtual void make_current() = 0;  // its device, of the calling thread: launches and captures need it
   // Host memory that copies can be made from and to while the host goes on; null when there is no room. Lives
   // as long as the stream.
   virtual void* host_memory(std::size_t bytes) = 0;

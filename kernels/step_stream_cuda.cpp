@@ -47,6 +47,7 @@ class CudaStream final : public StepStream {
   }
 
   Stream handle() override { return stream_; }
+  void make_current() override { keep(cudaSetDevice(device_)); }
   void* host_memory(std::size_t bytes) override {
     void* memory = nullptr;
     if (cudaMallocHost(&memory, bytes) != cudaSuccess) {

@@ -16,6 +16,7 @@ class SimulatedStream final : public StepStream {
   };
 
   Stream handle() override { return nullptr; }
+  void make_current() override {}
   void* host_memory(std::size_t bytes) override {
     memory_.push_back(std::make_unique<unsigned char[]>(bytes));
     return memory_.back().get();

@@ -52,20 +52,25 @@ std::string KernelExecutor::failure() const {
 void KernelExecutor::place_blocks(Engine& e, const StepPlan& plan, Job& job) {
   e.blocks.next_plan();
   for (const SequenceId id : plan.preempted) e.blocks.preempt(id);
+  job.opened.swap(e.adopted);
   for (const PrefillWork& w : plan.prefill) {
     if (e.blocks.begun(w.sequence)) continue;
     const auto request = requests_.find(w.request.value());
     ORRERY_CHECK(request != requests_.end(), "a plan names requests that have arrived");
     e.blocks.begin(w.sequence, request->second, w.context);
-    if (w.sequence.value() >= e.request_of.size()) e.request_of.resize(w.sequence.value() + 1, nobody);
-    std::uint64_t& known = e.request_of[w.sequence.value()];
-    if (known == w.request.value()) continue;  // it goes on after a preemption
-    known = w.request.value();
-    e.sequence_of[w.request.value()] = w.sequence;
-    job.opened.emplace_back(w.sequence, request->second);
+    if (open(e, w.sequence, w.request)) job.opened.emplace_back(w.sequence, request->second);
   }
   for (const DecodingToken& d : decoding_) e.blocks.cover(e.sequence_of.at(d.request.value()), d.place + 1);
   for (const PrefillWork& w : plan.prefill) e.blocks.cover(w.sequence, w.context + w.new_tokens);
+}
+
+bool KernelExecutor::open(Engine& e, SequenceId sequence, RequestId request) {
+  if (sequence.value() >= e.request_of.size()) e.request_of.resize(sequence.value() + 1, nobody);
+  std::uint64_t& known = e.request_of[sequence.value()];
+  if (known == request.value()) return false;  // it goes on after a preemption
+  known = request.value();
+  e.sequence_of[request.value()] = sequence;
+  return true;
 }
 
 void KernelExecutor::add_sequence(Engine& e, Job& job, SequenceId sequence, std::int64_t context,
@@ -226,10 +231,13 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
 void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
   Engine& e = *engines_[instance.value()];
   e.ends.ended(sequence);
-  e.blocks.end(sequence);
-  if (sequence.value() >= e.request_of.size()) return;
+  const bool known = sequence.value() < e.request_of.size() && e.request_of[sequence.value()] != nobody;
+  const bool keeps = known && options_.hands_over && e.fetched.erase(e.request_of[sequence.value()]) == 0;
+  if (!keeps) e.blocks.end(sequence);
+  if (!known) return;
   std::uint64_t& request = e.request_of[sequence.value()];
-  if (request != nobody) e.sequence_of.erase(request);
+  if (keeps) e.handed[request] = sequence;
+  e.sequence_of.erase(request);
   request = nobody;
 }
 

@@ -15,6 +15,7 @@ class ForwardRunner final : public StepRunner {
   static Result<std::unique_ptr<StepRunner>> create(const ModelSpec& model, const ForwardOptions& options,
                                                     kernels::DeviceMemory& memory, bool again,
                                                     const RankedForward::Options& ranks = {});
+  const StepForward& forward() const { return forward_->of_rank(0); }
   bool run(const StepBatch& batch, StepResult& result, std::string& why) override;
 
  private:

@@ -132,6 +132,7 @@ bool StepForward::hold_pieces(std::int64_t slots) {
 }
 
 Result<Unit> StepForward::launch(const StepBatch& batch) {
+  stream_->make_current();
   Result<DeviceStep> step = inputs_.put(batch);
   if (!step) return step.errors();
   const std::int64_t held = piece_slots_;
@@ -196,6 +197,15 @@ std::vector<float> StepForward::logits() {
   std::vector<float> values(static_cast<std::size_t>(last_sampled_ * shape_.whole_vocabulary()));
   memory_.download(values.data(), scratch_.logits_fp32, values.size() * sizeof(float));
   return values;
+}
+
+std::vector<void*> StepForward::kv_pools() const {
+  std::vector<void*> pools;
+  for (const KvPool& pool : pool_) {
+    pools.push_back(pool.keys);
+    if (pool.values != nullptr) pools.push_back(pool.values);
+  }
+  return pools;
 }
 
 void StepForward::count(const char* use, OpClass op_class, double flops, double memory_bytes,

@@ -59,6 +59,10 @@ class StepForward {
   std::vector<float> logits();  // of the last step's sampled rows, row-major; waits
   const ForwardShape& shape() const { return shape_; }
   const ForwardWeights& weights() const { return weights_; }
+  // Keys, then values, of each layer; a latent's rows are keys alone. Blocks of 16 tokens.
+  std::vector<void*> kv_pools() const;
+  std::int64_t kv_block_bytes() const { return kernels::kv_block_tokens * shape_.kv_width() * 2; }
+  std::int64_t kv_blocks() const { return options_.kv_blocks; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
   std::int64_t first_uses() const {
     return captured_ + products_->planned();
