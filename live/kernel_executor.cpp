@@ -171,7 +171,11 @@ void KernelExecutor::work() {
     Job* const job = queue_.front();
     queue_.pop_front();
     lock.unlock();
+    options_.runner->begin_layers();
     job->begun = options_.clock->now();
+    lock.lock();
+    job->started = true;
+    lock.unlock();
     run(*engines_.front(), *job);
     job->done = options_.clock->now();
     lock.lock();
@@ -342,10 +346,27 @@ void KernelExecutor::finish(Engine& e, SimTime at, Outcomes& outcomes) {
 
 DeviceSpan KernelExecutor::device_span(InstanceId instance, StepId step) const {
   const Engine& e = *engines_[instance.value()];
+  if (waits() && step.value() < e.next_update) return {};  // it was over as its last layer was asked for
   const std::uint64_t place = step.value() - e.next_update;
   ORRERY_CHECK(place < e.open.size(), "the step is open");
-  const StepTimes& times = e.open[static_cast<std::size_t>(place)].times;
-  return {times.device_begin, times.device_end};
+  const Open& open = e.open[static_cast<std::size_t>(place)];
+  if (waits()) return span_so_far(open, static_cast<std::size_t>(place));
+  return {open.times.device_begin, open.times.device_end};
+}
+
+// What a step under way in real time will take is what it is priced at, but no layer is over before the
+// device says so: then the span is as much longer as it has to be, and is asked for again soon.
+DeviceSpan KernelExecutor::span_so_far(const Open& open, std::size_t place) const {
+  constexpr SimDuration soon(20'000);
+  const SimTime now = options_.clock->now();
+  const SimDuration priced(std::max<std::int64_t>(open.timing.busy, 1));
+  const std::lock_guard lock(mutex_);
+  const Job& job = *open.job;
+  if (place < done_) return {job.done - SimDuration(job.result.device_ns), job.done};
+  if (!job.started) return {now + soon, now + soon + priced};
+  const std::int64_t next = std::min(options_.runner->layers_done() + 1, options_.layers);
+  const std::int64_t needed = (now + soon - job.begun).ns() * options_.layers / next;
+  return {job.begun, job.begun + std::max(priced, SimDuration(needed))};
 }
 
 }  // namespace orrery

@@ -58,6 +58,7 @@ class KernelExecutor final : public Executor {
     WallClock* clock = nullptr;       // null: the clock jumps
     bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
     std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
+    std::int64_t layers = 1;          // of the model
     bool hands_over = false;          // a prefill instance: blocks of what has ended stay until release()
   };
   explicit KernelExecutor(const Options& options);
@@ -78,6 +79,8 @@ class KernelExecutor final : public Executor {
   // Where they will come to: from now on `sequence` has blocks for the whole prompt, of which it finds all
   // but those.
   std::vector<std::int32_t> adopt(RequestId request, SequenceId sequence, std::int64_t count);
+  // Of a prompt's blocks those that are not here already.
+  std::int64_t lacking(RequestId request) const;
   void release(RequestId request);  // nobody will ask for its blocks any more; no effect where none are kept
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
@@ -111,8 +114,8 @@ class KernelExecutor final : public Executor {
     std::vector<Place> rows, sampled;
     std::vector<std::pair<SequenceId, Request>> opened;
     StepResult result;
-    bool skipped = false;
-    SimTime begun, done;  // a clock that waits
+    bool skipped = false, started = false;  // started: guarded by the mutex
+    SimTime begun, done;                    // a clock that waits
   };
   struct Open {
     StepTiming timing;
@@ -153,6 +156,7 @@ class KernelExecutor final : public Executor {
   void work();  // the worker thread
   SimTime next_of(const Engine& e) const;
   bool any_done() const;
+  DeviceSpan span_so_far(const Open& open, std::size_t place) const;
   void spin(std::int64_t ns) const;
   void finish(Engine& e, SimTime at, Outcomes& outcomes);
 

@@ -21,6 +21,12 @@ std::vector<std::int32_t> KernelExecutor::blocks_of(RequestId request, std::int6
   return blocks;
 }
 
+std::int64_t KernelExecutor::lacking(RequestId id) const {
+  const Request& request = requests_.at(id.value());
+  const std::int64_t size = options_.block_size, all = (request.prompt_tokens + size - 1) / size;
+  return all - engines_.front()->blocks.findable(request);
+}
+
 std::vector<std::int32_t> KernelExecutor::adopt(RequestId id, SequenceId sequence, std::int64_t count) {
   Engine& e = *engines_.front();
   const Request& request = requests_.at(id.value());

@@ -218,6 +218,7 @@ class CellSeams {
             .clock = cell_.waits ? &clock : nullptr,
             .emulate_host = cell_.options.emulate_host,
             .stop = stop,
+            .layers = pool.instance.model.layers,
             .hands_over = pool.role == PoolRole::prefill};
   }
 
@@ -294,6 +295,7 @@ Result<KernelRun> run_on_kernels(const Scenario& scenario, const KernelRunOption
   std::int32_t devices = 0;
   for (const PoolSpec* pool : scenario.pools()) {
     KernelDemand demand = kernel_demand(*pool, scenario.seed, options.waits);
+    demand.marks_layers = options.waits && pool->role == PoolRole::prefill && scenario.pd.layers > 0;
     demand.first_device = std::exchange(devices, devices + demand.ranks);
     ORRERY_TRY(device, options.make_device(demand));
     pools.push_back({demand, std::move(device)});

@@ -28,7 +28,8 @@ struct KernelDemand {
   std::int32_t ranks = 1;                                           // devices that share out the model
   std::int32_t first_device = 0;  // of prefill and decode pools each has its own
   std::uint64_t seed = 1;
-  bool waits = true;  // the clock
+  bool waits = true;          // the clock
+  bool marks_layers = false;  // prefill whose KV leaves layer by layer, in real time
 };
 KernelDemand kernel_demand(const PoolSpec& pool, std::uint64_t seed, bool waits);
 

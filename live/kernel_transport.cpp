@@ -33,13 +33,15 @@ void KernelTransport::begin(const KvPull& pull, SimTime now) {
   put(pull.request, std::move(what), now);
 }
 
-// What is sent part by part keeps its blocks: the decode instance has room for them since it said so.
+// What is sent part by part keeps its blocks: the decode instance has room for them since it said so. Of what
+// it has already it shares the blocks, which the engine would write again; here they are left alone.
 void KernelTransport::send(const KvSend& part, SimTime now) {
   auto way = std::find_if(ways_.begin(), ways_.end(),
                           [&](const Way& w) { return w.request == part.request.value(); });
   if (way == ways_.end()) {
-    ways_.push_back({part.request.value(), options_.from->blocks_of(part.request, part.blocks),
-                     options_.to->adopt(part.request, part.sequence, part.blocks)});
+    const std::int64_t blocks = options_.to->lacking(part.request);
+    ways_.push_back({part.request.value(), options_.from->blocks_of(part.request, blocks),
+                     options_.to->adopt(part.request, part.sequence, blocks)});
     way = ways_.end() - 1;
   }
   KvMove what{way->from, way->to, part.first, part.last, part.of};

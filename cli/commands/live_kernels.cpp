@@ -46,6 +46,7 @@ Result<KernelDevice> device_with(const KernelDemand& d, const RankedForward::Opt
   options.max_positions = d.max_positions;
   options.random_kv = true;
   options.count_launches = false;
+  options.marks_layers = d.marks_layers;
   ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits, ranks));
   device.runner = std::move(runner);
   return device;

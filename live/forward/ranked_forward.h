@@ -73,6 +73,7 @@ class RankedForward {
   std::int64_t first_uses() const { return forwards_.front()->first_uses(); }
 
   std::size_t ranks() const { return forwards_.size(); }
+  StepForward& of_rank(std::size_t rank) { return *forwards_[rank]; }
   const StepForward& of_rank(std::size_t rank) const { return *forwards_[rank]; }
   kernels::DeviceMemory& memory_of(std::size_t rank) {
     return rank == 0 ? memory_ : peers_->memory(static_cast<std::int32_t>(rank));

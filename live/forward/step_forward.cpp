@@ -199,6 +199,12 @@ std::vector<float> StepForward::logits() {
   return values;
 }
 
+std::int64_t StepForward::layers_done() const {
+  std::int64_t done = launched_layers_;
+  while (done > 0 && !stream_->passed(static_cast<std::size_t>(done - 1))) --done;
+  return done;
+}
+
 std::vector<void*> StepForward::kv_pools() const {
   std::vector<void*> pools;
   for (const KvPool& pool : pool_) {
@@ -223,6 +229,10 @@ void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) 
     norm("input_norm", residual, layer.input_norm, &layer.qkv, step, stream);
     residual = scratch_.residual;
     shape_.latent() ? latent_attention(l, step, stream) : attention(l, step, stream);
+    if (options_.marks_layers && step.chunk_rows > 0 && together_) {
+      stream_->mark(l);
+      launched_layers_ = static_cast<std::int64_t>(l) + 1;
+    }
     if (layer.o.fp8())
       quantise("o_quantize", scratch_.attended, shape_.attended_width(), step.rows, eight_bits(), stream);
     multiply("o_proj", layer.o, scratch_.attended, scratch_.x, step.rows, step.row_range, stream);

@@ -2,6 +2,7 @@
 // (costmodel/step_graph.cpp), on buffers as large as the model's: weights are random, from a seed.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@ struct ForwardOptions {
   bool random_kv = false;  // else the pool holds NaNs until it is written: what reads too much shows
   bool fp32 = false;       // by plain kernels, for checks: models without experts, weights of bf16
   bool count_launches = false;
+  bool marks_layers = false;
   std::int32_t ranks = 1, rank = 0;
   RankLink* link = nullptr;  // of more than one rank; outlives the forward pass
 };
@@ -61,6 +63,10 @@ class StepForward {
   const ForwardWeights& weights() const { return weights_; }
   // Keys, then values, of each layer; a latent's rows are keys alone. Blocks of 16 tokens.
   std::vector<void*> kv_pools() const;
+  // Layers of the step under way whose keys and values the device has written, when asked for
+  // (ForwardOptions::marks_layers): of steps with prompts, which no graph runs. From any thread.
+  void begin_layers() { launched_layers_ = 0; }
+  std::int64_t layers_done() const;
   std::int64_t kv_block_bytes() const { return kernels::kv_block_tokens * shape_.kv_width() * 2; }
   std::int64_t kv_blocks() const { return options_.kv_blocks; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
@@ -192,6 +198,7 @@ class StepForward {
   std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
   std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
+  std::atomic<std::int64_t> launched_layers_ = 0;               // with a mark behind them
   bool counting_ = false, launching_ = true, together_ = true;  // together: with the other ranks
   std::set<std::pair<std::int64_t, std::int64_t>> rehearsed_;   // rows and sampled rows, as launched
   bool wgmma_ = false, latent_wgmma_ = false;  // of the device: attention of prompts, of latents
