@@ -18,8 +18,8 @@ class Refusals {
     refuse(pools.size() == 1 && pools.front()->role != PoolRole::mixed, "deployment.pools",
            "a pool by itself runs on kernels as a mixed one");
     for (const PoolSpec* pool : pools) {
-      check_pool(*pool);
       check_instance(pool->instance);
+      check_pool(*pool);
       if (!apart) continue;
       refuse(pool->engines() > 1, "deployment.pools",
              "prefill and decode pools run on kernels as one instance each");
