@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <mutex>
 #include <tuple>
 #include <vector>
 
@@ -233,6 +234,8 @@ bool cublaslt_built() { return true; }
 
 std::unique_ptr<LibraryGemm> plan_cublaslt_gemm(const GemmShape& shape, const GemmOperands& trial,
                                                 std::string& why) {
+  static std::mutex one_at_a_time;  // ranks plan in threads of their own
+  const std::lock_guard lock(one_at_a_time);
   Library& lt = library();
   if (!lt.why.empty()) {
     why = lt.why;

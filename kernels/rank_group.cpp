@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <map>
 
+#include "kernels/rank_calls.h"
 #include "kernels/rank_streams.h"
 #include "kernels/vendor_library.h"
 
@@ -144,7 +145,34 @@ class Group final : public RankGroup {
   std::vector<std::unique_ptr<Device>> others_;
 };
 
+class Calls final : public RankCalls {
+ public:
+  explicit Calls(const Communicators& communicators) : communicators_(communicators) {}
+  bool all_reduce(std::int32_t rank, std::uint16_t* x, std::int64_t count, Stream stream,
+                  std::string& why) override {
+    return good(
+        nccl().all_reduce(x, x, static_cast<std::size_t>(count), ncclBfloat16, ncclSum,
+                          communicators_[static_cast<std::size_t>(rank)], static_cast<cudaStream_t>(stream)),
+        "NCCL", why);
+  }
+
+ private:
+  const Communicators& communicators_;
+};
+
 }  // namespace
+
+std::unique_ptr<RankCalls> make_rank_calls(std::int32_t ranks, int first, std::string& why) {
+  if (!nccl().why.empty()) {
+    why = nccl().why;
+    return nullptr;
+  }
+  std::vector<std::unique_ptr<Device>> others;
+  const std::vector<int> chosen = devices_of_group(ranks, first, others, why);
+  const Communicators* made = chosen.empty() ? nullptr : connected(chosen, why);
+  if (made == nullptr || !cuda_good(cudaSetDevice(first), "cudaSetDevice", why)) return nullptr;
+  return std::make_unique<Calls>(*made);
+}
 
 std::unique_ptr<RankGroup> make_rank_group(std::int32_t ranks, int first, std::string& why) {
   if (!nccl().why.empty()) {

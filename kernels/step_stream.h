@@ -21,6 +21,7 @@ class StepStream {
 
   virtual ~StepStream() = default;
   virtual Stream handle() = 0;
+  virtual void make_current() = 0;  // its device, of the calling thread: launches and captures need it
   // Host memory that copies can be made from and to while the host goes on; null when there is no room. Lives
   // as long as the stream.
   virtual void* host_memory(std::size_t bytes) = 0;
@@ -28,6 +29,9 @@ class StepStream {
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;    // asynchronous
   virtual std::unique_ptr<Graph> capture(const Body& body, std::string& why) = 0;  // launches nothing
   virtual void replay(Graph& graph) = 0;
+  // A place in the queue, by a number; and whether the device has passed it since, from any thread.
+  virtual void mark(std::size_t number) = 0;
+  virtual bool passed(std::size_t number) const = 0;
   virtual void begin_step() = 0;            // from here …
   virtual void end_step() = 0;              // … to here a step is timed
   virtual bool wait(std::string& why) = 0;  // for all of it; false with the driver's words on an error

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include <mutex>
 #include <vector>
 
 #include "kernels/step_stream.h"
@@ -33,7 +34,8 @@ class CudaStream final : public StepStream {
     static_cast<void>(cudaSetDevice(device_));
     if (stream_ != nullptr) static_cast<void>(cudaStreamSynchronize(stream_));
     for (void* memory : memory_) static_cast<void>(cudaFreeHost(memory));
-    for (cudaEvent_t event : {begin_, end_}) {
+    marks_.insert(marks_.end(), {begin_, end_});
+    for (cudaEvent_t event : marks_) {
       if (event != nullptr) static_cast<void>(cudaEventDestroy(event));
     }
     if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
@@ -47,6 +49,7 @@ class CudaStream final : public StepStream {
   }
 
   Stream handle() override { return stream_; }
+  void make_current() override { keep(cudaSetDevice(device_)); }
   void* host_memory(std::size_t bytes) override {
     void* memory = nullptr;
     if (cudaMallocHost(&memory, bytes) != cudaSuccess) {
@@ -80,6 +83,21 @@ class CudaStream final : public StepStream {
   void replay(Graph& graph) override {
     keep(cudaGraphLaunch(static_cast<Executable&>(graph).handle, stream_));
   }
+  void mark(std::size_t number) override {
+    const std::lock_guard lock(marks_mutex_);
+    while (marks_.size() <= number) {
+      marks_.push_back(nullptr);
+      keep(cudaEventCreateWithFlags(&marks_.back(), cudaEventDisableTiming));
+    }
+    keep(cudaEventRecord(marks_[number], stream_));
+  }
+  bool passed(std::size_t number) const override {
+    const std::lock_guard lock(marks_mutex_);
+    if (number >= marks_.size()) return false;
+    const bool there = cudaEventQuery(marks_[number]) == cudaSuccess;
+    if (!there) static_cast<void>(cudaGetLastError());  // not ready is kept as an error
+    return there;
+  }
   void begin_step() override { keep(cudaEventRecord(begin_, stream_)); }
   void end_step() override { keep(cudaEventRecord(end_, stream_)); }
   bool wait(std::string& why) override {
@@ -101,6 +119,8 @@ class CudaStream final : public StepStream {
   int device_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  mutable std::mutex marks_mutex_;
+  std::vector<cudaEvent_t> marks_;
   cudaError_t error_ = cudaSuccess;
   std::vector<void*> memory_;
 };

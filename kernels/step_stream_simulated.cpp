@@ -16,6 +16,7 @@ class SimulatedStream final : public StepStream {
   };
 
   Stream handle() override { return nullptr; }
+  void make_current() override {}
   void* host_memory(std::size_t bytes) override {
     memory_.push_back(std::make_unique<unsigned char[]>(bytes));
     return memory_.back().get();
@@ -30,6 +31,8 @@ class SimulatedStream final : public StepStream {
     return std::make_unique<Recorded>(body);
   }
   void replay(Graph& graph) override { static_cast<Recorded&>(graph).body(nullptr); }
+  void mark(std::size_t) override {}
+  bool passed(std::size_t) const override { return true; }
   void begin_step() override {}
   void end_step() override {}
   bool wait(std::string& why) override {

@@ -52,20 +52,25 @@ std::string KernelExecutor::failure() const {
 void KernelExecutor::place_blocks(Engine& e, const StepPlan& plan, Job& job) {
   e.blocks.next_plan();
   for (const SequenceId id : plan.preempted) e.blocks.preempt(id);
+  job.opened.swap(e.adopted);
   for (const PrefillWork& w : plan.prefill) {
     if (e.blocks.begun(w.sequence)) continue;
     const auto request = requests_.find(w.request.value());
     ORRERY_CHECK(request != requests_.end(), "a plan names requests that have arrived");
     e.blocks.begin(w.sequence, request->second, w.context);
-    if (w.sequence.value() >= e.request_of.size()) e.request_of.resize(w.sequence.value() + 1, nobody);
-    std::uint64_t& known = e.request_of[w.sequence.value()];
-    if (known == w.request.value()) continue;  // it goes on after a preemption
-    known = w.request.value();
-    e.sequence_of[w.request.value()] = w.sequence;
-    job.opened.emplace_back(w.sequence, request->second);
+    if (open(e, w.sequence, w.request)) job.opened.emplace_back(w.sequence, request->second);
   }
   for (const DecodingToken& d : decoding_) e.blocks.cover(e.sequence_of.at(d.request.value()), d.place + 1);
   for (const PrefillWork& w : plan.prefill) e.blocks.cover(w.sequence, w.context + w.new_tokens);
+}
+
+bool KernelExecutor::open(Engine& e, SequenceId sequence, RequestId request) {
+  if (sequence.value() >= e.request_of.size()) e.request_of.resize(sequence.value() + 1, nobody);
+  std::uint64_t& known = e.request_of[sequence.value()];
+  if (known == request.value()) return false;  // it goes on after a preemption
+  known = request.value();
+  e.sequence_of[request.value()] = sequence;
+  return true;
 }
 
 void KernelExecutor::add_sequence(Engine& e, Job& job, SequenceId sequence, std::int64_t context,
@@ -166,7 +171,11 @@ void KernelExecutor::work() {
     Job* const job = queue_.front();
     queue_.pop_front();
     lock.unlock();
+    options_.runner->begin_layers();
     job->begun = options_.clock->now();
+    lock.lock();
+    job->started = true;
+    lock.unlock();
     run(*engines_.front(), *job);
     job->done = options_.clock->now();
     lock.lock();
@@ -226,10 +235,13 @@ void KernelExecutor::submit(StepId step, InstanceId instance, const StepPlan& pl
 void KernelExecutor::ended(InstanceId instance, SequenceId sequence) {
   Engine& e = *engines_[instance.value()];
   e.ends.ended(sequence);
-  e.blocks.end(sequence);
-  if (sequence.value() >= e.request_of.size()) return;
+  const bool known = sequence.value() < e.request_of.size() && e.request_of[sequence.value()] != nobody;
+  const bool keeps = known && options_.hands_over && e.fetched.erase(e.request_of[sequence.value()]) == 0;
+  if (!keeps) e.blocks.end(sequence);
+  if (!known) return;
   std::uint64_t& request = e.request_of[sequence.value()];
-  if (request != nobody) e.sequence_of.erase(request);
+  if (keeps) e.handed[request] = sequence;
+  e.sequence_of.erase(request);
   request = nobody;
 }
 
@@ -334,10 +346,27 @@ void KernelExecutor::finish(Engine& e, SimTime at, Outcomes& outcomes) {
 
 DeviceSpan KernelExecutor::device_span(InstanceId instance, StepId step) const {
   const Engine& e = *engines_[instance.value()];
+  if (waits() && step.value() < e.next_update) return {};  // it was over as its last layer was asked for
   const std::uint64_t place = step.value() - e.next_update;
   ORRERY_CHECK(place < e.open.size(), "the step is open");
-  const StepTimes& times = e.open[static_cast<std::size_t>(place)].times;
-  return {times.device_begin, times.device_end};
+  const Open& open = e.open[static_cast<std::size_t>(place)];
+  if (waits()) return span_so_far(open, static_cast<std::size_t>(place));
+  return {open.times.device_begin, open.times.device_end};
+}
+
+// What a step under way in real time will take is what it is priced at, but no layer is over before the
+// device says so: then the span is as much longer as it has to be, and is asked for again soon.
+DeviceSpan KernelExecutor::span_so_far(const Open& open, std::size_t place) const {
+  constexpr SimDuration soon(20'000);
+  const SimTime now = options_.clock->now();
+  const SimDuration priced(std::max<std::int64_t>(open.timing.busy, 1));
+  const std::lock_guard lock(mutex_);
+  const Job& job = *open.job;
+  if (place < done_) return {job.done - SimDuration(job.result.device_ns), job.done};
+  if (!job.started) return {now + soon, now + soon + priced};
+  const std::int64_t next = std::min(options_.runner->layers_done() + 1, options_.layers);
+  const std::int64_t needed = (now + soon - job.begun).ns() * options_.layers / next;
+  return {job.begun, job.begun + std::max(priced, SimDuration(needed))};
 }
 
 }  // namespace orrery

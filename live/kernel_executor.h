@@ -13,6 +13,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "costmodel/step_pricer.h"
@@ -28,6 +29,7 @@ namespace orrery {
 // A step that was run, for comparison with its price.
 struct KernelStep {
   InstanceId instance;
+  std::uint32_t pool = 0;
   std::uint64_t step = 0;
   SimTime submitted;
   std::vector<PrefillChunk> chunks;
@@ -56,6 +58,8 @@ class KernelExecutor final : public Executor {
     WallClock* clock = nullptr;       // null: the clock jumps
     bool emulate_host = false;        // with a clock that waits: spins for the engine profile's host times
     std::function<bool()> stop = {};  // asked before each step; true: from here on nothing is run
+    std::int64_t layers = 1;          // of the model
+    bool hands_over = false;          // a prefill instance: blocks of what has ended stay until release()
   };
   explicit KernelExecutor(const Options& options);
   ~KernelExecutor() override;
@@ -64,7 +68,20 @@ class KernelExecutor final : public Executor {
   CacheEvents* cache_events(InstanceId instance) { return &engines_[instance.value()]->blocks; }
   // A request that a plan may name from now on, until it is over.
   void arrived(const Request& request) { requests_.insert_or_assign(request.id.value(), request); }
-  void over(RequestId request) { requests_.erase(request.value()); }
+  void over(RequestId request) {
+    requests_.erase(request.value());
+    if (options_.hands_over) release(request);
+  }
+
+  // Prefill and decode apart (kernel_handover.cpp), of the first instance; numbers are the device's. Blocks
+  // of a prompt, the last `count`, where it was computed.
+  std::vector<std::int32_t> blocks_of(RequestId request, std::int64_t count);
+  // Where they will come to: from now on `sequence` has blocks for the whole prompt, of which it finds all
+  // but those.
+  std::vector<std::int32_t> adopt(RequestId request, SequenceId sequence, std::int64_t count);
+  // Of a prompt's blocks those that are not here already.
+  std::int64_t lacking(RequestId request) const;
+  void release(RequestId request);  // nobody will ask for its blocks any more; no effect where none are kept
 
   void submit(StepId step, InstanceId instance, const StepPlan& plan, SimTime now) override;
   void cut(InstanceId, SimTime) override {}
@@ -97,8 +114,8 @@ class KernelExecutor final : public Executor {
     std::vector<Place> rows, sampled;
     std::vector<std::pair<SequenceId, Request>> opened;
     StepResult result;
-    bool skipped = false;
-    SimTime begun, done;  // a clock that waits
+    bool skipped = false, started = false;  // started: guarded by the mutex
+    SimTime begun, done;                    // a clock that waits
   };
   struct Open {
     StepTiming timing;
@@ -123,10 +140,14 @@ class KernelExecutor final : public Executor {
     std::unordered_map<std::uint64_t, SequenceId> sequence_of;  // by request; never iterated
     SimTime updated;
     std::vector<SequenceId> eos;
+    std::vector<std::pair<SequenceId, Request>> adopted;   // for the next job to open
+    std::unordered_map<std::uint64_t, SequenceId> handed;  // by request: ended, blocks kept; never iterated
+    std::unordered_set<std::uint64_t> fetched;             // the other way round; likewise
   };
 
   bool waits() const { return options_.clock != nullptr; }
   std::unique_ptr<Job> make_job(Engine& e, const StepPlan& plan);
+  bool open(Engine& e, SequenceId sequence, RequestId request);  // false: it goes on
   void place_blocks(Engine& e, const StepPlan& plan, Job& job);
   void add_sequence(Engine& e, Job& job, SequenceId sequence, std::int64_t context, std::int32_t rows);
   void add_tables(Engine& e, Job& job) const;
@@ -135,6 +156,7 @@ class KernelExecutor final : public Executor {
   void work();  // the worker thread
   SimTime next_of(const Engine& e) const;
   bool any_done() const;
+  DeviceSpan span_so_far(const Open& open, std::size_t place) const;
   void spin(std::int64_t ns) const;
   void finish(Engine& e, SimTime at, Outcomes& outcomes);
 

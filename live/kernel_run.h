@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "live/endpoint_client.h"
+#include "live/forward/kv_mover.h"
 #include "live/kernel_executor.h"
 #include "live/tape.h"
 #include "sim/costed/scenario.h"
@@ -16,16 +17,21 @@
 
 namespace orrery {
 
+constexpr std::int64_t kernel_block = 16;  // tokens of a KV block that the kernels are written for
+
 // What the steps of a scenario can ask for at most.
 struct KernelDemand {
   const InstanceSpec* instance = nullptr;
   std::int64_t instances = 1, blocks = 0;                           // blocks: of each
   std::int64_t max_rows = 0, max_sequences = 0, max_positions = 0;  // of a step, padding included; of a
                                                                     // sequence
+  std::int32_t ranks = 1;                                           // devices that share out the model
+  std::int32_t first_device = 0;  // of prefill and decode pools each has its own
   std::uint64_t seed = 1;
-  bool waits = true;  // the clock
+  bool waits = true;          // the clock
+  bool marks_layers = false;  // prefill whose KV leaves layer by layer, in real time
 };
-KernelDemand kernel_demand(const Scenario& scenario, bool waits);
+KernelDemand kernel_demand(const PoolSpec& pool, std::uint64_t seed, bool waits);
 
 struct KernelDevice {
   std::unique_ptr<StepRunner> runner;
@@ -38,7 +44,9 @@ struct KernelRunOptions {
   bool rehearse = false;      // under a clock that waits: the same scenario once before, without waiting, so
                               // that products are planned and graphs captured
   bool emulate_host = false;  // docs/live.md
-  std::function<Result<KernelDevice>(const KernelDemand&)> make_device;
+  std::function<Result<KernelDevice>(const KernelDemand&)> make_device;  // for every pool, in their order
+  // From the first pool's device to the second's.
+  std::function<Result<std::unique_ptr<KvMover>>()> make_mover = {};
   TapeRecorder* tape = nullptr;
   std::function<bool(std::uint64_t)> keep_going = {};
 };
@@ -47,7 +55,8 @@ struct KernelRun {
   RunResult result;
   EndpointRun seen;  // its requests, as a client of a server would have seen them
   std::vector<KernelStep> steps;
-  std::int64_t missed_blocks = 0;  // see KvBlockMap::missed
+  std::int64_t missed_blocks = 0;                           // see KvBlockMap::missed
+  std::int64_t moves = 0, moved_blocks = 0, moving_ns = 0;  // KV between pools
   std::string device;
   bool own_pools = true;
 };

@@ -177,6 +177,18 @@ void KvBlockMap::preempt(SequenceId sequence) {
   t.live = false;
 }
 
+std::int64_t KvBlockMap::findable(const Request& request) const {
+  Table t;
+  name(t, request);
+  const std::int64_t most = std::min<std::int64_t>(t.named_blocks, (request.prompt_tokens - 1) / block_size_);
+  for (std::int64_t i = 0; i < most; ++i) {
+    const Key key = key_of(t, i);
+    const auto reach = reach_.find(key.beginning);
+    if (reach == reach_.end() || reach->second <= i || !named_.contains(key)) return i;
+  }
+  return most;
+}
+
 void KvBlockMap::begin(SequenceId sequence, const Request& request, std::int64_t found_tokens) {
   Table& t = table_of(sequence);
   ORRERY_CHECK(!t.live && found_tokens % block_size_ == 0, "KV blocks: a sequence begins with whole blocks");

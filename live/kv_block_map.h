@@ -37,6 +37,10 @@ class KvBlockMap final : public CacheEvents {
   void cover(SequenceId sequence, std::int64_t tokens);
   void end(SequenceId sequence);  // no effect where it has nothing
 
+  // Whole blocks at the beginning of a prompt, but for its last token, that the pool can find and that are
+  // here.
+  std::int64_t findable(const Request& request) const;
+
   bool begun(SequenceId sequence) const {
     return sequence.value() < tables_.size() && tables_[sequence.value()].live;
   }

@@ -15,7 +15,8 @@ struct KvPull {
   InstanceId from, to;
   std::int64_t blocks = 0;   // whole blocks of the deployment's block size; 0: only word that none is wanted
   SimTime posted_from = {};  // when the decode instance begins to ask for them; not before `now` of begin()
-  std::int32_t from_rank = 0, to_rank = 0;  // of attention data parallelism, within the instances
+  std::int32_t from_rank = 0, to_rank = 0;   // of attention data parallelism, within the instances
+  SequenceId sequence = SequenceId::none();  // of the decode instance, which waits for them
 };
 
 // A prefill instance sends what it has computed so far: of `blocks`, cut into `of` equal parts (layers, or
@@ -26,7 +27,8 @@ struct KvSend {
   InstanceId from, to;
   std::int64_t blocks = 0;
   std::int64_t first = 0, last = 0, of = 1;
-  std::int32_t from_rank = 0, to_rank = 0;  // as a pull's
+  std::int32_t from_rank = 0, to_rank = 0;   // as a pull's
+  SequenceId sequence = SequenceId::none();  // likewise
 };
 
 struct KvPullDone {

@@ -110,7 +110,8 @@ void PrefillDecode::begin_pulls(std::span<const PullWork> pulls, InstanceId to, 
                       .blocks = work.blocks,
                       .posted_from = now,
                       .from_rank = instances_[h.from.value()]->rank_of(h.held),
-                      .to_rank = to_rank});
+                      .to_rank = to_rank,
+                      .sequence = work.sequence});
     posting_.resize(std::max(posting_.size(), static_cast<std::size_t>(to_rank) + 1));
     SimDuration& rank = posting_[static_cast<std::size_t>(to_rank)];
     pulls_.back().posted_from = now + rank;  // its place among its rank's
@@ -181,7 +182,8 @@ void PrefillDecode::flush(Handoff& h, RequestId request, SimTime now) {
                    .last = h.computed,
                    .of = h.parts,
                    .from_rank = instances_[h.from.value()]->rank_of(h.held),
-                   .to_rank = instances_[h.to.value()]->rank_of(h.sequence)},
+                   .to_rank = instances_[h.to.value()]->rank_of(h.sequence),
+                   .sequence = h.sequence},
                   now);
   h.sent = h.computed;
 }

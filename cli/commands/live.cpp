@@ -33,7 +33,7 @@ struct LiveOptions {
   std::string scenario, endpoint, trace, out, tape,
       host = "127.0.0.1", clock, executor, api = "completions", prompts = "tokens", model,
       key_variable = "ORRERY_API_KEY", intervals = "auto", ca_file, tokenizer, measured, steps, experiment;
-  bool serve = false, update_calibration = false, emulate_host = false;
+  bool serve = false, update_calibration = false, emulate_host = false, own_all_reduce = false;
   int port = 0, retries = 3;
   std::int64_t seed = -1;
   double timeout_s = 600, stall_s = 60, scrape_s = 1;
@@ -214,6 +214,7 @@ Status check(const LiveOptions& o) {
   if (o.emulate_host && (!kernels || o.clock == "virtual"))
     return wrong(
         "--emulate-host is of --executor kernel in real time: elsewhere host times are the profile's");
+  if (o.own_all_reduce && !kernels) return wrong("--own-all-reduce is of --executor kernel");
   return ok_status();
 }
 
@@ -232,6 +233,7 @@ Result<int> live(const LiveOptions& options, const CommandContext& context) {
   if (options.executor == "cost-model") return run_cell(options, scenario, context);
   return live_on_kernels({.waits = options.clock != "virtual",
                           .emulate_host = options.emulate_host,
+                          .own_all_reduce = options.own_all_reduce,
                           .out = options.out,
                           .tape = options.tape,
                           .intervals = options.intervals},
@@ -297,6 +299,9 @@ void register_live_command(CLI::App& app, CommandContext& context) {
       ->check(CLI::IsMember({"cost-model", "kernel"}));
   c->add_flag("--emulate-host", o->emulate_host,
               "of kernels in real time: spins for the host times of the scenario's engine");
+  c->add_flag(
+      "--own-all-reduce", o->own_all_reduce,
+      "of kernels with parallel.tp: sums over GPUs by our kernel instead of NCCL, whose the prices are");
   add_endpoint_options(*c, *o, endpoint);
   c->add_option("--intervals", o->intervals,
                 "of --endpoint, --measured, kernels: off, auto (16 paired runs) or a number of runs");

@@ -16,7 +16,9 @@
 #include "costmodel/memory_plan.h"
 #include "kernels/device.h"
 #include "kernels/guarded_memory.h"
+#include "kernels/peer_group.h"
 #include "live/endpoint_comparison.h"
+#include "live/forward/forward_mover.h"
 #include "live/forward/forward_runner.h"
 #include "live/kernel_run.h"
 
@@ -27,8 +29,8 @@ namespace {
 // Beside weights and KV: activations, libraries' workspaces, graphs.
 constexpr double spare_bytes = 8.0 * (1 << 30);
 
-Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& memory, double bytes,
-                                 std::string name) {
+Result<KernelDevice> device_with(const KernelDemand& d, const RankedForward::Options& ranks,
+                                 kernels::DeviceMemory& memory, double bytes, std::string name) {
   const InstanceSpec& i = *d.instance;
   ORRERY_TRY(plan, plan_memory(i));
   const double pool = plan.kv_bytes_per_token.value() * static_cast<double>(d.blocks * plan.block_size);
@@ -44,7 +46,8 @@ Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& m
   options.max_positions = d.max_positions;
   options.random_kv = true;
   options.count_launches = false;
-  ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits));
+  options.marks_layers = d.marks_layers;
+  ORRERY_TRY(runner, ForwardRunner::create(i.model, options, memory, !d.waits, ranks));
   device.runner = std::move(runner);
   return device;
 }
@@ -53,34 +56,76 @@ Result<KernelDevice> device_with(const KernelDemand& d, kernels::DeviceMemory& m
 constexpr std::int64_t most_simulated_parameters = 20'000'000;  // fibres take a second for a step of these
 #endif
 
-// The first GPU; in a build without a GPU toolkit the CPU simulator, for models of a test's size.
-Result<KernelDevice> make_device(const KernelDemand& d,
-                                 std::vector<std::unique_ptr<kernels::Device>>& devices,
-                                 kernels::HostMemory& host) {
+// GPUs from the first one on; in a build without a GPU toolkit the CPU simulator, for models of a test's
+// size.
+class Devices {
+ public:
+  explicit Devices(bool own_all_reduce) : own_all_reduce_(own_all_reduce) {}
+
+  Result<KernelDevice> take(const KernelDemand& d) {
+    ORRERY_TRY(device, make(d));
+    // A pool's own runner, for whoever moves KV between them.
+    sides_.push_back({&static_cast<const ForwardRunner&>(*device.runner).forward(), memory_});
+    return device;
+  }
+  Result<std::unique_ptr<KvMover>> mover() { return ForwardMover::create(sides_[0], sides_[1]); }
+
+ private:
+  // Of the first device, or the one beside it, whose memories reach each other then.
+  Status choose(const KernelDemand& d, kernels::DeviceMemory& first) {
+    memory_ = &first;
+    if (d.first_device == 0) return ok_status();
+    std::string why;
+    if (pair_ == nullptr) pair_ = kernels::make_peer_group(2, first, why);
+    if (pair_ == nullptr) return make_error(ErrorKind::unavailable, why);
+    memory_ = &pair_->memory(1);
+    return ok_status();
+  }
+
 #ifdef ORRERY_SIMULATED_WARP
-  static_cast<void>(devices);
-  ORRERY_TRY(plan, plan_memory(*d.instance));
-  if (plan.weights.value() > 2.0 * most_simulated_parameters)
-    return make_error(
-        ErrorKind::unavailable,
-        "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
-        "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
-  return device_with(d, host, 0, "CPU simulator of the kernels (times mean nothing)");
+  Result<KernelDevice> make(const KernelDemand& d) {
+    ORRERY_TRY(plan, plan_memory(*d.instance));
+    if (plan.weights.value() > 2.0 * most_simulated_parameters)
+      return make_error(
+          ErrorKind::unavailable,
+          "this build has no GPU toolkit, so its kernels run in the CPU simulator, which is for models "
+          "below 20 M parameters; build where nvcc is (cmake --preset release) and run on an NVIDIA GPU");
+    ORRERY_TRY_STATUS(choose(d, host_));
+    return device_with(d, {d.ranks, AllReduce::peers}, *memory_, 0,
+                       "CPU simulator of the kernels (times mean nothing)");
+  }
+  kernels::HostMemory host_;
 #else
-  static_cast<void>(host);
-  std::string why;
-  devices = kernels::devices(why);
-  if (devices.empty())
-    return make_error(
-        ErrorKind::unavailable,
-        "--executor kernel needs an NVIDIA GPU: " + why +
-            " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
-            "the CPU simulator)");
-  const kernels::DeviceInfo& info = devices.front()->info();
-  return device_with(d, devices.front()->memory(), static_cast<double>(info.memory_bytes),
-                     info.name + ", driver " + info.driver + ", " + info.runtime);
+  Result<KernelDevice> make(const KernelDemand& d) {
+    std::string why;
+    if (devices_.empty()) devices_ = kernels::devices(why);
+    if (devices_.empty())
+      return make_error(
+          ErrorKind::unavailable,
+          "--executor kernel needs an NVIDIA GPU: " + why +
+              " (--executor cost-model predicts without one; a build without nvcc runs tiny models in "
+              "the CPU simulator)");
+    const std::int32_t needed = d.first_device + d.ranks;
+    if (static_cast<std::int32_t>(devices_.size()) < needed)
+      return make_error(ErrorKind::unavailable, "the deployment is one of " + std::to_string(needed) +
+                                                    " GPUs (parallel, pools), and there are " +
+                                                    std::to_string(devices_.size()));
+    ORRERY_TRY_STATUS(choose(d, devices_.front()->memory()));
+    const kernels::DeviceInfo& info = devices_[static_cast<std::size_t>(d.first_device)]->info();
+    const std::string sums = d.ranks == 1 ? "" : own_all_reduce_ ? ", own all-reduce" : ", NCCL's all-reduce";
+    return device_with(d, {d.ranks, own_all_reduce_ ? AllReduce::peers : AllReduce::nccl}, *memory_,
+                       static_cast<double>(info.memory_bytes),
+                       (d.ranks > 1 ? std::to_string(d.ranks) + " × " : "") + info.name + ", driver " +
+                           info.driver + ", " + info.runtime + sums);
+  }
+  std::vector<std::unique_ptr<kernels::Device>> devices_;
 #endif
-}
+
+  [[maybe_unused]] bool own_all_reduce_;
+  std::unique_ptr<kernels::PeerGroup> pair_;
+  kernels::DeviceMemory* memory_ = nullptr;
+  std::vector<ForwardMover::Side> sides_;
+};
 
 Status write_outputs(const std::string& folder, const Json& json, const EndpointComparison& comparison,
                      const Scenario& scenario, const KernelRun& run, const CommandContext& context) {
@@ -114,8 +159,7 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
                             const CommandContext& context) {
   ORRERY_TRY_STATUS(check_kernel_scenario(scenario, options.waits));
   ORRERY_TRY(runs, interval_runs(options.intervals));
-  std::vector<std::unique_ptr<kernels::Device>> devices;
-  kernels::HostMemory host;
+  Devices devices(options.own_all_reduce);
   std::optional<TapeRecorder> tape;
   if (!options.tape.empty()) {
     ORRERY_TRY(recorder, TapeRecorder::create(options.tape, scenario, version(),
@@ -128,7 +172,8 @@ Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& sc
   run_options.emulate_host = options.emulate_host;
   run_options.tape = tape ? &*tape : nullptr;
   run_options.keep_going = [](std::uint64_t) { return !interrupted(); };
-  run_options.make_device = [&](const KernelDemand& d) { return make_device(d, devices, host); };
+  run_options.make_device = [&](const KernelDemand& d) { return devices.take(d); };
+  run_options.make_mover = [&] { return devices.mover(); };
   ORRERY_TRY(run, run_on_kernels(scenario, run_options));
   if (interrupted()) return interruption();
   if (tape) ORRERY_TRY_STATUS(tape->finish(run.result));

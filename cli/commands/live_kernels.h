@@ -10,6 +10,7 @@ namespace orrery {
 
 struct LiveKernelOptions {
   bool waits = true, emulate_host = false;
+  bool own_all_reduce = false;  // instead of NCCL's, of a plan over two GPUs
   std::string out, tape, intervals = "auto";
 };
 Result<int> live_on_kernels(const LiveKernelOptions& options, const Scenario& scenario,

@@ -5,7 +5,6 @@
 
 #include "base/random.h"
 #include "live/forward/reference_forward.h"
-#include "live/forward/step_forward.h"
 
 namespace orrery {
 
@@ -32,7 +31,7 @@ struct Sampled {
 
 class Schedule {
  public:
-  Schedule(const ModelSpec& model, const ForwardCheckOptions& options, StepForward& forward)
+  Schedule(const ModelSpec& model, const ForwardCheckOptions& options, RankedForward& forward)
       : options_(options), forward_(forward), vocabulary_(static_cast<std::size_t>(model.vocabulary)),
         layers_(model.experts > 0 ? static_cast<std::size_t>(model.layers) : 0) {
     RandomStream random(options.seed, RandomPurpose::property_test);
@@ -64,6 +63,7 @@ class Schedule {
       auto tokens = forward_.sampled();
       if (!tokens) return tokens.errors();
       ++check.steps;
+      check.ranks_agree = check.ranks_agree && forward_.agreed();
       if (batch.padded_rows > 0) ++check.graph_steps;
       keep_choices(batch);
       take(batch, *tokens, forward_.logits());
@@ -226,7 +226,7 @@ class Schedule {
   }
 
   ForwardCheckOptions options_;
-  StepForward& forward_;
+  RankedForward& forward_;
   std::size_t vocabulary_, layers_;  // with experts
   std::vector<Served> served_;
   std::vector<Sampled> sampled_;
@@ -328,6 +328,20 @@ std::vector<ModelSpec> checked_models() {
           tiny_latent_model()};
 }
 
+std::vector<ModelSpec> checked_models_of_two() {
+  std::vector<ModelSpec> models = {tiny_grouped_model(Quantization::none),
+                                   tiny_grouped_model(Quantization::fp8_block),
+                                   tiny_grouped_model(Quantization::none)};
+  models[1].intermediate = 512;
+  models[2].name = "tiny with grouped heads and experts, bf16";
+  models[2].architecture = "Qwen3MoeForCausalLM";
+  models[2].experts = 8;
+  models[2].experts_per_token = 2;
+  models[2].expert_intermediate = 256;
+  models[2].layer_kinds.front().moe = true;
+  return models;
+}
+
 Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOptions& options,
                                    kernels::DeviceMemory& memory) {
   ForwardOptions forward_options;
@@ -338,14 +352,17 @@ Result<ForwardCheck> check_forward(const ModelSpec& model, const ForwardCheckOpt
   forward_options.max_positions = 64;
   forward_options.head_spread = head_spread;
   forward_options.fp32 = options.fp32;
-  auto forward = StepForward::create(model, forward_options, memory);
+  auto forward = RankedForward::create(model, forward_options, options.ranks, memory);
   if (!forward) return forward.errors();
   ForwardCheck check;
   Schedule schedule(model, options, **forward);
   if (Result<Unit> ran = schedule.run(check); !ran) return ran.errors();
   check.graphs = (*forward)->graphs();
-  ReferenceForward reference((*forward)->shape(), (*forward)->weights(), memory,
-                             options.fp32 ? DevicePrecision::fp32() : DevicePrecision());
+  std::vector<ReferenceForward::Share> shares;
+  for (std::size_t r = 0; r < (*forward)->ranks(); ++r)
+    shares.push_back(
+        {&(*forward)->of_rank(r).shape(), &(*forward)->of_rank(r).weights(), &(*forward)->memory_of(r)});
+  ReferenceForward reference(shares, options.fp32 ? DevicePrecision::fp32() : DevicePrecision());
   std::vector<std::vector<Estimates>> expected;
   const auto seen = schedule.seen();
   for (std::size_t s = 0; s < seen.size(); ++s)

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "costmodel/model_spec.h"
 #include "kernels/kernel_case.h"
+#include "live/forward/ranked_forward.h"
 
 namespace orrery {
 
@@ -25,6 +26,7 @@ struct ForwardCheckOptions {
   bool graphs = false, fp32 = false;
   bool brief = false;  // two sequences and few tokens
   ForwardFault fault = ForwardFault::none;
+  RankedForward::Options ranks;
 };
 
 struct ForwardCheck {
@@ -32,10 +34,14 @@ struct ForwardCheck {
   std::int64_t tokens = 0, same_tokens = 0;          // sampled, and equal to the reference's best
   std::int64_t wrong_tokens = 0, wrong_choices = 0;  // of tokens, experts: the bound tells them from the best
   std::int64_t logits = 0, beyond_bound = 0;         // NaNs count as beyond
+  bool ranks_agree = true;                           // on every token of every step
   double worst_deviations = 0, median_deviation = 0;  // largest error over its deviation; of logits' errors
   std::string detail;                                 // the first that is beyond
-  bool passed() const { return rows > 0 && beyond_bound + wrong_tokens + wrong_choices == 0; }
+  bool passed() const { return rows > 0 && ranks_agree && beyond_bound + wrong_tokens + wrong_choices == 0; }
 };
+
+// Queries, keys, MLPs and vocabulary that two ranks share out; without experts and with.
+std::vector<ModelSpec> checked_models_of_two();
 
 // Two layers, small enough for the CPU simulator.
 ModelSpec tiny_model(bool experts = false, Quantization quantization = Quantization::none);

@@ -16,8 +16,10 @@ namespace {
 
 constexpr std::int32_t block = 16, context = 1024;
 
-bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& device) {
+bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& device,
+           const RankedForward::Options& ranks = {}) {
   ForwardCheckOptions options;
+  options.ranks = ranks;
   options.graphs = graphs;
   options.fp32 = fp32;
   const Result<ForwardCheck> checked = check_forward(model, options, device.memory());
@@ -27,11 +29,14 @@ bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& devi
     return false;
   }
   std::printf(
-      "%s%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens the "
+      "%s%s%s, graphs %s: %s; %lld steps, %lld of them by %lld graphs; %lld rows, %lld of %lld tokens the "
       "reference's, %lld wrong; %lld logits, the worst %.2f deviations off (bound %.0f), median "
       "deviation %.2g %s\n",
-      model.name.c_str(), fp32 ? " in fp32" : "", graphs ? "on" : "off",
-      checked->passed() ? "passed" : "FAILED", static_cast<long long>(checked->steps),
+      model.name.c_str(), fp32 ? " in fp32" : "",
+      ranks.ranks == 1                      ? ""
+      : ranks.all_reduce == AllReduce::nccl ? " on two ranks, NCCL's all-reduce"
+                                            : " on two ranks, own all-reduce",
+      graphs ? "on" : "off", checked->passed() ? "passed" : "FAILED", static_cast<long long>(checked->steps),
       static_cast<long long>(checked->graph_steps), static_cast<long long>(checked->graphs),
       static_cast<long long>(checked->rows), static_cast<long long>(checked->same_tokens),
       static_cast<long long>(checked->tokens), static_cast<long long>(checked->wrong_tokens),
@@ -40,11 +45,14 @@ bool check(const ModelSpec& model, bool graphs, bool fp32, kernels::Device& devi
   return checked->passed();
 }
 
-int check_all(kernels::Device& device) {
+int check_all(kernels::Device& device, bool two) {
   bool good = true;
   for (const bool graphs : {false, true}) {
     for (const ModelSpec& model : checked_models()) good = check(model, graphs, false, device) && good;
     good = check(tiny_model(), graphs, true, device) && good;
+    for (const AllReduce sum : {AllReduce::peers, AllReduce::nccl})
+      for (const ModelSpec& model : two ? checked_models_of_two() : std::vector<ModelSpec>{})
+        good = check(model, graphs, false, device, {2, sum}) && good;
   }
   std::fflush(stdout);
   return good ? 0 : 1;
@@ -134,7 +142,7 @@ int run(int count, char** arguments) {
   kernels::Device& device = *devices.front();
   const kernels::DeviceInfo& info = device.info();
   std::printf("%s, driver %s, %s\n", info.name.c_str(), info.driver.c_str(), info.runtime.c_str());
-  int result = check_all(device);
+  int result = check_all(device, devices.size() > 1);
   for (int i = 1; i + 1 < count; i += 2) {
     if (std::string(arguments[i]) == "--time")
       result = std::max(result, time_model(arguments[i + 1], device));

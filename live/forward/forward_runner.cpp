@@ -7,8 +7,9 @@ namespace orrery {
 
 Result<std::unique_ptr<StepRunner>> ForwardRunner::create(const ModelSpec& model,
                                                           const ForwardOptions& options,
-                                                          kernels::DeviceMemory& memory, bool again) {
-  Result<std::unique_ptr<StepForward>> forward = StepForward::create(model, options, memory);
+                                                          kernels::DeviceMemory& memory, bool again,
+                                                          const RankedForward::Options& ranks) {
+  Result<std::unique_ptr<RankedForward>> forward = RankedForward::create(model, options, ranks, memory);
   if (!forward) return forward.errors();
   return std::unique_ptr<StepRunner>(new ForwardRunner(std::move(*forward), again));
 }
@@ -41,11 +42,12 @@ bool ForwardRunner::run_once(const StepBatch& batch, StepResult& result, std::st
   // The simulator has no clock of its own; what the host took stands there, and means nothing.
   if (result.device_ns <= 0) result.device_ns = ns(Clock::now() - begin);
   result.work = {};
-  for (const LaunchCount& c : forward_->counts()) {
+  for (const LaunchCount& c : forward_->of_rank(0).counts()) {
     const auto i = static_cast<std::size_t>(c.op_class);
     result.work.flops[i] += c.flops;
     result.work.memory_bytes[i] += c.memory_bytes;
     result.work.activation_bytes[i] += c.activation_bytes;
+    result.work.link_bytes[i] += c.link_bytes;
   }
   return true;
 }

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "live/forward/step_forward.h"
+#include "live/forward/ranked_forward.h"
 #include "live/forward/step_runner.h"
 
 namespace orrery {
@@ -11,17 +11,21 @@ namespace orrery {
 class ForwardRunner final : public StepRunner {
  public:
   // `again`: a step in which a product was planned or a graph captured runs a second time, and what it took
-  // then is what it takes (measured simulation). Errors as StepForward::create.
+  // then is what it takes (measured simulation). Errors as RankedForward::create.
   static Result<std::unique_ptr<StepRunner>> create(const ModelSpec& model, const ForwardOptions& options,
-                                                    kernels::DeviceMemory& memory, bool again);
+                                                    kernels::DeviceMemory& memory, bool again,
+                                                    const RankedForward::Options& ranks = {});
+  const StepForward& forward() const { return forward_->of_rank(0); }
   bool run(const StepBatch& batch, StepResult& result, std::string& why) override;
+  void begin_layers() override { forward_->of_rank(0).begin_layers(); }
+  std::int64_t layers_done() const override { return forward_->of_rank(0).layers_done(); }
 
  private:
-  ForwardRunner(std::unique_ptr<StepForward> forward, bool again)
+  ForwardRunner(std::unique_ptr<RankedForward> forward, bool again)
       : forward_(std::move(forward)), again_(again) {}
   bool run_once(const StepBatch& batch, StepResult& result, std::string& why);
 
-  std::unique_ptr<StepForward> forward_;
+  std::unique_ptr<RankedForward> forward_;
   bool again_;
 };
 

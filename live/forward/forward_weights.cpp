@@ -25,14 +25,19 @@ class Maker {
 
   bool room() const { return room_; }
 
+  // What follows is this rank's alone, or (false) the same on all.
+  void shard(bool on) { sharded_ = on; }
+
   Weight matrix(std::int64_t n, std::int64_t k, float deviation, std::int64_t experts = 1) {
     Weight weight{nullptr, n, k, experts, nullptr};
     fill(weight, "bf16", 2, deviation);
     return weight;
   }
-  // Deviation 1/√k; of the layers' own products 8 bits where the model's are.
-  Weight product(std::int64_t n, std::int64_t k, bool fp8 = false, std::int64_t experts = 1) {
-    const auto deviation = static_cast<float>(1 / std::sqrt(static_cast<double>(k)));
+  // Deviation 1/√k, with the features of all ranks where they sum; of the layers' own products 8 bits where
+  // the model's are.
+  Weight product(std::int64_t n, std::int64_t k, bool fp8 = false, std::int64_t experts = 1,
+                 std::int64_t summing = 1) {
+    const auto deviation = static_cast<float>(1 / std::sqrt(static_cast<double>(k * summing)));
     if (!fp8) return matrix(n, k, deviation, experts);
     Weight weight{nullptr, n, k, experts, nullptr};
     fill(weight, "fp8", 1, fp8_deviation);
@@ -72,16 +77,20 @@ class Maker {
     made.input_norm = norm(shape_.hidden);
     made.post_norm = norm(shape_.hidden);
     shape_.latent() ? add_latent(made) : add_heads(made);
-    made.o = product(shape_.hidden, shape_.attended_width(), shape_.fp8);
+    shard(true);
+    made.o = product(shape_.hidden, shape_.attended_width(), shape_.fp8, 1, shape_.ranks);
     const std::int64_t inner = experts ? shape_.expert_intermediate : shape_.intermediate,
                        count = experts ? shape_.experts : 1;
+    shard(false);
     if (experts) made.router = product(shape_.experts, shape_.hidden);
+    shard(true);
     made.gate_up = product(2 * inner, shape_.hidden, shape_.fp8, count);
-    made.down = product(shape_.hidden, inner, shape_.fp8, count);
+    made.down = product(shape_.hidden, inner, shape_.fp8, count, shape_.ranks);
     if (experts && shape_.shared_intermediate > 0) {
       made.shared_gate_up = product(2 * shape_.shared_intermediate, shape_.hidden, shape_.fp8);
-      made.shared_down = product(shape_.hidden, shape_.shared_intermediate, shape_.fp8);
+      made.shared_down = product(shape_.hidden, shape_.shared_intermediate, shape_.fp8, 1, shape_.ranks);
     }
+    shard(false);
     return made;
   }
 
@@ -91,6 +100,7 @@ class Maker {
       made.q_norm = norm(shape_.head_dim);
       made.k_norm = norm(shape_.head_dim);
     }
+    shard(true);
     made.qkv = product(shape_.qkv_width(), shape_.hidden, shape_.fp8);
   }
   void add_latent(LayerWeights& made) {
@@ -118,15 +128,18 @@ class Maker {
     if (room_) memory_.upload(to, values.data(), values.size() * sizeof(T));
     return to;
   }
-  // A tensor's stream: its number in the model's order.
+  // A tensor's stream: its number in the model's order, and whose share it is.
   std::uint64_t next_stream() {
-    return RandomStream(seed_, RandomPurpose::kernel_operands, tensor_++).bits();
+    const std::uint64_t whole = RandomStream(seed_, RandomPurpose::kernel_operands, tensor_++).bits();
+    if (!sharded_ || shape_.rank == 0) return whole;
+    return RandomStream(whole, RandomPurpose::kernel_operands, static_cast<std::uint64_t>(shape_.rank))
+        .bits();
   }
 
   const ForwardShape& shape_;
   std::uint64_t seed_, tensor_ = 0;
   kernels::DeviceMemory& memory_;
-  bool room_ = true;
+  bool room_ = true, sharded_ = false;
 };
 
 void refuse_features(const ModelSpec& model, std::vector<std::string>& missing) {
@@ -172,6 +185,22 @@ void refuse_features(const ModelSpec& model, std::vector<std::string>& missing) 
   refuse(windows, "sliding windows");
 }
 
+// What a plan of `ranks` divides must be divisible; of 8 bits into whole blocks of scales.
+void refuse_shares(const ModelSpec& model, std::int32_t ranks, std::vector<std::string>& missing) {
+  if (ranks == 1) return;
+  const std::int64_t unit = model.quantization == Quantization::fp8_block ? 128 : 8;
+  const bool whole = model.heads % ranks == 0 && model.kv_heads % ranks == 0 &&
+                     model.vocabulary % (8 * std::int64_t{ranks}) == 0;
+  bool widths = true;
+  for (const std::int64_t width : {model.intermediate, model.expert_intermediate,
+                                   model.shared_expert_intermediate, model.heads * model.head_dim})
+    widths = widths && width % (unit * ranks) == 0;
+  const std::string over = " over " + std::to_string(ranks) + " ranks";
+  if (model.latent.present()) missing.push_back("latents" + over);
+  if (!whole) missing.push_back("heads or a vocabulary that do not divide" + over);
+  if (!widths) missing.push_back("widths that do not divide" + over);
+}
+
 std::vector<bool> experts_of_layers(const ModelSpec& model) {
   std::vector<bool> experts;
   for (const std::uint8_t kind : model.kind_of_layer) experts.push_back(model.layer_kinds[kind].moe);
@@ -188,9 +217,10 @@ double Weight::bytes() const {
   return fp8() ? parameters + 4 * static_cast<double>(blocks(n) * blocks(k)) : 2 * parameters;
 }
 
-Result<ForwardShape> forward_shape(const ModelSpec& model) {
+Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks, std::int32_t rank) {
   std::vector<std::string> missing;
   refuse_features(model, missing);
+  refuse_shares(model, ranks, missing);
   if (!missing.empty()) {
     std::string text;
     for (const std::string& each : missing) text += (text.empty() ? "" : ", ") + each;
@@ -218,6 +248,11 @@ Result<ForwardShape> forward_shape(const ModelSpec& model) {
   shape.qk_norm = model.qk_norm;
   shape.fp8 = model.quantization == Quantization::fp8_block;
   shape.tied = model.tied_embeddings;
+  shape.ranks = ranks;
+  shape.rank = rank;
+  for (std::int64_t* width : {&shape.heads, &shape.kv_heads, &shape.intermediate, &shape.vocabulary,
+                              &shape.expert_intermediate, &shape.shared_intermediate})
+    *width /= ranks;
   return shape;
 }
 
@@ -225,8 +260,11 @@ Result<ForwardWeights> make_weights(const ForwardShape& shape, std::uint64_t see
                                     kernels::DeviceMemory& memory) {
   Maker maker(shape, seed, memory);
   ForwardWeights weights;
+  maker.shard(true);
   weights.embedding = maker.matrix(shape.vocabulary, shape.hidden, embedding_deviation);
+  maker.shard(false);
   weights.final_norm = maker.norm(shape.hidden);
+  maker.shard(true);
   if (shape.tied) {
     weights.head = weights.embedding;
   } else if (head_spread > 0) {
@@ -234,6 +272,7 @@ Result<ForwardWeights> make_weights(const ForwardShape& shape, std::uint64_t see
   } else {
     weights.head = maker.product(shape.vocabulary, shape.hidden);
   }
+  maker.shard(false);
   for (std::int64_t l = 0; l < shape.layers && maker.room(); ++l) {
     weights.layers.push_back(maker.layer(shape.experts_of_layer[static_cast<std::size_t>(l)]));
   }

@@ -22,6 +22,7 @@ struct ForwardShape {
   std::int64_t latent_plain = 0;       // latent attention: width of a query's head without its rotary part
   std::int64_t latent_value = 0;       // and of a head's value; 0: ordinary attention
   bool qk_norm = false, tied = false;
+  std::int32_t ranks = 1, rank = 0;  // heads, MLPs, experts' widths and the vocabulary are one rank's shares
   bool fp8 = false;  // weights of products e4m3 with a scale for each 128 × 128, but the router's and lm_head
   bool latent() const { return latent_plain > 0; }
   std::int64_t q_width() const {
@@ -31,13 +32,15 @@ struct ForwardShape {
   // Elements of a token in the cache of keys, and in that of values where there is one.
   std::int64_t kv_width() const { return latent() ? kernels::latent_key : kv_heads * head_dim; }
   std::int64_t qkv_width() const { return latent() ? 0 : q_width() + 2 * kv_width(); }
+  std::int64_t whole_vocabulary() const { return vocabulary * ranks; }
   std::int64_t mlp_width() const {  // the widest MLP
     return intermediate > shared_intermediate ? intermediate : shared_intermediate;
   }
 };
 
-// Errors name every feature of the model that there is no code for.
-Result<ForwardShape> forward_shape(const ModelSpec& model);
+// One rank's share. Errors name every feature of the model that there is no code for, and what does not
+// divide.
+Result<ForwardShape> forward_shape(const ModelSpec& model, std::int32_t ranks = 1, std::int32_t rank = 0);
 
 // [experts][n][k], row-major: a row is a feature out. bf16, or e4m3 with scales [experts][⌈n/128⌉][⌈k/128⌉].
 struct Weight {

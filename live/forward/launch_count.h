@@ -13,6 +13,7 @@ struct LaunchCount {
   double flops = 0;
   double memory_bytes = 0;      // that must come from memory or reach it: weights, keys and values
   double activation_bytes = 0;  // that the last cache may hold
+  double link_bytes = 0;        // sent to other ranks
 };
 
 constexpr double bf16_bytes = 2;

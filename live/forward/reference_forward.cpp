@@ -11,34 +11,6 @@ namespace orrery {
 
 namespace {
 
-std::vector<float> fetch(const std::uint16_t* from, std::int64_t count, kernels::DeviceMemory& memory) {
-  if (from == nullptr) return {};
-  std::vector<std::uint16_t> bits(static_cast<std::size_t>(count));
-  memory.download(bits.data(), from, bits.size() * 2);
-  std::vector<float> values;
-  values.reserve(bits.size());
-  for (const std::uint16_t each : bits) values.push_back(kernels::bf16_to_float(each));
-  return values;
-}
-
-// One expert's matrix.
-std::vector<float> fetch(const Weight& weight, std::int64_t expert, kernels::DeviceMemory& memory) {
-  const std::int64_t count = weight.n * weight.k;
-  if (!weight.fp8())
-    return fetch(static_cast<const std::uint16_t*>(weight.data) + expert * count, count, memory);
-  const std::int64_t across = (weight.k + 127) / 128, scales = (weight.n + 127) / 128 * across;
-  std::vector<std::uint8_t> bits(static_cast<std::size_t>(count));
-  std::vector<float> scale(static_cast<std::size_t>(scales)), values;
-  memory.download(bits.data(), static_cast<const std::uint8_t*>(weight.data) + expert * count, bits.size());
-  memory.download(scale.data(), weight.scales + expert * scales, scale.size() * sizeof(float));
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t block = i / weight.k / 128 * across + i % weight.k / 128;
-    values.push_back(kernels::fp8_to_float(bits[static_cast<std::size_t>(i)], kernels::device_fp8()) *
-                     scale[static_cast<std::size_t>(block)]);
-  }
-  return values;
-}
-
 constexpr double squared(double x) { return x * x; }
 
 Estimates part(const Estimates& from, std::size_t begin, std::size_t count) {
@@ -57,44 +29,7 @@ void put(const Estimates& from, Estimates& to, std::size_t begin) {
 
 ReferenceForward::ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights,
                                    kernels::DeviceMemory& memory, DevicePrecision precision)
-    : shape_(shape), precision_(precision) {
-  const auto matrix = [&](const Weight& w, std::int64_t expert = 0) {
-    return Matrix{fetch(w, expert, memory), static_cast<std::size_t>(w.n), static_cast<std::size_t>(w.k),
-                  w.fp8()};
-  };
-  embedding_ = matrix(weights.embedding);
-  head_ = matrix(weights.head);
-  final_norm_ = fetch(weights.final_norm, shape.hidden, memory);
-  for (const LayerWeights& w : weights.layers) {
-    Layer layer;
-    layer.input_norm = fetch(w.input_norm, shape.hidden, memory);
-    layer.post_norm = fetch(w.post_norm, shape.hidden, memory);
-    layer.q_norm = fetch(w.q_norm, shape.head_dim, memory);
-    layer.k_norm = fetch(w.k_norm, shape.head_dim, memory);
-    if (shape.latent()) {
-      layer.q = matrix(w.q);
-      layer.kv_a = matrix(w.kv_a);
-      layer.latent_norm = fetch(w.latent_norm, kernels::latent_width, memory);
-      for (std::int64_t head = 0; head < shape.heads; ++head) {
-        layer.into_latent.push_back(matrix(w.into_latent, head));
-        layer.out_of_latent.push_back(matrix(w.out_of_latent, head));
-      }
-    } else {
-      layer.qkv = matrix(w.qkv);
-    }
-    layer.o = matrix(w.o);
-    if (w.router.data != nullptr) layer.router = matrix(w.router);
-    if (w.shared_gate_up.data != nullptr) {
-      layer.shared_gate_up = matrix(w.shared_gate_up);
-      layer.shared_down = matrix(w.shared_down);
-    }
-    for (std::int64_t expert = 0; expert < w.gate_up.experts; ++expert) {
-      layer.gate_up.push_back(matrix(w.gate_up, expert));
-      layer.down.push_back(matrix(w.down, expert));
-    }
-    layers_.push_back(std::move(layer));
-  }
-}
+    : ReferenceForward({Share{&shape, &weights, &memory}}, precision) {}
 
 void ReferenceForward::round(Estimates& x) const {
   for (std::size_t i = 0; i < x.size(); ++i) {
@@ -322,7 +257,7 @@ std::vector<std::size_t> ReferenceForward::choose(const Estimates& logits,
 Estimates ReferenceForward::mlp(const Matrix& gate_up, const Matrix& down, const Estimates& x) const {
   Estimates inner = gated(product(gate_up, x));
   store_for(down, inner);
-  return product(down, inner);
+  return summed(down, inner);
 }
 
 // Σ wⱼ·yⱼ with w a softmax over the chosen: dwⱼ = wⱼ·(dlⱼ − Σ wᵢ·dlᵢ), so Σ dwⱼ·yⱼ = Σ wⱼ·dlⱼ·(yⱼ − out).
@@ -337,12 +272,17 @@ Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
   for (const std::size_t expert : chosen) sum += std::exp(logits.value[expert] - largest);
   std::vector<Estimates> given;
   std::vector<double> weight;
+  std::vector<std::vector<double>> of_rank;  // what each adds up, before the sum over ranks
   for (const std::size_t expert : chosen) {
     Estimates inner = gated(product(layer.gate_up[expert], read));
     round(inner);
     if (layer.down[expert].fp8) quantise(inner);
-    given.push_back(product(layer.down[expert], inner));
+    std::vector<std::vector<double>> parts;
+    given.push_back(summed(layer.down[expert], inner, &parts));
     weight.push_back(std::exp(logits.value[expert] - largest) / sum);
+    of_rank.resize(parts.size(), std::vector<double>(out.size()));
+    for (std::size_t r = 0; r < parts.size(); ++r)
+      for (std::size_t i = 0; i < out.size(); ++i) of_rank[r][i] += weight.back() * parts[r][i];
     for (std::size_t i = 0; i < out.size(); ++i) out.value[i] += weight.back() * given.back().value[i];
   }
   for (std::size_t j = 0; j < chosen.size(); ++j) {
@@ -352,6 +292,7 @@ Estimates ReferenceForward::mixed(const Layer& layer, const Estimates& x,
           (given[j].variance[i] + logits.variance[chosen[j]] * squared(given[j].value[i] - out.value[i]));
     }
   }
+  round_parts(of_rank, out);
   round(out);
   if (layer.shared_down.n == 0) return out;
   const Estimates shared = mlp(layer.shared_gate_up, layer.shared_down, x);
@@ -378,7 +319,7 @@ std::vector<Estimates> ReferenceForward::run(const std::vector<std::int32_t>& to
       x = shape_.latent() ? latent_attention_of(layer, position, caches[l], x)
                           : attention_of(layer, position, caches[l], x);
       if (layer.o.fp8) quantise(x);
-      x = product(layer.o, x);
+      x = summed(layer.o, x);
       add_and_norm(layer.post_norm, x, residual, false);
       if (layer.router.n > 0) {
         round(x);

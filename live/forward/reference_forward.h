@@ -46,6 +46,13 @@ class ReferenceForward {
   // Downloads the weights.
   ReferenceForward(const ForwardShape& shape, const ForwardWeights& weights, kernels::DeviceMemory& memory,
                    DevicePrecision precision = {});
+  // Joins the shares of ranks to one model.
+  struct Share {
+    const ForwardShape* shape = nullptr;
+    const ForwardWeights* weights = nullptr;
+    kernels::DeviceMemory* memory = nullptr;
+  };
+  ReferenceForward(const std::vector<Share>& ranks, DevicePrecision precision);
   // Logits behind each of the tokens.
   std::vector<Estimates> run(const std::vector<std::int32_t>& tokens,
                              const std::vector<ChosenExperts>& chosen);
@@ -75,6 +82,10 @@ class ReferenceForward {
   // As a kernel stores what products with `reader` read.
   void store_for(const Matrix& reader, Estimates& x) const { reader.fp8 ? quantise(x) : round(x); }
   Estimates product(const Matrix& weights, const Estimates& x) const;
+  // Of features that ranks share out, whose parts are rounded as well: by rank in `parts`, when asked for.
+  Estimates summed(const Matrix& weights, const Estimates& x,
+                   std::vector<std::vector<double>>* parts = nullptr) const;
+  void round_parts(const std::vector<std::vector<double>>& parts, Estimates& sum) const;
   void normalise(Estimates& x, std::size_t first, std::size_t count, const std::vector<float>& weights) const;
   void turn(Estimates& x, std::size_t first, std::size_t width, std::size_t position) const;
   struct Widths {

@@ -30,10 +30,10 @@ StepForward::StepForward(const ForwardShape& shape, const ForwardOptions& option
 Result<std::unique_ptr<StepForward>> StepForward::create(const ModelSpec& model,
                                                          const ForwardOptions& options,
                                                          kernels::DeviceMemory& memory) {
-  Result<ForwardShape> shape = forward_shape(model);
+  Result<ForwardShape> shape = forward_shape(model, options.ranks, options.rank);
   if (!shape) return shape.errors();
-  if (options.fp32 && (shape->fp8 || shape->experts > 0 || shape->latent()))
-    return invalid_input("the fp32 forward pass has no code for 8-bit weights, experts or latents", {},
+  if (options.fp32 && (shape->fp8 || shape->experts > 0 || shape->latent() || shape->ranks > 1))
+    return invalid_input("the fp32 forward pass has no code for 8-bit weights, experts, latents or ranks", {},
                          "model");
   std::unique_ptr<StepForward> forward(new StepForward(*shape, options, memory));
   if (Result<Unit> ready = forward->prepare(); !ready) return ready.errors();
@@ -97,12 +97,14 @@ Result<Unit> StepForward::allocate_scratch() {
          allocate(scratch_.queries, rows * shape_.q_width()) &&
          allocate(scratch_.attended, rows * shape_.attended_width()) &&
          allocate(scratch_.sampled, sampled * shape_.hidden) &&
-         allocate(scratch_.logits, sampled * shape_.vocabulary) &&
-         allocate(scratch_.logits_fp32, sampled * shape_.vocabulary) && allocate(scratch_.tokens, sampled) &&
+         allocate(scratch_.logits, sampled * shape_.whole_vocabulary()) &&
+         allocate(scratch_.logits_fp32, sampled * shape_.whole_vocabulary()) &&
+         allocate(scratch_.tokens, sampled) &&
          allocate(scratch_.sample_partial, sampled * kernels::sample_most_splits) &&
          allocate(scratch_.sample_arrived, sampled);
   room = room && allocate(scratch_.gate_up, rows * 2 * shape_.mlp_width()) &&
          allocate(scratch_.inner, rows * shape_.mlp_width());
+  if (shape_.ranks > 1) room = room && allocate(scratch_.logits_part, sampled * shape_.vocabulary);
   if (shape_.experts > 0) room = room && allocate_experts();
   if (shape_.latent()) room = room && allocate_latent();
   if (shape_.fp8) {
@@ -130,10 +132,17 @@ bool StepForward::hold_pieces(std::int64_t slots) {
 }
 
 Result<Unit> StepForward::launch(const StepBatch& batch) {
+  stream_->make_current();
   Result<DeviceStep> step = inputs_.put(batch);
   if (!step) return step.errors();
+  const std::int64_t held = piece_slots_;
   if (!hold_pieces(step->slots_used)) return no_room("attention's partial results");
+  if (options_.link != nullptr && piece_slots_ != held) options_.link->meet();
   counts_.clear();
+  counting_ = false;
+  if (options_.link != nullptr) {
+    if (Result<Unit> ready = rehearse(*step); !ready) return ready.errors();
+  }
   counting_ = options_.count_launches;
   if (batch.padded_rows > 0) {
     if (Result<Unit> ran = run_graph(*step); !ran) return ran.errors();
@@ -145,8 +154,9 @@ Result<Unit> StepForward::launch(const StepBatch& batch) {
   stream_->end_step();
   last_sampled_ = step->sampled;
   stream_->download(sampled_host_, scratch_.tokens, static_cast<std::size_t>(step->sampled) * 4);
-  if (const std::string why = products_->take_refusal(); !why.empty())
-    return make_error(ErrorKind::unavailable, why);
+  std::string why = products_->take_refusal();
+  if (why.empty() && options_.link != nullptr) why = options_.link->take_refusal();
+  if (!why.empty()) return make_error(ErrorKind::unavailable, why);
   return Unit{};
 }
 
@@ -157,11 +167,12 @@ Result<Unit> StepForward::run_graph(const DeviceStep& step) {
   auto& graph = graphs_[step.key()];
   if (graph == nullptr) {
     const bool counting = std::exchange(counting_, false);
-    body(stream_->handle());
+    if (options_.link == nullptr) body(stream_->handle());  // else it was rehearsed
     std::string why;
     graph = stream_->capture(body, why);
     ++captured_;
     counting_ = counting;
+    if (options_.link != nullptr) options_.link->meet();
     if (graph == nullptr) return make_error(ErrorKind::unavailable, why);
   }
   stream_->begin_step();
@@ -183,14 +194,29 @@ Result<std::span<const std::int32_t>> StepForward::sampled() {
 }
 
 std::vector<float> StepForward::logits() {
-  std::vector<float> values(static_cast<std::size_t>(last_sampled_ * shape_.vocabulary));
+  std::vector<float> values(static_cast<std::size_t>(last_sampled_ * shape_.whole_vocabulary()));
   memory_.download(values.data(), scratch_.logits_fp32, values.size() * sizeof(float));
   return values;
 }
 
+std::int64_t StepForward::layers_done() const {
+  std::int64_t done = launched_layers_;
+  while (done > 0 && !stream_->passed(static_cast<std::size_t>(done - 1))) --done;
+  return done;
+}
+
+std::vector<void*> StepForward::kv_pools() const {
+  std::vector<void*> pools;
+  for (const KvPool& pool : pool_) {
+    pools.push_back(pool.keys);
+    if (pool.values != nullptr) pools.push_back(pool.values);
+  }
+  return pools;
+}
+
 void StepForward::count(const char* use, OpClass op_class, double flops, double memory_bytes,
-                        double activation_bytes) {
-  if (counting_) counts_.push_back({use, op_class, flops, memory_bytes, activation_bytes});
+                        double activation_bytes, double link_bytes) {
+  if (counting_) counts_.push_back({use, op_class, flops, memory_bytes, activation_bytes, link_bytes});
 }
 
 void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) {
@@ -203,19 +229,25 @@ void StepForward::launch_layers(const DeviceStep& step, kernels::Stream stream) 
     norm("input_norm", residual, layer.input_norm, &layer.qkv, step, stream);
     residual = scratch_.residual;
     shape_.latent() ? latent_attention(l, step, stream) : attention(l, step, stream);
+    if (options_.marks_layers && step.chunk_rows > 0 && together_) {
+      stream_->mark(l);
+      launched_layers_ = static_cast<std::int64_t>(l) + 1;
+    }
     if (layer.o.fp8())
       quantise("o_quantize", scratch_.attended, shape_.attended_width(), step.rows, eight_bits(), stream);
     multiply("o_proj", layer.o, scratch_.attended, scratch_.x, step.rows, step.row_range, stream);
+    sum_over_ranks("attention_all_reduce", step.rows, stream);
     const bool moe = layer.router.data != nullptr;
     norm("post_norm", residual, layer.post_norm, moe ? nullptr : &layer.gate_up, step, stream);
     moe ? feed_experts(l, step, stream) : feed_forward(layer.gate_up, layer.down, false, step, stream);
+    sum_over_ranks(moe ? "moe_all_reduce" : "mlp_all_reduce", step.rows, stream);
   }
   norm("final_norm", residual, weights_.final_norm, nullptr, step, stream);
 }
 
 void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
   if (step.sampled == 0) return;
-  const double rows = step.sampled, vocabulary = static_cast<double>(shape_.vocabulary);
+  const double rows = step.sampled, vocabulary = static_cast<double>(shape_.whole_vocabulary());
   if (fp32_ != nullptr)
     fp32_->head(step, scratch_.logits_fp32, stream);
   else
@@ -226,14 +258,14 @@ void StepForward::launch_head(const DeviceStep& step, kernels::Stream stream) {
   sample.partial = scratch_.sample_partial;
   sample.arrived = scratch_.sample_arrived;
   sample.rows = step.sampled;
-  sample.vocabulary = static_cast<std::int32_t>(shape_.vocabulary);
+  sample.vocabulary = static_cast<std::int32_t>(shape_.whole_vocabulary());
   count("argmax", OpClass::sampling, 0, 0, rows * vocabulary * 4);
   kernels::launch_sample(sample, stream);
 }
 
 void StepForward::make_logits(const DeviceStep& step, kernels::Stream stream) {
   const double rows = step.sampled, hidden = static_cast<double>(shape_.hidden),
-               vocabulary = static_cast<double>(shape_.vocabulary);
+               vocabulary = static_cast<double>(shape_.whole_vocabulary());
   kernels::GatherRowsLaunch gather;
   gather.source = scratch_.normed;
   gather.indices = step.sampled_rows;
@@ -243,17 +275,20 @@ void StepForward::make_logits(const DeviceStep& step, kernels::Stream stream) {
   gather.source_rows = step.rows;
   count("sample_gather", OpClass::sampling, 0, 0, rows * hidden * 2 * bf16_bytes);
   kernels::launch_gather_rows(gather, stream);
-  multiply("lm_head", weights_.head, scratch_.sampled, scratch_.logits, step.sampled, step.sampled_range,
+  multiply("lm_head", weights_.head, scratch_.sampled,
+           shape_.ranks > 1 ? scratch_.logits_part : scratch_.logits, step.sampled, step.sampled_range,
            stream);
+  if (shape_.ranks > 1) gather_logits(step, stream);
   count("logits_fp32", OpClass::sampling, 0, 0, rows * vocabulary * (bf16_bytes + 4));
   kernels::launch_logits_copy(
-      {scratch_.logits, scratch_.logits_fp32, std::int64_t{step.sampled} * shape_.vocabulary}, stream);
+      {scratch_.logits, scratch_.logits_fp32, std::int64_t{step.sampled} * shape_.whole_vocabulary()},
+      stream);
 }
 
 void StepForward::embed(const DeviceStep& step, kernels::Stream stream) {
   const double bytes = step.rows * static_cast<double>(shape_.hidden) * bf16_bytes;
   count("embedding", OpClass::elementwise, 0, bytes, bytes);
-  if (!launching_) return;
+  if (!launching_) return sum_over_ranks("embedding_all_reduce", step.rows, stream);
   kernels::GatherRowsLaunch gather;
   gather.source = weights_.embedding.data;
   gather.indices = step.tokens;
@@ -261,7 +296,9 @@ void StepForward::embed(const DeviceStep& step, kernels::Stream stream) {
   gather.row_bytes = shape_.hidden * 2;
   gather.rows = step.rows;
   gather.source_rows = static_cast<std::int32_t>(shape_.vocabulary);
+  gather.first_index = shape_.rank * gather.source_rows;  // another rank's token: zeros
   kernels::launch_gather_rows(gather, stream);
+  sum_over_ranks("embedding_all_reduce", step.rows, stream);
 }
 
 kernels::Fp8Output StepForward::eight_bits() const {

@@ -2,11 +2,14 @@
 // (costmodel/step_graph.cpp), on buffers as large as the model's: weights are random, from a seed.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -19,6 +22,7 @@
 #include "live/forward/forward_weights.h"
 #include "live/forward/fp32_forward.h"
 #include "live/forward/launch_count.h"
+#include "live/forward/rank_link.h"
 #include "live/forward/step_batch.h"
 
 namespace orrery {
@@ -33,6 +37,9 @@ struct ForwardOptions {
   bool random_kv = false;  // else the pool holds NaNs until it is written: what reads too much shows
   bool fp32 = false;       // by plain kernels, for checks: models without experts, weights of bf16
   bool count_launches = false;
+  bool marks_layers = false;
+  std::int32_t ranks = 1, rank = 0;
+  RankLink* link = nullptr;  // of more than one rank; outlives the forward pass
 };
 
 class StepForward {
@@ -44,6 +51,7 @@ class StepForward {
   // Puts the step behind what was launched before; returns before it has run. The step before must have been
   // waited for. Errors: a batch that does not fit the options or contradicts itself.
   Result<Unit> launch(const StepBatch& batch);
+  Result<Unit> first_sum();                         // of nothing, over the ranks; waits
   Result<std::span<const std::int32_t>> sampled();  // waits; a token for each of sampled_rows
   double step_ns() { return stream_->step_ns(); }   // of the step that was waited for, by the device's clock
   const std::vector<LaunchCount>& counts() const { return counts_; }  // of the last step, when asked for
@@ -53,6 +61,14 @@ class StepForward {
   std::vector<float> logits();  // of the last step's sampled rows, row-major; waits
   const ForwardShape& shape() const { return shape_; }
   const ForwardWeights& weights() const { return weights_; }
+  // Keys, then values, of each layer; a latent's rows are keys alone. Blocks of 16 tokens.
+  std::vector<void*> kv_pools() const;
+  // Layers of the step under way whose keys and values the device has written, when asked for
+  // (ForwardOptions::marks_layers): of steps with prompts, which no graph runs. From any thread.
+  void begin_layers() { launched_layers_ = 0; }
+  std::int64_t layers_done() const;
+  std::int64_t kv_block_bytes() const { return kernels::kv_block_tokens * shape_.kv_width() * 2; }
+  std::int64_t kv_blocks() const { return options_.kv_blocks; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
   std::int64_t first_uses() const {
     return captured_ + products_->planned();
@@ -62,7 +78,8 @@ class StepForward {
   struct Scratch {  // rows are max_rows + 1: the last takes what padding of a graph writes
     std::uint16_t *x = nullptr, *residual = nullptr, *zeros = nullptr, *normed = nullptr, *qkv = nullptr,
                   *queries = nullptr, *attended = nullptr, *gate_up = nullptr, *inner = nullptr,
-                  *sampled = nullptr, *logits = nullptr;
+                  *sampled = nullptr, *logits = nullptr,
+                  *logits_part = nullptr;  // of the rank's share of the vocabulary
     float* logits_fp32 = nullptr;
     std::int32_t* tokens = nullptr;
     std::uint64_t* sample_partial = nullptr;
@@ -105,6 +122,10 @@ class StepForward {
   }
   bool hold_pieces(std::int64_t slots);
   Result<Unit> run_graph(const DeviceStep& step);
+  // The step without what ranks do together: products are planned and graphs captured where nobody waits.
+  Result<Unit> rehearse(const DeviceStep& step);
+  void sum_over_ranks(const char* use, std::int32_t rows, kernels::Stream stream);  // x
+  void gather_logits(const DeviceStep& step, kernels::Stream stream);
 
   // All launches of a step up to the last norm; of what comes behind it.
   void launch_layers(const DeviceStep& step, kernels::Stream stream);
@@ -155,7 +176,8 @@ class StepForward {
   // `shared`: the shared experts of a layer, whose output joins the others'.
   void feed_forward(const Weight& gate_up, const Weight& down, bool shared, const DeviceStep& step,
                     kernels::Stream stream);
-  void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes);
+  void count(const char* use, OpClass op_class, double flops, double memory_bytes, double activation_bytes,
+             double link_bytes = 0);
 
   ForwardShape shape_;
   ForwardOptions options_;
@@ -176,7 +198,9 @@ class StepForward {
   std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
   std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
-  bool counting_ = false, launching_ = true;
+  std::atomic<std::int64_t> launched_layers_ = 0;               // with a mark behind them
+  bool counting_ = false, launching_ = true, together_ = true;  // together: with the other ranks
+  std::set<std::pair<std::int64_t, std::int64_t>> rehearsed_;   // rows and sampled rows, as launched
   bool wgmma_ = false, latent_wgmma_ = false;  // of the device: attention of prompts, of latents
 };
 

@@ -13,7 +13,7 @@ namespace orrery {
 
 // What a step worked through by operator class, counted where its kernels were launched; see LaunchCount.
 struct StepWork {
-  std::array<double, op_class_count> flops{}, memory_bytes{}, activation_bytes{};
+  std::array<double, op_class_count> flops{}, memory_bytes{}, activation_bytes{}, link_bytes{};
 };
 
 struct StepResult {
@@ -29,6 +29,10 @@ class StepRunner {
   virtual ~StepRunner() = default;
   // Launches the step and waits for its end. False with a reason when the device fails: then it is over.
   virtual bool run(const StepBatch& batch, StepResult& result, std::string& why) = 0;
+  // Of the step under way: how many layers' keys and values are in the pool, asked by another thread. None
+  // from begin_layers() on, which whoever runs steps calls before each.
+  virtual void begin_layers() {}
+  virtual std::int64_t layers_done() const { return 0; }
 };
 
 }  // namespace orrery

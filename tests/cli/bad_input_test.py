@@ -170,8 +170,8 @@ check("benchmark good", 0, [], trace=TOTALS, command="validate",
 # Where there is no GPU; nothing here waits for one.
 check("live on kernels", 6, ["GPU"], command="live", args=["--out", "out"])
 check("live named kernels", 6, ["GPU"], command="live", args=["--executor", "kernel", "--clock", "virtual"])
-check("live kernels of two GPUs", 3, ["scenario.yaml", "deployment.parallel", "one GPU an instance"], command="live",
-      args=["--set", "deployment.parallel={tp: 2}"])
+check("live kernels of four GPUs", 3, ["scenario.yaml", "deployment.parallel", "one GPU an instance"], command="live",
+      args=["--set", "deployment.parallel={tp: 4}"])
 check("graphs of decodes beside dp by the profile", 3, ["FULL_DECODE_ONLY", "parallel.dp"],
       edit("qwen3-8b", "qwen3-30b-a3b").replace("vllm-0.24", "orrery\n  parallel: {dp: 2}"))
 check("live kernels of two instances", 3, ["deployment.replicas", "--clock virtual"], command="live", args=["--set", "deployment.replicas=2"])

@@ -323,7 +323,8 @@ TEST_CASE("what does not run on kernels is refused by its key") {
     return status.ok() ? "" : status.errors().front().key;
   };
   CHECK(key_of(scenario_of(""), true) == "");
-  CHECK(key_of(scenario_of(", parallel: {tp: 2}"), false) == "deployment.parallel");
+  CHECK(key_of(scenario_of(", parallel: {tp: 4}"), false) == "deployment.parallel");
+  CHECK(key_of(scenario_of(", parallel: {tp: 2}"), false) == "");
   CHECK(key_of(scenario_of(", replicas: 2"), true) == "deployment.replicas");
   CHECK(key_of(scenario_of(", replicas: 2"), false) == "");
   CHECK(key_of(scenario_of("", {"deployment.engine=sglang-0.5"}), false) == "deployment.engine");

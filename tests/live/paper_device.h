@@ -42,6 +42,11 @@ class PaperDevice final : public StepRunner {
     return true;
   }
 
+  void copy_block(const PaperDevice& from, std::int32_t there, std::int32_t here) {
+    for (std::int64_t i = 0; i < 16; ++i)
+      kept_[static_cast<std::size_t>(here * 16 + i)] = from.kept_[static_cast<std::size_t>(there * 16 + i)];
+  }
+
   std::unordered_set<std::uint64_t> contents;  // of all places ever written
   std::vector<std::string> faults;
   std::int64_t steps = 0, graphs = 0, fails_at = -1;

@@ -26,14 +26,15 @@ TraceRequest request(std::uint64_t index, std::int32_t prompt, std::int32_t outp
 }
 
 // Chunks of at most 24 tokens; requests that begin alike; with few blocks somebody is preempted.
-Scenario tiny(int blocks) {
-  auto s = small_example(
-      "{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) +
-          "/tests/live/tiny_model/config.json, engine: orrery, engine_args: {max_model_len: 80, "
-          "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
-          "num_gpu_blocks_override: " +
-          std::to_string(blocks) + "}}",
-      {"workload.limit={requests: 10}"});
+Scenario tiny(int blocks, const std::string& more = "") {
+  auto s =
+      small_example("{hardware: h200, model: " + std::string(ORRERY_SOURCE_DIR) + "/tests/live/tiny_model" +
+                        "/config.json, engine: orrery" + more +
+                        ", engine_args: {max_model_len: 80, "
+                        "max_num_batched_tokens: 24, max_num_seqs: 4, cudagraph_capture_sizes: [1, 2, 4], "
+                        "num_gpu_blocks_override: " +
+                        std::to_string(blocks) + "}}",
+                    {"workload.limit={requests: 10}"});
   INFO((s.ok() ? "" : to_string(s.errors())));
   REQUIRE(s.ok());
   s->workload.limit_requests = 0;
@@ -62,7 +63,7 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
     forward.max_sequences = d.max_sequences;
     forward.max_positions = d.max_positions;
     forward.count_launches = true;
-    ORRERY_TRY(runner, ForwardRunner::create(d.instance->model, forward, memory, false));
+    ORRERY_TRY(runner, ForwardRunner::create(d.instance->model, forward, memory, false, {d.ranks}));
     return KernelDevice{std::move(runner), true, "CPU simulator"};
   };
   auto run = run_on_kernels(s, options);
@@ -80,7 +81,9 @@ Ran on_simulator(const Scenario& s, bool waits = false, TapeRecorder* tape = nul
 }  // namespace
 
 TEST_CASE("what kernels work through in a step is what the cost model prices, class by class") {
-  const Scenario s = tiny(8);
+  const bool two = GENERATE(false, true);  // ranks, each with what the plan says of one
+  CAPTURE(two);
+  const Scenario s = two ? tiny(8, ", parallel: {tp: 2}") : tiny(8);
   const Ran ran = on_simulator(s);
   CHECK(ran.run.result.preemptions > 0);
   CHECK(ran.run.result.cached_tokens > 0);
@@ -90,14 +93,16 @@ TEST_CASE("what kernels work through in a step is what the cost model prices, cl
     StepShape shape = step.shape;
     shape.prefill = step.chunks;
     graphs += step.padded_rows > 0;
-    std::array<double, op_class_count> flops{}, bytes{};
+    std::array<double, op_class_count> flops{}, bytes{}, sent{};
     for (const OpLine& line : pricer.explain(shape).ops) {
       flops[static_cast<std::size_t>(line.op_class)] += line.flops;
       bytes[static_cast<std::size_t>(line.op_class)] += line.bytes;
+      sent[static_cast<std::size_t>(line.op_class)] += line.link_bytes;
     }
     for (std::size_t c = 0; c < op_class_count; ++c) {
       CAPTURE(step.step, to_string(static_cast<OpClass>(c)), step.chunks.size(), step.shape.decode_sequences);
       CHECK(step.work.flops[c] == Approx(flops[c]));
+      CHECK(step.work.link_bytes[c] == Approx(sent[c]));
       CHECK(step.work.memory_bytes[c] == Approx(bytes[c]));  // all activations stay in the cache
     }
   }

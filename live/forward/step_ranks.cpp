@@ -1,0 +1,49 @@
+// What a rank of a sharded step does with the others.
+#include "live/forward/step_forward.h"
+
+namespace orrery {
+
+// Every rank has all rows, of its share of the features; their sum is the same bits on all of them.
+void StepForward::sum_over_ranks(const char* use, std::int32_t rows, kernels::Stream stream) {
+  if (shape_.ranks == 1) return;
+  const std::int64_t elements = std::int64_t{rows} * shape_.hidden;
+  const double bytes = static_cast<double>(elements) * bf16_bytes, ranks = shape_.ranks;
+  count(use, OpClass::collective, 0, 0, bytes, 2 * (ranks - 1) / ranks * bytes);
+  if (launching_ && together_) options_.link->all_reduce(scratch_.x, elements, stream);
+}
+
+Result<Unit> StepForward::first_sum() {
+  options_.link->all_reduce(scratch_.x, shape_.hidden, stream_->handle());
+  std::string why;
+  if (!stream_->wait(why)) return make_error(ErrorKind::unavailable, why);
+  why = options_.link->take_refusal();
+  if (!why.empty()) return make_error(ErrorKind::unavailable, why);
+  return Unit{};
+}
+
+void StepForward::gather_logits(const DeviceStep& step, kernels::Stream stream) {
+  const double ranks = shape_.ranks,
+               bytes = step.sampled * static_cast<double>(shape_.whole_vocabulary()) * bf16_bytes;
+  count("logits_all_gather", OpClass::collective, 0, 0, bytes, (ranks - 1) / ranks * bytes);
+  if (!launching_ || !together_) return;
+  options_.link->gather_columns(scratch_.logits_part, scratch_.logits, step.sampled,
+                                static_cast<std::int32_t>(shape_.vocabulary), stream);
+}
+
+// All ranks have the same steps, so all come here or none. Keys and values of the step are written twice.
+Result<Unit> StepForward::rehearse(const DeviceStep& step) {
+  const std::pair<std::int64_t, std::int64_t> met{ForwardProducts::launched_rows(step.rows),
+                                                  ForwardProducts::launched_rows(step.sampled)};
+  if (!rehearsed_.insert(met).second) return Unit{};
+  together_ = false;
+  launch_layers(step, stream_->handle());
+  launch_head(step, stream_->handle());
+  together_ = true;
+  std::string why;
+  const bool fine = stream_->wait(why);
+  options_.link->meet();
+  if (!fine) return make_error(ErrorKind::unavailable, why);
+  return Unit{};
+}
+
+}  // namespace orrery

@@ -1,0 +1,88 @@
+// The forward pass on two simulated devices: shares of the weights, own all-reduce and gather, against the
+// double-precision reference of the whole model.
+#include "catch.h"
+#include "kernels/guarded_memory.h"
+#include "live/forward/forward_check.h"
+#include "live/forward/forward_mover.h"
+
+namespace orrery {
+namespace {
+
+TEST_CASE("two ranks give the reference's logits, and both the same tokens") {
+  for (const ModelSpec& model : checked_models_of_two()) {
+    CAPTURE(model.name);
+    ForwardCheckOptions options;
+    options.brief = options.graphs = true;
+    options.ranks.ranks = 2;
+    kernels::HostMemory memory;
+    const Result<ForwardCheck> check = check_forward(model, options, memory);
+    INFO((check ? "" : to_string(check.errors())));
+    REQUIRE(check);
+    CAPTURE(check->detail, check->worst_deviations, check->wrong_choices);
+    CHECK(check->passed());
+    CHECK(check->graph_steps > 0);
+    CHECK(check->rows > 25);
+    CHECK(check->worst_deviations > 1.5);  // the bound is no wider than errors need
+    std::string broken;
+    const bool intact = memory.guards_intact(broken);
+    CAPTURE(broken);
+    CHECK(intact);
+  }
+}
+
+TEST_CASE("what two ranks cannot share out is refused by name") {
+  kernels::HostMemory memory;
+  ForwardCheckOptions options;
+  options.ranks.ranks = 2;
+  const Result<ForwardCheck> check = check_forward(tiny_model(), options, memory);  // one head of keys
+  REQUIRE_FALSE(check);
+  CHECK(to_string(check.errors()).find("heads or a vocabulary that do not divide over 2 ranks") !=
+        std::string::npos);
+}
+
+std::vector<std::uint16_t> pool_of(const StepForward& forward, std::size_t index,
+                                   kernels::DeviceMemory& memory) {
+  const auto block = static_cast<std::size_t>(forward.kv_block_bytes() / 2);
+  std::vector<std::uint16_t> values(block * static_cast<std::size_t>(forward.kv_blocks()));
+  memory.download(values.data(), forward.kv_pools()[index], values.size() * 2);
+  return values;
+}
+
+TEST_CASE("KV blocks are moved where they are sent, of the layers asked for, and nothing else changes") {
+  kernels::HostMemory here, there;
+  ForwardOptions options;
+  options.kv_blocks = 6;
+  options.max_rows = options.max_sequences = 4;
+  options.max_positions = 32;
+  options.random_kv = true;
+  const auto from = StepForward::create(tiny_model(), options, here);
+  options.seed = 2;
+  const auto to = StepForward::create(tiny_model(), options, there);
+  REQUIRE(from);
+  REQUIRE(to);
+  const auto mover = ForwardMover::create({from->get(), &here}, {to->get(), &there});
+  REQUIRE(mover);
+  std::vector<std::vector<std::uint16_t>> expected;
+  for (std::size_t i = 0; i < 4; ++i) expected.push_back(pool_of(**to, i, there));
+  KvMove move{{5, 1, 3}, {0, 4, 2}, 0, 1, 1};
+  const bool second_only = GENERATE(false, true);
+  if (second_only) move = {{5, 1, 3}, {0, 4, 2}, 1, 2, 2};
+  const auto block = static_cast<std::ptrdiff_t>((*from)->kv_block_bytes() / 2);
+  for (std::size_t i = second_only ? 2 : 0; i < 4; ++i) {
+    const auto source = pool_of(**from, i, here);
+    for (std::size_t b = 0; b < 3; ++b)
+      std::copy_n(source.begin() + move.from[b] * block, block, expected[i].begin() + move.to[b] * block);
+  }
+  std::int64_t ns = 0;
+  std::string why;
+  const bool moved = (*mover)->move(move, ns, why);
+  INFO(why);
+  REQUIRE(moved);
+  CHECK(ns > 0);
+  for (std::size_t i = 0; i < 4; ++i) CHECK(pool_of(**to, i, there) == expected[i]);
+  const bool refused = !(*mover)->move({{1}, {1, 2}, 0, 1, 1}, ns, why);
+  CHECK(refused);
+}
+
+}  // namespace
+}  // namespace orrery
