@@ -317,7 +317,7 @@ Error no_deployment(const RecommendationInput& input) {
                                    [](const Candidate& c) { return c.rejected == RejectedBy::bound; });
     return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
   }
-  const PlanEntry& nearest = search.finalists.front().entry;
+  const PlanEntry& nearest = nearest_missing(search);
   const Scenario& scenario = *candidate_of(search, nearest).scenario;
   const PlanScore& s = nearest.score;
   std::string message = "no deployment meets the objective; the nearest is " + plan_text(search, nearest);
