@@ -359,7 +359,8 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
       const std::filesystem::path path = std::filesystem::path(folder) / "deploy" / name / file.name;
       std::filesystem::create_directories(path.parent_path(), ignored);
       ORRERY_TRY_STATUS(write_file_atomically(path.string(), file.text));
-      constexpr auto run = std::filesystem::perms::owner_exec | std::filesystem::perms::group_exec;
+      constexpr auto run = std::filesystem::perms::owner_exec | std::filesystem::perms::group_exec |
+                           std::filesystem::perms::others_exec;
       if (file.executable)
         std::filesystem::permissions(path, run, std::filesystem::perm_options::add, ignored);
     }
