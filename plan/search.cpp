@@ -5,7 +5,6 @@
 
 #include "base/digest.h"
 #include "base/json.h"
-#include "plan/parallel.h"
 #include "plan/rounds.h"
 
 namespace orrery {
@@ -44,11 +43,6 @@ class Search {
   Result<PlanSearch> go(CandidateList candidates, const std::vector<TraceRequest>& requests);
 
  private:
-  // Work whose results go through the store: all independent pieces that are known (plan/crew.h).
-  Status batch(std::size_t count, const PlanWork& work) {
-    if (options_.crew != nullptr) return options_.crew->batch(count, options_.threads, work);
-    return in_parallel(count, options_.threads, work);
-  }
   Status round(std::uint64_t requests);
   Status estimate();
   void compare_draws();
@@ -72,7 +66,7 @@ class Search {
 
 Status Search::round(std::uint64_t requests) {
   std::uint64_t done = 0;
-  ORRERY_TRY_STATUS(batch(running_.size(), [&](std::size_t i) -> Status {
+  ORRERY_TRY_STATUS(run_batch(options_.crew, running_.size(), options_.threads, [&](std::size_t i) -> Status {
     PlanEntry& entry = running_[i];
     ORRERY_TRY(score, runner_.fewest(out_.candidates.all[entry.candidate], entry.score.replicas, requests));
     entry.score = score;
@@ -104,7 +98,7 @@ Status Search::estimate() {
   out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
   leave(out_.finalists.size());
   std::uint64_t done = 0;
-  return batch(out_.finalists.size(), [&](std::size_t i) -> Status {
+  return run_batch(options_.crew, out_.finalists.size(), options_.threads, [&](std::size_t i) -> Status {
     Finalist& finalist = out_.finalists[i];
     finalist.entry = running_[i];
     ORRERY_TRY_STATUS(runner_.estimate(out_.candidates.all[finalist.entry.candidate], finalist));
