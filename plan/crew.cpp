@@ -6,6 +6,10 @@
 
 namespace orrery {
 
+Status run_batch(PlanCrew* crew, std::size_t count, int threads, const PlanWork& work) {
+  return crew != nullptr ? crew->batch(count, threads, work) : in_parallel(count, threads, work);
+}
+
 Status ShardCrew::batch(std::size_t count, int threads, const PlanWork& work) {
   ++batches_;
   pieces_ = count;

@@ -28,6 +28,9 @@ class PlanCrew {
   virtual std::uint64_t runs_elsewhere() const { return 0; }  // simulations that others made for it
 };
 
+// A batch by the crew, or by threads of this process where there is none.
+Status run_batch(PlanCrew* crew, std::size_t count, int threads, const PlanWork& work);
+
 // Its share of every batch: pieces `index`, `index + of`, …; none where `of` is 0, which is how shards are
 // merged. A batch of which results are missing ends the search with an error; `missing` says how many.
 class ShardCrew : public PlanCrew {

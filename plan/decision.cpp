@@ -142,6 +142,19 @@ std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& 
   return out;
 }
 
+const PlanEntry& nearest_missing(const PlanSearch& search) {
+  const auto room = [&](const Finalist& f) {
+    const std::vector<LimitRoom> rooms = rooms_of(scenario_of(search, f.entry), f.entry.score);
+    return rooms.empty() ? 0 : rooms.front().room();
+  };
+  const auto answers = [](const Finalist& f) { return f.entry.score.requests_per_s > 0; };
+  return std::max_element(search.finalists.begin(), search.finalists.end(),
+                          [&](const Finalist& a, const Finalist& b) {
+                            return answers(a) != answers(b) ? answers(b) : room(a) < room(b);
+                          })
+      ->entry;
+}
+
 std::string missed_limits(const Scenario& scenario, const PlanScore& score) {
   std::string out;
   const std::vector<LimitRoom> rooms = rooms_of(scenario, score);
@@ -156,7 +169,8 @@ std::string missed_limits(const Scenario& scenario, const PlanScore& score) {
            ". Each limit is met by enough requests, and both by too few: relax slo.percentile, own more "
            "GPUs, or offer less";
   // As the run stands, a request that misses one limit for the other's sake is not counted here: an estimate.
-  const double enough = std::ceil(rooms.front().value * 10) / 10;
+  const double digits = rooms.front().value < 10 ? 100 : 10;
+  const double enough = std::ceil(rooms.front().value * digits) / digits;
   return out + ". Relax slo." + rooms.front().name + " to about " + format_number(enough) +
          ", own more GPUs, or offer less";
 }

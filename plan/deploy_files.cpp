@@ -400,7 +400,8 @@ std::vector<DeployFile> deploy_files(const Deployment& deployment, const std::st
       {"check.sh",
        shell_file("Measured beside predicted: check.sh http://HOST:PORT",
                   "set -euo pipefail\ncd \"$(dirname \"$0\")\"\nexec \"${ORRERY:-orrery}\" live " +
-                      shell_word(scenario_path) + " --endpoint \"${1:?URL of the server}\" --out live\n"),
+                      shell_word(scenario_path) +
+                      " --endpoint \"${1:?URL of the server}\" --out \"../../live-$(basename \"$PWD\")\"\n"),
        true});
   files.push_back({"README.md", readme(deployment, scenario_path, compose, cluster), false});
   return files;

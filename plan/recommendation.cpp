@@ -323,7 +323,7 @@ Error no_deployment(const RecommendationInput& input) {
                                    [](const Candidate& c) { return c.rejected == RejectedBy::bound; });
     return make_error(bound ? ErrorKind::no_deployment : ErrorKind::infeasible, message, where, "search");
   }
-  const PlanEntry& nearest = search.finalists.front().entry;
+  const PlanEntry& nearest = nearest_missing(search);
   const Scenario& scenario = *candidate_of(search, nearest).scenario;
   const PlanScore& s = nearest.score;
   std::string message = "no deployment meets the objective; the nearest is " + plan_text(search, nearest);
@@ -365,7 +365,8 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
       const std::filesystem::path path = std::filesystem::path(folder) / "deploy" / name / file.name;
       std::filesystem::create_directories(path.parent_path(), ignored);
       ORRERY_TRY_STATUS(write_file_atomically(path.string(), file.text));
-      constexpr auto run = std::filesystem::perms::owner_exec | std::filesystem::perms::group_exec;
+      constexpr auto run = std::filesystem::perms::owner_exec | std::filesystem::perms::group_exec |
+                           std::filesystem::perms::others_exec;
       if (file.executable)
         std::filesystem::permissions(path, run, std::filesystem::perm_options::add, ignored);
     }

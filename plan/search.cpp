@@ -10,7 +10,6 @@
 #include "base/json.h"
 #include "plan/axes.h"
 #include "plan/bounded_space.h"
-#include "plan/parallel.h"
 #include "plan/racing.h"
 #include "plan/rounds.h"
 
@@ -40,11 +39,6 @@ class Search {
   Result<PlanSearch> go(const std::vector<TraceRequest>& requests);
 
  private:
-  // Work whose results go through the store: all independent pieces that are known (plan/crew.h).
-  Status batch(std::size_t count, const PlanWork& work) {
-    if (options_.crew != nullptr) return options_.crew->batch(count, options_.threads, work);
-    return in_parallel(count, options_.threads, work);
-  }
   Status first_wave();
   Status read_rest();
   Status rounds(const std::vector<TraceRequest>& requests);
@@ -84,7 +78,7 @@ Status Search::run_all(std::vector<PlanEntry>& entries, std::uint64_t requests) 
   const bool all = requests == out_.requests;
   for (const PlanEntry& entry : entries) of_all += all && whole_.contains(entry.candidate) ? 0 : 1;
   const std::vector<PlanEntry> before_it = entries;  // a piece that is made again asks the same questions
-  ORRERY_TRY_STATUS(batch(entries.size(), [&](std::size_t i) -> Status {
+  ORRERY_TRY_STATUS(run_batch(options_.crew, entries.size(), options_.threads, [&](std::size_t i) -> Status {
     PlanEntry& entry = entries[i];
     if (const auto known = whole_.find(entry.candidate); all && known != whole_.end()) {
       entry.score = known->second;
@@ -209,7 +203,7 @@ Status Search::estimate() {
   out_.finalists.resize(std::min(running_.size(), static_cast<std::size_t>(space_.finalists)));
   leave(out_.finalists.size());
   std::uint64_t done = 0;
-  return batch(out_.finalists.size(), [&](std::size_t i) -> Status {
+  return run_batch(options_.crew, out_.finalists.size(), options_.threads, [&](std::size_t i) -> Status {
     Finalist& finalist = out_.finalists[i];
     finalist.entry = running_[i];
     ORRERY_TRY_STATUS(runner_.estimate(of(finalist.entry), finalist));

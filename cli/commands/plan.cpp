@@ -132,7 +132,8 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
                                                   ? "interrupted; the same command goes on"
                                                   : "interrupted; the same command with --resume goes on");
   }
-  if (shard != nullptr && (shard->missing() > 0 || (searched.ok() && !options.sharing.merge))) {
+  const bool answered = searched.ok() && (options.sharing.merge || searched->finalists.empty());
+  if (shard != nullptr && (shard->missing() > 0 || (searched.ok() && !answered))) {
     if (options.sharing.merge) return not_merged(*shard, options.out);
     if (!context.quiet)
       std::fputs(shard_text(options.sharing, *shard, options.out, context.json).c_str(), stdout);

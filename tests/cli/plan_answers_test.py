@@ -119,8 +119,8 @@ def relaxed():
         if advice:
             done = plan(f"{advice[1]}={advice[2]}")
             expect(done.returncode == 0, f"{strict}: with {advice[0]}: {done.stderr}")
-            below = plan(f"{advice[1]}={float(advice[2]) * 0.97}")
-            expect(below.returncode == 5, f"{strict}: a limit that is 3 % lower is met as well")
+            below = plan(f"{advice[1]}={float(advice[2]) * 0.9}")
+            expect(below.returncode == 5, f"{strict}: a limit that is a tenth lower is met as well")
 
 
 def rejected():
