@@ -21,6 +21,7 @@ class BoundedSpace {
   CandidateList& list() { return list_; }
   CandidateReader& reader() { return reader_; }
   const std::vector<TraceRequest>& requests() const { return *requests_; }  // in_question() > 0
+  const SharedRequests& shared_requests() const { return requests_; }
   const ObjectiveBound& bound(std::size_t candidate) const { return bounds_[candidate]; }
   std::vector<std::size_t> by_bound() const;  // who is in question, the best bound first
   std::uint64_t graphs() const { return graphs_.size(); }

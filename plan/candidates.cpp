@@ -136,7 +136,8 @@ void judge(const PlanSpace& space, Candidate& candidate, Errors& outside) {
   candidate.scenario = std::move(scenario);
 }
 
-Result<SharedRequests> read_requests(const Scenario& scenario) {
+// Played `faster` times as fast.
+Result<SharedRequests> read_requests(const Scenario& scenario, double faster) {
   ORRERY_TRY(source, open_workload(scenario.workload, scenario.seed));
   auto all = std::make_shared<std::vector<TraceRequest>>();
   TraceRequest request;
@@ -147,6 +148,8 @@ Result<SharedRequests> read_requests(const Scenario& scenario) {
           "set workload.limit",
           {scenario.file, 0, 0}, "workload");
     }
+    if (faster != 1)
+      request.arrival = SimTime(round_half_even(static_cast<double>(request.arrival.ns()) / faster));
     all->push_back(request);
   }
   if (source->error() != nullptr) return *source->error();
@@ -321,7 +324,7 @@ Result<SharedRequests> CandidateReader::requests() {
   const auto some = std::find_if(list_.all.begin(), list_.all.end(),
                                  [](const Candidate& c) { return c.scenario != nullptr; });
   if (some == list_.all.end()) return SharedRequests();
-  ORRERY_TRY(read, read_requests(*some->scenario));
+  ORRERY_TRY(read, read_requests(*some->scenario, space_.growth * space_.peak));
   requests_ = std::move(read);
   return requests_;
 }

@@ -7,10 +7,12 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "base/yaml_reader.h"
+#include "plan/around_text.h"
 #include "plan/decision.h"
 #include "plan/deploy.h"
 #include "plan/pareto.h"
 #include "plan/racing.h"
+#include "plan/sensitivity.h"
 #include "reports/page_parts.h"
 
 namespace orrery {
@@ -128,6 +130,7 @@ std::string why(const PlanSpace& space, const PlanSearch& search) {
     out +=
         "\nThe ranking is not settled: the figures that the choice rests on overlap with the next one's. "
         "`orrery live` with both, or `orrery calibrate` on the part, decides it.\n";
+    out += what_to_measure(search, space.draws);
   }
   return out;
 }
@@ -186,6 +189,7 @@ Json recommendation_json(const RecommendationInput& input) {
   out["savings"] = Json{{"step_graphs", saved.graphs},    {"never_read", saved.unread},
                         {"by_bounds", saved.by_bounds},   {"by_racing", saved.by_racing},
                         {"to_the_end", saved.to_the_end}, {"racing_confidence", 1 - racing_doubt}};
+  add_around(input, out);
   out["workload_requests"] = search.requests;
   out["draws"] = input.space->draws;
   out["command"] = input.command;
@@ -225,6 +229,7 @@ std::string recommendation_markdown(const RecommendationInput& input) {
            format_fixed(entry.score.mean_e2e_ms, 0) + " | " +
            format_fixed(entry.score.output_tokens_per_s, 0) + " |\n";
   }
+  out += around_markdown(input);
   out += "\n## Who is not in it\n\n";
   out += std::to_string(search.candidates.all.size()) + " combinations, of which " +
          std::to_string(search.candidates.feasible()) + " were run; " + std::to_string(search.left.size()) +
@@ -347,7 +352,8 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
     return write_file_atomically(folder + "/" + name, text);
   };
   // What an earlier search left here is not this one's.
-  for (const char* name : {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml", "recommendation.html"})
+  for (const char* name :
+       {"choice.yaml", "alternative-1.yaml", "alternative-2.yaml", "curves.csv", "recommendation.html"})
     std::filesystem::remove(std::filesystem::path(folder) / name, ignored);
   std::filesystem::remove_all(std::filesystem::path(folder) / "deploy", ignored);
   for (std::size_t i = 0; has_choice(search) && i < std::min(most_answers, search.finalists.size()); ++i) {
@@ -373,6 +379,7 @@ Status write_recommendation(const std::string& folder, const RecommendationInput
   }
   ORRERY_TRY_STATUS(write("recommendation.json", canonical_json(recommendation_json(input))));
   ORRERY_TRY_STATUS(write("recommendation.md", recommendation_markdown(input)));
+  if (!search.around.curve.empty()) ORRERY_TRY_STATUS(write("curves.csv", curves_csv(search.around)));
   ORRERY_TRY_STATUS(write("candidates.csv", candidates_csv(input)));
   if (charts_library().empty()) return ok_status();
   ORRERY_TRY(page, recommendation_page(input));

@@ -197,6 +197,7 @@ PlanScore cut_short(const Scenario& scenario, const BlockSink& sink) {
 std::string key_of(const Candidate& candidate, const PlanRunner::Question& question) {
   std::string key =
       candidate.key + "/" + std::to_string(question.replicas) + "/" + std::to_string(question.requests);
+  if (question.load != nullptr) key += "/" + question.load->name;
   if (question.rate_factor != 1) key += "/rate " + format_number(question.rate_factor);
   return key;
 }
@@ -211,7 +212,8 @@ Result<PlanScore> PlanRunner::run(const Candidate& candidate, const Question& qu
   }
   if (stopped()) return make_error(ErrorKind::interrupted, "interrupted");
   const PriceTableScope scope(*tables_, graph_name(candidate));
-  const Scenario scenario = with_replicas(*candidate.scenario, question.replicas);
+  Scenario scenario = with_replicas(*candidate.scenario, question.replicas);
+  if (question.load != nullptr) scenario.workload.requests = question.load->requests;
   const WorkloadSpec& workload = scenario.workload;
   const bool stops = question.may_stop && scenario.slo.given;
   BlockSink sink(scenario.slo.limits(), duration_from_seconds(workload.warmup_s),

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "costmodel/price_table.h"
+#include "plan/load_change.h"
 #include "plan/objective.h"
 #include "plan/search.h"
 
@@ -21,6 +22,7 @@ class PlanRunner {
     std::int64_t replicas = 1;
     std::uint64_t requests = 0;  // the first so many
     double rate_factor = 1;
+    const ChangedLoad* load = nullptr;  // instead of the workload
     bool may_stop = false;  // once it cannot meet the SLO any more: nobody asks how far it misses it
   };
   // One run. What turns out only when it runs (a link that the part has no figure of) is no error: `refused`

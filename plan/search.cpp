@@ -10,8 +10,10 @@
 #include "base/json.h"
 #include "plan/axes.h"
 #include "plan/bounded_space.h"
+#include "plan/doubt.h"
 #include "plan/racing.h"
 #include "plan/rounds.h"
+#include "plan/sensitivity.h"
 
 namespace orrery {
 
@@ -39,7 +41,9 @@ class Search {
   Result<PlanSearch> go(const std::vector<TraceRequest>& requests);
 
  private:
+  Status run_wave(const std::vector<std::size_t>& which);
   Status first_wave();
+  Status second_wave();
   Status read_rest();
   Status rounds(const std::vector<TraceRequest>& requests);
   Status round(std::uint64_t requests);
@@ -100,8 +104,21 @@ Status Search::run_all(std::vector<PlanEntry>& entries, std::uint64_t requests) 
   return ok_status();
 }
 
-// Who is run on all of the workload first: of every step graph one, by their bounds, then whoever has the
-// best bounds. What they reach rules out whose bound is worse.
+// Runs them on all of the workload, for what they reach rules out whose bound is worse.
+Status Search::run_wave(const std::vector<std::size_t>& which) {
+  ORRERY_TRY_STATUS(bounded_.reader().read(which));
+  ORRERY_TRY_STATUS(bounded_.reader().look_closer(which));
+  std::vector<PlanEntry> wave;
+  for (const std::size_t i : which) {
+    if (bounded_.list().all[i].scenario != nullptr)
+      wave.push_back({.candidate = i, .requests = 0, .score = {}});
+  }
+  ORRERY_TRY_STATUS(run_all(wave, out_.requests));
+  rule_out();
+  return ok_status();
+}
+
+// First of every step graph one, by their bounds, then whoever has the best bounds.
 Status Search::first_wave() {
   const std::vector<std::size_t> order = bounded_.by_bound();
   if (order.size() <= least_staying()) return ok_status();
@@ -116,16 +133,25 @@ Status Search::first_wave() {
       if (std::find(first.begin(), first.end(), i) == first.end()) first.push_back(i);
     }
   }
-  ORRERY_TRY_STATUS(bounded_.reader().read(first));
-  ORRERY_TRY_STATUS(bounded_.reader().look_closer(first));
-  std::vector<PlanEntry> wave;
-  for (const std::size_t i : first) {
-    if (bounded_.list().all[i].scenario != nullptr)
-      wave.push_back({.candidate = i, .requests = 0, .score = {}});
+  return run_wave(first);
+}
+
+// Then more of the graph that came out best: what many reach is nearer to the best than what one of each
+// does.
+Status Search::second_wave() {
+  const auto best = std::min_element(whole_.begin(), whole_.end(),
+                                     [](const auto& a, const auto& b) { return better(a.second, b.second); });
+  if (best == whole_.end() || !best->second.meets) return ok_status();
+  const std::string graph = graph_name(bounded_.list().all[best->first]);
+  std::vector<std::size_t> members, some;
+  for (const Candidate& candidate : bounded_.list().all) {
+    if (candidate.rejected == RejectedBy::nothing && !whole_.contains(candidate.index) &&
+        graph_name(candidate) == graph)
+      members.push_back(candidate.index);
   }
-  ORRERY_TRY_STATUS(run_all(wave, out_.requests));
-  rule_out();
-  return ok_status();
+  const std::size_t count = std::min(members.size(), least_staying());
+  for (std::size_t k = 0; k < count; ++k) some.push_back(members[k * members.size() / count]);
+  return run_wave(some);
 }
 
 // Whoever cannot be better than `finalists` others that meet the SLO on all of the workload.
@@ -266,7 +292,10 @@ Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
     seed_ = candidate.scenario->seed;
     break;
   }
-  if (!options_.exhaustive) ORRERY_TRY_STATUS(first_wave());
+  if (!options_.exhaustive) {
+    ORRERY_TRY_STATUS(first_wave());
+    ORRERY_TRY_STATUS(second_wave());
+  }
   ORRERY_TRY_STATUS(read_rest());
   ORRERY_TRY_STATUS(rounds(requests));
   out_.saved.to_the_end = running_.size();
@@ -276,6 +305,9 @@ Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
   out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
   out_.reused = store_.found();
   out_.candidates = std::move(bounded_.list());
+  out_.doubts = doubt_of(out_, seed_, static_cast<std::size_t>(space_.draws));
+  ORRERY_TRY(around, look_around(space_, options_, out_, bounded_.shared_requests(), runner_));
+  out_.around = std::move(around);
   return std::move(out_);
 }
 

@@ -31,6 +31,38 @@ struct Finalist {
   double shortfall = 0;  // mean over the draws of the attainment that it lacks to the best one, points
 };
 
+// Of one finalist under one case of `search.what_if`.
+struct WhatIfPlan {
+  std::size_t candidate = 0;
+  PlanScore score = {};    // with the instances that it was chosen with, less those that are lost
+  std::int64_t needs = 0;  // instances that meet the SLO then; lost ones: with which it would have met it; 0:
+                           // not asked, or none that are allowed
+  std::string cannot = {};  // why the case says nothing of it
+};
+struct WhatIfCase {
+  std::string name;
+  std::vector<WhatIfPlan> plans;  // of the first finalists, in their order
+  std::size_t best = 0;           // of them; 0 = the choice stays
+  std::string cannot;
+};
+// The choice at other rates, or with other instances.
+struct CurvePoint {
+  std::string curve;  // "rate", "instances"
+  double rate_factor = 1, offered_per_s = 0;
+  std::int64_t replicas = 1;
+  PlanScore score = {};
+};
+struct Sensitivity {
+  std::vector<WhatIfCase> cases;
+  std::vector<CurvePoint> curve;
+};
+// What is uncertain, and how the distance between the first two finalists goes with it.
+struct DoubtSource {
+  std::string name;     // operator class, or "host"
+  std::string measure;  // for `orrery calibrate --ops`; empty: what runs live says it
+  double correlation = 0;
+};
+
 // What trying each candidate on the whole workload would have taken, and what was left out of it.
 struct PlanSavings {
   std::uint64_t graphs = 0;      // step graphs, that bounds were made of
@@ -48,6 +80,8 @@ struct PlanSearch {
   std::vector<Finalist> finalists;     // best first
   std::uint64_t runs = 0, reused = 0;  // simulations made, and answers found in the store
   PlanSavings saved;
+  Sensitivity around;
+  std::vector<DoubtSource> doubts;  // the largest correlation first
 };
 
 struct SearchOptions {

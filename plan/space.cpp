@@ -112,6 +112,33 @@ PlanObjective read_objective(const Yaml& node) {
   return static_cast<PlanObjective>(node.choice(objective_names));
 }
 
+std::vector<double> read_factors(const Yaml& node, double most) {
+  std::vector<double> factors;
+  if (!node.present()) return factors;
+  for (const Yaml& item : node.items()) factors.push_back(item.number(1, 1e-3, most));
+  return factors;
+}
+
+void read_around(const Yaml& search, PlanSpace& space) {
+  space.growth = search.optional("growth").number(1, 1e-3, 1e3);
+  space.peak = search.optional("peak").number(1, 1, 1e3);
+  if (const Yaml node = search.optional("what_if"); node.present()) {
+    space.what_if.traffic = read_factors(node.optional("traffic"), 1e3);
+    space.what_if.prompts = read_factors(node.optional("prompts"), 1e3);
+    space.what_if.hit_rate = read_factors(node.optional("hit_rate"), 1);
+    static const std::vector<std::string> losses = {"instance", "node"};
+    if (const Yaml lost = node.optional("lost"); lost.present()) {
+      for (const Yaml& item : lost.items()) space.what_if.lost.push_back(losses[item.choice(losses)]);
+    }
+  }
+  if (const Yaml node = search.optional("curves"); node.present()) {
+    space.curves.rates = read_factors(node.optional("rates"), 1e3);
+    if (const Yaml counts = node.optional("instances"); counts.present()) {
+      for (const Yaml& item : counts.items()) space.curves.instances.push_back(item.integer(1, 1, 4096));
+    }
+  }
+}
+
 constexpr const char* scenario_keys[] = {"deployment", "workload", "slo",     "seed",
                                          "overrides",  "faults",   "recovery"};
 
@@ -166,6 +193,7 @@ Result<PlanSpace> load_space(const std::string& path, const SpaceOptions& option
   space.shapes = read_shapes(search);
   space.objective = read_objective(search.require("objective"));
   read_parts(search, space);
+  read_around(search, space);
   space.finalists = search.optional("finalists").integer(8, 1, 1000);
   space.draws = search.optional("draws").integer(16, 2, 1000);
   if (space.most_replicas > 0 && !root.optional("slo").present())

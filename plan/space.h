@@ -35,6 +35,17 @@ enum class PlanObjective {
 };
 const char* to_string(PlanObjective objective);
 
+// What the choice is looked at under beside the workload as it is.
+struct WhatIfAxes {
+  std::vector<double> traffic, prompts;  // times as fast, times as long
+  std::vector<double> hit_rate;          // share of the prefix hits that stays
+  std::vector<std::string> lost;         // "instance", "node"
+};
+struct CurveAxes {
+  std::vector<double> rates;
+  std::vector<std::int64_t> instances;
+};
+
 struct PlanSpace {
   std::string file;
   std::string document;  // YAML without `search`, after --set
@@ -45,6 +56,9 @@ struct PlanSpace {
   std::int64_t most_replicas = 0;  // above 0: each plan gets as few replicas as meet the SLO, at most so many
   std::int64_t finalists = 8;      // that get error bars
   std::int64_t draws = 16;         // perturbed runs of each finalist
+  double growth = 1, peak = 1;     // the workload is played so many times as fast, times the other
+  WhatIfAxes what_if;
+  CurveAxes curves;
 
   std::uint64_t candidates() const;
   double price_of(const std::string& part) const;  // 0: not given

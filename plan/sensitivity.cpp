@@ -1,0 +1,164 @@
+#include "plan/sensitivity.h"
+
+#include <algorithm>
+
+#include "base/json.h"
+#include "costmodel/parallel_plan.h"
+#include "plan/load_change.h"
+#include "plan/parallel.h"
+#include "plan/rate_search.h"
+
+namespace orrery {
+
+namespace {
+
+constexpr std::size_t most_compared = 3;  // the choice and two alternatives
+
+// One case of what_if, ready to run.
+struct Case {
+  std::string name;
+  double rate_factor = 1;
+  ChangedLoad load = {};
+  bool lost = false, node = false;
+  std::string cannot = {};  // why it says nothing here
+};
+
+Case changed(std::string name, Result<ChangedLoad> load) {
+  Case one{.name = std::move(name)};
+  if (load.ok())
+    one.load = std::move(load).value();
+  else
+    one.cannot = load.errors().front().message;
+  return one;
+}
+
+std::vector<Case> cases_of(const PlanSpace& space, const SharedRequests& requests, std::uint64_t seed) {
+  std::vector<Case> cases;
+  for (const double factor : space.what_if.traffic)
+    cases.push_back({.name = "traffic x " + format_number(factor), .rate_factor = factor});
+  for (const double factor : space.what_if.prompts)
+    cases.push_back(changed("prompts x " + format_number(factor), with_longer_prompts(requests, factor)));
+  for (const double share : space.what_if.hit_rate)
+    cases.push_back(changed("prefix hits x " + format_number(share), with_fewer_hits(requests, share, seed)));
+  for (const std::string& what : space.what_if.lost)
+    cases.push_back({.name = "one " + what + " lost", .lost = true, .node = what == "node"});
+  return cases;
+}
+
+// Instances that go with a node of eight GPUs, or with one of them.
+std::int64_t lost_instances(const Scenario& scenario, bool node) {
+  constexpr std::int64_t gpus_of_node = 8;
+  const std::int64_t each = scenario.pool.gpus() / scenario.pool.replicas;
+  return node ? std::max<std::int64_t>(1, gpus_of_node / each) : 1;
+}
+
+Result<WhatIfPlan> try_case(const PlanSpace& space, const Candidate& candidate, const PlanEntry& entry,
+                            const Case& one, std::uint64_t all, PlanRunner& runner) {
+  WhatIfPlan plan{.candidate = entry.candidate};
+  PlanRunner::Question question{.replicas = entry.score.replicas,
+                                .requests = all,
+                                .rate_factor = one.rate_factor * entry.score.rate_factor,
+                                .load = one.load.requests != nullptr ? &one.load : nullptr};
+  if (one.lost) {
+    if (!candidate.scenario->other_pools.empty()) {
+      plan.cannot = "of several pools: put the loss into `faults`";
+      return plan;
+    }
+    const std::int64_t gone = lost_instances(*candidate.scenario, one.node);
+    plan.needs = entry.score.replicas + gone;
+    question.replicas = entry.score.replicas - gone;
+    if (question.replicas < 1) {
+      plan.cannot = "nothing is left";
+      return plan;
+    }
+  }
+  ORRERY_TRY(score, runner.run(candidate, question));
+  plan.score = std::move(score);
+  if (one.lost || plan.score.meets || space.most_replicas == 0) return plan;
+  question.may_stop = true;
+  // As many as it takes then, up to what the space allows.
+  for (std::int64_t more = question.replicas + 1; more <= space.most_replicas; ++more) {
+    question.replicas = more;
+    ORRERY_TRY(larger, runner.run(candidate, question));
+    if (!larger.meets) continue;
+    plan.needs = more;
+    break;
+  }
+  return plan;
+}
+
+Result<std::vector<CurvePoint>> curve_of(const PlanSpace& space, const Candidate& candidate,
+                                         const PlanEntry& entry, std::uint64_t all, int threads,
+                                         PlanRunner& runner) {
+  std::vector<CurvePoint> points;
+  for (const double rate : space.curves.rates)
+    points.push_back({.curve = "rate", .rate_factor = rate, .replicas = entry.score.replicas});
+  for (const std::int64_t replicas : space.curves.instances)
+    points.push_back({.curve = "instances", .rate_factor = 1, .replicas = replicas});
+  const double offered = offered_rate(*candidate.scenario, all);
+  ORRERY_TRY_STATUS(in_parallel(points.size(), threads, [&](std::size_t i) -> Status {
+    CurvePoint& point = points[i];
+    if (point.curve == "instances" && !candidate.scenario->other_pools.empty()) return ok_status();
+    ORRERY_TRY(score,
+               runner.run(candidate,
+                          {.replicas = point.replicas, .requests = all, .rate_factor = point.rate_factor}));
+    point.score = std::move(score);
+    point.offered_per_s = offered * point.rate_factor;
+    return ok_status();
+  }));
+  return points;
+}
+
+}  // namespace
+
+Result<Sensitivity> look_around(const PlanSpace& space, const SearchOptions& options,
+                                const PlanSearch& search, const SharedRequests& requests,
+                                PlanRunner& runner) {
+  Sensitivity out;
+  if (search.finalists.empty() || !search.finalists.front().entry.score.meets) return out;
+  const auto candidate = [&](std::size_t f) -> const Candidate& {
+    return search.candidates.all[search.finalists[f].entry.candidate];
+  };
+  const std::size_t compared = std::min(most_compared, search.finalists.size());
+  for (const Case& one : cases_of(space, requests, candidate(0).scenario->seed)) {
+    WhatIfCase result{.name = one.name, .plans = {}, .best = 0, .cannot = one.cannot};
+    if (one.cannot.empty()) {
+      result.plans.resize(compared);
+      ORRERY_TRY_STATUS(in_parallel(compared, options.threads, [&](std::size_t f) -> Status {
+        ORRERY_TRY(plan,
+                   try_case(space, candidate(f), search.finalists[f].entry, one, search.requests, runner));
+        result.plans[f] = std::move(plan);
+        return ok_status();
+      }));
+      for (std::size_t f = 1; f < compared; ++f) {
+        const WhatIfPlan &best = result.plans[result.best], &other = result.plans[f];
+        if (other.cannot.empty() && (!best.cannot.empty() || better(other.score, best.score)))
+          result.best = f;
+      }
+    }
+    out.cases.push_back(std::move(result));
+  }
+  ORRERY_TRY(curve, curve_of(space, candidate(0), search.finalists.front().entry, search.requests,
+                             options.threads, runner));
+  out.curve = std::move(curve);
+  return out;
+}
+
+std::string curves_csv(const Sensitivity& sensitivity) {
+  std::string out =
+      "curve,rate_factor,offered_requests_per_s,instances,gpus,meets,attainment,goodput_requests_per_s,ttft_"
+      "ms,"
+      "tpot_ms,e2e_mean_ms,output_tokens_per_s\n";
+  for (const CurvePoint& p : sensitivity.curve) {
+    const PlanScore& s = p.score;
+    out += p.curve + "," + format_number(p.rate_factor) + "," + format_number(p.offered_per_s) + "," +
+           std::to_string(s.replicas) + "," + std::to_string(s.gpus) + "," + (s.meets ? "1" : "0");
+    for (const double value :
+         {s.attainment, s.met_per_s, s.ttft_ms, s.tpot_ms, s.mean_e2e_ms, s.output_tokens_per_s})
+      out += "," + format_number(value);
+    out += "\n";
+  }
+  return out;
+}
+
+}  // namespace orrery
