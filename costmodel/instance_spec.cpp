@@ -250,7 +250,7 @@ class InstanceReader {
     return !(refuse(spec_.plan.dp > 1, "attention data parallelism") ||
              refuse(m.vision != nullptr, "a vision encoder") ||
              refuse(speculation.present() && speculation.text() != "off", "speculation") ||
-             refuse(window_of(m) > 0, "a sliding window"));
+             refuse(window_of(m) > 0 && spec_.engine.engine != "vllm", "a sliding window"));
   }
 
   void check_staged_settings(const Yaml& args) {

@@ -434,10 +434,19 @@ namespace {
 // (`get_kv_cache_configs`). Where a stage's layers alone would be spread otherwise, what the pool holds is
 // not reckoned here.
 Status check_stage_groups(const InstanceSpec& spec, const InstanceSpec& stage) {
-  if (!spec.model.state.present()) return ok_status();
   const KvCacheGroups whole = kv_cache_groups(spec.model, spec.engine);
+  const bool stateful = spec.model.state.present();
+  if (!stateful && whole.windowed == 0) return ok_status();
+  const KvCacheGroups own = kv_cache_groups(stage.model, spec.engine);
+  if (!stateful) {
+    if (own.full == whole.full && own.windowed == whole.windowed) return ok_status();
+    return invalid_input("stage " + std::to_string(stage.stage.index + 1) + " of " +
+                             std::to_string(spec.plan.pp) +
+                             " has another mixture of layers with a window and without than the whole model, "
+                             "which is not modelled; take a pp that divides the model's pattern of layers",
+                         {}, "deployment.parallel.pp");
+  }
   if (stage.model.attention_layers() > 0 && stage.model.state_layers() > 0) {
-    const KvCacheGroups own = kv_cache_groups(stage.model, spec.engine);
     // SGLang's pool of states is reckoned by the stage with most of them (`_handle_max_mamba_cache`).
     const bool even = spec.engine.engine != "sglang" ||
                       stage.model.state_layers() * spec.plan.pp == spec.model.state_layers();

@@ -95,9 +95,6 @@ void choose_state_blocks(EngineProfile& engine, const ModelSpec& model, const Pa
   if (s.enable_prefix_caching && s.draft_tokens > 0)
     refuse("enable_prefix_caching",
            "prefix caching of models with a state is not modelled beside speculation; expected false");
-  if (s.enable_prefix_caching && plan.pp > 1)
-    refuse("enable_prefix_caching",
-           "prefix caching of models with a state is not modelled with pipeline stages; expected false");
   const Yaml given = args.present() ? args.optional("mamba_block_size") : Yaml{};
   if (given.present() && !s.enable_prefix_caching)
     given.fail("has a meaning with enable_prefix_caching: true only (vLLM refuses it too)");

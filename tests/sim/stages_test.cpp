@@ -225,6 +225,37 @@ TEST_CASE("nothing is lost in random worlds of stages, whatever is preempted, cu
   CHECK(visited.stretches == 0);
 }
 
+// Groups of layers with a window, and states that are found again: their managers know nothing of stages.
+TEST_CASE("nothing is lost in random worlds of stages with windows or cached states") {
+  Visited windows, states;
+  const std::uint64_t worlds = sanitized ? 9 : 60;
+  for (std::uint64_t seed = 1; seed <= worlds; ++seed) {
+    RandomWorld world = random_world(seed);
+    RandomStream r(seed, RandomPurpose::property_test, 22);
+    const std::int32_t stages[] = {2, 3, 4}, widths[] = {16, 33, 128, 512};
+    set_stages(world.world, stages[r.below(3)], true, seed % 3 == 0 ? "v2" : "v1");
+    SchedulerConfig& c = world.world.config;
+    c.enable_prefix_caching = true;
+    const auto groups = static_cast<std::int32_t>(1 + r.below(3));
+    if (seed % 3 == 0) {
+      c.kv_groups = {.full = 1, .windowed = groups, .window = widths[r.below(4)]};
+    } else {
+      c.kv_groups = {.full = 1, .states = groups, .cached_states = true, .chunk_ends = seed % 3 == 1};
+    }
+    c.num_gpu_blocks += 80;  // a state for every block takes as many in each group
+    if (!c.kv_groups.chunk_ends || r.below(2) == 0) c.num_gpu_blocks *= 1 + groups;
+    CAPTURE(seed);
+    check_conservation(
+        world.world, world.requests,
+        [&](const TraceRequest& q) { return q.prompt_tokens >= world.world.config.max_model_len; },
+        seed % 3 == 0 ? windows : states);
+    if (seed % 5 == 0)
+      REQUIRE(run(world.world, world.requests, seed).digest == run(world.world, world.requests).digest);
+  }
+  CHECK(windows.cached > (sanitized ? 1 : 20));
+  CHECK(states.cached > (sanitized ? 1 : 20));
+}
+
 TEST_CASE("what inbox and executor deliver in another order makes no difference") {
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     RandomWorld world = random_world(seed);
