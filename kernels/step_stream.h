@@ -29,7 +29,9 @@ class StepStream {
   virtual void download(void* host, const void* device, std::size_t bytes) = 0;    // asynchronous
   virtual std::unique_ptr<Graph> capture(const Body& body, std::string& why) = 0;  // launches nothing
   virtual void replay(Graph& graph) = 0;
-  // A place in the queue, by a number; and whether the device has passed it since, from any thread.
+  // Places in the queue, by numbers below those held; and whether the device has passed one since it was last
+  // marked, from any thread.
+  virtual void hold_marks(std::size_t count) = 0;
   virtual void mark(std::size_t number) = 0;
   virtual bool passed(std::size_t number) const = 0;
   virtual void begin_step() = 0;            // from here …

@@ -1,6 +1,5 @@
 #include <cuda_runtime.h>
 
-#include <mutex>
 #include <vector>
 
 #include "kernels/step_stream.h"
@@ -83,17 +82,12 @@ class CudaStream final : public StepStream {
   void replay(Graph& graph) override {
     keep(cudaGraphLaunch(static_cast<Executable&>(graph).handle, stream_));
   }
-  void mark(std::size_t number) override {
-    const std::lock_guard lock(marks_mutex_);
-    while (marks_.size() <= number) {
-      marks_.push_back(nullptr);
-      keep(cudaEventCreateWithFlags(&marks_.back(), cudaEventDisableTiming));
-    }
-    keep(cudaEventRecord(marks_[number], stream_));
+  void hold_marks(std::size_t count) override {
+    marks_.resize(count);
+    for (cudaEvent_t& event : marks_) keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   }
+  void mark(std::size_t number) override { keep(cudaEventRecord(marks_[number], stream_)); }
   bool passed(std::size_t number) const override {
-    const std::lock_guard lock(marks_mutex_);
-    if (number >= marks_.size()) return false;
     const bool there = cudaEventQuery(marks_[number]) == cudaSuccess;
     if (!there) static_cast<void>(cudaGetLastError());  // not ready is kept as an error
     return there;
@@ -119,7 +113,6 @@ class CudaStream final : public StepStream {
   int device_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
-  mutable std::mutex marks_mutex_;
   std::vector<cudaEvent_t> marks_;
   cudaError_t error_ = cudaSuccess;
   std::vector<void*> memory_;

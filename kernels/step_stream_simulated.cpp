@@ -31,6 +31,7 @@ class SimulatedStream final : public StepStream {
     return std::make_unique<Recorded>(body);
   }
   void replay(Graph& graph) override { static_cast<Recorded&>(graph).body(nullptr); }
+  void hold_marks(std::size_t) override {}
   void mark(std::size_t) override {}
   bool passed(std::size_t) const override { return true; }
   void begin_step() override {}

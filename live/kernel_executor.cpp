@@ -357,7 +357,7 @@ DeviceSpan KernelExecutor::device_span(InstanceId instance, StepId step) const {
 // What a step under way in real time will take is what it is priced at, but no layer is over before the
 // device says so: then the span is as much longer as it has to be, and is asked for again soon.
 DeviceSpan KernelExecutor::span_so_far(const Open& open, std::size_t place) const {
-  constexpr SimDuration soon(20'000);
+  constexpr SimDuration soon(100'000);
   const SimTime now = options_.clock->now();
   const SimDuration priced(std::max<std::int64_t>(open.timing.busy, 1));
   const std::lock_guard lock(mutex_);

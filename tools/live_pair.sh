@@ -46,3 +46,4 @@ live tp2_qwen3-8b_nccl_measured 60 tp2_qwen3-8b --clock virtual
 live pd_whole_qwen3-8b_measured 60 pd_whole_qwen3-8b --clock virtual
 live pd_layerwise_qwen3-8b_measured 60 pd_layerwise_qwen3-8b --clock virtual
 live tp2_qwen3-32b_own 90 tp2_qwen3-32b --own-all-reduce
+live tp2_qwen3-30b-a3b-fp8_own 90 tp2_qwen3-30b-a3b-fp8 --own-all-reduce

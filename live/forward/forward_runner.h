@@ -18,7 +18,7 @@ class ForwardRunner final : public StepRunner {
   const StepForward& forward() const { return forward_->of_rank(0); }
   bool run(const StepBatch& batch, StepResult& result, std::string& why) override;
   void begin_layers() override { forward_->of_rank(0).begin_layers(); }
-  std::int64_t layers_done() const override { return forward_->of_rank(0).layers_done(); }
+  std::int64_t layers_done() override { return forward_->of_rank(0).layers_done(); }
 
  private:
   ForwardRunner(std::unique_ptr<RankedForward> forward, bool again)

@@ -77,6 +77,7 @@ Result<Unit> StepForward::prepare() {
         Fp32Forward::create(shape_, weights_, rotary_, options_.max_rows + 1, options_.kv_blocks, memory_);
     if (fp32_ == nullptr) return no_room("fp32 copies of the weights");
   }
+  if (options_.marks_layers) stream_->hold_marks(static_cast<std::size_t>(shape_.layers));
   const InputLimits limits{options_.max_rows, options_.max_sequences, blocks_of_sequence, options_.kv_blocks};
   const AttentionHeads heads{shape_.heads, shape_.kv_heads, shape_.latent(),
                              latent_wgmma_ ? kernels::mla_wgmma_heads : kernels::mla_plain_heads};
@@ -197,12 +198,6 @@ std::vector<float> StepForward::logits() {
   std::vector<float> values(static_cast<std::size_t>(last_sampled_ * shape_.whole_vocabulary()));
   memory_.download(values.data(), scratch_.logits_fp32, values.size() * sizeof(float));
   return values;
-}
-
-std::int64_t StepForward::layers_done() const {
-  std::int64_t done = launched_layers_;
-  while (done > 0 && !stream_->passed(static_cast<std::size_t>(done - 1))) --done;
-  return done;
 }
 
 std::vector<void*> StepForward::kv_pools() const {

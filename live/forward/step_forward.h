@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -64,9 +65,10 @@ class StepForward {
   // Keys, then values, of each layer; a latent's rows are keys alone. Blocks of 16 tokens.
   std::vector<void*> kv_pools() const;
   // Layers of the step under way whose keys and values the device has written, when asked for
-  // (ForwardOptions::marks_layers): of steps with prompts, which no graph runs. From any thread.
-  void begin_layers() { launched_layers_ = 0; }
-  std::int64_t layers_done() const;
+  // (ForwardOptions::marks_layers): of steps with prompts, which no graph runs
+  // (step_ranks.cpp); the device is asked every few microseconds at most.
+  void begin_layers();
+  std::int64_t layers_done();  // always by the same thread
   std::int64_t kv_block_bytes() const { return kernels::kv_block_tokens * shape_.kv_width() * 2; }
   std::int64_t kv_blocks() const { return options_.kv_blocks; }
   std::int64_t graphs() const { return static_cast<std::int64_t>(graphs_.size()); }
@@ -198,7 +200,11 @@ class StepForward {
   std::map<GraphKey, std::unique_ptr<kernels::StepStream::Graph>> graphs_;
   std::int64_t captured_ = 0;
   std::vector<LaunchCount> counts_;
-  std::atomic<std::int64_t> launched_layers_ = 0;               // with a mark behind them
+  std::atomic<std::int64_t> launched_layers_ = 0;  // with a mark behind them
+  std::atomic<std::uint64_t> layered_steps_ = 0;
+  std::uint64_t asked_step_ = 0;  // by layers_done(), with what it found, and when
+  std::int64_t passed_layers_ = 0;
+  std::chrono::steady_clock::time_point asked_at_;
   bool counting_ = false, launching_ = true, together_ = true;  // together: with the other ranks
   std::set<std::pair<std::int64_t, std::int64_t>> rehearsed_;   // rows and sampled rows, as launched
   bool wgmma_ = false, latent_wgmma_ = false;  // of the device: attention of prompts, of latents

@@ -1,4 +1,4 @@
-// What a rank of a sharded step does with the others.
+// What a rank of a sharded step does with the others; how far the device has come in a step.
 #include "live/forward/step_forward.h"
 
 namespace orrery {
@@ -44,6 +44,27 @@ Result<Unit> StepForward::rehearse(const DeviceStep& step) {
   options_.link->meet();
   if (!fine) return make_error(ErrorKind::unavailable, why);
   return Unit{};
+}
+
+// The thread that launches.
+void StepForward::begin_layers() {
+  launched_layers_ = 0;
+  ++layered_steps_;
+}
+
+// Asking takes a lock of the driver's that launches need.
+std::int64_t StepForward::layers_done() {
+  constexpr std::chrono::microseconds seldom(50);
+  const std::uint64_t step = layered_steps_;
+  if (asked_step_ != step) passed_layers_ = 0;
+  const auto now = std::chrono::steady_clock::now();
+  if (asked_step_ == step && now - asked_at_ < seldom) return passed_layers_;
+  asked_step_ = step;
+  asked_at_ = now;
+  const std::int64_t launched = launched_layers_;
+  while (passed_layers_ < launched && stream_->passed(static_cast<std::size_t>(passed_layers_)))
+    ++passed_layers_;
+  return passed_layers_;
 }
 
 }  // namespace orrery

@@ -32,7 +32,7 @@ class StepRunner {
   // Of the step under way: how many layers' keys and values are in the pool, asked by another thread. None
   // from begin_layers() on, which whoever runs steps calls before each.
   virtual void begin_layers() {}
-  virtual std::int64_t layers_done() const { return 0; }
+  virtual std::int64_t layers_done() { return 0; }
 };
 
 }  // namespace orrery
