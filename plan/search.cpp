@@ -301,13 +301,13 @@ Result<PlanSearch> Search::go(const std::vector<TraceRequest>& requests) {
   out_.saved.to_the_end = running_.size();
   ORRERY_TRY_STATUS(estimate());
   compare_draws();
-  out_.saved.simulated = runner_.requests();
-  out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
-  out_.reused = store_.found();
   out_.candidates = std::move(bounded_.list());
   out_.doubts = doubt_of(out_, seed_, static_cast<std::size_t>(space_.draws));
   ORRERY_TRY(around, look_around(space_, options_, out_, bounded_.shared_requests(), runner_));
   out_.around = std::move(around);
+  out_.saved.simulated = runner_.requests();
+  out_.runs = runner_.runs() + (options_.crew != nullptr ? options_.crew->runs_elsewhere() : 0);
+  out_.reused = store_.found();
   return std::move(out_);
 }
 

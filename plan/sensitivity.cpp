@@ -5,7 +5,6 @@
 #include "base/json.h"
 #include "costmodel/parallel_plan.h"
 #include "plan/load_change.h"
-#include "plan/parallel.h"
 #include "plan/rate_search.h"
 
 namespace orrery {
@@ -87,26 +86,30 @@ Result<WhatIfPlan> try_case(const PlanSpace& space, const Candidate& candidate, 
   return plan;
 }
 
-Result<std::vector<CurvePoint>> curve_of(const PlanSpace& space, const Candidate& candidate,
-                                         const PlanEntry& entry, std::uint64_t all, int threads,
-                                         PlanRunner& runner) {
+std::vector<CurvePoint> points_of(const PlanSpace& space, const PlanEntry& entry) {
   std::vector<CurvePoint> points;
   for (const double rate : space.curves.rates)
     points.push_back({.curve = "rate", .rate_factor = rate, .replicas = entry.score.replicas});
   for (const std::int64_t replicas : space.curves.instances)
     points.push_back({.curve = "instances", .rate_factor = 1, .replicas = replicas});
-  const double offered = offered_rate(*candidate.scenario, all);
-  ORRERY_TRY_STATUS(in_parallel(points.size(), threads, [&](std::size_t i) -> Status {
-    CurvePoint& point = points[i];
-    if (point.curve == "instances" && !candidate.scenario->other_pools.empty()) return ok_status();
-    ORRERY_TRY(score,
-               runner.run(candidate,
-                          {.replicas = point.replicas, .requests = all, .rate_factor = point.rate_factor}));
-    point.score = std::move(score);
-    point.offered_per_s = offered * point.rate_factor;
-    return ok_status();
-  }));
   return points;
+}
+
+Status run_point(const Candidate& candidate, std::uint64_t all, PlanRunner& runner, CurvePoint& point) {
+  if (point.curve == "instances" && !candidate.scenario->other_pools.empty()) return ok_status();
+  ORRERY_TRY(
+      score,
+      runner.run(candidate, {.replicas = point.replicas, .requests = all, .rate_factor = point.rate_factor}));
+  point.score = std::move(score);
+  point.offered_per_s = offered_rate(*candidate.scenario, all) * point.rate_factor;
+  return ok_status();
+}
+
+void choose_best(WhatIfCase& result) {
+  for (std::size_t f = 1; f < result.plans.size(); ++f) {
+    const WhatIfPlan &best = result.plans[result.best], &other = result.plans[f];
+    if (other.cannot.empty() && (!best.cannot.empty() || better(other.score, best.score))) result.best = f;
+  }
 }
 
 }  // namespace
@@ -120,27 +123,26 @@ Result<Sensitivity> look_around(const PlanSpace& space, const SearchOptions& opt
     return search.candidates.all[search.finalists[f].entry.candidate];
   };
   const std::size_t compared = std::min(most_compared, search.finalists.size());
-  for (const Case& one : cases_of(space, requests, candidate(0).scenario->seed)) {
-    WhatIfCase result{.name = one.name, .plans = {}, .best = 0, .cannot = one.cannot};
-    if (one.cannot.empty()) {
-      result.plans.resize(compared);
-      ORRERY_TRY_STATUS(in_parallel(compared, options.threads, [&](std::size_t f) -> Status {
-        ORRERY_TRY(plan,
-                   try_case(space, candidate(f), search.finalists[f].entry, one, search.requests, runner));
-        result.plans[f] = std::move(plan);
-        return ok_status();
-      }));
-      for (std::size_t f = 1; f < compared; ++f) {
-        const WhatIfPlan &best = result.plans[result.best], &other = result.plans[f];
-        if (other.cannot.empty() && (!best.cannot.empty() || better(other.score, best.score)))
-          result.best = f;
-      }
-    }
-    out.cases.push_back(std::move(result));
+  const std::vector<Case> cases = cases_of(space, requests, candidate(0).scenario->seed);
+  for (const Case& one : cases) {
+    out.cases.push_back({.name = one.name, .plans = {}, .best = 0, .cannot = one.cannot});
+    if (one.cannot.empty()) out.cases.back().plans.resize(compared);
   }
-  ORRERY_TRY(curve, curve_of(space, candidate(0), search.finalists.front().entry, search.requests,
-                             options.threads, runner));
-  out.curve = std::move(curve);
+  out.curve = points_of(space, search.finalists.front().entry);
+  // All of it is one batch: none of these runs waits for another one.
+  const std::size_t trials = cases.size() * compared;
+  const auto piece = [&](std::size_t i) -> Status {
+    if (i >= trials) return run_point(candidate(0), search.requests, runner, out.curve[i - trials]);
+    const std::size_t c = i / compared, f = i % compared;
+    if (out.cases[c].plans.empty()) return ok_status();
+    ORRERY_TRY(plan,
+               try_case(space, candidate(f), search.finalists[f].entry, cases[c], search.requests, runner));
+    out.cases[c].plans[f] = std::move(plan);
+    return ok_status();
+  };
+  if (trials + out.curve.size() > 0)
+    ORRERY_TRY_STATUS(run_batch(options.crew, trials + out.curve.size(), options.threads, piece));
+  for (WhatIfCase& result : out.cases) choose_best(result);
   return out;
 }
 
