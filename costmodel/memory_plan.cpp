@@ -344,8 +344,13 @@ Status check_states(const InstanceSpec& spec, const MemoryPlan& plan) {
 
 Result<MemoryPlan> plan_stages(const InstanceSpec& spec);
 
-// Two pools with a tier each: neither may be empty where there is to be one.
-Result<MemoryPlan> check_window_tiers(const InstanceSpec& spec, const MemoryPlan& plan) {
+// A prompt takes its blocks whole in both pools. Each has a tier: neither may be empty where there is to be
+// one.
+Result<MemoryPlan> check_window_pools(const InstanceSpec& spec, const MemoryPlan& plan, std::int64_t needed) {
+  if (plan.windowed_blocks < needed)
+    return infeasible("the KV cache of the layers with a window holds " +
+                      std::to_string(plan.windowed_blocks) + " blocks, and a prompt of max_seq_len takes " +
+                      std::to_string(needed) + "; a smaller max_seq_len, or leave out max_attention_window");
   const bool asked = spec.engine.settings.kv_offload_bytes > 0;
   if (!asked || std::min(plan.host_blocks, plan.windowed_host_blocks) > 0) return plan;
   return infeasible(
@@ -409,15 +414,10 @@ Result<MemoryPlan> plan_memory(const InstanceSpec& spec) {
   const std::int64_t needed = plan.groups.blocks_of_sequence(s.max_model_len, s);
   if (plan.kv_blocks < needed) return cache_too_small(spec, plan);
   ORRERY_TRY_STATUS(check_states(spec, plan));
-  // A prompt takes its blocks whole there too.
-  if (plan.windowed_blocks > 0 && plan.windowed_blocks < needed)
-    return infeasible("the KV cache of the layers with a window holds " +
-                      std::to_string(plan.windowed_blocks) + " blocks, and a prompt of max_seq_len takes " +
-                      std::to_string(needed) + "; a smaller max_seq_len, or leave out max_attention_window");
   plan.window_tokens =
       static_cast<std::int64_t>(static_cast<double>(plan.kv_blocks) / static_cast<double>(needed) *
                                 static_cast<double>(s.max_model_len));
-  if (plan.windowed_blocks > 0) return check_window_tiers(spec, plan);
+  if (plan.windowed_blocks > 0) return check_window_pools(spec, plan, needed);
   // cpu.spec of the offloading connector: a block of all ranks is one block of host memory.
   const double block = host_block_bytes(spec, plan).value() * static_cast<double>(spec.plan.tp);
   plan.host_blocks = static_cast<std::int64_t>(static_cast<double>(s.kv_offload_bytes) / block);

@@ -36,8 +36,8 @@ struct MemoryPlan {
   bool blocks_overridden = false;
   std::int64_t windowed_blocks = 0;  // TensorRT-LLM: of the pool of layers with a window; 0 = there is none
   std::int64_t windowed_host_blocks = 0;  // and of its tier in host memory
-  std::int64_t host_blocks = 0;      // blocks of the tier in host memory; 0 = none
-  std::int64_t max_sequences = 0;    // running requests that follow from the pool (SGLang); 0 = the settings'
+  std::int64_t host_blocks = 0;           // blocks of the tier in host memory; 0 = none
+  std::int64_t max_sequences = 0;  // running requests that follow from the pool (SGLang); 0 = the settings'
   KvCacheGroups groups;
   // Tokens that the cache holds as the engine logs it; with windowed layers in sequences of max_model_len.
   std::int64_t kv_tokens() const { return groups.simple() ? kv_blocks * block_size : window_tokens; }

@@ -336,6 +336,36 @@ void resolve_typed(EngineProfile& engine, const HardwareProfile& hardware, Model
   TypedResolver(engine, hardware, model, plan, args, place).resolve();
 }
 
+namespace {
+
+// HostKVCache: so many tokens of the device's, or of gigabytes a rank. EAGLE's layers stand beside it in a
+// pool of their own with as many slots; MTP's are packed with the model's (`_can_pack_hicache_mtp`).
+std::int64_t host_blocks(const InstanceSpec& spec, const MemoryPlan& plan, std::int64_t windowed) {
+  const NamedOptions& options = spec.engine.settings.options;
+  const auto& roles = spec.engine.typed->roles;
+  const std::int64_t size = options.integer(roles.at("host_gigabytes"));
+  const auto blocks = static_cast<double>(plan.kv_blocks);
+  if (size <= 0) return static_cast<std::int64_t>(blocks * options.number(roles.at("host_ratio")));
+  const std::int64_t drafting = draft_layers_cached(spec.speculation, spec.model, spec.engine.engine);
+  const auto of_model = static_cast<double>(spec.model.layers);
+  const auto layers = static_cast<double>(spec.model.layers + drafting);
+  const double counted = spec.speculation.method == SpeculationMethod::eagle ? of_model / layers : 1;
+  const double token = plan.kv_bytes_per_token.value();
+  double block = token * static_cast<double>(plan.block_size) * counted;
+  // `_split_hicache_size`: of two pools each has a part as of the device's bytes, which is the same ratio.
+  if (plan.windowed_pool_tokens > 0) {
+    const auto slots = static_cast<double>(plan.windowed_pool_tokens) / blocks;
+    block = token / layers *
+            ((of_model - static_cast<double>(windowed)) * static_cast<double>(plan.block_size) +
+             static_cast<double>(windowed) * slots);
+  }
+  if (plan.state_slots > 0)
+    block += plan.state_bytes.value() * static_cast<double>(plan.state_slots) / blocks;
+  return static_cast<std::int64_t>(static_cast<double>(size) * 1e9 / block);
+}
+
+}  // namespace
+
 // §5.2: what is free before loading, by the fraction, less the weights.
 void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
   const TypedProfile& profile = *spec.engine.typed;
@@ -379,28 +409,8 @@ void share_by_fraction(const InstanceSpec& spec, MemoryPlan& plan) {
     plan.groups.window = window_of(spec.model);
     plan.groups.window_layers = 0;
   }
-  if (const std::string tier = role("host_tier"); !tier.empty() && options.flag(tier)) {
-    // HostKVCache: so many tokens of the device's, or of gigabytes a rank. EAGLE's layers stand beside it in
-    // a pool of their own with as many slots; MTP's are packed with the model's (`_can_pack_hicache_mtp`).
-    const std::int64_t size = options.integer(role("host_gigabytes"));
-    const double counted = spec.speculation.method == SpeculationMethod::eagle
-                               ? static_cast<double>(spec.model.layers) / static_cast<double>(layers)
-                               : 1;
-    double block = plan.kv_bytes_per_token.value() * static_cast<double>(plan.block_size) * counted;
-    // `_split_hicache_size`: of two pools each has a part as of the device's bytes, which is the same ratio.
-    if (two_pools) {
-      const auto slots = static_cast<double>(plan.windowed_pool_tokens) / static_cast<double>(plan.kv_blocks);
-      block = plan.kv_bytes_per_token.value() / static_cast<double>(layers) *
-              (static_cast<double>(spec.model.layers - windowed) * static_cast<double>(plan.block_size) +
-               static_cast<double>(windowed) * slots);
-    }
-    if (plan.state_slots > 0)
-      block += plan.state_bytes.value() * static_cast<double>(plan.state_slots) /
-               static_cast<double>(plan.kv_blocks);
-    plan.host_blocks = static_cast<std::int64_t>(size > 0 ? static_cast<double>(size) * 1e9 / block
-                                                          : static_cast<double>(plan.kv_blocks) *
-                                                                options.number(role("host_ratio")));
-  }
+  if (const std::string tier = role("host_tier"); !tier.empty() && options.flag(tier))
+    plan.host_blocks = host_blocks(spec, plan, windowed);
   const double by_context = m.sequences_per_context.value * static_cast<double>(plan.kv_tokens()) /
                             static_cast<double>(spec.engine.settings.max_model_len);
   const auto by_pool =

@@ -24,7 +24,7 @@ struct TensorRtLlmRules {
   bool store_at_first_chunk = true;  // of a chunked prompt all blocks can be found after its first chunk
   // max_attention_window: layers that keep so many tokens have a pool of so many blocks; 0 = there are none.
   std::int64_t window = 0, window_blocks = 0, window_host_blocks = 0;
-  // What is sent, or copied to host memory, goes by equal parts of the layers: so many keep everything, and so
+  // What is sent, or copied to host memory, goes by equal parts of the layers: so many keep everything, so
   // many a window.
   std::int64_t full_parts = 1, window_parts = 1;
   // Attention data parallelism (sim/schedulers/tensorrt_llm_ranks.h): attention_dp_config.

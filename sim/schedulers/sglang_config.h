@@ -74,8 +74,8 @@ struct SglangConfig {
   EncoderRules encoder = {};  // cache_size: embeddings of SGLANG_VLM_CACHE_SIZE_MB
   // HiCache beside windows: parts of equally many layers that keep all tokens, and a window (LayerParts).
   std::int64_t full_parts = 1, window_parts = 0;
-  std::int64_t state_pages = 0;  // beside states: pages of the cache that are as many bytes as one
-  std::int64_t load_back_threshold = 10;     // unified_radix_cache.py: fewer tokens are computed again
+  std::int64_t state_pages = 0;           // beside states: pages of the cache that are as many bytes as one
+  std::int64_t load_back_threshold = 10;  // unified_radix_cache.py: fewer tokens are computed again
   std::int64_t swa_eviction_interval = 128;  // SGLANG_SWA_EVICTION_INTERVAL
   // environ.py: SGLANG_INIT_NEW_TOKEN_RATIO · schedule_conservativeness, SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR,
   // SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS, SGLANG_RETRACT_DECODE_STEPS, SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION

@@ -30,7 +30,7 @@ std::vector<std::string> order_of(Driver& d, int passes) {
 
 }  // namespace
 
-TEST_CASE("§2.2 dfs-weight goes first where most of the queue ends, and leaves a node's own requests for last") {
+TEST_CASE("§2.2 dfs-weight goes first where most of the queue ends, and to a node's own requests last") {
   Driver d(one_at_a_time(QueuePolicy::dfs_weight));
   d.add({64, 2, {1, 2, 3, 4}});  // b, the first child of the root
   d.add({64, 2, {5, 6, 7, 8}});  // a
@@ -158,7 +158,7 @@ TEST_CASE("§2.8 the prefill delayer waits where a batch as large as the largest
   CHECK(low.until("extend").size() == rows.size() - 2);
 }
 
-TEST_CASE("§2.8 the prefill delayer waits for a queue of its share of the running batch, for so long at most") {
+TEST_CASE("§2.8 the prefill delayer waits for a queue of its share of the running batch, within limits") {
   SglangConfig c = config();
   c.max_running_requests = 100;
   c.delays.on = true;

@@ -92,28 +92,6 @@ TEST_CASE("§2.2 the first context that does not fit ends the list, whoever is b
   CHECK(d.pass() == "1:32@0 +0 free 11");
 }
 
-// capacityScheduler.cpp, `GuaranteedNoEvictScheduler<StaticBatchScheduling>`.
-TEST_CASE("§2.2 STATIC_BATCH takes nobody in beside generations, and then passes nobody over for a shared block") {
-  for (const bool fixed : {false, true}) {
-    auto c = desk::config(100);
-    if (fixed) c.options.set("static_batch", true);
-    Desk d(c);
-    d.add({.prompt = 64, .max_output = 5});
-    d.add({.prompt = 64, .max_output = 5, .hash_ids = names(1, 64)});
-    d.add({.prompt = 64, .max_output = 5, .hash_ids = names(1, 64)});
-    CHECK(d.pass() == "0:64@0 +0 free 98");
-    if (!fixed) {
-      CHECK(d.pass() == "1:64@0 +1 free 95");  // 2 would compute what 1 does (§2.4)
-      continue;
-    }
-    std::string row = d.pass();
-    int decodes = 0;
-    for (; row.find(":64@0") == std::string::npos; row = d.pass()) decodes += row.find("+1") == 0 ? 1 : 0;
-    CHECK(decodes == 4);
-    CHECK(row.find("1:64@0 2:64@0 +0") == 0);
-  }
-}
-
 TEST_CASE("§2.1 a cached prompt is reserved like any other: no credit for reuse") {
   Desk d(desk::config(5));
   d.add({.prompt = 64, .max_output = 64, .hash_ids = names(1, 64)});  // 4 blocks
