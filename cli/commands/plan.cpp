@@ -20,7 +20,7 @@ namespace {
 
 struct PlanOptions {
   std::string space, trace, out;
-  bool resume = false, bounds_only = false;
+  bool resume = false, bounds_only = false, exhaustive = false;
   std::int64_t seed = -1;
 };
 
@@ -32,6 +32,7 @@ Result<PlanSearch> search_with_progress(const PlanSpace& space, const PlanOption
   search.threads = context.threads;
   search.version = version();
   search.resume = options.resume;
+  search.exhaustive = options.exhaustive;
   if (!options.out.empty()) search.store = options.out + "/" + store_name;
   search.keep_going = [] { return !interrupted(); };
   // A line for each round, gone from the terminal before anything is printed.
@@ -126,6 +127,8 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
   c->add_option("--trace", options->trace, "replay this trace instead of the workload of the file");
   c->add_option("--out", options->out, "folder for the recommendation and for the results of every run");
   c->add_flag("--resume", options->resume, "go on with the search that --out holds");
+  c->add_flag("--exhaustive", options->exhaustive,
+              "run every combination on the whole workload: what the search is compared with");
   c->add_flag("--bounds-only", options->bounds_only, "say what bounds rule out, and run nothing");
   c->add_option("--seed", options->seed, "seed of the workload and of all draws");
   c->callback([&context, options] {
