@@ -45,11 +45,17 @@ bool BlockSink::hopeless() const {
 
 RequestBlocks BlockSink::blocks() const {
   RequestBlocks out = blocks_;
+  if (seen_ == 0) return out;
+  RequestBlock mean;
+  for (const RequestBlock& block : blocks_) {
+    mean.met += block.met / static_cast<double>(seen_);
+    mean.answered += block.answered / static_cast<double>(seen_);
+  }
   for (std::uint64_t i = seen_; i < measured_; ++i) {
     RequestBlock& block = out[static_cast<std::size_t>(i * block_count / measured_)];
     block.requests += 1;
-    block.answered += 1;
-    block.met += 1;
+    block.met += mean.met;
+    block.answered += mean.answered;
   }
   return out;
 }

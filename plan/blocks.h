@@ -29,7 +29,7 @@ class BlockSink final : public RecordSink {
       : slo_(slo), warmup_(warmup), measured_(measured), stop_below_(stop_below), blocks_(block_count) {}
   void on_request(const RequestRecord& record) override;
   bool hopeless() const;
-  // What did not end counts as met and answered.
+  // Of a run that was stopped, who was not seen does as those did that were.
   RequestBlocks blocks() const;
   double most_attainment() const;
 

@@ -1,5 +1,7 @@
 #include "plan/rate_search.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 Result<RateBracket> bracket_rate(double guess, const std::function<Result<bool>(double)>& meets) {
@@ -12,15 +14,15 @@ Result<RateBracket> bracket_rate(double guess, const std::function<Result<bool>(
     return good;
   };
   ORRERY_TRY(first, probe(guess));
-  // Near the guess of an earlier round the answer is close: the first steps are small.
-  double step = guess == 1 ? 2 : 1.05;
+  // Near the guess of an earlier round the answer is close: 1.05, 1.10, 1.22, 1.48, then doublings.
+  const bool far = guess == 1;
+  double step = far ? 2 : 1.05;
   bool bracketed = false;
-  for (int i = 0; i < rate_doublings && !bracketed; ++i) {
+  for (int i = 0; i < (far ? rate_doublings : rate_steps) && !bracketed; ++i) {
     const double next = first ? out.low * step : out.high / step;
     ORRERY_TRY(good, probe(next));
     bracketed = good != first;
-    step = step < 2 ? step * step : 2;
-    if (step > 2) step = 2;
+    step = std::min(2.0, step * step);
   }
   if (!bracketed) {
     if (first) out.high = 0;

@@ -8,8 +8,9 @@
 
 namespace orrery {
 
-constexpr double rate_precision = 1.02;  // the bracket ends this narrow
-constexpr int rate_doublings = 12;       // either way: within 4,096 times the rate as described
+constexpr double rate_precision = 1.02;         // the bracket ends this narrow
+constexpr int rate_doublings = 12;              // either way: within 4,096 times the guess
+constexpr int rate_steps = rate_doublings + 5;  // near a guess of an earlier round they begin small
 
 struct RateBracket {
   bool found = false;  // false: not even the slowest rate that was tried meets it
@@ -19,7 +20,7 @@ struct RateBracket {
 };
 
 // `meets` of a rate factor. From `guess` outwards in steps that double, until the answer changes (at most
-// `rate_doublings`), then bisected. Answers that are not monotone leave a rate that meets it beside one, at
+// `rate_steps`), then bisected. Answers that are not monotone leave a rate that meets it beside one, at
 // most 2 % faster, that does not.
 Result<RateBracket> bracket_rate(double guess, const std::function<Result<bool>(double)>& meets);
 

@@ -22,7 +22,7 @@ namespace {
 
 struct PlanOptions {
   std::string space, trace, out;
-  bool resume = false, bounds_only = false;
+  bool resume = false, bounds_only = false, exhaustive = false;
   std::int64_t seed = -1;
   PlanSharing sharing;
   std::string emit;
@@ -71,6 +71,7 @@ Status check_out(const PlanOptions& options) {
 int follow(const PlanOptions& options, CommandContext context, MpiCrew& ranks) {
   context.quiet = true;
   SearchOptions settings;
+  settings.exhaustive = options.exhaustive;
   settings.crew = &ranks;
   const auto space = space_of(options, context);
   if (space.ok()) (void)search_with_progress(*space, settings, context);
@@ -116,6 +117,7 @@ Result<int> plan(const PlanOptions& options, const CommandContext& context) {
     return static_cast<int>(ExitCode::done);
   }
   SearchOptions settings;
+  settings.exhaustive = options.exhaustive;
   if (!options.out.empty()) settings.store = options.out + "/" + plan_store_name;
   if (options.resume) settings.start = StoreStart::resume;
   std::unique_ptr<ShardCrew> shard;
@@ -169,6 +171,8 @@ void register_plan_command(CLI::App& app, CommandContext& context) {
   const CLI::Option* merge = c->add_option("--merge", options->sharing.stores,
                                            "join what shards have made (--out's, or these) and answer")
                                  ->expected(0, -1);
+  c->add_flag("--exhaustive", options->exhaustive,
+              "run every combination on the whole workload: what the search is compared with");
   c->add_flag("--bounds-only", options->bounds_only, "say what bounds rule out, and run nothing");
   c->add_option("--emit", options->emit, "write scripts into --out that run the shards: slurm or k8s")
       ->check(CLI::IsMember({"slurm", "k8s"}));

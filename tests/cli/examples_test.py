@@ -27,7 +27,9 @@ def planned(orrery, path):
     if ran.returncode != 0:
         return f"plan: exit code {ran.returncode}: {ran.stderr.strip()}"
     answer = json.loads(ran.stdout)
-    return "" if answer["choice"]["attainment"] > 0.9 and answer["feasible"] > 8 else f"plan: {answer['choice']}"
+    attainment = answer["choice"]["attainment"]
+    few = answer["feasible"] < min(9, answer["candidates"] / 2)
+    return "" if (attainment is None or attainment > 0.9) and not few else f"plan: {answer['choice']}"
 
 
 def problem(orrery, path):
