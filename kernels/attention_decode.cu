@@ -72,15 +72,18 @@ GPU_DEVICE void for_tokens(const AttentionDecode& p, int kv_head, std::int64_t b
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys) + start;
   const auto* values = static_cast<const unsigned char*>(p.kv.values) + start;
   const std::uint32_t lane = fresh(gpu_lane());
+  constexpr int tokens_at_once = GPU_WARP / Tile::chunks;
+  const int first_token = static_cast<int>(lane) / Tile::chunks, chunk = static_cast<int>(lane) % Tile::chunks;
+  std::int64_t at = first_token * token_bytes + chunk * 16;
   GPU_UNROLL for (int i = 0; i < 16 * Tile::chunks / GPU_WARP; i++) {
-    const int index = static_cast<int>(lane) + GPU_WARP * i;
     if constexpr (plain) {
-      const int token = index / Tile::chunks, chunk = index % Tile::chunks;
-      const bool valid = token < tokens;
-      const std::int64_t at = valid ? token * token_bytes + chunk * 16 : 0;
+      const int token = first_token + tokens_at_once * i;
+      const bool valid = token < tokens;  // the block of tokens is there to its end
       const std::uint32_t to = Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk));
       copy(i, TileChunk{to, to, keys + at, values + at, valid, valid});
+      at += tokens_at_once * token_bytes;
     } else {
+      const int index = static_cast<int>(lane) + GPU_WARP * i;
       using Vectors = VectorTile<Fp8>;
       const int token = index % 16, first = index / HeadDim * Vectors::of_chunk;  // of a key, of values
       copy(i, TileChunk{Tile::offset(static_cast<unsigned>(Vectors::column(token)),
@@ -135,7 +138,8 @@ GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
                             const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
                             SoftmaxRows<HeadDim>& rows) {
   MatrixTile scores;
-  multiply_keys<HeadDim, Fp8>(queries, stage, scores);
+  typename TileConversion<Fp8>::Type convert;
+  multiply_keys<HeadDim, Fp8>(queries, stage, scores, convert);
   GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
     GPU_UNROLL for (int c = 0; c < 4; c++) {
       float& score = scores.value[i][c];
@@ -157,12 +161,26 @@ GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
 #else
   pack_weights(scores.value, 0, weights);
 #endif
-  const SharedAddress values = stage + HeadTile<HeadDim, Fp8>::bytes;
-  if constexpr (Layout == KvLayout::plain) {
-    multiply_values<HeadDim, Fp8>(weights, values, rows.out);
-  } else {
-    multiply_vectors<HeadDim, Fp8>(weights, values, tokens, rows.out);
+  const auto add_values = [&](auto& conversion) {
+    const SharedAddress values = stage + HeadTile<HeadDim, Fp8>::bytes;
+    if constexpr (Layout == KvLayout::plain) {
+      multiply_values<HeadDim, Fp8>(weights, values, rows.out, conversion);
+    } else {
+      multiply_vectors<HeadDim, Fp8>(weights, values, tokens, rows.out, conversion);
+    }
+  };
+  add_values(convert);
+#if ORRERY_MATRIX_TARGET == 0
+  if constexpr (Fp8) {
+    if (gpu_ballot(convert.any_nan()) == 0) return;
+    E4m3Nans nans;  // a key that is one makes every output NaN, by way of the sum; a value its dimension
+    multiply_keys<HeadDim, Fp8>(queries, stage, scores, nans);
+    GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
+      GPU_UNROLL for (int c = 0; c < 4; c++) rows.sum[tile_held(c)] += scores.value[i][c];
+    }
+    add_values(nans);
   }
+#endif
 }
 
 // Each warp's rows, then sums of exponentials and maxima, in shared memory.
@@ -202,7 +220,7 @@ GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, 
       sum += of_warp[16 * HeadDim + 16 + row] * factor;
       value += of_warp[row * HeadDim + dimension] * factor;
     }
-    value *= p.kv.value_scale / sum;
+    value *= p.kv.value_scale * value_fragment_scale<Fp8> / sum;
     const std::int64_t head = first_head + row;
     if (piece.slot < 0) {
       const std::int64_t at =
@@ -295,11 +313,13 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionD
   using Shape = DecodeShape<HeadDim, Fp8>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
   const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
-  const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
-  const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
-  const DecodePlace at{p.pieces[blockIdx.x], kv_head, kv_head * group + in_group,
+  // Blocks of the same tokens run side by side: a token's heads lie together in memory.
+  const int across = p.kv_heads * group_tiles, block = static_cast<int>(blockIdx.x);
+  const int kv_head = block % across / group_tiles, in_group = block % group_tiles * 16;
+  const DecodePlace at{p.pieces[block / across], kv_head, kv_head * group + in_group,
                        group - in_group < 16 ? group - in_group : 16};
   const int warp = static_cast<int>(gpu_warp_index());
+  gpu_let_next_start();
   SoftmaxRows<HeadDim> rows;
   attend_piece<HeadDim, Fp8, Layout>(p, at, shared + warp * Shape::warp_bytes, rows);
   gpu_barrier();
@@ -315,7 +335,7 @@ void launch_decode(const AttentionDecode& p, void* stream) {
   const auto across = static_cast<unsigned>(p.kv_heads * ((group + 15) / 16));
   const auto kernel = p.kv.layout == KvLayout::plain ? decode_kernel<HeadDim, Fp8, KvLayout::plain>
                                                      : decode_kernel<HeadDim, Fp8, KvLayout::vectorised>;
-  launch_shared(kernel, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
+  launch_shared(kernel, {static_cast<unsigned>(p.piece_count) * across}, decode_threads,
                 DecodeShape<HeadDim, Fp8>::shared_bytes, stream, p);
   launch_merge<HeadDim, 1>({p.merges, p.partial, p.partial_log_sum, p.out, p.merge_count, p.heads}, stream);
 }
