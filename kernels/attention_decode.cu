@@ -13,15 +13,22 @@
 namespace orrery::kernels {
 namespace {
 
+#ifndef DEC_TILES
+#define DEC_TILES 2
+#define DEC_KB 24
+#endif
 constexpr int decode_warps = 4, decode_threads = GPU_WARP * decode_warps;
+constexpr int tokens_at_once = 16 * decode_warps;
 
 template <int HeadDim, bool Fp8>
 struct DecodeShape {
   using Tile = HeadTile<HeadDim, Fp8>;
-  static constexpr int stage_bytes = 2 * Tile::bytes;
+  // Of e4m3 a turn takes two: half as many chains of dependent instructions for the same bytes.
+  static constexpr int turn_tiles = copies_run_ahead && Fp8 ? DEC_TILES : 1;
+  static constexpr int tile_bytes = 2 * Tile::bytes, stage_bytes = turn_tiles * tile_bytes;
   static constexpr int stages = !copies_run_ahead             ? 1
-                                : 24 * 1024 / stage_bytes > 8 ? 8
-                                                              : 24 * 1024 / stage_bytes;
+                                : (Fp8?DEC_KB:24) * 1024 / stage_bytes > 8 ? 8
+                                                              : (Fp8?DEC_KB:24) * 1024 / stage_bytes;
   // The merge of the warps reuses the pipeline's memory.
   static constexpr int merge_bytes = (16 * (HeadDim + 2) * 4 + 127) / 128 * 128;
   static constexpr int warp_bytes = stages * stage_bytes > merge_bytes ? stages* stage_bytes : merge_bytes;
@@ -72,16 +79,16 @@ GPU_DEVICE void for_tokens(const AttentionDecode& p, int kv_head, std::int64_t b
   const auto* keys = static_cast<const unsigned char*>(p.kv.keys) + start;
   const auto* values = static_cast<const unsigned char*>(p.kv.values) + start;
   const std::uint32_t lane = fresh(gpu_lane());
-  constexpr int tokens_at_once = GPU_WARP / Tile::chunks;
+  constexpr int rows_at_once = GPU_WARP / Tile::chunks;
   const int first_token = static_cast<int>(lane) / Tile::chunks, chunk = static_cast<int>(lane) % Tile::chunks;
   std::int64_t at = first_token * token_bytes + chunk * 16;
   GPU_UNROLL for (int i = 0; i < 16 * Tile::chunks / GPU_WARP; i++) {
     if constexpr (plain) {
-      const int token = first_token + tokens_at_once * i;
+      const int token = first_token + rows_at_once * i;
       const bool valid = token < tokens;  // the block of tokens is there to its end
       const std::uint32_t to = Tile::offset(static_cast<unsigned>(token), static_cast<unsigned>(chunk));
       copy(i, TileChunk{to, to, keys + at, values + at, valid, valid});
-      at += tokens_at_once * token_bytes;
+      at += rows_at_once * token_bytes;
     } else {
       const int index = static_cast<int>(lane) + GPU_WARP * i;
       using Vectors = VectorTile<Fp8>;
@@ -133,54 +140,54 @@ struct TokensInRegisters {
   }
 };
 
-template <int HeadDim, bool Fp8, KvLayout Layout>
-GPU_DEVICE void attend_tile(const QueryFragments<HeadDim, Fp8>& queries,
-                            const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
-                            SoftmaxRows<HeadDim>& rows) {
-  MatrixTile scores;
-  typename TileConversion<Fp8>::Type convert;
-  multiply_keys<HeadDim, Fp8>(queries, stage, scores, convert);
-  GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
-    GPU_UNROLL for (int c = 0; c < 4; c++) {
-      float& score = scores.value[i][c];
-      const int token =
-          Layout == KvLayout::plain ? tile_column(i, c) : VectorTile<Fp8>::token(tile_column(i, c));
-      score = token < tokens ? score * factor[tile_held(c)] : -gpu_infinity;
-    }
-  }
-  rows.exponentials(scores.value);
-  std::uint32_t weights[weight_words];
+// Exponentials of a tile as its values' left operand: of f16 where e4m3 become that.
+template <bool Fp8, int Parts>
+GPU_DEVICE void pack_tile(const float (&scores)[Parts][4], int part, std::uint32_t (&weights)[weight_words]) {
 #if ORRERY_MATRIX_TARGET == 0
   if constexpr (Fp8) {
     GPU_UNROLL for (int i = 0; i < weight_words; i++) {
-      weights[i] = pack_f16(scores.value[i / 2][i % 2 * 2], scores.value[i / 2][i % 2 * 2 + 1]);
+      const float(&from)[4] = scores[part + i / 2];
+      weights[i] = pack_f16(from[i % 2 * 2], from[i % 2 * 2 + 1]);
     }
-  } else {
-    pack_weights(scores.value, 0, weights);
+    return;
   }
-#else
-  pack_weights(scores.value, 0, weights);
 #endif
-  const auto add_values = [&](auto& conversion) {
-    const SharedAddress values = stage + HeadTile<HeadDim, Fp8>::bytes;
-    if constexpr (Layout == KvLayout::plain) {
-      multiply_values<HeadDim, Fp8>(weights, values, rows.out, conversion);
-    } else {
-      multiply_vectors<HeadDim, Fp8>(weights, values, tokens, rows.out, conversion);
-    }
-  };
-  add_values(convert);
-#if ORRERY_MATRIX_TARGET == 0
-  if constexpr (Fp8) {
-    if (gpu_ballot(convert.any_nan()) == 0) return;
-    E4m3Nans nans;  // a key that is one makes every output NaN, by way of the sum; a value its dimension
-    multiply_keys<HeadDim, Fp8>(queries, stage, scores, nans);
+  pack_weights(scores, part, weights);
+}
+
+// A turn: tiles of a warp one behind the other in its memory, of which the first has `tokens` left of the
+// piece, each next one as many fewer as the warps take at once.
+template <int HeadDim, bool Fp8, KvLayout Layout>
+GPU_DEVICE void attend_turn(const QueryFragments<HeadDim, Fp8>& queries,
+                            const float (&factor)[tile_rows_held], int tokens, SharedAddress stage,
+                            SoftmaxRows<HeadDim>& rows) {
+  using Shape = DecodeShape<HeadDim, Fp8>;
+  float scores[Shape::turn_tiles * tile_parts][4];
+  GPU_UNROLL for (int tile = 0; tile < Shape::turn_tiles; tile++) {
+    MatrixTile products;
+    multiply_keys<HeadDim, Fp8>(queries, stage + static_cast<unsigned>(tile * Shape::tile_bytes), products);
     GPU_UNROLL for (int i = 0; i < tile_parts; i++) {
-      GPU_UNROLL for (int c = 0; c < 4; c++) rows.sum[tile_held(c)] += scores.value[i][c];
+      GPU_UNROLL for (int c = 0; c < 4; c++) {
+        const int token =
+            Layout == KvLayout::plain ? tile_column(i, c) : VectorTile<Fp8>::token(tile_column(i, c));
+        scores[tile * tile_parts + i][c] = token < tokens - tile * tokens_at_once
+                                               ? products.value[i][c] * factor[tile_held(c)]
+                                               : -gpu_infinity;
+      }
     }
-    add_values(nans);
   }
-#endif
+  rows.exponentials(scores);
+  GPU_UNROLL for (int tile = 0; tile < Shape::turn_tiles; tile++) {
+    std::uint32_t weights[weight_words];
+    pack_tile<Fp8>(scores, tile * tile_parts, weights);
+    const SharedAddress values =
+        stage + static_cast<unsigned>(tile * Shape::tile_bytes + HeadTile<HeadDim, Fp8>::bytes);
+    if constexpr (Layout == KvLayout::plain) {
+      multiply_values<HeadDim, Fp8>(weights, values, rows.out);
+    } else {
+      multiply_vectors<HeadDim, Fp8>(weights, values, tokens - tile * tokens_at_once, rows.out);
+    }
+  }
 }
 
 // Each warp's rows, then sums of exponentials and maxima, in shared memory.
@@ -220,7 +227,7 @@ GPU_DEVICE void merge_warps(const AttentionDecode& p, const DecodePiece& piece, 
       sum += of_warp[16 * HeadDim + 16 + row] * factor;
       value += of_warp[row * HeadDim + dimension] * factor;
     }
-    value *= p.kv.value_scale * value_fragment_scale<Fp8> / sum;
+    value *= p.kv.value_scale / sum;
     const std::int64_t head = first_head + row;
     if (piece.slot < 0) {
       const std::int64_t at =
@@ -265,13 +272,13 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
   };
   int loading = 0;
   if constexpr (copies_run_ahead) {
-    const auto load_next = [&] {
-      const int tile = warp + decode_warps * loading;
-      if (tile < tiles) {
-        const int block = blocks.of(loading);
-        load_tokens<HeadDim, Fp8, Layout>(
-            p, kv_head, block, tokens - 16 * tile,
-            ring + static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes));
+    const auto load_next = [&] {  // a turn's tiles; of one that is not there, zeros
+      const unsigned stage = static_cast<unsigned>(loading % Shape::stages * Shape::stage_bytes);
+      const int first = warp + decode_warps * Shape::turn_tiles * loading;
+      GPU_UNROLL for (int i = 0; first < tiles && i < Shape::turn_tiles; i++) {
+        const int block = blocks.of(Shape::turn_tiles * loading + i);
+        load_tokens<HeadDim, Fp8, Layout>(p, kv_head, block, tokens - 16 * first - i * tokens_at_once,
+                                          ring + stage + static_cast<unsigned>(i * Shape::tile_bytes));
       }
       copy_async_commit();
       loading++;
@@ -279,11 +286,11 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
     for (int s = 0; s < Shape::stages - 1; s++) load_next();
     start();
     int slot = 0;
-    for (int tile = warp; tile < tiles; tile += decode_warps) {
+    for (int tile = warp; tile < tiles; tile += decode_warps * Shape::turn_tiles) {
       copy_async_wait<Shape::stages - 2>();
-      warp_sync();  // every lane's part of the tile is there, and all are through with the tile before
+      warp_sync();  // every lane's part of the turn is there, and all are through with the one before
       load_next();
-      attend_tile<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile,
+      attend_turn<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile,
                                         ring + static_cast<unsigned>(slot * Shape::stage_bytes), rows);
       slot = slot + 1 == Shape::stages ? 0 : slot + 1;
     }
@@ -302,7 +309,7 @@ GPU_DEVICE void attend_piece(const AttentionDecode& p, const DecodePlace& at, un
       next.lay_down(memory);
       warp_sync();
       load_next();
-      attend_tile<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile, ring, rows);
+      attend_turn<HeadDim, Fp8, Layout>(queries, factor, tokens - 16 * tile, ring, rows);
     }
   }
   rows.finish_sums();

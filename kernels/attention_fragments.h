@@ -2,9 +2,9 @@
 // products of 16 query rows with 16 tokens of them, on matrix cores of every target (matrix_tile.h).
 //
 // On NVIDIA bf16 keys and values go through ldmatrix as they are. e4m3 ones become f16 in registers, which is
-// exact (E4m3Halves, tensor_core.h), and queries become f16 times a power of two per row. A thread that loads
-// four neighbouring e4m3 holds elements 4t … 4t + 3 of 16 where a fragment wants 2t, 2t + 1, 2t + 8, 2t + 9:
-// any order of the head's dimensions will do as long as queries follow it. Values come transposed as pairs of
+// exact, and queries become f16 times a power of two per row. A thread that loads four neighbouring e4m3
+// holds elements 4t … 4t + 3 of 16 where a fragment wants 2t, 2t + 1, 2t + 8, 2t + 9: any order of the head's
+// dimensions will do as long as queries follow it, so no byte is moved. Values come transposed as pairs of
 // bytes; the even and odd dimension of 16 become two fragments. On AMD e4m3 becomes bf16, as exactly.
 #pragma once
 
@@ -40,15 +40,15 @@ template <bool Fp8>
 struct VectorTile {
   static constexpr int of_chunk = Fp8 ? 16 : 8;  // tokens
 
-  // The token whose score stands in `column`, and the other way round. Of four neighbouring e4m3 that
-  // ldmatrix gives a lane of NVIDIA's the even ones are the columns 2t and 2t + 1 of weights, the odd ones
-  // 2t + 8 and 2t + 9: keys lie in that order.
+  // The token whose score stands in `column`, and the other way round. Four neighbouring e4m3 that ldmatrix
+  // gives a lane of NVIDIA's are the columns 2t, 2t + 1, 2t + 8 and 2t + 9 of weights: keys lie in that
+  // order.
   GPU_DEVICE_MEMBER static int token(int column) {
-    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return column % 8 / 2 * 4 + column % 2 * 2 + column / 8;
+    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return column % 8 / 2 * 4 + column / 8 * 2 + column % 2;
     return column;
   }
   GPU_DEVICE_MEMBER static int column(int token) {
-    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return token % 2 * 8 + token / 4 * 2 + token % 4 / 2;
+    if constexpr (Fp8 && ORRERY_MATRIX_TARGET == 0) return token % 4 / 2 * 8 + token / 4 * 2 + token % 2;
     return token;
   }
 };
@@ -63,12 +63,6 @@ GPU_DEVICE std::uint32_t below(std::uint32_t word, int first, int tokens) {
 // Weights of 16 tokens as the left operand of the second product: what a lane holds of the first, packed, is
 // that.
 constexpr int weight_words = 2 * tile_parts;
-
-// What sums of weights times values must be multiplied by.
-template <bool Fp8>
-constexpr float value_fragment_scale = Fp8 && ORRERY_MATRIX_TARGET == 0 ? e4m3_halves_scale : 1.0F;
-
-struct NoConversion {};  // of what matrix cores take, or load converts
 
 }  // namespace orrery::kernels
 

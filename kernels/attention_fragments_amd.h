@@ -9,11 +9,6 @@
 
 namespace orrery::kernels {
 
-template <bool Fp8>
-struct TileConversion {
-  using Type = NoConversion;
-};
-
 // 16 query rows as left operands. Row r is at queries + r · row_stride while r < rows, else zero.
 template <int HeadDim, bool Fp8>
 struct QueryFragments {
@@ -36,7 +31,7 @@ struct QueryFragments {
 // scores = queries · tokens of the tile.
 template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, SharedAddress keys,
-                              MatrixTile& scores, NoConversion&) {
+                              MatrixTile& scores) {
   using Tile = HeadTile<HeadDim, Fp8>;
   GPU_UNROLL for (int i = 0; i < 4 * tile_parts; i++) scores.value[i / 4][i % 4] = 0;
   const OperandChunk at = right_chunk();
@@ -96,7 +91,7 @@ GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part,
 // out += weights · values of the tile's 16 tokens.
 template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[weight_words], SharedAddress values,
-                                float (&out)[HeadDim / 16 * tile_parts][4], NoConversion&) {
+                                float (&out)[HeadDim / 16 * tile_parts][4]) {
   GPU_UNROLL for (int tile = 0; tile < HeadDim / 16; tile++) {
     ValueOperand v;
     v.load<HeadDim, Fp8>(values, 0, static_cast<unsigned>(tile));
@@ -108,7 +103,7 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[weight_words], Sh
 // The same of a vectorised tile, of which `tokens` count: a lane's tokens of a dimension are one load.
 template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[weight_words], SharedAddress values,
-                                 int tokens, float (&out)[HeadDim / 16 * tile_parts][4], NoConversion&) {
+                                 int tokens, float (&out)[HeadDim / 16 * tile_parts][4]) {
   struct Bf16Words {
     std::uint32_t word[weight_words];
   };

@@ -5,15 +5,6 @@
 
 namespace orrery::kernels {
 
-template <bool Fp8>
-struct TileConversion {
-  using Type = NoConversion;
-};
-template <>
-struct TileConversion<true> {
-  using Type = E4m3Halves;
-};
-
 // 16 query rows as A fragments. Row r of the fragment is at queries + r · row_stride while r < rows, else
 // zero.
 template <int HeadDim, bool Fp8>
@@ -27,7 +18,7 @@ struct QueryFragments {
       const bool valid = g + 8 * half < rows;
       const std::uint16_t* row = queries + (valid ? (g + 8 * half) * row_stride : 0);
       GPU_UNROLL for (int step = 0; step < HeadDim / 16; step++) {
-        // bf16: dimensions 2t and 2t + 8 of 16; for e4m3 keys 4t and 4t + 2, sorted by to_f16.
+        // bf16: dimensions 2t and 2t + 8 of 16; f16 for e4m3 keys: 4t and 4t + 2.
         const int first = step * 16 + (Fp8 ? 4 * t : 2 * t), second = first + (Fp8 ? 2 : 8);
         a[step][half] = valid ? *reinterpret_cast<const std::uint32_t*>(row + first) : 0;
         a[step][half + 2] = valid ? *reinterpret_cast<const std::uint32_t*>(row + second) : 0;
@@ -38,7 +29,6 @@ struct QueryFragments {
 
  private:
   // Divides the row by the power of two below its largest element: f16 has bf16's precision, not its range.
-  // Of four dimensions the even ones become one word and the odd ones the other, as E4m3Pairs has them.
   GPU_DEVICE_MEMBER void to_f16(int half) {
     float largest = 0;
     GPU_UNROLL for (int step = 0; step < HeadDim / 16; step++) {
@@ -50,21 +40,20 @@ struct QueryFragments {
     largest = gpu_group_max<4>(largest);
     const std::uint32_t power = gpu_bit_cast<std::uint32_t>(largest) & 0x7f800000U;
     const bool usable = power > 0 && power < 0x7f000000U;
-    row_factor[half] = (usable ? gpu_bit_cast<float>(power) : 1.0F) * e4m3_halves_scale;
+    row_factor[half] = usable ? gpu_bit_cast<float>(power) : 1.0F;
     const float inverse = usable ? gpu_bit_cast<float>(0x7f000000U - power) : 1.0F;
     GPU_UNROLL for (int step = 0; step < HeadDim / 16; step++) {
-      const std::uint32_t first = a[step][half], second = a[step][half + 2];
-      a[step][half] = pack_f16(gpu_low_bf16(first) * inverse, gpu_low_bf16(second) * inverse);
-      a[step][half + 2] = pack_f16(gpu_high_bf16(first) * inverse, gpu_high_bf16(second) * inverse);
+      GPU_UNROLL for (int i = half; i < 4; i += 2) {
+        a[step][i] = pack_f16(gpu_low_bf16(a[step][i]) * inverse, gpu_high_bf16(a[step][i]) * inverse);
+      }
     }
   }
 };
 
-// scores.value[0] = queries · tokens 0–7, scores.value[1] = queries · tokens 8–15 of the tile. `convert`, here
-// and below: E4m3Halves or E4m3Nans.
-template <int HeadDim, bool Fp8, class Convert>
+// scores.value[0] = queries · tokens 0–7, scores.value[1] = queries · tokens 8–15 of the tile.
+template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, SharedAddress keys,
-                              MatrixTile& scores, Convert& convert) {
+                              MatrixTile& scores) {
   using Tile = HeadTile<HeadDim, Fp8>;
   const unsigned lane = gpu_lane();
   GPU_UNROLL for (int c = 0; c < 4; c++) scores.value[0][c] = scores.value[1][c] = 0;
@@ -76,8 +65,9 @@ GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, Share
     GPU_UNROLL for (int i = 0; i < 2; i++) {
       if constexpr (Fp8) {
         GPU_UNROLL for (int half = 0; half < 2; half++) {  // each chunk is a step of 16 dimensions
-          const E4m3Pairs key = convert(k[2 * i + half]);
-          mma_f16(scores.value[i], queries.a[2 * pair + half], key.even, key.odd);
+          std::uint32_t low, high;
+          f16_of_e4m3(k[2 * i + half], low, high);
+          mma_f16(scores.value[i], queries.a[2 * pair + half], low, high);
         }
       } else {
         mma_bf16(scores.value[i], queries.a[pair], k[2 * i], k[2 * i + 1]);
@@ -106,9 +96,9 @@ GPU_DEVICE void multiply_tokens(float (&out)[Parts][4], int part,
 }
 
 // out += weights · values of the tile's 16 tokens; weights as the A fragment, bf16 or f16 as the tile asks.
-template <int HeadDim, bool Fp8, class Convert>
+template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4], SharedAddress values,
-                                float (&out)[HeadDim / 8][4], Convert& convert) {
+                                float (&out)[HeadDim / 8][4]) {
   using Tile = HeadTile<HeadDim, Fp8>;
   const unsigned lane = gpu_lane();
   // Matrices: (tokens 0–7, chunk), (tokens 8–15, chunk), (tokens 0–7, chunk + 1), (tokens 8–15, chunk + 1).
@@ -118,9 +108,12 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4], SharedAddress
     load_matrix_x4_transposed(v, values + Tile::offset(row, static_cast<unsigned>(2 * pair) + chunk));
     GPU_UNROLL for (int i = 0; i < 2; i++) {
       if constexpr (Fp8) {
-        const E4m3Pairs first = convert(v[2 * i]), second = convert(v[2 * i + 1]);  // tokens 0–7 and 8–15
-        mma_f16(out[2 * (2 * pair + i)], weights, first.even, second.even);
-        mma_f16(out[2 * (2 * pair + i) + 1], weights, first.odd, second.odd);
+        std::uint32_t even[2], odd[2];  // dimensions, of tokens 0–7 and 8–15
+        GPU_UNROLL for (int j = 0; j < 2; j++) {
+          f16_of_e4m3(permute_bytes(v[2 * i + j], 0, 0x3120), even[j], odd[j]);
+        }
+        mma_f16(out[2 * (2 * pair + i)], weights, even[0], even[1]);
+        mma_f16(out[2 * (2 * pair + i) + 1], weights, odd[0], odd[1]);
       } else {
         mma_bf16(out[2 * pair + i], weights, v[2 * i], v[2 * i + 1]);
       }
@@ -130,9 +123,9 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4], SharedAddress
 
 // The same of a vectorised tile, of which `tokens` count: a lane's words are neighbouring tokens of a
 // dimension, so nothing is transposed.
-template <int HeadDim, bool Fp8, class Convert>
+template <int HeadDim, bool Fp8>
 GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[4], SharedAddress values, int tokens,
-                                 float (&out)[HeadDim / 8][4], Convert& convert) {
+                                 float (&out)[HeadDim / 8][4]) {
   const unsigned lane = gpu_lane();
   const int first = static_cast<int>(lane % 4) * (Fp8 ? 4 : 2);
   if constexpr (Fp8) {
@@ -140,8 +133,9 @@ GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[4], SharedAddres
       std::uint32_t v[4];
       load_matrix_x4(v, values + (32 * part + lane) * 16);
       GPU_UNROLL for (int i = 0; i < 4; i++) {
-        const E4m3Pairs value = convert(below<8>(v[i], first, tokens));
-        mma_f16(out[4 * part + static_cast<unsigned>(i)], weights, value.even, value.odd);
+        std::uint32_t low, high;
+        f16_of_e4m3(below<8>(v[i], first, tokens), low, high);
+        mma_f16(out[4 * part + static_cast<unsigned>(i)], weights, low, high);
       }
     }
   } else {

@@ -31,7 +31,7 @@ GPU_DEVICE float read_shared(SharedAddress from) {
   return value;
 }
 
-// What the warp that orders copies says of a stage, behind the rows' scales: the tile, and the scale of
+// What the warp that brings scales says of a stage, behind the rows' scales: the tile, and the scale of
 // weights for each 64 features out. Who multiplies then asks memory for nothing.
 constexpr int most_weight_scales = 4;
 struct StageNote {
@@ -57,7 +57,7 @@ GPU_DEVICE Tile read_tile(SharedAddress note) {
   return tile;
 }
 
-// By the warp that orders copies: weights' scales of a tile, 32 steps at a time, one a lane, asked for 32
+// By the warp that brings scales: weights' of a tile, 32 steps at a time, one a lane, asked for 32
 // steps or a tile before they are needed.
 template <class S>
 class WeightScales {

@@ -1,4 +1,4 @@
-// Block-scaled products with Hopper's wgmma. One warp orders copies by the tensor copy engine into a ring
+// Block-scaled products with Hopper's wgmma. One thread orders copies by the tensor copy engine into a ring
 // of stages (128 features in of both operands); one or two warpgroups multiply, so that while one adds its
 // block in fp32 the tensor cores have the other's; all walk over the same tiles and meet in barriers of the
 // stages only, so that copies of the next tile run while this one is stored. A warpgroup makes 64 rows at a
@@ -32,7 +32,7 @@ struct Shape {
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
   // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
-  static constexpr int registers_left = Groups == 3 ? 56 : 64;
+  static constexpr int registers_left = 56;
   static constexpr int registers_each = Groups == 3 ? 152 : 224;
   // The features in of a tile may be shared out: where registers and memory are left for it.
   static constexpr bool may_split = parts == 1 && PartColumns <= 128 && Groups < 3;
@@ -94,7 +94,8 @@ struct Ring {
   }
   GPU_DEVICE_MEMBER void prepare(int blocks) const {
     for (unsigned s = 0; s < stages; s++) {
-      barrier_init(barriers + s * S::barrier_bytes, 1);  // filled: the thread that ordered the copies
+      barrier_init(barriers + s * S::barrier_bytes, 2);  // filled: the thread that ordered the copies, and
+                                                         // the warp that brings scales
       barrier_init(barriers + s * S::barrier_bytes + 8, 4 * S::groups * blocks);  // emptied: every warp that
                                                                                   // read
     }
@@ -129,7 +130,7 @@ GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, in
   }
 }
 
-// By one warp, of which one thread does what is not for all lanes.
+// By one thread: both operands.
 template <class S>
 GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
                              const BlockTileTable& table, Ring<S> ring) {
@@ -139,13 +140,30 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
                 weights_at = S::swapped ? 0 : S::right_offset;
   const int activation_half = cut.shares_activations != 0 ? S::tile_rows / 2 : 0;
   const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
-  const bool orders = gpu_lane() == 0;
+  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
+    for (int step = range.first; step < range.end; step++) {
+      barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
+      barrier_expect(ring.filled(), S::stage_bytes);
+      copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
+                   ring.filled(), activation_half, walk.rank);
+      copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
+                   weight_half, walk.rank);
+      ring.advance();
+    }
+  }
+}
+
+// By a warp beside it: the scales of rows, and what is said of a stage.
+template <class S>
+GPU_DEVICE void bring_scales(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, Ring<S> ring) {
+  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  const StepRange range = steps_of<S>(p, cut);
   WeightScales<S> weight_scales;
   if (!walk.done()) weight_scales.ask(p, walk.tile, range.first, range.end);
   while (!walk.done()) {
     const Tile tile = walk.tile;
     walk.next(table, p, cut.unit());
-    const int weight_row = tile.expert * p.n + tile.first_column;
     const int first_scale = tile.first_row / 4 * 4, left = p.scale_block - first_scale;
     const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
     const float* scales =
@@ -160,15 +178,11 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
         }
       }
       const StageNote note = weight_scales.note(tile, step - range.first);
-      if (orders) {
-        barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
+      if (gpu_lane() == 0) {
+        barrier_wait(ring.emptied(), ring.parity ^ 1U);
         write_note(ring.scales() + S::note_at, note);
-        barrier_expect(ring.filled(), S::stage_bytes + scale_bytes);
-        if (scale_bytes > 0) { copy_bytes(ring.scales(), scales, scale_bytes, ring.filled()); }
-        copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, tile.first_row,
-                     ring.filled(), activation_half, walk.rank);
-        copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
-                     weight_half, walk.rank);
+        barrier_expect(ring.filled(), scale_bytes);
+        if (scale_bytes > 0) copy_bytes(ring.scales(), scales, scale_bytes, ring.filled());
       }
       ring.advance();
     }
@@ -265,7 +279,9 @@ __global__ void __launch_bounds__(S::threads, S::most_blocks)
   const int group = static_cast<int>(threadIdx.x) / 128;
   if (group == S::groups) {
     if constexpr (S::trades_registers) give_registers<S::registers_left>();
-    if (threadIdx.x < 128 * S::groups + GPU_WARP) order_copies<S>(p, cut, maps, table, ring);
+    const unsigned helper = threadIdx.x - 128 * S::groups;
+    if (helper == 0) order_copies<S>(p, cut, maps, table, ring);
+    if (helper / GPU_WARP == 1) bring_scales<S>(p, cut, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
     multiply_tiles<S>(p, cut, table, group, ring, split, staging + gpu_warp_index() * staging_bytes);

@@ -82,6 +82,12 @@ GPU_DEVICE std::uint32_t f16_of_e4m3(std::uint32_t two) {
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(static_cast<std::uint16_t>(two)));
   return r;
 }
+// Four, the lower two in `low`: no shift comes between.
+GPU_DEVICE void f16_of_e4m3(std::uint32_t four, std::uint32_t& low, std::uint32_t& high) {
+  asm("{\n.reg .b16 a, b;\nmov.b32 {a, b}, %2;\ncvt.rn.f16x2.e4m3x2 %0, a;\ncvt.rn.f16x2.e4m3x2 %1, b;\n}\n"
+      : "=r"(low), "=r"(high)
+      : "r"(four));
+}
 GPU_DEVICE std::uint32_t permute_bytes(std::uint32_t x, std::uint32_t y, std::uint32_t selector) {
   return __byte_perm(x, y, selector);
 }
@@ -111,47 +117,5 @@ void launch_shared(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, s
 }
 
 #endif  // not simulated
-
-// The greater of each half of three words.
-GPU_DEVICE std::uint32_t greatest_halves(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
-#if defined(__CUDA_ARCH__)
-  return __vimax3_u16x2(a, b, c);
-#else
-  const auto of = [](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
-    return x > y ? (x > z ? x : z) : (y > z ? y : z);
-  };
-  return of(a & 0xffffU, b & 0xffffU, c & 0xffffU) | of(a >> 16, b >> 16, c >> 16) << 16;
-#endif
-}
-
-// Four e4m3 as f16 times 2⁻⁸, the even ones in one word, the odd ones in another: their exponents and
-// mantissas, three bits lower, are those of f16 but for its bias, subnormal ones too, so it is exact. A NaN
-// becomes 480; E4m3Halves sees that there was one. On Hopper these eight operations are faster than two
-// of cvt.rn.f16x2.e4m3x2, which take about 16 clocks each a warp.
-struct E4m3Pairs {
-  std::uint32_t even, odd;
-};
-constexpr float e4m3_halves_scale = 256;  // what products must be multiplied by
-struct E4m3Halves {
-  std::uint32_t greatest = 0;  // magnitudes so far
-
-  GPU_DEVICE_MEMBER E4m3Pairs operator()(std::uint32_t four) {
-    const std::uint32_t even = four << 7 & 0x3f803f80U, odd = four >> 1 & 0x3f803f80U;
-    greatest = greatest_halves(greatest, even, odd);
-    return {even | (four << 8 & 0x80008000U), odd | (four & 0x80008000U)};
-  }
-  GPU_DEVICE_MEMBER bool any_nan() const {
-    return (greatest & 0xffffU) == 0x3f80U || greatest >> 16 == 0x3f80U;
-  }
-};
-// NaN for NaN, zeros for all else.
-struct E4m3Nans {
-  GPU_DEVICE_MEMBER E4m3Pairs operator()(std::uint32_t four) const { return {pair(four), pair(four >> 8)}; }
-
- private:
-  GPU_DEVICE_MEMBER static std::uint32_t pair(std::uint32_t two) {
-    return ((two & 0x7fU) == 0x7fU ? 0x7fffU : 0U) | ((two & 0x7f0000U) == 0x7f0000U ? 0x7fff0000U : 0U);
-  }
-};
 
 }  // namespace orrery::kernels
