@@ -31,86 +31,52 @@ GPU_DEVICE float read_shared(SharedAddress from) {
   return value;
 }
 
-// What the warp that brings scales says of a stage, behind the rows' scales: the tile, and the scale of
-// weights for each 64 features out. Who multiplies then asks memory for nothing.
-constexpr int most_weight_scales = 4;
-struct StageNote {
-  Tile tile;
-  float weight[most_weight_scales];
-};
-static_assert(sizeof(StageNote) == 32);
-
-GPU_DEVICE void write_note(SharedAddress to, const StageNote& note) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(note.tile.expert),
-               "r"(note.tile.first_row), "r"(note.tile.rows), "r"(note.tile.first_column)
-               : "memory");
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + 16), "f"(note.weight[0]),
-               "f"(note.weight[1]), "f"(note.weight[2]), "f"(note.weight[3])
-               : "memory");
-}
-GPU_DEVICE Tile read_tile(SharedAddress note) {
-  Tile tile;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(tile.expert), "=r"(tile.first_row), "=r"(tile.rows), "=r"(tile.first_column)
-               : "r"(note)
-               : "memory");
-  return tile;
-}
-
-// By the warp that brings scales: weights' of a tile, 32 steps at a time, one a lane, asked for 32
-// steps or a tile before they are needed.
+// A thread's view of the scales of a tile. Weights' are read 32 steps at a time, one a lane, well before they
+// are needed.
 template <class S>
-class WeightScales {
+class ScaleReader {
  public:
-  static constexpr int count = S::by_channel ? 0 : S::tile_columns / 64;
-  static_assert(count <= most_weight_scales);
+  using Scales = StepScales<S>;
 
-  // Of the step `first` of the tile and those after it, up to `end`.
-  GPU_DEVICE_MEMBER void ask(const BlockGemm& p, const Tile& tile, int first, int end) {
-    const int blocks = (p.n + 127) / 128, step = first + static_cast<int>(gpu_lane());
-    GPU_UNROLL for (int i = 0; i < count; i++) {
-      const int block = (tile.first_column + 64 * i) / 128;  // beyond n: nothing of it is stored
-      const int at = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + step;
-      asked_[i] = step < end ? p.weight_scales[at] : 0.0F;
+  GPU_DEVICE_MEMBER ScaleReader(const BlockGemm& p, const Tile& tile, int group, const StepRange& range)
+      : scales_(p.weight_scales + range.first), steps_(range.end - range.first) {
+    const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
+    first_ =
+        tile.first_row % 4 + (S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4);
+    const int blocks = (p.n + 127) / 128;
+    const int column = tile.first_column + (S::swapped ? 64 * group : 0);
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      const int block = (column + i * Scales::span) / 128;  // beyond n: nothing of it is stored
+      weight_[i] = (tile.expert * blocks + min(block, blocks - 1)) * p.weight_blocks + lane;
+    }
+    read_ahead(0);
+  }
+  GPU_DEVICE_MEMBER void read_rows(Scales& to, SharedAddress scales) const {
+    GPU_UNROLL for (int i = 0; i < Scales::of_rows; i++) {
+      // Scale i is of that many rows after this thread's first.
+      const int at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
+      to.row[i] = read_shared(scales + static_cast<unsigned>(first_ + at) * 4);
     }
   }
-  GPU_DEVICE_MEMBER void take() {
-    GPU_UNROLL for (int i = 0; i < count; i++) held_[i] = asked_[i];
-  }
-  GPU_DEVICE_MEMBER StageNote note(const Tile& tile, int step) const {
-    StageNote note{tile, {}};
-    GPU_UNROLL for (int i = 0; i < count; i++) {
-      note.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
+  GPU_DEVICE_MEMBER void read_weights(Scales& to, int step) {
+    if (step % 32 == 0) {
+      GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) held_[i] = ahead_[i];
+      read_ahead(step + 32);
     }
-    return note;
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      to.weight[i] = gpu_shuffle(held_[i], static_cast<unsigned>(step % 32));
+    }
   }
 
  private:
-  float held_[count > 0 ? count : 1], asked_[count > 0 ? count : 1];
-};
-
-// Where a thread that multiplies finds its scales in a stage.
-template <class S>
-struct ScaleReader {
-  unsigned first, weight;  // bytes from the stage's scales on
-
-  GPU_DEVICE_MEMBER ScaleReader(const Tile& tile, int group) {
-    const int lane = static_cast<int>(gpu_lane()), warp = static_cast<int>(gpu_warp_index()) % 4;
-    const int row =
-        tile.first_row % 4 + (S::swapped ? lane % 4 * 2 : 64 * S::row_parts * group + 16 * warp + lane / 4);
-    first = static_cast<unsigned>(row) * 4;
-    weight = S::note_at + 16 + (S::swapped ? static_cast<unsigned>(group) * 4 : 0);
-  }
-  GPU_DEVICE_MEMBER void read(StepScales<S>& to, SharedAddress scales) const {
-    GPU_UNROLL for (unsigned i = 0; i < StepScales<S>::of_rows; i++) {
-      // Scale i is of that many rows after this thread's first.
-      const unsigned at = S::swapped ? i / 2 * 8 + i % 2 : i / 2 * 64 + i % 2 * 8;
-      to.row[i] = read_shared(scales + first + at * 4);
-    }
-    GPU_UNROLL for (unsigned i = 0; i < StepScales<S>::of_weights; i++) {
-      to.weight[i] = read_shared(scales + weight + i * (StepScales<S>::span / 64) * 4);
+  GPU_DEVICE_MEMBER void read_ahead(int step) {
+    GPU_UNROLL for (int i = 0; i < Scales::of_weights; i++) {
+      ahead_[i] = step + static_cast<int>(gpu_lane()) < steps_ ? scales_[weight_[i] + step] : 0.0F;
     }
   }
+  const float* scales_;
+  int steps_, first_, weight_[Scales::of_weights];
+  float held_[Scales::of_weights], ahead_[Scales::of_weights];
 };
 
 // total += block · scales, for one part.

@@ -32,24 +32,23 @@ struct Shape {
   static constexpr int accumulators = PartColumns / 2, threads = 128 * (Groups + 1);
   // 65,536 for a block: what the thread that only orders copies does not need goes to those that multiply.
   static constexpr bool trades_registers = Groups > 1 && (parts + 1) * accumulators >= 128;
-  static constexpr int registers_left = 56;
+  static constexpr int registers_left = Groups == 3 ? 48 : 56;
   static constexpr int registers_each = Groups == 3 ? 152 : 224;
-  // The features in of a tile may be shared out: where registers and memory are left for it.
-  static constexpr bool may_split = parts == 1 && PartColumns <= 128 && Groups < 3;
+  // Asks for the next tile ahead, and may split: where registers are left for it.
+  static constexpr bool looks_ahead = parts == 1 && PartColumns <= 128 && Groups < 3;
   static constexpr int left_rows = 64 * Groups * RowParts;  // of the operand that is 64 rows an instruction
   static constexpr int right_rows = ColumnParts * PartColumns;  // of the other
   static constexpr int tile_rows = Swapped ? right_rows : left_rows,
                        tile_columns = Swapped ? left_rows : right_rows;
   static constexpr int right_offset = left_rows * 128, stage_bytes = (left_rows + right_rows) * 128;
   // Scales of the tile's rows travel with a stage: from the last of 16 bytes on, as copies need it.
-  // Behind them what is said of the stage (StageNote).
-  static constexpr int scale_rows = tile_rows + 4, note_at = ByChannel ? 0 : scale_rows * 4;
-  static constexpr int scale_bytes = (note_at + 32 + 127) / 128 * 128;
+  static constexpr int scale_rows = tile_rows + 4;
+  static constexpr int scale_bytes = ByChannel ? 0 : (scale_rows * 4 + 127) / 128 * 128;
   static constexpr int barrier_bytes = 16, most_stages = 16;
   static constexpr int fixed_bytes = 4 * Groups * staging_bytes + most_stages * barrier_bytes +
                                      (static_cast<int>(sizeof(BlockTileTable)) + 15) / 16 * 16;
   static constexpr int splitters = 128 * Groups;  // threads that hold sums
-  static constexpr int split_bytes = may_split ? splitters * accumulators * 4 : 0;  // of another block's
+  static constexpr int split_bytes = looks_ahead ? splitters * accumulators * 4 : 0;  // of another block's
   // Whose registers two blocks of a multiprocessor have room for.
   static constexpr int most_blocks = Swapped && Groups == 2 && PartColumns <= 32 ? 2 : 1;
   using Walk = BlockWalk<tile_rows, tile_columns>;
@@ -94,8 +93,7 @@ struct Ring {
   }
   GPU_DEVICE_MEMBER void prepare(int blocks) const {
     for (unsigned s = 0; s < stages; s++) {
-      barrier_init(barriers + s * S::barrier_bytes, 2);  // filled: the thread that ordered the copies, and
-                                                         // the warp that brings scales
+      barrier_init(barriers + s * S::barrier_bytes, 1);  // filled: the thread that ordered the copies
       barrier_init(barriers + s * S::barrier_bytes + 8, 4 * S::groups * blocks);  // emptied: every warp that
                                                                                   // read
     }
@@ -115,7 +113,7 @@ struct Ring {
 template <class S>
 GPU_DEVICE StepRange steps_of(const BlockGemm& p, const Cut& cut) {
   const int steps = (p.k + 127) / 128;
-  if (!S::may_split || cut.splits == 1) return {0, steps};
+  if (!S::looks_ahead || cut.splits == 1) return {0, steps};
   const int rank = static_cast<int>(cluster_rank());
   return {steps * rank / cut.splits, steps * (rank + 1) / cut.splits};
 }
@@ -130,7 +128,7 @@ GPU_DEVICE void copy_operand(SharedAddress to, const CUtensorMap* map, int k, in
   }
 }
 
-// By one thread: both operands.
+// By one thread.
 template <class S>
 GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& maps,
                              const BlockTileTable& table, Ring<S> ring) {
@@ -142,9 +140,14 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
   const int weight_half = cut.shares_weights != 0 ? S::tile_columns / 2 : 0;
   for (; !walk.done(); walk.next(table, p, cut.unit())) {
     const int weight_row = walk.tile.expert * p.n + walk.tile.first_column;
-    for (int step = range.first; step < range.end; step++) {
+    const int first_scale = walk.tile.first_row / 4 * 4, left = p.scale_block - first_scale;
+    const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
+    const float* scales =
+        p.activation_scales + first_scale + static_cast<std::int64_t>(range.first) * p.scale_block;
+    for (int step = range.first; step < range.end; step++, scales += p.scale_block) {
       barrier_wait(ring.emptied(), ring.parity ^ 1U);  // the first round finds all stages empty
-      barrier_expect(ring.filled(), S::stage_bytes);
+      barrier_expect(ring.filled(), S::stage_bytes + scale_bytes);
+      if (scale_bytes > 0) { copy_bytes(ring.scales(), scales, scale_bytes, ring.filled()); }
       copy_operand(ring.stage() + activations_at, &maps.activations, step * 128, walk.tile.first_row,
                    ring.filled(), activation_half, walk.rank);
       copy_operand(ring.stage() + weights_at, &maps.weights, step * 128, weight_row, ring.filled(),
@@ -154,50 +157,16 @@ GPU_DEVICE void order_copies(const BlockGemm& p, const Cut& cut, const Maps& map
   }
 }
 
-// By a warp beside it: the scales of rows, and what is said of a stage.
 template <class S>
-GPU_DEVICE void bring_scales(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, Ring<S> ring) {
-  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
-  const StepRange range = steps_of<S>(p, cut);
-  WeightScales<S> weight_scales;
-  if (!walk.done()) weight_scales.ask(p, walk.tile, range.first, range.end);
-  while (!walk.done()) {
-    const Tile tile = walk.tile;
-    walk.next(table, p, cut.unit());
-    const int first_scale = tile.first_row / 4 * 4, left = p.scale_block - first_scale;
-    const unsigned scale_bytes = S::by_channel || left <= 0 ? 0 : 4 * min(left, S::scale_rows);
-    const float* scales =
-        p.activation_scales + first_scale + static_cast<std::int64_t>(range.first) * p.scale_block;
-    for (int step = range.first; step < range.end; step++, scales += p.scale_block) {
-      if ((step - range.first) % 32 == 0) {
-        weight_scales.take();
-        if (step + 32 < range.end) {
-          weight_scales.ask(p, tile, step + 32, range.end);
-        } else if (!walk.done()) {
-          weight_scales.ask(p, walk.tile, range.first, range.end);
-        }
-      }
-      const StageNote note = weight_scales.note(tile, step - range.first);
-      if (gpu_lane() == 0) {
-        barrier_wait(ring.emptied(), ring.parity ^ 1U);
-        write_note(ring.scales() + S::note_at, note);
-        barrier_expect(ring.filled(), scale_bytes);
-        if (scale_bytes > 0) copy_bytes(ring.scales(), scales, scale_bytes, ring.filled());
-      }
-      ring.advance();
-    }
-  }
-}
-
-template <class S>
-GPU_DEVICE void multiply_tile(const Cut& cut, int group, int steps, const ScaleReader<S>& reader,
+GPU_DEVICE void multiply_tile(const Cut& cut, int group, const StepRange& range, ScaleReader<S>& reader,
                               Ring<S>& ring, float (&total)[S::parts][S::accumulators]) {
   GPU_UNROLL for (int part = 0; part < S::parts; part++) {
     GPU_UNROLL for (int i = 0; i < S::accumulators; i++) total[part][i] = 0;
   }
   StepScales<S> scales;
-  for (int step = 0; step < steps; step++) {
+  for (int step = 0; step < range.end - range.first; step++) {
     barrier_wait(ring.filled(), ring.parity);
+    if constexpr (!S::by_channel) reader.read_rows(scales, ring.scales());
     GPU_UNROLL for (int part = 0; part < S::parts; part++) {
       const int row_part = part / S::column_parts, column_part = part % S::column_parts;
       const std::uint64_t left =
@@ -211,7 +180,7 @@ GPU_DEVICE void multiply_tile(const Cut& cut, int group, int steps, const ScaleR
       }
       wgmma_commit();
       if constexpr (!S::by_channel) {
-        if (part == 0) reader.read(scales, ring.scales());
+        if (part == 0) reader.read_weights(scales, step);
       }
       wgmma_wait<0>();
       if (part == S::parts - 1) ring.give_back(cut.sharing());
@@ -237,18 +206,34 @@ GPU_DEVICE void store_tile(const BlockGemm& p, const Tile& tile, int group,
 
 template <class S>
 GPU_DEVICE void multiply_tiles(const BlockGemm& p, const Cut& cut, const BlockTileTable& table, int group,
-                               Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
-                               unsigned char* staging) {
+                               Ring<S> ring, unsigned char* staging) {
   const StepRange range = steps_of<S>(p, cut);
-  for (int left = S::Walk::turns(table, p, cut.unit()); left > 0; left--) {
-    barrier_wait(ring.filled(), ring.parity);
-    const Tile tile = read_tile(ring.scales() + S::note_at);
-    const ScaleReader<S> reader(tile, group);
+  typename S::Walk walk(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  for (; !walk.done(); walk.next(table, p, cut.unit())) {
+    ScaleReader<S> reader(p, walk.tile, group, range);
     float total[S::parts][S::accumulators];
-    multiply_tile<S>(cut, group, range.end - range.first, reader, ring, total);
-    if constexpr (S::may_split) {
-      if (cut.splits > 1 && !split.combine(total[0])) continue;
-    }
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    store_tile<S>(p, walk.tile, group, total, staging);
+  }
+}
+
+// Where the next tile lies, and its first scales, are asked for while one is multiplied: each takes as long
+// to come as a step of k. Large tiles have no registers for it (3 % slower on an H200).
+template <class S>
+GPU_DEVICE void multiply_tiles_ahead(const BlockGemm& p, const Cut& cut, const BlockTileTable& table,
+                                     int group, Ring<S> ring, SplitSums<S::splitters, S::accumulators> split,
+                                     unsigned char* staging) {
+  const StepRange range = steps_of<S>(p, cut);
+  typename S::Walk next(table, p, cut.unit(), static_cast<int>(cluster_rank()));
+  ScaleReader<S> next_reader(p, next.tile, group, range);
+  while (!next.done()) {
+    const Tile tile = next.tile;
+    ScaleReader<S> reader = next_reader;
+    next.next(table, p, cut.unit());
+    next_reader = ScaleReader<S>(p, next.tile, group, range);
+    float total[S::parts][S::accumulators];
+    multiply_tile<S>(cut, group, range, reader, ring, total);
+    if (cut.splits > 1 && !split.combine(total[0])) continue;
     store_tile<S>(p, tile, group, total, staging);
   }
 }
@@ -279,12 +264,15 @@ __global__ void __launch_bounds__(S::threads, S::most_blocks)
   const int group = static_cast<int>(threadIdx.x) / 128;
   if (group == S::groups) {
     if constexpr (S::trades_registers) give_registers<S::registers_left>();
-    const unsigned helper = threadIdx.x - 128 * S::groups;
-    if (helper == 0) order_copies<S>(p, cut, maps, table, ring);
-    if (helper / GPU_WARP == 1) bring_scales<S>(p, cut, table, ring);
+    if (threadIdx.x == 128 * S::groups) order_copies<S>(p, cut, maps, table, ring);
   } else {
     if constexpr (S::trades_registers) take_registers<S::registers_each>();
-    multiply_tiles<S>(p, cut, table, group, ring, split, staging + gpu_warp_index() * staging_bytes);
+    unsigned char* own = staging + gpu_warp_index() * staging_bytes;
+    if constexpr (S::looks_ahead) {
+      multiply_tiles_ahead<S>(p, cut, table, group, ring, split, own);
+    } else {
+      multiply_tiles<S>(p, cut, table, group, ring, own);
+    }
   }
   if (blocks > 1) {  // a block's memory stays until the other has said its last word to it
     __syncwarp();

@@ -38,16 +38,9 @@ struct BlockWalk {
                               std::int32_t rank_in_unit)
       : rank(rank_in_unit) {
     index = static_cast<std::int32_t>(blockIdx.x) / unit.blocks();
-    count = units(table, p, unit);
+    count = p.layout == BlockGemmExperts::none ? row_units(p, unit) * column_units(p, unit)
+                                               : table.first[table.experts];
     locate(table, p, unit);
-  }
-  // How many tiles the walk has, for who need not know where they lie.
-  GPU_DEVICE_MEMBER static std::int32_t turns(const BlockTileTable& table, const BlockGemm& p,
-                                              const BlockTileUnit& unit) {
-    const std::int32_t first = static_cast<std::int32_t>(blockIdx.x) / unit.blocks(),
-                       step = static_cast<std::int32_t>(gridDim.x) / unit.blocks(),
-                       count = units(table, p, unit);
-    return first < count ? (count - first + step - 1) / step : 0;
   }
   GPU_DEVICE_MEMBER bool done() const { return index >= count; }
   GPU_DEVICE_MEMBER void next(const BlockTileTable& table, const BlockGemm& p, const BlockTileUnit& unit) {
@@ -56,11 +49,6 @@ struct BlockWalk {
   }
 
  private:
-  GPU_DEVICE_MEMBER static std::int32_t units(const BlockTileTable& table, const BlockGemm& p,
-                                              const BlockTileUnit& unit) {
-    return p.layout == BlockGemmExperts::none ? row_units(p, unit) * column_units(p, unit)
-                                              : table.first[table.experts];
-  }
   GPU_DEVICE_MEMBER static std::int32_t row_units(const BlockGemm& p, const BlockTileUnit& unit) {
     return (p.rows + Rows * unit.row_blocks - 1) / (Rows * unit.row_blocks);
   }
