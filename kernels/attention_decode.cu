@@ -318,9 +318,10 @@ __global__ void __launch_bounds__(decode_threads) decode_kernel(const AttentionD
   using Shape = DecodeShape<HeadDim, Fp8>;
   ORRERY_DYNAMIC_SHARED(shared, Shape::shared_bytes);
   const int group = p.heads / p.kv_heads, group_tiles = (group + 15) / 16;
-  const int kv_head = static_cast<int>(blockIdx.y) / group_tiles;
-  const int in_group = static_cast<int>(blockIdx.y) % group_tiles * 16;
-  const DecodePlace at{p.pieces[blockIdx.x], kv_head, kv_head * group + in_group,
+  // Blocks of the same tokens run side by side: a token's heads lie together in memory (2 % on an H200).
+  const int across = p.kv_heads * group_tiles, block = static_cast<int>(blockIdx.x);
+  const int kv_head = block % across / group_tiles, in_group = block % group_tiles * 16;
+  const DecodePlace at{p.pieces[block / across], kv_head, kv_head * group + in_group,
                        group - in_group < 16 ? group - in_group : 16};
   const int warp = static_cast<int>(gpu_warp_index());
   gpu_let_next_start();  // the kernel that merges pieces
@@ -339,7 +340,7 @@ void launch_decode(const AttentionDecode& p, void* stream) {
   const auto across = static_cast<unsigned>(p.kv_heads * ((group + 15) / 16));
   const auto kernel = p.kv.layout == KvLayout::plain ? decode_kernel<HeadDim, Fp8, KvLayout::plain>
                                                      : decode_kernel<HeadDim, Fp8, KvLayout::vectorised>;
-  launch_shared(kernel, {static_cast<unsigned>(p.piece_count), across}, decode_threads,
+  launch_shared(kernel, {static_cast<unsigned>(p.piece_count) * across}, decode_threads,
                 DecodeShape<HeadDim, Fp8>::shared_bytes, stream, p);
   launch_merge<HeadDim, 1>({p.merges, p.partial, p.partial_log_sum, p.out, p.merge_count, p.heads}, stream);
 }
