@@ -65,9 +65,9 @@ GPU_DEVICE void multiply_keys(const QueryFragments<HeadDim, Fp8>& queries, Share
     GPU_UNROLL for (int i = 0; i < 2; i++) {
       if constexpr (Fp8) {
         GPU_UNROLL for (int half = 0; half < 2; half++) {  // each chunk is a step of 16 dimensions
-          const std::uint32_t four = k[2 * i + half];
-          mma_f16(scores.value[i], queries.a[2 * pair + half], f16_of_e4m3(four & 0xffffU),
-                  f16_of_e4m3(four >> 16));
+          std::uint32_t low, high;
+          f16_of_e4m3(k[2 * i + half], low, high);
+          mma_f16(scores.value[i], queries.a[2 * pair + half], low, high);
         }
       } else {
         mma_bf16(scores.value[i], queries.a[pair], k[2 * i], k[2 * i + 1]);
@@ -108,12 +108,12 @@ GPU_DEVICE void multiply_values(const std::uint32_t (&weights)[4], SharedAddress
     load_matrix_x4_transposed(v, values + Tile::offset(row, static_cast<unsigned>(2 * pair) + chunk));
     GPU_UNROLL for (int i = 0; i < 2; i++) {
       if constexpr (Fp8) {
-        GPU_UNROLL for (int odd = 0; odd < 2; odd++) {
-          const std::uint32_t pick = odd == 0 ? 0x4420U : 0x4431U;
-          mma_f16(out[2 * (2 * pair + i) + odd], weights,
-                  f16_of_e4m3(permute_bytes(v[2 * i], 0, pick) & 0xffffU),
-                  f16_of_e4m3(permute_bytes(v[2 * i + 1], 0, pick) & 0xffffU));
+        std::uint32_t even[2], odd[2];  // dimensions, of tokens 0–7 and 8–15
+        GPU_UNROLL for (int j = 0; j < 2; j++) {
+          f16_of_e4m3(permute_bytes(v[2 * i + j], 0, 0x3120), even[j], odd[j]);
         }
+        mma_f16(out[2 * (2 * pair + i)], weights, even[0], even[1]);
+        mma_f16(out[2 * (2 * pair + i) + 1], weights, odd[0], odd[1]);
       } else {
         mma_bf16(out[2 * pair + i], weights, v[2 * i], v[2 * i + 1]);
       }
@@ -133,9 +133,9 @@ GPU_DEVICE void multiply_vectors(const std::uint32_t (&weights)[4], SharedAddres
       std::uint32_t v[4];
       load_matrix_x4(v, values + (32 * part + lane) * 16);
       GPU_UNROLL for (int i = 0; i < 4; i++) {
-        const std::uint32_t four = below<8>(v[i], first, tokens);
-        mma_f16(out[4 * part + static_cast<unsigned>(i)], weights, f16_of_e4m3(four & 0xffffU),
-                f16_of_e4m3(four >> 16));
+        std::uint32_t low, high;
+        f16_of_e4m3(below<8>(v[i], first, tokens), low, high);
+        mma_f16(out[4 * part + static_cast<unsigned>(i)], weights, low, high);
       }
     }
   } else {

@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(merge_threads) merge_kernel(const PieceResults
   const DecodeMerge merge = p.merges[blockIdx.x];
   const std::int64_t head = blockIdx.y;
   const int place = static_cast<int>(threadIdx.x) % across, group = static_cast<int>(threadIdx.x) / across;
+  gpu_wait_for_previous();
   float largest = -gpu_infinity;
   for (int s = static_cast<int>(gpu_lane()); s < merge.slots; s += GPU_WARP) {
     const std::int64_t at = (merge.first_slot + s) * static_cast<std::int64_t>(p.heads) + head;
@@ -61,9 +62,9 @@ __global__ void __launch_bounds__(merge_threads) merge_kernel(const PieceResults
 template <int HeadDim, int Each>
 void launch_merge(const PieceResults& p, void* stream) {
   if (p.merge_count == 0) return;
-  gpu_launch(merge_kernel<HeadDim, Each>,
-             {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)}, merge_threads, stream,
-             p);
+  gpu_launch_early(merge_kernel<HeadDim, Each>,
+                   {static_cast<unsigned>(p.merge_count), static_cast<unsigned>(p.heads)}, merge_threads,
+                   stream, p);
 }
 
 }  // namespace orrery::kernels

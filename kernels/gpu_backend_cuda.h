@@ -73,6 +73,21 @@ GPU_DEVICE std::uint32_t gpu_pack_fp8(float a, float b, float c, float d) {
   return std::uint32_t{low} | std::uint32_t{high} << 16;
 }
 
+// A kernel launched with gpu_launch_early may begin while the one before it in the stream still runs, once
+// every block of that has said gpu_let_next_start or is through; what that one wrote is there after
+// gpu_wait_for_previous. (Programmatic dependent launch, from compute capability 9.0 on; one after the other
+// elsewhere.)
+GPU_DEVICE void gpu_let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+GPU_DEVICE void gpu_wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 struct GpuGrid {
   unsigned x = 1, y = 1, z = 1;
 };
@@ -81,6 +96,23 @@ void gpu_launch(void (*kernel)(Parameters...), GpuGrid grid, unsigned threads, v
                 Arguments... arguments) {
   kernel<<<dim3(grid.x, grid.y, grid.z), threads, 0, static_cast<cudaStream_t>(stream)>>>(
       static_cast<Parameters>(arguments)...);
+}
+template <class Parameters>
+void gpu_launch_early(void (*kernel)(Parameters), GpuGrid grid, unsigned threads, void* stream,
+                      Parameters parameters) {
+  int device = 0, major = 0;
+  static_cast<void>(cudaGetDevice(&device));
+  static_cast<void>(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(grid.x, grid.y, grid.z);
+  launch.blockDim = dim3(threads);
+  launch.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  launch.attrs = &early;
+  launch.numAttrs = major >= 9 ? 1 : 0;
+  static_cast<void>(cudaLaunchKernelEx(&launch, kernel, parameters));
 }
 inline unsigned gpu_compute_units() {
   int device = 0, units = 1;

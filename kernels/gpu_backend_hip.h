@@ -153,6 +153,10 @@ struct GpuGrid {
 // Naming the kernel makes clang emit it; nothing is launched from a device-only compilation.
 template <class... Parameters, class... Arguments>
 void gpu_launch(void (*)(Parameters...), GpuGrid, unsigned, void*, Arguments...) {}
+template <class Parameters>
+void gpu_launch_early(void (*)(Parameters), GpuGrid, unsigned, void*, Parameters) {}
+GPU_DEVICE void gpu_let_next_start() {}
+GPU_DEVICE void gpu_wait_for_previous() {}
 inline unsigned gpu_compute_units() { return 1; }
 
 }  // namespace orrery::kernels

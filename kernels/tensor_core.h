@@ -82,6 +82,12 @@ GPU_DEVICE std::uint32_t f16_of_e4m3(std::uint32_t two) {
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(static_cast<std::uint16_t>(two)));
   return r;
 }
+// Four, the lower two in `low`: no shift comes between.
+GPU_DEVICE void f16_of_e4m3(std::uint32_t four, std::uint32_t& low, std::uint32_t& high) {
+  asm("{\n.reg .b16 a, b;\nmov.b32 {a, b}, %2;\ncvt.rn.f16x2.e4m3x2 %0, a;\ncvt.rn.f16x2.e4m3x2 %1, b;\n}\n"
+      : "=r"(low), "=r"(high)
+      : "r"(four));
+}
 GPU_DEVICE std::uint32_t permute_bytes(std::uint32_t x, std::uint32_t y, std::uint32_t selector) {
   return __byte_perm(x, y, selector);
 }

@@ -148,6 +148,10 @@ inline std::uint32_t pack_f16(float low, float high) {
 inline std::uint32_t f16_of_e4m3(std::uint32_t two) {
   return pack_f16(simulated::decode_e4m3(two & 0xff), simulated::decode_e4m3((two >> 8) & 0xff));
 }
+inline void f16_of_e4m3(std::uint32_t four, std::uint32_t& low, std::uint32_t& high) {
+  low = f16_of_e4m3(four & 0xffff);
+  high = f16_of_e4m3(four >> 16);
+}
 inline std::uint32_t permute_bytes(std::uint32_t x, std::uint32_t y, std::uint32_t selector) {
   const std::uint64_t bytes = x | static_cast<std::uint64_t>(y) << 32;
   std::uint32_t r = 0;
