@@ -174,13 +174,17 @@ Result<BenchmarkComparison> compare_with_benchmark(Scenario scenario, const Benc
 
 void correct_interval(ComparedMetric& metric, const IntervalCorrections& corrections,
                       const PriceEvidence& evidence) {
-  if (!(metric.prices_high > 0)) {  // else a range widened them since
+  if (!(metric.prices_high > 0)) {
     metric.prices_low = metric.low;
     metric.prices_high = metric.high;
   }
-  const IntervalPool* const pool = corrections.find(metric.name, evidence);
-  if (pool == nullptr || !(metric.predicted > 0)) return;
-  correct_bounds(*pool, metric.predicted, metric.low, metric.high);
+  const bool ranged = metric.low < metric.prices_low || metric.high > metric.prices_high;  // by what a case
+                                                                                           // leaves open
+  double low = metric.prices_low, high = metric.prices_high;
+  const IntervalPool* const pool = corrections.correct(metric.name, evidence, metric.predicted, low, high);
+  if (pool == nullptr) return;
+  metric.low = ranged ? std::min(low, metric.low) : low;
+  metric.high = ranged ? std::max(high, metric.high) : high;
   metric.correction = pool->name();
 }
 

@@ -27,10 +27,14 @@ struct ShareRange {
 };
 ShareRange wilson(std::size_t k, std::size_t n);
 
-// Rows of the half that widths do not come from: by quantity; quantity and rung; and also part and engine.
-// Sorted by those names.
+// A price stands on tables where measured and published ones make up so much of its device time.
+constexpr double stands_on_tables = 0.9;
+
+// Rows of the half that widths do not come from: by quantity; quantity and whether prices stand on tables (in
+// place of the rung "tables" or "less than that"); quantity and rung; and also part and engine. Sorted by
+// those names.
 struct Coverage {
-  std::vector<CoverageCell> by_quantity, by_rung, by_part;
+  std::vector<CoverageCell> by_quantity, by_tables, by_rung, by_part;
 };
 Coverage coverage_of(const std::vector<ScoreRow>& rows);
 

@@ -4,33 +4,35 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "base/det_math.h"
 #include "base/json.h"
+#include "reports/casebook/figure_regions.h"
 
 namespace orrery {
 
 namespace {
 
+// A figure of the fitted half, and how it lies to a region that it has no part in.
+struct Placed {
+  const ScoreRow* row = nullptr;
+  double centre = 0, scatter = 0;
+};
+
 struct Pool {
-  std::vector<const ScoreRow*> figures;
-  std::map<std::string, std::size_t> cases;  // figures of each
+  std::vector<const Placed*> figures;
+  std::set<std::string> cases;
 };
 
-struct Weighted {
-  double value = 0, weight = 0;
-};
-
-// The smallest value that a figure of a further case lies at or below in 1 − `share` of all chances, by
-// exchangeability of the n cases, each of weight 1. None: so few cases cannot say it.
-std::optional<double> upper_quantile(const std::vector<Weighted>& sorted, double n, double share) {
-  double below = 0;
-  for (const Weighted& w : sorted) {
-    below += w.weight;
-    if (below >= (1 - share) * (n + 1) - 1e-9) return w.value;
-  }
-  return std::nullopt;
+// The smallest value that a figure of a further case lies at or below in 1 − `share` of all chances, of n
+// cases with figures alike. None: so few cases cannot say it.
+std::optional<double> upper_quantile(const std::vector<double>& sorted, double n, double share) {
+  const double of_all = (1 - share) * (n + 1) / n * static_cast<double>(sorted.size());
+  const auto rank = static_cast<std::size_t>(std::ceil(of_all - 1e-9));
+  if (rank > sorted.size()) return std::nullopt;
+  return sorted[rank - 1];
 }
 
 // Three digits, outwards: what a correction can claim, and the same in the file as in memory.
@@ -38,16 +40,14 @@ double rounded_up(double value) { return std::ceil(value * 1000 - 1e-9) / 1000; 
 
 // Sets the pool's ends; false when it has too few cases.
 bool fit_ends(const Pool& figures, IntervalPool& pool) {
-  std::vector<Weighted> beyond_low, beyond_high;
-  for (const ScoreRow* row : figures.figures) {
-    const ComparedMetric& m = row->metric;
-    const double weight = 1 / static_cast<double>(figures.cases.at(row->group));
-    beyond_low.push_back({det_log(m.prices_low / m.measured), weight});
-    beyond_high.push_back({det_log(m.measured / m.prices_high), weight});
+  std::vector<double> beyond_low, beyond_high;
+  for (const Placed* f : figures.figures) {
+    const double off = det_log(f->row->metric.measured / f->row->metric.predicted);
+    beyond_low.push_back((f->centre - off) / f->scatter);
+    beyond_high.push_back((off - f->centre) / f->scatter);
   }
-  const auto less = [](const Weighted& a, const Weighted& b) { return a.value < b.value; };
-  std::stable_sort(beyond_low.begin(), beyond_low.end(), less);
-  std::stable_sort(beyond_high.begin(), beyond_high.end(), less);
+  std::sort(beyond_low.begin(), beyond_low.end());
+  std::sort(beyond_high.begin(), beyond_high.end());
   const auto n = static_cast<double>(figures.cases.size());
   std::optional<double> shortest;
   for (int step = 5; step <= 15; ++step) {
@@ -59,11 +59,10 @@ bool fit_ends(const Pool& figures, IntervalPool& pool) {
     tried.low = rounded_up(*low_end);
     tried.high = rounded_up(*high_end);
     double width = 0;
-    for (const ScoreRow* row : figures.figures) {
-      const ComparedMetric& m = row->metric;
-      double low = m.prices_low, high = m.prices_high;
-      correct_bounds(tried, m.predicted, low, high);
-      width += (high - low) / m.predicted / static_cast<double>(figures.cases.at(row->group));
+    for (const Placed* f : figures.figures) {
+      double low = 0, high = 0;
+      correct_bounds(tried, f->centre, f->scatter, 1, low, high);
+      width += high - low;
     }
     if (shortest && width >= *shortest) continue;
     shortest = width;
@@ -72,38 +71,57 @@ bool fit_ends(const Pool& figures, IntervalPool& pool) {
   return shortest.has_value();
 }
 
+using Pools = std::map<std::tuple<std::string, std::string, std::string>, Pool>;  // rung, part, family
+
+Pools pools_of(const std::vector<Placed>& figures) {
+  Pools pools;
+  for (const Placed& f : figures) {
+    const PriceEvidence& e = f.row->evidence;
+    const auto add = [&](const std::string& rung, const std::string& part, const std::string& engine) {
+      Pool& pool = pools[{rung, part, engine}];
+      pool.figures.push_back(&f);
+      pool.cases.insert(f.row->group);
+    };
+    add("", "", "");
+    add(e.rung, "", "");
+    if (!e.part.empty() && !e.engine.empty()) add(e.rung, e.part, engine_family(e.engine));
+  }
+  return pools;
+}
+
+void fit_quantity(const std::string& quantity, const std::vector<const ScoreRow*>& rows,
+                  IntervalCorrections& out) {
+  FigureRegions regions(quantity);
+  for (const ScoreRow* row : rows) regions.add(*row);
+  regions.close();
+  std::vector<Placed> placed;
+  for (const ScoreRow* row : rows) {
+    const IntervalRegion at = regions.without_its_case(*row);
+    const ComparedMetric& m = row->metric;
+    placed.push_back({row, at.centre, scatter_of(at.spread, m.prices_low, m.prices_high)});
+  }
+  const std::size_t before = out.pools.size();
+  for (const auto& [key, figures] : pools_of(placed)) {
+    if (figures.figures.size() < least_pool_rows || figures.cases.size() < least_pool_cases) continue;
+    const auto& [rung, part, engine] = key;
+    IntervalPool pool{quantity, rung, part, engine};
+    pool.rows = static_cast<std::int64_t>(figures.figures.size());
+    pool.cases = static_cast<std::int64_t>(figures.cases.size());
+    if (fit_ends(figures, pool)) out.pools.push_back(std::move(pool));
+  }
+  if (out.pools.size() > before) regions.append(out.regions);
+}
+
 }  // namespace
 
 IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows) {
-  IntervalCorrections out;
-  std::map<std::tuple<std::string, std::string, std::string, std::string>, Pool> pools;
+  std::map<std::string, std::vector<const ScoreRow*>> quantities;
   for (const ScoreRow& row : rows) {
-    if (!row.interval || !row.pooled || !is_fitted_half(row.group)) continue;
-    const std::string quantity = quantity_of(row.metric.name), family = engine_family(row.evidence.engine);
-    const auto add = [&](const std::string& rung, const std::string& part, const std::string& engine) {
-      Pool& pool = pools[{quantity, rung, part, engine}];
-      pool.figures.push_back(&row);
-      ++pool.cases[row.group];
-    };
-    add("", "", "");
-    add(row.evidence.rung, "", "");
-    if (!row.evidence.part.empty() && !row.evidence.engine.empty())
-      add(row.evidence.rung, row.evidence.part, family);
+    if (row.interval && row.pooled && is_fitted_half(row.group))
+      quantities[quantity_of(row.metric.name)].push_back(&row);
   }
-  for (const auto& [key, figures] : pools) {
-    if (figures.figures.size() < least_pool_rows || figures.cases.size() < least_pool_cases) continue;
-    const auto& [quantity, rung, part, engine] = key;
-    IntervalPool pool{quantity,
-                      rung,
-                      part,
-                      engine,
-                      static_cast<std::int64_t>(figures.figures.size()),
-                      static_cast<std::int64_t>(figures.cases.size()),
-                      0,
-                      0};
-    if (!fit_ends(figures, pool)) continue;
-    out.pools.push_back(std::move(pool));
-  }
+  IntervalCorrections out;
+  for (const auto& [quantity, figures] : quantities) fit_quantity(quantity, figures, out);
   return out;
 }
 
@@ -111,9 +129,10 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
   std::string text =
       "# How far the ends of 90 % intervals move, by what figures of others say of them (docs/validation.md, "
       "\"Intervals\n"
-      "# that hold\"). Made by `orrery validate --fit-intervals`, not by hand. low, high: logarithms, low "
-      "end · exp(−low),\n"
-      "# high end · exp(high); rows, cases: of the fitted half.\n";
+      "# that hold\"). Made by `orrery validate --fit-intervals`, not by hand. A region: how far "
+      "figures lay from\n# the prediction (centre) and how much they scatter (spread), as logarithms; a "
+      "pool: "
+      "how many scatters below\n# and above the centre its ends lie; rows, cases: of the fitted half.\n";
   text += inputs.empty() ? "inputs: []\n" : "inputs:\n";
   for (const FitInput& input : inputs)
     text += "  - {file: " + input.file + ", digest: \"" + input.digest + "\"}\n";
@@ -125,6 +144,11 @@ std::string corrections_yaml(const IntervalCorrections& corrections, const std::
     text += ", rows: " + std::to_string(pool.rows) + ", cases: " + std::to_string(pool.cases) +
             ", low: " + format_number(pool.low) + ", high: " + format_number(pool.high) + "}\n";
   }
+  text += corrections.regions.empty() ? "regions: []\n" : "regions:\n";
+  for (const auto& [name, region] : corrections.regions)
+    text += "  - {of: \"" + name + "\", rows: " + std::to_string(region.rows) +
+            ", cases: " + std::to_string(region.cases) + ", centre: " + format_number(region.centre) +
+            ", spread: " + format_number(region.spread) + "}\n";
   return text;
 }
 

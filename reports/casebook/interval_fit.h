@@ -16,12 +16,13 @@ namespace orrery {
 constexpr std::size_t least_pool_rows = 150;
 constexpr std::size_t least_pool_cases = 40;
 
-// Of the rows of the fitted half; the other has no part. What is exchangeable is cases, n of them, not
-// figures: those of one case are alike, and share the weight of one. An end is moved by how far figures lie
-// beyond it, as a logarithm, at weight (1 − a)·(n + 1) of them in order, rounded outwards. The two shares a
-// add up to a tenth, and stand so between a fortieth and three fortieths that the pool's intervals are
-// shortest on average: errors have one long tail. Where n is too small for a share, it is not tried. Pools in
-// a fixed order.
+// Of the rows of the fitted half; the other has no part. Each figure is set against its region (as if its own
+// case were not there), in scatters of it: what regions scatter by is taken out, and a pool says the rest.
+// Coverage is counted over figures, so figures count; but what is exchangeable is cases, n of them. An end
+// lies so many scatters from the centre as figures at (1 − a)·(n + 1) ÷ n of all in order do, rounded
+// outwards. The two shares a add up to a tenth, and stand so between a fortieth and three fortieths that the
+// pool's intervals are shortest on average: errors have one long tail. Where n is too small for a share, it
+// is not tried. Pools and regions in a fixed order.
 IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows);
 
 struct FitInput {

@@ -10,7 +10,12 @@ namespace orrery {
 namespace {
 
 PriceEvidence evidence_of(const PublishedSetup& setup, const PricedSetup& priced) {
-  return {setup.hardware, setup.engine, main_rung(priced.provenance)};
+  PriceEvidence out{setup.hardware, setup.engine, main_rung(priced.provenance), setup.model};
+  out.prompt_tokens = setup.input;
+  out.output_tokens = setup.output;
+  out.in_flight = setup.in_flight;
+  out.tables = share_of_tables(priced.provenance);
+  return out;
 }
 
 // Null for a pair, and for a run of ours.

@@ -50,6 +50,7 @@ Json row_json(const ScoreRow& row) {
           {"engine", row.evidence.engine},
           {"model", row.model},
           {"rung", row.evidence.rung},
+          {"on_tables", row.evidence.tables},
           {"published", m.measured},
           {"predicted", m.predicted},
           {"low", bound(m.low)},
@@ -129,14 +130,16 @@ Json whole_board_json(const WholeBoard& board) {
 
 std::string whole_board_csv(const WholeBoard& board) {
   std::string out =
-      "source,id,run,hardware,engine,model,rung,batch,context,rate,metric,published,predicted,low,high,"
+      "source,id,run,case,hardware,engine,model,rung,tables,batch,context,rate,metric,published,predicted,"
+      "low,high,"
       "prices_low,"
       "prices_high,half,error_percent,verdict\n";
   for (const ScoreRow& row : board.rows) {
     const ComparedMetric& m = row.metric;
-    for (const std::string& text : {std::string(to_string(row.source)), row.id, row.run, row.evidence.part,
-                                    row.evidence.engine, row.model, row.evidence.rung})
+    for (const std::string& text : {std::string(to_string(row.source)), row.id, row.run, row.group,
+                                    row.evidence.part, row.evidence.engine, row.model, row.evidence.rung})
       out += csv_cell(text) + ",";
+    out += format_fixed(row.evidence.tables, 3) + ",";
     for (const double v : {row.batch, row.context, row.rate}) out += (v > 0 ? format_number(v) : "") + ",";
     out += m.name + "," + format_number(m.measured) + "," + format_fixed(m.predicted, 4) + ",";
     for (const double v : {m.low, m.high, m.prices_low, m.prices_high})

@@ -1,7 +1,6 @@
 #include "sim/ensemble/interval_corrections.h"
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 
 #include "base/det_math.h"
@@ -12,13 +11,6 @@ namespace orrery {
 
 namespace {
 
-// From the surest down.
-constexpr std::array<const char*, 4> kRungs = {"measured", "published", "transported", "roofline"};
-
-std::size_t rank_of(const std::string& rung) {
-  return static_cast<std::size_t>(std::find(kRungs.begin(), kRungs.end(), rung) - kRungs.begin());
-}
-
 IntervalPool read_pool(const Yaml& node) {
   IntervalPool pool;
   pool.quantity = node.require("quantity").text();
@@ -27,47 +19,21 @@ IntervalPool read_pool(const Yaml& node) {
   pool.engine = node.optional("engine").text();
   pool.rows = node.require("rows").integer(0, 1);
   pool.cases = node.require("cases").integer(0, 1);
-  pool.low = node.require("low").number(0, -10, 10);
-  pool.high = node.require("high").number(0, -10, 10);
+  pool.low = node.require("low").number(0, -100, 100);
+  pool.high = node.require("high").number(0, -100, 100);
   return pool;
 }
 
+IntervalRegion read_region(const Yaml& node) {
+  IntervalRegion region;
+  region.rows = node.require("rows").integer(0, 1);
+  region.cases = node.require("cases").integer(0, 1);
+  region.centre = node.require("centre").number(0, -10, 10);
+  region.spread = node.require("spread").number(0, 0, 10);
+  return region;
+}
+
 }  // namespace
-
-std::string quantity_of(const std::string& metric) {
-  if (metric.starts_with("throughput.")) return "throughput";
-  return metric.substr(0, metric.find('.'));
-}
-
-std::string engine_family(const std::string& profile) {
-  // The V0 engine of 2024 has another loop, and only static batches are asked of it.
-  if (profile == "vllm-0.5" || profile.starts_with("vllm-0.5-")) return "vllm-v0";
-  for (const char* const family : {"vllm", "sglang", "tensorrt-llm"}) {
-    if (profile == family || profile.starts_with(std::string(family) + "-")) return family;
-  }
-  return profile;
-}
-
-std::string main_rung(const RungShares& price_sources) {
-  std::string rung;
-  double most = 0;
-  for (const auto& [name, share] : price_sources) {
-    if (share < most || (share == most && rank_of(name) < rank_of(rung))) continue;
-    rung = name;
-    most = share;
-  }
-  return rung;
-}
-
-PriceEvidence evidence_of(const Scenario& scenario, const RungShares& price_sources) {
-  PriceEvidence out{scenario.pool.instance.hardware.name, scenario.pool.instance.engine.name,
-                    main_rung(price_sources)};
-  for (const PoolSpec* pool : scenario.pools()) {
-    if (pool->instance.hardware.name != out.part) out.part.clear();
-    if (pool->instance.engine.name != out.engine) out.engine.clear();
-  }
-  return out;
-}
 
 std::string IntervalPool::name() const {
   return quantity + (rung.empty() ? "" : ", " + rung) + (part.empty() ? "" : ", " + part + " " + engine);
@@ -100,9 +66,39 @@ const IntervalPool* IntervalCorrections::find(const std::string& metric, const P
   return quantity == "itl_ms" || quantity == "e2e_ms" ? narrowest_of(pools, "tpot_ms", e) : nullptr;
 }
 
-void correct_bounds(const IntervalPool& pool, double predicted, double& low, double& high) {
-  low = std::min(predicted, low * det_exp(-pool.low));
-  high = std::max(predicted, high * det_exp(pool.high));
+IntervalRegion IntervalCorrections::region(const IntervalPool& pool, const std::string& metric,
+                                           const PriceEvidence& evidence) const {
+  IntervalRegion found;
+  std::string name = pool.quantity;
+  const auto look = [&] {
+    if (const auto at = regions.find(name); at != regions.end()) found = at->second;
+  };
+  look();
+  for (const std::string& part : region_path(metric, evidence)) {
+    name += ", " + part;
+    look();  // a region of the same figures as the one around it is not listed
+  }
+  return found;
+}
+
+const IntervalPool* IntervalCorrections::correct(const std::string& metric, const PriceEvidence& evidence,
+                                                 double predicted, double& low, double& high) const {
+  const IntervalPool* const pool = find(metric, evidence);
+  if (pool == nullptr || !(predicted > 0)) return nullptr;
+  const IntervalRegion at = region(*pool, metric, evidence);
+  correct_bounds(*pool, at.centre, scatter_of(at.spread, low, high), predicted, low, high);
+  return pool;
+}
+
+double scatter_of(double region_spread, double low, double high) {
+  const double doubt = low > 0 && high > low ? det_log(high / low) / 2 : 0;
+  return region_spread + least_spread + share_of_price_doubt * doubt;
+}
+
+void correct_bounds(const IntervalPool& pool, double centre, double scatter, double predicted, double& low,
+                    double& high) {
+  low = std::min(predicted, predicted * det_exp(centre - pool.low * scatter));
+  high = std::max(predicted, predicted * det_exp(centre + pool.high * scatter));
 }
 
 void correct_intervals(Intervals& intervals, const IntervalCorrections& corrections,
@@ -110,10 +106,8 @@ void correct_intervals(Intervals& intervals, const IntervalCorrections& correcti
   for (MetricInterval& m : intervals.metrics) {
     m.prices_low = m.low;
     m.prices_high = m.high;
-    const IntervalPool* const pool = corrections.find(m.name, evidence);
-    if (pool == nullptr || !(m.nominal > 0)) continue;
-    correct_bounds(*pool, m.nominal, m.low, m.high);
-    m.correction = pool->name();
+    const IntervalPool* const pool = corrections.correct(m.name, evidence, m.nominal, m.low, m.high);
+    if (pool != nullptr) m.correction = pool->name();
   }
 }
 
@@ -126,6 +120,8 @@ Result<IntervalCorrections> load_interval_corrections(const std::string& path) {
     input.require("digest").text();
   }
   for (const Yaml& item : root.require("pools").items()) out.pools.push_back(read_pool(item));
+  for (const Yaml& item : root.optional("regions").items())
+    out.regions.insert_or_assign(item.require("of").text(), read_region(item));
   document.finish();
   if (!document.errors().empty()) return document.errors();
   return out;

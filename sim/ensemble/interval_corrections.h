@@ -1,38 +1,35 @@
 // What published figures say of our intervals. Perturbed runs hold the doubt about prices and host times;
-// what other hosts, versions and clients do beside them is read off figures that nothing was fitted to: for
-// each pool of them, by how much the ends must move for nine figures in ten to lie between (split conformal
-// prediction; made by `orrery validate --fit-intervals` on one half of the cases,
-// reports/casebook/interval_fit.h). No point prediction depends on it.
+// what other hosts, versions and clients do beside them is read off figures that nothing was fitted to (split
+// conformal prediction; made by `orrery validate --fit-intervals` on one half of the cases,
+// reports/casebook/interval_fit.h). *Regions* say how far off figures near this one were and how much they
+// scatter; a *pool* of many figures says how many scatters nine in ten of them need. No point prediction
+// depends on any of it.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/result.h"
-#include "sim/costed/scenario.h"
 #include "sim/ensemble/ensemble.h"
+#include "sim/ensemble/price_evidence.h"
 
 namespace orrery {
 
-// "throughput" for all rates; else "duration_s", "tpot_ms", "ttft_ms", "itl_ms", "e2e_ms".
-std::string quantity_of(const std::string& metric);
-// "tensorrt-llm-1.2" → "tensorrt-llm", "vllm-v1-runner" → "vllm", "vllm-0.5-rocm" (V0) → "vllm-v0"; an engine
-// of another name is its own family.
-std::string engine_family(const std::string& profile);
-
-// What a run's figures stand on. Part and engine are empty where its pools differ in them.
-struct PriceEvidence {
-  std::string part, engine;  // engine: the profile
-  std::string rung;          // the one with the largest share of device time; of equal ones the less sure
+// Of logarithms of measured ÷ predicted, drawn towards those of the wider regions around.
+struct IntervalRegion {
+  std::int64_t rows = 0, cases = 0;
+  double centre = 0, spread = 0;
 };
-using RungShares = std::vector<std::pair<std::string, double>>;
-PriceEvidence evidence_of(const Scenario& scenario, const RungShares& price_sources);
-std::string main_rung(const RungShares& price_sources);
 
-// A pool of figures. The ends of an interval move by these logarithms: low · exp(−low), high · exp(high).
-// Negative ones move them inwards: the figures are narrower on that side than the prices' doubt.
+// Even figures that agree scatter so much, and of a figure's doubt about prices (half the width of the
+// interval of its perturbed runs, as a logarithm) so much adds to its region's spread.
+constexpr double least_spread = 0.02;
+constexpr double share_of_price_doubt = 0.3;
+
+// Ends of a figure's interval, as logarithms of the prediction: centre − low · scatter, centre + high ·
+// scatter.
 struct IntervalPool {
   std::string quantity, rung, part, engine;  // engine: the family; part and engine empty: all
   std::int64_t rows = 0, cases = 0;          // fitted on
@@ -42,16 +39,27 @@ struct IntervalPool {
 
 struct IntervalCorrections {
   std::vector<IntervalPool> pools;
+  // By quantity and region_path, joined by commas.
+  std::map<std::string, IntervalRegion> regions;
 
   // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Of inter-token and
   // end-to-end latency, where they have none of their own, TPOT's. Null: there is none.
   // That Orrery logged an engine on a part itself exempts nothing: its logs say how device times of steps do,
   // and nothing of the hosts and clients of others.
   const IntervalPool* find(const std::string& metric, const PriceEvidence& evidence) const;
+  // The narrowest region of the pool's quantity that holds the evidence; one without spread where none does.
+  IntervalRegion region(const IntervalPool& pool, const std::string& metric,
+                        const PriceEvidence& evidence) const;
+
+  // Moves the ends, and says by which pool; the prediction stays between them. Null: as they were.
+  const IntervalPool* correct(const std::string& metric, const PriceEvidence& evidence, double predicted,
+                              double& low, double& high) const;
 };
 
-// Moves the ends; the prediction stays between them.
-void correct_bounds(const IntervalPool& pool, double predicted, double& low, double& high);
+double scatter_of(double region_spread, double low, double high);
+// `low` and `high` in, those of prices alone; out, the pool's.
+void correct_bounds(const IntervalPool& pool, double centre, double scatter, double predicted, double& low,
+                    double& high);
 
 // Every metric that has a pool; MetricInterval::correction says which.
 void correct_intervals(Intervals& intervals, const IntervalCorrections& corrections,

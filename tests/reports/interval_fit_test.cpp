@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "base/random.h"
 #include "catch.h"
+#include "reports/casebook/figure_regions.h"
 #include "reports/casebook/interval_fit.h"
 #include "reports/casebook/published/import_rules.h"
 #include "reports/casebook/published/price_journal.h"
@@ -162,11 +163,11 @@ TEST_CASE("a small pool borrows the next wider one's correction, and no part and
 
 TEST_CASE("many figures of few cases make no pool") {
   std::vector<ScoreRow> rows = made_up(2000, 1.2);
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].group = "case " + std::to_string(i % 60);
-  CHECK(fit_intervals(rows).pools.empty());  // of 60 some 30 are on the fitted half
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].group = "case " + std::to_string(i % 39);
+  CHECK(fit_intervals(rows).pools.empty());  // of 39 some are on the fitted half
 }
 
-TEST_CASE("a case weighs the same with one figure or a hundred") {
+TEST_CASE("of a region a case is one voice, however loud") {
   std::vector<ScoreRow> rows = made_up(2000, 1.2);
   const auto loud =
       std::find_if(rows.begin(), rows.end(), [](const ScoreRow& r) { return is_fitted_half(r.group); });
@@ -175,31 +176,87 @@ TEST_CASE("a case weighs the same with one figure or a hundred") {
   const IntervalCorrections before = fit_intervals(rows);
   for (int i = 0; i < 1000; ++i) rows.push_back(far);  // half of all figures, one case of some 250
   const IntervalCorrections after = fit_intervals(rows);
-  REQUIRE(before.pools.size() == after.pools.size());
-  for (std::size_t i = 0; i < before.pools.size(); ++i) {
-    CHECK(after.pools[i].cases == before.pools[i].cases);
-    CHECK(std::abs(after.pools[i].high - before.pools[i].high) < 0.05);
-  }
+  const IntervalRegion &was = before.regions.at("tpot_ms"), &is = after.regions.at("tpot_ms");
+  CHECK(is.cases == was.cases);
+  CHECK(is.rows == was.rows + 1000);
+  CHECK(std::abs(is.centre - was.centre) < 0.01);
+  CHECK(std::abs(is.spread - was.spread) < 0.01);
 }
 
 TEST_CASE("ends are the ones of rank by hand, rounded outwards") {
-  // Cases of one figure, i-th of them beyond its end by i thousandths and a half.
+  // Cases of one figure: of 199, i-th is off by i thousandths and a half; prices claim nothing.
   std::vector<ScoreRow> rows;
   for (int i = 0; rows.size() < 199; ++i) {
     ScoreRow row = made_up(1, 1)[0];
     row.group = "case " + std::to_string(i);
     if (!is_fitted_half(row.group)) continue;
-    row.metric.low = row.metric.prices_low = 9;
-    row.metric.measured = 10.2 * std::exp(0.001 * (static_cast<double>(rows.size()) + 0.5));
+    row.metric.low = row.metric.prices_low = row.metric.high = row.metric.prices_high = 10;
+    row.metric.measured = 10 * std::exp(0.001 * (static_cast<double>(rows.size()) + 0.5));
     rows.push_back(row);
   }
   const IntervalCorrections c = fit_intervals(rows);
   REQUIRE_FALSE(c.pools.empty());
-  // Shares of 2.5 to 7.5 % leave ranks 195 to 185 of 199, figures 0.1945 to 0.1845: one of them, rounded up.
-  CHECK(c.pools[0].high >= 0.185);
-  CHECK(c.pools[0].high <= 0.195);
-  const double past = 1000 * c.pools[0].high - 0.5;
-  CHECK(past - std::floor(past) == Approx(0.5).margin(1e-6));
+  // All stand in one region, which is listed once: centre the 100th of them, spread the distance of the 140th
+  // nearest.
+  REQUIRE(c.regions.size() == 1);
+  const IntervalRegion& all = c.regions.at("tpot_ms");
+  CHECK(all.centre == Approx(0.1).margin(0.0011));
+  CHECK(all.spread == Approx(0.07).margin(0.0011));
+  // Shares of 2.5 to 7.5 % leave ranks 195 to 185 of 199, figures 0.1945 to 0.1845, in scatters from the
+  // centre.
+  const double scatter = all.spread + least_spread;
+  CHECK(c.pools[0].high >= (0.1845 - all.centre) / scatter - 0.03);
+  CHECK(c.pools[0].high <= (0.1945 - all.centre) / scatter + 0.03);
+  CHECK(std::abs(1000 * c.pools[0].high - std::round(1000 * c.pools[0].high)) < 1e-6);
+}
+
+TEST_CASE("where figures agree intervals are narrow, and a figure's own case is no witness") {
+  // One model comes out as predicted within 2 %, the other within 20 %; a third has no figure at all.
+  std::vector<ScoreRow> rows;
+  RandomStream stream(7, RandomPurpose::perturbation, 1);
+  for (int i = 0; i < 1600; ++i) {
+    ScoreRow row = made_up(1, 1)[0];
+    const bool sure = i % 2 == 0;
+    row.group = "case " + std::to_string(i);
+    row.model = row.evidence.model = sure ? "sure" : "unsure";
+    row.metric.measured = 10 * stream.log_normal(0, sure ? 0.02 : 0.2);
+    rows.push_back(row);
+  }
+  const IntervalCorrections c = fit_intervals(rows);
+  correct(rows, c);
+  const auto half_width = [&](const std::string& model) {
+    PriceEvidence evidence = rows[0].evidence;
+    evidence.model = model;
+    double low = 9.9, high = 10.1;
+    REQUIRE(c.correct("tpot_ms.p50", evidence, 10, low, high) != nullptr);
+    return (high - low) / 20;
+  };
+  CHECK(half_width("sure") < 0.1);
+  CHECK(half_width("unsure") > 0.25);
+  CHECK(half_width("unsure") < 0.5);
+  CHECK(half_width("new") > 1.5 * half_width("sure"));  // as all figures of the part and engine scatter
+  std::size_t inside = 0, scored = 0;
+  for (const ScoreRow& row : rows) {
+    if (is_fitted_half(row.group)) continue;
+    ++scored;
+    inside += row.metric.inside();
+  }
+  CHECK(static_cast<double>(inside) / static_cast<double>(scored) > 0.86);
+
+  // A region of one case does not narrow that case's own figure: without it the region is what lies around.
+  ScoreRow alone = rows[1];
+  for (int i = 0; !is_fitted_half(alone.group); ++i) alone.group = "alone " + std::to_string(i);
+  alone.model = alone.evidence.model = "alone";
+  FigureRegions regions("tpot_ms");
+  for (const ScoreRow& row : rows) regions.add(row);
+  regions.add(alone);
+  regions.close();
+  std::map<std::string, IntervalRegion> listed;
+  regions.append(listed);
+  const IntervalRegion around = regions.without_its_case(alone);
+  CHECK(around.cases == 1600);
+  CHECK(listed.at("tpot_ms, published, h100 vllm, alone").cases == 1);
+  CHECK(listed.at("tpot_ms").cases == 1601);
 }
 
 TEST_CASE("shipped corrections are of today's rules and profiles") {
@@ -233,8 +290,29 @@ TEST_CASE("corrections are read as they were written") {
   const auto shipped = load_interval_corrections(interval_corrections_path());
   REQUIRE(shipped.ok());
   CHECK_FALSE(shipped->pools.empty());
+  CHECK_FALSE(shipped->regions.empty());
   for (const IntervalPool& pool : shipped->pools)
     CHECK(pool.rows >= static_cast<std::int64_t>(least_pool_rows));
+}
+
+TEST_CASE("where a figure stands is said as far as it is known") {
+  PriceEvidence e{"h200", "sglang-0.5.9", "published", "deepseek-r1"};
+  using Path = std::vector<std::string>;
+  CHECK(region_path("tpot_ms.mean", {}) == Path{});
+  CHECK(region_path("tpot_ms.mean", {"", "", "published", "m"}) == Path{"published"});
+  CHECK(region_path("ttft_ms.p99", e) ==
+        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "tail"});
+  e.prompt_tokens = 8192;
+  e.output_tokens = 1024;
+  CHECK(region_path("ttft_ms.p50", e) ==
+        Path{"published", "h200 sglang", "deepseek-r1", "sglang-0.5.9", "middle", "prompts", "by rate"});
+  e.output_tokens = 8192;
+  e.in_flight = 16;
+  const Path path = region_path("throughput.output_tokens_per_s", e);
+  CHECK(path[5] == "both");
+  CHECK(path[6] == "16 to 63");
+  CHECK(share_of_tables({{"measured", 0.1}, {"published", 0.85}, {"roofline", 0.05}}) == Approx(0.95));
+  CHECK(share_of_tables({}) == 0);
 }
 
 TEST_CASE("intervals of a run say which figures moved them, and what prices alone say") {
@@ -242,12 +320,15 @@ TEST_CASE("intervals of a run say which figures moved them, and what prices alon
   intervals.metrics = {{.name = "tpot_ms.p50", .nominal = 10, .low = 9, .high = 11},
                        {.name = "goodput.attainment", .nominal = 0.5, .low = 0.4, .high = 0.6}};
   IntervalCorrections c;
-  c.pools = {{"tpot_ms", "published", "", "", 200, 20, 0.1, 0.2}};
+  c.pools = {{"tpot_ms", "published", "", "", 200, 20, 2, 3}};
+  c.regions["tpot_ms"] = {300, 30, 0.0, 0.2};
+  c.regions["tpot_ms, published, h100 vllm"] = {200, 20, 0.05, 0.1};
   correct_intervals(intervals, c, {"h100", "vllm-0.18", "published"});
   const MetricInterval& m = intervals.metrics[0];
   CHECK(m.nominal == 10);
-  CHECK(m.low == Approx(9 * std::exp(-0.1)));
-  CHECK(m.high == Approx(11 * std::exp(0.2)));
+  const double scatter = 0.1 + least_spread + share_of_price_doubt * std::log(11.0 / 9) / 2;
+  CHECK(m.low == Approx(10 * std::exp(0.05 - 2 * scatter)));
+  CHECK(m.high == Approx(10 * std::exp(0.05 + 3 * scatter)));
   CHECK(m.correction == "tpot_ms, published");
   CHECK(m.prices_low == 9);
   CHECK(m.prices_high == 11);
