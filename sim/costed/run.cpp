@@ -176,10 +176,12 @@ struct Acceptance {
 Result<Acceptance> open_acceptance(const SpeculationSpec& s, std::uint64_t seed) {
   Acceptance acceptance;
   if (!s.on()) return acceptance;
-  if (s.log.empty()) {
+  if (s.log.empty() && s.tree != nullptr) {
+    acceptance.sampled.emplace(seed, s.tree, s.match_rate);
+  } else if (s.log.empty()) {
     acceptance.sampled.emplace(seed, s.acceptance, s.match_rate);
   } else {
-    ORRERY_TRY(log, LoggedAcceptance::load(s.log, s.tokens));
+    ORRERY_TRY(log, LoggedAcceptance::load(s.log, s.drafts(), s.tree ? s.tokens : 0));
     acceptance.logged.emplace(std::move(log));
   }
   return acceptance;
