@@ -75,8 +75,8 @@ DraftTree eagle_tree(const std::vector<std::vector<double>>& chances, std::int32
     for (const std::int32_t parent : front) {
       const double score = parent < 0 ? 1 : list[static_cast<std::size_t>(parent)].score;
       for (std::int32_t r = 0; r < branches; ++r)
-        list.push_back({score * chances[d][static_cast<std::size_t>(r)], static_cast<std::int32_t>(d) + 1, r,
-                        parent});
+        list.push_back(
+            {score * chances[d][static_cast<std::size_t>(r)], static_cast<std::int32_t>(d) + 1, r, parent});
     }
     front = best(list, from, static_cast<std::size_t>(branches));
   }
@@ -126,8 +126,8 @@ DraftTree ngram_tree(const std::vector<std::vector<double>>& chances, const Ngra
           const std::int32_t depth = tree.nodes[node].depth + 1;
           tree.nodes.push_back({depth, {}});
         }
-        queue.push_back({tree.nodes[node].candidates[static_cast<std::size_t>(r)], at.breadth - narrower,
-                         at.depth + 1});
+        queue.push_back(
+            {tree.nodes[node].candidates[static_cast<std::size_t>(r)], at.breadth - narrower, at.depth + 1});
       }
     }
   }

@@ -12,8 +12,8 @@ class DraftTreeNodes : protected GraphNodes {
 
   bool drafts_trees() const { return spec_.speculation.tree != nullptr; }
 
-  // FlashAttention in two passes (flashattention_backend.py, `use_cascade_attn`): all rows of a sequence over its
-  // context, then each row over its own path. Only verifications and further drafting passes branch: the
+  // FlashAttention in two passes (flashattention_backend.py, `use_cascade_attn`): all rows of a sequence over
+  // its context, then each row over its own path. Only verifications and further drafting passes branch: the
   // network's first pass runs over what was accepted, in a row (`_finalize_accept_tree_path`).
   void add_tree_attention(const OpSpec& decode, std::int64_t l) {
     const SpeculationSpec& s = spec_.speculation;
@@ -24,7 +24,8 @@ class DraftTreeNodes : protected GraphNodes {
     add("tree_attention", "tree_attention", own, l);
   }
 
-  // The candidates of a drafting pass: `softmax` and `torch.topk` in place of an argmax; and which branches go on
+  // The candidates of a drafting pass: `softmax` and `torch.topk` in place of an argmax; and which branches
+  // go on
   // (`select_top_k_tokens`), with their hidden states.
   void add_tree_candidates(OpSpec rows, std::int64_t passes) {
     add("candidates", "tree_candidates", rows, passes);
@@ -34,8 +35,8 @@ class DraftTreeNodes : protected GraphNodes {
   }
 
   // Around a verification: the best drafts and their mask before it (`organize_draft_results`,
-  // `build_tree_kernel_efficient`), the accepted path's keys, values and hidden states moved to the front behind
-  // it (`move_accept_tokens_to_target_kvcache`, `_compact_accept_to_front`).
+  // `build_tree_kernel_efficient`), the accepted path's keys, values and hidden states moved to the front
+  // behind it (`move_accept_tokens_to_target_kvcache`, `_compact_accept_to_front`).
   void add_tree() {
     if (!drafts_trees()) return;
     const SpeculationSpec& s = spec_.speculation;

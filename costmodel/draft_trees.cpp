@@ -13,16 +13,18 @@ namespace orrery {
 
 namespace {
 
-constexpr std::int64_t most_tokens = 16;      // drafts on a path; engines are run with 1 to 8
-constexpr std::int64_t most_verified = 129;   // tokens of a verification
-constexpr std::int64_t most_branches = 16;    // disaggregation/utils.py: metadata hold no more
+constexpr std::int64_t most_tokens = 16;     // drafts on a path; engines are run with 1 to 8
+constexpr std::int64_t most_verified = 129;  // tokens of a verification
+constexpr std::int64_t most_branches = 16;   // disaggregation/utils.py: metadata hold no more
 
-// Best candidates where a log says what was accepted: for the shape alone, on which little of the price depends.
+// Best candidates where a log says what was accepted: for the shape alone, on which little of the price
+// depends.
 constexpr double typical_best = 0.63;
 
-// Of the further candidates nobody publishes EAGLE's. Assumed: the chance that none of the k best is right falls
-// as 1 / sqrt(k). A power is what Sequoia observes (arXiv 2402.12374); its exponent is 0.50 to 0.52 for k = 2 to 5
-// in the rates that its repository publishes (acceptance-rate-vector.pt: 0.634, 0.108, 0.057, 0.023, 0.020).
+// Of the further candidates nobody publishes EAGLE's. Assumed: the chance that none of the k best is right
+// falls as 1 / sqrt(k). A power is what Sequoia observes (arXiv 2402.12374); its exponent is 0.50 to 0.52 for
+// k = 2 to 5 in the rates that its repository publishes (acceptance-rate-vector.pt: 0.634, 0.108, 0.057,
+// 0.023, 0.020).
 double assumed_sibling(std::size_t rank) {
   const auto k = static_cast<double>(rank);
   return 1 - std::sqrt(k / (k + 1));
@@ -69,17 +71,20 @@ void DraftTreeKeys::read_shape(const ModelSpec& model, const std::string& engine
   if (engine == "sglang" && !tokens_.present()) return read_of_ngrams(s);
   s.tokens = static_cast<std::int32_t>(tokens_.integer(1, 1, most_tokens));
   refuse({&branches_, &verified_, &siblings_, &matched_},
-         engine == "sglang" ? "`tokens` says a chain of n-grams (breadth 1); a tree of them has no depth of its "
-                              "own: leave `tokens` out, or this key"
-                            : "trees of drafts are modelled for SGLang; remove the key");
+         engine == "sglang"
+             ? "`tokens` says a chain of n-grams (breadth 1); a tree of them has no depth of its "
+               "own: leave `tokens` out, or this key"
+             : "trees of drafts are modelled for SGLang; remove the key");
 }
 
 void DraftTreeKeys::read_of_network(const ModelSpec& model, SpeculationSpec& s) {
   refuse({&matched_}, "only a tree of n-grams has it; remove the key");
   if (!tokens_.present()) {
-    // _auto_choose_speculative_params: steps, topk, tokens to verify; 5, 4, 8 for Grok too, which is no profile.
-    refuse({&branches_, &verified_}, "the engine takes `tokens`, `branches` and `verified` together, or none of "
-                                     "them and chooses; say `tokens` too");
+    // _auto_choose_speculative_params: steps, topk, tokens to verify; 5, 4, 8 for Grok too, which is no
+    // profile.
+    refuse({&branches_, &verified_},
+           "the engine takes `tokens`, `branches` and `verified` together, or none of "
+           "them and chooses; say `tokens` too");
     const bool wide = model.architecture == "LlamaForCausalLM";
     s.tokens = wide ? 5 : 3;
     s.branches = wide ? 4 : 1;
@@ -89,8 +94,9 @@ void DraftTreeKeys::read_of_network(const ModelSpec& model, SpeculationSpec& s) 
     s.tokens = static_cast<std::int32_t>(tokens_.integer(1, 1, most_tokens));
     s.branches = static_cast<std::int32_t>(branches_.integer(1, 1, most_branches));
     if (s.branches == 1) {
-      refuse({&verified_}, "a chain is verified whole (speculative_num_draft_tokens = num_steps + 1); say "
-                           "`branches` too, or remove the key");
+      refuse({&verified_},
+             "a chain is verified whole (speculative_num_draft_tokens = num_steps + 1); say "
+             "`branches` too, or remove the key");
     } else {
       const Yaml verified = node_.require("verified");
       nodes_ = static_cast<std::int32_t>(verified.integer(2, 2, most_verified));
@@ -130,10 +136,11 @@ void DraftTreeKeys::read_of_ngrams(SpeculationSpec& s) {
   }
   s.branches = trie_.breadth;
   if (!siblings_.is_list() || !matched_.present()) {
-    node_.fail("SGLang drafts trees of n-grams (speculative_ngram_max_bfs_breadth, 10 unless said): say what they "
-               "find by `match_length` (tokens of the longest suffix that was said before, 1 to 17) and `siblings` "
-               "(a list: what the second latest continuation and each further one are worth), or a chain by "
-               "`tokens`");
+    node_.fail(
+        "SGLang drafts trees of n-grams (speculative_ngram_max_bfs_breadth, 10 unless said): say what they "
+        "find by `match_length` (tokens of the longest suffix that was said before, 1 to 17) and `siblings` "
+        "(a list: what the second latest continuation and each further one are worth), or a chain by "
+        "`tokens`");
   }
   trie_.matched = static_cast<std::int32_t>(matched_.integer(1, 1, trie_.deepest - 1));
   if (siblings_.is_list()) {
@@ -149,33 +156,36 @@ void DraftTreeKeys::plant(SpeculationSpec& s) const {
   if (nodes_ == 0) return;
   s.verified = nodes_;
   if (s.method == SpeculationMethod::ngram) {
-    s.tree = std::make_shared<const DraftTree>(
-        ngram_tree(chances(s, 1 + s.siblings.size()), trie_, nodes_));
+    s.tree = std::make_shared<const DraftTree>(ngram_tree(chances(s, 1 + s.siblings.size()), trie_, nodes_));
     return;
   }
   const std::vector<std::vector<double>> by_depth = chances(s, static_cast<std::size_t>(s.branches));
   for (std::size_t d = 0; d < by_depth.size(); ++d) {
     const std::vector<double>& row = by_depth[d];
     if (std::is_sorted(row.rbegin(), row.rend())) continue;
-    siblings_.fail("at draft " + std::to_string(d + 1) + " a later candidate would be right more often than a "
-                   "better one; the drafter sorts them: expected falling chances, each of what the better ones "
-                   "leave");
+    siblings_.fail(
+        "at draft " + std::to_string(d + 1) +
+        " a later candidate would be right more often than a "
+        "better one; the drafter sorts them: expected falling chances, each of what the better ones "
+        "leave");
     return;
   }
   s.tree = std::make_shared<const DraftTree>(eagle_tree(by_depth, s.branches, nodes_));
 }
 
-// Before an algorithm's own arguments are chosen the back end is (arg_groups/pipeline.py): on Hopper FlashAttention
-// 3, unless topk > 1 was asked for (`get_default_attn_backend`, `is_no_spec_infer_or_topk_one`); so the engine's
-// own tree, and n-grams', attend by FlashAttention in two passes, a tree that was asked for by FlashInfer with a
-// mask. Other NVIDIA parts have FlashInfer.
+// Before an algorithm's own arguments are chosen the back end is (arg_groups/pipeline.py): on Hopper
+// FlashAttention 3, unless topk > 1 was asked for (`get_default_attn_backend`,
+// `is_no_spec_infer_or_topk_one`); so the engine's own tree, and n-grams', attend by FlashAttention in two
+// passes, a tree that was asked for by FlashInfer with a mask. Other NVIDIA parts have FlashInfer.
 void check_trees(const Yaml& node, InstanceSpec& spec) {
   SpeculationSpec& s = spec.speculation;
   if (s.tree == nullptr) return;
   const ModelSpec& m = spec.model;
-  const Yaml place = node.optional("branches").present() ? node.optional("branches") : node.optional("method");
+  const Yaml place =
+      node.optional("branches").present() ? node.optional("branches") : node.optional("method");
   const auto refuse = [&](bool is, const std::string& what) {
-    if (is) place.fail("a tree of drafts " + what + " is not modelled; use a chain (`tokens`, `branches: 1`)");
+    if (is)
+      place.fail("a tree of drafts " + what + " is not modelled; use a chain (`tokens`, `branches: 1`)");
   };
   const bool hopper = spec.hardware.architecture == "sm_90a", ngram = s.method == SpeculationMethod::ngram;
   s.tree_attention = hopper && (s.chosen_by_engine || ngram) ? TreeAttention::cascade : TreeAttention::masked;

@@ -165,10 +165,10 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
              log = node.optional("acceptance_log"), match = node.optional("match_rate"),
              draft = node.optional("draft");
   if (!s.on()) {
-    for (const Yaml& unused : {tokens, acceptance, log, match, draft, node.optional("one_model"),
-                               node.optional("max_concurrency"), node.optional("branches"),
-                               node.optional("verified"), node.optional("siblings"),
-                               node.optional("match_length")})
+    for (const Yaml& unused :
+         {tokens, acceptance, log, match, draft, node.optional("one_model"), node.optional("max_concurrency"),
+          node.optional("branches"), node.optional("verified"), node.optional("siblings"),
+          node.optional("match_length")})
       accept_all(unused);
     return s;
   }

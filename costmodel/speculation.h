@@ -36,9 +36,9 @@ struct SpeculationSpec {
   double match_rate = 1;  // n-gram: probability that a sequence's last tokens occur earlier in it
   std::string log;        // CSV of logged acceptances instead of drawn ones; path as in the scenario
   DraftShape draft;
-  // SGLang's trees, null = a chain: branches that each pass goes on with, and what `acceptance` says of the best
-  // candidate continued for the others: siblings[r] is of candidate r + 1, given that the better ones are not the
-  // model's token.
+  // SGLang's trees, null = a chain: branches that each pass goes on with, and what `acceptance` says of the
+  // best candidate continued for the others: siblings[r] is of candidate r + 1, given that the better ones
+  // are not the model's token.
   std::shared_ptr<const DraftTree> tree;
   std::int32_t branches = 1;
   std::int32_t verified = 0;  // tokens of a verification, the one before the drafts and padding included

@@ -207,7 +207,8 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
   }
-  const bool verifies = shape.decode_sequences > 0 && padded.mode != GraphMode::none && !shape.without_drafting;
+  const bool verifies =
+      shape.decode_sequences > 0 && padded.mode != GraphMode::none && !shape.without_drafting;
   if (verifies) t.launch += round_half_even(host.verify);  // else with the rest
   t.first_kernel = round_half_even(host.first_kernel);
   if (padded.launcher_agrees) {  // before the first kernel, by whoever launches

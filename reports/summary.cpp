@@ -232,15 +232,15 @@ Json speculation_json(const SummaryInput& in) {
     conditional.push_back(ratio(c.accepted_at[i], reached));
   }
   Json out{{"method", in.speculation},
-          {"tokens", in.speculation_tokens},
-          {"verifications", c.verifications},
-          {"drafts", c.drafts},
-          {"accepted", c.accepted},
-          {"acceptance_rate", ratio(c.accepted, c.drafts)},
-          {"mean_accepted_length", accepted_length(c)},
-          {"tokens_per_decode", ratio(c.tokens, c.decodes)},
-          {"acceptance_by_position", marginal},
-          {"conditional_acceptance_by_position", conditional}};
+           {"tokens", in.speculation_tokens},
+           {"verifications", c.verifications},
+           {"drafts", c.drafts},
+           {"accepted", c.accepted},
+           {"acceptance_rate", ratio(c.accepted, c.drafts)},
+           {"mean_accepted_length", accepted_length(c)},
+           {"tokens_per_decode", ratio(c.tokens, c.decodes)},
+           {"acceptance_by_position", marginal},
+           {"conditional_acceptance_by_position", conditional}};
   if (const auto& tree = in.speculation_tree; tree.verified > 0) {
     out["tree"] = {{"branches", tree.branches},
                    {"verified", tree.verified},
@@ -258,7 +258,8 @@ std::string speculation_text(const SummaryInput& in) {
   return "speculation " + in.speculation + ", " +
          (chain ? std::to_string(in.speculation_tokens) + " drafts a step: "
                 : "trees of " + std::to_string(tree.verified - 1) + " drafts" +
-                      (tree.assumed ? " (chances of further candidates assumed): " : ": ")) + format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
+                      (tree.assumed ? " (chances of further candidates assumed): " : ": ")) +
+         format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
          format_fixed(accepted_length(c), 2) + " tokens a verification, " +
          format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
 }

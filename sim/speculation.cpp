@@ -93,8 +93,7 @@ Result<LoggedAcceptance> LoggedAcceptance::parse(const std::string& text, const 
       errors.push_back(
           invalid_input("expected four whole numbers: request, outputs (at least 1), proposed (at most "
                         "the " +
-                            std::to_string(most_drafts) +
-                            " of deployment.speculation), accepted (at most " +
+                            std::to_string(most_drafts) + " of deployment.speculation), accepted (at most " +
                             (depth > 0 ? std::to_string(depth) + ", the tree's depth)" : "proposed)"),
                         {file, line, 1}));
       continue;

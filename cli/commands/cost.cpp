@@ -130,7 +130,9 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
               {"steps", Json::array()}};
   if (!loaded.title.empty()) result["pool"] = loaded.scenario.pool.name;
   if (const SpeculationSpec& s = loaded.instance().speculation; s.tree != nullptr)
-    result["draft_tree"] = {{"branches", s.branches}, {"verified", s.verified}, {"depth", s.tokens},
+    result["draft_tree"] = {{"branches", s.branches},
+                            {"verified", s.verified},
+                            {"depth", s.tokens},
                             {"further_candidates", s.siblings_assumed ? "assumed" : "given"}};
   for (const StepRequest& step : steps) {
     result["steps"].push_back(
@@ -143,9 +145,8 @@ Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
                               const std::vector<StepRequest>& steps) {
   const InstanceSpec& instance = loaded.instance();
   const std::int32_t drafts = instance.speculation.drafts();
-  std::string text =
-      loaded.title + instance_line(instance) + (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") +
-      tree_line(instance.speculation);
+  std::string text = loaded.title + instance_line(instance) +
+                     (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") + tree_line(instance.speculation);
   if (options.step.empty()) {
     text += "\n" + loaded.scenario.pool.memory.to_table();
     ORRERY_TRY(images, image_table(loaded.scenario));

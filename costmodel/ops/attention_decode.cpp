@@ -54,14 +54,12 @@ class AttentionDecodeOperator : public Operator {
     // With prompt chunks in the step, one launch serves both.
     if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
     const KernelLaws* const laws = roofline_.laws();
-    if (laws != nullptr && laws->decode && drafts == 0 &&
-        laws->decode->holds(walks, spec_.heads)) {
-      const double walk =
-          laws->decode->ns(roofline_.units(), walks, spec_.heads, keys);
+    if (laws != nullptr && laws->decode && drafts == 0 && laws->decode->holds(walks, spec_.heads)) {
+      const double walk = laws->decode->ns(roofline_.units(), walks, spec_.heads, keys);
       price_from_law(cost, *laws, roofline_.part(), walk + cost.memory_ns, laws->decode->error);
     } else if (splits_keys(laws) && drafts == 0) {
-      const double walk = laws->split_decode->ns(roofline_.units(), walks, spec_.heads, spec_.kv_heads,
-                                                 spec_.head_dim, keys);
+      const double walk =
+          laws->split_decode->ns(roofline_.units(), walks, spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
       // Where the bytes take longer, the price is the roofline's, and is called so; the walk stands for its
       // tiles' waves.
       if (walk > cost.memory_ns)

@@ -1,5 +1,5 @@
-// What SGLang's trees of drafts run beside a chain's kernels (costmodel/draft_tree_nodes.h). Nobody timed any of
-// them: bytes at the rates of streams, and as many starts as there are kernels, counted in the sources.
+// What SGLang's trees of drafts run beside a chain's kernels (costmodel/draft_tree_nodes.h). Nobody timed any
+// of them: bytes at the rates of streams, and as many starts as there are kernels, counted in the sources.
 #include <string>
 
 #include "costmodel/op_table.h"
@@ -36,8 +36,8 @@ class TreeOperator : public Operator {
   const Roofline& roofline_;
 };
 
-// The second launch of attention, one query a row over its path, two transpositions of softmax sums, and the sum of
-// both results (`merge_state_v2`). The path's keys were just written.
+// The second launch of attention, one query a row over its path, two transpositions of softmax sums, and the
+// sum of both results (`merge_state_v2`). The path's keys were just written.
 class TreeAttentionOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
@@ -47,7 +47,8 @@ class TreeAttentionOperator : public TreeOperator {
     if (rows == 0) return cost;
     const auto width = static_cast<double>(spec_.heads * spec_.head_dim);
     const double keys = spec_.tree_keys * 2.0 * static_cast<double>(spec_.kv_heads * spec_.head_dim);
-    // Query and output of the launch; two results and their sum; five passes over sums of two results in fp32.
+    // Query and output of the launch; two results and their sum; five passes over sums of two results in
+    // fp32.
     stream(rows * (keys * spec_.kv_bytes + 5 * width * 2 + 10 * static_cast<double>(spec_.heads) * 4),
            attention_start + 3, cost);
     cost.flops = 4.0 * width * spec_.tree_keys * rows;
@@ -60,8 +61,8 @@ class TreeAttentionOperator : public TreeOperator {
   KernelClass kernel_class() const override { return KernelClass::attention_decode; }
 };
 
-// A byte of mask for each row and token that it may see. FlashAttention's lies in a buffer that is cleared whole
-// (spec.n bytes); FlashInfer's is packed to bits.
+// A byte of mask for each row and token that it may see. FlashAttention's lies in a buffer that is cleared
+// whole (spec.n bytes); FlashInfer's is packed to bits.
 class TreeBuildOperator : public TreeOperator {
  public:
   using TreeOperator::TreeOperator;
@@ -89,7 +90,8 @@ class TreeCommitOperator : public TreeOperator {
     const double rows = tree_rows(spec_, input);
     if (rows == 0) return cost;
     const double sequences = input.shape->decode_sequences;
-    const double moved = sequences * static_cast<double>(spec_.n) * static_cast<double>(spec_.k) * spec_.kv_bytes;
+    const double moved =
+        sequences * static_cast<double>(spec_.n) * static_cast<double>(spec_.k) * spec_.kv_bytes;
     // Hidden states are copied whole, and the path's gathered and written once more.
     const double hidden = (rows + sequences * static_cast<double>(spec_.n)) * spec_.out_bytes;
     stream(2 * moved + 2 * hidden, TreeKernels::committing, cost);
@@ -109,9 +111,9 @@ std::unique_ptr<Operator> make_tree_commit(const OpSpec& spec, const Roofline& r
   return std::make_unique<TreeCommitOperator>(spec, roofline);
 }
 
-// Softmax reads twice and writes; the choice of the best by four digits of eight bits reads once for each, and once
-// more to gather. Its kernels are PyTorch's, assumed: a pass has a count, a scan and a choice, and four gather
-// and sort.
+// Softmax reads twice and writes; the choice of the best by four digits of eight bits reads once for each,
+// and once more to gather. Its kernels are PyTorch's, assumed: a pass has a count, a scan and a choice, and
+// four gather and sort.
 std::unique_ptr<Operator> make_tree_candidates(const OpSpec& spec, const Roofline& roofline) {
   constexpr double passes = 3 + 5;
   return std::make_unique<StreamOperator>(spec, roofline, passes * 4 * static_cast<double>(spec.n), 0,

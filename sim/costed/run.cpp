@@ -454,9 +454,9 @@ Result<RunResult> run_scenario(const Scenario& scenario, const RunOptions& optio
   PoolRun& first = *parts->pools.front();
   const std::unique_ptr<Inbox> inbox =
       options.make_inbox ? options.make_inbox(inbox_delay(*parts), parts->oracle)
-                         : std::make_unique<TraceInbox>(
-                               std::move(source), inbox_delay(*parts), workload.closed_loop_concurrency,
-                               parts->oracle, eyes(*parts).images.front_end.get());
+                         : std::make_unique<TraceInbox>(std::move(source), inbox_delay(*parts),
+                                                        workload.closed_loop_concurrency, parts->oracle,
+                                                        eyes(*parts).images.front_end.get());
   std::optional<PooledExecutor> pooled;
   if (parts->pools.size() > 1) {
     std::vector<PooledExecutor::Part> executors;

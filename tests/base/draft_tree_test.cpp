@@ -49,8 +49,8 @@ Chances random_chances(RandomStream& r, std::size_t depth, std::size_t ranks) {
 
 }  // namespace
 
-// Scores: 0.6, 0.2; behind the first 0.36, 0.12, behind the second 0.12, 0.04. The best three are 0.6, 0.36, 0.2;
-// of the two of 0.12 the one that stands first in the list is the fourth.
+// Scores: 0.6, 0.2; behind the first 0.36, 0.12, behind the second 0.12, 0.04. The best three are 0.6, 0.36,
+// 0.2; of the two of 0.12 the one that stands first in the list is the fourth.
 TEST_CASE("EAGLE's tree: the best products of chances, of all passes together") {
   const DraftTree three = eagle_tree(alike(2, {0.6, 0.2}), 2, 4);
   CHECK(candidates(three) == std::vector<Ids>{{1, 2}, {3}, {}, {}});
@@ -62,8 +62,8 @@ TEST_CASE("EAGLE's tree: the best products of chances, of all passes together") 
   CHECK(four.expected_accepted() == Approx(0.6 + 0.2 + 0.36 + 0.12));
 }
 
-// Of 4 nodes of depth 2 (0.25, 0.2, 0.2, 0.16) the pass goes on from 0.25 and one of 0.2: what follows the others
-// is no candidate, though verified would be more than there is.
+// Of 4 nodes of depth 2 (0.25, 0.2, 0.2, 0.16) the pass goes on from 0.25 and one of 0.2: what follows the
+// others is no candidate, though verified would be more than there is.
 TEST_CASE("EAGLE's tree: a pass goes on from the best branches of the one before alone") {
   CHECK(eagle_candidates(3, 2) == 10);
   const DraftTree all = eagle_tree(alike(3, {0.5, 0.4}), 2, 11);
@@ -81,10 +81,12 @@ TEST_CASE("EAGLE's tree with one branch is the chain; certain drafts keep their 
   CHECK(certain.depth() == 4);
 }
 
-TEST_CASE("EAGLE's trees at random: no more than the best of all paths, and never fewer with more of anything") {
+TEST_CASE(
+    "EAGLE's trees at random: no more than the best of all paths, and never fewer with more of anything") {
   RandomStream r(7, RandomPurpose::property_test, 1);
   for (int i = 0; i < 300; ++i) {
-    const auto depth = static_cast<std::size_t>(1 + r.below(4)), ranks = static_cast<std::size_t>(1 + r.below(4));
+    const auto depth = static_cast<std::size_t>(1 + r.below(4)),
+               ranks = static_cast<std::size_t>(1 + r.below(4));
     const Chances chances = random_chances(r, depth, ranks);
     const auto wide = static_cast<std::int32_t>(ranks);
     const auto most = eagle_candidates(static_cast<std::int64_t>(depth), wide);
@@ -125,8 +127,8 @@ TEST_CASE("n-grams: a short match branches at once, a long one goes on in a chai
   CHECK(chain.drafts() == 11);
 }
 
-// Suffix 17: node 1. Suffix 16, int(1.53): behind it node 2. Suffix 15, int(2.06): node 3 beside node 1, behind it
-// 4; then 5 behind 2, which ends one token earlier than with 17 matched.
+// Suffix 17: node 1. Suffix 16, int(1.53): behind it node 2. Suffix 15, int(2.06): node 3 beside node 1,
+// behind it 4; then 5 behind 2, which ends one token earlier than with 17 matched.
 TEST_CASE("n-grams: shorter suffixes add to what longer ones found") {
   const DraftTree tree = ngram_tree({}, {.matched = 17, .continuations = 2}, 7);
   CHECK(candidates(tree) == std::vector<Ids>{{1, 3}, {2}, {5}, {4}, {6}, {}, {}});

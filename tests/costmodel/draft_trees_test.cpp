@@ -1,4 +1,5 @@
-// Trees of drafts: what a deployment may say of them, their shapes and their price. Rules: files of SGLang 0.5.23.
+// Trees of drafts: what a deployment may say of them, their shapes and their price. Rules: files of SGLang
+// 0.5.23.
 #include "costmodel/draft_trees.h"
 
 #include "catch.h"
@@ -55,7 +56,8 @@ TEST_CASE("`_auto_choose_speculative_params`: who says no `tokens` gets the engi
   CHECK(llama.tokens == 5);
   CHECK(llama.branches == 4);
   CHECK(llama.query_length() == 8);
-  CHECK(llama.tree_attention == TreeAttention::cascade);  // chosen before the tree is (arg_groups/pipeline.py)
+  CHECK(llama.tree_attention == TreeAttention::cascade);  // chosen before the tree is
+                                                          // (arg_groups/pipeline.py)
   const SpeculationSpec qwen = good("{method: eagle, acceptance: 0.7}", "qwen3-8b");
   CHECK(qwen.tree == nullptr);
   CHECK(qwen.query_length() == 4);
@@ -68,7 +70,8 @@ TEST_CASE("`_auto_choose_speculative_params`: who says no `tokens` gets the engi
   CHECK(good("{method: eagle, tokens: 3, branches: 1, acceptance: 0.7}").query_length() == 4);
 }
 
-// By hand: of what the best candidate leaves, 1 − √½ = 0.293 to the second, 1 − √⅔ = 0.184 of the rest to the third.
+// By hand: of what the best candidate leaves, 1 − √½ = 0.293 to the second, 1 − √⅔ = 0.184 of the rest to the
+// third.
 TEST_CASE("chances of later candidates: given, or an assumed law that keeps their order") {
   const SpeculationSpec assumed =
       good("{method: eagle, tokens: 2, branches: 3, verified: 6, acceptance: [0.6, 0.1]}");
@@ -161,6 +164,6 @@ TEST_CASE("what is wrong with a tree is said where it stands") {
   says(tree + "8, acceptance: 0.7}", "trees of drafts are modelled for SGLang", "llama-3.1-8b",
        "hardware: h200\n  engine: vllm-0.24");
   says(tree + "8, acceptance: 0.7}", "AMD", "llama-3.1-8b", "hardware: mi300x\n  engine: sglang-0.5");
-  says("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 3, siblings: [0.2]}", "sliding windows",
-       "gpt-oss-20b");
+  says("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 3, siblings: [0.2]}",
+       "sliding windows", "gpt-oss-20b");
 }

@@ -34,7 +34,8 @@ inline void speculate(World& w, RandomStream& r) {
 
 // A network's tree: more is verified than can be accepted, and more slots are taken than are verified.
 inline void branch_out(World& w, RandomStream& r) {
-  const auto depth = static_cast<std::int32_t>(1 + r.below(4)), branches = static_cast<std::int32_t>(2 + r.below(3));
+  const auto depth = static_cast<std::int32_t>(1 + r.below(4)),
+             branches = static_cast<std::int32_t>(2 + r.below(3));
   const auto most = static_cast<std::uint64_t>(eagle_candidates(depth, branches));
   const auto verified = static_cast<std::int32_t>(2 + r.below(std::min<std::uint64_t>(most, 12)));
   std::vector<std::vector<double>> chances;

@@ -18,8 +18,8 @@ namespace {
 
 constexpr std::uint64_t fewer = sanitized ? 5 : 1;
 
-std::shared_ptr<const DraftTree> planted(const std::vector<std::vector<double>>& chances, std::int32_t branches,
-                                         std::int32_t verified) {
+std::shared_ptr<const DraftTree> planted(const std::vector<std::vector<double>>& chances,
+                                         std::int32_t branches, std::int32_t verified) {
   return std::make_shared<const DraftTree>(eagle_tree(chances, branches, verified));
 }
 
@@ -46,8 +46,8 @@ TEST_CASE("a tree of one branch accepts what the chain accepts, draw by draw") {
   CHECK(b.proposed(RequestId(0), 1) == 3);
 }
 
-// Each draw belongs to one place, so that wider trees with the same best candidates accept no less there: what a
-// narrower tree verifies of the same chances is a part of it.
+// Each draw belongs to one place, so that wider trees with the same best candidates accept no less there:
+// what a narrower tree verifies of the same chances is a part of it.
 TEST_CASE("accepted lengths follow the chances of the nodes that are verified, depth by depth") {
   const std::vector<std::vector<double>> chances(3, {0.6, 0.2, 0.1});
   const auto tree = planted(chances, 3, 9);
@@ -69,8 +69,8 @@ TEST_CASE("accepted lengths follow the chances of the nodes that are verified, d
   }
 }
 
-// Rows for 7 drafts, slots for 20 tokens (5 passes of 4 branches, `get_alloc_len_per_decode`) twice, and at most
-// 5 accepted; under the overlap loop the context lags one verification.
+// Rows for 7 drafts, slots for 20 tokens (5 passes of 4 branches, `get_alloc_len_per_decode`) twice, and at
+// most 5 accepted; under the overlap loop the context lags one verification.
 TEST_CASE("§6 a tree's chosen drafts are verified, a path of them is accepted, its slots come back") {
   Driver d(llama());
   d.acceptance.accepts = 5;
@@ -84,8 +84,8 @@ TEST_CASE("§6 a tree's chosen drafts are verified, a path of them is accepted, 
   CHECK(d.scheduler.cache().held() == 0);
 }
 
-// 2 · 20 slots for each decode where a chain of 5 takes 2 · 6: two requests of 100 tokens have room in 260 slots as
-// chains and not as trees, where the longer one that is younger is retracted (`retract_decode`).
+// 2 · 20 slots for each decode where a chain of 5 takes 2 · 6: two requests of 100 tokens have room in 260
+// slots as chains and not as trees, where the longer one that is younger is retracted (`retract_decode`).
 TEST_CASE("§3 a tree's reserve is what retraction counts") {
   const auto rows = [](SglangConfig c) {
     c.init_new_token_ratio = c.min_new_token_ratio_factor = 0;
@@ -135,7 +135,8 @@ TEST_CASE("§6 random worlds with trees: every request ends once, no slot is los
   CHECK(visited.preemptions > 0);
 }
 
-TEST_CASE("§6 trees from the file to the digest: the engine's own for Llama, more tokens a step than the chain") {
+TEST_CASE(
+    "§6 trees from the file to the digest: the engine's own for Llama, more tokens a step than the chain") {
   const auto read = [](const std::string& speculation) {
     return example_at_four_times_its_rate({"deployment.model=llama-3.1-8b", "deployment.engine=sglang-0.5",
                                            "deployment.speculation=" + speculation,
@@ -158,8 +159,9 @@ TEST_CASE("§6 trees from the file to the digest: the engine's own for Llama, mo
   const double n = static_cast<double>(a.speculation.verifications);
   CHECK(std::abs(mean(a) - tree.expected_accepted()) < 5 * 2.5 / std::sqrt(n));
   CHECK(mean(a) > mean(chain) + 0.1);
-  const RunResult ngram = run(read("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 8, "
-                                   "siblings: [0.3, 0.1]}"));
+  const RunResult ngram =
+      run(read("{method: ngram, acceptance: 0.6, match_rate: 0.5, match_length: 8, "
+               "siblings: [0.3, 0.1]}"));
   CHECK(ngram.completed == a.completed);
   CHECK(ngram.speculation.drafts == 11 * ngram.speculation.verifications);
   CHECK(ngram.speculation.verifications < ngram.speculation.decodes);
