@@ -2,6 +2,7 @@
 // alone.
 #pragma once
 
+#include "costmodel/draft_tree.h"
 #include "costmodel/graph_nodes.h"
 
 namespace orrery {

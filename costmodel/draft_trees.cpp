@@ -4,7 +4,7 @@
 #include <cmath>
 #include <initializer_list>
 
-#include "base/text.h"
+#include "base/json.h"
 #include "costmodel/instance_spec.h"
 #include "costmodel/kv_groups.h"
 #include "costmodel/profile_reader.h"

@@ -1,5 +1,5 @@
 // Trees of drafts as SGLang 0.5.23 has them (docs/speculation.md): the keys that say one, its chances, and
-// what attends over it. Shapes: base/draft_tree.h.
+// what attends over it. Shapes: costmodel/draft_tree.h.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/yaml_reader.h"
+#include "costmodel/draft_tree.h"
 #include "costmodel/speculation.h"
 
 namespace orrery {

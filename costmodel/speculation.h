@@ -8,10 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "base/draft_tree.h"
 #include "base/yaml_reader.h"
 
 namespace orrery {
+
+struct DraftTree;  // costmodel/draft_tree.h
 
 enum class SpeculationMethod : std::uint8_t { off, ngram, eagle, mtp };
 const char* to_string(SpeculationMethod method);
@@ -57,7 +58,9 @@ struct SpeculationSpec {
     return engine == "tensorrt-llm" &&
            (method == SpeculationMethod::mtp || (method == SpeculationMethod::eagle && one_model));
   }
-  std::int32_t drafts() const { return tree ? verified - 1 : tokens; }  // that a verification looks at
+  std::int32_t drafts() const {
+    return verified > 0 ? verified - 1 : tokens;
+  }                                                           // that a verification looks at
   std::int32_t query_length() const { return 1 + drafts(); }  // of a decode whose drafts are all there
 };
 

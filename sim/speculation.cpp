@@ -19,10 +19,10 @@ std::uint64_t place(RequestId request, std::int32_t outputs) {
 
 namespace {
 // Down the tree while what the model says is one of a node's candidates.
-std::int32_t walk(const DraftTree& tree, RandomStream& draws) {
+std::int32_t walk(const DraftPaths& tree, RandomStream& draws) {
   std::size_t at = 0;
   for (std::int32_t n = 0;; ++n) {
-    const std::vector<std::int32_t>& candidates = tree.nodes[at].candidates;
+    const std::vector<std::int32_t>& candidates = tree.candidates[at];
     if (candidates.empty()) return n;
     const std::vector<double>& chances = tree.chances[static_cast<std::size_t>(n)];
     const double draw = draws.uniform();

@@ -13,12 +13,18 @@
 #include <string>
 #include <vector>
 
-#include "base/draft_tree.h"
 #include "base/result.h"
 #include "sim/request.h"
 #include "sim/step_plan.h"
 
 namespace orrery {
+
+// A tree of drafts as far as acceptance goes. Node 0 is the token before the drafts.
+struct DraftPaths {
+  std::vector<std::vector<double>> chances;  // by depth of an accepted node and rank of its candidates
+  std::vector<std::vector<std::int32_t>> candidates;  // nodes by rank, of each node
+  std::int32_t drafts() const { return static_cast<std::int32_t>(candidates.size()) - 1; }
+};
 
 // How a request's drafts fare; outputs are counted from 1, `outputs` of them are there.
 class AcceptanceOracle {
@@ -44,15 +50,15 @@ class SampledAcceptance final : public AcceptanceOracle {
       : seed_(seed), acceptance_(std::move(acceptance)), match_rate_(match_rate),
         drafts_(static_cast<std::int32_t>(acceptance_.size())) {}
   // A tree: from an accepted node the draw that accepts a chain's draft also says which candidate it is.
-  SampledAcceptance(std::uint64_t seed, std::shared_ptr<const DraftTree> tree, double match_rate)
+  SampledAcceptance(std::uint64_t seed, std::shared_ptr<const DraftPaths> tree, double match_rate)
       : seed_(seed), tree_(std::move(tree)), match_rate_(match_rate), drafts_(tree_->drafts()) {}
   std::int32_t accepted(RequestId request, std::int32_t outputs, std::int32_t drafts) const override;
   std::int32_t proposed(RequestId request, std::int32_t outputs) const override;
 
  private:
   std::uint64_t seed_;
-  std::vector<double> acceptance_;         // of a chain
-  std::shared_ptr<const DraftTree> tree_;  // null = a chain
+  std::vector<double> acceptance_;          // of a chain
+  std::shared_ptr<const DraftPaths> tree_;  // null = a chain
   double match_rate_;
   std::int32_t drafts_;
 };

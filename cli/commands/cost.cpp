@@ -15,6 +15,7 @@
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
 #include "cli/interrupt.h"
+#include "costmodel/draft_trees.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/scenario.h"

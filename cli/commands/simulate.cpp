@@ -16,6 +16,7 @@
 #include "cli/interrupt.h"
 #include "cli/interval_runs.h"
 #include "cli/version.h"
+#include "costmodel/draft_tree.h"
 #include "live/tape.h"
 #include "reports/run_outputs.h"
 #include "reports/summary.h"

@@ -2,6 +2,9 @@
 // 0.5.23.
 #include "costmodel/draft_trees.h"
 
+#include <cmath>
+#include <vector>
+
 #include "catch.h"
 #include "costmodel/instance_spec.h"
 #include "hand_spec.h"
@@ -137,7 +140,8 @@ TEST_CASE("the price of a tree: rows by what is verified and by branches, and it
   CHECK(cascade.price(eight).busy > chain.price(six).busy);
   // Beside prompts nobody verifies (`mix_with_running`).
   StepShape mixed = decodes(16, 4000, 0);
-  mixed.prefill.push_back({.new_tokens = 100, .context = 0});
+  const std::vector<PrefillChunk> prompt{{.new_tokens = 100, .context = 0}};
+  mixed.prefill = prompt;
   CHECK(line(cascade, mixed, "tree_attention").time_ns == 0);
 }
 

@@ -34,7 +34,7 @@ SglangConfig llama(std::int64_t tokens = 100000) {
 
 TEST_CASE("a tree of one branch accepts what the chain accepts, draw by draw") {
   const std::vector<double> chain{0.8, 0.6, 0.5};
-  const SampledAcceptance a(11, chain, 1), b(11, planted({{0.8}, {0.6}, {0.5}}, 1, 4), 1);
+  const SampledAcceptance a(11, chain, 1), b(11, draft_paths(*planted({{0.8}, {0.6}, {0.5}}, 1, 4)), 1);
   std::int64_t accepted = 0;
   for (std::uint64_t request = 0; request < 20; ++request) {
     for (std::int32_t outputs = 1; outputs <= 200; ++outputs) {
@@ -51,7 +51,8 @@ TEST_CASE("a tree of one branch accepts what the chain accepts, draw by draw") {
 TEST_CASE("accepted lengths follow the chances of the nodes that are verified, depth by depth") {
   const std::vector<std::vector<double>> chances(3, {0.6, 0.2, 0.1});
   const auto tree = planted(chances, 3, 9);
-  const SampledAcceptance oracle(5, tree, 1), whole(5, planted(chances, 3, 22), 1);
+  const SampledAcceptance oracle(5, draft_paths(*tree), 1),
+      whole(5, draft_paths(*planted(chances, 3, 22)), 1);
   const int n = 20000;
   std::vector<double> reached(4, 0);
   for (std::uint64_t i = 0; i < n; ++i) {

@@ -1,4 +1,4 @@
-#include "base/draft_tree.h"
+#include "costmodel/draft_tree.h"
 
 #include <algorithm>
 #include <cstddef>

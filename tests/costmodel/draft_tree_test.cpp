@@ -1,7 +1,7 @@
 // Trees of drafts by hand. Rules: eagle_worker_v2.py (`draft_forward`), eagle_utils.py
 // (`organize_draft_results`), spec_utils.py (`select_top_k_tokens`) and jit/csrc/ngram_corpus/trie.cpp
 // (`buildRecency`) of SGLang 0.5.23.
-#include "base/draft_tree.h"
+#include "costmodel/draft_tree.h"
 
 #include <algorithm>
 
