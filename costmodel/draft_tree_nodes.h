@@ -47,7 +47,7 @@ class DraftTreeNodes : protected GraphNodes {
     build.depends_on = DependsOn::decode;
     // With graphs FlashAttention's buffer for the mask is of the largest batch at the longest context, and
     // cleared whole in every step (verify_mask.py).
-    if (s.tree_attention == TreeAttention::cascade && !sizes.empty())
+    if (s.tree_attention == TreeAttention::cascade && s.has_network() && !sizes.empty())
       build.n = sizes.back() * (spec_.engine.settings.max_model_len + s.query_length());
     build.variant = s.tree_attention == TreeAttention::cascade ? "cascade" : "masked";
     add("tree_build", "tree_build", build, 1);

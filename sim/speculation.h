@@ -50,7 +50,7 @@ class SampledAcceptance final : public AcceptanceOracle {
       : seed_(seed), acceptance_(std::move(acceptance)), match_rate_(match_rate),
         drafts_(static_cast<std::int32_t>(acceptance_.size())) {}
   // A tree: from an accepted node the draw that accepts a chain's draft also says which candidate it is.
-  SampledAcceptance(std::uint64_t seed, std::shared_ptr<const DraftPaths> tree, double match_rate)
+  SampledAcceptance(std::shared_ptr<const DraftPaths> tree, std::uint64_t seed, double match_rate)
       : seed_(seed), tree_(std::move(tree)), match_rate_(match_rate), drafts_(tree_->drafts()) {}
   std::int32_t accepted(RequestId request, std::int32_t outputs, std::int32_t drafts) const override;
   std::int32_t proposed(RequestId request, std::int32_t outputs) const override;

@@ -18,7 +18,7 @@ inline std::shared_ptr<const DraftPaths> draft_paths(const DraftTree& tree) {
 
 // Who draws how a deployment's drafts fare.
 inline SampledAcceptance sampled_acceptance(const SpeculationSpec& s, std::uint64_t seed) {
-  if (s.tree != nullptr) return {seed, draft_paths(*s.tree), s.match_rate};
+  if (s.tree != nullptr) return {draft_paths(*s.tree), seed, s.match_rate};
   return {seed, s.acceptance, s.match_rate};
 }
 

@@ -47,7 +47,7 @@ inline void branch_out(World& w, RandomStream& r) {
     chances.push_back(row);
   }
   const auto tree = std::make_shared<const DraftTree>(eagle_tree(chances, branches, verified));
-  w.own_acceptance = std::make_shared<SampledAcceptance>(r.below(1000), draft_paths(*tree), 1);
+  w.own_acceptance = std::make_shared<SampledAcceptance>(draft_paths(*tree), r.below(1000), 1);
   w.acceptance = w.own_acceptance.get();
   SpeculationSpec& s = w.spec.speculation;
   s.method = SpeculationMethod::eagle;
