@@ -4,13 +4,13 @@
 
 #include <limits>
 
-#include "costmodel/graph_nodes.h"
+#include "costmodel/draft_tree_nodes.h"
 
 namespace orrery {
 
-class ContextNodes : protected GraphNodes {
+class ContextNodes : protected DraftTreeNodes {
  protected:
-  using GraphNodes::GraphNodes;
+  using DraftTreeNodes::DraftTreeNodes;
 
   // ------------------------------------------------------------ SGLang: a step's prompts dealt to ranks
 
@@ -76,6 +76,7 @@ class ContextNodes : protected GraphNodes {
     OpSpec decode = s;
     decode.depends_on = DependsOn::decode;
     add("attention_decode", "attention_decode", decode, l);
+    add_tree_attention(decode, l);
     if (context_.shares_prompts())  // the two launches' outputs, one behind the other
       add("cp_join_halves", "rank_copy", own_of_split(s.heads * s.head_dim), l);
   }

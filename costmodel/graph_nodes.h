@@ -29,10 +29,11 @@ class GraphNodes {
   void add(const std::string& use, const char* op, const OpSpec& given, std::int64_t count) {
     if (count == 0) return;
     OpSpec spec = given;
-    if (pass_ == Pass::next) {  // one token of each sequence: no prompts, no drafts to verify
+    if (pass_ == Pass::next) {  // a token of each branch: no prompts, no drafts to verify
       if (spec.depends_on == DependsOn::prefill) return;
       if (spec.depends_on == DependsOn::tokens) spec.depends_on = DependsOn::drafting;
       spec.one_query = true;
+      spec.branches = spec_.speculation.has_network() ? spec_.speculation.branches : 1;
     }
     const std::string name = (pass_ == Pass::model   ? ""
                               : pass_ == Pass::first ? "draft_"
@@ -89,7 +90,11 @@ class GraphNodes {
     s.kv_bytes = bytes_per_element(model_.kv_dtype);
     s.norm_heads = model_.qk_norm;
     s.softcap = model_.attention_softcap;
-    s.other_kernel = serves_image_prefixes(model_, spec_.engine) || attends_by_flashinfer(spec_.engine);
+    const TreeAttention tree = spec_.speculation.tree_attention;
+    s.other_kernel = serves_image_prefixes(model_, spec_.engine) || attends_by_flashinfer(spec_.engine) ||
+                     (tree == TreeAttention::masked && spec_.hardware.architecture == "sm_90a");
+    s.branches_apart = tree == TreeAttention::masked;  // FlashInferMultiStepDraftBackend: a request each
+    s.tree_apart = tree == TreeAttention::cascade;
     s.format.math = model_.activation_dtype == DType::fp16 ? DType::fp16 : DType::bf16;
     return s;
   }

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "costmodel/context_check.h"
+#include "costmodel/draft_trees.h"
 #include "costmodel/draft_windows.h"
 #include "costmodel/exchange_check.h"
 #include "costmodel/figure_changes.h"
@@ -76,7 +77,7 @@ class InstanceReader {
     spec_.speculation = read_speculation(speculation, spec_.model, spec_.engine.engine, folder_);
     spec_.experts =
         read_experts(node_.optional("experts"), spec_.model, spec_.plan, spec_.engine.engine, folder_);
-    spec_.engine.settings.draft_tokens = spec_.speculation.tokens;
+    spec_.engine.settings.draft_tokens = spec_.speculation.drafts();
     spec_.engine.settings.graphs_without_drafts = spec_.speculation.max_concurrency > 0;
     spec_.engine.speculates_on_host = spec_.speculation.method == SpeculationMethod::ngram;
     if (spec_.engine.speculates_on_host && spec_.engine.host.ngram_token.source.empty()) {
@@ -89,6 +90,7 @@ class InstanceReader {
     if (spec_.engine.settings.context.splits_cache()) check_split_cache(spec_, node_);
     check_compiled(args);
     check_draft_windows(spec_, args);
+    check_trees(speculation, spec_);
     if (spec_.plan.dp > 1) set_joint_settings();
     if (spec_.engine.settings.joint.exchanges()) read_exchange(spec_, args, errors_);
     if (staged) check_staged_settings(args);

@@ -6,7 +6,7 @@ namespace orrery {
 
 namespace {
 
-constexpr std::array<OperatorEntry, 83> table{{
+constexpr std::array<OperatorEntry, 88> table{{
     {"gemm", "dense matrix product, tiles dealt to compute units in waves", OpClass::gemm, 1, make_gemm},
     {"grouped_gemm", "experts' matrix product, rows grouped and padded per expert", OpClass::grouped_gemm, 1,
      make_grouped_gemm},
@@ -109,6 +109,16 @@ constexpr std::array<OperatorEntry, 83> table{{
     {"argmax", "greedy sampling", OpClass::sampling, 1, make_argmax},
     {"verify_drafts", "drafts against sampled tokens: which are accepted", OpClass::sampling, 2,
      make_verify_drafts},
+    {"tree_attention", "a tree's rows over their own paths, and its sum with what they saw of the context",
+     OpClass::attention_decode, 4, make_tree_attention},
+    {"tree_candidates", "softmax and top-k of a drafting pass", OpClass::sampling, tree_candidate_kernels,
+     make_tree_candidates},
+    {"tree_choice", "which branches a drafting pass goes on with, and their hidden states", OpClass::sampling,
+     5, make_tree_choice},
+    {"tree_build", "the best drafts of all passes as a tree, and the mask of who sees whom",
+     OpClass::sampling, 10, make_tree_build},
+    {"tree_commit", "keys, values and hidden states of the accepted path moved to where a chain has them",
+     OpClass::sampling, 11, make_tree_commit},
     {"step_inputs", "small kernels before and after the layers: positions, block tables, token bookkeeping",
      OpClass::sampling, 24, make_step_inputs},
     {"stream_gaps", "idle time between the kernels of a step that no graph holds, beyond that inside a graph",

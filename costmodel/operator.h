@@ -146,10 +146,14 @@ struct OpSpec {
   bool norm_heads = false;            // rotary: with per-head RMSNorm of q and k
   bool softcap = false;               // attention: scores go through cap · tanh(score / cap)
   bool other_kernel = false;          // attention: the engine runs a kernel that is not the one in its tables
-  bool relative = false;     // row-wise: the table's figures are those of a kernel alike; twice their error
-  bool one_query = false;    // attention_decode: one token a sequence, whatever the step verifies
-  bool expert_rows = false;  // rows = tokens · experts_per_token
-  bool own_rows = false;     // of what depends on all ranks' tokens: the rank's own
+  bool relative = false;      // row-wise: the table's figures are those of a kernel alike; twice their error
+  bool one_query = false;     // attention_decode: one token a sequence, whatever the step verifies
+  std::int32_t branches = 1;  // of a further drafting pass: rows of each sequence
+  bool branches_apart = false;  // attention_decode: each of them reads the context's keys by itself
+  bool tree_apart = false;      // attention_decode: keys of a tree of drafts are another kernel's
+  double tree_keys = 0;         // tree_attention: that a row sees, on average
+  bool expert_rows = false;     // rows = tokens · experts_per_token
+  bool own_rows = false;        // of what depends on all ranks' tokens: the rank's own
   std::shared_ptr<const ExchangeShape> exchange;  // of ep_dispatch and ep_combine
   std::shared_ptr<const MoeTiles> tiles;  // grouped_gemm: of the engine's kernel, where they are told apart
   DependsOn depends_on = DependsOn::tokens;

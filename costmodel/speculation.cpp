@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "costmodel/draft_trees.h"
 #include "costmodel/model_spec.h"
 #include "costmodel/profile_reader.h"
 
 namespace orrery {
 
 namespace {
-
-constexpr std::int64_t most_tokens = 16;  // drafts of a step; engines are run with 1 to 8
 
 // A single number serves for all positions; a list has one for each.
 std::vector<double> read_acceptance(const Yaml& node, std::int64_t tokens) {
@@ -166,8 +165,10 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
              log = node.optional("acceptance_log"), match = node.optional("match_rate"),
              draft = node.optional("draft");
   if (!s.on()) {
-    for (const Yaml& unused : {tokens, acceptance, log, match, draft, node.optional("one_model"),
-                               node.optional("max_concurrency")})
+    for (const Yaml& unused :
+         {tokens, acceptance, log, match, draft, node.optional("one_model"), node.optional("max_concurrency"),
+          node.optional("branches"), node.optional("verified"), node.optional("siblings"),
+          node.optional("match_length")})
       accept_all(unused);
     return s;
   }
@@ -183,7 +184,8 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
     method.fail(
         "TensorRT-LLM 1.2 gives a multimodal model's hidden states to no drafting network "
         "(spec_metadata); use ngram, method: off, or a text-only model");
-  s.tokens = static_cast<std::int32_t>(tokens.integer(1, 1, most_tokens));
+  DraftTreeKeys tree(node);
+  tree.read_shape(model, engine, s);
   if (acceptance.present() == log.present()) {
     node.fail(
         "needs either `acceptance` (a probability for each draft, given that all before it were accepted) "
@@ -196,6 +198,7 @@ SpeculationSpec read_speculation(const Yaml& node, const ModelSpec& model, const
     s.log = path.is_relative() ? (std::filesystem::path(folder) / path).lexically_normal().string()
                                : path.string();
   }
+  tree.plant(s);
   if (s.method == SpeculationMethod::ngram) {
     // How often text repeats itself is a property of the traffic; there is no default that would be right.
     if (s.log.empty() && !match.present())

@@ -4,12 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/yaml_reader.h"
 
 namespace orrery {
+
+struct DraftTree;  // costmodel/draft_tree.h
 
 enum class SpeculationMethod : std::uint8_t { off, ngram, eagle, mtp };
 const char* to_string(SpeculationMethod method);
@@ -23,14 +26,26 @@ struct DraftShape {
   std::int64_t vocabulary = 0;    // of its own head; 0 = the model's head, shared
 };
 
+// What attends over a tree of drafts (costmodel/draft_trees.h).
+enum class TreeAttention : std::uint8_t { none, cascade, masked };
+
 struct SpeculationSpec {
   SpeculationMethod method = SpeculationMethod::off;
-  std::int32_t tokens = 0;  // drafts of a sequence and step, at most
+  std::int32_t tokens = 0;  // drafts of a sequence and step, at most; of a tree, on a path
   // acceptance[i]: probability that draft i is accepted given that all before it were.
   std::vector<double> acceptance;
   double match_rate = 1;  // n-gram: probability that a sequence's last tokens occur earlier in it
   std::string log;        // CSV of logged acceptances instead of drawn ones; path as in the scenario
   DraftShape draft;
+  // SGLang's trees, null = a chain: branches that each pass goes on with, and what `acceptance` says of the
+  // best candidate continued for the others: siblings[r] is of candidate r + 1, given that the better ones
+  // are not the model's token.
+  std::shared_ptr<const DraftTree> tree;
+  std::int32_t branches = 1;
+  std::int32_t verified = 0;  // tokens of a verification, the one before the drafts and padding included
+  std::vector<double> siblings;
+  bool siblings_assumed = false, chosen_by_engine = false;
+  TreeAttention tree_attention = TreeAttention::none;
   // TensorRT-LLM: an EAGLE network inside the model's engine, or one of its own; and how many active requests
   // there may be for drafting to go on (0 = any number).
   bool one_model = true;
@@ -43,7 +58,10 @@ struct SpeculationSpec {
     return engine == "tensorrt-llm" &&
            (method == SpeculationMethod::mtp || (method == SpeculationMethod::eagle && one_model));
   }
-  std::int32_t query_length() const { return 1 + tokens; }  // of a decode whose drafts are all there
+  std::int32_t drafts() const {
+    return verified > 0 ? verified - 1 : tokens;
+  }                                                           // that a verification looks at
+  std::int32_t query_length() const { return 1 + drafts(); }  // of a decode whose drafts are all there
 };
 
 struct ModelSpec;

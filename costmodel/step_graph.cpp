@@ -24,6 +24,7 @@ class GraphBuilder : LatentNodes {
     add_head();
     after_shared_ = false;
     if (spec_.speculation.has_network()) add_draft();
+    add_tree();
     add_overlap();
     if (!errors_.empty()) return std::move(errors_);
     for (GraphNode& node : nodes_) node.op = on_one_rank(node.entry->make(node.spec, roofline_), node.spec);
@@ -480,7 +481,7 @@ class GraphBuilder : LatentNodes {
     rows.ranks = static_cast<std::int32_t>(tp_);
     rows.links = across(&PlanLinks::tensor);
     if (tp_ > 1) add("logits_all_gather", "all_gather", rows, passes);
-    add("argmax", "argmax", rows, passes);
+    drafts_trees() ? add_tree_candidates(rows, passes) : add("argmax", "argmax", rows, passes);
   }
 
   std::int64_t qkv_width_ = model_.hidden, first_layers_ = 1;

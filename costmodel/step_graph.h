@@ -46,6 +46,17 @@ inline bool drafts_by_v1(const InstanceSpec& spec) {
   return spec.engine.engine == "vllm" && spec.engine.runner == "v1" && spec.speculation.has_network();
 }
 
+// Kernels that SGLang launches around a verification of a tree (eagle_utils.py, spec_utils.py and the back
+// ends of 0.5.23, counted in the sources): the best drafts, in the drafting network's graph; links, mask and
+// the tables of what attends, one by one; the accepted path moved to the front, likewise.
+struct TreeKernels {
+  static constexpr double organizing = 6, building = 4, cascade_tables = 12, masked_tables = 4,
+                          committing = 11;
+  static constexpr double tables(TreeAttention attention) {
+    return attention == TreeAttention::cascade ? cascade_tables : masked_tables;
+  }
+};
+
 // The nodes keep a reference to `roofline`. Errors: heads or widths that the plan does not divide, a type
 // that the part cannot multiply, links that the plan needs and the part lacks.
 Result<std::vector<GraphNode>> build_step_graph(const InstanceSpec& spec, const Roofline& roofline);

@@ -209,8 +209,10 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
   } else if (drafting) {
     const bool pieces = padded.mode != GraphMode::none;
     t.launch += round_half_even(host.draft_next + (pieces ? host.draft_pieces : host.draft_eager));
-    if (pieces && shape.decode_sequences > 0) t.launch += round_half_even(host.verify);  // else with the rest
   }
+  const bool verifies =
+      shape.decode_sequences > 0 && padded.mode != GraphMode::none && !shape.without_drafting;
+  if (verifies) t.launch += round_half_even(host.verify);  // else with the rest
   t.first_kernel = round_half_even(host.first_kernel);
   if (padded.launcher_agrees) {  // before the first kernel, by whoever launches
     t.launch += round_half_even(host.rank_sync);
@@ -229,6 +231,11 @@ StepTiming PricerState::host_timing(const StepShape& shape, const PaddedStep& pa
 // (vLLM's V1 proposer; the V2 runner's full graphs for later passes are not told apart).
 void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   if (spec.speculation.method == SpeculationMethod::ngram) set_proposing_terms(spec.engine.host, scale, host);
+  const TreeAttention tree = spec.speculation.tree_attention;
+  if (tree != TreeAttention::none) {
+    using Kernels = TreeKernels;
+    host.verify = (Kernels::building + Kernels::tables(tree) + Kernels::committing) * host.launch_kernel;
+  }
   if (!spec.speculation.has_network()) return;
   const double layers = static_cast<double>(spec.speculation.draft.layers);
   double head = 0, kernels = 0, experts = 0;
@@ -250,6 +257,12 @@ void PricerState::add_speculation(const InstanceSpec& spec, double scale) {
   host.draft_next = static_cast<double>(spec.speculation.tokens - 1) *
                     (padding.largest() > 0 ? host.draft_pieces : host.draft_eager);
   if (drafts_by_v1(spec)) add_v1_drafting();
+  // SGLang captures its passes in one graph, and the first one, after a verification, in another
+  // (eagle_draft_cuda_graph_runner.py, eagle_draft_extend_cuda_graph_runner.py).
+  if (tree != TreeAttention::none && padding.largest() > 0) {
+    host.draft_pieces = host.launch_graph;
+    host.draft_next = host.draft_passes > 1 ? host.launch_graph : 0;
+  }
   draft_table = PriceTable::create();
 }
 

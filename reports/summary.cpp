@@ -231,23 +231,35 @@ Json speculation_json(const SummaryInput& in) {
     marginal.push_back(ratio(c.accepted_at[i], c.offered_at[i]));
     conditional.push_back(ratio(c.accepted_at[i], reached));
   }
-  return {{"method", in.speculation},
-          {"tokens", in.speculation_tokens},
-          {"verifications", c.verifications},
-          {"drafts", c.drafts},
-          {"accepted", c.accepted},
-          {"acceptance_rate", ratio(c.accepted, c.drafts)},
-          {"mean_accepted_length", accepted_length(c)},
-          {"tokens_per_decode", ratio(c.tokens, c.decodes)},
-          {"acceptance_by_position", marginal},
-          {"conditional_acceptance_by_position", conditional}};
+  Json out{{"method", in.speculation},
+           {"tokens", in.speculation_tokens},
+           {"verifications", c.verifications},
+           {"drafts", c.drafts},
+           {"accepted", c.accepted},
+           {"acceptance_rate", ratio(c.accepted, c.drafts)},
+           {"mean_accepted_length", accepted_length(c)},
+           {"tokens_per_decode", ratio(c.tokens, c.decodes)},
+           {"acceptance_by_position", marginal},
+           {"conditional_acceptance_by_position", conditional}};
+  if (const auto& tree = in.speculation_tree; tree.verified > 0) {
+    out["tree"] = {{"branches", tree.branches},
+                   {"verified", tree.verified},
+                   {"expected_accepted", tree.expected_accepted},
+                   {"further_candidates", tree.assumed ? "assumed" : "given"}};
+  }
+  return out;
 }
 
 std::string speculation_text(const SummaryInput& in) {
   if (in.speculation.empty()) return "";
   const SpeculationCounters& c = in.run->speculation;
-  return "speculation " + in.speculation + ", " + std::to_string(in.speculation_tokens) +
-         " drafts a step: " + format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
+  const auto& tree = in.speculation_tree;
+  const bool chain = tree.verified == 0;
+  return "speculation " + in.speculation + ", " +
+         (chain ? std::to_string(in.speculation_tokens) + " drafts a step: "
+                : "trees of " + std::to_string(tree.verified - 1) + " drafts" +
+                      (tree.assumed ? " (chances of further candidates assumed): " : ": ")) +
+         format_fixed(100 * ratio(c.accepted, c.drafts), 1) + " % accepted, " +
          format_fixed(accepted_length(c), 2) + " tokens a verification, " +
          format_fixed(ratio(c.tokens, c.decodes), 2) + " a decode\n";
 }

@@ -23,6 +23,11 @@ struct SummaryInput {
   double slo_percentile = 99;
   std::string speculation;  // method; empty = off
   std::int64_t speculation_tokens = 0;
+  struct DraftTreeSummary {
+    std::int64_t branches = 0, verified = 0;  // 0 = a chain
+    double expected_accepted = 0;             // by the chances of its nodes
+    bool assumed = false;                     // those of further candidates
+  } speculation_tree;
   std::uint64_t seed = 1;
   std::string version;
   double wall_s = 0, peak_rss_mb = 0;

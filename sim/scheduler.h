@@ -67,6 +67,9 @@ struct KvGroups {
 // Speculative decoding, as a scheduler has to know it.
 struct SpeculationRules {
   std::int32_t tokens = 0;      // drafts of a decode, at most; 0 = off
+  std::int32_t depth = 0;       // SGLang's trees: of them at most so many are accepted; 0 = all
+  std::int64_t slots = 0;       // SGLang: that a decode may write; 0 = its drafts and the token before them
+  std::int64_t context = 0;     // SGLang: tokens of the context length that no request may ask for
   std::int32_t lookahead = 0;   // slots that the drafting network writes ahead of what is scheduled
   bool drops_last_hit = false;  // the last block found in the prefix cache is computed again
   // TensorRT-LLM: rows are padded to all `tokens` drafts, proposed or not; and nobody drafts while more

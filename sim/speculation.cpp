@@ -17,30 +17,52 @@ std::uint64_t place(RequestId request, std::int32_t outputs) {
 }
 }  // namespace
 
+namespace {
+// Down the tree while what the model says is one of a node's candidates.
+std::int32_t walk(const DraftPaths& tree, RandomStream& draws) {
+  std::size_t at = 0;
+  for (std::int32_t n = 0;; ++n) {
+    const std::vector<std::int32_t>& candidates = tree.candidates[at];
+    if (candidates.empty()) return n;
+    const std::vector<double>& chances = tree.chances[static_cast<std::size_t>(n)];
+    const double draw = draws.uniform();
+    double below = 0;
+    std::size_t next = 0;
+    for (std::size_t r = 0; r < candidates.size() && next == 0; ++r) {
+      below += chances[r];
+      if (draw < below) next = static_cast<std::size_t>(candidates[r]);
+    }
+    if (next == 0) return n;
+    at = next;
+  }
+}
+}  // namespace
+
 std::int32_t SampledAcceptance::accepted(RequestId request, std::int32_t outputs, std::int32_t drafts) const {
   RandomStream draws(seed_, RandomPurpose::draft_acceptance, place(request, outputs));
+  if (tree_ != nullptr) return std::min(drafts, walk(*tree_, draws));
   std::int32_t n = 0;
   while (n < drafts && draws.uniform() < acceptance_[static_cast<std::size_t>(n)]) ++n;
   return n;
 }
 
 std::int32_t SampledAcceptance::proposed(RequestId request, std::int32_t outputs) const {
-  const auto all = static_cast<std::int32_t>(acceptance_.size());
-  if (match_rate_ >= 1) return all;
+  if (match_rate_ >= 1) return drafts_;
   RandomStream draws(seed_, RandomPurpose::draft_match, place(request, outputs));
-  return draws.uniform() < match_rate_ ? all : 0;
+  return draws.uniform() < match_rate_ ? drafts_ : 0;
 }
 
 // ------------------------------------------------------------------------------------------------------
 // logged
 
-Result<LoggedAcceptance> LoggedAcceptance::load(const std::string& path, std::int32_t most_drafts) {
+Result<LoggedAcceptance> LoggedAcceptance::load(const std::string& path, std::int32_t most_drafts,
+                                                std::int32_t depth) {
   ORRERY_TRY(text, read_text_file(path, std::uint64_t{1} << 32));
-  return parse(text, path, most_drafts);
+  return parse(text, path, most_drafts, depth);
 }
 
 Result<LoggedAcceptance> LoggedAcceptance::parse(const std::string& text, const std::string& file,
-                                                 std::int32_t most_drafts) {
+                                                 std::int32_t most_drafts, std::int32_t depth) {
   static constexpr const char* header = "request,outputs,proposed,accepted";
   LoggedAcceptance log;
   Errors errors;
@@ -66,13 +88,13 @@ Result<LoggedAcceptance> LoggedAcceptance::parse(const std::string& text, const 
              (last ? next == row.data() + row.size() : next != row.data() + row.size() && *next == ',');
       p = next + 1;
     }
-    if (!good || field[1] < 1 || field[1] > INT32_MAX || field[2] > most_drafts || field[3] > field[2]) {
+    if (!good || field[1] < 1 || field[1] > INT32_MAX || field[2] > most_drafts || field[3] > field[2] ||
+        (depth > 0 && field[3] > depth)) {
       errors.push_back(
           invalid_input("expected four whole numbers: request, outputs (at least 1), proposed (at most "
                         "the " +
-                            std::to_string(most_drafts) +
-                            " of deployment.speculation.tokens), "
-                            "accepted (at most proposed)",
+                            std::to_string(most_drafts) + " of deployment.speculation), accepted (at most " +
+                            (depth > 0 ? std::to_string(depth) + ", the tree's depth)" : "proposed)"),
                         {file, line, 1}));
       continue;
     }

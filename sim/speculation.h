@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,13 @@
 #include "sim/step_plan.h"
 
 namespace orrery {
+
+// A tree of drafts as far as acceptance goes. Node 0 is the token before the drafts.
+struct DraftPaths {
+  std::vector<std::vector<double>> chances;  // by depth of an accepted node and rank of its candidates
+  std::vector<std::vector<std::int32_t>> candidates;  // nodes by rank, of each node
+  std::int32_t drafts() const { return static_cast<std::int32_t>(candidates.size()) - 1; }
+};
 
 // How a request's drafts fare; outputs are counted from 1, `outputs` of them are there.
 class AcceptanceOracle {
@@ -39,14 +47,20 @@ class SampledAcceptance final : public AcceptanceOracle {
  public:
   // `match_rate`: how often a proposal is made at all (n-gram; networks always propose).
   SampledAcceptance(std::uint64_t seed, std::vector<double> acceptance, double match_rate)
-      : seed_(seed), acceptance_(std::move(acceptance)), match_rate_(match_rate) {}
+      : seed_(seed), acceptance_(std::move(acceptance)), match_rate_(match_rate),
+        drafts_(static_cast<std::int32_t>(acceptance_.size())) {}
+  // A tree: from an accepted node the draw that accepts a chain's draft also says which candidate it is.
+  SampledAcceptance(std::shared_ptr<const DraftPaths> tree, std::uint64_t seed, double match_rate)
+      : seed_(seed), tree_(std::move(tree)), match_rate_(match_rate), drafts_(tree_->drafts()) {}
   std::int32_t accepted(RequestId request, std::int32_t outputs, std::int32_t drafts) const override;
   std::int32_t proposed(RequestId request, std::int32_t outputs) const override;
 
  private:
   std::uint64_t seed_;
-  std::vector<double> acceptance_;
+  std::vector<double> acceptance_;          // of a chain
+  std::shared_ptr<const DraftPaths> tree_;  // null = a chain
   double match_rate_;
+  std::int32_t drafts_;
 };
 
 // What a real run accepted (teacher forcing): CSV `request,outputs,proposed,accepted`, a row per
@@ -55,9 +69,11 @@ class SampledAcceptance final : public AcceptanceOracle {
 // run is an error.
 class LoggedAcceptance final : public AcceptanceOracle {
  public:
-  static Result<LoggedAcceptance> load(const std::string& path, std::int32_t most_drafts);
+  // `depth`: of a tree, which no path is longer than; 0 = a chain.
+  static Result<LoggedAcceptance> load(const std::string& path, std::int32_t most_drafts,
+                                       std::int32_t depth = 0);
   static Result<LoggedAcceptance> parse(const std::string& text, const std::string& file,
-                                        std::int32_t most_drafts);
+                                        std::int32_t most_drafts, std::int32_t depth = 0);
   std::int32_t accepted(RequestId request, std::int32_t outputs, std::int32_t drafts) const override;
   std::int32_t proposed(RequestId request, std::int32_t outputs) const override;
   std::uint64_t missing() const { return missing_; }

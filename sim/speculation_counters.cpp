@@ -1,5 +1,7 @@
 #include "sim/speculation_counters.h"
 
+#include <algorithm>
+
 namespace orrery {
 
 void SpeculationCounters::count(std::int32_t delivered, std::int32_t offered, std::int32_t taken) {
@@ -9,7 +11,7 @@ void SpeculationCounters::count(std::int32_t delivered, std::int32_t offered, st
   ++verifications;
   drafts += static_cast<std::uint64_t>(offered);
   accepted += static_cast<std::uint64_t>(taken);
-  const auto positions = static_cast<std::size_t>(offered);
+  const auto positions = static_cast<std::size_t>(depth > 0 ? std::min(offered, depth) : offered);
   if (offered_at.size() < positions) {
     offered_at.resize(positions, 0);
     accepted_at.resize(positions, 0);

@@ -15,6 +15,7 @@
 #include "cli/commands/cost_steps.h"
 #include "cli/commands/cost_text.h"
 #include "cli/interrupt.h"
+#include "costmodel/draft_trees.h"
 #include "costmodel/memory_plan.h"
 #include "costmodel/step_pricer.h"
 #include "sim/costed/scenario.h"
@@ -117,7 +118,7 @@ std::string steps_csv(const Loaded& loaded, const std::vector<StepRequest>& step
   std::string csv = step_csv_header;
   for (std::size_t i = 0; i < steps.size(); ++i) {
     append_step_csv(static_cast<std::int64_t>(i),
-                    loaded.pricer.summarize(steps[i].view(loaded.instance().speculation.tokens)), csv);
+                    loaded.pricer.summarize(steps[i].view(loaded.instance().speculation.drafts())), csv);
   }
   return csv;
 }
@@ -129,9 +130,14 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
               {"memory", memory_json(loaded.scenario.pool.memory)},
               {"steps", Json::array()}};
   if (!loaded.title.empty()) result["pool"] = loaded.scenario.pool.name;
+  if (const SpeculationSpec& s = loaded.instance().speculation; s.tree != nullptr)
+    result["draft_tree"] = {{"branches", s.branches},
+                            {"verified", s.verified},
+                            {"depth", s.tokens},
+                            {"further_candidates", s.siblings_assumed ? "assumed" : "given"}};
   for (const StepRequest& step : steps) {
     result["steps"].push_back(
-        step_json(to_text(step), loaded.pricer.explain(step.view(loaded.instance().speculation.tokens))));
+        step_json(to_text(step), loaded.pricer.explain(step.view(loaded.instance().speculation.drafts()))));
   }
   return result;
 }
@@ -139,9 +145,9 @@ Json pool_json(const CostOptions& options, const Loaded& loaded, const std::vect
 Result<std::string> pool_text(const CostOptions& options, const Loaded& loaded,
                               const std::vector<StepRequest>& steps) {
   const InstanceSpec& instance = loaded.instance();
-  const std::int32_t drafts = instance.speculation.tokens;
-  std::string text =
-      loaded.title + instance_line(instance) + (loaded.scenario.is_what_if ? " (what-if)\n" : "\n");
+  const std::int32_t drafts = instance.speculation.drafts();
+  std::string text = loaded.title + instance_line(instance) +
+                     (loaded.scenario.is_what_if ? " (what-if)\n" : "\n") + tree_line(instance.speculation);
   if (options.step.empty()) {
     text += "\n" + loaded.scenario.pool.memory.to_table();
     ORRERY_TRY(images, image_table(loaded.scenario));
@@ -211,7 +217,7 @@ Result<std::string> price_rows(const std::string& path, const StepPricer& pricer
 int price_step_list(const CostOptions& options, const CommandContext& context) {
   auto loaded = load(options.scenario, options.pool, context);
   if (!loaded.ok()) return report_errors(loaded.errors());
-  auto csv = price_rows(options.steps, loaded->pricer, loaded->instance().speculation.tokens);
+  auto csv = price_rows(options.steps, loaded->pricer, loaded->instance().speculation.drafts());
   if (!csv.ok()) return report_errors(csv.errors());
   return put_csv(*csv, options.out, context);
 }
@@ -237,8 +243,8 @@ Status compare_steps(const CostOptions& options, const Scenario& of_a, const Sce
       return file + ": " + instance_line(side.instance()) + (side.scenario.is_what_if ? " (what-if)" : "");
     };
     for (const StepRequest& step : steps) {
-      const StepBreakdown cost_a = a.pricer.explain(step.view(a.instance().speculation.tokens));
-      const StepBreakdown cost_b = b->pricer.explain(step.view(b->instance().speculation.tokens));
+      const StepBreakdown cost_a = a.pricer.explain(step.view(a.instance().speculation.drafts()));
+      const StepBreakdown cost_b = b->pricer.explain(step.view(b->instance().speculation.drafts()));
       out.json.push_back({{"a", step_json(to_text(step), cost_a)}, {"b", step_json(to_text(step), cost_b)}});
       out.text += compare_table(a.title + "step: " + to_text(step), name(options.compare[0], a), cost_a,
                                 name(options.compare[1], *b), cost_b) +

@@ -16,6 +16,7 @@
 #include "cli/interrupt.h"
 #include "cli/interval_runs.h"
 #include "cli/version.h"
+#include "costmodel/draft_tree.h"
 #include "live/tape.h"
 #include "reports/run_outputs.h"
 #include "reports/summary.h"
@@ -95,6 +96,11 @@ SummaryInput summary_of(const Scenario& scenario, const RunResult& run, double w
     if (!s.on()) continue;
     summary.speculation = to_string(s.method);
     summary.speculation_tokens = s.tokens;
+    if (s.tree != nullptr) {
+      const bool drawn = s.log.empty();
+      summary.speculation_tree = {s.branches, s.verified, drawn ? s.tree->expected_accepted() : 0,
+                                  s.siblings_assumed};
+    }
     if (pool->role != PoolRole::prefill) break;  // which verifies nothing
   }
   summary.run = &run;

@@ -28,17 +28,21 @@ class AttentionDecodeOperator : public Operator {
   }
 
   OpCost cost(const StepInput& input) const override {
-    const double sequences = input.shape->decode_sequences;
-    const double drafts = spec_.one_query ? 0 : input.shape->draft_tokens;
-    double keys = static_cast<double>(input.shape->decode_context_tokens) + sequences;  // the new token sees
-                                                                                        // itself
-    if (drafts > 0) keys += drafts;
+    const std::int64_t walks =  // over a context
+        std::int64_t{input.shape->decode_sequences} * (spec_.branches_apart ? spec_.branches : 1);
+    const auto sequences = static_cast<double>(walks);
+    const double branches = spec_.branches_apart ? 0 : sequences * (spec_.branches - 1);
+    const double drafts = spec_.one_query ? branches : input.shape->draft_tokens;
+    double keys = static_cast<double>(input.shape->decode_context_tokens) *
+                      (spec_.branches_apart ? spec_.branches : 1) +
+                  sequences;  // the new token sees itself
+    if (drafts > 0 && !spec_.tree_apart) keys += drafts;
     if (spec_.window > 0) keys = std::min(keys, sequences * static_cast<double>(spec_.window));
     const double per_key = 4.0 * static_cast<double>(spec_.head_dim);
     OpCost cost;
     cost.flops = per_key * static_cast<double>(spec_.heads) * keys;
     // Each tile (a sequence's KV head) also takes a while of its own, however short its context.
-    const std::int64_t tiles = input.shape->decode_sequences * spec_.kv_heads;
+    const std::int64_t tiles = walks * spec_.kv_heads;
     const double waves = static_cast<double>(tiles / roofline_.units());
     cost.compute_ns = std::max(per_key * padded_heads_ * keys * per_operation_ns_,
                                waves * attention_wave * roofline_.kernel_floor_ns());
@@ -50,14 +54,12 @@ class AttentionDecodeOperator : public Operator {
     // With prompt chunks in the step, one launch serves both.
     if (input.shape->prefill.empty()) cost.latency_ns = attention_start * roofline_.kernel_floor_ns();
     const KernelLaws* const laws = roofline_.laws();
-    if (laws != nullptr && laws->decode && drafts == 0 &&
-        laws->decode->holds(input.shape->decode_sequences, spec_.heads)) {
-      const double walk =
-          laws->decode->ns(roofline_.units(), input.shape->decode_sequences, spec_.heads, keys);
+    if (laws != nullptr && laws->decode && drafts == 0 && laws->decode->holds(walks, spec_.heads)) {
+      const double walk = laws->decode->ns(roofline_.units(), walks, spec_.heads, keys);
       price_from_law(cost, *laws, roofline_.part(), walk + cost.memory_ns, laws->decode->error);
     } else if (splits_keys(laws) && drafts == 0) {
-      const double walk = laws->split_decode->ns(roofline_.units(), input.shape->decode_sequences,
-                                                 spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
+      const double walk =
+          laws->split_decode->ns(roofline_.units(), walks, spec_.heads, spec_.kv_heads, spec_.head_dim, keys);
       // Where the bytes take longer, the price is the roofline's, and is called so; the walk stands for its
       // tiles' waves.
       if (walk > cost.memory_ns)

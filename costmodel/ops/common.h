@@ -14,13 +14,13 @@ namespace orrery {
 // The tokens of an operator over tokens: those of the step, or of a further pass of the drafting network,
 // which runs over one of each sequence.
 inline std::int64_t tokens_of(const OpSpec& spec, const StepInput& input) {
-  return spec.depends_on == DependsOn::drafting ? input.drafting : input.tokens;
+  return spec.depends_on == DependsOn::drafting ? input.drafting * spec.branches : input.tokens;
 }
 
 // What a step calls the rows of an operator.
 inline std::int64_t rows_of(const OpSpec& spec, const StepInput& input) {
   const std::int64_t rows = spec.depends_on == DependsOn::rows       ? input.rows
-                            : spec.depends_on == DependsOn::drafting ? input.drafting
+                            : spec.depends_on == DependsOn::drafting ? input.drafting * spec.branches
                             : spec.own_rows                          ? input.own
                                                                      : input.tokens;
   if (!spec.expert_rows) return rows;

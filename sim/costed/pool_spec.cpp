@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/text.h"
+#include "costmodel/draft_trees.h"
 #include "costmodel/host_block.h"
 #include "costmodel/stages.h"
 #include "sim/costed/disaggregation.h"
@@ -133,6 +134,17 @@ std::vector<PoolSpec> read_pools(const Yaml& deployment, const std::string& fold
 
 namespace {
 
+SpeculationRules sglang_rules(const InstanceSpec& instance) {
+  const SpeculationSpec& s = instance.speculation;
+  if (!s.on()) return {};
+  return {.tokens = s.drafts(),
+          .depth = s.tokens,
+          .slots = slots_of_decode(s, instance.engine.settings.block_size),
+          .context = s.has_network() ? slots_of_decode(s, 1) : 0,  // compute_num_reserved_tokens
+          .lookahead = s.has_network() ? s.tokens : 0,
+          .drops_last_hit = s.has_network()};
+}
+
 SpeculationRules speculation_rules(const InstanceSpec& instance) {
   const SpeculationSpec& s = instance.speculation;
   if (instance.engine.engine == "tensorrt-llm") {
@@ -143,6 +155,7 @@ SpeculationRules speculation_rules(const InstanceSpec& instance) {
             .padded = s.method == SpeculationMethod::ngram,
             .max_concurrency = s.max_concurrency};
   }
+  if (instance.engine.engine == "sglang") return sglang_rules(instance);
   return {.tokens = s.tokens, .lookahead = s.has_network() ? s.tokens : 0, .drops_last_hit = s.has_network()};
 }
 

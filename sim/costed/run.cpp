@@ -7,6 +7,7 @@
 
 #include "sim/costed/cost_model_executor.h"
 #include "sim/costed/disaggregation.h"
+#include "sim/costed/draft_paths.h"
 #include "sim/costed/fabric_transport.h"
 #include "sim/costed/faults.h"
 #include "sim/costed/image_processor.h"
@@ -177,9 +178,9 @@ Result<Acceptance> open_acceptance(const SpeculationSpec& s, std::uint64_t seed)
   Acceptance acceptance;
   if (!s.on()) return acceptance;
   if (s.log.empty()) {
-    acceptance.sampled.emplace(seed, s.acceptance, s.match_rate);
+    acceptance.sampled.emplace(sampled_acceptance(s, seed));
   } else {
-    ORRERY_TRY(log, LoggedAcceptance::load(s.log, s.tokens));
+    ORRERY_TRY(log, LoggedAcceptance::load(s.log, s.drafts(), s.tree ? s.tokens : 0));
     acceptance.logged.emplace(std::move(log));
   }
   return acceptance;

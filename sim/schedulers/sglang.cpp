@@ -14,6 +14,7 @@ SglangScheduler::SglangScheduler(const SglangConfig& config)
       decodes_(config.cache.page_size), reserves_{OutputReserve(config.clip_max_new_tokens),
                                                   OutputReserve(config.clip_max_new_tokens)} {
   counters_.min_free_blocks = config.cache.tokens / config.cache.page_size;
+  counters_.speculation.depth = config.speculation.depth;
   if (config.encoder.compute_budget > 0)
     encoder_ = std::make_unique<EncodeOnTouch>(config.encoder.cache_size, false);
 }
@@ -25,7 +26,9 @@ SequenceId SglangScheduler::add(const Request& request) {
   const std::int64_t prompt = request.prompt_tokens;
   const std::int64_t longest = std::min(config_.context_length, config_.cache.tokens) - 1;
   if (prompt >= longest - 5) return SequenceId::none();
-  if (prompt + request.max_output_tokens > config_.context_length) return SequenceId::none();
+  const std::int64_t counted = prompt + config_.speculation.context;
+  if (counted >= config_.context_length && config_.speculation.context > 0) return SequenceId::none();
+  if (counted + request.max_output_tokens > config_.context_length) return SequenceId::none();
   const std::int64_t priority =
       config_.schedule_low_priority_values_first ? request.priority : -std::int64_t{request.priority};
   if (queue_is_full()) {

@@ -90,9 +90,12 @@ struct SglangConfig {
   bool drafting_network() const { return speculation.lookahead > 0; }
   // UnifiedTreeCore.is_eagle: not beside layers with a state.
   bool pairs_of_tokens() const { return drafting_network() && cache.state_slots == 0; }
-  // get_alloc_reserve_per_decode: twice what a verification writes (drafts and the token before them), for
-  // contexts are known one step late.
-  std::int64_t decode_reserve() const { return staged() ? 1 : 2 * (std::int64_t{speculation.tokens} + 1); }
+  // get_alloc_reserve_per_decode: twice what a decode writes (drafts and the token before them, or all
+  // branches of a tree), for contexts are known one step late.
+  std::int64_t decode_reserve() const {
+    if (staged()) return 1;
+    return 2 * (speculation.slots > 0 ? speculation.slots : std::int64_t{speculation.tokens} + 1);
+  }
 };
 
 // From what every engine has (blocks, steps in flight) and the options of this one.

@@ -1,6 +1,8 @@
 // Random worlds of SGLang in which its other features are on: each draws some of them.
 #pragma once
 
+#include "costmodel/draft_trees.h"
+#include "sim/costed/draft_paths.h"
 #include "world.h"
 
 namespace orrery::world {
@@ -29,6 +31,37 @@ inline void speculate(World& w, RandomStream& r) {
   w.spec.engine.host.ngram_token = hand::us(0.001);
   // A sequence holds slots for two verifications ahead of its context, in whole pages.
   w.config.num_gpu_blocks += 64 / w.config.block_size;
+}
+
+// A network's tree: more is verified than can be accepted, and more slots are taken than are verified.
+inline void branch_out(World& w, RandomStream& r) {
+  const auto depth = static_cast<std::int32_t>(1 + r.below(4)),
+             branches = static_cast<std::int32_t>(2 + r.below(3));
+  const auto most = static_cast<std::uint64_t>(eagle_candidates(depth, branches));
+  const auto verified = static_cast<std::int32_t>(2 + r.below(std::min<std::uint64_t>(most, 12)));
+  std::vector<std::vector<double>> chances;
+  for (std::int32_t d = 0; d < depth; ++d) {
+    std::vector<double> row;
+    for (double left = 1; row.size() < static_cast<std::size_t>(branches); left -= row.back())
+      row.push_back(std::min(left * r.uniform(), row.empty() ? 1.0 : row.back()));
+    chances.push_back(row);
+  }
+  const auto tree = std::make_shared<const DraftTree>(eagle_tree(chances, branches, verified));
+  w.own_acceptance = std::make_shared<SampledAcceptance>(draft_paths(*tree), r.below(1000), 1);
+  w.acceptance = w.own_acceptance.get();
+  SpeculationSpec& s = w.spec.speculation;
+  s.method = SpeculationMethod::eagle;
+  s.tokens = depth;
+  s.branches = branches;
+  s.tree = tree;
+  s.verified = verified;
+  s.tree_attention = r.below(2) == 0 ? TreeAttention::cascade : TreeAttention::masked;
+  s.draft.intermediate = 12288;
+  const std::int64_t slots = slots_of_decode(s, w.config.block_size);
+  w.config.speculation = {
+      .tokens = verified - 1, .depth = depth, .slots = slots, .lookahead = depth, .drops_last_hit = true};
+  w.spec.engine.settings.draft_tokens = verified - 1;
+  w.config.num_gpu_blocks += 2 * slots / w.config.block_size + 4;
 }
 
 // A pool of their own for layers with a window, as small as the longest prompt allows.

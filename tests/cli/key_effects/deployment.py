@@ -95,6 +95,18 @@ EFFECTS = [
          "speculation.drafts", without="deployment.speculation={method: eagle, tokens: 2, acceptance: 0.8, "
          "one_model: false, draft: {kind: eagle3}}"),
 
+    up("deployment.speculation.branches", "sgl", "deployment.speculation.branches=4", DECODE + "device_us",
+       without="deployment.speculation={method: eagle, tokens: 3, acceptance: 0.8, branches: 2, verified: 6}"),
+    up("deployment.speculation.verified", "sgl", "deployment.speculation.verified=10", DECODE + "device_us",
+       without="deployment.speculation={method: eagle, tokens: 3, acceptance: 0.8, branches: 4, verified: 6}"),
+    up("deployment.speculation.siblings", "sgl", "deployment.speculation.siblings=0.6",
+       "speculation.mean_accepted_length", without="deployment.speculation={method: eagle, tokens: 3, "
+       "acceptance: 0.6, branches: 4, verified: 8, siblings: 0}"),
+    # Behind a long suffix a chain of 11, behind one token nine branches and two tokens on a path.
+    up("deployment.speculation.match_length", "sgl", "deployment.speculation.match_length=17",
+       "speculation.mean_accepted_length", without="deployment.speculation={method: ngram, acceptance: 0.9, "
+       "match_rate: 0.9, match_length: 1, siblings: [0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]}"),
+
     up("deployment.experts.popularity.zipf", "zipf", "deployment.experts.popularity={zipf: 1.2}",
        PREFILL + "class:grouped_gemm"),
     up("deployment.experts.popularity.zipf", "sgl-a2a", "deployment.experts={popularity: {zipf: 1.2}}",
