@@ -11,7 +11,8 @@ namespace orrery {
 // Sentences, the nearest change first; empty where nothing was chosen.
 std::vector<std::string> would_change(const PlanSpace& space, const PlanSearch& search);
 
-// Of finalists that all miss the SLO: whose worst limit is the least exceeded, for that is the least to relax.
+// Of finalists that all miss the SLO: whose worst limit is the least exceeded, so that the least is to be
+// relaxed.
 const PlanEntry& nearest_missing(const PlanSearch& search);
 
 // What the nearest deployment misses of its SLO, by how much, and which limit to relax to what: sentences
