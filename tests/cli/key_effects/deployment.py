@@ -95,9 +95,10 @@ EFFECTS = [
          "speculation.drafts", without="deployment.speculation={method: eagle, tokens: 2, acceptance: 0.8, "
          "one_model: false, draft: {kind: eagle3}}"),
 
-    up("deployment.speculation.branches", "sgl", "deployment.speculation.branches=4", DECODE + "device_us",
+    # No more than 48 sequences have a graph.
+    up("deployment.speculation.branches", "sgl", "deployment.speculation.branches=4", "cost[decode 32@1024]:device_us",
        without="deployment.speculation={method: eagle, tokens: 3, acceptance: 0.8, branches: 2, verified: 6}"),
-    up("deployment.speculation.verified", "sgl", "deployment.speculation.verified=10", DECODE + "device_us",
+    up("deployment.speculation.verified", "sgl", "deployment.speculation.verified=10", "cost[decode 32@1024]:device_us",
        without="deployment.speculation={method: eagle, tokens: 3, acceptance: 0.8, branches: 4, verified: 6}"),
     up("deployment.speculation.siblings", "sgl", "deployment.speculation.siblings=0.6",
        "speculation.mean_accepted_length", without="deployment.speculation={method: eagle, tokens: 3, "
