@@ -57,7 +57,8 @@ class Refusals {
   void check_instance(const InstanceSpec& i) {
     const ParallelPlan& plan = i.plan;
     refuse(plan.gpus() > plan.tp || plan.tp > 2 || plan.ep > 1, "deployment.parallel",
-           "kernels run on one GPU an instance, or on two that share out its layers (tp: 2)");
+           "kernels run on one GPU an instance, or on two that share out its layers (tp: 2), not its experts "
+           "(ep)");
     refuse(i.engine.scheduler != "vllm-v1", "deployment.engine",
            "only the rules of vLLM's scheduler run on kernels (engine: orrery, or a vLLM)");
     refuse(i.speculation.on(), "deployment.speculation", "drafts do not run on kernels");

@@ -11,8 +11,7 @@ namespace orrery {
 
 namespace {
 
-// Of a block's slot: a message of 16 MiB takes two steps of two-shot's 128 blocks (kernels_comm_2gpu.md was
-// measured with as much).
+// Of a block's slot, as reports/results/kernels_comm_2gpu.md was measured with.
 constexpr std::int64_t slot_bytes = 65536;
 
 // A step follows the one before within microseconds, so a thread looks for a while before it sleeps.

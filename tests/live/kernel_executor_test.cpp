@@ -16,16 +16,6 @@ namespace {
 
 using namespace orrery;
 
-// The run owns its device; what the device saw outlives it.
-class Borrowed final : public StepRunner {
- public:
-  explicit Borrowed(PaperDevice& paper) : paper_(paper) {}
-  bool run(const StepBatch& b, StepResult& r, std::string& why) override { return paper_.run(b, r, why); }
-
- private:
-  PaperDevice& paper_;
-};
-
 struct Ran {
   KernelRun run;
   std::unique_ptr<PaperDevice> paper;

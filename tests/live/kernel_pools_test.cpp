@@ -14,15 +14,6 @@ namespace {
 
 using namespace orrery;
 
-class Borrowed final : public StepRunner {
- public:
-  explicit Borrowed(PaperDevice& paper) : paper_(paper) {}
-  bool run(const StepBatch& b, StepResult& r, std::string& why) override { return paper_.run(b, r, why); }
-
- private:
-  PaperDevice& paper_;
-};
-
 // Whole blocks when the last part has come. `loses`: the block that it forgets, of each request.
 class PaperMover final : public KvMover {
  public:

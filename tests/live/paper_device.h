@@ -108,4 +108,14 @@ class PaperDevice final : public StepRunner {
   std::uint64_t vocabulary_;
 };
 
+// A run owns its device; what the device saw outlives it.
+class Borrowed final : public StepRunner {
+ public:
+  explicit Borrowed(PaperDevice& paper) : paper_(paper) {}
+  bool run(const StepBatch& b, StepResult& r, std::string& why) override { return paper_.run(b, r, why); }
+
+ private:
+  PaperDevice& paper_;
+};
+
 }  // namespace orrery
