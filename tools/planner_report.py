@@ -130,9 +130,21 @@ def speed(runner, requests):
             "bounds_ms": float(said.split(" took ")[1].split()[0]), **answer["savings"]}
 
 
+def bounds(runner):
+    """The whole pass, on a space of more combinations of the same step graphs."""
+    space = runner.work / "wide.yaml"
+    text = (LARGE % (12000, 20)).replace("[1, 2, 4, 3]", "[1, 2, 4]")
+    for key, values in (("max_num_batched_tokens", range(1024, 16384, 205)), ("max_num_seqs", range(20, 510, 6))):
+        line = next(line for line in text.splitlines() if key in line)
+        text = text.replace(line, f"    engine_args.{key}: [{', '.join(str(v) for v in list(values)[:75])}]")
+    space.write_text(text)
+    answer, cpu, memory = runner.plan(space, "--bounds-only")
+    return {"candidates": answer["candidates"], "cpu": cpu, "memory": memory, "graphs": answer["step_graphs"]}
+
+
 def resume(runner):
     space = runner.work / "small-0.yaml"
-    runner.plan(space, "--out", "whole")
+    subprocess.run([runner.orrery, "plan", str(space), "--out", "whole"], cwd=runner.work, stdout=subprocess.DEVNULL, check=True)
     rows = []
     for share in (0.01, 0.1, 0.5, 0.9):
         name = f"killed-{int(share * 100)}"
@@ -174,20 +186,24 @@ def write(rows, figures):
     for r in rows["gaps"]:
         print(f"| {r['space']} | {r['feasible']} | {r['gap'] * 100:.2f} % | {'yes' if r['same'] else 'no'} | {r['by_bounds']} | "
               f"{r['by_racing']} | {r['to_the_end']} | {r['cpu']:.1f} | {r['exhaustive_cpu']:.1f} |")
-    s = figures
+    s, b = figures, rows["bounds"]
     print(f"\n## Speed\n\n{s['candidates']:,} combinations, 1,980 of them feasible, {s['requests']:,} requests at 20 a second, up to 16 "
           f"instances each: {s['cpu']:.0f} s of processor time, {s['cpu'] / 2:.0f} s by the clock on two free cores, "
           f"{s['memory']:.0f} MB. Bounds ruled out {s['by_bounds']} ({s['never_read']} were never read), races {s['by_racing']}; "
           f"{s['to_the_end']} were run to the end. Choice: {s['choice']}.\n\nBounds alone, once the {s['step_graphs']} step graphs were "
-          f"read: {s['bounds_ms']:.3f} ms, {s['candidates'] / s['bounds_ms'] * 1e3:,.0f} combinations a second.")
+          f"read: {s['bounds_ms']:.3f} ms, {s['candidates'] / s['bounds_ms'] * 1e3:,.0f} combinations a second. The whole pass, from the file, over {b['candidates']:,} "
+          f"combinations of {b['graphs']} graphs: {b['cpu']:.1f} s of processor time, {b['candidates'] / b['cpu']:,.0f} a second, "
+          f"{b['memory']:.0f} MB.")
     print("\n## Resuming\n\n| killed (-9) when the store had | the same recommendation.json | said |\n|---|---|---|")
     for r in rows["resume"]:
         print(f"| {r['killed'] * 100:.0f} % of its bytes | {'yes' if r['same'] else 'NO'} | {r['said']} |")
-    print("\n## Questions of the case studies\n\n| question | choice | next | best in |\n|---|---|---|---|")
+    print("\n## Questions of the case studies\n\n| question | choice | next | apart | best in |\n|---|---|---|---|---|")
     for r in rows["judgement"]:
         after = "-" if r["next_value"] is None else f"{r['next']}: {r['next_value']:.4g}" + (
             ", misses the SLO" if r["next_meets"] is False else "")
-        print(f"| {r['question']} | {r['choice']}: {r['value']:.4g} ({r['objective']}) | {after} | {r['best_in'] * 100:.0f} % |")
+        apart = abs(r["value"] - r["next_value"]) / max(r["value"], r["next_value"]) if r["next_value"] else 0
+        print(f"| {r['question']} | {r['choice']}: {r['value']:.4g} ({r['objective']}) | {after} | {apart * 100:.1f} % | "
+              f"{r['best_in'] * 100:.0f} % |")
     print("\nRejected:\n")
     for r in rows["judgement"]:
         for reason in r["rejected"]:
@@ -204,7 +220,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     runner = Runner(options.orrery, work)
     rows = {"gaps": runner.once("gaps", lambda: gaps(runner)), "resume": runner.once("resume", lambda: resume(runner)),
-            "judgement": runner.once("judgement", lambda: judgement(runner))}
+            "judgement": runner.once("judgement", lambda: judgement(runner)), "bounds": runner.once("bounds", lambda: bounds(runner))}
     write(rows, runner.once("speed", lambda: speed(runner, options.requests)))
     return 0
 
