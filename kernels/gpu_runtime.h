@@ -3,8 +3,8 @@
 //
 // From the backends: GPU_WARP (lanes of a warp, a device-code constant: never in a host-visible type),
 // GPU_SHARED, gpu_barrier, gpu_lane, gpu_shuffle, gpu_ballot, gpu_max …, gpu_atomic_*, gpu_pack_bf16,
-// gpu_pack_fp8, gpu_fp8_largest, gpu_launch, gpu_compute_units. Block sizes are multiples of 64, so that
-// every warp is full on every target.
+// gpu_pack_fp8, gpu_fp8_largest, gpu_launch, gpu_launch_early, gpu_compute_units. Block sizes are multiples
+// of 64, so that every warp is full on every target.
 #pragma once
 
 #include <cstddef>

@@ -57,6 +57,9 @@ EXPECTED = [
                                  ("SourceE3E", [E4M3_TO_F16, WGMMA_BF16 % 64, WGMMA_BF16 % 64 + FROM_REGISTERS])]),
     ("mla_decode", "89", [("mla_decode_kernel", [PLAIN[1], MMA_BF16]), ("LatentFormatE0E", [PLAIN[0]]), ("LatentFormatE1E", [BF16X2]), ("LatentFormatE2E", [E4M3_TO_F16])]),
     ("attention_prefill_wgmma", "90a", [("", COPIES + [WGMMA_BF16 % 128]), ("ShapeILi192ELi128E", [r"setmaxnreg\.inc"])]),
+    # Pieces are merged by a kernel that may begin before they are there: it waits.
+    ("attention_decode", "90a", [("decode_kernel", PLAIN + [r"griddepcontrol\.launch_dependents"]),
+                                 ("decode_kernelILi128ELb1E", [E4M3_TO_F16]), ("merge_kernel", [r"griddepcontrol\.wait"])]),
     ("attention_prefill", "89", [("", PLAIN + [MMA_BF16])]),
     ("index_scores", "89", [("", [MMA_E4M3])]),
 ]
