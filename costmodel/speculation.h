@@ -58,9 +58,8 @@ struct SpeculationSpec {
     return engine == "tensorrt-llm" &&
            (method == SpeculationMethod::mtp || (method == SpeculationMethod::eagle && one_model));
   }
-  std::int32_t drafts() const {
-    return verified > 0 ? verified - 1 : tokens;
-  }                                                           // that a verification looks at
+  // That a verification looks at.
+  std::int32_t drafts() const { return verified > 0 ? verified - 1 : tokens; }
   std::int32_t query_length() const { return 1 + drafts(); }  // of a decode whose drafts are all there
 };
 
