@@ -163,7 +163,8 @@ TEST_CASE("vLLM's V1 runner launches what drafts need kernel by kernel, pass by 
     CHECK(r.spec.engine.runner == "v1");
     return static_cast<double>(explained(r.spec, verification(1, 500, tokens)).timing.launch) / 1e3;
   };
-  // Each further pass: 21 kernels, the head's four, two graph pieces with latent attention's four between them.
+  // Each further pass: 21 kernels, the head's four, two graph pieces with latent attention's four between
+  // them.
   const double pass = 21 * 37 + 4 * 37 + 2 * 80 + 4 * 37;
   CHECK(launch_us("deepseek-v3", 3) - launch_us("deepseek-v3", 2) == Approx(pass).epsilon(0.02));
   // Logged on an H200: 2.35 + 2.73 ms of launches with one draft, 2.43 + 5.14 with three (one sequence).

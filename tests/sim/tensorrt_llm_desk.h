@@ -149,6 +149,13 @@ inline SchedulerConfig config(std::int64_t blocks, std::int64_t tokens = 8192) {
           .enable_chunked_prefill = false};
 }
 
+using Rows = std::vector<std::string>;
+inline Rows passes(Desk& desk, int n) {
+  Rows rows;
+  for (int i = 0; i < n; ++i) rows.push_back(desk.pass());
+  return rows;
+}
+
 // Names for the blocks of a prompt that nobody else has.
 inline std::vector<std::uint64_t> names(std::uint64_t from, std::int32_t tokens) {
   std::vector<std::uint64_t> ids;

@@ -10,22 +10,16 @@
 
 using namespace orrery;
 using desk::Desk;
+using desk::passes;
+using desk::Rows;
 
 namespace {
-
-using Rows = std::vector<std::string>;
 
 // vLLM counts its null block.
 SchedulerConfig config(const char* scheduler, std::int64_t blocks) {
   SchedulerConfig c = desk::config(std::string(scheduler) == "vllm-v1" ? blocks + 1 : blocks);
   c.enable_chunked_prefill = true;
   return c;
-}
-
-Rows passes(Desk& desk, int n) {
-  Rows rows;
-  for (int i = 0; i < n; ++i) rows.push_back(desk.pass());
-  return rows;
 }
 
 // A prompt comes while another request decodes.

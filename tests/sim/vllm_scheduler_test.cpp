@@ -10,22 +10,16 @@
 
 using namespace orrery;
 using desk::Desk;
+using desk::passes;
+using desk::Rows;
 
 namespace {
-
-using Rows = std::vector<std::string>;
 
 // `blocks` that can be used.
 SchedulerConfig config(std::int64_t blocks, std::int64_t tokens = 8192) {
   SchedulerConfig c = desk::config(blocks + 1, tokens);
   c.enable_chunked_prefill = true;
   return c;
-}
-
-Rows passes(Desk& desk, int n) {
-  Rows rows;
-  for (int i = 0; i < n; ++i) rows.push_back(desk.pass());
-  return rows;
 }
 
 }  // namespace
