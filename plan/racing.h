@@ -14,7 +14,7 @@ namespace orrery {
 constexpr int racing_draws = 400;
 constexpr double racing_doubt = 0.01;
 
-// Of one round, in any order; the first is the leader. `true` for those that leave. `least`: so many stay
+// Of one round, the best one first: the leader. `true` for those that leave. `least`: so many stay
 // whatever the draws say, from the front. `share`: of the requests that has to be in time.
 std::vector<bool> significantly_worse(const PlanSpace& space, const std::vector<const PlanScore*>& scores,
                                       std::size_t least, std::uint64_t seed, double share);
