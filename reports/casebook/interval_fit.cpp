@@ -73,7 +73,9 @@ bool fit_ends(const Pool& figures, IntervalPool& pool) {
 
 using Pools = std::map<std::tuple<std::string, std::string, std::string>, Pool>;  // rung, part, family
 
-Pools pools_of(const std::vector<Placed>& figures) {
+// Pools by part and engine hold `quantity` alone: where figures are few another one's tail would be all of
+// it.
+Pools pools_of(const std::string& quantity, const std::vector<Placed>& figures) {
   Pools pools;
   for (const Placed& f : figures) {
     const PriceEvidence& e = f.row->evidence;
@@ -84,7 +86,8 @@ Pools pools_of(const std::vector<Placed>& figures) {
     };
     add("", "", "");
     add(e.rung, "", "");
-    if (!e.part.empty() && !e.engine.empty()) add(e.rung, e.part, engine_family(e.engine));
+    if (!e.part.empty() && !e.engine.empty() && quantity_of(f.row->metric.name) == quantity)
+      add(e.rung, e.part, engine_family(e.engine));
   }
   return pools;
 }
@@ -107,7 +110,7 @@ void fit_pools(const std::string& name, const Quantities& quantities, IntervalCo
     regions.append(listed);
   }
   const std::size_t before = out.pools.size();
-  for (const auto& [key, figures] : pools_of(placed)) {
+  for (const auto& [key, figures] : pools_of(name, placed)) {
     if (figures.figures.size() < least_pool_rows || figures.cases.size() < least_pool_cases) continue;
     const auto& [rung, part, engine] = key;
     IntervalPool pool{name, rung, part, engine};
