@@ -73,7 +73,9 @@ bool fit_ends(const Pool& figures, IntervalPool& pool) {
 
 using Pools = std::map<std::tuple<std::string, std::string, std::string>, Pool>;  // rung, part, family
 
-Pools pools_of(const std::vector<Placed>& figures) {
+// Pools by part and engine hold `quantity` alone: where figures are few another one's tail would be all of
+// it.
+Pools pools_of(const std::string& quantity, const std::vector<Placed>& figures) {
   Pools pools;
   for (const Placed& f : figures) {
     const PriceEvidence& e = f.row->evidence;
@@ -84,44 +86,51 @@ Pools pools_of(const std::vector<Placed>& figures) {
     };
     add("", "", "");
     add(e.rung, "", "");
-    if (!e.part.empty() && !e.engine.empty()) add(e.rung, e.part, engine_family(e.engine));
+    if (!e.part.empty() && !e.engine.empty() && quantity_of(f.row->metric.name) == quantity)
+      add(e.rung, e.part, engine_family(e.engine));
   }
   return pools;
 }
 
-void fit_quantity(const std::string& quantity, const std::vector<const ScoreRow*>& rows,
-                  IntervalCorrections& out) {
-  FigureRegions regions(quantity);
-  for (const ScoreRow* row : rows) regions.add(*row);
-  regions.close();
+using Quantities = std::map<std::string, std::vector<const ScoreRow*>>;
+
+// Of one pool's quantity, or several.
+void fit_pools(const std::string& name, const Quantities& quantities, IntervalCorrections& out) {
+  std::map<std::string, IntervalRegion> listed;
   std::vector<Placed> placed;
-  for (const ScoreRow* row : rows) {
-    const IntervalRegion at = regions.without_its_case(*row);
-    const ComparedMetric& m = row->metric;
-    placed.push_back({row, at.centre, scatter_of(at.spread, m.prices_low, m.prices_high)});
+  for (const auto& [quantity, rows] : quantities) {
+    FigureRegions regions(quantity);
+    for (const ScoreRow* row : rows) regions.add(*row);
+    regions.close();
+    for (const ScoreRow* row : rows) {
+      const IntervalRegion at = regions.without_its_case(*row);
+      const ComparedMetric& m = row->metric;
+      placed.push_back({row, at.centre, scatter_of(at.spread, m.prices_low, m.prices_high)});
+    }
+    regions.append(listed);
   }
   const std::size_t before = out.pools.size();
-  for (const auto& [key, figures] : pools_of(placed)) {
+  for (const auto& [key, figures] : pools_of(name, placed)) {
     if (figures.figures.size() < least_pool_rows || figures.cases.size() < least_pool_cases) continue;
     const auto& [rung, part, engine] = key;
-    IntervalPool pool{quantity, rung, part, engine};
+    IntervalPool pool{name, rung, part, engine};
     pool.rows = static_cast<std::int64_t>(figures.figures.size());
     pool.cases = static_cast<std::int64_t>(figures.cases.size());
     if (fit_ends(figures, pool)) out.pools.push_back(std::move(pool));
   }
-  if (out.pools.size() > before) regions.append(out.regions);
+  if (out.pools.size() > before) out.regions.merge(listed);
 }
 
 }  // namespace
 
 IntervalCorrections fit_intervals(const std::vector<ScoreRow>& rows) {
-  std::map<std::string, std::vector<const ScoreRow*>> quantities;
+  std::map<std::string, Quantities> pools;
   for (const ScoreRow& row : rows) {
     if (row.interval && row.pooled && is_fitted_half(row.group))
-      quantities[quantity_of(row.metric.name)].push_back(&row);
+      pools[pool_quantity_of(row.metric.name)][quantity_of(row.metric.name)].push_back(&row);
   }
   IntervalCorrections out;
-  for (const auto& [quantity, figures] : quantities) fit_quantity(quantity, figures, out);
+  for (const auto& [name, quantities] : pools) fit_pools(name, quantities, out);
   return out;
 }
 

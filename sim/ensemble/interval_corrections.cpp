@@ -59,17 +59,20 @@ const IntervalPool* narrowest_of(const std::vector<IntervalPool>& pools, const s
 
 }  // namespace
 
-const IntervalPool* IntervalCorrections::find(const std::string& metric, const PriceEvidence& e) const {
+std::string pool_quantity_of(const std::string& metric) {
   const std::string quantity = quantity_of(metric);
-  if (const IntervalPool* own = narrowest_of(pools, quantity, e)) return own;
-  // Too few cases of their own: both are sums of the times of tokens.
-  return quantity == "itl_ms" || quantity == "e2e_ms" ? narrowest_of(pools, "tpot_ms", e) : nullptr;
+  return quantity == "itl_ms" || quantity == "e2e_ms" ? "tpot_ms" : quantity;
+}
+
+const IntervalPool* IntervalCorrections::find(const std::string& metric, const PriceEvidence& e) const {
+  return narrowest_of(pools, pool_quantity_of(metric), e);
 }
 
 IntervalRegion IntervalCorrections::region(const IntervalPool& pool, const std::string& metric,
                                            const PriceEvidence& evidence) const {
   IntervalRegion found;
-  std::string name = pool.quantity;
+  std::string name = quantity_of(metric);
+  if (!regions.contains(name)) name = pool.quantity;
   const auto look = [&] {
     if (const auto at = regions.find(name); at != regions.end()) found = at->second;
   };

@@ -37,17 +37,21 @@ struct IntervalPool {
   std::string name() const;  // "tpot_ms, published, h100 tensorrt-llm"
 };
 
+// Inter-token and end-to-end latency, of which there are few cases, are sums of the times of tokens: they
+// share TPOT's pools, each with regions of its own.
+std::string pool_quantity_of(const std::string& metric);
+
 struct IntervalCorrections {
   std::vector<IntervalPool> pools;
   // By quantity and region_path, joined by commas.
   std::map<std::string, IntervalRegion> regions;
 
-  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Of inter-token and
-  // end-to-end latency, where they have none of their own, TPOT's. Null: there is none.
+  // The narrowest pool that holds the evidence: rung with part and engine, rung, all. Null: there is none.
   // That Orrery logged an engine on a part itself exempts nothing: its logs say how device times of steps do,
   // and nothing of the hosts and clients of others.
   const IntervalPool* find(const std::string& metric, const PriceEvidence& evidence) const;
-  // The narrowest region of the pool's quantity that holds the evidence; one without spread where none does.
+  // The narrowest region that holds the evidence, of the metric's quantity, or the pool's where it has none;
+  // one without spread where none does.
   IntervalRegion region(const IntervalPool& pool, const std::string& metric,
                         const PriceEvidence& evidence) const;
 

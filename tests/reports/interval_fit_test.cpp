@@ -155,7 +155,7 @@ TEST_CASE("a small pool borrows the next wider one's correction, and no part and
   CHECK(engine_family("vllm-0.5-rocm") == "vllm-v0");
   CHECK(engine_family("vllm-0.24") == "vllm");
   CHECK(c.find("goodput.attainment", {"h100", "vllm-0.16", "published"}) == nullptr);
-  // Latencies of too few cases borrow TPOT's.
+  // Latencies that are sums of the times of tokens share TPOT's pools.
   CHECK(c.find("itl_ms.p50", {"h100", "vllm-0.16", "published"}) ==
         c.find("tpot_ms.p50", {"h100", "vllm-0.16", "published"}));
   CHECK(c.find("itl_ms.p50", {"h100", "vllm-0.16", "published"}) != nullptr);
