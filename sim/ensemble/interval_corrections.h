@@ -61,7 +61,7 @@ struct IntervalCorrections {
 };
 
 double scatter_of(double region_spread, double low, double high);
-// `low` and `high` in, those of prices alone; out, the pool's.
+// Sets the ends.
 void correct_bounds(const IntervalPool& pool, double centre, double scatter, double predicted, double& low,
                     double& high);
 
