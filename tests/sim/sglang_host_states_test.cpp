@@ -113,7 +113,8 @@ TEST_CASE("a tier of few states drops those that left the device first; tokens a
   }
   CHECK(c.host_states_used() == 2);
   CHECK(c.host_states_dropped_in_total() == 1);
-  CHECK(c.match(prompt(1), 30).best_tokens == 0);  // a leaf, gone with it
+  CHECK(c.host_used() == 60);  // a leaf, gone with it
+  CHECK(c.match(prompt(1), 30).best_tokens == 0);
   CHECK(c.match(prompt(3), 30).best_tokens == 30);
 }
 

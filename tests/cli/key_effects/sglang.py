@@ -6,8 +6,7 @@ ONE = "deployment.engine_args."
 DECODE = "cost[decode 64@1024]:"
 # Weights in 8 bits, with a scale of four bytes for 128 x 128.
 SCALED = 1 + 4 / 128 ** 2
-FEW = ARGS + "{max_running_requests: 6}"
-DELAYED = ARGS + "{max_running_requests: 6, enable_prefill_delayer: true}"
+DELAYED = ARGS + "{enable_prefill_delayer: true, prefill_delayer_queue_min_ratio: 0.5}"
 TIERED = ARGS + "{enable_hierarchical_cache: true, max_total_tokens: 8192, context_length: 6000}"
 
 
@@ -42,17 +41,19 @@ EFFECTS = [
           without=args("prefill_decode_interval", 8)),
     down("sglang.schedule_policy", "sgl-burst", ONE + "schedule_policy=shortest-prefill-first", "ttft_ms.p50",
          without=args("max_running_requests", 8)),
-    # Newcomers wait for four places instead of one; or while a batch as large as of late would not fit.
-    up("sglang.min_free_slots_delay", "sgl", ONE + "min_free_slots_delay=4", "ttft_ms.mean", without=FEW),
-    up("sglang.enable_prefill_delayer", "sgl", ONE + "enable_prefill_delayer=true", "ttft_ms.mean", without=FEW),
-    up("sglang.prefill_delayer_max_delay_passes", "sgl", ONE + "prefill_delayer_max_delay_passes=200", "ttft_ms.mean",
-       without=DELAYED),
+    # Newcomers wait for four places instead of one; or for a queue of half the batch.
+    up("sglang.min_free_slots_delay", "sgl", ONE + "min_free_slots_delay=4", "ttft_ms.mean",
+       without=args("max_running_requests", 6)),
+    up("sglang.enable_prefill_delayer", "sgl", ONE + "enable_prefill_delayer=true", "ttft_ms.mean",
+       without=args("prefill_delayer_queue_min_ratio", 0.5)),
+    down("sglang.prefill_delayer_max_delay_passes", "sgl", ONE + "prefill_delayer_max_delay_passes=2", "ttft_ms.mean",
+         without=DELAYED),
     down("sglang.prefill_delayer_token_usage_low_watermark", "sgl",
          ONE + "prefill_delayer_token_usage_low_watermark=1", "ttft_ms.mean", without=DELAYED),
     up("sglang.prefill_delayer_queue_min_ratio", "sgl", ONE + "prefill_delayer_queue_min_ratio=0.5", "ttft_ms.mean",
-       without=ARGS + "{enable_prefill_delayer: true}"),
+       without=args("enable_prefill_delayer", "true")),
     down("sglang.prefill_delayer_max_delay_ms", "sgl", ONE + "prefill_delayer_max_delay_ms=1", "ttft_ms.mean",
-         without=ARGS + "{enable_prefill_delayer: true, prefill_delayer_queue_min_ratio: 0.5}"),
+         without=DELAYED),
     moves("sglang.enable_priority_scheduling", "sgl-ranked", ONE + "enable_priority_scheduling=true", "ttft_ms.p99",
           without=args("max_running_requests", 4)),
     moves("sglang.disable_priority_preemption", "sgl-ranked", ONE + "disable_priority_preemption=true", "ttft_ms.mean",
