@@ -6,6 +6,15 @@ namespace orrery {
 
 namespace {
 
+// Rows that a product over 16-bit inputs and four-bit weights works for. Marlin's tiles have 16 rows for each
+// 16 of the batch up to 64, and tiles of 64 above (csrc/quantization/gptq_marlin/gptq_marlin.cu:
+// thread_m_blocks); its blocks share all tiles' steps along k evenly (stripes), so that no wave is half
+// empty.
+double marlin_rows(std::int64_t m) {
+  const std::int64_t tile = m <= 64 ? 16 : 64;
+  return static_cast<double>((m + tile - 1) / tile * tile);
+}
+
 class GemmOperator : public Operator {
  public:
   GemmOperator(const OpSpec& spec, const Roofline& roofline)
@@ -20,8 +29,11 @@ class GemmOperator : public Operator {
     const double k = static_cast<double>(spec_.k);
     OpCost cost;
     cost.flops = 2 * rows * n * k;
+    const double efficiency = roofline_.efficiency(class_);
+    const bool by_stripes = spec_.format.stored == DType::int4 && spec_.format.activation_bytes == 2;
     cost.compute_ns =
-        roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, roofline_.efficiency(class_));
+        by_stripes ? 2 * marlin_rows(m) * n * k / (roofline_.matrix_rate(spec_.format.math) * efficiency)
+                   : roofline_.tiled_ns(m, spec_.n, spec_.k, spec_.format.math, efficiency);
     const double weights = n * k * spec_.format.bytes_per_parameter;
     const double activations = rows * (k * spec_.format.activation_bytes + n * spec_.out_bytes);
     const bool cached = roofline_.stays_in_cache(activations);

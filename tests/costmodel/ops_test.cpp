@@ -47,6 +47,32 @@ TEST_CASE("matrix products pay whole tiles and whole waves") {
   }
 }
 
+// Marlin: gptq_marlin.cu, thread_m_blocks.
+TEST_CASE("products of four-bit weights pay for sixteen rows at a time, and for no wave") {
+  const auto created = Roofline::create(hand::hardware());
+  REQUIRE(created.ok());
+  const Roofline& roofline = created.value();
+  const auto format = named_weight_format("int4", roofline);
+  REQUIRE(format.ok());
+  OpSpec spec;
+  spec.n = 6144, spec.k = 4096, spec.format = *format;
+  const auto product = make_gemm(spec, roofline);
+  const auto compute = [&](std::int64_t m) {
+    StepInput input;
+    input.tokens = m;
+    return product->cost(input).compute_ns;
+  };
+  CHECK(compute(16) == Approx(compute(1)));
+  CHECK(compute(17) == Approx(2 * compute(16)));
+  CHECK(compute(64) == Approx(4 * compute(16)));
+  CHECK(compute(65) == Approx(2 * compute(64)));
+  const double peak = roofline.matrix_rate(format->math);
+  for (std::int64_t m = 1; m < 300; m += 7) {
+    REQUIRE(compute(m) >= 2.0 * static_cast<double>(m) * 6144 * 4096 / peak);
+    REQUIRE(compute(m + 7) >= compute(m));
+  }
+}
+
 TEST_CASE("every operator of the table has a name of its own, words and a maker") {
   std::set<std::string> names;
   for (const OperatorEntry& entry : operator_table()) {
