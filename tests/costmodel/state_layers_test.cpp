@@ -246,7 +246,6 @@ TEST_CASE("what is not modelled beside a state is refused where it is said") {
          "long_prefill_token_threshold"},
         {"engine_args: {enable_prefix_caching: true}\nspeculation: {method: mtp, acceptance: 0.5}\n",
          "beside speculation"},
-        {"engine_args: {enable_prefix_caching: true}\nparallel: {pp: 2}\n", "pipeline stages"},
         {"engine_args: {disable_hybrid_kv_cache_manager: true}\n", "groups of their own"},
         {"engine_args: {kv_offloading_size: 8}\n", "needs enable_prefix_caching: true"},
         {"parallel: {tp: 32}\n", "key heads"},
